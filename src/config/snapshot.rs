@@ -1,0 +1,274 @@
+//! What the shards obey: the immutable result of a configuration.
+//!
+//! Made by [`compile`](crate::config::compile), published whole by `control::feed`, read by both planes.
+//! Everything is an index or a value; no name is looked up on the packet path. What changes while
+//! a configuration stands (health, shares, counts) lives in the [`Board`](crate::live::Board).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::addr::{BackendSlot, ListenerSlot, PoolSlot};
+use crate::config::prefix::PrefixSet;
+use crate::shard::policy::{Policy, Ring};
+use crate::shard::rules::Chain;
+use crate::time::TickDelta;
+
+/// One whole configuration, immutable.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts published configurations, from 1.
+    pub generation: u64,
+    /// The listen addresses, each with its stable slot.
+    pub listeners: Vec<Arc<Listener>>,
+    /// The backends by slot; a hole is a slot that nobody has.
+    pub backends: Vec<Option<Arc<Backend>>>,
+    /// The pools; the first is the default pool, whose name is empty.
+    pub pools: Vec<Pool>,
+    /// Who may ask.
+    pub acl: PrefixSet,
+    /// The query rules.
+    pub chain: Chain,
+    /// What holds for every query.
+    pub globals: Globals,
+}
+
+impl Snapshot {
+    /// The backend in a slot, if this configuration has one there.
+    #[must_use]
+    pub fn backend(&self, slot: BackendSlot) -> Option<&Arc<Backend>> {
+        self.backends.get(slot.index())?.as_ref()
+    }
+
+    /// The pool in a slot; the default pool for one that this configuration does not have.
+    #[must_use]
+    pub fn pool(&self, slot: PoolSlot) -> &Pool {
+        self.pools.get(slot.index()).unwrap_or(&self.pools[0])
+    }
+
+    /// The slot of the pool called `name`.
+    #[must_use]
+    pub fn pool_named(&self, name: &str) -> Option<PoolSlot> {
+        let at = self.pools.iter().position(|p| p.name == name)?;
+        u16::try_from(at).ok().map(PoolSlot)
+    }
+}
+
+/// Settings of the data path that belong to no listener, backend or pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Globals {
+    /// Answer SERVFAIL when a pool has no usable server (`setServFailWhenNoServer`).
+    pub servfail_when_no_server: bool,
+    /// With roundrobin and every server down: drop, rather than send all the same.
+    pub round_robin_fail_on_no_server: bool,
+    /// Pass on header-only NOERROR and NXDOMAIN answers (`setAllowEmptyResponse`).
+    pub allow_empty_response: bool,
+    /// Drop queries without a question, rather than answer NOTIMP (`setDropEmptyQueries`).
+    pub drop_empty_queries: bool,
+    /// UDP payload size in the OPT of answers of our own, octets
+    /// (`setPayloadSizeOnSelfGeneratedAnswers`).
+    pub self_answer_payload: u16,
+    /// Put an OPT into answers of our own when the query had one.
+    pub self_answer_edns: bool,
+}
+
+/// One listen address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its stable slot.
+    pub slot: ListenerSlot,
+    /// The address and port.
+    pub address: SocketAddr,
+    /// Bind to this network interface (`interface`).
+    pub interface: Option<String>,
+    /// Socket options.
+    pub sockets: SocketOptions,
+    /// DSCP of answers, 0 to 63.
+    pub dscp: u8,
+}
+
+/// Buffer sizes of a UDP socket, octets; 0 leaves the kernel's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// `SO_RCVBUF`.
+    pub receive_buffer: u32,
+    /// `SO_SNDBUF`.
+    pub send_buffer: u32,
+}
+
+/// One name server behind us.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Its stable slot.
+    pub slot: BackendSlot,
+    /// Identity over reloads and, for chashed, over machines: `id=` or the address.
+    pub id: String,
+    /// Name for people; the address where none was given.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Lower is preferred by the ordered policies.
+    pub order: i32,
+    /// Share for the weighted policies, 1 or more.
+    pub weight: u32,
+    /// Queries per second for firstAvailable, over all shards; 0 is no limit.
+    pub qps: u32,
+    /// How long an answer is waited for.
+    pub timeout: TickDelta,
+    /// UDP sockets (source ports) per shard, 1 to 255.
+    pub sockets: u8,
+    /// Outstanding queries per shard, at most; a query above it is dropped and counted.
+    pub outstanding_max: u32,
+    /// Outstanding queries over all shards above which policies pass it over; 0 is no limit
+    /// (`maxOutstandingQueries`).
+    pub outstanding_soft_max: u32,
+    /// Local address to ask from.
+    pub source: Option<IpAddr>,
+    /// Local interface to ask through.
+    pub source_interface: Option<String>,
+    /// DSCP of queries, 0 to 63.
+    pub dscp: u8,
+    /// Socket options.
+    pub socket_options: SocketOptions,
+    /// How its health is found out.
+    pub health: Health,
+}
+
+impl Backend {
+    /// Whether `self` and `other` can share their sockets and outstanding queries.
+    #[must_use]
+    pub fn same_sockets(&self, other: &Self) -> bool {
+        self.id == other.id
+            && self.address == other.address
+            && self.sockets == other.sockets
+            && self.source == other.source
+            && self.source_interface == other.source_interface
+            && self.dscp == other.dscp
+            && self.socket_options == other.socket_options
+    }
+}
+
+/// What the operator wants a backend's state to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthMode {
+    /// Probe it all the time.
+    Auto,
+    /// Up, without probes.
+    Up,
+    /// Down, without probes.
+    Down,
+    /// No new queries; the outstanding ones finish.
+    Drain,
+    /// Probe it only when live answers fail.
+    Lazy,
+}
+
+/// What a probe is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// A DNS query over UDP.
+    Udp,
+    /// A DNS query over TCP.
+    Tcp,
+    /// A TCP connection, opened and closed.
+    Connect,
+    /// A program: exit code 0 is healthy. It gets the address and the port as its last arguments.
+    Script(Vec<String>),
+}
+
+/// How a backend's health is found out. Spans are measured on the control thread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// Probed, forced or lazy.
+    pub mode: HealthMode,
+    /// What a probe is.
+    pub probe: Probe,
+    /// Name asked for, presentation format.
+    pub qname: String,
+    /// Type asked for.
+    pub qtype: u16,
+    /// Class asked for.
+    pub qclass: u16,
+    /// Set CD in the probe.
+    pub set_cd: bool,
+    /// NXDOMAIN and REFUSED count as failures too.
+    pub must_resolve: bool,
+    /// Between probes.
+    pub interval: TickDelta,
+    /// A probe unanswered after this failed.
+    pub timeout: TickDelta,
+    /// Successes in a row that bring it up, 1 or more.
+    pub rise: u32,
+    /// Failures in a row that take it down, 1 or more (`maxCheckFailures`).
+    pub fall: u32,
+    /// A Lua function that chooses the query (`checkFunction`); an index into the
+    /// configuration's functions.
+    pub choose: Option<LuaFunction>,
+    /// A Lua function that judges the answer.
+    pub judge: Option<LuaFunction>,
+    /// After its return its share grows from small to whole over this span; 0 switches it off.
+    pub slow_start: TickDelta,
+    /// Lazy probing.
+    pub lazy: Lazy,
+}
+
+/// Index of a Lua function kept by the control thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LuaFunction(pub u32);
+
+/// When lazy health checking begins to probe (dnsdist's `lazyHealthCheck*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lazy {
+    /// Failed live queries of the sample, percent, from which probes begin.
+    pub threshold_percent: u8,
+    /// The last so many live queries are the sample.
+    pub sample: u16,
+    /// No verdict below so many.
+    pub sample_min: u16,
+    /// Between probes of a failed server.
+    pub failed_interval: TickDelta,
+    /// Double that interval at each failure, up to this.
+    pub backoff_max: Option<TickDelta>,
+    /// SERVFAIL counts as a failure, not only time-outs.
+    pub servfail_counts: bool,
+}
+
+/// A set of backends with a policy over them.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Empty for the default pool.
+    pub name: String,
+    /// Its backends, by order and then as written.
+    pub members: Vec<BackendSlot>,
+    /// How one of them is chosen.
+    pub policy: Policy,
+    /// chashed's ring over all members, built once here.
+    pub ring: Option<Arc<Ring>>,
+    /// Ask a second server when the first is slow.
+    pub retry: Option<Retry>,
+    /// Under this share of members up, parts per million, all are used; 0 switches it off.
+    pub panic_ppm: u32,
+    /// Take servers out that answer worse than their peers.
+    pub eject: Option<Eject>,
+}
+
+/// A second try, on another server, of a query without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How long the first server has.
+    pub after: TickDelta,
+    /// At most this share of the pool's queries, parts per million.
+    pub budget_ppm: u32,
+}
+
+/// When a server counts as an outlier among its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eject {
+    /// Failed (timed out or SERVFAIL) share above the pool's own by so much, parts per million.
+    pub excess_ppm: u32,
+    /// For how long.
+    pub span: TickDelta,
+    /// Never more than this share of the pool, parts per million.
+    pub share_max_ppm: u32,
+    /// No verdict below so many queries in a window of ten seconds.
+    pub queries_min: u32,
+}

@@ -1,0 +1,86 @@
+//! I/O: the only rooms with sockets, the operating system's clock and `unsafe`.
+//!
+//! The engine drives, the shard answers: each engine owns its loop and makes the same five calls
+//! on a [`Shard`](crate::shard::Shard). The control thread talks to a running shard through its
+//! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
+
+pub mod socket;
+
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::addr::ListenerSlot;
+use crate::config::snapshot::{Listener, Snapshot};
+use crate::live::Board;
+
+/// What the control thread can tell a shard. After each, the shard is woken.
+#[derive(Debug)]
+pub enum Message {
+    /// A new snapshot stands in the `ArcSwap`: begin to use it. The shard answers by storing its
+    /// generation in its page of the board.
+    Snapshot,
+    /// Hear on this socket too; opened (and bound) by [`socket::listen`] on the control thread,
+    /// so that its errors come before anything is published.
+    Listen(Arc<Listener>, socket2::Socket),
+    /// Read what that listener still holds, then hear no more; outstanding queries that came by
+    /// it are still answered, then its socket is closed.
+    Unlisten(ListenerSlot),
+    /// Read what all listeners still hold, hear no more, finish what is outstanding, and end.
+    Stop,
+    /// End at once.
+    Abort,
+}
+
+/// How a shard is started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The CPU to run on, if it is to be pinned.
+    pub cpu: Option<usize>,
+    /// Entropy for ids and ports.
+    pub seed: [u8; 32],
+    /// Spin so long for more packets before sleeping, microseconds; 0 never spins.
+    pub busy_poll_us: u32,
+    /// Packets read or sent by one system call, 1 to 1024.
+    pub batch_packets: usize,
+}
+
+/// The control thread's way to one shard.
+#[derive(Debug)]
+pub struct Mailbox {
+    messages: crossbeam_channel::Sender<Message>,
+}
+
+impl Mailbox {
+    /// Sends a message and wakes the shard.
+    ///
+    /// # Errors
+    /// When the shard has ended.
+    pub fn send(&self, message: Message) -> io::Result<()> {
+        self.messages.send(message).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// A running shard: its mailbox and its thread, which ends after [`Message::Stop`] or
+/// [`Message::Abort`]. A panic inside is counted, and the shard goes on with the same sockets.
+#[derive(Debug)]
+pub struct Running {
+    /// The way to it.
+    pub mailbox: Mailbox,
+    /// Its thread.
+    pub thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts a shard on a thread of its own; it serves no listener until told of one.
+///
+/// # Errors
+/// When the thread, its epoll set or its wake-up descriptor cannot be made.
+pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, board: Arc<Board>) -> io::Result<Running> {
+    let (messages, inbox) = crossbeam_channel::bounded(4096);
+    let _ = (feed, board, inbox);
+    let thread = std::thread::Builder::new().name(format!("shard-{}", setup.index)).spawn(|| ())?;
+    Ok(Running { mailbox: Mailbox { messages }, thread })
+}

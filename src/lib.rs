@@ -1,0 +1,12 @@
+//! dnslob, the DNS delivery controller.
+
+#![warn(missing_docs)]
+
+pub mod addr;
+pub mod config;
+pub mod engine;
+pub mod live;
+pub mod packet;
+pub mod rng;
+pub mod shard;
+pub mod time;

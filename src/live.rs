@@ -1,0 +1,342 @@
+//! What changes while a configuration stands: the wall between the planes, with its windows.
+//!
+//! One [`Board`] lives as long as the process. Each shard has a page of its own that it alone
+//! writes and everybody reads, without a lock or a contended atomic; the control thread alone
+//! writes health, warmth and shares. Index is the backend's slot everywhere.
+//!
+//! ```text
+//!  shard 0 ──writes──► ShardPage 0 ◄──reads── other shards (once per batch), control (on scrape)
+//!  control ──writes──► BackendLive ◄──reads── shards (when `epoch` moved)
+//! ```
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::addr::BackendSlot;
+use crate::shard::verdict::DropReason;
+
+/// Parts per million of "all".
+pub const PPM: u32 = 1_000_000;
+
+/// Whether queries may go to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Not usable.
+    Down = 0,
+    /// Usable.
+    Up = 1,
+    /// Finishes what it has; no new queries.
+    Draining = 2,
+    /// Worse than its peers; passed over for a while.
+    Ejected = 3,
+}
+
+/// The whole process's live state.
+#[derive(Debug)]
+pub struct Board {
+    shards: Box<[ShardPage]>,
+    backends: Box<[BackendLive]>,
+    epoch: AtomicU64,
+}
+
+impl Board {
+    /// A board for `shards` shards and slots `0..backends_max`.
+    #[must_use]
+    pub fn new(shards: usize, backends_max: usize) -> Self {
+        Self {
+            shards: (0..shards).map(|_| ShardPage::new(backends_max)).collect(),
+            backends: (0..backends_max).map(|_| BackendLive::default()).collect(),
+            epoch: AtomicU64::new(1),
+        }
+    }
+
+    /// The shards' pages.
+    #[must_use]
+    pub fn shards(&self) -> &[ShardPage] {
+        &self.shards
+    }
+
+    /// Slots there are.
+    #[must_use]
+    pub fn backends_max(&self) -> usize {
+        self.backends.len()
+    }
+
+    /// Live state of a backend.
+    ///
+    /// # Panics
+    /// When the slot is not below [`Board::backends_max`]; slots are given out by compile, which
+    /// refuses more.
+    #[must_use]
+    pub fn backend(&self, slot: BackendSlot) -> &BackendLive {
+        &self.backends[slot.index()]
+    }
+
+    /// Changes whenever a state, warmth or share was set: shards then rebuild what they derive.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// Sets a backend's state.
+    pub fn set_state(&self, slot: BackendSlot, state: State) {
+        self.backend(slot).state.store(state as u8, Relaxed);
+        self.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Sets which part of its usual share a warming backend takes, parts per million.
+    pub fn set_warmth(&self, slot: BackendSlot, ppm: u32) {
+        self.backend(slot).warmth_ppm.store(ppm.min(PPM), Relaxed);
+        self.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Sets the part of its pool's queries that `concentrate` gives a backend, and the random
+    /// trickle that keeps it warm, parts per million.
+    pub fn set_share(&self, slot: BackendSlot, share_ppm: u32, trickle_ppm: u32) {
+        let b = self.backend(slot);
+        b.share_ppm.store(share_ppm, Relaxed);
+        b.trickle_ppm.store(trickle_ppm, Relaxed);
+        self.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Outstanding queries of a backend over all shards, as last published.
+    #[must_use]
+    pub fn outstanding(&self, slot: BackendSlot) -> u32 {
+        self.shards.iter().map(|s| s.outstanding[slot.index()].load(Relaxed)).sum()
+    }
+}
+
+/// What the control thread tells the shards about a backend.
+#[derive(Debug)]
+pub struct BackendLive {
+    state: AtomicU8,
+    warmth_ppm: AtomicU32,
+    share_ppm: AtomicU32,
+    trickle_ppm: AtomicU32,
+}
+
+impl Default for BackendLive {
+    fn default() -> Self {
+        Self {
+            state: AtomicU8::new(State::Down as u8),
+            warmth_ppm: AtomicU32::new(PPM),
+            share_ppm: AtomicU32::new(0),
+            trickle_ppm: AtomicU32::new(0),
+        }
+    }
+}
+
+impl BackendLive {
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.state.load(Relaxed) {
+            1 => State::Up,
+            2 => State::Draining,
+            3 => State::Ejected,
+            _ => State::Down,
+        }
+    }
+
+    /// Part of its usual share that it takes, parts per million; [`PPM`] unless warming up.
+    #[must_use]
+    pub fn warmth_ppm(&self) -> u32 {
+        self.warmth_ppm.load(Relaxed)
+    }
+
+    /// Part of the pool's queries under `concentrate`, parts per million.
+    #[must_use]
+    pub fn share_ppm(&self) -> u32 {
+        self.share_ppm.load(Relaxed)
+    }
+
+    /// Random part of the pool's queries that keeps it warm under `concentrate`.
+    #[must_use]
+    pub fn trickle_ppm(&self) -> u32 {
+        self.trickle_ppm.load(Relaxed)
+    }
+}
+
+/// A counter with one writer; any thread may read it.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning shard calls this: a load and a store, no locked instruction.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The count.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One shard's page. Aligned so that no two shards write the same cache line (two lines, since
+/// the adjacent one is prefetched with it).
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct ShardPage {
+    /// Outstanding queries by backend, published once per batch.
+    pub outstanding: Box<[AtomicU32]>,
+    /// Queries ever sent by backend (wrapping), published once per batch; for `qps`.
+    pub sent: Box<[AtomicU32]>,
+    /// Smoothed latency by backend, microseconds, 0 before the first answer.
+    pub latency_us: Box<[AtomicU32]>,
+    /// Sockets are open for this slot: it may not be given to another backend yet.
+    pub attached: Box<[AtomicU8]>,
+    /// Generation of the snapshot this shard has begun to use.
+    pub generation: AtomicU64,
+    /// Ticks of the shard's loop; stands still when the shard hangs.
+    pub heartbeat: AtomicU64,
+    /// Times this shard panicked and was started again.
+    pub restarts: AtomicU32,
+    /// Queries read from clients.
+    pub queries: Counter,
+    /// Backends' answers delivered to clients.
+    pub responses: Counter,
+    /// Answers of our own.
+    pub self_answered: Counter,
+    /// Queries asked a second time elsewhere.
+    pub retries: Counter,
+    /// Queries outstanding in this shard over all backends.
+    pub outstanding_total: AtomicU32,
+    drops: [Counter; DropReason::ALL.len()],
+    backends: Box<[OnceLock<Box<BackendPage>>]>,
+}
+
+impl ShardPage {
+    fn new(backends_max: usize) -> Self {
+        let u32s = || (0..backends_max).map(|_| AtomicU32::new(0)).collect();
+        Self {
+            outstanding: u32s(),
+            sent: u32s(),
+            latency_us: u32s(),
+            attached: (0..backends_max).map(|_| AtomicU8::new(0)).collect(),
+            generation: AtomicU64::new(0),
+            heartbeat: AtomicU64::new(0),
+            restarts: AtomicU32::new(0),
+            queries: Counter::default(),
+            responses: Counter::default(),
+            self_answered: Counter::default(),
+            retries: Counter::default(),
+            outstanding_total: AtomicU32::new(0),
+            drops: std::array::from_fn(|_| Counter::default()),
+            backends: (0..backends_max).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// The counter of a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason.index()]
+    }
+
+    /// The shard's counters of a backend, made at its first use (3.2 kB).
+    #[must_use]
+    pub fn backend(&self, slot: BackendSlot) -> &BackendPage {
+        self.backends[slot.index()].get_or_init(Box::default)
+    }
+
+    /// The same, if the shard has ever used that slot.
+    #[must_use]
+    pub fn backend_if_used(&self, slot: BackendSlot) -> Option<&BackendPage> {
+        self.backends.get(slot.index())?.get().map(|b| &**b)
+    }
+}
+
+/// One shard's counters of one backend; they only grow, also over the slot's reuse.
+#[derive(Debug, Default)]
+pub struct BackendPage {
+    /// Queries sent to it.
+    pub queries: Counter,
+    /// Its answers that matched a query.
+    pub responses: Counter,
+    /// Queries it did not answer in time.
+    pub timeouts: Counter,
+    /// Queries the kernel refused to send, or a full table.
+    pub send_errors: Counter,
+    /// Answers with SERVFAIL.
+    pub servfails: Counter,
+    /// Answers that matched nothing (late, duplicate, foreign) or not the question.
+    pub unexpected: Counter,
+    /// Latency of its answers.
+    pub latency: Histogram,
+}
+
+/// Sub-buckets per octave: a bucket is at most 1/32 = 3.1 % wide.
+const SUB_BITS: u32 = 5;
+/// Values from 2^10 ns (about 1 us) to 2^34 ns (17 s); outside they count at the ends.
+const OCTAVE_MIN: u32 = 10;
+const OCTAVES: usize = 24;
+/// Buckets of a [`Histogram`].
+pub const BUCKETS: usize = OCTAVES << SUB_BITS;
+
+/// A log-linear latency histogram with one writer: 768 counters, relative width 3.1 %.
+#[derive(Debug)]
+pub struct Histogram([AtomicU32; BUCKETS]);
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::new(0)))
+    }
+}
+
+impl Histogram {
+    /// Counts one latency, nanoseconds. Only the owning shard calls this.
+    pub fn record(&self, ns: u64) {
+        let c = &self.0[bucket(ns)];
+        c.store(c.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// The count in a bucket; wraps at 2^32, so readers take wrapping differences.
+    #[must_use]
+    pub fn count(&self, bucket: usize) -> u32 {
+        self.0[bucket].load(Relaxed)
+    }
+}
+
+/// The bucket of a latency.
+#[must_use]
+pub const fn bucket(ns: u64) -> usize {
+    if ns < 1 << OCTAVE_MIN {
+        return 0;
+    }
+    let octave = ns.ilog2();
+    let sub = (ns >> (octave - SUB_BITS)) as usize & ((1 << SUB_BITS) - 1);
+    let at = (((octave - OCTAVE_MIN) as usize) << SUB_BITS) + sub;
+    if at < BUCKETS { at } else { BUCKETS - 1 }
+}
+
+/// The middle of a bucket, nanoseconds.
+#[must_use]
+pub const fn bucket_ns(bucket: usize) -> u64 {
+    let octave = OCTAVE_MIN + (bucket >> SUB_BITS) as u32;
+    let sub = (bucket & ((1 << SUB_BITS) - 1)) as u64;
+    (1 << octave) + (sub << (octave - SUB_BITS)) + (1 << (octave - SUB_BITS - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_its_own_middle() {
+        for b in 0..BUCKETS {
+            assert_eq!(bucket(bucket_ns(b)), b, "bucket {b}");
+        }
+        assert_eq!(bucket(0), 0);
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_bucket_is_narrow() {
+        for ns in [2_000_u64, 12_345, 1_000_000, 999_999_999] {
+            let middle = bucket_ns(bucket(ns));
+            assert!(middle.abs_diff(ns) * 60 <= ns, "{ns} became {middle}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! A datagram where it arrived: octets in place, with room in front and behind for edits.
+//!
+//! ```text
+//!  buf: | headroom | the message ............ | tailroom |
+//!                  ^ start                    ^ end
+//! ```
+
+/// A view of one message inside an engine's buffer.
+#[derive(Debug)]
+pub struct Packet<'b> {
+    buf: &'b mut [u8],
+    start: usize,
+    end: usize,
+}
+
+impl<'b> Packet<'b> {
+    /// A message of `len` octets at `start` in `buf`; both are cut to what `buf` holds.
+    #[must_use]
+    pub fn new(buf: &'b mut [u8], start: usize, len: usize) -> Self {
+        let start = start.min(buf.len());
+        let end = start.saturating_add(len).min(buf.len());
+        Self { buf, start, end }
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[self.start..self.end]
+    }
+
+    /// The message, to be edited.
+    #[must_use]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[self.start..self.end]
+    }
+
+    /// Octets of the message.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether the message has no octet.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.end == self.start
+    }
+
+    /// Where the message begins in its buffer.
+    #[must_use]
+    pub const fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Octets that can be added behind.
+    #[must_use]
+    pub const fn tailroom(&self) -> usize {
+        self.buf.len() - self.end
+    }
+
+    /// Cuts the message to `len` octets; longer than it is changes nothing.
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+
+    /// Writes `octets` behind the message; false, and nothing written, when there is no room.
+    #[must_use]
+    pub fn append(&mut self, octets: &[u8]) -> bool {
+        if self.tailroom() < octets.len() {
+            return false;
+        }
+        self.buf[self.end..self.end + octets.len()].copy_from_slice(octets);
+        self.end += octets.len();
+        true
+    }
+
+    /// Replaces the whole message; false, and nothing changed, when there is no room.
+    #[must_use]
+    pub fn replace(&mut self, octets: &[u8]) -> bool {
+        if self.buf.len() - self.start < octets.len() {
+            return false;
+        }
+        self.end = self.start + octets.len();
+        self.bytes_mut().copy_from_slice(octets);
+        true
+    }
+}

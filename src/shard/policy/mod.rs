@@ -1,0 +1,199 @@
+//! Which server gets a query: the policies, and what a shard must know of the farm to apply them.
+//!
+//! A policy is a pure function of the pool, the query, the counts and the random source. What it
+//! compares (outstanding queries, `qps`) is the whole process's: each shard publishes its own part
+//! once per batch on its own page of the [`Board`] and reads the others' parts once per batch.
+
+use std::sync::Arc;
+
+use crate::addr::{BackendSlot, Endpoint, PoolSlot};
+use crate::config::snapshot::Snapshot;
+use crate::live::Board;
+use crate::rng::ShardRng;
+use crate::time::{Tick, TickDelta};
+
+/// How a pool chooses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// The rule of choice.
+    pub kind: Kind,
+    /// Apply it only to the servers of the lowest `order` that has a usable one.
+    pub ordered: bool,
+    /// What the hashed policies hash.
+    pub hash_key: HashKey,
+    /// Pass over a server with more than this times its fair share of the outstanding queries.
+    pub bounded: Option<f64>,
+    /// Mixed into every hash (`setWHashedPerturbation`).
+    pub seed: u32,
+    /// Settings of [`Kind::Concentrate`].
+    pub concentrate: Concentrate,
+}
+
+/// The rules of choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Fewest outstanding; then lowest order; then lowest latency.
+    LeastOutstanding,
+    /// First by order within its `qps`; all exceeded: leastOutstanding.
+    FirstAvailable,
+    /// In turn.
+    RoundRobin,
+    /// Random by weight.
+    WRandom,
+    /// Hash over the weights.
+    WHashed,
+    /// Consistent hash: a server's loss moves only its own share.
+    CHashed,
+    /// Lowest order group, random by weight, without servers that tags name.
+    OrderedWRandUntag,
+    /// The better of two random servers.
+    P2c,
+    /// As few servers as can bear the load.
+    Concentrate,
+}
+
+/// What the hashed policies hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The whole name, case-folded.
+    QName,
+    /// Its last labels, so that a zone's names share a server's cached delegation.
+    Zone(u8),
+    /// The client's address.
+    Client,
+    /// The client's network: prefix lengths for IPv4 and IPv6.
+    ClientPrefix(u8, u8),
+}
+
+/// Settings of `concentrate`; see tuning.md for what each was measured to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Concentrate {
+    /// Full: the fast answers' latency above this times its own floor ...
+    pub full_factor: f64,
+    /// ... plus this.
+    pub full_margin: TickDelta,
+    /// Or this share of time-outs in a second, parts per million.
+    pub full_timeouts_ppm: u32,
+    /// Cap on a full server, times its present rate.
+    pub cap_factor: f64,
+    /// The cap grows by this factor every `raise_interval` while latency is good.
+    pub raise_factor: f64,
+    /// Between raises.
+    pub raise_interval: TickDelta,
+    /// Good: latency below this times its floor.
+    pub good_factor: f64,
+    /// A server is closed only if the rest stay under this part of their proven rate.
+    pub shrink_load: f64,
+    /// And only after that has held for so long.
+    pub shrink_after: TickDelta,
+    /// First share of a joining server.
+    pub join_share: f64,
+    /// That share doubles every so often.
+    pub join_double: TickDelta,
+    /// Random share of queries that keeps the next server warm.
+    pub standby_share: f64,
+    /// How long the load spreads over all survivors after a death.
+    pub spread_after_death: TickDelta,
+    /// Window of one latency reading.
+    pub window: TickDelta,
+    /// The floor is the lowest reading of so long.
+    pub floor_span: TickDelta,
+}
+
+impl Default for Concentrate {
+    fn default() -> Self {
+        Self {
+            full_factor: 1.5,
+            full_margin: TickDelta::from_us(50),
+            full_timeouts_ppm: 10_000,
+            cap_factor: 0.8,
+            raise_factor: 1.05,
+            raise_interval: TickDelta::from_ms(10_000),
+            good_factor: 1.2,
+            shrink_load: 0.7,
+            shrink_after: TickDelta::from_ms(60_000),
+            join_share: 0.08,
+            join_double: TickDelta::from_ms(15_000),
+            standby_share: 0.02,
+            spread_after_death: TickDelta::from_ms(30_000),
+            window: TickDelta::from_ms(200),
+            floor_span: TickDelta::from_ms(600_000),
+        }
+    }
+}
+
+impl Policy {
+    /// A policy with every option at its default.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            ordered: false,
+            hash_key: HashKey::QName,
+            bounded: None,
+            seed: 0,
+            concentrate: Concentrate::default(),
+        }
+    }
+}
+
+/// chashed's points over all members of a pool, built once per configuration.
+#[derive(Debug, Default)]
+pub struct Ring {}
+
+/// What of a query a policy may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'q> {
+    /// The name in wire format, uncompressed, with its root label, in the case it came in.
+    pub qname: &'q [u8],
+    /// Who asks.
+    pub client: &'q Endpoint,
+}
+
+/// One shard's knowledge of the farm and its choice.
+#[derive(Debug)]
+pub struct Selector {
+    board: Arc<Board>,
+}
+
+impl Selector {
+    /// The selector of shard number `shard`.
+    #[must_use]
+    pub fn new(board: Arc<Board>, shard: usize) -> Self {
+        let _ = shard;
+        Self { board }
+    }
+
+    /// Reads the other shards' counts, and what the control thread changed.
+    pub fn begin_batch(&mut self, now: Tick, snapshot: &Snapshot) {
+        let _ = (now, snapshot);
+    }
+
+    /// Chooses a server of `pool`, other than `avoid`.
+    pub fn select(
+        &mut self,
+        snapshot: &Snapshot,
+        pool: PoolSlot,
+        subject: &Subject<'_>,
+        avoid: Option<BackendSlot>,
+        rng: &mut ShardRng,
+    ) -> Option<BackendSlot> {
+        let members = &snapshot.pool(pool).members;
+        let _ = (subject, &self.board);
+        let at = rng.below(members.len() as u32) as usize;
+        members.get(at).copied().filter(|s| Some(*s) != avoid)
+    }
+
+    /// A query was sent to `slot`: it counts at once, also for the rest of this batch.
+    pub fn claimed(&mut self, slot: BackendSlot) {
+        let _ = slot;
+    }
+
+    /// A query to `slot` is no longer outstanding; `latency` if it was answered.
+    pub fn settled(&mut self, slot: BackendSlot, latency: Option<TickDelta>) {
+        let _ = (slot, latency);
+    }
+
+    /// Publishes this shard's part for the others; once per batch.
+    pub fn publish(&mut self) {}
+}

@@ -1,0 +1,99 @@
+//! What becomes of a packet, and why one was dropped.
+
+use crate::addr::{Client, Route};
+
+/// The shard's decision on one packet; its octets have been edited to match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the packet, an answer of our own, to the client.
+    Answer(Client),
+    /// Send the packet, a backend's answer, to the client.
+    Deliver(Client),
+    /// Forget the packet; it is counted under the reason.
+    Drop(DropReason),
+    /// Send the packet to the backend.
+    Forward(Route),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)*) => {
+        /// Why a packet was dropped. The label is the metric's, and the reference's entry.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $name,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of [`DropReason::index`].
+            pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
+
+            /// The reason's name in metrics and logs.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// One sentence for people.
+            #[must_use]
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// A query from an address outside the ACL.
+    Acl = "acl",
+    /// A query shorter than a DNS header.
+    QueryShort = "query-short",
+    /// A query with QR=1: an answer that nobody asked for.
+    QueryIsResponse = "query-is-response",
+    /// A query with TC=1.
+    QueryTruncated = "query-truncated",
+    /// A query whose question cannot be read.
+    QueryMalformed = "query-malformed",
+    /// A query without a question, where the configuration drops them.
+    QueryEmpty = "query-empty",
+    /// A datagram longer than 4096 octets.
+    Oversized = "oversized",
+    /// Dropped by a rule.
+    Rule = "rule",
+    /// No usable server in the pool.
+    NoServer = "no-server",
+    /// The chosen server's table of outstanding queries is full.
+    OutstandingFull = "outstanding-full",
+    /// No socket towards the chosen server could be opened.
+    BackendSocket = "backend-socket",
+    /// The kernel refused to send a query to a server.
+    QuerySendError = "query-send-error",
+    /// The kernel refused to send an answer to a client.
+    AnswerSendError = "answer-send-error",
+    /// No server answered in time.
+    Timeout = "timeout",
+    /// An answer shorter than a DNS header.
+    ResponseShort = "response-short",
+    /// An answer with QR=0.
+    ResponseNotResponse = "response-not-response",
+    /// An answer to no outstanding query: late, duplicate, or foreign.
+    ResponseUnexpected = "response-unexpected",
+    /// A second answer, after another server's was delivered.
+    ResponseDuplicate = "response-duplicate",
+    /// An answer whose question is not the query's.
+    ResponseMismatch = "response-mismatch",
+    /// An answer without a question, NOERROR or NXDOMAIN, where the configuration drops them.
+    ResponseEmpty = "response-empty",
+    /// The client's listener has been closed.
+    ListenerGone = "listener-gone",
+    /// More distinct local addresses than the table of a wildcard listener holds.
+    LocalTableFull = "local-table-full",
+    /// A query that a shard's restart lost.
+    ShardRestart = "shard-restart",
+}
+
+impl DropReason {
+    /// Position in [`DropReason::ALL`] and in counter arrays.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
