@@ -1,0 +1,4 @@
+//! The control plane.
+pub mod eject;
+pub mod health;
+pub mod probe;
