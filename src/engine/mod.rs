@@ -5,6 +5,7 @@
 //! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
 
 pub mod socket;
+pub mod sys;
 
 use std::io;
 use std::sync::Arc;

@@ -1,37 +1,10 @@
 use super::*;
-use crate::config::snapshot::Probe;
+use crate::control::fixture::health;
 
 const MS: u64 = 1_000_000;
 
 fn at(ms: u64) -> Tick {
     Tick(ms * MS)
-}
-
-fn health(mode: HealthMode) -> Health {
-    Health {
-        mode,
-        probe: Probe::Udp,
-        qname: "a.root-servers.net.".into(),
-        qtype: 1,
-        qclass: 1,
-        set_cd: false,
-        must_resolve: false,
-        interval: TickDelta::from_ms(1000),
-        timeout: TickDelta::from_ms(500),
-        rise: 2,
-        fall: 3,
-        choose: None,
-        judge: None,
-        slow_start: TickDelta::from_ms(0),
-        lazy: Lazy {
-            threshold_percent: 20,
-            sample: 100,
-            sample_min: 10,
-            failed_interval: TickDelta::from_ms(4000),
-            backoff_max: Some(TickDelta::from_ms(10_000)),
-            servfail_counts: true,
-        },
-    }
 }
 
 /// Runs one probe that is due at `ms` to its end, at once.

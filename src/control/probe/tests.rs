@@ -3,52 +3,20 @@ use std::cell::RefCell;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::addr::BackendSlot;
-use crate::config::snapshot::{Health, HealthMode, Lazy, SocketOptions};
+use crate::config::snapshot::Health;
+use crate::control::fixture;
 use crate::time::TickDelta;
 
-pub(super) fn backend(address: SocketAddr, probe: Probe, timeout_ms: u64) -> Backend {
-    Backend {
-        slot: BackendSlot(0),
-        id: address.to_string(),
-        name: "ns1".into(),
-        address,
-        order: 1,
-        weight: 1,
-        qps: 0,
-        timeout: TickDelta::from_ms(2000),
-        sockets: 1,
-        outstanding_max: 100,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
-        health: Health {
-            mode: HealthMode::Auto,
-            probe,
-            qname: "a.root-servers.net.".into(),
-            qtype: 1,
-            qclass: 1,
-            set_cd: true,
-            must_resolve: true,
-            interval: TickDelta::from_ms(1000),
-            timeout: TickDelta::from_ms(timeout_ms),
-            rise: 1,
-            fall: 1,
-            choose: None,
-            judge: None,
-            slow_start: TickDelta(0),
-            lazy: Lazy {
-                threshold_percent: 20,
-                sample: 100,
-                sample_min: 1,
-                failed_interval: TickDelta::from_ms(30_000),
-                backoff_max: None,
-                servfail_counts: true,
-            },
-        },
-    }
+fn backend(address: SocketAddr, probe: Probe, timeout_ms: u64) -> Backend {
+    let mut b = Backend { address, ..fixture::backend(0) };
+    b.health = Health {
+        probe,
+        set_cd: true,
+        must_resolve: true,
+        timeout: TickDelta::from_ms(timeout_ms),
+        ..b.health
+    };
+    b
 }
 
 /// Functions as a configuration could have them; it notes what was asked of it.
