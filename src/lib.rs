@@ -11,3 +11,4 @@ pub mod packet;
 pub mod rng;
 pub mod shard;
 pub mod time;
+pub mod wire;

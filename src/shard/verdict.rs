@@ -62,9 +62,7 @@ drop_reasons! {
     NoServer = "no-server",
     /// The chosen server's table of outstanding queries is full.
     OutstandingFull = "outstanding-full",
-    /// No socket towards the chosen server could be opened.
-    BackendSocket = "backend-socket",
-    /// The kernel refused to send a query to a server.
+    /// The kernel refused to send a query to any server that could be tried.
     QuerySendError = "query-send-error",
     /// The kernel refused to send an answer to a client.
     AnswerSendError = "answer-send-error",
@@ -74,10 +72,12 @@ drop_reasons! {
     ResponseShort = "response-short",
     /// An answer with QR=0.
     ResponseNotResponse = "response-not-response",
-    /// An answer to no outstanding query: late, duplicate, or foreign.
-    ResponseUnexpected = "response-unexpected",
-    /// A second answer, after another server's was delivered.
+    /// An answer after its query's time-out.
+    ResponseLate = "response-late",
+    /// A second answer to a query that was answered.
     ResponseDuplicate = "response-duplicate",
+    /// An answer to nothing that was asked: wrong id or socket.
+    ResponseForeign = "response-foreign",
     /// An answer whose question is not the query's.
     ResponseMismatch = "response-mismatch",
     /// An answer without a question, NOERROR or NXDOMAIN, where the configuration drops them.
