@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use dnslob::config::{self, Flags, Invocation, Slots, flags, generate};
+use dnslob::control;
 
 fn main() -> ExitCode {
     match flags::parse(std::env::args_os()) {
@@ -39,12 +40,8 @@ fn refuse(errors: &[config::ConfigError]) -> ExitCode {
 
 fn serve(flags: &Flags) -> ExitCode {
     match config::load(flags) {
-        // CALL SITE: control::run(flags, loaded) -> ExitCode, joined by the lead.
         Ok(loaded) => match config::compile(&loaded.draft, &Slots::default(), 1) {
-            Ok(_) => {
-                eprintln!("dnslob: this build has no control thread");
-                ExitCode::FAILURE
-            }
+            Ok(compiled) => control::run(flags, loaded, compiled),
             Err(errors) => refuse(&errors),
         },
         Err(errors) => refuse(&errors),

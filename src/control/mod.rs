@@ -23,6 +23,8 @@ use tokio::task::LocalSet;
 
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, Snapshot};
+use crate::config::{Compiled, Flags, Loaded};
+use crate::control::configured::Configured;
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
 use crate::control::health::Due;
@@ -37,6 +39,7 @@ use crate::live::Board;
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
 
+pub mod configured;
 pub mod eject;
 pub mod farm;
 pub mod feed;
@@ -67,9 +70,18 @@ const CLOSING: TickDelta = TickDelta::from_ms(5_000);
 /// Shards that were told to abort end within a turn of their loop.
 const ABORT: TickDelta = TickDelta::from_ms(2_000);
 
-/// Serves until told to stop; what it returns is the exit code.
+/// Serves what the command line and its file ask for, until told to stop; gives the exit code.
 #[must_use]
-pub fn run(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
+pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled) -> ExitCode {
+    let (source, first) = Configured::new(flags.clone(), loaded, compiled);
+    log::start(source.log_format(), first.settings.verbose);
+    let fixed = source.fixed();
+    run_from(source, &fixed, first)
+}
+
+/// The same with any source of configurations.
+#[must_use]
+pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|e| format!("the control thread: {e}")).and_then(|runtime| {
         let local = LocalSet::new();
