@@ -465,3 +465,23 @@ fn a_slow_server_is_backed_by_a_second_one() {
     assert_eq!(bench.shard.totals(), [2, 1, 0, 1]);
     bench.shard.check_invariants();
 }
+
+#[test]
+fn a_removed_server_keeps_its_time_to_answer() {
+    let mut farm = Farm::new(1);
+    // Nothing saved for a second try: the first server is all there is.
+    farm.retry = Some(dnslob::config::snapshot::Retry { after: TickDelta::from_ms(100), budget_ppm: 0 });
+    let mut bench = Bench::new(&farm);
+    let (route, forwarded) = bench.forwarded(QUERY);
+    farm.generation += 1;
+    farm.backends.clear();
+    bench.snapshot = farm.snapshot();
+    for _ in 0..18 {
+        bench.pass(100);
+        bench.shard.on_tick(&mut |verdict, _| panic!("nobody else can be asked: {verdict:?}"));
+    }
+    assert_eq!(bench.shard.retired().count(), 0, "it is not finished");
+    let got = bench.response(route, &with_id_of(&forwarded, GOOD));
+    assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
+    assert_eq!(bench.shard.retired().collect::<Vec<_>>(), [route.backend]);
+}
