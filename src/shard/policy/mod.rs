@@ -23,6 +23,7 @@ mod tally;
 
 pub use ring::Ring;
 pub use selector::Selector;
+pub use table::usable_members;
 
 use crate::addr::Endpoint;
 use crate::time::TickDelta;

@@ -1,0 +1,3 @@
+//! The control plane: slow work on a thread of its own; it never touches a packet.
+
+pub mod concentrate;
