@@ -115,6 +115,8 @@ struct Member {
     /// What it can bear, queries per second, once it was full.
     cap: Option<f64>,
     raised: Tick,
+    /// The most that it answered while it was good, queries per second.
+    proven: f64,
     /// Its rate when it was first found full, until it is good again.
     full_rate: Option<f64>,
     share: f64,
@@ -152,6 +154,11 @@ impl Concentrator {
     /// Changes the settings; what was learnt stays.
     pub fn set_settings(&mut self, settings: Concentrate) {
         self.settings = settings;
+    }
+
+    /// Forgets a server: another one has its slot.
+    pub fn forget(&mut self, slot: BackendSlot) {
+        self.members.retain(|m| m.slot != slot);
     }
 
     /// Takes in a window's readings, one per member, and gives each member's share.
@@ -250,10 +257,11 @@ impl Concentrator {
 
     /// Raises the caps of the servers that bear theirs well.
     fn credit(&mut self, now: Tick) {
-        for member in self.members.iter_mut().filter(|m| m.gauge.is_good()) {
+        for member in self.members.iter_mut().filter(|m| m.usable && m.gauge.is_good()) {
             member.full_rate = None;
-            let Some(cap) = member.cap else { continue };
             let rate = member.served.min(member.rate);
+            member.proven = member.proven.max(rate);
+            let Some(cap) = member.cap else { continue };
             if rate > cap * self.settings.raise_factor {
                 // It bears more than it was thought to: an even spread does not ask for caps.
                 member.cap = Some(rate);
@@ -262,7 +270,9 @@ impl Concentrator {
                 // Nothing is proven by bearing less.
                 member.raised = now;
             } else if now.since(member.raised) >= self.settings.raise_interval {
-                member.cap = Some(cap * self.settings.raise_factor);
+                // Far below what it has borne, an accident made the cap, not its size.
+                let far = cap * 2.0 < member.proven * self.settings.cap_factor;
+                member.cap = Some(cap * if far { 2.0 } else { self.settings.raise_factor });
                 member.raised = now;
             }
         }
@@ -386,6 +396,7 @@ impl Member {
             timeouts: [0; TIMEOUT_WINDOWS],
             cap: None,
             raised: now,
+            proven: 0.0,
             full_rate: None,
             share: 0.0,
             warm: 0.0,
@@ -397,6 +408,7 @@ impl Member {
 
     fn leave(&mut self) {
         self.cap = None;
+        self.proven = 0.0;
         self.full_rate = None;
         self.share = 0.0;
         self.warm = 0.0;

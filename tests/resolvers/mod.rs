@@ -47,6 +47,8 @@ pub enum Event {
     Rate(f64, u64),
     /// Round trip to the authority.
     Authority(u64),
+    /// The authority of so many per cent of the zones answers no more.
+    DeadZones(u32),
     /// The server stops answering; its health check has not noticed.
     Freeze(u16),
     /// The health check has noticed.
@@ -161,7 +163,12 @@ enum Due {
     Batch,
     Script(usize),
     /// The authority's answer about a zone (first) or a name, to the resolver in its given life.
-    Heard { server: u16, name: u32, life: u32, zone: bool },
+    Heard {
+        server: u16,
+        name: u32,
+        life: u32,
+        zone: bool,
+    },
     Answer(u32),
 }
 
@@ -185,8 +192,9 @@ struct Sim {
     resolvers: Vec<Resolver>,
     queries: Vec<Query>,
     free: Vec<u32>,
-    expiring: VecDeque<(u64, u32, u64)>,
+    expiring: VecDeque<(u64, u32)>,
     authority: u64,
+    dead_zones: u32,
     rate: (f64, f64, u64, u64),
     run: Vec<Second>,
     second: Second,
@@ -216,6 +224,7 @@ pub fn play(scenario: &Scenario) -> Run {
         free: Vec::new(),
         expiring: VecDeque::new(),
         authority: 20_000 * US,
+        dead_zones: 0,
         rate: (scenario.rate, scenario.rate, 0, 1),
         run: Vec::new(),
         second: Second::new(servers),
@@ -259,7 +268,7 @@ impl Sim {
 
     /// Every millisecond: a batch of the shard, time-outs, and the controller when it wants to.
     fn batch(&mut self) {
-        while let Some((sent, query, _)) = self.expiring.front().copied() {
+        while let Some((sent, query)) = self.expiring.front().copied() {
             if sent + TIMEOUT > self.now {
                 break;
             }
@@ -289,6 +298,7 @@ impl Sim {
         match event {
             Event::Rate(rate, over) => self.rate = (self.rate_now(), rate, self.now, (over * S).max(1)),
             Event::Authority(us) => self.authority = us * US,
+            Event::DeadZones(part) => self.dead_zones = part,
             Event::Freeze(s) => self.resolvers[usize::from(s)].frozen = true,
             Event::Down(s) => self.board.set_state(BackendSlot(s), State::Down),
             Event::Up(s) => {
@@ -318,8 +328,7 @@ impl Sim {
         let qname = qname(name);
         let subject = Subject { qname: &qname, client: &self.client };
         self.second.queries += 1;
-        let slot =
-            self.selector.select(&self.snapshot, PoolSlot(0), &subject, None, &mut self.rng);
+        let slot = self.selector.select(&self.snapshot, PoolSlot(0), &subject, None, &mut self.rng);
         let Some(slot) = slot else {
             self.second.lost += 1;
             return;
@@ -356,8 +365,14 @@ impl Sim {
 
     fn heard(&mut self, server: u16, name: u32, life: u32, zone: bool) {
         let (now, slow, authority) = (self.now, self.scenario.slow, self.authority);
+        let dead = zone_of(name) % 100 < self.dead_zones;
         let r = &mut self.resolvers[usize::from(server)];
         if r.frozen || r.life != life {
+            return;
+        }
+        if dead {
+            // The next query for it asks again.
+            r.waiting.remove(&name);
             return;
         }
         if zone {
@@ -399,7 +414,7 @@ impl Sim {
             u32::try_from(self.queries.len() - 1).expect("few queries at once")
         });
         self.queries[at as usize] = query;
-        self.expiring.push_back((self.now, at, 0));
+        self.expiring.push_back((self.now, at));
         at
     }
 
