@@ -133,20 +133,32 @@ fn an_even_load_does_not_move_the_shares() {
 }
 
 #[test]
-fn more_than_all_can_bear_is_spread_evenly() {
-    let mut overload = scenario(
-        Kind::Concentrate,
-        3,
-        300,
-        &[(70, Event::Rate(5_500.0, 20)), (160, Event::Rate(1_000.0, 5))],
-    );
-    overload.slow = 8;
-    overload.rate = 1_000.0;
-    let run = run("everything full", &overload);
-    let full = run.sum(110, 160);
+fn a_load_that_needs_all_is_borne_by_all() {
+    let mut overload =
+        scenario(Kind::Concentrate, 3, 270, &[(70, Event::Rate(5_500.0, 20)), (130, Event::Rate(500.0, 5))]);
+    (overload.slow, overload.rate) = (8, 1_000.0);
+    let run = run("all needed", &overload);
+    let full = run.sum(90, 130);
     let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
     assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
-    assert!(run.sum(280, 300).share(0) > 0.9, "it recovers");
+    // Ten times the load in twenty seconds, on two cold servers.
+    assert_eq!(run.sum(60, 270).lost, 0);
+    assert!(run.worst_p50_us(85, 130) < 3_000);
+    assert!(run.sum(250, 270).share(0) > 0.9, "it contracts again");
+}
+
+#[test]
+fn more_than_all_can_bear_is_spread_evenly() {
+    let mut overload =
+        scenario(Kind::Concentrate, 3, 220, &[(70, Event::Rate(9_000.0, 20)), (110, Event::Rate(500.0, 5))]);
+    (overload.slow, overload.rate) = (10, 800.0);
+    let run = run("everything full", &overload);
+    let full = run.sum(95, 110);
+    assert!(full.lost > 1_000, "it is too much");
+    let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
+    assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
+    assert_eq!(run.sum(120, 220).lost, 0, "and when it falls, all is well again");
+    assert!(run.sum(200, 220).share(0) > 0.85);
 }
 
 #[test]

@@ -12,9 +12,10 @@
 //!  share ≤ cap; share ≤ twice what it was a `join_double` ago (its cache must warm up)
 //! ```
 //!
-//! Full is what the [gauge](gauge) says of the fast answers, or time-outs that its peers do not
-//! have. Outstanding queries and mean latency are never looked at: with a slow authority both rise
-//! while the server is idle.
+//! Full is what the gauge says of the fast answers. Time-outs that its peers do not have count too,
+//! unless the fast answers come as ever: then an authority is dead, or packets are lost, which is
+//! for `eject` to judge. Outstanding queries and mean latency are never looked at: with a slow
+//! authority both rise while the server is idle.
 //!
 //! After a death, and at the start, the load is spread evenly over all usable servers: nobody's
 //! capacity is known and no cache is warm. Then it contracts. When the caps together do not hold
@@ -42,8 +43,7 @@ const RATE_FALL_SPAN: TickDelta = TickDelta::from_ms(5_000);
 /// Time-outs are judged over so many windows, and from so many time-outs.
 const TIMEOUT_WINDOWS: usize = 5;
 const TIMEOUTS_MIN: f64 = 5.0;
-/// A server has time-outs of its own only if they are this many times its peers': those that a
-/// dead authority causes come everywhere.
+/// And only if they are this many times the peers': those of a dead authority come everywhere.
 const TIMEOUT_EXCESS: f64 = 2.0;
 /// Peers' queries from which their time-outs are a measure.
 const PEER_QUERIES_MIN: f64 = 20.0;
@@ -229,7 +229,7 @@ impl Concentrator {
             if !member.usable || member.share == 0.0 {
                 continue;
             }
-            let timing_out = member.times_out(all, &self.settings);
+            let timing_out = !member.gauge.is_calm(now) && member.times_out(all, &self.settings);
             if !member.gauge.is_full() && !timing_out {
                 continue;
             }
@@ -240,7 +240,9 @@ impl Concentrator {
                 member.full_rate = None;
                 continue;
             }
-            let warming = member.share < 0.9 && member.warm <= member.share * 1.1;
+            // Its cache's limit is what holds it down, and not more than that was imposed on it.
+            let limit = member.warm.max(self.settings.join_share);
+            let warming = member.share < 0.9 && (0.9..=1.1).contains(&(member.share / limit));
             if warming && member.cap.is_none_or(|cap| rate < 0.8 * cap) && !timing_out {
                 // Cold rather than too small: it grows more slowly.
                 member.warm = member.share * self.settings.cap_factor;
@@ -327,14 +329,27 @@ impl Concentrator {
             shares[*at] += more;
             left -= more;
         }
-        if left > 0.0 {
-            // The caches are not warm for it: who has the warmest has the rest meanwhile.
-            let warm = |at: &usize| self.members[*at].warm.max(self.settings.join_share);
-            let sum: f64 = order.iter().map(warm).sum();
-            for at in &order {
-                shares[*at] += left * warm(at) / sum;
-            }
+        if left > 1e-6 { self.level(&order, &shares) } else { shares }
+    }
+
+    /// The caches are not warm for what is left: it goes to the least loaded first, within the
+    /// caps, so that the highest share is as low as can be.
+    fn level(&self, order: &[usize], shares: &[f64]) -> Vec<f64> {
+        let raised = |at: usize, level: f64| {
+            let cap = self.members[at].cap.map_or(1.0, |cap| cap / self.rate.max(1.0));
+            level.min(cap).max(shares[at])
+        };
+        let sum = |level: f64| order.iter().map(|at| raised(*at, level)).sum::<f64>();
+        if sum(1.0) < 1.0 {
+            return self.even();
         }
+        let (mut low, mut high) = (0.0, 1.0);
+        for _ in 0..30 {
+            let middle = (low + high) / 2.0;
+            *(if sum(middle) < 1.0 { &mut low } else { &mut high }) = middle;
+        }
+        let mut shares = vec![0.0; self.members.len()];
+        order.iter().for_each(|at| shares[*at] = raised(*at, high));
         shares
     }
 

@@ -31,6 +31,8 @@ const FAST_FACTOR: f64 = 4.0;
 /// Readings of the verdict: full if at least FULL_MIN of them are.
 const VERDICT: usize = 5;
 const FULL_MIN: u32 = 3;
+/// A reading older than this says nothing of now.
+const CALM_SPAN: TickDelta = TickDelta::from_ms(1_000);
 /// The floor's span is kept in so many parts.
 const SPANS: usize = 10;
 
@@ -46,6 +48,7 @@ pub(super) struct Gauge {
     /// The last readings per level, for a median that one lucky reading does not move.
     last: [[u64; VERDICT]; LEVELS.len()],
     readings: usize,
+    read: Option<Tick>,
     /// One bit per reading, newest lowest, since the last `forget`.
     full: u32,
     good: u32,
@@ -62,6 +65,7 @@ impl Gauge {
             span_began: None,
             last: [[0; VERDICT]; LEVELS.len()],
             readings: 0,
+            read: None,
             full: 0,
             good: 0,
             judged: 0,
@@ -84,6 +88,7 @@ impl Gauge {
         }
         if self.pending_count >= ANSWERS_MIN {
             let reading = LEVELS.map(|(quantile, _)| self.quantile(quantile));
+            self.read = Some(now);
             self.learn(now, reading, settings);
             self.judge(reading, settings);
             self.clear_pending();
@@ -98,6 +103,11 @@ impl Gauge {
     /// Whether all of the last readings were near the floor: it can.
     pub(super) const fn is_good(&self) -> bool {
         self.judged >= VERDICT && self.good.count_ones() as usize == VERDICT
+    }
+
+    /// Whether it answers from its cache as ever: no reading of late was full, and there is one.
+    pub(super) fn is_calm(&self, now: Tick) -> bool {
+        self.full == 0 && self.read.is_some_and(|at| now.since(at) <= CALM_SPAN)
     }
 
     /// Forgets the verdict, after something was done about it.
