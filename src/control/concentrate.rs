@@ -273,8 +273,8 @@ impl Concentrator {
                 member.raised = now;
             } else if now.since(member.raised) >= self.settings.raise_interval {
                 // Far below what it has borne, an accident made the cap, not its size.
-                let far = cap * 2.0 < member.proven * self.settings.cap_factor;
-                member.cap = Some(cap * if far { 2.0 } else { self.settings.raise_factor });
+                let borne = (cap * 2.0).min(member.proven * self.settings.cap_factor);
+                member.cap = Some(borne.max(cap * self.settings.raise_factor));
                 member.raised = now;
             }
         }
