@@ -10,3 +10,4 @@ pub mod packet;
 pub mod rng;
 pub mod shard;
 pub mod time;
+pub mod wire;

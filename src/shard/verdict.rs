@@ -74,10 +74,12 @@ drop_reasons! {
     ResponseShort = "response-short",
     /// An answer with QR=0.
     ResponseNotResponse = "response-not-response",
-    /// An answer to no outstanding query: late, duplicate, or foreign.
-    ResponseUnexpected = "response-unexpected",
-    /// A second answer, after another server's was delivered.
+    /// An answer after its query's time-out.
+    ResponseLate = "response-late",
+    /// A second answer to a query that was answered.
     ResponseDuplicate = "response-duplicate",
+    /// An answer to nothing that was asked: wrong id or socket.
+    ResponseForeign = "response-foreign",
     /// An answer whose question is not the query's.
     ResponseMismatch = "response-mismatch",
     /// An answer without a question, NOERROR or NXDOMAIN, where the configuration drops them.

@@ -1,0 +1,601 @@
+//! Queries that wait for their answer, and when they stop waiting.
+//!
+//! One [`Table`] a backend, one slot a query, no free list: the slot of a query is given by the
+//! random id that it was sent with, so claiming draws ids until one meets a free slot (at most half are
+//! taken before the table doubles, so two draws on average), and an answer finds its slot by one look.
+//!
+//! ```text
+//!  id: 16 random bits ┐
+//!  socket: 0..=255    ┴─► (socket << 16 | id) & (slots - 1) ─► Slot, 64 octets, one cache line
+//! ```
+//!
+//! Time-outs come from [`Timers`]: a queue per span, a bucket per slice of time. Settling counts
+//! a bucket down; a bucket that comes due at zero is skipped whole, so an answered query costs
+//! its timer one decrement.
+//!
+//! Invariant: `claimed = settled + expired + released`, and live slots = the sum of the buckets.
+
+use std::collections::VecDeque;
+
+use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
+use crate::rng::ShardRng;
+use crate::time::{Tick, TickDelta};
+
+/// Slots of a table at its first query: 16 kB.
+const SLOTS_MIN: usize = 256;
+/// Draws before a full table is believed: at half full, one failure in 2^32.
+const DRAWS: u32 = 32;
+
+/// Which query, exactly: the backend's socket and the id on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Where it was sent.
+    pub route: Route,
+    /// With which id.
+    pub id: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum State {
+    Free,
+    Live,
+    Settled,
+    Expired,
+}
+
+/// No copy of the query is kept.
+pub const NO_COPY: u32 = u32::MAX;
+/// No twin: no backend has this slot.
+const NO_TWIN: u16 = u16::MAX;
+
+/// One query.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Slot {
+    question: u64,
+    claimed_at: Tick,
+    client: Client,
+    bucket: u32,
+    copy: u32,
+    client_id: u16,
+    id: u16,
+    twin_backend: u16,
+    twin_id: u16,
+    twin_socket: u8,
+    socket: u8,
+    queue: u8,
+    state: State,
+}
+
+// One cache line: an answer costs one miss.
+const _: () = assert!(size_of::<Slot>() == 64);
+
+const FREE: Slot = Slot {
+    question: 0,
+    claimed_at: Tick(0),
+    client: Client {
+        peer: Endpoint { ip: [0; 16], scope: 0, port: 0 },
+        listener: ListenerSlot(0),
+        local: LocalSlot::LISTENER,
+    },
+    bucket: 0,
+    copy: NO_COPY,
+    client_id: 0,
+    id: 0,
+    twin_backend: NO_TWIN,
+    twin_id: 0,
+    twin_socket: 0,
+    socket: 0,
+    queue: 0,
+    state: State::Free,
+};
+
+impl Slot {
+    const fn holds(&self, socket: SocketSlot, id: u16) -> bool {
+        self.id == id && self.socket == socket.0
+    }
+
+    const fn asked(&self) -> Asked {
+        Asked { client: self.client, client_id: self.client_id, question: self.question, copy: self.copy }
+    }
+
+    const fn twin(&self) -> Option<Key> {
+        if self.twin_backend == NO_TWIN {
+            return None;
+        }
+        let route = Route { backend: BackendSlot(self.twin_backend), socket: SocketSlot(self.twin_socket) };
+        Some(Key { route, id: self.twin_id })
+    }
+}
+
+/// What is known of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Who asked.
+    pub client: Client,
+    /// The id the client used.
+    pub client_id: u16,
+    /// Keyed hash of the question.
+    pub question: u64,
+    /// Where a copy of the query is kept, or [`NO_COPY`].
+    pub copy: u32,
+}
+
+/// A query that has left its slot, or is looked at in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What was known of it.
+    pub asked: Asked,
+    /// When it was sent.
+    pub claimed_at: Tick,
+    /// The same query at another server.
+    pub twin: Option<Key>,
+}
+
+/// What an id on a socket means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It waits.
+    Live(Known),
+    /// It was answered a moment ago.
+    Settled,
+    /// Its time was up.
+    Expired,
+    /// Nothing of the kind was asked.
+    Foreign,
+}
+
+/// One backend's outstanding queries in one shard.
+#[derive(Debug)]
+struct Table {
+    slots: Vec<Slot>,
+    live: u32,
+    /// Sockets there are to choose from.
+    sockets: u8,
+    /// The socket of this batch and the batch it was drawn for: a port per batch is as hard to
+    /// guess as a port per query, and keeps a batch together in one system call.
+    socket: u8,
+    batch: u64,
+}
+
+impl Table {
+    fn index(&self, socket: u8, id: u16) -> usize {
+        (usize::from(socket) << 16 | usize::from(id)) & (self.slots.len() - 1)
+    }
+
+    /// Twice the slots, so that draws keep meeting free ones. Amortised over the claims that
+    /// filled the table; the largest step copies 16 MB, once in the life of a table.
+    fn grow(&mut self) {
+        let doubled = self.slots.len() * 2;
+        let old = std::mem::replace(&mut self.slots, vec![FREE; doubled]);
+        for slot in old {
+            if slot.state == State::Live {
+                let at = self.index(slot.socket, slot.id);
+                self.slots[at] = slot;
+            }
+        }
+    }
+
+    fn slots_max(&self) -> usize {
+        (usize::from(self.sockets) << 16).next_power_of_two()
+    }
+}
+
+/// All of a shard's outstanding queries.
+#[derive(Debug, Default)]
+pub struct Outstanding {
+    tables: Vec<Option<Box<Table>>>,
+    timers: Timers,
+    live: u32,
+    claimed: u64,
+    settled: u64,
+    expired: u64,
+    released: u64,
+}
+
+impl Outstanding {
+    /// Makes a table for a backend with so many sockets, unless it has one.
+    pub fn attach(&mut self, backend: BackendSlot, sockets: u8) {
+        if self.tables.len() <= backend.index() {
+            self.tables.resize_with(backend.index() + 1, || None);
+        }
+        self.tables[backend.index()].get_or_insert_with(|| {
+            Box::new(Table {
+                slots: vec![FREE; SLOTS_MIN],
+                live: 0,
+                sockets: sockets.max(1),
+                socket: 0,
+                batch: u64::MAX,
+            })
+        });
+    }
+
+    /// Takes a backend's table away; what was live in it is released.
+    pub fn detach(&mut self, backend: BackendSlot) {
+        let Some(table) = self.tables.get_mut(backend.index()).and_then(Option::take) else { return };
+        for slot in table.slots.iter().filter(|s| s.state == State::Live) {
+            self.timers.cancel(slot.queue, slot.bucket);
+            self.live -= 1;
+            self.released += 1;
+        }
+    }
+
+    /// Queries that wait for this backend.
+    #[must_use]
+    pub fn live_of(&self, backend: BackendSlot) -> u32 {
+        self.table(backend).map_or(0, |t| t.live)
+    }
+
+    /// Queries that wait for any backend.
+    #[must_use]
+    pub const fn live(&self) -> u32 {
+        self.live
+    }
+
+    fn table(&self, backend: BackendSlot) -> Option<&Table> {
+        self.tables.get(backend.index())?.as_deref()
+    }
+
+    fn slot(&self, key: Key) -> Option<&Slot> {
+        let table = self.table(key.route.backend)?;
+        let slot = &table.slots[table.index(key.route.socket.0, key.id)];
+        slot.holds(key.route.socket, key.id).then_some(slot)
+    }
+
+    fn slot_mut(&mut self, key: Key) -> Option<&mut Slot> {
+        let table = self.tables.get_mut(key.route.backend.index())?.as_deref_mut()?;
+        let at = table.index(key.route.socket.0, key.id);
+        Some(&mut table.slots[at]).filter(|s| s.holds(key.route.socket, key.id))
+    }
+
+    /// Takes a slot for a query to `backend` and says which id and socket to send it with.
+    /// `batch` is any number that changes with each batch; at most `max` may wait. None when the
+    /// table is full or the backend has none.
+    pub fn claim(
+        &mut self,
+        backend: BackendSlot,
+        asked: Asked,
+        max: u32,
+        now: Tick,
+        batch: u64,
+        queue: Queue,
+        rng: &mut ShardRng,
+    ) -> Option<Key> {
+        let table = self.tables.get_mut(backend.index())?.as_deref_mut()?;
+        if table.live >= max {
+            return None;
+        }
+        if table.batch != batch {
+            table.batch = batch;
+            table.socket = rng.below(u32::from(table.sockets)) as u8;
+        }
+        if table.live as usize * 2 >= table.slots.len() && table.slots.len() < table.slots_max() {
+            table.grow();
+        }
+        let mut socket = table.socket;
+        for draw in 0..DRAWS {
+            let id = rng.id();
+            let at = table.index(socket, id);
+            if table.slots[at].state != State::Live {
+                table.slots[at] = Slot {
+                    question: asked.question,
+                    claimed_at: now,
+                    client: asked.client,
+                    bucket: self.timers.arm(
+                        queue,
+                        now,
+                        Key { route: Route { backend, socket: SocketSlot(socket) }, id },
+                    ),
+                    copy: asked.copy,
+                    client_id: asked.client_id,
+                    id,
+                    twin_backend: NO_TWIN,
+                    twin_id: 0,
+                    twin_socket: 0,
+                    socket,
+                    queue: queue.0,
+                    state: State::Live,
+                };
+                table.live += 1;
+                self.live += 1;
+                self.claimed += 1;
+                return Some(Key { route: Route { backend, socket: SocketSlot(socket) }, id });
+            }
+            if draw >= DRAWS / 2 {
+                // This socket's ids are nearly used up: any other may have more.
+                socket = rng.below(u32::from(table.sockets)) as u8;
+            }
+        }
+        None
+    }
+
+    /// What waits under an id on a socket.
+    #[must_use]
+    pub fn find(&self, key: Key) -> Found {
+        match self.slot(key) {
+            None => Found::Foreign,
+            Some(slot) => match slot.state {
+                State::Live => {
+                    Found::Live(Known { asked: slot.asked(), claimed_at: slot.claimed_at, twin: slot.twin() })
+                }
+                State::Settled => Found::Settled,
+                State::Expired => Found::Expired,
+                State::Free => Found::Foreign,
+            },
+        }
+    }
+
+    /// Ends a query that was answered.
+    pub fn settle(&mut self, key: Key) {
+        if self.leave(key, State::Settled) {
+            self.settled += 1;
+        }
+    }
+
+    /// Ends a query that needs no answer: its twin was answered, or it could not be sent.
+    pub fn release(&mut self, key: Key) {
+        if self.leave(key, State::Settled) {
+            self.released += 1;
+        }
+    }
+
+    fn leave(&mut self, key: Key, state: State) -> bool {
+        let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
+        slot.state = state;
+        let (queue, bucket) = (slot.queue, slot.bucket);
+        self.timers.cancel(queue, bucket);
+        self.left(key.route.backend);
+        true
+    }
+
+    fn left(&mut self, backend: BackendSlot) {
+        self.live -= 1;
+        if let Some(table) = self.tables.get_mut(backend.index()).and_then(Option::as_deref_mut) {
+            table.live -= 1;
+        }
+    }
+
+    /// Ties two tries of one query together.
+    pub fn pair(&mut self, first: Key, second: Key) {
+        for (one, other) in [(first, second), (second, first)] {
+            if let Some(slot) = self.slot_mut(one) {
+                slot.twin_backend = other.route.backend.0;
+                slot.twin_socket = other.route.socket.0;
+                slot.twin_id = other.id;
+            }
+        }
+    }
+
+    /// Forgets a query's twin and its copy: it goes on alone.
+    pub fn unpair(&mut self, key: Key) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.twin_backend = NO_TWIN;
+            slot.copy = NO_COPY;
+        }
+    }
+
+    /// Moves a live query to another queue, armed from `now`.
+    pub fn rearm(&mut self, key: Key, now: Tick, queue: Queue) {
+        let Some(slot) = self.slot(key).filter(|s| s.state == State::Live) else { return };
+        self.timers.cancel(slot.queue, slot.bucket);
+        let bucket = self.timers.arm(queue, now, key);
+        if let Some(slot) = self.slot_mut(key) {
+            slot.queue = queue.0;
+            slot.bucket = bucket;
+        }
+    }
+
+    /// The queue of a span; made at its first use. None when 255 spans are in use.
+    pub fn queue(&mut self, span: TickDelta) -> Option<Queue> {
+        self.timers.queue(span)
+    }
+
+    /// The next query whose time is up. It stays live until it is expired, released or rearmed;
+    /// one of these must follow before the next call.
+    pub fn due(&mut self, now: Tick) -> Option<(Key, Known)> {
+        while let Some((queue, bucket, key)) = self.timers.due(now) {
+            if let Some(slot) = self.slot(key)
+                && slot.state == State::Live
+                && slot.queue == queue
+                && slot.bucket == bucket
+            {
+                return Some((
+                    key,
+                    Known { asked: slot.asked(), claimed_at: slot.claimed_at, twin: slot.twin() },
+                ));
+            }
+        }
+        None
+    }
+
+    /// Ends a query that is due without an answer.
+    pub fn expire(&mut self, key: Key) {
+        if self.leave(key, State::Expired) {
+            self.expired += 1;
+        }
+    }
+
+    /// When the next time-out can be due; constant in the number of queries.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.timers.next_deadline()
+    }
+
+    /// Queries ever claimed, settled, expired and released.
+    #[must_use]
+    pub const fn totals(&self) -> [u64; 4] {
+        [self.claimed, self.settled, self.expired, self.released]
+    }
+
+    /// Checks what must hold between calls; for tests.
+    ///
+    /// # Panics
+    /// When it does not hold.
+    pub fn check_invariants(&self) {
+        let counted: usize = self
+            .tables
+            .iter()
+            .flatten()
+            .map(|t| {
+                let live = t.slots.iter().filter(|s| s.state == State::Live).count();
+                assert_eq!(live, t.live as usize, "a table's live slots are counted");
+                live
+            })
+            .sum();
+        assert_eq!(counted, self.live as usize, "live slots are counted");
+        assert_eq!(self.timers.live(), u64::from(self.live), "each live slot has one timer");
+        let ended = self.settled + self.expired + self.released;
+        assert_eq!(self.claimed, ended + u64::from(self.live), "claimed = ended + live");
+    }
+}
+
+/// Which span a query waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue(u8);
+
+impl Queue {
+    /// The queue that was made first.
+    pub const FIRST: Self = Self(0);
+}
+
+/// Queues, one a span; within one the order of arming is the order of coming due.
+#[derive(Debug, Default)]
+struct Timers {
+    queues: Vec<Spans>,
+}
+
+#[derive(Debug)]
+struct Spans {
+    span: TickDelta,
+    /// Width of a bucket: a time-out fires at most this late, never early.
+    slice: TickDelta,
+    buckets: VecDeque<Bucket>,
+    /// Number of the first bucket in `buckets`; wraps.
+    first: u32,
+    /// Keys of all buckets, in order.
+    armed: VecDeque<Key>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    /// Arming after this opens the next bucket.
+    closes: Tick,
+    live: u32,
+    armed: u32,
+}
+
+impl Timers {
+    fn queue(&mut self, span: TickDelta) -> Option<Queue> {
+        let at = self.queues.iter().position(|q| q.span == span).or_else(|| {
+            let fresh = Spans::new(span);
+            if self.queues.len() < usize::from(u8::MAX) {
+                self.queues.push(fresh);
+                return Some(self.queues.len() - 1);
+            }
+            // Spans of configurations that are gone make room.
+            let idle = self.queues.iter().position(|q| q.buckets.iter().all(|b| b.live == 0))?;
+            self.queues[idle] = fresh;
+            Some(idle)
+        })?;
+        Some(Queue(at as u8))
+    }
+
+    fn arm(&mut self, queue: Queue, now: Tick, key: Key) -> u32 {
+        self.queues[usize::from(queue.0)].arm(now, key)
+    }
+
+    fn cancel(&mut self, queue: u8, bucket: u32) {
+        if let Some(q) = self.queues.get_mut(usize::from(queue)) {
+            q.cancel(bucket);
+        }
+    }
+
+    fn due(&mut self, now: Tick) -> Option<(u8, u32, Key)> {
+        self.queues.iter_mut().enumerate().find_map(|(at, q)| {
+            let (bucket, key) = q.due(now)?;
+            Some((at as u8, bucket, key))
+        })
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        self.queues.iter().filter_map(Spans::next_deadline).min()
+    }
+
+    fn live(&self) -> u64 {
+        self.queues.iter().flat_map(|q| &q.buckets).map(|b| u64::from(b.live)).sum()
+    }
+}
+
+impl Spans {
+    const fn new(span: TickDelta) -> Self {
+        // 1/512 of the span: a 2 s time-out fires within 4 ms; never finer than 50 us, which
+        // bounds the buckets of a span at 512.
+        let slice = span.0 / 512;
+        let slice = TickDelta(if slice < 50_000 { 50_000 } else { slice });
+        Self { span, slice, buckets: VecDeque::new(), first: 0, armed: VecDeque::new() }
+    }
+
+    fn arm(&mut self, now: Tick, key: Key) -> u32 {
+        match self.buckets.back_mut() {
+            Some(open) if now <= open.closes => {
+                open.live += 1;
+                open.armed += 1;
+            }
+            _ => {
+                let closes = now + self.slice;
+                self.buckets.push_back(Bucket { closes, live: 1, armed: 1 });
+                self.drop_dead();
+            }
+        }
+        self.armed.push_back(key);
+        self.first.wrapping_add(self.buckets.len() as u32 - 1)
+    }
+
+    fn cancel(&mut self, bucket: u32) {
+        let at = bucket.wrapping_sub(self.first) as usize;
+        if let Some(b) = self.buckets.get_mut(at) {
+            debug_assert!(b.live > 0, "a bucket is cancelled once per arming");
+            b.live = b.live.saturating_sub(1);
+        }
+        self.drop_dead();
+    }
+
+    /// The front is what `next_deadline` looks at: keep it live. The open bucket stays.
+    fn drop_dead(&mut self) {
+        while self.buckets.len() > 1 && self.buckets[0].live == 0 {
+            self.drop_front();
+        }
+    }
+
+    fn drop_front(&mut self) {
+        if let Some(b) = self.buckets.pop_front() {
+            self.armed.drain(..b.armed as usize);
+            self.first = self.first.wrapping_add(1);
+        }
+    }
+
+    /// Takes the next key of a bucket whose time is up; its bucket's number comes with it.
+    fn due(&mut self, now: Tick) -> Option<(u32, Key)> {
+        while let Some(front) = self.buckets.front_mut() {
+            if front.live == 0 || front.closes + self.span > now {
+                return None;
+            }
+            match self.armed.pop_front() {
+                Some(key) if front.armed > 0 => {
+                    front.armed -= 1;
+                    return Some((self.first, key));
+                }
+                _ => self.drop_front(),
+            }
+        }
+        None
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        self.buckets.front().filter(|b| b.live > 0).map(|b| b.closes + self.span)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The twelve octets in front of every message (RFC 1035, 4.1.1; AD and CD: RFC 4035, 3.1.6).
+//!
+//! ```text
+//!  0      2                                    4        6        8        10
+//!  | ID   |QR Opcode AA TC RD|RA Z AD CD RCODE | QDCOUNT| ANCOUNT| NSCOUNT| ARCOUNT|
+//!          7  6..3   2  1  0  7  6 5  4  3..0
+//! ```
+
+/// Octets of a header.
+pub const LEN: usize = 12;
+
+/// Query or response.
+pub const QR: u8 = 0x80;
+/// Authoritative answer.
+pub const AA: u8 = 0x04;
+/// Truncated.
+pub const TC: u8 = 0x02;
+/// Recursion desired.
+pub const RD: u8 = 0x01;
+/// Recursion available.
+pub const RA: u8 = 0x80;
+/// Authentic data.
+pub const AD: u8 = 0x20;
+/// Checking disabled.
+pub const CD: u8 = 0x10;
+
+/// Response codes that the data path itself knows (RFC 1035, 4.1.1).
+pub mod rcode {
+    /// No error.
+    pub const NOERROR: u8 = 0;
+    /// The server could not answer.
+    pub const SERVFAIL: u8 = 2;
+    /// No such name.
+    pub const NXDOMAIN: u8 = 3;
+    /// Not implemented.
+    pub const NOTIMP: u8 = 4;
+    /// Refused by policy.
+    pub const REFUSED: u8 = 5;
+}
+
+/// A view of a header.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'p>(&'p [u8; LEN]);
+
+impl<'p> Header<'p> {
+    /// The header of a message; none when the message is shorter than one.
+    #[must_use]
+    pub fn parse(message: &'p [u8]) -> Option<Self> {
+        message.first_chunk().map(Self)
+    }
+
+    const fn u16(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.0[at], self.0[at + 1]])
+    }
+
+    /// The message id.
+    #[must_use]
+    pub const fn id(&self) -> u16 {
+        self.u16(0)
+    }
+
+    /// Whether QR says that this is a response.
+    #[must_use]
+    pub const fn is_response(&self) -> bool {
+        self.0[2] & QR != 0
+    }
+
+    /// Whether TC is set.
+    #[must_use]
+    pub const fn is_truncated(&self) -> bool {
+        self.0[2] & TC != 0
+    }
+
+    /// The low four bits of the response code; the rest is in the OPT record.
+    #[must_use]
+    pub const fn rcode(&self) -> u8 {
+        self.0[3] & 0x0f
+    }
+
+    /// Entries in the question section.
+    #[must_use]
+    pub const fn qdcount(&self) -> u16 {
+        self.u16(4)
+    }
+
+    /// Records in the answer section.
+    #[must_use]
+    pub const fn ancount(&self) -> u16 {
+        self.u16(6)
+    }
+
+    /// Records in the authority section.
+    #[must_use]
+    pub const fn nscount(&self) -> u16 {
+        self.u16(8)
+    }
+
+    /// Records in the additional section.
+    #[must_use]
+    pub const fn arcount(&self) -> u16 {
+        self.u16(10)
+    }
+}

@@ -1,0 +1,110 @@
+//! Domain names as they stand in a message (RFC 1035, 3.1 and 4.1.4).
+
+/// Octets of the longest name, root label included (RFC 1035, 2.3.4).
+pub const LEN_MAX: usize = 255;
+
+/// The end of the uncompressed name at `at`, behind its root label. None when the name runs out
+/// of the message, is longer than 255 octets, or holds a compression pointer or another label
+/// type than the plain one.
+#[must_use]
+pub fn end_plain(message: &[u8], at: usize) -> Option<usize> {
+    let mut next = at;
+    loop {
+        let length = usize::from(*message.get(next)?);
+        if length > 63 {
+            return None;
+        }
+        next += 1 + length;
+        if next - at > LEN_MAX {
+            return None;
+        }
+        if length == 0 {
+            return Some(next);
+        }
+    }
+}
+
+/// The end of the name at `at` within its record: behind its root label or its first compression
+/// pointer. The pointer is not followed, so this cannot loop.
+#[must_use]
+pub fn end(message: &[u8], at: usize) -> Option<usize> {
+    let mut next = at;
+    loop {
+        let length = *message.get(next)?;
+        match length {
+            0 => return Some(next + 1),
+            1..=63 => next += 1 + usize::from(length),
+            0xc0.. => return (next + 2 <= message.len()).then_some(next + 2),
+            _ => return None,
+        }
+        if next - at >= LEN_MAX {
+            return None;
+        }
+    }
+}
+
+/// The last `labels` labels of a plain wire name, root included: its zone. The whole name when it
+/// has no more labels than that.
+#[must_use]
+pub fn zone(name: &[u8], labels: u8) -> &[u8] {
+    let count = labels_of(name).count();
+    let skip = count.saturating_sub(usize::from(labels));
+    let mut at = 0;
+    for _ in 0..skip {
+        at += 1 + usize::from(name[at]);
+    }
+    &name[at..]
+}
+
+/// The labels of a plain wire name, first to last, without the root.
+pub fn labels_of(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let length = usize::from(*name.get(at)?);
+        let label = name.get(at + 1..at + 1 + length)?;
+        at += 1 + length;
+        (length > 0).then_some(label)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn plain_names_end_behind_their_root() {
+        assert_eq!(end_plain(b"\x03www\x07example\x00tail", 0), Some(13));
+        assert_eq!(end_plain(b"\x00", 0), Some(1));
+        assert_eq!(end_plain(b"\x03www\xc0\x0c", 0), None, "pointers are not plain");
+        assert_eq!(end_plain(b"\x03ww", 0), None);
+        assert_eq!(end_plain(&[1_u8; 300], 0), None, "too long");
+    }
+
+    #[test]
+    fn names_in_records_end_at_a_pointer() {
+        assert_eq!(end(b"\x03www\xc0\x0crest", 0), Some(6));
+        assert_eq!(end(b"\x03www\xc0", 0), None);
+        assert_eq!(end(b"\x80abc", 0), None, "reserved label type");
+    }
+
+    #[test]
+    fn a_zone_is_the_last_labels() {
+        let name = b"\x03www\x07example\x03org\x00";
+        assert_eq!(zone(name, 2), b"\x07example\x03org\x00");
+        assert_eq!(zone(name, 9), name);
+        assert_eq!(zone(name, 0), b"\x00");
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_survived(message in prop::collection::vec(any::<u8>(), 0..600), at in 0_usize..700) {
+            for found in [end_plain(&message, at), end(&message, at)].into_iter().flatten() {
+                prop_assert!(found <= message.len() && found > at);
+            }
+            if let Some(found) = end_plain(&message, at) {
+                prop_assert!(!zone(&message[at..found], 2).is_empty());
+            }
+        }
+    }
+}
