@@ -4,12 +4,16 @@
 //! on a [`Shard`](crate::shard::Shard). The control thread talks to a running shard through its
 //! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
 
+pub mod clock;
+mod mmsg;
 pub mod socket;
+pub mod sys;
 
 use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::addr::ListenerSlot;
 use crate::config::snapshot::{Listener, Snapshot};
@@ -52,15 +56,18 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Mailbox {
     messages: crossbeam_channel::Sender<Message>,
+    wake: Arc<EventFd>,
 }
 
 impl Mailbox {
     /// Sends a message and wakes the shard.
     ///
     /// # Errors
-    /// When the shard has ended.
+    /// When the shard has ended, or has not read its last 4096 messages.
     pub fn send(&self, message: Message) -> io::Result<()> {
-        self.messages.send(message).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.messages.try_send(message).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        self.wake.write(1)?;
+        Ok(())
     }
 }
 
@@ -74,13 +81,37 @@ pub struct Running {
     pub thread: std::thread::JoinHandle<()>,
 }
 
+/// Messages that a shard may leave unread: far more than any reload sends.
+const MAIL_MAX: usize = 4096;
+
 /// Starts a shard on a thread of its own; it serves no listener until told of one.
 ///
 /// # Errors
 /// When the thread, its epoll set or its wake-up descriptor cannot be made.
 pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, board: Arc<Board>) -> io::Result<Running> {
-    let (messages, inbox) = crossbeam_channel::bounded(4096);
-    let _ = (feed, board, inbox);
-    let thread = std::thread::Builder::new().name(format!("shard-{}", setup.index)).spawn(|| ())?;
-    Ok(Running { mailbox: Mailbox { messages }, thread })
+    let (messages, inbox) = crossbeam_channel::bounded(MAIL_MAX);
+    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+    let (started, start) = crossbeam_channel::bounded(1);
+    let waker = wake.clone();
+    let name = format!("shard-{}", setup.index);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        // Pinned first: what the engine allocates is then near its CPU.
+        if let Some(id) = setup.cpu
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            tracing::warn!(cpu = id, "the shard cannot be pinned to its CPU");
+        }
+        match mmsg::Engine::new(setup, feed, board, inbox, waker) {
+            Ok(engine) => {
+                // Whoever started us waits for this word.
+                let _ = started.send(Ok(()));
+                engine.run();
+            }
+            Err(e) => {
+                let _ = started.send(Err(e));
+            }
+        }
+    })?;
+    start.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+    Ok(Running { mailbox: Mailbox { messages, wake }, thread })
 }

@@ -1,8 +1,17 @@
 //! Sockets, set up by safe calls: REUSEPORT, PKTINFO, buffers, interface, DSCP.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 
-use crate::config::snapshot::Listener;
+use libc::{
+    BPF_ABS, BPF_ALU, BPF_IMM, BPF_K, BPF_LD, BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_TAX, BPF_W,
+    BPF_X, BPF_XOR,
+};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::sys;
+use crate::config::snapshot::{Backend, Listener, SocketOptions};
 
 /// How packets are steered to shards (`--steer`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,13 +25,250 @@ pub enum Steer {
     Client,
 }
 
+/// Which of how many shards a listener's socket is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    /// The shard's number.
+    pub shard: usize,
+    /// Shards there are.
+    pub shards: usize,
+    /// The CPU it is pinned to, if it is.
+    pub cpu: Option<usize>,
+}
+
 /// Opens one shard's socket for a listener, bound with `SO_REUSEPORT`, non-blocking, and with
-/// packet information on when the address is a wildcard. `shards` sockets opened one after the
-/// other form the group that `steer` chooses in; shard 0's is opened first.
+/// packet information on when the address is a wildcard. The sockets of all shards, opened in
+/// the order of the shards, form the group that `steer` chooses in.
 ///
 /// # Errors
 /// What the kernel says: address in use, no permission for the port, no such interface.
-pub fn listen(listener: &Listener, steer: Steer, shard: usize, shards: usize) -> io::Result<socket2::Socket> {
-    let _ = (listener, steer, shard, shards);
-    Err(io::ErrorKind::Unsupported.into())
+pub fn listen(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Socket> {
+    let socket = datagram(listener.address.ip())?;
+    socket.set_reuse_port(true)?;
+    if let Some(interface) = &listener.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    prepare_listener(&socket, listener)?;
+    socket.bind(&SockAddr::from(listener.address))?;
+    match steer {
+        Steer::Flow => {}
+        Steer::Cpu => {
+            if let Some(cpu) = seat.cpu {
+                socket.set_cpu_affinity(cpu)?;
+            }
+        }
+        // One program serves the whole group.
+        Steer::Client if seat.shard == 0 && seat.shards > 1 => {
+            let mut program = client_hash(listener.address.is_ipv4(), seat.shards as u32);
+            sys::set_reuseport_program(socket.as_fd(), &mut program)?;
+        }
+        Steer::Client => {}
+    }
+    Ok(socket)
+}
+
+/// Sets what a listener's socket needs, also one that was opened by somebody else (systemd).
+///
+/// # Errors
+/// What the kernel says.
+pub fn prepare_listener(socket: &Socket, listener: &Listener) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let ip = listener.address.ip();
+    if ip.is_unspecified() {
+        let (level, name) = match ip {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        };
+        sys::set_option(socket.as_fd(), level, name, 1)?;
+    }
+    if ip.is_ipv4() {
+        // Answers are never fragmented on the word of a forged ICMP message (as unbound, knot).
+        let _ =
+            sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT);
+    }
+    set_buffers(socket, listener.sockets);
+    set_dscp(socket, ip, listener.dscp)
+}
+
+/// Opens one connected socket towards a backend, on a port of the kernel's choice.
+///
+/// # Errors
+/// What the kernel says: no route, no such interface, no descriptors left.
+pub fn connect(backend: &Backend) -> io::Result<Socket> {
+    let ip = backend.address.ip();
+    let socket = datagram(ip)?;
+    if let Some(interface) = &backend.source_interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    if let Some(source) = backend.source {
+        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+    }
+    set_buffers(&socket, backend.socket_options);
+    set_dscp(&socket, ip, backend.dscp)?;
+    socket.connect(&SockAddr::from(backend.address))?;
+    Ok(socket)
+}
+
+/// Takes a listening socket out of its REUSEPORT group without closing it: the kernel gives a
+/// connected socket only its own peer's packets, so new queries go to the others of the group
+/// (another dnslob on the same port), while this one can still send answers from its port.
+///
+/// # Errors
+/// What the kernel says; the socket then stays in the group.
+pub fn withdraw(socket: &Socket) -> io::Result<()> {
+    // The socket's own address is a peer that nobody else can be.
+    let mut own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    if own.ip().is_unspecified() {
+        own.set_ip(if own.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    socket.connect(&SockAddr::from(own))
+}
+
+fn datagram(ip: IpAddr) -> io::Result<Socket> {
+    let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    if ip.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Asks for the sizes past the system's limit first (needs CAP_NET_ADMIN), then up to it.
+fn set_buffers(socket: &Socket, options: SocketOptions) {
+    let sizes = [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer),
+    ];
+    for (force, plain, size) in sizes {
+        let size = i32::try_from(size).unwrap_or(i32::MAX);
+        if size > 0 && sys::set_option(socket.as_fd(), libc::SOL_SOCKET, force, size).is_err() {
+            // The kernel cuts a plain request to its limit rather than refuse it.
+            let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, plain, size);
+        }
+    }
+}
+
+fn set_dscp(socket: &Socket, ip: IpAddr, dscp: u8) -> io::Result<()> {
+    if dscp == 0 {
+        return Ok(());
+    }
+    let (level, name) = match ip {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    };
+    // DSCP is the upper six bits of the octet (RFC 2474, 3).
+    sys::set_option(socket.as_fd(), level, name, i32::from(dscp) << 2)
+}
+
+/// A classic BPF program that hashes the source address to a number below `shards`.
+fn client_hash(ipv4: bool, shards: u32) -> Vec<libc::sock_filter> {
+    let op = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    // SKF_NET_OFF: offsets count from the IP header. The source address is at 12 (RFC 791) or at
+    // 8 to 23 (RFC 8200).
+    let network = libc::SKF_NET_OFF as u32;
+    let load = |offset: u32| op(BPF_LD | BPF_W | BPF_ABS, network.wrapping_add(offset));
+    let to_x = op(BPF_MISC | BPF_TAX, 0);
+    let xor_x = op(BPF_ALU | BPF_XOR | BPF_X, 0);
+    let mut program = Vec::with_capacity(16);
+    if ipv4 {
+        program.push(load(12));
+    } else {
+        program.extend([load(8), to_x, load(12), xor_x, to_x, load(16), xor_x, to_x, load(20), xor_x]);
+    }
+    // Fibonacci hashing: the upper bits of the product depend on all bits of the address.
+    program.extend([
+        op(BPF_ALU | BPF_MUL | BPF_K, 0x9e37_79b1),
+        op(BPF_ALU | BPF_RSH | BPF_K, 16),
+        op(BPF_ALU | BPF_MOD | BPF_K, shards),
+        op(BPF_RET | 0x10, 0), // BPF_RET | BPF_A
+    ]);
+    debug_assert_eq!(BPF_IMM, 0);
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::ListenerSlot;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    fn listener(address: &str) -> Listener {
+        Listener {
+            slot: ListenerSlot(0),
+            address: address.parse().expect("an address"),
+            interface: None,
+            sockets: SocketOptions { receive_buffer: 1 << 20, send_buffer: 0 },
+            dscp: 46,
+        }
+    }
+
+    fn group(address: &str, steer: Steer, shards: usize) -> Vec<UdpSocket> {
+        let mut listener = listener(address);
+        (0..shards)
+            .map(|shard| {
+                let socket = listen(&listener, steer, Seat { shard, shards, cpu: None }).expect("a socket");
+                listener.address =
+                    socket.local_addr().expect("an address").as_socket().expect("an IP address");
+                socket.into()
+            })
+            .collect()
+    }
+
+    fn heard(socket: &UdpSocket) -> usize {
+        let mut buf = [0; 64];
+        std::iter::from_fn(|| socket.recv(&mut buf).ok()).count()
+    }
+
+    /// The sender waits until the kernel has queued all: loopback delivers inside the send call.
+    fn ask_from(source: &str, group: &[UdpSocket], times: usize) {
+        for _ in 0..times {
+            let client = UdpSocket::bind(format!("{source}:0")).expect("a client");
+            let to = group[0].local_addr().expect("an address");
+            client.send_to(b"x", to).expect("sent");
+        }
+    }
+
+    #[test]
+    fn a_clients_every_query_reaches_one_shard() {
+        let group = group("127.0.0.1:0", Steer::Client, 4);
+        let mut used = std::collections::HashSet::new();
+        for last in 1..40 {
+            ask_from(&format!("127.0.0.{last}"), &group, 8);
+            let counts: Vec<usize> = group.iter().map(heard).collect();
+            let shard = counts.iter().position(|n| *n > 0).expect("somebody heard");
+            assert_eq!(counts[shard], 8, "{counts:?}");
+            used.insert(shard);
+        }
+        assert_eq!(used.len(), 4, "clients are spread over all shards");
+    }
+
+    #[test]
+    fn ipv6_clients_are_steered_too() {
+        let group = group("[::1]:0", Steer::Client, 2);
+        for _ in 0..8 {
+            let client = UdpSocket::bind("[::1]:0").expect("a client");
+            client.send_to(b"x", group[0].local_addr().expect("an address")).expect("sent");
+        }
+        let counts: Vec<usize> = group.iter().map(heard).collect();
+        assert!(counts.contains(&8), "{counts:?}");
+    }
+
+    #[test]
+    fn a_withdrawn_socket_hears_no_more_but_can_answer() {
+        let group = group("127.0.0.1:0", Steer::Flow, 2);
+        let [gone, left] = &group[..] else { panic!("two sockets") };
+        withdraw(&Socket::from(gone.try_clone().expect("a copy"))).expect("withdrawn");
+        ask_from("127.0.0.1", &group, 64);
+        assert_eq!((heard(gone), heard(left)), (0, 64));
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
+        client.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+        gone.send_to(b"answer", client.local_addr().expect("an address")).expect("sent");
+        let (_, from) = client.recv_from(&mut [0; 16]).expect("an answer");
+        assert_eq!(from, gone.local_addr().expect("an address"));
+    }
 }

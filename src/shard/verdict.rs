@@ -62,9 +62,7 @@ drop_reasons! {
     NoServer = "no-server",
     /// The chosen server's table of outstanding queries is full.
     OutstandingFull = "outstanding-full",
-    /// No socket towards the chosen server could be opened.
-    BackendSocket = "backend-socket",
-    /// The kernel refused to send a query to a server.
+    /// The kernel refused to send a query to any server that could be tried.
     QuerySendError = "query-send-error",
     /// The kernel refused to send an answer to a client.
     AnswerSendError = "answer-send-error",

@@ -1,0 +1,621 @@
+//! The socket engine: epoll, recvmmsg and sendmmsg, one thread a shard.
+//!
+//! ```text
+//!  epoll_wait ─► listener ready: recvmmsg → on_query   × n → sort by route and length → sendmmsg
+//!             ├► backend ready:  recvmmsg → on_response × n → sendmmsg (one call for all backends)
+//!             └► mail: a snapshot, a listener, stop
+//!  on_tick, then sleep until the next deadline
+//! ```
+//!
+//! It owns sockets and buffers, and decides nothing about a packet: that is the shard's.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ahash::AHashMap;
+use arc_swap::{ArcSwap, Cache};
+use crossbeam_channel::Receiver;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use socket2::Socket;
+use tracing::{error, warn};
+
+use super::sys::{Arrivals, Departures, Local, Note, Parcel, Segment};
+use super::{Message, Setup, clock, socket};
+use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, SocketSlot};
+use crate::config::snapshot::{Backend, Listener, Snapshot};
+use crate::live::Board;
+use crate::packet::Packet;
+use crate::rng::ShardRng;
+use crate::shard::Shard;
+use crate::shard::verdict::{DropReason, Verdict};
+use crate::time::{Tick, TickDelta};
+
+/// An idle shard still wakes this often: to take a new snapshot and to show that it lives.
+const IDLE_MS: u16 = 250;
+/// Ready descriptors taken from one epoll_wait.
+const EVENTS: usize = 256;
+/// Batches read from one listener before the others get their turn, when it is being emptied.
+const EMPTYING_ROUNDS: usize = 4096;
+/// Distinct local addresses that wildcard listeners of one shard remember: 96 kB.
+const LOCALS_MAX: usize = 4096;
+/// Servers that a query which the kernel refuses to send is offered to.
+const UNSENT_TRIES: usize = 4;
+
+/// A listener's socket.
+#[derive(Debug)]
+struct Door {
+    listener: Arc<Listener>,
+    socket: Socket,
+    note: Note,
+    /// It is no longer read; after this it is closed.
+    closes_at: Option<Tick>,
+}
+
+/// The sockets towards one backend.
+#[derive(Debug)]
+struct Link {
+    sockets: Vec<Option<Socket>>,
+    segment: Segment,
+}
+
+/// What an epoll event is about, packed into its 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ready {
+    Mail,
+    Door(ListenerSlot),
+    Link(Route),
+}
+
+impl Ready {
+    const fn pack(self) -> u64 {
+        match self {
+            Self::Mail => 0,
+            Self::Door(slot) => 1 << 32 | slot.0 as u64,
+            Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 8 | route.socket.0 as u64,
+        }
+    }
+
+    const fn unpack(data: u64) -> Self {
+        match data >> 32 {
+            0 => Self::Mail,
+            1 => Self::Door(ListenerSlot(data as u16)),
+            _ => {
+                Self::Link(Route { backend: BackendSlot((data >> 8) as u16), socket: SocketSlot(data as u8) })
+            }
+        }
+    }
+}
+
+/// Local addresses of wildcard listeners, by their slot and back.
+#[derive(Debug)]
+struct Locals {
+    by_slot: Vec<Local>,
+    slots: AHashMap<Local, LocalSlot>,
+}
+
+impl Locals {
+    fn new() -> Self {
+        // Slot 0 is the listener's own address.
+        Self { by_slot: vec![Local { ip: [0; 16], interface: 0 }], slots: AHashMap::new() }
+    }
+
+    fn slot(&mut self, local: Local) -> Option<LocalSlot> {
+        if let Some(slot) = self.slots.get(&local) {
+            return Some(*slot);
+        }
+        if self.by_slot.len() >= LOCALS_MAX {
+            return None;
+        }
+        let slot = LocalSlot(self.by_slot.len() as u16);
+        self.by_slot.push(local);
+        self.slots.insert(local, slot);
+        Some(slot)
+    }
+
+    fn local(&self, slot: LocalSlot) -> Option<Local> {
+        if slot == LocalSlot::LISTENER { None } else { self.by_slot.get(slot.index()).copied() }
+    }
+}
+
+/// The sockets, apart from the buffers, so that both can be borrowed at once.
+#[derive(Debug)]
+struct Sockets {
+    epoll: Epoll,
+    doors: Vec<Option<Door>>,
+    links: Vec<Option<Link>>,
+    /// Some socket could not be opened: try again at the next idle wake-up.
+    incomplete: bool,
+}
+
+/// Packets of one batch on their way out.
+#[derive(Debug)]
+struct Outbox {
+    forwards: Vec<(Route, Parcel)>,
+    deliveries: Vec<(ListenerSlot, Parcel)>,
+    parcels: Vec<Parcel>,
+    refused: Vec<usize>,
+    departures: Departures,
+}
+
+/// One shard's loop and all that it owns.
+#[derive(Debug)]
+pub(super) struct Engine {
+    setup: Setup,
+    board: Arc<Board>,
+    feed: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    inbox: Receiver<Message>,
+    wake: Arc<EventFd>,
+    shard: Shard,
+    sockets: Sockets,
+    locals: Locals,
+    queries: Arrivals,
+    responses: Arrivals,
+    outbox: Outbox,
+    /// Answers in `responses` that are not delivered yet.
+    received: usize,
+    /// Generation of the snapshot that sockets are open for.
+    linked: u64,
+    tidied: Tick,
+    stopping: bool,
+    ended: bool,
+}
+
+impl Engine {
+    pub(super) fn new(
+        setup: Setup,
+        feed: Arc<ArcSwap<Snapshot>>,
+        board: Arc<Board>,
+        inbox: Receiver<Message>,
+        wake: Arc<EventFd>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Mail.pack()))?;
+        let rng = ShardRng::from_entropy(setup.seed);
+        let shard = Shard::new(setup.index, board.clone(), feed.load_full(), rng);
+        let batch = setup.batch_packets.clamp(1, 1024);
+        Ok(Self {
+            feed: Cache::new(feed),
+            shard,
+            sockets: Sockets { epoll, doors: Vec::new(), links: Vec::new(), incomplete: false },
+            locals: Locals::new(),
+            queries: Arrivals::new(batch),
+            responses: Arrivals::new(batch),
+            outbox: Outbox {
+                forwards: Vec::with_capacity(batch),
+                deliveries: Vec::with_capacity(batch),
+                parcels: Vec::with_capacity(batch),
+                refused: Vec::with_capacity(batch),
+                departures: Departures::new(batch),
+            },
+            received: 0,
+            linked: 0,
+            tidied: Tick(0),
+            stopping: false,
+            ended: false,
+            setup,
+            board,
+            inbox,
+            wake,
+        })
+    }
+
+    /// Runs until told to stop. A panic loses what this shard had outstanding, is counted, and
+    /// the shard goes on with the same sockets.
+    pub(super) fn run(mut self) {
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            drop(panic);
+            let lost = u64::from(self.shard.outstanding());
+            let page = &self.board.shards()[self.setup.index];
+            let restarts = page.restarts.fetch_add(1, Relaxed) + 1;
+            page.dropped(DropReason::ShardRestart).add(lost);
+            error!(shard = self.setup.index, lost, restarts, "shard panicked; starting it again");
+            // Another key, so that no id sequence is ever repeated.
+            let mut seed = self.setup.seed;
+            for (octet, mix) in seed.iter_mut().zip(u64::from(restarts).to_le_bytes()) {
+                *octet ^= mix;
+            }
+            let snapshot = self.feed.load().clone();
+            let rng = ShardRng::from_entropy(seed);
+            self.shard = Shard::new(self.setup.index, self.board.clone(), snapshot, rng);
+        }
+    }
+
+    fn serve(&mut self) {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let mut busy_until = Tick(0);
+        let mut now = clock::now();
+        self.begin(now);
+        while !self.ended && !(self.stopping && self.shard.outstanding() == 0) {
+            let timeout = if now < busy_until { EpollTimeout::ZERO } else { self.sleep(now) };
+            let ready = match self.sockets.epoll.wait(&mut events, timeout) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(e) => {
+                    error!(shard = self.setup.index, "epoll_wait: {e}");
+                    return;
+                }
+            };
+            now = clock::now();
+            self.begin(now);
+            // Answers first: they free slots, and their deliveries must not mix with our own.
+            for event in &events[..ready] {
+                if let Ready::Link(route) = Ready::unpack(event.data()) {
+                    self.read_link(route);
+                }
+            }
+            self.deliver();
+            for event in &events[..ready] {
+                match Ready::unpack(event.data()) {
+                    Ready::Mail => self.read_mail(),
+                    Ready::Door(slot) => {
+                        self.read_door(slot);
+                    }
+                    Ready::Link(_) => {}
+                }
+            }
+            self.tick();
+            if ready > 0 && self.setup.busy_poll_us > 0 {
+                busy_until = now + TickDelta::from_us(u64::from(self.setup.busy_poll_us));
+            }
+            if now.since(self.tidied) >= TickDelta::from_ms(u64::from(IDLE_MS)) {
+                self.tidy(now);
+            }
+        }
+    }
+
+    fn sleep(&self, now: Tick) -> EpollTimeout {
+        let ms = self.shard.next_deadline().map_or(u64::from(IDLE_MS), |at| at.since(now).as_ms_ceil());
+        EpollTimeout::from(u16::try_from(ms).unwrap_or(IDLE_MS).min(IDLE_MS))
+    }
+
+    fn begin(&mut self, now: Tick) {
+        let snapshot = self.feed.load();
+        self.shard.begin_batch(now, snapshot);
+        if snapshot.generation != self.linked {
+            self.linked = snapshot.generation;
+            self.sockets.link_all(snapshot);
+        }
+    }
+
+    /// Reads one batch from a listener and sends on what comes of it; says how many came.
+    fn read_door(&mut self, slot: ListenerSlot) -> usize {
+        let Some(Some(door)) = self.sockets.doors.get(slot.index()) else { return 0 };
+        let note = door.note;
+        let Ok(count) = self.queries.receive(door.socket.as_fd(), 0, note) else { return 0 };
+        for at in 0..count {
+            self.query(slot, note, at);
+        }
+        self.forward();
+        // Answers of our own stand in `queries`, so they leave before the next batch arrives.
+        self.outbox.deliver(&self.sockets, &self.queries, &self.shard);
+        count
+    }
+
+    /// Asks the shard about one query and files what is to be sent.
+    fn query(&mut self, listener: ListenerSlot, note: Note, at: usize) {
+        if self.queries.was_cut(at) {
+            self.shard.drop(DropReason::Oversized);
+            return;
+        }
+        // A datagram socket of these families has no other kind of peer.
+        let Some(peer) = self.queries.peer(at) else { return };
+        let mut local = LocalSlot::LISTENER;
+        if note == Note::PeerAndLocal
+            && let Some(address) = self.queries.local(at)
+        {
+            let Some(slot) = self.locals.slot(address) else {
+                self.shard.drop(DropReason::LocalTableFull);
+                return;
+            };
+            local = slot;
+        }
+        let mut packet = self.queries.packet(at);
+        let verdict = self.shard.on_query(Client { peer, listener, local }, &mut packet);
+        let parcel = Parcel { at, start: packet.start(), len: packet.len(), to: None, from: None };
+        match verdict {
+            Verdict::Forward(route) => self.outbox.forwards.push((route, parcel)),
+            Verdict::Answer(to) | Verdict::Deliver(to) => {
+                let from = self.locals.local(to.local);
+                let parcel = Parcel { to: Some(to.peer), from, ..parcel };
+                self.outbox.deliveries.push((to.listener, parcel));
+            }
+            Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Reads one batch of a backend's answers; they are delivered when the buffer is full or all
+    /// ready sockets have been read, so that one system call serves many backends.
+    fn read_link(&mut self, route: Route) {
+        let Some(socket) = self.sockets.link(route) else { return };
+        let count = match self.responses.receive(socket.as_fd(), self.received, Note::Nothing) {
+            Ok(count) => count,
+            // An ICMP error of an earlier query, reported once; what is behind it is read in the
+            // next round.
+            Err(_) => return,
+        };
+        for at in self.received..self.received + count {
+            if self.responses.was_cut(at) {
+                self.shard.drop(DropReason::Oversized);
+                continue;
+            }
+            let mut packet = self.responses.packet(at);
+            let verdict = self.shard.on_response(route, &mut packet);
+            if let Verdict::Deliver(to) = verdict {
+                let from = self.locals.local(to.local);
+                let parcel = Parcel { at, start: packet.start(), len: packet.len(), to: Some(to.peer), from };
+                self.outbox.deliveries.push((to.listener, parcel));
+            }
+        }
+        self.received += count;
+        if self.received == self.responses.capacity() {
+            self.deliver();
+        }
+    }
+
+    /// Sends the answers that [`Engine::read_link`] has gathered.
+    fn deliver(&mut self) {
+        self.received = 0;
+        self.outbox.deliver(&self.sockets, &self.responses, &self.shard);
+    }
+
+    /// Sends one listener's queries on to their backends.
+    fn forward(&mut self) {
+        let outbox = &mut self.outbox;
+        // Equal routes and lengths become neighbours, the shorter behind the longer, as
+        // UDP_SEGMENT wants them. Datagrams promise no order.
+        outbox.forwards.sort_unstable_by_key(|(route, parcel)| {
+            (route.backend.0, route.socket.0, std::cmp::Reverse(parcel.len))
+        });
+        let mut from = 0;
+        while let Some((route, _)) = outbox.forwards.get(from).copied() {
+            outbox.parcels.clear();
+            outbox.parcels.extend(outbox.forwards[from..].iter().take_while(|f| f.0 == route).map(|f| f.1));
+            from += outbox.parcels.len();
+            self.sockets.send(
+                route,
+                &self.queries,
+                &outbox.parcels,
+                &mut outbox.departures,
+                &mut outbox.refused,
+            );
+            for at in outbox.refused.drain(..) {
+                let parcel = outbox.parcels[at];
+                let mut packet = self.queries.packet(parcel.at);
+                resend(&mut self.shard, &self.sockets, route, &mut packet);
+            }
+        }
+        outbox.forwards.clear();
+    }
+
+    /// Time-outs, second tries and published counts.
+    fn tick(&mut self) {
+        let sockets = &self.sockets;
+        let mut refused: Vec<(Route, Vec<u8>)> = Vec::new();
+        self.shard.on_tick(&mut |verdict, octets| {
+            if let Verdict::Forward(route) = verdict
+                && !sockets.send_one(route, octets)
+            {
+                refused.push((route, octets.to_vec()));
+            }
+        });
+        for (route, mut octets) in refused {
+            let length = octets.len();
+            resend(&mut self.shard, &self.sockets, route, &mut Packet::new(&mut octets, 0, length));
+        }
+    }
+
+    /// Closes what is finished and opens what could not be opened before.
+    fn tidy(&mut self, now: Tick) {
+        let gone: Vec<BackendSlot> = self.shard.retired().collect();
+        for slot in gone {
+            self.sockets.unlink(slot);
+            self.shard.detach(slot);
+        }
+        for door in &mut self.sockets.doors {
+            if door.as_ref().is_some_and(|d| d.closes_at.is_some_and(|at| at <= now)) {
+                *door = None;
+            }
+        }
+        if self.sockets.incomplete {
+            self.sockets.link_all(self.shard.snapshot());
+        }
+        self.tidied = now;
+    }
+
+    fn read_mail(&mut self) {
+        // Reading resets the count; nothing to read means that an earlier wake-up saw it all.
+        let _ = self.wake.read();
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                // Taken at the top of each round.
+                Message::Snapshot => {}
+                Message::Listen(listener, socket) => {
+                    if let Err(e) = self.sockets.open_door(listener, socket) {
+                        error!(shard = self.setup.index, "a listener's socket cannot be watched: {e}");
+                    }
+                }
+                Message::Unlisten(slot) => self.close_door(slot),
+                Message::Stop => {
+                    for at in 0..self.sockets.doors.len() {
+                        self.close_door(ListenerSlot(at as u16));
+                    }
+                    self.stopping = true;
+                }
+                Message::Abort => self.ended = true,
+            }
+        }
+    }
+
+    /// Takes a listener out of its group, reads what it still holds, and keeps its socket until
+    /// every query that came by it is answered or timed out.
+    fn close_door(&mut self, slot: ListenerSlot) {
+        let Some(Some(door)) = self.sockets.doors.get_mut(slot.index()) else { return };
+        if door.closes_at.is_some() {
+            return;
+        }
+        if let Err(e) = socket::withdraw(&door.socket) {
+            warn!(listener = %door.listener.address, "cannot leave the port's group: {e}");
+        }
+        let waits = self.shard.snapshot().backends.iter().flatten().map(|b| b.timeout).max();
+        // A time-out fires up to 1/512 of its span late, and a second try may follow the first.
+        let longest = TickDelta(waits.unwrap_or_default().0.saturating_mul(2).saturating_add(1_000_000_000));
+        door.closes_at = Some(clock::now() + longest);
+        for _ in 0..EMPTYING_ROUNDS {
+            if self.read_door(slot) == 0 {
+                break;
+            }
+        }
+        self.sockets.ignore_door(slot);
+    }
+}
+
+impl Sockets {
+    fn open_door(&mut self, listener: Arc<Listener>, socket: Socket) -> io::Result<()> {
+        let at = listener.slot.index();
+        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Door(listener.slot).pack()))?;
+        let note = if listener.address.ip().is_unspecified() { Note::PeerAndLocal } else { Note::Peer };
+        if self.doors.len() <= at {
+            self.doors.resize_with(at + 1, || None);
+        }
+        self.doors[at] = Some(Door { listener, socket, note, closes_at: None });
+        Ok(())
+    }
+
+    fn ignore_door(&self, slot: ListenerSlot) {
+        if let Some(Some(door)) = self.doors.get(slot.index()) {
+            // Only fails for a socket that is not watched, which is what is wanted.
+            let _ = self.epoll.delete(&door.socket);
+        }
+    }
+
+    fn link(&self, route: Route) -> Option<&Socket> {
+        self.links.get(route.backend.index())?.as_ref()?.sockets.get(route.socket.index())?.as_ref()
+    }
+
+    /// Opens what the snapshot's backends need and is not open.
+    fn link_all(&mut self, snapshot: &Snapshot) {
+        self.incomplete = false;
+        for backend in snapshot.backends.iter().flatten() {
+            let at = backend.slot.index();
+            if self.links.len() <= at {
+                self.links.resize_with(at + 1, || None);
+            }
+            if self.links[at].as_ref().is_some_and(|l| l.sockets.iter().all(Option::is_some)) {
+                continue;
+            }
+            let said = self.links[at].is_some();
+            let mut link =
+                self.links[at].take().unwrap_or_else(|| Link { sockets: Vec::new(), segment: Segment::Runs });
+            link.sockets.resize_with(usize::from(backend.sockets.max(1)), || None);
+            if let Err(e) = self.fill(backend, &mut link) {
+                self.incomplete = true;
+                if !said {
+                    warn!(server = backend.name, address = %backend.address, "cannot open a socket: {e}");
+                }
+            }
+            self.links[at] = Some(link);
+        }
+    }
+
+    fn fill(&self, backend: &Backend, link: &mut Link) -> io::Result<()> {
+        for (number, place) in link.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
+            let socket = socket::connect(backend)?;
+            let route = Route { backend: backend.slot, socket: SocketSlot(number as u8) };
+            self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Link(route).pack()))?;
+            *place = Some(socket);
+        }
+        Ok(())
+    }
+
+    /// Closing a socket takes it out of the epoll set.
+    fn unlink(&mut self, slot: BackendSlot) {
+        if let Some(link) = self.links.get_mut(slot.index()) {
+            *link = None;
+        }
+    }
+
+    /// Sends queries by one route; `refused` gets the indexes of those the kernel would not take.
+    fn send(
+        &mut self,
+        route: Route,
+        arrivals: &Arrivals,
+        parcels: &[Parcel],
+        departures: &mut Departures,
+        refused: &mut Vec<usize>,
+    ) {
+        let link = self.links.get_mut(route.backend.index()).and_then(Option::as_mut);
+        let Some((socket, segment)) =
+            link.and_then(|l| Some((l.sockets.get(route.socket.index())?.as_ref()?, &mut l.segment)))
+        else {
+            refused.extend(0..parcels.len());
+            return;
+        };
+        let mut no_segments = false;
+        departures.send(socket.as_fd(), arrivals, parcels, *segment, &mut |range, error| {
+            // EIO: the way out cannot compute checksums of segments (udp(7)); EINVAL, EMSGSIZE:
+            // its MTU is too small.
+            no_segments |= range.len() > 1
+                && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
+            refused.extend(range);
+        });
+        if no_segments {
+            *segment = Segment::Never;
+            let places = std::mem::take(refused);
+            let again: Vec<Parcel> = places.iter().map(|at| parcels[*at]).collect();
+            departures.send(socket.as_fd(), arrivals, &again, Segment::Never, &mut |range, _| {
+                refused.extend(&places[range]);
+            });
+        }
+    }
+
+    fn send_one(&self, route: Route, octets: &[u8]) -> bool {
+        let Some(socket) = self.link(route) else { return false };
+        // The first call may only report an earlier packet's ICMP error.
+        socket.send(octets).or_else(|_| socket.send(octets)).is_ok()
+    }
+}
+
+/// A query that the kernel would not take: the shard offers it to another server.
+fn resend(shard: &mut Shard, sockets: &Sockets, mut route: Route, packet: &mut Packet<'_>) {
+    for _ in 0..UNSENT_TRIES {
+        match shard.on_unsent(route, packet) {
+            Verdict::Forward(other) if sockets.send_one(other, packet.bytes()) => return,
+            Verdict::Forward(other) => route = other,
+            Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) => return,
+        }
+    }
+    // All refused: the last claim ends with its time-out.
+}
+
+impl Outbox {
+    /// Sends answers to clients, one call a listener.
+    fn deliver(&mut self, sockets: &Sockets, arrivals: &Arrivals, shard: &Shard) {
+        if self.deliveries.is_empty() {
+            return;
+        }
+        self.deliveries.sort_by_key(|d| d.0);
+        let mut from = 0;
+        while let Some((listener, _)) = self.deliveries.get(from).copied() {
+            self.parcels.clear();
+            self.parcels.extend(self.deliveries[from..].iter().take_while(|d| d.0 == listener).map(|d| d.1));
+            from += self.parcels.len();
+            let Some(Some(door)) = sockets.doors.get(listener.index()) else {
+                self.parcels.iter().for_each(|_| {
+                    shard.drop(DropReason::ListenerGone);
+                });
+                continue;
+            };
+            let socket = door.socket.as_fd();
+            self.departures.send(socket, arrivals, &self.parcels, Segment::Never, &mut |range, _| {
+                range.for_each(|_| {
+                    shard.drop(DropReason::AnswerSendError);
+                });
+            });
+        }
+        self.deliveries.clear();
+    }
+}
