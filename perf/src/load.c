@@ -1,7 +1,7 @@
 // load: load generator and reflecting backends in one spinning thread, on a core of their own.
 //
 //   load -t PORT -b PORT [-b PORT ...] (-w OUTSTANDING | -q RATE) [-W WARM-UP] [-d SECONDS]
-//        [-c CPU] [-n NAMES] [-p PID ...]
+//        [-c CPU] [-n NAMES] [-p PID ...] [-z] [-y] [-l MILLISECONDS] [-s SEED]
 //
 // Asks 127.0.0.1 port -t from 16 sockets and answers, as the backends, on the ports -b. Closed
 // loop (-w: so many queries outstanding) or open loop (-q: queries a second, evenly paced, whether
@@ -9,7 +9,9 @@
 // processes -p, the programs under test. Prints one line of JSON; latencies in microseconds.
 //
 // Every answer is held against its query (id, QR, RCODE, name); one that does not fit is `bad`.
-// A query unanswered after 400 ms is lost.
+// A query unanswered after 400 ms (-l) is lost. Names are chosen evenly, or, with -z, by Zipf's law
+// with exponent 1: the k-th name k times as seldom as the first. -y waits a quarter of a millisecond
+// when there is nothing to do, where a spinning core would be taken from the programs under test. -s: another sequence of names.
 #include "measure.h"
 
 #include <arpa/inet.h>
@@ -38,7 +40,8 @@ enum {
     SOCKET_BUFFER = 4 << 20,
     ARREARS_MAX = 1000, // an open loop that is further behind than this skips, and does not burst
 };
-static const uint64_t LOST_AFTER_NS = 400000000, REAP_EVERY_NS = 20000000;
+static const uint64_t REAP_EVERY_NS = 20000000;
+static uint64_t lost_after_ns = 400000000;
 
 struct query {
     uint64_t sent_ns;
@@ -58,6 +61,7 @@ static struct client clients[SOCKETS];
 static int backends[BACKENDS_MAX];
 static uint8_t *questions; // all of them, written beforehand
 static uint32_t names = 100000;
+static double *popularity; // with -z: share of all queries that the names up to this one get
 static uint64_t random_state = 88172645463325252ull;
 
 static uint64_t sent, answered, lost, bad, send_errors;
@@ -136,6 +140,35 @@ static void reflect(int fd)
     }
 }
 
+static void count_popularity(void)
+{
+    popularity = malloc(names * sizeof *popularity);
+    if (!popularity)
+        exit(1);
+    double sum = 0;
+    for (uint32_t i = 0; i < names; i++)
+        popularity[i] = sum += 1.0 / (i + 1);
+    for (uint32_t i = 0; i < names; i++)
+        popularity[i] /= sum;
+}
+
+static uint32_t choose_name(void)
+{
+    uint64_t random = random_next(&random_state) >> 11; // 53 bits
+    if (!popularity)
+        return (uint32_t)(random % names);
+    double share = (double)random / (double)(1ull << 53);
+    uint32_t low = 0, high = names - 1;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (popularity[middle] <= share)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 static void ask(struct client *c, int count)
 {
     static uint8_t joined[SEND_BATCH * QUERY_LEN];
@@ -143,7 +176,7 @@ static void ask(struct client *c, int count)
         return;
     uint64_t now = now_ns();
     for (int i = 0; i < count; i++) {
-        uint32_t name = (uint32_t)((random_next(&random_state) >> 16) % names);
+        uint32_t name = choose_name();
         uint8_t *q = joined + i * QUERY_LEN;
         memcpy(q, questions + (size_t)name * QUERY_LEN, QUERY_LEN);
         set_message_id(q, c->next);
@@ -186,7 +219,7 @@ static void reap(struct client *c, uint64_t now)
         struct query *q = &c->ring[c->oldest % RING];
         if (!q->live)
             continue;
-        if (q->sent_ns + LOST_AFTER_NS > now)
+        if (q->sent_ns + lost_after_ns > now)
             break;
         q->live = false;
         outstanding--;
@@ -213,7 +246,8 @@ int main(int argc, char **argv)
     int port = 5302, window = 0, cpu = 1, backend_count = 0, pid_count = 0;
     int ports[BACKENDS_MAX], pids[PIDS_MAX];
     double rate = 0, seconds = 2, warm_up = 1;
-    for (int o; (o = getopt(argc, argv, "t:b:w:q:W:d:c:n:p:")) > 0;) {
+    bool zipf = false, yield = false;
+    for (int o; (o = getopt(argc, argv, "t:b:w:q:W:d:c:n:p:l:s:zy")) > 0;) {
         switch (o) {
         case 't': port = atoi(optarg); break;
         case 'b': if (backend_count < BACKENDS_MAX) ports[backend_count++] = atoi(optarg); break;
@@ -223,6 +257,10 @@ int main(int argc, char **argv)
         case 'd': seconds = atof(optarg); break;
         case 'c': cpu = atoi(optarg); break;
         case 'n': names = (uint32_t)atoi(optarg); break;
+        case 'l': lost_after_ns = (uint64_t)atoi(optarg) * 1000000; break;
+        case 's': random_state ^= (uint64_t)atoll(optarg) << 32; break;
+        case 'z': zipf = true; break;
+        case 'y': yield = true; break;
         case 'p': if (pid_count < PIDS_MAX) pids[pid_count++] = atoi(optarg); break;
         default: return 2;
         }
@@ -231,7 +269,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "load: -w or -q is needed, and -n of at least 1\n");
         return 2;
     }
-    pin_to_cpu(cpu);
+    if (cpu >= 0)
+        pin_to_cpu(cpu);
+    if (zipf)
+        count_popularity();
     questions = malloc((size_t)names * QUERY_LEN);
     if (!questions)
         return 1;
@@ -292,6 +333,8 @@ int main(int argc, char **argv)
                 paced += k;
             }
         }
+        if (yield && !count)
+            nanosleep(&(struct timespec){.tv_nsec = 250000}, NULL);
         if (now - reaped > REAP_EVERY_NS) {
             reaped = now;
             for (int i = 0; i < SOCKETS; i++)
@@ -306,13 +349,13 @@ int main(int argc, char **argv)
     printf("{\"answers_per_s\":%.0f,\"sent_per_s\":%.0f,\"lost_percent\":%.4f,\"bad\":%llu,"
            "\"send_errors\":%llu,\"cpu_us\":%.3f,\"cpu_share\":%.3f,\"turns_per_query\":%.3f,"
            "\"cpu0_busy\":%.3f,\"nice_percent\":%.2f,\"steal_percent\":%.2f,"
-           "\"p50_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f}\n",
+           "\"mean_us\":%.1f,\"p50_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f}\n",
            answers / span, queries / span, queries > 0 ? 100 * (double)(lost - lost_0) / queries : 0,
            (unsigned long long)(bad - bad_0), (unsigned long long)send_errors,
            answers > 0 ? (double)(cpu_1 - cpu_0) / 1000 / answers : 0, (double)(cpu_1 - cpu_0) * 1e-9 / span,
            answers > 0 ? (double)(turns_1 - turns_0) / answers : 0, cpu0_busy(&times_0, &times_1, span),
            cpu_percent(&times_0, &times_1, NICE, span), cpu_percent(&times_0, &times_1, STEAL, span),
-           percentile_us(&latency, 0.5), percentile_us(&latency, 0.9), percentile_us(&latency, 0.99),
+           latency.total ? latency.sum_ns / 1000 / (double)latency.total : 0, percentile_us(&latency, 0.5), percentile_us(&latency, 0.9), percentile_us(&latency, 0.99),
            percentile_us(&latency, 0.999));
     return 0;
 }
