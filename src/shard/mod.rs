@@ -32,7 +32,7 @@ use crate::wire::name;
 use crate::wire::query::Question;
 
 use copies::Copies;
-use outstanding::{Asked, Found, Key, Known, NO_COPY, Outstanding, Queue};
+use outstanding::{Asked, Found, Key, Known, NO_COPY, Outstanding, Queue, Terms};
 use policy::{Selector, Subject};
 use rules::Decision;
 use verdict::{DropReason, Verdict};
@@ -220,7 +220,8 @@ impl Shard {
             Some(queue) => queue,
             None => self.attached.get(backend.index()).copied().flatten()?.queue,
         };
-        let key = self.outstanding.claim(backend, asked, max, self.now, self.batch, queue, &mut self.rng)?;
+        let terms = Terms { max, now: self.now, batch: self.batch, queue };
+        let key = self.outstanding.claim(backend, asked, terms, &mut self.rng)?;
         self.selector.claimed(backend);
         self.page().backend(backend).queries.add(1);
         Some(key)
