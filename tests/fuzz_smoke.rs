@@ -70,7 +70,7 @@ fn mutate(rng: &mut ShardRng, input: &mut Vec<u8>, corpus: &[&[u8]]) {
     match rng.below(7) {
         0 if len > 0 => input[at.min(len as usize - 1)] ^= 1 << rng.below(8),
         1 if len > 0 => {
-            input[at.min(len as usize - 1)] = [0, 1, 0x3f, 0x40, 0x7f, 0xc0, 0xff][rng.below(7) as usize]
+            input[at.min(len as usize - 1)] = [0, 1, 0x3f, 0x40, 0x7f, 0xc0, 0xff][rng.below(7) as usize];
         }
         2 => input.truncate(at),
         3 => input.insert(at, rng.u32() as u8),

@@ -11,7 +11,7 @@ use crate::place;
 
 /// How it answers.
 #[derive(Clone, Copy, Debug)]
-pub enum Manner {
+pub(crate) enum Manner {
     /// At once.
     Prompt,
     /// Each query after so long.
@@ -32,8 +32,8 @@ pub enum Manner {
 
 /// A running backend. Numbered queries (the load's) and others (health checks) are counted apart.
 #[derive(Debug)]
-pub struct Backend {
-    pub address: SocketAddr,
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,11 +47,11 @@ struct Shared {
 
 impl Backend {
     /// `who` is its number in the answers it gives, see [`message::answered_by`].
-    pub fn start(who: u8, manner: Manner) -> Self {
+    pub(crate) fn start(who: u8, manner: Manner) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], place::port())), who, manner)
     }
 
-    pub fn start_at(address: SocketAddr, who: u8, manner: Manner) -> Self {
+    pub(crate) fn start_at(address: SocketAddr, who: u8, manner: Manner) -> Self {
         let socket = UdpSocket::bind(address).expect("the backend's socket");
         let shared = Arc::<Shared>::default();
         let thread = std::thread::spawn({
@@ -62,12 +62,12 @@ impl Backend {
     }
 
     /// Numbered queries that have arrived.
-    pub fn queries(&self) -> u64 {
+    pub(crate) fn queries(&self) -> u64 {
         self.shared.queries.load(Ordering::Relaxed)
     }
 
     /// Queries that were not numbered: health checks.
-    pub fn others(&self) -> u64 {
+    pub(crate) fn others(&self) -> u64 {
         self.shared.others.load(Ordering::Relaxed)
     }
 }

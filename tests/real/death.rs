@@ -25,7 +25,7 @@ fn farm(more: &str) -> Farm {
     for server in [&mortal, &steady] {
         lua += &format!(
             "newServer {{address=\"{}\", checkName=\"ready.test.\", checkInterval=0.1, checkTimeout=100, \
-             maxCheckFailures=1, rise=1}}\n",
+             maxCheckFailures=1, rise=1, slowStart=0}}\n",
             server.address
         );
     }
@@ -80,7 +80,7 @@ fn only_the_queries_of_a_killed_server_are_lost_and_its_return_is_noticed() {
 
 #[test]
 fn with_retry_a_killed_server_costs_no_query() {
-    let mut farm = farm("setRetry(50, 1.0)\n");
+    let mut farm = farm("setRetry {after=50, budget=100}\n");
     let running = load(&farm);
     answered(&running, 1_000);
     farm.mortal.kill();
@@ -91,7 +91,7 @@ fn with_retry_a_killed_server_costs_no_query() {
 
 #[test]
 fn with_retry_a_frozen_server_costs_no_query() {
-    let farm = farm("setRetry(50, 1.0)\n");
+    let farm = farm("setRetry {after=50, budget=100}\n");
     let running = load(&farm);
     answered(&running, 1_000);
     farm.mortal.freeze(true);

@@ -114,7 +114,7 @@ fn an_answer_to_another_question_is_not_believed() {
 
 #[test]
 fn a_second_answer_is_dropped() {
-    misbehaves(Manner::Twice, &[("response-unexpected", 50), ("timeout", 0)], 50);
+    misbehaves(Manner::Twice, &[("response-duplicate", 50), ("timeout", 0)], 50);
 }
 
 #[test]

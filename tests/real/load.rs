@@ -17,39 +17,39 @@ const SOCKETS: u64 = 8;
 
 /// What is to be asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub target: SocketAddr,
+pub(crate) struct Plan {
+    pub(crate) target: SocketAddr,
     /// Queries a second over all sockets.
-    pub rate: u32,
+    pub(crate) rate: u32,
     /// Queries in all; a load may also be finished early.
-    pub count: u64,
+    pub(crate) count: u64,
     /// How long the last answers are waited for.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// What became of every query.
 #[derive(Debug, Default)]
-pub struct Report {
-    pub sent: u64,
+pub(crate) struct Report {
+    pub(crate) sent: u64,
     /// Answered once or more, with the right id and question.
-    pub answered: u64,
+    pub(crate) answered: u64,
     /// Numbers of the queries that nobody answered, and when they were sent.
-    pub lost: BTreeMap<u64, Instant>,
+    pub(crate) lost: BTreeMap<u64, Instant>,
     /// Answers beyond the first to one query.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
     /// Datagrams that are no answer to any query of this load.
-    pub strange: u64,
+    pub(crate) strange: u64,
     /// Answers with another RCODE than NOERROR.
-    pub failures: u64,
+    pub(crate) failures: u64,
     /// Answers by the backend that gave them.
-    pub by_backend: BTreeMap<u8, u64>,
+    pub(crate) by_backend: BTreeMap<u8, u64>,
     /// The longest wait for an answer.
-    pub slowest: Duration,
+    pub(crate) slowest: Duration,
 }
 
 impl Report {
     /// Panics unless every query was answered exactly once, by a backend.
-    pub fn assert_nothing_lost(&self, context: &dyn Fn() -> String) {
+    pub(crate) fn assert_nothing_lost(&self, context: &dyn Fn() -> String) {
         assert!(
             self.lost.is_empty() && self.duplicates == 0 && self.strange == 0 && self.failures == 0,
             "of {} queries {} were lost ({:?} ...), {} answered twice, {} failed, {} datagrams were strange\n{}",
@@ -80,7 +80,7 @@ impl Report {
 
 /// A running load.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     threads: Vec<JoinHandle<Report>>,
     finish: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -88,7 +88,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(plan: Plan) -> Self {
+    pub(crate) fn start(plan: Plan) -> Self {
         let finish = Arc::new(AtomicBool::new(false));
         let (sent, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let begin = Instant::now();
@@ -103,23 +103,23 @@ impl Load {
     }
 
     /// Queries sent so far.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
     /// Queries answered so far.
-    pub fn answered(&self) -> u64 {
+    pub(crate) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
     /// Sends no more, waits for what is outstanding, and reports.
-    pub fn finish(self) -> Report {
+    pub(crate) fn finish(self) -> Report {
         self.finish.store(true, Ordering::Relaxed);
         self.join()
     }
 
     /// Waits until the whole count is sent and accounted for.
-    pub fn join(self) -> Report {
+    pub(crate) fn join(self) -> Report {
         let mut total = Report::default();
         for thread in self.threads {
             total.add(thread.join().expect("a sender"));
@@ -129,7 +129,7 @@ impl Load {
 }
 
 /// Asks the whole plan and reports.
-pub fn run(plan: Plan) -> Report {
+pub(crate) fn run(plan: Plan) -> Report {
     Load::start(plan).join()
 }
 

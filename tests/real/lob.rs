@@ -13,19 +13,19 @@ use crate::process::{self, Program};
 
 /// A running `dnslob`. It tells when it is ready the way it tells systemd: by `sd_notify`.
 #[derive(Debug)]
-pub struct Lob {
-    pub program: Program,
+pub(crate) struct Lob {
+    pub(crate) program: Program,
     directory: Directory,
     notices: UnixDatagram,
 }
 
 impl Lob {
     /// Starts it with a configuration in Lua and waits until it is ready.
-    pub fn start(lua: &str) -> Self {
+    pub(crate) fn start(lua: &str) -> Self {
         Self::start_with(lua, &["--shards", "2"])
     }
 
-    pub fn start_with(lua: &str, flags: &[&str]) -> Self {
+    pub(crate) fn start_with(lua: &str, flags: &[&str]) -> Self {
         let directory = Directory::new();
         let config = directory.write("dnslob.lua", lua);
         let mut command = Command::new(binary());
@@ -34,14 +34,14 @@ impl Lob {
     }
 
     /// Starts it without a configuration file.
-    pub fn start_plain(arguments: &[String]) -> Self {
+    pub(crate) fn start_plain(arguments: &[String]) -> Self {
         let mut command = Command::new(binary());
         command.args(arguments);
         Self::launch(command, Directory::new())
     }
 
     /// Runs a prepared command line, with a notification socket in `directory`.
-    pub fn launch(mut command: Command, directory: Directory) -> Self {
+    pub(crate) fn launch(mut command: Command, directory: Directory) -> Self {
         let path = directory.path().join("notify");
         let notices = UnixDatagram::bind(&path).expect("the notification socket");
         notices.set_nonblocking(true).expect("a socket that does not block");
@@ -72,39 +72,43 @@ impl Lob {
     }
 
     /// Writes another configuration, sends SIGHUP and waits until it says that it is done.
-    pub fn reload(&mut self, lua: &str) {
+    pub(crate) fn reload(&mut self, lua: &str) {
         self.directory.write("dnslob.lua", lua);
         self.program.signal(Signal::SIGHUP);
         self.wait_ready();
     }
 
     /// Sends SIGTERM and waits for the end.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         self.program.signal(Signal::SIGTERM);
         self.program.wait()
     }
 
     /// How many packets have been dropped for that reason, out of a dump made now (SIGUSR1).
-    pub fn dropped(&self, reason: &str) -> u64 {
-        self.dump().iter().find_map(|l| number_after(l, reason)).unwrap_or(0)
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        let label = format!("drop-{reason}");
+        let dump = self.dump();
+        dump.iter()
+            .find_map(|l| number_after(l, &label))
+            .unwrap_or_else(|| panic!("no {label} in the dump {dump:#?}"))
     }
 
     /// A dump of all statistics, made now.
-    pub fn dump(&self) -> Vec<String> {
+    pub(crate) fn dump(&self) -> Vec<String> {
         let from = self.program.output().len();
         self.program.signal(Signal::SIGUSR1);
         wait_for(
             || format!("a dump of the statistics; {}", self.program.transcript()),
             || {
                 let lines: Vec<String> = self.program.output().split_off(from);
-                lines.iter().any(|l| l.contains(DUMP_END)).then_some(lines)
+                lines.iter().any(|l| l.split_whitespace().next() == Some(DUMP_END)).then_some(lines)
             },
         )
     }
 }
 
-/// What the last line of a dump holds.
-const DUMP_END: &str = "end of statistics";
+/// How the last line of a dump begins: the sums of all servers.
+const DUMP_END: &str = "All";
 
 /// The number behind the word `label` in a line of a dump.
 fn number_after(line: &str, label: &str) -> Option<u64> {
@@ -114,21 +118,21 @@ fn number_after(line: &str, label: &str) -> Option<u64> {
 }
 
 /// Runs `dnslob` with arguments to its end.
-pub fn run(arguments: &[&str]) -> (ExitStatus, String) {
+pub(crate) fn run(arguments: &[&str]) -> (ExitStatus, String) {
     process::run(binary().to_str().expect("a path in UTF-8"), arguments)
 }
 
 /// The binary that cargo built for these tests.
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_dnslob"))
 }
 
 /// Lua for a listener at `address`.
-pub fn listen(address: SocketAddr) -> String {
+pub(crate) fn listen(address: SocketAddr) -> String {
     format!("addLocal(\"{address}\")\n")
 }
 
 /// Lua for a backend that counts as up without being asked; `more` are further arguments.
-pub fn backend(address: SocketAddr, more: &str) -> String {
+pub(crate) fn backend(address: SocketAddr, more: &str) -> String {
     format!("newServer {{address=\"{address}\", healthCheckMode=\"up\"{more}}}\n")
 }

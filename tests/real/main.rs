@@ -16,6 +16,7 @@ mod backend;
 mod load;
 mod lob;
 mod message;
+mod meter;
 mod place;
 mod process;
 mod servers;

@@ -4,10 +4,10 @@
 //! ends whatever happened to its id on the way; the answer's one A record says which backend gave it.
 
 /// Octets of a DNS header.
-pub const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 
 /// A query for the A records of `name` (presentation format, plain letters).
-pub fn query(id: u16, name: &str) -> Vec<u8> {
+pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
     let mut m = vec![0; HEADER];
     m[..2].copy_from_slice(&id.to_be_bytes());
     m[2] = 1; // RD
@@ -21,19 +21,19 @@ pub fn query(id: u16, name: &str) -> Vec<u8> {
 }
 
 /// The name of numbered query `n`.
-pub fn numbered(n: u64, tag: &str) -> String {
+pub(crate) fn numbered(n: u64, tag: &str) -> String {
     format!("q{n}.{tag}.test")
 }
 
 /// The number in a message's question, if it is one of [`numbered`].
-pub fn number_of(message: &[u8]) -> Option<u64> {
+pub(crate) fn number_of(message: &[u8]) -> Option<u64> {
     let len = usize::from(*message.get(HEADER)?);
     let label = message.get(HEADER + 1..HEADER + 1 + len)?;
     std::str::from_utf8(label.strip_prefix(b"q")?).ok()?.parse().ok()
 }
 
 /// Length of header and question.
-pub fn question_end(message: &[u8]) -> Option<usize> {
+pub(crate) fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER;
     while *message.get(at)? != 0 {
         at += 1 + usize::from(message[at]);
@@ -42,7 +42,7 @@ pub fn question_end(message: &[u8]) -> Option<usize> {
 }
 
 /// The answer to `query` with one A record, 192.0.2.`who`.
-pub fn answer(query: &[u8], who: u8) -> Option<Vec<u8>> {
+pub(crate) fn answer(query: &[u8], who: u8) -> Option<Vec<u8>> {
     let mut m = query[..question_end(query)?].to_vec();
     m[2] |= 0x80; // QR
     m[3] = 0x80; // RA, NOERROR
@@ -52,7 +52,7 @@ pub fn answer(query: &[u8], who: u8) -> Option<Vec<u8>> {
 }
 
 /// Which backend gave this answer: the last octet of the first record.
-pub fn answered_by(answer: &[u8]) -> Option<u8> {
+pub(crate) fn answered_by(answer: &[u8]) -> Option<u8> {
     let record = answer.get(question_end(answer)?..)?;
     (record.len() >= 16 && record[12..15] == [192, 0, 2]).then(|| record[15])
 }

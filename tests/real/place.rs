@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a program may take to get ready, or an event to show.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Ports are taken from here up: below the kernel's own choice for clients (32768 and following).
 const PORT_FIRST: u16 = 20_000;
 const PORT_COUNT: u16 = 10_000;
 
 /// A loopback port that is free for UDP and TCP, and that no other test of this run is given.
-pub fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Another run at the same time begins elsewhere.
     let offset = (std::process::id() % 97) as u16 * 100;
@@ -30,10 +30,10 @@ pub fn port() -> u16 {
 
 /// A temporary directory, removed with its contents when the test ends.
 #[derive(Debug)]
-pub struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("dnslob-test-{}-{n}", std::process::id()));
@@ -41,12 +41,12 @@ impl Directory {
         Self(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Writes a file there, whole: readers see the old text or the new one.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         let fresh = self.0.join(format!("{name}.new"));
         std::fs::write(&fresh, text).expect("a file in the temporary directory");
@@ -62,7 +62,7 @@ impl Drop for Directory {
 }
 
 /// Polls until `condition` gives something; `describe` is asked for the panic's text if it never does.
-pub fn wait_for<T>(describe: impl Fn() -> String, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(describe: impl Fn() -> String, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = condition() {

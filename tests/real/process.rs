@@ -14,7 +14,7 @@ use crate::place::wait_for;
 /// A program that this test started, in a process group of its own (nsd forks); the group is killed
 /// when this is dropped.
 #[derive(Debug)]
-pub struct Program {
+pub(crate) struct Program {
     name: String,
     child: Child,
     output: Arc<Mutex<Vec<String>>>,
@@ -22,7 +22,7 @@ pub struct Program {
 
 impl Program {
     /// Starts it and gathers the lines of both its outputs.
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command
             .stdin(Stdio::null())
@@ -38,43 +38,43 @@ impl Program {
     }
 
     /// What it has written so far.
-    pub fn output(&self) -> Vec<String> {
+    pub(crate) fn output(&self) -> Vec<String> {
         self.output.lock().expect("the output").clone()
     }
 
     /// The same as one text, for messages.
-    pub fn transcript(&self) -> String {
+    pub(crate) fn transcript(&self) -> String {
         format!("{} wrote:\n{}", self.name, self.output().join("\n"))
     }
 
     /// Lines written since line number `from` that contain `text`.
-    pub fn lines_with(&self, from: usize, text: &str) -> Vec<String> {
+    pub(crate) fn lines_with(&self, from: usize, text: &str) -> Vec<String> {
         let output = self.output.lock().expect("the output");
         output.iter().skip(from).filter(|l| l.contains(text)).cloned().collect()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap_or_else(|e| panic!("{signal} to {}: {e}", self.name));
     }
 
     /// Kills it and all that it forked, and waits until it is gone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // The group is there for as long as its leader is not waited for.
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 
     /// Whether it has ended, and how.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child's state")
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let name = self.name.clone();
         let output = Arc::clone(&self.output);
         wait_for(
@@ -107,7 +107,7 @@ fn gather(stream: Option<impl Read + Send + 'static>, output: &Arc<Mutex<Vec<Str
 }
 
 /// Runs a program to its end; its exit status and both outputs.
-pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> (ExitStatus, String) {
+pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> (ExitStatus, String) {
     let out = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

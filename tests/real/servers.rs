@@ -12,7 +12,7 @@ use crate::process::Program;
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Unbound,
     Nsd,
     Knot,
@@ -20,10 +20,10 @@ pub enum Kind {
 
 /// A running name server.
 #[derive(Debug)]
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     /// Its number in its answers, see [`message::answered_by`].
-    pub who: u8,
+    pub(crate) who: u8,
     kind: Kind,
     directory: Directory,
     program: Option<Program>,
@@ -31,18 +31,18 @@ pub struct Server {
 
 impl Server {
     /// Starts it on a port of its own and waits for its first answer.
-    pub fn start(kind: Kind, who: u8) -> Self {
+    pub(crate) fn start(kind: Kind, who: u8) -> Self {
         Self::start_at(kind, who, SocketAddr::from(([127, 0, 0, 1], port())))
     }
 
-    pub fn start_at(kind: Kind, who: u8, address: SocketAddr) -> Self {
+    pub(crate) fn start_at(kind: Kind, who: u8, address: SocketAddr) -> Self {
         let mut server = Self { address, who, kind, directory: Directory::new(), program: None };
         server.begin();
         server
     }
 
     /// Starts it again where it was.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         let mut command = command(self.kind, &self.directory, self.address, self.who);
         let program = self.program.insert(Program::start(&mut command));
         wait_for(
@@ -52,14 +52,14 @@ impl Server {
     }
 
     /// Ends it without a chance to finish anything.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut program) = self.program.take() {
             program.kill();
         }
     }
 
     /// Stops or continues it, with all that it forked, as a hanging machine would.
-    pub fn freeze(&self, frozen: bool) {
+    pub(crate) fn freeze(&self, frozen: bool) {
         if let Some(program) = &self.program {
             let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
             nix::sys::signal::killpg(program.pid(), signal).expect("the server's process group");
@@ -68,7 +68,7 @@ impl Server {
 }
 
 /// Asks once for an A record; the answer, if one comes within a tenth of a second.
-pub fn ask(server: SocketAddr, name: &str) -> Option<Vec<u8>> {
+pub(crate) fn ask(server: SocketAddr, name: &str) -> Option<Vec<u8>> {
     let local = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = std::net::UdpSocket::bind(local).ok()?;
     socket.connect(server).ok()?;
@@ -82,7 +82,7 @@ pub fn ask(server: SocketAddr, name: &str) -> Option<Vec<u8>> {
 }
 
 /// The command line of a server that runs in the foreground, its configuration written beside it.
-pub fn command(kind: Kind, directory: &Directory, address: SocketAddr, who: u8) -> Command {
+pub(crate) fn command(kind: Kind, directory: &Directory, address: SocketAddr, who: u8) -> Command {
     let home = directory.path().display();
     let at = format!("{}@{}", address.ip(), address.port());
     let zone = format!(

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dnslob::addr::mapped;
 use dnslob::config::prefix::{Prefix, PrefixSet};
 
-pub fn target(data: &[u8]) {
+pub(crate) fn target(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut words: Vec<&str> = text.split_whitespace().take(64).collect();
     let networks: Vec<Prefix> = words.iter().filter_map(|w| w.parse().ok()).collect();

@@ -19,6 +19,7 @@ use dnslob::shard::policy::{Kind, Policy};
 use dnslob::shard::rules::Chain;
 use dnslob::shard::verdict::Verdict;
 use dnslob::time::{Tick, TickDelta};
+use dnslob::wire::query::Question;
 
 const BACKENDS: u16 = 4;
 const TIMEOUT: TickDelta = TickDelta::from_ms(100);
@@ -27,7 +28,7 @@ const EVENTS_MAX: usize = 2_000;
 /// Where a query's name says its asker's number.
 const NUMBER: std::ops::Range<usize> = 13..21;
 
-pub fn target(data: &[u8]) {
+pub(crate) fn target(data: &[u8]) {
     let mut events = Events { data, at: 0 };
     let mut world = World::new(u64::from(events.octet()));
     for _ in 0..EVENTS_MAX {
@@ -73,8 +74,8 @@ struct World {
     sent: Vec<Sent>,
     /// By number: the client, the id it chose, and whether it was answered.
     askers: Vec<(Client, u16, bool)>,
-    /// Outstanding tries by what an answer must have; the number of the query they belong to.
-    by_key: HashMap<(Route, u16), usize>,
+    /// Tries by what an answer must have; the number of the query they belong to, and of its sending.
+    by_key: HashMap<(Route, u16), (usize, usize)>,
     board: Arc<Board>,
 }
 
@@ -180,7 +181,8 @@ impl World {
     }
 
     fn forwarded(&mut self, route: Route, message: Vec<u8>, asker: usize) {
-        self.by_key.insert((route, u16::from_be_bytes([message[0], message[1]])), asker);
+        let key = (route, u16::from_be_bytes([message[0], message[1]]));
+        self.by_key.insert(key, (asker, self.sent.len()));
         self.sent.push(Sent { route, message, asker });
     }
 
@@ -211,7 +213,13 @@ impl World {
         let mut packet = Packet::new(&mut buffer, 0, message.len());
         match self.shard.on_response(route, &mut packet) {
             Verdict::Deliver(to) => {
-                let number = expected.expect("an answer that fits no query was delivered");
+                let (number, sending) = expected.expect("an answer that fits no query was delivered");
+                if message[4..6] != [0, 0] {
+                    let (asked, told) =
+                        (Question::parse(&self.sent[sending].message), Question::parse(&message));
+                    let same = asked.zip(told).is_some_and(|(asked, told)| told.matches(&asked));
+                    assert!(same, "an answer to another question was delivered");
+                }
                 let (client, id, answered) = &mut self.askers[number];
                 assert_eq!(to, *client, "delivered to the client that asked");
                 assert!(!*answered, "delivered once");
@@ -220,7 +228,7 @@ impl World {
                 assert_eq!(packet.bytes()[2..], message[2..], "otherwise as it came");
             }
             Verdict::Drop(_) => {}
-            other => panic!("an answer became {other:?}"),
+            other @ (Verdict::Answer(_) | Verdict::Forward(_)) => panic!("an answer became {other:?}"),
         }
     }
 

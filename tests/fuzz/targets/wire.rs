@@ -9,7 +9,7 @@ use dnslob::wire::{edns, name};
 /// Longest UDP payload over IPv4, octets.
 const DATAGRAM_MAX: usize = 65_507;
 
-pub fn target(data: &[u8]) {
+pub(crate) fn target(data: &[u8]) {
     let data = &data[..data.len().min(DATAGRAM_MAX)];
     names(data);
     let question = Question::parse(data);
