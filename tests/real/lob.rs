@@ -56,7 +56,8 @@ impl Lob {
         wait_for(
             || format!("READY=1; {}", program.borrow().transcript()),
             || {
-                if let Some(status) = program.borrow_mut().ended() {
+                let ended = program.borrow_mut().ended();
+                if let Some(status) = ended {
                     panic!("ended with {status} before it was ready; {}", program.borrow().transcript());
                 }
                 let mut buffer = [0; 4096];
