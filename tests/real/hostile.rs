@@ -52,10 +52,13 @@ fn bad_queries_are_counted_by_reason_and_service_goes_on() {
     let load = Load::start(Plan { count: u64::MAX, ..short(at, 0) });
     for (reason, datagram) in &cases {
         let before = lob.dropped(reason);
-        for _ in 0..20 {
+        for n in 1..=20 {
             client.send_to(datagram, at).expect("it is sent");
+            // The receive buffer holds few long ones: what the kernel drops nobody can count.
+            if datagram.len() > 4096 || n == 20 {
+                dropped_becomes(&lob, reason, before + n);
+            }
         }
-        dropped_becomes(&lob, reason, before + 20);
     }
     let report = load.finish();
     report.assert_nothing_lost(&|| lob.program.transcript());
