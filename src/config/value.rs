@@ -158,7 +158,8 @@ pub fn qname(text: &str) -> Result<String, &'static str> {
         }
         label += 1;
     }
-    if total > 255 { Err(QNAME) } else { Ok(name) }
+    // A label left open ends in an escaped dot.
+    if total > 255 || label > 0 { Err(QNAME) } else { Ok(name) }
 }
 
 /// What [`source`] expects.

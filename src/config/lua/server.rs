@@ -97,7 +97,9 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
         Vec::new()
     });
     let has = |name: &str| entries.iter().any(|(n, _)| n == name);
-    for (one, other) in [("udpTimeout", "udpTimeoutMs"), ("checkInterval", "checkIntervalMs")] {
+    for (one, other) in
+        [("udpTimeout", "udpTimeoutMs"), ("checkInterval", "checkIntervalMs"), ("check", "checkScript")]
+    {
         if has(one) && has(other) {
             let wrong = format!("{one} and {other} are both given");
             call.fail(Fault::Conflict { wrong, expected: "one of them".to_owned() });
