@@ -75,7 +75,7 @@ impl Watch {
     /// Looks every so many instructions.
     fn arm(self, lua: &Lua, every: u32) -> mlua::Result<()> {
         let triggers = HookTriggers::new().every_nth_instruction(every);
-        lua.set_global_hook(triggers, move |lua, _| {
+        lua.set_global_hook(triggers, move |lua, debug| {
             let message = match self.budget.get() {
                 _ if self.interrupt.0.load(Relaxed) => "interrupted",
                 Some(0) => "the function ran too long",
@@ -87,7 +87,8 @@ impl Watch {
             // A script may catch the error: from here on every instruction raises it again, so
             // that one outside of any pcall soon does.
             self.clone().arm(lua, 1)?;
-            Err(mlua::Error::runtime(message))
+            let place = context::place(debug).map(|origin| format!("{origin}: ")).unwrap_or_default();
+            Err(mlua::Error::runtime(place + message))
         })
     }
 }
@@ -121,7 +122,7 @@ impl LuaHost {
         let result = function.call::<R>(arguments);
         self.watch.budget.set(None);
         self.watch.clone().arm(&self.lua, HOOK_INSTRUCTIONS).map_err(|e| e.to_string())?;
-        result.map_err(|e| first_line(&innermost(&e).to_string()).to_owned())
+        result.map_err(|e| first_line(&message(innermost(&e))).to_owned())
     }
 
     /// Lets a `checkFunction` choose the query of a probe; it may also change the header.
@@ -248,10 +249,7 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
     {
         return known.clone();
     }
-    let text = match at {
-        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
-        other => other.to_string(),
-    };
+    let text = message(at);
     let (origin, message) = located(&text, files)
         .or_else(|| {
             let places = traceback.lines().chain(text.lines().skip(1)).map(str::trim_start);
@@ -273,7 +271,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
         Some((at, number.parse::<u32>().ok()?, message))
     })?;
     let short = &text[..at];
-    if short.is_empty() || short.starts_with('[') {
+    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") {
         return None;
     }
     let file = match short.strip_prefix("...") {
@@ -295,6 +293,14 @@ fn innermost(error: &mlua::Error) -> &mlua::Error {
     match error {
         mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => innermost(cause),
         other => other,
+    }
+}
+
+/// Lua's own words, without those of the library around them.
+fn message(error: &mlua::Error) -> String {
+    match error {
+        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
+        other => other.to_string(),
     }
 }
 
