@@ -140,7 +140,7 @@ impl Default for Concentrate {
             shrink_load: 0.7,
             shrink_after: TickDelta::from_ms(60_000),
             // (m) A cold server is full at under half of what a warm one bears. (s) From 8 %, doubling
-            // per 15 s (a quarter to a half of the mean TTL), a server returns to a load that
+            // per 15 s (a quarter of a one-minute TTL), a server returns to a load that
             // would have melted it cold, and the median stays under twice what it was.
             join_share: 0.08,
             join_double: TickDelta::from_ms(15_000),
