@@ -116,8 +116,9 @@ pub struct Concentrate {
     pub floor_span: TickDelta,
 }
 
-/// Where each value comes from: (m) measured with real resolvers, (s) tried in the simulation of
-/// `tests/concentrate.rs`.
+/// Where each value comes from: (m) read off measurements with real resolvers, (s) what the
+/// simulation of `tests/concentrate.rs` shows at this value. Only `standby_share` was compared with
+/// another value there; the others are starting values that held.
 impl Default for Concentrate {
     fn default() -> Self {
         Self {
@@ -128,7 +129,7 @@ impl Default for Concentrate {
             full_margin: TickDelta::from_us(50),
             // Of its own: what its peers have too is the authority's.
             full_timeouts_ppm: 10_000,
-            // (s) 70 % busy becomes under 60 %: one cut is enough.
+            // By arithmetic: 70 % busy becomes 56 %, where (m) the median is near its floor.
             cap_factor: 0.8,
             // (s) Far slower than a cut: under an even load the first's share moves by 0.15 in all
             // within 140 s.
@@ -136,7 +137,7 @@ impl Default for Concentrate {
             raise_interval: TickDelta::from_ms(10_000),
             // (m) What a server shows at about half of its CPU: raises end there.
             good_factor: 1.2,
-            // (s) A load that swings by 30 % within a minute keeps its servers.
+            // Unproven: meant to keep servers over a load that swings by 30 % within a minute.
             shrink_load: 0.7,
             shrink_after: TickDelta::from_ms(60_000),
             // (m) A cold server is full at under half of what a warm one bears. (s) From 8 %, doubling
