@@ -2,15 +2,30 @@
 //!
 //! A policy is a pure function of the pool, the query, the counts and the random source. What it
 //! compares (outstanding queries, `qps`) is the whole process's: each shard publishes its own part
-//! once per batch on its own page of the [`Board`] and reads the others' parts once per batch.
+//! once per batch on its own page of the [`Board`](crate::live::Board) and reads the others' parts
+//! once per batch.
+//!
+//! ```text
+//!  Snapshot + Board ──(generation or epoch moved)──► table   members, who is usable, warmth, shares
+//!  other shards' pages ──(once per batch)──► tally            outstanding, sent, latency per slot
+//!  query ─► hash ─► choose (policy over table and tally) ─► warmth ─► slot
+//! ```
+//!
+//! Nothing here sends, knows a socket or asks for the time. A choice allocates nothing.
+//! How `concentrate` finds its shares is not here but in `control::concentrate`.
 
-use std::sync::Arc;
+mod choose;
+mod hash;
+mod ring;
+mod selector;
+mod table;
+mod tally;
 
-use crate::addr::{BackendSlot, Endpoint, PoolSlot};
-use crate::config::snapshot::Snapshot;
-use crate::live::Board;
-use crate::rng::ShardRng;
-use crate::time::{Tick, TickDelta};
+pub use ring::Ring;
+pub use selector::Selector;
+
+use crate::addr::Endpoint;
+use crate::time::TickDelta;
 
 /// How a pool chooses.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,23 +138,14 @@ impl Default for Concentrate {
 }
 
 impl Policy {
-    /// A policy with every option at its default.
+    /// A policy with every option at its default. `concentrate` hashes the zone (the last two
+    /// labels), so that the names of one delegation stay together; the others hash the qname.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
-        Self {
-            kind,
-            ordered: false,
-            hash_key: HashKey::QName,
-            bounded: None,
-            seed: 0,
-            concentrate: Concentrate::default(),
-        }
+        let hash_key = if kind == Kind::Concentrate { HashKey::Zone(2) } else { HashKey::QName };
+        Self { kind, ordered: false, hash_key, bounded: None, seed: 0, concentrate: Concentrate::default() }
     }
 }
-
-/// chashed's points over all members of a pool, built once per configuration.
-#[derive(Debug, Default)]
-pub struct Ring {}
 
 /// What of a query a policy may look at.
 #[derive(Clone, Copy, Debug)]
@@ -150,50 +156,5 @@ pub struct Subject<'q> {
     pub client: &'q Endpoint,
 }
 
-/// One shard's knowledge of the farm and its choice.
-#[derive(Debug)]
-pub struct Selector {
-    board: Arc<Board>,
-}
-
-impl Selector {
-    /// The selector of shard number `shard`.
-    #[must_use]
-    pub fn new(board: Arc<Board>, shard: usize) -> Self {
-        let _ = shard;
-        Self { board }
-    }
-
-    /// Reads the other shards' counts, and what the control thread changed.
-    pub fn begin_batch(&mut self, now: Tick, snapshot: &Snapshot) {
-        let _ = (now, snapshot);
-    }
-
-    /// Chooses a server of `pool`, other than `avoid`.
-    pub fn select(
-        &mut self,
-        snapshot: &Snapshot,
-        pool: PoolSlot,
-        subject: &Subject<'_>,
-        avoid: Option<BackendSlot>,
-        rng: &mut ShardRng,
-    ) -> Option<BackendSlot> {
-        let members = &snapshot.pool(pool).members;
-        let _ = (subject, &self.board);
-        let at = rng.below(members.len() as u32) as usize;
-        members.get(at).copied().filter(|s| Some(*s) != avoid)
-    }
-
-    /// A query was sent to `slot`: it counts at once, also for the rest of this batch.
-    pub fn claimed(&mut self, slot: BackendSlot) {
-        let _ = slot;
-    }
-
-    /// A query to `slot` is no longer outstanding; `latency` if it was answered.
-    pub fn settled(&mut self, slot: BackendSlot, latency: Option<TickDelta>) {
-        let _ = (slot, latency);
-    }
-
-    /// Publishes this shard's part for the others; once per batch.
-    pub fn publish(&mut self) {}
-}
+#[cfg(test)]
+mod tests;
