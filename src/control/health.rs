@@ -370,14 +370,13 @@ impl Sample {
 pub struct Checks {
     by_slot: BTreeMap<BackendSlot, Check>,
     rng: ShardRng,
-    tickets: u64,
 }
 
 impl Checks {
     /// No backend yet; `rng` gives each its phase.
     #[must_use]
     pub const fn new(rng: ShardRng) -> Self {
-        Self { by_slot: BTreeMap::new(), rng, tickets: 0 }
+        Self { by_slot: BTreeMap::new(), rng }
     }
 
     /// Begins to check a backend, or begins anew.
@@ -429,14 +428,15 @@ impl Checks {
         self.by_slot.values().filter_map(Check::next).min()
     }
 
-    /// Begins all probes that are due; `tickets` are unique over the life of this set.
-    pub fn begin(&mut self, now: Tick) -> Vec<Due> {
+    /// Begins all probes that are due. `tickets` counts them over all sets there are, so that a
+    /// check can move from one set to another.
+    pub fn begin(&mut self, now: Tick, tickets: &mut u64) -> Vec<Due> {
         let mut due = Vec::new();
         for (slot, check) in &mut self.by_slot {
             if check.next().is_some_and(|t| t <= now) {
-                self.tickets += 1;
-                check.begin(self.tickets, now);
-                due.push(Due { slot: *slot, ticket: self.tickets });
+                *tickets += 1;
+                check.begin(*tickets, now);
+                due.push(Due { slot: *slot, ticket: *tickets });
             }
         }
         due

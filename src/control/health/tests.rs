@@ -191,8 +191,9 @@ fn a_set_begins_what_is_due_with_phases_from_its_seed() {
         for slot in 0..20 {
             checks.add(BackendSlot(slot), &health(HealthMode::Auto), at(0), false);
         }
-        assert_eq!(checks.begin(at(0)).len(), 20);
-        assert!(checks.begin(at(0)).is_empty());
+        let mut tickets = 0;
+        assert_eq!(checks.begin(at(0), &mut tickets).len(), 20);
+        assert!(checks.begin(at(0), &mut tickets).is_empty());
         for slot in 0..20 {
             let ticket = u64::from(slot) + 1;
             checks.at_mut(BackendSlot(slot)).expect("a check").settle(ticket, Ok(()), at(0));
