@@ -5,6 +5,7 @@
 pub mod addr;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod engine;
 pub mod live;
 pub mod packet;

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use crate::addr::{BackendSlot, ListenerSlot};
@@ -68,12 +68,7 @@ const ABORT: TickDelta = TickDelta::from_ms(2_000);
 /// Serves until told to stop; what it returns is the exit code.
 #[must_use]
 pub fn run(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(|e| format!("the control thread: {e}")).and_then(|runtime| {
-        let local = LocalSet::new();
-        runtime.block_on(local.run_until(serve(source, fixed, first)))
-    });
-    match outcome {
+    match run_held(source, fixed, first, None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -82,7 +77,32 @@ pub fn run(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
     }
 }
 
-async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), String> {
+/// A hold on the control plane from within the process: `dnslob demo` looks at its figures and
+/// ends it.
+#[derive(Debug)]
+pub struct Hold {
+    /// Gets the live state once the shards are to be started.
+    pub board: crossbeam_channel::Sender<Arc<Board>>,
+    /// Told or dropped: stop, as by SIGTERM.
+    pub stop: oneshot::Receiver<()>,
+}
+
+/// Like [`run`], held by somebody.
+///
+/// # Errors
+/// Why it did not start, or ended by itself.
+pub fn run_held(source: impl Source, fixed: &Fixed, first: Plan, hold: Option<Hold>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| format!("the control thread: {e}"))?;
+    runtime.block_on(LocalSet::new().run_until(serve(source, fixed, first, hold)))
+}
+
+async fn serve(
+    source: impl Source,
+    fixed: &Fixed,
+    first: Plan,
+    mut hold: Option<Hold>,
+) -> Result<(), String> {
     let environment = Environment::read();
     let mut signals = Signals::new().map_err(|e| format!("signals: {e}"))?;
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
@@ -97,6 +117,10 @@ async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), St
     privileges::drop_to(&fixed.identity, binds_interfaces(&first.snapshot))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
+    if let Some(hold) = &hold {
+        // Whoever holds us may have gone; `stop` then says so.
+        let _ = hold.board.send(Arc::clone(&board));
+    }
     let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
     let shards =
         Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
@@ -112,6 +136,7 @@ async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), St
             _ = signals.usr1.recv() => control.dump(),
             _ = signals.term.recv() => break,
             _ = signals.int.recv() => break,
+            () = let_go(&mut hold) => break,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             () = tokio::time::sleep(Duration::from(rest)) => {}
         }
@@ -122,6 +147,14 @@ async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), St
     }
     control.stop(&mut signals).await;
     Ok(())
+}
+
+/// Ends when the one who holds us lets go; never, if nobody does.
+async fn let_go(hold: &mut Option<Hold>) {
+    match hold {
+        Some(hold) => drop((&mut hold.stop).await),
+        None => std::future::pending().await,
+    }
 }
 
 fn open_all(doors: &mut Doors, snapshot: &Snapshot) -> Result<Opened, String> {
