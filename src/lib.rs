@@ -1,7 +1,5 @@
 //! dnslob, the DNS delivery controller.
 
-#![warn(missing_docs)]
-
 pub mod addr;
 pub mod config;
 pub mod control;

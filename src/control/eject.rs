@@ -93,8 +93,8 @@ fn sum(window: &[Portion; PORTIONS]) -> Portion {
     all
 }
 
-const fn failed_ppm(p: Portion) -> u64 {
-    if p.ended == 0 { 0 } else { p.failed * PPM as u64 / p.ended }
+fn failed_ppm(p: Portion) -> u64 {
+    (p.failed * u64::from(PPM)).checked_div(p.ended).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -23,10 +23,12 @@ use tokio::task::LocalSet;
 
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, Snapshot};
+use crate::config::{Compiled, Flags, Loaded};
+use crate::control::configured::Configured;
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
 use crate::control::health::Due;
-use crate::control::plan::{Fixed, Plan, Settings, Source};
+use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::reload::{Opened, Reload};
 use crate::control::shards::{Doors, Shards};
@@ -37,6 +39,7 @@ use crate::live::Board;
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
 
+pub mod configured;
 pub mod eject;
 pub mod farm;
 pub mod feed;
@@ -62,12 +65,23 @@ const SOON: TickDelta = TickDelta::from_ms(10);
 const ACKNOWLEDGE: TickDelta = TickDelta::from_ms(2_000);
 /// Readings are taken this often when no line of figures asks for more.
 const READING: TickDelta = TickDelta::from_ms(10_000);
+/// Beyond twice the longest time-out, after which a shard closes a listener that ended.
+const CLOSING: TickDelta = TickDelta::from_ms(5_000);
 /// Shards that were told to abort end within a turn of their loop.
 const ABORT: TickDelta = TickDelta::from_ms(2_000);
 
-/// Serves until told to stop; what it returns is the exit code.
+/// Serves what the command line and its file ask for, until told to stop; gives the exit code.
 #[must_use]
-pub fn run(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
+pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled) -> ExitCode {
+    let (source, first) = Configured::new(flags.clone(), loaded, compiled);
+    log::start(source.log_format(), first.settings.verbose);
+    let fixed = source.fixed();
+    run_from(source, &fixed, first)
+}
+
+/// The same with any source of configurations.
+#[must_use]
+pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
     match run_held(source, fixed, first, None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -87,7 +101,7 @@ pub struct Hold {
     pub stop: oneshot::Receiver<()>,
 }
 
-/// Like [`run`], held by somebody.
+/// Like [`run_from`], held by somebody.
 ///
 /// # Errors
 /// Why it did not start, or ended by itself.
@@ -207,6 +221,25 @@ struct Leaving {
     until: Tick,
 }
 
+/// What was removed and is really gone.
+struct Vacant<'a> {
+    feed: &'a Feed,
+    closing: &'a BTreeMap<ListenerSlot, Tick>,
+    leaving: Option<&'a Leaving>,
+}
+
+impl Vacancies for Vacant<'_> {
+    fn backend(&self, slot: BackendSlot) -> bool {
+        self.feed.is_free(slot)
+    }
+
+    fn listener(&self, slot: ListenerSlot) -> bool {
+        let leaves = self.leaving.is_some_and(|l| l.listeners.contains(&slot));
+        let stands = self.feed.current().listeners.iter().any(|l| l.slot == slot);
+        !leaves && !stands && !self.closing.contains_key(&slot)
+    }
+}
+
 /// The loop's state.
 struct Control<S> {
     source: S,
@@ -221,6 +254,8 @@ struct Control<S> {
     /// SIGHUP came; while a reload is under way, once more after it.
     reload_wanted: bool,
     leaving: Option<Leaving>,
+    /// When the shards have closed the sockets of listeners that ended.
+    closing: BTreeMap<ListenerSlot, Tick>,
     figures: Figures,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
@@ -253,6 +288,7 @@ impl<S: Source> Control<S> {
             serving: false,
             reload_wanted: false,
             leaving: None,
+            closing: BTreeMap::new(),
             figures: Figures::new(clock::now()),
             watch_at: clock::now() + WATCH,
             watchdog: None,
@@ -314,8 +350,9 @@ impl<S: Source> Control<S> {
     fn load(&mut self, now: Tick) {
         self.notifier.reloading(now.0 / 1_000);
         tracing::info!("reloading the configuration");
-        let feed = &self.feed;
-        match self.source.load(&|slot| feed.is_free(slot)) {
+        self.closing.retain(|_, at| *at > now);
+        let vacancies = Vacant { feed: &self.feed, closing: &self.closing, leaving: self.leaving.as_ref() };
+        match self.source.load(&vacancies) {
             Ok(plan) => {
                 let rng = ShardRng::from_seed(self.rng.u64());
                 let old = self.feed.current();
@@ -364,7 +401,7 @@ impl<S: Source> Control<S> {
             let (server, address) = (&backend.name, backend.address);
             tracing::info!(server, %address, reason = %failed.reason, detail = failed.detail, "check failed");
         }
-        let result = result.as_ref().map(|()| ()).map_err(|f| (f.reason, f.detail.as_str()));
+        let result = result.as_ref().copied().map_err(|f| (f.reason, f.detail.as_str()));
         if let Some(reload) = &mut self.reload {
             reload.settle(due, result, now);
         }
@@ -388,6 +425,7 @@ impl<S: Source> Control<S> {
                 tracing::info!(generation, servers, listeners = plan.snapshot.listeners.len(), "serving");
                 self.script = plan.script;
                 self.settings = plan.settings;
+                log::set_verbose(self.settings.verbose);
                 if self.serving {
                     self.source.accept();
                 }
@@ -425,6 +463,9 @@ impl<S: Source> Control<S> {
             tracing::warn!(shards = ?behind, "these shards have not taken the configuration yet");
         }
         reload::retire(&leaving.listeners, &mut self.shards);
+        let waits = self.feed.current().backends.iter().flatten().map(|b| b.timeout).max();
+        let closed = clock::now() + TickDelta(waits.unwrap_or_default().0.saturating_mul(2)) + CLOSING;
+        self.closing.extend(leaving.listeners.iter().map(|slot| (*slot, closed)));
         self.leaving = None;
     }
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::addr::BackendSlot;
+use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::Snapshot;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
@@ -32,6 +32,8 @@ pub struct Settings {
     pub drain: TickDelta,
     /// Between two lines of figures; none prints none.
     pub stats: Option<TickDelta>,
+    /// Log more.
+    pub verbose: bool,
     /// Log each failed probe, not only changes of state.
     pub verbose_checks: bool,
 }
@@ -53,14 +55,22 @@ pub struct Fixed {
     pub identity: Identity,
 }
 
+/// Says which slots of what was removed may be given away.
+pub trait Vacancies {
+    /// Whether no shard holds anything of a backend any more.
+    fn backend(&self, slot: BackendSlot) -> bool;
+
+    /// The same for a listener.
+    fn listener(&self, slot: ListenerSlot) -> bool;
+}
+
 /// Where configurations come from.
 pub trait Source {
-    /// Evaluates the same sources anew, as successor of the configuration in force. `is_free`
-    /// says which slots of removed backends may be given away.
+    /// Evaluates the same sources anew, as successor of the configuration in force.
     ///
     /// # Errors
     /// Everything that is wrong, a line each; also what only a restart could change.
-    fn load(&mut self, is_free: &dyn Fn(BackendSlot) -> bool) -> Result<Plan, Vec<String>>;
+    fn load(&mut self, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>>;
 
     /// The plan of the last [`Source::load`] is in force: the next one succeeds it.
     fn accept(&mut self);

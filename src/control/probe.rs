@@ -5,7 +5,7 @@
 //! [`health`](super::health).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
@@ -89,7 +89,13 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
     match &backend.health.probe {
         Probe::Udp => over_udp(backend, id, script, limit).await,
         Probe::Tcp => within(limit, over_tcp(backend, id, script)).await,
-        Probe::Connect => within(limit, async { Ok(drop(connect(backend).await?)) }).await,
+        Probe::Connect => {
+            let connect = async {
+                connect(backend).await?;
+                Ok(())
+            };
+            within(limit, connect).await
+        }
         Probe::Script(words) => by_program(backend, words, runner, limit).await,
     }
 }
@@ -207,7 +213,7 @@ async fn by_program(
     let mut command = tokio::process::Command::new(program);
     command
         .args(arguments)
-        .args([plain(backend.address.ip()), backend.address.port().to_string()])
+        .args([backend.address.ip().to_string(), backend.address.port().to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -231,10 +237,6 @@ async fn by_program(
     group.0 = None;
     let status = ended?;
     if status.success() { Ok(()) } else { Err(Failed::new(Failure::Invalid, format!("{program}: {status}"))) }
-}
-
-fn plain(ip: IpAddr) -> String {
-    ip.to_string()
 }
 
 /// Kills a process group when it is dropped, also when the probe is given up half way.

@@ -143,23 +143,19 @@ impl Reload {
             tell(edge, shard, Message::Snapshot);
         }
         for (listener, sockets) in self.opened {
-            let replaces = old.as_ref().is_some_and(|o| o.listeners.iter().any(|l| l.slot == listener.slot));
             for (shard, socket) in sockets {
-                if replaces {
-                    // Empties the socket of before; answers still owed leave through the new one.
-                    tell(edge, shard, Message::Unlisten(listener.slot));
-                }
                 tell(edge, shard, Message::Listen(Arc::clone(&listener), socket));
             }
         }
         Ok((self.plan, Done { removed }))
     }
 
-    /// Opens the listeners that are new or that changed.
+    /// Opens the listeners that are new. One that changed has another slot, so it opens beside
+    /// what it was and takes over from it.
     fn open(&mut self, old: Option<&Snapshot>, edge: &mut dyn Edge) -> Result<(), Vec<String>> {
         let mut errors = Vec::new();
         for listener in &self.plan.snapshot.listeners {
-            let stands = old.is_some_and(|o| o.listeners.contains(listener));
+            let stands = old.is_some_and(|o| o.listeners.iter().any(|l| l.slot == listener.slot));
             let is_open = self.opened.iter().any(|(l, _)| l.slot == listener.slot);
             if stands || is_open {
                 continue;

@@ -1,11 +1,14 @@
-//! The balancer under demonstration: the real control plane with real shards, in this process.
+//! The balancer under demonstration: a Lua configuration, the control plane, shards; all real, in
+//! this process.
 //!
-//! Nothing here is made easier for it than for a served configuration, except that the
-//! configuration is not read from a file and that health is checked ten times a second, so that
-//! a short demo shows something.
+//! Nothing here is made easier for it than for a served configuration. Only its times are short
+//! (health is checked ten times a second), so that a short demo shows something.
 
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,45 +17,40 @@ use anyhow::{Context, bail};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::oneshot;
 
-use crate::addr::{BackendSlot, ListenerSlot};
-use crate::config::prefix::Prefix;
-use crate::config::snapshot::{
-    Backend, Globals, Health, HealthMode, Lazy, Listener, LuaFunction, Pool, Probe, Retry, Snapshot,
-    SocketOptions,
-};
-use crate::control::plan::{Fixed, Plan, Settings, Source};
-use crate::control::privileges::Identity;
-use crate::control::probe::Script;
+use crate::addr::BackendSlot;
+use crate::config::{self, ConfigError, Flags, Slots};
+use crate::control::configured::Configured;
 use crate::control::{self, Hold};
 use crate::engine::clock;
-use crate::engine::socket::Steer;
 use crate::live::{Board, State};
-use crate::shard::policy::{Kind, Policy};
-use crate::shard::rules::Chain;
 use crate::time::TickDelta;
 
 /// How a server is chosen, as the table's head says it.
 pub(super) const POLICY: &str = "leastOutstanding";
 /// An answer is waited for so long.
-pub(super) const TIMEOUT: TickDelta = TickDelta::from_ms(500);
-/// A stop waits so long for outstanding queries, each of which may have been asked twice.
-const DRAIN: TickDelta = TickDelta::from_ms(1_000);
+pub(super) const TIMEOUT_MS: u64 = 500;
 /// A query unanswered after this goes to a second server: well above the slowest usual answer.
-const RETRY_AFTER: TickDelta = TickDelta::from_ms(50);
-/// At most this part of all queries is asked twice.
-const RETRY_BUDGET_PPM: u32 = 100_000;
-/// Between health checks; also their time-out.
-const CHECK: TickDelta = TickDelta::from_ms(100);
-/// Failed checks in a row that take a server out.
-const FALL: u32 = 2;
-/// Good checks in a row that bring it back.
-const RISE: u32 = 2;
+const RETRY_AFTER_MS: u64 = 50;
+/// A query asked twice is waited for so long in all.
+pub(super) const QUERY_MAX: TickDelta = TickDelta::from_ms(TIMEOUT_MS + RETRY_AFTER_MS);
 /// How long a returned server is warmed up.
-pub(super) const SLOW_START: TickDelta = TickDelta::from_ms(1_000);
+pub(super) const SLOW_START_S: u64 = 1;
 /// The balancer is given up as not starting after this.
 const START_MAX: TickDelta = TickDelta::from_ms(10_000);
 /// Shards, at most: the demo shares the machine with its own load.
 const SHARDS_MAX: usize = 4;
+
+/// The configuration, but for the listener and the servers.
+const CONFIGURATION: &str = "\
+setUDPTimeoutMs(500)
+setUDPSocketBufferSizes(4194304, 0)
+setServerPolicy(leastOutstanding)
+setRetry{after=50, budget=10}
+local function server(name, address)
+  newServer{name=name, address=address, checkIntervalMs=100, checkTimeout=100, maxCheckFailures=2,
+            rise=2, slowStart=1}
+end
+";
 
 /// A running balancer.
 #[derive(Debug)]
@@ -75,27 +73,12 @@ impl Balancer {
     pub(super) fn start(backends: &[SocketAddr]) -> anyhow::Result<Self> {
         let (address, placeholder) = free_port().context("a port on loopback")?;
         let shards = std::thread::available_parallelism().map_or(1, |n| n.get().min(SHARDS_MAX));
-        let fixed = Fixed {
-            shards: vec![None; shards],
-            steer: Steer::Flow,
-            busy_poll_us: 0,
-            batch_packets: 64,
-            backends_max: backends.len(),
-            identity: Identity::default(),
-        };
-        let snapshot = Arc::new(snapshot(address, backends));
+        let file = File::write(&configuration(address, shards, backends)).context("the configuration")?;
         let (boards, board) = crossbeam_channel::bounded(1);
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            // Made here, since a plan holds functions that belong to one thread.
-            let plan = Plan {
-                snapshot,
-                settings: Settings { drain: DRAIN, stats: None, verbose_checks: false },
-                script: Rc::new(NoScript),
-                changes: Vec::new(),
-            };
-            control::run_held(Unwritten, &fixed, plan, Some(Hold { board: boards, stop: stopped }))
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || serve(file, Hold { board: boards, stop: stopped }))?;
         let Ok(board) = board.recv() else { bail!("the balancer did not start: {}", outcome(thread)) };
         let balancer = Self { address, board, shards, stop, thread };
         balancer.wait(backends.len())?;
@@ -137,6 +120,18 @@ impl Balancer {
     }
 }
 
+/// What `dnslob -C FILE` does, but that somebody holds it and nothing is logged.
+fn serve(file: File, hold: Hold) -> Result<(), String> {
+    let said = |errors: Vec<ConfigError>| errors.iter().map(|e| format!("{e}\n")).collect::<String>();
+    let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
+    let loaded = config::load(&flags).map_err(said)?;
+    drop(file);
+    let compiled = config::compile(&loaded.draft, &Slots::default(), 1).map_err(said)?;
+    let (source, first) = Configured::new(flags, loaded, compiled);
+    let fixed = source.fixed();
+    control::run_held(source, &fixed, first, Some(hold))
+}
+
 fn outcome(thread: JoinHandle<Result<(), String>>) -> String {
     match thread.join() {
         Ok(Ok(())) => "it stopped at once".to_owned(),
@@ -145,7 +140,7 @@ fn outcome(thread: JoinHandle<Result<(), String>>) -> String {
     }
 }
 
-/// The slot of the n-th backend.
+/// The slot of the n-th backend: the first configuration gives them out in order.
 pub(super) fn slot(n: usize) -> BackendSlot {
     // There are at most 64 of them.
     BackendSlot(n as u16)
@@ -156,120 +151,71 @@ pub(super) fn name(n: usize) -> String {
     format!("b{}", n + 1)
 }
 
+fn configuration(listen: SocketAddr, shards: usize, backends: &[SocketAddr]) -> String {
+    let mut text = format!("setLocal(\"{listen}\")\nsetShards({shards})\n{CONFIGURATION}");
+    for (n, address) in backends.iter().enumerate() {
+        let _ = writeln!(text, "server(\"{}\", \"{address}\")", name(n));
+    }
+    text
+}
+
+/// A file that exists as long as this does.
+struct File(PathBuf);
+
+impl File {
+    fn write(text: &str) -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("dnslob-demo-{}.lua", std::process::id()));
+        // One that is there already is not ours to write, or to follow.
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let written = Self(path);
+        file.write_all(text.as_bytes())?;
+        Ok(written)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// A port that nobody has, and the socket that keeps it so: shards bind beside it (REUSEPORT).
-fn free_port() -> std::io::Result<(SocketAddr, Socket)> {
+fn free_port() -> io::Result<(SocketAddr, Socket)> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
     socket.set_reuse_port(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    let address = socket.local_addr()?.as_socket().ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((address, socket))
 }
 
-/// Reloads nothing: the demo's configuration stands in no file.
-struct Unwritten;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Source for Unwritten {
-    fn load(&mut self, _: &dyn Fn(BackendSlot) -> bool) -> Result<Plan, Vec<String>> {
-        Err(vec!["the demo has no configuration file".to_owned()])
-    }
-
-    fn accept(&mut self) {}
-}
-
-/// The demo's health checks call no functions.
-struct NoScript;
-
-impl Script for NoScript {
-    fn choose(
-        &self,
-        _: LuaFunction,
-        _: &str,
-        _: u16,
-        _: u16,
-        _: &mut [u8; 12],
-    ) -> Result<(String, u16, u16), String> {
-        Err("the demo has no functions".to_owned())
-    }
-
-    fn judge(&self, _: LuaFunction, _: &Backend, _: &[u8]) -> Result<bool, String> {
-        Err("the demo has no functions".to_owned())
-    }
-}
-
-fn snapshot(address: SocketAddr, backends: &[SocketAddr]) -> Snapshot {
-    let listener = Listener {
-        slot: ListenerSlot(0),
-        address,
-        interface: None,
-        sockets: SocketOptions { receive_buffer: 4 << 20, send_buffer: 0 },
-        dscp: 0,
-    };
-    Snapshot {
-        generation: 1,
-        listeners: vec![Arc::new(listener)],
-        backends: backends.iter().enumerate().map(|(n, a)| Some(Arc::new(backend(n, *a)))).collect(),
-        pools: vec![Pool {
-            name: String::new(),
-            members: (0..backends.len()).map(slot).collect(),
-            policy: Policy::new(Kind::LeastOutstanding),
-            ring: None,
-            retry: Some(Retry { after: RETRY_AFTER, budget_ppm: RETRY_BUDGET_PPM }),
-            panic_ppm: 0,
-            eject: None,
-        }],
-        acl: "127.0.0.0/8".parse::<Prefix>().into_iter().collect(),
-        chain: Chain::default(),
-        globals: Globals {
-            servfail_when_no_server: false,
-            round_robin_fail_on_no_server: false,
-            allow_empty_response: false,
-            drop_empty_queries: false,
-            self_answer_payload: 1232,
-            self_answer_edns: true,
-        },
-    }
-}
-
-fn backend(n: usize, address: SocketAddr) -> Backend {
-    Backend {
-        slot: slot(n),
-        id: address.to_string(),
-        name: name(n),
-        address,
-        order: 1,
-        weight: 1,
-        qps: 0,
-        timeout: TIMEOUT,
-        sockets: 4,
-        outstanding_max: 65_535,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
-        health: Health {
-            mode: HealthMode::Auto,
-            probe: Probe::Udp,
-            qname: "a.root-servers.net.".to_owned(),
-            qtype: 1,
-            qclass: 1,
-            set_cd: false,
-            must_resolve: false,
-            interval: CHECK,
-            timeout: CHECK,
-            rise: RISE,
-            fall: FALL,
-            choose: None,
-            judge: None,
-            slow_start: SLOW_START,
-            lazy: Lazy {
-                threshold_percent: 20,
-                sample: 100,
-                sample_min: 1,
-                failed_interval: CHECK,
-                backoff_max: None,
-                servfail_counts: true,
-            },
-        },
+    #[test]
+    fn the_configuration_says_what_the_constants_do() {
+        let file = File::write(&configuration(
+            SocketAddr::from(([127, 0, 0, 1], 5300)),
+            2,
+            &[SocketAddr::from(([127, 0, 0, 1], 5301)), SocketAddr::from(([127, 0, 0, 1], 5302))],
+        ))
+        .expect("a file");
+        let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
+        let loaded = config::load(&flags).expect("it is Lua");
+        let compiled = config::compile(&loaded.draft, &Slots::default(), 1).expect("it is good");
+        let backends: Vec<_> = compiled.snapshot.backends.iter().flatten().collect();
+        assert_eq!(backends.len(), 2);
+        for (n, backend) in backends.iter().enumerate() {
+            assert_eq!((backend.slot, &backend.name), (slot(n), &name(n)));
+            assert_eq!(backend.timeout, TickDelta::from_ms(TIMEOUT_MS));
+            assert_eq!(backend.health.slow_start, TickDelta::from_ms(SLOW_START_S * 1_000));
+        }
+        let retry = compiled.snapshot.pools[0].retry.expect("retries");
+        assert_eq!(retry.after, TickDelta::from_ms(RETRY_AFTER_MS));
+        assert!(CONFIGURATION.contains(&format!("setServerPolicy({POLICY})")));
     }
 }

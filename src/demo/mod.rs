@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use crate::config::DemoOptions;
 use crate::control::stats::{Gatherer, Reading};
 use crate::engine::clock;
 use crate::live::{BUCKETS, PPM, State, bucket_ns};
@@ -42,27 +43,12 @@ const LOOK: Duration = Duration::from_millis(5);
 const REDRAW: TickDelta = TickDelta::from_ms(500);
 /// Between two lines.
 const PRINT: TickDelta = TickDelta::from_ms(1_000);
+/// After the last time-out, so long for the counts to settle.
+const GRACE: TickDelta = TickDelta::from_ms(1_000);
 /// The backend that falls silent.
 const VICTIM: usize = 1;
 /// When it falls silent and when it answers again, percent of the time.
 const OUTAGE_PERCENT: [u64; 2] = [40, 65];
-
-/// What is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DemoOptions {
-    /// How long the load lasts, seconds; [`SECONDS_MIN`] or more.
-    pub seconds: u32,
-    /// Embedded backends, 2 to 64.
-    pub backends: u16,
-    /// Offered load, queries per second, 1 to 200,000.
-    pub rate: u32,
-}
-
-impl Default for DemoOptions {
-    fn default() -> Self {
-        Self { seconds: 10, backends: 4, rate: 20_000 }
-    }
-}
 
 /// Runs the demo and prints it to standard output.
 ///
@@ -200,7 +186,7 @@ impl Show {
         {
             self.outage.used_again = Some(now);
             let after = seconds(self.outage.returned);
-            let warm = balancer::SLOW_START.0 / 1_000_000_000;
+            let warm = balancer::SLOW_START_S;
             self.tell(now, format!("{name} is in use again after {after:.2} s, warming up for {warm} s"));
         }
     }
@@ -277,7 +263,7 @@ impl Show {
         let sent = self.load.tally().sent.get();
         // Everything outstanding ends by answer or time-out; the last answers then still have to
         // come out of the clients' buffers.
-        let deadline = clock::now() + balancer::TIMEOUT + balancer::TIMEOUT;
+        let deadline = clock::now() + balancer::QUERY_MAX + GRACE;
         let (reading, kernel) = loop {
             let now = clock::now();
             let kernel = self.kernel()?;
@@ -386,7 +372,7 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_refused() {
-        let good = DemoOptions::default();
+        let good = DemoOptions { seconds: 10, backends: 4, rate: 20_000 };
         for bad in [
             DemoOptions { seconds: 2, ..good },
             DemoOptions { backends: 1, ..good },

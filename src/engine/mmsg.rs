@@ -229,7 +229,7 @@ impl Engine {
         let mut busy_until = Tick(0);
         let mut now = clock::now();
         self.begin(now);
-        while !self.ended && !(self.stopping && self.shard.outstanding() == 0) {
+        while !(self.ended || self.stopping && self.shard.outstanding() == 0) {
             let timeout = if now < busy_until { EpollTimeout::ZERO } else { self.sleep(now) };
             let ready = match self.sockets.epoll.wait(&mut events, timeout) {
                 Ok(ready) => ready,
@@ -331,11 +331,10 @@ impl Engine {
     /// ready sockets have been read, so that one system call serves many backends.
     fn read_link(&mut self, route: Route) {
         let Some(socket) = self.sockets.link(route) else { return };
-        let count = match self.responses.receive(socket.as_fd(), self.received, Note::Nothing) {
-            Ok(count) => count,
-            // An ICMP error of an earlier query, reported once; what is behind it is read in the
-            // next round.
-            Err(_) => return,
+        // An error is the ICMP message of an earlier query, reported once; what is behind it is
+        // read in the next round.
+        let Ok(count) = self.responses.receive(socket.as_fd(), self.received, Note::Nothing) else {
+            return;
         };
         for at in self.received..self.received + count {
             if self.responses.was_cut(at) {

@@ -6,6 +6,7 @@
 
 pub mod clock;
 mod mmsg;
+pub mod sim;
 pub mod socket;
 pub mod sys;
 

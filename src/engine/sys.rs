@@ -61,6 +61,9 @@ pub struct Arrivals {
     controls: Box<[Control]>,
     vectors: Box<[iovec]>,
     headers: Box<[mmsghdr]>,
+    /// What the headers are prepared to note, and how many of them the kernel may have changed.
+    noted: Option<Note>,
+    written: usize,
 }
 
 impl std::fmt::Debug for Arrivals {
@@ -92,6 +95,8 @@ impl Arrivals {
             controls: vec![Control([0; CONTROL]); capacity].into_boxed_slice(),
             vectors: vec![vector; capacity].into_boxed_slice(),
             headers: vec![header; capacity].into_boxed_slice(),
+            noted: None,
+            written: 0,
         }
     }
 
@@ -108,25 +113,15 @@ impl Arrivals {
     /// the socket's own trouble.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, first: usize, note: Note) -> io::Result<usize> {
         let capacity = self.capacity();
-        for at in first..capacity {
-            self.vectors[at] = iovec {
-                iov_base: self.octets[at * STRIDE + HEADROOM..].as_mut_ptr().cast(),
-                iov_len: MESSAGE_MAX,
-            };
-            let header = &mut self.headers[at].msg_hdr;
-            header.msg_iov = &raw mut self.vectors[at];
-            header.msg_iovlen = 1;
-            (header.msg_name, header.msg_namelen) = match note {
-                Note::Nothing => (ptr::null_mut(), 0),
-                Note::Peer | Note::PeerAndLocal => {
-                    ((&raw mut self.names[at]).cast(), size_of::<sockaddr_in6>() as u32)
-                }
-            };
-            (header.msg_control, header.msg_controllen) = match note {
-                Note::Nothing | Note::Peer => (ptr::null_mut(), 0),
-                Note::PeerAndLocal => ((&raw mut self.controls[at].0).cast(), CONTROL as _),
-            };
+        // The kernel has written only into the headers that it filled.
+        let written = if self.noted == Some(note) { self.written } else { capacity };
+        for at in first..written {
+            self.reset(at, note);
         }
+        // Below `first` stand datagrams that are still wanted; only a caller that changes its
+        // note between them would leave headers there in the old form, and none does.
+        debug_assert!(first == 0 || self.noted == Some(note), "one note until all is delivered");
+        self.noted = Some(note);
         let room = (capacity - first) as u32;
         let headers = self.headers[first..].as_mut_ptr();
         // SAFETY: `headers` points at `room` initialised headers; each points at a vector, a name
@@ -135,7 +130,31 @@ impl Arrivals {
         // JUSTIFICATION: one system call a batch; one a packet costs 2 to 5 % more CPU.
         let n =
             unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, room, libc::MSG_DONTWAIT, ptr::null_mut()) };
-        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+        if n < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.written = first + n as usize;
+        Ok(n as usize)
+    }
+
+    fn reset(&mut self, at: usize, note: Note) {
+        self.vectors[at] = iovec {
+            iov_base: self.octets[at * STRIDE + HEADROOM..].as_mut_ptr().cast(),
+            iov_len: MESSAGE_MAX,
+        };
+        let header = &mut self.headers[at].msg_hdr;
+        header.msg_iov = &raw mut self.vectors[at];
+        header.msg_iovlen = 1;
+        (header.msg_name, header.msg_namelen) = match note {
+            Note::Nothing => (ptr::null_mut(), 0),
+            Note::Peer | Note::PeerAndLocal => {
+                ((&raw mut self.names[at]).cast(), size_of::<sockaddr_in6>() as u32)
+            }
+        };
+        (header.msg_control, header.msg_controllen) = match note {
+            Note::Nothing | Note::Peer => (ptr::null_mut(), 0),
+            Note::PeerAndLocal => ((&raw mut self.controls[at].0).cast(), CONTROL as _),
+        };
     }
 
     /// Whether the datagram at `at` was longer than [`MESSAGE_MAX`] and has been cut.

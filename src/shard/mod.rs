@@ -32,7 +32,7 @@ use crate::wire::name;
 use crate::wire::query::Question;
 
 use copies::Copies;
-use outstanding::{Asked, Found, Key, Known, NO_COPY, Outstanding, Queue};
+use outstanding::{Asked, Found, Key, Known, NO_COPY, Outstanding, Queue, Terms};
 use policy::{Selector, Subject};
 use rules::Decision;
 use verdict::{DropReason, Verdict};
@@ -67,6 +67,8 @@ pub struct Shard {
 #[derive(Clone, Copy, Debug)]
 struct Attached {
     queue: Queue,
+    /// Of the last configuration that had it: its outstanding queries outlive its removal.
+    timeout: TickDelta,
 }
 
 impl Shard {
@@ -130,7 +132,7 @@ impl Shard {
         if self.attached.len() <= at {
             self.attached.resize(at + 1, None);
         }
-        self.attached[at] = Some(Attached { queue });
+        self.attached[at] = Some(Attached { queue, timeout: backend.timeout });
         self.page().attached[at].store(1, Release);
     }
 
@@ -220,7 +222,8 @@ impl Shard {
             Some(queue) => queue,
             None => self.attached.get(backend.index()).copied().flatten()?.queue,
         };
-        let key = self.outstanding.claim(backend, asked, max, self.now, self.batch, queue, &mut self.rng)?;
+        let terms = Terms { max, now: self.now, batch: self.batch, queue };
+        let key = self.outstanding.claim(backend, asked, terms, &mut self.rng)?;
         self.selector.claimed(backend);
         self.page().backend(backend).queries.add(1);
         Some(key)
@@ -367,7 +370,8 @@ impl Shard {
         self.outstanding.unpair(first);
         let pool = self.copies.kept(copy).map_or(PoolSlot(0), |k| k.1);
         let after = self.snapshot.pool(pool).retry.map_or(TickDelta(0), |r| r.after);
-        let timeout = self.snapshot.backend(first.route.backend).map_or(after, |b| b.timeout);
+        let attached = self.attached.get(first.route.backend.index()).copied().flatten();
+        let timeout = attached.map_or(after, |a| a.timeout);
         let left = TickDelta(timeout.0.saturating_sub(after.0).max(1_000_000));
         match self.outstanding.queue(left) {
             Some(queue) => self.outstanding.rearm(first, self.now, queue),

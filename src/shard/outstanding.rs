@@ -122,7 +122,20 @@ pub struct Asked {
     pub copy: u32,
 }
 
-/// A query that has left its slot, or is looked at in it.
+/// On which terms a query waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The backend's outstanding queries in this shard, at most.
+    pub max: u32,
+    /// When it is sent.
+    pub now: Tick,
+    /// Any number that changes with each batch.
+    pub batch: u64,
+    /// How long it waits.
+    pub queue: Queue,
+}
+
+/// What is known of a query that is looked at in its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// What was known of it.
@@ -249,19 +262,16 @@ impl Outstanding {
         Some(&mut table.slots[at]).filter(|s| s.holds(key.route.socket, key.id))
     }
 
-    /// Takes a slot for a query to `backend` and says which id and socket to send it with.
-    /// `batch` is any number that changes with each batch; at most `max` may wait. None when the
-    /// table is full or the backend has none.
+    /// Takes a slot for a query to `backend` and says which id and socket to send it with. None
+    /// when the table is full or the backend has none.
     pub fn claim(
         &mut self,
         backend: BackendSlot,
         asked: Asked,
-        max: u32,
-        now: Tick,
-        batch: u64,
-        queue: Queue,
+        terms: Terms,
         rng: &mut ShardRng,
     ) -> Option<Key> {
+        let Terms { max, now, batch, queue } = terms;
         let table = self.tables.get_mut(backend.index())?.as_deref_mut()?;
         if table.live >= max {
             return None;

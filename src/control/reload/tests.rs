@@ -65,7 +65,7 @@ impl Edge for Noting {
 fn plan(snapshot: Snapshot) -> Plan {
     Plan {
         snapshot: Arc::new(snapshot),
-        settings: Settings { drain: TickDelta(0), stats: None, verbose_checks: false },
+        settings: Settings { drain: TickDelta(0), stats: None, verbose: false, verbose_checks: false },
         script: Rc::new(NoScript),
         changes: Vec::new(),
     }
@@ -193,19 +193,6 @@ fn new_listeners_open_first_and_removed_ones_end_last() {
             "1: unlisten 0"
         ]
     );
-}
-
-#[test]
-fn a_changed_listener_takes_over_from_itself() {
-    let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
-    let mut next = fixture::snapshot(2, &[], &[0]);
-    let marked = Listener { dscp: 46, ..fixture::listener(0) };
-    next.listeners.push(Arc::new(marked));
-    let change = world.begin(next);
-    let done = world.finish(change, true).expect("a reload");
-    assert!(done.removed.is_empty());
-    let tail = &world.edge.calls[3..];
-    assert_eq!(tail, ["0: unlisten 0", "0: listen 0", "1: unlisten 0", "1: listen 0"]);
 }
 
 #[test]

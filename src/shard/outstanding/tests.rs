@@ -33,7 +33,8 @@ impl World {
 
     fn claim(&mut self, backend: BackendSlot, question: u64, max: u32, now: Tick) -> Option<Key> {
         self.batch += 1;
-        self.out.claim(backend, asked(question), max, now, self.batch, self.queue, &mut self.rng)
+        let terms = Terms { max, now, batch: self.batch, queue: self.queue };
+        self.out.claim(backend, asked(question), terms, &mut self.rng)
     }
 }
 

@@ -1,0 +1,542 @@
+//! The simulation engine: a seeded network and a virtual clock around real shards.
+//!
+//! ```text
+//!  ask ──► path (delay, loss, copies) ──► inbox of a shard ──► batch: the same calls as mmsg's
+//!  Seen::Answer ◄── path ◄── on_response        on_query ──► path ──► Seen::Query
+//!                                               on_response ◄── inbox ◄── path ◄── answer
+//! ```
+//!
+//! Nothing happens by itself: [`Sim::next`] lets time pass until something is to be seen from
+//! outside, a query at a backend or an answer at a client. Who drives the simulation plays both,
+//! by hand or with a [`Server`]. Spoofing needs no feature: [`Sim::answer`] takes any octets for
+//! any [`Port`].
+//!
+//! It does not model: listeners that close, the panic and restart of a shard, full kernel buffers.
+//! The same seed and the same calls give the same run, bit for bit.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::addr::{BackendSlot, Client, Route, SocketSlot};
+use crate::config::snapshot::Snapshot;
+use crate::live::Board;
+use crate::packet::Packet;
+use crate::rng::ShardRng;
+use crate::shard::Shard;
+use crate::shard::verdict::{DropReason, Verdict};
+use crate::time::{Tick, TickDelta};
+use crate::wire::header::{self, Header, rcode};
+use crate::wire::query::Question;
+
+/// Octets of the longest message that is taken, as in the socket engine.
+const MESSAGE_MAX: usize = 4096;
+/// Octets behind a message, for an OPT of our own.
+const TAILROOM: usize = 448;
+/// An idle shard wakes this often, as in the socket engine.
+const IDLE: TickDelta = TickDelta::from_ms(250);
+/// Packets of one batch.
+const BATCH: usize = 64;
+/// Servers that a query which cannot be sent is offered to, as in the socket engine.
+const UNSENT_TRIES: usize = 4;
+
+/// What a way through the network does to a datagram.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Path {
+    /// Every datagram takes so long.
+    pub delay: TickDelta,
+    /// And up to so much more, at random: datagrams overtake each other.
+    pub jitter: TickDelta,
+    /// So many are lost, parts per million.
+    pub loss_ppm: u32,
+    /// So many arrive twice, parts per million.
+    pub twice_ppm: u32,
+}
+
+/// One of our sockets towards a backend, as the network knows it. A socket that was closed keeps
+/// its port to itself: what is sent to it is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Port {
+    /// The shard that it is of.
+    pub shard: usize,
+    /// Which backend and socket.
+    pub route: Route,
+    /// Counts the openings of links.
+    opened: u64,
+}
+
+/// What can be seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A backend hears a query.
+    Query {
+        /// The backend.
+        backend: SocketAddr,
+        /// Whom to answer.
+        port: Port,
+        /// The query.
+        octets: Vec<u8>,
+    },
+    /// A client hears an answer.
+    Answer {
+        /// The client.
+        client: Client,
+        /// The answer.
+        octets: Vec<u8>,
+    },
+}
+
+#[derive(Debug)]
+enum Arrival {
+    Query(Client, Vec<u8>),
+    Response(Port, Vec<u8>),
+}
+
+#[derive(Debug)]
+enum What {
+    Wake(usize),
+    Arrive(usize, Arrival),
+    Seen(Seen),
+}
+
+/// Ordered by time, then by the order of being scheduled.
+#[derive(Debug)]
+struct Event {
+    at: Tick,
+    number: u64,
+    what: What,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+impl Eq for Event {}
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// The sockets of one shard towards one backend.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    backend: SocketAddr,
+    opened: u64,
+}
+
+/// A shard and what its engine would own.
+#[derive(Debug)]
+struct Node {
+    shard: Shard,
+    links: Vec<Option<Link>>,
+    queries: VecDeque<(Client, Vec<u8>)>,
+    responses: VecDeque<(Port, Vec<u8>)>,
+    /// The wake-up that counts; any other one is stale.
+    wakes_at: Tick,
+    tidied: Tick,
+    linked: u64,
+}
+
+/// Everything outside the shards.
+#[derive(Debug)]
+struct Network {
+    now: Tick,
+    rng: ShardRng,
+    events: BinaryHeap<Reverse<Event>>,
+    scheduled: u64,
+    opened: u64,
+    clients: Path,
+    backends: Path,
+    refuse_ppm: u32,
+    unreachable: BTreeSet<SocketAddr>,
+}
+
+/// A simulated process: its shards, their clients and their backends.
+#[derive(Debug)]
+pub struct Sim {
+    network: Network,
+    snapshot: Arc<Snapshot>,
+    nodes: Vec<Node>,
+    wake_lag: TickDelta,
+}
+
+impl Sim {
+    /// As many shards as `board` has pages, obeying `snapshot`; the network is perfect.
+    #[must_use]
+    pub fn new(seed: u64, board: &Arc<Board>, snapshot: Arc<Snapshot>) -> Self {
+        let mut rng = ShardRng::from_seed(seed);
+        let nodes: Vec<Node> = (0..board.shards().len())
+            .map(|index| Node {
+                shard: Shard::new(index, board.clone(), snapshot.clone(), ShardRng::from_seed(rng.u64())),
+                links: Vec::new(),
+                queries: VecDeque::new(),
+                responses: VecDeque::new(),
+                wakes_at: Tick(0),
+                tidied: Tick(0),
+                linked: 0,
+            })
+            .collect();
+        let network = Network {
+            now: Tick(1_000_000_000),
+            rng,
+            events: BinaryHeap::new(),
+            scheduled: 0,
+            opened: 0,
+            clients: Path::default(),
+            backends: Path::default(),
+            refuse_ppm: 0,
+            unreachable: BTreeSet::new(),
+        };
+        let mut sim = Self { network, snapshot, nodes, wake_lag: TickDelta(0) };
+        sim.wake_all();
+        sim
+    }
+
+    /// The virtual time.
+    #[must_use]
+    pub const fn now(&self) -> Tick {
+        self.network.now
+    }
+
+    /// Sets the way between clients and shards, for both directions.
+    pub const fn set_clients(&mut self, path: Path) {
+        self.network.clients = path;
+    }
+
+    /// Sets the way between shards and backends, for both directions.
+    pub const fn set_backends(&mut self, path: Path) {
+        self.network.backends = path;
+    }
+
+    /// So many queries are refused by the kernel when they are to be sent, parts per million.
+    pub const fn set_refusals(&mut self, ppm: u32) {
+        self.network.refuse_ppm = ppm;
+    }
+
+    /// Whether the kernel has a route to a backend; without one it refuses every query.
+    pub fn set_reachable(&mut self, backend: SocketAddr, reachable: bool) {
+        if reachable {
+            self.network.unreachable.remove(&backend);
+        } else {
+            self.network.unreachable.insert(backend);
+        }
+    }
+
+    /// How long after an arrival a shard wakes, at most; what arrives meanwhile is its batch.
+    pub const fn set_wake_lag(&mut self, lag: TickDelta) {
+        self.wake_lag = lag;
+    }
+
+    /// Makes a configuration stand; every shard takes it with its next batch, which begins at once.
+    pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = snapshot;
+        self.wake_all();
+    }
+
+    /// The shards, to be examined.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.nodes.iter().map(|n| &n.shard)
+    }
+
+    /// A client sends a query; the kernel's steering chose the shard.
+    ///
+    /// # Panics
+    /// When there is no such shard.
+    pub fn ask(&mut self, shard: usize, client: Client, octets: &[u8]) {
+        assert!(shard < self.nodes.len(), "shard {shard} does not exist");
+        let network = &mut self.network;
+        network.travel(network.clients, || What::Arrive(shard, Arrival::Query(client, octets.to_vec())));
+    }
+
+    /// Whoever it is sends octets to one of our ports towards a backend, after a while. (A socket
+    /// is connected: from another address than its backend's they would not get in at all.)
+    pub fn answer(&mut self, port: Port, after: TickDelta, octets: &[u8]) {
+        let network = &mut self.network;
+        let path = network.backends;
+        let path = Path { delay: TickDelta(path.delay.0.saturating_add(after.0)), ..path };
+        network.travel(path, || What::Arrive(port.shard, Arrival::Response(port, octets.to_vec())));
+    }
+
+    /// Lets time pass until something is seen, or until `end`, when it is None.
+    pub fn next(&mut self, end: Tick) -> Option<Seen> {
+        loop {
+            if self.network.events.peek().is_none_or(|e| e.0.at > end) {
+                self.network.now = self.network.now.max(end);
+                return None;
+            }
+            let Reverse(event) = self.network.events.pop()?;
+            self.network.now = event.at;
+            match event.what {
+                What::Seen(seen) => return Some(seen),
+                What::Wake(at) if self.nodes[at].wakes_at == event.at => self.batch(at),
+                What::Wake(_) => {}
+                What::Arrive(at, arrival) => self.arrive(at, arrival),
+            }
+        }
+    }
+
+    fn arrive(&mut self, at: usize, arrival: Arrival) {
+        let node = &mut self.nodes[at];
+        match arrival {
+            Arrival::Query(client, octets) => node.queries.push_back((client, octets)),
+            Arrival::Response(port, octets) => node.responses.push_back((port, octets)),
+        }
+        let lag = TickDelta(self.network.rng.u64() % (self.wake_lag.0 + 1));
+        let wake = self.network.now + lag;
+        if wake < node.wakes_at || node.wakes_at <= self.network.now {
+            self.wake(at, wake);
+        }
+    }
+
+    fn wake(&mut self, at: usize, when: Tick) {
+        self.nodes[at].wakes_at = when;
+        self.network.schedule(when, What::Wake(at));
+    }
+
+    fn wake_all(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.wake(at, self.network.now);
+        }
+    }
+
+    /// One round of a shard's loop, in the order of the socket engine's.
+    fn batch(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let now = self.network.now;
+        node.begin(&self.snapshot, &mut self.network);
+        for _ in 0..BATCH {
+            let Some((port, octets)) = node.responses.pop_front() else { break };
+            node.read_response(port, octets, &mut self.network);
+        }
+        let mut forwards = Vec::new();
+        for _ in 0..BATCH {
+            let Some((client, octets)) = node.queries.pop_front() else { break };
+            node.read_query(client, octets, &mut forwards, &mut self.network);
+        }
+        for (route, octets) in forwards {
+            node.send(at, route, octets, &mut self.network);
+        }
+        let mut due = Vec::new();
+        node.shard.on_tick(&mut |verdict, octets| {
+            if let Verdict::Forward(route) = verdict {
+                due.push((route, octets.to_vec()));
+            }
+        });
+        for (route, octets) in due {
+            node.send(at, route, octets, &mut self.network);
+        }
+        if now.since(node.tidied) >= IDLE {
+            node.tidy(now);
+        }
+        let busy = !(node.queries.is_empty() && node.responses.is_empty());
+        let sleep = if busy { TickDelta(1_000) } else { node.sleep(now) };
+        self.wake(at, now + sleep);
+    }
+}
+
+impl Node {
+    fn begin(&mut self, snapshot: &Arc<Snapshot>, network: &mut Network) {
+        self.shard.begin_batch(network.now, snapshot);
+        if self.linked == snapshot.generation {
+            return;
+        }
+        self.linked = snapshot.generation;
+        for backend in snapshot.backends.iter().flatten() {
+            let at = backend.slot.index();
+            if self.links.len() <= at {
+                self.links.resize(at + 1, None);
+            }
+            if self.links[at].is_none() {
+                network.opened += 1;
+                self.links[at] = Some(Link { backend: backend.address, opened: network.opened });
+            }
+        }
+    }
+
+    fn link(&self, slot: BackendSlot) -> Option<Link> {
+        self.links.get(slot.index()).copied().flatten()
+    }
+
+    fn read_query(
+        &mut self,
+        client: Client,
+        mut octets: Vec<u8>,
+        forwards: &mut Vec<(Route, Vec<u8>)>,
+        network: &mut Network,
+    ) {
+        if octets.len() > MESSAGE_MAX {
+            self.shard.drop(DropReason::Oversized);
+            return;
+        }
+        let mut packet = roomy(&mut octets);
+        match self.shard.on_query(client, &mut packet) {
+            Verdict::Forward(route) => forwards.push((route, packet.bytes().to_vec())),
+            Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
+            Verdict::Drop(_) => {}
+        }
+    }
+
+    fn read_response(&mut self, port: Port, mut octets: Vec<u8>, network: &mut Network) {
+        if self.link(port.route.backend).is_none_or(|l| l.opened != port.opened) {
+            // That socket is closed.
+            return;
+        }
+        if octets.len() > MESSAGE_MAX {
+            self.shard.drop(DropReason::Oversized);
+            return;
+        }
+        let mut packet = roomy(&mut octets);
+        match self.shard.on_response(port.route, &mut packet) {
+            Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
+            Verdict::Drop(_) | Verdict::Forward(_) => {}
+        }
+    }
+
+    /// Sends a query, or offers it to other servers when the kernel refuses.
+    fn send(&mut self, shard: usize, mut route: Route, mut octets: Vec<u8>, network: &mut Network) {
+        for tried in 0..=UNSENT_TRIES {
+            if let Some(link) = self.link(route.backend)
+                && !network.refuses(link.backend)
+            {
+                let port = Port { shard, route, opened: link.opened };
+                let seen = || What::Seen(Seen::Query { backend: link.backend, port, octets: octets.clone() });
+                return network.travel(network.backends, seen);
+            }
+            if tried == UNSENT_TRIES {
+                // All refused: the last claim ends with its time-out.
+                return;
+            }
+            let length = octets.len();
+            match self.shard.on_unsent(route, &mut Packet::new(&mut octets, 0, length)) {
+                Verdict::Forward(other) => route = other,
+                Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) => return,
+            }
+        }
+    }
+
+    /// Closes what is finished.
+    fn tidy(&mut self, now: Tick) {
+        let gone: Vec<BackendSlot> = self.shard.retired().collect();
+        for slot in gone {
+            self.links[slot.index()] = None;
+            self.shard.detach(slot);
+        }
+        self.tidied = now;
+    }
+
+    fn sleep(&self, now: Tick) -> TickDelta {
+        let wait =
+            self.shard.next_deadline().map_or(IDLE, |at| TickDelta::from_ms(at.since(now).as_ms_ceil()));
+        TickDelta(wait.0.clamp(1_000, IDLE.0))
+    }
+}
+
+fn roomy(octets: &mut Vec<u8>) -> Packet<'_> {
+    let length = octets.len();
+    octets.resize(length + TAILROOM, 0);
+    Packet::new(octets, 0, length)
+}
+
+impl Network {
+    fn schedule(&mut self, at: Tick, what: What) {
+        self.scheduled += 1;
+        self.events.push(Reverse(Event { at, number: self.scheduled, what }));
+    }
+
+    fn travel(&mut self, path: Path, what: impl Fn() -> What) {
+        let copies = 1 + u32::from(self.rng.chance(path.twice_ppm));
+        for _ in 0..copies {
+            if !self.rng.chance(path.loss_ppm) {
+                let jitter = TickDelta(self.rng.u64() % (path.jitter.0 + 1));
+                self.schedule(self.now + path.delay + jitter, what());
+            }
+        }
+    }
+
+    fn deliver(&mut self, client: Client, octets: &[u8]) {
+        let seen = || What::Seen(Seen::Answer { client, octets: octets.to_vec() });
+        self.travel(self.clients, seen);
+    }
+
+    fn refuses(&mut self, backend: SocketAddr) -> bool {
+        self.unreachable.contains(&backend) || self.rng.chance(self.refuse_ppm)
+    }
+}
+
+/// A name server by its statistics.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// It answers at all.
+    pub alive: bool,
+    /// Its fastest answer takes so long.
+    pub latency: TickDelta,
+    /// Mean of what comes on top, exponentially distributed.
+    pub latency_tail: TickDelta,
+    /// So many answers are SERVFAIL, parts per million.
+    pub servfail_ppm: u32,
+    /// So many answers are such that no client should ever get them, parts per million.
+    pub wrong_ppm: u32,
+}
+
+impl Server {
+    /// A server that answers everything after `latency`.
+    #[must_use]
+    pub const fn steady(latency: TickDelta) -> Self {
+        Self { alive: true, latency, latency_tail: TickDelta(0), servfail_ppm: 0, wrong_ppm: 0 }
+    }
+
+    /// What it says to a query, and after which time; None when it says nothing.
+    #[must_use]
+    pub fn answer(&self, query: &[u8], rng: &mut ShardRng) -> Option<(TickDelta, Vec<u8>)> {
+        if !self.alive {
+            return None;
+        }
+        let head = Header::parse(query)?;
+        let end = if head.qdcount() == 0 { header::LEN } else { Question::parse(query)?.end };
+        let mut octets = query[..end].to_vec();
+        octets[2] |= header::QR;
+        octets[3] = header::RA | (octets[3] & header::CD);
+        octets[6..header::LEN].fill(0);
+        if rng.chance(self.wrong_ppm) {
+            spoil(&mut octets, rng);
+        } else if rng.chance(self.servfail_ppm) {
+            octets[3] |= rcode::SERVFAIL;
+        }
+        // The inverse of the exponential distribution, from a uniform number in (0, 1].
+        let uniform = (f64::from(rng.u32()) + 1.0) / 4_294_967_296.0;
+        let tail = -uniform.ln() * self.latency_tail.0 as f64;
+        Some((TickDelta(self.latency.0 + tail as u64), octets))
+    }
+}
+
+/// Makes an answer one that must be dropped.
+fn spoil(octets: &mut Vec<u8>, rng: &mut ShardRng) {
+    match rng.below(5) {
+        0 => octets[0] ^= 0x55,
+        1 => octets[2] &= !header::QR,
+        2 => octets.truncate(rng.below(header::LEN as u32) as usize),
+        3 => {
+            // Another type; the last octet but two is its low half.
+            let at = octets.len() - 3;
+            octets[at] ^= 0x11;
+        }
+        _ => {
+            octets.truncate(header::LEN);
+            octets[5] = 0;
+        }
+    }
+}
+
+/// The port of another socket of the same link: a spoofer has to guess among them.
+#[must_use]
+pub const fn sibling(port: Port, socket: u8) -> Port {
+    Port { route: Route { socket: SocketSlot(socket), ..port.route }, ..port }
+}

@@ -1,0 +1,487 @@
+//! Packet in, verdict and packet out: the shard's behaviour as tables, one row a rule. The first
+//! place for whatever the data path learns.
+
+mod support;
+
+use std::sync::Arc;
+
+use dnslob::addr::{BackendSlot, Client, Route, SocketSlot};
+use dnslob::config::snapshot::Snapshot;
+use dnslob::live::{Board, State};
+use dnslob::packet::Packet;
+use dnslob::shard::Shard;
+use dnslob::shard::verdict::{DropReason, Verdict};
+use dnslob::time::{Tick, TickDelta};
+use support::farm::{Farm, client};
+use support::message::{message, same};
+
+const CLIENT: &str = "127.0.0.1:4000";
+/// Room behind a packet, as engines leave it.
+const TAILROOM: usize = 64;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug)]
+enum Out {
+    /// It goes to a backend, saying this.
+    Forward(&'static str),
+    /// It goes back to the client, an answer of our own that says this.
+    Answer(&'static str),
+    /// It goes to the client, saying this.
+    Deliver(&'static str),
+    /// It is dropped and counted.
+    Drop(DropReason),
+}
+
+/// A shard and what stands around it.
+struct Bench {
+    shard: Shard,
+    board: Arc<Board>,
+    snapshot: Arc<Snapshot>,
+    now: Tick,
+}
+
+impl Bench {
+    fn new(farm: &Farm) -> Self {
+        let (shard, board, snapshot) = farm.shard(7);
+        let mut bench = Self { shard, board, snapshot, now: Tick(1_000_000_000) };
+        bench.pass(0);
+        bench
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now = self.now + TickDelta::from_ms(ms);
+        self.shard.begin_batch(self.now, &self.snapshot);
+    }
+
+    fn query(&mut self, from: Client, octets: &[u8]) -> (Verdict, Vec<u8>) {
+        self.packet(octets, |shard, packet| shard.on_query(from, packet))
+    }
+
+    fn response(&mut self, from: Route, octets: &[u8]) -> (Verdict, Vec<u8>) {
+        self.packet(octets, |shard, packet| shard.on_response(from, packet))
+    }
+
+    fn packet(
+        &mut self,
+        octets: &[u8],
+        call: impl Fn(&mut Shard, &mut Packet<'_>) -> Verdict,
+    ) -> (Verdict, Vec<u8>) {
+        let mut buf = octets.to_vec();
+        buf.resize(octets.len() + TAILROOM, 0xee);
+        let mut packet = Packet::new(&mut buf, 0, octets.len());
+        let verdict = call(&mut self.shard, &mut packet);
+        let out = packet.bytes().to_vec();
+        self.shard.check_invariants();
+        (verdict, out)
+    }
+
+    /// What was forwarded by a query that must be.
+    fn forwarded(&mut self, text: &str) -> (Route, Vec<u8>) {
+        let (verdict, octets) = self.query(client(CLIENT), &message(text));
+        let Verdict::Forward(route) = verdict else { panic!("{text} became {verdict:?}") };
+        (route, octets)
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.board.shards()[0].dropped(reason).get()
+    }
+
+    fn drops(&self) -> u64 {
+        DropReason::ALL.into_iter().map(|r| self.dropped(r)).sum()
+    }
+
+    /// Compares a verdict and its packet with what a row wants; a drop must have been counted,
+    /// once, under its reason and no other.
+    fn check(&self, name: &str, got: (Verdict, Vec<u8>), want: Out) {
+        let (verdict, octets) = got;
+        let text = match (verdict, want) {
+            (Verdict::Forward(_), Out::Forward(text)) | (Verdict::Deliver(_), Out::Deliver(text)) => text,
+            (Verdict::Answer(_), Out::Answer(text)) => {
+                assert_eq!(self.board.shards()[0].self_answered.get(), 1, "{name}: counted");
+                text
+            }
+            (Verdict::Drop(reason), Out::Drop(wanted)) => {
+                assert_eq!(reason, wanted, "{name}");
+                assert_eq!((self.dropped(reason), self.drops()), (1, 1), "{name}: counted once");
+                return;
+            }
+            (
+                Verdict::Forward(_) | Verdict::Deliver(_) | Verdict::Answer(_) | Verdict::Drop(_),
+                Out::Forward(_) | Out::Answer(_) | Out::Deliver(_) | Out::Drop(_),
+            ) => panic!("{name}: wanted {want:?}, got {verdict:?}"),
+        };
+        assert_eq!(self.drops(), 0, "{name}: nothing is counted as dropped");
+        if let Err(difference) = same(&octets, text) {
+            panic!("{name}:\n{difference}");
+        }
+    }
+}
+
+/// Name, configuration, client, query, outcome.
+type QueryRow = (&'static str, fn(&mut Farm), &'static str, &'static str, Out);
+
+fn plain(_: &mut Farm) {}
+fn servfail(farm: &mut Farm) {
+    farm.globals.servfail_when_no_server = true;
+    farm.backends.clear();
+}
+fn nobody(farm: &mut Farm) {
+    farm.backends.clear();
+}
+
+const QUERIES: &[QueryRow] = &[
+    ("a query is forwarded", plain, CLIENT, "1234 RD a.example/A", Out::Forward("* RD a.example/A")),
+    (
+        "all of a query is forwarded as it came: flags, case, EDNS",
+        plain,
+        CLIENT,
+        "1234 RD AD CD wWw.ExAmPle/TXT OPT=4096,DO",
+        Out::Forward("* RD AD CD wWw.ExAmPle/TXT OPT=4096,DO"),
+    ),
+    (
+        "octets behind the message are forwarded",
+        plain,
+        CLIENT,
+        "1234 a.example/A TAIL=c0ffee",
+        Out::Forward("* a.example/A TAIL=c0ffee"),
+    ),
+    ("the root is a name", plain, CLIENT, "1234 ./NS", Out::Forward("* ./NS")),
+    ("opcodes are the backend's matter", plain, CLIENT, "1 NOTIFY a/A", Out::Forward("* NOTIFY a/A")),
+    ("outside the ACL", plain, "192.0.2.1:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
+    ("outside the ACL, IPv6", plain, "[2001:db8::1]:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
+    ("inside the ACL, IPv6", plain, "[fd00::1]:53", "1234 a.example/A", Out::Forward("* a.example/A")),
+    (
+        "an ACL of one's own replaces the default",
+        |f| f.acl = vec!["192.0.2.0/24".parse().expect("a network")],
+        "192.0.2.1:53",
+        "1234 a.example/A",
+        Out::Forward("* a.example/A"),
+    ),
+    ("the ACL comes before anything else", plain, "192.0.2.1:53", "1234 CUT=3", Out::Drop(DropReason::Acl)),
+    ("no octets", plain, CLIENT, "1234 CUT=0", Out::Drop(DropReason::QueryShort)),
+    ("eleven octets", plain, CLIENT, "1234 a.example/A CUT=11", Out::Drop(DropReason::QueryShort)),
+    ("QR=1", plain, CLIENT, "1234 QR a.example/A", Out::Drop(DropReason::QueryIsResponse)),
+    ("TC=1", plain, CLIENT, "1234 TC a.example/A", Out::Drop(DropReason::QueryTruncated)),
+    ("cut in the name", plain, CLIENT, "1234 a.example/A CUT=16", Out::Drop(DropReason::QueryMalformed)),
+    ("cut in the type", plain, CLIENT, "1234 a.example/A CUT=23", Out::Drop(DropReason::QueryMalformed)),
+    ("a header that promises more", plain, CLIENT, "1234 QD=1", Out::Drop(DropReason::QueryMalformed)),
+    (
+        "a pointer for a name",
+        plain,
+        CLIENT,
+        "1234 QD=1 TAIL=c00c00010001",
+        Out::Drop(DropReason::QueryMalformed),
+    ),
+    ("no question", plain, CLIENT, "1234", Out::Answer("1234 QR NOTIMP")),
+    ("no question: RD and CD come back", plain, CLIENT, "1234 RD CD", Out::Answer("1234 QR RD CD NOTIMP")),
+    (
+        "no question, configured to drop",
+        |f| f.globals.drop_empty_queries = true,
+        CLIENT,
+        "1234 RD",
+        Out::Drop(DropReason::QueryEmpty),
+    ),
+    (
+        "no question but EDNS",
+        plain,
+        CLIENT,
+        "1234 RD OPT=4096,DO",
+        Out::Answer("1234 QR RD NOTIMP OPT=1232,DO"),
+    ),
+    ("no server", nobody, CLIENT, "1234 RD a.example/A", Out::Drop(DropReason::NoServer)),
+    (
+        "no server, SERVFAIL wanted: RD kept, RA left alone",
+        servfail,
+        CLIENT,
+        "1234 RD a.example/A",
+        Out::Answer("1234 QR RD SERVFAIL a.example/A"),
+    ),
+    (
+        "AD and AA are not for us to claim, CD comes back",
+        servfail,
+        CLIENT,
+        "1234 RD AD CD AA a.example/A",
+        Out::Answer("1234 QR RD CD SERVFAIL a.example/A"),
+    ),
+    (
+        "EDNS in, EDNS out: our payload size, no DO",
+        servfail,
+        CLIENT,
+        "1234 a.example/A OPT=4096",
+        Out::Answer("1234 QR SERVFAIL a.example/A OPT=1232"),
+    ),
+    (
+        "the client's DO comes back",
+        servfail,
+        CLIENT,
+        "1234 a.example/A OPT=512,DO",
+        Out::Answer("1234 QR SERVFAIL a.example/A OPT=1232,DO"),
+    ),
+    (
+        "a payload size of one's own",
+        |f| {
+            servfail(f);
+            f.globals.self_answer_payload = 512;
+        },
+        CLIENT,
+        "1234 a.example/A OPT=4096",
+        Out::Answer("1234 QR SERVFAIL a.example/A OPT=512"),
+    ),
+    (
+        "EDNS in answers of our own switched off",
+        |f| {
+            servfail(f);
+            f.globals.self_answer_edns = false;
+        },
+        CLIENT,
+        "1234 a.example/A OPT=4096",
+        Out::Answer("1234 QR SERVFAIL a.example/A"),
+    ),
+    (
+        "trailing octets are not echoed",
+        servfail,
+        CLIENT,
+        "1234 a.example/A TAIL=c0ffee",
+        Out::Answer("1234 QR SERVFAIL a.example/A"),
+    ),
+    (
+        "the table of the chosen server is full",
+        |f| f.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 0),
+        CLIENT,
+        "1234 a.example/A",
+        Out::Drop(DropReason::OutstandingFull),
+    ),
+];
+
+#[test]
+fn queries() {
+    for (name, configure, from, query, want) in QUERIES {
+        let mut farm = Farm::new(2);
+        configure(&mut farm);
+        let mut bench = Bench::new(&farm);
+        let from = client(from);
+        let got = bench.query(from, &message(query));
+        match got.0 {
+            Verdict::Answer(to) | Verdict::Deliver(to) => assert_eq!(to, from, "{name}: to who asked"),
+            Verdict::Forward(_) | Verdict::Drop(_) => {}
+        }
+        bench.check(name, got, *want);
+        assert_eq!(bench.board.shards()[0].queries.get(), 1, "{name}: a query is counted");
+    }
+}
+
+/// The query that every answer is an answer to.
+const QUERY: &str = "1234 RD wWw.ExAmPle/A OPT=1232";
+
+/// Name, configuration, the backend's answer (its id is put in place), outcome.
+type AnswerRow = (&'static str, fn(&mut Farm), &'static str, Out);
+
+const ANSWERS: &[AnswerRow] = &[
+    (
+        "an answer is delivered under the client's id",
+        plain,
+        "* QR RD RA wWw.ExAmPle/A A=192.0.2.7 OPT=4096",
+        Out::Deliver("1234 QR RD RA wWw.ExAmPle/A A=192.0.2.7 OPT=4096"),
+    ),
+    (
+        "names match without regard to case, and stay as the server wrote them",
+        plain,
+        "* QR RD www.example/A A=192.0.2.7",
+        Out::Deliver("1234 QR RD www.example/A A=192.0.2.7"),
+    ),
+    (
+        "any response code",
+        plain,
+        "* QR NXDOMAIN wWw.ExAmPle/A",
+        Out::Deliver("1234 QR NXDOMAIN wWw.ExAmPle/A"),
+    ),
+    ("truncated", plain, "* QR TC wWw.ExAmPle/A", Out::Deliver("1234 QR TC wWw.ExAmPle/A")),
+    (
+        "octets behind the message are delivered",
+        plain,
+        "* QR wWw.ExAmPle/A TAIL=00ff",
+        Out::Deliver("1234 QR wWw.ExAmPle/A TAIL=00ff"),
+    ),
+    ("eleven octets", plain, "* QR CUT=11", Out::Drop(DropReason::ResponseShort)),
+    ("no octets", plain, "* CUT=0", Out::Drop(DropReason::ResponseShort)),
+    ("QR=0", plain, "* wWw.ExAmPle/A", Out::Drop(DropReason::ResponseNotResponse)),
+    ("another name", plain, "* QR www.example.org/A", Out::Drop(DropReason::ResponseMismatch)),
+    ("another type", plain, "* QR wWw.ExAmPle/AAAA", Out::Drop(DropReason::ResponseMismatch)),
+    ("cut in the question", plain, "* QR wWw.ExAmPle/A CUT=20", Out::Drop(DropReason::ResponseMismatch)),
+    ("header only, REFUSED", plain, "* QR REFUSED", Out::Deliver("1234 QR REFUSED")),
+    ("header only, SERVFAIL", plain, "* QR SERVFAIL", Out::Deliver("1234 QR SERVFAIL")),
+    ("header only, NOERROR", plain, "* QR", Out::Drop(DropReason::ResponseEmpty)),
+    ("header only, NXDOMAIN", plain, "* QR NXDOMAIN", Out::Drop(DropReason::ResponseEmpty)),
+    (
+        "header only, NOERROR, allowed",
+        |f| f.globals.allow_empty_response = true,
+        "* QR",
+        Out::Deliver("1234 QR"),
+    ),
+];
+
+#[test]
+fn answers() {
+    for (name, configure, answer, want) in ANSWERS {
+        let mut farm = Farm::new(2);
+        configure(&mut farm);
+        let mut bench = Bench::new(&farm);
+        let (route, forwarded) = bench.forwarded(QUERY);
+        bench.pass(3);
+        let got = bench.response(route, &with_id_of(&forwarded, answer));
+        if let Verdict::Deliver(to) = got.0 {
+            assert_eq!(to, client(CLIENT), "{name}: to who asked");
+        }
+        bench.check(name, got, *want);
+        let page = bench.board.shards()[0].backend(route.backend);
+        let delivered = matches!(want, Out::Deliver(_));
+        assert_eq!(
+            (page.queries.get(), page.responses.get(), page.unexpected.get()),
+            (1, u64::from(delivered), u64::from(!delivered)),
+            "{name}: the server's counts"
+        );
+        let waits = u32::from(!delivered);
+        assert_eq!(bench.shard.outstanding(), waits, "{name}: a bad answer ends nothing");
+    }
+}
+
+/// `answer` under the id that a query was forwarded with.
+fn with_id_of(forwarded: &[u8], answer: &str) -> Vec<u8> {
+    let mut octets = message(answer);
+    if let (Some(id), Some(place)) = (forwarded.first_chunk::<2>(), octets.first_chunk_mut::<2>()) {
+        *place = *id;
+    }
+    octets
+}
+
+const GOOD: &str = "* QR wWw.ExAmPle/A A=192.0.2.7";
+
+#[test]
+fn a_wrong_id_or_socket_is_foreign() {
+    let mut bench = Bench::new(&Farm::new(2));
+    let (route, forwarded) = bench.forwarded(QUERY);
+    let good = with_id_of(&forwarded, GOOD);
+    let mut wrong_id = good.clone();
+    wrong_id[0] ^= 0x80;
+    let socket = SocketSlot((route.socket.0 + 1) % 4);
+    let backend = BackendSlot(1 - route.backend.0);
+    let foreign = [
+        (route, &wrong_id),
+        (Route { socket, ..route }, &good),
+        (Route { backend, ..route }, &good),
+        (Route { backend: BackendSlot(1), socket: SocketSlot(200) }, &good),
+    ];
+    for (number, (from, octets)) in foreign.into_iter().enumerate() {
+        let (verdict, _) = bench.response(from, octets);
+        assert_eq!(verdict, Verdict::Drop(DropReason::ResponseForeign), "{from:?}");
+        assert_eq!(bench.dropped(DropReason::ResponseForeign), number as u64 + 1);
+    }
+    assert_eq!(bench.response(route, &good).0, Verdict::Deliver(client(CLIENT)), "the true one still counts");
+}
+
+#[test]
+fn a_second_answer_is_a_duplicate() {
+    let mut bench = Bench::new(&Farm::new(1));
+    let (route, forwarded) = bench.forwarded(QUERY);
+    let good = with_id_of(&forwarded, GOOD);
+    assert_eq!(bench.response(route, &good).0, Verdict::Deliver(client(CLIENT)));
+    let got = bench.response(route, &good);
+    bench.check("the same again", got, Out::Drop(DropReason::ResponseDuplicate));
+}
+
+#[test]
+fn an_answer_after_the_time_out_is_late() {
+    let mut bench = Bench::new(&Farm::new(1));
+    let (route, forwarded) = bench.forwarded(QUERY);
+    bench.pass(1_999);
+    bench.shard.on_tick(&mut |verdict, _| panic!("nothing is due: {verdict:?}"));
+    assert_eq!((bench.shard.outstanding(), bench.dropped(DropReason::Timeout)), (1, 0), "never early");
+    bench.pass(6);
+    bench.shard.on_tick(&mut |verdict, _| panic!("nothing is sent: {verdict:?}"));
+    assert_eq!((bench.shard.outstanding(), bench.dropped(DropReason::Timeout)), (0, 1), "hardly late");
+    assert_eq!(bench.board.shards()[0].backend(route.backend).timeouts.get(), 1);
+    let got = bench.response(route, &with_id_of(&forwarded, GOOD));
+    assert_eq!(got.0, Verdict::Drop(DropReason::ResponseLate));
+    assert_eq!(bench.dropped(DropReason::ResponseLate), 1);
+}
+
+#[test]
+fn equal_ids_of_two_clients_stay_apart() {
+    let mut bench = Bench::new(&Farm::new(1));
+    let clients = [client("127.0.0.1:4000"), client("127.0.0.1:4001")];
+    let sent = clients.map(|from| {
+        let (verdict, octets) = bench.query(from, &message(QUERY));
+        let Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
+        (route, octets)
+    });
+    assert_ne!(sent[0].1[..2], sent[1].1[..2], "ids are ours");
+    for at in [1, 0] {
+        let (route, octets) = &sent[at];
+        let got = bench.response(*route, &with_id_of(octets, GOOD));
+        assert_eq!(got.0, Verdict::Deliver(clients[at]));
+        same(&got.1, "1234 QR wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
+    }
+}
+
+#[test]
+fn a_query_that_cannot_be_sent_goes_elsewhere_then_nowhere() {
+    let mut bench = Bench::new(&Farm::new(2));
+    let (first, mut octets) = bench.forwarded(QUERY);
+    let length = octets.len();
+    let mut packet = Packet::new(&mut octets, 0, length);
+    let Verdict::Forward(second) = bench.shard.on_unsent(first, &mut packet) else {
+        panic!("there is another server")
+    };
+    assert_ne!(first.backend, second.backend);
+    bench.board.set_state(first.backend, State::Down);
+    bench.pass(0);
+    let verdict = bench.shard.on_unsent(second, &mut packet);
+    assert_eq!(verdict, Verdict::Drop(DropReason::QuerySendError));
+    assert_eq!(bench.dropped(DropReason::QuerySendError), 1);
+    assert_eq!(bench.shard.totals(), [2, 0, 0, 2], "claimed twice, released twice");
+    bench.shard.check_invariants();
+}
+
+#[test]
+fn a_slow_server_is_backed_by_a_second_one() {
+    let mut farm = Farm::new(2);
+    farm.retry =
+        Some(dnslob::config::snapshot::Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
+    let mut bench = Bench::new(&farm);
+    let (first, forwarded) = bench.forwarded(QUERY);
+    bench.pass(102);
+    let mut tries = Vec::new();
+    bench.shard.on_tick(&mut |verdict, octets| tries.push((verdict, octets.to_vec())));
+    let [(Verdict::Forward(second), again)] = &tries[..] else { panic!("one second try, not {tries:?}") };
+    assert_ne!(first.backend, second.backend);
+    same(again, "* RD wWw.ExAmPle/A OPT=1232").expect("the same query");
+    assert_eq!(bench.board.shards()[0].retries.get(), 1);
+    // Whoever answers first is heard, the other is a duplicate.
+    let got = bench.response(first, &with_id_of(&forwarded, GOOD));
+    assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
+    same(&got.1, "1234 QR wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
+    let got = bench.response(*second, &with_id_of(again, GOOD));
+    assert_eq!(got.0, Verdict::Drop(DropReason::ResponseDuplicate));
+    assert_eq!(bench.shard.totals(), [2, 1, 0, 1]);
+    bench.shard.check_invariants();
+}
+
+#[test]
+fn a_removed_server_keeps_its_time_to_answer() {
+    let mut farm = Farm::new(1);
+    // Nothing saved for a second try: the first server is all there is.
+    farm.retry = Some(dnslob::config::snapshot::Retry { after: TickDelta::from_ms(100), budget_ppm: 0 });
+    let mut bench = Bench::new(&farm);
+    let (route, forwarded) = bench.forwarded(QUERY);
+    farm.generation += 1;
+    farm.backends.clear();
+    bench.snapshot = farm.snapshot();
+    for _ in 0..18 {
+        bench.pass(100);
+        bench.shard.on_tick(&mut |verdict, _| panic!("nobody else can be asked: {verdict:?}"));
+    }
+    assert_eq!(bench.shard.retired().count(), 0, "it is not finished");
+    let got = bench.response(route, &with_id_of(&forwarded, GOOD));
+    assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
+    assert_eq!(bench.shard.retired().collect::<Vec<_>>(), [route.backend]);
+}

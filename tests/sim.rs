@@ -1,0 +1,593 @@
+//! Real shards in a simulated network against a model that remembers what was asked: nothing is
+//! lost that need not be, nothing is heard by the wrong client, everything is accounted for.
+//!
+//! A failure prints its seed; `SIM_SEED=` with that number replays just that run.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use dnslob::addr::{BackendSlot, Client};
+use dnslob::config::snapshot::Retry;
+use dnslob::engine::sim::{Path, Port, Seen, Server, Sim, sibling};
+use dnslob::live::{Board, PPM, State};
+use dnslob::rng::ShardRng;
+use dnslob::shard::policy::{Kind, Policy};
+use dnslob::shard::verdict::DropReason;
+use dnslob::time::TickDelta;
+use dnslob::wire::header::{self, Header};
+use dnslob::wire::query::Question;
+use support::farm::{Farm, backend, client};
+use support::message::{message, name};
+
+/// Slots of the board: few, so that they are used again.
+const SLOTS: usize = 8;
+const CLIENTS: u32 = 40;
+/// A response code that only forged answers have.
+const FORGED: u8 = 15;
+const KINDS: [Kind; 9] = [
+    Kind::LeastOutstanding,
+    Kind::FirstAvailable,
+    Kind::RoundRobin,
+    Kind::WRandom,
+    Kind::WHashed,
+    Kind::CHashed,
+    Kind::OrderedWRandUntag,
+    Kind::P2c,
+    Kind::Concentrate,
+];
+
+/// Runs `trial` for every seed, or for the one that `SIM_SEED` names.
+fn seeds(count: u64, trial: impl Fn(u64)) {
+    let range = match std::env::var("SIM_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("SIM_SEED is a number");
+            seed..=seed
+        }
+        Err(_) => 1..=count,
+    };
+    for seed in range {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| trial(seed))) {
+            eprintln!("replay with SIM_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// One query of the model, perhaps sent again by its client.
+#[derive(Debug)]
+struct Ask {
+    client: Client,
+    octets: Vec<u8>,
+    sent: u32,
+    heard: u32,
+}
+
+struct Model {
+    farm: Farm,
+    board: Arc<Board>,
+    sim: Sim,
+    rng: ShardRng,
+    servers: BTreeMap<SocketAddr, Server>,
+    asks: Vec<Ask>,
+    /// Octets that are no query; they count as received all the same.
+    noise: u64,
+    /// Oversized datagrams, which never get as far as to be counted as queries.
+    oversized: u64,
+    /// The last query that a backend heard.
+    last: Option<(Port, Vec<u8>)>,
+    made: usize,
+    digest: u64,
+}
+
+impl Model {
+    fn new(seed: u64, shards: usize, backends: usize, configure: impl Fn(&mut Farm)) -> Self {
+        let mut farm = Farm::new(backends);
+        configure(&mut farm);
+        let board = farm.board(shards, SLOTS);
+        let sim = Sim::new(seed, &board, farm.snapshot());
+        let servers = farm
+            .backends
+            .iter()
+            .flatten()
+            .map(|b| (b.address, Server::steady(TickDelta::from_us(200))))
+            .collect();
+        Self {
+            farm,
+            board,
+            sim,
+            rng: ShardRng::from_seed(seed ^ 0x5eed),
+            servers,
+            asks: Vec::new(),
+            noise: 0,
+            oversized: 0,
+            last: None,
+            made: backends,
+            digest: 0,
+        }
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.rng.below(u32::try_from(bound).expect("a small bound")) as usize
+    }
+
+    /// A new query of a random client, with a name of its own in random case.
+    fn ask(&mut self) {
+        let client = client(&format!("127.0.0.2:{}", 1_024 + self.rng.below(CLIENTS)));
+        let mut octets = message("* RD");
+        octets[..2].copy_from_slice(&self.rng.id().to_be_bytes());
+        octets[5] = 1;
+        octets.extend(name(&format!("q{}.zone{}.example", self.asks.len(), self.rng.below(20))));
+        for octet in &mut octets[header::LEN..] {
+            if octet.is_ascii_lowercase() && self.rng.chance(PPM / 2) {
+                octet.make_ascii_uppercase();
+            }
+        }
+        octets.extend([0, 1, 0, 1]);
+        self.asks.push(Ask { client, octets, sent: 0, heard: 0 });
+        self.send(self.asks.len() - 1);
+    }
+
+    /// Sends a query, or the same one again.
+    fn send(&mut self, at: usize) {
+        let shard = self.below(self.board.shards().len());
+        let ask = &mut self.asks[at];
+        ask.sent += 1;
+        self.sim.ask(shard, ask.client, &ask.octets);
+    }
+
+    /// Lets time pass; the backends answer what they hear, and what clients hear is checked.
+    fn pass(&mut self, span: TickDelta) {
+        let end = self.sim.now() + span;
+        while let Some(seen) = self.sim.next(end) {
+            self.digest = digest(self.digest, self.sim.now().0);
+            match seen {
+                Seen::Query { backend, port, octets } => self.at_backend(backend, port, octets),
+                Seen::Answer { client, octets } => self.at_client(client, &octets),
+            }
+        }
+    }
+
+    fn at_backend(&mut self, backend: SocketAddr, port: Port, octets: Vec<u8>) {
+        octets.iter().for_each(|o| self.digest = digest(self.digest, u64::from(*o)));
+        if let Some((after, answer)) = self.servers[&backend].answer(&octets, &mut self.rng) {
+            self.sim.answer(port, after, &answer);
+        }
+        self.last = Some((port, octets));
+    }
+
+    /// The heart of it: this client asked that, under this id, and has not heard more answers
+    /// than it sent queries.
+    fn at_client(&mut self, client: Client, octets: &[u8]) {
+        octets.iter().for_each(|o| self.digest = digest(self.digest, u64::from(*o)));
+        let head = Header::parse(octets).expect("a header");
+        assert!(head.is_response());
+        assert_ne!(head.rcode(), FORGED, "a forged answer got through");
+        let question = Question::parse(octets).expect("a question");
+        let label = String::from_utf8_lossy(&question.qname[2..1 + usize::from(question.qname[0])]);
+        let ask = &mut self.asks[label.parse::<usize>().expect("a query's number")];
+        assert_eq!(client, ask.client, "heard by another client");
+        assert_eq!(octets[..2], ask.octets[..2], "under another id");
+        assert_eq!(octets[header::LEN..question.end], ask.octets[header::LEN..question.end]);
+        ask.heard += 1;
+        assert!(ask.heard <= ask.sent, "answered {} times, asked {}", ask.heard, ask.sent);
+    }
+
+    fn publish(&mut self) {
+        self.farm.generation += 1;
+        self.sim.publish(self.farm.snapshot());
+    }
+
+    /// A new backend, if a slot is free: in no configuration and held by no shard.
+    fn add(&mut self) {
+        let free = (0..SLOTS).find(|at| {
+            self.farm.backends.get(*at).is_none_or(Option::is_none)
+                && self.board.shards().iter().all(|s| s.attached[*at].load(Relaxed) == 0)
+        });
+        let Some(at) = free else { return };
+        let mut fresh = backend(self.made);
+        self.made += 1;
+        fresh.slot = BackendSlot(at as u16);
+        fresh.sockets = 1 + self.rng.below(4) as u8;
+        self.servers.insert(fresh.address, Server::steady(TickDelta::from_us(200)));
+        if self.farm.backends.len() <= at {
+            self.farm.backends.resize(at + 1, None);
+        }
+        self.farm.backends[at] = Some(fresh);
+        self.board.set_state(BackendSlot(at as u16), State::Up);
+    }
+
+    /// Takes a backend out, but never the last one.
+    fn remove(&mut self) {
+        let present = self.farm.backends.iter().flatten().count();
+        let at = self.below(self.farm.backends.len());
+        if present > 1 {
+            self.farm.backends[at] = None;
+        }
+    }
+
+    /// A random change of the configuration.
+    fn reload(&mut self) {
+        match self.rng.below(5) {
+            0 => self.add(),
+            1 => self.remove(),
+            2 => {
+                self.remove();
+                self.add();
+            }
+            3 => self.farm.policy = Policy::new(KINDS[self.below(KINDS.len())]),
+            _ => {
+                for b in self.farm.backends.iter_mut().flatten() {
+                    b.weight = 1 + self.rng.below(10);
+                    b.order = self.rng.below(3) as i32;
+                    b.timeout = TickDelta::from_ms(1_500 + u64::from(self.rng.below(1_000)));
+                }
+            }
+        }
+        self.publish();
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.board.shards().iter().map(|s| s.dropped(reason).get()).sum()
+    }
+
+    fn heard(&self) -> u64 {
+        self.asks.iter().map(|a| u64::from(a.heard)).sum()
+    }
+
+    fn sent(&self) -> u64 {
+        self.asks.iter().map(|a| u64::from(a.sent)).sum()
+    }
+
+    /// Lets everything end, then adds up.
+    fn finish(&mut self) {
+        // The longest time-out twice over, and the shards' idle wake-ups.
+        self.pass(TickDelta::from_ms(7_000));
+        for (index, shard) in self.sim.shards().enumerate() {
+            shard.check_invariants();
+            let page = &self.board.shards()[index];
+            let [claimed, settled, expired, released] = shard.totals();
+            assert_eq!(shard.outstanding(), 0, "shard {index} drains");
+            assert_eq!(shard.next_deadline(), None, "shard {index} waits for nothing");
+            assert_eq!(claimed, settled + expired + released);
+            assert_eq!(settled, page.responses.get(), "what is settled is delivered");
+            assert_eq!(page.outstanding_total.load(Relaxed), 0);
+            let sent: u64 = (0..SLOTS).map(|at| u64::from(page.sent[at].load(Relaxed))).sum();
+            assert_eq!(sent, claimed, "what counts against qps is what was claimed");
+            let queries =
+                ended(&|reason| page.dropped(reason).get()) + page.responses.get() + page.self_answered.get();
+            assert_eq!(page.queries.get(), queries, "each query of shard {index} has one end");
+        }
+        for at in 0..SLOTS {
+            assert_eq!(self.board.outstanding(BackendSlot(at as u16)), 0, "slot {at} is idle");
+        }
+        let arrived: u64 = self.board.shards().iter().map(|s| s.queries.get()).sum();
+        assert_eq!(arrived + self.oversized, self.sent() + self.noise, "all that was sent arrived");
+        let answered: u64 =
+            self.board.shards().iter().map(|s| s.responses.get() + s.self_answered.get()).sum();
+        assert!(self.heard() <= answered && answered <= self.heard() + self.noise);
+    }
+
+    /// Every query was answered, and no reason was needed to drop one.
+    fn expect_all_answered(&self) {
+        for ask in &self.asks {
+            assert_eq!(ask.heard, ask.sent, "{ask:?}");
+        }
+        assert_eq!(ended(&|reason| self.dropped(reason)), 0, "no query is dropped");
+    }
+}
+
+/// Queries that ended by being dropped.
+fn ended(dropped: &dyn Fn(DropReason) -> u64) -> u64 {
+    [
+        DropReason::Acl,
+        DropReason::QueryShort,
+        DropReason::QueryIsResponse,
+        DropReason::QueryTruncated,
+        DropReason::QueryMalformed,
+        DropReason::QueryEmpty,
+        DropReason::NoServer,
+        DropReason::OutstandingFull,
+        DropReason::QuerySendError,
+        DropReason::Timeout,
+    ]
+    .into_iter()
+    .map(dropped)
+    .sum()
+}
+
+fn digest(before: u64, value: u64) -> u64 {
+    (before ^ value).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+}
+
+/// A perfect network with slow but honest servers, reloaded all the time.
+#[test]
+fn reloads_lose_no_query() {
+    seeds(60, |seed| {
+        let mut rng = ShardRng::from_seed(seed);
+        let (shards, backends) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
+        let kind = KINDS[rng.below(9) as usize];
+        let retry = rng.chance(PPM / 2).then(|| Retry {
+            after: TickDelta::from_ms(20 + u64::from(rng.below(300))),
+            budget_ppm: rng.below(PPM),
+        });
+        let mut model = Model::new(seed, shards, backends, |farm| {
+            farm.policy = Policy::new(kind);
+            farm.retry = retry;
+        });
+        model.sim.set_wake_lag(TickDelta::from_us(300));
+        model.sim.set_backends(Path {
+            delay: TickDelta::from_us(100),
+            jitter: TickDelta::from_ms(700),
+            ..Path::default()
+        });
+        for _ in 0..200 {
+            for _ in 0..model.below(20) {
+                model.ask();
+            }
+            let wait = u64::from(model.rng.below(40_000));
+            model.pass(TickDelta::from_us(wait));
+            if model.rng.chance(PPM / 8) {
+                model.reload();
+            }
+            model.sim.shards().for_each(dnslob::shard::Shard::check_invariants);
+        }
+        model.finish();
+        model.expect_all_answered();
+    });
+}
+
+/// One server is silent and nobody has noticed; every query it gets is asked again elsewhere.
+#[test]
+fn retry_saves_what_a_dead_server_gets() {
+    seeds(30, |seed| {
+        let kind = KINDS[seed as usize % KINDS.len()];
+        let mut model = Model::new(seed, 2, 3, |farm| {
+            farm.policy = Policy::new(kind);
+            farm.retry = Some(Retry { after: TickDelta::from_ms(50), budget_ppm: PPM });
+        });
+        // The first in order is the one that every policy gives something.
+        let dead = model.farm.backends[0].as_ref().expect("a backend").address;
+        model.servers.get_mut(&dead).expect("a server").alive = false;
+        for _ in 0..100 {
+            for _ in 0..model.below(20) {
+                model.ask();
+            }
+            model.pass(TickDelta::from_ms(10));
+        }
+        model.finish();
+        model.expect_all_answered();
+        let retries: u64 = model.board.shards().iter().map(|s| s.retries.get()).sum();
+        assert!(retries > 0, "{kind:?}: some queries met the dead one");
+    });
+}
+
+/// The budget is kept: a farm that answers nothing gets hardly more load.
+#[test]
+fn retry_keeps_its_budget() {
+    let mut model = Model::new(1, 1, 3, |farm| {
+        farm.retry = Some(Retry { after: TickDelta::from_ms(50), budget_ppm: PPM / 10 });
+    });
+    model.servers.values_mut().for_each(|s| s.alive = false);
+    for _ in 0..400 {
+        for _ in 0..20 {
+            model.ask();
+        }
+        model.pass(TickDelta::from_ms(5));
+    }
+    model.finish();
+    let retries = model.board.shards()[0].retries.get();
+    // A tenth of 8000, and the hundred that a pool begins with.
+    assert!((700..=900).contains(&retries), "{retries} second tries");
+    assert_eq!(model.dropped(DropReason::Timeout), 8_000, "each query times out once");
+}
+
+/// Everything at once.
+fn storm(seed: u64) -> u64 {
+    let mut rng = ShardRng::from_seed(seed);
+    let (shards, backends) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
+    let kind = KINDS[rng.below(9) as usize];
+    let retry = rng
+        .chance(PPM / 2)
+        .then(|| Retry { after: TickDelta::from_ms(20 + u64::from(rng.below(300))), budget_ppm: 300_000 });
+    let full = rng.chance(PPM / 4);
+    let servfail = rng.chance(PPM / 2);
+    let mut model = Model::new(seed, shards, backends, |farm| {
+        farm.policy = Policy::new(kind);
+        farm.retry = retry;
+        farm.globals.servfail_when_no_server = servfail;
+        if full {
+            farm.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 30);
+        }
+    });
+    model.sim.set_wake_lag(TickDelta::from_us(300));
+    model.sim.set_clients(Path {
+        delay: TickDelta::from_us(50),
+        jitter: TickDelta::from_ms(5),
+        ..Path::default()
+    });
+    for _ in 0..250 {
+        step(&mut model);
+        model.sim.shards().for_each(dnslob::shard::Shard::check_invariants);
+    }
+    model.finish();
+    model.digest
+}
+
+/// One random action.
+fn step(model: &mut Model) {
+    match model.rng.below(100) {
+        0..50 => {
+            for _ in 0..model.below(30) {
+                model.ask();
+            }
+            let wait = u64::from(model.rng.below(20_000));
+            model.pass(TickDelta::from_us(wait));
+        }
+        50..56 if !model.asks.is_empty() => {
+            let at = model.below(model.asks.len());
+            model.send(at);
+        }
+        50..66 => {
+            let wait = u64::from(model.rng.below(400));
+            model.pass(TickDelta::from_ms(wait));
+        }
+        66..71 => model.reload(),
+        71..76 => {
+            let (at, state) = (model.below(SLOTS), model.rng.below(4));
+            let state = [State::Up, State::Up, State::Down, State::Draining][state as usize];
+            model.board.set_state(BackendSlot(at as u16), state);
+            if model.rng.chance(PPM / 8) {
+                (0..SLOTS as u16).for_each(|at| model.board.set_state(BackendSlot(at), State::Down));
+            }
+        }
+        76..82 => {
+            let server = Server {
+                alive: !model.rng.chance(PPM / 4),
+                latency: TickDelta::from_us(u64::from(model.rng.below(2_000))),
+                latency_tail: TickDelta::from_ms(u64::from(model.rng.below(1_000))),
+                servfail_ppm: 100_000,
+                wrong_ppm: model.rng.below(200_000),
+            };
+            let which = model.below(model.servers.len());
+            *model.servers.values_mut().nth(which).expect("a server") = server;
+        }
+        82..86 => {
+            let path = Path {
+                delay: TickDelta::from_us(u64::from(model.rng.below(10_000))),
+                jitter: TickDelta::from_ms(u64::from(model.rng.below(100))),
+                loss_ppm: model.rng.below(200_000),
+                twice_ppm: model.rng.below(200_000),
+            };
+            model.sim.set_backends(path);
+        }
+        86..90 => {
+            let ppm = model.rng.below(2) * model.rng.below(PPM);
+            model.sim.set_refusals(ppm);
+            let which = model.below(model.servers.len());
+            let address = *model.servers.keys().nth(which).expect("a server");
+            let reachable = model.rng.chance(PPM / 2);
+            model.sim.set_reachable(address, reachable);
+        }
+        90..96 => forge(model),
+        _ => noise(model),
+    }
+}
+
+/// An answer by somebody who saw the query, but for one thing.
+fn forge(model: &mut Model) {
+    let Some((port, mut octets)) = model.last.clone() else { return };
+    octets[2] |= header::QR;
+    octets[3] |= FORGED;
+    let mut port = port;
+    match model.rng.below(3) {
+        0 => octets[1] = octets[1].wrapping_add(1 + model.rng.below(255) as u8),
+        1 => port = sibling(port, (port.route.socket.0 + 1 + model.rng.below(3) as u8) % 4),
+        _ => {
+            // The first digit behind the q becomes a letter.
+            octets[header::LEN + 2] = b'x';
+        }
+    }
+    model.sim.answer(port, TickDelta(0), &octets);
+}
+
+/// Octets that are no query, from an address that may ask.
+fn noise(model: &mut Model) {
+    let length = [0, 5, 12, 40, 5_000][model.below(5)];
+    let mut octets: Vec<u8> = (0..length).map(|_| model.rng.u32() as u8).collect();
+    match octets.get_mut(2) {
+        // No question follows what says that it is no query.
+        Some(flags) => *flags |= header::QR,
+        None => {}
+    }
+    if octets.len() > 4_096 {
+        model.oversized += 1;
+    }
+    model.noise += 1;
+    let shard = model.below(model.board.shards().len());
+    model.sim.ask(shard, client("127.0.0.3:53"), &octets);
+}
+
+#[test]
+fn whatever_happens_each_query_has_one_end() {
+    seeds(120, |seed| {
+        storm(seed);
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in [3, 4] {
+        assert_eq!(storm(seed), storm(seed), "seed {seed}");
+    }
+    assert_ne!(storm(3), storm(4), "the digest sees something");
+}
+
+#[test]
+fn the_same_faults_are_really_there() {
+    // A storm that never drops for a reason proves nothing about it.
+    let mut seen = [0_u64; DropReason::ALL.len()];
+    for seed in 1..=12 {
+        let mut model = Model::new(seed, 2, 4, |farm| {
+            farm.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 40);
+        });
+        for _ in 0..250 {
+            step(&mut model);
+        }
+        model.finish();
+        for reason in DropReason::ALL {
+            seen[reason.index()] += model.dropped(reason);
+        }
+    }
+    for reason in [
+        DropReason::QueryShort,
+        DropReason::QueryIsResponse,
+        DropReason::Oversized,
+        DropReason::NoServer,
+        DropReason::OutstandingFull,
+        DropReason::QuerySendError,
+        DropReason::Timeout,
+        DropReason::ResponseShort,
+        DropReason::ResponseNotResponse,
+        DropReason::ResponseLate,
+        DropReason::ResponseDuplicate,
+        DropReason::ResponseForeign,
+        DropReason::ResponseMismatch,
+        DropReason::ResponseEmpty,
+    ] {
+        assert!(seen[reason.index()] > 0, "{reason:?} never happened");
+    }
+}
+
+/// Two shards that know of each other only by the board keep one server's limit together.
+#[test]
+fn shards_keep_a_servers_qps_together() {
+    const QPS: u64 = 200;
+    let mut model = Model::new(5, 2, 2, |farm| {
+        farm.policy = Policy::new(Kind::FirstAvailable);
+        farm.backends[0].as_mut().expect("a backend").qps = QPS as u32;
+        farm.backends[1].as_mut().expect("a backend").order = 2;
+    });
+    let first = |model: &Model| -> u64 {
+        model.board.shards().iter().map(|s| s.backend(BackendSlot(0)).queries.get()).sum()
+    };
+    let mut before = 0;
+    for second in 0..8 {
+        // 1000 queries a second, on either shard.
+        for _ in 0..1_000 {
+            model.ask();
+            model.pass(TickDelta::from_ms(1));
+        }
+        let sent = first(&model) - before;
+        before += sent;
+        // The first second has the bucket's burst on top; a batch of each shard is the slack.
+        let most = if second == 0 { 2 * QPS } else { QPS };
+        assert!((most * 97 / 100..=most + 4).contains(&sent), "{sent} in second {second}");
+    }
+    model.finish();
+    model.expect_all_answered();
+}

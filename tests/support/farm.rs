@@ -1,0 +1,159 @@
+//! A farm put together by hand, without a configuration's text: backends, one pool, a listener.
+
+use std::sync::Arc;
+
+use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
+use dnslob::config::prefix::{DEFAULT_ACL, Prefix};
+use dnslob::config::snapshot::{
+    Backend, Globals, Health, HealthMode, Lazy, Listener, Pool, Probe, Retry, Snapshot, SocketOptions,
+};
+use dnslob::live::{Board, State};
+use dnslob::rng::ShardRng;
+use dnslob::shard::Shard;
+use dnslob::shard::policy::{Kind, Policy, Ring};
+use dnslob::shard::rules::Chain;
+use dnslob::time::TickDelta;
+
+/// The parts of a snapshot that tests vary.
+#[derive(Clone, Debug)]
+pub(crate) struct Farm {
+    pub(crate) generation: u64,
+    /// At the index of their slots.
+    pub(crate) backends: Vec<Option<Backend>>,
+    pub(crate) policy: Policy,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) globals: Globals,
+    pub(crate) acl: Vec<Prefix>,
+    pub(crate) listeners: Vec<Arc<Listener>>,
+}
+
+impl Farm {
+    /// So many backends on 127.0.1.x and a listener on 127.0.0.1:5300.
+    pub(crate) fn new(backends: usize) -> Self {
+        Self {
+            generation: 1,
+            backends: (0..backends).map(|at| Some(backend(at))).collect(),
+            policy: Policy::new(Kind::LeastOutstanding),
+            retry: None,
+            globals: Globals {
+                servfail_when_no_server: false,
+                round_robin_fail_on_no_server: false,
+                allow_empty_response: false,
+                drop_empty_queries: false,
+                self_answer_payload: 1232,
+                self_answer_edns: true,
+            },
+            acl: DEFAULT_ACL.iter().map(|n| n.parse().expect("a network")).collect(),
+            listeners: vec![Arc::new(listener("127.0.0.1:5300"))],
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        let mut members: Vec<&Backend> = self.backends.iter().flatten().collect();
+        members.sort_by_key(|b| b.order);
+        let with_slots: Vec<(BackendSlot, &Backend)> = members.iter().map(|b| (b.slot, *b)).collect();
+        let pool = Pool {
+            name: String::new(),
+            members: members.iter().map(|b| b.slot).collect(),
+            policy: self.policy.clone(),
+            ring: (self.policy.kind == Kind::CHashed).then(|| Arc::new(Ring::build(&with_slots))),
+            retry: self.retry,
+            panic_ppm: 0,
+            eject: None,
+        };
+        Arc::new(Snapshot {
+            generation: self.generation,
+            listeners: self.listeners.clone(),
+            backends: self.backends.iter().map(|b| b.clone().map(Arc::new)).collect(),
+            pools: vec![pool],
+            acl: self.acl.iter().copied().collect(),
+            chain: Chain::default(),
+            globals: self.globals.clone(),
+        })
+    }
+
+    /// A board on which every backend is up.
+    pub(crate) fn board(&self, shards: usize, backends_max: usize) -> Arc<Board> {
+        let board = Board::new(shards, backends_max);
+        for backend in self.backends.iter().flatten() {
+            board.set_state(backend.slot, State::Up);
+        }
+        Arc::new(board)
+    }
+
+    /// One shard, alone.
+    pub(crate) fn shard(&self, seed: u64) -> (Shard, Arc<Board>, Arc<Snapshot>) {
+        let board = self.board(1, self.backends.len().max(1));
+        let snapshot = self.snapshot();
+        let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(seed));
+        (shard, board, snapshot)
+    }
+}
+
+/// The backend of slot `at`.
+pub(crate) fn backend(at: usize) -> Backend {
+    let slot = u16::try_from(at).expect("a slot");
+    let [high, low] = slot.to_be_bytes();
+    let address = std::net::SocketAddr::from(([127, 0, high + 1, low], 53));
+    Backend {
+        slot: BackendSlot(slot),
+        id: address.to_string(),
+        name: address.to_string(),
+        address,
+        order: 1,
+        weight: 1,
+        qps: 0,
+        timeout: TickDelta::from_ms(2_000),
+        sockets: 4,
+        outstanding_max: 65_535,
+        outstanding_soft_max: 0,
+        source: None,
+        source_interface: None,
+        dscp: 0,
+        socket_options: SocketOptions::default(),
+        health: up(),
+    }
+}
+
+fn up() -> Health {
+    Health {
+        mode: HealthMode::Up,
+        probe: Probe::Udp,
+        qname: "a.root-servers.net.".to_owned(),
+        qtype: 1,
+        qclass: 1,
+        set_cd: false,
+        must_resolve: false,
+        interval: TickDelta::from_ms(1_000),
+        timeout: TickDelta::from_ms(1_000),
+        rise: 1,
+        fall: 1,
+        choose: None,
+        judge: None,
+        slow_start: TickDelta(0),
+        lazy: Lazy {
+            threshold_percent: 20,
+            sample: 100,
+            sample_min: 1,
+            failed_interval: TickDelta::from_ms(30_000),
+            backoff_max: None,
+            servfail_counts: false,
+        },
+    }
+}
+
+pub(crate) fn listener(address: &str) -> Listener {
+    Listener {
+        slot: ListenerSlot(0),
+        address: address.parse().expect("an address"),
+        interface: None,
+        sockets: SocketOptions::default(),
+        dscp: 0,
+    }
+}
+
+/// A client of the first listener.
+pub(crate) fn client(address: &str) -> Client {
+    let peer: std::net::SocketAddr = address.parse().expect("an address");
+    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER }
+}
