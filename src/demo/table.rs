@@ -1,6 +1,6 @@
 //! How the demo looks: a table that is drawn over itself on a terminal, plain lines elsewhere.
 //!
-//! At most 80 columns wide. On a narrower terminal lines are cut, not wrapped, so that drawing
+//! Less than 80 columns wide: what ends in the last one would be erased with the rest of its line. On a narrower terminal lines are cut, not wrapped, so that drawing
 //! over the last table always finds its first line. Colour says nothing that a word does not.
 
 use std::fmt::Write;
@@ -142,11 +142,11 @@ fn table(screen: Screen, frame: &Frame<'_>) -> Vec<String> {
         String::new(),
         format!(" {title}  {}{clock:>rest$}", frame.title),
         String::new(),
-        screen.paint(FAINT, &format!("{:>70}", "latency, ms")),
+        screen.paint(FAINT, &format!("{:>72}", "latency, ms")),
         screen.paint(
             FAINT,
             &format!(
-                " {:<5}{:<8}{:<15}{:>8}{:>7}{:>8}{:>7}{:>7}{:>7}{:>7}",
+                " {:<5}{:<8}{:<15}{:>8}{:>7}{:>7}{:>7}{:>7}{:>7}{:>7}",
                 "", "state", "share", "q/s", "out", "p50", "p90", "p99", "p99.9", "hits"
             ),
         ),
@@ -176,7 +176,7 @@ fn row(screen: Screen, row: &Row, of_most: f64) -> String {
     let bar = if row.standing.is_some() { bar(screen.blocks, of_most) } else { " ".repeat(BAR) };
     let mut out = format!(" {:<5}{}", row.name, screen.paint(colour, &format!("{word:<8}")));
     let _ = write!(out, "{}{:>5.1} %", screen.paint(CYAN, &bar), row.share * 100.0);
-    let _ = write!(out, "{:>8}{:>7} ", grouped(row.rate.round() as u64), grouped(row.outstanding));
+    let _ = write!(out, "{:>8}{:>7}", grouped(row.rate.round() as u64), grouped(row.outstanding));
     for at in 0..4 {
         let text = row.latency.map_or_else(|| "-".to_owned(), |l| ms(l[at]));
         let _ = write!(out, "{text:>7}");
@@ -254,7 +254,7 @@ pub(super) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -297,7 +297,7 @@ mod tests {
             let lines = table(screen, &frame(&news));
             assert!(lines.len() < 24, "{} lines", lines.len());
             for line in lines {
-                assert!(line.chars().count() <= 80, "{} columns: {line:?}", line.chars().count());
+                assert!(line.chars().count() < 80, "{} columns: {line:?}", line.chars().count());
             }
         }
     }
