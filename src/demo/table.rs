@@ -1,7 +1,8 @@
 //! How the demo looks: a table that is drawn over itself on a terminal, plain lines elsewhere.
 //!
-//! Less than 80 columns wide: what ends in the last one would be erased with the rest of its line. On a narrower terminal lines are cut, not wrapped, so that drawing
-//! over the last table always finds its first line. Colour says nothing that a word does not.
+//! Less than 80 columns wide: the last one would be erased with the rest of its line. On a
+//! narrower terminal lines are cut, not wrapped, so that drawing over the last table always finds
+//! its first line. Colour says nothing that a word does not.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
