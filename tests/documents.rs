@@ -4,7 +4,10 @@
 
 use dnslob::config::functions::POLICIES;
 use dnslob::config::options::SETTINGS;
+use dnslob::config::{self, Flags, Slots};
+use dnslob::shard::policy::Concentrate;
 use dnslob::shard::verdict::DropReason;
+use dnslob::time::TickDelta;
 
 fn read(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -39,25 +42,52 @@ fn what_takes_a_restart_is_said() {
 }
 
 #[test]
-fn every_option_of_concentrate_is_in_the_tuning_guide() {
+fn every_default_of_concentrate_is_in_the_tuning_guide() {
     let text = read("tuning.md");
-    for option in [
-        "fullFactor",
-        "fullMargin",
-        "fullTimeouts",
-        "capFactor",
-        "raiseFactor",
-        "raiseInterval",
-        "goodFactor",
-        "shrinkLoad",
-        "shrinkAfter",
-        "joinShare",
-        "joinDouble",
-        "standbyShare",
-        "spreadAfterDeath",
-        "window",
-        "floorSpan",
+    let d = Concentrate::default();
+    let us = |t: TickDelta| format!("{}us", t.0 / 1_000);
+    let ms = |t: TickDelta| format!("{}ms", t.0 / 1_000_000);
+    let seconds = |t: TickDelta| format!("{}s", t.0 / 1_000_000_000);
+    for (option, default) in [
+        ("fullFactor", d.full_factor.to_string()),
+        ("fullMargin", us(d.full_margin)),
+        ("fullTimeouts", (d.full_timeouts_ppm / 10_000).to_string()),
+        ("capFactor", d.cap_factor.to_string()),
+        ("raiseFactor", d.raise_factor.to_string()),
+        ("raiseInterval", seconds(d.raise_interval)),
+        ("goodFactor", d.good_factor.to_string()),
+        ("shrinkLoad", d.shrink_load.to_string()),
+        ("shrinkAfter", seconds(d.shrink_after)),
+        ("joinShare", d.join_share.to_string()),
+        ("joinDouble", seconds(d.join_double)),
+        ("standbyShare", d.standby_share.to_string()),
+        ("spreadAfterDeath", seconds(d.spread_after_death)),
+        ("window", ms(d.window)),
+        ("floorSpan", seconds(d.floor_span)),
     ] {
-        assert!(text.contains(&format!("| `{option}` |")), "{option}");
+        let row = format!("| `{option}` | {default} |");
+        assert!(text.contains(&row), "tuning.md has no row {row}");
     }
+}
+
+#[test]
+fn every_configuration_in_the_documents_is_good() {
+    let mut checked = 0;
+    for document in ["README.md", "docs/configuration.md", "docs/operations.md", "tuning.md"] {
+        for block in read(document).split("```lua\n").skip(1) {
+            let text = block.split("```").next().unwrap();
+            let name = format!("dnslob-document-{}-{checked}.lua", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, text).expect("written");
+            let flags = Flags { file: Some(path.clone()), ..Flags::default() };
+            let outcome = config::load(&flags)
+                .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(drop));
+            std::fs::remove_file(&path).expect("removed");
+            let errors = outcome.err().unwrap_or_default();
+            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            assert!(errors.is_empty(), "{document}:\n{text}\n{errors:#?}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 4, "only {checked} found");
 }
