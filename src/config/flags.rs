@@ -1,9 +1,10 @@
 //! The command line: flags from the one table of settings, positionals as dnsdist has them.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::builder::{StyledStr, ValueParser};
+use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
@@ -12,7 +13,6 @@ use super::error::{ConfigError, Origin, Sited};
 use super::options::{Kind, SETTINGS, Settings, Value};
 use super::prefix::Prefix;
 use super::value;
-use std::net::SocketAddr;
 
 /// The usage in one line.
 pub const USAGE: &str =
@@ -94,8 +94,7 @@ pub fn parse<I>(arguments: I) -> Result<Invocation, clap::Error>
 where
     I: IntoIterator<Item: Into<OsString> + Clone>,
 {
-    let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = command().try_get_matches_from(arguments)?;
     match matches.subcommand() {
         Some(("demo", m)) => Ok(Invocation::Demo(DemoOptions {
             seconds: m.get_one("seconds").copied().unwrap_or(DEMO.seconds),
@@ -109,11 +108,11 @@ where
             Some(("man", _)) => Document::Man,
             _ => Document::Reference,
         })),
-        _ => serve(&mut command, &matches).map(|f| Invocation::Serve(Box::new(f))),
+        _ => serve(&matches).map(|f| Invocation::Serve(Box::new(f))),
     }
 }
 
-fn serve(command: &mut Command, matches: &ArgMatches) -> Result<Flags, clap::Error> {
+fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
     let many = |id: &str| matches.get_many::<SocketAddr>(id).unwrap_or_default().copied().collect::<Vec<_>>();
     let mut flags = Flags {
         file: matches.get_one::<PathBuf>("config").cloned(),
@@ -137,7 +136,7 @@ fn serve(command: &mut Command, matches: &ArgMatches) -> Result<Flags, clap::Err
     }
     if flags.file.is_none() && flags.backends.is_empty() {
         let message = format!("neither a configuration file nor a backend is given\n\nUsage: {USAGE}\n");
-        return Err(command.error(clap::error::ErrorKind::MissingRequiredArgument, message));
+        return Err(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message));
     }
     Ok(flags)
 }
@@ -148,7 +147,6 @@ const DEMO: DemoOptions = DemoOptions { seconds: 10, backends: 4, rate: 20_000 }
 #[must_use]
 pub fn command() -> Command {
     let address = || ValueParser::new(|t: &str| value::address(t).map_err(|e| format!("expected {e}")));
-    let text = |t: &'static str| StyledStr::from(t);
     let mut command = Command::new("dnslob")
         .version(env!("CARGO_PKG_VERSION"))
         .about("DNS load balancer: lobs queries to as few name servers as serve them well")
@@ -208,11 +206,15 @@ pub fn command() -> Command {
                 .help("Accepted for dnsdist's sake: dnslob always stays in the foreground"),
         );
     for setting in SETTINGS.iter().filter(|s| s.flag) {
-        let short_help = setting.doc.split_inclusive(['.', ';']).next().unwrap_or(setting.doc);
+        let first = setting.doc.split_once(['.', ';']).map_or(setting.doc, |(first, _)| first);
+        let default = match setting.default {
+            "" | "false" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
         let mut arg = Arg::new(setting.name)
             .long(setting.name)
-            .help(text(short_help.trim_end_matches(['.', ';'])))
-            .long_help(text(setting.doc));
+            .help(format!("{first}{default}"))
+            .long_help(format!("{}{default}", setting.doc));
         if let Some(short) = setting.short {
             arg = arg.short(short);
         }
@@ -279,4 +281,115 @@ fn value_name(kind: &Kind) -> String {
 #[must_use]
 pub fn lines(errors: &[ConfigError]) -> String {
     errors.iter().map(|e| format!("{e}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::options::Key;
+
+    fn flags(arguments: &[&str]) -> Flags {
+        match parse(["dnslob"].iter().chain(arguments)) {
+            Ok(Invocation::Serve(flags)) => *flags,
+            other => panic!("{arguments:?} gave {other:?}"),
+        }
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        parse(["dnslob"].iter().chain(arguments)).expect_err("a refusal").to_string()
+    }
+
+    fn texts(addresses: &[SocketAddr]) -> Vec<String> {
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_command_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_first_positional_is_the_listener_unless_one_is_named() {
+        let plain =
+            flags(&["127.0.0.1:5300", "192.0.2.1", "192.0.2.2:5353", "2001:db8::1", "[2001:db8::2]:54"]);
+        assert_eq!(texts(&plain.locals), ["127.0.0.1:5300"]);
+        assert_eq!(
+            texts(&plain.backends),
+            ["192.0.2.1:53", "192.0.2.2:5353", "[2001:db8::1]:53", "[2001:db8::2]:54"]
+        );
+        let local = flags(&["-l", "[::1]:54", "--local", "127.0.0.1", "192.0.2.1"]);
+        assert_eq!(texts(&local.locals), ["[::1]:54", "127.0.0.1:53"]);
+        assert_eq!(texts(&local.backends), ["192.0.2.1:53"]);
+        let file = flags(&["-C", "x.lua", "192.0.2.1"]);
+        assert!(file.locals.is_empty());
+        assert_eq!(texts(&file.backends), ["192.0.2.1:53"]);
+    }
+
+    #[test]
+    fn nothing_to_serve_shows_the_usage() {
+        for arguments in [&[][..], &["127.0.0.1"], &["-l", "127.0.0.1"], &["--check-config"]] {
+            let message = refused(arguments);
+            assert!(message.contains("neither a configuration file nor a backend"), "{message}");
+            assert!(message.contains(USAGE), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_flag_of_the_table_reaches_its_setting() {
+        for (flag, value, key, want) in [
+            ("--shards", "3", Key::Shards, Value::Number(3)),
+            ("--cpus", "0,2-5", Key::Cpus, Value::Cpus(vec![0, 2, 3, 4, 5])),
+            ("--steer", "client", Key::Steer, Value::Text("client".into())),
+            ("--busy-poll", "20", Key::BusyPoll, Value::Number(20)),
+            ("--batch", "32", Key::Batch, Value::Number(32)),
+            ("--drain", "200ms", Key::Drain, Value::Span(crate::time::TickDelta::from_ms(200))),
+            ("--stats", "1m", Key::Stats, Value::Span(crate::time::TickDelta::from_ms(60_000))),
+            ("--log-format", "json", Key::LogFormat, Value::Text("json".into())),
+            ("--uid", "nobody", Key::User, Value::Text("nobody".into())),
+            ("-g", "nogroup", Key::Group, Value::Text("nogroup".into())),
+            ("--backends-max", "7", Key::BackendsMax, Value::Number(7)),
+            ("--sockets", "16", Key::Sockets, Value::Number(16)),
+            ("--udp-timeout", "900", Key::UdpTimeout, Value::Number(900)),
+            ("--outstanding-max", "9", Key::OutstandingMax, Value::Number(9)),
+            ("--receive-buffer", "4096", Key::ReceiveBuffer, Value::Number(4096)),
+            ("--send-buffer", "8192", Key::SendBuffer, Value::Number(8192)),
+            ("--policy", "p2c", Key::Policy, Value::Text("p2c".into())),
+        ] {
+            let flags = flags(&[flag, value, "127.0.0.1", "192.0.2.1"]);
+            assert_eq!(flags.settings.written(key).map(|s| &s.value), Some(&want), "{flag}");
+        }
+        let verbose = flags(&["-v", "--supervised", "127.0.0.1", "192.0.2.1"]);
+        assert!(verbose.settings.switch(Key::Verbose));
+        assert!(flags(&["127.0.0.1", "192.0.2.1"]).settings.written(Key::Verbose).is_none());
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_what_was_expected() {
+        for (arguments, expected) in [
+            (["--shards", "0"], "a whole number from 1 to 1024"),
+            (["--cpus", "5-2"], "a list of CPU numbers"),
+            (["--drain", "2"], "a duration"),
+            (["--stats", "1ms"], "from 100ms to 24h"),
+            (["--udp-timeout", "0"], "a whole number of ms from 1 to 300000"),
+            (["-a", "10.0.0.0/33"], "is not a network"),
+            (["-l", "localhost"], "IP[:PORT]"),
+            (["--policy", "random"], "invalid value 'random'"),
+        ] {
+            let mut all = arguments.to_vec();
+            all.extend(["127.0.0.1", "192.0.2.1"]);
+            let message = refused(&all);
+            assert!(message.contains(expected), "{arguments:?}: {message}");
+            assert!(message.contains(arguments[1]), "{message}");
+        }
+    }
+
+    #[test]
+    fn subcommands_are_told_from_addresses() {
+        let demo = parse(["dnslob", "demo", "--seconds", "3"]);
+        assert!(matches!(demo, Ok(Invocation::Demo(DemoOptions { seconds: 3, .. }))), "{demo:?}");
+        let man = parse(["dnslob", "generate", "man"]);
+        assert!(matches!(man, Ok(Invocation::Generate(Document::Man))), "{man:?}");
+        let zsh = parse(["dnslob", "generate", "completions", "zsh"]);
+        assert!(matches!(zsh, Ok(Invocation::Generate(Document::Completions(Shell::Zsh)))), "{zsh:?}");
+    }
 }

@@ -118,6 +118,7 @@ pub static FUNCTIONS: &[Entry] = &[
         "function(name, response, content)",
         "Judges the answers to health checks: true is healthy. `response` has rcode, id, the flags and the counts; `content` is the message.",
     ),
+    entry("newDNSName", "text", "A domain name, for check functions to return or compare."),
     entry(
         "includeDirectory",
         "path",
@@ -394,7 +395,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "LimitTTLResponseAction",
             "SetSkipCacheResponseAction",
             "newSuffixMatchNode",
-            "newDNSName",
             "newDNSNameSet",
             "newNMG",
             "newNetmask",

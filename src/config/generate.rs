@@ -101,3 +101,48 @@ fn line(out: &mut String, cells: &[&str]) {
     }
     *out += "|\n";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap_complete::Shell;
+    use std::path::Path;
+
+    /// The committed documents, each with the command that makes it.
+    const COMMITTED: [(&str, Document, &str); 5] = [
+        ("docs/reference.md", Document::Reference, "reference"),
+        ("docs/dnslob.1", Document::Man, "man"),
+        ("docs/completions/dnslob.bash", Document::Completions(Shell::Bash), "completions bash"),
+        ("docs/completions/dnslob.fish", Document::Completions(Shell::Fish), "completions fish"),
+        ("docs/completions/_dnslob", Document::Completions(Shell::Zsh), "completions zsh"),
+    ];
+
+    #[test]
+    fn the_committed_documents_are_the_generated_ones() {
+        for (path, which, command) in COMMITTED {
+            let committed =
+                std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_default();
+            assert!(committed == document(which), "{path} is old: cargo run -- generate {command} > {path}");
+        }
+    }
+
+    #[test]
+    fn the_reference_names_everything() {
+        let reference = reference();
+        let settings =
+            SETTINGS.iter().map(|s| s.name).chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
+        let entries = FUNCTIONS.iter().chain(SERVER_ARGUMENTS).chain(SERVER_METHODS).chain(POOL_METHODS);
+        let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
+        let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();
+        assert_eq!(shown, SETTINGS.len(), "a setting that nobody can set");
+        for name in settings.chain(entries.map(|e| e.name)).chain(missing.copied()).chain(POLICIES) {
+            let flag_only = SETTINGS.iter().any(|s| s.name == name && !s.flag);
+            assert!(
+                flag_only
+                    || reference.contains(&format!("`{name}`"))
+                    || reference.contains(&format!("`--{name}`")),
+                "{name}"
+            );
+        }
+    }
+}

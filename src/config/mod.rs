@@ -68,3 +68,6 @@ pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<C
     flags.apply(&mut draft);
     Ok(Loaded { draft, lua })
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,3 +126,120 @@ fn free<T>(held: &mut [Held<T>], gone: impl Fn(u16) -> bool) {
 fn index(at: usize) -> u16 {
     u16::try_from(at).unwrap_or(u16::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::draft::default_health;
+    use crate::config::snapshot::SocketOptions;
+    use crate::time::TickDelta;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    /// A backend called `id`; `sockets` tells apart those that cannot share sockets.
+    fn backend(id: u8, sockets: u8, weight: u32) -> Backend {
+        Backend {
+            slot: BackendSlot(u16::MAX),
+            id: id.to_string(),
+            name: String::new(),
+            address: ([192, 0, 2, id], 53).into(),
+            order: 1,
+            weight,
+            qps: 0,
+            timeout: TickDelta::from_ms(1),
+            sockets,
+            outstanding_max: 1,
+            outstanding_soft_max: 0,
+            source: None,
+            source_interface: None,
+            dscp: 0,
+            socket_options: SocketOptions::default(),
+            health: default_health(),
+        }
+    }
+
+    fn assigned(slots: &mut Slots, wanted: &[(u8, u8)], max: usize) -> Result<Vec<u16>, Full> {
+        let mut backends: Vec<Backend> =
+            wanted.iter().map(|(id, sockets)| backend(*id, *sockets, 1)).collect();
+        slots.assign_backends(&mut backends, max)?;
+        Ok(backends.iter().map(|b| b.slot.0).collect())
+    }
+
+    #[test]
+    fn who_stays_keeps_its_slot_and_who_leaves_blocks_it_until_reclaimed() {
+        let mut slots = Slots::default();
+        assert_eq!(assigned(&mut slots, &[(1, 4), (2, 4), (3, 4)], 4), Ok(vec![0, 1, 2]));
+        assert_eq!(assigned(&mut slots, &[(3, 4), (1, 4)], 4), Ok(vec![2, 0]));
+        assert_eq!(slots.retired().collect::<Vec<_>>(), [BackendSlot(1)]);
+        assert_eq!(assigned(&mut slots, &[(3, 4), (1, 4), (5, 4)], 4), Ok(vec![2, 0, 3]));
+        let full = Full { wanted: 4, retired: 1 };
+        assert_eq!(assigned(&mut slots.clone(), &[(3, 4), (1, 4), (5, 4), (6, 4)], 4), Err(full));
+        slots.reclaim(|slot| slot == BackendSlot(1));
+        assert_eq!(assigned(&mut slots, &[(3, 4), (1, 4), (5, 4), (6, 4)], 4), Ok(vec![2, 0, 3, 1]));
+    }
+
+    #[test]
+    fn other_sockets_are_another_slot_but_another_weight_is_not() {
+        let mut slots = Slots::default();
+        assert_eq!(assigned(&mut slots, &[(1, 4)], 9), Ok(vec![0]));
+        let mut heavier = [backend(1, 4, 7)];
+        assert_eq!(slots.assign_backends(&mut heavier, 9), Ok(()));
+        assert_eq!(heavier[0].slot, BackendSlot(0));
+        assert_eq!(assigned(&mut slots, &[(1, 8)], 9), Ok(vec![1]));
+        assert_eq!(slots.retired().collect::<Vec<_>>(), [BackendSlot(0)]);
+    }
+
+    #[test]
+    fn a_listener_is_its_address_interface_and_options() {
+        let listener = |port: u16, dscp| Listener {
+            slot: ListenerSlot(0),
+            address: ([127, 0, 0, 1], port).into(),
+            interface: None,
+            sockets: SocketOptions::default(),
+            dscp,
+        };
+        let mut slots = Slots::default();
+        let mut first = [listener(53, 0), listener(54, 0)];
+        assert_eq!(slots.assign_listeners(&mut first), Ok(()));
+        let mut second = [listener(54, 0), listener(53, 8)];
+        assert_eq!(slots.assign_listeners(&mut second), Ok(()));
+        assert_eq!([second[0].slot.0, second[1].slot.0], [1, 2]);
+        slots.reclaim_listeners(|slot| slot == ListenerSlot(0));
+        let mut third = [listener(54, 0), listener(53, 8), listener(55, 0)];
+        assert_eq!(slots.assign_listeners(&mut third), Ok(()));
+        assert_eq!(third[2].slot.0, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn slots_are_stable_unique_and_never_reused_early(
+            reloads in prop::collection::vec(
+                (prop::collection::hash_set((0_u8..8, 1_u8..3), 0..8), prop::collection::hash_set(0_u16..24, 0..24)),
+                1..12,
+            ),
+        ) {
+            let mut slots = Slots::default();
+            let mut before: Vec<((u8, u8), u16)> = Vec::new();
+            let mut retired: HashSet<u16> = HashSet::new();
+            for (wanted, gone) in reloads {
+                slots.reclaim(|slot| gone.contains(&slot.0));
+                retired.retain(|slot| !gone.contains(slot));
+                let wanted: Vec<(u8, u8)> = wanted.into_iter().collect();
+                let Ok(now) = assigned(&mut slots, &wanted, 64) else {
+                    return Err(TestCaseError::fail("64 slots are enough for any of these"));
+                };
+                let now: Vec<((u8, u8), u16)> = wanted.into_iter().zip(now).collect();
+                prop_assert_eq!(now.iter().map(|n| n.1).collect::<HashSet<_>>().len(), now.len());
+                for (who, slot) in &now {
+                    prop_assert!(!retired.contains(slot), "{} is still in use", slot);
+                    let old = before.iter().find(|b| b.0 == *who);
+                    prop_assert!(old.is_none_or(|b| b.1 == *slot), "{:?} moved to {}", who, slot);
+                }
+                retired.extend(before.iter().filter(|b| !now.contains(b)).map(|b| b.1));
+                let said: HashSet<u16> = slots.retired().map(|s| s.0).collect();
+                prop_assert_eq!(&said, &retired);
+                before = now;
+            }
+        }
+    }
+}

@@ -57,7 +57,7 @@ pub fn span(text: &str) -> Result<TickDelta, &'static str> {
 pub fn nanoseconds(ns: f64) -> Option<TickDelta> {
     // The comparison bounds the cast.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    (ns >= 0.0 && ns < 1.6e19).then(|| TickDelta(ns.round() as u64))
+    (0.0..1.6e19).contains(&ns).then(|| TickDelta(ns.round() as u64))
 }
 
 /// A span in the largest unit that divides it.
@@ -70,7 +70,7 @@ pub fn span_text(span: TickDelta) -> String {
         (1_000_000, "ms"),
         (1_000, "us"),
     ];
-    let whole = UNITS.iter().find(|(ns, _)| span.0 > 0 && span.0 % ns == 0);
+    let whole = UNITS.iter().find(|(ns, _)| span.0 > 0 && span.0.is_multiple_of(*ns));
     match whole {
         Some((ns, unit)) => format!("{}{unit}", span.0 / ns),
         None if span.0 == 0 => "0s".to_owned(),
@@ -158,7 +158,8 @@ pub fn qname(text: &str) -> Result<String, &'static str> {
         }
         label += 1;
     }
-    if total > 255 { Err(QNAME) } else { Ok(name) }
+    // A label left open ends in an escaped dot.
+    if total > 255 || label > 0 { Err(QNAME) } else { Ok(name) }
 }
 
 /// What [`source`] expects.

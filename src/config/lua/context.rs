@@ -113,11 +113,7 @@ pub(super) fn caller(lua: &Lua) -> Origin {
     /// Deeper than any configuration nests its own functions.
     const LEVELS: usize = 64;
     for level in 1..LEVELS {
-        let place = lua.inspect_stack(level, |debug| {
-            let line = debug.current_line().and_then(|l| u32::try_from(l).ok())?;
-            let source = debug.source().source?.into_owned();
-            Some(Origin::line(source.strip_prefix('@').unwrap_or("(a string)"), line))
-        });
+        let place = lua.inspect_stack(level, place);
         match place {
             Some(Some(origin)) => return origin,
             Some(None) => {}
@@ -125,4 +121,12 @@ pub(super) fn caller(lua: &Lua) -> Origin {
         }
     }
     Origin::file("(unknown place)")
+}
+
+/// The place of a stack level; none for one that is not Lua code, or Lua code of the library
+/// (whose names begin with `=`).
+pub(super) fn place(debug: &mlua::Debug<'_>) -> Option<Origin> {
+    let line = debug.current_line().and_then(|l| u32::try_from(l).ok())?;
+    let source = debug.source().source.filter(|s| !s.starts_with('='))?.into_owned();
+    Some(Origin::line(source.strip_prefix('@').unwrap_or("(a string)"), line))
 }

@@ -60,7 +60,37 @@ impl Interrupt {
 pub struct LuaHost {
     lua: Lua,
     functions: Vec<Function>,
+    watch: Watch,
+}
+
+/// What ends a script that runs too long.
+#[derive(Clone, Debug)]
+struct Watch {
+    /// Hooks left to the running call; none when it may take its time.
     budget: Rc<Cell<Option<u32>>>,
+    interrupt: Interrupt,
+}
+
+impl Watch {
+    /// Looks every so many instructions.
+    fn arm(self, lua: &Lua, every: u32) -> mlua::Result<()> {
+        let triggers = HookTriggers::new().every_nth_instruction(every);
+        lua.set_global_hook(triggers, move |lua, debug| {
+            let message = match self.budget.get() {
+                _ if self.interrupt.0.load(Relaxed) => "interrupted",
+                Some(0) => "the function ran too long",
+                left => {
+                    self.budget.set(left.map(|n| n - 1));
+                    return Ok(VmState::Continue);
+                }
+            };
+            // A script may catch the error: from here on every instruction raises it again, so
+            // that one outside of any pcall soon does.
+            self.clone().arm(lua, 1)?;
+            let place = context::place(debug).map(|origin| format!("{origin}: ")).unwrap_or_default();
+            Err(mlua::Error::runtime(place + message))
+        })
+    }
 }
 
 impl LuaHost {
@@ -76,27 +106,9 @@ impl LuaHost {
         #[allow(unsafe_code)]
         let lua = unsafe { Lua::unsafe_new() };
         lua.load("jit.off()").exec()?;
-        let host = Self { lua, functions: Vec::new(), budget: Rc::default() };
-        host.watch(HOOK_INSTRUCTIONS, interrupt.clone())?;
-        Ok(host)
-    }
-
-    /// Looks at the limit every so many instructions.
-    fn watch(&self, every: u32, interrupt: Interrupt) -> mlua::Result<()> {
-        let budget = Rc::clone(&self.budget);
-        let triggers = HookTriggers::new().every_nth_instruction(every);
-        self.lua.set_global_hook(triggers, move |_, _| {
-            if interrupt.0.load(Relaxed) {
-                return Err(mlua::Error::runtime("interrupted"));
-            }
-            match budget.get() {
-                Some(0) => Err(mlua::Error::runtime("the function ran too long")),
-                left => {
-                    budget.set(left.map(|n| n - 1));
-                    Ok(VmState::Continue)
-                }
-            }
-        })
+        let watch = Watch { budget: Rc::default(), interrupt: interrupt.clone() };
+        watch.clone().arm(&lua, HOOK_INSTRUCTIONS)?;
+        Ok(Self { lua, functions: Vec::new(), watch })
     }
 
     /// Calls a function of the configuration within the instruction limit.
@@ -106,10 +118,11 @@ impl LuaHost {
         arguments: impl mlua::IntoLuaMulti,
     ) -> Result<R, String> {
         let function = self.functions.get(function.0 as usize).ok_or("no such function")?;
-        self.budget.set(Some(CALL_HOOKS));
+        self.watch.budget.set(Some(CALL_HOOKS));
         let result = function.call::<R>(arguments);
-        self.budget.set(None);
-        result.map_err(|e| first_line(&innermost(&e).to_string()).to_owned())
+        self.watch.budget.set(None);
+        self.watch.clone().arm(&self.lua, HOOK_INSTRUCTIONS).map_err(|e| e.to_string())?;
+        result.map_err(|e| first_line(&message(innermost(&e))).to_owned())
     }
 
     /// Lets a `checkFunction` choose the query of a probe; it may also change the header.
@@ -236,10 +249,7 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
     {
         return known.clone();
     }
-    let text = match at {
-        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
-        other => other.to_string(),
-    };
+    let text = message(at);
     let (origin, message) = located(&text, files)
         .or_else(|| {
             let places = traceback.lines().chain(text.lines().skip(1)).map(str::trim_start);
@@ -261,7 +271,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
         Some((at, number.parse::<u32>().ok()?, message))
     })?;
     let short = &text[..at];
-    if short.is_empty() || short.starts_with('[') {
+    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") {
         return None;
     }
     let file = match short.strip_prefix("...") {
@@ -286,6 +296,14 @@ fn innermost(error: &mlua::Error) -> &mlua::Error {
     }
 }
 
+/// Lua's own words, without those of the library around them.
+fn message(error: &mlua::Error) -> String {
+    match error {
+        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
+        other => other.to_string(),
+    }
+}
+
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
@@ -294,3 +312,6 @@ fn first_line(text: &str) -> &str {
 pub(super) use self::pool::CONCENTRATE;
 /// The policy of a name, and the name of a policy.
 pub(super) use self::pool::{kind as policy_kind, name as policy_name};
+
+#[cfg(test)]
+mod tests;

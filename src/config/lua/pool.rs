@@ -114,7 +114,11 @@ fn policy(value: &Value) -> Result<Policy, Fault> {
     }
     let chosen = value.as_userdata().and_then(|u| u.borrow::<Chosen>().ok().map(|c| c.policy.clone()));
     chosen.ok_or_else(|| {
-        let hint = if value.is_string() { ", by its name without quotes" } else { "" };
+        let hint = match value {
+            Value::String(_) => " by its name without quotes",
+            Value::Nil => " (is its name misspelt?)",
+            _ => "",
+        };
         wrong("", value, format!("a policy{hint}: {}", POLICIES.join(", ")))
     })
 }

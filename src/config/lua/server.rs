@@ -87,23 +87,28 @@ fn find(draft: &Draft, value: &Value) -> Option<usize> {
 fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let mut server = DraftServer::new(call.origin.clone(), nowhere);
+    server.removed = true;
     let entries = if given.is_string() {
-        Ok(vec![("address".to_owned(), given.clone())])
+        vec![("address".to_owned(), given.clone())]
     } else {
-        named("the argument", given)
+        match named("the argument", given) {
+            Ok(entries) => entries,
+            Err(fault) => {
+                call.fail(fault);
+                return server;
+            }
+        }
     };
-    let entries = entries.unwrap_or_else(|fault| {
-        call.fail(fault);
-        Vec::new()
-    });
     let has = |name: &str| entries.iter().any(|(n, _)| n == name);
-    for (one, other) in [("udpTimeout", "udpTimeoutMs"), ("checkInterval", "checkIntervalMs")] {
+    for (one, other) in
+        [("udpTimeout", "udpTimeoutMs"), ("checkInterval", "checkIntervalMs"), ("check", "checkScript")]
+    {
         if has(one) && has(other) {
             let wrong = format!("{one} and {other} are both given");
             call.fail(Fault::Conflict { wrong, expected: "one of them".to_owned() });
         }
     }
-    if !given.is_nil() && !has("address") && given.is_table() {
+    if !has("address") {
         call.fail(Fault::value("address", "missing", value::ADDRESS));
     }
     let mut backoff = Backoff { on: false, max: TickDelta::from_ms(3_600_000) };

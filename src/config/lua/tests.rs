@@ -1,0 +1,141 @@
+//! The functions of health checks, and that no script hangs the control thread.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::functions::{INERT, POLICIES};
+use crate::config::tests::{File, good};
+
+fn host(text: &str) -> LuaHost {
+    good(text).0.lua
+}
+
+fn check(functions: &str) -> LuaHost {
+    host(&format!("newServer{{address='192.0.2.1', {functions}}}"))
+}
+
+const FIRST: LuaFunction = LuaFunction(0);
+
+fn choose(lua: &LuaHost, header: &mut [u8; 12]) -> Result<(String, u16, u16), String> {
+    lua.choose(FIRST, "a.root-servers.net.", 1, 1, header)
+}
+
+#[test]
+fn every_name_of_the_tables_is_there() {
+    let lua = host("");
+    let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
+    let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
+    for name in FUNCTIONS.iter().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES).chain(INERT) {
+        let value: Value = lua.lua.globals().raw_get(name).expect("a global");
+        assert!(!value.is_nil(), "{name}");
+    }
+}
+
+#[test]
+fn the_standard_library_is_whole() {
+    host(
+        "local ffi = require('ffi'); ffi.cdef('int getpid(void);'); assert(ffi.C.getpid() > 0)\n\
+         assert(bit.band(6, 3) == 2 and DNSQType.AAAA == 28 and DNSClass.CHAOS == 3 and DNSRCode.REFUSED == 5)\n\
+         assert(io and os.exit and debug and package and string and table and math and coroutine)\n\
+         assert(DNSOpcode.Update == 5)",
+    );
+}
+
+#[test]
+fn a_check_function_chooses_the_query_and_its_header() {
+    let lua = check(
+        "checkFunction=function(qname, qtype, qclass, dh)\n\
+           assert(tostring(qname) == 'a.root-servers.net.' and qtype == 1 and qclass == 1 and dh:getID() == 258)\n\
+           assert(dh:getRD() and not dh:getCD()); dh:setCD(true); dh:setRD(false)\n\
+           return newDNSName('example.net'), DNSQType.AAAA, DNSClass.IN end",
+    );
+    let mut header = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    assert_eq!(choose(&lua, &mut header), Ok(("example.net.".to_owned(), 28, 1)));
+    assert_eq!(header, [1, 2, 0, 0x10, 0, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_check_function_that_is_wrong_says_so() {
+    for (body, message) in [
+        ("error('no')", "no"),
+        ("return 1, 1, 1", "returned no name"),
+        ("return 'a..b', 1, 1", "returned \"a..b\"; expected a domain name"),
+        ("return 'a', 'x', 1", "returned \"x\" as qtype"),
+        ("return 'a', 1, 65536", "returned 65536 as qclass"),
+        ("newServer('192.0.2.1')", "newServer can be called only while the configuration is evaluated"),
+    ] {
+        let lua = check(&format!("checkFunction=function() {body} end"));
+        let error = choose(&lua, &mut [0; 12]).expect_err(body);
+        assert!(error.contains(message), "{body}: {error}");
+    }
+}
+
+#[test]
+fn an_answer_is_judged() {
+    let lua = check(
+        "checkResponseFunction=function(name, response, content)\n\
+           return name == 'one' and response.rcode == DNSRCode.REFUSED and response.ra and not response.aa\n\
+             and response.ancount == 3 and #content == 13 and content:byte(13) == 7 end",
+    );
+    let mut answer = vec![0, 1, 0x81, 0x85, 0, 1, 0, 3, 0, 0, 0, 0, 7];
+    assert_eq!(lua.judge(FIRST, "one", &answer), Ok(true));
+    assert_eq!(lua.judge(FIRST, "two", &answer), Ok(false));
+    answer[3] = 0x80;
+    assert_eq!(lua.judge(FIRST, "one", &answer), Ok(false));
+    // Hostile lengths only read as zeros.
+    for length in 0..12 {
+        assert_eq!(lua.judge(FIRST, "one", &answer[..length]), Ok(false));
+    }
+    let vague = check("checkResponseFunction=function() return 1 end");
+    assert_eq!(vague.judge(FIRST, "", &[]), Err("returned 1; expected true or false".to_owned()));
+}
+
+#[test]
+fn the_common_validator_is_for_servers_without_their_own() {
+    let text = "setHealthCheckResponseValidator(function() return true end)\n\
+                newServer('192.0.2.1')\n\
+                newServer{address='192.0.2.2', checkResponseFunction=function() return false end}";
+    let (loaded, compiled) = good(text);
+    let judges: Vec<_> = compiled.snapshot.backends.iter().flatten().filter_map(|b| b.health.judge).collect();
+    let verdicts: Vec<_> = judges.iter().map(|j| loaded.lua.judge(*j, "", &[])).collect();
+    assert_eq!(verdicts, [Ok(true), Ok(false)]);
+}
+
+#[test]
+fn an_endless_check_function_is_ended_even_if_it_catches_errors() {
+    for body in [
+        "while true do end",
+        "while true do pcall(function() while true do end end) end",
+        "coroutine.wrap(function() while true do end end)()",
+        "local function f() return f() end; f()",
+    ] {
+        let lua = check(&format!("checkFunction=function() {body} end"));
+        for _ in 0..2 {
+            let error = choose(&lua, &mut [0; 12]).expect_err(body);
+            assert!(error.contains("ran too long"), "{body}: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_endless_file_can_be_interrupted() {
+    let file = File::new("while true do end");
+    let interrupt = Interrupt::default();
+    let other = interrupt.clone();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(5));
+        other.interrupt();
+    });
+    let errors = evaluate(Some(file.path()), &interrupt).expect_err("interrupted");
+    thread.join().expect("the interrupting thread");
+    assert!(errors[0].to_string().ends_with(":1: interrupted"), "{}", errors[0]);
+}
+
+#[test]
+fn bytecode_is_refused_and_a_shell_line_skipped() {
+    let bytecode = File::new("\u{1b}LJ\u{2}");
+    assert!(evaluate(Some(bytecode.path()), &Interrupt::default()).is_err());
+    let shell = File::new("#!/usr/bin/env -S dnslob -C\nx = = 1");
+    let errors = evaluate(Some(shell.path()), &Interrupt::default()).expect_err("broken");
+    assert!(errors[0].to_string().contains(":2: unexpected symbol"), "{}", errors[0]);
+}
