@@ -95,6 +95,7 @@
 //!   systemd.rs         sd_notify, watchdog, passed sockets
 //!   privileges.rs      -u, -g, capabilities
 //!   log.rs             tracing, text or JSON
+//!   hold.rs            a hold on it from within the process, for the demo
 //!   fixture.rs         configurations for this room's tests
 //!
 //! demo/                `dnslob demo`: all of it in one process

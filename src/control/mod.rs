@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::addr::{BackendSlot, ListenerSlot};
@@ -46,6 +46,7 @@ pub mod eject;
 pub mod farm;
 pub mod feed;
 pub mod health;
+mod hold;
 pub mod log;
 pub mod plan;
 pub mod privileges;
@@ -54,6 +55,8 @@ pub mod reload;
 pub mod shards;
 pub mod stats;
 pub mod systemd;
+
+pub use hold::Hold;
 
 #[cfg(test)]
 mod fixture;
@@ -95,16 +98,6 @@ pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
     }
 }
 
-/// A hold on the control plane from within the process: `dnslob demo` looks at its figures and
-/// ends it.
-#[derive(Debug)]
-pub struct Hold {
-    /// Gets the live state once the shards are to be started.
-    pub board: crossbeam_channel::Sender<Arc<Board>>,
-    /// Told or dropped: stop, as by SIGTERM.
-    pub stop: oneshot::Receiver<()>,
-}
-
 /// Like [`run_from`], held by somebody.
 ///
 /// # Errors
@@ -135,10 +128,7 @@ async fn serve(
     privileges::drop_to(&fixed.identity, binds_interfaces(&first.snapshot))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
-    if let Some(hold) = &hold {
-        // Whoever holds us may have gone; `stop` then says so.
-        let _ = hold.board.send(Arc::clone(&board));
-    }
+    Hold::show(hold.as_ref(), &board);
     let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
     let shards =
         Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
@@ -154,7 +144,7 @@ async fn serve(
             _ = signals.usr1.recv() => control.dump(),
             _ = signals.term.recv() => break,
             _ = signals.int.recv() => break,
-            () = let_go(&mut hold) => break,
+            () = Hold::let_go(&mut hold) => break,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             () = tokio::time::sleep(Duration::from(rest)) => {}
         }
@@ -165,14 +155,6 @@ async fn serve(
     }
     control.stop(&mut signals).await;
     Ok(())
-}
-
-/// Ends when the one who holds us lets go; never, if nobody does.
-async fn let_go(hold: &mut Option<Hold>) {
-    match hold {
-        Some(hold) => drop((&mut hold.stop).await),
-        None => std::future::pending().await,
-    }
 }
 
 fn open_all(doors: &mut Doors, snapshot: &Snapshot) -> Result<Opened, String> {
