@@ -1,8 +1,146 @@
-//! dnslob, the DNS delivery controller.
+//! dnslob, the DNS delivery controller: it lobs queries to as few name servers as serve them well.
+//!
+//! The program is thin; everything is in this library, so that tests, fuzz targets and benches use
+//! the same code path as the program does. This page is the map and the language of the house.
+//!
+//! # The path of a query
+//!
+//! ```text
+//!  engine recv ─► Shard::on_query ─────────────────────────────► engine send (backend socket)
+//!                 parse → rules.eval → policy.select → outstanding.claim → edit id
+//!  engine recv ─► Shard::on_response ──────────────────────────► engine send (client)
+//!                 outstanding.find (socket, id) → question (RFC 5452) → settle → edit id
+//! ```
+//!
+//! Out and back in one thread: no queue, no lock, no allocation, and the packet stays in the
+//! buffer where it arrived.
+//!
+//! # The rooms
+//!
+//! ```text
+//! main.rs              reads the command line and hands over; no logic
+//! lib.rs               this map and the lexicon
+//! addr.rs              Client, Route, slots: no bare index between rooms
+//! time.rs              Tick and TickDelta: monotonic, handed in
+//! rng.rs               ShardRng: ids and ports nobody can guess, repeatable from a seed
+//! packet.rs            Packet: octets in place, room in front and behind
+//! live.rs              Board: what changes while a configuration stands; counters, histograms
+//!
+//! wire/                DNS octets; no allocation, no I/O, no clock
+//!   header.rs          the 12 octets
+//!   name.rs            names in wire format: ends, labels, zones
+//!   query.rs           Question: all that is read of a query, parsed once
+//!   edns.rs            the OPT record
+//!   edit.rs            edits in place: id, flags, answers of our own
+//!
+//! shard/               DATA PLANE: one thread, one owner, no locks
+//!   verdict.rs         Verdict, DropReason: what becomes of a packet, and why
+//!   rules.rs           the compiled rule chain
+//!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
+//!   copies.rs          kept queries, for a second try
+//!   policy/            which server gets a query; what a shard knows of the farm
+//!     choose.rs        the policies, each a pure function
+//!     table.rs         what is derived of snapshot and board: who is usable, warmth, shares
+//!     tally.rs         outstanding, rates and latency of the whole process
+//!     hash.rs          what the hashed policies hash, and how
+//!     ring.rs          chashed's points
+//!     selector.rs      table, tally and choice of one shard
+//!
+//! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
+//!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
+//!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
+//!   clock.rs           the OS clock, read once per batch
+//!   sys.rs             every libc call, wrapped safe
+//!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
+//!
+//! config/              what the operator asked for; no side effects
+//!   options.rs         ONE table of process settings: flags, Lua, help, reference
+//!   functions.rs       the tables of Lua functions, arguments and methods
+//!   flags.rs           the command line
+//!   lua/               the Lua front end: evaluates a file into a Draft
+//!     context.rs       where a call stands, and the draft it fills
+//!     argument.rs      Lua values to ours, with errors for people
+//!     constants.rs     DNSQType, DNSRCode and the like
+//!     settings.rs      setters, listeners, ACL, includes
+//!     server.rs        newServer, getServer and the server object
+//!     pool.rs          pools, policies, retry, ejection
+//!     packet.rs        what a health check's functions see
+//!     missing.rs       names of dnsdist that are not there yet, refused by name
+//!   value.rs           values as people write them: addresses, spans, CPU lists
+//!   prefix.rs          networks, and the ACL's set of them
+//!   error.rs           every way to be wrong, with file and line
+//!   draft.rs           Draft: as written
+//!   compile.rs         Draft → Boot + Snapshot, or all errors at once
+//!   slots.rs           stable slots over reloads
+//!   snapshot.rs        Snapshot: immutable, by index
+//!   diff.rs            what a reload changed, in lines
+//!   generate.rs        man page, completions, reference
+//!
+//! control/             CONTROL PLANE: one slow thread; may block, lock, allocate
+//!   configured.rs      flags and file as a source of plans
+//!   plan.rs            what the loop needs of a configuration
+//!   shards.rs          its hands on the shards: open, tell, see them end
+//!   feed.rs            publish: one ArcSwap, generations, acknowledgement
+//!   reload.rs          one change of configuration: whole, or not at all
+//!   farm.rs            the backends' health, shown on the board
+//!   health.rs          the probe state machine; warmth, lazy checks
+//!   probe.rs           makes one check: UDP, TCP, connect, script
+//!     message.rs       its query, and the judgement of its answer
+//!   eject.rs           finds the server that answers worse than its peers
+//!   concentrate.rs     finds the shares of `concentrate`
+//!     gauge.rs         full or good: the latency of fast answers against its floor
+//!     driver.rs        reads the board for it, and writes shares
+//!   stats.rs           adds up pages: readings, spans, percentiles
+//!     text.rs          the line of --stats, the dump of SIGUSR1
+//!   systemd.rs         sd_notify, watchdog, passed sockets
+//!   privileges.rs      -u, -g, capabilities
+//!   log.rs             tracing, text or JSON
+//!   hold.rs            a hold on it from within the process, for the demo
+//!   fixture.rs         configurations for this room's tests
+//!
+//! demo/                `dnslob demo`: all of it in one process
+//!   backend.rs         a name server with a cache that must warm up
+//!   balancer.rs        a Lua configuration and the real control plane
+//!   load.rs            an open-loop load, and the measure of its answers
+//!   account.rs         where every query went
+//!   table.rs           the live table
+//!   summary.rs         what is said at the end
+//! ```
+//!
+//! A directory's line is its `mod.rs`. Allowed arrows: `engine → shard → wire`,
+//! `control → config`; both planes read [`config::snapshot`] and [`live`]. `shard` never names
+//! `engine`, `control`, Lua or libc; `wire`, `shard` and `config` never ask for time, randomness
+//! or I/O. `tests/tidy.rs` holds the map and the arrows to this.
+//!
+//! # The lexicon
+//!
+//! | word | is |
+//! |---|---|
+//! | client | who asks us |
+//! | backend, server | a name server that we ask; *server* towards operators |
+//! | listener | an address that clients ask |
+//! | pool | a set of backends with a policy |
+//! | chain, rule | what moves, drops or answers a query before a policy sees it |
+//! | policy | chooses a backend of a pool for a query |
+//! | query, response, answer | what is asked; what a backend says; what a client gets |
+//! | outstanding | asked and not answered yet |
+//! | slot | a stable index: of a backend, a listener, an outstanding query |
+//! | shard | a thread with all that it needs to serve: sockets, table, counters |
+//! | engine | the loop that moves packets between the kernel and a shard |
+//! | snapshot | one whole configuration, immutable |
+//! | board | what changes while a snapshot stands |
+//! | verdict | what becomes of a packet |
+//!
+//! Verbs have one meaning: *parse* (octets to a view), *eval* (a chain), *select* (a backend),
+//! *claim* (a slot for a query), *settle* (by its answer), *expire* (by its time-out), *compile*
+//! (draft to snapshot), *publish* (snapshot to shards), *drain* (no new queries, finish the old);
+//! `on_…`: an event enters the shard. Never *upstream* or *downstream*: every program means
+//! something else by them.
 
 pub mod addr;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod engine;
 pub mod live;
 pub mod packet;

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match flags::parse(std::env::args_os()) {
         Ok(Invocation::Serve(flags)) if flags.check => check(&flags),
         Ok(Invocation::Serve(flags)) => serve(&flags),
-        Ok(Invocation::Demo(options)) => demo(options),
+        Ok(Invocation::Demo(options)) => demo(&options),
         Ok(Invocation::Generate(which)) => {
             let written = std::io::stdout().write_all(&generate::document(which));
             if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -48,9 +48,12 @@ fn serve(flags: &Flags) -> ExitCode {
     }
 }
 
-fn demo(options: config::DemoOptions) -> ExitCode {
-    // CALL SITE: demo::run(options) -> ExitCode, joined by the lead.
-    let _ = options;
-    eprintln!("dnslob: this build has no demo");
-    ExitCode::FAILURE
+fn demo(options: &config::DemoOptions) -> ExitCode {
+    match dnslob::demo::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dnslob: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -63,7 +63,7 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -s V -l version -d 'Print ve
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "demo" -d 'Serve embedded backends on loopback under load, and show it'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "generate" -d 'Print a document made from the tables of settings and functions'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l seconds -d 'How long to run' -r
+complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l seconds -d 'How long to run, 3 or more' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l backends -d 'Embedded backends' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l rate -d 'Offered load, queries per second' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -s h -l help -d 'Print help'

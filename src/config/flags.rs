@@ -146,7 +146,7 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
     Ok(flags)
 }
 
-const DEMO: DemoOptions = DemoOptions { seconds: 20, backends: 4, rate: 20_000 };
+const DEMO: DemoOptions = DemoOptions { seconds: 10, backends: 4, rate: 20_000 };
 
 /// The whole command, for parsing, help, man page and completions.
 #[must_use]
@@ -250,12 +250,12 @@ fn demo() -> Command {
             Arg::new(name).long(name).value_name(value_name).help(help).default_value(default.to_string());
         (arg, i64::from(max))
     };
-    let (seconds, seconds_max) = number("seconds", "N", "How long to run", 86_400, DEMO.seconds);
+    let (seconds, seconds_max) = number("seconds", "N", "How long to run, 3 or more", 86_400, DEMO.seconds);
     let (backends, backends_max) = number("backends", "N", "Embedded backends", 64, DEMO.backends.into());
-    let (rate, rate_max) = number("rate", "QPS", "Offered load, queries per second", 10_000_000, DEMO.rate);
+    let (rate, rate_max) = number("rate", "QPS", "Offered load, queries per second", 200_000, DEMO.rate);
     Command::new("demo")
         .about("Serve embedded backends on loopback under load, and show it")
-        .arg(seconds.value_parser(value_parser!(u32).range(1..=seconds_max)))
+        .arg(seconds.value_parser(value_parser!(u32).range(3..=seconds_max)))
         .arg(backends.value_parser(value_parser!(u16).range(2..=backends_max)))
         .arg(rate.value_parser(value_parser!(u32).range(1..=rate_max)))
 }

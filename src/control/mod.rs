@@ -46,6 +46,7 @@ pub mod eject;
 pub mod farm;
 pub mod feed;
 pub mod health;
+mod hold;
 pub mod log;
 pub mod plan;
 pub mod privileges;
@@ -54,6 +55,8 @@ pub mod reload;
 pub mod shards;
 pub mod stats;
 pub mod systemd;
+
+pub use hold::Hold;
 
 #[cfg(test)]
 mod fixture;
@@ -86,12 +89,7 @@ pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled) -> ExitCode {
 /// The same with any source of configurations.
 #[must_use]
 pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(|e| format!("the control thread: {e}")).and_then(|runtime| {
-        let local = LocalSet::new();
-        runtime.block_on(local.run_until(serve(source, fixed, first)))
-    });
-    match outcome {
+    match run_held(source, fixed, first, None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -100,7 +98,22 @@ pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
     }
 }
 
-async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), String> {
+/// Like [`run_from`], held by somebody.
+///
+/// # Errors
+/// Why it did not start, or ended by itself.
+pub fn run_held(source: impl Source, fixed: &Fixed, first: Plan, hold: Option<Hold>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| format!("the control thread: {e}"))?;
+    runtime.block_on(LocalSet::new().run_until(serve(source, fixed, first, hold)))
+}
+
+async fn serve(
+    source: impl Source,
+    fixed: &Fixed,
+    first: Plan,
+    mut hold: Option<Hold>,
+) -> Result<(), String> {
     let environment = Environment::read();
     let mut signals = Signals::new().map_err(|e| format!("signals: {e}"))?;
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
@@ -115,6 +128,7 @@ async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), St
     privileges::drop_to(&fixed.identity, binds_interfaces(&first.snapshot))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
+    Hold::show(hold.as_ref(), &board);
     let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
     let shards =
         Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
@@ -130,6 +144,7 @@ async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), St
             _ = signals.usr1.recv() => control.dump(),
             _ = signals.term.recv() => break,
             _ = signals.int.recv() => break,
+            () = Hold::let_go(&mut hold) => break,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             () = tokio::time::sleep(Duration::from(rest)) => {}
         }

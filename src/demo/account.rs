@@ -1,0 +1,134 @@
+//! Where every query went: what the clients, the balancer and the kernel counted, put together.
+//!
+//! ```text
+//!  sent ──kernel──► queries read ──balancer──► answers sent ──kernel──► answered
+//!          └ listener's buffer      └ drops by reason            └ clients' buffers
+//! ```
+//! Each of the three counts for itself, so that the sum is a check and not a definition.
+
+use crate::control::stats::Reading;
+use crate::shard::verdict::DropReason;
+
+/// The reasons that end a query, each counted once a query. Other reasons are about answers that
+/// nobody waits for.
+const QUERY_ENDS: [DropReason; 15] = [
+    DropReason::Acl,
+    DropReason::QueryShort,
+    DropReason::QueryIsResponse,
+    DropReason::QueryTruncated,
+    DropReason::QueryMalformed,
+    DropReason::QueryEmpty,
+    DropReason::Rule,
+    DropReason::NoServer,
+    DropReason::OutstandingFull,
+    DropReason::QuerySendError,
+    DropReason::AnswerSendError,
+    DropReason::Timeout,
+    DropReason::ListenerGone,
+    DropReason::LocalTableFull,
+    DropReason::ShardRestart,
+];
+
+/// All that was counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Account {
+    /// Queries that the clients sent.
+    pub(super) sent: u64,
+    /// Queries that the kernel would not take from them.
+    pub(super) refused: u64,
+    /// Queries that they got an answer to.
+    pub(super) answered: u64,
+    /// Lost ones by reason, none with 0.
+    pub(super) lost: Vec<(&'static str, u64)>,
+}
+
+/// Datagrams that the kernel threw away because a socket's buffer was full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct KernelDrops {
+    /// At the balancer's listeners.
+    pub(super) listeners: u64,
+    /// At the clients.
+    pub(super) clients: u64,
+}
+
+impl Account {
+    /// Puts the counts together.
+    pub(super) fn new(
+        sent: u64,
+        refused: u64,
+        answered: u64,
+        balancer: &Reading,
+        kernel: KernelDrops,
+    ) -> Self {
+        let drops = QUERY_ENDS.map(|r| (r.label(), balancer.drops[r.index()]));
+        let kernel = [("listener-buffer-full", kernel.listeners), ("client-buffer-full", kernel.clients)];
+        let lost = kernel.into_iter().chain(drops).filter(|(_, n)| *n > 0).collect();
+        Self { sent, refused, answered, lost }
+    }
+
+    /// All lost queries that have a reason.
+    pub(super) fn lost_total(&self) -> u64 {
+        self.lost.iter().map(|(_, n)| n).sum()
+    }
+
+    /// Whether every query sent was answered or lost for a reason.
+    pub(super) fn adds_up(&self) -> bool {
+        self.sent == self.answered + self.lost_total()
+    }
+}
+
+/// Queries that the balancer lost, for whatever reason.
+pub(super) fn lost(reading: &Reading) -> u64 {
+    QUERY_ENDS.iter().map(|r| reading.drops[r.index()]).sum()
+}
+
+/// Datagrams dropped at the sockets bound to these ports, by the kernel's own count.
+///
+/// `table` is the text of `/proc/net/udp`: a head, then a line per socket, whose second field is
+/// `ADDRESS:PORT` in hexadecimal and whose last field is the count.
+pub(super) fn kernel_drops(table: &str, ports: &[u16]) -> u64 {
+    let drops = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        ports.contains(&port).then(|| fields.last()?.parse::<u64>().ok())?
+    };
+    table.lines().skip(1).filter_map(drops).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_shows() {
+        let mut balancer = Reading { queries: 97, responses: 90, ..Reading::default() };
+        balancer.drops[DropReason::Timeout.index()] = 7;
+        balancer.drops[DropReason::ResponseLate.index()] = 3;
+        let kernel = KernelDrops { listeners: 3, clients: 1 };
+        let account = Account::new(100, 0, 89, &balancer, kernel);
+        assert_eq!(account.lost, [("listener-buffer-full", 3), ("client-buffer-full", 1), ("timeout", 7)]);
+        assert!(account.adds_up());
+        assert!(!Account { answered: 88, ..account }.adds_up());
+    }
+
+    #[test]
+    fn every_reason_is_either_a_querys_end_or_about_an_answer() {
+        for reason in DropReason::ALL {
+            let about_answer = reason.label().starts_with("response-") || reason == DropReason::Oversized;
+            assert_ne!(QUERY_ENDS.contains(&reason), about_answer, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+            \x20 17: 0100007F:14B4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 12\n\
+            \x20 18: 0100007F:14B4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 30\n\
+            \x20 19: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 5\n";
+        assert_eq!(kernel_drops(table, &[5300]), 42);
+        assert_eq!(kernel_drops(table, &[53, 5300]), 47);
+        assert_eq!(kernel_drops(table, &[1]), 0);
+        assert_eq!(kernel_drops("", &[53]), 0);
+    }
+}
