@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod live;
 pub mod packet;

@@ -1,4 +1,70 @@
 //! What the operator asked for. Nothing in here has side effects.
+//!
+//! ```text
+//!  flags ─┐
+//!         ├─► load ─► Draft (as written) ─► compile ─► Boot + Snapshot + Slots, or all errors
+//!  Lua ───┘     └───► LuaHost (functions of health checks)
+//! ```
+//!
+//! The way through, for the control thread:
+//! - [`flags::parse`] reads the command line once: serve, demo or generate.
+//! - [`load`] evaluates the flags and the file they name, at the start and at each reload.
+//! - [`compile::compile`] makes of its [`Draft`] the [`Compiled`]: [`Boot`] (compare with
+//!   [`Boot::differences`] at a reload), [`Snapshot`](snapshot::Snapshot), and the new [`Slots`],
+//!   to be kept if it is published and dropped if not. Call [`Slots::reclaim`] before.
+//! - [`diff::diff`] says in lines what a reload changed.
+//! - [`LuaHost::choose`] and [`LuaHost::judge`] run the functions that a health check names; a
+//!   [`Snapshot`](snapshot::Snapshot) goes with the `LuaHost` it was loaded with.
+//! - [`generate::document`] prints the man page, completions and the reference.
+//!
+//! The tables that everything is made from: [`options`] (process settings) and [`functions`].
 
+pub mod compile;
+pub mod diff;
+pub mod draft;
+pub mod error;
+pub mod flags;
+pub mod functions;
+pub mod generate;
+pub mod lua;
+pub mod options;
 pub mod prefix;
+pub mod slots;
 pub mod snapshot;
+pub mod value;
+
+pub use compile::{Boot, Compiled, compile};
+pub use diff::diff;
+pub use draft::Draft;
+pub use error::{ConfigError, Origin};
+pub use flags::{DemoOptions, Flags, Invocation};
+pub use lua::{Interrupt, LuaHost};
+pub use slots::Slots;
+
+/// What [`load`] gives.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration as written, with the errors found while writing it.
+    pub draft: Draft,
+    /// The Lua state, for the functions of health checks.
+    pub lua: LuaHost,
+}
+
+/// Evaluates the file that the flags name, and the flags over it.
+///
+/// # Errors
+/// Everything that was found until an error of Lua itself ended the evaluation. Other errors are
+/// in the draft, and [`compile`](compile::compile) reports them with its own.
+pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
+    load_unless(flags, &Interrupt::default())
+}
+
+/// Like [`load`]; another thread can end it.
+///
+/// # Errors
+/// Those of [`load`], and the interruption.
+pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
+    let (mut draft, lua) = lua::evaluate(flags.file.as_deref(), interrupt)?;
+    flags.apply(&mut draft);
+    Ok(Loaded { draft, lua })
+}

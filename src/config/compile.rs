@@ -1,0 +1,346 @@
+//! Draft to what runs: [`Boot`] for the start, [`Snapshot`] for the shards; or every error.
+//!
+//! A pure function: no file is read, no socket opened, no clock asked.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::draft::{Draft, DraftListener, DraftServer};
+use super::error::{ConfigError, Fault, Origin};
+use super::lua::policy_kind;
+use super::options::{Key, SETTINGS, Settings, Value};
+use super::slots::{Full, LISTENERS_MAX, Slots};
+use super::snapshot::{Backend, Globals, Listener, Pool, Snapshot, SocketOptions};
+use super::value::DNS_PORT;
+use crate::addr::{BackendSlot, ListenerSlot};
+use crate::engine::socket::Steer;
+use crate::shard::policy::{Kind, Policy, Ring};
+use crate::shard::rules::Chain;
+use crate::time::TickDelta;
+
+/// A configuration ready to run.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What the process is started with.
+    pub boot: Boot,
+    /// What the shards obey.
+    pub snapshot: Snapshot,
+    /// Who has which slot from now on.
+    pub slots: Slots,
+}
+
+/// What the process is started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Boot {
+    /// Shards; none for as many as there are CPUs to run on.
+    pub shards: Option<u16>,
+    /// CPUs to pin the shards to, in turn; empty for those that the process may run on.
+    pub cpus: Vec<u16>,
+    /// How packets are steered to shards.
+    pub steer: Steer,
+    /// Spin so long before sleeping, microseconds.
+    pub busy_poll_us: u32,
+    /// Packets by one system call.
+    pub batch_packets: usize,
+    /// Backend slots.
+    pub backends_max: usize,
+    /// User to run as.
+    pub user: Option<String>,
+    /// Group to run as.
+    pub group: Option<String>,
+    /// At the end, how long outstanding queries may take. A reload changes it.
+    pub drain: TickDelta,
+    /// A line of figures so often. A reload changes it.
+    pub stats: Option<TickDelta>,
+    /// Log lines as JSON.
+    pub log_json: bool,
+    /// Log more. A reload changes it.
+    pub verbose: bool,
+    /// Log every failed health check. A reload changes it.
+    pub verbose_health: bool,
+    settings: Settings,
+}
+
+impl Boot {
+    fn new(settings: &Settings) -> Self {
+        let text = |key| settings.text(key);
+        let cpus = settings.cpus(Key::Cpus);
+        let listed = u16::try_from(cpus.len()).ok().filter(|n| *n > 0);
+        let written = settings.number(Key::Shards).and_then(|n| u16::try_from(n).ok());
+        Self {
+            shards: written.or(listed),
+            cpus,
+            steer: match text(Key::Steer).as_deref() {
+                Some("cpu") => Steer::Cpu,
+                Some("client") => Steer::Client,
+                _ => Steer::Flow,
+            },
+            busy_poll_us: settings.number(Key::BusyPoll).unwrap_or(0),
+            batch_packets: settings.number(Key::Batch).unwrap_or(64) as usize,
+            backends_max: settings.number(Key::BackendsMax).unwrap_or(1024) as usize,
+            user: text(Key::User),
+            group: text(Key::Group),
+            drain: settings.span(Key::Drain).unwrap_or_default(),
+            stats: settings.span(Key::Stats),
+            log_json: text(Key::LogFormat).as_deref() == Some("json"),
+            verbose: settings.switch(Key::Verbose),
+            verbose_health: settings.switch(Key::VerboseHealth),
+            settings: settings.clone(),
+        }
+    }
+
+    /// The settings in which `other` differs and that take a restart, as `name: old -> new`.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let shown = |v: Option<Value>| v.map_or_else(|| "unset".to_owned(), |v| v.to_string());
+        SETTINGS
+            .iter()
+            .filter(|s| !s.reload)
+            .map(|s| (s.name, self.settings.value(s.key), other.settings.value(s.key)))
+            .filter(|(_, old, new)| old != new)
+            .map(|(name, old, new)| format!("{name}: {} -> {}", shown(old), shown(new)))
+            .collect()
+    }
+}
+
+/// Compiles a draft; `slots` are those of the running configuration, or empty ones.
+///
+/// # Errors
+/// Everything that is wrong, the draft's own errors first.
+pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled, Vec<ConfigError>> {
+    let mut errors = draft.errors.clone();
+    let boot = Boot::new(&draft.settings);
+    let mut slots = slots.clone();
+    let mut listeners = listeners(draft, &mut errors);
+    let standing: Vec<&DraftServer> = draft.servers.iter().filter(|s| !s.removed).collect();
+    let mut backends = backends(draft, &standing, &mut errors);
+    if let Err(full) = slots.assign_listeners(&mut listeners) {
+        errors.push(too_many(
+            draft.listeners.last().map(|l| &l.origin),
+            full,
+            "listeners",
+            LISTENERS_MAX,
+            "",
+        ));
+    }
+    if let Err(full) = slots.assign_backends(&mut backends, boot.backends_max) {
+        let origin = standing.last().map(|s| &s.origin);
+        errors.push(too_many(origin, full, "servers", boot.backends_max, " (backends-max)"));
+    }
+    let pools = pools(draft, &standing, &backends, &mut errors);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let snapshot = Snapshot {
+        generation,
+        listeners: listeners.into_iter().map(Arc::new).collect(),
+        backends: by_slot(backends),
+        pools,
+        acl: draft.acl.iter().copied().collect(),
+        chain: Chain::default(),
+        globals: globals(&draft.settings),
+    };
+    Ok(Compiled { boot, snapshot, slots })
+}
+
+fn too_many(origin: Option<&Origin>, full: Full, things: &str, max: usize, setting: &str) -> ConfigError {
+    let origin = origin.cloned().unwrap_or_else(Origin::command_line);
+    let what = match full.retired {
+        0 => format!("{} {things}", full.wanted),
+        n => format!("{} {things}, with {n} removed ones that still finish", full.wanted),
+    };
+    ConfigError::new(&origin, "", Fault::Limit { what, limit: format!("{max}{setting}") })
+}
+
+fn socket_options(settings: &Settings) -> SocketOptions {
+    SocketOptions {
+        receive_buffer: settings.number(Key::ReceiveBuffer).unwrap_or(0),
+        send_buffer: settings.number(Key::SendBuffer).unwrap_or(0),
+    }
+}
+
+/// The listeners, still without slots; without any, dnsdist's default.
+fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
+    let fallback = [DraftListener {
+        origin: Origin::command_line(),
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT)),
+        interface: None,
+        dscp: 0,
+    }];
+    let written = if draft.listeners.is_empty() { &fallback[..] } else { &draft.listeners[..] };
+    let mut seen: HashMap<(SocketAddr, Option<&str>), &Origin> = HashMap::new();
+    let mut listeners = Vec::with_capacity(written.len());
+    for l in written {
+        if let Some(first) = seen.insert((l.address, l.interface.as_deref()), &l.origin) {
+            let fault =
+                Fault::Duplicate { what: format!("the listener {}", l.address), first: first.clone() };
+            errors.push(ConfigError::new(&l.origin, "addLocal", fault));
+        }
+        listeners.push(Listener {
+            slot: ListenerSlot(0),
+            address: l.address,
+            interface: l.interface.clone(),
+            sockets: socket_options(&draft.settings),
+            dscp: l.dscp,
+        });
+    }
+    listeners
+}
+
+/// The backends, still without slots, each under an identity of its own: several servers of one
+/// address and no `id` are told apart by their place among them.
+fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Vec<ConfigError>) -> Vec<Backend> {
+    let mut explicit: HashMap<&str, &Origin> = HashMap::new();
+    for s in standing {
+        let Some(id) = s.id.as_deref() else { continue };
+        if let Some(first) = explicit.get(id) {
+            let fault = Fault::Duplicate { what: format!("id \"{id}\""), first: (*first).clone() };
+            errors.push(ConfigError::new(&s.origin, "newServer", fault));
+        } else {
+            explicit.insert(id, &s.origin);
+        }
+    }
+    let mut occurrences: HashMap<SocketAddr, u32> = HashMap::new();
+    let settings = &draft.settings;
+    let timeout = TickDelta::from_ms(settings.number(Key::UdpTimeout).unwrap_or(2000).into());
+    let sockets = settings.number(Key::Sockets).and_then(|n| u8::try_from(n).ok()).unwrap_or(4);
+    let outstanding_max = settings.number(Key::OutstandingMax).unwrap_or(65535);
+    let mut backends = Vec::with_capacity(standing.len());
+    for s in standing {
+        if s.source.is_some_and(|ip| ip.is_ipv4() != s.address.is_ipv4()) {
+            errors.push(ConfigError::new(
+                &s.origin,
+                "newServer",
+                Fault::value("source", "of another family than the address", "both IPv4 or both IPv6"),
+            ));
+        }
+        let id = s.id.clone().unwrap_or_else(|| {
+            let nth = occurrences.entry(s.address).and_modify(|n| *n += 1).or_insert(1);
+            if *nth == 1 { s.address.to_string() } else { format!("{}#{nth}", s.address) }
+        });
+        let mut health = s.health.clone();
+        health.judge = health.judge.or(draft.judge);
+        backends.push(Backend {
+            slot: BackendSlot(0),
+            id,
+            name: s.called(),
+            address: s.address,
+            order: s.order,
+            weight: s.weight,
+            qps: s.qps,
+            timeout: s.timeout.unwrap_or(timeout),
+            sockets: s.sockets.unwrap_or(sockets),
+            outstanding_max: s.outstanding_max.unwrap_or(outstanding_max),
+            outstanding_soft_max: s.outstanding_soft_max,
+            source: s.source,
+            source_interface: s.source_interface.clone(),
+            dscp: s.dscp,
+            socket_options: socket_options(settings),
+            health,
+        });
+    }
+    backends
+}
+
+fn by_slot(backends: Vec<Backend>) -> Vec<Option<Arc<Backend>>> {
+    let slots = backends.iter().map(|b| b.slot.index() + 1).max().unwrap_or(0);
+    let mut table = vec![None; slots];
+    for backend in backends {
+        let at = backend.slot.index();
+        table[at] = Some(Arc::new(backend));
+    }
+    table
+}
+
+/// The default pool, then the others in the order in which they were first named.
+fn pools(
+    draft: &Draft,
+    standing: &[&DraftServer],
+    backends: &[Backend],
+    errors: &mut Vec<ConfigError>,
+) -> Vec<Pool> {
+    let mut names = vec![""];
+    let mut members: HashMap<&str, Vec<&Backend>> = HashMap::new();
+    for (server, backend) in standing.iter().zip(backends) {
+        for pool in &server.pools {
+            let list = members.entry(pool).or_insert_with(|| {
+                if !pool.is_empty() {
+                    names.push(pool);
+                }
+                Vec::new()
+            });
+            list.push(backend);
+        }
+    }
+    names.extend(
+        draft.pools.iter().map(|p| p.name.as_str()).filter(|n| !n.is_empty() && !members.contains_key(n)),
+    );
+    if names.len() > usize::from(u16::MAX) {
+        let fault = Fault::Limit { what: format!("{} pools", names.len()), limit: u16::MAX.to_string() };
+        errors.push(ConfigError::new(&Origin::command_line(), "", fault));
+    }
+    let fallback = default_policy(draft);
+    let said: HashMap<&str, _> = draft.pools.iter().map(|p| (p.name.as_str(), p)).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let mut servers = members.remove(name).unwrap_or_default();
+            servers.sort_by_key(|b| b.order);
+            let said = said.get(name);
+            let policy =
+                said.and_then(|p| p.policy.as_ref()).map_or_else(|| fallback.clone(), |p| p.value.clone());
+            let policy = with_globals(policy, &draft.settings);
+            Pool {
+                name: name.to_owned(),
+                members: servers.iter().map(|b| b.slot).collect(),
+                ring: ring(&policy, &servers),
+                policy,
+                retry: said.and_then(|p| p.retry),
+                panic_ppm: said.map_or(0, |p| p.panic_ppm),
+                eject: said.and_then(|p| p.eject),
+            }
+        })
+        .collect()
+}
+
+/// The policy of pools without one: the flag's, the file's, or dnsdist's default.
+fn default_policy(draft: &Draft) -> Policy {
+    let flag = draft.settings.text(Key::Policy).and_then(|name| policy_kind(&name)).map(Policy::new);
+    let file = || draft.policy.as_ref().map(|p| p.value.clone());
+    flag.or_else(file).unwrap_or_else(|| Policy::new(Kind::LeastOutstanding))
+}
+
+/// The policy with what dnsdist sets for all pools, where it says nothing itself.
+fn with_globals(mut policy: Policy, settings: &Settings) -> Policy {
+    let factor = match policy.kind {
+        Kind::WRandom | Kind::WHashed | Kind::OrderedWRandUntag => settings.factor(Key::BalancingFactor),
+        Kind::CHashed => settings.factor(Key::ConsistentFactor),
+        Kind::LeastOutstanding | Kind::FirstAvailable | Kind::RoundRobin | Kind::P2c | Kind::Concentrate => {
+            None
+        }
+    };
+    policy.bounded = policy.bounded.or(factor);
+    policy.seed = settings.number(Key::Perturbation).unwrap_or(0);
+    policy
+}
+
+/// chashed's ring over a pool's members. The one place that knows whether the policies build one.
+fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
+    let _ = (policy, members);
+    None
+}
+
+fn globals(settings: &Settings) -> Globals {
+    Globals {
+        servfail_when_no_server: settings.switch(Key::Servfail),
+        round_robin_fail_on_no_server: settings.switch(Key::RoundRobinFail),
+        allow_empty_response: settings.switch(Key::AllowEmpty),
+        drop_empty_queries: settings.switch(Key::DropEmpty),
+        self_answer_payload: settings
+            .number(Key::SelfPayload)
+            .and_then(|n| u16::try_from(n).ok())
+            .unwrap_or(1232),
+        self_answer_edns: settings.switch(Key::SelfEdns),
+    }
+}

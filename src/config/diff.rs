@@ -1,0 +1,242 @@
+//! What a reload changed, line by line, for the log.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::lua::policy_name;
+use super::snapshot::{Backend, Health, Listener, Pool, Probe, Snapshot};
+use super::value::span_text;
+use crate::shard::policy::{HashKey, Policy};
+use crate::time::TickDelta;
+
+/// The differences from `old` to `new`, a line each; empty when there is none that shows.
+#[must_use]
+pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    compare(&mut lines, "listener", &listeners(old), &listeners(new), |_, _| Vec::new());
+    compare(&mut lines, "server", &servers(old), &servers(new), |a, b| changes(&fields(a), &fields(b)));
+    compare(&mut lines, "pool", &pools(old), &pools(new), |a, b| {
+        changes(&pool_fields(a, old), &pool_fields(b, new))
+    });
+    if old.acl != new.acl {
+        lines.push(format!("acl changed: {} -> {} ranges", old.acl.len(), new.acl.len()));
+    }
+    let globals = changes(&global_fields(old), &global_fields(new));
+    lines.extend(globals.into_iter().map(|change| format!("setting {change}")));
+    lines
+}
+
+fn compare<T>(
+    lines: &mut Vec<String>,
+    what: &str,
+    old: &BTreeMap<String, T>,
+    new: &BTreeMap<String, T>,
+    changed: impl Fn(&T, &T) -> Vec<String>,
+) {
+    for name in old.keys().filter(|n| !new.contains_key(*n)) {
+        lines.push(format!("{what} {name} removed"));
+    }
+    for (name, b) in new {
+        match old.get(name) {
+            None => lines.push(format!("{what} {name} added")),
+            Some(a) => lines.extend(changed(a, b).into_iter().map(|c| format!("{what} {name} {c}"))),
+        }
+    }
+}
+
+/// A field's name and its value as text.
+type Fields = Vec<(&'static str, String)>;
+
+fn changes(old: &Fields, new: &Fields) -> Vec<String> {
+    let changed = old.iter().zip(new).filter(|(a, b)| a.1 != b.1);
+    changed.map(|((name, a), (_, b))| format!("{name}: {a} -> {b}")).collect()
+}
+
+fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
+    let name = |l: &Listener| {
+        let mut name = l.address.to_string();
+        if let Some(interface) = &l.interface {
+            name += &format!(" on {interface}");
+        }
+        if l.dscp != 0 {
+            name += &format!(" dscp {}", l.dscp);
+        }
+        if l.sockets.receive_buffer != 0 || l.sockets.send_buffer != 0 {
+            name += &format!(" buffers {}/{}", l.sockets.receive_buffer, l.sockets.send_buffer);
+        }
+        name
+    };
+    snapshot.listeners.iter().map(|l| (name(l), l)).collect()
+}
+
+fn servers(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Backend>> {
+    snapshot.backends.iter().flatten().map(|b| (b.id.clone(), b)).collect()
+}
+
+fn pools(snapshot: &Snapshot) -> BTreeMap<String, &Pool> {
+    snapshot.pools.iter().map(|p| (format!("\"{}\"", p.name), p)).collect()
+}
+
+fn shown(value: impl Debug) -> String {
+    format!("{value:?}")
+}
+
+fn option(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "none".to_owned(), |v| v.to_string())
+}
+
+fn fields(b: &Backend) -> Fields {
+    // Taken apart, so that a new field cannot be forgotten.
+    let Backend {
+        slot: _,
+        id: _,
+        name,
+        address,
+        order,
+        weight,
+        qps,
+        timeout,
+        sockets,
+        outstanding_max,
+        outstanding_soft_max,
+        source,
+        source_interface,
+        dscp,
+        socket_options,
+        health,
+    } = b;
+    let mut fields = vec![
+        ("name", name.clone()),
+        ("address", address.to_string()),
+        ("order", order.to_string()),
+        ("weight", weight.to_string()),
+        ("qps", qps.to_string()),
+        ("udpTimeout", span_text(*timeout)),
+        ("sockets", sockets.to_string()),
+        ("maxOutstanding", outstanding_max.to_string()),
+        ("maxOutstandingQueries", outstanding_soft_max.to_string()),
+        ("source", option(*source)),
+        ("interface", option(source_interface.clone())),
+        ("dscp", dscp.to_string()),
+        ("buffers", format!("{}/{}", socket_options.receive_buffer, socket_options.send_buffer)),
+    ];
+    fields.extend(health_fields(health));
+    fields
+}
+
+fn health_fields(h: &Health) -> Fields {
+    // The indices of Lua functions say nothing: whether there is one does.
+    let Health {
+        mode,
+        probe,
+        qname,
+        qtype,
+        qclass,
+        set_cd,
+        must_resolve,
+        interval,
+        timeout,
+        rise,
+        fall,
+        choose,
+        judge,
+        slow_start,
+        lazy,
+    } = h;
+    let probe = match probe {
+        Probe::Udp => "dns".to_owned(),
+        Probe::Tcp => "dns over TCP".to_owned(),
+        Probe::Connect => "connect".to_owned(),
+        Probe::Script(words) => words.join(" "),
+    };
+    vec![
+        ("healthCheckMode", shown(mode).to_lowercase()),
+        ("check", probe),
+        ("checkName", qname.clone()),
+        ("checkType", qtype.to_string()),
+        ("checkClass", qclass.to_string()),
+        ("setCD", set_cd.to_string()),
+        ("mustResolve", must_resolve.to_string()),
+        ("checkInterval", span_text(*interval)),
+        ("checkTimeout", span_text(*timeout)),
+        ("rise", rise.to_string()),
+        ("maxCheckFailures", fall.to_string()),
+        ("checkFunction", choose.is_some().to_string()),
+        ("checkResponseFunction", judge.is_some().to_string()),
+        ("slowStart", span_text(*slow_start)),
+        ("lazyHealthCheckThreshold", lazy.threshold_percent.to_string()),
+        ("lazyHealthCheckSampleSize", lazy.sample.to_string()),
+        ("lazyHealthCheckMinSampleCount", lazy.sample_min.to_string()),
+        ("lazyHealthCheckFailedInterval", span_text(lazy.failed_interval)),
+        ("lazyHealthCheckMaxBackOff", option(lazy.backoff_max.map(span_text))),
+        (
+            "lazyHealthCheckMode",
+            if lazy.servfail_counts { "TimeoutOrServFail" } else { "TimeoutOnly" }.to_owned(),
+        ),
+    ]
+}
+
+fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
+    let Pool { name: _, members, policy, ring: _, retry, panic_ppm, eject } = pool;
+    let percent = |ppm: u32| format!("{} %", f64::from(ppm) / 10_000.0);
+    let span = |s: TickDelta| span_text(s);
+    let ids: Vec<&str> = members.iter().filter_map(|s| of.backend(*s)).map(|b| b.id.as_str()).collect();
+    vec![
+        ("servers", ids.join(", ")),
+        ("policy", policy_text(policy)),
+        (
+            "retry",
+            option(retry.map(|r| format!("after {}, budget {}", span(r.after), percent(r.budget_ppm)))),
+        ),
+        ("panic threshold", percent(*panic_ppm)),
+        (
+            "ejection",
+            option(eject.map(|e| {
+                format!(
+                    "excess {}, for {}, share {}, from {} queries",
+                    percent(e.excess_ppm),
+                    span(e.span),
+                    percent(e.share_max_ppm),
+                    e.queries_min
+                )
+            })),
+        ),
+    ]
+}
+
+/// A policy as it would be written.
+fn policy_text(policy: &Policy) -> String {
+    let mut text = policy_name(policy.kind).to_owned();
+    if policy.concentrate != crate::shard::policy::Concentrate::default() {
+        text += &shown(&policy.concentrate).replace("Concentrate ", "");
+    }
+    text = match policy.hash_key {
+        HashKey::QName => text,
+        HashKey::Zone(labels) => format!("hashBy({text}, \"zone\", {{labels={labels}}})"),
+        HashKey::Client => format!("hashBy({text}, \"client\")"),
+        HashKey::ClientPrefix(v4, v6) => format!("hashBy({text}, \"clientPrefix\", {{v4={v4}, v6={v6}}})"),
+    };
+    if let Some(factor) = policy.bounded {
+        text = format!("bounded({text}, {factor})");
+    }
+    if policy.ordered {
+        text = format!("ordered({text})");
+    }
+    if policy.seed != 0 {
+        text += &format!(" perturbed by {}", policy.seed);
+    }
+    text
+}
+
+fn global_fields(snapshot: &Snapshot) -> Fields {
+    let g = &snapshot.globals;
+    vec![
+        ("setServFailWhenNoServer", g.servfail_when_no_server.to_string()),
+        ("setRoundRobinFailOnNoServer", g.round_robin_fail_on_no_server.to_string()),
+        ("setAllowEmptyResponse", g.allow_empty_response.to_string()),
+        ("setDropEmptyQueries", g.drop_empty_queries.to_string()),
+        ("setPayloadSizeOnSelfGeneratedAnswers", g.self_answer_payload.to_string()),
+        ("setAddEDNSToSelfGeneratedResponses", g.self_answer_edns.to_string()),
+    ]
+}

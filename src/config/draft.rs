@@ -1,0 +1,195 @@
+//! The configuration as written: what the flags and the Lua file said, each thing with its place.
+//!
+//! Both front ends fill the same [`Draft`]; what each alone can judge (kinds, ranges, names) is
+//! judged there and recorded in [`Draft::errors`]; what only the whole shows is
+//! [`compile`](super::compile)'s to find.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::error::{ConfigError, Origin, Sited};
+use super::options::Settings;
+use super::prefix::{DEFAULT_ACL, Prefix};
+use super::snapshot::{Eject, Health, HealthMode, Lazy, LuaFunction, Probe, Retry};
+use crate::shard::policy::Policy;
+use crate::time::TickDelta;
+
+/// The configuration as written.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The settings that were set.
+    pub settings: Settings,
+    /// The listen addresses, as written.
+    pub listeners: Vec<DraftListener>,
+    /// The servers in the order of their `newServer`, removed ones included.
+    pub servers: Vec<DraftServer>,
+    /// Pools that something was said of, besides their having servers.
+    pub pools: Vec<DraftPool>,
+    /// The policy of every pool without one of its own.
+    pub policy: Option<Sited<Policy>>,
+    /// Who may ask.
+    pub acl: Vec<Prefix>,
+    /// Judges the answers to the probes of every server without a function of its own.
+    pub judge: Option<LuaFunction>,
+    /// What was found wrong while it was written.
+    pub errors: Vec<ConfigError>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            listeners: Vec::new(),
+            servers: Vec::new(),
+            pools: Vec::new(),
+            policy: None,
+            acl: DEFAULT_ACL.iter().filter_map(|n| n.parse().ok()).collect(),
+            judge: None,
+            errors: Vec::new(),
+        }
+    }
+}
+
+impl Draft {
+    /// The pool called `name`, made if nothing was said of it before.
+    pub fn pool(&mut self, name: &str) -> &mut DraftPool {
+        let at = self.pools.iter().position(|p| p.name == name).unwrap_or_else(|| {
+            self.pools.push(DraftPool { name: name.to_owned(), ..DraftPool::default() });
+            self.pools.len() - 1
+        });
+        &mut self.pools[at]
+    }
+}
+
+/// A listen address as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DraftListener {
+    /// Where it was written.
+    pub origin: Origin,
+    /// The address and port.
+    pub address: SocketAddr,
+    /// Bind to this network interface.
+    pub interface: Option<String>,
+    /// DSCP of answers.
+    pub dscp: u8,
+}
+
+/// A server as written; what is `None` takes the process's setting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DraftServer {
+    /// Where it was written.
+    pub origin: Origin,
+    /// Taken out again by `rmServer`, or so wrong that it only stands in for one.
+    pub removed: bool,
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// `id`.
+    pub id: Option<String>,
+    /// `name`.
+    pub name: Option<String>,
+    /// Names of its pools, each once; the default pool's is empty.
+    pub pools: Vec<String>,
+    /// `order`.
+    pub order: i32,
+    /// `weight`.
+    pub weight: u32,
+    /// `qps`; 0 is no limit.
+    pub qps: u32,
+    /// `udpTimeout`, `udpTimeoutMs`.
+    pub timeout: Option<TickDelta>,
+    /// `sockets`.
+    pub sockets: Option<u8>,
+    /// `maxOutstanding`.
+    pub outstanding_max: Option<u32>,
+    /// `maxOutstandingQueries`; 0 is no limit.
+    pub outstanding_soft_max: u32,
+    /// `source`.
+    pub source: Option<IpAddr>,
+    /// `source`, `interface`.
+    pub source_interface: Option<String>,
+    /// `dscp`.
+    pub dscp: u8,
+    /// The health check.
+    pub health: Health,
+}
+
+impl DraftServer {
+    /// A server of which only the address was said.
+    #[must_use]
+    pub fn new(origin: Origin, address: SocketAddr) -> Self {
+        Self {
+            origin,
+            removed: false,
+            address,
+            id: None,
+            name: None,
+            pools: vec![String::new()],
+            order: 1,
+            weight: 1,
+            qps: 0,
+            timeout: None,
+            sockets: None,
+            outstanding_max: None,
+            outstanding_soft_max: 0,
+            source: None,
+            source_interface: None,
+            dscp: 0,
+            health: default_health(),
+        }
+    }
+
+    /// What identifies it: its `id`, or its address.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.id.clone().unwrap_or_else(|| self.address.to_string())
+    }
+
+    /// What people call it: its `name`, or its address.
+    #[must_use]
+    pub fn called(&self) -> String {
+        self.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| self.address.to_string())
+    }
+}
+
+/// The health check of a server that says nothing of it: dnsdist's, and ten seconds of slow start.
+#[must_use]
+pub fn default_health() -> Health {
+    Health {
+        mode: HealthMode::Auto,
+        probe: Probe::Udp,
+        qname: "a.root-servers.net.".to_owned(),
+        qtype: 1,
+        qclass: 1,
+        set_cd: false,
+        must_resolve: false,
+        interval: TickDelta::from_ms(1000),
+        timeout: TickDelta::from_ms(1000),
+        rise: 1,
+        fall: 1,
+        choose: None,
+        judge: None,
+        slow_start: TickDelta::from_ms(10_000),
+        lazy: Lazy {
+            threshold_percent: 20,
+            sample: 100,
+            sample_min: 1,
+            failed_interval: TickDelta::from_ms(30_000),
+            backoff_max: None,
+            servfail_counts: true,
+        },
+    }
+}
+
+/// What was said of a pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DraftPool {
+    /// Its name; empty for the default pool.
+    pub name: String,
+    /// Its policy.
+    pub policy: Option<Sited<Policy>>,
+    /// Its retries.
+    pub retry: Option<Retry>,
+    /// Its panic threshold, parts per million.
+    pub panic_ppm: u32,
+    /// Its ejection of outliers.
+    pub eject: Option<Eject>,
+}

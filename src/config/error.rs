@@ -1,0 +1,237 @@
+//! What can be wrong with a configuration: typed, placed, and worded for the operator.
+//!
+//! Every message reads `FILE:LINE: FUNCTION: what is wrong; what was expected`.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    file: Arc<str>,
+    line: u32,
+}
+
+impl Origin {
+    /// A line of a file, counted from 1.
+    #[must_use]
+    pub fn line(file: &str, line: u32) -> Self {
+        Self { file: file.into(), line }
+    }
+
+    /// A file as a whole.
+    #[must_use]
+    pub fn file(file: &str) -> Self {
+        Self::line(file, 0)
+    }
+
+    /// The command line.
+    #[must_use]
+    pub fn command_line() -> Self {
+        Self::file("command line")
+    }
+
+    /// The file's name.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        &self.file
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}", self.file),
+        }
+    }
+}
+
+/// A value with the place it was written at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sited<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where.
+    pub origin: Origin,
+    /// The Lua function or the flag; empty when it is the file itself.
+    pub function: String,
+    /// What.
+    pub fault: Fault,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Lua itself refused the file: syntax, or an error while it ran.
+    Script(String),
+    /// A file or directory could not be read.
+    Unreadable {
+        /// Its path.
+        path: String,
+        /// The operating system's reason.
+        reason: String,
+    },
+    /// A value of another kind, or outside what is allowed.
+    Value {
+        /// The argument or setting; empty when the function has only one.
+        what: String,
+        /// What was written.
+        wrong: String,
+        /// What may be written.
+        expected: String,
+    },
+    /// A name that nobody knows.
+    Unknown {
+        /// What the name should have named.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The nearest known name, or where to find all of them.
+        hint: String,
+    },
+    /// A name that dnsdist has and dnslob has not yet.
+    Missing {
+        /// The function, or `argument "x"`.
+        what: String,
+        /// What to do for now.
+        meanwhile: String,
+    },
+    /// The second of two things of which there can be one.
+    Duplicate {
+        /// The thing.
+        what: String,
+        /// Where the first one is.
+        first: Origin,
+    },
+    /// More than a limit allows.
+    Limit {
+        /// The things, with their number.
+        what: String,
+        /// The limit, and the setting that raises it.
+        limit: String,
+    },
+    /// Two things that do not go together.
+    Conflict {
+        /// What is wrong.
+        wrong: String,
+        /// What to write.
+        expected: String,
+    },
+}
+
+impl ConfigError {
+    /// An error of `function` at `origin`.
+    #[must_use]
+    pub fn new(origin: &Origin, function: &str, fault: Fault) -> Self {
+        Self { origin: origin.clone(), function: function.to_owned(), fault }
+    }
+}
+
+impl Fault {
+    /// A wrong value of `what`.
+    #[must_use]
+    pub fn value(what: &str, wrong: impl fmt::Display, expected: impl fmt::Display) -> Self {
+        Self::Value { what: what.to_owned(), wrong: wrong.to_string(), expected: expected.to_string() }
+    }
+
+    /// A name unknown among `known`.
+    #[must_use]
+    pub fn unknown<'k>(what: &'static str, name: &str, known: impl Iterator<Item = &'k str>) -> Self {
+        let hint = match nearest(name, known) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("docs/reference.md lists every {what}"),
+        };
+        Self::Unknown { what, name: name.to_owned(), hint }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.origin)?;
+        if !self.function.is_empty() {
+            write!(f, "{}: ", self.function)?;
+        }
+        self.fault.fmt(f)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Script(message) => f.write_str(message),
+            Self::Unreadable { path, reason } => write!(f, "cannot read \"{path}\": {reason}"),
+            Self::Value { what, wrong, expected } if what.is_empty() => {
+                write!(f, "{wrong} is not allowed; expected {expected}")
+            }
+            Self::Value { what, wrong, expected } => write!(f, "{what} is {wrong}; expected {expected}"),
+            Self::Unknown { what, name, hint } => write!(f, "unknown {what} \"{name}\"; {hint}"),
+            Self::Missing { what, meanwhile } => write!(f, "{what} is not implemented yet; {meanwhile}"),
+            Self::Duplicate { what, first } => {
+                write!(f, "{what} is there already, from {first}; expected it once")
+            }
+            Self::Limit { what, limit } => write!(f, "{what}; expected at most {limit}"),
+            Self::Conflict { wrong, expected } => write!(f, "{wrong}; expected {expected}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The known name nearest to `name`, if it is near enough to be a slip: letter case aside, at most
+/// a third of its letters changed, added, left out or swapped with the next.
+#[must_use]
+pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let name = name.to_lowercase();
+    // Quadratic in the length; nobody's slip has more letters than the longest known name.
+    if name.len() > 64 {
+        return None;
+    }
+    known
+        .map(|k| (distance(&name, &k.to_lowercase()), k))
+        .filter(|(d, k)| *d * 3 <= k.len().max(3))
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, k)| k)
+}
+
+/// Edit distance with transpositions (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = change.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(before[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_finds_its_name_and_a_stranger_none() {
+        let known = ["checkInterval", "checkName", "weight", "order"];
+        assert_eq!(nearest("checkinterval", known.into_iter()), Some("checkInterval"));
+        assert_eq!(nearest("wieght", known.into_iter()), Some("weight"));
+        assert_eq!(nearest("oder", known.into_iter()), Some("order"));
+        assert_eq!(nearest("banana", known.into_iter()), None);
+        assert_eq!(nearest(&"x".repeat(100_000), known.into_iter()), None);
+    }
+}

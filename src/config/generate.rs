@@ -1,0 +1,103 @@
+//! The documents made from the tables: man page, shell completions, reference.
+
+use std::fmt::Write;
+
+use super::flags::{Document, command};
+use super::functions::{
+    Entry, FUNCTIONS, FUNCTIONS_MISSING, Missing, POLICIES, POLICY_DOCS, POOL_METHODS, SERVER_ARGUMENTS,
+    SERVER_ARGUMENTS_MISSING, SERVER_METHODS,
+};
+use super::lua::CONCENTRATE;
+use super::options::SETTINGS;
+
+/// The octets of a document.
+#[must_use]
+pub fn document(which: Document) -> Vec<u8> {
+    match which {
+        Document::Man => {
+            let mut page = Vec::new();
+            // Writing into memory does not fail.
+            let _ = clap_mangen::Man::new(command()).render(&mut page);
+            page
+        }
+        Document::Completions(shell) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "dnslob", &mut script);
+            script
+        }
+        Document::Reference => reference().into_bytes(),
+    }
+}
+
+/// The reference of the configuration, Markdown.
+fn reference() -> String {
+    let mut out = String::from(
+        "# Reference of the configuration\n\n\
+         Made by `dnslob generate reference` from the tables of the program; do not edit.\n\n\
+         A configuration is a Lua file (LuaJIT, whole standard library, `ffi` and `bit` too). Functions and units \
+         are dnsdist's. Where a function or argument is dnslob's own, numbers for times are milliseconds; a string \
+         with a unit, as \"200ms\", \"2s\" or \"1m\", is understood for every time. Wrong arguments are reported all \
+         at once, with file and line.\n",
+    );
+    settings(&mut out);
+    entries(&mut out, "Functions", "Function", FUNCTIONS, true);
+    entries(&mut out, "Arguments of newServer", "Argument", SERVER_ARGUMENTS, false);
+    entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);
+    out += "\nFields of a server: `order`, `weight`, `qps` (these can be set), `name`, `id`, `pools`, `upStatus`.\n";
+    entries(&mut out, "Methods of a pool", "Method", POOL_METHODS, true);
+    out += "\n## Policies\n\n| Policy | It chooses |\n|---|---|\n";
+    for (name, doc) in POLICIES.iter().zip(POLICY_DOCS) {
+        line(&mut out, &[&format!("`{name}`"), doc]);
+    }
+    out += "\nOptions of `concentrate{...}`:\n\n| Option | Meaning |\n|---|---|\n";
+    for (name, doc) in CONCENTRATE {
+        line(&mut out, &[&format!("`{name}`"), doc]);
+    }
+    out += "\n## Constants\n\n`DNSQType`, `DNSClass`, `DNSRCode`, `DNSOpcode`: tables of numbers by name, as \
+            `DNSQType.AAAA`.\n";
+    out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
+    missing(&mut out, "Functions", FUNCTIONS_MISSING);
+    missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);
+    out
+}
+
+fn settings(out: &mut String) {
+    *out += "\n## Settings of the process\n\nA flag overrides the file. Those marked *restart* are refused by a \
+             reload.\n\n| Flag | Lua | Value | Default | A change takes | What it does |\n|---|---|---|---|---|---|\n";
+    for s in &SETTINGS {
+        let short = s.short.map(|c| format!("`-{c}`, ")).unwrap_or_default();
+        let flag = if s.flag { format!("{short}`--{}`", s.name) } else { String::new() };
+        let setter = |l: &super::options::Setter| match l.unit {
+            "" => format!("`{}`", l.name),
+            unit => format!("`{}` ({unit})", l.name),
+        };
+        let setters: Vec<String> = s.lua.iter().map(setter).collect();
+        let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
+        let takes = if s.reload { "reload" } else { "*restart*" };
+        line(out, &[&flag, &setters.join(", "), &s.kind.to_string(), &default, takes, s.doc]);
+    }
+}
+
+fn entries(out: &mut String, title: &str, head: &str, entries: &[Entry], called: bool) {
+    let second = if called { "Arguments" } else { "Value" };
+    let _ = write!(out, "\n## {title}\n\n| {head} | {second} | What it does |\n|---|---|---|\n");
+    for e in entries {
+        let arguments = if e.arguments.is_empty() { String::new() } else { format!("`{}`", e.arguments) };
+        line(out, &[&format!("`{}`", e.name), &arguments, e.doc]);
+    }
+}
+
+fn missing(out: &mut String, title: &str, families: &[Missing]) {
+    let _ = write!(out, "\n### {title}\n");
+    for m in families {
+        let names: Vec<String> = m.names.iter().map(|n| format!("`{n}`")).collect();
+        let _ = write!(out, "\n**{}**: {}.\n{}\n", m.family, m.meanwhile, names.join(", "));
+    }
+}
+
+fn line(out: &mut String, cells: &[&str]) {
+    for cell in cells {
+        let _ = write!(out, "| {} ", cell.replace('|', "\\|"));
+    }
+    *out += "|\n";
+}

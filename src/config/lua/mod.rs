@@ -1,0 +1,296 @@
+//! The Lua front end: evaluates a configuration file into a [`Draft`], and keeps the Lua state
+//! for the functions that health checks call.
+//!
+//! Functions, names and units are those of the tables in [`functions`](super::functions) and
+//! [`options`](super::options). A wrong argument is *recorded*, with the file and line that the
+//! call stands in, and evaluation goes on, so that one run shows every error; only an error of
+//! Lua itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read
+//! the files that the configuration names.
+//!
+//! The standard library is whole (LuaJIT's `ffi` and `bit` too): a configuration is as trusted as
+//! the program. The JIT compiler is off in this state, since compiled code does not see the hook
+//! that keeps an endless loop from hanging the control thread; the shards' states are others.
+
+mod argument;
+mod constants;
+mod context;
+mod missing;
+mod packet;
+mod pool;
+mod server;
+mod settings;
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use mlua::{ChunkMode, Function, HookTriggers, Lua, Value, VmState};
+
+use self::context::Context;
+use super::draft::Draft;
+use super::error::{ConfigError, Fault, Origin, nearest};
+use super::functions::{FUNCTIONS, FUNCTIONS_MISSING};
+use super::options::SETTINGS;
+use super::snapshot::LuaFunction;
+use super::value;
+
+/// Between looks at the limit and the interruption, instructions: often enough to end a loop
+/// within microseconds, seldom enough to cost nothing that shows.
+const HOOK_INSTRUCTIONS: u32 = 10_000;
+
+/// What one call of a health check's function may take, in hooks: 20 million instructions, some
+/// 0.2 s of a CPU.
+const CALL_HOOKS: u32 = 2_000;
+
+/// Ends a running evaluation from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Ends the evaluation with an error.
+    pub fn interrupt(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// The Lua state of the control thread, after evaluation.
+#[derive(Debug)]
+pub struct LuaHost {
+    lua: Lua,
+    functions: Vec<Function>,
+    budget: Rc<Cell<Option<u32>>>,
+}
+
+impl LuaHost {
+    /// A state without the configuration's functions, to evaluate a file in.
+    ///
+    /// # Errors
+    /// When Lua cannot be set up.
+    fn new(interrupt: &Interrupt) -> mlua::Result<Self> {
+        // Rule zero: the plan allows unsafe code in engine::sys only. The library marks a state
+        // with `ffi` unsafe to make, since the script in it can then do anything.
+        // SAFETY: the script is the operator's configuration and runs with the operator's rights;
+        // that it can call C is asked for. The state is not shared with another thread.
+        #[allow(unsafe_code)]
+        let lua = unsafe { Lua::unsafe_new() };
+        lua.load("jit.off()").exec()?;
+        let host = Self { lua, functions: Vec::new(), budget: Rc::default() };
+        host.watch(HOOK_INSTRUCTIONS, interrupt.clone())?;
+        Ok(host)
+    }
+
+    /// Looks at the limit every so many instructions.
+    fn watch(&self, every: u32, interrupt: Interrupt) -> mlua::Result<()> {
+        let budget = Rc::clone(&self.budget);
+        let triggers = HookTriggers::new().every_nth_instruction(every);
+        self.lua.set_global_hook(triggers, move |_, _| {
+            if interrupt.0.load(Relaxed) {
+                return Err(mlua::Error::runtime("interrupted"));
+            }
+            match budget.get() {
+                Some(0) => Err(mlua::Error::runtime("the function ran too long")),
+                left => {
+                    budget.set(left.map(|n| n - 1));
+                    Ok(VmState::Continue)
+                }
+            }
+        })
+    }
+
+    /// Calls a function of the configuration within the instruction limit.
+    fn call<R: mlua::FromLuaMulti>(
+        &self,
+        function: LuaFunction,
+        arguments: impl mlua::IntoLuaMulti,
+    ) -> Result<R, String> {
+        let function = self.functions.get(function.0 as usize).ok_or("no such function")?;
+        self.budget.set(Some(CALL_HOOKS));
+        let result = function.call::<R>(arguments);
+        self.budget.set(None);
+        result.map_err(|e| first_line(&innermost(&e).to_string()).to_owned())
+    }
+
+    /// Lets a `checkFunction` choose the query of a probe; it may also change the header.
+    ///
+    /// # Errors
+    /// What is wrong with the function or with what it returned, for the log.
+    pub fn choose(
+        &self,
+        function: LuaFunction,
+        qname: &str,
+        qtype: u16,
+        qclass: u16,
+        header: &mut [u8; 12],
+    ) -> Result<(String, u16, u16), String> {
+        let shared = packet::Header::new(*header);
+        let chosen: (Value, Value, Value) =
+            self.call(function, (packet::Name::new(qname), qtype, qclass, shared.clone()))?;
+        *header = shared.octets();
+        let name = packet::name(&chosen.0).ok_or("returned no name; expected qname, qtype, qclass")?;
+        let name = value::qname(&name).map_err(|e| format!("returned \"{name}\"; expected {e}"))?;
+        let number = |v: &Value, what: &str| {
+            argument::whole(what, v, 0, 65535)
+                .ok()
+                .and_then(|n| u16::try_from(n).ok())
+                .ok_or_else(|| format!("returned {} as {what}; expected a number", argument::shown(v)))
+        };
+        Ok((name, number(&chosen.1, "qtype")?, number(&chosen.2, "qclass")?))
+    }
+
+    /// Lets a function judge the answer to a probe of the server called `server_name`.
+    ///
+    /// # Errors
+    /// What is wrong with the function, for the log; the probe has then failed.
+    pub fn judge(&self, function: LuaFunction, server_name: &str, response: &[u8]) -> Result<bool, String> {
+        let described = packet::describe(&self.lua, response).map_err(|e| e.to_string())?;
+        let content = self.lua.create_string(response).map_err(|e| e.to_string())?;
+        match self.call(function, (server_name, described, content))? {
+            Value::Boolean(healthy) => Ok(healthy),
+            other => Err(format!("returned {}; expected true or false", argument::shown(&other))),
+        }
+    }
+}
+
+/// Evaluates a file, or nothing, into a draft.
+///
+/// # Errors
+/// Everything found wrong until an error of Lua itself ended the evaluation.
+pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
+    let name = file.map_or_else(|| "command line".to_owned(), |f| f.display().to_string());
+    let fatal = |e: &mlua::Error| script_error(e, &[&name]);
+    let mut host = LuaHost::new(interrupt).map_err(|e| vec![fatal(&e)])?;
+    let context = Context::default();
+    define(&host.lua, &context).map_err(|e| vec![fatal(&e)])?;
+    let ended = file.map_or(Ok(()), |f| run(&host.lua, &context, f));
+    if ended.is_ok() {
+        refuse_maintenance(&host.lua, &context);
+    }
+    let (mut draft, functions, files) = context.finish();
+    if let Err(e) = ended {
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        draft.errors.push(script_error(&e, &files));
+        return Err(draft.errors);
+    }
+    host.functions = functions;
+    Ok((draft, host))
+}
+
+/// Defines every function and constant.
+fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    constants::define(lua)?;
+    packet::define(lua, context)?;
+    settings::define(lua, context)?;
+    server::define(lua, context)?;
+    pool::define(lua, context)?;
+    missing::define(lua, context)
+}
+
+/// Evaluates one file.
+fn run(lua: &Lua, context: &Context, path: &Path) -> mlua::Result<()> {
+    let name = path.display().to_string();
+    context.reads(&name);
+    let mut text = std::fs::read(path).map_err(|e| mlua::Error::external(unreadable(&name, &e)))?;
+    if text.starts_with(b"#") {
+        // A first line for the shell, as in any Lua script; a comment keeps the line count.
+        text.splice(0..1, *b"--");
+    }
+    lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).exec()
+}
+
+fn unreadable(path: &str, error: &std::io::Error) -> ConfigError {
+    let fault = Fault::Unreadable { path: path.to_owned(), reason: error.to_string() };
+    ConfigError::new(&Origin::file(path), "", fault)
+}
+
+/// dnsdist calls a global function `maintenance` once a second; until that exists here, defining
+/// it must not pass unnoticed.
+fn refuse_maintenance(lua: &Lua, context: &Context) {
+    if let Ok(Value::Function(f)) = lua.globals().raw_get::<Value>("maintenance") {
+        let info = f.info();
+        let file = info.source.unwrap_or_default();
+        let line = info.line_defined.and_then(|l| u32::try_from(l).ok()).unwrap_or(0);
+        let fault = Fault::Missing {
+            what: "a function called every second".to_owned(),
+            meanwhile: "rename it, and change the configuration from outside with SIGHUP".to_owned(),
+        };
+        let origin = Origin::line(file.trim_start_matches('@'), line);
+        context.record(ConfigError::new(&origin, "maintenance", fault));
+    }
+}
+
+/// An error of Lua itself with its place, which Lua puts before the message.
+fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
+    let mut at = error;
+    let mut traceback = "";
+    loop {
+        match at {
+            mlua::Error::CallbackError { traceback: t, cause } => (at, traceback) = (cause, t),
+            mlua::Error::BadArgument { cause, .. } => at = cause,
+            _ => break,
+        }
+    }
+    if let mlua::Error::ExternalError(e) = at
+        && let Some(known) = e.downcast_ref::<ConfigError>()
+    {
+        return known.clone();
+    }
+    let text = match at {
+        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
+        other => other.to_string(),
+    };
+    let (origin, message) = located(&text, files)
+        .or_else(|| {
+            let places = traceback.lines().chain(text.lines().skip(1)).map(str::trim_start);
+            let place = places.filter_map(|l| located(l, files)).next()?;
+            Some((place.0, first_line(&text).to_owned()))
+        })
+        .unwrap_or_else(|| {
+            (Origin::file(files.first().copied().unwrap_or("command line")), first_line(&text).to_owned())
+        });
+    let hint = misspelt(&message).map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
+    ConfigError::new(&origin, "", Fault::Script(message + &hint))
+}
+
+/// Takes `FILE:LINE: ` off a message. Lua cuts long names to `...` and their end.
+fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
+    let text = first_line(text);
+    let (at, line, message) = text.match_indices(':').find_map(|(at, _)| {
+        let (number, message) = text[at + 1..].split_once(':')?;
+        Some((at, number.parse::<u32>().ok()?, message))
+    })?;
+    let short = &text[..at];
+    if short.is_empty() || short.starts_with('[') {
+        return None;
+    }
+    let file = match short.strip_prefix("...") {
+        Some(end) => files.iter().find(|f| f.ends_with(end)).copied().unwrap_or(short),
+        None => short,
+    };
+    Some((Origin::line(file, line), message.trim_start().to_owned()))
+}
+
+/// The function that was meant in "attempt to call global 'x' (a nil value)".
+fn misspelt(message: &str) -> Option<&'static str> {
+    let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
+    let known = FUNCTIONS.iter().map(|e| e.name);
+    let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
+    nearest(name, known.chain(FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied())))
+}
+
+fn innermost(error: &mlua::Error) -> &mlua::Error {
+    match error {
+        mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => innermost(cause),
+        other => other,
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// The options of `concentrate`, for the reference.
+pub(super) use self::pool::CONCENTRATE;
+/// The policy of a name, and the name of a policy.
+pub(super) use self::pool::{kind as policy_kind, name as policy_name};

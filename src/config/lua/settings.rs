@@ -1,0 +1,216 @@
+//! Settings, listeners, the ACL, logging and includes.
+
+use std::path::{Path, PathBuf};
+
+use mlua::{Lua, Value};
+
+use super::argument::{parsed, shown, text, texts, whole, wrong};
+use super::context::{Call, Context, caller};
+use super::{argument, run, unreadable};
+use crate::config::draft::DraftListener;
+use crate::config::error::{Fault, Sited};
+use crate::config::options::{self, Key, Kind, SETTINGS, Setter, Setting};
+use crate::config::prefix::Prefix;
+use crate::config::value;
+
+/// What a network looks like.
+const NETWORK: &str = "ADDRESS or ADDRESS/LENGTH, as \"192.0.2.0/24\"";
+
+/// Options of `addLocal` that concern only what dnslob does anyhow, or TCP, which it does not
+/// serve yet: harmless to a UDP listener.
+const LOCAL_ACCEPTED: [&str; 6] = [
+    "reusePort",
+    "tcpFastOpenQueueSize",
+    "tcpListenQueueSize",
+    "maxInFlight",
+    "maxConcurrentTCPConnections",
+    "doTCP",
+];
+
+/// Options of `addLocal` that are missing.
+const LOCAL_MISSING: [&str; 5] =
+    ["cpus", "enableProxyProtocol", "proxyProtocolOutsideTLS", "xskSocket", "additionalAddresses"];
+
+pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    for setting in &SETTINGS {
+        for setter in setting.lua {
+            context.define(lua, setter.name, move |call, arguments| set(call, setting, setter, arguments))?;
+        }
+    }
+    context.define(lua, "setUDPSocketBufferSizes", |call, arguments| {
+        for (at, key, what) in [(0, Key::ReceiveBuffer, "receive"), (1, Key::SendBuffer, "send")] {
+            let Kind::Number { min, max, .. } = options::setting(key).kind else { continue };
+            let octets = whole(what, arguments.get(at).unwrap_or(&Value::Nil), min, max)?;
+            let value = Sited { value: options::Value::Number(octets), origin: call.origin.clone() };
+            call.draft.settings.set(key, value);
+        }
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "addLocal", |call, arguments| {
+        let listener = listener(call, arguments)?;
+        call.draft.listeners.push(listener);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setLocal", |call, arguments| {
+        call.draft.listeners = vec![listener(call, arguments)?];
+        Ok(Value::Nil)
+    })?;
+    define_acl(lua, context)?;
+    define_accepted(lua, context)?;
+    define_logging(lua)?;
+    define_include(lua, context)
+}
+
+/// A setter of the table.
+fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Value]) -> Result<Value, Fault> {
+    if arguments.len() > 1 {
+        return Err(Fault::Conflict {
+            wrong: format!("called with {} arguments", arguments.len()),
+            expected: format!("one: {}", setting.kind),
+        });
+    }
+    let argument = arguments.first().unwrap_or(&Value::Nil);
+    let value = match setting.kind {
+        Kind::Switch => {
+            argument.as_boolean().map(options::Value::Switch).ok_or_else(|| setting.kind.to_string())
+        }
+        Kind::Number { .. } | Kind::Factor => match argument::number(argument) {
+            Some(n) => setting.from_number(n, setter.scale),
+            // Not a number: of what range it should be is for the table to say.
+            None => setting.from_number(f64::NAN, setter.scale),
+        },
+        Kind::Span { .. } | Kind::Choice(_) | Kind::Cpus | Kind::Text(_) => match argument.as_string() {
+            Some(s) => setting.parse(&s.to_string_lossy()),
+            None => Err(setting.kind.to_string()),
+        },
+    };
+    let value = value.map_err(|e| wrong("", argument, e.trim_start_matches("expected ")))?;
+    call.draft.settings.set(setting.key, Sited { value, origin: call.origin.clone() });
+    Ok(Value::Nil)
+}
+
+fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, Fault> {
+    let address = parsed("", arguments.first().unwrap_or(&Value::Nil), value::ADDRESS, value::address)?;
+    let mut listener = DraftListener { origin: call.origin.clone(), address, interface: None, dscp: 0 };
+    // The older form: addLocal(address, doTCP, reusePort, ...).
+    let Some(given) = arguments.get(1).filter(|a| !a.is_nil() && !a.is_boolean()) else {
+        return Ok(listener);
+    };
+    for (name, v) in argument::named("the second argument", given)? {
+        match name.as_str() {
+            "interface" => listener.interface = Some(parsed(&name, &v, value::INTERFACE, value::interface)?),
+            "dscp" => listener.dscp = u8::try_from(whole(&name, &v, 0, 63)?).unwrap_or(0),
+            accepted if LOCAL_ACCEPTED.contains(&accepted) => {}
+            missing if LOCAL_MISSING.contains(&missing) => {
+                if v.as_boolean() != Some(false) {
+                    call.fail(Fault::Missing {
+                        what: format!("option \"{name}\""),
+                        meanwhile: "remove it; --cpus and --steer say which CPU serves what".to_owned(),
+                    });
+                }
+            }
+            _ => {
+                let known = ["interface", "dscp"].into_iter().chain(LOCAL_ACCEPTED).chain(LOCAL_MISSING);
+                call.fail(Fault::unknown("option", &name, known));
+            }
+        }
+    }
+    Ok(listener)
+}
+
+fn network(text: &str) -> Result<Prefix, Fault> {
+    text.parse().map_err(|_| Fault::value("", format!("\"{text}\""), NETWORK))
+}
+
+fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "addACL", |call, arguments| {
+        let net = network(&text("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?)?;
+        call.draft.acl.push(net);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setACL", |call, arguments| {
+        let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
+        replace_acl(call, texts.iter().map(String::as_str));
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setACLFromFile", |call, arguments| {
+        let path = text("", arguments.first().unwrap_or(&Value::Nil), "the path of a file")?;
+        let content = std::fs::read_to_string(&path)
+            .map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
+        let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
+        replace_acl(call, lines.filter(|l| !l.is_empty()));
+        Ok(Value::Nil)
+    })
+}
+
+fn replace_acl<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) {
+    let mut acl = Vec::new();
+    for text in texts {
+        match network(text) {
+            Ok(net) => acl.push(net),
+            Err(fault) => call.fail(fault),
+        }
+    }
+    call.draft.acl = acl;
+}
+
+/// What dnslob does anyhow, or does not do at all, and so takes without effect.
+fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "setSecurityPollSuffix", |_, _| Ok(Value::Nil))?;
+    for name in ["setRandomizedOutgoingSockets", "setRandomizedIdsOverUDP"] {
+        context.define(lua, name, |_, arguments| {
+            let argument = arguments.first().unwrap_or(&Value::Nil);
+            if argument.as_boolean() == Some(true) {
+                return Ok(Value::Nil);
+            }
+            // Predictable ids invite forged answers (RFC 5452): not offered, so not accepted.
+            Err(wrong("", argument, "true: ids and sockets are always random"))
+        })?;
+    }
+    Ok(())
+}
+
+/// The log functions work at any time.
+fn define_logging(lua: &Lua) -> mlua::Result<()> {
+    let define = |name: &'static str, write: fn(&str, &str)| {
+        let function = lua.create_function(move |lua, message: Value| {
+            let text = message.as_string().map_or_else(|| shown(&message), |s| s.to_string_lossy());
+            write(&caller(lua).to_string(), &text);
+            Ok(())
+        })?;
+        lua.globals().raw_set(name, function)
+    };
+    define("errlog", |place, text| tracing::error!(place, "{text}"))?;
+    define("warnlog", |place, text| tracing::warn!(place, "{text}"))?;
+    define("infolog", |place, text| tracing::info!(place, "{text}"))?;
+    define("vinfolog", |place, text| tracing::debug!(place, "{text}"))
+}
+
+/// Evaluates a directory's `.conf` files; their functions record into the same draft, so the
+/// draft must not be held meanwhile.
+fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let included = context.clone();
+    let function = lua.create_function(move |lua, argument: Value| {
+        let mut files = Vec::new();
+        included.call(lua, "includeDirectory", |_| {
+            let path = text("", &argument, "the path of a directory")?;
+            files = conf_files(Path::new(&path))?;
+            Ok(Value::Nil)
+        })?;
+        files.iter().try_for_each(|file| run(lua, &included, file))
+    })?;
+    lua.globals().raw_set("includeDirectory", function)
+}
+
+fn conf_files(directory: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let entries = std::fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let name = directory.display().to_string();
+    let mut files: Vec<PathBuf> = entries
+        .map_err(|e| unreadable(&name, &e).fault)?
+        .iter()
+        .map(std::fs::DirEntry::path)
+        .filter(|p| p.extension().is_some_and(|e| e == "conf"))
+        .collect();
+    files.sort();
+    Ok(files)
+}

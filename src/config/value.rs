@@ -1,0 +1,278 @@
+//! Values as people write them: addresses, spans of time, CPU lists, DNS names.
+//!
+//! Pure text to value; each function's error says what was expected.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::time::TickDelta;
+
+/// The port of DNS, where none is written.
+pub const DNS_PORT: u16 = 53;
+
+/// What [`address`] expects.
+pub const ADDRESS: &str =
+    "IP[:PORT], as \"192.0.2.1\", \"192.0.2.1:5353\", \"2001:db8::1\" or \"[2001:db8::1]:5353\"";
+
+/// Reads `IP[:PORT]`; IPv6 bare, in brackets, or in brackets with a port. Host names are refused.
+///
+/// # Errors
+/// What was expected.
+pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let bare = |t: &str| t.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, DNS_PORT));
+    let bracketed = || text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).filter(|t| t.contains(':'));
+    text.parse::<SocketAddr>()
+        .ok()
+        .or_else(|| bare(text))
+        .or_else(|| bracketed().and_then(bare))
+        .filter(|a| a.port() != 0)
+        .ok_or(ADDRESS)
+}
+
+/// What [`span`] expects.
+pub const SPAN: &str = "a duration, as \"200ms\", \"2s\" or \"1m\"";
+
+/// Reads a span of time with its unit: `us`, `ms`, `s`, `m` or `h`; fractions are allowed. `0`
+/// needs no unit.
+///
+/// # Errors
+/// What was expected.
+pub fn span(text: &str) -> Result<TickDelta, &'static str> {
+    let at = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let number: f64 = number.parse().map_err(|_| SPAN)?;
+    let ns = match unit {
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        "m" => 60e9,
+        "h" => 3600e9,
+        "" if number == 0.0 => 1.0,
+        _ => return Err(SPAN),
+    };
+    nanoseconds(number * ns).ok_or(SPAN)
+}
+
+/// A span from a number of nanoseconds; none for negative, not finite, or more than 500 years.
+#[must_use]
+pub fn nanoseconds(ns: f64) -> Option<TickDelta> {
+    // The comparison bounds the cast.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    (ns >= 0.0 && ns < 1.6e19).then(|| TickDelta(ns.round() as u64))
+}
+
+/// A span in the largest unit that divides it.
+#[must_use]
+pub fn span_text(span: TickDelta) -> String {
+    const UNITS: [(u64, &str); 5] = [
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+    ];
+    let whole = UNITS.iter().find(|(ns, _)| span.0 > 0 && span.0 % ns == 0);
+    match whole {
+        Some((ns, unit)) => format!("{}{unit}", span.0 / ns),
+        None if span.0 == 0 => "0s".to_owned(),
+        None => format!("{}ns", span.0),
+    }
+}
+
+/// What [`cpus`] expects.
+pub const CPUS: &str = "a list of CPU numbers and ranges below 4096, as \"0,2-5\"";
+
+/// Reads a list of CPUs, as the kernel writes them; keeps the order, refuses a CPU twice.
+///
+/// # Errors
+/// What was expected.
+pub fn cpus(text: &str) -> Result<Vec<u16>, &'static str> {
+    let mut list = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |t: &str| t.trim().parse::<u16>().ok().filter(|n| *n < 4096).ok_or(CPUS);
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(CPUS);
+        }
+        for cpu in first..=last {
+            if list.contains(&cpu) {
+                return Err(CPUS);
+            }
+            list.push(cpu);
+        }
+    }
+    Ok(list)
+}
+
+/// CPU numbers as a list, ranges joined.
+#[must_use]
+pub fn cpus_text(cpus: &[u16]) -> String {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for cpu in cpus {
+        match runs.last_mut() {
+            Some(run) if run.1 + 1 == *cpu => run.1 = *cpu,
+            _ => runs.push((*cpu, *cpu)),
+        }
+    }
+    let texts: Vec<String> =
+        runs.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
+    texts.join(",")
+}
+
+/// What [`qname`] expects.
+pub const QNAME: &str = "a domain name of at most 255 octets with labels of 1 to 63";
+
+/// Reads a domain name in presentation format (RFC 1035, 5.1, with `\.` and `\DDD`) and gives it
+/// back with its final dot.
+///
+/// # Errors
+/// What was expected.
+pub fn qname(text: &str) -> Result<String, &'static str> {
+    let name =
+        if text.ends_with('.') && !text.ends_with("\\.") { text.to_owned() } else { format!("{text}.") };
+    if name == "." {
+        return if text.is_empty() { Err(QNAME) } else { Ok(name) };
+    }
+    // The root label's octet counts.
+    let (mut total, mut label) = (1_usize, 0_usize);
+    let mut octets = name.bytes();
+    while let Some(octet) = octets.next() {
+        if octet == b'.' {
+            if label == 0 || label > 63 {
+                return Err(QNAME);
+            }
+            total += label + 1;
+            label = 0;
+            continue;
+        }
+        if octet == b'\\' {
+            let next = octets.next().ok_or(QNAME)?;
+            if next.is_ascii_digit() {
+                let (tens, ones) = (octets.next().ok_or(QNAME)?, octets.next().ok_or(QNAME)?);
+                let digits = [next, tens, ones];
+                let fits = std::str::from_utf8(&digits).ok().and_then(|d| d.parse::<u8>().ok());
+                fits.ok_or(QNAME)?;
+            }
+        } else if !octet.is_ascii_graphic() {
+            return Err(QNAME);
+        }
+        label += 1;
+    }
+    if total > 255 { Err(QNAME) } else { Ok(name) }
+}
+
+/// What [`source`] expects.
+pub const SOURCE: &str = "\"ADDRESS\", \"INTERFACE\" or \"ADDRESS@INTERFACE\"";
+
+/// Reads the local end towards a backend.
+///
+/// # Errors
+/// What was expected.
+pub fn source(text: &str) -> Result<(Option<IpAddr>, Option<String>), &'static str> {
+    let (address, interface) = match text.split_once('@') {
+        Some((a, i)) => (Some(a), Some(i)),
+        None if text.parse::<IpAddr>().is_ok() => (Some(text), None),
+        None => (None, Some(text)),
+    };
+    let address = address.map(|a| a.parse().map_err(|_| SOURCE)).transpose()?;
+    let interface = interface.map(|i| self::interface(i).map_err(|_| SOURCE)).transpose()?;
+    Ok((address, interface))
+}
+
+/// What [`interface`] expects.
+pub const INTERFACE: &str = "the name of a network interface, 1 to 15 octets";
+
+/// Reads a network interface's name (Linux: below `IFNAMSIZ`, no slash, no space, no colon).
+///
+/// # Errors
+/// What was expected.
+pub fn interface(text: &str) -> Result<String, &'static str> {
+    let fine =
+        (1..16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+    if fine { Ok(text.to_owned()) } else { Err(INTERFACE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn addresses_take_every_usual_form() {
+        for (text, want) in [
+            ("192.0.2.1", "192.0.2.1:53"),
+            ("192.0.2.1:5353", "192.0.2.1:5353"),
+            ("2001:db8::1", "[2001:db8::1]:53"),
+            ("[2001:db8::1]", "[2001:db8::1]:53"),
+            ("[2001:db8::1]:5353", "[2001:db8::1]:5353"),
+        ] {
+            assert_eq!(address(text).map(|a| a.to_string()), Ok(want.to_owned()), "{text}");
+        }
+        for text in
+            ["", "example.com", "192.0.2.1:0", "192.0.2.1:65536", "[192.0.2.1]", "[::1", "::1]:53", "1.2.3"]
+        {
+            assert_eq!(address(text), Err(ADDRESS), "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_need_a_unit() {
+        for (text, ns) in [
+            ("200ms", 200_000_000),
+            ("2s", 2_000_000_000),
+            ("1m", 60_000_000_000),
+            ("1.5s", 1_500_000_000),
+            ("50us", 50_000),
+            ("0", 0),
+        ] {
+            assert_eq!(span(text), Ok(TickDelta(ns)), "{text}");
+        }
+        for text in ["", "2", "s", "2 s", "-1s", "1e3s", "..s", "99999999999999h", "nans"] {
+            assert_eq!(span(text), Err(SPAN), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_checked_and_made_absolute() {
+        for (text, want) in
+            [("example.net", "example.net."), (".", "."), ("a\\.b.c.", "a\\.b.c."), ("\\255.x", "\\255.x.")]
+        {
+            assert_eq!(qname(text), Ok(want.to_owned()), "{text}");
+        }
+        let (long_label, long_name) = ("a".repeat(64), "abc.".repeat(64));
+        for text in ["", "..", "a..b", ".a", "\\256.x", "a\\", "a b", long_label.as_str(), long_name.as_str()]
+        {
+            assert_eq!(qname(text), Err(QNAME), "{text}");
+        }
+        assert!(qname(&"a".repeat(63)).is_ok());
+    }
+
+    #[test]
+    fn sources_are_told_apart() {
+        assert_eq!(source("192.0.2.1"), Ok((Some("192.0.2.1".parse().expect("an address")), None)));
+        assert_eq!(source("eth0"), Ok((None, Some("eth0".to_owned()))));
+        assert_eq!(source("::1@lo"), Ok((Some("::1".parse().expect("an address")), Some("lo".to_owned()))));
+        for text in ["", "@", "eth0@192.0.2.1", "192.0.2.1@", "an-interface-too-long"] {
+            assert_eq!(source(text), Err(SOURCE), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_span_survives_the_round_trip(ms in 0_u64..10_000_000) {
+            let span_written = TickDelta::from_ms(ms);
+            prop_assert_eq!(span(&span_text(span_written)), Ok(span_written));
+        }
+
+        #[test]
+        fn a_cpu_list_survives_the_round_trip(set in prop::collection::btree_set(0_u16..4096, 1..40)) {
+            let list: Vec<u16> = set.into_iter().collect();
+            prop_assert_eq!(cpus(&cpus_text(&list)), Ok(list));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC*") {
+            let _ = (address(&text), span(&text), cpus(&text), qname(&text), source(&text));
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The operator's configuration as a [`Source`]: flags and the Lua file they name.
+//!
+//! Keeps what a reload is compared with: the settings of the start, the slots, the snapshot in
+//! force. What a refused reload made is dropped.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::snapshot::{Backend, LuaFunction, Snapshot};
+use crate::config::{self, Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, Slots};
+use crate::control::log::Format;
+use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
+use crate::control::privileges::Identity;
+use crate::control::probe::Script;
+
+/// A configuration file that is still being evaluated after this long is taken for an endless
+/// loop: the control thread does nothing else meanwhile. A million names take about a second.
+const EVALUATION: Duration = Duration::from_secs(30);
+
+/// Flags and file, and what they last said.
+#[derive(Debug)]
+pub struct Configured {
+    flags: Flags,
+    running: Running,
+    /// What the last load made; in force once it is accepted.
+    next: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    boot: Boot,
+    slots: Slots,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Configured {
+    /// The configuration that the process was started with, as a source and as its first plan.
+    #[must_use]
+    pub fn new(flags: Flags, loaded: Loaded, compiled: Compiled) -> (Self, Plan) {
+        let Compiled { boot, snapshot, slots } = compiled;
+        let snapshot = Arc::new(snapshot);
+        let plan = plan(&boot, &snapshot, loaded.lua, Vec::new());
+        (Self { flags, running: Running { boot, slots, snapshot }, next: None }, plan)
+    }
+
+    /// What only a restart can change.
+    #[must_use]
+    pub fn fixed(&self) -> Fixed {
+        fixed(&self.running.boot, &allowed_cpus())
+    }
+
+    /// How lines of the log look.
+    #[must_use]
+    pub const fn log_format(&self) -> Format {
+        if self.running.boot.log_json { Format::Json } else { Format::Text }
+    }
+}
+
+impl Source for Configured {
+    fn load(&mut self, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
+        let say =
+            |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        self.running.slots.reclaim(|slot| vacancies.backend(slot));
+        self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
+        let loaded = load_in_time(&self.flags).map_err(say)?;
+        let generation = self.running.snapshot.generation + 1;
+        let compiled = config::compile(&loaded.draft, &self.running.slots, generation).map_err(say)?;
+        let restarts = self.running.boot.differences(&compiled.boot);
+        if !restarts.is_empty() {
+            return Err(restarts.into_iter().map(|d| format!("needs a restart: {d}")).collect());
+        }
+        let Compiled { boot, snapshot, slots } = compiled;
+        let changes = config::diff(&self.running.snapshot, &snapshot);
+        let snapshot = Arc::new(snapshot);
+        let plan = plan(&boot, &snapshot, loaded.lua, changes);
+        self.next = Some(Running { boot, slots, snapshot });
+        Ok(plan)
+    }
+
+    fn accept(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.running = next;
+        }
+    }
+}
+
+impl Script for LuaHost {
+    fn choose(
+        &self,
+        function: LuaFunction,
+        qname: &str,
+        qtype: u16,
+        qclass: u16,
+        header: &mut [u8; 12],
+    ) -> Result<(String, u16, u16), String> {
+        Self::choose(self, function, qname, qtype, qclass, header)
+    }
+
+    fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Result<bool, String> {
+        Self::judge(self, function, &server.name, response)
+    }
+}
+
+/// Evaluates the sources; a thread of its own ends an evaluation that takes too long.
+fn load_in_time(flags: &Flags) -> Result<Loaded, Vec<config::ConfigError>> {
+    let interrupt = Interrupt::default();
+    let (finished, wait) = crossbeam_channel::bounded::<()>(0);
+    let guard = interrupt.clone();
+    // Without it an evaluation has no limit, which is better than no reload.
+    let watcher = std::thread::Builder::new().name("config-limit".into()).spawn(move || {
+        if wait.recv_timeout(EVALUATION) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            guard.interrupt();
+        }
+    });
+    let loaded = config::load_unless(flags, &interrupt);
+    drop(finished);
+    if let Ok(watcher) = watcher {
+        // It ends at once: its channel is closed.
+        let _ = watcher.join();
+    }
+    loaded
+}
+
+fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, lua: LuaHost, changes: Vec<String>) -> Plan {
+    Plan {
+        snapshot: Arc::clone(snapshot),
+        settings: Settings {
+            drain: boot.drain,
+            stats: boot.stats,
+            verbose: boot.verbose,
+            verbose_checks: boot.verbose_health,
+        },
+        script: Rc::new(lua),
+        changes,
+    }
+}
+
+/// The shards and their CPUs: those of `boot` in turn, or `allowed` ones.
+fn fixed(boot: &Boot, allowed: &[usize]) -> Fixed {
+    let cpus: Vec<usize> = if boot.cpus.is_empty() {
+        allowed.to_vec()
+    } else {
+        boot.cpus.iter().map(|c| usize::from(*c)).collect()
+    };
+    let count = boot.shards.map_or(cpus.len(), usize::from).max(1);
+    Fixed {
+        shards: (0..count).map(|n| cpus.get(n % cpus.len().max(1)).copied()).collect(),
+        steer: boot.steer,
+        busy_poll_us: boot.busy_poll_us,
+        batch_packets: boot.batch_packets,
+        backends_max: boot.backends_max,
+        identity: Identity { user: boot.user.clone(), group: boot.group.clone() },
+    }
+}
+
+/// The CPUs that the process may run on; empty where the system does not say.
+fn allowed_cpus() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|c| c.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::addr::{BackendSlot, ListenerSlot};
+
+    struct All(bool);
+
+    impl Vacancies for All {
+        fn backend(&self, _: BackendSlot) -> bool {
+            self.0
+        }
+
+        fn listener(&self, _: ListenerSlot) -> bool {
+            self.0
+        }
+    }
+
+    /// A configuration file that ends with its test.
+    struct File(PathBuf);
+
+    impl File {
+        fn new(name: &str, text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("dnslob-{name}-{}.lua", std::process::id()));
+            std::fs::write(&path, text).expect("written");
+            Self(path)
+        }
+
+        fn rewrite(&self, text: &str) {
+            std::fs::write(&self.0, text).expect("written");
+        }
+
+        fn start(&self) -> (Configured, Plan) {
+            let flags = Flags { file: Some(self.0.clone()), ..Flags::default() };
+            let loaded = config::load(&flags).expect("a configuration");
+            let compiled = config::compile(&loaded.draft, &Slots::default(), 1).expect("a good one");
+            Configured::new(flags, loaded, compiled)
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn slot(plan: &Plan, address: &str) -> Option<u16> {
+        let mut all = plan.snapshot.backends.iter().flatten();
+        all.find(|b| b.address.to_string() == address).map(|b| b.slot.0)
+    }
+
+    #[test]
+    fn a_server_keeps_its_slot_and_a_removed_ones_is_given_away_only_when_free() {
+        let file = File::new("slots", "newServer('192.0.2.1')\nnewServer('192.0.2.2')");
+        let (mut source, first) = file.start();
+        assert_eq!((slot(&first, "192.0.2.1:53"), slot(&first, "192.0.2.2:53")), (Some(0), Some(1)));
+        file.rewrite("newServer('192.0.2.2')");
+        let second = source.load(&All(false)).expect("a reload");
+        assert_eq!((second.snapshot.generation, slot(&second, "192.0.2.2:53")), (2, Some(1)));
+        assert!(!second.changes.is_empty());
+        source.accept();
+        file.rewrite("newServer('192.0.2.2')\nnewServer('192.0.2.3')");
+        let held = source.load(&All(false)).expect("a reload");
+        assert_eq!(slot(&held, "192.0.2.3:53"), Some(2));
+        let freed = source.load(&All(true)).expect("a reload");
+        assert_eq!(slot(&freed, "192.0.2.3:53"), Some(0));
+    }
+
+    #[test]
+    fn a_refused_load_leaves_the_next_one_as_if_it_had_not_been() {
+        let file = File::new("refused", "newServer('192.0.2.1')");
+        let (mut source, _) = file.start();
+        file.rewrite(
+            "newServer('192.0.2.1')\nnewServer('nonsense')\nnewServer({address='192.0.2.3', weight=-1})",
+        );
+        let errors = source.load(&All(true)).err().expect("errors");
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        file.rewrite("newServer('192.0.2.1')\nnewServer('192.0.2.4')");
+        let plan = source.load(&All(true)).expect("a reload");
+        assert_eq!((plan.snapshot.generation, slot(&plan, "192.0.2.4:53")), (2, Some(1)));
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_refused_by_name() {
+        let file = File::new("restart", "setShards(2)\nnewServer('192.0.2.1')");
+        let (mut source, _) = file.start();
+        file.rewrite("setShards(3)\nnewServer('192.0.2.9')");
+        let errors = source.load(&All(true)).err().expect("a refusal");
+        assert_eq!(errors, ["needs a restart: shards: 2 -> 3"]);
+    }
+
+    #[test]
+    fn shards_take_their_cpus_in_turn() {
+        let file = File::new("cpus", "setShards(3)\nnewServer('192.0.2.1')");
+        let (source, _) = file.start();
+        let mut boot = source.running.boot.clone();
+        assert_eq!(fixed(&boot, &[4, 7]).shards, [Some(4), Some(7), Some(4)]);
+        assert_eq!(fixed(&boot, &[]).shards, [None; 3]);
+        boot.cpus = vec![1];
+        assert_eq!(fixed(&boot, &[4, 7]).shards, [Some(1); 3]);
+        boot.shards = None;
+        boot.cpus.clear();
+        assert_eq!(fixed(&boot, &[4, 7]).shards, [Some(4), Some(7)]);
+    }
+}

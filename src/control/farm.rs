@@ -1,0 +1,265 @@
+//! The backends as they live: puts what checks, live results and policies say on the board.
+//!
+//! Told of time and outcomes like the checks it holds; it sends nothing. Each change of state is
+//! logged here once, with its reason.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::addr::BackendSlot;
+use crate::config::snapshot::{Backend, Snapshot};
+use crate::control::eject::Ejector;
+use crate::control::health::{Check, Checks, Due, Failure, Live};
+use crate::control::stats;
+use crate::control::stats::text::{Standing, state_name};
+use crate::live::{Board, PPM, State};
+use crate::rng::ShardRng;
+use crate::time::Tick;
+
+/// The backends of the configuration in force.
+#[derive(Debug)]
+pub struct Farm {
+    board: Arc<Board>,
+    checks: Checks,
+    ejectors: BTreeMap<String, Ejector>,
+    /// Live results up to the last look.
+    seen: BTreeMap<BackendSlot, Live>,
+    /// States that have been put on the board.
+    shown: BTreeMap<BackendSlot, State>,
+}
+
+impl Farm {
+    /// A farm without backends.
+    #[must_use]
+    pub fn new(board: Arc<Board>, rng: ShardRng) -> Self {
+        Self {
+            board,
+            checks: Checks::new(rng),
+            ejectors: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            shown: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a backend with what its first check found, before it is published.
+    pub fn join(&mut self, backend: &Backend, check: Check, reason: &str, now: Tick) {
+        let slot = backend.slot;
+        self.shown.remove(&slot);
+        self.seen.insert(slot, stats::live(&self.board, slot));
+        self.board.set_share(slot, 0, 0);
+        self.board.set_warmth(slot, check.warmth_ppm(now));
+        self.checks.insert(slot, check);
+        self.show(backend, reason);
+    }
+
+    /// Takes the new settings of a backend that stays.
+    pub fn revise(&mut self, backend: &Backend, now: Tick) {
+        if let Some(check) = self.checks.at_mut(backend.slot) {
+            check.revise(backend.health.clone(), now);
+        }
+        self.show(backend, "configuration");
+    }
+
+    /// Forgets a backend that is no longer configured.
+    pub fn leave(&mut self, slot: BackendSlot) {
+        self.checks.remove(slot);
+        self.seen.remove(&slot);
+        self.shown.remove(&slot);
+    }
+
+    /// When the next probe is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Tick> {
+        self.checks.next()
+    }
+
+    /// Begins all probes that are due.
+    pub fn begin(&mut self, now: Tick, tickets: &mut u64) -> Vec<Due> {
+        self.checks.begin(now, tickets)
+    }
+
+    /// Takes the outcome of a probe; the detail is for the log.
+    pub fn settle(
+        &mut self,
+        backend: &Backend,
+        ticket: u64,
+        outcome: Result<(), (Failure, &str)>,
+        now: Tick,
+    ) {
+        let Some(check) = self.checks.at_mut(backend.slot) else { return };
+        check.settle(ticket, outcome.map_err(|(reason, _)| reason), now);
+        match outcome {
+            Ok(()) => self.show(backend, "check passed"),
+            Err((reason, detail)) => self.show(backend, &format!("{reason}: {detail}")),
+        }
+    }
+
+    /// Looks at live traffic and at the clock: lazy checks, ejection, slow start.
+    pub fn watch(&mut self, snapshot: &Snapshot, now: Tick) {
+        let live = self.look(snapshot);
+        for (slot, check) in self.checks.iter_mut() {
+            check.live(live.get(&slot).copied().unwrap_or_default(), now);
+            check.pass(now);
+            let warmth = check.warmth_ppm(now);
+            // Each write makes the shards rebuild what they derive: steps of a percent will do.
+            let shown = self.board.backend(slot).warmth_ppm();
+            if warmth != shown && (warmth == PPM || warmth.abs_diff(shown) >= PPM / 100) {
+                self.board.set_warmth(slot, warmth);
+            }
+        }
+        self.eject(snapshot, &live, now);
+        for backend in snapshot.backends.iter().flatten() {
+            self.show(backend, "its time is over");
+        }
+    }
+
+    /// What is known of a backend, for tables.
+    #[must_use]
+    pub fn standing(&self, slot: BackendSlot) -> Standing {
+        let failed = self.checks.at(slot).map(|c| *c.failed()).unwrap_or_default();
+        Standing { state: self.board.backend(slot).state(), failed }
+    }
+
+    /// Live results of all backends since the last look.
+    fn look(&mut self, snapshot: &Snapshot) -> BTreeMap<BackendSlot, Live> {
+        let mut out = BTreeMap::new();
+        for backend in snapshot.backends.iter().flatten() {
+            let total = stats::live(&self.board, backend.slot);
+            let last = self.seen.insert(backend.slot, total).unwrap_or(total);
+            out.insert(
+                backend.slot,
+                Live {
+                    responses: total.responses.saturating_sub(last.responses),
+                    timeouts: total.timeouts.saturating_sub(last.timeouts),
+                    servfails: total.servfails.saturating_sub(last.servfails),
+                },
+            );
+        }
+        out
+    }
+
+    fn eject(&mut self, snapshot: &Snapshot, live: &BTreeMap<BackendSlot, Live>, now: Tick) {
+        self.ejectors.retain(|name, _| snapshot.pools.iter().any(|p| p.name == *name && p.eject.is_some()));
+        for pool in &snapshot.pools {
+            let Some(settings) = &pool.eject else { continue };
+            let ejector = self.ejectors.entry(pool.name.clone()).or_default();
+            ejector.observe(pool.members.iter().filter_map(|s| Some((*s, *live.get(s)?))), now);
+            let members: Vec<(BackendSlot, bool)> =
+                pool.members.iter().map(|s| (*s, self.board.backend(*s).state() == State::Up)).collect();
+            for slot in ejector.judge(settings, &members) {
+                let (Some(check), Some(backend)) = (self.checks.at_mut(slot), snapshot.backend(slot)) else {
+                    continue;
+                };
+                check.eject(now + settings.span);
+                // At once, so that the next pool counts it as out.
+                self.show(backend, "answers worse than its peers");
+            }
+        }
+    }
+
+    /// Puts a backend's state on the board if it has changed, and says so.
+    fn show(&mut self, backend: &Backend, reason: &str) {
+        let Some(state) = self.checks.at(backend.slot).map(Check::state) else { return };
+        if self.shown.insert(backend.slot, state) == Some(state) {
+            return;
+        }
+        self.board.set_state(backend.slot, state);
+        let (server, address) = (&backend.name, backend.address);
+        let word = state_name(state, backend.health.mode);
+        match state {
+            State::Up | State::Draining => tracing::info!(server, %address, reason, "server is {word}"),
+            State::Down | State::Ejected => tracing::warn!(server, %address, reason, "server is {word}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::snapshot::{Eject, HealthMode};
+    use crate::control::fixture;
+    use crate::time::TickDelta;
+
+    fn at(ms: u64) -> Tick {
+        Tick(ms * 1_000_000)
+    }
+
+    fn joined(snapshot: &Snapshot, board: &Arc<Board>) -> Farm {
+        let mut farm = Farm::new(Arc::clone(board), ShardRng::from_seed(1));
+        for backend in snapshot.backends.iter().flatten() {
+            let mut check = Check::new(backend.health.clone(), at(0), TickDelta(0), false);
+            if check.is_unknown() {
+                check.begin(u64::MAX, at(0));
+                check.settle(u64::MAX, Ok(()), at(0));
+            }
+            farm.join(backend, check, "", at(0));
+        }
+        farm
+    }
+
+    #[test]
+    fn outcomes_reach_the_board() {
+        let board = Arc::new(Board::new(1, 2));
+        let mut snapshot = fixture::snapshot(1, &[], &[0, 1]);
+        let mut forced = fixture::backend(1);
+        forced.health = fixture::health(HealthMode::Drain);
+        snapshot.backends[1] = Some(Arc::new(forced));
+        let mut farm = joined(&snapshot, &board);
+        let (a, b) = (BackendSlot(0), BackendSlot(1));
+        assert_eq!((board.backend(a).state(), board.backend(b).state()), (State::Up, State::Draining));
+        let mut tickets = 0;
+        for round in 0..3 {
+            let now = at(round * 1000);
+            let due = farm.begin(now, &mut tickets);
+            assert_eq!(due.len(), 1, "only one of them is probed");
+            let backend = snapshot.backend(a).expect("a backend");
+            farm.settle(backend, due[0].ticket, Err((Failure::Timeout, "late")), now);
+        }
+        assert_eq!(board.backend(a).state(), State::Down);
+        assert_eq!(farm.standing(a).failed, [3, 0, 0, 0, 0]);
+        farm.leave(a);
+        assert_eq!(farm.next(), None);
+    }
+
+    #[test]
+    fn an_outlier_is_ejected_and_warmed_up_again() {
+        let board = Arc::new(Board::new(1, 4));
+        let mut snapshot = fixture::snapshot(1, &[], &[0, 1, 2, 3]);
+        let span = TickDelta::from_ms(5000);
+        let eject = Eject { excess_ppm: 200_000, span, share_max_ppm: 500_000, queries_min: 50 };
+        snapshot.pools[0].eject = Some(eject);
+        let mut slow = fixture::backend(2);
+        slow.health.slow_start = TickDelta::from_ms(1000);
+        snapshot.backends[2] = Some(Arc::new(slow));
+        let mut farm = joined(&snapshot, &board);
+        let bad = BackendSlot(2);
+        for slot in 0..4 {
+            let page = board.shards()[0].backend(BackendSlot(slot));
+            page.responses.add(if slot == 2 { 10 } else { 100 });
+            page.timeouts.add(if slot == 2 { 90 } else { 0 });
+        }
+        farm.watch(&snapshot, at(200));
+        assert_eq!(board.backend(bad).state(), State::Ejected);
+        farm.watch(&snapshot, at(5000));
+        assert_eq!(board.backend(bad).state(), State::Ejected);
+        farm.watch(&snapshot, at(5200));
+        assert_eq!((board.backend(bad).state(), board.backend(bad).warmth_ppm()), (State::Up, 50_000));
+        farm.watch(&snapshot, at(5700));
+        assert_eq!(board.backend(bad).warmth_ppm(), 525_000);
+        farm.watch(&snapshot, at(6200));
+        assert_eq!(board.backend(bad).warmth_ppm(), PPM);
+    }
+
+    #[test]
+    fn a_slots_past_is_not_its_new_owners() {
+        let board = Arc::new(Board::new(1, 1));
+        let snapshot = fixture::snapshot(1, &[], &[0]);
+        let slot = BackendSlot(0);
+        board.set_share(slot, 7, 7);
+        board.set_warmth(slot, 7);
+        board.shards()[0].backend(slot).timeouts.add(1000);
+        let mut farm = joined(&snapshot, &board);
+        assert_eq!(farm.look(&snapshot)[&slot], Live::default());
+        assert_eq!((board.backend(slot).share_ppm(), board.backend(slot).warmth_ppm()), (0, PPM));
+    }
+}

@@ -1,0 +1,109 @@
+//! Publishes configurations to the shards, and knows how far each has got.
+//!
+//! ```text
+//!  control ──store──► ArcSwap<Snapshot> ◄──load── shard, on Message::Snapshot
+//!  control ◄──reads── ShardPage.generation ◄──stores── shard, once it uses it
+//! ```
+//! One cell, so topology and selectors can never disagree. What a shard still holds of a removed
+//! backend shows in its page's `attached`; only when no shard does may the slot be given away.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Acquire;
+
+use arc_swap::ArcSwap;
+
+use crate::addr::BackendSlot;
+use crate::config::snapshot::Snapshot;
+use crate::live::Board;
+
+/// The cell that all shards read, and the board they answer on.
+#[derive(Debug)]
+pub struct Feed {
+    cell: Arc<ArcSwap<Snapshot>>,
+    board: Arc<Board>,
+}
+
+impl Feed {
+    /// A feed that begins with `first`.
+    #[must_use]
+    pub fn new(first: Arc<Snapshot>, board: Arc<Board>) -> Self {
+        Self { cell: Arc::new(ArcSwap::new(first)), board }
+    }
+
+    /// The cell, for a shard to read.
+    #[must_use]
+    pub fn cell(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.cell)
+    }
+
+    /// The board that the shards write on.
+    #[must_use]
+    pub const fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// The configuration that stands.
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.cell.load_full()
+    }
+
+    /// Puts `next` into the cell and gives back what stood there. The shards are to be told.
+    pub fn publish(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.cell.swap(next)
+    }
+
+    /// The shards that have not yet begun to use the current configuration.
+    #[must_use]
+    pub fn behind(&self) -> Vec<usize> {
+        let generation = self.cell.load().generation;
+        let pages = self.board.shards().iter().enumerate();
+        pages.filter(|(_, page)| page.generation.load(Acquire) < generation).map(|(n, _)| n).collect()
+    }
+
+    /// Whether a slot can be given to another backend: the current configuration does not have
+    /// it, every shard uses that configuration, and none has a socket left for it.
+    #[must_use]
+    pub fn is_free(&self, slot: BackendSlot) -> bool {
+        slot.index() < self.board.backends_max()
+            && self.cell.load().backend(slot).is_none()
+            && self.behind().is_empty()
+            && self.board.shards().iter().all(|page| page.attached[slot.index()].load(Acquire) == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Release;
+
+    use super::*;
+    use crate::control::fixture;
+
+    #[test]
+    fn a_generation_counts_once_every_shard_has_it() {
+        let board = Arc::new(Board::new(2, 4));
+        let feed = Feed::new(Arc::new(fixture::snapshot(1, &[], &[0])), Arc::clone(&board));
+        assert_eq!(feed.behind(), [0, 1]);
+        board.shards()[0].generation.store(1, Release);
+        board.shards()[1].generation.store(1, Release);
+        assert!(feed.behind().is_empty());
+        let old = feed.publish(Arc::new(fixture::snapshot(2, &[], &[0])));
+        assert_eq!((old.generation, feed.current().generation), (1, 2));
+        board.shards()[1].generation.store(2, Release);
+        assert_eq!(feed.behind(), [0]);
+    }
+
+    #[test]
+    fn a_slot_is_free_only_when_nobody_holds_it() {
+        let board = Arc::new(Board::new(2, 4));
+        let feed = Feed::new(Arc::new(fixture::snapshot(1, &[], &[0])), Arc::clone(&board));
+        board.shards()[0].generation.store(1, Release);
+        assert!(!feed.is_free(BackendSlot(1)), "shard 1 is behind");
+        board.shards()[1].generation.store(1, Release);
+        assert!(feed.is_free(BackendSlot(1)));
+        assert!(!feed.is_free(BackendSlot(0)), "in use");
+        assert!(!feed.is_free(BackendSlot(4)), "there is no such slot");
+        board.shards()[1].attached[1].store(1, Release);
+        assert!(!feed.is_free(BackendSlot(1)), "shard 1 still has sockets");
+    }
+}

@@ -1,0 +1,108 @@
+//! Configurations for the tests of this room, made without reading any.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::addr::{BackendSlot, ListenerSlot};
+use crate::config::prefix::PrefixSet;
+use crate::config::snapshot::{
+    Backend, Globals, Health, HealthMode, Lazy, Listener, Pool, Probe, Snapshot, SocketOptions,
+};
+use crate::shard::policy::{Kind, Policy};
+use crate::shard::rules::Chain;
+use crate::time::TickDelta;
+
+/// Listeners and backends by slot, all of them with plain settings, in one pool.
+pub(in crate::control) fn snapshot(generation: u64, listeners: &[u16], backends: &[u16]) -> Snapshot {
+    let most = backends.iter().max().map_or(0, |s| usize::from(*s) + 1);
+    let mut by_slot = vec![None; most];
+    for slot in backends {
+        by_slot[usize::from(*slot)] = Some(Arc::new(backend(*slot)));
+    }
+    Snapshot {
+        generation,
+        listeners: listeners.iter().map(|slot| Arc::new(listener(*slot))).collect(),
+        backends: by_slot,
+        pools: vec![Pool {
+            name: String::new(),
+            members: backends.iter().map(|slot| BackendSlot(*slot)).collect(),
+            policy: Policy::new(Kind::RoundRobin),
+            ring: None,
+            retry: None,
+            panic_ppm: 0,
+            eject: None,
+        }],
+        acl: PrefixSet::default(),
+        chain: Chain::default(),
+        globals: Globals {
+            servfail_when_no_server: false,
+            round_robin_fail_on_no_server: false,
+            allow_empty_response: false,
+            drop_empty_queries: false,
+            self_answer_payload: 1232,
+            self_answer_edns: true,
+        },
+    }
+}
+
+/// The listener in a slot: port 5300 and the slot.
+pub(in crate::control) fn listener(slot: u16) -> Listener {
+    Listener {
+        slot: ListenerSlot(slot),
+        address: SocketAddr::from(([127, 0, 0, 1], 5300 + slot)),
+        interface: None,
+        sockets: SocketOptions::default(),
+        dscp: 0,
+    }
+}
+
+/// The backend in a slot: 192.0.2.SLOT, probed every second.
+pub(in crate::control) fn backend(slot: u16) -> Backend {
+    let address = SocketAddr::from(([192, 0, 2, slot as u8], 53));
+    Backend {
+        slot: BackendSlot(slot),
+        id: address.to_string(),
+        name: format!("ns{slot}"),
+        address,
+        order: 1,
+        weight: 1,
+        qps: 0,
+        timeout: TickDelta::from_ms(2000),
+        sockets: 1,
+        outstanding_max: 100,
+        outstanding_soft_max: 0,
+        source: None,
+        source_interface: None,
+        dscp: 0,
+        socket_options: SocketOptions::default(),
+        health: health(HealthMode::Auto),
+    }
+}
+
+/// Health settings: rise 2, fall 3, every second, no slow start.
+pub(in crate::control) fn health(mode: HealthMode) -> Health {
+    Health {
+        mode,
+        probe: Probe::Udp,
+        qname: "a.root-servers.net.".into(),
+        qtype: 1,
+        qclass: 1,
+        set_cd: false,
+        must_resolve: false,
+        interval: TickDelta::from_ms(1000),
+        timeout: TickDelta::from_ms(500),
+        rise: 2,
+        fall: 3,
+        choose: None,
+        judge: None,
+        slow_start: TickDelta(0),
+        lazy: Lazy {
+            threshold_percent: 20,
+            sample: 100,
+            sample_min: 10,
+            failed_interval: TickDelta::from_ms(4000),
+            backoff_max: Some(TickDelta::from_ms(10_000)),
+            servfail_counts: true,
+        },
+    }
+}

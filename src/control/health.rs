@@ -1,0 +1,450 @@
+//! Whether a backend is usable: one state machine per backend, told of time and outcomes.
+//!
+//! It decides when a probe is due and what its outcome means. It asks for no time, sends nothing
+//! and writes no log: [`probe`](super::probe) does the asking, the control loop the writing.
+//!
+//! ```text
+//!  auto   Unknown ──first outcome──► Up ◄──rise successes── Down
+//!                                    └────fall failures───►
+//!  lazy   Unknown ──first outcome──► Healthy ──live sample bad──► Suspect ──fall failures──► Failed
+//!                                       ▲◄───────rise successes──────┘                          │
+//!                                       └───────────────────rise successes──────────────────────┘
+//! ```
+//! `up`, `down` and `drain` are the operator's word: no probe is ever due. Suspect is still up.
+//! Over all of it lie *ejection* (worse than its peers, see [`eject`](super::eject)) and *warmth*
+//! (slow start after a return).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use crate::addr::BackendSlot;
+use crate::config::snapshot::{Health, HealthMode, Lazy};
+use crate::live::{PPM, State};
+use crate::rng::ShardRng;
+use crate::time::{Tick, TickDelta};
+
+#[cfg(test)]
+mod tests;
+
+/// Part of its usual share that a returning backend begins with: enough to fill its cache, too
+/// little to overload a cold server (a cold one saturates far below a warm one).
+pub const WARMTH_FIRST_PPM: u32 = 50_000;
+
+/// Why a probe failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No answer in time.
+    Timeout,
+    /// The network or the operating system refused.
+    Network,
+    /// An answer that is no DNS message.
+    Parsing,
+    /// An answer to something else: another id or question.
+    Mismatch,
+    /// An answer that says no: SERVFAIL, a code `mustResolve` refuses, a script's exit code, a
+    /// function's verdict.
+    Invalid,
+}
+
+impl Failure {
+    /// Every reason, in the order of their counters.
+    pub const ALL: [Self; 5] = [Self::Timeout, Self::Network, Self::Parsing, Self::Mismatch, Self::Invalid];
+
+    /// The reason's name in logs and tables.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Network => "network",
+            Self::Parsing => "parsing",
+            Self::Mismatch => "mismatch",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// What live traffic said of a backend since it was last asked: differences of counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Answers.
+    pub responses: u64,
+    /// Queries without one.
+    pub timeouts: u64,
+    /// Answers with SERVFAIL; part of `responses`.
+    pub servfails: u64,
+}
+
+impl Live {
+    /// Queries that came to an end.
+    #[must_use]
+    pub const fn ended(self) -> u64 {
+        self.responses + self.timeouts
+    }
+}
+
+/// A probe that is to be made: the outcome comes back with the same ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The backend.
+    pub slot: BackendSlot,
+    /// Tells this probe's outcome from that of one that was overtaken by a reload.
+    pub ticket: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Never probed: down, and the first outcome alone decides.
+    Unknown,
+    Up,
+    /// Lazy only: live answers fail, probes decide. Still up.
+    Suspect,
+    Down,
+}
+
+/// One backend's health.
+#[derive(Debug)]
+pub struct Check {
+    settings: Health,
+    stage: Stage,
+    successes: u32,
+    failures: u32,
+    /// When the next probe is due; none while the live traffic is enough.
+    due: Option<Tick>,
+    running: Option<u64>,
+    started: Tick,
+    /// Offset of the second probe, so that many backends are not probed in step.
+    phase: TickDelta,
+    sample: Sample,
+    ejected_until: Option<Tick>,
+    warming_since: Option<Tick>,
+    warm_first: bool,
+    failed: [u64; Failure::ALL.len()],
+}
+
+impl Check {
+    /// A backend that has not been probed; its first probe is due at once. With `warm_first` its
+    /// very first appearance is warmed up too, as it is for one added to a farm under load.
+    #[must_use]
+    pub fn new(settings: Health, now: Tick, phase: TickDelta, warm_first: bool) -> Self {
+        let probed = probed(settings.mode);
+        Self {
+            settings,
+            stage: Stage::Unknown,
+            successes: 0,
+            failures: 0,
+            due: probed.then_some(now),
+            running: None,
+            started: now,
+            phase,
+            sample: Sample::default(),
+            ejected_until: None,
+            warming_since: None,
+            warm_first,
+            failed: [0; Failure::ALL.len()],
+        }
+    }
+
+    /// Its state, as the shards shall see it.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.settings.mode {
+            HealthMode::Up => State::Up,
+            HealthMode::Down => State::Down,
+            HealthMode::Drain => State::Draining,
+            HealthMode::Auto | HealthMode::Lazy => match self.stage {
+                Stage::Unknown | Stage::Down => State::Down,
+                Stage::Up | Stage::Suspect if self.ejected_until.is_some() => State::Ejected,
+                Stage::Up | Stage::Suspect => State::Up,
+            },
+        }
+    }
+
+    /// Whether its first outcome is still awaited.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        probed(self.settings.mode) && self.stage == Stage::Unknown
+    }
+
+    /// Whether the live traffic's results matter to it.
+    #[must_use]
+    pub fn is_lazy(&self) -> bool {
+        self.settings.mode == HealthMode::Lazy
+    }
+
+    /// Failed probes by reason, in the order of [`Failure::ALL`].
+    #[must_use]
+    pub const fn failed(&self) -> &[u64; Failure::ALL.len()] {
+        &self.failed
+    }
+
+    /// When its next probe is due, if none is running.
+    #[must_use]
+    pub fn next(&self) -> Option<Tick> {
+        self.due.filter(|_| self.running.is_none())
+    }
+
+    /// Part of its usual share that it takes at `now`, parts per million.
+    #[must_use]
+    pub fn warmth_ppm(&self, now: Tick) -> u32 {
+        let (Some(since), span) = (self.warming_since, self.settings.slow_start.0) else { return PPM };
+        let elapsed = now.since(since).0;
+        if elapsed >= span {
+            return PPM;
+        }
+        let rest = u64::from(PPM - WARMTH_FIRST_PPM);
+        let grown = (u128::from(rest) * u128::from(elapsed) / u128::from(span)) as u32;
+        WARMTH_FIRST_PPM + grown
+    }
+
+    /// Takes it out for being worse than its peers, until `until`.
+    pub fn eject(&mut self, until: Tick) {
+        self.ejected_until = Some(until);
+    }
+
+    /// Lets what has run out run out: ejection, warming.
+    pub fn pass(&mut self, now: Tick) {
+        if self.ejected_until.is_some_and(|t| t <= now) {
+            self.ejected_until = None;
+            self.warming_since = Some(now);
+        }
+        if self.warming_since.is_some_and(|t| now.since(t) >= self.settings.slow_start) {
+            self.warming_since = None;
+        }
+    }
+
+    /// Notes that the probe with this ticket has begun.
+    pub fn begin(&mut self, ticket: u64, now: Tick) {
+        debug_assert!(self.running.is_none(), "one probe at a time");
+        let first = self.stage == Stage::Unknown;
+        self.running = Some(ticket);
+        self.started = now;
+        self.due = Some(now + if first { self.phase } else { self.interval() });
+    }
+
+    /// Takes the outcome of a probe; one with another ticket than the running is ignored.
+    pub fn settle(&mut self, ticket: u64, outcome: Result<(), Failure>, now: Tick) {
+        if self.running != Some(ticket) {
+            return;
+        }
+        self.running = None;
+        let first = self.stage == Stage::Unknown;
+        match outcome {
+            Ok(()) => {
+                self.failures = 0;
+                self.successes = self.successes.saturating_add(1);
+                if first || self.successes >= self.settings.rise.max(1) {
+                    self.rise(now);
+                }
+            }
+            Err(reason) => {
+                self.failed[reason as usize] += 1;
+                self.successes = 0;
+                self.failures = self.failures.saturating_add(1);
+                if first || self.failures >= self.settings.fall.max(1) {
+                    self.stage = Stage::Down;
+                    self.ejected_until = None;
+                    self.warming_since = None;
+                }
+            }
+        }
+        if self.is_lazy() {
+            self.due = (self.stage != Stage::Up).then(|| self.started + self.interval());
+        }
+        // A probe may last longer than the interval: the next one follows at once, never beside it.
+        self.due = self.due.map(|t| t.max(now));
+    }
+
+    /// Takes live results: with lazy checking, enough bad ones begin the probes.
+    pub fn live(&mut self, live: Live, now: Tick) {
+        if !self.is_lazy() || self.stage != Stage::Up {
+            return;
+        }
+        let lazy = self.settings.lazy;
+        self.sample.add(live, &lazy);
+        if self.sample.is_bad(&lazy) {
+            self.sample = Sample::default();
+            self.successes = 0;
+            self.failures = 0;
+            self.stage = Stage::Suspect;
+            self.due = Some(now);
+        }
+    }
+
+    /// Takes the settings of a new configuration and keeps all that is known.
+    pub fn revise(&mut self, settings: Health, now: Tick) {
+        if settings == self.settings {
+            return;
+        }
+        let was = self.settings.mode;
+        self.settings = settings;
+        if !probed(self.settings.mode) {
+            // An outcome still under way would speak of what no longer matters.
+            self.due = None;
+            self.running = None;
+            self.ejected_until = None;
+        } else {
+            if was == HealthMode::Up {
+                self.stage = Stage::Up;
+            } else if !probed(was) {
+                self.stage = Stage::Unknown;
+            }
+            let idle = self.is_lazy() && self.stage == Stage::Up;
+            self.due = (!idle).then_some(now);
+        }
+        self.successes = 0;
+        self.failures = 0;
+        self.sample = Sample::default();
+    }
+
+    fn rise(&mut self, now: Tick) {
+        let returns = match self.stage {
+            Stage::Down => true,
+            Stage::Unknown => self.warm_first,
+            Stage::Up | Stage::Suspect => false,
+        };
+        if returns {
+            self.warming_since = Some(now);
+        }
+        self.stage = Stage::Up;
+    }
+
+    /// From the start of one probe to the start of the next.
+    fn interval(&self) -> TickDelta {
+        if !self.is_lazy() || self.stage != Stage::Down {
+            return self.settings.interval;
+        }
+        let Lazy { failed_interval, backoff_max, .. } = self.settings.lazy;
+        let Some(most) = backoff_max else { return failed_interval };
+        let beyond = self.failures.saturating_sub(self.settings.fall.max(1)).min(62);
+        TickDelta(failed_interval.0.saturating_mul(1 << beyond).min(most.0.max(failed_interval.0)))
+    }
+}
+
+const fn probed(mode: HealthMode) -> bool {
+    matches!(mode, HealthMode::Auto | HealthMode::Lazy)
+}
+
+/// The last live results, in the portions they were read in.
+#[derive(Debug, Default)]
+struct Sample {
+    parts: VecDeque<(u64, u64)>,
+    bad: u64,
+    all: u64,
+}
+
+impl Sample {
+    fn add(&mut self, live: Live, lazy: &Lazy) {
+        if live.ended() == 0 {
+            return;
+        }
+        let bad = live.timeouts + if lazy.servfail_counts { live.servfails } else { 0 };
+        self.parts.push_back((bad, live.ended()));
+        self.bad += bad;
+        self.all += live.ended();
+        // Keep as few portions as still hold a whole sample.
+        while let Some(&(bad, all)) = self.parts.front() {
+            if self.all - all < u64::from(lazy.sample) {
+                break;
+            }
+            self.parts.pop_front();
+            self.bad -= bad;
+            self.all -= all;
+        }
+    }
+
+    fn is_bad(&self, lazy: &Lazy) -> bool {
+        self.all >= u64::from(lazy.sample_min).max(1)
+            && self.bad > 0
+            && self.bad * 100 >= self.all * u64::from(lazy.threshold_percent)
+    }
+}
+
+/// The checks of a set of backends.
+#[derive(Debug)]
+pub struct Checks {
+    by_slot: BTreeMap<BackendSlot, Check>,
+    rng: ShardRng,
+}
+
+impl Checks {
+    /// No backend yet; `rng` gives each its phase.
+    #[must_use]
+    pub const fn new(rng: ShardRng) -> Self {
+        Self { by_slot: BTreeMap::new(), rng }
+    }
+
+    /// Begins to check a backend, or begins anew.
+    pub fn add(&mut self, slot: BackendSlot, settings: &Health, now: Tick, warm_first: bool) {
+        let interval_us = u32::try_from(settings.interval.0 / 1_000).unwrap_or(u32::MAX);
+        let phase = TickDelta::from_us(u64::from(self.rng.below(interval_us)));
+        self.by_slot.insert(slot, Check::new(settings.clone(), now, phase, warm_first));
+    }
+
+    /// Puts a check under this slot, replacing what was there.
+    pub fn insert(&mut self, slot: BackendSlot, check: Check) {
+        self.by_slot.insert(slot, check);
+    }
+
+    /// Forgets a backend.
+    pub fn remove(&mut self, slot: BackendSlot) -> Option<Check> {
+        self.by_slot.remove(&slot)
+    }
+
+    /// One backend's check.
+    #[must_use]
+    pub fn at(&self, slot: BackendSlot) -> Option<&Check> {
+        self.by_slot.get(&slot)
+    }
+
+    /// The same, to be told things.
+    pub fn at_mut(&mut self, slot: BackendSlot) -> Option<&mut Check> {
+        self.by_slot.get_mut(&slot)
+    }
+
+    /// All of them, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = (BackendSlot, &Check)> {
+        self.by_slot.iter().map(|(s, c)| (*s, c))
+    }
+
+    /// All of them, by slot, to be told things.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (BackendSlot, &mut Check)> {
+        self.by_slot.iter_mut().map(|(s, c)| (*s, c))
+    }
+
+    /// Takes all of them out.
+    pub fn drain(&mut self) -> impl Iterator<Item = (BackendSlot, Check)> {
+        std::mem::take(&mut self.by_slot).into_iter()
+    }
+
+    /// When the next probe is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Tick> {
+        self.by_slot.values().filter_map(Check::next).min()
+    }
+
+    /// Begins all probes that are due. `tickets` counts them over all sets there are, so that a
+    /// check can move from one set to another.
+    pub fn begin(&mut self, now: Tick, tickets: &mut u64) -> Vec<Due> {
+        let mut due = Vec::new();
+        for (slot, check) in &mut self.by_slot {
+            if check.next().is_some_and(|t| t <= now) {
+                *tickets += 1;
+                check.begin(*tickets, now);
+                due.push(Due { slot: *slot, ticket: *tickets });
+            }
+        }
+        due
+    }
+
+    /// Whether any first outcome is still awaited.
+    #[must_use]
+    pub fn any_unknown(&self) -> bool {
+        self.by_slot.values().any(Check::is_unknown)
+    }
+}

@@ -1,0 +1,592 @@
+//! The control plane: one ordinary thread that starts, watches, changes and stops the shards.
+//!
+//! It may block, lock and allocate, and never touches a packet. Everything it decides by time or
+//! outcome is decided in rooms that are told both ([`health`], [`eject`], [`farm`], [`reload`]);
+//! this one holds the clock, the signals and the sockets of the probes.
+//!
+//! ```text
+//!  SIGHUP ─► Source::load ─► Reload ─► Feed ─► shards        SIGTERM, SIGINT ─► drain ─► end
+//!  probe outcomes, live counters ─► Farm ─► Board ─► shards  SIGUSR1, --stats ─► Gatherer ─► stdout
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::addr::{BackendSlot, ListenerSlot};
+use crate::config::snapshot::{Backend, Snapshot};
+use crate::config::{Compiled, Flags, Loaded};
+use crate::control::configured::Configured;
+use crate::control::farm::Farm;
+use crate::control::feed::Feed;
+use crate::control::health::Due;
+use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
+use crate::control::probe::{Failed, Runner, Script};
+use crate::control::reload::{Opened, Reload};
+use crate::control::shards::{Doors, Shards};
+use crate::control::stats::{Gatherer, Reading};
+use crate::control::systemd::{Environment, Notifier};
+use crate::engine::{Message, clock};
+use crate::live::Board;
+use crate::rng::ShardRng;
+use crate::time::{Tick, TickDelta};
+
+pub mod configured;
+pub mod eject;
+pub mod farm;
+pub mod feed;
+pub mod health;
+pub mod log;
+pub mod plan;
+pub mod privileges;
+pub mod probe;
+pub mod reload;
+pub mod shards;
+pub mod stats;
+pub mod systemd;
+
+#[cfg(test)]
+mod fixture;
+
+/// Between two looks at live traffic: the window of one latency reading of `concentrate`.
+const WATCH: TickDelta = TickDelta::from_ms(200);
+/// While something is to happen soon: a reload's acknowledgement, the end of the threads.
+const SOON: TickDelta = TickDelta::from_ms(10);
+/// How long removed listeners wait for a shard that does not take the new configuration. It
+/// looks at least every 500 ms.
+const ACKNOWLEDGE: TickDelta = TickDelta::from_ms(2_000);
+/// Readings are taken this often when no line of figures asks for more.
+const READING: TickDelta = TickDelta::from_ms(10_000);
+/// Beyond twice the longest time-out, after which a shard closes a listener that ended.
+const CLOSING: TickDelta = TickDelta::from_ms(5_000);
+/// Shards that were told to abort end within a turn of their loop.
+const ABORT: TickDelta = TickDelta::from_ms(2_000);
+
+/// Serves what the command line and its file ask for, until told to stop; gives the exit code.
+#[must_use]
+pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled) -> ExitCode {
+    let (source, first) = Configured::new(flags.clone(), loaded, compiled);
+    log::start(source.log_format(), first.settings.verbose);
+    let fixed = source.fixed();
+    run_from(source, &fixed, first)
+}
+
+/// The same with any source of configurations.
+#[must_use]
+pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(|e| format!("the control thread: {e}")).and_then(|runtime| {
+        let local = LocalSet::new();
+        runtime.block_on(local.run_until(serve(source, fixed, first)))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(source: impl Source, fixed: &Fixed, first: Plan) -> Result<(), String> {
+    let environment = Environment::read();
+    let mut signals = Signals::new().map_err(|e| format!("signals: {e}"))?;
+    let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
+        tracing::warn!(error = %e, "the service manager cannot be told anything");
+        Notifier::default()
+    });
+    let mut rng = entropy().map_err(|e| format!("random numbers: {e}"))?;
+
+    // With rights: what needs them, all of it before anything is published.
+    let mut doors = Doors::new(fixed, systemd::sockets(environment.descriptors));
+    let opened = open_all(&mut doors, &first.snapshot)?;
+    privileges::drop_to(&fixed.identity, binds_interfaces(&first.snapshot))?;
+
+    let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
+    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
+    let shards =
+        Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let mut control = Control::new(source, shards, feed, notifier, sender, &first, rng);
+    control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
+    control.begin(first, opened);
+
+    loop {
+        let rest = control.wake_at().since(clock::now());
+        tokio::select! {
+            _ = signals.hup.recv() => control.reload_wanted = true,
+            _ = signals.usr1.recv() => control.dump(),
+            _ = signals.term.recv() => break,
+            _ = signals.int.recv() => break,
+            Some(outcome) = outcomes.recv() => control.settle(outcome),
+            () = tokio::time::sleep(Duration::from(rest)) => {}
+        }
+        if let Err(error) = control.turn(clock::now()) {
+            control.shards.tell_all(&|| Message::Abort);
+            return Err(error);
+        }
+    }
+    control.stop(&mut signals).await;
+    Ok(())
+}
+
+fn open_all(doors: &mut Doors, snapshot: &Snapshot) -> Result<Opened, String> {
+    let open = snapshot.listeners.iter().map(|listener| match doors.open(listener) {
+        Ok(sockets) => Ok((Arc::clone(listener), sockets)),
+        Err(e) => Err(format!("cannot listen on {}: {e}", listener.address)),
+    });
+    open.collect()
+}
+
+fn binds_interfaces(snapshot: &Snapshot) -> bool {
+    snapshot.listeners.iter().any(|l| l.interface.is_some())
+        || snapshot.backends.iter().flatten().any(|b| b.source_interface.is_some())
+}
+
+fn entropy() -> io::Result<ShardRng> {
+    let mut seed = [0; 32];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;
+    Ok(ShardRng::from_entropy(seed))
+}
+
+struct Signals {
+    hup: Signal,
+    usr1: Signal,
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// What came of a probe.
+struct Outcome {
+    due: Due,
+    backend: Arc<Backend>,
+    result: Result<(), Failed>,
+}
+
+/// Removed listeners that still hear.
+struct Leaving {
+    listeners: Vec<ListenerSlot>,
+    until: Tick,
+}
+
+/// What was removed and is really gone.
+struct Vacant<'a> {
+    feed: &'a Feed,
+    closing: &'a BTreeMap<ListenerSlot, Tick>,
+    leaving: Option<&'a Leaving>,
+}
+
+impl Vacancies for Vacant<'_> {
+    fn backend(&self, slot: BackendSlot) -> bool {
+        self.feed.is_free(slot)
+    }
+
+    fn listener(&self, slot: ListenerSlot) -> bool {
+        let leaves = self.leaving.is_some_and(|l| l.listeners.contains(&slot));
+        let stands = self.feed.current().listeners.iter().any(|l| l.slot == slot);
+        !leaves && !stands && !self.closing.contains_key(&slot)
+    }
+}
+
+/// The loop's state.
+struct Control<S> {
+    source: S,
+    shards: Shards,
+    feed: Feed,
+    farm: Farm,
+    script: Rc<dyn Script>,
+    settings: Settings,
+    reload: Option<Reload>,
+    /// The service manager has been told that we serve.
+    serving: bool,
+    /// SIGHUP came; while a reload is under way, once more after it.
+    reload_wanted: bool,
+    leaving: Option<Leaving>,
+    /// When the shards have closed the sockets of listeners that ended.
+    closing: BTreeMap<ListenerSlot, Tick>,
+    figures: Figures,
+    watch_at: Tick,
+    watchdog: Option<Watchdog>,
+    notifier: Notifier,
+    runner: Runner,
+    rng: ShardRng,
+    tickets: u64,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+}
+
+impl<S: Source> Control<S> {
+    fn new(
+        source: S,
+        shards: Shards,
+        feed: Feed,
+        notifier: Notifier,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+        first: &Plan,
+        mut rng: ShardRng,
+    ) -> Self {
+        let ids = privileges::runner();
+        Self {
+            source,
+            shards,
+            farm: Farm::new(Arc::clone(feed.board()), ShardRng::from_seed(rng.u64())),
+            feed,
+            script: Rc::clone(&first.script),
+            settings: first.settings.clone(),
+            reload: None,
+            serving: false,
+            reload_wanted: false,
+            leaving: None,
+            closing: BTreeMap::new(),
+            figures: Figures::new(clock::now()),
+            watch_at: clock::now() + WATCH,
+            watchdog: None,
+            notifier,
+            runner: Runner { uid: ids.map(|(uid, _)| uid), gid: ids.map(|(_, gid)| gid) },
+            rng,
+            tickets: 0,
+            outcomes,
+        }
+    }
+
+    /// Begins the first change: from nothing to the configuration that the shards already hold.
+    fn begin(&mut self, first: Plan, opened: Opened) {
+        let rng = ShardRng::from_seed(self.rng.u64());
+        self.reload = Some(Reload::begin(None, first, opened, rng, clock::now()));
+    }
+
+    /// When the next thing is due.
+    fn wake_at(&self) -> Tick {
+        let now = clock::now();
+        if self.reload_wanted && self.reload.is_none() || self.reload.as_ref().is_some_and(Reload::is_ready) {
+            return now;
+        }
+        let soon = self.leaving.as_ref().map(|_| now + SOON);
+        let probes = [self.farm.next(), self.reload.as_ref().and_then(Reload::next)];
+        let watchdog = self.watchdog.as_ref().map(|w| w.at);
+        let due = [Some(self.watch_at), Some(self.figures.at(&self.settings)), watchdog, soon];
+        due.into_iter().chain(probes).flatten().min().unwrap_or(now)
+    }
+
+    /// Does all that is due.
+    fn turn(&mut self, now: Tick) -> Result<(), String> {
+        if let Some(shard) = self.shards.ended().first() {
+            return Err(format!("shard {shard} ended by itself"));
+        }
+        if self.reload_wanted && self.reload.is_none() {
+            self.reload_wanted = false;
+            self.load(now);
+        }
+        self.probe(now);
+        if self.reload.as_ref().is_some_and(Reload::is_ready) {
+            self.commit(now)?;
+        }
+        self.retire(now);
+        if now >= self.watch_at {
+            self.watch_at = now + WATCH;
+            self.farm.watch(&self.feed.current(), now);
+        }
+        if now >= self.figures.at(&self.settings) {
+            self.print_line(now);
+        }
+        if self.serving && self.watchdog.as_mut().is_some_and(|w| w.is_alive(self.feed.board(), now)) {
+            self.notifier.alive();
+        }
+        Ok(())
+    }
+
+    /// Evaluates the configuration anew; on any error the running one stays.
+    fn load(&mut self, now: Tick) {
+        self.notifier.reloading(now.0 / 1_000);
+        tracing::info!("reloading the configuration");
+        self.closing.retain(|_, at| *at > now);
+        let vacancies = Vacant { feed: &self.feed, closing: &self.closing, leaving: self.leaving.as_ref() };
+        match self.source.load(&vacancies) {
+            Ok(plan) => {
+                let rng = ShardRng::from_seed(self.rng.u64());
+                let old = self.feed.current();
+                self.reload = Some(Reload::begin(Some(&old), plan, Opened::new(), rng, now));
+            }
+            Err(errors) => self.refuse(&errors),
+        }
+    }
+
+    fn refuse(&self, errors: &[String]) {
+        for error in errors {
+            tracing::error!("{error}");
+        }
+        tracing::error!(errors = errors.len(), "reload refused: the running configuration stays as it is");
+        self.ready();
+    }
+
+    /// Sends off all probes that are due, each as a task of its own.
+    fn probe(&mut self, now: Tick) {
+        let current = self.feed.current();
+        for due in self.farm.begin(now, &mut self.tickets) {
+            let script = Rc::clone(&self.script);
+            self.spawn(due, &current, script);
+        }
+        let Some(reload) = &mut self.reload else { return };
+        let due = reload.probes(now, &mut self.tickets);
+        let (snapshot, script) = (Arc::clone(&reload.plan().snapshot), Rc::clone(&reload.plan().script));
+        for due in due {
+            self.spawn(due, &snapshot, Rc::clone(&script));
+        }
+    }
+
+    fn spawn(&mut self, due: Due, snapshot: &Snapshot, script: Rc<dyn Script>) {
+        let Some(backend) = snapshot.backend(due.slot).map(Arc::clone) else { return };
+        let (id, runner, outcomes) = (self.rng.id(), self.runner, self.outcomes.clone());
+        tokio::task::spawn_local(async move {
+            let result = probe::run(&backend, id, &script, runner).await;
+            // The loop that would listen has ended: nobody wants to know.
+            let _ = outcomes.send(Outcome { due, backend, result });
+        });
+    }
+
+    fn settle(&mut self, Outcome { due, backend, result }: Outcome) {
+        let now = clock::now();
+        if let (true, Err(failed)) = (self.settings.verbose_checks, &result) {
+            let (server, address) = (&backend.name, backend.address);
+            tracing::info!(server, %address, reason = %failed.reason, detail = failed.detail, "check failed");
+        }
+        let result = result.as_ref().copied().map_err(|f| (f.reason, f.detail.as_str()));
+        if let Some(reload) = &mut self.reload {
+            reload.settle(due, result, now);
+        }
+        // A ticket that is not the farm's is ignored by it, as it is by the reload.
+        if let Some(backend) = self.feed.current().backend(due.slot) {
+            self.farm.settle(backend, due.ticket, result, now);
+        }
+    }
+
+    /// Brings the change under way into force. Only the first one's failure is ours.
+    fn commit(&mut self, now: Tick) -> Result<(), String> {
+        let Some(reload) = self.reload.take() else { return Ok(()) };
+        let gatherer = &mut self.figures.gatherer;
+        match reload.commit(&mut self.shards, &self.feed, &mut self.farm, gatherer, now) {
+            Ok((plan, done)) => {
+                for change in &plan.changes {
+                    tracing::info!("{change}");
+                }
+                let (generation, servers) =
+                    (plan.snapshot.generation, plan.snapshot.backends.iter().flatten().count());
+                tracing::info!(generation, servers, listeners = plan.snapshot.listeners.len(), "serving");
+                self.script = plan.script;
+                self.settings = plan.settings;
+                log::set_verbose(self.settings.verbose);
+                if self.serving {
+                    self.source.accept();
+                }
+                self.serving = true;
+                if !done.removed.is_empty() {
+                    // An earlier change's listeners have been given up by now, or are so at once.
+                    self.retire(Tick(u64::MAX));
+                    self.leaving = Some(Leaving { listeners: done.removed, until: now + ACKNOWLEDGE });
+                }
+                self.ready();
+                Ok(())
+            }
+            Err(errors) if self.serving => {
+                self.refuse(&errors);
+                Ok(())
+            }
+            Err(errors) => Err(errors.join("\n")),
+        }
+    }
+
+    fn ready(&self) {
+        let snapshot = self.feed.current();
+        let servers = snapshot.backends.iter().flatten().count();
+        self.notifier.ready(&format!("Configuration {} with {servers} servers", snapshot.generation));
+    }
+
+    /// Ends removed listeners once no shard needs them, or the time for that is over.
+    fn retire(&mut self, now: Tick) {
+        let Some(leaving) = &self.leaving else { return };
+        let behind = self.feed.behind();
+        if !behind.is_empty() && now < leaving.until {
+            return;
+        }
+        if !behind.is_empty() {
+            tracing::warn!(shards = ?behind, "these shards have not taken the configuration yet");
+        }
+        reload::retire(&leaving.listeners, &mut self.shards);
+        let waits = self.feed.current().backends.iter().flatten().map(|b| b.timeout).max();
+        let closed = clock::now() + TickDelta(waits.unwrap_or_default().0.saturating_mul(2)) + CLOSING;
+        self.closing.extend(leaving.listeners.iter().map(|slot| (*slot, closed)));
+        self.leaving = None;
+    }
+
+    fn print_line(&mut self, now: Tick) {
+        let snapshot = self.feed.current();
+        let (interval, span) = self.figures.take(self.feed.board(), &snapshot, now);
+        if self.settings.stats.is_some() {
+            let line = stats::text::line(&interval, span, &snapshot, &|slot| self.farm.standing(slot));
+            print(&format!("{line}\n"));
+        }
+    }
+
+    fn dump(&mut self) {
+        let (snapshot, now) = (self.feed.current(), clock::now());
+        let (total, recent, span) = self.figures.peek(self.feed.board(), &snapshot, now);
+        let standing = |slot| self.farm.standing(slot);
+        print(&stats::text::dump(&total, &recent, span, &snapshot, &standing));
+    }
+
+    /// Lets the shards finish what is outstanding, within the drain time.
+    async fn stop(&mut self, signals: &mut Signals) {
+        self.notifier.stopping();
+        tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
+        self.shards.tell_all(&|| Message::Stop);
+        let deadline = clock::now() + self.settings.drain;
+        while !self.shards.all_ended() && clock::now() < deadline {
+            tokio::select! {
+                _ = signals.term.recv() => break,
+                _ = signals.int.recv() => break,
+                () = tokio::time::sleep(Duration::from(SOON)) => {}
+            }
+        }
+        if !self.shards.all_ended() {
+            tracing::warn!("aborting with queries outstanding");
+            self.shards.tell_all(&|| Message::Abort);
+            let deadline = clock::now() + ABORT;
+            while !self.shards.all_ended() && clock::now() < deadline {
+                tokio::time::sleep(Duration::from(SOON)).await;
+            }
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Whoever reads standard output may have gone; that is no reason to end.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The readings that rates are made of.
+#[derive(Debug)]
+struct Figures {
+    gatherer: Gatherer,
+    last: Reading,
+    /// The one before, for rates asked for right after the last.
+    before: Reading,
+}
+
+impl Figures {
+    fn new(now: Tick) -> Self {
+        let nothing = Reading { at: now, ..Reading::default() };
+        Self { gatherer: Gatherer::default(), last: nothing.clone(), before: nothing }
+    }
+
+    /// When the next reading is due.
+    fn at(&self, settings: &Settings) -> Tick {
+        self.last.at + settings.stats.unwrap_or(READING)
+    }
+
+    /// Takes a reading: what happened since the last, and in which time.
+    fn take(&mut self, board: &Board, snapshot: &Snapshot, now: Tick) -> (Reading, TickDelta) {
+        let reading = self.gatherer.gather(board, slots(snapshot), now);
+        self.before = std::mem::replace(&mut self.last, reading);
+        (self.last.since(&self.before), now.since(self.before.at))
+    }
+
+    /// A reading beside the regular ones: all, and what happened lately, and in which time.
+    fn peek(&mut self, board: &Board, snapshot: &Snapshot, now: Tick) -> (Reading, Reading, TickDelta) {
+        let total = self.gatherer.gather(board, slots(snapshot), now);
+        let young = now.since(self.last.at) < TickDelta::from_ms(1_000);
+        let base = if young { &self.before } else { &self.last };
+        let recent = total.since(base);
+        let span = now.since(base.at);
+        (total, recent, span)
+    }
+}
+
+fn slots(snapshot: &Snapshot) -> impl Iterator<Item = BackendSlot> {
+    snapshot.backends.iter().flatten().map(|b| b.slot)
+}
+
+/// Tells the service manager that we live, but only while every shard does.
+#[derive(Debug)]
+struct Watchdog {
+    period: TickDelta,
+    at: Tick,
+    heartbeats: BTreeMap<usize, u64>,
+}
+
+impl Watchdog {
+    fn new(period: Duration, now: Tick) -> Self {
+        let period = TickDelta::from(period);
+        Self { period, at: now + period, heartbeats: BTreeMap::new() }
+    }
+
+    /// Whether it is time to say so and every shard has turned since the last time.
+    fn is_alive(&mut self, board: &Board, now: Tick) -> bool {
+        if now < self.at {
+            return false;
+        }
+        self.at = now + self.period;
+        let mut alive = true;
+        for (shard, page) in board.shards().iter().enumerate() {
+            let beat = page.heartbeat.load(Relaxed);
+            if self.heartbeats.insert(shard, beat) == Some(beat) {
+                tracing::error!(shard, "a shard hangs: the service manager is not told that we live");
+                alive = false;
+            }
+        }
+        alive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_barks_for_one_hanging_shard() {
+        let board = Board::new(2, 1);
+        let mut watchdog = Watchdog::new(Duration::from_secs(1), Tick(0));
+        let second = |n: u64| Tick(n * 1_000_000_000);
+        assert!(!watchdog.is_alive(&board, Tick(1)), "not yet due");
+        assert!(watchdog.is_alive(&board, second(1)));
+        board.shards()[0].heartbeat.store(1, Relaxed);
+        board.shards()[1].heartbeat.store(1, Relaxed);
+        assert!(watchdog.is_alive(&board, second(2)));
+        board.shards()[0].heartbeat.store(2, Relaxed);
+        assert!(!watchdog.is_alive(&board, second(3)), "shard 1 stands still");
+    }
+
+    #[test]
+    fn rates_asked_for_right_after_a_reading_reach_back_to_the_one_before() {
+        let board = Board::new(1, 1);
+        let snapshot = fixture::snapshot(1, &[], &[]);
+        let mut figures = Figures::new(Tick(0));
+        board.shards()[0].queries.add(100);
+        let (interval, span) = figures.take(&board, &snapshot, Tick(10_000_000_000));
+        assert_eq!((interval.queries, span), (100, TickDelta::from_ms(10_000)));
+        board.shards()[0].queries.add(1);
+        let (total, recent, span) = figures.peek(&board, &snapshot, Tick(10_500_000_000));
+        assert_eq!((total.queries, recent.queries, span), (101, 101, TickDelta::from_ms(10_500)));
+        let (_, recent, span) = figures.peek(&board, &snapshot, Tick(12_000_000_000));
+        assert_eq!((recent.queries, span), (1, TickDelta::from_ms(2_000)));
+    }
+}

@@ -1,0 +1,77 @@
+//! What the control plane needs of a configuration, whoever reads it.
+//!
+//! The edge towards [`config`](crate::config): the loop knows [`Source`] and [`Plan`] only, so its
+//! tests hand in configurations that were never written down.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::addr::{BackendSlot, ListenerSlot};
+use crate::config::snapshot::Snapshot;
+use crate::control::privileges::Identity;
+use crate::control::probe::Script;
+use crate::engine::socket::Steer;
+use crate::time::TickDelta;
+
+/// One evaluated configuration, not in force yet.
+pub struct Plan {
+    /// What the shards shall obey.
+    pub snapshot: Arc<Snapshot>,
+    /// What the control thread shall obey.
+    pub settings: Settings,
+    /// The functions of its health checks.
+    pub script: Rc<dyn Script>,
+    /// How it differs from the one before, a line each.
+    pub changes: Vec<String>,
+}
+
+/// Settings of the control thread that a reload can change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a stop waits for outstanding queries.
+    pub drain: TickDelta,
+    /// Between two lines of figures; none prints none.
+    pub stats: Option<TickDelta>,
+    /// Log more.
+    pub verbose: bool,
+    /// Log each failed probe, not only changes of state.
+    pub verbose_checks: bool,
+}
+
+/// Settings that only a restart can change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// The CPU of each shard, none for one that is not pinned; as many as there are shards.
+    pub shards: Vec<Option<usize>>,
+    /// How packets are steered to shards.
+    pub steer: Steer,
+    /// How long a shard spins for packets, microseconds.
+    pub busy_poll_us: u32,
+    /// Packets of one system call.
+    pub batch_packets: usize,
+    /// Backends at a time, those counted that finish their queries.
+    pub backends_max: usize,
+    /// Who to be once the sockets are open.
+    pub identity: Identity,
+}
+
+/// Says which slots of what was removed may be given away.
+pub trait Vacancies {
+    /// Whether no shard holds anything of a backend any more.
+    fn backend(&self, slot: BackendSlot) -> bool;
+
+    /// The same for a listener.
+    fn listener(&self, slot: ListenerSlot) -> bool;
+}
+
+/// Where configurations come from.
+pub trait Source {
+    /// Evaluates the same sources anew, as successor of the configuration in force.
+    ///
+    /// # Errors
+    /// Everything that is wrong, a line each; also what only a restart could change.
+    fn load(&mut self, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>>;
+
+    /// The plan of the last [`Source::load`] is in force: the next one succeeds it.
+    fn accept(&mut self);
+}

@@ -1,0 +1,156 @@
+//! Becomes a user of few rights once the sockets are open.
+//!
+//! Capabilities belong to a thread: this runs before any shard's thread is started, which then
+//! inherits what is left. Done by a process without rights it does nothing.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
+use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgroups, setresgid, setresuid};
+
+/// Who to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User name or number (`-u`).
+    pub user: Option<String>,
+    /// Group name or number (`-g`); the user's own where none is given.
+    pub group: Option<String>,
+}
+
+/// Changes to `identity` and gives up all capabilities but those a later reload needs: to open a
+/// port below 1024 and, with `interfaces`, to bind to one.
+///
+/// # Errors
+/// Which user, group or right could not be had, for people.
+pub fn drop_to(identity: &Identity, interfaces: bool) -> Result<(), String> {
+    let root = geteuid().is_root();
+    let changes = identity.user.is_some() || identity.group.is_some();
+    if changes && !root {
+        return Err("-u and -g need to be started as root".into());
+    }
+    let mut keep = kept(interfaces);
+    if changes {
+        become_identity(identity)?;
+    } else if root {
+        keep.extend(kept_by_root());
+    }
+    let held = caps::read(None, CapSet::Permitted).map_err(|e| format!("capabilities: {e}"))?;
+    let keep: CapsHashSet = held.intersection(&keep).copied().collect();
+    let said = |e| format!("giving up capabilities: {e}");
+    // Programs that health checks run shall have none of ours.
+    clear_inherited();
+    caps::set(None, CapSet::Effective, &keep).map_err(said)?;
+    caps::set(None, CapSet::Permitted, &keep).map_err(said)
+}
+
+/// The user and group that health-check programs run as when we may choose: the `-u` user's own,
+/// or `nobody`. None when we may not choose, since they then run as ourselves.
+#[must_use]
+pub fn runner() -> Option<(u32, u32)> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    // By number where the system has no such name: the overflow user, which owns nothing.
+    let nobody = User::from_name("nobody").ok().flatten();
+    Some(nobody.map_or((65_534, 65_534), |u| (u.uid.as_raw(), u.gid.as_raw())))
+}
+
+fn kept(interfaces: bool) -> CapsHashSet {
+    let mut keep = HashSet::from([Capability::CAP_NET_BIND_SERVICE]);
+    if interfaces {
+        keep.insert(Capability::CAP_NET_RAW);
+    }
+    keep
+}
+
+/// Who stays root reads its configuration anew at a reload, and changes the user of the programs
+/// it starts and kills.
+const fn kept_by_root() -> [Capability; 4] {
+    [Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL]
+}
+
+fn clear_inherited() {
+    // Kernels or sandboxes without ambient capabilities have none to clear.
+    if let Err(e) = caps::clear(None, CapSet::Ambient) {
+        tracing::debug!(error = %e, "no ambient capabilities to clear");
+    }
+    if let Err(e) = caps::clear(None, CapSet::Inheritable) {
+        tracing::debug!(error = %e, "inheritable capabilities stay");
+    }
+}
+
+fn become_identity(identity: &Identity) -> Result<(), String> {
+    let user = identity.user.as_deref().map(find_user).transpose()?;
+    let gid = match (&identity.group, &user) {
+        (Some(group), _) => Some(find_group(group)?),
+        (None, Some(user)) => user.gid,
+        (None, None) => None,
+    };
+    prctl::set_keepcaps(true).map_err(|e| format!("keeping capabilities: {e}"))?;
+    if let Some(gid) = gid {
+        match user.as_ref().and_then(|u| u.name.as_deref()) {
+            Some(name) => initgroups(name, gid),
+            None => setgroups(&[gid]),
+        }
+        .map_err(|e| format!("supplementary groups: {e}"))?;
+        setresgid(gid, gid, gid).map_err(|e| format!("group {gid}: {e}"))?;
+    }
+    if let Some(FoundUser { uid, .. }) = user {
+        setresuid(uid, uid, uid).map_err(|e| format!("user {uid}: {e}"))?;
+    }
+    prctl::set_keepcaps(false).map_err(|e| format!("keeping capabilities: {e}"))
+}
+
+#[derive(Debug)]
+struct FoundUser {
+    uid: Uid,
+    gid: Option<Gid>,
+    name: Option<CString>,
+}
+
+fn find_user(text: &str) -> Result<FoundUser, String> {
+    let by_name = User::from_name(text).map_err(|e| format!("user {text}: {e}"))?;
+    let number = text.parse().ok().map(Uid::from_raw);
+    let by_number = || number.and_then(|uid| User::from_uid(uid).ok().flatten());
+    if let Some(user) = by_name.or_else(by_number) {
+        let name = CString::new(user.name).ok();
+        return Ok(FoundUser { uid: user.uid, gid: Some(user.gid), name });
+    }
+    // A number nobody has a name for brings no group: it is its own.
+    let uid = number.ok_or_else(|| format!("there is no user {text}"))?;
+    Ok(FoundUser { uid, gid: Some(Gid::from_raw(uid.as_raw())), name: None })
+}
+
+fn find_group(text: &str) -> Result<Gid, String> {
+    let by_name = Group::from_name(text).map_err(|e| format!("group {text}: {e}"))?;
+    by_name
+        .map(|g| g.gid)
+        .or_else(|| text.parse().ok().map(Gid::from_raw))
+        .ok_or_else(|| format!("there is no group {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_are_found_by_name_and_number() {
+        let root = find_user("root").expect("root");
+        assert_eq!((root.uid.as_raw(), root.gid.map(Gid::as_raw)), (0, Some(0)));
+        assert_eq!(find_user("0").expect("root by number").name, root.name);
+        let stranger = find_user("4000000001").expect("any number");
+        assert_eq!((stranger.uid.as_raw(), stranger.name), (4_000_000_001, None));
+        assert_eq!(find_user("no such user").expect_err("a word"), "there is no user no such user");
+        assert_eq!(find_group("root").expect("root").as_raw(), 0);
+        assert_eq!(find_group("4242").expect("any number").as_raw(), 4242);
+        find_group("no such group").expect_err("a word");
+    }
+
+    #[test]
+    fn rights_are_kept_only_for_what_a_reload_needs() {
+        assert_eq!(kept(false), HashSet::from([Capability::CAP_NET_BIND_SERVICE]));
+        assert!(kept(true).contains(&Capability::CAP_NET_RAW));
+    }
+}

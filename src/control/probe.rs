@@ -1,0 +1,254 @@
+//! Makes one health check: asks the server, or has it asked, and says what came of it.
+//!
+//! Each probe is a future of its own with its own socket, so that any number run side by side and
+//! a slow one delays nobody. Whether the server is up is not decided here but by
+//! [`health`](super::health).
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::config::snapshot::{Backend, LuaFunction, Probe};
+use crate::control::health::Failure;
+
+mod message;
+
+/// The largest answer that is read; DNS over TCP cannot be longer.
+const ANSWER_OCTETS_MAX: usize = 65_535;
+
+/// A failed probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The counter it belongs to.
+    pub reason: Failure,
+    /// What happened, for people.
+    pub detail: String,
+}
+
+impl Failed {
+    fn new(reason: Failure, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+
+    fn timeout() -> Self {
+        Self::new(Failure::Timeout, "no answer in time")
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(e: io::Error) -> Self {
+        Self::new(Failure::Network, e.to_string())
+    }
+}
+
+/// The configuration's functions that take part in a health check.
+pub trait Script {
+    /// Chooses the query: name, type and class; `header` holds id, flags and counts in wire
+    /// format and may be changed, except for the id.
+    ///
+    /// # Errors
+    /// What the function raised.
+    fn choose(
+        &self,
+        function: LuaFunction,
+        qname: &str,
+        qtype: u16,
+        qclass: u16,
+        header: &mut [u8; 12],
+    ) -> Result<(String, u16, u16), String>;
+
+    /// Judges a response in wire format.
+    ///
+    /// # Errors
+    /// What the function raised.
+    fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Result<bool, String>;
+}
+
+/// Who runs external programs, when we are allowed to choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runner {
+    /// User id; none runs them as ourselves.
+    pub uid: Option<u32>,
+    /// Group id.
+    pub gid: Option<u32>,
+}
+
+/// Checks `backend` once; `id` is the message id of a DNS query. Ends within its time-out.
+///
+/// # Errors
+/// Why the server is not well.
+pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Runner) -> Result<(), Failed> {
+    let limit = Duration::from(backend.health.timeout);
+    match &backend.health.probe {
+        Probe::Udp => over_udp(backend, id, script, limit).await,
+        Probe::Tcp => within(limit, over_tcp(backend, id, script)).await,
+        Probe::Connect => {
+            let connect = async {
+                connect(backend).await?;
+                Ok(())
+            };
+            within(limit, connect).await
+        }
+        Probe::Script(words) => by_program(backend, words, runner, limit).await,
+    }
+}
+
+async fn within(limit: Duration, f: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+    timeout(limit, f).await.unwrap_or_else(|_| Err(Failed::timeout()))
+}
+
+/// The question of this probe, as the settings or the configuration's function want it.
+fn question(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<Vec<u8>, Failed> {
+    let h = &backend.health;
+    let flags = message::RD | if h.set_cd { message::CD } else { 0 };
+    let invalid = |e| Failed::new(Failure::Invalid, e);
+    let Some(choose) = h.choose else {
+        return message::query(id, flags, &h.qname, h.qtype, h.qclass).map_err(invalid);
+    };
+    let mut header = [0; message::HEADER];
+    header[..2].copy_from_slice(&id.to_be_bytes());
+    header[2..4].copy_from_slice(&flags.to_be_bytes());
+    header[5] = 1;
+    let (qname, qtype, qclass) =
+        script.choose(choose, &h.qname, h.qtype, h.qclass, &mut header).map_err(invalid)?;
+    let flags = u16::from_be_bytes([header[2], header[3]]);
+    message::query(id, flags, &qname, qtype, qclass).map_err(invalid)
+}
+
+/// The answer's verdict: its form first, then the configuration's function if there is one, which
+/// replaces the look at the response code.
+fn verdict(backend: &Backend, query: &[u8], answer: &[u8], script: &Rc<dyn Script>) -> Result<(), Failed> {
+    let judged = message::judge(query, answer, backend.health.must_resolve);
+    match (backend.health.judge, judged) {
+        (Some(function), Ok(()) | Err((Failure::Invalid, _))) => {
+            match script.judge(function, backend, answer) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Failed::new(Failure::Invalid, "the check's function said no")),
+                Err(e) => Err(Failed::new(Failure::Invalid, e)),
+            }
+        }
+        (_, judged) => judged.map_err(|(reason, detail)| Failed { reason, detail }),
+    }
+}
+
+/// Asks over UDP. An answer that is not ours is remembered and the ear kept open: anybody could
+/// have sent it.
+async fn over_udp(
+    backend: &Backend,
+    id: u16,
+    script: &Rc<dyn Script>,
+    limit: Duration,
+) -> Result<(), Failed> {
+    let query = question(backend, id, script)?;
+    let socket = socket(backend, Type::DGRAM, Protocol::UDP)?;
+    socket.connect(&backend.address.into())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    let mut wrong = None;
+    let ask = async {
+        socket.send(&query).await?;
+        let mut answer = vec![0; ANSWER_OCTETS_MAX];
+        loop {
+            let len = socket.recv(&mut answer).await?;
+            match verdict(backend, &query, &answer[..len], script) {
+                Err(f) if f.reason == Failure::Mismatch => wrong = Some(f),
+                outcome => return outcome,
+            }
+        }
+    };
+    match timeout(limit, ask).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(wrong.unwrap_or_else(Failed::timeout)),
+    }
+}
+
+async fn over_tcp(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<(), Failed> {
+    let query = question(backend, id, script)?;
+    let mut stream = connect(backend).await?;
+    // A question is 12 + 255 + 4 octets at most.
+    let mut framed = (query.len() as u16).to_be_bytes().to_vec();
+    framed.extend_from_slice(&query);
+    stream.write_all(&framed).await?;
+    let len = stream.read_u16().await?;
+    let mut answer = vec![0; usize::from(len)];
+    stream.read_exact(&mut answer).await?;
+    verdict(backend, &query, &answer, script)
+}
+
+async fn connect(backend: &Backend) -> io::Result<TcpStream> {
+    let socket = socket(backend, Type::STREAM, Protocol::TCP)?;
+    TcpSocket::from_std_stream(socket.into()).connect(backend.address).await
+}
+
+/// A socket that asks from where the data path asks from.
+fn socket(backend: &Backend, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(backend.address), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if let Some(interface) = &backend.source_interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    if let Some(source) = backend.source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket)
+}
+
+/// Runs a program with the address and the port behind its own arguments, in a process group of
+/// its own, so that at the time limit its children end with it.
+async fn by_program(
+    backend: &Backend,
+    words: &[String],
+    runner: Runner,
+    limit: Duration,
+) -> Result<(), Failed> {
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(Failed::new(Failure::Invalid, "no program is named"));
+    };
+    let mut command = tokio::process::Command::new(program);
+    command
+        .args(arguments)
+        .args([backend.address.ip().to_string(), backend.address.port().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
+    // As root, the standard library drops the supplementary groups together with the user.
+    if let Some(gid) = runner.gid {
+        command.gid(gid);
+    }
+    if let Some(uid) = runner.uid {
+        command.uid(uid);
+    }
+    let mut child = command.spawn().map_err(|e| Failed::new(Failure::Network, format!("{program}: {e}")))?;
+    let mut group = Group(child.id());
+    let Ok(ended) = timeout(limit, child.wait()).await else {
+        drop(group);
+        // Reap it: it has been killed.
+        let _ = child.wait().await;
+        return Err(Failed::new(Failure::Timeout, format!("{program} did not end in time")));
+    };
+    group.0 = None;
+    let status = ended?;
+    if status.success() { Ok(()) } else { Err(Failed::new(Failure::Invalid, format!("{program}: {status}"))) }
+}
+
+/// Kills a process group when it is dropped, also when the probe is given up half way.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) else { return };
+        // It may have ended by itself in between; then there is nothing to do.
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests;

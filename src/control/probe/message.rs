@@ -1,0 +1,197 @@
+//! The octets of a health check: one question out, one answer judged.
+//!
+//! Written apart from the data path's wire code because it is the other side of it: here a
+//! message is built from text and judged as a client would, on the control thread, with
+//! allocation. It follows no compression pointers: a question that echoes ours needs none.
+
+use crate::control::health::Failure;
+
+/// Octets of a DNS header (RFC 1035, 4.1.1).
+pub(super) const HEADER: usize = 12;
+const QR: u16 = 1 << 15;
+/// Recursion desired.
+pub(super) const RD: u16 = 1 << 8;
+/// Checking disabled.
+pub(super) const CD: u16 = 1 << 4;
+
+const NOERROR: u16 = 0;
+const SERVFAIL: u16 = 2;
+const NXDOMAIN: u16 = 3;
+const REFUSED: u16 = 5;
+
+/// Builds a query with one question.
+///
+/// # Errors
+/// When `qname` is no domain name in presentation format.
+pub(super) fn query(id: u16, flags: u16, qname: &str, qtype: u16, qclass: u16) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(HEADER + qname.len() + 6);
+    for field in [id, flags, 1, 0, 0, 0] {
+        out.extend_from_slice(&field.to_be_bytes());
+    }
+    push_name(&mut out, qname).map_err(|why| format!("{qname:?} is no domain name: {why}"))?;
+    out.extend_from_slice(&qtype.to_be_bytes());
+    out.extend_from_slice(&qclass.to_be_bytes());
+    Ok(out)
+}
+
+/// Appends a name (RFC 1035, 3.1) written as text, with `\.` and `\DDD` (5.1).
+fn push_name(out: &mut Vec<u8>, text: &str) -> Result<(), &'static str> {
+    let start = out.len();
+    let mut label = Vec::new();
+    let mut octets = text.bytes().peekable();
+    while let Some(octet) = octets.next() {
+        match octet {
+            b'.' => {
+                if label.is_empty() && text != "." {
+                    return Err("an empty label");
+                }
+                push_label(out, &mut label)?;
+            }
+            b'\\' => label.push(escaped(&mut octets)?),
+            _ => label.push(octet),
+        }
+    }
+    push_label(out, &mut label)?;
+    out.push(0);
+    if out.len() - start > 255 { Err("longer than 255 octets") } else { Ok(()) }
+}
+
+fn push_label(out: &mut Vec<u8>, label: &mut Vec<u8>) -> Result<(), &'static str> {
+    if label.is_empty() {
+        return Ok(());
+    }
+    let len = u8::try_from(label.len()).ok().filter(|n| *n <= 63).ok_or("a label above 63 octets")?;
+    out.push(len);
+    out.append(label);
+    Ok(())
+}
+
+fn escaped(octets: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
+    let first = octets.next().ok_or("a lone backslash")?;
+    if !first.is_ascii_digit() {
+        return Ok(first);
+    }
+    let mut value = u16::from(first - b'0');
+    for _ in 0..2 {
+        let digit = octets.next().filter(u8::is_ascii_digit).ok_or("an escape without three digits")?;
+        value = value * 10 + u16::from(digit - b'0');
+    }
+    u8::try_from(value).map_err(|_| "an escape above 255")
+}
+
+/// Judges an answer to `query` from the server that was asked.
+///
+/// # Errors
+/// What is wrong with it, for the counters and for people.
+pub(super) fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
+    let (Some(id), Some(flags), Some(questions)) = (field(answer, 0), field(answer, 2), field(answer, 4))
+    else {
+        return Err((Failure::Parsing, format!("{} octets are no DNS message", answer.len())));
+    };
+    if answer.len() < HEADER {
+        return Err((Failure::Parsing, format!("{} octets are no DNS message", answer.len())));
+    }
+    if Some(id) != field(query, 0) {
+        return Err((Failure::Mismatch, "the answer has another id".into()));
+    }
+    if flags & QR == 0 {
+        return Err((Failure::Mismatch, "a query came back".into()));
+    }
+    let rcode = flags & 0xf;
+    // A server that refuses may leave the question out.
+    let bare = questions == 0 && rcode != NOERROR && rcode != NXDOMAIN;
+    if !bare {
+        let question = &query[HEADER..];
+        let Some(echo) = answer.get(HEADER..HEADER + question.len()) else {
+            return Err((Failure::Parsing, "the answer ends within its question".into()));
+        };
+        if questions != 1 || !echo.eq_ignore_ascii_case(question) {
+            return Err((Failure::Mismatch, "the answer has another question".into()));
+        }
+    }
+    match rcode {
+        SERVFAIL => Err((Failure::Invalid, "SERVFAIL".into())),
+        NXDOMAIN if must_resolve => Err((Failure::Invalid, "NXDOMAIN".into())),
+        REFUSED if must_resolve => Err((Failure::Invalid, "REFUSED".into())),
+        _ => Ok(()),
+    }
+}
+
+fn field(message: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Vec<u8> {
+        query(0x1234, RD | CD, "Www.Example.", 28, 1).expect("a query")
+    }
+
+    fn answer(rcode: u8) -> Vec<u8> {
+        let mut a = asked();
+        a[2] |= 0x80;
+        a[3] = rcode;
+        a
+    }
+
+    #[test]
+    fn a_query_is_built_octet_by_octet() {
+        let expected = b"\x12\x34\x01\x10\0\x01\0\0\0\0\0\0\x03Www\x07Example\0\0\x1c\0\x01";
+        assert_eq!(asked(), expected);
+        assert_eq!(query(0, 0, ".", 2, 1).expect("the root")[HEADER..], [0, 0, 2, 0, 1]);
+        assert_eq!(query(0, 0, r"a\.b\065", 2, 1).expect("escapes")[HEADER..][..6], *b"\x04a.bA\0");
+    }
+
+    #[test]
+    fn what_is_no_name_is_said() {
+        let long = "a".repeat(64);
+        let longest = "abcdefg.".repeat(32);
+        for (name, why) in [
+            ("a..b", "an empty label"),
+            (".a", "an empty label"),
+            (long.as_str(), "a label above 63 octets"),
+            (longest.as_str(), "longer than 255 octets"),
+            ("a\\", "a lone backslash"),
+            ("a\\12", "an escape without three digits"),
+            ("a\\256", "an escape above 255"),
+        ] {
+            let e = query(0, 0, name, 1, 1).expect_err(name);
+            assert!(e.ends_with(why), "{name}: {e}");
+        }
+    }
+
+    #[test]
+    fn answers_as_a_table() {
+        let mut other_id = answer(0);
+        other_id[0] = 0;
+        let mut other_name = answer(0);
+        other_name[13] = b'x';
+        let mut bare = answer(REFUSED as u8)[..HEADER].to_vec();
+        bare[5] = 0;
+        let mut empty = answer(0)[..HEADER].to_vec();
+        empty[5] = 0;
+        let folded = answer(0).to_ascii_lowercase();
+        for (what, bytes, must_resolve, expected) in [
+            ("good", answer(0), true, None),
+            ("folded", folded, true, None),
+            ("nxdomain", answer(3), false, None),
+            ("nxdomain, must resolve", answer(3), true, Some(Failure::Invalid)),
+            ("refused", answer(5), false, None),
+            ("refused, must resolve", answer(5), true, Some(Failure::Invalid)),
+            ("servfail", answer(2), false, Some(Failure::Invalid)),
+            ("short", vec![1, 2, 3], false, Some(Failure::Parsing)),
+            ("cut header", answer(0)[..11].to_vec(), false, Some(Failure::Parsing)),
+            ("cut", answer(0)[..20].to_vec(), false, Some(Failure::Parsing)),
+            ("other id", other_id, false, Some(Failure::Mismatch)),
+            ("other name", other_name, false, Some(Failure::Mismatch)),
+            ("echo", asked(), false, Some(Failure::Mismatch)),
+            ("bare refusal", bare, false, None),
+            ("empty", empty, false, Some(Failure::Parsing)),
+        ] {
+            let outcome = judge(&asked(), &bytes, must_resolve).err().map(|(f, _)| f);
+            assert_eq!(outcome, expected, "{what}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+use std::cell::RefCell;
+
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::config::snapshot::Health;
+use crate::control::fixture;
+use crate::time::TickDelta;
+
+fn backend(address: SocketAddr, probe: Probe, timeout_ms: u64) -> Backend {
+    let mut b = Backend { address, ..fixture::backend(0) };
+    b.health = Health {
+        probe,
+        set_cd: true,
+        must_resolve: true,
+        timeout: TickDelta::from_ms(timeout_ms),
+        ..b.health
+    };
+    b
+}
+
+/// Functions as a configuration could have them; it notes what was asked of it.
+#[derive(Default)]
+struct Noting {
+    judged: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Script for Noting {
+    fn choose(
+        &self,
+        function: LuaFunction,
+        _: &str,
+        _: u16,
+        qclass: u16,
+        header: &mut [u8; 12],
+    ) -> Result<(String, u16, u16), String> {
+        if function.0 == 9 {
+            return Err("lua: no such thing".into());
+        }
+        header[2] = 0; // RD off
+        Ok(("chosen.example.".into(), 16, qclass))
+    }
+
+    fn judge(&self, function: LuaFunction, _: &Backend, response: &[u8]) -> Result<bool, String> {
+        self.judged.borrow_mut().push(response.to_vec());
+        Ok(function.0 == 1)
+    }
+}
+
+fn no_script() -> Rc<dyn Script> {
+    Rc::new(Noting::default())
+}
+
+fn block_on<T>(f: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(f)
+}
+
+const ANY: &str = "127.0.0.1:0";
+
+/// Answers one query over UDP with what `edit` makes of it.
+async fn udp_once(
+    probe: impl Fn(&mut Backend),
+    edit: impl Fn(Vec<u8>) -> Vec<Vec<u8>>,
+) -> Result<(), Failed> {
+    let server = UdpSocket::bind(ANY).await.expect("a server");
+    let mut b = backend(server.local_addr().expect("its address"), Probe::Udp, 300);
+    probe(&mut b);
+    let script = no_script();
+    let serve = async {
+        let mut buf = [0; 512];
+        let (len, from) = server.recv_from(&mut buf).await.expect("a query");
+        for answer in edit(buf[..len].to_vec()) {
+            server.send_to(&answer, from).await.expect("an answer");
+        }
+    };
+    tokio::join!(run(&b, 0x4242, &script, Runner::default()), serve).0
+}
+
+fn response(mut query: Vec<u8>, rcode: u8) -> Vec<u8> {
+    query[2] |= 0x80;
+    query[3] = query[3] & 0xf0 | rcode;
+    query
+}
+
+#[test]
+fn udp_answers_as_a_table() {
+    type Edit = fn(Vec<u8>) -> Vec<Vec<u8>>;
+    let table: [(&str, Edit, Option<Failure>); 6] = [
+        ("good", |q| vec![response(q, 0)], None),
+        ("servfail", |q| vec![response(q, 2)], Some(Failure::Invalid)),
+        ("silent", |_| vec![], Some(Failure::Timeout)),
+        ("garbage", |_| vec![vec![7; 5]], Some(Failure::Parsing)),
+        ("wrong id only", |q| vec![flipped(q)], Some(Failure::Mismatch)),
+        ("wrong id, then the right one", |q| vec![flipped(q.clone()), response(q, 0)], None),
+    ];
+    for (what, edit, expected) in table {
+        let outcome = block_on(udp_once(|_| (), edit));
+        assert_eq!(outcome.err().map(|f| f.reason), expected, "{what}");
+    }
+}
+
+fn flipped(query: Vec<u8>) -> Vec<u8> {
+    let mut r = response(query, 0);
+    r[0] ^= 1;
+    r
+}
+
+#[test]
+fn the_query_is_what_the_settings_ask_for() {
+    let check = |q: Vec<u8>| {
+        assert_eq!(&q[..4], b"\x42\x42\x01\x10", "id, RD, CD");
+        vec![response(q, 0)]
+    };
+    assert_eq!(block_on(udp_once(|_| (), check)), Ok(()));
+}
+
+#[test]
+fn functions_choose_and_judge() {
+    let chosen = |q: Vec<u8>| {
+        assert_eq!(q[2], 0, "the function's flags");
+        assert!(q[12..].starts_with(b"\x06chosen\x07example\0\0\x10"));
+        vec![response(q, 0)]
+    };
+    assert_eq!(block_on(udp_once(|b| b.health.choose = Some(LuaFunction(0)), chosen)), Ok(()));
+
+    let servfail = |q| vec![response(q, 2)];
+    assert_eq!(block_on(udp_once(|b| b.health.judge = Some(LuaFunction(1)), servfail)), Ok(()));
+    let refused = block_on(udp_once(|b| b.health.judge = Some(LuaFunction(2)), servfail));
+    assert_eq!(refused.expect_err("a no").reason, Failure::Invalid);
+}
+
+#[test]
+fn a_function_that_raises_fails_the_probe_before_anything_is_sent() {
+    let mut b = backend(ANY.parse().expect("an address"), Probe::Udp, 300);
+    b.health.choose = Some(LuaFunction(9));
+    let outcome = block_on(run(&b, 1, &no_script(), Runner::default()));
+    assert_eq!(outcome, Err(Failed::new(Failure::Invalid, "lua: no such thing")));
+}
+
+#[test]
+fn a_closed_port_is_a_network_failure_over_each_transport() {
+    for probe in [Probe::Udp, Probe::Tcp, Probe::Connect] {
+        let outcome = block_on(async {
+            let server = TcpListener::bind(ANY).await.expect("a port");
+            let b = backend(server.local_addr().expect("its address"), probe.clone(), 2000);
+            drop(server);
+            run(&b, 1, &no_script(), Runner::default()).await
+        });
+        assert_eq!(outcome.map_err(|f| f.reason), Err(Failure::Network), "{probe:?}");
+    }
+}
+
+#[test]
+fn tcp_is_framed_and_asks_from_the_source() {
+    block_on(async {
+        let server = TcpListener::bind(ANY).await.expect("a server");
+        let address = server.local_addr().expect("its address");
+        let mut b = backend(address, Probe::Tcp, 2000);
+        b.source = Some("127.0.0.9".parse().expect("an address"));
+        let serve = async {
+            let (mut stream, from) = server.accept().await.expect("a connection");
+            assert_eq!(from.ip().to_string(), "127.0.0.9");
+            let len = stream.read_u16().await.expect("a length");
+            let mut q = vec![0; usize::from(len)];
+            stream.read_exact(&mut q).await.expect("a query");
+            // In two pieces: a reader must not take the first for the whole.
+            stream.write_all(&len.to_be_bytes()).await.expect("a length out");
+            let r = response(q, 0);
+            stream.write_all(&r[..5]).await.expect("a piece");
+            stream.write_all(&r[5..]).await.expect("the rest");
+        };
+        let script = no_script();
+        assert_eq!(tokio::join!(run(&b, 7, &script, Runner::default()), serve).0, Ok(()));
+        let b = backend(address, Probe::Connect, 2000);
+        assert_eq!(run(&b, 7, &script, Runner::default()).await, Ok(()));
+        let b = backend(address, Probe::Tcp, 50);
+        let silent = run(&b, 7, &script, Runner::default()).await;
+        assert_eq!(silent, Err(Failed::timeout()), "accepted by the kernel, never answered");
+    });
+}
+
+#[test]
+fn a_program_gets_the_address_and_its_exit_code_counts() {
+    let words = |script: &str| Probe::Script(["sh", "-c", script, "check"].map(String::from).to_vec());
+    let address: SocketAddr = "[::1]:5353".parse().expect("an address");
+    for (script, expected) in [
+        ("test \"$1\" = ::1 && test \"$2\" = 5353", Ok(())),
+        ("exit 3", Err(Failure::Invalid)),
+        ("read line && exit 0; exit 1", Err(Failure::Invalid)), // its input is empty
+        ("sleep 60 & sleep 60", Err(Failure::Timeout)),
+    ] {
+        let limit = if expected == Err(Failure::Timeout) { 100 } else { 10_000 };
+        let b = backend(address, words(script), limit);
+        let outcome = block_on(run(&b, 1, &no_script(), Runner::default()));
+        assert_eq!(outcome.map_err(|f| f.reason), expected, "{script}");
+    }
+    let b = backend(address, Probe::Script(vec!["/nonexistent/check".into()]), 1000);
+    let outcome = block_on(run(&b, 1, &no_script(), Runner::default()));
+    assert_eq!(outcome.map_err(|f| f.reason), Err(Failure::Network));
+}
+
+#[test]
+fn a_slow_probe_delays_nobody() {
+    block_on(async {
+        let silent = UdpSocket::bind(ANY).await.expect("a server");
+        let quick = TcpListener::bind(ANY).await.expect("a server");
+        let slow = backend(silent.local_addr().expect("its address"), Probe::Udp, 60_000);
+        let fast = backend(quick.local_addr().expect("its address"), Probe::Connect, 60_000);
+        let script = no_script();
+        tokio::select! {
+            outcome = run(&slow, 1, &script, Runner::default()) => panic!("the slow one ended first: {outcome:?}"),
+            outcome = run(&fast, 1, &script, Runner::default()) => assert_eq!(outcome, Ok(())),
+        }
+    });
+}

@@ -1,0 +1,234 @@
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Release;
+
+use super::*;
+use crate::config::snapshot::LuaFunction;
+use crate::control::fixture;
+use crate::control::plan::Settings;
+use crate::control::probe::Script;
+use crate::live::{Board, State};
+use crate::time::TickDelta;
+
+struct NoScript;
+
+impl Script for NoScript {
+    fn choose(
+        &self,
+        _: LuaFunction,
+        qname: &str,
+        qtype: u16,
+        qclass: u16,
+        _: &mut [u8; 12],
+    ) -> Result<(String, u16, u16), String> {
+        Ok((qname.into(), qtype, qclass))
+    }
+
+    fn judge(&self, _: LuaFunction, _: &Backend, _: &[u8]) -> Result<bool, String> {
+        Ok(true)
+    }
+}
+
+/// An engine that only notes what it is told.
+#[derive(Default)]
+struct Noting {
+    calls: Vec<String>,
+    refused: Option<u16>,
+}
+
+impl Edge for Noting {
+    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>> {
+        if self.refused == Some(listener.slot.0) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        self.calls.push(format!("open {}", listener.slot.0));
+        let socket = || Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+        Ok(vec![(0, socket()?), (1, socket()?)])
+    }
+
+    fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {
+        self.calls.push(match message {
+            Message::Snapshot => format!("{shard}: snapshot"),
+            Message::Listen(listener, _) => format!("{shard}: listen {}", listener.slot.0),
+            Message::Unlisten(slot) => format!("{shard}: unlisten {}", slot.0),
+            Message::Stop => format!("{shard}: stop"),
+            Message::Abort => format!("{shard}: abort"),
+        });
+        Ok(())
+    }
+
+    fn count(&self) -> usize {
+        2
+    }
+}
+
+fn plan(snapshot: Snapshot) -> Plan {
+    Plan {
+        snapshot: Arc::new(snapshot),
+        settings: Settings { drain: TickDelta(0), stats: None, verbose: false, verbose_checks: false },
+        script: Rc::new(NoScript),
+        changes: Vec::new(),
+    }
+}
+
+/// A process without threads.
+struct World {
+    edge: Noting,
+    feed: Feed,
+    farm: Farm,
+    gatherer: Gatherer,
+    tickets: u64,
+}
+
+impl World {
+    /// Started with this configuration, every backend healthy.
+    fn started(first: Snapshot) -> Self {
+        let board = Arc::new(Board::new(2, 8));
+        let first = plan(first);
+        let mut world = Self {
+            edge: Noting::default(),
+            feed: Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board)),
+            farm: Farm::new(board, ShardRng::from_seed(1)),
+            gatherer: Gatherer::default(),
+            tickets: 0,
+        };
+        let change = Reload::begin(None, first, Vec::new(), ShardRng::from_seed(2), Tick(0));
+        world.finish(change, true).expect("a start");
+        world.edge.calls.clear();
+        world
+    }
+
+    fn begin(&self, next: Snapshot) -> Reload {
+        let rng = ShardRng::from_seed(3);
+        Reload::begin(Some(&self.feed.current()), plan(next), Vec::new(), rng, Tick(0))
+    }
+
+    /// Lets every first check end as `healthy`, and commits.
+    fn finish(&mut self, mut change: Reload, healthy: bool) -> Result<Done, Vec<String>> {
+        for due in change.probes(Tick(0), &mut self.tickets) {
+            let outcome = if healthy { Ok(()) } else { Err((Failure::Timeout, "silent")) };
+            change.settle(due, outcome, Tick(0));
+        }
+        assert!(change.is_ready());
+        let (edge, feed) = (&mut self.edge, &self.feed);
+        change.commit(edge, feed, &mut self.farm, &mut self.gatherer, Tick(0)).map(|(_, done)| done)
+    }
+
+    fn state(&self, slot: u16) -> State {
+        self.feed.board().backend(BackendSlot(slot)).state()
+    }
+}
+
+#[test]
+fn a_start_checks_everything_then_publishes_then_listens() {
+    let board = Arc::new(Board::new(2, 8));
+    let first = plan(fixture::snapshot(1, &[0], &[0]));
+    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
+    let mut farm = Farm::new(board, ShardRng::from_seed(1));
+    let mut edge = Noting::default();
+    let mut change = Reload::begin(None, first, Vec::new(), ShardRng::from_seed(2), Tick(0));
+    assert!(!change.is_ready(), "no answer from the backend yet");
+    let due = change.probes(Tick(0), &mut 0);
+    assert_eq!(due.len(), 1);
+    change.settle(due[0], Ok(()), Tick(0));
+    assert!(change.is_ready());
+    change.commit(&mut edge, &feed, &mut farm, &mut Gatherer::default(), Tick(0)).expect("a start");
+    assert_eq!(edge.calls, ["open 0", "0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"]);
+    assert_eq!(feed.board().backend(BackendSlot(0)).state(), State::Up);
+}
+
+#[test]
+fn what_is_unchanged_is_left_alone() {
+    let mut world = World::started(fixture::snapshot(1, &[0, 1], &[0, 1]));
+    let change = world.begin(fixture::snapshot(2, &[0, 1], &[0, 1]));
+    assert!(change.is_ready(), "nothing new to check");
+    let done = world.finish(change, true).expect("a reload");
+    assert_eq!(world.edge.calls, ["0: snapshot", "1: snapshot"]);
+    assert!(done.removed.is_empty());
+    assert_eq!((world.state(0), world.feed.current().generation), (State::Up, 2));
+}
+
+#[test]
+fn only_the_new_is_checked_and_its_state_stands_before_it_is_published() {
+    let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
+    world.feed.board().set_state(BackendSlot(1), State::Up); // left by an earlier owner
+    let mut change = world.begin(fixture::snapshot(2, &[0], &[0, 1]));
+    let due = change.probes(Tick(0), &mut world.tickets);
+    assert_eq!(due.iter().map(|d| d.slot.0).collect::<Vec<_>>(), [1]);
+    change.settle(due[0], Err((Failure::Network, "refused")), Tick(0));
+    world.finish(change, false).expect("a reload");
+    assert_eq!((world.state(0), world.state(1)), (State::Up, State::Down));
+}
+
+#[test]
+fn a_listener_that_cannot_open_leaves_everything_as_it_is() {
+    let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
+    world.edge.refused = Some(2);
+    let change = world.begin(fixture::snapshot(2, &[1, 2], &[1]));
+    let errors = world.finish(change, true).expect_err("port in use");
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].starts_with("cannot listen on 127.0.0.1:5302: "), "{errors:?}");
+    assert_eq!(world.edge.calls, ["open 1"], "no shard was told anything");
+    assert_eq!(
+        (world.feed.current().generation, world.state(0), world.state(1)),
+        (1, State::Up, State::Down)
+    );
+}
+
+#[test]
+fn new_listeners_open_first_and_removed_ones_end_last() {
+    let mut world = World::started(fixture::snapshot(1, &[0, 1], &[0]));
+    let change = world.begin(fixture::snapshot(2, &[1, 2], &[0]));
+    let done = world.finish(change, true).expect("a reload");
+    retire(&done.removed, &mut world.edge);
+    assert_eq!(
+        world.edge.calls,
+        [
+            "open 2",
+            "0: snapshot",
+            "1: snapshot",
+            "0: listen 2",
+            "1: listen 2",
+            "0: unlisten 0",
+            "1: unlisten 0"
+        ]
+    );
+}
+
+#[test]
+fn a_moved_backend_is_checked_anew_and_a_drained_one_when_it_returns() {
+    let mut world = World::started(fixture::snapshot(1, &[], &[0, 1]));
+    let with = |generation, edit: &dyn Fn(&mut Backend)| {
+        let mut next = fixture::snapshot(generation, &[], &[0, 1]);
+        let mut backend = fixture::backend(1);
+        edit(&mut backend);
+        next.backends[1] = Some(Arc::new(backend));
+        next
+    };
+    let change = world.begin(with(2, &|b| b.address.set_port(5353)));
+    assert!(!change.is_ready());
+    drop(change);
+
+    let change = world.begin(with(2, &|b| b.health.mode = HealthMode::Drain));
+    assert!(change.is_ready());
+    world.finish(change, true).expect("a reload");
+    assert_eq!(world.state(1), State::Draining);
+    let change = world.begin(with(3, &|_| ()));
+    assert!(!change.is_ready(), "nobody looked at it while it drained");
+    world.finish(change, true).expect("a reload");
+    assert_eq!(world.state(1), State::Up);
+}
+
+#[test]
+fn a_removed_backend_is_no_longer_probed_and_its_slot_is_given_away_late() {
+    let mut world = World::started(fixture::snapshot(1, &[], &[0, 1]));
+    let change = world.begin(fixture::snapshot(2, &[], &[0]));
+    world.finish(change, true).expect("a reload");
+    let due = world.farm.begin(Tick(u64::MAX), &mut world.tickets);
+    assert_eq!(due.iter().map(|d| d.slot.0).collect::<Vec<_>>(), [0]);
+    assert!(!world.feed.is_free(BackendSlot(1)), "no shard has begun to use the new configuration");
+    for page in world.feed.board().shards() {
+        page.generation.store(2, Release);
+    }
+    assert!(world.feed.is_free(BackendSlot(1)));
+}

@@ -1,0 +1,155 @@
+//! The control plane's hands on the running shards: open listeners, send messages, see them end.
+//!
+//! [`Edge`] is what a reload needs of an engine; tests put a recording one in its place.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use crate::config::snapshot::Listener;
+use crate::control::feed::Feed;
+use crate::control::plan::Fixed;
+use crate::engine::socket::{self, Seat, Steer};
+use crate::engine::{self, Message, Running, Setup};
+use crate::rng::ShardRng;
+
+/// What a reload can do to the engine.
+pub trait Edge {
+    /// Opens a listener's sockets: pairs of shard and socket.
+    ///
+    /// # Errors
+    /// What the kernel says; then none is left open.
+    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>>;
+
+    /// Sends a message to one shard.
+    ///
+    /// # Errors
+    /// When it has ended, or does not read its messages.
+    fn tell(&mut self, shard: usize, message: Message) -> io::Result<()>;
+
+    /// Shards there are.
+    fn count(&self) -> usize;
+}
+
+/// The shards of this process.
+#[derive(Debug)]
+pub struct Shards {
+    running: Vec<Running>,
+    doors: Doors,
+}
+
+/// Opens listening sockets, also before there are shards.
+#[derive(Debug)]
+pub struct Doors {
+    cpus: Vec<Option<usize>>,
+    steer: Steer,
+    inherited: Vec<(SocketAddr, Socket)>,
+}
+
+impl Doors {
+    /// For the shards of `fixed`; `inherited` sockets are used for the listeners of their address.
+    #[must_use]
+    pub fn new(fixed: &Fixed, inherited: Vec<(SocketAddr, Socket)>) -> Self {
+        Self { cpus: fixed.shards.clone(), steer: fixed.steer, inherited }
+    }
+
+    /// Opens one listener for every shard; see [`Edge::open`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>> {
+        let mut open = Vec::with_capacity(self.cpus.len());
+        let passed = self.inherited.iter().position(|(address, _)| *address == listener.address);
+        if let Some(at) = passed {
+            let (_, socket) = self.inherited.swap_remove(at);
+            socket::prepare_listener(&socket, listener)?;
+            open.push((0, socket));
+        }
+        let shards = self.cpus.len();
+        for shard in open.len()..shards {
+            let seat = Seat { shard, shards, cpu: self.cpus[shard] };
+            match socket::listen(listener, self.steer, seat) {
+                Ok(socket) => open.push((shard, socket)),
+                Err(e) if passed.is_some() => {
+                    // The service manager's socket does not share its port.
+                    tracing::warn!(listener = %listener.address, error = %e,
+                        "only shard 0 hears the passed socket; ReusePort=yes lets all of them");
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(open)
+    }
+}
+
+impl Shards {
+    /// Starts all shards; they serve no listener until told of one.
+    ///
+    /// # Errors
+    /// What the operating system refused; the shards started before are told to end.
+    pub fn start(fixed: &Fixed, feed: &Feed, doors: Doors, rng: &mut ShardRng) -> io::Result<Self> {
+        let mut shards = Self { running: Vec::with_capacity(fixed.shards.len()), doors };
+        for (index, cpu) in fixed.shards.iter().enumerate() {
+            let setup = Setup {
+                index,
+                cpu: *cpu,
+                seed: seed(rng),
+                busy_poll_us: fixed.busy_poll_us,
+                batch_packets: fixed.batch_packets,
+            };
+            match engine::spawn(setup, feed.cell(), Arc::clone(feed.board())) {
+                Ok(running) => shards.running.push(running),
+                Err(e) => {
+                    shards.tell_all(&|| Message::Abort);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(shards)
+    }
+
+    /// Sends a message to all; one that has ended needs none.
+    pub fn tell_all(&self, message: &dyn Fn() -> Message) {
+        for shard in &self.running {
+            let _ = shard.mailbox.send(message());
+        }
+    }
+
+    /// The shards whose thread has ended.
+    #[must_use]
+    pub fn ended(&self) -> Vec<usize> {
+        let all = self.running.iter().enumerate();
+        all.filter(|(_, r)| r.thread.is_finished()).map(|(n, _)| n).collect()
+    }
+
+    /// Whether no thread runs any more.
+    #[must_use]
+    pub fn all_ended(&self) -> bool {
+        self.running.iter().all(|r| r.thread.is_finished())
+    }
+}
+
+impl Edge for Shards {
+    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>> {
+        self.doors.open(listener)
+    }
+
+    fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {
+        self.running[shard].mailbox.send(message)
+    }
+
+    fn count(&self) -> usize {
+        self.running.len()
+    }
+}
+
+fn seed(rng: &mut ShardRng) -> [u8; 32] {
+    let mut seed = [0; 32];
+    for part in seed.chunks_exact_mut(8) {
+        part.copy_from_slice(&rng.u64().to_ne_bytes());
+    }
+    seed
+}

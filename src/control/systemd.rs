@@ -1,0 +1,203 @@
+//! What a service manager expects of us: notices of our state, and its sockets.
+//!
+//! The protocol of sd_notify(3) is one datagram to `NOTIFY_SOCKET`; that of sd_listen_fds(3) is
+//! three environment variables. Both are small enough to be written out. Without a service
+//! manager everything here does nothing.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::time::Duration;
+
+use crate::engine::sys;
+
+/// The first descriptor that a service manager passes on (`SD_LISTEN_FDS_START`).
+const FIRST_DESCRIPTOR: i32 = 3;
+/// Descriptors that are looked at, at most: a limit against a wild environment.
+const DESCRIPTORS_MAX: i32 = 1024;
+
+/// The service manager's ear.
+#[derive(Debug, Default)]
+pub struct Notifier {
+    socket: Option<UnixDatagram>,
+}
+
+impl Notifier {
+    /// Connects to `NOTIFY_SOCKET`'s value: a path, or an abstract name behind `@`. None, or an
+    /// empty value, makes a notifier that says nothing.
+    ///
+    /// # Errors
+    /// When there is such a value but no such socket.
+    pub fn connect(address: Option<&OsStr>) -> io::Result<Self> {
+        let Some(address) = address.filter(|a| !a.is_empty()) else { return Ok(Self::default()) };
+        let address = match address.as_bytes() {
+            [b'@', name @ ..] => UnixAddr::from_abstract_name(name)?,
+            _ => UnixAddr::from_pathname(address)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.connect_addr(&address)?;
+        // A manager that does not listen must not stop us.
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Some(socket) })
+    }
+
+    /// Everything is up, or a reload is over.
+    pub fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// A reload has begun, at `monotonic_us` of `CLOCK_MONOTONIC`.
+    pub fn reloading(&self, monotonic_us: u64) {
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}"));
+    }
+
+    /// The end has begun.
+    pub fn stopping(&self) {
+        self.send("STOPPING=1");
+    }
+
+    /// All shards are alive.
+    pub fn alive(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    fn send(&self, state: &str) {
+        let Some(socket) = &self.socket else { return };
+        if let Err(e) = socket.send(state.as_bytes()) {
+            tracing::debug!(error = %e, state, "the service manager did not take a notice");
+        }
+    }
+}
+
+/// How often the service manager wants to hear from us, if it does: `WATCHDOG_USEC`, unless
+/// `WATCHDOG_PID` names another process.
+#[must_use]
+pub fn watchdog(usec: Option<&str>, for_pid: Option<&str>, pid: u32) -> Option<Duration> {
+    let usec: u64 = usec?.parse().ok().filter(|u| *u > 0)?;
+    let ours = for_pid.is_none_or(|p| p.parse() == Ok(pid));
+    ours.then(|| Duration::from_micros(usec))
+}
+
+/// The number of sockets passed to us (`LISTEN_FDS`), 0 if `LISTEN_PID` names another process.
+#[must_use]
+pub fn passed(count: Option<&str>, for_pid: Option<&str>, pid: u32) -> i32 {
+    let ours = for_pid.and_then(|p| p.parse().ok()) == Some(pid);
+    let count = count.and_then(|c| c.parse().ok()).unwrap_or(0);
+    if ours { i32::clamp(count, 0, DESCRIPTORS_MAX) } else { 0 }
+}
+
+/// The bound UDP sockets among those passed to us, each with its address. Others are said and
+/// left alone. To be called once, before any other descriptor is opened.
+#[must_use]
+pub fn sockets(count: i32) -> Vec<(SocketAddr, socket2::Socket)> {
+    let mut out = Vec::new();
+    for descriptor in FIRST_DESCRIPTOR..FIRST_DESCRIPTOR.saturating_add(count) {
+        match sys::inherited_socket(descriptor).and_then(|s| Ok((udp_address(&s)?, s))) {
+            Ok((address, socket)) => out.push((address, socket)),
+            Err(e) => tracing::warn!(descriptor, error = %e, "a passed descriptor is not used"),
+        }
+    }
+    out
+}
+
+fn udp_address(socket: &socket2::Socket) -> io::Result<SocketAddr> {
+    if socket.r#type()? != socket2::Type::DGRAM {
+        return Err(io::Error::other("not a datagram socket"));
+    }
+    socket.set_nonblocking(true)?;
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+}
+
+/// The variables of the service manager, read once at the start.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `NOTIFY_SOCKET`.
+    pub notify: Option<OsString>,
+    /// From `WATCHDOG_USEC` and `WATCHDOG_PID`.
+    pub watchdog: Option<Duration>,
+    /// From `LISTEN_FDS` and `LISTEN_PID`.
+    pub descriptors: i32,
+}
+
+impl Environment {
+    /// What this process was started with.
+    #[must_use]
+    pub fn read() -> Self {
+        let var = |name| std::env::var(name).ok();
+        let pid = std::process::id();
+        Self {
+            notify: std::env::var_os("NOTIFY_SOCKET"),
+            watchdog: watchdog(var("WATCHDOG_USEC").as_deref(), var("WATCHDOG_PID").as_deref(), pid),
+            descriptors: passed(var("LISTEN_FDS").as_deref(), var("LISTEN_PID").as_deref(), pid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(socket: &UnixDatagram) -> String {
+        let mut buf = [0; 256];
+        let len = socket.recv(&mut buf).expect("a notice");
+        String::from_utf8_lossy(&buf[..len]).into_owned()
+    }
+
+    #[test]
+    fn notices_arrive_at_a_path() {
+        let path = std::env::temp_dir().join(format!("dnslob-notify-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let ear = UnixDatagram::bind(&path).expect("a socket");
+        let notifier = Notifier::connect(Some(path.as_os_str())).expect("a notifier");
+        notifier.ready("serving 2 servers");
+        assert_eq!(heard(&ear), "READY=1\nSTATUS=serving 2 servers");
+        notifier.reloading(17);
+        assert_eq!(heard(&ear), "RELOADING=1\nMONOTONIC_USEC=17");
+        notifier.alive();
+        assert_eq!(heard(&ear), "WATCHDOG=1");
+        std::fs::remove_file(&path).expect("cleaned up");
+    }
+
+    #[test]
+    fn notices_arrive_at_an_abstract_name() {
+        let name = format!("dnslob-notify-{}", std::process::id());
+        let ear = UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(&name).expect("a name"));
+        let ear = ear.expect("a socket");
+        let notifier = Notifier::connect(Some(OsStr::new(&format!("@{name}")))).expect("a notifier");
+        notifier.stopping();
+        assert_eq!(heard(&ear), "STOPPING=1");
+    }
+
+    #[test]
+    fn without_a_manager_nothing_happens_and_a_wrong_one_is_an_error() {
+        Notifier::connect(None).expect("silence").ready("");
+        Notifier::connect(Some(OsStr::new(""))).expect("silence").ready("");
+        Notifier::connect(Some(OsStr::new("/nonexistent/notify"))).expect_err("nobody there");
+    }
+
+    #[test]
+    fn variables_for_another_process_are_not_ours() {
+        assert_eq!(watchdog(Some("30000000"), None, 7), Some(Duration::from_secs(30)));
+        assert_eq!(watchdog(Some("30000000"), Some("7"), 7), Some(Duration::from_secs(30)));
+        assert_eq!(watchdog(Some("30000000"), Some("8"), 7), None);
+        assert_eq!(watchdog(Some("0"), None, 7), None);
+        assert_eq!(watchdog(Some("soon"), None, 7), None);
+        assert_eq!(passed(Some("2"), Some("7"), 7), 2);
+        assert_eq!(passed(Some("2"), Some("8"), 7), 0);
+        assert_eq!(passed(Some("2"), None, 7), 0);
+        assert_eq!(passed(Some("-3"), Some("7"), 7), 0);
+        assert_eq!(passed(Some("2000000"), Some("7"), 7), DESCRIPTORS_MAX);
+    }
+
+    #[test]
+    fn only_bound_udp_sockets_are_taken() {
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let address = udp.local_addr().expect("its address");
+        assert_eq!(udp_address(&udp.into()).expect("usable"), address);
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+        udp_address(&tcp.into()).expect_err("not a datagram socket");
+    }
+}
