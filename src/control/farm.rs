@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::addr::BackendSlot;
 use crate::config::snapshot::{Backend, Snapshot};
+use crate::control::concentrate::ConcentrateDriver;
 use crate::control::eject::Ejector;
 use crate::control::health::{Check, Checks, Due, Failure, Live};
 use crate::control::stats;
@@ -22,6 +23,7 @@ pub struct Farm {
     board: Arc<Board>,
     checks: Checks,
     ejectors: BTreeMap<String, Ejector>,
+    concentrate: ConcentrateDriver,
     /// Live results up to the last look.
     seen: BTreeMap<BackendSlot, Live>,
     /// States that have been put on the board.
@@ -36,6 +38,7 @@ impl Farm {
             board,
             checks: Checks::new(rng),
             ejectors: BTreeMap::new(),
+            concentrate: ConcentrateDriver::new(),
             seen: BTreeMap::new(),
             shown: BTreeMap::new(),
         }
@@ -94,7 +97,7 @@ impl Farm {
         }
     }
 
-    /// Looks at live traffic and at the clock: lazy checks, ejection, slow start.
+    /// Looks at live traffic and at the clock: lazy checks, ejection, slow start, concentration.
     pub fn watch(&mut self, snapshot: &Snapshot, now: Tick) {
         let live = self.look(snapshot);
         for (slot, check) in self.checks.iter_mut() {
@@ -111,6 +114,8 @@ impl Farm {
         for backend in snapshot.backends.iter().flatten() {
             self.show(backend, "its time is over");
         }
+        // Last, so that it knows every state of this moment.
+        self.concentrate.tick(now, snapshot, &self.board);
     }
 
     /// What is known of a backend, for tables.

@@ -37,8 +37,10 @@ use crate::control::systemd::{Environment, Notifier};
 use crate::engine::{Message, clock};
 use crate::live::Board;
 use crate::rng::ShardRng;
+use crate::shard::policy::Kind;
 use crate::time::{Tick, TickDelta};
 
+pub mod concentrate;
 pub mod configured;
 pub mod eject;
 pub mod farm;
@@ -56,8 +58,10 @@ pub mod systemd;
 #[cfg(test)]
 mod fixture;
 
-/// Between two looks at live traffic: the window of one latency reading of `concentrate`.
+/// Between two looks at live traffic, unless a pool under `concentrate` has a shorter window.
 const WATCH: TickDelta = TickDelta::from_ms(200);
+/// And at least this, whatever the window.
+const WATCH_MIN: TickDelta = TickDelta::from_ms(20);
 /// While something is to happen soon: a reload's acknowledgement, the end of the threads.
 const SOON: TickDelta = TickDelta::from_ms(10);
 /// How long removed listeners wait for a shard that does not take the new configuration. It
@@ -301,8 +305,9 @@ impl<S: Source> Control<S> {
         }
         self.retire(now);
         if now >= self.watch_at {
-            self.watch_at = now + WATCH;
-            self.farm.watch(&self.feed.current(), now);
+            let snapshot = self.feed.current();
+            self.watch_at = now + watch_period(&snapshot);
+            self.farm.watch(&snapshot, now);
         }
         if now >= self.figures.at(&self.settings) {
             self.print_line(now);
@@ -475,6 +480,11 @@ impl<S: Source> Control<S> {
         }
         tracing::info!("stopped");
     }
+}
+
+fn watch_period(snapshot: &Snapshot) -> TickDelta {
+    let concentrating = snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
+    concentrating.map(|p| p.policy.concentrate.window).fold(WATCH, TickDelta::min).max(WATCH_MIN)
 }
 
 /// Whoever reads standard output may have gone; that is no reason to end.

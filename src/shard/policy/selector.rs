@@ -9,7 +9,7 @@ use super::table::{self, Table};
 use super::tally::Tally;
 use super::{Kind, Subject};
 use crate::addr::{BackendSlot, PoolSlot};
-use crate::config::snapshot::{Backend, Snapshot};
+use crate::config::snapshot::Snapshot;
 use crate::live::{Board, PPM};
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
@@ -154,15 +154,13 @@ impl Selector {
         }
         let mut watched: Vec<BackendSlot> = Vec::new();
         for pool in &snapshot.pools {
-            let members: Vec<&Backend> =
-                pool.members.iter().filter_map(|s| snapshot.backend(*s).map(|b| &**b)).collect();
+            let members = table::backends_of(snapshot, pool, &self.board);
             if table::compares_counts(&pool.policy, &members) {
                 watched.extend(members.iter().map(|b| b.slot));
             }
         }
         watched.sort_unstable();
         watched.dedup();
-        watched.retain(|s| s.index() < self.board.backends_max());
         self.tally.watch(watched);
     }
 }

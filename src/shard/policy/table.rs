@@ -54,12 +54,7 @@ pub(super) struct Table {
 impl Table {
     /// Brings the table up to date with the board, and with the snapshot if that is another.
     pub(super) fn rebuild(&mut self, snapshot: &Snapshot, pool: &Pool, board: &Board) {
-        let backends: Vec<&Backend> = pool
-            .members
-            .iter()
-            .filter(|slot| slot.index() < board.backends_max())
-            .filter_map(|slot| snapshot.backend(*slot).map(|backend| &**backend))
-            .collect();
+        let backends = backends_of(snapshot, pool, board);
         let before: Vec<_> = self.members.iter().map(|m| (m.slot, m.share_ppm)).collect();
         self.members = members(&backends, pool.panic_ppm, board);
         self.usable.clear();
@@ -99,6 +94,25 @@ impl Table {
             self.usable_at[member.slot.index()] = u16::try_from(at).ok();
         }
     }
+}
+
+/// The pool's members as a selector sees them: slot, order, and whether it may have queries. Under
+/// `ordered` those above the lowest order with a usable one may not.
+#[must_use]
+pub fn usable_members(snapshot: &Snapshot, pool: &Pool, board: &Board) -> Vec<(BackendSlot, i32, bool)> {
+    let members = members(&backends_of(snapshot, pool, board), pool.panic_ppm, board);
+    let lowest = members.iter().filter(|m| m.usable).map(|m| m.order).min();
+    let within = |m: &Member| !pool.policy.ordered || Some(m.order) == lowest;
+    members.iter().map(|m| (m.slot, m.order, m.usable && within(m))).collect()
+}
+
+/// The pool's backends that this configuration and the board have.
+pub(super) fn backends_of<'s>(snapshot: &'s Snapshot, pool: &Pool, board: &Board) -> Vec<&'s Backend> {
+    pool.members
+        .iter()
+        .filter(|slot| slot.index() < board.backends_max())
+        .filter_map(|slot| snapshot.backend(*slot).map(|backend| &**backend))
+        .collect()
 }
 
 /// Whether the policy compares counts that other shards move too.

@@ -1,0 +1,135 @@
+//! Reads the board for every pool under `concentrate` and sets the shares that come out.
+
+use std::collections::BTreeMap;
+
+use super::{Concentrator, Reading};
+use crate::addr::BackendSlot;
+use crate::config::snapshot::Snapshot;
+use crate::live::{BUCKETS, Board};
+use crate::shard::policy::{Kind, usable_members};
+use crate::time::Tick;
+
+/// The controllers of all pools under `concentrate`. A server in two such pools gets the shares of
+/// the last one: the board has one share per server.
+#[derive(Debug, Default)]
+pub struct ConcentrateDriver {
+    pools: BTreeMap<String, (Option<Tick>, Concentrator)>,
+    counts: BTreeMap<BackendSlot, Counts>,
+}
+
+/// A server's counters as last read, over all shards, and what the last window added.
+#[derive(Debug)]
+struct Counts {
+    /// Whose they are.
+    id: String,
+    /// Read once: what they grew by since is known.
+    primed: bool,
+    queries: u64,
+    responses: u64,
+    timeouts: u64,
+    latencies: Box<[u32]>,
+    window: Box<[u32]>,
+}
+
+impl ConcentrateDriver {
+    /// A driver that knows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets each pool's controller have a window if its last one is over; to be called at least
+    /// every [`window`](crate::shard::policy::Concentrate::window). Sets only shares that changed.
+    pub fn tick(&mut self, now: Tick, snapshot: &Snapshot, board: &Board) {
+        let pools = || snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
+        self.pools.retain(|name, _| pools().any(|p| p.name == *name));
+        self.drop_strangers(snapshot);
+        for pool in pools() {
+            let settings = &pool.policy.concentrate;
+            let (ticked, controller) = self
+                .pools
+                .entry(pool.name.clone())
+                .or_insert_with(|| (None, Concentrator::new(settings.clone())));
+            if ticked.is_some_and(|before| now.since(before) < settings.window) {
+                continue;
+            }
+            *ticked = Some(now);
+            if controller.settings() != settings {
+                controller.set_settings(settings.clone());
+            }
+            let usable = usable_members(snapshot, pool, board);
+            let deltas: Vec<_> = usable
+                .iter()
+                .map(|(slot, _, _)| {
+                    let id = || snapshot.backend(*slot).map_or_else(String::new, |b| b.id.clone());
+                    let counts = self.counts.entry(*slot).or_insert_with(|| Counts::of(id()));
+                    counts.read(*slot, board)
+                })
+                .collect();
+            let readings: Vec<_> = usable
+                .iter()
+                .zip(deltas)
+                .map(|((slot, order, usable), (queries, responses, timeouts))| Reading {
+                    slot: *slot,
+                    order: *order,
+                    usable: *usable,
+                    queries,
+                    responses,
+                    timeouts,
+                    latencies: self.counts.get(slot).map_or(&[], |c| &c.window),
+                })
+                .collect();
+            for share in controller.tick(now, &readings) {
+                let live = board.backend(share.slot);
+                // Each set makes every shard rebuild its tables.
+                if (live.share_ppm(), live.trickle_ppm()) != (share.share_ppm, share.trickle_ppm) {
+                    board.set_share(share.slot, share.share_ppm, share.trickle_ppm);
+                }
+            }
+        }
+    }
+}
+
+impl ConcentrateDriver {
+    /// Forgets servers that are gone, also where another one has their slot.
+    fn drop_strangers(&mut self, snapshot: &Snapshot) {
+        let same = |slot: BackendSlot, id: &str| snapshot.backend(slot).is_some_and(|b| b.id == id);
+        let controllers = &mut self.pools;
+        self.counts.retain(|slot, counts| {
+            let stays = same(*slot, &counts.id);
+            if !stays {
+                controllers.values_mut().for_each(|(_, c)| c.forget(*slot));
+            }
+            stays
+        });
+    }
+}
+
+impl Counts {
+    fn of(id: String) -> Self {
+        let zeros = || vec![0; BUCKETS].into_boxed_slice();
+        let (latencies, window) = (zeros(), zeros());
+        Self { id, primed: false, queries: 0, responses: 0, timeouts: 0, latencies, window }
+    }
+
+    /// Reads the counters anew and gives what they grew by: queries, responses, time-outs.
+    fn read(&mut self, slot: BackendSlot, board: &Board) -> (u64, u64, u64) {
+        let pages: Vec<_> = board.shards().iter().filter_map(|shard| shard.backend_if_used(slot)).collect();
+        let grow = |old: &mut u64, new: u64| new.wrapping_sub(std::mem::replace(old, new));
+        let deltas = (
+            grow(&mut self.queries, pages.iter().map(|p| p.queries.get()).sum()),
+            grow(&mut self.responses, pages.iter().map(|p| p.responses.get()).sum()),
+            grow(&mut self.timeouts, pages.iter().map(|p| p.timeouts.get()).sum()),
+        );
+        for (at, (old, window)) in self.latencies.iter_mut().zip(&mut self.window).enumerate() {
+            let new = pages.iter().fold(0_u32, |sum, p| sum.wrapping_add(p.latency.count(at)));
+            *window = new.wrapping_sub(std::mem::replace(old, new));
+        }
+        if std::mem::replace(&mut self.primed, true) {
+            return deltas;
+        }
+        // The counters tell of all the slot's past, perhaps of another server.
+        self.window.fill(0);
+        (0, 0, 0)
+    }
+}

@@ -1,0 +1,195 @@
+//! Whether one server is full, read from the latency of its fast answers alone.
+//!
+//! A resolver's answers are of two kinds: those from its cache, which take as long as its CPU
+//! makes them wait, and those that it had to ask for, which take as long as the authority does.
+//! Only the first kind says whether the server is full, so the gauge looks at a quantile that lies
+//! among them and compares it with the lowest that the same quantile has been: its floor.
+//!
+//! ```text
+//!  answers  |▇▇▇▇▇▇▇▇▇▇▇▇▇▇         ▂▃▂▂   ▁   |      hits 70 %: p50 is among them
+//!           |▇▇▇▇▇▇▇▇         ▂▃▅▆▅▃▂▂   ▁     |      hits 40 % (cold): p25 is
+//!           |         ▂▃▅▇▇▇▇▅▃▂        ▂▃▂▂   |      full: every quantile has left its floor
+//! ```
+//!
+//! It does not know of rates, shares or other servers.
+
+use crate::live::{BUCKETS, bucket, bucket_ns};
+use crate::shard::policy::Concentrate;
+use crate::time::{Tick, TickDelta};
+
+/// Answers in a reading, at least: fewer are kept for the next window. The median of 32 answers
+/// of a loaded cache path strays by about a tenth.
+const ANSWERS_MIN: u32 = 32;
+/// Answers waiting longer for company than this are forgotten: they tell of another load.
+const PENDING_MAX: TickDelta = TickDelta::from_ms(5_000);
+/// The quantiles that are watched, and the part of answers that must be fast for each to be used:
+/// a fifth more, for the uppermost of the fast answers are their slow tail.
+const LEVELS: [(f64, f64); 3] = [(0.50, 0.60), (0.25, 0.30), (0.10, 0.0)];
+/// Fast: under this times the floor of the lowest quantile. A full server's answers leave it
+/// together, and then the lowest quantile is compared, which has left its floor too.
+const FAST_FACTOR: f64 = 4.0;
+/// Readings of the verdict: full if at least FULL_MIN of them are.
+const VERDICT: usize = 5;
+const FULL_MIN: u32 = 3;
+/// A reading older than this says nothing of now.
+const CALM_SPAN: TickDelta = TickDelta::from_ms(1_000);
+/// The floor's span is kept in so many parts.
+const SPANS: usize = 10;
+
+/// One server's gauge.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    pending: Box<[u32]>,
+    pending_count: u32,
+    pending_since: Option<Tick>,
+    /// Lowest latency per level and part of the floor's span, newest first; nanoseconds.
+    floors: [[Option<u64>; SPANS]; LEVELS.len()],
+    span_began: Option<Tick>,
+    /// The last readings per level, for a median that one lucky reading does not move.
+    last: [[u64; VERDICT]; LEVELS.len()],
+    readings: usize,
+    read: Option<Tick>,
+    /// One bit per reading, newest lowest, since the last `forget`.
+    full: u32,
+    good: u32,
+    judged: usize,
+}
+
+impl Gauge {
+    pub(super) fn new() -> Self {
+        Self {
+            pending: vec![0; BUCKETS].into_boxed_slice(),
+            pending_count: 0,
+            pending_since: None,
+            floors: [[None; SPANS]; LEVELS.len()],
+            span_began: None,
+            last: [[0; VERDICT]; LEVELS.len()],
+            readings: 0,
+            read: None,
+            full: 0,
+            good: 0,
+            judged: 0,
+        }
+    }
+
+    /// Takes in a window's answers, counted by [`bucket`].
+    pub(super) fn observe(&mut self, now: Tick, answers: &[u32], settings: &Concentrate) {
+        if self.pending_since.is_some_and(|since| now.since(since) > PENDING_MAX) {
+            self.clear_pending();
+        }
+        let count: u32 = answers.iter().sum();
+        if count == 0 {
+            return;
+        }
+        self.pending_since.get_or_insert(now);
+        self.pending_count += count;
+        for (pending, n) in self.pending.iter_mut().zip(answers) {
+            *pending += n;
+        }
+        if self.pending_count >= ANSWERS_MIN {
+            let reading = LEVELS.map(|(quantile, _)| self.quantile(quantile));
+            self.read = Some(now);
+            self.learn(now, reading, settings);
+            self.judge(reading, settings);
+            self.clear_pending();
+        }
+    }
+
+    /// Whether most of the last readings were above the floor: the server cannot take more.
+    pub(super) const fn is_full(&self) -> bool {
+        self.full.count_ones() >= FULL_MIN
+    }
+
+    /// Whether all of the last readings were near the floor: it can.
+    pub(super) const fn is_good(&self) -> bool {
+        self.judged >= VERDICT && self.good.count_ones() as usize == VERDICT
+    }
+
+    /// Whether it answers from its cache as ever: no reading of late was full, and there is one.
+    pub(super) fn is_calm(&self, now: Tick) -> bool {
+        self.full == 0 && self.read.is_some_and(|at| now.since(at) <= CALM_SPAN)
+    }
+
+    /// Forgets the verdict, after something was done about it.
+    pub(super) const fn forget(&mut self) {
+        self.full = 0;
+        self.good = 0;
+        self.judged = 0;
+    }
+
+    /// Forgets the floor: latency has changed for a reason that is not load.
+    pub(super) fn rebase(&mut self) {
+        self.floors = [[None; SPANS]; LEVELS.len()];
+        self.readings = 0;
+        self.forget();
+    }
+
+    /// The server's idle latency, as far as it has shown, nanoseconds.
+    #[cfg(test)]
+    pub(super) fn floor_ns(&self) -> Option<u64> {
+        self.floor(0)
+    }
+
+    fn clear_pending(&mut self) {
+        self.pending.fill(0);
+        self.pending_count = 0;
+        self.pending_since = None;
+    }
+
+    fn quantile(&self, quantile: f64) -> u64 {
+        let rank = f64::from(self.pending_count) * quantile;
+        let mut below = 0.0;
+        for (at, n) in self.pending.iter().enumerate() {
+            below += f64::from(*n);
+            if below > rank {
+                return bucket_ns(at);
+            }
+        }
+        bucket_ns(BUCKETS - 1)
+    }
+
+    fn learn(&mut self, now: Tick, reading: [u64; LEVELS.len()], settings: &Concentrate) {
+        let began = *self.span_began.get_or_insert(now);
+        if now.since(began).0 > settings.floor_span.0 / SPANS as u64 {
+            self.span_began = Some(now);
+            for floors in &mut self.floors {
+                floors.rotate_right(1);
+                floors[0] = None;
+            }
+        }
+        let at = self.readings % VERDICT;
+        self.readings += 1;
+        for (level, value) in reading.into_iter().enumerate() {
+            self.last[level][at] = value;
+            if self.readings >= VERDICT {
+                let mut sorted = self.last[level];
+                sorted.sort_unstable();
+                let median = sorted[VERDICT / 2];
+                let floor = &mut self.floors[level][0];
+                *floor = Some(floor.map_or(median, |f| f.min(median)));
+            }
+        }
+    }
+
+    fn floor(&self, level: usize) -> Option<u64> {
+        self.floors[level].iter().flatten().min().copied()
+    }
+
+    fn judge(&mut self, reading: [u64; LEVELS.len()], settings: &Concentrate) {
+        let Some(lowest) = self.floor(LEVELS.len() - 1) else { return };
+        let margin = settings.full_margin.0 as f64;
+        let limit = bucket((FAST_FACTOR * (lowest as f64 + margin)) as u64);
+        let fast: u32 = self.pending[..=limit].iter().sum();
+        let fast = f64::from(fast) / f64::from(self.pending_count);
+        let level = LEVELS.iter().position(|(_, part)| fast >= *part).unwrap_or(LEVELS.len() - 1);
+        let Some(floor) = self.floor(level) else { return };
+        let (value, floor) = (reading[level] as f64, floor as f64);
+        let full = value > settings.full_factor * floor + margin;
+        // A fifth of the margin: at small floors the histogram's own steps are this wide.
+        let good = value < settings.good_factor * floor + margin / 5.0;
+        let keep = (1 << VERDICT) - 1;
+        self.full = (self.full << 1 | u32::from(full)) & keep;
+        self.good = (self.good << 1 | u32::from(good)) & keep;
+        self.judged += 1;
+    }
+}

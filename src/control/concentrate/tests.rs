@@ -1,0 +1,459 @@
+//! The controller, window by window, with made-up readings; the whole in front of resolvers is
+//! played by `tests/concentrate.rs`.
+
+use super::gauge::Gauge;
+use super::*;
+use crate::live::{BUCKETS, bucket};
+
+const WINDOW: TickDelta = TickDelta::from_ms(200);
+const US: u64 = 1_000;
+
+/// Answers: so many at each latency, microseconds.
+fn answers(kinds: &[(u32, u64)]) -> Vec<u32> {
+    let mut counts = vec![0; BUCKETS];
+    kinds.iter().for_each(|(n, us)| counts[bucket(us * US)] += n);
+    counts
+}
+
+/// A gauge that has seen `windows` of each of these answers.
+fn gauge(seen: &[(usize, &[(u32, u64)])]) -> Gauge {
+    let (mut gauge, mut now) = (Gauge::new(), Tick(0));
+    for (windows, kinds) in seen {
+        for _ in 0..*windows {
+            now = now + WINDOW;
+            gauge.observe(now, &answers(kinds), &Concentrate::default());
+        }
+    }
+    gauge
+}
+
+const WARM: &[(u32, u64)] = &[(700, 100), (300, 20_000)];
+
+#[test]
+fn misses_say_nothing_of_fullness() {
+    for after in [
+        &[(700, 100), (300, 200_000)][..],
+        // Cold: the quarter of the fastest is still among the hits; then only the tenth is.
+        &[(400, 100), (600, 200_000)],
+        &[(200, 100), (800, 200_000)],
+    ] {
+        let gauge = gauge(&[(20, WARM), (20, after)]);
+        assert!(!gauge.is_full() && gauge.is_good(), "{after:?}");
+    }
+}
+
+#[test]
+fn the_hit_path_says_it_all() {
+    for (after, full) in [
+        (&[(700, 119), (300, 20_000)][..], false),
+        (&[(700, 185), (300, 20_000)], false),
+        (&[(700, 225), (300, 20_000)], true),
+        (&[(1_000, 90_000)], true),
+        (&[(400, 225), (600, 20_000)], true),
+    ] {
+        let gauge = gauge(&[(20, WARM), (3, after)]);
+        assert_eq!(gauge.is_full(), full, "{after:?}");
+    }
+    assert!(!gauge(&[(20, WARM), (2, &[(1_000, 90_000)])]).is_full(), "two of five are not three");
+}
+
+#[test]
+fn few_answers_wait_for_more() {
+    let mut gauge = gauge(&[(20, WARM)]);
+    let slow = answers(&[(12, 90_000)]);
+    let settings = Concentrate::default();
+    let start = Tick(60_000_000_000);
+    for window in 0..8 {
+        gauge.observe(start + TickDelta(WINDOW.0 * window), &slow, &settings);
+        assert!(!gauge.is_full(), "window {window}: under three readings of 32");
+    }
+    gauge.observe(start + TickDelta(WINDOW.0 * 8), &slow, &settings);
+    assert!(gauge.is_full());
+}
+
+#[test]
+fn the_floor_is_forgotten_in_time() {
+    let mut gauge = gauge(&[(20, WARM)]);
+    let settings = Concentrate::default();
+    let slower = answers(&[(1_000, 400)]);
+    for second in 1..=599 {
+        gauge.observe(Tick(second * 1_000_000_000), &slower, &settings);
+    }
+    assert!(gauge.is_full() && gauge.floor_ns().is_some_and(|f| f < 110 * US));
+    for second in 600..=670 {
+        gauge.observe(Tick(second * 1_000_000_000), &slower, &settings);
+    }
+    assert!(!gauge.is_full() && gauge.floor_ns().is_some_and(|f| f > 380 * US));
+}
+
+/// A pool under a constant load, whose servers' hit path is as `latency` says.
+struct Farm {
+    controller: Concentrator,
+    now: Tick,
+    rate: f64,
+    usable: Vec<bool>,
+    orders: Vec<i32>,
+    shares: Vec<Share>,
+}
+
+impl Farm {
+    fn new(servers: usize, rate: f64) -> Self {
+        let mut pool = Self {
+            controller: Concentrator::new(Concentrate::default()),
+            now: Tick(1),
+            rate,
+            usable: vec![true; servers],
+            orders: (0..).take(servers).collect(),
+            shares: Vec::new(),
+        };
+        pool.pass(1, |_, _| 100);
+        pool
+    }
+
+    /// Lets `seconds` pass; `latency` of server and its queries per second, microseconds.
+    fn pass(&mut self, seconds: u64, latency: impl Fn(usize, f64) -> u64) {
+        self.pass_with(seconds, latency, |_| 0.0);
+    }
+
+    /// Also with a part of a server's queries unanswered.
+    fn pass_with(&mut self, seconds: u64, latency: impl Fn(usize, f64) -> u64, lost: impl Fn(usize) -> f64) {
+        for _ in 0..seconds * 5 {
+            self.now = self.now + WINDOW;
+            let windows: Vec<_> = (0..self.usable.len())
+                .map(|at| {
+                    let rate = self.rate * self.part(at);
+                    let queries = (rate / 5.0) as u32;
+                    let timeouts = (f64::from(queries) * lost(at)) as u32;
+                    let hits = (queries - timeouts) * 7 / 10;
+                    let misses = queries - timeouts - hits;
+                    let us = latency(at, rate);
+                    (queries, timeouts, answers(&[(hits, us), (misses, us + 20_000)]))
+                })
+                .collect();
+            let readings: Vec<_> = windows
+                .iter()
+                .enumerate()
+                .map(|(at, (queries, timeouts, latencies))| Reading {
+                    slot: BackendSlot(at as u16),
+                    order: self.orders[at],
+                    usable: self.usable[at],
+                    queries: u64::from(*queries),
+                    responses: u64::from(queries - timeouts),
+                    timeouts: u64::from(*timeouts),
+                    latencies,
+                })
+                .collect();
+            self.shares = self.controller.tick(self.now, &readings).to_vec();
+        }
+    }
+
+    /// Part of the pool's queries that a server has.
+    fn part(&self, at: usize) -> f64 {
+        let sum: u32 = self.shares.iter().map(|s| s.share_ppm).sum();
+        self.shares
+            .get(at)
+            .map_or(0.0, |s| f64::from(s.share_ppm) / f64::from(sum.max(1)) + f64::from(s.trickle_ppm) / 1e6)
+    }
+
+    fn parts(&self) -> Vec<u32> {
+        (0..self.usable.len()).map(|at| (self.part(at) * 100.0).round() as u32).collect()
+    }
+}
+
+fn idle(_: usize, _: f64) -> u64 {
+    100
+}
+
+/// A server that waits in a queue from `capacity` queries per second on.
+fn up_to(capacity: f64) -> impl Fn(usize, f64) -> u64 {
+    move |_, rate| {
+        if rate > capacity {
+            2_000
+        } else if rate > 0.7 * capacity {
+            130
+        } else {
+            100
+        }
+    }
+}
+
+#[test]
+fn it_spreads_at_first_and_contracts_upon_the_first() {
+    let mut pool = Farm::new(4, 10_000.0);
+    assert_eq!(pool.parts(), [25, 25, 25, 25]);
+    pool.pass(80, idle);
+    assert_eq!(pool.parts(), [100, 1, 0, 0], "all, and the standby's trickle");
+}
+
+#[test]
+fn without_queries_it_stays_calm() {
+    let mut pool = Farm::new(3, 0.0);
+    pool.pass(100, idle);
+    assert_eq!(pool.parts()[0], 100);
+    assert!(pool.shares.iter().all(|s| s.share_ppm <= PPM));
+}
+
+#[test]
+fn a_full_server_is_capped_and_the_next_takes_the_rest() {
+    let mut pool = Farm::new(4, 10_000.0);
+    pool.pass(80, up_to(20_000.0));
+    pool.rate = 24_000.0;
+    pool.pass(3, up_to(20_000.0));
+    assert!(pool.part(0) < 20_000.0 / 24_000.0, "{:?}", pool.parts());
+    pool.pass(60, up_to(20_000.0));
+    let first = pool.part(0) * pool.rate;
+    assert!((14_000.0..20_000.0).contains(&first), "{first}");
+    assert!(pool.part(1) > 0.15 && pool.part(2) < 0.02, "{:?}", pool.parts());
+}
+
+#[test]
+fn a_server_is_closed_only_after_a_minute_well_below_the_cap() {
+    let mut pool = Farm::new(4, 10_000.0);
+    pool.pass(80, up_to(20_000.0));
+    pool.rate = 24_000.0;
+    pool.pass(60, up_to(20_000.0));
+    // Under the cap of the first, but not under 70 % of it.
+    pool.rate = 14_000.0;
+    pool.pass(300, up_to(20_000.0));
+    assert!(pool.part(1) > 0.03, "{:?}", pool.parts());
+    pool.rate = 8_000.0;
+    pool.pass(50, up_to(20_000.0));
+    assert!(pool.part(1) > 0.03, "not yet: {:?}", pool.parts());
+    pool.pass(30, up_to(20_000.0));
+    assert_eq!(pool.parts()[..2], [100, 1]);
+}
+
+#[test]
+fn a_cap_is_raised_slowly_while_all_is_good() {
+    let mut pool = Farm::new(2, 10_000.0);
+    pool.pass(80, up_to(20_000.0));
+    pool.rate = 24_000.0;
+    pool.pass(20, up_to(20_000.0));
+    let capped = pool.part(0) * pool.rate;
+    pool.pass(60, idle);
+    let raised = pool.part(0) * pool.rate;
+    // Six raises at most; fewer steps are published.
+    assert!(raised > capped * 1.1 && raised < capped * 1.35, "{capped} became {raised}");
+}
+
+#[test]
+fn latency_that_load_does_not_explain_becomes_the_floor() {
+    let mut pool = Farm::new(3, 10_000.0);
+    pool.pass(80, idle);
+    // The way to the first got longer by a millisecond: at whatever rate.
+    let longer = |at, _| if at == 0 { 1_100 } else { 100 };
+    pool.pass(4, longer);
+    assert!(pool.part(0) < 0.7, "taken for full at first: {:?}", pool.parts());
+    pool.pass(600, longer);
+    assert!(pool.part(0) > 0.9, "{:?}", pool.parts());
+}
+
+#[test]
+fn a_death_spreads_over_all_survivors_and_a_return_begins_small() {
+    let mut pool = Farm::new(4, 10_000.0);
+    pool.pass(80, idle);
+    pool.usable[0] = false;
+    pool.pass(1, idle);
+    assert_eq!(pool.parts(), [0, 33, 33, 33]);
+    pool.pass(80, idle);
+    assert_eq!(pool.parts(), [0, 100, 1, 0]);
+    pool.usable[0] = true;
+    pool.pass(2, idle);
+    assert!((0.05..0.2).contains(&pool.part(0)), "{:?}", pool.parts());
+    pool.pass(80, idle);
+    assert_eq!(pool.parts(), [100, 1, 0, 0]);
+}
+
+#[test]
+fn the_death_of_an_idle_server_changes_nothing() {
+    let mut pool = Farm::new(3, 10_000.0);
+    pool.pass(80, idle);
+    pool.usable[1] = false;
+    pool.pass(5, idle);
+    assert_eq!(pool.parts(), [100, 0, 1], "the trickle goes to the next");
+}
+
+#[test]
+fn among_equals_a_returned_server_does_not_take_over() {
+    let mut pool = Farm::new(3, 10_000.0);
+    pool.orders = vec![1; 3];
+    pool.pass(80, idle);
+    pool.usable[0] = false;
+    pool.pass(80, idle);
+    assert_eq!(pool.parts()[..2], [0, 100]);
+    pool.usable[0] = true;
+    pool.pass(80, idle);
+    assert_eq!(pool.parts(), [1, 100, 0]);
+}
+
+#[test]
+fn what_all_together_cannot_bear_is_spread_evenly() {
+    let mut pool = Farm::new(3, 1_000.0);
+    pool.pass(80, up_to(2_000.0));
+    pool.rate = 9_000.0;
+    pool.pass(60, up_to(2_000.0));
+    assert_eq!(pool.parts(), [33, 33, 33]);
+}
+
+#[test]
+fn timeouts_alone_do_not_make_a_server_full() {
+    let mut pool = Farm::new(3, 10_000.0);
+    pool.pass(80, idle);
+    pool.pass_with(20, idle, |at| if at == 0 { 0.05 } else { 0.0 });
+    assert_eq!(pool.parts()[0], 100, "the fast answers are as fast as ever");
+    pool.pass_with(5, idle, |at| if at == 0 { 1.0 } else { 0.0 });
+    assert!(pool.part(0) < 0.1, "silence is another matter: {:?}", pool.parts());
+}
+
+#[test]
+fn a_server_recovers_from_an_accident_faster_than_from_being_full() {
+    let mut pool = Farm::new(3, 10_000.0);
+    pool.pass(80, idle);
+    pool.pass_with(5, idle, |at| if at == 0 { 1.0 } else { 0.0 });
+    assert!(pool.part(0) < 0.1);
+    pool.pass(120, idle);
+    assert!(pool.part(0) > 0.75, "{:?}", pool.parts());
+}
+
+mod driver {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::prefix::PrefixSet;
+    use crate::config::snapshot::*;
+    use crate::live::{Board, State};
+    use crate::shard::policy::{Kind, Policy};
+    use crate::shard::rules::Chain;
+
+    fn backend(slot: u16) -> Backend {
+        Backend {
+            slot: BackendSlot(slot),
+            id: format!("backend-{slot}"),
+            name: String::new(),
+            address: SocketAddr::from(([127, 0, 0, 1], 53)),
+            order: slot.into(),
+            weight: 1,
+            qps: 0,
+            timeout: TickDelta::from_ms(2_000),
+            sockets: 1,
+            outstanding_max: 1_000,
+            outstanding_soft_max: 0,
+            source: None,
+            source_interface: None,
+            dscp: 0,
+            socket_options: SocketOptions::default(),
+            health: Health {
+                mode: HealthMode::Auto,
+                probe: Probe::Udp,
+                qname: String::from("."),
+                qtype: 1,
+                qclass: 1,
+                set_cd: false,
+                must_resolve: false,
+                interval: TickDelta::from_ms(1_000),
+                timeout: TickDelta::from_ms(1_000),
+                rise: 1,
+                fall: 1,
+                choose: None,
+                judge: None,
+                slow_start: TickDelta(0),
+                lazy: Lazy {
+                    threshold_percent: 20,
+                    sample: 100,
+                    sample_min: 1,
+                    failed_interval: TickDelta::from_ms(30_000),
+                    backoff_max: None,
+                    servfail_counts: true,
+                },
+            },
+        }
+    }
+
+    fn snapshot(ordered: bool) -> Snapshot {
+        let mut policy = Policy::new(Kind::Concentrate);
+        policy.ordered = ordered;
+        Snapshot {
+            generation: 1,
+            listeners: Vec::new(),
+            backends: (0..3).map(|slot| Some(Arc::new(backend(slot)))).collect(),
+            pools: vec![Pool {
+                name: String::new(),
+                members: (0..3).map(BackendSlot).collect(),
+                policy,
+                ring: None,
+                retry: None,
+                panic_ppm: 0,
+                eject: None,
+            }],
+            acl: PrefixSet::default(),
+            chain: Chain::default(),
+            globals: Globals {
+                servfail_when_no_server: false,
+                round_robin_fail_on_no_server: false,
+                allow_empty_response: false,
+                drop_empty_queries: false,
+                self_answer_payload: 1232,
+                self_answer_edns: true,
+            },
+        }
+    }
+
+    fn shares(board: &Board) -> Vec<u32> {
+        (0..3).map(|s| board.backend(BackendSlot(s)).share_ppm() / 10_000).collect()
+    }
+
+    #[test]
+    fn shares_are_set_for_the_usable_and_only_when_they_change() {
+        let (board, snapshot) = (Board::new(2, 8), snapshot(false));
+        board.set_state(BackendSlot(1), State::Up);
+        board.set_state(BackendSlot(2), State::Up);
+        let mut driver = ConcentrateDriver::new();
+        driver.tick(Tick(0), &snapshot, &board);
+        assert_eq!(shares(&board), [0, 50, 50]);
+        let epoch = board.epoch();
+        for window in 1..20 {
+            driver.tick(Tick(window * WINDOW.0), &snapshot, &board);
+        }
+        assert_eq!(board.epoch(), epoch, "nothing to rebuild for");
+    }
+
+    #[test]
+    fn under_order_groups_the_others_have_none() {
+        let (board, snapshot) = (Board::new(1, 8), snapshot(true));
+        (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
+        let mut driver = ConcentrateDriver::new();
+        driver.tick(Tick(0), &snapshot, &board);
+        assert_eq!(shares(&board), [100, 0, 0]);
+        board.set_state(BackendSlot(0), State::Down);
+        driver.tick(Tick(WINDOW.0), &snapshot, &board);
+        assert_eq!(shares(&board), [0, 100, 0]);
+    }
+
+    #[test]
+    fn windows_are_summed_over_shards_and_a_slots_past_does_not_count() {
+        let (board, snapshot) = (Board::new(2, 8), snapshot(false));
+        (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
+        let count = |n: u64, us: u64| {
+            for shard in board.shards() {
+                let page = shard.backend(BackendSlot(0));
+                page.queries.add(n);
+                page.responses.add(n);
+                (0..n).for_each(|_| page.latency.record(us * US));
+            }
+        };
+        // Before the first look, perhaps of another server: slow, and many.
+        count(10_000, 900_000);
+        let mut driver = ConcentrateDriver::new();
+        driver.tick(Tick(0), &snapshot, &board);
+        let mut seconds = 0;
+        while seconds < 90 && shares(&board)[0] < 100 {
+            seconds += 1;
+            for window in 0..5 {
+                count(100, 100);
+                driver.tick(Tick((seconds * 5 + window) * WINDOW.0), &snapshot, &board);
+            }
+        }
+        assert!((30..80).contains(&seconds), "contracted after {seconds} s");
+    }
+}

@@ -1,0 +1,203 @@
+//! `concentrate`, the real selector and the real controller, before a simulated farm of caching
+//! resolvers, against roundrobin and against the best that a farm can do: one server with every
+//! query. `SIM_SEED=` replays a seed; `--nocapture` shows the course of each run.
+
+mod resolvers;
+
+use std::sync::OnceLock;
+
+use dnslob::shard::policy::{Kind, Policy};
+use resolvers::{Event, Run, Scenario, play};
+
+const RATE: f64 = 5_000.0;
+
+fn scenario(kind: Kind, servers: u16, seconds: u64, events: &[(u64, Event)]) -> Scenario {
+    let seed = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    Scenario {
+        policy: Policy::new(kind),
+        servers,
+        slow: 1,
+        rate: RATE,
+        seconds,
+        events: events.to_vec(),
+        seed,
+    }
+}
+
+/// Plays a scenario and prints its course, five seconds a line.
+fn run(title: &str, scenario: &Scenario) -> Run {
+    let run = play(scenario);
+    println!("{title}: {:?}, SIM_SEED={}", scenario.policy.kind, scenario.seed);
+    for from in (0..run.0.len()).step_by(5) {
+        let s = run.sum(from, (from + 5).min(run.0.len()));
+        let shares: Vec<_> = (0..s.sent.len()).map(|n| format!("{:3.0}", s.share(n) * 100.0)).collect();
+        println!(
+            "{from:4} s: {:6} queries, hit {:5.2} %, cpu {:5.1} us, p50 {:6} us, p99 {:7} us, \
+             lost {:5}, shares {}",
+            s.queries,
+            s.hit_rate() * 100.0,
+            s.cpu_us(),
+            s.quantile_us(0.5),
+            s.quantile_us(0.99),
+            s.lost,
+            shares.join(" ")
+        );
+    }
+    run
+}
+
+/// Roundrobin over four, played once for all tests.
+fn roundrobin() -> &'static Run {
+    static RUN: OnceLock<Run> = OnceLock::new();
+    RUN.get_or_init(|| run("roundrobin", &scenario(Kind::RoundRobin, 4, 150, &[])))
+}
+
+#[test]
+fn hits_as_often_as_one_server_and_costs_less_than_roundrobin() {
+    let best = run("one of four", &scenario(Kind::RoundRobin, 1, 150, &[])).sum(90, 150);
+    let even = roundrobin().sum(90, 150);
+    let ours = run("concentrate", &scenario(Kind::Concentrate, 4, 150, &[])).sum(90, 150);
+    println!(
+        "hit rate: one {:.2} %, concentrate {:.2} %, roundrobin {:.2} %; farm CPU {:.3} of \
+         roundrobin's",
+        best.hit_rate() * 100.0,
+        ours.hit_rate() * 100.0,
+        even.hit_rate() * 100.0,
+        ours.cpu_us() / even.cpu_us()
+    );
+    assert!(ours.hit_rate() > best.hit_rate() - 0.01);
+    assert!(ours.hit_rate() > even.hit_rate() + 0.08);
+    assert!(ours.cpu_us() <= 0.70 * even.cpu_us());
+    assert!(ours.share(0) > 0.98 && ours.lost == 0);
+}
+
+#[test]
+fn a_slow_authority_does_not_spread_the_load() {
+    let slow = scenario(Kind::Concentrate, 4, 180, &[(90, Event::Authority(200_000))]);
+    let run = run("slow authority", &slow);
+    let (before, after) = (run.sum(75, 90), run.sum(92, 180));
+    assert!(after.share(0) > 0.98, "{}", after.share(0));
+    // Misses last ten times longer, and with them what is outstanding; the hit path does not.
+    assert!(after.quantile_us(0.99) > 5 * before.quantile_us(0.99));
+    assert!(after.hit_rate() > before.hit_rate() - 0.02);
+}
+
+#[test]
+fn a_slow_authority_from_the_start_does_not_spread_the_load() {
+    let slow = scenario(Kind::Concentrate, 4, 120, &[(0, Event::Authority(200_000))]);
+    let run = run("slow authority from the start", &slow).sum(90, 120);
+    assert!(run.share(0) > 0.98, "{}", run.share(0));
+}
+
+#[test]
+fn a_dead_authority_does_not_spread_the_load() {
+    let dead = scenario(Kind::Concentrate, 4, 150, &[(90, Event::DeadZones(10))]);
+    let run = run("dead zones", &dead).sum(95, 150);
+    assert!(f64::from(run.lost) > 0.05 * f64::from(run.queries), "far over 1 % of time-outs");
+    assert!(run.share(0) > 0.98, "{}", run.share(0));
+}
+
+#[test]
+fn a_full_server_opens_the_next_and_closes_it_again() {
+    let mut overload = scenario(
+        Kind::Concentrate,
+        4,
+        330,
+        &[(80, Event::Rate(6_000.0, 60)), (200, Event::Rate(1_500.0, 20))],
+    );
+    overload.slow = 3;
+    overload.rate = 2_000.0;
+    let run = run("overload", &overload);
+    assert!(run.sum(70, 80).share(0) > 0.98);
+    let busy = run.sum(150, 200);
+    assert!((0.5..0.85).contains(&busy.share(0)), "{}", busy.share(0));
+    assert!(busy.share(1) > 0.14 && busy.share(2) < 0.02, "one more is enough");
+    let before = run.sum(60, 80).quantile_us(0.5);
+    assert!(run.worst_p50_us(80, 200) < 2 * before, "none melts");
+    assert_eq!(run.sum(60, 330).lost, 0);
+    assert!(run.sum(222, 255).share(1) > 0.02, "kept for a minute");
+    assert!(run.sum(300, 330).share(0) > 0.98, "closed");
+}
+
+#[test]
+fn an_even_load_does_not_move_the_shares() {
+    let mut steady = scenario(Kind::Concentrate, 4, 300, &[(80, Event::Rate(6_000.0, 60))]);
+    steady.slow = 3;
+    steady.rate = 2_000.0;
+    let run = run("steady", &steady);
+    let shares: Vec<_> = (160..300).step_by(5).map(|s| run.sum(s, s + 5).share(0)).collect();
+    let moved: f64 = shares.windows(2).map(|w| (w[1] - w[0]).abs()).sum();
+    println!("share of the first moved by {moved:.2} in 140 s");
+    // Raises of 5 % per 10 s, one cut, and the sampling of five seconds.
+    assert!(moved < 0.8, "{moved}");
+}
+
+#[test]
+fn a_load_that_needs_all_is_borne_by_all() {
+    let mut overload =
+        scenario(Kind::Concentrate, 3, 270, &[(70, Event::Rate(5_500.0, 20)), (130, Event::Rate(500.0, 5))]);
+    (overload.slow, overload.rate) = (8, 1_000.0);
+    let run = run("all needed", &overload);
+    let full = run.sum(90, 130);
+    let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
+    assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
+    // Ten times the load in twenty seconds, on two cold servers.
+    assert_eq!(run.sum(60, 270).lost, 0);
+    assert!(run.worst_p50_us(85, 130) < 3_000);
+    assert!(run.sum(250, 270).share(0) > 0.9, "it contracts again");
+}
+
+#[test]
+fn more_than_all_can_bear_is_spread_evenly() {
+    let mut overload =
+        scenario(Kind::Concentrate, 3, 220, &[(70, Event::Rate(9_000.0, 20)), (110, Event::Rate(500.0, 5))]);
+    (overload.slow, overload.rate) = (10, 800.0);
+    let run = run("everything full", &overload);
+    let full = run.sum(95, 110);
+    assert!(full.lost > 1_000, "it is too much");
+    let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
+    assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
+    assert_eq!(run.sum(120, 220).lost, 0, "and when it falls, all is well again");
+    assert!(run.sum(200, 220).share(0) > 0.85);
+}
+
+#[test]
+fn a_death_spreads_the_load_and_then_it_contracts() {
+    let script = [(90, Event::Freeze(0)), (92, Event::Down(0)), (170, Event::Up(0))];
+    let run = run("death and return", &scenario(Kind::Concentrate, 4, 270, &script));
+    let lost = run.sum(90, 96).lost;
+    println!("lost {lost} queries: all of two seconds");
+    assert!((9_000..=10_500).contains(&lost));
+    assert_eq!(run.sum(96, 270).lost, 0);
+    let spread = run.sum(95, 120);
+    assert_eq!(spread.sent[0], 0);
+    assert!((1..4).all(|n| spread.share(n) > 0.2), "over all survivors");
+    assert!(run.worst_p50_us(93, 270) < 2 * run.sum(60, 90).quantile_us(0.5), "none melts");
+    let contracted = run.sum(155, 170);
+    assert!(contracted.share(1) > 0.98, "{}", contracted.share(1));
+    assert!(run.sum(171, 176).share(0) < 0.2, "a cold server begins small");
+    assert!(run.sum(250, 270).share(0) > 0.98, "and is the first again");
+}
+
+#[test]
+fn a_cold_server_joins_a_load_that_would_melt_it() {
+    let script = [(80, Event::Freeze(0)), (82, Event::Down(0)), (150, Event::Up(0))];
+    let mut join = scenario(Kind::Concentrate, 4, 260, &script);
+    (join.slow, join.rate) = (3, 4_000.0);
+    let ours = run("cold server", &join);
+    assert!(ours.worst_p50_us(151, 260) < 2 * ours.sum(130, 150).quantile_us(0.5));
+    assert_eq!(ours.sum(86, 260).lost, 0);
+    assert!(ours.sum(240, 260).share(0) > 0.6, "{}", ours.sum(240, 260).share(0));
+    // The counter-test: all of that load at once on a cold server.
+    let mut at_once = scenario(Kind::FirstAvailable, 4, 90, &[(80, Event::Up(0))]);
+    (at_once.slow, at_once.rate) = (3, 4_000.0);
+    let melted = run("all at once", &at_once);
+    assert!(melted.worst_p50_us(81, 90) > 10 * melted.sum(60, 80).quantile_us(0.5));
+}
+
+#[test]
+fn a_frozen_server_that_no_check_notices_is_emptied() {
+    let frozen = scenario(Kind::Concentrate, 4, 120, &[(90, Event::Freeze(0))]);
+    let run = run("unnoticed", &frozen);
+    assert!(run.sum(100, 120).share(0) < 0.05, "{}", run.sum(100, 120).share(0));
+}

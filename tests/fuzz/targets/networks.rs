@@ -1,0 +1,26 @@
+//! Any text as a list of networks: what is read behaves as a set.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dnslob::addr::mapped;
+use dnslob::config::prefix::{Prefix, PrefixSet};
+
+pub(crate) fn target(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut words: Vec<&str> = text.split_whitespace().take(64).collect();
+    let networks: Vec<Prefix> = words.iter().filter_map(|w| w.parse().ok()).collect();
+    let set: PrefixSet = networks.iter().copied().collect();
+    assert!(set.len() <= networks.len());
+    // The order of writing does not matter.
+    let backwards: PrefixSet = networks.iter().rev().copied().collect();
+    assert_eq!(set, backwards);
+    // An address is in the set when it is in one of its networks.
+    words.retain(|w| w.parse::<IpAddr>().is_ok());
+    let own = words.iter().filter_map(|w| w.parse().ok());
+    let others = [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into(), Ipv6Addr::LOCALHOST.into()];
+    for address in own.chain(others) {
+        let octets = mapped(address);
+        let one_by_one = networks.iter().any(|n| PrefixSet::from_iter([*n]).contains(&octets));
+        assert_eq!(set.contains(&octets), one_by_one, "{address}");
+    }
+}

@@ -1,0 +1,356 @@
+//! Any octets as a stream of events into a shard, held against a shadow model: queries, answers
+//! true and false, time, and other configurations. Nothing may reach a wrong client, no query may
+//! be answered twice, and in the end nothing is outstanding.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
+use dnslob::config::prefix::{Prefix, PrefixSet};
+use dnslob::config::snapshot::{
+    Backend, Globals, Health, HealthMode, Lazy, Pool, Probe, Retry, Snapshot, SocketOptions,
+};
+use dnslob::live::{Board, State};
+use dnslob::packet::Packet;
+use dnslob::rng::ShardRng;
+use dnslob::shard::Shard;
+use dnslob::shard::policy::{Kind, Policy};
+use dnslob::shard::rules::Chain;
+use dnslob::shard::verdict::Verdict;
+use dnslob::time::{Tick, TickDelta};
+use dnslob::wire::query::Question;
+
+const BACKENDS: u16 = 4;
+const TIMEOUT: TickDelta = TickDelta::from_ms(100);
+/// More events than this in one input only repeat.
+const EVENTS_MAX: usize = 2_000;
+/// Where a query's name says its asker's number.
+const NUMBER: std::ops::Range<usize> = 13..21;
+
+pub(crate) fn target(data: &[u8]) {
+    let mut events = Events { data, at: 0 };
+    let mut world = World::new(u64::from(events.octet()));
+    for _ in 0..EVENTS_MAX {
+        if events.at >= data.len() {
+            break;
+        }
+        world.step(&mut events);
+    }
+    world.drain();
+}
+
+/// The input, read octet by octet; zeros behind its end.
+struct Events<'d> {
+    data: &'d [u8],
+    at: usize,
+}
+
+impl Events<'_> {
+    fn octet(&mut self) -> u8 {
+        self.at += 1;
+        self.data.get(self.at - 1).copied().unwrap_or(0)
+    }
+
+    /// One of `count` things.
+    fn pick(&mut self, count: usize) -> usize {
+        usize::from(u16::from_le_bytes([self.octet(), self.octet()])) % count.max(1)
+    }
+}
+
+/// A query as it went to a backend, and who waits for its answer.
+struct Sent {
+    route: Route,
+    message: Vec<u8>,
+    asker: usize,
+}
+
+struct World {
+    shard: Shard,
+    snapshots: Vec<Arc<Snapshot>>,
+    current: usize,
+    generation: u64,
+    now: Tick,
+    sent: Vec<Sent>,
+    /// By number: the client, the id it chose, and whether it was answered.
+    askers: Vec<(Client, u16, bool)>,
+    /// Tries by what an answer must have; the number of the query they belong to, and of its sending.
+    by_key: HashMap<(Route, u16), (usize, usize)>,
+    board: Arc<Board>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let board = Arc::new(Board::new(1, usize::from(BACKENDS)));
+        for slot in 0..BACKENDS {
+            board.set_state(BackendSlot(slot), State::Up);
+        }
+        let snapshots: Vec<_> = [
+            snapshot(&[0, 1, 2], Kind::RoundRobin, None),
+            snapshot(&[1, 3], Kind::LeastOutstanding, Some(TickDelta::from_ms(20))),
+            snapshot(&[0], Kind::WRandom, None),
+            snapshot(&[], Kind::WHashed, None),
+        ]
+        .into();
+        let first = publish(&snapshots[0], 1);
+        let shard = Shard::new(0, board.clone(), first.clone(), ShardRng::from_seed(seed));
+        Self {
+            shard,
+            snapshots: snapshots.into_iter().map(Arc::new).collect(),
+            current: 0,
+            generation: 1,
+            now: Tick(1),
+            sent: Vec::new(),
+            askers: Vec::new(),
+            by_key: HashMap::new(),
+            board,
+        }
+    }
+
+    fn step(&mut self, events: &mut Events<'_>) {
+        match events.octet() % 8 {
+            0..=2 => self.query(events),
+            3 | 4 => self.response(events),
+            5 => self.now = self.now + TickDelta::from_us(u64::from(events.octet()) * 200),
+            6 => {
+                self.current = events.pick(self.snapshots.len());
+                self.generation += 1;
+            }
+            _ => self.board.set_state(
+                BackendSlot(u16::from(events.octet()) % BACKENDS),
+                match events.octet() % 3 {
+                    0 => State::Down,
+                    1 => State::Draining,
+                    _ => State::Up,
+                },
+            ),
+        }
+        self.tick();
+        self.shard.check_invariants();
+    }
+
+    fn tick(&mut self) {
+        let snapshot = publish(&self.snapshots[self.current], self.generation);
+        self.shard.begin_batch(self.now, &snapshot);
+        let mut again = Vec::new();
+        self.shard.on_tick(&mut |verdict, message| again.push((verdict, message.to_vec())));
+        for (verdict, message) in again {
+            let Verdict::Forward(route) = verdict else { panic!("a tick only asks again, not {verdict:?}") };
+            // The same query: found by its question, which names the asker.
+            let asker = asker_of(&message).expect("a query of ours");
+            self.forwarded(route, message, asker);
+        }
+        for slot in self.shard.retired().collect::<Vec<_>>() {
+            self.shard.detach(slot);
+        }
+    }
+
+    fn query(&mut self, events: &mut Events<'_>) {
+        let number = self.askers.len();
+        let client = client(number as u16);
+        let id = u16::from_le_bytes([events.octet(), events.octet()]);
+        let mut message = query(id, number);
+        let spoiled = events.octet();
+        if spoiled < 64 {
+            // Something else than a proper query.
+            let at = events.pick(message.len());
+            if !NUMBER.contains(&at) {
+                message[at] ^= spoiled | 1;
+            }
+            message.truncate(message.len() - events.pick(8));
+        }
+        let mut buffer = message.clone();
+        buffer.resize(message.len() + 32, 0);
+        let mut packet = Packet::new(&mut buffer, 0, message.len());
+        match self.shard.on_query(client, &mut packet) {
+            Verdict::Forward(route) => {
+                let forwarded = packet.bytes().to_vec();
+                assert_eq!(forwarded[2..], message[2..], "only the id is changed");
+                let asked = u16::from_be_bytes([message[0], message[1]]);
+                self.askers.push((client, asked, false));
+                self.forwarded(route, forwarded, number);
+            }
+            Verdict::Answer(to) => {
+                assert_eq!(to, client, "our own answer goes to who asked");
+                assert_eq!(packet.bytes()[..2], message[..2]);
+                assert!(packet.bytes()[2] & 0x80 != 0);
+            }
+            Verdict::Drop(_) => {}
+            Verdict::Deliver(to) => panic!("a query was delivered to {to:?}"),
+        }
+    }
+
+    fn forwarded(&mut self, route: Route, message: Vec<u8>, asker: usize) {
+        let key = (route, u16::from_be_bytes([message[0], message[1]]));
+        self.by_key.insert(key, (asker, self.sent.len()));
+        self.sent.push(Sent { route, message, asker });
+    }
+
+    fn response(&mut self, events: &mut Events<'_>) {
+        let Some(which) = self.sent.len().checked_sub(1).map(|last| last - events.pick(last + 1).min(last))
+        else {
+            return;
+        };
+        let mut route = self.sent[which].route;
+        let mut message = self.sent[which].message.clone();
+        message[2] |= 0x80;
+        let spoiled = events.octet();
+        match spoiled % 16 {
+            0 => route.socket = SocketSlot(events.octet()),
+            1 => route.backend = BackendSlot(u16::from(events.octet()) % BACKENDS),
+            2 => message[0] ^= events.octet(),
+            3 => message[2] &= 0x7f,
+            4 => message.truncate(events.pick(message.len())),
+            5 => {
+                let at = events.pick(message.len());
+                message[at] ^= events.octet();
+            }
+            _ => {}
+        }
+        let key = message.first_chunk().map(|id| (route, u16::from_be_bytes(*id)));
+        let expected = key.and_then(|k| self.by_key.get(&k).copied());
+        let mut buffer = message.clone();
+        let mut packet = Packet::new(&mut buffer, 0, message.len());
+        match self.shard.on_response(route, &mut packet) {
+            Verdict::Deliver(to) => {
+                let (number, sending) = expected.expect("an answer that fits no query was delivered");
+                if message[4..6] != [0, 0] {
+                    let (asked, told) =
+                        (Question::parse(&self.sent[sending].message), Question::parse(&message));
+                    let same = asked.zip(told).is_some_and(|(asked, told)| told.matches(&asked));
+                    assert!(same, "an answer to another question was delivered");
+                }
+                let (client, id, answered) = &mut self.askers[number];
+                assert_eq!(to, *client, "delivered to the client that asked");
+                assert!(!*answered, "delivered once");
+                *answered = true;
+                assert_eq!(packet.bytes()[..2], id.to_be_bytes(), "with the client's own id");
+                assert_eq!(packet.bytes()[2..], message[2..], "otherwise as it came");
+            }
+            Verdict::Drop(_) => {}
+            other @ (Verdict::Answer(_) | Verdict::Forward(_)) => panic!("an answer became {other:?}"),
+        }
+    }
+
+    /// Lets all time-outs pass: nothing is left.
+    fn drain(&mut self) {
+        for _ in 0..4 {
+            self.now = self.now + TIMEOUT + TIMEOUT;
+            self.tick();
+        }
+        assert_eq!(self.shard.outstanding(), 0, "nothing stays outstanding");
+        self.shard.check_invariants();
+        let [claimed, settled, expired, released] = self.shard.totals();
+        assert_eq!(claimed, settled + expired + released);
+        let answered = self.askers.iter().filter(|a| a.2).count();
+        assert_eq!(settled, answered as u64);
+        assert!(self.sent.iter().all(|s| s.asker < self.askers.len()));
+    }
+}
+
+fn client(number: u16) -> Client {
+    let [high, low] = number.to_be_bytes();
+    let peer = SocketAddr::from(([127, 0, high, low], 1024 + number % 60_000));
+    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER }
+}
+
+/// A query whose name is its asker's number.
+fn query(id: u16, number: usize) -> Vec<u8> {
+    let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8];
+    message[..2].copy_from_slice(&id.to_be_bytes());
+    message.extend(format!("{number:08}").as_bytes());
+    message.extend([4, b't', b'e', b's', b't', 0, 0, 1, 0, 1]);
+    message
+}
+
+fn asker_of(message: &[u8]) -> Option<usize> {
+    std::str::from_utf8(message.get(NUMBER)?).ok()?.parse().ok()
+}
+
+/// The same configuration under another generation.
+fn publish(snapshot: &Snapshot, generation: u64) -> Arc<Snapshot> {
+    Arc::new(Snapshot {
+        generation,
+        listeners: snapshot.listeners.clone(),
+        backends: snapshot.backends.clone(),
+        pools: snapshot.pools.clone(),
+        acl: snapshot.acl.clone(),
+        chain: snapshot.chain.clone(),
+        globals: snapshot.globals.clone(),
+    })
+}
+
+fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapshot {
+    let retry = retry_after.map(|after| Retry { after, budget_ppm: 1_000_000 });
+    let members: Vec<_> = slots.iter().map(|s| BackendSlot(*s)).collect();
+    let backends = (0..BACKENDS).map(|s| slots.contains(&s).then(|| Arc::new(backend(s)))).collect();
+    Snapshot {
+        generation: 0,
+        listeners: Vec::new(),
+        backends,
+        pools: vec![Pool {
+            name: String::new(),
+            members,
+            policy: Policy::new(kind),
+            ring: None,
+            retry,
+            panic_ppm: 0,
+            eject: None,
+        }],
+        acl: ["127.0.0.0/8"].iter().map(|p| p.parse::<Prefix>().expect("a network")).collect::<PrefixSet>(),
+        chain: Chain::default(),
+        globals: Globals {
+            servfail_when_no_server: true,
+            round_robin_fail_on_no_server: false,
+            allow_empty_response: false,
+            drop_empty_queries: false,
+            self_answer_payload: 1232,
+            self_answer_edns: true,
+        },
+    }
+}
+
+fn backend(slot: u16) -> Backend {
+    let address = SocketAddr::from(([192, 0, 2, 1 + slot as u8], 53));
+    Backend {
+        slot: BackendSlot(slot),
+        id: address.to_string(),
+        name: address.to_string(),
+        address,
+        order: 1,
+        weight: 1,
+        qps: 0,
+        timeout: TIMEOUT,
+        sockets: 2,
+        outstanding_max: 64,
+        outstanding_soft_max: 0,
+        source: None,
+        source_interface: None,
+        dscp: 0,
+        socket_options: SocketOptions::default(),
+        health: Health {
+            mode: HealthMode::Up,
+            probe: Probe::Udp,
+            qname: "a.root-servers.net.".into(),
+            qtype: 1,
+            qclass: 1,
+            set_cd: false,
+            must_resolve: false,
+            interval: TickDelta::from_ms(1000),
+            timeout: TickDelta::from_ms(1000),
+            rise: 1,
+            fall: 1,
+            choose: None,
+            judge: None,
+            slow_start: TickDelta(0),
+            lazy: Lazy {
+                threshold_percent: 20,
+                sample: 100,
+                sample_min: 1,
+                failed_interval: TickDelta::from_ms(30_000),
+                backoff_max: None,
+                servfail_counts: true,
+            },
+        },
+    }
+}

@@ -1,0 +1,105 @@
+//! The bodies of the fuzz targets over seeded inputs, on any toolchain: random octets, and the
+//! corpus below with mutations. Always the same inputs; `FUZZ_SEED=` tries others, and a failure
+//! prints the one to repeat.
+
+#![allow(clippy::expect_used)]
+
+#[path = "fuzz/targets/networks.rs"]
+mod networks;
+#[path = "fuzz/targets/shard.rs"]
+mod shard;
+#[path = "fuzz/targets/wire.rs"]
+mod wire;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use dnslob::rng::ShardRng;
+
+/// Messages and pieces of them, to be mutated.
+const MESSAGES: &[&[u8]] = &[
+    b"",
+    b"\0\0\x01\0\0\0\0\0\0\0\0\0",
+    b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\x03com\0\0\x01\0\x01",
+    // With an OPT: payload 1232, DO.
+    b"\xab\xcd\x01\x20\0\x01\0\0\0\0\0\x01\x01a\0\0\x1c\0\x01\0\0\x29\x04\xd0\0\0\x80\0\0\0",
+    // An answer with a compressed owner, and an OPT with a client subnet behind it.
+    b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\x01\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01\
+      \0\0\x29\x10\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02",
+    // Pointers to themselves and to each other; two questions; the root.
+    b"\0\0\x01\0\0\x01\0\0\0\0\0\0\xc0\x0c\0\x01\0\x01",
+    b"\0\0\x01\0\0\x02\0\0\0\0\0\0\x01a\xc0\x0c\0\x01\0\x01\xc0\x0e\0\x01\0\x01",
+    b"\0\0\x01\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01",
+];
+
+const NETWORKS: &[&[u8]] = &[
+    b"10.0.0.0/8 192.168.0.0/16 127.0.0.1",
+    b"0.0.0.0/0 ::/0 255.255.255.255/32",
+    b"2001:db8::/32 ::1/128 fe80::/10 fe80::1",
+    b"1.2.3.4/33 ::/129 /8 1.2.3/24 -1/1",
+];
+
+/// Runs `body` over `count` inputs.
+fn smoke(name: &str, corpus: &[&[u8]], length_max: u32, count: u32, body: fn(&[u8])) {
+    let first = match std::env::var("FUZZ_SEED") {
+        Ok(seed) => seed.parse().expect("FUZZ_SEED is a number"),
+        Err(_) => 1,
+    };
+    for seed in first..first + u64::from(count) {
+        let input = input(&mut ShardRng::from_seed(seed), corpus, length_max);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&input))) {
+            eprintln!("{name}: repeat with FUZZ_SEED={seed} (an input of {} octets)", input.len());
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn input(rng: &mut ShardRng, corpus: &[&[u8]], length_max: u32) -> Vec<u8> {
+    if corpus.is_empty() || rng.below(8) == 0 {
+        return (0..rng.below(length_max)).map(|_| rng.u32() as u8).collect();
+    }
+    let mut input = corpus[rng.below(corpus.len() as u32) as usize].to_vec();
+    for _ in 0..rng.below(6) {
+        mutate(rng, &mut input, corpus);
+    }
+    input
+}
+
+fn mutate(rng: &mut ShardRng, input: &mut Vec<u8>, corpus: &[&[u8]]) {
+    let len = input.len() as u32;
+    let at = rng.below(len + 1) as usize;
+    match rng.below(7) {
+        0 if len > 0 => input[at.min(len as usize - 1)] ^= 1 << rng.below(8),
+        1 if len > 0 => {
+            input[at.min(len as usize - 1)] = [0, 1, 0x3f, 0x40, 0x7f, 0xc0, 0xff][rng.below(7) as usize];
+        }
+        2 => input.truncate(at),
+        3 => input.insert(at, rng.u32() as u8),
+        4 => {
+            let other = corpus[rng.below(corpus.len() as u32) as usize];
+            let from = rng.below(other.len() as u32 + 1) as usize;
+            input.truncate(at);
+            input.extend(&other[from..]);
+        }
+        5 => {
+            // A long run: names of many labels, records of many octets.
+            let run = vec![[1, 63, b'a', 0xff][rng.below(4) as usize]; rng.below(600) as usize];
+            input.splice(at..at, run);
+        }
+        _ => input.rotate_left(at),
+    }
+}
+
+#[test]
+fn wire() {
+    smoke("wire", MESSAGES, 600, 100_000, wire::target);
+}
+
+#[test]
+fn networks() {
+    smoke("networks", NETWORKS, 100, 5_000, networks::target);
+}
+
+#[test]
+fn shard() {
+    smoke("shard", &[], 4_000, 1_000, shard::target);
+}

@@ -1,0 +1,80 @@
+//! Listen addresses: IPv4, IPv6, several, and wildcards that answer from the address that was asked.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::backend::{Backend, Manner};
+use crate::load::{self, Plan};
+use crate::lob::{Lob, backend, listen};
+use crate::place::port;
+use crate::process;
+
+/// The load's sockets are connected: an answer from another address than the asked one is lost.
+fn serves(lob: &Lob, target: SocketAddr) {
+    let report = load::run(Plan { target, rate: 2_000, count: 200, patience: Duration::from_secs(4) });
+    report.assert_nothing_lost(&|| format!("asked at {target}; {}", lob.program.transcript()));
+}
+
+#[test]
+fn a_wildcard_answers_from_the_asked_address() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = port();
+    let lob = Lob::start(&(listen(SocketAddr::from(([0, 0, 0, 0], at))) + &backend(a.address, "")));
+    for address in [[127, 0, 0, 1], [127, 0, 0, 2], [127, 1, 2, 3]] {
+        serves(&lob, (address, at).into());
+    }
+}
+
+#[test]
+fn an_ipv6_wildcard_answers_from_the_asked_address() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = port();
+    let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, at));
+    let lob = Lob::start(&(listen(any) + &backend(a.address, "")));
+    serves(&lob, (std::net::Ipv6Addr::LOCALHOST, at).into());
+}
+
+#[test]
+fn ipv4_and_ipv6_mix_on_both_sides() {
+    let v4 = Backend::start(4, Manner::Prompt);
+    let v6 = Backend::start_at((std::net::Ipv6Addr::LOCALHOST, port()).into(), 6, Manner::Prompt);
+    let fronts: [SocketAddr; 2] =
+        [([127, 0, 0, 1], port()).into(), (std::net::Ipv6Addr::LOCALHOST, port()).into()];
+    let lua = fronts.map(listen).concat()
+        + "setServerPolicy(roundrobin)\n"
+        + &backend(v4.address, "")
+        + &backend(v6.address, "");
+    let lob = Lob::start(&lua);
+    for front in fronts {
+        serves(&lob, front);
+    }
+    assert_eq!(v4.queries() + v6.queries(), 400);
+    assert!(v4.queries() > 100 && v6.queries() > 100, "{} and {}", v4.queries(), v6.queries());
+}
+
+#[test]
+fn the_one_line_start_of_the_readme_works() {
+    let (a, b) = (Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt));
+    let at = SocketAddr::from(([127, 0, 0, 1], port()));
+    let mut lob = Lob::start_plain(&[at.to_string(), a.address.to_string(), b.address.to_string()]);
+    serves(&lob, at);
+    assert!(a.others() > 0 && b.others() > 0, "both were probed before the listener opened");
+    assert!(lob.stop().success());
+}
+
+#[test]
+fn a_client_outside_the_acl_gets_no_answer() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = SocketAddr::from(([127, 0, 0, 1], port()));
+    let lua = listen(at) + "setACL({\"127.0.0.2/32\"})\n" + &backend(a.address, "");
+    let lob = Lob::start(&lua);
+    let report = load::run(Plan { target: at, rate: 2_000, count: 50, patience: Duration::from_millis(200) });
+    assert_eq!((report.sent, report.answered), (50, 0));
+    assert_eq!(lob.dropped("acl"), 50);
+    assert_eq!(a.queries(), 0);
+    let server = format!("@{}", at.ip());
+    let port = at.port().to_string();
+    let (_, text) =
+        process::run("dig", &[&server, "-p", &port, "-b", "127.0.0.2", "+tries=1", "+short", "x.test"]);
+    assert_eq!(text.trim(), "192.0.2.1");
+}

@@ -1,0 +1,109 @@
+//! A backend dies and returns.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::load::{Load, Plan};
+use crate::lob::{Lob, listen};
+use crate::place::{port, wait_for};
+use crate::servers::{Kind, Server};
+
+const RATE: u32 = 2_000;
+
+struct Farm {
+    at: SocketAddr,
+    mortal: Server,
+    _steady: Server,
+    lob: Lob,
+}
+
+/// Two real servers, checked every 100 ms, taking turns; `more` is further Lua.
+fn farm(more: &str) -> Farm {
+    let (mortal, steady) = (Server::start(Kind::Nsd, 21), Server::start(Kind::Knot, 22));
+    let at = SocketAddr::from(([127, 0, 0, 1], port()));
+    let mut lua = listen(at) + "setServerPolicy(roundrobin)\n";
+    for server in [&mortal, &steady] {
+        lua += &format!(
+            "newServer {{address=\"{}\", checkName=\"ready.test.\", checkInterval=0.1, checkTimeout=100, \
+             maxCheckFailures=1, rise=1, slowStart=0}}\n",
+            server.address
+        );
+    }
+    let lob = Lob::start(&(lua + more));
+    Farm { at, mortal, _steady: steady, lob }
+}
+
+fn load(farm: &Farm) -> Load {
+    Load::start(Plan { target: farm.at, rate: RATE, count: u64::MAX, patience: Duration::from_secs(4) })
+}
+
+fn answered(load: &Load, more: u64) {
+    let goal = load.answered() + more;
+    wait_for(|| format!("{goal} answers"), || (load.answered() >= goal).then_some(()));
+}
+
+#[test]
+fn only_the_queries_of_a_killed_server_are_lost_and_its_return_is_noticed() {
+    let mut farm = farm("");
+    let running = load(&farm);
+    answered(&running, 1_000);
+    let killed = std::time::Instant::now();
+    farm.mortal.kill();
+    answered(&running, 2_000);
+    farm.mortal.begin();
+    answered(&running, 2_000);
+    let returned = running.sent();
+    answered(&running, 2_000);
+    let report = running.finish();
+    // Until a check fails, half of all queries still go to the dead server: one interval and one
+    // time-out, and as much again for a machine that is busy with other tests.
+    let noticed = Duration::from_millis(400);
+    let late: Vec<_> = report.lost.values().filter(|sent| **sent > killed + noticed).collect();
+    assert!(
+        late.is_empty(),
+        "{} lost after the death was noticed\n{}",
+        late.len(),
+        farm.lob.program.transcript()
+    );
+    let before: Vec<_> =
+        report.lost.values().filter(|sent| **sent + Duration::from_millis(100) < killed).collect();
+    assert!(before.is_empty(), "{} lost before the death", before.len());
+    assert_eq!(report.duplicates + report.strange + report.failures, 0);
+    // It took part before its death and again afterwards.
+    let part = report.by_backend.get(&21).copied().unwrap_or(0);
+    assert!(
+        part > 500 + 500,
+        "the killed server answered {part} of {} (of {returned} until its return)",
+        report.sent
+    );
+}
+
+#[test]
+fn with_retry_a_killed_server_costs_no_query() {
+    let mut farm = farm("setRetry {after=50, budget=100}\n");
+    let running = load(&farm);
+    answered(&running, 1_000);
+    farm.mortal.kill();
+    answered(&running, 2_000);
+    let report = running.finish();
+    report.assert_nothing_lost(&|| farm.lob.program.transcript());
+}
+
+#[test]
+fn with_retry_a_frozen_server_costs_no_query() {
+    let farm = farm("setRetry {after=50, budget=100}\n");
+    let running = load(&farm);
+    answered(&running, 1_000);
+    farm.mortal.freeze(true);
+    answered(&running, 1_000);
+    farm.mortal.freeze(false);
+    answered(&running, 1_000);
+    let report = running.finish();
+    assert!(
+        report.lost.is_empty(),
+        "{} of {} lost\n{}",
+        report.lost.len(),
+        report.sent,
+        farm.lob.program.transcript()
+    );
+}

@@ -1,0 +1,139 @@
+//! The program under test: started with a configuration, reloaded, counted, ended.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+
+use nix::sys::signal::Signal;
+
+use crate::place::{Directory, wait_for};
+use crate::process::{self, Program};
+
+/// A running `dnslob`. It tells when it is ready the way it tells systemd: by `sd_notify`.
+#[derive(Debug)]
+pub(crate) struct Lob {
+    pub(crate) program: Program,
+    directory: Directory,
+    notices: UnixDatagram,
+}
+
+impl Lob {
+    /// Starts it with a configuration in Lua and waits until it is ready.
+    pub(crate) fn start(lua: &str) -> Self {
+        Self::start_with(lua, &["--shards", "2"])
+    }
+
+    pub(crate) fn start_with(lua: &str, flags: &[&str]) -> Self {
+        let directory = Directory::new();
+        let config = directory.write("dnslob.lua", lua);
+        let mut command = Command::new(binary());
+        command.args(flags).arg("-C").arg(config);
+        Self::launch(command, directory)
+    }
+
+    /// Starts it without a configuration file.
+    pub(crate) fn start_plain(arguments: &[String]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(arguments);
+        Self::launch(command, Directory::new())
+    }
+
+    /// Runs a prepared command line, with a notification socket in `directory`.
+    pub(crate) fn launch(mut command: Command, directory: Directory) -> Self {
+        let path = directory.path().join("notify");
+        let notices = UnixDatagram::bind(&path).expect("the notification socket");
+        notices.set_nonblocking(true).expect("a socket that does not block");
+        command.env("NOTIFY_SOCKET", path);
+        let mut lob = Self { program: Program::start(&mut command), directory, notices };
+        lob.wait_ready();
+        lob
+    }
+
+    fn wait_ready(&mut self) {
+        let (notices, program) = (&self.notices, std::cell::RefCell::new(&mut self.program));
+        wait_for(
+            || format!("READY=1; {}", program.borrow().transcript()),
+            || {
+                let ended = program.borrow_mut().ended();
+                if let Some(status) = ended {
+                    panic!("ended with {status} before it was ready; {}", program.borrow().transcript());
+                }
+                let mut buffer = [0; 4096];
+                match notices.recv(&mut buffer) {
+                    Ok(len) => {
+                        String::from_utf8_lossy(&buffer[..len]).lines().any(|l| l == "READY=1").then_some(())
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+                    Err(e) => panic!("the notification socket: {e}"),
+                }
+            },
+        );
+    }
+
+    /// Writes another configuration, sends SIGHUP and waits until it says that it is done.
+    pub(crate) fn reload(&mut self, lua: &str) {
+        self.directory.write("dnslob.lua", lua);
+        self.program.signal(Signal::SIGHUP);
+        self.wait_ready();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.program.signal(Signal::SIGTERM);
+        self.program.wait()
+    }
+
+    /// How many packets have been dropped for that reason, out of a dump made now (SIGUSR1).
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        let label = format!("drop-{reason}");
+        let dump = self.dump();
+        dump.iter()
+            .find_map(|l| number_after(l, &label))
+            .unwrap_or_else(|| panic!("no {label} in the dump {dump:#?}"))
+    }
+
+    /// A dump of all statistics, made now.
+    pub(crate) fn dump(&self) -> Vec<String> {
+        let from = self.program.output().len();
+        self.program.signal(Signal::SIGUSR1);
+        wait_for(
+            || format!("a dump of the statistics; {}", self.program.transcript()),
+            || {
+                let lines: Vec<String> = self.program.output().split_off(from);
+                lines.iter().any(|l| l.split_whitespace().next() == Some(DUMP_END)).then_some(lines)
+            },
+        )
+    }
+}
+
+/// How the last line of a dump begins: the sums of all servers.
+const DUMP_END: &str = "All";
+
+/// The number behind the word `label` in a line of a dump.
+fn number_after(line: &str, label: &str) -> Option<u64> {
+    let mut words = line.split_whitespace();
+    words.find(|w| *w == label)?;
+    words.next()?.parse().ok()
+}
+
+/// Runs `dnslob` with arguments to its end.
+pub(crate) fn run(arguments: &[&str]) -> (ExitStatus, String) {
+    process::run(binary().to_str().expect("a path in UTF-8"), arguments)
+}
+
+/// The binary that cargo built for these tests.
+pub(crate) fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_dnslob"))
+}
+
+/// Lua for a listener at `address`.
+pub(crate) fn listen(address: SocketAddr) -> String {
+    format!("addLocal(\"{address}\")\n")
+}
+
+/// Lua for a backend that counts as up without being asked; `more` are further arguments.
+pub(crate) fn backend(address: SocketAddr, more: &str) -> String {
+    format!("newServer {{address=\"{address}\", healthCheckMode=\"up\"{more}}}\n")
+}

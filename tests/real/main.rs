@@ -1,0 +1,31 @@
+//! Real programs on loopback: the built `dnslob` before unbound, nsd and knotd, asked by dig, kdig,
+//! dnsperf and by a load client that accounts for every single query.
+//!
+//! Queries are counted at both ends: [`load`] knows each one it sent and what became of it, and
+//! [`backend`] each one that arrived. Nothing waits for a fixed time: a test polls for what it
+//! needs, with a deadline. Each test has ports and a directory of its own, and ends only the
+//! processes that it started.
+//!
+//! `scripts/test` installs the programs. Without one of them a test fails and says which; the one
+//! exception is the test in network namespaces, which says so when it may not make any.
+
+// Tests may stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod backend;
+mod load;
+mod lob;
+mod message;
+mod meter;
+mod place;
+mod process;
+mod servers;
+
+mod addresses;
+mod clients;
+mod death;
+mod hostile;
+mod mistakes;
+mod namespaces;
+mod reload;
+mod stop;

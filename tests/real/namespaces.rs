@@ -1,0 +1,110 @@
+//! Three machines in network namespaces: a client, the balancer, a name server.
+//!
+//! ```text
+//!  client 198.18.1.1 ──cl── 198.18.1.2 balancer 198.18.2.1 ──be── 198.18.2.2 backend
+//! ```
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::lob::{Lob, binary};
+use crate::place::{Directory, wait_for};
+use crate::process::{Program, run};
+use crate::servers::{self, Kind};
+
+/// Namespaces of this test's own, removed with all that is in them.
+struct Namespaces(Vec<String>);
+
+impl Namespaces {
+    /// Makes them, or says why that is not possible here.
+    fn new(names: &[&str]) -> Result<Self, String> {
+        let mut made = Self(Vec::new());
+        for name in names {
+            let name = format!("dnslob-{name}-{}", std::process::id());
+            let (status, text) = run("ip", &["netns", "add", &name]);
+            if !status.success() {
+                return Err(text);
+            }
+            made.0.push(name);
+        }
+        Ok(made)
+    }
+
+    /// Runs `ip` inside one of them; it must succeed.
+    fn ip(&self, which: usize, arguments: &str) {
+        let all = ["-n", &self.0[which]].into_iter().chain(arguments.split(' ')).collect::<Vec<_>>();
+        let (status, text) = run("ip", &all);
+        assert!(status.success(), "ip {all:?}: {text}");
+    }
+
+    /// A command line inside one of them.
+    fn command(&self, which: usize, command: &Command) -> Command {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.0[which]]).arg(command.get_program()).args(command.get_args());
+        inside
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            run("ip", &["netns", "delete", name]);
+        }
+    }
+}
+
+const CLIENT: usize = 0;
+const BALANCER: usize = 1;
+const BACKEND: usize = 2;
+
+#[test]
+fn an_interface_bound_listener_serves_that_side_only() {
+    let spaces = match Namespaces::new(&["client", "lob", "backend"]) {
+        Ok(spaces) => spaces,
+        Err(why) => {
+            eprintln!("SKIPPED: network namespaces cannot be made here: {why}");
+            return;
+        }
+    };
+    for (left, link, right) in [(CLIENT, "cl", BALANCER), (BALANCER, "be", BACKEND)] {
+        spaces.ip(left, &format!("link add {link} type veth peer name {link} netns {}", spaces.0[right]));
+    }
+    for (which, link, address) in [
+        (CLIENT, "cl", "198.18.1.1/24"),
+        (BALANCER, "cl", "198.18.1.2/24"),
+        (BALANCER, "be", "198.18.2.1/24"),
+        (BACKEND, "be", "198.18.2.2/24"),
+    ] {
+        spaces.ip(which, &format!("address add {address} dev {link}"));
+        spaces.ip(which, &format!("link set {link} up"));
+    }
+
+    let home = Directory::new();
+    let plain = servers::command(Kind::Nsd, &home, "198.18.2.2:53".parse().expect("an address"), 41);
+    let backend = Program::start(&mut spaces.command(BACKEND, &plain));
+    let config = Directory::new();
+    let path = config.write(
+        "dnslob.lua",
+        "addLocal(\"0.0.0.0:53\", {interface=\"cl\"})\nsetACL({\"0.0.0.0/0\"})\n\
+         newServer {address=\"198.18.2.2\", source=\"198.18.2.1@be\", checkName=\"ready.test.\", checkInterval=0.1}\n",
+    );
+    let mut plain = Command::new(binary());
+    plain.arg("-C").arg(path);
+    let mut lob = Lob::launch(spaces.command(BALANCER, &plain), config);
+
+    let ask = |from: usize, server: &str| {
+        let mut dig = Command::new("dig");
+        dig.args([&format!("@{server}"), "x.test", "A", "+short", "+tries=1", "+timeout=1"]);
+        let out = spaces.command(from, &dig).output().expect("dig; scripts/test installs it");
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    // The server may come up after the balancer's first check.
+    wait_for(
+        || format!("an answer to the client; {}; {}", backend.transcript(), lob.program.transcript()),
+        || (ask(CLIENT, "198.18.1.2") == "192.0.2.41").then_some(()),
+    );
+    let begun = Instant::now();
+    assert_ne!(ask(BACKEND, "198.18.2.1"), "192.0.2.41", "the other side is not served");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(lob.stop().success());
+}

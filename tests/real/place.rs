@@ -1,0 +1,74 @@
+//! Ports and directories that no other test has.
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a program may take to get ready, or an event to show.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Ports are taken from here up: below the kernel's own choice for clients (32768 and following).
+const PORT_FIRST: u16 = 20_000;
+const PORT_COUNT: u16 = 10_000;
+
+/// A loopback port that is free for UDP and TCP, and that no other test of this run is given.
+pub(crate) fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Another run at the same time begins elsewhere.
+    let offset = (std::process::id() % 97) as u16 * 100;
+    for _ in 0..PORT_COUNT {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORT_FIRST + (offset + n) % PORT_COUNT;
+        let at = (Ipv4Addr::UNSPECIFIED, port);
+        if UdpSocket::bind(at).is_ok() && TcpListener::bind(at).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port from {PORT_FIRST} on");
+}
+
+/// A temporary directory, removed with its contents when the test ends.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("dnslob-test-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file there, whole: readers see the old text or the new one.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        let fresh = self.0.join(format!("{name}.new"));
+        std::fs::write(&fresh, text).expect("a file in the temporary directory");
+        std::fs::rename(&fresh, &path).expect("its rename");
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Polls until `condition` gives something; `describe` is asked for the panic's text if it never does.
+pub(crate) fn wait_for<T>(describe: impl Fn() -> String, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {}", describe());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,118 @@
+//! A child process: its output, its signals, its end.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::place::wait_for;
+
+/// A program that this test started, in a process group of its own (nsd forks); the group is killed
+/// when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Program {
+    name: String,
+    child: Child,
+    output: Arc<Mutex<Vec<String>>>,
+}
+
+impl Program {
+    /// Starts it and gathers the lines of both its outputs.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{name} cannot be started ({e}); scripts/test installs it"));
+        let output = Arc::default();
+        gather(child.stdout.take(), &output);
+        gather(child.stderr.take(), &output);
+        Self { name, child, output }
+    }
+
+    /// What it has written so far.
+    pub(crate) fn output(&self) -> Vec<String> {
+        self.output.lock().expect("the output").clone()
+    }
+
+    /// The same as one text, for messages.
+    pub(crate) fn transcript(&self) -> String {
+        format!("{} wrote:\n{}", self.name, self.output().join("\n"))
+    }
+
+    /// Lines written since line number `from` that contain `text`.
+    pub(crate) fn lines_with(&self, from: usize, text: &str) -> Vec<String> {
+        let output = self.output.lock().expect("the output");
+        output.iter().skip(from).filter(|l| l.contains(text)).cloned().collect()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap_or_else(|e| panic!("{signal} to {}: {e}", self.name));
+    }
+
+    /// Kills it and all that it forked, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // The group is there for as long as its leader is not waited for.
+        let _ = killpg(self.pid(), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child's state")
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let name = self.name.clone();
+        let output = Arc::clone(&self.output);
+        wait_for(
+            || format!("{name} to end; it wrote {:#?}", output.lock().expect("the output")),
+            || self.child.try_wait().expect("the child's state"),
+        )
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            self.kill();
+        }
+    }
+}
+
+fn gather(stream: Option<impl Read + Send + 'static>, output: &Arc<Mutex<Vec<String>>>) {
+    let Some(stream) = stream else { return };
+    let output = Arc::clone(output);
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stream);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            output.lock().expect("the output").push(text);
+            line.clear();
+        }
+    });
+}
+
+/// Runs a program to its end; its exit status and both outputs.
+pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> (ExitStatus, String) {
+    let out = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{program} cannot be started ({e}); scripts/test installs it"));
+    let text = [out.stdout, out.stderr].concat();
+    (out.status, String::from_utf8_lossy(&text).into_owned())
+}

@@ -1,0 +1,142 @@
+//! Reloads under load lose no query.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::backend::{Backend, Manner};
+use crate::load::{Load, Plan};
+use crate::lob::{Lob, backend, listen};
+use crate::place::{port, wait_for};
+use crate::servers::{Kind, Server, ask};
+
+const RELOADS: u64 = 20;
+const RATE: u32 = 4_000;
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+fn endless(target: SocketAddr) -> Plan {
+    Plan { target, rate: RATE, count: u64::MAX, patience: Duration::from_secs(4) }
+}
+
+/// Waits until the load has gone on for `more` queries.
+fn let_pass(load: &Load, more: u64) {
+    let goal = load.sent() + more;
+    wait_for(|| format!("{goal} queries to be sent"), || (load.sent() >= goal).then_some(()));
+}
+
+#[test]
+fn twenty_reloads_lose_nothing_and_both_ends_count_the_same() {
+    let (a, b) = (Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt));
+    // Slow, so that each reload finds its queries outstanding.
+    let slow = Backend::start(3, Manner::After(Duration::from_millis(30)));
+    let (first, second) = (local(), local());
+    let configs = [
+        // Weights.
+        listen(first)
+            + "setServerPolicy(wrandom)\n"
+            + &backend(a.address, ", weight=1")
+            + &backend(b.address, ", weight=5"),
+        // A backend more, another policy.
+        listen(first)
+            + "setServerPolicy(roundrobin)\n"
+            + &backend(a.address, "")
+            + &backend(b.address, "")
+            + &backend(slow.address, ""),
+        // A listener more, a backend less.
+        listen(first) + &listen(second) + &backend(b.address, "") + &backend(slow.address, ""),
+        // Only the slow one: the next change removes it with everything outstanding.
+        listen(first) + &backend(slow.address, ""),
+    ];
+    let mut lob = Lob::start(&configs[0]);
+    let load = Load::start(endless(first));
+    for n in 0..RELOADS {
+        let_pass(&load, u64::from(RATE) / 20);
+        let which = (n as usize + 1) % configs.len();
+        lob.reload(&configs[which]);
+        if which == 2 {
+            wait_for(|| "the new listener to answer".into(), || ask(second, "new.test"));
+        }
+    }
+    let_pass(&load, u64::from(RATE) / 20);
+    let report = load.finish();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    assert!(report.sent > RELOADS * u64::from(RATE) / 20);
+    let arrived = a.queries() + b.queries() + slow.queries();
+    assert_eq!(arrived, report.sent, "queries at the backends and from the client");
+    for who in 1..=3 {
+        assert!(report.by_backend.contains_key(&who), "backend {who} had its turn: {:?}", report.by_backend);
+    }
+    assert!(lob.stop().success());
+}
+
+#[test]
+fn reloads_before_real_servers_lose_nothing() {
+    let unbound = Server::start(Kind::Unbound, 11);
+    let nsd = Server::start(Kind::Nsd, 12);
+    let knot = Server::start(Kind::Knot, 13);
+    let at = local();
+    let probed = |s: &Server, more: &str| {
+        format!(
+            "newServer {{address=\"{}\", checkName=\"ready.test.\", mustResolve=true{more}}}\n",
+            s.address
+        )
+    };
+    let all = listen(at)
+        + "setServerPolicy(roundrobin)\n"
+        + &probed(&unbound, "")
+        + &probed(&nsd, "")
+        + &probed(&knot, "");
+    let two = listen(at) + "setServerPolicy(wrandom)\n" + &probed(&nsd, ", weight=3") + &probed(&knot, "");
+    let mut lob = Lob::start(&all);
+    let load = Load::start(endless(at));
+    for n in 0..RELOADS {
+        let_pass(&load, u64::from(RATE) / 20);
+        lob.reload(if n % 2 == 0 { &two } else { &all });
+    }
+    let_pass(&load, u64::from(RATE) / 20);
+    let report = load.finish();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    for who in [11, 12, 13] {
+        assert!(report.by_backend.contains_key(&who), "server {who} had its turn: {:?}", report.by_backend);
+    }
+}
+
+#[test]
+fn a_broken_configuration_changes_nothing() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let good = listen(at) + &backend(a.address, "");
+    let mut lob = Lob::start(&good);
+    let load = Load::start(endless(at));
+    let_pass(&load, 200);
+    let before = lob.program.output().len();
+    lob.reload(&format!("{good}\nnoSuchFunction(1)\nnewServer {{address=\"nonsense\"}}\n"));
+    wait_for(
+        || format!("a message with file and line; {}", lob.program.transcript()),
+        || (!lob.program.lines_with(before, "dnslob.lua:4").is_empty()).then_some(()),
+    );
+    let_pass(&load, 200);
+    load.finish().assert_nothing_lost(&|| lob.program.transcript());
+    assert!(lob.program.ended().is_none());
+}
+
+#[test]
+fn a_removed_listener_closes_and_comes_back() {
+    let a = Backend::start(1, Manner::Prompt);
+    let (first, second) = (local(), local());
+    let both = listen(first) + &listen(second) + &backend(a.address, "");
+    let one = listen(first) + &backend(a.address, "");
+    let mut lob = Lob::start(&both);
+    assert!(ask(second, "x.test").is_some());
+    lob.reload(&one);
+    // Closed for good: somebody else can have the address.
+    wait_for(
+        || format!("{second} to be free; {}", lob.program.transcript()),
+        || std::net::UdpSocket::bind(second).ok(),
+    );
+    assert!(ask(first, "x.test").is_some());
+    lob.reload(&both);
+    wait_for(|| format!("{second} to answer again"), || ask(second, "x.test"));
+}

@@ -1,0 +1,130 @@
+//! Real name servers on loopback, each with a directory of its own, answering any name under
+//! `test.` with one A record that says who they are.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::message;
+use crate::place::{Directory, port, wait_for};
+use crate::process::Program;
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Unbound,
+    Nsd,
+    Knot,
+}
+
+/// A running name server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    /// Its number in its answers, see [`message::answered_by`].
+    pub(crate) who: u8,
+    kind: Kind,
+    directory: Directory,
+    program: Option<Program>,
+}
+
+impl Server {
+    /// Starts it on a port of its own and waits for its first answer.
+    pub(crate) fn start(kind: Kind, who: u8) -> Self {
+        Self::start_at(kind, who, SocketAddr::from(([127, 0, 0, 1], port())))
+    }
+
+    pub(crate) fn start_at(kind: Kind, who: u8, address: SocketAddr) -> Self {
+        let mut server = Self { address, who, kind, directory: Directory::new(), program: None };
+        server.begin();
+        server
+    }
+
+    /// Starts it again where it was.
+    pub(crate) fn begin(&mut self) {
+        let mut command = command(self.kind, &self.directory, self.address, self.who);
+        let program = self.program.insert(Program::start(&mut command));
+        wait_for(
+            || format!("{:?} to answer; {}", self.kind, program.transcript()),
+            || ask(self.address, "ready.test"),
+        );
+    }
+
+    /// Ends it without a chance to finish anything.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            program.kill();
+        }
+    }
+
+    /// Stops or continues it, with all that it forked, as a hanging machine would.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        if let Some(program) = &self.program {
+            let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+            nix::sys::signal::killpg(program.pid(), signal).expect("the server's process group");
+        }
+    }
+}
+
+/// Asks once for an A record; the answer, if one comes within a tenth of a second.
+pub(crate) fn ask(server: SocketAddr, name: &str) -> Option<Vec<u8>> {
+    let local = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = std::net::UdpSocket::bind(local).ok()?;
+    socket.connect(server).ok()?;
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).ok()?;
+    let query = message::query(0x1234, name);
+    socket.send(&query).ok()?;
+    let mut buffer = vec![0; 4096];
+    let len = socket.recv(&mut buffer).ok()?;
+    buffer.truncate(len);
+    buffer.starts_with(&query[..2]).then_some(buffer)
+}
+
+/// The command line of a server that runs in the foreground, its configuration written beside it.
+pub(crate) fn command(kind: Kind, directory: &Directory, address: SocketAddr, who: u8) -> Command {
+    let home = directory.path().display();
+    let at = format!("{}@{}", address.ip(), address.port());
+    let zone = format!(
+        "@ 60 IN SOA ns hostmaster 1 3600 600 86400 60\n@ 60 IN NS ns\nns 60 IN A {}\n* 60 IN A 192.0.2.{who}\n",
+        "192.0.2.53"
+    );
+    directory.write("test.zone", &format!("$ORIGIN test.\n{zone}"));
+    let (program, arguments, text) = match kind {
+        Kind::Unbound => (
+            "unbound",
+            vec!["-d", "-c"],
+            format!(
+                "server:\n interface: {at}\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n directory: \"{home}\"\n \
+                 pidfile: \"\"\n use-syslog: no\n num-threads: 1\n so-reuseport: no\n module-config: \"iterator\"\n \
+                 access-control: 0.0.0.0/0 allow\n access-control: ::/0 allow\n minimal-responses: yes\n \
+                 local-zone: \"test.\" redirect\n local-data: \"test. 60 A 192.0.2.{who}\"\n\
+                 remote-control:\n control-enable: no\n"
+            ),
+        ),
+        Kind::Nsd => (
+            "nsd",
+            vec!["-d", "-c"],
+            format!(
+                "server:\n ip-address: {at}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{home}\"\n database: \"\"\n \
+                 pidfile: \"{home}/nsd.pid\"\n xfrdfile: \"{home}/xfrd.state\"\n zonelistfile: \"{home}/zone.list\"\n \
+                 xfrdir: \"{home}\"\n server-count: 1\n minimal-responses: yes\n rrl-ratelimit: 0\n\
+                 remote-control:\n control-enable: no\n\
+                 zone:\n name: test.\n zonefile: test.zone\n"
+            ),
+        ),
+        Kind::Knot => (
+            "knotd",
+            vec!["-c"],
+            format!(
+                "server:\n  listen: {at}\n  rundir: \"{home}\"\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
+                 database:\n  storage: \"{home}/db\"\nlog:\n  - target: stderr\n    any: info\n\
+                 zone:\n  - domain: test.\n    storage: \"{home}\"\n    file: test.zone\n"
+            ),
+        ),
+    };
+    let path = directory.write("server.conf", &text);
+    let mut command = Command::new(program);
+    command.args(arguments).arg(path);
+    command
+}

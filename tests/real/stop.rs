@@ -1,0 +1,72 @@
+//! SIGTERM: what was received is answered, then the program ends well.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::backend::{Backend, Manner};
+use crate::load::{Load, Plan};
+use crate::lob::{Lob, backend, listen};
+use crate::place::{port, wait_for};
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+fn all_received_are_answered(signal: Signal) {
+    let slow = Backend::start(1, Manner::After(Duration::from_millis(300)));
+    let at = local();
+    let mut lob = Lob::start(&(listen(at) + &backend(slow.address, "")));
+    // All are sent in a tenth of a second: every one is outstanding when the signal comes.
+    let load = Load::start(Plan { target: at, rate: 5_000, count: 500, patience: Duration::from_secs(4) });
+    wait_for(|| "all queries at the backend".into(), || (slow.queries() == 500).then_some(()));
+    lob.program.signal(signal);
+    load.join().assert_nothing_lost(&|| lob.program.transcript());
+    let status = lob.program.wait();
+    assert_eq!(status.code(), Some(0), "{}", lob.program.transcript());
+}
+
+#[test]
+fn sigterm_finishes_what_is_outstanding() {
+    all_received_are_answered(Signal::SIGTERM);
+}
+
+#[test]
+fn sigint_finishes_what_is_outstanding() {
+    all_received_are_answered(Signal::SIGINT);
+}
+
+#[test]
+fn the_drain_has_an_end() {
+    let silent = Backend::start(1, Manner::Silent);
+    let at = local();
+    let lua = listen(at) + &backend(silent.address, ", udpTimeout=30");
+    let mut lob = Lob::start_with(&lua, &["--shards", "1", "--drain", "300ms"]);
+    let load = Load::start(Plan { target: at, rate: 1_000, count: 20, patience: Duration::from_millis(100) });
+    wait_for(|| "all queries at the backend".into(), || (silent.queries() == 20).then_some(()));
+    let asked = std::time::Instant::now();
+    let status = lob.stop();
+    assert_eq!(status.code(), Some(0), "{}", lob.program.transcript());
+    assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
+    assert_eq!(load.join().answered, 0);
+}
+
+#[test]
+fn a_second_instance_on_the_same_port_takes_over() {
+    let a = Backend::start(1, Manner::After(Duration::from_millis(20)));
+    let at = local();
+    let lua = listen(at) + &backend(a.address, "");
+    let mut old = Lob::start(&lua);
+    let load =
+        Load::start(Plan { target: at, rate: 2_000, count: u64::MAX, patience: Duration::from_secs(4) });
+    wait_for(|| "some answers".into(), || (load.answered() > 500).then_some(()));
+    let new = Lob::start(&lua);
+    wait_for(|| "more answers".into(), || (load.answered() > 1_500).then_some(()));
+    assert_eq!(old.stop().code(), Some(0), "{}", old.program.transcript());
+    let goal = load.answered() + 1_000;
+    wait_for(|| "answers by the new instance alone".into(), || (load.answered() > goal).then_some(()));
+    let report = load.finish();
+    report.assert_nothing_lost(&|| format!("{}\n{}", old.program.transcript(), new.program.transcript()));
+    assert_eq!(a.queries(), report.sent);
+}

@@ -1,0 +1,294 @@
+//! What the compiler cannot check of the source: rooms keep to themselves, nothing is left
+//! undocumented, no file grows without end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dnslob::shard::verdict::DropReason;
+
+/// Non-test lines above which a file of `src/` should give some of its state a room of its own.
+const LINES_MAX: usize = 600;
+/// Files that are longer all the same, and how long they may be; such a figure may only fall.
+const LONG: &[(&str, usize)] = &[("src/config/options.rs", 1_500), ("src/engine/mmsg.rs", 640)];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// All files below a directory with one of these extensions, as paths from the root.
+fn files(below: &str, extensions: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(below)];
+    while let Some(directory) = open.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries {
+            let path = entry.expect("a directory entry").path();
+            let name = path.file_name().unwrap().to_string_lossy();
+            if path.is_dir() {
+                if name != "target" && name != ".git" && name != "__pycache__" {
+                    open.push(path);
+                }
+            } else if extensions.iter().any(|e| name.rsplit('.').next() == Some(e)) {
+                let relative = path.strip_prefix(root()).unwrap();
+                found.push(relative.to_string_lossy().into_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The product's code of a file: without its test module at the end, and without comments.
+fn code(text: &str) -> String {
+    let product = text.split("\n#[cfg(test)]\nmod tests").next().unwrap();
+    let lines = product.lines().map(|l| l.split("//").next().unwrap());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn is_test(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+/// Panics with every complaint at once.
+fn none(what: &str, complaints: &[String]) {
+    assert!(complaints.is_empty(), "{what}:\n  {}", complaints.join("\n  "));
+}
+
+#[test]
+fn every_drop_reason_is_documented() {
+    for reason in DropReason::ALL {
+        let doc = reason.doc().trim();
+        assert!(doc.len() > 10 && doc.ends_with('.'), "{reason:?}: {doc:?} is no sentence");
+        let label = reason.label();
+        assert!(
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+            "{reason:?}: the label {label:?} is not lower case words with hyphens"
+        );
+        let same = DropReason::ALL.iter().filter(|r| r.label() == label).count();
+        assert_eq!(same, 1, "the label {label} is used {same} times");
+    }
+}
+
+#[test]
+fn the_map_names_every_room() {
+    let map: String = read("src/lib.rs").lines().filter(|l| l.starts_with("//!")).collect();
+    let mut missing = Vec::new();
+    for path in files("src", &["rs"]) {
+        if is_test(&path) || path == "src/lib.rs" {
+            continue;
+        }
+        // A directory's mod.rs is the directory itself; a file inside one is named without it.
+        let parts: Vec<&str> = path.trim_start_matches("src/").split('/').collect();
+        let name = match parts.as_slice() {
+            [.., directory, "mod.rs"] => format!("{directory}/"),
+            [.., file] => (*file).to_owned(),
+            [] => continue,
+        };
+        if !map.contains(&name) {
+            missing.push(format!("{path} ({name})"));
+        }
+    }
+    none("the map in src/lib.rs does not name", &missing);
+}
+
+#[test]
+fn every_room_says_what_it_is() {
+    let silent: Vec<_> = files("src", &["rs"])
+        .into_iter()
+        .chain(files("tests", &["rs"]).into_iter().filter(|p| !p.contains("fuzz_targets")))
+        .filter(|p| !is_test(p) || p.starts_with("tests/"))
+        .filter(|p| !read(p).starts_with("//!"))
+        .collect();
+    none("files that do not open with a description", &silent);
+}
+
+#[test]
+fn unsafe_code_is_in_the_engine_with_its_reasons() {
+    let mut wrong = Vec::new();
+    for path in files("src", &["rs"]) {
+        let text = read(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let statement = line.split("//").next().unwrap();
+            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+                .iter()
+                .any(|u| statement.contains(u));
+            if !is_unsafe {
+                continue;
+            }
+            if !path.starts_with("src/engine/") {
+                wrong.push(format!("{path}:{}: unsafe outside src/engine/", at + 1));
+            }
+            let before = &lines[at.saturating_sub(8)..=at];
+            if !before.iter().any(|l| l.contains("SAFETY:") || l.contains("# Safety")) {
+                wrong.push(format!("{path}:{}: unsafe without SAFETY", at + 1));
+            }
+        }
+    }
+    none("unsafe", &wrong);
+}
+
+/// Words that a room may not use, and why.
+const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
+    (
+        &["src/shard", "src/wire", "src/config"],
+        &["Instant::now", "SystemTime::now", "UNIX_EPOCH", "thread::sleep", "thread::spawn"],
+        "time is handed in",
+    ),
+    (
+        &["src/shard", "src/wire", "src/config"],
+        &["rand::", "RandomState::new", "getrandom"],
+        "randomness is handed in",
+    ),
+    (
+        &["src/shard", "src/wire"],
+        &["UdpSocket", "TcpStream", "TcpListener", "std::fs", "std::io", "libc::", "nix::", "socket2::"],
+        "no I/O on the data path's inside",
+    ),
+    (
+        &["src/shard", "src/wire"],
+        &["Mutex", "RwLock", "fetch_add", "fetch_sub", "compare_exchange", "SeqCst"],
+        "no lock and no contended atomic on the data path",
+    ),
+    (
+        &["src/shard", "src/wire"],
+        &["mlua", "crate::engine", "crate::control"],
+        "arrows point from engine to shard",
+    ),
+    (&["src/wire"], &["crate::shard", "crate::config"], "arrows point from shard to wire"),
+    (
+        &["src/shard", "src/wire"],
+        &["HashMap", "println!", "eprintln!", "dbg!"],
+        "no map of random order, no output",
+    ),
+    (&["src"], &[".unwrap()", "todo!(", "unimplemented!("], "no panic in wait"),
+];
+
+#[test]
+fn rooms_keep_to_themselves() {
+    let mut wrong = Vec::new();
+    for (rooms, words, why) in FORBIDDEN {
+        for path in rooms.iter().flat_map(|room| files(room, &["rs"])).filter(|p| !is_test(p)) {
+            let text = code(&read(&path));
+            for (at, line) in text.lines().enumerate() {
+                for word in words.iter().filter(|w| line.contains(**w)) {
+                    wrong.push(format!("{path}:{}: {word} ({why})", at + 1));
+                }
+            }
+        }
+    }
+    none("rooms", &wrong);
+}
+
+#[test]
+fn one_word_per_thing() {
+    let mut wrong = Vec::new();
+    for path in files("src", &["rs"]) {
+        for (at, line) in code(&read(&path)).lines().enumerate() {
+            let lower = line.to_lowercase();
+            // dnsdist's own function names are not ours to choose.
+            let foreign = line.contains('"');
+            for word in ["upstream", "downstream"] {
+                if lower.contains(word) && !foreign {
+                    wrong.push(format!("{path}:{}: {word} (say client or backend)", at + 1));
+                }
+            }
+            for part in ["fn get_", "Manager ", "Handler ", "Util ", "Helper ", "mod common", "mod utils"] {
+                if line.contains(part) {
+                    wrong.push(format!("{path}:{}: {part}", at + 1));
+                }
+            }
+        }
+    }
+    none("words", &wrong);
+}
+
+#[test]
+fn no_file_grows_without_end() {
+    let mut long = Vec::new();
+    for path in files("src", &["rs"]).into_iter().filter(|p| !is_test(p)) {
+        let limit = LONG.iter().find(|(long, _)| *long == path).map_or(LINES_MAX, |(_, lines)| *lines);
+        let text = read(&path);
+        let lines = text.split("\n#[cfg(test)]\nmod tests").next().unwrap().lines().count();
+        if lines > limit {
+            long.push(format!("{path}: {lines} lines, at most {limit}"));
+        }
+    }
+    none("long files", &long);
+}
+
+#[test]
+fn nothing_tells_of_one_machine() {
+    let kinds = ["rs", "md", "toml", "lua", "py", "c", "h", "sh", "csv", "yml", "service", "scn"];
+    let mut told = Vec::new();
+    for path in files("", &kinds).into_iter().filter(|p| p != "tests/tidy.rs") {
+        for (at, line) in read(&path).lines().enumerate() {
+            for word in ["/root/", "/home/", "/work/", "/wt/", "/Users/"] {
+                if line.contains(word) {
+                    told.push(format!("{path}:{}: {word}", at + 1));
+                }
+            }
+        }
+    }
+    none("paths of somebody's machine", &told);
+}
+
+#[test]
+fn the_readme_leads_to_everything() {
+    let readme = read("README.md");
+    for place in ["scripts/test", "perf/", "tuning.md", "examples/", "src/lib.rs", "dnslob demo"] {
+        assert!(readme.contains(place), "README.md does not mention {place}");
+    }
+}
+
+#[test]
+fn every_link_in_the_documents_leads_somewhere() {
+    let mut broken = Vec::new();
+    for path in files("", &["md"]) {
+        let text = read(&path);
+        let home = Path::new(&path).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            if !root().join(&home).join(target).exists() {
+                broken.push(format!("{path}: {link}"));
+            }
+        }
+    }
+    none("broken links", &broken);
+}
+
+#[test]
+fn ci_runs_what_developers_run() {
+    let ci = read(".ci/run");
+    assert!(ci.contains("scripts/test"));
+    let commands = ci.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).count();
+    assert_eq!(commands, 1, ".ci/run calls scripts/test and nothing else");
+}
+
+#[test]
+fn every_fuzz_target_is_smoked_and_buildable() {
+    let smoke = read("tests/fuzz_smoke.rs");
+    let manifest = read("tests/fuzz/Cargo.toml");
+    for path in files("tests/fuzz/targets", &["rs"]) {
+        let name = Path::new(&path).file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(smoke.contains(&format!("fuzz/targets/{name}.rs")), "{name} is not in tests/fuzz_smoke.rs");
+        assert!(
+            manifest.contains(&format!("fuzz_targets/{name}.rs")),
+            "{name} is not in tests/fuzz/Cargo.toml"
+        );
+        assert!(
+            root().join(format!("tests/fuzz/fuzz_targets/{name}.rs")).exists(),
+            "{name} has no fuzz target"
+        );
+    }
+}
