@@ -15,6 +15,7 @@ pub mod policy;
 pub mod rules;
 pub mod verdict;
 
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -458,15 +459,20 @@ impl Shard {
         Verdict::Answer(to)
     }
 
-    /// A keyed hash of a question, its name folded to lower case.
+    /// A keyed hash of a question, its name folded to lower case. Eight octets at a time: this
+    /// runs for each query and each answer, and by octets it took a third of the whole path.
     fn hash(&self, question: &Question<'_>) -> u64 {
-        let mut folded = [0_u8; name::LEN_MAX + 4];
-        let length = question.qname.len().min(name::LEN_MAX);
-        folded[..length].copy_from_slice(&question.qname[..length]);
-        // Length octets are at most 63, below 'A': folding leaves them alone.
-        folded[..length].make_ascii_lowercase();
-        folded[length..length + 2].copy_from_slice(&question.qtype.to_be_bytes());
-        folded[length + 2..length + 4].copy_from_slice(&question.qclass.to_be_bytes());
-        self.hasher.hash_one(&folded[..length + 4])
+        let mut hasher = self.hasher.build_hasher();
+        let (words, rest) = question.qname.as_chunks::<8>();
+        for word in words {
+            hasher.write_u64(name::fold(u64::from_le_bytes(*word)));
+        }
+        let mut last = [0_u8; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        hasher.write_u64(name::fold(u64::from_le_bytes(last)));
+        // The length tells a name from one with zeros behind.
+        let length = (question.qname.len() as u64) << 32;
+        hasher.write_u64(length | u64::from(question.qtype) << 16 | u64::from(question.qclass));
+        hasher.finish()
     }
 }

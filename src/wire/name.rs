@@ -43,6 +43,19 @@ pub fn end(message: &[u8], at: usize) -> Option<usize> {
     }
 }
 
+/// Eight octets with their ASCII capitals made small (RFC 4343). Length octets are at most 63,
+/// below 'A': a whole wire name may be folded.
+#[must_use]
+pub const fn fold(octets: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let low = octets & (0x7f * EACH);
+    // The top bit of each octet: at least 'A', and more than 'Z'. No sum reaches the next octet.
+    let from_a = low + (0x80 - b'A' as u64) * EACH;
+    let behind_z = low + (0x7f - b'Z' as u64) * EACH;
+    let capital = (from_a & !behind_z) & !octets & (0x80 * EACH);
+    octets | capital >> 2
+}
+
 /// The last `labels` labels of a plain wire name, root included: its zone. The whole name when it
 /// has no more labels than that.
 #[must_use]
@@ -94,6 +107,18 @@ mod tests {
         assert_eq!(zone(name, 2), b"\x07example\x03org\x00");
         assert_eq!(zone(name, 9), name);
         assert_eq!(zone(name, 0), b"\x00");
+    }
+
+    #[test]
+    fn folding_is_that_of_ascii() {
+        for octet in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut octets = *b"Zz[@A`{\xc1";
+                octets[place] = octet;
+                let folded = fold(u64::from_le_bytes(octets)).to_le_bytes();
+                assert_eq!(folded, octets.map(|o| o.to_ascii_lowercase()));
+            }
+        }
     }
 
     proptest! {
