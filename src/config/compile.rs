@@ -325,10 +325,13 @@ fn with_globals(mut policy: Policy, settings: &Settings) -> Policy {
     policy
 }
 
-/// chashed's ring over a pool's members. The one place that knows whether the policies build one.
+/// chashed's points, built here once rather than by each shard.
 fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
-    let _ = (policy, members);
-    None
+    if policy.kind != Kind::CHashed {
+        return None;
+    }
+    let members: Vec<(BackendSlot, &Backend)> = members.iter().map(|b| (b.slot, *b)).collect();
+    Some(Arc::new(Ring::build(&members)))
 }
 
 fn globals(settings: &Settings) -> Globals {

@@ -11,7 +11,7 @@ use dnslob::shard::rules::Chain;
 use dnslob::time::TickDelta;
 
 /// A configuration of one pool with so many servers, one per order.
-pub fn snapshot(policy: Policy, servers: u16) -> Snapshot {
+pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
     let backend = |slot: u16| Backend {
         slot: BackendSlot(slot),
         id: format!("backend-{slot}"),

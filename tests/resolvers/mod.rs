@@ -24,7 +24,7 @@ use crate::farm;
 
 /// Microsecond and second of the virtual clock.
 const US: u64 = 1_000;
-pub const S: u64 = 1_000_000_000;
+pub(crate) const S: u64 = 1_000_000_000;
 /// Names there are, and the zones that they are in.
 const NAMES: u32 = 500_000;
 const ZONES: u32 = NAMES / 20;
@@ -42,7 +42,7 @@ const TIMEOUT: u64 = 2 * S;
 
 /// What happens to the farm, and when.
 #[derive(Clone, Copy, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// Queries per second, reached in a straight line over so many seconds.
     Rate(f64, u64),
     /// Round trip to the authority.
@@ -59,7 +59,7 @@ pub enum Event {
 
 /// One second of a run.
 #[derive(Clone, Debug)]
-pub struct Second {
+pub(crate) struct Second {
     pub queries: u32,
     pub hits: u32,
     pub asked: u32,
@@ -71,11 +71,11 @@ pub struct Second {
 
 /// The seconds of a run.
 #[derive(Debug)]
-pub struct Run(pub Vec<Second>);
+pub(crate) struct Run(pub Vec<Second>);
 
 impl Run {
     /// The sum of seconds `from..to`.
-    pub fn sum(&self, from: usize, to: usize) -> Second {
+    pub(crate) fn sum(&self, from: usize, to: usize) -> Second {
         let mut sum = Second::new(self.0[0].sent.len());
         for s in &self.0[from..to] {
             sum.queries += s.queries;
@@ -90,7 +90,7 @@ impl Run {
     }
 
     /// The worst median of any second in `from..to`, microseconds.
-    pub fn worst_p50_us(&self, from: usize, to: usize) -> u64 {
+    pub(crate) fn worst_p50_us(&self, from: usize, to: usize) -> u64 {
         self.0[from..to].iter().map(|s| s.quantile_us(0.5)).max().unwrap_or(0)
     }
 }
@@ -108,19 +108,19 @@ impl Second {
         }
     }
 
-    pub fn hit_rate(&self) -> f64 {
+    pub(crate) fn hit_rate(&self) -> f64 {
         f64::from(self.hits) / f64::from(self.queries.max(1))
     }
 
-    pub fn cpu_us(&self) -> f64 {
+    pub(crate) fn cpu_us(&self) -> f64 {
         self.cpu.iter().sum::<u64>() as f64 / US as f64 / f64::from(self.queries.max(1))
     }
 
-    pub fn share(&self, server: usize) -> f64 {
+    pub(crate) fn share(&self, server: usize) -> f64 {
         f64::from(self.sent[server]) / f64::from(self.sent.iter().sum::<u32>().max(1))
     }
 
-    pub fn quantile_us(&self, quantile: f64) -> u64 {
+    pub(crate) fn quantile_us(&self, quantile: f64) -> u64 {
         let rank = f64::from(self.latencies.iter().sum::<u32>()) * quantile;
         let mut below = 0.0;
         let at = self.latencies.iter().position(|n| {
@@ -133,7 +133,7 @@ impl Second {
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     pub policy: Policy,
     pub servers: u16,
     /// How many times slower than measured the CPUs are.
@@ -202,7 +202,7 @@ struct Sim {
 }
 
 /// Plays a scenario.
-pub fn play(scenario: &Scenario) -> Run {
+pub(crate) fn play(scenario: &Scenario) -> Run {
     let board = Arc::new(Board::new(1, 16));
     let snapshot = farm::snapshot(scenario.policy.clone(), scenario.servers);
     (0..scenario.servers).for_each(|s| board.set_state(BackendSlot(s), State::Up));

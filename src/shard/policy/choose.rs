@@ -80,7 +80,13 @@ pub(super) fn choose(
     match policy.kind {
         Kind::RoundRobin => return round_robin(view, table, policy.ordered),
         Kind::Concentrate => return concentrate(view, table, policy, hash, rng),
-        _ => {}
+        Kind::LeastOutstanding
+        | Kind::FirstAvailable
+        | Kind::WRandom
+        | Kind::WHashed
+        | Kind::CHashed
+        | Kind::OrderedWRandUntag
+        | Kind::P2c => {}
     }
     let ordered = policy.ordered || policy.kind == Kind::OrderedWRandUntag;
     let group = if ordered { first_group(view, &table.usable)? } else { &table.usable[..] };
