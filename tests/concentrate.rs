@@ -2,6 +2,7 @@
 //! resolvers, against roundrobin and against the best that a farm can do: one server with every
 //! query. `SIM_SEED=` replays a seed; `--nocapture` shows the course of each run.
 
+mod farm;
 mod resolvers;
 
 use std::sync::OnceLock;

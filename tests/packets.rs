@@ -6,13 +6,15 @@ mod support;
 use std::sync::Arc;
 
 use dnslob::addr::{BackendSlot, Client, Route, SocketSlot};
-use dnslob::config::snapshot::Snapshot;
+use dnslob::config::Slots;
+use dnslob::config::snapshot::{Retry, Snapshot};
 use dnslob::live::{Board, State};
 use dnslob::packet::Packet;
+use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
 use dnslob::shard::verdict::{DropReason, Verdict};
 use dnslob::time::{Tick, TickDelta};
-use support::farm::{Farm, client};
+use support::farm::{Farm, client, configured};
 use support::message::{message, same};
 
 const CLIENT: &str = "127.0.0.1:4000";
@@ -43,6 +45,17 @@ struct Bench {
 impl Bench {
     fn new(farm: &Farm) -> Self {
         let (shard, board, snapshot) = farm.shard(7);
+        let mut bench = Self { shard, board, snapshot, now: Tick(1_000_000_000) };
+        bench.pass(0);
+        bench
+    }
+
+    /// A shard that obeys a configuration; all its servers are up.
+    fn configured(text: &str) -> Self {
+        let snapshot = Arc::new(configured(text, &Slots::default(), 1).snapshot);
+        let board = Arc::new(Board::new(1, 8));
+        snapshot.backends.iter().flatten().for_each(|b| board.set_state(b.slot, State::Up));
+        let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(7));
         let mut bench = Self { shard, board, snapshot, now: Tick(1_000_000_000) };
         bench.pass(0);
         bench
@@ -118,147 +131,127 @@ impl Bench {
 }
 
 /// Name, configuration, client, query, outcome.
-type QueryRow = (&'static str, fn(&mut Farm), &'static str, &'static str, Out);
+type QueryRow = (&'static str, &'static str, &'static str, &'static str, Out);
 
-fn plain(_: &mut Farm) {}
-fn servfail(farm: &mut Farm) {
-    farm.globals.servfail_when_no_server = true;
-    farm.backends.clear();
-}
-fn nobody(farm: &mut Farm) {
-    farm.backends.clear();
-}
+const PLAIN: &str = r#"newServer("127.0.1.1") newServer("127.0.1.2")"#;
+const NOBODY: &str = "";
+const SERVFAIL: &str = "setServFailWhenNoServer(true)";
 
 const QUERIES: &[QueryRow] = &[
-    ("a query is forwarded", plain, CLIENT, "1234 RD a.example/A", Out::Forward("* RD a.example/A")),
+    ("a query is forwarded", PLAIN, CLIENT, "1234 RD a.example/A", Out::Forward("* RD a.example/A")),
     (
         "all of a query is forwarded as it came: flags, case, EDNS",
-        plain,
+        PLAIN,
         CLIENT,
         "1234 RD AD CD wWw.ExAmPle/TXT OPT=4096,DO",
         Out::Forward("* RD AD CD wWw.ExAmPle/TXT OPT=4096,DO"),
     ),
     (
         "octets behind the message are forwarded",
-        plain,
+        PLAIN,
         CLIENT,
         "1234 a.example/A TAIL=c0ffee",
         Out::Forward("* a.example/A TAIL=c0ffee"),
     ),
-    ("the root is a name", plain, CLIENT, "1234 ./NS", Out::Forward("* ./NS")),
-    ("opcodes are the backend's matter", plain, CLIENT, "1 NOTIFY a/A", Out::Forward("* NOTIFY a/A")),
-    ("outside the ACL", plain, "192.0.2.1:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
-    ("outside the ACL, IPv6", plain, "[2001:db8::1]:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
-    ("inside the ACL, IPv6", plain, "[fd00::1]:53", "1234 a.example/A", Out::Forward("* a.example/A")),
+    ("the root is a name", PLAIN, CLIENT, "1234 ./NS", Out::Forward("* ./NS")),
+    ("opcodes are the backend's matter", PLAIN, CLIENT, "1 NOTIFY a/A", Out::Forward("* NOTIFY a/A")),
+    ("outside the ACL", PLAIN, "192.0.2.1:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
+    ("outside the ACL, IPv6", PLAIN, "[2001:db8::1]:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
+    ("inside the ACL, IPv6", PLAIN, "[fd00::1]:53", "1234 a.example/A", Out::Forward("* a.example/A")),
     (
         "an ACL of one's own replaces the default",
-        |f| f.acl = vec!["192.0.2.0/24".parse().expect("a network")],
+        r#"newServer("127.0.1.1") setACL({"192.0.2.0/24"})"#,
         "192.0.2.1:53",
         "1234 a.example/A",
         Out::Forward("* a.example/A"),
     ),
-    ("the ACL comes before anything else", plain, "192.0.2.1:53", "1234 CUT=3", Out::Drop(DropReason::Acl)),
-    ("no octets", plain, CLIENT, "1234 CUT=0", Out::Drop(DropReason::QueryShort)),
-    ("eleven octets", plain, CLIENT, "1234 a.example/A CUT=11", Out::Drop(DropReason::QueryShort)),
-    ("QR=1", plain, CLIENT, "1234 QR a.example/A", Out::Drop(DropReason::QueryIsResponse)),
-    ("TC=1", plain, CLIENT, "1234 TC a.example/A", Out::Drop(DropReason::QueryTruncated)),
-    ("cut in the name", plain, CLIENT, "1234 a.example/A CUT=16", Out::Drop(DropReason::QueryMalformed)),
-    ("cut in the type", plain, CLIENT, "1234 a.example/A CUT=23", Out::Drop(DropReason::QueryMalformed)),
-    ("a header that promises more", plain, CLIENT, "1234 QD=1", Out::Drop(DropReason::QueryMalformed)),
+    ("the ACL comes before anything else", PLAIN, "192.0.2.1:53", "1234 CUT=3", Out::Drop(DropReason::Acl)),
+    ("no octets", PLAIN, CLIENT, "1234 CUT=0", Out::Drop(DropReason::QueryShort)),
+    ("eleven octets", PLAIN, CLIENT, "1234 a.example/A CUT=11", Out::Drop(DropReason::QueryShort)),
+    ("QR=1", PLAIN, CLIENT, "1234 QR a.example/A", Out::Drop(DropReason::QueryIsResponse)),
+    ("TC=1", PLAIN, CLIENT, "1234 TC a.example/A", Out::Drop(DropReason::QueryTruncated)),
+    ("cut in the name", PLAIN, CLIENT, "1234 a.example/A CUT=16", Out::Drop(DropReason::QueryMalformed)),
+    ("cut in the type", PLAIN, CLIENT, "1234 a.example/A CUT=23", Out::Drop(DropReason::QueryMalformed)),
+    ("a header that promises more", PLAIN, CLIENT, "1234 QD=1", Out::Drop(DropReason::QueryMalformed)),
     (
         "a pointer for a name",
-        plain,
+        PLAIN,
         CLIENT,
         "1234 QD=1 TAIL=c00c00010001",
         Out::Drop(DropReason::QueryMalformed),
     ),
-    ("no question", plain, CLIENT, "1234", Out::Answer("1234 QR NOTIMP")),
-    ("no question: RD and CD come back", plain, CLIENT, "1234 RD CD", Out::Answer("1234 QR RD CD NOTIMP")),
+    ("no question", PLAIN, CLIENT, "1234", Out::Answer("1234 QR NOTIMP")),
+    ("no question: RD and CD come back", PLAIN, CLIENT, "1234 RD CD", Out::Answer("1234 QR RD CD NOTIMP")),
     (
         "no question, configured to drop",
-        |f| f.globals.drop_empty_queries = true,
+        r#"newServer("127.0.1.1") setDropEmptyQueries(true)"#,
         CLIENT,
         "1234 RD",
         Out::Drop(DropReason::QueryEmpty),
     ),
     (
         "no question but EDNS",
-        plain,
+        PLAIN,
         CLIENT,
         "1234 RD OPT=4096,DO",
         Out::Answer("1234 QR RD NOTIMP OPT=1232,DO"),
     ),
-    ("no server", nobody, CLIENT, "1234 RD a.example/A", Out::Drop(DropReason::NoServer)),
+    ("no server", NOBODY, CLIENT, "1234 RD a.example/A", Out::Drop(DropReason::NoServer)),
     (
         "no server, SERVFAIL wanted: RD kept, RA left alone",
-        servfail,
+        SERVFAIL,
         CLIENT,
         "1234 RD a.example/A",
         Out::Answer("1234 QR RD SERVFAIL a.example/A"),
     ),
     (
         "AD and AA are not for us to claim, CD comes back",
-        servfail,
+        SERVFAIL,
         CLIENT,
         "1234 RD AD CD AA a.example/A",
         Out::Answer("1234 QR RD CD SERVFAIL a.example/A"),
     ),
     (
         "EDNS in, EDNS out: our payload size, no DO",
-        servfail,
+        SERVFAIL,
         CLIENT,
         "1234 a.example/A OPT=4096",
         Out::Answer("1234 QR SERVFAIL a.example/A OPT=1232"),
     ),
     (
         "the client's DO comes back",
-        servfail,
+        SERVFAIL,
         CLIENT,
         "1234 a.example/A OPT=512,DO",
         Out::Answer("1234 QR SERVFAIL a.example/A OPT=1232,DO"),
     ),
     (
         "a payload size of one's own",
-        |f| {
-            servfail(f);
-            f.globals.self_answer_payload = 512;
-        },
+        "setServFailWhenNoServer(true) setPayloadSizeOnSelfGeneratedAnswers(512)",
         CLIENT,
         "1234 a.example/A OPT=4096",
         Out::Answer("1234 QR SERVFAIL a.example/A OPT=512"),
     ),
     (
         "EDNS in answers of our own switched off",
-        |f| {
-            servfail(f);
-            f.globals.self_answer_edns = false;
-        },
+        "setServFailWhenNoServer(true) setAddEDNSToSelfGeneratedResponses(false)",
         CLIENT,
         "1234 a.example/A OPT=4096",
         Out::Answer("1234 QR SERVFAIL a.example/A"),
     ),
     (
         "trailing octets are not echoed",
-        servfail,
+        SERVFAIL,
         CLIENT,
         "1234 a.example/A TAIL=c0ffee",
         Out::Answer("1234 QR SERVFAIL a.example/A"),
-    ),
-    (
-        "the table of the chosen server is full",
-        |f| f.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 0),
-        CLIENT,
-        "1234 a.example/A",
-        Out::Drop(DropReason::OutstandingFull),
     ),
 ];
 
 #[test]
 fn queries() {
-    for (name, configure, from, query, want) in QUERIES {
-        let mut farm = Farm::new(2);
-        configure(&mut farm);
-        let mut bench = Bench::new(&farm);
+    for (name, config, from, query, want) in QUERIES {
+        let mut bench = Bench::configured(config);
         let from = client(from);
         let got = bench.query(from, &message(query));
         match got.0 {
@@ -274,47 +267,47 @@ fn queries() {
 const QUERY: &str = "1234 RD wWw.ExAmPle/A OPT=1232";
 
 /// Name, configuration, the backend's answer (its id is put in place), outcome.
-type AnswerRow = (&'static str, fn(&mut Farm), &'static str, Out);
+type AnswerRow = (&'static str, &'static str, &'static str, Out);
 
 const ANSWERS: &[AnswerRow] = &[
     (
         "an answer is delivered under the client's id",
-        plain,
+        PLAIN,
         "* QR RD RA wWw.ExAmPle/A A=192.0.2.7 OPT=4096",
         Out::Deliver("1234 QR RD RA wWw.ExAmPle/A A=192.0.2.7 OPT=4096"),
     ),
     (
         "names match without regard to case, and stay as the server wrote them",
-        plain,
+        PLAIN,
         "* QR RD www.example/A A=192.0.2.7",
         Out::Deliver("1234 QR RD www.example/A A=192.0.2.7"),
     ),
     (
         "any response code",
-        plain,
+        PLAIN,
         "* QR NXDOMAIN wWw.ExAmPle/A",
         Out::Deliver("1234 QR NXDOMAIN wWw.ExAmPle/A"),
     ),
-    ("truncated", plain, "* QR TC wWw.ExAmPle/A", Out::Deliver("1234 QR TC wWw.ExAmPle/A")),
+    ("truncated", PLAIN, "* QR TC wWw.ExAmPle/A", Out::Deliver("1234 QR TC wWw.ExAmPle/A")),
     (
         "octets behind the message are delivered",
-        plain,
+        PLAIN,
         "* QR wWw.ExAmPle/A TAIL=00ff",
         Out::Deliver("1234 QR wWw.ExAmPle/A TAIL=00ff"),
     ),
-    ("eleven octets", plain, "* QR CUT=11", Out::Drop(DropReason::ResponseShort)),
-    ("no octets", plain, "* CUT=0", Out::Drop(DropReason::ResponseShort)),
-    ("QR=0", plain, "* wWw.ExAmPle/A", Out::Drop(DropReason::ResponseNotResponse)),
-    ("another name", plain, "* QR www.example.org/A", Out::Drop(DropReason::ResponseMismatch)),
-    ("another type", plain, "* QR wWw.ExAmPle/AAAA", Out::Drop(DropReason::ResponseMismatch)),
-    ("cut in the question", plain, "* QR wWw.ExAmPle/A CUT=20", Out::Drop(DropReason::ResponseMismatch)),
-    ("header only, REFUSED", plain, "* QR REFUSED", Out::Deliver("1234 QR REFUSED")),
-    ("header only, SERVFAIL", plain, "* QR SERVFAIL", Out::Deliver("1234 QR SERVFAIL")),
-    ("header only, NOERROR", plain, "* QR", Out::Drop(DropReason::ResponseEmpty)),
-    ("header only, NXDOMAIN", plain, "* QR NXDOMAIN", Out::Drop(DropReason::ResponseEmpty)),
+    ("eleven octets", PLAIN, "* QR CUT=11", Out::Drop(DropReason::ResponseShort)),
+    ("no octets", PLAIN, "* CUT=0", Out::Drop(DropReason::ResponseShort)),
+    ("QR=0", PLAIN, "* wWw.ExAmPle/A", Out::Drop(DropReason::ResponseNotResponse)),
+    ("another name", PLAIN, "* QR www.example.org/A", Out::Drop(DropReason::ResponseMismatch)),
+    ("another type", PLAIN, "* QR wWw.ExAmPle/AAAA", Out::Drop(DropReason::ResponseMismatch)),
+    ("cut in the question", PLAIN, "* QR wWw.ExAmPle/A CUT=20", Out::Drop(DropReason::ResponseMismatch)),
+    ("header only, REFUSED", PLAIN, "* QR REFUSED", Out::Deliver("1234 QR REFUSED")),
+    ("header only, SERVFAIL", PLAIN, "* QR SERVFAIL", Out::Deliver("1234 QR SERVFAIL")),
+    ("header only, NOERROR", PLAIN, "* QR", Out::Drop(DropReason::ResponseEmpty)),
+    ("header only, NXDOMAIN", PLAIN, "* QR NXDOMAIN", Out::Drop(DropReason::ResponseEmpty)),
     (
         "header only, NOERROR, allowed",
-        |f| f.globals.allow_empty_response = true,
+        r#"newServer("127.0.1.1") setAllowEmptyResponse(true)"#,
         "* QR",
         Out::Deliver("1234 QR"),
     ),
@@ -322,10 +315,8 @@ const ANSWERS: &[AnswerRow] = &[
 
 #[test]
 fn answers() {
-    for (name, configure, answer, want) in ANSWERS {
-        let mut farm = Farm::new(2);
-        configure(&mut farm);
-        let mut bench = Bench::new(&farm);
+    for (name, config, answer, want) in ANSWERS {
+        let mut bench = Bench::configured(config);
         let (route, forwarded) = bench.forwarded(QUERY);
         bench.pass(3);
         let got = bench.response(route, &with_id_of(&forwarded, answer));
@@ -445,8 +436,7 @@ fn a_query_that_cannot_be_sent_goes_elsewhere_then_nowhere() {
 #[test]
 fn a_slow_server_is_backed_by_a_second_one() {
     let mut farm = Farm::new(2);
-    farm.retry =
-        Some(dnslob::config::snapshot::Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
+    farm.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
     let mut bench = Bench::new(&farm);
     let (first, forwarded) = bench.forwarded(QUERY);
     bench.pass(102);
@@ -470,7 +460,7 @@ fn a_slow_server_is_backed_by_a_second_one() {
 fn a_removed_server_keeps_its_time_to_answer() {
     let mut farm = Farm::new(1);
     // Nothing saved for a second try: the first server is all there is.
-    farm.retry = Some(dnslob::config::snapshot::Retry { after: TickDelta::from_ms(100), budget_ppm: 0 });
+    farm.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 0 });
     let mut bench = Bench::new(&farm);
     let (route, forwarded) = bench.forwarded(QUERY);
     farm.generation += 1;
@@ -484,4 +474,13 @@ fn a_removed_server_keeps_its_time_to_answer() {
     let got = bench.response(route, &with_id_of(&forwarded, GOOD));
     assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
     assert_eq!(bench.shard.retired().collect::<Vec<_>>(), [route.backend]);
+}
+
+#[test]
+fn a_full_table_drops_the_new_query() {
+    let mut bench = Bench::configured(r#"newServer{address="127.0.1.1", maxOutstanding=1}"#);
+    bench.forwarded(QUERY);
+    let got = bench.query(client(CLIENT), &message(QUERY));
+    bench.check("one too many", got, Out::Drop(DropReason::OutstandingFull));
+    assert_eq!(bench.shard.outstanding(), 1, "the old one stays");
 }

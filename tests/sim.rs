@@ -499,10 +499,9 @@ fn forge(model: &mut Model) {
 fn noise(model: &mut Model) {
     let length = [0, 5, 12, 40, 5_000][model.below(5)];
     let mut octets: Vec<u8> = (0..length).map(|_| model.rng.u32() as u8).collect();
-    match octets.get_mut(2) {
-        // No question follows what says that it is no query.
-        Some(flags) => *flags |= header::QR,
-        None => {}
+    // What is long enough to be a query says that it is none.
+    if let Some(flags) = octets.get_mut(2) {
+        *flags |= header::QR;
     }
     if octets.len() > 4_096 {
         model.oversized += 1;

@@ -125,7 +125,12 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
     for setting in SETTINGS.iter().filter(|s| s.flag) {
         let value = match setting.kind {
             Kind::Switch => matches.get_flag(setting.name).then_some(Value::Switch(true)),
-            _ => matches.get_one::<Value>(setting.name).cloned(),
+            Kind::Number { .. }
+            | Kind::Span { .. }
+            | Kind::Factor
+            | Kind::Choice(_)
+            | Kind::Cpus
+            | Kind::Text(_) => matches.get_one::<Value>(setting.name).cloned(),
         };
         if let Some(value) = value {
             flags.settings.set(setting.key, Sited { value, origin: Origin::command_line() });
@@ -227,7 +232,9 @@ pub fn command() -> Command {
                     move |word: String| setting.parse(&word),
                 ),
             ),
-            _ => arg.value_name(value_name(&setting.kind)).value_parser(move |t: &str| setting.parse(t)),
+            Kind::Number { .. } | Kind::Span { .. } | Kind::Factor | Kind::Cpus | Kind::Text(_) => {
+                arg.value_name(value_name(&setting.kind)).value_parser(move |t: &str| setting.parse(t))
+            }
         };
         if let (Kind::Choice(words), true) = (setting.kind, setting.default.is_empty()) {
             arg = arg.value_name("NAME").hide_possible_values(words.len() > 6);

@@ -189,24 +189,20 @@ impl Setting {
     /// What was expected.
     pub fn from_number(&self, number: f64, scale: u32) -> Result<Value, String> {
         let scaled = number * f64::from(scale);
-        let value = match self.kind {
-            // The range bounds the cast.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            Kind::Number { min, max, .. } if scaled.fract() == 0.0 => (f64::from(min)..=f64::from(max))
-                .contains(&scaled)
-                .then_some(scaled as u32)
-                .map(Value::Number),
-            Kind::Factor => factor(scaled),
-            _ => None,
-        };
-        value.ok_or_else(|| match self.kind {
-            Kind::Number { min, max, unit } if scale != 1 => format!(
-                "a number of seconds from {} to {}, in whole {unit}",
-                f64::from(min) / f64::from(scale),
-                f64::from(max) / f64::from(scale)
-            ),
-            kind => kind.to_string(),
-        })
+        if let Kind::Number { min, max, unit } = self.kind {
+            if scaled.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(&scaled) {
+                // The range bounds the cast.
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                return Ok(Value::Number(scaled as u32));
+            }
+            if scale != 1 {
+                let (min, max) = (f64::from(min) / f64::from(scale), f64::from(max) / f64::from(scale));
+                return Err(format!("a number of seconds from {min} to {max}, in whole {unit}"));
+            }
+        } else if let (Kind::Factor, Some(value)) = (self.kind, factor(scaled)) {
+            return Ok(value);
+        }
+        Err(self.kind.to_string())
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Concentrator {
     /// Queries per second to the pool.
     rate: f64,
     opened: u64,
+    /// A member left the configuration with a share that others must take.
+    lost: bool,
 }
 
 #[derive(Debug)]
@@ -142,6 +144,7 @@ impl Concentrator {
             spread_until: None,
             rate: 0.0,
             opened: 0,
+            lost: false,
         }
     }
 
@@ -158,7 +161,7 @@ impl Concentrator {
 
     /// Forgets a server: another one has its slot.
     pub fn forget(&mut self, slot: BackendSlot) {
-        self.members.retain(|m| m.slot != slot);
+        self.drop_members(|m| m.slot == slot);
     }
 
     /// Takes in a window's readings, one per member, and gives each member's share.
@@ -168,8 +171,8 @@ impl Concentrator {
         if span.0 == 0 {
             return &self.shares;
         }
-        self.members.retain(|m| readings.iter().any(|r| r.slot == m.slot));
-        let mut lost = false;
+        self.drop_members(|m| !readings.iter().any(|r| r.slot == m.slot));
+        let mut lost = std::mem::take(&mut self.lost);
         for reading in readings {
             lost |= self.observe(now, span, reading);
         }
@@ -190,6 +193,11 @@ impl Concentrator {
         self.take(now, span, &targets);
         self.publish();
         &self.shares
+    }
+
+    fn drop_members(&mut self, gone: impl Fn(&Member) -> bool) {
+        self.lost |= self.members.iter().any(|m| gone(m) && m.share >= DEATH_SHARE);
+        self.members.retain(|m| !gone(m));
     }
 
     /// Updates the reading's member; true if it was lost with a share that others must take.

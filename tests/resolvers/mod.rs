@@ -13,14 +13,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dnslob::addr::{BackendSlot, Endpoint, PoolSlot};
-use dnslob::config::prefix::PrefixSet;
-use dnslob::config::snapshot::*;
+use dnslob::config::snapshot::Snapshot;
 use dnslob::control::concentrate::ConcentrateDriver;
 use dnslob::live::{BUCKETS, Board, State, bucket, bucket_ns};
 use dnslob::rng::ShardRng;
 use dnslob::shard::policy::{Policy, Selector, Subject};
-use dnslob::shard::rules::Chain;
 use dnslob::time::{Tick, TickDelta};
+
+use crate::farm;
 
 /// Microsecond and second of the virtual clock.
 const US: u64 = 1_000;
@@ -204,7 +204,7 @@ struct Sim {
 /// Plays a scenario.
 pub fn play(scenario: &Scenario) -> Run {
     let board = Arc::new(Board::new(1, 16));
-    let snapshot = snapshot(scenario);
+    let snapshot = farm::snapshot(scenario.policy.clone(), scenario.servers);
     (0..scenario.servers).for_each(|s| board.set_state(BackendSlot(s), State::Up));
     let cold = || Resolver {
         names: vec![0; NAMES as usize + 1],
@@ -461,73 +461,4 @@ fn qname(name: u32) -> [u8; 22] {
     digits(&mut wire[2..9], name);
     digits(&mut wire[11..17], zone_of(name));
     wire
-}
-
-fn snapshot(scenario: &Scenario) -> Snapshot {
-    let backend = |slot: u16| Backend {
-        slot: BackendSlot(slot),
-        id: format!("resolver-{slot}"),
-        name: format!("resolver-{slot}"),
-        address: SocketAddr::from(([127, 0, 0, 1], 5300 + slot)),
-        order: i32::from(slot),
-        weight: 1,
-        qps: 0,
-        timeout: TickDelta(TIMEOUT),
-        sockets: 4,
-        outstanding_max: 65_536,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
-        health: Health {
-            mode: HealthMode::Auto,
-            probe: Probe::Udp,
-            qname: String::from("a.root-servers.net."),
-            qtype: 1,
-            qclass: 1,
-            set_cd: false,
-            must_resolve: false,
-            interval: TickDelta::from_ms(1_000),
-            timeout: TickDelta::from_ms(1_000),
-            rise: 1,
-            fall: 1,
-            choose: None,
-            judge: None,
-            slow_start: TickDelta(0),
-            lazy: Lazy {
-                threshold_percent: 20,
-                sample: 100,
-                sample_min: 1,
-                failed_interval: TickDelta::from_ms(30_000),
-                backoff_max: None,
-                servfail_counts: true,
-            },
-        },
-    };
-    let members = (0..scenario.servers).map(BackendSlot).collect();
-    Snapshot {
-        generation: 1,
-        listeners: Vec::new(),
-        backends: (0..scenario.servers).map(|s| Some(Arc::new(backend(s)))).collect(),
-        pools: vec![Pool {
-            name: String::new(),
-            members,
-            policy: scenario.policy.clone(),
-            ring: None,
-            retry: None,
-            panic_ppm: 0,
-            eject: None,
-        }],
-        acl: PrefixSet::default(),
-        chain: Chain::default(),
-        globals: Globals {
-            servfail_when_no_server: false,
-            round_robin_fail_on_no_server: false,
-            allow_empty_response: false,
-            drop_empty_queries: false,
-            self_answer_payload: 1232,
-            self_answer_edns: true,
-        },
-    }
 }

@@ -1,12 +1,14 @@
-//! A farm put together by hand, without a configuration's text: backends, one pool, a listener.
+//! A farm: put together by hand (backends, one pool, a listener), or from a configuration's text.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use dnslob::config::prefix::{DEFAULT_ACL, Prefix};
 use dnslob::config::snapshot::{
     Backend, Globals, Health, HealthMode, Lazy, Listener, Pool, Probe, Retry, Snapshot, SocketOptions,
 };
+use dnslob::config::{self, Compiled, Flags, Slots};
 use dnslob::live::{Board, State};
 use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
@@ -156,4 +158,20 @@ pub(crate) fn listener(address: &str) -> Listener {
 pub(crate) fn client(address: &str) -> Client {
     let peer: std::net::SocketAddr = address.parse().expect("an address");
     Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER }
+}
+
+/// What the configuration `text` compiles to, continuing from `slots`; every error if it does not.
+pub(crate) fn configured(text: &str, slots: &Slots, generation: u64) -> Compiled {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("{}-{number}.lua", std::process::id()));
+    std::fs::write(&file, text).expect("a file for the configuration");
+    let flags = Flags { file: Some(file.clone()), ..Flags::default() };
+    let result = config::load(&flags).and_then(|loaded| config::compile(&loaded.draft, slots, generation));
+    std::fs::remove_file(&file).expect("the file is still there");
+    result.unwrap_or_else(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        panic!("{text}\n{}", lines.join("\n"))
+    })
 }

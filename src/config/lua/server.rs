@@ -347,7 +347,9 @@ const ACTIONS: [(&str, Act); 11] = [
     ("setDown", |s, _| force(s, HealthMode::Down)),
     ("setAuto", |s, _| match s.health.mode {
         HealthMode::Lazy => Ok(()),
-        _ => force(s, HealthMode::Auto),
+        HealthMode::Auto | HealthMode::Up | HealthMode::Down | HealthMode::Drain => {
+            force(s, HealthMode::Auto)
+        }
     }),
     ("setActiveAuto", |s, _| force(s, HealthMode::Auto)),
     ("setLazyAuto", |s, _| force(s, HealthMode::Lazy)),

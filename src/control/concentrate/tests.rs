@@ -93,6 +93,7 @@ struct Farm {
     rate: f64,
     usable: Vec<bool>,
     orders: Vec<i32>,
+    slots: Vec<u16>,
     shares: Vec<Share>,
 }
 
@@ -104,6 +105,7 @@ impl Farm {
             rate,
             usable: vec![true; servers],
             orders: (0..).take(servers).collect(),
+            slots: (0..).take(servers).collect(),
             shares: Vec::new(),
         };
         pool.pass(1, |_, _| 100);
@@ -134,7 +136,7 @@ impl Farm {
                 .iter()
                 .enumerate()
                 .map(|(at, (queries, timeouts, latencies))| Reading {
-                    slot: BackendSlot(at as u16),
+                    slot: BackendSlot(self.slots[at]),
                     order: self.orders[at],
                     usable: self.usable[at],
                     queries: u64::from(*queries),
@@ -274,6 +276,19 @@ fn the_death_of_an_idle_server_changes_nothing() {
 }
 
 #[test]
+fn a_removed_server_is_missed_like_a_dead_one() {
+    let mut pool = Farm::new(4, 10_000.0);
+    pool.pass(80, idle);
+    // The configuration goes on without the first.
+    (pool.usable, pool.orders) = (vec![true; 3], vec![1, 2, 3]);
+    pool.slots = vec![1, 2, 3];
+    pool.pass(1, idle);
+    assert_eq!(pool.parts(), [33, 33, 33]);
+    pool.pass(80, idle);
+    assert_eq!(pool.parts(), [100, 1, 0]);
+}
+
+#[test]
 fn among_equals_a_returned_server_does_not_take_over() {
     let mut pool = Farm::new(3, 10_000.0);
     pool.orders = vec![1; 3];
@@ -316,87 +331,22 @@ fn a_server_recovers_from_an_accident_faster_than_from_being_full() {
 }
 
 mod driver {
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-
     use super::*;
-    use crate::config::prefix::PrefixSet;
-    use crate::config::snapshot::*;
+    use crate::config::snapshot::Snapshot;
     use crate::live::{Board, State};
+    use crate::shard::policy::tests::{backend, snapshot};
     use crate::shard::policy::{Kind, Policy};
-    use crate::shard::rules::Chain;
 
-    fn backend(slot: u16) -> Backend {
-        Backend {
-            slot: BackendSlot(slot),
-            id: format!("backend-{slot}"),
-            name: String::new(),
-            address: SocketAddr::from(([127, 0, 0, 1], 53)),
-            order: slot.into(),
-            weight: 1,
-            qps: 0,
-            timeout: TickDelta::from_ms(2_000),
-            sockets: 1,
-            outstanding_max: 1_000,
-            outstanding_soft_max: 0,
-            source: None,
-            source_interface: None,
-            dscp: 0,
-            socket_options: SocketOptions::default(),
-            health: Health {
-                mode: HealthMode::Auto,
-                probe: Probe::Udp,
-                qname: String::from("."),
-                qtype: 1,
-                qclass: 1,
-                set_cd: false,
-                must_resolve: false,
-                interval: TickDelta::from_ms(1_000),
-                timeout: TickDelta::from_ms(1_000),
-                rise: 1,
-                fall: 1,
-                choose: None,
-                judge: None,
-                slow_start: TickDelta(0),
-                lazy: Lazy {
-                    threshold_percent: 20,
-                    sample: 100,
-                    sample_min: 1,
-                    failed_interval: TickDelta::from_ms(30_000),
-                    backoff_max: None,
-                    servfail_counts: true,
-                },
-            },
-        }
-    }
-
-    fn snapshot(ordered: bool) -> Snapshot {
+    /// Three servers, one per order.
+    fn farm(ordered: bool) -> Snapshot {
         let mut policy = Policy::new(Kind::Concentrate);
         policy.ordered = ordered;
-        Snapshot {
-            generation: 1,
-            listeners: Vec::new(),
-            backends: (0..3).map(|slot| Some(Arc::new(backend(slot)))).collect(),
-            pools: vec![Pool {
-                name: String::new(),
-                members: (0..3).map(BackendSlot).collect(),
-                policy,
-                ring: None,
-                retry: None,
-                panic_ppm: 0,
-                eject: None,
-            }],
-            acl: PrefixSet::default(),
-            chain: Chain::default(),
-            globals: Globals {
-                servfail_when_no_server: false,
-                round_robin_fail_on_no_server: false,
-                allow_empty_response: false,
-                drop_empty_queries: false,
-                self_answer_payload: 1232,
-                self_answer_edns: true,
-            },
-        }
+        let backends: Vec<_> = (0..3).map(backend).collect();
+        let ordered = backends.into_iter().map(|mut b| {
+            b.order = b.slot.0.into();
+            b
+        });
+        snapshot(policy, &ordered.collect::<Vec<_>>())
     }
 
     fn shares(board: &Board) -> Vec<u32> {
@@ -405,7 +355,7 @@ mod driver {
 
     #[test]
     fn shares_are_set_for_the_usable_and_only_when_they_change() {
-        let (board, snapshot) = (Board::new(2, 8), snapshot(false));
+        let (board, snapshot) = (Board::new(2, 64), farm(false));
         board.set_state(BackendSlot(1), State::Up);
         board.set_state(BackendSlot(2), State::Up);
         let mut driver = ConcentrateDriver::new();
@@ -420,7 +370,7 @@ mod driver {
 
     #[test]
     fn under_order_groups_the_others_have_none() {
-        let (board, snapshot) = (Board::new(1, 8), snapshot(true));
+        let (board, snapshot) = (Board::new(1, 64), farm(true));
         (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
         let mut driver = ConcentrateDriver::new();
         driver.tick(Tick(0), &snapshot, &board);
@@ -432,7 +382,7 @@ mod driver {
 
     #[test]
     fn windows_are_summed_over_shards_and_a_slots_past_does_not_count() {
-        let (board, snapshot) = (Board::new(2, 8), snapshot(false));
+        let (board, snapshot) = (Board::new(2, 64), farm(false));
         (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
         let count = |n: u64, us: u64| {
             for shard in board.shards() {
@@ -455,5 +405,22 @@ mod driver {
             }
         }
         assert!((30..80).contains(&seconds), "contracted after {seconds} s");
+    }
+
+    #[test]
+    fn a_slots_new_owner_does_not_inherit() {
+        let (board, mut snapshot) = (Board::new(1, 64), farm(false));
+        (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
+        let mut driver = ConcentrateDriver::new();
+        for window in 0..500 {
+            driver.tick(Tick(window * WINDOW.0), &snapshot, &board);
+        }
+        assert_eq!(shares(&board), [100, 0, 0]);
+        let mut another = backend(0);
+        another.id = String::from("another");
+        another.order = 0;
+        snapshot.backends[0] = Some(std::sync::Arc::new(another));
+        driver.tick(Tick(500 * WINDOW.0), &snapshot, &board);
+        assert_eq!(shares(&board), [33, 33, 33], "as after a death: nobody is warm");
     }
 }

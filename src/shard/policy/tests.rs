@@ -27,7 +27,8 @@ const KINDS: [Kind; 9] = [
     Kind::Concentrate,
 ];
 
-fn backend(slot: u16) -> Backend {
+/// A backend with every option at its default.
+pub(crate) fn backend(slot: u16) -> Backend {
     Backend {
         slot: BackendSlot(slot),
         id: format!("backend-{slot}"),
@@ -82,6 +83,40 @@ fn backends(n: u16, mut edit: impl FnMut(u16, &mut Backend)) -> Vec<Backend> {
         .collect()
 }
 
+/// A configuration with one pool of these backends.
+pub(crate) fn snapshot(policy: Policy, backends: &[Backend]) -> Snapshot {
+    let refs: Vec<_> = backends.iter().map(|b| (b.slot, b)).collect();
+    let ring = (policy.kind == Kind::CHashed).then(|| Arc::new(Ring::build(&refs)));
+    let mut slots = vec![None; 64];
+    for b in backends {
+        slots[b.slot.index()] = Some(Arc::new(b.clone()));
+    }
+    Snapshot {
+        generation: 1,
+        listeners: Vec::new(),
+        backends: slots,
+        pools: vec![Pool {
+            name: String::new(),
+            members: backends.iter().map(|b| b.slot).collect(),
+            policy,
+            ring,
+            retry: None,
+            panic_ppm: 0,
+            eject: None,
+        }],
+        acl: PrefixSet::default(),
+        chain: Chain::default(),
+        globals: Globals {
+            servfail_when_no_server: false,
+            round_robin_fail_on_no_server: false,
+            allow_empty_response: false,
+            drop_empty_queries: false,
+            self_answer_payload: 1232,
+            self_answer_edns: true,
+        },
+    }
+}
+
 struct Farm {
     board: Arc<Board>,
     snapshot: Snapshot,
@@ -99,31 +134,7 @@ impl Farm {
         let board = Arc::new(Board::new(shards, 64));
         backends.iter().for_each(|b| board.set_state(b.slot, State::Up));
         backends.sort_by_key(|b| b.order);
-        let members = backends.iter().map(|b| b.slot).collect();
-        let refs: Vec<_> = backends.iter().map(|b| (b.slot, b)).collect();
-        let ring = (policy.kind == Kind::CHashed).then(|| Arc::new(Ring::build(&refs)));
-        let mut slots = vec![None; 64];
-        for b in &backends {
-            slots[b.slot.index()] = Some(Arc::new(b.clone()));
-        }
-        let pool =
-            Pool { name: String::new(), members, policy, ring, retry: None, panic_ppm: 0, eject: None };
-        let snapshot = Snapshot {
-            generation: 1,
-            listeners: Vec::new(),
-            backends: slots,
-            pools: vec![pool],
-            acl: PrefixSet::default(),
-            chain: Chain::default(),
-            globals: Globals {
-                servfail_when_no_server: false,
-                round_robin_fail_on_no_server: false,
-                allow_empty_response: false,
-                drop_empty_queries: false,
-                self_answer_payload: 1232,
-                self_answer_edns: true,
-            },
-        };
+        let snapshot = snapshot(policy, &backends);
         let mut selector = Selector::new(Arc::clone(&board), 0);
         selector.begin_batch(Tick(0), &snapshot);
         Self { board, snapshot, selector, rng: ShardRng::from_seed(1), now: Tick(0) }

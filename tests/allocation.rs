@@ -1,0 +1,120 @@
+//! Law 3: a query and its answer cost no allocation once the shard has met its load.
+
+// An allocator cannot be written without it.
+#![allow(unsafe_code)]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use dnslob::config::snapshot::Retry;
+use dnslob::packet::Packet;
+use dnslob::shard::policy::{Kind, Policy};
+use dnslob::shard::verdict::Verdict;
+use dnslob::time::{Tick, TickDelta};
+use dnslob::wire::header;
+use support::farm::{Farm, client};
+use support::message::message;
+
+/// The system's allocator, counting what each thread asks of it.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // Fails only while a thread ends, when nobody counts.
+    let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
+}
+
+// SAFETY: every call goes to the system's allocator as it came; counting touches no allocation.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, octets: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s contract, and `System` gave these octets.
+        unsafe { System.dealloc(octets, layout) }
+    }
+
+    unsafe fn realloc(&self, octets: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `realloc`'s contract, and `System` gave these octets.
+        unsafe { System.realloc(octets, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Rounds of 64 queries, their answers but for one in 64, and a tick; 100 us a round.
+fn rounds(kind: Kind, retry: bool, warm_up: u32, measured: u32) -> (u64, u64) {
+    let mut farm = Farm::new(4);
+    farm.policy = Policy::new(kind);
+    farm.backends.iter_mut().flatten().for_each(|b| b.timeout = TickDelta::from_ms(30));
+    farm.retry = retry.then_some(Retry { after: TickDelta::from_ms(10), budget_ppm: 1_000_000 });
+    let (mut shard, _board, snapshot) = farm.shard(1);
+    let query = message("1234 RD www.example.com/A OPT=1232");
+    let from = client("127.0.0.1:4000");
+    let mut buffers = vec![[0_u8; 512]; 64];
+    let mut now = Tick(0);
+    let (mut delivered, mut before) = (0_u64, 0);
+    for round in 0..warm_up + measured {
+        if round == warm_up {
+            before = ASKED.get();
+            delivered = 0;
+        }
+        now = now + TickDelta::from_us(100);
+        shard.begin_batch(now, &snapshot);
+        for (number, buffer) in buffers.iter_mut().enumerate() {
+            buffer[..query.len()].copy_from_slice(&query);
+            let mut packet = Packet::new(buffer, 0, query.len());
+            let Verdict::Forward(route) = shard.on_query(from, &mut packet) else {
+                panic!("not forwarded");
+            };
+            if number == 63 {
+                continue;
+            }
+            packet.bytes_mut()[2] |= header::QR;
+            if shard.on_response(route, &mut packet) == Verdict::Deliver(from) {
+                delivered += 1;
+            }
+        }
+        shard.on_tick(&mut |_, _| {});
+    }
+    let asked = ASKED.get() - before;
+    assert_eq!(delivered, u64::from(measured) * 63, "each answer is delivered");
+    (asked, delivered)
+}
+
+#[test]
+fn a_query_and_its_answer_allocate_nothing() {
+    for kind in [
+        Kind::LeastOutstanding,
+        Kind::FirstAvailable,
+        Kind::RoundRobin,
+        Kind::WRandom,
+        Kind::WHashed,
+        Kind::CHashed,
+        Kind::OrderedWRandUntag,
+        Kind::P2c,
+        Kind::Concentrate,
+    ] {
+        for retry in [false, true] {
+            let (asked, delivered) = rounds(kind, retry, 1_500, 700);
+            assert_eq!(asked, 0, "{kind:?}, retry {retry}: allocations over {delivered} answers");
+        }
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = ASKED.get();
+    drop(std::hint::black_box(vec![0_u8; 100]));
+    assert_eq!(ASKED.get() - before, 1);
+}

@@ -1,0 +1,81 @@
+//! A configuration for tests that need a farm and no file.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use dnslob::addr::BackendSlot;
+use dnslob::config::prefix::PrefixSet;
+use dnslob::config::snapshot::*;
+use dnslob::shard::policy::Policy;
+use dnslob::shard::rules::Chain;
+use dnslob::time::TickDelta;
+
+/// A configuration of one pool with so many servers, one per order.
+pub fn snapshot(policy: Policy, servers: u16) -> Snapshot {
+    let backend = |slot: u16| Backend {
+        slot: BackendSlot(slot),
+        id: format!("backend-{slot}"),
+        name: format!("backend-{slot}"),
+        address: SocketAddr::from(([127, 0, 0, 1], 5300 + slot)),
+        order: i32::from(slot),
+        weight: 1,
+        qps: 0,
+        timeout: TickDelta::from_ms(2_000),
+        sockets: 4,
+        outstanding_max: 65_536,
+        outstanding_soft_max: 0,
+        source: None,
+        source_interface: None,
+        dscp: 0,
+        socket_options: SocketOptions::default(),
+        health: Health {
+            mode: HealthMode::Auto,
+            probe: Probe::Udp,
+            qname: String::from("a.root-servers.net."),
+            qtype: 1,
+            qclass: 1,
+            set_cd: false,
+            must_resolve: false,
+            interval: TickDelta::from_ms(1_000),
+            timeout: TickDelta::from_ms(1_000),
+            rise: 1,
+            fall: 1,
+            choose: None,
+            judge: None,
+            slow_start: TickDelta(0),
+            lazy: Lazy {
+                threshold_percent: 20,
+                sample: 100,
+                sample_min: 1,
+                failed_interval: TickDelta::from_ms(30_000),
+                backoff_max: None,
+                servfail_counts: true,
+            },
+        },
+    };
+    let members = (0..servers).map(BackendSlot).collect();
+    Snapshot {
+        generation: 1,
+        listeners: Vec::new(),
+        backends: (0..servers).map(|s| Some(Arc::new(backend(s)))).collect(),
+        pools: vec![Pool {
+            name: String::new(),
+            members,
+            policy,
+            ring: None,
+            retry: None,
+            panic_ppm: 0,
+            eject: None,
+        }],
+        acl: PrefixSet::default(),
+        chain: Chain::default(),
+        globals: Globals {
+            servfail_when_no_server: false,
+            round_robin_fail_on_no_server: false,
+            allow_empty_response: false,
+            drop_empty_queries: false,
+            self_answer_payload: 1232,
+            self_answer_edns: true,
+        },
+    }
+}
