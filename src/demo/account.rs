@@ -51,6 +51,13 @@ pub(super) struct KernelDrops {
     pub(super) clients: u64,
 }
 
+impl KernelDrops {
+    /// Of both.
+    pub(super) const fn total(self) -> u64 {
+        self.listeners + self.clients
+    }
+}
+
 impl Account {
     /// Puts the counts together.
     pub(super) fn new(

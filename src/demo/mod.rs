@@ -71,6 +71,8 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
     let load = Load::start(balancer.address, rate, rng).context("the load")?;
     let mut show = Show::new(options, embedded, balancer, load);
     show.play()?;
+    // The load went on after the balancer had stopped: its figures mean nothing.
+    ensure!(!show.balancer.has_ended(), "interrupted");
     let summary = show.finish()?;
     print(&summary.text())?;
     ensure!(summary.account.adds_up(), "the figures do not add up");
@@ -206,7 +208,8 @@ impl Show {
     }
 
     /// Shows what happened since it was shown last.
-    fn show(&mut self, now: Tick) -> io::Result<()> {
+    fn show(&mut self, now: Tick) -> anyhow::Result<()> {
+        let kernel = self.kernel()?;
         let new = moment(&mut self.gatherer, &self.balancer, &self.embedded, self.load.tally(), now);
         let span = new.balancer.since(&self.last.balancer);
         let seconds = now.since(self.last.balancer.at).0.max(1) as f64 / 1e9;
@@ -248,12 +251,17 @@ impl Show {
             seconds: self.options.seconds,
             rows,
             all,
-            totals: [new.clients[0], new.clients[1], account::lost(&new.balancer), new.balancer.retries],
+            totals: [
+                new.clients[0],
+                new.clients[1],
+                account::lost(&new.balancer) + kernel.total(),
+                new.balancer.retries,
+            ],
             news: &self.news,
         };
         let text = if self.screen.redraw { self.table.draw(&frame) } else { table::line(&frame) + "\n" };
         self.last = new;
-        print(&text)
+        Ok(print(&text)?)
     }
 
     /// Ends the load, waits for what is outstanding, and adds everything up.
@@ -279,6 +287,7 @@ impl Show {
         let summary = Summary {
             account,
             span: ended.since(self.begin),
+            offered: self.options.rate,
             shards: self.balancer.shards,
             sockets: self.load.ports().len(),
             latency: quantiles(&counts(tally)),

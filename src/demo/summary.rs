@@ -14,6 +14,8 @@ pub(super) struct Summary {
     pub(super) account: Account,
     /// How long queries were sent.
     pub(super) span: TickDelta,
+    /// Queries per second that were to be sent.
+    pub(super) offered: u32,
     /// Threads that served.
     pub(super) shards: usize,
     /// Client sockets.
@@ -47,6 +49,8 @@ pub(super) struct Outage {
     pub(super) after: Reading,
 }
 
+/// Below this part of the offered load, the load itself is what the figures are limited by.
+const OFFERED_PART: f64 = 0.95;
 /// Columns of the labels.
 const LABEL: usize = 11;
 
@@ -68,6 +72,14 @@ impl Summary {
                 plural(self.shards as u64, "shard", "shards")
             ),
         );
+        if (sent as f64) < f64::from(self.offered) * seconds * OFFERED_PART {
+            let offered = grouped(self.offered.into());
+            line(
+                &mut out,
+                "",
+                &format!("of {offered} q/s offered: this machine is too busy to ask for more"),
+            );
+        }
         line(&mut out, "answered", &format!("{} ({})", grouped(answered), percent(answered, sent)));
         line(&mut out, "lost", &format!("{}{}", grouped(lost), reasons(&self.account.lost)));
         if refused > 0 {
@@ -161,6 +173,7 @@ mod tests {
         Summary {
             account: Account { sent: 30_000, refused: 0, answered, lost },
             span: TickDelta::from_ms(3_000),
+            offered: 10_000,
             shards: 2,
             sockets: 8,
             latency: Some([50_000, 60_000, 70_000, 80_000]),
@@ -178,6 +191,9 @@ mod tests {
         assert!(text.contains("29,993 (99.976 %)"), "{text}");
         assert!(text.ends_with(" adds up: 30,000 sent = 29,993 answered + 7 lost\n"), "{text}");
         let text = summary(29_990, 7).text();
+        assert!(!text.contains("offered"), "{text}");
+        let text = Summary { offered: 20_000, ..summary(29_990, 7) }.text();
+        assert!(text.contains("of 20,000 q/s offered"), "{text}");
         assert!(text.contains("DOES NOT ADD UP") && text.contains("+ 3 unexplained"), "{text}");
     }
 
