@@ -21,6 +21,7 @@ fn main() -> ExitCode {
 
 /// `--check-config`: says that the configuration is good, or everything that is wrong.
 fn check(flags: &Flags) -> ExitCode {
+    control::configured::start_log(flags);
     let compiled =
         config::load(flags).and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(drop));
     match compiled {
@@ -39,6 +40,7 @@ fn refuse(errors: &[config::ConfigError]) -> ExitCode {
 }
 
 fn serve(flags: &Flags) -> ExitCode {
+    control::configured::start_log(flags);
     match config::load(flags) {
         Ok(loaded) => match config::compile(&loaded.draft, &Slots::default(), 1) {
             Ok(compiled) => control::run(flags, loaded, compiled),

@@ -2,7 +2,7 @@
 //!
 //! Both front ends fill the same [`Draft`]; what each alone can judge (kinds, ranges, names) is
 //! judged there and recorded in [`Draft::errors`]; what only the whole shows is
-//! [`compile`](super::compile)'s to find.
+//! [`compile`](super::compile())'s to find.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,6 +1,6 @@
 //! What the shards obey: the immutable result of a configuration.
 //!
-//! Made by [`compile`](crate::config::compile), published whole by `control::feed`, read by both planes.
+//! Made by [`compile`](crate::config::compile()), published whole by `control::feed`, read by both planes.
 //! Everything is an index or a value; no name is looked up on the packet path. What changes while
 //! a configuration stands (health, shares, counts) lives in the [`Board`](crate::live::Board).
 

@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::options::Key;
 use crate::config::snapshot::{Backend, LuaFunction, Snapshot};
 use crate::config::{self, Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, Slots};
-use crate::control::log::Format;
+use crate::control::log::{self, Format};
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
@@ -49,12 +50,13 @@ impl Configured {
     pub fn fixed(&self) -> Fixed {
         fixed(&self.running.boot, &allowed_cpus())
     }
+}
 
-    /// How lines of the log look.
-    #[must_use]
-    pub const fn log_format(&self) -> Format {
-        if self.running.boot.log_json { Format::Json } else { Format::Text }
-    }
+/// Begins to log as the command line asks; the file's own messages come before anything else.
+pub fn start_log(flags: &Flags) {
+    let json = flags.settings.text(Key::LogFormat).as_deref() == Some("json");
+    let format = if json { Format::Json } else { Format::Text };
+    log::start(format, flags.settings.switch(Key::Verbose));
 }
 
 impl Source for Configured {

@@ -81,7 +81,7 @@ const ABORT: TickDelta = TickDelta::from_ms(2_000);
 #[must_use]
 pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled) -> ExitCode {
     let (source, first) = Configured::new(flags.clone(), loaded, compiled);
-    log::start(source.log_format(), first.settings.verbose);
+    log::set_verbose(first.settings.verbose);
     let fixed = source.fixed();
     run_from(source, &fixed, first)
 }

@@ -1,6 +1,6 @@
 //! Every call to the operating system that needs `unsafe`, each wrapped safe.
 //!
-//! What it does not do: decide. The loops in [`mmsg`](super::mmsg) own the order of things.
+//! What it does not do: decide. The loops in `mmsg` own the order of things.
 //!
 //! ```text
 //!  Arrivals: one allocation of `n` strides
@@ -545,4 +545,13 @@ pub fn inherited_socket(descriptor: i32) -> std::io::Result<socket2::Socket> {
     // SAFETY: it is open, and was passed to this process by its parent for it alone to own; the
     // caller asks once per descriptor, before it opens any of its own.
     Ok(unsafe { socket2::Socket::from_raw_fd(descriptor) })
+}
+
+/// A Lua state with LuaJIT's `ffi`, which configurations rely on.
+#[must_use]
+pub fn lua_with_ffi() -> mlua::Lua {
+    // SAFETY: with `ffi` a script can call any C function. The script is the operator's own
+    // configuration and runs with the operator's rights, as a shared library of theirs would.
+    // JUSTIFICATION: mlua offers `ffi` in no other way.
+    unsafe { mlua::Lua::unsafe_new() }
 }

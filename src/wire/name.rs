@@ -60,13 +60,14 @@ pub const fn fold(octets: u64) -> u64 {
 /// has no more labels than that.
 #[must_use]
 pub fn zone(name: &[u8], labels: u8) -> &[u8] {
-    let count = labels_of(name).count();
-    let skip = count.saturating_sub(usize::from(labels));
-    let mut at = 0;
-    for _ in 0..skip {
-        at += 1 + usize::from(name[at]);
+    let mut surplus = labels_of(name).count().saturating_sub(usize::from(labels));
+    let mut rest = name;
+    while surplus > 0 {
+        let Some(next) = rest.first().and_then(|length| rest.get(1 + usize::from(*length)..)) else { break };
+        rest = next;
+        surplus -= 1;
     }
-    &name[at..]
+    rest
 }
 
 /// The labels of a plain wire name, first to last, without the root.

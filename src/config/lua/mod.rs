@@ -102,12 +102,7 @@ impl LuaHost {
     /// # Errors
     /// When Lua cannot be set up.
     fn new(interrupt: &Interrupt) -> mlua::Result<Self> {
-        // Rule zero: the plan allows unsafe code in engine::sys only. The library marks a state
-        // with `ffi` unsafe to make, since the script in it can then do anything.
-        // SAFETY: the script is the operator's configuration and runs with the operator's rights;
-        // that it can call C is asked for. The state is not shared with another thread.
-        #[allow(unsafe_code)]
-        let lua = unsafe { Lua::unsafe_new() };
+        let lua = crate::engine::sys::lua_with_ffi();
         lua.load("jit.off()").exec()?;
         let watch = Watch { budget: Rc::default(), interrupt: interrupt.clone() };
         watch.clone().arm(&lua, HOOK_INSTRUCTIONS)?;

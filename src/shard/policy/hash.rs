@@ -7,6 +7,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{HashKey, Subject};
+use crate::wire::name::zone;
 
 /// Octets of the longest name, RFC 1035, 2.3.4.
 const NAME_MAX: usize = 255;
@@ -49,33 +50,6 @@ fn name(qname: &[u8], seed: u64) -> u64 {
     folded[..len].copy_from_slice(&qname[..len]);
     folded[..len].make_ascii_lowercase();
     xxh3_64_with_seed(&folded[..len], seed)
-}
-
-/// The last `labels` labels of `qname` with its root label; all of it where it has fewer.
-fn zone(qname: &[u8], labels: u8) -> &[u8] {
-    let mut surplus = count_labels(qname).saturating_sub(usize::from(labels));
-    let mut rest = qname;
-    while surplus > 0 {
-        let Some(next) = after_label(rest) else { break };
-        rest = next;
-        surplus -= 1;
-    }
-    rest
-}
-
-fn count_labels(mut qname: &[u8]) -> usize {
-    let mut labels = 0;
-    while let Some(rest) = after_label(qname) {
-        labels += 1;
-        qname = rest;
-    }
-    labels
-}
-
-/// What follows the first label; none at the root or where the name is broken.
-fn after_label(qname: &[u8]) -> Option<&[u8]> {
-    let (&len, rest) = qname.split_first()?;
-    if len == 0 { None } else { rest.get(usize::from(len)..) }
 }
 
 #[cfg(test)]
