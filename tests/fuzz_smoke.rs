@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used)]
 
+#[path = "fuzz/targets/config.rs"]
+mod config;
 #[path = "fuzz/targets/networks.rs"]
 mod networks;
 #[path = "fuzz/targets/shard.rs"]
@@ -36,6 +38,24 @@ const NETWORKS: &[&[u8]] = &[
     b"0.0.0.0/0 ::/0 255.255.255.255/32",
     b"2001:db8::/32 ::1/128 fe80::/10 fe80::1",
     b"1.2.3.4/33 ::/129 /8 1.2.3/24 -1/1",
+];
+
+/// The example configurations, and pieces that touch what they do not.
+const CONFIGURATIONS: &[&[u8]] = &[
+    include_bytes!("../examples/concentrate.lua"),
+    include_bytes!("../examples/first-available.lua"),
+    include_bytes!("../examples/hashed-by-zone.lua"),
+    include_bytes!("../examples/health-checks.lua"),
+    include_bytes!("../examples/minimal.lua"),
+    include_bytes!("../examples/pools-and-retry.lua"),
+    b"#!/usr/bin/dnslob\nsetLocal('[::1]:53') addLocal('127.0.0.1')\nsetACL({'10.0.0.0/8', '::/0'}) addACL('192.0.2.1')\n",
+    b"newServer{address='192.0.2.1', id='a', pool={'x', 'y'}}\nsetPoolServerPolicy(chashed, 'x')\nrmServer(0)\n",
+    b"setServerPolicy(concentrate)\nnewServer{address='[2001:db8::1]:53', pool={'', 'x'}, weight=3, qps=10}\n",
+    b"for n = 1, 20 do newServer('192.0.2.' .. n) end\n",
+    b"setBackendsMax(2) setUDPTimeout(1) setVerbose(true) setServFailWhenNoServer(true)\n",
+    b"pcall(newServer, {address=1}) error('stop')\n",
+    b"error({}) error('') error(nil, 0)\n",
+    b"local s = getPool(''):setRetry{after='1s', budget=-1}\nsetEjection{} setPanicThreshold(101)\n",
 ];
 
 /// Runs `body` over `count` inputs.
@@ -102,4 +122,15 @@ fn networks() {
 #[test]
 fn shard() {
     smoke("shard", &[], 4_000, 1_000, shard::target);
+}
+
+#[test]
+fn config() {
+    CONFIGURATIONS.iter().for_each(|text| config::target(text));
+    for text in
+        ["while true do end", "error({})", "error('')", "error()", "error('x', 0)", "\n error(nil, 0)"]
+    {
+        config::target(text.as_bytes());
+    }
+    smoke("config", CONFIGURATIONS, 400, 1_500, config::target);
 }

@@ -282,15 +282,16 @@ fn pools(
     }
     let fallback = default_policy(draft);
     let said: HashMap<&str, _> = draft.pools.iter().map(|p| (p.name.as_str(), p)).collect();
+    let policy_of =
+        |name: &str| said.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
+    refuse_two_shares(standing, |pool| policy_of(pool).kind == Kind::Concentrate, errors);
     names
         .into_iter()
         .map(|name| {
             let mut servers = members.remove(name).unwrap_or_default();
             servers.sort_by_key(|b| b.order);
+            let policy = with_globals(policy_of(name).clone(), &draft.settings);
             let said = said.get(name);
-            let policy =
-                said.and_then(|p| p.policy.as_ref()).map_or_else(|| fallback.clone(), |p| p.value.clone());
-            let policy = with_globals(policy, &draft.settings);
             Pool {
                 name: name.to_owned(),
                 members: servers.iter().map(|b| b.slot).collect(),
@@ -302,6 +303,24 @@ fn pools(
             }
         })
         .collect()
+}
+
+/// A server's share is one figure on the Board: two pools that concentrate would each write its own.
+fn refuse_two_shares(
+    standing: &[&DraftServer],
+    concentrates: impl Fn(&str) -> bool,
+    errors: &mut Vec<ConfigError>,
+) {
+    for s in standing {
+        let mut pools = s.pools.iter().filter(|p| concentrates(p));
+        if let (Some(one), Some(other)) = (pools.next(), pools.next()) {
+            let wrong = format!(
+                "the server is in pools \"{one}\" and \"{other}\", which both have the policy concentrate"
+            );
+            let expected = "one such pool for a server, whose share it sets".to_owned();
+            errors.push(ConfigError::new(&s.origin, "newServer", Fault::Conflict { wrong, expected }));
+        }
+    }
 }
 
 /// The policy of pools without one: the flag's, the file's, or dnsdist's default.

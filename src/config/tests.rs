@@ -352,9 +352,14 @@ const BROKEN: &[(&str, &str)] = &[
         "function maintenance()\nend",
         "FILE:1: maintenance: a function called every second is not implemented yet;",
     ),
+    (
+        "setServerPolicy(concentrate)\nnewServer{address='192.0.2.1', pool={'', 'x'}}",
+        "FILE:2: newServer: the server is in pools \"\" and \"x\", which both have the policy concentrate; expected one",
+    ),
     ("newServer{address='192.0.2.1'", "FILE:1: '}' expected near '<eof>'"),
     ("x = = 1", "FILE:1: unexpected symbol near '='"),
     ("\nerror('stop here')", "FILE:2: stop here"),
+    ("error('')", "FILE:1: an error without a message"),
     (
         "newSever('192.0.2.1')",
         "FILE:1: attempt to call global 'newSever' (a nil value); did you mean \"newServer\"?",

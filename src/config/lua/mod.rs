@@ -258,6 +258,8 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
             (Origin::file(files.first().copied().unwrap_or("command line")), first_line(&text).to_owned())
         });
     let hint = misspelt(&message).map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
+    // error("") says nothing at all.
+    let message = if message.trim().is_empty() { "an error without a message".to_owned() } else { message };
     ConfigError::new(&origin, "", Fault::Script(message + &hint))
 }
 
