@@ -37,6 +37,7 @@
 //!   verdict.rs         Verdict, DropReason: what becomes of a packet, and why
 //!   rules.rs           the compiled rule chain
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
+//!     timers.rs        a queue per time-out, a bucket per slice of time
 //!   copies.rs          kept queries, for a second try
 //!   policy/            which server gets a query; what a shard knows of the farm
 //!     choose.rs        the policies, each a pure function
