@@ -15,7 +15,7 @@ end
 
 setServerPolicy(concentrate{
   fullFactor = 1.5,     -- full: fast answers take this times the server's own floor ...
-  fullMargin = "50us",  -- ... plus this
+  fullMargin = "1ms",   -- ... plus this
   standbyShare = 0.02,  -- the next server is kept warm by 2 % of the queries
   shrinkAfter = "60s",
 })

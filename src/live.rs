@@ -10,7 +10,10 @@
 //! ```
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::addr::BackendSlot;
 use crate::shard::verdict::DropReason;
@@ -76,19 +79,20 @@ impl Board {
     /// Changes whenever a state, warmth or share was set: shards then rebuild what they derive.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.epoch.load(Relaxed)
+        // Pairs with the setters' Release: who sees the new epoch sees what it stands for.
+        self.epoch.load(Acquire)
     }
 
     /// Sets a backend's state.
     pub fn set_state(&self, slot: BackendSlot, state: State) {
         self.backend(slot).state.store(state as u8, Relaxed);
-        self.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+        self.epoch.fetch_add(1, Release);
     }
 
     /// Sets which part of its usual share a warming backend takes, parts per million.
     pub fn set_warmth(&self, slot: BackendSlot, ppm: u32) {
         self.backend(slot).warmth_ppm.store(ppm.min(PPM), Relaxed);
-        self.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+        self.epoch.fetch_add(1, Release);
     }
 
     /// Sets the part of its pool's queries that `concentrate` gives a backend, and the random
@@ -97,7 +101,7 @@ impl Board {
         let b = self.backend(slot);
         b.share_ppm.store(share_ppm, Relaxed);
         b.trickle_ppm.store(trickle_ppm, Relaxed);
-        self.epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+        self.epoch.fetch_add(1, Release);
     }
 
     /// Outstanding queries of a backend over all shards, as last published.

@@ -104,7 +104,7 @@ fn a_full_server_opens_the_next_and_closes_it_again() {
         Kind::Concentrate,
         4,
         330,
-        &[(80, Event::Rate(6_000.0, 60)), (200, Event::Rate(1_500.0, 20))],
+        &[(80, Event::Rate(9_000.0, 60)), (200, Event::Rate(1_500.0, 20))],
     );
     overload.slow = 3;
     overload.rate = 2_000.0;
@@ -112,9 +112,9 @@ fn a_full_server_opens_the_next_and_closes_it_again() {
     assert!(run.sum(70, 80).share(0) > 0.98);
     let busy = run.sum(150, 200);
     assert!((0.5..0.85).contains(&busy.share(0)), "{}", busy.share(0));
-    assert!(busy.share(1) > 0.14 && busy.share(2) < 0.02, "one more is enough");
-    let before = run.sum(60, 80).quantile_us(0.5);
-    assert!(run.worst_p50_us(80, 200) < 2 * before, "none melts");
+    assert!(busy.share(1) > 0.14 && busy.share(2) < 0.02, "one more is enough: {}", busy.share(1));
+    // A server that melts has seconds of queries before it.
+    assert!(run.worst_p50_us(80, 200) < 5_000, "none melts: {}", run.worst_p50_us(80, 200));
     assert_eq!(run.sum(60, 330).lost, 0);
     assert!(run.sum(222, 255).share(1) > 0.02, "kept for a minute");
     assert!(run.sum(300, 330).share(0) > 0.98, "closed");

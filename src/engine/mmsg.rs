@@ -221,6 +221,10 @@ impl Engine {
             let snapshot = self.feed.load().clone();
             let rng = ShardRng::from_entropy(seed);
             self.shard = Shard::new(self.setup.index, self.board.clone(), snapshot, rng);
+            // What was on its way belonged to the old shard's claims.
+            self.outbox.forwards.clear();
+            self.outbox.deliveries.clear();
+            self.received = 0;
         }
     }
 

@@ -126,7 +126,10 @@ impl Default for Concentrate {
             // 10 % more load took p90 from 2 to 100 ms. (s) The second server opens when the first
             // is about 70 % busy, and its median never doubles.
             full_factor: 1.5,
-            full_margin: TickDelta::from_us(50),
+            // Before four unbound on a shared host, a margin of 50 us took the host's own
+            // scheduling for a full server and spread the load; a server that is really full leaves
+            // its floor by tens of milliseconds within a second.
+            full_margin: TickDelta::from_us(1_000),
             // Of its own: what its peers have too is the authority's.
             full_timeouts_ppm: 10_000,
             // By arithmetic: 70 % busy becomes 56 %, where (m) the median is near its floor.
