@@ -71,7 +71,7 @@ fn select(c: &mut Criterion) {
             let from = client("127.0.0.1:4000");
             let subject = Subject { qname: b"\x03www\x07example\x03com\0", client: &from.peer };
             group.bench_function(format!("{name}/{backends}"), |b| {
-                b.iter(|| selector.select(&snapshot, PoolSlot(0), black_box(&subject), None, &mut rng));
+                b.iter(|| selector.select(&snapshot, PoolSlot(0), black_box(&subject), &[], &mut rng));
             });
         }
     }

@@ -206,7 +206,7 @@ pub struct ShardPage {
     pub self_answered: Counter,
     /// Queries asked a second time elsewhere.
     pub retries: Counter,
-    /// Queries outstanding in this shard over all backends.
+    /// Queries in this shard whose client waits for an answer.
     pub outstanding_total: AtomicU32,
     drops: [Counter; DropReason::ALL.len()],
     backends: Box<[OnceLock<Box<BackendPage>>]>,

@@ -420,13 +420,11 @@ fn a_query_that_cannot_be_sent_goes_elsewhere_then_nowhere() {
     let (first, mut octets) = bench.forwarded(QUERY);
     let length = octets.len();
     let mut packet = Packet::new(&mut octets, 0, length);
-    let Verdict::Forward(second) = bench.shard.on_unsent(first, &mut packet) else {
+    let Verdict::Forward(second) = bench.shard.on_unsent(first, &mut packet, &[first.backend]) else {
         panic!("there is another server")
     };
     assert_ne!(first.backend, second.backend);
-    bench.board.set_state(first.backend, State::Down);
-    bench.pass(0);
-    let verdict = bench.shard.on_unsent(second, &mut packet);
+    let verdict = bench.shard.on_unsent(second, &mut packet, &[first.backend, second.backend]);
     assert_eq!(verdict, Verdict::Drop(DropReason::QuerySendError));
     assert_eq!(bench.dropped(DropReason::QuerySendError), 1);
     assert_eq!(bench.shard.totals(), [2, 0, 0, 2], "claimed twice, released twice");
@@ -452,7 +450,34 @@ fn a_slow_server_is_backed_by_a_second_one() {
     same(&got.1, "1234 QR wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
     let got = bench.response(*second, &with_id_of(again, GOOD));
     assert_eq!(got.0, Verdict::Drop(DropReason::ResponseDuplicate));
-    assert_eq!(bench.shard.totals(), [2, 1, 0, 1]);
+    assert_eq!(bench.shard.totals(), [2, 2, 0, 0], "the loser's latency counts too");
+    let page = &bench.board.shards()[0];
+    assert_eq!((page.responses.get(), page.backend(second.backend).responses.get()), (1, 1));
+    bench.shard.check_invariants();
+}
+
+/// A second try must not hide that the first server never answers.
+#[test]
+fn a_frozen_server_is_found_out_behind_second_tries() {
+    let mut farm = Farm::new(2);
+    farm.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
+    let mut bench = Bench::new(&farm);
+    let (frozen, _) = bench.forwarded(QUERY);
+    bench.pass(102);
+    let mut tries = Vec::new();
+    bench.shard.on_tick(&mut |verdict, octets| tries.push((verdict, octets.to_vec())));
+    let [(Verdict::Forward(second), again)] = &tries[..] else { panic!("one second try, not {tries:?}") };
+    let got = bench.response(*second, &with_id_of(again, GOOD));
+    assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
+    assert_eq!(bench.shard.outstanding(), 0, "no client waits");
+    for _ in 0..25 {
+        bench.pass(100);
+        bench.shard.on_tick(&mut |verdict, _| panic!("nothing to send: {verdict:?}"));
+    }
+    let page = &bench.board.shards()[0];
+    assert_eq!(page.backend(frozen.backend).timeouts.get(), 1, "the server's loss");
+    assert_eq!(bench.dropped(DropReason::Timeout), 0, "not the client's");
+    assert_eq!(bench.shard.totals(), [2, 1, 1, 0]);
     bench.shard.check_invariants();
 }
 

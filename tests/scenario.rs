@@ -31,6 +31,7 @@ use dnslob::addr::{Client, LocalSlot};
 use dnslob::config::snapshot::Snapshot;
 use dnslob::config::{Compiled, Slots};
 use dnslob::engine::sim::{Port, Seen, Sim};
+use dnslob::engine::socket::Ear;
 use dnslob::engine::socket::{self, Seat, Steer};
 use dnslob::engine::{self, Message, Running, Setup};
 use dnslob::live::{Board, State};
@@ -220,7 +221,7 @@ impl World for Sockets {
         let setup = Setup { index: 0, cpu: None, seed: [7; 32], busy_poll_us: 0, batch_packets: 64 };
         let running = engine::spawn(setup, feed.clone(), board.clone()).expect("a shard");
         let door = self.door.take().expect("started once");
-        let listen = Message::Listen(snapshot.listeners[0].clone(), door);
+        let listen = Message::Listen(snapshot.listeners[0].clone(), Ear { socket: door, passed: false });
         running.mailbox.send(listen).expect("the shard runs");
         self.running = Some((running, feed));
     }

@@ -254,7 +254,8 @@ impl Model {
             assert_eq!(shard.outstanding(), 0, "shard {index} drains");
             assert_eq!(shard.next_deadline(), None, "shard {index} waits for nothing");
             assert_eq!(claimed, settled + expired + released);
-            assert_eq!(settled, page.responses.get(), "what is settled is delivered");
+            let lost_the_race = settled - page.responses.get();
+            assert!(lost_the_race <= page.retries.get(), "what is settled is delivered, or had a second try");
             assert_eq!(page.outstanding_total.load(Relaxed), 0);
             let sent: u64 = (0..SLOTS).map(|at| u64::from(page.sent[at].load(Relaxed))).sum();
             assert_eq!(sent, claimed, "what counts against qps is what was claimed");

@@ -752,8 +752,8 @@ fn a_reload_is_described_line_by_line() {
     assert_eq!(
         diff(&old, &new),
         [
-            "listener 127.0.0.1:1 removed",
-            "listener 127.0.0.1:2 added",
+            "listener 127.0.0.1:1 buffers 4194304/1048576 removed",
+            "listener 127.0.0.1:2 buffers 4194304/1048576 added",
             "server 192.0.2.2:53 removed",
             "server 192.0.2.1:53 weight: 1 -> 5",
             "server 192.0.2.1:53 checkInterval: 1s -> 2s",

@@ -12,8 +12,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use socket2::Socket;
-
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, HealthMode, Listener, Snapshot};
 use crate::control::farm::Farm;
@@ -23,6 +21,7 @@ use crate::control::plan::Plan;
 use crate::control::shards::Edge;
 use crate::control::stats::Gatherer;
 use crate::engine::Message;
+use crate::engine::socket::Ear;
 use crate::rng::ShardRng;
 use crate::time::Tick;
 
@@ -30,7 +29,7 @@ use crate::time::Tick;
 mod tests;
 
 /// A listener's sockets, one per shard.
-pub type Opened = Vec<(Arc<Listener>, Vec<(usize, Socket)>)>;
+pub type Opened = Vec<(Arc<Listener>, Vec<(usize, Ear)>)>;
 
 /// A change under way: its new backends are being checked.
 pub struct Reload {
@@ -143,8 +142,8 @@ impl Reload {
             tell(edge, shard, Message::Snapshot);
         }
         for (listener, sockets) in self.opened {
-            for (shard, socket) in sockets {
-                tell(edge, shard, Message::Listen(Arc::clone(&listener), socket));
+            for (shard, ear) in sockets {
+                tell(edge, shard, Message::Listen(Arc::clone(&listener), ear));
             }
         }
         Ok((self.plan, Done { removed }))

@@ -11,7 +11,7 @@ use socket2::Socket;
 use crate::config::snapshot::Listener;
 use crate::control::feed::Feed;
 use crate::control::plan::Fixed;
-use crate::engine::socket::{self, Seat, Steer};
+use crate::engine::socket::{self, Ear, Seat, Steer};
 use crate::engine::{self, Message, Running, Setup};
 use crate::rng::ShardRng;
 
@@ -21,7 +21,7 @@ pub trait Edge {
     ///
     /// # Errors
     /// What the kernel says; then none is left open.
-    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>>;
+    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>>;
 
     /// Sends a message to one shard.
     ///
@@ -59,29 +59,23 @@ impl Doors {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>> {
-        let mut open = Vec::with_capacity(self.cpus.len());
-        let passed = self.inherited.iter().position(|(address, _)| *address == listener.address);
-        if let Some(at) = passed {
+    pub fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
+        let shards = self.cpus.len();
+        if let Some(at) = self.inherited.iter().position(|(address, _)| *address == listener.address) {
             let (_, socket) = self.inherited.swap_remove(at);
             socket::prepare_listener(&socket, listener)?;
-            open.push((0, socket));
+            // One queue for all shards: the service manager's socket need not share its port, and
+            // its owner may be another user, with whom no port can be shared.
+            let ear = |shard| Ok((shard, Ear { socket: socket.try_clone()?, passed: true }));
+            return (0..shards).map(ear).collect();
         }
-        let shards = self.cpus.len();
-        for shard in open.len()..shards {
-            let seat = Seat { shard, shards, cpu: self.cpus[shard] };
-            match socket::listen(listener, self.steer, seat) {
-                Ok(socket) => open.push((shard, socket)),
-                Err(e) if passed.is_some() => {
-                    // The service manager's socket does not share its port.
-                    tracing::warn!(listener = %listener.address, error = %e,
-                        "only shard 0 hears the passed socket; ReusePort=yes lets all of them");
-                    break;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(open)
+        (0..shards)
+            .map(|shard| {
+                let seat = Seat { shard, shards, cpu: self.cpus[shard] };
+                let socket = socket::listen(listener, self.steer, seat)?;
+                Ok((shard, Ear { socket, passed: false }))
+            })
+            .collect()
     }
 }
 
@@ -133,7 +127,7 @@ impl Shards {
 }
 
 impl Edge for Shards {
-    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>> {
+    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
         self.doors.open(listener)
     }
 

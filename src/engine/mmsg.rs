@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, Cache};
@@ -23,11 +23,12 @@ use nix::sys::eventfd::EventFd;
 use socket2::Socket;
 use tracing::{error, warn};
 
+use super::socket::Ear;
 use super::sys::{Arrivals, Departures, Local, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket};
 use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, SocketSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
-use crate::live::Board;
+use crate::live::{Board, ShardPage};
 use crate::packet::Packet;
 use crate::rng::ShardRng;
 use crate::shard::Shard;
@@ -50,8 +51,9 @@ const UNSENT_TRIES: usize = 4;
 struct Door {
     listener: Arc<Listener>,
     socket: Socket,
+    passed: bool,
     note: Note,
-    /// It is no longer read; after this it is closed.
+    /// It hears no new queries; after this it is closed.
     closes_at: Option<Tick>,
 }
 
@@ -221,10 +223,13 @@ impl Engine {
             let snapshot = self.feed.load().clone();
             let rng = ShardRng::from_entropy(seed);
             self.shard = Shard::new(self.setup.index, self.board.clone(), snapshot, rng);
-            // What was on its way belonged to the old shard's claims.
+            // What was on its way belonged to the old shard's claims, and so did the sockets
+            // towards servers that it was about to forget.
             self.outbox.forwards.clear();
             self.outbox.deliveries.clear();
+            self.outbox.refused.clear();
             self.received = 0;
+            self.sockets.unlink_all_but(self.shard.snapshot(), &self.board.shards()[self.setup.index]);
         }
     }
 
@@ -436,8 +441,8 @@ impl Engine {
             match message {
                 // Taken at the top of each round.
                 Message::Snapshot => {}
-                Message::Listen(listener, socket) => {
-                    if let Err(e) = self.sockets.open_door(listener, socket) {
+                Message::Listen(listener, ear) => {
+                    if let Err(e) = self.sockets.open_door(listener, ear) {
                         error!(shard = self.setup.index, "a listener's socket cannot be watched: {e}");
                     }
                 }
@@ -454,37 +459,42 @@ impl Engine {
     }
 
     /// Takes a listener out of its group, reads what it still holds, and keeps its socket until
-    /// every query that came by it is answered or timed out.
+    /// every query that came by it is answered or timed out. Where the kernel does not let it
+    /// leave its group it is read to the end, so that no query falls between two listeners.
     fn close_door(&mut self, slot: ListenerSlot) {
         let Some(Some(door)) = self.sockets.doors.get_mut(slot.index()) else { return };
         if door.closes_at.is_some() {
             return;
         }
-        if let Err(e) = socket::withdraw(&door.socket) {
-            warn!(listener = %door.listener.address, "cannot leave the port's group: {e}");
+        door.closes_at = Some(clock::now() + self.shard.longest_wait());
+        if door.passed {
+            // What waits in it, and what comes, is for whoever is started next.
+            self.sockets.ignore_door(slot);
+            return;
         }
-        let waits = self.shard.snapshot().backends.iter().flatten().map(|b| b.timeout).max();
-        // A time-out fires up to 1/512 of its span late, and a second try may follow the first.
-        let longest = TickDelta(waits.unwrap_or_default().0.saturating_mul(2).saturating_add(1_000_000_000));
-        door.closes_at = Some(clock::now() + longest);
-        for _ in 0..EMPTYING_ROUNDS {
-            if self.read_door(slot) == 0 {
-                break;
+        match socket::withdraw(&door.socket) {
+            Ok(()) => {
+                for _ in 0..EMPTYING_ROUNDS {
+                    if self.read_door(slot) == 0 {
+                        break;
+                    }
+                }
             }
+            Err(e) => warn!(listener = %door.listener.address, "cannot leave the port's group: {e}"),
         }
-        self.sockets.ignore_door(slot);
     }
 }
 
 impl Sockets {
-    fn open_door(&mut self, listener: Arc<Listener>, socket: Socket) -> io::Result<()> {
+    fn open_door(&mut self, listener: Arc<Listener>, ear: Ear) -> io::Result<()> {
         let at = listener.slot.index();
+        let Ear { socket, passed } = ear;
         self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Door(listener.slot).pack()))?;
         let note = if listener.address.ip().is_unspecified() { Note::PeerAndLocal } else { Note::Peer };
         if self.doors.len() <= at {
             self.doors.resize_with(at + 1, || None);
         }
-        self.doors[at] = Some(Door { listener, socket, note, closes_at: None });
+        self.doors[at] = Some(Door { listener, socket, passed, note, closes_at: None });
         Ok(())
     }
 
@@ -541,6 +551,16 @@ impl Sockets {
         }
     }
 
+    /// Closes the sockets of slots that the snapshot does not have, and gives the slots back.
+    fn unlink_all_but(&mut self, snapshot: &Snapshot, page: &ShardPage) {
+        for (at, link) in self.links.iter_mut().enumerate() {
+            if link.is_some() && snapshot.backend(BackendSlot(at as u16)).is_none() {
+                *link = None;
+                page.attached[at].store(0, Release);
+            }
+        }
+    }
+
     /// Sends queries by one route; `refused` gets the indexes of those the kernel would not take.
     fn send(
         &mut self,
@@ -551,18 +571,26 @@ impl Sockets {
         refused: &mut Vec<usize>,
     ) {
         let link = self.links.get_mut(route.backend.index()).and_then(Option::as_mut);
-        let Some((socket, segment)) =
-            link.and_then(|l| Some((l.sockets.get(route.socket.index())?.as_ref()?, &mut l.segment)))
+        let Some((place, segment)) = link
+            .and_then(|l| Some((l.sockets.get_mut(route.socket.index())?, &mut l.segment)))
+            .filter(|(place, _)| place.is_some())
         else {
             refused.extend(0..parcels.len());
             return;
         };
-        let mut no_segments = false;
+        let Some(socket) = place.as_ref() else { return };
+        let (mut no_segments, mut stale) = (false, false);
         departures.send(socket.as_fd(), arrivals, parcels, *segment, &mut |range, error| {
+            let code = error.raw_os_error();
             // EIO: the way out cannot compute checksums of segments (udp(7)); EINVAL, EMSGSIZE:
             // its MTU is too small.
-            no_segments |= range.len() > 1
-                && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
+            no_segments |= range.len() > 1 && matches!(code, Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
+            // The address or interface that the socket was connected from is gone.
+            stale |= range.len() == 1
+                && matches!(
+                    code,
+                    Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV)
+                );
             refused.extend(range);
         });
         if no_segments {
@@ -573,6 +601,11 @@ impl Sockets {
                 refused.extend(&places[range]);
             });
         }
+        if stale {
+            // Opened anew, from whatever address there is then.
+            *place = None;
+            self.incomplete = true;
+        }
     }
 
     fn send_one(&self, route: Route, octets: &[u8]) -> bool {
@@ -582,16 +615,18 @@ impl Sockets {
     }
 }
 
-/// A query that the kernel would not take: the shard offers it to another server.
+/// A query that the kernel would not take: the shard offers it to servers that have not refused it.
 fn resend(shard: &mut Shard, sockets: &Sockets, mut route: Route, packet: &mut Packet<'_>) {
-    for _ in 0..UNSENT_TRIES {
-        match shard.on_unsent(route, packet) {
+    let mut refused = [route.backend; UNSENT_TRIES];
+    for tries in 1..=UNSENT_TRIES {
+        refused[tries - 1] = route.backend;
+        match shard.on_unsent(route, packet, &refused[..tries]) {
             Verdict::Forward(other) if sockets.send_one(other, packet.bytes()) => return,
             Verdict::Forward(other) => route = other,
             Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) => return,
         }
     }
-    // All refused: the last claim ends with its time-out.
+    shard.abandon(route, packet);
 }
 
 impl Outbox {

@@ -28,7 +28,7 @@ pub enum Message {
     Snapshot,
     /// Hear on this socket too; opened (and bound) by [`socket::listen`] on the control thread,
     /// so that its errors come before anything is published.
-    Listen(Arc<Listener>, socket2::Socket),
+    Listen(Arc<Listener>, socket::Ear),
     /// Read what that listener still holds, then hear no more; outstanding queries that came by
     /// it are still answered, then its socket is closed.
     Unlisten(ListenerSlot),

@@ -402,6 +402,7 @@ impl Node {
 
     /// Sends a query, or offers it to other servers when the kernel refuses.
     fn send(&mut self, shard: usize, mut route: Route, mut octets: Vec<u8>, network: &mut Network) {
+        let mut refused = Vec::new();
         for tried in 0..=UNSENT_TRIES {
             if let Some(link) = self.link(route.backend)
                 && !network.refuses(link.backend)
@@ -410,12 +411,13 @@ impl Node {
                 let seen = || What::Seen(Seen::Query { backend: link.backend, port, octets: octets.clone() });
                 return network.travel(network.backends, seen);
             }
-            if tried == UNSENT_TRIES {
-                // All refused: the last claim ends with its time-out.
-                return;
-            }
             let length = octets.len();
-            match self.shard.on_unsent(route, &mut Packet::new(&mut octets, 0, length)) {
+            let mut packet = Packet::new(&mut octets, 0, length);
+            if tried == UNSENT_TRIES {
+                return self.shard.abandon(route, &packet);
+            }
+            refused.push(route.backend);
+            match self.shard.on_unsent(route, &mut packet, &refused) {
                 Verdict::Forward(other) => route = other,
                 Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) => return,
             }

@@ -36,6 +36,16 @@ pub struct Seat {
     pub cpu: Option<usize>,
 }
 
+/// One shard's socket of a listener.
+#[derive(Debug)]
+pub struct Ear {
+    /// The socket, bound.
+    pub socket: Socket,
+    /// A service manager passed it to us and keeps it: what we leave unread waits for our
+    /// successor, and it must stay as it is.
+    pub passed: bool,
+}
+
 /// Opens one shard's socket for a listener, bound with `SO_REUSEPORT`, non-blocking, and with
 /// packet information on when the address is a wildcard. The sockets of all shards, opened in
 /// the order of the shards, form the group that `steer` chooses in.

@@ -50,7 +50,8 @@ struct Control([u8; CONTROL]);
 pub struct Local {
     /// The address, IPv4 mapped into IPv6.
     pub ip: [u8; 16],
-    /// The interface it came in by.
+    /// The interface it came in by, for a link-local address, which means nothing without; else 0,
+    /// so that an address is one entry however often its interface changes.
     pub interface: u32,
 }
 
@@ -214,15 +215,14 @@ impl Arrivals {
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                         let info = ptr::read_unaligned(data.cast::<in_pktinfo>());
                         let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
-                        let interface = info.ipi_ifindex as u32;
-                        return Some(Local { ip: ip.to_ipv6_mapped().octets(), interface });
+                        return Some(Local { ip: ip.to_ipv6_mapped().octets(), interface: 0 });
                     }
                     (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                         let info = ptr::read_unaligned(data.cast::<in6_pktinfo>());
-                        return Some(Local {
-                            ip: info.ipi6_addr.s6_addr,
-                            interface: info.ipi6_ifindex as u32,
-                        });
+                        let ip = info.ipi6_addr.s6_addr;
+                        let link_local = Ipv6Addr::from(ip).is_unicast_link_local();
+                        let interface = if link_local { info.ipi6_ifindex as u32 } else { 0 };
+                        return Some(Local { ip, interface });
                     }
                     _ => control = libc::CMSG_NXTHDR(header, control),
                 }
@@ -478,10 +478,9 @@ unsafe fn write_pktinfo(control: *mut cmsghdr, local: &Local) -> usize {
             unsafe { write_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, &info) }
         }
         None => {
-            let link_local = v6.is_unicast_link_local();
             let info = in6_pktinfo {
                 ipi6_addr: libc::in6_addr { s6_addr: local.ip },
-                ipi6_ifindex: if link_local { local.interface } else { 0 },
+                ipi6_ifindex: local.interface,
             };
             // SAFETY: handed on to the caller.
             unsafe { write_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info) }

@@ -52,7 +52,7 @@ impl Copies {
 
     /// Gives a block back; [`NO_COPY`] is no block.
     pub fn release(&mut self, copy: u32) {
-        if copy != NO_COPY {
+        if (copy as usize) < self.blocks.len() {
             self.free.push(copy);
         }
     }

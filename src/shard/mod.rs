@@ -33,7 +33,7 @@ use crate::wire::name;
 use crate::wire::query::Question;
 
 use copies::Copies;
-use outstanding::{Asked, Found, Key, Known, NO_COPY, Outstanding, Queue, Terms};
+use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_COPY, Outstanding, Queue, Terms};
 use policy::{Selector, Subject};
 use rules::Decision;
 use verdict::{DropReason, Verdict};
@@ -56,6 +56,8 @@ pub struct Shard {
     selector: Selector,
     outstanding: Outstanding,
     copies: Copies,
+    /// Of the outstanding: tries whose query was answered by another server.
+    delivered: u32,
     /// By slot: backends this shard has a table (and its engine sockets) for.
     attached: Vec<Option<Attached>>,
     /// Attached slots that the snapshot does not have.
@@ -88,6 +90,7 @@ impl Shard {
             hasher,
             outstanding: Outstanding::default(),
             copies: Copies::default(),
+            delivered: 0,
             attached: Vec::new(),
             retiring: Vec::new(),
             retry_savings: Vec::new(),
@@ -178,7 +181,7 @@ impl Shard {
         let asked =
             Asked { client: from, client_id: header.id(), question: self.hash(&question), copy: NO_COPY };
         let subject = Subject { qname: question.qname, client: &from.peer };
-        match self.selector.select(&self.snapshot, pool, &subject, None, &mut self.rng) {
+        match self.selector.select(&self.snapshot, pool, &subject, &[], &mut self.rng) {
             Some(backend) => self.lob(backend, pool, asked, packet),
             None if self.snapshot.globals.servfail_when_no_server => {
                 self.answer(from, packet, rcode::SERVFAIL)
@@ -196,7 +199,10 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) -> Verdict {
         let mut queue = None;
-        if let Some(retry) = self.snapshot.pool(pool).retry {
+        let waits = self.attached.get(backend.index()).copied().flatten().map(|a| a.timeout);
+        // A second try after the server's own time-out would only make that longer.
+        let retry = self.snapshot.pool(pool).retry.filter(|r| waits.is_some_and(|w| r.after < w));
+        if let Some(retry) = retry {
             let savings = &mut self.retry_savings[pool.index()];
             *savings = (*savings + u64::from(retry.budget_ppm)).min(RETRY_SAVINGS_MAX);
             asked.copy = self.copies.keep(packet.bytes(), pool);
@@ -261,41 +267,62 @@ impl Shard {
                 return self.unexpected(from, DropReason::ResponseMismatch);
             }
         }
+        if known.asked.copy == DELIVERED {
+            return self.came_second(key, known, code);
+        }
         self.settle(key, known, code);
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
         Verdict::Deliver(known.asked.client)
     }
 
     fn settle(&mut self, key: Key, known: Known, code: u8) {
-        let backend = key.route.backend;
-        let latency = self.now.since(known.claimed_at);
-        self.outstanding.settle(key);
-        self.selector.settled(backend, Some(latency));
-        let page = self.page();
-        page.responses.add(1);
-        let counts = page.backend(backend);
-        counts.responses.add(1);
-        counts.latency.record(latency.0);
-        if code == rcode::SERVFAIL {
-            counts.servfails.add(1);
-        }
+        self.count_answer(key, known, code);
+        self.page().responses.add(1);
         self.copies.release(known.asked.copy);
         if let Some(twin) = known.twin {
             self.let_go(twin);
         }
     }
 
-    /// Ends the other try of an answered query.
-    fn let_go(&mut self, twin: Key) {
-        if matches!(self.outstanding.find(twin), Found::Live(_)) {
-            self.outstanding.release(twin);
-            self.selector.settled(twin.route.backend, None);
+    fn count_answer(&mut self, key: Key, known: Known, code: u8) {
+        let backend = key.route.backend;
+        let latency = self.now.since(known.claimed_at);
+        self.outstanding.settle(key);
+        self.selector.settled(backend, Some(latency));
+        let counts = self.page().backend(backend);
+        counts.responses.add(1);
+        counts.latency.record(latency.0);
+        if code == rcode::SERVFAIL {
+            counts.servfails.add(1);
         }
     }
 
+    /// The other try of a query that is answered: its server still owes an answer, which tells of
+    /// its health. Were it let go, a server that never answers would look idle and fast.
+    fn let_go(&mut self, twin: Key) {
+        if self.outstanding.deliver(twin) {
+            self.delivered += 1;
+        }
+    }
+
+    /// The answer of a try that lost the race.
+    fn came_second(&mut self, key: Key, known: Known, code: u8) -> Verdict {
+        self.delivered -= 1;
+        self.count_answer(key, known, code);
+        self.drop(DropReason::ResponseDuplicate)
+    }
+
+    /// A try that lost the race and whose server never answered: its loss, not the client's.
+    fn never_came(&mut self, key: Key) {
+        self.delivered -= 1;
+        self.outstanding.expire(key);
+        self.selector.settled(key.route.backend, None);
+        self.page().backend(key.route.backend).timeouts.add(1);
+    }
+
     /// The kernel would not send this query (its packet is as `on_query` or `on_tick` left it):
-    /// it goes to another server, or is dropped.
-    pub fn on_unsent(&mut self, route: Route, packet: &mut Packet<'_>) -> Verdict {
+    /// it goes to another server, none of `refused`, or is dropped.
+    pub fn on_unsent(&mut self, route: Route, packet: &mut Packet<'_>, refused: &[BackendSlot]) -> Verdict {
         let Some(header) = Header::parse(packet.bytes()) else {
             return self.drop(DropReason::QuerySendError);
         };
@@ -318,7 +345,7 @@ impl Shard {
         self.copies.release(known.asked.copy);
         let other = Question::parse(packet.bytes()).and_then(|question| {
             let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
-            self.selector.select(&self.snapshot, pool, &subject, Some(route.backend), &mut self.rng)
+            self.selector.select(&self.snapshot, pool, &subject, refused, &mut self.rng)
         });
         let asked = Asked { copy: NO_COPY, ..known.asked };
         match other.and_then(|backend| self.claim(backend, asked, None)) {
@@ -327,6 +354,18 @@ impl Shard {
                 Verdict::Forward(second.route)
             }
             None => self.drop(DropReason::QuerySendError),
+        }
+    }
+
+    /// The kernel would not send this query to any server that could be tried.
+    pub fn abandon(&mut self, route: Route, packet: &Packet<'_>) {
+        let Some(header) = Header::parse(packet.bytes()) else { return };
+        let key = Key { route, id: header.id() };
+        if matches!(self.outstanding.find(key), Found::Live(_)) {
+            self.page().backend(route.backend).send_errors.add(1);
+            self.outstanding.release(key);
+            self.selector.settled(route.backend, None);
+            self.drop(DropReason::QuerySendError);
         }
     }
 
@@ -339,15 +378,15 @@ impl Shard {
     /// Does what is due, publishes this shard's counts, and emits the packets that come of it.
     pub fn on_tick(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
         while let Some((key, known)) = self.outstanding.due(self.now) {
-            if known.asked.copy == NO_COPY {
-                self.give_up(key, known);
-            } else {
-                self.try_second(key, known, out);
+            match known.asked.copy {
+                NO_COPY => self.give_up(key, known),
+                DELIVERED => self.never_came(key),
+                _ => self.try_second(key, known, out),
             }
         }
         self.selector.publish();
         let page = self.page();
-        page.outstanding_total.store(self.outstanding.live(), Relaxed);
+        page.outstanding_total.store(self.outstanding(), Relaxed);
         page.heartbeat.store(self.batch, Relaxed);
     }
 
@@ -394,13 +433,14 @@ impl Shard {
 
     fn claim_second(&mut self, first: Key, known: Known) -> Option<Key> {
         let (query, pool) = self.copies.kept(known.asked.copy)?;
-        let savings = self.retry_savings.get_mut(pool.index())?;
-        *savings = savings.checked_sub(u64::from(PPM))?;
+        let savings = self.retry_savings.get(pool.index())?.checked_sub(u64::from(PPM))?;
         let question = Question::parse(query)?;
         let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
-        let avoid = Some(first.route.backend);
-        let backend = self.selector.select(&self.snapshot, pool, &subject, avoid, &mut self.rng)?;
-        self.claim(backend, Asked { copy: NO_COPY, ..known.asked }, None)
+        let avoid = [first.route.backend];
+        let backend = self.selector.select(&self.snapshot, pool, &subject, &avoid, &mut self.rng)?;
+        let second = self.claim(backend, Asked { copy: NO_COPY, ..known.asked }, None)?;
+        self.retry_savings[pool.index()] = savings;
+        Some(second)
     }
 
     /// When [`Shard::on_tick`] has something to do, if nothing else happens.
@@ -409,10 +449,17 @@ impl Shard {
         self.outstanding.next_deadline()
     }
 
-    /// Queries that wait for an answer.
+    /// Queries whose client waits for an answer.
     #[must_use]
     pub const fn outstanding(&self) -> u32 {
-        self.outstanding.live()
+        self.outstanding.live() - self.delivered
+    }
+
+    /// Longer than any query can be outstanding: two tries, and what time-outs may be late.
+    #[must_use]
+    pub fn longest_wait(&self) -> TickDelta {
+        let longest = self.attached.iter().flatten().map(|a| a.timeout).max().unwrap_or_default();
+        TickDelta(longest.0.saturating_mul(2).saturating_add(1_000_000_000))
     }
 
     /// The configuration this shard obeys.

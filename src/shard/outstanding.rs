@@ -47,6 +47,8 @@ enum State {
 
 /// No copy of the query is kept.
 pub const NO_COPY: u32 = u32::MAX;
+/// The query was answered by another server; this one's answer is only counted.
+pub const DELIVERED: u32 = u32::MAX - 1;
 /// No twin: no backend has this slot.
 const NO_TWIN: u16 = u16::MAX;
 
@@ -384,6 +386,14 @@ impl Outstanding {
             slot.twin_backend = NO_TWIN;
             slot.copy = NO_COPY;
         }
+    }
+
+    /// Marks a live query as answered by its twin; false when it is not live.
+    pub fn deliver(&mut self, key: Key) -> bool {
+        let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
+        slot.twin_backend = NO_TWIN;
+        slot.copy = DELIVERED;
+        true
     }
 
     /// Moves a live query to another queue, armed from `now`.

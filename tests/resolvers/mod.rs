@@ -328,7 +328,7 @@ impl Sim {
         let qname = qname(name);
         let subject = Subject { qname: &qname, client: &self.client };
         self.second.queries += 1;
-        let slot = self.selector.select(&self.snapshot, PoolSlot(0), &subject, None, &mut self.rng);
+        let slot = self.selector.select(&self.snapshot, PoolSlot(0), &subject, &[], &mut self.rng);
         let Some(slot) = slot else {
             self.second.lost += 1;
             return;

@@ -5,6 +5,11 @@ use super::gauge::Gauge;
 use super::*;
 use crate::live::{BUCKETS, bucket};
 
+/// A margin that is small beside the latencies of these tests, so that the factor decides.
+fn settings() -> Concentrate {
+    Concentrate { full_margin: TickDelta::from_us(50), ..Concentrate::default() }
+}
+
 const WINDOW: TickDelta = TickDelta::from_ms(200);
 const US: u64 = 1_000;
 
@@ -21,7 +26,7 @@ fn gauge(seen: &[(usize, &[(u32, u64)])]) -> Gauge {
     for (windows, kinds) in seen {
         for _ in 0..*windows {
             now = now + WINDOW;
-            gauge.observe(now, &answers(kinds), &Concentrate::default());
+            gauge.observe(now, &answers(kinds), &settings());
         }
     }
     gauge
@@ -61,7 +66,7 @@ fn the_hit_path_says_it_all() {
 fn few_answers_wait_for_more() {
     let mut gauge = gauge(&[(20, WARM)]);
     let slow = answers(&[(12, 90_000)]);
-    let settings = Concentrate::default();
+    let settings = settings();
     let start = Tick(60_000_000_000);
     for window in 0..8 {
         gauge.observe(start + TickDelta(WINDOW.0 * window), &slow, &settings);
@@ -74,7 +79,7 @@ fn few_answers_wait_for_more() {
 #[test]
 fn the_floor_is_forgotten_in_time() {
     let mut gauge = gauge(&[(20, WARM)]);
-    let settings = Concentrate::default();
+    let settings = settings();
     let slower = answers(&[(1_000, 400)]);
     for second in 1..=599 {
         gauge.observe(Tick(second * 1_000_000_000), &slower, &settings);
@@ -100,7 +105,7 @@ struct Farm {
 impl Farm {
     fn new(servers: usize, rate: f64) -> Self {
         let mut pool = Self {
-            controller: Concentrator::new(Concentrate::default()),
+            controller: Concentrator::new(settings()),
             now: Tick(1),
             rate,
             usable: vec![true; servers],

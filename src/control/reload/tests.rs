@@ -2,6 +2,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Release;
 
+use socket2::Socket;
+
 use super::*;
 use crate::config::snapshot::LuaFunction;
 use crate::control::fixture;
@@ -37,13 +39,14 @@ struct Noting {
 }
 
 impl Edge for Noting {
-    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Socket)>> {
+    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
         if self.refused == Some(listener.slot.0) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         self.calls.push(format!("open {}", listener.slot.0));
         let socket = || Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
-        Ok(vec![(0, socket()?), (1, socket()?)])
+        let ear = || Ok::<_, io::Error>(Ear { socket: socket()?, passed: false });
+        Ok(vec![(0, ear()?), (1, ear()?)])
     }
 
     fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {

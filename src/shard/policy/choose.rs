@@ -12,8 +12,8 @@ use crate::rng::ShardRng;
 #[derive(Debug)]
 pub(super) struct View<'a> {
     pub(super) tally: &'a Tally,
-    /// The server that was already asked.
-    pub(super) avoid: Option<BackendSlot>,
+    /// Servers that were already asked.
+    pub(super) avoid: &'a [BackendSlot],
     /// Servers that were chosen and too cold.
     pub(super) passed: &'a Passed,
     /// Every usable member is accepted: nothing needs to be looked at.
@@ -24,7 +24,7 @@ impl View<'_> {
     /// Whether a usable member may be chosen.
     pub(super) fn accepts(&self, member: &Member) -> bool {
         self.plain
-            || (Some(member.slot) != self.avoid
+            || (!self.avoid.contains(&member.slot)
                 && (member.soft_max == 0 || self.tally.outstanding(member.slot) < member.soft_max)
                 && !self.passed.contains(member.slot))
     }
@@ -158,7 +158,7 @@ fn round_robin(view: &View<'_>, table: &mut Table, ordered: bool) -> Option<Memb
 
 /// roundrobin when nobody is usable: in turn all the same, but for servers that drain.
 pub(super) fn round_robin_down(view: &View<'_>, table: &mut Table) -> Option<Member> {
-    let able = |m: &&Member| !m.draining && Some(m.slot) != view.avoid;
+    let able = |m: &&Member| !m.draining && !view.avoid.contains(&m.slot);
     let turn = index(table.turn_usable, table.members.iter().filter(able).count())?;
     table.turn_usable = table.turn_usable.wrapping_add(1);
     table.members.iter().filter(able).nth(turn).copied()

@@ -51,13 +51,13 @@ impl Selector {
         self.tally.read_others();
     }
 
-    /// Chooses a server of `pool`, other than `avoid`: none if no member may have the query.
+    /// Chooses a server of `pool`, none of `avoid`: none if no member may have the query.
     pub fn select(
         &mut self,
         snapshot: &Snapshot,
         pool: PoolSlot,
         subject: &Subject<'_>,
-        avoid: Option<BackendSlot>,
+        avoid: &[BackendSlot],
         rng: &mut ShardRng,
     ) -> Option<BackendSlot> {
         if self.generation != snapshot.generation {
@@ -71,7 +71,7 @@ impl Selector {
         self.passed.clear();
         let mut first = None;
         loop {
-            let plain = avoid.is_none() && !table.soft_limits && self.passed.is_empty();
+            let plain = avoid.is_empty() && !table.soft_limits && self.passed.is_empty();
             let view = View { tally: &self.tally, avoid, passed: &self.passed, plain };
             let Some(member) = choose::choose(&view, table, policy, hash, rng) else {
                 // Nobody else: a cold server is better than none.

@@ -166,7 +166,7 @@ impl Farm {
         let client = Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 53)));
         let subject = Subject { qname: &qname, client: &client };
         let avoid = avoid.map(BackendSlot);
-        self.selector.select(&self.snapshot, POOL, &subject, avoid, &mut self.rng).map(|s| s.0)
+        self.selector.select(&self.snapshot, POOL, &subject, avoid.as_slice(), &mut self.rng).map(|s| s.0)
     }
 
     fn claim(&mut self, slot: u16, times: u32) {
@@ -292,7 +292,7 @@ fn two_shards_keep_one_qps_limit() {
         for shard in [&mut farm.selector, &mut other] {
             shard.begin_batch(Tick(0) + TickDelta::from_ms(ms), &farm.snapshot);
             for _ in 0..BATCH {
-                let slot = shard.select(&farm.snapshot, POOL, &subject, None, &mut farm.rng);
+                let slot = shard.select(&farm.snapshot, POOL, &subject, &[], &mut farm.rng);
                 let slot = slot.expect("a server");
                 shard.claimed(slot);
                 shard.settled(slot, Some(TickDelta::from_us(100)));
