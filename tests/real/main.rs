@@ -21,6 +21,7 @@ mod place;
 mod process;
 mod servers;
 
+mod activation;
 mod addresses;
 mod clients;
 mod death;
