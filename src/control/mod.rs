@@ -122,10 +122,14 @@ async fn serve(
     });
     let mut rng = entropy().map_err(|e| format!("random numbers: {e}"))?;
 
-    // With rights: what needs them, all of it before anything is published.
-    let mut doors = Doors::new(fixed, systemd::sockets(environment.descriptors));
+    // As the user of all later reloads, whose sockets share ports with these, but still with all
+    // rights: what needs them, all of it before anything is published.
+    let inherited = systemd::sockets(environment.descriptors);
+    privileges::assume(&fixed.identity)?;
+    inherited.iter().for_each(|(_, socket)| privileges::own(socket));
+    let mut doors = Doors::new(fixed, inherited);
     let opened = open_all(&mut doors, &first.snapshot)?;
-    privileges::drop_to(&fixed.identity, binds_interfaces(&first.snapshot))?;
+    privileges::shed(&fixed.identity, binds_interfaces(&first.snapshot))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
     Hold::show(hold.as_ref(), &board);
