@@ -47,6 +47,7 @@ pub mod farm;
 pub mod feed;
 pub mod health;
 mod hold;
+pub mod limits;
 pub mod log;
 pub mod plan;
 pub mod privileges;
@@ -114,6 +115,7 @@ async fn serve(
     first: Plan,
     mut hold: Option<Hold>,
 ) -> Result<(), String> {
+    limits::raise_files();
     let environment = Environment::read();
     let mut signals = Signals::new().map_err(|e| format!("signals: {e}"))?;
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
