@@ -318,7 +318,11 @@ impl<S: Source> Control<S> {
         }
         if self.reload_wanted && self.reload.is_none() {
             self.reload_wanted = false;
+            // The evaluation may take long, and comes up to half the watchdog's time after the
+            // last notice.
+            self.tell_alive();
             self.load(now);
+            self.tell_alive();
         }
         self.probe(now);
         if self.reload.as_ref().is_some_and(Reload::is_ready) {
@@ -337,6 +341,15 @@ impl<S: Source> Control<S> {
             self.notifier.alive();
         }
         Ok(())
+    }
+
+    /// Tells the service manager out of turn that we live, unless the shards were last seen not to.
+    fn tell_alive(&mut self) {
+        if self.serving
+            && self.watchdog.as_mut().is_some_and(|w| w.was_alive(self.feed.board(), clock::now()))
+        {
+            self.notifier.alive();
+        }
     }
 
     /// Evaluates the configuration anew; on any error the running one stays.
@@ -562,12 +575,14 @@ struct Watchdog {
     period: TickDelta,
     at: Tick,
     heartbeats: BTreeMap<usize, u64>,
+    /// What the last look found.
+    alive: bool,
 }
 
 impl Watchdog {
     fn new(period: Duration, now: Tick) -> Self {
         let period = TickDelta::from(period);
-        Self { period, at: now + period, heartbeats: BTreeMap::new() }
+        Self { period, at: now + period, heartbeats: BTreeMap::new(), alive: true }
     }
 
     /// Whether it is time to say so and every shard has turned since the last time.
@@ -584,7 +599,14 @@ impl Watchdog {
                 alive = false;
             }
         }
+        self.alive = alive;
         alive
+    }
+
+    /// Whether every shard turned when it was last time to look; looks if it is time now. Between
+    /// two times a shard without traffic may rest, which proves nothing.
+    fn was_alive(&mut self, board: &Board, now: Tick) -> bool {
+        self.is_alive(board, now) || self.alive
     }
 }
 
@@ -604,6 +626,20 @@ mod tests {
         assert!(watchdog.is_alive(&board, second(2)));
         board.shards()[0].heartbeat.store(2, Relaxed);
         assert!(!watchdog.is_alive(&board, second(3)), "shard 1 stands still");
+    }
+
+    #[test]
+    fn out_of_turn_the_watchdog_knows_what_it_last_saw() {
+        let board = Board::new(1, 1);
+        let mut watchdog = Watchdog::new(Duration::from_secs(1), Tick(0));
+        let ms = |n: u64| Tick(n * 1_000_000);
+        assert!(watchdog.was_alive(&board, ms(1)), "nothing has been seen that speaks against it");
+        assert!(watchdog.was_alive(&board, ms(1_000)), "the first look has nothing to compare with");
+        assert!(watchdog.was_alive(&board, ms(1_500)), "too early for another");
+        assert!(!watchdog.was_alive(&board, ms(2_000)), "time to look: it stands still");
+        assert!(!watchdog.was_alive(&board, ms(2_500)), "and is remembered");
+        board.shards()[0].heartbeat.store(1, Relaxed);
+        assert!(watchdog.was_alive(&board, ms(3_000)));
     }
 
     #[test]
