@@ -95,6 +95,7 @@
 //!     text.rs          the line of --stats, the dump of SIGUSR1
 //!   systemd.rs         sd_notify, watchdog, passed sockets
 //!   privileges.rs      -u, -g, capabilities
+//!   limits.rs          open files
 //!   log.rs             tracing, text or JSON
 //!   hold.rs            a hold on it from within the process, for the demo
 //!   fixture.rs         configurations for this room's tests

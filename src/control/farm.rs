@@ -91,6 +91,8 @@ impl Farm {
     ) {
         let Some(check) = self.checks.at_mut(backend.slot) else { return };
         check.settle(ticket, outcome.map_err(|(reason, _)| reason), now);
+        // Before the state: a shard shall not see it back with its full share.
+        warm(&self.board, backend.slot, check.warmth_ppm(now));
         match outcome {
             Ok(()) => self.show(backend, "check passed"),
             Err((reason, detail)) => self.show(backend, &format!("{reason}: {detail}")),
@@ -103,12 +105,7 @@ impl Farm {
         for (slot, check) in self.checks.iter_mut() {
             check.live(live.get(&slot).copied().unwrap_or_default(), now);
             check.pass(now);
-            let warmth = check.warmth_ppm(now);
-            // Each write makes the shards rebuild what they derive: steps of a percent will do.
-            let shown = self.board.backend(slot).warmth_ppm();
-            if warmth != shown && (warmth == PPM || warmth.abs_diff(shown) >= PPM / 100) {
-                self.board.set_warmth(slot, warmth);
-            }
+            warm(&self.board, slot, check.warmth_ppm(now));
         }
         self.eject(snapshot, &live, now);
         for backend in snapshot.backends.iter().flatten() {
@@ -178,6 +175,15 @@ impl Farm {
     }
 }
 
+/// Puts a backend's warmth on the board if it has changed enough.
+fn warm(board: &Board, slot: BackendSlot, warmth: u32) {
+    // Each write makes the shards rebuild what they derive: steps of a percent will do.
+    let shown = board.backend(slot).warmth_ppm();
+    if warmth != shown && (warmth == PPM || warmth.abs_diff(shown) >= PPM / 100) {
+        board.set_warmth(slot, warmth);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,6 +230,31 @@ mod tests {
         assert_eq!(farm.standing(a).failed, [3, 0, 0, 0, 0]);
         farm.leave(a);
         assert_eq!(farm.next(), None);
+    }
+
+    #[test]
+    fn a_server_returns_with_its_first_share_at_once() {
+        let board = Arc::new(Board::new(1, 1));
+        let mut snapshot = fixture::snapshot(1, &[], &[0]);
+        let mut slow = fixture::backend(0);
+        slow.health.slow_start = TickDelta::from_ms(1000);
+        snapshot.backends[0] = Some(Arc::new(slow));
+        let mut farm = joined(&snapshot, &board);
+        let (slot, backend) = (BackendSlot(0), Arc::clone(snapshot.backends[0].as_ref().expect("a backend")));
+        let (mut tickets, mut now) = (0, at(0));
+        let mut until = |state: State, outcome: Result<(), (Failure, &str)>| {
+            for _ in 0..10 {
+                now = farm.next().expect("another probe");
+                let due = farm.begin(now, &mut tickets);
+                farm.settle(&backend, due[0].ticket, outcome, now);
+                if board.backend(slot).state() == state {
+                    return board.backend(slot).warmth_ppm();
+                }
+            }
+            panic!("never {state:?}");
+        };
+        until(State::Down, Err((Failure::Timeout, "late")));
+        assert_eq!(until(State::Up, Ok(())), 50_000);
     }
 
     #[test]

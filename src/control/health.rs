@@ -202,9 +202,12 @@ impl Check {
         WARMTH_FIRST_PPM + grown
     }
 
-    /// Takes it out for being worse than its peers, until `until`.
+    /// Takes it out for being worse than its peers, until `until`. One whose state is forced
+    /// stays as it is.
     pub fn eject(&mut self, until: Tick) {
-        self.ejected_until = Some(until);
+        if probed(self.settings.mode) {
+            self.ejected_until = Some(until);
+        }
     }
 
     /// Lets what has run out run out: ejection, warming.

@@ -47,6 +47,7 @@ pub mod farm;
 pub mod feed;
 pub mod health;
 mod hold;
+pub mod limits;
 pub mod log;
 pub mod plan;
 pub mod privileges;
@@ -114,6 +115,7 @@ async fn serve(
     first: Plan,
     mut hold: Option<Hold>,
 ) -> Result<(), String> {
+    limits::raise_files();
     let environment = Environment::read();
     let mut signals = Signals::new().map_err(|e| format!("signals: {e}"))?;
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
@@ -122,10 +124,14 @@ async fn serve(
     });
     let mut rng = entropy().map_err(|e| format!("random numbers: {e}"))?;
 
-    // With rights: what needs them, all of it before anything is published.
-    let mut doors = Doors::new(fixed, systemd::sockets(environment.descriptors));
+    // As the user of all later reloads, whose sockets share ports with these, but still with all
+    // rights: what needs them, all of it before anything is published.
+    let inherited = systemd::sockets(environment.descriptors);
+    privileges::assume(&fixed.identity)?;
+    inherited.iter().for_each(|(_, socket)| privileges::own(socket));
+    let mut doors = Doors::new(fixed, inherited);
     let opened = open_all(&mut doors, &first.snapshot)?;
-    privileges::drop_to(&fixed.identity, binds_interfaces(&first.snapshot))?;
+    privileges::shed(&fixed.identity, binds_interfaces(&first.snapshot))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
     Hold::show(hold.as_ref(), &board);
@@ -312,7 +318,11 @@ impl<S: Source> Control<S> {
         }
         if self.reload_wanted && self.reload.is_none() {
             self.reload_wanted = false;
+            // The evaluation may take long, and comes up to half the watchdog's time after the
+            // last notice.
+            self.tell_alive();
             self.load(now);
+            self.tell_alive();
         }
         self.probe(now);
         if self.reload.as_ref().is_some_and(Reload::is_ready) {
@@ -331,6 +341,15 @@ impl<S: Source> Control<S> {
             self.notifier.alive();
         }
         Ok(())
+    }
+
+    /// Tells the service manager out of turn that we live, unless the shards were last seen not to.
+    fn tell_alive(&mut self) {
+        if self.serving
+            && self.watchdog.as_mut().is_some_and(|w| w.was_alive(self.feed.board(), clock::now()))
+        {
+            self.notifier.alive();
+        }
     }
 
     /// Evaluates the configuration anew; on any error the running one stays.
@@ -556,12 +575,14 @@ struct Watchdog {
     period: TickDelta,
     at: Tick,
     heartbeats: BTreeMap<usize, u64>,
+    /// What the last look found.
+    alive: bool,
 }
 
 impl Watchdog {
     fn new(period: Duration, now: Tick) -> Self {
         let period = TickDelta::from(period);
-        Self { period, at: now + period, heartbeats: BTreeMap::new() }
+        Self { period, at: now + period, heartbeats: BTreeMap::new(), alive: true }
     }
 
     /// Whether it is time to say so and every shard has turned since the last time.
@@ -578,7 +599,14 @@ impl Watchdog {
                 alive = false;
             }
         }
+        self.alive = alive;
         alive
+    }
+
+    /// Whether every shard turned when it was last time to look; looks if it is time now. Between
+    /// two times a shard without traffic may rest, which proves nothing.
+    fn was_alive(&mut self, board: &Board, now: Tick) -> bool {
+        self.is_alive(board, now) || self.alive
     }
 }
 
@@ -598,6 +626,20 @@ mod tests {
         assert!(watchdog.is_alive(&board, second(2)));
         board.shards()[0].heartbeat.store(2, Relaxed);
         assert!(!watchdog.is_alive(&board, second(3)), "shard 1 stands still");
+    }
+
+    #[test]
+    fn out_of_turn_the_watchdog_knows_what_it_last_saw() {
+        let board = Board::new(1, 1);
+        let mut watchdog = Watchdog::new(Duration::from_secs(1), Tick(0));
+        let ms = |n: u64| Tick(n * 1_000_000);
+        assert!(watchdog.was_alive(&board, ms(1)), "nothing has been seen that speaks against it");
+        assert!(watchdog.was_alive(&board, ms(1_000)), "the first look has nothing to compare with");
+        assert!(watchdog.was_alive(&board, ms(1_500)), "too early for another");
+        assert!(!watchdog.was_alive(&board, ms(2_000)), "time to look: it stands still");
+        assert!(!watchdog.was_alive(&board, ms(2_500)), "and is remembered");
+        board.shards()[0].heartbeat.store(1, Relaxed);
+        assert!(watchdog.was_alive(&board, ms(3_000)));
     }
 
     #[test]

@@ -1,14 +1,17 @@
-//! Becomes a user of few rights once the sockets are open.
+//! Becomes a user of few rights: the user before any socket is opened, the rights after.
 //!
-//! Capabilities belong to a thread: this runs before any shard's thread is started, which then
-//! inherits what is left. Done by a process without rights it does nothing.
+//! The kernel lets sockets share a port only among those of one effective user: the first ones are
+//! therefore opened as whom a reload opens its own. Capabilities belong to a thread: this runs
+//! before any shard's thread is started, which then inherits what is left. Done by a process
+//! without rights it does nothing.
 
 use std::collections::HashSet;
 use std::ffi::CString;
+use std::os::fd::AsFd;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
-use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Group, Uid, User, fchown, geteuid, initgroups, setgroups, setresgid, setresuid};
 
 /// Who to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,21 +22,46 @@ pub struct Identity {
     pub group: Option<String>,
 }
 
-/// Changes to `identity` and gives up all capabilities but those a later reload needs: to open a
-/// port below 1024 and, with `interfaces`, to bind to one.
+impl Identity {
+    const fn changes(&self) -> bool {
+        self.user.is_some() || self.group.is_some()
+    }
+}
+
+/// Changes to `identity` with all capabilities in effect, for the opening of sockets; [`shed`] is
+/// to follow.
 ///
 /// # Errors
 /// Which user, group or right could not be had, for people.
-pub fn drop_to(identity: &Identity, interfaces: bool) -> Result<(), String> {
-    let root = geteuid().is_root();
-    let changes = identity.user.is_some() || identity.group.is_some();
-    if changes && !root {
+pub fn assume(identity: &Identity) -> Result<(), String> {
+    if !identity.changes() {
+        return Ok(());
+    }
+    if !geteuid().is_root() {
         return Err("-u and -g need to be started as root".into());
     }
+    become_identity(identity)?;
+    // The change of user left them permitted, but none in effect.
+    caps::read(None, CapSet::Permitted)
+        .and_then(|held| caps::set(None, CapSet::Effective, &held))
+        .map_err(|e| format!("keeping capabilities: {e}"))
+}
+
+/// Makes a passed socket the current user's own, so that those opened now can share its port.
+pub fn own(socket: &impl AsFd) {
+    if let Err(e) = fchown(socket.as_fd(), Some(geteuid()), None) {
+        tracing::debug!(error = %e, "a passed socket stays its opener's");
+    }
+}
+
+/// Gives up all capabilities but those a later reload needs: to open a port below 1024 and, with
+/// `interfaces`, to bind to one.
+///
+/// # Errors
+/// What the kernel says, for people.
+pub fn shed(identity: &Identity, interfaces: bool) -> Result<(), String> {
     let mut keep = kept(interfaces);
-    if changes {
-        become_identity(identity)?;
-    } else if root {
+    if !identity.changes() && geteuid().is_root() {
         keep.extend(kept_by_root());
     }
     let held = caps::read(None, CapSet::Permitted).map_err(|e| format!("capabilities: {e}"))?;
@@ -146,6 +174,34 @@ mod tests {
         assert_eq!(find_group("root").expect("root").as_raw(), 0);
         assert_eq!(find_group("4242").expect("any number").as_raw(), 4242);
         find_group("no such group").expect_err("a word");
+    }
+
+    #[test]
+    fn nobody_asked_for_is_nobody_assumed() {
+        let who = geteuid();
+        assume(&Identity::default()).expect("nothing to do");
+        let stranger = Identity { user: Some("no such user".into()), group: None };
+        let refused = assume(&stranger).expect_err("neither root nor others can be a stranger");
+        let expected = if who.is_root() {
+            "there is no user no such user"
+        } else {
+            "-u and -g need to be started as root"
+        };
+        assert_eq!((refused.as_str(), geteuid()), (expected, who));
+    }
+
+    #[test]
+    fn what_is_shed_is_neither_in_effect_nor_permitted() {
+        // Capabilities are a thread's own: those of the other tests stay.
+        let thread = std::thread::spawn(|| {
+            let held = caps::read(None, CapSet::Permitted).expect("capabilities");
+            let other = Identity { user: Some("other".into()), group: None };
+            shed(&other, true).expect("to give up is always allowed");
+            let left: CapsHashSet = held.intersection(&kept(true)).copied().collect();
+            assert_eq!(caps::read(None, CapSet::Effective).expect("effective"), left);
+            assert_eq!(caps::read(None, CapSet::Permitted).expect("permitted"), left);
+        });
+        thread.join().expect("the thread's assertions");
     }
 
     #[test]

@@ -229,9 +229,8 @@ async fn by_program(
     let mut child = command.spawn().map_err(|e| Failed::new(Failure::Network, format!("{program}: {e}")))?;
     let mut group = Group(child.id());
     let Ok(ended) = timeout(limit, child.wait()).await else {
-        drop(group);
-        // Reap it: it has been killed.
-        let _ = child.wait().await;
+        // Dropped, both are killed and the child is reaped in the background: one that cannot be
+        // killed must not hold up whoever waits for this outcome.
         return Err(Failed::new(Failure::Timeout, format!("{program} did not end in time")));
     };
     group.0 = None;

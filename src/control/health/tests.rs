@@ -167,6 +167,17 @@ fn an_ejection_ends_with_a_warm_up() {
 }
 
 #[test]
+fn who_is_up_by_word_is_neither_ejected_nor_warmed_up() {
+    let mut settings = health(HealthMode::Up);
+    settings.slow_start = TickDelta::from_ms(1000);
+    let mut check = Check::new(settings, at(0), TickDelta(0), false);
+    check.eject(at(5000));
+    assert_eq!(check.state(), State::Up);
+    check.pass(at(5000));
+    assert_eq!((check.state(), check.warmth_ppm(at(5000))), (State::Up, PPM));
+}
+
+#[test]
 fn a_revision_keeps_what_is_known() {
     let mut check = Check::new(health(HealthMode::Auto), at(0), TickDelta(0), false);
     probe(&mut check, 0, false);

@@ -200,6 +200,19 @@ fn a_program_gets_the_address_and_its_exit_code_counts() {
 }
 
 #[test]
+fn a_program_out_of_reach_delays_nobody() {
+    // It leaves the group that is killed at the time limit for that of its parent: us.
+    let words = ["perl", "-e", "setpgrp(0, getpgrp(getppid())); sleep 60"].map(String::from).to_vec();
+    let b = backend("[::1]:5353".parse().expect("an address"), Probe::Script(words), 500);
+    let outcome = block_on(async {
+        let script = no_script();
+        let probe = run(&b, 1, &script, Runner::default());
+        timeout(Duration::from_secs(20), probe).await.expect("an outcome before the program's own end")
+    });
+    assert_eq!(outcome.map_err(|f| f.reason), Err(Failure::Timeout));
+}
+
+#[test]
 fn a_slow_probe_delays_nobody() {
     block_on(async {
         let silent = UdpSocket::bind(ANY).await.expect("a server");
