@@ -94,6 +94,7 @@
 //!   stats.rs           adds up pages: readings, spans, percentiles
 //!     text.rs          the line of --stats, the dump of SIGUSR1
 //!   systemd.rs         sd_notify, watchdog, passed sockets
+//!   watchdog.rs        a sign of life only while every shard turns
 //!   privileges.rs      -u, -g, capabilities
 //!   limits.rs          open files
 //!   log.rs             tracing, text or JSON
