@@ -15,7 +15,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use ahash::AHashMap;
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_channel::Receiver;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -23,8 +22,9 @@ use nix::sys::eventfd::EventFd;
 use socket2::Socket;
 use tracing::{error, warn};
 
+use super::locals::Locals;
 use super::socket::Ear;
-use super::sys::{Arrivals, Departures, Local, Note, Parcel, Segment};
+use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket};
 use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, SocketSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
@@ -41,8 +41,6 @@ const IDLE_MS: u16 = 250;
 const EVENTS: usize = 256;
 /// Batches read from one listener before the others get their turn, when it is being emptied.
 const EMPTYING_ROUNDS: usize = 4096;
-/// Distinct local addresses that wildcard listeners of one shard remember: 96 kB.
-const LOCALS_MAX: usize = 4096;
 /// Servers that a query which the kernel refuses to send is offered to.
 const UNSENT_TRIES: usize = 4;
 
@@ -89,37 +87,6 @@ impl Ready {
                 Self::Link(Route { backend: BackendSlot((data >> 8) as u16), socket: SocketSlot(data as u8) })
             }
         }
-    }
-}
-
-/// Local addresses of wildcard listeners, by their slot and back.
-#[derive(Debug)]
-struct Locals {
-    by_slot: Vec<Local>,
-    slots: AHashMap<Local, LocalSlot>,
-}
-
-impl Locals {
-    fn new() -> Self {
-        // Slot 0 is the listener's own address.
-        Self { by_slot: vec![Local { ip: [0; 16], interface: 0 }], slots: AHashMap::new() }
-    }
-
-    fn slot(&mut self, local: Local) -> Option<LocalSlot> {
-        if let Some(slot) = self.slots.get(&local) {
-            return Some(*slot);
-        }
-        if self.by_slot.len() >= LOCALS_MAX {
-            return None;
-        }
-        let slot = LocalSlot(self.by_slot.len() as u16);
-        self.by_slot.push(local);
-        self.slots.insert(local, slot);
-        Some(slot)
-    }
-
-    fn local(&self, slot: LocalSlot) -> Option<Local> {
-        if slot == LocalSlot::LISTENER { None } else { self.by_slot.get(slot.index()).copied() }
     }
 }
 

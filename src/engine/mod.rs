@@ -5,6 +5,7 @@
 //! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
 
 pub mod clock;
+mod locals;
 mod mmsg;
 pub mod sim;
 pub mod socket;

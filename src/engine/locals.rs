@@ -1,0 +1,41 @@
+//! The local addresses that wildcard listeners of one shard were asked on, so that each answer
+//! leaves from the address that was asked. A query carries only the slot.
+
+use ahash::AHashMap;
+
+use super::sys::Local;
+use crate::addr::LocalSlot;
+
+/// Distinct local addresses that wildcard listeners of one shard remember: 96 kB.
+const LOCALS_MAX: usize = 4096;
+
+/// Local addresses of wildcard listeners, by their slot and back.
+#[derive(Debug)]
+pub(super) struct Locals {
+    by_slot: Vec<Local>,
+    slots: AHashMap<Local, LocalSlot>,
+}
+
+impl Locals {
+    pub(super) fn new() -> Self {
+        // Slot 0 is the listener's own address.
+        Self { by_slot: vec![Local { ip: [0; 16], interface: 0 }], slots: AHashMap::new() }
+    }
+
+    pub(super) fn slot(&mut self, local: Local) -> Option<LocalSlot> {
+        if let Some(slot) = self.slots.get(&local) {
+            return Some(*slot);
+        }
+        if self.by_slot.len() >= LOCALS_MAX {
+            return None;
+        }
+        let slot = LocalSlot(self.by_slot.len() as u16);
+        self.by_slot.push(local);
+        self.slots.insert(local, slot);
+        Some(slot)
+    }
+
+    pub(super) fn local(&self, slot: LocalSlot) -> Option<Local> {
+        if slot == LocalSlot::LISTENER { None } else { self.by_slot.get(slot.index()).copied() }
+    }
+}
