@@ -140,3 +140,31 @@ fn a_removed_listener_closes_and_comes_back() {
     lob.reload(&both);
     wait_for(|| format!("{second} to answer again"), || ask(second, "x.test"));
 }
+
+#[test]
+fn another_user_reopens_its_listeners_without_loss() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can change to another user");
+        return;
+    }
+    let a = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let with = |dscp: u64| format!("addLocal(\"{at}\", {{dscp={dscp}}})\n") + &backend(a.address, "");
+    let mut lob = Lob::start_with(&with(0), &["--shards", "2", "-u", "nobody"]);
+    let load = Load::start(endless(at));
+    for n in 0..RELOADS {
+        let_pass(&load, u64::from(RATE) / 20);
+        let before = lob.program.output().len();
+        // New sockets beside the old ones, on the same port.
+        lob.reload(&with(n % 2 + 10));
+        wait_for(
+            || format!("the new configuration; {}", lob.program.transcript()),
+            || (!lob.program.lines_with(before, "serving").is_empty()).then_some(()),
+        );
+    }
+    let_pass(&load, u64::from(RATE) / 20);
+    let report = load.finish();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(a.queries(), report.sent, "queries at the backend and from the client");
+    assert!(lob.stop().success());
+}
