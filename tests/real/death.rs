@@ -69,6 +69,9 @@ fn only_the_queries_of_a_killed_server_are_lost_and_its_return_is_noticed() {
         report.lost.values().filter(|sent| **sent + Duration::from_millis(100) < killed).collect();
     assert!(before.is_empty(), "{} lost before the death", before.len());
     assert_eq!(report.duplicates + report.strange + report.failures, 0);
+    // Each lost one was outstanding at the dead server, and is counted so.
+    let counted = farm.lob.dropped("timeout");
+    assert_eq!(report.lost.len() as u64, counted, "lost and counted\n{}", farm.lob.program.transcript());
     // It took part before its death and again afterwards.
     let part = report.by_backend.get(&21).copied().unwrap_or(0);
     assert!(
