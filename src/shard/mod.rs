@@ -115,6 +115,7 @@ impl Shard {
 
     fn adopt(&mut self, snapshot: &Arc<Snapshot>) {
         self.snapshot = snapshot.clone();
+        self.outstanding.renew_queues();
         for backend in snapshot.backends.iter().flatten() {
             self.attach(backend);
         }

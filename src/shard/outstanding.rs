@@ -412,6 +412,11 @@ impl Outstanding {
         self.timers.queue(span)
     }
 
+    /// Begins a new configuration: its spans are asked for anew, and unused ones make room.
+    pub fn renew_queues(&mut self) {
+        self.timers.renew();
+    }
+
     /// The next query whose time is up. It stays live until it is expired, released or rearmed;
     /// one of these must follow before the next call.
     pub fn due(&mut self, now: Tick) -> Option<(Key, Known)> {

@@ -114,6 +114,22 @@ fn detaching_releases_what_is_live() {
 }
 
 #[test]
+fn spans_of_old_configurations_make_room_and_those_in_use_do_not() {
+    let mut w = World::new(8);
+    for generation in 0..10 {
+        w.out.renew_queues();
+        let kept = w.out.queue(TickDelta::from_ms(1_000)).expect("a queue");
+        assert_eq!(kept, w.queue, "generation {generation}");
+        for span in 0..100 {
+            w.out.queue(TickDelta::from_ms(2_000 + generation * 100 + span)).expect("old ones make room");
+        }
+    }
+    let more = (0..400).filter_map(|n| w.out.queue(TickDelta::from_ms(9_000 + n))).count();
+    assert!(more < 255, "a span in use is never given away: {more}");
+    assert_eq!(w.out.queue(TickDelta::from_ms(1_000)), Some(w.queue));
+}
+
+#[test]
 fn twins_know_each_other() {
     let mut w = World::new(6);
     let first = w.claim(A, 1, 10, ms(0)).expect("a slot");

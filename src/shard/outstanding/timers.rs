@@ -36,6 +36,8 @@ pub(super) struct Timers {
 #[derive(Debug)]
 struct Spans {
     span: TickDelta,
+    /// The present configuration has asked for it, so somebody may still name it.
+    wanted: bool,
     /// Width of a bucket: a time-out fires at most this late, never early.
     slice: TickDelta,
     buckets: VecDeque<Bucket>,
@@ -62,11 +64,17 @@ impl Timers {
                 return Some(self.queues.len() - 1);
             }
             // Spans of configurations that are gone make room.
-            let idle = self.queues.iter().position(|q| q.buckets.iter().all(|b| b.live == 0))?;
+            let idle = self.queues.iter().position(|q| !q.wanted && q.buckets.iter().all(|b| b.live == 0))?;
             self.queues[idle] = fresh;
             Some(idle)
         })?;
+        self.queues[at].wanted = true;
         Some(Queue(at as u8))
+    }
+
+    /// A new configuration asks for its spans anew: those of the old one may make room.
+    pub(super) fn renew(&mut self) {
+        self.queues.iter_mut().for_each(|q| q.wanted = false);
     }
 
     pub(super) fn arm(&mut self, queue: Queue, now: Tick, key: Key) -> u32 {
@@ -101,7 +109,7 @@ impl Spans {
         // bounds the buckets of a span at 512.
         let slice = span.0 / 512;
         let slice = TickDelta(if slice < 50_000 { 50_000 } else { slice });
-        Self { span, slice, buckets: VecDeque::new(), first: 0, armed: VecDeque::new() }
+        Self { span, wanted: false, slice, buckets: VecDeque::new(), first: 0, armed: VecDeque::new() }
     }
 
     fn arm(&mut self, now: Tick, key: Key) -> u32 {
