@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 
 /// Stable index of a backend, process-wide; kept over reloads by the backend's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,8 +16,21 @@ pub struct BackendSlot(pub u16);
 pub struct ListenerSlot(pub u16);
 
 /// Index of a pool in one [`Snapshot`](crate::config::snapshot::Snapshot); 0 is the default pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolSlot(pub u16);
+
+/// Stable index of a rule, process-wide; kept over reloads by the rule's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleSlot(pub u32);
+
+/// A pool that something refers to: by its name as written, by its slot once compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolRef {
+    /// The name; empty for the default pool.
+    pub name: Arc<str>,
+    /// The slot that `compile` found for it.
+    pub slot: PoolSlot,
+}
 
 /// Index of one of a backend's UDP sockets (source ports) within a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,7 +53,7 @@ macro_rules! index {
         pub const fn index(self) -> usize { self.0 as usize }
     })*};
 }
-index!(BackendSlot, ListenerSlot, PoolSlot, SocketSlot, LocalSlot);
+index!(BackendSlot, ListenerSlot, PoolSlot, SocketSlot, LocalSlot, RuleSlot);
 
 /// Where a query goes and its answer comes from: one connected socket of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -31,11 +31,22 @@
 //!   name.rs            names in wire format: ends, labels, zones
 //!   query.rs           Question: all that is read of a query, parsed once
 //!   edns.rs            the OPT record
+//!   answer.rs          answers of our own
 //!   edit.rs            edits in place: id, flags, answers of our own
 //!
 //! shard/               DATA PLANE: one thread, one owner, no locks
 //!   verdict.rs         Verdict, DropReason: what becomes of a packet, and why
-//!   rules.rs           the compiled rule chain
+//!   rules/             the compiled rule chains
+//!     matcher.rs       which packets a rule concerns
+//!     action.rs        what it does to them
+//!     scene.rs         what rules see and may change
+//!     index.rs         which rules can match a packet
+//!     names.rs         sets of names
+//!     networks.rs      sets of networks
+//!     pattern.rs       regular expressions
+//!     limits.rs        token buckets, sets with an end
+//!   script.rs          what the shard asks of Lua, without Lua
+//!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
 //!     timers.rs        a queue per time-out, a bucket per slice of time
 //!   copies.rs          kept queries, for a second try

@@ -16,7 +16,7 @@ use super::value::DNS_PORT;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::engine::socket::Steer;
 use crate::shard::policy::{Kind, Policy, Ring};
-use crate::shard::rules::Chain;
+use crate::shard::rules::Chains;
 use crate::time::TickDelta;
 
 /// A configuration ready to run.
@@ -138,7 +138,9 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         backends: by_slot(backends),
         pools,
         acl: draft.acl.iter().copied().collect(),
-        chain: Chain::default(),
+        chains: Chains::default(),
+        rules_fresh: Vec::new(),
+        script: None,
         globals: globals(&draft.settings),
     };
     Ok(Compiled { boot, snapshot, slots })
@@ -238,6 +240,8 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Vec<ConfigErr
             dscp: s.dscp,
             socket_options: socket_options(settings),
             health,
+            use_client_subnet: false,
+            tee: false,
         });
     }
     backends
@@ -364,5 +368,6 @@ fn globals(settings: &Settings) -> Globals {
             .and_then(|n| u16::try_from(n).ok())
             .unwrap_or(1232),
         self_answer_edns: settings.switch(Key::SelfEdns),
+        ..Globals::default()
     }
 }

@@ -105,6 +105,8 @@ fn fields(b: &Backend) -> Fields {
         dscp,
         socket_options,
         health,
+        use_client_subnet,
+        tee: _,
     } = b;
     let mut fields = vec![
         ("name", name.clone()),
@@ -120,6 +122,7 @@ fn fields(b: &Backend) -> Fields {
         ("interface", option(source_interface.clone())),
         ("dscp", dscp.to_string()),
         ("buffers", format!("{}/{}", socket_options.receive_buffer, socket_options.send_buffer)),
+        ("useClientSubnet", use_client_subnet.to_string()),
     ];
     fields.extend(health_fields(health));
     fields

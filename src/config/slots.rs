@@ -154,6 +154,8 @@ mod tests {
             source_interface: None,
             dscp: 0,
             socket_options: SocketOptions::default(),
+            use_client_subnet: false,
+            tee: false,
             health: default_health(),
         }
     }

@@ -7,10 +7,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::addr::{BackendSlot, ListenerSlot, PoolSlot};
+use crate::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
 use crate::config::prefix::PrefixSet;
 use crate::shard::policy::{Policy, Ring};
-use crate::shard::rules::Chain;
+use crate::shard::rules::Chains;
+use crate::shard::script::Source;
 use crate::time::TickDelta;
 
 /// One whole configuration, immutable.
@@ -26,8 +27,12 @@ pub struct Snapshot {
     pub pools: Vec<Pool>,
     /// Who may ask.
     pub acl: PrefixSet,
-    /// The query rules.
-    pub chain: Chain,
+    /// The rules.
+    pub chains: Chains,
+    /// Rules that no earlier configuration had: their counters begin at 0.
+    pub rules_fresh: Vec<RuleSlot>,
+    /// The file, for functions that shards run per query; none when there is no such function.
+    pub script: Option<Arc<dyn Source>>,
     /// What holds for every query.
     pub globals: Globals,
 }
@@ -69,6 +74,38 @@ pub struct Globals {
     pub self_answer_payload: u16,
     /// Put an OPT into answers of our own when the query had one.
     pub self_answer_edns: bool,
+    /// Take the records of an answer with TC=1 away, its OPT apart (`truncateTC`).
+    pub truncate_tc: bool,
+    /// Give the question of an answer the letter case of its query (`fixupCase`).
+    pub fixup_case: bool,
+    /// Replace a client subnet that a query brings (`setECSOverride`).
+    pub ecs_override: bool,
+    /// Prefix length of the client subnet for IPv4 (`setECSSourcePrefixV4`).
+    pub ecs_v4: u8,
+    /// For IPv6 (`setECSSourcePrefixV6`).
+    pub ecs_v6: u8,
+    /// All queries of a client come to one shard (`--steer client`): limits by client are exact.
+    pub clients_stay: bool,
+}
+
+impl Default for Globals {
+    /// dnsdist's.
+    fn default() -> Self {
+        Self {
+            servfail_when_no_server: false,
+            round_robin_fail_on_no_server: false,
+            allow_empty_response: false,
+            drop_empty_queries: false,
+            self_answer_payload: 1232,
+            self_answer_edns: true,
+            truncate_tc: false,
+            fixup_case: false,
+            ecs_override: false,
+            ecs_v4: 24,
+            ecs_v6: 56,
+            clients_stay: false,
+        }
+    }
 }
 
 /// One listen address.
@@ -131,6 +168,10 @@ pub struct Backend {
     pub socket_options: SocketOptions,
     /// How its health is found out.
     pub health: Health,
+    /// Its queries carry the client's subnet (`useClientSubnet`).
+    pub use_client_subnet: bool,
+    /// It is in no pool: it gets copies of queries (`TeeAction`), and its answers are forgotten.
+    pub tee: bool,
 }
 
 impl Backend {

@@ -9,7 +9,7 @@ use crate::config::snapshot::{
     Backend, Globals, Health, HealthMode, Lazy, Listener, Pool, Probe, Snapshot, SocketOptions,
 };
 use crate::shard::policy::{Kind, Policy};
-use crate::shard::rules::Chain;
+use crate::shard::rules::Chains;
 use crate::time::TickDelta;
 
 /// Listeners and backends by slot, all of them with plain settings, in one pool.
@@ -33,15 +33,10 @@ pub(in crate::control) fn snapshot(generation: u64, listeners: &[u16], backends:
             eject: None,
         }],
         acl: PrefixSet::default(),
-        chain: Chain::default(),
-        globals: Globals {
-            servfail_when_no_server: false,
-            round_robin_fail_on_no_server: false,
-            allow_empty_response: false,
-            drop_empty_queries: false,
-            self_answer_payload: 1232,
-            self_answer_edns: true,
-        },
+        chains: Chains::default(),
+        rules_fresh: Vec::new(),
+        script: None,
+        globals: Globals::default(),
     }
 }
 
@@ -75,6 +70,8 @@ pub(in crate::control) fn backend(slot: u16) -> Backend {
         source_interface: None,
         dscp: 0,
         socket_options: SocketOptions::default(),
+        use_client_subnet: false,
+        tee: false,
         health: health(HealthMode::Auto),
     }
 }

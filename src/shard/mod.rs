@@ -9,10 +9,12 @@
 //! An engine calls `begin_batch`, then any number of `on_query`, `on_response` and `on_unsent`,
 //! then `on_tick`, and sleeps until `next_deadline` or a packet.
 
+pub mod case;
 pub mod copies;
 pub mod outstanding;
 pub mod policy;
 pub mod rules;
+pub mod script;
 pub mod verdict;
 
 use std::hash::{BuildHasher, Hasher};
@@ -35,7 +37,6 @@ use crate::wire::query::Question;
 use copies::Copies;
 use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_COPY, Outstanding, Queue, Terms};
 use policy::{Selector, Subject};
-use rules::Decision;
 use verdict::{DropReason, Verdict};
 
 /// Second tries that a pool may save up for a bad moment.
@@ -178,7 +179,7 @@ impl Shard {
         let Some(question) = Question::parse(message) else {
             return self.drop(DropReason::QueryMalformed);
         };
-        let Decision::Pool(pool) = self.snapshot.chain.eval();
+        let pool = PoolSlot(0);
         let asked =
             Asked { client: from, client_id: header.id(), question: self.hash(&question), copy: NO_COPY };
         let subject = Subject { qname: question.qname, client: &from.peer };

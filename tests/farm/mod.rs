@@ -7,7 +7,7 @@ use dnslob::addr::BackendSlot;
 use dnslob::config::prefix::PrefixSet;
 use dnslob::config::snapshot::*;
 use dnslob::shard::policy::Policy;
-use dnslob::shard::rules::Chain;
+use dnslob::shard::rules::Chains;
 use dnslob::time::TickDelta;
 
 /// A configuration of one pool with so many servers, one per order.
@@ -28,6 +28,8 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
         source_interface: None,
         dscp: 0,
         socket_options: SocketOptions::default(),
+        use_client_subnet: false,
+        tee: false,
         health: Health {
             mode: HealthMode::Auto,
             probe: Probe::Udp,
@@ -68,14 +70,9 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
             eject: None,
         }],
         acl: PrefixSet::default(),
-        chain: Chain::default(),
-        globals: Globals {
-            servfail_when_no_server: false,
-            round_robin_fail_on_no_server: false,
-            allow_empty_response: false,
-            drop_empty_queries: false,
-            self_answer_payload: 1232,
-            self_answer_edns: true,
-        },
+        chains: Chains::default(),
+        rules_fresh: Vec::new(),
+        script: None,
+        globals: Globals::default(),
     }
 }

@@ -13,7 +13,7 @@ use dnslob::live::{Board, State};
 use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
 use dnslob::shard::policy::{Kind, Policy, Ring};
-use dnslob::shard::rules::Chain;
+use dnslob::shard::rules::Chains;
 use dnslob::time::TickDelta;
 
 /// The parts of a snapshot that tests vary.
@@ -37,14 +37,7 @@ impl Farm {
             backends: (0..backends).map(|at| Some(backend(at))).collect(),
             policy: Policy::new(Kind::LeastOutstanding),
             retry: None,
-            globals: Globals {
-                servfail_when_no_server: false,
-                round_robin_fail_on_no_server: false,
-                allow_empty_response: false,
-                drop_empty_queries: false,
-                self_answer_payload: 1232,
-                self_answer_edns: true,
-            },
+            globals: Globals::default(),
             acl: DEFAULT_ACL.iter().map(|n| n.parse().expect("a network")).collect(),
             listeners: vec![Arc::new(listener("127.0.0.1:5300"))],
         }
@@ -69,7 +62,9 @@ impl Farm {
             backends: self.backends.iter().map(|b| b.clone().map(Arc::new)).collect(),
             pools: vec![pool],
             acl: self.acl.iter().copied().collect(),
-            chain: Chain::default(),
+            chains: Chains::default(),
+            rules_fresh: Vec::new(),
+            script: None,
             globals: self.globals.clone(),
         })
     }
@@ -113,6 +108,8 @@ pub(crate) fn backend(at: usize) -> Backend {
         source_interface: None,
         dscp: 0,
         socket_options: SocketOptions::default(),
+        use_client_subnet: false,
+        tee: false,
         health: up(),
     }
 }

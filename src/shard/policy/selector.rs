@@ -101,6 +101,19 @@ impl Selector {
         }
     }
 
+    /// Servers of a pool that may get queries.
+    #[must_use]
+    pub fn usable(&self, pool: PoolSlot) -> usize {
+        self.tables.get(pool.index()).map_or(0, |t| t.usable.len())
+    }
+
+    /// Outstanding queries of a pool's servers, over all shards.
+    #[must_use]
+    pub fn outstanding(&self, snapshot: &Snapshot, pool: PoolSlot) -> u64 {
+        let members = snapshot.pools.get(pool.index()).map_or(&[][..], |p| &p.members);
+        members.iter().map(|slot| u64::from(self.board.outstanding(*slot))).sum()
+    }
+
     /// A query was sent to `slot`: it counts at once, also for the rest of this batch.
     pub fn claimed(&mut self, slot: BackendSlot) {
         self.tally.claimed(slot);

@@ -11,7 +11,7 @@ use crate::config::prefix::PrefixSet;
 use crate::config::snapshot::*;
 use crate::live::{Board, PPM, State};
 use crate::rng::ShardRng;
-use crate::shard::rules::Chain;
+use crate::shard::rules::Chains;
 use crate::time::Tick;
 
 const POOL: PoolSlot = PoolSlot(0);
@@ -45,6 +45,8 @@ pub(crate) fn backend(slot: u16) -> Backend {
         source_interface: None,
         dscp: 0,
         socket_options: SocketOptions::default(),
+        use_client_subnet: false,
+        tee: false,
         health: Health {
             mode: HealthMode::Auto,
             probe: Probe::Udp,
@@ -105,15 +107,10 @@ pub(crate) fn snapshot(policy: Policy, backends: &[Backend]) -> Snapshot {
             eject: None,
         }],
         acl: PrefixSet::default(),
-        chain: Chain::default(),
-        globals: Globals {
-            servfail_when_no_server: false,
-            round_robin_fail_on_no_server: false,
-            allow_empty_response: false,
-            drop_empty_queries: false,
-            self_answer_payload: 1232,
-            self_answer_edns: true,
-        },
+        chains: Chains::default(),
+        rules_fresh: Vec::new(),
+        script: None,
+        globals: Globals::default(),
     }
 }
 

@@ -1,0 +1,185 @@
+//! What is known of a query besides its octets: what rules decided about it, and what must be
+//! undone in its answer. Most queries have none of it; those that do keep a [`Case`] until they
+//! are answered, in a bounded table of records that are used again.
+
+use std::sync::Arc;
+
+use crate::addr::PoolSlot;
+use crate::shard::rules::action::ExtendedError;
+use crate::time::{Tick, TickDelta};
+
+/// Octets of all tags of a query, names and values together.
+const TAG_OCTETS_MAX: usize = 4096;
+/// Tags of a query.
+const TAGS_MAX: usize = 64;
+
+/// How a query came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Plain, over UDP.
+    #[default]
+    DoUdp,
+    /// Plain, over TCP.
+    DoTcp,
+    /// DNSCrypt over UDP.
+    DnsCryptUdp,
+    /// DNSCrypt over TCP.
+    DnsCryptTcp,
+    /// Over TLS.
+    DoT,
+    /// Over HTTPS.
+    DoH,
+    /// Over QUIC.
+    DoQ,
+    /// Over HTTP/3.
+    DoH3,
+}
+
+impl Protocol {
+    /// Over a stream: nothing needs to be truncated.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        !matches!(self, Self::DoUdp | Self::DnsCryptUdp)
+    }
+}
+
+/// The tags of a query: names with values, few, in one piece of memory that is used again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    octets: Vec<u8>,
+    /// Where each name begins, its value begins, and its value ends.
+    spans: Vec<(u16, u16, u16)>,
+}
+
+impl Tags {
+    /// The value of a tag.
+    #[must_use]
+    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+    }
+
+    /// The tags with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let part = |from: u16, to: u16| &self.octets[usize::from(from)..usize::from(to)];
+        self.spans.iter().map(move |(name, value, end)| (part(*name, *value), part(*value, *end)))
+    }
+
+    /// Sets a tag; false, and nothing changed, when there is no more room for it.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
+        let before = self.value(name).map_or(0, |v| v.len() + name.len());
+        let octets: usize = self.iter().map(|(n, v)| n.len() + v.len()).sum();
+        let fits = octets - before + name.len() + value.len() <= TAG_OCTETS_MAX;
+        if !fits || (before == 0 && self.spans.len() >= TAGS_MAX && self.value(name).is_none()) {
+            return false;
+        }
+        self.unset(name);
+        let start = self.octets.len() as u16;
+        self.octets.extend_from_slice(name);
+        self.octets.extend_from_slice(value);
+        self.spans.push((start, start + name.len() as u16, self.octets.len() as u16));
+        true
+    }
+
+    /// Takes a tag away.
+    pub fn unset(&mut self, name: &[u8]) {
+        let Some(at) = self.iter().position(|(n, _)| n == name) else { return };
+        let (start, _, end) = self.spans.remove(at);
+        self.octets.drain(usize::from(start)..usize::from(end));
+        for span in &mut self.spans[at..] {
+            let gone = end - start;
+            *span = (span.0 - gone, span.1 - gone, span.2 - gone);
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Takes all away; the memory stays.
+    pub fn clear(&mut self) {
+        self.octets.clear();
+        self.spans.clear();
+    }
+}
+
+/// What rules wish of the client's subnet (RFC 7871).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EcsWish {
+    /// Add it for servers that want it.
+    pub wanted: bool,
+    /// Replace one that the query brings.
+    pub replace: bool,
+    /// Prefix length for IPv4 clients.
+    pub v4: u8,
+    /// For IPv6 clients.
+    pub v6: u8,
+    /// Add this address (mapped) rather than the client's.
+    pub instead: Option<[u8; 16]>,
+}
+
+impl Default for EcsWish {
+    fn default() -> Self {
+        Self { wanted: true, replace: false, v4: 24, v6: 56, instead: None }
+    }
+}
+
+/// What was added to the query and must not be in the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Added {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// An OPT record.
+    Opt,
+    /// A client subnet option.
+    Ecs,
+}
+
+/// What is known of a query besides its octets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Case {
+    /// When it came.
+    pub received: Tick,
+    /// How it came.
+    pub protocol: Protocol,
+    /// The client's RD and CD, in the third and the fourth octet of the header, as they came.
+    pub flags: [u8; 2],
+    /// The pool chosen so far.
+    pub pool: PoolSlot,
+    /// Its tags.
+    pub tags: Tags,
+    /// The client's subnet.
+    pub ecs: EcsWish,
+    /// What was added to it.
+    pub added: Added,
+    /// How long its answer is held back.
+    pub delay: TickDelta,
+    /// Cap on the TTLs of its answer; none when absent.
+    pub ttl_max: Option<u32>,
+    /// How long the cache keeps a failure, seconds.
+    pub temporary_failure_ttl: Option<u32>,
+    /// The cache is passed by.
+    pub skip_cache: bool,
+    /// An Extended DNS Error for its answer.
+    pub error: Option<Arc<ExtendedError>>,
+    /// The client's question, when a rule changed the name: the answer gets it back.
+    pub original: Vec<u8>,
+    /// Lua asked for a copy to be kept, to ask again.
+    pub restartable: bool,
+    /// How often it has been asked again.
+    pub restarts: u8,
+}
+
+impl Case {
+    /// Begins anew for another query; memory is kept.
+    pub fn reset(&mut self, received: Tick, ecs: EcsWish, flags: [u8; 2]) {
+        let mut tags = std::mem::take(&mut self.tags);
+        let mut original = std::mem::take(&mut self.original);
+        tags.clear();
+        original.clear();
+        *self = Self { received, ecs, flags, tags, original, ..Self::default() };
+    }
+}

@@ -1,0 +1,92 @@
+//! What rules and policies ask of a script: the shard's own Lua state, seen from here without
+//! Lua. The room `script/` has the real one.
+
+use std::fmt::Debug;
+
+use super::rules::scene::{Env, Scene};
+use crate::addr::BackendSlot;
+use crate::time::Tick;
+
+/// Number of a function, in the order in which the configuration gives them away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FunctionId(pub u32);
+
+/// Starts a state for one shard; part of the snapshot.
+pub trait Source: Debug + Send + Sync {
+    /// A state of its own, for the shard with this number. None, with a line in the log, when the
+    /// configuration's file does not evaluate there.
+    fn start(&self, shard: usize) -> Option<Box<dyn Script>>;
+
+    /// The sources of two configurations are the same: a running state can stay.
+    fn same(&self, other: &dyn Source) -> bool;
+
+    /// What tells sources apart.
+    fn identity(&self) -> u64;
+}
+
+/// What a function returned, its argument apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// As if the rule had not matched: `DNSAction.None`.
+    None,
+    /// No further rule.
+    Allow,
+    /// Drop it.
+    Drop,
+    /// Answer with this code; RA as it is.
+    RCode(u8),
+    /// Answer with addresses or a name, which are the argument.
+    Spoof,
+    /// Answer with raw contents: the argument, once.
+    SpoofRaw,
+    /// The packet was made into an answer by the function itself.
+    HeaderModify,
+    /// To the pool that the argument names.
+    Pool,
+    /// Hold the answer back for so many milliseconds.
+    Delay(u32),
+    /// Answer TC=1.
+    Truncate,
+    /// Take RD away.
+    NoRecurse,
+    /// Ask again (`dr:restart()`).
+    Restart,
+}
+
+/// One usable server, as a policy in Lua sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Its slot.
+    pub slot: BackendSlot,
+    /// Outstanding queries of the whole process.
+    pub outstanding: u32,
+    /// Smoothed latency, microseconds.
+    pub latency_us: u32,
+}
+
+/// One shard's script.
+pub trait Script: Debug {
+    /// Runs an action's function; none after an error, which has been counted.
+    fn act(&mut self, function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> Option<Said>;
+
+    /// The argument of what [`Script::act`] said.
+    fn argument(&self) -> &[u8];
+
+    /// Runs a rule's function; none after an error.
+    fn matches(&mut self, function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'_>)
+    -> Option<bool>;
+
+    /// Runs a policy's function over the servers; its choice among them, if it made one.
+    fn choose(
+        &mut self,
+        function: FunctionId,
+        servers: &[Candidate],
+        scene: &mut Scene<'_, '_>,
+    ) -> Option<usize>;
+
+    /// Calls `maintenance`, once a second.
+    fn maintain(&mut self, now: Tick);
+
+    /// Calls that ended in an error, ever.
+    fn errors(&self) -> u64;
+}
