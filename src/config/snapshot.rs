@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use crate::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
 use crate::config::prefix::PrefixSet;
-use crate::shard::policy::{Policy, Ring};
+use crate::shard::policy::{Kind, Policy, Ring};
 use crate::shard::rules::Chains;
 use crate::shard::script::Source;
 use crate::time::TickDelta;
 
 /// One whole configuration, immutable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Counts published configurations, from 1.
     pub generation: u64,
@@ -35,6 +35,23 @@ pub struct Snapshot {
     pub script: Option<Arc<dyn Source>>,
     /// What holds for every query.
     pub globals: Globals,
+}
+
+impl Default for Snapshot {
+    /// No listener, no backend, nobody may ask; one pool, the default one.
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            listeners: Vec::new(),
+            backends: Vec::new(),
+            pools: vec![Pool::default()],
+            acl: PrefixSet::default(),
+            chains: Chains::default(),
+            rules_fresh: Vec::new(),
+            script: None,
+            globals: Globals::default(),
+        }
+    }
 }
 
 impl Snapshot {
@@ -290,6 +307,21 @@ pub struct Pool {
     pub panic_ppm: u32,
     /// Take servers out that answer worse than their peers.
     pub eject: Option<Eject>,
+}
+
+impl Default for Pool {
+    /// The default pool without members: leastOutstanding.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            members: Vec::new(),
+            policy: Policy::new(Kind::LeastOutstanding),
+            ring: None,
+            retry: None,
+            panic_ppm: 0,
+            eject: None,
+        }
+    }
 }
 
 /// A second try, on another server, of a query without an answer.

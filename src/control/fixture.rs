@@ -6,10 +6,9 @@ use std::sync::Arc;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::prefix::PrefixSet;
 use crate::config::snapshot::{
-    Backend, Globals, Health, HealthMode, Lazy, Listener, Pool, Probe, Snapshot, SocketOptions,
+    Backend, Health, HealthMode, Lazy, Listener, Pool, Probe, Snapshot, SocketOptions,
 };
 use crate::shard::policy::{Kind, Policy};
-use crate::shard::rules::Chains;
 use crate::time::TickDelta;
 
 /// Listeners and backends by slot, all of them with plain settings, in one pool.
@@ -33,10 +32,7 @@ pub(in crate::control) fn snapshot(generation: u64, listeners: &[u16], backends:
             eject: None,
         }],
         acl: PrefixSet::default(),
-        chains: Chains::default(),
-        rules_fresh: Vec::new(),
-        script: None,
-        globals: Globals::default(),
+        ..Snapshot::default()
     }
 }
 

@@ -7,7 +7,6 @@ use dnslob::addr::BackendSlot;
 use dnslob::config::prefix::PrefixSet;
 use dnslob::config::snapshot::*;
 use dnslob::shard::policy::Policy;
-use dnslob::shard::rules::Chains;
 use dnslob::time::TickDelta;
 
 /// A configuration of one pool with so many servers, one per order.
@@ -70,9 +69,6 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
             eject: None,
         }],
         acl: PrefixSet::default(),
-        chains: Chains::default(),
-        rules_fresh: Vec::new(),
-        script: None,
-        globals: Globals::default(),
+        ..Snapshot::default()
     }
 }

@@ -13,7 +13,6 @@ use dnslob::live::{Board, State};
 use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
 use dnslob::shard::policy::{Kind, Policy, Ring};
-use dnslob::shard::rules::Chains;
 use dnslob::time::TickDelta;
 
 /// The parts of a snapshot that tests vary.
@@ -62,10 +61,8 @@ impl Farm {
             backends: self.backends.iter().map(|b| b.clone().map(Arc::new)).collect(),
             pools: vec![pool],
             acl: self.acl.iter().copied().collect(),
-            chains: Chains::default(),
-            rules_fresh: Vec::new(),
-            script: None,
             globals: self.globals.clone(),
+            ..Snapshot::default()
         })
     }
 

@@ -11,7 +11,6 @@ use crate::config::prefix::PrefixSet;
 use crate::config::snapshot::*;
 use crate::live::{Board, PPM, State};
 use crate::rng::ShardRng;
-use crate::shard::rules::Chains;
 use crate::time::Tick;
 
 const POOL: PoolSlot = PoolSlot(0);
@@ -107,10 +106,7 @@ pub(crate) fn snapshot(policy: Policy, backends: &[Backend]) -> Snapshot {
             eject: None,
         }],
         acl: PrefixSet::default(),
-        chains: Chains::default(),
-        rules_fresh: Vec::new(),
-        script: None,
-        globals: Globals::default(),
+        ..Snapshot::default()
     }
 }
 

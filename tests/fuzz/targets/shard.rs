@@ -16,7 +16,6 @@ use dnslob::packet::Packet;
 use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
 use dnslob::shard::policy::{Kind, Policy};
-use dnslob::shard::rules::Chain;
 use dnslob::shard::verdict::Verdict;
 use dnslob::time::{Tick, TickDelta};
 use dnslob::wire::query::Question;
@@ -271,15 +270,7 @@ fn asker_of(message: &[u8]) -> Option<usize> {
 
 /// The same configuration under another generation.
 fn publish(snapshot: &Snapshot, generation: u64) -> Arc<Snapshot> {
-    Arc::new(Snapshot {
-        generation,
-        listeners: snapshot.listeners.clone(),
-        backends: snapshot.backends.clone(),
-        pools: snapshot.pools.clone(),
-        acl: snapshot.acl.clone(),
-        chain: snapshot.chain.clone(),
-        globals: snapshot.globals.clone(),
-    })
+    Arc::new(Snapshot { generation, ..snapshot.clone() })
 }
 
 fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapshot {
@@ -287,8 +278,6 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
     let members: Vec<_> = slots.iter().map(|s| BackendSlot(*s)).collect();
     let backends = (0..BACKENDS).map(|s| slots.contains(&s).then(|| Arc::new(backend(s)))).collect();
     Snapshot {
-        generation: 0,
-        listeners: Vec::new(),
         backends,
         pools: vec![Pool {
             name: String::new(),
@@ -300,15 +289,8 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
             eject: None,
         }],
         acl: ["127.0.0.0/8"].iter().map(|p| p.parse::<Prefix>().expect("a network")).collect::<PrefixSet>(),
-        chain: Chain::default(),
-        globals: Globals {
-            servfail_when_no_server: true,
-            round_robin_fail_on_no_server: false,
-            allow_empty_response: false,
-            drop_empty_queries: false,
-            self_answer_payload: 1232,
-            self_answer_edns: true,
-        },
+        globals: Globals { servfail_when_no_server: true, ..Globals::default() },
+        ..Snapshot::default()
     }
 }
 
@@ -330,6 +312,8 @@ fn backend(slot: u16) -> Backend {
         source_interface: None,
         dscp: 0,
         socket_options: SocketOptions::default(),
+        use_client_subnet: false,
+        tee: false,
         health: Health {
             mode: HealthMode::Up,
             probe: Probe::Udp,
