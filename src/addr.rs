@@ -41,6 +41,11 @@ pub struct SocketSlot(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalSlot(pub u16);
 
+impl PoolSlot {
+    /// No pool has it: a query for it has no server.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
 impl LocalSlot {
     /// The listener's own address: nothing to remember.
     pub const LISTENER: Self = Self(0);

@@ -49,7 +49,12 @@
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
 //!     timers.rs        a queue per time-out, a bucket per slice of time
-//!   copies.rs          kept queries, for a second try
+//!   cases.rs           the cases of outstanding queries, and queries kept to be asked again
+//!   tries.rs           to which server, the second try, and giving up
+//!   ruled.rs           the path of packets that meet rules
+//!   act.rs             does what rules say
+//!   later.rs           answers that are held back, copies of queries
+//!   journal.rs         what log actions have to say, on its way to the control thread
 //!   policy/            which server gets a query; what a shard knows of the farm
 //!     choose.rs        the policies, each a pure function
 //!     table.rs         what is derived of snapshot and board: who is usable, warmth, shares

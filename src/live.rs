@@ -15,8 +15,14 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use crate::addr::BackendSlot;
+use crate::addr::{BackendSlot, RuleSlot};
+use crate::shard::journal::Journal;
 use crate::shard::verdict::DropReason;
+
+/// Rules there can be, in all chains together.
+pub const RULES_MAX: usize = 1 << 20;
+/// Rules whose hits stand together.
+const RULES_BLOCK: usize = 1024;
 
 /// Parts per million of "all".
 pub const PPM: u32 = 1_000_000;
@@ -172,6 +178,11 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Begins again at 0. Only the owning shard calls this.
+    pub fn reset(&self) {
+        self.0.store(0, Relaxed);
+    }
+
     /// The count.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -206,8 +217,13 @@ pub struct ShardPage {
     pub self_answered: Counter,
     /// Queries asked a second time elsewhere.
     pub retries: Counter,
+    /// Answers of the script's that were errors.
+    pub script_errors: Counter,
+    /// What log actions have to say.
+    pub journal: Journal,
     /// Queries in this shard whose client waits for an answer.
     pub outstanding_total: AtomicU32,
+    rule_hits: Box<[OnceLock<Box<[Counter]>>]>,
     drops: [Counter; DropReason::ALL.len()],
     backends: Box<[OnceLock<Box<BackendPage>>]>,
 }
@@ -227,6 +243,9 @@ impl ShardPage {
             responses: Counter::default(),
             self_answered: Counter::default(),
             retries: Counter::default(),
+            script_errors: Counter::default(),
+            journal: Journal::default(),
+            rule_hits: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
             outstanding_total: AtomicU32::new(0),
             drops: std::array::from_fn(|_| Counter::default()),
             backends: (0..backends_max).map(|_| OnceLock::new()).collect(),
@@ -237,6 +256,21 @@ impl ShardPage {
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.drops[reason.index()]
+    }
+
+    /// The hits of a rule, made room for at its first one; 8 kB for each thousand rules.
+    #[must_use]
+    pub fn rule_hits(&self, slot: RuleSlot) -> &Counter {
+        let block = &self.rule_hits[(slot.index() / RULES_BLOCK).min(self.rule_hits.len() - 1)];
+        let counters = block.get_or_init(|| (0..RULES_BLOCK).map(|_| Counter::default()).collect());
+        &counters[slot.index() % RULES_BLOCK]
+    }
+
+    /// The hits of a rule so far.
+    #[must_use]
+    pub fn rule_hits_so_far(&self, slot: RuleSlot) -> u64 {
+        let block = self.rule_hits.get(slot.index() / RULES_BLOCK).and_then(OnceLock::get);
+        block.map_or(0, |counters| counters[slot.index() % RULES_BLOCK].get())
     }
 
     /// The shard's counters of a backend, made at its first use (3.2 kB).

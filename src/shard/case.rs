@@ -2,11 +2,9 @@
 //! undone in its answer. Most queries have none of it; those that do keep a [`Case`] until they
 //! are answered, in a bounded table of records that are used again.
 
-use std::sync::Arc;
-
 use crate::addr::PoolSlot;
-use crate::shard::rules::action::ExtendedError;
 use crate::time::{Tick, TickDelta};
+use crate::wire::header;
 
 /// Octets of all tags of a query, names and values together.
 const TAG_OCTETS_MAX: usize = 4096;
@@ -163,8 +161,10 @@ pub struct Case {
     pub temporary_failure_ttl: Option<u32>,
     /// The cache is passed by.
     pub skip_cache: bool,
-    /// An Extended DNS Error for its answer.
-    pub error: Option<Arc<ExtendedError>>,
+    /// INFO-CODE of an Extended DNS Error for its answer; the text is in `error_text`.
+    pub error: Option<u16>,
+    /// Text of that error.
+    pub error_text: Vec<u8>,
     /// The client's question, when a rule changed the name: the answer gets it back.
     pub original: Vec<u8>,
     /// Lua asked for a copy to be kept, to ask again.
@@ -178,8 +178,38 @@ impl Case {
     pub fn reset(&mut self, received: Tick, ecs: EcsWish, flags: [u8; 2]) {
         let mut tags = std::mem::take(&mut self.tags);
         let mut original = std::mem::take(&mut self.original);
+        let mut error_text = std::mem::take(&mut self.error_text);
         tags.clear();
         original.clear();
-        *self = Self { received, ecs, flags, tags, original, ..Self::default() };
+        error_text.clear();
+        *self = Self { received, ecs, flags, tags, original, error_text, ..Self::default() };
+    }
+
+    /// Whether nothing in it concerns the answer; `flags` are the header's as the server gets them.
+    #[must_use]
+    pub fn is_plain(&self, flags: [u8; 2]) -> bool {
+        self.flags == flags
+            && self.tags.is_empty()
+            && self.added == Added::Nothing
+            && self.delay == TickDelta::default()
+            && self.ttl_max.is_none()
+            && self.error.is_none()
+            && self.original.is_empty()
+            && !self.restartable
+    }
+}
+
+/// RD and CD of a message, in their places in the third and the fourth octet of the header.
+#[must_use]
+pub fn flags_of(message: &[u8]) -> [u8; 2] {
+    let octet = |at: usize| message.get(at).copied().unwrap_or(0);
+    [octet(2) & header::RD, octet(3) & header::CD]
+}
+
+/// Writes RD and CD.
+pub fn set_flags(message: &mut [u8], flags: [u8; 2]) {
+    if let Some(octets) = message.get_mut(2..4) {
+        octets[0] = octets[0] & !header::RD | flags[0];
+        octets[1] = octets[1] & !header::CD | flags[1];
     }
 }

@@ -1,20 +1,25 @@
 //! The data plane: one thread, one owner, no locks; no clock, no sockets, no randomness of its own.
 //!
 //! ```text
-//!  on_query:    ACL → parse → rules.eval → policy.select → outstanding.claim → Forward
-//!  on_response: outstanding.find (socket + id) → question (RFC 5452, 9.1) → settle → Deliver
-//!  on_tick:     time-outs, second tries, publishing of counts
+//!  on_query:    ACL → parse → query rules → policy.select → outstanding.claim → Forward
+//!  on_response: outstanding.find (socket + id) → question (RFC 5452, 9.1) → settle → rules → Deliver
+//!  on_tick:     time-outs, second tries, what was held back, publishing of counts
 //! ```
 //!
 //! An engine calls `begin_batch`, then any number of `on_query`, `on_response` and `on_unsent`,
 //! then `on_tick`, and sleeps until `next_deadline` or a packet.
 
+mod act;
 pub mod case;
-pub mod copies;
+pub mod cases;
+pub mod journal;
+mod later;
 pub mod outstanding;
 pub mod policy;
+mod ruled;
 pub mod rules;
 pub mod script;
+mod tries;
 pub mod verdict;
 
 use std::hash::{BuildHasher, Hasher};
@@ -23,20 +28,28 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use ahash::RandomState;
 
-use crate::addr::{BackendSlot, Client, PoolSlot, Route};
+use crate::addr::{BackendSlot, Client, Endpoint, LocalSlot, PoolSlot, Route};
 use crate::config::snapshot::{Backend, Snapshot};
 use crate::live::{Board, PPM, ShardPage};
 use crate::packet::Packet;
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
-use crate::wire::edit::{self, AnswerEdns};
+use crate::wire::answer::{self, AnswerEdns, Flags};
+use crate::wire::edit;
 use crate::wire::header::{Header, rcode};
 use crate::wire::name;
 use crate::wire::query::Question;
 
-use copies::Copies;
-use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_COPY, Outstanding, Queue, Terms};
+use act::{Hands, Outcome, Reply};
+use case::{Case, EcsWish};
+use cases::Cases;
+use later::Later;
+use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Outstanding, Queue, TEED};
 use policy::{Selector, Subject};
+use rules::action::ResponseAction;
+use rules::limits::Limits;
+use rules::scene::{Answered, Env, Facts, Scene};
+use script::Script;
 use verdict::{DropReason, Verdict};
 
 /// Second tries that a pool may save up for a bad moment.
@@ -56,15 +69,60 @@ pub struct Shard {
     hasher: RandomState,
     selector: Selector,
     outstanding: Outstanding,
-    copies: Copies,
-    /// Of the outstanding: tries whose query was answered by another server.
-    delivered: u32,
+    cases: Cases,
+    later: Later,
+    /// The case of the packet at hand.
+    case: Case,
+    limits: Limits,
+    script: Option<Box<dyn Script>>,
+    /// By local slot: addresses that wildcard listeners were asked on.
+    locals: Vec<[u8; 16]>,
+    /// What the configuration wants done that a plain query need not pay for.
+    wants: Wants,
+    /// A query that timed out meets its rules in here.
+    buffer: Vec<u8>,
+    /// When the script was last let do what it does every second.
+    maintained: Tick,
+    /// Of the outstanding: tries whose answer no client waits for.
+    unawaited: u32,
     /// By slot: backends this shard has a table (and its engine sockets) for.
     attached: Vec<Option<Attached>>,
     /// Attached slots that the snapshot does not have.
     retiring: Vec<BackendSlot>,
     /// By pool: saved second tries, parts per million of one.
     retry_savings: Vec<u64>,
+}
+
+/// What a configuration wants of queries and answers; found out once, when it is adopted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wants {
+    /// Queries meet rules, a script, or servers that want the client's subnet.
+    rules: bool,
+    /// Answers are looked at.
+    answers: bool,
+    /// Rules of answers see what was known of the query.
+    cases: bool,
+    /// Queries are kept, to be asked again or for their letter case.
+    queries: bool,
+}
+
+impl Wants {
+    fn of(snapshot: &Snapshot) -> Self {
+        let chains = &snapshot.chains;
+        let restarts = |r: &rules::Rule<ResponseAction>| {
+            matches!(r.action, ResponseAction::Restart(..) | ResponseAction::Lua(_))
+        };
+        let subnets = snapshot.backends.iter().flatten().any(|b| b.use_client_subnet);
+        let answers = !chains.response.is_empty();
+        Self {
+            rules: !chains.query.is_empty() || subnets || snapshot.script.is_some(),
+            answers: answers || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
+            cases: snapshot.script.is_some() && answers,
+            queries: !chains.timeout.is_empty()
+                || snapshot.globals.fixup_case
+                || chains.response.rules().iter().any(restarts),
+        }
+    }
 }
 
 /// What a shard keeps of a backend over snapshots.
@@ -90,8 +148,16 @@ impl Shard {
             rng,
             hasher,
             outstanding: Outstanding::default(),
-            copies: Copies::default(),
-            delivered: 0,
+            cases: Cases::default(),
+            later: Later::default(),
+            case: Case::default(),
+            limits: Limits::default(),
+            script: None,
+            locals: Vec::new(),
+            wants: Wants::default(),
+            buffer: Vec::new(),
+            maintained: Tick(0),
+            unawaited: 0,
             attached: Vec::new(),
             retiring: Vec::new(),
             retry_savings: Vec::new(),
@@ -115,7 +181,13 @@ impl Shard {
     }
 
     fn adopt(&mut self, snapshot: &Arc<Snapshot>) {
+        let running = self.snapshot.script.as_ref().map(|s| s.identity());
+        if self.script.is_none() || snapshot.script.as_ref().map(|s| s.identity()) != running {
+            self.script = snapshot.script.as_ref().and_then(|s| s.start(self.index));
+        }
         self.snapshot = snapshot.clone();
+        self.wants = Wants::of(snapshot);
+        snapshot.rules_fresh.iter().for_each(|slot| self.page().rule_hits(*slot).reset());
         self.outstanding.renew_queues();
         for backend in snapshot.backends.iter().flatten() {
             self.attach(backend);
@@ -179,63 +251,25 @@ impl Shard {
         let Some(question) = Question::parse(message) else {
             return self.drop(DropReason::QueryMalformed);
         };
-        let pool = PoolSlot(0);
-        let asked =
-            Asked { client: from, client_id: header.id(), question: self.hash(&question), copy: NO_COPY };
+        let asked = Asked {
+            client: from,
+            client_id: header.id(),
+            question: self.hash(&question),
+            case: NO_CASE,
+            pool: PoolSlot(0),
+        };
+        if self.wants.rules {
+            let facts = Facts::from_question(&question);
+            return self.rule_query(asked, facts, packet);
+        }
         let subject = Subject { qname: question.qname, client: &from.peer };
-        match self.selector.select(&self.snapshot, pool, &subject, &[], &mut self.rng) {
-            Some(backend) => self.lob(backend, pool, asked, packet),
+        match self.selector.select(&self.snapshot, asked.pool, &subject, &[], &mut self.rng) {
+            Some(backend) => self.lob(backend, asked, packet),
             None if self.snapshot.globals.servfail_when_no_server => {
                 self.answer(from, packet, rcode::SERVFAIL)
             }
             None => self.drop(DropReason::NoServer),
         }
-    }
-
-    /// Sends a query to the chosen backend.
-    fn lob(
-        &mut self,
-        backend: BackendSlot,
-        pool: PoolSlot,
-        mut asked: Asked,
-        packet: &mut Packet<'_>,
-    ) -> Verdict {
-        let mut queue = None;
-        let waits = self.attached.get(backend.index()).copied().flatten().map(|a| a.timeout);
-        // A second try after the server's own time-out would only make that longer.
-        let retry = self.snapshot.pool(pool).retry.filter(|r| waits.is_some_and(|w| r.after < w));
-        if let Some(retry) = retry {
-            let savings = &mut self.retry_savings[pool.index()];
-            *savings = (*savings + u64::from(retry.budget_ppm)).min(RETRY_SAVINGS_MAX);
-            asked.copy = self.copies.keep(packet.bytes(), pool);
-            if asked.copy != NO_COPY {
-                queue = self.outstanding.queue(retry.after);
-            }
-        }
-        match self.claim(backend, asked, queue) {
-            Some(key) => {
-                edit::set_id(packet.bytes_mut(), key.id);
-                Verdict::Forward(key.route)
-            }
-            None => {
-                self.copies.release(asked.copy);
-                self.page().backend(backend).send_errors.add(1);
-                self.drop(DropReason::OutstandingFull)
-            }
-        }
-    }
-
-    fn claim(&mut self, backend: BackendSlot, asked: Asked, queue: Option<Queue>) -> Option<Key> {
-        let max = self.snapshot.backend(backend)?.outstanding_max;
-        let queue = match queue {
-            Some(queue) => queue,
-            None => self.attached.get(backend.index()).copied().flatten()?.queue,
-        };
-        let terms = Terms { max, now: self.now, batch: self.batch, queue };
-        let key = self.outstanding.claim(backend, asked, terms, &mut self.rng)?;
-        self.selector.claimed(backend);
-        self.page().backend(backend).queries.add(1);
-        Some(key)
     }
 
     /// A backend's answer. It is edited into the answer for the client.
@@ -269,192 +303,49 @@ impl Shard {
                 return self.unexpected(from, DropReason::ResponseMismatch);
             }
         }
-        if known.asked.copy == DELIVERED {
-            return self.came_second(key, known, code);
+        match known.asked.case {
+            DELIVERED => return self.came_unawaited(key, known, code, DropReason::ResponseDuplicate),
+            TEED => return self.came_unawaited(key, known, code, DropReason::TeeAnswer),
+            _ => {}
         }
         self.settle(key, known, code);
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
-        Verdict::Deliver(known.asked.client)
-    }
-
-    fn settle(&mut self, key: Key, known: Known, code: u8) {
-        self.count_answer(key, known, code);
-        self.page().responses.add(1);
-        self.copies.release(known.asked.copy);
-        if let Some(twin) = known.twin {
-            self.let_go(twin);
+        if known.asked.case == NO_CASE && !self.wants.answers {
+            self.page().responses.add(1);
+            return Verdict::Deliver(known.asked.client);
         }
-    }
-
-    fn count_answer(&mut self, key: Key, known: Known, code: u8) {
-        let backend = key.route.backend;
-        let latency = self.now.since(known.claimed_at);
-        self.outstanding.settle(key);
-        self.selector.settled(backend, Some(latency));
-        let counts = self.page().backend(backend);
-        counts.responses.add(1);
-        counts.latency.record(latency.0);
-        if code == rcode::SERVFAIL {
-            counts.servfails.add(1);
-        }
-    }
-
-    /// The other try of a query that is answered: its server still owes an answer, which tells of
-    /// its health. Were it let go, a server that never answers would look idle and fast.
-    fn let_go(&mut self, twin: Key) {
-        if self.outstanding.deliver(twin) {
-            self.delivered += 1;
-        }
-    }
-
-    /// The answer of a try that lost the race.
-    fn came_second(&mut self, key: Key, known: Known, code: u8) -> Verdict {
-        self.delivered -= 1;
-        self.count_answer(key, known, code);
-        self.drop(DropReason::ResponseDuplicate)
-    }
-
-    /// A try that lost the race and whose server never answered: its loss, not the client's.
-    fn never_came(&mut self, key: Key) {
-        self.delivered -= 1;
-        self.outstanding.expire(key);
-        self.selector.settled(key.route.backend, None);
-        self.page().backend(key.route.backend).timeouts.add(1);
-    }
-
-    /// The kernel would not send this query (its packet is as `on_query` or `on_tick` left it):
-    /// it goes to another server, none of `refused`, or is dropped.
-    pub fn on_unsent(&mut self, route: Route, packet: &mut Packet<'_>, refused: &[BackendSlot]) -> Verdict {
-        let Some(header) = Header::parse(packet.bytes()) else {
-            return self.drop(DropReason::QuerySendError);
-        };
-        let key = Key { route, id: header.id() };
-        let Found::Live(known) = self.outstanding.find(key) else {
-            return self.drop(DropReason::QuerySendError);
-        };
-        self.page().backend(route.backend).send_errors.add(1);
-        self.outstanding.release(key);
-        self.selector.settled(route.backend, None);
-        if let Some(twin) = known.twin {
-            // The first try is still out: it goes on alone.
-            self.outstanding.unpair(twin);
-            return Verdict::Drop(DropReason::QuerySendError);
-        }
-        let pool = match self.copies.kept(known.asked.copy) {
-            Some((_, pool)) => pool,
-            None => self.pool_of(route.backend),
-        };
-        self.copies.release(known.asked.copy);
-        let other = Question::parse(packet.bytes()).and_then(|question| {
-            let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
-            self.selector.select(&self.snapshot, pool, &subject, refused, &mut self.rng)
-        });
-        let asked = Asked { copy: NO_COPY, ..known.asked };
-        match other.and_then(|backend| self.claim(backend, asked, None)) {
-            Some(second) => {
-                edit::set_id(packet.bytes_mut(), second.id);
-                Verdict::Forward(second.route)
-            }
-            None => self.drop(DropReason::QuerySendError),
-        }
-    }
-
-    /// The kernel would not send this query to any server that could be tried.
-    pub fn abandon(&mut self, route: Route, packet: &Packet<'_>) {
-        let Some(header) = Header::parse(packet.bytes()) else { return };
-        let key = Key { route, id: header.id() };
-        if matches!(self.outstanding.find(key), Found::Live(_)) {
-            self.page().backend(route.backend).send_errors.add(1);
-            self.outstanding.release(key);
-            self.selector.settled(route.backend, None);
-            self.drop(DropReason::QuerySendError);
-        }
-    }
-
-    /// A pool that has this backend. Cold: only asked when the kernel refused a packet.
-    fn pool_of(&self, backend: BackendSlot) -> PoolSlot {
-        let at = self.snapshot.pools.iter().position(|p| p.members.contains(&backend)).unwrap_or(0);
-        PoolSlot(at as u16)
+        self.rule_response(key, known, packet)
     }
 
     /// Does what is due, publishes this shard's counts, and emits the packets that come of it.
     pub fn on_tick(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
         while let Some((key, known)) = self.outstanding.due(self.now) {
-            match known.asked.copy {
-                NO_COPY => self.give_up(key, known),
-                DELIVERED => self.never_came(key),
-                _ => self.try_second(key, known, out),
+            match known.asked.case {
+                DELIVERED | TEED => self.never_came(key),
+                NO_CASE => self.give_up(key, known, out),
+                case if self.cases.take_retry(case) => self.try_second(key, known, out),
+                _ => self.give_up(key, known, out),
             }
         }
+        self.send_copies(out);
+        self.later.release(self.now, out);
         self.selector.publish();
         let page = self.page();
         page.outstanding_total.store(self.outstanding(), Relaxed);
         page.heartbeat.store(self.batch, Relaxed);
-    }
-
-    fn give_up(&mut self, key: Key, known: Known) {
-        let backend = key.route.backend;
-        self.outstanding.expire(key);
-        self.selector.settled(backend, None);
-        self.page().backend(backend).timeouts.add(1);
-        match known.twin {
-            // The other try may still be answered; it counts the loss if not.
-            Some(twin) => self.outstanding.unpair(twin),
-            None => {
-                self.drop(DropReason::Timeout);
-            }
-        }
-    }
-
-    /// The first server is slow: asks a second one too, and takes whichever answers first.
-    fn try_second(&mut self, first: Key, known: Known, out: &mut dyn FnMut(Verdict, &mut [u8])) {
-        let copy = known.asked.copy;
-        self.outstanding.unpair(first);
-        let pool = self.copies.kept(copy).map_or(PoolSlot(0), |k| k.1);
-        let after = self.snapshot.pool(pool).retry.map_or(TickDelta(0), |r| r.after);
-        let attached = self.attached.get(first.route.backend.index()).copied().flatten();
-        let timeout = attached.map_or(after, |a| a.timeout);
-        let left = TickDelta(timeout.0.saturating_sub(after.0).max(1_000_000));
-        match self.outstanding.queue(left) {
-            Some(queue) => self.outstanding.rearm(first, self.now, queue),
-            None => {
-                self.copies.release(copy);
-                return self.give_up(first, known);
-            }
-        }
-        if let Some(second) = self.claim_second(first, known) {
-            self.outstanding.pair(first, second);
-            self.page().retries.add(1);
-            if let Some((query, _)) = self.copies.kept(copy) {
-                edit::set_id(query, second.id);
-                out(Verdict::Forward(second.route), query);
-            }
-        }
-        self.copies.release(copy);
-    }
-
-    fn claim_second(&mut self, first: Key, known: Known) -> Option<Key> {
-        let (query, pool) = self.copies.kept(known.asked.copy)?;
-        let savings = self.retry_savings.get(pool.index())?.checked_sub(u64::from(PPM))?;
-        let question = Question::parse(query)?;
-        let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
-        let avoid = [first.route.backend];
-        let backend = self.selector.select(&self.snapshot, pool, &subject, &avoid, &mut self.rng)?;
-        let second = self.claim(backend, Asked { copy: NO_COPY, ..known.asked }, None)?;
-        self.retry_savings[pool.index()] = savings;
-        Some(second)
+        self.maintain();
     }
 
     /// When [`Shard::on_tick`] has something to do, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.outstanding.next_deadline()
+        [self.outstanding.next_deadline(), self.later.next_deadline()].into_iter().flatten().min()
     }
 
     /// Queries whose client waits for an answer.
     #[must_use]
-    pub const fn outstanding(&self) -> u32 {
-        self.outstanding.live() - self.delivered
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding.live() - self.unawaited + self.later.held()
     }
 
     /// Longer than any query can be outstanding: two tries, and what time-outs may be late.
@@ -489,7 +380,7 @@ impl Shard {
     pub fn check_invariants(&self) {
         self.outstanding.check_invariants();
         if self.outstanding.live() == 0 {
-            assert_eq!(self.copies.in_use(), 0, "no copy outlives its query");
+            assert_eq!(self.cases.open_count(), 0, "no case outlives its query");
         }
     }
 
@@ -499,9 +390,8 @@ impl Shard {
     }
 
     fn answer(&self, to: Client, packet: &mut Packet<'_>, code: u8) -> Verdict {
-        let globals = &self.snapshot.globals;
-        let own = AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload };
-        if !edit::answer_empty(packet, code, own) {
+        let flags = Flags { ra: Some(false), ..Flags::default() };
+        if !answer::rcode(packet, u16::from(code), &flags, answer_edns(&self.snapshot)) {
             return self.drop(DropReason::QueryShort);
         }
         self.page().self_answered.add(1);
@@ -524,4 +414,10 @@ impl Shard {
         hasher.write_u64(length | u64::from(question.qtype) << 16 | u64::from(question.qclass));
         hasher.finish()
     }
+}
+
+/// EDNS of answers of our own.
+const fn answer_edns(snapshot: &Snapshot) -> AnswerEdns {
+    let globals = &snapshot.globals;
+    AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload }
 }

@@ -15,7 +15,7 @@
 
 mod timers;
 
-use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
+use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, Route, SocketSlot};
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
 
@@ -45,12 +45,12 @@ enum State {
     Expired,
 }
 
-/// No copy of the query is kept.
-pub const NO_COPY: u32 = u32::MAX;
+/// Nothing is kept of the query besides its slot.
+pub const NO_CASE: u32 = u32::MAX;
 /// The query was answered by another server; this one's answer is only counted.
 pub const DELIVERED: u32 = u32::MAX - 1;
-/// No twin: no backend has this slot.
-const NO_TWIN: u16 = u16::MAX;
+/// The query is a copy whose answer nobody waits for.
+pub const TEED: u32 = u32::MAX - 2;
 
 /// One query.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +60,10 @@ struct Slot {
     claimed_at: Tick,
     client: Client,
     bucket: u32,
-    copy: u32,
+    case: u32,
     client_id: u16,
     id: u16,
-    twin_backend: u16,
-    twin_id: u16,
-    twin_socket: u8,
+    pool: PoolSlot,
     socket: u8,
     queue: u8,
     state: State,
@@ -83,12 +81,10 @@ const FREE: Slot = Slot {
         local: LocalSlot::LISTENER,
     },
     bucket: 0,
-    copy: NO_COPY,
+    case: NO_CASE,
     client_id: 0,
     id: 0,
-    twin_backend: NO_TWIN,
-    twin_id: 0,
-    twin_socket: 0,
+    pool: PoolSlot(0),
     socket: 0,
     queue: 0,
     state: State::Free,
@@ -100,15 +96,13 @@ impl Slot {
     }
 
     const fn asked(&self) -> Asked {
-        Asked { client: self.client, client_id: self.client_id, question: self.question, copy: self.copy }
-    }
-
-    const fn twin(&self) -> Option<Key> {
-        if self.twin_backend == NO_TWIN {
-            return None;
+        Asked {
+            client: self.client,
+            client_id: self.client_id,
+            question: self.question,
+            case: self.case,
+            pool: self.pool,
         }
-        let route = Route { backend: BackendSlot(self.twin_backend), socket: SocketSlot(self.twin_socket) };
-        Some(Key { route, id: self.twin_id })
     }
 }
 
@@ -121,8 +115,10 @@ pub struct Asked {
     pub client_id: u16,
     /// Keyed hash of the question.
     pub question: u64,
-    /// Where a copy of the query is kept, or [`NO_COPY`].
-    pub copy: u32,
+    /// What else is kept of it: a number in [`Cases`](super::cases::Cases), or [`NO_CASE`].
+    pub case: u32,
+    /// The pool that was to answer it.
+    pub pool: PoolSlot,
 }
 
 /// On which terms a query waits.
@@ -145,8 +141,6 @@ pub struct Known {
     pub asked: Asked,
     /// When it was sent.
     pub claimed_at: Tick,
-    /// The same query at another server.
-    pub twin: Option<Key>,
 }
 
 /// What an id on a socket means.
@@ -300,12 +294,10 @@ impl Outstanding {
                         now,
                         Key { route: Route { backend, socket: SocketSlot(socket) }, id },
                     ),
-                    copy: asked.copy,
+                    case: asked.case,
                     client_id: asked.client_id,
                     id,
-                    twin_backend: NO_TWIN,
-                    twin_id: 0,
-                    twin_socket: 0,
+                    pool: asked.pool,
                     socket,
                     queue: queue.number(),
                     state: State::Live,
@@ -329,9 +321,7 @@ impl Outstanding {
         match self.slot(key) {
             None => Found::Foreign,
             Some(slot) => match slot.state {
-                State::Live => {
-                    Found::Live(Known { asked: slot.asked(), claimed_at: slot.claimed_at, twin: slot.twin() })
-                }
+                State::Live => Found::Live(Known { asked: slot.asked(), claimed_at: slot.claimed_at }),
                 State::Settled => Found::Settled,
                 State::Expired => Found::Expired,
                 State::Free => Found::Foreign,
@@ -369,30 +359,10 @@ impl Outstanding {
         }
     }
 
-    /// Ties two tries of one query together.
-    pub fn pair(&mut self, first: Key, second: Key) {
-        for (one, other) in [(first, second), (second, first)] {
-            if let Some(slot) = self.slot_mut(one) {
-                slot.twin_backend = other.route.backend.0;
-                slot.twin_socket = other.route.socket.0;
-                slot.twin_id = other.id;
-            }
-        }
-    }
-
-    /// Forgets a query's twin and its copy: it goes on alone.
-    pub fn unpair(&mut self, key: Key) {
-        if let Some(slot) = self.slot_mut(key) {
-            slot.twin_backend = NO_TWIN;
-            slot.copy = NO_COPY;
-        }
-    }
-
-    /// Marks a live query as answered by its twin; false when it is not live.
+    /// Marks a live query as answered by another server; false when it is not live.
     pub fn deliver(&mut self, key: Key) -> bool {
         let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
-        slot.twin_backend = NO_TWIN;
-        slot.copy = DELIVERED;
+        slot.case = DELIVERED;
         true
     }
 
@@ -426,10 +396,7 @@ impl Outstanding {
                 && slot.queue == queue
                 && slot.bucket == bucket
             {
-                return Some((
-                    key,
-                    Known { asked: slot.asked(), claimed_at: slot.claimed_at, twin: slot.twin() },
-                ));
+                return Some((key, Known { asked: slot.asked(), claimed_at: slot.claimed_at }));
             }
         }
         None

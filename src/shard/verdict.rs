@@ -13,6 +13,8 @@ pub enum Verdict {
     Drop(DropReason),
     /// Send the packet to the backend.
     Forward(Route),
+    /// Forget the packet: the shard has copied it, and hands it out when its time has come.
+    Hold,
 }
 
 macro_rules! drop_reasons {
@@ -58,6 +60,20 @@ drop_reasons! {
     Oversized = "oversized",
     /// Dropped by a rule.
     Rule = "rule",
+    /// An answer dropped by a rule.
+    ResponseRule = "response-rule",
+    /// An answer of our own for which its buffer has no room.
+    AnswerTooLong = "answer-too-long",
+    /// A query changed by rules for which there is no room to remember it.
+    CasesFull = "cases-full",
+    /// An answer to be held back, with too many held back already.
+    DelayFull = "delay-full",
+    /// A copy of a query for a second server, with too many on their way.
+    TeeFull = "tee-full",
+    /// The answer to such a copy.
+    TeeAnswer = "tee-answer",
+    /// A line for a query log that is not written fast enough.
+    LogFull = "log-full",
     /// No usable server in the pool.
     NoServer = "no-server",
     /// The chosen server's table of outstanding queries is full.

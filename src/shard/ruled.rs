@@ -1,0 +1,327 @@
+//! The longer path: of packets that meet rules, a script, or servers that want more of them than
+//! their octets. The scene is set, the chain walked, and the packet goes on as any other.
+
+use super::act::{self, Hands, Outcome, Reply};
+use super::case::{self, Added, EcsWish};
+use super::outstanding::{Asked, Key, Known, NO_CASE, TEED};
+use super::policy::Subject;
+use super::rules::scene::{Answered, Env, Facts, Scene};
+use super::verdict::{DropReason, Verdict};
+use super::{Shard, answer_edns};
+use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, mapped};
+use crate::config::snapshot::Snapshot;
+use crate::packet::Packet;
+use crate::time::TickDelta;
+use crate::wire::answer::{self, Flags};
+use crate::wire::query::Question;
+use crate::wire::{ecs, edit};
+
+/// Between two calls of the script's `maintenance`.
+const MAINTENANCE: TickDelta = TickDelta::from_ms(1_000);
+/// UDP payload size in an OPT record that is added for a client subnet, octets.
+const OPT_PAYLOAD: u16 = 1232;
+/// Octets of a buffer in which a query that timed out meets its rules.
+const BUFFER: usize = 4_096;
+
+impl Shard {
+    /// A query that meets rules.
+    pub(super) fn rule_query(&mut self, asked: Asked, facts: Facts, packet: &mut Packet<'_>) -> Verdict {
+        let from = asked.client;
+        self.case.reset(self.now, ecs_wish(&self.snapshot), case::flags_of(packet.bytes()));
+        let outcome = self.stage(from, facts, None, packet, act::query);
+        match outcome {
+            Outcome::Drop(reason) => self.drop(reason),
+            Outcome::Answered => self.answered(from, packet),
+            Outcome::Forward => self.forward(asked, packet),
+        }
+    }
+
+    /// On to a server of the pool in the case.
+    fn forward(&mut self, mut asked: Asked, packet: &mut Packet<'_>) -> Verdict {
+        asked.pool = self.case.pool;
+        let Some(question) = Question::parse(packet.bytes()) else {
+            return self.drop(DropReason::QueryMalformed);
+        };
+        if !self.case.original.is_empty() {
+            asked.question = self.hash(&question);
+        }
+        let Some(backend) = self.choose(asked, packet) else {
+            return self.no_server(asked.client, packet);
+        };
+        self.add_subnet(backend, asked.client, packet);
+        if self.wants.cases || !self.case.is_plain(case::flags_of(packet.bytes())) {
+            match self.cases.open(&mut self.case) {
+                Some(case) => asked.case = case,
+                None => return self.drop(DropReason::CasesFull),
+            }
+        }
+        self.lob(backend, asked, packet)
+    }
+
+    /// A server of the pool for this query.
+    fn choose(&mut self, asked: Asked, packet: &mut Packet<'_>) -> Option<BackendSlot> {
+        // An unknown pool has no server.
+        if asked.pool.index() >= self.snapshot.pools.len() {
+            return None;
+        }
+        let question = Question::parse(packet.bytes())?;
+        let subject = Subject { qname: question.qname, client: &asked.client.peer };
+        self.selector.select(&self.snapshot, asked.pool, &subject, &[], &mut self.rng)
+    }
+
+    fn no_server(&mut self, to: Client, packet: &mut Packet<'_>) -> Verdict {
+        if !self.snapshot.globals.servfail_when_no_server {
+            return self.drop(DropReason::NoServer);
+        }
+        let facts = Facts::of(packet.bytes());
+        let outcome = self.stage(to, facts, None, packet, |scene, env, hands| {
+            let limit = act::payload_limit(scene);
+            let flags = Flags { ra: Some(false), ..Flags::default() };
+            case::set_flags(scene.packet.bytes_mut(), scene.case.flags);
+            if answer::rcode(scene.packet, act::NO_SERVER, &flags, hands.edns) {
+                act::self_answered(scene, env, hands, limit)
+            } else {
+                Outcome::Drop(DropReason::AnswerTooLong)
+            }
+        });
+        match outcome {
+            Outcome::Drop(reason) => self.drop(reason),
+            Outcome::Answered | Outcome::Forward => self.answered(to, packet),
+        }
+    }
+
+    /// An answer of our own leaves, at once or later.
+    fn answered(&mut self, to: Client, packet: &mut Packet<'_>) -> Verdict {
+        self.page().self_answered.add(1);
+        if self.case.delay == TickDelta::default() {
+            return Verdict::Answer(to);
+        }
+        self.hold(Verdict::Answer(to), packet)
+    }
+
+    fn hold(&mut self, verdict: Verdict, packet: &Packet<'_>) -> Verdict {
+        if self.case.delay == TickDelta::default() || self.case.protocol.is_stream() {
+            return verdict;
+        }
+        if self.later.hold(self.now + self.case.delay, verdict, packet.bytes()) {
+            return Verdict::Hold;
+        }
+        self.drop(DropReason::DelayFull)
+    }
+
+    /// Adds the client's subnet for a server that wants it.
+    fn add_subnet(&mut self, backend: BackendSlot, client: Client, packet: &mut Packet<'_>) {
+        let wish = self.case.ecs;
+        let wants = self.snapshot.backend(backend).is_some_and(|b| b.use_client_subnet);
+        if !wants || !wish.wanted {
+            return;
+        }
+        let address = wish.instead.unwrap_or(client.peer.ip);
+        match ecs::set(packet, address, wish.v4, wish.v6, wish.replace, OPT_PAYLOAD) {
+            ecs::Outcome::OptAdded => self.case.added = Added::Opt,
+            // An option beside one that a rule added goes with its record.
+            ecs::Outcome::OptionAdded if self.case.added == Added::Nothing => self.case.added = Added::Ecs,
+            ecs::Outcome::OptionAdded
+            | ecs::Outcome::Left
+            | ecs::Outcome::Replaced
+            | ecs::Outcome::Failed => {}
+        }
+    }
+
+    /// An answer that meets rules, or whose query had a case. The try is settled already.
+    pub(super) fn rule_response(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> Verdict {
+        let asked = known.asked;
+        if let Some(case) = self.cases.case(asked.case) {
+            std::mem::swap(&mut self.case, case);
+        } else {
+            self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), case::flags_of(packet.bytes()));
+        }
+        if self.snapshot.globals.fixup_case
+            && let Some(question) = self.cases.query(asked.case).and_then(|q| Question::parse(q))
+        {
+            answer::fixup_case(packet.bytes_mut(), question.qname);
+        }
+        let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
+        let facts = Facts::of(packet.bytes());
+        let had_case = asked.case != NO_CASE;
+        let reply = self.stage(asked.client, facts, Some(by), packet, |scene, env, hands| {
+            if had_case {
+                act::restore(scene);
+            }
+            let reply = act::walk_response(&env.snapshot.chains.response, scene, env, hands);
+            if reply == Reply::Deliver {
+                act::finish(scene, env);
+            }
+            reply
+        });
+        if let Reply::Restart(pool) = reply {
+            return self.restart(asked, pool, packet);
+        }
+        self.cases.close(asked.case);
+        match reply {
+            Reply::Drop(reason) => self.drop(reason),
+            Reply::Deliver | Reply::Restart(_) => {
+                self.page().responses.add(1);
+                self.hold(Verdict::Deliver(asked.client), packet)
+            }
+        }
+    }
+
+    /// Asks again, in another pool, with the query that was kept.
+    fn restart(&mut self, mut asked: Asked, pool: PoolSlot, packet: &mut Packet<'_>) -> Verdict {
+        self.case.restarts = self.case.restarts.saturating_add(1);
+        self.case.pool = pool;
+        asked.pool = pool;
+        let kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
+        let backend = if kept { self.choose(asked, packet) } else { None };
+        let Some(backend) = backend else {
+            self.cases.close(asked.case);
+            return if kept { self.no_server(asked.client, packet) } else { self.drop(DropReason::NoServer) };
+        };
+        // The case goes on; what is in the table is the memory of another.
+        if let Some(case) = self.cases.case(asked.case) {
+            std::mem::swap(&mut self.case, case);
+        }
+        match self.claim(backend, asked, None) {
+            Some(key) => {
+                edit::set_id(packet.bytes_mut(), key.id);
+                Verdict::Forward(key.route)
+            }
+            None => {
+                self.cases.close(asked.case);
+                self.drop(DropReason::OutstandingFull)
+            }
+        }
+    }
+
+    /// No server answered in time: the rules for that may ask again, or let the query go.
+    pub(super) fn timed_out(&mut self, key: Key, known: Known, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        let asked = known.asked;
+        if self.snapshot.chains.timeout.is_empty() || self.cases.query(asked.case).is_none() {
+            self.cases.close(asked.case);
+            self.drop(DropReason::Timeout);
+            return;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(BUFFER, 0);
+        let mut packet = Packet::new(&mut buffer, 0, 0);
+        if let Some(query) = self.cases.query(asked.case) {
+            // Kept queries are shorter than the buffer.
+            let _ = packet.replace(query);
+        }
+        if let Some(case) = self.cases.case(asked.case) {
+            std::mem::swap(&mut self.case, case);
+        }
+        let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
+        let facts = Facts::of(packet.bytes());
+        let reply = self.stage(asked.client, facts, Some(by), &mut packet, |scene, env, hands| {
+            act::walk_response(&env.snapshot.chains.timeout, scene, env, hands)
+        });
+        match reply {
+            Reply::Restart(pool) => match self.restart(asked, pool, &mut packet) {
+                Verdict::Drop(_) | Verdict::Hold => {}
+                verdict => out(verdict, packet.bytes_mut()),
+            },
+            Reply::Deliver | Reply::Drop(_) => {
+                self.cases.close(asked.case);
+                self.drop(DropReason::Timeout);
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Sets the scene for a packet and lets `play` happen on it.
+    fn stage<T>(
+        &mut self,
+        client: Client,
+        facts: Facts,
+        answered: Option<Answered>,
+        packet: &mut Packet<'_>,
+        play: impl FnOnce(&mut Scene<'_, '_>, &mut Env<'_>, &mut Hands<'_>) -> T,
+    ) -> T {
+        let local = self.local(client);
+        let mut scene = Scene { packet, facts, case: &mut self.case, client, local, answered };
+        let mut env = Env {
+            now: self.now,
+            snapshot: &self.snapshot,
+            limits: &mut self.limits,
+            rng: &mut self.rng,
+            farm: &self.selector,
+            script: self.script.as_deref_mut(),
+        };
+        let mut hands = Hands {
+            page: &self.board.shards()[self.index],
+            later: &mut self.later,
+            edns: answer_edns(&self.snapshot),
+        };
+        play(&mut scene, &mut env, &mut hands)
+    }
+
+    /// The address and port that a client asked.
+    fn local(&self, client: Client) -> Endpoint {
+        let listener = self.snapshot.listeners.iter().find(|l| l.slot == client.listener);
+        let mut local = listener.map_or(Endpoint { ip: [0; 16], scope: 0, port: 0 }, |l| l.address.into());
+        if client.local != LocalSlot::LISTENER
+            && let Some(ip) = self.locals.get(client.local.index())
+        {
+            local.ip = *ip;
+        }
+        local
+    }
+
+    /// A wildcard listener was asked on a local address, for the first time: which one it is.
+    pub fn on_local(&mut self, slot: LocalSlot, ip: [u8; 16]) {
+        if self.locals.len() <= slot.index() {
+            self.locals.resize(slot.index() + 1, mapped(std::net::Ipv4Addr::UNSPECIFIED.into()));
+        }
+        self.locals[slot.index()] = ip;
+    }
+
+    /// Sends the copies that rules have made.
+    pub(super) fn send_copies(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        const NOBODY: Client = Client {
+            peer: Endpoint { ip: [0; 16], scope: 0, port: 0 },
+            listener: ListenerSlot(0),
+            local: LocalSlot::LISTENER,
+        };
+        while let Some((backend, mut octets, len)) = self.later.take_copy() {
+            let question = Question::parse(&octets[..len]).map_or(0, |q| self.hash(&q));
+            let asked = Asked { client: NOBODY, client_id: 0, question, case: TEED, pool: PoolSlot(0) };
+            match self.claim(backend, asked, None) {
+                Some(key) => {
+                    self.unawaited += 1;
+                    edit::set_id(&mut octets, key.id);
+                    out(Verdict::Forward(key.route), &mut octets[..len]);
+                }
+                None => {
+                    self.drop(DropReason::TeeFull);
+                }
+            }
+            self.later.put_back(octets);
+        }
+    }
+
+    /// Lets the script do what it does every second.
+    pub(super) fn maintain(&mut self) {
+        let Some(script) = &mut self.script else { return };
+        if self.now.since(self.maintained) < MAINTENANCE {
+            return;
+        }
+        self.maintained = self.now;
+        script.maintain(self.now);
+        let errors = script.errors();
+        let counted = self.page().script_errors.get();
+        self.page().script_errors.add(errors.saturating_sub(counted));
+    }
+}
+
+const fn ecs_wish(snapshot: &Snapshot) -> EcsWish {
+    let globals = &snapshot.globals;
+    EcsWish {
+        wanted: true,
+        replace: globals.ecs_override,
+        v4: globals.ecs_v4,
+        v6: globals.ecs_v6,
+        instead: None,
+    }
+}

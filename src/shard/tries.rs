@@ -1,0 +1,207 @@
+//! The tries of a query: to the chosen server, to a second one when that is slow, to another one
+//! when the kernel refuses, and giving up.
+
+use super::outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Queue, TEED, Terms};
+use super::policy::Subject;
+use super::verdict::{DropReason, Verdict};
+use super::{RETRY_SAVINGS_MAX, Shard};
+use crate::addr::{BackendSlot, Route};
+use crate::live::PPM;
+use crate::packet::Packet;
+use crate::time::TickDelta;
+use crate::wire::edit;
+use crate::wire::header::Header;
+use crate::wire::query::Question;
+
+impl Shard {
+    /// Sends a query to the chosen backend. Its case, if the query needs one, is in `self.case`.
+    pub(super) fn lob(&mut self, backend: BackendSlot, mut asked: Asked, packet: &mut Packet<'_>) -> Verdict {
+        let waits = self.attached.get(backend.index()).copied().flatten().map(|a| a.timeout);
+        // A second try after the server's own time-out would only make that longer.
+        let retry = self.snapshot.pool(asked.pool).retry.filter(|r| waits.is_some_and(|w| r.after < w));
+        let mut queue = None;
+        if let Some(retry) = retry {
+            let savings = &mut self.retry_savings[asked.pool.index()];
+            *savings = (*savings + u64::from(retry.budget_ppm)).min(RETRY_SAVINGS_MAX);
+        }
+        if asked.case == NO_CASE && (retry.is_some() || self.wants.queries) {
+            asked.case = self.cases.open(&mut self.case).unwrap_or(NO_CASE);
+        }
+        if retry.is_some() || self.wants.queries {
+            let kept = self.cases.keep_query(asked.case, packet.bytes(), retry.is_some());
+            if let Some(retry) = retry.filter(|_| kept) {
+                queue = self.outstanding.queue(retry.after);
+            }
+        }
+        match self.claim(backend, asked, queue) {
+            Some(key) => {
+                edit::set_id(packet.bytes_mut(), key.id);
+                Verdict::Forward(key.route)
+            }
+            None => {
+                self.cases.close(asked.case);
+                self.page().backend(backend).send_errors.add(1);
+                self.drop(DropReason::OutstandingFull)
+            }
+        }
+    }
+
+    pub(super) fn claim(&mut self, backend: BackendSlot, asked: Asked, queue: Option<Queue>) -> Option<Key> {
+        let max = self.snapshot.backend(backend)?.outstanding_max;
+        let queue = match queue {
+            Some(queue) => queue,
+            None => self.attached.get(backend.index()).copied().flatten()?.queue,
+        };
+        let terms = Terms { max, now: self.now, batch: self.batch, queue };
+        let key = self.outstanding.claim(backend, asked, terms, &mut self.rng)?;
+        self.cases.tried(asked.case, key);
+        self.selector.claimed(backend);
+        self.page().backend(backend).queries.add(1);
+        Some(key)
+    }
+
+    /// The kernel would not send this query (its packet is as `on_query` or `on_tick` left it):
+    /// it goes to another server, none of `refused`, or is dropped.
+    pub fn on_unsent(&mut self, route: Route, packet: &mut Packet<'_>, refused: &[BackendSlot]) -> Verdict {
+        let Some((key, known)) = self.unsent(route, packet) else {
+            return self.drop(DropReason::QuerySendError);
+        };
+        if matches!(known.asked.case, DELIVERED | TEED) {
+            self.unawaited -= 1;
+            return self.drop(DropReason::QuerySendError);
+        }
+        if self.cases.ended(known.asked.case, key).is_some() {
+            // The first try is still out: it goes on alone.
+            return Verdict::Drop(DropReason::QuerySendError);
+        }
+        let other = Question::parse(packet.bytes()).and_then(|question| {
+            let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
+            self.selector.select(&self.snapshot, known.asked.pool, &subject, refused, &mut self.rng)
+        });
+        match other.and_then(|backend| self.claim(backend, known.asked, None)) {
+            Some(second) => {
+                self.cases.take_retry(known.asked.case);
+                edit::set_id(packet.bytes_mut(), second.id);
+                Verdict::Forward(second.route)
+            }
+            None => {
+                self.cases.close(known.asked.case);
+                self.drop(DropReason::QuerySendError)
+            }
+        }
+    }
+
+    /// The kernel would not send this query to any server that could be tried.
+    pub fn abandon(&mut self, route: Route, packet: &Packet<'_>) {
+        if let Some((key, known)) = self.unsent(route, packet) {
+            if matches!(known.asked.case, DELIVERED | TEED) {
+                self.unawaited -= 1;
+            } else if self.cases.ended(known.asked.case, key).is_none() {
+                self.cases.close(known.asked.case);
+            }
+            self.drop(DropReason::QuerySendError);
+        }
+    }
+
+    /// Takes back the claim of a query that was not sent.
+    fn unsent(&mut self, route: Route, packet: &Packet<'_>) -> Option<(Key, Known)> {
+        let key = Key { route, id: Header::parse(packet.bytes())?.id() };
+        let Found::Live(known) = self.outstanding.find(key) else { return None };
+        self.page().backend(route.backend).send_errors.add(1);
+        self.outstanding.release(key);
+        self.selector.settled(route.backend, None);
+        Some((key, known))
+    }
+
+    /// Time is up for a try.
+    pub(super) fn give_up(&mut self, key: Key, known: Known, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        let backend = key.route.backend;
+        self.outstanding.expire(key);
+        self.selector.settled(backend, None);
+        self.page().backend(backend).timeouts.add(1);
+        // The other try may still be answered; it counts the loss if not.
+        if self.cases.ended(known.asked.case, key).is_none() {
+            self.timed_out(key, known, out);
+        }
+    }
+
+    /// The first server is slow: asks a second one too, and takes whichever answers first.
+    pub(super) fn try_second(&mut self, first: Key, known: Known, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        let after = self.snapshot.pool(known.asked.pool).retry.map_or(TickDelta(0), |r| r.after);
+        let attached = self.attached.get(first.route.backend.index()).copied().flatten();
+        let timeout = attached.map_or(after, |a| a.timeout);
+        let left = TickDelta(timeout.0.saturating_sub(after.0).max(1_000_000));
+        match self.outstanding.queue(left) {
+            Some(queue) => self.outstanding.rearm(first, self.now, queue),
+            None => return self.give_up(first, known, out),
+        }
+        if let Some(second) = self.claim_second(first, known) {
+            self.page().retries.add(1);
+            if let Some(query) = self.cases.query(known.asked.case) {
+                edit::set_id(query, second.id);
+                out(Verdict::Forward(second.route), query);
+            }
+        }
+    }
+
+    fn claim_second(&mut self, first: Key, known: Known) -> Option<Key> {
+        let pool = known.asked.pool;
+        let savings = self.retry_savings.get(pool.index())?.checked_sub(u64::from(PPM))?;
+        let subnet = self.snapshot.backend(first.route.backend).is_some_and(|b| b.use_client_subnet);
+        let question = Question::parse(self.cases.query(known.asked.case)?)?;
+        let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
+        let avoid = [first.route.backend];
+        let backend = self.selector.select(&self.snapshot, pool, &subject, &avoid, &mut self.rng)?;
+        // The query goes as it stands: with the client's subnet only to servers that want it.
+        if self.snapshot.backend(backend)?.use_client_subnet != subnet {
+            return None;
+        }
+        let second = self.claim(backend, known.asked, None)?;
+        self.retry_savings[pool.index()] = savings;
+        Some(second)
+    }
+
+    /// A try is answered: the other one, if there is one, is not waited for any more.
+    pub(super) fn settle(&mut self, key: Key, known: Known, code: u8) {
+        self.count_answer(key, known, code);
+        if let Some(twin) = self.cases.ended(known.asked.case, key) {
+            self.let_go(twin);
+        }
+    }
+
+    fn count_answer(&mut self, key: Key, known: Known, code: u8) {
+        let backend = key.route.backend;
+        let latency = self.now.since(known.claimed_at);
+        self.outstanding.settle(key);
+        self.selector.settled(backend, Some(latency));
+        let counts = self.page().backend(backend);
+        counts.responses.add(1);
+        counts.latency.record(latency.0);
+        if code == crate::wire::header::rcode::SERVFAIL {
+            counts.servfails.add(1);
+        }
+    }
+
+    /// The other try of a query that is answered: its server still owes an answer, which tells of
+    /// its health. Were it let go, a server that never answers would look idle and fast.
+    fn let_go(&mut self, twin: Key) {
+        if self.outstanding.deliver(twin) {
+            self.unawaited += 1;
+        }
+    }
+
+    /// An answer that no client waits for: of a try that lost the race, or to a copy.
+    pub(super) fn came_unawaited(&mut self, key: Key, known: Known, code: u8, reason: DropReason) -> Verdict {
+        self.unawaited -= 1;
+        self.count_answer(key, known, code);
+        self.drop(reason)
+    }
+
+    /// A try that no client waits for, and whose server never answered: its loss.
+    pub(super) fn never_came(&mut self, key: Key) {
+        self.unawaited -= 1;
+        self.outstanding.expire(key);
+        self.selector.settled(key.route.backend, None);
+        self.page().backend(key.route.backend).timeouts.add(1);
+    }
+}
