@@ -45,6 +45,8 @@
 //!     networks.rs      sets of networks
 //!     pattern.rs       regular expressions
 //!     limits.rs        token buckets, sets with an end
+//!       bucket.rs      one bucket for all shards, and what a shard holds of it
+//!       deadlines.rs   a bounded table: address to point in time
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
