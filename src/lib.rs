@@ -112,6 +112,8 @@
 //!     driver.rs        reads the board for it, and writes shares
 //!   stats.rs           adds up pages: readings, spans, percentiles
 //!     text.rs          the line of --stats, the dump of SIGUSR1
+//!     rules.rs         the rules with their hits
+//!   querylog.rs        writes what log actions have to say
 //!   systemd.rs         sd_notify, watchdog, passed sockets
 //!   watchdog.rs        a sign of life only while every shard turns
 //!   privileges.rs      -u, -g, capabilities

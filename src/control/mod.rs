@@ -29,6 +29,7 @@ use crate::control::feed::Feed;
 use crate::control::health::Due;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::probe::{Failed, Runner, Script};
+use crate::control::querylog::QueryLog;
 use crate::control::reload::{Opened, Reload};
 use crate::control::shards::{Doors, Shards};
 use crate::control::stats::{Gatherer, Reading};
@@ -52,6 +53,7 @@ pub mod log;
 pub mod plan;
 pub mod privileges;
 pub mod probe;
+pub mod querylog;
 pub mod reload;
 pub mod shards;
 pub mod stats;
@@ -250,6 +252,7 @@ struct Control<S> {
     /// When the shards have closed the sockets of listeners that ended.
     closing: BTreeMap<ListenerSlot, Tick>,
     figures: Figures,
+    querylog: QueryLog,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
     notifier: Notifier,
@@ -283,6 +286,7 @@ impl<S: Source> Control<S> {
             leaving: None,
             closing: BTreeMap::new(),
             figures: Figures::new(clock::now()),
+            querylog: QueryLog::default(),
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
@@ -334,6 +338,7 @@ impl<S: Source> Control<S> {
             let snapshot = self.feed.current();
             self.watch_at = now + watch_period(&snapshot);
             self.farm.watch(&snapshot, now);
+            self.querylog.write(self.feed.board(), self.settings.verbose);
         }
         if now >= self.figures.at(&self.settings) {
             self.print_line(now);
@@ -433,6 +438,7 @@ impl<S: Source> Control<S> {
                 self.script = plan.script;
                 self.settings = plan.settings;
                 log::set_verbose(self.settings.verbose);
+                self.querylog.reopen();
                 if self.serving {
                     self.source.accept();
                 }
@@ -490,6 +496,7 @@ impl<S: Source> Control<S> {
         let (total, recent, span) = self.figures.peek(self.feed.board(), &snapshot, now);
         let standing = |slot| self.farm.standing(slot);
         print(&stats::text::dump(&total, &recent, span, &snapshot, &standing));
+        print(&stats::rules::table(&snapshot, self.feed.board()));
     }
 
     /// Lets the shards finish what is outstanding, within the drain time.

@@ -15,6 +15,7 @@ use crate::live::{BUCKETS, Board, bucket_ns};
 use crate::shard::verdict::DropReason;
 use crate::time::Tick;
 
+pub mod rules;
 pub mod text;
 
 /// Every counter of the process at one moment, or (see [`Reading::since`]) over a span.
@@ -34,6 +35,8 @@ pub struct Reading {
     pub outstanding: u64,
     /// Times a shard was started again.
     pub restarts: u64,
+    /// Calls of Lua functions that ended in an error.
+    pub script_errors: u64,
     /// Drops, in the order of [`DropReason::ALL`].
     pub drops: [u64; DropReason::ALL.len()],
     /// The backends that were asked for.
@@ -74,6 +77,7 @@ impl Reading {
             retries: self.retries.saturating_sub(earlier.retries),
             outstanding: self.outstanding,
             restarts: self.restarts.saturating_sub(earlier.restarts),
+            script_errors: self.script_errors.saturating_sub(earlier.script_errors),
             drops: std::array::from_fn(|n| self.drops[n].saturating_sub(earlier.drops[n])),
             backends: self
                 .backends
@@ -175,6 +179,7 @@ impl Gatherer {
             sum.retries += page.retries.get();
             sum.outstanding += u64::from(page.outstanding_total.load(Relaxed));
             sum.restarts += u64::from(page.restarts.load(Relaxed));
+            sum.script_errors += page.script_errors.get();
             for reason in DropReason::ALL {
                 sum.drops[reason.index()] += page.dropped(reason).get();
             }

@@ -22,9 +22,10 @@ impl Locals {
         Self { by_slot: vec![Local { ip: [0; 16], interface: 0 }], slots: AHashMap::new() }
     }
 
-    pub(super) fn slot(&mut self, local: Local) -> Option<LocalSlot> {
+    /// The slot of an address, and whether it is a new one; none when the table is full.
+    pub(super) fn slot(&mut self, local: Local) -> Option<(LocalSlot, bool)> {
         if let Some(slot) = self.slots.get(&local) {
-            return Some(*slot);
+            return Some((*slot, false));
         }
         if self.by_slot.len() >= LOCALS_MAX {
             return None;
@@ -32,7 +33,12 @@ impl Locals {
         let slot = LocalSlot(self.by_slot.len() as u16);
         self.by_slot.push(local);
         self.slots.insert(local, slot);
-        Some(slot)
+        Some((slot, true))
+    }
+
+    /// All addresses with their slots.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LocalSlot, Local)> {
+        self.by_slot.iter().enumerate().skip(1).map(|(at, local)| (LocalSlot(at as u16), *local))
     }
 
     pub(super) fn local(&self, slot: LocalSlot) -> Option<Local> {

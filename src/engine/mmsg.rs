@@ -190,6 +190,7 @@ impl Engine {
             let snapshot = self.feed.load().clone();
             let rng = ShardRng::from_entropy(seed);
             self.shard = Shard::new(self.setup.index, self.board.clone(), snapshot, rng);
+            self.locals.iter().for_each(|(slot, local)| self.shard.on_local(slot, local.ip));
             // What was on its way belonged to the old shard's claims, and so did the sockets
             // towards servers that it was about to forget.
             self.outbox.forwards.clear();
@@ -283,10 +284,13 @@ impl Engine {
         if note == Note::PeerAndLocal
             && let Some(address) = self.queries.local(at)
         {
-            let Some(slot) = self.locals.slot(address) else {
+            let Some((slot, new)) = self.locals.slot(address) else {
                 self.shard.drop(DropReason::LocalTableFull);
                 return;
             };
+            if new {
+                self.shard.on_local(slot, address.ip);
+            }
             local = slot;
         }
         let mut packet = self.queries.packet(at);
@@ -299,7 +303,7 @@ impl Engine {
                 let parcel = Parcel { to: Some(to.peer), from, ..parcel };
                 self.outbox.deliveries.push((to.listener, parcel));
             }
-            Verdict::Drop(_) => {}
+            Verdict::Drop(_) | Verdict::Hold => {}
         }
     }
 
@@ -318,11 +322,16 @@ impl Engine {
                 continue;
             }
             let mut packet = self.responses.packet(at);
-            let verdict = self.shard.on_response(route, &mut packet);
-            if let Verdict::Deliver(to) = verdict {
-                let from = self.locals.local(to.local);
-                let parcel = Parcel { at, start: packet.start(), len: packet.len(), to: Some(to.peer), from };
-                self.outbox.deliveries.push((to.listener, parcel));
+            match self.shard.on_response(route, &mut packet) {
+                Verdict::Deliver(to) | Verdict::Answer(to) => {
+                    let from = self.locals.local(to.local);
+                    let (start, len) = (packet.start(), packet.len());
+                    self.outbox.deliveries.push((to.listener, Parcel { at, start, len, to: Some(to.peer), from }));
+                }
+                // Asked again, because of the answer.
+                Verdict::Forward(again) if self.sockets.send_one(again, packet.bytes()) => {}
+                Verdict::Forward(again) => resend(&mut self.shard, &self.sockets, again, &mut packet),
+                Verdict::Drop(_) | Verdict::Hold => {}
             }
         }
         self.received += count;
@@ -366,17 +375,30 @@ impl Engine {
         outbox.forwards.clear();
     }
 
-    /// Time-outs, second tries and published counts.
+    /// Time-outs, second tries, packets that were held back, and published counts.
     fn tick(&mut self) {
-        let sockets = &self.sockets;
+        let Self { shard, sockets, locals, responses, outbox, .. } = self;
         let mut refused: Vec<(Route, Vec<u8>)> = Vec::new();
-        self.shard.on_tick(&mut |verdict, octets| {
-            if let Verdict::Forward(route) = verdict
-                && !sockets.send_one(route, octets)
-            {
+        let mut late: Vec<(Client, Vec<u8>)> = Vec::new();
+        shard.on_tick(&mut |verdict, octets| match verdict {
+            Verdict::Forward(route) if !sockets.send_one(route, octets) => {
                 refused.push((route, octets.to_vec()));
             }
+            Verdict::Deliver(to) | Verdict::Answer(to) => late.push((to, octets.to_vec())),
+            Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
         });
+        // The buffers of answers are free between two rounds: late ones leave by them.
+        for batch in late.chunks(responses.capacity()) {
+            for (at, (to, octets)) in batch.iter().enumerate() {
+                let mut packet = responses.packet(at);
+                if packet.replace(octets) {
+                    let (start, len) = (packet.start(), packet.len());
+                    let parcel = Parcel { at, start, len, to: Some(to.peer), from: locals.local(to.local) };
+                    outbox.deliveries.push((to.listener, parcel));
+                }
+            }
+            outbox.deliver(sockets, responses, shard);
+        }
         for (route, mut octets) in refused {
             let length = octets.len();
             resend(&mut self.shard, &self.sockets, route, &mut Packet::new(&mut octets, 0, length));
@@ -590,7 +612,7 @@ fn resend(shard: &mut Shard, sockets: &Sockets, mut route: Route, packet: &mut P
         match shard.on_unsent(route, packet, &refused[..tries]) {
             Verdict::Forward(other) if sockets.send_one(other, packet.bytes()) => return,
             Verdict::Forward(other) => route = other,
-            Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) => return,
+            Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
         }
     }
     shard.abandon(route, packet);

@@ -314,7 +314,9 @@ impl Sim {
         node.begin(&self.snapshot, &mut self.network);
         for _ in 0..BATCH {
             let Some((port, octets)) = node.responses.pop_front() else { break };
-            node.read_response(port, octets, &mut self.network);
+            if let Some((route, octets)) = node.read_response(port, octets, &mut self.network) {
+                node.send(at, route, octets, &mut self.network);
+            }
         }
         let mut forwards = Vec::new();
         for _ in 0..BATCH {
@@ -325,10 +327,11 @@ impl Sim {
             node.send(at, route, octets, &mut self.network);
         }
         let mut due = Vec::new();
-        node.shard.on_tick(&mut |verdict, octets| {
-            if let Verdict::Forward(route) = verdict {
-                due.push((route, octets.to_vec()));
-            }
+        let network = &mut self.network;
+        node.shard.on_tick(&mut |verdict, octets| match verdict {
+            Verdict::Forward(route) => due.push((route, octets.to_vec())),
+            Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, octets),
+            Verdict::Drop(_) | Verdict::Hold => {}
         });
         for (route, octets) in due {
             node.send(at, route, octets, &mut self.network);
@@ -380,24 +383,32 @@ impl Node {
         match self.shard.on_query(client, &mut packet) {
             Verdict::Forward(route) => forwards.push((route, packet.bytes().to_vec())),
             Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
-            Verdict::Drop(_) => {}
+            Verdict::Drop(_) | Verdict::Hold => {}
         }
     }
 
-    fn read_response(&mut self, port: Port, mut octets: Vec<u8>, network: &mut Network) {
+    /// Reads an answer; what comes back is a query that is asked again because of it.
+    fn read_response(
+        &mut self,
+        port: Port,
+        mut octets: Vec<u8>,
+        network: &mut Network,
+    ) -> Option<(Route, Vec<u8>)> {
         if self.link(port.route.backend).is_none_or(|l| l.opened != port.opened) {
             // That socket is closed.
-            return;
+            return None;
         }
         if octets.len() > MESSAGE_MAX {
             self.shard.drop(DropReason::Oversized);
-            return;
+            return None;
         }
         let mut packet = roomy(&mut octets);
         match self.shard.on_response(port.route, &mut packet) {
             Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
-            Verdict::Drop(_) | Verdict::Forward(_) => {}
+            Verdict::Forward(route) => return Some((route, packet.bytes().to_vec())),
+            Verdict::Drop(_) | Verdict::Hold => {}
         }
+        None
     }
 
     /// Sends a query, or offers it to other servers when the kernel refuses.
@@ -419,7 +430,7 @@ impl Node {
             refused.push(route.backend);
             match self.shard.on_unsent(route, &mut packet, &refused) {
                 Verdict::Forward(other) => route = other,
-                Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) => return,
+                Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
             }
         }
     }

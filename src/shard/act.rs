@@ -22,7 +22,8 @@ use crate::live::ShardPage;
 use crate::time::TickDelta;
 use crate::wire::answer::{self, AnswerEdns, Flags};
 use crate::wire::header::{self, Header, rcode};
-use crate::wire::{ecs, edns, name, records};
+use crate::wire::records::{self, rtype};
+use crate::wire::{ecs, edns, name, rebuild};
 
 /// UDP payload size in an OPT record that an action adds to a query, octets
 /// (the DNS flag day's, 2020).
@@ -121,29 +122,30 @@ fn perform(
         Action::Allow => Step::Done(Outcome::Forward),
         Action::Drop => Step::Done(Outcome::Drop(DropReason::Rule)),
         Action::Pool(pool, goes_on) => to_pool(pool.slot, *goes_on, scene),
-        Action::Qps(limit) if env.limits.take(limit, env.now) => Step::Next,
+        Action::Qps(limit) if !env.limits.exceeded(limit, env.now) => Step::Next,
         Action::Qps(_) => Step::Done(Outcome::Drop(DropReason::Rule)),
-        Action::QpsPool(limit, pool, goes_on) if env.limits.take(limit, env.now) => {
+        Action::QpsPool(limit, pool, goes_on) if !env.limits.exceeded(limit, env.now) => {
             to_pool(pool.slot, *goes_on, scene)
         }
         Action::QpsPool(..) | Action::None => Step::Next,
-        Action::RCode(code, flags) => own(scene, hands, |s, e| answer::rcode(s.packet, *code, flags, e)),
-        Action::NegativeAndSoa(soa) => own(scene, hands, |s, e| answer::negative_soa(s.packet, soa, e)),
+        Action::RCode(code, flags) => own(scene, hands, |s, e| answer::rcode(s.packet, *code, *flags, e)),
+        Action::NegativeAndSoa(soa) => own(scene, hands, |s, e| answer::negative_soa(s.packet, soa.nxdomain, &soa.soa, soa.in_authority, soa.flags, e)),
         Action::Tc(_) if scene.case.protocol.is_stream() => Step::Next,
-        Action::Tc(flags) => own(scene, hands, |s, e| answer::truncated(s.packet, flags, e)),
+        Action::Tc(flags) => own(scene, hands, |s, e| answer::truncated(s.packet, *flags, e)),
         Action::Spoof(addresses, flags) => {
-            if !matches!(scene.facts.qtype, answer::A | answer::AAAA | answer::ANY) {
+            let (v4, v6) = (!addresses.v4.is_empty(), !addresses.v6.is_empty());
+            if !answer::addresses_match(scene.facts.qtype, v4, v6) {
                 return Step::Next;
             }
-            own(scene, hands, |s, e| answer::addresses(s.packet, &addresses.v4, &addresses.v6, flags, e))
+            own(scene, hands, |s, e| answer::addresses(s.packet, &addresses.v4, &addresses.v6, *flags, e))
         }
         Action::SpoofCname(target, flags) => {
-            own(scene, hands, |s, e| answer::cname(s.packet, target, flags, e))
+            own(scene, hands, |s, e| answer::cname(s.packet, target, *flags, e))
         }
         Action::SpoofRaw(raw, flags) => {
-            own(scene, hands, |s, e| answer::raw(s.packet, &raw.rdata, raw.type_for_any, flags, e))
+            own(scene, hands, |s, e| answer::raw(s.packet, &raw.rdata, raw.type_for_any.unwrap_or(rtype::ANY), *flags, e))
         }
-        Action::SpoofSvc(svc, flags) => own(scene, hands, |s, e| answer::svc(s.packet, svc, flags, e)),
+        Action::SpoofSvc(svc, flags) => own(scene, hands, |s, e| answer::svc(s.packet, svc, *flags, e)),
         Action::SpoofPacket(template) => own(scene, hands, |s, _| answer::message(s.packet, template)),
         Action::Delay(span) => {
             scene.case.delay = *span;
@@ -260,8 +262,7 @@ pub(super) fn self_answered(
     if let Some(ttl) = scene.case.ttl_max {
         cap_ttl(scene, ttl);
     }
-    answer::fit(scene.packet, limit);
-    Outcome::Answered
+    if answer::fit(scene.packet, limit) { Outcome::Answered } else { Outcome::Drop(DropReason::AnswerTooLong) }
 }
 
 /// Walks the rules of answers.
@@ -293,7 +294,7 @@ fn respond(
         ResponseAction::Allow => Step::Done(Reply::Deliver),
         ResponseAction::Drop => Step::Done(Reply::Drop(DropReason::ResponseRule)),
         ResponseAction::Tc => {
-            answer::to_tc(scene.packet);
+            to_tc(scene);
             scene.reread();
             Step::Changed
         }
@@ -329,7 +330,8 @@ fn respond(
             Step::Next
         }
         ResponseAction::ClearRecordTypes(types) => {
-            records::clear_types(scene.packet, |rtype| types.contains(&rtype));
+            // What cannot be read is passed on as it came.
+            let _ = rebuild::clear_types(scene.packet, |rtype| types.contains(&rtype));
             scene.reread();
             Step::Changed
         }
@@ -367,6 +369,11 @@ fn respond(
 
 fn edit_ttl(scene: &mut Scene<'_, '_>, change: impl Fn(u16, u32) -> u32) {
     records::edit_ttls(scene.packet.bytes_mut(), |_, _, rtype, ttl| change(rtype, ttl));
+}
+
+/// Cuts an answer down to TC=1; one that cannot be read becomes no worse by staying as it is.
+fn to_tc(scene: &mut Scene<'_, '_>) {
+    let _ = answer::to_tc(scene.packet);
 }
 
 /// Caps the TTL of every record.
@@ -408,10 +415,11 @@ fn log(target: &std::sync::Arc<super::rules::action::LogTarget>, scene: &Scene<'
 
 fn copy_to(backend: BackendSlot, add_ecs: bool, scene: &Scene<'_, '_>, hands: &mut Hands<'_>) {
     let wish = scene.case.ecs;
-    let address = wish.instead.unwrap_or(scene.client.peer.ip);
+    let address = wish.address(&scene.client);
     let filed = hands.later.copy(backend, scene.packet.bytes(), |packet| {
         if add_ecs {
-            ecs::set(packet, address, wish.v4, wish.v6, true, OPT_PAYLOAD);
+            // Without room for it the copy goes as it is.
+            let _ = ecs::set(packet, address, wish.v4, wish.v6, true, OPT_PAYLOAD);
         }
     });
     if !filed {
@@ -438,11 +446,11 @@ fn run(
                 ra: Some(Header::parse(scene.packet.bytes()).is_some_and(|h| h.ra())),
                 ..Flags::default()
             };
-            own(scene, hands, |s, e| answer::rcode(s.packet, u16::from(code), &flags, e))
+            own(scene, hands, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }
         Some(Said::Spoof) => own(scene, hands, |s, e| spoof(s, script.argument(), e)),
         Some(Said::SpoofRaw) => {
-            own(scene, hands, |s, e| answer::raw(s.packet, &[script.argument()], None, &Flags::default(), e))
+            own(scene, hands, |s, e| answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e))
         }
         Some(Said::HeaderModify) => Step::Done(Outcome::Answered),
         Some(Said::Pool) => {
@@ -455,7 +463,7 @@ fn run(
             Step::Done(Outcome::Forward)
         }
         Some(Said::Truncate) if scene.case.protocol.is_stream() => Step::Changed,
-        Some(Said::Truncate) => own(scene, hands, |s, e| answer::truncated(s.packet, &Flags::default(), e)),
+        Some(Said::Truncate) => own(scene, hands, |s, e| answer::truncated(s.packet, Flags::default(), e)),
         Some(Said::NoRecurse) => {
             set_bits(scene, 2, header::RD, false);
             Step::Done(Outcome::Forward)
@@ -477,11 +485,11 @@ fn spoof(scene: &mut Scene<'_, '_>, argument: &[u8], edns: AnswerEdns) -> bool {
             Ok(std::net::IpAddr::V6(ip)) => v6.push(ip.octets()),
             Err(_) => {
                 let Ok(target) = name::from_text(text) else { return false };
-                return answer::cname(scene.packet, &target, &Flags::default(), edns);
+                return answer::cname(scene.packet, &target, Flags::default(), edns);
             }
         }
     }
-    answer::addresses(scene.packet, &v4, &v6, &Flags::default(), edns)
+    answer::addresses(scene.packet, &v4, &v6, Flags::default(), edns)
 }
 
 fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> Step<Reply> {
@@ -493,7 +501,9 @@ fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'
         Some(Said::Allow | Said::HeaderModify) => Step::Done(Reply::Deliver),
         Some(Said::Drop) => Step::Done(Reply::Drop(DropReason::ResponseRule)),
         Some(Said::RCode(code)) => {
-            answer::set_rcode(scene.packet, code);
+            if let Some(octet) = scene.packet.bytes_mut().get_mut(3) {
+                *octet = *octet & 0xf0 | code & 0x0f;
+            }
             Step::Done(Reply::Deliver)
         }
         Some(Said::Delay(ms)) => {
@@ -501,7 +511,7 @@ fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'
             Step::Done(Reply::Deliver)
         }
         Some(Said::Truncate) => {
-            answer::to_tc(scene.packet);
+            to_tc(scene);
             Step::Done(Reply::Deliver)
         }
         Some(Said::Restart) => Step::Done(Reply::Restart(scene.case.pool)),
@@ -520,7 +530,7 @@ pub(super) fn restore(scene: &mut Scene<'_, '_>) {
             edns::strip(scene.packet);
         }
         Added::Ecs => {
-            edns::remove_option(scene.packet, ecs::OPTION);
+            edns::remove_option(scene.packet, edns::code::CLIENT_SUBNET);
         }
     }
     if !scene.case.original.is_empty() {

@@ -2,7 +2,9 @@
 //! undone in its answer. Most queries have none of it; those that do keep a [`Case`] until they
 //! are answered, in a bounded table of records that are used again.
 
-use crate::addr::PoolSlot;
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::addr::{Client, PoolSlot};
 use crate::time::{Tick, TickDelta};
 use crate::wire::header;
 
@@ -121,6 +123,14 @@ pub struct EcsWish {
 impl Default for EcsWish {
     fn default() -> Self {
         Self { wanted: true, replace: false, v4: 24, v6: 56, instead: None }
+    }
+}
+
+impl EcsWish {
+    /// The address to be told.
+    #[must_use]
+    pub fn address(&self, client: &Client) -> IpAddr {
+        self.instead.map_or_else(|| client.peer.ip(), |ip| Ipv6Addr::from(ip).to_canonical())
     }
 }
 

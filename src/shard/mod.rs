@@ -391,7 +391,7 @@ impl Shard {
 
     fn answer(&self, to: Client, packet: &mut Packet<'_>, code: u8) -> Verdict {
         let flags = Flags { ra: Some(false), ..Flags::default() };
-        if !answer::rcode(packet, u16::from(code), &flags, answer_edns(&self.snapshot)) {
+        if !answer::rcode(packet, u16::from(code), flags, answer_edns(&self.snapshot)) {
             return self.drop(DropReason::QueryShort);
         }
         self.page().self_answered.add(1);

@@ -14,7 +14,8 @@ use crate::packet::Packet;
 use crate::time::TickDelta;
 use crate::wire::answer::{self, Flags};
 use crate::wire::query::Question;
-use crate::wire::{ecs, edit};
+use crate::wire::ecs::{self, Ecs};
+use crate::wire::edit;
 
 /// Between two calls of the script's `maintenance`.
 const MAINTENANCE: TickDelta = TickDelta::from_ms(1_000);
@@ -78,7 +79,7 @@ impl Shard {
             let limit = act::payload_limit(scene);
             let flags = Flags { ra: Some(false), ..Flags::default() };
             case::set_flags(scene.packet.bytes_mut(), scene.case.flags);
-            if answer::rcode(scene.packet, act::NO_SERVER, &flags, hands.edns) {
+            if answer::rcode(scene.packet, act::NO_SERVER, flags, hands.edns) {
                 act::self_answered(scene, env, hands, limit)
             } else {
                 Outcome::Drop(DropReason::AnswerTooLong)
@@ -116,15 +117,14 @@ impl Shard {
         if !wants || !wish.wanted {
             return;
         }
-        let address = wish.instead.unwrap_or(client.peer.ip);
-        match ecs::set(packet, address, wish.v4, wish.v6, wish.replace, OPT_PAYLOAD) {
-            ecs::Outcome::OptAdded => self.case.added = Added::Opt,
+        match ecs::set(packet, wish.address(&client), wish.v4, wish.v6, wish.replace, OPT_PAYLOAD) {
+            Ecs::OptAdded => self.case.added = Added::Opt,
             // An option beside one that a rule added goes with its record.
-            ecs::Outcome::OptionAdded if self.case.added == Added::Nothing => self.case.added = Added::Ecs,
-            ecs::Outcome::OptionAdded
-            | ecs::Outcome::Left
-            | ecs::Outcome::Replaced
-            | ecs::Outcome::Failed => {}
+            Ecs::OptionAdded if self.case.added == Added::Nothing => self.case.added = Added::Ecs,
+            Ecs::OptionAdded
+            | Ecs::Left
+            | Ecs::Replaced
+            | Ecs::Failed => {}
         }
     }
 

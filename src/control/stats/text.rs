@@ -85,6 +85,7 @@ pub fn dump(
         ("retries", total.retries),
         ("outstanding", total.outstanding),
         ("shard-restarts", total.restarts),
+        ("script-errors", total.script_errors),
     ] {
         let _ = writeln!(out, "{name} {value}");
     }

@@ -7,7 +7,8 @@ use super::limits::Limit;
 use crate::addr::{BackendSlot, PoolRef};
 use crate::shard::script::FunctionId;
 use crate::time::TickDelta;
-use crate::wire::answer::Flags;
+use crate::wire::answer::{Flags, Soa};
+use crate::wire::svc::SvcRecord;
 
 /// What becomes of a query that matched.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub enum Action {
     /// Answered with records of the type asked for.
     SpoofRaw(Arc<RawRecords>, Flags),
     /// Answered with SVCB or HTTPS records.
-    SpoofSvc(Arc<[crate::wire::answer::SvcRecord]>, Flags),
+    SpoofSvc(Arc<[SvcRecord]>, Flags),
     /// Answered with this message, under the query's id.
     SpoofPacket(Arc<[u8]>),
     /// The answer is held back for so long; UDP only.
@@ -129,14 +130,8 @@ pub enum ResponseAction {
 pub struct NegativeSoa {
     /// NXDOMAIN rather than NODATA.
     pub nxdomain: bool,
-    /// Owner of the SOA, wire format.
-    pub zone: Vec<u8>,
-    /// Primary server, wire format.
-    pub mname: Vec<u8>,
-    /// Mailbox, wire format.
-    pub rname: Vec<u8>,
-    /// Serial, refresh, retry, expire, minimum.
-    pub numbers: [u32; 5],
+    /// The SOA.
+    pub soa: Soa,
     /// In the authority section, rather than the additional one.
     pub in_authority: bool,
     /// Flags and TTL.

@@ -1,0 +1,92 @@
+//! The rules with their hits, the most hit first.
+
+use std::fmt::Write;
+
+use crate::config::snapshot::Snapshot;
+use crate::live::Board;
+use crate::shard::rules::{Chain, Rule};
+
+/// Rules of a chain that are listed; a block list may have a hundred thousand.
+const LISTED_MAX: usize = 100;
+
+/// A table of every chain's rules with their hits since they are there; empty without rules.
+#[must_use]
+pub fn table(snapshot: &Snapshot, board: &Board) -> String {
+    let mut out = String::new();
+    let chains = &snapshot.chains;
+    list(&mut out, "query", &chains.query, board);
+    list(&mut out, "cache-miss", &chains.cache_miss, board);
+    for (name, chain) in [
+        ("response", &chains.response),
+        ("cache-hit", &chains.cache_hit),
+        ("cache-inserted", &chains.cache_inserted),
+        ("self-answered", &chains.self_answered),
+        ("timeout", &chains.timeout),
+        ("xfr", &chains.xfr),
+    ] {
+        list(&mut out, name, chain, board);
+    }
+    out
+}
+
+fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, board: &Board) {
+    if chain.is_empty() {
+        return;
+    }
+    let hits = |rule: &Rule<A>| board.shards().iter().map(|s| s.rule_hits_so_far(rule.slot)).sum::<u64>();
+    let mut rules: Vec<(usize, u64, &Rule<A>)> =
+        chain.rules().iter().enumerate().map(|(at, rule)| (at, hits(rule), rule)).collect();
+    // Stable: rules with as many hits stay in their order.
+    rules.sort_by_key(|(_, hits, _)| std::cmp::Reverse(*hits));
+    let more = rules.len().saturating_sub(LISTED_MAX);
+    rules.truncate(LISTED_MAX);
+    let _ = writeln!(out, "{name} rules: {}", chain.rules().len());
+    for (at, hits, rule) in rules {
+        let label = if rule.name.is_empty() { uuid(rule.uuid) } else { rule.name.clone() };
+        let group = if rule.group.is_empty() { String::new() } else { format!(" [{}]", rule.group) };
+        let _ = writeln!(out, "  {at:>6} {hits:>12}  {label}{group}");
+    }
+    if more > 0 {
+        let _ = writeln!(out, "  and {more} more");
+    }
+}
+
+/// A UUID as text (RFC 9562, 4).
+fn uuid(octets: [u8; 16]) -> String {
+    let hex: String = octets.iter().map(|o| format!("{o:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::RuleSlot;
+    use crate::shard::rules::action::Action;
+    use crate::shard::rules::matcher::Matcher;
+
+    #[test]
+    fn the_most_hit_rule_stands_first() {
+        let rule = |slot: u32, name: &str| Rule {
+            slot: RuleSlot(slot),
+            name: name.to_owned(),
+            uuid: [0xab; 16],
+            group: if slot == 1 { "abuse".to_owned() } else { String::new() },
+            matcher: Matcher::All,
+            action: Action::Drop,
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.chains.query = Chain::new(vec![rule(0, "first"), rule(1, "second"), rule(5000, "")]);
+        let board = Board::new(2, 1);
+        board.shards()[0].rule_hits(RuleSlot(1)).add(3);
+        board.shards()[1].rule_hits(RuleSlot(1)).add(4);
+        board.shards()[1].rule_hits(RuleSlot(5000)).add(1);
+        assert_eq!(
+            table(&snapshot, &board),
+            "query rules: 3\n\
+             \x20      1            7  second [abuse]\n\
+             \x20      2            1  abababab-abab-abab-abab-abababababab\n\
+             \x20      0            0  first\n"
+        );
+        assert_eq!(table(&Snapshot::default(), &board), "");
+    }
+}
