@@ -121,17 +121,14 @@ pub fn is_at(message: &[u8], at: usize, plain: &[u8]) -> bool {
 
 /// The wire form of a name as people write it: `\.` is a dot within a label, `\DDD` the octet of
 /// that decimal number, `\` before anything else stands for that. A name is absolute with or
-/// without the dot at its end; `.` is the root.
+/// without the dot at its end; `.` is the root, and so is no text at all.
 ///
 /// # Errors
 /// What is wrong with it, in words that continue "the name …".
 pub fn from_text(text: &str) -> Result<Vec<u8>, &'static str> {
     let text = text.as_bytes();
-    if text == b"." {
+    if text.is_empty() || text == b"." {
         return Ok(vec![0]);
-    }
-    if text.is_empty() {
-        return Err("is empty");
     }
     let mut wire = vec![0];
     let mut label_at = 0;
@@ -326,6 +323,7 @@ mod tests {
             assert_eq!(Text(wire).undotted().to_string(), text.strip_suffix('.').unwrap());
             assert_eq!(label_count(wire), labels_of(wire).count());
         }
+        assert_eq!(from_text("").as_deref(), Ok(&b"\0"[..]));
         assert_eq!(from_text("a.b").as_deref(), Ok(&b"\x01a\x01b\0"[..]), "relative is absolute");
         assert_eq!(from_text(r"\065\x").as_deref(), Ok(&b"\x02Ax\0"[..]));
         assert_eq!((label_count(b"\0"), label_count(b"\x01a\x01b\0")), (0, 2));
@@ -334,7 +332,7 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused() {
         let long = format!("{}.", "a".repeat(63)).repeat(4);
-        for wrong in ["", "a..b", ".a", "..", r"a\", r"a\06", r"a\0x1", r"a\256", &"a".repeat(64), &long] {
+        for wrong in ["a..b", ".a", "..", r"a\", r"a\06", r"a\0x1", r"a\256", &"a".repeat(64), &long] {
             assert!(from_text(wrong).is_err(), "{wrong}");
         }
         let longest = format!("{}.", "a".repeat(63)).repeat(3) + &"b".repeat(61);
