@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dnslob::addr::{BackendSlot, Client, PoolSlot, Route};
 use dnslob::packet::Packet;
 use dnslob::rng::ShardRng;
-use dnslob::shard::outstanding::{Asked, Found, NO_COPY, Outstanding, Terms};
+use dnslob::shard::outstanding::{Asked, Found, NO_CASE, Outstanding, Terms};
 use dnslob::shard::policy::{HashKey, Kind, Policy, Selector, Subject};
 use dnslob::shard::verdict::Verdict;
 use dnslob::time::{Tick, TickDelta};
@@ -80,7 +80,13 @@ fn select(c: &mut Criterion) {
 
 fn outstanding(c: &mut Criterion) {
     let mut rng = ShardRng::from_seed(1);
-    let asked = Asked { client: client("127.0.0.1:4000"), client_id: 1, question: 7, copy: NO_COPY };
+    let asked = Asked {
+        client: client("127.0.0.1:4000"),
+        client_id: 1,
+        question: 7,
+        case: NO_CASE,
+        pool: PoolSlot(0),
+    };
     for (name, waiting) in [("claim+settle", 0_u32), ("claim+settle/50000-waiting", 50_000)] {
         let mut table = Outstanding::default();
         table.attach(BackendSlot(0), 4);
@@ -133,7 +139,7 @@ fn path(c: &mut Criterion) {
                     let mut packet = Packet::new(buffer, 0, octets.len());
                     *route = match shard.on_query(*from, &mut packet) {
                         Verdict::Forward(route) => Some(route),
-                        Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) => None,
+                        Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => None,
                     };
                 }
                 shard.on_tick(&mut |_, _| {});

@@ -26,9 +26,9 @@
 //! packet.rs            Packet: octets in place, room in front and behind
 //! live.rs              Board: what changes while a configuration stands; counters, histograms
 //!
-//! wire/                DNS octets; no allocation, no I/O, no clock
+//! wire/                DNS octets; no I/O, no clock, no allocation per packet
 //!   header.rs          the 12 octets
-//!   name.rs            names in wire format: ends, labels, zones
+//!   name.rs            names in wire format: ends, labels, zones; as text
 //!   query.rs           Question: all that is read of a query, parsed once
 //!   edns.rs            the OPT record
 //!   answer.rs          answers of our own

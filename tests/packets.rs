@@ -119,7 +119,7 @@ impl Bench {
                 return;
             }
             (
-                Verdict::Forward(_) | Verdict::Deliver(_) | Verdict::Answer(_) | Verdict::Drop(_),
+                Verdict::Forward(_) | Verdict::Deliver(_) | Verdict::Answer(_) | Verdict::Drop(_) | Verdict::Hold,
                 Out::Forward(_) | Out::Answer(_) | Out::Deliver(_) | Out::Drop(_),
             ) => panic!("{name}: wanted {want:?}, got {verdict:?}"),
         };
@@ -256,7 +256,7 @@ fn queries() {
         let got = bench.query(from, &message(query));
         match got.0 {
             Verdict::Answer(to) | Verdict::Deliver(to) => assert_eq!(to, from, "{name}: to who asked"),
-            Verdict::Forward(_) | Verdict::Drop(_) => {}
+            Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
         }
         bench.check(name, got, *want);
         assert_eq!(bench.board.shards()[0].queries.get(), 1, "{name}: a query is counted");

@@ -66,14 +66,20 @@ impl QueryLog {
         }
         let kept = self.before.contains(&line.target.path);
         let file = self.open.entry(line.target.path.clone()).or_insert_with(|| {
-            open(&line.target, kept).inspect_err(|e| {
-                tracing::error!("query log \"{}\": {e}", line.target.path);
-            }).ok().map(BufWriter::new)
+            open(&line.target, kept)
+                .inspect_err(|e| {
+                    tracing::error!("query log \"{}\": {e}", line.target.path);
+                })
+                .ok()
+                .map(BufWriter::new)
         });
         let Some(writer) = file else { return };
         let at = line.target.timestamp.then(SystemTime::now);
-        let written =
-            if line.target.binary { writer.write_all(&binary(line)) } else { writeln!(writer, "{}", text(line, at)) };
+        let written = if line.target.binary {
+            writer.write_all(&binary(line))
+        } else {
+            writeln!(writer, "{}", text(line, at))
+        };
         if let Err(e) = written {
             tracing::error!("query log \"{}\": {e}; closed until the next reload", line.target.path);
             *file = None;
@@ -98,7 +104,7 @@ fn text(line: &Line, at: Option<SystemTime>) -> String {
     if let Some(since) = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
         let _ = write!(out, "[{}.{:03}] ", since.as_secs(), since.subsec_millis());
     }
-    let (qname, qtype) = (name::Text(line.qname()), type_name(line.qtype));
+    let (qname, qtype) = (name::Text(line.qname.octets()), type_name(line.qtype));
     let _ = match line.latency {
         Some(latency) if line.flags[0] & QR != 0 => write!(
             out,
@@ -117,7 +123,7 @@ fn text(line: &Line, at: Option<SystemTime>) -> String {
 /// the client's address (16, IPv4 mapped) and port (2).
 fn binary(line: &Line) -> Vec<u8> {
     let mut out = line.id.to_be_bytes().to_vec();
-    out.extend_from_slice(line.qname());
+    out.extend_from_slice(line.qname.octets());
     out.extend_from_slice(&line.qtype.to_be_bytes());
     out.extend_from_slice(&line.client.ip);
     out.extend_from_slice(&line.client.port.to_be_bytes());
@@ -128,6 +134,7 @@ fn binary(line: &Line) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::addr::Endpoint;
+    use crate::shard::journal::Name;
     use std::sync::Arc;
 
     fn target(path: &str) -> LogTarget {
@@ -143,7 +150,17 @@ mod tests {
 
     fn line(target: LogTarget, id: u16) -> Line {
         let client: std::net::SocketAddr = "192.0.2.1:5353".parse().expect("an address");
-        Line { id, qtype: 1, ..Line::new(Arc::new(target), Endpoint::from(client), b"\x03www\x04test\0") }
+        Line {
+            target: Arc::new(target),
+            client: Endpoint::from(client),
+            id,
+            qtype: 1,
+            qclass: 1,
+            flags: [1, 0],
+            size: 40,
+            latency: None,
+            qname: Name::new(b"\x03www\x04test\0"),
+        }
     }
 
     #[test]

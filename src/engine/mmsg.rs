@@ -326,7 +326,9 @@ impl Engine {
                 Verdict::Deliver(to) | Verdict::Answer(to) => {
                     let from = self.locals.local(to.local);
                     let (start, len) = (packet.start(), packet.len());
-                    self.outbox.deliveries.push((to.listener, Parcel { at, start, len, to: Some(to.peer), from }));
+                    self.outbox
+                        .deliveries
+                        .push((to.listener, Parcel { at, start, len, to: Some(to.peer), from }));
                 }
                 // Asked again, because of the answer.
                 Verdict::Forward(again) if self.sockets.send_one(again, packet.bytes()) => {}

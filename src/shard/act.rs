@@ -10,7 +10,7 @@
 //! ```
 
 use super::case::{self, Added, EcsWish};
-use super::journal::Line;
+use super::journal::{Line, Name};
 use super::later::Later;
 use super::rules::action::{Action, ExtendedError, ResponseAction};
 use super::rules::scene::{Env, Scene};
@@ -129,7 +129,9 @@ fn perform(
         }
         Action::QpsPool(..) | Action::None => Step::Next,
         Action::RCode(code, flags) => own(scene, hands, |s, e| answer::rcode(s.packet, *code, *flags, e)),
-        Action::NegativeAndSoa(soa) => own(scene, hands, |s, e| answer::negative_soa(s.packet, soa.nxdomain, &soa.soa, soa.in_authority, soa.flags, e)),
+        Action::NegativeAndSoa(soa) => own(scene, hands, |s, e| {
+            answer::negative_soa(s.packet, soa.nxdomain, &soa.soa, soa.in_authority, soa.flags, e)
+        }),
         Action::Tc(_) if scene.case.protocol.is_stream() => Step::Next,
         Action::Tc(flags) => own(scene, hands, |s, e| answer::truncated(s.packet, *flags, e)),
         Action::Spoof(addresses, flags) => {
@@ -142,9 +144,9 @@ fn perform(
         Action::SpoofCname(target, flags) => {
             own(scene, hands, |s, e| answer::cname(s.packet, target, *flags, e))
         }
-        Action::SpoofRaw(raw, flags) => {
-            own(scene, hands, |s, e| answer::raw(s.packet, &raw.rdata, raw.type_for_any.unwrap_or(rtype::ANY), *flags, e))
-        }
+        Action::SpoofRaw(raw, flags) => own(scene, hands, |s, e| {
+            answer::raw(s.packet, &raw.rdata, raw.type_for_any.unwrap_or(rtype::ANY), *flags, e)
+        }),
         Action::SpoofSvc(svc, flags) => own(scene, hands, |s, e| answer::svc(s.packet, svc, *flags, e)),
         Action::SpoofPacket(template) => own(scene, hands, |s, _| answer::message(s.packet, template)),
         Action::Delay(span) => {
@@ -262,7 +264,11 @@ pub(super) fn self_answered(
     if let Some(ttl) = scene.case.ttl_max {
         cap_ttl(scene, ttl);
     }
-    if answer::fit(scene.packet, limit) { Outcome::Answered } else { Outcome::Drop(DropReason::AnswerTooLong) }
+    if answer::fit(scene.packet, limit) {
+        Outcome::Answered
+    } else {
+        Outcome::Drop(DropReason::AnswerTooLong)
+    }
 }
 
 /// Walks the rules of answers.
@@ -350,7 +356,8 @@ fn respond(
         ResponseAction::SetEdnsOption(code, data) => {
             // An answer without EDNS is for a client without EDNS.
             if scene.opt().is_some() {
-                edns::set_option(scene.packet, *code, data, OPT_PAYLOAD);
+                // Without room for it the answer goes as it is.
+                let _ = edns::set_option(scene.packet, *code, data, OPT_PAYLOAD);
                 scene.reread();
             }
             Step::Changed
@@ -391,7 +398,8 @@ fn set_error(error: &ExtendedError, scene: &mut Scene<'_, '_>) {
 pub(super) fn add_error(scene: &mut Scene<'_, '_>) {
     let Some(code) = scene.case.error else { return };
     if scene.opt().is_some() {
-        answer::ede(scene.packet, code, &scene.case.error_text);
+        // Without room for it the answer goes as it is.
+        let _ = answer::ede(scene.packet, code, &scene.case.error_text);
         scene.reread();
     }
 }
@@ -406,7 +414,9 @@ fn log(target: &std::sync::Arc<super::rules::action::LogTarget>, scene: &Scene<'
         flags: message.get(2..4).map_or([0; 2], |f| [f[0], f[1]]),
         size: message.len() as u16,
         latency: scene.answered.map(|a| a.latency),
-        ..Line::new(target.clone(), scene.client.peer, scene.qname())
+        target: target.clone(),
+        client: scene.client.peer,
+        qname: Name::new(scene.qname()),
     };
     if !hands.page.journal.file(line) {
         hands.page.dropped(DropReason::LogFull).add(1);
@@ -443,15 +453,15 @@ fn run(
         Some(Said::Drop) => Step::Done(Outcome::Drop(DropReason::Rule)),
         Some(Said::RCode(code)) => {
             let flags = Flags {
-                ra: Some(Header::parse(scene.packet.bytes()).is_some_and(|h| h.ra())),
+                ra: Some(Header::parse(scene.packet.bytes()).is_some_and(|h| h.recursion_available())),
                 ..Flags::default()
             };
             own(scene, hands, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }
         Some(Said::Spoof) => own(scene, hands, |s, e| spoof(s, script.argument(), e)),
-        Some(Said::SpoofRaw) => {
-            own(scene, hands, |s, e| answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e))
-        }
+        Some(Said::SpoofRaw) => own(scene, hands, |s, e| {
+            answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e)
+        }),
         Some(Said::HeaderModify) => Step::Done(Outcome::Answered),
         Some(Said::Pool) => {
             // An unknown pool has no server; the last slot is never given to one.
@@ -534,7 +544,8 @@ pub(super) fn restore(scene: &mut Scene<'_, '_>) {
         }
     }
     if !scene.case.original.is_empty() {
-        records::rename(scene.packet, &scene.case.original);
+        // An answer whose names cannot be told apart goes as it came: its client asks again.
+        let _ = records::rename(scene.packet, &scene.case.original);
     }
     scene.reread();
 }
@@ -548,7 +559,8 @@ pub(super) fn finish(scene: &mut Scene<'_, '_>, env: &Env<'_>) {
     if env.snapshot.globals.truncate_tc
         && Header::parse(scene.packet.bytes()).is_some_and(|h| h.is_truncated())
     {
-        answer::truncate_tc(scene.packet);
+        // What cannot be read is passed on as it came.
+        let _ = answer::truncate_tc(scene.packet);
     }
 }
 

@@ -195,11 +195,11 @@ impl Case {
         *self = Self { received, ecs, flags, tags, original, error_text, ..Self::default() };
     }
 
-    /// Whether nothing in it concerns the answer; `flags` are the header's as the server gets them.
+    /// Whether nothing in it concerns the answer, tags apart; `flags` are the header's as the
+    /// server gets them.
     #[must_use]
     pub fn is_plain(&self, flags: [u8; 2]) -> bool {
         self.flags == flags
-            && self.tags.is_empty()
             && self.added == Added::Nothing
             && self.delay == TickDelta::default()
             && self.ttl_max.is_none()

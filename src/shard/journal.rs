@@ -31,35 +31,31 @@ pub struct Line {
     pub size: u16,
     /// Of an answer: how long its server took.
     pub latency: Option<TickDelta>,
-    qname: [u8; name::LEN_MAX],
-    qname_len: u8,
+    /// The name asked for.
+    pub qname: Name,
 }
 
-impl Line {
-    /// A line about a name; the other fields are to be set.
+/// A name of its own, in wire format.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    octets: [u8; name::LEN_MAX],
+    len: u8,
+}
+
+impl Name {
+    /// A copy of a name.
     #[must_use]
-    pub fn new(target: Arc<LogTarget>, client: Endpoint, qname: &[u8]) -> Self {
+    pub fn new(name: &[u8]) -> Self {
         let mut octets = [0; name::LEN_MAX];
-        let len = qname.len().min(name::LEN_MAX);
-        octets[..len].copy_from_slice(&qname[..len]);
-        Self {
-            target,
-            client,
-            id: 0,
-            qtype: 0,
-            qclass: 0,
-            flags: [0; 2],
-            size: 0,
-            latency: None,
-            qname: octets,
-            qname_len: len as u8,
-        }
+        let len = name.len().min(name::LEN_MAX);
+        octets[..len].copy_from_slice(&name[..len]);
+        Self { octets, len: len as u8 }
     }
 
-    /// The name asked for, wire format.
+    /// Its octets.
     #[must_use]
-    pub fn qname(&self) -> &[u8] {
-        &self.qname[..usize::from(self.qname_len)]
+    pub fn octets(&self) -> &[u8] {
+        &self.octets[..usize::from(self.len)]
     }
 }
 

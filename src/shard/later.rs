@@ -18,7 +18,7 @@ const COPY_ROOM: usize = 64;
 
 /// Packets that leave later.
 #[derive(Debug, Default)]
-pub struct Later {
+pub(super) struct Later {
     /// When, in which order, and where in `blocks`.
     due: BinaryHeap<Reverse<(Tick, u64, u32)>>,
     blocks: Vec<(Option<Verdict>, Vec<u8>)>,
@@ -30,7 +30,7 @@ pub struct Later {
 
 impl Later {
     /// Holds a packet back; false when too many are held.
-    pub fn hold(&mut self, until: Tick, verdict: Verdict, octets: &[u8]) -> bool {
+    pub(super) fn hold(&mut self, until: Tick, verdict: Verdict, octets: &[u8]) -> bool {
         let at = match self.free.pop() {
             Some(at) => at,
             None if self.blocks.len() < HELD_MAX => {
@@ -49,7 +49,7 @@ impl Later {
     }
 
     /// Hands out every packet whose time has come, in the order of their times.
-    pub fn release(&mut self, now: Tick, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+    pub(super) fn release(&mut self, now: Tick, out: &mut dyn FnMut(Verdict, &mut [u8])) {
         while let Some(Reverse((at, _, block))) = self.due.peek().copied()
             && at <= now
         {
@@ -64,7 +64,7 @@ impl Later {
 
     /// When the next one is due.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Tick> {
+    pub(super) fn next_deadline(&self) -> Option<Tick> {
         if self.used > 0 {
             return Some(Tick(0));
         }
@@ -73,12 +73,12 @@ impl Later {
 
     /// Answers held back.
     #[must_use]
-    pub fn held(&self) -> u32 {
+    pub(super) fn held(&self) -> u32 {
         self.due.len() as u32
     }
 
     /// Files a copy of a query for a server; `edit` may change it. False when there are too many.
-    pub fn copy(&mut self, to: BackendSlot, query: &[u8], edit: impl FnOnce(&mut Packet<'_>)) -> bool {
+    pub(super) fn copy(&mut self, to: BackendSlot, query: &[u8], edit: impl FnOnce(&mut Packet<'_>)) -> bool {
         if self.used == COPIES_MAX {
             return false;
         }
@@ -99,14 +99,14 @@ impl Later {
 
     /// Hands out a copy; none when all are handed out. The caller gives its memory back with
     /// [`Later::put_back`].
-    pub fn take_copy(&mut self) -> Option<(BackendSlot, Vec<u8>, usize)> {
+    pub(super) fn take_copy(&mut self) -> Option<(BackendSlot, Vec<u8>, usize)> {
         self.used = self.used.checked_sub(1)?;
         let (backend, octets, len) = &mut self.copies[self.used];
         Some((*backend, std::mem::take(octets), *len))
     }
 
     /// Takes the memory of a copy back.
-    pub fn put_back(&mut self, octets: Vec<u8>) {
+    pub(super) fn put_back(&mut self, octets: Vec<u8>) {
         if let Some(place) = self.copies.get_mut(self.used) {
             place.1 = octets;
         }

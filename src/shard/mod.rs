@@ -28,7 +28,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use ahash::RandomState;
 
-use crate::addr::{BackendSlot, Client, Endpoint, LocalSlot, PoolSlot, Route};
+use crate::addr::{BackendSlot, Client, PoolSlot, Route};
 use crate::config::snapshot::{Backend, Snapshot};
 use crate::live::{Board, PPM, ShardPage};
 use crate::packet::Packet;
@@ -40,15 +40,14 @@ use crate::wire::header::{Header, rcode};
 use crate::wire::name;
 use crate::wire::query::Question;
 
-use act::{Hands, Outcome, Reply};
-use case::{Case, EcsWish};
+use case::Case;
 use cases::Cases;
 use later::Later;
-use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Outstanding, Queue, TEED};
+use outstanding::{Asked, DELIVERED, Found, Key, NO_CASE, Outstanding, Queue, TEED};
 use policy::{Selector, Subject};
 use rules::action::ResponseAction;
 use rules::limits::Limits;
-use rules::scene::{Answered, Env, Facts, Scene};
+use rules::scene::Facts;
 use script::Script;
 use verdict::{DropReason, Verdict};
 
@@ -100,8 +99,10 @@ struct Wants {
     rules: bool,
     /// Answers are looked at.
     answers: bool,
-    /// Rules of answers see what was known of the query.
+    /// Rules of answers, in Lua, see all that was known of the query.
     cases: bool,
+    /// Rules behind the query's own may ask for its tags.
+    tags: bool,
     /// Queries are kept, to be asked again or for their letter case.
     queries: bool,
 }
@@ -118,6 +119,7 @@ impl Wants {
             rules: !chains.query.is_empty() || subnets || snapshot.script.is_some(),
             answers: answers || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
             cases: snapshot.script.is_some() && answers,
+            tags: answers || !chains.timeout.is_empty(),
             queries: !chains.timeout.is_empty()
                 || snapshot.globals.fixup_case
                 || chains.response.rules().iter().any(restarts),
@@ -138,6 +140,7 @@ impl Shard {
     #[must_use]
     pub fn new(index: usize, board: Arc<Board>, snapshot: Arc<Snapshot>, mut rng: ShardRng) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
+        let limits = Limits::new(board.shards().len(), &mut rng);
         let mut shard = Self {
             index,
             selector: Selector::new(board.clone(), index),
@@ -151,7 +154,7 @@ impl Shard {
             cases: Cases::default(),
             later: Later::default(),
             case: Case::default(),
-            limits: Limits::default(),
+            limits,
             script: None,
             locals: Vec::new(),
             wants: Wants::default(),
@@ -185,6 +188,7 @@ impl Shard {
         if self.script.is_none() || snapshot.script.as_ref().map(|s| s.identity()) != running {
             self.script = snapshot.script.as_ref().and_then(|s| s.start(self.index));
         }
+        self.limits.adopt(&snapshot.limits);
         self.snapshot = snapshot.clone();
         self.wants = Wants::of(snapshot);
         snapshot.rules_fresh.iter().for_each(|slot| self.page().rule_hits(*slot).reset());

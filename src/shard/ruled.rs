@@ -13,9 +13,9 @@ use crate::config::snapshot::Snapshot;
 use crate::packet::Packet;
 use crate::time::TickDelta;
 use crate::wire::answer::{self, Flags};
-use crate::wire::query::Question;
 use crate::wire::ecs::{self, Ecs};
 use crate::wire::edit;
+use crate::wire::query::Question;
 
 /// Between two calls of the script's `maintenance`.
 const MAINTENANCE: TickDelta = TickDelta::from_ms(1_000);
@@ -50,7 +50,8 @@ impl Shard {
             return self.no_server(asked.client, packet);
         };
         self.add_subnet(backend, asked.client, packet);
-        if self.wants.cases || !self.case.is_plain(case::flags_of(packet.bytes())) {
+        let plain = self.case.is_plain(case::flags_of(packet.bytes()));
+        if self.wants.cases || !plain || self.wants.tags && !self.case.tags.is_empty() {
             match self.cases.open(&mut self.case) {
                 Some(case) => asked.case = case,
                 None => return self.drop(DropReason::CasesFull),
@@ -121,10 +122,7 @@ impl Shard {
             Ecs::OptAdded => self.case.added = Added::Opt,
             // An option beside one that a rule added goes with its record.
             Ecs::OptionAdded if self.case.added == Added::Nothing => self.case.added = Added::Ecs,
-            Ecs::OptionAdded
-            | Ecs::Left
-            | Ecs::Replaced
-            | Ecs::Failed => {}
+            Ecs::OptionAdded | Ecs::Left | Ecs::Replaced | Ecs::Failed => {}
         }
     }
 

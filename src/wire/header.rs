@@ -71,6 +71,12 @@ impl<'p> Header<'p> {
         self.0[2] & TC != 0
     }
 
+    /// Whether RA is set.
+    #[must_use]
+    pub const fn recursion_available(&self) -> bool {
+        self.0[3] & RA != 0
+    }
+
     /// The low four bits of the response code; the rest is in the OPT record.
     #[must_use]
     pub const fn rcode(&self) -> u8 {

@@ -12,7 +12,7 @@ const B: BackendSlot = BackendSlot(3);
 fn asked(question: u64) -> Asked {
     let peer = Endpoint { ip: [1; 16], scope: 0, port: 99 };
     let client = Client { peer, listener: ListenerSlot(1), local: LocalSlot(2) };
-    Asked { client, client_id: 7, question, copy: NO_COPY }
+    Asked { client, client_id: 7, question, case: NO_CASE, pool: PoolSlot(0) }
 }
 
 struct World {
@@ -47,7 +47,7 @@ fn an_answer_finds_its_query_and_a_second_one_does_not() {
     let mut w = World::new(1);
     let key = w.claim(A, 42, 10, ms(5)).expect("a slot");
     let Found::Live(known) = w.out.find(key) else { panic!("live") };
-    assert_eq!((known.asked, known.claimed_at, known.twin), (asked(42), ms(5), None));
+    assert_eq!((known.asked, known.claimed_at), (asked(42), ms(5)));
     let stranger = Key { id: key.id.wrapping_add(1), ..key };
     assert_eq!(w.out.find(stranger), Found::Foreign);
     let other_socket = Route { socket: SocketSlot(key.route.socket.0 ^ 1), ..key.route };
@@ -127,22 +127,6 @@ fn spans_of_old_configurations_make_room_and_those_in_use_do_not() {
     let more = (0..400).filter_map(|n| w.out.queue(TickDelta::from_ms(9_000 + n))).count();
     assert!(more < 255, "a span in use is never given away: {more}");
     assert_eq!(w.out.queue(TickDelta::from_ms(1_000)), Some(w.queue));
-}
-
-#[test]
-fn twins_know_each_other() {
-    let mut w = World::new(6);
-    let first = w.claim(A, 1, 10, ms(0)).expect("a slot");
-    let second = w.claim(B, 1, 10, ms(1)).expect("a slot");
-    w.out.pair(first, second);
-    let twin = |w: &World, key| match w.out.find(key) {
-        Found::Live(known) => known.twin,
-        Found::Settled | Found::Expired | Found::Foreign => None,
-    };
-    assert_eq!(twin(&w, first), Some(second));
-    assert_eq!(twin(&w, second), Some(first));
-    w.out.unpair(second);
-    assert_eq!(twin(&w, second), None);
 }
 
 #[test]
