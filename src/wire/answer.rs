@@ -207,7 +207,8 @@ pub fn message(packet: &mut Packet<'_>, template: &[u8]) -> bool {
 #[must_use]
 pub fn ede(packet: &mut Packet<'_>, info_code: u16, text: &[u8]) -> bool {
     edns::locate(packet.bytes()).is_some()
-        && edns::put_option(packet, code::EXTENDED_ERROR, &[&info_code.to_be_bytes(), text], 0) != Outcome::Failed
+        && edns::put_option(packet, code::EXTENDED_ERROR, &[&info_code.to_be_bytes(), text], 0)
+            != Outcome::Failed
 }
 
 /// Octets that the sender of a query takes as an answer over UDP.
@@ -320,7 +321,9 @@ impl<'p, 'b> Draft<'p, 'b> {
     /// Adds a record; sections must come in their order. False without question or room.
     fn record(&mut self, section: Section, owner: &[u8], rtype: u16, data: &[&[u8]]) -> bool {
         let Some((_, class)) = self.asked else { return false };
-        let Ok(length) = u16::try_from(data.iter().map(|part| part.len()).sum::<usize>()) else { return false };
+        let Ok(length) = u16::try_from(data.iter().map(|part| part.len()).sum::<usize>()) else {
+            return false;
+        };
         let ([t0, t1], [c0, c1], [l0, l1]) = (rtype.to_be_bytes(), class.to_be_bytes(), length.to_be_bytes());
         let [s0, s1, s2, s3] = self.ttl.to_be_bytes();
         let count = &mut self.counts[section as usize];

@@ -107,7 +107,9 @@ pub fn zero(packet: &mut Packet<'_>, client: IpAddr, payload: u16) -> Ecs {
 pub fn undo(packet: &mut Packet<'_>, done: Ecs) -> bool {
     match done {
         Ecs::OptAdded => edns::strip(packet) || edns::locate(packet.bytes()).is_none(),
-        Ecs::OptionAdded => edns::remove_option(packet, code::CLIENT_SUBNET) || parse(packet.bytes()).is_none(),
+        Ecs::OptionAdded => {
+            edns::remove_option(packet, code::CLIENT_SUBNET) || parse(packet.bytes()).is_none()
+        }
         Ecs::Left | Ecs::Replaced | Ecs::Failed => true,
     }
 }

@@ -287,8 +287,8 @@ fn count_questions(message: &[u8], qtype: u16) -> u16 {
 /// are too short to hold them.
 pub(super) fn names_in(message: &[u8], record: &Record) -> Option<(usize, u8, bool)> {
     use rtype::{
-        A6, AFSDB, CNAME, DNAME, KX, MB, MD, MF, MG, MINFO, MR, MX, NAPTR, NS, NXT, PTR, PX, RP, RT, SIG, SOA,
-        SRV,
+        A6, AFSDB, CNAME, DNAME, KX, MB, MD, MF, MG, MINFO, MR, MX, NAPTR, NS, NXT, PTR, PX, RP, RT, SIG,
+        SOA, SRV,
     };
     let data = message.get(record.rdata.clone())?;
     // A record without data asks or deletes (RFC 2136, 2.4 and 2.5).
@@ -354,7 +354,12 @@ pub(super) const POINTER_MAX: usize = 0x3fff;
 /// False, and nothing changed, when there is no room, a record cannot be read, or a pointer would
 /// lose its target.
 #[must_use]
-pub(super) fn splice(packet: &mut Packet<'_>, place: Range<usize>, parts: &[&[u8]], same_start: bool) -> bool {
+pub(super) fn splice(
+    packet: &mut Packet<'_>,
+    place: Range<usize>,
+    parts: &[&[u8]],
+    same_start: bool,
+) -> bool {
     let inserted = parts.iter().map(|part| part.len()).sum::<usize>();
     if !can_splice(packet, place.clone(), inserted, same_start) {
         return false;
@@ -375,7 +380,12 @@ pub(super) fn splice(packet: &mut Packet<'_>, place: Range<usize>, parts: &[&[u8
 
 /// Whether [`splice`] of so many octets would succeed.
 #[must_use]
-pub(super) fn can_splice(packet: &mut Packet<'_>, place: Range<usize>, inserted: usize, same_start: bool) -> bool {
+pub(super) fn can_splice(
+    packet: &mut Packet<'_>,
+    place: Range<usize>,
+    inserted: usize,
+    same_start: bool,
+) -> bool {
     if place.start > place.end || place.end > packet.len() || packet.tailroom() + place.len() < inserted {
         return false;
     }

@@ -129,7 +129,8 @@ mod tests {
             v6: vec![[9; 16]],
             others: vec![(65280, b"x".to_vec()), (7, b"/q".to_vec())],
         };
-        let mut expected = b"\0\0\0\x04\0\x03\0\x04\0\x01\0\x07\x02h2\x03dot\0\x02\0\0\0\x03\0\x02\x03\x55".to_vec();
+        let mut expected =
+            b"\0\0\0\x04\0\x03\0\x04\0\x01\0\x07\x02h2\x03dot\0\x02\0\0\0\x03\0\x02\x03\x55".to_vec();
         expected.extend(b"\0\x04\0\x08\xc0\0\x02\x01\xc0\0\x02\x02\0\x05\0\x03abc\0\x06\0\x10");
         expected.extend([9; 16]);
         expected.extend(b"\0\x07\0\x02/q\xff\0\0\x01x");
