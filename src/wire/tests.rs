@@ -286,16 +286,7 @@ const OWN: AnswerEdns = AnswerEdns { wanted: true, payload: 1232 };
 /// Every edit there is, and whether it promises to change nothing when it fails, as this does.
 fn all_edits(message: &[u8], room: usize) {
     let name = b"\x03new\x07example\0";
-    let soa = Soa {
-        zone: name.to_vec(),
-        mname: vec![0],
-        rname: vec![0],
-        serial: 1,
-        refresh: 2,
-        retry: 3,
-        expire: 4,
-        minimum: 5,
-    };
+    let soa = Soa { zone: name, mname: &[0], rname: &[0], numbers: [1, 2, 3, 4, 5] };
     let params = SvcParams { v4: vec![[1; 4]], v6: vec![[2; 16]], ..SvcParams::default() };
     let binding = SvcRecord::new(1, name.to_vec(), &params).unwrap();
     let flags = Flags::default();
@@ -340,7 +331,7 @@ fn all_edits(message: &[u8], room: usize) {
         assert!(!done || cut && records::end(&after) == Some(after.len()));
     }
     // The message as a template, and as a query for another.
-    for (query, template) in [(message, &QUERY[..]), (QUERY, message)] {
+    for (query, template) in [(message, QUERY), (QUERY, message)] {
         let (after, done) = edited(query, room, |p| answer::message(p, template));
         assert!(!done || after.len() >= 12 && after[..2] == query[..2]);
     }

@@ -1,7 +1,6 @@
 use super::super::tests::{edited, read};
 use super::*;
 use crate::wire::header::rcode::{NOTIMP, REFUSED, SERVFAIL};
-use crate::wire::svc::SvcParams;
 
 const OWN: AnswerEdns = AnswerEdns { wanted: true, payload: 1232 };
 const PLAIN: Flags = Flags { aa: false, ad: false, ra: None, ttl: 60 };
@@ -176,14 +175,10 @@ fn service_bindings_bring_their_hints() {
 #[test]
 fn negative_answers_bring_their_soa() {
     let soa = Soa {
-        zone: b"\x04test\0".to_vec(),
-        mname: b"\x01m\x04test\0".to_vec(),
-        rname: b"\x01r\x04test\0".to_vec(),
-        serial: 1,
-        refresh: 2,
-        retry: 3,
-        expire: 4,
-        minimum: 5,
+        zone: b"\x04test\0",
+        mname: b"\x01m\x04test\0",
+        rname: b"\x01r\x04test\0",
+        numbers: [1, 2, 3, 4, 5],
     };
     let flags = Flags { ttl: 100, ..PLAIN };
     let record = b"\x04test\0\0\x06\0\x01\0\0\0\x64\0\x24\x01m\x04test\0\x01r\x04test\0\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x05";
