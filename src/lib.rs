@@ -30,9 +30,13 @@
 //!   header.rs          the 12 octets
 //!   name.rs            names in wire format: ends, labels, zones; as text
 //!   query.rs           Question: all that is read of a query, parsed once
-//!   edns.rs            the OPT record
-//!   answer.rs          answers of our own
-//!   edit.rs            edits in place: id, flags, answers of our own
+//!   records.rs         the records behind the question: a walk, TTLs, counts, splices
+//!   rebuild.rs         a message written anew without some of its records
+//!   edns.rs            the OPT record and its options
+//!   ecs.rs             the client subnet option
+//!   answer.rs          answers of our own: the query becomes its answer; TC=1
+//!   svc.rs             SVCB and HTTPS records as a configuration says them
+//!   edit.rs            edits in place: the id
 //!
 //! shard/               DATA PLANE: one thread, one owner, no locks
 //!   verdict.rs         Verdict, DropReason: what becomes of a packet, and why

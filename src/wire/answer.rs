@@ -14,8 +14,9 @@ use super::header::{self, Header, rcode::NXDOMAIN};
 use super::name;
 use super::query::Question;
 use super::records::{self, Section, rtype};
-use super::svc::SvcRecord;
 use crate::packet::Packet;
+
+pub use super::svc::{SvcParams, SvcRecord};
 
 /// A compression pointer to the name of the first question.
 const OWNER: [u8; 2] = [0xc0, header::LEN as u8];
@@ -53,24 +54,16 @@ impl Default for Flags {
 }
 
 /// A start of authority for negative answers (RFC 2308, 2); names are plain wire names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Soa {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Soa<'a> {
     /// The zone, which owns the record.
-    pub zone: Vec<u8>,
+    pub zone: &'a [u8],
     /// Its primary name server.
-    pub mname: Vec<u8>,
+    pub mname: &'a [u8],
     /// The mailbox of who is in charge.
-    pub rname: Vec<u8>,
-    /// Its version.
-    pub serial: u32,
-    /// Seconds until a secondary asks again.
-    pub refresh: u32,
-    /// Seconds until it retries.
-    pub retry: u32,
-    /// Seconds until it gives up.
-    pub expire: u32,
-    /// Seconds that a negative answer may be kept.
-    pub minimum: u32,
+    pub rname: &'a [u8],
+    /// Serial, refresh, retry, expire and minimum; all but the serial are seconds.
+    pub numbers: [u32; 5],
 }
 
 /// Answers with a response code and no records. The code's bits above 4 are told only to clients
@@ -157,7 +150,7 @@ pub fn svc(packet: &mut Packet<'_>, bindings: &[SvcRecord], flags: Flags, own: A
 pub fn negative_soa(
     packet: &mut Packet<'_>,
     nxdomain: bool,
-    soa: &Soa,
+    soa: &Soa<'_>,
     in_authority: bool,
     flags: Flags,
     own: AnswerEdns,
@@ -165,9 +158,9 @@ pub fn negative_soa(
     let code = if nxdomain { u16::from(NXDOMAIN) } else { 0 };
     let Some(mut draft) = Draft::begin(packet, code, flags, own) else { return false };
     let section = if in_authority { Section::Authority } else { Section::Additional };
-    let numbers = [soa.serial, soa.refresh, soa.retry, soa.expire, soa.minimum].map(u32::to_be_bytes);
-    let data: [&[u8]; 3] = [&soa.mname, &soa.rname, numbers.as_flattened()];
-    draft.record(section, &soa.zone, rtype::SOA, &data) && draft.finish()
+    let numbers = soa.numbers.map(u32::to_be_bytes);
+    let data: [&[u8]; 3] = [soa.mname, soa.rname, numbers.as_flattened()];
+    draft.record(section, soa.zone, rtype::SOA, &data) && draft.finish()
 }
 
 /// Answers with a whole message: `template`, with the query's id and RD, QR set, and the query's

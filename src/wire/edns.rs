@@ -257,6 +257,7 @@ fn rewrite(packet: &mut Packet<'_>, opt: &Opt, code: u16, parts: &[&[u8]]) -> Op
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::edited;
     use super::*;
     use proptest::prelude::*;
 
@@ -271,6 +272,81 @@ mod tests {
         assert_eq!(opt.end, message.len());
         message.pop();
         assert_eq!(find(&message, question_end), None);
+    }
+
+    /// A query with an OPT of two cookies and a subnet, a TSIG behind it that is named like the
+    /// question, and trailing data.
+    fn signed(options: &[u8]) -> Vec<u8> {
+        let head =
+            [&b"\0\x01\x01\0\0\x01\0\0\0\0\0\x02\x01a\0\0\x01\0\x01"[..], b"\0\0\x29\x05\x78\x01\0\x80\0"];
+        [&head.concat()[..], &(options.len() as u16).to_be_bytes(), options, TSIG].concat()
+    }
+
+    const TSIG: &[u8] = b"\xc0\x0c\0\xfa\0\xff\0\0\0\0\0\x01xtail";
+    const OPTIONS: &[u8] = b"\0\x0a\0\x01c\0\x08\0\x02sn\0\x0a\0\0";
+
+    #[test]
+    fn options_are_listed() {
+        let message = signed(OPTIONS);
+        let opt = locate(&message).unwrap();
+        assert_eq!((opt.start, opt.end, opt.code_high, rcode(&message)), (19, 45, 1, 16));
+        let list: Vec<_> =
+            options(&message, &opt).map(|(code, data)| (code, message[data].to_vec())).collect();
+        assert_eq!(list, [(10, b"c".to_vec()), (8, b"sn".to_vec()), (10, Vec::new())]);
+        let message = signed(b"\0\x0a\0\x01c\0\x08\0\x02s");
+        let opt = locate(&message).unwrap();
+        assert_eq!(options(&message, &opt).count(), 1, "the second is cut off");
+    }
+
+    #[test]
+    fn an_option_replaces_all_of_its_code() {
+        let (after, outcome) = edited(&signed(OPTIONS), 3, |p| set_option(p, 10, b"new one", 512));
+        assert_eq!(outcome, Outcome::Replaced);
+        assert_eq!(after, signed(b"\0\x08\0\x02sn\0\x0a\0\x07new one"));
+        let (after, outcome) = edited(&signed(OPTIONS), 5, |p| set_option(p, 15, b"x", 512));
+        assert_eq!(outcome, Outcome::Added);
+        assert_eq!(after, signed(&[OPTIONS, b"\0\x0f\0\x01x"].concat()));
+    }
+
+    #[test]
+    fn an_option_that_cannot_be_set_changes_nothing() {
+        for (message, data) in [
+            (signed(OPTIONS), vec![0; 30]),
+            (signed(OPTIONS), vec![0; 65_536]),
+            (signed(b"\0\x0a\0\x09c"), vec![0]),
+            (signed(OPTIONS)[..50].to_vec(), vec![0]),
+            (b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01".to_vec(), vec![0; 10]),
+            (vec![0; 11], vec![]),
+        ] {
+            assert_eq!(edited(&message, 20, |p| set_option(p, 8, &data, 512)), (message, Outcome::Failed));
+        }
+    }
+
+    #[test]
+    fn a_new_opt_stands_in_front_of_a_signature() {
+        let mut plain = signed(b"");
+        plain.drain(19..30);
+        plain[11] = 1;
+        let (after, outcome) = edited(&plain, 30, |p| set_option(p, 8, b"net", 1232));
+        assert_eq!(outcome, Outcome::OptAdded);
+        let mut expected = signed(b"\0\x08\0\x03net");
+        expected[22..28].copy_from_slice(&[4, 0xd0, 0, 0, 0, 0]);
+        assert_eq!(after, expected);
+        assert_eq!(edited(&after, 0, strip), (plain, true));
+    }
+
+    #[test]
+    fn an_option_is_removed_and_the_record_stays() {
+        let (after, done) = edited(&signed(OPTIONS), 0, |p| remove_option(p, 10));
+        assert_eq!((after, done), (signed(b"\0\x08\0\x02sn"), true));
+        assert_eq!(edited(&signed(OPTIONS), 0, |p| remove_option(p, 3)), (signed(OPTIONS), false));
+    }
+
+    #[test]
+    fn an_opt_that_others_point_into_stays() {
+        let mut message = signed(OPTIONS);
+        message[46] = 19;
+        assert_eq!(edited(&message, 0, strip), (message, false));
     }
 
     proptest! {

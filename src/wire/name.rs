@@ -6,6 +6,9 @@ use std::fmt;
 /// Octets of the longest name, root label included (RFC 1035, 2.3.4).
 pub const LEN_MAX: usize = 255;
 
+/// Pointers that one name is read through: more than one for each of its labels help nobody.
+const JUMPS_MAX: usize = 127;
+
 /// The end of the uncompressed name at `at`, behind its root label. None when the name runs out
 /// of the message, is longer than 255 octets, or holds a compression pointer or another label
 /// type than the plain one.
@@ -62,12 +65,12 @@ pub fn pointer(message: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Reads the name at `at` into `out`, its pointers followed: how long it is there, and where it
-/// ends in its record. Each pointer must go back behind what was read so far, so this ends. None
-/// when it does not, or the name is no name or too long.
+/// ends in its record. None when it is no name or too long, or when a pointer does not go back in
+/// front of all that was read so far, or there are more than 127 of them.
 #[must_use]
 pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize, usize)> {
     let (mut next, mut first, mut length) = (at, at, 0);
-    let mut ends = None;
+    let (mut ends, mut jumps) = (None, 0);
     loop {
         let label = usize::from(*message.get(next)?);
         match label {
@@ -83,7 +86,8 @@ pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize
             0xc0.. => {
                 let target = pointer(message, next)?;
                 ends.get_or_insert(next + 2);
-                if target >= first {
+                jumps += 1;
+                if target >= first || jumps > JUMPS_MAX {
                     return None;
                 }
                 (next, first) = (target, target);
@@ -93,15 +97,17 @@ pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize
     }
 }
 
-/// Whether the name at `at`, its pointers followed, is the plain wire name `plain`, octet by octet.
+/// Whether the name at `at`, its pointers followed as [`read`] does, is the plain wire name
+/// `plain`, octet by octet.
 #[must_use]
 pub fn is_at(message: &[u8], at: usize, plain: &[u8]) -> bool {
-    let (mut next, mut first, mut rest) = (at, at, plain);
+    let (mut next, mut first, mut rest, mut jumps) = (at, at, plain, 0);
     loop {
         let Some(&length) = message.get(next) else { return false };
         if length >= 0xc0 {
+            jumps += 1;
             match pointer(message, next) {
-                Some(target) if target < first => (next, first) = (target, target),
+                Some(target) if target < first && jumps <= JUMPS_MAX => (next, first) = (target, target),
                 _ => return false,
             }
             continue;
@@ -304,6 +310,18 @@ mod tests {
         assert_eq!(read(b"\x01a\xc0\0", 0, &mut out), None, "into itself");
         assert_eq!(read(b"\xc0\x02\x01a\0", 0, &mut out), None, "forward");
         assert_eq!(read(b"\x01a\0\xc0\x05\xc0\x03", 5, &mut out), None, "a circle");
+        // A label, and pointers each to the one before.
+        let mut chain = b"\x01a\0".to_vec();
+        let mut last = 0_u16;
+        for _ in 0..=JUMPS_MAX {
+            let at = chain.len();
+            chain.extend((0xc000 | last).to_be_bytes());
+            last = at as u16;
+        }
+        let at = chain.len() - 2;
+        assert_eq!(read(&chain, at - 2, &mut out), Some((3, at)));
+        assert!(is_at(&chain, at - 2, b"\x01a\0") && !is_at(&chain, at, b"\x01a\0"));
+        assert_eq!(read(&chain, at, &mut out), None, "one pointer too many");
         let long = [[63; 64]; 4].concat();
         assert_eq!(read(&[long, vec![0]].concat(), 0, &mut out), None, "256 octets and the root");
     }

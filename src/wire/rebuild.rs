@@ -134,3 +134,63 @@ impl Copy {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{ADDITIONAL, ANSWER, AUTHORITY, Rr, edited, read};
+    use super::*;
+
+    fn response([an, ns, ar]: [u8; 3], records: &[u8]) -> Vec<u8> {
+        let head = [0xab, 0xcd, 0x81, 0x80, 0, 1, 0, an, 0, ns, 0, ar];
+        [&head[..], b"\x03www\x04Test\0\0\x01\0\x01", records].concat()
+    }
+
+    #[test]
+    fn cleared_types_leave_names_that_pointed_to_them() {
+        // An alias, whose target (in its data) owns the address behind it.
+        let alias = b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x09\x06target\xc0\x10";
+        let address = b"\xc0\x26\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+        let exchange = b"\xc0\x26\0\x0f\0\x01\0\0\0\x3c\0\x04\0\x0a\xc0\x26";
+        let opt = b"\0\0\x29\x10\0\0\0\0\0\0\0";
+        let records = [&alias[..], address, exchange, opt, b"tail"].concat();
+        let whole = response([2, 1, 1], &records);
+        let (after, done) = edited(&whole, 0, |p| clear_types(p, |t| t == 5 || t == 41));
+        assert!(done);
+        let records = [
+            &b"\x06target\xc0\x10\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01"[..],
+            b"\xc0\x1a\0\x0f\0\x01\0\0\0\x3c\0\x04\0\x0a\xc0\x1a",
+            opt,
+            b"tail",
+        ];
+        assert_eq!(after, response([1, 1, 1], &records.concat()));
+        let now = read(&after).unwrap();
+        let target = b"\x06target\x04Test\0".to_vec();
+        let rr = |section, rtype, rdata: Vec<u8>| Rr {
+            section,
+            owner: target.clone(),
+            rtype,
+            class: 1,
+            ttl: 60,
+            rdata,
+        };
+        assert_eq!(now.records[0], rr(ANSWER, 1, vec![192, 0, 2, 1]));
+        assert_eq!(now.records[1], rr(AUTHORITY, 15, [&[0, 10][..], &target].concat()));
+        assert_eq!((now.records[2].section, now.tail), (ADDITIONAL, b"tail".to_vec()));
+        let (same, done) = edited(&whole, 0, |p| clear_types(p, |t| t == 28));
+        assert!(done && same == whole, "nothing to clear changes nothing");
+    }
+
+    #[test]
+    fn what_does_not_fit_changes_nothing() {
+        // Each service's target is compressed, which a sender may not do: written whole, they grow.
+        let mut records = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01".to_vec();
+        for _ in 0..200 {
+            records.extend(b"\xc0\x0c\0\x21\0\x01\0\0\0\x3c\0\x08\0\0\0\0\0\0\xc0\x0c");
+        }
+        let whole = response([201, 0, 0], &records);
+        assert_eq!(edited(&whole, 4096, |p| clear_types(p, |t| t == 1)), (whole.clone(), false));
+        let (after, done) =
+            edited(&response([21, 0, 0], &records[..16 + 20 * 20]), 200, |p| clear_types(p, |t| t == 1));
+        assert!(done && read(&after).is_some_and(|now| now.records.len() == 20));
+    }
+}

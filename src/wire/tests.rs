@@ -286,16 +286,7 @@ const OWN: AnswerEdns = AnswerEdns { wanted: true, payload: 1232 };
 /// Every edit there is, and whether it promises to change nothing when it fails, as this does.
 fn all_edits(message: &[u8], room: usize) {
     let name = b"\x03new\x07example\0";
-    let soa = Soa {
-        zone: name.to_vec(),
-        mname: vec![0],
-        rname: vec![0],
-        serial: 1,
-        refresh: 2,
-        retry: 3,
-        expire: 4,
-        minimum: 5,
-    };
+    let soa = Soa { zone: name, mname: &[0], rname: &[0], numbers: [1, 2, 3, 4, 5] };
     let params = SvcParams { v4: vec![[1; 4]], v6: vec![[2; 16]], ..SvcParams::default() };
     let binding = SvcRecord::new(1, name.to_vec(), &params).unwrap();
     let flags = Flags::default();
@@ -317,27 +308,30 @@ fn all_edits(message: &[u8], room: usize) {
         let (after, done) = edited(message, room, edit);
         assert!(done || after == message, "a failed edit left another message");
     }
+    // The data of these are read by the type that was asked for, which may be any.
+    let by_type: Vec<Edit<'_>> = vec![
+        Box::new(|p| answer::raw(p, &[b"x", b"y"], 16, flags, OWN)),
+        Box::new(|p| answer::svc(p, std::slice::from_ref(&binding), flags, OWN)),
+    ];
     let builders: Vec<Edit<'_>> = vec![
         Box::new(|p| answer::rcode(p, 23, flags, OWN)),
         Box::new(|p| answer::truncated(p, flags, OWN)),
         Box::new(|p| answer::addresses(p, &[[1; 4]; 3], &[[2; 16]; 3], flags, OWN)),
         Box::new(|p| answer::cname(p, name, flags, OWN)),
-        Box::new(|p| answer::raw(p, &[b"x", b"y"], 16, flags, OWN)),
-        Box::new(|p| answer::svc(p, std::slice::from_ref(&binding), flags, OWN)),
         Box::new(|p| answer::negative_soa(p, true, &soa, true, flags, OWN)),
     ];
-    for build in &builders {
+    for (number, build) in builders.iter().chain(&by_type).enumerate() {
         let (after, done) = edited(message, room, build);
         if done {
-            let whole = read(&after).expect("an answer of our own can be read");
-            assert!(whole.flags & 0x8000 != 0 && whole.tail.is_empty());
+            assert!(number >= builders.len() || read(&after).is_some(), "an answer of our own can be read");
+            assert!(records::end(&after) == Some(after.len()) && after[2] & 0x80 != 0);
             assert_eq!(after[..2], message[..2]);
         }
         let (after, cut) = edited(&after, 0, |p| answer::fit(p, 12));
         assert!(!done || cut && records::end(&after) == Some(after.len()));
     }
     // The message as a template, and as a query for another.
-    for (query, template) in [(message, &QUERY[..]), (QUERY, message)] {
+    for (query, template) in [(message, QUERY), (QUERY, message)] {
         let (after, done) = edited(query, room, |p| answer::message(p, template));
         assert!(!done || after.len() >= 12 && after[..2] == query[..2]);
     }
@@ -348,7 +342,7 @@ fn all_edits(message: &[u8], room: usize) {
     }
     assert!(records::end(message).is_none_or(|end| end <= message.len()));
     assert!(edns::rcode(message) < 4096 && answer::udp_limit(message) >= 512);
-    records::min_ttl(message);
+    assert!(records::min_ttl(message).is_none() || records::end(message).is_some());
 }
 
 const QUERY: &[u8] = b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\0\0\x01\0\x01";

@@ -209,7 +209,7 @@ impl Limits {
     }
 
     /// Puts an address (16 octets, IPv4 mapped) into a set, until a time; a later end replaces
-    /// an earlier one. At a million addresses the one that would end first makes room.
+    /// an earlier one. Above a million addresses, about the first to end make room.
     pub fn timed_add(&mut self, state: u32, ip: &[u8; 16], until: Tick, now: Tick) {
         let hash = self.hasher.hash_one(u128::from_be_bytes(*ip));
         if let Some(Memory::Timed(set)) = self.memory_mut(state) {
@@ -303,13 +303,13 @@ struct Rate {
 }
 
 impl Rate {
-    /// One of `parts` equal parts of a rate. Above a million queries per second a token's span is
-    /// rounded down by up to a part in a thousand, above a thousand million it is nothing: no
-    /// limit. `qps` 0 is taken as 1.
+    /// One of `parts` equal parts of a rate. A token's span is rounded up: above a million
+    /// queries per second a part in a thousand may be missing, and a thousand million is the most.
     fn part(qps: u32, burst: u32, parts: u64) -> Self {
-        let per_token = parts * 1_000_000_000;
-        let qps = u64::from(qps.max(1));
-        let token_ns = per_token / qps;
-        Self { token_ns, full_ns: (u64::from(burst) * 1_000_000_000 / qps).max(token_ns) }
+        let token_ns = (parts * 1_000_000_000).div_ceil(u64::from(qps.max(1)));
+        Self { token_ns, full_ns: (u64::from(burst) * token_ns / parts).max(token_ns) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,3 +316,6 @@ fn end(message: &[u8]) -> Option<usize> {
     }
     at.filter(|_| read == total)
 }
+
+#[cfg(test)]
+mod tests;

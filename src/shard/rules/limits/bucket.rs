@@ -1,8 +1,8 @@
 //! One bucket for all shards, and what a shard holds of it.
 //!
 //! A shard takes tokens out in chunks of what comes back in about 10 ms at its part of the rate
-//! (1 at low rates), so that the atomic is written about a hundred times per second by each shard
-//! however many queries there are. When the bucket cannot give one, the shard does not look again
+//! (1 at low rates), so that the atomic is written about a hundred times per second by each shard,
+//! twice that under overload, however many queries there are. When the bucket cannot give one, the shard does not look again
 //! before the next chunk can have come back.
 //!
 //! Tokens come only from the bucket, and what a shard has not used within 20 ms goes back when
@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Rate;
 use crate::time::Tick;
 
 /// After so long, tokens in hand go back, nanoseconds: two chunks' time.
@@ -31,7 +30,8 @@ const BURST_PART: u32 = 16;
 pub struct Bucket {
     qps: u32,
     burst: u32,
-    rate: Rate,
+    /// What an empty one takes to be full.
+    full_ns: u64,
     /// When it will be full again. Alone on its two cache lines (the adjacent one is prefetched
     /// with it), since it is the one thing here that several shards write.
     full_at: Padded,
@@ -46,7 +46,9 @@ impl Bucket {
     /// gives any.
     #[must_use]
     pub fn new(qps: u32, burst: u32) -> Self {
-        Self { qps, burst, rate: Rate::part(qps, burst, 1), full_at: Padded::default() }
+        let mut bucket = Self { qps, burst, full_ns: 0, full_at: Padded::default() };
+        bucket.full_ns = bucket.span_ns(u64::from(burst));
+        bucket
     }
 
     /// Whether both limit alike.
@@ -54,36 +56,41 @@ impl Bucket {
         self.qps == other.qps && self.burst == other.burst
     }
 
+    /// When it will be full again.
+    #[cfg(test)]
+    pub(super) fn full_at(&self) -> u64 {
+        self.full_at.0.load(Relaxed)
+    }
+
     const fn is_closed(&self) -> bool {
         self.qps == 0 || self.burst == 0
     }
 
-    /// The span in which so many tokens come back. By the rate, rather than by `token_ns`, whose
-    /// rounding would add up.
+    /// The span in which so many tokens come back, rounded up: never more than the rate.
     fn span_ns(&self, tokens: u64) -> u64 {
-        tokens.saturating_mul(1_000_000_000) / u64::from(self.qps.max(1))
+        tokens.saturating_mul(1_000_000_000).div_ceil(u64::from(self.qps.max(1)))
     }
 
-    /// Gives `back` tokens back and takes up to `wanted` out, in one step: those taken, or, when
-    /// there is none, when `wanted` of them will be there.
-    fn exchange(&self, back: u64, wanted: u64, now: u64) -> Result<u64, u64> {
+    /// Gives `back` tokens back and takes up to `wanted` out, in one step; fewer than `least` are
+    /// left there. Returns how many were taken, and when `wanted` of them will be there again.
+    fn exchange(&self, back: u64, least: u64, wanted: u64, now: u64) -> (u64, u64) {
         let mut full_at = self.full_at.0.load(Relaxed);
         loop {
             let begin = full_at.saturating_sub(self.span_ns(back)).max(now);
-            let ahead = begin - now;
-            let room = self.rate.full_ns.saturating_sub(ahead);
+            let room = self.full_ns.saturating_sub(begin - now);
             let there = if self.span_ns(wanted) <= room {
                 wanted
             } else {
                 (u128::from(room) * u128::from(self.qps) / 1_000_000_000) as u64
             };
-            let next = begin + self.span_ns(there);
-            if there == 0 && back == 0 {
-                return Err((begin + self.span_ns(wanted)).saturating_sub(self.rate.full_ns));
+            let taken = if there < least { 0 } else { there };
+            let next = begin + self.span_ns(taken);
+            let then = (next + self.span_ns(wanted)).saturating_sub(self.full_ns);
+            if taken == 0 && back == 0 {
+                return (0, then);
             }
             match self.full_at.0.compare_exchange_weak(full_at, next, Relaxed, Relaxed) {
-                Ok(_) if there > 0 => return Ok(there),
-                Ok(_) => return Err((begin + self.span_ns(wanted)).saturating_sub(self.rate.full_ns)),
+                Ok(_) => return (taken, then),
                 Err(is) => full_at = is,
             }
         }
@@ -100,7 +107,7 @@ pub(super) struct Credit {
     held: u64,
     /// When they were taken out.
     taken_at: u64,
-    /// The bucket is not asked before.
+    /// The bucket was empty, and is not asked before this; 0: it was not.
     ask_at: u64,
 }
 
@@ -127,16 +134,13 @@ impl Credit {
         if now < self.ask_at || self.bucket.is_closed() {
             return false;
         }
-        let back = std::mem::take(&mut self.held);
-        match self.bucket.exchange(back, self.chunk, now) {
-            Ok(taken) => {
-                (self.held, self.taken_at, self.ask_at) = (taken - 1, now, 0);
-                true
-            }
-            Err(then) => {
-                self.ask_at = then;
-                false
-            }
-        }
+        let back = self.held;
+        // Once it was empty, only whole chunks are worth a write: under overload shards would
+        // otherwise fetch every single token.
+        let least = if self.ask_at > 0 { self.chunk } else { 1 };
+        let (taken, then) = self.bucket.exchange(back, least, self.chunk, now);
+        (self.held, self.taken_at) = (taken.saturating_sub(1), now);
+        self.ask_at = if taken < self.chunk { then } else { 0 };
+        taken > 0
     }
 }
