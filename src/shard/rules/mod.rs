@@ -14,9 +14,11 @@ pub mod action;
 pub mod index;
 pub mod limits;
 pub mod matcher;
+mod name_table;
 pub mod names;
 pub mod networks;
 pub mod pattern;
+mod prefix_map;
 pub mod scene;
 
 use std::sync::Arc;
