@@ -51,6 +51,8 @@
 //!     pattern.rs       regular expressions
 //!       posix.rs       those of POSIX in the words of the engine
 //!     limits.rs        token buckets, sets with an end
+//!       bucket.rs      one bucket for all shards, and what a shard holds of it
+//!       deadlines.rs   a bounded table: address to point in time
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline

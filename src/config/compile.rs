@@ -140,6 +140,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         acl: draft.acl.iter().copied().collect(),
         chains: Chains::default(),
         rules_fresh: Vec::new(),
+        limits: Vec::new(),
         script: None,
         globals: globals(&draft.settings),
     };

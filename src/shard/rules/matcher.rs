@@ -11,6 +11,9 @@ use super::scene::{Env, Scene};
 use crate::addr::PoolRef;
 use crate::shard::case::Protocol;
 use crate::shard::script::FunctionId;
+use crate::wire::edns::Opt;
+use crate::wire::header::{self, Header};
+use crate::wire::name;
 
 /// A condition on a packet. What it refers to (pools, buckets, functions) is resolved by
 /// `compile`, so that nothing is looked up by name here.
@@ -93,7 +96,7 @@ pub enum Matcher {
     Tcp(bool),
     /// A tag is set, to this value if one is given.
     Tag(Arc<str>, Option<Arc<str>>),
-    /// More queries than this reach it per second.
+    /// No more queries than this have reached it per second: the ones above do not match.
     MaxQps(Limit),
     /// A client network sends more queries than this per second.
     MaxQpsIp(ClientLimit),
@@ -124,15 +127,94 @@ pub enum Comparison {
     SmallerOrEqual,
 }
 
+impl Comparison {
+    const fn holds(self, left: usize, right: usize) -> bool {
+        match self {
+            Self::Equal => left == right,
+            Self::Greater => left > right,
+            Self::GreaterOrEqual => left >= right,
+            Self::Smaller => left < right,
+            Self::SmallerOrEqual => left <= right,
+        }
+    }
+}
+
 impl Matcher {
-    /// Whether it concerns this packet.
+    /// Whether it concerns this packet. Limits count what they let pass, so a matcher is asked
+    /// once per packet, and behind `And` only where those before it said yes.
     pub fn matches(&self, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> bool {
         match self {
             Self::All => true,
             Self::And(all) => all.iter().all(|m| m.matches(scene, env)),
             Self::Or(any) => any.iter().any(|m| m.matches(scene, env)),
             Self::Not(not) => !not.matches(scene, env),
-            _ => false,
+            // Length octets are below 'A': a whole wire name may be compared as text.
+            Self::QName(name) => scene.qname().eq_ignore_ascii_case(name),
+            Self::QNameSet(names) => names.set().is_some_and(|n| n.contains(scene.qname())),
+            Self::QNameSuffix(names) => names.set().is_some_and(|n| n.suffix_of(scene.qname()).is_some()),
+            Self::Regex(pattern) => pattern.matches(scene.qname(), env),
+            Self::QType(qtype) => scene.facts.qtype == *qtype,
+            Self::QClass(qclass) => scene.facts.qclass == *qclass,
+            Self::Opcode(opcode) => octet(scene, 2).is_some_and(|o| (o >> 3) & 0x0f == *opcode),
+            Self::RCode(rcode) => octet(scene, 3).is_some_and(|o| o & 0x0f == *rcode),
+            Self::ERCode(rcode) => extended_rcode(scene) == Some(*rcode),
+            Self::Rd => octet(scene, 2).is_some_and(|o| o & header::RD != 0),
+            Self::Dnssec => scene.opt().is_some_and(|o| o.dnssec_ok),
+            Self::EdnsVersion(version) => scene.opt().is_some_and(|o| o.version > *version),
+            Self::EdnsOption(code) => {
+                let Some(opt) = scene.opt() else { return false };
+                has_option(scene.packet.bytes(), &opt, *code)
+            }
+            Self::RecordsCount { section, min, max } => {
+                count(scene.packet.bytes(), *section).is_some_and(|n| (*min..=*max).contains(&n))
+            }
+            Self::RecordsTypeCount { section, rtype, min, max } => {
+                let n = count_type(scene.packet.bytes(), *section, *rtype);
+                (u32::from(*min)..=u32::from(*max)).contains(&n)
+            }
+            Self::TrailingData => {
+                let message = scene.packet.bytes();
+                end(message).is_some_and(|end| end < message.len())
+            }
+            Self::QNameLabels(min, max) => {
+                let labels = name::labels_of(scene.qname()).count();
+                labels < usize::from(*min) || labels > usize::from(*max)
+            }
+            Self::QNameWireLength(min, max) => {
+                let octets = scene.qname().len();
+                octets < usize::from(*min) || octets > usize::from(*max)
+            }
+            Self::PayloadSize(comparison, octets) => {
+                comparison.holds(scene.packet.len(), usize::from(*octets))
+            }
+            Self::Netmask { networks, source } => {
+                let ip = if *source { &scene.client.peer.ip } else { &scene.local.ip };
+                networks.set().is_some_and(|n| n.contains(ip))
+            }
+            Self::DstPort(port) => scene.local.port == *port,
+            Self::Protocol(protocol) => scene.case.protocol == *protocol,
+            Self::Tcp(stream) => scene.case.protocol.is_stream() == *stream,
+            Self::Tag(name, value) => match (scene.case.tags.value(name.as_bytes()), value) {
+                (Some(is), Some(wanted)) => is == wanted.as_bytes(),
+                (is, None) => is.is_some(),
+                (None, Some(_)) => false,
+            },
+            Self::MaxQps(limit) => !env.limits.exceeded(limit, env.now),
+            Self::MaxQpsIp(limit) => {
+                let shared = !env.snapshot.globals.clients_stay;
+                env.limits.client_exceeded(limit, &scene.client.peer.ip, shared, env.now)
+            }
+            Self::Probability(bound) => bound.is_none_or(|bound| env.rng.u32() < bound),
+            Self::PoolAvailable(pool) => env.pool_available(pool.slot),
+            Self::PoolOutstanding(pool, most) => env.farm.outstanding(env.snapshot, pool.slot) > *most,
+            Self::TimedSet(set) => env.limits.timed_contains(set.state, &scene.client.peer.ip, env.now),
+            Self::Lua(function) => {
+                // Out of the room while it runs, so that the function may use the rest of it.
+                let Some(script) = env.script.take() else { return false };
+                let said = script.matches(*function, scene, env);
+                env.script = Some(script);
+                said.unwrap_or(false)
+            }
         }
     }
 
@@ -141,4 +223,96 @@ impl Matcher {
     pub fn guard(&self) -> Guard {
         Guard::Always
     }
+}
+
+/// An octet of the header; none when the message is shorter than one.
+fn octet(scene: &Scene<'_, '_>, at: usize) -> Option<u8> {
+    scene.packet.bytes().first_chunk::<{ header::LEN }>()?.get(at).copied()
+}
+
+/// The response code with the eight bits that an OPT record puts in front (RFC 6891, 6.1.3).
+fn extended_rcode(scene: &mut Scene<'_, '_>) -> Option<u16> {
+    let low = u16::from(octet(scene, 3)? & 0x0f);
+    let Some(opt) = scene.opt() else { return Some(low) };
+    let message = scene.packet.bytes();
+    // Behind the owner: type, class, and then the TTL's first octet.
+    let high = *message.get(name::end(message, opt.start)? + 4)?;
+    Some(u16::from(high) << 4 | low)
+}
+
+/// Whether an OPT record has an option. One that ends behind the record ends the search.
+fn has_option(message: &[u8], opt: &Opt, code: u16) -> bool {
+    let Some(fixed) = name::end(message, opt.start) else { return false };
+    let mut rest = message.get(fixed + 10..opt.end).unwrap_or_default();
+    while let Some((&[c0, c1, l0, l1], behind)) = rest.split_first_chunk() {
+        let Some(next) = behind.get(usize::from(u16::from_be_bytes([l0, l1]))..) else { return false };
+        if u16::from_be_bytes([c0, c1]) == code {
+            return true;
+        }
+        rest = next;
+    }
+    false
+}
+
+/// Entries of a section as the header counts them.
+fn count(message: &[u8], section: u8) -> Option<u16> {
+    let header = Header::parse(message)?;
+    match section {
+        0 => Some(header.qdcount()),
+        1 => Some(header.ancount()),
+        2 => Some(header.nscount()),
+        3 => Some(header.arcount()),
+        _ => None,
+    }
+}
+
+/// One entry of a message, found by [`entries`].
+struct Entry {
+    section: u8,
+    rtype: u16,
+    /// Where it ends, if that is within the message.
+    end: Option<usize>,
+}
+
+/// The entries of all four sections, up to the first one whose name or fixed part cannot be read,
+/// or that ends behind the message (which is the last one then). Each takes at least five octets,
+/// so that the counts of a forged header cost no more than the message is long.
+fn entries(message: &[u8]) -> impl Iterator<Item = Entry> {
+    let mut left = [0, 1, 2, 3].map(|section| count(message, section).unwrap_or(0));
+    let mut at = Some(header::LEN);
+    std::iter::from_fn(move || {
+        let section = left.iter().position(|n| *n > 0)?;
+        left[section] -= 1;
+        let fixed = name::end(message, at?)?;
+        let (rtype, end) = if section == 0 {
+            let &[t0, t1, _, _] = message.get(fixed..)?.first_chunk()?;
+            ([t0, t1], fixed + 4)
+        } else {
+            let &[t0, t1, _, _, _, _, _, _, l0, l1] = message.get(fixed..)?.first_chunk()?;
+            ([t0, t1], fixed + 10 + usize::from(u16::from_be_bytes([l0, l1])))
+        };
+        at = (end <= message.len()).then_some(end);
+        Some(Entry { section: section as u8, rtype: u16::from_be_bytes(rtype), end: at })
+    })
+}
+
+/// Entries of a type in a section, those that can be read.
+fn count_type(message: &[u8], section: u8, rtype: u16) -> u32 {
+    let found = entries(message)
+        .take_while(|e| e.section <= section)
+        .filter(|e| e.section == section && e.rtype == rtype)
+        .count();
+    found as u32
+}
+
+/// Where a message ends by its own counts; none when it cannot be read so far.
+fn end(message: &[u8]) -> Option<usize> {
+    let total: u32 = [0, 1, 2, 3].iter().map(|s| count(message, *s).map_or(0, u32::from)).sum();
+    let mut at = (message.len() >= header::LEN).then_some(header::LEN);
+    let mut read = 0;
+    for entry in entries(message) {
+        at = entry.end;
+        read += 1;
+    }
+    at.filter(|_| read == total)
 }

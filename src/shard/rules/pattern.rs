@@ -296,4 +296,10 @@ mod tests {
         assert_eq!(qname.len(), name::LEN_MAX);
         assert!(matches(r"^(\\255){63}\.(.*)(\\000){61}$", false, &qname));
     }
+
+    /// Whether a name in wire format matches.
+    #[must_use]
+    pub fn matches(&self, _qname: &[u8], _env: &mut super::scene::Env<'_>) -> bool {
+        false
+    }
 }
