@@ -155,7 +155,13 @@ mod tests {
     #[test]
     fn duplicates_and_what_is_no_name_are_left_out() {
         let mut names = vec![wire("a.example"); 50];
-        names.extend([wire("A.EXAMPLE"), wire("b.example"), b"\x03ab".to_vec(), Vec::new(), b"\xc0\x0c".to_vec()]);
+        names.extend([
+            wire("A.EXAMPLE"),
+            wire("b.example"),
+            b"\x03ab".to_vec(),
+            Vec::new(),
+            b"\xc0\x0c".to_vec(),
+        ]);
         names.push(b"\x01a\x00tail".to_vec());
         let set: NameSet = names.into_iter().collect();
         assert_eq!(set.iter().collect::<Vec<_>>(), [wire("a.example"), wire("b.example")]);

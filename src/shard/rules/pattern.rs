@@ -66,6 +66,11 @@ impl Pattern {
         &self.0.text
     }
 
+    /// As the engine reads it: equal for expressions that mean the same.
+    pub(super) fn expression(&self) -> &str {
+        &self.0.expression
+    }
+
     /// Whether it matches a name in wire format.
     pub fn matches(&self, qname: &[u8], cache: &mut PatternCache) -> bool {
         let mut text = [0; TEXT_MAX];
@@ -179,6 +184,12 @@ impl PatternCache {
     /// Forgets everything: the expressions of another configuration are others.
     pub fn clear(&mut self) {
         self.rooms.clear();
+    }
+
+    /// Whether nothing was searched for since it was made or cleared.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
     }
 
     fn room(&mut self, search: &Search) -> &mut Room {
@@ -295,11 +306,5 @@ mod tests {
         let qname = [&label[..], &label, &label, b"\x3d", &[0; 61], &[0]].concat();
         assert_eq!(qname.len(), name::LEN_MAX);
         assert!(matches(r"^(\\255){63}\.(.*)(\\000){61}$", false, &qname));
-    }
-
-    /// Whether a name in wire format matches.
-    #[must_use]
-    pub fn matches(&self, _qname: &[u8], _env: &mut super::scene::Env<'_>) -> bool {
-        false
     }
 }
