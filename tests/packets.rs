@@ -119,7 +119,11 @@ impl Bench {
                 return;
             }
             (
-                Verdict::Forward(_) | Verdict::Deliver(_) | Verdict::Answer(_) | Verdict::Drop(_) | Verdict::Hold,
+                Verdict::Forward(_)
+                | Verdict::Deliver(_)
+                | Verdict::Answer(_)
+                | Verdict::Drop(_)
+                | Verdict::Hold,
                 Out::Forward(_) | Out::Answer(_) | Out::Deliver(_) | Out::Drop(_),
             ) => panic!("{name}: wanted {want:?}, got {verdict:?}"),
         };

@@ -9,10 +9,12 @@
 //!                   └─► Drop
 //! ```
 
+use std::sync::Arc;
+
 use super::case::{self, Added, EcsWish};
 use super::journal::{Line, Name};
 use super::later::Later;
-use super::rules::action::{Action, ExtendedError, ResponseAction};
+use super::rules::action::{Action, ExtendedError, LogTarget, NegativeSoa, ResponseAction};
 use super::rules::scene::{Env, Scene};
 use super::rules::{Chain, Walk};
 use super::script::{FunctionId, Said};
@@ -20,7 +22,7 @@ use super::verdict::DropReason;
 use crate::addr::{BackendSlot, PoolSlot, mapped};
 use crate::live::ShardPage;
 use crate::time::TickDelta;
-use crate::wire::answer::{self, AnswerEdns, Flags};
+use crate::wire::answer::{self, AnswerEdns, Flags, Soa};
 use crate::wire::header::{self, Header, rcode};
 use crate::wire::records::{self, rtype};
 use crate::wire::{ecs, edns, name, rebuild};
@@ -129,8 +131,10 @@ fn perform(
         }
         Action::QpsPool(..) | Action::None => Step::Next,
         Action::RCode(code, flags) => own(scene, hands, |s, e| answer::rcode(s.packet, *code, *flags, e)),
-        Action::NegativeAndSoa(soa) => own(scene, hands, |s, e| {
-            answer::negative_soa(s.packet, soa.nxdomain, &soa.soa, soa.in_authority, soa.flags, e)
+        Action::NegativeAndSoa(negative) => own(scene, hands, |s, e| {
+            let NegativeSoa { nxdomain, zone, mname, rname, numbers, in_authority, flags } = &**negative;
+            let soa = Soa { zone, mname, rname, numbers: *numbers };
+            answer::negative_soa(s.packet, *nxdomain, &soa, *in_authority, *flags, e)
         }),
         Action::Tc(_) if scene.case.protocol.is_stream() => Step::Next,
         Action::Tc(flags) => own(scene, hands, |s, e| answer::truncated(s.packet, *flags, e)),
@@ -404,7 +408,7 @@ pub(super) fn add_error(scene: &mut Scene<'_, '_>) {
     }
 }
 
-fn log(target: &std::sync::Arc<super::rules::action::LogTarget>, scene: &Scene<'_, '_>, hands: &Hands<'_>) {
+fn log(target: &Arc<LogTarget>, scene: &Scene<'_, '_>, hands: &Hands<'_>) {
     let message = scene.packet.bytes();
     let id = Header::parse(message).map_or(0, |h| h.id());
     let line = Line {

@@ -47,6 +47,7 @@ use outstanding::{Asked, DELIVERED, Found, Key, NO_CASE, Outstanding, Queue, TEE
 use policy::{Selector, Subject};
 use rules::action::ResponseAction;
 use rules::limits::Limits;
+use rules::pattern::PatternCache;
 use rules::scene::Facts;
 use script::Script;
 use verdict::{DropReason, Verdict};
@@ -73,6 +74,7 @@ pub struct Shard {
     /// The case of the packet at hand.
     case: Case,
     limits: Limits,
+    patterns: PatternCache,
     script: Option<Box<dyn Script>>,
     /// By local slot: addresses that wildcard listeners were asked on.
     locals: Vec<[u8; 16]>,
@@ -155,6 +157,7 @@ impl Shard {
             later: Later::default(),
             case: Case::default(),
             limits,
+            patterns: PatternCache::default(),
             script: None,
             locals: Vec::new(),
             wants: Wants::default(),

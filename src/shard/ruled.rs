@@ -246,6 +246,7 @@ impl Shard {
             rng: &mut self.rng,
             farm: &self.selector,
             script: self.script.as_deref_mut(),
+            patterns: &mut self.patterns,
         };
         let mut hands = Hands {
             page: &self.board.shards()[self.index],

@@ -7,7 +7,7 @@ use super::limits::Limit;
 use crate::addr::{BackendSlot, PoolRef};
 use crate::shard::script::FunctionId;
 use crate::time::TickDelta;
-use crate::wire::answer::{Flags, Soa};
+use crate::wire::answer::Flags;
 use crate::wire::svc::SvcRecord;
 
 /// What becomes of a query that matched.
@@ -130,8 +130,14 @@ pub enum ResponseAction {
 pub struct NegativeSoa {
     /// NXDOMAIN rather than NODATA.
     pub nxdomain: bool,
-    /// The SOA.
-    pub soa: Soa,
+    /// Owner of the SOA, wire format.
+    pub zone: Vec<u8>,
+    /// Primary server, wire format.
+    pub mname: Vec<u8>,
+    /// Mailbox, wire format.
+    pub rname: Vec<u8>,
+    /// Serial, refresh, retry, expire, minimum.
+    pub numbers: [u32; 5],
     /// In the authority section, rather than the additional one.
     pub in_authority: bool,
     /// Flags and TTL.
