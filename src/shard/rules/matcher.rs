@@ -10,9 +10,8 @@ use super::scene::{Env, Scene};
 use crate::addr::PoolRef;
 use crate::shard::case::Protocol;
 use crate::shard::script::FunctionId;
-use crate::wire::edns::Opt;
 use crate::wire::header::{self, Header};
-use crate::wire::name;
+use crate::wire::{edns, name, records};
 
 /// A condition on a packet. What it refers to (pools, buckets, functions) is resolved by
 /// `compile`, so that nothing is looked up by name here.
@@ -162,18 +161,17 @@ impl Matcher {
             Self::EdnsVersion(version) => scene.opt().is_some_and(|o| o.version > *version),
             Self::EdnsOption(code) => {
                 let Some(opt) = scene.opt() else { return false };
-                has_option(scene.packet.bytes(), &opt, *code)
+                edns::options(scene.packet.bytes(), &opt).any(|(is, _)| is == *code)
             }
             Self::RecordsCount { section, min, max } => {
                 count(scene.packet.bytes(), *section).is_some_and(|n| (*min..=*max).contains(&n))
             }
             Self::RecordsTypeCount { section, rtype, min, max } => {
-                let n = count_type(scene.packet.bytes(), *section, *rtype);
-                (u32::from(*min)..=u32::from(*max)).contains(&n)
+                (*min..=*max).contains(&records::count_types(scene.packet.bytes(), *section, *rtype))
             }
             Self::TrailingData => {
                 let message = scene.packet.bytes();
-                end(message).is_some_and(|end| end < message.len())
+                records::end(message).is_some_and(|end| end < message.len())
             }
             Self::QNameLabels(min, max) => {
                 let labels = name::labels_of(scene.qname()).count();
@@ -226,25 +224,7 @@ fn octet(scene: &Scene<'_, '_>, at: usize) -> Option<u8> {
 /// The response code with the eight bits that an OPT record puts in front (RFC 6891, 6.1.3).
 fn extended_rcode(scene: &mut Scene<'_, '_>) -> Option<u16> {
     let low = u16::from(octet(scene, 3)? & 0x0f);
-    let Some(opt) = scene.opt() else { return Some(low) };
-    let message = scene.packet.bytes();
-    // Behind the owner: type, class, and then the TTL's first octet.
-    let high = *message.get(name::end(message, opt.start)? + 4)?;
-    Some(u16::from(high) << 4 | low)
-}
-
-/// Whether an OPT record has an option. One that ends behind the record ends the search.
-fn has_option(message: &[u8], opt: &Opt, code: u16) -> bool {
-    let Some(fixed) = name::end(message, opt.start) else { return false };
-    let mut rest = message.get(fixed + 10..opt.end).unwrap_or_default();
-    while let Some((&[c0, c1, l0, l1], behind)) = rest.split_first_chunk() {
-        let Some(next) = behind.get(usize::from(u16::from_be_bytes([l0, l1]))..) else { return false };
-        if u16::from_be_bytes([c0, c1]) == code {
-            return true;
-        }
-        rest = next;
-    }
-    false
+    Some(scene.opt().map_or(low, |opt| u16::from(opt.code_high) << 4 | low))
 }
 
 /// Entries of a section as the header counts them.
@@ -257,57 +237,6 @@ fn count(message: &[u8], section: u8) -> Option<u16> {
         3 => Some(header.arcount()),
         _ => None,
     }
-}
-
-/// One entry of a message, found by [`entries`].
-struct Entry {
-    section: u8,
-    rtype: u16,
-    /// Where it ends, if that is within the message.
-    end: Option<usize>,
-}
-
-/// The entries of all four sections, up to the first one whose name or fixed part cannot be read,
-/// or that ends behind the message (which is the last one then). Each takes at least five octets,
-/// so that the counts of a forged header cost no more than the message is long.
-fn entries(message: &[u8]) -> impl Iterator<Item = Entry> {
-    let mut left = [0, 1, 2, 3].map(|section| count(message, section).unwrap_or(0));
-    let mut at = Some(header::LEN);
-    std::iter::from_fn(move || {
-        let section = left.iter().position(|n| *n > 0)?;
-        left[section] -= 1;
-        let fixed = name::end(message, at?)?;
-        let (rtype, end) = if section == 0 {
-            let &[t0, t1, _, _] = message.get(fixed..)?.first_chunk()?;
-            ([t0, t1], fixed + 4)
-        } else {
-            let &[t0, t1, _, _, _, _, _, _, l0, l1] = message.get(fixed..)?.first_chunk()?;
-            ([t0, t1], fixed + 10 + usize::from(u16::from_be_bytes([l0, l1])))
-        };
-        at = (end <= message.len()).then_some(end);
-        Some(Entry { section: section as u8, rtype: u16::from_be_bytes(rtype), end: at })
-    })
-}
-
-/// Entries of a type in a section, those that can be read.
-fn count_type(message: &[u8], section: u8, rtype: u16) -> u32 {
-    let found = entries(message)
-        .take_while(|e| e.section <= section)
-        .filter(|e| e.section == section && e.rtype == rtype)
-        .count();
-    found as u32
-}
-
-/// Where a message ends by its own counts; none when it cannot be read so far.
-fn end(message: &[u8]) -> Option<usize> {
-    let total: u32 = [0, 1, 2, 3].iter().map(|s| count(message, *s).map_or(0, u32::from)).sum();
-    let mut at = (message.len() >= header::LEN).then_some(header::LEN);
-    let mut read = 0;
-    for entry in entries(message) {
-        at = entry.end;
-        read += 1;
-    }
-    at.filter(|_| read == total)
 }
 
 #[cfg(test)]
