@@ -2,6 +2,7 @@
 //! function takes whatever the network sent and never panics on it.
 
 pub mod answer;
+pub mod codes;
 pub mod edit;
 pub mod edns;
 pub mod header;

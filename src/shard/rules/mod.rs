@@ -18,6 +18,7 @@ pub mod names;
 pub mod networks;
 pub mod pattern;
 pub mod scene;
+pub mod text;
 
 use std::sync::Arc;
 

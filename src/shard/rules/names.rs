@@ -17,6 +17,12 @@ impl Names {
     pub fn set(&self) -> Option<&NameSet> {
         self.0.get()
     }
+
+    /// What tells it apart from every other set that is there.
+    #[must_use]
+    pub fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
 }
 
 /// A set of names.

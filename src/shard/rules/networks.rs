@@ -19,6 +19,12 @@ impl Networks {
     pub fn set(&self) -> Option<&NetworkSet> {
         self.0.get()
     }
+
+    /// What tells it apart from every other set that is there.
+    #[must_use]
+    pub fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
 }
 
 /// Networks, each in or, as an exception, out; the longest one that holds an address decides.
