@@ -36,6 +36,7 @@
 //!   ecs.rs             the client subnet option
 //!   answer.rs          answers of our own: the query becomes its answer; TC=1
 //!   svc.rs             SVCB and HTTPS records as a configuration says them
+//!   codes.rs           types and response codes by name
 //!   edit.rs            edits in place: the id
 //!
 //! shard/               DATA PLANE: one thread, one owner, no locks
@@ -57,6 +58,7 @@
 //!     limits.rs        token buckets, sets with an end
 //!       bucket.rs      one bucket for all shards, and what a shard holds of it
 //!       deadlines.rs   a bounded table: address to point in time
+//!     text.rs          rules as people read them
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
@@ -85,7 +87,10 @@
 //!
 //! config/              what the operator asked for; no side effects
 //!   options.rs         ONE table of process settings: flags, Lua, help, reference
-//!   functions.rs       the tables of Lua functions, arguments and methods
+//!   functions/         the tables of Lua functions, arguments and methods
+//!     rules.rs         selectors, actions, sets
+//!     chains.rs        what manages the rules of each chain
+//!     missing.rs       names of dnsdist that are not there yet
 //!   flags.rs           the command line
 //!   lua/               the Lua front end: evaluates a file into a Draft
 //!     context.rs       where a call stands, and the draft it fills
@@ -94,12 +99,22 @@
 //!     settings.rs      setters, listeners, ACL, includes
 //!     server.rs        newServer, getServer and the server object
 //!     pool.rs          pools, policies, retry, ejection
+//!     arguments.rs     the arguments of one call, by their place
+//!     selectors.rs     what rules match
+//!     actions.rs       what rules do to queries
+//!     answers.rs       answers of our own: the spoofing actions, SVCB records
+//!     responses.rs     what rules do to answers
+//!     chains.rs        rules in their chains, groups
+//!     sets.rs          sets of names
+//!     networks.rs      sets of networks, addresses
 //!     packet.rs        what a health check's functions see
 //!     missing.rs       names of dnsdist that are not there yet, refused by name
 //!   value.rs           values as people write them: addresses, spans, CPU lists
 //!   prefix.rs          networks, and the ACL's set of them
 //!   error.rs           every way to be wrong, with file and line
 //!   draft.rs           Draft: as written
+//!   ruleset.rs         the rules of a draft
+//!   chains.rs          its rules → chains: pools, copies, slots, identities
 //!   compile.rs         Draft → Boot + Snapshot, or all errors at once
 //!   slots.rs           stable slots over reloads
 //!   snapshot.rs        Snapshot: immutable, by index

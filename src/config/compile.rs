@@ -2,21 +2,22 @@
 //!
 //! A pure function: no file is read, no socket opened, no clock asked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::chains;
 use super::draft::{Draft, DraftListener, DraftServer};
 use super::error::{ConfigError, Fault, Origin};
 use super::lua::policy_kind;
 use super::options::{Key, SETTINGS, Settings, Value};
-use super::slots::{Full, LISTENERS_MAX, Slots};
-use super::snapshot::{Backend, Globals, Listener, Pool, Snapshot, SocketOptions};
+use super::slots::{Full, LISTENERS_MAX, RULES_MAX, Slots};
+use super::snapshot::{Backend, Globals, HealthMode, Listener, Pool, Snapshot, SocketOptions};
 use super::value::DNS_PORT;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::engine::socket::Steer;
 use crate::shard::policy::{Kind, Policy, Ring};
-use crate::shard::rules::Chains;
+use crate::shard::rules::action::Tee;
 use crate::time::TickDelta;
 
 /// A configuration ready to run.
@@ -115,6 +116,8 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     let mut listeners = listeners(draft, &mut errors);
     let standing: Vec<&DraftServer> = draft.servers.iter().filter(|s| !s.removed).collect();
     let mut backends = backends(draft, &standing, &mut errors);
+    let copies = chains::copies(draft);
+    backends.extend(copies.iter().map(|tee| hidden(tee, &draft.settings)));
     if let Err(full) = slots.assign_listeners(&mut listeners) {
         errors.push(too_many(
             draft.listeners.last().map(|l| &l.origin),
@@ -129,20 +132,30 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         errors.push(too_many(origin, full, "servers", boot.backends_max, " (backends-max)"));
     }
     let pools = pools(draft, &standing, &backends, &mut errors);
+    let identities = chains::identities(draft, &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
+    let (rule_slots, rules_fresh) =
+        slots.assign_rules(&chains::slot_identities(&identities)).map_err(|full| {
+            let last = draft.rules.last_origin();
+            vec![too_many(last, full, "rules", RULES_MAX, "")]
+        })?;
+    // The copies' servers stand behind all others.
+    let hidden = backends[standing.len()..].iter().map(|b| b.slot);
+    let targets = chains::Targets::new(&pools, copies.into_iter().zip(hidden));
+    let chains = chains::compile(draft, &identities, &rule_slots, &targets);
     let snapshot = Snapshot {
         generation,
         listeners: listeners.into_iter().map(Arc::new).collect(),
         backends: by_slot(backends),
         pools,
         acl: draft.acl.iter().copied().collect(),
-        chains: Chains::default(),
-        rules_fresh: Vec::new(),
+        chains,
+        rules_fresh,
         limits: Vec::new(),
         script: None,
-        globals: globals(&draft.settings),
+        globals: globals(&draft.settings, boot.steer),
     };
     Ok(Compiled { boot, snapshot, slots })
 }
@@ -241,11 +254,41 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Vec<ConfigErr
             dscp: s.dscp,
             socket_options: socket_options(settings),
             health,
-            use_client_subnet: false,
+            use_client_subnet: s.use_client_subnet,
             tee: false,
         });
     }
     backends
+}
+
+/// The server that copies of queries go to: in no pool, never checked.
+fn hidden(tee: &Tee, settings: &Settings) -> Backend {
+    let origin = Origin::command_line();
+    let plain = DraftServer::new(origin, tee.address);
+    let source = tee.source.map(|ip| format!(" from {ip}")).unwrap_or_default();
+    let id = format!("tee {}{}{source}", tee.address, if tee.add_ecs { " with ECS" } else { "" });
+    let mut health = plain.health;
+    health.mode = HealthMode::Up;
+    Backend {
+        slot: BackendSlot(0),
+        name: id.clone(),
+        id,
+        address: tee.address,
+        order: plain.order,
+        weight: plain.weight,
+        qps: 0,
+        timeout: TickDelta::from_ms(settings.number(Key::UdpTimeout).unwrap_or(2000).into()),
+        sockets: settings.number(Key::Sockets).and_then(|n| u8::try_from(n).ok()).unwrap_or(4),
+        outstanding_max: settings.number(Key::OutstandingMax).unwrap_or(65535),
+        outstanding_soft_max: 0,
+        source: tee.source,
+        source_interface: None,
+        dscp: 0,
+        socket_options: socket_options(settings),
+        health,
+        use_client_subnet: tee.add_ecs,
+        tee: true,
+    }
 }
 
 fn by_slot(backends: Vec<Backend>) -> Vec<Option<Arc<Backend>>> {
@@ -281,6 +324,13 @@ fn pools(
     names.extend(
         draft.pools.iter().map(|p| p.name.as_str()).filter(|n| !n.is_empty() && !members.contains_key(n)),
     );
+    // As with dnsdist, a pool that only a rule names is there, without a server.
+    let mut known: HashSet<&str> = names.iter().copied().collect();
+    chains::pool_names(draft, &mut |name| {
+        if known.insert(name) {
+            names.push(name);
+        }
+    });
     if names.len() > usize::from(u16::MAX) {
         let fault = Fault::Limit { what: format!("{} pools", names.len()), limit: u16::MAX.to_string() };
         errors.push(ConfigError::new(&Origin::command_line(), "", fault));
@@ -340,9 +390,12 @@ fn with_globals(mut policy: Policy, settings: &Settings) -> Policy {
     let factor = match policy.kind {
         Kind::WRandom | Kind::WHashed | Kind::OrderedWRandUntag => settings.factor(Key::BalancingFactor),
         Kind::CHashed => settings.factor(Key::ConsistentFactor),
-        Kind::LeastOutstanding | Kind::FirstAvailable | Kind::RoundRobin | Kind::P2c | Kind::Concentrate => {
-            None
-        }
+        Kind::LeastOutstanding
+        | Kind::FirstAvailable
+        | Kind::RoundRobin
+        | Kind::P2c
+        | Kind::Concentrate
+        | Kind::Lua(_) => None,
     };
     policy.bounded = policy.bounded.or(factor);
     policy.seed = settings.number(Key::Perturbation).unwrap_or(0);
@@ -358,7 +411,8 @@ fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
     Some(Arc::new(Ring::build(&members)))
 }
 
-fn globals(settings: &Settings) -> Globals {
+fn globals(settings: &Settings, steer: Steer) -> Globals {
+    let prefix = |key, default| settings.number(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(default);
     Globals {
         servfail_when_no_server: settings.switch(Key::Servfail),
         round_robin_fail_on_no_server: settings.switch(Key::RoundRobinFail),
@@ -369,6 +423,11 @@ fn globals(settings: &Settings) -> Globals {
             .and_then(|n| u16::try_from(n).ok())
             .unwrap_or(1232),
         self_answer_edns: settings.switch(Key::SelfEdns),
-        ..Globals::default()
+        truncate_tc: settings.switch(Key::TruncateTc),
+        fixup_case: settings.switch(Key::FixupCase),
+        ecs_override: settings.switch(Key::EcsOverride),
+        ecs_v4: prefix(Key::EcsV4, 24),
+        ecs_v6: prefix(Key::EcsV6, 56),
+        clients_stay: steer == Steer::Client,
     }
 }

@@ -1,13 +1,18 @@
 //! What a reload changed, line by line, for the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use super::chains::called;
 use super::lua::policy_name;
 use super::snapshot::{Backend, Health, Listener, Pool, Probe, Snapshot};
 use super::value::span_text;
 use crate::shard::policy::{HashKey, Policy};
+use crate::shard::rules::names::Names;
+use crate::shard::rules::networks::Networks;
+use crate::shard::rules::text::{self, Sets};
+use crate::shard::rules::{Chain, Rule};
 use crate::time::TickDelta;
 
 /// The differences from `old` to `new`, a line each; empty when there is none that shows.
@@ -22,9 +27,84 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     if old.acl != new.acl {
         lines.push(format!("acl changed: {} -> {} ranges", old.acl.len(), new.acl.len()));
     }
+    lines.extend(rules(old, new));
     let globals = changes(&global_fields(old), &global_fields(new));
     lines.extend(globals.into_iter().map(|change| format!("setting {change}")));
     lines
+}
+
+/// Lines on rules, at most; of more, the number is said.
+const RULE_LINES: usize = 20;
+
+/// Which rules are new, gone or changed: by their names, or by their UUIDs where they have none.
+fn rules(old: &Snapshot, new: &Snapshot) -> Vec<String> {
+    let (a, b) = (&old.chains, &new.chains);
+    let mut all = Vec::new();
+    chain(&mut all, "rule", &a.query, &b.query, text::action);
+    chain(&mut all, "cache-miss rule", &a.cache_miss, &b.cache_miss, text::action);
+    chain(&mut all, "response rule", &a.response, &b.response, text::response_action);
+    chain(&mut all, "cache-hit rule", &a.cache_hit, &b.cache_hit, text::response_action);
+    chain(&mut all, "cache-inserted rule", &a.cache_inserted, &b.cache_inserted, text::response_action);
+    chain(&mut all, "self-answered rule", &a.self_answered, &b.self_answered, text::response_action);
+    chain(&mut all, "time-out rule", &a.timeout, &b.timeout, text::response_action);
+    if all.len() > RULE_LINES {
+        let more = all.len() - RULE_LINES;
+        all.truncate(RULE_LINES);
+        all.push(format!("{more} more rules added, removed or changed"));
+    }
+    all
+}
+
+/// Sets are not compared: what is in one is the business of its file.
+struct Unopened;
+
+impl Sets for Unopened {
+    fn names(&self, _: &Names) -> String {
+        "names".to_owned()
+    }
+
+    fn networks(&self, _: &Networks) -> String {
+        "networks".to_owned()
+    }
+}
+
+fn chain<A>(
+    lines: &mut Vec<String>,
+    what: &str,
+    old: &Chain<A>,
+    new: &Chain<A>,
+    said: impl Fn(&A) -> String,
+) {
+    let by_uuid =
+        |chain: &'_ Chain<A>| -> BTreeSet<[u8; 16]> { chain.rules().iter().map(|r| r.uuid).collect() };
+    let (before, after) = (by_uuid(old), by_uuid(new));
+    let gone: Vec<&Rule<A>> = old.rules().iter().filter(|r| !after.contains(&r.uuid)).collect();
+    let come: Vec<&Rule<A>> = new.rules().iter().filter(|r| !before.contains(&r.uuid)).collect();
+    // A name whose rule says something else now.
+    let names = |rules: &[&Rule<A>]| -> BTreeSet<String> {
+        rules.iter().filter(|r| !r.name.is_empty()).map(|r| r.name.clone()).collect()
+    };
+    let (gone_names, come_names) = (names(&gone), names(&come));
+    for rule in gone.iter().filter(|r| !come_names.contains(&r.name)) {
+        lines.push(format!("{what} {} removed", called(rule)));
+    }
+    for rule in &come {
+        let change = if gone_names.contains(&rule.name) { "changed" } else { "added" };
+        lines.push(format!("{what} {} {change}", called(rule)));
+    }
+    let text = |r: &Rule<A>| (text::matcher(&r.matcher, &Unopened), said(&r.action), r.name.clone());
+    let texts: BTreeMap<[u8; 16], _> = old.rules().iter().map(|r| (r.uuid, text(r))).collect();
+    for rule in new.rules() {
+        if texts.get(&rule.uuid).is_some_and(|before| *before != text(rule)) {
+            lines.push(format!("{what} {} changed", called(rule)));
+        }
+    }
+    let kept = |chain: &Chain<A>, others: &BTreeSet<[u8; 16]>| -> Vec<[u8; 16]> {
+        chain.rules().iter().map(|r| r.uuid).filter(|uuid| others.contains(uuid)).collect()
+    };
+    if kept(old, &after) != kept(new, &before) {
+        lines.push(format!("order of {what}s changed"));
+    }
 }
 
 fn compare<T>(
@@ -241,5 +321,10 @@ fn global_fields(snapshot: &Snapshot) -> Fields {
         ("setDropEmptyQueries", g.drop_empty_queries.to_string()),
         ("setPayloadSizeOnSelfGeneratedAnswers", g.self_answer_payload.to_string()),
         ("setAddEDNSToSelfGeneratedResponses", g.self_answer_edns.to_string()),
+        ("truncateTC", g.truncate_tc.to_string()),
+        ("fixupCase", g.fixup_case.to_string()),
+        ("setECSOverride", g.ecs_override.to_string()),
+        ("setECSSourcePrefixV4", g.ecs_v4.to_string()),
+        ("setECSSourcePrefixV6", g.ecs_v6.to_string()),
     ]
 }

@@ -9,8 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use super::error::{ConfigError, Origin, Sited};
 use super::options::Settings;
 use super::prefix::{DEFAULT_ACL, Prefix};
+use super::ruleset::{DraftState, Recorded, Ruleset};
 use super::snapshot::{Eject, Health, HealthMode, Lazy, LuaFunction, Probe, Retry};
 use crate::shard::policy::Policy;
+use crate::shard::rules::names::Names;
+use crate::shard::rules::networks::Networks;
 use crate::time::TickDelta;
 
 /// The configuration as written.
@@ -30,6 +33,18 @@ pub struct Draft {
     pub acl: Vec<Prefix>,
     /// Judges the answers to the probes of every server without a function of its own.
     pub judge: Option<LuaFunction>,
+    /// The rules.
+    pub rules: Ruleset,
+    /// The functions given to rules and policies; a `FunctionId` is a place in here.
+    pub functions: Vec<Recorded>,
+    /// The sets of `newSuffixMatchNode` and `newDNSNameSet`, in order of creation.
+    pub name_sets: Vec<Names>,
+    /// The sets of `newNMG`, in order of creation.
+    pub networks: Vec<Networks>,
+    /// What limiting rules remember; the `state` of a limit is a place in here.
+    pub states: Vec<DraftState>,
+    /// There is a global function `maintenance`.
+    pub maintenance: bool,
     /// What was found wrong while it was written.
     pub errors: Vec<ConfigError>,
 }
@@ -44,6 +59,12 @@ impl Default for Draft {
             policy: None,
             acl: DEFAULT_ACL.iter().filter_map(|n| n.parse().ok()).collect(),
             judge: None,
+            rules: Ruleset::default(),
+            functions: Vec::new(),
+            name_sets: Vec::new(),
+            networks: Vec::new(),
+            states: Vec::new(),
+            maintenance: false,
             errors: Vec::new(),
         }
     }
@@ -110,6 +131,8 @@ pub struct DraftServer {
     pub dscp: u8,
     /// The health check.
     pub health: Health,
+    /// `useClientSubnet`.
+    pub use_client_subnet: bool,
 }
 
 impl DraftServer {
@@ -134,6 +157,7 @@ impl DraftServer {
             source_interface: None,
             dscp: 0,
             health: default_health(),
+            use_client_subnet: false,
         }
     }
 

@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use super::flags::{Document, command};
 use super::functions::{
-    Entry, FUNCTIONS, FUNCTIONS_MISSING, Missing, POLICIES, POLICY_DOCS, POOL_METHODS, SERVER_ARGUMENTS,
-    SERVER_ARGUMENTS_MISSING, SERVER_METHODS,
+    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING, LUA_POLICIES, Missing,
+    NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RESPONSE_ACTIONS,
+    RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SETS,
 };
-use super::lua::CONCENTRATE;
+use super::lua::{CONCENTRATE, ENUMERATIONS};
 use super::options::SETTINGS;
 
 /// The octets of a document.
@@ -53,8 +54,24 @@ fn reference() -> String {
     for (name, doc) in CONCENTRATE {
         line(&mut out, &[&format!("`{name}`"), doc]);
     }
-    out += "\n## Constants\n\n`DNSQType`, `DNSClass`, `DNSRCode`, `DNSOpcode`: tables of numbers by name, as \
-            `DNSQType.AAAA`.\n";
+    for (title, head, table, called) in [
+        ("Policies written in Lua", "Function", LUA_POLICIES, true),
+        ("Selectors", "Selector", SELECTORS, true),
+        ("Actions on queries", "Action", ACTIONS, true),
+        ("Actions on answers", "Action", RESPONSE_ACTIONS, true),
+        ("Sets and parameters", "Function", SETS, true),
+        ("Methods of a set of names", "Method", NAME_SET_METHODS, true),
+        ("Methods of a set of networks", "Method", NETWORK_SET_METHODS, true),
+    ] {
+        entries(&mut out, title, head, table, called);
+    }
+    chains(&mut out);
+    out +=
+        "\n## Constants\n\nTables of numbers by name, as `DNSQType.AAAA`.\n\n| Table | Names |\n|---|---|\n";
+    for (name, numbers) in ENUMERATIONS {
+        let names: Vec<&str> = numbers.iter().map(|(name, _)| *name).collect();
+        line(&mut out, &[&format!("`{name}`"), &names.join(", ")]);
+    }
     out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
     missing(&mut out, "Functions", FUNCTIONS_MISSING);
     missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);
@@ -87,6 +104,17 @@ fn entries(out: &mut String, title: &str, head: &str, entries: &[Entry], called:
     }
 }
 
+fn chains(out: &mut String) {
+    *out += "\n## Rule chains\n\nRules are asked in order; the first one that matches and whose action decides ends \
+             the walk. `group` in the options of a rule names the rules that are replaced as one.\n\n\
+             | Function | Arguments | What it does |\n|---|---|---|\n";
+    for e in CHAINS.iter().flat_map(|c| &c.entries).chain(CHAIN_EXTRAS) {
+        let arguments = if e.arguments.is_empty() { String::new() } else { format!("`{}`", e.arguments) };
+        line(out, &[&format!("`{}`", e.name), &arguments, e.doc]);
+    }
+    entries(out, "Methods of a rule", "Method", RULE_METHODS, true);
+}
+
 fn missing(out: &mut String, title: &str, families: &[Missing]) {
     let _ = write!(out, "\n### {title}\n");
     for m in families {
@@ -105,6 +133,7 @@ fn line(out: &mut String, cells: &[&str]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::functions::functions;
     use clap_complete::Shell;
     use std::path::Path;
 
@@ -131,7 +160,8 @@ mod tests {
         let reference = reference();
         let settings =
             SETTINGS.iter().map(|s| s.name).chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
-        let entries = FUNCTIONS.iter().chain(SERVER_ARGUMENTS).chain(SERVER_METHODS).chain(POOL_METHODS);
+        let methods = [SERVER_METHODS, POOL_METHODS, NAME_SET_METHODS, NETWORK_SET_METHODS, RULE_METHODS];
+        let entries = functions().chain(SERVER_ARGUMENTS).chain(methods.into_iter().flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
         let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();
         assert_eq!(shown, SETTINGS.len(), "a setting that nobody can set");

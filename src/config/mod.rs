@@ -19,6 +19,7 @@
 //!
 //! The tables that everything is made from: [`options`] (process settings) and [`functions`].
 
+mod chains;
 pub mod compile;
 pub mod diff;
 pub mod draft;
@@ -29,6 +30,7 @@ pub mod generate;
 pub mod lua;
 pub mod options;
 pub mod prefix;
+pub mod ruleset;
 pub mod slots;
 pub mod snapshot;
 pub mod value;

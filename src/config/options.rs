@@ -42,6 +42,11 @@ pub enum Key {
     DropEmpty,
     SelfPayload,
     SelfEdns,
+    TruncateTc,
+    FixupCase,
+    EcsOverride,
+    EcsV4,
+    EcsV6,
 }
 
 /// One setting.
@@ -211,8 +216,15 @@ fn factor(x: f64) -> Option<Value> {
 }
 
 /// The values that were set, each with its place.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings([Option<Sited<Value>>; SETTINGS.len()]);
+
+impl Default for Settings {
+    /// Nothing set.
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| None))
+    }
+}
 
 impl Settings {
     /// Sets a value; the last one holds.
@@ -314,7 +326,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 28] = [
+pub static SETTINGS: [Setting; 33] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -567,6 +579,45 @@ pub static SETTINGS: [Setting; 28] = [
         default: "true",
         lua: &[set("setAddEDNSToSelfGeneratedResponses")],
         doc: "Put an OPT record into answers made by dnslob itself when the query had one.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TruncateTc,
+        name: "truncate-tc",
+        lua: &[set("truncateTC")],
+        doc: "Take the records of an answer with TC=1 away, its OPT record apart.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::FixupCase,
+        name: "fixup-case",
+        lua: &[set("fixupCase")],
+        doc: "Give the question of an answer the letter case of its query.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::EcsOverride,
+        name: "ecs-override",
+        lua: &[set("setECSOverride")],
+        doc: "Replace the client subnet that a query brings, for servers with `useClientSubnet`.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::EcsV4,
+        name: "ecs-source-prefix-v4",
+        kind: count(0, 32),
+        default: "24",
+        lua: &[set("setECSSourcePrefixV4")],
+        doc: "Prefix length of the client subnet for IPv4 clients.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::EcsV6,
+        name: "ecs-source-prefix-v6",
+        kind: count(0, 128),
+        default: "56",
+        lua: &[set("setECSSourcePrefixV6")],
+        doc: "Prefix length of the client subnet for IPv6 clients.",
         ..LIVE
     },
 ];

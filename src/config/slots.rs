@@ -7,11 +7,20 @@
 //! A retired slot still has sockets and outstanding queries in the shards; it is given out again
 //! only after every shard has let go of it. Nothing here knows when that is: `reclaim` is told.
 
+use std::collections::HashMap;
+
 use super::snapshot::{Backend, Listener};
-use crate::addr::{BackendSlot, ListenerSlot};
+use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
 
 /// Listen addresses there can be at a time, retired ones included.
 pub const LISTENERS_MAX: usize = 1024;
+
+/// Rules there can be at a time, in all chains, retired ones included. Fixes nothing in memory:
+/// shards keep as much as the highest slot wants.
+pub const RULES_MAX: usize = 1 << 20;
+
+/// What a rule keeps its slot by: its chain and its UUID.
+pub(super) type RuleIdentity = (u8, [u8; 16]);
 
 /// The slots in use. A new configuration makes a new value and leaves the old one as it was, so
 /// that a configuration that is refused changes nothing.
@@ -19,6 +28,17 @@ pub const LISTENERS_MAX: usize = 1024;
 pub struct Slots {
     backends: Vec<Held<Backend>>,
     listeners: Vec<Held<Listener>>,
+    rules: Rules,
+}
+
+/// The slots of rules: far more than those of others, so found by a map.
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    held: HashMap<RuleIdentity, u32>,
+    /// Slots that nobody ever had begin here.
+    end: u32,
+    retired: Vec<u32>,
+    free: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +74,58 @@ impl Slots {
     pub fn assign_listeners(&mut self, wanted: &mut [Listener]) -> Result<(), Full> {
         let same = |a: &Listener, b: &Listener| Listener { slot: b.slot, ..a.clone() } == *b;
         assign(&mut self.listeners, wanted, LISTENERS_MAX, same, |l, at| l.slot = ListenerSlot(at))
+    }
+
+    /// Gives each rule its slot, and names the slots that are new: the one it had, or a free one.
+    /// Slots that nobody wants any more are retired. No identity may be there twice.
+    ///
+    /// # Errors
+    /// When there are not enough slots; `self` is then of no use.
+    pub(super) fn assign_rules(
+        &mut self,
+        wanted: &[RuleIdentity],
+    ) -> Result<(Vec<RuleSlot>, Vec<RuleSlot>), Full> {
+        let Rules { held, end, retired, free } = &mut self.rules;
+        let mut before = std::mem::take(held);
+        let kept: Vec<Option<u32>> = wanted.iter().map(|identity| before.remove(identity)).collect();
+        let mut gone: Vec<u32> = before.into_values().collect();
+        // The order of a hash map is no order.
+        gone.sort_unstable();
+        retired.extend(gone);
+        let (mut slots, mut fresh) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for (identity, kept) in wanted.iter().zip(kept) {
+            let slot = match kept {
+                Some(slot) => slot,
+                None => {
+                    let slot = free.pop().unwrap_or_else(|| {
+                        *end += 1;
+                        *end - 1
+                    });
+                    if slot as usize >= RULES_MAX {
+                        return Err(Full { wanted: wanted.len(), retired: retired.len() });
+                    }
+                    fresh.push(RuleSlot(slot));
+                    slot
+                }
+            };
+            held.insert(*identity, slot);
+            slots.push(RuleSlot(slot));
+        }
+        Ok((slots, fresh))
+    }
+
+    /// Frees the retired slots of rules of which `gone` says that no shard counts there.
+    pub fn reclaim_rules(&mut self, gone: impl Fn(RuleSlot) -> bool) {
+        let Rules { retired, free, .. } = &mut self.rules;
+        retired.retain(|slot| {
+            let is_gone = gone(RuleSlot(*slot));
+            if is_gone {
+                free.push(*slot);
+            }
+            !is_gone
+        });
+        // The lowest is given out first.
+        free.sort_unstable_by(|a, b| b.cmp(a));
     }
 
     /// Frees the retired backend slots of which `gone` says that no shard holds anything there.
@@ -189,6 +261,22 @@ mod tests {
         assert_eq!(heavier[0].slot, BackendSlot(0));
         assert_eq!(assigned(&mut slots, &[(1, 8)], 9), Ok(vec![1]));
         assert_eq!(slots.retired().collect::<Vec<_>>(), [BackendSlot(0)]);
+    }
+
+    #[test]
+    fn a_rule_keeps_its_slot_and_gives_it_back_when_told() {
+        let mut slots = Slots::default();
+        let mut assigned = |slots: &mut Slots, wanted: &[(u8, u8)]| {
+            let wanted: Vec<RuleIdentity> = wanted.iter().map(|(chain, n)| (*chain, [*n; 16])).collect();
+            let (given, fresh) = slots.assign_rules(&wanted).expect("slots");
+            (given.iter().map(|s| s.0).collect::<Vec<_>>(), fresh.iter().map(|s| s.0).collect::<Vec<_>>())
+        };
+        assert_eq!(assigned(&mut slots, &[(0, 1), (0, 2), (1, 1)]), (vec![0, 1, 2], vec![0, 1, 2]));
+        assert_eq!(assigned(&mut slots, &[(1, 1), (0, 3), (0, 2)]), (vec![2, 3, 1], vec![3]));
+        slots.reclaim_rules(|_| false);
+        assert_eq!(assigned(&mut slots, &[(0, 1)]), (vec![4], vec![4]), "retired slots are not given out");
+        slots.reclaim_rules(|slot| slot.0 != 3);
+        assert_eq!(assigned(&mut slots, &[(0, 1), (0, 5), (0, 6)]), (vec![4, 0, 1], vec![0, 1]));
     }
 
     #[test]

@@ -119,6 +119,58 @@ pub fn cpus_text(cpus: &[u16]) -> String {
     texts.join(",")
 }
 
+/// Reads a domain name into wire format, its letters small; without its last dot or with it.
+///
+/// # Errors
+/// What was expected.
+pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
+    if text == "." {
+        return Ok(vec![0]);
+    }
+    let text = text.as_bytes();
+    let mut wire = Vec::with_capacity(text.len() + 2);
+    wire.push(0);
+    let (mut label, mut at) = (0, 0);
+    // The length octet of each label is written at its end.
+    let close = |wire: &mut [u8], label: usize| -> Result<(), &'static str> {
+        let length = wire.len() - label - 1;
+        wire[label] = u8::try_from(length).ok().filter(|n| (1..=63).contains(n)).ok_or(QNAME)?;
+        Ok(())
+    };
+    while let Some(octet) = text.get(at) {
+        at += 1;
+        match octet {
+            b'.' => {
+                close(&mut wire, label)?;
+                label = wire.len();
+                wire.push(0);
+            }
+            b'\\' => {
+                let (octet, length) = escaped(&text[at..]).ok_or(QNAME)?;
+                wire.push(octet.to_ascii_lowercase());
+                at += length;
+            }
+            0..=b' ' | 0x7f => return Err(QNAME),
+            octet => wire.push(octet.to_ascii_lowercase()),
+        }
+    }
+    if label + 1 < wire.len() {
+        close(&mut wire, label)?;
+        wire.push(0);
+    }
+    if wire.len() < 2 || wire.len() > 255 { Err(QNAME) } else { Ok(wire) }
+}
+
+/// The octet behind a backslash, and how many it is written with.
+fn escaped(text: &[u8]) -> Option<(u8, usize)> {
+    let first = *text.first()?;
+    if !first.is_ascii_digit() {
+        return Some((first, 1));
+    }
+    let digits = std::str::from_utf8(text.get(..3)?).ok()?;
+    digits.parse().ok().map(|octet| (octet, 3))
+}
+
 /// What [`qname`] expects.
 pub const QNAME: &str = "a domain name of at most 255 octets with labels of 1 to 63";
 
@@ -249,6 +301,16 @@ mod tests {
     }
 
     #[test]
+    fn wire_names_are_small_and_whole() {
+        assert_eq!(wire_name("WWW.Example"), Ok(b"\x03www\x07example\x00".to_vec()));
+        assert_eq!(wire_name("a\\.b.\\065."), Ok(b"\x03a.b\x01a\x00".to_vec()));
+        assert_eq!(wire_name("."), Ok(vec![0]));
+        for text in ["", "..", ".a", "a..b", "a\\", "a\\25", "a\\256.b", "a b", &"a".repeat(64)] {
+            assert_eq!(wire_name(text), Err(QNAME), "{text}");
+        }
+    }
+
+    #[test]
     fn sources_are_told_apart() {
         assert_eq!(source("192.0.2.1"), Ok((Some("192.0.2.1".parse().expect("an address")), None)));
         assert_eq!(source("eth0"), Ok((None, Some("eth0".to_owned()))));
@@ -259,6 +321,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn both_readers_take_the_same_names(text in "[a-zA-Z0-9. -]{0,80}") {
+            prop_assert_eq!(wire_name(&text).is_ok(), qname(&text).is_ok(), "{}", text);
+        }
+
         #[test]
         fn a_span_survives_the_round_trip(ms in 0_u64..10_000_000) {
             let span_written = TickDelta::from_ms(ms);

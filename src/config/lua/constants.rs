@@ -1,109 +1,62 @@
-//! The enumerations: `DNSQType`, `DNSClass`, `DNSRCode`, `DNSOpcode` (IANA's DNS parameters).
+//! The enumerations: `DNSQType`, `DNSClass`, `DNSRCode`, `DNSOpcode`, `DNSSection`,
+//! `EDNSOptionCode` (IANA's DNS parameters), `DNSAction` and `DNSResponseAction` (dnsdist's numbers).
 
 use mlua::Lua;
 
-/// Types by name (RFC 1035 and many others).
-const TYPES: &[(&str, u16)] = &[
-    ("A", 1),
-    ("NS", 2),
-    ("CNAME", 5),
-    ("SOA", 6),
-    ("MB", 7),
-    ("MG", 8),
-    ("MR", 9),
-    ("NULL", 10),
-    ("WKS", 11),
-    ("PTR", 12),
-    ("HINFO", 13),
-    ("MINFO", 14),
-    ("MX", 15),
-    ("TXT", 16),
-    ("RP", 17),
-    ("AFSDB", 18),
-    ("X25", 19),
-    ("ISDN", 20),
-    ("RT", 21),
-    ("NSAP", 22),
-    ("SIG", 24),
-    ("KEY", 25),
-    ("PX", 26),
-    ("GPOS", 27),
-    ("AAAA", 28),
-    ("LOC", 29),
-    ("NXT", 30),
-    ("SRV", 33),
-    ("NAPTR", 35),
-    ("KX", 36),
-    ("CERT", 37),
-    ("A6", 38),
-    ("DNAME", 39),
-    ("OPT", 41),
-    ("APL", 42),
-    ("DS", 43),
-    ("SSHFP", 44),
-    ("IPSECKEY", 45),
-    ("RRSIG", 46),
-    ("NSEC", 47),
-    ("DNSKEY", 48),
-    ("DHCID", 49),
-    ("NSEC3", 50),
-    ("NSEC3PARAM", 51),
-    ("TLSA", 52),
-    ("SMIMEA", 53),
-    ("HIP", 55),
-    ("CDS", 59),
-    ("CDNSKEY", 60),
-    ("OPENPGPKEY", 61),
-    ("CSYNC", 62),
-    ("ZONEMD", 63),
-    ("SVCB", 64),
-    ("HTTPS", 65),
-    ("SPF", 99),
-    ("NID", 104),
-    ("L32", 105),
-    ("L64", 106),
-    ("LP", 107),
-    ("EUI48", 108),
-    ("EUI64", 109),
-    ("TKEY", 249),
-    ("TSIG", 250),
-    ("IXFR", 251),
-    ("AXFR", 252),
-    ("MAILB", 253),
-    ("MAILA", 254),
-    ("ANY", 255),
-    ("URI", 256),
-    ("CAA", 257),
-    ("AMTRELAY", 260),
-    ("DLV", 32769),
-];
+use crate::wire::codes::{RCODES, TYPES};
 
 const CLASSES: &[(&str, u16)] = &[("IN", 1), ("CHAOS", 3), ("CH", 3), ("HS", 4), ("NONE", 254), ("ANY", 255)];
 
-const RCODES: &[(&str, u16)] = &[
-    ("NOERROR", 0),
-    ("FORMERR", 1),
-    ("SERVFAIL", 2),
-    ("NXDOMAIN", 3),
-    ("NOTIMP", 4),
-    ("REFUSED", 5),
-    ("YXDOMAIN", 6),
-    ("YXRRSET", 7),
-    ("NXRRSET", 8),
-    ("NOTAUTH", 9),
-    ("NOTZONE", 10),
-    ("BADVERS", 16),
-    ("BADSIG", 16),
-    ("BADKEY", 17),
-    ("BADTIME", 18),
-    ("BADMODE", 19),
-    ("BADNAME", 20),
-    ("BADALG", 21),
-    ("BADTRUNC", 22),
-    ("BADCOOKIE", 23),
+const OPCODES: &[(&str, u16)] = &[("Query", 0), ("IQuery", 1), ("Status", 2), ("Notify", 4), ("Update", 5)];
+
+const SECTIONS: &[(&str, u16)] = &[("Question", 0), ("Answer", 1), ("Authority", 2), ("Additional", 3)];
+
+const EDNS_OPTIONS: &[(&str, u16)] = &[
+    ("NSID", 3),
+    ("DAU", 5),
+    ("DHU", 6),
+    ("N3U", 7),
+    ("ECS", 8),
+    ("EXPIRE", 9),
+    ("COOKIE", 10),
+    ("TCPKEEPALIVE", 11),
+    ("PADDING", 12),
+    ("CHAIN", 13),
+    ("KEYTAG", 14),
+    ("EXTENDEDERROR", 15),
 ];
 
-const OPCODES: &[(&str, u16)] = &[("Query", 0), ("IQuery", 1), ("Status", 2), ("Notify", 4), ("Update", 5)];
+const ACTIONS: &[(&str, u16)] = &[
+    ("Drop", 0),
+    ("Nxdomain", 1),
+    ("Refused", 2),
+    ("Spoof", 3),
+    ("Allow", 4),
+    ("HeaderModify", 5),
+    ("Pool", 6),
+    ("Delay", 7),
+    ("Truncate", 8),
+    ("ServFail", 9),
+    ("None", 10),
+    ("NoOp", 11),
+    ("NoRecurse", 12),
+    ("SpoofRaw", 13),
+];
+
+const RESPONSE_ACTIONS: &[(&str, u16)] =
+    &[("Allow", 0), ("Delay", 1), ("Drop", 2), ("HeaderModify", 3), ("ServFail", 4), ("None", 5)];
+
+/// The enumerations by name.
+pub(in crate::config) const ENUMERATIONS: [(&str, &[(&str, u16)]); 8] = [
+    ("DNSQType", TYPES),
+    ("DNSClass", CLASSES),
+    ("DNSRCode", RCODES),
+    ("DNSOpcode", OPCODES),
+    ("DNSSection", SECTIONS),
+    ("EDNSOptionCode", EDNS_OPTIONS),
+    ("DNSAction", ACTIONS),
+    ("DNSResponseAction", RESPONSE_ACTIONS),
+];
 
 /// The number of a type: by its name in any letter case, or as `TYPE123` (RFC 3597).
 pub(super) fn qtype(name: &str) -> Option<u16> {
@@ -121,9 +74,7 @@ pub(super) fn qclass(name: &str) -> Option<u16> {
 
 /// Defines the tables.
 pub(super) fn define(lua: &Lua) -> mlua::Result<()> {
-    for (name, entries) in
-        [("DNSQType", TYPES), ("DNSClass", CLASSES), ("DNSRCode", RCODES), ("DNSOpcode", OPCODES)]
-    {
+    for (name, entries) in ENUMERATIONS {
         lua.globals().raw_set(name, lua.create_table_from(entries.iter().copied())?)?;
     }
     Ok(())

@@ -6,9 +6,14 @@ use std::rc::Rc;
 
 use mlua::{Function, Lua, MultiValue, Value};
 
+use super::networks::{self, NetworkContent};
+use super::sets::{self, NameContent};
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::ruleset::SetText;
 use crate::config::snapshot::LuaFunction;
+use crate::shard::rules::names::Names;
+use crate::shard::rules::networks::Networks;
 
 /// The draft under construction, shared by all functions; gone when the evaluation is over.
 #[derive(Clone, Debug)]
@@ -19,6 +24,43 @@ struct Build {
     draft: Draft,
     functions: Vec<Function>,
     files: Vec<String>,
+    objects: Objects,
+}
+
+/// What has been put into the sets of the draft, in their order.
+#[derive(Debug, Default)]
+struct Objects {
+    names: Vec<Rc<RefCell<NameContent>>>,
+    networks: Vec<Rc<RefCell<NetworkContent>>>,
+}
+
+/// Members of a set in a rule itself that are its identity one by one; of more, a hash is.
+const LITERALS_TOLD: usize = 20;
+
+impl Objects {
+    /// Says what the sets are called, with what is in them so far.
+    fn describe(&self, draft: &mut Draft) {
+        let names = draft.name_sets.iter().map(Names::key).zip(&self.names);
+        for (at, (key, content)) in names.enumerate() {
+            let content = Some(content.borrow().shown());
+            draft.rules.texts.insert(key, SetText { identity: format!("set {}", at + 1), content });
+        }
+        let networks = draft.networks.iter().map(Networks::key).zip(&self.networks);
+        for (at, (key, content)) in networks.enumerate() {
+            let content = Some(content.borrow().shown());
+            draft.rules.texts.insert(key, SetText { identity: format!("networks {}", at + 1), content });
+        }
+    }
+
+    /// Fills the sets with what has been put into them.
+    fn fill(&self, draft: &Draft) {
+        for (set, content) in draft.name_sets.iter().zip(&self.names) {
+            set.fill(content.borrow_mut().take());
+        }
+        for (set, content) in draft.networks.iter().zip(&self.networks) {
+            set.fill(content.borrow().set());
+        }
+    }
 }
 
 impl Default for Context {
@@ -38,9 +80,49 @@ pub(super) struct Call<'a> {
     /// The function called.
     pub(super) function: &'a str,
     functions: &'a mut Vec<Function>,
+    objects: &'a mut Objects,
 }
 
 impl Call<'_> {
+    /// A set that is filled at the end of the evaluation, and what is put into it until then.
+    pub(super) fn new_names(&mut self) -> (Names, Rc<RefCell<NameContent>>) {
+        let (names, content) = (Names::default(), Rc::default());
+        self.draft.name_sets.push(Names::clone(&names));
+        self.objects.names.push(Rc::clone(&content));
+        (names, content)
+    }
+
+    /// The same for networks.
+    pub(super) fn new_networks(&mut self) -> (Networks, Rc<RefCell<NetworkContent>>) {
+        let (networks, content) = (Networks::default(), Rc::default());
+        self.draft.networks.push(Networks::clone(&networks));
+        self.objects.networks.push(Rc::clone(&content));
+        (networks, content)
+    }
+
+    /// The set of names that a rule itself lists.
+    pub(super) fn literal_names(&mut self, list: Vec<Vec<u8>>, quiet: bool) -> Names {
+        let names = Names::default();
+        let text = sets::shown(list.iter().map(Vec::as_slice).collect());
+        self.draft.rules.texts.insert(names.key(), literal(text, list.len(), "names", quiet));
+        names.fill(list.into_iter().collect());
+        names
+    }
+
+    /// The set of networks that a rule itself lists.
+    pub(super) fn literal_networks(&mut self, list: Vec<networks::Entry>, quiet: bool) -> Networks {
+        let networks = Networks::default();
+        let text = networks::shown(&list);
+        self.draft.rules.texts.insert(networks.key(), literal(text, list.len(), "networks", quiet));
+        networks.fill(networks::set_of(&list));
+        networks
+    }
+
+    /// Brings up to date what the sets are called.
+    pub(super) fn describe_sets(&mut self) {
+        self.objects.describe(self.draft);
+    }
+
     /// Records an error of this call; the call goes on.
     pub(super) fn fail(&mut self, fault: Fault) {
         self.draft.errors.push(ConfigError::new(&self.origin, self.function, fault));
@@ -75,23 +157,17 @@ impl Context {
     where
         F: FnOnce(&mut Call<'_>) -> Result<Value, Fault>,
     {
-        let mut build = self.0.borrow_mut();
-        let Some(Build { draft, functions, .. }) = build.as_mut() else {
+        // Taken already: a function of the configuration that runs within another of ours.
+        let mut build = self.0.try_borrow_mut().map_err(mlua::Error::external)?;
+        let Some(Build { draft, functions, objects, .. }) = build.as_mut() else {
             let message = format!("{function} can be called only while the configuration is evaluated");
             return Err(mlua::Error::runtime(message));
         };
-        let mut call = Call { lua, draft, origin: caller(lua), function, functions };
+        let mut call = Call { lua, draft, origin: caller(lua), function, functions, objects };
         Ok(body(&mut call).unwrap_or_else(|fault| {
             call.fail(fault);
             Value::Nil
         }))
-    }
-
-    /// Records an error.
-    pub(super) fn record(&self, error: ConfigError) {
-        if let Some(build) = self.0.borrow_mut().as_mut() {
-            build.draft.errors.push(error);
-        }
     }
 
     /// Notes a file that is evaluated.
@@ -101,11 +177,22 @@ impl Context {
         }
     }
 
-    /// Ends the evaluation: the draft, the functions kept, the files read.
+    /// Ends the evaluation, and fills the sets: the draft, the functions kept, the files read.
     pub(super) fn finish(&self) -> (Draft, Vec<Function>, Vec<String>) {
-        let build = self.0.borrow_mut().take().unwrap_or_default();
+        let mut build = self.0.borrow_mut().take().unwrap_or_default();
+        build.objects.describe(&mut build.draft);
+        build.objects.fill(&build.draft);
         (build.draft, build.functions, build.files)
     }
+}
+
+/// What a set in a rule itself is called.
+fn literal(text: String, count: usize, what: &str, quiet: bool) -> SetText {
+    if count <= LITERALS_TOLD && !quiet {
+        return SetText { identity: text, content: None };
+    }
+    let identity = format!("{count} {what} #{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
+    SetText { identity, content: Some(format!("{count} {what}")) }
 }
 
 /// The place of the nearest Lua code on the stack: where the running function was called.

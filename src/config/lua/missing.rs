@@ -6,7 +6,7 @@ use mlua::{Lua, MetaMethod, MultiValue, UserData, UserDataMethods, Value};
 
 use super::context::Context;
 use crate::config::error::Fault;
-use crate::config::functions::{FUNCTIONS_MISSING, INERT};
+use crate::config::functions::FUNCTIONS_MISSING;
 
 /// Stands in for whatever a missing function would have returned.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +44,6 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
                 Ok(Value::UserData(call.lua.create_userdata(Inert)?))
             })?;
         }
-    }
-    for name in INERT {
-        lua.globals().raw_set(name, Inert)?;
     }
     Ok(())
 }

@@ -14,13 +14,22 @@
 // The kinds of values and errors are the Lua library's; a new one is as wrong as the rest.
 #![allow(clippy::wildcard_enum_match_arm)]
 
+mod actions;
+mod answers;
 mod argument;
+mod arguments;
+mod chains;
 mod constants;
 mod context;
+mod functions;
 mod missing;
+mod networks;
 mod packet;
 mod pool;
+mod responses;
+mod selectors;
 mod server;
+mod sets;
 mod settings;
 
 use std::cell::Cell;
@@ -31,10 +40,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use mlua::{ChunkMode, Function, HookTriggers, Lua, Value, VmState};
 
-use self::context::Context;
+use self::context::{Context, caller};
 use super::draft::Draft;
 use super::error::{ConfigError, Fault, Origin, nearest};
-use super::functions::{FUNCTIONS, FUNCTIONS_MISSING};
+use super::functions::FUNCTIONS_MISSING;
 use super::options::SETTINGS;
 use super::snapshot::LuaFunction;
 use super::value;
@@ -175,15 +184,13 @@ pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Lu
     let context = Context::default();
     define(&host.lua, &context).map_err(|e| vec![fatal(&e)])?;
     let ended = file.map_or(Ok(()), |f| run(&host.lua, &context, f));
-    if ended.is_ok() {
-        refuse_maintenance(&host.lua, &context);
-    }
     let (mut draft, functions, files) = context.finish();
     if let Err(e) = ended {
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
         draft.errors.push(script_error(&e, &files));
         return Err(draft.errors);
     }
+    draft.maintenance = matches!(host.lua.globals().raw_get("maintenance"), Ok(Value::Function(_)));
     host.functions = functions;
     Ok((draft, host))
 }
@@ -195,6 +202,13 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     settings::define(lua, context)?;
     server::define(lua, context)?;
     pool::define(lua, context)?;
+    networks::define(lua, context)?;
+    sets::define(lua, context)?;
+    selectors::define(lua, context)?;
+    actions::define(lua, context)?;
+    answers::define(lua, context)?;
+    responses::define(lua, context)?;
+    chains::define(lua, context)?;
     missing::define(lua, context)
 }
 
@@ -213,22 +227,6 @@ fn run(lua: &Lua, context: &Context, path: &Path) -> mlua::Result<()> {
 fn unreadable(path: &str, error: &std::io::Error) -> ConfigError {
     let fault = Fault::Unreadable { path: path.to_owned(), reason: error.to_string() };
     ConfigError::new(&Origin::file(path), "", fault)
-}
-
-/// dnsdist calls a global function `maintenance` once a second; until that exists here, defining
-/// it must not pass unnoticed.
-fn refuse_maintenance(lua: &Lua, context: &Context) {
-    if let Ok(Value::Function(f)) = lua.globals().raw_get::<Value>("maintenance") {
-        let info = f.info();
-        let file = info.source.unwrap_or_default();
-        let line = info.line_defined.and_then(|l| u32::try_from(l).ok()).unwrap_or(0);
-        let fault = Fault::Missing {
-            what: "a function called every second".to_owned(),
-            meanwhile: "rename it, and change the configuration from outside with SIGHUP".to_owned(),
-        };
-        let origin = Origin::line(file.trim_start_matches('@'), line);
-        context.record(ConfigError::new(&origin, "maintenance", fault));
-    }
 }
 
 /// An error of Lua itself with its place, which Lua puts before the message.
@@ -284,7 +282,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
 /// The function that was meant in "attempt to call global 'x' (a nil value)".
 fn misspelt(message: &str) -> Option<&'static str> {
     let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
-    let known = FUNCTIONS.iter().map(|e| e.name);
+    let known = super::functions::functions().map(|e| e.name);
     let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
     nearest(name, known.chain(FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied())))
 }
@@ -308,6 +306,8 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// The enumerations, for the reference.
+pub(super) use self::constants::ENUMERATIONS;
 /// The options of `concentrate`, for the reference.
 pub(super) use self::pool::CONCENTRATE;
 /// The policy of a name, and the name of a policy.

@@ -7,6 +7,7 @@ use mlua::{Lua, MetaMethod, Table, UserData, UserDataMethods, UserDataRef, Value
 
 use super::argument;
 use super::context::Context;
+use crate::config::error::Fault;
 use crate::config::value;
 
 /// A domain name (dnsdist's `DNSName`), absolute, in presentation format.
@@ -19,6 +20,10 @@ impl Name {
         Self(value::qname(text).unwrap_or_else(|_| text.to_owned()))
     }
 
+    fn wire(&self) -> Vec<u8> {
+        value::wire_name(&self.0).unwrap_or_default()
+    }
+
     fn labels(&self) -> Vec<&str> {
         // Escaped dots are rare enough in probe names to be counted as separators only here.
         self.0.split('.').filter(|l| !l.is_empty()).collect()
@@ -27,7 +32,20 @@ impl Name {
 
 impl UserData for Name {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("toString", |_, name, ()| Ok(name.0.clone()));
+        for method in ["toString", "tostring"] {
+            methods.add_method(method, |_, name, ()| Ok(name.0.clone()));
+        }
+        methods.add_method("wirelength", |_, name, ()| Ok(name.wire().len()));
+        methods.add_method("toDNSString", |lua, name, ()| lua.create_string(name.wire()));
+        methods.add_method_mut("chopOff", |_, name, ()| {
+            let wire = name.wire();
+            let rest =
+                wire.first().filter(|length| **length > 0).and_then(|l| wire.get(1 + usize::from(*l)..));
+            let rest = rest.map(crate::shard::rules::text::name);
+            let chopped = rest.is_some();
+            name.0 = rest.unwrap_or_else(|| name.0.clone());
+            Ok(chopped)
+        });
         methods.add_method("toStringNoDot", |_, name, ()| Ok(name.0.trim_end_matches('.').to_owned()));
         methods.add_method("countLabels", |_, name, ()| Ok(name.labels().len()));
         methods.add_method("isPartOf", |_, name, suffix: UserDataRef<Self>| {
@@ -49,6 +67,16 @@ pub(super) fn name(value: &Value) -> Option<String> {
         Value::UserData(u) => u.borrow::<Name>().ok().map(|n| n.0.clone()),
         _ => None,
     }
+}
+
+/// The name in a value, in wire format with small letters.
+pub(super) fn wire(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
+    let wire = match value {
+        Value::String(s) => s.to_str().ok().and_then(|s| value::wire_name(&s).ok()),
+        Value::UserData(u) => u.borrow::<Name>().ok().and_then(|n| value::wire_name(&n.0).ok()),
+        _ => None,
+    };
+    wire.ok_or_else(|| argument::wrong(what, value, value::QNAME))
 }
 
 /// The header of a probe (dnsdist's `dh`).

@@ -4,9 +4,11 @@ use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
 
 use super::argument::{fraction, named, percent, shown, span, text, whole, wrong};
 use super::context::{Call, Context};
+use super::functions;
 use super::missing::{self, is_inert};
 use crate::config::error::{Fault, Sited};
 use crate::config::functions::POLICIES;
+use crate::config::ruleset::{FunctionKind, Interface};
 use crate::config::snapshot::{Eject, Retry};
 use crate::shard::policy::{Concentrate, HashKey, Kind, Policy};
 use crate::time::TickDelta;
@@ -32,6 +34,9 @@ pub(in crate::config) fn kind(name: &str) -> Option<Kind> {
 
 /// The name of a policy.
 pub(in crate::config) fn name(wanted: Kind) -> &'static str {
+    if matches!(wanted, Kind::Lua(_)) {
+        return "a Lua function";
+    }
     POLICIES.iter().find(|p| kind(p) == Some(wanted)).copied().unwrap_or_default()
 }
 
@@ -42,6 +47,7 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         }
     }
     define_combinators(lua, context)?;
+    define_written(lua, context)?;
     context.define(lua, "setServerPolicy", |call, arguments| {
         let policy = policy(arguments.first().unwrap_or(&Value::Nil))?;
         call.draft.policy = Some(Sited { value: policy, origin: call.origin.clone() });
@@ -107,10 +113,7 @@ fn policy(value: &Value) -> Result<Policy, Fault> {
         return Ok(Policy::new(Kind::LeastOutstanding));
     }
     if value.is_function() {
-        return Err(missing::fault(
-            "a policy written in Lua",
-            "use a built-in one; ordered(), hashBy() and bounded() combine them",
-        ));
+        return Err(wrong("", value, "a policy, as newServerPolicy(\"name\", function)"));
     }
     let chosen = value.as_userdata().and_then(|u| u.borrow::<Chosen>().ok().map(|c| c.policy.clone()));
     chosen.ok_or_else(|| {
@@ -155,6 +158,49 @@ fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The functions that make or set a policy written in Lua: how it is seen, whether for one pool.
+const WRITTEN: [(&str, Interface, bool); 6] = [
+    ("setServerPolicyLua", Interface::Objects, false),
+    ("setServerPolicyLuaFFI", Interface::Ffi, false),
+    ("setServerPolicyLuaFFIPerThread", Interface::Text, false),
+    ("setPoolServerPolicyLua", Interface::Objects, true),
+    ("setPoolServerPolicyLuaFFI", Interface::Ffi, true),
+    ("setPoolServerPolicyLuaFFIPerThread", Interface::Text, true),
+];
+
+fn define_written(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let own = context.clone();
+    context.define(lua, "newServerPolicy", move |call, values| {
+        let made = written(call, values, Interface::Objects).unwrap_or_else(|fault| {
+            call.fail(fault);
+            Policy::new(Kind::LeastOutstanding)
+        });
+        Ok(Value::UserData(call.lua.create_userdata(Chosen { policy: made, context: own.clone() })?))
+    })?;
+    for (name, interface, pooled) in WRITTEN {
+        context.define(lua, name, move |call, values| {
+            let policy = written(call, values, interface)?;
+            if pooled {
+                let pool = values.get(2).unwrap_or(&Value::Nil);
+                let pool = text("the third argument", pool, "the name of a pool")?;
+                set_policy(call, &pool, policy);
+            } else {
+                call.draft.policy = Some(Sited { value: policy, origin: call.origin.clone() });
+            }
+            Ok(Value::Nil)
+        })?;
+    }
+    Ok(())
+}
+
+/// A policy of a name and a function.
+fn written(call: &mut Call<'_>, values: &[Value], interface: Interface) -> Result<Policy, Fault> {
+    let value = |n: usize| values.get(n).unwrap_or(&Value::Nil);
+    text("the name", value(0), "a name")?;
+    let function = functions::record(call, FunctionKind::Policy, interface, "the second argument", value(1))?;
+    Ok(Policy::new(Kind::Lua(function)))
 }
 
 fn unfit(policy: &Policy, expected: &str) -> Fault {

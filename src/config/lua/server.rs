@@ -221,7 +221,8 @@ fn apply(
         }
         "lazyHealthCheckUseExponentialBackOff" => backoff.on = switch(name, v)?,
         "lazyHealthCheckMaxBackOff" => backoff.max = span(name, v, 1000, 10.0, DAY_MS)?,
-        "reconnectOnUp" | "ipBindAddrNoPort" => {
+        "useClientSubnet" => server.use_client_subnet = switch(name, v)?,
+        "reconnectOnUp" | "ipBindAddrNoPort" | "disableZeroScope" => {
             switch(name, v)?;
         }
         _ => return unusable(name, v).map_or(Ok(()), Err),

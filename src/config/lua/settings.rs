@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use mlua::{Lua, Value};
 
 use super::argument::{parsed, shown, text, texts, whole, wrong};
-use super::context::{Call, Context, caller};
-use super::{argument, run, unreadable};
+use super::context::{Call, Context};
+use super::{argument, caller, run, unreadable};
 use crate::config::draft::DraftListener;
 use crate::config::error::{Fault, Sited};
 use crate::config::options::{self, Key, Kind, SETTINGS, Setter, Setting};

@@ -86,7 +86,8 @@ pub(super) fn choose(
         | Kind::WHashed
         | Kind::CHashed
         | Kind::OrderedWRandUntag
-        | Kind::P2c => {}
+        | Kind::P2c
+        | Kind::Lua(_) => {}
     }
     let ordered = policy.ordered || policy.kind == Kind::OrderedWRandUntag;
     let group = if ordered { first_group(view, &table.usable)? } else { &table.usable[..] };
@@ -102,7 +103,9 @@ pub(super) fn choose(
         Kind::WHashed => weighted(view, group, policy.bounded, |total| hash % total),
         Kind::CHashed => consistent(view, table, group, policy.bounded, hash),
         Kind::P2c => two_choices(view, group, rng),
-        Kind::LeastOutstanding | Kind::RoundRobin | Kind::Concentrate => least_outstanding(view, group),
+        Kind::LeastOutstanding | Kind::RoundRobin | Kind::Concentrate | Kind::Lua(_) => {
+            least_outstanding(view, group)
+        }
     }
     .copied()
 }

@@ -25,6 +25,7 @@ pub use ring::Ring;
 pub use selector::Selector;
 pub use table::usable_members;
 
+use super::script::FunctionId;
 use crate::addr::Endpoint;
 use crate::time::TickDelta;
 
@@ -66,6 +67,8 @@ pub enum Kind {
     P2c,
     /// As few servers as can bear the load.
     Concentrate,
+    /// A function of the configuration; without its answer: leastOutstanding.
+    Lua(FunctionId),
 }
 
 /// What the hashed policies hash.

@@ -118,7 +118,7 @@ pub(super) fn backends_of<'s>(snapshot: &'s Snapshot, pool: &Pool, board: &Board
 /// Whether the policy compares counts that other shards move too.
 pub(super) fn compares_counts(policy: &Policy, backends: &[&Backend]) -> bool {
     policy.bounded.is_some()
-        || matches!(policy.kind, Kind::LeastOutstanding | Kind::FirstAvailable | Kind::P2c)
+        || matches!(policy.kind, Kind::LeastOutstanding | Kind::FirstAvailable | Kind::P2c | Kind::Lua(_))
         || backends.iter().any(|b| b.outstanding_soft_max != 0)
 }
 

@@ -21,6 +21,7 @@ pub mod networks;
 pub mod pattern;
 mod prefix_map;
 pub mod scene;
+pub mod text;
 
 use std::sync::Arc;
 

@@ -23,6 +23,12 @@ impl Names {
         self.0.get()
     }
 
+    /// What tells it apart from every other set that is there.
+    #[must_use]
+    pub fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     /// Names in it; 0 before it is filled.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -24,6 +24,12 @@ impl Networks {
         self.0.get()
     }
 
+    /// What tells it apart from every other set that is there.
+    #[must_use]
+    pub fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     /// Networks in it, exceptions too; 0 before it is filled.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,0 +1,193 @@
+//! A draft's rules to chains: pools and copies by their slots, each rule its identity and slot.
+
+use std::collections::HashMap;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::draft::Draft;
+use super::error::{ConfigError, Fault, Origin};
+use super::functions::CHAINS;
+use super::ruleset::{ChainKey, Deed, DraftRule, uuid_text};
+use super::slots::RuleIdentity;
+use super::snapshot::Pool;
+use crate::addr::{BackendSlot, PoolRef, PoolSlot, RuleSlot};
+use crate::shard::rules::action::{Action, ResponseAction, Tee};
+use crate::shard::rules::matcher::Matcher;
+use crate::shard::rules::{Chain, Chains, Rule, text};
+
+/// Every pool that a rule names; the default pool's name is empty.
+pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
+    for (_, rule) in draft.rules.iter() {
+        pools_of_matcher(&rule.matcher, found);
+        match &rule.deed {
+            Deed::Query(action) => {
+                if let Action::Pool(pool, _) | Action::QpsPool(_, pool, _) = innermost(action) {
+                    found(&pool.name);
+                }
+            }
+            Deed::Response(ResponseAction::Restart(pool, _)) => found(&pool.name),
+            Deed::Response(_) => {}
+        }
+    }
+}
+
+fn pools_of_matcher<'m>(matcher: &'m Matcher, found: &mut dyn FnMut(&'m str)) {
+    if let Matcher::And(list) | Matcher::Or(list) = matcher {
+        list.iter().for_each(|m| pools_of_matcher(m, found));
+    } else if let Matcher::Not(not) = matcher {
+        pools_of_matcher(not, found);
+    } else if let Matcher::PoolAvailable(pool) | Matcher::PoolOutstanding(pool, _) = matcher {
+        found(&pool.name);
+    }
+}
+
+/// What an action does in the end: `Continue` only says what comes behind it.
+fn innermost(action: &Action) -> &Action {
+    if let Action::Continue(inner) = action { innermost(inner) } else { action }
+}
+
+/// The servers that copies of queries go to, each once, in the order of the rules.
+pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
+    let mut copies: Vec<Tee> = Vec::new();
+    for (_, rule) in draft.rules.iter() {
+        if let Deed::Query(action) = &rule.deed
+            && let Action::Tee(tee, _) = innermost(action)
+            && !copies.contains(tee)
+        {
+            copies.push(Tee::clone(tee));
+        }
+    }
+    copies
+}
+
+/// The identity of every rule, chain by chain: its UUID as given, or one made of what it says,
+/// which is the same after a reload and on every machine. A UUID twice in a chain is an error.
+pub(super) fn identities(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<(ChainKey, [u8; 16])> {
+    let sets = draft.rules.texts.identities();
+    let mut given: HashMap<(ChainKey, [u8; 16]), &Origin> = HashMap::new();
+    for (key, rule) in draft.rules.iter() {
+        let Some(uuid) = rule.uuid else { continue };
+        if let Some(first) = given.insert((key, uuid), &rule.origin) {
+            let what = format!("a rule with the UUID {}", uuid_text(&uuid));
+            let fault = Fault::Duplicate { what, first: first.clone() };
+            errors.push(ConfigError::new(&rule.origin, CHAINS[key as usize].entries[0].name, fault));
+        }
+    }
+    let mut same: HashMap<(ChainKey, u128), u32> = HashMap::new();
+    let made = |key: ChainKey, rule: &DraftRule, same: &mut HashMap<(ChainKey, u128), u32>| {
+        let said = format!("{key:?}\0{}\0{}", text::matcher(&rule.matcher, &sets), rule.deed.text());
+        let nth = same.entry((key, xxh3_128(said.as_bytes()))).and_modify(|n| *n += 1).or_insert(1);
+        let uuid = xxh3_128(format!("{said}\0{nth}").as_bytes()).to_be_bytes();
+        versioned(uuid)
+    };
+    draft
+        .rules
+        .iter()
+        .map(|(key, rule)| (key, rule.uuid.unwrap_or_else(|| made(key, rule, &mut same))))
+        .collect()
+}
+
+/// The bits that say how a UUID was made: version 8, custom (RFC 9562, 5.8).
+const fn versioned(mut uuid: [u8; 16]) -> [u8; 16] {
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+/// What rules keep their slots by.
+pub(super) fn slot_identities(identities: &[(ChainKey, [u8; 16])]) -> Vec<RuleIdentity> {
+    identities.iter().map(|(key, uuid)| (*key as u8, *uuid)).collect()
+}
+
+/// Slots by what rules name.
+pub(super) struct Targets<'p> {
+    pools: HashMap<&'p str, PoolSlot>,
+    copies: Vec<(Tee, BackendSlot)>,
+}
+
+impl<'p> Targets<'p> {
+    pub(super) fn new(pools: &'p [Pool], copies: impl Iterator<Item = (Tee, BackendSlot)>) -> Self {
+        let slot = |at: usize| PoolSlot(u16::try_from(at).unwrap_or(0));
+        let pools = pools.iter().enumerate().map(|(at, pool)| (pool.name.as_str(), slot(at))).collect();
+        Self { pools, copies: copies.collect() }
+    }
+
+    fn pool(&self, pool: &mut PoolRef) {
+        pool.slot = self.pools.get(&*pool.name).copied().unwrap_or_default();
+    }
+
+    fn matcher(&self, matcher: &mut Matcher) {
+        if let Matcher::And(list) | Matcher::Or(list) = matcher {
+            list.iter_mut().for_each(|m| self.matcher(m));
+        } else if let Matcher::Not(not) = matcher {
+            self.matcher(not);
+        } else if let Matcher::PoolAvailable(pool) | Matcher::PoolOutstanding(pool, _) = matcher {
+            self.pool(pool);
+        }
+    }
+
+    fn action(&self, action: &mut Action) {
+        if let Action::Pool(pool, _) | Action::QpsPool(_, pool, _) = action {
+            self.pool(pool);
+        } else if let Action::Tee(tee, slot) = action {
+            let copy = self.copies.iter().find(|(to, _)| *to == **tee);
+            *slot = copy.map_or(*slot, |(_, slot)| *slot);
+        } else if let Action::Continue(inner) = action {
+            self.action(inner);
+        }
+    }
+
+    fn response_action(&self, action: &mut ResponseAction) {
+        if let ResponseAction::Restart(pool, _) = action {
+            self.pool(pool);
+        }
+    }
+}
+
+/// The chains; `identities` and `slots` are those of every rule in their order.
+pub(super) fn compile(
+    draft: &Draft,
+    identities: &[(ChainKey, [u8; 16])],
+    slots: &[RuleSlot],
+    targets: &Targets<'_>,
+) -> Chains {
+    let mut queries: [Vec<Rule<Action>>; ChainKey::ALL.len()] = Default::default();
+    let mut responses: [Vec<Rule<ResponseAction>>; ChainKey::ALL.len()] = Default::default();
+    for (((key, rule), (_, uuid)), slot) in draft.rules.iter().zip(identities).zip(slots) {
+        match &rule.deed {
+            Deed::Query(action) => {
+                let mut action = action.clone();
+                targets.action(&mut action);
+                queries[key as usize].push(placed(rule, *uuid, *slot, action, targets));
+            }
+            Deed::Response(action) => {
+                let mut action = action.clone();
+                targets.response_action(&mut action);
+                responses[key as usize].push(placed(rule, *uuid, *slot, action, targets));
+            }
+        }
+    }
+    let mut query = |key: ChainKey| Chain::new(std::mem::take(&mut queries[key as usize]));
+    let mut response = |key: ChainKey| Chain::new(std::mem::take(&mut responses[key as usize]));
+    Chains {
+        query: query(ChainKey::Query),
+        cache_miss: query(ChainKey::CacheMiss),
+        response: response(ChainKey::Response),
+        cache_hit: response(ChainKey::CacheHit),
+        cache_inserted: response(ChainKey::CacheInserted),
+        self_answered: response(ChainKey::SelfAnswered),
+        timeout: response(ChainKey::Timeout),
+        xfr: Chain::default(),
+    }
+}
+
+fn placed<A>(rule: &DraftRule, uuid: [u8; 16], slot: RuleSlot, action: A, targets: &Targets<'_>) -> Rule<A> {
+    let mut matcher = rule.matcher.clone();
+    targets.matcher(&mut matcher);
+    Rule { slot, name: rule.name.clone(), uuid, group: rule.group.clone(), matcher, action }
+}
+
+/// A line of a rule for people: its name, or its UUID.
+pub(super) fn called<A>(rule: &Rule<A>) -> String {
+    if rule.name.is_empty() { uuid_text(&rule.uuid) } else { format!("\"{}\"", rule.name) }
+}

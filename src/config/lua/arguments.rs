@@ -1,0 +1,90 @@
+//! The arguments of one call, by their place.
+
+use mlua::Value;
+
+use super::argument;
+use crate::config::error::Fault;
+
+/// The arguments of a call; what was not given is nil.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arguments<'a>(pub(super) &'a [Value]);
+
+impl<'a> Arguments<'a> {
+    /// An argument, from 0.
+    pub(super) fn at(&self, n: usize) -> &'a Value {
+        self.0.get(n).unwrap_or(&Value::Nil)
+    }
+
+    /// An argument that need not be given.
+    pub(super) fn given(&self, n: usize) -> Option<&'a Value> {
+        self.0.get(n).filter(|v| !v.is_nil())
+    }
+
+    /// Refuses more arguments than this.
+    pub(super) fn at_most(&self, max: usize) -> Result<(), Fault> {
+        if self.0.len() <= max {
+            return Ok(());
+        }
+        let expected = if max == 0 { "none".to_owned() } else { format!("at most {max}") };
+        Err(Fault::Conflict { wrong: format!("called with {} arguments", self.0.len()), expected })
+    }
+
+    /// A whole number.
+    pub(super) fn whole(&self, n: usize, what: &str, max: u32) -> Result<u32, Fault> {
+        argument::whole(what, self.at(n), 0, max)
+    }
+
+    /// A whole number that need not be given.
+    pub(super) fn whole_or(&self, n: usize, what: &str, default: u32, max: u32) -> Result<u32, Fault> {
+        self.given(n).map_or(Ok(default), |v| argument::whole(what, v, 0, max))
+    }
+
+    /// A whole number of sixteen bits.
+    pub(super) fn word(&self, n: usize, what: &str) -> Result<u16, Fault> {
+        // The range bounds it.
+        self.whole(n, what, u16::MAX.into()).map(|n| u16::try_from(n).unwrap_or(u16::MAX))
+    }
+
+    /// A whole number of eight bits, at most `max`.
+    pub(super) fn octet_or(&self, n: usize, what: &str, default: u8, max: u8) -> Result<u8, Fault> {
+        let whole = self.whole_or(n, what, default.into(), max.into());
+        whole.map(|n| u8::try_from(n).unwrap_or(max))
+    }
+
+    /// A whole number of eight bits, at most `max`.
+    pub(super) fn octet(&self, n: usize, what: &str, max: u8) -> Result<u8, Fault> {
+        self.whole(n, what, max.into()).map(|n| u8::try_from(n).unwrap_or(max))
+    }
+
+    /// true or false; the default when it was not given.
+    pub(super) fn switch_or(&self, n: usize, what: &str, default: bool) -> Result<bool, Fault> {
+        self.given(n).map_or(Ok(default), |v| argument::switch(what, v))
+    }
+
+    /// A string of UTF-8.
+    pub(super) fn text(&self, n: usize, what: &str, expected: &str) -> Result<String, Fault> {
+        argument::text(what, self.at(n), expected)
+    }
+
+    /// A string of any octets.
+    pub(super) fn octets(&self, n: usize, what: &str) -> Result<Vec<u8>, Fault> {
+        octets(what, self.at(n))
+    }
+}
+
+/// A string of any octets.
+pub(super) fn octets(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
+    let octets = value.as_string().map(|s| s.as_bytes().to_vec());
+    octets.ok_or_else(|| argument::wrong(what, value, "a string of octets"))
+}
+
+/// The items of a list; a single value is a list of itself.
+pub(super) fn items(value: &Value) -> Result<Vec<Value>, Fault> {
+    let Value::Table(list) = value else { return Ok(vec![value.clone()]) };
+    let items: Vec<Value> = list.sequence_values::<Value>().collect::<mlua::Result<_>>()?;
+    // A table of names and values is no list.
+    if items.is_empty() && list.pairs::<Value, Value>().next().is_some() {
+        return Err(argument::wrong("the list", value, "a list, as {a, b}"));
+    }
+    Ok(items)
+}

@@ -1,0 +1,266 @@
+//! The rules of a [`Draft`](super::draft::Draft): as written, in order, each with its place.
+
+use std::collections::HashMap;
+
+use super::error::Origin;
+use crate::shard::rules::action::{Action, ResponseAction};
+use crate::shard::rules::matcher::Matcher;
+use crate::shard::rules::names::Names;
+use crate::shard::rules::networks::Networks;
+use crate::shard::rules::text::{self, Sets};
+
+/// Which chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChainKey {
+    /// What becomes of queries.
+    Query,
+    /// The same for queries that the cache did not answer.
+    CacheMiss,
+    /// What becomes of backends' answers.
+    Response,
+    /// Of answers from the cache.
+    CacheHit,
+    /// Of answers that have been put into the cache.
+    CacheInserted,
+    /// Of answers of our own.
+    SelfAnswered,
+    /// Of queries that no server answered in time.
+    Timeout,
+}
+
+impl ChainKey {
+    /// Every chain, in the order of [`CHAINS`](super::functions::CHAINS).
+    pub const ALL: [Self; 7] = [
+        Self::Query,
+        Self::CacheMiss,
+        Self::Response,
+        Self::CacheHit,
+        Self::CacheInserted,
+        Self::SelfAnswered,
+        Self::Timeout,
+    ];
+}
+
+/// What a rule does: to queries, or to answers.
+#[derive(Clone, Debug)]
+pub enum Deed {
+    /// To queries.
+    Query(Action),
+    /// To answers.
+    Response(ResponseAction),
+}
+
+impl Deed {
+    /// As people read it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Query(action) => text::action(action),
+            Self::Response(action) => text::response_action(action),
+        }
+    }
+}
+
+/// A rule as written.
+#[derive(Clone, Debug)]
+pub struct DraftRule {
+    /// Where it was written.
+    pub origin: Origin,
+    /// `name`; empty when it has none.
+    pub name: String,
+    /// `uuid`, if it was given.
+    pub uuid: Option<[u8; 16]>,
+    /// `group`; empty when it is in none.
+    pub group: String,
+    /// Which packets it concerns; its pools have no slots yet.
+    pub matcher: Matcher,
+    /// What it does to them; its pools and copies have no slots yet.
+    pub deed: Deed,
+}
+
+/// What a Lua function that was given away is called with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FunctionKind {
+    /// A query; returns a `DNSAction`.
+    Action,
+    /// An answer; returns a `DNSResponseAction`.
+    ResponseAction,
+    /// A query or an answer; returns whether it matches.
+    Rule,
+    /// Servers and a query; returns one of them.
+    Policy,
+}
+
+/// How a Lua function sees what it is called with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// As Lua objects.
+    Objects,
+    /// As pointers, through LuaJIT's ffi.
+    Ffi,
+    /// The same; the function is what a text returns, which [`Recorded::source`] holds.
+    Text,
+}
+
+/// A Lua function that was given away, to be found again in the shards' own states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// What it is called with.
+    pub kind: FunctionKind,
+    /// How it sees that.
+    pub interface: Interface,
+    /// The file that it stands in, as Lua names it (`@FILE`); or the text itself.
+    pub source: String,
+    /// The line that it begins in; 0 for a text.
+    pub line: u32,
+}
+
+/// What a limiting rule remembers between queries, one for each constructor's call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftState {
+    /// A bucket: queries per second and its size.
+    Bucket(u32, u32),
+    /// A table of buckets by client: queries per second, size, IPv4 and IPv6 prefix lengths,
+    /// seconds to forget after.
+    Clients(u32, u32, u8, u8, u32),
+    /// A set of addresses, each with its end.
+    Timed,
+}
+
+/// What sets are called in lists of rules, and in the identities of rules.
+#[derive(Clone, Debug, Default)]
+pub struct SetTexts(HashMap<usize, SetText>);
+
+/// What one set is called.
+#[derive(Clone, Debug)]
+pub(super) struct SetText {
+    /// The same at each evaluation of the file, whatever is in the set: for an object, its number.
+    pub(super) identity: String,
+    /// What is in it; none when that is the identity already.
+    pub(super) content: Option<String>,
+}
+
+impl SetTexts {
+    pub(super) fn insert(&mut self, key: usize, text: SetText) {
+        self.0.insert(key, text);
+    }
+
+    /// For people: with what is in the sets.
+    #[must_use]
+    pub fn shown(&self) -> impl Sets {
+        Shown { texts: self, content: true }
+    }
+
+    /// For identities: objects by their numbers.
+    #[must_use]
+    pub fn identities(&self) -> impl Sets {
+        Shown { texts: self, content: false }
+    }
+}
+
+struct Shown<'t> {
+    texts: &'t SetTexts,
+    content: bool,
+}
+
+impl Shown<'_> {
+    fn of(&self, key: usize) -> String {
+        let Some(text) = self.texts.0.get(&key) else { return "a set".to_owned() };
+        match &text.content {
+            Some(content) if self.content => content.clone(),
+            _ => text.identity.clone(),
+        }
+    }
+}
+
+impl Sets for Shown<'_> {
+    fn names(&self, names: &Names) -> String {
+        self.of(names.key())
+    }
+
+    fn networks(&self, networks: &Networks) -> String {
+        self.of(networks.key())
+    }
+}
+
+/// The rules of a draft.
+#[derive(Clone, Debug, Default)]
+pub struct Ruleset {
+    chains: [Vec<DraftRule>; ChainKey::ALL.len()],
+    /// What its sets are called.
+    pub texts: SetTexts,
+}
+
+impl Ruleset {
+    /// The rules of a chain, in order.
+    #[must_use]
+    pub fn chain(&self, key: ChainKey) -> &[DraftRule] {
+        &self.chains[key as usize]
+    }
+
+    /// The rules of a chain, to be changed.
+    pub fn chain_mut(&mut self, key: ChainKey) -> &mut Vec<DraftRule> {
+        &mut self.chains[key as usize]
+    }
+
+    /// Every rule, chain by chain.
+    pub fn iter(&self) -> impl Iterator<Item = (ChainKey, &DraftRule)> {
+        ChainKey::ALL.into_iter().flat_map(|key| self.chain(key).iter().map(move |rule| (key, rule)))
+    }
+
+    /// Where the last rule was written.
+    #[must_use]
+    pub fn last_origin(&self) -> Option<&Origin> {
+        self.iter().last().map(|(_, rule)| &rule.origin)
+    }
+
+    /// Replaces the rules of a group by others, where its first one stood, or at the end.
+    pub fn replace_group(&mut self, key: ChainKey, group: &str, rules: Vec<DraftRule>) {
+        let chain = self.chain_mut(key);
+        let at = chain.iter().position(|r| r.group == group).unwrap_or(chain.len());
+        chain.retain(|r| r.group != group);
+        chain.splice(at..at, rules);
+    }
+}
+
+/// Reads a UUID, with its hyphens or without.
+#[must_use]
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let hyphens = [8, 13, 18, 23];
+    let plain = match text.len() {
+        36 if hyphens.iter().all(|at| text.as_bytes()[*at] == b'-') => text.replace('-', ""),
+        32 => text.to_owned(),
+        _ => return None,
+    };
+    let fine = plain.len() == 32 && plain.bytes().all(|b| b.is_ascii_hexdigit());
+    fine.then(|| u128::from_str_radix(&plain, 16).ok().map(u128::to_be_bytes)).flatten()
+}
+
+/// A UUID with its hyphens.
+#[must_use]
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(*uuid));
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_survive_the_round_trip() {
+        let text = "0a4bfe80-922e-4e2c-accb-ca92a4021f06";
+        let uuid = parse_uuid(text).expect("a UUID");
+        assert_eq!(uuid_text(&uuid), text);
+        assert_eq!(parse_uuid(&text.replace('-', "").to_uppercase()), Some(uuid));
+        for bad in [
+            "",
+            "zzz",
+            "0a4bfe80-922e-4e2c-accb-ca92a4021f0",
+            "0a4bfe80_922e_4e2c_accb_ca92a4021f06",
+            "+a4bfe80922e4e2caccbca92a4021f06",
+        ] {
+            assert_eq!(parse_uuid(bad), None, "{bad}");
+        }
+    }
+}
