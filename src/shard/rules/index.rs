@@ -118,7 +118,7 @@ impl Index {
         index.names = NameIndex::new(&keyed, &mut postings);
         let networks = |client: bool| {
             keyed.iter().filter_map(move |(rule, key)| {
-                let (Key::Client(networks), true) | (Key::Local(networks), false) = (key, client) else {
+                let ((Key::Client(networks), true) | (Key::Local(networks), false)) = (key, client) else {
                     return None;
                 };
                 Some((*rule, networks))
