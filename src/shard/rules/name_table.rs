@@ -5,12 +5,13 @@
 //!  arena: | 3 w w w 7 e x a m p l e 0 [number] | 7 e x a m p l e 0 [number] | ...
 //!           ^ offset
 //!  bucket: | tag 24 bits, offset + 1 40 bits | ... | 0 | 0 |     a cache line: eight slots
+//! marks:  | 8 bits of each slot's hash, 0 when it is free | ...
 //! ```
 //!
 //! A name is hashed label by label from its right end, so that one pass gives the hashes of all
 //! its suffixes; only those are looked for that have as many labels as some name of the table.
-//! A look-up is one cache line, compared without branches: what is waited for is memory, and so
-//! the suffixes' lines are on their way at the same time. One more line when a name is there.
+//! The marks are small enough to stay near the processor: what is not in the table is mostly told
+//! by them alone, and what is costs two lines of far memory, the bucket's and the name's.
 //! The hash needs no secret: who asks can only walk runs of full buckets that the table's own
 //! names made, and half of all slots are free.
 
@@ -89,6 +90,8 @@ struct Bucket([u64; SLOTS]);
 pub(super) struct NameTable {
     arena: Vec<u8>,
     buckets: Box<[Bucket]>,
+    /// One octet for each slot of each bucket, the first slot's lowest.
+    marks: Box<[u64]>,
     /// Bit n: some name has n labels.
     depths: u128,
     /// Octets behind each name.
@@ -104,7 +107,7 @@ impl NameTable {
 
     /// Octets that it has allocated.
     pub(super) const fn octets(&self) -> usize {
-        self.arena.capacity() + std::mem::size_of_val(&*self.buckets)
+        self.arena.capacity() + size_of_val(&*self.buckets) + size_of_val(&*self.marks)
     }
 
     /// The names, in the order they were given, in small letters.
@@ -158,20 +161,23 @@ impl NameTable {
     fn probe(&self, hash: u64, wire: &[u8]) -> Option<usize> {
         let mut at = self.place(hash);
         loop {
-            let Bucket(slots) = self.buckets.get(at)?;
-            let mut same = 0_u32;
-            for (number, slot) in slots.iter().enumerate() {
-                same |= u32::from(slot >> OFFSET_BITS == tag(hash)) << number;
-            }
+            let marks = *self.marks.get(at)?;
+            // The top bit of each octet that is the mark; rarely of one above it that is not.
+            let other = marks ^ (EACH * mark(hash));
+            let mut same = other.wrapping_sub(EACH) & !other & (0x80 * EACH);
             while same != 0 {
-                let offset = (slots[same.trailing_zeros() as usize % SLOTS] & OFFSET_MASK) as usize - 1;
-                // Same octets means same name: a wire name holds its own end.
-                if self.arena.get(offset..offset + wire.len()).is_some_and(|n| n.eq_ignore_ascii_case(wire)) {
-                    return Some(offset);
+                let slot = self.buckets.get(at)?.0[same.trailing_zeros() as usize / 8];
+                if slot >> OFFSET_BITS == tag(hash) {
+                    let offset = (slot & OFFSET_MASK) as usize - 1;
+                    // Same octets means same name: a wire name holds its own end.
+                    let name = self.arena.get(offset..offset + wire.len());
+                    if name.is_some_and(|n| n.eq_ignore_ascii_case(wire)) {
+                        return Some(offset);
+                    }
                 }
                 same &= same - 1;
             }
-            if slots[SLOTS - 1] == 0 {
+            if marks >> (8 * (SLOTS - 1)) == 0 {
                 return None;
             }
             at = self.behind(at);
@@ -201,6 +207,7 @@ impl NameTable {
     fn fill(&mut self, count: usize) {
         // Half of the slots stay free: few buckets are full, and there is always one that is not.
         self.buckets = vec![Bucket::default(); 2 * count / SLOTS + 1].into();
+        self.marks = vec![0; self.buckets.len()].into();
         (self.depths, self.len) = (0, 0);
         let (mut from, mut to) = (0, 0);
         while let Some(end) = name::end_plain(&self.arena, from) {
@@ -235,6 +242,7 @@ impl NameTable {
             at = self.behind(at);
         };
         self.buckets[at].0[free] = tag(hash) << OFFSET_BITS | (offset as u64 + 1);
+        self.marks[at] |= mark(hash) << (8 * free);
         self.depths |= 1 << labels.count;
         self.len += 1;
         true
@@ -310,4 +318,12 @@ const fn mix(hash: u64, octets: u64) -> u64 {
 /// What a slot keeps of a hash: bits that its place hardly depends on. Never that of a free slot.
 const fn tag(hash: u64) -> u64 {
     hash & 0x00ff_ffff | 1
+}
+
+/// One in each octet.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// A slot's mark: other bits of the hash, and never 0.
+const fn mark(hash: u64) -> u64 {
+    hash >> 24 & 0xff | 0x80
 }
