@@ -118,12 +118,17 @@ impl Guard {
                 }
                 Self::AnyOf(keys)
             }
-            Matcher::Not(not) => match **not {
-                Matcher::Rd => fact(Fact::Rd, 0),
-                Matcher::Dnssec => fact(Fact::Dnssec, 0),
-                Matcher::Tcp(stream) => fact(Fact::Stream, (!stream).into()),
-                _ => Self::Always,
-            },
+            Matcher::Not(not) => {
+                if matches!(**not, Matcher::Rd) {
+                    fact(Fact::Rd, 0)
+                } else if matches!(**not, Matcher::Dnssec) {
+                    fact(Fact::Dnssec, 0)
+                } else if let Matcher::Tcp(stream) = **not {
+                    fact(Fact::Stream, (!stream).into())
+                } else {
+                    Self::Always
+                }
+            }
             Matcher::QName(name) => one(Key::Name(Arc::clone(name))),
             // A set that is not filled says no today; what it will say, the index cannot know.
             Matcher::QNameSet(names) if names.set().is_some() => one(Key::NameIn(names.clone())),
@@ -212,11 +217,12 @@ impl Key {
 
 /// Whether asking it changes anything that can be seen later.
 fn has_effects(matcher: &Matcher) -> bool {
-    match matcher {
-        Matcher::And(some) | Matcher::Or(some) => some.iter().any(has_effects),
-        Matcher::Not(not) => has_effects(not),
-        Matcher::MaxQps(_) | Matcher::MaxQpsIp(_) | Matcher::Lua(_) => true,
-        _ => false,
+    if let Matcher::And(some) | Matcher::Or(some) = matcher {
+        some.iter().any(has_effects)
+    } else if let Matcher::Not(not) = matcher {
+        has_effects(not)
+    } else {
+        matches!(matcher, Matcher::MaxQps(_) | Matcher::MaxQpsIp(_) | Matcher::Lua(_))
     }
 }
 

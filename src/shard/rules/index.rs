@@ -117,18 +117,19 @@ impl Index {
         }
         index.names = NameIndex::new(&keyed, &mut postings);
         let networks = |client: bool| {
-            keyed.iter().filter_map(move |(rule, key)| match key {
-                Key::Client(networks) if client => Some((*rule, networks)),
-                Key::Local(networks) if !client => Some((*rule, networks)),
-                _ => None,
+            keyed.iter().filter_map(move |(rule, key)| {
+                let ((Key::Client(networks), true) | (Key::Local(networks), false)) = (key, client) else {
+                    return None;
+                };
+                Some((*rule, networks))
             })
         };
         index.client = NetworkIndex::new(networks(true), &mut postings);
         index.local = NetworkIndex::new(networks(false), &mut postings);
         for fact in Fact::ALL {
-            let values = keyed.iter().filter_map(|(rule, key)| match key {
-                Key::Fact(of, value) if *of == fact => Some((*value, *rule)),
-                _ => None,
+            let values = keyed.iter().filter_map(|(rule, key)| {
+                let Key::Fact(of, value) = key else { return None };
+                (*of == fact).then_some((*value, *rule))
             });
             index.facts[fact as usize] = FactIndex::new(values.collect(), &mut postings);
         }

@@ -4,13 +4,16 @@
 //! ```text
 //!  arena: | 3 w w w 7 e x a m p l e 0 [number] | 7 e x a m p l e 0 [number] | ...
 //!           ^ offset
-//!  slots: | tag 24 bits, offset + 1 40 bits | 0 | ...      three for each two names
+//!  bucket: | tag 24 bits, offset + 1 40 bits | ... | 0 | 0 |     a cache line: eight slots
+//! marks:  | 8 bits of each slot's hash, 0 when it is free | ...
 //! ```
 //!
 //! A name is hashed label by label from its right end, so that one pass gives the hashes of all
 //! its suffixes; only those are looked for that have as many labels as some name of the table.
-//! The hash needs no secret: who asks can only walk runs of slots that the table's own names
-//! made, and those are as long as the load of two thirds lets them be.
+//! The marks are small enough to stay near the processor: what is not in the table is mostly told
+//! by them alone, and what is costs two lines of far memory, the bucket's and the name's.
+//! The hash needs no secret: who asks can only walk runs of full buckets that the table's own
+//! names made, and half of all slots are free.
 
 use crate::wire::name::{self, LEN_MAX};
 
@@ -19,6 +22,8 @@ const LABELS_MAX: usize = 127;
 /// Bits of a slot that say where its name begins: 2^40 octets are more than any machine has.
 const OFFSET_BITS: u32 = 40;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+/// Slots of a bucket.
+const SLOTS: usize = 8;
 /// Octets of a name's number.
 const NUMBER_LEN: usize = 4;
 
@@ -74,11 +79,19 @@ pub(super) struct Suffix {
     pub(super) number: u32,
 }
 
+/// A cache line of slots, filled from the first one on. The offset in a slot is one more than the
+/// name's, so that a free one is 0.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Bucket([u64; SLOTS]);
+
 /// Names and the table over them; immutable.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NameTable {
     arena: Vec<u8>,
-    slots: Box<[u64]>,
+    buckets: Box<[Bucket]>,
+    /// One octet for each slot of each bucket, the first slot's lowest.
+    marks: Box<[u64]>,
     /// Bit n: some name has n labels.
     depths: u128,
     /// Octets behind each name.
@@ -94,7 +107,7 @@ impl NameTable {
 
     /// Octets that it has allocated.
     pub(super) const fn octets(&self) -> usize {
-        self.arena.capacity() + std::mem::size_of_val(&*self.slots)
+        self.arena.capacity() + size_of_val(&*self.buckets) + size_of_val(&*self.marks)
     }
 
     /// The names, in the order they were given, in small letters.
@@ -148,18 +161,26 @@ impl NameTable {
     fn probe(&self, hash: u64, wire: &[u8]) -> Option<usize> {
         let mut at = self.place(hash);
         loop {
-            let slot = *self.slots.get(at)?;
-            if slot == 0 {
+            let marks = *self.marks.get(at)?;
+            // The top bit of each octet that is the mark; rarely of one above it that is not.
+            let other = marks ^ (EACH * mark(hash));
+            let mut same = other.wrapping_sub(EACH) & !other & (0x80 * EACH);
+            while same != 0 {
+                let slot = self.buckets.get(at)?.0[same.trailing_zeros() as usize / 8];
+                if slot >> OFFSET_BITS == tag(hash) {
+                    let offset = (slot & OFFSET_MASK) as usize - 1;
+                    // Same octets means same name: a wire name holds its own end.
+                    let name = self.arena.get(offset..offset + wire.len());
+                    if name.is_some_and(|n| n.eq_ignore_ascii_case(wire)) {
+                        return Some(offset);
+                    }
+                }
+                same &= same - 1;
+            }
+            if marks >> (8 * (SLOTS - 1)) == 0 {
                 return None;
             }
-            if slot >> OFFSET_BITS == tag(hash) {
-                let offset = (slot & OFFSET_MASK) as usize - 1;
-                // Same octets means same name: a wire name holds its own end.
-                if self.arena.get(offset..offset + wire.len()).is_some_and(|n| n.eq_ignore_ascii_case(wire)) {
-                    return Some(offset);
-                }
-            }
-            at = if at + 1 == self.slots.len() { 0 } else { at + 1 };
+            at = self.behind(at);
         }
     }
 
@@ -172,14 +193,21 @@ impl NameTable {
             .map_or(0, |number| u32::from_le_bytes(*number))
     }
 
-    /// Where the search for a hash begins.
+    /// The bucket that the search for a hash begins with.
     const fn place(&self, hash: u64) -> usize {
-        ((hash as u128 * self.slots.len() as u128) >> 64) as usize
+        ((hash as u128 * self.buckets.len() as u128) >> 64) as usize
+    }
+
+    /// The bucket behind a full one.
+    const fn behind(&self, at: usize) -> usize {
+        if at + 1 == self.buckets.len() { 0 } else { at + 1 }
     }
 
     /// Makes the table for at most `count` names of the arena, and takes duplicates out of it.
     fn fill(&mut self, count: usize) {
-        self.slots = vec![0; count + count / 2 + 1].into();
+        // Half of the slots stay free: few buckets are full, and there is always one that is not.
+        self.buckets = vec![Bucket::default(); 2 * count / SLOTS + 1].into();
+        self.marks = vec![0; self.buckets.len()].into();
         (self.depths, self.len) = (0, 0);
         let (mut from, mut to) = (0, 0);
         while let Some(end) = name::end_plain(&self.arena, from) {
@@ -207,10 +235,14 @@ impl NameTable {
             return false;
         }
         let mut at = self.place(hash);
-        while self.slots[at] != 0 {
-            at = if at + 1 == self.slots.len() { 0 } else { at + 1 };
-        }
-        self.slots[at] = tag(hash) << OFFSET_BITS | (offset as u64 + 1);
+        let free = loop {
+            if let Some(free) = self.buckets[at].0.iter().position(|slot| *slot == 0) {
+                break free;
+            }
+            at = self.behind(at);
+        };
+        self.buckets[at].0[free] = tag(hash) << OFFSET_BITS | (offset as u64 + 1);
+        self.marks[at] |= mark(hash) << (8 * free);
         self.depths |= 1 << labels.count;
         self.len += 1;
         true
@@ -283,8 +315,15 @@ const fn mix(hash: u64, octets: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// What a slot keeps of a hash: bits that its place does not depend on. Never 0 in a full slot's
-/// whole, as the offset is not.
+/// What a slot keeps of a hash: bits that its place hardly depends on. Never that of a free slot.
 const fn tag(hash: u64) -> u64 {
-    hash & 0x00ff_ffff
+    hash & 0x00ff_ffff | 1
+}
+
+/// One in each octet.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// A slot's mark: other bits of the hash, and never 0.
+const fn mark(hash: u64) -> u64 {
+    hash >> 24 & 0xff | 0x80
 }

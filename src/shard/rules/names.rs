@@ -1,6 +1,6 @@
 //! Sets of domain names, compact and immutable.
 //!
-//! A million names take their own octets in wire format and 12 each for the table over them. Names
+//! A million names take their own octets in wire format and 18 each for the table over them. Names
 //! are compared without regard to letter case (RFC 4343) and given back in small letters.
 
 use std::sync::{Arc, OnceLock};

@@ -92,7 +92,7 @@ impl World {
             for (at, matcher) in (0..).zip(rules) {
                 if matcher.matches(scene, env) {
                     found.push(at);
-                    if found.len() % edit == 0 {
+                    if found.len().is_multiple_of(edit) {
                         change(scene);
                     }
                 }
@@ -107,7 +107,7 @@ impl World {
             let (mut found, mut walk) = (Vec::new(), Walk::default());
             while let Some(rule) = chain.next(&mut walk, scene, env) {
                 found.push(rule.slot.0);
-                if found.len() % edit == 0 {
+                if found.len().is_multiple_of(edit) {
                     change(scene);
                     walk.renew();
                 }
@@ -249,7 +249,7 @@ fn asked() -> impl Strategy<Value = Asked> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn the_index_finds_what_the_list_finds(
