@@ -26,14 +26,18 @@
 //! packet.rs            Packet: octets in place, room in front and behind
 //! live.rs              Board: what changes while a configuration stands; counters, histograms
 //!
-//! wire/                DNS octets; no allocation, no I/O, no clock
+//! wire/                DNS octets; no I/O, no clock, no allocation per packet
 //!   header.rs          the 12 octets
-//!   name.rs            names in wire format: ends, labels, zones
+//!   name.rs            names in wire format: ends, labels, zones; as text
 //!   query.rs           Question: all that is read of a query, parsed once
-//!   edns.rs            the OPT record
-//!   answer.rs          answers of our own
 //!   codes.rs           types and response codes by name
-//!   edit.rs            edits in place: id, flags, answers of our own
+//!   records.rs         the records behind the question: a walk, TTLs, counts, splices
+//!   rebuild.rs         a message written anew without some of its records
+//!   edns.rs            the OPT record and its options
+//!   ecs.rs             the client subnet option
+//!   answer.rs          answers of our own: the query becomes its answer; TC=1
+//!   svc.rs             SVCB and HTTPS records as a configuration says them
+//!   edit.rs            edits in place: the id
 //!
 //! shard/               DATA PLANE: one thread, one owner, no locks
 //!   verdict.rs         Verdict, DropReason: what becomes of a packet, and why
@@ -46,6 +50,8 @@
 //!     networks.rs      sets of networks
 //!     pattern.rs       regular expressions
 //!     limits.rs        token buckets, sets with an end
+//!       bucket.rs      one bucket for all shards, and what a shard holds of it
+//!       deadlines.rs   a bounded table: address to point in time
 //!     text.rs          rules as people read them
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets

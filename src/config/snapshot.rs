@@ -11,6 +11,7 @@ use crate::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
 use crate::config::prefix::PrefixSet;
 use crate::shard::policy::{Kind, Policy, Ring};
 use crate::shard::rules::Chains;
+use crate::shard::rules::limits::StateSpec;
 use crate::shard::script::Source;
 use crate::time::TickDelta;
 
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub chains: Chains,
     /// Rules that no earlier configuration had: their counters begin at 0.
     pub rules_fresh: Vec<RuleSlot>,
+    /// What the rules' limiters are; a limiter's `state` is its place here.
+    pub limits: Vec<StateSpec>,
     /// The file, for functions that shards run per query; none when there is no such function.
     pub script: Option<Arc<dyn Source>>,
     /// What holds for every query.
@@ -48,6 +51,7 @@ impl Default for Snapshot {
             acl: PrefixSet::default(),
             chains: Chains::default(),
             rules_fresh: Vec::new(),
+            limits: Vec::new(),
             script: None,
             globals: Globals::default(),
         }

@@ -65,15 +65,16 @@ impl Tags {
         self.spans.iter().map(move |(name, value, end)| (part(*name, *value), part(*value, *end)))
     }
 
-    /// Sets a tag; false, and nothing changed, when there is no more room for it.
+    /// Sets a tag, whose name may be empty as in dnsdist; false, and nothing changed, when there
+    /// is no room for it: 64 tags, 4,096 octets in all.
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
-        let before = self.value(name).map_or(0, |v| v.len() + name.len());
-        let octets: usize = self.iter().map(|(n, v)| n.len() + v.len()).sum();
-        let fits = octets - before + name.len() + value.len() <= TAG_OCTETS_MAX;
-        if !fits || (before == 0 && self.spans.len() >= TAGS_MAX && self.value(name).is_none()) {
+        let old = self.value(name).map(|v| name.len() + v.len());
+        let octets = self.octets.len() - old.unwrap_or(0) + name.len() + value.len();
+        if octets > TAG_OCTETS_MAX || (old.is_none() && self.spans.len() >= TAGS_MAX) {
             return false;
         }
         self.unset(name);
+        // Nothing is cut: all of it is at most TAG_OCTETS_MAX.
         let start = self.octets.len() as u16;
         self.octets.extend_from_slice(name);
         self.octets.extend_from_slice(value);
@@ -181,5 +182,78 @@ impl Case {
         tags.clear();
         original.clear();
         *self = Self { received, ecs, flags, tags, original, ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn list(tags: &Tags) -> Vec<(&[u8], &[u8])> {
+        tags.iter().collect()
+    }
+
+    #[test]
+    fn tags_are_set_and_taken_away() {
+        let mut tags = Tags::default();
+        assert!(tags.is_empty() && tags.value(b"a").is_none());
+        assert!(tags.set(b"a", b"1") && tags.set(b"bb", b"") && tags.set(b"", b"3"));
+        assert_eq!(list(&tags), [(&b"a"[..], &b"1"[..]), (b"bb", b""), (b"", b"3")]);
+        assert_eq!(
+            (tags.value(b"bb"), tags.value(b""), tags.value(b"b")),
+            (Some(&b""[..]), Some(&b"3"[..]), None)
+        );
+        assert!(tags.set(b"a", b"longer than before"));
+        assert_eq!(list(&tags), [(&b"bb"[..], &b""[..]), (b"", b"3"), (b"a", b"longer than before")]);
+        tags.unset(b"none such");
+        tags.unset(b"");
+        assert_eq!(list(&tags), [(&b"bb"[..], &b""[..]), (b"a", b"longer than before")]);
+        tags.clear();
+        assert!(tags.is_empty() && tags.value(b"a").is_none());
+    }
+
+    #[test]
+    fn a_tag_without_room_changes_nothing() {
+        let mut tags = Tags::default();
+        assert!(tags.set(b"a", &[7; TAG_OCTETS_MAX - 2]));
+        let before = tags.clone();
+        assert!(!tags.set(b"b", b"xx") && !tags.set(b"a", &[7; TAG_OCTETS_MAX]));
+        assert!(!tags.set(&[1; 70_000], b"") && !tags.set(b"", &[1; 70_000]));
+        assert_eq!(tags, before);
+        assert!(tags.set(b"b", b""), "the last octet is there to be used");
+        assert!(tags.set(b"a", b""), "a shorter value always has room");
+
+        let mut tags = Tags::default();
+        for n in 0..TAGS_MAX {
+            assert!(tags.set(&[n as u8], b""));
+        }
+        let before = tags.clone();
+        assert!(!tags.set(b"one more", b"") && !tags.set(b"", b""));
+        assert_eq!(tags, before);
+        assert!(tags.set(&[3], b"another value"));
+    }
+
+    proptest! {
+        #[test]
+        fn tags_are_a_map(steps in prop::collection::vec((0..5_u8, any::<bool>(), 0..2_000_usize), 0..60)) {
+            let (mut tags, mut map) = (Tags::default(), std::collections::BTreeMap::new());
+            for (name, set, octets) in steps {
+                let name = vec![b'n'; name.into()];
+                if !set {
+                    tags.unset(&name);
+                    map.remove(&name);
+                } else if tags.set(&name, &vec![octets as u8; octets]) {
+                    map.insert(name, vec![octets as u8; octets]);
+                } else {
+                    let others: usize = map.iter().filter(|(n, _)| **n != name).map(|(n, v)| n.len() + v.len()).sum();
+                    prop_assert!(others + name.len() + octets > TAG_OCTETS_MAX);
+                }
+                let mut listed: Vec<_> = tags.iter().collect();
+                listed.sort_unstable();
+                prop_assert_eq!(listed, map.iter().map(|(n, v)| (&n[..], &v[..])).collect::<Vec<_>>());
+            }
+        }
     }
 }

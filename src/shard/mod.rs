@@ -29,7 +29,8 @@ use crate::live::{Board, PPM, ShardPage};
 use crate::packet::Packet;
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
-use crate::wire::edit::{self, AnswerEdns};
+use crate::wire::answer::{self, AnswerEdns, Flags};
+use crate::wire::edit;
 use crate::wire::header::{Header, rcode};
 use crate::wire::name;
 use crate::wire::query::Question;
@@ -501,7 +502,8 @@ impl Shard {
     fn answer(&self, to: Client, packet: &mut Packet<'_>, code: u8) -> Verdict {
         let globals = &self.snapshot.globals;
         let own = AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload };
-        if !edit::answer_empty(packet, code, own) {
+        let flags = Flags { ra: Some(false), ..Flags::default() };
+        if !answer::rcode(packet, u16::from(code), flags, own) {
             return self.drop(DropReason::QueryShort);
         }
         self.page().self_answered.add(1);

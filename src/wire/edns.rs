@@ -1,10 +1,29 @@
-//! The OPT record (RFC 6891): where it is, and what it says.
+//! The OPT record (RFC 6891): where it is, what it says, and edits of it in place.
+//!
+//! ```text
+//!  | 0 | 41 | payload | code 11..4 | version | DO, Z | length | option code | length | data ...
+//!  name type  class     '------------- TTL ------------'         2             2
+//! ```
+
+use std::ops::Range;
 
 use super::header::Header;
 use super::name;
+use super::records::{self, Records, Section, rtype};
+use crate::packet::Packet;
 
 /// TYPE of the OPT record.
-const OPT: u16 = 41;
+pub const OPT: u16 = 41;
+/// Octets of an OPT record in front of its options.
+const FIXED: usize = 11;
+
+/// Option codes that this crate writes.
+pub mod code {
+    /// Client subnet (RFC 7871).
+    pub const CLIENT_SUBNET: u16 = 8;
+    /// Extended DNS error (RFC 8914).
+    pub const EXTENDED_ERROR: u16 = 15;
+}
 
 /// What an OPT record says in its fixed part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +34,8 @@ pub struct Opt {
     pub end: usize,
     /// UDP payload size that the sender can take, octets.
     pub payload: u16,
+    /// The eight bits of the response code above the header's four.
+    pub code_high: u8,
     /// EDNS version.
     pub version: u8,
     /// Whether DNSSEC records are wanted (DO; RFC 3225).
@@ -33,7 +54,7 @@ pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
     }
     for number in 0..before + u32::from(header.arcount()) {
         let fixed = name::end(message, at)?;
-        let &[t0, t1, c0, c1, _, version, flags, _, l0, l1] = message.get(fixed..)?.first_chunk()?;
+        let &[t0, t1, c0, c1, code_high, version, flags, _, l0, l1] = message.get(fixed..)?.first_chunk()?;
         let end = fixed + 10 + usize::from(u16::from_be_bytes([l0, l1]));
         if end > message.len() {
             return None;
@@ -43,6 +64,7 @@ pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
                 start: at,
                 end,
                 payload: u16::from_be_bytes([c0, c1]),
+                code_high,
                 version,
                 dnssec_ok: flags & 0x80 != 0,
             });
@@ -60,8 +82,182 @@ pub const fn bare(payload: u16, dnssec_ok: bool) -> [u8; 11] {
     [0, t0, t1, p0, p1, 0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]
 }
 
+/// The options of an OPT record: code, and where the data stand. They end early when one cannot be
+/// read.
+pub fn options(message: &[u8], opt: &Opt) -> impl Iterator<Item = (u16, Range<usize>)> {
+    Options { message, at: opt.start + FIXED, end: opt.end.min(message.len()) }.map(|o| (o.code, o.data))
+}
+
+struct Options<'m> {
+    message: &'m [u8],
+    at: usize,
+    end: usize,
+}
+
+struct Choice {
+    code: u16,
+    data: Range<usize>,
+}
+
+impl Iterator for Options<'_> {
+    type Item = Choice;
+
+    fn next(&mut self) -> Option<Choice> {
+        let &[c0, c1, l0, l1] = self.message.get(self.at..self.end)?.first_chunk()?;
+        let data = self.at + 4..self.at + 4 + usize::from(u16::from_be_bytes([l0, l1]));
+        if data.end > self.end {
+            return None;
+        }
+        self.at = data.end;
+        Some(Choice { code: u16::from_be_bytes([c0, c1]), data })
+    }
+}
+
+/// The OPT record of a message, whatever its number of questions.
+#[must_use]
+pub fn locate(message: &[u8]) -> Option<Opt> {
+    // `find` reads on over further questions.
+    match Header::parse(message)?.qdcount() {
+        0 => find(message, super::header::LEN),
+        _ => find(message, name::end(message, super::header::LEN)? + 4),
+    }
+}
+
+/// The response code of a message, its eight high bits from the OPT record; 0 without a header.
+#[must_use]
+pub fn rcode(message: &[u8]) -> u16 {
+    let low = Header::parse(message).map_or(0, |head| u16::from(head.rcode()));
+    locate(message).map_or(low, |opt| u16::from(opt.code_high) << 4 | low)
+}
+
+/// What became of an option that was to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There was no OPT record: one with this option was added.
+    OptAdded,
+    /// There was no such option: it was added.
+    Added,
+    /// The option took the place of what was there.
+    Replaced,
+    /// The message cannot be read, or there is no room; nothing was changed.
+    Failed,
+}
+
+/// Puts an option into the OPT record, where it replaces all of its code. A message without OPT
+/// gets one with `payload` (UDP payload size, octets), in front of a TSIG.
+#[must_use]
+pub fn set_option(packet: &mut Packet<'_>, code: u16, data: &[u8], payload: u16) -> Outcome {
+    put_option(packet, code, &[data], payload)
+}
+
+/// [`set_option`], its data in parts.
+pub(super) fn put_option(packet: &mut Packet<'_>, code: u16, data: &[&[u8]], payload: u16) -> Outcome {
+    let Some(head) = option_head(code, data) else { return Outcome::Failed };
+    let mut parts: [&[u8]; 5] = [&[]; 5];
+    let Some(rest) = parts.get_mut(2..2 + data.len()) else { return Outcome::Failed };
+    rest.copy_from_slice(data);
+    parts[1] = &head;
+    if let Some(opt) = locate(packet.bytes()) {
+        return match rewrite(packet, &opt, code, &parts) {
+            Some(true) => Outcome::Replaced,
+            Some(false) => Outcome::Added,
+            None => Outcome::Failed,
+        };
+    }
+    let mut fixed = bare(payload, false);
+    let length = parts.iter().map(|part| part.len()).sum::<usize>();
+    let Ok(length) = u16::try_from(length) else { return Outcome::Failed };
+    fixed[9..].copy_from_slice(&length.to_be_bytes());
+    parts[0] = &fixed;
+    let full = Header::parse(packet.bytes()).is_none_or(|head| head.arcount() == u16::MAX);
+    match place_for_opt(packet.bytes()) {
+        Some(at) if !full && records::splice(packet, at..at, &parts, true) => {
+            records::count(packet.bytes_mut(), Section::Additional, 1);
+            Outcome::OptAdded
+        }
+        _ => Outcome::Failed,
+    }
+}
+
+/// Removes all options of a code. False when there was none, or the message cannot be read.
+pub fn remove_option(packet: &mut Packet<'_>, code: u16) -> bool {
+    let Some(opt) = locate(packet.bytes()) else { return false };
+    options(packet.bytes(), &opt).any(|option| option.0 == code) && rewrite(packet, &opt, code, &[]).is_some()
+}
+
+/// Takes the OPT record away. False when there is none, or the message cannot be read; nothing was
+/// changed then.
+pub fn strip(packet: &mut Packet<'_>) -> bool {
+    let Some(opt) = locate(packet.bytes()) else { return false };
+    let gone = records::splice(packet, opt.start..opt.end, &[], false);
+    if gone {
+        records::count(packet.bytes_mut(), Section::Additional, -1);
+    }
+    gone
+}
+
+/// The code and length of an option.
+fn option_head(code: u16, data: &[&[u8]]) -> Option<[u8; 4]> {
+    let length = u16::try_from(data.iter().map(|part| part.len()).sum::<usize>()).ok()?;
+    let ([c0, c1], [l0, l1]) = (code.to_be_bytes(), length.to_be_bytes());
+    Some([c0, c1, l0, l1])
+}
+
+/// Where a new OPT record belongs: at the end of the message, but in front of a TSIG, which is
+/// last (RFC 8945, 5.1).
+fn place_for_opt(message: &[u8]) -> Option<usize> {
+    let mut records = Records::of(message);
+    let last = records.by_ref().last().filter(|r| r.rtype == rtype::TSIG && r.section == Section::Additional);
+    if !records.whole() {
+        return None;
+    }
+    last.map_or_else(|| records::end(message), |tsig| Some(tsig.start))
+}
+
+/// Removes the options of `code` from the OPT record and adds `parts` behind the others: whether
+/// there was one. None, and nothing changed, when it cannot be.
+fn rewrite(packet: &mut Packet<'_>, opt: &Opt, code: u16, parts: &[&[u8]]) -> Option<bool> {
+    let message = packet.bytes();
+    let first = opt.start + FIXED;
+    let (mut read, mut removed) = (first, 0);
+    for (other, data) in options(message, opt) {
+        read = data.end;
+        if other == code {
+            removed += 4 + data.len();
+        }
+    }
+    if read != opt.end {
+        return None;
+    }
+    let added = parts.iter().map(|part| part.len()).sum::<usize>();
+    let length = u16::try_from(opt.end - first - removed + added).ok()?;
+    // The kept options close up at the front of the record, the removed ones go behind them: an
+    // exchange within the record, so that a splice that fails can be told before anything changed.
+    let kept_end = opt.end - removed;
+    if !records::can_splice(packet, kept_end..opt.end, added, false) {
+        return None;
+    }
+    let (mut from, mut to) = (first, first);
+    let message = packet.bytes_mut();
+    while from < opt.end {
+        let &[c0, c1, l0, l1] = message.get(from..)?.first_chunk()?;
+        let whole = from..from + 4 + usize::from(u16::from_be_bytes([l0, l1]));
+        from = whole.end;
+        if u16::from_be_bytes([c0, c1]) != code {
+            let kept = whole.len();
+            message.copy_within(whole, to);
+            to += kept;
+        }
+    }
+    let spliced = records::splice(packet, kept_end..opt.end, parts, false);
+    debug_assert!(spliced, "it could be");
+    packet.bytes_mut().get_mut(first - 2..first)?.copy_from_slice(&length.to_be_bytes());
+    spliced.then_some(removed > 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::tests::edited;
     use super::*;
     use proptest::prelude::*;
 
@@ -76,6 +272,81 @@ mod tests {
         assert_eq!(opt.end, message.len());
         message.pop();
         assert_eq!(find(&message, question_end), None);
+    }
+
+    /// A query with an OPT of two cookies and a subnet, a TSIG behind it that is named like the
+    /// question, and trailing data.
+    fn signed(options: &[u8]) -> Vec<u8> {
+        let head =
+            [&b"\0\x01\x01\0\0\x01\0\0\0\0\0\x02\x01a\0\0\x01\0\x01"[..], b"\0\0\x29\x05\x78\x01\0\x80\0"];
+        [&head.concat()[..], &(options.len() as u16).to_be_bytes(), options, TSIG].concat()
+    }
+
+    const TSIG: &[u8] = b"\xc0\x0c\0\xfa\0\xff\0\0\0\0\0\x01xtail";
+    const OPTIONS: &[u8] = b"\0\x0a\0\x01c\0\x08\0\x02sn\0\x0a\0\0";
+
+    #[test]
+    fn options_are_listed() {
+        let message = signed(OPTIONS);
+        let opt = locate(&message).unwrap();
+        assert_eq!((opt.start, opt.end, opt.code_high, rcode(&message)), (19, 45, 1, 16));
+        let list: Vec<_> =
+            options(&message, &opt).map(|(code, data)| (code, message[data].to_vec())).collect();
+        assert_eq!(list, [(10, b"c".to_vec()), (8, b"sn".to_vec()), (10, Vec::new())]);
+        let message = signed(b"\0\x0a\0\x01c\0\x08\0\x02s");
+        let opt = locate(&message).unwrap();
+        assert_eq!(options(&message, &opt).count(), 1, "the second is cut off");
+    }
+
+    #[test]
+    fn an_option_replaces_all_of_its_code() {
+        let (after, outcome) = edited(&signed(OPTIONS), 3, |p| set_option(p, 10, b"new one", 512));
+        assert_eq!(outcome, Outcome::Replaced);
+        assert_eq!(after, signed(b"\0\x08\0\x02sn\0\x0a\0\x07new one"));
+        let (after, outcome) = edited(&signed(OPTIONS), 5, |p| set_option(p, 15, b"x", 512));
+        assert_eq!(outcome, Outcome::Added);
+        assert_eq!(after, signed(&[OPTIONS, b"\0\x0f\0\x01x"].concat()));
+    }
+
+    #[test]
+    fn an_option_that_cannot_be_set_changes_nothing() {
+        for (message, data) in [
+            (signed(OPTIONS), vec![0; 30]),
+            (signed(OPTIONS), vec![0; 65_536]),
+            (signed(b"\0\x0a\0\x09c"), vec![0]),
+            (signed(OPTIONS)[..50].to_vec(), vec![0]),
+            (b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01".to_vec(), vec![0; 10]),
+            (vec![0; 11], vec![]),
+        ] {
+            assert_eq!(edited(&message, 20, |p| set_option(p, 8, &data, 512)), (message, Outcome::Failed));
+        }
+    }
+
+    #[test]
+    fn a_new_opt_stands_in_front_of_a_signature() {
+        let mut plain = signed(b"");
+        plain.drain(19..30);
+        plain[11] = 1;
+        let (after, outcome) = edited(&plain, 30, |p| set_option(p, 8, b"net", 1232));
+        assert_eq!(outcome, Outcome::OptAdded);
+        let mut expected = signed(b"\0\x08\0\x03net");
+        expected[22..28].copy_from_slice(&[4, 0xd0, 0, 0, 0, 0]);
+        assert_eq!(after, expected);
+        assert_eq!(edited(&after, 0, strip), (plain, true));
+    }
+
+    #[test]
+    fn an_option_is_removed_and_the_record_stays() {
+        let (after, done) = edited(&signed(OPTIONS), 0, |p| remove_option(p, 10));
+        assert_eq!((after, done), (signed(b"\0\x08\0\x02sn"), true));
+        assert_eq!(edited(&signed(OPTIONS), 0, |p| remove_option(p, 3)), (signed(OPTIONS), false));
+    }
+
+    #[test]
+    fn an_opt_that_others_point_into_stays() {
+        let mut message = signed(OPTIONS);
+        message[46] = 19;
+        assert_eq!(edited(&message, 0, strip), (message, false));
     }
 
     proptest! {

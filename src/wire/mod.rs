@@ -1,10 +1,18 @@
-//! DNS octets (RFC 1035): views and in-place edits. No allocation, no I/O, no clock; every
-//! function takes whatever the network sent and never panics on it.
+//! DNS octets (RFC 1035): views and in-place edits. No I/O, no clock, and no allocation but for
+//! what a configuration says ([`name::from_text`], [`svc`]); every function takes whatever the
+//! network sent and never panics on it.
 
 pub mod answer;
 pub mod codes;
+pub mod ecs;
 pub mod edit;
 pub mod edns;
 pub mod header;
 pub mod name;
 pub mod query;
+pub mod rebuild;
+pub mod records;
+pub mod svc;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,13 @@
-//! Domain names as they stand in a message (RFC 1035, 3.1 and 4.1.4).
+//! Domain names as they stand in a message (RFC 1035, 3.1 and 4.1.4), and as people write them
+//! (RFC 1035, 5.1; RFC 4343, 2.1).
+
+use std::fmt;
 
 /// Octets of the longest name, root label included (RFC 1035, 2.3.4).
 pub const LEN_MAX: usize = 255;
+
+/// Pointers that one name is read through: more than one for each of its labels help nobody.
+const JUMPS_MAX: usize = 127;
 
 /// The end of the uncompressed name at `at`, behind its root label. None when the name runs out
 /// of the message, is longer than 255 octets, or holds a compression pointer or another label
@@ -28,19 +34,209 @@ pub fn end_plain(message: &[u8], at: usize) -> Option<usize> {
 /// pointer. The pointer is not followed, so this cannot loop.
 #[must_use]
 pub fn end(message: &[u8], at: usize) -> Option<usize> {
+    extent(message, at).map(|e| e.0)
+}
+
+/// The end of the name at `at` as [`end`] has it, and where its compression pointer stands if it
+/// ends with one.
+#[must_use]
+pub fn extent(message: &[u8], at: usize) -> Option<(usize, Option<usize>)> {
     let mut next = at;
     loop {
         let length = *message.get(next)?;
         match length {
-            0 => return Some(next + 1),
+            0 => return Some((next + 1, None)),
             1..=63 => next += 1 + usize::from(length),
-            0xc0.. => return (next + 2 <= message.len()).then_some(next + 2),
+            0xc0.. => return (next + 2 <= message.len()).then_some((next + 2, Some(next))),
             _ => return None,
         }
         if next - at >= LEN_MAX {
             return None;
         }
     }
+}
+
+/// What the compression pointer at `at` points to; None when none stands there.
+#[must_use]
+pub fn pointer(message: &[u8], at: usize) -> Option<usize> {
+    let &octets = message.get(at..)?.first_chunk()?;
+    let pointer = u16::from_be_bytes(octets);
+    (pointer >= 0xc000).then_some(usize::from(pointer & 0x3fff))
+}
+
+/// Reads the name at `at` into `out`, its pointers followed: how long it is there, and where it
+/// ends in its record. None when it is no name or too long, or when a pointer does not go back in
+/// front of all that was read so far, or there are more than 127 of them.
+#[must_use]
+pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize, usize)> {
+    let (mut next, mut first, mut length) = (at, at, 0);
+    let (mut ends, mut jumps) = (None, 0);
+    loop {
+        let label = usize::from(*message.get(next)?);
+        match label {
+            0..=63 => {
+                let octets = message.get(next..=next + label)?;
+                out.get_mut(length..length + octets.len())?.copy_from_slice(octets);
+                length += octets.len();
+                next += octets.len();
+                if label == 0 {
+                    return Some((length, ends.unwrap_or(next)));
+                }
+            }
+            0xc0.. => {
+                let target = pointer(message, next)?;
+                ends.get_or_insert(next + 2);
+                jumps += 1;
+                if target >= first || jumps > JUMPS_MAX {
+                    return None;
+                }
+                (next, first) = (target, target);
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Whether the name at `at`, its pointers followed as [`read`] does, is the plain wire name
+/// `plain`, octet by octet.
+#[must_use]
+pub fn is_at(message: &[u8], at: usize, plain: &[u8]) -> bool {
+    let (mut next, mut first, mut rest, mut jumps) = (at, at, plain, 0);
+    loop {
+        let Some(&length) = message.get(next) else { return false };
+        if length >= 0xc0 {
+            jumps += 1;
+            match pointer(message, next) {
+                Some(target) if target < first && jumps <= JUMPS_MAX => (next, first) = (target, target),
+                _ => return false,
+            }
+            continue;
+        }
+        let label = 1 + usize::from(length);
+        match (message.get(next..next + label), rest.get(..label)) {
+            (Some(here), Some(there)) if length < 64 && here == there => {}
+            _ => return false,
+        }
+        rest = &rest[label..];
+        next += label;
+        if length == 0 {
+            return rest.is_empty();
+        }
+    }
+}
+
+/// The wire form of a name as people write it: `\.` is a dot within a label, `\DDD` the octet of
+/// that decimal number, `\` before anything else stands for that. A name is absolute with or
+/// without the dot at its end; `.` is the root, and so is no text at all.
+///
+/// # Errors
+/// What is wrong with it, in words that continue "the name …".
+pub fn from_text(text: &str) -> Result<Vec<u8>, &'static str> {
+    let text = text.as_bytes();
+    if text.is_empty() || text == b"." {
+        return Ok(vec![0]);
+    }
+    let mut wire = vec![0];
+    let mut label_at = 0;
+    let mut octets = text.iter().copied();
+    while let Some(octet) = octets.next() {
+        let octet = match octet {
+            b'.' => {
+                close(&mut wire, label_at)?;
+                label_at = wire.len();
+                wire.push(0);
+                continue;
+            }
+            b'\\' => escaped(&mut octets)?,
+            plain => plain,
+        };
+        wire.push(octet);
+    }
+    // Without the dot at the end the last label is still open; with it, its length is the root's.
+    if wire.len() > label_at + 1 {
+        close(&mut wire, label_at)?;
+        wire.push(0);
+    }
+    if wire.len() > LEN_MAX {
+        return Err("is longer than 255 octets");
+    }
+    Ok(wire)
+}
+
+/// Writes the length of the label that ends `wire`.
+fn close(wire: &mut [u8], label_at: usize) -> Result<(), &'static str> {
+    match u8::try_from(wire.len() - label_at - 1) {
+        Ok(0) => Err("has an empty label"),
+        Ok(length @ 1..=63) => {
+            wire[label_at] = length;
+            Ok(())
+        }
+        _ => Err("has a label longer than 63 octets"),
+    }
+}
+
+/// The octet that stands behind a backslash.
+fn escaped(octets: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
+    const INCOMPLETE: &str = "ends within an escape";
+    let first = octets.next().ok_or(INCOMPLETE)?;
+    if !first.is_ascii_digit() {
+        return Ok(first);
+    }
+    let mut number = u16::from(first - b'0');
+    for _ in 0..2 {
+        let digit = octets.next().ok_or(INCOMPLETE)?;
+        if !digit.is_ascii_digit() {
+            return Err("has an escape of less than three digits");
+        }
+        number = number * 10 + u16::from(digit - b'0');
+    }
+    u8::try_from(number).map_err(|_| "has an escape above \\255")
+}
+
+/// A plain wire name, to be displayed as people write it, with the dot at its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'n>(pub &'n [u8]);
+
+/// The same without the dot at the end, the root being nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Undotted<'n>(pub &'n [u8]);
+
+impl<'n> Text<'n> {
+    /// The same without the dot at the end.
+    #[must_use]
+    pub const fn undotted(self) -> Undotted<'n> {
+        Undotted(self.0)
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.", self.undotted())
+    }
+}
+
+impl fmt::Display for Undotted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, label) in labels_of(self.0).enumerate() {
+            if number > 0 {
+                f.write_str(".")?;
+            }
+            for &octet in label {
+                match octet {
+                    b'.' | b'\\' => write!(f, "\\{}", char::from(octet))?,
+                    b'!'..=b'~' => write!(f, "{}", char::from(octet))?,
+                    _ => write!(f, "\\{octet:03}")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Labels of a plain wire name, without the root.
+#[must_use]
+pub fn label_count(name: &[u8]) -> usize {
+    labels_of(name).count()
 }
 
 /// Eight octets with their ASCII capitals made small (RFC 4343). Length octets are at most 63,
@@ -103,6 +299,65 @@ mod tests {
     }
 
     #[test]
+    fn names_are_read_through_their_pointers() {
+        let message = b"\x03org\0\x07example\xc0\0\x03www\xc0\x05tail";
+        let mut out = [0; LEN_MAX];
+        assert_eq!(read(message, 15, &mut out), Some((17, 21)));
+        assert_eq!(&out[..17], b"\x03www\x07example\x03org\0");
+        assert!(is_at(message, 15, b"\x03www\x07example\x03org\0"));
+        assert!(!is_at(message, 15, b"\x03www\x07example\x03com\0"));
+        assert!(!is_at(message, 15, b"\x03www\x07example\0"));
+        assert_eq!(read(b"\x01a\xc0\0", 0, &mut out), None, "into itself");
+        assert_eq!(read(b"\xc0\x02\x01a\0", 0, &mut out), None, "forward");
+        assert_eq!(read(b"\x01a\0\xc0\x05\xc0\x03", 5, &mut out), None, "a circle");
+        // A label, and pointers each to the one before.
+        let mut chain = b"\x01a\0".to_vec();
+        let mut last = 0_u16;
+        for _ in 0..=JUMPS_MAX {
+            let at = chain.len();
+            chain.extend((0xc000 | last).to_be_bytes());
+            last = at as u16;
+        }
+        let at = chain.len() - 2;
+        assert_eq!(read(&chain, at - 2, &mut out), Some((3, at)));
+        assert!(is_at(&chain, at - 2, b"\x01a\0") && !is_at(&chain, at, b"\x01a\0"));
+        assert_eq!(read(&chain, at, &mut out), None, "one pointer too many");
+        let long = [[63; 64]; 4].concat();
+        assert_eq!(read(&[long, vec![0]].concat(), 0, &mut out), None, "256 octets and the root");
+    }
+
+    #[test]
+    fn text_and_wire_are_two_forms_of_a_name() {
+        for (text, wire) in [
+            (".", &b"\0"[..]),
+            ("www.Example.org.", b"\x03www\x07Example\x03org\0"),
+            (r"a\.b.c.", b"\x03a.b\x01c\0"),
+            (r"a\\b.", b"\x03a\\b\0"),
+            (r"\000\255\032.x.", b"\x03\0\xff \x01x\0"),
+            ("*._x.", b"\x01*\x02_x\0"),
+        ] {
+            assert_eq!(from_text(text).as_deref(), Ok(wire), "{text}");
+            assert_eq!(Text(wire).to_string(), text);
+            assert_eq!(Text(wire).undotted().to_string(), text.strip_suffix('.').unwrap());
+            assert_eq!(label_count(wire), labels_of(wire).count());
+        }
+        assert_eq!(from_text("").as_deref(), Ok(&b"\0"[..]));
+        assert_eq!(from_text("a.b").as_deref(), Ok(&b"\x01a\x01b\0"[..]), "relative is absolute");
+        assert_eq!(from_text(r"\065\x").as_deref(), Ok(&b"\x02Ax\0"[..]));
+        assert_eq!((label_count(b"\0"), label_count(b"\x01a\x01b\0")), (0, 2));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let long = format!("{}.", "a".repeat(63)).repeat(4);
+        for wrong in ["a..b", ".a", "..", r"a\", r"a\06", r"a\0x1", r"a\256", &"a".repeat(64), &long] {
+            assert!(from_text(wrong).is_err(), "{wrong}");
+        }
+        let longest = format!("{}.", "a".repeat(63)).repeat(3) + &"b".repeat(61);
+        assert_eq!(from_text(&longest).map(|wire| wire.len()), Ok(LEN_MAX));
+    }
+
+    #[test]
     fn a_zone_is_the_last_labels() {
         let name = b"\x03www\x07example\x03org\x00";
         assert_eq!(zone(name, 2), b"\x07example\x03org\x00");
@@ -130,6 +385,30 @@ mod tests {
             }
             if let Some(found) = end_plain(&message, at) {
                 prop_assert!(!zone(&message[at..found], 2).is_empty());
+            }
+            let mut out = [0; LEN_MAX];
+            if let Some((length, ends)) = read(&message, at, &mut out) {
+                let plain = &out[..length];
+                prop_assert_eq!(end_plain(plain, 0), Some(length));
+                prop_assert_eq!(end(&message, at), Some(ends));
+                prop_assert!(is_at(&message, at, plain));
+                prop_assert_eq!(from_text(&Text(plain).to_string()), Ok(plain.to_vec()));
+            }
+        }
+
+        #[test]
+        fn any_pointers_end(message in prop::collection::vec(prop_oneof![Just(0xc0_u8), 0..40_u8], 0..60), at in 0_usize..60) {
+            let mut out = [0; LEN_MAX];
+            if let Some((length, _)) = read(&message, at, &mut out) {
+                prop_assert!(is_at(&message, at, &out[..length]));
+            }
+        }
+
+        #[test]
+        fn any_text_is_survived(text in r"[a-z.\\0-9]{0,40}|.{0,40}") {
+            if let Ok(wire) = from_text(&text) {
+                prop_assert_eq!(end_plain(&wire, 0), Some(wire.len()));
+                prop_assert_eq!(from_text(&Text(&wire).to_string()), Ok(wire));
             }
         }
     }

@@ -11,6 +11,8 @@ use super::scene::{Env, Scene};
 use crate::addr::PoolRef;
 use crate::shard::case::Protocol;
 use crate::shard::script::FunctionId;
+use crate::wire::header::{self, Header};
+use crate::wire::{edns, name, records};
 
 /// A condition on a packet. What it refers to (pools, buckets, functions) is resolved by
 /// `compile`, so that nothing is looked up by name here.
@@ -93,7 +95,7 @@ pub enum Matcher {
     Tcp(bool),
     /// A tag is set, to this value if one is given.
     Tag(Arc<str>, Option<Arc<str>>),
-    /// More queries than this reach it per second.
+    /// No more queries than this have reached it per second: the ones above do not match.
     MaxQps(Limit),
     /// A client network sends more queries than this per second.
     MaxQpsIp(ClientLimit),
@@ -124,15 +126,93 @@ pub enum Comparison {
     SmallerOrEqual,
 }
 
+impl Comparison {
+    const fn holds(self, left: usize, right: usize) -> bool {
+        match self {
+            Self::Equal => left == right,
+            Self::Greater => left > right,
+            Self::GreaterOrEqual => left >= right,
+            Self::Smaller => left < right,
+            Self::SmallerOrEqual => left <= right,
+        }
+    }
+}
+
 impl Matcher {
-    /// Whether it concerns this packet.
+    /// Whether it concerns this packet. Limits count what they let pass, so a matcher is asked
+    /// once per packet, and behind `And` only where those before it said yes.
     pub fn matches(&self, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> bool {
         match self {
             Self::All => true,
             Self::And(all) => all.iter().all(|m| m.matches(scene, env)),
             Self::Or(any) => any.iter().any(|m| m.matches(scene, env)),
             Self::Not(not) => !not.matches(scene, env),
-            _ => false,
+            // Length octets are below 'A': a whole wire name may be compared as text.
+            Self::QName(name) => scene.qname().eq_ignore_ascii_case(name),
+            Self::QNameSet(names) => names.set().is_some_and(|n| n.contains(scene.qname())),
+            Self::QNameSuffix(names) => names.set().is_some_and(|n| n.suffix_of(scene.qname()).is_some()),
+            Self::Regex(pattern) => pattern.matches(scene.qname(), env),
+            Self::QType(qtype) => scene.facts.qtype == *qtype,
+            Self::QClass(qclass) => scene.facts.qclass == *qclass,
+            Self::Opcode(opcode) => octet(scene, 2).is_some_and(|o| (o >> 3) & 0x0f == *opcode),
+            Self::RCode(rcode) => octet(scene, 3).is_some_and(|o| o & 0x0f == *rcode),
+            Self::ERCode(rcode) => extended_rcode(scene) == Some(*rcode),
+            Self::Rd => octet(scene, 2).is_some_and(|o| o & header::RD != 0),
+            Self::Dnssec => scene.opt().is_some_and(|o| o.dnssec_ok),
+            Self::EdnsVersion(version) => scene.opt().is_some_and(|o| o.version > *version),
+            Self::EdnsOption(code) => {
+                let Some(opt) = scene.opt() else { return false };
+                edns::options(scene.packet.bytes(), &opt).any(|(is, _)| is == *code)
+            }
+            Self::RecordsCount { section, min, max } => {
+                count(scene.packet.bytes(), *section).is_some_and(|n| (*min..=*max).contains(&n))
+            }
+            Self::RecordsTypeCount { section, rtype, min, max } => {
+                (*min..=*max).contains(&records::count_types(scene.packet.bytes(), *section, *rtype))
+            }
+            Self::TrailingData => {
+                let message = scene.packet.bytes();
+                records::end(message).is_some_and(|end| end < message.len())
+            }
+            Self::QNameLabels(min, max) => {
+                let labels = name::labels_of(scene.qname()).count();
+                labels < usize::from(*min) || labels > usize::from(*max)
+            }
+            Self::QNameWireLength(min, max) => {
+                let octets = scene.qname().len();
+                octets < usize::from(*min) || octets > usize::from(*max)
+            }
+            Self::PayloadSize(comparison, octets) => {
+                comparison.holds(scene.packet.len(), usize::from(*octets))
+            }
+            Self::Netmask { networks, source } => {
+                let ip = if *source { &scene.client.peer.ip } else { &scene.local.ip };
+                networks.set().is_some_and(|n| n.contains(ip))
+            }
+            Self::DstPort(port) => scene.local.port == *port,
+            Self::Protocol(protocol) => scene.case.protocol == *protocol,
+            Self::Tcp(stream) => scene.case.protocol.is_stream() == *stream,
+            Self::Tag(name, value) => match (scene.case.tags.value(name.as_bytes()), value) {
+                (Some(is), Some(wanted)) => is == wanted.as_bytes(),
+                (is, None) => is.is_some(),
+                (None, Some(_)) => false,
+            },
+            Self::MaxQps(limit) => !env.limits.exceeded(limit, env.now),
+            Self::MaxQpsIp(limit) => {
+                let shared = !env.snapshot.globals.clients_stay;
+                env.limits.client_exceeded(limit, &scene.client.peer.ip, shared, env.now)
+            }
+            Self::Probability(bound) => bound.is_none_or(|bound| env.rng.u32() < bound),
+            Self::PoolAvailable(pool) => env.pool_available(pool.slot),
+            Self::PoolOutstanding(pool, most) => env.farm.outstanding(env.snapshot, pool.slot) > *most,
+            Self::TimedSet(set) => env.limits.timed_contains(set.state, &scene.client.peer.ip, env.now),
+            Self::Lua(function) => {
+                // Out of the room while it runs, so that the function may use the rest of it.
+                let Some(script) = env.script.take() else { return false };
+                let said = script.matches(*function, scene, env);
+                env.script = Some(script);
+                said.unwrap_or(false)
+            }
         }
     }
 
@@ -142,3 +222,29 @@ impl Matcher {
         Guard::Always
     }
 }
+
+/// An octet of the header; none when the message is shorter than one.
+fn octet(scene: &Scene<'_, '_>, at: usize) -> Option<u8> {
+    scene.packet.bytes().first_chunk::<{ header::LEN }>()?.get(at).copied()
+}
+
+/// The response code with the eight bits that an OPT record puts in front (RFC 6891, 6.1.3).
+fn extended_rcode(scene: &mut Scene<'_, '_>) -> Option<u16> {
+    let low = u16::from(octet(scene, 3)? & 0x0f);
+    Some(scene.opt().map_or(low, |opt| u16::from(opt.code_high) << 4 | low))
+}
+
+/// Entries of a section as the header counts them.
+fn count(message: &[u8], section: u8) -> Option<u16> {
+    let header = Header::parse(message)?;
+    match section {
+        0 => Some(header.qdcount()),
+        1 => Some(header.ancount()),
+        2 => Some(header.nscount()),
+        3 => Some(header.arcount()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

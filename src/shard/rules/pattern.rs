@@ -21,4 +21,10 @@ impl Pattern {
     pub fn text(&self) -> &str {
         &self.0
     }
+
+    /// Whether a name in wire format matches.
+    #[must_use]
+    pub fn matches(&self, _qname: &[u8], _env: &mut super::scene::Env<'_>) -> bool {
+        false
+    }
 }

@@ -1,7 +1,7 @@
 //! Any octets as a message: the views read no octet that is not there, and our own answer to it is sound.
 
 use dnslob::packet::Packet;
-use dnslob::wire::edit::{self, AnswerEdns};
+use dnslob::wire::answer::{self, AnswerEdns, Flags};
 use dnslob::wire::header::{self, Header};
 use dnslob::wire::query::Question;
 use dnslob::wire::{edns, name};
@@ -46,7 +46,7 @@ fn answer(data: &[u8], question: Option<&Question<'_>>) {
         buffer.resize(data.len() + room, 0xee);
         let mut packet = Packet::new(&mut buffer, 0, data.len());
         let own = AnswerEdns { wanted: true, payload: 1232 };
-        let whole = edit::answer_empty(&mut packet, header::rcode::SERVFAIL, own);
+        let whole = answer::rcode(&mut packet, u16::from(header::rcode::SERVFAIL), Flags::default(), own);
         let Some(before) = Header::parse(data) else {
             assert!(!whole);
             continue;

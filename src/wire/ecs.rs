@@ -1,0 +1,209 @@
+//! The client subnet option (RFC 7871): how much of a client's address a backend is told.
+//!
+//! ```text
+//!  | family (1: IPv4, 2: IPv6) | source prefix | scope prefix | address, cut to the source prefix |
+//!    2 octets                    1               1              0 to 16
+//! ```
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use super::edns::{self, Outcome, code};
+use crate::packet::Packet;
+
+/// What a client subnet option says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Address family: 1 is IPv4, 2 is IPv6.
+    pub family: u16,
+    /// Bits of the address that are told.
+    pub source: u8,
+    /// Bits that an answer is good for; 0 in a query.
+    pub scope: u8,
+    /// Where the address's octets stand in the message, as many as there are.
+    pub address: Range<usize>,
+}
+
+/// What became of the client subnet of a query; to be undone in its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ecs {
+    /// The client had sent one, and it was not to be overridden.
+    Left,
+    /// There was no OPT record: one with this option was added.
+    OptAdded,
+    /// There was an OPT record: the option was added to it.
+    OptionAdded,
+    /// The option took the place of the client's.
+    Replaced,
+    /// The message cannot be read, or there is no room; nothing was changed.
+    Failed,
+}
+
+/// The first client subnet option of a message. None when there is none, or it is shorter than
+/// its fixed part.
+#[must_use]
+pub fn parse(message: &[u8]) -> Option<Subnet> {
+    let opt = edns::locate(message)?;
+    let (_, data) = edns::options(message, &opt).find(|option| option.0 == code::CLIENT_SUBNET)?;
+    let &[f0, f1, source, scope] = message.get(data.clone())?.first_chunk()?;
+    let address = data.start + 4..data.end;
+    Some(Subnet { family: u16::from_be_bytes([f0, f1]), source, scope, address })
+}
+
+/// Tells the backend the client's network: the first `source_v4` or `source_v6` bits of its
+/// address (at most 32 and 128; an IPv4-mapped address is IPv4). `payload` is the UDP payload size
+/// of an OPT record that has to be added, octets.
+#[must_use]
+pub fn set(
+    packet: &mut Packet<'_>,
+    client: IpAddr,
+    source_v4: u8,
+    source_v6: u8,
+    override_existing: bool,
+    payload: u16,
+) -> Ecs {
+    if !override_existing
+        && let Some(opt) = edns::locate(packet.bytes())
+        && edns::options(packet.bytes(), &opt).any(|option| option.0 == code::CLIENT_SUBNET)
+    {
+        return Ecs::Left;
+    }
+    let mut data = [0; 4 + 16];
+    let bits = match client.to_canonical() {
+        IpAddr::V4(ip) => {
+            data[1] = 1;
+            data[4..8].copy_from_slice(&ip.octets());
+            source_v4.min(32)
+        }
+        IpAddr::V6(ip) => {
+            data[1] = 2;
+            data[4..].copy_from_slice(&ip.octets());
+            source_v6.min(128)
+        }
+    };
+    data[2] = bits;
+    let length = 4 + usize::from(bits).div_ceil(8);
+    if !bits.is_multiple_of(8) {
+        data[length - 1] &= 0xff << (8 - bits % 8);
+    }
+    match edns::set_option(packet, code::CLIENT_SUBNET, &data[..length], payload) {
+        Outcome::OptAdded => Ecs::OptAdded,
+        Outcome::Added => Ecs::OptionAdded,
+        Outcome::Replaced => Ecs::Replaced,
+        Outcome::Failed => Ecs::Failed,
+    }
+}
+
+/// Tells the backend that nobody is to know the client's network: a source prefix of 0 bits
+/// (RFC 7871, 7.1.2), instead of any that the client sent.
+#[must_use]
+pub fn zero(packet: &mut Packet<'_>, client: IpAddr, payload: u16) -> Ecs {
+    set(packet, client, 0, 0, true, payload)
+}
+
+/// Takes from a response what its query had been given: the whole OPT record of a client that
+/// speaks no EDNS, or the option. False when it is there and could not be taken away.
+#[must_use]
+pub fn undo(packet: &mut Packet<'_>, done: Ecs) -> bool {
+    match done {
+        Ecs::OptAdded => edns::strip(packet) || edns::locate(packet.bytes()).is_none(),
+        Ecs::OptionAdded => {
+            edns::remove_option(packet, code::CLIENT_SUBNET) || parse(packet.bytes()).is_none()
+        }
+        Ecs::Left | Ecs::Replaced | Ecs::Failed => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 255));
+    const QUERY: &[u8] = b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
+
+    fn with<T>(message: &[u8], edit: impl FnOnce(&mut Packet<'_>) -> T) -> (Vec<u8>, T) {
+        let mut buf = message.to_vec();
+        buf.resize(message.len() + 64, 0xee);
+        let mut packet = Packet::new(&mut buf, 0, message.len());
+        let result = edit(&mut packet);
+        (packet.bytes().to_vec(), result)
+    }
+
+    fn counted(records: &[u8]) -> Vec<u8> {
+        let mut message = [QUERY, records].concat();
+        message[11] = 1;
+        message
+    }
+
+    #[test]
+    fn a_query_without_edns_gets_an_opt_that_its_response_loses() {
+        let (query, done) = with(QUERY, |p| set(p, V4, 20, 56, false, 1232));
+        assert_eq!(done, Ecs::OptAdded);
+        let opt = b"\0\0\x29\x04\xd0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x14\0\xc0\0\0";
+        assert_eq!(query, counted(opt));
+        assert_eq!(parse(&query), Some(Subnet { family: 1, source: 20, scope: 0, address: 38..41 }));
+        assert_eq!(with(&query, |p| undo(p, done)), (QUERY.to_vec(), true));
+        assert_eq!(with(QUERY, |p| undo(p, done)), (QUERY.to_vec(), true), "nothing to undo");
+    }
+
+    #[test]
+    fn an_opt_gets_the_option_and_its_response_loses_that_alone() {
+        let plain = counted(&[&b"\0\0\x29\x10\0\0\0\x80\0\0\x05"[..], b"\0\x03\0\x01x"].concat());
+        let client = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1));
+        let (query, done) = with(&plain, |p| set(p, client, 24, 57, false, 1232));
+        assert_eq!(done, Ecs::OptionAdded);
+        let options = b"\0\x03\0\x01x\0\x08\0\x0c\0\x02\x39\0\x20\x01\x0d\xb8\xff\xff\xff\x80";
+        assert_eq!(query, counted(&[&b"\0\0\x29\x10\0\0\0\x80\0\0\x15"[..], options].concat()));
+        assert_eq!(with(&query, |p| undo(p, done)), (plain, true));
+    }
+
+    #[test]
+    fn a_clients_own_stays_unless_overridden() {
+        let (own, _) = with(QUERY, |p| set(p, V4, 32, 0, false, 512));
+        assert_eq!(with(&own, |p| set(p, V4, 24, 0, false, 512)), (own.clone(), Ecs::Left));
+        let (query, done) = with(&own, |p| set(p, V4, 24, 0, true, 512));
+        assert_eq!(done, Ecs::Replaced);
+        assert_eq!(query, counted(b"\0\0\x29\x02\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02"));
+        assert_eq!(with(&query, |p| undo(p, done)), (query.clone(), true));
+        let (query, done) = with(&own, |p| zero(p, V4, 512));
+        assert_eq!(done, Ecs::Replaced);
+        assert_eq!(query, counted(b"\0\0\x29\x02\0\0\0\0\0\0\x08\0\x08\0\x04\0\x01\0\0"));
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4_and_prefixes_are_cut_to_the_family() {
+        let mapped = IpAddr::V6(Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped());
+        let (query, _) = with(QUERY, |p| set(p, mapped, 200, 8, false, 512));
+        let subnet = parse(&query).unwrap();
+        assert_eq!((subnet.family, subnet.source, &query[subnet.address]), (1, 32, &[10, 1, 2, 3][..]));
+        let (query, _) = with(QUERY, |p| set(p, "::1".parse().unwrap(), 0, 255, false, 512));
+        assert_eq!(parse(&query).map(|s| (s.family, s.source, s.address.len())), Some((2, 128, 16)));
+    }
+
+    #[test]
+    fn without_room_nothing_changes() {
+        let mut buf = QUERY.to_vec();
+        let mut packet = Packet::new(&mut buf, 0, QUERY.len());
+        assert_eq!(set(&mut packet, V4, 24, 56, true, 512), Ecs::Failed);
+        assert_eq!(packet.bytes(), QUERY);
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_survived(message in prop::collection::vec(any::<u8>(), 0..100), v4: u8, v6: u8, host: u128) {
+            for client in [V4, IpAddr::V6(host.into())] {
+                let (after, done) = with(&message, |p| set(p, client, v4, v6, true, 1232));
+                if done == Ecs::Failed {
+                    prop_assert_eq!(&after, &message);
+                    continue;
+                }
+                let subnet = parse(&after).unwrap();
+                prop_assert_eq!(subnet.address.len(), usize::from(subnet.source).div_ceil(8));
+                prop_assert!(with(&after, |p| undo(p, done)).1);
+            }
+        }
+    }
+}

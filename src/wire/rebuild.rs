@@ -1,0 +1,196 @@
+//! A message written anew without some of its records.
+//!
+//! Taking a record away moves the octets behind it and may take away a name that others point to.
+//! So all names are read through their pointers and written again, compressed where a sender may
+//! (RFC 3597, section 4) against the names written so far. Case is kept: only equal octets are
+//! shared.
+
+use super::edns::OPT;
+use super::header;
+use super::name;
+use super::records::{self, POINTER_MAX, Record, Walk};
+use crate::packet::Packet;
+
+/// Octets of the longest message that can be rebuilt: what a packet's buffer has room for
+/// (4096 octets and its tailroom), trailing data included.
+const SCRATCH: usize = 4608;
+/// Names to compress against that are remembered; further ones are written whole.
+const KNOWN_MAX: usize = 64;
+
+/// Removes the records whose type is in `types` from all sections; the OPT always stays. False,
+/// and nothing changed, when a record cannot be read or the result does not fit.
+#[must_use]
+pub fn clear_types(packet: &mut Packet<'_>, types: impl Fn(u16) -> bool) -> bool {
+    keep(packet, |record| record.rtype == OPT || !types(record.rtype))
+}
+
+/// Writes the message anew with the records that `wanted` says, everything else as it was.
+fn keep(packet: &mut Packet<'_>, wanted: impl Fn(&Record) -> bool) -> bool {
+    let message = packet.bytes();
+    let mut walk = Walk::of(message);
+    let mut unwanted = false;
+    while let Some(record) = walk.next(message) {
+        unwanted |= !wanted(&record);
+    }
+    if !walk.whole() || !unwanted {
+        return walk.whole();
+    }
+    let end = walk.at();
+    let mut copy = Copy { out: [0; SCRATCH], len: 0, known: [0; KNOWN_MAX], known_count: 0 };
+    if copy.run(message, &wanted, end).is_none() {
+        return false;
+    }
+    packet.replace(&copy.out[..copy.len])
+}
+
+/// The message as it is being written.
+struct Copy {
+    out: [u8; SCRATCH],
+    len: usize,
+    /// Where labels begin in `out` that a pointer may mean.
+    known: [u16; KNOWN_MAX],
+    known_count: usize,
+}
+
+impl Copy {
+    fn run(&mut self, message: &[u8], wanted: impl Fn(&Record) -> bool, end: usize) -> Option<()> {
+        let mut walk = Walk::of(message);
+        // Header and questions keep their places, so pointers among them stay right.
+        self.push(message.get(..walk.at())?)?;
+        if walk.at() > header::LEN && name::end_plain(message, header::LEN).is_some() {
+            self.learn(header::LEN);
+        }
+        let mut counts = [0_u16; 3];
+        while let Some(record) = walk.next(message) {
+            if wanted(&record) {
+                self.record(message, &record)?;
+                *counts.get_mut((record.section.count_at() - 6) / 2)? += 1;
+            }
+        }
+        for (number, count) in counts.iter().enumerate() {
+            self.out[6 + 2 * number..8 + 2 * number].copy_from_slice(&count.to_be_bytes());
+        }
+        self.push(message.get(end..)?)
+    }
+
+    fn record(&mut self, message: &[u8], record: &Record) -> Option<()> {
+        self.name(message, record.start, true)?;
+        self.push(message.get(record.ttl_at - 4..record.rdata.start)?)?;
+        let data_at = self.len;
+        let (mut at, count, compressed) = records::names_in(message, record)?;
+        self.push(message.get(record.rdata.start..at)?)?;
+        for _ in 0..count {
+            at = self.name(message, at, compressed)?;
+        }
+        self.push(message.get(at..record.rdata.end)?)?;
+        let length = u16::try_from(self.len - data_at).ok()?;
+        self.out[data_at - 2..data_at].copy_from_slice(&length.to_be_bytes());
+        Some(())
+    }
+
+    /// Copies the name at `at` in `message`; where it ends there.
+    fn name(&mut self, message: &[u8], at: usize, compressed: bool) -> Option<usize> {
+        let mut plain = [0; name::LEN_MAX];
+        let (length, end) = name::read(message, at, &mut plain)?;
+        let plain = plain.get(..length)?;
+        let written_at = self.len;
+        let mut rest = plain;
+        while let Some(&label @ 1..) = rest.first() {
+            if compressed && let Some(known) = self.find(rest) {
+                self.push(&(0xc000 | known).to_be_bytes())?;
+                self.learn(written_at);
+                return Some(end);
+            }
+            let (label, behind) = rest.split_at_checked(1 + usize::from(label))?;
+            self.push(label)?;
+            rest = behind;
+        }
+        self.push(&[0])?;
+        self.learn(written_at);
+        Some(end)
+    }
+
+    fn find(&self, plain: &[u8]) -> Option<u16> {
+        let known = self.known.get(..self.known_count)?;
+        known.iter().copied().find(|k| name::is_at(&self.out[..self.len], usize::from(*k), plain))
+    }
+
+    /// Remembers the labels of the name at `at` in `out`, up to its pointer.
+    fn learn(&mut self, mut at: usize) {
+        while let Some(&label @ 1..=63) = self.out.get(at) {
+            if at > POINTER_MAX || self.known_count == KNOWN_MAX {
+                return;
+            }
+            self.known[self.known_count] = at as u16;
+            self.known_count += 1;
+            at += 1 + usize::from(label);
+        }
+    }
+
+    fn push(&mut self, octets: &[u8]) -> Option<()> {
+        let end = self.len + octets.len();
+        self.out.get_mut(self.len..end)?.copy_from_slice(octets);
+        self.len = end;
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{ADDITIONAL, ANSWER, AUTHORITY, Rr, edited, read};
+    use super::*;
+
+    fn response([an, ns, ar]: [u8; 3], records: &[u8]) -> Vec<u8> {
+        let head = [0xab, 0xcd, 0x81, 0x80, 0, 1, 0, an, 0, ns, 0, ar];
+        [&head[..], b"\x03www\x04Test\0\0\x01\0\x01", records].concat()
+    }
+
+    #[test]
+    fn cleared_types_leave_names_that_pointed_to_them() {
+        // An alias, whose target (in its data) owns the address behind it.
+        let alias = b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x09\x06target\xc0\x10";
+        let address = b"\xc0\x26\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+        let exchange = b"\xc0\x26\0\x0f\0\x01\0\0\0\x3c\0\x04\0\x0a\xc0\x26";
+        let opt = b"\0\0\x29\x10\0\0\0\0\0\0\0";
+        let records = [&alias[..], address, exchange, opt, b"tail"].concat();
+        let whole = response([2, 1, 1], &records);
+        let (after, done) = edited(&whole, 0, |p| clear_types(p, |t| t == 5 || t == 41));
+        assert!(done);
+        let records = [
+            &b"\x06target\xc0\x10\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01"[..],
+            b"\xc0\x1a\0\x0f\0\x01\0\0\0\x3c\0\x04\0\x0a\xc0\x1a",
+            opt,
+            b"tail",
+        ];
+        assert_eq!(after, response([1, 1, 1], &records.concat()));
+        let now = read(&after).unwrap();
+        let target = b"\x06target\x04Test\0".to_vec();
+        let rr = |section, rtype, rdata: Vec<u8>| Rr {
+            section,
+            owner: target.clone(),
+            rtype,
+            class: 1,
+            ttl: 60,
+            rdata,
+        };
+        assert_eq!(now.records[0], rr(ANSWER, 1, vec![192, 0, 2, 1]));
+        assert_eq!(now.records[1], rr(AUTHORITY, 15, [&[0, 10][..], &target].concat()));
+        assert_eq!((now.records[2].section, now.tail), (ADDITIONAL, b"tail".to_vec()));
+        let (same, done) = edited(&whole, 0, |p| clear_types(p, |t| t == 28));
+        assert!(done && same == whole, "nothing to clear changes nothing");
+    }
+
+    #[test]
+    fn what_does_not_fit_changes_nothing() {
+        // Each service's target is compressed, which a sender may not do: written whole, they grow.
+        let mut records = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01".to_vec();
+        for _ in 0..200 {
+            records.extend(b"\xc0\x0c\0\x21\0\x01\0\0\0\x3c\0\x08\0\0\0\0\0\0\xc0\x0c");
+        }
+        let whole = response([201, 0, 0], &records);
+        assert_eq!(edited(&whole, 4096, |p| clear_types(p, |t| t == 1)), (whole.clone(), false));
+        let (after, done) =
+            edited(&response([21, 0, 0], &records[..16 + 20 * 20]), 200, |p| clear_types(p, |t| t == 1));
+        assert!(done && read(&after).is_some_and(|now| now.records.len() == 20));
+    }
+}
