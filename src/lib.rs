@@ -89,6 +89,7 @@
 //!     server.rs        newServer, getServer and the server object
 //!     pool.rs          pools, policies, retry, ejection
 //!     arguments.rs     the arguments of one call, by their place
+//!     functions.rs     Lua functions given to rules and policies
 //!     selectors.rs     what rules match
 //!     actions.rs       what rules do to queries
 //!     answers.rs       answers of our own: the spoofing actions, SVCB records

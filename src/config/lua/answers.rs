@@ -20,7 +20,7 @@ use crate::wire::svc::{SvcParams, SvcRecord};
 
 /// Octets of the contents of all records of an answer, at most: it must fit into a datagram.
 const CONTENTS_OCTETS: usize = 3_500;
-/// Octets of a whole message (RFC 6891's usual upper bound; `lua-interface`: 4096 both ways).
+/// Octets of a whole message: the most that is sent over UDP.
 const MESSAGE_OCTETS: usize = 4_096;
 
 /// Each action with the most arguments it takes.
