@@ -30,13 +30,13 @@
 //!   header.rs          the 12 octets
 //!   name.rs            names in wire format: ends, labels, zones; as text
 //!   query.rs           Question: all that is read of a query, parsed once
+//!   codes.rs           types and response codes by name
 //!   records.rs         the records behind the question: a walk, TTLs, counts, splices
 //!   rebuild.rs         a message written anew without some of its records
 //!   edns.rs            the OPT record and its options
 //!   ecs.rs             the client subnet option
 //!   answer.rs          answers of our own: the query becomes its answer; TC=1
 //!   svc.rs             SVCB and HTTPS records as a configuration says them
-//!   codes.rs           types and response codes by name
 //!   edit.rs            edits in place: the id
 //!
 //! shard/               DATA PLANE: one thread, one owner, no locks
@@ -100,6 +100,7 @@
 //!     server.rs        newServer, getServer and the server object
 //!     pool.rs          pools, policies, retry, ejection
 //!     arguments.rs     the arguments of one call, by their place
+//!     functions.rs     Lua functions given to rules and policies
 //!     selectors.rs     what rules match
 //!     actions.rs       what rules do to queries
 //!     answers.rs       answers of our own: the spoofing actions, SVCB records

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::draft::Draft;
 use super::error::{ConfigError, Fault, Origin};
 use super::functions::CHAINS;
-use super::ruleset::{ChainKey, Deed, DraftRule, uuid_text};
+use super::ruleset::{ChainKey, Deed, DraftRule, DraftState, uuid_text};
 use super::slots::RuleIdentity;
 use super::snapshot::Pool;
 use crate::addr::{BackendSlot, PoolRef, PoolSlot, RuleSlot};
 use crate::shard::rules::action::{Action, ResponseAction, Tee};
+use crate::shard::rules::limits::{StateKind, StateSpec};
 use crate::shard::rules::matcher::Matcher;
 use crate::shard::rules::{Chain, Chains, Rule, text};
 
@@ -185,6 +186,22 @@ fn placed<A>(rule: &DraftRule, uuid: [u8; 16], slot: RuleSlot, action: A, target
     let mut matcher = rule.matcher.clone();
     targets.matcher(&mut matcher);
     Rule { slot, name: rule.name.clone(), uuid, group: rule.group.clone(), matcher, action }
+}
+
+/// What the limiting rules are. Each keeps what it remembers over a reload by its kind, its figures
+/// and its place among those that are the same.
+pub(super) fn limits(draft: &Draft) -> Vec<StateSpec> {
+    let mut same: HashMap<DraftState, u32> = HashMap::new();
+    let spec = |state: &DraftState| {
+        let nth = same.entry(*state).and_modify(|n| *n += 1).or_insert(1);
+        let identity = xxh3_64(format!("{state:?}\0{nth}").as_bytes());
+        match *state {
+            DraftState::Bucket(qps, burst) => StateSpec::rate(identity, qps, burst),
+            DraftState::Clients(..) => StateSpec { identity, kind: StateKind::Clients },
+            DraftState::Timed => StateSpec { identity, kind: StateKind::Timed },
+        }
+    };
+    draft.states.iter().map(spec).collect()
 }
 
 /// A line of a rule for people: its name, or its UUID.

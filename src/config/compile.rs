@@ -153,7 +153,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         acl: draft.acl.iter().copied().collect(),
         chains,
         rules_fresh,
-        limits: Vec::new(),
+        limits: chains::limits(draft),
         script: None,
         globals: globals(&draft.settings, boot.steer),
     };

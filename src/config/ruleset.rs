@@ -116,7 +116,7 @@ pub struct Recorded {
 }
 
 /// What a limiting rule remembers between queries, one for each constructor's call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DraftState {
     /// A bucket: queries per second and its size.
     Bucket(u32, u32),

@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn a_rule_keeps_its_slot_and_gives_it_back_when_told() {
         let mut slots = Slots::default();
-        let mut assigned = |slots: &mut Slots, wanted: &[(u8, u8)]| {
+        let assigned = |slots: &mut Slots, wanted: &[(u8, u8)]| {
             let wanted: Vec<RuleIdentity> = wanted.iter().map(|(chain, n)| (*chain, [*n; 16])).collect();
             let (given, fresh) = slots.assign_rules(&wanted).expect("slots");
             (given.iter().map(|s| s.0).collect::<Vec<_>>(), fresh.iter().map(|s| s.0).collect::<Vec<_>>())

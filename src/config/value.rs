@@ -124,51 +124,14 @@ pub fn cpus_text(cpus: &[u16]) -> String {
 /// # Errors
 /// What was expected.
 pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
-    if text == "." {
-        return Ok(vec![0]);
+    // What is meant by an empty text, or by spaces, is a slip rather than a name.
+    if text.is_empty() || text.bytes().any(|octet| octet <= b' ' || octet == 0x7f) {
+        return Err(QNAME);
     }
-    let text = text.as_bytes();
-    let mut wire = Vec::with_capacity(text.len() + 2);
-    wire.push(0);
-    let (mut label, mut at) = (0, 0);
-    // The length octet of each label is written at its end.
-    let close = |wire: &mut [u8], label: usize| -> Result<(), &'static str> {
-        let length = wire.len() - label - 1;
-        wire[label] = u8::try_from(length).ok().filter(|n| (1..=63).contains(n)).ok_or(QNAME)?;
-        Ok(())
-    };
-    while let Some(octet) = text.get(at) {
-        at += 1;
-        match octet {
-            b'.' => {
-                close(&mut wire, label)?;
-                label = wire.len();
-                wire.push(0);
-            }
-            b'\\' => {
-                let (octet, length) = escaped(&text[at..]).ok_or(QNAME)?;
-                wire.push(octet.to_ascii_lowercase());
-                at += length;
-            }
-            0..=b' ' | 0x7f => return Err(QNAME),
-            octet => wire.push(octet.to_ascii_lowercase()),
-        }
-    }
-    if label + 1 < wire.len() {
-        close(&mut wire, label)?;
-        wire.push(0);
-    }
-    if wire.len() < 2 || wire.len() > 255 { Err(QNAME) } else { Ok(wire) }
-}
-
-/// The octet behind a backslash, and how many it is written with.
-fn escaped(text: &[u8]) -> Option<(u8, usize)> {
-    let first = *text.first()?;
-    if !first.is_ascii_digit() {
-        return Some((first, 1));
-    }
-    let digits = std::str::from_utf8(text.get(..3)?).ok()?;
-    digits.parse().ok().map(|octet| (octet, 3))
+    let mut wire = crate::wire::name::from_text(text).map_err(|_| QNAME)?;
+    // The length octets are below any letter.
+    wire.make_ascii_lowercase();
+    Ok(wire)
 }
 
 /// What [`qname`] expects.

@@ -15,11 +15,12 @@ use super::selectors::{code, low, stand_in};
 use super::{constants, packet};
 use crate::config::error::Fault;
 use crate::shard::rules::action::{Action, Addresses, NegativeSoa, RawRecords};
-use crate::wire::answer::{Flags, SvcRecord};
+use crate::wire::answer::Flags;
+use crate::wire::svc::{SvcParams, SvcRecord};
 
 /// Octets of the contents of all records of an answer, at most: it must fit into a datagram.
 const CONTENTS_OCTETS: usize = 3_500;
-/// Octets of a whole message (RFC 6891's usual upper bound; `lua-interface`: 4096 both ways).
+/// Octets of a whole message: the most that is sent over UDP.
 const MESSAGE_OCTETS: usize = 4_096;
 
 /// Each action with the most arguments it takes.
@@ -208,56 +209,44 @@ const KEYS: [(&str, u16); 8] = [
     ("ipv6hint", 6),
 ];
 
-/// The keys of one record under construction, each with its value.
-type Pairs = std::collections::BTreeMap<u16, Vec<u8>>;
-
 fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
-    let mut record = SvcRecord {
-        priority: a.word(0, "the priority")?,
-        target: packet::wire("the target", a.at(1))?,
-        params: Vec::new(),
-        v4: Vec::new(),
-        v6: Vec::new(),
-    };
-    let mut pairs = Pairs::new();
+    let priority = a.word(0, "the priority")?;
+    let target = packet::wire("the target", a.at(1))?;
+    let mut params = SvcParams::default();
     let is_list = a.given(2).and_then(Value::as_table).is_none_or(|t| t.raw_len() > 0);
     if a.0.len() > 3 || (a.given(2).is_some() && is_list) {
-        positional(a, &mut record, &mut pairs)?;
+        positional(a, &mut params)?;
     } else if let Some(value) = a.given(2) {
         for (name, v) in named("the parameters", value)? {
-            let key = key(&name)?;
-            parameter(&name, key, &v, &mut record, &mut pairs)?;
+            parameter(&name, key(&name)?, &v, &mut params)?;
         }
     }
-    for key in mandatory(&pairs) {
-        if !pairs.contains_key(&key) {
-            let wrong = format!("key {key} is mandatory and not given");
-            return Err(Fault::Conflict {
-                wrong,
-                expected: "only keys that are there (RFC 9460, 8)".to_owned(),
-            });
-        }
+    if let Some(key) = params.mandatory.iter().find(|key| !is_given(&params, **key)) {
+        let wrong = format!("key {key} is mandatory and not given");
+        return Err(Fault::Conflict { wrong, expected: "only keys that are there (RFC 9460, 8)".to_owned() });
     }
-    for (key, value) in pairs {
-        let length = u16::try_from(value.len()).ok().filter(|n| usize::from(*n) < CONTENTS_OCTETS);
-        let length = length.ok_or_else(|| Fault::Limit {
-            what: format!("key {key} has {} octets", value.len()),
-            limit: CONTENTS_OCTETS.to_string(),
-        })?;
-        record.params.extend(key.to_be_bytes());
-        record.params.extend(length.to_be_bytes());
-        record.params.extend(value);
-    }
-    Ok(record)
+    SvcRecord::new(priority, target, &params).map_err(|e| Fault::Conflict {
+        wrong: e.to_owned(),
+        expected: "parameters as in RFC 9460, 2.2".to_owned(),
+    })
 }
 
-fn mandatory(pairs: &Pairs) -> Vec<u16> {
-    let list = pairs.get(&0).map_or(&[][..], Vec::as_slice);
-    list.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect()
+fn is_given(params: &SvcParams, key: u16) -> bool {
+    match key {
+        // That the key mandatory is not mandatory itself is for the encoder to say.
+        0 => true,
+        1 => !params.alpn.is_empty(),
+        2 => params.no_default_alpn,
+        3 => params.port.is_some(),
+        4 => !params.v4.is_empty(),
+        5 => !params.ech.is_empty(),
+        6 => !params.v6.is_empty(),
+        _ => params.others.iter().any(|(other, _)| *other == key),
+    }
 }
 
 /// The longer form of dnsdist: mandatory, alpns, noDefaultAlpn, port, ech, hints, further keys.
-fn positional(a: Arguments<'_>, record: &mut SvcRecord, pairs: &mut Pairs) -> Result<(), Fault> {
+fn positional(a: Arguments<'_>, params: &mut SvcParams) -> Result<(), Fault> {
     for (at, name, key) in [
         (2, "mandatory", 0),
         (3, "alpns", 1),
@@ -267,23 +256,20 @@ fn positional(a: Arguments<'_>, record: &mut SvcRecord, pairs: &mut Pairs) -> Re
     ] {
         let empty = |v: &&Value| v.as_table().is_some_and(mlua::Table::is_empty);
         if let Some(v) = a.given(at).filter(|v| !empty(v)) {
-            parameter(name, key, v, record, pairs)?;
+            parameter(name, key, v, params)?;
         }
     }
     if let Some(v) = a.given(5).filter(|v| number(v) != Some(0.0)) {
-        parameter("port", 3, v, record, pairs)?;
+        parameter("port", 3, v, params)?;
     }
-    let ech = a.given(6).map_or(Ok(Vec::new()), |v| octets("ech", v))?;
-    if !ech.is_empty() {
-        pairs.insert(5, ech);
-    }
+    params.ech = a.given(6).map_or(Ok(Vec::new()), |v| octets("ech", v))?;
     let Some(further) = a.given(9) else { return Ok(()) };
     let table =
         further.as_table().ok_or_else(|| wrong("the further keys", further, "a table, as {[42]=data}"))?;
     for pair in table.pairs::<Value, Value>() {
         let (name, v) = pair?;
         let key = low(whole("a key", &name, 0, u16::MAX.into())?);
-        pairs.insert(key, octets(&format!("key {key}"), &v)?);
+        params.others.push((key, octets(&format!("key {key}"), &v)?));
     }
     Ok(())
 }
@@ -294,59 +280,35 @@ fn key(name: &str) -> Result<u16, Fault> {
     known.or_else(plain).ok_or_else(|| Fault::unknown("option", name, KEYS.iter().map(|(n, _)| *n)))
 }
 
-fn parameter(
-    name: &str,
-    key: u16,
-    v: &Value,
-    record: &mut SvcRecord,
-    pairs: &mut Pairs,
-) -> Result<(), Fault> {
-    let value = match key {
+fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<(), Fault> {
+    match key {
         0 => {
-            let mut keys = Vec::new();
             for item in items(v)? {
                 let by_name = item.as_string().and_then(|s| self::key(&s.to_string_lossy()).ok());
-                keys.push(match by_name {
+                params.mandatory.push(match by_name {
                     Some(key) => key,
                     None => low(whole(name, &item, 1, u16::MAX.into())?),
                 });
             }
-            keys.sort_unstable();
-            keys.dedup();
-            keys.iter().flat_map(|k| k.to_be_bytes()).collect()
         }
         1 => {
-            let mut list = Vec::new();
             for item in items(v)? {
-                let alpn = octets(name, &item)?;
-                let length = u8::try_from(alpn.len()).ok().filter(|n| *n > 0);
-                list.push(length.ok_or_else(|| wrong(name, &item, "1 to 255 octets, as \"h2\""))?);
-                list.extend(alpn);
+                params.alpn.push(octets(name, &item)?);
             }
-            list
         }
-        2 => {
-            if !switch(name, v)? {
-                return Ok(());
-            }
-            Vec::new()
-        }
-        3 => low(whole(name, v, 0, u16::MAX.into())?).to_be_bytes().to_vec(),
+        2 => params.no_default_alpn = switch(name, v)?,
+        3 => params.port = Some(low(whole(name, v, 0, u16::MAX.into())?)),
         4 => {
-            for ip in hints::<Ipv4Addr>(name, v, "an IPv4 address, or a list of them")? {
-                record.v4.push(ip.octets());
-            }
-            record.v4.concat()
+            let list = hints::<Ipv4Addr>(name, v, "an IPv4 address, or a list of them")?;
+            params.v4 = list.iter().map(Ipv4Addr::octets).collect();
         }
+        5 => params.ech = octets(name, v)?,
         6 => {
-            for ip in hints::<Ipv6Addr>(name, v, "an IPv6 address, or a list of them")? {
-                record.v6.push(ip.octets());
-            }
-            record.v6.concat()
+            let list = hints::<Ipv6Addr>(name, v, "an IPv6 address, or a list of them")?;
+            params.v6 = list.iter().map(Ipv6Addr::octets).collect();
         }
-        _ => octets(name, v)?,
-    };
-    pairs.insert(key, value);
+        _ => params.others.push((key, octets(name, v)?)),
+    }
     Ok(())
 }
 

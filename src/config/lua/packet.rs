@@ -41,7 +41,7 @@ impl UserData for Name {
             let wire = name.wire();
             let rest =
                 wire.first().filter(|length| **length > 0).and_then(|l| wire.get(1 + usize::from(*l)..));
-            let rest = rest.map(crate::shard::rules::text::name);
+            let rest = rest.map(|rest| crate::wire::name::Text(rest).to_string());
             let chopped = rest.is_some();
             name.0 = rest.unwrap_or_else(|| name.0.clone());
             Ok(chopped)

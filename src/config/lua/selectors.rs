@@ -102,7 +102,7 @@ const SELECTORS: [(&str, usize, Make); 39] = [
         let p = fraction("", a.at(0), 0.0, 1.0)?;
         // Below 1 this is below 2^32.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        Ok(Matcher::Probability((p < 1.0).then(|| (p * 4_294_967_296.0) as u32)))
+        Ok(Matcher::Probability((p < 1.0).then_some((p * 4_294_967_296.0) as u32)))
     }),
     ("PoolAvailableRule", 1, |_, a| pool("", a.at(0)).map(Matcher::PoolAvailable)),
     ("PoolOutstandingRule", 2, |_, a| {

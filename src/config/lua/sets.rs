@@ -16,8 +16,7 @@ use super::{caller, packet};
 use crate::config::error::{ConfigError, Fault, Origin};
 use crate::config::value;
 use crate::shard::rules::names::{self, Names};
-use crate::shard::rules::text::name as name_text;
-use crate::wire::name::labels_of;
+use crate::wire::name::{Text, labels_of};
 
 /// Wrong lines of a file that are reported one by one.
 const WRONG_LINES_SHOWN: usize = 10;
@@ -76,7 +75,7 @@ impl NameContent {
 /// Names as text, in order.
 pub(super) fn shown(mut names: Vec<&[u8]>) -> String {
     names.sort_unstable();
-    let texts: Vec<String> = names.iter().map(|n| name_text(n)).collect();
+    let texts: Vec<String> = names.iter().map(|n| Text(n).to_string()).collect();
     texts.join(", ")
 }
 
@@ -226,7 +225,7 @@ impl UserData for NameSet {
         });
         methods.add_method("getBestMatch", |lua, set, v: Value| {
             let name = packet::wire("", &v).map_err(|fault| raised(lua, "getBestMatch", &fault))?;
-            Ok(set.best(&name).map(|best| packet::Name::new(&name_text(&best))))
+            Ok(set.best(&name).map(|best| packet::Name::new(&Text(&best).to_string())))
         });
         for name in ["len", "size"] {
             methods.add_method(name, |_, set, ()| Ok(set.content.borrow().count));

@@ -3,7 +3,6 @@
 //!
 //! What is in a set is not known here; [`Sets`] says.
 
-use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::action::{Action, Addresses, ExtendedError, LogTarget, ResponseAction, Tee};
@@ -12,6 +11,7 @@ use super::names::Names;
 use super::networks::Networks;
 use crate::shard::case::Protocol;
 use crate::wire::codes::{rcode_name, type_name};
+use crate::wire::name::Text as Name;
 
 /// What sets are called.
 pub trait Sets {
@@ -19,24 +19,6 @@ pub trait Sets {
     fn names(&self, names: &Names) -> String;
     /// A set of networks.
     fn networks(&self, networks: &Networks) -> String;
-}
-
-/// A domain name of a message, in presentation format (RFC 1035, 5.1).
-#[must_use]
-pub fn name(wire: &[u8]) -> String {
-    let mut text = String::new();
-    for label in crate::wire::name::labels_of(wire) {
-        for octet in label {
-            // Writing into a string does not fail.
-            let _ = match octet {
-                b'.' | b'\\' => write!(text, "\\{}", char::from(*octet)),
-                b'!'..=b'~' => write!(text, "{}", char::from(*octet)),
-                _ => write!(text, "\\{octet:03}"),
-            };
-        }
-        text.push('.');
-    }
-    if text.is_empty() { ".".to_owned() } else { text }
 }
 
 /// How a query came, as configurations name it.
@@ -76,7 +58,7 @@ pub fn matcher(m: &Matcher, sets: &dyn Sets) -> String {
         Matcher::And(list) => all(list, " && "),
         Matcher::Or(list) => all(list, " || "),
         Matcher::Not(not) => format!("!({})", matcher(not, sets)),
-        Matcher::QName(wire) => format!("qname=={}", name(wire)),
+        Matcher::QName(wire) => format!("qname=={}", Name(wire)),
         Matcher::QNameSet(names) => format!("qname is in {}", sets.names(names)),
         Matcher::QNameSuffix(names) => format!("qname in {}", sets.names(names)),
         Matcher::Regex(pattern) => format!("Regex: {}", pattern.text()),
@@ -141,18 +123,18 @@ pub fn action(a: &Action) -> String {
         }
         Action::RCode(code, _) => format!("set rcode {}", rcode_name(*code)),
         Action::NegativeAndSoa(soa) => {
-            format!("{} with SOA of {}", if soa.nxdomain { "NXD" } else { "NODATA" }, name(&soa.zone))
+            format!("{} with SOA of {}", if soa.nxdomain { "NXD" } else { "NODATA" }, Name(&soa.zone))
         }
         Action::Tc(_) => "tc=1 answer".to_owned(),
         Action::Spoof(addresses, _) => format!("spoof in {}", addresses_text(addresses)),
-        Action::SpoofCname(wire, _) => format!("spoof in {}", name(wire)),
+        Action::SpoofCname(wire, _) => format!("spoof in {}", Name(wire)),
         Action::SpoofRaw(raw, _) => {
             let texts: Vec<String> = raw.rdata.iter().map(|r| r.escape_ascii().to_string()).collect();
             format!("spoof in raw bytes {}", texts.join(" "))
         }
         Action::SpoofSvc(records, _) => {
             let texts: Vec<String> =
-                records.iter().map(|r| format!("{} {}", r.priority, name(&r.target))).collect();
+                records.iter().map(|r| format!("{} {}", r.priority, Name(&r.target))).collect();
             format!("spoof SVC record {}", texts.join(", "))
         }
         Action::SpoofPacket(message) => format!("spoof raw packet of {} octets", message.len()),
@@ -246,15 +228,4 @@ fn of_types(types: &[u16]) -> String {
     }
     let names: Vec<String> = types.iter().map(|t| type_name(*t)).collect();
     format!(" of {}", names.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_escaped() {
-        assert_eq!(name(b"\x04a.\\b\x02\x00z\x00"), "a\\.\\\\b.\\000z.");
-        assert_eq!(name(b"\x00"), ".");
-    }
 }

@@ -36,6 +36,7 @@ const OUTSIDE: &[&str] = &[
     "getfenv",
     "setfenv",
     "setACLFromFile",
+    "addFile",
 ];
 
 pub(crate) fn target(data: &[u8]) {
