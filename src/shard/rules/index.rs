@@ -15,7 +15,7 @@
 mod candidates;
 mod postings;
 
-use ahash::AHashMap;
+use std::collections::BTreeMap;
 
 use super::guard::{Fact, Guard, Key};
 use super::name_table::{Builder, NameTable};
@@ -143,7 +143,7 @@ impl Index {
 /// Rules that are asked each time, and the keys of all others.
 fn divide(guards: &[Guard], least: impl Fn(Kind) -> usize) -> (Vec<u32>, Vec<(u32, &Key)>) {
     let mut big: Vec<(usize, u32)> = Vec::new();
-    let mut counts: AHashMap<Kind, (usize, u32)> = AHashMap::new();
+    let mut counts: BTreeMap<Kind, (usize, u32)> = BTreeMap::new();
     for (rule, guard) in (0..).zip(guards) {
         let largest = guard.keys().map(set_len).max().unwrap_or(0);
         if largest > BIG {
@@ -362,7 +362,7 @@ impl FactIndex {
 /// The expressions, each once, and the rules under each.
 fn patterns(keyed: &[(u32, &Key)], postings: &mut Postings) -> (Vec<Pattern>, Box<[Span]>) {
     let (mut patterns, mut rules): (Vec<Pattern>, Vec<Vec<u32>>) = (Vec::new(), Vec::new());
-    let mut known: AHashMap<&str, usize> = AHashMap::new();
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
     for (rule, key) in keyed {
         let Key::Pattern(pattern) = key else { continue };
         let at = *known.entry(pattern.expression()).or_insert(patterns.len());

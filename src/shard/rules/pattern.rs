@@ -8,7 +8,6 @@
 mod posix;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use regex_automata::meta::{BuildError, Cache, Config, Regex};
 use regex_automata::util::syntax;
@@ -25,9 +24,6 @@ const STATES_MAX: usize = 512 << 10;
 const CACHES_MAX: usize = 4096;
 /// Octets of the longest name's text: at most 4 for each of its octets.
 const TEXT_MAX: usize = 4 * name::LEN_MAX;
-
-/// What the next expression is known by in the shards' memory; never given twice.
-static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// One expression.
 #[derive(Clone, Debug)]
@@ -85,7 +81,7 @@ impl Pattern {
 #[derive(Clone, Debug)]
 struct Search {
     regex: Regex,
-    id: u64,
+    id: Arc<()>,
 }
 
 impl Search {
@@ -104,7 +100,7 @@ impl Search {
             .syntax(syntax_config())
             .build_many(expressions)
             .map_err(Box::new)?;
-        Ok(Self { regex, id: NEXT.fetch_add(1, Ordering::Relaxed) })
+        Ok(Self { regex, id: Arc::default() })
     }
 }
 
@@ -170,12 +166,14 @@ impl PatternIndex {
 /// The memory that searching needs: one for each shard, filled as expressions are first asked.
 #[derive(Debug, Default)]
 pub struct PatternCache {
-    /// By ascending number of the expression.
-    rooms: Vec<(u64, Box<Room>)>,
+    /// By ascending address of the expression's id.
+    rooms: Vec<(usize, Box<Room>)>,
 }
 
 #[derive(Debug)]
 struct Room {
+    /// Holds the id, so that no other expression can come to have its address.
+    _id: Arc<()>,
     cache: Cache,
     found: PatternSet,
 }
@@ -193,7 +191,8 @@ impl PatternCache {
     }
 
     fn room(&mut self, search: &Search) -> &mut Room {
-        let at = match self.rooms.binary_search_by_key(&search.id, |r| r.0) {
+        let key = Arc::as_ptr(&search.id).addr();
+        let at = match self.rooms.binary_search_by_key(&key, |r| r.0) {
             Ok(at) => at,
             Err(at) => {
                 let at = if self.rooms.len() < CACHES_MAX {
@@ -204,7 +203,8 @@ impl PatternCache {
                 };
                 let cache = search.regex.create_cache();
                 let found = PatternSet::new(search.regex.pattern_len());
-                self.rooms.insert(at, (search.id, Box::new(Room { cache, found })));
+                let room = Room { _id: Arc::clone(&search.id), cache, found };
+                self.rooms.insert(at, (key, Box::new(room)));
                 at
             }
         };

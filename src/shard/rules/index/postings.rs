@@ -1,6 +1,6 @@
 //! The lists of rules under each key: ascending numbers, all in one piece of memory.
 
-use ahash::AHashMap;
+use std::collections::BTreeMap;
 
 /// A list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Span {
 #[derive(Debug)]
 pub(super) struct Postings {
     rules: Vec<u32>,
-    known: AHashMap<Box<[u32]>, Span>,
+    known: BTreeMap<Box<[u32]>, Span>,
     all: Span,
 }
 
@@ -30,7 +30,7 @@ impl Postings {
     /// None yet, for so many rules.
     pub(super) fn new(rules: u32) -> Self {
         let all = Span { start: 0, end: rules };
-        Self { rules: (0..rules).collect(), known: AHashMap::new(), all }
+        Self { rules: (0..rules).collect(), known: BTreeMap::new(), all }
     }
 
     /// Keeps a list; sorts it first. One that there is no more room for becomes that of every
