@@ -47,7 +47,10 @@ impl Bucket {
     #[must_use]
     pub fn new(qps: u32, burst: u32) -> Self {
         let mut bucket = Self { qps, burst, full_ns: 0, full_at: Padded::default() };
-        bucket.full_ns = bucket.span_ns(u64::from(burst));
+        let full_ns = bucket.span_ns(u64::from(burst));
+        // Each step out of the bucket is rounded up: without room for that a full one would be
+        // empty a token early. A millionth of the bucket at most.
+        bucket.full_ns = full_ns + u64::from(burst).min(full_ns / 1_000_000 + u64::from(BURST_PART));
         bucket
     }
 
