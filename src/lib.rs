@@ -45,10 +45,16 @@
 //!     matcher.rs       which packets a rule concerns
 //!     action.rs        what it does to them
 //!     scene.rs         what rules see and may change
+//!     guard.rs         what must hold for a rule to match
 //!     index.rs         which rules can match a packet
+//!       candidates.rs  asks it, one kind of key at a time, in order
+//!       postings.rs    the lists of rules under each key
 //!     names.rs         sets of names
+//!     name_table.rs    names in one piece of memory, and a hash table over them
 //!     networks.rs      sets of networks
+//!     prefix_map.rs    a value for each network, the longest one decides
 //!     pattern.rs       regular expressions
+//!       posix.rs       those of POSIX in the words of the engine
 //!     limits.rs        token buckets, sets with an end
 //!       bucket.rs      one bucket for all shards, and what a shard holds of it
 //!       deadlines.rs   a bounded table: address to point in time

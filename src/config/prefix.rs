@@ -13,6 +13,26 @@ pub struct Prefix {
     bits: u8,
 }
 
+impl Prefix {
+    /// The first and the last address, IPv4 mapped.
+    #[must_use]
+    pub const fn bounds(&self) -> (u128, u128) {
+        (self.first, self.first | !mask(self.bits))
+    }
+
+    /// The length, counted in IPv6 bits: that of an IPv4 network and 96.
+    #[must_use]
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Whether this is a network of IPv4 addresses only.
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        self.bits >= 96 && self.first >> 32 == 0xffff
+    }
+}
+
 /// Why a text is no network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotANetwork(String);

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::index::Guard;
 use super::limits::{ClientLimit, Limit, TimedSet};
 use super::names::Names;
 use super::networks::Networks;
@@ -151,7 +150,7 @@ impl Matcher {
             Self::QName(name) => scene.qname().eq_ignore_ascii_case(name),
             Self::QNameSet(names) => names.set().is_some_and(|n| n.contains(scene.qname())),
             Self::QNameSuffix(names) => names.set().is_some_and(|n| n.suffix_of(scene.qname()).is_some()),
-            Self::Regex(pattern) => pattern.matches(scene.qname(), env),
+            Self::Regex(pattern) => pattern.matches(scene.qname(), env.patterns),
             Self::QType(qtype) => scene.facts.qtype == *qtype,
             Self::QClass(qclass) => scene.facts.qclass == *qclass,
             Self::Opcode(opcode) => octet(scene, 2).is_some_and(|o| (o >> 3) & 0x0f == *opcode),
@@ -214,12 +213,6 @@ impl Matcher {
                 said.unwrap_or(false)
             }
         }
-    }
-
-    /// What must hold for it to match, as the index can ask it.
-    #[must_use]
-    pub fn guard(&self) -> Guard {
-        Guard::Always
     }
 }
 

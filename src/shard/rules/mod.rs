@@ -7,16 +7,19 @@
 //! ```
 //!
 //! The meaning is that of a list walked from its top, first match first; the index only skips
-//! rules that cannot match. A chain is immutable and shared by all shards; what a rule counts or
+//! rules that cannot match, and that would have counted nothing. A chain is immutable and shared by all shards; what a rule counts or
 //! remembers (hits, token buckets) is kept by each shard under the rule's own slot.
 
 pub mod action;
+pub mod guard;
 pub mod index;
 pub mod limits;
 pub mod matcher;
+mod name_table;
 pub mod names;
 pub mod networks;
 pub mod pattern;
+mod prefix_map;
 pub mod scene;
 pub mod text;
 
@@ -24,7 +27,8 @@ use std::sync::Arc;
 
 use crate::addr::RuleSlot;
 use action::{Action, ResponseAction};
-use index::{Candidates, Index, Keys};
+use guard::Guard;
+use index::{Candidates, Index};
 use matcher::Matcher;
 use scene::{Env, Scene};
 
@@ -63,7 +67,7 @@ impl<A> Chain<A> {
     /// Compiles a list.
     #[must_use]
     pub fn new(rules: Vec<Rule<A>>) -> Self {
-        let index = Index::build(rules.iter().map(|r| r.matcher.guard()));
+        let index = Index::build(rules.iter().map(|r| Guard::of(&r.matcher)));
         Self { rules: rules.into(), index: Arc::new(index) }
     }
 
@@ -82,12 +86,12 @@ impl<A> Chain<A> {
     /// The next rule that matches, from `walk`'s place on.
     pub fn next<'c>(
         &'c self,
-        walk: &mut Walk<'c>,
+        walk: &mut Walk,
         scene: &mut Scene<'_, '_>,
         env: &mut Env<'_>,
     ) -> Option<&'c Rule<A>> {
         loop {
-            let at = walk.candidates.next(&self.index, walk.from, &Keys::of(scene), env)?;
+            let at = walk.candidates.next(&self.index, walk.from, scene, env)?;
             walk.from = at + 1;
             let rule = self.rules.get(at as usize)?;
             if rule.matcher.matches(scene, env) {
@@ -97,17 +101,18 @@ impl<A> Chain<A> {
     }
 }
 
-/// A walk down a chain.
-#[derive(Debug, Default)]
-pub struct Walk<'c> {
-    candidates: Candidates<'c>,
+/// A walk of one packet down one chain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    candidates: Candidates,
     from: u32,
 }
 
-impl Walk<'_> {
-    /// Asks the index again: an action has changed what it was asked about.
-    pub fn renew(&mut self) {
-        self.candidates = Candidates::default();
+impl Walk {
+    /// Asks the index again: an action has changed the message or the protocol, that is, what the
+    /// index was asked about. Tags, pools and limits are no such thing.
+    pub const fn renew(&mut self) {
+        self.candidates.renew();
     }
 }
 

@@ -13,6 +13,7 @@ use crate::wire::header;
 use crate::wire::query::Question;
 
 use super::limits::Limits;
+use super::pattern::PatternCache;
 
 /// One packet as rules see it.
 #[derive(Debug)]
@@ -110,6 +111,8 @@ pub struct Env<'a> {
     pub snapshot: &'a Snapshot,
     /// Token buckets and timed sets of this shard.
     pub limits: &'a mut Limits,
+    /// What regular expressions need to be searched for.
+    pub patterns: &'a mut PatternCache,
     /// Randomness.
     pub rng: &'a mut ShardRng,
     /// What the shard knows of the farm.

@@ -12,6 +12,7 @@ use crate::shard::case::Case;
 use crate::shard::policy::tests::{backend, snapshot};
 use crate::shard::policy::{Kind, Policy, Selector};
 use crate::shard::rules::limits::{Limits, StateKind, StateSpec};
+use crate::shard::rules::pattern::PatternCache;
 use crate::shard::rules::scene::Facts;
 use crate::shard::script::{Candidate, Said, Script};
 use crate::time::{Tick, TickDelta};
@@ -80,6 +81,7 @@ impl Room {
             rng: &mut self.rng,
             farm: &self.farm,
             script: self.script.as_deref_mut(),
+            patterns: &mut PatternCache::default(),
         };
         let matched = matcher.matches(&mut scene, &mut env);
         assert_eq!(env.script.is_some(), self.script.is_some(), "the script is back in the room");
