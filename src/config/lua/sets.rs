@@ -230,7 +230,10 @@ impl UserData for NameSet {
         for name in ["len", "size"] {
             methods.add_method(name, |_, set, ()| Ok(set.content.borrow().count));
         }
-        methods.add_method("memory", |_, set, ()| Ok(set.content.borrow().octets));
+        methods.add_method("memory", |_, set, ()| {
+            // Once filled, what the shards search; before, the names as they stand.
+            Ok(if set.names.is_empty() { set.content.borrow().octets } else { set.names.octets() })
+        });
         methods.add_method("empty", |_, set, ()| Ok(set.content.borrow().count == 0));
         methods.add_method("toString", |_, set, ()| Ok(set.content.borrow().shown()));
         methods.add_meta_method(MetaMethod::ToString, |_, set, ()| Ok(set.content.borrow().shown()));
