@@ -30,6 +30,8 @@ pub struct Draft {
     pub acl: Vec<Prefix>,
     /// Judges the answers to the probes of every server without a function of its own.
     pub judge: Option<LuaFunction>,
+    /// The functions that shards run per query, in the order in which they were given.
+    pub functions: Vec<Recorded>,
     /// What was found wrong while it was written.
     pub errors: Vec<ConfigError>,
 }
@@ -44,6 +46,7 @@ impl Default for Draft {
             policy: None,
             acl: DEFAULT_ACL.iter().filter_map(|n| n.parse().ok()).collect(),
             judge: None,
+            functions: Vec::new(),
             errors: Vec::new(),
         }
     }
@@ -58,6 +61,47 @@ impl Draft {
         });
         &mut self.pools[at]
     }
+}
+
+/// A function that shards run per query.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Recorded {
+    /// What it is run for.
+    pub kind: RecordedKind,
+    /// The file that defines the function, without Lua's `@`; for code given as a string, the file
+    /// that the call stands in.
+    pub source: String,
+    /// The line that its definition begins in; for code given as a string, the line of the call.
+    pub line: u32,
+}
+
+/// What a recorded function is run for; `PerThread`: it was given as a string of code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecordedKind {
+    /// `LuaAction`.
+    Action,
+    /// `LuaResponseAction`.
+    ResponseAction,
+    /// `LuaRule`.
+    Rule,
+    /// `LuaFFIAction`.
+    FfiAction,
+    /// `LuaFFIResponseAction`.
+    FfiResponseAction,
+    /// `LuaFFIRule`.
+    FfiRule,
+    /// `newServerPolicy`, `setServerPolicyLua`, `setPoolServerPolicyLua`.
+    Policy,
+    /// `setServerPolicyLuaFFI`, `setPoolServerPolicyLuaFFI`.
+    FfiPolicy,
+    /// `LuaFFIPerThreadAction`.
+    PerThreadFfiAction,
+    /// `LuaFFIPerThreadResponseAction`.
+    PerThreadFfiResponseAction,
+    /// `LuaFFIPerThreadRule`.
+    PerThreadFfiRule,
+    /// `setServerPolicyLuaFFIPerThread`, `setPoolServerPolicyLuaFFIPerThread`.
+    PerThreadFfiPolicy,
 }
 
 /// A listen address as written.

@@ -50,6 +50,20 @@ impl FromStr for Prefix {
     }
 }
 
+impl Prefix {
+    /// The first address, 16 octets, IPv4 mapped.
+    #[must_use]
+    pub const fn first(&self) -> [u8; 16] {
+        self.first.to_be_bytes()
+    }
+
+    /// Bits of the prefix, counted from the start of the mapped address.
+    #[must_use]
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+}
+
 const fn mask(bits: u8) -> u128 {
     if bits == 0 { 0 } else { u128::MAX << (128 - bits) }
 }
