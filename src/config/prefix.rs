@@ -13,6 +13,20 @@ pub struct Prefix {
     bits: u8,
 }
 
+impl Prefix {
+    /// The first and the last address, IPv4 mapped.
+    #[must_use]
+    pub const fn bounds(&self) -> (u128, u128) {
+        (self.first, self.first | !mask(self.bits))
+    }
+
+    /// The length, counted in IPv6 bits: that of an IPv4 network and 96.
+    #[must_use]
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+}
+
 /// Why a text is no network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotANetwork(String);
@@ -47,20 +61,6 @@ impl FromStr for Prefix {
         }
         let bits = 128 - width + length;
         Ok(Self { first: u128::from_be_bytes(mapped(ip)) & mask(bits), bits })
-    }
-}
-
-impl Prefix {
-    /// The first address, 16 octets, IPv4 mapped.
-    #[must_use]
-    pub const fn first(&self) -> [u8; 16] {
-        self.first.to_be_bytes()
-    }
-
-    /// Bits of the prefix, counted from the start of the mapped address.
-    #[must_use]
-    pub const fn bits(&self) -> u8 {
-        self.bits
     }
 }
 

@@ -291,7 +291,7 @@ fn values(f: &Functions<'_>) -> mlua::Result<()> {
     })?;
     f.plain("network", |_, text: String| {
         let prefix = text.parse::<Prefix>().ok();
-        Ok(prefix.map_or((None, 0), |p| (Some(BString::from(p.first())), p.bits())))
+        Ok(prefix.map_or((None, 0), |p| (Some(BString::from(p.bounds().0.to_be_bytes())), p.bits())))
     })?;
     f.plain("truncate", |_, (octets, bits): (BString, u32)| {
         let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits.min(128)) };

@@ -366,4 +366,33 @@ impl Current {
         self.lent.push(octets.into());
         self.lent.last().map_or(&[], |b| b)
     }
+
+    /// Puts other octets in the place of the last ones lent; a pointer to `from` in them.
+    pub(crate) fn replace_lent(&mut self, octets: &[u8], from: usize) -> *const u8 {
+        match self.lent.last_mut().filter(|l| l.len() == octets.len() && from <= l.len()) {
+            Some(lent) => {
+                lent.copy_from_slice(octets);
+                lent[from..].as_ptr()
+            }
+            None => std::ptr::null(),
+        }
+    }
+
+    /// Cuts or fills the message with zeros to `len` octets; false when there is no room.
+    pub(crate) fn resize(&mut self, len: usize) -> bool {
+        if len < header::LEN || len > self.room {
+            return false;
+        }
+        self.message.resize(len, 0);
+        self.changed();
+        true
+    }
+}
+
+impl Server {
+    /// Its name, and its address in brackets if that is another.
+    pub(crate) fn name_with_address(&self) -> String {
+        let address = self.address.to_string();
+        if self.name == address { address } else { format!("{} ({address})", self.name) }
+    }
 }

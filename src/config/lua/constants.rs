@@ -120,7 +120,7 @@ pub(super) fn qclass(name: &str) -> Option<u16> {
 }
 
 /// Defines the tables.
-pub(super) fn define(lua: &Lua) -> mlua::Result<()> {
+pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
     for (name, entries) in
         [("DNSQType", TYPES), ("DNSClass", CLASSES), ("DNSRCode", RCODES), ("DNSOpcode", OPCODES)]
     {

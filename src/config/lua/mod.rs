@@ -308,6 +308,8 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// The enumerations, for the shards' states.
+pub(crate) use self::constants::define as define_constants;
 /// The options of `concentrate`, for the reference.
 pub(super) use self::pool::CONCENTRATE;
 /// The policy of a name, and the name of a policy.
