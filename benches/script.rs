@@ -136,7 +136,9 @@ fn calls(c: &mut Criterion) {
     }
     group.bench_function("LuaRule: type, client", |b| {
         let mut room = Room::new(&source(RULE, RecordedKind::Rule));
-        b.iter(|| room.scene(|script, scene, env| script.matches(FunctionId(0), scene, env).expect("no error")));
+        b.iter(|| {
+            room.scene(|script, scene, env| script.matches(FunctionId(0), scene, env).expect("no error"))
+        });
     });
     let servers: Vec<Candidate> =
         (0..4).map(|at| Candidate { slot: BackendSlot(at), outstanding: 3, latency_us: 900 }).collect();

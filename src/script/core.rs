@@ -53,29 +53,25 @@ impl Functions<'_> {
     fn define<A, R>(
         &self,
         name: &str,
-        body: impl Fn(&mut Current, A) -> mlua::Result<R> + 'static,
+        body: impl Fn(&Lua, &mut Current, A) -> mlua::Result<R> + 'static,
     ) -> mlua::Result<()>
     where
         A: mlua::FromLuaMulti,
         R: mlua::IntoLuaMulti,
     {
         let place = Rc::clone(&self.place);
-        let function = self.lua.create_function(move |_, arguments: A| {
+        let function = self.lua.create_function(move |lua, arguments: A| {
             let mut current = place.try_borrow_mut().map_err(|_| over())?;
             if !current.open {
                 return Err(over());
             }
-            body(&mut current, arguments)
+            body(lua, &mut current, arguments)
         })?;
         self.table.raw_set(name, function)
     }
 
     /// A function of nothing but its arguments.
-    fn plain<A, R>(
-        &self,
-        name: &str,
-        body: impl Fn(&Lua, A) -> mlua::Result<R> + 'static,
-    ) -> mlua::Result<()>
+    fn plain<A, R>(&self, name: &str, body: impl Fn(&Lua, A) -> mlua::Result<R> + 'static) -> mlua::Result<()>
     where
         A: mlua::FromLuaMulti,
         R: mlua::IntoLuaMulti,
@@ -118,18 +114,18 @@ pub(super) fn table(lua: &Lua, place: &Place, shared: &Arc<Shared>) -> mlua::Res
 }
 
 fn message(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("qname", |c, ()| Ok(BString::from(c.qname())))?;
-    f.define("octet", |c, at: usize| Ok(c.octet(at)))?;
-    f.define("set_octet", |c, (at, octet): (usize, u8)| {
+    f.define("qname", |lua, c, ()| lua.create_string(c.qname()))?;
+    f.define("octet", |_, c, at: usize| Ok(c.octet(at)))?;
+    f.define("set_octet", |_, c, (at, octet): (usize, u8)| {
         c.set_octet(at, octet);
         Ok(())
     })?;
-    f.define("content", |c, ()| Ok(BString::from(c.message.as_slice())))?;
-    f.define("set_content", |c, content: BString| Ok(c.set_content(&content)))?;
-    f.define("trailing", |c, ()| Ok(BString::from(c.trailing())))?;
-    f.define("set_trailing", |c, octets: BString| Ok(c.set_trailing(&octets)))?;
-    f.define("change_name", |c, name: BString| Ok(c.change_name(&name)))?;
-    f.define("dnssec_ok", |c, ()| Ok(c.opt().is_some_and(|o| o.dnssec_ok)))?;
+    f.define("content", |lua, c, ()| lua.create_string(&c.message))?;
+    f.define("set_content", |_, c, content: BString| Ok(c.set_content(&content)))?;
+    f.define("trailing", |lua, c, ()| lua.create_string(c.trailing()))?;
+    f.define("set_trailing", |_, c, octets: BString| Ok(c.set_trailing(&octets)))?;
+    f.define("change_name", |_, c, name: BString| Ok(c.change_name(&name)))?;
+    f.define("dnssec_ok", |_, c, ()| Ok(c.opt().is_some_and(|o| o.dnssec_ok)))?;
     f.calling("options", |_, place, each: Function| {
         let options: Vec<(u16, BString)> = {
             let current = place.borrow();
@@ -140,7 +136,7 @@ fn message(f: &Functions<'_>) -> mlua::Result<()> {
 }
 
 fn facts(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("number", |c, which: u8| {
+    f.define("number", |_, c, which: u8| {
         Ok(match which {
             0 => usize::from(c.facts.qclass),
             1 => c.message.len(),
@@ -150,7 +146,7 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
             _ => usize::from(c.case.restarts),
         })
     })?;
-    f.define("flag", |c, which: u8| {
+    f.define("flag", |_, c, which: u8| {
         Ok(match which {
             0 => c.case.protocol.is_stream(),
             1 => c.case.skip_cache,
@@ -158,7 +154,7 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
             _ => c.case.ecs.replace,
         })
     })?;
-    f.define("set_flag", |c, (which, on): (u8, bool)| {
+    f.define("set_flag", |_, c, (which, on): (u8, bool)| {
         match which {
             1 => c.case.skip_cache = on,
             2 => c.case.ecs.wanted = on,
@@ -166,31 +162,33 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
         }
         Ok(())
     })?;
-    f.define("set_ecs_prefix_length", |c, bits: u8| {
+    f.define("set_ecs_prefix_length", |_, c, bits: u8| {
         c.set_ecs_prefix_length(bits);
         Ok(())
     })?;
-    f.define("temporary_failure_ttl", |c, ()| Ok(c.case.temporary_failure_ttl))?;
-    f.define("set_temporary_failure_ttl", |c, ttl: Option<u32>| {
+    f.define("temporary_failure_ttl", |_, c, ()| Ok(c.case.temporary_failure_ttl))?;
+    f.define("set_temporary_failure_ttl", |_, c, ttl: Option<u32>| {
         c.case.temporary_failure_ttl = ttl;
         Ok(())
     })?;
-    f.define("remote", |c, ()| Ok((BString::from(c.client.ip), c.client.port)))?;
-    f.define("localaddr", |c, ()| Ok((BString::from(c.local.ip), c.local.port)))?;
-    f.define("protocol", |c, ()| Ok(protocol_text(c.case.protocol)))?;
-    f.define("interface", |c, ()| Ok(c.farm.interface(c.listener).to_owned()))?;
-    f.define("elapsed_us", |c, ()| Ok(c.elapsed().0 / 1_000))?;
+    f.define("remote", |lua, c, ()| Ok((lua.create_string(c.client.ip)?, c.client.port)))?;
+    f.define("localaddr", |lua, c, ()| Ok((lua.create_string(c.local.ip)?, c.local.port)))?;
+    f.define("protocol", |_, c, ()| Ok(protocol_text(c.case.protocol)))?;
+    f.define("interface", |lua, c, ()| lua.create_string(c.farm.interface(c.listener)))?;
+    f.define("elapsed_us", |_, c, ()| Ok(c.elapsed().0 / 1_000))?;
     // The engine's clock has an origin of its own: what has passed since then, taken off today.
-    f.define("query_time", |c, ()| Ok(wall_clock(c.elapsed())))
+    f.define("query_time", |_, c, ()| Ok(wall_clock(c.elapsed())))
 }
 
 fn tags(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("tag", |c, name: BString| {
-        Ok(BString::from(c.case.tags.value(&name).unwrap_or_default()))
+    f.define("tag", |lua, c, name: mlua::String| {
+        lua.create_string(c.case.tags.value(&name.as_bytes()).unwrap_or_default())
     })?;
-    f.define("set_tag", |c, (name, value): (BString, BString)| Ok(c.case.tags.set(&name, &value)))?;
-    f.define("unset_tag", |c, name: BString| {
-        c.case.tags.unset(&name);
+    f.define("set_tag", |_, c, (name, value): (mlua::String, mlua::String)| {
+        Ok(c.case.tags.set(&name.as_bytes(), &value.as_bytes()))
+    })?;
+    f.define("unset_tag", |_, c, name: mlua::String| {
+        c.case.tags.unset(&name.as_bytes());
         Ok(())
     })?;
     let place = Rc::clone(&f.place);
@@ -205,22 +203,22 @@ fn tags(f: &Functions<'_>) -> mlua::Result<()> {
 }
 
 fn answers(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("spoof", |c, (types, contents): (Vec<u16>, Vec<BString>)| {
+    f.define("spoof", |_, c, (types, contents): (Vec<u16>, Vec<BString>)| {
         Ok(c.spoof(types.into_iter().zip(contents.iter().map(|o| o.as_slice()))))
     })?;
-    f.define("set_ttl_max", |c, ttl: u32| {
+    f.define("set_ttl_max", |_, c, ttl: u32| {
         c.case.ttl_max = Some(ttl);
         Ok(())
     })?;
-    f.define("set_error", |c, (code, text): (u16, String)| {
+    f.define("set_error", |_, c, (code, text): (u16, String)| {
         c.case.error = Some(Arc::new(ExtendedError { code, text }));
         Ok(())
     })?;
-    f.define("set_restartable", |c, ()| {
+    f.define("set_restartable", |_, c, ()| {
         c.case.restartable = true;
         Ok(())
     })?;
-    f.define("restart", |c, ()| {
+    f.define("restart", |_, c, ()| {
         c.restart = true;
         Ok(())
     })?;
@@ -248,29 +246,29 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
 }
 
 fn choices(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("argue", |c, argument: BString| {
+    f.define("argue", |_, c, argument: mlua::String| {
         c.argument.clear();
-        c.argument.extend_from_slice(&argument);
+        c.argument.extend_from_slice(&argument.as_bytes());
         Ok(())
     })?;
-    f.define("pool", |c, ()| Ok(c.farm.pool(c.case.pool).to_owned()))?;
-    f.define("set_pool", |c, name: BString| {
+    f.define("pool", |lua, c, ()| lua.create_string(c.farm.pool(c.case.pool)))?;
+    f.define("set_pool", |_, c, name: BString| {
         let slot = c.farm.pool_named(&name);
         c.case.pool = slot.unwrap_or(c.case.pool);
         Ok(slot.is_some())
     })?;
-    f.define("selected", |c, ()| Ok(c.answered.map(|a| a.backend.0)))?;
-    f.define("generation", |c, ()| Ok(c.farm.generation()))?;
-    f.define("server", |c, slot: u16| {
+    f.define("selected", |_, c, ()| Ok(c.answered.map(|a| a.backend.0)))?;
+    f.define("generation", |_, c, ()| Ok(c.farm.generation()))?;
+    f.define("server", |_, c, slot: u16| {
         let server = c.farm.server(crate::addr::BackendSlot(slot));
         Ok(server.map_or((None, None, None, None), |s| {
             (Some(s.name.clone()), Some(s.address.to_string()), Some(s.order), Some(s.weight))
         }))
     })?;
-    f.define("candidate", |c, place: usize| {
+    f.define("candidate", |_, c, place: usize| {
         Ok(place.checked_sub(1).and_then(|at| c.candidates.get(at)).map(|c| c.slot.0))
     })?;
-    f.define("load", |c, slot: u16| {
+    f.define("load", |_, c, slot: u16| {
         let found = c.candidates.iter().find(|c| c.slot.0 == slot);
         // Latency in milliseconds, as everywhere in dnsdist.
         Ok(found.map_or((0, 0.0), |c| (c.outstanding, f64::from(c.latency_us) / 1_000.0)))
@@ -300,8 +298,7 @@ fn values(f: &Functions<'_>) -> mlua::Result<()> {
     })?;
     f.plain("question", |_, message: BString| {
         let question = Question::parse(&message);
-        Ok(question
-            .map_or((None, 0, 0), |q| (Some(BString::from(q.qname)), q.qtype, q.qclass)))
+        Ok(question.map_or((None, 0, 0), |q| (Some(BString::from(q.qname)), q.qtype, q.qclass)))
     })?;
     f.plain("records", |_, (message, each): (BString, Function)| {
         for r in records::records(&message) {
@@ -322,14 +319,15 @@ fn address(octets: &[u8]) -> Ipv6Addr {
 
 fn sets(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
     let known = Arc::clone(shared);
-    f.plain("suffix", move |_, (at, name): (usize, BString)| {
+    f.plain("suffix", move |_, (at, name): (usize, mlua::String)| {
+        let name = name.as_bytes();
         let set = known.names.get(at).and_then(|n| n.set());
         Ok(set.filter(|_| name::is_wire(&name)).and_then(|s| s.suffix_of(&name)))
     })?;
     let known = Arc::clone(shared);
-    f.plain("network_has", move |_, (at, octets): (usize, BString)| {
+    f.plain("network_has", move |_, (at, octets): (usize, mlua::String)| {
         let set = known.networks.get(at).and_then(|n| n.set());
-        Ok(set.is_some_and(|s| s.contains(&address(&octets).octets())))
+        Ok(set.is_some_and(|s| s.contains(&address(&octets.as_bytes()).octets())))
     })
 }
 

@@ -108,8 +108,7 @@ impl Farm {
         self.pools = snapshot.pools.iter().map(|p| p.name.clone()).collect();
         self.servers = snapshot.backends.iter().map(|b| b.as_deref().map(server)).collect();
         let listeners = snapshot.listeners.iter();
-        self.listeners =
-            listeners.map(|l| (l.slot, l.interface.clone().unwrap_or_default())).collect();
+        self.listeners = listeners.map(|l| (l.slot, l.interface.clone().unwrap_or_default())).collect();
     }
 
     /// Counts configurations.
@@ -187,8 +186,7 @@ impl Current {
         std::mem::swap(&mut self.case, scene.case);
         self.now = now;
         let globals = &snapshot.globals;
-        self.own =
-            AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload };
+        self.own = AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload };
         self.response = response;
         self.begin();
     }

@@ -234,9 +234,10 @@ mod tests {
         assert_eq!(found, [(Some(b"\x03new\0".to_vec()), 5), (Some(b"\x01b\x07example\0".to_vec()), 1)]);
         assert!(out.ends_with(b"tail"));
         let out = rewrite(ANSWER, None, |r| r.rtype != 5).expect("readable");
-        assert_eq!(records(&out).map(|r| expand(&out, r.owner)).collect::<Vec<_>>(), [Some(
-            b"\x01b\x07example\0".to_vec()
-        )]);
+        assert_eq!(
+            records(&out).map(|r| expand(&out, r.owner)).collect::<Vec<_>>(),
+            [Some(b"\x01b\x07example\0".to_vec())]
+        );
     }
 
     #[test]

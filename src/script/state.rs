@@ -9,6 +9,7 @@
 //! - [`Current`](super::current::Current) is open exactly while a call runs.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::c_int;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ const HOOK_INSTRUCTIONS: u32 = 10_000;
 const CALL_HOOKS: u32 = 100;
 /// What the evaluation of the file may take, in hooks: ten thousand million instructions.
 const START_HOOKS: u32 = 1_000_000;
+/// A heap this small is not swept often, octets.
+const HEAP_IDLE: usize = 8 << 20;
 /// At most one line in the log so often.
 const LOG_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 
@@ -178,6 +181,8 @@ impl State {
             let name = format!("@{}", file.name);
             lua.load(files::runnable(file)).set_name(name).set_mode(mlua::ChunkMode::Text).exec()?;
         }
+        lua.gc_collect()?;
+        pace(&lua);
         let maintains = calls.raw_get::<Function>("ready")?.call(())?;
         let calls = Calls::of(&calls)?;
         let usage = found.borrow().iter().map(|r| record::usage(r.kind)).collect();
@@ -269,7 +274,10 @@ impl State {
                 }
             },
             _ => {
-                self.failed(now, &format_args!("a function returned {number} ({name}), which is no decision here"));
+                self.failed(
+                    now,
+                    &format_args!("a function returned {number} ({name}), which is no decision here"),
+                );
                 return None;
             }
         })
@@ -364,6 +372,7 @@ impl Script for State {
     }
 
     fn maintain(&mut self, now: Tick) {
+        pace(&self.lua);
         if !self.maintains {
             return;
         }
@@ -377,6 +386,15 @@ impl Script for State {
     fn errors(&self) -> u64 {
         self.errors
     }
+}
+
+/// Lets the heap grow to [`HEAP_IDLE`] before it is swept: of a small heap each sweep would find
+/// little garbage and look at everything that stays. A heap beyond that doubles between sweeps, which is
+/// Lua's own pace.
+fn pace(lua: &Lua) {
+    let used = lua.used_memory().max(1);
+    let percent = (HEAP_IDLE / used * 100).clamp(200, 1_000);
+    lua.gc_set_pause(c_int::try_from(percent).unwrap_or(200));
 }
 
 /// An error in Lua's own words: place and message, without the stack.
