@@ -161,7 +161,7 @@ fn calls(c: &mut Criterion) {
 /// Calls a second of so many shards, each in a thread with a state of its own.
 fn throughput(source: &Arc<dyn Source>, shards: usize, calls: u32) -> f64 {
     let start = Barrier::new(shards);
-    let rates = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let threads: Vec<_> = (0..shards)
             .map(|_| {
                 scope.spawn(|| {
@@ -176,8 +176,7 @@ fn throughput(source: &Arc<dyn Source>, shards: usize, calls: u32) -> f64 {
             })
             .collect();
         threads.into_iter().map(|t| t.join().expect("a thread")).sum::<f64>()
-    });
-    rates
+    })
 }
 
 fn shards(_: &mut Criterion) {

@@ -73,7 +73,8 @@
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   clock.rs           the OS clock, read once per batch
-//!   luaffi.rs          the C functions that scripts call through LuaJIT's ffi
+//!   luaffi/            what scripts reach through LuaJIT's ffi: which call, whose memory
+//!     functions.rs     the C functions of the LuaFFI family
 //!   sys.rs             every libc call, wrapped safe
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!

@@ -38,17 +38,17 @@ end
 
 -- DNSName --------------------------------------------------------------------------------------
 
--- w: wire format; f: the same with capitals made small; t: text.
+-- 1: wire format; 2: the same with capitals made small; 3: text; one piece of memory in all.
 local NAME, names = {}, {}
 NAME.__index = names
 
-local function name_of(wire) return setmetatable({ w = wire }, NAME) end
+local function name_of(wire) return setmetatable({ wire, false, false }, NAME) end
 
 local function is_name(v) return getmetatable(v) == NAME end
 
 -- The wire format of a name or of text.
 local function wire_of(v, what, level)
-  if is_name(v) then return v.w end
+  if is_name(v) then return v[1] end
   local wire = type(v) == "string" and core.wire(v)
   if not wire then wrong(what, v, "a domain name of at most 255 octets with labels of 1 to 63", (level or 2) + 1) end
   return wire
@@ -56,14 +56,14 @@ end
 
 -- Length octets are below 'A': a whole wire name may be folded.
 local function folded(name)
-  local f = name.f
-  if not f then f = lower(name.w); name.f = f end
+  local f = name[2]
+  if not f then f = lower(name[1]); name[2] = f end
   return f
 end
 
 function names:toString()
-  local t = self.t
-  if not t then t = core.text(self.w); self.t = t end
+  local t = self[3]
+  if not t then t = core.text(self[1]); self[3] = t end
   return t
 end
 
@@ -73,12 +73,12 @@ function names:toStringNoDot()
 end
 
 function names:toStringRootDot() return self:toString() end
-function names:toDNSString() return self.w end
+function names:toDNSString() return self[1] end
 function names:toDNSStringLC() return folded(self) end
-function names:wirelength() return #self.w end
+function names:wirelength() return #self[1] end
 
 function names:countLabels()
-  local w, at, count = self.w, 1, 0
+  local w, at, count = self[1], 1, 0
   local length = byte(w, 1)
   while length and length > 0 do
     at, count = at + length + 1, count + 1
@@ -88,7 +88,7 @@ function names:countLabels()
 end
 
 function names:getRawLabels()
-  local w, at, labels = self.w, 1, {}
+  local w, at, labels = self[1], 1, {}
   local length = byte(w, 1)
   while length and length > 0 do
     labels[#labels + 1] = sub(w, at + 1, at + length)
@@ -98,11 +98,11 @@ function names:getRawLabels()
   return labels
 end
 
-function names:isRoot() return #self.w == 1 end
+function names:isRoot() return #self[1] == 1 end
 
 function names:isPartOf(other)
   if not is_name(other) then wrong("isPartOf", other, "a DNSName") end
-  local w, suffix = self.w, folded(other)
+  local w, suffix = self[1], folded(other)
   local surplus = #w - #suffix
   local at = 0
   while at < surplus do at = at + byte(w, at + 1) + 1 end
@@ -112,19 +112,19 @@ end
 
 function names:makeRelative(other)
   if not self:isPartOf(other) then return nil end
-  return name_of(sub(self.w, 1, #self.w - #other.w) .. "\0")
+  return name_of(sub(self[1], 1, #self[1] - #other[1]) .. "\0")
 end
 
 function names:chopOff()
-  local length = byte(self.w, 1)
+  local length = byte(self[1], 1)
   if length == 0 then return false end
   -- A name that is changed is no longer that of the query.
   if rawequal(self, live_name) then live_name = nil end
-  self.w, self.f, self.t = sub(self.w, length + 2), nil, nil
+  self[1], self[2], self[3] = sub(self[1], length + 2), false, false
   return true
 end
 
-function NAME.__eq(a, b) return a.w == b.w or folded(a) == folded(b) end
+function NAME.__eq(a, b) return a[1] == b[1] or folded(a) == folded(b) end
 function NAME.__lt(a, b) return folded(a) < folded(b) end
 function NAME.__le(a, b) return folded(a) <= folded(b) end
 function NAME.__tostring(name) return name:toString() end
@@ -671,7 +671,10 @@ local function configures(name, body)
   end
 end
 
-for _, name in ipairs(stand_ins) do configures(name, function() return inert end) end
+for _, name in ipairs(stand_ins) do
+  -- What works at any time is there already.
+  if rawget(_G, name) == nil then configures(name, function() return inert end) end
+end
 for _, name in ipairs({ "leastOutstanding", "firstAvailable", "roundrobin", "wrandom", "whashed", "chashed",
                         "orderedWrandUntag", "p2c", "concentrate" }) do
   _G[name] = inert

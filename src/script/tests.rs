@@ -670,12 +670,12 @@ fn c_functions_answer() {
 fn c_functions_answer_nothing_to_old_and_null_pointers() {
     let mut room = Room::new(
         "local ffi = require('ffi') local C = ffi.C local old\n\
-         LuaFFIAction(function(dq)\
-           if old then assert(C.dnsdist_ffi_dnsquestion_get_qtype(old) == 0 and C.dnsdist_ffi_dnsquestion_get_tag(old, 'a') == nil)\
-             C.dnsdist_ffi_dnsquestion_set_tag(old, 'a', 'b') end\
-           assert(C.dnsdist_ffi_dnsquestion_get_qtype(nil) == 0 and C.dnsdist_ffi_dnsquestion_get_header(nil) == nil)\
-           assert(C.dnsdist_ffi_dnsquestion_get_qtype(ffi.cast('dnsdist_ffi_dnsquestion_t*', dq)) == 1)\
-           C.dnsdist_ffi_dnsquestion_get_qname_raw(dq, nil, nil) C.dnsdist_ffi_dnsquestion_set_tag(dq, nil, nil)\
+         LuaFFIAction(function(dq)\n\
+           if old then assert(C.dnsdist_ffi_dnsquestion_get_qtype(old) == 0 and C.dnsdist_ffi_dnsquestion_get_tag(old, 'a') == nil)\n\
+             C.dnsdist_ffi_dnsquestion_set_tag(old, 'a', 'b') end\n\
+           assert(C.dnsdist_ffi_dnsquestion_get_qtype(nil) == 0 and C.dnsdist_ffi_dnsquestion_get_header(nil) == nil)\n\
+           assert(C.dnsdist_ffi_dnsquestion_get_qtype(ffi.cast('dnsdist_ffi_dnsquestion_t*', dq)) == 1)\n\
+           C.dnsdist_ffi_dnsquestion_get_qname_raw(dq, nil, nil) C.dnsdist_ffi_dnsquestion_set_tag(dq, nil, nil)\n\
            C.dnsdist_ffi_dnsquestion_spoof_raw(dq, nil, 5) old = dq return DNSAction.Allow end)\n\
          LuaAction(function(dq) assert(C.dnsdist_ffi_dnsquestion_get_qtype(old) == 0) return DNSAction.Drop end)",
     );
