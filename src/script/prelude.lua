@@ -20,7 +20,7 @@ local recording = true
 -- The functions to be run, in the order in which they were given; and those called every second.
 local functions, callbacks = {}, {}
 -- The object of the running call, and what of it has been read already.
-local live, live_name, live_qtype
+local live, live_name, live_wire, live_qtype
 
 local function shown(v)
   if type(v) == "string" then return '"' .. sub(v, 1, 80) .. '"' end
@@ -391,7 +391,7 @@ local methods, response_methods, reads, writes = {}, {}, {}, {}
 
 function reads.qname()
   local name = live_name
-  if not name then name = name_of(core.qname()); live_name = name end
+  if not name then name = setmetatable({ live_wire, false, false }, NAME); live_name = name end
   return name
 end
 function reads.qtype() return live_qtype end
@@ -465,7 +465,7 @@ local function method(name, body)
   end
 end
 
-local function reread() live_name, live_qtype = nil, core.number(3) end
+local function reread() live_name, live_wire, live_qtype = nil, core.qname(), core.number(3) end
 
 -- The two that are used most, without a detour.
 function methods.setTag(q, name, value)
@@ -801,7 +801,7 @@ EDNSOptionCode = { NSID = 3, DAU = 5, DHU = 6, N3U = 7, ECS = 8, EXPIRE = 9, COO
 
 -- Calls ----------------------------------------------------------------------------------------
 
-local function decision(said, argument)
+local function decided(said, argument)
   if type(said) ~= "number" then
     error("the function returned " .. shown(said) .. "; expected a DNSAction", 0)
   end
@@ -811,26 +811,33 @@ end
 
 local calls = {}
 
-function calls.act(at, qtype, response)
-  local q = setmetatable({}, response and RESPONSE or QUERY)
-  live, live_name, live_qtype = q, nil, qtype
-  return decision(functions[at](q))
+-- Number of the function; of the query: name in wire format and type.
+function calls.act(at, wire, qtype)
+  local q = setmetatable({}, QUERY)
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
+  return decided(functions[at](q))
 end
 
-function calls.matches(at, qtype)
+function calls.act_response(at, wire, qtype)
+  local q = setmetatable({}, RESPONSE)
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
+  return decided(functions[at](q))
+end
+
+function calls.matches(at, wire, qtype)
   local q = setmetatable({}, QUERY)
-  live, live_name, live_qtype = q, nil, qtype
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
   return functions[at](q) and true or false
 end
 
-function calls.act_ffi(at, token) return decision(functions[at](token)) end
+function calls.act_ffi(at, token) return decided(functions[at](token)) end
 
 function calls.matches_ffi(at, token) return functions[at](token) and true or false end
 
 -- A place from 1 among the servers, 0 for none.
-function calls.choose(at, qtype, count)
+function calls.choose(at, wire, qtype, count)
   local q = setmetatable({}, QUERY)
-  live, live_name, live_qtype = q, nil, qtype
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
   -- A table of its own: a function may sort it.
   local list, all = {}, {}
   for place = 1, count do

@@ -1,8 +1,11 @@
 //! One shard's Lua state: evaluates the file, calls its functions, limits and counts.
 //!
 //! # What was measured
-//! See `benches/script.rs`. The JIT compiler is off: compiled code does not see the hook that ends
-//! an endless loop, and functions of a few calls into Rust are hardly faster with it.
+//! See `benches/script.rs`; instructions of the machine are from callgrind, for a function that tests
+//! the name and sets a tag. A call into Rust costs some 700 of them, a call between Lua functions
+//! 100: hence the prelude, and the name goes along with the call. The hook costs 9 for each of Lua's
+//! own instructions, of which such a function takes 160. The JIT compiler is off, since compiled code
+//! does not see the hook that ends an endless loop.
 //!
 //! # Invariants
 //! - A call gets at most [`CALL_HOOKS`] times [`HOOK_INSTRUCTIONS`] instructions of Lua.
@@ -14,7 +17,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{Function, HookTriggers, LightUserData, Lua, Table, VmState};
+use mlua::{Either, Function, HookTriggers, LightUserData, Lua, Table, VmState};
 
 use super::core::Place;
 use super::current::Current;
@@ -74,12 +77,15 @@ pub(super) struct State {
     unsaid: u64,
     logged: Option<Tick>,
     argument: Vec<u8>,
+    /// The name asked for by the running call's packet, on its way to Lua.
+    name: Vec<u8>,
     maintains: bool,
 }
 
 /// The prelude's ways in.
 struct Calls {
     act: Function,
+    act_response: Function,
     act_ffi: Function,
     matches: Function,
     matches_ffi: Function,
@@ -92,6 +98,7 @@ impl Calls {
     fn of(table: &Table) -> mlua::Result<Self> {
         Ok(Self {
             act: table.raw_get("act")?,
+            act_response: table.raw_get("act_response")?,
             act_ffi: table.raw_get("act_ffi")?,
             matches: table.raw_get("matches")?,
             matches_ffi: table.raw_get("matches_ffi")?,
@@ -196,6 +203,7 @@ impl State {
             unsaid: 0,
             logged: None,
             argument: Vec::new(),
+            name: Vec::new(),
             maintains,
         })
     }
@@ -207,20 +215,27 @@ impl State {
         around: (bool, Tick, &Snapshot),
         servers: &[Candidate],
         through_c: bool,
-        call: impl FnOnce(&Calls, Handed) -> mlua::Result<R>,
+        call: impl FnOnce(&Calls, Either<&str, mlua::String>, Handed) -> mlua::Result<R>,
     ) -> Option<R> {
         let (response, now, snapshot) = around;
         let handed = {
             let Ok(mut current) = self.place.try_borrow_mut() else { return None };
             current.enter(scene, response, now, snapshot);
             current.candidates.extend_from_slice(servers);
+            self.name.clear();
+            self.name.extend_from_slice(current.qname());
             Handed { token: luaffi::pointer(current.token), qtype: current.facts.qtype }
         };
         let result = self.watch.begin(&self.lua, CALL_HOOKS).and_then(|()| {
+            // Text goes to Lua without a detour, and most names are text.
+            let name = match std::str::from_utf8(&self.name) {
+                Ok(text) => Either::Left(text),
+                Err(_) => Either::Right(self.lua.create_string(&self.name)?),
+            };
             if through_c {
-                luaffi::during(&self.place, || call(&self.calls, handed))
+                luaffi::during(&self.place, || call(&self.calls, name, handed))
             } else {
-                call(&self.calls, handed)
+                call(&self.calls, name, handed)
             }
         });
         let fits = self.place.try_borrow_mut().is_ok_and(|mut c| c.leave(scene, result.is_ok()));
@@ -307,11 +322,13 @@ impl Script for State {
         self.argument.clear();
         let at = function.0 + 1;
         let around = (response, env.now, env.snapshot);
-        let number = self.run(scene, around, &[], through_c, |calls, handed| {
+        let number = self.run(scene, around, &[], through_c, |calls, name, handed| {
             if through_c {
                 calls.act_ffi.call::<usize>((at, handed.token))
+            } else if response {
+                calls.act_response.call((at, name, handed.qtype))
             } else {
-                calls.act.call::<usize>((at, handed.qtype, response))
+                calls.act.call((at, name, handed.qtype))
             }
         })?;
         let restart = self.place.try_borrow_mut().is_ok_and(|mut current| {
@@ -337,11 +354,11 @@ impl Script for State {
         };
         let at = function.0 + 1;
         // Rules stand in both kinds of chains; their functions see a query either way.
-        self.run(scene, (false, env.now, env.snapshot), &[], through_c, |calls, handed| {
+        self.run(scene, (false, env.now, env.snapshot), &[], through_c, |calls, name, handed| {
             if through_c {
                 calls.matches_ffi.call((at, handed.token))
             } else {
-                calls.matches.call((at, handed.qtype))
+                calls.matches.call((at, name, handed.qtype))
             }
         })
     }
@@ -359,13 +376,14 @@ impl Script for State {
             return None;
         };
         let at = function.0 + 1;
-        let place: f64 = self.run(scene, (false, now, snapshot), servers, through_c, |calls, handed| {
-            if through_c {
-                calls.choose_ffi.call((at, handed.token))
-            } else {
-                calls.choose.call((at, handed.qtype, servers.len()))
-            }
-        })?;
+        let place: f64 =
+            self.run(scene, (false, now, snapshot), servers, through_c, |calls, name, handed| {
+                if through_c {
+                    calls.choose_ffi.call((at, handed.token))
+                } else {
+                    calls.choose.call((at, name, handed.qtype, servers.len()))
+                }
+            })?;
         // From 1; a fraction is cut, and what is no number is nobody's place.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         (1..=servers.len()).contains(&(place as usize)).then(|| place as usize - 1)
