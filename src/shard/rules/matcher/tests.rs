@@ -488,7 +488,14 @@ impl Script for Numbers {
         [false, true].get(function.0 as usize).copied()
     }
 
-    fn choose(&mut self, _: FunctionId, _: &[Candidate], _: &mut Scene<'_, '_>) -> Option<usize> {
+    fn choose(
+        &mut self,
+        _: FunctionId,
+        _: &[Candidate],
+        _: &mut Scene<'_, '_>,
+        _: Tick,
+        _: &Snapshot,
+    ) -> Option<usize> {
         None
     }
 
