@@ -321,7 +321,8 @@ impl Shard {
         }
         self.settle(key, known, code);
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
-        if known.asked.case == NO_CASE && !self.wants.answers {
+        if !self.wants.answers && self.cases.is_bare(known.asked.case) {
+            self.cases.close(known.asked.case);
             self.page().responses.add(1);
             return Verdict::Deliver(known.asked.client);
         }

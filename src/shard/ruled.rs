@@ -3,7 +3,7 @@
 
 use super::act::{self, Hands, Outcome, Reply};
 use super::case::{self, Added, EcsWish};
-use super::outstanding::{Asked, Key, Known, NO_CASE, TEED};
+use super::outstanding::{Asked, Key, Known, TEED};
 use super::policy::{Kind, Subject};
 use super::rules::scene::{Answered, Env, Facts, Scene};
 use super::script::FunctionId;
@@ -151,11 +151,8 @@ impl Shard {
     /// An answer that meets rules, or whose query had a case. The try is settled already.
     pub(super) fn rule_response(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> Verdict {
         let asked = known.asked;
-        if let Some(case) = self.cases.case(asked.case) {
-            std::mem::swap(&mut self.case, case);
-        } else {
-            self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), case::flags_of(packet.bytes()));
-        }
+        let had_case = !self.cases.is_bare(asked.case);
+        self.resume(asked.case, known, case::flags_of(packet.bytes()));
         if self.snapshot.globals.fixup_case
             && let Some(question) = self.cases.query(asked.case).and_then(|q| Question::parse(q))
         {
@@ -163,7 +160,6 @@ impl Shard {
         }
         let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
         let facts = Facts::of(packet.bytes());
-        let had_case = asked.case != NO_CASE;
         let reply = self.stage(asked.client, facts, Some(by), packet, |scene, env, hands| {
             if had_case {
                 act::restore(scene);
@@ -187,6 +183,16 @@ impl Shard {
         }
     }
 
+    /// Takes up a query's case again: what is in the table, or what can be said without one.
+    fn resume(&mut self, at: u32, known: Known, flags: [u8; 2]) {
+        if let Some(case) = self.cases.case(at) {
+            std::mem::swap(&mut self.case, case);
+        } else {
+            self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), flags);
+            self.case.pool = known.asked.pool;
+        }
+    }
+
     /// Asks again, in another pool, with the query that was kept.
     fn restart(&mut self, mut asked: Asked, pool: PoolSlot, packet: &mut Packet<'_>) -> Verdict {
         self.case.restarts = self.case.restarts.saturating_add(1);
@@ -199,9 +205,7 @@ impl Shard {
             return if kept { self.no_server(asked.client, packet) } else { self.drop(DropReason::NoServer) };
         };
         // The case goes on; what is in the table is the memory of another.
-        if let Some(case) = self.cases.case(asked.case) {
-            std::mem::swap(&mut self.case, case);
-        }
+        self.cases.put(asked.case, &mut self.case);
         match self.claim(backend, asked, None) {
             Some(key) => {
                 edit::set_id(packet.bytes_mut(), key.id);
@@ -229,9 +233,7 @@ impl Shard {
             // Kept queries are shorter than the buffer.
             let _ = packet.replace(query);
         }
-        if let Some(case) = self.cases.case(asked.case) {
-            std::mem::swap(&mut self.case, case);
-        }
+        self.resume(asked.case, known, case::flags_of(packet.bytes()));
         let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
         let facts = Facts::of(packet.bytes());
         let reply = self.stage(asked.client, facts, Some(by), &mut packet, |scene, env, hands| {

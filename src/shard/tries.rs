@@ -14,7 +14,7 @@ use crate::wire::header::Header;
 use crate::wire::query::Question;
 
 impl Shard {
-    /// Sends a query to the chosen backend. Its case, if the query needs one, is in `self.case`.
+    /// Sends a query to the chosen backend.
     pub(super) fn lob(&mut self, backend: BackendSlot, mut asked: Asked, packet: &mut Packet<'_>) -> Verdict {
         let waits = self.attached.get(backend.index()).copied().flatten().map(|a| a.timeout);
         // A second try after the server's own time-out would only make that longer.
@@ -25,7 +25,7 @@ impl Shard {
             *savings = (*savings + u64::from(retry.budget_ppm)).min(RETRY_SAVINGS_MAX);
         }
         if asked.case == NO_CASE && (retry.is_some() || self.wants.queries) {
-            asked.case = self.cases.open(&mut self.case).unwrap_or(NO_CASE);
+            asked.case = self.cases.open_bare().unwrap_or(NO_CASE);
         }
         if retry.is_some() || self.wants.queries {
             let kept = self.cases.keep_query(asked.case, packet.bytes(), retry.is_some());
