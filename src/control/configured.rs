@@ -72,7 +72,8 @@ impl Source for Configured {
         if !restarts.is_empty() {
             return Err(restarts.into_iter().map(|d| format!("needs a restart: {d}")).collect());
         }
-        let Compiled { boot, snapshot, slots } = compiled;
+        let Compiled { boot, mut snapshot, slots } = compiled;
+        snapshot.inherit(&self.running.snapshot);
         let changes = config::diff(&self.running.snapshot, &snapshot);
         let snapshot = Arc::new(snapshot);
         let plan = plan(&boot, &snapshot, loaded.lua, changes);

@@ -242,6 +242,7 @@ fn own(
 ) -> Step<Outcome> {
     let flags = scene.case.flags;
     case::set_flags(scene.packet.bytes_mut(), flags);
+    take_back(scene);
     let edns = hands.edns;
     Step::Done(if make(scene, edns) { Outcome::Answered } else { Outcome::Drop(DropReason::AnswerTooLong) })
 }
@@ -538,18 +539,25 @@ fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'
 pub(super) fn restore(scene: &mut Scene<'_, '_>) {
     let flags = scene.case.flags;
     case::set_flags(scene.packet.bytes_mut(), flags);
+    take_back(scene);
+    if !scene.case.original.is_empty() {
+        // An answer whose names cannot be told apart goes as it came: its client asks again.
+        let _ = records::rename(scene.packet, &scene.case.original);
+    }
+    scene.reread();
+}
+
+/// Takes away what was added to the query for its server: the client did not bring it, and its
+/// answer, a server's or our own, has none of it.
+pub(super) fn take_back(scene: &mut Scene<'_, '_>) {
     match scene.case.added {
-        Added::Nothing => {}
+        Added::Nothing => return,
         Added::Opt => {
             edns::strip(scene.packet);
         }
         Added::Ecs => {
             edns::remove_option(scene.packet, edns::code::CLIENT_SUBNET);
         }
-    }
-    if !scene.case.original.is_empty() {
-        // An answer whose names cannot be told apart goes as it came: its client asks again.
-        let _ = records::rename(scene.packet, &scene.case.original);
     }
     scene.reread();
 }

@@ -77,6 +77,7 @@ impl Shard {
         }
         let facts = Facts::of(packet.bytes());
         let outcome = self.stage(to, facts, None, packet, |scene, env, hands| {
+            act::take_back(scene);
             let limit = act::payload_limit(scene);
             let flags = Flags { ra: Some(false), ..Flags::default() };
             case::set_flags(scene.packet.bytes_mut(), scene.case.flags);
@@ -94,11 +95,11 @@ impl Shard {
 
     /// An answer of our own leaves, at once or later.
     fn answered(&mut self, to: Client, packet: &mut Packet<'_>) -> Verdict {
-        self.page().self_answered.add(1);
-        if self.case.delay == TickDelta::default() {
-            return Verdict::Answer(to);
+        let verdict = self.hold(Verdict::Answer(to), packet);
+        if !matches!(verdict, Verdict::Drop(_)) {
+            self.page().self_answered.add(1);
         }
-        self.hold(Verdict::Answer(to), packet)
+        verdict
     }
 
     fn hold(&mut self, verdict: Verdict, packet: &Packet<'_>) -> Verdict {
@@ -142,11 +143,16 @@ impl Shard {
         let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
         let facts = Facts::of(packet.bytes());
         let had_case = asked.case != NO_CASE;
+        let kept = self.cases.query(asked.case).is_some();
         let reply = self.stage(asked.client, facts, Some(by), packet, |scene, env, hands| {
             if had_case {
                 act::restore(scene);
             }
-            let reply = act::walk_response(&env.snapshot.chains.response, scene, env, hands);
+            let reply = match act::walk_response(&env.snapshot.chains.response, scene, env, hands) {
+                // A query too long to be kept is asked once; its answer is better than none.
+                Reply::Restart(_) if !kept => Reply::Deliver,
+                reply => reply,
+            };
             if reply == Reply::Deliver {
                 act::finish(scene, env);
             }
@@ -159,8 +165,11 @@ impl Shard {
         match reply {
             Reply::Drop(reason) => self.drop(reason),
             Reply::Deliver | Reply::Restart(_) => {
-                self.page().responses.add(1);
-                self.hold(Verdict::Deliver(asked.client), packet)
+                let verdict = self.hold(Verdict::Deliver(asked.client), packet);
+                if !matches!(verdict, Verdict::Drop(_)) {
+                    self.page().responses.add(1);
+                }
+                verdict
             }
         }
     }
@@ -171,6 +180,8 @@ impl Shard {
         self.case.pool = pool;
         asked.pool = pool;
         let kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
+        // A second try has left its own id in the query that was kept.
+        edit::set_id(packet.bytes_mut(), asked.client_id);
         let backend = if kept { self.choose(asked, packet) } else { None };
         let Some(backend) = backend else {
             self.cases.close(asked.case);
