@@ -118,7 +118,11 @@ impl Wants {
         let subnets = snapshot.backends.iter().flatten().any(|b| b.use_client_subnet);
         let answers = !chains.response.is_empty();
         Self {
-            rules: !chains.query.is_empty() || subnets || snapshot.script.is_some(),
+            // The SERVFAIL of a pool without a server meets the self-answered rules.
+            rules: !chains.query.is_empty()
+                || !chains.self_answered.is_empty()
+                || subnets
+                || snapshot.script.is_some(),
             answers: answers || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
             cases: snapshot.script.is_some() && answers,
             tags: answers || !chains.timeout.is_empty(),

@@ -1,6 +1,7 @@
 //! The tries of a query: to the chosen server, to a second one when that is slow, to another one
 //! when the kernel refuses, and giving up.
 
+use super::case::{self, EcsWish};
 use super::outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Queue, TEED, Terms};
 use super::policy::Subject;
 use super::verdict::{DropReason, Verdict};
@@ -25,6 +26,10 @@ impl Shard {
             *savings = (*savings + u64::from(retry.budget_ppm)).min(RETRY_SAVINGS_MAX);
         }
         if asked.case == NO_CASE && (retry.is_some() || self.wants.queries) {
+            if !self.wants.rules {
+                // No rule has begun one for this query: what is there is an older one's.
+                self.case.reset(self.now, EcsWish::default(), case::flags_of(packet.bytes()));
+            }
             asked.case = self.cases.open(&mut self.case).unwrap_or(NO_CASE);
         }
         if retry.is_some() || self.wants.queries {

@@ -43,7 +43,10 @@ fn the_clients_own_rd_and_cd_come_back_even_when_an_action_changed_them() {
     let changed =
         "addAction(AllRule(), SetNoRecurseAction()) addAction(AllRule(), SetDisableValidationAction()) ";
     for (bits, ra) in [("", ""), ("RD", "RA"), ("CD", ""), ("RD CD", "RA")] {
-        play(changed, &format!("q 1234 {bits} a/A\n > 1 * CD a/A\n a * QR RA a/A\n < 1234 QR RA {bits} a/A"));
+        play(
+            changed,
+            &format!("q 1234 {bits} a/A\n > 1 * CD a/A\n a * QR RA CD a/A\n < 1234 QR RA {bits} a/A"),
+        );
         let own = format!("{changed} addAction(AllRule(), RCodeAction(5))");
         play(&own, &format!("q 1234 {bits} a/A\n < 1234 QR {ra} {bits} REFUSED a/A"));
         let none =

@@ -123,13 +123,13 @@ const ROWS: &[Row] = &[
         r#"addTimeoutResponseAction("a", RestartResponseAction("two"))"#,
         "q 1234 RD a/A OPT=512
          > 1 * RD a/A OPT=512
-         wait 2001
+         wait 2010
          > 2 * RD a/A OPT=512
          a2 * QR RD a/A A=192.0.2.1
          < 1234 QR RD a/A A=192.0.2.1
          q 1 b/A
          > 1 * b/A
-         wait 2001
+         wait 2010
          ! timeout
          hits timeout 1",
     ),
@@ -138,11 +138,11 @@ const ROWS: &[Row] = &[
         r#"addTimeoutResponseAction(AllRule(), RestartResponseAction("two"))"#,
         "q 1234 a/A
          > 1 * a/A
-         wait 2001
+         wait 2010
          > 2 * a/A
          a1 * QR a/A
          ! response-late
-         wait 2001
+         wait 2010
          ! timeout
          hits timeout 2",
     ),
@@ -152,11 +152,11 @@ const ROWS: &[Row] = &[
            addTimeoutResponseAction("b", DropResponseAction())"#,
         "q 1234 RD a/A
          > 1 * RD a/A
-         wait 2001
+         wait 2010
          < 1234 QR RD SERVFAIL a/A
          q 1234 RD b/A
          > 1 * RD b/A
-         wait 2001
+         wait 2010
          ! timeout",
     ),
 ];
@@ -216,4 +216,33 @@ fn an_answer_to_a_query_too_long_to_be_kept_is_delivered() {
         "q 1 a/A OPT=4096,12:{long}\n > 1 * a/A OPT=4096,12:{long}\n a * QR a/A A=192.0.2.1\n < 0001 QR a/A A=192.0.2.1"
     );
     bench.play("too long", &transcript);
+}
+
+/// Flags and tags of one query are not another's, whatever memory they share.
+#[test]
+fn a_query_that_is_only_kept_has_a_case_of_its_own() {
+    for config in [
+        "setRetry{after=100, budget=10}",
+        "fixupCase(true)",
+        "addTimeoutResponseAction(AllRule(), RestartResponseAction('two'))",
+    ] {
+        let mut bench = Bench::new(&format!("{SERVERS}{config}"));
+        for bits in ["RD", "CD", "", "RD CD"] {
+            bench.play(
+                config,
+                &format!(
+                    "q 1 {bits} a/A\n > 1 * {bits} a/A\n a * QR RA {bits} a/A\n < 0001 QR RA {bits} a/A"
+                ),
+            );
+        }
+    }
+}
+
+#[test]
+fn self_answered_rules_alone_see_the_servfail_of_a_pool_without_a_server() {
+    Bench::new("setServFailWhenNoServer(true) addSelfAnsweredResponseAction('a', DropResponseAction())")
+        .play(
+            "no server",
+            "q 1 a/A\n ! response-rule\n q 1 b/A\n < 0001 QR SERVFAIL b/A\n q 1\n < 0001 QR NOTIMP",
+        );
 }

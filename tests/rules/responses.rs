@@ -210,7 +210,7 @@ const ROWS: &[Row] = &[
          a * QR a/A
          > 2 * a/A
          wait 1000
-         wait 1001
+         wait 1010
          ! timeout
          a2 * QR a/A
          ! response-late",
