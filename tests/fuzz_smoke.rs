@@ -8,6 +8,8 @@
 mod config;
 #[path = "fuzz/targets/networks.rs"]
 mod networks;
+#[path = "fuzz/targets/rules.rs"]
+mod rules;
 #[path = "fuzz/targets/shard.rs"]
 mod shard;
 #[path = "fuzz/targets/wire.rs"]
@@ -122,6 +124,11 @@ fn networks() {
 #[test]
 fn shard() {
     smoke("shard", &[], 4_000, 1_000, shard::target);
+}
+
+#[test]
+fn rules() {
+    smoke("rules", &[], 3_000, 1_500, rules::target);
 }
 
 #[test]

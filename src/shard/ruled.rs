@@ -191,6 +191,8 @@ impl Shard {
         if let Some(case) = self.cases.case(asked.case) {
             std::mem::swap(&mut self.case, case);
         }
+        // This is the second try.
+        self.cases.take_retry(asked.case);
         match self.claim(backend, asked, None) {
             Some(key) => {
                 edit::set_id(packet.bytes_mut(), key.id);

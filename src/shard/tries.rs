@@ -171,6 +171,8 @@ impl Shard {
         self.count_answer(key, known, code);
         if let Some(twin) = self.cases.ended(known.asked.case, key) {
             self.let_go(twin);
+            // A restart goes on with the case, and the other try is no part of that.
+            self.cases.ended(known.asked.case, twin);
         }
     }
 

@@ -246,3 +246,25 @@ fn self_answered_rules_alone_see_the_servfail_of_a_pool_without_a_server() {
             "q 1 a/A\n ! response-rule\n q 1 b/A\n < 0001 QR SERVFAIL b/A\n q 1\n < 0001 QR NOTIMP",
         );
 }
+
+/// The first try, which nobody waits for any more, must not stand for the one that was asked again.
+#[test]
+fn a_restart_after_a_second_try_that_times_out_is_counted() {
+    let config = r#"newServer("127.0.1.1") newServer("127.0.1.2") newServer{address="127.0.1.3", pool="three"}
+        setRetry{after=100, budget=100} addResponseAction(RCodeRule(2), RestartResponseAction("three"))"#;
+    let mut bench = Bench::new(config);
+    let mut asked = bench
+        .query(crate::support::farm::client("127.0.0.1:4000"), &crate::support::message::message("1234 a/A"));
+    asked.extend(bench.tick(110));
+    let [_, crate::bench::Out::Forward(second, query)] = &asked[..] else { panic!("{asked:?}") };
+    let mut answer = query.clone();
+    answer[2] |= 0x80;
+    answer[3] |= 2;
+    let again = bench.response(*second, &answer);
+    assert!(
+        matches!(&again[..], [crate::bench::Out::Forward(route, _)] if bench.number(*route) == 3),
+        "{again:?}"
+    );
+    bench.play("nobody answers", "wait 1000\n wait 2000\n ! timeout");
+    assert_eq!(bench.shard.outstanding(), 0);
+}

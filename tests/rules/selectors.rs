@@ -100,7 +100,7 @@ const QUERIES: &[Selector] = &[
     (r#"PayloadSizeRule("smallerOrEqual", 27)"#, &[A, "1 example/A"], &["1 aa.example/A"]),
     (r#"NetmaskGroupRule("127.0.0.0/8")"#, &[A], &[]),
     (r#"NetmaskGroupRule({"192.0.2.0/24", "::/0"})"#, &[], &[A]),
-    (r#"NetmaskGroupRule(newNMG({"127.0.0.0/8", "!127.0.0.1/32"}))"#, &[], &[A]),
+    (r#"NetmaskGroupRule{"127.0.0.0/8", "!127.0.0.1/32"}"#, &[], &[A]),
     (
         r#"(function() local g = newNMG() g:addMask("127.0.0.1") return NetmaskGroupRule(g, true, true) end)()"#,
         &[A],
