@@ -80,6 +80,13 @@ impl Cases {
         fits
     }
 
+    /// Keeps the query as it stands by now, if one was kept.
+    pub fn keep_again(&mut self, at: u32, query: &[u8]) {
+        let Some(kept) = self.kept.get_mut(at as usize).filter(|k| !k.query.is_empty()) else { return };
+        kept.query.clear();
+        kept.query.extend_from_slice(query);
+    }
+
     /// The case's facts; none of a bare one.
     pub fn case(&mut self, at: u32) -> Option<&mut Case> {
         self.kept.get_mut(at as usize).filter(|k| !k.bare).map(|k| &mut k.case)
