@@ -182,7 +182,7 @@ impl Shard {
             let reply = match act::walk_response(&env.snapshot.chains.response, scene, env, hands) {
                 // A query too long to be kept is asked once; its answer is better than none.
                 Reply::Restart(_) if !kept => Reply::Deliver,
-                reply => reply,
+                reply @ (Reply::Deliver | Reply::Drop(_) | Reply::Restart(_)) => reply,
             };
             if reply == Reply::Deliver {
                 act::finish(scene, env);
@@ -277,7 +277,9 @@ impl Shard {
         match reply {
             Reply::Restart(pool) => match self.restart(asked, key.route.backend, pool, &mut packet) {
                 Verdict::Drop(_) | Verdict::Hold => {}
-                verdict => out(verdict, packet.bytes_mut()),
+                verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
+                    out(verdict, packet.bytes_mut());
+                }
             },
             Reply::Deliver | Reply::Drop(_) => {
                 self.cases.close(asked.case);

@@ -10,9 +10,9 @@ use dnslob::addr::{
 };
 use dnslob::config::prefix::{Prefix, PrefixSet};
 use dnslob::config::snapshot::{
-    Backend, Globals, Health, HealthMode, Lazy, Pool, Probe, Snapshot, SocketOptions,
+    Backend, Globals, Health, HealthMode, Lazy, Pool, Probe, Retry, Snapshot, SocketOptions,
 };
-use dnslob::live::{Board, State};
+use dnslob::live::{Board, ShardPage, State};
 use dnslob::packet::Packet;
 use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
@@ -26,7 +26,7 @@ use dnslob::shard::rules::names::Names;
 use dnslob::shard::rules::networks::Networks;
 use dnslob::shard::rules::pattern::Pattern;
 use dnslob::shard::rules::{Chain, Chains, Rule};
-use dnslob::shard::verdict::Verdict;
+use dnslob::shard::verdict::{DropReason, Verdict};
 use dnslob::time::{Tick, TickDelta};
 use dnslob::wire::answer::{Flags, SvcParams, SvcRecord};
 
@@ -45,8 +45,8 @@ pub(crate) fn target(data: &[u8]) {
     let snapshot = Arc::new(snapshot(&mut input));
     let board = Arc::new(Board::new(1, 3));
     (0..3).for_each(|slot| board.set_state(BackendSlot(slot), State::Up));
-    let shard = Shard::new(0, board, snapshot.clone(), ShardRng::from_seed(u64::from(input.octet())));
-    let mut world = World { shard, snapshot, now: Tick(1_000_000), asked: Vec::new() };
+    let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(u64::from(input.octet())));
+    let mut world = World { shard, snapshot, now: Tick(1_000_000), asked: Vec::new(), answered: 0 };
     world.tick(0);
     for _ in 0..EVENTS_MAX {
         if input.at >= data.len() {
@@ -59,6 +59,7 @@ pub(crate) fn target(data: &[u8]) {
         world.tick(150);
     }
     assert_eq!(world.shard.outstanding(), 0, "everything has an end");
+    world.account(&board.shards()[0]);
 }
 
 struct World {
@@ -66,19 +67,34 @@ struct World {
     snapshot: Arc<Snapshot>,
     now: Tick,
     asked: Vec<(Route, Vec<u8>)>,
+    /// Packets to clients.
+    answered: u64,
 }
 
 impl World {
     fn tick(&mut self, ms: u64) {
         self.now = self.now + TickDelta::from_ms(ms);
         self.shard.begin_batch(self.now, &self.snapshot);
-        let asked = &mut self.asked;
-        self.shard.on_tick(&mut |verdict, octets| {
-            if let Verdict::Forward(route) = verdict {
-                asked.push((route, octets.to_vec()));
-            }
+        let (asked, answered) = (&mut self.asked, &mut self.answered);
+        self.shard.on_tick(&mut |verdict, octets| match verdict {
+            Verdict::Forward(route) => asked.push((route, octets.to_vec())),
+            Verdict::Answer(_) | Verdict::Deliver(_) => *answered += 1,
+            Verdict::Drop(_) | Verdict::Hold => panic!("a tick only sends, not {verdict:?}"),
         });
         self.shard.check_invariants();
+    }
+
+    /// Every query was answered once or dropped for one reason.
+    fn account(&self, page: &ShardPage) {
+        let about_another = |r: &DropReason| {
+            *r != DropReason::ResponseRule
+                && ["response-", "tee-", "log-"].iter().any(|p| r.label().starts_with(p))
+        };
+        let ends = DropReason::ALL.into_iter().filter(|r| !about_another(r));
+        let dropped: u64 = ends.map(|r| page.dropped(r).get()).sum();
+        let answered = page.responses.get() + page.self_answered.get();
+        assert_eq!(answered, self.answered, "what is counted as answered has been");
+        assert_eq!(page.queries.get(), answered + dropped, "every query has one end");
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -102,6 +118,7 @@ impl World {
                 assert_eq!(to, client, "our own answer goes to who asked");
                 assert_eq!(out[..2], octets[..2], "under its id");
                 assert!(out[2] & 0x80 != 0);
+                self.answered += 1;
             }
             Verdict::Forward(route) => self.asked.push((route, out)),
             Verdict::Drop(_) | Verdict::Hold => {}
@@ -129,8 +146,10 @@ impl World {
             _ => {}
         }
         let (verdict, out) = packet(&octets, input.pick(ROOMS.len()), |p| self.shard.on_response(route, p));
-        if let Verdict::Forward(route) = verdict {
-            self.asked.push((route, out));
+        match verdict {
+            Verdict::Forward(route) => self.asked.push((route, out)),
+            Verdict::Answer(_) | Verdict::Deliver(_) => self.answered += 1,
+            Verdict::Drop(_) | Verdict::Hold => {}
         }
     }
 }
@@ -469,9 +488,11 @@ fn snapshot(input: &mut Input<'_>) -> Snapshot {
         ecs_override: input.bit(),
         ..Globals::default()
     };
+    let retry = input.bit().then_some(Retry { after: TickDelta::from_ms(20), budget_ppm: 1_000_000 });
     let pool = |name: &str, members: &[u16]| Pool {
         name: name.to_owned(),
         members: members.iter().map(|m| BackendSlot(*m)).collect(),
+        retry,
         ..Pool::default()
     };
     let everyone: PrefixSet =
