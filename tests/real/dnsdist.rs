@@ -1,0 +1,151 @@
+//! One configuration, read by dnsdist and by dnslob, with the same effect on every query.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::lob::Lob;
+use crate::place::{Directory, port, wait_for};
+use crate::process::{Program, run};
+use crate::servers::{Kind, Server, ask, ask_from};
+
+/// What dig is asked with; `+tries=1` stands for those that nobody answers.
+const QUERIES: &[&str] = &[
+    "www.test A",
+    "www.test A +noedns",
+    "www.test A +dnssec",
+    "www.test AAAA",
+    "www.test A +norecurse",
+    "www.test A +cdflag +adflag",
+    "WwW.TeSt A",
+    "nosuch.invalid A",
+    "www.test A -b 127.0.7.1",
+    "www.test A -b 127.0.9.1 +time=1",
+    "www.test ANY",
+    "www.test ANY +dnssec",
+    "test AXFR +notcp",
+    "version.bind CH TXT",
+    "www.test A +opcode=NOTIFY",
+    "www.test A +opcode=UPDATE",
+    "ads.test A",
+    "ads.test A +noedns +norecurse",
+    "x.y.ADS.test AAAA +dnssec",
+    "loads.test A",
+    "metrics.test A +cdflag",
+    "a.tracker.test MX",
+    "exact.test A",
+    "below.exact.test A",
+    "evil12.test A",
+    "EVIL7.x.test A",
+    "notevil12.test A",
+    "foo12.test A",
+    "bar99.test A",
+    "foo123.test A",
+    "1.2.3.4.5.6.7.8.9.test A",
+    "1.2.3.4.5.6.7.8.9.10.test A",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb.test A",
+    "big.test A",
+    "x.big.test TXT +dnssec",
+    "x.bigger.test A +noedns",
+    "landing.test A",
+    "landing.test AAAA +dnssec",
+    "x.landing.test A +noedns",
+    "landing.test ANY",
+    "landing.test MX",
+    "authoritative.test A",
+    "authoritative.test A +norecurse +adflag",
+    "authoritative.test AAAA",
+    "alias.test A",
+    "x.alias.test AAAA +dnssec",
+    "alias.test CNAME",
+    "raw.test TXT",
+    "raw.test A",
+    "gone.test A",
+    "gone.test TXT +dnssec",
+    "empty.test AAAA",
+    "empty.test A +noedns",
+    "x.tagged.test A",
+    "delayed.test A",
+    "x.norecurse.test A",
+    "x.nocheck.test A",
+    "x.dnssec.test A",
+    "x.dnssec.test A +dnssec",
+    "allowed.dnssec.test A +dnssec",
+    "x.rd.test A",
+    "x.rd.test A +norecurse",
+    "x.ecs.test A +subnet=198.51.100.0/24",
+    "x.ecs.test A",
+    "x.always.test A",
+    "nopool.test A",
+    "quiet.invalid A",
+    "x.slowanswer.test A",
+    "moved.test A +dnssec",
+];
+
+#[test]
+fn a_sites_configuration_has_the_same_effect_in_both() {
+    let servers = [1, 2, 3].map(|who| Server::start(Kind::Nsd, who));
+    let (theirs, ours) = (local(), local());
+    let config = |listen: SocketAddr| {
+        include_str!("dnsdist-site.conf")
+            .replace("LISTEN", &listen.to_string())
+            .replace("PLAIN", &servers[0].address.to_string())
+            .replace("SIGNED", &servers[1].address.to_string())
+            .replace("QUARANTINE", &servers[2].address.to_string())
+    };
+    let directory = Directory::new();
+    let path = directory.write("dnsdist.conf", &config(theirs));
+    let path = path.to_str().expect("a path in UTF-8");
+    let (status, text) = run("dnsdist", &["--check-config", "-C", path]);
+    assert!(status.success(), "{text}");
+    let dnsdist = Program::start(Command::new("dnsdist").args([
+        "--supervised",
+        "--disable-syslog",
+        "--verbose",
+        "-C",
+        path,
+    ]));
+    wait_for(|| dnsdist.transcript(), || ask(theirs, "ready.test"));
+    // One shard: a limit by client is then not shared among shards.
+    let lob = Lob::start_with(&config(ours), &["--shards", "1"]);
+    let mut differences = Vec::new();
+    for query in QUERIES {
+        let (left, right) = (visible(theirs, query), visible(ours, query));
+        if left != right {
+            differences.push(format!("{query}\n  dnsdist: {left:#?}\n  dnslob: {right:#?}"));
+        }
+    }
+    assert!(differences.is_empty(), "{}\n{}", differences.join("\n"), lob.program.transcript());
+    // A limit by client: its burst passes, and then the odd one at most.
+    for at in [theirs, ours] {
+        let refused: Vec<bool> = (0..20)
+            .map(|_| {
+                let client = IpAddr::from([127, 0, 5, 5]);
+                let answer = ask_from(client, at, "limited.test", Duration::from_secs(2)).expect("an answer");
+                answer[3] & 0x0f == 5
+            })
+            .collect();
+        assert_eq!(refused[..4], [false, false, false, true], "{at}: {refused:?}");
+        assert!(refused.iter().filter(|r| !**r).count() <= 5, "{at}: {refused:?}");
+    }
+}
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+/// What a client sees: everything in dig's output but ids, cookies and times, in any order.
+fn visible(at: SocketAddr, query: &str) -> Vec<String> {
+    let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
+    let mut arguments = vec![host.as_str(), "-p", &port];
+    arguments.extend(["+nocookie", "+ignore", "+nocmd", "+nostats", "+nottlunits", "+tries=1", "+time=3"]);
+    arguments.extend(query.split_whitespace());
+    let (_, text) = run("dig", &arguments);
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|l| l.split(", id: ").next().unwrap_or_default().trim().to_owned())
+        .filter(|l| !l.is_empty() && !l.contains(&port) && !l.contains("global options"))
+        .collect();
+    lines.sort();
+    lines
+}
