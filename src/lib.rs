@@ -77,11 +77,23 @@
 //!     ring.rs          chashed's points
 //!     selector.rs      table, tally and choice of one shard
 //!
+//! script/              Lua per shard: functions that are run per query, without a lock
+//!   state.rs           one shard's state: calls, limits, errors
+//!   current.rs         the packet of the running call
+//!   prelude.lua        dq, dr, names, addresses, sets, as scripts see them
+//!   core.rs            the steps between Lua's values and the packet
+//!   record.rs          finds the functions, and that they are the same everywhere
+//!   files.rs           the configuration's text
+//!   records.rs         a message's records: TTLs, names, leaving some out
+//!   name.rs            names as text
+//!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   clock.rs           the OS clock, read once per batch
+//!   luaffi/            what scripts reach through LuaJIT's ffi: which call, whose memory
+//!     functions.rs     the C functions of the LuaFFI family
 //!   sys.rs             every libc call, wrapped safe
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
@@ -158,7 +170,7 @@
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows: `engine → shard → wire`,
-//! `control → config`; both planes read [`config::snapshot`] and [`live`]. `shard` never names
+//! `control → config`, `script → shard, config, wire` (and to and from `engine::luaffi`); both planes read [`config::snapshot`] and [`live`]. `shard` never names
 //! `engine`, `control`, Lua or libc; `wire`, `shard` and `config` never ask for time, randomness
 //! or I/O. `tests/tidy.rs` holds the map and the arrows to this.
 //!
@@ -195,6 +207,7 @@ pub mod engine;
 pub mod live;
 pub mod packet;
 pub mod rng;
+pub mod script;
 pub mod shard;
 pub mod time;
 pub mod wire;

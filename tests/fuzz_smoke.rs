@@ -8,6 +8,8 @@
 mod config;
 #[path = "fuzz/targets/networks.rs"]
 mod networks;
+#[path = "fuzz/targets/script.rs"]
+mod script;
 #[path = "fuzz/targets/shard.rs"]
 mod shard;
 #[path = "fuzz/targets/wire.rs"]
@@ -122,6 +124,11 @@ fn networks() {
 #[test]
 fn shard() {
     smoke("shard", &[], 4_000, 1_000, shard::target);
+}
+
+#[test]
+fn script() {
+    smoke("script", MESSAGES, 600, 5_000, script::target);
 }
 
 #[test]

@@ -131,7 +131,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         let origin = standing.last().map(|s| &s.origin);
         errors.push(too_many(origin, full, "servers", boot.backends_max, " (backends-max)"));
     }
-    let pools = pools(draft, &standing, &backends, &mut errors);
+    let pools = pools(draft, &standing, &backends, &mut slots, &mut errors);
     let identities = chains::identities(draft, &mut errors);
     if !errors.is_empty() {
         return Err(errors);
@@ -154,7 +154,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         chains,
         rules_fresh,
         limits: chains::limits(draft),
-        script: None,
+        script: draft.script.clone(),
         globals: globals(&draft.settings, boot.steer),
     };
     Ok(Compiled { boot, snapshot, slots })
@@ -301,11 +301,12 @@ fn by_slot(backends: Vec<Backend>) -> Vec<Option<Arc<Backend>>> {
     table
 }
 
-/// The default pool, then the others in the order in which they were first named.
+/// The default pool, then the others in the order in which they were first named, ever.
 fn pools(
     draft: &Draft,
     standing: &[&DraftServer],
     backends: &[Backend],
+    slots: &mut Slots,
     errors: &mut Vec<ConfigError>,
 ) -> Vec<Pool> {
     let mut names = vec![""];
@@ -331,7 +332,9 @@ fn pools(
             names.push(name);
         }
     });
-    if names.len() > usize::from(u16::MAX) {
+    let names = slots.order_pools(&names);
+    // The last slot means no pool.
+    if names.len() >= usize::from(u16::MAX) {
         let fault = Fault::Limit { what: format!("{} pools", names.len()), limit: u16::MAX.to_string() };
         errors.push(ConfigError::new(&Origin::command_line(), "", fault));
     }
@@ -341,8 +344,9 @@ fn pools(
         |name: &str| said.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
     refuse_two_shares(standing, |pool| policy_of(pool).kind == Kind::Concentrate, errors);
     names
-        .into_iter()
+        .iter()
         .map(|name| {
+            let name = name.as_str();
             let mut servers = members.remove(name).unwrap_or_default();
             servers.sort_by_key(|b| b.order);
             let policy = with_globals(policy_of(name).clone(), &draft.settings);

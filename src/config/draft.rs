@@ -5,6 +5,7 @@
 //! [`compile`](super::compile())'s to find.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::error::{ConfigError, Origin, Sited};
 use super::options::Settings;
@@ -14,6 +15,7 @@ use super::snapshot::{Eject, Health, HealthMode, Lazy, LuaFunction, Probe, Retry
 use crate::shard::policy::Policy;
 use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
+use crate::shard::script::Source;
 use crate::time::TickDelta;
 
 /// The configuration as written.
@@ -45,6 +47,8 @@ pub struct Draft {
     pub states: Vec<DraftState>,
     /// There is a global function `maintenance`.
     pub maintenance: bool,
+    /// The file, for the shards' own states; none when no function is for them.
+    pub script: Option<Arc<dyn Source>>,
     /// What was found wrong while it was written.
     pub errors: Vec<ConfigError>,
 }
@@ -65,6 +69,7 @@ impl Default for Draft {
             networks: Vec::new(),
             states: Vec::new(),
             maintenance: false,
+            script: None,
             errors: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@
 //! A retired slot still has sockets and outstanding queries in the shards; it is given out again
 //! only after every shard has let go of it. Nothing here knows when that is: `reclaim` is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::snapshot::{Backend, Listener};
 use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
@@ -29,6 +29,8 @@ pub struct Slots {
     backends: Vec<Held<Backend>>,
     listeners: Vec<Held<Listener>>,
     rules: Rules,
+    /// Names of pools, each at its place.
+    pools: Vec<String>,
 }
 
 /// The slots of rules: far more than those of others, so found by a map.
@@ -126,6 +128,17 @@ impl Slots {
         });
         // The lowest is given out first.
         free.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    /// Puts the names of pools in the order of their places. A name keeps its place for good, and
+    /// its pool stays, empty, where nobody wants it: a query that is outstanding over a reload still
+    /// means the same pool.
+    pub(super) fn order_pools<'s>(&'s mut self, wanted: &[&str]) -> &'s [String] {
+        let known: HashSet<&str> = self.pools.iter().map(String::as_str).collect();
+        let new: Vec<String> =
+            wanted.iter().filter(|n| !known.contains(*n)).map(|n| (*n).to_owned()).collect();
+        self.pools.extend(new);
+        &self.pools
     }
 
     /// Frees the retired backend slots of which `gone` says that no shard holds anything there.

@@ -14,6 +14,7 @@ use crate::control::log::{self, Format};
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
+use crate::shard::rules::limits::StateSpec;
 
 /// A configuration file that is still being evaluated after this long is taken for an endless
 /// loop: the control thread does nothing else meanwhile. A million names take about a second.
@@ -65,6 +66,7 @@ impl Source for Configured {
             |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
         self.running.slots.reclaim(|slot| vacancies.backend(slot));
         self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
+        self.running.slots.reclaim_rules(|_| vacancies.rules());
         let loaded = load_in_time(&self.flags).map_err(say)?;
         let generation = self.running.snapshot.generation + 1;
         let compiled = config::compile(&loaded.draft, &self.running.slots, generation).map_err(say)?;
@@ -72,7 +74,8 @@ impl Source for Configured {
         if !restarts.is_empty() {
             return Err(restarts.into_iter().map(|d| format!("needs a restart: {d}")).collect());
         }
-        let Compiled { boot, snapshot, slots } = compiled;
+        let Compiled { boot, mut snapshot, slots } = compiled;
+        StateSpec::inherit(&mut snapshot.limits, &self.running.snapshot.limits);
         let changes = config::diff(&self.running.snapshot, &snapshot);
         let snapshot = Arc::new(snapshot);
         let plan = plan(&boot, &snapshot, loaded.lua, changes);
@@ -176,6 +179,10 @@ mod tests {
         }
 
         fn listener(&self, _: ListenerSlot) -> bool {
+            self.0
+        }
+
+        fn rules(&self) -> bool {
             self.0
         }
     }

@@ -233,6 +233,10 @@ impl Vacancies for Vacant<'_> {
         let stands = self.feed.current().listeners.iter().any(|l| l.slot == slot);
         !leaves && !stands && !self.closing.contains_key(&slot)
     }
+
+    fn rules(&self) -> bool {
+        self.feed.behind().is_empty()
+    }
 }
 
 /// The loop's state.

@@ -62,6 +62,9 @@ pub trait Vacancies {
 
     /// The same for a listener.
     fn listener(&self, slot: ListenerSlot) -> bool;
+
+    /// Whether every shard uses the configuration in force, and so counts for no other's rules.
+    fn rules(&self) -> bool;
 }
 
 /// Where configurations come from.

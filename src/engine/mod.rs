@@ -6,6 +6,7 @@
 
 pub mod clock;
 mod locals;
+pub mod luaffi;
 mod mmsg;
 pub mod sim;
 pub mod socket;

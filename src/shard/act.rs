@@ -393,9 +393,7 @@ pub(super) fn cap_ttl(scene: &mut Scene<'_, '_>, max: u32) {
 }
 
 fn set_error(error: &ExtendedError, scene: &mut Scene<'_, '_>) {
-    scene.case.error = Some(error.code);
-    scene.case.error_text.clear();
-    scene.case.error_text.extend_from_slice(error.text.as_bytes());
+    scene.case.set_error(error.code, error.text.as_bytes());
 }
 
 /// Adds the case's Extended DNS Error to an answer whose client knows EDNS.
@@ -547,9 +545,10 @@ pub(super) fn restore(scene: &mut Scene<'_, '_>) {
             edns::remove_option(scene.packet, edns::code::CLIENT_SUBNET);
         }
     }
-    if !scene.case.original.is_empty() {
+    // A type and a class follow the name.
+    if let Some(qname) = scene.case.original.len().checked_sub(4).map(|end| &scene.case.original[..end]) {
         // An answer whose names cannot be told apart goes as it came: its client asks again.
-        let _ = records::rename(scene.packet, &scene.case.original);
+        let _ = records::rename(scene.packet, qname);
     }
     scene.reread();
 }

@@ -176,7 +176,8 @@ pub struct Case {
     pub error: Option<u16>,
     /// Text of that error.
     pub error_text: Vec<u8>,
-    /// The client's question, when a rule changed the name: the answer gets it back.
+    /// The client's question (name, type and class), when a rule changed the name: the answer gets
+    /// it back.
     pub original: Vec<u8>,
     /// Lua asked for a copy to be kept, to ask again.
     pub restartable: bool,
@@ -194,6 +195,13 @@ impl Case {
         original.clear();
         error_text.clear();
         *self = Self { received, ecs, flags, tags, original, error_text, ..Self::default() };
+    }
+
+    /// Sets the Extended DNS Error of the answer.
+    pub fn set_error(&mut self, code: u16, text: &[u8]) {
+        self.error = Some(code);
+        self.error_text.clear();
+        self.error_text.extend_from_slice(text);
     }
 
     /// Whether nothing in it concerns the answer, tags apart; `flags` are the header's as the

@@ -49,7 +49,7 @@ use rules::action::ResponseAction;
 use rules::limits::Limits;
 use rules::pattern::PatternCache;
 use rules::scene::Facts;
-use script::Script;
+use script::{Candidate, Script};
 use verdict::{DropReason, Verdict};
 
 /// Second tries that a pool may save up for a bad moment.
@@ -75,6 +75,8 @@ pub struct Shard {
     case: Case,
     limits: Limits,
     patterns: PatternCache,
+    /// What a policy in Lua chooses from.
+    candidates: Vec<Candidate>,
     script: Option<Box<dyn Script>>,
     /// By local slot: addresses that wildcard listeners were asked on.
     locals: Vec<[u8; 16]>,
@@ -158,6 +160,7 @@ impl Shard {
             case: Case::default(),
             limits,
             patterns: PatternCache::default(),
+            candidates: Vec::new(),
             script: None,
             locals: Vec::new(),
             wants: Wants::default(),
@@ -192,6 +195,7 @@ impl Shard {
             self.script = snapshot.script.as_ref().and_then(|s| s.start(self.index));
         }
         self.limits.adopt(&snapshot.limits);
+        self.patterns.clear();
         self.snapshot = snapshot.clone();
         self.wants = Wants::of(snapshot);
         snapshot.rules_fresh.iter().for_each(|slot| self.page().rule_hits(*slot).reset());

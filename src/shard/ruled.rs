@@ -4,8 +4,9 @@
 use super::act::{self, Hands, Outcome, Reply};
 use super::case::{self, Added, EcsWish};
 use super::outstanding::{Asked, Key, Known, NO_CASE, TEED};
-use super::policy::Subject;
+use super::policy::{Kind, Subject};
 use super::rules::scene::{Answered, Env, Facts, Scene};
+use super::script::FunctionId;
 use super::verdict::{DropReason, Verdict};
 use super::{Shard, answer_edns};
 use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, mapped};
@@ -66,9 +67,30 @@ impl Shard {
         if asked.pool.index() >= self.snapshot.pools.len() {
             return None;
         }
+        if let Kind::Lua(function) = self.snapshot.pool(asked.pool).policy.kind {
+            return self.choose_by_script(function, asked, packet);
+        }
         let question = Question::parse(packet.bytes())?;
         let subject = Subject { qname: question.qname, client: &asked.client.peer };
         self.selector.select(&self.snapshot, asked.pool, &subject, &[], &mut self.rng)
+    }
+
+    /// A server that a function of the configuration chooses; none after an error.
+    fn choose_by_script(
+        &mut self,
+        function: FunctionId,
+        asked: Asked,
+        packet: &mut Packet<'_>,
+    ) -> Option<BackendSlot> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        self.selector.candidates(asked.pool, &mut candidates);
+        let facts = Facts::of(packet.bytes());
+        let chosen = self.stage(asked.client, facts, None, packet, |scene, env, _| {
+            env.script.as_deref_mut()?.choose(function, &candidates, scene, env.now, env.snapshot)
+        });
+        let backend = chosen.and_then(|at| candidates.get(at)).map(|c| c.slot);
+        self.candidates = candidates;
+        backend
     }
 
     fn no_server(&mut self, to: Client, packet: &mut Packet<'_>) -> Verdict {
@@ -258,7 +280,10 @@ impl Shard {
 
     /// The address and port that a client asked.
     fn local(&self, client: Client) -> Endpoint {
-        let listener = self.snapshot.listeners.iter().find(|l| l.slot == client.listener);
+        // Most configurations have each listener at its slot's place.
+        let listeners = &self.snapshot.listeners;
+        let near = listeners.get(client.listener.index()).filter(|l| l.slot == client.listener);
+        let listener = near.or_else(|| listeners.iter().find(|l| l.slot == client.listener));
         let mut local = listener.map_or(Endpoint { ip: [0; 16], scope: 0, port: 0 }, |l| l.address.into());
         if client.local != LocalSlot::LISTENER
             && let Some(ip) = self.locals.get(client.local.index())

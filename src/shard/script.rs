@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use super::rules::scene::{Env, Scene};
 use crate::addr::BackendSlot;
+use crate::config::snapshot::Snapshot;
 use crate::time::Tick;
 
 /// Number of a function, in the order in which the configuration gives them away.
@@ -76,12 +77,15 @@ pub trait Script: Debug {
     fn matches(&mut self, function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'_>)
     -> Option<bool>;
 
-    /// Runs a policy's function over the servers; its choice among them, if it made one.
+    /// Runs a policy's function over the servers; its choice among them, if it made one. A choice
+    /// outside of them, or an error, is none.
     fn choose(
         &mut self,
         function: FunctionId,
         servers: &[Candidate],
         scene: &mut Scene<'_, '_>,
+        now: Tick,
+        snapshot: &Snapshot,
     ) -> Option<usize>;
 
     /// Calls `maintenance`, once a second.

@@ -73,7 +73,7 @@ pub(super) fn qclass(name: &str) -> Option<u16> {
 }
 
 /// Defines the tables.
-pub(super) fn define(lua: &Lua) -> mlua::Result<()> {
+pub(crate) fn define(lua: &Lua) -> mlua::Result<()> {
     for (name, entries) in ENUMERATIONS {
         lua.globals().raw_set(name, lua.create_table_from(entries.iter().copied())?)?;
     }

@@ -12,6 +12,7 @@ use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin};
 use crate::config::ruleset::SetText;
 use crate::config::snapshot::LuaFunction;
+use crate::script::{File, Files};
 use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
 
@@ -23,7 +24,7 @@ pub(super) struct Context(Rc<RefCell<Option<Build>>>);
 struct Build {
     draft: Draft,
     functions: Vec<Function>,
-    files: Vec<String>,
+    texts: Files,
     objects: Objects,
 }
 
@@ -170,19 +171,25 @@ impl Context {
         }))
     }
 
-    /// Notes a file that is evaluated.
-    pub(super) fn reads(&self, file: &str) {
-        if let Some(build) = self.0.borrow_mut().as_mut() {
-            build.files.push(file.to_owned());
+    /// Notes a file that is evaluated: the configuration itself, or one of a directory.
+    pub(super) fn reads(&self, directory: Option<&str>, file: File) {
+        let mut build = self.0.borrow_mut();
+        let Some(Build { texts, .. }) = build.as_mut() else { return };
+        match directory {
+            None => texts.main = Some(file),
+            Some(path) => match texts.directories.iter_mut().find(|(p, _)| p == path) {
+                Some((_, files)) => files.push(file),
+                None => texts.directories.push((path.to_owned(), vec![file])),
+            },
         }
     }
 
     /// Ends the evaluation, and fills the sets: the draft, the functions kept, the files read.
-    pub(super) fn finish(&self) -> (Draft, Vec<Function>, Vec<String>) {
+    pub(super) fn finish(&self) -> (Draft, Vec<Function>, Files) {
         let mut build = self.0.borrow_mut().take().unwrap_or_default();
         build.objects.describe(&mut build.draft);
         build.objects.fill(&build.draft);
-        (build.draft, build.functions, build.files)
+        (build.draft, build.functions, build.texts)
     }
 }
 

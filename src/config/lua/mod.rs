@@ -47,6 +47,7 @@ use super::functions::FUNCTIONS_MISSING;
 use super::options::SETTINGS;
 use super::snapshot::LuaFunction;
 use super::value;
+use crate::script::{self, File};
 
 /// Between looks at the limit and the interruption, instructions: often enough to end a loop
 /// within microseconds, seldom enough to cost nothing that shows.
@@ -183,15 +184,24 @@ pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Lu
     let mut host = LuaHost::new(interrupt).map_err(|e| vec![fatal(&e)])?;
     let context = Context::default();
     define(&host.lua, &context).map_err(|e| vec![fatal(&e)])?;
-    let ended = file.map_or(Ok(()), |f| run(&host.lua, &context, f));
+    let ended = file.map_or(Ok(()), |f| run(&host.lua, &context, None, f));
     let (mut draft, functions, files) = context.finish();
     if let Err(e) = ended {
-        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));
+        let files: Vec<&str> = all.map(|f| f.name.as_str()).collect();
         draft.errors.push(script_error(&e, &files));
         return Err(draft.errors);
     }
     draft.maintenance = matches!(host.lua.globals().raw_get("maintenance"), Ok(Value::Function(_)));
     host.functions = functions;
+    if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
+        let (functions, names, networks) =
+            (draft.functions.clone(), draft.name_sets.clone(), draft.networks.clone());
+        match script::check(files, functions, names, networks) {
+            Ok(source) => draft.script = Some(source),
+            Err(e) => draft.errors.push(e),
+        }
+    }
     Ok((draft, host))
 }
 
@@ -213,10 +223,11 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 }
 
 /// Evaluates one file.
-fn run(lua: &Lua, context: &Context, path: &Path) -> mlua::Result<()> {
+fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> mlua::Result<()> {
     let name = path.display().to_string();
-    context.reads(&name);
-    let mut text = std::fs::read(path).map_err(|e| mlua::Error::external(unreadable(&name, &e)))?;
+    let text = std::fs::read(path).map_err(|e| mlua::Error::external(unreadable(&name, &e)));
+    context.reads(directory, File { name: name.clone(), text: text.as_ref().cloned().unwrap_or_default() });
+    let mut text = text?;
     if text.starts_with(b"#") {
         // A first line for the shell, as in any Lua script; a comment keeps the line count.
         text.splice(0..1, *b"--");
@@ -308,6 +319,8 @@ fn first_line(text: &str) -> &str {
 
 /// The enumerations, for the reference.
 pub(super) use self::constants::ENUMERATIONS;
+/// The enumerations, for the shards' states.
+pub(crate) use self::constants::define as define_constants;
 /// The options of `concentrate`, for the reference.
 pub(super) use self::pool::CONCENTRATE;
 /// The policy of a name, and the name of a policy.

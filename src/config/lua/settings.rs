@@ -191,13 +191,13 @@ fn define_logging(lua: &Lua) -> mlua::Result<()> {
 fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let included = context.clone();
     let function = lua.create_function(move |lua, argument: Value| {
-        let mut files = Vec::new();
+        let (mut files, mut directory) = (Vec::new(), String::new());
         included.call(lua, "includeDirectory", |_| {
-            let path = text("", &argument, "the path of a directory")?;
-            files = conf_files(Path::new(&path))?;
+            directory = text("", &argument, "the path of a directory")?;
+            files = conf_files(Path::new(&directory))?;
             Ok(Value::Nil)
         })?;
-        files.iter().try_for_each(|file| run(lua, &included, file))
+        files.iter().try_for_each(|file| run(lua, &included, Some(&directory), file))
     })?;
     lua.globals().raw_set("includeDirectory", function)
 }

@@ -12,6 +12,7 @@ use crate::addr::{BackendSlot, PoolSlot};
 use crate::config::snapshot::Snapshot;
 use crate::live::{Board, PPM};
 use crate::rng::ShardRng;
+use crate::shard::script::Candidate;
 use crate::time::{Tick, TickDelta};
 
 /// One shard's knowledge of the farm and its choice.
@@ -105,6 +106,17 @@ impl Selector {
     #[must_use]
     pub fn usable(&self, pool: PoolSlot) -> usize {
         self.tables.get(pool.index()).map_or(0, |t| t.usable.len())
+    }
+
+    /// Fills `to` with the servers of a pool that may get queries, by order.
+    pub fn candidates(&self, pool: PoolSlot, to: &mut Vec<Candidate>) {
+        to.clear();
+        let Some(table) = self.tables.get(pool.index()) else { return };
+        to.extend(table.usable.iter().map(|member| Candidate {
+            slot: member.slot,
+            outstanding: self.tally.outstanding(member.slot),
+            latency_us: u32::try_from(self.tally.latency_us(member.slot)).unwrap_or(u32::MAX),
+        }));
     }
 
     /// Outstanding queries of a pool's servers, over all shards.

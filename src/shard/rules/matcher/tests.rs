@@ -484,11 +484,17 @@ impl Script for Numbers {
         env: &mut Env<'_>,
     ) -> Option<bool> {
         assert!(env.script.is_none(), "a function cannot call itself through a rule");
-        assert!(!scene.packet.is_empty());
         [false, true].get(function.0 as usize).copied()
     }
 
-    fn choose(&mut self, _: FunctionId, _: &[Candidate], _: &mut Scene<'_, '_>) -> Option<usize> {
+    fn choose(
+        &mut self,
+        _: FunctionId,
+        _: &[Candidate],
+        _: &mut Scene<'_, '_>,
+        _: Tick,
+        _: &Snapshot,
+    ) -> Option<usize> {
         None
     }
 

@@ -1,0 +1,392 @@
+//! The packet that the running call is about: a copy of its message, and what rules know of it.
+//!
+//! ```text
+//!  Scene ──enter──► Current ◄── functions of dq / dr (Lua), dnsdist_ffi_* (C)
+//!        ◄──leave── what was changed, if the call did not fail
+//! ```
+//!
+//! Between calls it is closed: whoever still holds a `dq` gets an error, or 0 through C. It has no
+//! Lua in it.
+
+use std::net::SocketAddr;
+
+use super::{name, records};
+use crate::addr::{BackendSlot, Endpoint, ListenerSlot, PoolSlot};
+use crate::config::snapshot::Snapshot;
+use crate::packet::Packet;
+use crate::shard::case::Case;
+use crate::shard::rules::scene::{Answered, Facts, Scene};
+use crate::shard::script::Candidate;
+use crate::time::Tick;
+use crate::wire::answer::{self, AnswerEdns, Flags};
+use crate::wire::edns::{self, Opt};
+use crate::wire::header;
+
+/// Octets that an answer of our own may be longer than its query: what MESSAGE buffers leave.
+const GROWTH_MAX: usize = 4096;
+/// TTL of spoofed records, seconds (dnsdist's default).
+const SPOOF_TTL: u32 = 60;
+
+/// The packet of the running call.
+#[derive(Debug)]
+pub(crate) struct Current {
+    /// A call is running.
+    pub(crate) open: bool,
+    /// It is about an answer.
+    pub(crate) response: bool,
+    /// Tells calls apart, as the pointer that C functions are given; never 0, never twice in a row.
+    pub(crate) token: usize,
+    /// The message.
+    pub(crate) message: Vec<u8>,
+    /// The message was changed.
+    pub(crate) dirty: bool,
+    /// What has been read of the message.
+    pub(crate) facts: Facts,
+    /// Who asked.
+    pub(crate) client: Endpoint,
+    /// Which of our addresses was asked.
+    pub(crate) local: Endpoint,
+    /// By which listener.
+    pub(crate) listener: ListenerSlot,
+    /// What is known of the query; the shard's own, for as long as the call runs.
+    pub(crate) case: Case,
+    /// The time of the batch.
+    pub(crate) now: Tick,
+    /// Who answered.
+    pub(crate) answered: Option<Answered>,
+    /// The argument of the function's decision.
+    pub(crate) argument: Vec<u8>,
+    /// `dr:restart()` was called.
+    pub(crate) restart: bool,
+    /// The servers to choose from, while a policy runs.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Names of the configuration.
+    pub(crate) farm: Farm,
+    /// What C functions have pointers to, until the next call begins.
+    pub(crate) lent: Vec<Box<[u8]>>,
+    /// Octets that the packet's buffer holds.
+    room: usize,
+    own: AnswerEdns,
+}
+
+/// What scripts can ask of the configuration, copied once a generation.
+#[derive(Debug, Default)]
+pub(crate) struct Farm {
+    /// Whose it is; 0 before the first.
+    generation: u64,
+    pools: Vec<String>,
+    /// By slot.
+    servers: Vec<Option<Server>>,
+    listeners: Vec<(ListenerSlot, String)>,
+}
+
+/// What scripts can ask of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// Its order.
+    pub(crate) order: i32,
+    /// Its weight.
+    pub(crate) weight: u32,
+}
+
+impl Farm {
+    fn refresh(&mut self, snapshot: &Snapshot) {
+        if self.generation == snapshot.generation && !self.pools.is_empty() {
+            return;
+        }
+        let server = |b: &crate::config::snapshot::Backend| Server {
+            name: b.name.clone(),
+            address: b.address,
+            order: b.order,
+            weight: b.weight,
+        };
+        self.generation = snapshot.generation;
+        self.pools = snapshot.pools.iter().map(|p| p.name.clone()).collect();
+        self.servers = snapshot.backends.iter().map(|b| b.as_deref().map(server)).collect();
+        let listeners = snapshot.listeners.iter();
+        self.listeners = listeners.map(|l| (l.slot, l.interface.clone().unwrap_or_default())).collect();
+    }
+
+    /// Counts configurations.
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A server.
+    pub(crate) fn server(&self, slot: BackendSlot) -> Option<&Server> {
+        self.servers.get(slot.index())?.as_ref()
+    }
+
+    /// A pool's name; empty for the default pool.
+    pub(crate) fn pool(&self, slot: PoolSlot) -> &str {
+        self.pools.get(slot.index()).map_or("", String::as_str)
+    }
+
+    /// The pool of a name.
+    pub(crate) fn pool_named(&self, name: &[u8]) -> Option<PoolSlot> {
+        let at = self.pools.iter().position(|p| p.as_bytes() == name)?;
+        u16::try_from(at).ok().map(PoolSlot)
+    }
+
+    /// The interface that a listener is bound to; empty when it is bound to none.
+    pub(crate) fn interface(&self, slot: ListenerSlot) -> &str {
+        self.listeners.iter().find(|l| l.0 == slot).map_or("", |l| l.1.as_str())
+    }
+}
+
+impl Default for Current {
+    fn default() -> Self {
+        let nowhere = Endpoint { ip: [0; 16], scope: 0, port: 0 };
+        Self {
+            open: false,
+            response: false,
+            token: 0,
+            message: Vec::new(),
+            dirty: false,
+            facts: Facts::of(&[]),
+            client: nowhere,
+            local: nowhere,
+            listener: ListenerSlot(0),
+            case: Case::default(),
+            now: Tick(0),
+            answered: None,
+            argument: Vec::new(),
+            restart: false,
+            candidates: Vec::new(),
+            farm: Farm::default(),
+            lent: Vec::new(),
+            room: 0,
+            own: AnswerEdns { wanted: true, payload: 1232 },
+        }
+    }
+}
+
+impl Current {
+    /// Begins a call about a packet.
+    pub(crate) fn enter(
+        &mut self,
+        scene: &mut Scene<'_, '_>,
+        response: bool,
+        now: Tick,
+        snapshot: &Snapshot,
+    ) {
+        self.farm.refresh(snapshot);
+        self.message.clear();
+        self.message.extend_from_slice(scene.packet.bytes());
+        self.room = scene.packet.len() + scene.packet.tailroom();
+        self.facts = scene.facts;
+        self.client = scene.client.peer;
+        self.listener = scene.client.listener;
+        self.local = scene.local;
+        self.answered = scene.answered;
+        std::mem::swap(&mut self.case, scene.case);
+        self.now = now;
+        let globals = &snapshot.globals;
+        self.own = AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload };
+        self.response = response;
+        self.begin();
+    }
+
+    /// Begins a call about no packet.
+    fn begin(&mut self) {
+        self.argument.clear();
+        self.candidates.clear();
+        if !self.lent.is_empty() {
+            self.lent.clear();
+        }
+        self.restart = false;
+        self.dirty = false;
+        // Light user data holds 47 bits.
+        self.token = (self.token + 1) & 0x3fff_ffff_ffff;
+        self.token += usize::from(self.token == 0);
+        self.open = true;
+    }
+
+    /// Ends the call. `ended_well`: the message is written back, if it was changed. False when the
+    /// packet has no room for it, and then it stays as it was.
+    pub(crate) fn leave(&mut self, scene: &mut Scene<'_, '_>, ended_well: bool) -> bool {
+        self.open = false;
+        std::mem::swap(&mut self.case, scene.case);
+        if !self.dirty || !ended_well {
+            return true;
+        }
+        let fits = scene.packet.replace(&self.message);
+        scene.reread();
+        fits
+    }
+
+    /// The name asked for, wire format.
+    pub(crate) fn qname(&self) -> &[u8] {
+        let end = header::LEN + usize::from(self.facts.qname_len);
+        match self.message.get(header::LEN..end) {
+            Some(name) if !name.is_empty() => name,
+            _ => &[0],
+        }
+    }
+
+    /// An octet of the message, 0 behind its end.
+    pub(crate) fn octet(&self, at: usize) -> u8 {
+        self.message.get(at).copied().unwrap_or(0)
+    }
+
+    /// Writes an octet of the message.
+    pub(crate) fn set_octet(&mut self, at: usize, octet: u8) {
+        if let Some(there) = self.message.get_mut(at) {
+            *there = octet;
+            self.dirty = true;
+        }
+    }
+
+    /// The OPT record.
+    pub(crate) fn opt(&self) -> Option<Opt> {
+        edns::find(&self.message, usize::from(self.facts.question_end))
+    }
+
+    /// EDNS options: code and contents.
+    pub(crate) fn options(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        let opt = self.opt();
+        // Behind owner (one octet), type, class, TTL and length.
+        let mut rest = opt.and_then(|o| self.message.get(o.start + 11..o.end)).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (&[c0, c1, l0, l1], behind) = rest.split_first_chunk()?;
+            let (data, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes([l0, l1])))?;
+            rest = behind;
+            Some((u16::from_be_bytes([c0, c1]), data))
+        })
+    }
+
+    /// Puts another message in its place; false when the packet's buffer has no room for it.
+    pub(crate) fn set_content(&mut self, content: &[u8]) -> bool {
+        if content.len() > self.room || content.len() < header::LEN {
+            return false;
+        }
+        self.message.clear();
+        self.message.extend_from_slice(content);
+        self.changed();
+        true
+    }
+
+    fn changed(&mut self) {
+        self.dirty = true;
+        self.facts = Facts::of(&self.message);
+    }
+
+    /// What stands behind the message.
+    pub(crate) fn trailing(&self) -> &[u8] {
+        self.message.get(records::end(&self.message)..).unwrap_or_default()
+    }
+
+    /// Puts something else behind the message; false when there is no room for it.
+    pub(crate) fn set_trailing(&mut self, octets: &[u8]) -> bool {
+        let end = records::end(&self.message);
+        if end + octets.len() > self.room {
+            return false;
+        }
+        self.message.truncate(end);
+        self.message.extend_from_slice(octets);
+        self.dirty = true;
+        true
+    }
+
+    /// Asks for another name, or gives an answer's own name this one; false when the message cannot
+    /// be read or there is no room.
+    pub(crate) fn change_name(&mut self, new: &[u8]) -> bool {
+        if !name::is_wire(new) || self.facts.qname_len == 0 {
+            return false;
+        }
+        let Some(rewritten) = records::rewrite(&self.message, Some(new), |_| true) else { return false };
+        let question = self.message.get(header::LEN..usize::from(self.facts.question_end));
+        let question = question.unwrap_or_default().to_vec();
+        let done = self.set_content(&rewritten);
+        if done && !self.response && self.case.original.is_empty() {
+            self.case.original = question;
+        }
+        done
+    }
+
+    /// Takes the records of a type away; false when the message cannot be read.
+    pub(crate) fn clear_records(&mut self, rtype: u16) -> bool {
+        let rewritten = records::rewrite(&self.message, None, |r| r.rtype != rtype);
+        rewritten.is_some_and(|m| self.set_content(&m))
+    }
+
+    /// Gives each record the TTL that `change` makes of section, class, type and TTL.
+    pub(crate) fn edit_ttls(&mut self, change: impl FnMut(u8, u16, u16, u32) -> u32) {
+        records::edit_ttls(&mut self.message, change);
+        self.dirty = true;
+    }
+
+    /// Turns the query into an answer with records of these types and contents; false when it
+    /// cannot be one, or there is no room.
+    pub(crate) fn spoof<'r>(&mut self, answers: impl Iterator<Item = (u16, &'r [u8])>) -> bool {
+        if self.facts.qname_len == 0 {
+            return false;
+        }
+        let mut buffer = self.message.clone();
+        let length = buffer.len();
+        buffer.resize(length + GROWTH_MAX, 0);
+        let mut packet = Packet::new(&mut buffer, 0, length);
+        if !answer::rcode(&mut packet, u16::from(header::rcode::NOERROR), Flags::default(), self.own) {
+            return false;
+        }
+        let message = packet.bytes();
+        let end = usize::from(self.facts.question_end).min(message.len());
+        let mut out = message[..end].to_vec();
+        let mut count = 0_u16;
+        for (rtype, rdata) in answers {
+            let Ok(rdata_len) = u16::try_from(rdata.len()) else { return false };
+            out.extend_from_slice(&[0xc0, 12]);
+            out.extend_from_slice(&rtype.to_be_bytes());
+            out.extend_from_slice(&self.facts.qclass.to_be_bytes());
+            out.extend_from_slice(&SPOOF_TTL.to_be_bytes());
+            out.extend_from_slice(&rdata_len.to_be_bytes());
+            out.extend_from_slice(rdata);
+            count = count.saturating_add(1);
+            if out.len() > self.room {
+                return false;
+            }
+        }
+        out.extend_from_slice(&message[end..]);
+        out[6..8].copy_from_slice(&count.to_be_bytes());
+        self.set_content(&out)
+    }
+
+    /// Keeps octets until the next call begins, for C to point to.
+    pub(crate) fn lend(&mut self, octets: &[u8]) -> &[u8] {
+        self.lent.push(octets.into());
+        self.lent.last().map_or(&[], |b| b)
+    }
+
+    /// Puts other octets in the place of the last ones lent; a pointer to `from` in them.
+    pub(crate) fn replace_lent(&mut self, octets: &[u8], from: usize) -> *const u8 {
+        match self.lent.last_mut().filter(|l| l.len() == octets.len() && from <= l.len()) {
+            Some(lent) => {
+                lent.copy_from_slice(octets);
+                lent[from..].as_ptr()
+            }
+            None => std::ptr::null(),
+        }
+    }
+
+    /// Cuts or fills the message with zeros to `len` octets; false when there is no room.
+    pub(crate) fn resize(&mut self, len: usize) -> bool {
+        if len < header::LEN || len > self.room {
+            return false;
+        }
+        self.message.resize(len, 0);
+        self.changed();
+        true
+    }
+}
+
+impl Server {
+    /// Its name, and its address in brackets if that is another.
+    pub(crate) fn name_with_address(&self) -> String {
+        let address = self.address.to_string();
+        if self.name == address { address } else { format!("{} ({address})", self.name) }
+    }
+}

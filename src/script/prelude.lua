@@ -1,0 +1,883 @@
+-- What a configuration's functions see of a query, an answer, a name, an address, a server.
+--
+-- The objects are plain tables over a few functions of Rust (`core`): a field of a table and a call
+-- between Lua functions cost the interpreter a tenth of what a call into Rust costs. An object of a
+-- query is valid for one call: `live` is the one of the running call, whoever holds another gets an
+-- error. Names and addresses are copies and can be kept.
+--
+-- While the file is evaluated (`recording`), functions of the configuration do nothing but note the
+-- functions given to them.
+local core, stand_ins, kinds = ...
+
+local band, bor, bnot = bit.band, bit.bor, bit.bnot
+local byte, sub, lower, char = string.byte, string.sub, string.lower, string.char
+local error, getmetatable, rawequal, setmetatable, type = error, getmetatable, rawequal, setmetatable, type
+local ipairs, pairs, tonumber, tostring, pcall = ipairs, pairs, tonumber, tostring, pcall
+local floor = math.floor
+local real_print = print
+
+local recording = true
+-- The functions to be run, in the order in which they were given; and those called every second.
+local functions, callbacks = {}, {}
+-- The object of the running call, and what of it has been read already.
+local live, live_name, live_wire, live_qtype
+
+local function shown(v)
+  if type(v) == "string" then return '"' .. sub(v, 1, 80) .. '"' end
+  if type(v) == "table" or type(v) == "function" or type(v) == "userdata" then return "a " .. type(v) end
+  return tostring(v)
+end
+
+local function wrong(what, v, expected, level)
+  error(what .. ": " .. shown(v) .. " is not allowed; expected " .. expected, (level or 2) + 1)
+end
+
+local function stale()
+  error("this query is over: an object of a query can be used only during the call that it was given to", 3)
+end
+
+-- DNSName --------------------------------------------------------------------------------------
+
+-- 1: wire format; 2: the same with capitals made small; 3: text; one piece of memory in all.
+local NAME, names = {}, {}
+NAME.__index = names
+
+local function name_of(wire) return setmetatable({ wire, false, false }, NAME) end
+
+local function is_name(v) return getmetatable(v) == NAME end
+
+-- The wire format of a name or of text.
+local function wire_of(v, what, level)
+  if is_name(v) then return v[1] end
+  local wire = type(v) == "string" and core.wire(v)
+  if not wire then wrong(what, v, "a domain name of at most 255 octets with labels of 1 to 63", (level or 2) + 1) end
+  return wire
+end
+
+-- Length octets are below 'A': a whole wire name may be folded.
+local function folded(name)
+  local f = name[2]
+  if not f then f = lower(name[1]); name[2] = f end
+  return f
+end
+
+function names:toString()
+  local t = self[3]
+  if not t then t = core.text(self[1]); self[3] = t end
+  return t
+end
+
+function names:toStringNoDot()
+  local t = self:toString()
+  return t == "." and "" or sub(t, 1, -2)
+end
+
+function names:toStringRootDot() return self:toString() end
+function names:toDNSString() return self[1] end
+function names:toDNSStringLC() return folded(self) end
+function names:wirelength() return #self[1] end
+
+function names:countLabels()
+  local w, at, count = self[1], 1, 0
+  local length = byte(w, 1)
+  while length and length > 0 do
+    at, count = at + length + 1, count + 1
+    length = byte(w, at)
+  end
+  return count
+end
+
+function names:getRawLabels()
+  local w, at, labels = self[1], 1, {}
+  local length = byte(w, 1)
+  while length and length > 0 do
+    labels[#labels + 1] = sub(w, at + 1, at + length)
+    at = at + length + 1
+    length = byte(w, at)
+  end
+  return labels
+end
+
+function names:isRoot() return #self[1] == 1 end
+
+function names:isPartOf(other)
+  if not is_name(other) then wrong("isPartOf", other, "a DNSName") end
+  local w, suffix = self[1], folded(other)
+  local surplus = #w - #suffix
+  local at = 0
+  while at < surplus do at = at + byte(w, at + 1) + 1 end
+  if at ~= surplus then return false end
+  return lower(sub(w, at + 1)) == suffix
+end
+
+function names:makeRelative(other)
+  if not self:isPartOf(other) then return nil end
+  return name_of(sub(self[1], 1, #self[1] - #other[1]) .. "\0")
+end
+
+function names:chopOff()
+  local length = byte(self[1], 1)
+  if length == 0 then return false end
+  -- A name that is changed is no longer that of the query.
+  if rawequal(self, live_name) then live_name = nil end
+  self[1], self[2], self[3] = sub(self[1], length + 2), false, false
+  return true
+end
+
+function NAME.__eq(a, b) return a[1] == b[1] or folded(a) == folded(b) end
+function NAME.__lt(a, b) return folded(a) < folded(b) end
+function NAME.__le(a, b) return folded(a) <= folded(b) end
+function NAME.__tostring(name) return name:toString() end
+function NAME.__concat(a, b) return tostring(a) .. tostring(b) end
+
+-- ComboAddress and networks --------------------------------------------------------------------
+
+-- o: 16 octets, IPv4 mapped; p: port.
+local ADDRESS, addresses = {}, {}
+ADDRESS.__index = addresses
+
+local function address_of(octets, port) return setmetatable({ o = octets, p = port or 0 }, ADDRESS) end
+
+local function is_address(v) return getmetatable(v) == ADDRESS end
+
+local MAPPED = ("\0"):rep(10) .. "\255\255"
+
+function addresses:isIPv4() return sub(self.o, 1, 12) == MAPPED end
+function addresses:isIPv6() return sub(self.o, 1, 12) ~= MAPPED end
+-- Addresses of both families are held alike: a mapped one is an IPv4 address.
+function addresses:isMappedIPv4() return false end
+function addresses:mapToIPv4() return address_of(self.o, self.p) end
+function addresses:getPort() return self.p end
+function addresses:getRaw() return self:isIPv4() and sub(self.o, 13) or self.o end
+function addresses:toString() return core.address_text(self.o) end
+addresses.tostring = addresses.toString
+
+function addresses:toStringWithPort()
+  local text = core.address_text(self.o)
+  if self:isIPv6() then text = "[" .. text .. "]" end
+  return text .. ":" .. self.p
+end
+addresses.tostringWithPort = addresses.toStringWithPort
+
+function addresses:truncate(bits)
+  bits = tonumber(bits) or wrong("truncate", bits, "a number of bits")
+  self.o = core.truncate(self.o, self:isIPv4() and bits + 96 or bits)
+end
+
+function ADDRESS.__eq(a, b) return a.o == b.o and a.p == b.p end
+function ADDRESS.__lt(a, b) return a.o < b.o or a.o == b.o and a.p < b.p end
+function ADDRESS.__tostring(a) return a:toString() end
+for _, name in ipairs({ "ipencrypt", "ipdecrypt" }) do
+  addresses[name] = function() error(name .. " is not available", 2) end
+end
+
+-- o: the first address, 16 octets; b: bits of the prefix, from the mapped address's start.
+local NETMASK, netmasks = {}, {}
+NETMASK.__index = netmasks
+
+local function netmask_of(text, what, level)
+  if getmetatable(text) == NETMASK then return text end
+  local octets, bits
+  if type(text) == "string" then octets, bits = core.network(text) end
+  if not octets then wrong(what, text, "ADDRESS or ADDRESS/LENGTH", (level or 2) + 1) end
+  return setmetatable({ o = octets, b = bits }, NETMASK)
+end
+
+local function address_in(v, what, level)
+  if is_address(v) then return v.o end
+  local octets = type(v) == "string" and core.address(v)
+  if not octets then wrong(what, v, "an address", (level or 2) + 1) end
+  return octets
+end
+
+function netmasks:match(address) return core.truncate(address_in(address, "match"), self.b) == self.o end
+function netmasks:isIPv4() return sub(self.o, 1, 12) == MAPPED and self.b >= 96 end
+function netmasks:isIPv6() return not self:isIPv4() end
+function netmasks:getBits() return self:isIPv4() and self.b - 96 or self.b end
+function netmasks:getNetwork() return address_of(self.o) end
+netmasks.getMaskedNetwork = netmasks.getNetwork
+function netmasks:empty() return false end
+function netmasks:toString() return core.address_text(self.o) .. "/" .. self:getBits() end
+NETMASK.__tostring = netmasks.toString
+function NETMASK.__eq(a, b) return a.o == b.o and a.b == b.b end
+
+-- Sets -----------------------------------------------------------------------------------------
+-- Those that the file makes are compiled once for all shards, and shared (`at` is their number);
+-- what a function adds to one, or to one of its own making, is the shard's own.
+
+local function strings(v, what, each)
+  if type(v) == "table" and getmetatable(v) == nil then
+    for _, one in ipairs(v) do each(one) end
+  else
+    each(v)
+  end
+end
+
+local SUFFIXES, suffixes = {}, {}
+SUFFIXES.__index = suffixes
+local suffixes_made, networks_made = 0, 0
+
+function suffixes:add(v)
+  if recording and self.at then return self end
+  strings(v, "add", function(one) self.own[lower(wire_of(one, "add", 4))] = true; self.any = true end)
+  return self
+end
+
+function suffixes:remove(v)
+  if recording and self.at then return self end
+  strings(v, "remove", function(one)
+    local wire = lower(wire_of(one, "remove", 4))
+    if not self.own[wire] and self.at and core.suffix(self.at, wire) == 0 then
+      error("remove: the names that the file put into a set cannot be taken out of it by a function", 4)
+    end
+    self.own[wire] = nil
+  end)
+  return self
+end
+
+function suffixes:addFile() 
+  if recording and self.at then return self end
+  error("addFile can be called only while the configuration is evaluated", 2)
+end
+
+-- Where the longest name of the set begins in a wire name.
+local function suffix_in(set, wire)
+  local found = set.at and core.suffix(set.at, wire)
+  if set.any then
+    local own, at, f = set.own, 0, lower(wire)
+    while true do
+      if found and found <= at then return found end
+      if own[sub(f, at + 1)] then return at end
+      local length = byte(f, at + 1)
+      if not length or length == 0 then return found end
+      at = at + length + 1
+    end
+  end
+  return found
+end
+
+function suffixes:check(name) return suffix_in(self, wire_of(name, "check")) ~= nil end
+
+function suffixes:getBestMatch(name)
+  local wire = wire_of(name, "getBestMatch")
+  local at = suffix_in(self, wire)
+  return at and name_of(sub(wire, at + 1)) or nil
+end
+
+local NAMESET, namesets = {}, {}
+NAMESET.__index = namesets
+function namesets:add(v)
+  if recording and self.at then return end
+  strings(v, "add", function(one)
+    local wire = lower(wire_of(one, "add", 4))
+    if not self.own[wire] then self.own[wire] = true; self.count = self.count + 1 end
+  end)
+end
+function namesets:delete(v)
+  local wire = lower(wire_of(v, "delete"))
+  if self.own[wire] then self.own[wire] = nil; self.count = self.count - 1 end
+end
+function namesets:check(v)
+  local wire = wire_of(v, "check")
+  return self.own[lower(wire)] == true or self.at ~= nil and core.has_name(self.at, wire)
+end
+function namesets:clear() self.own, self.count = {}, 0 end
+function namesets:empty() return self.count == 0 end
+function namesets:size() return self.count end
+function namesets:toString()
+  local all = {}
+  for wire in pairs(self.own) do all[#all + 1] = core.text(wire) end
+  table.sort(all)
+  return table.concat(all, " ")
+end
+NAMESET.__tostring = namesets.toString
+
+local NETWORKS, networks = {}, {}
+NETWORKS.__index = networks
+function networks:addMask(v)
+  if recording and self.at then return self end
+  strings(v, "addMask", function(one)
+    local out = type(one) == "string" and sub(one, 1, 1) == "!"
+    local mask = netmask_of(out and sub(one, 2) or one, "addMask", 4)
+    self.own[#self.own + 1] = { mask = mask, inside = not out }
+  end)
+  return self
+end
+networks.addMasks = networks.addMask
+function networks:addNMG(other)
+  if recording and self.at then return self end
+  for _, entry in ipairs(other.own) do self.own[#self.own + 1] = entry end
+end
+-- The longest network that holds the address decides.
+function networks:match(address)
+  local octets = address_in(address, "match")
+  local bits, inside = -1, self.at and core.network_has(self.at, octets) or false
+  for _, entry in ipairs(self.own) do
+    local mask = entry.mask
+    if mask.b > bits and core.truncate(octets, mask.b) == mask.o then bits, inside = mask.b, entry.inside end
+  end
+  return inside
+end
+function networks:size() return #self.own end
+function networks:empty() return #self.own == 0 and not self.at end
+function networks:clear() self.own, self.at = {}, nil end
+
+-- Header ---------------------------------------------------------------------------------------
+-- q: the query whose header it is; a copy has the octets [2] and [3] and the id instead.
+
+local HEADER, headers = {}, {}
+HEADER.__index = headers
+
+local function octet(header, at)
+  local q = header.q
+  if not q then return header[at] end
+  if q ~= live then stale() end
+  return core.octet(at)
+end
+
+for name, place in pairs({ QR = { 2, 0x80 }, AA = { 2, 4 }, TC = { 2, 2 }, RD = { 2, 1 }, RA = { 3, 0x80 },
+                           AD = { 3, 0x20 }, CD = { 3, 0x10 } }) do
+  local at, mask = place[1], place[2]
+  headers["get" .. name] = function(self) return band(octet(self, at), mask) ~= 0 end
+  headers["set" .. name] = function(self, on)
+    local there = octet(self, at)
+    there = on and bor(there, mask) or band(there, bnot(mask))
+    if self.q then core.set_octet(at, there) else self[at] = there end
+  end
+end
+
+function headers:getID() return octet(self, 0) * 256 + octet(self, 1) end
+function headers:getOpcode() return band(bit.rshift(octet(self, 2), 3), 15) end
+function headers:getRCode() return band(octet(self, 3), 15) end
+for name, at in pairs({ getQDCount = 4, getANCount = 6, getNSCount = 8, getARCount = 10 }) do
+  headers[name] = function(self) return octet(self, at) * 256 + octet(self, at + 1) end
+end
+
+-- Server ---------------------------------------------------------------------------------------
+
+local SERVER, servers = {}, {}
+SERVER.__index = servers
+-- By slot, of one configuration.
+local known, known_generation = {}, -1
+
+function servers:getName() return self.name end
+function servers:getNameWithAddr()
+  return self.name == self.address and self.address or self.name .. " (" .. self.address .. ")"
+end
+function servers:getOutstanding() return (core.load(self.slot)) end
+function servers:getLatency() local _, latency = core.load(self.slot) return latency end
+function servers:isUp() return true end
+function servers:canAcceptQueries() return true end
+SERVER.__tostring = servers.getName
+for _, name in ipairs({ "addPool", "rmPool", "setUp", "setDown", "setAuto", "setActiveAuto", "setLazyAuto",
+                        "setQPS", "setHealthCheckParams", "getHealthCheckMode", "getDrops", "setTCPBackup" }) do
+  servers[name] = function() error(name .. " is not available to functions that are run per query", 2) end
+end
+
+local function server(slot)
+  local generation = core.generation()
+  if generation ~= known_generation then known, known_generation = {}, generation end
+  local it = known[slot]
+  if not it then
+    local name, address, order, weight = core.server(slot)
+    if not name then return nil end
+    it = setmetatable({ slot = slot, name = name, address = address, order = order, weight = weight,
+                        upStatus = true }, SERVER)
+    known[slot] = it
+  end
+  return it
+end
+
+-- dq and dr ------------------------------------------------------------------------------------
+
+local QUERY, RESPONSE = {}, {}
+local methods, response_methods, reads, writes = {}, {}, {}, {}
+
+function reads.qname()
+  local name = live_name
+  if not name then name = setmetatable({ live_wire, false, false }, NAME); live_name = name end
+  return name
+end
+function reads.qtype() return live_qtype end
+function reads.remoteaddr() return address_of(core.remote()) end
+function reads.localaddr() return address_of(core.localaddr()) end
+function reads.dh(q) return setmetatable({ q = q }, HEADER) end
+function reads.pool() return core.pool() end
+function reads.opcode() return band(bit.rshift(core.octet(2), 3), 15) end
+function reads.rcode() return band(core.octet(3), 15) end
+function reads.tempFailureTTL() return core.temporary_failure_ttl() end
+for name, which in pairs({ qclass = 0, len = 1, ecsPrefixLength = 2 }) do
+  reads[name] = function() return core.number(which) end
+end
+for name, which in pairs({ tcp = 0, skipCache = 1, useECS = 2, ecsOverride = 3 }) do
+  reads[name] = function() return core.flag(which) end
+end
+
+local function whole(what, v, max)
+  local n = tonumber(v)
+  if not n or n < 0 or n > max or n ~= floor(n) then
+    wrong(what, v, "a whole number from 0 to " .. max, 3)
+  end
+  return n
+end
+
+for name, which in pairs({ skipCache = 1, useECS = 2, ecsOverride = 3 }) do
+  writes[name] = function(v)
+    if type(v) ~= "boolean" then wrong(name, v, "true or false", 3) end
+    core.set_flag(which, v)
+  end
+end
+function writes.pool(v)
+  if type(v) ~= "string" then wrong("pool", v, "the name of a pool", 3) end
+  if not core.set_pool(v) then wrong("pool", v, "the name of a pool of this configuration", 3) end
+end
+function writes.rcode(v) core.set_octet(3, bor(band(core.octet(3), 0xf0), whole("rcode", v, 15))) end
+function writes.ecsPrefixLength(v) core.set_ecs_prefix_length(whole("ecsPrefixLength", v, 128)) end
+function writes.tempFailureTTL(v)
+  core.set_temporary_failure_ttl(v ~= nil and whole("tempFailureTTL", v, 4294967295) or nil)
+end
+function writes.dh(v) methods.setHeader(live, v) end
+
+local function index(methods_of)
+  return function(q, key)
+    local method = methods_of[key]
+    if method then return method end
+    if q ~= live then stale() end
+    local read = reads[key]
+    if read then return read(q) end
+    error("there is no member " .. shown(key) .. " here", 2)
+  end
+end
+
+local function newindex(q, key, v)
+  if q ~= live then stale() end
+  local write = writes[key]
+  if not write then
+    error("the member " .. shown(key) .. (reads[key] and " can only be read" or " is not there"), 2)
+  end
+  write(v)
+end
+
+QUERY.__index, QUERY.__newindex = index(methods), newindex
+RESPONSE.__index, RESPONSE.__newindex = index(response_methods), newindex
+
+-- Defines a method that needs the query to be that of the running call.
+local function method(name, body)
+  methods[name] = function(q, ...)
+    if q ~= live then stale() end
+    return body(...)
+  end
+end
+
+local function reread() live_name, live_wire, live_qtype = nil, core.qname(), core.number(3) end
+
+-- The two that are used most, without a detour.
+function methods.setTag(q, name, value)
+  if q ~= live then stale() end
+  if not core.set_tag(name, value) then
+    error("setTag: no more room; a query may have 64 tags with 4096 octets in all", 2)
+  end
+end
+function methods.getTag(q, name)
+  if q ~= live then stale() end
+  return core.tag(name)
+end
+method("unsetTag", core.unset_tag)
+method("getTagArray", core.tags)
+method("setTagArray", function(tags)
+  if type(tags) ~= "table" then wrong("setTagArray", tags, "a table of names and values", 3) end
+  for name, value in pairs(tags) do
+    if not core.set_tag(name, value) then error("setTagArray: no more room", 3) end
+  end
+end)
+method("getHeader", function()
+  local copy = {}
+  for at = 0, 11 do copy[at] = core.octet(at) end
+  return setmetatable(copy, HEADER)
+end)
+method("setHeader", function(header)
+  if getmetatable(header) ~= HEADER then wrong("setHeader", header, "a header", 3) end
+  for at = 2, 3 do core.set_octet(at, octet(header, at)) end
+end)
+method("getDO", core.dnssec_ok)
+method("getContent", core.content)
+method("setContent", function(content)
+  if type(content) ~= "string" then wrong("setContent", content, "a string", 3) end
+  if not core.set_content(content) then
+    error("setContent: " .. #content .. " octets are no message, or more than there is room for", 3)
+  end
+  reread()
+end)
+method("getTrailingData", core.trailing)
+method("setTrailingData", function(octets)
+  if type(octets) ~= "string" then wrong("setTrailingData", octets, "a string", 3) end
+  return core.set_trailing(octets)
+end)
+method("getProtocol", core.protocol)
+method("getQueryTime", function()
+  local s, ns = core.query_time()
+  return { tv_sec = s, tv_nsec = ns }
+end)
+method("getElapsedUs", core.elapsed_us)
+method("getIncomingInterface", core.interface)
+-- No listener speaks TLS.
+method("getServerNameIndication", function() return "" end)
+method("getRestartCount", function() return core.number(4) end)
+method("setRestartable", core.set_restartable)
+method("changeName", function(name)
+  local done = core.change_name(wire_of(name, "changeName", 4))
+  if done then reread() end
+  return done
+end)
+method("setMaxReturnedTTL", function(max) core.set_ttl_max(whole("setMaxReturnedTTL", max, 4294967295)) end)
+method("setExtendedDNSError", function(code, text)
+  core.set_error(whole("setExtendedDNSError", code, 65535), text == nil and "" or tostring(text))
+end)
+
+local OPTION, options = {}, {}
+OPTION.__index = options
+function options:count() return #self end
+function options:getValues()
+  local copy = {}
+  for at, v in ipairs(self) do copy[at] = v end
+  return copy
+end
+
+method("getEDNSOptions", function()
+  local by_code = {}
+  core.options(function(code, data)
+    local view = by_code[code]
+    if not view then view = setmetatable({}, OPTION); by_code[code] = view end
+    view[#view + 1] = data
+  end)
+  return by_code
+end)
+
+local function bad_spoof(v)
+  wrong("spoof", v, "an address, a table of addresses, contents of a record, or a table of those", 4)
+end
+
+method("spoof", function(v)
+  local list = v
+  if type(v) ~= "table" or is_address(v) then list = { v } end
+  local types, contents = {}, {}
+  for at, one in ipairs(list) do
+    if is_address(one) then
+      types[at], contents[at] = one:isIPv4() and 1 or 28, one:getRaw()
+    elseif type(one) == "string" then
+      types[at], contents[at] = live_qtype, one
+    else
+      bad_spoof(one)
+    end
+  end
+  if #contents == 0 then bad_spoof(v) end
+  if not core.spoof(types, contents) then error("spoof: no question to answer, or no room for the answer", 3) end
+  reread()
+end)
+
+for _, name in ipairs({ "getHTTPHeaders", "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "getHTTPScheme",
+                        "setHTTPResponse" }) do
+  method(name, function() error(name .. " is not available: no listener speaks HTTP", 3) end)
+end
+for _, name in ipairs({ "addProxyProtocolValue", "setProxyProtocolValues", "getProxyProtocolValues" }) do
+  method(name, function() error(name .. " is not available: no listener speaks the PROXY protocol", 3) end)
+end
+for _, name in ipairs({ "setMetaKey", "sendTrap", "setSpanAttribute", "getTraceID" }) do
+  method(name, function() error(name .. " is not available: nothing exports it", 3) end)
+end
+for _, name in ipairs({ "suspend", "setEDNSOption" }) do
+  method(name, function() error(name .. " is not available", 3) end)
+end
+
+for name, body in pairs(methods) do response_methods[name] = body end
+
+local function response_method(name, body)
+  response_methods[name] = function(q, ...)
+    if q ~= live then stale() end
+    return body(...)
+  end
+end
+
+response_method("restart", core.restart)
+response_method("getSelectedBackend", function()
+  local slot = core.selected()
+  return slot and server(slot) or nil
+end)
+-- There is no cache yet: no answer can be a stale one of it.
+response_method("getStaleCacheHit", function() return false end)
+response_method("editTTLs", function(change)
+  if type(change) ~= "function" then wrong("editTTLs", change, "a function", 3) end
+  core.edit_ttls(change)
+end)
+
+-- DNSPacketOverlay -----------------------------------------------------------------------------
+
+local OVERLAY, overlays = {}, {}
+OVERLAY.__index = overlays
+function overlays:getRecordsCountInSection(section) return self.counts[section] or 0 end
+function overlays:getRecord(at)
+  local record = self.records[at + 1]
+  if not record then wrong("getRecord", at, "the number of a record, from 0 to " .. #self.records - 1) end
+  return record
+end
+overlays.getDNSRecord = overlays.getRecord
+
+function newDNSPacketOverlay(packet)
+  if type(packet) ~= "string" then wrong("newDNSPacketOverlay", packet, "a string") end
+  local qname, qtype, qclass = core.question(packet)
+  if not qname then error("newDNSPacketOverlay: the packet has no question that can be read", 2) end
+  local copy = {}
+  for at = 0, 11 do copy[at] = byte(packet, at + 1) end
+  local overlay = { qname = name_of(qname), qtype = qtype, qclass = qclass, dh = setmetatable(copy, HEADER),
+                    counts = { [0] = 1, 0, 0, 0 }, records = {} }
+  core.records(packet, function(owner, rtype, class, ttl, place, length, offset)
+    overlay.counts[place] = overlay.counts[place] + 1
+    overlay.records[#overlay.records + 1] = { name = name_of(owner), type = rtype, class = class, ttl = ttl,
+                                              place = place, contentLength = length, contentOffset = offset }
+  end)
+  return setmetatable(overlay, OVERLAY)
+end
+
+local function parse_address(packet, record, rtype, length)
+  if record.type ~= rtype or record.contentLength ~= length then return nil end
+  local octets = sub(packet, record.contentOffset + 1, record.contentOffset + length)
+  return address_of(length == 4 and MAPPED .. octets or octets, 0)
+end
+function parseARecord(packet, record) return parse_address(packet, record, 1, 4) end
+function parseAAAARecord(packet, record) return parse_address(packet, record, 28, 16) end
+function parseAddressRecord(packet, record)
+  return parseARecord(packet, record) or parseAAAARecord(packet, record)
+end
+
+-- Functions of the configuration ---------------------------------------------------------------
+
+-- Takes any use while the file is evaluated, and does nothing.
+local INERT = {}
+local inert = setmetatable({}, INERT)
+function INERT.__index() return inert end
+function INERT.__newindex() end
+function INERT.__call() return inert end
+function INERT.__concat() return "" end
+function INERT.__tostring() return "" end
+for _, event in ipairs({ "__add", "__sub", "__mul", "__div", "__mod", "__pow", "__unm" }) do
+  INERT[event] = function() return 0 end
+end
+function INERT.__lt() return false end
+function INERT.__le() return false end
+
+local function configures(name, body)
+  _G[name] = function(...)
+    if not recording then
+      error(name .. " can be called only while the configuration is evaluated, not by functions that are run "
+        .. "per query", 2)
+    end
+    return body(...)
+  end
+end
+
+for _, name in ipairs(stand_ins) do
+  -- What works at any time is there already.
+  if rawget(_G, name) == nil then configures(name, function() return inert end) end
+end
+for _, name in ipairs({ "leastOutstanding", "firstAvailable", "roundrobin", "wrandom", "whashed", "chashed",
+                        "orderedWrandUntag", "p2c", "concentrate" }) do
+  _G[name] = inert
+end
+
+-- Servers, as far as a file asks for them again.
+local given = {}
+local function number_of(v)
+  for at, one in ipairs(given) do
+    if rawequal(v, one) or type(v) == "string" and (v == one.id or v == one.name or v == one.address) then
+      return at
+    end
+  end
+  return type(v) == "number" and given[v + 1] and v + 1 or nil
+end
+configures("newServer", function(v)
+  local it = { order = 1, weight = 1, address = v }
+  if type(v) == "table" then
+    it.address = v.address
+    for _, key in ipairs({ "order", "weight", "name", "id" }) do it[key] = v[key] or it[key] end
+  end
+  it.name = it.name or it.address
+  given[#given + 1] = setmetatable(it, { __index = function() return inert end, __tostring = function() return it.name end })
+  return it
+end)
+configures("rmServer", function(v)
+  local at = number_of(v)
+  if at then table.remove(given, at) end
+end)
+configures("getServer", function(v) return given[number_of(v)] end)
+configures("getServers", function()
+  local list = {}
+  for at, one in ipairs(given) do list[at] = one end
+  return list
+end)
+
+local function keep(kind, f)
+  if type(f) == "function" then
+    core.record(kind, f)
+    functions[#functions + 1] = f
+  end
+  return inert
+end
+local function keep_code(kind, code)
+  local f = type(code) == "string" and loadstring(code, "=(code of a thread)")
+  f = f and f()
+  if type(f) ~= "function" then
+    error("the code of a function per thread does not return a function", 3)
+  end
+  core.record_code(kind, code)
+  functions[#functions + 1] = f
+  return inert
+end
+-- kinds: name, number, which argument has the function, whether it is given as code.
+for _, entry in ipairs(kinds) do
+  local name, kind, at, code = entry[1], entry[2], entry[3], entry[4]
+  configures(name, function(...)
+    local f = (select(at, ...))
+    if code then return keep_code(kind, f) end
+    return keep(kind, f)
+  end)
+end
+configures("addMaintenanceCallback", function(f)
+  if type(f) == "function" then callbacks[#callbacks + 1] = f end
+end)
+
+-- Files that the configuration includes; the control thread has read them.
+configures("includeDirectory", function(path)
+  for _, file in ipairs(core.included(path)) do
+    local chunk, problem = loadstring(file[2], "@" .. file[1])
+    if not chunk then error(problem, 0) end
+    chunk()
+  end
+end)
+
+-- What works at any time.
+function newDNSName(v) return name_of(wire_of(v, "newDNSName")) end
+function newDNSNameFromRaw(v)
+  if type(v) ~= "string" or not core.is_wire(v) then wrong("newDNSNameFromRaw", v, "a name in wire format") end
+  return name_of(v)
+end
+function newSuffixMatchNode()
+  local at
+  if recording then at = suffixes_made; suffixes_made = at + 1 end
+  return setmetatable({ at = at, own = {} }, SUFFIXES)
+end
+function newDNSNameSet()
+  local at
+  -- The control thread counts all sets of names together.
+  if recording then at = suffixes_made; suffixes_made = at + 1 end
+  return setmetatable({ at = at, own = {}, count = 0 }, NAMESET)
+end
+function newNMG(v)
+  local at
+  if recording then at = networks_made; networks_made = at + 1 end
+  local group = setmetatable({ at = at, own = {} }, NETWORKS)
+  if v ~= nil then group:addMask(v) end
+  return group
+end
+function newCA(v)
+  if is_address(v) then return v end
+  local octets, port
+  if type(v) == "string" then octets, port = core.address(v) end
+  if not octets then wrong("newCA", v, "an address, as \"192.0.2.1\" or \"[2001:db8::1]:53\"") end
+  return address_of(octets, port)
+end
+ComboAddress = newCA
+function newCAFromRaw(v, port)
+  if type(v) ~= "string" or (#v ~= 4 and #v ~= 16) then wrong("newCAFromRaw", v, "4 or 16 octets") end
+  return address_of(#v == 4 and MAPPED .. v or v, port)
+end
+function newNetmask(v) return netmask_of(v, "newNetmask") end
+function getCurrentTime()
+  local s, ns = core.wall_clock()
+  return { tv_sec = s, tv_nsec = ns }
+end
+-- A file would say everything once more in each shard.
+function print(...) if not recording then return real_print(...) end end
+for _, name in ipairs({ "errlog", "warnlog", "infolog", "vinfolog" }) do
+  local write = core[name]
+  _G[name] = function(message) if not recording then write(tostring(message)) end end
+end
+
+DNSAction = core.actions
+DNSResponseAction = core.actions
+DNSSection = { Question = 0, Answer = 1, Authority = 2, Additional = 3 }
+EDNSOptionCode = { NSID = 3, DAU = 5, DHU = 6, N3U = 7, ECS = 8, EXPIRE = 9, COOKIE = 10, TCPKEEPALIVE = 11,
+                   PADDING = 12, CHAIN = 13, KEYTAG = 14, EXTENDEDERROR = 15 }
+
+-- Calls ----------------------------------------------------------------------------------------
+
+local function decided(said, argument)
+  if type(said) ~= "number" then
+    error("the function returned " .. shown(said) .. "; expected a DNSAction", 0)
+  end
+  if argument ~= nil and argument ~= "" then core.argue(argument) end
+  return said
+end
+
+local calls = {}
+
+-- Number of the function; of the query: name in wire format and type.
+function calls.act(at, wire, qtype)
+  local q = setmetatable({}, QUERY)
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
+  return decided(functions[at](q))
+end
+
+function calls.act_response(at, wire, qtype)
+  local q = setmetatable({}, RESPONSE)
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
+  return decided(functions[at](q))
+end
+
+function calls.matches(at, wire, qtype)
+  local q = setmetatable({}, QUERY)
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
+  return functions[at](q) and true or false
+end
+
+function calls.act_ffi(at, token) return decided(functions[at](token)) end
+
+function calls.matches_ffi(at, token) return functions[at](token) and true or false end
+
+-- A place from 1 among the servers, 0 for none.
+function calls.choose(at, wire, qtype, count)
+  local q = setmetatable({}, QUERY)
+  live, live_name, live_wire, live_qtype = q, nil, wire, qtype
+  -- A table of its own: a function may sort it.
+  local list, all = {}, {}
+  for place = 1, count do
+    local it = server(core.candidate(place))
+    list[place], all[place] = it, it
+  end
+  local choice = functions[at](list, q)
+  if type(choice) == "number" then return choice end
+  for place = 1, count do
+    if rawequal(all[place], choice) then return place end
+  end
+  if choice == nil then return 0 end
+  error("the policy returned " .. shown(choice) .. "; expected a server, or its number from 1", 0)
+end
+
+-- Numbers from 0.
+function calls.choose_ffi(at, token)
+  local choice = functions[at](token, token)
+  return (tonumber(choice) or error("the policy returned " .. shown(choice) .. "; expected a number from 0", 0)) + 1
+end
+
+function calls.maintain()
+  live, live_name = nil, nil
+  local maintenance = rawget(_G, "maintenance")
+  if type(maintenance) == "function" then maintenance() end
+  for at = 1, #callbacks do callbacks[at]() end
+end
+
+function calls.ready()
+  recording = false
+  return type(rawget(_G, "maintenance")) == "function" or #callbacks > 0
+end
+
+return calls

@@ -1,0 +1,752 @@
+//! What a script sees and changes, one packet at a time; and what it cannot do.
+
+use std::net::SocketAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
+use crate::config::error::ConfigError;
+use crate::config::ruleset::{FunctionKind, Interface};
+use crate::config::snapshot::{Pool, Snapshot};
+use crate::live::Board;
+use crate::packet::Packet;
+use crate::rng::ShardRng;
+use crate::shard::case::Case;
+use crate::shard::policy::Selector;
+use crate::shard::rules::limits::Limits;
+use crate::shard::rules::pattern::PatternCache;
+use crate::shard::rules::scene::{Answered, Env, Facts, Scene};
+use crate::shard::script::{Candidate, FunctionId, Said};
+use crate::time::{Tick, TickDelta};
+
+/// www.Example.com A, RD, with an OPT that has DO and one option (10, "abcdefgh").
+const QUERY: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\x01\x03www\x07Example\x03com\0\0\x01\0\x01\
+    \0\0\x29\x04\xd0\0\0\x80\0\0\x0c\0\x0a\0\x08abcdefgh";
+/// Its answer: CNAME host.example.com, whose A is 192.0.2.1.
+const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x02\0\0\0\0\x03www\x07Example\x03com\0\0\x01\0\x01\
+    \xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x07\x04host\xc0\x10\
+    \xc0\x2d\0\x01\0\x01\0\0\x01\x00\0\x04\xc0\0\x02\x01";
+
+/// A shard's script, with all that stands around a packet.
+struct Room {
+    script: Box<dyn Script>,
+    snapshot: Snapshot,
+    limits: Limits,
+    rng: ShardRng,
+    farm: Selector,
+    case: Case,
+    now: Tick,
+    /// The last packet, after its call.
+    message: Vec<u8>,
+}
+
+/// What the recording evaluation of a text finds, as a control thread would hand it over.
+fn recorded(text: &str) -> Vec<Recorded> {
+    let kinds = [
+        ("LuaFFIPerThreadAction(", (FunctionKind::Action, Interface::Text)),
+        ("LuaFFIResponseAction(", (FunctionKind::ResponseAction, Interface::Ffi)),
+        ("LuaResponseAction(", (FunctionKind::ResponseAction, Interface::Objects)),
+        ("LuaFFIAction(", (FunctionKind::Action, Interface::Ffi)),
+        ("LuaAction(", (FunctionKind::Action, Interface::Objects)),
+        ("LuaFFIRule(", (FunctionKind::Rule, Interface::Ffi)),
+        ("LuaRule(", (FunctionKind::Rule, Interface::Objects)),
+        ("setServerPolicyLuaFFI(", (FunctionKind::Policy, Interface::Ffi)),
+        ("setServerPolicyLua(", (FunctionKind::Policy, Interface::Objects)),
+    ];
+    let found = text.lines().zip(1_u32..).filter_map(|(line, number)| {
+        let (_, kind) = kinds.iter().find(|(name, _)| line.contains(name))?;
+        if kind.1 == Interface::Text {
+            let code = line.split("[[").nth(1)?.split("]]").next()?;
+            return Some(one(*kind, code, 0));
+        }
+        Some(one(*kind, "@test.lua", number))
+    });
+    found.collect()
+}
+
+fn one((kind, interface): (FunctionKind, Interface), source: &str, line: u32) -> Recorded {
+    Recorded { kind, interface, source: source.to_owned(), line }
+}
+
+fn checked(text: &str) -> Result<Arc<dyn Source>, ConfigError> {
+    check(Files::one("test.lua", text.as_bytes()), recorded(text), vec![Names::default()], Vec::new())
+}
+
+impl Room {
+    fn new(text: &str) -> Self {
+        let source = checked(text).unwrap_or_else(|e| panic!("{e}"));
+        let pools = vec![Pool::default(), Pool { name: "abuse".to_owned(), ..Pool::default() }];
+        Self {
+            script: source.start(0).expect("a state"),
+            snapshot: Snapshot { generation: 1, pools, ..Snapshot::default() },
+            limits: Limits::default(),
+            rng: ShardRng::from_seed(1),
+            farm: Selector::new(Arc::new(Board::new(1, 1)), 0),
+            case: Case::default(),
+            now: Tick(5_000_000_000),
+            message: Vec::new(),
+        }
+    }
+
+    /// A shard whose only function is this one.
+    fn action(body: &str) -> Self {
+        Self::new(&format!("addAction(AllRule(), LuaAction(function(dq) {body} end))"))
+    }
+
+    fn response(body: &str) -> Self {
+        Self::new(&format!("addResponseAction(AllRule(), LuaResponseAction(function(dr) {body} end))"))
+    }
+
+    fn scene<R>(
+        &mut self,
+        message: &[u8],
+        room: usize,
+        body: impl FnOnce(&mut dyn Script, &mut Scene<'_, '_>, &mut Env<'_>) -> R,
+    ) -> R {
+        let mut buffer = message.to_vec();
+        buffer.resize(message.len() + room, 0);
+        let mut packet = Packet::new(&mut buffer, 0, message.len());
+        let peer: SocketAddr = "192.0.2.77:4242".parse().expect("an address");
+        let local: SocketAddr = "[2001:db8::53]:53".parse().expect("an address");
+        let mut scene = Scene {
+            facts: Facts::of(packet.bytes()),
+            packet: &mut packet,
+            case: &mut self.case,
+            client: Client {
+                peer: Endpoint::from(peer),
+                listener: ListenerSlot(0),
+                local: LocalSlot::LISTENER,
+            },
+            local: Endpoint::from(local),
+            answered: Some(Answered { backend: BackendSlot(0), latency: TickDelta::from_ms(1) }),
+        };
+        let mut env = Env {
+            now: self.now,
+            snapshot: &self.snapshot,
+            limits: &mut self.limits,
+            rng: &mut self.rng,
+            farm: &self.farm,
+            script: None,
+            patterns: &mut PatternCache::default(),
+        };
+        let result = body(&mut *self.script, &mut scene, &mut env);
+        self.message = scene.packet.bytes().to_vec();
+        result
+    }
+
+    fn run(&mut self, message: &[u8]) -> Option<Said> {
+        self.scene(message, 500, |script, scene, env| script.act(FunctionId(0), scene, env))
+    }
+
+    fn number(&mut self, number: u32) -> Option<Said> {
+        self.scene(QUERY, 500, |script, scene, env| script.act(FunctionId(number), scene, env))
+    }
+
+    fn errors(&self) -> u64 {
+        self.script.errors()
+    }
+}
+
+/// Runs `body` on a query; it has to end with DNSAction.Allow, which it does not reach if one of its
+/// `assert`s fails.
+fn holds(body: &str) {
+    let mut room = Room::action(&format!("{body} return DNSAction.Allow"));
+    assert_eq!(room.run(QUERY), Some(Said::Allow), "{body}");
+}
+
+fn holds_for_answers(body: &str) -> Room {
+    let mut room = Room::response(&format!("{body} return DNSResponseAction.Allow"));
+    assert_eq!(room.run(ANSWER), Some(Said::Allow), "{body}");
+    room
+}
+
+#[test]
+fn members_are_read() {
+    holds(
+        "assert(dq.qname:toString() == 'www.Example.com.') assert(dq.qname == newDNSName('WWW.example.com'))",
+    );
+    holds("assert(dq.qtype == DNSQType.A and dq.qclass == DNSClass.IN and dq.rcode == 0 and dq.opcode == 0)");
+    holds("assert(dq.remoteaddr:toStringWithPort() == '192.0.2.77:4242' and dq.remoteaddr:isIPv4())");
+    holds("assert(dq.localaddr:toStringWithPort() == '[2001:db8::53]:53' and dq.localaddr:isIPv6())");
+    holds(&format!("assert(dq.len == {} and not dq.tcp and dq.pool == '')", QUERY.len()));
+    holds("assert(not dq.skipCache and dq.useECS and not dq.ecsOverride and dq.ecsPrefixLength == 24)");
+    holds(
+        "assert(dq.tempFailureTTL == nil and dq.dh:getRD() and not dq.dh:getQR() and dq.dh:getID() == 0x1234)",
+    );
+    holds("assert(dq:getDO() and dq:getProtocol() == 'Do53 UDP' and dq:getServerNameIndication() == '')");
+    holds(
+        "assert(dq:getIncomingInterface() == '' and dq:getRestartCount() == 0 and dq:getTrailingData() == '')",
+    );
+    holds(
+        "local o = dq:getEDNSOptions()[EDNSOptionCode.COOKIE] assert(o:count() == 1 and o:getValues()[1] == 'abcdefgh')",
+    );
+    holds("assert(dq:getQueryTime().tv_sec > 1000000000 and getCurrentTime().tv_nsec >= 0)");
+    holds("assert(#dq:getContent() == dq.len)");
+}
+
+#[test]
+fn members_are_written() {
+    let mut room = Room::action(
+        "dq.pool = 'abuse' dq.skipCache = true dq.useECS = false dq.ecsOverride = true dq.ecsPrefixLength = 32
+         dq.tempFailureTTL = 7 dq.rcode = 5 dq.dh:setCD(true) dq.dh:setRD(false)
+         dq:setTag('a', 'b') dq:setTag('c', 'd') dq:unsetTag('c') dq:setTagArray({x = 'y'})
+         assert(dq:getTag('a') == 'b' and dq:getTag('none') == '' and dq:getTagArray().x == 'y')
+         assert(dq.pool == 'abuse' and dq.rcode == 5 and dq.tempFailureTTL == 7)
+         dq:setRestartable() dq:setMaxReturnedTTL(9) dq:setExtendedDNSError(15, 'blocked')
+         return DNSAction.None, ''",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::None));
+    let case = &room.case;
+    assert_eq!((case.pool.0, case.skip_cache, case.temporary_failure_ttl), (1, true, Some(7)));
+    assert_eq!((case.ecs.wanted, case.ecs.replace, case.ecs.v4), (false, true, 32));
+    assert_eq!(case.tags.value(b"a"), Some(&b"b"[..]));
+    assert_eq!((case.restartable, case.ttl_max), (true, Some(9)));
+    assert_eq!(case.error, Some(15));
+    assert_eq!(room.message[2..4], [0x00, 0x15]);
+}
+
+#[test]
+fn headers_can_be_copied_and_given_back() {
+    holds(
+        "local h = dq:getHeader() h:setTC(true) assert(not dq.dh:getTC()) dq:setHeader(h)
+         assert(dq.dh:getTC() and dq.dh:getRD())",
+    );
+    for flag in ["QR", "AA", "TC", "RD", "RA", "AD", "CD"] {
+        holds(&format!(
+            "dq.dh:set{flag}(true) assert(dq.dh:get{flag}()) dq.dh:set{flag}(false) assert(not dq.dh:get{flag}())"
+        ));
+    }
+}
+
+#[test]
+fn names_can_be_taken_apart() {
+    holds(
+        "local n = dq.qname assert(n:countLabels() == 3 and n:wirelength() == 17 and n:toStringNoDot() == 'www.Example.com')",
+    );
+    holds(
+        "assert(dq.qname:isPartOf(newDNSName('EXAMPLE.com')) and not dq.qname:isPartOf(newDNSName('ample.com')))",
+    );
+    holds("assert(dq.qname:isPartOf(newDNSName('.')) and newDNSName('a'):isPartOf(newDNSName('a')))");
+    holds(
+        "local n = dq.qname assert(n:chopOff()) assert(n == newDNSName('example.com')) assert(dq.qname:countLabels() == 3)",
+    );
+    holds(
+        "assert(dq.qname:getRawLabels()[2] == 'Example' and dq.qname:toDNSString() == '\\3www\\7Example\\3com\\0')",
+    );
+    holds("assert(newDNSNameFromRaw('\\1a\\0'):toString() == 'a.' and not pcall(newDNSName, 'a..b'))");
+    holds("assert(dq.qname:makeRelative(newDNSName('com')):toString() == 'www.Example.')");
+}
+
+#[test]
+fn addresses_and_networks() {
+    holds("assert(newCA('192.0.2.1'):getPort() == 0 and newCA('[::1]:5'):toStringWithPort() == '[::1]:5')");
+    holds("local a = newCA('192.0.2.77') a:truncate(24) assert(a:toString() == '192.0.2.0')");
+    holds(
+        "local g = newNMG() g:addMask('192.0.2.0/24') g:addMask('!192.0.2.77') assert(not g:match(dq.remoteaddr) and g:match(newCA('192.0.2.1')))",
+    );
+    holds(
+        "assert(newNetmask('192.0.0.0/16'):match(dq.remoteaddr) and tostring(newNetmask('10.1.2.3/8')) == '10.0.0.0/8')",
+    );
+    holds("assert(not pcall(newCA, 'nonsense') and not pcall(newNetmask, '1.2.3.4/99'))");
+    holds("assert(newCAFromRaw('\\1\\2\\3\\4', 5) == newCA('1.2.3.4:5'))");
+}
+
+#[test]
+fn sets_of_a_functions_own() {
+    holds("local s = newSuffixMatchNode() s:add('example.com') s:add({'a.org', newDNSName('b.org')})
+           assert(s:check(dq.qname) and s:check('x.B.org') and not s:check('org'))
+           assert(s:getBestMatch(dq.qname) == newDNSName('example.com')) s:remove('b.org') assert(not s:check('b.org'))");
+    holds(
+        "local s = newDNSNameSet() s:add(newDNSName('A.b')) assert(s:check(newDNSName('a.B')) and s:size() == 1 and not s:check(dq.qname))",
+    );
+}
+
+#[test]
+fn a_packet_can_be_looked_at() {
+    holds_for_answers(
+        "local o = newDNSPacketOverlay(dr:getContent())
+         assert(o.qname == dr.qname and o.qtype == 1 and o:getRecordsCountInSection(DNSSection.Answer) == 2)
+         local r = o:getRecord(1) assert(r.name == newDNSName('host.example.com') and r.ttl == 256 and r.place == 1)
+         assert(parseARecord(dr:getContent(), r):toString() == '192.0.2.1' and parseAAAARecord(dr:getContent(), r) == nil)",
+    );
+}
+
+#[test]
+fn a_function_says_what_becomes_of_the_query() {
+    let said = [
+        ("None", "''", Said::None, &b""[..]),
+        ("Allow", "nil", Said::Allow, b""),
+        ("Drop", "''", Said::Drop, b""),
+        ("Nxdomain", "''", Said::RCode(3), b""),
+        ("Refused", "''", Said::RCode(5), b""),
+        ("ServFail", "''", Said::RCode(2), b""),
+        ("Spoof", "'192.0.2.1'", Said::Spoof, b"192.0.2.1"),
+        ("SpoofRaw", "'\\0\\1'", Said::SpoofRaw, b"\0\x01"),
+        ("HeaderModify", "''", Said::HeaderModify, b""),
+        ("Pool", "'abuse'", Said::Pool, b"abuse"),
+        ("Delay", "'250'", Said::Delay(250), b"250"),
+        ("Truncate", "''", Said::Truncate, b""),
+        ("NoRecurse", "''", Said::NoRecurse, b""),
+    ];
+    for (name, argument, expected, octets) in said {
+        let mut room = Room::action(&format!("return DNSAction.{name}, {argument}"));
+        assert_eq!(room.run(QUERY), Some(expected), "{name}");
+        assert_eq!(room.script.argument(), octets, "{name}");
+    }
+    for wrong in
+        ["return", "return 'x'", "return 99", "return DNSAction.Delay, 'soon'", "error('x')", "error({})"]
+    {
+        let mut room = Room::action(wrong);
+        assert_eq!((room.run(QUERY), room.errors()), (None, 1), "{wrong}");
+        assert_eq!(room.message, QUERY);
+    }
+}
+
+#[test]
+fn queries_are_answered_by_a_function() {
+    let mut room =
+        Room::action("dq:spoof({newCA('192.0.2.9'), newCA('2001:db8::9')}) return DNSAction.HeaderModify");
+    assert_eq!(room.run(QUERY), Some(Said::HeaderModify));
+    let found: Vec<_> = super::records::records(&room.message).map(|r| (r.section, r.rtype, r.ttl)).collect();
+    assert_eq!(found, [(1, 1, 60), (1, 28, 60), (3, 41, 0x8000)]);
+    assert_eq!(room.message[2..4], [0x81, 0x80], "RA is RD");
+    let mut room = Room::action("dq:spoof({'\\1\\2\\3\\4', '\\5\\6\\7\\8'}) return DNSAction.HeaderModify");
+    assert_eq!(room.run(QUERY), Some(Said::HeaderModify));
+    assert_eq!(super::records::records(&room.message).count(), 3);
+    for wrong in ["dq:spoof({})", "dq:spoof(5)", "dq:spoof(('x'):rep(600))", "dq:spoof(('x'):rep(70000))"] {
+        let mut room = Room::action(&format!("{wrong} return DNSAction.HeaderModify"));
+        assert_eq!((room.run(QUERY), room.errors(), &room.message[..]), (None, 1, QUERY), "{wrong}");
+    }
+}
+
+#[test]
+fn the_message_can_be_replaced_within_its_room() {
+    let mut room = Room::action(
+        "dq:setContent(dq:getContent():sub(1, 12) .. '\\1x\\0\\0\\28\\0\\1')
+         assert(dq.qname:toString() == 'x.' and dq.qtype == DNSQType.AAAA) return DNSAction.Allow",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+    assert!(room.message.ends_with(b"\x01x\0\0\x1c\0\x01"));
+    for wrong in ["('x'):rep(5000)", "''", "('x'):rep(11)", "5"] {
+        let mut room = Room::action(&format!("dq:setContent({wrong}) return DNSAction.Allow"));
+        assert_eq!((room.run(QUERY), room.errors(), &room.message[..]), (None, 1, QUERY), "{wrong}");
+    }
+    let mut room = Room::action(
+        "assert(dq:setTrailingData('tail') and dq:getTrailingData() == 'tail') dq:setTrailingData('end')
+         assert(not dq:setTrailingData(('x'):rep(5000))) return DNSAction.Allow",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+    assert_eq!(room.message, [QUERY, b"end"].concat());
+}
+
+#[test]
+fn another_name_is_asked_for_and_the_question_kept() {
+    let mut room = Room::action(
+        "assert(dq:changeName(newDNSName('other.org'))) assert(dq.qname == newDNSName('other.org')) return DNSAction.Allow",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+    assert_eq!(room.message[12..27], b"\x05other\x03org\0\0\x01\0\x01"[..]);
+    assert_eq!(room.case.original, b"\x03www\x07Example\x03com\0\0\x01\0\x01");
+    let long = format!("{0}.{0}.{0}.abc", "x".repeat(60));
+    let mut room = Room::action(&format!(
+        "if not dq:changeName(newDNSName('{long}')) then return DNSAction.Drop end return DNSAction.Allow"
+    ));
+    let fits = room.scene(QUERY, 20, |script, scene, env| script.act(FunctionId(0), scene, env));
+    assert_eq!((fits, &room.message[..]), (Some(Said::Drop), QUERY));
+    let room = holds_for_answers("assert(dr:changeName(newDNSName('n')))");
+    let owners: Vec<_> = super::records::records(&room.message)
+        .map(|r| super::records::expand(&room.message, r.owner))
+        .collect();
+    assert_eq!(owners, [Some(b"\x01n\0".to_vec()), Some(b"\x04host\x07Example\x03com\0".to_vec())]);
+}
+
+#[test]
+fn answers_are_edited_and_asked_again() {
+    let room = holds_for_answers(
+        "dr:editTTLs(function(section, class, type, ttl)
+           assert(section == 1 and class == 1) if type == DNSQType.A then return 9 end return ttl
+         end)
+         assert(not dr:getStaleCacheHit() and dr:getSelectedBackend() == nil)",
+    );
+    let ttls: Vec<_> = super::records::records(&room.message).map(|r| r.ttl).collect();
+    assert_eq!(ttls, [60, 9]);
+    let mut room = Room::response("dr.pool = 'abuse' dr:restart() return DNSResponseAction.None");
+    assert_eq!(room.run(ANSWER), Some(Said::Restart));
+    let mut room = Room::response("dr:editTTLs(function() error('no') end) return DNSResponseAction.None");
+    assert_eq!((room.run(ANSWER), &room.message[..]), (None, ANSWER));
+    assert_eq!(room.run(ANSWER), None, "the next call works the same");
+}
+
+#[test]
+fn what_is_not_there_is_refused_by_name() {
+    for name in ["getHTTPPath", "setProxyProtocolValues", "suspend", "setMetaKey"] {
+        let body = format!(
+            "local ok, e = pcall(dq.{name}, dq) assert(not ok and tostring(e):find('{name} is not available'))"
+        );
+        holds(&body);
+    }
+    holds("assert(not pcall(function() return dq.banana end) and not pcall(function() dq.banana = 1 end))");
+    holds("assert(not pcall(function() dq.qname = 1 end) and not pcall(function() dq.pool = 'none' end))");
+    for name in ["newServer", "addAction", "setACL", "LuaAction", "getServer"] {
+        let body = format!(
+            "local ok, e = pcall({name}, 1) assert(not ok and tostring(e):find('{name} can be called only'))"
+        );
+        holds(&body);
+    }
+}
+
+#[test]
+fn an_old_query_shows_no_other_ones_data() {
+    let mut room = Room::action(
+        "if old then
+           assert(not pcall(function() return old.qtype end) and not pcall(old.setTag, old, 'a', 'b'))
+           assert(not pcall(function() old.pool = 'abuse' end) and not pcall(h.getID, h))
+           assert(name:toString() == 'www.Example.com.' and dq.qname:toString() == '.')
+           return DNSAction.Drop
+         end
+         old, h, name = dq, dq.dh, dq.qname return DNSAction.Allow",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+    assert_eq!(room.run(&QUERY[..12]), Some(Said::Drop));
+    assert!(room.case.tags.is_empty() && room.case.pool.0 == 0);
+    let mut room = Room::new(
+        "local old\nfunction maintenance() assert(not pcall(function() return old:getTag('a') end)) ended = true end\n\
+         LuaAction(function(dq) old = dq return ended and DNSAction.Drop or DNSAction.Allow end)",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+    room.script.maintain(Tick(1));
+    assert_eq!((room.run(QUERY), room.errors()), (Some(Said::Drop), 0));
+}
+
+#[test]
+fn endless_functions_end() {
+    for body in [
+        "while true do end",
+        "while true do pcall(function() while true do end end) end",
+        "coroutine.wrap(function() while true do end end)()",
+        "local function f() return f() end f()",
+        "dq:editTTLs(function() while true do end end) while true do end",
+    ] {
+        let mut room = Room::new(&format!(
+            "LuaAction(function(dq) {body} end)\nLuaAction(function(dq) return DNSAction.Drop end)"
+        ));
+        assert_eq!((room.run(QUERY), room.errors()), (None, 1), "{body}");
+        assert_eq!(room.number(1), Some(Said::Drop), "{body}");
+        assert_eq!((room.run(QUERY), room.errors()), (None, 2), "{body}");
+    }
+}
+
+#[test]
+fn errors_are_counted_and_said_once_a_second() {
+    use std::io::Write;
+    use std::sync::Mutex;
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl Write for Lines {
+        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("the lines").extend_from_slice(octets);
+            Ok(octets.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let to = lines.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
+    tracing::subscriber::with_default(log, || {
+        let mut room = Room::action("error('wrong')");
+        for step in 0..30 {
+            room.now = Tick(1) + TickDelta::from_ms(step * 100);
+            assert_eq!(room.run(QUERY), None);
+        }
+        assert_eq!(room.errors(), 30);
+    });
+    let text = String::from_utf8(lines.0.lock().expect("the lines").clone()).expect("text");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(text.contains("test.lua:1: wrong"), "{text}");
+}
+
+#[test]
+fn a_file_that_evaluates_differently_is_refused() {
+    let text = "counter = os.tmpname and LuaAction(function(dq) return 0 end)\n";
+    assert!(checked(text).is_ok());
+    let more = [one((FunctionKind::Rule, Interface::Objects), "@test.lua", 9)];
+    for wrong in [&[][..], &more] {
+        let error = check(Files::one("test.lua", text.as_bytes()), wrong.to_vec(), Vec::new(), Vec::new())
+            .expect_err("refused")
+            .to_string();
+        assert!(error.contains("evaluates differently"), "{error}");
+    }
+    let error = checked("LuaAction(function(dq) end)\nerror('stop')").expect_err("refused").to_string();
+    assert!(error.contains("test.lua:2: stop"), "{error}");
+}
+
+#[test]
+fn configuration_functions_stand_still() {
+    let text = "local s = newServer{address='192.0.2.1:53', name='one', weight=3}\n\
+        assert(s.weight == 3 and getServer(0) == s and getServer('one') == s and getServer(42) == nil and #getServers() == 1)\n\
+        setACL({'0.0.0.0/0'}) addLocal('127.0.0.1') getPool('x'):setCache(newPacketCache(10)) setServerPolicy(wrandom)\n\
+        local smn = newSuffixMatchNode() smn:add('a') addAction(SuffixMatchNodeRule(smn), DropAction())\n\
+        addAction(AndRule({QTypeRule(DNSQType.A), NotRule(TCPRule(true))}), SpoofAction({'192.0.2.1'}))\n\
+        addAction(AllRule(), LuaAction(function(dq) return smn:check('b') and DNSAction.Drop or DNSAction.Allow end))\n\
+        errlog('silent') print('silent')\n";
+    let mut room = Room::new(text);
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+}
+
+#[test]
+fn included_files_are_evaluated_too() {
+    let main = "includeDirectory('conf.d')\nLuaAction(function(dq) return first end)";
+    let files = Files {
+        main: Some(File { name: "test.lua".to_owned(), text: main.as_bytes().to_vec() }),
+        directories: vec![(
+            "conf.d".to_owned(),
+            vec![File {
+                name: "a.conf".to_owned(),
+                text: b"#!x\nfirst = DNSAction.Drop LuaRule(function() return true end)".to_vec(),
+            }],
+        )],
+    };
+    let recorded = vec![
+        one((FunctionKind::Rule, Interface::Objects), "@a.conf", 2),
+        one((FunctionKind::Action, Interface::Objects), "@test.lua", 2),
+    ];
+    let source = check(files, recorded, Vec::new(), Vec::new()).expect("a source");
+    let mut room = Room { script: source.start(1).expect("a state"), ..Room::action("return 0") };
+    assert_eq!(room.number(1), Some(Said::Drop));
+    assert_eq!(room.scene(QUERY, 0, |s, scene, env| s.matches(FunctionId(0), scene, env)), Some(true));
+    assert!(source.same(&*source));
+}
+
+#[test]
+fn rules_match() {
+    let mut room = Room::new(
+        "LuaRule(function(dq) return dq.qtype == DNSQType.A end)\nLuaRule(function(dq) error('x') end)",
+    );
+    let mut matches =
+        |number| room.scene(QUERY, 0, |s, scene, env| s.matches(FunctionId(number), scene, env));
+    assert_eq!(matches(0), Some(true));
+    assert_eq!(matches(1), None);
+    assert_eq!(matches(7), None, "no such function");
+    assert_eq!(room.run(QUERY), None, "no action");
+    assert_eq!(room.errors(), 3);
+}
+
+fn chosen(text: &str) -> Option<usize> {
+    let mut room = Room::new(text);
+    let servers =
+        [3, 1, 2].map(|n| Candidate { slot: BackendSlot(n), outstanding: u32::from(n), latency_us: 1500 });
+    room.snapshot.backends =
+        (0..4).map(|n| Some(Arc::new(crate::shard::policy::tests::backend(n)))).collect();
+    room.scene(QUERY, 0, |s, scene, env| s.choose(FunctionId(0), &servers, scene, env.now, env.snapshot))
+}
+
+#[test]
+fn policies_choose() {
+    let lua = |body: &str| chosen(&format!("setServerPolicyLua('p', function(servers, dq) {body} end)"));
+    assert_eq!(lua("return 2"), Some(1));
+    assert_eq!(lua("return servers[3]"), Some(2));
+    assert_eq!(
+        lua(
+            "table.sort(servers, function(a, b) return a:getOutstanding() < b:getOutstanding() end) return servers[1]"
+        ),
+        Some(1)
+    );
+    assert_eq!(
+        lua(
+            "assert(#servers == 3 and servers[1]:isUp() and servers[1]:getLatency() == 1.5 and servers[1].weight > 0 and servers[1].order) assert(dq.qtype == 1) return 1"
+        ),
+        Some(0)
+    );
+    assert_eq!(
+        lua("assert(#servers[1]:getName() > 0 and servers[1]:getNameWithAddr():find(':')) return 1"),
+        Some(0)
+    );
+    for none in [
+        "return 0",
+        "return 4",
+        "return -1",
+        "return 0/0",
+        "return 1e300",
+        "return nil",
+        "return {}",
+        "error('x')",
+    ] {
+        assert_eq!(lua(none), None, "{none}");
+    }
+    let ffi = |body: &str| {
+        chosen(&format!(
+            "local C = require('ffi').C setServerPolicyLuaFFI('p', function(list, dq) {body} end)"
+        ))
+    };
+    assert_eq!(ffi("return 2"), Some(2));
+    assert_eq!(ffi("return 3"), None);
+    assert_eq!(ffi("return C.dnsdist_ffi_servers_list_get_count(list) - 1"), Some(2));
+    assert_eq!(
+        ffi(
+            "local ffi = require('ffi') local s = ffi.new('const dnsdist_ffi_server_t*[1]') C.dnsdist_ffi_servers_list_get_server(list, 1, s) \
+             assert(C.dnsdist_ffi_server_get_outstanding(s[0]) == 1 and C.dnsdist_ffi_server_is_up(s[0])) \
+             assert(C.dnsdist_ffi_server_get_latency(s[0]) == 1.5 and C.dnsdist_ffi_server_get_weight(s[0]) >= 1) \
+             assert(#ffi.string(C.dnsdist_ffi_server_get_name(s[0])) > 0 and C.dnsdist_ffi_server_get_order(s[0]) >= 0) \
+             assert(#ffi.string(C.dnsdist_ffi_server_get_name_with_addr(s[0])) > 0) \
+             C.dnsdist_ffi_servers_list_get_server(list, 9, s) assert(s[0] == nil and not C.dnsdist_ffi_server_is_up(s[0])) \
+             return C.dnsdist_ffi_servers_list_chash(list, dq, 5)"
+        ),
+        ffi("return C.dnsdist_ffi_servers_list_chash(list, dq, 5)")
+    );
+}
+
+/// Runs a function through C; it has to end with DNSAction.Allow.
+fn ffi_holds(body: &str) -> Room {
+    let mut room = Room::new(&format!(
+        "local ffi = require('ffi') local C, D, string = ffi.C, ffi.new, ffi.string\n\
+         LuaFFIAction(function(dq) {} return DNSAction.Allow end)",
+        body.replace("$", "C.dnsdist_ffi_dnsquestion_")
+    ));
+    assert_eq!(room.run(QUERY), Some(Said::Allow), "{body}");
+    room
+}
+
+#[test]
+fn c_functions_read() {
+    ffi_holds(
+        "assert($get_qtype(dq) == 1 and $get_qclass(dq) == 1 and $get_id(dq) == 0x1234 and $get_rcode(dq) == 0)",
+    );
+    ffi_holds(
+        "assert($get_do(dq) and not $get_tcp(dq) and $get_opcode(dq) == 0 and $get_edns_version(dq) == 0)",
+    );
+    ffi_holds("assert($get_remote_port(dq) == 4242 and $get_local_port(dq) == 53)");
+    ffi_holds(
+        "assert($get_len(dq) == tonumber($get_size(dq)) and $get_protocol(dq) == 0 and $get_use_ecs(dq))",
+    );
+    ffi_holds(
+        "local p, n = D('const char*[1]'), D('size_t[1]') $get_qname_raw(dq, p, n) assert(string(p[0], n[0]) == '\\3www\\7Example\\3com\\0')",
+    );
+    ffi_holds(
+        "local p, n = D('const void*[1]'), D('size_t[1]') $get_remoteaddr(dq, p, n) assert(string(p[0], n[0]) == '\\192\\0\\2\\77')",
+    );
+    ffi_holds(
+        "local p, n = D('const void*[1]'), D('size_t[1]') $get_masked_remoteaddr(dq, p, n, 24) assert(string(p[0], n[0]) == '\\192\\0\\2\\0')",
+    );
+    ffi_holds("local p, n = D('const void*[1]'), D('size_t[1]') $get_localaddr(dq, p, n) assert(n[0] == 16)");
+    ffi_holds(
+        "local o = D('const dnsdist_ffi_ednsoption_t*[1]') assert($get_edns_options(dq, o) == 1) assert(o[0][0].optionCode == 10 and string(o[0][0].data, o[0][0].len) == 'abcdefgh')",
+    );
+    ffi_holds("assert($get_qname_hash(dq, 1) ~= $get_qname_hash(dq, 2)) assert($get_header(dq) ~= nil)");
+}
+
+#[test]
+fn c_functions_write() {
+    let room = ffi_holds(
+        "$set_tag(dq, 'a', 'b') $set_tag_raw(dq, 'c', 'd\\0e', 3) assert(string($get_tag(dq, 'a')) == 'b' and $get_tag(dq, 'x') == nil)
+         local b = D('char[8]') assert($get_tag_raw(dq, 'c', b, 8) == 3 and string(b, 3) == 'd\\0e' and $get_tag_raw(dq, 'c', b, 2) == 0)
+         local t = D('const dnsdist_ffi_tag_t*[1]') assert($get_tag_array(dq, t) == 2 and string(t[0][0].name) == 'a' and string(t[0][0].value) == 'b')
+         $set_skip_cache(dq, true) $set_use_ecs(dq, false) $set_ecs_override(dq, true) $set_ecs_prefix_length(dq, 20)
+         $set_temp_failure_ttl(dq, 4) assert($is_temp_failure_ttl_set(dq) and $get_temp_failure_ttl(dq) == 4)
+         $set_max_returned_ttl(dq, 8) $set_restartable(dq) $set_rcode(dq, 5) $set_extended_dns_error(dq, 17, 'why', 3)
+         assert($set_trailing_data(dq, 'tail', 4)) local p = D('const char*[1]') assert($get_trailing_data(dq, p) == 4)",
+    );
+    let case = &room.case;
+    assert_eq!((case.skip_cache, case.ecs.wanted, case.ecs.replace, case.ecs.v4), (true, false, true, 20));
+    assert_eq!((case.ttl_max, case.restartable, case.tags.value(b"c")), (Some(8), true, Some(&b"d\0e"[..])));
+    assert_eq!(room.message[3] & 15, 5);
+    assert!(room.message.ends_with(b"tail"));
+}
+
+#[test]
+fn c_functions_answer() {
+    let room = ffi_holds(
+        "local v = D('dnsdist_ffi_raw_value_t[1]') local s = '\\1\\2\\3\\4' v[0].value, v[0].size = s, 4 $spoof_addrs(dq, v, 1)",
+    );
+    assert_eq!(super::records::records(&room.message).map(|r| r.rtype).collect::<Vec<_>>(), [1, 41]);
+    let mut room = Room::new(
+        "local C = require('ffi').C\nLuaFFIAction(function(dq) C.dnsdist_ffi_dnsquestion_set_result(dq, 'abuse', 5) return DNSAction.Pool end)",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::Pool));
+    assert_eq!(room.script.argument(), b"abuse");
+    let mut room = Room::new(
+        "local C = require('ffi').C\nLuaFFIResponseAction(function(dr) C.dnsdist_ffi_dnsresponse_limit_ttl(dr, 70, 100) C.dnsdist_ffi_dnsresponse_clear_records_type(dr, 5) return DNSAction.Allow end)",
+    );
+    assert_eq!(room.run(ANSWER), Some(Said::Allow));
+    assert_eq!(
+        super::records::records(&room.message).map(|r| (r.rtype, r.ttl)).collect::<Vec<_>>(),
+        [(1, 100)]
+    );
+}
+
+#[test]
+fn c_functions_answer_nothing_to_old_and_null_pointers() {
+    let mut room = Room::new(
+        "local ffi = require('ffi') local C = ffi.C local old\n\
+         LuaFFIAction(function(dq)\n\
+           if old then assert(C.dnsdist_ffi_dnsquestion_get_qtype(old) == 0 and C.dnsdist_ffi_dnsquestion_get_tag(old, 'a') == nil)\n\
+             C.dnsdist_ffi_dnsquestion_set_tag(old, 'a', 'b') end\n\
+           assert(C.dnsdist_ffi_dnsquestion_get_qtype(nil) == 0 and C.dnsdist_ffi_dnsquestion_get_header(nil) == nil)\n\
+           assert(C.dnsdist_ffi_dnsquestion_get_qtype(ffi.cast('dnsdist_ffi_dnsquestion_t*', dq)) == 1)\n\
+           C.dnsdist_ffi_dnsquestion_get_qname_raw(dq, nil, nil) C.dnsdist_ffi_dnsquestion_set_tag(dq, nil, nil)\n\
+           C.dnsdist_ffi_dnsquestion_spoof_raw(dq, nil, 5) old = dq return DNSAction.Allow end)\n\
+         LuaAction(function(dq) assert(C.dnsdist_ffi_dnsquestion_get_qtype(old) == 0) return DNSAction.Drop end)",
+    );
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+    assert_eq!(room.run(QUERY), Some(Said::Allow));
+    assert_eq!(room.number(1), Some(Said::Drop));
+    assert_eq!(room.case.tags.value(b"a"), None);
+}
+
+#[test]
+fn code_for_a_thread_is_loaded() {
+    let mut room = Room::new("LuaFFIPerThreadAction([[return function(dq) return DNSAction.Drop end]])");
+    assert_eq!(room.run(QUERY), Some(Said::Drop));
+}
+
+#[test]
+fn calls_leave_no_garbage_behind() {
+    let mut room = Room::new(
+        "local s = newDNSName('example.com')\n\
+         LuaAction(function(dq) if dq.qname:isPartOf(s) and dq.remoteaddr:isIPv4() then dq:setTag('a', dq.qname:toString()) end return DNSAction.None end)\n\
+         LuaAction(function(dq) if collectgarbage('count') > 16 * 1024 then return DNSAction.Drop end return DNSAction.Allow end)",
+    );
+    let mut query = QUERY.to_vec();
+    for number in 0..100_000_u32 {
+        // Other names each time, or they would be kept but once.
+        query[13..16].copy_from_slice(&[
+            b'a' + (number % 26) as u8,
+            b'a' + (number / 26 % 26) as u8,
+            b'a' + (number / 676 % 26) as u8,
+        ]);
+        assert_eq!(room.run(&query), Some(Said::None));
+    }
+    assert_eq!(room.number(1), Some(Said::Allow));
+}
+
+/// Touches all there is.
+const EVERYTHING: &str = "local ffi = require('ffi') local C = ffi.C local function try(f, ...) pcall(f, ...) end\n\
+    LuaAction(function(dq)\n\
+      for _, k in ipairs({'qname', 'qtype', 'qclass', 'rcode', 'remoteaddr', 'localaddr', 'len', 'tcp', 'pool', 'opcode'}) do local v = tostring(dq[k]) end\n\
+      try(dq.getEDNSOptions, dq) try(dq.getTrailingData, dq) try(newDNSPacketOverlay, dq:getContent()) try(dq.setTrailingData, dq, 'x')\n\
+      try(dq.changeName, dq, newDNSName('x.example')) try(dq.spoof, dq, newCA('192.0.2.1')) return DNSAction.Allow\nend)\n\
+    LuaResponseAction(function(dr)\n\
+      try(dr.editTTLs, dr, function(s, c, t, ttl) return ttl + 1 end) try(dr.changeName, dr, newDNSName('y')) return DNSAction.None\nend)\n\
+    LuaFFIResponseAction(function(dr)\n\
+      local p, n, o = ffi.new('const char*[1]'), ffi.new('size_t[1]'), ffi.new('const dnsdist_ffi_ednsoption_t*[1]')\n\
+      C.dnsdist_ffi_dnsquestion_get_qname_raw(dr, p, n) C.dnsdist_ffi_dnsquestion_get_edns_options(dr, o)\n\
+      C.dnsdist_ffi_dnsresponse_limit_ttl(dr, 1, 2) C.dnsdist_ffi_dnsresponse_clear_records_type(dr, 1)\n\
+      C.dnsdist_ffi_dnsresponse_rebase(dr, '\\1z\\0', 3) return DNSAction.None\nend)";
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_packet_is_survived(tail in prop::collection::vec(any::<u8>(), 0..120), cut in 0_usize..90) {
+        let mut room = Room::new(EVERYTHING);
+        for base in [QUERY, ANSWER] {
+            let mut message = base[..cut.min(base.len())].to_vec();
+            message.extend(&tail);
+            for number in 0..3 {
+                room.scene(&message, 64, |script, scene, env| script.act(FunctionId(number), scene, env));
+                prop_assert!(room.message.len() <= message.len() + 64);
+            }
+        }
+    }
+}
