@@ -179,10 +179,7 @@ fn names_of_a_file_are_blocked() {
     let a = nsd(1);
     let recipe = Recipe::start(
         "block-list",
-        &[
-            ("192.0.2.1", a.address.to_string()),
-            ("192.0.2.2", a.address.to_string() + "\", id=\"second"),
-        ],
+        &[("192.0.2.1", a.address.to_string()), ("192.0.2.2", a.address.to_string() + "\", id=\"second")],
     );
     for name in ["ads.test", "x.ads.test", "WWW.Tracker.TEST", "malware.test.net"] {
         has(&recipe.dig(name), &["status: NXDOMAIN", "ANSWER: 0", " ra"]);
@@ -204,10 +201,7 @@ fn a_blocked_site_leads_to_a_page() {
     let a = nsd(1);
     let recipe = Recipe::start(
         "landing-page",
-        &[
-            ("192.0.2.1", a.address.to_string()),
-            ("192.0.2.2", a.address.to_string() + "\", id=\"second"),
-        ],
+        &[("192.0.2.1", a.address.to_string()), ("192.0.2.2", a.address.to_string() + "\", id=\"second")],
     );
     let sorted = |arguments: &str| {
         let text = recipe.short(arguments);
