@@ -16,14 +16,14 @@ const QUERIES: &[&str] = &[
     "www.test A +dnssec",
     "www.test AAAA",
     "www.test A +norecurse",
-    "www.test A +cdflag +adflag",
+    "www.test A +adflag",
     "WwW.TeSt A",
     "nosuch.invalid A",
     "www.test A -b 127.0.7.1",
     "www.test A -b 127.0.9.1 +time=1",
     "www.test ANY +notcp",
     "www.test ANY +dnssec +notcp",
-    "test AXFR +notcp",
+    "test IXFR=1 +notcp",
     "version.bind CH TXT",
     "www.test A +opcode=NOTIFY",
     "www.test A +opcode=UPDATE",
@@ -58,7 +58,7 @@ const QUERIES: &[&str] = &[
     "alias.test A",
     "x.alias.test AAAA +dnssec",
     "alias.test CNAME",
-    "raw.test TXT",
+    "raw.test TXT +noedns",
     "raw.test A",
     "gone.test A",
     "gone.test TXT +dnssec",
@@ -76,10 +76,20 @@ const QUERIES: &[&str] = &[
     "x.ecs.test A +subnet=198.51.100.0/24",
     "x.ecs.test A",
     "x.always.test A",
-    "nopool.test A",
     "quiet.invalid A",
     "x.slowanswer.test A",
     "moved.test A +dnssec",
+];
+
+/// Where they differ: what is asked, and what only dnsdist's and only dnslob's answer says.
+const DIFFERENT: &[(&str, &str, &str)] = &[
+    // dnsdist 1.7 answers SpoofRawAction without EDNS.
+    ("raw.test TXT", "ADDITIONAL: 0", "ADDITIONAL: 1"),
+    // A pool without servers: dnsdist 1.7 answers nothing, though it was told to say SERVFAIL.
+    ("nopool.test A +time=1", "no servers could be reached", "status: SERVFAIL"),
+    // dnsdist puts the client's CD back, here into the answer of a server that does not echo it;
+    // dnslob does where a rule has changed RD or CD, and delivers other answers as they come.
+    ("www.test A +cdflag", " cd;", "qr aa rd;"),
 ];
 
 #[test]
@@ -116,6 +126,11 @@ fn a_sites_configuration_has_the_same_effect_in_both() {
         }
     }
     assert!(differences.is_empty(), "{}\n{}", differences.join("\n"), lob.program.transcript());
+    for (query, theirs_says, lobs) in DIFFERENT {
+        let (left, right) = (visible(theirs, query).join("\n"), visible(ours, query).join("\n"));
+        assert!(left.contains(theirs_says) && !right.contains(theirs_says), "{query}: {left}\n{right}");
+        assert!(right.contains(lobs) && !left.contains(lobs), "{query}: {left}\n{right}");
+    }
     // A limit by client: its burst passes, and then the odd one at most.
     for at in [theirs, ours] {
         let refused: Vec<bool> = (0..20)
