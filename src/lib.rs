@@ -32,7 +32,7 @@
 //!   query.rs           Question: all that is read of a query, parsed once
 //!   codes.rs           types and response codes by name
 //!   records.rs         the records behind the question: a walk, TTLs, counts, splices
-//!   rebuild.rs         a message written anew without some of its records
+//!   rebuild.rs         a message written anew: without some of its records, or renamed
 //!   edns.rs            the OPT record and its options
 //!   ecs.rs             the client subnet option
 //!   answer.rs          answers of our own: the query becomes its answer; TC=1
@@ -84,8 +84,6 @@
 //!   core.rs            the steps between Lua's values and the packet
 //!   record.rs          finds the functions, and that they are the same everywhere
 //!   files.rs           the configuration's text
-//!   records.rs         a message's records: TTLs, names, leaving some out
-//!   name.rs            names as text
 //!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT

@@ -11,13 +11,15 @@ use mlua::{BString, Function, Lua, Table};
 
 use super::Shared;
 use super::current::Current;
-use super::{files, name, records};
+use super::files;
 use crate::addr::mapped;
 use crate::config::prefix::Prefix;
 use crate::engine::clock;
 use crate::shard::case::Protocol;
 use crate::time::TickDelta;
+use crate::wire::name;
 use crate::wire::query::Question;
+use crate::wire::records::{self, Records};
 
 /// The packet that the functions of one state work on.
 pub(super) type Place = Rc<RefCell<Current>>;
@@ -229,7 +231,7 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
             if result.is_err() {
                 return ttl;
             }
-            match change.call::<Option<u32>>((section, class, rtype, ttl)) {
+            match change.call::<Option<u32>>((section as u8 + 1, class, rtype, ttl)) {
                 Ok(changed) => changed.unwrap_or(ttl),
                 Err(e) => {
                     result = Err(e);
@@ -275,9 +277,11 @@ fn choices(f: &Functions<'_>) -> mlua::Result<()> {
 }
 
 fn values(f: &Functions<'_>) -> mlua::Result<()> {
-    f.plain("wire", |_, text: BString| Ok(name::wire(&text).map(BString::from)))?;
-    f.plain("text", |_, wire: BString| Ok(name::text(&wire)))?;
-    f.plain("is_wire", |_, octets: BString| Ok(name::is_wire(&octets)))?;
+    f.plain("wire", |_, text: BString| {
+        Ok(std::str::from_utf8(&text).ok().and_then(|t| name::from_text(t).ok()).map(BString::from))
+    })?;
+    f.plain("text", |_, wire: BString| Ok(name::Text(&wire).to_string()))?;
+    f.plain("is_wire", |_, octets: BString| Ok(is_wire(&octets)))?;
     f.plain("address_text", |_, octets: BString| Ok(address(&octets).to_canonical().to_string()))?;
     f.plain("address", |_, text: String| {
         let parsed = text.parse::<SocketAddr>().map(|a| (a.ip(), a.port()));
@@ -300,13 +304,19 @@ fn values(f: &Functions<'_>) -> mlua::Result<()> {
         Ok(question.map_or((None, 0, 0), |q| (Some(BString::from(q.qname)), q.qtype, q.qclass)))
     })?;
     f.plain("records", |_, (message, each): (BString, Function)| {
-        for r in records::records(&message) {
-            let Some(owner) = records::expand(&message, r.owner) else { break };
-            let place = (r.end - r.rdata, r.rdata);
-            each.call::<()>((BString::from(owner), r.rtype, r.class, r.ttl, r.section, place.0, place.1))?;
+        for r in Records::of(&message) {
+            let mut owner = [0; name::LEN_MAX];
+            let Some((length, _)) = name::read(&message, r.start, &mut owner) else { break };
+            let (owner, section) = (BString::from(&owner[..length]), r.section as u8 + 1);
+            each.call::<()>((owner, r.rtype, r.class, r.ttl, section, r.rdata.len(), r.rdata.start))?;
         }
         Ok(())
     })
+}
+
+/// Whether these octets are one plain name and nothing else.
+fn is_wire(octets: &[u8]) -> bool {
+    name::end_plain(octets, 0) == Some(octets.len())
 }
 
 /// 16 octets as an address; what is shorter reads as if zeros followed.
@@ -321,13 +331,13 @@ fn sets(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
     f.plain("suffix", move |_, (at, name): (usize, mlua::String)| {
         let name = name.as_bytes();
         let set = known.names.get(at).and_then(|n| n.set());
-        Ok(set.filter(|_| name::is_wire(&name)).and_then(|s| s.suffix_of(&name)))
+        Ok(set.filter(|_| is_wire(&name)).and_then(|s| s.suffix_of(&name)))
     })?;
     let known = Arc::clone(shared);
     f.plain("has_name", move |_, (at, name): (usize, mlua::String)| {
         let name = name.as_bytes();
         let set = known.names.get(at).and_then(|n| n.set());
-        Ok(set.is_some_and(|s| name::is_wire(&name) && s.contains(&name)))
+        Ok(set.is_some_and(|s| is_wire(&name) && s.contains(&name)))
     })?;
     let known = Arc::clone(shared);
     f.plain("network_has", move |_, (at, octets): (usize, mlua::String)| {

@@ -10,7 +10,6 @@
 
 use std::net::SocketAddr;
 
-use super::{name, records};
 use crate::addr::{BackendSlot, Endpoint, ListenerSlot, PoolSlot};
 use crate::config::snapshot::Snapshot;
 use crate::packet::Packet;
@@ -21,6 +20,9 @@ use crate::time::Tick;
 use crate::wire::answer::{self, AnswerEdns, Flags};
 use crate::wire::edns::{self, Opt};
 use crate::wire::header;
+use crate::wire::name;
+use crate::wire::rebuild;
+use crate::wire::records::{self, Section};
 
 /// Octets that an answer of our own may be longer than its query: what MESSAGE buffers leave.
 const GROWTH_MAX: usize = 4096;
@@ -277,12 +279,12 @@ impl Current {
 
     /// What stands behind the message.
     pub(crate) fn trailing(&self) -> &[u8] {
-        self.message.get(records::end(&self.message)..).unwrap_or_default()
+        records::end(&self.message).and_then(|end| self.message.get(end..)).unwrap_or_default()
     }
 
     /// Puts something else behind the message; false when there is no room for it.
     pub(crate) fn set_trailing(&mut self, octets: &[u8]) -> bool {
-        let end = records::end(&self.message);
+        let Some(end) = records::end(&self.message) else { return false };
         if end + octets.len() > self.room {
             return false;
         }
@@ -295,13 +297,12 @@ impl Current {
     /// Asks for another name, or gives an answer's own name this one; false when the message cannot
     /// be read or there is no room.
     pub(crate) fn change_name(&mut self, new: &[u8]) -> bool {
-        if !name::is_wire(new) || self.facts.qname_len == 0 {
+        if name::end_plain(new, 0) != Some(new.len()) || self.facts.qname_len == 0 {
             return false;
         }
-        let Some(rewritten) = records::rewrite(&self.message, Some(new), |_| true) else { return false };
         let question = self.message.get(header::LEN..usize::from(self.facts.question_end));
         let question = question.unwrap_or_default().to_vec();
-        let done = self.set_content(&rewritten);
+        let done = self.rebuilt(|packet| rebuild::rename(packet, new));
         if done && !self.response && self.case.original.is_empty() {
             self.case.original = question;
         }
@@ -310,12 +311,25 @@ impl Current {
 
     /// Takes the records of a type away; false when the message cannot be read.
     pub(crate) fn clear_records(&mut self, rtype: u16) -> bool {
-        let rewritten = records::rewrite(&self.message, None, |r| r.rtype != rtype);
-        rewritten.is_some_and(|m| self.set_content(&m))
+        self.rebuilt(|packet| rebuild::clear_types(packet, |t| t == rtype))
+    }
+
+    /// Lets an edit write the message anew; false, and nothing changed, when it cannot or its
+    /// packet has no room for what comes of it.
+    fn rebuilt(&mut self, edit: impl FnOnce(&mut Packet<'_>) -> bool) -> bool {
+        let mut buffer = self.message.clone();
+        let length = buffer.len();
+        buffer.resize(self.room.max(length), 0);
+        let mut packet = Packet::new(&mut buffer, 0, length);
+        if !edit(&mut packet) {
+            return false;
+        }
+        let length = packet.len();
+        self.set_content(&buffer[..length])
     }
 
     /// Gives each record the TTL that `change` makes of section, class, type and TTL.
-    pub(crate) fn edit_ttls(&mut self, change: impl FnMut(u8, u16, u16, u32) -> u32) {
+    pub(crate) fn edit_ttls(&mut self, change: impl FnMut(Section, u16, u16, u32) -> u32) {
         records::edit_ttls(&mut self.message, change);
         self.dirty = true;
     }

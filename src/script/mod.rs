@@ -25,9 +25,7 @@
 mod core;
 pub(crate) mod current;
 mod files;
-mod name;
 mod record;
-mod records;
 mod state;
 
 use std::sync::Arc;

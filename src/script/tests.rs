@@ -19,6 +19,7 @@ use crate::shard::rules::pattern::PatternCache;
 use crate::shard::rules::scene::{Answered, Env, Facts, Scene};
 use crate::shard::script::{Candidate, FunctionId, Said};
 use crate::time::{Tick, TickDelta};
+use crate::wire::records::Records;
 
 /// www.Example.com A, RD, with an OPT that has DO and one option (10, "abcdefgh").
 const QUERY: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\x01\x03www\x07Example\x03com\0\0\x01\0\x01\
@@ -308,12 +309,12 @@ fn queries_are_answered_by_a_function() {
     let mut room =
         Room::action("dq:spoof({newCA('192.0.2.9'), newCA('2001:db8::9')}) return DNSAction.HeaderModify");
     assert_eq!(room.run(QUERY), Some(Said::HeaderModify));
-    let found: Vec<_> = super::records::records(&room.message).map(|r| (r.section, r.rtype, r.ttl)).collect();
+    let found: Vec<_> = Records::of(&room.message).map(|r| (r.section as u8 + 1, r.rtype, r.ttl)).collect();
     assert_eq!(found, [(1, 1, 60), (1, 28, 60), (3, 41, 0x8000)]);
     assert_eq!(room.message[2..4], [0x81, 0x80], "RA is RD");
     let mut room = Room::action("dq:spoof({'\\1\\2\\3\\4', '\\5\\6\\7\\8'}) return DNSAction.HeaderModify");
     assert_eq!(room.run(QUERY), Some(Said::HeaderModify));
-    assert_eq!(super::records::records(&room.message).count(), 3);
+    assert_eq!(Records::of(&room.message).count(), 3);
     for wrong in ["dq:spoof({})", "dq:spoof(5)", "dq:spoof(('x'):rep(600))", "dq:spoof(('x'):rep(70000))"] {
         let mut room = Room::action(&format!("{wrong} return DNSAction.HeaderModify"));
         assert_eq!((room.run(QUERY), room.errors(), &room.message[..]), (None, 1, QUERY), "{wrong}");
@@ -355,8 +356,12 @@ fn another_name_is_asked_for_and_the_question_kept() {
     let fits = room.scene(QUERY, 20, |script, scene, env| script.act(FunctionId(0), scene, env));
     assert_eq!((fits, &room.message[..]), (Some(Said::Drop), QUERY));
     let room = holds_for_answers("assert(dr:changeName(newDNSName('n')))");
-    let owners: Vec<_> = super::records::records(&room.message)
-        .map(|r| super::records::expand(&room.message, r.owner))
+    let owners: Vec<_> = Records::of(&room.message)
+        .map(|r| {
+            let mut owner = [0; 255];
+            let (length, _) = crate::wire::name::read(&room.message, r.start, &mut owner)?;
+            Some(owner[..length].to_vec())
+        })
         .collect();
     assert_eq!(owners, [Some(b"\x01n\0".to_vec()), Some(b"\x04host\x07Example\x03com\0".to_vec())]);
 }
@@ -369,7 +374,7 @@ fn answers_are_edited_and_asked_again() {
          end)
          assert(not dr:getStaleCacheHit() and dr:getSelectedBackend() == nil)",
     );
-    let ttls: Vec<_> = super::records::records(&room.message).map(|r| r.ttl).collect();
+    let ttls: Vec<_> = Records::of(&room.message).map(|r| r.ttl).collect();
     assert_eq!(ttls, [60, 9]);
     let mut room = Room::response("dr.pool = 'abuse' dr:restart() return DNSResponseAction.None");
     assert_eq!(room.run(ANSWER), Some(Said::Restart));
@@ -660,7 +665,7 @@ fn c_functions_answer() {
     let room = ffi_holds(
         "local v = D('dnsdist_ffi_raw_value_t[1]') local s = '\\1\\2\\3\\4' v[0].value, v[0].size = s, 4 $spoof_addrs(dq, v, 1)",
     );
-    assert_eq!(super::records::records(&room.message).map(|r| r.rtype).collect::<Vec<_>>(), [1, 41]);
+    assert_eq!(Records::of(&room.message).map(|r| r.rtype).collect::<Vec<_>>(), [1, 41]);
     let mut room = Room::new(
         "local C = require('ffi').C\nLuaFFIAction(function(dq) C.dnsdist_ffi_dnsquestion_set_result(dq, 'abuse', 5) return DNSAction.Pool end)",
     );
@@ -670,10 +675,7 @@ fn c_functions_answer() {
         "local C = require('ffi').C\nLuaFFIResponseAction(function(dr) C.dnsdist_ffi_dnsresponse_limit_ttl(dr, 70, 100) C.dnsdist_ffi_dnsresponse_clear_records_type(dr, 5) return DNSAction.Allow end)",
     );
     assert_eq!(room.run(ANSWER), Some(Said::Allow));
-    assert_eq!(
-        super::records::records(&room.message).map(|r| (r.rtype, r.ttl)).collect::<Vec<_>>(),
-        [(1, 100)]
-    );
+    assert_eq!(Records::of(&room.message).map(|r| (r.rtype, r.ttl)).collect::<Vec<_>>(), [(1, 100)]);
 }
 
 #[test]

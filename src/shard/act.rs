@@ -548,7 +548,7 @@ pub(super) fn restore(scene: &mut Scene<'_, '_>) {
     // A type and a class follow the name.
     if let Some(qname) = scene.case.original.len().checked_sub(4).map(|end| &scene.case.original[..end]) {
         // An answer whose names cannot be told apart goes as it came: its client asks again.
-        let _ = records::rename(scene.packet, qname);
+        let _ = rebuild::rename(scene.packet, qname);
     }
     scene.reread();
 }

@@ -1,4 +1,4 @@
-//! A message written anew without some of its records.
+//! A message written anew: without some of its records, or with another name.
 //!
 //! Taking a record away moves the octets behind it and may take away a name that others point to.
 //! So all names are read through their pointers and written again, compressed where a sender may
@@ -6,8 +6,9 @@
 //! shared.
 
 use super::edns::OPT;
-use super::header;
+use super::header::{self, Header};
 use super::name;
+use super::query::Question;
 use super::records::{self, POINTER_MAX, Record, Walk};
 use crate::packet::Packet;
 
@@ -36,15 +37,38 @@ fn keep(packet: &mut Packet<'_>, wanted: impl Fn(&Record) -> bool) -> bool {
         return walk.whole();
     }
     let end = walk.at();
-    let mut copy = Copy { out: [0; SCRATCH], len: 0, known: [0; KNOWN_MAX], known_count: 0 };
+    let mut copy = Copy::new(None);
     if copy.run(message, &wanted, end).is_none() {
         return false;
     }
     packet.replace(&copy.out[..copy.len])
 }
 
+/// Gives the question, and each record that its name owns, the name `qname` (plain, wire format).
+/// False, and nothing changed, when there is not one question, a record cannot be read or the
+/// result does not fit.
+#[must_use]
+pub fn rename(packet: &mut Packet<'_>, qname: &[u8]) -> bool {
+    let message = packet.bytes();
+    let one = Header::parse(message).is_some_and(|head| head.qdcount() == 1);
+    let (Some(question), Some(end)) = (Question::parse(message).filter(|_| one), records::end(message))
+    else {
+        return false;
+    };
+    let mut old = [0; name::LEN_MAX];
+    let length = question.qname.len();
+    old[..length].copy_from_slice(question.qname);
+    let mut copy = Copy::new(Some((&old[..length], qname)));
+    if copy.run(message, |_| true, end).is_none() {
+        return false;
+    }
+    packet.replace(&copy.out[..copy.len])
+}
+
 /// The message as it is being written.
-struct Copy {
+struct Copy<'n> {
+    /// The question's name, and the one to write in its place.
+    renamed: Option<(&'n [u8], &'n [u8])>,
     out: [u8; SCRATCH],
     len: usize,
     /// Where labels begin in `out` that a pointer may mean.
@@ -52,12 +76,23 @@ struct Copy {
     known_count: usize,
 }
 
-impl Copy {
+impl<'n> Copy<'n> {
+    const fn new(renamed: Option<(&'n [u8], &'n [u8])>) -> Self {
+        Self { renamed, out: [0; SCRATCH], len: 0, known: [0; KNOWN_MAX], known_count: 0 }
+    }
+
     fn run(&mut self, message: &[u8], wanted: impl Fn(&Record) -> bool, end: usize) -> Option<()> {
         let mut walk = Walk::of(message);
-        // Header and questions keep their places, so pointers among them stay right.
-        self.push(message.get(..walk.at())?)?;
-        if walk.at() > header::LEN && name::end_plain(message, header::LEN).is_some() {
+        match self.renamed {
+            Some((old, new)) => {
+                self.push(message.get(..header::LEN)?)?;
+                self.push(new)?;
+                self.push(message.get(header::LEN + old.len()..walk.at())?)?;
+            }
+            // Header and questions keep their places, so pointers among them stay right.
+            None => self.push(message.get(..walk.at())?)?,
+        }
+        if walk.at() > header::LEN && name::end_plain(&self.out[..self.len], header::LEN).is_some() {
             self.learn(header::LEN);
         }
         let mut counts = [0_u16; 3];
@@ -74,7 +109,12 @@ impl Copy {
     }
 
     fn record(&mut self, message: &[u8], record: &Record) -> Option<()> {
-        self.name(message, record.start, true)?;
+        match self.renamed {
+            Some((old, new)) if name::is_at(message, record.start, old) => self.write(new, true)?,
+            Some(_) | None => {
+                self.name(message, record.start, true)?;
+            }
+        }
         self.push(message.get(record.ttl_at - 4..record.rdata.start)?)?;
         let data_at = self.len;
         let (mut at, count, compressed) = records::names_in(message, record)?;
@@ -92,14 +132,18 @@ impl Copy {
     fn name(&mut self, message: &[u8], at: usize, compressed: bool) -> Option<usize> {
         let mut plain = [0; name::LEN_MAX];
         let (length, end) = name::read(message, at, &mut plain)?;
-        let plain = plain.get(..length)?;
+        self.write(plain.get(..length)?, compressed)?;
+        Some(end)
+    }
+
+    fn write(&mut self, plain: &[u8], compressed: bool) -> Option<()> {
         let written_at = self.len;
         let mut rest = plain;
         while let Some(&label @ 1..) = rest.first() {
             if compressed && let Some(known) = self.find(rest) {
                 self.push(&(0xc000 | known).to_be_bytes())?;
                 self.learn(written_at);
-                return Some(end);
+                return Some(());
             }
             let (label, behind) = rest.split_at_checked(1 + usize::from(label))?;
             self.push(label)?;
@@ -107,7 +151,7 @@ impl Copy {
         }
         self.push(&[0])?;
         self.learn(written_at);
-        Some(end)
+        Some(())
     }
 
     fn find(&self, plain: &[u8]) -> Option<u16> {
@@ -143,6 +187,24 @@ mod tests {
     fn response([an, ns, ar]: [u8; 3], records: &[u8]) -> Vec<u8> {
         let head = [0xab, 0xcd, 0x81, 0x80, 0, 1, 0, an, 0, ns, 0, ar];
         [&head[..], b"\x03www\x04Test\0\0\x01\0\x01", records].concat()
+    }
+
+    #[test]
+    fn a_renamed_answer_says_the_same_of_another_name() {
+        let alias = b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x09\x06target\xc0\x10";
+        let address = b"\xc0\x26\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+        let whole = response([2, 0, 0], &[&alias[..], address, b"tail"].concat());
+        for new in [&b"\x01n\0"[..], b"\x05other\x04Test\0", b"\0"] {
+            let (after, done) = edited(&whole, 64, |p| rename(p, new));
+            assert!(done);
+            let (before, now) = (read(&whole).unwrap(), read(&after).unwrap());
+            assert_eq!(Question::parse(&after).map(|q| q.qname), Some(new));
+            assert_eq!(now.records[0].owner, new);
+            assert_eq!(now.records[1], before.records[1], "other names stay");
+            assert_eq!(now.records[0].rdata, before.records[0].rdata);
+            assert!(after.ends_with(b"tail"));
+        }
+        assert!(!edited(&whole[..20], 64, |p| rename(p, b"\x01n\0")).1);
     }
 
     #[test]

@@ -13,7 +13,6 @@ use std::ops::Range;
 use super::edns::OPT;
 use super::header::{self, Header};
 use super::name;
-use super::query::Question;
 use crate::packet::Packet;
 
 /// Record types whose data this crate must know (RFC 1035, 3.2.2, and those that RFC 3597,
@@ -377,18 +376,6 @@ pub(super) fn splice(
     }
     packet.bytes_mut()[place.start..].rotate_right(inserted);
     true
-}
-
-/// Gives the first question another name (plain, wire format). Records whose owner points to the
-/// question have the new name too. False, and nothing changed, when there is no question, no room,
-/// or a pointer would lose its target.
-#[must_use]
-pub fn rename(packet: &mut Packet<'_>, qname: &[u8]) -> bool {
-    let asked = Header::parse(packet.bytes()).filter(|head| head.qdcount() > 0);
-    let Some(length) = asked.and_then(|_| Question::parse(packet.bytes())).map(|q| q.qname.len()) else {
-        return false;
-    };
-    splice(packet, header::LEN..header::LEN + length, &[qname], true)
 }
 
 /// Whether [`splice`] of so many octets would succeed.

@@ -477,12 +477,7 @@ impl Script for Numbers {
         b""
     }
 
-    fn matches(
-        &mut self,
-        function: FunctionId,
-        scene: &mut Scene<'_, '_>,
-        env: &mut Env<'_>,
-    ) -> Option<bool> {
+    fn matches(&mut self, function: FunctionId, _: &mut Scene<'_, '_>, env: &mut Env<'_>) -> Option<bool> {
         assert!(env.script.is_none(), "a function cannot call itself through a rule");
         [false, true].get(function.0 as usize).copied()
     }
