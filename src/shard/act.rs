@@ -104,11 +104,12 @@ fn walk_query(
         match perform(&rule.action, scene, env, hands) {
             Step::Next => {}
             Step::Changed => walk.renew(),
+            Step::Done(Outcome::Forward) => break,
             Step::Done(outcome) => return outcome,
         }
     }
     match Header::parse(scene.packet.bytes()) {
-        // A function made an answer of it and let it go on.
+        // A function made an answer of it, whatever it said.
         Some(header) if header.is_response() => Outcome::Answered,
         _ => Outcome::Forward,
     }
@@ -451,7 +452,8 @@ fn run(
     let step = match said {
         None => Step::Next,
         Some(Said::None) => Step::Changed,
-        Some(Said::Allow) => Step::Done(Outcome::Forward),
+        // A modified header that still is a query's goes to a server: it is no answer.
+        Some(Said::Allow | Said::HeaderModify) => Step::Done(Outcome::Forward),
         Some(Said::Drop) => Step::Done(Outcome::Drop(DropReason::Rule)),
         Some(Said::RCode(code)) => {
             let flags = Flags {
@@ -460,11 +462,10 @@ fn run(
             };
             own(scene, hands, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }
-        Some(Said::Spoof) => own(scene, hands, |s, e| spoof(s, script.argument(), e)),
+        Some(Said::Spoof) => spoof(scene, hands, script.argument()),
         Some(Said::SpoofRaw) => own(scene, hands, |s, e| {
             answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e)
         }),
-        Some(Said::HeaderModify) => Step::Done(Outcome::Answered),
         Some(Said::Pool) => {
             // An unknown pool has no server; the last slot is never given to one.
             let named = std::str::from_utf8(script.argument()).ok().and_then(|n| env.snapshot.pool_named(n));
@@ -487,21 +488,27 @@ fn run(
     step
 }
 
-/// Addresses with commas between, or one name.
-fn spoof(scene: &mut Scene<'_, '_>, argument: &[u8], edns: AnswerEdns) -> bool {
-    let Ok(text) = std::str::from_utf8(argument) else { return false };
+/// Answers with addresses, with commas between, or with one name. What asks for another type than
+/// there are addresses of goes to a server, as with `SpoofAction`.
+fn spoof(scene: &mut Scene<'_, '_>, hands: &Hands<'_>, argument: &[u8]) -> Step<Outcome> {
+    let text = std::str::from_utf8(argument).unwrap_or_default();
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for word in text.split([',', ' ']).filter(|w| !w.is_empty()) {
         match word.parse::<std::net::IpAddr>() {
             Ok(std::net::IpAddr::V4(ip)) => v4.push(ip.octets()),
             Ok(std::net::IpAddr::V6(ip)) => v6.push(ip.octets()),
             Err(_) => {
-                let Ok(target) = name::from_text(text) else { return false };
-                return answer::cname(scene.packet, &target, Flags::default(), edns);
+                return own(scene, hands, |s, e| {
+                    name::from_text(text)
+                        .is_ok_and(|target| answer::cname(s.packet, &target, Flags::default(), e))
+                });
             }
         }
     }
-    answer::addresses(scene.packet, &v4, &v6, Flags::default(), edns)
+    if !answer::addresses_match(scene.facts.qtype, !v4.is_empty(), !v6.is_empty()) {
+        return Step::Done(Outcome::Forward);
+    }
+    own(scene, hands, |s, e| answer::addresses(s.packet, &v4, &v6, Flags::default(), e))
 }
 
 fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> Step<Reply> {
