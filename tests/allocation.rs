@@ -7,14 +7,19 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
-use dnslob::config::snapshot::Retry;
+use dnslob::config::Slots;
+use dnslob::config::snapshot::{Retry, Snapshot};
+use dnslob::live::{Board, State};
 use dnslob::packet::Packet;
+use dnslob::rng::ShardRng;
+use dnslob::shard::Shard;
 use dnslob::shard::policy::{Kind, Policy};
 use dnslob::shard::verdict::Verdict;
 use dnslob::time::{Tick, TickDelta};
 use dnslob::wire::header;
-use support::farm::{Farm, client};
+use support::farm::{Farm, client, configured};
 use support::message::message;
 
 /// The system's allocator, counting what each thread asks of it.
@@ -58,7 +63,20 @@ fn rounds(kind: Kind, retry: bool, warm_up: u32, measured: u32) -> (u64, u64) {
     farm.policy = Policy::new(kind);
     farm.backends.iter_mut().flatten().for_each(|b| b.timeout = TickDelta::from_ms(30));
     farm.retry = retry.then_some(Retry { after: TickDelta::from_ms(10), budget_ppm: 1_000_000 });
-    let (mut shard, _board, snapshot) = farm.shard(1);
+    let (shard, _board, snapshot) = farm.shard(1);
+    load(shard, &snapshot, warm_up, measured)
+}
+
+/// The same through a configuration whose rules every query meets.
+fn ruled_rounds(rules: &str, warm_up: u32, measured: u32) -> (u64, u64) {
+    let text = format!("newServer{{address='192.0.2.1', udpTimeoutMs=30, useClientSubnet=true}}\n{rules}");
+    let snapshot = Arc::new(configured(&text, &Slots::default(), 1).snapshot);
+    let board = Arc::new(Board::new(1, 8));
+    snapshot.backends.iter().flatten().for_each(|b| board.set_state(b.slot, State::Up));
+    load(Shard::new(0, board, snapshot.clone(), ShardRng::from_seed(7)), &snapshot, warm_up, measured)
+}
+
+fn load(mut shard: Shard, snapshot: &Arc<Snapshot>, warm_up: u32, measured: u32) -> (u64, u64) {
     let query = message("1234 RD www.example.com/A OPT=1232");
     let from = client("127.0.0.1:4000");
     let mut buffers = vec![[0_u8; 512]; 64];
@@ -70,7 +88,7 @@ fn rounds(kind: Kind, retry: bool, warm_up: u32, measured: u32) -> (u64, u64) {
             delivered = 0;
         }
         now = now + TickDelta::from_us(100);
-        shard.begin_batch(now, &snapshot);
+        shard.begin_batch(now, snapshot);
         for (number, buffer) in buffers.iter_mut().enumerate() {
             buffer[..query.len()].copy_from_slice(&query);
             let mut packet = Packet::new(buffer, 0, query.len());
@@ -110,6 +128,23 @@ fn a_query_and_its_answer_allocate_nothing() {
             assert_eq!(asked, 0, "{kind:?}, retry {retry}: allocations over {delivered} answers");
         }
     }
+}
+
+#[test]
+fn rules_allocate_nothing() {
+    let rules = "smn = newSuffixMatchNode(); smn:add({'a.example', 'b.example', 'c.example', 'd.example'})\n\
+        addAction(SuffixMatchNodeRule(smn), DropAction())\n\
+        addAction(RegexRule('^ads[0-9]+'), DropAction())\n\
+        addAction(MaxQPSIPRule(1000000000), DropAction())\n\
+        addAction(NotRule(MaxQPSRule(1000000000)), DropAction())\n\
+        addAction(NetmaskGroupRule('192.0.2.0/24'), PoolAction('abuse'))\n\
+        addAction(AndRule{RDRule(), QTypeRule(DNSQType.A)}, SetTagAction('rd', '1'))\n\
+        addAction(AllRule(), SetNoRecurseAction())\n\
+        addAction(AllRule(), SetEDNSOptionAction(65001, 'x'))\n\
+        addResponseAction(TagRule('rd'), SetMaxTTLResponseAction(60))\n\
+        addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(4, 'forged'))";
+    let (asked, delivered) = ruled_rounds(rules, 1_500, 700);
+    assert_eq!(asked, 0, "allocations over {delivered} answers");
 }
 
 #[test]

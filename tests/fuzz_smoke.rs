@@ -8,6 +8,8 @@
 mod config;
 #[path = "fuzz/targets/networks.rs"]
 mod networks;
+#[path = "fuzz/targets/rules.rs"]
+mod rules;
 #[path = "fuzz/targets/script.rs"]
 mod script;
 #[path = "fuzz/targets/shard.rs"]
@@ -129,6 +131,11 @@ fn shard() {
 #[test]
 fn script() {
     smoke("script", MESSAGES, 600, 5_000, script::target);
+}
+
+#[test]
+fn rules() {
+    smoke("rules", &[], 3_000, 1_500, rules::target);
 }
 
 #[test]

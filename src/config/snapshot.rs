@@ -59,6 +59,12 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
+    /// Takes over what the rates of the configuration that stands have counted, where this one
+    /// has the same rules. To be called before it is published.
+    pub fn inherit(&mut self, before: &Self) {
+        StateSpec::inherit(&mut self.limits, &before.limits);
+    }
+
     /// The backend in a slot, if this configuration has one there.
     #[must_use]
     pub fn backend(&self, slot: BackendSlot) -> Option<&Arc<Backend>> {

@@ -14,7 +14,6 @@ use crate::control::log::{self, Format};
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
-use crate::shard::rules::limits::StateSpec;
 
 /// A configuration file that is still being evaluated after this long is taken for an endless
 /// loop: the control thread does nothing else meanwhile. A million names take about a second.
@@ -75,7 +74,7 @@ impl Source for Configured {
             return Err(restarts.into_iter().map(|d| format!("needs a restart: {d}")).collect());
         }
         let Compiled { boot, mut snapshot, slots } = compiled;
-        StateSpec::inherit(&mut snapshot.limits, &self.running.snapshot.limits);
+        snapshot.inherit(&self.running.snapshot);
         let changes = config::diff(&self.running.snapshot, &snapshot);
         let snapshot = Arc::new(snapshot);
         let plan = plan(&boot, &snapshot, loaded.lua, changes);

@@ -39,6 +39,7 @@ use crate::engine::{Message, clock};
 use crate::live::Board;
 use crate::rng::ShardRng;
 use crate::shard::policy::Kind;
+use crate::shard::{DELAY_MAX, TRIES_MAX};
 use crate::time::{Tick, TickDelta};
 
 pub mod concentrate;
@@ -76,7 +77,8 @@ const SOON: TickDelta = TickDelta::from_ms(10);
 const ACKNOWLEDGE: TickDelta = TickDelta::from_ms(2_000);
 /// Readings are taken this often when no line of figures asks for more.
 const READING: TickDelta = TickDelta::from_ms(10_000);
-/// Beyond twice the longest time-out, after which a shard closes a listener that ended.
+/// Beyond all tries of a query and the longest delay, after which a shard has closed a listener that
+/// ended.
 const CLOSING: TickDelta = TickDelta::from_ms(5_000);
 /// Shards that were told to abort end within a turn of their loop.
 const ABORT: TickDelta = TickDelta::from_ms(2_000);
@@ -481,7 +483,10 @@ impl<S: Source> Control<S> {
         }
         reload::retire(&leaving.listeners, &mut self.shards);
         let waits = self.feed.current().backends.iter().flatten().map(|b| b.timeout).max();
-        let closed = clock::now() + TickDelta(waits.unwrap_or_default().0.saturating_mul(2)) + CLOSING;
+        let closed = clock::now()
+            + TickDelta(waits.unwrap_or_default().0.saturating_mul(TRIES_MAX))
+            + DELAY_MAX
+            + CLOSING;
         self.closing.extend(leaving.listeners.iter().map(|slot| (*slot, closed)));
         self.leaving = None;
     }

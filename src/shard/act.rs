@@ -9,6 +9,7 @@
 //!                   └─► Drop
 //! ```
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::case::{self, Added, EcsWish};
@@ -21,6 +22,7 @@ use super::script::{FunctionId, Said};
 use super::verdict::DropReason;
 use crate::addr::{BackendSlot, PoolSlot, mapped};
 use crate::live::ShardPage;
+use crate::packet::Packet;
 use crate::time::TickDelta;
 use crate::wire::answer::{self, AnswerEdns, Flags, Soa};
 use crate::wire::header::{self, Header, rcode};
@@ -30,6 +32,9 @@ use crate::wire::{ecs, edns, name, rebuild};
 /// UDP payload size in an OPT record that an action adds to a query, octets
 /// (the DNS flag day's, 2020).
 const OPT_PAYLOAD: u16 = 1232;
+
+/// Times that a function may have a query asked again.
+pub(super) const RESTARTS_MAX: u8 = 10;
 
 /// What becomes of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +82,13 @@ enum Step<T> {
 /// Walks the query rules, and an answer that comes of them through the self-answered rules.
 pub(super) fn query(scene: &mut Scene<'_, '_>, env: &mut Env<'_>, hands: &mut Hands<'_>) -> Outcome {
     let limit = payload_limit(scene);
-    let outcome = walk_query(&env.snapshot.chains.query, scene, env, hands);
+    let mut outcome = walk_query(&env.snapshot.chains.query, scene, env, hands);
+    if outcome == Outcome::Forward
+        && Header::parse(scene.packet.bytes()).is_some_and(|header| header.is_response())
+    {
+        // A function has made an answer of it.
+        outcome = Outcome::Answered;
+    }
     if outcome != Outcome::Answered {
         return outcome;
     }
@@ -104,15 +115,10 @@ fn walk_query(
         match perform(&rule.action, scene, env, hands) {
             Step::Next => {}
             Step::Changed => walk.renew(),
-            Step::Done(Outcome::Forward) => break,
             Step::Done(outcome) => return outcome,
         }
     }
-    match Header::parse(scene.packet.bytes()) {
-        // A function made an answer of it, whatever it said.
-        Some(header) if header.is_response() => Outcome::Answered,
-        _ => Outcome::Forward,
-    }
+    Outcome::Forward
 }
 
 fn perform(
@@ -148,6 +154,10 @@ fn perform(
         }
         Action::SpoofCname(target, flags) => {
             own(scene, hands, |s, e| answer::cname(s.packet, target, *flags, e))
+        }
+        // Of which type would they be?
+        Action::SpoofRaw(raw, _) if scene.facts.qtype == rtype::ANY && raw.type_for_any.is_none() => {
+            Step::Next
         }
         Action::SpoofRaw(raw, flags) => own(scene, hands, |s, e| {
             answer::raw(s.packet, &raw.rdata, raw.type_for_any.unwrap_or(rtype::ANY), *flags, e)
@@ -241,8 +251,7 @@ fn own(
     hands: &Hands<'_>,
     make: impl FnOnce(&mut Scene<'_, '_>, AnswerEdns) -> bool,
 ) -> Step<Outcome> {
-    let flags = scene.case.flags;
-    case::set_flags(scene.packet.bytes_mut(), flags);
+    restore(scene);
     let edns = hands.edns;
     Step::Done(if make(scene, edns) { Outcome::Answered } else { Outcome::Drop(DropReason::AnswerTooLong) })
 }
@@ -452,8 +461,7 @@ fn run(
     let step = match said {
         None => Step::Next,
         Some(Said::None) => Step::Changed,
-        // A modified header that still is a query's goes to a server: it is no answer.
-        Some(Said::Allow | Said::HeaderModify) => Step::Done(Outcome::Forward),
+        Some(Said::Allow) => Step::Done(Outcome::Forward),
         Some(Said::Drop) => Step::Done(Outcome::Drop(DropReason::Rule)),
         Some(Said::RCode(code)) => {
             let flags = Flags {
@@ -462,10 +470,15 @@ fn run(
             };
             own(scene, hands, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }
-        Some(Said::Spoof) => spoof(scene, hands, script.argument()),
+        Some(Said::Spoof) => match Spoofed::read(script.argument(), scene.facts.qtype) {
+            Some(spoofed) => own(scene, hands, |s, e| spoofed.answer(s, e)),
+            None => Step::Changed,
+        },
         Some(Said::SpoofRaw) => own(scene, hands, |s, e| {
             answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e)
         }),
+        // Its QR bit says what the function has made of it.
+        Some(Said::HeaderModify) => Step::Done(Outcome::Forward),
         Some(Said::Pool) => {
             // An unknown pool has no server; the last slot is never given to one.
             let named = std::str::from_utf8(script.argument()).ok().and_then(|n| env.snapshot.pool_named(n));
@@ -473,7 +486,7 @@ fn run(
         }
         Some(Said::Delay(ms)) => {
             scene.case.delay = TickDelta::from_ms(u64::from(ms));
-            Step::Done(Outcome::Forward)
+            Step::Changed
         }
         Some(Said::Truncate) if scene.case.protocol.is_stream() => Step::Changed,
         Some(Said::Truncate) => own(scene, hands, |s, e| answer::truncated(s.packet, Flags::default(), e)),
@@ -488,27 +501,33 @@ fn run(
     step
 }
 
-/// Answers with addresses, with commas between, or with one name. What asks for another type than
-/// there are addresses of goes to a server, as with `SpoofAction`.
-fn spoof(scene: &mut Scene<'_, '_>, hands: &Hands<'_>, argument: &[u8]) -> Step<Outcome> {
-    let text = std::str::from_utf8(argument).unwrap_or_default();
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for word in text.split([',', ' ']).filter(|w| !w.is_empty()) {
-        match word.parse::<std::net::IpAddr>() {
-            Ok(std::net::IpAddr::V4(ip)) => v4.push(ip.octets()),
-            Ok(std::net::IpAddr::V6(ip)) => v6.push(ip.octets()),
-            Err(_) => {
-                return own(scene, hands, |s, e| {
-                    name::from_text(text)
-                        .is_ok_and(|target| answer::cname(s.packet, &target, Flags::default(), e))
-                });
+/// What a function spoofs: addresses with commas between, or one name.
+enum Spoofed {
+    Addresses(Vec<[u8; 4]>, Vec<[u8; 16]>),
+    Name(Vec<u8>),
+}
+
+impl Spoofed {
+    /// None when there is nothing that a query of this type could be answered with.
+    fn read(argument: &[u8], qtype: u16) -> Option<Self> {
+        let text = std::str::from_utf8(argument).ok()?;
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for word in text.split([',', ' ']).filter(|w| !w.is_empty()) {
+            match word.parse::<IpAddr>() {
+                Ok(IpAddr::V4(ip)) => v4.push(ip.octets()),
+                Ok(IpAddr::V6(ip)) => v6.push(ip.octets()),
+                Err(_) => return name::from_text(text).ok().map(Self::Name),
             }
         }
+        answer::addresses_match(qtype, !v4.is_empty(), !v6.is_empty()).then_some(Self::Addresses(v4, v6))
     }
-    if !answer::addresses_match(scene.facts.qtype, !v4.is_empty(), !v6.is_empty()) {
-        return Step::Done(Outcome::Forward);
+
+    fn answer(&self, scene: &mut Scene<'_, '_>, edns: AnswerEdns) -> bool {
+        match self {
+            Self::Addresses(v4, v6) => answer::addresses(scene.packet, v4, v6, Flags::default(), edns),
+            Self::Name(target) => answer::cname(scene.packet, target, Flags::default(), edns),
+        }
     }
-    own(scene, hands, |s, e| answer::addresses(s.packet, &v4, &v6, Flags::default(), e))
 }
 
 fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> Step<Reply> {
@@ -527,41 +546,59 @@ fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'
         }
         Some(Said::Delay(ms)) => {
             scene.case.delay = TickDelta::from_ms(u64::from(ms));
-            Step::Done(Reply::Deliver)
+            Step::Changed
         }
         Some(Said::Truncate) => {
             to_tc(scene);
             Step::Done(Reply::Deliver)
         }
-        Some(Said::Restart) => Step::Done(Reply::Restart(scene.case.pool)),
+        Some(Said::Restart) if scene.case.restarts < RESTARTS_MAX => {
+            Step::Done(Reply::Restart(scene.case.pool))
+        }
+        // A function that always asks again has had its tries.
+        Some(Said::Restart) => Step::Changed,
         Some(Said::None | Said::Spoof | Said::SpoofRaw | Said::Pool | Said::NoRecurse) => Step::Changed,
     }
 }
 
-/// Gives the answer what its case says, before its rules are asked: the client's own flags and
-/// question, and nothing that was only added for the server.
+/// Gives a message what its client knows, before the rules of answers or the making of one: the
+/// client's own flags and question, and nothing that was only added for the server.
 pub(super) fn restore(scene: &mut Scene<'_, '_>) {
     let flags = scene.case.flags;
     case::set_flags(scene.packet.bytes_mut(), flags);
-    match scene.case.added {
-        Added::Nothing => {}
-        Added::Opt => {
-            edns::strip(scene.packet);
-        }
-        Added::Ecs => {
-            edns::remove_option(scene.packet, edns::code::CLIENT_SUBNET);
-        }
+    if scene.case.added == Added::Nothing && scene.case.original.is_empty() {
+        return;
     }
+    take_back(scene.packet, scene.case.added);
     // A type and a class follow the name.
     if let Some(qname) = scene.case.original.len().checked_sub(4).map(|end| &scene.case.original[..end]) {
-        // An answer whose names cannot be told apart goes as it came: its client asks again.
+        // An answer that cannot be read goes as it came: its client asks again.
         let _ = rebuild::rename(scene.packet, qname);
     }
     scene.reread();
 }
 
+/// Takes away what was added to a query for its server: the client did not bring it, and its
+/// answer, a server's or our own, has none of it.
+pub(super) fn take_back(packet: &mut Packet<'_>, added: Added) {
+    match added {
+        Added::Nothing => {}
+        Added::Opt => {
+            edns::strip(packet);
+        }
+        Added::Ecs => {
+            edns::remove_option(packet, edns::code::CLIENT_SUBNET);
+        }
+    }
+}
+
 /// The end of a backend's answer: what the case and the configuration want of every answer.
 pub(super) fn finish(scene: &mut Scene<'_, '_>, env: &Env<'_>) {
+    if scene.case.added == Added::Opt && !scene.case.protocol.is_stream() {
+        // Our OPT record has told the server of room that a client without EDNS does not have. An
+        // answer that cannot be cut goes as it is.
+        let _ = answer::fit(scene.packet, 512);
+    }
     add_error(scene);
     if let Some(ttl) = scene.case.ttl_max {
         cap_ttl(scene, ttl);

@@ -22,6 +22,8 @@ struct Kept {
     tries: [Option<Key>; 2],
     /// A second server is asked when its time comes.
     retry: bool,
+    /// Nothing is known of the query but its octets.
+    bare: bool,
 }
 
 /// The table; grows with use and never shrinks.
@@ -35,6 +37,13 @@ impl Cases {
     /// Opens a case: what `case` holds goes into the table, and it gets the memory of an older
     /// one. None when the table is full; `case` is then as it was.
     pub fn open(&mut self, case: &mut Case) -> Option<u32> {
+        let at = self.open_bare()?;
+        self.put(at, case);
+        Some(at)
+    }
+
+    /// Opens a case without facts, for a query that is only kept.
+    pub fn open_bare(&mut self) -> Option<u32> {
         let at = match self.free.pop() {
             Some(at) => at,
             None if self.kept.len() < CASES_MAX => {
@@ -44,11 +53,19 @@ impl Cases {
             None => return None,
         };
         let kept = &mut self.kept[at as usize];
-        std::mem::swap(&mut kept.case, case);
         kept.query.clear();
         kept.tries = [None; 2];
         kept.retry = false;
+        kept.bare = true;
         Some(at)
+    }
+
+    /// Puts what `case` holds into an open case, and the memory that was there into `case`.
+    pub fn put(&mut self, at: u32, case: &mut Case) {
+        if let Some(kept) = self.kept.get_mut(at as usize) {
+            std::mem::swap(&mut kept.case, case);
+            kept.bare = false;
+        }
     }
 
     /// Keeps the query, to be asked again; false when it is too long. `retry`: a second server is
@@ -63,9 +80,22 @@ impl Cases {
         fits
     }
 
-    /// The case's facts.
+    /// Keeps the query as it stands by now, if one was kept.
+    pub fn keep_again(&mut self, at: u32, query: &[u8]) {
+        let Some(kept) = self.kept.get_mut(at as usize).filter(|k| !k.query.is_empty()) else { return };
+        kept.query.clear();
+        kept.query.extend_from_slice(query);
+    }
+
+    /// The case's facts; none of a bare one.
     pub fn case(&mut self, at: u32) -> Option<&mut Case> {
-        self.kept.get_mut(at as usize).map(|k| &mut k.case)
+        self.kept.get_mut(at as usize).filter(|k| !k.bare).map(|k| &mut k.case)
+    }
+
+    /// Whether there is nothing that concerns the query's answer.
+    #[must_use]
+    pub fn is_bare(&self, at: u32) -> bool {
+        self.kept.get(at as usize).is_none_or(|k| k.bare)
     }
 
     /// The query that was kept, to be edited.
@@ -129,8 +159,10 @@ mod tests {
         assert_eq!(cases.case(first).and_then(|c| c.tags.value(b"a")), Some(&b"1"[..]));
         cases.close(first);
         assert_eq!(cases.open_count(), 0);
-        assert_eq!(cases.open(&mut case), Some(first));
-        assert!(case.tags.value(b"a").is_some(), "to be reset by who uses it next");
+        assert_eq!(cases.open_bare(), Some(first));
+        assert!(cases.is_bare(first) && cases.case(first).is_none(), "another's facts are not shown");
+        cases.put(first, &mut case);
+        assert!(!cases.is_bare(first) && case.tags.value(b"a").is_some(), "to be reset by who uses it next");
     }
 
     #[test]

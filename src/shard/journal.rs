@@ -70,8 +70,9 @@ impl Journal {
         !matches!(sender.try_send(line), Err(TrySendError::Full(_)))
     }
 
-    /// The lines that wait.
+    /// The lines that wait, and no more than can wait at a time: the shard may be faster than who
+    /// writes them.
     pub fn lines(&self) -> impl Iterator<Item = Line> {
-        self.0.get().into_iter().flat_map(|(_, receiver)| receiver.try_iter())
+        self.0.get().into_iter().flat_map(|(_, receiver)| receiver.try_iter().take(LINES_MAX))
     }
 }

@@ -55,6 +55,11 @@ use verdict::{DropReason, Verdict};
 /// Second tries that a pool may save up for a bad moment.
 const RETRY_SAVINGS_MAX: u64 = 1_000 * PPM as u64;
 
+/// Tries that a query may have: the first, the second, and as many as rules may restart it.
+pub const TRIES_MAX: u64 = 2 + act::RESTARTS_MAX as u64;
+/// How long rules may hold an answer back.
+pub const DELAY_MAX: TickDelta = TickDelta::from_ms(60_000);
+
 /// One shard: all that happens to a packet between two system calls.
 #[derive(Debug)]
 pub struct Shard {
@@ -84,6 +89,8 @@ pub struct Shard {
     wants: Wants,
     /// A query that timed out meets its rules in here.
     buffer: Vec<u8>,
+    /// Errors of the script that have been counted.
+    script_errors: u64,
     /// When the script was last let do what it does every second.
     maintained: Tick,
     /// Of the outstanding: tries whose answer no client waits for.
@@ -109,6 +116,8 @@ struct Wants {
     tags: bool,
     /// Queries are kept, to be asked again or for their letter case.
     queries: bool,
+    /// Answers may come long after a server's time-out: they are held back, or asked for again.
+    late: bool,
 }
 
 impl Wants {
@@ -117,16 +126,26 @@ impl Wants {
         let restarts = |r: &rules::Rule<ResponseAction>| {
             matches!(r.action, ResponseAction::Restart(..) | ResponseAction::Lua(_))
         };
+        let late =
+            |r: &rules::Rule<ResponseAction>| restarts(r) || matches!(r.action, ResponseAction::Delay(_));
         let subnets = snapshot.backends.iter().flatten().any(|b| b.use_client_subnet);
         let answers = !chains.response.is_empty();
         Self {
-            rules: !chains.query.is_empty() || subnets || snapshot.script.is_some(),
+            // The SERVFAIL of a pool without a server meets the self-answered rules.
+            rules: !chains.query.is_empty()
+                || !chains.self_answered.is_empty()
+                || subnets
+                || snapshot.script.is_some(),
             answers: answers || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
             cases: snapshot.script.is_some() && answers,
             tags: answers || !chains.timeout.is_empty(),
             queries: !chains.timeout.is_empty()
                 || snapshot.globals.fixup_case
                 || chains.response.rules().iter().any(restarts),
+            late: snapshot.script.is_some()
+                || !chains.timeout.is_empty()
+                || chains.query.rules().iter().any(|r| r.action.delays())
+                || chains.response.rules().iter().chain(chains.self_answered.rules()).any(late),
         }
     }
 }
@@ -165,6 +184,7 @@ impl Shard {
             locals: Vec::new(),
             wants: Wants::default(),
             buffer: Vec::new(),
+            script_errors: 0,
             maintained: Tick(0),
             unawaited: 0,
             attached: Vec::new(),
@@ -193,6 +213,7 @@ impl Shard {
         let running = self.snapshot.script.as_ref().map(|s| s.identity());
         if self.script.is_none() || snapshot.script.as_ref().map(|s| s.identity()) != running {
             self.script = snapshot.script.as_ref().and_then(|s| s.start(self.index));
+            self.script_errors = 0;
         }
         self.limits.adopt(&snapshot.limits);
         self.patterns.clear();
@@ -321,7 +342,8 @@ impl Shard {
         }
         self.settle(key, known, code);
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
-        if known.asked.case == NO_CASE && !self.wants.answers {
+        if !self.wants.answers && self.cases.is_bare(known.asked.case) {
+            self.cases.close(known.asked.case);
             self.page().responses.add(1);
             return Verdict::Deliver(known.asked.client);
         }
@@ -339,7 +361,7 @@ impl Shard {
             }
         }
         self.send_copies(out);
-        self.later.release(self.now, out);
+        self.release(out);
         self.selector.publish();
         let page = self.page();
         page.outstanding_total.store(self.outstanding(), Relaxed);
@@ -359,11 +381,13 @@ impl Shard {
         self.outstanding.live() - self.unawaited + self.later.held()
     }
 
-    /// Longer than any query can be outstanding: two tries, and what time-outs may be late.
+    /// Longer than any query can be outstanding: two tries, and what time-outs may be late; with
+    /// rules that ask again or hold back, as often and as long as these may.
     #[must_use]
     pub fn longest_wait(&self) -> TickDelta {
         let longest = self.attached.iter().flatten().map(|a| a.timeout).max().unwrap_or_default();
-        TickDelta(longest.0.saturating_mul(2).saturating_add(1_000_000_000))
+        let (tries, held) = if self.wants.late { (TRIES_MAX, DELAY_MAX) } else { (2, TickDelta(0)) };
+        TickDelta(longest.0.saturating_mul(tries).saturating_add(held.0).saturating_add(1_000_000_000))
     }
 
     /// The configuration this shard obeys.

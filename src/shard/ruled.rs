@@ -3,7 +3,7 @@
 
 use super::act::{self, Hands, Outcome, Reply};
 use super::case::{self, Added, EcsWish};
-use super::outstanding::{Asked, Key, Known, NO_CASE, TEED};
+use super::outstanding::{Asked, Key, Known, TEED};
 use super::policy::{Kind, Subject};
 use super::rules::scene::{Answered, Env, Facts, Scene};
 use super::script::FunctionId;
@@ -11,6 +11,7 @@ use super::verdict::{DropReason, Verdict};
 use super::{Shard, answer_edns};
 use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, mapped};
 use crate::config::snapshot::Snapshot;
+use crate::live::ShardPage;
 use crate::packet::Packet;
 use crate::time::TickDelta;
 use crate::wire::answer::{self, Flags};
@@ -68,7 +69,10 @@ impl Shard {
             return None;
         }
         if let Kind::Lua(function) = self.snapshot.pool(asked.pool).policy.kind {
-            return self.choose_by_script(function, asked, packet);
+            // Without an answer the pool is served all the same.
+            if let Some(backend) = self.choose_by_script(function, asked, packet) {
+                return Some(backend);
+            }
         }
         let question = Question::parse(packet.bytes())?;
         let subject = Subject { qname: question.qname, client: &asked.client.peer };
@@ -99,9 +103,9 @@ impl Shard {
         }
         let facts = Facts::of(packet.bytes());
         let outcome = self.stage(to, facts, None, packet, |scene, env, hands| {
+            act::restore(scene);
             let limit = act::payload_limit(scene);
             let flags = Flags { ra: Some(false), ..Flags::default() };
-            case::set_flags(scene.packet.bytes_mut(), scene.case.flags);
             if answer::rcode(scene.packet, act::NO_SERVER, flags, hands.edns) {
                 act::self_answered(scene, env, hands, limit)
             } else {
@@ -116,15 +120,21 @@ impl Shard {
 
     /// An answer of our own leaves, at once or later.
     fn answered(&mut self, to: Client, packet: &mut Packet<'_>) -> Verdict {
-        self.page().self_answered.add(1);
-        if self.case.delay == TickDelta::default() {
-            return Verdict::Answer(to);
-        }
         self.hold(Verdict::Answer(to), packet)
+    }
+
+    /// Hands out what was held back and is due.
+    pub(super) fn release(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        let page = &self.board.shards()[self.index];
+        self.later.release(self.now, &mut |verdict, octets| {
+            leaves(page, verdict);
+            out(verdict, octets);
+        });
     }
 
     fn hold(&mut self, verdict: Verdict, packet: &Packet<'_>) -> Verdict {
         if self.case.delay == TickDelta::default() || self.case.protocol.is_stream() {
+            leaves(self.page(), verdict);
             return verdict;
         }
         if self.later.hold(self.now + self.case.delay, verdict, packet.bytes()) {
@@ -133,11 +143,15 @@ impl Shard {
         self.drop(DropReason::DelayFull)
     }
 
+    /// Whether a server's queries carry the client's subnet.
+    pub(super) fn wants_subnet(&self, backend: BackendSlot) -> bool {
+        self.snapshot.backend(backend).is_some_and(|b| b.use_client_subnet)
+    }
+
     /// Adds the client's subnet for a server that wants it.
     fn add_subnet(&mut self, backend: BackendSlot, client: Client, packet: &mut Packet<'_>) {
         let wish = self.case.ecs;
-        let wants = self.snapshot.backend(backend).is_some_and(|b| b.use_client_subnet);
-        if !wants || !wish.wanted {
+        if !self.wants_subnet(backend) || !wish.wanted {
             return;
         }
         match ecs::set(packet, wish.address(&client), wish.v4, wish.v6, wish.replace, OPT_PAYLOAD) {
@@ -151,11 +165,8 @@ impl Shard {
     /// An answer that meets rules, or whose query had a case. The try is settled already.
     pub(super) fn rule_response(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> Verdict {
         let asked = known.asked;
-        if let Some(case) = self.cases.case(asked.case) {
-            std::mem::swap(&mut self.case, case);
-        } else {
-            self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), case::flags_of(packet.bytes()));
-        }
+        let had_case = !self.cases.is_bare(asked.case);
+        self.resume(asked.case, known, case::flags_of(packet.bytes()));
         if self.snapshot.globals.fixup_case
             && let Some(question) = self.cases.query(asked.case).and_then(|q| Question::parse(q))
         {
@@ -163,45 +174,73 @@ impl Shard {
         }
         let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
         let facts = Facts::of(packet.bytes());
-        let had_case = asked.case != NO_CASE;
+        let kept = self.cases.query(asked.case).is_some();
         let reply = self.stage(asked.client, facts, Some(by), packet, |scene, env, hands| {
             if had_case {
                 act::restore(scene);
             }
-            let reply = act::walk_response(&env.snapshot.chains.response, scene, env, hands);
+            let reply = match act::walk_response(&env.snapshot.chains.response, scene, env, hands) {
+                // A query too long to be kept is asked once; its answer is better than none.
+                Reply::Restart(_) if !kept => Reply::Deliver,
+                reply => reply,
+            };
             if reply == Reply::Deliver {
                 act::finish(scene, env);
             }
             reply
         });
         if let Reply::Restart(pool) = reply {
-            return self.restart(asked, pool, packet);
+            return self.restart(asked, key.route.backend, pool, packet);
         }
         self.cases.close(asked.case);
         match reply {
             Reply::Drop(reason) => self.drop(reason),
-            Reply::Deliver | Reply::Restart(_) => {
-                self.page().responses.add(1);
-                self.hold(Verdict::Deliver(asked.client), packet)
-            }
+            Reply::Deliver | Reply::Restart(_) => self.hold(Verdict::Deliver(asked.client), packet),
         }
     }
 
-    /// Asks again, in another pool, with the query that was kept.
-    fn restart(&mut self, mut asked: Asked, pool: PoolSlot, packet: &mut Packet<'_>) -> Verdict {
+    /// Takes up a query's case again: what is in the table, or what can be said without one.
+    fn resume(&mut self, at: u32, known: Known, flags: [u8; 2]) {
+        if let Some(case) = self.cases.case(at) {
+            std::mem::swap(&mut self.case, case);
+        } else {
+            let asked_for = self.cases.query(at).map_or(flags, |query| case::flags_of(query));
+            self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), asked_for);
+            self.case.pool = known.asked.pool;
+        }
+    }
+
+    /// Asks again, in another pool, with the query that was kept as `from` had got it.
+    fn restart(
+        &mut self,
+        mut asked: Asked,
+        from: BackendSlot,
+        pool: PoolSlot,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
         self.case.restarts = self.case.restarts.saturating_add(1);
         self.case.pool = pool;
         asked.pool = pool;
         let kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
+        // A second try has left its own id in the query that was kept.
+        edit::set_id(packet.bytes_mut(), asked.client_id);
+        if kept && self.wants_subnet(from) && self.case.added != Added::Nothing {
+            // Only servers that want the client's subnet may see it.
+            act::take_back(packet, self.case.added);
+            self.case.added = Added::Nothing;
+            self.cases.keep_again(asked.case, packet.bytes());
+        }
         let backend = if kept { self.choose(asked, packet) } else { None };
         let Some(backend) = backend else {
             self.cases.close(asked.case);
             return if kept { self.no_server(asked.client, packet) } else { self.drop(DropReason::NoServer) };
         };
+        self.add_subnet(backend, asked.client, packet);
+        self.cases.keep_again(asked.case, packet.bytes());
         // The case goes on; what is in the table is the memory of another.
-        if let Some(case) = self.cases.case(asked.case) {
-            std::mem::swap(&mut self.case, case);
-        }
+        self.cases.put(asked.case, &mut self.case);
+        // This is the second try.
+        self.cases.take_retry(asked.case);
         match self.claim(backend, asked, None) {
             Some(key) => {
                 edit::set_id(packet.bytes_mut(), key.id);
@@ -229,16 +268,14 @@ impl Shard {
             // Kept queries are shorter than the buffer.
             let _ = packet.replace(query);
         }
-        if let Some(case) = self.cases.case(asked.case) {
-            std::mem::swap(&mut self.case, case);
-        }
+        self.resume(asked.case, known, case::flags_of(packet.bytes()));
         let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
         let facts = Facts::of(packet.bytes());
         let reply = self.stage(asked.client, facts, Some(by), &mut packet, |scene, env, hands| {
             act::walk_response(&env.snapshot.chains.timeout, scene, env, hands)
         });
         match reply {
-            Reply::Restart(pool) => match self.restart(asked, pool, &mut packet) {
+            Reply::Restart(pool) => match self.restart(asked, key.route.backend, pool, &mut packet) {
                 Verdict::Drop(_) | Verdict::Hold => {}
                 verdict => out(verdict, packet.bytes_mut()),
             },
@@ -334,8 +371,17 @@ impl Shard {
         self.maintained = self.now;
         script.maintain(self.now);
         let errors = script.errors();
-        let counted = self.page().script_errors.get();
-        self.page().script_errors.add(errors.saturating_sub(counted));
+        let new = errors - std::mem::replace(&mut self.script_errors, errors);
+        self.page().script_errors.add(new);
+    }
+}
+
+/// Counts an answer that leaves.
+fn leaves(page: &ShardPage, verdict: Verdict) {
+    match verdict {
+        Verdict::Answer(_) => page.self_answered.add(1),
+        Verdict::Deliver(_) => page.responses.add(1),
+        Verdict::Drop(_) | Verdict::Forward(_) | Verdict::Hold => {}
     }
 }
 

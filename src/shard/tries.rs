@@ -14,7 +14,7 @@ use crate::wire::header::Header;
 use crate::wire::query::Question;
 
 impl Shard {
-    /// Sends a query to the chosen backend. Its case, if the query needs one, is in `self.case`.
+    /// Sends a query to the chosen backend.
     pub(super) fn lob(&mut self, backend: BackendSlot, mut asked: Asked, packet: &mut Packet<'_>) -> Verdict {
         let waits = self.attached.get(backend.index()).copied().flatten().map(|a| a.timeout);
         // A second try after the server's own time-out would only make that longer.
@@ -25,7 +25,7 @@ impl Shard {
             *savings = (*savings + u64::from(retry.budget_ppm)).min(RETRY_SAVINGS_MAX);
         }
         if asked.case == NO_CASE && (retry.is_some() || self.wants.queries) {
-            asked.case = self.cases.open(&mut self.case).unwrap_or(NO_CASE);
+            asked.case = self.cases.open_bare().unwrap_or(NO_CASE);
         }
         if retry.is_some() || self.wants.queries {
             let kept = self.cases.keep_query(asked.case, packet.bytes(), retry.is_some());
@@ -66,9 +66,8 @@ impl Shard {
         let Some((key, known)) = self.unsent(route, packet) else {
             return self.drop(DropReason::QuerySendError);
         };
-        if matches!(known.asked.case, DELIVERED | TEED) {
-            self.unawaited -= 1;
-            return self.drop(DropReason::QuerySendError);
+        if self.nobody_waits(known) {
+            return Verdict::Drop(DropReason::QuerySendError);
         }
         if self.cases.ended(known.asked.case, key).is_some() {
             // The first try is still out: it goes on alone.
@@ -78,6 +77,8 @@ impl Shard {
             let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
             self.selector.select(&self.snapshot, known.asked.pool, &subject, refused, &mut self.rng)
         });
+        // The query goes as it stands: with the client's subnet only to servers that want it.
+        let other = other.filter(|b| self.wants_subnet(*b) == self.wants_subnet(route.backend));
         match other.and_then(|backend| self.claim(backend, known.asked, None)) {
             Some(second) => {
                 self.cases.take_retry(known.asked.case);
@@ -94,13 +95,22 @@ impl Shard {
     /// The kernel would not send this query to any server that could be tried.
     pub fn abandon(&mut self, route: Route, packet: &Packet<'_>) {
         if let Some((key, known)) = self.unsent(route, packet) {
-            if matches!(known.asked.case, DELIVERED | TEED) {
-                self.unawaited -= 1;
-            } else if self.cases.ended(known.asked.case, key).is_none() {
+            // A query whose other try is still out is not lost.
+            if !self.nobody_waits(known) && self.cases.ended(known.asked.case, key).is_none() {
                 self.cases.close(known.asked.case);
+                self.drop(DropReason::QuerySendError);
             }
-            self.drop(DropReason::QuerySendError);
         }
+    }
+
+    /// Whether no client waits for a try that was not sent; a copy is counted.
+    fn nobody_waits(&mut self, known: Known) -> bool {
+        if known.asked.case == TEED {
+            self.drop(DropReason::TeeFull);
+        }
+        let nobody = matches!(known.asked.case, DELIVERED | TEED);
+        self.unawaited -= u32::from(nobody);
+        nobody
     }
 
     /// Takes back the claim of a query that was not sent.
@@ -147,13 +157,12 @@ impl Shard {
     fn claim_second(&mut self, first: Key, known: Known) -> Option<Key> {
         let pool = known.asked.pool;
         let savings = self.retry_savings.get(pool.index())?.checked_sub(u64::from(PPM))?;
-        let subnet = self.snapshot.backend(first.route.backend).is_some_and(|b| b.use_client_subnet);
         let question = Question::parse(self.cases.query(known.asked.case)?)?;
         let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
         let avoid = [first.route.backend];
         let backend = self.selector.select(&self.snapshot, pool, &subject, &avoid, &mut self.rng)?;
         // The query goes as it stands: with the client's subnet only to servers that want it.
-        if self.snapshot.backend(backend)?.use_client_subnet != subnet {
+        if self.wants_subnet(backend) != self.wants_subnet(first.route.backend) {
             return None;
         }
         let second = self.claim(backend, known.asked, None)?;
@@ -166,6 +175,8 @@ impl Shard {
         self.count_answer(key, known, code);
         if let Some(twin) = self.cases.ended(known.asked.case, key) {
             self.let_go(twin);
+            // A restart goes on with the case, and the other try is no part of that.
+            self.cases.ended(known.asked.case, twin);
         }
     }
 

@@ -68,7 +68,7 @@ drop_reasons! {
     CasesFull = "cases-full",
     /// An answer to be held back, with too many held back already.
     DelayFull = "delay-full",
-    /// A copy of a query for a second server, with too many on their way.
+    /// A copy of a query for a second server that could not be sent.
     TeeFull = "tee-full",
     /// The answer to such a copy.
     TeeAnswer = "tee-answer",

@@ -4,9 +4,14 @@
 //! 1234 RD www.example.com/A OPT=4096,DO
 //!   │   │        │           └ an OPT record: payload size, DO set
 //!   │   │        └ the question, class IN
-//!   │   └ flags (QR AA TC RD RA AD CD), a response code, NOTIFY
+//!   │   └ flags (QR AA TC RD RA AD CD), a response code, an opcode
 //!   └ the id, four hexadecimal digits; `*` in an expectation: whatever it is
+//! name/A/CH     a question of another class; types and classes may be numbers
+//! OPT=1232,v1,x1,8:00011800c00002   version 1, upper bits of the response code, an option
 //! A=192.0.2.1   an answer record that points to the question's name, TTL 60
+//! AAAA=2001:db8::1,30   the same of another type and with another TTL; CNAME= has a name
+//! RR=3,ns.example,A,60,c0000201   a record of a section (1 to 3); owner `@` is a pointer to the
+//!               question's name, the data hexadecimal
 //! QD=2          writes another count than the true one
 //! TAIL=c0ffee   octets behind the message
 //! CUT=11        only so many octets of it
@@ -27,7 +32,22 @@ const FLAGS: [(&str, usize, u8); 7] = [
     ("CD", 3, header::CD),
 ];
 const RCODES: [&str; 6] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
-const TYPES: [(&str, u16); 5] = [("A", 1), ("NS", 2), ("TXT", 16), ("AAAA", 28), ("ANY", 255)];
+const OPCODES: [(&str, u8); 4] = [("IQUERY", 1), ("STATUS", 2), ("NOTIFY", 4), ("UPDATE", 5)];
+const TYPES: [(&str, u16); 12] = [
+    ("A", 1),
+    ("NS", 2),
+    ("CNAME", 5),
+    ("SOA", 6),
+    ("HINFO", 13),
+    ("MX", 15),
+    ("TXT", 16),
+    ("AAAA", 28),
+    ("SRV", 33),
+    ("SVCB", 64),
+    ("HTTPS", 65),
+    ("ANY", 255),
+];
+const CLASSES: [(&str, u16); 3] = [("IN", 1), ("CH", 3), ("ANY", 255)];
 
 /// The message that `text` says.
 ///
@@ -45,17 +65,32 @@ pub(crate) fn message(text: &str) -> Vec<u8> {
             head[*octet] |= bit;
         } else if let Some(code) = RCODES.iter().position(|r| *r == word) {
             head[3] |= code as u8;
-        } else if word == "NOTIFY" {
-            head[2] |= 4 << 3;
+        } else if let Some((_, opcode)) = OPCODES.iter().find(|o| o.0 == word) {
+            head[2] |= opcode << 3;
+        } else if let (Some(value), true) = (value, word.starts_with("RCODE=")) {
+            head[3] |= value.parse::<u8>().expect("a code");
         } else if let (Some(value), true) = (value, word.starts_with("OPT=")) {
-            let (payload, dnssec_ok) = value.strip_suffix(",DO").map_or((value, false), |p| (p, true));
-            body.extend(edns::bare(payload.parse().expect("a size"), dnssec_ok));
+            body.extend(opt(value));
             head[11] += 1;
         } else if let (Some(value), true) = (value, word.starts_with("A=")) {
-            let ip: std::net::Ipv4Addr = value.parse().expect("an address");
-            body.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04");
-            body.extend(ip.octets());
+            let (ip, ttl) = with_ttl(value);
+            let ip: std::net::Ipv4Addr = ip.parse().expect("an address");
+            body.extend(record("@", 1, ttl, &ip.octets()));
             head[7] += 1;
+        } else if let (Some(value), true) = (value, word.starts_with("AAAA=")) {
+            let (ip, ttl) = with_ttl(value);
+            let ip: std::net::Ipv6Addr = ip.parse().expect("an address");
+            body.extend(record("@", 28, ttl, &ip.octets()));
+            head[7] += 1;
+        } else if let (Some(value), true) = (value, word.starts_with("CNAME=")) {
+            let (target, ttl) = with_ttl(value);
+            body.extend(record("@", 5, ttl, &name(target)));
+            head[7] += 1;
+        } else if let (Some(value), true) = (value, word.starts_with("RR=")) {
+            let parts: Vec<&str> = value.split(',').collect();
+            let [section, owner, rtype, ttl, data] = parts[..] else { panic!("what is {word}?") };
+            body.extend(record(owner, number(rtype, &TYPES), ttl.parse().expect("a TTL"), &hex(data)));
+            head[5 + 2 * section.parse::<usize>().expect("a section")] += 1;
         } else if let (Some(value), true) = (value, word.starts_with("QD=")) {
             head[5] = value.parse().expect("a count");
         } else if let (Some(value), true) = (value, word.starts_with("TAIL=")) {
@@ -64,10 +99,10 @@ pub(crate) fn message(text: &str) -> Vec<u8> {
             cut = value.parse().expect("a length");
         } else {
             let (name, qtype) = word.split_once('/').unwrap_or_else(|| panic!("what is {word}?"));
+            let (qtype, qclass) = qtype.split_once('/').unwrap_or((qtype, "IN"));
             body.extend(self::name(name));
-            let qtype = TYPES.iter().find(|t| t.0 == qtype).expect("a type").1;
-            body.extend(qtype.to_be_bytes());
-            body.extend([0, 1]);
+            body.extend(number(qtype, &TYPES).to_be_bytes());
+            body.extend(number(qclass, &CLASSES).to_be_bytes());
             head[5] += 1;
         }
     }
@@ -76,6 +111,53 @@ pub(crate) fn message(text: &str) -> Vec<u8> {
     whole.extend(tail);
     whole.truncate(cut);
     whole
+}
+
+/// An OPT record: payload size, then DO, vN (version), xN (upper bits of the code), code:data.
+fn opt(text: &str) -> Vec<u8> {
+    let mut parts = text.split(',');
+    let payload = parts.next().and_then(|p| p.parse().ok()).expect("a size");
+    let mut record = edns::bare(payload, false).to_vec();
+    for part in parts {
+        if part == "DO" {
+            record[7] |= 0x80;
+        } else if let Some(version) = part.strip_prefix('v') {
+            record[6] = version.parse().expect("a version");
+        } else if let Some(code) = part.strip_prefix('x') {
+            record[5] = code.parse().expect("a code");
+        } else {
+            let (code, data) = part.split_once(':').unwrap_or_else(|| panic!("what is {part}?"));
+            let data = hex(data);
+            record.extend(code.parse::<u16>().expect("a code").to_be_bytes());
+            record.extend(u16::try_from(data.len()).expect("a short option").to_be_bytes());
+            record.extend(data);
+        }
+    }
+    let length = u16::try_from(record.len() - 11).expect("few options");
+    record[9..11].copy_from_slice(&length.to_be_bytes());
+    record
+}
+
+/// What stands before a comma, and the TTL behind it; 60 without one.
+fn with_ttl(text: &str) -> (&str, u32) {
+    text.split_once(',').map_or((text, 60), |(what, ttl)| (what, ttl.parse().expect("a TTL")))
+}
+
+/// A record of class IN.
+fn record(owner: &str, rtype: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
+    let mut record = if owner == "@" { vec![0xc0, 0x0c] } else { name(owner) };
+    record.extend(rtype.to_be_bytes());
+    record.extend([0, 1]);
+    record.extend(ttl.to_be_bytes());
+    record.extend(u16::try_from(data.len()).expect("short data").to_be_bytes());
+    record.extend(data);
+    record
+}
+
+/// The number that a name of `known` stands for, or that stands there.
+fn number(text: &str, known: &[(&str, u16)]) -> u16 {
+    let named = known.iter().find(|k| k.0 == text).map(|k| k.1);
+    named.or_else(|| text.parse().ok()).unwrap_or_else(|| panic!("what is {text}?"))
 }
 
 /// A name in wire format.

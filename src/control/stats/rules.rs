@@ -4,18 +4,25 @@ use std::fmt::Write;
 
 use crate::config::snapshot::Snapshot;
 use crate::live::Board;
+use crate::shard::rules::names::Names;
+use crate::shard::rules::networks::Networks;
+use crate::shard::rules::text::{self, Sets};
 use crate::shard::rules::{Chain, Rule};
+use crate::wire::name;
 
 /// Rules of a chain that are listed; a block list may have a hundred thousand.
 const LISTED_MAX: usize = 100;
+
+/// Names of a set that are listed.
+const LISTED_NAMES_MAX: usize = 3;
 
 /// A table of every chain's rules with their hits since they are there; empty without rules.
 #[must_use]
 pub fn table(snapshot: &Snapshot, board: &Board) -> String {
     let mut out = String::new();
     let chains = &snapshot.chains;
-    list(&mut out, "query", &chains.query, board);
-    list(&mut out, "cache-miss", &chains.cache_miss, board);
+    list(&mut out, "query", &chains.query, text::action, board);
+    list(&mut out, "cache-miss", &chains.cache_miss, text::action, board);
     for (name, chain) in [
         ("response", &chains.response),
         ("cache-hit", &chains.cache_hit),
@@ -24,12 +31,12 @@ pub fn table(snapshot: &Snapshot, board: &Board) -> String {
         ("timeout", &chains.timeout),
         ("xfr", &chains.xfr),
     ] {
-        list(&mut out, name, chain, board);
+        list(&mut out, name, chain, text::response_action, board);
     }
     out
 }
 
-fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, board: &Board) {
+fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, act: fn(&A) -> String, board: &Board) {
     if chain.is_empty() {
         return;
     }
@@ -42,19 +49,31 @@ fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, board: &Board) {
     rules.truncate(LISTED_MAX);
     let _ = writeln!(out, "{name} rules: {}", chain.rules().len());
     for (at, hits, rule) in rules {
-        let label = if rule.name.is_empty() { uuid(rule.uuid) } else { rule.name.clone() };
+        let name = if rule.name.is_empty() { String::new() } else { format!("{}: ", rule.name) };
         let group = if rule.group.is_empty() { String::new() } else { format!(" [{}]", rule.group) };
-        let _ = writeln!(out, "  {at:>6} {hits:>12}  {label}{group}");
+        let (matches, does) = (text::matcher(&rule.matcher, &Sizes), act(&rule.action));
+        let _ = writeln!(out, "  {at:>6} {hits:>12}  {name}{matches} -> {does}{group}");
     }
     if more > 0 {
         let _ = writeln!(out, "  and {more} more");
     }
 }
 
-/// A UUID as text (RFC 9562, 4).
-fn uuid(octets: [u8; 16]) -> String {
-    let hex: String = octets.iter().map(|o| format!("{o:02x}")).collect();
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+/// What sets are called here: a block list would fill the page.
+struct Sizes;
+
+impl Sets for Sizes {
+    fn names(&self, names: &Names) -> String {
+        let listed = || names.set().into_iter().flat_map(|set| set.iter()).map(|n| name::Text(n).to_string());
+        match names.len() {
+            0..=LISTED_NAMES_MAX => listed().collect::<Vec<_>>().join(", "),
+            more => format!("{more} names"),
+        }
+    }
+
+    fn networks(&self, networks: &Networks) -> String {
+        format!("{} networks", networks.len())
+    }
 }
 
 #[cfg(test)]
@@ -83,9 +102,9 @@ mod tests {
         assert_eq!(
             table(&snapshot, &board),
             "query rules: 3\n\
-             \x20      1            7  second [abuse]\n\
-             \x20      2            1  abababab-abab-abab-abab-abababababab\n\
-             \x20      0            0  first\n"
+             \x20      1            7  second: All -> drop [abuse]\n\
+             \x20      2            1  All -> drop\n\
+             \x20      0            0  first: All -> drop\n"
         );
         assert_eq!(table(&Snapshot::default(), &board), "");
     }

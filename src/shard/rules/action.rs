@@ -79,6 +79,17 @@ pub enum Action {
     Lua(FunctionId),
 }
 
+impl Action {
+    /// Whether it holds answers back.
+    #[must_use]
+    pub fn delays(&self) -> bool {
+        match self {
+            Self::Continue(inner) => inner.delays(),
+            other => matches!(other, Self::Delay(_)),
+        }
+    }
+}
+
 /// Whether rules behind this one are asked.
 pub type GoesOn = bool;
 

@@ -164,7 +164,11 @@ impl Limits {
         let mut kept: Vec<Option<State>> = specs.iter().map(|spec| take(&mut before, spec)).collect();
         let used: usize = kept.iter().flatten().map(|s| s.memory.octets()).sum();
         let fresh = specs.iter().zip(&kept).filter(|(spec, kept)| kept.is_none() && spec.has_table()).count();
-        let room = (DEADLINES_OCTETS_MAX / self.shards as usize).saturating_sub(used) / fresh.max(1);
+        let whole = DEADLINES_OCTETS_MAX / self.shards as usize;
+        let tables = specs.iter().filter(|spec| spec.has_table()).count();
+        // A table that comes with a reload finds the room taken; a quarter of its fair share is
+        // then given on top of it, rather than a table that is of no use.
+        let room = (whole.saturating_sub(used) / fresh.max(1)).max(whole / tables.max(1) / 4);
         self.states = specs
             .iter()
             .zip(&mut kept)
@@ -307,7 +311,7 @@ impl Rate {
     /// queries per second a part in a thousand may be missing, and a thousand million is the most.
     fn part(qps: u32, burst: u32, parts: u64) -> Self {
         let token_ns = (parts * 1_000_000_000).div_ceil(u64::from(qps.max(1)));
-        Self { token_ns, full_ns: (u64::from(burst) * token_ns / parts).max(token_ns) }
+        Self { token_ns, full_ns: (u64::from(burst).saturating_mul(token_ns) / parts).max(token_ns) }
     }
 }
 

@@ -94,7 +94,13 @@ impl<A> Chain<A> {
             let at = walk.candidates.next(&self.index, walk.from, scene, env)?;
             walk.from = at + 1;
             let rule = self.rules.get(at as usize)?;
-            if rule.matcher.matches(scene, env) {
+            let edits = scene.facts.edits;
+            let matches = rule.matcher.matches(scene, env);
+            if scene.facts.edits != edits {
+                // A function has changed what the index was asked about.
+                walk.renew();
+            }
+            if matches {
                 return Some(rule);
             }
         }

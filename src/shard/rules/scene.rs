@@ -52,6 +52,8 @@ pub struct Facts {
     pub qclass: u16,
     /// Where the first question ends.
     pub question_end: u16,
+    /// How often the message has been read anew.
+    pub edits: u32,
     opt: Option<Option<Opt>>,
 }
 
@@ -70,12 +72,13 @@ impl Facts {
             qtype: question.qtype,
             qclass: question.qclass,
             question_end: question.end as u16,
+            edits: 0,
             opt: None,
         }
     }
 
     const fn none() -> Self {
-        Self { qname_len: 0, qtype: 0, qclass: 0, question_end: header::LEN as u16, opt: None }
+        Self { qname_len: 0, qtype: 0, qclass: 0, question_end: header::LEN as u16, edits: 0, opt: None }
     }
 }
 
@@ -98,7 +101,8 @@ impl Scene<'_, '_> {
 
     /// Reads the message anew, after an edit.
     pub fn reread(&mut self) {
-        self.facts = Facts::of(self.packet.bytes());
+        let edits = self.facts.edits.wrapping_add(1);
+        self.facts = Facts { edits, ..Facts::of(self.packet.bytes()) };
     }
 }
 

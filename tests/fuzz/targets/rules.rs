@@ -1,0 +1,541 @@
+//! Any octets as rules, and packets for them: selectors nested in each other and actions of every
+//! kind are made of the first octets and compiled; the others are queries and answers, and time.
+//! Every packet has an end, and in the end nothing is outstanding.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use dnslob::addr::{
+    BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolRef, PoolSlot, Route, RuleSlot,
+};
+use dnslob::config::prefix::{Prefix, PrefixSet};
+use dnslob::config::snapshot::{
+    Backend, Globals, Health, HealthMode, Lazy, Pool, Probe, Snapshot, SocketOptions,
+};
+use dnslob::live::{Board, State};
+use dnslob::packet::Packet;
+use dnslob::rng::ShardRng;
+use dnslob::shard::Shard;
+use dnslob::shard::case::Protocol;
+use dnslob::shard::rules::action::{
+    Action, Addresses, ExtendedError, LogTarget, NegativeSoa, RawRecords, ResponseAction, Tee,
+};
+use dnslob::shard::rules::limits::{ClientLimit, Limit, StateKind, StateSpec, TimedSet};
+use dnslob::shard::rules::matcher::{Comparison, Matcher};
+use dnslob::shard::rules::names::Names;
+use dnslob::shard::rules::networks::Networks;
+use dnslob::shard::rules::pattern::Pattern;
+use dnslob::shard::rules::{Chain, Chains, Rule};
+use dnslob::shard::verdict::Verdict;
+use dnslob::time::{Tick, TickDelta};
+use dnslob::wire::answer::{Flags, SvcParams, SvcRecord};
+
+const TIMEOUT: TickDelta = TickDelta::from_ms(100);
+/// The server that copies go to.
+const TEE: BackendSlot = BackendSlot(2);
+/// Rules of a chain, and selectors in each other.
+const RULES_MAX: usize = 12;
+const DEPTH_MAX: usize = 5;
+const EVENTS_MAX: usize = 400;
+/// Room of a packet, as engines have it; smaller ones must do as well.
+const ROOMS: [usize; 4] = [4096, 4096, 600, 0];
+
+pub(crate) fn target(data: &[u8]) {
+    let mut input = Input { data, at: 0, states: Vec::new(), slots: 0 };
+    let snapshot = Arc::new(snapshot(&mut input));
+    let board = Arc::new(Board::new(1, 3));
+    (0..3).for_each(|slot| board.set_state(BackendSlot(slot), State::Up));
+    let shard = Shard::new(0, board, snapshot.clone(), ShardRng::from_seed(u64::from(input.octet())));
+    let mut world = World { shard, snapshot, now: Tick(1_000_000), asked: Vec::new() };
+    world.tick(0);
+    for _ in 0..EVENTS_MAX {
+        if input.at >= data.len() {
+            break;
+        }
+        world.step(&mut input);
+    }
+    // Each restart takes a time-out, and a delay at most a second.
+    for _ in 0..40 {
+        world.tick(150);
+    }
+    assert_eq!(world.shard.outstanding(), 0, "everything has an end");
+}
+
+struct World {
+    shard: Shard,
+    snapshot: Arc<Snapshot>,
+    now: Tick,
+    asked: Vec<(Route, Vec<u8>)>,
+}
+
+impl World {
+    fn tick(&mut self, ms: u64) {
+        self.now = self.now + TickDelta::from_ms(ms);
+        self.shard.begin_batch(self.now, &self.snapshot);
+        let asked = &mut self.asked;
+        self.shard.on_tick(&mut |verdict, octets| {
+            if let Verdict::Forward(route) = verdict {
+                asked.push((route, octets.to_vec()));
+            }
+        });
+        self.shard.check_invariants();
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.octet() % 8 {
+            0..=3 => self.query(input),
+            4..=6 => self.response(input),
+            _ => self.tick(u64::from(input.octet()) / 4),
+        }
+        self.shard.check_invariants();
+    }
+
+    fn query(&mut self, input: &mut Input<'_>) {
+        let octets = match input.octet() % 4 {
+            0 => input.octets(64),
+            _ => input.query(),
+        };
+        let client = input.client();
+        let (verdict, out) = packet(&octets, input.pick(ROOMS.len()), |p| self.shard.on_query(client, p));
+        match verdict {
+            Verdict::Answer(to) => {
+                assert_eq!(to, client, "our own answer goes to who asked");
+                assert_eq!(out[..2], octets[..2], "under its id");
+                assert!(out[2] & 0x80 != 0);
+            }
+            Verdict::Forward(route) => self.asked.push((route, out)),
+            Verdict::Drop(_) | Verdict::Hold => {}
+            Verdict::Deliver(to) => panic!("a query was delivered to {to:?}"),
+        }
+    }
+
+    fn response(&mut self, input: &mut Input<'_>) {
+        let Some((route, mut octets)) = self.asked.get(input.pick(self.asked.len())).cloned() else { return };
+        if let Some(flags) = octets.get_mut(2) {
+            *flags |= 0x80;
+        }
+        match input.octet() % 8 {
+            0 => octets.extend(input.octets(200)),
+            1 => {
+                let (at, with) = (input.pick(octets.len()), input.octet());
+                octets[at] ^= with;
+            }
+            2 => octets.truncate(input.pick(octets.len())),
+            3 => octets[3] |= input.octet() & 15,
+            4 => {
+                octets[7] = input.octet() % 3;
+                octets.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x01\x02\x03\x04");
+            }
+            _ => {}
+        }
+        let (verdict, out) = packet(&octets, input.pick(ROOMS.len()), |p| self.shard.on_response(route, p));
+        if let Verdict::Forward(route) = verdict {
+            self.asked.push((route, out));
+        }
+    }
+}
+
+fn packet(octets: &[u8], room: usize, call: impl FnOnce(&mut Packet<'_>) -> Verdict) -> (Verdict, Vec<u8>) {
+    let mut buffer = octets.to_vec();
+    buffer.resize(octets.len().max(ROOMS[room]), 0xee);
+    let mut packet = Packet::new(&mut buffer, 0, octets.len());
+    let verdict = call(&mut packet);
+    (verdict, packet.bytes().to_vec())
+}
+
+/// The input, read octet by octet; zeros behind its end.
+struct Input<'d> {
+    data: &'d [u8],
+    at: usize,
+    /// Limiters of the rules made so far.
+    states: Vec<StateSpec>,
+    slots: u32,
+}
+
+impl Input<'_> {
+    fn octet(&mut self) -> u8 {
+        self.at += 1;
+        self.data.get(self.at - 1).copied().unwrap_or(0)
+    }
+
+    fn word(&mut self) -> u16 {
+        u16::from_be_bytes([self.octet(), self.octet()])
+    }
+
+    fn bit(&mut self) -> bool {
+        self.octet() & 1 == 1
+    }
+
+    /// One of `count` things.
+    fn pick(&mut self, count: usize) -> usize {
+        usize::from(self.octet()) % count.max(1)
+    }
+
+    /// Up to `most` octets as they come.
+    fn octets(&mut self, most: usize) -> Vec<u8> {
+        let count = self.pick(most + 1);
+        (0..count).map(|_| self.octet()).collect()
+    }
+
+    /// A name of few labels of few letters, so that rules meet their queries.
+    fn name(&mut self) -> Vec<u8> {
+        let mut name = Vec::new();
+        for _ in 0..self.pick(5) {
+            let letter = b"abcABC-0"[self.pick(8)];
+            let length = [1, 1, 2, 63][self.pick(4)];
+            name.push(length);
+            name.extend(vec![letter; usize::from(length)]);
+        }
+        name.push(0);
+        name
+    }
+
+    fn qtype(&mut self) -> u16 {
+        [1, 28, 255, 16, 65, 41][self.pick(6)]
+    }
+
+    fn client(&mut self) -> Client {
+        let ip: std::net::IpAddr = match self.pick(3) {
+            0 => Ipv4Addr::new(127, 0, 0, self.octet()).into(),
+            1 => Ipv4Addr::new(10, self.octet(), 0, 1).into(),
+            _ => Ipv6Addr::new(0x2001, 0xdb8, self.word(), 0, 0, 0, 0, 1).into(),
+        };
+        let peer = Endpoint::from(std::net::SocketAddr::new(ip, 4000));
+        Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER }
+    }
+
+    /// A query that is one, with or without EDNS and octets behind it.
+    fn query(&mut self) -> Vec<u8> {
+        let mut octets = vec![self.octet(), self.octet(), self.octet() & 0x79, self.octet() & 0x30];
+        let edns = self.pick(3);
+        octets.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns > 0)]);
+        octets.extend(self.name());
+        octets.extend(self.qtype().to_be_bytes());
+        octets.extend([0, if self.pick(8) == 0 { 3 } else { 1 }]);
+        match edns {
+            1 => octets.extend([0, 0, 41, 4, 0xd0, 0, 0, self.octet() & 0x80, 0, 0, 0]),
+            2 => octets.extend(b"\0\0\x29\x10\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02"),
+            _ => {}
+        }
+        if self.pick(8) == 0 {
+            octets.extend(self.octets(9));
+        }
+        octets
+    }
+
+    fn state(&mut self, kind: StateKind) -> u32 {
+        let state = self.states.len() as u32;
+        self.states.push(StateSpec { identity: u64::from(state), kind });
+        state
+    }
+
+    fn limit(&mut self) -> Limit {
+        let (qps, burst) = (u32::from(self.octet()), u32::from(self.octet()));
+        let StateSpec { kind, .. } = StateSpec::rate(0, qps, burst);
+        Limit { state: self.state(kind), qps, burst }
+    }
+
+    fn pool(&mut self) -> PoolRef {
+        // The last one is none.
+        let slot = [PoolSlot(0), PoolSlot(1), PoolSlot(2), PoolSlot::NONE][self.pick(4)];
+        PoolRef { name: "p".into(), slot }
+    }
+
+    fn names(&mut self) -> Names {
+        let names: Vec<Vec<u8>> = (0..self.pick(4)).map(|_| self.name().to_ascii_lowercase()).collect();
+        let set = Names::default();
+        set.fill(names.into_iter().collect());
+        set
+    }
+
+    fn matcher(&mut self, depth: usize) -> Matcher {
+        let nested = |input: &mut Self| (0..input.pick(4)).map(|_| input.matcher(depth + 1)).collect();
+        match self.pick(if depth < DEPTH_MAX { 34 } else { 31 }) {
+            0 => Matcher::All,
+            1 => Matcher::QName(self.name().into()),
+            2 => Matcher::QNameSet(self.names()),
+            3 | 4 => Matcher::QNameSuffix(self.names()),
+            5 => Matcher::Regex(self.pattern()),
+            6 => Matcher::QType(self.qtype()),
+            7 => Matcher::QClass(self.octet().into()),
+            8 => Matcher::Opcode(self.octet() & 15),
+            9 => Matcher::RCode(self.octet() & 15),
+            10 => Matcher::ERCode(self.word() & 0xfff),
+            11 => Matcher::Rd,
+            12 => Matcher::Dnssec,
+            13 => Matcher::EdnsVersion(self.octet()),
+            14 => Matcher::EdnsOption(self.octet().into()),
+            15 => Matcher::RecordsCount {
+                section: self.octet() & 3,
+                min: self.octet().into(),
+                max: self.word(),
+            },
+            16 => Matcher::RecordsTypeCount {
+                section: self.octet() & 3,
+                rtype: self.qtype(),
+                min: self.octet().into(),
+                max: self.word(),
+            },
+            17 => Matcher::TrailingData,
+            18 => Matcher::QNameLabels(self.octet().into(), self.octet().into()),
+            19 => Matcher::QNameWireLength(self.octet().into(), self.octet().into()),
+            20 => {
+                let comparison = [
+                    Comparison::Equal,
+                    Comparison::Greater,
+                    Comparison::GreaterOrEqual,
+                    Comparison::Smaller,
+                    Comparison::SmallerOrEqual,
+                ][self.pick(5)];
+                Matcher::PayloadSize(comparison, self.octet().into())
+            }
+            21 => Matcher::Netmask { networks: self.networks(), source: self.bit() },
+            22 => Matcher::DstPort(self.word()),
+            23 => Matcher::Protocol([Protocol::DoUdp, Protocol::DoTcp, Protocol::DoH][self.pick(3)]),
+            24 => Matcher::Tcp(self.bit()),
+            25 => Matcher::Tag("t".into(), self.bit().then(|| "x".into())),
+            26 => Matcher::MaxQps(self.limit()),
+            27 => {
+                let (qps, burst) = (u32::from(self.octet()), u32::from(self.octet()));
+                let state = self.state(StateKind::Clients);
+                let (v4, v6) = (self.octet(), self.octet());
+                Matcher::MaxQpsIp(ClientLimit {
+                    state,
+                    qps,
+                    burst,
+                    v4,
+                    v6,
+                    expiration_s: self.octet().into(),
+                })
+            }
+            28 => Matcher::Probability(self.bit().then(|| u32::from(self.word()) << 16)),
+            29 => match self.bit() {
+                true => Matcher::PoolAvailable(self.pool()),
+                false => Matcher::PoolOutstanding(self.pool(), self.octet().into()),
+            },
+            30 => Matcher::TimedSet(TimedSet { state: self.state(StateKind::Timed) }),
+            31 => Matcher::Not(Box::new(self.matcher(depth + 1))),
+            32 => Matcher::And(nested(self)),
+            _ => Matcher::Or(nested(self)),
+        }
+    }
+
+    fn pattern(&mut self) -> Pattern {
+        let text = ["^a", "a.*b$", "(ab|c)+", "[[:alpha:]]{2}", "", ".*"][self.pick(6)];
+        Pattern::new(text, self.bit()).expect("an expression")
+    }
+
+    fn networks(&mut self) -> Networks {
+        let texts = ["127.0.0.0/8", "10.0.0.0/9", "2001:db8::/33", "0.0.0.0/0", "::/0"];
+        let networks: Vec<(Prefix, bool)> = (0..self.pick(4))
+            .map(|_| (texts[self.pick(5)].parse().expect("a network"), self.bit()))
+            .collect();
+        let set = Networks::default();
+        set.fill(networks.into_iter().collect());
+        set
+    }
+
+    fn flags(&mut self) -> Flags {
+        let ra = [None, Some(true), Some(false)][self.pick(3)];
+        Flags { aa: self.bit(), ad: self.bit(), ra, ttl: self.word().into() }
+    }
+
+    fn action(&mut self, depth: usize) -> Action {
+        match self.pick(if depth < 3 { 31 } else { 30 }) {
+            0 => Action::Allow,
+            1 => Action::Drop,
+            2 => Action::Pool(self.pool(), self.bit()),
+            3 => Action::Qps(self.limit()),
+            4 => Action::QpsPool(self.limit(), self.pool(), self.bit()),
+            5 => Action::RCode(self.word() & 0xfff, self.flags()),
+            6 => Action::NegativeAndSoa(Arc::new(NegativeSoa {
+                nxdomain: self.bit(),
+                zone: self.name(),
+                mname: self.name(),
+                rname: self.name(),
+                numbers: [1, 2, 3, 4, 5],
+                in_authority: self.bit(),
+                flags: self.flags(),
+            })),
+            7 => Action::Tc(self.flags()),
+            8 => {
+                let v4 = (0..self.pick(60)).map(|n| [192, 0, 2, n as u8]).collect();
+                let v6 = (0..self.pick(60)).map(|n| [n as u8; 16]).collect();
+                Action::Spoof(Arc::new(Addresses { v4, v6 }), self.flags())
+            }
+            9 => Action::SpoofCname(self.name().into(), self.flags()),
+            10 => {
+                let rdata = (0..self.pick(4)).map(|_| self.octets(255)).collect();
+                let type_for_any = self.bit().then(|| self.word());
+                Action::SpoofRaw(Arc::new(RawRecords { rdata, type_for_any }), self.flags())
+            }
+            11 => {
+                let params =
+                    SvcParams { v4: vec![[192, 0, 2, 1]], v6: vec![[1; 16]], ..SvcParams::default() };
+                let made = SvcRecord::new(1, self.name(), &params);
+                Action::SpoofSvc(made.into_iter().collect(), self.flags())
+            }
+            12 => Action::SpoofPacket(if self.bit() { self.query().into() } else { self.octets(200).into() }),
+            13 => Action::Delay(TickDelta::from_ms(self.octet().into())),
+            14 => {
+                let address = "127.0.2.1:53".parse().expect("an address");
+                Action::Tee(Arc::new(Tee { address, add_ecs: self.bit(), source: None }), TEE)
+            }
+            15 => Action::Log(log()),
+            16 => Action::None,
+            17 => Action::SetTag("t".into(), ["", "x"][self.pick(2)].into()),
+            18 => Action::UnsetTag("t".into()),
+            19 => Action::SetNoRecurse,
+            20 => Action::SetDisableValidation,
+            21 => Action::SetEcs(self.bit()),
+            22 => Action::SetEcsOverride(self.bit()),
+            23 => Action::SetEcsPrefixLength(self.octet() % 33, self.octet() % 129),
+            24 => Action::SetEcsTo(
+                self.bit().then_some((Ipv4Addr::new(198, 51, 100, 1), 24)),
+                self.bit().then_some((Ipv6Addr::LOCALHOST, 48)),
+            ),
+            25 => Action::SetEdnsOption(self.octet().into(), self.octets(255).into()),
+            26 => Action::SetExtendedDnsError(self.error()),
+            27 => Action::SetMaxReturnedTtl(self.word().into()),
+            28 => Action::SetSkipCache,
+            29 => Action::SetTempFailureCacheTtl(self.octet().into()),
+            _ => Action::Continue(Box::new(self.action(depth + 1))),
+        }
+    }
+
+    fn error(&mut self) -> Arc<ExtendedError> {
+        let text = "x".repeat(self.pick(200));
+        Arc::new(ExtendedError { code: self.word(), text })
+    }
+
+    fn response_action(&mut self) -> ResponseAction {
+        match self.pick(17) {
+            0 => ResponseAction::Allow,
+            1 => ResponseAction::Drop,
+            2 => ResponseAction::Tc,
+            3 => ResponseAction::Delay(TickDelta::from_ms(self.octet().into())),
+            4 => ResponseAction::None,
+            5 => ResponseAction::Log(log()),
+            6 => {
+                let min = u32::from(self.octet());
+                ResponseAction::LimitTtl(
+                    min,
+                    min + u32::from(self.word()),
+                    [self.qtype()][self.pick(2)..].into(),
+                )
+            }
+            7 => ResponseAction::SetMinTtl(self.word().into()),
+            8 => ResponseAction::SetMaxTtl(self.word().into()),
+            9 => ResponseAction::SetReducedTtl(self.octet() % 101),
+            10 => ResponseAction::SetMaxReturnedTtl(self.word().into()),
+            11 => ResponseAction::ClearRecordTypes([self.qtype()].into()),
+            12 => ResponseAction::SetTag("t".into(), "x".into()),
+            13 => ResponseAction::UnsetTag("t".into()),
+            14 => ResponseAction::SetEdnsOption(self.octet().into(), self.octets(255).into()),
+            15 => ResponseAction::SetExtendedDnsError(self.error()),
+            _ => ResponseAction::Restart(self.pool(), self.octet() % 4),
+        }
+    }
+
+    fn chain<A>(&mut self, make: impl Fn(&mut Self) -> A) -> Chain<A> {
+        let rules = (0..self.pick(RULES_MAX + 1)).map(|_| {
+            self.slots += 1;
+            let slot = RuleSlot(self.slots);
+            let (matcher, action) = (self.matcher(0), make(self));
+            Rule { slot, name: String::new(), uuid: [0; 16], group: String::new(), matcher, action }
+        });
+        Chain::new(rules.collect())
+    }
+}
+
+fn log() -> Arc<LogTarget> {
+    let (path, binary, append) = (String::new(), false, false);
+    Arc::new(LogTarget { path, binary, append, buffered: true, verbose_only: false, timestamp: false })
+}
+
+fn snapshot(input: &mut Input<'_>) -> Snapshot {
+    let chains = Chains {
+        query: input.chain(|i| i.action(0)),
+        response: input.chain(Input::response_action),
+        self_answered: input.chain(Input::response_action),
+        timeout: input.chain(Input::response_action),
+        ..Chains::default()
+    };
+    let globals = Globals {
+        servfail_when_no_server: input.bit(),
+        truncate_tc: input.bit(),
+        fixup_case: input.bit(),
+        allow_empty_response: input.bit(),
+        ecs_override: input.bit(),
+        ..Globals::default()
+    };
+    let pool = |name: &str, members: &[u16]| Pool {
+        name: name.to_owned(),
+        members: members.iter().map(|m| BackendSlot(*m)).collect(),
+        ..Pool::default()
+    };
+    let everyone: PrefixSet =
+        ["0.0.0.0/0", "::/0"].iter().map(|p| p.parse::<Prefix>().expect("a network")).collect();
+    Snapshot {
+        generation: 1,
+        backends: (0..3).map(|slot| Some(Arc::new(backend(slot)))).collect(),
+        pools: vec![pool("", &[0]), pool("p", &[0, 1]), pool("empty", &[])],
+        acl: everyone,
+        chains,
+        limits: std::mem::take(&mut input.states),
+        globals,
+        ..Snapshot::default()
+    }
+}
+
+/// Server 1 wants the client's subnet; server 2 gets copies.
+fn backend(slot: u16) -> Backend {
+    let address = std::net::SocketAddr::from(([127, 0, 2, slot as u8], 53));
+    Backend {
+        slot: BackendSlot(slot),
+        id: address.to_string(),
+        name: address.to_string(),
+        address,
+        order: 1,
+        weight: 1,
+        qps: 0,
+        timeout: TIMEOUT,
+        sockets: 1,
+        outstanding_max: 20,
+        outstanding_soft_max: 0,
+        source: None,
+        source_interface: None,
+        dscp: 0,
+        socket_options: SocketOptions::default(),
+        use_client_subnet: slot == 1,
+        tee: slot == 2,
+        health: health(),
+    }
+}
+
+fn health() -> Health {
+    Health {
+        mode: HealthMode::Up,
+        probe: Probe::Udp,
+        qname: "a.root-servers.net.".into(),
+        qtype: 1,
+        qclass: 1,
+        set_cd: false,
+        must_resolve: false,
+        interval: TickDelta::from_ms(1000),
+        timeout: TickDelta::from_ms(1000),
+        rise: 1,
+        fall: 1,
+        choose: None,
+        judge: None,
+        slow_start: TickDelta(0),
+        lazy: Lazy {
+            threshold_percent: 20,
+            sample: 100,
+            sample_min: 1,
+            failed_interval: TickDelta::from_ms(30_000),
+            backoff_max: None,
+            servfail_counts: true,
+        },
+    }
+}

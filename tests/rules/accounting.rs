@@ -1,0 +1,221 @@
+//! Every query has one end: whatever the rules, whatever the servers say.
+
+use proptest::prelude::*;
+
+use crate::bench::{Bench, Out};
+use crate::support::farm::client;
+use crate::support::message::message;
+use dnslob::shard::verdict::DropReason;
+
+/// Lines of rules, to be drawn from.
+const RULES: &[&str] = &[
+    "addAction(QTypeRule('A'), PoolAction('two'))",
+    "addAction('b', PoolAction('two', false))",
+    "addAction('c', DropAction())",
+    "addAction(AndRule{RDRule(), QTypeRule('AAAA')}, RCodeAction(5))",
+    "addAction(OrRule{QTypeRule('TXT'), DNSSECRule()}, SetNoRecurseAction())",
+    "addAction(NotRule(QNameSuffixRule('a')), SetDisableValidationAction())",
+    "addAction('a', SpoofAction{'192.0.2.1', '2001:db8::1'})",
+    "addAction('b', SpoofCNAMEAction('x.y'))",
+    "addAction(QTypeRule('ANY'), TCAction())",
+    "addAction(RegexRule('^b'), DelayAction(50))",
+    "addAction(ProbaRule(0.5), DelayAction(700))",
+    "addAction(AllRule(), TeeAction('127.0.1.9'))",
+    "addAction('c', TeeAction('127.0.1.9', true))",
+    "addAction(AllRule(), SetTagAction('t', 'x'))",
+    "addAction(TagRule('t'), PoolAction('three'))",
+    "addAction(AllRule(), SetEDNSOptionAction(10, 'abcdefgh'))",
+    "addAction('a', SetExtendedDNSErrorAction(15, 'no'))",
+    "addAction(NotRule(MaxQPSRule(20)), DropAction())",
+    "addAction(MaxQPSIPRule(10), PoolAction('none'))",
+    "addAction(AllRule(), QPSAction(30))",
+    "addAction(AllRule(), SetMaxReturnedTTLAction(9))",
+    "addAction(AllRule(), ContinueAction(RCodeAction(3)))",
+    "addAction(QNameRule('c'), LogAction('', false))",
+    "addAction('a', NegativeAndSOAAction(true, 'a', 1, 'n', 'm', 1, 2, 3, 4, 5))",
+    "addResponseAction(RCodeRule(2), RestartResponseAction('two'))",
+    "addResponseAction(RCodeRule(5), RestartResponseAction('none', 3))",
+    "addResponseAction(QTypeRule('TXT'), DropResponseAction())",
+    "addResponseAction('b', DelayResponseAction(80))",
+    "addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(3))",
+    "addResponseAction(AllRule(), SetReducedTTLResponseAction(50))",
+    "addResponseAction('c', ClearRecordTypesResponseAction(DNSQType.A))",
+    "addSelfAnsweredResponseAction('b', DropResponseAction())",
+    "addSelfAnsweredResponseAction(AllRule(), DelayResponseAction(5))",
+    "addTimeoutResponseAction(AllRule(), RestartResponseAction('three'))",
+    "addTimeoutResponseAction('a', RestartResponseAction('none', 2))",
+    "setServFailWhenNoServer(true)",
+    "setRetry{after=300, budget=50}",
+    "truncateTC(true)",
+    "fixupCase(true)",
+    "setDropEmptyQueries(true)",
+];
+
+const SERVERS: &str = r#"newServer("127.0.1.1") newServer{address="127.0.1.4", maxOutstanding=3}
+    newServer{address="127.0.1.2", pool="two", useClientSubnet=true}
+    newServer{address="127.0.1.3", pool={"three"}, udpTimeout=1} "#;
+
+/// What happens.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A query: name, type, and what else it says.
+    Query(u8, u8, u8),
+    /// An answer to one of the queries that servers have, and what is odd about it.
+    Response(u16, u8),
+    /// Milliseconds pass.
+    Pass(u16),
+    /// Another configuration.
+    Reload(u8),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        5 => (0..6_u8, 0..6_u8, 0..10_u8).prop_map(|(n, t, e)| Event::Query(n, t, e)),
+        4 => (any::<u16>(), 0..14_u8).prop_map(|(w, o)| Event::Response(w, o)),
+        2 => (0..900_u16).prop_map(Event::Pass),
+        1 => any::<u8>().prop_map(Event::Reload),
+    ];
+    prop::collection::vec(event, 1..120)
+}
+
+/// Reasons that are not the end of a query.
+fn is_about_something_else(reason: DropReason) -> bool {
+    let label = reason.label();
+    reason != DropReason::ResponseRule
+        && ["response-", "tee-", "log-", "oversized"].iter().any(|p| label.starts_with(p))
+}
+
+/// One run: the shard, what servers were asked, answers held back.
+struct Run {
+    bench: Bench,
+    asked: Vec<(dnslob::addr::Route, Vec<u8>)>,
+    held: u64,
+    to_clients: u64,
+    /// Some configuration lets slow queries be asked again.
+    second_tries: bool,
+}
+
+impl Run {
+    fn took(&mut self, out: Vec<Out>, at_tick: bool) {
+        for what in out {
+            match what {
+                Out::Forward(route, octets) => self.asked.push((route, octets)),
+                Out::ToClient(_, octets) => {
+                    assert!(octets.len() >= 12 && octets[2] & 0x80 != 0, "an answer");
+                    assert_eq!(octets[..2], [0x12, 0x34], "under the client's id");
+                    self.to_clients += 1;
+                }
+                Out::Hold => self.held += 1,
+                Out::Drop(_) => {}
+            }
+        }
+        if at_tick {
+            // Whatever was sent to a client now and had been counted before, was held back.
+            let page = self.bench.page();
+            self.held = page.responses.get() + page.self_answered.get() - self.to_clients;
+        }
+        self.balance();
+    }
+
+    /// Every query is answered, dropped for a reason, or still on its way.
+    fn balance(&self) {
+        let page = self.bench.page();
+        let ended = DropReason::ALL.into_iter().filter(|r| !is_about_something_else(*r));
+        let dropped: u64 = ended.map(|r| page.dropped(r).get()).sum();
+        let answered = page.responses.get() + page.self_answered.get();
+        let outstanding = u64::from(self.bench.shard.outstanding());
+        assert_eq!(answered, self.to_clients + self.held, "answers");
+        let accounted = answered + dropped + outstanding - self.held;
+        if self.second_tries && outstanding > 0 {
+            // A query that is asked twice is outstanding twice.
+            assert!(page.queries.get() <= accounted, "queries");
+        } else {
+            assert_eq!(page.queries.get(), accounted, "queries");
+        }
+    }
+
+    fn query(&mut self, name: u8, qtype: u8, extra: u8) {
+        let name = ["a", "b", "c", "x.A", "x.y.b", "d"][usize::from(name)];
+        let qtype = ["A", "AAAA", "TXT", "ANY", "HTTPS", "SOA"][usize::from(qtype)];
+        let extra = [
+            "",
+            "RD",
+            "RD CD",
+            "OPT=1232",
+            "RD OPT=4096,DO",
+            "OPT=512,8:00011800c00002",
+            "TAIL=0102",
+            "TC",
+            "NOTIFY",
+            "CUT=14",
+        ][usize::from(extra)];
+        let from = client(&format!("127.0.0.{}:4000", 1 + name.len()));
+        let mut octets = message(&format!("1234 {name}/{qtype} {extra}"));
+        // Flags stand anywhere in a text, so an empty question is made by hand.
+        if qtype == "SOA" && extra.is_empty() {
+            octets.truncate(12);
+            octets[5] = 0;
+        }
+        let out = self.bench.query(from, &octets);
+        self.took(out, false);
+    }
+
+    fn response(&mut self, which: u16, odd: u8) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let (route, mut octets) = self.asked[usize::from(which) % self.asked.len()].clone();
+        octets[2] |= 0x80;
+        match odd {
+            0 => octets.truncate(12),
+            1 => octets[0] ^= 1,
+            2 => octets[3] |= 2,
+            3 => octets[3] |= 5,
+            4 => octets[12] ^= 1,
+            5 => octets[2] |= 2,
+            6 => octets.truncate(octets.len() - 3),
+            7 => octets[7] = 1,
+            8 => octets[2] &= 0x7f,
+            _ => {}
+        }
+        let out = self.bench.response(route, &octets);
+        self.took(out, false);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_query_has_one_end(
+        rules in prop::collection::vec(prop::sample::subsequence(RULES, 0..12).prop_shuffle(), 3),
+        events in events(),
+    ) {
+        let texts: Vec<String> = rules.iter().map(|r| format!("{SERVERS}{}", r.join("\n"))).collect();
+        let mut run = Run { bench: Bench::new(&texts[0]), asked: Vec::new(), held: 0, to_clients: 0, second_tries: texts.iter().any(|t| t.contains("setRetry")) };
+        for event in events {
+            match event {
+                Event::Query(name, qtype, extra) => run.query(name, qtype, extra),
+                Event::Response(which, odd) => run.response(which, odd),
+                Event::Pass(ms) => {
+                    let out = run.bench.tick(ms.into());
+                    run.took(out, true);
+                }
+                Event::Reload(which) => {
+                    run.bench.reload(&texts[usize::from(which) % texts.len()]);
+                    run.balance();
+                }
+            }
+        }
+        // All that is outstanding times out, is asked again at most a few times, and ends.
+        for _ in 0..40 {
+            let out = run.bench.tick(1_000);
+            run.took(out, true);
+        }
+        prop_assert_eq!(run.bench.shard.outstanding(), 0);
+        prop_assert_eq!(run.bench.shard.next_deadline(), None);
+        prop_assert_eq!(run.held, 0);
+        let [claimed, settled, expired, released] = run.bench.shard.totals();
+        prop_assert_eq!(claimed, settled + expired + released);
+    }
+}

@@ -1,0 +1,325 @@
+//! Actions on queries that are not answered by them: where a query goes, and what goes along.
+
+use crate::bench::{Bench, Row, SERVERS, play_all};
+
+const ROWS: &[Row] = &[
+    (
+        "AllowAction: to the pool chosen so far, and no further rule",
+        r#"addAction("a", AllowAction()) addAction("b", PoolAction("two", false)) addAction("b", AllowAction())
+           addAction(AllRule(), DropAction())"#,
+        "q 1 a/A
+         > 1 * a/A
+         q 1 b/A
+         > 2 * b/A
+         q 1 c/A
+         ! rule
+         hits query 1 1 1 1",
+    ),
+    ("DropAction", r#"addAction(AllRule(), DropAction())"#, "q 1 a/A OPT=1232\n ! rule"),
+    (
+        "PoolAction: stops unless told",
+        r#"addAction("a", PoolAction("two")) addAction("b", PoolAction("two", true))
+           addAction("c", PoolAction("two", false)) addAction(AllRule(), DropAction())"#,
+        "q 1 a/A
+         > 2 * a/A
+         q 1 b/A
+         > 2 * b/A
+         q 1 c/A
+         ! rule
+         hits query 1 1 1 1",
+    ),
+    (
+        "PoolAction: the last pool counts",
+        r#"addAction("a", PoolAction("two", false)) addAction("a", PoolAction(""))"#,
+        "q 1 a/A
+         > 1 * a/A",
+    ),
+    (
+        "NoneAction: the next rule",
+        r#"addAction(AllRule(), NoneAction()) addAction(AllRule(), PoolAction("two"))"#,
+        "q 1 a/A
+         > 2 * a/A
+         hits query 1 1",
+    ),
+    (
+        "ContinueAction: what another does, and on",
+        r#"addAction(AllRule(), ContinueAction(PoolAction("two"))) addAction("b", DropAction())
+           addAction("c", PoolAction(""))"#,
+        "q 1 a/A
+         > 2 * a/A
+         q 1 b/A
+         ! rule
+         q 1 c/A
+         > 1 * c/A",
+    ),
+    (
+        "ContinueAction: of what would end the walk, nothing is left",
+        r#"addAction("a", ContinueAction(DropAction())) addAction("b", ContinueAction(AllowAction()))
+           addAction("b", DropAction())"#,
+        "q 1 a/A
+         > 1 * a/A
+         q 1 b/A
+         ! rule",
+    ),
+    (
+        "DelayAction: the answer of a server is held back",
+        "addAction(AllRule(), DelayAction(100))",
+        "q 1234 RD a/A
+         > 1 * RD a/A
+         wait 50
+         a * QR RD RA a/A A=192.0.2.1
+         hold
+         wait 99
+         wait 1
+         < 1234 QR RD RA a/A A=192.0.2.1
+         wait 5000",
+    ),
+    (
+        "DelayAction: an answer of our own too",
+        r#"addAction(AllRule(), DelayAction(20)) addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))"#,
+        "q 1234 RD a/A
+         hold
+         wait 19
+         wait 1
+         < 1234 QR RD RA REFUSED a/A",
+    ),
+    (
+        "DelayAction: each in its own time",
+        r#"addAction("a", DelayAction(20)) addAction("b", DelayAction(10)) addAction(AllRule(), TCAction())"#,
+        "q 1 a/A
+         hold
+         q 2 b/A
+         hold
+         q 3 c/A
+         < 0003 QR TC c/A
+         wait 100
+         < 0002 QR TC b/A
+         < 0001 QR TC a/A",
+    ),
+    (
+        "SetTagAction and UnsetTagAction: seen by rules and by those of the answer",
+        r#"addAction("a", SetTagAction("t", "x")) addAction("u.a", UnsetTagAction("t"))
+           addAction(TagRule("t", "x"), PoolAction("two")) addResponseAction(TagRule("t"), DropResponseAction())"#,
+        "q 1 a/A
+         > 2 * a/A
+         a * QR a/A
+         ! response-rule
+         q 1 u.a/A
+         > 1 * u.a/A
+         a * QR u.a/A
+         < 0001 QR u.a/A",
+    ),
+    (
+        "SetTagAction: the later value counts; numbers are texts",
+        r#"addAction(AllRule(), SetTagAction("t", 1)) addAction(AllRule(), SetTagAction("t", "2"))
+           addAction(TagRule("t", "1"), DropAction()) addAction(TagRule("t", 2), PoolAction("two"))"#,
+        "q 1 a/A
+         > 2 * a/A",
+    ),
+    (
+        "SetNoRecurseAction: the server gets no RD, the client its own back",
+        "addAction(AllRule(), SetNoRecurseAction())",
+        "q 1234 RD a/A
+         > 1 * a/A
+         a * QR RA a/A A=192.0.2.1
+         < 1234 QR RD RA a/A A=192.0.2.1
+         q 1234 a/A
+         > 1 * a/A
+         a * QR a/A
+         < 1234 QR a/A",
+    ),
+    (
+        "SetDisableValidationAction: the server gets CD, the client its own back",
+        "addAction(AllRule(), SetDisableValidationAction())",
+        "q 1234 RD a/A
+         > 1 * RD CD a/A
+         a * QR RD RA CD a/A A=192.0.2.1
+         < 1234 QR RD RA a/A A=192.0.2.1
+         q 1234 RD CD a/A
+         > 1 * RD CD a/A
+         a * QR RD RA CD a/A
+         < 1234 QR RD RA CD a/A",
+    ),
+    (
+        "rules behind see what an action changed",
+        r#"addAction(AllRule(), SetNoRecurseAction()) addAction(RDRule(), DropAction())"#,
+        "q 1234 RD a/A
+         > 1 * a/A",
+    ),
+    (
+        "SetMaxReturnedTTLAction: TTLs of the answer are at most this",
+        "addAction(AllRule(), SetMaxReturnedTTLAction(30))",
+        "q 1 a/A
+         > 1 * a/A
+         a * QR a/A CNAME=b,3600 RR=1,b,A,20,c0000201 RR=2,a,NS,86400,00 OPT=1232
+         < 0001 QR a/A CNAME=b,30 RR=1,b,A,20,c0000201 RR=2,a,NS,30,00 OPT=1232",
+    ),
+    (
+        "SetMaxReturnedTTLAction: of answers of our own too",
+        r#"addAction(AllRule(), SetMaxReturnedTTLAction(30)) addAction(AllRule(), SpoofAction("192.0.2.1"))"#,
+        "q 1 a/A
+         < 0001 QR a/A A=192.0.2.1,30",
+    ),
+    (
+        "SetSkipCacheAction and SetTempFailureCacheTTLAction: on to the next rule",
+        r#"addAction(AllRule(), SetSkipCacheAction()) addAction(AllRule(), SetTempFailureCacheTTLAction(9))
+           addAction(AllRule(), PoolAction("two"))"#,
+        "q 1 a/A OPT=1232
+         > 2 * a/A OPT=1232
+         a * QR SERVFAIL a/A OPT=1232
+         < 0001 QR SERVFAIL a/A OPT=1232
+         hits query 1 1 1",
+    ),
+    (
+        "TeeAction: a copy goes out, and its answer is forgotten",
+        r#"addAction("a", TeeAction("127.0.1.9:53")) addAction(AllRule(), PoolAction("two"))"#,
+        "q 1234 RD a/A OPT=1232 TAIL=0102
+         > 2 * RD a/A OPT=1232 TAIL=0102
+         wait 0
+         > 9 * RD a/A OPT=1232 TAIL=0102
+         a9 * QR RD a/A A=192.0.2.66
+         ! tee-answer
+         a2 * QR RD a/A A=192.0.2.1
+         < 1234 QR RD a/A A=192.0.2.1
+         a9 * QR RD a/A
+         ! response-duplicate
+         q 1 b/A
+         > 2 * b/A
+         wait 0
+         a2 * QR b/A
+         < 0001 QR b/A
+         wait 5000",
+    ),
+    (
+        "TeeAction: a silent server costs nobody anything",
+        r#"addAction(AllRule(), TeeAction("127.0.1.9:53")) addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))"#,
+        "q 1 a/A
+         < 0001 QR REFUSED a/A
+         wait 0
+         > 9 * a/A
+         wait 2000
+         wait 2000
+         a9 * QR a/A
+         ! response-late",
+    ),
+    (
+        "TeeAction: with the client's subnet",
+        r#"addAction(AllRule(), TeeAction("127.0.1.9", true))"#,
+        "q 1 a/A
+         > 1 * a/A
+         wait 0
+         > 9 * a/A OPT=1232,8:000118007f0000
+         q 1 b/A OPT=4096,DO
+         > 1 * b/A OPT=4096,DO
+         wait 0
+         > 9 * b/A OPT=4096,DO,8:000118007f0000",
+    ),
+    (
+        "TeeAction: what rules in front of it changed is in the copy",
+        r#"addAction(AllRule(), SetNoRecurseAction()) addAction(AllRule(), TeeAction("127.0.1.9"))
+           addAction(AllRule(), SetDisableValidationAction())"#,
+        "q 1 RD a/A
+         > 1 * CD a/A
+         wait 0
+         > 9 * a/A",
+    ),
+];
+
+#[test]
+fn actions() {
+    play_all(ROWS);
+}
+
+/// All rows of this test's tables, as one text.
+fn tables() -> String {
+    [
+        include_str!("actions.rs"),
+        include_str!("answers.rs"),
+        include_str!("edns.rs"),
+        include_str!("responses.rs"),
+        include_str!("limits.rs"),
+        include_str!("chains.rs"),
+    ]
+    .join("\n")
+}
+
+#[test]
+fn no_action_has_been_forgotten() {
+    use dnslob::config::functions::{ACTIONS, RESPONSE_ACTIONS};
+    let tables = tables();
+    let names = ACTIONS.iter().chain(RESPONSE_ACTIONS).map(|e| e.name).filter(|n| !n.starts_with("Lua"));
+    let forgotten: Vec<_> = names.filter(|name| !tables.contains(&format!("{name}("))).collect();
+    assert!(forgotten.is_empty(), "{forgotten:?}");
+}
+
+#[test]
+fn a_tee_has_an_id_and_an_account_of_its_own() {
+    let mut bench = Bench::new(&format!("{SERVERS} addAction(AllRule(), TeeAction('127.0.1.9'))"));
+    bench.play("out", "q 1234 a/A\n > 1 * a/A\n wait 0\n > 9 * a/A");
+    assert_eq!(
+        (bench.shard.outstanding(), bench.shard.totals()[0]),
+        (1, 2),
+        "one client waits, two were asked"
+    );
+    bench.play("back", "a9 * QR SERVFAIL a/A\n ! tee-answer");
+    assert_eq!(bench.page().responses.get(), 0);
+    bench.play("back", "a1 * QR a/A\n < 1234 QR a/A");
+    assert_eq!((bench.shard.outstanding(), bench.page().responses.get()), (0, 1));
+}
+
+#[test]
+fn what_is_held_back_is_outstanding_and_comes_out_at_the_end() {
+    let mut bench = Bench::new(&format!("{SERVERS} addAction(AllRule(), DelayAction(60000))"));
+    bench.play("held", "q 1 a/A\n > 1 * a/A\n a * QR a/A\n hold");
+    assert_eq!(bench.shard.outstanding(), 1, "a drain waits for it");
+    assert_eq!(bench.shard.next_deadline(), Some(bench.now + dnslob::time::TickDelta::from_ms(60_000)));
+    bench.play("out", "wait 60000\n < 0001 QR a/A");
+    assert_eq!((bench.shard.outstanding(), bench.shard.next_deadline()), (0, None));
+}
+
+/// What is one too many is dropped, and is not counted as answered as well.
+#[test]
+fn too_many_held_back_are_dropped_and_counted_once() {
+    let config =
+        "addAction('own', DelayAction(10)) addAction('own', TCAction()) addAction('server', DelayAction(10))";
+    let mut bench = Bench::new(&format!("{SERVERS} {config}"));
+    for _ in 0..8_192 {
+        bench.play("one of many", "q 1 own/A\n hold");
+    }
+    bench.play(
+        "one too many",
+        "q 1 own/A\n ! delay-full\n q 1 server/A\n > 1 * server/A\n a * QR server/A\n ! delay-full",
+    );
+    let page = bench.page();
+    assert_eq!((page.queries.get(), page.self_answered.get(), page.responses.get()), (8_194, 8_192, 0));
+}
+
+#[test]
+fn a_log_action_files_a_line_for_a_query_and_for_an_answer() {
+    let config = "addAction('a', LogAction('/nowhere/queries.log', false, true, false)) \
+        addAction(AllRule(), SetNoRecurseAction()) addResponseAction('a', LogResponseAction('', false, true, false, true))";
+    let mut bench = Bench::new(&format!("{SERVERS} {config}"));
+    bench.play("asked", "q 1234 RD x.a/TXT OPT=1232\n > 1 * x.a/TXT OPT=1232\n q 1 b/A\n > 1 * b/A");
+    let lines: Vec<_> = bench.page().journal.lines().collect();
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!((line.id, line.qtype, line.qclass, line.flags, line.size), (0x1234, 16, 1, [1, 0], 32));
+    assert_eq!(line.qname.octets(), b"\x01x\x01a\0");
+    assert_eq!((line.client.port, line.latency), (4000, None));
+    let target = &line.target;
+    assert_eq!(target.path, "/nowhere/queries.log");
+    assert_eq!(
+        (target.binary, target.append, target.buffered, target.verbose_only),
+        (false, true, false, true)
+    );
+    bench.pass(7);
+    bench.play("b answers", "a * QR b/A\n < 0001 QR b/A");
+    assert_eq!(bench.page().journal.lines().count(), 0, "another name");
+    bench.play("a", "q 1234 RD x.a/TXT\n > 1 * x.a/TXT");
+    bench.pass(7);
+    bench.play("a answers", "a * QR RA x.a/TXT\n < 1234 QR RD RA x.a/TXT");
+    let lines: Vec<_> = bench.page().journal.lines().collect();
+    let [_, line] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!((line.id, line.flags[0] & 0x80, line.size), (0x1234, 0x80, 21));
+    assert_eq!(line.latency, Some(dnslob::time::TickDelta::from_ms(7)));
+    assert!(!line.target.verbose_only && line.target.timestamp);
+}

@@ -1,0 +1,302 @@
+//! A shard under a configuration, and transcripts of what goes in and must come out.
+//!
+//! ```text
+//! q 1234 RD a.example/A       a query comes from the client
+//! > 2 * RD a.example/A        it goes to the server 127.0.1.2, saying this
+//! a * QR a.example/A A=1.2.3.4    the server that was asked last answers (its id is put in place)
+//! a2 * QR a.example/A         the server 127.0.1.2, to what it was asked last
+//! < 1234 QR a.example/A       the client gets this
+//! ! rule                      something is dropped, and counted under this reason
+//! hold                        it is held back
+//! wait 100                    so many milliseconds pass, then the shard does what is due
+//! from 192.0.2.1:53           the client, from now on
+//! hits query 1 0              how often the rules of a chain have been hit
+//! ```
+//!
+//! Between two packets in, all that comes out must be in the transcript, in order.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use dnslob::addr::{Client, Route, RuleSlot};
+use dnslob::config::Slots;
+use dnslob::config::snapshot::Snapshot;
+use dnslob::live::{Board, ShardPage, State};
+use dnslob::packet::Packet;
+use dnslob::rng::ShardRng;
+use dnslob::shard::Shard;
+use dnslob::shard::verdict::{DropReason, Verdict};
+use dnslob::time::{Tick, TickDelta};
+
+use crate::support::farm::{client, configured};
+use crate::support::message::{describe, message, same};
+
+/// Room of a packet, as engines have it.
+const ROOM: usize = 4096;
+const CLIENT: &str = "127.0.0.1:4000";
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Out {
+    Forward(Route, Vec<u8>),
+    ToClient(Client, Vec<u8>),
+    Drop(DropReason),
+    Hold,
+}
+
+/// A shard and what stands around it.
+pub(crate) struct Bench {
+    pub(crate) shard: Shard,
+    pub(crate) board: Arc<Board>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) now: Tick,
+    slots: Slots,
+    from: Client,
+    /// What servers were asked, in order.
+    asked: Vec<(Route, Vec<u8>)>,
+    out: VecDeque<Out>,
+    drops: [u64; DropReason::ALL.len()],
+}
+
+impl Bench {
+    /// A shard that obeys a configuration; its servers are all up.
+    pub(crate) fn new(text: &str) -> Self {
+        let compiled = configured(text, &Slots::default(), 1);
+        let (snapshot, slots) = (Arc::new(compiled.snapshot), compiled.slots);
+        let board = Arc::new(Board::new(1, 16));
+        snapshot.backends.iter().flatten().for_each(|b| board.set_state(b.slot, State::Up));
+        let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(7));
+        let mut bench = Self {
+            shard,
+            board,
+            snapshot,
+            now: Tick(1_000_000_000),
+            slots,
+            from: client(CLIENT),
+            asked: Vec::new(),
+            out: VecDeque::new(),
+            drops: [0; DropReason::ALL.len()],
+        };
+        bench.pass(0);
+        bench
+    }
+
+    /// Another configuration takes the place of the one that stands.
+    pub(crate) fn reload(&mut self, text: &str) {
+        let compiled = configured(text, &self.slots, self.snapshot.generation + 1);
+        let mut snapshot = compiled.snapshot;
+        snapshot.inherit(&self.snapshot);
+        (self.snapshot, self.slots) = (Arc::new(snapshot), compiled.slots);
+        self.snapshot.backends.iter().flatten().for_each(|b| self.board.set_state(b.slot, State::Up));
+        self.pass(0);
+    }
+
+    pub(crate) fn page(&self) -> &ShardPage {
+        &self.board.shards()[0]
+    }
+
+    /// Lets time pass without a tick.
+    pub(crate) fn pass(&mut self, ms: u64) {
+        self.now = self.now + TickDelta::from_ms(ms);
+        self.shard.begin_batch(self.now, &self.snapshot);
+    }
+
+    /// A query comes in; what becomes of it.
+    pub(crate) fn query(&mut self, from: Client, octets: &[u8]) -> Vec<Out> {
+        self.packet(octets, |shard, packet| shard.on_query(from, packet))
+    }
+
+    /// An answer comes in.
+    pub(crate) fn response(&mut self, from: Route, octets: &[u8]) -> Vec<Out> {
+        self.packet(octets, |shard, packet| shard.on_response(from, packet))
+    }
+
+    fn packet(&mut self, octets: &[u8], call: impl Fn(&mut Shard, &mut Packet<'_>) -> Verdict) -> Vec<Out> {
+        let mut buffer = octets.to_vec();
+        buffer.resize(octets.len().max(ROOM), 0xee);
+        let mut packet = Packet::new(&mut buffer, 0, octets.len());
+        let verdict = call(&mut self.shard, &mut packet);
+        let octets = packet.bytes().to_vec();
+        self.happened(vec![(verdict, octets)])
+    }
+
+    /// Time passes, and the shard does what is due.
+    pub(crate) fn tick(&mut self, ms: u64) -> Vec<Out> {
+        self.pass(ms);
+        let mut seen = Vec::new();
+        self.shard.on_tick(&mut |verdict, octets| seen.push((verdict, octets.to_vec())));
+        self.happened(seen)
+    }
+
+    /// What came out; what was counted as dropped must have been, once.
+    fn happened(&mut self, seen: Vec<(Verdict, Vec<u8>)>) -> Vec<Out> {
+        let mut out = Vec::new();
+        let mut told = Vec::new();
+        for (verdict, octets) in seen {
+            match verdict {
+                Verdict::Forward(route) => {
+                    self.asked.push((route, octets.clone()));
+                    out.push(Out::Forward(route, octets));
+                }
+                Verdict::Answer(to) | Verdict::Deliver(to) => out.push(Out::ToClient(to, octets)),
+                Verdict::Drop(reason) => told.push(reason),
+                Verdict::Hold => out.push(Out::Hold),
+            }
+        }
+        for reason in DropReason::ALL {
+            let count = self.page().dropped(reason).get();
+            let before = std::mem::replace(&mut self.drops[reason.index()], count);
+            let mut counted = count - before;
+            told.retain(|r| {
+                *r != reason || {
+                    counted = counted.checked_sub(1).expect("counted");
+                    out.push(Out::Drop(reason));
+                    false
+                }
+            });
+            out.extend((0..counted).map(|_| Out::Drop(reason)));
+        }
+        assert!(told.is_empty());
+        self.shard.check_invariants();
+        out
+    }
+
+    /// The number of the server 127.0.1.N.
+    pub(crate) fn number(&self, route: Route) -> u16 {
+        let backend = self.snapshot.backend(route.backend).expect("a server");
+        match backend.address.ip() {
+            std::net::IpAddr::V4(ip) => ip.octets()[3].into(),
+            std::net::IpAddr::V6(_) => panic!("{} has no number", backend.address),
+        }
+    }
+
+    /// Plays a transcript to its end.
+    pub(crate) fn play(&mut self, name: &str, transcript: &str) {
+        if let Err(wrong) = self.try_play(transcript) {
+            panic!("{name}: {wrong}");
+        }
+    }
+
+    /// Plays a transcript; says what is not as it says.
+    fn try_play(&mut self, transcript: &str) -> Result<(), String> {
+        for line in transcript.lines().map(str::trim).filter(|l| !l.is_empty()) {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            self.line(word, rest).map_err(|wrong| format!("{line}\n{wrong}\n{}", self.left()))?;
+        }
+        if self.out.is_empty() { Ok(()) } else { Err(format!("at the end\n{}", self.left())) }
+    }
+
+    fn line(&mut self, word: &str, rest: &str) -> Result<(), String> {
+        let comes_in = word == "q" || word == "wait" || word.starts_with('a');
+        if comes_in && !self.out.is_empty() {
+            return Err("this has not been expected:".to_owned());
+        }
+        match word {
+            "q" => {
+                let out = self.query(self.from, &message(rest));
+                self.out.extend(out);
+            }
+            "wait" => {
+                let out = self.tick(rest.parse().expect("milliseconds"));
+                self.out.extend(out);
+            }
+            "from" => self.from = client(rest),
+            ">" => {
+                let (number, text) = rest.split_once(' ').expect("a server and a message");
+                match self.out.pop_front() {
+                    Some(Out::Forward(route, octets)) if self.number(route).to_string() == number => {
+                        same(&octets, text)?;
+                    }
+                    other => return Err(self.odd(other)),
+                }
+            }
+            "<" => match self.out.pop_front() {
+                Some(Out::ToClient(to, octets)) if to == self.from => same(&octets, rest)?,
+                other => return Err(self.odd(other)),
+            },
+            "!" => match self.out.pop_front() {
+                Some(Out::Drop(reason)) if reason.label() == rest => {}
+                other => return Err(self.odd(other)),
+            },
+            "hold" => match self.out.pop_front() {
+                Some(Out::Hold) => {}
+                other => return Err(self.odd(other)),
+            },
+            "hits" => {
+                let (chain, counts) = rest.split_once(' ').expect("a chain and numbers");
+                let wanted: Vec<u64> = counts.split(' ').map(|n| n.parse().expect("a number")).collect();
+                let hits = self.hits(chain);
+                if hits != wanted {
+                    return Err(format!("hits are {hits:?}"));
+                }
+            }
+            _ if word.starts_with('a') => {
+                let number = word[1..].parse::<u16>().ok();
+                let asked = self.asked.iter().rev();
+                let last = asked.clone().find(|(route, _)| number.is_none_or(|n| n == self.number(*route)));
+                let (route, query) = last.expect("a server was asked").clone();
+                let mut octets = message(rest);
+                if rest.starts_with('*') {
+                    octets[..2].copy_from_slice(&query[..2]);
+                }
+                let out = self.response(route, &octets);
+                self.out.extend(out);
+            }
+            _ => panic!("what is {word}?"),
+        }
+        Ok(())
+    }
+
+    /// How often the rules of a chain have been hit.
+    pub(crate) fn hits(&self, chain: &str) -> Vec<u64> {
+        let chains = &self.snapshot.chains;
+        let slots: Vec<RuleSlot> = match chain {
+            "query" => chains.query.rules().iter().map(|r| r.slot).collect(),
+            "response" => chains.response.rules().iter().map(|r| r.slot).collect(),
+            "self-answered" => chains.self_answered.rules().iter().map(|r| r.slot).collect(),
+            "timeout" => chains.timeout.rules().iter().map(|r| r.slot).collect(),
+            _ => panic!("what chain is {chain}?"),
+        };
+        slots.into_iter().map(|slot| self.page().rule_hits_so_far(slot)).collect()
+    }
+
+    fn odd(&self, out: Option<Out>) -> String {
+        out.map_or_else(|| "nothing came".to_owned(), |out| format!("but: {}", self.text(&out)))
+    }
+
+    fn left(&self) -> String {
+        let mut text = String::new();
+        for out in &self.out {
+            let _ = writeln!(text, "also: {}", self.text(out));
+        }
+        text
+    }
+
+    fn text(&self, out: &Out) -> String {
+        match out {
+            Out::Forward(route, octets) => format!("> {} {}", self.number(*route), describe(octets)),
+            Out::ToClient(to, octets) => format!("< {} (to {})", describe(octets), to.peer.port),
+            Out::Drop(reason) => format!("! {}", reason.label()),
+            Out::Hold => "hold".to_owned(),
+        }
+    }
+}
+
+/// Name, configuration, transcript.
+pub(crate) type Row = (&'static str, &'static str, &'static str);
+
+/// Two servers, the second in a pool of its own.
+pub(crate) const SERVERS: &str = r#"newServer("127.0.1.1") newServer{address="127.0.1.2", pool="two"} "#;
+
+/// Plays every row on a shard of its own; says all that is wrong at once.
+pub(crate) fn play_all(rows: &[Row]) {
+    let mut wrong = Vec::new();
+    for (name, config, transcript) in rows {
+        let mut bench = Bench::new(&format!("{SERVERS}{config}"));
+        if let Err(what) = bench.try_play(transcript) {
+            wrong.push(format!("== {name}\n{config}\n{what}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}

@@ -1,0 +1,270 @@
+//! Chains: order, what edits them, groups, and the chains of answers of our own and of time-outs.
+
+use crate::bench::{Bench, Row, SERVERS, play_all};
+
+const ROWS: &[Row] = &[
+    (
+        "the first match that decides wins, whatever kind of selector",
+        r#"addAction(AndRule{QTypeRule("A"), QNameSuffixRule("x")}, PoolAction("two")) addAction("b.x", DropAction())
+           addAction(RegexRule("^c"), RCodeAction(5)) addAction("127.0.0.0/8", TCAction())"#,
+        "q 1 b.x/A
+         > 2 * b.x/A
+         q 1 b.x/TXT
+         ! rule
+         q 1 c.x/TXT
+         < 0001 QR REFUSED c.x/TXT
+         q 1 a/A
+         < 0001 QR TC a/A
+         hits query 1 1 1 1",
+    ),
+    (
+        "addAction: a string is a name and all below it, a list too",
+        r#"addAction("a.example", DropAction()) addAction({"b.example", "c.example."}, PoolAction("two"))"#,
+        "q 1 x.A.example/A
+         ! rule
+         q 1 c.example/A
+         > 2 * c.example/A
+         q 1 x.b.example/A
+         > 2 * x.b.example/A
+         q 1 d.example/A
+         > 1 * d.example/A",
+    ),
+    (
+        "rmRule, mvRule and mvRuleToTop: by number, name and UUID",
+        r#"addAction("a", DropAction(), {name="first"}) addAction("a", RCodeAction(5), {uuid="6a1b1f64-0b6c-4b6f-8a53-7f0b1b0b6d3c"})
+           addAction("a", TCAction()) addAction("a", PoolAction("two"))
+           rmRule("first") mvRuleToTop("6a1b1f64-0b6c-4b6f-8a53-7f0b1b0b6d3c") mvRule(2, 0) mvRuleToTop(1) rmRule(0)"#,
+        "q 1 a/A
+         > 2 * a/A
+         hits query 1 0",
+    ),
+    (
+        "mvRule: in front of another, or to the end",
+        r#"addAction("a", DropAction()) addAction("a", RCodeAction(5)) addAction("a", TCAction()) mvRule(0, 3) mvRule(1, 0)"#,
+        "q 1 a/A
+         < 0001 QR TC a/A
+         hits query 1 0 0",
+    ),
+    (
+        "clearRules and setRules",
+        r#"addAction(AllRule(), DropAction()) clearRules() addAction(AllRule(), DropAction())
+           setRules{newRuleAction(QTypeRule("A"), PoolAction("two")), newRuleAction(AllRule(), TCAction(), {name="x"})}"#,
+        "q 1 a/A
+         > 2 * a/A
+         q 1 a/TXT
+         < 0001 QR TC a/TXT",
+    ),
+    (
+        "a group is replaced as one, where it stands",
+        r#"addAction("a", RCodeAction(1), {group="g"}) addAction("b", PoolAction("two")) addAction("a", RCodeAction(2), {group="g"})
+           setRuleGroup("g", {newRuleAction("a", RCodeAction(3)), newRuleAction("b", RCodeAction(4))})"#,
+        "q 1 a/A
+         < 0001 QR NXDOMAIN a/A
+         q 1 b/A
+         < 0001 QR NOTIMP b/A
+         hits query 1 1 0",
+    ),
+    (
+        "clearRuleGroup takes only its own",
+        r#"addAction("a", DropAction(), {group="g"}) addAction("a", TCAction(), {group="h"}) clearRuleGroup("g")"#,
+        "q 1 a/A
+         < 0001 QR TC a/A",
+    ),
+    (
+        "a group of response rules",
+        r#"addResponseAction("a", DropResponseAction(), {group="g"})
+           setResponseRuleGroup("g", {newRuleAction("b", DropResponseAction())})"#,
+        "q 1 a/A
+         > 1 * a/A
+         a * QR a/A
+         < 0001 QR a/A
+         q 1 b/A
+         > 1 * b/A
+         a * QR b/A
+         ! response-rule",
+    ),
+    (
+        "self-answered rules: answers of our own, not those of servers",
+        r#"addAction("own", SpoofAction("192.0.2.1")) addAction("dropped", RCodeAction(5))
+           addSelfAnsweredResponseAction("dropped", DropResponseAction()) addSelfAnsweredResponseAction(AllRule(), SetMaxTTLResponseAction(7))"#,
+        "q 1 own/A
+         < 0001 QR own/A A=192.0.2.1,7
+         q 1 dropped/A
+         ! response-rule
+         q 1 a/A
+         > 1 * a/A
+         a * QR a/A A=192.0.2.1,60
+         < 0001 QR a/A A=192.0.2.1,60
+         hits self-answered 1 1",
+    ),
+    (
+        "response rules: answers of servers, not our own",
+        r#"addAction("own", SpoofAction("192.0.2.1")) addResponseAction(AllRule(), DropResponseAction())"#,
+        "q 1 own/A
+         < 0001 QR own/A A=192.0.2.1
+         q 1 a/A
+         > 1 * a/A
+         a * QR a/A
+         ! response-rule",
+    ),
+    (
+        "self-answered rules: tags of the query, delay, Extended DNS Error",
+        r#"addAction("own", SetTagAction("t", "1")) addAction("own", RCodeAction(5)) addAction("other", RCodeAction(5))
+           addSelfAnsweredResponseAction(TagRule("t"), DelayResponseAction(10))"#,
+        "q 1 own/A
+         hold
+         q 1 other/A
+         < 0001 QR REFUSED other/A
+         wait 10
+         < 0001 QR REFUSED own/A",
+    ),
+    (
+        "time-out rules: asked again in another pool",
+        r#"addTimeoutResponseAction("a", RestartResponseAction("two"))"#,
+        "q 1234 RD a/A OPT=512
+         > 1 * RD a/A OPT=512
+         wait 2010
+         > 2 * RD a/A OPT=512
+         a2 * QR RD a/A A=192.0.2.1
+         < 1234 QR RD a/A A=192.0.2.1
+         q 1 b/A
+         > 1 * b/A
+         wait 2010
+         ! timeout
+         hits timeout 1",
+    ),
+    (
+        "time-out rules: the second time-out is the last",
+        r#"addTimeoutResponseAction(AllRule(), RestartResponseAction("two"))"#,
+        "q 1234 a/A
+         > 1 * a/A
+         wait 2010
+         > 2 * a/A
+         a1 * QR a/A
+         ! response-late
+         wait 2010
+         ! timeout
+         hits timeout 2",
+    ),
+    (
+        "time-out rules: into a pool without a server",
+        r#"setServFailWhenNoServer(true) addTimeoutResponseAction("a", RestartResponseAction("none"))
+           addTimeoutResponseAction("b", DropResponseAction())"#,
+        "q 1234 RD a/A
+         > 1 * RD a/A
+         wait 2010
+         < 1234 QR RD SERVFAIL a/A
+         q 1234 RD b/A
+         > 1 * RD b/A
+         wait 2010
+         ! timeout",
+    ),
+];
+
+#[test]
+fn chains() {
+    play_all(ROWS);
+}
+
+/// A cache is another milestone's; its chains take rules already.
+#[test]
+fn chains_of_the_cache_take_rules_and_ask_none() {
+    let mut bench = Bench::new(&format!(
+        "{SERVERS} addCacheMissAction(AllRule(), DropAction()) addCacheHitResponseAction(AllRule(), DropResponseAction())
+         addCacheInsertedResponseAction(AllRule(), DropResponseAction())"
+    ));
+    let chains = &bench.snapshot.chains;
+    assert_eq!(
+        (
+            chains.cache_miss.rules().len(),
+            chains.cache_hit.rules().len(),
+            chains.cache_inserted.rules().len()
+        ),
+        (1, 1, 1)
+    );
+    bench.play("no cache", "q 1 a/A\n > 1 * a/A\n a * QR a/A\n < 0001 QR a/A");
+}
+
+/// With a second try, the query that was kept has that try's id.
+#[test]
+fn a_restart_after_a_second_try_answers_under_the_clients_id() {
+    let config = r#"newServer("127.0.1.1") newServer("127.0.1.2") setRetry{after=100, budget=100} setServFailWhenNoServer(true)
+        addResponseAction(RCodeRule(5), RestartResponseAction("none"))"#;
+    let mut bench = Bench::new(config);
+    let out = bench.query(
+        crate::support::farm::client("127.0.0.1:4000"),
+        &crate::support::message::message("1234 RD a/A"),
+    );
+    assert_eq!(out.len(), 1, "{out:?}");
+    let again = bench.tick(101);
+    let [crate::bench::Out::Forward(route, query)] = &again[..] else { panic!("{again:?}") };
+    let mut answer = query.clone();
+    answer[2] |= 0x80;
+    answer[3] |= 5;
+    let out = bench.response(*route, &answer);
+    let [crate::bench::Out::ToClient(_, octets)] = &out[..] else { panic!("{out:?}") };
+    crate::support::message::same(octets, "1234 QR RD SERVFAIL a/A").unwrap();
+}
+
+/// It is asked once: its answer is delivered rather than thrown away.
+#[test]
+fn an_answer_to_a_query_too_long_to_be_kept_is_delivered() {
+    let long = "00".repeat(600);
+    let mut bench =
+        Bench::new(&format!("{SERVERS} addResponseAction(AllRule(), RestartResponseAction('two'))"));
+    let transcript = format!(
+        "q 1 a/A OPT=4096,12:{long}\n > 1 * a/A OPT=4096,12:{long}\n a * QR a/A A=192.0.2.1\n < 0001 QR a/A A=192.0.2.1"
+    );
+    bench.play("too long", &transcript);
+}
+
+/// Flags and tags of one query are not another's, whatever memory they share.
+#[test]
+fn a_query_that_is_only_kept_has_a_case_of_its_own() {
+    for config in [
+        "setRetry{after=100, budget=10}",
+        "fixupCase(true)",
+        "addTimeoutResponseAction(AllRule(), RestartResponseAction('two'))",
+    ] {
+        let mut bench = Bench::new(&format!("{SERVERS}{config}"));
+        for bits in ["RD", "CD", "", "RD CD"] {
+            bench.play(
+                config,
+                &format!(
+                    "q 1 {bits} a/A\n > 1 * {bits} a/A\n a * QR RA {bits} a/A\n < 0001 QR RA {bits} a/A"
+                ),
+            );
+        }
+    }
+}
+
+#[test]
+fn self_answered_rules_alone_see_the_servfail_of_a_pool_without_a_server() {
+    Bench::new("setServFailWhenNoServer(true) addSelfAnsweredResponseAction('a', DropResponseAction())")
+        .play(
+            "no server",
+            "q 1 a/A\n ! response-rule\n q 1 b/A\n < 0001 QR SERVFAIL b/A\n q 1\n < 0001 QR NOTIMP",
+        );
+}
+
+/// The first try, which nobody waits for any more, must not stand for the one that was asked again.
+#[test]
+fn a_restart_after_a_second_try_that_times_out_is_counted() {
+    let config = r#"newServer("127.0.1.1") newServer("127.0.1.2") newServer{address="127.0.1.3", pool="three"}
+        setRetry{after=100, budget=100} addResponseAction(RCodeRule(2), RestartResponseAction("three"))"#;
+    let mut bench = Bench::new(config);
+    let mut asked = bench
+        .query(crate::support::farm::client("127.0.0.1:4000"), &crate::support::message::message("1234 a/A"));
+    asked.extend(bench.tick(110));
+    let [_, crate::bench::Out::Forward(second, query)] = &asked[..] else { panic!("{asked:?}") };
+    let mut answer = query.clone();
+    answer[2] |= 0x80;
+    answer[3] |= 2;
+    let again = bench.response(*second, &answer);
+    assert!(
+        matches!(&again[..], [crate::bench::Out::Forward(route, _)] if bench.number(*route) == 3),
+        "{again:?}"
+    );
+    bench.play("nobody answers", "wait 1000\n wait 2000\n ! timeout");
+    assert_eq!(bench.shard.outstanding(), 0);
+}

@@ -1,0 +1,217 @@
+//! EDNS: client subnets, options and Extended DNS Errors, on the way there and back.
+
+use crate::bench::{Row, play_all};
+
+/// The second pool's server wants the client's subnet.
+const ECS: &str = r#"newServer{address="127.0.1.3", pool="three", useClientSubnet=true}
+    setACL("0.0.0.0/0") addACL("::/0") "#;
+
+const SUBNETS: &[Row] = &[
+    (
+        "useClientSubnet: a client without EDNS gets an answer without",
+        "addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 RD a/A
+         > 3 * RD a/A OPT=1232,8:00011800c00002
+         a * QR RD RA a/A A=192.0.2.1 OPT=1232,8:00011810c00002
+         < 1234 QR RD RA a/A A=192.0.2.1
+         q 1234 RD a/A
+         > 3 * RD a/A OPT=1232,8:00011800c00002
+         a * QR RD RA a/A
+         < 1234 QR RD RA a/A",
+    ),
+    (
+        "useClientSubnet: a client with EDNS gets its own OPT back, without the subnet",
+        "addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,DO,10:0102030405060708
+         > 3 * a/A OPT=4096,DO,10:0102030405060708,8:00011800c00002
+         a * QR a/A A=192.0.2.1 OPT=1232,DO,10:0102030405060708,8:00011810c00002
+         < 1234 QR a/A A=192.0.2.1 OPT=1232,DO,10:0102030405060708",
+    ),
+    (
+        "useClientSubnet: IPv6",
+        "addAction(AllRule(), PoolAction('three'))",
+        "from [2001:db8:1:2ff::9]:1
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:0002380020010db8000102",
+    ),
+    (
+        "useClientSubnet: a subnet that the query brings stays, and the answer's too",
+        "addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,8:00011000c633
+         > 3 * a/A OPT=4096,8:00011000c633
+         a * QR a/A OPT=1232,8:00011010c633
+         < 1234 QR a/A OPT=1232,8:00011010c633",
+    ),
+    (
+        "without rules: only servers that want it get it",
+        "newServer('127.0.1.4') getServer(0):rmPool('')",
+        "from 192.0.2.77:1
+         q 1234 a/A
+         > 4 * a/A
+         a * QR a/A OPT=1232
+         < 1234 QR a/A OPT=1232",
+    ),
+    (
+        "setECSOverride: replaced",
+        "setECSOverride(true) setECSSourcePrefixV4(16) addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,8:00011000c633
+         > 3 * a/A OPT=4096,8:00011000c000",
+    ),
+    (
+        "SetECSOverrideAction, either way",
+        "addAction('a', SetECSOverrideAction(true)) addAction('b', SetECSOverrideAction(false)) addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,8:00011000c633
+         > 3 * a/A OPT=4096,8:00011800c00002
+         q 1234 b/A OPT=4096,8:00011000c633
+         > 3 * b/A OPT=4096,8:00011000c633",
+    ),
+    (
+        "setECSSourcePrefixV4 and V6",
+        "setECSSourcePrefixV4(32) setECSSourcePrefixV6(128) addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:00012000c000024d
+         from [2001:db8::9]:1
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:0002800020010db8000000000000000000000009",
+    ),
+    (
+        "SetECSPrefixLengthAction",
+        "addAction(AllRule(), SetECSPrefixLengthAction(8, 33)) addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:00010800c0
+         from [2001:db8:ffff::9]:1
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:0002210020010db880",
+    ),
+    (
+        "SetDisableECSAction",
+        "addAction(AllRule(), SetDisableECSAction()) addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A
+         > 3 * a/A
+         q 1234 a/A OPT=512,8:00011000c633
+         > 3 * a/A OPT=512,8:00011000c633",
+    ),
+    (
+        "SetECSAction: this subnet rather than the client's",
+        "addAction('a', SetECSAction('203.0.113.0/25')) addAction('b', SetECSAction('203.0.113.0/24', '2001:db8:f::/48'))
+         addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:00011900cb007100
+         q 1234 b/A
+         > 3 * b/A OPT=1232,8:00011800cb0071
+         from [2001:db8:1::9]:1
+         q 1234 b/A
+         > 3 * b/A OPT=1232,8:0002300020010db8000f",
+    ),
+    (
+        "a query that is not sent after all brings no subnet into its answer",
+        "addAction('own', PoolAction('three', false)) addAction('own', RCodeAction(5))",
+        "from 192.0.2.77:1
+         q 1234 own/A
+         < 1234 QR REFUSED own/A",
+    ),
+];
+
+#[test]
+fn client_subnets() {
+    let rows: Vec<(String, &Row)> = SUBNETS.iter().map(|row| (format!("{ECS}{}", row.1), row)).collect();
+    for (config, (name, _, transcript)) in rows {
+        crate::bench::Bench::new(&format!("{}{config}", crate::bench::SERVERS)).play(name, transcript);
+    }
+}
+
+const OPTIONS: &[Row] = &[
+    (
+        "SetEDNSOptionAction: a client without EDNS gets an answer without",
+        r#"addAction(AllRule(), SetEDNSOptionAction(10, "abcd"))"#,
+        "q 1234 RD a/A
+         > 1 * RD a/A OPT=1232,10:61626364
+         a * QR RD RA a/A A=192.0.2.1 OPT=1232
+         < 1234 QR RD RA a/A A=192.0.2.1",
+    ),
+    (
+        "SetEDNSOptionAction: added to the client's options, or in place of its own",
+        r#"addAction(AllRule(), SetEDNSOptionAction(EDNSOptionCode.COOKIE, "abcd"))"#,
+        "q 1234 a/A OPT=4096,DO
+         > 1 * a/A OPT=4096,DO,10:61626364
+         a * QR a/A OPT=1232,DO
+         < 1234 QR a/A OPT=1232,DO
+         q 1234 a/A OPT=4096,10:00ff,3:
+         > 1 * a/A OPT=4096,3:,10:61626364",
+    ),
+    (
+        "SetEDNSOptionAction: rules behind see the option",
+        r#"addAction(AllRule(), SetEDNSOptionAction(65001, "")) addAction(EDNSOptionRule(65001), PoolAction("two"))"#,
+        "q 1234 a/A
+         > 2 * a/A OPT=1232,65001:",
+    ),
+    (
+        "SetEDNSOptionAction: an answer of our own has only the EDNS that its client has",
+        r#"setServFailWhenNoServer(true) addAction(AllRule(), SetEDNSOptionAction(10, "abcd"))
+           addAction("a", RCodeAction(5)) addAction("b", PoolAction("none"))"#,
+        "q 1234 a/A
+         < 1234 QR REFUSED a/A
+         q 1234 a/A OPT=4096
+         < 1234 QR REFUSED a/A OPT=1232
+         q 1234 b/A
+         < 1234 QR SERVFAIL b/A",
+    ),
+    (
+        "SetEDNSOptionResponseAction",
+        r#"addResponseAction(AllRule(), SetEDNSOptionResponseAction(10, "abcd"))"#,
+        "q 1234 a/A OPT=4096
+         > 1 * a/A OPT=4096
+         a * QR a/A A=192.0.2.1 OPT=1232,3:00
+         < 1234 QR a/A A=192.0.2.1 OPT=1232,3:00,10:61626364
+         q 1234 a/A
+         > 1 * a/A
+         a * QR a/A
+         < 1234 QR a/A",
+    ),
+    (
+        "SetExtendedDNSErrorAction: in the answer of a server, if the client knows EDNS",
+        r#"addAction(AllRule(), SetExtendedDNSErrorAction(15, "no"))"#,
+        "q 1234 a/A OPT=4096
+         > 1 * a/A OPT=4096
+         a * QR NXDOMAIN a/A OPT=1232
+         < 1234 QR NXDOMAIN a/A OPT=1232,15:000f6e6f
+         q 1234 a/A
+         > 1 * a/A
+         a * QR NXDOMAIN a/A
+         < 1234 QR NXDOMAIN a/A",
+    ),
+    (
+        "SetExtendedDNSErrorAction: in an answer of our own",
+        "addAction(AllRule(), SetExtendedDNSErrorAction(17)) addAction(AllRule(), RCodeAction(5))",
+        "q 1234 a/A OPT=4096,DO
+         < 1234 QR REFUSED a/A OPT=1232,DO,15:0011
+         q 1234 a/A
+         < 1234 QR REFUSED a/A",
+    ),
+    (
+        "SetExtendedDNSErrorResponseAction: in place of the server's",
+        r#"addResponseAction(RCodeRule(DNSRCode.SERVFAIL), SetExtendedDNSErrorResponseAction(22, "x"))"#,
+        "q 1234 a/A OPT=4096
+         > 1 * a/A OPT=4096
+         a * QR SERVFAIL a/A OPT=1232,15:0000
+         < 1234 QR SERVFAIL a/A OPT=1232,15:001678
+         q 1234 a/A OPT=4096
+         > 1 * a/A OPT=4096
+         a * QR a/A OPT=1232
+         < 1234 QR a/A OPT=1232",
+    ),
+];
+
+#[test]
+fn options_and_errors() {
+    play_all(OPTIONS);
+}

@@ -1,0 +1,188 @@
+//! Rates: what they let pass as time goes on, and what they remember over a reload.
+
+use crate::bench::{Bench, Row, SERVERS, play_all};
+
+const ROWS: &[Row] = &[
+    (
+        "MaxQPSRule: matches up to the rate",
+        r#"addAction(MaxQPSRule(2), PoolAction("two"))"#,
+        "q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 1 * a/A
+         hits query 2
+         wait 500
+         q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 1 * a/A",
+    ),
+    (
+        "MaxQPSRule: a burst of its own",
+        r#"addAction(MaxQPSRule(1, 3), PoolAction("two"))"#,
+        "q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 1 * a/A
+         wait 1000
+         q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 1 * a/A",
+    ),
+    (
+        "MaxQPSRule counts only what comes to it",
+        r#"addAction(AndRule{QNameRule("a"), MaxQPSRule(1)}, PoolAction("two"))"#,
+        "q 1 b/A
+         > 1 * b/A
+         q 1 b/A
+         > 1 * b/A
+         q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 1 * a/A",
+    ),
+    (
+        "the recipe: what is above the rate is dropped",
+        r#"addAction(NotRule(MaxQPSRule(1)), DropAction())"#,
+        "q 1 a/A
+         > 1 * a/A
+         q 1 a/A
+         ! rule",
+    ),
+    (
+        "MaxQPSIPRule: matches a client above its rate, and no other",
+        r#"addAction(MaxQPSIPRule(2), DropAction())"#,
+        "q 1 a/A
+         > 1 * a/A
+         q 1 a/A
+         > 1 * a/A
+         q 1 a/A
+         ! rule
+         from 127.0.0.1:9
+         q 1 a/A
+         ! rule
+         from 127.0.0.2:9
+         q 1 a/A
+         > 1 * a/A
+         from 127.0.0.1:9
+         wait 500
+         q 1 a/A
+         > 1 * a/A
+         q 1 a/A
+         ! rule",
+    ),
+    (
+        "MaxQPSIPRule: prefixes are one client, and a burst",
+        r#"setACL("0.0.0.0/0") addACL("::/0") addAction(MaxQPSIPRule(1, 24, 48, 2), DropAction())"#,
+        "from 192.0.2.1:1
+         q 1 a/A
+         > 1 * a/A
+         from 192.0.2.2:1
+         q 1 a/A
+         > 1 * a/A
+         from 192.0.2.3:1
+         q 1 a/A
+         ! rule
+         from 192.0.3.3:1
+         q 1 a/A
+         > 1 * a/A
+         from [2001:db8:1:2::3]:1
+         q 1 a/A
+         > 1 * a/A
+         from [2001:db8:1:3::3]:1
+         q 1 a/A
+         > 1 * a/A
+         from [2001:db8:1:4::3]:1
+         q 1 a/A
+         ! rule
+         from [2001:db8:2::3]:1
+         q 1 a/A
+         > 1 * a/A",
+    ),
+    (
+        "QPSAction: drops what is above, else goes on",
+        r#"addAction("a", QPSAction(1)) addAction(AllRule(), PoolAction("two"))"#,
+        "q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         ! rule
+         q 1 b/A
+         > 2 * b/A
+         wait 1000
+         q 1 a/A
+         > 2 * a/A
+         hits query 3 3",
+    ),
+    (
+        "QPSPoolAction: to the pool within the rate, else goes on",
+        r#"addAction(AllRule(), QPSPoolAction(1, "two")) addAction("b", DropAction())"#,
+        "q 1 b/A
+         > 2 * b/A
+         q 1 b/A
+         ! rule
+         q 1 a/A
+         > 1 * a/A
+         wait 1000
+         q 1 b/A
+         > 2 * b/A",
+    ),
+    (
+        "QPSPoolAction that does not stop",
+        r#"addAction(AllRule(), QPSPoolAction(1, "two", false)) addAction("b", DropAction())"#,
+        "q 1 b/A
+         ! rule
+         wait 1000
+         q 1 a/A
+         > 2 * a/A
+         q 1 a/A
+         > 1 * a/A",
+    ),
+];
+
+#[test]
+fn rates() {
+    play_all(ROWS);
+}
+
+#[test]
+fn a_reload_keeps_what_rules_have_counted_and_remember() {
+    let rules = r#"addAction(QNameRule("x"), DropAction()) addAction(MaxQPSIPRule(1), DropAction())
+        addAction(NotRule(MaxQPSRule(3)), RCodeAction(DNSRCode.REFUSED))"#;
+    let mut bench = Bench::new(&format!("{SERVERS}{rules}"));
+    bench.play("before", "q 1 x/A\n ! rule\n q 1 a/A\n > 1 * a/A\n q 1 a/A\n ! rule\n hits query 1 1 0");
+    // The same rules, a new one in front: numbers belong to rules, not to places.
+    bench.reload(&format!("{SERVERS} addAction(\"y\", DropAction()) {rules}"));
+    bench.play(
+        "after",
+        "hits query 0 1 1 0
+         q 1 a/A
+         ! rule
+         from 127.0.0.2:1
+         q 1 a/A
+         > 1 * a/A
+         from 127.0.0.3:1
+         q 1 a/A
+         > 1 * a/A
+         from 127.0.0.4:1
+         q 1 a/A
+         < 0001 QR REFUSED a/A
+         hits query 0 1 2 1",
+    );
+}
+
+#[test]
+fn a_rule_that_came_back_begins_at_zero() {
+    let mut bench = Bench::new(&format!("{SERVERS} addAction('x', DropAction())"));
+    bench.play("before", "q 1 x/A\n ! rule\n hits query 1");
+    bench.reload(&format!("{SERVERS} addAction('y', DropAction())"));
+    bench.play("another rule", "q 1 x/A\n > 1 * x/A\n hits query 0");
+    bench.reload(&format!("{SERVERS} addAction('x', DropAction())"));
+    bench.play("the first again", "hits query 0\n q 1 x/A\n ! rule\n hits query 1");
+}
