@@ -76,7 +76,9 @@ pub(super) fn identities(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<(C
     }
     let mut same: HashMap<(ChainKey, u128), u32> = HashMap::new();
     let made = |key: ChainKey, rule: &DraftRule, same: &mut HashMap<(ChainKey, u128), u32>| {
-        let said = format!("{key:?}\0{}\0{}", text::matcher(&rule.matcher, &sets), rule.deed.text());
+        // The name too: of two rules that say the same, each keeps its own hits when they change places.
+        let said =
+            format!("{key:?}\0{}\0{}\0{}", rule.name, text::matcher(&rule.matcher, &sets), rule.deed.text());
         let nth = same.entry((key, xxh3_128(said.as_bytes()))).and_modify(|n| *n += 1).or_insert(1);
         let uuid = xxh3_128(format!("{said}\0{nth}").as_bytes()).to_be_bytes();
         versioned(uuid)

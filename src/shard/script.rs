@@ -40,7 +40,7 @@ pub enum Said {
     Spoof,
     /// Answer with raw contents: the argument, once.
     SpoofRaw,
-    /// The packet was made into an answer by the function itself.
+    /// The function changed the header: with QR=1 the packet is an answer, else it goes to a server.
     HeaderModify,
     /// To the pool that the argument names.
     Pool,

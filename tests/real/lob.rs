@@ -94,7 +94,25 @@ impl Lob {
             .unwrap_or_else(|| panic!("no {label} in the dump {dump:#?}"))
     }
 
-    /// A dump of all statistics, made now.
+    /// How many packets the rule called `name` matched, out of a dump made now.
+    pub(crate) fn hits(&self, name: &str) -> u64 {
+        let from = self.program.output().len();
+        self.program.signal(Signal::SIGUSR1);
+        wait_for(
+            || format!("rule {name} in a dump; {}", self.program.transcript()),
+            || {
+                let lines = self.program.output().split_off(from);
+                // Number, hits, name, and a group in brackets.
+                lines.iter().find_map(|l| {
+                    let mut words = l.split_whitespace();
+                    let hits = words.nth(1)?.parse().ok()?;
+                    (words.next()? == name).then_some(hits)
+                })
+            },
+        )
+    }
+
+    /// A dump of all statistics, made now; the rules' table follows it.
     pub(crate) fn dump(&self) -> Vec<String> {
         let from = self.program.output().len();
         self.program.signal(Signal::SIGUSR1);

@@ -20,13 +20,17 @@ mod meter;
 mod place;
 mod process;
 mod servers;
+mod witness;
 
 mod activation;
 mod addresses;
 mod clients;
 mod death;
+mod dnsdist;
 mod hostile;
 mod mistakes;
 mod namespaces;
+mod recipes;
 mod reload;
+mod rules;
 mod stop;

@@ -1,8 +1,9 @@
 //! Real name servers on loopback, each with a directory of its own, answering any name under
 //! `test.` with one A record that says who they are.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -69,10 +70,21 @@ impl Server {
 
 /// Asks once for an A record; the answer, if one comes within a tenth of a second.
 pub(crate) fn ask(server: SocketAddr, name: &str) -> Option<Vec<u8>> {
-    let local = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = std::net::UdpSocket::bind(local).ok()?;
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    ask_from(any, server, name, Duration::from_millis(100))
+}
+
+/// The same as a client with the address `client`, with `patience`.
+pub(crate) fn ask_from(
+    client: IpAddr,
+    server: SocketAddr,
+    name: &str,
+    patience: Duration,
+) -> Option<Vec<u8>> {
+    let socket = std::net::UdpSocket::bind((client, 0)).ok()?;
     socket.connect(server).ok()?;
-    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).ok()?;
+    socket.set_read_timeout(Some(patience)).ok()?;
     let query = message::query(0x1234, name);
     socket.send(&query).ok()?;
     let mut buffer = vec![0; 4096];
