@@ -86,6 +86,7 @@ fn outstanding(c: &mut Criterion) {
         question: 7,
         case: NO_CASE,
         pool: PoolSlot(0),
+        flags: 0,
     };
     for (name, waiting) in [("claim+settle", 0_u32), ("claim+settle/50000-waiting", 50_000)] {
         let mut table = Outstanding::default();

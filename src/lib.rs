@@ -87,6 +87,7 @@
 //!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
+//!   outbox.rs          packets of a batch on their way out
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   clock.rs           the OS clock, read once per batch

@@ -171,6 +171,12 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     (&["src"], &[".unwrap()", "todo!(", "unimplemented!("], "no panic in wait"),
 ];
 
+/// Uses of forbidden words that have their reason beside them.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    // One bucket for all shards, written about a hundred times a second by each.
+    ("src/shard/rules/limits/bucket.rs", "compare_exchange"),
+];
+
 #[test]
 fn rooms_keep_to_themselves() {
     let mut wrong = Vec::new();
@@ -179,6 +185,9 @@ fn rooms_keep_to_themselves() {
             let text = code(&read(&path));
             for (at, line) in text.lines().enumerate() {
                 for word in words.iter().filter(|w| line.contains(**w)) {
+                    if EXCEPTIONS.contains(&(path.as_str(), *word)) {
+                        continue;
+                    }
                     wrong.push(format!("{path}:{}: {word} ({why})", at + 1));
                 }
             }

@@ -23,6 +23,7 @@ use socket2::Socket;
 use tracing::{error, warn};
 
 use super::locals::Locals;
+use super::outbox::Outbox;
 use super::socket::Ear;
 use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket};
@@ -100,16 +101,6 @@ struct Sockets {
     incomplete: bool,
 }
 
-/// Packets of one batch on their way out.
-#[derive(Debug)]
-struct Outbox {
-    forwards: Vec<(Route, Parcel)>,
-    deliveries: Vec<(ListenerSlot, Parcel)>,
-    parcels: Vec<Parcel>,
-    refused: Vec<usize>,
-    departures: Departures,
-}
-
 /// One shard's loop and all that it owns.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -153,13 +144,7 @@ impl Engine {
             locals: Locals::new(),
             queries: Arrivals::new(batch),
             responses: Arrivals::new(batch),
-            outbox: Outbox {
-                forwards: Vec::with_capacity(batch),
-                deliveries: Vec::with_capacity(batch),
-                parcels: Vec::with_capacity(batch),
-                refused: Vec::with_capacity(batch),
-                departures: Departures::new(batch),
-            },
+            outbox: Outbox::new(batch),
             received: 0,
             linked: 0,
             tidied: Tick(0),
@@ -268,7 +253,7 @@ impl Engine {
         }
         self.forward();
         // Answers of our own stand in `queries`, so they leave before the next batch arrives.
-        self.outbox.deliver(&self.sockets, &self.queries, &self.shard);
+        self.outbox.deliver(|slot| self.sockets.door(slot), &self.queries, &self.shard);
         count
     }
 
@@ -345,7 +330,7 @@ impl Engine {
     /// Sends the answers that [`Engine::read_link`] has gathered.
     fn deliver(&mut self) {
         self.received = 0;
-        self.outbox.deliver(&self.sockets, &self.responses, &self.shard);
+        self.outbox.deliver(|slot| self.sockets.door(slot), &self.responses, &self.shard);
     }
 
     /// Sends one listener's queries on to their backends.
@@ -399,7 +384,7 @@ impl Engine {
                     outbox.deliveries.push((to.listener, parcel));
                 }
             }
-            outbox.deliver(sockets, responses, shard);
+            outbox.deliver(|slot| sockets.door(slot), responses, shard);
         }
         for (route, mut octets) in refused {
             let length = octets.len();
@@ -494,6 +479,10 @@ impl Sockets {
             // Only fails for a socket that is not watched, which is what is wanted.
             let _ = self.epoll.delete(&door.socket);
         }
+    }
+
+    fn door(&self, slot: ListenerSlot) -> Option<&Socket> {
+        Some(&self.doors.get(slot.index())?.as_ref()?.socket)
     }
 
     fn link(&self, route: Route) -> Option<&Socket> {
@@ -618,33 +607,4 @@ fn resend(shard: &mut Shard, sockets: &Sockets, mut route: Route, packet: &mut P
         }
     }
     shard.abandon(route, packet);
-}
-
-impl Outbox {
-    /// Sends answers to clients, one call a listener.
-    fn deliver(&mut self, sockets: &Sockets, arrivals: &Arrivals, shard: &Shard) {
-        if self.deliveries.is_empty() {
-            return;
-        }
-        self.deliveries.sort_by_key(|d| d.0);
-        let mut from = 0;
-        while let Some((listener, _)) = self.deliveries.get(from).copied() {
-            self.parcels.clear();
-            self.parcels.extend(self.deliveries[from..].iter().take_while(|d| d.0 == listener).map(|d| d.1));
-            from += self.parcels.len();
-            let Some(Some(door)) = sockets.doors.get(listener.index()) else {
-                self.parcels.iter().for_each(|_| {
-                    shard.drop(DropReason::ListenerGone);
-                });
-                continue;
-            };
-            let socket = door.socket.as_fd();
-            self.departures.send(socket, arrivals, &self.parcels, Segment::Never, &mut |range, _| {
-                range.for_each(|_| {
-                    shard.drop(DropReason::AnswerSendError);
-                });
-            });
-        }
-        self.deliveries.clear();
-    }
 }

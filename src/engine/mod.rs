@@ -8,6 +8,7 @@ pub mod clock;
 mod locals;
 pub mod luaffi;
 mod mmsg;
+mod outbox;
 pub mod sim;
 pub mod socket;
 pub mod sys;

@@ -204,12 +204,10 @@ impl Case {
         self.error_text.extend_from_slice(text);
     }
 
-    /// Whether nothing in it concerns the answer, tags apart; `flags` are the header's as the
-    /// server gets them.
+    /// Whether nothing in it concerns the answer, tags and flags apart.
     #[must_use]
-    pub fn is_plain(&self, flags: [u8; 2]) -> bool {
-        self.flags == flags
-            && self.added == Added::Nothing
+    pub fn is_plain(&self) -> bool {
+        self.added == Added::Nothing
             && self.delay == TickDelta::default()
             && self.ttl_max.is_none()
             && self.error.is_none()
@@ -223,6 +221,18 @@ impl Case {
 pub fn flags_of(message: &[u8]) -> [u8; 2] {
     let octet = |at: usize| message.get(at).copied().unwrap_or(0);
     [octet(2) & header::RD, octet(3) & header::CD]
+}
+
+/// RD and CD in one octet: their bits do not meet.
+#[must_use]
+pub const fn packed(flags: [u8; 2]) -> u8 {
+    flags[0] & header::RD | flags[1] & header::CD
+}
+
+/// RD and CD of one octet, each in its own.
+#[must_use]
+pub const fn unpacked(flags: u8) -> [u8; 2] {
+    [flags & header::RD, flags & header::CD]
 }
 
 /// Writes RD and CD.

@@ -289,6 +289,7 @@ impl Shard {
             question: self.hash(&question),
             case: NO_CASE,
             pool: PoolSlot(0),
+            flags: case::packed(case::flags_of(message)),
         };
         if self.wants.rules {
             let facts = Facts::from_question(&question);
@@ -342,6 +343,7 @@ impl Shard {
         }
         self.settle(key, known, code);
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
+        case::set_flags(packet.bytes_mut(), case::unpacked(known.asked.flags));
         if !self.wants.answers && self.cases.is_bare(known.asked.case) {
             self.cases.close(known.asked.case);
             self.page().responses.add(1);

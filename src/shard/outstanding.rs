@@ -64,6 +64,7 @@ struct Slot {
     client_id: u16,
     id: u16,
     pool: PoolSlot,
+    flags: u8,
     socket: u8,
     queue: u8,
     state: State,
@@ -85,6 +86,7 @@ const FREE: Slot = Slot {
     client_id: 0,
     id: 0,
     pool: PoolSlot(0),
+    flags: 0,
     socket: 0,
     queue: 0,
     state: State::Free,
@@ -102,6 +104,7 @@ impl Slot {
             question: self.question,
             case: self.case,
             pool: self.pool,
+            flags: self.flags,
         }
     }
 }
@@ -119,6 +122,8 @@ pub struct Asked {
     pub case: u32,
     /// The pool that was to answer it.
     pub pool: PoolSlot,
+    /// The client's RD and CD, as [`case::packed`](super::case::packed) has them.
+    pub flags: u8,
 }
 
 /// On which terms a query waits.
@@ -298,6 +303,7 @@ impl Outstanding {
                     client_id: asked.client_id,
                     id,
                     pool: asked.pool,
+                    flags: asked.flags,
                     socket,
                     queue: queue.number(),
                     state: State::Live,

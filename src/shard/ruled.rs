@@ -52,7 +52,7 @@ impl Shard {
             return self.no_server(asked.client, packet);
         };
         self.add_subnet(backend, asked.client, packet);
-        let plain = self.case.is_plain(case::flags_of(packet.bytes()));
+        let plain = self.case.is_plain();
         if self.wants.cases || !plain || self.wants.tags && !self.case.tags.is_empty() {
             match self.cases.open(&mut self.case) {
                 Some(case) => asked.case = case,
@@ -166,7 +166,7 @@ impl Shard {
     pub(super) fn rule_response(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> Verdict {
         let asked = known.asked;
         let had_case = !self.cases.is_bare(asked.case);
-        self.resume(asked.case, known, case::flags_of(packet.bytes()));
+        self.resume(asked.case, known);
         if self.snapshot.globals.fixup_case
             && let Some(question) = self.cases.query(asked.case).and_then(|q| Question::parse(q))
         {
@@ -200,12 +200,12 @@ impl Shard {
     }
 
     /// Takes up a query's case again: what is in the table, or what can be said without one.
-    fn resume(&mut self, at: u32, known: Known, flags: [u8; 2]) {
+    fn resume(&mut self, at: u32, known: Known) {
         if let Some(case) = self.cases.case(at) {
             std::mem::swap(&mut self.case, case);
         } else {
-            let asked_for = self.cases.query(at).map_or(flags, |query| case::flags_of(query));
-            self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), asked_for);
+            let flags = case::unpacked(known.asked.flags);
+            self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), flags);
             self.case.pool = known.asked.pool;
         }
     }
@@ -268,7 +268,7 @@ impl Shard {
             // Kept queries are shorter than the buffer.
             let _ = packet.replace(query);
         }
-        self.resume(asked.case, known, case::flags_of(packet.bytes()));
+        self.resume(asked.case, known);
         let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
         let facts = Facts::of(packet.bytes());
         let reply = self.stage(asked.client, facts, Some(by), &mut packet, |scene, env, hands| {
@@ -349,7 +349,8 @@ impl Shard {
         };
         while let Some((backend, mut octets, len)) = self.later.take_copy() {
             let question = Question::parse(&octets[..len]).map_or(0, |q| self.hash(&q));
-            let asked = Asked { client: NOBODY, client_id: 0, question, case: TEED, pool: PoolSlot(0) };
+            let asked =
+                Asked { client: NOBODY, client_id: 0, question, case: TEED, pool: PoolSlot(0), flags: 0 };
             match self.claim(backend, asked, None) {
                 Some(key) => {
                     self.unawaited += 1;

@@ -12,7 +12,7 @@ const B: BackendSlot = BackendSlot(3);
 fn asked(question: u64) -> Asked {
     let peer = Endpoint { ip: [1; 16], scope: 0, port: 99 };
     let client = Client { peer, listener: ListenerSlot(1), local: LocalSlot(2) };
-    Asked { client, client_id: 7, question, case: NO_CASE, pool: PoolSlot(0) }
+    Asked { client, client_id: 7, question, case: NO_CASE, pool: PoolSlot(0), flags: 0 }
 }
 
 struct World {

@@ -83,10 +83,7 @@ impl Action {
     /// Whether it holds answers back.
     #[must_use]
     pub fn delays(&self) -> bool {
-        match self {
-            Self::Continue(inner) => inner.delays(),
-            other => matches!(other, Self::Delay(_)),
-        }
+        if let Self::Continue(inner) = self { inner.delays() } else { matches!(self, Self::Delay(_)) }
     }
 }
 
