@@ -43,7 +43,8 @@ pub struct Opt {
 }
 
 /// Finds the OPT record of a message whose question section ends at `question_end`. None when
-/// there is none, or the records before it cannot be read.
+/// there is none, or the records before it cannot be read. One whose owner is not the root is none
+/// (RFC 6891, 6.1.2).
 #[must_use]
 pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
     let header = Header::parse(message)?;
@@ -59,7 +60,7 @@ pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
         if end > message.len() {
             return None;
         }
-        if number >= before && u16::from_be_bytes([t0, t1]) == OPT {
+        if number >= before && fixed == at + 1 && u16::from_be_bytes([t0, t1]) == OPT {
             return Some(Opt {
                 start: at,
                 end,
