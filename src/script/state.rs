@@ -376,13 +376,14 @@ impl Script for State {
         };
         let at = function.0 + 1;
         // Rules stand in both kinds of chains; their functions see a query either way.
-        let matched = self.run(scene, (false, env.now, env.snapshot), None, through_c, |calls, name, handed| {
-            if through_c {
-                calls.matches_ffi.call((at, handed.token))
-            } else {
-                calls.matches.call((at, name, handed.qtype))
-            }
-        });
+        let matched =
+            self.run(scene, (false, env.now, env.snapshot), None, through_c, |calls, name, handed| {
+                if through_c {
+                    calls.matches_ffi.call((at, handed.token))
+                } else {
+                    calls.matches.call((at, name, handed.qtype))
+                }
+            });
         self.change_timed(env);
         matched
     }

@@ -275,6 +275,16 @@ mod tests {
         assert_eq!(find(&message, question_end), None);
     }
 
+    #[test]
+    fn an_opt_is_owned_by_the_root() {
+        let head = b"\0\0\x01\0\0\x01\0\0\0\0\0\x01\x01a\0\0\x01\0\x01";
+        for owner in [&b"\x01b\0"[..], b"\xc0\x0c", b"\xc0\x0e"] {
+            let message = [&head[..], owner, &bare(1400, false)[1..]].concat();
+            assert_eq!((find(&message, head.len()), locate(&message)), (None, None));
+        }
+        assert!(locate(&[&head[..], &bare(1400, false)].concat()).is_some());
+    }
+
     /// A query with an OPT of two cookies and a subnet, a TSIG behind it that is named like the
     /// question, and trailing data.
     fn signed(options: &[u8]) -> Vec<u8> {

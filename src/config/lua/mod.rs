@@ -317,10 +317,10 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// The enumerations, for the reference.
-pub(super) use self::constants::ENUMERATIONS;
 /// The longest delay, milliseconds, for what the shards' functions ask for.
 pub(crate) use self::actions::DELAY_MS;
+/// The enumerations, for the reference.
+pub(super) use self::constants::ENUMERATIONS;
 /// The enumerations, for the shards' states.
 pub(crate) use self::constants::define as define_constants;
 /// The options of `concentrate`, for the reference.
