@@ -194,7 +194,7 @@ impl State {
         pace(&lua);
         let (maintains, reads_files) = calls.raw_get::<Function>("ready")?.call(())?;
         let calls = Calls::of(&calls)?;
-        let usage = found.borrow().iter().map(|r| record::usage(r)).collect();
+        let usage = found.borrow().iter().map(record::usage).collect();
         Ok(Self {
             lua,
             place,
