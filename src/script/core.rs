@@ -10,12 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use mlua::{BString, Function, Lua, Table};
 
 use super::Shared;
-use super::current::Current;
+use super::current::{Current, Timed};
 use super::files;
 use crate::addr::mapped;
 use crate::config::prefix::Prefix;
 use crate::engine::clock;
 use crate::shard::case::Protocol;
+use crate::shard::rules::names::Names;
+use crate::shard::rules::networks::Networks;
 use crate::time::TickDelta;
 use crate::wire::name;
 use crate::wire::query::Question;
@@ -338,6 +340,65 @@ fn sets(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
         let name = name.as_bytes();
         let set = known.names.get(at).and_then(|n| n.set());
         Ok(set.is_some_and(|s| is_wire(&name) && s.contains(&name)))
+    })?;
+    let known = Arc::clone(shared);
+    f.plain("name_count", move |_, at: usize| Ok(known.names.get(at).map_or(0, Names::len)))?;
+    let known = Arc::clone(shared);
+    f.plain("name_octets", move |_, at: usize| Ok(known.names.get(at).map_or(0, Names::octets)))?;
+    let known = Arc::clone(shared);
+    f.plain("name_list", move |_, at: usize| {
+        let set = known.names.get(at).and_then(|n| n.set());
+        Ok(set.map_or_else(Vec::new, |s| s.iter().map(BString::from).collect()))
+    })?;
+    networks(f, shared)?;
+    timed(f)
+}
+
+/// Changes of timed sets: of the limiter's number, with an address and seconds, or neither.
+fn timed(f: &Functions<'_>) -> mlua::Result<()> {
+    /// The longest time, seconds: as long as timers of limits go.
+    const SECONDS_MAX: f64 = 1e9;
+    let place = Rc::clone(&f.place);
+    f.plain("timed", move |_, (state, octets, seconds): (u32, Option<mlua::String>, Option<f64>)| {
+        let mut current = place.try_borrow_mut().map_err(|_| over())?;
+        if !current.open || current.choosing {
+            return Ok(false);
+        }
+        let change = octets.map_or(Timed::Clear(state), |octets| {
+            let nanoseconds = seconds.unwrap_or(0.0).clamp(0.0, SECONDS_MAX) * 1e9;
+            // At most 1e18, and not below 0.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let span = TickDelta(nanoseconds as u64);
+            Timed::Add(state, address(&octets.as_bytes()).octets(), span)
+        });
+        current.timed.push(change);
+        Ok(true)
+    })
+}
+
+fn networks(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
+    let known = Arc::clone(shared);
+    f.plain("network_count", move |_, at: usize| Ok(known.networks.get(at).map_or(0, Networks::len)))?;
+    // Each network's first address, length and whether it is in.
+    let known = Arc::clone(shared);
+    f.plain("network_each", move |_, (at, each): (usize, Function)| {
+        let set = known.networks.get(at).and_then(|n| n.set());
+        set.into_iter().flat_map(|s| s.iter()).try_for_each(|(prefix, is_in)| {
+            each.call::<()>((BString::from(prefix.bounds().0.to_be_bytes()), prefix.bits(), is_in))
+        })
+    })?;
+    // The longest network beyond `bits` that holds an address: whether it is in; nil for none.
+    let known = Arc::clone(shared);
+    f.plain("network_beyond", move |_, (at, octets, bits): (usize, mlua::String, i32)| {
+        let ip = u128::from(address(&octets.as_bytes()));
+        let set = known.networks.get(at).and_then(|n| n.set());
+        let holding = set.into_iter().flat_map(|s| s.iter()).filter(|(prefix, _)| {
+            let (first, last) = prefix.bounds();
+            let same_family = prefix.is_ipv4() == (ip >> 32 == 0xffff);
+            i32::from(prefix.bits()) > bits && same_family && (first..=last).contains(&ip)
+        });
+        // The last word on a network counts, which is what max_by_key gives.
+        Ok(holding.max_by_key(|(prefix, _)| prefix.bits()).map(|(_, is_in)| is_in))
     })?;
     let known = Arc::clone(shared);
     f.plain("network_has", move |_, (at, octets): (usize, mlua::String)| {

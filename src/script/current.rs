@@ -13,10 +13,10 @@ use std::net::SocketAddr;
 use crate::addr::{BackendSlot, Endpoint, ListenerSlot, PoolSlot};
 use crate::config::snapshot::Snapshot;
 use crate::packet::Packet;
-use crate::shard::case::Case;
+use crate::shard::case::{self, Case};
 use crate::shard::rules::scene::{Answered, Facts, Scene};
 use crate::shard::script::Candidate;
-use crate::time::Tick;
+use crate::time::{Tick, TickDelta};
 use crate::wire::answer::{self, AnswerEdns, Flags};
 use crate::wire::edns::{self, Opt};
 use crate::wire::header;
@@ -26,6 +26,10 @@ use crate::wire::records::{self, Section};
 
 /// Octets that an answer of our own may be longer than its query: what MESSAGE buffers leave.
 const GROWTH_MAX: usize = 4096;
+/// QTYPE of all records.
+const ANY: u16 = 255;
+/// Octets of the longest message.
+const MESSAGE_MAX: usize = 65_536;
 /// TTL of spoofed records, seconds (dnsdist's default).
 const SPOOF_TTL: u32 = 60;
 
@@ -66,9 +70,26 @@ pub(crate) struct Current {
     pub(crate) farm: Farm,
     /// What C functions have pointers to, until the next call begins.
     pub(crate) lent: Vec<Box<[u8]>>,
+    /// Timed sets are to be changed so, once the call has ended well.
+    pub(crate) timed: Vec<Timed>,
+    /// A policy runs: the shard's limiters are out of reach.
+    pub(crate) choosing: bool,
+    /// What was known of the query before the call.
+    before: Case,
+    /// Where the message stands; it never moves while a call runs, since C may have a pointer to it.
+    place: usize,
     /// Octets that the packet's buffer holds.
     room: usize,
     own: AnswerEdns,
+}
+
+/// A change of a timed set, by the number of its limiter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timed {
+    /// Put an address (16 octets, IPv4 mapped) in, for so long.
+    Add(u32, [u8; 16], TickDelta),
+    /// Empty it.
+    Clear(u32),
 }
 
 /// What scripts can ask of the configuration, copied once a generation.
@@ -147,7 +168,8 @@ impl Default for Current {
             open: false,
             response: false,
             token: 0,
-            message: Vec::new(),
+            // Whatever a packet can hold: no call need ever move it.
+            message: Vec::with_capacity(MESSAGE_MAX),
             dirty: false,
             facts: Facts::of(&[]),
             client: nowhere,
@@ -161,6 +183,10 @@ impl Default for Current {
             candidates: Vec::new(),
             farm: Farm::default(),
             lent: Vec::new(),
+            timed: Vec::new(),
+            choosing: false,
+            before: Case::default(),
+            place: 0,
             room: 0,
             own: AnswerEdns { wanted: true, payload: 1232 },
         }
@@ -177,14 +203,18 @@ impl Current {
         snapshot: &Snapshot,
     ) {
         self.farm.refresh(snapshot);
-        self.message.clear();
-        self.message.extend_from_slice(scene.packet.bytes());
         self.room = scene.packet.len() + scene.packet.tailroom();
+        self.message.clear();
+        // All edits stay within the room (see `set_content`, `resize`, `set_trailing`).
+        self.message.reserve(self.room);
+        self.place = self.message.as_ptr().addr();
+        self.message.extend_from_slice(scene.packet.bytes());
         self.facts = scene.facts;
         self.client = scene.client.peer;
         self.listener = scene.client.listener;
         self.local = scene.local;
         self.answered = scene.answered;
+        self.before = scene.case.clone();
         std::mem::swap(&mut self.case, scene.case);
         self.now = now;
         let globals = &snapshot.globals;
@@ -197,6 +227,8 @@ impl Current {
     fn begin(&mut self) {
         self.argument.clear();
         self.candidates.clear();
+        self.timed.clear();
+        self.choosing = false;
         if !self.lent.is_empty() {
             self.lent.clear();
         }
@@ -209,15 +241,21 @@ impl Current {
     }
 
     /// Ends the call. `ended_well`: the message is written back, if it was changed. False when the
-    /// packet has no room for it, and then it stays as it was.
+    /// packet has no room for it. Then, and when the call failed, the message and what is known of
+    /// the query are as they were before it.
     pub(crate) fn leave(&mut self, scene: &mut Scene<'_, '_>, ended_well: bool) -> bool {
+        debug_assert_eq!(self.place, self.message.as_ptr().addr(), "the message moved during a call");
         self.open = false;
-        std::mem::swap(&mut self.case, scene.case);
-        if !self.dirty || !ended_well {
-            return true;
+        let mut fits = true;
+        if self.dirty && ended_well {
+            fits = scene.packet.replace(&self.message);
+            scene.reread();
         }
-        let fits = scene.packet.replace(&self.message);
-        scene.reread();
+        if !ended_well || !fits {
+            std::mem::swap(&mut self.case, &mut self.before);
+            self.timed.clear();
+        }
+        std::mem::swap(&mut self.case, scene.case);
         fits
     }
 
@@ -334,13 +372,21 @@ impl Current {
         self.dirty = true;
     }
 
-    /// Turns the query into an answer with records of these types and contents; false when it
-    /// cannot be one, or there is no room.
+    /// Turns the query into an answer with those records, of these types and contents, that it asks
+    /// for; leaves it alone when there is none. False when it cannot be an answer, or there is no
+    /// room.
     pub(crate) fn spoof<'r>(&mut self, answers: impl Iterator<Item = (u16, &'r [u8])>) -> bool {
         if self.facts.qname_len == 0 {
             return false;
         }
+        let qtype = self.facts.qtype;
+        let mut answers = answers.filter(|a| a.0 == qtype || qtype == ANY).peekable();
+        if answers.peek().is_none() {
+            return true;
+        }
         let mut buffer = self.message.clone();
+        // What rules did to RD and CD was for servers.
+        case::set_flags(&mut buffer, self.case.flags);
         let length = buffer.len();
         buffer.resize(length + GROWTH_MAX, 0);
         let mut packet = Packet::new(&mut buffer, 0, length);

@@ -29,6 +29,7 @@ mod record;
 mod state;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -75,6 +76,9 @@ struct Checked {
     identity: u64,
 }
 
+/// Loads of configurations that read files of their own.
+static LOADS: AtomicU64 = AtomicU64::new(0);
+
 /// Evaluates a configuration once as the shards will, and gives the source of their states.
 ///
 /// `recorded` are the functions that the control thread found; `names` and `networks` what the n-th
@@ -90,8 +94,15 @@ pub fn check(
     networks: Vec<Networks>,
 ) -> Result<Arc<dyn Source>, ConfigError> {
     let shared = Arc::new(Shared { files, recorded, names, networks });
-    State::new(&shared)?;
-    let mut identity = 0;
+    let state = State::new(&shared)?;
+    // What other files held is not known: of a configuration that reads some, each load is another.
+    let mut identity = if state.reads_files() { LOADS.fetch_add(1, Relaxed) + 1 } else { 0 };
+    for function in &shared.recorded {
+        let kind = [function.kind as u8, function.interface as u8];
+        identity = xxh3_64_with_seed(&kind, identity);
+        identity = xxh3_64_with_seed(function.source.as_bytes(), identity);
+        identity = xxh3_64_with_seed(&function.line.to_ne_bytes(), identity);
+    }
     let directories = shared.files.directories.iter().flat_map(|d| &d.1);
     for file in shared.files.main.iter().chain(directories) {
         identity = xxh3_64_with_seed(file.name.as_bytes(), identity);

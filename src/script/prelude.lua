@@ -177,6 +177,7 @@ NETMASK.__index = netmasks
 
 local function netmask_of(text, what, level)
   if getmetatable(text) == NETMASK then return text end
+  if is_address(text) then return setmetatable({ o = text.o, b = 128 }, NETMASK) end
   local octets, bits
   if type(text) == "string" then octets, bits = core.network(text) end
   if not octets then wrong(what, text, "ADDRESS or ADDRESS/LENGTH", (level or 2) + 1) end
@@ -190,7 +191,12 @@ local function address_in(v, what, level)
   return octets
 end
 
-function netmasks:match(address) return core.truncate(address_in(address, "match"), self.b) == self.o end
+-- Families are apart: ::/0 holds no IPv4 address.
+local function holds(mask, octets)
+  return core.truncate(octets, mask.b) == mask.o and (mask.b >= 96 or sub(octets, 1, 12) ~= MAPPED)
+end
+
+function netmasks:match(address) return holds(self, address_in(address, "match")) end
 function netmasks:isIPv4() return sub(self.o, 1, 12) == MAPPED and self.b >= 96 end
 function netmasks:isIPv6() return not self:isIPv4() end
 function netmasks:getBits() return self:isIPv4() and self.b - 96 or self.b end
@@ -213,37 +219,84 @@ local function strings(v, what, each)
   end
 end
 
+-- Names of a set that are shown.
+local NAMES_SHOWN = 20
+
+-- What both kinds of sets of names can do. own: names of the shard's own; count: how many.
+local function name_set(class, methods)
+  class.__index = methods
+
+  local function has(self, wire)
+    return self.own[wire] == true or self.at ~= nil and core.has_name(self.at, wire)
+  end
+
+  function methods:add(v)
+    if recording and self.at then return self end
+    strings(v, "add", function(one)
+      local wire = lower(wire_of(one, "add", 4))
+      if not has(self, wire) then self.own[wire] = true; self.count = self.count + 1 end
+    end)
+    return self
+  end
+
+  function methods:remove(v)
+    local removed = 0
+    strings(v, "remove", function(one)
+      local wire = lower(wire_of(one, "remove", 4))
+      if self.own[wire] then
+        self.own[wire] = nil
+        self.count, removed = self.count - 1, removed + 1
+      elseif not recording and has(self, wire) then
+        error("remove: the names that the file put into a set cannot be taken out of it by a function", 4)
+      end
+    end)
+    return removed
+  end
+  methods.delete = methods.remove
+
+  function methods:addFile()
+    if recording and self.at then return self end
+    error("addFile can be called only while the configuration is evaluated", 2)
+  end
+
+  -- A function empties its own shard's set; that of rules stays.
+  function methods:clear()
+    if recording and self.at then return end
+    self.own, self.count, self.at = {}, 0, nil
+  end
+
+  function methods:size() return self.count + (self.at and core.name_count(self.at) or 0) end
+  methods.len = methods.size
+  function methods:empty() return self:size() == 0 end
+
+  function methods:memory()
+    local octets = self.at and core.name_octets(self.at) or 0
+    for wire in pairs(self.own) do octets = octets + #wire end
+    return octets
+  end
+
+  function methods:toString()
+    local size = self:size()
+    if size > NAMES_SHOWN then return size .. " names" end
+    local all = self.at and core.name_list(self.at) or {}
+    for wire in pairs(self.own) do all[#all + 1] = wire end
+    table.sort(all)
+    for at, wire in ipairs(all) do all[at] = core.text(wire) end
+    return table.concat(all, ", ")
+  end
+  class.__tostring = methods.toString
+end
+
 local SUFFIXES, suffixes = {}, {}
-SUFFIXES.__index = suffixes
-local suffixes_made, networks_made = 0, 0
-
-function suffixes:add(v)
-  if recording and self.at then return self end
-  strings(v, "add", function(one) self.own[lower(wire_of(one, "add", 4))] = true; self.any = true end)
-  return self
-end
-
-function suffixes:remove(v)
-  if recording and self.at then return self end
-  strings(v, "remove", function(one)
-    local wire = lower(wire_of(one, "remove", 4))
-    if not self.own[wire] and self.at and core.suffix(self.at, wire) == 0 then
-      error("remove: the names that the file put into a set cannot be taken out of it by a function", 4)
-    end
-    self.own[wire] = nil
-  end)
-  return self
-end
-
-function suffixes:addFile() 
-  if recording and self.at then return self end
-  error("addFile can be called only while the configuration is evaluated", 2)
-end
+local NAMESET, namesets = {}, {}
+local names_made, networks_made = 0, 0
+name_set(SUFFIXES, suffixes)
+name_set(NAMESET, namesets)
 
 -- Where the longest name of the set begins in a wire name.
 local function suffix_in(set, wire)
   local found = set.at and core.suffix(set.at, wire)
-  if set.any then
+  if set.count > 0 then
     local own, at, f = set.own, 0, lower(wire)
     while true do
       if found and found <= at then return found end
@@ -264,63 +317,130 @@ function suffixes:getBestMatch(name)
   return at and name_of(sub(wire, at + 1)) or nil
 end
 
-local NAMESET, namesets = {}, {}
-NAMESET.__index = namesets
-function namesets:add(v)
-  if recording and self.at then return end
-  strings(v, "add", function(one)
-    local wire = lower(wire_of(one, "add", 4))
-    if not self.own[wire] then self.own[wire] = true; self.count = self.count + 1 end
-  end)
-end
-function namesets:delete(v)
-  local wire = lower(wire_of(v, "delete"))
-  if self.own[wire] then self.own[wire] = nil; self.count = self.count - 1 end
-end
-function namesets:check(v)
-  local wire = wire_of(v, "check")
+function namesets:check(name)
+  local wire = wire_of(name, "check")
   return self.own[lower(wire)] == true or self.at ~= nil and core.has_name(self.at, wire)
 end
-function namesets:clear() self.own, self.count = {}, 0 end
-function namesets:empty() return self.count == 0 end
-function namesets:size() return self.count end
-function namesets:toString()
-  local all = {}
-  for wire in pairs(self.own) do all[#all + 1] = core.text(wire) end
-  table.sort(all)
-  return table.concat(all, " ")
-end
-NAMESET.__tostring = namesets.toString
 
+-- As for suffixes: the longest name of it that a name is or is below of.
+namesets.getBestMatch = suffixes.getBestMatch
+
+local NETWORKS_SHOWN = 20
 local NETWORKS, networks = {}, {}
 NETWORKS.__index = networks
+
+-- The last word on a network counts.
+local function put_network(group, mask, inside)
+  local key = mask.o .. mask.b
+  local place = group.places[key] or #group.own + 1
+  group.places[key] = place
+  group.own[place] = { mask = mask, inside = inside }
+end
+
+local function put_written(group, one, what)
+  local out = type(one) == "string" and sub(one, 1, 1) == "!"
+  put_network(group, netmask_of(out and sub(one, 2) or one, what, 5), not out)
+end
+
 function networks:addMask(v)
   if recording and self.at then return self end
-  strings(v, "addMask", function(one)
-    local out = type(one) == "string" and sub(one, 1, 1) == "!"
-    local mask = netmask_of(out and sub(one, 2) or one, "addMask", 4)
-    self.own[#self.own + 1] = { mask = mask, inside = not out }
-  end)
+  strings(v, "addMask", function(one) put_written(self, one, "addMask") end)
   return self
 end
-networks.addMasks = networks.addMask
-function networks:addNMG(other)
+
+-- A list, or a table with addresses as keys.
+function networks:addMasks(v)
   if recording and self.at then return self end
-  for _, entry in ipairs(other.own) do self.own[#self.own + 1] = entry end
+  if type(v) == "table" and getmetatable(v) == nil and #v == 0 then
+    for key in pairs(v) do put_written(self, key, "addMasks") end
+  else
+    strings(v, "addMasks", function(one) put_written(self, one, "addMasks") end)
+  end
+  return self
 end
--- The longest network that holds the address decides.
+
+local function entries_of(group)
+  local all = {}
+  if group.at then
+    core.network_each(group.at, function(octets, bits, inside)
+      all[#all + 1] = { mask = setmetatable({ o = octets, b = bits }, NETMASK), inside = inside }
+    end)
+  end
+  for _, entry in ipairs(group.own) do all[#all + 1] = entry end
+  return all
+end
+
+function networks:addNMG(other)
+  if getmetatable(other) ~= NETWORKS then wrong("addNMG", other, "a set of newNMG") end
+  if recording and self.at then return self end
+  for _, entry in ipairs(entries_of(other)) do put_network(self, entry.mask, entry.inside) end
+  return self
+end
+
+-- The longest network that holds the address decides; of two alike, the shard's own.
 function networks:match(address)
   local octets = address_in(address, "match")
-  local bits, inside = -1, self.at and core.network_has(self.at, octets) or false
+  local bits, inside = -1, false
   for _, entry in ipairs(self.own) do
     local mask = entry.mask
-    if mask.b > bits and core.truncate(octets, mask.b) == mask.o then bits, inside = mask.b, entry.inside end
+    if mask.b > bits and holds(mask, octets) then bits, inside = mask.b, entry.inside end
   end
+  if not self.at then return inside end
+  if bits < 0 then return core.network_has(self.at, octets) end
+  local beyond = core.network_beyond(self.at, octets, bits)
+  if beyond ~= nil then return beyond end
   return inside
 end
-function networks:size() return #self.own end
-function networks:empty() return #self.own == 0 and not self.at end
-function networks:clear() self.own, self.at = {}, nil end
+
+function networks:size() return #self.own + (self.at and core.network_count(self.at) or 0) end
+networks.len = networks.size
+function networks:empty() return self:size() == 0 end
+-- A function empties its own shard's set; that of rules stays.
+function networks:clear()
+  if recording and self.at then return end
+  self.own, self.places, self.at = {}, {}, nil
+end
+function networks:toString()
+  local size = self:size()
+  if size > NETWORKS_SHOWN then return size .. " networks" end
+  local all = entries_of(self)
+  for at, entry in ipairs(all) do all[at] = (entry.inside and "" or "!") .. entry.mask:toString() end
+  return table.concat(all, ", ")
+end
+NETWORKS.__tostring = networks.toString
+
+-- Limiters -------------------------------------------------------------------------------------
+-- The control thread numbers what limiting rules remember in the order of their constructors' calls.
+
+local limiters_made = 0
+local function limiter()
+  local number = limiters_made
+  limiters_made = number + 1
+  return number
+end
+
+-- A set of addresses, each with its end, in the shard's memory under the number `state`.
+local TIMED, timed = {}, {}
+TIMED.__index = timed
+
+local function change_timed(set, what, ...)
+  -- While the file is evaluated there is nothing to be put in yet.
+  if recording then return end
+  if not core.timed(set.state, ...) then
+    error(what .. ": a timed set can be changed only by functions of rules and actions, not by policies or "
+      .. "maintenance", 3)
+  end
+end
+
+function timed:add(address, seconds)
+  local octets = address_in(address, "add")
+  local span = tonumber(seconds)
+  if not span or span < 0 then wrong("add", seconds, "a number of seconds, not below 0") end
+  change_timed(self, "add", octets, span)
+end
+function timed:clear() change_timed(self, "clear") end
+-- What is over is never found, and makes room by itself.
+function timed:cleanup() end
 
 -- Header ---------------------------------------------------------------------------------------
 -- q: the query whose header it is; a copy has the octets [2] and [3] and the id instead.
@@ -715,6 +835,17 @@ configures("getServers", function()
   return list
 end)
 
+for _, name in ipairs({ "QPSAction", "QPSPoolAction", "MaxQPSRule", "MaxQPSIPRule" }) do
+  configures(name, function()
+    limiter()
+    return inert
+  end)
+end
+function timed:slice() return inert end
+for _, name in ipairs({ "TimedIPSetRule", "newTimedIPSetRule" }) do
+  configures(name, function() return setmetatable({ state = limiter() }, TIMED) end)
+end
+
 local function keep(kind, f)
   if type(f) == "function" then
     core.record(kind, f)
@@ -754,27 +885,38 @@ configures("includeDirectory", function(path)
   end
 end)
 
+-- Files that the file reads of its own accord: a configuration with the same text need not be the same.
+local reads_files = false
+local function reading(from, name, counts)
+  local real = rawget(from, name)
+  if type(real) ~= "function" then return end
+  from[name] = function(...)
+    if recording and (not counts or counts(...)) then reads_files = true end
+    return real(...)
+  end
+end
+for _, name in ipairs({ "dofile", "loadfile" }) do reading(_G, name) end
+for _, name in ipairs({ "open", "lines", "popen" }) do reading(io, name) end
+reading(_G, "require", function(name) return package.loaded[name] == nil and package.preload[name] == nil end)
+
 -- What works at any time.
 function newDNSName(v) return name_of(wire_of(v, "newDNSName")) end
 function newDNSNameFromRaw(v)
   if type(v) ~= "string" or not core.is_wire(v) then wrong("newDNSNameFromRaw", v, "a name in wire format") end
   return name_of(v)
 end
-function newSuffixMatchNode()
+-- The control thread counts all sets of names together.
+local function new_names(class)
   local at
-  if recording then at = suffixes_made; suffixes_made = at + 1 end
-  return setmetatable({ at = at, own = {} }, SUFFIXES)
+  if recording then at = names_made; names_made = at + 1 end
+  return setmetatable({ at = at, own = {}, count = 0 }, class)
 end
-function newDNSNameSet()
-  local at
-  -- The control thread counts all sets of names together.
-  if recording then at = suffixes_made; suffixes_made = at + 1 end
-  return setmetatable({ at = at, own = {}, count = 0 }, NAMESET)
-end
+function newSuffixMatchNode() return new_names(SUFFIXES) end
+function newDNSNameSet() return new_names(NAMESET) end
 function newNMG(v)
   local at
   if recording then at = networks_made; networks_made = at + 1 end
-  local group = setmetatable({ at = at, own = {} }, NETWORKS)
+  local group = setmetatable({ at = at, own = {}, places = {} }, NETWORKS)
   if v ~= nil then group:addMask(v) end
   return group
 end
@@ -790,7 +932,18 @@ function newCAFromRaw(v, port)
   if type(v) ~= "string" or (#v ~= 4 and #v ~= 16) then wrong("newCAFromRaw", v, "4 or 16 octets") end
   return address_of(#v == 4 and MAPPED .. v or v, port)
 end
-function newNetmask(v) return netmask_of(v, "newNetmask") end
+function newNetmask(v, length)
+  if length == nil then return netmask_of(v, "newNetmask") end
+  local octets = address_in(v, "newNetmask")
+  local inner, most = sub(octets, 1, 12) == MAPPED, 128
+  if inner then most = 32 end
+  local bits = tonumber(length)
+  if not bits or bits < 0 or bits > most or bits ~= floor(bits) then
+    wrong("newNetmask", length, "a prefix length from 0 to " .. most)
+  end
+  bits = inner and bits + 96 or bits
+  return setmetatable({ o = core.truncate(octets, bits), b = bits }, NETMASK)
+end
 function getCurrentTime()
   local s, ns = core.wall_clock()
   return { tv_sec = s, tv_nsec = ns }
@@ -875,9 +1028,10 @@ function calls.maintain()
   for at = 1, #callbacks do callbacks[at]() end
 end
 
+-- Whether there is maintenance; whether the file read others.
 function calls.ready()
   recording = false
-  return type(rawget(_G, "maintenance")) == "function" or #callbacks > 0
+  return type(rawget(_G, "maintenance")) == "function" or #callbacks > 0, reads_files
 end
 
 return calls

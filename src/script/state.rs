@@ -21,11 +21,11 @@ use std::sync::Arc;
 use mlua::{Either, Function, HookTriggers, LightUserData, Lua, Table, VmState};
 
 use super::core::Place;
-use super::current::Current;
+use super::current::{Current, Timed};
 use super::record::{self, Found, Use};
 use super::{Shared, core, files};
 use crate::config::error::{ConfigError, Fault, Origin};
-use crate::config::lua::define_constants;
+use crate::config::lua::{DELAY_MS, define_constants};
 use crate::config::snapshot::Snapshot;
 use crate::engine::luaffi;
 use crate::shard::rules::scene::{Env, Scene};
@@ -81,6 +81,7 @@ pub(super) struct State {
     /// The name asked for by the running call's packet, on its way to Lua.
     name: Vec<u8>,
     maintains: bool,
+    reads_files: bool,
 }
 
 /// The prelude's ways in.
@@ -191,7 +192,7 @@ impl State {
         }
         lua.gc_collect()?;
         pace(&lua);
-        let maintains = calls.raw_get::<Function>("ready")?.call(())?;
+        let (maintains, reads_files) = calls.raw_get::<Function>("ready")?.call(())?;
         let calls = Calls::of(&calls)?;
         let usage = found.borrow().iter().map(record::usage).collect();
         Ok(Self {
@@ -206,7 +207,13 @@ impl State {
             argument: Vec::new(),
             name: Vec::new(),
             maintains,
+            reads_files,
         })
+    }
+
+    /// Whether the configuration read files of its own accord while it was evaluated.
+    pub(super) const fn reads_files(&self) -> bool {
+        self.reads_files
     }
 
     /// Runs a call about a packet; none after an error.
@@ -214,7 +221,7 @@ impl State {
         &mut self,
         scene: &mut Scene<'_, '_>,
         around: (bool, Tick, &Snapshot),
-        servers: &[Candidate],
+        servers: Option<&[Candidate]>,
         through_c: bool,
         call: impl FnOnce(&Calls, Either<&str, mlua::String>, Handed) -> mlua::Result<R>,
     ) -> Option<R> {
@@ -222,7 +229,8 @@ impl State {
         let handed = {
             let Ok(mut current) = self.place.try_borrow_mut() else { return None };
             current.enter(scene, response, now, snapshot);
-            current.candidates.extend_from_slice(servers);
+            current.choosing = servers.is_some();
+            current.candidates.extend_from_slice(servers.unwrap_or_default());
             self.name.clear();
             self.name.extend_from_slice(current.qname());
             Handed { token: luaffi::pointer(current.token), qtype: current.facts.qtype }
@@ -266,37 +274,15 @@ impl State {
         }
     }
 
-    /// What a number of [`ACTIONS`] means.
-    fn decision(&mut self, number: usize, now: Tick) -> Option<Said> {
-        let name = ACTIONS.get(number).copied().unwrap_or_default();
-        Some(match name {
-            "None" | "NoOp" => Said::None,
-            "Allow" => Said::Allow,
-            "Drop" => Said::Drop,
-            "Nxdomain" => Said::RCode(rcode::NXDOMAIN),
-            "Refused" => Said::RCode(rcode::REFUSED),
-            "ServFail" => Said::RCode(rcode::SERVFAIL),
-            "Spoof" | "SpoofCNAME" => Said::Spoof,
-            "SpoofRaw" => Said::SpoofRaw,
-            "HeaderModify" => Said::HeaderModify,
-            "Pool" => Said::Pool,
-            "Truncate" => Said::Truncate,
-            "NoRecurse" => Said::NoRecurse,
-            "Delay" => match std::str::from_utf8(&self.argument).ok().and_then(|t| t.trim().parse().ok()) {
-                Some(ms) => Said::Delay(ms),
-                None => {
-                    self.failed(now, &"DNSAction.Delay needs a number of milliseconds as its argument");
-                    return None;
-                }
-            },
-            _ => {
-                self.failed(
-                    now,
-                    &format_args!("a function returned {number} ({name}), which is no decision here"),
-                );
-                return None;
+    /// Changes timed sets as the call that has just ended asked for.
+    fn change_timed(&self, env: &mut Env<'_>) {
+        let Ok(mut current) = self.place.try_borrow_mut() else { return };
+        for change in current.timed.drain(..) {
+            match change {
+                Timed::Add(state, ip, span) => env.limits.timed_add(state, &ip, env.now + span, env.now),
+                Timed::Clear(state) => env.limits.timed_clear(state),
             }
-        })
+        }
     }
 
     fn usage(&mut self, function: FunctionId, now: Tick) -> Option<(Use, bool)> {
@@ -306,6 +292,37 @@ impl State {
         }
         usage
     }
+}
+
+/// What a number of [`ACTIONS`] means, with its argument.
+fn decision(number: usize, argument: &[u8]) -> mlua::Result<Said> {
+    let name = ACTIONS.get(number).copied().unwrap_or_default();
+    Ok(match name {
+        "None" | "NoOp" => Said::None,
+        "Allow" => Said::Allow,
+        "Drop" => Said::Drop,
+        "Nxdomain" => Said::RCode(rcode::NXDOMAIN),
+        "Refused" => Said::RCode(rcode::REFUSED),
+        "ServFail" => Said::RCode(rcode::SERVFAIL),
+        "Spoof" | "SpoofCNAME" => Said::Spoof,
+        "SpoofRaw" => Said::SpoofRaw,
+        "HeaderModify" => Said::HeaderModify,
+        "Pool" => Said::Pool,
+        "Truncate" => Said::Truncate,
+        "NoRecurse" => Said::NoRecurse,
+        "Delay" => {
+            let ms = std::str::from_utf8(argument).ok().and_then(|t| t.trim().parse::<u32>().ok());
+            let ms = ms.ok_or_else(|| {
+                mlua::Error::runtime("DNSAction.Delay needs a number of milliseconds as its argument")
+            })?;
+            // As long as DelayAction may hold an answer back.
+            Said::Delay(ms.min(DELAY_MS))
+        }
+        _ => {
+            let what = format!("a function returned {number} ({name}), which is no decision here");
+            return Err(mlua::Error::runtime(what));
+        }
+    })
 }
 
 /// What every call is given.
@@ -323,20 +340,24 @@ impl Script for State {
         self.argument.clear();
         let at = function.0 + 1;
         let around = (response, env.now, env.snapshot);
-        let number = self.run(scene, around, &[], through_c, |calls, name, handed| {
-            if through_c {
-                calls.act_ffi.call::<usize>((at, handed.token))
+        let place = Rc::clone(&self.place);
+        let said = self.run(scene, around, None, through_c, |calls, name, handed| {
+            let number = if through_c {
+                calls.act_ffi.call::<usize>((at, handed.token))?
             } else if response {
-                calls.act_response.call((at, name, handed.qtype))
+                calls.act_response.call((at, name, handed.qtype))?
             } else {
-                calls.act.call((at, name, handed.qtype))
-            }
+                calls.act.call((at, name, handed.qtype))?
+            };
+            // Within the call: what a wrong decision came with is undone, too.
+            let current = place.borrow();
+            if current.restart { Ok(Said::Restart) } else { decision(number, &current.argument) }
         })?;
-        let restart = self.place.try_borrow_mut().is_ok_and(|mut current| {
+        if let Ok(mut current) = self.place.try_borrow_mut() {
             std::mem::swap(&mut self.argument, &mut current.argument);
-            current.restart
-        });
-        if restart { Some(Said::Restart) } else { self.decision(number, env.now) }
+        }
+        self.change_timed(env);
+        Some(said)
     }
 
     fn argument(&self) -> &[u8] {
@@ -355,13 +376,16 @@ impl Script for State {
         };
         let at = function.0 + 1;
         // Rules stand in both kinds of chains; their functions see a query either way.
-        self.run(scene, (false, env.now, env.snapshot), &[], through_c, |calls, name, handed| {
-            if through_c {
-                calls.matches_ffi.call((at, handed.token))
-            } else {
-                calls.matches.call((at, name, handed.qtype))
-            }
-        })
+        let matched =
+            self.run(scene, (false, env.now, env.snapshot), None, through_c, |calls, name, handed| {
+                if through_c {
+                    calls.matches_ffi.call((at, handed.token))
+                } else {
+                    calls.matches.call((at, name, handed.qtype))
+                }
+            });
+        self.change_timed(env);
+        matched
     }
 
     fn choose(
@@ -378,7 +402,7 @@ impl Script for State {
         };
         let at = function.0 + 1;
         let place: f64 =
-            self.run(scene, (false, now, snapshot), servers, through_c, |calls, name, handed| {
+            self.run(scene, (false, now, snapshot), Some(servers), through_c, |calls, name, handed| {
                 if through_c {
                     calls.choose_ffi.call((at, handed.token))
                 } else {

@@ -43,7 +43,8 @@ pub struct Opt {
 }
 
 /// Finds the OPT record of a message whose question section ends at `question_end`. None when
-/// there is none, or the records before it cannot be read.
+/// there is none, or the records before it cannot be read. One whose owner is not the root is none
+/// (RFC 6891, 6.1.2).
 #[must_use]
 pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
     let header = Header::parse(message)?;
@@ -59,7 +60,7 @@ pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
         if end > message.len() {
             return None;
         }
-        if number >= before && u16::from_be_bytes([t0, t1]) == OPT {
+        if number >= before && fixed == at + 1 && u16::from_be_bytes([t0, t1]) == OPT {
             return Some(Opt {
                 start: at,
                 end,
@@ -272,6 +273,16 @@ mod tests {
         assert_eq!(opt.end, message.len());
         message.pop();
         assert_eq!(find(&message, question_end), None);
+    }
+
+    #[test]
+    fn an_opt_is_owned_by_the_root() {
+        let head = b"\0\0\x01\0\0\x01\0\0\0\0\0\x01\x01a\0\0\x01\0\x01";
+        for owner in [&b"\x01b\0"[..], b"\xc0\x0c", b"\xc0\x0e"] {
+            let message = [&head[..], owner, &bare(1400, false)[1..]].concat();
+            assert_eq!((find(&message, head.len()), locate(&message)), (None, None));
+        }
+        assert!(locate(&[&head[..], &bare(1400, false)].concat()).is_some());
     }
 
     /// A query with an OPT of two cookies and a subnet, a TSIG behind it that is named like the

@@ -21,7 +21,7 @@ use crate::shard::rules::action::{Action, ExtendedError, LogTarget, Tee};
 use crate::time::TickDelta;
 
 /// The longest delay, milliseconds.
-const DELAY_MS: u32 = 60_000;
+pub(crate) const DELAY_MS: u32 = 60_000;
 /// The longest TTL (RFC 2181, 8).
 pub(super) const TTL_MAX: u32 = i32::MAX as u32;
 /// Octets of an EDNS option, at most: a query with it must still fit into a datagram.

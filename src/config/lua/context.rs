@@ -178,6 +178,8 @@ impl Context {
         match directory {
             None => texts.main = Some(file),
             Some(path) => match texts.directories.iter_mut().find(|(p, _)| p == path) {
+                // A directory that is included twice has its files once.
+                Some((_, files)) if files.iter().any(|f| f.name == file.name) => {}
                 Some((_, files)) => files.push(file),
                 None => texts.directories.push((path.to_owned(), vec![file])),
             },

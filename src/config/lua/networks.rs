@@ -246,6 +246,8 @@ impl UserData for NetworkSet {
         for name in ["size", "len"] {
             methods.add_method(name, |_, set, ()| Ok(set.content.borrow().entries.len()));
         }
+        methods.add_method("empty", |_, set, ()| Ok(set.content.borrow().entries.is_empty()));
+        methods.add_method("toString", |_, set, ()| Ok(set.content.borrow().shown()));
         methods.add_meta_method(MetaMethod::ToString, |_, set, ()| Ok(set.content.borrow().shown()));
     }
 }

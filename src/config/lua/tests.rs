@@ -32,6 +32,51 @@ fn every_name_of_the_tables_is_there() {
 }
 
 #[test]
+fn sets_have_the_methods_of_the_reference_in_every_state() {
+    use crate::config::functions::{NAME_SET_METHODS, NETWORK_SET_METHODS};
+    let names: Vec<_> = NAME_SET_METHODS.iter().map(|e| e.name).chain(["size", "delete"]).collect();
+    let networks: Vec<_> = NETWORK_SET_METHODS.iter().map(|e| e.name).chain(["len"]).collect();
+    let mut text = String::new();
+    let kinds = [("newSuffixMatchNode()", &names), ("newDNSNameSet()", &names), ("newNMG()", &networks)];
+    for (made, methods) in kinds {
+        for name in methods {
+            text += &format!("assert(type({made}.{name}) == 'function', '{made}.{name}')\n");
+        }
+    }
+    text +=
+        "for _, name in ipairs({'add', 'clear', 'cleanup', 'slice'}) do assert(TimedIPSetRule()[name]) end\n";
+    // With a function the file is evaluated a second time, as the shards do.
+    text += "addAction(AllRule(), LuaAction(function() return DNSAction.None end))";
+    host(&text);
+}
+
+#[test]
+fn files_that_use_sets_have_functions_too() {
+    let text = "local s = newSuffixMatchNode() s:add({'a.example', 'b.example'}) s:delete('b.example')\n\
+                s:remove('x') s:clear() s:add('a.example')\n\
+                assert(s:len() == 1 and s:size() == 1 and not s:empty() and s:memory() > 0 and s:toString() == tostring(s))\n\
+                local d = newDNSNameSet() d:add('a') d:remove('b') d:clear() d:add('c')\n\
+                assert(d:len() == 1 and d:memory() > 0 and d:getBestMatch('x.c') == newDNSName('c'))\n\
+                local n = newNMG() n:addMask(newNetmask('192.0.2.0', 24)) n:addMask(newNetmask(newCA('::1')))\n\
+                n:addMasks({['10.0.0.0/8'] = 1}) n:addMask(newCA('192.0.2.1')) n:clear() n:addMask('10.0.0.0/8')\n\
+                local o = newNMG() o:addNMG(n) assert(n:len() == 1 and n:size() == 1 and not n:empty() and tostring(n) == n:toString())\n\
+                addAction(AllRule(), LuaAction(function(dq)\n\
+                  assert(s:size() == 1 and s:toString() == 'a.example.' and o:match('10.1.1.1')) return DNSAction.None end))";
+    host(text);
+}
+
+#[test]
+fn a_directory_can_be_included_twice() {
+    let directory = std::env::temp_dir().join(format!("dnslob-twice-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory of our own");
+    let text = "addAction(AllRule(), LuaAction(function() return DNSAction.None end))";
+    std::fs::write(directory.join("a.conf"), text).expect("a file of our own");
+    // The two evaluations find as many functions, or the file would be refused.
+    host(&format!("includeDirectory('{0}') includeDirectory('{0}')", directory.display()));
+    std::fs::remove_dir_all(&directory).expect("a directory of our own");
+}
+
+#[test]
 fn the_standard_library_is_whole() {
     host(
         "local ffi = require('ffi'); ffi.cdef('int getpid(void);'); assert(ffi.C.getpid() > 0)\n\

@@ -1,4 +1,8 @@
 //! The C functions themselves: each its C type, and a body that works on the running call's packet.
+//!
+//! `get_header` alone gives a pointer into the message itself. It holds until the call ends: `Current`
+//! reserves the packet's whole room when a call begins, and every edit stays within it in place, so
+//! the message never moves (`Current::leave` asserts it) and never gets shorter than a header.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -178,7 +182,11 @@ functions! {
     "void* (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_header(dq: Token) -> *mut c_void {
         with(dq, std::ptr::null_mut(), |c| {
-            // What is written there is the message's; nobody can see that it was.
+            if c.message.len() < crate::wire::header::LEN {
+                return std::ptr::null_mut();
+            }
+            // What is written there is the message's; nobody can see that it was. The pointer holds
+            // for the call: nothing moves the message or makes it shorter than a header meanwhile.
             c.dirty = true;
             c.message.as_mut_ptr().cast()
         })
@@ -357,9 +365,12 @@ functions! {
         // SAFETY: as the macro says.
         let values = unsafe { raw_values(values, count) };
         with(dq, (), |c| {
-            let kind = |_: &Current, v: &[u8]| if v.len() == 4 { 1 } else { 28 };
-            let answers: Vec<(u16, &[u8])> = values.iter().map(|v| (kind(c, v), *v)).collect();
-            c.spoof(answers.into_iter());
+            let kind = |v: &[u8]| match v.len() {
+                4 => Some(1),
+                16 => Some(28),
+                _ => None,
+            };
+            c.spoof(values.iter().filter_map(|v| Some((kind(v)?, *v))));
         });
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t)"
