@@ -290,14 +290,14 @@ const ANSWERS: &[AnswerRow] = &[
         "any response code",
         PLAIN,
         "* QR NXDOMAIN wWw.ExAmPle/A",
-        Out::Deliver("1234 QR NXDOMAIN wWw.ExAmPle/A"),
+        Out::Deliver("1234 QR RD NXDOMAIN wWw.ExAmPle/A"),
     ),
-    ("truncated", PLAIN, "* QR TC wWw.ExAmPle/A", Out::Deliver("1234 QR TC wWw.ExAmPle/A")),
+    ("truncated", PLAIN, "* QR TC wWw.ExAmPle/A", Out::Deliver("1234 QR RD TC wWw.ExAmPle/A")),
     (
         "octets behind the message are delivered",
         PLAIN,
         "* QR wWw.ExAmPle/A TAIL=00ff",
-        Out::Deliver("1234 QR wWw.ExAmPle/A TAIL=00ff"),
+        Out::Deliver("1234 QR RD wWw.ExAmPle/A TAIL=00ff"),
     ),
     ("eleven octets", PLAIN, "* QR CUT=11", Out::Drop(DropReason::ResponseShort)),
     ("no octets", PLAIN, "* CUT=0", Out::Drop(DropReason::ResponseShort)),
@@ -305,8 +305,8 @@ const ANSWERS: &[AnswerRow] = &[
     ("another name", PLAIN, "* QR www.example.org/A", Out::Drop(DropReason::ResponseMismatch)),
     ("another type", PLAIN, "* QR wWw.ExAmPle/AAAA", Out::Drop(DropReason::ResponseMismatch)),
     ("cut in the question", PLAIN, "* QR wWw.ExAmPle/A CUT=20", Out::Drop(DropReason::ResponseMismatch)),
-    ("header only, REFUSED", PLAIN, "* QR REFUSED", Out::Deliver("1234 QR REFUSED")),
-    ("header only, SERVFAIL", PLAIN, "* QR SERVFAIL", Out::Deliver("1234 QR SERVFAIL")),
+    ("header only, REFUSED", PLAIN, "* QR REFUSED", Out::Deliver("1234 QR RD REFUSED")),
+    ("header only, SERVFAIL", PLAIN, "* QR SERVFAIL", Out::Deliver("1234 QR RD SERVFAIL")),
     ("header only, NOERROR", PLAIN, "* QR", Out::Drop(DropReason::ResponseEmpty)),
     ("header only, NXDOMAIN", PLAIN, "* QR NXDOMAIN", Out::Drop(DropReason::ResponseEmpty)),
     (
@@ -414,7 +414,7 @@ fn equal_ids_of_two_clients_stay_apart() {
         let (route, octets) = &sent[at];
         let got = bench.response(*route, &with_id_of(octets, GOOD));
         assert_eq!(got.0, Verdict::Deliver(clients[at]));
-        same(&got.1, "1234 QR wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
+        same(&got.1, "1234 QR RD wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
     }
 }
 
@@ -451,7 +451,7 @@ fn a_slow_server_is_backed_by_a_second_one() {
     // Whoever answers first is heard, the other is a duplicate.
     let got = bench.response(first, &with_id_of(&forwarded, GOOD));
     assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
-    same(&got.1, "1234 QR wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
+    same(&got.1, "1234 QR RD wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
     let got = bench.response(*second, &with_id_of(again, GOOD));
     assert_eq!(got.0, Verdict::Drop(DropReason::ResponseDuplicate));
     assert_eq!(bench.shard.totals(), [2, 2, 0, 0], "the loser's latency counts too");

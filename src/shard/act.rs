@@ -9,7 +9,6 @@
 //!                   └─► Drop
 //! ```
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::case::{self, Added, EcsWish};
@@ -18,7 +17,7 @@ use super::later::Later;
 use super::rules::action::{Action, ExtendedError, LogTarget, NegativeSoa, ResponseAction};
 use super::rules::scene::{Env, Scene};
 use super::rules::{Chain, Walk};
-use super::script::{FunctionId, Said};
+use super::script::{FunctionId, Said, Spoofed};
 use super::verdict::DropReason;
 use crate::addr::{BackendSlot, PoolSlot, mapped};
 use crate::live::ShardPage;
@@ -27,7 +26,7 @@ use crate::time::TickDelta;
 use crate::wire::answer::{self, AnswerEdns, Flags, Soa};
 use crate::wire::header::{self, Header, rcode};
 use crate::wire::records::{self, rtype};
-use crate::wire::{ecs, edns, name, rebuild};
+use crate::wire::{ecs, edns, rebuild};
 
 /// UDP payload size in an OPT record that an action adds to a query, octets
 /// (the DNS flag day's, 2020).
@@ -499,35 +498,6 @@ fn run(
     };
     env.script = Some(script);
     step
-}
-
-/// What a function spoofs: addresses with commas between, or one name.
-enum Spoofed {
-    Addresses(Vec<[u8; 4]>, Vec<[u8; 16]>),
-    Name(Vec<u8>),
-}
-
-impl Spoofed {
-    /// None when there is nothing that a query of this type could be answered with.
-    fn read(argument: &[u8], qtype: u16) -> Option<Self> {
-        let text = std::str::from_utf8(argument).ok()?;
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for word in text.split([',', ' ']).filter(|w| !w.is_empty()) {
-            match word.parse::<IpAddr>() {
-                Ok(IpAddr::V4(ip)) => v4.push(ip.octets()),
-                Ok(IpAddr::V6(ip)) => v6.push(ip.octets()),
-                Err(_) => return name::from_text(text).ok().map(Self::Name),
-            }
-        }
-        answer::addresses_match(qtype, !v4.is_empty(), !v6.is_empty()).then_some(Self::Addresses(v4, v6))
-    }
-
-    fn answer(&self, scene: &mut Scene<'_, '_>, edns: AnswerEdns) -> bool {
-        match self {
-            Self::Addresses(v4, v6) => answer::addresses(scene.packet, v4, v6, Flags::default(), edns),
-            Self::Name(target) => answer::cname(scene.packet, target, Flags::default(), edns),
-        }
-    }
 }
 
 fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> Step<Reply> {

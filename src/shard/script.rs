@@ -2,11 +2,14 @@
 //! Lua. The room `script/` has the real one.
 
 use std::fmt::Debug;
+use std::net::IpAddr;
 
 use super::rules::scene::{Env, Scene};
 use crate::addr::BackendSlot;
 use crate::config::snapshot::Snapshot;
 use crate::time::Tick;
+use crate::wire::answer::{self, AnswerEdns, Flags};
+use crate::wire::name;
 
 /// Number of a function, in the order in which the configuration gives them away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +55,40 @@ pub enum Said {
     NoRecurse,
     /// Ask again (`dr:restart()`).
     Restart,
+}
+
+/// What a function spoofs: addresses with commas between, or one name.
+#[derive(Debug)]
+pub enum Spoofed {
+    /// IPv4 and IPv6 addresses.
+    Addresses(Vec<[u8; 4]>, Vec<[u8; 16]>),
+    /// An alias, wire format.
+    Name(Vec<u8>),
+}
+
+impl Spoofed {
+    /// None when there is nothing that a query of this type could be answered with.
+    #[must_use]
+    pub fn read(argument: &[u8], qtype: u16) -> Option<Self> {
+        let text = std::str::from_utf8(argument).ok()?;
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for word in text.split([',', ' ']).filter(|w| !w.is_empty()) {
+            match word.parse::<IpAddr>() {
+                Ok(IpAddr::V4(ip)) => v4.push(ip.octets()),
+                Ok(IpAddr::V6(ip)) => v6.push(ip.octets()),
+                Err(_) => return name::from_text(text).ok().map(Self::Name),
+            }
+        }
+        answer::addresses_match(qtype, !v4.is_empty(), !v6.is_empty()).then_some(Self::Addresses(v4, v6))
+    }
+
+    /// Makes the query into that answer; false when there is no room.
+    pub fn answer(&self, scene: &mut Scene<'_, '_>, edns: AnswerEdns) -> bool {
+        match self {
+            Self::Addresses(v4, v6) => answer::addresses(scene.packet, v4, v6, Flags::default(), edns),
+            Self::Name(target) => answer::cname(scene.packet, target, Flags::default(), edns),
+        }
+    }
 }
 
 /// One usable server, as a policy in Lua sees it.

@@ -102,11 +102,11 @@ impl Lob {
             || format!("rule {name} in a dump; {}", self.program.transcript()),
             || {
                 let lines = self.program.output().split_off(from);
-                // Number, hits, name, and a group in brackets.
+                // Number, hits, name, and what it says.
                 lines.iter().find_map(|l| {
                     let mut words = l.split_whitespace();
                     let hits = words.nth(1)?.parse().ok()?;
-                    (words.next()? == name).then_some(hits)
+                    (words.next()?.strip_suffix(':')? == name).then_some(hits)
                 })
             },
         )

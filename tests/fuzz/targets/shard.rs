@@ -224,9 +224,10 @@ impl World {
                 assert!(!*answered, "delivered once");
                 *answered = true;
                 assert_eq!(packet.bytes()[..2], id.to_be_bytes(), "with the client's own id");
-                // The client's RD and CD, 1 and 0, come back whatever the server makes of them.
-                message[2] |= 0x01;
-                message[3] &= !0x10;
+                // The client's RD and CD come back whatever the server makes of them.
+                let asked = &self.sent[sending].message;
+                message[2] = message[2] & !0x01 | asked[2] & 0x01;
+                message[3] = message[3] & !0x10 | asked[3] & 0x10;
                 assert_eq!(packet.bytes()[2..], message[2..], "otherwise as it came");
             }
             Verdict::Drop(_) | Verdict::Hold => {}
