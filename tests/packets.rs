@@ -313,7 +313,7 @@ const ANSWERS: &[AnswerRow] = &[
         "header only, NOERROR, allowed",
         r#"newServer("127.0.1.1") setAllowEmptyResponse(true)"#,
         "* QR",
-        Out::Deliver("1234 QR"),
+        Out::Deliver("1234 QR RD"),
     ),
 ];
 
