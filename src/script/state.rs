@@ -10,7 +10,7 @@
 //!
 //! # Invariants
 //! - A call gets at most [`CALL_HOOKS`] times [`HOOK_INSTRUCTIONS`] instructions of Lua.
-//! - [`Current`](super::current::Current) is open exactly while a call runs.
+//! - [`Current`] is open exactly while a call runs.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
