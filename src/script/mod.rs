@@ -122,10 +122,6 @@ impl Source for Checked {
         }
     }
 
-    fn same(&self, other: &dyn Source) -> bool {
-        self.identity() == other.identity()
-    }
-
     fn identity(&self) -> u64 {
         self.shared
             .places()

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::case::{self, Added, EcsWish};
+use super::case::{self, EcsWish};
 use super::journal::{Line, Name};
 use super::later::Later;
 use super::rules::action::{Action, ExtendedError, LogTarget, NegativeSoa, ResponseAction};
@@ -21,16 +21,16 @@ use super::script::{FunctionId, Said, Spoofed};
 use super::verdict::DropReason;
 use crate::addr::{BackendSlot, PoolSlot, mapped};
 use crate::live::ShardPage;
-use crate::packet::Packet;
 use crate::time::TickDelta;
 use crate::wire::answer::{self, AnswerEdns, Flags, Soa};
+use crate::wire::ecs::{self, Ecs};
 use crate::wire::header::{self, Header, rcode};
 use crate::wire::records::{self, rtype};
-use crate::wire::{ecs, edns, rebuild};
+use crate::wire::{edns, rebuild};
 
 /// UDP payload size in an OPT record that an action adds to a query, octets
 /// (the DNS flag day's, 2020).
-const OPT_PAYLOAD: u16 = 1232;
+pub(super) const OPT_PAYLOAD: u16 = 1232;
 
 /// Times that a function may have a query asked again.
 pub(super) const RESTARTS_MAX: u8 = 10;
@@ -66,6 +66,8 @@ pub(super) struct Hands<'a> {
     pub(super) later: &'a mut Later,
     /// EDNS of answers of our own.
     pub(super) edns: AnswerEdns,
+    /// Octets that the client can take; set where an answer of our own begins.
+    pub(super) limit: usize,
 }
 
 /// Where an action leaves its packet.
@@ -80,7 +82,10 @@ enum Step<T> {
 
 /// Walks the query rules, and an answer that comes of them through the self-answered rules.
 pub(super) fn query(scene: &mut Scene<'_, '_>, env: &mut Env<'_>, hands: &mut Hands<'_>) -> Outcome {
-    let limit = payload_limit(scene);
+    if env.script.is_some() {
+        // A function may make the query into an answer without further notice.
+        hands.limit = limit(scene);
+    }
     let mut outcome = walk_query(&env.snapshot.chains.query, scene, env, hands);
     if outcome == Outcome::Forward
         && Header::parse(scene.packet.bytes()).is_some_and(|header| header.is_response())
@@ -91,15 +96,13 @@ pub(super) fn query(scene: &mut Scene<'_, '_>, env: &mut Env<'_>, hands: &mut Ha
     if outcome != Outcome::Answered {
         return outcome;
     }
-    self_answered(scene, env, hands, limit)
+    self_answered(scene, env, hands)
 }
 
-/// Octets that the client can take.
-pub(super) fn payload_limit(scene: &mut Scene<'_, '_>) -> usize {
-    if scene.case.protocol.is_stream() {
-        return usize::from(u16::MAX);
-    }
-    scene.opt().map_or(512, |o| usize::from(o.payload).max(512))
+/// Octets that the client of a query can take.
+pub(super) fn limit(scene: &Scene<'_, '_>) -> usize {
+    let stream = scene.case.protocol.is_stream();
+    if stream { usize::from(u16::MAX) } else { answer::udp_limit(scene.packet.bytes()) }
 }
 
 fn walk_query(
@@ -202,7 +205,7 @@ fn perform(
         }
         Action::SetEdnsOption(code, data) => {
             if edns::set_option(scene.packet, *code, data, OPT_PAYLOAD) == edns::Outcome::OptAdded {
-                scene.case.added = Added::Opt;
+                scene.case.added = Ecs::OptAdded;
             }
             scene.reread();
             Step::Changed
@@ -247,22 +250,18 @@ fn set_bits(scene: &mut Scene<'_, '_>, octet: usize, bit: u8, on: bool) -> Step<
 /// Makes the packet into an answer; the client's own RD and CD are in it.
 fn own(
     scene: &mut Scene<'_, '_>,
-    hands: &Hands<'_>,
+    hands: &mut Hands<'_>,
     make: impl FnOnce(&mut Scene<'_, '_>, AnswerEdns) -> bool,
 ) -> Step<Outcome> {
     restore(scene);
+    hands.limit = limit(scene);
     let edns = hands.edns;
     Step::Done(if make(scene, edns) { Outcome::Answered } else { Outcome::Drop(DropReason::AnswerTooLong) })
 }
 
 /// The end of an answer of our own: an Extended DNS Error, the self-answered rules, and no more
 /// octets than the client can take.
-pub(super) fn self_answered(
-    scene: &mut Scene<'_, '_>,
-    env: &mut Env<'_>,
-    hands: &mut Hands<'_>,
-    limit: usize,
-) -> Outcome {
+pub(super) fn self_answered(scene: &mut Scene<'_, '_>, env: &mut Env<'_>, hands: &mut Hands<'_>) -> Outcome {
     scene.reread();
     add_error(scene);
     let chain = &env.snapshot.chains.self_answered;
@@ -277,7 +276,7 @@ pub(super) fn self_answered(
     if let Some(ttl) = scene.case.ttl_max {
         cap_ttl(scene, ttl);
     }
-    if answer::fit(scene.packet, limit) {
+    if answer::fit(scene.packet, hands.limit) {
         Outcome::Answered
     } else {
         Outcome::Drop(DropReason::AnswerTooLong)
@@ -453,7 +452,7 @@ fn run(
     function: FunctionId,
     scene: &mut Scene<'_, '_>,
     env: &mut Env<'_>,
-    hands: &Hands<'_>,
+    hands: &mut Hands<'_>,
 ) -> Step<Outcome> {
     let Some(script) = env.script.take() else { return Step::Next };
     let said = script.act(function, scene, env);
@@ -536,10 +535,11 @@ fn run_response(function: FunctionId, scene: &mut Scene<'_, '_>, env: &mut Env<'
 pub(super) fn restore(scene: &mut Scene<'_, '_>) {
     let flags = scene.case.flags;
     case::set_flags(scene.packet.bytes_mut(), flags);
-    if scene.case.added == Added::Nothing && scene.case.original.is_empty() {
+    if scene.case.added == Ecs::Left && scene.case.original.is_empty() {
         return;
     }
-    take_back(scene.packet, scene.case.added);
+    // An answer that cannot be read goes as it came.
+    let _ = ecs::undo(scene.packet, scene.case.added);
     // A type and a class follow the name.
     if let Some(qname) = scene.case.original.len().checked_sub(4).map(|end| &scene.case.original[..end]) {
         // An answer that cannot be read goes as it came: its client asks again.
@@ -548,23 +548,9 @@ pub(super) fn restore(scene: &mut Scene<'_, '_>) {
     scene.reread();
 }
 
-/// Takes away what was added to a query for its server: the client did not bring it, and its
-/// answer, a server's or our own, has none of it.
-pub(super) fn take_back(packet: &mut Packet<'_>, added: Added) {
-    match added {
-        Added::Nothing => {}
-        Added::Opt => {
-            edns::strip(packet);
-        }
-        Added::Ecs => {
-            edns::remove_option(packet, edns::code::CLIENT_SUBNET);
-        }
-    }
-}
-
 /// The end of a backend's answer: what the case and the configuration want of every answer.
 pub(super) fn finish(scene: &mut Scene<'_, '_>, env: &Env<'_>) {
-    if scene.case.added == Added::Opt && !scene.case.protocol.is_stream() {
+    if scene.case.added == Ecs::OptAdded && !scene.case.protocol.is_stream() {
         // Our OPT record has told the server of room that a client without EDNS does not have. An
         // answer that cannot be cut goes as it is.
         let _ = answer::fit(scene.packet, 512);

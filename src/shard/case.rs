@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::addr::{Client, PoolSlot};
 use crate::time::{Tick, TickDelta};
+use crate::wire::ecs::Ecs;
 use crate::wire::header;
 
 /// Octets of all tags of a query, names and values together.
@@ -135,18 +136,6 @@ impl EcsWish {
     }
 }
 
-/// What was added to the query and must not be in the answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Added {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// An OPT record.
-    Opt,
-    /// A client subnet option.
-    Ecs,
-}
-
 /// What is known of a query besides its octets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Case {
@@ -162,8 +151,9 @@ pub struct Case {
     pub tags: Tags,
     /// The client's subnet.
     pub ecs: EcsWish,
-    /// What was added to it.
-    pub added: Added,
+    /// What was added to it for its server, and must not be in the answer: an OPT record or a
+    /// client subnet option.
+    pub added: Ecs,
     /// How long its answer is held back.
     pub delay: TickDelta,
     /// Cap on the TTLs of its answer; none when absent.
@@ -207,7 +197,7 @@ impl Case {
     /// Whether nothing in it concerns the answer, tags and flags apart.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.added == Added::Nothing
+        self.added == Ecs::Left
             && self.delay == TickDelta::default()
             && self.ttl_max.is_none()
             && self.error.is_none()

@@ -2,7 +2,7 @@
 //! their octets. The scene is set, the chain walked, and the packet goes on as any other.
 
 use super::act::{self, Hands, Outcome, Reply};
-use super::case::{self, Added, EcsWish};
+use super::case::{self, EcsWish};
 use super::outstanding::{Asked, Key, Known, TEED};
 use super::policy::{Kind, Subject};
 use super::rules::scene::{Answered, Env, Facts, Scene};
@@ -21,8 +21,6 @@ use crate::wire::query::Question;
 
 /// Between two calls of the script's `maintenance`.
 const MAINTENANCE: TickDelta = TickDelta::from_ms(1_000);
-/// UDP payload size in an OPT record that is added for a client subnet, octets.
-const OPT_PAYLOAD: u16 = 1232;
 /// Octets of a buffer in which a query that timed out meets its rules.
 const BUFFER: usize = 4_096;
 
@@ -104,10 +102,10 @@ impl Shard {
         let facts = Facts::of(packet.bytes());
         let outcome = self.stage(to, facts, None, packet, |scene, env, hands| {
             act::restore(scene);
-            let limit = act::payload_limit(scene);
+            hands.limit = act::limit(scene);
             let flags = Flags { ra: Some(false), ..Flags::default() };
             if answer::rcode(scene.packet, act::NO_SERVER, flags, hands.edns) {
-                act::self_answered(scene, env, hands, limit)
+                act::self_answered(scene, env, hands)
             } else {
                 Outcome::Drop(DropReason::AnswerTooLong)
             }
@@ -154,11 +152,10 @@ impl Shard {
         if !self.wants_subnet(backend) || !wish.wanted {
             return;
         }
-        match ecs::set(packet, wish.address(&client), wish.v4, wish.v6, wish.replace, OPT_PAYLOAD) {
-            Ecs::OptAdded => self.case.added = Added::Opt,
-            // An option beside one that a rule added goes with its record.
-            Ecs::OptionAdded if self.case.added == Added::Nothing => self.case.added = Added::Ecs,
-            Ecs::OptionAdded | Ecs::Left | Ecs::Replaced | Ecs::Failed => {}
+        let done = ecs::set(packet, wish.address(&client), wish.v4, wish.v6, wish.replace, act::OPT_PAYLOAD);
+        // An option beside one that a rule added goes with its record.
+        if done == Ecs::OptAdded || done == Ecs::OptionAdded && self.case.added == Ecs::Left {
+            self.case.added = done;
         }
     }
 
@@ -221,13 +218,14 @@ impl Shard {
         self.case.restarts = self.case.restarts.saturating_add(1);
         self.case.pool = pool;
         asked.pool = pool;
-        let kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
+        let mut kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
         // A second try has left its own id in the query that was kept.
         edit::set_id(packet.bytes_mut(), asked.client_id);
-        if kept && self.wants_subnet(from) && self.case.added != Added::Nothing {
+        if kept && self.wants_subnet(from) && self.case.added != Ecs::Left {
             // Only servers that want the client's subnet may see it.
-            act::take_back(packet, self.case.added);
-            self.case.added = Added::Nothing;
+            // A query that cannot be read again is not asked again.
+            kept = ecs::undo(packet, self.case.added);
+            self.case.added = Ecs::Left;
             self.cases.keep_again(asked.case, packet.bytes());
         }
         let backend = if kept { self.choose(asked, packet) } else { None };
@@ -313,6 +311,7 @@ impl Shard {
             page: &self.board.shards()[self.index],
             later: &mut self.later,
             edns: answer_edns(&self.snapshot),
+            limit: 0,
         };
         play(&mut scene, &mut env, &mut hands)
     }

@@ -21,10 +21,7 @@ pub trait Source: Debug + Send + Sync {
     /// configuration's file does not evaluate there.
     fn start(&self, shard: usize) -> Option<Box<dyn Script>>;
 
-    /// The sources of two configurations are the same: a running state can stay.
-    fn same(&self, other: &dyn Source) -> bool;
-
-    /// What tells sources apart.
+    /// What tells sources apart: with the same one a running state can stay.
     fn identity(&self) -> u64;
 }
 

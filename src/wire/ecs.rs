@@ -25,9 +25,10 @@ pub struct Subnet {
 }
 
 /// What became of the client subnet of a query; to be undone in its response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ecs {
-    /// The client had sent one, and it was not to be overridden.
+    /// Nothing was changed: the client had sent one, and it was not to be overridden.
+    #[default]
     Left,
     /// There was no OPT record: one with this option was added.
     OptAdded,
@@ -92,13 +93,6 @@ pub fn set(
         Outcome::Replaced => Ecs::Replaced,
         Outcome::Failed => Ecs::Failed,
     }
-}
-
-/// Tells the backend that nobody is to know the client's network: a source prefix of 0 bits
-/// (RFC 7871, 7.1.2), instead of any that the client sent.
-#[must_use]
-pub fn zero(packet: &mut Packet<'_>, client: IpAddr, payload: u16) -> Ecs {
-    set(packet, client, 0, 0, true, payload)
 }
 
 /// Takes from a response what its query had been given: the whole OPT record of a client that
@@ -168,9 +162,6 @@ mod tests {
         assert_eq!(done, Ecs::Replaced);
         assert_eq!(query, counted(b"\0\0\x29\x02\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02"));
         assert_eq!(with(&query, |p| undo(p, done)), (query.clone(), true));
-        let (query, done) = with(&own, |p| zero(p, V4, 512));
-        assert_eq!(done, Ecs::Replaced);
-        assert_eq!(query, counted(b"\0\0\x29\x02\0\0\0\0\0\0\x08\0\x08\0\x04\0\x01\0\0"));
     }
 
     #[test]

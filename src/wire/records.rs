@@ -246,15 +246,6 @@ pub fn edit_ttls(message: &mut [u8], mut new: impl FnMut(Section, u16, u16, u32)
     true
 }
 
-/// The lowest TTL of all records but the OPT, seconds. None when there is no such record, or one
-/// cannot be read.
-#[must_use]
-pub fn min_ttl(message: &[u8]) -> Option<u32> {
-    let mut records = Records::of(message);
-    let lowest = records.by_ref().filter(|r| r.rtype != OPT).map(|r| r.ttl).min();
-    records.whole().then_some(lowest).flatten()
-}
-
 /// How many entries of a type a section has: 0 is the question section, 1 to 3 are answer,
 /// authority and additional. Only what can be read is counted.
 #[must_use]

@@ -174,7 +174,7 @@ impl Matcher {
                 records::end(message).is_some_and(|end| end < message.len())
             }
             Self::QNameLabels(min, max) => {
-                let labels = name::labels_of(scene.qname()).count();
+                let labels = name::label_count(scene.qname());
                 labels < usize::from(*min) || labels > usize::from(*max)
             }
             Self::QNameWireLength(min, max) => {
