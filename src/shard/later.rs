@@ -25,7 +25,9 @@ pub(super) struct Later {
     free: Vec<u32>,
     order: u64,
     copies: Vec<(BackendSlot, Vec<u8>, usize)>,
+    /// Copies that are filed, and how many of them have been handed out.
     used: usize,
+    sent: usize,
 }
 
 impl Later {
@@ -100,14 +102,18 @@ impl Later {
     /// Hands out a copy; none when all are handed out. The caller gives its memory back with
     /// [`Later::put_back`].
     pub(super) fn take_copy(&mut self) -> Option<(BackendSlot, Vec<u8>, usize)> {
-        self.used = self.used.checked_sub(1)?;
-        let (backend, octets, len) = &mut self.copies[self.used];
+        if self.sent == self.used {
+            (self.sent, self.used) = (0, 0);
+            return None;
+        }
+        let (backend, octets, len) = &mut self.copies[self.sent];
+        self.sent += 1;
         Some((*backend, std::mem::take(octets), *len))
     }
 
-    /// Takes the memory of a copy back.
+    /// Takes the memory of the copy handed out last back.
     pub(super) fn put_back(&mut self, octets: Vec<u8>) {
-        if let Some(place) = self.copies.get_mut(self.used) {
+        if let Some(place) = self.sent.checked_sub(1).and_then(|at| self.copies.get_mut(at)) {
             place.1 = octets;
         }
     }
@@ -148,6 +154,22 @@ mod tests {
         assert!(later.hold(Tick(6), ANY, &[1]));
         assert!((0..COPIES_MAX).all(|_| later.copy(BackendSlot(1), &[1], |_| {})));
         assert!(!later.copy(BackendSlot(1), &[1], |_| {}));
+    }
+
+    #[test]
+    fn copies_leave_in_the_order_they_came() {
+        let mut later = Later::default();
+        for round in 0..2 {
+            for at in 0..3 {
+                assert!(later.copy(BackendSlot(at), &[at as u8], |_| {}));
+            }
+            for at in 0..3 {
+                let (to, octets, len) = later.take_copy().expect("a copy");
+                assert_eq!((to, &octets[..len]), (BackendSlot(at), &[at as u8][..]), "round {round}");
+                later.put_back(octets);
+            }
+            assert!(later.take_copy().is_none());
+        }
     }
 
     #[test]
