@@ -19,7 +19,8 @@ use crate::addr::{BackendSlot, RuleSlot};
 use crate::shard::journal::Journal;
 use crate::shard::verdict::DropReason;
 
-/// Rules there can be, in all chains together.
+/// Rules there can be at a time, in all chains together, removed ones included that shards still
+/// count for.
 pub const RULES_MAX: usize = 1 << 20;
 /// Rules whose hits stand together.
 const RULES_BLOCK: usize = 1024;

@@ -11,13 +11,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::snapshot::{Backend, Listener};
 use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
+use crate::live::RULES_MAX;
 
 /// Listen addresses there can be at a time, retired ones included.
 pub const LISTENERS_MAX: usize = 1024;
-
-/// Rules there can be at a time, in all chains, retired ones included. Fixes nothing in memory:
-/// shards keep as much as the highest slot wants.
-pub const RULES_MAX: usize = 1 << 20;
 
 /// What a rule keeps its slot by: its chain and its UUID.
 pub(super) type RuleIdentity = (u8, [u8; 16]);

@@ -39,7 +39,7 @@ use crate::engine::{Message, clock};
 use crate::live::Board;
 use crate::rng::ShardRng;
 use crate::shard::policy::Kind;
-use crate::shard::{DELAY_MAX, TRIES_MAX};
+use crate::shard::{DELAY_MS_MAX, TRIES_MAX};
 use crate::time::{Tick, TickDelta};
 
 pub mod concentrate;
@@ -485,7 +485,7 @@ impl<S: Source> Control<S> {
         let waits = self.feed.current().backends.iter().flatten().map(|b| b.timeout).max();
         let closed = clock::now()
             + TickDelta(waits.unwrap_or_default().0.saturating_mul(TRIES_MAX))
-            + DELAY_MAX
+            + TickDelta::from_ms(DELAY_MS_MAX.into())
             + CLOSING;
         self.closing.extend(leaving.listeners.iter().map(|slot| (*slot, closed)));
         self.leaving = None;

@@ -25,9 +25,10 @@ use super::current::{Current, Timed};
 use super::record::{self, Found, Use};
 use super::{Shared, core, files};
 use crate::config::error::{ConfigError, Fault, Origin};
-use crate::config::lua::{DELAY_MS, define_constants};
+use crate::config::lua::define_constants;
 use crate::config::snapshot::Snapshot;
 use crate::engine::luaffi;
+use crate::shard::DELAY_MS_MAX;
 use crate::shard::rules::scene::{Env, Scene};
 use crate::shard::script::{Candidate, FunctionId, Said, Script};
 use crate::time::{Tick, TickDelta};
@@ -316,7 +317,7 @@ fn decision(number: usize, argument: &[u8]) -> mlua::Result<Said> {
                 mlua::Error::runtime("DNSAction.Delay needs a number of milliseconds as its argument")
             })?;
             // As long as DelayAction may hold an answer back.
-            Said::Delay(ms.min(DELAY_MS))
+            Said::Delay(ms.min(DELAY_MS_MAX))
         }
         _ => {
             let what = format!("a function returned {number} ({name}), which is no decision here");

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use super::RESTARTS_MAX;
 use super::case::{self, EcsWish};
 use super::journal::{Line, Name};
 use super::later::Later;
@@ -31,9 +32,6 @@ use crate::wire::{edns, rebuild};
 /// UDP payload size in an OPT record that an action adds to a query, octets
 /// (the DNS flag day's, 2020).
 pub(super) const OPT_PAYLOAD: u16 = 1232;
-
-/// Times that a function may have a query asked again.
-pub(super) const RESTARTS_MAX: u8 = 10;
 
 /// What becomes of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

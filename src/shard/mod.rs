@@ -56,9 +56,11 @@ use verdict::{DropReason, Verdict};
 const RETRY_SAVINGS_MAX: u64 = 1_000 * PPM as u64;
 
 /// Tries that a query may have: the first, the second, and as many as rules may restart it.
-pub const TRIES_MAX: u64 = 2 + act::RESTARTS_MAX as u64;
-/// How long rules may hold an answer back.
-pub const DELAY_MAX: TickDelta = TickDelta::from_ms(60_000);
+pub const TRIES_MAX: u64 = 2 + RESTARTS_MAX as u64;
+/// Times that a rule may have a query asked again.
+pub const RESTARTS_MAX: u8 = 10;
+/// How long rules may hold an answer back, milliseconds.
+pub const DELAY_MS_MAX: u32 = 60_000;
 
 /// One shard: all that happens to a packet between two system calls.
 #[derive(Debug)]
@@ -388,7 +390,11 @@ impl Shard {
     #[must_use]
     pub fn longest_wait(&self) -> TickDelta {
         let longest = self.attached.iter().flatten().map(|a| a.timeout).max().unwrap_or_default();
-        let (tries, held) = if self.wants.late { (TRIES_MAX, DELAY_MAX) } else { (2, TickDelta(0)) };
+        let (tries, held) = if self.wants.late {
+            (TRIES_MAX, TickDelta::from_ms(DELAY_MS_MAX.into()))
+        } else {
+            (2, TickDelta(0))
+        };
         TickDelta(longest.0.saturating_mul(tries).saturating_add(held.0).saturating_add(1_000_000_000))
     }
 

@@ -17,11 +17,10 @@ use crate::config::error::Fault;
 use crate::config::functions::{ACTIONS, RESPONSE_ACTIONS};
 use crate::config::ruleset::{Deed, FunctionKind, Interface};
 use crate::config::value;
+use crate::shard::DELAY_MS_MAX;
 use crate::shard::rules::action::{Action, ExtendedError, LogTarget, Tee};
 use crate::time::TickDelta;
 
-/// The longest delay, milliseconds.
-pub(crate) const DELAY_MS: u32 = 60_000;
 /// The longest TTL (RFC 2181, 8).
 pub(super) const TTL_MAX: u32 = i32::MAX as u32;
 /// Octets of an EDNS option, at most: a query with it must still fit into a datagram.
@@ -152,7 +151,7 @@ pub(super) fn deed(what: &str, value: &Value, responses: bool) -> Result<Deed, F
 
 /// Milliseconds, the first argument.
 pub(super) fn delay(a: Arguments<'_>) -> Result<TickDelta, Fault> {
-    a.whole(0, "", DELAY_MS).map(|ms| TickDelta::from_ms(ms.into()))
+    a.whole(0, "", DELAY_MS_MAX).map(|ms| TickDelta::from_ms(ms.into()))
 }
 
 /// A tag's name and value.

@@ -317,8 +317,6 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// The longest delay, milliseconds, for what the shards' functions ask for.
-pub(crate) use self::actions::DELAY_MS;
 /// The enumerations, for the reference.
 pub(super) use self::constants::ENUMERATIONS;
 /// The enumerations, for the shards' states.

@@ -12,10 +12,8 @@ use super::functions;
 use super::selectors::{pool, tag_name, types};
 use crate::config::error::Fault;
 use crate::config::ruleset::{Deed, FunctionKind, Interface};
+use crate::shard::RESTARTS_MAX;
 use crate::shard::rules::action::ResponseAction;
-
-/// Times a query may be asked again.
-const RESTARTS_MAX: u32 = 10;
 
 /// Each response action with the most arguments it takes.
 const MAKERS: [(&str, usize, Make<ResponseAction>); 20] = [
@@ -55,7 +53,7 @@ const MAKERS: [(&str, usize, Make<ResponseAction>); 20] = [
     }),
     ("SetExtendedDNSErrorResponseAction", 3, |_, a| error(a).map(ResponseAction::SetExtendedDnsError)),
     ("RestartResponseAction", 2, |_, a| {
-        let times = a.given(1).map_or(Ok(1), |v| whole("the times", v, 1, RESTARTS_MAX))?;
+        let times = a.given(1).map_or(Ok(1), |v| whole("the times", v, 1, RESTARTS_MAX.into()))?;
         // The range bounds it.
         Ok(ResponseAction::Restart(pool("the pool", a.at(0))?, u8::try_from(times).unwrap_or(1)))
     }),
