@@ -157,7 +157,10 @@ fn query(n: usize) -> Query {
     octets.extend([0, if n.is_multiple_of(3) { 28 } else { 1 }, 0, 1]);
     let ip = mapped(Ipv4Addr::from(0xc0a8_0000 | (scatter(n) as u32 & 0xffff)).into());
     let peer = Endpoint { ip, scope: 0, port: 4000 };
-    Query { octets, client: Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER } }
+    Query {
+        octets,
+        client: Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None },
+    }
 }
 
 /// What is around packets.

@@ -92,7 +92,7 @@ fn outstanding(c: &mut Criterion) {
         let mut table = Outstanding::default();
         table.attach(BackendSlot(0), 4);
         let queue = table.queue(TickDelta::from_ms(2_000)).expect("a queue");
-        let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue };
+        let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue, line: None };
         for number in 0..waiting {
             terms.batch = u64::from(number);
             table.claim(BackendSlot(0), asked, terms, &mut rng).expect("a slot");

@@ -32,9 +32,14 @@ pub struct PoolRef {
     pub slot: PoolSlot,
 }
 
-/// Index of one of a backend's UDP sockets (source ports) within a shard.
+/// Index of one of a backend's UDP sockets (source ports) within a shard; from
+/// [`SocketSlot::LINES`] on, of one of its lines: connections over TCP or TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketSlot(pub u8);
+pub struct SocketSlot(pub u16);
+
+/// A client's connection within a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamSlot(pub u32);
 
 /// Index into the engine's table of local addresses that wildcard listeners were asked on.
 /// The shard only carries it from the query to its answer.
@@ -44,6 +49,19 @@ pub struct LocalSlot(pub u16);
 impl PoolSlot {
     /// No pool has it: a query for it has no server.
     pub const NONE: Self = Self(u16::MAX);
+}
+
+impl SocketSlot {
+    /// The first line; a backend has at most 255 UDP sockets.
+    pub const LINES: Self = Self(256);
+}
+
+impl Route {
+    /// Whether it is a connection, not a UDP socket.
+    #[must_use]
+    pub const fn is_line(self) -> bool {
+        self.socket.0 >= SocketSlot::LINES.0
+    }
 }
 
 impl LocalSlot {
@@ -58,7 +76,7 @@ macro_rules! index {
         pub const fn index(self) -> usize { self.0 as usize }
     })*};
 }
-index!(BackendSlot, ListenerSlot, PoolSlot, SocketSlot, LocalSlot, RuleSlot);
+index!(BackendSlot, ListenerSlot, PoolSlot, SocketSlot, LocalSlot, RuleSlot, StreamSlot);
 
 /// Where a query goes and its answer comes from: one connected socket of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,6 +155,8 @@ pub struct Client {
     pub listener: ListenerSlot,
     /// The local address that was asked, when the listener is bound to a wildcard.
     pub local: LocalSlot,
+    /// The connection that the query came by, and its answer leaves by; none for a datagram.
+    pub stream: Option<StreamSlot>,
 }
 
 #[cfg(test)]

@@ -221,7 +221,10 @@ impl World for Sockets {
         let setup = Setup { index: 0, cpu: None, seed: [7; 32], busy_poll_us: 0, batch_packets: 64 };
         let running = engine::spawn(setup, feed.clone(), board.clone()).expect("a shard");
         let door = self.door.take().expect("started once");
-        let listen = Message::Listen(snapshot.listeners[0].clone(), Ear { socket: door, passed: false });
+        let listen = Message::Listen(
+            snapshot.listeners[0].clone(),
+            Ear { datagram: Some(door), stream: None, passed: false },
+        );
         running.mailbox.send(listen).expect("the shard runs");
         self.running = Some((running, feed));
     }

@@ -12,7 +12,10 @@ use super::error::{ConfigError, Fault, Origin};
 use super::lua::policy_kind;
 use super::options::{Key, SETTINGS, Settings, Value};
 use super::slots::{Full, LISTENERS_MAX, Slots};
-use super::snapshot::{Backend, Globals, HealthMode, Listener, Pool, Snapshot, SocketOptions};
+use super::snapshot::{
+    Backend, ClientAddress, Globals, HealthMode, LineOptions, Listener, Pool, Service, Snapshot,
+    SocketOptions, StreamLimits, StreamOptions,
+};
 use super::value::DNS_PORT;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::engine::socket::Steer;
@@ -184,6 +187,8 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT)),
         interface: None,
         dscp: 0,
+        service: Service::Dns,
+        streams: StreamOptions::default(),
     }];
     let written = if draft.listeners.is_empty() { &fallback[..] } else { &draft.listeners[..] };
     let mut seen: HashMap<(SocketAddr, Option<&str>), &Origin> = HashMap::new();
@@ -200,6 +205,8 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
             interface: l.interface.clone(),
             sockets: socket_options(&draft.settings),
             dscp: l.dscp,
+            service: l.service.clone(),
+            streams: l.streams,
         });
     }
     listeners
@@ -257,6 +264,8 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Vec<ConfigErr
             health,
             use_client_subnet: s.use_client_subnet,
             tee: false,
+            lines: s.lines.clone(),
+            client_address: s.client_address,
         });
     }
     backends
@@ -289,6 +298,8 @@ fn hidden(tee: &Tee, settings: &Settings) -> Backend {
         health,
         use_client_subnet: tee.add_ecs,
         tee: true,
+        lines: LineOptions::default(),
+        client_address: ClientAddress::Hidden,
     }
 }
 
@@ -360,6 +371,7 @@ fn pools(
                 retry: said.and_then(|p| p.retry),
                 panic_ppm: said.map_or(0, |p| p.panic_ppm),
                 eject: said.and_then(|p| p.eject),
+                tcp_to_udp: said.is_some_and(|p| p.tcp_to_udp),
             }
         })
         .collect()
@@ -434,5 +446,6 @@ fn globals(settings: &Settings, steer: Steer) -> Globals {
         ecs_v4: prefix(Key::EcsV4, 24),
         ecs_v6: prefix(Key::EcsV6, 56),
         clients_stay: steer == Steer::Client,
+        streams: StreamLimits::default(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::chains::called;
 use super::lua::policy_name;
-use super::snapshot::{Backend, Health, Listener, Pool, Probe, Snapshot};
+use super::snapshot::{Backend, Health, LineOptions, Listener, Pool, Probe, Snapshot};
 use super::value::span_text;
 use crate::shard::policy::{HashKey, Policy};
 use crate::shard::rules::names::Names;
@@ -187,6 +187,8 @@ fn fields(b: &Backend) -> Fields {
         health,
         use_client_subnet,
         tee: _,
+        lines,
+        client_address,
     } = b;
     let mut fields = vec![
         ("name", name.clone()),
@@ -204,8 +206,37 @@ fn fields(b: &Backend) -> Fields {
         ("buffers", format!("{}/{}", socket_options.receive_buffer, socket_options.send_buffer)),
         ("useClientSubnet", use_client_subnet.to_string()),
     ];
+    fields.extend(line_fields(lines));
+    fields.push(("client's address", shown(client_address).to_lowercase()));
     fields.extend(health_fields(health));
     fields
+}
+
+fn line_fields(lines: &LineOptions) -> Fields {
+    let LineOptions {
+        only,
+        connect_timeout,
+        send_timeout,
+        receive_timeout,
+        in_flight,
+        tries,
+        fast_open,
+        connections,
+        kept,
+        idle,
+    } = lines;
+    vec![
+        ("tcpOnly", only.to_string()),
+        ("tcpConnectTimeout", span_text(*connect_timeout)),
+        ("tcpSendTimeout", span_text(*send_timeout)),
+        ("tcpRecvTimeout", span_text(*receive_timeout)),
+        ("maxInFlight", in_flight.to_string()),
+        ("retries", tries.to_string()),
+        ("tcpFastOpen", fast_open.to_string()),
+        ("maxConcurrentTCPConnections", connections.to_string()),
+        ("idle connections", kept.to_string()),
+        ("idle time", span_text(*idle)),
+    ]
 }
 
 fn health_fields(h: &Health) -> Fields {
@@ -261,7 +292,7 @@ fn health_fields(h: &Health) -> Fields {
 }
 
 fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
-    let Pool { name: _, members, policy, ring: _, retry, panic_ppm, eject } = pool;
+    let Pool { name: _, members, policy, ring: _, retry, panic_ppm, eject, tcp_to_udp } = pool;
     let percent = |ppm: u32| format!("{} %", f64::from(ppm) / 10_000.0);
     let span = |s: TickDelta| span_text(s);
     let ids: Vec<&str> = members.iter().filter_map(|s| of.backend(*s)).map(|b| b.id.as_str()).collect();
@@ -273,6 +304,7 @@ fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
             option(retry.map(|r| format!("after {}, budget {}", span(r.after), percent(r.budget_ppm)))),
         ),
         ("panic threshold", percent(*panic_ppm)),
+        ("tcpToUdp", tcp_to_udp.to_string()),
         (
             "ejection",
             option(eject.map(|e| {

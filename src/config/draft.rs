@@ -11,7 +11,10 @@ use super::error::{ConfigError, Origin, Sited};
 use super::options::Settings;
 use super::prefix::{DEFAULT_ACL, Prefix};
 use super::ruleset::{DraftState, Recorded, Ruleset};
-use super::snapshot::{Eject, Health, HealthMode, Lazy, LuaFunction, Probe, Retry};
+use super::snapshot::{
+    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, LuaFunction, Probe, Retry, Service,
+    StreamOptions,
+};
 use crate::shard::policy::Policy;
 use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
@@ -97,6 +100,10 @@ pub struct DraftListener {
     pub interface: Option<String>,
     /// DSCP of answers.
     pub dscp: u8,
+    /// What is served there.
+    pub service: Service,
+    /// How connections are taken.
+    pub streams: StreamOptions,
 }
 
 /// A server as written; what is `None` takes the process's setting.
@@ -138,6 +145,10 @@ pub struct DraftServer {
     pub health: Health,
     /// `useClientSubnet`.
     pub use_client_subnet: bool,
+    /// Its connections.
+    pub lines: LineOptions,
+    /// How it learns the client's address.
+    pub client_address: ClientAddress,
 }
 
 impl DraftServer {
@@ -163,6 +174,8 @@ impl DraftServer {
             dscp: 0,
             health: default_health(),
             use_client_subnet: false,
+            lines: LineOptions::default(),
+            client_address: ClientAddress::Hidden,
         }
     }
 
@@ -221,4 +234,6 @@ pub struct DraftPool {
     pub panic_ppm: u32,
     /// Its ejection of outliers.
     pub eject: Option<Eject>,
+    /// `tcpToUdp`.
+    pub tcp_to_udp: bool,
 }

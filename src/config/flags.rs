@@ -12,6 +12,7 @@ use super::draft::{Draft, DraftListener, DraftServer};
 use super::error::{ConfigError, Origin, Sited};
 use super::options::{Kind, SETTINGS, Settings, Value};
 use super::prefix::Prefix;
+use super::snapshot::{Service, StreamOptions};
 use super::value;
 
 /// The usage in one line.
@@ -77,7 +78,14 @@ impl Flags {
             draft.listeners = self
                 .locals
                 .iter()
-                .map(|a| DraftListener { origin: origin.clone(), address: *a, interface: None, dscp: 0 })
+                .map(|a| DraftListener {
+                    origin: origin.clone(),
+                    address: *a,
+                    interface: None,
+                    dscp: 0,
+                    service: Service::Dns,
+                    streams: StreamOptions::default(),
+                })
                 .collect();
         }
         draft.acl.extend(&self.acl);

@@ -214,6 +214,7 @@ mod tests {
     use super::*;
     use crate::config::draft::default_health;
     use crate::config::snapshot::SocketOptions;
+    use crate::config::snapshot::{ClientAddress, LineOptions, Service, StreamOptions};
     use crate::time::TickDelta;
     use proptest::prelude::*;
     use std::collections::HashSet;
@@ -238,6 +239,8 @@ mod tests {
             socket_options: SocketOptions::default(),
             use_client_subnet: false,
             tee: false,
+            lines: LineOptions::default(),
+            client_address: ClientAddress::Hidden,
             health: default_health(),
         }
     }
@@ -297,6 +300,8 @@ mod tests {
             interface: None,
             sockets: SocketOptions::default(),
             dscp,
+            service: Service::Dns,
+            streams: StreamOptions::default(),
         };
         let mut slots = Slots::default();
         let mut first = [listener(53, 0), listener(54, 0)];

@@ -113,6 +113,8 @@ pub struct Globals {
     pub ecs_v6: u8,
     /// All queries of a client come to one shard (`--steer client`): limits by client are exact.
     pub clients_stay: bool,
+    /// What clients' connections may do.
+    pub streams: StreamLimits,
 }
 
 impl Default for Globals {
@@ -131,6 +133,7 @@ impl Default for Globals {
             ecs_v4: 24,
             ecs_v6: 56,
             clients_stay: false,
+            streams: StreamLimits::default(),
         }
     }
 }
@@ -148,6 +151,118 @@ pub struct Listener {
     pub sockets: SocketOptions,
     /// DSCP of answers, 0 to 63.
     pub dscp: u8,
+    /// What is served here.
+    pub service: Service,
+    /// How connections are taken.
+    pub streams: StreamOptions,
+}
+
+/// What a listener is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Service {
+    /// Plain DNS over UDP and TCP.
+    #[default]
+    Dns,
+    /// Plain DNS over UDP alone (`doTCP=false`).
+    DnsUdp,
+}
+
+impl Service {
+    /// Whether it takes datagrams.
+    #[must_use]
+    pub const fn takes_datagrams(&self) -> bool {
+        matches!(self, Self::Dns | Self::DnsUdp)
+    }
+
+    /// Whether it takes connections.
+    #[must_use]
+    pub const fn takes_streams(&self) -> bool {
+        matches!(self, Self::Dns)
+    }
+}
+
+/// How a listener takes connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Connections that wait to be accepted, in each shard (`tcpListenQueueSize`).
+    pub backlog: u32,
+    /// Of those, with TCP Fast Open; 0 switches it off (`tcpFastOpenQueueSize`).
+    pub fast_open: u32,
+    /// Queries of one connection that are answered at a time, 1 or more (`maxInFlight`).
+    pub in_flight: u16,
+    /// Connections at a time, in all shards together; 0 is no limit
+    /// (`maxConcurrentTCPConnections`).
+    pub connections: u32,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { backlog: 4096, fast_open: 0, in_flight: 100, connections: 0 }
+    }
+}
+
+/// What clients' connections may do. A limit of 0 is no limit, where nothing else is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// A connection without a query for so long is closed, and one that has begun a query or a
+    /// handshake and does not finish it (`setTCPRecvTimeout`).
+    pub receive_timeout: TickDelta,
+    /// A connection that does not take its answers for so long is closed (`setTCPSendTimeout`).
+    pub send_timeout: TickDelta,
+    /// A connection's life (`setMaxTCPConnectionDuration`); zero is no limit.
+    pub duration: TickDelta,
+    /// Queries of a connection (`setMaxTCPQueriesPerConnection`).
+    pub queries: u32,
+    /// Connections at a time, in a shard: those beyond are closed at once.
+    pub connections: u32,
+    /// Connections of a client at a time, in a shard (`setMaxTCPConnectionsPerClient`).
+    pub connections_per_client: u32,
+    /// New connections of a client in a second, over five minutes
+    /// (`setMaxTCPConnectionRatePerClient`).
+    pub rate_per_client: u32,
+    /// New TLS sessions of a client in a second (`setMaxTLSNewSessionRatePerClient`).
+    pub sessions_per_client: u32,
+    /// Resumed TLS sessions of a client in a second (`setMaxTLSResumedSessionRatePerClient`).
+    pub resumptions_per_client: u32,
+    /// How long a client is turned away that exceeded one of these rates
+    /// (`setBanDurationForExceedingTCPTLSRate`).
+    pub rate_ban: TickDelta,
+    /// Reads for one query (`setMaxTCPReadIOsPerQuery`): more are a client that sends by single
+    /// octets.
+    pub reads_per_query: u32,
+    /// How long such a client is turned away (`setBanDurationForExceedingMaxReadIOsPerQuery`).
+    pub reads_ban: TickDelta,
+    /// From so many percent of `connections` on, connections are closed after each answer and
+    /// wait a tenth of the time only (`setTCPConnectionsOverloadThreshold`); 0 switches it off.
+    pub overload_percent: u8,
+    /// Prefix length by which IPv4 clients are told apart (`setTCPConnectionsMaskV4`).
+    pub mask_v4: u8,
+    /// The same for IPv6 (`setTCPConnectionsMaskV6`).
+    pub mask_v6: u8,
+}
+
+impl Default for StreamLimits {
+    /// dnsdist's, apart from `receive_timeout` (2 s there), `duration`, `connections` and
+    /// `connections_per_client`, which have no bound there.
+    fn default() -> Self {
+        Self {
+            receive_timeout: TickDelta::from_ms(10_000),
+            send_timeout: TickDelta::from_ms(10_000),
+            duration: TickDelta(0),
+            queries: 0,
+            connections: 100_000,
+            connections_per_client: 0,
+            rate_per_client: 0,
+            sessions_per_client: 0,
+            resumptions_per_client: 0,
+            rate_ban: TickDelta::from_ms(10_000),
+            reads_per_query: 50,
+            reads_ban: TickDelta::from_ms(60_000),
+            overload_percent: 90,
+            mask_v4: 32,
+            mask_v6: 128,
+        }
+    }
 }
 
 /// Buffer sizes of a UDP socket, octets; 0 leaves the kernel's default.
@@ -199,6 +314,66 @@ pub struct Backend {
     pub use_client_subnet: bool,
     /// It is in no pool: it gets copies of queries (`TeeAction`), and its answers are forgotten.
     pub tee: bool,
+    /// Its connections.
+    pub lines: LineOptions,
+    /// How it learns the client's address.
+    pub client_address: ClientAddress,
+}
+
+/// A backend's connections: its *lines*.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LineOptions {
+    /// Queries that came as datagrams go by them, too (`tcpOnly`; always with `tls`).
+    pub only: bool,
+    /// A connection that does not come about in this time is given up (`tcpConnectTimeout`).
+    pub connect_timeout: TickDelta,
+    /// One that does not take queries for so long is given up (`tcpSendTimeout`).
+    pub send_timeout: TickDelta,
+    /// One that owes an answer for so long is given up (`tcpRecvTimeout`).
+    pub receive_timeout: TickDelta,
+    /// Queries on one at a time, 1 or more (`maxInFlight`).
+    pub in_flight: u16,
+    /// Servers that a query is tried on, this one included, when connections fail, 1 to 5
+    /// (`retries`).
+    pub tries: u8,
+    /// Connect with TCP Fast Open (`tcpFastOpen`).
+    pub fast_open: bool,
+    /// Connections of a shard at a time; queries above it wait for nothing and are dropped
+    /// (`maxConcurrentTCPConnections`); 0 is no limit but [`LINES_MAX`].
+    pub connections: u32,
+    /// Idle connections that are kept (`setMaxCachedTCPConnectionsPerDownstream`).
+    pub kept: u32,
+    /// How long they are kept (`setTCPDownstreamMaxIdleTime`).
+    pub idle: TickDelta,
+}
+
+/// Lines of a backend in a shard, at most.
+pub const LINES_MAX: u32 = 4096;
+
+impl Default for LineOptions {
+    /// dnsdist's, apart from `in_flight` (1 there).
+    fn default() -> Self {
+        Self {
+            only: false,
+            connect_timeout: TickDelta::from_ms(5_000),
+            send_timeout: TickDelta::from_ms(30_000),
+            receive_timeout: TickDelta::from_ms(30_000),
+            in_flight: 64,
+            tries: 5,
+            fast_open: false,
+            connections: 0,
+            kept: 10,
+            idle: TickDelta::from_ms(300_000),
+        }
+    }
+}
+
+/// How a backend learns the client's address, besides EDNS client subnet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// It does not.
+    #[default]
+    Hidden,
 }
 
 impl Backend {
@@ -212,6 +387,7 @@ impl Backend {
             && self.source_interface == other.source_interface
             && self.dscp == other.dscp
             && self.socket_options == other.socket_options
+            && self.client_address == other.client_address
     }
 }
 
@@ -317,6 +493,9 @@ pub struct Pool {
     pub panic_ppm: u32,
     /// Take servers out that answer worse than their peers.
     pub eject: Option<Eject>,
+    /// Queries that came by a connection go over UDP, and over TCP again if the answer is
+    /// truncated (`tcpToUdp`).
+    pub tcp_to_udp: bool,
 }
 
 impl Default for Pool {
@@ -330,6 +509,7 @@ impl Default for Pool {
             retry: None,
             panic_ppm: 0,
             eject: None,
+            tcp_to_udp: false,
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::prefix::PrefixSet;
 use crate::config::snapshot::{
-    Backend, Health, HealthMode, Lazy, Listener, Pool, Probe, Snapshot, SocketOptions,
+    Backend, ClientAddress, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe, Service, Snapshot,
+    SocketOptions, StreamOptions,
 };
 use crate::shard::policy::{Kind, Policy};
 use crate::time::TickDelta;
@@ -30,6 +31,7 @@ pub(in crate::control) fn snapshot(generation: u64, listeners: &[u16], backends:
             retry: None,
             panic_ppm: 0,
             eject: None,
+            tcp_to_udp: false,
         }],
         acl: PrefixSet::default(),
         ..Snapshot::default()
@@ -44,6 +46,8 @@ pub(in crate::control) fn listener(slot: u16) -> Listener {
         interface: None,
         sockets: SocketOptions::default(),
         dscp: 0,
+        service: Service::Dns,
+        streams: StreamOptions::default(),
     }
 }
 
@@ -68,6 +72,8 @@ pub(in crate::control) fn backend(slot: u16) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        lines: LineOptions::default(),
+        client_address: ClientAddress::Hidden,
         health: health(HealthMode::Auto),
     }
 }

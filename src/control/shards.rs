@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use socket2::Socket;
+use socket2::{Socket, Type};
 
 use crate::config::snapshot::Listener;
 use crate::control::feed::Feed;
@@ -61,21 +61,47 @@ impl Doors {
     /// What the kernel says.
     pub fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
         let shards = self.cpus.len();
-        if let Some(at) = self.inherited.iter().position(|(address, _)| *address == listener.address) {
-            let (_, socket) = self.inherited.swap_remove(at);
-            socket::prepare_listener(&socket, listener)?;
+        let datagram = if listener.service.takes_datagrams() {
+            self.take_inherited(listener, Type::DGRAM, socket::prepare_listener)?
+        } else {
+            None
+        };
+        let stream = if listener.service.takes_streams() {
+            self.take_inherited(listener, Type::STREAM, socket::prepare_stream_listener)?
+        } else {
+            None
+        };
+        if datagram.is_some() || stream.is_some() {
             // One queue for all shards: the service manager's socket need not share its port, and
-            // its owner may be another user, with whom no port can be shared.
-            let ear = |shard| Ok((shard, Ear { socket: socket.try_clone()?, passed: true }));
+            // its owner may be another user, with whom no port can be shared. What it does not
+            // pass is not served.
+            let copy = |socket: &Option<Socket>| socket.as_ref().map(Socket::try_clone).transpose();
+            let ear =
+                |shard| Ok((shard, Ear { datagram: copy(&datagram)?, stream: copy(&stream)?, passed: true }));
             return (0..shards).map(ear).collect();
         }
         (0..shards)
             .map(|shard| {
                 let seat = Seat { shard, shards, cpu: self.cpus[shard] };
-                let socket = socket::listen(listener, self.steer, seat)?;
-                Ok((shard, Ear { socket, passed: false }))
+                Ok((shard, socket::open(listener, self.steer, seat)?))
             })
             .collect()
+    }
+
+    /// The socket of this kind for the listener's address that was passed to us, prepared.
+    fn take_inherited(
+        &mut self,
+        listener: &Listener,
+        kind: Type,
+        prepare: fn(&Socket, &Listener) -> io::Result<()>,
+    ) -> io::Result<Option<Socket>> {
+        let fits = |(address, socket): &(SocketAddr, Socket)| {
+            *address == listener.address && socket.r#type().is_ok_and(|t| t == kind)
+        };
+        let Some(at) = self.inherited.iter().position(fits) else { return Ok(None) };
+        let (_, socket) = self.inherited.swap_remove(at);
+        prepare(&socket, listener)?;
+        Ok(Some(socket))
     }
 }
 

@@ -89,13 +89,13 @@ pub fn passed(count: Option<&str>, for_pid: Option<&str>, pid: u32) -> i32 {
     if ours { i32::clamp(count, 0, DESCRIPTORS_MAX) } else { 0 }
 }
 
-/// The bound UDP sockets among those passed to us, each with its address. Others are said and
+/// The bound UDP sockets and listening TCP sockets among those passed to us, each with its address. Others are said and
 /// left alone. To be called once, before any other descriptor is opened.
 #[must_use]
 pub fn sockets(count: i32) -> Vec<(SocketAddr, socket2::Socket)> {
     let mut out = Vec::new();
     for descriptor in FIRST_DESCRIPTOR..FIRST_DESCRIPTOR.saturating_add(count) {
-        match sys::inherited_socket(descriptor).and_then(|s| Ok((udp_address(&s)?, s))) {
+        match sys::inherited_socket(descriptor).and_then(|s| Ok((usable(&s)?, s))) {
             Ok((address, socket)) => out.push((address, socket)),
             Err(e) => tracing::warn!(descriptor, error = %e, "a passed descriptor is not used"),
         }
@@ -103,9 +103,12 @@ pub fn sockets(count: i32) -> Vec<(SocketAddr, socket2::Socket)> {
     out
 }
 
-fn udp_address(socket: &socket2::Socket) -> io::Result<SocketAddr> {
-    if socket.r#type()? != socket2::Type::DGRAM {
-        return Err(io::Error::other("not a datagram socket"));
+/// The address of a socket that a listener can use.
+fn usable(socket: &socket2::Socket) -> io::Result<SocketAddr> {
+    match socket.r#type()? {
+        socket2::Type::DGRAM => {}
+        socket2::Type::STREAM if socket.is_listener()? => {}
+        _ => return Err(io::Error::other("neither a datagram socket nor a listening one")),
     }
     socket.set_nonblocking(true)?;
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))

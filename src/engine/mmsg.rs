@@ -76,7 +76,7 @@ impl Ready {
         match self {
             Self::Mail => 0,
             Self::Door(slot) => 1 << 32 | slot.0 as u64,
-            Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 8 | route.socket.0 as u64,
+            Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 16 | route.socket.0 as u64,
         }
     }
 
@@ -84,9 +84,10 @@ impl Ready {
         match data >> 32 {
             0 => Self::Mail,
             1 => Self::Door(ListenerSlot(data as u16)),
-            _ => {
-                Self::Link(Route { backend: BackendSlot((data >> 8) as u16), socket: SocketSlot(data as u8) })
-            }
+            _ => Self::Link(Route {
+                backend: BackendSlot((data >> 16) as u16),
+                socket: SocketSlot(data as u16),
+            }),
         }
     }
 }
@@ -279,7 +280,7 @@ impl Engine {
             local = slot;
         }
         let mut packet = self.queries.packet(at);
-        let verdict = self.shard.on_query(Client { peer, listener, local }, &mut packet);
+        let verdict = self.shard.on_query(Client { peer, listener, local, stream: None }, &mut packet);
         let parcel = Parcel { at, start: packet.start(), len: packet.len(), to: None, from: None };
         match verdict {
             Verdict::Forward(route) => self.outbox.forwards.push((route, parcel)),
@@ -464,7 +465,8 @@ impl Engine {
 impl Sockets {
     fn open_door(&mut self, listener: Arc<Listener>, ear: Ear) -> io::Result<()> {
         let at = listener.slot.index();
-        let Ear { socket, passed } = ear;
+        let Ear { datagram, stream: _, passed } = ear;
+        let Some(socket) = datagram else { return Ok(()) };
         self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Door(listener.slot).pack()))?;
         let note = if listener.address.ip().is_unspecified() { Note::PeerAndLocal } else { Note::Peer };
         if self.doors.len() <= at {
@@ -517,7 +519,7 @@ impl Sockets {
     fn fill(&self, backend: &Backend, link: &mut Link) -> io::Result<()> {
         for (number, place) in link.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
             let socket = socket::connect(backend)?;
-            let route = Route { backend: backend.slot, socket: SocketSlot(number as u8) };
+            let route = Route { backend: backend.slot, socket: SocketSlot(number as u16) };
             self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Link(route).pack()))?;
             *place = Some(socket);
         }

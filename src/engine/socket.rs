@@ -36,17 +36,66 @@ pub struct Seat {
     pub cpu: Option<usize>,
 }
 
-/// One shard's socket of a listener.
+/// One shard's sockets of a listener: those that its service needs.
 #[derive(Debug)]
 pub struct Ear {
-    /// The socket, bound.
-    pub socket: Socket,
+    /// For datagrams, bound.
+    pub datagram: Option<Socket>,
+    /// For connections, listening.
+    pub stream: Option<Socket>,
     /// A service manager passed it to us and keeps it: what we leave unread waits for our
     /// successor, and it must stay as it is.
     pub passed: bool,
 }
 
-/// Opens one shard's socket for a listener, bound with `SO_REUSEPORT`, non-blocking, and with
+/// Opens one shard's sockets for a listener: one for datagrams, one for connections, as its
+/// service needs them.
+///
+/// # Errors
+/// As [`listen`].
+pub fn open(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Ear> {
+    let service = &listener.service;
+    let datagram = service.takes_datagrams().then(|| listen(listener, steer, seat)).transpose()?;
+    let stream = service.takes_streams().then(|| listen_streams(listener, steer, seat)).transpose()?;
+    Ok(Ear { datagram, stream, passed: false })
+}
+
+/// Opens one shard's listening socket for connections, otherwise as [`listen`].
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_streams(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Socket> {
+    let socket = stream(listener.address.ip())?;
+    // A connection of an earlier process that still lingers does not hold the port.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if let Some(interface) = &listener.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    prepare_stream_listener(&socket, listener)?;
+    socket.bind(&SockAddr::from(listener.address))?;
+    socket.listen(i32::try_from(listener.streams.backlog).unwrap_or(i32::MAX))?;
+    steer_group(&socket, listener, steer, seat)?;
+    Ok(socket)
+}
+
+/// Sets what a listener's socket for connections needs, also one that was opened by somebody else.
+///
+/// # Errors
+/// What the kernel says.
+pub fn prepare_stream_listener(socket: &Socket, listener: &Listener) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // Inherited by the connections: each answer leaves at once (a TLS handshake otherwise waits
+    // 40 ms for the peer's acknowledgement).
+    socket.set_tcp_nodelay(true)?;
+    if listener.streams.fast_open > 0 {
+        let backlog = i32::try_from(listener.streams.fast_open).unwrap_or(i32::MAX);
+        sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
+    }
+    set_dscp(socket, listener.address.ip(), listener.dscp)
+}
+
+/// Opens one shard's socket of a listener for datagrams, bound with `SO_REUSEPORT`, non-blocking, and with
 /// packet information on when the address is a wildcard. The sockets of all shards, opened in
 /// the order of the shards, form the group that `steer` chooses in.
 ///
@@ -60,6 +109,12 @@ pub fn listen(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Socke
     }
     prepare_listener(&socket, listener)?;
     socket.bind(&SockAddr::from(listener.address))?;
+    steer_group(&socket, listener, steer, seat)?;
+    Ok(socket)
+}
+
+/// Makes a group of sockets choose by `steer`.
+fn steer_group(socket: &Socket, listener: &Listener, steer: Steer, seat: Seat) -> io::Result<()> {
     match steer {
         Steer::Flow => {}
         Steer::Cpu => {
@@ -74,7 +129,7 @@ pub fn listen(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Socke
         }
         Steer::Client => {}
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Sets what a listener's socket needs, also one that was opened by somebody else (systemd).
@@ -147,6 +202,43 @@ fn datagram(ip: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+fn stream(ip: IpAddr) -> io::Result<Socket> {
+    let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if ip.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Begins a connection to a backend, from a port of the kernel's choice; whether it came about is
+/// known when the socket can be written.
+///
+/// # Errors
+/// What the kernel says at once: no route, no such interface, no descriptors left.
+pub fn connect_stream(backend: &Backend) -> io::Result<Socket> {
+    let ip = backend.address.ip();
+    let socket = stream(ip)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(interface) = &backend.source_interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    if let Some(source) = backend.source {
+        // The port is chosen at the connect, so that many connections can share it (ip(7)).
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+    }
+    if backend.lines.fast_open {
+        // Without support the connection is made in the ordinary way.
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1);
+    }
+    set_dscp(&socket, ip, backend.dscp)?;
+    match socket.connect(&SockAddr::from(backend.address)) {
+        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
+        _ => Ok(socket),
+    }
+}
+
 /// Asks for the sizes past the system's limit first (needs CAP_NET_ADMIN), then up to it.
 fn set_buffers(socket: &Socket, options: SocketOptions) {
     let sizes = [
@@ -204,6 +296,7 @@ fn client_hash(ipv4: bool, shards: u32) -> Vec<libc::sock_filter> {
 mod tests {
     use super::*;
     use crate::addr::ListenerSlot;
+    use crate::config::snapshot::{Service, StreamOptions};
     use std::net::UdpSocket;
     use std::time::Duration;
 
@@ -214,6 +307,8 @@ mod tests {
             interface: None,
             sockets: SocketOptions { receive_buffer: 1 << 20, send_buffer: 0 },
             dscp: 46,
+            service: Service::Dns,
+            streams: StreamOptions::default(),
         }
     }
 

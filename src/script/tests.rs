@@ -118,6 +118,7 @@ impl Room {
                 peer: Endpoint::from(peer),
                 listener: ListenerSlot(0),
                 local: LocalSlot::LISTENER,
+                stream: None,
             },
             local: Endpoint::from(local),
             answered: Some(Answered { backend: BackendSlot(0), latency: TickDelta::from_ms(1) }),

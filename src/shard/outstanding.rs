@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  id: 16 random bits ┐
-//!  socket: 0..=255    ┴─► (socket << 16 | id) & (slots - 1) ─► Slot, 64 octets, one cache line
+//!  socket or line     ┴─► (socket << 16 | id) & (slots - 1) ─► Slot, 64 octets, one cache line
 //! ```
 //!
 //! Time-outs come from the `timers`: a queue per span, a bucket per slice of time.
@@ -15,7 +15,9 @@
 
 mod timers;
 
-use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, Route, SocketSlot};
+use crate::addr::{
+    BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, Route, SocketSlot, StreamSlot,
+};
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
 
@@ -58,17 +60,26 @@ pub const TEED: u32 = u32::MAX - 2;
 struct Slot {
     question: u64,
     claimed_at: Tick,
-    client: Client,
+    /// The client's address, without the padding of an [`Endpoint`].
+    ip: [u8; 16],
+    scope: u32,
+    /// The client's connection, or the local address that it asked: which one, say the flags.
+    place: u32,
     bucket: u32,
     case: u32,
     client_id: u16,
     id: u16,
     pool: PoolSlot,
+    listener: ListenerSlot,
+    port: u16,
+    socket: u16,
     flags: u8,
-    socket: u8,
     queue: u8,
     state: State,
 }
+
+/// Among a slot's flags: the client has a connection.
+const STREAM: u8 = 0x80;
 
 // One cache line: an answer costs one miss.
 const _: () = assert!(size_of::<Slot>() == 64);
@@ -76,16 +87,16 @@ const _: () = assert!(size_of::<Slot>() == 64);
 const FREE: Slot = Slot {
     question: 0,
     claimed_at: Tick(0),
-    client: Client {
-        peer: Endpoint { ip: [0; 16], scope: 0, port: 0 },
-        listener: ListenerSlot(0),
-        local: LocalSlot::LISTENER,
-    },
+    ip: [0; 16],
+    scope: 0,
+    place: 0,
     bucket: 0,
     case: NO_CASE,
     client_id: 0,
     id: 0,
     pool: PoolSlot(0),
+    listener: ListenerSlot(0),
+    port: 0,
     flags: 0,
     socket: 0,
     queue: 0,
@@ -97,14 +108,24 @@ impl Slot {
         self.id == id && self.socket == socket.0
     }
 
+    const fn client(&self) -> Client {
+        let (local, stream) = if self.flags & STREAM == 0 {
+            (LocalSlot(self.place as u16), None)
+        } else {
+            (LocalSlot::LISTENER, Some(StreamSlot(self.place)))
+        };
+        let peer = Endpoint { ip: self.ip, scope: self.scope, port: self.port };
+        Client { peer, listener: self.listener, local, stream }
+    }
+
     const fn asked(&self) -> Asked {
         Asked {
-            client: self.client,
+            client: self.client(),
             client_id: self.client_id,
             question: self.question,
             case: self.case,
             pool: self.pool,
-            flags: self.flags,
+            flags: self.flags & !STREAM,
         }
     }
 }
@@ -122,7 +143,7 @@ pub struct Asked {
     pub case: u32,
     /// The pool that was to answer it.
     pub pool: PoolSlot,
-    /// The client's RD and CD, as [`case::packed`](super::case::packed) has them.
+    /// The client's RD and CD, as [`case::packed`](super::case::packed) has them: the lower bits.
     pub flags: u8,
 }
 
@@ -137,6 +158,8 @@ pub struct Terms {
     pub batch: u64,
     /// How long it waits.
     pub queue: Queue,
+    /// The connection it goes by; none for any UDP socket.
+    pub line: Option<SocketSlot>,
 }
 
 /// What is known of a query that is looked at in its slot.
@@ -170,12 +193,12 @@ struct Table {
     sockets: u8,
     /// The socket of this batch and the batch it was drawn for: a port per batch is as hard to
     /// guess as a port per query, and keeps a batch together in one system call.
-    socket: u8,
+    socket: u16,
     batch: u64,
 }
 
 impl Table {
-    fn index(&self, socket: u8, id: u16) -> usize {
+    fn index(&self, socket: u16, id: u16) -> usize {
         (usize::from(socket) << 16 | usize::from(id)) & (self.slots.len() - 1)
     }
 
@@ -242,6 +265,14 @@ impl Outstanding {
         self.table(backend).map_or(0, |t| t.live)
     }
 
+    /// The queries that wait on one of a backend's sockets or lines; reads the whole table.
+    pub fn on_route(&self, route: Route, each: &mut dyn FnMut(Key, Known)) {
+        let Some(table) = self.table(route.backend) else { return };
+        for slot in table.slots.iter().filter(|s| s.state == State::Live && s.socket == route.socket.0) {
+            each(Key { route, id: slot.id }, Known { asked: slot.asked(), claimed_at: slot.claimed_at });
+        }
+    }
+
     /// Queries that wait for any backend.
     #[must_use]
     pub const fn live(&self) -> u32 {
@@ -273,19 +304,19 @@ impl Outstanding {
         terms: Terms,
         rng: &mut ShardRng,
     ) -> Option<Key> {
-        let Terms { max, now, batch, queue } = terms;
+        let Terms { max, now, batch, queue, line } = terms;
         let table = self.tables.get_mut(backend.index())?.as_deref_mut()?;
         if table.live >= max {
             return None;
         }
-        if table.batch != batch {
+        if line.is_none() && table.batch != batch {
             table.batch = batch;
-            table.socket = rng.below(u32::from(table.sockets)) as u8;
+            table.socket = rng.below(u32::from(table.sockets)) as u16;
         }
         if table.live as usize * 2 >= table.slots.len() && table.slots.len() < table.slots_max() {
             table.grow();
         }
-        let mut socket = table.socket;
+        let mut socket = line.map_or(table.socket, |line| line.0);
         for draw in 0..DRAWS {
             let id = rng.id();
             let at = table.index(socket, id);
@@ -293,7 +324,11 @@ impl Outstanding {
                 table.slots[at] = Slot {
                     question: asked.question,
                     claimed_at: now,
-                    client: asked.client,
+                    ip: asked.client.peer.ip,
+                    scope: asked.client.peer.scope,
+                    port: asked.client.peer.port,
+                    place: asked.client.stream.map_or(asked.client.local.0.into(), |stream| stream.0),
+                    listener: asked.client.listener,
                     bucket: self.timers.arm(
                         queue,
                         now,
@@ -303,7 +338,7 @@ impl Outstanding {
                     client_id: asked.client_id,
                     id,
                     pool: asked.pool,
-                    flags: asked.flags,
+                    flags: asked.flags | if asked.client.stream.is_some() { STREAM } else { 0 },
                     socket,
                     queue: queue.number(),
                     state: State::Live,
@@ -313,9 +348,9 @@ impl Outstanding {
                 self.claimed += 1;
                 return Some(Key { route: Route { backend, socket: SocketSlot(socket) }, id });
             }
-            if draw >= DRAWS / 2 {
+            if draw >= DRAWS / 2 && line.is_none() {
                 // This socket's ids are nearly used up: any other may have more.
-                socket = rng.below(u32::from(table.sockets)) as u8;
+                socket = rng.below(u32::from(table.sockets)) as u16;
             }
         }
         None

@@ -345,6 +345,7 @@ impl Shard {
             peer: Endpoint { ip: [0; 16], scope: 0, port: 0 },
             listener: ListenerSlot(0),
             local: LocalSlot::LISTENER,
+            stream: None,
         };
         while let Some((backend, mut octets, len)) = self.later.take_copy() {
             let question = Question::parse(&octets[..len]).map_or(0, |q| self.hash(&q));

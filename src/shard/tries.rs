@@ -52,7 +52,7 @@ impl Shard {
             Some(queue) => queue,
             None => self.attached.get(backend.index()).copied().flatten()?.queue,
         };
-        let terms = Terms { max, now: self.now, batch: self.batch, queue };
+        let terms = Terms { max, now: self.now, batch: self.batch, queue, line: None };
         let key = self.outstanding.claim(backend, asked, terms, &mut self.rng)?;
         self.cases.tried(asked.case, key);
         self.selector.claimed(backend);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dnslob::addr::BackendSlot;
 use dnslob::config::prefix::PrefixSet;
-use dnslob::config::snapshot::*;
+use dnslob::config::snapshot::{ClientAddress, LineOptions, *};
 use dnslob::shard::policy::Policy;
 use dnslob::time::TickDelta;
 
@@ -29,6 +29,8 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        lines: LineOptions::default(),
+        client_address: ClientAddress::Hidden,
         health: Health {
             mode: HealthMode::Auto,
             probe: Probe::Udp,
@@ -67,6 +69,7 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
             retry: None,
             panic_ppm: 0,
             eject: None,
+            tcp_to_udp: false,
         }],
         acl: PrefixSet::default(),
         ..Snapshot::default()

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use dnslob::config::prefix::{DEFAULT_ACL, Prefix};
 use dnslob::config::snapshot::{
-    Backend, Globals, Health, HealthMode, Lazy, Listener, Pool, Probe, Retry, Snapshot, SocketOptions,
+    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe, Retry,
+    Service, Snapshot, SocketOptions, StreamOptions,
 };
 use dnslob::config::{self, Compiled, Flags, Slots};
 use dnslob::live::{Board, State};
@@ -54,6 +55,7 @@ impl Farm {
             retry: self.retry,
             panic_ppm: 0,
             eject: None,
+            tcp_to_udp: false,
         };
         Arc::new(Snapshot {
             generation: self.generation,
@@ -107,6 +109,8 @@ pub(crate) fn backend(at: usize) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        lines: LineOptions::default(),
+        client_address: ClientAddress::Hidden,
         health: up(),
     }
 }
@@ -145,13 +149,15 @@ pub(crate) fn listener(address: &str) -> Listener {
         interface: None,
         sockets: SocketOptions::default(),
         dscp: 0,
+        service: Service::Dns,
+        streams: StreamOptions::default(),
     }
 }
 
 /// A client of the first listener.
 pub(crate) fn client(address: &str) -> Client {
     let peer: std::net::SocketAddr = address.parse().expect("an address");
-    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER }
+    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None }
 }
 
 /// What the configuration `text` compiles to, continuing from `slots`; every error if it does not.

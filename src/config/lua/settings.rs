@@ -11,6 +11,7 @@ use crate::config::draft::DraftListener;
 use crate::config::error::{Fault, Sited};
 use crate::config::options::{self, Key, Kind, SETTINGS, Setter, Setting};
 use crate::config::prefix::Prefix;
+use crate::config::snapshot::{Service, StreamOptions};
 use crate::config::value;
 
 /// What a network looks like.
@@ -91,7 +92,14 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Val
 
 fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, Fault> {
     let address = parsed("", arguments.first().unwrap_or(&Value::Nil), value::ADDRESS, value::address)?;
-    let mut listener = DraftListener { origin: call.origin.clone(), address, interface: None, dscp: 0 };
+    let mut listener = DraftListener {
+        origin: call.origin.clone(),
+        address,
+        interface: None,
+        dscp: 0,
+        service: Service::Dns,
+        streams: StreamOptions::default(),
+    };
     // The older form: addLocal(address, doTCP, reusePort, ...).
     let Some(given) = arguments.get(1).filter(|a| !a.is_nil() && !a.is_boolean()) else {
         return Ok(listener);

@@ -45,7 +45,7 @@ impl Edge for Noting {
         }
         self.calls.push(format!("open {}", listener.slot.0));
         let socket = || Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
-        let ear = || Ok::<_, io::Error>(Ear { socket: socket()?, passed: false });
+        let ear = || Ok::<_, io::Error>(Ear { datagram: Some(socket()?), stream: None, passed: false });
         Ok(vec![(0, ear()?), (1, ear()?)])
     }
 

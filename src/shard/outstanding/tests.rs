@@ -11,7 +11,7 @@ const B: BackendSlot = BackendSlot(3);
 
 fn asked(question: u64) -> Asked {
     let peer = Endpoint { ip: [1; 16], scope: 0, port: 99 };
-    let client = Client { peer, listener: ListenerSlot(1), local: LocalSlot(2) };
+    let client = Client { peer, listener: ListenerSlot(1), local: LocalSlot(2), stream: None };
     Asked { client, client_id: 7, question, case: NO_CASE, pool: PoolSlot(0), flags: 0 }
 }
 
@@ -33,7 +33,7 @@ impl World {
 
     fn claim(&mut self, backend: BackendSlot, question: u64, max: u32, now: Tick) -> Option<Key> {
         self.batch += 1;
-        let terms = Terms { max, now, batch: self.batch, queue: self.queue };
+        let terms = Terms { max, now, batch: self.batch, queue: self.queue, line: None };
         self.out.claim(backend, asked(question), terms, &mut self.rng)
     }
 }
@@ -149,7 +149,7 @@ proptest! {
     ) {
         let mut w = World::new(seed);
         let slow = w.out.queue(TickDelta::from_ms(3_000)).expect("a queue");
-        let mut model: HashMap<(u16, u8, u16), (Key, u64, Tick)> = HashMap::new();
+        let mut model: HashMap<(u16, u16, u16), (Key, u64, Tick)> = HashMap::new();
         let mut now = ms(1);
         for (n, (what, pick, wait)) in steps.into_iter().enumerate() {
             now = now + TickDelta::from_ms(wait);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::addr::{BackendSlot, PoolSlot};
 use crate::config::prefix::PrefixSet;
-use crate::config::snapshot::*;
+use crate::config::snapshot::{ClientAddress, LineOptions, *};
 use crate::live::{Board, PPM, State};
 use crate::rng::ShardRng;
 use crate::time::Tick;
@@ -46,6 +46,8 @@ pub(crate) fn backend(slot: u16) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        lines: LineOptions::default(),
+        client_address: ClientAddress::Hidden,
         health: Health {
             mode: HealthMode::Auto,
             probe: Probe::Udp,
@@ -104,6 +106,7 @@ pub(crate) fn snapshot(policy: Policy, backends: &[Backend]) -> Snapshot {
             retry: None,
             panic_ppm: 0,
             eject: None,
+            tcp_to_udp: false,
         }],
         acl: PrefixSet::default(),
         ..Snapshot::default()

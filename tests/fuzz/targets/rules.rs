@@ -10,7 +10,8 @@ use dnslob::addr::{
 };
 use dnslob::config::prefix::{Prefix, PrefixSet};
 use dnslob::config::snapshot::{
-    Backend, Globals, Health, HealthMode, Lazy, Pool, Probe, Retry, Snapshot, SocketOptions,
+    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Pool, Probe, Retry, Snapshot,
+    SocketOptions,
 };
 use dnslob::live::{Board, ShardPage, State};
 use dnslob::packet::Packet;
@@ -220,7 +221,7 @@ impl Input<'_> {
             _ => Ipv6Addr::new(0x2001, 0xdb8, self.word(), 0, 0, 0, 0, 1).into(),
         };
         let peer = Endpoint::from(std::net::SocketAddr::new(ip, 4000));
-        Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER }
+        Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None }
     }
 
     /// A query that is one, with or without EDNS and octets behind it.
@@ -530,6 +531,8 @@ fn backend(slot: u16) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: slot == 1,
         tee: slot == 2,
+        lines: LineOptions::default(),
+        client_address: ClientAddress::Hidden,
         health: health(),
     }
 }

@@ -76,7 +76,12 @@ fn run(script: &mut dyn Script, function: FunctionId, data: &[u8]) {
         facts: Facts::of(packet.bytes()),
         packet: &mut packet,
         case: &mut case,
-        client: Client { peer: endpoint, listener: ListenerSlot(0), local: LocalSlot::LISTENER },
+        client: Client {
+            peer: endpoint,
+            listener: ListenerSlot(0),
+            local: LocalSlot::LISTENER,
+            stream: None,
+        },
         local: endpoint,
         answered: Some(Answered { backend: BackendSlot(0), latency: TickDelta(1) }),
     };

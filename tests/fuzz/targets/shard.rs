@@ -9,7 +9,8 @@ use std::sync::Arc;
 use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
 use dnslob::config::prefix::{Prefix, PrefixSet};
 use dnslob::config::snapshot::{
-    Backend, Globals, Health, HealthMode, Lazy, Pool, Probe, Retry, Snapshot, SocketOptions,
+    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Pool, Probe, Retry, Snapshot,
+    SocketOptions,
 };
 use dnslob::live::{Board, State};
 use dnslob::packet::Packet;
@@ -195,7 +196,7 @@ impl World {
         message[2] |= 0x80;
         let spoiled = events.octet();
         match spoiled % 16 {
-            0 => route.socket = SocketSlot(events.octet()),
+            0 => route.socket = SocketSlot(events.octet().into()),
             1 => route.backend = BackendSlot(u16::from(events.octet()) % BACKENDS),
             2 => message[0] ^= events.octet(),
             3 => message[2] &= 0x7f,
@@ -256,7 +257,7 @@ impl World {
 fn client(number: u16) -> Client {
     let [high, low] = number.to_be_bytes();
     let peer = SocketAddr::from(([127, 0, high, low], 1024 + number % 60_000));
-    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER }
+    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None }
 }
 
 /// A query whose name is its asker's number.
@@ -291,6 +292,7 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
             retry,
             panic_ppm: 0,
             eject: None,
+            tcp_to_udp: false,
         }],
         acl: ["127.0.0.0/8"].iter().map(|p| p.parse::<Prefix>().expect("a network")).collect::<PrefixSet>(),
         globals: Globals { servfail_when_no_server: true, ..Globals::default() },
@@ -318,6 +320,8 @@ fn backend(slot: u16) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        lines: LineOptions::default(),
+        client_address: ClientAddress::Hidden,
         health: Health {
             mode: HealthMode::Up,
             probe: Probe::Udp,

@@ -69,6 +69,7 @@ impl World {
                 peer: Endpoint { ip: asked.client, scope: 0, port: 4000 },
                 listener: ListenerSlot(0),
                 local: LocalSlot::LISTENER,
+                stream: None,
             },
             local: Endpoint { ip: asked.local.0, scope: 0, port: asked.local.1 },
             answered: None,

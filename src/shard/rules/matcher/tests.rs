@@ -70,7 +70,7 @@ impl Room {
             facts: Facts::of(message),
             packet: &mut packet,
             case: &mut self.case,
-            client: Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER },
+            client: Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None },
             local: endpoint(self.local),
             answered: None,
         };
