@@ -196,11 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn only_bound_udp_sockets_are_taken() {
+    fn bound_udp_and_listening_tcp_sockets_are_taken() {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let address = udp.local_addr().expect("its address");
-        assert_eq!(udp_address(&udp.into()).expect("usable"), address);
+        assert_eq!(usable(&udp.into()).expect("usable"), address);
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
-        udp_address(&tcp.into()).expect_err("not a datagram socket");
+        let address = tcp.local_addr().expect("its address");
+        assert_eq!(usable(&tcp.into()).expect("usable"), address);
+        let idle = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        usable(&idle.expect("a socket")).expect_err("not a listening socket");
     }
 }
