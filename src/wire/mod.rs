@@ -7,12 +7,14 @@ pub mod codes;
 pub mod ecs;
 pub mod edit;
 pub mod edns;
+pub mod frame;
 pub mod header;
 pub mod name;
 pub mod query;
 pub mod rebuild;
 pub mod records;
 pub mod svc;
+pub mod transfer;
 
 #[cfg(test)]
 mod tests;
