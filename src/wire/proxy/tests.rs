@@ -13,11 +13,25 @@ fn v2(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
 
 const V4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 53, 0x12, 0x67, 0, 53];
 
-fn header<'o>(octets: &'o [u8]) -> (Header<'o>, usize) {
-    match parse(octets, PAYLOAD_MAX) {
-        Parsed::Header { header, len } => (header, len),
-        other => panic!("{other:?} of {octets:?}"),
-    }
+fn header(octets: &[u8]) -> (Header<'_>, usize) {
+    let parsed = parse(octets, PAYLOAD_MAX);
+    let Parsed::Header { header, len } = parsed else { panic!("{parsed:?} of {octets:?}") };
+    (header, len)
+}
+
+#[test]
+fn a_header_of_dnsdist_is_read_and_written() {
+    // As dnsdist 1.7.3 sends it in front of a UDP query, with a value that a rule added.
+    let sent = b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x14\x7f\0\0\x01\x7f\0\0\x01\xb3\x91\x62\xd4\xe0\0\x05hello";
+    let (h, len) = header(sent);
+    assert_eq!((h.transport, len), (Transport::Datagram, sent.len()));
+    assert_eq!(h.source, Some(endpoint("127.0.0.1:45969")));
+    assert_eq!(h.destination, Some(endpoint("127.0.0.1:25300")));
+    assert_eq!(h.tlvs.first(0xe0), Some(&b"hello"[..]));
+    let mut out = Vec::new();
+    let [source, destination] = [h.source, h.destination].map(|e| e.expect("it is there"));
+    assert!(write_v2(&mut out, h.transport, source, destination, h.tlvs));
+    assert_eq!(out, sent);
 }
 
 #[test]
