@@ -38,6 +38,11 @@
 //!   answer.rs          answers of our own: the query becomes its answer; TC=1
 //!   svc.rs             SVCB and HTTPS records as a configuration says them
 //!   edit.rs            edits in place: the id
+//!   frame.rs           messages in a stream: length and message, what is read and to be written
+//!   transfer.rs        where a zone transfer ends
+//!   keepalive.rs       the TCP keepalive option
+//!   proxy.rs           the PROXY protocol, both versions
+//!     crc.rs           its checksum
 //!
 //! shard/               DATA PLANE: one thread, one owner, no locks
 //!   verdict.rs         Verdict, DropReason: what becomes of a packet, and why

@@ -198,7 +198,7 @@ fn frame_len(octets: &[u8]) -> Result<Option<usize>, FrameError> {
     };
     match usize::from(length) {
         0 => Err(FrameError::Empty),
-        ..header::LEN => Err(FrameError::Short(length)),
+        1..header::LEN => Err(FrameError::Short(length)),
         message => Ok(Some(LENGTH + message)),
     }
 }
