@@ -13,8 +13,8 @@ use super::lua::policy_kind;
 use super::options::{Key, SETTINGS, Settings, Value};
 use super::slots::{Full, LISTENERS_MAX, Slots};
 use super::snapshot::{
-    Backend, ClientAddress, Globals, HealthMode, LineOptions, Listener, Pool, Service, Snapshot,
-    SocketOptions, StreamLimits, StreamOptions,
+    Backend, ClientAddress, Globals, HealthMode, LineOptions, Listener, Pool, ProxyHeader, ProxyLimits,
+    Service, Snapshot, SocketOptions, StreamLimits, StreamOptions,
 };
 use super::value::DNS_PORT;
 use crate::addr::{BackendSlot, ListenerSlot};
@@ -189,6 +189,7 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
+        proxy: ProxyHeader::default(),
     }];
     let written = if draft.listeners.is_empty() { &fallback[..] } else { &draft.listeners[..] };
     let mut seen: HashMap<(SocketAddr, Option<&str>), &Origin> = HashMap::new();
@@ -207,6 +208,7 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
             dscp: l.dscp,
             service: l.service.clone(),
             streams: l.streams,
+            proxy: l.proxy,
         });
     }
     listeners
@@ -264,6 +266,7 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Vec<ConfigErr
             health,
             use_client_subnet: s.use_client_subnet,
             tee: false,
+            target: false,
             lines: s.lines.clone(),
             client_address: s.client_address,
         });
@@ -298,6 +301,7 @@ fn hidden(tee: &Tee, settings: &Settings) -> Backend {
         health,
         use_client_subnet: tee.add_ecs,
         tee: true,
+        target: false,
         lines: LineOptions::default(),
         client_address: ClientAddress::Hidden,
     }
@@ -447,5 +451,6 @@ fn globals(settings: &Settings, steer: Steer) -> Globals {
         ecs_v6: prefix(Key::EcsV6, 56),
         clients_stay: steer == Steer::Client,
         streams: StreamLimits::default(),
+        proxy: ProxyLimits::default(),
     }
 }

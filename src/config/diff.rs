@@ -187,6 +187,7 @@ fn fields(b: &Backend) -> Fields {
         health,
         use_client_subnet,
         tee: _,
+        target: _,
         lines,
         client_address,
     } = b;
@@ -262,6 +263,12 @@ fn health_fields(h: &Health) -> Fields {
         Probe::Udp => "dns".to_owned(),
         Probe::Tcp => "dns over TCP".to_owned(),
         Probe::Connect => "connect".to_owned(),
+        Probe::SendExpect(talk) => format!(
+            "{}send \"{}\", expect \"{}\"",
+            if talk.datagram { "over UDP " } else { "" },
+            talk.send.escape_ascii(),
+            talk.expect.escape_ascii()
+        ),
         Probe::Script(words) => words.join(" "),
     };
     vec![

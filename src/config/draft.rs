@@ -12,8 +12,8 @@ use super::options::Settings;
 use super::prefix::{DEFAULT_ACL, Prefix};
 use super::ruleset::{DraftState, Recorded, Ruleset};
 use super::snapshot::{
-    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, LuaFunction, Probe, Retry, Service,
-    StreamOptions,
+    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, LuaFunction, Probe, ProxyHeader, Retry,
+    Service, StreamOptions,
 };
 use crate::shard::policy::Policy;
 use crate::shard::rules::names::Names;
@@ -104,6 +104,8 @@ pub struct DraftListener {
     pub service: Service,
     /// How connections are taken.
     pub streams: StreamOptions,
+    /// Where a PROXY header stands.
+    pub proxy: ProxyHeader,
 }
 
 /// A server as written; what is `None` takes the process's setting.

@@ -12,7 +12,7 @@ use super::draft::{Draft, DraftListener, DraftServer};
 use super::error::{ConfigError, Origin, Sited};
 use super::options::{Kind, SETTINGS, Settings, Value};
 use super::prefix::Prefix;
-use super::snapshot::{Service, StreamOptions};
+use super::snapshot::{ProxyHeader, Service, StreamOptions};
 use super::value;
 
 /// The usage in one line.
@@ -85,6 +85,7 @@ impl Flags {
                     dscp: 0,
                     service: Service::Dns,
                     streams: StreamOptions::default(),
+                    proxy: ProxyHeader::default(),
                 })
                 .collect();
         }

@@ -11,7 +11,7 @@ use crate::config::draft::DraftListener;
 use crate::config::error::{Fault, Sited};
 use crate::config::options::{self, Key, Kind, SETTINGS, Setter, Setting};
 use crate::config::prefix::Prefix;
-use crate::config::snapshot::{Service, StreamOptions};
+use crate::config::snapshot::{ProxyHeader, Service, StreamOptions};
 use crate::config::value;
 
 /// What a network looks like.
@@ -99,6 +99,7 @@ fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, F
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
+        proxy: ProxyHeader::default(),
     };
     // The older form: addLocal(address, doTCP, reusePort, ...).
     let Some(given) = arguments.get(1).filter(|a| !a.is_nil() && !a.is_boolean()) else {
