@@ -128,8 +128,7 @@ pub struct ProxyLimits {
     /// The ACL is asked for the client that the header names, not for the peer that sent it
     /// (`setProxyProtocolApplyACLToProxiedClients`).
     pub acl_to_client: bool,
-    /// The longest header behind its first 16 octets, octets
-    /// (`setProxyProtocolMaximumPayloadSize`).
+    /// The longest header, all of it, octets (`setProxyProtocolMaximumPayloadSize`).
     pub octets_max: u16,
 }
 
