@@ -11,7 +11,6 @@ use super::draft::{Draft, DraftListener, DraftServer};
 use super::error::{ConfigError, Fault, Origin};
 use super::lua::policy_kind;
 use super::options::{Key, SETTINGS, Settings, Value};
-use super::prefix::PrefixSet;
 use super::slots::{Full, LISTENERS_MAX, Slots};
 use super::snapshot::{
     Backend, ClientAddress, Globals, HealthMode, LineOptions, Listener, Pool, ProxyHeader, ProxyLimits,
@@ -160,7 +159,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         rules_fresh,
         limits: chains::limits(draft),
         script: draft.script.clone(),
-        globals: globals(&draft.settings, boot.steer),
+        globals: globals(draft, boot.steer),
     };
     Ok(Compiled { boot, snapshot, slots })
 }
@@ -444,7 +443,8 @@ fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
     Some(Arc::new(Ring::build(&members)))
 }
 
-fn globals(settings: &Settings, steer: Steer) -> Globals {
+fn globals(draft: &Draft, steer: Steer) -> Globals {
+    let settings = &draft.settings;
     let prefix = |key, default| settings.number(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(default);
     Globals {
         servfail_when_no_server: settings.switch(Key::Servfail),
@@ -464,7 +464,7 @@ fn globals(settings: &Settings, steer: Steer) -> Globals {
         clients_stay: steer == Steer::Client,
         streams: stream_limits(settings),
         proxy: ProxyLimits {
-            peers: PrefixSet::default(),
+            peers: draft.proxy_peers.iter().copied().collect(),
             acl_to_client: settings.switch(Key::ProxyAcl),
             octets_max: settings
                 .number(Key::ProxyOctets)

@@ -36,6 +36,8 @@ pub struct Draft {
     pub policy: Option<Sited<Policy>>,
     /// Who may ask.
     pub acl: Vec<Prefix>,
+    /// Who sends PROXY headers.
+    pub proxy_peers: Vec<Prefix>,
     /// Judges the answers to the probes of every server without a function of its own.
     pub judge: Option<LuaFunction>,
     /// The rules.
@@ -65,6 +67,7 @@ impl Default for Draft {
             pools: Vec::new(),
             policy: None,
             acl: DEFAULT_ACL.iter().filter_map(|n| n.parse().ok()).collect(),
+            proxy_peers: Vec::new(),
             judge: None,
             rules: Ruleset::default(),
             functions: Vec::new(),

@@ -5,16 +5,9 @@ use super::Missing;
 /// The functions that dnsdist has and dnslob has not yet.
 pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing {
-        family: "rules on what only encrypted DNS and the PROXY protocol bring",
+        family: "rules on what only DNS over HTTPS brings",
         meanwhile: "remove the rule: no query comes that way in this version",
-        names: &[
-            "SNIRule",
-            "HTTPHeaderRule",
-            "HTTPPathRegexRule",
-            "HTTPPathRule",
-            "HTTPStatusAction",
-            "ProxyProtocolValueRule",
-        ],
+        names: &["HTTPHeaderRule", "HTTPPathRegexRule", "HTTPPathRule", "HTTPStatusAction"],
     },
     Missing {
         family: "rules",
@@ -165,15 +158,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "registerDynBPFFilter",
             "unregisterDynBPFFilter",
             "addBPFFilterDynBlocks",
-        ],
-    },
-    Missing {
-        family: "values of the PROXY protocol",
-        meanwhile: "remove it",
-        names: &[
-            "setProxyProtocolACL",
-            "SetProxyProtocolValuesAction",
-            "SetAdditionalProxyProtocolValueAction",
         ],
     },
     Missing {

@@ -92,6 +92,11 @@ pub static FUNCTIONS: &[Entry] = &[
         "path",
         "Like setACL with the networks of a file, one a line; `#` begins a comment.",
     ),
+    entry(
+        "setProxyProtocolACL",
+        "network | {network, ...}",
+        "These send a PROXY header, and are dropped without one; nobody else may. At first: nobody.",
+    ),
     entry("setServerPolicy", "policy", "The policy of every pool without one of its own."),
     entry("setPoolServerPolicy", "policy, pool", "The policy of a pool."),
     entry("getPool", "name", "The pool with this name, made if needed; the default pool's name is empty."),

@@ -183,7 +183,12 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setACL", |call, arguments| {
         let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
-        replace_acl(call, texts.iter().map(String::as_str));
+        call.draft.acl = networks(call, texts.iter().map(String::as_str));
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setProxyProtocolACL", |call, arguments| {
+        let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
+        call.draft.proxy_peers = networks(call, texts.iter().map(String::as_str));
         Ok(Value::Nil)
     })?;
     context.define(lua, "setACLFromFile", |call, arguments| {
@@ -191,20 +196,21 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let content = std::fs::read_to_string(&path)
             .map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
         let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-        replace_acl(call, lines.filter(|l| !l.is_empty()));
+        call.draft.acl = networks(call, lines.filter(|l| !l.is_empty()));
         Ok(Value::Nil)
     })
 }
 
-fn replace_acl<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) {
-    let mut acl = Vec::new();
+/// The networks of a list, those apart that are none, each of which is an error.
+pub(super) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) -> Vec<Prefix> {
+    let mut list = Vec::new();
     for text in texts {
         match network(text) {
-            Ok(net) => acl.push(net),
+            Ok(net) => list.push(net),
             Err(fault) => call.fail(fault),
         }
     }
-    call.draft.acl = acl;
+    list
 }
 
 /// What dnslob does anyhow, or does not do at all, and so takes without effect.
