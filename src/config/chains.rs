@@ -180,7 +180,7 @@ pub(super) fn compile(
         cache_inserted: response(ChainKey::CacheInserted),
         self_answered: response(ChainKey::SelfAnswered),
         timeout: response(ChainKey::Timeout),
-        xfr: Chain::default(),
+        xfr: response(ChainKey::Xfr),
     }
 }
 

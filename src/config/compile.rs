@@ -13,10 +13,10 @@ use super::lua::policy_kind;
 use super::options::{Key, SETTINGS, Settings, Value};
 use super::slots::{Full, LISTENERS_MAX, Slots};
 use super::snapshot::{
-    Backend, ClientAddress, Globals, HealthMode, LineOptions, Listener, Pool, Service, Snapshot,
-    SocketOptions, StreamLimits, StreamOptions,
+    Backend, ClientAddress, Globals, HealthMode, LineOptions, Listener, Pool, ProxyHeader, ProxyLimits,
+    Service, Snapshot, SocketOptions, StreamLimits, StreamOptions,
 };
-use super::value::DNS_PORT;
+use super::value::{self, DNS_PORT};
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::engine::socket::Steer;
 use crate::live::RULES_MAX;
@@ -159,7 +159,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         rules_fresh,
         limits: chains::limits(draft),
         script: draft.script.clone(),
-        globals: globals(&draft.settings, boot.steer),
+        globals: globals(draft, boot.steer),
     };
     Ok(Compiled { boot, snapshot, slots })
 }
@@ -189,7 +189,9 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
+        proxy: ProxyHeader::default(),
     }];
+    let key = draft.settings.text(Key::FastOpenKey).and_then(|key| value::fast_open_key(&key).ok());
     let written = if draft.listeners.is_empty() { &fallback[..] } else { &draft.listeners[..] };
     let mut seen: HashMap<(SocketAddr, Option<&str>), &Origin> = HashMap::new();
     let mut listeners = Vec::with_capacity(written.len());
@@ -206,7 +208,8 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
             sockets: socket_options(&draft.settings),
             dscp: l.dscp,
             service: l.service.clone(),
-            streams: l.streams,
+            streams: StreamOptions { fast_open_key: key, ..l.streams },
+            proxy: l.proxy,
         });
     }
     listeners
@@ -264,11 +267,22 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Vec<ConfigErr
             health,
             use_client_subnet: s.use_client_subnet,
             tee: false,
-            lines: s.lines.clone(),
+            target: false,
+            lines: lines(&s.lines, settings),
             client_address: s.client_address,
         });
     }
     backends
+}
+
+/// A server's connections, with what is set for all servers.
+fn lines(written: &LineOptions, settings: &Settings) -> LineOptions {
+    let default = LineOptions::default();
+    LineOptions {
+        kept: settings.number(Key::LinesKept).unwrap_or(default.kept),
+        idle: settings.number(Key::LinesIdle).map_or(default.idle, |ms| TickDelta::from_ms(ms.into())),
+        ..written.clone()
+    }
 }
 
 /// The server that copies of queries go to: in no pool, never checked.
@@ -298,7 +312,8 @@ fn hidden(tee: &Tee, settings: &Settings) -> Backend {
         health,
         use_client_subnet: tee.add_ecs,
         tee: true,
-        lines: LineOptions::default(),
+        target: false,
+        lines: lines(&LineOptions::default(), settings),
         client_address: ClientAddress::Hidden,
     }
 }
@@ -428,7 +443,8 @@ fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
     Some(Arc::new(Ring::build(&members)))
 }
 
-fn globals(settings: &Settings, steer: Steer) -> Globals {
+fn globals(draft: &Draft, steer: Steer) -> Globals {
+    let settings = &draft.settings;
     let prefix = |key, default| settings.number(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(default);
     Globals {
         servfail_when_no_server: settings.switch(Key::Servfail),
@@ -446,6 +462,40 @@ fn globals(settings: &Settings, steer: Steer) -> Globals {
         ecs_v4: prefix(Key::EcsV4, 24),
         ecs_v6: prefix(Key::EcsV6, 56),
         clients_stay: steer == Steer::Client,
-        streams: StreamLimits::default(),
+        streams: stream_limits(settings),
+        proxy: ProxyLimits {
+            peers: draft.proxy_peers.iter().copied().collect(),
+            acl_to_client: settings.switch(Key::ProxyAcl),
+            octets_max: settings
+                .number(Key::ProxyOctets)
+                .and_then(|n| u16::try_from(n).ok())
+                .unwrap_or(ProxyLimits::default().octets_max),
+        },
+    }
+}
+
+/// The table's defaults are those of [`StreamLimits`], which a test holds them to.
+fn stream_limits(settings: &Settings) -> StreamLimits {
+    let number = |key| settings.number(key).unwrap_or(0);
+    let span = |key| TickDelta::from_ms(number(key).into());
+    // The table's ranges bound these.
+    let octet = |key| u8::try_from(number(key)).unwrap_or(u8::MAX);
+    StreamLimits {
+        receive_timeout: span(Key::TcpReceiveTimeout),
+        send_timeout: span(Key::TcpSendTimeout),
+        duration: span(Key::TcpDuration),
+        queries: number(Key::TcpQueries),
+        connections: number(Key::TcpConnections),
+        connections_per_client: number(Key::TcpConnectionsPerClient),
+        rate_per_client: number(Key::TcpRate),
+        sessions_per_client: number(Key::TlsSessionRate),
+        resumptions_per_client: number(Key::TlsResumptionRate),
+        rate_ban: span(Key::RateBan),
+        reads_per_query: number(Key::TcpReads),
+        reads_ban: span(Key::ReadsBan),
+        overload_percent: octet(Key::TcpOverload),
+        mask_v4: octet(Key::TcpMaskV4),
+        mask_v6: octet(Key::TcpMaskV6),
+        mask_v4_port: octet(Key::TcpMaskV4Port),
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::chains::called;
 use super::lua::policy_name;
-use super::snapshot::{Backend, Health, LineOptions, Listener, Pool, Probe, Snapshot};
+use super::snapshot::{
+    Backend, Health, LineOptions, Listener, Pool, Probe, Service, Snapshot, StreamLimits, StreamOptions,
+};
 use super::value::span_text;
 use crate::shard::policy::{HashKey, Policy};
 use crate::shard::rules::names::Names;
@@ -19,7 +21,9 @@ use crate::time::TickDelta;
 #[must_use]
 pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
-    compare(&mut lines, "listener", &listeners(old), &listeners(new), |_, _| Vec::new());
+    compare(&mut lines, "listener", &listeners(old), &listeners(new), |a, b| {
+        changes(&listener_fields(a), &listener_fields(b))
+    });
     compare(&mut lines, "server", &servers(old), &servers(new), |a, b| changes(&fields(a), &fields(b)));
     compare(&mut lines, "pool", &pools(old), &pools(new), |a, b| {
         changes(&pool_fields(a, old), &pool_fields(b, new))
@@ -47,6 +51,7 @@ fn rules(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     chain(&mut all, "cache-inserted rule", &a.cache_inserted, &b.cache_inserted, text::response_action);
     chain(&mut all, "self-answered rule", &a.self_answered, &b.self_answered, text::response_action);
     chain(&mut all, "time-out rule", &a.timeout, &b.timeout, text::response_action);
+    chain(&mut all, "zone transfer rule", &a.xfr, &b.xfr, text::response_action);
     if all.len() > RULE_LINES {
         let more = all.len() - RULE_LINES;
         all.truncate(RULE_LINES);
@@ -150,6 +155,28 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
     snapshot.listeners.iter().map(|l| (name(l), l)).collect()
 }
 
+/// What can change while its sockets stay; the rest is another listener.
+fn listener_fields(l: &Listener) -> Fields {
+    let StreamOptions { backlog, fast_open, fast_open_key: _, in_flight, connections } = l.streams;
+    vec![
+        ("service", service_name(&l.service).to_owned()),
+        ("tcpListenQueueSize", backlog.to_string()),
+        ("tcpFastOpenQueueSize", fast_open.to_string()),
+        ("maxInFlight", in_flight.to_string()),
+        ("maxConcurrentTCPConnections", connections.to_string()),
+        ("PROXY header", shown(l.proxy).to_lowercase()),
+    ]
+}
+
+fn service_name(service: &Service) -> &'static str {
+    match service {
+        Service::Dns => "DNS over UDP and TCP",
+        Service::DnsUdp => "DNS over UDP",
+        Service::TcpForward(_) => "TCP forward",
+        Service::UdpForward(_) => "UDP forward",
+    }
+}
+
 fn servers(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Backend>> {
     snapshot.backends.iter().flatten().map(|b| (b.id.clone(), b)).collect()
 }
@@ -187,6 +214,7 @@ fn fields(b: &Backend) -> Fields {
         health,
         use_client_subnet,
         tee: _,
+        target: _,
         lines,
         client_address,
     } = b;
@@ -262,6 +290,12 @@ fn health_fields(h: &Health) -> Fields {
         Probe::Udp => "dns".to_owned(),
         Probe::Tcp => "dns over TCP".to_owned(),
         Probe::Connect => "connect".to_owned(),
+        Probe::SendExpect(talk) => format!(
+            "{}send \"{}\", expect \"{}\"",
+            if talk.datagram { "over UDP " } else { "" },
+            talk.send.escape_ascii(),
+            talk.expect.escape_ascii()
+        ),
         Probe::Script(words) => words.join(" "),
     };
     vec![
@@ -346,7 +380,7 @@ fn policy_text(policy: &Policy) -> String {
 
 fn global_fields(snapshot: &Snapshot) -> Fields {
     let g = &snapshot.globals;
-    vec![
+    let mut fields = vec![
         ("setServFailWhenNoServer", g.servfail_when_no_server.to_string()),
         ("setRoundRobinFailOnNoServer", g.round_robin_fail_on_no_server.to_string()),
         ("setAllowEmptyResponse", g.allow_empty_response.to_string()),
@@ -358,5 +392,51 @@ fn global_fields(snapshot: &Snapshot) -> Fields {
         ("setECSOverride", g.ecs_override.to_string()),
         ("setECSSourcePrefixV4", g.ecs_v4.to_string()),
         ("setECSSourcePrefixV6", g.ecs_v6.to_string()),
+    ];
+    fields.extend(stream_fields(&g.streams));
+    fields.extend([
+        ("setProxyProtocolACL", format!("{} ranges", g.proxy.peers.len())),
+        ("setProxyProtocolApplyACLToProxiedClients", g.proxy.acl_to_client.to_string()),
+        ("setProxyProtocolMaximumPayloadSize", g.proxy.octets_max.to_string()),
+    ]);
+    fields
+}
+
+fn stream_fields(limits: &StreamLimits) -> Fields {
+    let StreamLimits {
+        receive_timeout,
+        send_timeout,
+        duration,
+        queries,
+        connections,
+        connections_per_client,
+        rate_per_client,
+        sessions_per_client,
+        resumptions_per_client,
+        rate_ban,
+        reads_per_query,
+        reads_ban,
+        overload_percent,
+        mask_v4,
+        mask_v6,
+        mask_v4_port,
+    } = limits;
+    vec![
+        ("setTCPRecvTimeout", span_text(*receive_timeout)),
+        ("setTCPSendTimeout", span_text(*send_timeout)),
+        ("setMaxTCPConnectionDuration", span_text(*duration)),
+        ("setMaxTCPQueriesPerConnection", queries.to_string()),
+        ("setMaxTCPConnections", connections.to_string()),
+        ("setMaxTCPConnectionsPerClient", connections_per_client.to_string()),
+        ("setMaxTCPConnectionRatePerClient", rate_per_client.to_string()),
+        ("setMaxTLSNewSessionRatePerClient", sessions_per_client.to_string()),
+        ("setMaxTLSResumedSessionRatePerClient", resumptions_per_client.to_string()),
+        ("setBanDurationForExceedingTCPTLSRate", span_text(*rate_ban)),
+        ("setMaxTCPReadIOsPerQuery", reads_per_query.to_string()),
+        ("setBanDurationForExceedingMaxReadIOsPerQuery", span_text(*reads_ban)),
+        ("setTCPConnectionsOverloadThreshold", overload_percent.to_string()),
+        ("setTCPConnectionsMaskV4", mask_v4.to_string()),
+        ("setTCPConnectionsMaskV6", mask_v6.to_string()),
+        ("setTCPConnectionsMaskV4Port", mask_v4_port.to_string()),
     ]
 }

@@ -12,8 +12,8 @@ use super::options::Settings;
 use super::prefix::{DEFAULT_ACL, Prefix};
 use super::ruleset::{DraftState, Recorded, Ruleset};
 use super::snapshot::{
-    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, LuaFunction, Probe, Retry, Service,
-    StreamOptions,
+    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, LuaFunction, Probe, ProxyHeader, Retry,
+    Service, StreamOptions,
 };
 use crate::shard::policy::Policy;
 use crate::shard::rules::names::Names;
@@ -36,6 +36,8 @@ pub struct Draft {
     pub policy: Option<Sited<Policy>>,
     /// Who may ask.
     pub acl: Vec<Prefix>,
+    /// Who sends PROXY headers.
+    pub proxy_peers: Vec<Prefix>,
     /// Judges the answers to the probes of every server without a function of its own.
     pub judge: Option<LuaFunction>,
     /// The rules.
@@ -65,6 +67,7 @@ impl Default for Draft {
             pools: Vec::new(),
             policy: None,
             acl: DEFAULT_ACL.iter().filter_map(|n| n.parse().ok()).collect(),
+            proxy_peers: Vec::new(),
             judge: None,
             rules: Ruleset::default(),
             functions: Vec::new(),
@@ -104,6 +107,8 @@ pub struct DraftListener {
     pub service: Service,
     /// How connections are taken.
     pub streams: StreamOptions,
+    /// Where a PROXY header stands.
+    pub proxy: ProxyHeader,
 }
 
 /// A server as written; what is `None` takes the process's setting.

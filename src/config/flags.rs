@@ -12,7 +12,7 @@ use super::draft::{Draft, DraftListener, DraftServer};
 use super::error::{ConfigError, Origin, Sited};
 use super::options::{Kind, SETTINGS, Settings, Value};
 use super::prefix::Prefix;
-use super::snapshot::{Service, StreamOptions};
+use super::snapshot::{ProxyHeader, Service, StreamOptions};
 use super::value;
 
 /// The usage in one line.
@@ -85,6 +85,7 @@ impl Flags {
                     dscp: 0,
                     service: Service::Dns,
                     streams: StreamOptions::default(),
+                    proxy: ProxyHeader::default(),
                 })
                 .collect();
         }
@@ -138,6 +139,7 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
             | Kind::Factor
             | Kind::Choice(_)
             | Kind::Cpus
+            | Kind::FastOpenKey
             | Kind::Text(_) => matches.get_one::<Value>(setting.name).cloned(),
         };
         if let Some(value) = value {
@@ -240,7 +242,12 @@ pub fn command() -> Command {
                     move |word: String| setting.parse(&word),
                 ),
             ),
-            Kind::Number { .. } | Kind::Span { .. } | Kind::Factor | Kind::Cpus | Kind::Text(_) => {
+            Kind::Number { .. }
+            | Kind::Span { .. }
+            | Kind::Factor
+            | Kind::Cpus
+            | Kind::Text(_)
+            | Kind::FastOpenKey => {
                 arg.value_name(value_name(&setting.kind)).value_parser(move |t: &str| setting.parse(t))
             }
         };
@@ -287,7 +294,7 @@ fn value_name(kind: &Kind) -> String {
         Kind::Span { .. } => "DURATION",
         Kind::Factor => "FACTOR",
         Kind::Cpus => "LIST",
-        Kind::Switch | Kind::Choice(_) | Kind::Text(_) => "NAME",
+        Kind::Switch | Kind::Choice(_) | Kind::Text(_) | Kind::FastOpenKey => "NAME",
     }
     .to_owned()
 }

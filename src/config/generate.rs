@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::flags::{Document, command};
 use super::functions::{
-    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING, LUA_POLICIES, Missing,
+    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING, LOCAL_OPTIONS, LUA_POLICIES, Missing,
     NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RESPONSE_ACTIONS,
     RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SETS,
 };
@@ -43,6 +43,7 @@ fn reference() -> String {
     settings(&mut out);
     entries(&mut out, "Functions", "Function", FUNCTIONS, true);
     entries(&mut out, "Arguments of newServer", "Argument", SERVER_ARGUMENTS, false);
+    entries(&mut out, "Options of addLocal and setLocal", "Option", LOCAL_OPTIONS, false);
     entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);
     out += "\nFields of a server: `order`, `weight`, `qps` (these can be set), `name`, `id`, `pools`, `upStatus`.\n";
     entries(&mut out, "Methods of a pool", "Method", POOL_METHODS, true);
@@ -161,7 +162,8 @@ mod tests {
         let settings =
             SETTINGS.iter().map(|s| s.name).chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
         let methods = [SERVER_METHODS, POOL_METHODS, NAME_SET_METHODS, NETWORK_SET_METHODS, RULE_METHODS];
-        let entries = functions().chain(SERVER_ARGUMENTS).chain(methods.into_iter().flatten());
+        let entries =
+            functions().chain(SERVER_ARGUMENTS).chain(LOCAL_OPTIONS).chain(methods.into_iter().flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
         let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();
         assert_eq!(shown, SETTINGS.len(), "a setting that nobody can set");

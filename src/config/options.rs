@@ -47,6 +47,27 @@ pub enum Key {
     EcsOverride,
     EcsV4,
     EcsV6,
+    TcpReceiveTimeout,
+    TcpSendTimeout,
+    TcpDuration,
+    TcpQueries,
+    TcpConnections,
+    TcpConnectionsPerClient,
+    TcpRate,
+    TlsSessionRate,
+    TlsResumptionRate,
+    RateBan,
+    TcpReads,
+    ReadsBan,
+    TcpOverload,
+    TcpMaskV4,
+    TcpMaskV6,
+    TcpMaskV4Port,
+    FastOpenKey,
+    LinesIdle,
+    LinesKept,
+    ProxyOctets,
+    ProxyAcl,
 }
 
 /// One setting.
@@ -112,6 +133,8 @@ pub enum Kind {
     Cpus,
     /// Any text that is not empty; what it names.
     Text(&'static str),
+    /// Sixteen octets as the kernel writes the key of TCP Fast Open.
+    FastOpenKey,
 }
 
 /// The value of a setting.
@@ -125,7 +148,7 @@ pub enum Value {
     Factor(f64),
     /// Of [`Kind::Switch`].
     Switch(bool),
-    /// Of [`Kind::Choice`] and [`Kind::Text`].
+    /// Of [`Kind::Choice`], [`Kind::Text`] and [`Kind::FastOpenKey`].
     Text(String),
     /// Of [`Kind::Cpus`].
     Cpus(Vec<u16>),
@@ -161,6 +184,7 @@ impl fmt::Display for Kind {
             Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
             Self::Cpus => f.write_str(value::CPUS),
             Self::Text(what) => f.write_str(what),
+            Self::FastOpenKey => f.write_str(value::FAST_OPEN_KEY),
         }
     }
 }
@@ -184,6 +208,7 @@ impl Setting {
             Kind::Choice(words) => words.contains(&text).then(|| Value::Text(text.to_owned())),
             Kind::Cpus => value::cpus(text).ok().map(Value::Cpus),
             Kind::Text(_) => (!text.is_empty()).then(|| Value::Text(text.to_owned())),
+            Kind::FastOpenKey => value::fast_open_key(text).ok().map(|_| Value::Text(text.to_owned())),
         };
         value.ok_or_else(|| format!("expected {}", self.kind))
     }
@@ -309,6 +334,21 @@ const fn octets(max: u32) -> Kind {
     Kind::Number { min: 0, max, unit: "octets" }
 }
 
+const fn times_ms(min: u32, max: u32) -> Kind {
+    Kind::Number { min, max, unit: "ms" }
+}
+
+const fn seconds(name: &'static str) -> Setter {
+    Setter { name, scale: 1000, unit: "s" }
+}
+
+const fn milliseconds(name: &'static str) -> Setter {
+    Setter { name, scale: 1, unit: "ms" }
+}
+
+/// A day, milliseconds.
+const DAY_MS: u32 = 86_400_000;
+
 /// What every setting has unless its entry says otherwise: a flag, no default, a restart.
 const BASE: Setting = Setting {
     key: Key::Shards,
@@ -326,7 +366,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 33] = [
+pub static SETTINGS: [Setting; 54] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -618,6 +658,204 @@ pub static SETTINGS: [Setting; 33] = [
         default: "56",
         lua: &[set("setECSSourcePrefixV6")],
         doc: "Prefix length of the client subnet for IPv6 clients.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpReceiveTimeout,
+        name: "tcp-recv-timeout",
+        flag: true,
+        kind: times_ms(1, 3_600_000),
+        default: "10000",
+        lua: &[seconds("setTCPRecvTimeout"), milliseconds("setTCPRecvTimeoutMs")],
+        doc: "A client's connection is closed that stands idle for so long, or that begins a query or a handshake \
+              and does not finish it in this time.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpSendTimeout,
+        name: "tcp-send-timeout",
+        flag: true,
+        kind: times_ms(1, 3_600_000),
+        default: "10000",
+        lua: &[seconds("setTCPSendTimeout"), milliseconds("setTCPSendTimeoutMs")],
+        doc: "A client's connection is closed that does not take its answers for so long.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpDuration,
+        name: "tcp-connection-duration",
+        kind: times_ms(0, DAY_MS),
+        default: "0",
+        lua: &[seconds("setMaxTCPConnectionDuration"), milliseconds("setMaxTCPConnectionDurationMs")],
+        doc: "How long a client's connection may live; 0 is no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpQueries,
+        name: "tcp-queries-per-connection",
+        kind: count(0, u32::MAX),
+        default: "0",
+        lua: &[set("setMaxTCPQueriesPerConnection")],
+        doc: "Queries of a client's connection, after which it is closed; 0 is no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpConnections,
+        name: "tcp-connections",
+        flag: true,
+        kind: count(0, 10_000_000),
+        default: "100000",
+        lua: &[set("setMaxTCPConnections")],
+        doc: "Connections of all clients together, in each shard at a time: those beyond are closed at once. 0 is \
+              no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpConnectionsPerClient,
+        name: "tcp-connections-per-client",
+        flag: true,
+        kind: count(0, 10_000_000),
+        default: "0",
+        lua: &[set("setMaxTCPConnectionsPerClient")],
+        doc: "Connections of a client, in each shard at a time; 0 is no limit. Over all shards with \
+              `--steer client`.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpRate,
+        name: "tcp-connection-rate-per-client",
+        kind: count(0, 1_000_000),
+        default: "0",
+        lua: &[set("setMaxTCPConnectionRatePerClient")],
+        doc: "New connections of a client in a second, over five minutes; 0 is no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TlsSessionRate,
+        name: "tls-new-session-rate-per-client",
+        kind: count(0, 1_000_000),
+        default: "0",
+        lua: &[set("setMaxTLSNewSessionRatePerClient")],
+        doc: "New TLS sessions of a client in a second, over five minutes; 0 is no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TlsResumptionRate,
+        name: "tls-resumed-session-rate-per-client",
+        kind: count(0, 1_000_000),
+        default: "0",
+        lua: &[set("setMaxTLSResumedSessionRatePerClient")],
+        doc: "Resumed TLS sessions of a client in a second, over five minutes; 0 is no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::RateBan,
+        name: "tcp-rate-ban",
+        kind: times_ms(0, DAY_MS),
+        default: "10000",
+        lua: &[seconds("setBanDurationForExceedingTCPTLSRate")],
+        doc: "For how long the connections of a client are refused that exceeded a rate of connections or sessions.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpReads,
+        name: "tcp-reads-per-query",
+        kind: count(0, 1_000_000),
+        default: "50",
+        lua: &[set("setMaxTCPReadIOsPerQuery")],
+        doc: "Reads for one query: a client that needs more sends by single octets, and its connection is closed. \
+              0 is no limit.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::ReadsBan,
+        name: "tcp-reads-ban",
+        kind: times_ms(0, DAY_MS),
+        default: "60000",
+        lua: &[seconds("setBanDurationForExceedingMaxReadIOsPerQuery")],
+        doc: "For how long the connections of such a client are refused.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpOverload,
+        name: "tcp-connections-overload-threshold",
+        kind: Kind::Number { min: 0, max: 100, unit: "percent" },
+        default: "90",
+        lua: &[set("setTCPConnectionsOverloadThreshold")],
+        doc: "From this part of a limit of connections on, clients' connections are closed after an answer and wait \
+              a tenth of the time only; 0 switches it off.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpMaskV4,
+        name: "tcp-connections-mask-v4",
+        kind: count(0, 32),
+        default: "32",
+        lua: &[set("setTCPConnectionsMaskV4")],
+        doc: "Prefix length by which the limits of connections tell IPv4 clients apart.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpMaskV6,
+        name: "tcp-connections-mask-v6",
+        kind: count(0, 128),
+        default: "128",
+        lua: &[set("setTCPConnectionsMaskV6")],
+        doc: "The same for IPv6.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::TcpMaskV4Port,
+        name: "tcp-connections-mask-v4-port",
+        kind: count(0, 16),
+        default: "0",
+        lua: &[set("setTCPConnectionsMaskV4Port")],
+        doc: "The first so many bits of an IPv4 client's port tell it apart, too: for clients that share an address \
+              and have a range of ports each.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::FastOpenKey,
+        name: "tcp-fast-open-key",
+        kind: Kind::FastOpenKey,
+        default: "",
+        lua: &[set("setTCPFastOpenKey")],
+        doc: "Key of the cookies of TCP Fast Open, for listeners with `tcpFastOpenQueueSize`. The same one on \
+              machines that share an address lets each accept the others' clients. Without it: the kernel's.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::LinesIdle,
+        name: "server-connections-idle",
+        kind: times_ms(0, DAY_MS),
+        default: "300000",
+        lua: &[seconds("setTCPDownstreamMaxIdleTime")],
+        doc: "How long a connection to a server is kept without a query.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::LinesKept,
+        name: "server-connections-kept",
+        kind: count(0, 4096),
+        default: "10",
+        lua: &[set("setMaxCachedTCPConnectionsPerDownstream"), set("setMaxIdleTCPConnectionsPerDownstream")],
+        doc: "Connections to each server that are kept without a query, in each shard.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::ProxyOctets,
+        name: "proxy-protocol-payload-max",
+        kind: Kind::Number { min: 16, max: 65535, unit: "octets" },
+        default: "512",
+        lua: &[set("setProxyProtocolMaximumPayloadSize")],
+        doc: "The longest PROXY header that is taken, with its values.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::ProxyAcl,
+        name: "proxy-protocol-acl-to-client",
+        lua: &[set("setProxyProtocolApplyACLToProxiedClients")],
+        doc: "Ask the ACL for the client that a PROXY header names, rather than for the peer that sent it.",
         ..LIVE
     },
 ];

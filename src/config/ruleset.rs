@@ -26,11 +26,13 @@ pub enum ChainKey {
     SelfAnswered,
     /// Of queries that no server answered in time.
     Timeout,
+    /// Of the messages of zone transfers (AXFR, IXFR).
+    Xfr,
 }
 
 impl ChainKey {
     /// Every chain, in the order of [`CHAINS`](super::functions::CHAINS).
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Query,
         Self::CacheMiss,
         Self::Response,
@@ -38,6 +40,7 @@ impl ChainKey {
         Self::CacheInserted,
         Self::SelfAnswered,
         Self::Timeout,
+        Self::Xfr,
     ];
 }
 

@@ -71,8 +71,9 @@ impl Slots {
     /// # Errors
     /// When there are not enough slots; `self` is then of no use.
     pub fn assign_listeners(&mut self, wanted: &mut [Listener]) -> Result<(), Full> {
-        let same = |a: &Listener, b: &Listener| Listener { slot: b.slot, ..a.clone() } == *b;
-        assign(&mut self.listeners, wanted, LISTENERS_MAX, same, |l, at| l.slot = ListenerSlot(at))
+        assign(&mut self.listeners, wanted, LISTENERS_MAX, Listener::same_sockets, |l, at| {
+            l.slot = ListenerSlot(at);
+        })
     }
 
     /// Gives each rule its slot, and names the slots that are new: the one it had, or a free one.
@@ -214,7 +215,7 @@ mod tests {
     use super::*;
     use crate::config::draft::default_health;
     use crate::config::snapshot::SocketOptions;
-    use crate::config::snapshot::{ClientAddress, LineOptions, Service, StreamOptions};
+    use crate::config::snapshot::{ClientAddress, LineOptions, ProxyHeader, Service, StreamOptions};
     use crate::time::TickDelta;
     use proptest::prelude::*;
     use std::collections::HashSet;
@@ -239,6 +240,7 @@ mod tests {
             socket_options: SocketOptions::default(),
             use_client_subnet: false,
             tee: false,
+            target: false,
             lines: LineOptions::default(),
             client_address: ClientAddress::Hidden,
             health: default_health(),
@@ -302,6 +304,7 @@ mod tests {
             dscp,
             service: Service::Dns,
             streams: StreamOptions::default(),
+            proxy: ProxyHeader::default(),
         };
         let mut slots = Slots::default();
         let mut first = [listener(53, 0), listener(54, 0)];

@@ -115,6 +115,28 @@ pub struct Globals {
     pub clients_stay: bool,
     /// What clients' connections may do.
     pub streams: StreamLimits,
+    /// PROXY headers of clients.
+    pub proxy: ProxyLimits,
+}
+
+/// Which PROXY headers are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyLimits {
+    /// Who must send one, on listeners that look for it (`setProxyProtocolACL`): without it, what
+    /// they send is dropped. Nobody else may.
+    pub peers: PrefixSet,
+    /// The ACL is asked for the client that the header names, not for the peer that sent it
+    /// (`setProxyProtocolApplyACLToProxiedClients`).
+    pub acl_to_client: bool,
+    /// The longest header, all of it, octets (`setProxyProtocolMaximumPayloadSize`).
+    pub octets_max: u16,
+}
+
+impl Default for ProxyLimits {
+    /// dnsdist's.
+    fn default() -> Self {
+        Self { peers: PrefixSet::default(), acl_to_client: false, octets_max: 512 }
+    }
 }
 
 impl Default for Globals {
@@ -134,6 +156,7 @@ impl Default for Globals {
             ecs_v6: 56,
             clients_stay: false,
             streams: StreamLimits::default(),
+            proxy: ProxyLimits::default(),
         }
     }
 }
@@ -155,6 +178,24 @@ pub struct Listener {
     pub service: Service,
     /// How connections are taken.
     pub streams: StreamOptions,
+    /// Where a PROXY header stands in what comes from [`ProxyLimits::peers`].
+    pub proxy: ProxyHeader,
+}
+
+impl Listener {
+    /// Whether `self` and `other` can share their sockets: what differs besides is read from the
+    /// snapshot, for each query or connection.
+    #[must_use]
+    pub fn same_sockets(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.interface == other.interface
+            && self.sockets == other.sockets
+            && self.dscp == other.dscp
+            && std::mem::discriminant(&self.service) == std::mem::discriminant(&other.service)
+            && self.streams.backlog == other.streams.backlog
+            && self.streams.fast_open == other.streams.fast_open
+            && self.streams.fast_open_key == other.streams.fast_open_key
+    }
 }
 
 /// What a listener is for.
@@ -165,20 +206,67 @@ pub enum Service {
     Dns,
     /// Plain DNS over UDP alone (`doTCP=false`).
     DnsUdp,
+    /// Any protocol over TCP: octets both ways, unread (`addTCPForward`).
+    TcpForward(Arc<Forward>),
+    /// Any protocol over UDP: a flow for each client's address and port (`addUDPForward`).
+    UdpForward(Arc<Forward>),
 }
 
 impl Service {
     /// Whether it takes datagrams.
     #[must_use]
     pub const fn takes_datagrams(&self) -> bool {
-        matches!(self, Self::Dns | Self::DnsUdp)
+        matches!(self, Self::Dns | Self::DnsUdp | Self::UdpForward(_))
     }
 
     /// Whether it takes connections.
     #[must_use]
     pub const fn takes_streams(&self) -> bool {
-        matches!(self, Self::Dns)
+        matches!(self, Self::Dns | Self::TcpForward(_))
     }
+
+    /// The forward, where it is one.
+    #[must_use]
+    pub const fn forward(&self) -> Option<&Arc<Forward>> {
+        match self {
+            Self::TcpForward(forward) | Self::UdpForward(forward) => Some(forward),
+            Self::Dns | Self::DnsUdp => None,
+        }
+    }
+}
+
+/// What is passed on unread: to which targets, and within which limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Its targets, a pool of its own. Their order is that of `to`; that pool's policy chooses
+    /// among them, by the client alone; with every target down all are tried. What a target wants
+    /// to know of the client is its [`Backend::client_address`].
+    pub pool: PoolSlot,
+    /// Who may connect or send: `acl`, or the process's.
+    pub acl: PrefixSet,
+    /// A target that has not accepted in this time is given up, and the next one tried; TCP only.
+    pub connect_timeout: TickDelta,
+    /// Ends a connection, or a flow, over which nothing went either way for so long; zero is no
+    /// limit.
+    pub idle_timeout: TickDelta,
+    /// Connections, or flows, in each shard at a time; 0 is no limit. Flows always have one.
+    pub connections: u32,
+    /// Of these, a client's; 0 is no limit.
+    pub connections_per_client: u32,
+    /// A line in the log at the end of each.
+    pub log: bool,
+}
+
+/// Where a PROXY header stands, if there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// Nowhere: what looks like one is garbage (`enableProxyProtocol=false`).
+    Ignored,
+    /// In front of a datagram, or of what a connection carries: within TLS, if there is TLS.
+    #[default]
+    Inside,
+    /// In front of TLS (`proxyProtocolOutsideTLS=true`).
+    Outside,
 }
 
 /// How a listener takes connections.
@@ -188,6 +276,9 @@ pub struct StreamOptions {
     pub backlog: u32,
     /// Of those, with TCP Fast Open; 0 switches it off (`tcpFastOpenQueueSize`).
     pub fast_open: u32,
+    /// The key of its cookies, the same on machines that share an address (`setTCPFastOpenKey`);
+    /// the kernel's without one.
+    pub fast_open_key: Option<[u8; 16]>,
     /// Queries of one connection that are answered at a time, 1 or more (`maxInFlight`).
     pub in_flight: u16,
     /// Connections at a time, in all shards together; 0 is no limit
@@ -197,7 +288,7 @@ pub struct StreamOptions {
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self { backlog: 4096, fast_open: 0, in_flight: 100, connections: 0 }
+        Self { backlog: 4096, fast_open: 0, fast_open_key: None, in_flight: 100, connections: 0 }
     }
 }
 
@@ -239,6 +330,9 @@ pub struct StreamLimits {
     pub mask_v4: u8,
     /// The same for IPv6 (`setTCPConnectionsMaskV6`).
     pub mask_v6: u8,
+    /// The first so many bits of an IPv4 client's port tell it apart, too, 0 to 16
+    /// (`setTCPConnectionsMaskV4Port`): clients behind one address that have a range of ports each.
+    pub mask_v4_port: u8,
 }
 
 impl Default for StreamLimits {
@@ -261,6 +355,7 @@ impl Default for StreamLimits {
             overload_percent: 90,
             mask_v4: 32,
             mask_v6: 128,
+            mask_v4_port: 0,
         }
     }
 }
@@ -293,7 +388,7 @@ pub struct Backend {
     pub qps: u32,
     /// How long an answer is waited for.
     pub timeout: TickDelta,
-    /// UDP sockets (source ports) per shard, 1 to 255.
+    /// UDP sockets (source ports) per shard, 1 to 255; 0 for a forward's target.
     pub sockets: u8,
     /// Outstanding queries per shard, at most; a query above it is dropped and counted.
     pub outstanding_max: u32,
@@ -314,6 +409,8 @@ pub struct Backend {
     pub use_client_subnet: bool,
     /// It is in no pool: it gets copies of queries (`TeeAction`), and its answers are forgotten.
     pub tee: bool,
+    /// It is a forward's target: no query goes to it, and it has no UDP sockets (`sockets` is 0).
+    pub target: bool,
     /// Its connections.
     pub lines: LineOptions,
     /// How it learns the client's address.
@@ -374,6 +471,16 @@ pub enum ClientAddress {
     /// It does not.
     #[default]
     Hidden,
+    /// By a PROXY header: in front of each datagram, and at the beginning of each connection, which
+    /// then serves one client alone (`useProxyProtocol`).
+    Proxy {
+        /// Version 1, the line of text, which only connections can carry; otherwise version 2.
+        v1: bool,
+        /// Say by a TLV that the client came by TLS (`proxyProtocolAdvertiseTLS`).
+        advertise_tls: bool,
+    },
+    /// By the source address of what it gets, which is the client's own (`transparent`).
+    Transparent,
 }
 
 impl Backend {
@@ -415,8 +522,21 @@ pub enum Probe {
     Tcp,
     /// A TCP connection, opened and closed.
     Connect,
+    /// A connection, or a datagram, on which something is said and an answer expected.
+    SendExpect(SendExpect),
     /// A program: exit code 0 is healthy. It gets the address and the port as its last arguments.
     Script(Vec<String>),
+}
+
+/// A conversation of two lines (`checkSend`, `checkExpect`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendExpect {
+    /// Over UDP.
+    pub datagram: bool,
+    /// What is sent; may be empty over TCP, where many servers speak first.
+    pub send: Vec<u8>,
+    /// What the answer must hold, anywhere in its first 4096 octets; empty for any answer.
+    pub expect: Vec<u8>,
 }
 
 /// How a backend's health is found out. Spans are measured on the control thread.

@@ -78,6 +78,26 @@ pub fn span_text(span: TickDelta) -> String {
     }
 }
 
+/// What [`fast_open_key`] expects.
+pub const FAST_OPEN_KEY: &str =
+    "four groups of eight hexadecimal digits, as \"00112233-44556677-8899aabb-ccddeeff\"";
+
+/// Reads a key of TCP Fast Open as the kernel writes it (`net.ipv4.tcp_fastopen_key`): four numbers,
+/// each least significant octet first.
+///
+/// # Errors
+/// What was expected.
+pub fn fast_open_key(text: &str) -> Result<[u8; 16], &'static str> {
+    let mut key = [0; 16];
+    let mut groups = text.split('-');
+    for octets in key.chunks_exact_mut(4) {
+        let group = groups.next().filter(|g| g.len() == 8 && g.bytes().all(|b| b.is_ascii_hexdigit()));
+        let number = u32::from_str_radix(group.ok_or(FAST_OPEN_KEY)?, 16).map_err(|_| FAST_OPEN_KEY)?;
+        octets.copy_from_slice(&number.to_le_bytes());
+    }
+    if groups.next().is_some() { Err(FAST_OPEN_KEY) } else { Ok(key) }
+}
+
 /// What [`cpus`] expects.
 pub const CPUS: &str = "a list of CPU numbers and ranges below 4096, as \"0,2-5\"";
 

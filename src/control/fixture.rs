@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::prefix::PrefixSet;
 use crate::config::snapshot::{
-    Backend, ClientAddress, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe, Service, Snapshot,
-    SocketOptions, StreamOptions,
+    Backend, ClientAddress, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe, ProxyHeader,
+    Service, Snapshot, SocketOptions, StreamOptions,
 };
 use crate::shard::policy::{Kind, Policy};
 use crate::time::TickDelta;
@@ -48,6 +48,7 @@ pub(in crate::control) fn listener(slot: u16) -> Listener {
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
+        proxy: ProxyHeader::default(),
     }
 }
 
@@ -72,6 +73,7 @@ pub(in crate::control) fn backend(slot: u16) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        target: false,
         lines: LineOptions::default(),
         client_address: ClientAddress::Hidden,
         health: health(HealthMode::Auto),

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::config::snapshot::{Backend, LuaFunction, Probe};
+use crate::config::snapshot::{Backend, LuaFunction, Probe, SendExpect};
 use crate::control::health::Failure;
 
 mod message;
@@ -96,6 +96,7 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
             };
             within(limit, connect).await
         }
+        Probe::SendExpect(talk) => within(limit, by_talk(backend, talk)).await,
         Probe::Script(words) => by_program(backend, words, runner, limit).await,
     }
 }
@@ -179,6 +180,47 @@ async fn over_tcp(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
     let mut answer = vec![0; usize::from(len)];
     stream.read_exact(&mut answer).await?;
     verdict(backend, &query, &answer, script)
+}
+
+/// Octets of an answer that are searched for what is expected.
+const TALK_OCTETS_MAX: usize = 4096;
+
+/// Says what is to be said, and waits for what is expected, with whatever stands around it.
+async fn by_talk(backend: &Backend, talk: &SendExpect) -> Result<(), Failed> {
+    let mut answer = vec![0; TALK_OCTETS_MAX];
+    if talk.datagram {
+        let socket = socket(backend, Type::DGRAM, Protocol::UDP)?;
+        socket.connect(&backend.address.into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        socket.send(&talk.send).await?;
+        let len = socket.recv(&mut answer).await?;
+        return if holds(&answer[..len], &talk.expect) { Ok(()) } else { Err(unexpected(&answer[..len])) };
+    }
+    let mut stream = connect(backend).await?;
+    stream.write_all(&talk.send).await?;
+    let mut len = 0;
+    loop {
+        let more = stream.read(&mut answer[len..]).await?;
+        len += more;
+        if len > 0 && holds(&answer[..len], &talk.expect) {
+            return Ok(());
+        }
+        // The end, of the connection or of what is looked at, without it.
+        if more == 0 {
+            return Err(unexpected(&answer[..len]));
+        }
+    }
+}
+
+fn holds(answer: &[u8], expected: &[u8]) -> bool {
+    expected.is_empty() || answer.windows(expected.len()).any(|w| w == expected)
+}
+
+fn unexpected(answer: &[u8]) -> Failed {
+    /// Of the answer, for people.
+    const SHOWN: usize = 64;
+    let shown = answer[..answer.len().min(SHOWN)].escape_ascii();
+    Failed::new(Failure::Invalid, format!("answered \"{shown}\", which is not what is expected"))
 }
 
 async fn connect(backend: &Backend) -> io::Result<TcpStream> {

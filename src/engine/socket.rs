@@ -306,7 +306,7 @@ fn client_hash(ipv4: bool, shards: u32) -> Vec<libc::sock_filter> {
 mod tests {
     use super::*;
     use crate::addr::ListenerSlot;
-    use crate::config::snapshot::{Service, StreamOptions};
+    use crate::config::snapshot::{ProxyHeader, Service, StreamOptions};
     use std::net::UdpSocket;
     use std::time::Duration;
 
@@ -319,6 +319,7 @@ mod tests {
             dscp: 46,
             service: Service::Dns,
             streams: StreamOptions::default(),
+            proxy: ProxyHeader::default(),
         }
     }
 

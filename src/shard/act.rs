@@ -188,6 +188,17 @@ fn perform(
             scene.case.tags.unset(tag.as_bytes());
             Step::Next
         }
+        Action::SetProxyValues(values) => {
+            scene.case.proxy.clear();
+            for (kind, value) in values.iter() {
+                scene.case.proxy.add(*kind, value);
+            }
+            Step::Next
+        }
+        Action::AddProxyValue(kind, value) => {
+            scene.case.proxy.add(*kind, value);
+            Step::Next
+        }
         Action::SetNoRecurse => set_bits(scene, 2, header::RD, false),
         Action::SetDisableValidation => set_bits(scene, 3, header::CD, true),
         Action::SetEcs(wanted) => wish(scene, |ecs| ecs.wanted = *wanted),

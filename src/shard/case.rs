@@ -107,6 +107,56 @@ impl Tags {
     }
 }
 
+/// Octets of all PROXY values of a query together.
+const PROXY_OCTETS_MAX: usize = 4096;
+/// PROXY values of a query.
+const PROXY_VALUES_MAX: usize = 64;
+
+/// The values (TLVs) of the PROXY header that a query came with, and that its server gets: a list
+/// in which a type may stand more than once, in one piece of memory that is used again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyValues {
+    octets: Vec<u8>,
+    /// The type of each, and where it ends; it begins where the one before it ends.
+    ends: Vec<(u8, u16)>,
+}
+
+impl ProxyValues {
+    /// The types with their values, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
+        let mut from = 0;
+        self.ends.iter().map(move |(kind, end)| {
+            let value = &self.octets[from..usize::from(*end)];
+            from = usize::from(*end);
+            (*kind, value)
+        })
+    }
+
+    /// Adds a value; false, and nothing changed, when there is no room for it: 64 values, 4,096
+    /// octets in all.
+    pub fn add(&mut self, kind: u8, value: &[u8]) -> bool {
+        if self.octets.len() + value.len() > PROXY_OCTETS_MAX || self.ends.len() >= PROXY_VALUES_MAX {
+            return false;
+        }
+        self.octets.extend_from_slice(value);
+        // Nothing is cut: all of it is at most PROXY_OCTETS_MAX.
+        self.ends.push((kind, self.octets.len() as u16));
+        true
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Takes all away; the memory stays.
+    pub fn clear(&mut self) {
+        self.octets.clear();
+        self.ends.clear();
+    }
+}
+
 /// What rules wish of the client's subnet (RFC 7871).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EcsWish {
@@ -149,6 +199,10 @@ pub struct Case {
     pub pool: PoolSlot,
     /// Its tags.
     pub tags: Tags,
+    /// Values of the PROXY header that it came with, and that its server gets.
+    pub proxy: ProxyValues,
+    /// The server name that the client's TLS handshake named; empty without one.
+    pub sni: Vec<u8>,
     /// The client's subnet.
     pub ecs: EcsWish,
     /// What was added to it for its server, and must not be in the answer: an OPT record or a
@@ -181,10 +235,14 @@ impl Case {
         let mut tags = std::mem::take(&mut self.tags);
         let mut original = std::mem::take(&mut self.original);
         let mut error_text = std::mem::take(&mut self.error_text);
+        let mut proxy = std::mem::take(&mut self.proxy);
+        let mut sni = std::mem::take(&mut self.sni);
         tags.clear();
         original.clear();
         error_text.clear();
-        *self = Self { received, ecs, flags, tags, original, error_text, ..Self::default() };
+        proxy.clear();
+        sni.clear();
+        *self = Self { received, ecs, flags, tags, proxy, sni, original, error_text, ..Self::default() };
     }
 
     /// Sets the Extended DNS Error of the answer.
@@ -260,6 +318,34 @@ mod tests {
         assert_eq!(list(&tags), [(&b"bb"[..], &b""[..]), (b"a", b"longer than before")]);
         tags.clear();
         assert!(tags.is_empty() && tags.value(b"a").is_none());
+    }
+
+    #[test]
+    fn proxy_values_are_a_bounded_list() {
+        let mut values = ProxyValues::default();
+        assert!(values.add(42, b"one") && values.add(0, b"") && values.add(42, b"two"));
+        let listed: Vec<_> = values.iter().collect();
+        assert_eq!(listed, [(42, &b"one"[..]), (0, b""), (42, b"two")]);
+        let before = values.clone();
+        assert!(!values.add(1, &[7; PROXY_OCTETS_MAX - 5]), "one octet too many");
+        assert_eq!(values, before);
+        assert!(values.add(1, &[7; PROXY_OCTETS_MAX - 6]));
+        while values.ends.len() < PROXY_VALUES_MAX {
+            assert!(values.add(2, b""));
+        }
+        assert!(!values.add(2, b""), "the list is full");
+        values.clear();
+        assert!(values.is_empty() && values.iter().next().is_none());
+    }
+
+    #[test]
+    fn a_case_begins_anew_with_nothing_of_the_last() {
+        let mut case = Case::default();
+        case.proxy.add(1, b"x");
+        case.sni.extend_from_slice(b"dns.example");
+        case.tags.set(b"a", b"b");
+        case.reset(Tick(7), EcsWish::default(), [0, 0]);
+        assert_eq!(case, Case { received: Tick(7), ..Case::default() });
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        target: false,
         lines: LineOptions::default(),
         client_address: ClientAddress::Hidden,
         health: Health {

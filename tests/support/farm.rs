@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use dnslob::config::prefix::{DEFAULT_ACL, Prefix};
 use dnslob::config::snapshot::{
-    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe, Retry,
-    Service, Snapshot, SocketOptions, StreamOptions,
+    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe,
+    ProxyHeader, Retry, Service, Snapshot, SocketOptions, StreamOptions,
 };
 use dnslob::config::{self, Compiled, Flags, Slots};
 use dnslob::live::{Board, State};
@@ -109,6 +109,7 @@ pub(crate) fn backend(at: usize) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        target: false,
         lines: LineOptions::default(),
         client_address: ClientAddress::Hidden,
         health: up(),
@@ -151,6 +152,7 @@ pub(crate) fn listener(address: &str) -> Listener {
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
+        proxy: ProxyHeader::default(),
     }
 }
 

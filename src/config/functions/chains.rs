@@ -71,7 +71,7 @@ macro_rules! chain {
 }
 
 /// The chains, in the order of [`ChainKey`](crate::config::ruleset::ChainKey).
-pub static CHAINS: [ChainFunctions; 7] = [
+pub static CHAINS: [ChainFunctions; 8] = [
     chain!(false, "addAction", "", "rule"),
     chain!(false, "addCacheMissAction", "CacheMiss", "cache-miss rule"),
     chain!(true, "addResponseAction", "Response", "response rule"),
@@ -79,6 +79,7 @@ pub static CHAINS: [ChainFunctions; 7] = [
     chain!(true, "addCacheInsertedResponseAction", "CacheInsertedResponse", "cache-inserted rule"),
     chain!(true, "addSelfAnsweredResponseAction", "SelfAnsweredResponse", "self-answered rule"),
     chain!(true, "addTimeoutResponseAction", "TimeoutResponse", "time-out rule"),
+    chain!(true, "addXFRResponseAction", "XFRResponse", "zone transfer rule"),
 ];
 
 /// Functions on rules that belong to no single chain.

@@ -79,14 +79,23 @@ pub static FUNCTIONS: &[Entry] = &[
         "The server with this number, from 0 in order of creation, or this id or name; nil if there is none.",
     ),
     entry("getServers", "", "All servers, as a list."),
-    entry("addLocal", "address [, {interface=, dscp=}]", "Listens on an address; port 53 unless given."),
-    entry("setLocal", "address [, {interface=, dscp=}]", "Listens on this address instead of those before."),
+    entry(
+        "addLocal",
+        "address [, {...}]",
+        "Listens on an address, for UDP and TCP; port 53 unless given. Its options are listed below.",
+    ),
+    entry("setLocal", "address [, {...}]", "Listens on this address instead of those before."),
     entry("setACL", "network | {network, ...}", "Lets these networks ask, and no other."),
     entry("addACL", "network", "Lets this network ask, too."),
     entry(
         "setACLFromFile",
         "path",
         "Like setACL with the networks of a file, one a line; `#` begins a comment.",
+    ),
+    entry(
+        "setProxyProtocolACL",
+        "network | {network, ...}",
+        "These send a PROXY header, and are dropped without one; nobody else may. At first: nobody.",
     ),
     entry("setServerPolicy", "policy", "The policy of every pool without one of its own."),
     entry("setPoolServerPolicy", "policy, pool", "The policy of a pool."),
@@ -105,6 +114,11 @@ pub static FUNCTIONS: &[Entry] = &[
         "setEjection",
         "{excess=, time=, share=, queries=}",
         "The default pool: passes over a server whose share of failed queries is `excess` percent (20) above its pool's, for `time` milliseconds (30000), never more than `share` percent (50) of the pool, not below `queries` (100) in ten seconds.",
+    ),
+    entry(
+        "setTCPToUDP",
+        "switch",
+        "The default pool: queries that came by a connection are asked over UDP, and over TCP only if that answer is truncated; AXFR and IXFR always over TCP.",
     ),
     entry("ordered", "policy", "This policy among the usable servers of the lowest order that has one."),
     entry(
@@ -139,6 +153,23 @@ pub static FUNCTIONS: &[Entry] = &[
     entry("vinfolog", "text", "Logs a line when verbose."),
     entry("setRandomizedOutgoingSockets", "true", "Accepted: each query takes a random socket anyhow."),
     entry("setRandomizedIdsOverUDP", "true", "Accepted: ids are random anyhow."),
+    entry(
+        "setMaxTCPClientThreads",
+        "number",
+        "Accepted, does nothing: the shards serve connections themselves.",
+    ),
+    entry(
+        "setMaxTCPQueuedConnections",
+        "number",
+        "Accepted, does nothing: no connection waits for a thread.",
+    ),
+    entry("setTCPUseSinglePipe", "switch", "Accepted, does nothing: there is no pipe."),
+    entry("setTCPInternalPipeBufferSize", "octets", "Accepted, does nothing: there is no pipe."),
+    entry(
+        "setTCPDownstreamCleanupInterval",
+        "seconds",
+        "Accepted, does nothing: an idle connection to a server ends when its time is over.",
+    ),
     entry("setSecurityPollSuffix", "suffix", "Accepted, does nothing: dnslob asks nobody about itself."),
 ];
 
@@ -194,12 +225,40 @@ pub static SERVER_METHODS: &[Entry] = &[
     entry("getHealthCheckMode", "", "\"auto\", \"up\", \"down\", \"lazy\" or \"drain\"."),
 ];
 
+/// The options of `addLocal` and `setLocal`.
+pub static LOCAL_OPTIONS: &[Entry] = &[
+    entry("interface", "name", "Listen on this network interface alone."),
+    entry("dscp", "0", "DSCP of answers, 0 to 63."),
+    entry("doTCP", "true", "Whether TCP is served, too."),
+    entry("tcpFastOpenQueueSize", "0", "Connections by TCP Fast Open that may wait; 0 switches it off."),
+    entry("tcpListenQueueSize", "4096", "Connections that wait to be accepted, in each shard."),
+    entry(
+        "maxInFlight",
+        "100",
+        "Queries of one connection that are answered at a time, in any order; with 0 or 1 in the order in which \
+         they came.",
+    ),
+    entry(
+        "maxConcurrentTCPConnections",
+        "0",
+        "Connections at a time, in all shards together; 0 is no limit but `setMaxTCPConnections`.",
+    ),
+    entry("enableProxyProtocol", "true", "Whether those in `setProxyProtocolACL` begin with a PROXY header."),
+    entry("reusePort", "false", "Accepted: every shard has a socket of its own anyhow."),
+    entry(
+        "cpus",
+        "{number, ...}",
+        "Accepted, does nothing: `--cpus` and `--steer` say which CPU serves what.",
+    ),
+];
+
 /// The methods of a pool.
 pub static POOL_METHODS: &[Entry] = &[
     entry("setServerPolicy", "policy", "Its policy."),
     entry("setRetry", "{after=, budget=}", "See the function setRetry."),
     entry("setPanicThreshold", "percent", "See the function setPanicThreshold."),
     entry("setEjection", "{excess=, time=, share=, queries=}", "See the function setEjection."),
+    entry("setTCPToUDP", "switch", "See the function setTCPToUDP."),
 ];
 
 /// The arguments of `newServer` that work.
@@ -276,6 +335,51 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
     ),
     entry("lazyHealthCheckMaxBackOff", "3600", "The longest time that doubling leads to, seconds."),
     entry("useClientSubnet", "false", "Its queries carry the client's subnet (RFC 7871)."),
+    entry("tcpOnly", "false", "Queries that came over UDP go to it by TCP, too."),
+    entry(
+        "tcpConnectTimeout",
+        "5",
+        "A connection that does not come about in this time is given up, seconds.",
+    ),
+    entry("tcpConnectTimeoutMs", "5000", "The same, milliseconds."),
+    entry("tcpSendTimeout", "30", "A connection that takes no query for so long is given up, seconds."),
+    entry("tcpSendTimeoutMs", "30000", "The same, milliseconds."),
+    entry("tcpRecvTimeout", "30", "A connection that owes an answer for so long is given up, seconds."),
+    entry("tcpRecvTimeoutMs", "30000", "The same, milliseconds."),
+    entry("tcpFastOpen", "false", "Connect with TCP Fast Open."),
+    entry(
+        "retries",
+        "5",
+        "Servers that a query is tried on when connections fail, this one included, 1 to 5; 0 is 1, more are 5.",
+    ),
+    entry(
+        "maxInFlight",
+        "64",
+        "Queries on one connection at a time; with 1, or 0, the server gets the next one after its answer.",
+    ),
+    entry(
+        "maxConcurrentTCPConnections",
+        "0",
+        "Connections to it at a time, in each shard; a query for which there is none is dropped. 0 is no limit \
+         but 4096.",
+    ),
+    entry(
+        "useProxyProtocol",
+        "false",
+        "It learns the client's address by a PROXY header, version 2; each of its connections then serves one \
+         client. \"v2\" is true; with \"v1\" the header is the line of text of version 1, and queries go to it \
+         over TCP alone.",
+    ),
+    entry(
+        "proxyProtocolAdvertiseTLS",
+        "false",
+        "A value in that header says so when the client came by TLS.",
+    ),
+    entry(
+        "transparent",
+        "false",
+        "It gets queries from the client's own address, for which the network must be set up: see the tuning guide.",
+    ),
     entry(
         "disableZeroScope",
         "false",
@@ -312,25 +416,6 @@ pub static SERVER_ARGUMENTS_MISSING: &[Missing] = &[
             "autoUpgradeDoHKey",
             "lazyHealthCheckWhenUpgraded",
         ],
-    },
-    Missing {
-        family: "TCP towards servers",
-        meanwhile: "remove it: queries go over UDP in this version",
-        names: &[
-            "tcpOnly",
-            "tcpConnectTimeout",
-            "tcpSendTimeout",
-            "tcpRecvTimeout",
-            "tcpFastOpen",
-            "retries",
-            "maxInFlight",
-            "maxConcurrentTCPConnections",
-        ],
-    },
-    Missing {
-        family: "PROXY protocol",
-        meanwhile: "remove it here and switch the PROXY protocol off at the server",
-        names: &["useProxyProtocol", "proxyProtocolAdvertiseTLS"],
     },
     Missing {
         family: "AF_XDP",

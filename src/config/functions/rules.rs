@@ -52,6 +52,12 @@ pub static SELECTORS: &[Entry] = &[
         "How it came: \"DoUDP\", \"DoTCP\", \"DNSCryptUDP\", \"DNSCryptTCP\", \"DoT\", \"DoH\", \"DoQ\" or \"DoH3\".",
     ),
     entry("TCPRule", "tcp", "It came over TCP, or with false: not."),
+    entry(
+        "ProxyProtocolValueRule",
+        "type [, value]",
+        "The PROXY header that the query came with has a value of this type, and with this content if one is given.",
+    ),
+    entry("SNIRule", "name", "The client's TLS handshake named this server."),
     entry("TagRule", "name [, value]", "A tag is set, to this value if one is given."),
     entry(
         "MaxQPSRule",
@@ -133,6 +139,16 @@ pub static ACTIONS: &[Entry] = &[
     ),
     entry("NoneAction", "", "Nothing: the next rule is asked."),
     entry("ContinueAction", "action", "What another action does, and then on to the next rule."),
+    entry(
+        "SetProxyProtocolValuesAction",
+        "{[type]=value, ...}",
+        "Values of the PROXY header that the server gets, instead of those that the query came with.",
+    ),
+    entry(
+        "SetAdditionalProxyProtocolValueAction",
+        "type, value",
+        "Adds a value to the PROXY header that the server gets.",
+    ),
     entry("SetTagAction", "name, value", "Sets a tag, which the answer has too."),
     entry("UnsetTagAction", "name", "Takes a tag away."),
     entry("SetNoRecurseAction", "", "Takes RD away from what the server gets."),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use super::argument::{parsed, shown, switch, whole, wrong};
-use super::arguments::Arguments;
+use super::arguments::{Arguments, octets};
 use super::context::{Call, Context};
 use super::missing::{self, is_inert};
 use super::networks::network;
@@ -30,7 +30,7 @@ const OPTION_OCTETS: usize = 1024;
 pub(super) type Make<T> = fn(&mut Call<'_>, Arguments<'_>) -> Result<T, Fault>;
 
 /// Each action with the most arguments it takes.
-const MAKERS: [(&str, usize, Make<Action>); 26] = [
+const MAKERS: [(&str, usize, Make<Action>); 28] = [
     ("AllowAction", 0, |_, _| Ok(Action::Allow)),
     ("DropAction", 0, |_, _| Ok(Action::Drop)),
     ("PoolAction", 2, |_, a| {
@@ -60,6 +60,13 @@ const MAKERS: [(&str, usize, Make<Action>); 26] = [
     }),
     ("SetTagAction", 2, |_, a| tag(a).map(|(name, value)| Action::SetTag(name, value))),
     ("UnsetTagAction", 1, |_, a| Ok(Action::UnsetTag(tag_name(a)?.into()))),
+    ("SetProxyProtocolValuesAction", 1, |_, a| proxy_values(a).map(Action::SetProxyValues)),
+    ("SetAdditionalProxyProtocolValueAction", 2, |_, a| {
+        let kind = a.octet(0, "the type", u8::MAX)?;
+        let value = a.octets(1, "the value")?;
+        proxy_room("the value", a.at(1), value.len())?;
+        Ok(Action::AddProxyValue(kind, value.into()))
+    }),
     ("SetNoRecurseAction", 0, |_, _| Ok(Action::SetNoRecurse)),
     ("SetDisableValidationAction", 0, |_, _| Ok(Action::SetDisableValidation)),
     ("SetDisableECSAction", 0, |_, _| Ok(Action::SetEcs(false))),
@@ -101,6 +108,32 @@ pub(super) fn define_one<T: 'static>(
         let made = made.map(|made| Done { name, deed: deed(made) });
         stand_in(call, made)
     })
+}
+
+/// Octets of the values of a PROXY header that rules set, at most: a query with them must still fit
+/// into a datagram.
+const PROXY_OCTETS: usize = 1024;
+
+fn proxy_room(what: &str, v: &Value, octets: usize) -> Result<(), Fault> {
+    if octets <= PROXY_OCTETS {
+        return Ok(());
+    }
+    Err(wrong(what, v, format!("at most {PROXY_OCTETS} octets in all")))
+}
+
+/// Values of a PROXY header by type, as `{[42]="text"}`, in the order of the types.
+fn proxy_values(a: Arguments<'_>) -> Result<Arc<[(u8, Box<[u8]>)]>, Fault> {
+    const VALUES: &str = "a table of values by type, as {[42]=\"text\"}";
+    let table = a.at(0).as_table().ok_or_else(|| wrong("", a.at(0), VALUES))?;
+    let mut values = Vec::new();
+    for pair in table.pairs::<Value, Value>() {
+        let (kind, value) = pair?;
+        let kind = u8::try_from(whole("the type", &kind, 0, u8::MAX.into())?).unwrap_or(u8::MAX);
+        values.push((kind, octets(&format!("the value of type {kind}"), &value)?.into_boxed_slice()));
+    }
+    values.sort_by_key(|(kind, _)| *kind);
+    proxy_room("", a.at(0), values.iter().map(|(_, v)| v.len()).sum())?;
+    Ok(values.into())
 }
 
 /// An action as Lua sees it.

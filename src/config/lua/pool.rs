@@ -2,7 +2,7 @@
 
 use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
 
-use super::argument::{fraction, named, percent, shown, span, text, whole, wrong};
+use super::argument::{fraction, named, percent, shown, span, switch, text, whole, wrong};
 use super::context::{Call, Context};
 use super::functions;
 use super::missing::{self, is_inert};
@@ -303,7 +303,7 @@ fn concentrate_option(to: &mut Concentrate, name: &str, v: &Value) -> Result<(),
 type SetPool = fn(&mut Call<'_>, &str, &Value) -> Result<(), Fault>;
 
 /// Of pools as methods, and of the default pool as functions.
-const POOL_SETTERS: [(&str, SetPool); 3] = [
+const POOL_SETTERS: [(&str, SetPool); 4] = [
     ("setRetry", |call, pool, v| {
         let retry = retry(v)?;
         call.draft.pool(pool).retry = Some(retry);
@@ -317,6 +317,10 @@ const POOL_SETTERS: [(&str, SetPool); 3] = [
     ("setEjection", |call, pool, v| {
         let eject = eject(v)?;
         call.draft.pool(pool).eject = Some(eject);
+        Ok(())
+    }),
+    ("setTCPToUDP", |call, pool, v| {
+        call.draft.pool(pool).tcp_to_udp = switch("", v)?;
         Ok(())
     }),
 ];

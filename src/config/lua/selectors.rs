@@ -25,7 +25,7 @@ pub(super) const POOL: &str = "the name of a pool";
 type Make = fn(&mut Call<'_>, Arguments<'_>) -> Result<Matcher, Fault>;
 
 /// Each selector with the most arguments it takes.
-const SELECTORS: [(&str, usize, Make); 39] = [
+const SELECTORS: [(&str, usize, Make); 41] = [
     ("AllRule", 0, |_, _| Ok(Matcher::All)),
     ("AndRule", 1, |call, a| Ok(Matcher::And(rules(call, a)?))),
     ("OrRule", 1, |call, a| Ok(Matcher::Or(rules(call, a)?))),
@@ -92,6 +92,11 @@ const SELECTORS: [(&str, usize, Make); 39] = [
         let value = a.given(1).map(|v| tag_part("the value", v)).transpose()?;
         Ok(Matcher::Tag(tag_name(a)?.into(), value.map(Into::into)))
     }),
+    ("ProxyProtocolValueRule", 2, |_, a| {
+        let value = a.given(1).map(|_| a.octets(1, "the value")).transpose()?;
+        Ok(Matcher::ProxyValue { kind: a.octet(0, "the type", u8::MAX)?, value: value.map(Into::into) })
+    }),
+    ("SNIRule", 1, |_, a| a.octets(0, "").map(|name| Matcher::Sni(name.into()))),
     ("MaxQPSRule", 2, |call, a| {
         let qps = a.whole(0, "the rate", u32::MAX)?;
         let burst = a.whole_or(1, "the burst", qps, u32::MAX)?;

@@ -13,7 +13,7 @@ use super::missing;
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Fault;
 use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING};
-use crate::config::snapshot::{HealthMode, Probe};
+use crate::config::snapshot::{ClientAddress, HealthMode, Probe};
 use crate::config::value;
 use crate::time::TickDelta;
 
@@ -21,6 +21,8 @@ use crate::time::TickDelta;
 const WEIGHT_MAX: u32 = i32::MAX as u32;
 /// A day, the longest span of any server setting, milliseconds.
 const DAY_MS: f64 = 86_400_000.0;
+/// Servers that a query is tried on, at most.
+const TRIES_MAX: u32 = 5;
 /// The longest time-out, milliseconds.
 const TIMEOUT_MS: f64 = 300_000.0;
 
@@ -100,9 +102,14 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
         }
     };
     let has = |name: &str| entries.iter().any(|(n, _)| n == name);
-    for (one, other) in
-        [("udpTimeout", "udpTimeoutMs"), ("checkInterval", "checkIntervalMs"), ("check", "checkScript")]
-    {
+    for (one, other) in [
+        ("udpTimeout", "udpTimeoutMs"),
+        ("checkInterval", "checkIntervalMs"),
+        ("check", "checkScript"),
+        ("tcpConnectTimeout", "tcpConnectTimeoutMs"),
+        ("tcpSendTimeout", "tcpSendTimeoutMs"),
+        ("tcpRecvTimeout", "tcpRecvTimeoutMs"),
+    ] {
         if has(one) && has(other) {
             let wrong = format!("{one} and {other} are both given");
             call.fail(Fault::Conflict { wrong, expected: "one of them".to_owned() });
@@ -111,14 +118,21 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     if !has("address") {
         call.fail(Fault::value("address", "missing", value::ADDRESS));
     }
-    let mut backoff = Backoff { on: false, max: TickDelta::from_ms(3_600_000) };
+    let mut parts = Parts {
+        backoff: false,
+        backoff_max: TickDelta::from_ms(3_600_000),
+        check_tcp: None,
+        proxy: None,
+        advertise_tls: false,
+        transparent: false,
+    };
     for (name, v) in &entries {
-        if let Err(fault) = apply(call, &mut server, &mut backoff, name, v) {
+        if let Err(fault) = apply(call, &mut server, &mut parts, name, v) {
             call.fail(fault);
         }
     }
-    if backoff.on {
-        server.health.lazy.backoff_max = Some(backoff.max);
+    if let Err(fault) = parts.join(&mut server) {
+        call.fail(fault);
     }
     if server.health.lazy.sample_min > server.health.lazy.sample {
         call.fail(Fault::Conflict {
@@ -130,17 +144,85 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     server
 }
 
-/// Two arguments that make one value.
-struct Backoff {
-    on: bool,
-    max: TickDelta,
+/// Arguments that mean something together with others.
+struct Parts {
+    backoff: bool,
+    backoff_max: TickDelta,
+    check_tcp: Option<bool>,
+    proxy: Option<ProxyVersion>,
+    advertise_tls: bool,
+    transparent: bool,
+}
+
+impl Parts {
+    /// Makes of them what they mean.
+    fn join(&self, server: &mut DraftServer) -> Result<(), Fault> {
+        if self.backoff {
+            server.health.lazy.backoff_max = Some(self.backoff_max);
+        }
+        server.client_address = client_address(self.proxy, self.advertise_tls, self.transparent)?;
+        // There is no room for the line of version 1 in a datagram.
+        server.lines.only |= self.proxy == Some(ProxyVersion::One);
+        // Asked as queries are, unless told otherwise.
+        if server.lines.only && server.health.probe == Probe::Udp && self.check_tcp.is_none() {
+            server.health.probe = Probe::Tcp;
+        }
+        if self.transparent && server.source.is_some() {
+            return Err(Fault::Conflict {
+                wrong: "transparent and a source address are both given".to_owned(),
+                expected: "one of them".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The versions of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProxyVersion {
+    One,
+    Two,
+}
+
+/// Whether a PROXY header is sent, and which.
+pub(super) fn proxy(name: &str, v: &Value) -> Result<Option<ProxyVersion>, Fault> {
+    const VERSION: &str = "true, false, \"v1\" or \"v2\"";
+    if let Some(on) = v.as_boolean() {
+        return Ok(on.then_some(ProxyVersion::Two));
+    }
+    match text(name, v, VERSION)?.as_str() {
+        "v1" => Ok(Some(ProxyVersion::One)),
+        "v2" => Ok(Some(ProxyVersion::Two)),
+        _ => Err(wrong(name, v, VERSION)),
+    }
+}
+
+/// How the client's address is told.
+pub(super) fn client_address(
+    proxy: Option<ProxyVersion>,
+    advertise_tls: bool,
+    transparent: bool,
+) -> Result<ClientAddress, Fault> {
+    match (proxy, transparent) {
+        (Some(_), true) => Err(Fault::Conflict {
+            wrong: "useProxyProtocol and transparent are both given".to_owned(),
+            expected: "one of them".to_owned(),
+        }),
+        (Some(version), false) => {
+            // Version 1 has no values.
+            let v1 = version == ProxyVersion::One;
+            Ok(ClientAddress::Proxy { v1, advertise_tls: advertise_tls && !v1 })
+        }
+        (None, true) => Ok(ClientAddress::Transparent),
+        (None, false) => Ok(ClientAddress::Hidden),
+    }
 }
 
 /// Reads one argument.
 fn apply(
     call: &mut Call<'_>,
     server: &mut DraftServer,
-    backoff: &mut Backoff,
+    parts: &mut Parts,
     name: &str,
     v: &Value,
 ) -> Result<(), Fault> {
@@ -187,8 +269,8 @@ fn apply(
         "checkScript" => health.probe = Probe::Script(script(name, v)?),
         "checkTCP" => {
             // `check` stands before it in the order of names: its TCP connection, or its script, stays.
-            let tcp = switch(name, v)?;
-            if tcp && health.probe == Probe::Udp {
+            parts.check_tcp = Some(switch(name, v)?);
+            if parts.check_tcp == Some(true) && health.probe == Probe::Udp {
                 health.probe = Probe::Tcp;
             }
         }
@@ -219,9 +301,30 @@ fn apply(
                 _ => return Err(wrong(name, v, MODES)),
             };
         }
-        "lazyHealthCheckUseExponentialBackOff" => backoff.on = switch(name, v)?,
-        "lazyHealthCheckMaxBackOff" => backoff.max = span(name, v, 1000, 10.0, DAY_MS)?,
+        "lazyHealthCheckUseExponentialBackOff" => parts.backoff = switch(name, v)?,
+        "lazyHealthCheckMaxBackOff" => parts.backoff_max = span(name, v, 1000, 10.0, DAY_MS)?,
         "useClientSubnet" => server.use_client_subnet = switch(name, v)?,
+        "tcpOnly" => server.lines.only = switch(name, v)?,
+        "tcpConnectTimeout" => server.lines.connect_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpConnectTimeoutMs" => server.lines.connect_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "tcpSendTimeout" => server.lines.send_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpSendTimeoutMs" => server.lines.send_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "tcpRecvTimeout" => server.lines.receive_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpRecvTimeoutMs" => server.lines.receive_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "tcpFastOpen" => server.lines.fast_open = switch(name, v)?,
+        // dnsdist's is any number of tries at the same server: more than that many servers help nobody.
+        "retries" => {
+            let tries = whole(name, v, 0, 255)?.clamp(1, TRIES_MAX);
+            server.lines.tries = u8::try_from(tries).unwrap_or(1);
+        }
+        "maxInFlight" => {
+            let in_flight = whole(name, v, 0, 65_535)?.max(1);
+            server.lines.in_flight = u16::try_from(in_flight).unwrap_or(u16::MAX);
+        }
+        "maxConcurrentTCPConnections" => server.lines.connections = whole(name, v, 0, WEIGHT_MAX)?,
+        "useProxyProtocol" => parts.proxy = proxy(name, v)?,
+        "proxyProtocolAdvertiseTLS" => parts.advertise_tls = switch(name, v)?,
+        "transparent" => parts.transparent = switch(name, v)?,
         "reconnectOnUp" | "ipBindAddrNoPort" | "disableZeroScope" => {
             switch(name, v)?;
         }

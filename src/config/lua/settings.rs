@@ -4,33 +4,26 @@ use std::path::{Path, PathBuf};
 
 use mlua::{Lua, Value};
 
-use super::argument::{parsed, shown, text, texts, whole, wrong};
+use super::argument::{parsed, shown, switch, text, texts, whole, wrong};
 use super::context::{Call, Context};
 use super::{argument, caller, run, unreadable};
 use crate::config::draft::DraftListener;
 use crate::config::error::{Fault, Sited};
+use crate::config::functions::LOCAL_OPTIONS;
 use crate::config::options::{self, Key, Kind, SETTINGS, Setter, Setting};
 use crate::config::prefix::Prefix;
-use crate::config::snapshot::{Service, StreamOptions};
+use crate::config::snapshot::{ProxyHeader, Service, StreamOptions};
 use crate::config::value;
 
 /// What a network looks like.
 const NETWORK: &str = "ADDRESS or ADDRESS/LENGTH, as \"192.0.2.0/24\"";
 
-/// Options of `addLocal` that concern only what dnslob does anyhow, or TCP, which it does not
-/// serve yet: harmless to a UDP listener.
-const LOCAL_ACCEPTED: [&str; 6] = [
-    "reusePort",
-    "tcpFastOpenQueueSize",
-    "tcpListenQueueSize",
-    "maxInFlight",
-    "maxConcurrentTCPConnections",
-    "doTCP",
-];
-
 /// Options of `addLocal` that are missing.
-const LOCAL_MISSING: [&str; 5] =
-    ["cpus", "enableProxyProtocol", "proxyProtocolOutsideTLS", "xskSocket", "additionalAddresses"];
+const LOCAL_MISSING: [&str; 2] = ["xskSocket", "additionalAddresses"];
+
+/// Connections of a listener at a time, and connections that wait to be accepted, at most.
+const CONNECTIONS_MAX: u32 = 10_000_000;
+const BACKLOG_MAX: u32 = 65_535;
 
 pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for setting in &SETTINGS {
@@ -77,17 +70,31 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Val
         }
         Kind::Number { .. } | Kind::Factor => match argument::number(argument) {
             Some(n) => setting.from_number(n, setter.scale),
-            // Not a number: of what range it should be is for the table to say.
-            None => setting.from_number(f64::NAN, setter.scale),
+            None => match milliseconds(setting, argument) {
+                Some(ms) => setting.from_number(ms, 1),
+                // Not a number: of what range it should be is for the table to say.
+                None => setting.from_number(f64::NAN, setter.scale),
+            },
         },
-        Kind::Span { .. } | Kind::Choice(_) | Kind::Cpus | Kind::Text(_) => match argument.as_string() {
-            Some(s) => setting.parse(&s.to_string_lossy()),
-            None => Err(setting.kind.to_string()),
-        },
+        Kind::Span { .. } | Kind::Choice(_) | Kind::Cpus | Kind::Text(_) | Kind::FastOpenKey => {
+            match argument.as_string() {
+                Some(s) => setting.parse(&s.to_string_lossy()),
+                None => Err(setting.kind.to_string()),
+            }
+        }
     };
     let value = value.map_err(|e| wrong("", argument, e.trim_start_matches("expected ")))?;
     call.draft.settings.set(setting.key, Sited { value, origin: call.origin.clone() });
     Ok(Value::Nil)
+}
+
+/// A time written with its unit, as "2s", of a setting that is a number of milliseconds.
+fn milliseconds(setting: &Setting, argument: &Value) -> Option<f64> {
+    let Kind::Number { unit: "ms", .. } = setting.kind else { return None };
+    let span = value::span(&argument.as_string()?.to_string_lossy()).ok()?;
+    // A day of nanoseconds is far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    Some(span.0 as f64 / 1e6)
 }
 
 fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, Fault> {
@@ -99,31 +106,69 @@ fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, F
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
+        proxy: ProxyHeader::default(),
     };
-    // The older form: addLocal(address, doTCP, reusePort, ...).
-    let Some(given) = arguments.get(1).filter(|a| !a.is_nil() && !a.is_boolean()) else {
-        return Ok(listener);
-    };
-    for (name, v) in argument::named("the second argument", given)? {
-        match name.as_str() {
-            "interface" => listener.interface = Some(parsed(&name, &v, value::INTERFACE, value::interface)?),
-            "dscp" => listener.dscp = u8::try_from(whole(&name, &v, 0, 63)?).unwrap_or(0),
-            accepted if LOCAL_ACCEPTED.contains(&accepted) => {}
-            missing if LOCAL_MISSING.contains(&missing) => {
-                if v.as_boolean() != Some(false) {
-                    call.fail(Fault::Missing {
-                        what: format!("option \"{name}\""),
-                        meanwhile: "remove it; --cpus and --steer say which CPU serves what".to_owned(),
-                    });
-                }
-            }
-            _ => {
-                let known = ["interface", "dscp"].into_iter().chain(LOCAL_ACCEPTED).chain(LOCAL_MISSING);
-                call.fail(Fault::unknown("option", &name, known));
+    let given = arguments.get(1).unwrap_or(&Value::Nil);
+    if let Some(tcp) = given.as_boolean() {
+        older_form(&mut listener, tcp, arguments)?;
+    } else if !given.is_nil() {
+        for (name, v) in argument::named("the second argument", given)? {
+            if let Err(fault) = local_option(&mut listener, &name, &v) {
+                call.fail(fault);
             }
         }
     }
     Ok(listener)
+}
+
+/// `addLocal(address, doTCP, reusePort, tcpFastOpenQueueSize)`.
+fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> Result<(), Fault> {
+    if !tcp {
+        listener.service = Service::DnsUdp;
+    }
+    if let Some(size) = arguments.get(3).filter(|v| !v.is_nil()) {
+        listener.streams.fast_open = whole("tcpFastOpenQueueSize", size, 0, BACKLOG_MAX)?;
+    }
+    Ok(())
+}
+
+fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
+    let streams = &mut listener.streams;
+    match name {
+        "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
+        "dscp" => listener.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
+        "doTCP" => listener.service = if switch(name, v)? { Service::Dns } else { Service::DnsUdp },
+        "tcpFastOpenQueueSize" => streams.fast_open = whole(name, v, 0, BACKLOG_MAX)?,
+        // 0 takes the kernel's word, as with dnsdist: as many as it lets wait.
+        "tcpListenQueueSize" => {
+            let size = whole(name, v, 0, BACKLOG_MAX)?;
+            streams.backlog = if size == 0 { StreamOptions::default().backlog } else { size };
+        }
+        "maxInFlight" => {
+            // None beside the one that is answered: 1.
+            streams.in_flight = u16::try_from(whole(name, v, 0, 65_535)?.max(1)).unwrap_or(u16::MAX);
+        }
+        "maxConcurrentTCPConnections" => streams.connections = whole(name, v, 0, CONNECTIONS_MAX)?,
+        "enableProxyProtocol" => {
+            listener.proxy = if switch(name, v)? { ProxyHeader::Inside } else { ProxyHeader::Ignored };
+        }
+        "reusePort" => {
+            switch(name, v)?;
+        }
+        // Which CPU serves what is the shards' business.
+        "cpus" => {}
+        missing if LOCAL_MISSING.contains(&missing) => {
+            if v.as_boolean() != Some(false) {
+                let meanwhile = "remove it; listen on each address by an addLocal of its own".to_owned();
+                return Err(Fault::Missing { what: format!("option \"{name}\""), meanwhile });
+            }
+        }
+        _ => {
+            let known = LOCAL_OPTIONS.iter().map(|e| e.name).chain(LOCAL_MISSING);
+            return Err(Fault::unknown("option", name, known));
+        }
+    }
+    Ok(())
 }
 
 fn network(text: &str) -> Result<Prefix, Fault> {
@@ -138,7 +183,12 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setACL", |call, arguments| {
         let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
-        replace_acl(call, texts.iter().map(String::as_str));
+        call.draft.acl = networks(call, texts.iter().map(String::as_str));
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setProxyProtocolACL", |call, arguments| {
+        let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
+        call.draft.proxy_peers = networks(call, texts.iter().map(String::as_str));
         Ok(Value::Nil)
     })?;
     context.define(lua, "setACLFromFile", |call, arguments| {
@@ -146,20 +196,21 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let content = std::fs::read_to_string(&path)
             .map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
         let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-        replace_acl(call, lines.filter(|l| !l.is_empty()));
+        call.draft.acl = networks(call, lines.filter(|l| !l.is_empty()));
         Ok(Value::Nil)
     })
 }
 
-fn replace_acl<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) {
-    let mut acl = Vec::new();
+/// The networks of a list, those apart that are none, each of which is an error.
+pub(super) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) -> Vec<Prefix> {
+    let mut list = Vec::new();
     for text in texts {
         match network(text) {
-            Ok(net) => acl.push(net),
+            Ok(net) => list.push(net),
             Err(fault) => call.fail(fault),
         }
     }
-    call.draft.acl = acl;
+    list
 }
 
 /// What dnslob does anyhow, or does not do at all, and so takes without effect.
@@ -175,6 +226,21 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
             Err(wrong("", argument, "true: ids and sockets are always random"))
         })?;
     }
+    // There are no threads for connections, and nothing is passed between threads: no pipe, no
+    // queue, no round that cleans up.
+    for name in [
+        "setMaxTCPClientThreads",
+        "setMaxTCPQueuedConnections",
+        "setTCPInternalPipeBufferSize",
+        "setTCPDownstreamCleanupInterval",
+    ] {
+        context.define(lua, name, |_, arguments| {
+            whole("", arguments.first().unwrap_or(&Value::Nil), 0, u32::MAX).map(|_| Value::Nil)
+        })?;
+    }
+    context.define(lua, "setTCPUseSinglePipe", |_, arguments| {
+        switch("", arguments.first().unwrap_or(&Value::Nil)).map(|_| Value::Nil)
+    })?;
     Ok(())
 }
 

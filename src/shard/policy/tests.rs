@@ -46,6 +46,7 @@ pub(crate) fn backend(slot: u16) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: false,
         tee: false,
+        target: false,
         lines: LineOptions::default(),
         client_address: ClientAddress::Hidden,
         health: Health {

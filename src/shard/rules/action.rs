@@ -53,6 +53,11 @@ pub enum Action {
     SetTag(Arc<str>, Arc<str>),
     /// Takes a tag away.
     UnsetTag(Arc<str>),
+    /// The values of the PROXY header that the server gets, instead of those that came: each with
+    /// its type.
+    SetProxyValues(Arc<[(u8, Box<[u8]>)]>),
+    /// Adds a value of a type to them.
+    AddProxyValue(u8, Arc<[u8]>),
     /// Takes RD away from what the server gets.
     SetNoRecurse,
     /// Sets CD in what the server gets.

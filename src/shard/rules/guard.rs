@@ -161,6 +161,8 @@ impl Guard {
             | Matcher::QNameWireLength(..)
             | Matcher::PayloadSize(..)
             | Matcher::Tag(..)
+            | Matcher::ProxyValue { .. }
+            | Matcher::Sni(_)
             | Matcher::MaxQps(_)
             | Matcher::MaxQpsIp(_)
             | Matcher::Probability(_)

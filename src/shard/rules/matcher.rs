@@ -94,6 +94,15 @@ pub enum Matcher {
     Tcp(bool),
     /// A tag is set, to this value if one is given.
     Tag(Arc<str>, Option<Arc<str>>),
+    /// The PROXY header has a value of this type, and with this content if one is given.
+    ProxyValue {
+        /// The type.
+        kind: u8,
+        /// The content.
+        value: Option<Arc<[u8]>>,
+    },
+    /// The TLS handshake named this server; letter case aside.
+    Sni(Arc<[u8]>),
     /// No more queries than this have reached it per second: the ones above do not match.
     MaxQps(Limit),
     /// A client network sends more queries than this per second.
@@ -196,6 +205,11 @@ impl Matcher {
                 (is, None) => is.is_some(),
                 (None, Some(_)) => false,
             },
+            Self::ProxyValue { kind, value } => {
+                let wanted = |is: &[u8]| value.as_ref().is_none_or(|value| **value == *is);
+                scene.case.proxy.iter().any(|(k, is)| k == *kind && wanted(is))
+            }
+            Self::Sni(name) => scene.case.sni.eq_ignore_ascii_case(name),
             Self::MaxQps(limit) => !env.limits.exceeded(limit, env.now),
             Self::MaxQpsIp(limit) => {
                 let shared = !env.snapshot.globals.clients_stay;

@@ -95,6 +95,11 @@ pub fn matcher(m: &Matcher, sets: &dyn Sets) -> String {
         Matcher::Tcp(tcp) => if *tcp { "TCP" } else { "UDP" }.to_owned(),
         Matcher::Tag(name, None) => format!("tag '{name}' is set"),
         Matcher::Tag(name, Some(value)) => format!("tag '{name}' is set to '{value}'"),
+        Matcher::ProxyValue { kind, value: None } => format!("proxy protocol value of type {kind} is set"),
+        Matcher::ProxyValue { kind, value: Some(value) } => {
+            format!("proxy protocol value of type {kind} matches '{}'", value.escape_ascii())
+        }
+        Matcher::Sni(name) => format!("SNI == {}", name.escape_ascii()),
         Matcher::MaxQps(limit) => format!("Max {} qps, burst {}", limit.qps, limit.burst),
         Matcher::MaxQpsIp(l) => {
             format!("IP (/{}, /{}) match for QPS over {} burst {}", l.v4, l.v6, l.qps, l.burst)
@@ -145,6 +150,14 @@ pub fn action(a: &Action) -> String {
         Action::Continue(inner) => format!("continue after: {}", action(inner)),
         Action::SetTag(name, value) => format!("set tag '{name}' to value '{value}'"),
         Action::UnsetTag(name) => format!("unset tag '{name}'"),
+        Action::SetProxyValues(values) => {
+            let texts: Vec<String> =
+                values.iter().map(|(kind, value)| format!("{kind}: '{}'", value.escape_ascii())).collect();
+            format!("set Proxy-Protocol values to {{{}}}", texts.join(", "))
+        }
+        Action::AddProxyValue(kind, value) => {
+            format!("add a Proxy-Protocol value of type {kind}: '{}'", value.escape_ascii())
+        }
         Action::SetNoRecurse => "set rd=0".to_owned(),
         Action::SetDisableValidation => "set cd=1".to_owned(),
         Action::SetEcs(true) => "enable ECS".to_owned(),

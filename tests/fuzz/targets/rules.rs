@@ -531,6 +531,7 @@ fn backend(slot: u16) -> Backend {
         socket_options: SocketOptions::default(),
         use_client_subnet: slot == 1,
         tee: slot == 2,
+        target: false,
         lines: LineOptions::default(),
         client_address: ClientAddress::Hidden,
         health: health(),
