@@ -64,6 +64,12 @@
 //!       bucket.rs      one bucket for all shards, and what a shard holds of it
 //!       deadlines.rs   a bounded table: address to point in time
 //!     text.rs          rules as people read them
+//!   streams.rs         clients' connections, without their sockets
+//!     clients.rs       how many a client has, and who is turned away
+//!     end.rs           why connections end
+//!   streamed.rs        octets of clients in, answers out
+//!   lines.rs           connections to backends, without their sockets
+//!   lined.rs           what goes by them, and what becomes of it when they end
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
@@ -92,6 +98,8 @@
 //!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
+//!   streams.rs         sockets of connections: accept, read, write, close
+//!   carrier.rs         a stream of octets over a socket
 //!   outbox.rs          packets of a batch on their way out
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
@@ -191,6 +199,9 @@
 //! | query, response, answer | what is asked; what a backend says; what a client gets |
 //! | outstanding | asked and not answered yet |
 //! | slot | a stable index: of a backend, a listener, an outstanding query |
+//! | stream | a client's connection |
+//! | line | a connection to a backend |
+//! | forward | what is passed on unread; its *targets* are where it goes |
 //! | shard | a thread with all that it needs to serve: sockets, table, counters |
 //! | engine | the loop that moves packets between the kernel and a shard |
 //! | snapshot | one whole configuration, immutable |
