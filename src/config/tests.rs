@@ -1,5 +1,6 @@
 //! Files through the whole front end: text to draft to snapshot, or to its errors.
 
+mod forwards;
 mod rules;
 mod streams;
 

@@ -50,6 +50,7 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 #[derive(Default)]
 struct Parts {
     listen: bool,
+    to: bool,
     policy: Option<&'static str>,
     key: Option<String>,
     v4: u8,
@@ -127,7 +128,10 @@ fn apply(
             parts.listen = true;
             made.listen = parsed(name, v, value::SERVICE_ADDRESS, value::service_address)?;
         }
-        "to" => made.to = targets(name, v)?,
+        "to" => {
+            parts.to = true;
+            made.to = targets(name, v)?;
+        }
         "policy" => parts.policy = Some(policy(name, v)?),
         "key" => parts.key = Some(text(name, v, KEYS)?),
         "v4" => parts.v4 = small(32)?,
@@ -183,7 +187,7 @@ fn join(parts: &Parts, made: &mut DraftForward) -> Vec<Fault> {
     if !parts.listen {
         faults.push(Fault::value("listen", "missing", value::SERVICE_ADDRESS));
     }
-    if made.to.is_empty() {
+    if !parts.to {
         faults.push(Fault::value("to", "missing", "the address of a target, or a list of them"));
     }
     match joined_policy(parts) {
@@ -285,8 +289,8 @@ fn targets(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
         }
         list.push(address);
     }
-    if list.len() > TARGETS_MAX {
-        let expected = format!("at most {TARGETS_MAX}");
+    if !(1..=TARGETS_MAX).contains(&list.len()) {
+        let expected = format!("1 to {TARGETS_MAX}");
         return Err(Fault::value(name, format!("a list of {} targets", list.len()), expected));
     }
     Ok(list)

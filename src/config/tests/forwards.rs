@@ -64,7 +64,9 @@ fn a_udp_forward_is_one_of_flows() {
     let snapshot = snapshot(&format!("newServer('192.0.2.53')\naddUDPForward{{{TARGETS}}}"));
     let addresses: Vec<_> = snapshot.listeners.iter().map(|l| l.address.to_string()).collect();
     assert_eq!(addresses, ["127.0.0.1:53", "127.0.0.1:25"], "with a server DNS is served beside it");
-    assert!(snapshot.listeners[1].service.takes_datagrams() && !snapshot.listeners[1].service.takes_streams());
+    assert!(
+        snapshot.listeners[1].service.takes_datagrams() && !snapshot.listeners[1].service.takes_streams()
+    );
     let (forward, targets) = forward(&snapshot);
     assert_eq!((forward.idle_timeout, forward.connections), (TickDelta::from_ms(30_000), 65_536));
     assert!(targets.iter().all(|b| b.health.mode == HealthMode::Up), "nothing is known that could be asked");
@@ -73,19 +75,23 @@ fn a_udp_forward_is_one_of_flows() {
 
 #[test]
 fn what_is_written_is_what_is_obeyed() {
-    let (f, targets) = tcp("connectTimeoutMs=250, idleTimeout=0, maxConnections=10, maxConnectionsPerClient=2, \
+    let (f, targets) =
+        tcp("connectTimeoutMs=250, idleTimeout=0, maxConnections=10, maxConnectionsPerClient=2, \
                             log=true, acl={'198.51.100.0/24'}, tcpFastOpen=true, rise=2, maxCheckFailures=3, \
                             checkInterval=0.5, checkTimeout=200, source='127.0.0.9'");
     assert_eq!(f.connect_timeout, TickDelta::from_ms(250));
     assert_eq!((f.idle_timeout, f.connections, f.connections_per_client, f.log), (TickDelta(0), 10, 2, true));
-    assert!(f.acl.contains(&mapped([198, 51, 100, 7].into())) && !f.acl.contains(&mapped([10, 0, 0, 1].into())));
+    assert!(
+        f.acl.contains(&mapped([198, 51, 100, 7].into())) && !f.acl.contains(&mapped([10, 0, 0, 1].into()))
+    );
     let b = &targets[1];
     assert_eq!((b.health.rise, b.health.fall), (2, 3));
     assert_eq!((b.health.interval, b.health.timeout), (TickDelta::from_ms(500), TickDelta::from_ms(200)));
     assert_eq!((b.lines.connect_timeout, b.lines.fast_open), (f.connect_timeout, true));
     assert_eq!(b.source.map(|ip| ip.to_string()).as_deref(), Some("127.0.0.9"));
 
-    let text = format!("addTCPForward{{{TARGETS}, interface='lo', tcpListenQueueSize=9, tcpFastOpenQueueSize=8}}");
+    let text =
+        format!("addTCPForward{{{TARGETS}, interface='lo', tcpListenQueueSize=9, tcpFastOpenQueueSize=8}}");
     let listener = Listener::clone(&snapshot(&text).listeners[0]);
     assert_eq!((listener.streams.backlog, listener.streams.fast_open), (9, 8));
     assert_eq!(listener.interface.as_deref(), Some("lo"));
@@ -130,7 +136,10 @@ fn checks_are_as_written() {
     let probe = |arguments: &str| tcp(arguments).1[0].health.probe.clone();
     assert_eq!(tcp("check='none'").1[0].health.mode, HealthMode::Up);
     assert_eq!(probe("check='connect'"), Probe::Connect);
-    assert_eq!(probe("checkScript={'/bin/check', '-v'}"), Probe::Script(vec!["/bin/check".into(), "-v".into()]));
+    assert_eq!(
+        probe("checkScript={'/bin/check', '-v'}"),
+        Probe::Script(vec!["/bin/check".into(), "-v".into()])
+    );
     let talk = |datagram, send: &[u8], expect: &[u8]| {
         Probe::SendExpect(SendExpect { datagram, send: send.into(), expect: expect.into() })
     };
@@ -161,7 +170,10 @@ fn a_wrong_forward_is_told_with_its_place() {
             "listen='127.0.0.1:25', to={'192.0.2.1:25', '192.0.2.1:25'}",
             "addTCPForward: to is \"192.0.2.1:25\" twice; expected each target once",
         ),
-        ("policy='random'", "addTCPForward: policy is \"random\"; expected one of \"ordered\", \"roundrobin\""),
+        (
+            "policy='random'",
+            "addTCPForward: policy is \"random\"; expected one of \"ordered\", \"roundrobin\"",
+        ),
         ("key='client'", "addTCPForward: key is given, and the policy hashes nothing; expected policy="),
         ("policy='sourceHash', key='qname'", "addTCPForward: key is \"qname\"; expected \"client\" or"),
         ("check='dns'", "addTCPForward: check is \"dns\"; expected \"connect\" or \"none\""),
@@ -178,7 +190,10 @@ fn a_wrong_forward_is_told_with_its_place() {
         ("maxFlows=1", "addTCPForward: unknown argument \"maxFlows\""),
         ("listem='x'", "addTCPForward: unknown argument \"listem\"; did you mean \"listen\"?"),
         ("acl={'x'}", "addTCPForward: \"x\" is not allowed; expected ADDRESS or ADDRESS/LENGTH"),
-        ("transparent=true, useProxyProtocol=true", "addTCPForward: useProxyProtocol and transparent are both"),
+        (
+            "transparent=true, useProxyProtocol=true",
+            "addTCPForward: useProxyProtocol and transparent are both",
+        ),
         (
             "transparent=true, to='[2001:db8::1]:25'",
             "addTCPForward: to is of another family; expected targets of the family of `listen`",
@@ -230,7 +245,9 @@ fn dns_over_udp_and_a_tcp_forward_share_an_address() {
 
 #[test]
 fn every_argument_of_the_tables_is_read() {
-    for (function, own) in [("addTCPForward", TCP_FORWARD_ARGUMENTS), ("addUDPForward", UDP_FORWARD_ARGUMENTS)] {
+    for (function, own) in
+        [("addTCPForward", TCP_FORWARD_ARGUMENTS), ("addUDPForward", UDP_FORWARD_ARGUMENTS)]
+    {
         for argument in FORWARD_ARGUMENTS.iter().chain(own) {
             // A coroutine is no value of any argument.
             let name = argument.name;

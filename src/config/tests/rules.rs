@@ -565,10 +565,6 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: setECSSourcePrefixV4: 33 is not allowed; expected a whole number from 0 to 32",
     ),
     (
-        "addXFRResponseAction()",
-        "FILE:1: addXFRResponseAction: the function (rules on zone transfers) is not implemented yet",
-    ),
-    (
         "addAction(HTTPPathRule('x'), DropAction())",
         "FILE:1: HTTPPathRule: the function (rules on what only DNS over HTTPS",
     ),
