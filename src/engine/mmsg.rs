@@ -22,13 +22,14 @@ use nix::sys::eventfd::EventFd;
 use socket2::Socket;
 use tracing::{error, warn};
 
+use super::forward::tcp::Side;
 use super::locals::Locals;
 use super::outbox::Outbox;
 use super::socket::Ear;
 use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket};
-use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
+use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, PassageSlot, Route, SocketSlot, StreamSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
 use crate::live::{Board, ShardPage};
 use crate::packet::Packet;
@@ -76,6 +77,8 @@ pub(super) enum Ready {
     Gate(ListenerSlot),
     /// A client's connection.
     Stream(StreamSlot),
+    /// One side of a forward's connection.
+    Passage(PassageSlot, Side),
 }
 
 impl Ready {
@@ -85,6 +88,8 @@ impl Ready {
             Self::Door(slot) => 1 << 32 | slot.0 as u64,
             Self::Gate(slot) => 3 << 32 | slot.0 as u64,
             Self::Stream(stream) => 4 << 32 | stream.0 as u64,
+            Self::Passage(passage, Side::Client) => 5 << 32 | passage.0 as u64,
+            Self::Passage(passage, Side::Target) => 6 << 32 | passage.0 as u64,
             Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 16 | route.socket.0 as u64,
         }
     }
@@ -95,6 +100,8 @@ impl Ready {
             1 => Self::Door(ListenerSlot(data as u16)),
             3 => Self::Gate(ListenerSlot(data as u16)),
             4 => Self::Stream(StreamSlot(data as u32)),
+            5 => Self::Passage(PassageSlot(data as u32), Side::Client),
+            6 => Self::Passage(PassageSlot(data as u32), Side::Target),
             _ => Self::Link(Route {
                 backend: BackendSlot((data >> 16) as u16),
                 socket: SocketSlot(data as u16),
@@ -234,7 +241,7 @@ impl Engine {
                     Ready::Door(slot) => {
                         self.read_door(slot);
                     }
-                    Ready::Link(_) | Ready::Gate(_) | Ready::Stream(_) => {}
+                    Ready::Link(_) | Ready::Gate(_) | Ready::Stream(_) | Ready::Passage(..) => {}
                 }
             }
             self.tick();
@@ -249,7 +256,7 @@ impl Engine {
 
     /// Whether nothing is owed to anybody.
     fn is_idle(&self) -> bool {
-        self.shard.outstanding() == 0 && self.shard.streams_open() == 0
+        self.shard.outstanding() == 0 && self.shard.streams_open() == 0 && self.shard.passages_open() == 0
     }
 
     /// Connections that are ready. Lines first: their answers free what queries wait for.
@@ -263,8 +270,12 @@ impl Engine {
                 }
             }
             for event in events {
-                if let Ready::Stream(stream) = Ready::unpack(event.data()) {
-                    connections.on_stream(epoll, stream, event.events(), shard, out);
+                match Ready::unpack(event.data()) {
+                    Ready::Stream(stream) => connections.on_stream(epoll, stream, event.events(), shard, out),
+                    Ready::Passage(passage, side) => {
+                        connections.relays.on_event(epoll, passage, side, event.events(), shard);
+                    }
+                    Ready::Mail | Ready::Door(_) | Ready::Link(_) | Ready::Gate(_) => {}
                 }
             }
         });
@@ -581,7 +592,7 @@ impl Sockets {
     /// Opens what the snapshot's backends need and is not open.
     fn link_all(&mut self, snapshot: &Snapshot) {
         self.incomplete = false;
-        for backend in snapshot.backends.iter().flatten() {
+        for backend in snapshot.backends.iter().flatten().filter(|b| !b.target) {
             let at = backend.slot.index();
             if self.links.len() <= at {
                 self.links.resize_with(at + 1, || None);

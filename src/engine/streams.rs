@@ -18,6 +18,7 @@ use socket2::Socket;
 use tracing::warn;
 
 use super::carrier::Carrier;
+use super::forward::tcp::Relays;
 use super::locals::Locals;
 use super::mmsg::Ready;
 use super::socket;
@@ -52,6 +53,8 @@ pub(super) struct Connections {
     streams: Vec<Option<Carrier>>,
     /// By backend, then by line.
     lines: Vec<Vec<Option<Carrier>>>,
+    /// Connections of forwards.
+    pub(super) relays: Relays,
     buffer: Box<[u8]>,
     /// Accepting failed for want of descriptors: again at the next idle wake-up.
     starved: bool,
@@ -66,6 +69,7 @@ impl Connections {
             gates: Vec::new(),
             streams: Vec::new(),
             lines: Vec::new(),
+            relays: Relays::default(),
             buffer: vec![0; READ].into_boxed_slice(),
             starved: false,
         }
@@ -158,6 +162,13 @@ impl Connections {
             } else {
                 LocalSlot::LISTENER
             };
+            if gate.listener.service.forward().is_some() {
+                if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, local) {
+                    self.relays.open(epoll, passage, socket, shard);
+                    self.relays.serve(epoll, passage, shard);
+                }
+                continue;
+            }
             let Some(stream) = shard.on_accept(peer, &gate.listener, local) else { continue };
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Ready::Stream(stream).pack());
             if epoll.add(&socket, event).is_err() {
@@ -313,6 +324,9 @@ impl Connections {
             match chore {
                 Chore::Stream(stream) => self.serve_stream(epoll, stream, shard),
                 Chore::Line(line) => self.serve_line(epoll, line, shard, out),
+                Chore::Passage(passage) => {
+                    self.relays.serve(epoll, passage, shard);
+                }
             }
         }
     }
@@ -330,6 +344,7 @@ impl Connections {
     pub(super) fn drop_all(&mut self) {
         self.streams.clear();
         self.lines.clear();
+        self.relays.drop_all();
     }
 }
 
