@@ -23,13 +23,14 @@ use socket2::Socket;
 use tracing::{error, warn};
 
 use super::forward::tcp::Side;
+use super::forward::udp::Mouth;
 use super::locals::Locals;
 use super::outbox::Outbox;
 use super::socket::Ear;
 use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket};
-use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, PassageSlot, Route, SocketSlot, StreamSlot};
+use crate::addr::{BackendSlot, Client, ListenerSlot, PassageSlot, Route, SocketSlot, StreamSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
 use crate::live::{Board, ShardPage};
 use crate::packet::Packet;
@@ -79,6 +80,8 @@ pub(super) enum Ready {
     Stream(StreamSlot),
     /// One side of a forward's connection.
     Passage(PassageSlot, Side),
+    /// What a target says to a flow.
+    Flow(PassageSlot),
 }
 
 impl Ready {
@@ -88,6 +91,7 @@ impl Ready {
             Self::Door(slot) => 1 << 32 | slot.0 as u64,
             Self::Gate(slot) => 3 << 32 | slot.0 as u64,
             Self::Stream(stream) => 4 << 32 | stream.0 as u64,
+            Self::Flow(passage) => 7 << 32 | passage.0 as u64,
             Self::Passage(passage, Side::Client) => 5 << 32 | passage.0 as u64,
             Self::Passage(passage, Side::Target) => 6 << 32 | passage.0 as u64,
             Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 16 | route.socket.0 as u64,
@@ -101,6 +105,7 @@ impl Ready {
             3 => Self::Gate(ListenerSlot(data as u16)),
             4 => Self::Stream(StreamSlot(data as u32)),
             5 => Self::Passage(PassageSlot(data as u32), Side::Client),
+            7 => Self::Flow(PassageSlot(data as u32)),
             6 => Self::Passage(PassageSlot(data as u32), Side::Target),
             _ => Self::Link(Route {
                 backend: BackendSlot((data >> 16) as u16),
@@ -234,6 +239,7 @@ impl Engine {
                 }
             }
             self.deliver();
+            self.read_flows(&events[..ready]);
             self.serve_connections(&events[..ready]);
             for event in &events[..ready] {
                 match Ready::unpack(event.data()) {
@@ -241,7 +247,8 @@ impl Engine {
                     Ready::Door(slot) => {
                         self.read_door(slot);
                     }
-                    Ready::Link(_) | Ready::Gate(_) | Ready::Stream(_) | Ready::Passage(..) => {}
+                    Ready::Link(_) | Ready::Gate(_) | Ready::Stream(_) => {}
+                    Ready::Passage(..) | Ready::Flow(_) => {}
                 }
             }
             self.tick();
@@ -257,6 +264,23 @@ impl Engine {
     /// Whether nothing is owed to anybody.
     fn is_idle(&self) -> bool {
         self.shard.outstanding() == 0 && self.shard.streams_open() == 0 && self.shard.passages_open() == 0
+    }
+
+    /// What targets say to flows.
+    fn read_flows(&mut self, events: &[EpollEvent]) {
+        let Self { connections, sockets, shard, locals, .. } = self;
+        for event in events {
+            if let Ready::Flow(passage) = Ready::unpack(event.data()) {
+                connections.flows.read_flow(
+                    &sockets.epoll,
+                    passage,
+                    |slot| sockets.door(slot),
+                    shard,
+                    locals,
+                );
+            }
+        }
+        connections.flows.deliver(|slot| sockets.door(slot), shard);
     }
 
     /// Connections that are ready. Lines first: their answers free what queries wait for.
@@ -275,7 +299,7 @@ impl Engine {
                     Ready::Passage(passage, side) => {
                         connections.relays.on_event(epoll, passage, side, event.events(), shard);
                     }
-                    Ready::Mail | Ready::Door(_) | Ready::Link(_) | Ready::Gate(_) => {}
+                    Ready::Mail | Ready::Door(_) | Ready::Link(_) | Ready::Gate(_) | Ready::Flow(_) => {}
                 }
             }
         });
@@ -347,6 +371,11 @@ impl Engine {
     fn read_door(&mut self, slot: ListenerSlot) -> usize {
         let Some(Some(door)) = self.sockets.doors.get(slot.index()) else { return 0 };
         let note = door.note;
+        if door.listener.service.forward().is_some() {
+            let mouth = Mouth { listener: &door.listener, socket: &door.socket, note };
+            let (epoll, flows) = (&self.sockets.epoll, &mut self.connections.flows);
+            return flows.read_mouth(epoll, mouth, &mut self.shard, &mut self.locals);
+        }
         let Ok(count) = self.queries.receive(door.socket.as_fd(), 0, note) else { return 0 };
         for at in 0..count {
             self.query(slot, note, at);
@@ -365,19 +394,8 @@ impl Engine {
         }
         // A datagram socket of these families has no other kind of peer.
         let Some(peer) = self.queries.peer(at) else { return };
-        let mut local = LocalSlot::LISTENER;
-        if note == Note::PeerAndLocal
-            && let Some(address) = self.queries.local(at)
-        {
-            let Some((slot, new)) = self.locals.slot(address) else {
-                self.shard.drop(DropReason::LocalTableFull);
-                return;
-            };
-            if new {
-                self.shard.on_local(slot, address.ip);
-            }
-            local = slot;
-        }
+        let local = if note == Note::PeerAndLocal { self.queries.local(at) } else { None };
+        let Some(local) = self.locals.slot_for(local, &mut self.shard) else { return };
         let mut packet = self.queries.packet(at);
         let verdict = self.shard.on_query(Client { peer, listener, local, stream: None }, &mut packet);
         let parcel = Parcel { at, start: packet.start(), len: packet.len(), to: None, from: None };
@@ -479,7 +497,10 @@ impl Engine {
             self.shard.detach(slot);
         }
         for door in &mut self.sockets.doors {
-            if door.as_ref().is_some_and(|d| d.closes_at.is_some_and(|at| at <= now)) {
+            let owed = |d: &Door| {
+                d.closes_at.is_none_or(|at| at > now) || self.shard.passages_of(d.listener.slot) > 0
+            };
+            if door.as_ref().is_some_and(|d| !owed(d)) {
                 *door = None;
             }
         }
@@ -500,6 +521,7 @@ impl Engine {
                 Message::Listen(listener, ear) => {
                     let Ear { datagram, stream, passed } = ear;
                     let epoll = &self.sockets.epoll;
+                    self.shard.close_flows(listener.slot, false);
                     let gate = stream.map_or(Ok(()), |socket| {
                         self.connections.open_gate(epoll, Arc::clone(&listener), socket, passed)
                     });
@@ -547,6 +569,7 @@ impl Engine {
         if door.passed {
             // What waits in it, and what comes, is for whoever is started next.
             self.sockets.ignore_door(slot);
+            self.shard.close_flows(slot, true);
             return;
         }
         match socket::withdraw(&door.socket) {
@@ -559,6 +582,7 @@ impl Engine {
             }
             Err(e) => warn!(listener = %door.listener.address, "cannot leave the port's group: {e}"),
         }
+        self.shard.close_flows(slot, true);
     }
 }
 

@@ -19,6 +19,7 @@ use tracing::warn;
 
 use super::carrier::Carrier;
 use super::forward::tcp::Relays;
+use super::forward::udp::Flows;
 use super::locals::Locals;
 use super::mmsg::Ready;
 use super::socket;
@@ -55,6 +56,8 @@ pub(super) struct Connections {
     lines: Vec<Vec<Option<Carrier>>>,
     /// Connections of forwards.
     pub(super) relays: Relays,
+    /// And their flows.
+    pub(super) flows: Flows,
     buffer: Box<[u8]>,
     /// Accepting failed for want of descriptors: again at the next idle wake-up.
     starved: bool,
@@ -70,6 +73,7 @@ impl Connections {
             streams: Vec::new(),
             lines: Vec::new(),
             relays: Relays::default(),
+            flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
             starved: false,
         }
@@ -325,7 +329,9 @@ impl Connections {
                 Chore::Stream(stream) => self.serve_stream(epoll, stream, shard),
                 Chore::Line(line) => self.serve_line(epoll, line, shard, out),
                 Chore::Passage(passage) => {
-                    self.relays.serve(epoll, passage, shard);
+                    if !self.relays.serve(epoll, passage, shard) {
+                        self.flows.serve(passage, shard);
+                    }
                 }
             }
         }
@@ -345,6 +351,7 @@ impl Connections {
         self.streams.clear();
         self.lines.clear();
         self.relays.drop_all();
+        self.flows.drop_all();
     }
 }
 

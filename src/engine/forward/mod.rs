@@ -5,6 +5,7 @@
 
 mod pipe;
 pub(super) mod tcp;
+pub(super) mod udp;
 
 use std::io;
 
