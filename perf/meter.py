@@ -107,6 +107,16 @@ def rss_mb(pids):
     return total_kb / 1024
 
 
+def kernel_memory():
+    """Octets that all TCP sockets of the machine hold in buffers, and that the kernel's slabs hold."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/net/sockstat", encoding="ascii") as f:
+        words = next(line.split() for line in f if line.startswith("TCP:"))
+    with open("/proc/meminfo", encoding="ascii") as f:
+        slab_kb = next(int(line.split()[1]) for line in f if line.startswith("Slab:"))
+    return int(words[words.index("mem") + 1]) * page, slab_kb * 1024
+
+
 def cpu_seconds(pids):
     """CPU time of all threads of the processes so far, from schedstat (nanosecond grain)."""
     total_ns = 0
@@ -169,6 +179,32 @@ def run_load(command, child):
     others = row["cpu0_busy"] - row["cpu_share"]
     row["noisy"] = int(row["nice_percent"] > 5 or row["steal_percent"] > 3 or others > 0.06)
     return row
+
+
+class Silent:
+    """A stream load generator run with -i: entered when its idle connections are open, ended by leaving.
+
+    `count` are those that had their answer, `figures` what it prints at its end.
+    """
+
+    def __init__(self, command):
+        self.command, self.count, self.figures = command, 0, None
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first = self.process.stdout.readline()
+        if not first:
+            sys.exit(f"{' '.join(self.command)} said: {self.process.communicate()[1]}")
+        self.count = json.loads(first)["idle"]
+        return self
+
+    def __exit__(self, kind, *_):
+        self.process.terminate()
+        out, err = self.process.communicate(timeout=30)
+        if out:
+            self.figures = json.loads(out)
+        elif not kind:
+            sys.exit(f"{' '.join(self.command)} said: {err}")
 
 
 def until_quiet(measure):

@@ -15,6 +15,7 @@ PEERS = {
 }
 ALIASES = {"raw": "floor", "raw-gso": "floor-gso"}
 STREAM_OPTIONS = "{maxInFlight=1000, tcpListenQueueSize=4096}"
+KEEP_IDLE = "if setTCPRecvTimeout then setTCPRecvTimeout(600) end"
 
 DNSDIST_RULES = r"""
 smn = newSuffixMatchNode()
@@ -141,8 +142,8 @@ class Targets:
             lines += [f'newServer {{address="127.0.0.1:{port}"{stream[self.carrier]}{mode}}}' for port in self.ports()]
         if self.carrier == "dot":
             lines += self.dot_listeners()
-        if self.carrier in ("tcp", "dot"):
-            lines += ["setTCPRecvTimeout(600)"]
+        if self.carrier != "relay":
+            lines += [KEEP_IDLE]
         name = f"dnslob-{self.carrier}-{self.backends}{'-rules' if rules else ''}.lua"
         return self.write(name, "\n".join(lines) + (DNSDIST_RULES if rules else "") + "\n")
 
@@ -155,8 +156,7 @@ class Targets:
                  "setRingBuffersOptions({recordQueries=false, recordResponses=false}) end"]
         if self.carrier == "dot":
             lines += self.dot_listeners()
-        if self.carrier in ("tcp", "dot"):
-            lines += ["setTCPRecvTimeout(600)"]
+        lines += [KEEP_IDLE]
         force = "" if probe else ":setUp()"
         lines += [f"newServer({{address='127.0.0.1:{port}'{server}}}){force}" for port in self.ports()]
         lines += ["setServerPolicy(leastOutstanding)"]
