@@ -15,7 +15,7 @@ PEERS = {
 }
 ALIASES = {"raw": "floor", "raw-gso": "floor-gso"}
 STREAM_OPTIONS = "{maxInFlight=1000, tcpListenQueueSize=4096}"
-KEEP_IDLE = "if setTCPRecvTimeout then setTCPRecvTimeout(600) end"
+KEEP_IDLE = "setTCPRecvTimeout(600)"
 
 DNSDIST_RULES = r"""
 smn = newSuffixMatchNode()
@@ -82,11 +82,12 @@ class Targets:
     """Command lines for one kind of work.
 
     `carrier` is udp, tcp or dot, for a balancer before `backends` reflecting backends; or relay, for
-    one that carries bytes from port RELAY to port RELAYED.
+    one that carries bytes from port RELAY to port RELAYED. With `beside_tcp`, udp keeps idle connections, too.
     """
 
-    def __init__(self, work, backends, binary, carrier="udp"):
+    def __init__(self, work, backends, binary, carrier="udp", beside_tcp=False):
         self.work, self.backends, self.binary, self.carrier = work, backends, binary, carrier
+        self.keep_idle = carrier in ("tcp", "dot") or beside_tcp
         if carrier == "dot":
             make_certificates(work)
 
@@ -142,7 +143,7 @@ class Targets:
             lines += [f'newServer {{address="127.0.0.1:{port}"{stream[self.carrier]}{mode}}}' for port in self.ports()]
         if self.carrier == "dot":
             lines += self.dot_listeners()
-        if self.carrier != "relay":
+        if self.keep_idle:
             lines += [KEEP_IDLE]
         name = f"dnslob-{self.carrier}-{self.backends}{'-rules' if rules else ''}.lua"
         return self.write(name, "\n".join(lines) + (DNSDIST_RULES if rules else "") + "\n")
@@ -156,7 +157,8 @@ class Targets:
                  "setRingBuffersOptions({recordQueries=false, recordResponses=false}) end"]
         if self.carrier == "dot":
             lines += self.dot_listeners()
-        lines += [KEEP_IDLE]
+        if self.keep_idle:
+            lines += [KEEP_IDLE]
         force = "" if probe else ":setUp()"
         lines += [f"newServer({{address='127.0.0.1:{port}'{server}}}){force}" for port in self.ports()]
         lines += ["setServerPolicy(leastOutstanding)"]

@@ -19,6 +19,7 @@
 #include <sys/sendfile.h>
 
 enum {
+    CLIENT_ADDRESSES = 16, // each has some 28,000 ports
     PIDS_MAX = 64,
     EVENTS = 256,
     CONTENT = 1 << 20,
@@ -41,7 +42,7 @@ static void pull(struct puller *p)
 {
     static int address;
     int on = 1;
-    struct sockaddr_in from = loopback(address++ % 8, 0), to = loopback(0, target_port);
+    struct sockaddr_in from = loopback(address++ % CLIENT_ADDRESSES, 0), to = loopback(0, target_port);
     p->at = (struct endpoint){CLIENT, socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)};
     p->begun_ns = now_ns();
     p->octets = 0;

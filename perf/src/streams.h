@@ -5,7 +5,7 @@
 //   PROGRAM -t PORT [-b PORT ...] [-C CONNECTIONS] [-w IN-FLIGHT | -o] [-q RATE] [-i IDLE]
 //           [-W WARM-UP] [-d SECONDS] [-c CPU] [-n NAMES] [-p PID ...] [-u] [-y] and its own
 //
-// Connects to 127.0.0.1 port -t from eight addresses and answers, as the backends, on the ports -b
+// Connects to 127.0.0.1 port -t from sixteen addresses and answers, as the backends, on the ports -b
 // (over TCP only with -u). Either -C connections are kept with -w queries in flight on each, or, with
 // -o, each connection asks once and is closed; a latency is then counted from the connect. With -q all
 // kept connections together ask so many queries a second, but never more than -w each. -i opens so many
@@ -22,7 +22,7 @@
 #include <signal.h>
 
 enum {
-    CLIENT_ADDRESSES = 8, // each has some 28,000 ports
+    CLIENT_ADDRESSES = 16, // each has some 28,000 ports
     WINDOW_MAX = 256,
     RING = 4096, // queries of one busy connection; ids count up, and few are out of order by so many
     BACKENDS_MAX = 16,
@@ -51,7 +51,7 @@ struct client {
     uint16_t next;
     int outstanding;
     uint64_t begun_ns;
-    struct query *ring; // RING of them, one if idle
+    struct query *ring; // ring_of(c) of them
     void *carried;      // the carrier's own state of this connection
     size_t in_len;
     uint8_t in[ANSWER_MAX]; // the beginning of an answer
@@ -86,6 +86,11 @@ static struct histogram latency;
 
 static inline void open_client(struct client *c);
 
+static inline int ring_of(const struct client *c)
+{
+    return once || c->idle ? 1 : RING;
+}
+
 // Ends a connection; a busy one is opened again.
 static inline void end_client(struct client *c, bool finished)
 {
@@ -118,7 +123,7 @@ static inline void open_client(struct client *c)
     c->outstanding = 0;
     c->in_len = 0;
     c->begun_ns = now_ns();
-    for (int i = 0; i < (c->idle ? 1 : RING); i++)
+    for (int i = 0; i < ring_of(c); i++)
         c->ring[i].live = false;
     if (bind(c->at.fd, (void *)&from, sizeof from) ||
         (connect(c->at.fd, (void *)&to, sizeof to) && errno != EINPROGRESS)) {
@@ -130,7 +135,7 @@ static inline void open_client(struct client *c)
 
 static inline struct query *query_of(struct client *c, uint16_t id)
 {
-    return &c->ring[c->idle ? 0 : id % RING];
+    return &c->ring[id % ring_of(c)];
 }
 
 static inline void ask(struct client *c, int count)
@@ -252,7 +257,7 @@ static inline struct client *make_clients(int count, bool idle)
         exit(1);
     for (int i = 0; i < count; i++) {
         clients[i].idle = idle;
-        clients[i].ring = calloc(idle ? 1 : RING, sizeof(struct query));
+        clients[i].ring = calloc((size_t)ring_of(&clients[i]), sizeof(struct query));
         if (!clients[i].ring)
             exit(1);
     }
@@ -298,7 +303,7 @@ static inline uint64_t count_stale(const struct client *clients, int count, uint
 {
     uint64_t stale = 0;
     for (int i = 0; i < count; i++)
-        for (int k = 0; k < RING; k++)
+        for (int k = 0; k < ring_of(&clients[i]); k++)
             stale += clients[i].ring[k].live && clients[i].ring[k].sent_ns + LOST_AFTER_NS < now;
     return stale;
 }
