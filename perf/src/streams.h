@@ -14,8 +14,9 @@
 // SIGTERM and prints one line of JSON: latencies in microseconds, CPU time of the processes -p.
 //
 // Every answer is held against its query (id, QR, RCODE, name); one that does not fit is `bad`. `lost`
-// is a query whose connection ended first, or that was two seconds old at the end; `errors` counts
-// connections that failed or that the target closed. A busy one is opened again, an idle one is not.
+// is a query whose connection ended first, or that had no answer for two seconds; `errors` counts connections
+// that failed, that the target closed, or that were not open after two seconds. A busy one is opened
+// again, an idle one is not. These three are of the whole run, warm-up included.
 #pragma once
 #include "reflect.h"
 
@@ -33,7 +34,7 @@ enum {
     OPENING_MAX = 64,
     ERRORS_MAX = 5000, // so many without an answer between: the target does not work
 };
-static const uint64_t LOST_AFTER_NS = 2000000000;
+static const uint64_t LOST_AFTER_NS = 2000000000, REAP_EVERY_NS = 250000000;
 
 struct query {
     uint64_t sent_ns;
@@ -73,7 +74,7 @@ struct carrier {
 
 static const struct carrier *carrier;
 static int target_port = 5302, window = 1;
-static bool once;
+static bool once, closed_loop;
 static uint8_t *questions; // all of them, written beforehand
 static uint32_t names = 100000;
 static uint64_t random_state = 88172645463325252ull;
@@ -270,7 +271,7 @@ static inline void on_signal(int number)
     stopped = 1;
 }
 
-static inline int turn_loop(int timeout_ms, bool refilling)
+static inline int turn_loop(int timeout_ms)
 {
     struct epoll_event ready[EVENTS];
     int count = epoll_wait(poller, ready, EVENTS, timeout_ms);
@@ -281,31 +282,53 @@ static inline int turn_loop(int timeout_ms, bool refilling)
             continue;
         }
         advance((struct client *)at, ready[i].events);
-        if (refilling)
+        if (closed_loop)
             refill((struct client *)at);
     }
     return count;
 }
 
-// Opens the idle connections, a few at a time, and waits until each has had its answer.
+// Gives up what has waited too long: queries, and connections that do not open or that had only one.
+static inline void reap(struct client *clients, int count)
+{
+    static uint64_t reaped;
+    uint64_t now = now_ns();
+    if (now - reaped < REAP_EVERY_NS)
+        return;
+    reaped = now;
+    for (int i = 0; i < count; i++) {
+        struct client *c = &clients[i];
+        int before = c->outstanding;
+        for (int k = 0; before && k < ring_of(c); k++) {
+            struct query *q = &c->ring[k];
+            if (q->live && q->sent_ns + LOST_AFTER_NS < now) {
+                q->live = false;
+                c->outstanding--;
+                lost++;
+            }
+        }
+        bool only = ring_of(c) == 1 && c->outstanding < before;
+        bool opens = c->state == CONNECTING || c->state == GREETING;
+        if (only || (opens && c->begun_ns + LOST_AFTER_NS < now)) {
+            opening -= only && c->idle; // end_client takes it for one that had its answer
+            end_client(c, false);
+        } else if (c->outstanding < before && closed_loop) {
+            refill(c);
+        }
+    }
+}
+
+// Opens the idle connections, a few at a time, and waits until each has had its answer or has failed.
 static inline void open_idle(struct client *clients, int count, int timeout_ms)
 {
     for (int begun = 0; !stopped && (begun < count || opening > 0);) {
         for (; begun < count && opening < OPENING_MAX; begun++, opening++)
             open_client(&clients[begun]);
-        turn_loop(timeout_ms, false);
+        turn_loop(timeout_ms);
+        reap(clients, begun);
     }
     printf("{\"idle\":%d}\n", idle_answered);
     fflush(stdout);
-}
-
-static inline uint64_t count_stale(const struct client *clients, int count, uint64_t now)
-{
-    uint64_t stale = 0;
-    for (int i = 0; i < count; i++)
-        for (int k = 0; k < ring_of(&clients[i]); k++)
-            stale += clients[i].ring[k].live && clients[i].ring[k].sent_ns + LOST_AFTER_NS < now;
-    return stale;
 }
 
 // `own` are the program's own options in getopt's letters, for which `option` is called.
@@ -344,6 +367,7 @@ static inline int run_streams(int argc, char **argv, const struct carrier *given
     if (cpu >= 0)
         pin_to_cpu(cpu);
     carrier = given;
+    closed_loop = !once && rate <= 0;
     poller = epoll_create1(0);
     signal(SIGTERM, on_signal);
     signal(SIGPIPE, SIG_IGN);
@@ -366,18 +390,19 @@ static inline int run_streams(int argc, char **argv, const struct carrier *given
         open_client(&clients[i]);
 
     uint64_t begun = now_ns(), start = begun + (uint64_t)(warm_up * 1e9), end = 0, paced = 0, turn = 0;
-    uint64_t sent_0 = 0, answered_0 = 0, lost_0 = 0, bad_0 = 0, errors_0 = 0, now = begun;
+    uint64_t sent_0 = 0, answered_0 = 0, now = begun;
     struct reading before = {.at_ns = begun};
     for (; !stopped; now = now_ns()) {
         if (!measuring && now >= start) {
             measuring = true;
-            sent_0 = sent, answered_0 = answered, lost_0 = lost, bad_0 = bad, errors_0 = errors;
+            sent_0 = sent, answered_0 = answered;
             before = take_reading(pids, pid_count);
             end = before.at_ns + (uint64_t)(seconds * 1e9);
         } else if (measuring && now >= end) {
             break;
         }
-        turn_loop(timeout_ms, !once && rate <= 0);
+        turn_loop(timeout_ms);
+        reap(clients, connections);
         uint64_t due = (uint64_t)((double)(now - begun) * 1e-9 * rate);
         if (due > paced + (uint64_t)connections) // what could not be sent in time is left out, not sent in a burst
             paced = due - (uint64_t)connections;
@@ -389,12 +414,10 @@ static inline int run_streams(int argc, char **argv, const struct carrier *given
     }
 
     struct reading after = take_reading(pids, pid_count);
-    lost += count_stale(clients, connections, now);
-    double span = seconds_between(&before, &after);
-    double queries = (double)(sent - sent_0), answers = (double)(answered - answered_0);
+    double span = seconds_between(&before, &after), answers = (double)(answered - answered_0);
     printf("{\"answers_per_s\":%.0f,\"sent_per_s\":%.0f,\"lost_percent\":%.4f,\"bad\":%llu,\"errors\":%llu,",
-           answers / span, queries / span, queries > 0 ? 100 * (double)(lost - lost_0) / queries : 0,
-           (unsigned long long)(bad - bad_0), (unsigned long long)(errors - errors_0));
+           answers / span, (double)(sent - sent_0) / span, sent ? 100 * (double)lost / (double)sent : 0,
+           (unsigned long long)bad, (unsigned long long)errors);
     carrier->print();
     print_cost(&before, &after, answers);
     printf(",");
