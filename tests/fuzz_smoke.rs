@@ -14,6 +14,8 @@ mod rules;
 mod script;
 #[path = "fuzz/targets/shard.rs"]
 mod shard;
+#[path = "fuzz/targets/tls_session.rs"]
+mod tls_session;
 #[path = "fuzz/targets/wire.rs"]
 mod wire;
 
@@ -136,6 +138,11 @@ fn script() {
 #[test]
 fn rules() {
     smoke("rules", &[], 3_000, 1_500, rules::target);
+}
+
+#[test]
+fn tls_session() {
+    smoke("tls_session", &[], 400, 3_000, tls_session::target);
 }
 
 #[test]

@@ -58,7 +58,8 @@ impl ServerCertVerifier for Verifier {
         let verified =
             self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         verified.map_err(|error| match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer)
+            // webpki says the second of one that is marked as an authority's.
+            Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))
                 if Leaf::parse(end_entity).is_ok_and(|leaf| leaf.self_signed) =>
             {
                 Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(SelfSigned))))
@@ -185,7 +186,8 @@ pub(super) fn words(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "certificate is not for servers".to_owned()
         }
-        CertificateError::Other(other) => other.to_string(),
+        CertificateError::Other(other) if other.0.is::<SelfSigned>() => other.to_string(),
+        CertificateError::Other(other) => format!("certificate is not accepted: {other}"),
         other => format!("certificate is not accepted: {other:?}"),
     }
 }
