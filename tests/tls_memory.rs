@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use dnslob::tls::{CaStores, CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, Session};
 
-/// Octets that the heap may hold for an idle session of a server, after a few queries. Measured:
-/// see `figures`.
+/// Octets that the heap may hold for an idle session after a few queries. Measured with rustls
+/// 0.23.46: 7,454 for a server's (1,960 before the client says anything) and 7,979 for a client's,
+/// of which rustls keeps 4,096 to read into.
 const IDLE_OCTETS_MAX: i64 = 12 * 1024;
 
 /// The system's allocator, adding up what each thread holds.
@@ -95,14 +96,11 @@ fn flow(from: &mut Session, to: &mut Session, wire: &mut Vec<u8>, plaintext: &mu
 fn an_idle_session_is_small() {
     let (server, client) = configured(dnslob::tls::Version::Tls12);
     let (mut wire, mut plaintext) = (Vec::with_capacity(1 << 17), Vec::with_capacity(1 << 17));
-    // The first ones fill what all of them share: tickets, the allocator's thread.
+    // The first one fills what all of them share.
     for round in 0..4 {
         let (mut there, client_new) = grown(|| Session::client(&client).unwrap());
         let (mut here, server_new) = grown(|| Session::server(&server).unwrap());
-        let mut client_octets = client_new;
-        let mut server_octets = server_new;
         let mut exchange = |there: &mut Session, here: &mut Session| {
-            // What flows to the server changes both; each one's part is measured by dropping it.
             while there.wants_write() || here.wants_write() {
                 flow(there, here, &mut wire, &mut plaintext);
                 flow(here, there, &mut wire, &mut plaintext);
@@ -115,16 +113,17 @@ fn an_idle_session_is_small() {
             assert_eq!(here.send(&[2; 1_200]), 1_200);
             exchange(&mut there, &mut here);
         }
-        let ((), dropped) = grown(|| drop(here));
-        server_octets = server_octets.max(-dropped);
-        let ((), dropped) = grown(|| drop(there));
-        client_octets = client_octets.max(-dropped);
+        // What flows between them changes both; each one's part is what goes with it.
+        let ((), server_octets) = grown(|| drop(here));
+        let ((), client_octets) = grown(|| drop(there));
+        let (server_octets, client_octets) = (-server_octets, -client_octets);
         println!(
-            "round {round}: a server's session holds {} octets ({server_new} when new), a client's {client_octets}",
-            -dropped
+            "round {round}: a server's session holds {server_octets} octets ({server_new} when new), \
+             a client's {client_octets} ({client_new})"
         );
         if round > 0 {
             assert!(server_octets <= IDLE_OCTETS_MAX, "{server_octets} octets");
+            assert!(client_octets <= IDLE_OCTETS_MAX, "{client_octets} octets");
         }
     }
 }

@@ -97,8 +97,6 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-// rustls may add kinds of errors in any release.
-#[allow(clippy::wildcard_enum_match_arm)]
 fn reason(error: &Error, begun: bool) -> Reason {
     match error {
         Error::InvalidMessage(_) | Error::PeerSentOversizedRecord if !begun => Reason::NotTls,

@@ -131,8 +131,4 @@ impl Issued {
     pub(crate) fn key(&self) -> String {
         self.key.serialize_pem()
     }
-
-    pub(crate) fn file(&self, directory: &Directory) -> PathBuf {
-        directory.write("own.pem", &self.certificate())
-    }
 }

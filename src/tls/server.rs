@@ -201,7 +201,7 @@ fn sessions(spec: &ServerSpec, old: Option<&ServerTls>) -> Arc<dyn StoresServerS
         {
             Arc::clone(&old.config.session_storage)
         }
-        _ => SessionStore::new(spec.sessions, spec.session_seconds.min(SESSION_SECONDS_MAX)),
+        _ => SessionStore::of(spec.sessions, spec.session_seconds.min(SESSION_SECONDS_MAX)),
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) struct SessionStore {
 
 impl SessionStore {
     /// A store of at most so many sessions, each for at most so many seconds; 0 sessions is none.
-    pub(super) fn new(sessions: usize, seconds_max: u32) -> Arc<dyn StoresServerSessions> {
+    pub(super) fn of(sessions: usize, seconds_max: u32) -> Arc<dyn StoresServerSessions> {
         match sessions {
             0 => Arc::new(NoServerSessionStorage {}),
             _ => Arc::new(Self {

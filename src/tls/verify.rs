@@ -57,14 +57,17 @@ impl ServerCertVerifier for Verifier {
         }
         let verified =
             self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        verified.map_err(|error| match error {
+        verified.map_err(|error| {
             // webpki says the second of one that is marked as an authority's.
-            Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))
-                if Leaf::parse(end_entity).is_ok_and(|leaf| leaf.self_signed) =>
-            {
-                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(SelfSigned))))
+            let nobody = matches!(
+                error,
+                Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))
+            );
+            if nobody && Leaf::parse(end_entity).is_ok_and(|leaf| leaf.self_signed) {
+                CertificateError::Other(OtherError(Arc::new(SelfSigned))).into()
+            } else {
+                error
             }
-            other => other,
         })
     }
 
