@@ -38,6 +38,11 @@
 //!   answer.rs          answers of our own: the query becomes its answer; TC=1
 //!   svc.rs             SVCB and HTTPS records as a configuration says them
 //!   edit.rs            edits in place: the id
+//!   frame.rs           messages in a stream: length and message, what is read and to be written
+//!   transfer.rs        where a zone transfer ends
+//!   keepalive.rs       the TCP keepalive option
+//!   proxy.rs           the PROXY protocol, both versions
+//!     crc.rs           its checksum
 //!
 //! shard/               DATA PLANE: one thread, one owner, no locks
 //!   verdict.rs         Verdict, DropReason: what becomes of a packet, and why
@@ -59,6 +64,12 @@
 //!       bucket.rs      one bucket for all shards, and what a shard holds of it
 //!       deadlines.rs   a bounded table: address to point in time
 //!     text.rs          rules as people read them
+//!   streams.rs         clients' connections, without their sockets
+//!     clients.rs       how many a client has, and who is turned away
+//!     end.rs           why connections end
+//!   streamed.rs        octets of clients in, answers out
+//!   lines.rs           connections to backends, without their sockets
+//!   lined.rs           what goes by them, and what becomes of it when they end
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
@@ -87,6 +98,8 @@
 //!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
+//!   streams.rs         sockets of connections: accept, read, write, close
+//!   carrier.rs         a stream of octets over a socket
 //!   outbox.rs          packets of a batch on their way out
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
@@ -95,6 +108,22 @@
 //!     functions.rs     the C functions of the LuaFFI family
 //!   sys.rs             every libc call, wrapped safe
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
+//!
+//! tls/                 certificates, tickets, sessions over octets; no sockets
+//!   server.rs          what a listener needs: loaded, renewed, reloaded
+//!   client.rs          what a backend needs
+//!   session.rs         one connection: octets here, plaintext there
+//!   failure.rs         why one failed: to be counted, and for people
+//!   certificates.rs    which certificate a client gets; exchanged while used
+//!   tickets.rs         the ring of keys that seal session tickets
+//!   store.rs           sessions kept for clients without tickets
+//!   verify.rs          whether a backend's certificate is good, and why not
+//!   expiry.rs          a certificate's names, and until when it is good
+//!   ciphers.rs         ciphers by their OpenSSL names
+//!   keylog.rs          secrets in a file, for debugging
+//!   files.rs           PEM and DER from files
+//!   error.rs           what can be wrong with what was asked for
+//!   fixture.rs         certificates for this room's tests
 //!
 //! config/              what the operator asked for; no side effects
 //!   options.rs         ONE table of process settings: flags, Lua, help, reference
@@ -169,7 +198,8 @@
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows: `engine → shard → wire`,
-//! `control → config`, `script → shard, config, wire` (and to and from `engine::luaffi`); both planes read [`config::snapshot`] and [`live`]. `shard` never names
+//! `control → config`, `config, engine, control → tls`,
+//! `script → shard, config, wire` (and to and from `engine::luaffi`); both planes read [`config::snapshot`] and [`live`]. `shard` never names
 //! `engine`, `control`, Lua or libc; `wire`, `shard` and `config` never ask for time, randomness
 //! or I/O. `tests/tidy.rs` holds the map and the arrows to this.
 //!
@@ -186,6 +216,9 @@
 //! | query, response, answer | what is asked; what a backend says; what a client gets |
 //! | outstanding | asked and not answered yet |
 //! | slot | a stable index: of a backend, a listener, an outstanding query |
+//! | stream | a client's connection |
+//! | line | a connection to a backend |
+//! | forward | what is passed on unread; its *targets* are where it goes |
 //! | shard | a thread with all that it needs to serve: sockets, table, counters |
 //! | engine | the loop that moves packets between the kernel and a shard |
 //! | snapshot | one whole configuration, immutable |
@@ -209,4 +242,5 @@ pub mod rng;
 pub mod script;
 pub mod shard;
 pub mod time;
+pub mod tls;
 pub mod wire;

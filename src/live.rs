@@ -17,6 +17,7 @@ use std::sync::atomic::{
 
 use crate::addr::{BackendSlot, RuleSlot};
 use crate::shard::journal::Journal;
+use crate::shard::streams::{LineEnd, StreamEnd};
 use crate::shard::verdict::DropReason;
 
 /// Rules there can be at a time, in all chains together, removed ones included that shards still
@@ -220,6 +221,8 @@ pub struct ShardPage {
     pub retries: Counter,
     /// Answers of the script's that were errors.
     pub script_errors: Counter,
+    /// Clients' connections.
+    pub streams: StreamPage,
     /// What log actions have to say.
     pub journal: Journal,
     /// Queries in this shard whose client waits for an answer.
@@ -245,6 +248,7 @@ impl ShardPage {
             self_answered: Counter::default(),
             retries: Counter::default(),
             script_errors: Counter::default(),
+            streams: StreamPage::default(),
             journal: Journal::default(),
             rule_hits: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
             outstanding_total: AtomicU32::new(0),
@@ -304,6 +308,58 @@ pub struct BackendPage {
     pub unexpected: Counter,
     /// Latency of its answers.
     pub latency: Histogram,
+    /// Its connections.
+    pub lines: LinePage,
+}
+
+/// One shard's counters of its clients' connections.
+#[derive(Debug)]
+pub struct StreamPage {
+    /// Connections taken.
+    pub opened: Counter,
+    /// Connections at this time.
+    pub open: AtomicU32,
+    ends: [Counter; StreamEnd::ALL.len()],
+}
+
+impl Default for StreamPage {
+    fn default() -> Self {
+        Self {
+            opened: Counter::default(),
+            open: AtomicU32::new(0),
+            ends: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl StreamPage {
+    /// The counter of a reason.
+    #[must_use]
+    pub fn ended(&self, why: StreamEnd) -> &Counter {
+        &self.ends[why.index()]
+    }
+}
+
+/// One shard's counters of its connections to a backend.
+#[derive(Debug)]
+pub struct LinePage {
+    /// Connections that came about.
+    pub opened: Counter,
+    ends: [Counter; LineEnd::ALL.len()],
+}
+
+impl Default for LinePage {
+    fn default() -> Self {
+        Self { opened: Counter::default(), ends: std::array::from_fn(|_| Counter::default()) }
+    }
+}
+
+impl LinePage {
+    /// The counter of a reason.
+    #[must_use]
+    pub fn ended(&self, why: LineEnd) -> &Counter {
+        &self.ends[why.index()]
+    }
 }
 
 /// Sub-buckets per octave: a bucket is at most 1/32 = 3.1 % wide.

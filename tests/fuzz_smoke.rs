@@ -6,14 +6,22 @@
 
 #[path = "fuzz/targets/config.rs"]
 mod config;
+#[path = "fuzz/targets/frames.rs"]
+mod frames;
 #[path = "fuzz/targets/networks.rs"]
 mod networks;
+#[path = "fuzz/targets/proxy.rs"]
+mod proxy;
 #[path = "fuzz/targets/rules.rs"]
 mod rules;
 #[path = "fuzz/targets/script.rs"]
 mod script;
 #[path = "fuzz/targets/shard.rs"]
 mod shard;
+#[path = "fuzz/targets/tls_session.rs"]
+mod tls_session;
+#[path = "fuzz/targets/transfer.rs"]
+mod transfer;
 #[path = "fuzz/targets/wire.rs"]
 mod wire;
 
@@ -35,6 +43,51 @@ const MESSAGES: &[&[u8]] = &[
     b"\0\0\x01\0\0\x01\0\0\0\0\0\0\xc0\x0c\0\x01\0\x01",
     b"\0\0\x01\0\0\x02\0\0\0\0\0\0\x01a\xc0\x0c\0\x01\0\x01\xc0\x0e\0\x01\0\x01",
     b"\0\0\x01\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01",
+];
+
+/// How to cut and stop a stream, and the stream: frames whole, cut short, empty and too short.
+const STREAMS: &[&[u8]] = &[
+    b"\0\0\0\x0c\0\0\x01\0\0\0\0\0\0\0\0\0",
+    b"\x05\x01\0\x0d.............\0\x0c............\0\x0e..............",
+    b"\x3f\x02\x01\x02..............................",
+    b"\x01\x03\0\x0c............\0\0\0\x0c............",
+    b"\x02\x02\0\x0c............\0\x0b...........",
+];
+
+const PROXY_HEADERS: &[&[u8]] = &[
+    b"PROXY TCP4 192.0.2.1 192.0.2.53 4711 53\r\n",
+    b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 4711 0\r\nmore",
+    b"PROXY UNKNOWN and so on\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\x04some",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc0\0\x02\x01\xc0\0\x02\x35\x12\x67\0\x35",
+    // ALPN, and SSL with a version.
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x21\xc0\0\x02\x01\xc0\0\x02\x35\x12\x67\0\x35\
+      \x01\0\x03dot\x20\0\x0c\x01\0\0\0\x01\x21\0\x04TLSv",
+    // IPv6, of a mixed pair; and nothing but a checksum.
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x2b................\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\0\x02\x01\
+      \x12\x67\0\x35\x03\0\x04\0\0\0\0",
+];
+
+/// The kind of transfer, then messages of one.
+const TRANSFERS: &[&[u8]] = &[
+    // An SOA, an address, and the SOA.
+    b"\0\0\x01\x84\0\0\x01\0\x03\0\0\0\0\x01a\0\0\xfc\0\x01\
+      \xc0\x0c\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
+      \xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04\xc0\0\x02\x01\
+      \xc0\x0c\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
+    // SOAs alone: incremental, from 5 to 7, without its end.
+    b"\x40\0\x01\x84\0\0\0\0\x03\0\0\0\0\
+      \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
+      \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x05................\
+      \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
+    // Several messages: an SOA each, 45 octets.
+    b"\x2c\0\x01\x84\0\0\0\0\x01\0\0\0\0\0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
+      \0\x01\x84\0\0\0\0\x01\0\0\0\0\0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
+    // A refusal, and a query with the client's serial.
+    b"\0\0\x01\x84\x05\0\0\0\0\0\0\0\0",
+    b"\x40\0\x01\0\0\0\x01\0\0\0\x01\0\0\x01a\0\0\xfb\0\x01\
+      \xc0\x0c\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x05................",
 ];
 
 const NETWORKS: &[&[u8]] = &[
@@ -119,6 +172,21 @@ fn wire() {
 }
 
 #[test]
+fn frames() {
+    smoke("frames", STREAMS, 600, 20_000, frames::target);
+}
+
+#[test]
+fn proxy() {
+    smoke("proxy", PROXY_HEADERS, 600, 50_000, proxy::target);
+}
+
+#[test]
+fn transfer() {
+    smoke("transfer", TRANSFERS, 600, 50_000, transfer::target);
+}
+
+#[test]
 fn networks() {
     smoke("networks", NETWORKS, 100, 5_000, networks::target);
 }
@@ -136,6 +204,11 @@ fn script() {
 #[test]
 fn rules() {
     smoke("rules", &[], 3_000, 1_500, rules::target);
+}
+
+#[test]
+fn tls_session() {
+    smoke("tls_session", &[], 400, 3_000, tls_session::target);
 }
 
 #[test]

@@ -25,9 +25,10 @@ use tracing::{error, warn};
 use super::locals::Locals;
 use super::outbox::Outbox;
 use super::socket::Ear;
+use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket};
-use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, SocketSlot};
+use crate::addr::{BackendSlot, Client, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
 use crate::live::{Board, ShardPage};
 use crate::packet::Packet;
@@ -65,17 +66,25 @@ struct Link {
 
 /// What an epoll event is about, packed into its 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ready {
+pub(super) enum Ready {
     Mail,
+    /// A listener's datagrams.
     Door(ListenerSlot),
+    /// A server's datagrams, or its line.
     Link(Route),
+    /// A listener's connections.
+    Gate(ListenerSlot),
+    /// A client's connection.
+    Stream(StreamSlot),
 }
 
 impl Ready {
-    const fn pack(self) -> u64 {
+    pub(super) const fn pack(self) -> u64 {
         match self {
             Self::Mail => 0,
             Self::Door(slot) => 1 << 32 | slot.0 as u64,
+            Self::Gate(slot) => 3 << 32 | slot.0 as u64,
+            Self::Stream(stream) => 4 << 32 | stream.0 as u64,
             Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 16 | route.socket.0 as u64,
         }
     }
@@ -84,6 +93,8 @@ impl Ready {
         match data >> 32 {
             0 => Self::Mail,
             1 => Self::Door(ListenerSlot(data as u16)),
+            3 => Self::Gate(ListenerSlot(data as u16)),
+            4 => Self::Stream(StreamSlot(data as u32)),
             _ => Self::Link(Route {
                 backend: BackendSlot((data >> 16) as u16),
                 socket: SocketSlot(data as u16),
@@ -112,6 +123,7 @@ pub(super) struct Engine {
     wake: Arc<EventFd>,
     shard: Shard,
     sockets: Sockets,
+    connections: Connections,
     locals: Locals,
     queries: Arrivals,
     responses: Arrivals,
@@ -142,6 +154,7 @@ impl Engine {
             feed: Cache::new(feed),
             shard,
             sockets: Sockets { epoll, doors: Vec::new(), links: Vec::new(), incomplete: false },
+            connections: Connections::new(),
             locals: Locals::new(),
             queries: Arrivals::new(batch),
             responses: Arrivals::new(batch),
@@ -183,6 +196,7 @@ impl Engine {
             self.outbox.deliveries.clear();
             self.outbox.refused.clear();
             self.received = 0;
+            self.connections.drop_all();
             self.sockets.unlink_all_but(self.shard.snapshot(), &self.board.shards()[self.setup.index]);
         }
     }
@@ -192,7 +206,7 @@ impl Engine {
         let mut busy_until = Tick(0);
         let mut now = clock::now();
         self.begin(now);
-        while !(self.ended || self.stopping && self.shard.outstanding() == 0) {
+        while !(self.ended || self.stopping && self.is_idle()) {
             let timeout = if now < busy_until { EpollTimeout::ZERO } else { self.sleep(now) };
             let ready = match self.sockets.epoll.wait(&mut events, timeout) {
                 Ok(ready) => ready,
@@ -206,18 +220,21 @@ impl Engine {
             self.begin(now);
             // Answers first: they free slots, and their deliveries must not mix with our own.
             for event in &events[..ready] {
-                if let Ready::Link(route) = Ready::unpack(event.data()) {
+                if let Ready::Link(route) = Ready::unpack(event.data())
+                    && !route.is_line()
+                {
                     self.read_link(route);
                 }
             }
             self.deliver();
+            self.serve_connections(&events[..ready]);
             for event in &events[..ready] {
                 match Ready::unpack(event.data()) {
                     Ready::Mail => self.read_mail(),
                     Ready::Door(slot) => {
                         self.read_door(slot);
                     }
-                    Ready::Link(_) => {}
+                    Ready::Link(_) | Ready::Gate(_) | Ready::Stream(_) => {}
                 }
             }
             self.tick();
@@ -227,6 +244,77 @@ impl Engine {
             if now.since(self.tidied) >= TickDelta::from_ms(u64::from(IDLE_MS)) {
                 self.tidy(now);
             }
+        }
+    }
+
+    /// Whether nothing is owed to anybody.
+    fn is_idle(&self) -> bool {
+        self.shard.outstanding() == 0 && self.shard.streams_open() == 0
+    }
+
+    /// Connections that are ready. Lines first: their answers free what queries wait for.
+    fn serve_connections(&mut self, events: &[EpollEvent]) {
+        self.with_strays(|connections, epoll, shard, out| {
+            for event in events {
+                if let Ready::Link(line) = Ready::unpack(event.data())
+                    && line.is_line()
+                {
+                    connections.on_line(epoll, line, event.events(), shard, out);
+                }
+            }
+            for event in events {
+                if let Ready::Stream(stream) = Ready::unpack(event.data()) {
+                    connections.on_stream(epoll, stream, event.events(), shard, out);
+                }
+            }
+        });
+        for event in events {
+            if let Ready::Gate(slot) = Ready::unpack(event.data()) {
+                let Self { connections, sockets, shard, locals, .. } = self;
+                connections.on_gate(&sockets.epoll, slot, shard, locals);
+            }
+        }
+    }
+
+    /// Does work of which single datagrams come, and sends these.
+    fn with_strays(&mut self, work: impl FnOnce(&mut Connections, &Epoll, &mut Shard, Out<'_>)) {
+        let Self { shard, sockets, connections, locals, responses, outbox, .. } = self;
+        let mut refused: Vec<(Route, Vec<u8>)> = Vec::new();
+        let mut late: Vec<(Client, Vec<u8>)> = Vec::new();
+        // The buffers of answers are free between two rounds: strays leave by them.
+        let mut used = 0;
+        let file = |to: Client, octets: &[u8], at: usize, outbox: &mut Outbox, responses: &mut Arrivals| {
+            let mut packet = responses.packet(at);
+            let fits = packet.replace(octets);
+            if fits {
+                let (start, len) = (packet.start(), packet.len());
+                let parcel = Parcel { at, start, len, to: Some(to.peer), from: locals.local(to.local) };
+                outbox.deliveries.push((to.listener, parcel));
+            }
+            fits
+        };
+        work(connections, &sockets.epoll, shard, &mut |verdict, octets| match verdict {
+            Verdict::Forward(route) if !sockets.send_one(route, octets) => {
+                refused.push((route, octets.to_vec()));
+            }
+            Verdict::Deliver(to) | Verdict::Answer(to) if used == responses.capacity() => {
+                late.push((to, octets.to_vec()));
+            }
+            Verdict::Deliver(to) | Verdict::Answer(to) => {
+                used += usize::from(file(to, octets, used, outbox, responses));
+            }
+            Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
+        });
+        outbox.deliver(|slot| sockets.door(slot), responses, shard);
+        for batch in late.chunks(responses.capacity()) {
+            for (at, (to, octets)) in batch.iter().enumerate() {
+                file(*to, octets, at, outbox, responses);
+            }
+            outbox.deliver(|slot| sockets.door(slot), responses, shard);
+        }
+        for (route, mut octets) in refused {
+            let length = octets.len();
+            resend(&mut self.shard, &self.sockets, route, &mut Packet::new(&mut octets, 0, length));
         }
     }
 
@@ -363,34 +451,13 @@ impl Engine {
         outbox.forwards.clear();
     }
 
-    /// Time-outs, second tries, packets that were held back, and published counts.
+    /// Time-outs, second tries, packets that were held back, published counts; then all that
+    /// connections have to write.
     fn tick(&mut self) {
-        let Self { shard, sockets, locals, responses, outbox, .. } = self;
-        let mut refused: Vec<(Route, Vec<u8>)> = Vec::new();
-        let mut late: Vec<(Client, Vec<u8>)> = Vec::new();
-        shard.on_tick(&mut |verdict, octets| match verdict {
-            Verdict::Forward(route) if !sockets.send_one(route, octets) => {
-                refused.push((route, octets.to_vec()));
-            }
-            Verdict::Deliver(to) | Verdict::Answer(to) => late.push((to, octets.to_vec())),
-            Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
+        self.with_strays(|connections, epoll, shard, out| {
+            shard.on_tick(out);
+            connections.do_chores(epoll, shard, out);
         });
-        // The buffers of answers are free between two rounds: late ones leave by them.
-        for batch in late.chunks(responses.capacity()) {
-            for (at, (to, octets)) in batch.iter().enumerate() {
-                let mut packet = responses.packet(at);
-                if packet.replace(octets) {
-                    let (start, len) = (packet.start(), packet.len());
-                    let parcel = Parcel { at, start, len, to: Some(to.peer), from: locals.local(to.local) };
-                    outbox.deliveries.push((to.listener, parcel));
-                }
-            }
-            outbox.deliver(|slot| sockets.door(slot), responses, shard);
-        }
-        for (route, mut octets) in refused {
-            let length = octets.len();
-            resend(&mut self.shard, &self.sockets, route, &mut Packet::new(&mut octets, 0, length));
-        }
     }
 
     /// Closes what is finished and opens what could not be opened before.
@@ -408,6 +475,7 @@ impl Engine {
         if self.sockets.incomplete {
             self.sockets.link_all(self.shard.snapshot());
         }
+        self.connections.retry(&self.sockets.epoll, &mut self.shard, &mut self.locals);
         self.tidied = now;
     }
 
@@ -419,20 +487,41 @@ impl Engine {
                 // Taken at the top of each round.
                 Message::Snapshot => {}
                 Message::Listen(listener, ear) => {
-                    if let Err(e) = self.sockets.open_door(listener, ear) {
+                    let Ear { datagram, stream, passed } = ear;
+                    let epoll = &self.sockets.epoll;
+                    let gate = stream.map_or(Ok(()), |socket| {
+                        self.connections.open_gate(epoll, Arc::clone(&listener), socket, passed)
+                    });
+                    let door =
+                        datagram.map_or(Ok(()), |socket| self.sockets.open_door(listener, socket, passed));
+                    if let Err(e) = gate.and(door) {
                         error!(shard = self.setup.index, "a listener's socket cannot be watched: {e}");
                     }
                 }
-                Message::Unlisten(slot) => self.close_door(slot),
+                Message::Unlisten(slot) => {
+                    self.close_door(slot);
+                    self.close_gate(slot);
+                }
                 Message::Stop => {
                     for at in 0..self.sockets.doors.len() {
                         self.close_door(ListenerSlot(at as u16));
+                    }
+                    for slot in self.connections.gates() {
+                        self.close_gate(slot);
                     }
                     self.stopping = true;
                 }
                 Message::Abort => self.ended = true,
             }
         }
+    }
+
+    /// Takes what waits at a listener and closes its socket; connections that came by it end when
+    /// what they asked is answered.
+    fn close_gate(&mut self, slot: ListenerSlot) {
+        let Self { connections, sockets, shard, locals, .. } = self;
+        connections.close_gate(&sockets.epoll, slot, shard, locals);
+        shard.finish_streams(Some(slot));
     }
 
     /// Takes a listener out of its group, reads what it still holds, and keeps its socket until
@@ -463,10 +552,8 @@ impl Engine {
 }
 
 impl Sockets {
-    fn open_door(&mut self, listener: Arc<Listener>, ear: Ear) -> io::Result<()> {
+    fn open_door(&mut self, listener: Arc<Listener>, socket: Socket, passed: bool) -> io::Result<()> {
         let at = listener.slot.index();
-        let Ear { datagram, stream: _, passed } = ear;
-        let Some(socket) = datagram else { return Ok(()) };
         self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Door(listener.slot).pack()))?;
         let note = if listener.address.ip().is_unspecified() { Note::PeerAndLocal } else { Note::Peer };
         if self.doors.len() <= at {

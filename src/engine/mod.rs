@@ -4,6 +4,7 @@
 //! on a [`Shard`](crate::shard::Shard). The control thread talks to a running shard through its
 //! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
 
+mod carrier;
 pub mod clock;
 mod locals;
 pub mod luaffi;
@@ -11,6 +12,7 @@ mod mmsg;
 mod outbox;
 pub mod sim;
 pub mod socket;
+mod streams;
 pub mod sys;
 
 use std::io;

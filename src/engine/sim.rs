@@ -425,7 +425,7 @@ impl Node {
             let length = octets.len();
             let mut packet = Packet::new(&mut octets, 0, length);
             if tried == UNSENT_TRIES {
-                return self.shard.abandon(route, &packet);
+                return self.shard.abandon(route, &mut packet);
             }
             refused.push(route.backend);
             match self.shard.on_unsent(route, &mut packet, &refused) {

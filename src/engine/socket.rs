@@ -11,6 +11,7 @@ use libc::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::sys;
+use crate::addr::Endpoint;
 use crate::config::snapshot::{Backend, Listener, SocketOptions};
 
 /// How packets are steered to shards (`--steer`).
@@ -237,6 +238,15 @@ pub fn connect_stream(backend: &Backend) -> io::Result<Socket> {
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
         _ => Ok(socket),
     }
+}
+
+/// Takes a connection that waits at a listening socket: its socket, non-blocking, and who is at
+/// the other end.
+///
+/// # Errors
+/// `WouldBlock` when nobody waits; what the kernel says otherwise.
+pub fn accept(listener: &Socket) -> io::Result<(Socket, Endpoint)> {
+    sys::accept(listener.as_fd())
 }
 
 /// Asks for the sizes past the system's limit first (needs CAP_NET_ADMIN), then up to it.

@@ -12,7 +12,7 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::ptr;
 
 use libc::{
@@ -179,22 +179,7 @@ impl Arrivals {
     /// Who sent the datagram at `at`, if that was noted.
     #[must_use]
     pub fn peer(&self, at: usize) -> Option<Endpoint> {
-        let name = &self.names[at];
-        match i32::from(name.sin6_family) {
-            libc::AF_INET6 => Some(Endpoint {
-                ip: name.sin6_addr.s6_addr,
-                scope: name.sin6_scope_id,
-                port: u16::from_be(name.sin6_port),
-            }),
-            libc::AF_INET => {
-                // SAFETY: the kernel wrote a sockaddr_in, which is shorter and no stricter aligned.
-                let name = unsafe { &*(&raw const *name).cast::<sockaddr_in>() };
-                let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
-                let port = u16::from_be(name.sin_port);
-                Some(Endpoint { ip: ip.to_ipv6_mapped().octets(), scope: 0, port })
-            }
-            _ => None,
-        }
+        endpoint(&self.names[at])
     }
 
     /// The local address that the datagram at `at` was sent to, if that was noted.
@@ -230,6 +215,46 @@ impl Arrivals {
         }
         None
     }
+}
+
+/// An address that the kernel wrote.
+fn endpoint(name: &sockaddr_in6) -> Option<Endpoint> {
+    match i32::from(name.sin6_family) {
+        libc::AF_INET6 => Some(Endpoint {
+            ip: name.sin6_addr.s6_addr,
+            scope: name.sin6_scope_id,
+            port: u16::from_be(name.sin6_port),
+        }),
+        libc::AF_INET => {
+            // SAFETY: the kernel wrote a sockaddr_in, which is shorter and no stricter aligned.
+            let name = unsafe { &*(&raw const *name).cast::<sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
+            let port = u16::from_be(name.sin_port);
+            Some(Endpoint { ip: ip.to_ipv6_mapped().octets(), scope: 0, port })
+        }
+        _ => None,
+    }
+}
+
+/// Takes a connection that waits at a listening socket: non-blocking, closed on exec.
+///
+/// # Errors
+/// `WouldBlock` when nobody waits; what the kernel says otherwise.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(socket2::Socket, Endpoint)> {
+    // SAFETY: a plain C structure for which all zeros is a valid value.
+    let mut name: sockaddr_in6 = unsafe { zeroed() };
+    let mut length = size_of::<sockaddr_in6>() as u32;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: `name` has the size that `length` says, and both live through the call.
+    // JUSTIFICATION: one system call for socket, peer and flags; socket2 takes three.
+    let n = unsafe { libc::accept4(listener.as_raw_fd(), (&raw mut name).cast(), &raw mut length, flags) };
+    if n < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, which nobody else knows.
+    let socket = unsafe { socket2::Socket::from_raw_fd(n) };
+    let peer = endpoint(&name).ok_or(io::ErrorKind::Unsupported)?;
+    Ok((socket, peer))
 }
 
 /// One datagram to send: octets of an arrival.

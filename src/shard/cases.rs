@@ -5,11 +5,20 @@
 
 use super::case::Case;
 use super::outstanding::Key;
+use crate::addr::BackendSlot;
+use crate::wire::transfer::Transfer;
 
 /// Octets of a query that is kept to be asked again. Queries are nearly always shorter (a
 /// question and an OPT with client subnet, cookie and padding to 468 fit); a longer one is not
 /// kept, so it is asked once.
 pub const QUERY_OCTETS_MAX: usize = 512;
+/// Octets of long queries that are kept for other tries, in all: those that came by connections.
+const LONG_OCTETS_MAX: usize = 32 << 20;
+/// Servers that may fail a query before it is given up.
+pub const FAILED_MAX: usize = 5;
+/// Times that a query may be moved to another connection: servers that close theirs after each
+/// answer make many of them.
+const MOVES_MAX: u8 = 64;
 /// Cases of a shard: as many as one server can have outstanding queries by one socket.
 const CASES_MAX: usize = 65_536;
 
@@ -24,13 +33,31 @@ struct Kept {
     retry: bool,
     /// Nothing is known of the query but its octets.
     bare: bool,
+    /// Octets that a client which asked by a datagram can take.
+    limit: u16,
+    /// It is to go by a line, though its pool would have it go as a datagram.
+    by_line: bool,
+    /// The zone transfer that it asks for.
+    transfer: Option<Transfer>,
+    /// Servers that have failed it.
+    failed: Failed,
 }
 
-/// The table; grows with use and never shrinks.
+/// Servers that have failed a query, and how often it has been moved.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failed {
+    servers: [BackendSlot; FAILED_MAX],
+    count: u8,
+    moves: u8,
+}
+
+/// The table; grows with use and never shrinks, the memory of long queries apart.
 #[derive(Debug, Default)]
 pub struct Cases {
     kept: Vec<Kept>,
     free: Vec<u32>,
+    /// Octets of long queries.
+    long: usize,
 }
 
 impl Cases {
@@ -57,6 +84,10 @@ impl Cases {
         kept.tries = [None; 2];
         kept.retry = false;
         kept.bare = true;
+        kept.limit = 0;
+        kept.by_line = false;
+        kept.transfer = None;
+        kept.failed = Failed::default();
         Some(at)
     }
 
@@ -80,11 +111,93 @@ impl Cases {
         fits
     }
 
+    /// Keeps a query that goes by a line, or came by one: however long, while there is memory for
+    /// long ones. False when it is not kept.
+    pub fn keep_long(&mut self, at: u32, query: &[u8]) -> bool {
+        if query.len() <= QUERY_OCTETS_MAX {
+            return self.keep_query(at, query, false);
+        }
+        let Some(kept) = self.kept.get_mut(at as usize) else { return false };
+        if self.long + query.len() > LONG_OCTETS_MAX {
+            return false;
+        }
+        self.long += query.len();
+        kept.query.extend_from_slice(query);
+        true
+    }
+
+    /// Notes how much a client that asked by a datagram can take.
+    pub fn set_limit(&mut self, at: u32, limit: usize) {
+        if let Some(kept) = self.kept.get_mut(at as usize) {
+            kept.limit = u16::try_from(limit).unwrap_or(u16::MAX);
+        }
+    }
+
+    /// Octets that the client can take, if that was noted.
+    #[must_use]
+    pub fn limit(&self, at: u32) -> Option<usize> {
+        self.kept.get(at as usize).map(|k| usize::from(k.limit)).filter(|limit| *limit > 0)
+    }
+
+    /// From here on the query goes by a line.
+    pub fn force_line(&mut self, at: u32) {
+        if let Some(kept) = self.kept.get_mut(at as usize) {
+            kept.by_line = true;
+        }
+    }
+
+    /// Whether the query must go by a line.
+    #[must_use]
+    pub fn goes_by_line(&self, at: u32) -> bool {
+        self.kept.get(at as usize).is_some_and(|k| k.by_line)
+    }
+
+    /// Notes that the query asks for a zone transfer.
+    pub fn set_transfer(&mut self, at: u32, transfer: Transfer) {
+        if let Some(kept) = self.kept.get_mut(at as usize) {
+            kept.transfer = Some(transfer);
+        }
+    }
+
+    /// The transfer that the query asks for, at its beginning.
+    #[must_use]
+    pub fn transfer(&self, at: u32) -> Option<Transfer> {
+        self.kept.get(at as usize)?.transfer
+    }
+
+    /// Counts a move of the query to another connection: false when it has had enough of them.
+    pub fn moved(&mut self, at: u32) -> bool {
+        let Some(kept) = self.kept.get_mut(at as usize) else { return false };
+        kept.failed.moves = kept.failed.moves.saturating_add(1);
+        kept.failed.moves <= MOVES_MAX
+    }
+
+    /// Notes that a server has failed the query.
+    pub fn failed_by(&mut self, at: u32, server: BackendSlot) {
+        let Some(failed) = self.kept.get_mut(at as usize).map(|k| &mut k.failed) else { return };
+        if let Some(place) = failed.servers.get_mut(usize::from(failed.count)) {
+            *place = server;
+            failed.count += 1;
+        }
+    }
+
+    /// The servers that have failed the query.
+    #[must_use]
+    pub fn failed(&self, at: u32) -> &[BackendSlot] {
+        self.kept.get(at as usize).map_or(&[], |k| &k.failed.servers[..usize::from(k.failed.count)])
+    }
+
     /// Keeps the query as it stands by now, if one was kept.
     pub fn keep_again(&mut self, at: u32, query: &[u8]) {
         let Some(kept) = self.kept.get_mut(at as usize).filter(|k| !k.query.is_empty()) else { return };
+        if kept.query.len() > QUERY_OCTETS_MAX {
+            self.long = self.long.saturating_sub(kept.query.len());
+        }
         kept.query.clear();
         kept.query.extend_from_slice(query);
+        if query.len() > QUERY_OCTETS_MAX {
+            self.long += query.len();
+        }
     }
 
     /// The case's facts; none of a bare one.
@@ -129,7 +242,11 @@ impl Cases {
 
     /// Closes a case; a number that is none does nothing.
     pub fn close(&mut self, at: u32) {
-        if (at as usize) < self.kept.len() {
+        if let Some(kept) = self.kept.get_mut(at as usize) {
+            if kept.query.len() > QUERY_OCTETS_MAX {
+                self.long = self.long.saturating_sub(kept.query.len());
+                kept.query = Vec::new();
+            }
             self.free.push(at);
         }
     }
@@ -144,7 +261,7 @@ impl Cases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{BackendSlot, Route, SocketSlot};
+    use crate::addr::{Route, SocketSlot};
 
     fn key(id: u16) -> Key {
         Key { route: Route { backend: BackendSlot(1), socket: SocketSlot(0) }, id }

@@ -14,11 +14,15 @@ pub mod case;
 pub mod cases;
 pub mod journal;
 mod later;
+mod lined;
+pub mod lines;
 pub mod outstanding;
 pub mod policy;
 mod ruled;
 pub mod rules;
 pub mod script;
+pub mod streamed;
+pub mod streams;
 mod tries;
 pub mod verdict;
 
@@ -43,13 +47,15 @@ use crate::wire::query::Question;
 use case::Case;
 use cases::Cases;
 use later::Later;
-use outstanding::{Asked, DELIVERED, Found, Key, NO_CASE, Outstanding, Queue, TEED};
+use lines::Lines;
+use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Outstanding, Queue, TEED};
 use policy::{Selector, Subject};
 use rules::action::ResponseAction;
 use rules::limits::Limits;
 use rules::pattern::PatternCache;
 use rules::scene::Facts;
 use script::{Candidate, Script};
+use streams::Streams;
 use verdict::{DropReason, Verdict};
 
 /// Second tries that a pool may save up for a bad moment.
@@ -78,6 +84,12 @@ pub struct Shard {
     outstanding: Outstanding,
     cases: Cases,
     later: Later,
+    streams: Streams,
+    lines: Lines,
+    /// A message of a stream or a line, while it is looked at.
+    scratch: Vec<u8>,
+    /// Queries of a line that has ended.
+    orphans: Vec<(Key, Known)>,
     /// The case of the packet at hand.
     case: Case,
     limits: Limits,
@@ -156,6 +168,10 @@ impl Wants {
 #[derive(Clone, Copy, Debug)]
 struct Attached {
     queue: Queue,
+    /// For queries that came by connections and go by its lines.
+    line_queue: Queue,
+    /// Every query goes by its lines.
+    by_line: bool,
     /// Of the last configuration that had it: its outstanding queries outlive its removal.
     timeout: TickDelta,
 }
@@ -165,6 +181,7 @@ impl Shard {
     #[must_use]
     pub fn new(index: usize, board: Arc<Board>, snapshot: Arc<Snapshot>, mut rng: ShardRng) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
+        let streams = Streams::new(hasher.clone());
         let limits = Limits::new(board.shards().len(), &mut rng);
         let mut shard = Self {
             index,
@@ -178,6 +195,10 @@ impl Shard {
             outstanding: Outstanding::default(),
             cases: Cases::default(),
             later: Later::default(),
+            streams,
+            lines: Lines::default(),
+            scratch: Vec::new(),
+            orphans: Vec::new(),
             case: Case::default(),
             limits,
             patterns: PatternCache::default(),
@@ -244,14 +265,18 @@ impl Shard {
         if self.attached.len() <= at {
             self.attached.resize(at + 1, None);
         }
-        self.attached[at] = Some(Attached { queue, timeout: backend.timeout });
+        let lines = &backend.lines;
+        let line_queue = self.outstanding.queue(lines.receive_timeout).unwrap_or(queue);
+        self.attached[at] =
+            Some(Attached { queue, line_queue, by_line: lines.only, timeout: backend.timeout });
         self.page().attached[at].store(1, Release);
     }
 
     /// Slots that are in no snapshot any more and have nothing outstanding: the engine closes
     /// their sockets and calls [`Shard::detach`].
     pub fn retired(&self) -> impl Iterator<Item = BackendSlot> {
-        self.retiring.iter().copied().filter(|slot| self.outstanding.live_of(*slot) == 0)
+        let is_idle = |slot| self.outstanding.live_of(slot) == 0 && self.lines.open_of(slot) == 0;
+        self.retiring.iter().copied().filter(move |slot| is_idle(*slot))
     }
 
     /// Forgets a backend whose sockets are closed; its slot may be given to another.
@@ -298,7 +323,8 @@ impl Shard {
             return self.rule_query(asked, facts, packet);
         }
         let subject = Subject { qname: question.qname, client: &from.peer };
-        match self.selector.select(&self.snapshot, asked.pool, &subject, &[], &mut self.rng) {
+        let avoid = self.lines.avoided(from.stream.is_some());
+        match self.selector.select(&self.snapshot, asked.pool, &subject, avoid, &mut self.rng) {
             Some(backend) => self.lob(backend, asked, packet),
             None if self.snapshot.globals.servfail_when_no_server => {
                 self.answer(from, packet, rcode::SERVFAIL)
@@ -324,6 +350,9 @@ impl Shard {
             Found::Foreign => return self.unexpected(from, DropReason::ResponseForeign),
         };
         let code = header.rcode();
+        if from.is_line() && self.lines.is_transfer(from) {
+            return self.on_transfer(key, known, packet);
+        }
         if header.qdcount() == 0 {
             // A server that refuses may not have read the question; a header that says NOERROR
             // or NXDOMAIN without one says nothing that a client could use.
@@ -343,15 +372,29 @@ impl Shard {
             TEED => return self.came_unawaited(key, known, code, DropReason::TeeAnswer),
             _ => {}
         }
+        if header.is_truncated() && !from.is_line() && known.asked.client.stream.is_some() {
+            return self.asks_by_line(key, known, packet);
+        }
         self.settle(key, known, code);
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
         case::set_flags(packet.bytes_mut(), case::unpacked(known.asked.flags));
-        if !self.wants.answers && self.cases.is_bare(known.asked.case) {
+        let client = known.asked.client;
+        let limit = if from.is_line() { self.cases.limit(known.asked.case) } else { None };
+        let verdict = if !self.wants.answers && self.cases.is_bare(known.asked.case) {
             self.cases.close(known.asked.case);
             self.page().responses.add(1);
-            return Verdict::Deliver(known.asked.client);
+            Verdict::Deliver(client)
+        } else {
+            self.rule_response(key, known, packet)
+        };
+        // A client that asked by a datagram may not have room for what a line can carry.
+        if let Some(limit) = limit
+            && verdict == Verdict::Deliver(client)
+            && !answer::fit(packet, limit)
+        {
+            return self.drop(DropReason::AnswerTooLong);
         }
-        self.rule_response(key, known, packet)
+        self.conclude(client, verdict, packet)
     }
 
     /// Does what is due, publishes this shard's counts, and emits the packets that come of it.
@@ -366,9 +409,12 @@ impl Shard {
         }
         self.send_copies(out);
         self.release(out);
+        self.resume_streams(out);
+        self.sweep();
         self.selector.publish();
         let page = self.page();
         page.outstanding_total.store(self.outstanding(), Relaxed);
+        page.streams.open.store(self.streams.open_count(), Relaxed);
         page.heartbeat.store(self.batch, Relaxed);
         self.maintain();
     }
@@ -376,7 +422,9 @@ impl Shard {
     /// When [`Shard::on_tick`] has something to do, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        [self.outstanding.next_deadline(), self.later.next_deadline()].into_iter().flatten().min()
+        let own = [self.outstanding.next_deadline(), self.later.next_deadline()];
+        let connections = [self.streams.next_deadline(), self.lines.next_deadline()];
+        own.into_iter().chain(connections).flatten().min()
     }
 
     /// Queries whose client waits for an answer.
@@ -422,6 +470,8 @@ impl Shard {
     /// When it does not hold.
     pub fn check_invariants(&self) {
         self.outstanding.check_invariants();
+        self.streams.check_invariants();
+        self.lines.check_invariants();
         if self.outstanding.live() == 0 {
             assert_eq!(self.cases.open_count(), 0, "no case outlives its query");
         }

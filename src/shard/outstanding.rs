@@ -195,11 +195,22 @@ struct Table {
     /// guess as a port per query, and keeps a batch together in one system call.
     socket: u16,
     batch: u64,
+    /// Live queries by line.
+    lines: Vec<u32>,
 }
 
 impl Table {
     fn index(&self, socket: u16, id: u16) -> usize {
         (usize::from(socket) << 16 | usize::from(id)) & (self.slots.len() - 1)
+    }
+
+    /// Live queries of a line.
+    fn line(&mut self, socket: u16) -> &mut u32 {
+        let at = usize::from(socket - SocketSlot::LINES.0);
+        if self.lines.len() <= at {
+            self.lines.resize(at + 1, 0);
+        }
+        &mut self.lines[at]
     }
 
     /// Twice the slots, so that draws keep meeting free ones. Amortised over the claims that
@@ -216,6 +227,7 @@ impl Table {
     }
 
     fn slots_max(&self) -> usize {
+        // Lines multiply the ids as further sockets do.
         (usize::from(self.sockets) << 16).next_power_of_two()
     }
 }
@@ -245,6 +257,7 @@ impl Outstanding {
                 sockets: sockets.max(1),
                 socket: 0,
                 batch: u64::MAX,
+                lines: Vec::new(),
             })
         });
     }
@@ -263,6 +276,13 @@ impl Outstanding {
     #[must_use]
     pub fn live_of(&self, backend: BackendSlot) -> u32 {
         self.table(backend).map_or(0, |t| t.live)
+    }
+
+    /// Queries that wait on a line.
+    #[must_use]
+    pub fn live_on(&self, line: Route) -> u32 {
+        let at = usize::from(line.socket.0 - SocketSlot::LINES.0);
+        self.table(line.backend).and_then(|t| t.lines.get(at)).copied().unwrap_or(0)
     }
 
     /// The queries that wait on one of a backend's sockets or lines; reads the whole table.
@@ -344,6 +364,9 @@ impl Outstanding {
                     state: State::Live,
                 };
                 table.live += 1;
+                if line.is_some() {
+                    *table.line(socket) += 1;
+                }
                 self.live += 1;
                 self.claimed += 1;
                 return Some(Key { route: Route { backend, socket: SocketSlot(socket) }, id });
@@ -389,14 +412,17 @@ impl Outstanding {
         slot.state = state;
         let (queue, bucket) = (slot.queue, slot.bucket);
         self.timers.cancel(queue, bucket);
-        self.left(key.route.backend);
+        self.left(key.route);
         true
     }
 
-    fn left(&mut self, backend: BackendSlot) {
+    fn left(&mut self, route: Route) {
         self.live -= 1;
-        if let Some(table) = self.tables.get_mut(backend.index()).and_then(Option::as_deref_mut) {
+        if let Some(table) = self.tables.get_mut(route.backend.index()).and_then(Option::as_deref_mut) {
             table.live -= 1;
+            if route.is_line() {
+                *table.line(route.socket.0) -= 1;
+            }
         }
     }
 

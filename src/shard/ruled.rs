@@ -21,14 +21,17 @@ use crate::wire::query::Question;
 
 /// Between two calls of the script's `maintenance`.
 const MAINTENANCE: TickDelta = TickDelta::from_ms(1_000);
-/// Octets of a buffer in which a query that timed out meets its rules.
+/// Octets of a buffer in which a query that timed out meets its rules; more for a longer one.
 const BUFFER: usize = 4_096;
+/// Of them, what edits may add.
+const ROOM: usize = 512;
 
 impl Shard {
     /// A query that meets rules.
     pub(super) fn rule_query(&mut self, asked: Asked, facts: Facts, packet: &mut Packet<'_>) -> Verdict {
         let from = asked.client;
         self.case.reset(self.now, ecs_wish(&self.snapshot), case::flags_of(packet.bytes()));
+        self.case.protocol = self.protocol(from);
         let outcome = self.stage(from, facts, None, packet, act::query);
         match outcome {
             Outcome::Drop(reason) => self.drop(reason),
@@ -196,6 +199,27 @@ impl Shard {
         }
     }
 
+    /// A message of a zone transfer meets its rules; whether the client gets it.
+    pub(super) fn rule_transfer(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> bool {
+        if self.snapshot.chains.xfr.is_empty() {
+            return true;
+        }
+        let case = known.asked.case;
+        let had_case = !self.cases.is_bare(case);
+        self.resume(case, known);
+        let by = Answered { backend: key.route.backend, latency: self.now.since(known.claimed_at) };
+        let facts = Facts::of(packet.bytes());
+        let reply = self.stage(known.asked.client, facts, Some(by), packet, |scene, env, hands| {
+            act::walk_response(&env.snapshot.chains.xfr, scene, env, hands)
+        });
+        if had_case {
+            // More messages follow.
+            self.cases.put(case, &mut self.case);
+        }
+        // What is half transferred cannot be asked for again.
+        !matches!(reply, Reply::Drop(_))
+    }
+
     /// Takes up a query's case again: what is in the table, or what can be said without one.
     fn resume(&mut self, at: u32, known: Known) {
         if let Some(case) = self.cases.case(at) {
@@ -203,6 +227,7 @@ impl Shard {
         } else {
             let flags = case::unpacked(known.asked.flags);
             self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), flags);
+            self.case.protocol = self.protocol(known.asked.client);
             self.case.pool = known.asked.pool;
         }
     }
@@ -240,10 +265,7 @@ impl Shard {
         // This is the second try.
         self.cases.take_retry(asked.case);
         match self.claim(backend, asked, None) {
-            Some(key) => {
-                edit::set_id(packet.bytes_mut(), key.id);
-                Verdict::Forward(key.route)
-            }
+            Some(key) => self.send(key, packet.bytes_mut()),
             None => {
                 self.cases.close(asked.case);
                 self.drop(DropReason::OutstandingFull)
@@ -256,14 +278,15 @@ impl Shard {
         let asked = known.asked;
         if self.snapshot.chains.timeout.is_empty() || self.cases.query(asked.case).is_none() {
             self.cases.close(asked.case);
-            self.drop(DropReason::Timeout);
+            self.lose(asked.client, DropReason::Timeout);
             return;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(BUFFER, 0);
+        let kept = self.cases.query(asked.case).map_or(0, |query| query.len());
+        buffer.resize(BUFFER.max(kept + ROOM), 0);
         let mut packet = Packet::new(&mut buffer, 0, 0);
         if let Some(query) = self.cases.query(asked.case) {
-            // Kept queries are shorter than the buffer.
+            // There is room for it.
             let _ = packet.replace(query);
         }
         self.resume(asked.case, known);
@@ -273,15 +296,18 @@ impl Shard {
             act::walk_response(&env.snapshot.chains.timeout, scene, env, hands)
         });
         match reply {
-            Reply::Restart(pool) => match self.restart(asked, key.route.backend, pool, &mut packet) {
-                Verdict::Drop(_) | Verdict::Hold => {}
-                verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
-                    out(verdict, packet.bytes_mut());
+            Reply::Restart(pool) => {
+                let verdict = self.restart(asked, key.route.backend, pool, &mut packet);
+                match self.conclude(asked.client, verdict, &mut packet) {
+                    Verdict::Drop(_) | Verdict::Hold => {}
+                    verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
+                        out(verdict, packet.bytes_mut());
+                    }
                 }
-            },
+            }
             Reply::Deliver | Reply::Drop(_) => {
                 self.cases.close(asked.case);
-                self.drop(DropReason::Timeout);
+                self.lose(asked.client, DropReason::Timeout);
             }
         }
         self.buffer = buffer;
@@ -323,8 +349,9 @@ impl Shard {
         let near = listeners.get(client.listener.index()).filter(|l| l.slot == client.listener);
         let listener = near.or_else(|| listeners.iter().find(|l| l.slot == client.listener));
         let mut local = listener.map_or(Endpoint { ip: [0; 16], scope: 0, port: 0 }, |l| l.address.into());
-        if client.local != LocalSlot::LISTENER
-            && let Some(ip) = self.locals.get(client.local.index())
+        let asked = client.stream.and_then(|s| self.streams.facts(s)).map_or(client.local, |f| f.0.local);
+        if asked != LocalSlot::LISTENER
+            && let Some(ip) = self.locals.get(asked.index())
         {
             local.ip = *ip;
         }
@@ -354,8 +381,9 @@ impl Shard {
             match self.claim(backend, asked, None) {
                 Some(key) => {
                     self.unawaited += 1;
-                    edit::set_id(&mut octets, key.id);
-                    out(Verdict::Forward(key.route), &mut octets[..len]);
+                    if let verdict @ Verdict::Forward(_) = self.send(key, &mut octets[..len]) {
+                        out(verdict, &mut octets[..len]);
+                    }
                 }
                 None => {
                     self.drop(DropReason::TeeFull);

@@ -1,6 +1,7 @@
 //! The tries of a query: to the chosen server, to a second one when that is slow, to another one
 //! when the kernel refuses, and giving up.
 
+use super::lined::Moved;
 use super::outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Queue, TEED, Terms};
 use super::policy::Subject;
 use super::verdict::{DropReason, Verdict};
@@ -16,7 +17,9 @@ use crate::wire::query::Question;
 impl Shard {
     /// Sends a query to the chosen backend.
     pub(super) fn lob(&mut self, backend: BackendSlot, mut asked: Asked, packet: &mut Packet<'_>) -> Verdict {
-        let waits = self.attached.get(backend.index()).copied().flatten().map(|a| a.timeout);
+        let attached = self.attached.get(backend.index()).copied().flatten();
+        let waits = attached.map(|a| a.timeout);
+        let streams = asked.client.stream.is_some() || attached.is_some_and(|a| a.by_line);
         // A second try after the server's own time-out would only make that longer.
         let retry = self.snapshot.pool(asked.pool).retry.filter(|r| waits.is_some_and(|w| r.after < w));
         let mut queue = None;
@@ -24,20 +27,21 @@ impl Shard {
             let savings = &mut self.retry_savings[asked.pool.index()];
             *savings = (*savings + u64::from(retry.budget_ppm)).min(RETRY_SAVINGS_MAX);
         }
-        if asked.case == NO_CASE && (retry.is_some() || self.wants.queries) {
+        let keeps = retry.is_some() || self.wants.queries;
+        if asked.case == NO_CASE && (keeps || streams) {
             asked.case = self.cases.open_bare().unwrap_or(NO_CASE);
         }
-        if retry.is_some() || self.wants.queries {
+        if streams {
+            self.prepare_for_line(&asked, packet.bytes());
+        }
+        if keeps && !streams {
             let kept = self.cases.keep_query(asked.case, packet.bytes(), retry.is_some());
             if let Some(retry) = retry.filter(|_| kept) {
                 queue = self.outstanding.queue(retry.after);
             }
         }
         match self.claim(backend, asked, queue) {
-            Some(key) => {
-                edit::set_id(packet.bytes_mut(), key.id);
-                Verdict::Forward(key.route)
-            }
+            Some(key) => self.send(key, packet.bytes_mut()),
             None => {
                 self.cases.close(asked.case);
                 self.page().backend(backend).send_errors.add(1);
@@ -48,16 +52,35 @@ impl Shard {
 
     pub(super) fn claim(&mut self, backend: BackendSlot, asked: Asked, queue: Option<Queue>) -> Option<Key> {
         let max = self.snapshot.backend(backend)?.outstanding_max;
-        let queue = match queue {
-            Some(queue) => queue,
-            None => self.attached.get(backend.index()).copied().flatten()?.queue,
+        let attached = self.attached.get(backend.index()).copied().flatten()?;
+        let line =
+            if self.goes_by_line(attached, &asked) { Some(self.line_for(backend, &asked)?) } else { None };
+        let own = if line.is_some() && asked.client.stream.is_some() {
+            attached.line_queue
+        } else {
+            attached.queue
         };
-        let terms = Terms { max, now: self.now, batch: self.batch, queue, line: None };
-        let key = self.outstanding.claim(backend, asked, terms, &mut self.rng)?;
+        let terms = Terms { max, now: self.now, batch: self.batch, queue: queue.unwrap_or(own), line };
+        let Some(key) = self.outstanding.claim(backend, asked, terms, &mut self.rng) else {
+            if let Some(socket) = line {
+                self.lines.spare(Route { backend, socket });
+            }
+            return None;
+        };
         self.cases.tried(asked.case, key);
         self.selector.claimed(backend);
         self.page().backend(backend).queries.add(1);
         Some(key)
+    }
+
+    /// Sends a query that has its claim: out of here, or into a line's output.
+    pub(super) fn send(&mut self, key: Key, query: &mut [u8]) -> Verdict {
+        edit::set_id(query, key.id);
+        if key.route.is_line() {
+            self.lines.ask(key.route, query, self.now);
+            return Verdict::Hold;
+        }
+        Verdict::Forward(key.route)
     }
 
     /// The kernel would not send this query (its packet is as `on_query` or `on_tick` left it):
@@ -82,23 +105,24 @@ impl Shard {
         match other.and_then(|backend| self.claim(backend, known.asked, None)) {
             Some(second) => {
                 self.cases.take_retry(known.asked.case);
-                edit::set_id(packet.bytes_mut(), second.id);
-                Verdict::Forward(second.route)
+                self.send(second, packet.bytes_mut())
             }
             None => {
                 self.cases.close(known.asked.case);
-                self.drop(DropReason::QuerySendError)
+                let verdict = self.drop(DropReason::QuerySendError);
+                self.conclude(known.asked.client, verdict, packet)
             }
         }
     }
 
     /// The kernel would not send this query to any server that could be tried.
-    pub fn abandon(&mut self, route: Route, packet: &Packet<'_>) {
+    pub fn abandon(&mut self, route: Route, packet: &mut Packet<'_>) {
         if let Some((key, known)) = self.unsent(route, packet) {
             // A query whose other try is still out is not lost.
             if !self.nobody_waits(known) && self.cases.ended(known.asked.case, key).is_none() {
                 self.cases.close(known.asked.case);
-                self.drop(DropReason::QuerySendError);
+                let verdict = self.drop(DropReason::QuerySendError);
+                self.conclude(known.asked.client, verdict, packet);
             }
         }
     }
@@ -130,7 +154,8 @@ impl Shard {
         self.selector.settled(backend, None);
         self.page().backend(backend).timeouts.add(1);
         // The other try may still be answered; it counts the loss if not.
-        if self.cases.ended(known.asked.case, key).is_none() {
+        if self.cases.ended(known.asked.case, key).is_none() && !self.moves_on(key, known, Moved::Failed, out)
+        {
             self.timed_out(key, known, out);
         }
     }
@@ -149,7 +174,11 @@ impl Shard {
             self.page().retries.add(1);
             if let Some(query) = self.cases.query(known.asked.case) {
                 edit::set_id(query, second.id);
-                out(Verdict::Forward(second.route), query);
+                if second.route.is_line() {
+                    self.lines.ask(second.route, query, self.now);
+                } else {
+                    out(Verdict::Forward(second.route), query);
+                }
             }
         }
     }

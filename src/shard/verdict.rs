@@ -82,6 +82,8 @@ drop_reasons! {
     QuerySendError = "query-send-error",
     /// The kernel refused to send an answer to a client.
     AnswerSendError = "answer-send-error",
+    /// The query's connection to its server failed, and no other server could be asked.
+    LineFailed = "line-failed",
     /// No server answered in time.
     Timeout = "timeout",
     /// An answer shorter than a DNS header.

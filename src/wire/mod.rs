@@ -1,18 +1,22 @@
 //! DNS octets (RFC 1035): views and in-place edits. No I/O, no clock, and no allocation but for
-//! what a configuration says ([`name::from_text`], [`svc`]); every function takes whatever the
-//! network sent and never panics on it.
+//! what a configuration says ([`name::from_text`], [`svc`]) and what a stream has not finished
+//! yet ([`frame`]); every function takes whatever the network sent and never panics on it.
 
 pub mod answer;
 pub mod codes;
 pub mod ecs;
 pub mod edit;
 pub mod edns;
+pub mod frame;
 pub mod header;
+pub mod keepalive;
 pub mod name;
+pub mod proxy;
 pub mod query;
 pub mod rebuild;
 pub mod records;
 pub mod svc;
+pub mod transfer;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,386 @@
+//! Sockets of connections: clients' streams and lines towards servers.
+//!
+//! ```text
+//!  epoll ─► listener: accept4 × n ─► on_accept      ┐
+//!        ├► stream:   read ─► on_stream_octets      ├─► chores: write, watch, close
+//!        └► line:     read ─► on_line_octets        ┘
+//! ```
+//!
+//! One read per connection and turn: nobody who sends much keeps others waiting. One buffer for
+//! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use socket2::Socket;
+use tracing::warn;
+
+use super::carrier::Carrier;
+use super::locals::Locals;
+use super::mmsg::Ready;
+use super::socket;
+use super::sys::Local;
+use crate::addr::{Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
+use crate::config::snapshot::Listener;
+use crate::shard::Shard;
+use crate::shard::lines::LineWish;
+use crate::shard::streamed::Chore;
+use crate::shard::streams::{LineEnd, StreamEnd, StreamWish};
+use crate::shard::verdict::{DropReason, Verdict};
+
+/// Octets read from a connection at a time.
+const READ: usize = 64 * 1024;
+/// Connections accepted from one listener before others get their turn.
+const ACCEPTS: usize = 64;
+/// The same of one that is being closed.
+const ACCEPTS_LAST: usize = 65_536;
+
+/// A listener's socket for connections.
+#[derive(Debug)]
+struct Gate {
+    listener: Arc<Listener>,
+    socket: Socket,
+    passed: bool,
+}
+
+/// All sockets of connections of a shard.
+#[derive(Debug)]
+pub(super) struct Connections {
+    gates: Vec<Option<Gate>>,
+    streams: Vec<Option<Carrier>>,
+    /// By backend, then by line.
+    lines: Vec<Vec<Option<Carrier>>>,
+    buffer: Box<[u8]>,
+    /// Accepting failed for want of descriptors: again at the next idle wake-up.
+    starved: bool,
+}
+
+/// What leaves as datagrams while connections are looked at.
+pub(super) type Out<'o> = &'o mut dyn FnMut(Verdict, &mut [u8]);
+
+impl Connections {
+    pub(super) fn new() -> Self {
+        Self {
+            gates: Vec::new(),
+            streams: Vec::new(),
+            lines: Vec::new(),
+            buffer: vec![0; READ].into_boxed_slice(),
+            starved: false,
+        }
+    }
+
+    /// Watches a listener's socket.
+    pub(super) fn open_gate(
+        &mut self,
+        epoll: &Epoll,
+        listener: Arc<Listener>,
+        socket: Socket,
+        passed: bool,
+    ) -> io::Result<()> {
+        let at = listener.slot.index();
+        // With one socket for all shards only one of them is woken by a connection.
+        let flags =
+            if passed { EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::EPOLLIN };
+        epoll.add(&socket, EpollEvent::new(flags, Ready::Gate(listener.slot).pack()))?;
+        if self.gates.len() <= at {
+            self.gates.resize_with(at + 1, || None);
+        }
+        self.gates[at] = Some(Gate { listener, socket, passed });
+        Ok(())
+    }
+
+    /// Takes what waits at a listener, then closes it. Connections that another process passed
+    /// the socket for stay for whoever is started next.
+    pub(super) fn close_gate(
+        &mut self,
+        epoll: &Epoll,
+        slot: ListenerSlot,
+        shard: &mut Shard,
+        locals: &mut Locals,
+    ) {
+        let passed = self.gates.get(slot.index()).and_then(Option::as_ref).is_some_and(|g| g.passed);
+        if !passed {
+            self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
+        }
+        if let Some(gate) = self.gates.get_mut(slot.index()) {
+            *gate = None;
+        }
+    }
+
+    /// Listeners that take connections.
+    pub(super) fn gates(&self) -> impl Iterator<Item = ListenerSlot> + use<> {
+        let open = self.gates.iter().flatten().map(|g| g.listener.slot);
+        open.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Accepts what waits at a listener.
+    pub(super) fn on_gate(
+        &mut self,
+        epoll: &Epoll,
+        slot: ListenerSlot,
+        shard: &mut Shard,
+        locals: &mut Locals,
+    ) {
+        self.accept(epoll, slot, shard, locals, ACCEPTS);
+    }
+
+    fn accept(
+        &mut self,
+        epoll: &Epoll,
+        slot: ListenerSlot,
+        shard: &mut Shard,
+        locals: &mut Locals,
+        most: usize,
+    ) {
+        for _ in 0..most {
+            let Some(Some(gate)) = self.gates.get(slot.index()) else { return };
+            let (socket, peer) = match socket::accept(&gate.socket) {
+                Ok(taken) => taken,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // Somebody who came and went.
+                Err(e)
+                    if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) =>
+                {
+                    continue;
+                }
+                Err(e) => {
+                    if !std::mem::replace(&mut self.starved, true) {
+                        warn!(listener = %gate.listener.address, "cannot accept connections: {e}");
+                    }
+                    return;
+                }
+            };
+            self.starved = false;
+            let local = if gate.listener.address.ip().is_unspecified() {
+                local(&socket, shard, locals)
+            } else {
+                LocalSlot::LISTENER
+            };
+            let Some(stream) = shard.on_accept(peer, &gate.listener, local) else { continue };
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Ready::Stream(stream).pack());
+            if epoll.add(&socket, event).is_err() {
+                shard.on_stream_closed(stream, StreamEnd::Broken);
+                continue;
+            }
+            if self.streams.len() <= stream.index() {
+                self.streams.resize_with(stream.index() + 1, || None);
+            }
+            self.streams[stream.index()] = Some(Carrier::plain(socket, false));
+        }
+    }
+
+    /// Something has happened to a client's connection.
+    pub(super) fn on_stream(
+        &mut self,
+        epoll: &Epoll,
+        stream: StreamSlot,
+        what: EpollFlags,
+        shard: &mut Shard,
+        out: Out<'_>,
+    ) {
+        let Some(Some(carrier)) = self.streams.get_mut(stream.index()) else { return };
+        let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
+            match carrier.read(&mut self.buffer) {
+                Ok(0) => shard.on_stream_end(stream),
+                Ok(count) => shard.on_stream_octets(stream, &self.buffer[..count], out),
+                Err(e) if is_passing(&e) => {}
+                Err(_) => return self.drop_stream(stream, StreamEnd::Broken, shard),
+            }
+        }
+        if what.contains(EpollFlags::EPOLLOUT) {
+            self.serve_stream(epoll, stream, shard);
+        }
+    }
+
+    /// Writes what there is, and watches for what is wanted.
+    fn serve_stream(&mut self, epoll: &Epoll, stream: StreamSlot, shard: &mut Shard) {
+        let Some(Some(carrier)) = self.streams.get_mut(stream.index()) else {
+            return;
+        };
+        let mut full = false;
+        while !shard.stream_output(stream).is_empty() {
+            match carrier.write(shard.stream_output(stream)) {
+                Ok(count) => shard.stream_written(stream, count),
+                Err(e) if is_passing(&e) => {
+                    full = true;
+                    break;
+                }
+                Err(_) => return self.drop_stream(stream, StreamEnd::Broken, shard),
+            }
+        }
+        match shard.stream_wish(stream) {
+            StreamWish::Close(why) => self.drop_stream(stream, why, shard),
+            StreamWish::Serve { read } => {
+                watch(epoll, carrier, Ready::Stream(stream), read, full);
+            }
+        }
+    }
+
+    fn drop_stream(&mut self, stream: StreamSlot, why: StreamEnd, shard: &mut Shard) {
+        // Closing takes it out of the epoll set.
+        if self.streams.get_mut(stream.index()).and_then(Option::take).is_some() {
+            shard.on_stream_closed(stream, why);
+        }
+    }
+
+    /// Something has happened to a line.
+    pub(super) fn on_line(
+        &mut self,
+        epoll: &Epoll,
+        line: Route,
+        what: EpollFlags,
+        shard: &mut Shard,
+        out: Out<'_>,
+    ) {
+        let Some(carrier) = place(&mut self.lines, line).and_then(Option::as_mut) else { return };
+        if what.contains(EpollFlags::EPOLLOUT) && shard.line_is_connecting(line) {
+            if let Err(e) = carrier.connected() {
+                return self.drop_line(line, Some(failure(&e)), shard, out);
+            }
+            shard.on_line_open(line);
+        }
+        let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
+            match carrier.read(&mut self.buffer) {
+                Ok(0) => return self.drop_line(line, Some(LineEnd::Closed), shard, out),
+                Ok(count) => shard.on_line_octets(line, &self.buffer[..count], out),
+                Err(e) if is_passing(&e) => {}
+                Err(e) => return self.drop_line(line, Some(failure(&e)), shard, out),
+            }
+        }
+        if what.contains(EpollFlags::EPOLLOUT) {
+            self.serve_line(epoll, line, shard, out);
+        }
+    }
+
+    /// Opens a line that is not, writes what there is, and watches for what is wanted.
+    fn serve_line(&mut self, epoll: &Epoll, line: Route, shard: &mut Shard, out: Out<'_>) {
+        let LineWish::Serve { read } = shard.line_wish(line) else {
+            return self.drop_line(line, None, shard, out);
+        };
+        if place(&mut self.lines, line).is_none_or(|p| p.is_none()) {
+            return self.open_line(epoll, line, shard, out);
+        }
+        let Some(carrier) = place(&mut self.lines, line).and_then(Option::as_mut) else { return };
+        let mut full = shard.line_is_connecting(line);
+        while !full && !shard.line_output(line).is_empty() {
+            match carrier.write(shard.line_output(line)) {
+                Ok(count) => shard.line_written(line, count),
+                Err(e) if is_passing(&e) => full = true,
+                Err(e) => return self.drop_line(line, Some(failure(&e)), shard, out),
+            }
+        }
+        watch(epoll, carrier, Ready::Link(line), read, full);
+    }
+
+    fn open_line(&mut self, epoll: &Epoll, line: Route, shard: &mut Shard, out: Out<'_>) {
+        let backend = shard.snapshot().backend(line.backend).cloned();
+        let opened = backend.ok_or(io::Error::from(io::ErrorKind::NotFound)).and_then(|backend| {
+            let socket = socket::connect_stream(&backend)?;
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+            epoll.add(&socket, EpollEvent::new(flags, Ready::Link(line).pack()))?;
+            Ok(socket)
+        });
+        match opened {
+            Ok(socket) => {
+                let by_backend = line.backend.index();
+                if self.lines.len() <= by_backend {
+                    self.lines.resize_with(by_backend + 1, Vec::new);
+                }
+                let (lines, at) = (&mut self.lines[by_backend], number(line));
+                if lines.len() <= at {
+                    lines.resize_with(at + 1, || None);
+                }
+                lines[at] = Some(Carrier::plain(socket, true));
+            }
+            Err(_) => self.drop_line(line, Some(LineEnd::Refused), shard, out),
+        }
+    }
+
+    fn drop_line(&mut self, line: Route, why: Option<LineEnd>, shard: &mut Shard, out: Out<'_>) {
+        if let Some(place) = place(&mut self.lines, line) {
+            *place = None;
+        }
+        shard.on_line_closed(line, why, out);
+    }
+
+    /// Does all that the shard wishes for its connections.
+    pub(super) fn do_chores(&mut self, epoll: &Epoll, shard: &mut Shard, out: Out<'_>) {
+        while let Some(chore) = shard.next_chore() {
+            match chore {
+                Chore::Stream(stream) => self.serve_stream(epoll, stream, shard),
+                Chore::Line(line) => self.serve_line(epoll, line, shard, out),
+            }
+        }
+    }
+
+    /// Listeners that could not accept may try again.
+    pub(super) fn retry(&mut self, epoll: &Epoll, shard: &mut Shard, locals: &mut Locals) {
+        if self.starved {
+            for slot in self.gates() {
+                self.accept(epoll, slot, shard, locals, ACCEPTS);
+            }
+        }
+    }
+
+    /// Closes all connections: whose shard has lost what it knew of them.
+    pub(super) fn drop_all(&mut self) {
+        self.streams.clear();
+        self.lines.clear();
+    }
+}
+
+/// The slot of the address that a connection was made to; the listener's own if there is no room.
+fn local(socket: &Socket, shard: &mut Shard, locals: &mut Locals) -> LocalSlot {
+    let Some(address) = socket.local_addr().ok().and_then(|a| a.as_socket()) else {
+        return LocalSlot::LISTENER;
+    };
+    let local = Local { ip: Endpoint::from(address).ip, interface: 0 };
+    let Some((slot, new)) = locals.slot(local) else {
+        shard.drop(DropReason::LocalTableFull);
+        return LocalSlot::LISTENER;
+    };
+    if new {
+        shard.on_local(slot, local.ip);
+    }
+    slot
+}
+
+/// Watches a connection for what is wanted, if that is not what it is watched for.
+fn watch(epoll: &Epoll, carrier: &mut Carrier, ready: Ready, reading: bool, writing: bool) {
+    if (carrier.reading, carrier.writing) == (reading, writing) {
+        return;
+    }
+    (carrier.reading, carrier.writing) = (reading, writing);
+    let mut flags = EpollFlags::empty();
+    flags.set(EpollFlags::EPOLLIN, reading);
+    flags.set(EpollFlags::EPOLLOUT, writing);
+    // Only fails for a socket that is not in the set.
+    let _ = epoll.modify(carrier.as_fd(), &mut EpollEvent::new(flags, ready.pack()));
+}
+
+fn place(lines: &mut [Vec<Option<Carrier>>], line: Route) -> Option<&mut Option<Carrier>> {
+    lines.get_mut(line.backend.index())?.get_mut(number(line))
+}
+
+const fn number(line: Route) -> usize {
+    (line.socket.0 - SocketSlot::LINES.0) as usize
+}
+
+/// Whether a call only has to be made again later.
+fn is_passing(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn failure(e: &io::Error) -> LineEnd {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable => LineEnd::Refused,
+        io::ErrorKind::TimedOut => LineEnd::ConnectTimeout,
+        _ => LineEnd::Broken,
+    }
+}

@@ -1,0 +1,302 @@
+//! The shard's part in its lines: which query goes by one, what becomes of the queries of a line
+//! that ends, and zone transfers.
+
+use super::lines::LineWish;
+use super::lines::{ANYBODY, Need};
+use super::outstanding::{Asked, DELIVERED, Key, Known, TEED};
+use super::policy::Subject;
+use super::streams::{LineEnd, StreamEnd};
+use super::verdict::{DropReason, Verdict};
+use super::{Attached, Shard, case};
+use crate::addr::{BackendSlot, Route, SocketSlot};
+use crate::packet::Packet;
+use crate::wire::answer;
+use crate::wire::edit;
+use crate::wire::frame::Flow;
+use crate::wire::header::Header;
+use crate::wire::query::Question;
+use crate::wire::transfer::{self, Progress, Transfer};
+
+/// How a try has ended without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// Its server does not serve: another one is asked.
+    Failed,
+    /// Its server has closed a connection that had served: a new one is opened.
+    Closed,
+}
+
+impl Shard {
+    /// Whether a query goes by a line of a server.
+    pub(super) fn goes_by_line(&self, server: Attached, asked: &Asked) -> bool {
+        server.by_line
+            || asked.client.stream.is_some()
+                && (!self.snapshot.pool(asked.pool).tcp_to_udp || self.cases.goes_by_line(asked.case))
+    }
+
+    /// Keeps what is needed to ask a query again when its line ends, or by a line.
+    pub(super) fn prepare_for_line(&mut self, asked: &Asked, query: &[u8]) {
+        self.cases.keep_long(asked.case, query);
+        if asked.client.stream.is_none() {
+            self.cases.set_limit(asked.case, answer::udp_limit(query));
+        } else if let Some(question) = Question::parse(query)
+            && transfer::is_transfer(question.qtype)
+        {
+            let serial = transfer::ixfr_serial(query);
+            self.cases.set_transfer(asked.case, Transfer::new(question.qtype, serial));
+            self.cases.force_line(asked.case);
+        }
+    }
+
+    /// A line of a server for a query.
+    pub(super) fn line_for(&mut self, backend: BackendSlot, asked: &Asked) -> Option<SocketSlot> {
+        let need = Need {
+            options: &self.snapshot.backend(backend)?.lines,
+            transfer: self.cases.transfer(asked.case),
+            key: ANYBODY,
+        };
+        let outstanding = &self.outstanding;
+        let route = self.lines.pick(backend, need, |route| outstanding.live_on(route), self.now)?;
+        Some(route.socket)
+    }
+
+    /// An answer that did not fit into a datagram, for a client that has a connection: it is asked
+    /// for again, by a line.
+    pub(super) fn asks_by_line(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> Verdict {
+        let asked = known.asked;
+        self.settle(key, known, Header::parse(packet.bytes()).map_or(0, |h| h.rcode()));
+        self.cases.force_line(asked.case);
+        let kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
+        let claimed = if kept { self.claim(key.route.backend, asked, None) } else { None };
+        let verdict = match claimed {
+            Some(key) => self.send(key, packet.bytes_mut()),
+            None => {
+                self.cases.close(asked.case);
+                self.drop(DropReason::OutstandingFull)
+            }
+        };
+        self.conclude(asked.client, verdict, packet)
+    }
+
+    /// A try of a query has ended without an answer: the query goes to another server, or by
+    /// another connection. False when it does not, and the caller ends it.
+    pub(super) fn moves_on(
+        &mut self,
+        key: Key,
+        known: Known,
+        how: Moved,
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) -> bool {
+        let (asked, backend) = (known.asked, key.route.backend);
+        if !key.route.is_line() && asked.client.stream.is_none() || !self.cases.moved(asked.case) {
+            return false;
+        }
+        if how == Moved::Failed {
+            self.cases.failed_by(asked.case, backend);
+            let tries = self.snapshot.backend(backend).map_or(1, |b| b.lines.tries);
+            if self.cases.failed(asked.case).len() >= tries.into() {
+                return false;
+            }
+        }
+        let mut query = std::mem::take(&mut self.buffer);
+        query.clear();
+        query.extend_from_slice(self.cases.query(asked.case).as_deref().unwrap_or_default());
+        let next = match how {
+            Moved::Closed => Some(backend),
+            Moved::Failed => self.next_server(backend, &asked, &query),
+        };
+        let claimed = next.and_then(|next| self.claim(next, asked, None));
+        if let Some(key) = claimed {
+            self.page().retries.add(1);
+            if let verdict @ Verdict::Forward(_) = self.send(key, &mut query) {
+                out(verdict, &mut query);
+            }
+        }
+        self.buffer = query;
+        claimed.is_some()
+    }
+
+    /// A server for a query that others have failed. It goes as it stands: with the client's
+    /// subnet only to servers that want it.
+    fn next_server(&mut self, failed: BackendSlot, asked: &Asked, query: &[u8]) -> Option<BackendSlot> {
+        let question = Question::parse(query)?;
+        let subject = Subject { qname: question.qname, client: &asked.client.peer };
+        let avoid = self.cases.failed(asked.case);
+        let next = self.selector.select(&self.snapshot, asked.pool, &subject, avoid, &mut self.rng)?;
+        (!avoid.contains(&next) && self.wants_subnet(next) == self.wants_subnet(failed)).then_some(next)
+    }
+
+    /// A line stands.
+    pub fn on_line_open(&mut self, line: Route) {
+        self.lines.opened(line, self.now);
+        self.page().backend(line.backend).lines.opened.add(1);
+    }
+
+    /// Octets of a server. Answers that leave as datagrams go to `out`.
+    pub fn on_line_octets(&mut self, line: Route, octets: &[u8], out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        let Some(mut frames) = self.lines.take_frames(line) else { return };
+        let fed = frames.feed(octets, &mut |message| self.line_message(line, message, out));
+        match fed {
+            Ok(used) => frames.keep(&octets[used..]),
+            Err(_) => self.lines.end(line, LineEnd::BadFrame),
+        }
+        self.lines.put_frames(line, frames);
+    }
+
+    /// Goes on with the messages that a line holds.
+    pub(super) fn resume_line(&mut self, line: Route, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        let Some(mut frames) = self.lines.take_frames(line) else { return };
+        if frames.resume(&mut |message| self.line_message(line, message, out)).is_err() {
+            self.lines.end(line, LineEnd::BadFrame);
+        }
+        self.lines.put_frames(line, frames);
+        // It may be read again.
+        self.lines.chore(line);
+    }
+
+    fn line_message(&mut self, line: Route, message: &[u8], out: &mut dyn FnMut(Verdict, &mut [u8])) -> Flow {
+        let mut flow = Flow::Go;
+        self.with_scratch(message, |shard, packet| match shard.on_response(line, packet) {
+            verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
+                out(verdict, packet.bytes_mut());
+            }
+            Verdict::Drop(_) => {}
+            Verdict::Hold => {
+                if !shard.lines.goes_on(line) {
+                    flow = Flow::Stop;
+                }
+            }
+        });
+        self.lines.heard(line, self.now);
+        flow
+    }
+
+    /// A message of a zone transfer.
+    pub(super) fn on_transfer(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> Verdict {
+        let (asked, line) = (known.asked, key.route);
+        let message = packet.bytes();
+        // Messages after the first need no question (RFC 5936, 2.2.1).
+        let has_question = Header::parse(message).is_some_and(|h| h.qdcount() > 0);
+        let same = Question::parse(message).is_some_and(|q| self.hash(&q) == asked.question);
+        let progress = match self.lines.transfer(line) {
+            Some(transfer) if same || !has_question => transfer.on_message(message),
+            Some(_) | None => Progress::Broken,
+        };
+        if progress == Progress::Broken {
+            self.lines.end(line, LineEnd::BadFrame);
+            return self.unexpected(line, DropReason::ResponseMismatch);
+        }
+        let code = Header::parse(message).map_or(0, |h| h.rcode());
+        edit::set_id(packet.bytes_mut(), asked.client_id);
+        case::set_flags(packet.bytes_mut(), case::unpacked(asked.flags));
+        let passes = self.rule_transfer(key, known, packet);
+        if progress == Progress::More {
+            if let Some(queue) = self.line_queue(line.backend) {
+                self.outstanding.rearm(key, self.now, queue);
+            }
+            if let Some(stream) = asked.client.stream.filter(|_| passes) {
+                self.streams.write(stream, packet.bytes(), self.now);
+                let takes = self.streams.takes_more(stream, line);
+                self.lines.pause(line, !takes);
+            }
+            return Verdict::Hold;
+        }
+        self.settle(key, known, code);
+        self.cases.close(asked.case);
+        self.lines.end(line, LineEnd::Done);
+        let verdict = if passes {
+            self.page().responses.add(1);
+            Verdict::Deliver(asked.client)
+        } else {
+            self.drop(DropReason::ResponseRule)
+        };
+        self.conclude(asked.client, verdict, packet)
+    }
+
+    fn line_queue(&self, backend: BackendSlot) -> Option<super::Queue> {
+        self.attached.get(backend.index()).copied().flatten().map(|a| a.line_queue)
+    }
+
+    /// A line is closed: by the server, because it failed, or as the engine was asked to (`why` is
+    /// then none). Its queries go by other ones.
+    pub fn on_line_closed(
+        &mut self,
+        line: Route,
+        why: Option<LineEnd>,
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) {
+        let why = why.unwrap_or_else(|| self.lines.why(line));
+        let only = self.snapshot.backend(line.backend).is_some_and(|b| b.lines.only);
+        let Some(past) = self.lines.forget(line, why, only, self.now) else { return };
+        self.page().backend(line.backend).lines.ended(why).add(1);
+        let mut orphans = std::mem::take(&mut self.orphans);
+        self.outstanding.on_route(line, &mut |key, known| orphans.push((key, known)));
+        let served = past.answered > 0 && matches!(why, LineEnd::Closed | LineEnd::Broken);
+        let how = if served || matches!(why, LineEnd::Done | LineEnd::Idle) {
+            Moved::Closed
+        } else {
+            Moved::Failed
+        };
+        for (key, known) in orphans.drain(..) {
+            self.outstanding.release(key);
+            self.selector.settled(line.backend, None);
+            self.page().backend(line.backend).send_errors.add(1);
+            if matches!(known.asked.case, DELIVERED | TEED) {
+                self.unawaited -= 1;
+            } else if self.cases.ended(known.asked.case, key).is_none() {
+                self.orphan(key, known, if past.transferring { None } else { Some(how) }, out);
+            }
+        }
+        self.orphans = orphans;
+    }
+
+    /// A query whose line has ended; `how` is none in the midst of a zone transfer, which cannot
+    /// be begun again.
+    fn orphan(
+        &mut self,
+        key: Key,
+        known: Known,
+        how: Option<Moved>,
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) {
+        if how.is_some_and(|how| self.moves_on(key, known, how, out)) {
+            return;
+        }
+        self.cases.close(known.asked.case);
+        if how.is_none()
+            && let Some(stream) = known.asked.client.stream
+        {
+            self.streams.end(stream, StreamEnd::Transfer);
+        }
+        self.lose(known.asked.client, DropReason::LineFailed);
+    }
+
+    /// Open lines of all backends.
+    #[must_use]
+    pub const fn lines_open(&self) -> u32 {
+        self.lines.open_count()
+    }
+
+    /// Octets to be written to a server.
+    #[must_use]
+    pub fn line_output(&self, line: Route) -> &[u8] {
+        self.lines.output(line)
+    }
+
+    /// So many of them were written.
+    pub fn line_written(&mut self, line: Route, count: usize) {
+        self.lines.written(line, count, self.now);
+    }
+
+    /// Whether a line has not come about yet.
+    #[must_use]
+    pub fn line_is_connecting(&self, line: Route) -> bool {
+        self.lines.is_connecting(line)
+    }
+
+    /// What the engine should do with a line.
+    #[must_use]
+    pub fn line_wish(&self, line: Route) -> LineWish {
+        self.lines.wish(line)
+    }
+}

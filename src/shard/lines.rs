@@ -1,0 +1,457 @@
+//! Lines: connections towards backends, all that is known of each but its socket.
+//!
+//! A query goes by a line that has room for it, the fullest first, so that few are open; or by a
+//! new one. What waits on a line that ends is asked again by the shard, here or elsewhere. How
+//! many queries are on a line, the table of [`Outstanding`](super::outstanding) knows.
+
+use crate::addr::{BackendSlot, Route, SocketSlot};
+use crate::config::snapshot::{LINES_MAX, LineOptions};
+use crate::shard::streams::LineEnd;
+use crate::time::{Tick, TickDelta};
+use crate::wire::frame::{Frames, Outbound};
+use crate::wire::transfer::Transfer;
+
+/// Lines are looked at this often.
+const SWEEP: TickDelta = TickDelta::from_ms(50);
+/// A server that refused a connection is passed over for so long, where there is another.
+const TROUBLE: TickDelta = TickDelta::from_ms(1_000);
+/// Octets of a line's output above which it gets no more queries.
+const OUTPUT_FULL: usize = 256 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The engine is to open it, or has begun to.
+    Connecting,
+    /// Queries go and answers come.
+    Open,
+    /// The engine is to close it.
+    Ended(LineEnd),
+}
+
+/// One connection to a backend.
+#[derive(Debug)]
+struct Line {
+    state: State,
+    chore: bool,
+    opened: Tick,
+    /// The last answer, or the first query after it was idle.
+    active: Tick,
+    /// Since when its output waits to be taken.
+    blocked: Option<Tick>,
+    answered: u64,
+    asked: u64,
+    /// Who it is for does not take more.
+    paused: bool,
+    frames: Frames,
+    output: Outbound,
+    /// It is used by a zone transfer, and by nothing else.
+    transfer: Option<Transfer>,
+    /// Only for queries of this client: the server takes its address from the connection.
+    key: u64,
+}
+
+/// A backend's lines.
+#[derive(Debug, Default)]
+struct Farm {
+    lines: Vec<Option<Line>>,
+    open: u32,
+    troubled_until: Tick,
+    /// It closes its connections with queries unanswered: one at a time.
+    one_at_a_time: bool,
+}
+
+/// All lines of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    farms: Vec<Farm>,
+    open: u32,
+    chores: Vec<Route>,
+    resumable: Vec<Route>,
+    swept: Tick,
+    /// Backends that have refused a connection a moment ago, and those of them that have lines
+    /// only.
+    troubled: Vec<BackendSlot>,
+    troubled_for_all: Vec<BackendSlot>,
+}
+
+/// What an engine should do with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineWish {
+    /// Open it if it is not, write the output; read only if so.
+    Serve {
+        /// Whether it may be read.
+        read: bool,
+    },
+    /// Close it, and forget it.
+    Close,
+}
+
+/// What became of a line that is gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Past {
+    /// It has brought answers.
+    pub(super) answered: u64,
+    /// A transfer was on it, and had begun to arrive.
+    pub(super) transferring: bool,
+}
+
+/// What a query needs of its line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need<'o> {
+    pub(super) options: &'o LineOptions,
+    pub(super) transfer: Option<Transfer>,
+    pub(super) key: u64,
+}
+
+impl Lines {
+    fn line(&self, route: Route) -> Option<&Line> {
+        self.farms.get(route.backend.index())?.lines.get(index(route.socket))?.as_ref()
+    }
+
+    fn line_mut(&mut self, route: Route) -> Option<&mut Line> {
+        self.farms.get_mut(route.backend.index())?.lines.get_mut(index(route.socket))?.as_mut()
+    }
+
+    /// A line for a query; `live` says how many queries are on each. None when there are as many
+    /// as may be, and all are full.
+    pub(super) fn pick(
+        &mut self,
+        backend: BackendSlot,
+        need: Need<'_>,
+        live: impl Fn(Route) -> u32,
+        now: Tick,
+    ) -> Option<Route> {
+        if self.farms.len() <= backend.index() {
+            self.farms.resize_with(backend.index() + 1, Farm::default);
+        }
+        let farm = &mut self.farms[backend.index()];
+        let route = |at: usize| Route { backend, socket: number(at) };
+        if need.transfer.is_none() {
+            let in_flight = if farm.one_at_a_time { 1 } else { u32::from(need.options.in_flight.max(1)) };
+            let usable = farm.lines.iter().enumerate().filter_map(|(at, line)| {
+                let line = line.as_ref()?;
+                let fits = line.transfer.is_none()
+                    && line.key == need.key
+                    && !matches!(line.state, State::Ended(_))
+                    && line.output.len() <= OUTPUT_FULL;
+                Some((live(route(at)), at)).filter(|(live, _)| fits && *live < in_flight)
+            });
+            // The fullest: the others become idle, and go.
+            if let Some((_, at)) = usable.max_by_key(|(live, at)| (*live, usize::MAX - at)) {
+                return Some(route(at));
+            }
+        }
+        let max =
+            if need.options.connections == 0 { LINES_MAX } else { need.options.connections.min(LINES_MAX) };
+        if farm.open >= max {
+            return None;
+        }
+        let at = farm.lines.iter().position(Option::is_none).unwrap_or_else(|| {
+            farm.lines.push(None);
+            farm.lines.len() - 1
+        });
+        farm.lines[at] = Some(Line {
+            state: State::Connecting,
+            chore: false,
+            opened: now,
+            active: now,
+            blocked: None,
+            answered: 0,
+            asked: 0,
+            paused: false,
+            frames: Frames::new(),
+            output: Outbound::new(),
+            transfer: need.transfer,
+            key: need.key,
+        });
+        farm.open += 1;
+        self.open += 1;
+        Some(route(at))
+    }
+
+    /// Whether the connection has not come about yet.
+    pub(super) fn is_connecting(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| l.state == State::Connecting)
+    }
+
+    /// Puts a query on a line, behind what is there.
+    pub(super) fn ask(&mut self, route: Route, query: &[u8], now: Tick) {
+        let Some(line) = self.line_mut(route) else { return };
+        if line.asked == line.answered {
+            line.active = now;
+        }
+        line.asked += 1;
+        // Longer messages than a frame can hold do not come about: that is what buffers hold.
+        let _ = line.output.push_frame(query);
+        line.blocked = line.blocked.or(Some(now));
+        self.chore(route);
+    }
+
+    /// A transfer's client does not take what there is: the line waits.
+    pub(super) fn pause(&mut self, route: Route, paused: bool) {
+        if let Some(line) = self.line_mut(route) {
+            line.paused = paused;
+        }
+    }
+
+    /// Whether the line's next message may be looked at.
+    pub(super) fn goes_on(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| !l.paused)
+    }
+
+    /// A paused line may go on.
+    pub(super) fn resume(&mut self, route: Route) {
+        if let Some(line) = self.line_mut(route)
+            && std::mem::take(&mut line.paused)
+        {
+            self.resumable.push(route);
+        }
+    }
+
+    /// A line that may go on with what it holds.
+    pub(super) fn next_resumable(&mut self) -> Option<Route> {
+        self.resumable.pop()
+    }
+
+    /// Puts octets in front of a new line's first query: a PROXY header.
+    pub(super) fn preface(&mut self, route: Route, octets: &[u8]) {
+        if let Some(line) = self.line_mut(route).filter(|l| l.asked == 0) {
+            line.output.push_raw(octets);
+        }
+    }
+
+    /// Whether a line has had no query yet.
+    pub(super) fn is_new(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| l.asked == 0)
+    }
+
+    /// The connection stands.
+    pub(super) fn opened(&mut self, route: Route, now: Tick) {
+        if let Some(line) = self.line_mut(route).filter(|l| l.state == State::Connecting) {
+            line.state = State::Open;
+            // Its queries could not be taken before.
+            line.blocked = line.blocked.map(|_| now);
+            line.active = now;
+        }
+    }
+
+    /// The line's frames, to be fed; to be given back with [`Lines::put_frames`].
+    pub(super) fn take_frames(&mut self, route: Route) -> Option<Frames> {
+        let line = self.line_mut(route).filter(|l| !matches!(l.state, State::Ended(_)))?;
+        Some(std::mem::take(&mut line.frames))
+    }
+
+    /// Gives the frames back.
+    pub(super) fn put_frames(&mut self, route: Route, frames: Frames) {
+        if let Some(line) = self.line_mut(route) {
+            line.frames = frames;
+        }
+    }
+
+    /// A message has arrived.
+    pub(super) fn heard(&mut self, route: Route, now: Tick) {
+        if let Some(line) = self.line_mut(route) {
+            line.answered += 1;
+            line.active = now;
+        }
+    }
+
+    /// The transfer on a line.
+    pub(super) fn transfer(&mut self, route: Route) -> Option<&mut Transfer> {
+        self.line_mut(route)?.transfer.as_mut()
+    }
+
+    /// Octets to be written.
+    pub(super) fn output(&self, route: Route) -> &[u8] {
+        self.line(route).map_or(&[], |l| l.output.pending())
+    }
+
+    /// So many of them were written.
+    pub(super) fn written(&mut self, route: Route, count: usize, now: Tick) {
+        let Some(line) = self.line_mut(route) else { return };
+        line.output.advance(count);
+        line.blocked = (!line.output.is_empty()).then_some(now);
+    }
+
+    /// The line has served its purpose, or failed: the engine is to close it.
+    pub(super) fn end(&mut self, route: Route, why: LineEnd) {
+        let Some(line) = self.line_mut(route) else { return };
+        if !matches!(line.state, State::Ended(_)) {
+            line.state = State::Ended(why);
+            self.chore(route);
+        }
+    }
+
+    /// Forgets a line that is closed; its number may be given to another. `only`: its backend is
+    /// asked by lines alone.
+    pub(super) fn forget(&mut self, route: Route, why: LineEnd, only: bool, now: Tick) -> Option<Past> {
+        let farm = self.farms.get_mut(route.backend.index())?;
+        let line = farm.lines.get_mut(index(route.socket))?.take()?;
+        farm.open -= 1;
+        self.open -= 1;
+        if matches!(why, LineEnd::Refused | LineEnd::ConnectTimeout | LineEnd::Handshake | LineEnd::Silent) {
+            farm.troubled_until = now + TROUBLE;
+            if !self.troubled.contains(&route.backend) {
+                self.troubled.push(route.backend);
+                if only {
+                    self.troubled_for_all.push(route.backend);
+                }
+            }
+        }
+        let unanswered = line.asked.saturating_sub(line.answered);
+        if why == LineEnd::Closed && line.answered > 0 && unanswered > 0 && line.transfer.is_none() {
+            farm.one_at_a_time = true;
+        }
+        Some(Past { answered: line.answered, transferring: line.transfer.is_some() && line.answered > 0 })
+    }
+
+    /// Backends that a query is better not sent to: those that have refused a connection a moment
+    /// ago. `streams`: the query came by a connection, and goes by one.
+    pub(super) fn avoided(&self, streams: bool) -> &[BackendSlot] {
+        if streams { &self.troubled } else { &self.troubled_for_all }
+    }
+
+    /// Whether a zone transfer is on the line.
+    pub(super) fn is_transfer(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| l.transfer.is_some())
+    }
+
+    /// A line that was picked gets no query: a new one is not needed.
+    pub(super) fn spare(&mut self, route: Route) {
+        if self.is_new(route) {
+            self.end(route, LineEnd::Done);
+        }
+    }
+
+    /// Lines that are open or about to be.
+    pub(super) const fn open_count(&self) -> u32 {
+        self.open
+    }
+
+    /// The same of one backend.
+    pub(super) fn open_of(&self, backend: BackendSlot) -> u32 {
+        self.farms.get(backend.index()).map_or(0, |f| f.open)
+    }
+
+    pub(super) fn chore(&mut self, route: Route) {
+        let Some(line) = self.line_mut(route) else { return };
+        if !std::mem::replace(&mut line.chore, true) {
+            self.chores.push(route);
+        }
+    }
+
+    /// A line that the engine has something to do for.
+    pub(super) fn next_chore(&mut self) -> Option<Route> {
+        while let Some(route) = self.chores.pop() {
+            if let Some(line) = self.line_mut(route) {
+                line.chore = false;
+                return Some(route);
+            }
+        }
+        None
+    }
+
+    /// What the engine should do with it.
+    pub(super) fn wish(&self, route: Route) -> LineWish {
+        match self.line(route) {
+            Some(Line { state: State::Connecting | State::Open, paused, .. }) => {
+                LineWish::Serve { read: !paused }
+            }
+            Some(Line { state: State::Ended(_), .. }) | None => LineWish::Close,
+        }
+    }
+
+    /// Why the line is to be closed.
+    pub(super) fn why(&self, route: Route) -> LineEnd {
+        match self.line(route).map(|l| l.state) {
+            Some(State::Ended(why)) => why,
+            Some(State::Connecting | State::Open) | None => LineEnd::Done,
+        }
+    }
+
+    /// When [`Lines::sweep`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Tick> {
+        if !self.resumable.is_empty() {
+            return Some(Tick(0));
+        }
+        (self.open > 0 || !self.troubled.is_empty()).then(|| self.swept + SWEEP)
+    }
+
+    /// Ends lines whose time is up; `live` says how many queries are on each. `options` are those
+    /// of a backend, none of one that was taken out: its lines end when their last query does.
+    pub(super) fn sweep<'o>(
+        &mut self,
+        now: Tick,
+        live: impl Fn(Route) -> u32,
+        options: impl Fn(BackendSlot) -> Option<&'o LineOptions>,
+    ) {
+        if now.since(self.swept) < SWEEP {
+            return;
+        }
+        self.swept = now;
+        let farms = &self.farms;
+        let is_troubled = |b: &BackendSlot| farms.get(b.index()).is_some_and(|f| f.troubled_until > now);
+        self.troubled.retain(is_troubled);
+        self.troubled_for_all.retain(is_troubled);
+        for at in 0..self.farms.len() {
+            let backend = BackendSlot(at as u16);
+            let options = options(backend);
+            let mut idle = 0;
+            for place in 0..self.farms[at].lines.len() {
+                let route = Route { backend, socket: number(place) };
+                let Some(line) = &mut self.farms[at].lines[place] else { continue };
+                let live = live(route);
+                let why = match options {
+                    Some(options) => line.overdue(options, live, &mut idle, now),
+                    None => (live == 0).then_some(LineEnd::Done),
+                };
+                if live == 0 {
+                    line.output.release();
+                }
+                if let Some(why) = why {
+                    self.end(route, why);
+                }
+            }
+        }
+    }
+
+    /// Checks what must hold between calls; for tests.
+    pub(super) fn check_invariants(&self) {
+        for farm in &self.farms {
+            assert_eq!(farm.lines.iter().flatten().count(), farm.open as usize, "lines are counted");
+        }
+        assert_eq!(self.farms.iter().map(|f| f.open).sum::<u32>(), self.open, "lines are counted");
+    }
+}
+
+impl Line {
+    fn overdue(&mut self, options: &LineOptions, live: u32, idle: &mut u32, now: Tick) -> Option<LineEnd> {
+        let over = |since: Tick, span: TickDelta| now.since(since) >= span;
+        match self.state {
+            State::Connecting if over(self.opened, options.connect_timeout) => Some(LineEnd::ConnectTimeout),
+            State::Connecting | State::Ended(_) => None,
+            State::Open => {
+                if self.blocked.is_some_and(|since| over(since, options.send_timeout)) {
+                    return Some(LineEnd::WriteTimeout);
+                }
+                if live > 0 {
+                    // Queries time out one by one; a line that brings nothing at all is no good.
+                    return over(self.active, options.receive_timeout).then_some(LineEnd::Silent);
+                }
+                *idle += 1;
+                (*idle > options.kept || over(self.active, options.idle)).then_some(LineEnd::Idle)
+            }
+        }
+    }
+}
+
+const fn index(socket: SocketSlot) -> usize {
+    (socket.0 - SocketSlot::LINES.0) as usize
+}
+
+const fn number(at: usize) -> SocketSlot {
+    SocketSlot(SocketSlot::LINES.0 + at as u16)
+}
+
+/// For whom a line is: nobody in particular.
+pub(super) const ANYBODY: u64 = 0;

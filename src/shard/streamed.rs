@@ -1,0 +1,221 @@
+//! The shard's part in clients' connections: octets in, octets out, and what the engine is to do.
+//!
+//! A message of a stream takes the path of every query: `on_query` here, `on_response` there. What
+//! they decide is brought to the stream by [`Shard::conclude`], the one place where a query of a
+//! stream ends.
+
+use super::Shard;
+use super::case::Protocol;
+use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
+use super::verdict::{DropReason, Verdict};
+use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, Route, StreamSlot};
+use crate::config::snapshot::Listener;
+use crate::packet::Packet;
+use crate::wire::frame::Flow;
+
+/// Octets before a message for what edits put in front.
+pub(super) const HEADROOM: usize = 64;
+/// And behind it for what they add.
+const TAILROOM: usize = 4_096;
+/// A message with its room.
+const SCRATCH: usize = HEADROOM + u16::MAX as usize + TAILROOM;
+
+/// Something for the engine to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// For a client's connection; see [`Shard::stream_wish`].
+    Stream(StreamSlot),
+    /// For a line; see [`Shard::line_wish`].
+    Line(Route),
+}
+
+impl Shard {
+    /// A client has connected to a listener; `local` is the address that it asked, where that is
+    /// a wildcard's. None, and counted, when the connection is to be closed at once.
+    pub fn on_accept(&mut self, peer: Endpoint, listener: &Listener, local: LocalSlot) -> Option<StreamSlot> {
+        let taken = self.accept(peer, listener, local);
+        let counts = &self.page().streams;
+        match taken {
+            Ok(_) => counts.opened.add(1),
+            Err(why) => counts.ended(why).add(1),
+        }
+        taken.ok()
+    }
+
+    fn accept(
+        &mut self,
+        peer: Endpoint,
+        listener: &Listener,
+        local: LocalSlot,
+    ) -> Result<StreamSlot, StreamEnd> {
+        if !self.snapshot.acl.contains(&peer.ip) {
+            return Err(StreamEnd::Acl);
+        }
+        // As the configuration in force has it, unless it has let the listener go.
+        let listener =
+            self.snapshot.listeners.iter().find(|l| l.slot == listener.slot).map_or(listener, |l| l);
+        let arrival = Arrival {
+            client: Client { peer, listener: listener.slot, local, stream: None },
+            protocol: Protocol::DoTcp,
+            in_flight_max: listener.streams.in_flight,
+            listener_max: listener.streams.connections.div_ceil(self.board.shards().len() as u32),
+        };
+        self.streams.open(arrival, &self.snapshot.globals.streams, self.now)
+    }
+
+    /// How a client's query came.
+    pub(super) fn protocol(&self, client: Client) -> Protocol {
+        client.stream.and_then(|s| self.streams.facts(s)).map_or(Protocol::DoUdp, |(_, protocol)| protocol)
+    }
+
+    /// Octets of a client. What is to be sent at once as a datagram goes to `out`.
+    pub fn on_stream_octets(
+        &mut self,
+        stream: StreamSlot,
+        octets: &[u8],
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) {
+        if !self.streams.on_read(stream, &self.snapshot.globals.streams, self.now) {
+            return;
+        }
+        let Some(mut frames) = self.streams.take_frames(stream) else { return };
+        let fed = frames.feed(octets, &mut |message| self.stream_query(stream, message, out));
+        match fed {
+            Ok(used) => frames.keep(&octets[used..]),
+            Err(_) => self.streams.end(stream, StreamEnd::BadFrame),
+        }
+        self.streams.put_frames(stream, frames, self.now);
+    }
+
+    /// One query of a stream; whether another may follow.
+    fn stream_query(
+        &mut self,
+        stream: StreamSlot,
+        message: &[u8],
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) -> Flow {
+        let limits = &self.snapshot.globals.streams;
+        let Some(client) = self.streams.begin(stream, limits, self.now) else { return Flow::Stop };
+        self.with_scratch(message, |shard, packet| {
+            let verdict = shard.on_query(client, packet);
+            if let verdict @ Verdict::Forward(_) = shard.conclude(client, verdict, packet) {
+                out(verdict, packet.bytes_mut());
+            }
+        });
+        if self.streams.may_go_on(stream) { Flow::Go } else { Flow::Stop }
+    }
+
+    /// Has a message looked at in a buffer with room for edits.
+    pub(super) fn with_scratch(&mut self, message: &[u8], look: impl FnOnce(&mut Self, &mut Packet<'_>)) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.resize(SCRATCH, 0);
+        scratch[HEADROOM..HEADROOM + message.len()].copy_from_slice(message);
+        look(self, &mut Packet::new(&mut scratch, HEADROOM, message.len()));
+        self.scratch = scratch;
+    }
+
+    /// What a verdict on a query or its answer means for the client's connection: an answer is
+    /// written to it, and a query that is answered or dropped is over. For a datagram's client the
+    /// verdict stays.
+    pub(super) fn conclude(&mut self, client: Client, verdict: Verdict, packet: &mut Packet<'_>) -> Verdict {
+        let Some(stream) = client.stream else { return verdict };
+        match verdict {
+            Verdict::Answer(_) | Verdict::Deliver(_) => {
+                self.streams.conclude(stream, Some(packet.bytes()), self.now);
+                Verdict::Hold
+            }
+            Verdict::Drop(_) => {
+                self.streams.conclude(stream, None, self.now);
+                verdict
+            }
+            Verdict::Forward(_) | Verdict::Hold => verdict,
+        }
+    }
+
+    /// A client's query ends without an answer.
+    pub(super) fn lose(&mut self, client: Client, reason: DropReason) {
+        self.drop(reason);
+        if let Some(stream) = client.stream {
+            self.streams.conclude(stream, None, self.now);
+        }
+    }
+
+    /// The client sends no more; what it has asked is still answered.
+    pub fn on_stream_end(&mut self, stream: StreamSlot) {
+        self.streams.finish(stream, StreamEnd::Client);
+    }
+
+    /// The engine has closed the connection, as it was asked to or because it broke.
+    pub fn on_stream_closed(&mut self, stream: StreamSlot, why: StreamEnd) {
+        self.page().streams.ended(why).add(1);
+        self.streams.closed(stream);
+        if let Some(line) = self.streams.fed(stream) {
+            // The transfer that fed it has nobody to go to.
+            self.lines.end(line, LineEnd::Done);
+        }
+    }
+
+    /// Connections of one listener, or of all, take no more queries; they end when all that they
+    /// asked is answered.
+    pub fn finish_streams(&mut self, listener: Option<ListenerSlot>) {
+        self.streams.finish_listener(listener);
+    }
+
+    /// Open connections of clients.
+    #[must_use]
+    pub const fn streams_open(&self) -> u32 {
+        self.streams.open_count()
+    }
+
+    /// Octets to be written to a client.
+    #[must_use]
+    pub fn stream_output(&self, stream: StreamSlot) -> &[u8] {
+        self.streams.output(stream)
+    }
+
+    /// So many of them were written.
+    pub fn stream_written(&mut self, stream: StreamSlot, count: usize) {
+        self.streams.written(stream, count, self.now);
+        if let Some(line) = self.streams.fed(stream) {
+            self.lines.resume(line);
+        }
+    }
+
+    /// What the engine should do with a client's connection.
+    #[must_use]
+    pub fn stream_wish(&self, stream: StreamSlot) -> StreamWish {
+        self.streams.wish(stream)
+    }
+
+    /// The next thing for the engine to do.
+    pub fn next_chore(&mut self) -> Option<Chore> {
+        // Lines first: queries that wait for a server are the older debt.
+        self.lines.next_chore().map(Chore::Line).or_else(|| self.streams.next_chore().map(Chore::Stream))
+    }
+
+    /// Goes on with what connections hold and could not be looked at before.
+    pub(super) fn resume_streams(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        while let Some(line) = self.lines.next_resumable() {
+            self.resume_line(line, out);
+        }
+        while let Some(stream) = self.streams.next_resumable() {
+            let Some(mut frames) = self.streams.take_frames(stream) else { continue };
+            if frames.resume(&mut |message| self.stream_query(stream, message, out)).is_err() {
+                self.streams.end(stream, StreamEnd::BadFrame);
+            }
+            self.streams.put_frames(stream, frames, self.now);
+            self.streams.settle(stream);
+        }
+    }
+
+    /// Ends connections whose time is up.
+    pub(super) fn sweep(&mut self) {
+        self.streams.sweep(&self.snapshot.globals.streams, self.now);
+        let (outstanding, snapshot) = (&self.outstanding, &self.snapshot);
+        self.lines.sweep(
+            self.now,
+            |route| outstanding.live_on(route),
+            |backend| snapshot.backend(backend).map(|b| &b.lines),
+        );
+    }
+}

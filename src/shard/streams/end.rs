@@ -1,0 +1,107 @@
+//! Why connections end: each has a name, and is counted under it.
+
+macro_rules! ends {
+    ($(#[doc = $title:literal])+ $kind:ident { $($(#[doc = $doc:literal])+ $name:ident = $label:literal,)* }) => {
+        $(#[doc = $title])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $kind { $($(#[doc = $doc])+ $name,)* }
+
+        impl $kind {
+            /// Every reason, in the order of `index`.
+            pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
+
+            /// The reason's name in metrics and logs.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// One sentence for people.
+            #[must_use]
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)* }
+            }
+
+            /// Position in `ALL` and in counter arrays.
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+ends! {
+    /// Why a client's connection ended.
+    StreamEnd {
+        /// The client closed it.
+        Client = "client",
+        /// It broke: a reset, or an error of the network.
+        Broken = "broken",
+        /// An address outside the ACL.
+        Acl = "acl",
+        /// More connections than a shard may have.
+        Connections = "connections",
+        /// More connections to a listener than it may have.
+        ListenerConnections = "listener-connections",
+        /// More connections of this client than it may have.
+        PerClient = "per-client",
+        /// More new connections of this client than it may open.
+        Rate = "rate",
+        /// A client that was turned away for a while.
+        Banned = "banned",
+        /// No query for as long as a connection may be idle.
+        Idle = "idle",
+        /// A query that was begun and not finished in time.
+        ReadTimeout = "read-timeout",
+        /// Answers that were not taken in time.
+        WriteTimeout = "write-timeout",
+        /// More answers waiting than the shard has memory for.
+        WriteBacklog = "write-backlog",
+        /// As long as a connection may last.
+        Duration = "duration",
+        /// As many queries as a connection may bring.
+        Queries = "queries",
+        /// More reads for a query than it may take: a client that sends by single octets.
+        Reads = "reads",
+        /// A frame that no DNS message can be in.
+        BadFrame = "bad-frame",
+        /// Too many connections: idle ones go first.
+        Overload = "overload",
+        /// A zone transfer that its server did not finish.
+        Transfer = "transfer",
+        /// A handshake that failed: not TLS, no common cipher or version, and the like.
+        Handshake = "handshake",
+        /// A PROXY header that is missing where one is due, malformed, or from a stranger.
+        Proxy = "proxy",
+        /// Its listener was closed, or the process stops.
+        Closing = "closing",
+    }
+}
+
+ends! {
+    /// Why a line, a connection to a server, ended.
+    LineEnd {
+        /// It was not accepted.
+        Refused = "refused",
+        /// It did not come about in time.
+        ConnectTimeout = "connect-timeout",
+        /// The server closed it.
+        Closed = "closed",
+        /// It broke: a reset, or an error of the network.
+        Broken = "broken",
+        /// An answer was owed for too long.
+        Silent = "silent",
+        /// Queries were not taken in time.
+        WriteTimeout = "write-timeout",
+        /// A frame that no DNS message can be in.
+        BadFrame = "bad-frame",
+        /// The TLS handshake failed, or the certificate is not good.
+        Handshake = "handshake",
+        /// It was idle, and enough others are kept.
+        Idle = "idle",
+        /// The server was taken out of the configuration, or its line has served its purpose.
+        Done = "done",
+    }
+}

@@ -1,0 +1,120 @@
+//! The TCP keepalive option (RFC 7828): how long a connection may stay open without a query.
+//!
+//! ```text
+//!  | code (11) | length | time-out, units of 100 ms |
+//!    2           0 or 2   2, in answers only
+//! ```
+//!
+//! It is between the two ends of one connection and never passed on; over UDP it means nothing.
+//! Both is for the caller to see to.
+
+use super::edns;
+use crate::packet::Packet;
+use crate::time::TickDelta;
+
+/// The option's code.
+pub const CODE: u16 = 11;
+
+/// Nanoseconds of a unit.
+const UNIT: u64 = 100_000_000;
+
+/// Whether a query has the option: its sender would know how long it may stay. Whatever data it
+/// has, a query should have none (RFC 7828, 3.2.1).
+#[must_use]
+pub fn is_asked(query: &[u8]) -> bool {
+    data(query).is_some()
+}
+
+/// The time-out that an answer tells; zero: the connection is to be closed. None when there is no
+/// option, or it tells none.
+#[must_use]
+pub fn timeout(answer: &[u8]) -> Option<TickDelta> {
+    let units = data(answer)?.try_into().ok().map(u16::from_be_bytes)?;
+    Some(TickDelta(u64::from(units) * UNIT))
+}
+
+/// The data of the first option of a message.
+fn data(message: &[u8]) -> Option<&[u8]> {
+    let opt = edns::locate(message)?;
+    let (_, place) = edns::options(message, &opt).find(|option| option.0 == CODE)?;
+    message.get(place)
+}
+
+/// Tells `timeout` in an answer, in place of any that is there: whole units, rounded down, at most
+/// 6,553.5 s. False, and nothing changed, when the answer has no OPT record (the client gave
+/// none, so that it can be told nothing), cannot be read, or there is no room for six octets more.
+pub fn set(packet: &mut Packet<'_>, timeout: TickDelta) -> bool {
+    let units = u16::try_from(timeout.0 / UNIT).unwrap_or(u16::MAX);
+    // Without an OPT record `set_option` would add one.
+    let Some(opt) = edns::locate(packet.bytes()) else { return false };
+    edns::set_option(packet, CODE, &units.to_be_bytes(), opt.payload) != edns::Outcome::Failed
+}
+
+/// Removes the option from what is to be passed on. False when there was none, or the message
+/// cannot be read.
+pub fn remove(packet: &mut Packet<'_>) -> bool {
+    edns::remove_option(packet, CODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::edited;
+    use super::*;
+
+    /// A message with an OPT record that has these options.
+    fn with(options: &[u8]) -> Vec<u8> {
+        let length = (options.len() as u16).to_be_bytes();
+        let head = b"\0\x01\x01\0\0\x01\0\0\0\0\0\x01\x01a\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0";
+        [&head[..], &length, options].concat()
+    }
+
+    const PLAIN: &[u8] = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
+
+    #[test]
+    fn the_option_is_found() {
+        for (message, asked, told) in [
+            (with(b"\0\x0b\0\0"), true, None),
+            (with(b"\0\x0a\0\x01c\0\x0b\0\x02\0\x64"), true, Some(TickDelta::from_ms(10_000))),
+            (with(b"\0\x0b\0\x02\0\0"), true, Some(TickDelta(0))),
+            (with(b"\0\x0b\0\x01\0"), true, None),
+            (with(b"\0\x0a\0\x02\0\x64"), false, None),
+            (with(b"\0\x0b\0\x02\0"), false, None),
+            (with(b""), false, None),
+            (PLAIN.to_vec(), false, None),
+            (Vec::new(), false, None),
+        ] {
+            assert_eq!((is_asked(&message), timeout(&message)), (asked, told), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_told_in_units_of_100_ms() {
+        for (ms, units) in [(0, 0), (99, 0), (100, 1), (30_000, 300), (6_553_500, 65_535), (u64::MAX, 65_535)]
+        {
+            let (after, done) = edited(&with(b""), 6, |p| set(p, TickDelta::from_ms(ms)));
+            assert!(done);
+            assert_eq!(after, with(&[&b"\0\x0b\0\x02"[..], &u16::to_be_bytes(units)].concat()));
+            assert_eq!(timeout(&after), Some(TickDelta::from_ms(u64::from(units) * 100)));
+        }
+        let (after, done) =
+            edited(&with(b"\0\x0b\0\x02\0\x01\0\x0a\0\x01c"), 0, |p| set(p, TickDelta::from_ms(200)));
+        assert_eq!((after, done), (with(b"\0\x0a\0\x01c\0\x0b\0\x02\0\x02"), true));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_tell_it_stays_as_it_is() {
+        for (message, room) in
+            [(PLAIN.to_vec(), 50), (with(b""), 5), (with(b"\0\x0a\0\x09"), 50), (vec![0; 5], 50)]
+        {
+            let (after, done) = edited(&message, room, |p| set(p, TickDelta::from_ms(1_000)));
+            assert_eq!((after, done), (message, false));
+        }
+    }
+
+    #[test]
+    fn the_option_is_not_passed_on() {
+        let (after, done) = edited(&with(b"\0\x0b\0\0\0\x0a\0\x01c"), 0, remove);
+        assert_eq!((after, done), (with(b"\0\x0a\0\x01c"), true));
+        assert_eq!(edited(&with(b""), 0, remove), (with(b""), false));
+    }
+}
