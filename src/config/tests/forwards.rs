@@ -170,6 +170,7 @@ fn a_wrong_forward_is_told_with_its_place() {
             "listen='127.0.0.1:25', to={'192.0.2.1:25', '192.0.2.1:25'}",
             "addTCPForward: to is \"192.0.2.1:25\" twice; expected each target once",
         ),
+        ("listen='127.0.0.1:25', to={}", "addTCPForward: to is a list of 0 targets; expected 1 to 64"),
         (
             "policy='random'",
             "addTCPForward: policy is \"random\"; expected one of \"ordered\", \"roundrobin\"",
