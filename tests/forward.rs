@@ -289,7 +289,8 @@ fn policies_choose_by_turn_by_connections_and_by_client() {
 #[test]
 fn a_clients_connections_and_flows_reach_the_same_machine() {
     let one = tcp(", policy=\"sourceHash\"");
-    let other = udp(", policy=\"sourceHash\"").replace("setACL({\"192.0.2.0/24\"})", "").replace(":25\"", ":53\"");
+    let other =
+        udp(", policy=\"sourceHash\"").replace("setACL({\"192.0.2.0/24\"})", "").replace(":25\"", ":53\"");
     let mut bench = Bench::new(&(one + &other));
     let mut seen = [0; 4];
     for n in 1..=60 {

@@ -22,15 +22,15 @@ use nix::sys::eventfd::EventFd;
 use socket2::Socket;
 use tracing::{error, warn};
 
-use super::forward::tcp::Side;
 use super::forward::udp::Mouth;
 use super::locals::Locals;
 use super::outbox::Outbox;
+use super::ready::Ready;
 use super::socket::Ear;
 use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket};
-use crate::addr::{BackendSlot, Client, ListenerSlot, PassageSlot, Route, SocketSlot, StreamSlot};
+use crate::addr::{BackendSlot, Client, ListenerSlot, Route, SocketSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
 use crate::live::{Board, ShardPage};
 use crate::packet::Packet;
@@ -64,55 +64,6 @@ struct Door {
 struct Link {
     sockets: Vec<Option<Socket>>,
     segment: Segment,
-}
-
-/// What an epoll event is about, packed into its 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ready {
-    Mail,
-    /// A listener's datagrams.
-    Door(ListenerSlot),
-    /// A server's datagrams, or its line.
-    Link(Route),
-    /// A listener's connections.
-    Gate(ListenerSlot),
-    /// A client's connection.
-    Stream(StreamSlot),
-    /// One side of a forward's connection.
-    Passage(PassageSlot, Side),
-    /// What a target says to a flow.
-    Flow(PassageSlot),
-}
-
-impl Ready {
-    pub(super) const fn pack(self) -> u64 {
-        match self {
-            Self::Mail => 0,
-            Self::Door(slot) => 1 << 32 | slot.0 as u64,
-            Self::Gate(slot) => 3 << 32 | slot.0 as u64,
-            Self::Stream(stream) => 4 << 32 | stream.0 as u64,
-            Self::Flow(passage) => 7 << 32 | passage.0 as u64,
-            Self::Passage(passage, Side::Client) => 5 << 32 | passage.0 as u64,
-            Self::Passage(passage, Side::Target) => 6 << 32 | passage.0 as u64,
-            Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 16 | route.socket.0 as u64,
-        }
-    }
-
-    const fn unpack(data: u64) -> Self {
-        match data >> 32 {
-            0 => Self::Mail,
-            1 => Self::Door(ListenerSlot(data as u16)),
-            3 => Self::Gate(ListenerSlot(data as u16)),
-            4 => Self::Stream(StreamSlot(data as u32)),
-            5 => Self::Passage(PassageSlot(data as u32), Side::Client),
-            7 => Self::Flow(PassageSlot(data as u32)),
-            6 => Self::Passage(PassageSlot(data as u32), Side::Target),
-            _ => Self::Link(Route {
-                backend: BackendSlot((data >> 16) as u16),
-                socket: SocketSlot(data as u16),
-            }),
-        }
-    }
 }
 
 /// The sockets, apart from the buffers, so that both can be borrowed at once.

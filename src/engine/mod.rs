@@ -11,6 +11,7 @@ mod locals;
 pub mod luaffi;
 mod mmsg;
 mod outbox;
+mod ready;
 pub mod sim;
 pub mod socket;
 mod streams;

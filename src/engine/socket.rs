@@ -245,15 +245,20 @@ fn begin_stream(backend: &Backend, fast_open: bool) -> io::Result<Socket> {
 }
 
 /// Begins a connection, or opens a connected datagram socket, to a forward's target; `client` is
-/// whose address it comes from, where the target is to see that.
+/// whose address it comes from, where the target is to see that. `fast_open`: the caller writes at
+/// once, and the first octets go with the connection's own first packet where that is possible.
 ///
 /// # Errors
 /// As [`connect_stream`]; without the right to it, what the kernel says of a foreign address.
-pub fn connect_target(target: &Backend, client: Endpoint, datagram: bool) -> io::Result<Socket> {
+pub fn connect_target(
+    target: &Backend,
+    client: Endpoint,
+    datagram: bool,
+    fast_open: bool,
+) -> io::Result<Socket> {
     let transparent = target.client_address == ClientAddress::Transparent;
     if !datagram && !transparent {
-        // Its first octets come when the client's do: they cannot open the connection.
-        return begin_stream(target, false);
+        return begin_stream(target, fast_open);
     }
     if !transparent {
         return connect(target);

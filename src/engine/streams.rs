@@ -21,7 +21,7 @@ use super::carrier::Carrier;
 use super::forward::tcp::Relays;
 use super::forward::udp::Flows;
 use super::locals::Locals;
-use super::mmsg::Ready;
+use super::ready::Ready;
 use super::socket;
 use super::sys::Local;
 use crate::addr::{Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
@@ -161,18 +161,18 @@ impl Connections {
                 }
             };
             self.starved = false;
-            let local = if gate.listener.address.ip().is_unspecified() {
-                local(&socket, shard, locals)
-            } else {
-                LocalSlot::LISTENER
-            };
             if gate.listener.service.forward().is_some() {
-                if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, local) {
+                if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER) {
                     self.relays.open(epoll, passage, socket, shard);
                     self.relays.serve(epoll, passage, shard);
                 }
                 continue;
             }
+            let local = if gate.listener.address.ip().is_unspecified() {
+                local(&socket, shard, locals)
+            } else {
+                LocalSlot::LISTENER
+            };
             let Some(stream) = shard.on_accept(peer, &gate.listener, local) else { continue };
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Ready::Stream(stream).pack());
             if epoll.add(&socket, event).is_err() {

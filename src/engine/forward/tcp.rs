@@ -10,15 +10,17 @@
 
 use std::io::{self, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::Socket;
 
 use super::pipe::{Pipe, Pipes};
 use super::{failure, greeting, is_passing};
 use crate::addr::{Endpoint, PassageSlot};
-use crate::engine::mmsg::Ready;
+use crate::engine::ready::Ready;
 use crate::engine::socket;
 use crate::shard::Shard;
 use crate::shard::forward::{Attempt, PassageWish, Way};
@@ -32,6 +34,9 @@ const CHUNK: usize = 256 * 1024;
 /// Fewer than this, and there is probably no more at this time: the call that would tell so is
 /// saved.
 const SMALL: usize = 16 * 1024;
+
+/// Octets of a client that may go with the first packet of TCP Fast Open: they fit in one.
+const FIRST: usize = 1_200;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,8 @@ struct Relay {
     stands: bool,
     /// What the target is to hear first.
     greeting: Vec<u8>,
+    /// Octets of the client that went with the first packet, and still stand in its socket.
+    early: usize,
     out: Stretch,
     back: Stretch,
     /// The side that was the first to close.
@@ -110,6 +117,7 @@ impl Relays {
             attempt: None,
             stands: false,
             greeting: Vec::new(),
+            early: 0,
             out: Stretch::default(),
             back: Stretch::default(),
             closed_by: None,
@@ -164,6 +172,7 @@ impl Relays {
                         Ok(()) if what.contains(EpollFlags::EPOLLOUT) => {
                             relay.stands = true;
                             shard.on_target_open(passage);
+                            relay.forget_early(passage, shard);
                         }
                         Ok(()) => return,
                         Err(e) => {
@@ -222,12 +231,41 @@ impl Relay {
         let asked = || self.client.local_addr().ok()?.as_socket().map(Endpoint::from);
         self.greeting.clear();
         greeting(target.client_address, Transport::Stream, client.peer, asked, &mut self.greeting);
-        let socket = socket::connect_target(target, client.peer, false)?;
+        let mut first = [0; FIRST];
+        let mut early = 0;
+        if target.lines.fast_open && self.greeting.is_empty() {
+            // They stay where they are, for the next target if this one fails.
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            early = recv(self.client.as_raw_fd(), &mut first, flags).unwrap_or(0);
+        }
+        // Without a word to say the connection would never begin: a server may have to speak first.
+        let fast_open = target.lines.fast_open && (early > 0 || !self.greeting.is_empty());
+        let socket = socket::connect_target(target, client.peer, false, fast_open)?;
+        self.early = 0;
+        if fast_open {
+            let words = if early > 0 { &first[..early] } else { &self.greeting[..] };
+            match (&socket).write(words) {
+                Ok(count) if early > 0 => self.early = count,
+                Ok(count) => drop(self.greeting.drain(..count)),
+                // The kernel knows no cookie of this target: the connection begins in the usual way.
+                Err(e) if is_passing(&e) || e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+                Err(e) => return Err(e),
+            }
+        }
         let flags = EpollFlags::EPOLLOUT;
         epoll.add(&socket, EpollEvent::new(flags, Ready::Passage(passage, Side::Target).pack()))?;
         self.watched[1] = Some(flags);
         self.target = Some(socket);
         Ok(())
+    }
+
+    /// The target has what went with the first packet: it is taken out of the client's socket.
+    fn forget_early(&mut self, passage: PassageSlot, shard: &mut Shard) {
+        let mut rest = [0; FIRST];
+        let count = std::mem::take(&mut self.early);
+        if count > 0 && recv(self.client.as_raw_fd(), &mut rest[..count], MsgFlags::MSG_DONTWAIT).is_ok() {
+            shard.on_passed(passage, Way::Out, count);
+        }
     }
 
     /// Moves what can be moved.

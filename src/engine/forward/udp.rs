@@ -18,8 +18,8 @@ use socket2::Socket;
 use super::{failure, greeting};
 use crate::addr::{Client, Endpoint, ListenerSlot, PassageSlot};
 use crate::engine::locals::Locals;
-use crate::engine::mmsg::Ready;
 use crate::engine::outbox::Outbox;
+use crate::engine::ready::Ready;
 use crate::engine::socket;
 use crate::engine::sys::{Arrivals, Note, Parcel, Segment};
 use crate::shard::Shard;
@@ -347,7 +347,7 @@ fn open(
     };
     let mut header = Vec::new();
     greeting(target.client_address, Transport::Datagram, client.peer, asked, &mut header);
-    let socket = socket::connect_target(target, client.peer, true)?;
+    let socket = socket::connect_target(target, client.peer, true, false)?;
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Flow(passage).pack()))?;
     Ok(Flow { socket, attempt, greeting: header, kept: Vec::new(), answered: false })
 }
