@@ -131,6 +131,7 @@
 //!     rules.rs         selectors, actions, sets
 //!     chains.rs        what manages the rules of each chain
 //!     forwards.rs      arguments of addTCPForward and addUDPForward
+//!     tls.rs           arguments that concern TLS
 //!     missing.rs       names of dnsdist that are not there yet
 //!   flags.rs           the command line
 //!   lua/               the Lua front end: evaluates a file into a Draft
@@ -140,6 +141,7 @@
 //!     settings.rs      setters, listeners, ACL, includes
 //!     server.rs        newServer, getServer and the server object
 //!     forwards.rs      addTCPForward, addUDPForward
+//!     tls.rs           addTLSLocal, certificates, servers' TLS
 //!     pool.rs          pools, policies, retry, ejection
 //!     arguments.rs     the arguments of one call, by their place
 //!     functions.rs     Lua functions given to rules and policies

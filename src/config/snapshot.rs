@@ -14,6 +14,7 @@ use crate::shard::rules::Chains;
 use crate::shard::rules::limits::StateSpec;
 use crate::shard::script::Source;
 use crate::time::TickDelta;
+use crate::tls::{ClientSpec, ClientTls, ServerTls};
 
 /// One whole configuration, immutable.
 #[derive(Clone, Debug)]
@@ -60,9 +61,16 @@ impl Default for Snapshot {
 
 impl Snapshot {
     /// Takes over what the rates of the configuration that stands have counted, where this one
-    /// has the same rules. To be called before it is published.
+    /// has the same rules, and the ticket keys and kept sessions of its listeners with TLS. To be called before it is published.
     pub fn inherit(&mut self, before: &Self) {
         StateSpec::inherit(&mut self.limits, &before.limits);
+        for listener in &mut self.listeners {
+            let old = before.listeners.iter().find(|l| l.slot == listener.slot).and_then(|l| l.service.tls());
+            if let (Some(old), Some(new)) = (old, listener.service.tls()) {
+                let service = Service::Dot(ListenerTls(Arc::new(new.inherit(old))));
+                Arc::make_mut(listener).service = service;
+            }
+        }
     }
 
     /// The backend in a slot, if this configuration has one there.
@@ -206,6 +214,8 @@ pub enum Service {
     Dns,
     /// Plain DNS over UDP alone (`doTCP=false`).
     DnsUdp,
+    /// DNS over TLS (`addTLSLocal`).
+    Dot(ListenerTls),
     /// Any protocol over TCP: octets both ways, unread (`addTCPForward`).
     TcpForward(Arc<Forward>),
     /// Any protocol over UDP: a flow for each client's address and port (`addUDPForward`).
@@ -222,7 +232,7 @@ impl Service {
     /// Whether it takes connections.
     #[must_use]
     pub const fn takes_streams(&self) -> bool {
-        matches!(self, Self::Dns | Self::TcpForward(_))
+        matches!(self, Self::Dns | Self::Dot(_) | Self::TcpForward(_))
     }
 
     /// The forward, where it is one.
@@ -230,8 +240,46 @@ impl Service {
     pub const fn forward(&self) -> Option<&Arc<Forward>> {
         match self {
             Self::TcpForward(forward) | Self::UdpForward(forward) => Some(forward),
-            Self::Dns | Self::DnsUdp => None,
+            Self::Dns | Self::DnsUdp | Self::Dot(_) => None,
         }
+    }
+
+    /// The TLS of its connections, where they have it.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&Arc<ServerTls>> {
+        match self {
+            Self::Dot(tls) => Some(&tls.0),
+            Self::Dns | Self::DnsUdp | Self::TcpForward(_) | Self::UdpForward(_) => None,
+        }
+    }
+}
+
+/// A listener's TLS, as its files were when the configuration was read. Two are the same that were
+/// asked for in the same words.
+#[derive(Clone, Debug)]
+pub struct ListenerTls(pub Arc<ServerTls>);
+
+impl PartialEq for ListenerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.spec() == other.0.spec()
+    }
+}
+
+impl Eq for ListenerTls {}
+
+/// A server's TLS, as its files were when the configuration was read. Two are the same that were
+/// asked for in the same words.
+#[derive(Clone, Debug)]
+pub struct LineTls {
+    /// What was asked for.
+    pub spec: ClientSpec,
+    /// What each connection is made by.
+    pub tls: Arc<ClientTls>,
+}
+
+impl PartialEq for LineTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.spec == other.spec
     }
 }
 
@@ -442,6 +490,8 @@ pub struct LineOptions {
     pub kept: u32,
     /// How long they are kept (`setTCPDownstreamMaxIdleTime`).
     pub idle: TickDelta,
+    /// Their TLS (`tls`), with which `only` holds, too.
+    pub tls: Option<LineTls>,
 }
 
 /// Lines of a backend in a shard, at most.
@@ -461,6 +511,7 @@ impl Default for LineOptions {
             connections: 0,
             kept: 10,
             idle: TickDelta::from_ms(300_000),
+            tls: None,
         }
     }
 }
@@ -495,6 +546,7 @@ impl Backend {
             && self.dscp == other.dscp
             && self.socket_options == other.socket_options
             && self.client_address == other.client_address
+            && self.lines.tls == other.lines.tls
     }
 }
 
@@ -520,6 +572,8 @@ pub enum Probe {
     Udp,
     /// A DNS query over TCP.
     Tcp,
+    /// A DNS query over TLS, by [`LineOptions::tls`].
+    Tls,
     /// A TCP connection, opened and closed.
     Connect,
     /// A connection, or a datagram, on which something is said and an answer expected.
