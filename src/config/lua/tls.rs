@@ -262,7 +262,7 @@ impl ServerArguments {
         let spec = &mut self.spec;
         match name {
             "subjectName" => {
-                spec.subject_name = Some(text(name, v, "a host name")?).filter(|n| !n.is_empty())
+                spec.subject_name = Some(text(name, v, "a host name")?).filter(|n| !n.is_empty());
             }
             "subjectAddr" => {
                 const ADDRESS: &str = "an IP address";

@@ -277,7 +277,8 @@ async fn conversation(probe: Probe, heard: &[u8], pieces: &[&[u8]]) -> Result<()
 #[test]
 fn a_conversation_is_judged_by_what_it_holds() {
     let long = [b'x'; TALK_OCTETS_MAX];
-    let table: [(&str, &[u8], &[&[u8]], Result<(), Failure>); 7] = [
+    type Row<'r> = (&'r str, &'r [u8], &'r [&'r [u8]], Result<(), Failure>);
+    let table: [Row<'_>; 7] = [
         ("a server that speaks first", b"", &[b"220 mail ESMTP\r\n"], Ok(())),
         ("in pieces", b"HELO x\r\n", &[b"2", b"", b"20"], Ok(())),
         ("with more behind it", b"", &[b"banner\n220 ready", b"more"], Ok(())),
