@@ -164,6 +164,7 @@
 //!   compile.rs         Draft → Boot + Snapshot, or all errors at once
 //!   slots.rs           stable slots over reloads
 //!   snapshot.rs        Snapshot: immutable, by index
+//!     listener.rs      its listeners, and what clients' connections may do
 //!   diff.rs            what a reload changed, in lines
 //!   generate.rs        man page, completions, reference
 //!
