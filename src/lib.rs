@@ -137,6 +137,8 @@
 //!   functions/         the tables of Lua functions, arguments and methods
 //!     rules.rs         selectors, actions, sets
 //!     chains.rs        what manages the rules of each chain
+//!     forwards.rs      arguments of addTCPForward and addUDPForward
+//!     tls.rs           arguments that concern TLS
 //!     missing.rs       names of dnsdist that are not there yet
 //!   flags.rs           the command line
 //!   lua/               the Lua front end: evaluates a file into a Draft
@@ -145,6 +147,8 @@
 //!     constants.rs     DNSQType, DNSRCode and the like
 //!     settings.rs      setters, listeners, ACL, includes
 //!     server.rs        newServer, getServer and the server object
+//!     forwards.rs      addTCPForward, addUDPForward
+//!     tls.rs           addTLSLocal, certificates, servers' TLS
 //!     pool.rs          pools, policies, retry, ejection
 //!     arguments.rs     the arguments of one call, by their place
 //!     functions.rs     Lua functions given to rules and policies
@@ -163,9 +167,11 @@
 //!   draft.rs           Draft: as written
 //!   ruleset.rs         the rules of a draft
 //!   chains.rs          its rules → chains: pools, copies, slots, identities
+//!   forwards.rs        its forwards → listeners, pools and hidden servers
 //!   compile.rs         Draft → Boot + Snapshot, or all errors at once
 //!   slots.rs           stable slots over reloads
 //!   snapshot.rs        Snapshot: immutable, by index
+//!     listener.rs      its listeners, and what clients' connections may do
 //!   diff.rs            what a reload changed, in lines
 //!   generate.rs        man page, completions, reference
 //!
