@@ -474,6 +474,7 @@ impl Shard {
         self.lines.check_invariants();
         if self.outstanding.live() == 0 {
             assert_eq!(self.cases.open_count(), 0, "no case outlives its query");
+            assert_eq!(self.streams.in_flight(), 0, "no connection waits for nothing");
         }
     }
 
