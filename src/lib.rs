@@ -110,7 +110,7 @@
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
 //! tls/                 certificates, tickets, sessions over octets; no sockets
-//!   server.rs          what a listener needs: loaded, renewed, reloaded
+//!   server.rs          what a listener needs: loaded, succeeded, reloaded
 //!   client.rs          what a backend needs
 //!   session.rs         one connection: octets here, plaintext there
 //!   failure.rs         why one failed: to be counted, and for people

@@ -17,6 +17,7 @@ use crate::shard::rules::networks::Networks;
 use crate::shard::rules::text::{self, Sets};
 use crate::shard::rules::{Chain, Rule};
 use crate::time::TickDelta;
+use crate::tls::expiry::{Date, Leaf};
 
 /// The differences from `old` to `new`, a line each; empty when there is none that shows.
 #[must_use]
@@ -146,6 +147,7 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
             Service::Dns | Service::DnsUdp => {}
             Service::TcpForward(_) => name += "/tcp",
             Service::UdpForward(_) => name += "/udp",
+            Service::Tls(_) => name += "/tls",
         }
         if let Some(interface) = &l.interface {
             name += &format!(" on {interface}");
@@ -172,6 +174,10 @@ fn listener_fields(l: &Listener) -> Fields {
         ("maxConcurrentTCPConnections", connections.to_string()),
         ("PROXY header", shown(l.proxy).to_lowercase()),
     ];
+    if let Some(tls) = l.service.tls() {
+        let certificates: Vec<String> = tls.certificates().iter().map(certificate).collect();
+        fields.extend([("certificates", certificates.join(", ")), ("TLS options", shown(tls.spec()))]);
+    }
     if let Some(forward) = l.service.forward() {
         // Its targets are told of as servers, and their policy as that of a pool.
         let Forward { pool: _, acl, connect_timeout, idle_timeout, connections, connections_per_client, log } =
@@ -188,12 +194,17 @@ fn listener_fields(l: &Listener) -> Fields {
     fields
 }
 
+fn certificate(leaf: &Leaf) -> String {
+    format!("{} until {}", leaf.names.first().map_or("-", String::as_str), Date(leaf.not_after))
+}
+
 fn service_name(service: &Service) -> &'static str {
     match service {
         Service::Dns => "DNS over UDP and TCP",
         Service::DnsUdp => "DNS over UDP",
         Service::TcpForward(_) => "TCP forward",
         Service::UdpForward(_) => "UDP forward",
+        Service::Tls(_) => "DNS over TLS",
     }
 }
 
@@ -272,6 +283,7 @@ fn line_fields(lines: &LineOptions) -> Fields {
         connections,
         kept,
         idle,
+        tls,
     } = lines;
     vec![
         ("tcpOnly", only.to_string()),
@@ -284,6 +296,7 @@ fn line_fields(lines: &LineOptions) -> Fields {
         ("maxConcurrentTCPConnections", connections.to_string()),
         ("idle connections", kept.to_string()),
         ("idle time", span_text(*idle)),
+        ("TLS", tls.as_ref().map_or_else(|| "none".to_owned(), |tls| shown(tls.spec()))),
     ]
 }
 

@@ -14,6 +14,7 @@ use crate::shard::rules::Chains;
 use crate::shard::rules::limits::StateSpec;
 use crate::shard::script::Source;
 use crate::time::TickDelta;
+use crate::tls::{ClientTls, ServerTls};
 
 /// One whole configuration, immutable.
 #[derive(Clone, Debug)]
@@ -59,10 +60,28 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// Takes over what the rates of the configuration that stands have counted, where this one
-    /// has the same rules. To be called before it is published.
+    /// Takes over what the configuration that stands has gathered: what rates have counted, where
+    /// this one has the same rules, and the keys and sessions of TLS. To be called before it is
+    /// published.
     pub fn inherit(&mut self, before: &Self) {
         StateSpec::inherit(&mut self.limits, &before.limits);
+        for listener in &mut self.listeners {
+            let old = before.listeners.iter().find(|l| l.slot == listener.slot);
+            if let (Service::Tls(tls), Some(Service::Tls(old))) = (&listener.service, old.map(|l| &l.service))
+            {
+                let service = Service::Tls(Arc::new(tls.succeeding(old)));
+                *listener = Arc::new(Listener { service, ..Listener::clone(listener) });
+            }
+        }
+        for backend in self.backends.iter_mut().flatten() {
+            let old = before.backend(backend.slot).and_then(|b| b.lines.tls.as_ref());
+            if let (Some(tls), Some(old)) = (&backend.lines.tls, old)
+                && tls.trusts_as(old)
+            {
+                let lines = LineOptions { tls: Some(Arc::clone(old)), ..backend.lines.clone() };
+                *backend = Arc::new(Backend { lines, ..Backend::clone(backend) });
+            }
+        }
     }
 
     /// The backend in a slot, if this configuration has one there.
@@ -210,6 +229,8 @@ pub enum Service {
     TcpForward(Arc<Forward>),
     /// Any protocol over UDP: a flow for each client's address and port (`addUDPForward`).
     UdpForward(Arc<Forward>),
+    /// DNS over TLS (`addTLSLocal`).
+    Tls(Arc<ServerTls>),
 }
 
 impl Service {
@@ -222,7 +243,7 @@ impl Service {
     /// Whether it takes connections.
     #[must_use]
     pub const fn takes_streams(&self) -> bool {
-        matches!(self, Self::Dns | Self::TcpForward(_))
+        matches!(self, Self::Dns | Self::TcpForward(_) | Self::Tls(_))
     }
 
     /// The forward, where it is one.
@@ -230,7 +251,16 @@ impl Service {
     pub const fn forward(&self) -> Option<&Arc<Forward>> {
         match self {
             Self::TcpForward(forward) | Self::UdpForward(forward) => Some(forward),
-            Self::Dns | Self::DnsUdp => None,
+            Self::Dns | Self::DnsUdp | Self::Tls(_) => None,
+        }
+    }
+
+    /// The certificates and the rest of TLS, where it is that.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&Arc<ServerTls>> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Dns | Self::DnsUdp | Self::TcpForward(_) | Self::UdpForward(_) => None,
         }
     }
 }
@@ -442,6 +472,8 @@ pub struct LineOptions {
     pub kept: u32,
     /// How long they are kept (`setTCPDownstreamMaxIdleTime`).
     pub idle: TickDelta,
+    /// They are encrypted (`tls`); `only` is then set.
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 /// Lines of a backend in a shard, at most.
@@ -461,6 +493,7 @@ impl Default for LineOptions {
             connections: 0,
             kept: 10,
             idle: TickDelta::from_ms(300_000),
+            tls: None,
         }
     }
 }
@@ -495,6 +528,7 @@ impl Backend {
             && self.dscp == other.dscp
             && self.socket_options == other.socket_options
             && self.client_address == other.client_address
+            && self.lines.tls == other.lines.tls
     }
 }
 

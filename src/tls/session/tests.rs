@@ -426,10 +426,10 @@ fn a_renewed_listener_resumes_the_sessions_of_the_old_one() {
     let (client, server) = (world.client(), world.server());
     Pair::done(&client, &server);
     world.server.alpn.push("other".to_owned());
-    let renewed = server.renewed(&world.server).expect("a server");
+    let renewed = ServerTls::load(&world.server).expect("a server").succeeding(&server);
     assert!(Pair::done(&client, &renewed).resumed());
     world.server.session_seconds += 1;
-    let other = renewed.renewed(&world.server).expect("a server");
+    let other = ServerTls::load(&world.server).expect("a server").succeeding(&renewed);
     assert!(!Pair::done(&client, &other).resumed());
 }
 
