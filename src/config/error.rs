@@ -3,6 +3,8 @@
 //! Every message reads `FILE:LINE: FUNCTION: what is wrong; what was expected`.
 
 use std::fmt;
+
+use crate::tls::TlsError;
 use std::sync::Arc;
 
 /// Where a value was written.
@@ -118,6 +120,8 @@ pub enum Fault {
         /// The limit, and the setting that raises it.
         limit: String,
     },
+    /// What TLS was asked for, or a file of it.
+    Tls(TlsError),
     /// Two things that do not go together.
     Conflict {
         /// What is wrong.
@@ -178,6 +182,7 @@ impl fmt::Display for Fault {
                 write!(f, "{what} is there already, from {first}; expected it once")
             }
             Self::Limit { what, limit } => write!(f, "{what}; expected at most {limit}"),
+            Self::Tls(error) => error.fmt(f),
             Self::Conflict { wrong, expected } => write!(f, "{wrong}; expected {expected}"),
         }
     }

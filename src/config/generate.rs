@@ -7,7 +7,8 @@ use super::functions::{
     ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FORWARD_ARGUMENTS, FORWARD_POLICIES, FUNCTIONS, FUNCTIONS_MISSING,
     LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
     POOL_METHODS, RESPONSE_ACTIONS, RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
-    SERVER_METHODS, SETS, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS,
+    SERVER_METHODS, SETS, TCP_FORWARD_ARGUMENTS, TLS_LOCAL_MISSING, TLS_LOCAL_OPTIONS, TLS_METHODS,
+    UDP_FORWARD_ARGUMENTS,
 };
 use super::lua::{CONCENTRATE, ENUMERATIONS};
 use super::options::SETTINGS;
@@ -45,6 +46,9 @@ fn reference() -> String {
     entries(&mut out, "Functions", "Function", FUNCTIONS, true);
     entries(&mut out, "Arguments of newServer", "Argument", SERVER_ARGUMENTS, false);
     entries(&mut out, "Options of addLocal and setLocal", "Option", LOCAL_OPTIONS, false);
+    entries(&mut out, "Options of addTLSLocal", "Option", TLS_LOCAL_OPTIONS, false);
+    out += "\nThose of addLocal are its options, too.\n";
+    entries(&mut out, "Methods of a listener with TLS", "Method", TLS_METHODS, true);
     forwards(&mut out);
     entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);
     out += "\nFields of a server: `order`, `weight`, `qps` (these can be set), `name`, `id`, `pools`, `upStatus`.\n";
@@ -78,6 +82,7 @@ fn reference() -> String {
     out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
     missing(&mut out, "Functions", FUNCTIONS_MISSING);
     missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);
+    missing(&mut out, "Options of addTLSLocal", TLS_LOCAL_MISSING);
     out
 }
 
@@ -177,6 +182,8 @@ mod tests {
         let entries = functions()
             .chain(SERVER_ARGUMENTS)
             .chain(LOCAL_OPTIONS)
+            .chain(TLS_LOCAL_OPTIONS)
+            .chain(TLS_METHODS)
             .chain(FORWARD_ARGUMENTS)
             .chain(methods.into_iter().flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);

@@ -19,6 +19,7 @@ use crate::config::snapshot::{Backend, ClientAddress, LuaFunction, Probe, SendEx
 use crate::control::health::Failure;
 
 mod message;
+mod secure;
 
 /// The largest answer that is read; DNS over TCP cannot be longer.
 const ANSWER_OCTETS_MAX: usize = 65_535;
@@ -190,6 +191,10 @@ async fn over_tcp(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
     // A question is 12 + 255 + 4 octets at most.
     let mut framed = greeted(backend, &(query.len() as u16).to_be_bytes());
     framed.extend_from_slice(&query);
+    if let Some(tls) = &backend.lines.tls {
+        let answer = secure::ask(&mut stream, tls, &framed).await?;
+        return verdict(backend, &query, &answer, script);
+    }
     stream.write_all(&framed).await?;
     let len = stream.read_u16().await?;
     let mut answer = vec![0; usize::from(len)];

@@ -8,11 +8,13 @@ mod chains;
 mod forwards;
 mod missing;
 mod rules;
+mod tls;
 
 pub use chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use forwards::{FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
 pub use missing::FUNCTIONS_MISSING;
 pub use rules::{ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS};
+pub use tls::{TLS_LOCAL_MISSING, TLS_LOCAL_OPTIONS, TLS_METHODS};
 
 /// A function, method or argument that works.
 #[derive(Debug)]
@@ -95,6 +97,30 @@ pub static FUNCTIONS: &[Entry] = &[
         "addUDPForward",
         "{listen=, to=, ...}",
         "Passes datagrams that are not DNS on to a target, and its answers back; its arguments are listed below.",
+    ),
+    entry(
+        "addTLSLocal",
+        "address, certificates, keys [, {...}]",
+        "Listens on an address for DNS over TLS; port 853 unless given. Certificates are paths of PEM files (with \
+         their chains) or newTLSCertificate objects, one or a list; keys the paths of theirs. Its options are listed \
+         below.",
+    ),
+    entry(
+        "newTLSCertificate",
+        "path [, {key=path}]",
+        "A certificate for addTLSLocal; its key is in the same file unless given.",
+    ),
+    entry(
+        "getTLSFrontend",
+        "number",
+        "The listener with TLS with this number, from 0; nil if there is none. Its methods are listed below.",
+    ),
+    entry("getTLSContext", "number", "The same as getTLSFrontend."),
+    entry("getTLSFrontendCount", "", "Listeners with TLS so far."),
+    entry(
+        "reloadAllCertificates",
+        "",
+        "Accepted, does nothing: SIGHUP reads certificates and keys again, and connections are not touched.",
     ),
     entry("setLocal", "address [, {...}]", "Listens on this address instead of those before."),
     entry("setACL", "network | {network, ...}", "Lets these networks ask, and no other."),
@@ -347,6 +373,29 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
     ),
     entry("lazyHealthCheckMaxBackOff", "3600", "The longest time that doubling leads to, seconds."),
     entry("useClientSubnet", "false", "Its queries carry the client's subnet (RFC 7871)."),
+    entry(
+        "tls",
+        "false",
+        "\"openssl\", \"gnutls\" or true: queries go to it over TLS, on port 853 unless given, and so do checks.",
+    ),
+    entry(
+        "subjectName",
+        "name",
+        "The name to ask it for (SNI), which must be in its certificate; without it the certificate must be for its \
+         address.",
+    ),
+    entry("subjectAddr", "address", "The address that must be in its certificate, instead of its own."),
+    entry(
+        "caStore",
+        "path",
+        "Authorities that may have signed its certificate, PEM; the system's without it.",
+    ),
+    entry("validateCertificates", "true", "Whether its certificate is looked at."),
+    entry("ciphers", "all", "Ciphers of TLS 1.2 by their OpenSSL names, separated by colons."),
+    entry("ciphersTLS13", "all", "The same of TLS 1.3."),
+    entry("minTLSVersion", "\"tls1.2\"", "The least version: \"tls1.2\" or \"tls1.3\"."),
+    entry("keyLogFile", "path", "The secrets of its sessions go there, for debugging with a packet capture."),
+    entry("releaseBuffers", "true", "Accepted: an idle connection has none."),
     entry("tcpOnly", "false", "Queries that came over UDP go to it by TCP, too."),
     entry(
         "tcpConnectTimeout",
@@ -404,21 +453,14 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
 /// The arguments of `newServer` that dnsdist has and dnslob has not yet.
 pub static SERVER_ARGUMENTS_MISSING: &[Missing] = &[
     Missing {
-        family: "TLS and DNS over HTTPS towards servers",
-        meanwhile: "remove it to reach the server over plain UDP, or put a local DoT forwarder (unbound) between",
+        family: "details of TLS towards servers",
+        meanwhile: "remove it: X25519, P-256 and P-384 are offered, and sessions are never renegotiated",
+        names: &["ecdheCurves", "enableRenegotiation", "ktls"],
+    },
+    Missing {
+        family: "DNS over HTTPS towards servers",
+        meanwhile: "reach the server by TLS, with tls=\"openssl\"",
         names: &[
-            "tls",
-            "subjectName",
-            "subjectAddr",
-            "validateCertificates",
-            "caStore",
-            "ciphers",
-            "ciphersTLS13",
-            "ecdheCurves",
-            "releaseBuffers",
-            "enableRenegotiation",
-            "ktls",
-            "keyLogFile",
             "dohPath",
             "addXForwardedHeaders",
             "autoUpgrade",

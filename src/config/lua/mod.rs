@@ -32,6 +32,7 @@ mod selectors;
 mod server;
 mod sets;
 mod settings;
+mod tls;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -213,6 +214,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     settings::define(lua, context)?;
     forwards::define(lua, context)?;
     server::define(lua, context)?;
+    tls::define(lua, context)?;
     pool::define(lua, context)?;
     networks::define(lua, context)?;
     sets::define(lua, context)?;

@@ -10,6 +10,7 @@ use super::argument::{
 use super::constants;
 use super::context::{Call, Context};
 use super::missing;
+use super::tls::ServerParts;
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Fault;
 use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING};
@@ -125,11 +126,15 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
         proxy: None,
         advertise_tls: false,
         transparent: false,
+        tls: ServerParts::default(),
     };
     for (name, v) in &entries {
         if let Err(fault) = apply(call, &mut server, &mut parts, name, v) {
             call.fail(fault);
         }
+    }
+    if let Err(fault) = parts.tls.join(call, &mut server) {
+        call.fail(fault);
     }
     if let Err(fault) = parts.join(&mut server) {
         call.fail(fault);
@@ -152,6 +157,7 @@ struct Parts {
     proxy: Option<ProxyVersion>,
     advertise_tls: bool,
     transparent: bool,
+    tls: ServerParts,
 }
 
 impl Parts {
@@ -232,7 +238,11 @@ fn apply(
         |min: u16, max: u16| whole(name, v, min.into(), max.into()).map(|n| u16::try_from(n).unwrap_or(max));
     let health = &mut server.health;
     match name {
-        "address" => server.address = parsed(name, v, value::ADDRESS, value::address)?,
+        "address" => {
+            server.address = parsed(name, v, value::ADDRESS, value::address)?;
+            let elsewhere = |text: &str| value::address_or_port(text, value::TLS_PORT);
+            parts.tls.portless = parsed(name, v, value::ADDRESS, elsewhere)? != server.address;
+        }
         "id" => server.id = Some(label(name, v, "an identifier, not empty")?).filter(|id| !id.is_empty()),
         "name" => server.name = Some(label(name, v, "a name")?),
         "pool" => {
@@ -328,6 +338,7 @@ fn apply(
         "reconnectOnUp" | "ipBindAddrNoPort" | "disableZeroScope" => {
             switch(name, v)?;
         }
+        _ if parts.tls.apply(name, v)? => {}
         _ => return unusable(name, v).map_or(Ok(()), Err),
     }
     Ok(())

@@ -132,7 +132,7 @@ fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> R
     Ok(())
 }
 
-fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
+pub(super) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
     let streams = &mut listener.streams;
     match name {
         "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
