@@ -110,7 +110,7 @@
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
 //! tls/                 certificates, tickets, sessions over octets; no sockets
-//!   server.rs          what a listener needs: loaded, succeeded, reloaded
+//!   server.rs          what a listener needs: loaded, renewed, reloaded
 //!   client.rs          what a backend needs
 //!   session.rs         one connection: octets here, plaintext there
 //!   failure.rs         why one failed: to be counted, and for people
@@ -130,6 +130,8 @@
 //!   functions/         the tables of Lua functions, arguments and methods
 //!     rules.rs         selectors, actions, sets
 //!     chains.rs        what manages the rules of each chain
+//!     forwards.rs      arguments of addTCPForward and addUDPForward
+//!     tls.rs           arguments that concern TLS
 //!     missing.rs       names of dnsdist that are not there yet
 //!   flags.rs           the command line
 //!   lua/               the Lua front end: evaluates a file into a Draft
@@ -137,8 +139,9 @@
 //!     argument.rs      Lua values to ours, with errors for people
 //!     constants.rs     DNSQType, DNSRCode and the like
 //!     settings.rs      setters, listeners, ACL, includes
-//!     tls.rs           listeners and servers with TLS, and the files of both
 //!     server.rs        newServer, getServer and the server object
+//!     forwards.rs      addTCPForward, addUDPForward
+//!     tls.rs           addTLSLocal, certificates, servers' TLS
 //!     pool.rs          pools, policies, retry, ejection
 //!     arguments.rs     the arguments of one call, by their place
 //!     functions.rs     Lua functions given to rules and policies
@@ -157,9 +160,11 @@
 //!   draft.rs           Draft: as written
 //!   ruleset.rs         the rules of a draft
 //!   chains.rs          its rules → chains: pools, copies, slots, identities
+//!   forwards.rs        its forwards → listeners, pools and hidden servers
 //!   compile.rs         Draft → Boot + Snapshot, or all errors at once
 //!   slots.rs           stable slots over reloads
 //!   snapshot.rs        Snapshot: immutable, by index
+//!     listener.rs      its listeners, and what clients' connections may do
 //!   diff.rs            what a reload changed, in lines
 //!   generate.rs        man page, completions, reference
 //!
@@ -173,7 +178,6 @@
 //!   health.rs          the probe state machine; warmth, lazy checks
 //!   probe.rs           makes one check: UDP, TCP, connect, script
 //!     message.rs       its query, and the judgement of its answer
-//!     secure.rs        the same over TLS
 //!   eject.rs           finds the server that answers worse than its peers
 //!   concentrate.rs     finds the shares of `concentrate`
 //!     gauge.rs         full or good: the latency of fast answers against its floor
@@ -233,7 +237,6 @@
 //! `on_…`: an event enters the shard. Never *upstream* or *downstream*: every program means
 //! something else by them.
 
-compile_error!("from the lead: read NOTE_FROM_LEAD.md in this directory, then delete this line");
 pub mod addr;
 pub mod config;
 pub mod control;

@@ -17,7 +17,6 @@ use crate::shard::rules::networks::Networks;
 use crate::shard::rules::text::{self, Sets};
 use crate::shard::rules::{Chain, Rule};
 use crate::time::TickDelta;
-use crate::tls::expiry::{Date, Leaf};
 
 /// The differences from `old` to `new`, a line each; empty when there is none that shows.
 #[must_use]
@@ -145,9 +144,9 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
         let mut name = l.address.to_string();
         match &l.service {
             Service::Dns | Service::DnsUdp => {}
+            Service::Dot(_) => name += " over TLS",
             Service::TcpForward(_) => name += "/tcp",
             Service::UdpForward(_) => name += "/udp",
-            Service::Tls(_) => name += "/tls",
         }
         if let Some(interface) = &l.interface {
             name += &format!(" on {interface}");
@@ -174,10 +173,6 @@ fn listener_fields(l: &Listener) -> Fields {
         ("maxConcurrentTCPConnections", connections.to_string()),
         ("PROXY header", shown(l.proxy).to_lowercase()),
     ];
-    if let Some(tls) = l.service.tls() {
-        let certificates: Vec<String> = tls.certificates().iter().map(certificate).collect();
-        fields.extend([("certificates", certificates.join(", ")), ("TLS options", shown(tls.spec()))]);
-    }
     if let Some(forward) = l.service.forward() {
         // Its targets are told of as servers, and their policy as that of a pool.
         let Forward { pool: _, acl, connect_timeout, idle_timeout, connections, connections_per_client, log } =
@@ -194,17 +189,13 @@ fn listener_fields(l: &Listener) -> Fields {
     fields
 }
 
-fn certificate(leaf: &Leaf) -> String {
-    format!("{} until {}", leaf.names.first().map_or("-", String::as_str), Date(leaf.not_after))
-}
-
 fn service_name(service: &Service) -> &'static str {
     match service {
         Service::Dns => "DNS over UDP and TCP",
         Service::DnsUdp => "DNS over UDP",
+        Service::Dot(_) => "DNS over TLS",
         Service::TcpForward(_) => "TCP forward",
         Service::UdpForward(_) => "UDP forward",
-        Service::Tls(_) => "DNS over TLS",
     }
 }
 
@@ -296,7 +287,7 @@ fn line_fields(lines: &LineOptions) -> Fields {
         ("maxConcurrentTCPConnections", connections.to_string()),
         ("idle connections", kept.to_string()),
         ("idle time", span_text(*idle)),
-        ("TLS", tls.as_ref().map_or_else(|| "none".to_owned(), |tls| shown(tls.spec()))),
+        ("tls", option(tls.as_ref().map(|tls| shown(&tls.spec)))),
     ]
 }
 
@@ -322,6 +313,7 @@ fn health_fields(h: &Health) -> Fields {
     let probe = match probe {
         Probe::Udp => "dns".to_owned(),
         Probe::Tcp => "dns over TCP".to_owned(),
+        Probe::Tls => "dns over TLS".to_owned(),
         Probe::Connect => "connect".to_owned(),
         Probe::SendExpect(talk) => format!(
             "{}send \"{}\", expect \"{}\"",

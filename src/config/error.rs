@@ -3,8 +3,6 @@
 //! Every message reads `FILE:LINE: FUNCTION: what is wrong; what was expected`.
 
 use std::fmt;
-
-use crate::tls::TlsError;
 use std::sync::Arc;
 
 /// Where a value was written.
@@ -90,6 +88,8 @@ pub enum Fault {
         /// What may be written.
         expected: String,
     },
+    /// What a file or a setting of TLS has wrong.
+    Tls(String),
     /// A name that nobody knows.
     Unknown {
         /// What the name should have named.
@@ -120,8 +120,6 @@ pub enum Fault {
         /// The limit, and the setting that raises it.
         limit: String,
     },
-    /// What TLS was asked for, or a file of it.
-    Tls(TlsError),
     /// Two things that do not go together.
     Conflict {
         /// What is wrong.
@@ -170,7 +168,7 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Script(message) => f.write_str(message),
+            Self::Script(message) | Self::Tls(message) => f.write_str(message),
             Self::Unreadable { path, reason } => write!(f, "cannot read \"{path}\": {reason}"),
             Self::Value { what, wrong, expected } if what.is_empty() => {
                 write!(f, "{wrong} is not allowed; expected {expected}")
@@ -182,7 +180,6 @@ impl fmt::Display for Fault {
                 write!(f, "{what} is there already, from {first}; expected it once")
             }
             Self::Limit { what, limit } => write!(f, "{what}; expected at most {limit}"),
-            Self::Tls(error) => error.fmt(f),
             Self::Conflict { wrong, expected } => write!(f, "{wrong}; expected {expected}"),
         }
     }

@@ -9,9 +9,6 @@ use crate::time::TickDelta;
 /// The port of DNS, where none is written.
 pub const DNS_PORT: u16 = 53;
 
-/// The port of DNS over TLS (RFC 7858, 3.1).
-pub const TLS_PORT: u16 = 853;
-
 /// What [`address`] expects.
 pub const ADDRESS: &str =
     "IP[:PORT], as \"192.0.2.1\", \"192.0.2.1:5353\", \"2001:db8::1\" or \"[2001:db8::1]:5353\"";
@@ -21,15 +18,7 @@ pub const ADDRESS: &str =
 /// # Errors
 /// What was expected.
 pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    address_or_port(text, DNS_PORT)
-}
-
-/// The same with another port where none is written.
-///
-/// # Errors
-/// What was expected.
-pub fn address_or_port(text: &str, port: u16) -> Result<SocketAddr, &'static str> {
-    let bare = |t: &str| t.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+    let bare = |t: &str| t.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, DNS_PORT));
     let bracketed = || text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).filter(|t| t.contains(':'));
     text.parse::<SocketAddr>()
         .ok()

@@ -345,7 +345,7 @@ impl Connections {
     fn open_line(&mut self, epoll: &Epoll, line: Route, shard: &mut Shard, out: Out<'_>) {
         let backend = shard.snapshot().backend(line.backend).cloned();
         let opened = backend.ok_or(io::Error::from(io::ErrorKind::NotFound)).and_then(|backend| {
-            let session = backend.lines.tls.as_deref().map(Session::client).transpose();
+            let session = backend.lines.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
             let session = session.map_err(io::Error::other)?;
             let socket = socket::connect_stream(&backend)?;
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;

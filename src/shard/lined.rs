@@ -151,7 +151,11 @@ impl Shard {
     /// Octets of a server. Answers that leave as datagrams go to `out`.
     pub fn on_line_octets(&mut self, line: Route, octets: &[u8], out: &mut dyn FnMut(Verdict, &mut [u8])) {
         let Some(mut frames) = self.lines.take_frames(line) else { return };
-        let fed = frames.feed(octets, &mut |message| self.line_message(line, message, out));
+        let fed = if self.lines.goes_on(line) {
+            frames.feed(octets, &mut |message| self.line_message(line, message, out))
+        } else {
+            Ok(0)
+        };
         match fed {
             Ok(used) => frames.keep(&octets[used..]),
             Err(_) => self.lines.end(line, LineEnd::BadFrame),

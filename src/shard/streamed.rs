@@ -113,7 +113,11 @@ impl Shard {
             return;
         }
         let Some(mut frames) = self.streams.take_frames(stream) else { return };
-        let fed = frames.feed(octets, &mut |message| self.stream_query(stream, message, out));
+        let fed = if self.streams.may_go_on(stream) {
+            frames.feed(octets, &mut |message| self.stream_query(stream, message, out))
+        } else {
+            Ok(0)
+        };
         match fed {
             Ok(used) => frames.keep(&octets[used..]),
             Err(_) => self.streams.end(stream, StreamEnd::BadFrame),
@@ -234,7 +238,9 @@ impl Shard {
         }
         while let Some(stream) = self.streams.next_resumable() {
             let Some(mut frames) = self.streams.take_frames(stream) else { continue };
-            if frames.resume(&mut |message| self.stream_query(stream, message, out)).is_err() {
+            if self.streams.may_go_on(stream)
+                && frames.resume(&mut |message| self.stream_query(stream, message, out)).is_err()
+            {
                 self.streams.end(stream, StreamEnd::BadFrame);
             }
             self.streams.put_frames(stream, frames, self.now);

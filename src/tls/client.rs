@@ -109,10 +109,9 @@ fn roots(
     if good == 0 { Err(Fault::NoAuthority.of(file)) } else { Ok(Arc::new(roots)) }
 }
 
-/// A backend's TLS. Two are equal when the same was asked for.
+/// A backend's TLS.
 #[derive(Debug)]
 pub struct ClientTls {
-    spec: ClientSpec,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     /// None when certificates are not checked.
@@ -122,14 +121,6 @@ pub struct ClientTls {
 
 /// When the certificate expires that the backend last showed, unix seconds; 0 before the first.
 pub(super) type Seen = Arc<AtomicU64>;
-
-impl PartialEq for ClientTls {
-    fn eq(&self, other: &Self) -> bool {
-        self.spec == other.spec && self.name == other.name
-    }
-}
-
-impl Eq for ClientTls {}
 
 impl ClientTls {
     /// Reads every file that a specification names, for a backend with this address.
@@ -165,21 +156,15 @@ impl ClientTls {
         config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
         config.alpn_protocols = protocols(&spec.alpn)?;
         config.key_log = key_log(spec.key_log.as_ref())?;
-        Ok(Self { spec: spec.clone(), config: Arc::new(config), name, authorities, seen })
+        Ok(Self { config: Arc::new(config), name, authorities, seen })
     }
 
-    /// Whether this and another, loaded at another time, take the same certificates, so that one's
-    /// sessions are the other's.
+    /// Whether this and another, loaded from the same specification at another time, take the same
+    /// certificates, so that one's sessions are the other's.
     #[must_use]
     pub fn trusts_as(&self, other: &Self) -> bool {
         let roots = |tls: &Self| tls.authorities.as_ref().map(|a| (a.roots.roots.clone(), a.own.clone()));
-        self == other && roots(self) == roots(other)
-    }
-
-    /// What was asked for.
-    #[must_use]
-    pub fn spec(&self) -> &ClientSpec {
-        &self.spec
+        self.name == other.name && roots(self) == roots(other)
     }
 
     /// When the certificate expires that the backend last showed in a whole handshake, unix

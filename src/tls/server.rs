@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls::server::StoresServerSessions;
 use rustls::{KeyLog, NoKeyLog, ServerConfig};
 
 pub use super::certificates::CertificateFiles;
@@ -69,7 +70,7 @@ impl Default for ServerSpec {
     }
 }
 
-/// A listener's TLS. Two are equal when the same was asked for; their certificates may differ.
+/// A listener's TLS.
 #[derive(Debug)]
 pub struct ServerTls {
     spec: ServerSpec,
@@ -77,14 +78,6 @@ pub struct ServerTls {
     certificates: Arc<Certificates>,
     tickets: Option<Arc<TicketKeys>>,
 }
-
-impl PartialEq for ServerTls {
-    fn eq(&self, other: &Self) -> bool {
-        self.spec == other.spec
-    }
-}
-
-impl Eq for ServerTls {}
 
 impl ServerTls {
     /// Reads every file that a specification names.
@@ -96,6 +89,43 @@ impl ServerTls {
     ///
     /// The first thing that is wrong, with its file.
     pub fn load(spec: &ServerSpec) -> Result<Self, TlsError> {
+        Self::build(spec, None)
+    }
+
+    /// Reads what another specification names, for the same listener: ticket keys and kept
+    /// sessions stay, where the new specification has the same ones, so that clients go on
+    /// resuming.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerTls::load`].
+    pub fn renewed(&self, spec: &ServerSpec) -> Result<Self, TlsError> {
+        Self::build(spec, Some(self))
+    }
+
+    /// This one with the random ticket keys and the kept sessions of another, for the same listener,
+    /// where both are of the same kind, so that clients go on resuming. No file is read: keys of a
+    /// file are this one's own.
+    #[must_use]
+    pub fn inherit(&self, old: &Self) -> Self {
+        let (spec, mut config) = (self.spec.clone(), ServerConfig::clone(&self.config));
+        let mut tickets = self.tickets.clone();
+        if spec.ticket_key_file.is_none()
+            && spec.tickets
+            && old.spec.ticket_key_file.is_none()
+            && old.spec.ticket_keys == spec.ticket_keys
+            && old.spec.session_seconds == spec.session_seconds
+            && let Some(keys) = &old.tickets
+        {
+            config.ticketer = Arc::clone(keys) as _;
+            tickets = Some(Arc::clone(keys));
+        }
+        config.session_storage = sessions(&spec, Some(old));
+        let certificates = Arc::clone(&self.certificates);
+        Self { spec, config: Arc::new(config), certificates, tickets }
+    }
+
+    fn build(spec: &ServerSpec, old: Option<&Self>) -> Result<Self, TlsError> {
         let provider = ciphers::provider(&spec.ciphers, &spec.ciphers_tls13, spec.version_min)?;
         let table = Table::load(&spec.certificates, &provider)?;
         let certificates = Arc::new(Certificates::new(table));
@@ -104,12 +134,11 @@ impl ServerTls {
             .map_err(|e| Fault::Refused(e.to_string()))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificates) as _);
-        let tickets = tickets(spec)?;
+        let tickets = tickets(spec, old)?;
         if let Some(tickets) = &tickets {
             config.ticketer = Arc::clone(tickets) as _;
         }
-        config.session_storage =
-            SessionStore::of(spec.sessions, spec.session_seconds.min(SESSION_SECONDS_MAX));
+        config.session_storage = sessions(spec, old);
         // One, where rustls would send two: a client of DNS has one connection, and gets the next
         // ticket when it comes back.
         config.send_tls13_tickets = 1;
@@ -117,38 +146,6 @@ impl ServerTls {
         config.alpn_protocols = protocols(&spec.alpn)?;
         config.key_log = key_log(spec.key_log.as_ref())?;
         Ok(Self { spec: spec.clone(), config: Arc::new(config), certificates, tickets })
-    }
-
-    /// This one, just loaded, in the place of an older one of the same listener: ticket keys and
-    /// kept sessions are the older one's, where the same ones were asked for, so that clients go on
-    /// resuming. Reads no file but that of the ticket keys.
-    #[must_use]
-    pub fn succeeding(&self, old: &Self) -> Self {
-        let mut config = ServerConfig::clone(&self.config);
-        let same_span = self.spec.session_seconds == old.spec.session_seconds;
-        let same_keys = self.spec.ticket_keys == old.spec.ticket_keys
-            && self.spec.ticket_key_file == old.spec.ticket_key_file;
-        let mut tickets = self.tickets.clone();
-        if let (Some(_), Some(keys)) = (&tickets, &old.tickets)
-            && same_span
-            && same_keys
-        {
-            // The file was readable a moment ago; if it is not now, its keys stay as they are.
-            if self.spec.ticket_key_file.is_some() {
-                let _ = keys.rotate();
-            }
-            config.ticketer = Arc::clone(keys) as _;
-            tickets = Some(Arc::clone(keys));
-        }
-        if same_span && self.spec.sessions == old.spec.sessions {
-            config.session_storage = Arc::clone(&old.config.session_storage);
-        }
-        Self {
-            spec: self.spec.clone(),
-            config: Arc::new(config),
-            certificates: Arc::clone(&self.certificates),
-            tickets,
-        }
     }
 
     /// Reads certificates, keys and OCSP responses again, for handshakes from then on;
@@ -196,16 +193,38 @@ impl ServerTls {
     }
 }
 
-fn tickets(spec: &ServerSpec) -> Result<Option<Arc<TicketKeys>>, TlsError> {
+fn tickets(spec: &ServerSpec, old: Option<&ServerTls>) -> Result<Option<Arc<TicketKeys>>, TlsError> {
     if !spec.tickets {
         return Ok(None);
     }
     let seconds = spec.session_seconds.min(SESSION_SECONDS_MAX);
+    if let Some(old) = old
+        && let Some(keys) = &old.tickets
+        && old.spec.ticket_keys == spec.ticket_keys
+        && old.spec.ticket_key_file == spec.ticket_key_file
+        && old.spec.session_seconds == spec.session_seconds
+    {
+        if spec.ticket_key_file.is_some() {
+            keys.rotate()?;
+        }
+        return Ok(Some(Arc::clone(keys)));
+    }
     let keys = match &spec.ticket_key_file {
         Some(file) => TicketKeys::from_file(file.clone(), spec.ticket_keys, seconds)?,
         None => TicketKeys::random(spec.ticket_keys, seconds)?,
     };
     Ok(Some(Arc::new(keys)))
+}
+
+fn sessions(spec: &ServerSpec, old: Option<&ServerTls>) -> Arc<dyn StoresServerSessions> {
+    match old {
+        Some(old)
+            if old.spec.sessions == spec.sessions && old.spec.session_seconds == spec.session_seconds =>
+        {
+            Arc::clone(&old.config.session_storage)
+        }
+        _ => SessionStore::of(spec.sessions, spec.session_seconds.min(SESSION_SECONDS_MAX)),
+    }
 }
 
 /// The key log in a file, or none.

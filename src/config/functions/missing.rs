@@ -162,11 +162,14 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "encrypted DNS",
-        meanwhile: "serve DNS over TLS (addTLSLocal), or terminate HTTPS, QUIC or DNSCrypt before dnslob",
+        meanwhile: "remove it: there is DNS over TLS (addTLSLocal, newServer{tls=}), whose files SIGHUP reads again",
         names: &[
             "addDOHLocal",
             "addDOH3Local",
             "addDOQLocal",
+            "getTLSFrontend",
+            "getTLSFrontendCount",
+            "getTLSContext",
             "getDOHFrontend",
             "getDOHFrontendCount",
             "getDOH3Frontend",
@@ -180,6 +183,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "loadTicketsKey",
             "loadTicketsKeys",
             "rotateTicketsKey",
+            "reloadAllCertificates",
             "setDoHDownstreamCleanupInterval",
             "setDoHDownstreamMaxIdleTime",
             "setMaxCachedDoHConnectionsPerDownstream",

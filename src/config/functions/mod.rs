@@ -14,7 +14,7 @@ pub use chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use forwards::{FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
 pub use missing::FUNCTIONS_MISSING;
 pub use rules::{ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS};
-pub use tls::{TLS_LOCAL_MISSING, TLS_LOCAL_OPTIONS, TLS_METHODS};
+pub use tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS};
 
 /// A function, method or argument that works.
 #[derive(Debug)]
@@ -89,6 +89,16 @@ pub static FUNCTIONS: &[Entry] = &[
         "Listens on an address, for UDP and TCP; port 53 unless given. Its options are listed below.",
     ),
     entry(
+        "addTLSLocal",
+        "address, certificate | {...}, key | {...} [, {...}]",
+        "Listens for DNS over TLS; port 853 unless given. Files are PEM; its options are listed below.",
+    ),
+    entry(
+        "newTLSCertificate",
+        "path [, {key=path}]",
+        "A certificate with its key, for addTLSLocal; without `key` both are in one file.",
+    ),
+    entry(
         "addTCPForward",
         "{listen=, to=, ...}",
         "Passes connections on to the first target that accepts, whatever they carry; its arguments are listed below.",
@@ -97,30 +107,6 @@ pub static FUNCTIONS: &[Entry] = &[
         "addUDPForward",
         "{listen=, to=, ...}",
         "Passes datagrams that are not DNS on to a target, and its answers back; its arguments are listed below.",
-    ),
-    entry(
-        "addTLSLocal",
-        "address, certificates, keys [, {...}]",
-        "Listens on an address for DNS over TLS; port 853 unless given. Certificates are paths of PEM files (with \
-         their chains) or newTLSCertificate objects, one or a list; keys the paths of theirs. Its options are listed \
-         below.",
-    ),
-    entry(
-        "newTLSCertificate",
-        "path [, {key=path}]",
-        "A certificate for addTLSLocal; its key is in the same file unless given.",
-    ),
-    entry(
-        "getTLSFrontend",
-        "number",
-        "The listener with TLS with this number, from 0; nil if there is none. Its methods are listed below.",
-    ),
-    entry("getTLSContext", "number", "The same as getTLSFrontend."),
-    entry("getTLSFrontendCount", "", "Listeners with TLS so far."),
-    entry(
-        "reloadAllCertificates",
-        "",
-        "Accepted, does nothing: SIGHUP reads certificates and keys again, and connections are not touched.",
     ),
     entry("setLocal", "address [, {...}]", "Listens on this address instead of those before."),
     entry("setACL", "network | {network, ...}", "Lets these networks ask, and no other."),
@@ -373,29 +359,6 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
     ),
     entry("lazyHealthCheckMaxBackOff", "3600", "The longest time that doubling leads to, seconds."),
     entry("useClientSubnet", "false", "Its queries carry the client's subnet (RFC 7871)."),
-    entry(
-        "tls",
-        "false",
-        "\"openssl\", \"gnutls\" or true: queries go to it over TLS, on port 853 unless given, and so do checks.",
-    ),
-    entry(
-        "subjectName",
-        "name",
-        "The name to ask it for (SNI), which must be in its certificate; without it the certificate must be for its \
-         address.",
-    ),
-    entry("subjectAddr", "address", "The address that must be in its certificate, instead of its own."),
-    entry(
-        "caStore",
-        "path",
-        "Authorities that may have signed its certificate, PEM; the system's without it.",
-    ),
-    entry("validateCertificates", "true", "Whether its certificate is looked at."),
-    entry("ciphers", "all", "Ciphers of TLS 1.2 by their OpenSSL names, separated by colons."),
-    entry("ciphersTLS13", "all", "The same of TLS 1.3."),
-    entry("minTLSVersion", "\"tls1.2\"", "The least version: \"tls1.2\" or \"tls1.3\"."),
-    entry("keyLogFile", "path", "The secrets of its sessions go there, for debugging with a packet capture."),
-    entry("releaseBuffers", "true", "Accepted: an idle connection has none."),
     entry("tcpOnly", "false", "Queries that came over UDP go to it by TCP, too."),
     entry(
         "tcpConnectTimeout",
@@ -453,13 +416,13 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
 /// The arguments of `newServer` that dnsdist has and dnslob has not yet.
 pub static SERVER_ARGUMENTS_MISSING: &[Missing] = &[
     Missing {
-        family: "details of TLS towards servers",
-        meanwhile: "remove it: X25519, P-256 and P-384 are offered, and sessions are never renegotiated",
-        names: &["ecdheCurves", "enableRenegotiation", "ktls"],
+        family: "curves of TLS",
+        meanwhile: "remove it: X25519, P-256 and P-384 are offered",
+        names: &["ecdheCurves"],
     },
     Missing {
-        family: "DNS over HTTPS towards servers",
-        meanwhile: "reach the server by TLS, with tls=\"openssl\"",
+        family: "DNS over HTTPS towards servers, upgrades",
+        meanwhile: "remove it to reach the server over UDP and TCP, or give tls alone for DNS over TLS",
         names: &[
             "dohPath",
             "addXForwardedHeaders",
@@ -494,7 +457,7 @@ mod tests {
         }
         let mut seen = HashSet::new();
         let missing = SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied());
-        for name in SERVER_ARGUMENTS.iter().map(|e| e.name).chain(missing) {
+        for name in SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS).map(|e| e.name).chain(missing) {
             assert!(seen.insert(name), "newServer argument {name} twice");
         }
     }

@@ -213,8 +213,8 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     packet::define(lua, context)?;
     settings::define(lua, context)?;
     forwards::define(lua, context)?;
-    server::define(lua, context)?;
     tls::define(lua, context)?;
+    server::define(lua, context)?;
     pool::define(lua, context)?;
     networks::define(lua, context)?;
     sets::define(lua, context)?;

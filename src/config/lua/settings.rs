@@ -46,7 +46,10 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         Ok(Value::Nil)
     })?;
     context.define(lua, "setLocal", |call, arguments| {
-        call.draft.listeners = vec![listener(call, arguments)?];
+        let listener = listener(call, arguments)?;
+        // Of plain DNS; those with TLS have a function of their own.
+        call.draft.listeners.retain(|l| l.service.tls().is_some());
+        call.draft.listeners.push(listener);
         Ok(Value::Nil)
     })?;
     define_acl(lua, context)?;

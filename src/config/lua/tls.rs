@@ -1,377 +1,302 @@
-//! `addTLSLocal`, and what `newServer` says of TLS: files are read here, so that what is wrong with
-//! one is reported with the line that names it.
+//! `addTLSLocal`, `newTLSCertificate`, and what `newServer` is told of TLS. The files that they
+//! name are read here, so that what is wrong with one is told with the line that names it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mlua::{Lua, UserData, UserDataMethods, Value};
+use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use super::argument::{named, parsed, switch, text, texts, whole, wrong};
+use super::arguments::{Arguments, items};
 use super::context::{Call, Context};
+use super::missing;
 use super::settings::local_option;
-use crate::config::draft::{DraftListener, DraftServer};
+use crate::config::draft::DraftListener;
 use crate::config::error::Fault;
-use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_MISSING, TLS_LOCAL_OPTIONS};
-use crate::config::snapshot::{ProxyHeader, Service, StreamOptions};
-use crate::config::value::{self, TLS_PORT};
+use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_OPTIONS};
+use crate::config::snapshot::{LineTls, ListenerTls, ProxyHeader, Service, StreamOptions};
+use crate::config::value;
 use crate::tls::server::SESSION_SECONDS_MAX;
 use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
 
-/// Sessions that are kept for a listener, ticket keys, and seconds between their rotations, at most.
-const SESSIONS_MAX: u32 = 10_000_000;
-const TICKET_KEYS_MAX: u32 = 64;
-const ROTATION_MAX: u32 = 31_536_000;
-
-const PATH: &str = "the path of a file";
-const CERTIFICATES: &str = "a path, a newTLSCertificate, or a list of them";
+/// The port of DNS over TLS (RFC 7858, 3.1), where none is written.
+pub(super) const DOT_PORT: u16 = 853;
 
 pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "addTLSLocal", |call, arguments| {
-        let made = listeners(call, arguments)?;
-        call.draft.listeners.extend(made);
+        add_local(call, Arguments(arguments))?;
         Ok(Value::Nil)
     })?;
     context.define(lua, "newTLSCertificate", |call, arguments| {
-        let path = path("", arguments.first().unwrap_or(&Value::Nil))?;
-        let mut certificate = Certificate { key: path.clone(), path };
-        if let Some(options) = arguments.get(1).filter(|v| !v.is_nil()) {
-            for (name, v) in named("the second argument", options)? {
-                match name.as_str() {
-                    "key" => certificate.key = self::path(&name, &v)?,
-                    "password" => {
-                        let meanwhile = "write the certificate and its key as PEM, without a password \
-                                         (openssl pkcs12 -in FILE -nodes -out FILE)";
-                        return Err(super::missing::fault("option \"password\" (PKCS12)", meanwhile));
-                    }
-                    _ => return Err(Fault::unknown("option", &name, ["key", "password"].into_iter())),
+        let certificate = certificate(Arguments(arguments))?;
+        Ok(Value::UserData(call.lua.create_userdata(certificate)?))
+    })
+}
+
+/// What a file or a setting of TLS has wrong.
+fn fault(e: &TlsError) -> Fault {
+    Fault::Tls(e.to_string())
+}
+
+/// A certificate with its key, as Lua sees it.
+#[derive(Clone, Debug)]
+struct Certificate(CertificateFiles);
+
+impl UserData for Certificate {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_meta_method(MetaMethod::ToString, |_, this, ()| {
+            Ok(this.0.certificate.display().to_string())
+        });
+    }
+}
+
+/// `newTLSCertificate(path, {key=, password=})`.
+fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
+    let path = PathBuf::from(a.text(0, "the certificate", PATH)?);
+    let mut key = path.clone();
+    if let Some(options) = a.given(1) {
+        for (name, v) in named("the second argument", options)? {
+            match name.as_str() {
+                "key" => key = PathBuf::from(text(&name, &v, PATH)?),
+                "password" => {
+                    return Err(missing::fault(
+                        "option \"password\" (PKCS#12)",
+                        "convert the file to PEM: openssl pkcs12 -nodes",
+                    ));
                 }
+                _ => return Err(Fault::unknown("option", &name, ["key", "password"].into_iter())),
             }
         }
-        Ok(Value::UserData(call.lua.create_userdata(certificate)?))
-    })?;
-    // What a certificate file holds is read when the configuration is, and again by SIGHUP.
-    context.define(lua, "reloadAllCertificates", |_, _| Ok(Value::Nil))?;
-    context.define(lua, "getTLSFrontendCount", |call, _| {
-        Ok(Value::Integer(i64::try_from(front_ends(&call.draft.listeners).count()).unwrap_or(i64::MAX)))
-    })?;
-    for name in ["getTLSFrontend", "getTLSContext"] {
-        let own = context.clone();
-        context.define(lua, name, move |call, arguments| {
-            let n = whole("", arguments.first().unwrap_or(&Value::Nil), 0, u32::from(u16::MAX))?;
-            match front_ends(&call.draft.listeners).nth(n as usize) {
-                Some(at) => {
-                    let front_end = FrontEnd { context: own.clone(), at };
-                    Ok(Value::UserData(call.lua.create_userdata(front_end)?))
-                }
-                None => Ok(Value::Nil),
+    }
+    Ok(Certificate(CertificateFiles { certificate: path, key, ocsp: None }))
+}
+
+const PATH: &str = "the path of a file";
+
+/// Where `addTLSLocal` finds certificates and keys.
+fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
+    const CERTIFICATE: &str = "the path of a certificate, newTLSCertificate(...), or a list of them";
+    let mut list = Vec::new();
+    let mut bare = 0;
+    for item in items(a.at(1))? {
+        let made = item.as_userdata().and_then(|u| u.borrow::<Certificate>().ok().map(|c| c.0.clone()));
+        list.push(match made {
+            Some(made) => made,
+            None => {
+                bare += 1;
+                let certificate = PathBuf::from(text("the certificate", &item, CERTIFICATE)?);
+                CertificateFiles { key: certificate.clone(), certificate, ocsp: None }
             }
-        })?;
-    }
-    Ok(())
-}
-
-/// The places of the listeners with TLS.
-fn front_ends(listeners: &[DraftListener]) -> impl Iterator<Item = usize> + '_ {
-    listeners.iter().enumerate().filter(|(_, l)| l.service.tls().is_some()).map(|(at, _)| at)
-}
-
-/// A certificate as Lua sees it.
-#[derive(Clone, Debug)]
-struct Certificate {
-    path: PathBuf,
-    key: PathBuf,
-}
-
-impl UserData for Certificate {}
-
-/// A listener with TLS as Lua sees it: its place in the draft.
-#[derive(Clone, Debug)]
-struct FrontEnd {
-    context: Context,
-    at: usize,
-}
-
-impl FrontEnd {
-    /// Has the listener's TLS loaded anew from its changed specification.
-    fn change(
-        &self,
-        lua: &Lua,
-        method: &str,
-        change: impl FnOnce(&mut ServerSpec) -> Result<(), Fault>,
-    ) -> mlua::Result<Value> {
-        self.context.call(lua, method, |call| {
-            let Some(listener) = call.draft.listeners.get_mut(self.at) else { return Ok(Value::Nil) };
-            let Service::Tls(tls) = &listener.service else { return Ok(Value::Nil) };
-            let mut spec = tls.spec().clone();
-            change(&mut spec)?;
-            listener.service = Service::Tls(Arc::new(ServerTls::load(&spec)?));
-            Ok(Value::Nil)
-        })
-    }
-}
-
-impl UserData for FrontEnd {
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("loadTicketsKeys", |lua, own, file: Value| {
-            own.change(lua, "loadTicketsKeys", |spec| {
-                spec.ticket_key_file = Some(path("", &file)?);
-                Ok(())
-            })
-        });
-        methods.add_method("loadNewCertificatesAndKeys", |lua, own, (files, keys): (Value, Value)| {
-            own.change(lua, "loadNewCertificatesAndKeys", |spec| {
-                spec.certificates = certificates(&files, &keys)?;
-                Ok(())
-            })
-        });
-        // They are new a moment ago.
-        methods.add_method("rotateTicketsKey", |_, _, ()| Ok(()));
-        methods.add_method("reloadCertificates", |_, _, ()| Ok(()));
-        methods.add_method("getAddressAndPort", |lua, own, ()| {
-            own.context.call(lua, "getAddressAndPort", |call| {
-                let address = call.draft.listeners.get(own.at).map(|l| l.address.to_string());
-                Ok(Value::String(call.lua.create_string(address.unwrap_or_default())?))
-            })
         });
     }
-}
-
-fn path(name: &str, v: &Value) -> Result<PathBuf, Fault> {
-    let path = text(name, v, PATH)?;
-    if path.is_empty() { Err(wrong(name, v, PATH)) } else { Ok(PathBuf::from(path)) }
-}
-
-fn paths(name: &str, v: &Value) -> Result<Vec<PathBuf>, Fault> {
-    Ok(texts(name, v, "a path, or a list of them")?.into_iter().map(PathBuf::from).collect())
-}
-
-/// The certificates of the second argument, with their keys from the third.
-fn certificates(files: &Value, keys: &Value) -> Result<Vec<CertificateFiles>, Fault> {
-    const FILES: &str = "the certificates";
-    let items: Vec<Value> = match files {
-        Value::Table(list) => list.sequence_values::<Value>().collect::<Result<_, _>>()?,
-        one => vec![one.clone()],
+    let keys = match a.given(2) {
+        Some(keys) => texts("the key", keys, "the path of a key, or a list of them")?,
+        None => Vec::new(),
     };
-    let keys = match keys {
-        Value::Nil => Vec::new(),
-        keys => paths("the keys", keys)?,
-    };
-    let mut keys = keys.into_iter();
-    let mut found = Vec::new();
-    for item in &items {
-        let known = item.as_userdata().and_then(|u| u.borrow::<Certificate>().ok().map(|c| c.clone()));
-        let (certificate, key) = match known {
-            Some(Certificate { path, key }) => (path, key),
-            None if item.is_string() => {
-                let key = keys.next().filter(|key| !key.as_os_str().is_empty()).ok_or_else(|| {
-                    let expected = format!("a private key for each, {} of them", items.len());
-                    Fault::value("the keys", "too few", expected)
-                })?;
-                (path(FILES, item)?, key)
-            }
-            None => return Err(wrong(FILES, item, CERTIFICATES)),
-        };
-        found.push(CertificateFiles { certificate, key, ocsp: None });
+    // A certificate of `newTLSCertificate` brings its own.
+    if list.is_empty() || (bare > 0 && (bare != list.len() || keys.len() != bare)) {
+        return Err(Fault::Conflict {
+            wrong: format!("{} certificates and {} keys are given", list.len(), keys.len()),
+            expected: "as many keys as certificates, at least one".to_owned(),
+        });
     }
-    if keys.any(|key| !key.as_os_str().is_empty()) {
-        return Err(Fault::value("the keys", "too many", "one for each certificate"));
+    for (files, key) in list.iter_mut().zip(keys) {
+        files.key = PathBuf::from(key);
     }
-    Ok(found)
+    Ok(list)
 }
 
-/// The listeners of one call, which share certificates and ticket keys; none when errors that the
-/// configuration asks to ignore keep them from being.
-fn listeners(call: &mut Call<'_>, arguments: &[Value]) -> Result<Vec<DraftListener>, Fault> {
-    let nil = Value::Nil;
-    let argument = |at: usize| arguments.get(at).unwrap_or(&nil);
-    let mut listener = DraftListener {
+/// Reads the arguments of `addTLSLocal`, and the files that they name.
+fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
+    a.at_most(4)?;
+    let address = parsed("the address", a.at(0), value::ADDRESS, address)?;
+    let mut spec = ServerSpec { certificates: certificates(a)?, ..ServerSpec::default() };
+    let mut made = DraftListener {
         origin: call.origin.clone(),
-        address: parsed("", argument(0), value::ADDRESS, |text| value::address_or_port(text, TLS_PORT))?,
+        address,
         interface: None,
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
         proxy: ProxyHeader::default(),
     };
-    let mut spec =
-        ServerSpec { certificates: certificates(argument(1), argument(2))?, ..ServerSpec::default() };
-    let mut more = Vec::new();
-    let mut ignore = false;
-    if !argument(3).is_nil() {
-        for (name, v) in named("the fourth argument", argument(3))? {
-            let done = match name.as_str() {
-                "additionalAddresses" => texts(&name, &v, value::ADDRESS).and_then(|list| {
-                    list.iter().try_for_each(|text| {
-                        let address = value::address_or_port(text, TLS_PORT);
-                        let address = address.map_err(|e| Fault::value(&name, format!("\"{text}\""), e))?;
-                        more.push(address);
-                        Ok(())
-                    })
-                }),
-                "ignoreTLSConfigurationErrors" => switch(&name, &v).map(|on| ignore = on),
-                _ => option(&mut listener, &mut spec, &name, &v),
+    let (mut outside, mut lenient, mut more) = (false, false, Vec::new());
+    if let Some(options) = a.given(3) {
+        for (name, v) in named("the options", options)? {
+            let read = match name.as_str() {
+                "proxyProtocolOutsideTLS" => switch(&name, &v).map(|on| outside = on),
+                "ignoreTLSConfigurationErrors" => switch(&name, &v).map(|on| lenient = on),
+                "additionalAddresses" => addresses(&name, &v).map(|list| more = list),
+                "ocspResponses" => ocsp(&mut spec, &name, &v),
+                own if TLS_LOCAL_OPTIONS.iter().any(|e| e.name == own) => server_option(&mut spec, own, &v),
+                // Without TCP there is no TLS.
+                "doTCP" => Err(unknown(&name)),
+                other if LOCAL_OPTIONS.iter().any(|e| e.name == other) => local_option(&mut made, other, &v),
+                _ => Err(unknown(&name)),
             };
-            if let Err(fault) = done {
+            if let Err(fault) = read {
                 call.fail(fault);
             }
         }
     }
-    match ServerTls::load(&spec) {
-        Ok(tls) => listener.service = Service::Tls(Arc::new(tls)),
-        Err(error) if ignore => {
-            tracing::warn!("{}: addTLSLocal: {error}; not listening on {}", call.origin, listener.address);
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error.into()),
+    if outside && made.proxy == ProxyHeader::Inside {
+        made.proxy = ProxyHeader::Outside;
     }
-    let others = more.into_iter().map(|address| DraftListener { address, ..listener.clone() });
-    Ok(std::iter::once(listener.clone()).chain(others).collect())
-}
-
-/// Reads one option of `addTLSLocal`.
-fn option(listener: &mut DraftListener, spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
-    match name {
-        "provider" => {
-            const PROVIDERS: &str = "\"openssl\" or \"gnutls\", which make no difference here";
-            if !matches!(text(name, v, PROVIDERS)?.as_str(), "" | "openssl" | "gnutls") {
-                return Err(wrong(name, v, PROVIDERS));
-            }
+    match ServerTls::load(&spec) {
+        Ok(tls) => made.service = Service::Dot(ListenerTls(Arc::new(tls))),
+        Err(e) if lenient => {
+            tracing::warn!(place = %call.origin, error = %e, "a listener with TLS is left out");
+            return Ok(());
         }
-        "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
-        "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
-        "minTLSVersion" => spec.version_min = version(name, v)?,
-        "preferServerCiphers" => spec.prefer_server_ciphers = switch(name, v)?,
-        "sessionTickets" => spec.tickets = switch(name, v)?,
-        "numberOfTicketsKeys" => spec.ticket_keys = whole(name, v, 1, TICKET_KEYS_MAX)? as usize,
-        "ticketKeyFile" => spec.ticket_key_file = Some(path(name, v)?),
-        "ticketsKeysRotationDelay" => spec.ticket_rotation_seconds = whole(name, v, 0, ROTATION_MAX)?,
-        "numberOfStoredSessions" => spec.sessions = whole(name, v, 0, SESSIONS_MAX)? as usize,
-        "sessionTimeout" => match whole(name, v, 0, SESSION_SECONDS_MAX)? {
-            0 => {}
-            seconds => spec.session_seconds = seconds,
-        },
-        "ocspResponses" => {
-            let files = paths(name, v)?;
-            if files.len() > spec.certificates.len() {
-                let fault = crate::tls::Fault::TooManyOcsp(files.len(), spec.certificates.len());
-                return Err(TlsError::from(fault).into());
-            }
-            for (certificate, file) in spec.certificates.iter_mut().zip(files) {
-                certificate.ocsp = Some(file);
-            }
-        }
-        "keyLogFile" => spec.key_log = Some(path(name, v)?),
-        "proxyProtocolOutsideTLS" => {
-            if switch(name, v)? {
-                listener.proxy = ProxyHeader::Outside;
-            }
-        }
-        // Sorted before "proxyProtocolOutsideTLS": that one only says where.
-        "enableProxyProtocol" => local_option(listener, name, v)?,
-        "releaseBuffers" | "readAhead" => {
-            switch(name, v)?;
-        }
-        _ if TLS_LOCAL_MISSING.iter().any(|m| m.names.contains(&name)) => {
-            let family = TLS_LOCAL_MISSING.iter().find(|m| m.names.contains(&name));
-            if let Some(m) = family.filter(|_| v.as_boolean() != Some(false)) {
-                return Err(super::missing::fault(&format!("option \"{name}\" ({})", m.family), m.meanwhile));
-            }
-        }
-        "doTCP" => {
-            switch(name, v)?;
-        }
-        _ if LOCAL_OPTIONS.iter().any(|o| o.name == name) => local_option(listener, name, v)?,
-        _ => {
-            let known = TLS_LOCAL_OPTIONS.iter().chain(LOCAL_OPTIONS).map(|o| o.name);
-            return Err(Fault::unknown("option", name, known));
-        }
+        Err(e) => return Err(fault(&e)),
+    }
+    for address in std::iter::once(made.address).chain(more) {
+        call.draft.listeners.push(DraftListener { address, ..made.clone() });
     }
     Ok(())
 }
 
-const CIPHERS: &str = "names of ciphers, separated by colons";
-
-fn version(name: &str, v: &Value) -> Result<Version, Fault> {
-    Version::parse(&text(name, v, "\"tls1.2\" or \"tls1.3\"")?).map_err(Fault::from)
+fn unknown(name: &str) -> Fault {
+    let known = LOCAL_OPTIONS.iter().chain(TLS_LOCAL_OPTIONS).map(|e| e.name).filter(|n| *n != "doTCP");
+    Fault::unknown("option", name, known)
 }
 
-/// What `newServer` says of TLS.
-#[derive(Debug, Default)]
-pub(super) struct ServerParts {
+/// An address with the port of DNS over TLS where none is written.
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let mut address = value::address(text)?;
+    if text.parse::<SocketAddr>().is_err() {
+        address.set_port(DOT_PORT);
+    }
+    Ok(address)
+}
+
+fn addresses(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let texts = texts(name, v, value::ADDRESS)?;
+    texts.iter().map(|t| address(t).map_err(|e| Fault::value(name, format!("\"{t}\""), e))).collect()
+}
+
+fn ocsp(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+    let files = texts(name, v, "the path of an OCSP response, or a list of them")?;
+    if files.len() > spec.certificates.len() {
+        let expected = format!("at most one for each of the {} certificates", spec.certificates.len());
+        return Err(Fault::value(name, format!("a list of {} files", files.len()), expected));
+    }
+    for (certificate, file) in spec.certificates.iter_mut().zip(files) {
+        certificate.ocsp = Some(PathBuf::from(file));
+    }
+    Ok(())
+}
+
+/// What a setting is that rustls does not have: fine where it is off.
+fn absent(name: &str, v: &Value) -> Result<(), Fault> {
+    if switch(name, v)? {
+        let what = format!("option \"{name}\"");
+        return Err(missing::fault(&what, "remove it: TLS is rustls, which does nothing of the kind"));
+    }
+    Ok(())
+}
+
+fn server_option(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+    match name {
+        "minTLSVersion" => {
+            spec.version_min = Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
+        }
+        "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
+        "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
+        "preferServerCiphers" => spec.prefer_server_ciphers = switch(name, v)?,
+        "sessionTickets" => spec.tickets = switch(name, v)?,
+        "numberOfTicketsKeys" => spec.ticket_keys = whole(name, v, 1, 64)? as usize,
+        "ticketKeyFile" => spec.ticket_key_file = Some(PathBuf::from(text(name, v, PATH)?)),
+        "ticketsKeysRotationDelay" => spec.ticket_rotation_seconds = whole(name, v, 0, u32::MAX)?,
+        "sessionTimeout" => spec.session_seconds = whole(name, v, 1, SESSION_SECONDS_MAX)?,
+        "numberOfStoredSessions" => spec.sessions = whole(name, v, 0, 10_000_000)? as usize,
+        "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
+        "provider" => {
+            const PROVIDERS: &str = "\"openssl\" or \"gnutls\"";
+            let provider = text(name, v, PROVIDERS)?;
+            if !["openssl", "gnutls", "rustls", ""].contains(&provider.as_str()) {
+                return Err(wrong(name, v, PROVIDERS));
+            }
+        }
+        "releaseBuffers" | "readAhead" => {
+            switch(name, v)?;
+        }
+        // What is left of the table.
+        _ => absent(name, v)?,
+    }
+    Ok(())
+}
+
+const CIPHERS: &str = "names of ciphers separated by colons";
+
+/// What `newServer` is told of TLS.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerArguments {
     /// `tls`.
-    pub(super) wanted: bool,
-    /// No port was written: that of TLS is meant, if it is TLS.
-    pub(super) portless: bool,
+    on: bool,
+    /// The first one given that means nothing without `tls`.
+    needless: Option<String>,
     spec: ClientSpec,
-    /// The first argument that only TLS has.
-    needs: Option<String>,
 }
 
-impl ServerParts {
-    /// Reads one argument; false when it is none of TLS.
-    pub(super) fn apply(&mut self, name: &str, v: &Value) -> Result<bool, Fault> {
-        const PROVIDERS: &str = "\"openssl\" or \"gnutls\", which are the same here, true or false";
-        const NAME: &str = "a host name or an address";
+impl ServerArguments {
+    /// Whether its queries go by TLS.
+    pub(super) const fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Reads one of [`SERVER_TLS_ARGUMENTS`](crate::config::functions::SERVER_TLS_ARGUMENTS).
+    pub(super) fn read(&mut self, name: &str, v: &Value) -> Result<(), Fault> {
+        if name == "tls" {
+            const TLS: &str = "true, false, \"openssl\", \"gnutls\" or \"rustls\"";
+            self.on = match (v.as_boolean(), v.as_string().map(|s| s.to_string_lossy())) {
+                (Some(on), _) => on,
+                (None, Some(t)) if ["openssl", "gnutls", "rustls"].contains(&t.as_str()) => true,
+                // As with dnsdist, an empty one is none.
+                (None, Some(t)) if t.is_empty() => false,
+                _ => return Err(wrong(name, v, TLS)),
+            };
+            return Ok(());
+        }
         let spec = &mut self.spec;
         match name {
-            "tls" => {
-                self.wanted = match v.as_boolean() {
-                    Some(on) => on,
-                    None => match text(name, v, PROVIDERS)?.as_str() {
-                        "" | "no" => false,
-                        "openssl" | "gnutls" | "yes" => true,
-                        _ => return Err(wrong(name, v, PROVIDERS)),
-                    },
-                };
-                return Ok(true);
+            "subjectName" => {
+                spec.subject_name = Some(text(name, v, "a host name")?).filter(|n| !n.is_empty());
             }
-            "subjectName" => spec.subject_name = Some(text(name, v, NAME)?).filter(|name| !name.is_empty()),
             "subjectAddr" => {
                 const ADDRESS: &str = "an IP address";
-                let read = |text: &str| text.parse::<IpAddr>().map_err(|_| ADDRESS);
+                let read = |t: &str| t.parse::<IpAddr>().map_err(|_| ADDRESS);
                 spec.subject_address = Some(parsed(name, v, ADDRESS, read)?);
             }
-            "caStore" => spec.ca_store = Some(path(name, v)?),
             "validateCertificates" => spec.validate = switch(name, v)?,
+            "caStore" => spec.ca_store = Some(PathBuf::from(text(name, v, PATH)?)),
             "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
             "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
-            "minTLSVersion" => spec.version_min = version(name, v)?,
-            "keyLogFile" => spec.key_log = Some(path(name, v)?),
+            "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
             "releaseBuffers" => {
                 switch(name, v)?;
-                return Ok(true);
+                return Ok(());
             }
-            _ => return Ok(false),
+            // What is left of the table.
+            _ => return absent(name, v),
         }
-        self.needs.get_or_insert_with(|| name.to_owned());
-        Ok(true)
-    }
-
-    /// Reads the files, and makes the server one with TLS if it shall be.
-    pub(super) fn join(&self, call: &mut Call<'_>, server: &mut DraftServer) -> Result<(), Fault> {
-        if !self.wanted {
-            // Somebody expects this server's queries to be encrypted.
-            return match &self.needs {
-                Some(name) => Err(Fault::Conflict {
-                    wrong: format!("{name} is given without tls"),
-                    expected: "tls=\"openssl\" beside it".to_owned(),
-                }),
-                None => Ok(()),
-            };
-        }
-        if self.portless {
-            server.address.set_port(TLS_PORT);
-        }
-        server.lines.only = true;
-        let tls = ClientTls::load(&self.spec, server.address.ip(), call.stores)?;
-        server.lines.tls = Some(Arc::new(tls));
+        self.needless.get_or_insert_with(|| name.to_owned());
         Ok(())
     }
-}
 
-impl From<TlsError> for Fault {
-    fn from(error: TlsError) -> Self {
-        Self::Tls(error)
+    /// Reads the files; none without `tls`.
+    pub(super) fn load(&self, call: &mut Call<'_>, server: IpAddr) -> Result<Option<LineTls>, Fault> {
+        if let (false, Some(name)) = (self.on, &self.needless) {
+            return Err(Fault::Conflict {
+                wrong: format!("{name} is given without tls"),
+                expected: "tls=\"openssl\" too, or neither".to_owned(),
+            });
+        }
+        if !self.on {
+            return Ok(None);
+        }
+        let tls = ClientTls::load(&self.spec, server, call.authorities()).map_err(|e| fault(&e))?;
+        Ok(Some(LineTls { spec: self.spec.clone(), tls: Arc::new(tls) }))
     }
 }

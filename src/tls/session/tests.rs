@@ -426,10 +426,13 @@ fn a_renewed_listener_resumes_the_sessions_of_the_old_one() {
     let (client, server) = (world.client(), world.server());
     Pair::done(&client, &server);
     world.server.alpn.push("other".to_owned());
-    let renewed = ServerTls::load(&world.server).expect("a server").succeeding(&server);
+    let renewed = server.renewed(&world.server).expect("a server");
     assert!(Pair::done(&client, &renewed).resumed());
+    let loaded = world.server();
+    assert!(!Pair::done(&world.client(), &loaded).resumed());
+    assert!(Pair::done(&client, &loaded.inherit(&renewed)).resumed(), "with the keys of the old one");
     world.server.session_seconds += 1;
-    let other = ServerTls::load(&world.server).expect("a server").succeeding(&renewed);
+    let other = renewed.renewed(&world.server).expect("a server");
     assert!(!Pair::done(&client, &other).resumed());
 }
 
