@@ -15,6 +15,7 @@ use crate::live::{BUCKETS, Board, bucket_ns};
 use crate::shard::verdict::DropReason;
 use crate::time::Tick;
 
+pub mod connections;
 pub mod rules;
 pub mod text;
 
