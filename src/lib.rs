@@ -192,6 +192,8 @@
 //!   stats.rs           adds up pages: readings, spans, percentiles
 //!     text.rs          the line of --stats, the dump of SIGUSR1
 //!     rules.rs         the rules with their hits
+//!     connections.rs   connections, why they ended, handshakes, certificates
+//!   certificates.rs    rotates ticket keys, complains of certificates in time
 //!   querylog.rs        writes what log actions have to say
 //!   systemd.rs         sd_notify, watchdog, passed sockets
 //!   watchdog.rs        a sign of life only while every shard turns

@@ -58,6 +58,10 @@ struct Stream {
     chore: bool,
     /// It was counted among its client's connections.
     counted: bool,
+    /// Its TLS handshake is not done.
+    handshaking: bool,
+    /// The server name that its handshake named.
+    sni: Option<Box<str>>,
     in_flight: u16,
     in_flight_max: u16,
     /// Reads since the last whole query.
@@ -111,6 +115,8 @@ pub enum StreamWish {
 pub(super) struct Arrival {
     pub(super) client: Client,
     pub(super) protocol: Protocol,
+    /// It begins with a TLS handshake.
+    pub(super) handshake: bool,
     pub(super) in_flight_max: u16,
     /// Connections that its listener may have; 0 is no limit.
     pub(super) listener_max: u32,
@@ -159,6 +165,8 @@ impl Streams {
             state: State::Open,
             chore: false,
             counted,
+            handshaking: arrival.handshake,
+            sni: None,
             in_flight: 0,
             in_flight_max: arrival.in_flight_max.max(1),
             reads: 0,
@@ -194,6 +202,37 @@ impl Streams {
     /// Who is at the other end, and how the connection came.
     pub(super) fn facts(&self, slot: StreamSlot) -> Option<(Client, Protocol)> {
         self.stream(slot).map(|s| (s.client, s.protocol))
+    }
+
+    /// The server name that the connection's TLS handshake named.
+    pub(super) fn sni(&self, slot: StreamSlot) -> Option<&str> {
+        self.stream(slot)?.sni.as_deref()
+    }
+
+    /// Whether the connection's TLS handshake is not done.
+    pub(super) fn is_handshaking(&self, slot: StreamSlot) -> bool {
+        self.stream(slot).is_some_and(|s| s.handshaking)
+    }
+
+    /// The connection's TLS handshake is done. It ends at once when the client may not have so
+    /// many sessions.
+    pub(super) fn shaken(
+        &mut self,
+        slot: StreamSlot,
+        sni: Option<&str>,
+        resumed: bool,
+        limits: &StreamLimits,
+        now: Tick,
+    ) {
+        let Some(stream) = self.stream_mut(slot) else { return };
+        stream.handshaking = false;
+        stream.sni = sni.map(Box::from);
+        stream.active = now;
+        stream.reads = 0;
+        let ip = stream.client.peer.ip;
+        if let Err(why) = self.clients.admit_session(&ip, resumed, limits, now) {
+            self.end(slot, why);
+        }
     }
 
     /// Open connections.
@@ -528,6 +567,11 @@ impl Stream {
         }
         if self.state != State::Open {
             return None;
+        }
+        if self.handshaking {
+            let haste = if overload { OVERLOAD_HASTE } else { 1 };
+            let span = TickDelta(limits.receive_timeout.0 / haste);
+            return over(self.opened, span).then_some(StreamEnd::HandshakeTimeout);
         }
         if let Some(since) = self.begun {
             return over(since, limits.receive_timeout).then_some(StreamEnd::ReadTimeout);
