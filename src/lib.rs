@@ -66,10 +66,12 @@
 //!     text.rs          rules as people read them
 //!   streams.rs         clients' connections, without their sockets
 //!     clients.rs       how many a client has, and who is turned away
+//!     preface.rs       PROXY headers in front of their queries
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
 //!   lined.rs           what goes by them, and what becomes of it when they end
+//!   origin.rs          whose query it is: PROXY headers in and out, source addresses
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline

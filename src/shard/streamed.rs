@@ -9,9 +9,11 @@ use super::case::Protocol;
 use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
 use super::verdict::{DropReason, Verdict};
 use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, Route, StreamSlot};
-use crate::config::snapshot::Listener;
+use crate::config::snapshot::{Listener, ProxyHeader};
 use crate::packet::Packet;
 use crate::wire::frame::Flow;
+use crate::wire::keepalive;
+use crate::wire::proxy;
 
 /// Octets before a message for what edits put in front.
 pub(super) const HEADROOM: usize = 64;
@@ -48,16 +50,20 @@ impl Shard {
         listener: &Listener,
         local: LocalSlot,
     ) -> Result<StreamSlot, StreamEnd> {
-        if !self.snapshot.acl.contains(&peer.ip) {
+        // As the configuration in force has it, unless it has let the listener go.
+        let listener = self.listener(listener.slot).unwrap_or(listener);
+        let proxy = &self.snapshot.globals.proxy;
+        let header_due = listener.proxy != ProxyHeader::Ignored && proxy.peers.contains(&peer.ip);
+        let by_header = header_due && proxy.acl_to_client;
+        if !by_header && !self.snapshot.acl.contains(&peer.ip) {
             return Err(StreamEnd::Acl);
         }
-        // As the configuration in force has it, unless it has let the listener go.
-        let listener =
-            self.snapshot.listeners.iter().find(|l| l.slot == listener.slot).map_or(listener, |l| l);
         let arrival = Arrival {
             client: Client { peer, listener: listener.slot, local, stream: None },
             protocol: Protocol::DoTcp,
             in_flight_max: listener.streams.in_flight,
+            header_due,
+            counts: !by_header,
             listener_max: listener.streams.connections.div_ceil(self.board.shards().len() as u32),
         };
         self.streams.open(arrival, &self.snapshot.globals.streams, self.now)
@@ -72,10 +78,23 @@ impl Shard {
     pub fn on_stream_octets(
         &mut self,
         stream: StreamSlot,
-        octets: &[u8],
+        mut octets: &[u8],
         out: &mut dyn FnMut(Verdict, &mut [u8]),
     ) {
         if !self.streams.on_read(stream, &self.snapshot.globals.streams, self.now) {
+            return;
+        }
+        if self.streams.header_is_due(stream) {
+            let used = self.on_header_octets(stream, octets);
+            octets = &octets[used.min(octets.len())..];
+            if octets.is_empty() {
+                return;
+            }
+        } else if self.wants.origin.headers
+            && self.streams.is_fresh(stream)
+            && proxy::is_header(octets, true)
+        {
+            self.streams.end(stream, StreamEnd::Proxy);
             return;
         }
         let Some(mut frames) = self.streams.take_frames(stream) else { return };
@@ -96,6 +115,9 @@ impl Shard {
     ) -> Flow {
         let limits = &self.snapshot.globals.streams;
         let Some(client) = self.streams.begin(stream, limits, self.now) else { return Flow::Stop };
+        if keepalive::may_be_there(message) && keepalive::is_asked(message) {
+            self.streams.ask_keepalive(stream);
+        }
         self.with_scratch(message, |shard, packet| {
             let verdict = shard.on_query(client, packet);
             if let verdict @ Verdict::Forward(_) = shard.conclude(client, verdict, packet) {
@@ -121,6 +143,10 @@ impl Shard {
         let Some(stream) = client.stream else { return verdict };
         match verdict {
             Verdict::Answer(_) | Verdict::Deliver(_) => {
+                if let Some(timeout) = self.streams.keepalive(stream, &self.snapshot.globals.streams) {
+                    // An answer without EDNS, or without room for it, goes without.
+                    let _ = keepalive::set(packet, timeout);
+                }
                 self.streams.conclude(stream, Some(packet.bytes()), self.now);
                 Verdict::Hold
             }
