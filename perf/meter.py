@@ -1,10 +1,14 @@
-"""What `side-by-side` and `farm` share: building the C programs, children, the machine, CSV."""
+"""What the programs here share: building the C programs, children, the machine, noise, CSV."""
 
 import csv
 import datetime
+import json
 import os
 import platform
+import resource
+import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,6 +17,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+LIBRARIES = {"dotload": ["-lssl", "-lcrypto"]}
+TRIES_WHEN_NOISY = 3
 
 
 def work_directory(name):
@@ -24,7 +30,8 @@ def compile_c(name, directory):
     """Compiles perf/src/NAME.c and gives the path of the program."""
     out = os.path.join(directory, name)
     source = os.path.join(HERE, "src", f"{name}.c")
-    subprocess.run(["cc", "-O2", "-march=native", "-Wall", "-Wextra", "-o", out, source, "-lm"], check=True)
+    subprocess.run(["cc", "-O2", "-march=native", "-Wall", "-Wextra", "-o", out, source, "-lm",
+                    *LIBRARIES.get(name, [])], check=True)
     return out
 
 
@@ -100,6 +107,16 @@ def rss_mb(pids):
     return total_kb / 1024
 
 
+def kernel_memory():
+    """Octets that all TCP sockets of the machine hold in buffers, and that the kernel's slabs hold."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/net/sockstat", encoding="ascii") as f:
+        words = next(line.split() for line in f if line.startswith("TCP:"))
+    with open("/proc/meminfo", encoding="ascii") as f:
+        slab_kb = next(int(line.split()[1]) for line in f if line.startswith("Slab:"))
+    return int(words[words.index("mem") + 1]) * page, slab_kb * 1024
+
+
 def cpu_seconds(pids):
     """CPU time of all threads of the processes so far, from schedstat (nanosecond grain)."""
     total_ns = 0
@@ -129,6 +146,88 @@ def udp_port_bound(port):
     wanted = f":{port:04X}"
     with open("/proc/net/udp", encoding="ascii") as f:
         return any(line.split()[1].endswith(wanted) for line in f if ":" in line.split()[0])
+
+
+def tcp_port_bound(port):
+    """Whether some process listens on that TCP port (from /proc/net/tcp)."""
+    listening = "0A"
+    wanted = f":{port:04X}"
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        fields = [line.split() for line in f]
+    return any(words[3] == listening and words[1].endswith(wanted) for words in fields)
+
+
+def open_files_limit():
+    """Raises the limit of open files of this process and its children as far as it may; gives it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def run_load(command, child):
+    """Runs a load generator against a running program and gives its figures and whether they are noisy."""
+    pids = child.pids()
+    for pid in pids:
+        command = command + ["-p", str(pid)]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    child.check()
+    try:
+        row = json.loads(out.stdout)
+    except json.JSONDecodeError:
+        sys.exit(f"{child.name}: {' '.join(command)} said: {out.stdout} {out.stderr}")
+    row["rss_mb"] = round(rss_mb(pids), 1)
+    others = row["cpu0_busy"] - row["cpu_share"]
+    row["noisy"] = int(row["nice_percent"] > 5 or row["steal_percent"] > 3 or others > 0.06)
+    return row
+
+
+class Silent:
+    """A stream load generator run with -i: entered when its idle connections are open, ended by leaving.
+
+    `count` are those that had their answer, `figures` what it prints at its end.
+    """
+
+    def __init__(self, command):
+        self.command, self.count, self.figures = command, 0, None
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first = self.process.stdout.readline()
+        if not first:
+            sys.exit(f"{' '.join(self.command)} said: {self.process.communicate()[1]}")
+        self.count = json.loads(first)["idle"]
+        return self
+
+    def __exit__(self, kind, *_):
+        self.process.terminate()
+        out, err = self.process.communicate(timeout=30)
+        if out:
+            self.figures = json.loads(out)
+        elif not kind:
+            sys.exit(f"{' '.join(self.command)} said: {err}")
+
+
+def until_quiet(measure):
+    """The row that `measure` gives; measured again when it is noisy, up to twice."""
+    for _ in range(TRIES_WHEN_NOISY):
+        row = measure()
+        if not row["noisy"]:
+            break
+    return row
+
+
+def quiet_rows(rows):
+    """Those without noise, or all if there are none."""
+    return [row for row in rows if not row["noisy"]] or rows
+
+
+def medians(rows, keys):
+    return {key: statistics.median(row[key] for row in rows) for key in keys}
+
+
+def shown(command, work):
+    """A command line as it goes into a row: without the directories of this run."""
+    return " ".join(shlex.quote(word.replace(work, "WORK").replace(ROOT, ".")) for word in command)
 
 
 def busy_cores(seconds=0.5):

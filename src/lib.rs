@@ -111,6 +111,22 @@
 //!   sys.rs             every libc call, wrapped safe
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
+//! tls/                 certificates, tickets, sessions over octets; no sockets
+//!   server.rs          what a listener needs: loaded, renewed, reloaded
+//!   client.rs          what a backend needs
+//!   session.rs         one connection: octets here, plaintext there
+//!   failure.rs         why one failed: to be counted, and for people
+//!   certificates.rs    which certificate a client gets; exchanged while used
+//!   tickets.rs         the ring of keys that seal session tickets
+//!   store.rs           sessions kept for clients without tickets
+//!   verify.rs          whether a backend's certificate is good, and why not
+//!   expiry.rs          a certificate's names, and until when it is good
+//!   ciphers.rs         ciphers by their OpenSSL names
+//!   keylog.rs          secrets in a file, for debugging
+//!   files.rs           PEM and DER from files
+//!   error.rs           what can be wrong with what was asked for
+//!   fixture.rs         certificates for this room's tests
+//!
 //! config/              what the operator asked for; no side effects
 //!   options.rs         ONE table of process settings: flags, Lua, help, reference
 //!   functions/         the tables of Lua functions, arguments and methods
@@ -184,7 +200,8 @@
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows: `engine → shard → wire`,
-//! `control → config`, `script → shard, config, wire` (and to and from `engine::luaffi`); both planes read [`config::snapshot`] and [`live`]. `shard` never names
+//! `control → config`, `config, engine, control → tls`,
+//! `script → shard, config, wire` (and to and from `engine::luaffi`); both planes read [`config::snapshot`] and [`live`]. `shard` never names
 //! `engine`, `control`, Lua or libc; `wire`, `shard` and `config` never ask for time, randomness
 //! or I/O. `tests/tidy.rs` holds the map and the arrows to this.
 //!
@@ -227,4 +244,5 @@ pub mod rng;
 pub mod script;
 pub mod shard;
 pub mod time;
+pub mod tls;
 pub mod wire;

@@ -18,6 +18,8 @@ mod rules;
 mod script;
 #[path = "fuzz/targets/shard.rs"]
 mod shard;
+#[path = "fuzz/targets/tls_session.rs"]
+mod tls_session;
 #[path = "fuzz/targets/transfer.rs"]
 mod transfer;
 #[path = "fuzz/targets/wire.rs"]
@@ -202,6 +204,11 @@ fn script() {
 #[test]
 fn rules() {
     smoke("rules", &[], 3_000, 1_500, rules::target);
+}
+
+#[test]
+fn tls_session() {
+    smoke("tls_session", &[], 400, 3_000, tls_session::target);
 }
 
 #[test]

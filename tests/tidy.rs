@@ -164,6 +164,11 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["src/wire"], &["crate::shard", "crate::config"], "arrows point from shard to wire"),
     (
+        &["src/tls"],
+        &["crate::", "TcpStream", "TcpListener", "UdpSocket", "thread::"],
+        "TLS is octets: arrows only point to it",
+    ),
+    (
         &["src/shard", "src/wire"],
         &["HashMap", "println!", "eprintln!", "dbg!"],
         "no map of random order, no output",

@@ -74,7 +74,7 @@ _dnslob() {
 
     case "${cmd}" in
         dnslob)
-            opts="-C -l -a -v -u -g -h -V --config --check-config --local --acl --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --log-format --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --help --version demo generate help"
+            opts="-C -l -a -v -u -g -h -V --config --check-config --local --acl --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --log-format --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --help --version demo generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -178,6 +178,22 @@ _dnslob() {
                     ;;
                 --policy)
                     COMPREPLY=($(compgen -W "leastOutstanding firstAvailable roundrobin wrandom whashed chashed orderedWrandUntag p2c concentrate" -- "${cur}"))
+                    return 0
+                    ;;
+                --tcp-recv-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tcp-send-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tcp-connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tcp-connections-per-client)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)

@@ -296,17 +296,16 @@ int main(int argc, char **argv)
     }
 
     uint64_t begun = now_ns(), start = begun + (uint64_t)(warm_up * 1e9), end = 0, reaped = begun, now;
-    uint64_t paced = 0, turn = 0, sent_0 = 0, answered_0 = 0, lost_0 = 0, bad_0 = 0, cpu_0 = 0, turns_0 = 0;
-    struct cpu_times times_0, times_1;
+    uint64_t paced = 0, turn = 0, sent_0 = 0, answered_0 = 0, lost_0 = 0, bad_0 = 0;
+    struct reading before = {0};
     for (;;) {
         now = now_ns();
         if (!measuring && now >= start) {
             measuring = true;
             sent_0 = sent, answered_0 = answered, lost_0 = lost, bad_0 = bad;
-            cpu_0 = cpu_ns_of(pids, pid_count, &turns_0);
-            read_cpu_times(&times_0);
-            start = now = now_ns();
-            end = start + (uint64_t)(seconds * 1e9);
+            before = take_reading(pids, pid_count);
+            now = before.at_ns;
+            end = now + (uint64_t)(seconds * 1e9);
         }
         if (measuring && now >= end)
             break;
@@ -342,20 +341,15 @@ int main(int argc, char **argv)
         }
     }
 
-    uint64_t turns_1, cpu_1 = cpu_ns_of(pids, pid_count, &turns_1);
-    read_cpu_times(&times_1);
-    double span = (double)(now - start) * 1e-9;
+    struct reading after = take_reading(pids, pid_count);
+    double span = seconds_between(&before, &after);
     double queries = (double)(sent - sent_0), answers = (double)(answered - answered_0);
-    printf("{\"answers_per_s\":%.0f,\"sent_per_s\":%.0f,\"lost_percent\":%.4f,\"bad\":%llu,"
-           "\"send_errors\":%llu,\"cpu_us\":%.3f,\"cpu_share\":%.3f,\"turns_per_query\":%.3f,"
-           "\"cpu0_busy\":%.3f,\"nice_percent\":%.2f,\"steal_percent\":%.2f,"
-           "\"mean_us\":%.1f,\"p50_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f}\n",
+    printf("{\"answers_per_s\":%.0f,\"sent_per_s\":%.0f,\"lost_percent\":%.4f,\"bad\":%llu,\"send_errors\":%llu,",
            answers / span, queries / span, queries > 0 ? 100 * (double)(lost - lost_0) / queries : 0,
-           (unsigned long long)(bad - bad_0), (unsigned long long)send_errors,
-           answers > 0 ? (double)(cpu_1 - cpu_0) / 1000 / answers : 0, (double)(cpu_1 - cpu_0) * 1e-9 / span,
-           answers > 0 ? (double)(turns_1 - turns_0) / answers : 0, cpu0_busy(&times_0, &times_1, span),
-           cpu_percent(&times_0, &times_1, NICE, span), cpu_percent(&times_0, &times_1, STEAL, span),
-           latency.total ? latency.sum_ns / 1000 / (double)latency.total : 0, percentile_us(&latency, 0.5), percentile_us(&latency, 0.9), percentile_us(&latency, 0.99),
-           percentile_us(&latency, 0.999));
+           (unsigned long long)(bad - bad_0), (unsigned long long)send_errors);
+    print_cost(&before, &after, answers);
+    printf(",");
+    print_latency(&latency);
+    printf("}\n");
     return 0;
 }

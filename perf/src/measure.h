@@ -151,3 +151,43 @@ static inline double cpu_percent(const struct cpu_times *a, const struct cpu_tim
 {
     return (double)(b->kind[0][kind] - a->kind[0][kind] + b->kind[1][kind] - a->kind[1][kind]) / seconds;
 }
+
+// What was used up to one moment by the programs under test and by the machine: one reading when
+// measuring begins, one when it ends.
+struct reading {
+    uint64_t at_ns, cpu_ns, turns;
+    struct cpu_times cpus;
+};
+
+static inline struct reading take_reading(const int *pids, int count)
+{
+    struct reading r;
+    r.cpu_ns = cpu_ns_of(pids, count, &r.turns);
+    read_cpu_times(&r.cpus);
+    r.at_ns = now_ns();
+    return r;
+}
+
+static inline double seconds_between(const struct reading *a, const struct reading *b)
+{
+    return (double)(b->at_ns - a->at_ns) * 1e-9;
+}
+
+// The members of a line of JSON that all meters have in common. `events` (answers, connections,
+// gigabytes) are what the CPU time is divided by.
+static inline void print_cost(const struct reading *a, const struct reading *b, double events)
+{
+    double seconds = seconds_between(a, b), cpu_ns = (double)(b->cpu_ns - a->cpu_ns);
+    printf("\"cpu_us\":%.3f,\"cpu_share\":%.3f,\"turns_per_query\":%.3f,\"cpu0_busy\":%.3f,"
+           "\"nice_percent\":%.2f,\"steal_percent\":%.2f",
+           events > 0 ? cpu_ns / 1000 / events : 0, cpu_ns * 1e-9 / seconds,
+           events > 0 ? (double)(b->turns - a->turns) / events : 0, cpu0_busy(&a->cpus, &b->cpus, seconds),
+           cpu_percent(&a->cpus, &b->cpus, NICE, seconds), cpu_percent(&a->cpus, &b->cpus, STEAL, seconds));
+}
+
+static inline void print_latency(const struct histogram *h)
+{
+    printf("\"mean_us\":%.1f,\"p50_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f",
+           h->total ? h->sum_ns / 1000 / (double)h->total : 0, percentile_us(h, 0.5), percentile_us(h, 0.9),
+           percentile_us(h, 0.99), percentile_us(h, 0.999));
+}

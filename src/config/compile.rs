@@ -2,13 +2,14 @@
 //!
 //! A pure function: no file is read, no socket opened, no clock asked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::chains;
 use super::draft::{Draft, DraftListener, DraftServer};
 use super::error::{ConfigError, Fault, Origin};
+use super::forwards::{self, DraftForward};
 use super::lua::policy_kind;
 use super::options::{Key, SETTINGS, Settings, Value};
 use super::slots::{Full, LISTENERS_MAX, Slots};
@@ -17,7 +18,7 @@ use super::snapshot::{
     Service, Snapshot, SocketOptions, StreamLimits, StreamOptions,
 };
 use super::value::{self, DNS_PORT};
-use crate::addr::{BackendSlot, ListenerSlot};
+use crate::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::engine::socket::Steer;
 use crate::live::RULES_MAX;
 use crate::shard::policy::{Kind, Policy, Ring};
@@ -122,6 +123,9 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     let mut backends = backends(draft, &standing, &mut errors);
     let copies = chains::copies(draft);
     backends.extend(copies.iter().map(|tee| hidden(tee, &draft.settings)));
+    let before_targets = backends.len();
+    let sockets = socket_options(&draft.settings);
+    backends.extend(draft.forwards.iter().flat_map(|f| forwards::targets(f, sockets)));
     if let Err(full) = slots.assign_listeners(&mut listeners) {
         errors.push(too_many(
             draft.listeners.last().map(|l| &l.origin),
@@ -135,7 +139,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         let origin = standing.last().map(|s| &s.origin);
         errors.push(too_many(origin, full, "servers", boot.backends_max, " (backends-max)"));
     }
-    let pools = pools(draft, &standing, &backends, &mut slots, &mut errors);
+    let pools = pools(draft, &standing, &backends, &backends[before_targets..], &mut slots, &mut errors);
     let identities = chains::identities(draft, &mut errors);
     if !errors.is_empty() {
         return Err(errors);
@@ -145,7 +149,14 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
             let last = draft.rules.last_origin();
             vec![too_many(last, full, "rules", RULES_MAX, "")]
         })?;
-    // The copies' servers stand behind all others.
+    // The forwards' listeners stand behind all others.
+    let own = listeners.len() - draft.forwards.len();
+    for (listener, forward) in listeners[own..].iter_mut().zip(&draft.forwards) {
+        let name = forward.name();
+        let pool = pools.iter().position(|p| p.name == name).and_then(|at| u16::try_from(at).ok());
+        listener.service = forwards::service(forward, draft, pool.map_or(PoolSlot::NONE, PoolSlot));
+    }
+    // The copies' servers stand behind the written ones.
     let hidden = backends[standing.len()..].iter().map(|b| b.slot);
     let targets = chains::Targets::new(&pools, copies.into_iter().zip(hidden));
     let chains = chains::compile(draft, &identities, &rule_slots, &targets);
@@ -192,15 +203,15 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
         proxy: ProxyHeader::default(),
     }];
     let key = draft.settings.text(Key::FastOpenKey).and_then(|key| value::fast_open_key(&key).ok());
-    let written = if draft.listeners.is_empty() { &fallback[..] } else { &draft.listeners[..] };
-    let mut seen: HashMap<(SocketAddr, Option<&str>), &Origin> = HashMap::new();
-    let mut listeners = Vec::with_capacity(written.len());
+    // Who only forwards serves no DNS.
+    let only_forwards = !draft.forwards.is_empty() && draft.servers.is_empty();
+    let written = match &draft.listeners[..] {
+        [] if only_forwards => &[],
+        [] => &fallback[..],
+        written => written,
+    };
+    let mut listeners = Vec::with_capacity(written.len() + draft.forwards.len());
     for l in written {
-        if let Some(first) = seen.insert((l.address, l.interface.as_deref()), &l.origin) {
-            let fault =
-                Fault::Duplicate { what: format!("the listener {}", l.address), first: first.clone() };
-            errors.push(ConfigError::new(&l.origin, "addLocal", fault));
-        }
         listeners.push(Listener {
             slot: ListenerSlot(0),
             address: l.address,
@@ -212,7 +223,35 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
             proxy: l.proxy,
         });
     }
+    let sockets = socket_options(&draft.settings);
+    let streams = |l: Listener| StreamOptions { fast_open_key: key, ..l.streams };
+    listeners.extend(draft.forwards.iter().map(|f| {
+        let listener = forwards::listener(f, draft, sockets);
+        Listener { streams: streams(listener.clone()), ..listener }
+    }));
+    let origins = written.iter().map(|l| (&l.origin, "addLocal"));
+    let origins = origins.chain(draft.forwards.iter().map(|f| (&f.origin, f.function())));
+    refuse_listeners_twice(&listeners, origins, errors);
     listeners
+}
+
+/// No two may take the datagrams, or the connections, of one address.
+fn refuse_listeners_twice<'d>(
+    listeners: &[Listener],
+    origins: impl Iterator<Item = (&'d Origin, &'static str)>,
+    errors: &mut Vec<ConfigError>,
+) {
+    let mut seen: HashMap<(SocketAddr, Option<&str>, bool), &Origin> = HashMap::new();
+    for (l, (origin, function)) in listeners.iter().zip(origins) {
+        let place = |streams| (l.address, l.interface.as_deref(), streams);
+        let datagrams = l.service.takes_datagrams().then(|| seen.insert(place(false), origin)).flatten();
+        let streams = l.service.takes_streams().then(|| seen.insert(place(true), origin)).flatten();
+        if let Some(first) = datagrams.or(streams) {
+            let fault =
+                Fault::Duplicate { what: format!("the listener {}", l.address), first: first.clone() };
+            errors.push(ConfigError::new(origin, function, fault));
+        }
+    }
 }
 
 /// The backends, still without slots, each under an identity of its own: several servers of one
@@ -333,6 +372,7 @@ fn pools(
     draft: &Draft,
     standing: &[&DraftServer],
     backends: &[Backend],
+    targets: &[Backend],
     slots: &mut Slots,
     errors: &mut Vec<ConfigError>,
 ) -> Vec<Pool> {
@@ -359,6 +399,17 @@ fn pools(
             names.push(name);
         }
     });
+    let forwarding = forward_pools(draft, targets);
+    for (name, (forward, _)) in &forwarding {
+        if known.contains(name.as_str()) {
+            let fault = Fault::Conflict {
+                wrong: format!("a pool is called \"{name}\", as that of this forward is"),
+                expected: "another name for that pool".to_owned(),
+            };
+            errors.push(ConfigError::new(&forward.origin, forward.function(), fault));
+        }
+        names.push(name);
+    }
     let names = slots.order_pools(&names);
     // The last slot means no pool.
     if names.len() >= usize::from(u16::MAX) {
@@ -374,6 +425,9 @@ fn pools(
         .iter()
         .map(|name| {
             let name = name.as_str();
+            if let Some((forward, targets)) = forwarding.get(name) {
+                return forwards::pool(forward, targets, &draft.settings);
+            }
             let mut servers = members.remove(name).unwrap_or_default();
             servers.sort_by_key(|b| b.order);
             let policy = with_globals(policy_of(name).clone(), &draft.settings);
@@ -390,6 +444,20 @@ fn pools(
             }
         })
         .collect()
+}
+
+/// The forwards by the names of their pools, each with its targets.
+fn forward_pools<'d>(
+    draft: &'d Draft,
+    targets: &'d [Backend],
+) -> BTreeMap<String, (&'d DraftForward, &'d [Backend])> {
+    let mut rest = targets;
+    let pools = draft.forwards.iter().map(|forward| {
+        let (own, behind) = rest.split_at(forward.to.len().min(rest.len()));
+        rest = behind;
+        (forward.name(), (forward, own))
+    });
+    pools.collect()
 }
 
 /// A server's share is one figure on the Board: two pools that concentrate would each write its own.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::chains::called;
 use super::lua::policy_name;
 use super::snapshot::{
-    Backend, Health, LineOptions, Listener, Pool, Probe, Service, Snapshot, StreamLimits, StreamOptions,
+    Backend, Forward, Health, LineOptions, Listener, Pool, Probe, Service, Snapshot, StreamLimits,
+    StreamOptions,
 };
 use super::value::span_text;
 use crate::shard::policy::{HashKey, Policy};
@@ -141,6 +142,11 @@ fn changes(old: &Fields, new: &Fields) -> Vec<String> {
 fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
     let name = |l: &Listener| {
         let mut name = l.address.to_string();
+        match &l.service {
+            Service::Dns | Service::DnsUdp => {}
+            Service::TcpForward(_) => name += "/tcp",
+            Service::UdpForward(_) => name += "/udp",
+        }
         if let Some(interface) = &l.interface {
             name += &format!(" on {interface}");
         }
@@ -158,14 +164,28 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
 /// What can change while its sockets stay; the rest is another listener.
 fn listener_fields(l: &Listener) -> Fields {
     let StreamOptions { backlog, fast_open, fast_open_key: _, in_flight, connections } = l.streams;
-    vec![
+    let mut fields = vec![
         ("service", service_name(&l.service).to_owned()),
         ("tcpListenQueueSize", backlog.to_string()),
         ("tcpFastOpenQueueSize", fast_open.to_string()),
         ("maxInFlight", in_flight.to_string()),
         ("maxConcurrentTCPConnections", connections.to_string()),
         ("PROXY header", shown(l.proxy).to_lowercase()),
-    ]
+    ];
+    if let Some(forward) = l.service.forward() {
+        // Its targets are told of as servers, and their policy as that of a pool.
+        let Forward { pool: _, acl, connect_timeout, idle_timeout, connections, connections_per_client, log } =
+            &**forward;
+        fields.extend([
+            ("acl", format!("{} ranges", acl.len())),
+            ("connectTimeout", span_text(*connect_timeout)),
+            ("idleTimeout", span_text(*idle_timeout)),
+            ("connections", connections.to_string()),
+            ("connections per client", connections_per_client.to_string()),
+            ("log", log.to_string()),
+        ]);
+    }
+    fields
 }
 
 fn service_name(service: &Service) -> &'static str {

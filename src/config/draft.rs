@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::error::{ConfigError, Origin, Sited};
+use super::forwards::DraftForward;
 use super::options::Settings;
 use super::prefix::{DEFAULT_ACL, Prefix};
 use super::ruleset::{DraftState, Recorded, Ruleset};
@@ -28,6 +29,8 @@ pub struct Draft {
     pub settings: Settings,
     /// The listen addresses, as written.
     pub listeners: Vec<DraftListener>,
+    /// The forwards, as written.
+    pub forwards: Vec<DraftForward>,
     /// The servers in the order of their `newServer`, removed ones included.
     pub servers: Vec<DraftServer>,
     /// Pools that something was said of, besides their having servers.
@@ -63,6 +66,7 @@ impl Default for Draft {
         Self {
             settings: Settings::default(),
             listeners: Vec::new(),
+            forwards: Vec::new(),
             servers: Vec::new(),
             pools: Vec::new(),
             policy: None,

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use super::flags::{Document, command};
 use super::functions::{
-    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING, LOCAL_OPTIONS, LUA_POLICIES, Missing,
-    NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RESPONSE_ACTIONS,
-    RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SETS,
+    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FORWARD_ARGUMENTS, FORWARD_POLICIES, FUNCTIONS, FUNCTIONS_MISSING,
+    LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
+    POOL_METHODS, RESPONSE_ACTIONS, RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
+    SERVER_METHODS, SETS, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS,
 };
 use super::lua::{CONCENTRATE, ENUMERATIONS};
 use super::options::SETTINGS;
@@ -44,6 +45,7 @@ fn reference() -> String {
     entries(&mut out, "Functions", "Function", FUNCTIONS, true);
     entries(&mut out, "Arguments of newServer", "Argument", SERVER_ARGUMENTS, false);
     entries(&mut out, "Options of addLocal and setLocal", "Option", LOCAL_OPTIONS, false);
+    forwards(&mut out);
     entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);
     out += "\nFields of a server: `order`, `weight`, `qps` (these can be set), `name`, `id`, `pools`, `upStatus`.\n";
     entries(&mut out, "Methods of a pool", "Method", POOL_METHODS, true);
@@ -105,6 +107,16 @@ fn entries(out: &mut String, title: &str, head: &str, entries: &[Entry], called:
     }
 }
 
+fn forwards(out: &mut String) {
+    entries(out, "Arguments of addTCPForward and addUDPForward", "Argument", FORWARD_ARGUMENTS, false);
+    *out += "\nA target is chosen by `policy`:\n\n| Policy | It chooses |\n|---|---|\n";
+    for (name, doc) in FORWARD_POLICIES {
+        line(out, &[&format!("`{name}`"), doc]);
+    }
+    entries(out, "Arguments of addTCPForward alone", "Argument", TCP_FORWARD_ARGUMENTS, false);
+    entries(out, "Arguments of addUDPForward alone", "Argument", UDP_FORWARD_ARGUMENTS, false);
+}
+
 fn chains(out: &mut String) {
     *out += "\n## Rule chains\n\nRules are asked in order; the first one that matches and whose action decides ends \
              the walk. `group` in the options of a rule names the rules that are replaced as one.\n\n\
@@ -162,8 +174,11 @@ mod tests {
         let settings =
             SETTINGS.iter().map(|s| s.name).chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
         let methods = [SERVER_METHODS, POOL_METHODS, NAME_SET_METHODS, NETWORK_SET_METHODS, RULE_METHODS];
-        let entries =
-            functions().chain(SERVER_ARGUMENTS).chain(LOCAL_OPTIONS).chain(methods.into_iter().flatten());
+        let entries = functions()
+            .chain(SERVER_ARGUMENTS)
+            .chain(LOCAL_OPTIONS)
+            .chain(FORWARD_ARGUMENTS)
+            .chain(methods.into_iter().flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
         let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();
         assert_eq!(shown, SETTINGS.len(), "a setting that nobody can set");

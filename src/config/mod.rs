@@ -25,6 +25,7 @@ pub mod diff;
 pub mod draft;
 pub mod error;
 pub mod flags;
+pub mod forwards;
 pub mod functions;
 pub mod generate;
 pub mod lua;

@@ -1,5 +1,6 @@
 //! Files through the whole front end: text to draft to snapshot, or to its errors.
 
+mod forwards;
 mod rules;
 mod streams;
 
@@ -375,7 +376,7 @@ fn every_broken_file_gets_one_message_with_its_place() {
 #[test]
 fn several_errors_of_a_file_are_reported_together() {
     let text = "newServer{address='bad', wieght=1, tls='openssl'}\n\
-                addAction(SNIRule('x'), TCAction())\n\
+                addAction(HTTPPathRule('x'), TCAction())\n\
                 local pc = newPacketCache(10000, {maxTTL=86400})\n\
                 getPool(''):setCache(pc)\n\
                 setACL('x')\n\
@@ -391,7 +392,7 @@ fn several_errors_of_a_file_are_reported_together() {
             "FILE:1: newServer",
             "FILE:1: newServer",
             "FILE:1: newServer",
-            "FILE:2: SNIRule",
+            "FILE:2: HTTPPathRule",
             "FILE:3: newPacketCache",
             "FILE:5: setACL",
             "FILE:8: attempt to call global 'undefined' (a nil value)",

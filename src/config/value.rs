@@ -28,6 +28,17 @@ pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
         .ok_or(ADDRESS)
 }
 
+/// What [`service_address`] expects.
+pub const SERVICE_ADDRESS: &str = "IP:PORT, as \"192.0.2.1:25\" or \"[2001:db8::1]:25\"";
+
+/// Reads `IP:PORT` of a service that need not be DNS, and so has no usual port.
+///
+/// # Errors
+/// What was expected.
+pub fn service_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0).ok_or(SERVICE_ADDRESS)
+}
+
 /// What [`span`] expects.
 pub const SPAN: &str = "a duration, as \"200ms\", \"2s\" or \"1m\"";
 

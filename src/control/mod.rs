@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::addr::{BackendSlot, ListenerSlot};
-use crate::config::snapshot::{Backend, Snapshot};
+use crate::config::snapshot::{Backend, ClientAddress, Snapshot};
 use crate::config::{Compiled, Flags, Loaded};
 use crate::control::configured::Configured;
 use crate::control::farm::Farm;
@@ -136,7 +136,7 @@ async fn serve(
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
     let mut doors = Doors::new(fixed, inherited);
     let opened = open_all(&mut doors, &first.snapshot)?;
-    privileges::shed(&fixed.identity, binds_interfaces(&first.snapshot))?;
+    privileges::shed(&fixed.identity, needs_raw_sockets(&first.snapshot))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
     Hold::show(hold.as_ref(), &board);
@@ -176,9 +176,12 @@ fn open_all(doors: &mut Doors, snapshot: &Snapshot) -> Result<Opened, String> {
     open.collect()
 }
 
-fn binds_interfaces(snapshot: &Snapshot) -> bool {
+/// Whether sockets are opened that take the right CAP_NET_RAW: bound to an interface, or to the
+/// addresses of clients.
+fn needs_raw_sockets(snapshot: &Snapshot) -> bool {
+    let far = |b: &Backend| b.source_interface.is_some() || b.client_address == ClientAddress::Transparent;
     snapshot.listeners.iter().any(|l| l.interface.is_some())
-        || snapshot.backends.iter().flatten().any(|b| b.source_interface.is_some())
+        || snapshot.backends.iter().flatten().any(|b| far(b))
 }
 
 fn entropy() -> io::Result<ShardRng> {

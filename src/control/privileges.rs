@@ -54,13 +54,13 @@ pub fn own(socket: &impl AsFd) {
     }
 }
 
-/// Gives up all capabilities but those a later reload needs: to open a port below 1024 and, with
-/// `interfaces`, to bind to one.
+/// Gives up all capabilities but those that are needed later: to open a port below 1024 and, with
+/// `raw`, to bind to an interface or to an address of others (`IP_TRANSPARENT`).
 ///
 /// # Errors
 /// What the kernel says, for people.
-pub fn shed(identity: &Identity, interfaces: bool) -> Result<(), String> {
-    let mut keep = kept(interfaces);
+pub fn shed(identity: &Identity, raw: bool) -> Result<(), String> {
+    let mut keep = kept(raw);
     if !identity.changes() && geteuid().is_root() {
         keep.extend(kept_by_root());
     }
@@ -85,9 +85,9 @@ pub fn runner() -> Option<(u32, u32)> {
     Some(nobody.map_or((65_534, 65_534), |u| (u.uid.as_raw(), u.gid.as_raw())))
 }
 
-fn kept(interfaces: bool) -> CapsHashSet {
+fn kept(raw: bool) -> CapsHashSet {
     let mut keep = HashSet::from([Capability::CAP_NET_BIND_SERVICE]);
-    if interfaces {
+    if raw {
         keep.insert(Capability::CAP_NET_RAW);
     }
     keep

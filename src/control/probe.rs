@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::config::snapshot::{Backend, LuaFunction, Probe, SendExpect};
+use crate::config::snapshot::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
 use crate::control::health::Failure;
 
 mod message;
@@ -91,14 +91,29 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
         Probe::Tcp => within(limit, over_tcp(backend, id, script)).await,
         Probe::Connect => {
             let connect = async {
-                connect(backend).await?;
-                Ok(())
+                let mut stream = connect(backend).await?;
+                Ok(stream.write_all(greeting(backend.client_address)).await?)
             };
             within(limit, connect).await
         }
         Probe::SendExpect(talk) => within(limit, by_talk(backend, talk)).await,
         Probe::Script(words) => by_program(backend, words, runner, limit).await,
     }
+}
+
+/// What a server must see first that expects a PROXY header: that this is no client's doing, but
+/// the balancer's own (LOCAL, UNKNOWN).
+const fn greeting(client_address: ClientAddress) -> &'static [u8] {
+    match client_address {
+        ClientAddress::Hidden | ClientAddress::Transparent => b"",
+        ClientAddress::Proxy { v1: true, .. } => b"PROXY UNKNOWN\r\n",
+        ClientAddress::Proxy { v1: false, .. } => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
+/// The same with what is said behind it.
+fn greeted(backend: &Backend, said: &[u8]) -> Vec<u8> {
+    [greeting(backend.client_address), said].concat()
 }
 
 async fn within(limit: Duration, f: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
@@ -153,7 +168,7 @@ async fn over_udp(
     let socket = UdpSocket::from_std(socket.into())?;
     let mut wrong = None;
     let ask = async {
-        socket.send(&query).await?;
+        socket.send(&greeted(backend, &query)).await?;
         let mut answer = vec![0; ANSWER_OCTETS_MAX];
         loop {
             let len = socket.recv(&mut answer).await?;
@@ -173,7 +188,7 @@ async fn over_tcp(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
     let query = question(backend, id, script)?;
     let mut stream = connect(backend).await?;
     // A question is 12 + 255 + 4 octets at most.
-    let mut framed = (query.len() as u16).to_be_bytes().to_vec();
+    let mut framed = greeted(backend, &(query.len() as u16).to_be_bytes());
     framed.extend_from_slice(&query);
     stream.write_all(&framed).await?;
     let len = stream.read_u16().await?;
@@ -192,12 +207,12 @@ async fn by_talk(backend: &Backend, talk: &SendExpect) -> Result<(), Failed> {
         let socket = socket(backend, Type::DGRAM, Protocol::UDP)?;
         socket.connect(&backend.address.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
-        socket.send(&talk.send).await?;
+        socket.send(&greeted(backend, &talk.send)).await?;
         let len = socket.recv(&mut answer).await?;
         return if holds(&answer[..len], &talk.expect) { Ok(()) } else { Err(unexpected(&answer[..len])) };
     }
     let mut stream = connect(backend).await?;
-    stream.write_all(&talk.send).await?;
+    stream.write_all(&greeted(backend, &talk.send)).await?;
     let mut len = 0;
     loop {
         let more = stream.read(&mut answer[len..]).await?;

@@ -5,10 +5,12 @@
 //! one argument that set a process setting are in [`options`](super::options) instead.
 
 mod chains;
+mod forwards;
 mod missing;
 mod rules;
 
 pub use chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
+pub use forwards::{FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
 pub use missing::FUNCTIONS_MISSING;
 pub use rules::{ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS};
 
@@ -83,6 +85,16 @@ pub static FUNCTIONS: &[Entry] = &[
         "addLocal",
         "address [, {...}]",
         "Listens on an address, for UDP and TCP; port 53 unless given. Its options are listed below.",
+    ),
+    entry(
+        "addTCPForward",
+        "{listen=, to=, ...}",
+        "Passes connections on to the first target that accepts, whatever they carry; its arguments are listed below.",
+    ),
+    entry(
+        "addUDPForward",
+        "{listen=, to=, ...}",
+        "Passes datagrams that are not DNS on to a target, and its answers back; its arguments are listed below.",
     ),
     entry("setLocal", "address [, {...}]", "Listens on this address instead of those before."),
     entry("setACL", "network | {network, ...}", "Lets these networks ask, and no other."),

@@ -21,6 +21,7 @@ mod arguments;
 mod chains;
 mod constants;
 mod context;
+mod forwards;
 mod functions;
 mod missing;
 mod networks;
@@ -210,6 +211,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     constants::define(lua)?;
     packet::define(lua, context)?;
     settings::define(lua, context)?;
+    forwards::define(lua, context)?;
     server::define(lua, context)?;
     pool::define(lua, context)?;
     networks::define(lua, context)?;

@@ -386,7 +386,7 @@ fn code(name: &str, v: &Value, expected: &str, by_name: fn(&str) -> Option<u16>)
     number.or_else(named).ok_or_else(|| wrong(name, v, expected))
 }
 
-fn script(name: &str, v: &Value) -> Result<Vec<String>, Fault> {
+pub(super) fn script(name: &str, v: &Value) -> Result<Vec<String>, Fault> {
     const SCRIPT: &str = "an absolute path, or a list of it and its arguments";
     let words = texts(name, v, SCRIPT)?;
     let fine = words.first().is_some_and(|w| w.starts_with('/')) && words.iter().all(|w| !w.contains('\0'));

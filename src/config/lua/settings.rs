@@ -16,7 +16,7 @@ use crate::config::snapshot::{ProxyHeader, Service, StreamOptions};
 use crate::config::value;
 
 /// What a network looks like.
-const NETWORK: &str = "ADDRESS or ADDRESS/LENGTH, as \"192.0.2.0/24\"";
+pub(super) const NETWORK: &str = "ADDRESS or ADDRESS/LENGTH, as \"192.0.2.0/24\"";
 
 /// Options of `addLocal` that are missing.
 const LOCAL_MISSING: [&str; 2] = ["xskSocket", "additionalAddresses"];

@@ -59,6 +59,9 @@ const GOOD_RULES: &[(&str, &str)] = &[
     ("PoolAvailableRule('p')", "PoolAvailable(PoolRef { name: \"p\", slot: PoolSlot(1) })"),
     ("PoolOutstandingRule('', 9)", "PoolOutstanding(PoolRef { name: \"\", slot: PoolSlot(0) }, 9)"),
     ("TimedIPSetRule():slice()", "TimedSet(TimedSet { state: 0 })"),
+    ("ProxyProtocolValueRule(42)", "ProxyValue { kind: 42, value: None }"),
+    ("ProxyProtocolValueRule(255, 'ab')", "ProxyValue { kind: 255, value: Some([97, 98]) }"),
+    ("SNIRule('dns')", "Sni([100, 110, 115])"),
     ("LuaRule(function() return true end)", "Lua(FunctionId(0))"),
     ("LuaFFIRule(function() return true end)", "Lua(FunctionId(0))"),
     ("LuaFFIPerThreadRule('return function() return true end')", "Lua(FunctionId(0))"),
@@ -170,6 +173,8 @@ const GOOD_ACTIONS: &[(&str, &str)] = &[
     ("NoneAction()", "None"),
     ("ContinueAction(DropAction())", "Continue(Drop)"),
     ("ContinueAction(PoolAction('p'))", "Continue(Pool(PoolRef { name: \"p\", slot: PoolSlot(1) }, false))"),
+    ("SetProxyProtocolValuesAction({[42]='a', [1]='bc'})", "SetProxyValues([(1, [98, 99]), (42, [97])])"),
+    ("SetAdditionalProxyProtocolValueAction(7, 'a')", "AddProxyValue(7, [97])"),
     ("SetTagAction('a', 'b')", "SetTag(\"a\", \"b\")"),
     ("UnsetTagAction('a')", "UnsetTag(\"a\")"),
     ("SetNoRecurseAction()", "SetNoRecurse"),
@@ -463,6 +468,27 @@ const BROKEN: &[(&str, &str)] = &[
         "ContinueAction(TCResponseAction())",
         "FILE:1: ContinueAction: TCResponseAction() is an action for answers; expected TCAction()",
     ),
+    (
+        "SetProxyProtocolValuesAction({[256]='a'})",
+        "FILE:1: SetProxyProtocolValuesAction: the type is 256; expected a whole number from 0 to 255",
+    ),
+    (
+        "SetProxyProtocolValuesAction('a')",
+        "FILE:1: SetProxyProtocolValuesAction: \"a\" is not allowed; expected a table of values by type",
+    ),
+    (
+        "SetAdditionalProxyProtocolValueAction(1, string.rep('x', 1025))",
+        "FILE:1: SetAdditionalProxyProtocolValueAction: the value is \"xx",
+    ),
+    (
+        "SetAdditionalProxyProtocolValueAction(1)",
+        "FILE:1: SetAdditionalProxyProtocolValueAction: the value is nil; expected a string of octets",
+    ),
+    (
+        "ProxyProtocolValueRule('x')",
+        "FILE:1: ProxyProtocolValueRule: the type is \"x\"; expected a whole number from 0 to 255",
+    ),
+    ("SNIRule()", "FILE:1: SNIRule: nil is not allowed; expected a string of octets"),
     ("SetTagAction('a')", "FILE:1: SetTagAction: the value is nil; expected a text"),
     (
         "SetECSAction('192.0.2.0/24', '192.0.2.1')",
@@ -539,12 +565,8 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: setECSSourcePrefixV4: 33 is not allowed; expected a whole number from 0 to 32",
     ),
     (
-        "addXFRResponseAction()",
-        "FILE:1: addXFRResponseAction: the function (rules on zone transfers) is not implemented yet",
-    ),
-    (
-        "addAction(SNIRule('x'), DropAction())",
-        "FILE:1: SNIRule: the function (rules on what only encrypted DNS",
+        "addAction(HTTPPathRule('x'), DropAction())",
+        "FILE:1: HTTPPathRule: the function (rules on what only DNS over HTTPS",
     ),
 ];
 

@@ -179,6 +179,107 @@ fn tcp_is_framed_and_asks_from_the_source() {
     });
 }
 
+fn talk(datagram: bool, send: &[u8], expect: &[u8]) -> Probe {
+    Probe::SendExpect(SendExpect { datagram, send: send.into(), expect: expect.into() })
+}
+
+/// The outcome of a conversation with a server that sends these pieces once it has read `heard`,
+/// and then closes.
+async fn conversation(probe: Probe, heard: &[u8], pieces: &[&[u8]]) -> Result<(), Failed> {
+    let server = TcpListener::bind(ANY).await.expect("a server");
+    let b = backend(server.local_addr().expect("its address"), probe, 300);
+    let serve = async {
+        let (mut stream, _) = server.accept().await.expect("a connection");
+        stream.set_nodelay(true).expect("an option");
+        let mut read = vec![0; heard.len()];
+        stream.read_exact(&mut read).await.expect("what the probe says");
+        assert_eq!(read, heard);
+        for piece in pieces {
+            // The probe may have heard enough and be gone.
+            let _ = stream.write_all(piece).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let script = no_script();
+    tokio::join!(run(&b, 1, &script, Runner::default()), serve).0
+}
+
+#[test]
+fn a_conversation_is_judged_by_what_it_holds() {
+    let long = [b'x'; TALK_OCTETS_MAX];
+    let table: [(&str, &[u8], &[&[u8]], Result<(), Failure>); 7] = [
+        ("a server that speaks first", b"", &[b"220 mail ESMTP\r\n"], Ok(())),
+        ("in pieces", b"HELO x\r\n", &[b"2", b"", b"20"], Ok(())),
+        ("with more behind it", b"", &[b"banner\n220 ready", b"more"], Ok(())),
+        ("something else", b"", &[b"554 no"], Err(Failure::Invalid)),
+        ("the end at once", b"", &[], Err(Failure::Invalid)),
+        ("half of it, then the end", b"", &[b"22"], Err(Failure::Invalid)),
+        ("too late", b"", &[&long, b"220"], Err(Failure::Invalid)),
+    ];
+    for (what, said, pieces, expected) in table {
+        let outcome = block_on(conversation(talk(false, said, b"220"), said, pieces));
+        assert_eq!(outcome.map_err(|f| f.reason), expected, "{what}");
+    }
+    let outcome = block_on(conversation(talk(false, b"", b"220"), b"", &[b"554 no\r\n"]));
+    let detail = outcome.expect_err("a no").detail;
+    assert_eq!(detail, r#"answered "554 no\r\n", which is not what is expected"#);
+    let silent = block_on(async {
+        let server = TcpListener::bind(ANY).await.expect("a server");
+        let b = backend(server.local_addr().expect("its address"), talk(false, b"", b"220"), 50);
+        run(&b, 1, &no_script(), Runner::default()).await
+    });
+    assert_eq!(silent, Err(Failed::timeout()), "accepted by the kernel, never says anything");
+}
+
+#[test]
+fn a_conversation_over_udp_is_one_datagram_each() {
+    for (answer, expected) in [(&b"a pong"[..], Ok(())), (b"ping", Err(Failure::Invalid))] {
+        let outcome = block_on(async {
+            let server = UdpSocket::bind(ANY).await.expect("a server");
+            let b = backend(server.local_addr().expect("its address"), talk(true, b"ping", b"pong"), 300);
+            let serve = async {
+                let mut buf = [0; 64];
+                let (len, from) = server.recv_from(&mut buf).await.expect("a datagram");
+                assert_eq!(&buf[..len], b"ping");
+                server.send_to(answer, from).await.expect("an answer");
+            };
+            let script = no_script();
+            tokio::join!(run(&b, 1, &script, Runner::default()), serve).0
+        });
+        assert_eq!(outcome.map_err(|f| f.reason), expected);
+    }
+}
+
+#[test]
+fn a_server_that_wants_a_proxy_header_gets_one_that_names_no_client() {
+    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let proxy = |v1| ClientAddress::Proxy { v1, advertise_tls: false };
+    let edit = |q: Vec<u8>| {
+        let query = q.strip_prefix(V2).expect("a header");
+        vec![response(query.to_vec(), 0)]
+    };
+    assert_eq!(block_on(udp_once(|b| b.client_address = proxy(false), edit)), Ok(()));
+    for (v1, header) in [(false, V2), (true, &b"PROXY UNKNOWN\r\n"[..])] {
+        for probe in [Probe::Tcp, Probe::Connect, talk(false, b"hello", b"220")] {
+            let outcome = block_on(async {
+                let server = TcpListener::bind(ANY).await.expect("a server");
+                let mut b = backend(server.local_addr().expect("its address"), probe.clone(), 300);
+                b.client_address = proxy(v1);
+                let serve = async {
+                    let (mut stream, _) = server.accept().await.expect("a connection");
+                    let mut read = vec![0; header.len()];
+                    stream.read_exact(&mut read).await.expect("a header");
+                    assert_eq!(read, header, "{probe:?}");
+                };
+                let script = no_script();
+                tokio::join!(run(&b, 1, &script, Runner::default()), serve).0
+            });
+            // The server closes without an answer.
+            assert_eq!(outcome.is_ok(), probe == Probe::Connect, "{probe:?}");
+        }
+    }
+}
+
 #[test]
 fn a_program_gets_the_address_and_its_exit_code_counts() {
     let words = |script: &str| Probe::Script(["sh", "-c", script, "check"].map(String::from).to_vec());

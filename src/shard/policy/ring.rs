@@ -61,6 +61,12 @@ impl Ring {
         after.iter().chain(before).copied()
     }
 
+    /// The owner of each point, once around.
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> impl Iterator<Item = BackendSlot> + '_ {
+        self.walk(0)
+    }
+
     /// Points there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,0 +1,163 @@
+//! What a backend needs for TLS: loaded once, shared by all shards.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::error::{Fault, TlsError};
+use super::server::key_log;
+use super::verify::{Anybody, Authorities, Verifier};
+use super::{ALPN_DOT, Version, ciphers, files, protocols};
+
+/// Where systems keep the certificates of authorities: Debian, Fedora, openSUSE, Alpine and BSD.
+pub const SYSTEM_AUTHORITIES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Sessions that are kept to be resumed with one backend; rustls keeps 8 tickets for a name, and
+/// each of ours has one name.
+const SESSIONS_KEPT: usize = 8;
+
+/// What a configuration asks of a backend with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSpec {
+    /// The name to send (SNI) and to find in the certificate; may be an address, which is not
+    /// sent.
+    pub subject_name: Option<String>,
+    /// The address to find in the certificate, when there is no name; else it is the backend's.
+    pub subject_address: Option<IpAddr>,
+    /// A file of authorities in PEM; the system's when none.
+    pub ca_store: Option<PathBuf>,
+    /// Whether the certificate is checked at all.
+    pub validate: bool,
+    /// The least version.
+    pub version_min: Version,
+    /// Ciphers of TLS 1.2 by their OpenSSL names, separated by colons; empty is all.
+    pub ciphers: String,
+    /// The same of TLS 1.3.
+    pub ciphers_tls13: String,
+    /// The protocols of ALPN; empty is no ALPN.
+    pub alpn: Vec<String>,
+    /// A file for the secrets of sessions, for debugging.
+    pub key_log: Option<PathBuf>,
+}
+
+impl Default for ClientSpec {
+    fn default() -> Self {
+        Self {
+            subject_name: None,
+            subject_address: None,
+            ca_store: None,
+            validate: true,
+            version_min: Version::Tls12,
+            ciphers: String::new(),
+            ciphers_tls13: String::new(),
+            alpn: vec![ALPN_DOT.to_owned()],
+            key_log: None,
+        }
+    }
+}
+
+/// Authorities by their file, so that backends share them and each file is read once.
+///
+/// To be made anew for each time a configuration is read.
+#[derive(Debug, Default)]
+pub struct CaStores {
+    loaded: HashMap<Option<PathBuf>, Arc<Authorities>>,
+}
+
+impl CaStores {
+    fn load(&mut self, file: Option<&PathBuf>) -> Result<Arc<Authorities>, TlsError> {
+        if let Some(loaded) = self.loaded.get(&file.cloned()) {
+            return Ok(Arc::clone(loaded));
+        }
+        let authorities = match file {
+            Some(file) => {
+                let own = files::certificates(file)?;
+                Authorities { roots: roots(&own, file)?, own }
+            }
+            None => {
+                let places = SYSTEM_AUTHORITIES.iter().map(Path::new);
+                let file =
+                    places.into_iter().find(|place| place.exists()).ok_or(Fault::NoSystemAuthorities)?;
+                Authorities { roots: roots(&files::certificates(file)?, file)?, own: Vec::new() }
+            }
+        };
+        let authorities = Arc::new(authorities);
+        self.loaded.insert(file.cloned(), Arc::clone(&authorities));
+        Ok(authorities)
+    }
+}
+
+fn roots(
+    certificates: &[rustls::pki_types::CertificateDer<'static>],
+    file: &Path,
+) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    // Stores of systems have old certificates in them that nobody can use.
+    let (good, _) = roots.add_parsable_certificates(certificates.iter().cloned());
+    if good == 0 { Err(Fault::NoAuthority.of(file)) } else { Ok(Arc::new(roots)) }
+}
+
+/// A backend's TLS.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl ClientTls {
+    /// Reads every file that a specification names, for a backend with this address.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, with its file.
+    pub fn load(spec: &ClientSpec, backend: IpAddr, stores: &mut CaStores) -> Result<Self, TlsError> {
+        let provider = ciphers::provider(&spec.ciphers, &spec.ciphers_tls13, spec.version_min)?;
+        let name = match &spec.subject_name {
+            // An absolute name is the same host, and RFC 6066 wants it without its dot.
+            Some(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
+                .map_err(|_| Fault::BadSubjectName(name.clone()))?,
+            None => ServerName::from(spec.subject_address.unwrap_or(backend)),
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(spec.version_min.and_above())
+            .map_err(|e| Fault::Refused(e.to_string()))?
+            .dangerous();
+        let builder = if spec.validate {
+            let verifier = Verifier::new(stores.load(spec.ca_store.as_ref())?, &provider)?;
+            builder.with_custom_certificate_verifier(Arc::new(verifier))
+        } else {
+            builder.with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        };
+        let mut config = builder.with_no_client_auth();
+        // A lock in rustls' store, taken once or twice in a handshake.
+        config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
+        config.alpn_protocols = protocols(&spec.alpn)?;
+        config.key_log = key_log(spec.key_log.as_ref())?;
+        Ok(Self { config: Arc::new(config), name })
+    }
+
+    /// What is looked for in the certificate.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        self.name.to_str().into_owned()
+    }
+
+    pub(super) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
+    pub(super) fn name(&self) -> ServerName<'static> {
+        self.name.clone()
+    }
+}

@@ -1,0 +1,134 @@
+//! Authorities, certificates and files for the tests of this room.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ED25519, date_time_ymd,
+};
+
+use super::server::CertificateFiles;
+
+/// A directory that goes when it is dropped.
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("dnslob-tls-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.write_octets(name, text.as_bytes())
+    }
+
+    pub(crate) fn write_octets(&self, name: &str, octets: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, octets).expect("a file");
+        path
+    }
+
+    /// A certificate and its key in files of their own.
+    pub(crate) fn pair(&self, issued: &Issued) -> CertificateFiles {
+        let number = fs::read_dir(&self.0).expect("a directory").count();
+        CertificateFiles {
+            certificate: self.write(&format!("{number}.pem"), &issued.certificate()),
+            key: self.write(&format!("{number}.key"), &issued.key()),
+            ocsp: None,
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A certificate authority.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key.
+pub(crate) struct Issued {
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
+    }
+
+    pub(crate) fn der(&self) -> &[u8] {
+        self.0.der()
+    }
+
+    /// Its certificate in a file, to be a `caStore`.
+    pub(crate) fn file(&self, directory: &Directory) -> PathBuf {
+        directory.write("authority.pem", &self.0.pem())
+    }
+
+    /// A certificate with an ECDSA key, good for long.
+    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_until(names, 4096, 1, 1)
+    }
+
+    pub(crate) fn issue_until(&self, names: &[&str], year: i32, month: u8, day: u8) -> Issued {
+        let mut params = params(names);
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(year, month, day);
+        self.sign(&params, KeyPair::generate().expect("a key"))
+    }
+
+    /// A certificate with an Ed25519 key.
+    pub(crate) fn issue_ed25519(&self, names: &[&str]) -> Issued {
+        self.sign(&params(names), KeyPair::generate_for(&PKCS_ED25519).expect("a key"))
+    }
+
+    fn sign(&self, params: &CertificateParams, key: KeyPair) -> Issued {
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        Issued { certificate, key }
+    }
+}
+
+/// A certificate that nobody else has signed; with the mark of an authority, as `openssl req
+/// -x509` makes them, or without.
+pub(crate) fn self_signed(names: &[&str], authority: bool) -> Issued {
+    let mut params = params(names);
+    if authority {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    }
+    let key = KeyPair::generate().expect("a key");
+    Issued { certificate: params.self_signed(&key).expect("a certificate"), key }
+}
+
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names).expect("parameters")
+}
+
+impl Issued {
+    pub(crate) fn der(&self) -> &[u8] {
+        self.certificate.der()
+    }
+
+    pub(crate) fn certificate(&self) -> String {
+        self.certificate.pem()
+    }
+
+    pub(crate) fn key(&self) -> String {
+        self.key.serialize_pem()
+    }
+}

@@ -1,0 +1,73 @@
+//! Sessions that a server keeps for clients without tickets: bounded in number and in age.
+
+use std::sync::Arc;
+
+use rustls::pki_types::UnixTime;
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions};
+
+/// rustls' store in memory, whose sessions get a last day.
+#[derive(Debug)]
+pub(super) struct SessionStore {
+    kept: Arc<ServerSessionMemoryCache>,
+    seconds_max: u64,
+}
+
+impl SessionStore {
+    /// A store of at most so many sessions, each for at most so many seconds; 0 sessions is none.
+    pub(super) fn of(sessions: usize, seconds_max: u32) -> Arc<dyn StoresServerSessions> {
+        match sessions {
+            0 => Arc::new(NoServerSessionStorage {}),
+            _ => Arc::new(Self {
+                kept: ServerSessionMemoryCache::new(sessions),
+                seconds_max: u64::from(seconds_max),
+            }),
+        }
+    }
+
+    /// The session without its time, if it is not too old.
+    fn fresh(&self, stored: Option<Vec<u8>>, now: u64) -> Option<Vec<u8>> {
+        let mut stored = stored?;
+        let (time, _) = stored.split_first_chunk::<8>()?;
+        let age = now.checked_sub(u64::from_be_bytes(*time))?;
+        (age <= self.seconds_max).then(|| stored.split_off(8))
+    }
+}
+
+impl StoresServerSessions for SessionStore {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        let mut stored = UnixTime::now().as_secs().to_be_bytes().to_vec();
+        stored.extend_from_slice(&value);
+        self.kept.put(key, stored)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.fresh(self.kept.get(key), UnixTime::now().as_secs())
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.fresh(self.kept.take(key), UnixTime::now().as_secs())
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_have_a_last_day() {
+        let store = SessionStore { kept: ServerSessionMemoryCache::new(8), seconds_max: 60 };
+        assert!(store.put(b"one".to_vec(), b"secret".to_vec()));
+        assert_eq!(store.get(b"one").as_deref(), Some(&b"secret"[..]));
+        let kept = || store.kept.get(b"one");
+        let now = UnixTime::now().as_secs();
+        assert!(store.fresh(kept(), now + 59).is_some());
+        assert!(store.fresh(kept(), now + 62).is_none());
+        assert!(store.fresh(Some(b"short".to_vec()), now).is_none());
+        assert_eq!(store.take(b"one").as_deref(), Some(&b"secret"[..]));
+        assert_eq!(store.take(b"one"), None);
+    }
+}

@@ -1,0 +1,326 @@
+//! Session tickets (RFC 5077, RFC 8446 section 4.6.1): the session, sealed, in the client's hands.
+//!
+//! ```text
+//!  ticket:  name (16) | nonce (12) | sealed: issued (8), session | tag (16)
+//! ```
+//!
+//! A ring of keys that all shards share without a lock: the first one seals, each one opens, and
+//! the name in the ticket says which. Rotation puts a new key first and lets the last one fall,
+//! which ends every ticket it sealed. Keys are random ones of this process, or come from a file
+//! that several machines share, so that each resumes the sessions of the others.
+//!
+//! What it does not do: rotate by itself; whoever has a clock calls [`TicketKeys::rotate`].
+//! Nothing is kept per ticket.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf;
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls::pki_types::UnixTime;
+use rustls::server::ProducesTickets;
+
+use super::error::{Fault, TlsError};
+use super::files;
+
+/// Octets of a key in OpenSSL's format, which dnsdist uses: 16 name, 32 AES, 32 HMAC.
+const KEY_OCTETS: usize = 80;
+/// Octets of a key in OpenSSL's older format: 16 name, 16 AES, 16 HMAC.
+const KEY_OCTETS_OLD: usize = 48;
+/// Octets of a key's name.
+const NAME_OCTETS: usize = 16;
+/// Octets of the time of issue.
+const TIME_OCTETS: usize = 8;
+/// The longest session that becomes a ticket, in octets. rustls' are below 400 for clients
+/// without a certificate, and nothing longer is asked of a server of DNS.
+const SESSION_OCTETS_MAX: usize = 4_096;
+/// Keys of a file that are used; more would make names that nobody has ever seen cost more.
+const FILE_KEYS_MAX: usize = 64;
+/// Seconds that another machine's clock may be ahead of ours.
+const SKEW_SECONDS: u64 = 60;
+
+/// A ring of ticket keys.
+pub struct TicketKeys {
+    ring: ArcSwap<Vec<Arc<Key>>>,
+    /// Keys that are kept.
+    keys_max: usize,
+    /// Seconds that a ticket can be used.
+    lifetime_seconds: u32,
+    file: Option<PathBuf>,
+    random: SystemRandom,
+}
+
+struct Key {
+    name: [u8; NAME_OCTETS],
+    // "Less safe" for ring: we choose the nonces. They are random ones of 96 bits, good for 2^32
+    // tickets of one key (NIST SP 800-38D, section 8.3): twelve hours of 99,000 handshakes a second.
+    aead: LessSafeKey,
+}
+
+impl TicketKeys {
+    /// Random keys of this process, of which the newest so many are kept (at least 1), for
+    /// tickets that can be used for so many seconds.
+    ///
+    /// # Errors
+    ///
+    /// No random octets.
+    pub fn random(keys_max: usize, lifetime_seconds: u32) -> Result<Self, TlsError> {
+        let keys = Self::empty(keys_max, lifetime_seconds, None);
+        keys.rotate()?;
+        Ok(keys)
+    }
+
+    /// The keys of a file: 80 octets a key, or 48 when its length is no multiple of 80.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or of another length.
+    pub fn from_file(file: PathBuf, keys_max: usize, lifetime_seconds: u32) -> Result<Self, TlsError> {
+        let keys = Self::empty(keys_max, lifetime_seconds, Some(file));
+        keys.rotate()?;
+        Ok(keys)
+    }
+
+    fn empty(keys_max: usize, lifetime_seconds: u32, file: Option<PathBuf>) -> Self {
+        Self {
+            ring: ArcSwap::default(),
+            keys_max: keys_max.max(1),
+            lifetime_seconds,
+            file,
+            random: SystemRandom::new(),
+        }
+    }
+
+    /// Puts a new random key first, or reads the file again when there is one; keys that were
+    /// there go on opening tickets until they are one too many.
+    ///
+    /// To be called by one thread.
+    ///
+    /// # Errors
+    ///
+    /// As when the keys were made; they stay as they were.
+    pub fn rotate(&self) -> Result<(), TlsError> {
+        let mut ring = match &self.file {
+            None => vec![Arc::new(Key::random(&self.random)?)],
+            Some(file) => {
+                let octets = files::octets(file)?;
+                keys(&octets).ok_or_else(|| Fault::BadTicketKeys(octets.len()).of(file))?
+            }
+        };
+        let keep = self.keys_max.max(ring.len());
+        for old in self.ring.load().iter() {
+            if ring.len() < keep && ring.iter().all(|key| key.name != old.name) {
+                ring.push(Arc::clone(old));
+            }
+        }
+        self.ring.store(Arc::new(ring));
+        Ok(())
+    }
+
+    /// How many keys open tickets.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.ring.load().len()
+    }
+
+    fn seal(&self, session: &[u8], now: u64) -> Option<Vec<u8>> {
+        if session.len() > SESSION_OCTETS_MAX {
+            return None;
+        }
+        let ring = self.ring.load();
+        let key = ring.first()?;
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).ok()?;
+        let head = NAME_OCTETS + NONCE_LEN;
+        let mut ticket = Vec::with_capacity(head + TIME_OCTETS + session.len() + AES_256_GCM.tag_len());
+        ticket.extend_from_slice(&key.name);
+        ticket.extend_from_slice(&nonce);
+        ticket.extend_from_slice(&now.to_be_bytes());
+        ticket.extend_from_slice(session);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag =
+            key.aead.seal_in_place_separate_tag(nonce, Aad::from(key.name), &mut ticket[head..]).ok()?;
+        ticket.extend_from_slice(tag.as_ref());
+        Some(ticket)
+    }
+
+    fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+        let (name, rest) = ticket.split_first_chunk::<NAME_OCTETS>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
+        if sealed.len() > TIME_OCTETS + SESSION_OCTETS_MAX + AES_256_GCM.tag_len() {
+            return None;
+        }
+        let ring = self.ring.load();
+        // Names are no secret: they stand in every ticket.
+        let key = ring.iter().find(|key| key.name == *name)?;
+        let mut opened = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let length = key.aead.open_in_place(nonce, Aad::from(key.name), &mut opened).ok()?.len();
+        opened.truncate(length);
+        let (time, _) = opened.split_first_chunk::<TIME_OCTETS>()?;
+        let issued = u64::from_be_bytes(*time);
+        let good =
+            issued <= now + SKEW_SECONDS && now.saturating_sub(issued) <= u64::from(self.lifetime_seconds);
+        good.then(|| opened.split_off(TIME_OCTETS))
+    }
+}
+
+impl ProducesTickets for TicketKeys {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.lifetime_seconds
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.seal(plain, UnixTime::now().as_secs())
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.open(cipher, UnixTime::now().as_secs())
+    }
+}
+
+// Neither keys nor their names belong into a log.
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys").field("count", &self.count()).field("file", &self.file).finish()
+    }
+}
+
+impl Key {
+    fn random(random: &SystemRandom) -> Result<Self, TlsError> {
+        let mut octets = [0; KEY_OCTETS];
+        random.fill(&mut octets).map_err(|_| Fault::NoRandomness)?;
+        Self::parse(&octets).ok_or_else(|| Fault::NoRandomness.into())
+    }
+
+    /// A key of a file. Both of its secrets go into ours, so that neither their order nor their
+    /// length matters.
+    fn parse(octets: &[u8]) -> Option<Self> {
+        let (name, secret) = octets.split_first_chunk::<NAME_OCTETS>()?;
+        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, name);
+        let derived = salt.extract(secret);
+        let key = derived.expand(&[b"dnslob session tickets"], &AES_256_GCM).ok()?;
+        Some(Self { name: *name, aead: LessSafeKey::new(UnboundKey::from(key)) })
+    }
+}
+
+/// The keys in a file's octets; none when their length is wrong.
+fn keys(octets: &[u8]) -> Option<Vec<Arc<Key>>> {
+    let size = if octets.len().is_multiple_of(KEY_OCTETS) { KEY_OCTETS } else { KEY_OCTETS_OLD };
+    if octets.is_empty() || !octets.len().is_multiple_of(size) {
+        return None;
+    }
+    octets.chunks_exact(size).take(FILE_KEYS_MAX).map(|key| Key::parse(key).map(Arc::new)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Directory;
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    #[test]
+    fn a_ticket_opens_until_it_is_too_old() {
+        let keys = TicketKeys::random(2, 600).expect("keys");
+        let ticket = keys.seal(b"session", NOW).expect("a ticket");
+        assert_eq!(ticket.len(), 16 + 12 + 8 + 7 + 16);
+        assert_eq!(keys.open(&ticket, NOW).as_deref(), Some(&b"session"[..]));
+        assert_eq!(keys.open(&ticket, NOW + 600).as_deref(), Some(&b"session"[..]));
+        assert_eq!(keys.open(&ticket, NOW + 601), None);
+        // Clocks of machines differ a little, but no ticket comes from tomorrow.
+        assert!(keys.open(&ticket, NOW - SKEW_SECONDS).is_some());
+        assert_eq!(keys.open(&ticket, NOW - SKEW_SECONDS - 1), None);
+    }
+
+    #[test]
+    fn two_tickets_of_one_session_differ() {
+        let keys = TicketKeys::random(1, 600).expect("keys");
+        assert_ne!(keys.seal(b"session", NOW), keys.seal(b"session", NOW));
+    }
+
+    #[test]
+    fn the_keys_before_the_last_rotations_open_and_older_ones_do_not() {
+        let keys = TicketKeys::random(3, 600).expect("keys");
+        let ticket = keys.seal(b"session", NOW).expect("a ticket");
+        for count in [2, 3] {
+            keys.rotate().expect("rotation");
+            assert_eq!(keys.count(), count);
+            assert!(keys.open(&ticket, NOW).is_some(), "with {count} keys");
+        }
+        keys.rotate().expect("rotation");
+        assert_eq!(keys.count(), 3);
+        assert_eq!(keys.open(&ticket, NOW), None);
+    }
+
+    #[test]
+    fn forged_and_cut_tickets_do_not_open() {
+        let keys = TicketKeys::random(1, 600).expect("keys");
+        let ticket = keys.seal(b"session", NOW).expect("a ticket");
+        for length in 0..ticket.len() {
+            assert_eq!(keys.open(&ticket[..length], NOW), None, "{length} octets");
+        }
+        for at in 0..ticket.len() {
+            let mut forged = ticket.clone();
+            forged[at] ^= 0x40;
+            assert_eq!(keys.open(&forged, NOW), None, "octet {at} changed");
+        }
+        assert_eq!(keys.open(&[ticket.as_slice(), b"\0"].concat(), NOW), None);
+        let other = TicketKeys::random(1, 600).expect("keys");
+        assert_eq!(other.open(&ticket, NOW), None);
+    }
+
+    #[test]
+    fn sessions_and_tickets_have_a_longest() {
+        let keys = TicketKeys::random(1, 600).expect("keys");
+        let longest = keys.seal(&[7; SESSION_OCTETS_MAX], NOW).expect("a ticket");
+        assert!(keys.open(&longest, NOW).is_some());
+        assert_eq!(keys.seal(&[7; SESSION_OCTETS_MAX + 1], NOW), None);
+    }
+
+    #[test]
+    fn machines_with_the_same_file_open_each_others_tickets() {
+        let directory = Directory::new();
+        for size in [KEY_OCTETS, KEY_OCTETS_OLD] {
+            let key = |fill: u8| vec![fill; size];
+            let file = directory.write_octets("keys", &[key(1), key(2)].concat());
+            let here = TicketKeys::from_file(file.clone(), 1, 600).expect("keys");
+            let there = TicketKeys::from_file(file.clone(), 2, 600).expect("keys");
+            assert_eq!((here.count(), there.count()), (2, 2));
+            let ticket = here.seal(b"session", NOW).expect("a ticket");
+            assert!(there.open(&ticket, NOW).is_some());
+            // The first key of the file seals.
+            assert_eq!(ticket[..NAME_OCTETS], [1; NAME_OCTETS]);
+            // Another file there: its new key seals, ours go on opening while there is room.
+            directory.write_octets("keys", &key(3));
+            there.rotate().expect("rotation");
+            assert_eq!(there.count(), 2);
+            assert!(there.open(&ticket, NOW).is_some());
+            assert!(here.open(&there.seal(b"new", NOW).expect("a ticket"), NOW).is_none());
+            here.rotate().expect("rotation");
+            assert_eq!(here.count(), 1);
+            assert!(here.open(&there.seal(b"new", NOW).expect("a ticket"), NOW).is_some());
+        }
+    }
+
+    #[test]
+    fn a_bad_file_leaves_the_keys_as_they_were() {
+        let directory = Directory::new();
+        let file = directory.write_octets("keys", &[9; 160]);
+        let keys = TicketKeys::from_file(file.clone(), 1, 600).expect("keys");
+        let ticket = keys.seal(b"session", NOW).expect("a ticket");
+        for octets in [&[][..], &[0; 79], &[0; 81]] {
+            directory.write_octets("keys", octets);
+            let why = keys.rotate().expect_err("a bad file").to_string();
+            assert!(why.contains(&format!("has {} octets", octets.len())), "{why}");
+            assert!(keys.open(&ticket, NOW).is_some());
+        }
+    }
+}

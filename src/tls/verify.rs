@@ -1,0 +1,202 @@
+//! Whether a backend's certificate is good, and in plain words why it is not.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+
+use super::error::{Fault, TlsError};
+use super::expiry::{Date, Leaf};
+
+/// Those whose word is taken for a certificate.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    pub(super) roots: Arc<RootCertStore>,
+    /// The certificates themselves, where the operator gave the file: a server's own certificate
+    /// may stand in it (`openssl req -x509` makes such), and is then good for its names and days.
+    pub(super) own: Vec<CertificateDer<'static>>,
+}
+
+/// rustls' verifier, which also takes a certificate that the operator gave as it is, and says
+/// when a certificate has signed itself.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    inner: Arc<WebPkiServerVerifier>,
+    authorities: Arc<Authorities>,
+}
+
+impl Verifier {
+    pub(super) fn new(
+        authorities: Arc<Authorities>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
+        let roots = Arc::clone(&authorities.roots);
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+        let inner = inner.map_err(|e| Fault::Refused(e.to_string()))?;
+        Ok(Self { inner, authorities })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.authorities.own.iter().any(|own| own.as_ref() == end_entity.as_ref()) {
+            return verify_own(end_entity, server_name, now);
+        }
+        let verified =
+            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verified.map_err(|error| {
+            // webpki says the second of one that is marked as an authority's.
+            let nobody = matches!(
+                error,
+                Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))
+            );
+            if nobody && Leaf::parse(end_entity).is_ok_and(|leaf| leaf.self_signed) {
+                CertificateError::Other(OtherError(Arc::new(SelfSigned))).into()
+            } else {
+                error
+            }
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// A certificate that the operator gave: only its days and names are to be checked.
+fn verify_own(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, Error> {
+    let leaf = Leaf::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let seconds = |time| UnixTime::since_unix_epoch(std::time::Duration::from_secs(time));
+    if now.as_secs() > leaf.not_after {
+        let not_after = seconds(leaf.not_after);
+        return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
+    }
+    if now.as_secs() < leaf.not_before {
+        let not_before = seconds(leaf.not_before);
+        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
+    }
+    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+    Ok(ServerCertVerified::assertion())
+}
+
+/// Takes any certificate, but still has the other side prove that it has its key.
+#[derive(Debug)]
+pub(super) struct Anybody(pub(super) Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Why a certificate that nobody else has signed is not taken.
+#[derive(Debug)]
+struct SelfSigned;
+
+impl fmt::Display for SelfSigned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("self-signed certificate")
+    }
+}
+
+impl std::error::Error for SelfSigned {}
+
+/// What is wrong with a certificate, for people.
+pub(super) fn words(error: &CertificateError) -> String {
+    match error {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("certificate has expired (on {})", Date(not_after.as_secs()))
+        }
+        CertificateError::Expired => "certificate has expired".to_owned(),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("certificate is not valid before {}", Date(not_before.as_secs()))
+        }
+        CertificateError::NotValidYet => "certificate is not valid yet".to_owned(),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
+            format!("certificate is for {names}, not {}", expected.to_str())
+        }
+        CertificateError::NotValidForName => "certificate is for another name".to_owned(),
+        CertificateError::UnknownIssuer => "certificate is signed by an unknown authority".to_owned(),
+        CertificateError::Revoked => "certificate is revoked".to_owned(),
+        CertificateError::BadEncoding => "certificate cannot be read".to_owned(),
+        CertificateError::BadSignature => "certificate has a wrong signature".to_owned(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "certificate is not for servers".to_owned()
+        }
+        CertificateError::Other(other) if other.0.is::<SelfSigned>() => other.to_string(),
+        CertificateError::Other(other) => format!("certificate is not accepted: {other}"),
+        other => format!("certificate is not accepted: {other:?}"),
+    }
+}
+
+/// A name without webpki's wrapping of it: `DnsName("dns.example")`, `IpAddress(192.0.2.1)`.
+fn bare(presented: &str) -> &str {
+    let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(presented).trim_matches('"')
+}
