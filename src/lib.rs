@@ -108,6 +108,7 @@
 //!   clock.rs           the OS clock, read once per batch
 //!   luaffi/            what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     functions.rs     the C functions of the LuaFFI family
+//!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
