@@ -161,8 +161,8 @@ impl Shard {
         let mut header = std::mem::take(&mut self.header);
         header.clear();
         let via = self.cases.via(asked.case);
-        let via = via
-            .unwrap_or_else(|| Via { source: asked.client.peer, destination: self.local(asked.client) });
+        let via =
+            via.unwrap_or_else(|| Via { source: asked.client.peer, destination: self.local(asked.client) });
         if v1 {
             proxy::write_v1(&mut header, via.source, via.destination);
         } else {

@@ -165,7 +165,14 @@ impl Shard {
         if !self.wants_subnet(backend) || !wish.wanted {
             return;
         }
-        let done = ecs::set(packet, wish.address(&self.seen(client)), wish.v4, wish.v6, wish.replace, act::OPT_PAYLOAD);
+        let done = ecs::set(
+            packet,
+            wish.address(&self.seen(client)),
+            wish.v4,
+            wish.v6,
+            wish.replace,
+            act::OPT_PAYLOAD,
+        );
         // An option beside one that a rule added goes with its record.
         if done == Ecs::OptAdded || done == Ecs::OptionAdded && self.case.added == Ecs::Left {
             self.case.added = done;

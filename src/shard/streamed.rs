@@ -90,9 +90,7 @@ impl Shard {
             if octets.is_empty() {
                 return;
             }
-        } else if self.wants.origin.headers
-            && self.streams.is_fresh(stream)
-            && proxy::is_header(octets, true)
+        } else if self.wants.origin.headers && self.streams.is_fresh(stream) && proxy::is_header(octets, true)
         {
             self.streams.end(stream, StreamEnd::Proxy);
             return;

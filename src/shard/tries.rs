@@ -11,8 +11,8 @@ use crate::live::PPM;
 use crate::packet::Packet;
 use crate::time::TickDelta;
 use crate::wire::edit;
-use crate::wire::keepalive;
 use crate::wire::header::Header;
+use crate::wire::keepalive;
 use crate::wire::query::Question;
 
 impl Shard {

@@ -218,7 +218,8 @@ impl Bench {
                 let len = header_len(octets);
                 let is: Vec<u8> = octets.drain(..len).collect();
                 // A checksum stands for itself.
-                if is.len() != header(rest).len() || proxy::parse(&is, 65_535) != proxy::parse(&header(rest), 65_535)
+                if is.len() != header(rest).len()
+                    || proxy::parse(&is, 65_535) != proxy::parse(&header(rest), 65_535)
                 {
                     return Err(format!("but: {is:02x?}"));
                 }
