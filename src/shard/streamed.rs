@@ -9,9 +9,12 @@ use super::case::Protocol;
 use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
 use super::verdict::{DropReason, Verdict};
 use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot, Route, StreamSlot};
-use crate::config::snapshot::Listener;
+use crate::config::snapshot::{Listener, ProxyHeader};
 use crate::packet::Packet;
+use crate::tls::{Reason, ServerTls, TlsFacts};
 use crate::wire::frame::Flow;
+use crate::wire::keepalive;
+use crate::wire::proxy;
 
 /// Octets before a message for what edits put in front.
 pub(super) const HEADROOM: usize = 64;
@@ -50,19 +53,56 @@ impl Shard {
         listener: &Listener,
         local: LocalSlot,
     ) -> Result<StreamSlot, StreamEnd> {
-        if !self.snapshot.acl.contains(&peer.ip) {
+        // As the configuration in force has it, unless it has let the listener go.
+        let listener = self.listener(listener.slot).unwrap_or(listener);
+        let proxy = &self.snapshot.globals.proxy;
+        let header_due = listener.proxy != ProxyHeader::Ignored && proxy.peers.contains(&peer.ip);
+        let by_header = header_due && proxy.acl_to_client;
+        if !by_header && !self.snapshot.acl.contains(&peer.ip) {
             return Err(StreamEnd::Acl);
         }
-        // As the configuration in force has it, unless it has let the listener go.
-        let listener =
-            self.snapshot.listeners.iter().find(|l| l.slot == listener.slot).map_or(listener, |l| l);
+        let tls = listener.service.tls().is_some();
         let arrival = Arrival {
             client: Client { peer, listener: listener.slot, local, stream: None },
-            protocol: Protocol::DoTcp,
+            protocol: if tls { Protocol::DoT } else { Protocol::DoTcp },
+            handshake: tls,
             in_flight_max: listener.streams.in_flight,
+            header_due,
+            counts: !by_header,
             listener_max: listener.streams.connections.div_ceil(self.board.shards().len() as u32),
         };
         self.streams.open(arrival, &self.snapshot.globals.streams, self.now)
+    }
+
+    /// What a listener's connections are encrypted with, as the configuration in force has it.
+    #[must_use]
+    pub fn tls_of(&self, listener: ListenerSlot) -> Option<&ServerTls> {
+        self.snapshot.listeners.iter().find(|l| l.slot == listener)?.service.tls().map(|tls| &**tls)
+    }
+
+    /// The TLS handshake of a client's connection is done.
+    pub fn on_stream_handshake(&mut self, stream: StreamSlot, facts: TlsFacts<'_>) {
+        let Some((client, _)) = self.streams.facts(stream) else { return };
+        self.page().handshakes(client.listener).done(facts.resumed);
+        let limits = &self.snapshot.globals.streams;
+        self.streams.shaken(stream, facts.sni, facts.resumed, limits, self.now);
+    }
+
+    /// TLS has failed on a client's connection, which the engine then closes, for this reason.
+    pub fn on_stream_failure(&mut self, stream: StreamSlot, why: Reason) -> StreamEnd {
+        if !self.streams.is_handshaking(stream) {
+            return StreamEnd::Broken;
+        }
+        if let Some((client, _)) = self.streams.facts(stream) {
+            self.page().handshakes(client.listener).failed(why).add(1);
+        }
+        StreamEnd::Handshake
+    }
+
+    /// Octets of a client that brought nothing yet: a part of a handshake, or of a record. They
+    /// count as a read all the same.
+    pub fn on_stream_fragment(&mut self, stream: StreamSlot) {
+        self.streams.on_read(stream, &self.snapshot.globals.streams, self.now);
     }
 
     /// How a client's query came.
@@ -74,10 +114,21 @@ impl Shard {
     pub fn on_stream_octets(
         &mut self,
         stream: StreamSlot,
-        octets: &[u8],
+        mut octets: &[u8],
         out: &mut dyn FnMut(Verdict, &mut [u8]),
     ) {
         if !self.streams.on_read(stream, &self.snapshot.globals.streams, self.now) {
+            return;
+        }
+        if self.streams.header_is_due(stream) {
+            let used = self.on_header_octets(stream, octets);
+            octets = &octets[used.min(octets.len())..];
+            if octets.is_empty() {
+                return;
+            }
+        } else if self.wants.origin.headers && self.streams.is_fresh(stream) && proxy::is_header(octets, true)
+        {
+            self.streams.end(stream, StreamEnd::Proxy);
             return;
         }
         let Some(mut frames) = self.streams.take_frames(stream) else { return };
@@ -102,6 +153,9 @@ impl Shard {
     ) -> Flow {
         let limits = &self.snapshot.globals.streams;
         let Some(client) = self.streams.begin(stream, limits, self.now) else { return Flow::Stop };
+        if keepalive::may_be_there(message) && keepalive::is_asked(message) {
+            self.streams.ask_keepalive(stream);
+        }
         self.with_scratch(message, |shard, packet| {
             let verdict = shard.on_query(client, packet);
             if let verdict @ Verdict::Forward(_) = shard.conclude(client, verdict, packet) {
@@ -127,6 +181,10 @@ impl Shard {
         let Some(stream) = client.stream else { return verdict };
         match verdict {
             Verdict::Answer(_) | Verdict::Deliver(_) => {
+                if let Some(timeout) = self.streams.keepalive(stream, &self.snapshot.globals.streams) {
+                    // An answer without EDNS, or without room for it, goes without.
+                    let _ = keepalive::set(packet, timeout);
+                }
                 self.streams.conclude(stream, Some(packet.bytes()), self.now);
                 Verdict::Hold
             }

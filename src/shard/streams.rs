@@ -12,6 +12,7 @@
 
 mod clients;
 mod end;
+mod preface;
 
 pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 
@@ -23,6 +24,7 @@ use crate::wire::frame::{Frames, Outbound};
 
 use ahash::RandomState;
 use clients::Clients;
+use preface::Preface;
 
 /// A connection whose output holds so many octets is not read, and no transfer is read for it.
 const OUTPUT_FULL: usize = 64 * 1024;
@@ -56,8 +58,14 @@ struct Stream {
     state: State,
     /// Its place in `chores` is taken.
     chore: bool,
-    /// It was counted among its client's connections.
-    counted: bool,
+    /// As whose it was counted, if it was counted among a client's connections.
+    counted: Option<[u8; 16]>,
+    /// The client would know how long the connection may stay open (RFC 7828).
+    keepalive: bool,
+    /// Its TLS handshake is not done.
+    handshaking: bool,
+    /// The server name that its handshake named.
+    sni: Option<Box<str>>,
     in_flight: u16,
     in_flight_max: u16,
     /// Reads since the last whole query.
@@ -70,6 +78,8 @@ struct Stream {
     begun: Option<Tick>,
     /// Since when its output waits to be taken.
     blocked: Option<Tick>,
+    /// The PROXY header that it begins with, if it does.
+    preface: Option<Box<Preface>>,
     frames: Frames,
     output: Outbound,
     /// The line that waits for this connection to take what it has.
@@ -111,9 +121,15 @@ pub enum StreamWish {
 pub(super) struct Arrival {
     pub(super) client: Client,
     pub(super) protocol: Protocol,
+    /// It begins with a TLS handshake.
+    pub(super) handshake: bool,
     pub(super) in_flight_max: u16,
     /// Connections that its listener may have; 0 is no limit.
     pub(super) listener_max: u32,
+    /// It must begin with a PROXY header.
+    pub(super) header_due: bool,
+    /// It counts as its peer's connection; otherwise as that of the client which the header names.
+    pub(super) counts: bool,
 }
 
 impl Streams {
@@ -147,7 +163,8 @@ impl Streams {
         if arrival.listener_max > 0 && self.of_listener(listener) >= arrival.listener_max {
             return Err(StreamEnd::ListenerConnections);
         }
-        let counted = self.clients.admit(&arrival.client.peer.ip, limits, now)?;
+        let client = arrival.client.peer.ip;
+        let counted = arrival.counts && self.clients.admit(&client, limits, now)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -158,7 +175,10 @@ impl Streams {
             protocol: arrival.protocol,
             state: State::Open,
             chore: false,
-            counted,
+            counted: counted.then_some(client),
+            keepalive: false,
+            handshaking: arrival.handshake,
+            sni: None,
             in_flight: 0,
             in_flight_max: arrival.in_flight_max.max(1),
             reads: 0,
@@ -167,6 +187,7 @@ impl Streams {
             active: now,
             begun: None,
             blocked: None,
+            preface: arrival.header_due.then(Preface::due),
             frames: Frames::new(),
             output: Outbound::new(),
             feeder: None,
@@ -196,6 +217,51 @@ impl Streams {
         self.stream(slot).map(|s| (s.client, s.protocol))
     }
 
+    /// The server name that the connection's TLS handshake named.
+    pub(super) fn sni(&self, slot: StreamSlot) -> Option<&str> {
+        self.stream(slot)?.sni.as_deref()
+    }
+
+    /// Whether the connection's TLS handshake is not done.
+    pub(super) fn is_handshaking(&self, slot: StreamSlot) -> bool {
+        self.stream(slot).is_some_and(|s| s.handshaking)
+    }
+
+    /// The connection's TLS handshake is done. It ends at once when the client may not have so
+    /// many sessions.
+    pub(super) fn shaken(
+        &mut self,
+        slot: StreamSlot,
+        sni: Option<&str>,
+        resumed: bool,
+        limits: &StreamLimits,
+        now: Tick,
+    ) {
+        let Some(stream) = self.stream_mut(slot) else { return };
+        stream.handshaking = false;
+        stream.sni = sni.map(Box::from);
+        stream.active = now;
+        stream.reads = 0;
+        let ip = stream.client.peer.ip;
+        if let Err(why) = self.clients.admit_session(&ip, resumed, limits, now) {
+            self.end(slot, why);
+        }
+    }
+
+    /// The client would know how long the connection may stay open.
+    pub(super) fn ask_keepalive(&mut self, slot: StreamSlot) {
+        if let Some(stream) = self.stream_mut(slot) {
+            stream.keepalive = true;
+        }
+    }
+
+    /// How long the connection may stay open without a query, if its client would know.
+    pub(super) fn keepalive(&self, slot: StreamSlot, limits: &StreamLimits) -> Option<TickDelta> {
+        self.stream(slot).filter(|s| s.keepalive)?;
+        let haste = if self.is_overloaded(limits) { OVERLOAD_HASTE } else { 1 };
+        Some(TickDelta(limits.receive_timeout.0 / haste))
+    }
+
     /// Open connections.
     pub(super) const fn open_count(&self) -> u32 {
         self.open
@@ -206,7 +272,7 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot).filter(|s| s.state == State::Open) else { return false };
         stream.reads += 1;
         if limits.reads_per_query > 0 && stream.reads > limits.reads_per_query {
-            let ip = stream.client.peer.ip;
+            let ip = stream.counted.unwrap_or(stream.client.peer.ip);
             self.clients.ban(&ip, limits, now + limits.reads_ban);
             self.end(slot, StreamEnd::Reads);
             return false;
@@ -361,8 +427,8 @@ impl Streams {
         self.output_total -= octets;
         self.open -= 1;
         self.by_listener[client.listener.index()] -= 1;
-        if counted {
-            self.clients.left(&client.peer.ip);
+        if let Some(ip) = counted {
+            self.clients.left(&ip);
         }
         if idle {
             self.forget(slot);
@@ -528,6 +594,11 @@ impl Stream {
         }
         if self.state != State::Open {
             return None;
+        }
+        if self.handshaking {
+            let haste = if overload { OVERLOAD_HASTE } else { 1 };
+            let span = TickDelta(limits.receive_timeout.0 / haste);
+            return over(self.opened, span).then_some(StreamEnd::HandshakeTimeout);
         }
         if let Some(since) = self.begun {
             return over(since, limits.receive_timeout).then_some(StreamEnd::ReadTimeout);
