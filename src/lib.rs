@@ -70,6 +70,8 @@
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
 //!   lined.rs           what goes by them, and what becomes of it when they end
+//!   forward.rs         connections and flows of forwards, without their sockets
+//!   forwarded.rs       which target each goes to, and to which one next
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
@@ -100,6 +102,11 @@
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!   carrier.rs         a stream of octets over a socket
+//!   forward/           sockets of forwards: what is passed on unread
+//!     tcp.rs           connections: both ways by splice, half-close, resets
+//!     udp.rs           flows: a socket to the target for each
+//!     pipe.rs          the pipes that splice moves octets through
+//!   ready.rs           what an epoll event is about
 //!   outbox.rs          packets of a batch on their way out
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
@@ -227,6 +234,7 @@
 //! | stream | a client's connection |
 //! | line | a connection to a backend |
 //! | forward | what is passed on unread; its *targets* are where it goes |
+//! | passage | a connection or flow of a forward, from the client to its target |
 //! | shard | a thread with all that it needs to serve: sockets, table, counters |
 //! | engine | the loop that moves packets between the kernel and a shard |
 //! | snapshot | one whole configuration, immutable |

@@ -74,6 +74,29 @@ impl<'b> Packet<'b> {
         true
     }
 
+    /// Takes `count` octets off the front of the message, all of it at most: they become room.
+    pub fn advance(&mut self, count: usize) {
+        self.start = self.end.min(self.start.saturating_add(count));
+    }
+
+    /// Writes `octets` in front of the message; a message without so much room in front moves back
+    /// in its buffer. False, and nothing changed, when there is no room at all.
+    #[must_use]
+    pub fn prepend(&mut self, octets: &[u8]) -> bool {
+        if let Some(start) = self.start.checked_sub(octets.len()) {
+            self.start = start;
+        } else {
+            let length = self.len();
+            if self.buf.len() - length < octets.len() {
+                return false;
+            }
+            self.buf.copy_within(self.start..self.end, octets.len());
+            (self.start, self.end) = (0, octets.len() + length);
+        }
+        self.buf[self.start..self.start + octets.len()].copy_from_slice(octets);
+        true
+    }
+
     /// Replaces the whole message; false, and nothing changed, when there is no room.
     #[must_use]
     pub fn replace(&mut self, octets: &[u8]) -> bool {
@@ -83,5 +106,28 @@ impl<'b> Packet<'b> {
         self.end = self.start + octets.len();
         self.bytes_mut().copy_from_slice(octets);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_go_in_front_and_come_off_again() {
+        for (start, room) in [(8, 0), (3, 5), (0, 8), (2, 6)] {
+            let mut buf = vec![0; start + 4 + room];
+            buf[start..start + 4].copy_from_slice(b"pack");
+            let mut packet = Packet::new(&mut buf, start, 4);
+            assert!(packet.prepend(b"headers:"), "{start} in front, {room} behind");
+            assert_eq!(packet.bytes(), b"headers:pack");
+            assert!(!packet.prepend(b"!"), "all room is used");
+            packet.advance(8);
+            assert_eq!(packet.bytes(), b"pack");
+            assert!(packet.append(b"") && packet.prepend(b"again:"));
+            assert_eq!(packet.bytes(), b"again:pack");
+            packet.advance(99);
+            assert!(packet.is_empty());
+        }
     }
 }

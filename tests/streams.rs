@@ -166,6 +166,7 @@ impl World {
             match chore {
                 Chore::Stream(stream) => self.serve_stream(stream),
                 Chore::Line(line) => self.serve_line(line),
+                Chore::Passage(_) => unreachable!("no forward here"),
             }
         }
     }
@@ -244,10 +245,10 @@ impl World {
 
     /// Every server does once what its temper is.
     fn servers_turn(&mut self) {
-        for (key, far) in std::mem::take(&mut self.lines) {
+        for key in self.lines.keys().copied().collect::<Vec<_>>() {
             let line = Route { backend: BackendSlot(key.0), socket: dnslob::addr::SocketSlot(key.1) };
-            let heard = messages(&far.heard);
-            self.lines.insert(key, Far { heard: Vec::new(), ..far });
+            let Some(far) = self.lines.get_mut(&key) else { continue };
+            let heard = messages(&std::mem::take(&mut far.heard));
             match self.tempers[line.backend.index()] {
                 Temper::Answers => {
                     let mut replies: Vec<_> = heard.iter().map(|q| framed(&answer(q, &[], 0))).collect();

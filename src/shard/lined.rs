@@ -247,7 +247,8 @@ impl Shard {
     ) {
         let why = why.unwrap_or_else(|| self.lines.why(line));
         let only = self.snapshot.backend(line.backend).is_some_and(|b| b.lines.only);
-        let Some(past) = self.lines.forget(line, why, only, self.now) else { return };
+        let owing = self.outstanding.live_on(line) > 0;
+        let Some(past) = self.lines.forget(line, why, only, owing, self.now) else { return };
         self.page().backend(line.backend).lines.ended(why).add(1);
         let mut orphans = std::mem::take(&mut self.orphans);
         self.outstanding.on_route(line, &mut |key, known| orphans.push((key, known)));

@@ -8,7 +8,7 @@ use super::Shard;
 use super::case::Protocol;
 use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
 use super::verdict::{DropReason, Verdict};
-use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, Route, StreamSlot};
+use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot, Route, StreamSlot};
 use crate::config::snapshot::Listener;
 use crate::packet::Packet;
 use crate::tls::{Reason, ServerTls, TlsFacts};
@@ -28,6 +28,8 @@ pub enum Chore {
     Stream(StreamSlot),
     /// For a line; see [`Shard::line_wish`].
     Line(Route),
+    /// For a connection or flow of a forward; see [`Shard::passage_wish`].
+    Passage(PassageSlot),
 }
 
 impl Shard {
@@ -228,7 +230,9 @@ impl Shard {
     /// The next thing for the engine to do.
     pub fn next_chore(&mut self) -> Option<Chore> {
         // Lines first: queries that wait for a server are the older debt.
-        self.lines.next_chore().map(Chore::Line).or_else(|| self.streams.next_chore().map(Chore::Stream))
+        let line = self.lines.next_chore().map(Chore::Line);
+        line.or_else(|| self.streams.next_chore().map(Chore::Stream))
+            .or_else(|| self.passages.next_chore().map(Chore::Passage))
     }
 
     /// Goes on with what connections hold and could not be looked at before.

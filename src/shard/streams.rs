@@ -13,7 +13,7 @@
 mod clients;
 mod end;
 
-pub use end::{LineEnd, StreamEnd};
+pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 
 use crate::addr::{Client, ListenerSlot, Route, StreamSlot};
 use crate::config::snapshot::StreamLimits;

@@ -77,7 +77,8 @@ impl Shard {
     pub(super) fn send(&mut self, key: Key, query: &mut [u8]) -> Verdict {
         edit::set_id(query, key.id);
         if key.route.is_line() {
-            self.lines.ask(key.route, query, self.now);
+            let alone = self.outstanding.live_on(key.route) <= 1;
+            self.lines.ask(key.route, query, alone, self.now);
             return Verdict::Hold;
         }
         Verdict::Forward(key.route)
@@ -172,10 +173,11 @@ impl Shard {
         }
         if let Some(second) = self.claim_second(first, known) {
             self.page().retries.add(1);
+            let alone = second.route.is_line() && self.outstanding.live_on(second.route) <= 1;
             if let Some(query) = self.cases.query(known.asked.case) {
                 edit::set_id(query, second.id);
                 if second.route.is_line() {
-                    self.lines.ask(second.route, query, self.now);
+                    self.lines.ask(second.route, query, alone, self.now);
                 } else {
                     out(Verdict::Forward(second.route), query);
                 }
