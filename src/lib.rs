@@ -66,12 +66,14 @@
 //!     text.rs          rules as people read them
 //!   streams.rs         clients' connections, without their sockets
 //!     clients.rs       how many a client has, and who is turned away
+//!     preface.rs       PROXY headers in front of their queries
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
 //!   lined.rs           what goes by them, and what becomes of it when they end
 //!   forward.rs         connections and flows of forwards, without their sockets
 //!   forwarded.rs       which target each goes to, and to which one next
+//!   origin.rs          whose query it is: PROXY headers in and out, source addresses
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
 //!   outstanding.rs     fixed slots: claim, settle, expire; O(1) next deadline
@@ -113,6 +115,7 @@
 //!   clock.rs           the OS clock, read once per batch
 //!   luaffi/            what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     functions.rs     the C functions of the LuaFFI family
+//!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!

@@ -29,8 +29,8 @@ use super::ready::Ready;
 use super::socket::Ear;
 use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
-use super::{Message, Setup, clock, socket};
-use crate::addr::{BackendSlot, Client, ListenerSlot, Route, SocketSlot};
+use super::{Message, Setup, clock, socket, transparent};
+use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, Route, SocketSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
 use crate::live::{Board, ShardPage};
 use crate::packet::Packet;
@@ -45,6 +45,8 @@ const IDLE_MS: u16 = 250;
 const EVENTS: usize = 256;
 /// Batches read from one listener before the others get their turn, when it is being emptied.
 const EMPTYING_ROUNDS: usize = 4096;
+/// Room for the PROXY header of another server in front of a query that is offered to it, octets.
+const RESEND_ROOM: usize = 4_608;
 /// Servers that a query which the kernel refuses to send is offered to.
 const UNSENT_TRIES: usize = 4;
 
@@ -63,6 +65,8 @@ struct Door {
 #[derive(Debug)]
 struct Link {
     sockets: Vec<Option<Socket>>,
+    /// What is written on each datagram, where its sockets are not connected.
+    server: Option<Endpoint>,
     segment: Segment,
 }
 
@@ -280,7 +284,7 @@ impl Engine {
             fits
         };
         work(connections, &sockets.epoll, shard, &mut |verdict, octets| match verdict {
-            Verdict::Forward(route) if !sockets.send_one(route, octets) => {
+            Verdict::Forward(route) if !sockets.send_connected(route, octets) => {
                 refused.push((route, octets.to_vec()));
             }
             Verdict::Deliver(to) | Verdict::Answer(to) if used == responses.capacity() => {
@@ -299,7 +303,11 @@ impl Engine {
             outbox.deliver(|slot| sockets.door(slot), responses, shard);
         }
         for (route, mut octets) in refused {
+            if self.sockets.server(route).is_some() && self.sockets.send_one(&self.shard, route, &octets) {
+                continue;
+            }
             let length = octets.len();
+            octets.resize(length + RESEND_ROOM, 0);
             resend(&mut self.shard, &self.sockets, route, &mut Packet::new(&mut octets, 0, length));
         }
     }
@@ -364,15 +372,25 @@ impl Engine {
     /// Reads one batch of a backend's answers; they are delivered when the buffer is full or all
     /// ready sockets have been read, so that one system call serves many backends.
     fn read_link(&mut self, route: Route) {
+        let server = self.sockets.server(route);
+        if server.is_some() || self.responses.notes_peers() {
+            // Those that wait have other things noted of them.
+            self.deliver();
+        }
         let Some(socket) = self.sockets.link(route) else { return };
+        let note = if server.is_some() { Note::Peer } else { Note::Nothing };
         // An error is the ICMP message of an earlier query, reported once; what is behind it is
         // read in the next round.
-        let Ok(count) = self.responses.receive(socket.as_fd(), self.received, Note::Nothing) else {
+        let Ok(count) = self.responses.receive(socket.as_fd(), self.received, note) else {
             return;
         };
         for at in self.received..self.received + count {
             if self.responses.was_cut(at) {
                 self.shard.drop(DropReason::Oversized);
+                continue;
+            }
+            if server.is_some() && self.responses.peer(at) != server {
+                self.shard.drop(DropReason::ResponseForeign);
                 continue;
             }
             let mut packet = self.responses.packet(at);
@@ -385,7 +403,7 @@ impl Engine {
                         .push((to.listener, Parcel { at, start, len, to: Some(to.peer), from }));
                 }
                 // Asked again, because of the answer.
-                Verdict::Forward(again) if self.sockets.send_one(again, packet.bytes()) => {}
+                Verdict::Forward(again) if self.sockets.send_one(&self.shard, again, packet.bytes()) => {}
                 Verdict::Forward(again) => resend(&mut self.shard, &self.sockets, again, &mut packet),
                 Verdict::Drop(_) | Verdict::Hold => {}
             }
@@ -415,6 +433,9 @@ impl Engine {
             outbox.parcels.clear();
             outbox.parcels.extend(outbox.forwards[from..].iter().take_while(|f| f.0 == route).map(|f| f.1));
             from += outbox.parcels.len();
+            if let Some(server) = self.sockets.server(route) {
+                transparent::address(&mut outbox.parcels, server, route, &self.queries, &self.shard);
+            }
             self.sockets.send(
                 route,
                 &self.queries,
@@ -424,7 +445,7 @@ impl Engine {
             );
             for at in outbox.refused.drain(..) {
                 let parcel = outbox.parcels[at];
-                let mut packet = self.queries.packet(parcel.at);
+                let mut packet = self.queries.packet_at(parcel.at, parcel.start, parcel.len);
                 resend(&mut self.shard, &self.sockets, route, &mut packet);
             }
         }
@@ -576,8 +597,9 @@ impl Sockets {
                 continue;
             }
             let said = self.links[at].is_some();
-            let mut link =
-                self.links[at].take().unwrap_or_else(|| Link { sockets: Vec::new(), segment: Segment::Runs });
+            let server = transparent::server(backend);
+            let new = || Link { sockets: Vec::new(), server, segment: Segment::Runs };
+            let mut link = self.links[at].take().unwrap_or_else(new);
             link.sockets.resize_with(usize::from(backend.sockets.max(1)), || None);
             if let Err(e) = self.fill(backend, &mut link) {
                 self.incomplete = true;
@@ -663,8 +685,21 @@ impl Sockets {
         }
     }
 
-    fn send_one(&self, route: Route, octets: &[u8]) -> bool {
-        let Some(socket) = self.link(route) else { return false };
+    /// The address that is written on what goes by a route; none where its socket is connected.
+    fn server(&self, route: Route) -> Option<Endpoint> {
+        self.links.get(route.backend.index())?.as_ref()?.server
+    }
+
+    fn send_one(&self, shard: &Shard, route: Route, octets: &[u8]) -> bool {
+        match (self.link(route), self.server(route)) {
+            (Some(socket), Some(server)) => transparent::send(socket, server, route, octets, shard),
+            _ => self.send_connected(route, octets),
+        }
+    }
+
+    /// The same by a socket that knows its server; false of others.
+    fn send_connected(&self, route: Route, octets: &[u8]) -> bool {
+        let Some(socket) = self.link(route).filter(|_| self.server(route).is_none()) else { return false };
         // The first call may only report an earlier packet's ICMP error.
         socket.send(octets).or_else(|_| socket.send(octets)).is_ok()
     }
@@ -676,7 +711,7 @@ fn resend(shard: &mut Shard, sockets: &Sockets, mut route: Route, packet: &mut P
     for tries in 1..=UNSENT_TRIES {
         refused[tries - 1] = route.backend;
         match shard.on_unsent(route, packet, &refused[..tries]) {
-            Verdict::Forward(other) if sockets.send_one(other, packet.bytes()) => return,
+            Verdict::Forward(other) if sockets.send_one(shard, other, packet.bytes()) => return,
             Verdict::Forward(other) => route = other,
             Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
         }

@@ -16,6 +16,7 @@ pub mod sim;
 pub mod socket;
 mod streams;
 pub mod sys;
+mod transparent;
 
 use std::io;
 use std::sync::Arc;

@@ -422,14 +422,16 @@ impl Node {
                 let seen = || What::Seen(Seen::Query { backend: link.backend, port, octets: octets.clone() });
                 return network.travel(network.backends, seen);
             }
-            let length = octets.len();
-            let mut packet = Packet::new(&mut octets, 0, length);
+            let mut packet = roomy(&mut octets);
             if tried == UNSENT_TRIES {
                 return self.shard.abandon(route, &mut packet);
             }
             refused.push(route.backend);
             match self.shard.on_unsent(route, &mut packet, &refused) {
-                Verdict::Forward(other) => route = other,
+                Verdict::Forward(other) => {
+                    route = other;
+                    octets = packet.bytes().to_vec();
+                }
                 Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
             }
         }

@@ -1,7 +1,7 @@
 //! Sockets, set up by safe calls: REUSEPORT, PKTINFO, buffers, interface, DSCP.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use libc::{
@@ -166,13 +166,31 @@ pub fn connect(backend: &Backend) -> io::Result<Socket> {
     if let Some(interface) = &backend.source_interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
+    set_buffers(&socket, backend.socket_options);
+    set_dscp(&socket, ip, backend.dscp)?;
+    if backend.client_address == ClientAddress::Transparent {
+        // One that is connected, or bound to an address of ours, would hear nothing that is sent
+        // to a client's.
+        let any: IpAddr =
+            if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        set_transparent(&socket, ip)?;
+        socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
+        return Ok(socket);
+    }
     if let Some(source) = backend.source {
         socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     }
-    set_buffers(&socket, backend.socket_options);
-    set_dscp(&socket, ip, backend.dscp)?;
     socket.connect(&SockAddr::from(backend.address))?;
     Ok(socket)
+}
+
+/// Lets a socket send from any address, and hear what is sent to any.
+fn set_transparent(socket: &Socket, ip: IpAddr) -> io::Result<()> {
+    let (level, name) = match ip {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    sys::set_option(socket.as_fd(), level, name, 1)
 }
 
 /// Takes a listening socket out of its REUSEPORT group without closing it: the kernel gives a
@@ -212,23 +230,26 @@ fn stream(ip: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Begins a connection to a backend, from a port of the kernel's choice; whether it came about is
-/// known when the socket can be written.
+/// Begins a connection to a backend, from a port of the kernel's choice and, where `client` is
+/// given, from that address; whether it came about is known when the socket can be written.
 ///
 /// # Errors
 /// What the kernel says at once: no route, no such interface, no descriptors left.
-pub fn connect_stream(backend: &Backend) -> io::Result<Socket> {
-    begin_stream(backend, backend.lines.fast_open)
+pub fn connect_stream(backend: &Backend, client: Option<IpAddr>) -> io::Result<Socket> {
+    begin_stream(backend, client, backend.lines.fast_open)
 }
 
-fn begin_stream(backend: &Backend, fast_open: bool) -> io::Result<Socket> {
+fn begin_stream(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> io::Result<Socket> {
     let ip = backend.address.ip();
     let socket = stream(ip)?;
     socket.set_tcp_nodelay(true)?;
     if let Some(interface) = &backend.source_interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
-    if let Some(source) = backend.source {
+    if client.is_some() {
+        set_transparent(&socket, ip)?;
+    }
+    if let Some(source) = client.or(backend.source) {
         // The port is chosen at the connect, so that many connections can share it (ip(7)).
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
         socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
@@ -257,41 +278,28 @@ pub fn connect_target(
     fast_open: bool,
 ) -> io::Result<Socket> {
     let transparent = target.client_address == ClientAddress::Transparent;
-    if !datagram && !transparent {
-        return begin_stream(target, fast_open);
+    if !datagram {
+        return begin_stream(target, transparent.then(|| client.ip()), fast_open);
     }
     if !transparent {
         return connect(target);
     }
     let ip = target.address.ip();
-    let socket = if datagram { self::datagram(ip)? } else { stream(ip)? };
-    let (level, name) = match ip {
-        IpAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
-        IpAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
-    };
-    sys::set_option(socket.as_fd(), level, name, 1)?;
+    let socket = self::datagram(ip)?;
+    set_transparent(&socket, ip)?;
     if let Some(interface) = &target.source_interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     let mut source = SocketAddr::from(client);
-    if datagram {
-        // From the client's own port, unless another flow of it has that.
-        if socket.bind(&SockAddr::from(source)).is_err() {
-            source.set_port(0);
-            socket.bind(&SockAddr::from(source))?;
-        }
-    } else {
-        socket.set_tcp_nodelay(true)?;
-        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+    // From the client's own port, unless another flow of it has that.
+    if socket.bind(&SockAddr::from(source)).is_err() {
         source.set_port(0);
         socket.bind(&SockAddr::from(source))?;
     }
     set_buffers(&socket, target.socket_options);
     set_dscp(&socket, ip, target.dscp)?;
-    match socket.connect(&SockAddr::from(target.address)) {
-        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
-        _ => Ok(socket),
-    }
+    socket.connect(&SockAddr::from(target.address))?;
+    Ok(socket)
 }
 
 /// Takes a connection that waits at a listening socket: its socket, non-blocking, and who is at

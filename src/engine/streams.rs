@@ -10,6 +10,7 @@
 //! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -359,10 +360,11 @@ impl Connections {
 
     fn open_line(&mut self, epoll: &Epoll, line: Route, shard: &mut Shard, out: Out<'_>) {
         let backend = shard.snapshot().backend(line.backend).cloned();
+        let client = shard.line_source(line).map(|ip| Ipv6Addr::from(ip).to_canonical());
         let opened = backend.ok_or(io::Error::from(io::ErrorKind::NotFound)).and_then(|backend| {
             let session = backend.lines.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
             let session = session.map_err(io::Error::other)?;
-            let socket = socket::connect_stream(&backend)?;
+            let socket = socket::connect_stream(&backend, client)?;
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
             epoll.add(&socket, EpollEvent::new(flags, Ready::Link(line).pack()))?;
             Ok(match session {

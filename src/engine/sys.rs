@@ -170,6 +170,12 @@ impl Arrivals {
         };
     }
 
+    /// Whether what was received last came with its sender's address.
+    #[must_use]
+    pub fn notes_peers(&self) -> bool {
+        self.noted == Some(Note::Peer)
+    }
+
     /// Whether the datagram at `at` was longer than there is room for, and has been cut.
     #[must_use]
     pub fn was_cut(&self, at: usize) -> bool {
@@ -180,6 +186,11 @@ impl Arrivals {
     pub fn packet(&mut self, at: usize) -> Packet<'_> {
         let length = self.headers[at].msg_len as usize;
         Packet::new(&mut self.octets[at * self.stride..(at + 1) * self.stride], HEADROOM, length)
+    }
+
+    /// The same as it was left after an edit, which may have moved it.
+    pub fn packet_at(&mut self, at: usize, start: usize, length: usize) -> Packet<'_> {
+        Packet::new(&mut self.octets[at * self.stride..(at + 1) * self.stride], start, length)
     }
 
     /// The octets that [`Arrivals::packet`] left at `at`.
@@ -523,6 +534,38 @@ unsafe fn write_pktinfo(control: *mut cmsghdr, local: &Local) -> usize {
             unsafe { write_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info) }
         }
     }
+}
+
+/// Sends one datagram by a socket that is not connected, from an address that need not be ours if
+/// the socket is transparent.
+///
+/// # Errors
+/// What the kernel says.
+pub fn send_from(
+    socket: BorrowedFd<'_>,
+    octets: &[u8],
+    to: &Endpoint,
+    from: Option<&Local>,
+) -> io::Result<()> {
+    // SAFETY: plain C structures for which all zeros is a valid value.
+    let (mut name, mut header): (sockaddr_in6, msghdr) = unsafe { (zeroed(), zeroed()) };
+    let mut control = Control([0; CONTROL]);
+    let mut vector = iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
+    header.msg_namelen = write_name(&mut name, to);
+    header.msg_name = (&raw mut name).cast();
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    if let Some(local) = from {
+        header.msg_control = (&raw mut control.0).cast();
+        header.msg_controllen = CONTROL as _;
+        // SAFETY: the control buffer is CONTROL octets, aligned, and ours; one of these control
+        // messages takes at most 40 of them.
+        header.msg_controllen = unsafe { write_pktinfo(libc::CMSG_FIRSTHDR(&raw const header), local) } as _;
+    }
+    // SAFETY: name, vector, control and octets live through the call, with their true sizes.
+    // JUSTIFICATION: no safe call sets the source address.
+    let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Sets a socket option whose value is an integer.

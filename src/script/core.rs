@@ -108,6 +108,7 @@ pub(super) fn table(lua: &Lua, place: &Place, shared: &Arc<Shared>) -> mlua::Res
     message(&functions)?;
     facts(&functions)?;
     tags(&functions)?;
+    proxy_values(&functions)?;
     answers(&functions)?;
     choices(&functions)?;
     values(&functions)?;
@@ -201,6 +202,25 @@ fn tags(f: &Functions<'_>) -> mlua::Result<()> {
             return Err(over());
         }
         let pairs = current.case.tags.iter().map(|(n, v)| (BString::from(n), BString::from(v)));
+        lua.create_table_from(pairs)
+    })
+}
+
+fn proxy_values(f: &Functions<'_>) -> mlua::Result<()> {
+    f.define("clear_proxy_values", |_, c, ()| {
+        c.case.proxy.clear();
+        Ok(())
+    })?;
+    f.define("add_proxy_value", |_, c, (kind, value): (u8, mlua::String)| {
+        Ok(c.case.proxy.add(kind, &value.as_bytes()))
+    })?;
+    let place = Rc::clone(&f.place);
+    f.plain("proxy_values", move |lua, ()| {
+        let current = place.try_borrow().map_err(|_| over())?;
+        if !current.open {
+            return Err(over());
+        }
+        let pairs = current.case.proxy.iter().map(|(kind, value)| (kind, BString::from(value)));
         lua.create_table_from(pairs)
     })
 }

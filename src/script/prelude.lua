@@ -699,9 +699,30 @@ for _, name in ipairs({ "getHTTPHeaders", "getHTTPHost", "getHTTPPath", "getHTTP
                         "setHTTPResponse" }) do
   method(name, function() error(name .. " is not available: no listener speaks HTTP", 3) end)
 end
-for _, name in ipairs({ "addProxyProtocolValue", "setProxyProtocolValues", "getProxyProtocolValues" }) do
-  method(name, function() error(name .. " is not available: no listener speaks the PROXY protocol", 3) end)
+local function add_proxy_value(name, kind, value)
+  if type(kind) ~= "number" or kind < 0 or kind > 255 or kind % 1 ~= 0 then
+    wrong(name, kind, "a type from 0 to 255", 4)
+  end
+  if type(value) ~= "string" then wrong(name, value, "a string", 4) end
+  if not core.add_proxy_value(kind, value) then
+    error(name .. ": no more room; a query may have 64 values with 4096 octets in all", 4)
+  end
 end
+method("getProxyProtocolValues", core.proxy_values)
+method("addProxyProtocolValue", function(kind, value)
+  add_proxy_value("addProxyProtocolValue", kind, value)
+end)
+method("setProxyProtocolValues", function(values)
+  if type(values) ~= "table" then wrong("setProxyProtocolValues", values, "a table of types and values", 3) end
+  local kinds = {}
+  for kind in pairs(values) do
+    if type(kind) ~= "number" then wrong("setProxyProtocolValues", kind, "a type from 0 to 255", 3) end
+    kinds[#kinds + 1] = kind
+  end
+  table.sort(kinds)
+  core.clear_proxy_values()
+  for _, kind in ipairs(kinds) do add_proxy_value("setProxyProtocolValues", kind, values[kind]) end
+end)
 for _, name in ipairs({ "setMetaKey", "sendTrap", "setSpanAttribute", "getTraceID" }) do
   method(name, function() error(name .. " is not available: nothing exports it", 3) end)
 end

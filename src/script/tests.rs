@@ -386,7 +386,7 @@ fn answers_are_edited_and_asked_again() {
 
 #[test]
 fn what_is_not_there_is_refused_by_name() {
-    for name in ["getHTTPPath", "setProxyProtocolValues", "suspend", "setMetaKey"] {
+    for name in ["getHTTPPath", "suspend", "setMetaKey"] {
         let body = format!(
             "local ok, e = pcall(dq.{name}, dq) assert(not ok and tostring(e):find('{name} is not available'))"
         );

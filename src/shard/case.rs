@@ -4,10 +4,11 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::addr::{Client, PoolSlot};
+use crate::addr::{Client, Endpoint, PoolSlot};
 use crate::time::{Tick, TickDelta};
 use crate::wire::ecs::Ecs;
 use crate::wire::header;
+use crate::wire::proxy;
 
 /// Octets of all tags of a query, names and values together.
 const TAG_OCTETS_MAX: usize = 4096;
@@ -42,6 +43,12 @@ impl Protocol {
     #[must_use]
     pub const fn is_stream(self) -> bool {
         !matches!(self, Self::DoUdp | Self::DnsCryptUdp)
+    }
+
+    /// Whether nobody on the way could read it.
+    #[must_use]
+    pub const fn is_encrypted(self) -> bool {
+        !matches!(self, Self::DoUdp | Self::DoTcp)
     }
 }
 
@@ -107,6 +114,23 @@ impl Tags {
     }
 }
 
+/// Between whom a query was sent at first, as the PROXY header says that it came with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// The client.
+    pub source: Endpoint,
+    /// What the client asked.
+    pub destination: Endpoint,
+}
+
+impl Via {
+    /// What a header says; none when it speaks for its sender, or of no IP addresses.
+    #[must_use]
+    pub fn of(header: &proxy::Header<'_>) -> Option<Self> {
+        Some(Self { source: header.source?, destination: header.destination? })
+    }
+}
+
 /// Octets of all PROXY values of a query together.
 const PROXY_OCTETS_MAX: usize = 4096;
 /// PROXY values of a query.
@@ -155,6 +179,12 @@ impl ProxyValues {
         self.octets.clear();
         self.ends.clear();
     }
+
+    /// Becomes a copy of another list, in the memory that is there.
+    pub fn copy(&mut self, other: &Self) {
+        self.octets.clone_from(&other.octets);
+        self.ends.clone_from(&other.ends);
+    }
 }
 
 /// What rules wish of the client's subnet (RFC 7871).
@@ -199,6 +229,8 @@ pub struct Case {
     pub pool: PoolSlot,
     /// Its tags.
     pub tags: Tags,
+    /// Between whom it was sent at first; none when its peer is its client.
+    pub via: Option<Via>,
     /// Values of the PROXY header that it came with, and that its server gets.
     pub proxy: ProxyValues,
     /// The server name that the client's TLS handshake named; empty without one.
@@ -260,6 +292,8 @@ impl Case {
             && self.ttl_max.is_none()
             && self.error.is_none()
             && self.original.is_empty()
+            && self.via.is_none()
+            && self.proxy.is_empty()
             && !self.restartable
     }
 }

@@ -3,7 +3,7 @@
 //! Most queries have none. One is opened for a query that rules have decided something about, or
 //! that may be asked again; it lives until the last try of the query has ended.
 
-use super::case::Case;
+use super::case::{Case, ProxyValues, Via};
 use super::outstanding::Key;
 use crate::addr::BackendSlot;
 use crate::wire::transfer::Transfer;
@@ -203,6 +203,18 @@ impl Cases {
     /// The case's facts; none of a bare one.
     pub fn case(&mut self, at: u32) -> Option<&mut Case> {
         self.kept.get_mut(at as usize).filter(|k| !k.bare).map(|k| &mut k.case)
+    }
+
+    /// Between whom the query was sent at first, if not by its peer.
+    #[must_use]
+    pub fn via(&self, at: u32) -> Option<Via> {
+        self.kept.get(at as usize).filter(|k| !k.bare)?.case.via
+    }
+
+    /// Values that the query's server gets in its PROXY header; none of a bare case.
+    #[must_use]
+    pub fn proxy_values(&self, at: u32) -> Option<&ProxyValues> {
+        self.kept.get(at as usize).filter(|k| !k.bare).map(|k| &k.case.proxy)
     }
 
     /// Whether there is nothing that concerns the query's answer.

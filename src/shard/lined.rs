@@ -2,7 +2,7 @@
 //! that ends, and zone transfers.
 
 use super::lines::LineWish;
-use super::lines::{ANYBODY, Need};
+use super::lines::Need;
 use super::outstanding::{Asked, DELIVERED, Key, Known, TEED};
 use super::policy::Subject;
 use super::streams::{LineEnd, StreamEnd};
@@ -51,13 +51,16 @@ impl Shard {
 
     /// A line of a server for a query.
     pub(super) fn line_for(&mut self, backend: BackendSlot, asked: &Asked) -> Option<SocketSlot> {
+        let (key, source) = self.line_key(backend, asked);
         let need = Need {
             options: &self.snapshot.backend(backend)?.lines,
             transfer: self.cases.transfer(asked.case),
-            key: ANYBODY,
+            key,
+            source,
         };
         let outstanding = &self.outstanding;
         let route = self.lines.pick(backend, need, |route| outstanding.live_on(route), self.now)?;
+        self.begin_line(route, key);
         Some(route.socket)
     }
 
@@ -70,7 +73,7 @@ impl Shard {
         let kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
         let claimed = if kept { self.claim(key.route.backend, asked, None) } else { None };
         let verdict = match claimed {
-            Some(key) => self.send(key, packet.bytes_mut()),
+            Some(key) => self.send(key, &asked, packet),
             None => {
                 self.cases.close(asked.case);
                 self.drop(DropReason::OutstandingFull)
@@ -107,21 +110,24 @@ impl Shard {
             Moved::Failed => self.next_server(backend, &asked, &query),
         };
         let claimed = next.and_then(|next| self.claim(next, asked, None));
-        if let Some(key) = claimed {
+        let sent = claimed.is_some_and(|key| {
             self.page().retries.add(1);
-            if let verdict @ Verdict::Forward(_) = self.send(key, &mut query) {
-                out(verdict, &mut query);
+            let sent = self.send_copy(key, &asked, &mut query, out);
+            if !sent {
+                self.cases.ended(asked.case, key);
             }
-        }
+            sent
+        });
         self.buffer = query;
-        claimed.is_some()
+        sent
     }
 
     /// A server for a query that others have failed. It goes as it stands: with the client's
     /// subnet only to servers that want it.
     fn next_server(&mut self, failed: BackendSlot, asked: &Asked, query: &[u8]) -> Option<BackendSlot> {
         let question = Question::parse(query)?;
-        let subject = Subject { qname: question.qname, client: &asked.client.peer };
+        let client = self.asker(asked);
+        let subject = Subject { qname: question.qname, client: &client };
         let avoid = self.cases.failed(asked.case);
         let next = self.selector.select(&self.snapshot, asked.pool, &subject, avoid, &mut self.rng)?;
         (!avoid.contains(&next) && self.wants_subnet(next) == self.wants_subnet(failed)).then_some(next)

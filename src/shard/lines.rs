@@ -49,6 +49,7 @@ struct Line {
     transfer: Option<Transfer>,
     /// Only for queries of this client: the server takes its address from the connection.
     key: u64,
+    source: Option<[u8; 16]>,
 }
 
 /// A backend's lines.
@@ -101,7 +102,10 @@ pub(super) struct Past {
 pub(super) struct Need<'o> {
     pub(super) options: &'o LineOptions,
     pub(super) transfer: Option<Transfer>,
+    /// For whom the line is to be: [`ANYBODY`], or what tells one client from others.
     pub(super) key: u64,
+    /// The address that it is to come from, where that is the client's own.
+    pub(super) source: Option<[u8; 16]>,
 }
 
 impl Lines {
@@ -145,8 +149,17 @@ impl Lines {
         let max =
             if need.options.connections == 0 { LINES_MAX } else { need.options.connections.min(LINES_MAX) };
         if farm.open >= max {
-            return None;
+            // Lines of other clients that are idle make room: those about to be closed do not count.
+            let ended = farm.lines.iter().flatten().filter(|l| matches!(l.state, State::Ended(_))).count();
+            let idle = farm.lines.iter().enumerate().find_map(|(at, line)| {
+                let line = line.as_ref().filter(|l| l.state == State::Open && l.key != need.key)?;
+                (line.transfer.is_none() && live(route(at)) == 0).then_some(at)
+            });
+            if farm.open - ended as u32 >= max {
+                self.end(route(idle?), LineEnd::Idle);
+            }
         }
+        let farm = &mut self.farms[backend.index()];
         let at = farm.lines.iter().position(Option::is_none).unwrap_or_else(|| {
             farm.lines.push(None);
             farm.lines.len() - 1
@@ -164,6 +177,7 @@ impl Lines {
             output: Outbound::new(),
             transfer: need.transfer,
             key: need.key,
+            source: need.source,
         });
         farm.open += 1;
         self.open += 1;
@@ -216,9 +230,14 @@ impl Lines {
 
     /// Puts octets in front of a new line's first query: a PROXY header.
     pub(super) fn preface(&mut self, route: Route, octets: &[u8]) {
-        if let Some(line) = self.line_mut(route).filter(|l| l.is_new) {
+        if let Some(line) = self.line_mut(route).filter(|l| l.is_new && l.output.is_empty()) {
             line.output.push_raw(octets);
         }
+    }
+
+    /// The address that a line is to come from, where that is its client's own.
+    pub(super) fn source(&self, route: Route) -> Option<[u8; 16]> {
+        self.line(route)?.source
     }
 
     /// Whether a line has had no query yet.

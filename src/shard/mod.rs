@@ -18,6 +18,7 @@ pub mod journal;
 mod later;
 mod lined;
 pub mod lines;
+mod origin;
 pub mod outstanding;
 pub mod policy;
 mod ruled;
@@ -43,6 +44,7 @@ use crate::time::{Tick, TickDelta};
 use crate::wire::answer::{self, AnswerEdns, Flags};
 use crate::wire::edit;
 use crate::wire::header::{Header, rcode};
+use crate::wire::keepalive;
 use crate::wire::name;
 use crate::wire::query::Question;
 
@@ -51,6 +53,7 @@ use cases::Cases;
 use forward::Passages;
 use later::Later;
 use lines::Lines;
+use origin::Arrived;
 use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Outstanding, Queue, TEED};
 use policy::{Selector, Subject};
 use rules::action::ResponseAction;
@@ -96,6 +99,10 @@ pub struct Shard {
     overdue: Vec<PassageSlot>,
     /// A message of a stream or a line, while it is looked at.
     scratch: Vec<u8>,
+    /// Whence the query at hand comes.
+    arrived: Arrived,
+    /// The PROXY header that a server gets.
+    header: Vec<u8>,
     /// Queries of a line that has ended.
     orphans: Vec<(Key, Known)>,
     /// The case of the packet at hand.
@@ -138,6 +145,8 @@ struct Wants {
     tags: bool,
     /// Queries are kept, to be asked again or for their letter case.
     queries: bool,
+    /// What there is about clients' addresses.
+    origin: origin::Wants,
     /// Answers may come long after a server's time-out: they are held back, or asked for again.
     late: bool,
 }
@@ -164,6 +173,7 @@ impl Wants {
             queries: !chains.timeout.is_empty()
                 || snapshot.globals.fixup_case
                 || chains.response.rules().iter().any(restarts),
+            origin: origin::Wants::of(snapshot),
             late: snapshot.script.is_some()
                 || !chains.timeout.is_empty()
                 || chains.query.rules().iter().any(|r| r.action.delays())
@@ -210,6 +220,8 @@ impl Shard {
             avoided: Vec::new(),
             overdue: Vec::new(),
             scratch: Vec::new(),
+            arrived: Arrived::default(),
+            header: Vec::new(),
             orphans: Vec::new(),
             case: Case::default(),
             limits,
@@ -306,7 +318,13 @@ impl Shard {
     /// A client's query. It is edited into the query for a backend, or into our own answer.
     pub fn on_query(&mut self, from: Client, packet: &mut Packet<'_>) -> Verdict {
         self.page().queries.add(1);
-        if !self.snapshot.acl.contains(&from.peer.ip) {
+        let mut has_origin = false;
+        if self.wants.origin.headers {
+            match self.arrive(from, packet) {
+                Ok(has) => has_origin = has,
+                Err(reason) => return self.drop(reason),
+            }
+        } else if !self.snapshot.acl.contains(&from.peer.ip) {
             return self.drop(DropReason::Acl);
         }
         let message = packet.bytes();
@@ -334,9 +352,9 @@ impl Shard {
             pool: PoolSlot(0),
             flags: case::packed(case::flags_of(message)),
         };
-        if self.wants.rules {
+        if self.wants.rules || has_origin {
             let facts = Facts::from_question(&question);
-            return self.rule_query(asked, facts, packet);
+            return self.rule_query(asked, facts, has_origin, packet);
         }
         let subject = Subject { qname: question.qname, client: &from.peer };
         let avoid = self.lines.avoided(from.stream.is_some());
@@ -392,6 +410,10 @@ impl Shard {
             return self.asks_by_line(key, known, packet);
         }
         self.settle(key, known, code);
+        if from.is_line() && keepalive::may_be_there(packet.bytes()) {
+            // The server's word to us, not ours to the client (RFC 7828).
+            keepalive::remove(packet);
+        }
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
         case::set_flags(packet.bytes_mut(), case::unpacked(known.asked.flags));
         let client = known.asked.client;

@@ -28,11 +28,20 @@ const ROOM: usize = 512;
 
 impl Shard {
     /// A query that meets rules.
-    pub(super) fn rule_query(&mut self, asked: Asked, facts: Facts, packet: &mut Packet<'_>) -> Verdict {
+    pub(super) fn rule_query(
+        &mut self,
+        asked: Asked,
+        facts: Facts,
+        has_origin: bool,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
         let from = asked.client;
         self.case.reset(self.now, ecs_wish(&self.snapshot), case::flags_of(packet.bytes()));
         self.case.protocol = self.protocol(from);
         self.name_server(from);
+        if has_origin {
+            self.take_up_origin();
+        }
         let outcome = self.stage(from, facts, None, packet, act::query);
         match outcome {
             Outcome::Drop(reason) => self.drop(reason),
@@ -84,7 +93,8 @@ impl Shard {
             }
         }
         let question = Question::parse(packet.bytes())?;
-        let subject = Subject { qname: question.qname, client: &asked.client.peer };
+        let client = self.seen(asked.client).peer;
+        let subject = Subject { qname: question.qname, client: &client };
         self.selector.select(&self.snapshot, asked.pool, &subject, &[], &mut self.rng)
     }
 
@@ -163,7 +173,14 @@ impl Shard {
         if !self.wants_subnet(backend) || !wish.wanted {
             return;
         }
-        let done = ecs::set(packet, wish.address(&client), wish.v4, wish.v6, wish.replace, act::OPT_PAYLOAD);
+        let done = ecs::set(
+            packet,
+            wish.address(&self.seen(client)),
+            wish.v4,
+            wish.v6,
+            wish.replace,
+            act::OPT_PAYLOAD,
+        );
         // An option beside one that a rule added goes with its record.
         if done == Ecs::OptAdded || done == Ecs::OptionAdded && self.case.added == Ecs::Left {
             self.case.added = done;
@@ -274,7 +291,7 @@ impl Shard {
         // This is the second try.
         self.cases.take_retry(asked.case);
         match self.claim(backend, asked, None) {
-            Some(key) => self.send(key, packet.bytes_mut()),
+            Some(key) => self.send(key, &asked, packet),
             None => {
                 self.cases.close(asked.case);
                 self.drop(DropReason::OutstandingFull)
@@ -331,7 +348,8 @@ impl Shard {
         packet: &mut Packet<'_>,
         play: impl FnOnce(&mut Scene<'_, '_>, &mut Env<'_>, &mut Hands<'_>) -> T,
     ) -> T {
-        let local = self.local(client);
+        let local = self.case.via.map_or_else(|| self.local(client), |via| via.destination);
+        let client = self.seen(client);
         let mut scene = Scene { packet, facts, case: &mut self.case, client, local, answered };
         let mut env = Env {
             now: self.now,
@@ -349,22 +367,6 @@ impl Shard {
             limit: 0,
         };
         play(&mut scene, &mut env, &mut hands)
-    }
-
-    /// The address and port that a client asked.
-    fn local(&self, client: Client) -> Endpoint {
-        // Most configurations have each listener at its slot's place.
-        let listeners = &self.snapshot.listeners;
-        let near = listeners.get(client.listener.index()).filter(|l| l.slot == client.listener);
-        let listener = near.or_else(|| listeners.iter().find(|l| l.slot == client.listener));
-        let mut local = listener.map_or(Endpoint { ip: [0; 16], scope: 0, port: 0 }, |l| l.address.into());
-        let asked = client.stream.and_then(|s| self.streams.facts(s)).map_or(client.local, |f| f.0.local);
-        if asked != LocalSlot::LISTENER
-            && let Some(ip) = self.locals.get(asked.index())
-        {
-            local.ip = *ip;
-        }
-        local
     }
 
     /// A wildcard listener was asked on a local address, for the first time: which one it is.
@@ -390,8 +392,9 @@ impl Shard {
             match self.claim(backend, asked, None) {
                 Some(key) => {
                     self.unawaited += 1;
-                    if let verdict @ Verdict::Forward(_) = self.send(key, &mut octets[..len]) {
-                        out(verdict, &mut octets[..len]);
+                    if !self.send_copy(key, &asked, &mut octets[..len], out) {
+                        self.unawaited -= 1;
+                        self.drop(DropReason::TeeFull);
                     }
                 }
                 None => {

@@ -9,10 +9,12 @@ use super::case::Protocol;
 use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
 use super::verdict::{DropReason, Verdict};
 use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot, Route, StreamSlot};
-use crate::config::snapshot::Listener;
+use crate::config::snapshot::{Listener, ProxyHeader};
 use crate::packet::Packet;
 use crate::tls::{Reason, ServerTls, TlsFacts};
 use crate::wire::frame::Flow;
+use crate::wire::keepalive;
+use crate::wire::proxy;
 
 /// Octets before a message for what edits put in front.
 pub(super) const HEADROOM: usize = 64;
@@ -51,18 +53,22 @@ impl Shard {
         listener: &Listener,
         local: LocalSlot,
     ) -> Result<StreamSlot, StreamEnd> {
-        if !self.snapshot.acl.contains(&peer.ip) {
+        // As the configuration in force has it, unless it has let the listener go.
+        let listener = self.listener(listener.slot).unwrap_or(listener);
+        let proxy = &self.snapshot.globals.proxy;
+        let header_due = listener.proxy != ProxyHeader::Ignored && proxy.peers.contains(&peer.ip);
+        let by_header = header_due && proxy.acl_to_client;
+        if !by_header && !self.snapshot.acl.contains(&peer.ip) {
             return Err(StreamEnd::Acl);
         }
-        // As the configuration in force has it, unless it has let the listener go.
-        let listener =
-            self.snapshot.listeners.iter().find(|l| l.slot == listener.slot).map_or(listener, |l| l);
         let tls = listener.service.tls().is_some();
         let arrival = Arrival {
             client: Client { peer, listener: listener.slot, local, stream: None },
             protocol: if tls { Protocol::DoT } else { Protocol::DoTcp },
             handshake: tls,
             in_flight_max: listener.streams.in_flight,
+            header_due,
+            counts: !by_header,
             listener_max: listener.streams.connections.div_ceil(self.board.shards().len() as u32),
         };
         self.streams.open(arrival, &self.snapshot.globals.streams, self.now)
@@ -108,10 +114,21 @@ impl Shard {
     pub fn on_stream_octets(
         &mut self,
         stream: StreamSlot,
-        octets: &[u8],
+        mut octets: &[u8],
         out: &mut dyn FnMut(Verdict, &mut [u8]),
     ) {
         if !self.streams.on_read(stream, &self.snapshot.globals.streams, self.now) {
+            return;
+        }
+        if self.streams.header_is_due(stream) {
+            let used = self.on_header_octets(stream, octets);
+            octets = &octets[used.min(octets.len())..];
+            if octets.is_empty() {
+                return;
+            }
+        } else if self.wants.origin.headers && self.streams.is_fresh(stream) && proxy::is_header(octets, true)
+        {
+            self.streams.end(stream, StreamEnd::Proxy);
             return;
         }
         let Some(mut frames) = self.streams.take_frames(stream) else { return };
@@ -136,6 +153,9 @@ impl Shard {
     ) -> Flow {
         let limits = &self.snapshot.globals.streams;
         let Some(client) = self.streams.begin(stream, limits, self.now) else { return Flow::Stop };
+        if keepalive::may_be_there(message) && keepalive::is_asked(message) {
+            self.streams.ask_keepalive(stream);
+        }
         self.with_scratch(message, |shard, packet| {
             let verdict = shard.on_query(client, packet);
             if let verdict @ Verdict::Forward(_) = shard.conclude(client, verdict, packet) {
@@ -161,6 +181,10 @@ impl Shard {
         let Some(stream) = client.stream else { return verdict };
         match verdict {
             Verdict::Answer(_) | Verdict::Deliver(_) => {
+                if let Some(timeout) = self.streams.keepalive(stream, &self.snapshot.globals.streams) {
+                    // An answer without EDNS, or without room for it, goes without.
+                    let _ = keepalive::set(packet, timeout);
+                }
                 self.streams.conclude(stream, Some(packet.bytes()), self.now);
                 Verdict::Hold
             }

@@ -12,6 +12,7 @@
 
 mod clients;
 mod end;
+mod preface;
 
 pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 
@@ -23,6 +24,7 @@ use crate::wire::frame::{Frames, Outbound};
 
 use ahash::RandomState;
 use clients::Clients;
+use preface::Preface;
 
 /// A connection whose output holds so many octets is not read, and no transfer is read for it.
 const OUTPUT_FULL: usize = 64 * 1024;
@@ -56,8 +58,10 @@ struct Stream {
     state: State,
     /// Its place in `chores` is taken.
     chore: bool,
-    /// It was counted among its client's connections.
-    counted: bool,
+    /// As whose it was counted, if it was counted among a client's connections.
+    counted: Option<[u8; 16]>,
+    /// The client would know how long the connection may stay open (RFC 7828).
+    keepalive: bool,
     /// Its TLS handshake is not done.
     handshaking: bool,
     /// The server name that its handshake named.
@@ -74,6 +78,8 @@ struct Stream {
     begun: Option<Tick>,
     /// Since when its output waits to be taken.
     blocked: Option<Tick>,
+    /// The PROXY header that it begins with, if it does.
+    preface: Option<Box<Preface>>,
     frames: Frames,
     output: Outbound,
     /// The line that waits for this connection to take what it has.
@@ -120,6 +126,10 @@ pub(super) struct Arrival {
     pub(super) in_flight_max: u16,
     /// Connections that its listener may have; 0 is no limit.
     pub(super) listener_max: u32,
+    /// It must begin with a PROXY header.
+    pub(super) header_due: bool,
+    /// It counts as its peer's connection; otherwise as that of the client which the header names.
+    pub(super) counts: bool,
 }
 
 impl Streams {
@@ -153,7 +163,8 @@ impl Streams {
         if arrival.listener_max > 0 && self.of_listener(listener) >= arrival.listener_max {
             return Err(StreamEnd::ListenerConnections);
         }
-        let counted = self.clients.admit(&arrival.client.peer.ip, limits, now)?;
+        let client = arrival.client.peer.ip;
+        let counted = arrival.counts && self.clients.admit(&client, limits, now)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -164,7 +175,8 @@ impl Streams {
             protocol: arrival.protocol,
             state: State::Open,
             chore: false,
-            counted,
+            counted: counted.then_some(client),
+            keepalive: false,
             handshaking: arrival.handshake,
             sni: None,
             in_flight: 0,
@@ -175,6 +187,7 @@ impl Streams {
             active: now,
             begun: None,
             blocked: None,
+            preface: arrival.header_due.then(Preface::due),
             frames: Frames::new(),
             output: Outbound::new(),
             feeder: None,
@@ -235,6 +248,20 @@ impl Streams {
         }
     }
 
+    /// The client would know how long the connection may stay open.
+    pub(super) fn ask_keepalive(&mut self, slot: StreamSlot) {
+        if let Some(stream) = self.stream_mut(slot) {
+            stream.keepalive = true;
+        }
+    }
+
+    /// How long the connection may stay open without a query, if its client would know.
+    pub(super) fn keepalive(&self, slot: StreamSlot, limits: &StreamLimits) -> Option<TickDelta> {
+        self.stream(slot).filter(|s| s.keepalive)?;
+        let haste = if self.is_overloaded(limits) { OVERLOAD_HASTE } else { 1 };
+        Some(TickDelta(limits.receive_timeout.0 / haste))
+    }
+
     /// Open connections.
     pub(super) const fn open_count(&self) -> u32 {
         self.open
@@ -245,7 +272,7 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot).filter(|s| s.state == State::Open) else { return false };
         stream.reads += 1;
         if limits.reads_per_query > 0 && stream.reads > limits.reads_per_query {
-            let ip = stream.client.peer.ip;
+            let ip = stream.counted.unwrap_or(stream.client.peer.ip);
             self.clients.ban(&ip, limits, now + limits.reads_ban);
             self.end(slot, StreamEnd::Reads);
             return false;
@@ -400,8 +427,8 @@ impl Streams {
         self.output_total -= octets;
         self.open -= 1;
         self.by_listener[client.listener.index()] -= 1;
-        if counted {
-            self.clients.left(&client.peer.ip);
+        if let Some(ip) = counted {
+            self.clients.left(&ip);
         }
         if idle {
             self.forget(slot);

@@ -12,6 +12,7 @@ use crate::packet::Packet;
 use crate::time::TickDelta;
 use crate::wire::edit;
 use crate::wire::header::Header;
+use crate::wire::keepalive;
 use crate::wire::query::Question;
 
 impl Shard {
@@ -32,6 +33,10 @@ impl Shard {
             asked.case = self.cases.open_bare().unwrap_or(NO_CASE);
         }
         if streams {
+            if keepalive::may_be_there(packet.bytes()) {
+                // Between the client and us (RFC 7828, 3.2.1: "hop-by-hop").
+                keepalive::remove(packet);
+            }
             self.prepare_for_line(&asked, packet.bytes());
         }
         if keeps && !streams {
@@ -41,7 +46,7 @@ impl Shard {
             }
         }
         match self.claim(backend, asked, queue) {
-            Some(key) => self.send(key, packet.bytes_mut()),
+            Some(key) => self.send(key, &asked, packet),
             None => {
                 self.cases.close(asked.case);
                 self.page().backend(backend).send_errors.add(1);
@@ -73,15 +78,34 @@ impl Shard {
         Some(key)
     }
 
-    /// Sends a query that has its claim: out of here, or into a line's output.
-    pub(super) fn send(&mut self, key: Key, query: &mut [u8]) -> Verdict {
-        edit::set_id(query, key.id);
-        if key.route.is_line() {
-            let alone = self.outstanding.live_on(key.route) <= 1;
-            self.lines.ask(key.route, query, alone, self.now);
-            return Verdict::Hold;
+    /// Sends a query that has its claim: out of here, or into a line's output. Without room for the
+    /// PROXY header that its server wants it is dropped.
+    pub(super) fn send(&mut self, key: Key, asked: &Asked, packet: &mut Packet<'_>) -> Verdict {
+        if let Some(verdict) = self.put(key, asked, packet) {
+            return verdict;
         }
-        Verdict::Forward(key.route)
+        if self.cases.ended(asked.case, key).is_none() {
+            self.cases.close(asked.case);
+        }
+        self.drop(DropReason::QuerySendError)
+    }
+
+    /// As [`Shard::send`]; none, and its claim taken back, when there is no room.
+    pub(super) fn put(&mut self, key: Key, asked: &Asked, packet: &mut Packet<'_>) -> Option<Verdict> {
+        edit::set_id(packet.bytes_mut(), key.id);
+        let route = key.route;
+        if route.is_line() {
+            let alone = self.outstanding.live_on(route) <= 1;
+            self.lines.ask(route, packet.bytes(), alone, self.now);
+            return Some(Verdict::Hold);
+        }
+        if self.preface(route.backend, asked, packet) {
+            return Some(Verdict::Forward(route));
+        }
+        self.page().backend(route.backend).send_errors.add(1);
+        self.outstanding.release(key);
+        self.selector.settled(route.backend, None);
+        None
     }
 
     /// The kernel would not send this query (its packet is as `on_query` or `on_tick` left it):
@@ -97,8 +121,9 @@ impl Shard {
             // The first try is still out: it goes on alone.
             return Verdict::Drop(DropReason::QuerySendError);
         }
+        let client = self.asker(&known.asked);
         let other = Question::parse(packet.bytes()).and_then(|question| {
-            let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
+            let subject = Subject { qname: question.qname, client: &client };
             self.selector.select(&self.snapshot, known.asked.pool, &subject, refused, &mut self.rng)
         });
         // The query goes as it stands: with the client's subnet only to servers that want it.
@@ -106,7 +131,8 @@ impl Shard {
         match other.and_then(|backend| self.claim(backend, known.asked, None)) {
             Some(second) => {
                 self.cases.take_retry(known.asked.case);
-                self.send(second, packet.bytes_mut())
+                let verdict = self.send(second, &known.asked, packet);
+                self.conclude(known.asked.client, verdict, packet)
             }
             None => {
                 self.cases.close(known.asked.case);
@@ -139,7 +165,8 @@ impl Shard {
     }
 
     /// Takes back the claim of a query that was not sent.
-    fn unsent(&mut self, route: Route, packet: &Packet<'_>) -> Option<(Key, Known)> {
+    fn unsent(&mut self, route: Route, packet: &mut Packet<'_>) -> Option<(Key, Known)> {
+        self.strip(route.backend, packet);
         let key = Key { route, id: Header::parse(packet.bytes())?.id() };
         let Found::Live(known) = self.outstanding.find(key) else { return None };
         self.page().backend(route.backend).send_errors.add(1);
@@ -173,23 +200,23 @@ impl Shard {
         }
         if let Some(second) = self.claim_second(first, known) {
             self.page().retries.add(1);
-            let alone = second.route.is_line() && self.outstanding.live_on(second.route) <= 1;
-            if let Some(query) = self.cases.query(known.asked.case) {
-                edit::set_id(query, second.id);
-                if second.route.is_line() {
-                    self.lines.ask(second.route, query, alone, self.now);
-                } else {
-                    out(Verdict::Forward(second.route), query);
-                }
+            let mut query = std::mem::take(&mut self.buffer);
+            query.clear();
+            query.extend_from_slice(self.cases.query(known.asked.case).as_deref().unwrap_or_default());
+            if !self.send_copy(second, &known.asked, &mut query, out) {
+                // The first try goes on alone.
+                self.cases.ended(known.asked.case, second);
             }
+            self.buffer = query;
         }
     }
 
     fn claim_second(&mut self, first: Key, known: Known) -> Option<Key> {
         let pool = known.asked.pool;
         let savings = self.retry_savings.get(pool.index())?.checked_sub(u64::from(PPM))?;
+        let client = self.asker(&known.asked);
         let question = Question::parse(self.cases.query(known.asked.case)?)?;
-        let subject = Subject { qname: question.qname, client: &known.asked.client.peer };
+        let subject = Subject { qname: question.qname, client: &client };
         let avoid = [first.route.backend];
         let backend = self.selector.select(&self.snapshot, pool, &subject, &avoid, &mut self.rng)?;
         // The query goes as it stands: with the client's subnet only to servers that want it.

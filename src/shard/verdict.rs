@@ -46,6 +46,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// A query from an address outside the ACL.
     Acl = "acl",
+    /// A PROXY header that is missing where one is due, malformed, or from a stranger.
+    ProxyHeader = "proxy-header",
     /// A query shorter than a DNS header.
     QueryShort = "query-short",
     /// A query with QR=1: an answer that nobody asked for.

@@ -9,6 +9,7 @@
 //! Both is for the caller to see to.
 
 use super::edns;
+use super::header::Header;
 use crate::packet::Packet;
 use crate::time::TickDelta;
 
@@ -17,6 +18,14 @@ pub const CODE: u16 = 11;
 
 /// Nanoseconds of a unit.
 const UNIT: u64 = 100_000_000;
+
+/// Whether a message may have the option, by a look at its last octets: no need to read one that
+/// ends with an OPT record without options, or has no additional records.
+#[must_use]
+pub fn may_be_there(message: &[u8]) -> bool {
+    let ends_bare = matches!(message.last_chunk::<11>(), Some([0, 0, 41, .., 0, 0]));
+    !ends_bare && Header::parse(message).is_some_and(|header| header.arcount() > 0)
+}
 
 /// Whether a query has the option: its sender would know how long it may stay. Whatever data it
 /// has, a query should have none (RFC 7828, 3.2.1).
@@ -84,7 +93,14 @@ mod tests {
             (Vec::new(), false, None),
         ] {
             assert_eq!((is_asked(&message), timeout(&message)), (asked, told), "{message:?}");
+            assert!(may_be_there(&message) || !asked, "{message:?}");
         }
+    }
+
+    #[test]
+    fn most_messages_need_not_be_read_for_it() {
+        assert!(!may_be_there(PLAIN) && !may_be_there(&with(b"")) && !may_be_there(b""));
+        assert!(may_be_there(&with(b"\0\x0a\0\x01c")));
     }
 
     #[test]

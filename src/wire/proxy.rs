@@ -20,11 +20,11 @@ mod crc;
 /// What a version 2 header begins with.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Octets of a version 2 header in front of its payload.
-const FIXED: usize = 16;
+pub const FIXED: usize = 16;
 /// What a version 1 header begins with.
 const LINE_START: &[u8] = b"PROXY ";
 /// Octets of the longest version 1 header, CR LF included.
-const LINE_MAX: usize = 107;
+pub const LINE_MAX: usize = 107;
 /// Octets of a TLV's type and length.
 const TLV_HEAD: usize = 3;
 /// Octets of two UNIX addresses.
@@ -204,6 +204,12 @@ pub fn parse(octets: &[u8], max: usize) -> Parsed<'_> {
         Ok(None) => Parsed::Incomplete,
         Err(error) => Parsed::Invalid(error),
     }
+}
+
+/// Whether `octets` begin as a header does: of version 2, or where a line can be, of version 1.
+#[must_use]
+pub fn is_header(octets: &[u8], line_too: bool) -> bool {
+    octets.starts_with(SIGNATURE) || line_too && octets.starts_with(LINE_START)
 }
 
 /// Whether `octets` begin with `start`, as far as there are any.
@@ -459,6 +465,10 @@ pub struct Ssl<'o> {
     pub tlvs: Tlvs<'o>,
 }
 
+/// The value of an SSL TLV that says no more than that the client came by TLS. Its last four
+/// octets are not 0: that would be a certificate that was verified.
+pub const SSL_PLAIN: [u8; 5] = [CLIENT_SSL, 0, 0, 0, 1];
+
 /// The bit of [`Ssl::client`] for a client that came by TLS.
 pub const CLIENT_SSL: u8 = 0x01;
 
@@ -477,8 +487,7 @@ impl<'o> Ssl<'o> {
 #[must_use]
 pub fn ssl_tlv(out: &mut Vec<u8>, version: &str, cipher: &str) -> bool {
     let start = out.len();
-    // Not 0: that would be a certificate that was verified.
-    out.extend_from_slice(&[CLIENT_SSL, 0, 0, 0, 1]);
+    out.extend_from_slice(&SSL_PLAIN);
     let fits = [(tlv::SSL_VERSION, version), (tlv::SSL_CIPHER, cipher)]
         .into_iter()
         .filter(|(_, text)| !text.is_empty())

@@ -31,6 +31,7 @@ mod dnsdist;
 mod hostile;
 mod mistakes;
 mod namespaces;
+mod proxy;
 mod recipes;
 mod reload;
 mod rules;

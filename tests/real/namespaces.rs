@@ -57,13 +57,13 @@ const CLIENT: usize = 0;
 const BALANCER: usize = 1;
 const BACKEND: usize = 2;
 
-#[test]
-fn an_interface_bound_listener_serves_that_side_only() {
+/// The three machines, or why they cannot be made.
+fn machines() -> Option<Namespaces> {
     let spaces = match Namespaces::new(&["client", "lob", "backend"]) {
         Ok(spaces) => spaces,
         Err(why) => {
             eprintln!("SKIPPED: network namespaces cannot be made here: {why}");
-            return;
+            return None;
         }
     };
     for (left, link, right) in [(CLIENT, "cl", BALANCER), (BALANCER, "be", BACKEND)] {
@@ -78,7 +78,12 @@ fn an_interface_bound_listener_serves_that_side_only() {
         spaces.ip(which, &format!("address add {address} dev {link}"));
         spaces.ip(which, &format!("link set {link} up"));
     }
+    Some(spaces)
+}
 
+#[test]
+fn an_interface_bound_listener_serves_that_side_only() {
+    let Some(spaces) = machines() else { return };
     let home = Directory::new();
     let plain = servers::command(Kind::Nsd, &home, "198.18.2.2:53".parse().expect("an address"), 41);
     let backend = Program::start(&mut spaces.command(BACKEND, &plain));
@@ -106,5 +111,66 @@ fn an_interface_bound_listener_serves_that_side_only() {
     let begun = Instant::now();
     assert_ne!(ask(BACKEND, "198.18.2.1"), "192.0.2.41", "the other side is not served");
     assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(lob.stop().success());
+}
+
+/// What `tuning.md` says that the balancer's machine needs, so that answers to clients' addresses
+/// come to it: those from the server's port, by the server's link.
+const TRANSPARENT: [&str; 3] = [
+    "rule add iif be ipproto udp sport 53 lookup 100",
+    "rule add iif be ipproto tcp sport 53 lookup 100",
+    "route add local default dev lo table 100",
+];
+
+#[test]
+fn a_server_sees_the_clients_own_address() {
+    let Some(spaces) = machines() else { return };
+    spaces.ip(CLIENT, "address add 198.18.1.9/24 dev cl");
+    spaces.ip(BALANCER, "link set lo up");
+    spaces.ip(BACKEND, "route add default via 198.18.2.1");
+    for command in TRANSPARENT {
+        spaces.ip(BALANCER, command);
+    }
+    let home = Directory::new();
+    let path = home.path().display();
+    home.write(
+        "who.zone",
+        "$ORIGIN who.test.\n@ 60 IN SOA ns hostmaster 1 3600 600 86400 60\n@ 60 IN NS ns\n",
+    );
+    // Knot's whoami: the answer is the address that asked.
+    let text = format!(
+        "server:\n  listen: 198.18.2.2@53\n  rundir: \"{path}\"\n  udp-workers: 1\n  tcp-workers: 1\n  \
+         background-workers: 1\ndatabase:\n  storage: \"{path}/db\"\nlog:\n  - target: stderr\n    any: info\n\
+         zone:\n  - domain: who.test.\n    storage: \"{path}\"\n    file: who.zone\n    module: mod-whoami\n"
+    );
+    let mut knot = Command::new("knotd");
+    knot.arg("-c").arg(home.write("knot.conf", &text));
+    let backend = Program::start(&mut spaces.command(BACKEND, &knot));
+    let config = Directory::new();
+    let file = config.write(
+        "dnslob.lua",
+        "addLocal(\"0.0.0.0:53\")\nsetACL({\"0.0.0.0/0\"})\n\
+         newServer {address=\"198.18.2.2\", transparent=true, checkName=\"who.test.\", checkInterval=0.1}\n",
+    );
+    let mut plain = Command::new(binary());
+    plain.arg("-C").arg(file);
+    let mut lob = Lob::launch(spaces.command(BALANCER, &plain), config);
+    let ask = |from: &str, way: &str| {
+        let mut dig = Command::new("dig");
+        dig.args(["@198.18.1.2", "who.test", "A", "+short", "+tries=1", "+timeout=1", "-b", from, way]);
+        let out = spaces.command(CLIENT, &dig).output().expect("dig; scripts/test installs it");
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    wait_for(
+        || format!("the client's address; {}; {}", backend.transcript(), lob.program.transcript()),
+        || (ask("198.18.1.1", "+notcp") == "198.18.1.1").then_some(()),
+    );
+    for way in ["+notcp", "+tcp"] {
+        for _ in 0..3 {
+            for client in ["198.18.1.1", "198.18.1.9"] {
+                assert_eq!(ask(client, way), client, "{way}; {}", lob.program.transcript());
+            }
+        }
+    }
     assert!(lob.stop().success());
 }

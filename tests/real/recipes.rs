@@ -260,6 +260,54 @@ fn a_server_is_told_the_clients_subnet() {
     assert_eq!(told(&ours, "claim.test"), Some((1, 24, vec![127, 0, 8])));
 }
 
+#[test]
+fn the_clients_address_goes_all_the_way() {
+    use dnslob::wire::proxy::{self, Parsed, Transport, write_v2};
+    let (told, plain) = (Witness::start(1), Witness::start(2));
+    let recipe = Recipe::start(
+        "client-address",
+        &[
+            ("203.0.113.53", "127.0.9.1".into()),
+            ("192.0.2.1", told.address.to_string() + "\", healthCheckMode=\"up"),
+            ("198.51.100.1", plain.address.to_string() + "\", healthCheckMode=\"up"),
+        ],
+    );
+    let ask = |from: &str, client: &str, name: &str| {
+        let mut octets = Vec::new();
+        let [source, asked] =
+            [client, "192.0.2.53:53"].map(|a| a.parse::<SocketAddr>().expect("an address").into());
+        assert!(write_v2(&mut octets, Transport::Datagram, source, asked, std::iter::empty()));
+        octets.extend(message::query(7, name));
+        let socket = std::net::UdpSocket::bind((from, 0)).expect("a socket");
+        socket.send_to(&octets, recipe.at).expect("sent");
+    };
+    let seen = |witness: &Witness, name: &str| {
+        wait_for(|| format!("{name}; {}", recipe.lob.program.transcript()), || witness.last(name))
+    };
+    for (client, guest) in [("192.0.2.9:4000", false), ("192.0.2.130:4000", true)] {
+        let name = format!("g{guest}.test");
+        ask("127.0.9.1", client, &name);
+        let octets = seen(&told, &name);
+        let Parsed::Header { header, .. } = proxy::parse(&octets, 512) else { panic!("{octets:02x?}") };
+        assert_eq!(header.source.map(SocketAddr::from), client.parse().ok());
+        assert_eq!(header.tlvs.first(0xe0), guest.then_some(&b"guest"[..]));
+    }
+    ask("127.0.9.1", "192.0.2.70:4000", "subnet.test");
+    assert_eq!(subnet(&seen(&plain, "subnet.test")), Some((1, 24, vec![192, 0, 2])));
+    // Strangers, and clients outside the ACL.
+    ask("127.0.0.1", "192.0.2.9:4000", "stranger.test");
+    ask("127.0.9.1", "198.51.100.9:4000", "outside.test");
+    wait_for(
+        || recipe.lob.program.transcript(),
+        || (recipe.lob.dropped("proxy-header") == 1 && recipe.lob.dropped("acl") == 1).then_some(()),
+    );
+    // Others need no header, and their own address is told.
+    recipe.try_client("dig", "own.test +tries=1 +time=1 -b 127.0.0.9");
+    let octets = seen(&told, "own.test");
+    let Parsed::Header { header, .. } = proxy::parse(&octets, 512) else { panic!("{octets:02x?}") };
+    assert_eq!(header.source.map(|s| s.ip().to_string()), Some("127.0.0.9".to_owned()));
+}
+
 /// The client subnet in a query with one question: family, prefix length, octets (RFC 7871, 6).
 fn subnet(query: &[u8]) -> Option<(u16, u8, Vec<u8>)> {
     let number = |at: usize| Some(u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]));

@@ -44,6 +44,13 @@ impl Witness {
         Self { address, shared, thread: Some(thread) }
     }
 
+    /// The last datagram with a query for `name` in it, whatever stands in front of that.
+    pub(crate) fn last(&self, name: &str) -> Option<Vec<u8>> {
+        let asked = message::query(0, name)[message::HEADER..].to_vec();
+        let queries = self.shared.queries.lock().expect("the queries");
+        queries.iter().rev().find(|q| q.windows(asked.len()).any(|w| w == asked)).cloned()
+    }
+
     /// The queries for `name` that have arrived.
     pub(crate) fn queries(&self, name: &str) -> Vec<Vec<u8>> {
         let asked = message::query(0, name)[message::HEADER..].to_vec();

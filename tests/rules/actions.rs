@@ -239,6 +239,7 @@ fn tables() -> String {
         include_str!("responses.rs"),
         include_str!("limits.rs"),
         include_str!("chains.rs"),
+        include_str!("proxy.rs"),
     ]
     .join("\n")
 }

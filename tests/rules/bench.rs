@@ -10,6 +10,9 @@
 //! hold                        it is held back
 //! wait 100                    so many milliseconds pass, then the shard does what is due
 //! from 192.0.2.1:53           the client, from now on
+//! via 192.0.2.1:1 192.0.2.2:53 e0=616263    queries come with a PROXY header that says this, from
+//!                             now on; `via local`, `via 0d0a` (these octets), `via nothing`
+//! told udp 192.0.2.1:1 192.0.2.2:53 e0=616263    what goes to a server next has this header
 //! hits query 1 0              how often the rules of a chain have been hit
 //! ```
 //!
@@ -17,6 +20,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dnslob::addr::{Client, Route, RuleSlot};
@@ -28,9 +32,10 @@ use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
 use dnslob::shard::verdict::{DropReason, Verdict};
 use dnslob::time::{Tick, TickDelta};
+use dnslob::wire::proxy::{self, Parsed, Transport};
 
 use crate::support::farm::{client, configured};
-use crate::support::message::{describe, message, same};
+use crate::support::message::{describe, hex, message, same};
 
 /// Room of a packet, as engines have it.
 const ROOM: usize = 4096;
@@ -53,6 +58,8 @@ pub(crate) struct Bench {
     pub(crate) now: Tick,
     slots: Slots,
     from: Client,
+    /// What queries begin with.
+    via: Vec<u8>,
     /// What servers were asked, in order.
     asked: Vec<(Route, Vec<u8>)>,
     out: VecDeque<Out>,
@@ -74,6 +81,7 @@ impl Bench {
             now: Tick(1_000_000_000),
             slots,
             from: client(CLIENT),
+            via: Vec::new(),
             asked: Vec::new(),
             out: VecDeque::new(),
             drops: [0; DropReason::ALL.len()],
@@ -136,7 +144,7 @@ impl Bench {
         for (verdict, octets) in seen {
             match verdict {
                 Verdict::Forward(route) => {
-                    self.asked.push((route, octets.clone()));
+                    self.asked.push((route, octets[header_len(&octets)..].to_vec()));
                     out.push(Out::Forward(route, octets));
                 }
                 Verdict::Answer(to) | Verdict::Deliver(to) => out.push(Out::ToClient(to, octets)),
@@ -194,7 +202,7 @@ impl Bench {
         }
         match word {
             "q" => {
-                let out = self.query(self.from, &message(rest));
+                let out = self.query(self.from, &[&self.via[..], &message(rest)].concat());
                 self.out.extend(out);
             }
             "wait" => {
@@ -202,6 +210,20 @@ impl Bench {
                 self.out.extend(out);
             }
             "from" => self.from = client(rest),
+            "via" => self.via = header(rest),
+            "told" => {
+                let Some(Out::Forward(_, octets)) = self.out.front_mut() else {
+                    return Err(self.odd(self.out.front().cloned()));
+                };
+                let len = header_len(octets);
+                let is: Vec<u8> = octets.drain(..len).collect();
+                // A checksum stands for itself.
+                if is.len() != header(rest).len()
+                    || proxy::parse(&is, 65_535) != proxy::parse(&header(rest), 65_535)
+                {
+                    return Err(format!("but: {is:02x?}"));
+                }
+            }
             ">" => {
                 let (number, text) = rest.split_once(' ').expect("a server and a message");
                 match self.out.pop_front() {
@@ -281,6 +303,45 @@ impl Bench {
             Out::Hold => "hold".to_owned(),
         }
     }
+}
+
+/// Octets of the PROXY header in front of a message.
+fn header_len(octets: &[u8]) -> usize {
+    match proxy::parse(octets, 65_535) {
+        Parsed::Header { len, .. } => len,
+        Parsed::Incomplete | Parsed::Invalid(_) => 0,
+    }
+}
+
+/// A PROXY header as a transcript says it: of a datagram, unless it begins with another word.
+pub(crate) fn header(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut words = text.split(' ').peekable();
+    match words.peek().copied() {
+        Some("nothing") => return out,
+        Some("local") => {
+            proxy::write_v2_local(&mut out);
+            return out;
+        }
+        Some(word) if !word.contains([':', 'p']) => return hex(word),
+        _ => {}
+    }
+    let transport = match words.next_if(|w| matches!(*w, "udp" | "tcp")) {
+        Some("tcp") => Transport::Stream,
+        _ => Transport::Datagram,
+    };
+    let mut endpoint = || words.next().expect("an address").parse::<SocketAddr>().expect("an address");
+    let (source, destination) = (endpoint().into(), endpoint().into());
+    let values: Vec<(u8, Vec<u8>)> = words
+        .map(|word| {
+            let (kind, value) = word.split_once('=').expect("type=octets");
+            let kind = u8::from_str_radix(kind, 16).expect("a type");
+            (kind, hex(value))
+        })
+        .collect();
+    let tlvs = values.iter().map(|(kind, value)| (*kind, &value[..]));
+    assert!(proxy::write_v2(&mut out, transport, source, destination, tlvs), "it fits");
+    out
 }
 
 /// Name, configuration, transcript.

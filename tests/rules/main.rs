@@ -16,5 +16,6 @@ mod behaviour;
 mod chains;
 mod edns;
 mod limits;
+mod proxy;
 mod responses;
 mod selectors;

@@ -1,0 +1,285 @@
+//! Whose query it is: PROXY headers that queries come with, and those that servers get.
+//!
+//! ```text
+//!  in:  datagram ─► header off ┐                    out: datagram: header in front of it
+//!       stream: its preface    ┴─► case.via ─►           line: at its beginning; one client a line
+//! ```
+//!
+//! An answer goes to the peer that sent the query, whoever it was for at first; rules, policies
+//! and servers see the client that the header names.
+
+use std::hash::{BuildHasher, Hasher};
+
+use super::Shard;
+use super::case::{ProxyValues, Via};
+use super::lines::ANYBODY;
+use super::outstanding::{Asked, Found, Key};
+use super::verdict::{DropReason, Verdict};
+use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, StreamSlot};
+use crate::config::snapshot::{ClientAddress, Listener, ProxyHeader, Snapshot};
+use crate::packet::Packet;
+use crate::shard::streams::StreamEnd;
+use crate::wire::header::Header;
+use crate::wire::proxy::{self, Parsed, Transport, tlv};
+
+/// What a configuration has to do with clients' addresses; found out once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wants {
+    /// Somebody may send PROXY headers.
+    pub(super) headers: bool,
+    /// Somebody may ask for their values.
+    values: bool,
+    /// Some server gets one.
+    sends: bool,
+}
+
+impl Wants {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let tells = |c: ClientAddress| matches!(c, ClientAddress::Proxy { .. });
+        let sends = snapshot.backends.iter().flatten().any(|b| tells(b.client_address));
+        Self {
+            headers: snapshot.globals.proxy.peers.len() > 0,
+            values: sends || snapshot.script.is_some() || !snapshot.chains.query.is_empty(),
+            sends,
+        }
+    }
+}
+
+/// What is known of where a query comes from, before it has a case.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    via: Option<Via>,
+    values: ProxyValues,
+}
+
+impl Shard {
+    /// Whether a query may be asked, where headers are looked for: takes that of a datagram off.
+    /// Says whether the query was sent by somebody else at first, or has values.
+    pub(super) fn arrive(&mut self, from: Client, packet: &mut Packet<'_>) -> Result<bool, DropReason> {
+        self.arrived.values.clear();
+        let snapshot = &self.snapshot;
+        let proxy = &snapshot.globals.proxy;
+        self.arrived.via = match from.stream {
+            Some(stream) => match self.streams.origin(stream) {
+                Some((via, values)) => {
+                    if self.wants.origin.values {
+                        self.arrived.values.copy(values);
+                    }
+                    via
+                }
+                None => None,
+            },
+            None if self.listener(from.listener).is_none_or(|l| l.proxy == ProxyHeader::Ignored) => None,
+            None if proxy.peers.contains(&from.peer.ip) => {
+                let octets_max = usize::from(proxy.octets_max).saturating_sub(proxy::FIXED);
+                // A line of version 1 is for connections.
+                let is_header = proxy::is_header(packet.bytes(), false);
+                let (Parsed::Header { header, len }, true) =
+                    (proxy::parse(packet.bytes(), octets_max), is_header)
+                else {
+                    return Err(DropReason::ProxyHeader);
+                };
+                let arrived = &mut self.arrived;
+                let mut tlvs = header.tlvs.into_iter().filter(|_| self.wants.origin.values);
+                if !tlvs.all(|(kind, value)| arrived.values.add(kind, value)) {
+                    return Err(DropReason::ProxyHeader);
+                }
+                let via = Via::of(&header);
+                packet.advance(len);
+                via
+            }
+            None if proxy::is_header(packet.bytes(), false) => return Err(DropReason::ProxyHeader),
+            None => None,
+        };
+        let client = self.arrived.via.filter(|_| proxy.acl_to_client).map_or(from.peer, |via| via.source);
+        if !snapshot.acl.contains(&client.ip) {
+            return Err(DropReason::Acl);
+        }
+        Ok(self.arrived.via.is_some() || !self.arrived.values.is_empty())
+    }
+
+    /// Puts what [`Shard::arrive`] has found into the case at hand.
+    pub(super) fn take_up_origin(&mut self) {
+        self.case.via = self.arrived.via;
+        std::mem::swap(&mut self.case.proxy, &mut self.arrived.values);
+    }
+
+    /// The listener with this slot.
+    pub(super) fn listener(&self, slot: ListenerSlot) -> Option<&Listener> {
+        // Most configurations have each listener at its slot's place.
+        let listeners = &self.snapshot.listeners;
+        let near = listeners.get(slot.index()).filter(|l| l.slot == slot);
+        near.or_else(|| listeners.iter().find(|l| l.slot == slot)).map(|l| &**l)
+    }
+
+    /// The address and port that a client, or the proxy in front of us, asked.
+    pub(super) fn local(&self, client: Client) -> Endpoint {
+        const UNKNOWN: Endpoint = Endpoint { ip: [0; 16], scope: 0, port: 0 };
+        let mut local = self.listener(client.listener).map_or(UNKNOWN, |l| l.address.into());
+        let asked = client.stream.and_then(|s| self.streams.facts(s)).map_or(client.local, |f| f.0.local);
+        if asked != LocalSlot::LISTENER
+            && let Some(ip) = self.locals.get(asked.index())
+        {
+            local.ip = *ip;
+        }
+        local
+    }
+
+    /// Who asked, as rules and policies see it, of the query whose case is at hand.
+    pub(super) fn seen(&self, client: Client) -> Client {
+        self.case.via.map_or(client, |via| Client { peer: via.source, ..client })
+    }
+
+    /// Who asked, of a query that has its claim.
+    pub(super) fn asker(&self, asked: &Asked) -> Endpoint {
+        self.cases.via(asked.case).map_or(asked.client.peer, |via| via.source)
+    }
+
+    /// The client whose query is on its way by one of a server's sockets: whose address it is to
+    /// carry. None when there is no such query, or nobody waits for it.
+    #[must_use]
+    pub fn source_of(&self, route: Route, query: &[u8]) -> Option<Endpoint> {
+        let key = Key { route, id: Header::parse(query)?.id() };
+        let Found::Live(known) = self.outstanding.find(key) else { return None };
+        Some(self.asker(&known.asked)).filter(|client| client.port != 0)
+    }
+
+    /// The address that a line is to come from, where that is its client's own.
+    #[must_use]
+    pub fn line_source(&self, line: Route) -> Option<[u8; 16]> {
+        self.lines.source(line)
+    }
+
+    /// Writes the PROXY header of a query for a server into `self.header`; false when that server
+    /// gets none.
+    fn compose(&mut self, backend: BackendSlot, asked: &Asked) -> bool {
+        if !self.wants.origin.sends {
+            return false;
+        }
+        let told = self.snapshot.backend(backend).map(|b| b.client_address);
+        let Some(ClientAddress::Proxy { v1, advertise_tls }) = told else { return false };
+        let mut header = std::mem::take(&mut self.header);
+        header.clear();
+        let via = self.cases.via(asked.case);
+        let via =
+            via.unwrap_or_else(|| Via { source: asked.client.peer, destination: self.local(asked.client) });
+        if v1 {
+            proxy::write_v1(&mut header, via.source, via.destination);
+        } else {
+            let stream = asked.client.stream.is_some();
+            let transport = if stream { Transport::Stream } else { Transport::Datagram };
+            let says_tls = advertise_tls && self.protocol(asked.client).is_encrypted();
+            let values = self.cases.proxy_values(asked.case);
+            let has_tls = values.is_some_and(|v| v.iter().any(|(kind, _)| kind == tlv::SSL));
+            let tls = (says_tls && !has_tls).then_some((tlv::SSL, &proxy::SSL_PLAIN[..]));
+            let tlvs = values.into_iter().flat_map(ProxyValues::iter).chain(tls);
+            // What fits into a case fits into a header.
+            let _ = proxy::write_v2(&mut header, transport, via.source, via.destination, tlvs);
+        }
+        self.header = header;
+        true
+    }
+
+    /// Puts the header that a server wants in front of a datagram for it; false when there is no
+    /// room for it.
+    pub(super) fn preface(&mut self, backend: BackendSlot, asked: &Asked, packet: &mut Packet<'_>) -> bool {
+        !self.compose(backend, asked) || packet.prepend(&self.header)
+    }
+
+    /// Takes the header that [`Shard::preface`] has put in front of a datagram off again.
+    pub(super) fn strip(&self, backend: BackendSlot, packet: &mut Packet<'_>) {
+        let told = self.snapshot.backend(backend).map(|b| b.client_address);
+        if matches!(told, Some(ClientAddress::Proxy { .. }))
+            && let Parsed::Header { len, .. } = proxy::parse(packet.bytes(), usize::MAX)
+        {
+            packet.advance(len);
+        }
+    }
+
+    /// For whom a line to a server is that a query goes by: the header at its beginning is then in
+    /// `self.header`, or the address that it is to come from is said.
+    pub(super) fn line_key(&mut self, backend: BackendSlot, asked: &Asked) -> (u64, Option<[u8; 16]>) {
+        let mut hasher = self.hasher.build_hasher();
+        if self.compose(backend, asked) {
+            hasher.write(&self.header);
+            return (hasher.finish() | 1, None);
+        }
+        let told = self.snapshot.backend(backend).map(|b| (b.client_address, b.address.is_ipv4()));
+        let client = self.asker(asked);
+        if let Some((ClientAddress::Transparent, is_ipv4)) = told
+            && client.is_ipv4() == is_ipv4
+        {
+            hasher.write(&client.ip);
+            return (hasher.finish() | 1, Some(client.ip));
+        }
+        (ANYBODY, None)
+    }
+
+    /// Writes the header that [`Shard::line_key`] has composed at the beginning of a new line.
+    pub(super) fn begin_line(&mut self, line: Route, key: u64) {
+        if key != ANYBODY && self.lines.is_new(line) && self.lines.source(line).is_none() {
+            self.lines.preface(line, &self.header);
+        }
+    }
+
+    /// Sends a query that has its claim and stands in memory of the shard's own, not in a packet.
+    /// False when it could not be sent: its claim is taken back.
+    pub(super) fn send_copy(
+        &mut self,
+        key: Key,
+        asked: &Asked,
+        query: &mut [u8],
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) -> bool {
+        if key.route.is_line() || !self.compose(key.route.backend, asked) {
+            let length = query.len();
+            if let Some(verdict) = self.put(key, asked, &mut Packet::new(query, 0, length)) {
+                if let Verdict::Forward(_) = verdict {
+                    out(verdict, query);
+                }
+                return true;
+            }
+            return false;
+        }
+        let mut sent = false;
+        self.with_scratch(query, |shard, packet| {
+            if let Some(verdict) = shard.put(key, asked, packet) {
+                out(verdict, packet.bytes_mut());
+                sent = true;
+            }
+        });
+        sent
+    }
+
+    /// Whether a connection begins with a PROXY header in front of its TLS, and that has not come
+    /// yet: its octets are then for [`Shard::on_header_octets`] as they are read.
+    #[must_use]
+    pub fn header_comes_first(&self, stream: StreamSlot) -> bool {
+        let outside = |slot| self.listener(slot).is_some_and(|l| l.proxy == ProxyHeader::Outside);
+        self.streams.header_is_due(stream)
+            && self.streams.facts(stream).is_some_and(|(client, _)| outside(client.listener))
+    }
+
+    /// Octets at the beginning of a connection whose PROXY header is due; says how many of them
+    /// belong to it. What is behind them is the client's. The connection ends when they are no
+    /// header, or name a client that may not ask.
+    pub fn on_header_octets(&mut self, stream: StreamSlot, octets: &[u8]) -> usize {
+        let globals = &self.snapshot.globals;
+        let read = self.streams.on_header(stream, octets, &globals.proxy, &globals.streams, self.now);
+        let read = read.and_then(|used| {
+            let via = self.streams.origin(stream).and_then(|(via, _)| via);
+            let peer = self.streams.facts(stream).map(|(client, _)| client.peer);
+            let due = self.streams.header_is_due(stream);
+            let client = via.map(|via| via.source).or(peer).filter(|_| globals.proxy.acl_to_client && !due);
+            if client.is_none_or(|client| self.snapshot.acl.contains(&client.ip)) {
+                Ok(used)
+            } else {
+                Err(StreamEnd::Acl)
+            }
+        });
+        read.unwrap_or_else(|why| {
+            self.streams.end(stream, why);
+            octets.len()
+        })
+    }
+}

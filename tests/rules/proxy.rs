@@ -1,0 +1,586 @@
+//! PROXY headers and the client's address: what queries come with, what rules see of it, and what
+//! servers get; as datagrams and by connections. And the TCP keepalive option.
+
+use dnslob::addr::{Endpoint, LocalSlot, Route, StreamSlot};
+use dnslob::shard::lines::LineWish;
+use dnslob::shard::streamed::Chore;
+use dnslob::shard::streams::{StreamEnd, StreamWish};
+use dnslob::wire::proxy;
+
+use crate::bench::{Bench, Row, header, play_all};
+use crate::support::farm::client;
+use crate::support::message::{message, same};
+
+const IN: &[Row] = &[
+    (
+        "nobody is listed: what looks like a header is a query, and a bad one",
+        "",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A
+         ! query-malformed",
+    ),
+    (
+        "a listed peer: its header is taken off, its answer goes to it, not to the client",
+        "setProxyProtocolACL('127.0.0.1')",
+        "via 192.0.2.77:4000 192.0.2.53:53 e0=6162 04=
+         q 1234 RD a/A
+         > 1 * RD a/A
+         a * QR RD a/A A=1.2.3.4
+         < 1234 QR RD a/A A=1.2.3.4",
+    ),
+    (
+        "a listed peer without a header, with half of one, with one of version 1, with a wrong one",
+        "setProxyProtocolACL('127.0.0.1')",
+        "q 1234 a/A
+         ! proxy-header
+         via 0d0a0d0a000d0a515549540a2111
+         q 1234 a/A
+         ! proxy-header
+         via 50524f585920554e4b4e4f574e0d0a
+         q 1234 a/A
+         ! proxy-header
+         via 0d0a0d0a000d0a515549540a31110000
+         q 1234 a/A
+         ! proxy-header",
+    ),
+    (
+        "a stranger's header is refused; a stranger without one is served",
+        "setProxyProtocolACL('127.0.0.9')",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A
+         ! proxy-header
+         via nothing
+         q 1234 a/A
+         > 1 * a/A",
+    ),
+    (
+        "a listener that looks for none",
+        "setLocal('127.0.0.1:5300', {enableProxyProtocol=false}) setProxyProtocolACL('127.0.0.1')",
+        "q 1234 a/A
+         > 1 * a/A",
+    ),
+    (
+        "a proxy that speaks for itself",
+        "setProxyProtocolACL('127.0.0.1') addAction(NotRule(NetmaskGroupRule('127.0.0.1')), DropAction())",
+        "via local
+         q 1234 a/A
+         > 1 * a/A",
+    ),
+    (
+        "a header longer than it may be",
+        "setProxyProtocolACL('127.0.0.1') setProxyProtocolMaximumPayloadSize(40)",
+        "via 192.0.2.77:4000 192.0.2.53:53 e0=112233445566778899
+         q 1234 a/A
+         > 1 * a/A
+         via 192.0.2.77:4000 192.0.2.53:53 e0=11223344556677889900
+         q 1234 a/A
+         ! proxy-header",
+    ),
+    (
+        "a header and less than a query",
+        "setProxyProtocolACL('127.0.0.1')",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A CUT=11
+         ! query-short",
+    ),
+    (
+        "the ACL is for the peer",
+        "setProxyProtocolACL('127.0.0.1') setACL('127.0.0.1')",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A
+         > 1 * a/A",
+    ),
+    (
+        "or for the client",
+        "setProxyProtocolACL('127.0.0.1') setACL('192.0.2.0/24') setProxyProtocolApplyACLToProxiedClients(true)",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A
+         > 1 * a/A
+         via 198.51.100.1:4000 192.0.2.53:53
+         q 1234 a/A
+         ! acl",
+    ),
+    (
+        "rules see the client, what it asked, and the values",
+        "setProxyProtocolACL('127.0.0.1')
+         addAction(AndRule{NetmaskGroupRule('192.0.2.77'), NetmaskGroupRule('192.0.2.53', false), DSTPortRule(5353),
+                           ProxyProtocolValueRule(0xe0, 'ab'), NotRule(ProxyProtocolValueRule(0xe1))},
+                   PoolAction('two'))",
+        "via 192.0.2.77:4000 192.0.2.53:5353 e0=6162
+         q 1234 a/A
+         > 2 * a/A
+         a * QR a/A
+         < 1234 QR a/A
+         via 192.0.2.77:4000 192.0.2.53:5353 e0=6163
+         q 1234 a/A
+         > 1 * a/A
+         via 192.0.2.77:4000 192.0.2.54:5353 e0=6162
+         q 1234 a/A
+         > 1 * a/A",
+    ),
+    (
+        "so do those of answers",
+        "setProxyProtocolACL('127.0.0.1') addResponseAction(NetmaskGroupRule('192.0.2.77'), DropResponseAction())",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A
+         > 1 * a/A
+         a * QR a/A
+         ! response-rule
+         via 192.0.2.78:4000 192.0.2.53:53
+         q 1234 a/A
+         > 1 * a/A
+         a * QR a/A
+         < 1234 QR a/A",
+    ),
+    (
+        "answers of our own go to the peer",
+        "setProxyProtocolACL('127.0.0.1') addAction('a', SpoofAction('1.2.3.4'))",
+        "via [2001:db8::1]:4000 [2001:db8::53]:53
+         q 1234 a/A
+         < 1234 QR a/A A=1.2.3.4",
+    ),
+    (
+        "the client's subnet is that of the client",
+        "newServer{address='127.0.1.3', pool='three', useClientSubnet=true}
+         setProxyProtocolACL('127.0.0.1') addAction(AllRule(), PoolAction('three'))",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 RD a/A
+         > 3 * RD a/A OPT=1232,8:00011800c00002",
+    ),
+    (
+        "limits count clients",
+        "setProxyProtocolACL('127.0.0.1') addAction(MaxQPSIPRule(1), DropAction())",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A
+         > 1 * a/A
+         via 192.0.2.78:4000 192.0.2.53:53
+         q 1234 a/A
+         > 1 * a/A
+         via 192.0.2.77:4001 192.0.2.53:53
+         q 1234 a/A
+         ! rule",
+    ),
+    (
+        "what is asked again is still the client's",
+        "newServer{address='127.0.1.3', pool='three', useClientSubnet=true}
+         setProxyProtocolACL('127.0.0.1') addResponseAction(RCodeRule(DNSRCode.SERVFAIL), LuaResponseAction(function(dr)
+           dr.pool = 'three' dr:restart() return DNSResponseAction.None end))",
+        "via 192.0.2.77:4000 192.0.2.53:53
+         q 1234 a/A
+         > 1 * a/A
+         a * QR a/A SERVFAIL
+         > 3 * a/A OPT=1232,8:00011800c00002
+         a * QR a/A OPT=1232,8:00011800c00002
+         < 1234 QR a/A",
+    ),
+    (
+        "functions see it, too",
+        "setProxyProtocolACL('127.0.0.1') addAction(AllRule(), LuaAction(function(dq)
+           assert(dq.remoteaddr:toString() == '192.0.2.77' and dq.localaddr:toString() == '192.0.2.53')
+           local values = dq:getProxyProtocolValues()
+           assert(values[0xe0] == 'ab' and values[0xe1] == '')
+           dq:addProxyProtocolValue(0xe2, 'x')
+           assert(dq:getProxyProtocolValues()[0xe2] == 'x')
+           return DNSAction.Pool, 'two' end))",
+        "via 192.0.2.77:4000 192.0.2.53:53 e0=6162 e1=
+         q 1234 a/A
+         > 2 * a/A",
+    ),
+];
+
+const OUT: &[Row] = &[
+    (
+        "a server gets the client in front of the query, and answers without",
+        "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} addAction(AllRule(), PoolAction('three'))
+         setLocal('127.0.0.1:5300')",
+        "q 1234 RD a/A
+         told 127.0.0.1:4000 127.0.0.1:5300
+         > 3 * RD a/A
+         a * QR RD a/A A=1.2.3.4
+         < 1234 QR RD a/A A=1.2.3.4",
+    ),
+    (
+        "one that came by a header is passed on, with its values",
+        "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} addAction(AllRule(), PoolAction('three'))
+         setProxyProtocolACL('127.0.0.1')",
+        "via [2001:db8::1]:4000 [2001:db8::53]:53 e0=6162 05=31
+         q 1234 RD a/A OPT=1232
+         told [2001:db8::1]:4000 [2001:db8::53]:53 e0=6162 05=31
+         > 3 * RD a/A OPT=1232
+         a * QR RD a/A A=1.2.3.4
+         < 1234 QR RD a/A A=1.2.3.4",
+    ),
+    (
+        "rules set the values, or add some; other servers get no header",
+        "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} setProxyProtocolACL('127.0.0.1')
+         addAction('set', SetProxyProtocolValuesAction({[0xe1]='b', [0xe0]='a'}))
+         addAction('add', SetAdditionalProxyProtocolValueAction(0xe1, 'b'))
+         addAction('none', SetProxyProtocolValuesAction({}))
+         addAction(NotRule(QNameRule('other')), PoolAction('three'))",
+        "via 192.0.2.77:4000 192.0.2.53:53 e7=77
+         q 1234 set/A
+         told 192.0.2.77:4000 192.0.2.53:53 e0=61 e1=62
+         > 3 * set/A
+         q 1234 add/A
+         told 192.0.2.77:4000 192.0.2.53:53 e7=77 e1=62
+         > 3 * add/A
+         q 1234 none/A
+         told 192.0.2.77:4000 192.0.2.53:53
+         > 3 * none/A
+         q 1234 other/A
+         > 1 * other/A",
+    ),
+    (
+        "a function sets them",
+        "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} setLocal('127.0.0.1:5300')
+         addAction(AllRule(), LuaAction(function(dq)
+           dq:setProxyProtocolValues({[2]='foo', [3]='bar'}) dq:addProxyProtocolValue(0xee, '')
+           return DNSAction.Pool, 'three' end))",
+        "q 1234 a/A
+         told 127.0.0.1:4000 127.0.0.1:5300 02=666f6f 03=00000000 ee=
+         > 3 * a/A",
+    ),
+    (
+        "the second try of a slow server is told the same",
+        "newServer{address='127.0.1.3', pool='three', order=1, useProxyProtocol=true}
+         newServer{address='127.0.1.4', pool='three', order=2, useProxyProtocol=true}
+         setPoolServerPolicy(firstAvailable, 'three') getPool('three'):setRetry{after=50, budget=100}
+         addAction(AllRule(), PoolAction('three')) setProxyProtocolACL('127.0.0.1')",
+        "via 192.0.2.77:4000 192.0.2.53:53 e7=77
+         q 1234 a/A
+         told 192.0.2.77:4000 192.0.2.53:53 e7=77
+         > 3 * a/A
+         wait 60
+         told 192.0.2.77:4000 192.0.2.53:53 e7=77
+         > 4 * a/A
+         a4 * QR a/A
+         < 1234 QR a/A",
+    ),
+];
+
+#[test]
+fn queries_come_with_headers() {
+    play_all(IN);
+}
+
+#[test]
+fn servers_get_headers() {
+    play_all(OUT);
+}
+
+#[test]
+fn a_query_that_the_kernel_refuses_goes_elsewhere_as_it_is_told_there() {
+    let mut bench = Bench::new(
+        "newServer{address='127.0.1.1', useProxyProtocol=true, order=1} newServer{address='127.0.1.2', order=2}
+         newServer{address='127.0.1.3', useProxyProtocol=true, order=3} setServerPolicy(firstAvailable)
+         setLocal('127.0.0.1:5300')",
+    );
+    let told = header("127.0.0.1:4000 127.0.0.1:5300");
+    let mut octets = vec![0; 4096];
+    let query = message("1234 a/A");
+    octets[64..64 + query.len()].copy_from_slice(&query);
+    let mut packet = dnslob::packet::Packet::new(&mut octets, 64, query.len());
+    let mut refused = Vec::new();
+    let mut verdict = bench.shard.on_query(client("127.0.0.1:4000"), &mut packet);
+    for number in 1..=3 {
+        let dnslob::shard::verdict::Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(bench.number(route), number);
+        let front = if number == 2 { &[][..] } else { &told };
+        assert_eq!(&packet.bytes()[..front.len()], front, "server {number}");
+        same(&packet.bytes()[front.len()..], "* a/A").expect("the query");
+        refused.push(route.backend);
+        verdict = bench.shard.on_unsent(route, &mut packet, &refused);
+    }
+    assert!(matches!(verdict, dnslob::shard::verdict::Verdict::Drop(_)));
+    assert_eq!(bench.shard.outstanding(), 0);
+    bench.shard.check_invariants();
+}
+
+/// A client's connection, and the shard's to its servers.
+struct Wires {
+    bench: Bench,
+}
+
+impl Wires {
+    fn new(config: &str) -> Self {
+        Self { bench: Bench::new(&format!("setLocal('127.0.0.1:5300') {config}")) }
+    }
+
+    fn connect(&mut self, peer: &str) -> Option<StreamSlot> {
+        let peer: Endpoint = client(peer).peer;
+        let listener = self.bench.snapshot.listeners[0].clone();
+        self.bench.shard.on_accept(peer, &listener, LocalSlot::LISTENER)
+    }
+
+    fn send(&mut self, stream: StreamSlot, octets: &[u8]) {
+        self.bench.shard.on_stream_octets(stream, octets, &mut |verdict, _| panic!("{verdict:?}"));
+    }
+
+    fn ask(&mut self, stream: StreamSlot, text: &str) {
+        self.send(stream, &framed(&message(text)));
+    }
+
+    /// What goes to servers by lines: opens them as they are wanted.
+    fn lines(&mut self) -> Vec<(Route, Vec<u8>)> {
+        let mut said = Vec::new();
+        while let Some(chore) = self.bench.shard.next_chore() {
+            let Chore::Line(line) = chore else { continue };
+            if self.bench.shard.line_wish(line) == LineWish::Close {
+                self.bench.shard.on_line_closed(line, None, &mut |_, _| {});
+                continue;
+            }
+            if self.bench.shard.line_is_connecting(line) {
+                self.bench.shard.on_line_open(line);
+            }
+            let octets = self.bench.shard.line_output(line).to_vec();
+            self.bench.shard.line_written(line, octets.len());
+            said.push((line, octets));
+        }
+        said
+    }
+
+    /// What goes to a server, when it is one query.
+    fn line(&mut self) -> (Route, Vec<u8>) {
+        let mut said = self.lines();
+        assert_eq!(said.len(), 1, "{said:02x?}");
+        said.remove(0)
+    }
+
+    /// A server answers the query that is at the end of what it got.
+    fn answer(&mut self, line: Route, asked: &[u8], text: &str) {
+        let query = &asked[asked.len() - message("1234 a/A").len()..];
+        let mut octets = message(text);
+        octets[..2].copy_from_slice(&query[..2]);
+        self.bench.shard.on_line_octets(line, &framed(&octets), &mut |_, _| {});
+    }
+
+    fn said_to(&mut self, stream: StreamSlot) -> Vec<u8> {
+        let octets = self.bench.shard.stream_output(stream).to_vec();
+        self.bench.shard.stream_written(stream, octets.len());
+        octets
+    }
+
+    fn end(&self, stream: StreamSlot) -> Option<StreamEnd> {
+        match self.bench.shard.stream_wish(stream) {
+            StreamWish::Close(why) => Some(why),
+            StreamWish::Serve { .. } => None,
+        }
+    }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u16::try_from(message.len()).expect("a message").to_be_bytes()[..], message].concat()
+}
+
+const TCP: &str = "newServer{address='127.0.1.1', useProxyProtocol=true} setProxyProtocolACL('127.0.0.9') \
+                   setMaxTCPReadIOsPerQuery(200) ";
+
+#[test]
+fn a_connection_begins_with_a_header_in_any_pieces() {
+    let told = header("tcp 192.0.2.77:4000 192.0.2.53:53 e0=6162");
+    for piece in [1, 2, 15, 16, 17, 27, 28, 31, 32, 33, 34, 1000] {
+        let mut wires = Wires::new(TCP);
+        let stream = wires.connect("127.0.0.9:1").expect("taken");
+        let octets = [&told[..], &framed(&message("1234 a/A")), &framed(&message("1235 a/A"))].concat();
+        octets.chunks(piece).for_each(|chunk| wires.send(stream, chunk));
+        let (line, asked) = wires.line();
+        assert_eq!(&asked[..told.len()], told, "in pieces of {piece}");
+        assert_eq!(asked.len(), octets.len(), "one header, two queries");
+        wires.answer(line, &asked, "0000 QR a/A A=1.2.3.4");
+        same(&wires.said_to(stream)[2..], "1235 QR a/A A=1.2.3.4").expect("the answer");
+        wires.bench.shard.check_invariants();
+    }
+}
+
+#[test]
+fn connections_without_the_header_that_is_due_end_and_so_do_strangers_with_one() {
+    let told = header("tcp 192.0.2.77:4000 192.0.2.53:53");
+    let mut wires = Wires::new(TCP);
+    for (peer, octets, end) in [
+        ("127.0.0.9:1", &framed(&message("1234 a/A"))[..], Some(StreamEnd::Proxy)),
+        ("127.0.0.9:1", &[&told[..12], b"\x31"].concat(), Some(StreamEnd::Proxy)),
+        ("127.0.0.9:1", b"PROXY TCP4 1.2.3.4\r\n", Some(StreamEnd::Proxy)),
+        ("127.0.0.9:1", b"PROXY UNKNOWN\r\n", None),
+        ("127.0.0.9:1", &header("local"), None),
+        ("127.0.0.9:1", &told, None),
+        ("127.0.0.1:1", &told, Some(StreamEnd::Proxy)),
+        ("127.0.0.1:1", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", Some(StreamEnd::Proxy)),
+        ("127.0.0.1:1", &framed(&message("1234 a/A")), None),
+    ] {
+        let stream = wires.connect(peer).expect("taken");
+        wires.send(stream, octets);
+        assert_eq!(wires.end(stream), end, "{peer}: {octets:02x?}");
+    }
+}
+
+#[test]
+fn a_header_that_does_not_come_is_not_waited_for() {
+    let mut wires = Wires::new(&format!("{TCP} setTCPRecvTimeout(2)"));
+    let stream = wires.connect("127.0.0.9:1").expect("taken");
+    wires.send(stream, b"\r\n\r\n");
+    for _ in 0..30 {
+        wires.bench.tick(100);
+    }
+    assert_eq!(wires.end(stream), Some(StreamEnd::ReadTimeout));
+}
+
+#[test]
+fn the_acl_and_the_limits_are_for_the_client_if_so_wished() {
+    let config = "newServer('127.0.1.1') setProxyProtocolACL('127.0.0.9') setACL('192.0.2.0/24') \
+                  setMaxTCPConnectionsPerClient(1) setProxyProtocolApplyACLToProxiedClients(true)";
+    let mut wires = Wires::new(config);
+    assert_eq!(wires.connect("127.0.0.1:1"), None, "who is not listed is no proxy");
+    for (told, end) in [
+        ("tcp 192.0.2.77:4000 192.0.2.53:53", None),
+        ("tcp 192.0.2.78:4000 192.0.2.53:53", None),
+        ("tcp 192.0.2.77:4001 192.0.2.53:53", Some(StreamEnd::PerClient)),
+        ("tcp 198.51.100.1:4000 192.0.2.53:53", Some(StreamEnd::Acl)),
+        ("local", Some(StreamEnd::Acl)),
+    ] {
+        let stream = wires.connect("127.0.0.9:1").expect("taken");
+        wires.send(stream, &header(told));
+        assert_eq!(wires.end(stream), end, "{told}");
+    }
+    wires.bench.shard.check_invariants();
+}
+
+#[test]
+fn a_line_serves_one_client_with_the_same_values() {
+    let mut wires = Wires::new(TCP);
+    let mut ask = |told: &str| {
+        let stream = wires.connect("127.0.0.9:1").expect("taken");
+        wires.send(stream, &[&header(told)[..], &framed(&message("1234 a/A"))].concat());
+        let (line, asked) = wires.line();
+        wires.answer(line, &asked, "0000 QR a/A");
+        assert!(!wires.said_to(stream).is_empty());
+        (line, asked.len() > framed(&message("1234 a/A")).len())
+    };
+    let (first, is_new) = ask("tcp 192.0.2.77:4000 192.0.2.53:53 e0=61");
+    assert!(is_new);
+    assert_eq!(ask("tcp 192.0.2.77:4000 192.0.2.53:53 e0=61"), (first, false), "the same again");
+    for other in [
+        "tcp 192.0.2.77:4001 192.0.2.53:53 e0=61",
+        "tcp 192.0.2.77:4000 192.0.2.54:53 e0=61",
+        "tcp 192.0.2.77:4000 192.0.2.53:53 e0=62",
+        "tcp 192.0.2.77:4000 192.0.2.53:53",
+    ] {
+        let (line, is_new) = ask(other);
+        assert!(line != first && is_new, "{other}");
+    }
+}
+
+#[test]
+fn clients_beyond_the_connections_of_a_server_get_those_that_are_idle() {
+    let mut wires = Wires::new(
+        "newServer{address='127.0.1.1', useProxyProtocol=true, maxConcurrentTCPConnections=2} setACL('0.0.0.0/0')",
+    );
+    for client in 1..=20 {
+        let stream = wires.connect(&format!("192.0.2.{client}:4000")).expect("taken");
+        wires.ask(stream, "1234 a/A");
+        let (line, asked) = wires.line();
+        let told = header(&format!("tcp 192.0.2.{client}:4000 127.0.0.1:5300"));
+        assert_eq!(&asked[..told.len()], told);
+        wires.answer(line, &asked, "0000 QR a/A");
+        same(&wires.said_to(stream)[2..], "1234 QR a/A").expect("an answer");
+        assert!(wires.bench.shard.lines_open() <= 3, "and no more connections stand");
+        wires.bench.shard.check_invariants();
+    }
+}
+
+#[test]
+fn version_1_is_a_line_of_text() {
+    let mut wires = Wires::new("newServer{address='127.0.1.1', useProxyProtocol='v1'}");
+    let stream = wires.connect("127.0.0.1:4000").expect("taken");
+    wires.ask(stream, "1234 a/A");
+    let (_, asked) = wires.line();
+    let told = b"PROXY TCP4 127.0.0.1 127.0.0.1 4000 5300\r\n";
+    assert_eq!(&asked[..told.len()], told);
+    same(&asked[told.len() + 2..], "* a/A").expect("the query");
+}
+
+#[test]
+fn a_line_may_be_to_come_from_its_clients_address() {
+    let mut wires =
+        Wires::new("newServer{address='127.0.1.1', transparent=true} setACL({'0.0.0.0/0', '::/0'})");
+    let mut lines = Vec::new();
+    for (peer, source) in [
+        ("192.0.2.1:4000", Some("192.0.2.1:0")),
+        ("192.0.2.1:4001", Some("192.0.2.1:0")),
+        ("192.0.2.2:4000", Some("192.0.2.2:0")),
+        ("[2001:db8::1]:4000", None),
+    ] {
+        let stream = wires.connect(peer).expect("taken");
+        wires.ask(stream, "1234 a/A");
+        let (line, asked) = wires.line();
+        same(&asked[2..], "* a/A").expect("the query alone");
+        assert_eq!(wires.bench.shard.line_source(line), source.map(|s| client(s).peer.ip), "{peer}");
+        assert_eq!(wires.bench.shard.source_of(line, &asked[2..]), Some(client(peer).peer));
+        lines.push(line);
+    }
+    assert!(lines[0] == lines[1] && lines[1] != lines[2] && lines[2] != lines[3]);
+}
+
+#[test]
+fn how_long_a_connection_stays_is_told_to_who_asks_and_to_nobody_else() {
+    let mut wires =
+        Wires::new("newServer('127.0.1.1') setTCPRecvTimeout(30) addAction('own', SpoofAction('1.2.3.4'))");
+    let told = "11:012c";
+    for (query, forwarded, answer, delivered) in [
+        ("1234 a/A OPT=1232", "* a/A OPT=1232", "0000 QR a/A OPT=1232,11:0001", "1234 QR a/A OPT=1232"),
+        ("1234 a/A OPT=1232,11:", "* a/A OPT=1232", "0000 QR a/A OPT=1232", "1234 QR a/A OPT=1232,"),
+        ("1234 a/A OPT=1232,11:", "* a/A OPT=1232", "0000 QR a/A OPT=1232,11:0001", "1234 QR a/A OPT=1232,"),
+        ("1234 a/A OPT=1232,11:", "* a/A OPT=1232", "0000 QR a/A", "1234 QR a/A"),
+    ] {
+        let stream = wires.connect("127.0.0.1:1").expect("taken");
+        wires.ask(stream, query);
+        let (line, asked) = wires.line();
+        same(&asked[2..], forwarded).expect("what the server gets");
+        let mut octets = message(answer);
+        octets[..2].copy_from_slice(&asked[2..4]);
+        wires.bench.shard.on_line_octets(line, &framed(&octets), &mut |_, _| {});
+        let wanted =
+            if delivered.ends_with(',') { format!("{delivered}{told}") } else { delivered.to_owned() };
+        same(&wires.said_to(stream)[2..], &wanted).expect("what the client gets");
+    }
+    let stream = wires.connect("127.0.0.1:1").expect("taken");
+    wires.ask(stream, "1234 own/A OPT=1232,11:");
+    same(&wires.said_to(stream)[2..], &format!("1234 QR own/A A=1.2.3.4 OPT=1232,{told}")).expect("ours");
+}
+
+#[test]
+fn any_header_comes_out_as_it_came_in() {
+    let mut rng = dnslob::rng::ShardRng::from_seed(11);
+    let mut bench = Bench::new(
+        "newServer{address='127.0.1.1', useProxyProtocol=true} setProxyProtocolACL('127.0.0.1')
+         setProxyProtocolMaximumPayloadSize(2000)",
+    );
+    for round in 0..300 {
+        let mut endpoint = |v6: bool| {
+            let mut ip = dnslob::addr::mapped(std::net::Ipv4Addr::from(rng.u32()).into());
+            if v6 {
+                ip = [0x20; 16];
+                ip[12..].copy_from_slice(&rng.u32().to_be_bytes());
+            }
+            Endpoint { ip, scope: 0, port: rng.u32() as u16 }
+        };
+        let v6 = round % 2 == 1;
+        let (source, destination) = (endpoint(v6), endpoint(v6));
+        let values: Vec<(u8, Vec<u8>)> = (0..rng.below(6))
+            .map(|_| (rng.u32() as u8 | 0x80, vec![rng.u32() as u8; rng.below(300) as usize]))
+            .collect();
+        let mut octets = Vec::new();
+        let tlvs = values.iter().map(|(kind, value)| (*kind, &value[..]));
+        assert!(proxy::write_v2(&mut octets, proxy::Transport::Datagram, source, destination, tlvs));
+        let told = octets.len();
+        octets.extend(message("1234 a/A"));
+        let out = bench.query(client("127.0.0.1:1"), &octets);
+        let [crate::bench::Out::Forward(route, sent)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!(sent[..told], octets[..told], "round {round}");
+        same(&sent[told..], "* a/A").expect("the query");
+        let mut answer = message("1234 QR a/A");
+        answer[..2].copy_from_slice(&sent[told..told + 2]);
+        let out = bench.response(*route, &answer);
+        let [crate::bench::Out::ToClient(to, _)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!(to.peer, client("127.0.0.1:1").peer);
+    }
+}
