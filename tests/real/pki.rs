@@ -31,7 +31,9 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let directory = Directory::new();
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, "Test Authority");
+        // A name of its own: another's certificates are then not known, rather than badly signed.
+        let name = format!("Authority {}", directory.path().display());
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let key_file = directory.write("authority.key", &key.serialize_pem());

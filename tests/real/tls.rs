@@ -403,7 +403,8 @@ fn the_example_is_a_forwarder() {
     let at = local();
     let file = format!("{}/examples/dot-forwarder.lua", env!("CARGO_MANIFEST_DIR"));
     let mut text = std::fs::read_to_string(file).expect("the example");
-    let name = format!("subjectName=\"dns.test\", caStore=\"{}\"", authority.pem.display());
+    let store = authority.pem.display();
+    let name = format!("subjectName=\"dns.test\", caStore=\"{store}\", checkName=\"ready.test.\"");
     for (old, new) in [
         ("\"127.0.0.1:5300\"", format!("\"{at}\"")),
         ("\"9.9.9.9\"", format!("\"{}\"", server.address)),
