@@ -178,6 +178,7 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("remote", |lua, c, ()| Ok((lua.create_string(c.client.ip)?, c.client.port)))?;
     f.define("localaddr", |lua, c, ()| Ok((lua.create_string(c.local.ip)?, c.local.port)))?;
     f.define("protocol", |_, c, ()| Ok(protocol_text(c.case.protocol)))?;
+    f.define("server_name", |lua, c, ()| lua.create_string(&c.case.sni))?;
     f.define("interface", |lua, c, ()| lua.create_string(c.farm.interface(c.listener)))?;
     f.define("elapsed_us", |_, c, ()| Ok(c.elapsed().0 / 1_000))?;
     // The engine's clock has an origin of its own: what has passed since then, taken off today.

@@ -641,7 +641,7 @@ end)
 method("getElapsedUs", core.elapsed_us)
 method("getIncomingInterface", core.interface)
 -- No listener speaks TLS.
-method("getServerNameIndication", function() return "" end)
+method("getServerNameIndication", core.server_name)
 method("getRestartCount", function() return core.number(4) end)
 method("setRestartable", core.set_restartable)
 method("changeName", function(name)

@@ -193,11 +193,14 @@ functions! {
     }
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const char**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_sni(dq: Token, sni: *mut *const c_char, size: *mut usize) {
-        let text = with(dq, std::ptr::null(), |c| lent_text(c, b""));
-        // SAFETY: as the macro says. No listener speaks TLS: the name is empty.
+        let (text, length) = with(dq, (std::ptr::null(), 0), |c| {
+            let name = c.case.sni.clone();
+            (lent_text(c, &name), name.len())
+        });
+        // SAFETY: as the macro says.
         unsafe {
             give(sni, text);
-            give(size, 0);
+            give(size, length);
         }
     }
     "const char* (*)(const dnsdist_ffi_dnsquestion_t*, const char*)"

@@ -1,0 +1,420 @@
+//! DNS over TLS, served and asked: kdig, openssl and dnsperf before unbound, nsd and dnsdist.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::lob::{Lob, listen};
+use crate::pki::{Authority, Pair, SecureServer};
+use crate::place::{Directory, port, wait_for};
+use crate::process::{Program, run};
+use crate::servers::{Kind, Server};
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+/// Lua for a listener with TLS.
+fn listen_tls(at: SocketAddr, pairs: &[&Pair], options: &str) -> String {
+    let list = |file: fn(&Pair) -> &Path| -> String {
+        let files: Vec<String> = pairs.iter().map(|pair| format!("\"{}\"", file(pair).display())).collect();
+        format!("{{{}}}", files.join(", "))
+    };
+    format!("addTLSLocal(\"{at}\", {}, {}, {{{options}}})\n", list(|p| &p.pem), list(|p| &p.key))
+}
+
+/// Lua for a server that is asked over TLS.
+fn secure(server: SocketAddr, authority: &Authority, more: &str) -> String {
+    let store = authority.pem.display();
+    format!(
+        "newServer {{address=\"{server}\", tls=\"openssl\", caStore=\"{store}\", checkName=\"ready.test.\"{more}}}\n"
+    )
+}
+
+/// What kdig prints for one query.
+fn kdig(at: SocketAddr, arguments: &str) -> String {
+    let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
+    let mut all = vec![host.as_str(), "-p", &port, "+retry=0", "+timeout=5"];
+    all.extend(arguments.split_whitespace());
+    run("kdig", &all).1
+}
+
+/// What `openssl s_client` prints; it ends when its input does, which is at once.
+fn s_client(at: SocketAddr, arguments: &str) -> String {
+    let connect = at.to_string();
+    let mut all = vec!["s_client", "-connect", connect.as_str()];
+    all.extend(arguments.split_whitespace());
+    run("openssl", &all).1
+}
+
+fn has(text: &str, part: &str, lob: &Lob) {
+    assert!(text.contains(part), "no {part:?} in\n{text}\n{}", lob.program.transcript());
+}
+
+/// Waits until a line of the dump fits.
+fn dumped(lob: &Lob, what: &str, fits: impl Fn(&str) -> bool) -> String {
+    wait_for(
+        || format!("{what} in a dump: {:#?}", lob.dump()),
+        || lob.dump().into_iter().find(|line| fits(line)),
+    )
+}
+
+/// The number behind a word.
+fn count(line: &str, word: &str) -> u64 {
+    let mut words = line.split_whitespace().skip_while(|w| *w != word).skip(1);
+    words.next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// A listener with TLS before a plain server.
+fn farm(pairs: &[&Pair], more: &str) -> (SocketAddr, Lob, Server) {
+    let server = Server::start(Kind::Nsd, 41);
+    let at = local();
+    let lua = listen(local())
+        + &listen_tls(at, pairs, "")
+        + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address)
+        + more;
+    (at, Lob::start(&lua), server)
+}
+
+#[test]
+fn kdig_is_answered_and_finds_the_certificate_good() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test", "127.0.0.1"]);
+    let (at, lob, _server) = farm(&[&pair], "");
+    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &lob);
+    let good = format!("+tls +tls-ca={} +tls-hostname=dns.test a.test +short", authority.pem.display());
+    has(&kdig(at, &good), "192.0.2.41", &lob);
+    let wrong = good.replace("hostname=dns.test", "hostname=other.test");
+    assert!(!kdig(at, &wrong).contains("192.0.2.41"), "another name was taken");
+    let other = Authority::new();
+    let stranger = format!("+tls +tls-ca={} +tls-hostname=dns.test a.test", other.pem.display());
+    assert!(!kdig(at, &stranger).contains("192.0.2.41"), "another authority was taken");
+    // Several queries by one connection.
+    let text = kdig(at, "+tls +keepopen a.test b.test c.test +short");
+    assert_eq!(text.matches("192.0.2.41").count(), 3, "{text}");
+    let line = dumped(&lob, "handshakes", |l| l.starts_with(&format!("tls listener {at} ")));
+    assert!(count(&line, "full") >= 3, "{line}");
+    dumped(&lob, "the certificate", |l| {
+        l.starts_with(&format!("certificate listener {at} dns.test expires"))
+    });
+}
+
+#[test]
+fn openssl_gets_the_certificate_it_asks_for_and_resumes_its_session() {
+    let authority = Authority::new();
+    let first = authority.issue("first", &["first.test"]);
+    let second = authority.issue("second", &["second.test", "*.wild.test"]);
+    let (at, lob, _server) = farm(&[&first, &second], "");
+    let names = |name: &str| {
+        let text = s_client(at, &format!("-servername {name} -showcerts"));
+        let directory = Directory::new();
+        let file = directory.write("shown.pem", &text).display().to_string();
+        run("openssl", &["x509", "-in", &file, "-noout", "-ext", "subjectAltName"]).1
+    };
+    for (asked, shown) in [
+        ("first.test", "first.test"),
+        ("second.test", "second.test"),
+        ("x.wild.test", "second.test"),
+        ("nobody.test", "first.test"),
+    ] {
+        has(&names(asked), shown, &lob);
+    }
+    has(&s_client(at, "-alpn dot"), "ALPN protocol: dot", &lob);
+    let verified =
+        format!("-servername second.test -verify_hostname second.test -CAfile {}", authority.pem.display());
+    has(&s_client(at, &verified), "Verify return code: 0 (ok)", &lob);
+    assert_eq!(s_client(at, "-tls1_2 -reconnect").matches("Reused, TLSv1.2").count(), 5);
+    assert_eq!(s_client(at, "-tls1_2 -no_ticket -reconnect").matches("Reused, TLSv1.2").count(), 5);
+    // With TLS 1.3 the ticket comes behind the handshake: its reader must wait for it.
+    let directory = Directory::new();
+    let session = directory.path().join("session");
+    let mut command = Command::new("sh");
+    let script = format!("sleep 10 | openssl s_client -connect {at} -sess_out {}", session.display());
+    command.args(["-c", &script]);
+    let mut waiting = Program::start(&mut command);
+    wait_for(|| format!("a ticket; {}", waiting.transcript()), || session.exists().then_some(()));
+    let resumed = || s_client(at, &format!("-sess_in {}", session.display()));
+    wait_for(
+        || format!("a session to be resumed: {}", resumed()),
+        || resumed().contains("Reused, TLSv1.3").then_some(()),
+    );
+    waiting.kill();
+    let line = dumped(&lob, "handshakes", |l| l.starts_with(&format!("tls listener {at} ")));
+    assert!(count(&line, "resumed") >= 11, "{line}");
+}
+
+#[test]
+fn ocsp_responses_are_stapled() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test"]);
+    let response = authority.ocsp(&pair);
+    let at = local();
+    let options = format!("ocspResponses={{\"{}\"}}", response.display());
+    let lua = listen(local()) + &listen_tls(at, &[&pair], &options) + "newServer('127.0.0.1:9')\n";
+    let lob = Lob::start(&lua);
+    has(&s_client(at, "-status"), "OCSP Response Status: successful", &lob);
+}
+
+#[test]
+fn rules_and_lua_see_how_it_came_and_the_name_asked_for() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test"]);
+    let rules = "addAction(SNIRule('blocked.test'), RCodeAction(DNSRCode.REFUSED))\n\
+                 addAction(IncomingProtocolRule('DoT'), LuaAction(function(dq)\n\
+                 \x20 if dq:getServerNameIndication() == 'lua.test' and dq:getProtocol() == 'DNS over TLS' then\n\
+                 \x20   return DNSAction.Nxdomain, ''\n\
+                 \x20 end\n\
+                 \x20 return DNSAction.None, ''\n\
+                 end))\n";
+    let (at, lob, _server) = farm(&[&pair], rules);
+    has(&kdig(at, "+tls +tls-sni=blocked.test a.test"), "status: REFUSED", &lob);
+    has(&kdig(at, "+tls +tls-sni=lua.test a.test"), "status: NXDOMAIN", &lob);
+    has(&kdig(at, "+tls +tls-sni=dns.test a.test +short"), "192.0.2.41", &lob);
+    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &lob);
+}
+
+/// Runs dnsperf over TLS for so many seconds.
+fn dnsperf(at: SocketAddr, seconds: &str, directory: &Directory) -> Program {
+    let names: String = (0..1000).map(|n| format!("n{n}.test A\n")).collect();
+    let file = directory.write("names", &names);
+    let (host, port) = (at.ip().to_string(), at.port().to_string());
+    let mut command = Command::new("dnsperf");
+    command.args([
+        "-m", "tls", "-s", &host, "-p", &port, "-c", "8", "-T", "1", "-Q", "2000", "-l", seconds, "-d",
+    ]);
+    command.arg(file);
+    Program::start(&mut command)
+}
+
+fn lost_nothing(load: &mut Program, lob: &Lob) {
+    assert!(load.wait().success(), "{}", load.transcript());
+    let lost = load.lines_with(0, "Queries lost:");
+    assert!(
+        lost.len() == 1 && lost[0].contains(" 0 (0.00%)"),
+        "{}\n{}",
+        load.transcript(),
+        lob.program.transcript()
+    );
+    assert!(load.lines_with(0, "Reconnections:").iter().all(|l| l.ends_with(" 0")), "{}", load.transcript());
+}
+
+#[test]
+fn new_certificates_come_by_sighup_and_cost_no_query_and_no_session() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["old.test"]);
+    let server = Server::start(Kind::Nsd, 42);
+    let at = local();
+    let lua = listen(local())
+        + &listen_tls(at, &[&pair], "")
+        + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
+    let mut lob = Lob::start(&lua);
+    let directory = Directory::new();
+    let mut load = dnsperf(at, "4", &directory);
+    let shown = |name: &str| {
+        let verified = format!("-verify_hostname {name} -CAfile {}", authority.pem.display());
+        s_client(at, &verified).contains("Verify return code: 0 (ok)")
+    };
+    assert!(shown("old.test"));
+    let session = directory.path().join("session");
+    s_client(at, &format!("-tls1_2 -sess_out {}", session.display()));
+    for round in 0..4 {
+        let name = format!("new{round}.test");
+        authority.issue("a", &[&name]);
+        lob.reload(&lua);
+        wait_for(|| format!("{name}; {}", lob.program.transcript()), || shown(&name).then_some(()));
+    }
+    let resumed = s_client(at, &format!("-tls1_2 -sess_in {}", session.display()));
+    has(&resumed, "Reused, TLSv1.2", &lob);
+    // A key of another certificate: refused by name, and all goes on.
+    let good = std::fs::read(&pair.key).expect("the key");
+    std::fs::copy(authority.issue("b", &["b.test"]).key, &pair.key).expect("another's key");
+    lob.program.signal(Signal::SIGHUP);
+    wait_for(
+        || format!("a refusal; {}", lob.program.transcript()),
+        || {
+            let refusals = lob.program.lines_with(0, "does not belong to the certificate in");
+            refusals.iter().any(|l| l.contains("dnslob.lua:2") && l.contains("a.key")).then_some(())
+        },
+    );
+    assert!(shown("new3.test"));
+    std::fs::write(&pair.key, good).expect("the key");
+    lost_nothing(&mut load, &lob);
+    assert!(lob.stop().success());
+}
+
+#[test]
+fn servers_are_asked_over_tls_and_their_sessions_resumed() {
+    let authority = Authority::new();
+    let named = authority.issue("named", &["dns.test"]);
+    let addressed = authority.issue("addressed", &["127.0.0.1"]);
+    let unbound = SecureServer::start(Kind::Unbound, 43, &named);
+    let nsd = SecureServer::start(Kind::Nsd, 44, &addressed);
+    let knot = Server::start(Kind::Knot, 45);
+    let dnsdist = SecureServer::dnsdist(knot.address, &named);
+    let at = local();
+    // No idle connection is kept, so that new ones must be opened.
+    let lua = listen(at)
+        + "setServerPolicy(roundrobin)\nsetMaxCachedTCPConnectionsPerDownstream(0)\n"
+        + &secure(unbound.address, &authority, ", name=\"unbound\", subjectName=\"dns.test\"")
+        + &secure(nsd.address, &authority, ", name=\"nsd\"")
+        + &secure(dnsdist.address, &authority, ", name=\"dnsdist\", subjectName=\"dns.test\"");
+    let lob = Lob::start(&lua);
+    for n in 0..12 {
+        for transport in ["+notcp", "+tcp"] {
+            let text = kdig(at, &format!("{transport} n{n}.test +short"));
+            assert!(
+                text.contains("192.0.2.4"),
+                "{text}\n{}\n{}",
+                lob.program.transcript(),
+                unbound.transcript()
+            );
+        }
+    }
+    for name in ["unbound", "nsd", "dnsdist"] {
+        let line = wait_for(
+            || format!("a resumed session with {name}: {:#?}", lob.dump()),
+            || {
+                kdig(at, "more.test +short");
+                let start = format!("tls server \"{name}\" ");
+                lob.dump().into_iter().find(|l| l.starts_with(&start) && count(l, "resumed") > 0)
+            },
+        );
+        assert_eq!(line.split_whitespace().count(), 7, "no failure: {line}");
+        dumped(&lob, "its certificate", |l| l.starts_with(&format!("certificate server \"{name}\" ")));
+    }
+}
+
+/// A good server behind bad ones, in this order.
+fn with_bad_servers(authority: &Authority, more: &str) -> (SocketAddr, Lob, Vec<SecureServer>) {
+    let expired = authority.issue_until("expired", &["dns.test"], 2020);
+    let alone = authority.self_signed("alone", &["dns.test"]);
+    let other = authority.issue("other", &["other.test"]);
+    let good = authority.issue("good", &["dns.test"]);
+    let servers: Vec<_> = [expired, alone, other, good]
+        .iter()
+        .zip(51..)
+        .map(|(pair, who)| SecureServer::start(Kind::Unbound, who, pair))
+        .collect();
+    let at = local();
+    let mut lua = listen(at) + "setServerPolicy(firstAvailable)\n";
+    for (order, (server, name)) in servers.iter().zip(["expired", "alone", "other", "good"]).enumerate() {
+        let own = format!(", name=\"{name}\", order={order}, subjectName=\"dns.test\"{more}");
+        lua += &secure(server.address, authority, &own);
+    }
+    (at, Lob::start(&lua), servers)
+}
+
+#[test]
+fn a_check_says_what_is_wrong_with_a_certificate() {
+    let authority = Authority::new();
+    let (at, lob, _servers) = with_bad_servers(&authority, "");
+    for (name, why) in [
+        ("expired", "certificate has expired (on 2020-01-01)"),
+        ("alone", "self-signed certificate"),
+        ("other", "certificate is for other.test, not dns.test"),
+    ] {
+        wait_for(
+            || format!("{name}: {why}; {}", lob.program.transcript()),
+            || {
+                let lines = lob.program.lines_with(0, "server is down");
+                lines.iter().any(|l| l.contains(&format!("\"{name}\"")) && l.contains(why)).then_some(())
+            },
+        );
+    }
+    has(&kdig(at, "a.test +short"), "192.0.2.54", &lob);
+}
+
+#[test]
+fn queries_go_on_to_a_server_whose_certificate_is_good() {
+    let authority = Authority::new();
+    // Unchecked, so that queries are what finds out.
+    let (at, lob, _servers) = with_bad_servers(&authority, ", healthCheckMode=\"up\"");
+    for transport in ["+notcp", "+tcp"] {
+        has(&kdig(at, &format!("{transport} a.test +short")), "192.0.2.54", &lob);
+    }
+    for name in ["expired", "alone", "other"] {
+        let start = format!("tls server \"{name}\" ");
+        let line = dumped(&lob, name, |l| l.starts_with(&start));
+        assert!(count(&line, "bad-certificate") > 0, "{line}");
+    }
+}
+
+#[test]
+fn what_is_no_handshake_is_counted_by_its_reason() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test"]);
+    let (at, lob, _server) = farm(&[&pair], "setTCPRecvTimeout(1)\n");
+    let talk = |said: &[u8]| {
+        let mut stream = TcpStream::connect(at).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+        stream.write_all(said).expect("written");
+        let mut heard = Vec::new();
+        // A reset is as good an end.
+        let _ = stream.read_to_end(&mut heard);
+        heard
+    };
+    // A plain query, and another protocol.
+    talk(b"\x00\x1d\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x04test\x00\x00\x01\x00\x01");
+    talk(b"GET / HTTP/1.1\r\nHost: dns.test\r\n\r\n");
+    // The beginning of a handshake, and nothing more.
+    assert!(talk(b"\x16\x03\x01\x02\x00\x01\x00").len() < 20);
+    s_client(at, "-alpn h2");
+    let stranger = Authority::new();
+    s_client(at, &format!("-CAfile {} -verify_return_error", stranger.pem.display()));
+    // Somebody who looks whether the port is open.
+    drop(TcpStream::connect(at).expect("a connection"));
+    let line = dumped(&lob, "failures", |l| {
+        l.starts_with(&format!("tls listener {at} ")) && count(l, "certificate-refused") > 0
+    });
+    assert_eq!(count(&line, "not-tls"), 2, "{line}");
+    assert_eq!(count(&line, "no-shared-protocol"), 1, "{line}");
+    dumped(&lob, "the slow one", |l| l == "stream-end-handshake-timeout 1");
+    dumped(&lob, "the others", |l| l == "stream-end-handshake 4");
+    dumped(&lob, "the one that only looked", |l| l.starts_with("stream-end-client ") && !l.ends_with(" 0"));
+    // Whoever does it well is served.
+    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &lob);
+}
+
+#[test]
+fn a_large_load_over_tls_both_ways_loses_nothing() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test"]);
+    let server = SecureServer::start(Kind::Unbound, 46, &pair);
+    let at = local();
+    let lua = listen(local())
+        + &listen_tls(at, &[&pair], "")
+        + &secure(server.address, &authority, ", subjectName=\"dns.test\"");
+    let mut lob = Lob::start(&lua);
+    let directory = Directory::new();
+    let mut load = dnsperf(at, "3", &directory);
+    lost_nothing(&mut load, &lob);
+    assert!(lob.stop().success());
+}
+
+#[test]
+fn the_example_is_a_forwarder() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test"]);
+    let server = SecureServer::start(Kind::Unbound, 47, &pair);
+    let at = local();
+    let file = format!("{}/examples/dot-forwarder.lua", env!("CARGO_MANIFEST_DIR"));
+    let mut text = std::fs::read_to_string(file).expect("the example");
+    let store = authority.pem.display();
+    let name = format!("subjectName=\"dns.test\", caStore=\"{store}\", checkName=\"ready.test.\"");
+    for (old, new) in [
+        ("\"127.0.0.1:5300\"", format!("\"{at}\"")),
+        ("\"9.9.9.9\"", format!("\"{}\"", server.address)),
+        ("subjectName=\"dns.quad9.net\"", name),
+    ] {
+        assert!(text.contains(old), "the example has no {old}");
+        text = text.replace(old, &new);
+    }
+    let lob = Lob::start(&text);
+    for transport in ["+notcp", "+tcp"] {
+        has(&kdig(at, &format!("{transport} a.test +short")), "192.0.2.47", &lob);
+    }
+}
