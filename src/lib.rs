@@ -102,6 +102,7 @@
 //!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
+//!   doors.rs           sockets for datagrams, of listeners and towards servers
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!   carrier.rs         a stream of octets over a socket
 //!   forward/           sockets of forwards: what is passed on unread
