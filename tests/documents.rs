@@ -6,6 +6,7 @@ use dnslob::config::functions::POLICIES;
 use dnslob::config::options::SETTINGS;
 use dnslob::config::{self, Flags, Slots};
 use dnslob::shard::policy::Concentrate;
+use dnslob::shard::streams::ForwardEnd;
 use dnslob::shard::verdict::DropReason;
 use dnslob::time::TickDelta;
 
@@ -17,10 +18,16 @@ fn read(path: &str) -> String {
 #[test]
 fn every_drop_reason_is_in_the_operators_table() {
     let text = read("docs/operations.md");
-    let rows: Vec<_> = text.lines().filter(|l| l.starts_with("| `")).collect();
+    let (drops, forwards) = text.split_once("## Forwards").expect("a section on forwards");
+    let rows = |text: &str| -> Vec<String> {
+        text.lines().filter(|l| l.starts_with("| `")).map(str::to_owned).collect()
+    };
     let expected: Vec<_> =
         DropReason::ALL.iter().map(|r| format!("| `{}` | {} |", r.label(), r.doc().trim())).collect();
-    assert_eq!(rows, expected);
+    assert_eq!(rows(drops), expected);
+    let expected: Vec<_> =
+        ForwardEnd::ALL.iter().map(|r| format!("| `{}` | {} |", r.label(), r.doc().trim())).collect();
+    assert_eq!(rows(forwards), expected);
 }
 
 #[test]

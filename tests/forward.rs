@@ -324,7 +324,9 @@ fn limits_hold_and_are_counted() {
 fn what_is_idle_ends_and_what_is_used_does_not() {
     let mut bench = Bench::new(&tcp(", idleTimeout=2"));
     let (idle, used) = (bench.connect(ONE).expect("taken"), bench.connect(TWO).expect("taken"));
-    [idle, used].map(|p| bench.shard.on_target_open(p));
+    for passage in [idle, used] {
+        bench.shard.on_target_open(passage);
+    }
     for _ in 0..8 {
         bench.pass(500);
         bench.shard.on_passed(used, Way::Back, 1);

@@ -114,6 +114,8 @@ pub(super) struct Passages {
     chores: Vec<PassageSlot>,
     /// Connections that wait for their target to accept, and the earliest end of that.
     trying: Vec<PassageSlot>,
+    /// By slot: it is among them, perhaps on behalf of a passage that is over.
+    listed: Vec<bool>,
     trying_until: Option<Tick>,
     /// Targets that let a connection wait in vain, and until when they are passed over.
     troubled: Vec<(BackendSlot, Tick)>,
@@ -149,6 +151,7 @@ impl Passages {
             by_target: Vec::new(),
             chores: Vec::new(),
             trying: Vec::new(),
+            listed: Vec::new(),
             trying_until: None,
             troubled: Vec::new(),
             sweep_at: 0,
@@ -331,7 +334,10 @@ impl Passages {
             passage.state = State::Open;
         } else {
             passage.state = State::Trying;
-            if passage.attempts == 1 {
+            if self.listed.len() <= slot.index() {
+                self.listed.resize(slot.index() + 1, false);
+            }
+            if !std::mem::replace(&mut self.listed[slot.index()], true) {
                 self.trying.push(slot);
             }
             let until = now + waits;
@@ -499,12 +505,13 @@ impl Passages {
         if self.trying_until.is_none_or(|at| at > now) {
             return;
         }
-        let (table, mut until) = (&self.table, None::<Tick>);
+        let (table, listed, mut until) = (&self.table, &mut self.listed, None::<Tick>);
         self.trying.retain(|slot| {
-            let Some(passage) = table.get(slot.index()).and_then(Option::as_ref) else { return false };
-            if passage.state != State::Trying {
+            let passage = table.get(slot.index()).and_then(Option::as_ref);
+            let Some(passage) = passage.filter(|p| p.state == State::Trying) else {
+                listed[slot.index()] = false;
                 return false;
-            }
+            };
             let end = passage.begun + waits(&passage.listener);
             if end <= now {
                 overdue.push(*slot);
@@ -559,7 +566,8 @@ impl Passages {
         for (at, passage) in self.table.iter().enumerate() {
             let trying = passage.as_ref().is_some_and(|p| p.state == State::Trying);
             let slot = PassageSlot(at as u32);
-            assert!(!trying || self.trying.contains(&slot), "who waits to be accepted has a deadline");
+            let entries = self.trying.iter().filter(|s| **s == slot).count();
+            assert!(entries <= 1 && (!trying || entries == 1), "who waits to be accepted has one deadline");
         }
     }
 }

@@ -13,11 +13,11 @@ use crate::process::{Program, run};
 use crate::servers::{self, Kind};
 
 /// Namespaces of this test's own, removed with all that is in them.
-struct Namespaces(Vec<String>);
+pub(crate) struct Namespaces(Vec<String>);
 
 impl Namespaces {
     /// Makes them, or says why that is not possible here.
-    fn new(names: &[&str]) -> Result<Self, String> {
+    pub(crate) fn new(names: &[&str]) -> Result<Self, String> {
         let mut made = Self(Vec::new());
         for name in names {
             let name = format!("dnslob-{name}-{}", std::process::id());
@@ -31,14 +31,19 @@ impl Namespaces {
     }
 
     /// Runs `ip` inside one of them; it must succeed.
-    fn ip(&self, which: usize, arguments: &str) {
+    pub(crate) fn ip(&self, which: usize, arguments: &str) {
         let all = ["-n", &self.0[which]].into_iter().chain(arguments.split(' ')).collect::<Vec<_>>();
         let (status, text) = run("ip", &all);
         assert!(status.success(), "ip {all:?}: {text}");
     }
 
+    /// Lays a cable between two of them.
+    pub(crate) fn connect(&self, left: usize, link: &str, right: usize) {
+        self.ip(left, &format!("link add {link} type veth peer name {link} netns {}", self.0[right]));
+    }
+
     /// A command line inside one of them.
-    fn command(&self, which: usize, command: &Command) -> Command {
+    pub(crate) fn command(&self, which: usize, command: &Command) -> Command {
         let mut inside = Command::new("ip");
         inside.args(["netns", "exec", &self.0[which]]).arg(command.get_program()).args(command.get_args());
         inside
@@ -67,7 +72,7 @@ fn machines() -> Option<Namespaces> {
         }
     };
     for (left, link, right) in [(CLIENT, "cl", BALANCER), (BALANCER, "be", BACKEND)] {
-        spaces.ip(left, &format!("link add {link} type veth peer name {link} netns {}", spaces.0[right]));
+        spaces.connect(left, link, right);
     }
     for (which, link, address) in [
         (CLIENT, "cl", "198.18.1.1/24"),

@@ -1,0 +1,371 @@
+//! Connections: octets arrive as they were sent, targets fail one by one, limits hold.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use super::target::{Manner, Target};
+use super::{figure, forward, local, logged, until};
+use crate::lob::Lob;
+use crate::place::{PATIENCE, wait_for};
+
+const TCP: &str = "addTCPForward";
+
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.set_write_timeout(Some(PATIENCE)).expect("set");
+    stream
+}
+
+/// Octets that tell a missing, doubled or misplaced piece.
+fn octets(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut all = Vec::with_capacity(count + 8);
+    while all.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        all.extend_from_slice(&state.to_le_bytes());
+    }
+    all.truncate(count);
+    all
+}
+
+/// Sends all, closes its end, and reads until the other end is closed.
+fn exchange(at: SocketAddr, sent: &[u8]) -> Vec<u8> {
+    let stream = connect(at);
+    let mut received = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (&stream).write_all(sent).expect("written");
+            stream.shutdown(Shutdown::Write).expect("closed");
+        });
+        (&stream).read_to_end(&mut received).expect("read to the end");
+    });
+    received
+}
+
+#[test]
+fn octets_arrive_as_they_were_sent_and_half_close_is_kept() {
+    let (echo, gather) = (Target::start(Manner::Echo), Target::start(Manner::Gather));
+    let (one, two) = (local(), local());
+    let lua = forward(TCP, one, &[echo.address], "") + &forward(TCP, two, &[gather.address], "");
+    let lob = Lob::start(&lua);
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            scope.spawn(move || {
+                let sent = octets(n, 3_000_001 + n as usize * 77_777);
+                let at = if n % 2 == 0 { one } else { two };
+                let received = exchange(at, &sent);
+                assert!(received == sent, "connection {n}: {} of {}", received.len(), sent.len());
+            });
+        }
+    });
+    // Nothing at all is a connection, too.
+    assert!(exchange(two, b"").is_empty());
+    let all: u64 = (0..8).map(|n| 3_000_001 + n * 77_777).sum();
+    until(&lob, "forward-end-client", 9);
+    assert_eq!(figure(&lob, "forward-octets-there"), all);
+    assert_eq!(figure(&lob, "forward-octets-back"), all);
+    assert_eq!(figure(&lob, "forward-open"), 0);
+    logged(&lob, &[": 3000001 octets there, 3000001 back", "ended by client"]);
+}
+
+#[test]
+fn a_target_that_refuses_is_passed_over_at_once() {
+    let (dead, alive) = (local(), Target::start(Manner::Number(2)));
+    let at = local();
+    let lob = Lob::start(&forward(TCP, at, &[dead, alive.address], ""));
+    let begun = Instant::now();
+    for n in 0..20 {
+        assert_eq!(call(at, n).as_deref(), Some(&*format!("2 {n}\n")));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "nobody waits: {:?}", begun.elapsed());
+    let line = logged(&lob, &[&format!("refused {dead}, to {}", alive.address)]);
+    assert!(line.contains(&format!("-> {at}")), "{line}");
+    assert_eq!(alive.taken(), 20);
+}
+
+/// One call: a connection, a line, its answer, the end.
+fn call(at: SocketAddr, number: u64) -> Option<String> {
+    let stream = TcpStream::connect(at).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    (&stream).write_all(format!("{number}\n").as_bytes()).ok()?;
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line).ok()?;
+    (!line.is_empty()).then_some(line)
+}
+
+#[test]
+fn a_target_that_never_accepts_is_given_up() {
+    // A listener whose queue is full drops what else comes: its kernel says nothing at all.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let hole = local();
+    socket.bind(&hole.into()).expect("bound");
+    socket.listen(0).expect("listening");
+    let _fill: Vec<_> = (0..3)
+        .map(|_| {
+            let filler =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            filler.set_nonblocking(true).expect("set");
+            let _ = filler.connect(&hole.into());
+            filler
+        })
+        .collect();
+    let alive = Target::start(Manner::Number(2));
+    let at = local();
+    let lua = forward(TCP, at, &[hole, alive.address], ", connectTimeoutMs=300");
+    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let begun = Instant::now();
+    assert_eq!(call(at, 1).as_deref(), Some("2 1\n"));
+    assert!(begun.elapsed() >= Duration::from_millis(300), "the first had its time");
+    let begun = Instant::now();
+    assert_eq!(call(at, 2).as_deref(), Some("2 2\n"));
+    assert!(begun.elapsed() < Duration::from_millis(300), "the next one does not wait for it");
+    logged(&lob, &[&format!("timeout {hole}, to {}", alive.address)]);
+}
+
+#[test]
+fn no_call_is_lost_that_another_target_could_take() {
+    let (mut first, second) = (Target::start(Manner::Number(1)), Target::start(Manner::Number(2)));
+    let at = local();
+    let lob = Lob::start(&forward(TCP, at, &[first.address, second.address], ""));
+    let (stop, by_first, by_second, broken) =
+        (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    const CALLERS: u64 = 8;
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                let mut number = 0;
+                while !stop.load(SeqCst) {
+                    number += 1;
+                    match call(at, number) {
+                        Some(line) if line == format!("1 {number}\n") => by_first.fetch_add(1, SeqCst),
+                        Some(line) if line == format!("2 {number}\n") => by_second.fetch_add(1, SeqCst),
+                        Some(line) => panic!("call {number} was answered {line:?}"),
+                        None => broken.fetch_add(1, SeqCst),
+                    };
+                }
+            });
+        }
+        wait_for(|| "calls at the first".into(), || (by_first.load(SeqCst) > 200).then_some(()));
+        first.kill();
+        let then = by_second.load(SeqCst);
+        wait_for(|| "calls at the second".into(), || (by_second.load(SeqCst) > then + 200).then_some(()));
+        stop.store(true, SeqCst);
+    });
+    let (one, two, lost) = (by_first.load(SeqCst), by_second.load(SeqCst), broken.load(SeqCst));
+    assert!(lost <= CALLERS, "only what the first had taken when it died: {lost} of {}", one + two);
+    until(&lob, "forward-open", 0);
+    assert_eq!(figure(&lob, "forward-opened"), one + two + lost, "every call is counted");
+    assert_eq!(figure(&lob, "forward-end-no-target"), 0);
+}
+
+#[test]
+fn with_all_targets_dead_the_client_is_closed() {
+    let (one, two, at) = (local(), local(), local());
+    let lob = Lob::start(&forward(TCP, at, &[one, two], ""));
+    let mut stream = connect(at);
+    let mut buffer = [0; 10];
+    assert!(matches!(stream.read(&mut buffer), Ok(0) | Err(_)));
+    logged(&lob, &[&format!("refused {one}, refused {two}: 0 octets there"), "ended by no-target"]);
+}
+
+#[test]
+fn limits_and_idle_time_end_connections_by_name() {
+    let echo = Target::start(Manner::Echo);
+    let at = local();
+    let lua = forward(
+        TCP,
+        at,
+        &[echo.address],
+        ", maxConnections=3, maxConnectionsPerClient=2, idleTimeoutMs=1000",
+    );
+    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let mut open: Vec<TcpStream> = (0..2).map(|_| connect(at)).collect();
+    until(&lob, "forward-open", 2);
+    let mut third = connect(at);
+    assert!(matches!(third.read(&mut [0; 4]), Ok(0) | Err(_)), "a third one of the same client is closed");
+    until(&lob, "forward-end-per-client", 1);
+    // What is used stays; what is not is closed.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(2_500) {
+        open[0].write_all(b"x").expect("written");
+        let mut answer = [0];
+        open[0].read_exact(&mut answer).expect("it goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(open[1].read(&mut [0; 4]).expect("closed in order"), 0);
+    until(&lob, "forward-end-idle", 1);
+    until(&lob, "forward-open", 1);
+    logged(&lob, &["0 octets there, 0 back", "ended by idle"]);
+}
+
+#[test]
+fn resets_are_passed_on_either_way() {
+    let echo = Target::start(Manner::Echo);
+    let at = local();
+    let lob = Lob::start(&forward(TCP, at, &[echo.address], ""));
+    let mut stream = connect(at);
+    stream.write_all(b"x").expect("written");
+    stream.read_exact(&mut [0]).expect("it stands");
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
+    drop(stream);
+    until(&lob, "forward-end-client-broken", 1);
+    wait_for(|| "the target to hear of it".into(), || (echo.broken() == 1).then_some(()));
+
+    let listener = TcpListener::bind(local()).expect("a target");
+    let at = local();
+    let mut lob = lob;
+    lob.reload(&forward(TCP, at, &[listener.local_addr().expect("an address")], ""));
+    let mut stream = connect(at);
+    let (target, _) = listener.accept().expect("accepted");
+    SockRef::from(&target).set_linger(Some(Duration::ZERO)).expect("set");
+    drop(target);
+    let e = stream.read(&mut [0; 4]).expect_err("broken, not closed");
+    assert_eq!(e.kind(), ErrorKind::ConnectionReset);
+    until(&lob, "forward-end-target-broken", 1);
+}
+
+#[test]
+fn who_does_not_read_is_not_read_for() {
+    let flood = Target::start(Manner::Flood);
+    let echo = Target::start(Manner::Echo);
+    let (at, other) = (local(), local());
+    let lua = forward(TCP, at, &[flood.address], "") + &forward(TCP, other, &[echo.address], "");
+    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let stream = connect(at);
+    // Until nothing more is taken: the buffers of four sockets and a pipe are full.
+    let mut last = (0, Instant::now());
+    wait_for(
+        || "the flood to stand still".into(),
+        || {
+            let sent = flood.octets();
+            if sent != last.0 {
+                last = (sent, Instant::now());
+            }
+            (sent > 0 && last.1.elapsed() > Duration::from_millis(500)).then_some(())
+        },
+    );
+    assert!(flood.octets() < 64 << 20, "{} octets are somewhere", flood.octets());
+    // Others are served meanwhile, without a busy loop.
+    let before = cpu_ticks(&lob);
+    assert_eq!(exchange(other, b"beside").as_slice(), b"beside");
+    std::thread::sleep(Duration::from_millis(500));
+    let spent = cpu_ticks(&lob) - before;
+    assert!(spent < 20, "{spent} ticks of 10 ms in half a second of waiting");
+    // Reading again sets it going again.
+    let (mut reader, mut buffer) = (&stream, vec![0; 1 << 20]);
+    let stood = flood.octets();
+    wait_for(
+        || "the flood to go on".into(),
+        || {
+            let count = reader.read(&mut buffer).expect("octets");
+            assert!(buffer[..count].iter().all(|o| *o == 0));
+            (flood.octets() > stood + (8 << 20)).then_some(())
+        },
+    );
+}
+
+/// CPU time of the program, in ticks of the kernel: user and system.
+fn cpu_ticks(lob: &Lob) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", lob.program.pid())).expect("its figures");
+    let behind = stat.rsplit(") ").next().expect("fields");
+    let fields: Vec<&str> = behind.split(' ').collect();
+    fields[11..13].iter().map(|f| f.parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn many_idle_connections_hold_no_pipe() {
+    let echo = Target::start(Manner::Echo);
+    let at = local();
+    let lob = Lob::start_with(&forward(TCP, at, &[echo.address], ""), &["--shards", "1"]);
+    let streams: Vec<TcpStream> = (0..200)
+        .map(|n: u8| {
+            let mut stream = connect(at);
+            stream.write_all(&[n]).expect("written");
+            let mut answer = [0];
+            stream.read_exact(&mut answer).expect("answered");
+            assert_eq!(answer, [n]);
+            stream
+        })
+        .collect();
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", lob.program.pid())).expect("its descriptors");
+    let pipes = descriptors
+        .filter_map(|d| std::fs::read_link(d.ok()?.path()).ok())
+        .filter(|to| to.to_string_lossy().starts_with("pipe:"))
+        .count();
+    assert!(pipes < 20, "{pipes} ends of pipes for 200 idle connections");
+    assert_eq!(figure(&lob, "forward-open"), 200);
+    drop(streams);
+    until(&lob, "forward-open", 0);
+}
+
+#[test]
+fn a_reload_and_a_stop_let_connections_finish() {
+    let (old, new) = (Target::start(Manner::Number(1)), Target::start(Manner::Number(2)));
+    let (at, other) = (local(), local());
+    let mut lob =
+        Lob::start_with(&forward(TCP, at, &[old.address], ""), &["--shards", "2", "--drain", "10s"]);
+    let stays = connect(at);
+    let mut lines = BufReader::new(stays.try_clone().expect("a copy"));
+    let mut say = |text: &str| {
+        (&stays).write_all(text.as_bytes()).expect("written");
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("read");
+        line
+    };
+    assert_eq!(say("a\n"), "1 a\n");
+    // Its target is taken out: it goes on, new ones go elsewhere.
+    lob.reload(&forward(TCP, at, &[new.address], ""));
+    assert_eq!(say("b\n"), "1 b\n");
+    assert_eq!(call(at, 5).as_deref(), Some("2 5\n"));
+    // Its listener is taken out.
+    lob.reload(&forward(TCP, other, &[new.address], ""));
+    assert_eq!(say("c\n"), "1 c\n");
+    wait_for(|| "the port to be closed".into(), || TcpStream::connect(at).is_err().then_some(()));
+    // The program is told to stop.
+    lob.program.signal(nix::sys::signal::Signal::SIGTERM);
+    wait_for(|| "the other port to be closed".into(), || TcpStream::connect(other).is_err().then_some(()));
+    assert_eq!(say("d\n"), "1 d\n");
+    stays.shutdown(Shutdown::Write).expect("closed");
+    assert_eq!(say(""), "");
+    assert_eq!(lob.program.wait().code(), Some(0), "{}", lob.program.transcript());
+}
+
+#[test]
+fn a_second_instance_on_the_same_port_takes_over() {
+    let target = Target::start(Manner::Number(7));
+    let at = local();
+    let lua = forward(TCP, at, &[target.address], "");
+    let mut old = Lob::start(&lua);
+    let calls = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let caller = std::thread::spawn({
+        let (calls, stop) = (Arc::clone(&calls), Arc::clone(&stop));
+        move || {
+            let mut number = 0;
+            while !stop.load(SeqCst) {
+                number += 1;
+                assert_eq!(call(at, number), Some(format!("7 {number}\n")), "no call is lost");
+                calls.fetch_add(1, SeqCst);
+            }
+        }
+    });
+    let made = |more: u64| {
+        let goal = calls.load(SeqCst) + more;
+        wait_for(|| "calls".into(), || (calls.load(SeqCst) >= goal || caller.is_finished()).then_some(()));
+    };
+    made(100);
+    let new = Lob::start(&lua);
+    made(100);
+    assert_eq!(old.stop().code(), Some(0), "{}", old.program.transcript());
+    made(100);
+    stop.store(true, SeqCst);
+    caller.join().unwrap_or_else(|_| panic!("{}", new.program.transcript()));
+}

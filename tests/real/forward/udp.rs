@@ -1,0 +1,157 @@
+//! Flows: datagrams there and back, whichever target they end at.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use super::{figure, forward, local, logged, until};
+use crate::lob::Lob;
+use crate::place::{PATIENCE, port};
+
+const UDP: &str = "addUDPForward";
+
+/// Sends every datagram back, with its own mark in front.
+struct Echo {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+}
+
+impl Echo {
+    fn start(mark: u8) -> Self {
+        let address = local();
+        let socket = UdpSocket::bind(address).expect("a target");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 70_000];
+            while !ends.load(SeqCst) {
+                if let Ok((count, from)) = socket.recv_from(&mut buffer) {
+                    let answer = [&[mark], &buffer[..count]].concat();
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        });
+        Self { address, stop }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+    }
+}
+
+fn client() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a client");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    socket
+}
+
+/// Sends a datagram and reads the next one.
+fn ask(socket: &UdpSocket, at: SocketAddr, octets: &[u8]) -> Vec<u8> {
+    socket.send_to(octets, at).expect("sent");
+    let mut buffer = vec![0; 70_000];
+    let (count, from) = socket.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(from, at, "from the address that was asked");
+    buffer.truncate(count);
+    buffer
+}
+
+#[test]
+fn datagrams_of_every_size_go_there_and_back() {
+    let echo = Echo::start(b'e');
+    let at = local();
+    let lob = Lob::start(&forward(UDP, at, &[echo.address], ", idleTimeoutMs=1000"));
+    let clients: Vec<UdpSocket> = (0..20).map(|_| client()).collect();
+    let (mut there, mut back) = (0, 0);
+    for size in [0, 1, 2, 511, 1_232, 1_472, 4_096, 4_097, 9_000, 60_000, 65_506] {
+        for (n, client) in clients.iter().enumerate() {
+            let octets = vec![n as u8; size];
+            let answer = ask(client, at, &octets);
+            assert!(answer[0] == b'e' && answer[1..] == octets, "{size} octets of client {n}");
+            (there, back) = (there + size as u64, back + 1 + size as u64);
+        }
+    }
+    assert_eq!(figure(&lob, "forward-opened"), 20, "one flow for each client");
+    assert_eq!(figure(&lob, "forward-octets-there"), there);
+    assert_eq!(figure(&lob, "forward-octets-back"), back);
+    until(&lob, "forward-end-idle", 20);
+    logged(&lob, &["flow 127.0.0.1:", &format!("-> {at}, to {}", echo.address), "ended by idle"]);
+}
+
+#[test]
+fn a_refusal_moves_the_flow_and_its_datagram() {
+    let (dead, echo) = (local(), Echo::start(b'2'));
+    let at = local();
+    let lob = Lob::start(&forward(UDP, at, &[dead, echo.address], ""));
+    for n in 0..20 {
+        // Each flow's first datagram finds the first target dead, and is answered all the same.
+        assert_eq!(ask(&client(), at, &[n]), [b'2', n]);
+    }
+    assert_eq!(figure(&lob, "forward-opened"), 20);
+    assert_eq!(figure(&lob, "retries"), 20);
+}
+
+#[test]
+fn a_target_that_dies_loses_its_flows_to_the_next() {
+    let (one, two) = (Echo::start(b'1'), Echo::start(b'2'));
+    let at = local();
+    let _lob = Lob::start(&forward(UDP, at, &[one.address, two.address], ""));
+    let client = client();
+    assert_eq!(ask(&client, at, b"a"), b"1a");
+    drop(one);
+    client.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
+    // It hears of the death by the first datagram that is refused; the client says it again.
+    let mut buffer = [0; 16];
+    let said = (0..40).find_map(|_| {
+        client.send_to(b"b", at).expect("sent");
+        let count = client.recv(&mut buffer).ok()?;
+        (buffer[..count] == *b"2b").then_some(())
+    });
+    assert_eq!(said, Some(()), "the second one answers");
+}
+
+#[test]
+fn a_wildcard_answers_from_the_address_that_was_asked() {
+    let echo = Echo::start(b'w');
+    let at = SocketAddr::from(([0, 0, 0, 0], port()));
+    let _lob = Lob::start(&forward(UDP, at, &[echo.address], ""));
+    let client = client();
+    for last in [1, 5, 9] {
+        let asked = SocketAddr::from(([127, 0, 0, last], at.port()));
+        assert_eq!(ask(&client, asked, &[last]), [b'w', last]);
+    }
+}
+
+#[test]
+fn the_table_is_bounded() {
+    let echo = Echo::start(b't');
+    let at = local();
+    let lob = Lob::start_with(&forward(UDP, at, &[echo.address], ", maxFlows=10"), &["--shards", "1"]);
+    let first = client();
+    assert_eq!(ask(&first, at, b"1"), b"t1");
+    for n in 0..50 {
+        assert_eq!(ask(&client(), at, &[n]), [b't', n], "a new one is always served");
+    }
+    assert_eq!(figure(&lob, "forward-end-crowded"), 41);
+    assert!(figure(&lob, "forward-open") <= 10);
+}
+
+#[test]
+fn each_datagram_bears_the_clients_address_if_wished() {
+    let echo = Echo::start(b'p');
+    let at = local();
+    let _lob = Lob::start(&forward(UDP, at, &[echo.address], ", useProxyProtocol=true"));
+    let client = client();
+    let own = client.local_addr().expect("an address");
+    for text in [&b"one"[..], b"two"] {
+        let answer = ask(&client, at, text);
+        // The signature, version 2 and PROXY, UDP over IPv4, twelve octets of addresses.
+        let mut wanted = b"p\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\x7f\0\0\x01\x7f\0\0\x01".to_vec();
+        wanted.extend([own.port().to_be_bytes(), at.port().to_be_bytes()].concat());
+        wanted.extend(text);
+        assert_eq!(answer, wanted);
+    }
+}
