@@ -4,13 +4,12 @@
 //! the octets that come out are the messages' own.
 //!
 //! ```text
-//!  socket ─► read ──────────────────► octets       socket ◄── write ◄───────────── octets
-//!              └► (octets in front) ► session ┘        └── session ◄──┘
+//!  socket ─► receive ─► (octets in front) ─► unwrap ─► octets      socket ◄── write ◄── octets
+//!                                              └ session                         └ session
 //! ```
 //!
-//! Octets in front of TLS, a PROXY header outside of it, have their place between `read` of the
-//! socket and the session, in [`Carrier::read`]: as long as they are not whole, the session gets
-//! nothing.
+//! Octets in front of TLS, a PROXY header outside of it, are for the caller, between
+//! [`Carrier::receive`] and [`Carrier::unwrap`]: until they are whole, the session gets nothing.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -69,28 +68,39 @@ impl Carrier {
         Self { socket, tls, connecting, reading: true, writing: connecting }
     }
 
-    /// Reads without waiting, by one call. `plain` is used for what TLS makes of it.
+    /// Reads without waiting, by one call; none when the peer has closed its end.
     ///
     /// # Errors
     /// `WouldBlock` when nothing is there; others end the connection.
-    pub(super) fn read<'b>(&mut self, buffer: &'b mut [u8], plain: &'b mut Vec<u8>) -> io::Result<Came<'b>> {
+    pub(super) fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
         let count = self.socket.read(buffer)?;
+        Ok(&buffer[..count])
+    }
+
+    /// What octets that were received are without TLS, for which `plain` is used.
+    pub(super) fn unwrap<'b>(&mut self, octets: &'b [u8], plain: &'b mut Vec<u8>) -> Came<'b> {
         let Some(tls) = &mut self.tls else {
-            return Ok(match &buffer[..count] {
-                [] => Came::End,
-                octets => Came::Octets { octets, last: false },
-            });
+            return if octets.is_empty() { Came::End } else { Came::Octets { octets, last: false } };
         };
-        if count == 0 {
+        if octets.is_empty() {
             // Who has said nothing at all has not failed: somebody looked whether the port is open.
             let failed = if tls.session.has_begun() { tls.session.on_end().err() } else { None };
-            return Ok(failed.map_or(Came::End, Came::Failed));
+            return failed.map_or(Came::End, Came::Failed);
         }
         plain.clear();
-        match tls.session.on_octets(&buffer[..count], plain) {
-            Ok(()) => Ok(Came::Octets { octets: plain, last: tls.session.peer_closed() }),
-            Err(failure) => Ok(Came::Failed(failure)),
+        match tls.session.on_octets(octets, plain) {
+            Ok(()) => Came::Octets { octets: plain, last: tls.session.peer_closed() },
+            Err(failure) => Came::Failed(failure),
         }
+    }
+
+    /// The same of a read without anything between.
+    ///
+    /// # Errors
+    /// As [`Carrier::receive`].
+    pub(super) fn read<'b>(&mut self, buffer: &'b mut [u8], plain: &'b mut Vec<u8>) -> io::Result<Came<'b>> {
+        let octets = self.receive(buffer)?;
+        Ok(self.unwrap(octets, plain))
     }
 
     /// Writes without waiting, as much as there is room for. What is given again after

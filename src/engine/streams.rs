@@ -214,7 +214,15 @@ impl Connections {
         let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
             let shaking = carrier.is_handshaking();
-            let came = carrier.read(&mut self.buffer, &mut self.plain);
+            let came = carrier.receive(&mut self.buffer).map(|mut octets| {
+                if shaking && !octets.is_empty() && shard.header_comes_first(stream) {
+                    octets = &octets[shard.on_header_octets(stream, octets).min(octets.len())..];
+                    if octets.is_empty() {
+                        return Came::Octets { octets, last: false };
+                    }
+                }
+                carrier.unwrap(octets, &mut self.plain)
+            });
             if shaking && let Some(facts) = carrier.facts() {
                 shard.on_stream_handshake(stream, facts);
             }

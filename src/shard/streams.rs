@@ -242,7 +242,7 @@ impl Streams {
         stream.sni = sni.map(Box::from);
         stream.active = now;
         stream.reads = 0;
-        let ip = stream.client.peer.ip;
+        let ip = stream.counted.unwrap_or(stream.client.peer.ip);
         if let Err(why) = self.clients.admit_session(&ip, resumed, limits, now) {
             self.end(slot, why);
         }

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use dnslob::tls::{CaStores, ClientSpec, ClientTls, Session};
+
 use crate::lob::{Lob, listen};
+use crate::message;
 use crate::pki::{Authority, Pair, SecureServer};
 use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
@@ -377,6 +380,98 @@ fn what_is_no_handshake_is_counted_by_its_reason() {
     dumped(&lob, "the one that only looked", |l| l.starts_with("stream-end-client ") && !l.ends_with(" 0"));
     // Whoever does it well is served.
     has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &lob);
+}
+
+/// A client of our own, which takes any certificate, and keeps no session from one to the next.
+fn stranger() -> ClientTls {
+    let spec = ClientSpec { validate: false, ..ClientSpec::default() };
+    ClientTls::load(&spec, [127, 0, 0, 1].into(), &mut CaStores::default()).expect("a client")
+}
+
+/// Sends `outside` as it is and `inside` by TLS; what comes by TLS until the other side ends it, or
+/// until a message is whole.
+fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(at).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    stream.write_all(outside).expect("written");
+    let mut session = Session::client(&stranger()).expect("a session");
+    session.send(inside);
+    let (mut octets, mut plain) = (vec![0; 16_384], Vec::new());
+    loop {
+        while session.wants_write() {
+            if session.write_to(&mut stream).is_err() {
+                return plain;
+            }
+        }
+        let whole = plain.first_chunk().map_or(usize::MAX, |l| 2 + usize::from(u16::from_be_bytes(*l)));
+        if plain.len() >= whole {
+            return plain.split_off(2);
+        }
+        match stream.read(&mut octets) {
+            Ok(0) | Err(_) => return plain,
+            Ok(count) if session.on_octets(&octets[..count], &mut plain).is_err() => return plain,
+            Ok(_) => {}
+        }
+    }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).expect("a short message");
+    [&length.to_be_bytes()[..], message].concat()
+}
+
+#[test]
+fn a_proxy_header_stands_in_front_of_tls_or_within_it() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test"]);
+    let server = Server::start(Kind::Nsd, 48);
+    let (within, outside) = (local(), local());
+    let lua = listen(local())
+        + &listen_tls(within, &[&pair], "")
+        + &listen_tls(outside, &[&pair], "proxyProtocolOutsideTLS=true")
+        + "setProxyProtocolACL('127.0.0.0/8')\n\
+           addAction(NetmaskGroupRule('203.0.113.0/24'), PoolAction(''), {name='proxied'})\n"
+        + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
+    let lob = Lob::start(&lua);
+    // Version 2, PROXY, TCP over IPv4, 12 octets of addresses and ports.
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([203, 0, 113, 7, 192, 0, 2, 53, 0x30, 0x39, 3, 0x55]);
+    let query = framed(&message::query(7, "a.test"));
+    let answer = converse(outside, &header, &query);
+    assert_eq!(message::answered_by(&answer), Some(48), "{}", lob.program.transcript());
+    let answer = converse(within, b"", &[&header[..], &query].concat());
+    assert_eq!(message::answered_by(&answer), Some(48), "{}", lob.program.transcript());
+    assert_eq!(lob.hits("proxied"), 2);
+    // Each at the other's place, and none at all.
+    assert_eq!(converse(outside, b"", &query), b"");
+    assert_eq!(converse(within, &header, &query), b"");
+    assert_eq!(converse(within, b"", &query), b"");
+    assert_eq!(lob.hits("proxied"), 2);
+    dumped(&lob, "wrong headers", |l| l == "stream-end-proxy 2");
+}
+
+#[test]
+fn who_opens_sessions_too_fast_is_turned_away() {
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["dns.test"]);
+    let server = Server::start(Kind::Nsd, 49);
+    let at = local();
+    let lua = listen(local())
+        + &listen_tls(at, &[&pair], "")
+        + "setMaxTLSNewSessionRatePerClient(1)\nsetBanDurationForExceedingTCPTLSRate(60)\n"
+        + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
+    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let query = framed(&message::query(7, "a.test"));
+    // A rate is a mean over five minutes: so many may come at once, and one more each second.
+    let mut answered = 0;
+    while message::answered_by(&converse(at, b"", &query)) == Some(49) {
+        answered += 1;
+        assert!(answered < 1_000, "no limit; {}", lob.program.transcript());
+    }
+    assert!(answered >= 300, "{answered} sessions");
+    assert_eq!(converse(at, b"", &query), b"");
+    dumped(&lob, "the one too many", |l| l == "stream-end-session-rate 1");
+    dumped(&lob, "the ban", |l| l == "stream-end-banned 1");
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub use chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use forwards::{FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
 pub use missing::FUNCTIONS_MISSING;
 pub use rules::{ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS};
-pub use tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS};
+pub use tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 
 /// A function, method or argument that works.
 #[derive(Debug)]
@@ -97,6 +97,18 @@ pub static FUNCTIONS: &[Entry] = &[
         "newTLSCertificate",
         "path [, {key=path}]",
         "A certificate with its key, for addTLSLocal; without `key` both are in one file.",
+    ),
+    entry(
+        "getTLSFrontend",
+        "number",
+        "The listener with TLS with this number, from 0; nil if there is none. Its methods are listed below.",
+    ),
+    entry("getTLSContext", "number", "The same as getTLSFrontend."),
+    entry("getTLSFrontendCount", "", "Listeners with TLS so far."),
+    entry(
+        "reloadAllCertificates",
+        "",
+        "Accepted, does nothing: SIGHUP reads certificates and keys again, and connections are not touched.",
     ),
     entry(
         "addTCPForward",

@@ -58,6 +58,7 @@ pub static SERVER_TLS_ARGUMENTS: &[Entry] = &[
         "The address that its certificate must have; without both its own address.",
     ),
     entry("validateCertificates", "true", "Whether its certificate is checked at all."),
+    entry("minTLSVersion", "\"tls1.2\"", "The least version: \"tls1.2\" or \"tls1.3\"; dnslob's own."),
     entry("caStore", "path", "The authorities that it is checked by, PEM; the system's without it."),
     entry(
         "ciphers",
@@ -69,4 +70,13 @@ pub static SERVER_TLS_ARGUMENTS: &[Entry] = &[
     entry("releaseBuffers", "true", "Accepted: buffers are given back anyhow."),
     entry("enableRenegotiation", "false", "Accepted: there is no renegotiation; true is an error."),
     entry("ktls", "false", "Accepted; true is an error."),
+];
+
+/// The methods of what `getTLSFrontend` and `getTLSContext` return.
+pub static TLS_METHODS: &[Entry] = &[
+    entry("loadTicketsKeys", "path", "Its ticket keys are those of this file, as with ticketKeyFile."),
+    entry("loadNewCertificatesAndKeys", "certificates, keys", "Its certificates are these."),
+    entry("rotateTicketsKey", "", "Accepted, does nothing: the keys have just been made."),
+    entry("reloadCertificates", "", "Accepted, does nothing: they have just been read."),
+    entry("getAddressAndPort", "", "Where it listens."),
 ];

@@ -31,7 +31,81 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "newTLSCertificate", |call, arguments| {
         let certificate = certificate(Arguments(arguments))?;
         Ok(Value::UserData(call.lua.create_userdata(certificate)?))
-    })
+    })?;
+    // What the files hold is read when the configuration is, and again by SIGHUP.
+    context.define(lua, "reloadAllCertificates", |_, _| Ok(Value::Nil))?;
+    context.define(lua, "getTLSFrontendCount", |call, _| {
+        Ok(Value::Integer(i64::try_from(front_ends(&call.draft.listeners).count()).unwrap_or(i64::MAX)))
+    })?;
+    for name in ["getTLSFrontend", "getTLSContext"] {
+        let own = context.clone();
+        context.define(lua, name, move |call, arguments| {
+            let n = whole("", Arguments(arguments).at(0), 0, u32::from(u16::MAX))?;
+            let Some(at) = front_ends(&call.draft.listeners).nth(n as usize) else { return Ok(Value::Nil) };
+            let front_end = FrontEnd { context: own.clone(), at };
+            Ok(Value::UserData(call.lua.create_userdata(front_end)?))
+        })?;
+    }
+    Ok(())
+}
+
+/// The places of the listeners with TLS.
+fn front_ends(listeners: &[DraftListener]) -> impl Iterator<Item = usize> + '_ {
+    listeners.iter().enumerate().filter(|(_, l)| l.service.tls().is_some()).map(|(at, _)| at)
+}
+
+/// A listener with TLS as Lua sees it: its place in the draft.
+#[derive(Clone, Debug)]
+struct FrontEnd {
+    context: Context,
+    at: usize,
+}
+
+impl FrontEnd {
+    /// Has the listener's TLS loaded anew from its changed specification.
+    fn change(
+        &self,
+        lua: &Lua,
+        method: &str,
+        change: impl FnOnce(&mut ServerSpec) -> Result<(), Fault>,
+    ) -> mlua::Result<Value> {
+        self.context.call(lua, method, |call| {
+            let Some(listener) = call.draft.listeners.get_mut(self.at) else { return Ok(Value::Nil) };
+            let Some(tls) = listener.service.tls() else { return Ok(Value::Nil) };
+            let mut spec = tls.spec().clone();
+            change(&mut spec)?;
+            let tls = ServerTls::load(&spec).map_err(|e| fault(&e))?;
+            listener.service = Service::Dot(ListenerTls(Arc::new(tls)));
+            Ok(Value::Nil)
+        })
+    }
+}
+
+impl UserData for FrontEnd {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_method("loadTicketsKeys", |lua, own, file: Value| {
+            own.change(lua, "loadTicketsKeys", |spec| {
+                spec.ticket_key_file = Some(PathBuf::from(text("", &file, PATH)?));
+                Ok(())
+            })
+        });
+        methods.add_method("loadNewCertificatesAndKeys", |lua, own, (files, keys): (Value, Value)| {
+            own.change(lua, "loadNewCertificatesAndKeys", |spec| {
+                // Where addTLSLocal has them: behind the address.
+                spec.certificates = certificates(Arguments(&[Value::Nil, files, keys]))?;
+                Ok(())
+            })
+        });
+        // Both are new a moment ago.
+        methods.add_method("rotateTicketsKey", |_, _, ()| Ok(()));
+        methods.add_method("reloadCertificates", |_, _, ()| Ok(()));
+        methods.add_method("getAddressAndPort", |lua, own, ()| {
+            own.context.call(lua, "getAddressAndPort", |call| {
+                let address = call.draft.listeners.get(own.at).map(|l| l.address.to_string());
+                Ok(Value::String(call.lua.create_string(address.unwrap_or_default())?))
+            })
+        });
+    }
 }
 
 /// What a file or a setting of TLS has wrong.
@@ -270,6 +344,10 @@ impl ServerArguments {
                 spec.subject_address = Some(parsed(name, v, ADDRESS, read)?);
             }
             "validateCertificates" => spec.validate = switch(name, v)?,
+            "minTLSVersion" => {
+                spec.version_min =
+                    Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
+            }
             "caStore" => spec.ca_store = Some(PathBuf::from(text(name, v, PATH)?)),
             "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
             "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,

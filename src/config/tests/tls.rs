@@ -145,6 +145,28 @@ fn what_is_wrong_with_a_listener_is_told_with_its_place() {
 }
 
 #[test]
+fn a_listener_is_changed_by_its_object() {
+    let files = Files::new();
+    let listeners = files.listeners(
+        "addLocal('127.0.0.1:5300')\n\
+         addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')\naddTLSLocal('127.0.0.2', 'Xone.pem', 'Xone.key')\n\
+         assert(getTLSFrontendCount() == 2 and getTLSFrontend(2) == nil)\n\
+         local second = getTLSContext(1)\n\
+         assert(second:getAddressAndPort() == '127.0.0.2:853')\n\
+         second:loadNewCertificatesAndKeys({'Xtwo.pem'}, {'Xtwo.key'})\n\
+         second:rotateTicketsKey() second:reloadCertificates() reloadAllCertificates()",
+    );
+    let names = |at: usize| listeners[at].service.tls().map(|tls| tls.certificates()[0].names.clone());
+    assert_eq!(names(1), Some(vec!["one.example".to_owned()]));
+    assert_eq!(names(2), Some(vec!["two.example".to_owned()]));
+    let text =
+        "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')\ngetTLSFrontend(0):loadTicketsKeys('Xone.pem')";
+    let errors = files.broken(text);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert!(errors[0].starts_with("FILE:2: loadTicketsKeys: Xone.pem: has "), "{errors:#?}");
+}
+
+#[test]
 fn a_listener_may_be_left_out_for_its_files() {
     let files = Files::new();
     let text = "addLocal('127.0.0.1')\n\

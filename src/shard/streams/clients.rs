@@ -59,7 +59,8 @@ impl Clients {
         limits: &StreamLimits,
         now: Tick,
     ) -> Result<bool, StreamEnd> {
-        let limited = limits.connections_per_client > 0 || limits.rate_per_client > 0;
+        let sessions = limits.sessions_per_client > 0 || limits.resumptions_per_client > 0;
+        let limited = limits.connections_per_client > 0 || limits.rate_per_client > 0 || sessions;
         if !limited && self.known.is_empty() {
             return Ok(false);
         }
