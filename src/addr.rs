@@ -41,6 +41,10 @@ pub struct SocketSlot(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamSlot(pub u32);
 
+/// A connection or flow of a forward within a shard: a *passage*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PassageSlot(pub u32);
+
 /// Index into the engine's table of local addresses that wildcard listeners were asked on.
 /// The shard only carries it from the query to its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,7 +80,7 @@ macro_rules! index {
         pub const fn index(self) -> usize { self.0 as usize }
     })*};
 }
-index!(BackendSlot, ListenerSlot, PoolSlot, SocketSlot, LocalSlot, RuleSlot, StreamSlot);
+index!(BackendSlot, ListenerSlot, PoolSlot, SocketSlot, LocalSlot, RuleSlot, StreamSlot, PassageSlot);
 
 /// Where a query goes and its answer comes from: one connected socket of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -71,6 +71,8 @@
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
 //!   lined.rs           what goes by them, and what becomes of it when they end
+//!   forward.rs         connections and flows of forwards, without their sockets
+//!   forwarded.rs       which target each goes to, and to which one next
 //!   origin.rs          whose query it is: PROXY headers in and out, source addresses
 //!   script.rs          what the shard asks of Lua, without Lua
 //!   case.rs            what is known of a query besides its octets
@@ -102,6 +104,11 @@
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!   carrier.rs         a stream of octets over a socket
+//!   forward/           sockets of forwards: what is passed on unread
+//!     tcp.rs           connections: both ways by splice, half-close, resets
+//!     udp.rs           flows: a socket to the target for each
+//!     pipe.rs          the pipes that splice moves octets through
+//!   ready.rs           what an epoll event is about
 //!   outbox.rs          packets of a batch on their way out
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
@@ -110,6 +117,7 @@
 //!     functions.rs     the C functions of the LuaFFI family
 //!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
+//!     process.rs       those of the control plane
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
 //! tls/                 certificates, tickets, sessions over octets; no sockets
@@ -133,6 +141,8 @@
 //!   functions/         the tables of Lua functions, arguments and methods
 //!     rules.rs         selectors, actions, sets
 //!     chains.rs        what manages the rules of each chain
+//!     forwards.rs      arguments of addTCPForward and addUDPForward
+//!     tls.rs           arguments that concern TLS
 //!     missing.rs       names of dnsdist that are not there yet
 //!   flags.rs           the command line
 //!   lua/               the Lua front end: evaluates a file into a Draft
@@ -141,6 +151,8 @@
 //!     constants.rs     DNSQType, DNSRCode and the like
 //!     settings.rs      setters, listeners, ACL, includes
 //!     server.rs        newServer, getServer and the server object
+//!     forwards.rs      addTCPForward, addUDPForward
+//!     tls.rs           addTLSLocal, certificates, servers' TLS
 //!     pool.rs          pools, policies, retry, ejection
 //!     arguments.rs     the arguments of one call, by their place
 //!     functions.rs     Lua functions given to rules and policies
@@ -159,9 +171,11 @@
 //!   draft.rs           Draft: as written
 //!   ruleset.rs         the rules of a draft
 //!   chains.rs          its rules → chains: pools, copies, slots, identities
+//!   forwards.rs        its forwards → listeners, pools and hidden servers
 //!   compile.rs         Draft → Boot + Snapshot, or all errors at once
 //!   slots.rs           stable slots over reloads
 //!   snapshot.rs        Snapshot: immutable, by index
+//!     listener.rs      its listeners, and what clients' connections may do
 //!   diff.rs            what a reload changed, in lines
 //!   generate.rs        man page, completions, reference
 //!
@@ -222,6 +236,7 @@
 //! | stream | a client's connection |
 //! | line | a connection to a backend |
 //! | forward | what is passed on unread; its *targets* are where it goes |
+//! | passage | a connection or flow of a forward, from the client to its target |
 //! | shard | a thread with all that it needs to serve: sockets, table, counters |
 //! | engine | the loop that moves packets between the kernel and a shard |
 //! | snapshot | one whole configuration, immutable |

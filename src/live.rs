@@ -17,7 +17,7 @@ use std::sync::atomic::{
 
 use crate::addr::{BackendSlot, RuleSlot};
 use crate::shard::journal::Journal;
-use crate::shard::streams::{LineEnd, StreamEnd};
+use crate::shard::streams::{ForwardEnd, LineEnd, StreamEnd};
 use crate::shard::verdict::DropReason;
 
 /// Rules there can be at a time, in all chains together, removed ones included that shards still
@@ -223,6 +223,8 @@ pub struct ShardPage {
     pub script_errors: Counter,
     /// Clients' connections.
     pub streams: StreamPage,
+    /// Connections and flows of forwards.
+    pub forwards: ForwardPage,
     /// What log actions have to say.
     pub journal: Journal,
     /// Queries in this shard whose client waits for an answer.
@@ -249,6 +251,7 @@ impl ShardPage {
             retries: Counter::default(),
             script_errors: Counter::default(),
             streams: StreamPage::default(),
+            forwards: ForwardPage::default(),
             journal: Journal::default(),
             rule_hits: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
             outstanding_total: AtomicU32::new(0),
@@ -336,6 +339,40 @@ impl StreamPage {
     /// The counter of a reason.
     #[must_use]
     pub fn ended(&self, why: StreamEnd) -> &Counter {
+        &self.ends[why.index()]
+    }
+}
+
+/// One shard's counters of the connections and flows of its forwards.
+#[derive(Debug)]
+pub struct ForwardPage {
+    /// Connections and flows taken.
+    pub opened: Counter,
+    /// Those at this time.
+    pub open: AtomicU32,
+    /// Octets passed on to targets.
+    pub octets_out: Counter,
+    /// Octets passed back to clients.
+    pub octets_back: Counter,
+    ends: [Counter; ForwardEnd::ALL.len()],
+}
+
+impl Default for ForwardPage {
+    fn default() -> Self {
+        Self {
+            opened: Counter::default(),
+            open: AtomicU32::new(0),
+            octets_out: Counter::default(),
+            octets_back: Counter::default(),
+            ends: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl ForwardPage {
+    /// The counter of a reason.
+    #[must_use]
+    pub fn ended(&self, why: ForwardEnd) -> &Counter {
         &self.ends[why.index()]
     }
 }

@@ -229,7 +229,8 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
         let listener = forwards::listener(f, draft, sockets);
         Listener { streams: streams(listener.clone()), ..listener }
     }));
-    let origins = written.iter().map(|l| (&l.origin, "addLocal"));
+    let function = |l: &DraftListener| if l.service.tls().is_some() { "addTLSLocal" } else { "addLocal" };
+    let origins = written.iter().map(|l| (&l.origin, function(l)));
     let origins = origins.chain(draft.forwards.iter().map(|f| (&f.origin, f.function())));
     refuse_listeners_twice(&listeners, origins, errors);
     listeners

@@ -144,6 +144,7 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
         let mut name = l.address.to_string();
         match &l.service {
             Service::Dns | Service::DnsUdp => {}
+            Service::Dot(_) => name += " over TLS",
             Service::TcpForward(_) => name += "/tcp",
             Service::UdpForward(_) => name += "/udp",
         }
@@ -192,6 +193,7 @@ fn service_name(service: &Service) -> &'static str {
     match service {
         Service::Dns => "DNS over UDP and TCP",
         Service::DnsUdp => "DNS over UDP",
+        Service::Dot(_) => "DNS over TLS",
         Service::TcpForward(_) => "TCP forward",
         Service::UdpForward(_) => "UDP forward",
     }
@@ -272,6 +274,7 @@ fn line_fields(lines: &LineOptions) -> Fields {
         connections,
         kept,
         idle,
+        tls,
     } = lines;
     vec![
         ("tcpOnly", only.to_string()),
@@ -284,6 +287,7 @@ fn line_fields(lines: &LineOptions) -> Fields {
         ("maxConcurrentTCPConnections", connections.to_string()),
         ("idle connections", kept.to_string()),
         ("idle time", span_text(*idle)),
+        ("tls", option(tls.as_ref().map(|tls| shown(&tls.spec)))),
     ]
 }
 
@@ -309,6 +313,7 @@ fn health_fields(h: &Health) -> Fields {
     let probe = match probe {
         Probe::Udp => "dns".to_owned(),
         Probe::Tcp => "dns over TCP".to_owned(),
+        Probe::Tls => "dns over TLS".to_owned(),
         Probe::Connect => "connect".to_owned(),
         Probe::SendExpect(talk) => format!(
             "{}send \"{}\", expect \"{}\"",

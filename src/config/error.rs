@@ -88,6 +88,8 @@ pub enum Fault {
         /// What may be written.
         expected: String,
     },
+    /// What a file or a setting of TLS has wrong.
+    Tls(String),
     /// A name that nobody knows.
     Unknown {
         /// What the name should have named.
@@ -166,7 +168,7 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Script(message) => f.write_str(message),
+            Self::Script(message) | Self::Tls(message) => f.write_str(message),
             Self::Unreadable { path, reason } => write!(f, "cannot read \"{path}\": {reason}"),
             Self::Value { what, wrong, expected } if what.is_empty() => {
                 write!(f, "{wrong} is not allowed; expected {expected}")

@@ -75,19 +75,17 @@ impl Flags {
         let origin = Origin::command_line();
         draft.settings.overlay(&self.settings);
         if !self.locals.is_empty() {
-            draft.listeners = self
-                .locals
-                .iter()
-                .map(|a| DraftListener {
-                    origin: origin.clone(),
-                    address: *a,
-                    interface: None,
-                    dscp: 0,
-                    service: Service::Dns,
-                    streams: StreamOptions::default(),
-                    proxy: ProxyHeader::default(),
-                })
-                .collect();
+            // As with dnsdist, those of plain DNS.
+            draft.listeners.retain(|l| l.service.tls().is_some());
+            draft.listeners.extend(self.locals.iter().map(|a| DraftListener {
+                origin: origin.clone(),
+                address: *a,
+                interface: None,
+                dscp: 0,
+                service: Service::Dns,
+                streams: StreamOptions::default(),
+                proxy: ProxyHeader::default(),
+            }));
         }
         draft.acl.extend(&self.acl);
         draft.servers.extend(self.backends.iter().map(|a| DraftServer::new(origin.clone(), *a)));

@@ -7,7 +7,8 @@ use super::functions::{
     ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FORWARD_ARGUMENTS, FORWARD_POLICIES, FUNCTIONS, FUNCTIONS_MISSING,
     LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
     POOL_METHODS, RESPONSE_ACTIONS, RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
-    SERVER_METHODS, SETS, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS,
+    SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_FORWARD_ARGUMENTS, TLS_LOCAL_OPTIONS,
+    UDP_FORWARD_ARGUMENTS,
 };
 use super::lua::{CONCENTRATE, ENUMERATIONS};
 use super::options::SETTINGS;
@@ -44,7 +45,9 @@ fn reference() -> String {
     settings(&mut out);
     entries(&mut out, "Functions", "Function", FUNCTIONS, true);
     entries(&mut out, "Arguments of newServer", "Argument", SERVER_ARGUMENTS, false);
+    entries(&mut out, "Arguments of newServer on TLS", "Argument", SERVER_TLS_ARGUMENTS, false);
     entries(&mut out, "Options of addLocal and setLocal", "Option", LOCAL_OPTIONS, false);
+    entries(&mut out, "Options of addTLSLocal, besides those", "Option", TLS_LOCAL_OPTIONS, false);
     forwards(&mut out);
     entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);
     out += "\nFields of a server: `order`, `weight`, `qps` (these can be set), `name`, `id`, `pools`, `upStatus`.\n";
@@ -178,6 +181,8 @@ mod tests {
             .chain(SERVER_ARGUMENTS)
             .chain(LOCAL_OPTIONS)
             .chain(FORWARD_ARGUMENTS)
+            .chain(SERVER_TLS_ARGUMENTS)
+            .chain(TLS_LOCAL_OPTIONS)
             .chain(methods.into_iter().flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
         let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();

@@ -4,16 +4,23 @@
 //! Everything is an index or a value; no name is looked up on the packet path. What changes while
 //! a configuration stands (health, shares, counts) lives in the [`Board`](crate::live::Board).
 
+mod listener;
+
+pub use listener::{
+    Forward, Listener, ListenerTls, ProxyHeader, ProxyLimits, Service, StreamLimits, StreamOptions,
+};
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
+use crate::addr::{BackendSlot, PoolSlot, RuleSlot};
 use crate::config::prefix::PrefixSet;
 use crate::shard::policy::{Kind, Policy, Ring};
 use crate::shard::rules::Chains;
 use crate::shard::rules::limits::StateSpec;
 use crate::shard::script::Source;
 use crate::time::TickDelta;
+use crate::tls::{ClientSpec, ClientTls};
 
 /// One whole configuration, immutable.
 #[derive(Clone, Debug)]
@@ -60,9 +67,16 @@ impl Default for Snapshot {
 
 impl Snapshot {
     /// Takes over what the rates of the configuration that stands have counted, where this one
-    /// has the same rules. To be called before it is published.
+    /// has the same rules, and the ticket keys and kept sessions of its listeners with TLS. To be called before it is published.
     pub fn inherit(&mut self, before: &Self) {
         StateSpec::inherit(&mut self.limits, &before.limits);
+        for listener in &mut self.listeners {
+            let old = before.listeners.iter().find(|l| l.slot == listener.slot).and_then(|l| l.service.tls());
+            if let (Some(old), Some(new)) = (old, listener.service.tls()) {
+                let service = Service::Dot(ListenerTls(Arc::new(new.inherit(old))));
+                Arc::make_mut(listener).service = service;
+            }
+        }
     }
 
     /// The backend in a slot, if this configuration has one there.
@@ -119,26 +133,6 @@ pub struct Globals {
     pub proxy: ProxyLimits,
 }
 
-/// Which PROXY headers are taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyLimits {
-    /// Who must send one, on listeners that look for it (`setProxyProtocolACL`): without it, what
-    /// they send is dropped. Nobody else may.
-    pub peers: PrefixSet,
-    /// The ACL is asked for the client that the header names, not for the peer that sent it
-    /// (`setProxyProtocolApplyACLToProxiedClients`).
-    pub acl_to_client: bool,
-    /// The longest header, all of it, octets (`setProxyProtocolMaximumPayloadSize`).
-    pub octets_max: u16,
-}
-
-impl Default for ProxyLimits {
-    /// dnsdist's.
-    fn default() -> Self {
-        Self { peers: PrefixSet::default(), acl_to_client: false, octets_max: 512 }
-    }
-}
-
 impl Default for Globals {
     /// dnsdist's.
     fn default() -> Self {
@@ -157,205 +151,6 @@ impl Default for Globals {
             clients_stay: false,
             streams: StreamLimits::default(),
             proxy: ProxyLimits::default(),
-        }
-    }
-}
-
-/// One listen address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// Its stable slot.
-    pub slot: ListenerSlot,
-    /// The address and port.
-    pub address: SocketAddr,
-    /// Bind to this network interface (`interface`).
-    pub interface: Option<String>,
-    /// Socket options.
-    pub sockets: SocketOptions,
-    /// DSCP of answers, 0 to 63.
-    pub dscp: u8,
-    /// What is served here.
-    pub service: Service,
-    /// How connections are taken.
-    pub streams: StreamOptions,
-    /// Where a PROXY header stands in what comes from [`ProxyLimits::peers`].
-    pub proxy: ProxyHeader,
-}
-
-impl Listener {
-    /// Whether `self` and `other` can share their sockets: what differs besides is read from the
-    /// snapshot, for each query or connection.
-    #[must_use]
-    pub fn same_sockets(&self, other: &Self) -> bool {
-        self.address == other.address
-            && self.interface == other.interface
-            && self.sockets == other.sockets
-            && self.dscp == other.dscp
-            && std::mem::discriminant(&self.service) == std::mem::discriminant(&other.service)
-            && self.streams.backlog == other.streams.backlog
-            && self.streams.fast_open == other.streams.fast_open
-            && self.streams.fast_open_key == other.streams.fast_open_key
-    }
-}
-
-/// What a listener is for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Service {
-    /// Plain DNS over UDP and TCP.
-    #[default]
-    Dns,
-    /// Plain DNS over UDP alone (`doTCP=false`).
-    DnsUdp,
-    /// Any protocol over TCP: octets both ways, unread (`addTCPForward`).
-    TcpForward(Arc<Forward>),
-    /// Any protocol over UDP: a flow for each client's address and port (`addUDPForward`).
-    UdpForward(Arc<Forward>),
-}
-
-impl Service {
-    /// Whether it takes datagrams.
-    #[must_use]
-    pub const fn takes_datagrams(&self) -> bool {
-        matches!(self, Self::Dns | Self::DnsUdp | Self::UdpForward(_))
-    }
-
-    /// Whether it takes connections.
-    #[must_use]
-    pub const fn takes_streams(&self) -> bool {
-        matches!(self, Self::Dns | Self::TcpForward(_))
-    }
-
-    /// The forward, where it is one.
-    #[must_use]
-    pub const fn forward(&self) -> Option<&Arc<Forward>> {
-        match self {
-            Self::TcpForward(forward) | Self::UdpForward(forward) => Some(forward),
-            Self::Dns | Self::DnsUdp => None,
-        }
-    }
-}
-
-/// What is passed on unread: to which targets, and within which limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
-    /// Its targets, a pool of its own. Their order is that of `to`; that pool's policy chooses
-    /// among them, by the client alone; with every target down all are tried. What a target wants
-    /// to know of the client is its [`Backend::client_address`].
-    pub pool: PoolSlot,
-    /// Who may connect or send: `acl`, or the process's.
-    pub acl: PrefixSet,
-    /// A target that has not accepted in this time is given up, and the next one tried; TCP only.
-    pub connect_timeout: TickDelta,
-    /// Ends a connection, or a flow, over which nothing went either way for so long; zero is no
-    /// limit.
-    pub idle_timeout: TickDelta,
-    /// Connections, or flows, in each shard at a time; 0 is no limit. Flows always have one.
-    pub connections: u32,
-    /// Of these, a client's; 0 is no limit.
-    pub connections_per_client: u32,
-    /// A line in the log at the end of each.
-    pub log: bool,
-}
-
-/// Where a PROXY header stands, if there is one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProxyHeader {
-    /// Nowhere: what looks like one is garbage (`enableProxyProtocol=false`).
-    Ignored,
-    /// In front of a datagram, or of what a connection carries: within TLS, if there is TLS.
-    #[default]
-    Inside,
-    /// In front of TLS (`proxyProtocolOutsideTLS=true`).
-    Outside,
-}
-
-/// How a listener takes connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamOptions {
-    /// Connections that wait to be accepted, in each shard (`tcpListenQueueSize`).
-    pub backlog: u32,
-    /// Of those, with TCP Fast Open; 0 switches it off (`tcpFastOpenQueueSize`).
-    pub fast_open: u32,
-    /// The key of its cookies, the same on machines that share an address (`setTCPFastOpenKey`);
-    /// the kernel's without one.
-    pub fast_open_key: Option<[u8; 16]>,
-    /// Queries of one connection that are answered at a time, 1 or more (`maxInFlight`).
-    pub in_flight: u16,
-    /// Connections at a time, in all shards together; 0 is no limit
-    /// (`maxConcurrentTCPConnections`).
-    pub connections: u32,
-}
-
-impl Default for StreamOptions {
-    fn default() -> Self {
-        Self { backlog: 4096, fast_open: 0, fast_open_key: None, in_flight: 100, connections: 0 }
-    }
-}
-
-/// What clients' connections may do. A limit of 0 is no limit, where nothing else is said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamLimits {
-    /// A connection without a query for so long is closed, and one that has begun a query or a
-    /// handshake and does not finish it (`setTCPRecvTimeout`).
-    pub receive_timeout: TickDelta,
-    /// A connection that does not take its answers for so long is closed (`setTCPSendTimeout`).
-    pub send_timeout: TickDelta,
-    /// A connection's life (`setMaxTCPConnectionDuration`); zero is no limit.
-    pub duration: TickDelta,
-    /// Queries of a connection (`setMaxTCPQueriesPerConnection`).
-    pub queries: u32,
-    /// Connections at a time, in a shard: those beyond are closed at once.
-    pub connections: u32,
-    /// Connections of a client at a time, in a shard (`setMaxTCPConnectionsPerClient`).
-    pub connections_per_client: u32,
-    /// New connections of a client in a second, over five minutes
-    /// (`setMaxTCPConnectionRatePerClient`).
-    pub rate_per_client: u32,
-    /// New TLS sessions of a client in a second (`setMaxTLSNewSessionRatePerClient`).
-    pub sessions_per_client: u32,
-    /// Resumed TLS sessions of a client in a second (`setMaxTLSResumedSessionRatePerClient`).
-    pub resumptions_per_client: u32,
-    /// How long a client is turned away that exceeded one of these rates
-    /// (`setBanDurationForExceedingTCPTLSRate`).
-    pub rate_ban: TickDelta,
-    /// Reads for one query (`setMaxTCPReadIOsPerQuery`): more are a client that sends by single
-    /// octets.
-    pub reads_per_query: u32,
-    /// How long such a client is turned away (`setBanDurationForExceedingMaxReadIOsPerQuery`).
-    pub reads_ban: TickDelta,
-    /// From so many percent of `connections` on, connections are closed after each answer and
-    /// wait a tenth of the time only (`setTCPConnectionsOverloadThreshold`); 0 switches it off.
-    pub overload_percent: u8,
-    /// Prefix length by which IPv4 clients are told apart (`setTCPConnectionsMaskV4`).
-    pub mask_v4: u8,
-    /// The same for IPv6 (`setTCPConnectionsMaskV6`).
-    pub mask_v6: u8,
-    /// The first so many bits of an IPv4 client's port tell it apart, too, 0 to 16
-    /// (`setTCPConnectionsMaskV4Port`): clients behind one address that have a range of ports each.
-    pub mask_v4_port: u8,
-}
-
-impl Default for StreamLimits {
-    /// dnsdist's, apart from `receive_timeout` (2 s there), `duration`, `connections` and
-    /// `connections_per_client`, which have no bound there.
-    fn default() -> Self {
-        Self {
-            receive_timeout: TickDelta::from_ms(10_000),
-            send_timeout: TickDelta::from_ms(10_000),
-            duration: TickDelta(0),
-            queries: 0,
-            connections: 100_000,
-            connections_per_client: 0,
-            rate_per_client: 0,
-            sessions_per_client: 0,
-            resumptions_per_client: 0,
-            rate_ban: TickDelta::from_ms(10_000),
-            reads_per_query: 50,
-            reads_ban: TickDelta::from_ms(60_000),
-            overload_percent: 90,
-            mask_v4: 32,
-            mask_v6: 128,
-            mask_v4_port: 0,
         }
     }
 }
@@ -442,6 +237,24 @@ pub struct LineOptions {
     pub kept: u32,
     /// How long they are kept (`setTCPDownstreamMaxIdleTime`).
     pub idle: TickDelta,
+    /// Their TLS (`tls`), with which `only` holds, too.
+    pub tls: Option<LineTls>,
+}
+
+/// A server's TLS, as its files were when the configuration was read. Two are the same that were
+/// asked for in the same words.
+#[derive(Clone, Debug)]
+pub struct LineTls {
+    /// What was asked for.
+    pub spec: ClientSpec,
+    /// What each connection is made by.
+    pub tls: Arc<ClientTls>,
+}
+
+impl PartialEq for LineTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.spec == other.spec
+    }
 }
 
 /// Lines of a backend in a shard, at most.
@@ -461,6 +274,7 @@ impl Default for LineOptions {
             connections: 0,
             kept: 10,
             idle: TickDelta::from_ms(300_000),
+            tls: None,
         }
     }
 }
@@ -495,6 +309,7 @@ impl Backend {
             && self.dscp == other.dscp
             && self.socket_options == other.socket_options
             && self.client_address == other.client_address
+            && self.lines.tls == other.lines.tls
     }
 }
 
@@ -520,6 +335,8 @@ pub enum Probe {
     Udp,
     /// A DNS query over TCP.
     Tcp,
+    /// A DNS query over TLS, by [`LineOptions::tls`].
+    Tls,
     /// A TCP connection, opened and closed.
     Connect,
     /// A connection, or a datagram, on which something is said and an answer expected.

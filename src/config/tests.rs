@@ -3,6 +3,7 @@
 mod forwards;
 mod rules;
 mod streams;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -225,8 +226,8 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: newServer: unknown argument \"banana\"; docs/reference.md lists",
     ),
     (
-        "newServer{address='192.0.2.1', tls='openssl'}",
-        "FILE:1: newServer: argument \"tls\" (TLS and DNS over HTTPS towards servers) is not implemented yet; remove it",
+        "newServer{address='192.0.2.1', dohPath='/dns-query'}",
+        "FILE:1: newServer: argument \"dohPath\" (DNS over HTTPS towards servers, upgrades) is not implemented yet; remove it",
     ),
     (
         "newServer{\n  address='192.0.2.1', id='a'}\nnewServer{address='192.0.2.2', id='a'}",
@@ -341,8 +342,8 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: webserver: the function (console, web server, metrics) is not implemented yet; use --stats",
     ),
     (
-        "addTLSLocal('0.0.0.0', 'a', 'b')",
-        "FILE:1: addTLSLocal: the function (encrypted DNS) is not implemented yet; terminate TLS",
+        "addDOHLocal('0.0.0.0', 'a', 'b')",
+        "FILE:1: addDOHLocal: the function (encrypted DNS) is not implemented yet; remove it",
     ),
     (
         "setServerPolicy(concentrate)\nnewServer{address='192.0.2.1', pool={'', 'x'}}",
@@ -375,7 +376,7 @@ fn every_broken_file_gets_one_message_with_its_place() {
 
 #[test]
 fn several_errors_of_a_file_are_reported_together() {
-    let text = "newServer{address='bad', wieght=1, tls='openssl'}\n\
+    let text = "newServer{address='bad', wieght=1, dohPath='x'}\n\
                 addAction(HTTPPathRule('x'), TCAction())\n\
                 local pc = newPacketCache(10000, {maxTTL=86400})\n\
                 getPool(''):setCache(pc)\n\

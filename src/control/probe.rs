@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::snapshot::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
 use crate::control::health::Failure;
+use crate::tls;
 
 mod message;
 
@@ -88,6 +89,7 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
     let limit = Duration::from(backend.health.timeout);
     match &backend.health.probe {
         Probe::Udp => over_udp(backend, id, script, limit).await,
+        Probe::Tls => within(limit, over_tls(backend, id, script)).await,
         Probe::Tcp => within(limit, over_tcp(backend, id, script)).await,
         Probe::Connect => {
             let connect = async {
@@ -195,6 +197,44 @@ async fn over_tcp(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
     let mut answer = vec![0; usize::from(len)];
     stream.read_exact(&mut answer).await?;
     verdict(backend, &query, &answer, script)
+}
+
+/// Asks over TLS. A handshake that fails says why: that is what somebody has to mend.
+async fn over_tls(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<(), Failed> {
+    let failed = |e: tls::Failure| Failed::new(Failure::Network, format!("TLS: {e}"));
+    let Some(tls) = &backend.lines.tls else {
+        return Err(Failed::new(Failure::Invalid, "the server has no TLS"));
+    };
+    let query = question(backend, id, script)?;
+    let mut stream = connect(backend).await?;
+    let mut session = tls::Session::client(&tls.tls).map_err(failed)?;
+    // A question is 12 + 255 + 4 octets at most. Within TLS, as queries have it.
+    session.send(&greeted(backend, &(query.len() as u16).to_be_bytes()));
+    session.send(&query);
+    let (mut octets, mut answer, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
+    loop {
+        while session.wants_write() {
+            session.write_to(&mut out)?;
+        }
+        stream.write_all(&out).await?;
+        out.clear();
+        if let Some((len, message)) = answer.split_first_chunk::<2>()
+            && let Some(message) = message.get(..usize::from(u16::from_be_bytes(*len)))
+        {
+            return verdict(backend, &query, message, script);
+        }
+        let len = stream.read(&mut octets).await?;
+        if len == 0 {
+            session.on_end().map_err(failed)?;
+            return Err(Failed::new(Failure::Network, "the connection ended without an answer"));
+        }
+        if let Err(e) = session.on_octets(&octets[..len], &mut answer) {
+            // The server is told, too; whether it listens makes no difference.
+            let _ = session.write_to(&mut out);
+            let _ = stream.write_all(&out).await;
+            return Err(failed(e));
+        }
+    }
 }
 
 /// Octets of an answer that are searched for what is expected.

@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::live::Board;
-use crate::shard::journal::Line;
+use crate::shard::journal::{Line, Passed};
 use crate::shard::rules::action::LogTarget;
 use crate::wire::codes::type_name;
 use crate::wire::header::QR;
@@ -29,6 +29,9 @@ impl QueryLog {
     /// Writes all lines that wait.
     pub fn write(&mut self, board: &Board, verbose: bool) {
         let mut flush = false;
+        for passed in board.shards().iter().flat_map(|s| s.journal.passed()) {
+            tracing::info!("{}", passage(&passed));
+        }
         for line in board.shards().iter().flat_map(|s| s.journal.lines()) {
             flush |= !line.target.buffered;
             self.line(&line, verbose);
@@ -116,6 +119,28 @@ fn text(line: &Line, at: Option<SystemTime>) -> String {
         ),
         _ => write!(out, "Packet from {} for {qname} {qtype} with id {}", line.client, line.id),
     };
+    out
+}
+
+/// What is said of a forward's connection or flow.
+fn passage(passed: &Passed) -> String {
+    let kind = if passed.tcp { "connection" } else { "flow" };
+    let mut out = format!("{kind} {} -> {}", passed.client, passed.listener);
+    for (address, why) in &passed.tried {
+        let _ = write!(out, ", {} {address}", why.label());
+    }
+    if let Some(target) = passed.target {
+        let _ = write!(out, ", to {target}");
+    }
+    let ms = passed.lasted.0 / 1_000_000;
+    let [onward, back] = passed.octets;
+    let _ = write!(
+        out,
+        ": {onward} octets there, {back} back, {}.{:03} s, ended by {}",
+        ms / 1_000,
+        ms % 1_000,
+        passed.why.label()
+    );
     out
 }
 

@@ -10,8 +10,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use hdrhistogram::Histogram;
 
 use crate::addr::BackendSlot;
+use crate::config::snapshot::Snapshot;
 use crate::control::health::Live;
-use crate::live::{BUCKETS, Board, bucket_ns};
+use crate::live::{BUCKETS, Board, ForwardPage, bucket_ns};
+use crate::shard::streams::ForwardEnd;
 use crate::shard::verdict::DropReason;
 use crate::time::Tick;
 
@@ -39,8 +41,44 @@ pub struct Reading {
     pub script_errors: u64,
     /// Drops, in the order of [`DropReason::ALL`].
     pub drops: [u64; DropReason::ALL.len()],
+    /// Connections and flows of forwards.
+    pub forwards: ForwardReading,
     /// The backends that were asked for.
     pub backends: BTreeMap<BackendSlot, BackendReading>,
+}
+
+/// What forwards have passed on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ForwardReading {
+    /// Connections and flows taken.
+    pub opened: u64,
+    /// Those at that time; a level.
+    pub open: u64,
+    /// Octets to targets, and back.
+    pub octets: [u64; 2],
+    /// How they ended, or why they were not taken, in the order of [`ForwardEnd::ALL`].
+    pub ends: [u64; ForwardEnd::ALL.len()],
+}
+
+impl ForwardReading {
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            opened: self.opened.saturating_sub(earlier.opened),
+            open: self.open,
+            octets: std::array::from_fn(|n| self.octets[n].saturating_sub(earlier.octets[n])),
+            ends: std::array::from_fn(|n| self.ends[n].saturating_sub(earlier.ends[n])),
+        }
+    }
+
+    fn add(&mut self, page: &ForwardPage) {
+        self.opened += page.opened.get();
+        self.open += u64::from(page.open.load(Relaxed));
+        self.octets[0] += page.octets_out.get();
+        self.octets[1] += page.octets_back.get();
+        for why in ForwardEnd::ALL {
+            self.ends[why.index()] += page.ended(why).get();
+        }
+    }
 }
 
 /// One backend's counters.
@@ -79,6 +117,7 @@ impl Reading {
             restarts: self.restarts.saturating_sub(earlier.restarts),
             script_errors: self.script_errors.saturating_sub(earlier.script_errors),
             drops: std::array::from_fn(|n| self.drops[n].saturating_sub(earlier.drops[n])),
+            forwards: self.forwards.since(&earlier.forwards),
             backends: self
                 .backends
                 .iter()
@@ -87,11 +126,16 @@ impl Reading {
         }
     }
 
-    /// Latency of all backends' answers together.
+    /// Latency of the answers of all backends together that are not a forward's targets, which
+    /// answer to other things than queries.
     #[must_use]
-    pub fn latency(&self) -> Latency {
+    pub fn latency(&self, snapshot: &Snapshot) -> Latency {
         let mut all = Latency::default();
-        self.backends.values().for_each(|b| all.add(&b.latency));
+        for (slot, reading) in &self.backends {
+            if snapshot.backend(*slot).is_none_or(|b| !b.target) {
+                all.add(&reading.latency);
+            }
+        }
         all
     }
 }
@@ -180,6 +224,7 @@ impl Gatherer {
             sum.outstanding += u64::from(page.outstanding_total.load(Relaxed));
             sum.restarts += u64::from(page.restarts.load(Relaxed));
             sum.script_errors += page.script_errors.get();
+            sum.forwards.add(&page.forwards);
             for reason in DropReason::ALL {
                 sum.drops[reason.index()] += page.dropped(reason).get();
             }
@@ -286,7 +331,7 @@ mod tests {
             board.shards()[1].backend(A).latency.record((50 + ms) * 1_000_000);
         }
         let reading = Gatherer::default().gather(&board, [A].into_iter(), Tick(0));
-        let [p50, p99] = reading.latency().quantiles([0.5, 0.99]).expect("answers");
+        let [p50, p99] = reading.latency(&Snapshot::default()).quantiles([0.5, 0.99]).expect("answers");
         assert!(p50.abs_diff(50_000_000) < 2_000_000, "{p50}");
         assert!(p99.abs_diff(99_000_000) < 4_000_000, "{p99}");
         assert_eq!(Latency::default().quantiles([0.5]), None);
@@ -303,7 +348,7 @@ mod tests {
         board.shards()[0].backend(A).latency.record(8_000_000);
         let reading = gatherer.gather(&board, [A].into_iter(), Tick(0));
         assert_eq!(reading.backends[&A].queries, 3);
-        let [p50] = reading.latency().quantiles([0.5]).expect("one answer");
+        let [p50] = reading.latency(&Snapshot::default()).quantiles([0.5]).expect("one answer");
         assert!(p50.abs_diff(8_000_000) < 300_000, "{p50}");
         // Live results are only ever used as differences.
         assert_eq!(live(&board, A), Live::default());

@@ -11,7 +11,7 @@ use crate::shard::verdict::DropReason;
 
 /// The reasons that end a query, each counted once a query. Other reasons are about answers that
 /// nobody waits for.
-const QUERY_ENDS: [DropReason; 19] = [
+const QUERY_ENDS: [DropReason; 20] = [
     DropReason::Acl,
     DropReason::QueryShort,
     DropReason::QueryIsResponse,
@@ -28,6 +28,7 @@ const QUERY_ENDS: [DropReason; 19] = [
     DropReason::QuerySendError,
     DropReason::AnswerSendError,
     DropReason::Timeout,
+    DropReason::LineFailed,
     DropReason::ListenerGone,
     DropReason::LocalTableFull,
     DropReason::ShardRestart,

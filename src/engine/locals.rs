@@ -5,6 +5,8 @@ use ahash::AHashMap;
 
 use super::sys::Local;
 use crate::addr::LocalSlot;
+use crate::shard::Shard;
+use crate::shard::verdict::DropReason;
 
 /// Distinct local addresses that wildcard listeners of one shard remember: 96 kB.
 const LOCALS_MAX: usize = 4096;
@@ -34,6 +36,20 @@ impl Locals {
         self.by_slot.push(local);
         self.slots.insert(local, slot);
         Some((slot, true))
+    }
+
+    /// The slot of the address that a datagram was sent to, which the shard hears of; none, and
+    /// counted, when the table is full.
+    pub(super) fn slot_for(&mut self, local: Option<Local>, shard: &mut Shard) -> Option<LocalSlot> {
+        let Some(address) = local else { return Some(LocalSlot::LISTENER) };
+        let Some((slot, new)) = self.slot(address) else {
+            shard.drop(DropReason::LocalTableFull);
+            return None;
+        };
+        if new {
+            shard.on_local(slot, address.ip);
+        }
+        Some(slot)
     }
 
     /// All addresses with their slots.

@@ -22,13 +22,15 @@ use nix::sys::eventfd::EventFd;
 use socket2::Socket;
 use tracing::{error, warn};
 
+use super::forward::udp::Mouth;
 use super::locals::Locals;
 use super::outbox::Outbox;
+use super::ready::Ready;
 use super::socket::Ear;
 use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
 use super::{Message, Setup, clock, socket, transparent};
-use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
+use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, Route, SocketSlot};
 use crate::config::snapshot::{Backend, Listener, Snapshot};
 use crate::live::{Board, ShardPage};
 use crate::packet::Packet;
@@ -66,45 +68,6 @@ struct Link {
     /// What is written on each datagram, where its sockets are not connected.
     server: Option<Endpoint>,
     segment: Segment,
-}
-
-/// What an epoll event is about, packed into its 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ready {
-    Mail,
-    /// A listener's datagrams.
-    Door(ListenerSlot),
-    /// A server's datagrams, or its line.
-    Link(Route),
-    /// A listener's connections.
-    Gate(ListenerSlot),
-    /// A client's connection.
-    Stream(StreamSlot),
-}
-
-impl Ready {
-    pub(super) const fn pack(self) -> u64 {
-        match self {
-            Self::Mail => 0,
-            Self::Door(slot) => 1 << 32 | slot.0 as u64,
-            Self::Gate(slot) => 3 << 32 | slot.0 as u64,
-            Self::Stream(stream) => 4 << 32 | stream.0 as u64,
-            Self::Link(route) => 2 << 32 | (route.backend.0 as u64) << 16 | route.socket.0 as u64,
-        }
-    }
-
-    const fn unpack(data: u64) -> Self {
-        match data >> 32 {
-            0 => Self::Mail,
-            1 => Self::Door(ListenerSlot(data as u16)),
-            3 => Self::Gate(ListenerSlot(data as u16)),
-            4 => Self::Stream(StreamSlot(data as u32)),
-            _ => Self::Link(Route {
-                backend: BackendSlot((data >> 16) as u16),
-                socket: SocketSlot(data as u16),
-            }),
-        }
-    }
 }
 
 /// The sockets, apart from the buffers, so that both can be borrowed at once.
@@ -231,6 +194,7 @@ impl Engine {
                 }
             }
             self.deliver();
+            self.read_flows(&events[..ready]);
             self.serve_connections(&events[..ready]);
             for event in &events[..ready] {
                 match Ready::unpack(event.data()) {
@@ -239,6 +203,7 @@ impl Engine {
                         self.read_door(slot);
                     }
                     Ready::Link(_) | Ready::Gate(_) | Ready::Stream(_) => {}
+                    Ready::Passage(..) | Ready::Flow(_) => {}
                 }
             }
             self.tick();
@@ -253,7 +218,24 @@ impl Engine {
 
     /// Whether nothing is owed to anybody.
     fn is_idle(&self) -> bool {
-        self.shard.outstanding() == 0 && self.shard.streams_open() == 0
+        self.shard.outstanding() == 0 && self.shard.streams_open() == 0 && self.shard.passages_open() == 0
+    }
+
+    /// What targets say to flows.
+    fn read_flows(&mut self, events: &[EpollEvent]) {
+        let Self { connections, sockets, shard, locals, .. } = self;
+        for event in events {
+            if let Ready::Flow(passage) = Ready::unpack(event.data()) {
+                connections.flows.read_flow(
+                    &sockets.epoll,
+                    passage,
+                    |slot| sockets.door(slot),
+                    shard,
+                    locals,
+                );
+            }
+        }
+        connections.flows.deliver(|slot| sockets.door(slot), shard);
     }
 
     /// Connections that are ready. Lines first: their answers free what queries wait for.
@@ -267,8 +249,12 @@ impl Engine {
                 }
             }
             for event in events {
-                if let Ready::Stream(stream) = Ready::unpack(event.data()) {
-                    connections.on_stream(epoll, stream, event.events(), shard, out);
+                match Ready::unpack(event.data()) {
+                    Ready::Stream(stream) => connections.on_stream(epoll, stream, event.events(), shard, out),
+                    Ready::Passage(passage, side) => {
+                        connections.relays.on_event(epoll, passage, side, event.events(), shard);
+                    }
+                    Ready::Mail | Ready::Door(_) | Ready::Link(_) | Ready::Gate(_) | Ready::Flow(_) => {}
                 }
             }
         });
@@ -344,6 +330,11 @@ impl Engine {
     fn read_door(&mut self, slot: ListenerSlot) -> usize {
         let Some(Some(door)) = self.sockets.doors.get(slot.index()) else { return 0 };
         let note = door.note;
+        if door.listener.service.forward().is_some() {
+            let mouth = Mouth { listener: &door.listener, socket: &door.socket, note };
+            let (epoll, flows) = (&self.sockets.epoll, &mut self.connections.flows);
+            return flows.read_mouth(epoll, mouth, &mut self.shard, &mut self.locals);
+        }
         let Ok(count) = self.queries.receive(door.socket.as_fd(), 0, note) else { return 0 };
         for at in 0..count {
             self.query(slot, note, at);
@@ -362,19 +353,8 @@ impl Engine {
         }
         // A datagram socket of these families has no other kind of peer.
         let Some(peer) = self.queries.peer(at) else { return };
-        let mut local = LocalSlot::LISTENER;
-        if note == Note::PeerAndLocal
-            && let Some(address) = self.queries.local(at)
-        {
-            let Some((slot, new)) = self.locals.slot(address) else {
-                self.shard.drop(DropReason::LocalTableFull);
-                return;
-            };
-            if new {
-                self.shard.on_local(slot, address.ip);
-            }
-            local = slot;
-        }
+        let local = if note == Note::PeerAndLocal { self.queries.local(at) } else { None };
+        let Some(local) = self.locals.slot_for(local, &mut self.shard) else { return };
         let mut packet = self.queries.packet(at);
         let verdict = self.shard.on_query(Client { peer, listener, local, stream: None }, &mut packet);
         let parcel = Parcel { at, start: packet.start(), len: packet.len(), to: None, from: None };
@@ -489,7 +469,10 @@ impl Engine {
             self.shard.detach(slot);
         }
         for door in &mut self.sockets.doors {
-            if door.as_ref().is_some_and(|d| d.closes_at.is_some_and(|at| at <= now)) {
+            let owed = |d: &Door| {
+                d.closes_at.is_none_or(|at| at > now) || self.shard.passages_of(d.listener.slot) > 0
+            };
+            if door.as_ref().is_some_and(|d| !owed(d)) {
                 *door = None;
             }
         }
@@ -510,6 +493,7 @@ impl Engine {
                 Message::Listen(listener, ear) => {
                     let Ear { datagram, stream, passed } = ear;
                     let epoll = &self.sockets.epoll;
+                    self.shard.close_flows(listener.slot, false);
                     let gate = stream.map_or(Ok(()), |socket| {
                         self.connections.open_gate(epoll, Arc::clone(&listener), socket, passed)
                     });
@@ -557,6 +541,7 @@ impl Engine {
         if door.passed {
             // What waits in it, and what comes, is for whoever is started next.
             self.sockets.ignore_door(slot);
+            self.shard.close_flows(slot, true);
             return;
         }
         match socket::withdraw(&door.socket) {
@@ -569,6 +554,7 @@ impl Engine {
             }
             Err(e) => warn!(listener = %door.listener.address, "cannot leave the port's group: {e}"),
         }
+        self.shard.close_flows(slot, true);
     }
 }
 
@@ -602,7 +588,7 @@ impl Sockets {
     /// Opens what the snapshot's backends need and is not open.
     fn link_all(&mut self, snapshot: &Snapshot) {
         self.incomplete = false;
-        for backend in snapshot.backends.iter().flatten() {
+        for backend in snapshot.backends.iter().flatten().filter(|b| !b.target) {
             let at = backend.slot.index();
             if self.links.len() <= at {
                 self.links.resize_with(at + 1, || None);

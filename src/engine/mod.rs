@@ -6,10 +6,12 @@
 
 mod carrier;
 pub mod clock;
+mod forward;
 mod locals;
 pub mod luaffi;
 mod mmsg;
 mod outbox;
+mod ready;
 pub mod sim;
 pub mod socket;
 mod streams;

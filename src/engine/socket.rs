@@ -236,6 +236,10 @@ fn stream(ip: IpAddr) -> io::Result<Socket> {
 /// # Errors
 /// What the kernel says at once: no route, no such interface, no descriptors left.
 pub fn connect_stream(backend: &Backend, client: Option<IpAddr>) -> io::Result<Socket> {
+    begin_stream(backend, backend.lines.fast_open, client)
+}
+
+fn begin_stream(backend: &Backend, fast_open: bool, client: Option<IpAddr>) -> io::Result<Socket> {
     let ip = backend.address.ip();
     let socket = stream(ip)?;
     socket.set_tcp_nodelay(true)?;
@@ -250,12 +254,58 @@ pub fn connect_stream(backend: &Backend, client: Option<IpAddr>) -> io::Result<S
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
         socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     }
-    if backend.lines.fast_open {
+    if fast_open {
         // Without support the connection is made in the ordinary way.
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1);
     }
     set_dscp(&socket, ip, backend.dscp)?;
     match socket.connect(&SockAddr::from(backend.address)) {
+        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
+        _ => Ok(socket),
+    }
+}
+
+/// Begins a connection, or opens a connected datagram socket, to a forward's target; `client` is
+/// whose address it comes from, where the target is to see that. `fast_open`: the caller writes at
+/// once, and the first octets go with the connection's own first packet where that is possible.
+///
+/// # Errors
+/// As [`connect_stream`]; without the right to it, what the kernel says of a foreign address.
+pub fn connect_target(
+    target: &Backend,
+    client: Endpoint,
+    datagram: bool,
+    fast_open: bool,
+) -> io::Result<Socket> {
+    let transparent = target.client_address == ClientAddress::Transparent;
+    if !datagram && !transparent {
+        return begin_stream(target, fast_open, None);
+    }
+    if !transparent {
+        return connect(target);
+    }
+    let ip = target.address.ip();
+    let socket = if datagram { self::datagram(ip)? } else { stream(ip)? };
+    set_transparent(&socket, ip)?;
+    if let Some(interface) = &target.source_interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    let mut source = SocketAddr::from(client);
+    if datagram {
+        // From the client's own port, unless another flow of it has that.
+        if socket.bind(&SockAddr::from(source)).is_err() {
+            source.set_port(0);
+            socket.bind(&SockAddr::from(source))?;
+        }
+    } else {
+        socket.set_tcp_nodelay(true)?;
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+        source.set_port(0);
+        socket.bind(&SockAddr::from(source))?;
+    }
+    set_buffers(&socket, target.socket_options);
+    set_dscp(&socket, ip, target.dscp)?;
+    match socket.connect(&SockAddr::from(target.address)) {
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
         _ => Ok(socket),
     }

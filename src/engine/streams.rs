@@ -19,8 +19,10 @@ use socket2::Socket;
 use tracing::warn;
 
 use super::carrier::Carrier;
+use super::forward::tcp::Relays;
+use super::forward::udp::Flows;
 use super::locals::Locals;
-use super::mmsg::Ready;
+use super::ready::Ready;
 use super::socket;
 use super::sys::Local;
 use crate::addr::{Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
@@ -53,6 +55,10 @@ pub(super) struct Connections {
     streams: Vec<Option<Carrier>>,
     /// By backend, then by line.
     lines: Vec<Vec<Option<Carrier>>>,
+    /// Connections of forwards.
+    pub(super) relays: Relays,
+    /// And their flows.
+    pub(super) flows: Flows,
     buffer: Box<[u8]>,
     /// Accepting failed for want of descriptors: again at the next idle wake-up.
     starved: bool,
@@ -67,6 +73,8 @@ impl Connections {
             gates: Vec::new(),
             streams: Vec::new(),
             lines: Vec::new(),
+            relays: Relays::default(),
+            flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
             starved: false,
         }
@@ -154,6 +162,13 @@ impl Connections {
                 }
             };
             self.starved = false;
+            if gate.listener.service.forward().is_some() {
+                if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER) {
+                    self.relays.open(epoll, passage, socket, shard);
+                    self.relays.serve(epoll, passage, shard);
+                }
+                continue;
+            }
             let local = if gate.listener.address.ip().is_unspecified() {
                 local(&socket, shard, locals)
             } else {
@@ -315,6 +330,11 @@ impl Connections {
             match chore {
                 Chore::Stream(stream) => self.serve_stream(epoll, stream, shard),
                 Chore::Line(line) => self.serve_line(epoll, line, shard, out),
+                Chore::Passage(passage) => {
+                    if !self.relays.serve(epoll, passage, shard) {
+                        self.flows.serve(passage, shard);
+                    }
+                }
             }
         }
     }
@@ -332,6 +352,8 @@ impl Connections {
     pub(super) fn drop_all(&mut self) {
         self.streams.clear();
         self.lines.clear();
+        self.relays.drop_all();
+        self.flows.drop_all();
     }
 }
 

@@ -20,8 +20,11 @@ use libc::{
     sockaddr_in6,
 };
 
+pub use self::process::{inherited_socket, lua_with_ffi};
 use crate::addr::Endpoint;
 use crate::packet::Packet;
+
+mod process;
 
 /// Longest message taken, octets: what dnsdist takes, and more than any EDNS size in use.
 pub const MESSAGE_MAX: usize = 4096;
@@ -29,7 +32,6 @@ pub const MESSAGE_MAX: usize = 4096;
 const HEADROOM: usize = 64;
 /// Room behind each message for what edits add; with the others a multiple of a cache line.
 const TAILROOM: usize = 448;
-const STRIDE: usize = HEADROOM + MESSAGE_MAX + TAILROOM;
 /// Octets for control messages: one IPV6_PKTINFO, or one UDP_SEGMENT beside it.
 const CONTROL: usize = 96;
 /// Segments in one UDP_SEGMENT message: what every kernel since 4.18 takes.
@@ -58,6 +60,9 @@ pub struct Local {
 /// Datagrams that have arrived, in place, with where they came from.
 pub struct Arrivals {
     octets: Box<[u8]>,
+    /// The longest datagram taken, and with its room.
+    message_max: usize,
+    stride: usize,
     names: Box<[sockaddr_in6]>,
     controls: Box<[Control]>,
     vectors: Box<[iovec]>,
@@ -88,10 +93,20 @@ impl Arrivals {
     /// Room for `capacity` datagrams.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
+        Self::with_room(capacity, MESSAGE_MAX)
+    }
+
+    /// Room for `capacity` datagrams of at most `message_max` octets; the kernel gives memory only
+    /// to what is used of it.
+    #[must_use]
+    pub fn with_room(capacity: usize, message_max: usize) -> Self {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
         let (name, vector, header) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        let stride = HEADROOM + message_max + TAILROOM;
         Self {
-            octets: vec![0; capacity * STRIDE].into_boxed_slice(),
+            octets: vec![0; capacity * stride].into_boxed_slice(),
+            message_max,
+            stride,
             names: vec![name; capacity].into_boxed_slice(),
             controls: vec![Control([0; CONTROL]); capacity].into_boxed_slice(),
             vectors: vec![vector; capacity].into_boxed_slice(),
@@ -127,7 +142,7 @@ impl Arrivals {
         let headers = self.headers[first..].as_mut_ptr();
         // SAFETY: `headers` points at `room` initialised headers; each points at a vector, a name
         // and a control buffer that `self` owns and that live through the call, with their true
-        // sizes, and at octets of which MESSAGE_MAX lie inside `self.octets`.
+        // sizes, and at octets of which `message_max` lie inside `self.octets`.
         // JUSTIFICATION: one system call a batch; one a packet costs 2 to 5 % more CPU.
         let n =
             unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, room, libc::MSG_DONTWAIT, ptr::null_mut()) };
@@ -140,8 +155,8 @@ impl Arrivals {
 
     fn reset(&mut self, at: usize, note: Note) {
         self.vectors[at] = iovec {
-            iov_base: self.octets[at * STRIDE + HEADROOM..].as_mut_ptr().cast(),
-            iov_len: MESSAGE_MAX,
+            iov_base: self.octets[at * self.stride + HEADROOM..].as_mut_ptr().cast(),
+            iov_len: self.message_max,
         };
         let header = &mut self.headers[at].msg_hdr;
         header.msg_iov = &raw mut self.vectors[at];
@@ -164,7 +179,7 @@ impl Arrivals {
         self.noted == Some(Note::Peer)
     }
 
-    /// Whether the datagram at `at` was longer than [`MESSAGE_MAX`] and has been cut.
+    /// Whether the datagram at `at` was longer than there is room for, and has been cut.
     #[must_use]
     pub fn was_cut(&self, at: usize) -> bool {
         self.headers[at].msg_hdr.msg_flags & libc::MSG_TRUNC != 0
@@ -173,18 +188,18 @@ impl Arrivals {
     /// The datagram at `at`, in place.
     pub fn packet(&mut self, at: usize) -> Packet<'_> {
         let length = self.headers[at].msg_len as usize;
-        Packet::new(&mut self.octets[at * STRIDE..(at + 1) * STRIDE], HEADROOM, length)
+        Packet::new(&mut self.octets[at * self.stride..(at + 1) * self.stride], HEADROOM, length)
     }
 
     /// The same as it was left after an edit, which may have moved it.
     pub fn packet_at(&mut self, at: usize, start: usize, length: usize) -> Packet<'_> {
-        Packet::new(&mut self.octets[at * STRIDE..(at + 1) * STRIDE], start, length)
+        Packet::new(&mut self.octets[at * self.stride..(at + 1) * self.stride], start, length)
     }
 
     /// The octets that [`Arrivals::packet`] left at `at`.
     #[must_use]
     pub fn octets(&self, at: usize, start: usize, len: usize) -> &[u8] {
-        &self.octets[at * STRIDE + start..at * STRIDE + start + len]
+        &self.octets[at * self.stride + start..at * self.stride + start + len]
     }
 
     /// Who sent the datagram at `at`, if that was noted.
@@ -591,34 +606,4 @@ pub fn set_reuseport_program(socket: BorrowedFd<'_>, program: &mut [libc::sock_f
         )
     };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-// ---- for the control plane ----
-
-/// Takes over a socket that the process was started with.
-///
-/// # Errors
-/// When the descriptor is below 3, is not open or is no socket.
-pub fn inherited_socket(descriptor: i32) -> std::io::Result<socket2::Socket> {
-    use std::os::fd::{BorrowedFd, FromRawFd};
-    if descriptor < 3 {
-        return Err(std::io::ErrorKind::InvalidInput.into());
-    }
-    // SAFETY: only borrowed to be asked whether it is open and a socket; nothing is closed here,
-    // and a closed descriptor makes the call fail with EBADF.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    nix::sys::socket::getsockopt(&borrowed, nix::sys::socket::sockopt::SockType)?;
-    nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    // SAFETY: it is open, and was passed to this process by its parent for it alone to own; the
-    // caller asks once per descriptor, before it opens any of its own.
-    Ok(unsafe { socket2::Socket::from_raw_fd(descriptor) })
-}
-
-/// A Lua state with LuaJIT's `ffi`, which configurations rely on.
-#[must_use]
-pub fn lua_with_ffi() -> mlua::Lua {
-    // SAFETY: with `ffi` a script can call any C function. The script is the operator's own
-    // configuration and runs with the operator's rights, as a shared library of theirs would.
-    // JUSTIFICATION: mlua offers `ffi` in no other way.
-    unsafe { mlua::Lua::unsafe_new() }
 }

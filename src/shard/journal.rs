@@ -1,10 +1,12 @@
-//! What log actions have to say, on its way from a shard to the control thread, which writes it.
+//! What log actions and forwards have to say, on its way from a shard to the control thread, which writes it.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::rules::action::LogTarget;
+use super::streams::{ForwardEnd, TryEnd};
 use crate::addr::Endpoint;
 use crate::time::TickDelta;
 use crate::wire::name;
@@ -59,20 +61,74 @@ impl Name {
     }
 }
 
+/// What is said of a forward's connection or flow at its end.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    /// Over TCP, rather than UDP.
+    pub tcp: bool,
+    /// Who connected, or sent.
+    pub client: Endpoint,
+    /// To which listener.
+    pub listener: SocketAddr,
+    /// Targets that were not taken, in the order they were tried, and why.
+    pub tried: Vec<(SocketAddr, TryEnd)>,
+    /// The target that was.
+    pub target: Option<SocketAddr>,
+    /// Octets to the target, and back.
+    pub octets: [u64; 2],
+    /// How long it lasted.
+    pub lasted: TickDelta,
+    /// Why it ended.
+    pub why: ForwardEnd,
+}
+
 /// One shard's lines; neither side ever waits for the other.
 #[derive(Debug, Default)]
-pub struct Journal(OnceLock<(Sender<Line>, Receiver<Line>)>);
+pub struct Journal {
+    lines: Queue<Line>,
+    passed: Queue<Passed>,
+}
 
 impl Journal {
     /// Files a line; false when too many wait.
     pub fn file(&self, line: Line) -> bool {
-        let (sender, _) = self.0.get_or_init(|| bounded(LINES_MAX));
-        !matches!(sender.try_send(line), Err(TrySendError::Full(_)))
+        self.lines.file(line)
     }
 
     /// The lines that wait, and no more than can wait at a time: the shard may be faster than who
     /// writes them.
     pub fn lines(&self) -> impl Iterator<Item = Line> {
+        self.lines.drain()
+    }
+
+    /// Files what is to be said of a connection or flow; false when too many wait.
+    pub fn file_passed(&self, passed: Passed) -> bool {
+        self.passed.file(passed)
+    }
+
+    /// What waits to be said of connections and flows, as [`Journal::lines`].
+    pub fn passed(&self) -> impl Iterator<Item = Passed> {
+        self.passed.drain()
+    }
+}
+
+/// A bounded queue that takes no memory before its first entry.
+#[derive(Debug)]
+struct Queue<T>(OnceLock<(Sender<T>, Receiver<T>)>);
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> Queue<T> {
+    fn file(&self, entry: T) -> bool {
+        let (sender, _) = self.0.get_or_init(|| bounded(LINES_MAX));
+        !matches!(sender.try_send(entry), Err(TrySendError::Full(_)))
+    }
+
+    fn drain(&self) -> impl Iterator<Item = T> {
         self.0.get().into_iter().flat_map(|(_, receiver)| receiver.try_iter().take(LINES_MAX))
     }
 }

@@ -141,7 +141,11 @@ impl Shard {
     /// Octets of a server. Answers that leave as datagrams go to `out`.
     pub fn on_line_octets(&mut self, line: Route, octets: &[u8], out: &mut dyn FnMut(Verdict, &mut [u8])) {
         let Some(mut frames) = self.lines.take_frames(line) else { return };
-        let fed = frames.feed(octets, &mut |message| self.line_message(line, message, out));
+        let fed = if self.lines.goes_on(line) {
+            frames.feed(octets, &mut |message| self.line_message(line, message, out))
+        } else {
+            Ok(0)
+        };
         match fed {
             Ok(used) => frames.keep(&octets[used..]),
             Err(_) => self.lines.end(line, LineEnd::BadFrame),
@@ -233,7 +237,8 @@ impl Shard {
     ) {
         let why = why.unwrap_or_else(|| self.lines.why(line));
         let only = self.snapshot.backend(line.backend).is_some_and(|b| b.lines.only);
-        let Some(past) = self.lines.forget(line, why, only, self.now) else { return };
+        let owing = self.outstanding.live_on(line) > 0;
+        let Some(past) = self.lines.forget(line, why, only, owing, self.now) else { return };
         self.page().backend(line.backend).lines.ended(why).add(1);
         let mut orphans = std::mem::take(&mut self.orphans);
         self.outstanding.on_route(line, &mut |key, known| orphans.push((key, known)));

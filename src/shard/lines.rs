@@ -39,7 +39,8 @@ struct Line {
     /// Since when its output waits to be taken.
     blocked: Option<Tick>,
     answered: u64,
-    asked: u64,
+    /// It has had no query yet.
+    is_new: bool,
     /// Who it is for does not take more.
     paused: bool,
     frames: Frames,
@@ -170,7 +171,7 @@ impl Lines {
             active: now,
             blocked: None,
             answered: 0,
-            asked: 0,
+            is_new: true,
             paused: false,
             frames: Frames::new(),
             output: Outbound::new(),
@@ -188,13 +189,13 @@ impl Lines {
         self.line(route).is_some_and(|l| l.state == State::Connecting)
     }
 
-    /// Puts a query on a line, behind what is there.
-    pub(super) fn ask(&mut self, route: Route, query: &[u8], now: Tick) {
+    /// Puts a query on a line, behind what is there; `alone`: no other one waits on it.
+    pub(super) fn ask(&mut self, route: Route, query: &[u8], alone: bool, now: Tick) {
         let Some(line) = self.line_mut(route) else { return };
-        if line.asked == line.answered {
+        if alone {
             line.active = now;
         }
-        line.asked += 1;
+        line.is_new = false;
         // Longer messages than a frame can hold do not come about: that is what buffers hold.
         let _ = line.output.push_frame(query);
         line.blocked = line.blocked.or(Some(now));
@@ -229,7 +230,7 @@ impl Lines {
 
     /// Puts octets in front of a new line's first query: a PROXY header.
     pub(super) fn preface(&mut self, route: Route, octets: &[u8]) {
-        if let Some(line) = self.line_mut(route).filter(|l| l.asked == 0 && l.output.is_empty()) {
+        if let Some(line) = self.line_mut(route).filter(|l| l.is_new && l.output.is_empty()) {
             line.output.push_raw(octets);
         }
     }
@@ -241,7 +242,7 @@ impl Lines {
 
     /// Whether a line has had no query yet.
     pub(super) fn is_new(&self, route: Route) -> bool {
-        self.line(route).is_some_and(|l| l.asked == 0)
+        self.line(route).is_some_and(|l| l.is_new)
     }
 
     /// The connection stands.
@@ -302,8 +303,15 @@ impl Lines {
     }
 
     /// Forgets a line that is closed; its number may be given to another. `only`: its backend is
-    /// asked by lines alone.
-    pub(super) fn forget(&mut self, route: Route, why: LineEnd, only: bool, now: Tick) -> Option<Past> {
+    /// asked by lines alone. `owing`: queries wait on it.
+    pub(super) fn forget(
+        &mut self,
+        route: Route,
+        why: LineEnd,
+        only: bool,
+        owing: bool,
+        now: Tick,
+    ) -> Option<Past> {
         let farm = self.farms.get_mut(route.backend.index())?;
         let line = farm.lines.get_mut(index(route.socket))?.take()?;
         farm.open -= 1;
@@ -317,8 +325,7 @@ impl Lines {
                 }
             }
         }
-        let unanswered = line.asked.saturating_sub(line.answered);
-        if why == LineEnd::Closed && line.answered > 0 && unanswered > 0 && line.transfer.is_none() {
+        if why == LineEnd::Closed && line.answered > 0 && owing && line.transfer.is_none() {
             farm.one_at_a_time = true;
         }
         Some(Past { answered: line.answered, transferring: line.transfer.is_some() && line.answered > 0 })

@@ -12,6 +12,8 @@
 mod act;
 pub mod case;
 pub mod cases;
+pub mod forward;
+mod forwarded;
 pub mod journal;
 mod later;
 mod lined;
@@ -33,7 +35,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use ahash::RandomState;
 
-use crate::addr::{BackendSlot, Client, PoolSlot, Route};
+use crate::addr::{BackendSlot, Client, PassageSlot, PoolSlot, Route};
 use crate::config::snapshot::{Backend, Snapshot};
 use crate::live::{Board, PPM, ShardPage};
 use crate::packet::Packet;
@@ -48,6 +50,7 @@ use crate::wire::query::Question;
 
 use case::Case;
 use cases::Cases;
+use forward::Passages;
 use later::Later;
 use lines::Lines;
 use origin::Arrived;
@@ -89,6 +92,11 @@ pub struct Shard {
     later: Later,
     streams: Streams,
     lines: Lines,
+    passages: Passages,
+    /// Targets that a passage is not to be sent to, and passages whose target does not accept,
+    /// while they are looked at.
+    avoided: Vec<BackendSlot>,
+    overdue: Vec<PassageSlot>,
     /// A message of a stream or a line, while it is looked at.
     scratch: Vec<u8>,
     /// Whence the query at hand comes.
@@ -192,6 +200,7 @@ impl Shard {
     pub fn new(index: usize, board: Arc<Board>, snapshot: Arc<Snapshot>, mut rng: ShardRng) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
         let streams = Streams::new(hasher.clone());
+        let passages = Passages::new(hasher.clone());
         let limits = Limits::new(board.shards().len(), &mut rng);
         let mut shard = Self {
             index,
@@ -207,6 +216,9 @@ impl Shard {
             later: Later::default(),
             streams,
             lines: Lines::default(),
+            passages,
+            avoided: Vec::new(),
+            overdue: Vec::new(),
             scratch: Vec::new(),
             arrived: Arrived::default(),
             header: Vec::new(),
@@ -287,7 +299,11 @@ impl Shard {
     /// Slots that are in no snapshot any more and have nothing outstanding: the engine closes
     /// their sockets and calls [`Shard::detach`].
     pub fn retired(&self) -> impl Iterator<Item = BackendSlot> {
-        let is_idle = |slot| self.outstanding.live_of(slot) == 0 && self.lines.open_of(slot) == 0;
+        let is_idle = |slot| {
+            self.outstanding.live_of(slot) == 0
+                && self.lines.open_of(slot) == 0
+                && self.passages.open_of(slot) == 0
+        };
         self.retiring.iter().copied().filter(move |slot| is_idle(*slot))
     }
 
@@ -433,10 +449,12 @@ impl Shard {
         self.release(out);
         self.resume_streams(out);
         self.sweep();
+        self.sweep_passages();
         self.selector.publish();
         let page = self.page();
         page.outstanding_total.store(self.outstanding(), Relaxed);
         page.streams.open.store(self.streams.open_count(), Relaxed);
+        page.forwards.open.store(self.passages.open_count(), Relaxed);
         page.heartbeat.store(self.batch, Relaxed);
         self.maintain();
     }
@@ -445,7 +463,8 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
         let own = [self.outstanding.next_deadline(), self.later.next_deadline()];
-        let connections = [self.streams.next_deadline(), self.lines.next_deadline()];
+        let connections =
+            [self.streams.next_deadline(), self.lines.next_deadline(), self.passages.next_deadline()];
         own.into_iter().chain(connections).flatten().min()
     }
 
@@ -494,8 +513,10 @@ impl Shard {
         self.outstanding.check_invariants();
         self.streams.check_invariants();
         self.lines.check_invariants();
+        self.passages.check_invariants();
         if self.outstanding.live() == 0 {
             assert_eq!(self.cases.open_count(), 0, "no case outlives its query");
+            assert_eq!(self.streams.in_flight(), 0, "no connection waits for nothing");
         }
     }
 

@@ -8,7 +8,7 @@ use super::Shard;
 use super::case::Protocol;
 use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
 use super::verdict::{DropReason, Verdict};
-use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, Route, StreamSlot};
+use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot, Route, StreamSlot};
 use crate::config::snapshot::{Listener, ProxyHeader};
 use crate::packet::Packet;
 use crate::wire::frame::Flow;
@@ -29,6 +29,8 @@ pub enum Chore {
     Stream(StreamSlot),
     /// For a line; see [`Shard::line_wish`].
     Line(Route),
+    /// For a connection or flow of a forward; see [`Shard::passage_wish`].
+    Passage(PassageSlot),
 }
 
 impl Shard {
@@ -96,7 +98,11 @@ impl Shard {
             return;
         }
         let Some(mut frames) = self.streams.take_frames(stream) else { return };
-        let fed = frames.feed(octets, &mut |message| self.stream_query(stream, message, out));
+        let fed = if self.streams.may_go_on(stream) {
+            frames.feed(octets, &mut |message| self.stream_query(stream, message, out))
+        } else {
+            Ok(0)
+        };
         match fed {
             Ok(used) => frames.keep(&octets[used..]),
             Err(_) => self.streams.end(stream, StreamEnd::BadFrame),
@@ -214,7 +220,9 @@ impl Shard {
     /// The next thing for the engine to do.
     pub fn next_chore(&mut self) -> Option<Chore> {
         // Lines first: queries that wait for a server are the older debt.
-        self.lines.next_chore().map(Chore::Line).or_else(|| self.streams.next_chore().map(Chore::Stream))
+        let line = self.lines.next_chore().map(Chore::Line);
+        line.or_else(|| self.streams.next_chore().map(Chore::Stream))
+            .or_else(|| self.passages.next_chore().map(Chore::Passage))
     }
 
     /// Goes on with what connections hold and could not be looked at before.
@@ -224,7 +232,9 @@ impl Shard {
         }
         while let Some(stream) = self.streams.next_resumable() {
             let Some(mut frames) = self.streams.take_frames(stream) else { continue };
-            if frames.resume(&mut |message| self.stream_query(stream, message, out)).is_err() {
+            if self.streams.may_go_on(stream)
+                && frames.resume(&mut |message| self.stream_query(stream, message, out)).is_err()
+            {
                 self.streams.end(stream, StreamEnd::BadFrame);
             }
             self.streams.put_frames(stream, frames, self.now);

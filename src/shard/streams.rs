@@ -14,7 +14,7 @@ mod clients;
 mod end;
 mod preface;
 
-pub use end::{LineEnd, StreamEnd};
+pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 
 use crate::addr::{Client, ListenerSlot, Route, StreamSlot};
 use crate::config::snapshot::StreamLimits;
@@ -243,7 +243,7 @@ impl Streams {
 
     /// The connection's frames, to be fed; to be given back with [`Streams::put_frames`].
     pub(super) fn take_frames(&mut self, slot: StreamSlot) -> Option<Frames> {
-        let stream = self.stream_mut(slot).filter(|s| s.may_go_on())?;
+        let stream = self.stream_mut(slot).filter(|s| s.state == State::Open || s.may_go_on())?;
         Some(std::mem::take(&mut stream.frames))
     }
 

@@ -95,7 +95,8 @@ impl Shard {
         edit::set_id(packet.bytes_mut(), key.id);
         let route = key.route;
         if route.is_line() {
-            self.lines.ask(route, packet.bytes(), self.now);
+            let alone = self.outstanding.live_on(route) <= 1;
+            self.lines.ask(route, packet.bytes(), alone, self.now);
             return Some(Verdict::Hold);
         }
         if self.preface(route.backend, asked, packet) {

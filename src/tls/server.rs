@@ -103,6 +103,28 @@ impl ServerTls {
         Self::build(spec, Some(self))
     }
 
+    /// This one with the random ticket keys and the kept sessions of another, for the same listener,
+    /// where both are of the same kind, so that clients go on resuming. No file is read: keys of a
+    /// file are this one's own.
+    #[must_use]
+    pub fn inherit(&self, old: &Self) -> Self {
+        let (spec, mut config) = (self.spec.clone(), ServerConfig::clone(&self.config));
+        let mut tickets = self.tickets.clone();
+        if spec.ticket_key_file.is_none()
+            && spec.tickets
+            && old.spec.ticket_key_file.is_none()
+            && old.spec.ticket_keys == spec.ticket_keys
+            && old.spec.session_seconds == spec.session_seconds
+            && let Some(keys) = &old.tickets
+        {
+            config.ticketer = Arc::clone(keys) as _;
+            tickets = Some(Arc::clone(keys));
+        }
+        config.session_storage = sessions(&spec, Some(old));
+        let certificates = Arc::clone(&self.certificates);
+        Self { spec, config: Arc::new(config), certificates, tickets }
+    }
+
     fn build(spec: &ServerSpec, old: Option<&Self>) -> Result<Self, TlsError> {
         let provider = ciphers::provider(&spec.ciphers, &spec.ciphers_tls13, spec.version_min)?;
         let table = Table::load(&spec.certificates, &provider)?;

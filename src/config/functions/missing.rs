@@ -162,9 +162,8 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "encrypted DNS",
-        meanwhile: "terminate TLS, HTTPS, QUIC or DNSCrypt before dnslob: it listens on plain UDP in this version",
+        meanwhile: "remove it: there is DNS over TLS (addTLSLocal, newServer{tls=}), whose files SIGHUP reads again",
         names: &[
-            "addTLSLocal",
             "addDOHLocal",
             "addDOH3Local",
             "addDOQLocal",
@@ -177,7 +176,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "getDOH3FrontendCount",
             "getDOQFrontend",
             "getDOQFrontendCount",
-            "newTLSCertificate",
             "newDOHResponseMapEntry",
             "generateOCSPResponse",
             "setTicketsKeyAddedHook",

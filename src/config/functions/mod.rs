@@ -8,11 +8,13 @@ mod chains;
 mod forwards;
 mod missing;
 mod rules;
+mod tls;
 
 pub use chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use forwards::{FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
 pub use missing::FUNCTIONS_MISSING;
 pub use rules::{ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS};
+pub use tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS};
 
 /// A function, method or argument that works.
 #[derive(Debug)]
@@ -85,6 +87,16 @@ pub static FUNCTIONS: &[Entry] = &[
         "addLocal",
         "address [, {...}]",
         "Listens on an address, for UDP and TCP; port 53 unless given. Its options are listed below.",
+    ),
+    entry(
+        "addTLSLocal",
+        "address, certificate | {...}, key | {...} [, {...}]",
+        "Listens for DNS over TLS; port 853 unless given. Files are PEM; its options are listed below.",
+    ),
+    entry(
+        "newTLSCertificate",
+        "path [, {key=path}]",
+        "A certificate with its key, for addTLSLocal; without `key` both are in one file.",
     ),
     entry(
         "addTCPForward",
@@ -404,21 +416,14 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
 /// The arguments of `newServer` that dnsdist has and dnslob has not yet.
 pub static SERVER_ARGUMENTS_MISSING: &[Missing] = &[
     Missing {
-        family: "TLS and DNS over HTTPS towards servers",
-        meanwhile: "remove it to reach the server over plain UDP, or put a local DoT forwarder (unbound) between",
+        family: "curves of TLS",
+        meanwhile: "remove it: X25519, P-256 and P-384 are offered",
+        names: &["ecdheCurves"],
+    },
+    Missing {
+        family: "DNS over HTTPS towards servers, upgrades",
+        meanwhile: "remove it to reach the server over UDP and TCP, or give tls alone for DNS over TLS",
         names: &[
-            "tls",
-            "subjectName",
-            "subjectAddr",
-            "validateCertificates",
-            "caStore",
-            "ciphers",
-            "ciphersTLS13",
-            "ecdheCurves",
-            "releaseBuffers",
-            "enableRenegotiation",
-            "ktls",
-            "keyLogFile",
             "dohPath",
             "addXForwardedHeaders",
             "autoUpgrade",
@@ -452,7 +457,7 @@ mod tests {
         }
         let mut seen = HashSet::new();
         let missing = SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied());
-        for name in SERVER_ARGUMENTS.iter().map(|e| e.name).chain(missing) {
+        for name in SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS).map(|e| e.name).chain(missing) {
             assert!(seen.insert(name), "newServer argument {name} twice");
         }
     }

@@ -18,7 +18,7 @@ use crate::config::functions::{ACTIONS, RESPONSE_ACTIONS};
 use crate::config::ruleset::{Deed, FunctionKind, Interface};
 use crate::config::value;
 use crate::shard::DELAY_MS_MAX;
-use crate::shard::rules::action::{Action, ExtendedError, LogTarget, Tee};
+use crate::shard::rules::action::{Action, ExtendedError, LogTarget, ProxyValue, Tee};
 use crate::time::TickDelta;
 
 /// The longest TTL (RFC 2181, 8).
@@ -122,7 +122,7 @@ fn proxy_room(what: &str, v: &Value, octets: usize) -> Result<(), Fault> {
 }
 
 /// Values of a PROXY header by type, as `{[42]="text"}`, in the order of the types.
-fn proxy_values(a: Arguments<'_>) -> Result<Arc<[(u8, Box<[u8]>)]>, Fault> {
+fn proxy_values(a: Arguments<'_>) -> Result<Arc<[ProxyValue]>, Fault> {
     const VALUES: &str = "a table of values by type, as {[42]=\"text\"}";
     let table = a.at(0).as_table().ok_or_else(|| wrong("", a.at(0), VALUES))?;
     let mut values = Vec::new();

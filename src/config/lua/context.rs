@@ -15,6 +15,7 @@ use crate::config::snapshot::LuaFunction;
 use crate::script::{File, Files};
 use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
+use crate::tls::CaStores;
 
 /// The draft under construction, shared by all functions; gone when the evaluation is over.
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ struct Build {
     functions: Vec<Function>,
     texts: Files,
     objects: Objects,
+    authorities: CaStores,
 }
 
 /// What has been put into the sets of the draft, in their order.
@@ -82,6 +84,7 @@ pub(super) struct Call<'a> {
     pub(super) function: &'a str,
     functions: &'a mut Vec<Function>,
     objects: &'a mut Objects,
+    authorities: &'a mut CaStores,
 }
 
 impl Call<'_> {
@@ -124,6 +127,11 @@ impl Call<'_> {
         self.objects.describe(self.draft);
     }
 
+    /// The authorities that servers' certificates are checked by; each file is read once.
+    pub(super) fn authorities(&mut self) -> &mut CaStores {
+        self.authorities
+    }
+
     /// Records an error of this call; the call goes on.
     pub(super) fn fail(&mut self, fault: Fault) {
         self.draft.errors.push(ConfigError::new(&self.origin, self.function, fault));
@@ -160,11 +168,11 @@ impl Context {
     {
         // Taken already: a function of the configuration that runs within another of ours.
         let mut build = self.0.try_borrow_mut().map_err(mlua::Error::external)?;
-        let Some(Build { draft, functions, objects, .. }) = build.as_mut() else {
+        let Some(Build { draft, functions, objects, authorities, .. }) = build.as_mut() else {
             let message = format!("{function} can be called only while the configuration is evaluated");
             return Err(mlua::Error::runtime(message));
         };
-        let mut call = Call { lua, draft, origin: caller(lua), function, functions, objects };
+        let mut call = Call { lua, draft, origin: caller(lua), function, functions, objects, authorities };
         Ok(body(&mut call).unwrap_or_else(|fault| {
             call.fail(fault);
             Value::Nil

@@ -143,7 +143,7 @@ fn apply(
         "log" => made.log = switch(name, v)?,
         "interface" => made.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "source" => {
-            made.source = Some(parsed(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?)
+            made.source = Some(parsed(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?);
         }
         "transparent" => parts.transparent = switch(name, v)?,
         "useProxyProtocol" => parts.proxy = proxy(name, v)?,

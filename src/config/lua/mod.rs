@@ -32,6 +32,7 @@ mod selectors;
 mod server;
 mod sets;
 mod settings;
+mod tls;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -212,6 +213,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     packet::define(lua, context)?;
     settings::define(lua, context)?;
     forwards::define(lua, context)?;
+    tls::define(lua, context)?;
     server::define(lua, context)?;
     pool::define(lua, context)?;
     networks::define(lua, context)?;

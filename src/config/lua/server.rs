@@ -9,10 +9,10 @@ use super::argument::{
 };
 use super::constants;
 use super::context::{Call, Context};
-use super::missing;
+use super::{missing, tls};
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Fault;
-use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING};
+use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_TLS_ARGUMENTS};
 use crate::config::snapshot::{ClientAddress, HealthMode, Probe};
 use crate::config::value;
 use crate::time::TickDelta;
@@ -125,13 +125,15 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
         proxy: None,
         advertise_tls: false,
         transparent: false,
+        tls: tls::ServerArguments::default(),
+        dot_address: nowhere,
     };
     for (name, v) in &entries {
         if let Err(fault) = apply(call, &mut server, &mut parts, name, v) {
             call.fail(fault);
         }
     }
-    if let Err(fault) = parts.join(&mut server) {
+    if let Err(fault) = parts.join(call, &mut server) {
         call.fail(fault);
     }
     if server.health.lazy.sample_min > server.health.lazy.sample {
@@ -152,11 +154,19 @@ struct Parts {
     proxy: Option<ProxyVersion>,
     advertise_tls: bool,
     transparent: bool,
+    tls: tls::ServerArguments,
+    /// The address with the port of DNS over TLS where none is written.
+    dot_address: SocketAddr,
 }
 
 impl Parts {
     /// Makes of them what they mean.
-    fn join(&self, server: &mut DraftServer) -> Result<(), Fault> {
+    fn join(&self, call: &mut Call<'_>, server: &mut DraftServer) -> Result<(), Fault> {
+        if self.tls.is_on() {
+            server.address = self.dot_address;
+        }
+        server.lines.tls = self.tls.load(call, server.address.ip())?;
+        server.lines.only |= server.lines.tls.is_some();
         if self.backoff {
             server.health.lazy.backoff_max = Some(self.backoff_max);
         }
@@ -166,6 +176,9 @@ impl Parts {
         // Asked as queries are, unless told otherwise.
         if server.lines.only && server.health.probe == Probe::Udp && self.check_tcp.is_none() {
             server.health.probe = Probe::Tcp;
+        }
+        if server.lines.tls.is_some() && matches!(server.health.probe, Probe::Udp | Probe::Tcp) {
+            server.health.probe = Probe::Tls;
         }
         if self.transparent && server.source.is_some() {
             return Err(Fault::Conflict {
@@ -232,7 +245,10 @@ fn apply(
         |min: u16, max: u16| whole(name, v, min.into(), max.into()).map(|n| u16::try_from(n).unwrap_or(max));
     let health = &mut server.health;
     match name {
-        "address" => server.address = parsed(name, v, value::ADDRESS, value::address)?,
+        "address" => {
+            server.address = parsed(name, v, value::ADDRESS, value::address)?;
+            parts.dot_address = parsed(name, v, value::ADDRESS, tls::address)?;
+        }
         "id" => server.id = Some(label(name, v, "an identifier, not empty")?).filter(|id| !id.is_empty()),
         "name" => server.name = Some(label(name, v, "a name")?),
         "pool" => {
@@ -328,6 +344,7 @@ fn apply(
         "reconnectOnUp" | "ipBindAddrNoPort" | "disableZeroScope" => {
             switch(name, v)?;
         }
+        tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(tls, v)?,
         _ => return unusable(name, v).map_or(Ok(()), Err),
     }
     Ok(())
@@ -343,7 +360,7 @@ fn unusable(name: &str, v: &Value) -> Option<Fault> {
         Some(_) if v.as_boolean() == Some(false) => None,
         Some(m) => Some(missing::fault(&format!("argument \"{name}\" ({})", m.family), m.meanwhile)),
         None => {
-            let known = SERVER_ARGUMENTS.iter().map(|e| e.name);
+            let known = SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS).map(|e| e.name);
             let known = known.chain(SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied()));
             Some(Fault::unknown("argument", name, known))
         }

@@ -46,7 +46,10 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         Ok(Value::Nil)
     })?;
     context.define(lua, "setLocal", |call, arguments| {
-        call.draft.listeners = vec![listener(call, arguments)?];
+        let listener = listener(call, arguments)?;
+        // Of plain DNS; those with TLS have a function of their own.
+        call.draft.listeners.retain(|l| l.service.tls().is_some());
+        call.draft.listeners.push(listener);
         Ok(Value::Nil)
     })?;
     define_acl(lua, context)?;
@@ -132,7 +135,7 @@ fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> R
     Ok(())
 }
 
-fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
+pub(super) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
     let streams = &mut listener.streams;
     match name {
         "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),

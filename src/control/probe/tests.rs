@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::config::snapshot::Health;
+use crate::config::snapshot::{Health, LineTls};
 use crate::control::fixture;
 use crate::time::TickDelta;
 
@@ -179,6 +179,76 @@ fn tcp_is_framed_and_asks_from_the_source() {
     });
 }
 
+/// The outcome of a check over TLS of a server with a certificate for `has`, looked for as `wants`.
+async fn over_tls_once(has: &str, wants: &str, header: &[u8]) -> Result<(), Failed> {
+    let directory = tls::fixture::Directory::new();
+    let authority = tls::fixture::Authority::new("test");
+    let spec = tls::ServerSpec {
+        certificates: vec![directory.pair(&authority.issue(&[has]))],
+        ..tls::ServerSpec::default()
+    };
+    let served = tls::ServerTls::load(&spec).expect("a good listener");
+    let listener = TcpListener::bind(ANY).await.expect("a server");
+    let mut b = backend(listener.local_addr().expect("its address"), Probe::Tls, 5000);
+    let spec = tls::ClientSpec {
+        subject_name: Some(wants.to_owned()),
+        ca_store: Some(authority.file(&directory)),
+        ..tls::ClientSpec::default()
+    };
+    let loaded = tls::ClientTls::load(&spec, b.address.ip(), &mut tls::CaStores::default());
+    b.lines.tls = Some(LineTls { spec, tls: loaded.expect("a good server").into() });
+    if !header.is_empty() {
+        b.client_address = ClientAddress::Proxy { v1: false, advertise_tls: false };
+    }
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut session = tls::Session::server(&served).expect("a session");
+        let (mut octets, mut query, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
+        let mut answered = false;
+        loop {
+            let len = stream.read(&mut octets).await.unwrap_or(0);
+            if len == 0 || session.on_octets(&octets[..len], &mut query).is_err() {
+                return;
+            }
+            if !answered
+                && let Some(message) = query.strip_prefix(header).and_then(|q| q.get(2..))
+                && message.len() > 12
+            {
+                let answer = response(message.to_vec(), 0);
+                session.send(&(answer.len() as u16).to_be_bytes());
+                session.send(&answer);
+                answered = true;
+            }
+            while session.wants_write() {
+                session.write_to(&mut out).expect("written");
+            }
+            stream.write_all(&out).await.expect("sent");
+            out.clear();
+        }
+    };
+    let script = no_script();
+    let probe = run(&b, 1, &script, Runner::default());
+    tokio::select! {
+        outcome = probe => outcome,
+        () = async { serve.await; std::future::pending().await } => unreachable!(),
+    }
+}
+
+#[test]
+fn over_tls_the_answer_counts_and_a_wrong_certificate_is_told() {
+    assert_eq!(block_on(over_tls_once("dns.example", "dns.example", b"")), Ok(()));
+    let header = greeting(ClientAddress::Proxy { v1: false, advertise_tls: false });
+    assert_eq!(block_on(over_tls_once("dns.example", "dns.example", header)), Ok(()));
+    let wrong = block_on(over_tls_once("other.example", "dns.example", b"")).expect_err("another's name");
+    assert_eq!(wrong.reason, Failure::Network);
+    assert!(wrong.detail.starts_with("TLS: ") && wrong.detail.contains("other.example"), "{}", wrong.detail);
+    let outcome = block_on(async {
+        let b = backend(ANY.parse().expect("an address"), Probe::Tls, 300);
+        run(&b, 1, &no_script(), Runner::default()).await
+    });
+    assert_eq!(outcome, Err(Failed::new(Failure::Invalid, "the server has no TLS")));
+}
+
 fn talk(datagram: bool, send: &[u8], expect: &[u8]) -> Probe {
     Probe::SendExpect(SendExpect { datagram, send: send.into(), expect: expect.into() })
 }
@@ -207,7 +277,8 @@ async fn conversation(probe: Probe, heard: &[u8], pieces: &[&[u8]]) -> Result<()
 #[test]
 fn a_conversation_is_judged_by_what_it_holds() {
     let long = [b'x'; TALK_OCTETS_MAX];
-    let table: [(&str, &[u8], &[&[u8]], Result<(), Failure>); 7] = [
+    type Row<'r> = (&'r str, &'r [u8], &'r [&'r [u8]], Result<(), Failure>);
+    let table: [Row<'_>; 7] = [
         ("a server that speaks first", b"", &[b"220 mail ESMTP\r\n"], Ok(())),
         ("in pieces", b"HELO x\r\n", &[b"2", b"", b"20"], Ok(())),
         ("with more behind it", b"", &[b"banner\n220 ready", b"more"], Ok(())),

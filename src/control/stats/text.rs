@@ -5,8 +5,9 @@ use std::fmt::Write;
 use crate::addr::BackendSlot;
 use crate::config::snapshot::{Backend, HealthMode, Snapshot};
 use crate::control::health::Failure;
-use crate::control::stats::{BackendReading, Reading};
+use crate::control::stats::{BackendReading, ForwardReading, Reading};
 use crate::live::State;
+use crate::shard::streams::ForwardEnd;
 use crate::shard::verdict::DropReason;
 use crate::time::TickDelta;
 
@@ -51,14 +52,25 @@ pub fn line(
             let _ = write!(out, "  {} {count}", reason.label());
         }
     }
-    if let Some([p50, p90, p99, p999]) = interval.latency().quantiles([0.5, 0.9, 0.99, 0.999]) {
+    if let Some([p50, p90, p99, p999]) = interval.latency(snapshot).quantiles([0.5, 0.9, 0.99, 0.999]) {
         let _ = write!(out, "  p50 {} p90 {} p99 {} p99.9 {} ms", ms(p50), ms(p90), ms(p99), ms(p999));
     }
-    let sent: u64 = interval.backends.values().map(|b| b.queries).sum();
+    if interval.forwards.opened + interval.forwards.open > 0 {
+        let ForwardReading { opened, open, octets, .. } = &interval.forwards;
+        let [there, back] = octets.map(|octets| rate(octets, span) / 1e6);
+        let opened = rate(*opened, span);
+        let _ = write!(out, "  forwards {open} open {opened:.0}/s {there:.1} MB/s there {back:.1} back");
+    }
+    let queries = with_readings(interval, snapshot).filter(|(backend, _)| !backend.target);
+    let sent: u64 = queries.map(|(_, b)| b.queries).sum();
     for (backend, reading) in with_readings(interval, snapshot) {
-        let share = if sent == 0 { 0.0 } else { reading.queries as f64 * 100.0 / sent as f64 };
         let state = state_name(standing(backend.slot).state, backend.health.mode);
-        let _ = write!(out, " | {} {share:.1}% {} out", backend.name, reading.outstanding);
+        if backend.target {
+            let _ = write!(out, " | {} {} open", backend.name, reading.outstanding);
+        } else {
+            let share = if sent == 0 { 0.0 } else { reading.queries as f64 * 100.0 / sent as f64 };
+            let _ = write!(out, " | {} {share:.1}% {} out", backend.name, reading.outstanding);
+        }
         if let Some([p50]) = reading.latency.quantiles([0.5]) {
             let _ = write!(out, " {} ms", ms(p50));
         }
@@ -94,11 +106,30 @@ pub fn dump(
     }
     for (name, value) in quantile_names()
         .into_iter()
-        .zip(total.latency().quantiles([0.5, 0.9, 0.99, 0.999]).unwrap_or_default())
+        .zip(total.latency(snapshot).quantiles([0.5, 0.9, 0.99, 0.999]).unwrap_or_default())
     {
         let _ = writeln!(out, "{name} {}", ms(value));
     }
+    if snapshot.listeners.iter().any(|l| l.service.forward().is_some()) || total.forwards.opened > 0 {
+        out.push_str(&forwards(&total.forwards));
+    }
     out.push_str(&servers(total, recent, span, snapshot, standing));
+    out
+}
+
+fn forwards(reading: &ForwardReading) -> String {
+    let mut out = String::new();
+    for (name, value) in [
+        ("forward-opened", reading.opened),
+        ("forward-open", reading.open),
+        ("forward-octets-there", reading.octets[0]),
+        ("forward-octets-back", reading.octets[1]),
+    ] {
+        let _ = writeln!(out, "{name} {value}");
+    }
+    for why in ForwardEnd::ALL {
+        let _ = writeln!(out, "forward-end-{} {}", why.label(), reading.ends[why.index()]);
+    }
     out
 }
 

@@ -55,7 +55,7 @@ pub enum Action {
     UnsetTag(Arc<str>),
     /// The values of the PROXY header that the server gets, instead of those that came: each with
     /// its type.
-    SetProxyValues(Arc<[(u8, Box<[u8]>)]>),
+    SetProxyValues(Arc<[ProxyValue]>),
     /// Adds a value of a type to them.
     AddProxyValue(u8, Arc<[u8]>),
     /// Takes RD away from what the server gets.
@@ -91,6 +91,9 @@ impl Action {
         if let Self::Continue(inner) = self { inner.delays() } else { matches!(self, Self::Delay(_)) }
     }
 }
+
+/// A value of a PROXY header with its type.
+pub type ProxyValue = (u8, Box<[u8]>);
 
 /// Whether rules behind this one are asked.
 pub type GoesOn = bool;

@@ -105,3 +105,49 @@ ends! {
         Done = "done",
     }
 }
+
+ends! {
+    /// Why a passage, a connection or flow of a forward, ended.
+    ForwardEnd {
+        /// The client was the first to close it.
+        Client = "client",
+        /// The target was the first to close it.
+        Target = "target",
+        /// The client's side broke: a reset, or an error of the network.
+        ClientBroken = "client-broken",
+        /// The target's side broke: a reset, or an error of the network.
+        TargetBroken = "target-broken",
+        /// Every target refused, timed out, or could not be reached.
+        NoTarget = "no-target",
+        /// Nothing went either way for as long as it may be idle.
+        Idle = "idle",
+        /// An address outside the forward's ACL.
+        Acl = "acl",
+        /// More connections or flows than the forward may have.
+        Connections = "connections",
+        /// More connections or flows of this client than it may have.
+        PerClient = "per-client",
+        /// A flow that gave way to a new one, the table being full.
+        Crowded = "crowded",
+        /// No descriptor, pipe or port was left for it.
+        Local = "local",
+        /// Its listener was closed, or the process stops.
+        Closing = "closing",
+    }
+}
+
+ends! {
+    /// Why a target was not taken.
+    TryEnd {
+        /// It refused.
+        Refused = "refused",
+        /// It did not accept in time.
+        Timeout = "timeout",
+        /// There is no way to it.
+        Unreachable = "unreachable",
+        /// No descriptor, port or address was left to ask it from.
+        Local = "local",
+        /// It is known to be down; a flow that it had has moved.
+        Down = "down",
+    }
+}

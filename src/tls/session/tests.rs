@@ -428,6 +428,9 @@ fn a_renewed_listener_resumes_the_sessions_of_the_old_one() {
     world.server.alpn.push("other".to_owned());
     let renewed = server.renewed(&world.server).expect("a server");
     assert!(Pair::done(&client, &renewed).resumed());
+    let loaded = world.server();
+    assert!(!Pair::done(&world.client(), &loaded).resumed());
+    assert!(Pair::done(&client, &loaded.inherit(&renewed)).resumed(), "with the keys of the old one");
     world.server.session_seconds += 1;
     let other = renewed.renewed(&world.server).expect("a server");
     assert!(!Pair::done(&client, &other).resumed());

@@ -1,0 +1,302 @@
+//! `addTLSLocal`, `newTLSCertificate`, and what `newServer` is told of TLS. The files that they
+//! name are read here, so that what is wrong with one is told with the line that names it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
+
+use super::argument::{named, parsed, switch, text, texts, whole, wrong};
+use super::arguments::{Arguments, items};
+use super::context::{Call, Context};
+use super::missing;
+use super::settings::local_option;
+use crate::config::draft::DraftListener;
+use crate::config::error::Fault;
+use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_OPTIONS};
+use crate::config::snapshot::{LineTls, ListenerTls, ProxyHeader, Service, StreamOptions};
+use crate::config::value;
+use crate::tls::server::SESSION_SECONDS_MAX;
+use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
+
+/// The port of DNS over TLS (RFC 7858, 3.1), where none is written.
+pub(super) const DOT_PORT: u16 = 853;
+
+pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "addTLSLocal", |call, arguments| {
+        add_local(call, Arguments(arguments))?;
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "newTLSCertificate", |call, arguments| {
+        let certificate = certificate(Arguments(arguments))?;
+        Ok(Value::UserData(call.lua.create_userdata(certificate)?))
+    })
+}
+
+/// What a file or a setting of TLS has wrong.
+fn fault(e: &TlsError) -> Fault {
+    Fault::Tls(e.to_string())
+}
+
+/// A certificate with its key, as Lua sees it.
+#[derive(Clone, Debug)]
+struct Certificate(CertificateFiles);
+
+impl UserData for Certificate {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_meta_method(MetaMethod::ToString, |_, this, ()| {
+            Ok(this.0.certificate.display().to_string())
+        });
+    }
+}
+
+/// `newTLSCertificate(path, {key=, password=})`.
+fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
+    let path = PathBuf::from(a.text(0, "the certificate", PATH)?);
+    let mut key = path.clone();
+    if let Some(options) = a.given(1) {
+        for (name, v) in named("the second argument", options)? {
+            match name.as_str() {
+                "key" => key = PathBuf::from(text(&name, &v, PATH)?),
+                "password" => {
+                    return Err(missing::fault(
+                        "option \"password\" (PKCS#12)",
+                        "convert the file to PEM: openssl pkcs12 -nodes",
+                    ));
+                }
+                _ => return Err(Fault::unknown("option", &name, ["key", "password"].into_iter())),
+            }
+        }
+    }
+    Ok(Certificate(CertificateFiles { certificate: path, key, ocsp: None }))
+}
+
+const PATH: &str = "the path of a file";
+
+/// Where `addTLSLocal` finds certificates and keys.
+fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
+    const CERTIFICATE: &str = "the path of a certificate, newTLSCertificate(...), or a list of them";
+    let mut list = Vec::new();
+    let mut bare = 0;
+    for item in items(a.at(1))? {
+        let made = item.as_userdata().and_then(|u| u.borrow::<Certificate>().ok().map(|c| c.0.clone()));
+        list.push(match made {
+            Some(made) => made,
+            None => {
+                bare += 1;
+                let certificate = PathBuf::from(text("the certificate", &item, CERTIFICATE)?);
+                CertificateFiles { key: certificate.clone(), certificate, ocsp: None }
+            }
+        });
+    }
+    let keys = match a.given(2) {
+        Some(keys) => texts("the key", keys, "the path of a key, or a list of them")?,
+        None => Vec::new(),
+    };
+    // A certificate of `newTLSCertificate` brings its own.
+    if list.is_empty() || (bare > 0 && (bare != list.len() || keys.len() != bare)) {
+        return Err(Fault::Conflict {
+            wrong: format!("{} certificates and {} keys are given", list.len(), keys.len()),
+            expected: "as many keys as certificates, at least one".to_owned(),
+        });
+    }
+    for (files, key) in list.iter_mut().zip(keys) {
+        files.key = PathBuf::from(key);
+    }
+    Ok(list)
+}
+
+/// Reads the arguments of `addTLSLocal`, and the files that they name.
+fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
+    a.at_most(4)?;
+    let address = parsed("the address", a.at(0), value::ADDRESS, address)?;
+    let mut spec = ServerSpec { certificates: certificates(a)?, ..ServerSpec::default() };
+    let mut made = DraftListener {
+        origin: call.origin.clone(),
+        address,
+        interface: None,
+        dscp: 0,
+        service: Service::Dns,
+        streams: StreamOptions::default(),
+        proxy: ProxyHeader::default(),
+    };
+    let (mut outside, mut lenient, mut more) = (false, false, Vec::new());
+    if let Some(options) = a.given(3) {
+        for (name, v) in named("the options", options)? {
+            let read = match name.as_str() {
+                "proxyProtocolOutsideTLS" => switch(&name, &v).map(|on| outside = on),
+                "ignoreTLSConfigurationErrors" => switch(&name, &v).map(|on| lenient = on),
+                "additionalAddresses" => addresses(&name, &v).map(|list| more = list),
+                "ocspResponses" => ocsp(&mut spec, &name, &v),
+                own if TLS_LOCAL_OPTIONS.iter().any(|e| e.name == own) => server_option(&mut spec, own, &v),
+                // Without TCP there is no TLS.
+                "doTCP" => Err(unknown(&name)),
+                other if LOCAL_OPTIONS.iter().any(|e| e.name == other) => local_option(&mut made, other, &v),
+                _ => Err(unknown(&name)),
+            };
+            if let Err(fault) = read {
+                call.fail(fault);
+            }
+        }
+    }
+    if outside && made.proxy == ProxyHeader::Inside {
+        made.proxy = ProxyHeader::Outside;
+    }
+    match ServerTls::load(&spec) {
+        Ok(tls) => made.service = Service::Dot(ListenerTls(Arc::new(tls))),
+        Err(e) if lenient => {
+            tracing::warn!(place = %call.origin, error = %e, "a listener with TLS is left out");
+            return Ok(());
+        }
+        Err(e) => return Err(fault(&e)),
+    }
+    for address in std::iter::once(made.address).chain(more) {
+        call.draft.listeners.push(DraftListener { address, ..made.clone() });
+    }
+    Ok(())
+}
+
+fn unknown(name: &str) -> Fault {
+    let known = LOCAL_OPTIONS.iter().chain(TLS_LOCAL_OPTIONS).map(|e| e.name).filter(|n| *n != "doTCP");
+    Fault::unknown("option", name, known)
+}
+
+/// An address with the port of DNS over TLS where none is written.
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let mut address = value::address(text)?;
+    if text.parse::<SocketAddr>().is_err() {
+        address.set_port(DOT_PORT);
+    }
+    Ok(address)
+}
+
+fn addresses(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let texts = texts(name, v, value::ADDRESS)?;
+    texts.iter().map(|t| address(t).map_err(|e| Fault::value(name, format!("\"{t}\""), e))).collect()
+}
+
+fn ocsp(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+    let files = texts(name, v, "the path of an OCSP response, or a list of them")?;
+    if files.len() > spec.certificates.len() {
+        let expected = format!("at most one for each of the {} certificates", spec.certificates.len());
+        return Err(Fault::value(name, format!("a list of {} files", files.len()), expected));
+    }
+    for (certificate, file) in spec.certificates.iter_mut().zip(files) {
+        certificate.ocsp = Some(PathBuf::from(file));
+    }
+    Ok(())
+}
+
+/// What a setting is that rustls does not have: fine where it is off.
+fn absent(name: &str, v: &Value) -> Result<(), Fault> {
+    if switch(name, v)? {
+        let what = format!("option \"{name}\"");
+        return Err(missing::fault(&what, "remove it: TLS is rustls, which does nothing of the kind"));
+    }
+    Ok(())
+}
+
+fn server_option(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+    match name {
+        "minTLSVersion" => {
+            spec.version_min = Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
+        }
+        "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
+        "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
+        "preferServerCiphers" => spec.prefer_server_ciphers = switch(name, v)?,
+        "sessionTickets" => spec.tickets = switch(name, v)?,
+        "numberOfTicketsKeys" => spec.ticket_keys = whole(name, v, 1, 64)? as usize,
+        "ticketKeyFile" => spec.ticket_key_file = Some(PathBuf::from(text(name, v, PATH)?)),
+        "ticketsKeysRotationDelay" => spec.ticket_rotation_seconds = whole(name, v, 0, u32::MAX)?,
+        "sessionTimeout" => spec.session_seconds = whole(name, v, 1, SESSION_SECONDS_MAX)?,
+        "numberOfStoredSessions" => spec.sessions = whole(name, v, 0, 10_000_000)? as usize,
+        "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
+        "provider" => {
+            const PROVIDERS: &str = "\"openssl\" or \"gnutls\"";
+            let provider = text(name, v, PROVIDERS)?;
+            if !["openssl", "gnutls", "rustls", ""].contains(&provider.as_str()) {
+                return Err(wrong(name, v, PROVIDERS));
+            }
+        }
+        "releaseBuffers" | "readAhead" => {
+            switch(name, v)?;
+        }
+        // What is left of the table.
+        _ => absent(name, v)?,
+    }
+    Ok(())
+}
+
+const CIPHERS: &str = "names of ciphers separated by colons";
+
+/// What `newServer` is told of TLS.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerArguments {
+    /// `tls`.
+    on: bool,
+    /// The first one given that means nothing without `tls`.
+    needless: Option<String>,
+    spec: ClientSpec,
+}
+
+impl ServerArguments {
+    /// Whether its queries go by TLS.
+    pub(super) const fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Reads one of [`SERVER_TLS_ARGUMENTS`](crate::config::functions::SERVER_TLS_ARGUMENTS).
+    pub(super) fn read(&mut self, name: &str, v: &Value) -> Result<(), Fault> {
+        if name == "tls" {
+            const TLS: &str = "true, false, \"openssl\", \"gnutls\" or \"rustls\"";
+            self.on = match (v.as_boolean(), v.as_string().map(|s| s.to_string_lossy())) {
+                (Some(on), _) => on,
+                (None, Some(t)) if ["openssl", "gnutls", "rustls"].contains(&t.as_str()) => true,
+                // As with dnsdist, an empty one is none.
+                (None, Some(t)) if t.is_empty() => false,
+                _ => return Err(wrong(name, v, TLS)),
+            };
+            return Ok(());
+        }
+        let spec = &mut self.spec;
+        match name {
+            "subjectName" => {
+                spec.subject_name = Some(text(name, v, "a host name")?).filter(|n| !n.is_empty());
+            }
+            "subjectAddr" => {
+                const ADDRESS: &str = "an IP address";
+                let read = |t: &str| t.parse::<IpAddr>().map_err(|_| ADDRESS);
+                spec.subject_address = Some(parsed(name, v, ADDRESS, read)?);
+            }
+            "validateCertificates" => spec.validate = switch(name, v)?,
+            "caStore" => spec.ca_store = Some(PathBuf::from(text(name, v, PATH)?)),
+            "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
+            "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
+            "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
+            "releaseBuffers" => {
+                switch(name, v)?;
+                return Ok(());
+            }
+            // What is left of the table.
+            _ => return absent(name, v),
+        }
+        self.needless.get_or_insert_with(|| name.to_owned());
+        Ok(())
+    }
+
+    /// Reads the files; none without `tls`.
+    pub(super) fn load(&self, call: &mut Call<'_>, server: IpAddr) -> Result<Option<LineTls>, Fault> {
+        if let (false, Some(name)) = (self.on, &self.needless) {
+            return Err(Fault::Conflict {
+                wrong: format!("{name} is given without tls"),
+                expected: "tls=\"openssl\" too, or neither".to_owned(),
+            });
+        }
+        if !self.on {
+            return Ok(None);
+        }
+        let tls = ClientTls::load(&self.spec, server, call.authorities()).map_err(|e| fault(&e))?;
+        Ok(Some(LineTls { spec: self.spec.clone(), tls: Arc::new(tls) }))
+    }
+}

@@ -1,0 +1,248 @@
+//! What a file says of TLS: listeners and servers with real certificates in, what was loaded out;
+//! a wrong file or value, its message.
+
+use std::sync::Arc;
+
+use super::{broken, good, only, snapshot};
+use crate::config::functions::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS};
+use crate::config::snapshot::{LineTls, Listener, Probe, ProxyHeader, Service};
+use crate::config::{compile, diff};
+use crate::tls::fixture::{Authority, Directory};
+use crate::tls::{ServerSpec, Version};
+
+/// Certificates for two names, their keys, and the authority, as files; `X` in a text is their
+/// directory.
+struct Files(Directory);
+
+impl Files {
+    fn new() -> Self {
+        let directory = Directory::new();
+        let authority = Authority::new("test");
+        authority.file(&directory);
+        for name in ["one", "two"] {
+            let issued = authority.issue(&[&format!("{name}.example")]);
+            directory.write(&format!("{name}.pem"), &issued.certificate());
+            directory.write(&format!("{name}.key"), &issued.key());
+            directory.write(&format!("{name}.both"), &(issued.certificate() + &issued.key()));
+        }
+        Self(directory)
+    }
+
+    fn text(&self, text: &str) -> String {
+        text.replace('X', &self.0.path("").display().to_string())
+    }
+
+    /// The messages for a broken text, with `X` for the directory.
+    fn broken(&self, text: &str) -> Vec<String> {
+        let path = self.0.path("").display().to_string();
+        broken(&self.text(text)).iter().map(|e| e.replace(&path, "X")).collect()
+    }
+
+    fn listeners(&self, text: &str) -> Vec<Arc<Listener>> {
+        snapshot(&self.text(text)).listeners
+    }
+
+    fn spec(&self, options: &str) -> ServerSpec {
+        let text = format!("addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {{{options}}})");
+        self.listeners(&text)[0].service.tls().expect("TLS").spec().clone()
+    }
+
+    fn server(&self, arguments: &str) -> (String, LineTls) {
+        let text = format!("newServer{{address='192.0.2.1', {arguments}}}");
+        let snapshot = snapshot(&self.text(&text));
+        let server = only(&snapshot);
+        assert!(server.lines.only);
+        (server.address.to_string(), server.lines.tls.clone().expect("TLS"))
+    }
+}
+
+#[test]
+fn a_listener_with_tls_has_its_certificates() {
+    let files = Files::new();
+    let one = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')";
+    let listeners = files.listeners(one);
+    assert_eq!(listeners.len(), 1);
+    assert_eq!(listeners[0].address.to_string(), "127.0.0.1:853");
+    assert!(listeners[0].service.takes_streams() && !listeners[0].service.takes_datagrams());
+    assert_eq!(listeners[0].proxy, ProxyHeader::Inside);
+    for two in [
+        "addTLSLocal('127.0.0.1:8853', {'Xone.pem', 'Xtwo.pem'}, {'Xone.key', 'Xtwo.key'})",
+        "addTLSLocal('127.0.0.1:8853', {newTLSCertificate('Xone.pem', {key='Xone.key'}), newTLSCertificate('Xtwo.both')})",
+    ] {
+        let listeners = files.listeners(two);
+        assert_eq!(listeners[0].address.port(), 8853);
+        assert_eq!(listeners[0].service.tls().expect("TLS").certificates().len(), 2, "{two}");
+    }
+    let more = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {additionalAddresses={'127.0.0.2', '127.0.0.3:99'}})";
+    let ports: Vec<_> = files.listeners(more).iter().map(|l| l.address.to_string()).collect();
+    assert_eq!(ports, ["127.0.0.1:853", "127.0.0.2:853", "127.0.0.3:99"]);
+}
+
+#[test]
+fn a_listener_takes_options_of_both_kinds() {
+    let files = Files::new();
+    let spec = files.spec("");
+    assert_eq!(spec, ServerSpec { certificates: spec.certificates.clone(), ..ServerSpec::default() });
+    let spec = files.spec(
+        "minTLSVersion='tls1.3', ciphersTLS13='TLS_AES_128_GCM_SHA256', preferServerCiphers=false, \
+         sessionTickets=true, numberOfTicketsKeys=3, ticketsKeysRotationDelay=60, sessionTimeout=100, \
+         numberOfStoredSessions=7, provider='openssl', releaseBuffers=true, enableRenegotiation=false",
+    );
+    assert_eq!((spec.version_min, spec.ciphers_tls13.as_str()), (Version::Tls13, "TLS_AES_128_GCM_SHA256"));
+    assert_eq!((spec.ticket_keys, spec.ticket_rotation_seconds), (3, 60));
+    assert_eq!((spec.session_seconds, spec.sessions, spec.prefer_server_ciphers), (100, 7, false));
+    let text = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {maxInFlight=9, maxConcurrentTCPConnections=8, \
+                tcpListenQueueSize=7, interface='lo', proxyProtocolOutsideTLS=true})";
+    let made = Arc::clone(&files.listeners(text)[0]);
+    assert_eq!((made.streams.in_flight, made.streams.connections, made.streams.backlog), (9, 8, 7));
+    assert_eq!((made.interface.as_deref(), made.proxy), (Some("lo"), ProxyHeader::Outside));
+    let text = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {proxyProtocolOutsideTLS=true, enableProxyProtocol=false})";
+    assert_eq!(files.listeners(text)[0].proxy, ProxyHeader::Ignored);
+}
+
+#[test]
+fn what_is_wrong_with_a_listener_is_told_with_its_place() {
+    let files = Files::new();
+    for (arguments, message) in [
+        ("'Xnone.pem', 'Xone.key'", "Xnone.pem: cannot be read: No such file"),
+        ("'Xone.key', 'Xone.key'", "Xone.key: "),
+        ("'Xone.pem', 'Xtwo.key'", "Xtwo.key: "),
+        (
+            "{'Xone.pem', 'Xtwo.pem'}, 'Xone.key'",
+            "2 certificates and 1 keys are given; expected as many keys",
+        ),
+        ("nil, 'Xone.key'", "the certificate is nil; expected the path of a certificate"),
+        ("'Xone.pem', 'Xone.key', {minTLSVersion='tls1.0'}", "tls1.0 is not supported; tls1.2 is the least"),
+        ("'Xone.pem', 'Xone.key', {ciphers='NULL'}", "NULL"),
+        (
+            "'Xone.pem', 'Xone.key', {ktls=true}",
+            "option \"ktls\" is not implemented yet; remove it: TLS is rustls",
+        ),
+        ("'Xone.pem', 'Xone.key', {sessionTimeout=0}", "sessionTimeout is 0; expected a whole number from 1"),
+        ("'Xone.pem', 'Xone.key', {maxInFlight='x'}", "maxInFlight is \"x\"; expected a whole number"),
+        ("'Xone.pem', 'Xone.key', {minTLSVersio='tls1.2'}", "unknown option \"minTLSVersio\"; did you mean"),
+        ("'Xone.pem', 'Xone.key', {doTCP=false}", "unknown option \"doTCP\""),
+        (
+            "'Xone.pem', 'Xone.key', {ocspResponses={'a', 'b'}}",
+            "ocspResponses is a list of 2 files; expected at most",
+        ),
+        ("'Xone.pem', 'Xone.key', {ocspResponses='Xone.pem'}", "Xone.pem: "),
+        ("'Xone.pem', 'Xone.key', {ticketKeyFile='Xone.pem'}", "Xone.pem: "),
+    ] {
+        let errors = files.broken(&format!("\naddTLSLocal('127.0.0.1', {arguments})"));
+        assert_eq!(errors.len(), 1, "{arguments}: {errors:#?}");
+        let want = format!("FILE:2: addTLSLocal: {message}");
+        assert!(errors[0].starts_with(&want), "{arguments}:\n{}\n{want}", errors[0]);
+    }
+    let errors = files.broken("newTLSCertificate('Xone.p12', {password='x'})");
+    assert!(
+        errors[0].contains("option \"password\" (PKCS#12) is not implemented yet; convert"),
+        "{errors:?}"
+    );
+    let twice = "addLocal('127.0.0.1:853')\naddTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')";
+    let errors = files.broken(twice);
+    assert!(errors[0].starts_with("FILE:2: addTLSLocal: the listener 127.0.0.1:853 is there"), "{errors:?}");
+}
+
+#[test]
+fn a_listener_may_be_left_out_for_its_files() {
+    let files = Files::new();
+    let text = "addLocal('127.0.0.1')\n\
+                addTLSLocal('127.0.0.1', 'Xnone.pem', 'Xone.key', {ignoreTLSConfigurationErrors=true})";
+    let services: Vec<_> = files.listeners(text).iter().map(|l| l.service.clone()).collect();
+    assert_eq!(services, [Service::Dns]);
+}
+
+#[test]
+fn plain_listeners_are_replaced_and_those_with_tls_stay() {
+    let files = Files::new();
+    let text =
+        "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')\naddLocal('127.0.0.1')\nsetLocal('127.0.0.2')";
+    let addresses: Vec<_> = files.listeners(text).iter().map(|l| l.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:853", "127.0.0.2:53"]);
+}
+
+#[test]
+fn a_server_with_tls_is_verified() {
+    let files = Files::new();
+    let (address, tls) = files.server("tls='openssl', subjectName='one.example', caStore='Xauthority.pem'");
+    assert_eq!(address, "192.0.2.1:853");
+    assert_eq!(tls.spec.subject_name.as_deref(), Some("one.example"));
+    assert!(tls.spec.validate);
+    assert_eq!(tls.tls.subject(), "one.example");
+    let (_, tls) = files.server("tls='gnutls', subjectAddr='192.0.2.9', caStore='Xauthority.pem'");
+    assert_eq!(tls.tls.subject(), "192.0.2.9");
+    let (_, tls) =
+        files.server("tls=true, validateCertificates=false, ciphersTLS13='TLS_AES_128_GCM_SHA256'");
+    assert!(!tls.spec.validate);
+    let text = "newServer{address='192.0.2.1:53', tls='openssl', caStore='Xauthority.pem'}";
+    let snapshot = snapshot(&files.text(text));
+    assert_eq!(only(&snapshot).address.port(), 53, "as written");
+    assert_eq!(only(&snapshot).health.probe, Probe::Tls);
+    let plain = super::server("tls=false");
+    assert!(plain.lines.tls.is_none() && !plain.lines.only && plain.address.port() == 53);
+}
+
+#[test]
+fn what_is_wrong_with_a_server_is_told_with_its_place() {
+    let files = Files::new();
+    for (arguments, message) in [
+        ("tls='schannel'", "tls is \"schannel\"; expected true, false, \"openssl\""),
+        ("tls='openssl', caStore='Xnone.pem'", "Xnone.pem: cannot be read: No such file"),
+        ("tls='openssl', caStore='Xone.key'", "Xone.key: "),
+        ("subjectName='x'", "subjectName is given without tls; expected tls=\"openssl\" too, or neither"),
+        ("tls='openssl', caStore='Xauthority.pem', subjectName='a b'", ""),
+        (
+            "tls='openssl', caStore='Xauthority.pem', subjectAddr='x'",
+            "subjectAddr is \"x\"; expected an IP address",
+        ),
+        ("tls='openssl', caStore='Xauthority.pem', ktls=true", "option \"ktls\" is not implemented yet"),
+        (
+            "tls='openssl', caStore='Xauthority.pem', dohPath='/dns-query'",
+            "argument \"dohPath\" (DNS over HTTPS towards servers, upgrades) is not implemented yet",
+        ),
+    ] {
+        let errors = files.broken(&format!("\nnewServer{{address='192.0.2.1', {arguments}}}"));
+        assert_eq!(errors.len(), 1, "{arguments}: {errors:#?}");
+        let want = format!("FILE:2: newServer: {message}");
+        assert!(errors[0].starts_with(&want), "{arguments}:\n{}\n{want}", errors[0]);
+    }
+}
+
+#[test]
+fn a_reload_reads_certificates_again_and_keeps_the_sockets() {
+    let files = Files::new();
+    let text = files.text("addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')");
+    let old = good(&text).1;
+    // The files of another certificate in their place, as an ACME client would.
+    for kind in ["pem", "key"] {
+        std::fs::copy(files.0.path(&format!("two.{kind}")), files.0.path(&format!("one.{kind}")))
+            .expect("copied");
+    }
+    let (loaded, _) = good(&text);
+    let mut new = compile(&loaded.draft, &old.slots, 2).expect("good").snapshot;
+    new.inherit(&old.snapshot);
+    assert_eq!(old.snapshot.listeners[0].slot, new.listeners[0].slot);
+    assert!(diff(&old.snapshot, &new).is_empty(), "the words are the same");
+    let tls = |l: &Listener| Arc::clone(l.service.tls().expect("TLS"));
+    let (before, after) = (tls(&old.snapshot.listeners[0]), tls(&new.listeners[0]));
+    assert_ne!(format!("{:?}", before.certificates()), format!("{:?}", after.certificates()));
+}
+
+#[test]
+fn every_entry_of_the_tables_is_read() {
+    let files = Files::new();
+    // A coroutine is no value of anything.
+    for name in TLS_LOCAL_OPTIONS.iter().map(|e| e.name) {
+        let text = format!(
+            "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {{{name}=coroutine.create(function() end)}})"
+        );
+        let errors = files.broken(&text);
+        assert!(errors[0].starts_with(&format!("FILE:1: addTLSLocal: {name} is a thread")), "{errors:#?}");
+    }
+    for name in SERVER_TLS_ARGUMENTS.iter().map(|e| e.name) {
+        let text = format!("newServer{{address='192.0.2.1', {name}=coroutine.create(function() end)}}");
+        let errors = files.broken(&text);
+        assert!(errors[0].starts_with(&format!("FILE:1: newServer: {name} is a thread")), "{errors:#?}");
+    }
+}

@@ -1,0 +1,52 @@
+//! Sockets of forwards: connections and flows between clients and targets, unread.
+//!
+//! Which target, and when it is over, the shard decides; here is what connects, moves octets and
+//! closes. Both kinds share the shard's epoll set with all that is DNS.
+
+mod pipe;
+pub(super) mod tcp;
+pub(super) mod udp;
+
+use std::io;
+
+use crate::addr::Endpoint;
+use crate::config::snapshot::ClientAddress;
+use crate::shard::streams::TryEnd;
+use crate::wire::proxy::{self, Transport};
+
+/// What a target is told of the client before the client's own octets.
+fn greeting(
+    how: ClientAddress,
+    transport: Transport,
+    client: Endpoint,
+    asked: impl FnOnce() -> Option<Endpoint>,
+    out: &mut Vec<u8>,
+) {
+    let ClientAddress::Proxy { v1, .. } = how else { return };
+    // An address that cannot be found out leaves the client's, which is what matters.
+    let asked = asked().unwrap_or(Endpoint { port: 0, ..client });
+    if v1 {
+        proxy::write_v1(out, client, asked);
+    } else {
+        // Without TLVs it always fits.
+        let _ = proxy::write_v2(out, transport, client, asked, std::iter::empty());
+    }
+}
+
+/// Whether a call only has to be made again later.
+fn is_passing(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Why a target could not be reached.
+fn failure(e: &io::Error) -> TryEnd {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => TryEnd::Refused,
+        io::ErrorKind::TimedOut => TryEnd::Timeout,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown
+        | io::ErrorKind::PermissionDenied => TryEnd::Unreachable,
+        _ => TryEnd::Local,
+    }
+}

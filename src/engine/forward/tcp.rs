@@ -1,0 +1,421 @@
+//! Connections of forwards: octets both ways by `splice`, half-close kept, resets passed on.
+//!
+//! ```text
+//!  client ═══ out: pipe ═══► target        a pipe is there only while it holds octets
+//!         ◄══ back: pipe ═══
+//! ```
+//!
+//! What one side does not take is not read from the other. One turn moves a bounded number of
+//! octets each way, so that nobody who sends much keeps others waiting.
+
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{MsgFlags, recv};
+use socket2::Socket;
+
+use super::pipe::{Pipe, Pipes};
+use super::{failure, greeting, is_passing};
+use crate::addr::{Endpoint, PassageSlot};
+use crate::engine::ready::Ready;
+use crate::engine::socket;
+use crate::shard::Shard;
+use crate::shard::forward::{Attempt, PassageWish, Way};
+use crate::shard::streams::ForwardEnd;
+use crate::wire::proxy::Transport;
+
+/// Octets moved one way in one turn.
+const TURN: usize = 256 * 1024;
+/// Octets asked for by one call.
+const CHUNK: usize = 256 * 1024;
+/// Fewer than this, and there is probably no more at this time: the call that would tell so is
+/// saved.
+const SMALL: usize = 16 * 1024;
+
+/// Octets of a client that may go with the first packet of TCP Fast Open: they fit in one.
+const FIRST: usize = 1_200;
+
+/// Which end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Side {
+    Client,
+    Target,
+}
+
+/// A connection between a client and its target.
+#[derive(Debug)]
+struct Relay {
+    client: Socket,
+    target: Option<Socket>,
+    /// Which attempt `target` is for.
+    attempt: Option<Attempt>,
+    /// It has accepted.
+    stands: bool,
+    /// What the target is to hear first.
+    greeting: Vec<u8>,
+    /// Octets of the client that went with the first packet, and still stand in its socket.
+    early: usize,
+    out: Stretch,
+    back: Stretch,
+    /// The side that was the first to close.
+    closed_by: Option<ForwardEnd>,
+    /// What each side is watched for; none when it is not.
+    watched: [Option<EpollFlags>; 2],
+}
+
+/// One way of a connection.
+#[derive(Debug, Default)]
+struct Stretch {
+    pipe: Option<Pipe>,
+    /// Octets in the pipe.
+    held: usize,
+    /// The sender has closed it.
+    ended: bool,
+    /// And the receiver was told.
+    told: bool,
+}
+
+/// How a connection broke.
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    Sender,
+    Receiver,
+    Pipe,
+}
+
+/// All connections of a shard's forwards.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Relays {
+    table: Vec<Option<Box<Relay>>>,
+    pipes: Pipes,
+}
+
+impl Relays {
+    /// A client has connected, and the shard has taken it.
+    pub(in crate::engine) fn open(
+        &mut self,
+        epoll: &Epoll,
+        passage: PassageSlot,
+        client: Socket,
+        shard: &mut Shard,
+    ) {
+        // Nothing is read before there is a target; that the client goes is heard all the same.
+        let watched = EpollFlags::empty();
+        let event = EpollEvent::new(watched, Ready::Passage(passage, Side::Client).pack());
+        if epoll.add(&client, event).is_err() {
+            return shard.on_passage_closed(passage, ForwardEnd::Local);
+        }
+        if self.table.len() <= passage.index() {
+            self.table.resize_with(passage.index() + 1, || None);
+        }
+        self.table[passage.index()] = Some(Box::new(Relay {
+            client,
+            target: None,
+            attempt: None,
+            stands: false,
+            greeting: Vec::new(),
+            early: 0,
+            out: Stretch::default(),
+            back: Stretch::default(),
+            closed_by: None,
+            watched: [Some(watched), None],
+        }));
+    }
+
+    /// Does what the shard wishes for a connection; false when it is none.
+    pub(in crate::engine) fn serve(
+        &mut self,
+        epoll: &Epoll,
+        passage: PassageSlot,
+        shard: &mut Shard,
+    ) -> bool {
+        loop {
+            let Some(Some(relay)) = self.table.get_mut(passage.index()) else { return false };
+            match shard.passage_wish(passage) {
+                PassageWish::Close(why) => {
+                    self.close(passage, why, shard);
+                    return true;
+                }
+                PassageWish::Connect(attempt) if relay.attempt != Some(attempt) => {
+                    let begun = relay.connect(epoll, passage, attempt, shard);
+                    if let Err(e) = begun {
+                        shard.on_target_failed(passage, failure(&e));
+                        continue;
+                    }
+                    return true;
+                }
+                PassageWish::Connect(_) | PassageWish::Serve(_) => return true,
+            }
+        }
+    }
+
+    /// Something has happened to a connection.
+    pub(in crate::engine) fn on_event(
+        &mut self,
+        epoll: &Epoll,
+        passage: PassageSlot,
+        side: Side,
+        what: EpollFlags,
+        shard: &mut Shard,
+    ) {
+        let Some(Some(relay)) = self.table.get_mut(passage.index()) else { return };
+        if !relay.stands {
+            match side {
+                // It cannot be read or written yet: the client has reset it.
+                Side::Client => return self.close(passage, ForwardEnd::ClientBroken, shard),
+                Side::Target => {
+                    let Some(target) = &relay.target else { return };
+                    match target.take_error().and_then(|e| e.map_or(Ok(()), Err)) {
+                        Ok(()) if what.contains(EpollFlags::EPOLLOUT) => {
+                            relay.stands = true;
+                            shard.on_target_open(passage);
+                            relay.forget_early(passage, shard);
+                        }
+                        Ok(()) => return,
+                        Err(e) => {
+                            shard.on_target_failed(passage, failure(&e));
+                            self.serve(epoll, passage, shard);
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        let Some(Some(relay)) = self.table.get_mut(passage.index()) else { return };
+        match relay.turn(passage, side, what, &mut self.pipes, shard) {
+            Err(why) => self.close(passage, why, shard),
+            Ok(()) if relay.out.told && relay.back.told => {
+                let why = relay.closed_by.unwrap_or(ForwardEnd::Client);
+                self.close(passage, why, shard);
+            }
+            Ok(()) => relay.watch(epoll, passage, side, what),
+        }
+    }
+
+    fn close(&mut self, passage: PassageSlot, why: ForwardEnd, shard: &mut Shard) {
+        let Some(relay) = self.table.get_mut(passage.index()).and_then(Option::take) else { return };
+        if matches!(why, ForwardEnd::ClientBroken | ForwardEnd::TargetBroken) {
+            // The other side is to hear that it broke, not that all was said.
+            for socket in [Some(&relay.client), relay.target.as_ref()].into_iter().flatten() {
+                let _ = socket.set_linger(Some(Duration::ZERO));
+            }
+        }
+        // Closing takes them out of the epoll set.
+        drop(relay);
+        shard.on_passage_closed(passage, why);
+    }
+
+    /// Closes all: whose shard has lost what it knew of them.
+    pub(in crate::engine) fn drop_all(&mut self) {
+        self.table.clear();
+    }
+}
+
+impl Relay {
+    fn connect(
+        &mut self,
+        epoll: &Epoll,
+        passage: PassageSlot,
+        attempt: Attempt,
+        shard: &Shard,
+    ) -> io::Result<()> {
+        self.target = None;
+        self.watched[1] = None;
+        self.attempt = Some(attempt);
+        let gone = || io::Error::from(io::ErrorKind::HostUnreachable);
+        let target = shard.snapshot().backend(attempt.target).ok_or_else(gone)?;
+        let (client, _) = shard.passage_client(passage).ok_or_else(gone)?;
+        let asked = || self.client.local_addr().ok()?.as_socket().map(Endpoint::from);
+        self.greeting.clear();
+        greeting(target.client_address, Transport::Stream, client.peer, asked, &mut self.greeting);
+        let mut first = [0; FIRST];
+        let mut early = 0;
+        if target.lines.fast_open && self.greeting.is_empty() {
+            // They stay where they are, for the next target if this one fails.
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            early = recv(self.client.as_raw_fd(), &mut first, flags).unwrap_or(0);
+        }
+        // Without a word to say the connection would never begin: a server may have to speak first.
+        let fast_open = target.lines.fast_open && (early > 0 || !self.greeting.is_empty());
+        let socket = socket::connect_target(target, client.peer, false, fast_open)?;
+        self.early = 0;
+        if fast_open {
+            let words = if early > 0 { &first[..early] } else { &self.greeting[..] };
+            match (&socket).write(words) {
+                Ok(count) if early > 0 => self.early = count,
+                Ok(count) => drop(self.greeting.drain(..count)),
+                // The kernel knows no cookie of this target: the connection begins in the usual way.
+                Err(e) if is_passing(&e) || e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let flags = EpollFlags::EPOLLOUT;
+        epoll.add(&socket, EpollEvent::new(flags, Ready::Passage(passage, Side::Target).pack()))?;
+        self.watched[1] = Some(flags);
+        self.target = Some(socket);
+        Ok(())
+    }
+
+    /// The target has what went with the first packet: it is taken out of the client's socket.
+    fn forget_early(&mut self, passage: PassageSlot, shard: &mut Shard) {
+        let mut rest = [0; FIRST];
+        let count = std::mem::take(&mut self.early);
+        if count > 0 && recv(self.client.as_raw_fd(), &mut rest[..count], MsgFlags::MSG_DONTWAIT).is_ok() {
+            shard.on_passed(passage, Way::Out, count);
+        }
+    }
+
+    /// Moves what can be moved.
+    fn turn(
+        &mut self,
+        passage: PassageSlot,
+        side: Side,
+        what: EpollFlags,
+        pipes: &mut Pipes,
+        shard: &mut Shard,
+    ) -> Result<(), ForwardEnd> {
+        let Some(target) = &self.target else { return Ok(()) };
+        let (socket, broken) = match side {
+            Side::Client => (&self.client, ForwardEnd::ClientBroken),
+            Side::Target => (target, ForwardEnd::TargetBroken),
+        };
+        if what.contains(EpollFlags::EPOLLERR) && !matches!(socket.take_error(), Ok(None)) {
+            return Err(broken);
+        }
+        while !self.greeting.is_empty() {
+            match (&mut &*target).write(&self.greeting) {
+                Ok(count) => {
+                    self.greeting.drain(..count);
+                    if self.greeting.is_empty() {
+                        self.greeting = Vec::new();
+                    }
+                }
+                Err(e) if is_passing(&e) => return Ok(()),
+                Err(_) => return Err(ForwardEnd::TargetBroken),
+            }
+        }
+        let mut octets = 0;
+        let out = self.out.carry(&self.client, target, pipes, &mut octets);
+        if octets > 0 {
+            shard.on_passed(passage, Way::Out, octets);
+        }
+        out.map_err(|b| b.told(ForwardEnd::ClientBroken, ForwardEnd::TargetBroken))?;
+        octets = 0;
+        let back = self.back.carry(target, &self.client, pipes, &mut octets);
+        if octets > 0 {
+            shard.on_passed(passage, Way::Back, octets);
+        }
+        back.map_err(|b| b.told(ForwardEnd::TargetBroken, ForwardEnd::ClientBroken))?;
+        if self.closed_by.is_none() {
+            if self.out.ended {
+                self.closed_by = Some(ForwardEnd::Client);
+            } else if self.back.ended {
+                self.closed_by = Some(ForwardEnd::Target);
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches both sides for what can be done next.
+    fn watch(&mut self, epoll: &Epoll, passage: PassageSlot, side: Side, what: EpollFlags) {
+        let Some(target) = &self.target else { return };
+        let stretches = [
+            (Side::Client, &self.client, &self.out, &self.back),
+            (Side::Target, target, &self.back, &self.out),
+        ];
+        for (at, (this, socket, from, to)) in stretches.into_iter().enumerate() {
+            let mut flags = EpollFlags::empty();
+            let greets = !self.greeting.is_empty();
+            flags.set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, from.held == 0 && !from.ended && !greets);
+            flags.set(EpollFlags::EPOLLOUT, to.held > 0 || greets && this == Side::Target);
+            let packed = Ready::Passage(passage, this).pack();
+            // A side that is closed both ways says so without end: it is no longer listened to.
+            let wanted =
+                (!flags.is_empty() || this != side || !what.contains(EpollFlags::EPOLLHUP)).then_some(flags);
+            if self.watched[at] == wanted {
+                continue;
+            }
+            // These only fail for a socket that is, or is not, in the set.
+            let _ = match (self.watched[at], wanted) {
+                (Some(_), Some(flags)) => epoll.modify(socket, &mut EpollEvent::new(flags, packed)),
+                (None, Some(flags)) if !flags.is_empty() => epoll.add(socket, EpollEvent::new(flags, packed)),
+                (Some(_), None) => epoll.delete(socket),
+                (None, _) => continue,
+            };
+            self.watched[at] = wanted;
+        }
+    }
+}
+
+impl Stretch {
+    /// Moves octets from one socket to the other, as long as there are some, there is room, and it
+    /// is this connection's turn.
+    fn carry(
+        &mut self,
+        from: &Socket,
+        to: &Socket,
+        pipes: &mut Pipes,
+        octets: &mut usize,
+    ) -> Result<(), Broken> {
+        while *octets < TURN {
+            let mut last = false;
+            if self.held == 0 {
+                if self.ended {
+                    break;
+                }
+                let pipe = match self.pipe.take() {
+                    Some(pipe) => pipe,
+                    None => pipes.take().map_err(|_| Broken::Pipe)?,
+                };
+                match self.pipe.insert(pipe).fill(from, CHUNK) {
+                    Ok(0) => {
+                        self.ended = true;
+                        break;
+                    }
+                    Ok(count) => {
+                        self.held = count;
+                        last = count < SMALL;
+                    }
+                    Err(e) if is_passing(&e) => break,
+                    Err(_) => return Err(Broken::Sender),
+                }
+            }
+            let Some(pipe) = &self.pipe else { return Err(Broken::Pipe) };
+            match pipe.drain(to, self.held) {
+                Ok(count) => {
+                    self.held -= count;
+                    *octets += count;
+                }
+                Err(e) if is_passing(&e) => break,
+                Err(_) => return Err(Broken::Receiver),
+            }
+            if last && self.held == 0 {
+                break;
+            }
+        }
+        if self.held == 0 {
+            if let Some(pipe) = self.pipe.take() {
+                pipes.give(pipe);
+            }
+            if self.ended && !self.told {
+                self.told = true;
+                // A socket that is gone tells so when it is read.
+                let _ = to.shutdown(Shutdown::Write);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Broken {
+    const fn told(self, sender: ForwardEnd, receiver: ForwardEnd) -> ForwardEnd {
+        match self {
+            Self::Sender => sender,
+            Self::Receiver => receiver,
+            Self::Pipe => ForwardEnd::Local,
+        }
+    }
+}

@@ -1,0 +1,569 @@
+//! Passages: connections and flows of forwards, all that is known of each but its sockets.
+//!
+//! ```text
+//!  a client connects ─► Trying(target) ─ accepted ─► Open ─ both ends closed, idle, broken ─► over
+//!                          ▲   │ refused, timed out
+//!                          └───┘ the next target; none is left ─► over
+//! ```
+//!
+//! A flow is open at once: datagrams are not accepted by anybody. What the octets say is never
+//! looked at. Which target comes next is chosen in [`forwarded`](super::forwarded).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use super::streams::{ForwardEnd, TryEnd};
+use crate::addr::{BackendSlot, Client, ListenerSlot, PassageSlot};
+use crate::config::snapshot::{Backend, Forward, Listener, Service};
+use crate::rng::ShardRng;
+use crate::time::{Tick, TickDelta};
+
+/// The whole table is looked through for idle ones in this time.
+const SWEEP: TickDelta = TickDelta::from_ms(500);
+/// And a part of it this often.
+const SWEEP_STEP: TickDelta = TickDelta::from_ms(50);
+/// A target that let a connection wait in vain is passed over for so long, where there is another:
+/// until a health check has had its say.
+const TROUBLE: TickDelta = TickDelta::from_ms(5_000);
+/// Flows of which the one that is idle the longest gives way to a new one.
+const CROWD: u32 = 16;
+/// Flows of a forward without a limit of its own, in a shard.
+const FLOWS_MAX: u32 = 65_536;
+/// A flow whose listener is closed waits so long for more from its target.
+const LAST_WORDS: TickDelta = TickDelta::from_ms(1_000);
+
+/// Which way octets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to its target.
+    Out,
+    /// From the target to the client.
+    Back,
+}
+
+/// What an engine should do with a passage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassageWish {
+    /// Connect to this target, unless that is what this attempt has begun; give up what an earlier
+    /// one has.
+    Connect(Attempt),
+    /// Pass octets both ways.
+    Serve(Attempt),
+    /// Close it, and tell with [`Shard::on_passage_closed`](super::Shard::on_passage_closed).
+    Close(ForwardEnd),
+}
+
+/// A try of a passage to reach a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which target.
+    pub target: BackendSlot,
+    /// Tells it from the passage's other attempts.
+    pub number: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Trying,
+    Open,
+    Ended(ForwardEnd),
+}
+
+/// One connection or flow.
+#[derive(Debug)]
+struct Passage {
+    client: Client,
+    /// As it was when the client came; its address stays.
+    listener: Arc<Listener>,
+    state: State,
+    chore: bool,
+    /// Counted among its client's.
+    counted: bool,
+    /// The target that is tried, or taken.
+    attempt: Option<Attempt>,
+    attempts: u16,
+    /// Those that were not taken, since one last was.
+    tried: Vec<(BackendSlot, SocketAddr, TryEnd)>,
+    address: Option<SocketAddr>,
+    opened: Tick,
+    /// When the attempt began.
+    begun: Tick,
+    /// The last octets either way.
+    active: Tick,
+    octets: [u64; 2],
+    /// Of the board, when the target was last found to be up; flows only.
+    epoch: u64,
+}
+
+/// All passages of a shard.
+#[derive(Debug)]
+pub(super) struct Passages {
+    table: Vec<Option<Passage>>,
+    free: Vec<u32>,
+    open: u32,
+    /// Flows by who sends, through which listener.
+    flows: HashMap<Client, PassageSlot, RandomState>,
+    by_listener: Vec<u32>,
+    /// Of listeners with a limit by client.
+    by_client: HashMap<(ListenerSlot, [u8; 16]), u32, RandomState>,
+    /// By backend: passages that try or have it.
+    by_target: Vec<u32>,
+    chores: Vec<PassageSlot>,
+    /// Connections that wait for their target to accept, and the earliest end of that.
+    trying: Vec<PassageSlot>,
+    trying_until: Option<Tick>,
+    /// Targets that let a connection wait in vain, and until when they are passed over.
+    troubled: Vec<(BackendSlot, Tick)>,
+    sweep_at: usize,
+    swept: Tick,
+    /// By listener: closed, its flows take nothing new.
+    closing: Vec<bool>,
+}
+
+/// What there is to say of a passage that is over.
+#[derive(Debug)]
+pub(super) struct Past {
+    pub(super) client: Client,
+    pub(super) listener: Arc<Listener>,
+    pub(super) tried: Vec<(SocketAddr, TryEnd)>,
+    /// The target that it had at its end, and whether that had been taken.
+    pub(super) attempt: Option<Attempt>,
+    pub(super) target: Option<SocketAddr>,
+    pub(super) octets: [u64; 2],
+    pub(super) lasted: TickDelta,
+}
+
+impl Passages {
+    /// None yet; `hasher` tells clients apart.
+    pub(super) fn new(hasher: RandomState) -> Self {
+        Self {
+            table: Vec::new(),
+            free: Vec::new(),
+            open: 0,
+            flows: HashMap::with_hasher(hasher.clone()),
+            by_listener: Vec::new(),
+            by_client: HashMap::with_hasher(hasher),
+            by_target: Vec::new(),
+            chores: Vec::new(),
+            trying: Vec::new(),
+            trying_until: None,
+            troubled: Vec::new(),
+            sweep_at: 0,
+            swept: Tick(0),
+            closing: Vec::new(),
+        }
+    }
+
+    fn passage(&self, slot: PassageSlot) -> Option<&Passage> {
+        self.table.get(slot.index())?.as_ref()
+    }
+
+    fn passage_mut(&mut self, slot: PassageSlot) -> Option<&mut Passage> {
+        self.table.get_mut(slot.index())?.as_mut()
+    }
+
+    /// Takes a connection or flow in, within the limits. A new flow takes the place of an old one
+    /// where there are as many as may be: that one has to be closed, too.
+    pub(super) fn open(
+        &mut self,
+        client: Client,
+        listener: &Arc<Listener>,
+        forward: &Forward,
+        now: Tick,
+        rng: &mut ShardRng,
+    ) -> Result<PassageSlot, ForwardEnd> {
+        let is_flow = is_flow(listener);
+        if self.closing.get(client.listener.index()).copied().unwrap_or(false) && is_flow {
+            return Err(ForwardEnd::Closing);
+        }
+        if !forward.acl.contains(&client.peer.ip) {
+            return Err(ForwardEnd::Acl);
+        }
+        let key = (client.listener, client.peer.ip);
+        let counted = forward.connections_per_client > 0;
+        if counted && self.by_client.get(&key).is_some_and(|n| *n >= forward.connections_per_client) {
+            return Err(ForwardEnd::PerClient);
+        }
+        let max = match forward.connections {
+            0 if is_flow => FLOWS_MAX,
+            max => max,
+        };
+        if max > 0 && self.of_listener(client.listener) >= max {
+            if !is_flow || !self.make_room(client.listener, rng) {
+                return Err(ForwardEnd::Connections);
+            }
+        }
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.table.push(None);
+            self.table.len() as u32 - 1
+        });
+        let slot = PassageSlot(at);
+        self.table[slot.index()] = Some(Passage {
+            client,
+            listener: Arc::clone(listener),
+            state: State::Trying,
+            chore: false,
+            counted,
+            attempt: None,
+            attempts: 0,
+            tried: Vec::new(),
+            address: None,
+            opened: now,
+            begun: now,
+            active: now,
+            octets: [0; 2],
+            epoch: 0,
+        });
+        self.open += 1;
+        if counted {
+            *self.by_client.entry(key).or_default() += 1;
+        }
+        if self.by_listener.len() <= client.listener.index() {
+            self.by_listener.resize(client.listener.index() + 1, 0);
+        }
+        self.by_listener[client.listener.index()] += 1;
+        if is_flow {
+            self.flows.insert(client, slot);
+        }
+        Ok(slot)
+    }
+
+    /// Ends a flow for a new one: of some, one that was never answered, and of these the one that
+    /// is idle the longest. So those who send from made-up addresses drive out their own kind.
+    fn make_room(&mut self, listener: ListenerSlot, rng: &mut ShardRng) -> bool {
+        let Ok(count) = u32::try_from(self.table.len()) else { return false };
+        let mut worst: Option<((bool, Tick), PassageSlot)> = None;
+        let start = rng.below(count);
+        let mut seen = 0;
+        for step in 0..count {
+            let at = (start + step) % count;
+            let Some(flow) = &self.table[at as usize] else { continue };
+            let alive = !matches!(flow.state, State::Ended(_));
+            if flow.client.listener != listener || !is_flow(&flow.listener) || !alive {
+                continue;
+            }
+            let rank = (flow.octets[1] > 0, flow.active);
+            if worst.is_none_or(|(other, _)| rank < other) {
+                worst = Some((rank, PassageSlot(at)));
+            }
+            seen += 1;
+            if seen == CROWD {
+                break;
+            }
+        }
+        let Some((_, slot)) = worst else { return false };
+        self.end(slot, ForwardEnd::Crowded);
+        true
+    }
+
+    fn of_listener(&self, listener: ListenerSlot) -> u32 {
+        self.by_listener.get(listener.index()).copied().unwrap_or(0)
+    }
+
+    /// Connections and flows of a listener.
+    pub(super) fn open_of_listener(&self, listener: ListenerSlot) -> u32 {
+        self.of_listener(listener)
+    }
+
+    /// Those that try or have a target.
+    pub(super) fn open_of(&self, target: BackendSlot) -> u32 {
+        self.by_target.get(target.index()).copied().unwrap_or(0)
+    }
+
+    /// All connections and flows.
+    pub(super) const fn open_count(&self) -> u32 {
+        self.open
+    }
+
+    /// The flow of a client.
+    pub(super) fn flow(&self, client: &Client) -> Option<PassageSlot> {
+        let slot = *self.flows.get(client)?;
+        (!matches!(self.passage(slot)?.state, State::Ended(_))).then_some(slot)
+    }
+
+    /// Who is at its one end, by which listener.
+    pub(super) fn facts(&self, slot: PassageSlot) -> Option<(Client, &Arc<Listener>)> {
+        self.passage(slot).map(|p| (p.client, &p.listener))
+    }
+
+    /// The target that is tried or taken.
+    pub(super) fn attempt(&self, slot: PassageSlot) -> Option<Attempt> {
+        self.passage(slot)?.attempt
+    }
+
+    /// Targets that are not to be tried: those that were, and, unless nobody else is left, those
+    /// that have let others wait in vain.
+    pub(super) fn avoided(&self, slot: PassageSlot, avoid: &mut Vec<BackendSlot>, troubled: bool, now: Tick) {
+        avoid.clear();
+        if let Some(passage) = self.passage(slot) {
+            avoid.extend(passage.tried.iter().map(|(target, ..)| *target));
+        }
+        if troubled {
+            avoid.extend(self.troubled.iter().filter(|(_, until)| *until > now).map(|(target, _)| *target));
+        }
+    }
+
+    /// Whether some target is passed over at present.
+    pub(super) fn has_troubled(&self) -> bool {
+        !self.troubled.is_empty()
+    }
+
+    /// Begins an attempt; `waits` is how long the target has to accept, for connections.
+    pub(super) fn begin(
+        &mut self,
+        slot: PassageSlot,
+        target: &Backend,
+        epoch: u64,
+        waits: TickDelta,
+        now: Tick,
+    ) {
+        let Some(passage) = self.passage_mut(slot) else { return };
+        debug_assert!(passage.attempt.is_none(), "one attempt at a time");
+        passage.attempts = passage.attempts.wrapping_add(1);
+        passage.attempt = Some(Attempt { target: target.slot, number: passage.attempts });
+        passage.address = Some(target.address);
+        passage.begun = now;
+        passage.epoch = epoch;
+        if is_flow(&passage.listener) {
+            passage.state = State::Open;
+        } else {
+            passage.state = State::Trying;
+            if passage.attempts == 1 {
+                self.trying.push(slot);
+            }
+            let until = now + waits;
+            self.trying_until = Some(self.trying_until.map_or(until, |at| at.min(until)));
+        }
+        let at = target.slot.index();
+        if self.by_target.len() <= at {
+            self.by_target.resize(at + 1, 0);
+        }
+        self.by_target[at] += 1;
+        self.chore(slot);
+    }
+
+    /// The attempt has failed; says at which target, and how long it took.
+    pub(super) fn failed(
+        &mut self,
+        slot: PassageSlot,
+        why: TryEnd,
+        now: Tick,
+    ) -> Option<(BackendSlot, TickDelta)> {
+        let passage = self.passage_mut(slot)?;
+        let attempt = passage.attempt.take()?;
+        let address = passage.address.take()?;
+        passage.tried.push((attempt.target, address, why));
+        let lasted = now.since(passage.begun);
+        self.by_target[attempt.target.index()] -= 1;
+        if why == TryEnd::Timeout {
+            self.troubled.retain(|(target, _)| *target != attempt.target);
+            self.troubled.push((attempt.target, now + TROUBLE));
+        }
+        Some((attempt.target, lasted))
+    }
+
+    /// The target has accepted; says which, and how long it took.
+    pub(super) fn accepted(&mut self, slot: PassageSlot, now: Tick) -> Option<(BackendSlot, TickDelta)> {
+        let passage = self.passage_mut(slot).filter(|p| p.state == State::Trying)?;
+        let attempt = passage.attempt?;
+        passage.state = State::Open;
+        passage.active = now;
+        let lasted = now.since(passage.begun);
+        self.troubled.retain(|(target, _)| *target != attempt.target);
+        Some((attempt.target, lasted))
+    }
+
+    /// Octets have gone one way; the first ones back of a flow say whose, and how long it took.
+    pub(super) fn passed(
+        &mut self,
+        slot: PassageSlot,
+        way: Way,
+        count: u64,
+        now: Tick,
+    ) -> Option<(BackendSlot, TickDelta)> {
+        let passage = self.passage_mut(slot)?;
+        let first = way == Way::Back && passage.octets[1] == 0 && is_flow(&passage.listener);
+        passage.active = now;
+        passage.octets[way as usize] += count;
+        if way == Way::Back && is_flow(&passage.listener) {
+            // It serves: should it refuse later on, all others may be asked again.
+            passage.tried.clear();
+        }
+        let attempt = passage.attempt?;
+        (first && count > 0).then(|| (attempt.target, now.since(passage.begun)))
+    }
+
+    /// Whether a flow's target is to be looked at: the board has changed since it last was.
+    pub(super) fn is_stale(&mut self, slot: PassageSlot, epoch: u64) -> bool {
+        self.passage_mut(slot).is_some_and(|p| std::mem::replace(&mut p.epoch, epoch) != epoch)
+    }
+
+    /// It ends.
+    pub(super) fn end(&mut self, slot: PassageSlot, why: ForwardEnd) {
+        let Some(passage) = self.passage_mut(slot) else { return };
+        if !matches!(passage.state, State::Ended(_)) {
+            passage.state = State::Ended(why);
+            self.chore(slot);
+        }
+    }
+
+    /// Forgets one whose sockets are closed.
+    pub(super) fn forget(&mut self, slot: PassageSlot, now: Tick) -> Option<Past> {
+        let passage = self.table.get_mut(slot.index())?.take()?;
+        self.free.push(slot.0);
+        self.open -= 1;
+        let client = passage.client;
+        self.by_listener[client.listener.index()] -= 1;
+        if passage.counted
+            && let Some(count) = self.by_client.get_mut(&(client.listener, client.peer.ip))
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_client.remove(&(client.listener, client.peer.ip));
+            }
+        }
+        // A flow that gave way may have a successor of the same name.
+        if self.flows.get(&client) == Some(&slot) {
+            self.flows.remove(&client);
+        }
+        if let Some(attempt) = passage.attempt {
+            self.by_target[attempt.target.index()] -= 1;
+        }
+        Some(Past {
+            client,
+            listener: passage.listener,
+            tried: passage.tried.into_iter().map(|(_, address, why)| (address, why)).collect(),
+            attempt: passage.attempt,
+            target: passage.address,
+            octets: passage.octets,
+            lasted: now.since(passage.opened),
+        })
+    }
+
+    /// A listener was closed, or opened again: its flows, whose clients it cannot hear any more,
+    /// wait only for what their targets still say. Connections go on.
+    pub(super) fn close_listener(&mut self, listener: ListenerSlot, closed: bool) {
+        if self.closing.len() <= listener.index() {
+            self.closing.resize(listener.index() + 1, false);
+        }
+        self.closing[listener.index()] = closed;
+    }
+
+    fn chore(&mut self, slot: PassageSlot) {
+        let Some(passage) = self.passage_mut(slot) else { return };
+        if !std::mem::replace(&mut passage.chore, true) {
+            self.chores.push(slot);
+        }
+    }
+
+    /// One that the engine has something to do for.
+    pub(super) fn next_chore(&mut self) -> Option<PassageSlot> {
+        while let Some(slot) = self.chores.pop() {
+            if let Some(passage) = self.passage_mut(slot)
+                && std::mem::take(&mut passage.chore)
+            {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// What the engine should do with it.
+    pub(super) fn wish(&self, slot: PassageSlot) -> PassageWish {
+        let Some(passage) = self.passage(slot) else { return PassageWish::Close(ForwardEnd::Closing) };
+        match (passage.state, passage.attempt) {
+            (State::Ended(why), _) => PassageWish::Close(why),
+            (State::Trying, Some(attempt)) => PassageWish::Connect(attempt),
+            (State::Open, Some(attempt)) => PassageWish::Serve(attempt),
+            (State::Trying | State::Open, None) => PassageWish::Close(ForwardEnd::NoTarget),
+        }
+    }
+
+    /// When there is something to do, if nothing else happens.
+    pub(super) fn next_deadline(&self) -> Option<Tick> {
+        let sweep = (self.open > 0).then(|| self.swept + SWEEP_STEP);
+        sweep.into_iter().chain(self.trying_until).min()
+    }
+
+    /// Connections whose target has not accepted in time, as `waits` has it for each.
+    pub(super) fn overdue(
+        &mut self,
+        now: Tick,
+        waits: impl Fn(&Listener) -> TickDelta,
+        overdue: &mut Vec<PassageSlot>,
+    ) {
+        overdue.clear();
+        if self.trying_until.is_none_or(|at| at > now) {
+            return;
+        }
+        let (table, mut until) = (&self.table, None::<Tick>);
+        self.trying.retain(|slot| {
+            let Some(passage) = table.get(slot.index()).and_then(Option::as_ref) else { return false };
+            if passage.state != State::Trying {
+                return false;
+            }
+            let end = passage.begun + waits(&passage.listener);
+            if end <= now {
+                overdue.push(*slot);
+            } else {
+                until = Some(until.map_or(end, |at| at.min(end)));
+            }
+            true
+        });
+        self.trying_until = until;
+    }
+
+    /// Ends what was idle for too long; looks at a part of the table at a time.
+    pub(super) fn sweep(&mut self, now: Tick, idle: impl Fn(&Listener) -> TickDelta) {
+        let since = now.since(self.swept);
+        if since < SWEEP_STEP || self.table.is_empty() {
+            return;
+        }
+        self.swept = now;
+        self.troubled.retain(|(_, until)| *until > now);
+        let share = self.table.len() as u64 * since.0.min(SWEEP.0) / SWEEP.0;
+        for _ in 0..(share as usize + 1).min(self.table.len()) {
+            self.sweep_at = (self.sweep_at + 1) % self.table.len();
+            let Some(passage) = &self.table[self.sweep_at] else { continue };
+            if passage.state != State::Open {
+                continue;
+            }
+            let closing = is_flow(&passage.listener)
+                && self.closing.get(passage.client.listener.index()).copied().unwrap_or(false);
+            let waited = now.since(passage.active);
+            let span = idle(&passage.listener);
+            let slot = PassageSlot(self.sweep_at as u32);
+            if closing && waited >= LAST_WORDS {
+                self.end(slot, ForwardEnd::Closing);
+            } else if span.0 > 0 && waited >= span {
+                self.end(slot, ForwardEnd::Idle);
+            }
+        }
+    }
+
+    /// Checks what must hold between calls; for tests.
+    pub(super) fn check_invariants(&self) {
+        let all = || self.table.iter().flatten();
+        assert_eq!(all().count(), self.open as usize, "open passages are counted");
+        assert_eq!(self.by_listener.iter().sum::<u32>(), self.open, "passages are counted by listener");
+        let attempts = all().filter(|p| p.attempt.is_some()).count();
+        assert_eq!(self.by_target.iter().sum::<u32>() as usize, attempts, "attempts are counted by target");
+        let counted = all().filter(|p| p.counted).count();
+        assert_eq!(self.by_client.values().sum::<u32>() as usize, counted, "passages are counted by client");
+        for (client, slot) in &self.flows {
+            assert!(self.passage(*slot).is_some_and(|p| p.client == *client), "a flow is its client's");
+        }
+        for (at, passage) in self.table.iter().enumerate() {
+            let trying = passage.as_ref().is_some_and(|p| p.state == State::Trying);
+            let slot = PassageSlot(at as u32);
+            assert!(!trying || self.trying.contains(&slot), "who waits to be accepted has a deadline");
+        }
+    }
+}
+
+fn is_flow(listener: &Listener) -> bool {
+    matches!(listener.service, Service::UdpForward(_))
+}

@@ -1,0 +1,720 @@
+//! Connections without sockets: octets in any pieces, chores done in any portions, servers of every
+//! temper. What is counted must add up, and no query may be lost that some server would have served.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use dnslob::addr::{BackendSlot, Client, LocalSlot, Route, StreamSlot};
+use dnslob::config::snapshot::Snapshot;
+use dnslob::live::{Board, State};
+use dnslob::packet::Packet;
+use dnslob::rng::ShardRng;
+use dnslob::shard::Shard;
+use dnslob::shard::lines::LineWish;
+use dnslob::shard::streamed::Chore;
+use dnslob::shard::streams::{LineEnd, StreamEnd, StreamWish};
+use dnslob::shard::verdict::{DropReason, Verdict};
+use dnslob::time::{Tick, TickDelta};
+use support::farm::{Farm, client};
+
+const CLIENT: &str = "127.0.0.1:4000";
+
+/// A query for `q<number>.example`, type A, or a transfer of it.
+fn query(id: u16, number: u32, qtype: u16) -> Vec<u8> {
+    let mut octets = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    octets[..2].copy_from_slice(&id.to_be_bytes());
+    let label = format!("q{number}");
+    octets.push(label.len() as u8);
+    octets.extend(label.bytes());
+    octets.extend(b"\x07example\0");
+    octets.extend(qtype.to_be_bytes());
+    octets.extend([0, 1]);
+    octets
+}
+
+/// An answer to a query: its header and question, then `records`, so many.
+fn answer(query: &[u8], records: &[u8], count: u8) -> Vec<u8> {
+    let mut octets = query.to_vec();
+    octets[2] |= 0x80;
+    octets[7] = count;
+    octets.extend(records);
+    octets
+}
+
+fn soa() -> Vec<u8> {
+    let mut record = vec![0xc0, 0x0c, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22, 0, 0];
+    record.extend([0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
+    record
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes()[..], message].concat()
+}
+
+/// The messages of a stream of octets; panics if some octets are left.
+fn messages(mut octets: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some((length, rest)) = octets.split_at_checked(2) {
+        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+        all.push(rest[..length].to_vec());
+        octets = &rest[length..];
+    }
+    assert!(octets.is_empty(), "whole frames");
+    all
+}
+
+fn number(message: &[u8]) -> u32 {
+    let length = usize::from(message[12]);
+    std::str::from_utf8(&message[14..13 + length]).expect("a label").parse().expect("a number")
+}
+
+/// What a server does with its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Temper {
+    Answers,
+    Refuses,
+    NeverConnects,
+    NeverAnswers,
+    ClosesAfterEach,
+}
+
+/// The server's end of a line.
+#[derive(Debug, Default)]
+struct Far {
+    heard: Vec<u8>,
+    open: bool,
+}
+
+/// A shard with simulated connections.
+struct World {
+    shard: Shard,
+    board: Arc<Board>,
+    snapshot: Arc<Snapshot>,
+    now: Tick,
+    rng: ShardRng,
+    tempers: Vec<Temper>,
+    lines: BTreeMap<(u16, u16), Far>,
+    /// Octets that clients got, and why their connections ended.
+    got: BTreeMap<u32, Vec<u8>>,
+    ended: BTreeMap<u32, StreamEnd>,
+    read_off: BTreeSet<u32>,
+    datagrams: VecDeque<(Verdict, Vec<u8>)>,
+    /// Octets that a connection takes at a time.
+    portion: usize,
+}
+
+impl World {
+    fn new(farm: &Farm, seed: u64) -> Self {
+        let (shard, board, snapshot) = farm.shard(seed);
+        let mut world = Self {
+            shard,
+            board,
+            snapshot,
+            now: Tick(1_000_000_000),
+            rng: ShardRng::from_seed(seed),
+            tempers: vec![Temper::Answers; farm.backends.len()],
+            lines: BTreeMap::new(),
+            got: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            read_off: BTreeSet::new(),
+            datagrams: VecDeque::new(),
+            portion: usize::MAX,
+        };
+        world.pass(0);
+        world
+    }
+
+    fn connect(&mut self, address: &str) -> Option<StreamSlot> {
+        let listener = self.snapshot.listeners[0].clone();
+        let stream = self.shard.on_accept(client(address).peer, &listener, LocalSlot::LISTENER)?;
+        self.got.insert(stream.0, Vec::new());
+        self.ended.remove(&stream.0);
+        self.read_off.remove(&stream.0);
+        Some(stream)
+    }
+
+    fn send(&mut self, stream: StreamSlot, octets: &[u8]) {
+        let Self { shard, datagrams, .. } = self;
+        shard.on_stream_octets(stream, octets, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        self.chores();
+    }
+
+    fn ask(&mut self, stream: StreamSlot, id: u16, number: u32) {
+        self.send(stream, &framed(&query(id, number, 1)));
+    }
+
+    /// Lets time pass, in steps that the shard would wake for.
+    fn pass(&mut self, ms: u64) {
+        let until = self.now + TickDelta::from_ms(ms);
+        loop {
+            self.shard.begin_batch(self.now, &self.snapshot);
+            let Self { shard, datagrams, .. } = self;
+            shard.on_tick(&mut |v, o| datagrams.push_back((v, o.to_vec())));
+            self.chores();
+            if self.now >= until {
+                break;
+            }
+            self.now = until.min(self.now + TickDelta::from_ms(20));
+        }
+    }
+
+    /// What the engine would do; a connection takes `portion` octets, then no more this time.
+    fn chores(&mut self) {
+        while let Some(chore) = self.shard.next_chore() {
+            match chore {
+                Chore::Stream(stream) => self.serve_stream(stream),
+                Chore::Line(line) => self.serve_line(line),
+                Chore::Passage(passage) => panic!("nothing is forwarded here: {passage:?}"),
+            }
+        }
+    }
+
+    fn serve_stream(&mut self, stream: StreamSlot) {
+        if self.ended.contains_key(&stream.0) {
+            return;
+        }
+        let octets = self.shard.stream_output(stream);
+        let taken = octets[..octets.len().min(self.portion)].to_vec();
+        self.shard.stream_written(stream, taken.len());
+        self.got.get_mut(&stream.0).expect("an open one").extend(taken);
+        match self.shard.stream_wish(stream) {
+            StreamWish::Close(why) => self.close(stream, why),
+            StreamWish::Serve { read: false } => {
+                self.read_off.insert(stream.0);
+            }
+            StreamWish::Serve { read: true } => {
+                self.read_off.remove(&stream.0);
+            }
+        }
+    }
+
+    fn close(&mut self, stream: StreamSlot, why: StreamEnd) {
+        self.ended.insert(stream.0, why);
+        self.shard.on_stream_closed(stream, why);
+    }
+
+    fn serve_line(&mut self, line: Route) {
+        let key = (line.backend.0, line.socket.0);
+        if self.shard.line_wish(line) == LineWish::Close {
+            self.lines.remove(&key);
+            return self.close_line(line, None);
+        }
+        let temper = self.tempers[line.backend.index()];
+        if !self.lines.contains_key(&key) {
+            match temper {
+                Temper::Refuses => return self.close_line(line, Some(LineEnd::Refused)),
+                Temper::NeverConnects => {
+                    self.lines.insert(key, Far::default());
+                }
+                Temper::Answers | Temper::NeverAnswers | Temper::ClosesAfterEach => {
+                    self.lines.insert(key, Far { open: true, ..Far::default() });
+                    self.shard.on_line_open(line);
+                }
+            }
+        }
+        let far = self.lines.get_mut(&key).expect("just made");
+        if far.open {
+            let octets = self.shard.line_output(line).to_vec();
+            far.heard.extend(&octets);
+            self.shard.line_written(line, octets.len());
+        }
+    }
+
+    fn close_line(&mut self, line: Route, why: Option<LineEnd>) {
+        let Self { shard, datagrams, .. } = self;
+        shard.on_line_closed(line, why, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+    }
+
+    /// The queries that servers have heard by lines.
+    fn heard(&self) -> Vec<(Route, Vec<u8>)> {
+        let route =
+            |key: &(u16, u16)| Route { backend: BackendSlot(key.0), socket: dnslob::addr::SocketSlot(key.1) };
+        let each = |(key, far): (&(u16, u16), &Far)| {
+            messages(&far.heard).into_iter().map(|m| (route(key), m)).collect::<Vec<_>>()
+        };
+        self.lines.iter().flat_map(each).collect()
+    }
+
+    fn tell(&mut self, line: Route, octets: &[u8]) {
+        let Self { shard, datagrams, .. } = self;
+        shard.on_line_octets(line, octets, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        self.chores();
+    }
+
+    /// Every server does once what its temper is.
+    fn servers_turn(&mut self) {
+        for key in self.lines.keys().copied().collect::<Vec<_>>() {
+            let line = Route { backend: BackendSlot(key.0), socket: dnslob::addr::SocketSlot(key.1) };
+            let Some(far) = self.lines.get_mut(&key) else { continue };
+            let heard = messages(&std::mem::take(&mut far.heard));
+            match self.tempers[line.backend.index()] {
+                Temper::Answers => {
+                    let mut replies: Vec<_> = heard.iter().map(|q| framed(&answer(q, &[], 0))).collect();
+                    // Out of order, in any pieces.
+                    for at in (1..replies.len()).rev() {
+                        replies.swap(at, self.rng.below(at as u32 + 1) as usize);
+                    }
+                    let all = replies.concat();
+                    let cut = self.rng.below(all.len() as u32 + 1) as usize;
+                    self.tell(line, &all[..cut]);
+                    self.tell(line, &all[cut..]);
+                }
+                Temper::ClosesAfterEach => {
+                    if let Some(first) = heard.first() {
+                        self.tell(line, &framed(&answer(first, &[], 0)));
+                        if self.lines.remove(&key).is_some() {
+                            self.close_line(line, Some(LineEnd::Closed));
+                            self.chores();
+                        }
+                    }
+                }
+                Temper::NeverAnswers => {}
+                Temper::Refuses | Temper::NeverConnects => {
+                    if !heard.is_empty() && self.lines.remove(&key).is_some() {
+                        self.close_line(line, Some(LineEnd::Broken));
+                        self.chores();
+                    }
+                }
+            }
+        }
+    }
+
+    fn ends(&self, why: StreamEnd) -> u64 {
+        self.board.shards()[0].streams.ended(why).get()
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.board.shards()[0].dropped(reason).get()
+    }
+
+    fn got(&self, stream: StreamSlot) -> Vec<Vec<u8>> {
+        messages(&self.got[&stream.0])
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            self.servers_turn();
+            self.pass(0);
+        }
+    }
+}
+
+#[test]
+fn queries_in_any_pieces_are_answered_in_the_order_of_their_answers() {
+    let mut world = World::new(&Farm::new(1), 1);
+    let stream = world.connect(CLIENT).expect("taken");
+    let octets: Vec<u8> = (0..9).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    for piece in octets.chunks(5) {
+        world.send(stream, piece);
+    }
+    assert_eq!(world.heard().len(), 9, "all go by one line");
+    assert_eq!(world.lines.len(), 1);
+    world.settle();
+    let ids: BTreeSet<u16> = world.got(stream).iter().map(|m| u16::from_be_bytes([m[0], m[1]])).collect();
+    assert_eq!(ids, (0..9).collect());
+    for message in world.got(stream) {
+        assert_eq!(u32::from(u16::from_be_bytes([message[0], message[1]])), number(&message));
+    }
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_connection_has_so_many_queries_in_flight_and_the_rest_wait_unread() {
+    let mut farm = Farm::new(1);
+    let mut listener = (*farm.listeners[0]).clone();
+    listener.streams.in_flight = 2;
+    farm.listeners = vec![Arc::new(listener)];
+    let mut world = World::new(&farm, 2);
+    let stream = world.connect(CLIENT).expect("taken");
+    let octets: Vec<u8> = (0..5).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    world.send(stream, &octets);
+    world.pass(0);
+    assert_eq!(world.heard().len(), 2);
+    assert!(matches!(world.shard.stream_wish(stream), StreamWish::Serve { read: false }));
+    world.settle();
+    assert_eq!(world.got(stream).len(), 5, "each answer lets another query go");
+    assert!(matches!(world.shard.stream_wish(stream), StreamWish::Serve { read: true }));
+}
+
+#[test]
+fn what_is_no_frame_ends_the_connection_by_name() {
+    for (octets, why) in [
+        (&[0_u8, 0][..], StreamEnd::BadFrame),
+        (&[0, 11], StreamEnd::BadFrame),
+        (b"GET / HTTP/1.1\r\n\r\n", StreamEnd::ReadTimeout),
+    ] {
+        let mut world = World::new(&Farm::new(1), 3);
+        let stream = world.connect(CLIENT).expect("taken");
+        world.send(stream, octets);
+        world.pass(11_000);
+        assert_eq!(world.ended.get(&stream.0), Some(&why), "{octets:?}");
+        assert_eq!((world.ends(why), world.shard.streams_open()), (1, 0));
+    }
+}
+
+#[test]
+fn each_limit_ends_a_connection_by_its_name() {
+    type Set = fn(&mut dnslob::config::snapshot::StreamLimits);
+    type Act = fn(&mut World, StreamSlot);
+    let cases: [(StreamEnd, Set, Act); 6] = [
+        (StreamEnd::Idle, |_| {}, |w, _| w.pass(11_000)),
+        (
+            StreamEnd::ReadTimeout,
+            |_| {},
+            |w, s| {
+                w.send(s, &[0]);
+                w.pass(11_000);
+            },
+        ),
+        (
+            StreamEnd::Reads,
+            |l| l.reads_per_query = 10,
+            |w, s| (0..12).for_each(|_| w.send(s, if s.0 == 0 { &[0] } else { &[] })),
+        ),
+        (
+            StreamEnd::Queries,
+            |l| l.queries = 2,
+            |w, s| {
+                w.ask(s, 1, 1);
+                w.ask(s, 2, 2);
+                w.ask(s, 3, 3);
+                w.settle();
+                assert_eq!(w.got(s).len(), 2);
+            },
+        ),
+        (
+            StreamEnd::Duration,
+            |l| l.duration = TickDelta::from_ms(30_000),
+            |w, s| {
+                for n in 0..40 {
+                    if !w.ended.contains_key(&s.0) {
+                        w.ask(s, n, n.into());
+                        w.settle();
+                        w.pass(1_000);
+                    }
+                }
+            },
+        ),
+        (
+            StreamEnd::WriteTimeout,
+            |_| {},
+            |w, s| {
+                w.portion = 0;
+                w.ask(s, 1, 1);
+                w.settle();
+                w.pass(11_000);
+            },
+        ),
+    ];
+    for (why, set, act) in cases {
+        let mut farm = Farm::new(1);
+        set(&mut farm.globals.streams);
+        let mut world = World::new(&farm, 4);
+        let stream = world.connect(CLIENT).expect("taken");
+        // The reads case wants a frame that never ends.
+        if why == StreamEnd::Reads {
+            world.send(stream, &[1]);
+        }
+        act(&mut world, stream);
+        assert_eq!(world.ended.get(&stream.0), Some(&why), "{why:?}");
+        assert_eq!(world.ends(why), 1, "{why:?}");
+        world.shard.check_invariants();
+    }
+}
+
+#[test]
+fn connections_beyond_the_limits_are_turned_away_by_name() {
+    let mut farm = Farm::new(1);
+    farm.globals.streams.connections = 3;
+    farm.globals.streams.overload_percent = 0;
+    farm.globals.streams.connections_per_client = 2;
+    let mut world = World::new(&farm, 5);
+    assert!(world.connect(CLIENT).is_some() && world.connect(CLIENT).is_some());
+    assert!(world.connect(CLIENT).is_none());
+    assert_eq!(world.ends(StreamEnd::PerClient), 1);
+    assert!(world.connect("127.0.0.2:1").is_some());
+    assert!(world.connect("127.0.0.3:1").is_none());
+    assert_eq!(world.ends(StreamEnd::Connections), 1);
+    assert!(world.connect("192.0.2.1:1").is_none());
+    assert_eq!(world.ends(StreamEnd::Acl), 1);
+    world.pass(11_000);
+    assert!(world.connect(CLIENT).is_some(), "those that ended make room");
+}
+
+#[test]
+fn near_the_limit_idle_connections_go_ten_times_sooner() {
+    let mut farm = Farm::new(1);
+    farm.globals.streams.connections = 10;
+    let mut world = World::new(&farm, 6);
+    let streams: Vec<_> = (0..9).map(|_| world.connect(CLIENT).expect("taken")).collect();
+    world.pass(2_000);
+    assert!(streams.iter().any(|s| world.ended.get(&s.0) == Some(&StreamEnd::Overload)));
+}
+
+#[test]
+fn a_client_that_has_closed_its_end_is_still_answered() {
+    let mut world = World::new(&Farm::new(1), 7);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.ask(stream, 1, 1);
+    world.shard.on_stream_end(stream);
+    world.chores();
+    assert!(world.ended.is_empty());
+    world.settle();
+    assert_eq!(world.got(stream).len(), 1);
+    assert_eq!(world.ended[&stream.0], StreamEnd::Client);
+}
+
+#[test]
+fn a_query_goes_to_the_next_server_whatever_is_wrong_with_the_first() {
+    for temper in [Temper::Refuses, Temper::NeverConnects, Temper::NeverAnswers, Temper::ClosesAfterEach] {
+        let mut farm = Farm::new(3);
+        for backend in farm.backends.iter_mut().flatten() {
+            backend.order = if backend.slot.0 < 2 { 1 } else { 2 };
+            backend.lines.connect_timeout = TickDelta::from_ms(500);
+            backend.lines.receive_timeout = TickDelta::from_ms(1_000);
+        }
+        let mut world = World::new(&farm, 8);
+        world.tempers = vec![temper, temper, Temper::Answers];
+        let stream = world.connect(CLIENT).expect("taken");
+        for n in 0..50 {
+            world.ask(stream, n, n.into());
+        }
+        for _ in 0..100 {
+            world.settle();
+            world.pass(100);
+        }
+        let answered: BTreeSet<u32> = world.got(stream).iter().map(|m| number(m)).collect();
+        assert_eq!(answered.len(), 50, "{temper:?}");
+        assert_eq!(world.got(stream).len(), 50, "{temper:?}: each once");
+        assert_eq!((world.drops(DropReason::LineFailed), world.drops(DropReason::Timeout)), (0, 0));
+        assert_eq!(world.shard.outstanding(), 0);
+        world.shard.check_invariants();
+    }
+}
+
+#[test]
+fn with_no_server_left_a_query_is_lost_by_name() {
+    let mut world = World::new(&Farm::new(2), 9);
+    world.tempers = vec![Temper::Refuses; 2];
+    let stream = world.connect(CLIENT).expect("taken");
+    world.ask(stream, 1, 1);
+    world.settle();
+    assert_eq!((world.drops(DropReason::LineFailed), world.shard.outstanding()), (1, 0));
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_datagram_goes_by_a_line_where_its_server_wants_that_and_is_cut_to_fit() {
+    let mut farm = Farm::new(1);
+    farm.backends[0].as_mut().expect("one").lines.only = true;
+    let mut world = World::new(&farm, 10);
+    let from: Client = client(CLIENT);
+    let mut octets = query(77, 5, 1);
+    let length = octets.len();
+    octets.resize(600, 0);
+    let verdict = world.shard.on_query(from, &mut Packet::new(&mut octets, 0, length));
+    assert_eq!(verdict, Verdict::Hold);
+    world.chores();
+    let (line, heard) = world.heard().remove(0);
+    let record = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 2, 88][..], &[0; 600]].concat();
+    world.tell(line, &framed(&answer(&heard, &record, 1)));
+    let (verdict, answer) = world.datagrams.pop_front().expect("an answer");
+    assert_eq!(verdict, Verdict::Deliver(from));
+    assert_eq!((answer[2] & 2, answer[7], &answer[..2]), (2, 0, &[0, 77][..]), "TC, no records, own id");
+}
+
+#[test]
+fn a_truncated_answer_is_asked_for_again_by_a_line() {
+    let farm = Farm::new(1);
+    let mut world = World::new(&farm, 11);
+    let mut snapshot = (*farm.snapshot()).clone();
+    snapshot.pools[0].tcp_to_udp = true;
+    snapshot.generation = 2;
+    world.snapshot = Arc::new(snapshot);
+    world.pass(0);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.ask(stream, 9, 9);
+    let (verdict, asked) = world.datagrams.pop_front().expect("a datagram");
+    let Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
+    let mut truncated = answer(&asked, &[], 0);
+    truncated[2] |= 2;
+    let length = truncated.len();
+    let verdict = world.shard.on_response(route, &mut Packet::new(&mut truncated, 0, length));
+    assert_eq!(verdict, Verdict::Hold);
+    world.chores();
+    assert_eq!(world.heard().len(), 1, "by a line");
+    world.settle();
+    assert_eq!(world.got(stream).len(), 1);
+    assert_eq!(world.got(stream)[0][2] & 2, 0, "whole");
+    // A transfer goes by a line at once.
+    world.send(stream, &framed(&query(10, 10, 252)));
+    assert!(world.datagrams.is_empty());
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_transfer_passes_whole_at_the_speed_of_its_client() {
+    let mut world = World::new(&Farm::new(1), 12);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.portion = 0;
+    world.send(stream, &framed(&query(3, 3, 252)));
+    let (line, heard) = world.heard().remove(0);
+    let filler = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 0x75, 0x30][..], &[0; 30_000]].concat();
+    world.tell(line, &framed(&answer(&heard, &soa(), 1)));
+    for _ in 0..10 {
+        world.tell(line, &framed(&answer(&heard, &filler, 1)));
+    }
+    assert!(matches!(world.shard.line_wish(line), LineWish::Serve { read: false }));
+    assert!(world.shard.stream_output(stream).len() < 200_000, "no more is taken than the client takes");
+    world.tell(line, &framed(&answer(&heard, &soa(), 1)));
+    world.portion = usize::MAX;
+    for _ in 0..20 {
+        world.serve_stream(stream);
+        world.pass(0);
+    }
+    assert_eq!(world.got(stream).len(), 12);
+    assert!(world.got(stream).iter().all(|m| m[..2] == [0, 3]));
+    assert!(world.lines.is_empty(), "its line is used for nothing else");
+    assert_eq!(world.shard.outstanding(), 0);
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_transfer_that_breaks_in_the_middle_ends_its_connection() {
+    let mut world = World::new(&Farm::new(2), 13);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.send(stream, &framed(&query(3, 3, 252)));
+    let (line, heard) = world.heard().remove(0);
+    world.tell(line, &framed(&answer(&heard, &soa(), 1)));
+    world.lines.clear();
+    world.close_line(line, Some(LineEnd::Closed));
+    world.chores();
+    assert_eq!(world.ended[&stream.0], StreamEnd::Transfer);
+    assert_eq!(world.drops(DropReason::LineFailed), 1);
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_reload_and_a_removed_server_lose_no_query() {
+    let mut farm = Farm::new(2);
+    let mut world = World::new(&farm, 14);
+    let stream = world.connect(CLIENT).expect("taken");
+    for n in 0..20 {
+        world.ask(stream, n, n.into());
+    }
+    farm.backends[0] = None;
+    farm.generation = 2;
+    world.snapshot = farm.snapshot();
+    world.pass(0);
+    world.settle();
+    assert_eq!(world.got(stream).len(), 20);
+    world.pass(1_000);
+    assert!(world.shard.retired().any(|s| s == BackendSlot(0)), "its lines are closed");
+    world.shard.check_invariants();
+}
+
+/// Anything at all, in any order: what is counted adds up, and what a good server could serve is
+/// answered exactly once.
+fn play(seed: u64) {
+    let mut farm = Farm::new(4);
+    for backend in farm.backends.iter_mut().flatten() {
+        backend.lines.connect_timeout = TickDelta::from_ms(300);
+        backend.lines.receive_timeout = TickDelta::from_ms(600);
+        backend.lines.in_flight = 8;
+        backend.lines.only = backend.slot.0 == 1;
+    }
+    farm.globals.streams.receive_timeout = TickDelta::from_ms(60_000);
+    farm.globals.streams.send_timeout = TickDelta::from_ms(60_000);
+    let mut world = World::new(&farm, seed);
+    let tempers = [Temper::Refuses, Temper::NeverConnects, Temper::NeverAnswers, Temper::ClosesAfterEach];
+    // Server 3 always answers.
+    world.board.set_state(BackendSlot(3), State::Up);
+    let (mut streams, mut waiting) = (Vec::new(), BTreeMap::<u32, Vec<u8>>::new());
+    let mut asked = BTreeMap::<u32, Vec<u32>>::new();
+    let mut next = 0;
+    for _ in 0..400 {
+        match world.rng.below(12) {
+            0 => {
+                if let Some(stream) = world.connect(CLIENT) {
+                    assert!(!streams.contains(&stream), "a number is not in use twice");
+                    streams.push(stream);
+                    asked.insert(stream.0, Vec::new());
+                    waiting.insert(stream.0, Vec::new());
+                }
+            }
+            1..=5 if !streams.is_empty() => {
+                let stream = streams[world.rng.below(streams.len() as u32) as usize];
+                let octets = waiting.get_mut(&stream.0).expect("open");
+                for _ in 0..world.rng.below(4) {
+                    octets.extend(framed(&query(world.rng.id(), next, 1)));
+                    asked.get_mut(&stream.0).expect("open").push(next);
+                    next += 1;
+                }
+                if !world.read_off.contains(&stream.0) {
+                    let count = world.rng.below(octets.len() as u32 + 1) as usize;
+                    let piece: Vec<u8> = octets.drain(..count).collect();
+                    world.send(stream, &piece);
+                }
+            }
+            6 => {
+                let at = world.rng.below(3) as usize;
+                world.tempers[at] = tempers[world.rng.below(4) as usize];
+            }
+            7 => world.tempers[world.rng.below(3) as usize] = Temper::Answers,
+            8 => world.portion = [0, 1, 7, usize::MAX][world.rng.below(4) as usize],
+            9 => {
+                // The good server is never slow.
+                let ms = world.rng.below(200).into();
+                world.servers_turn();
+                world.pass(ms);
+                world.servers_turn();
+            }
+            10 if streams.len() > 3 && world.rng.below(8) == 0 => {
+                // The client is gone, whatever it has asked.
+                let stream = streams.swap_remove(0);
+                world.close(stream, StreamEnd::Broken);
+                asked.remove(&stream.0);
+                waiting.remove(&stream.0);
+            }
+            _ => world.servers_turn(),
+        }
+        world.shard.check_invariants();
+    }
+    world.portion = usize::MAX;
+    for round in 0..400 {
+        for stream in streams.clone() {
+            world.serve_stream(stream);
+            let octets = waiting.get_mut(&stream.0).expect("open");
+            if !world.read_off.contains(&stream.0) && !octets.is_empty() {
+                let rest = std::mem::take(octets);
+                world.send(stream, &rest);
+            }
+        }
+        world.servers_turn();
+        world.pass(if round % 4 == 0 { 50 } else { 0 });
+    }
+    assert_eq!(world.shard.outstanding(), 0);
+    let drops = DropReason::ALL.map(|r| (r.label(), world.drops(r)));
+    let drops: Vec<_> = drops.iter().filter(|(_, n)| *n > 0).collect();
+    for stream in streams {
+        assert!(!world.ended.contains_key(&stream.0), "{:?}", world.ended.get(&stream.0));
+        let mut got: Vec<u32> = world.got(stream).iter().map(|m| number(m)).collect();
+        got.sort_unstable();
+        assert_eq!(got, asked[&stream.0], "{drops:?}");
+    }
+    let page = &world.board.shards()[0];
+    assert_eq!(page.queries.get(), page.responses.get(), "every query is answered, but {drops:?}");
+    world.shard.check_invariants();
+}
+
+#[test]
+fn whatever_happens_every_query_is_answered_that_some_server_serves() {
+    for seed in 0..150 {
+        if let Err(panic) = std::panic::catch_unwind(|| play(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
