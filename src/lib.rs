@@ -67,6 +67,7 @@
 //!   streams.rs         clients' connections, without their sockets
 //!     clients.rs       how many a client has, and who is turned away
 //!     preface.rs       PROXY headers in front of their queries
+//!     keepalive.rs     how long they may stay open, for who would know
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
@@ -118,6 +119,7 @@
 //!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
 //!     process.rs       those of the control plane
+//!     single.rs        one datagram from an address of its own
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
 //! tls/                 certificates, tickets, sessions over octets; no sockets
@@ -196,6 +198,8 @@
 //!   stats.rs           adds up pages: readings, spans, percentiles
 //!     text.rs          the line of --stats, the dump of SIGUSR1
 //!     rules.rs         the rules with their hits
+//!     connections.rs   connections, why they ended, handshakes, certificates
+//!   certificates.rs    rotates ticket keys, complains of certificates in time
 //!   querylog.rs        writes what log actions have to say
 //!   systemd.rs         sd_notify, watchdog, passed sockets
 //!   watchdog.rs        a sign of life only while every shard turns

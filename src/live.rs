@@ -15,14 +15,17 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use crate::addr::{BackendSlot, RuleSlot};
+use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
 use crate::shard::journal::Journal;
 use crate::shard::streams::{ForwardEnd, LineEnd, StreamEnd};
 use crate::shard::verdict::DropReason;
+use crate::tls::Reason;
 
 /// Rules there can be at a time, in all chains together, removed ones included that shards still
 /// count for.
 pub const RULES_MAX: usize = 1 << 20;
+/// Listeners there can be at a time, removed ones included that shards still serve.
+pub const LISTENERS_MAX: usize = 1024;
 /// Rules whose hits stand together.
 const RULES_BLOCK: usize = 1024;
 
@@ -232,6 +235,7 @@ pub struct ShardPage {
     rule_hits: Box<[OnceLock<Box<[Counter]>>]>,
     drops: [Counter; DropReason::ALL.len()],
     backends: Box<[OnceLock<Box<BackendPage>>]>,
+    handshakes: Box<[OnceLock<Box<HandshakePage>>]>,
 }
 
 impl ShardPage {
@@ -257,7 +261,20 @@ impl ShardPage {
             outstanding_total: AtomicU32::new(0),
             drops: std::array::from_fn(|_| Counter::default()),
             backends: (0..backends_max).map(|_| OnceLock::new()).collect(),
+            handshakes: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
         }
+    }
+
+    /// The shard's counters of the handshakes of a listener, made at its first one.
+    #[must_use]
+    pub fn handshakes(&self, slot: ListenerSlot) -> &HandshakePage {
+        self.handshakes[slot.index().min(LISTENERS_MAX - 1)].get_or_init(Box::default)
+    }
+
+    /// The same, if the shard has ever seen one there.
+    #[must_use]
+    pub fn handshakes_if_any(&self, slot: ListenerSlot) -> Option<&HandshakePage> {
+        self.handshakes.get(slot.index())?.get().map(|h| &**h)
     }
 
     /// The counter of a reason.
@@ -377,17 +394,56 @@ impl ForwardPage {
     }
 }
 
+/// One shard's counters of TLS handshakes, with the clients of a listener or with a backend.
+#[derive(Debug)]
+pub struct HandshakePage {
+    /// Whole ones.
+    pub full: Counter,
+    /// Those that resumed an earlier session.
+    pub resumed: Counter,
+    failures: [Counter; Reason::ALL.len()],
+}
+
+impl Default for HandshakePage {
+    fn default() -> Self {
+        Self {
+            full: Counter::default(),
+            resumed: Counter::default(),
+            failures: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl HandshakePage {
+    /// The counter of those that failed for a reason.
+    #[must_use]
+    pub fn failed(&self, why: Reason) -> &Counter {
+        &self.failures[why.index()]
+    }
+
+    /// Counts one that is done.
+    pub fn done(&self, resumed: bool) {
+        if resumed { &self.resumed } else { &self.full }.add(1);
+    }
+}
+
 /// One shard's counters of its connections to a backend.
 #[derive(Debug)]
 pub struct LinePage {
     /// Connections that came about.
     pub opened: Counter,
+    /// Their TLS handshakes.
+    pub handshakes: HandshakePage,
     ends: [Counter; LineEnd::ALL.len()],
 }
 
 impl Default for LinePage {
     fn default() -> Self {
-        Self { opened: Counter::default(), ends: std::array::from_fn(|_| Counter::default()) }
+        Self {
+            opened: Counter::default(),
+            handshakes: HandshakePage::default(),
+            ends: std::array::from_fn(|_| Counter::default()),
+        }
     }
 }
 

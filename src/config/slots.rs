@@ -14,7 +14,7 @@ use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
 use crate::live::RULES_MAX;
 
 /// Listen addresses there can be at a time, retired ones included.
-pub const LISTENERS_MAX: usize = 1024;
+pub const LISTENERS_MAX: usize = crate::live::LISTENERS_MAX;
 
 /// What a rule keeps its slot by: its chain and its UUID.
 pub(super) type RuleIdentity = (u8, [u8; 16]);

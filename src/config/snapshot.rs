@@ -67,7 +67,8 @@ impl Default for Snapshot {
 
 impl Snapshot {
     /// Takes over what the rates of the configuration that stands have counted, where this one
-    /// has the same rules, and the ticket keys and kept sessions of its listeners with TLS. To be called before it is published.
+    /// has the same rules, and of TLS the ticket keys and kept sessions of listeners and the
+    /// sessions with servers. To be called before it is published.
     pub fn inherit(&mut self, before: &Self) {
         StateSpec::inherit(&mut self.limits, &before.limits);
         for listener in &mut self.listeners {
@@ -75,6 +76,15 @@ impl Snapshot {
             if let (Some(old), Some(new)) = (old, listener.service.tls()) {
                 let service = Service::Dot(ListenerTls(Arc::new(new.inherit(old))));
                 Arc::make_mut(listener).service = service;
+            }
+        }
+        for backend in self.backends.iter_mut().flatten() {
+            let old = before.backend(backend.slot).and_then(|b| b.lines.tls.as_ref());
+            if let (Some(old), Some(new)) = (old, &backend.lines.tls)
+                && old == new
+                && new.tls.trusts_as(&old.tls)
+            {
+                Arc::make_mut(backend).lines.tls = Some(old.clone());
             }
         }
     }

@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use tokio::task::LocalSet;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, ClientAddress, Snapshot};
 use crate::config::{Compiled, Flags, Loaded};
+use crate::control::certificates::Keeper;
 use crate::control::configured::Configured;
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
@@ -42,6 +43,7 @@ use crate::shard::policy::Kind;
 use crate::shard::{DELAY_MS_MAX, TRIES_MAX};
 use crate::time::{Tick, TickDelta};
 
+mod certificates;
 pub mod concentrate;
 pub mod configured;
 pub mod eject;
@@ -262,6 +264,7 @@ struct Control<S> {
     closing: BTreeMap<ListenerSlot, Tick>,
     figures: Figures,
     querylog: QueryLog,
+    keeper: Keeper,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
     notifier: Notifier,
@@ -296,6 +299,7 @@ impl<S: Source> Control<S> {
             closing: BTreeMap::new(),
             figures: Figures::new(clock::now()),
             querylog: QueryLog::default(),
+            keeper: Keeper::default(),
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
@@ -348,6 +352,9 @@ impl<S: Source> Control<S> {
             self.watch_at = now + watch_period(&snapshot);
             self.farm.watch(&snapshot, now);
             self.querylog.write(self.feed.board(), self.settings.verbose);
+        }
+        for complaint in self.keeper.turn(&self.feed.current(), now, unix_seconds()) {
+            tracing::warn!("{complaint}");
         }
         if now >= self.figures.at(&self.settings) {
             self.print_line(now);
@@ -452,6 +459,9 @@ impl<S: Source> Control<S> {
                     self.source.accept();
                 }
                 self.serving = true;
+                for complaint in self.keeper.adopt(&self.feed.current(), now, unix_seconds()) {
+                    tracing::warn!("{complaint}");
+                }
                 if !done.removed.is_empty() {
                     // An earlier change's listeners have been given up by now, or are so at once.
                     self.retire(Tick(u64::MAX));
@@ -507,6 +517,7 @@ impl<S: Source> Control<S> {
         let (snapshot, now) = (self.feed.current(), clock::now());
         let (total, recent, span) = self.figures.peek(self.feed.board(), &snapshot, now);
         let standing = |slot| self.farm.standing(slot);
+        print(&stats::connections::dump(&snapshot, self.feed.board(), unix_seconds()));
         print(&stats::text::dump(&total, &recent, span, &snapshot, &standing));
         print(&stats::rules::table(&snapshot, self.feed.board()));
     }
@@ -534,6 +545,11 @@ impl<S: Source> Control<S> {
         }
         tracing::info!("stopped");
     }
+}
+
+/// The time that certificates are dated in.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
 }
 
 fn watch_period(snapshot: &Snapshot) -> TickDelta {

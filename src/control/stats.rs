@@ -17,6 +17,7 @@ use crate::shard::streams::ForwardEnd;
 use crate::shard::verdict::DropReason;
 use crate::time::Tick;
 
+pub mod connections;
 pub mod rules;
 pub mod text;
 

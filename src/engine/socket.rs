@@ -236,10 +236,10 @@ fn stream(ip: IpAddr) -> io::Result<Socket> {
 /// # Errors
 /// What the kernel says at once: no route, no such interface, no descriptors left.
 pub fn connect_stream(backend: &Backend, client: Option<IpAddr>) -> io::Result<Socket> {
-    begin_stream(backend, backend.lines.fast_open, client)
+    begin_stream(backend, client, backend.lines.fast_open)
 }
 
-fn begin_stream(backend: &Backend, fast_open: bool, client: Option<IpAddr>) -> io::Result<Socket> {
+fn begin_stream(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> io::Result<Socket> {
     let ip = backend.address.ip();
     let socket = stream(ip)?;
     socket.set_tcp_nodelay(true)?;
@@ -278,37 +278,28 @@ pub fn connect_target(
     fast_open: bool,
 ) -> io::Result<Socket> {
     let transparent = target.client_address == ClientAddress::Transparent;
-    if !datagram && !transparent {
-        return begin_stream(target, fast_open, None);
+    if !datagram {
+        return begin_stream(target, transparent.then(|| client.ip()), fast_open);
     }
     if !transparent {
         return connect(target);
     }
     let ip = target.address.ip();
-    let socket = if datagram { self::datagram(ip)? } else { stream(ip)? };
+    let socket = self::datagram(ip)?;
     set_transparent(&socket, ip)?;
     if let Some(interface) = &target.source_interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     let mut source = SocketAddr::from(client);
-    if datagram {
-        // From the client's own port, unless another flow of it has that.
-        if socket.bind(&SockAddr::from(source)).is_err() {
-            source.set_port(0);
-            socket.bind(&SockAddr::from(source))?;
-        }
-    } else {
-        socket.set_tcp_nodelay(true)?;
-        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+    // From the client's own port, unless another flow of it has that.
+    if socket.bind(&SockAddr::from(source)).is_err() {
         source.set_port(0);
         socket.bind(&SockAddr::from(source))?;
     }
     set_buffers(&socket, target.socket_options);
     set_dscp(&socket, ip, target.dscp)?;
-    match socket.connect(&SockAddr::from(target.address)) {
-        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
-        _ => Ok(socket),
-    }
+    socket.connect(&SockAddr::from(target.address))?;
+    Ok(socket)
 }
 
 /// Takes a connection that waits at a listening socket: its socket, non-blocking, and who is at

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::Socket;
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::carrier::Carrier;
+use super::carrier::{Came, Carrier};
 use super::forward::tcp::Relays;
 use super::forward::udp::Flows;
 use super::locals::Locals;
@@ -32,6 +32,7 @@ use crate::shard::lines::LineWish;
 use crate::shard::streamed::Chore;
 use crate::shard::streams::{LineEnd, StreamEnd, StreamWish};
 use crate::shard::verdict::{DropReason, Verdict};
+use crate::tls::Session;
 
 /// Octets read from a connection at a time.
 const READ: usize = 64 * 1024;
@@ -60,6 +61,8 @@ pub(super) struct Connections {
     /// And their flows.
     pub(super) flows: Flows,
     buffer: Box<[u8]>,
+    /// What TLS makes of it.
+    plain: Vec<u8>,
     /// Accepting failed for want of descriptors: again at the next idle wake-up.
     starved: bool,
 }
@@ -76,6 +79,7 @@ impl Connections {
             relays: Relays::default(),
             flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
+            plain: Vec::new(),
             starved: false,
         }
     }
@@ -183,7 +187,16 @@ impl Connections {
             if self.streams.len() <= stream.index() {
                 self.streams.resize_with(stream.index() + 1, || None);
             }
-            self.streams[stream.index()] = Some(Carrier::plain(socket, false));
+            let carrier = match shard.tls_of(slot).map(Session::server) {
+                None => Carrier::plain(socket, false),
+                Some(Ok(session)) => Carrier::tls(socket, session, false),
+                Some(Err(failure)) => {
+                    let why = shard.on_stream_failure(stream, failure.reason);
+                    shard.on_stream_closed(stream, why);
+                    continue;
+                }
+            };
+            self.streams[stream.index()] = Some(carrier);
         }
     }
 
@@ -197,16 +210,36 @@ impl Connections {
         out: Out<'_>,
     ) {
         let Some(Some(carrier)) = self.streams.get_mut(stream.index()) else { return };
+        let mut serve = what.contains(EpollFlags::EPOLLOUT);
         let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
-            match carrier.read(&mut self.buffer) {
-                Ok(0) => shard.on_stream_end(stream),
-                Ok(count) => shard.on_stream_octets(stream, &self.buffer[..count], out),
+            let shaking = carrier.is_handshaking();
+            let came = carrier.read(&mut self.buffer, &mut self.plain);
+            if shaking && let Some(facts) = carrier.facts() {
+                shard.on_stream_handshake(stream, facts);
+            }
+            // TLS may have something to say that no query asked for.
+            serve |= carrier.has_unsent();
+            match came {
+                Ok(Came::Octets { octets, last }) => {
+                    match octets {
+                        [] => shard.on_stream_fragment(stream),
+                        octets => shard.on_stream_octets(stream, octets, out),
+                    }
+                    if last {
+                        shard.on_stream_end(stream);
+                    }
+                }
+                Ok(Came::End) => shard.on_stream_end(stream),
+                Ok(Came::Failed(failure)) => {
+                    let why = shard.on_stream_failure(stream, failure.reason);
+                    return self.drop_stream(stream, why, shard);
+                }
                 Err(e) if is_passing(&e) => {}
                 Err(_) => return self.drop_stream(stream, StreamEnd::Broken, shard),
             }
         }
-        if what.contains(EpollFlags::EPOLLOUT) {
+        if serve {
             self.serve_stream(epoll, stream, shard);
         }
     }
@@ -216,17 +249,18 @@ impl Connections {
         let Some(Some(carrier)) = self.streams.get_mut(stream.index()) else {
             return;
         };
-        let mut full = false;
-        while !shard.stream_output(stream).is_empty() {
-            match carrier.write(shard.stream_output(stream)) {
-                Ok(count) => shard.stream_written(stream, count),
-                Err(e) if is_passing(&e) => {
-                    full = true;
-                    break;
-                }
-                Err(_) => return self.drop_stream(stream, StreamEnd::Broken, shard),
+        let mut sent = carrier.flush();
+        while sent.is_ok() && carrier.takes_octets() && !shard.stream_output(stream).is_empty() {
+            sent = carrier.write(shard.stream_output(stream));
+            if let Ok(count) = sent {
+                shard.stream_written(stream, count);
             }
         }
+        let full = match sent {
+            Ok(_) => false,
+            Err(e) if is_passing(&e) => true,
+            Err(_) => return self.drop_stream(stream, StreamEnd::Broken, shard),
+        };
         match shard.stream_wish(stream) {
             StreamWish::Close(why) => self.drop_stream(stream, why, shard),
             StreamWish::Serve { read } => {
@@ -237,7 +271,8 @@ impl Connections {
 
     fn drop_stream(&mut self, stream: StreamSlot, why: StreamEnd, shard: &mut Shard) {
         // Closing takes it out of the epoll set.
-        if self.streams.get_mut(stream.index()).and_then(Option::take).is_some() {
+        if let Some(carrier) = self.streams.get_mut(stream.index()).and_then(Option::take) {
+            carrier.close();
             shard.on_stream_closed(stream, why);
         }
     }
@@ -252,22 +287,46 @@ impl Connections {
         out: Out<'_>,
     ) {
         let Some(carrier) = place(&mut self.lines, line).and_then(Option::as_mut) else { return };
-        if what.contains(EpollFlags::EPOLLOUT) && shard.line_is_connecting(line) {
+        let mut serve = what.contains(EpollFlags::EPOLLOUT);
+        if serve && carrier.is_connecting() {
             if let Err(e) = carrier.connected() {
                 return self.drop_line(line, Some(failure(&e)), shard, out);
             }
-            shard.on_line_open(line);
+            if !carrier.is_handshaking() {
+                shard.on_line_open(line);
+            }
         }
         let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
-            match carrier.read(&mut self.buffer) {
-                Ok(0) => return self.drop_line(line, Some(LineEnd::Closed), shard, out),
-                Ok(count) => shard.on_line_octets(line, &self.buffer[..count], out),
+            let shaking = carrier.is_handshaking();
+            let came = carrier.read(&mut self.buffer, &mut self.plain);
+            if shaking && let Some(facts) = carrier.facts() {
+                shard.on_line_handshake(line, facts.resumed);
+                // Queries have waited for it.
+                serve = true;
+            }
+            serve |= carrier.has_unsent();
+            match came {
+                Ok(Came::Octets { octets, last }) => {
+                    if !octets.is_empty() {
+                        shard.on_line_octets(line, octets, out);
+                    }
+                    if last {
+                        return self.drop_line(line, Some(LineEnd::Closed), shard, out);
+                    }
+                }
+                Ok(Came::End) => return self.drop_line(line, Some(LineEnd::Closed), shard, out),
+                Ok(Came::Failed(failure)) => {
+                    let server = shard.snapshot().backend(line.backend).map_or("", |b| &b.name);
+                    debug!(server, "TLS failed: {failure}");
+                    let why = shard.on_line_failure(line, failure.reason);
+                    return self.drop_line(line, Some(why), shard, out);
+                }
                 Err(e) if is_passing(&e) => {}
                 Err(e) => return self.drop_line(line, Some(failure(&e)), shard, out),
             }
         }
-        if what.contains(EpollFlags::EPOLLOUT) {
+        if serve {
             self.serve_line(epoll, line, shard, out);
         }
     }
@@ -281,14 +340,21 @@ impl Connections {
             return self.open_line(epoll, line, shard, out);
         }
         let Some(carrier) = place(&mut self.lines, line).and_then(Option::as_mut) else { return };
-        let mut full = shard.line_is_connecting(line);
-        while !full && !shard.line_output(line).is_empty() {
-            match carrier.write(shard.line_output(line)) {
-                Ok(count) => shard.line_written(line, count),
-                Err(e) if is_passing(&e) => full = true,
-                Err(e) => return self.drop_line(line, Some(failure(&e)), shard, out),
+        if carrier.is_connecting() {
+            return watch(epoll, carrier, Ready::Link(line), read, true);
+        }
+        let mut sent = carrier.flush();
+        while sent.is_ok() && carrier.takes_octets() && !shard.line_output(line).is_empty() {
+            sent = carrier.write(shard.line_output(line));
+            if let Ok(count) = sent {
+                shard.line_written(line, count);
             }
         }
+        let full = match sent {
+            Ok(_) => false,
+            Err(e) if is_passing(&e) => true,
+            Err(e) => return self.drop_line(line, Some(failure(&e)), shard, out),
+        };
         watch(epoll, carrier, Ready::Link(line), read, full);
     }
 
@@ -296,13 +362,18 @@ impl Connections {
         let backend = shard.snapshot().backend(line.backend).cloned();
         let client = shard.line_source(line).map(|ip| Ipv6Addr::from(ip).to_canonical());
         let opened = backend.ok_or(io::Error::from(io::ErrorKind::NotFound)).and_then(|backend| {
+            let session = backend.lines.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
+            let session = session.map_err(io::Error::other)?;
             let socket = socket::connect_stream(&backend, client)?;
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
             epoll.add(&socket, EpollEvent::new(flags, Ready::Link(line).pack()))?;
-            Ok(socket)
+            Ok(match session {
+                None => Carrier::plain(socket, true),
+                Some(session) => Carrier::tls(socket, session, true),
+            })
         });
         match opened {
-            Ok(socket) => {
+            Ok(carrier) => {
                 let by_backend = line.backend.index();
                 if self.lines.len() <= by_backend {
                     self.lines.resize_with(by_backend + 1, Vec::new);
@@ -311,15 +382,15 @@ impl Connections {
                 if lines.len() <= at {
                     lines.resize_with(at + 1, || None);
                 }
-                lines[at] = Some(Carrier::plain(socket, true));
+                lines[at] = Some(carrier);
             }
             Err(_) => self.drop_line(line, Some(LineEnd::Refused), shard, out),
         }
     }
 
     fn drop_line(&mut self, line: Route, why: Option<LineEnd>, shard: &mut Shard, out: Out<'_>) {
-        if let Some(place) = place(&mut self.lines, line) {
-            *place = None;
+        if let Some(carrier) = place(&mut self.lines, line).and_then(Option::take) {
+            carrier.close();
         }
         shard.on_line_closed(line, why, out);
     }

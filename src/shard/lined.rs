@@ -10,6 +10,7 @@ use super::verdict::{DropReason, Verdict};
 use super::{Attached, Shard, case};
 use crate::addr::{BackendSlot, Route, SocketSlot};
 use crate::packet::Packet;
+use crate::tls::Reason;
 use crate::wire::answer;
 use crate::wire::edit;
 use crate::wire::frame::Flow;
@@ -136,6 +137,21 @@ impl Shard {
     pub fn on_line_open(&mut self, line: Route) {
         self.lines.opened(line, self.now);
         self.page().backend(line.backend).lines.opened.add(1);
+    }
+
+    /// A line's TLS handshake is done, and with it the line stands.
+    pub fn on_line_handshake(&mut self, line: Route, resumed: bool) {
+        self.page().backend(line.backend).lines.handshakes.done(resumed);
+        self.on_line_open(line);
+    }
+
+    /// TLS has failed on a line, which the engine then closes, for this reason.
+    pub fn on_line_failure(&mut self, line: Route, why: Reason) -> LineEnd {
+        if !self.lines.is_connecting(line) {
+            return LineEnd::Broken;
+        }
+        self.page().backend(line.backend).lines.handshakes.failed(why).add(1);
+        LineEnd::Handshake
     }
 
     /// Octets of a server. Answers that leave as datagrams go to `out`.

@@ -38,6 +38,7 @@ impl Shard {
         let from = asked.client;
         self.case.reset(self.now, ecs_wish(&self.snapshot), case::flags_of(packet.bytes()));
         self.case.protocol = self.protocol(from);
+        self.name_server(from);
         if has_origin {
             self.take_up_origin();
         }
@@ -46,6 +47,13 @@ impl Shard {
             Outcome::Drop(reason) => self.drop(reason),
             Outcome::Answered => self.answered(from, packet),
             Outcome::Forward => self.forward(asked, packet),
+        }
+    }
+
+    /// Tells rules the server name of the client's TLS handshake.
+    fn name_server(&mut self, from: Client) {
+        if let Some(name) = from.stream.and_then(|stream| self.streams.sni(stream)) {
+            self.case.sni.extend_from_slice(name.as_bytes());
         }
     }
 
@@ -245,6 +253,7 @@ impl Shard {
             let flags = case::unpacked(known.asked.flags);
             self.case.reset(known.claimed_at, ecs_wish(&self.snapshot), flags);
             self.case.protocol = self.protocol(known.asked.client);
+            self.name_server(known.asked.client);
             self.case.pool = known.asked.pool;
         }
     }

@@ -11,6 +11,7 @@ use super::verdict::{DropReason, Verdict};
 use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot, Route, StreamSlot};
 use crate::config::snapshot::{Listener, ProxyHeader};
 use crate::packet::Packet;
+use crate::tls::{Reason, ServerTls, TlsFacts};
 use crate::wire::frame::Flow;
 use crate::wire::keepalive;
 use crate::wire::proxy;
@@ -60,15 +61,48 @@ impl Shard {
         if !by_header && !self.snapshot.acl.contains(&peer.ip) {
             return Err(StreamEnd::Acl);
         }
+        let tls = listener.service.tls().is_some();
         let arrival = Arrival {
             client: Client { peer, listener: listener.slot, local, stream: None },
-            protocol: Protocol::DoTcp,
+            protocol: if tls { Protocol::DoT } else { Protocol::DoTcp },
+            handshake: tls,
             in_flight_max: listener.streams.in_flight,
             header_due,
             counts: !by_header,
             listener_max: listener.streams.connections.div_ceil(self.board.shards().len() as u32),
         };
         self.streams.open(arrival, &self.snapshot.globals.streams, self.now)
+    }
+
+    /// What a listener's connections are encrypted with, as the configuration in force has it.
+    #[must_use]
+    pub fn tls_of(&self, listener: ListenerSlot) -> Option<&ServerTls> {
+        self.snapshot.listeners.iter().find(|l| l.slot == listener)?.service.tls().map(|tls| &**tls)
+    }
+
+    /// The TLS handshake of a client's connection is done.
+    pub fn on_stream_handshake(&mut self, stream: StreamSlot, facts: TlsFacts<'_>) {
+        let Some((client, _)) = self.streams.facts(stream) else { return };
+        self.page().handshakes(client.listener).done(facts.resumed);
+        let limits = &self.snapshot.globals.streams;
+        self.streams.shaken(stream, facts.sni, facts.resumed, limits, self.now);
+    }
+
+    /// TLS has failed on a client's connection, which the engine then closes, for this reason.
+    pub fn on_stream_failure(&mut self, stream: StreamSlot, why: Reason) -> StreamEnd {
+        if !self.streams.is_handshaking(stream) {
+            return StreamEnd::Broken;
+        }
+        if let Some((client, _)) = self.streams.facts(stream) {
+            self.page().handshakes(client.listener).failed(why).add(1);
+        }
+        StreamEnd::Handshake
+    }
+
+    /// Octets of a client that brought nothing yet: a part of a handshake, or of a record. They
+    /// count as a read all the same.
+    pub fn on_stream_fragment(&mut self, stream: StreamSlot) {
+        self.streams.on_read(stream, &self.snapshot.globals.streams, self.now);
     }
 
     /// How a client's query came.

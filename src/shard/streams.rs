@@ -12,6 +12,7 @@
 
 mod clients;
 mod end;
+mod keepalive;
 mod preface;
 
 pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
@@ -62,6 +63,10 @@ struct Stream {
     counted: Option<[u8; 16]>,
     /// The client would know how long the connection may stay open (RFC 7828).
     keepalive: bool,
+    /// Its TLS handshake is not done.
+    handshaking: bool,
+    /// The server name that its handshake named.
+    sni: Option<Box<str>>,
     in_flight: u16,
     in_flight_max: u16,
     /// Reads since the last whole query.
@@ -117,6 +122,8 @@ pub enum StreamWish {
 pub(super) struct Arrival {
     pub(super) client: Client,
     pub(super) protocol: Protocol,
+    /// It begins with a TLS handshake.
+    pub(super) handshake: bool,
     pub(super) in_flight_max: u16,
     /// Connections that its listener may have; 0 is no limit.
     pub(super) listener_max: u32,
@@ -171,6 +178,8 @@ impl Streams {
             chore: false,
             counted: counted.then_some(client),
             keepalive: false,
+            handshaking: arrival.handshake,
+            sni: None,
             in_flight: 0,
             in_flight_max: arrival.in_flight_max.max(1),
             reads: 0,
@@ -209,18 +218,35 @@ impl Streams {
         self.stream(slot).map(|s| (s.client, s.protocol))
     }
 
-    /// The client would know how long the connection may stay open.
-    pub(super) fn ask_keepalive(&mut self, slot: StreamSlot) {
-        if let Some(stream) = self.stream_mut(slot) {
-            stream.keepalive = true;
-        }
+    /// The server name that the connection's TLS handshake named.
+    pub(super) fn sni(&self, slot: StreamSlot) -> Option<&str> {
+        self.stream(slot)?.sni.as_deref()
     }
 
-    /// How long the connection may stay open without a query, if its client would know.
-    pub(super) fn keepalive(&self, slot: StreamSlot, limits: &StreamLimits) -> Option<TickDelta> {
-        self.stream(slot).filter(|s| s.keepalive)?;
-        let haste = if self.is_overloaded(limits) { OVERLOAD_HASTE } else { 1 };
-        Some(TickDelta(limits.receive_timeout.0 / haste))
+    /// Whether the connection's TLS handshake is not done.
+    pub(super) fn is_handshaking(&self, slot: StreamSlot) -> bool {
+        self.stream(slot).is_some_and(|s| s.handshaking)
+    }
+
+    /// The connection's TLS handshake is done. It ends at once when the client may not have so
+    /// many sessions.
+    pub(super) fn shaken(
+        &mut self,
+        slot: StreamSlot,
+        sni: Option<&str>,
+        resumed: bool,
+        limits: &StreamLimits,
+        now: Tick,
+    ) {
+        let Some(stream) = self.stream_mut(slot) else { return };
+        stream.handshaking = false;
+        stream.sni = sni.map(Box::from);
+        stream.active = now;
+        stream.reads = 0;
+        let ip = stream.client.peer.ip;
+        if let Err(why) = self.clients.admit_session(&ip, resumed, limits, now) {
+            self.end(slot, why);
+        }
     }
 
     /// Open connections.
@@ -555,6 +581,11 @@ impl Stream {
         }
         if self.state != State::Open {
             return None;
+        }
+        if self.handshaking {
+            let haste = if overload { OVERLOAD_HASTE } else { 1 };
+            let span = TickDelta(limits.receive_timeout.0 / haste);
+            return over(self.opened, span).then_some(StreamEnd::HandshakeTimeout);
         }
         if let Some(since) = self.begun {
             return over(since, limits.receive_timeout).then_some(StreamEnd::ReadTimeout);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -109,11 +110,17 @@ fn roots(
 }
 
 /// A backend's TLS.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    /// None when certificates are not checked.
+    authorities: Option<Arc<Authorities>>,
+    seen: Seen,
 }
+
+/// When the certificate expires that the backend last showed, unix seconds; 0 before the first.
+pub(super) type Seen = Arc<AtomicU64>;
 
 impl ClientTls {
     /// Reads every file that a specification names, for a backend with this address.
@@ -133,18 +140,38 @@ impl ClientTls {
             .with_protocol_versions(spec.version_min.and_above())
             .map_err(|e| Fault::Refused(e.to_string()))?
             .dangerous();
-        let builder = if spec.validate {
-            let verifier = Verifier::new(stores.load(spec.ca_store.as_ref())?, &provider)?;
-            builder.with_custom_certificate_verifier(Arc::new(verifier))
-        } else {
-            builder.with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        let seen = Seen::default();
+        let authorities = spec.validate.then(|| stores.load(spec.ca_store.as_ref())).transpose()?;
+        let builder = match &authorities {
+            Some(authorities) => {
+                let verifier = Verifier::new(Arc::clone(authorities), &provider, Arc::clone(&seen))?;
+                builder.with_custom_certificate_verifier(Arc::new(verifier))
+            }
+            None => {
+                builder.with_custom_certificate_verifier(Arc::new(Anybody::new(provider, Arc::clone(&seen))))
+            }
         };
         let mut config = builder.with_no_client_auth();
         // A lock in rustls' store, taken once or twice in a handshake.
         config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
         config.alpn_protocols = protocols(&spec.alpn)?;
         config.key_log = key_log(spec.key_log.as_ref())?;
-        Ok(Self { config: Arc::new(config), name })
+        Ok(Self { config: Arc::new(config), name, authorities, seen })
+    }
+
+    /// Whether this and another, loaded from the same specification at another time, take the same
+    /// certificates, so that one's sessions are the other's.
+    #[must_use]
+    pub fn trusts_as(&self, other: &Self) -> bool {
+        let roots = |tls: &Self| tls.authorities.as_ref().map(|a| (a.roots.roots.clone(), a.own.clone()));
+        self.name == other.name && roots(self) == roots(other)
+    }
+
+    /// When the certificate expires that the backend last showed in a whole handshake, unix
+    /// seconds; none before the first.
+    #[must_use]
+    pub fn certificate_until(&self) -> Option<u64> {
+        Some(self.seen.load(Relaxed)).filter(|until| *until > 0)
     }
 
     /// What is looked for in the certificate.

@@ -169,6 +169,22 @@ impl ServerTls {
         self.tickets.as_ref().map_or(Ok(()), |tickets| tickets.rotate())
     }
 
+    /// Whether this and another seal tickets with the same keys.
+    #[must_use]
+    pub fn same_tickets(&self, other: &Self) -> bool {
+        match (&self.tickets, &other.tickets) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => std::ptr::eq(self, other),
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    /// Ticket keys that are kept.
+    #[must_use]
+    pub fn ticket_keys(&self) -> usize {
+        self.tickets.as_ref().map_or(0, |keys| keys.count())
+    }
+
     /// What was asked for.
     #[must_use]
     pub fn spec(&self) -> &ServerSpec {

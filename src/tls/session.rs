@@ -172,6 +172,12 @@ impl Session {
         self.tls.wants_write()
     }
 
+    /// Whether a message of the other side was understood.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Whether the handshake is not done.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
@@ -184,9 +190,11 @@ impl Session {
         self.peer_closed
     }
 
-    /// Says that nothing more will be sent; to be written.
+    /// Says that nothing more will be sent; to be written. After a failure the alert has said it.
     pub fn close(&mut self) {
-        self.tls.send_close_notify();
+        if self.failure.is_none() {
+            self.tls.send_close_notify();
+        }
     }
 
     /// What is known, once the handshake is done.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,6 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
+use super::client::Seen;
 use super::error::{Fault, TlsError};
 use super::expiry::{Date, Leaf};
 
@@ -29,17 +31,26 @@ pub(super) struct Authorities {
 pub(super) struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
     authorities: Arc<Authorities>,
+    seen: Seen,
+}
+
+/// Notes until when a certificate is good, whether it is taken or not.
+fn note(seen: &Seen, certificate: &CertificateDer<'_>) {
+    if let Ok(leaf) = Leaf::parse(certificate) {
+        seen.store(leaf.not_after, Relaxed);
+    }
 }
 
 impl Verifier {
     pub(super) fn new(
         authorities: Arc<Authorities>,
         provider: &Arc<CryptoProvider>,
+        seen: Seen,
     ) -> Result<Self, TlsError> {
         let roots = Arc::clone(&authorities.roots);
         let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
         let inner = inner.map_err(|e| Fault::Refused(e.to_string()))?;
-        Ok(Self { inner, authorities })
+        Ok(Self { inner, authorities, seen })
     }
 }
 
@@ -52,6 +63,7 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        note(&self.seen, end_entity);
         if self.authorities.own.iter().any(|own| own.as_ref() == end_entity.as_ref()) {
             return verify_own(end_entity, server_name, now);
         }
@@ -116,17 +128,27 @@ fn verify_own(
 
 /// Takes any certificate, but still has the other side prove that it has its key.
 #[derive(Debug)]
-pub(super) struct Anybody(pub(super) Arc<CryptoProvider>);
+pub(super) struct Anybody {
+    provider: Arc<CryptoProvider>,
+    seen: Seen,
+}
+
+impl Anybody {
+    pub(super) fn new(provider: Arc<CryptoProvider>, seen: Seen) -> Self {
+        Self { provider, seen }
+    }
+}
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        note(&self.seen, certificate);
         Ok(ServerCertVerified::assertion())
     }
 
@@ -136,7 +158,12 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -145,11 +172,16 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -22,11 +22,19 @@ const TIDY: TickDelta = TickDelta::from_ms(10_000);
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     connections: u32,
-    /// Opened and not yet forgiven: grows by one with each, shrinks by the rate.
-    burst: u32,
-    /// When `burst` was last reckoned.
-    at: Tick,
+    /// Connections opened, new TLS sessions and resumed ones.
+    opened: Burst,
+    sessions: Burst,
+    resumptions: Burst,
     banned_until: Tick,
+}
+
+/// What has been done and is not yet forgiven: grows by one with each, shrinks by the rate.
+#[derive(Clone, Copy, Debug, Default)]
+struct Burst {
+    count: u32,
+    /// When it was last reckoned.
+    at: Tick,
 }
 
 /// Clients by network.
@@ -70,16 +78,38 @@ impl Clients {
         if limits.connections_per_client > 0 && known.connections >= limits.connections_per_client {
             return Err(StreamEnd::PerClient);
         }
-        if limits.rate_per_client > 0 {
-            known.forgive(limits.rate_per_client, now);
-            if u64::from(known.burst) >= u64::from(limits.rate_per_client) * RATE_SPAN_S {
-                known.banned_until = now + limits.rate_ban;
-                return Err(StreamEnd::Rate);
-            }
-            known.burst += 1;
+        if limits.rate_per_client > 0 && !known.opened.takes_one(limits.rate_per_client, now) {
+            known.banned_until = now + limits.rate_ban;
+            return Err(StreamEnd::Rate);
         }
         known.connections += 1;
         Ok(true)
+    }
+
+    /// A client has a new TLS session, or has resumed one.
+    pub(super) fn admit_session(
+        &mut self,
+        ip: &[u8; 16],
+        resumed: bool,
+        limits: &StreamLimits,
+        now: Tick,
+    ) -> Result<(), StreamEnd> {
+        let rate = if resumed { limits.resumptions_per_client } else { limits.sessions_per_client };
+        if rate == 0 {
+            return Ok(());
+        }
+        self.masks = (limits.mask_v4, limits.mask_v6);
+        let key = masked(ip, self.masks);
+        if self.known.len() >= CLIENTS_MAX && !self.known.contains_key(&key) {
+            return Ok(());
+        }
+        let known = self.known.entry(key).or_default();
+        let burst = if resumed { &mut known.resumptions } else { &mut known.sessions };
+        if burst.takes_one(rate, now) {
+            return Ok(());
+        }
+        known.banned_until = now + limits.rate_ban;
+        Err(StreamEnd::SessionRate)
     }
 
     /// A counted connection has ended.
@@ -104,18 +134,29 @@ impl Clients {
         }
         self.tidied = now;
         self.known.retain(|_, known| {
-            known.forgive(limits.rate_per_client, now);
-            known.connections > 0 || known.burst > 0 || known.banned_until > now
+            known.opened.forgive(limits.rate_per_client, now);
+            known.sessions.forgive(limits.sessions_per_client, now);
+            known.resumptions.forgive(limits.resumptions_per_client, now);
+            let bursts = [known.opened, known.sessions, known.resumptions];
+            known.connections > 0 || bursts.iter().any(|b| b.count > 0) || known.banned_until > now
         });
     }
 }
 
-impl Known {
+impl Burst {
+    /// Counts one more, unless that is more than the rate allows.
+    fn takes_one(&mut self, rate: u32, now: Tick) -> bool {
+        self.forgive(rate, now);
+        let takes = u64::from(self.count) < u64::from(rate) * RATE_SPAN_S;
+        self.count += u32::from(takes);
+        takes
+    }
+
     fn forgive(&mut self, rate: u32, now: Tick) {
         let second = TickDelta::from_ms(1_000).0;
         let seconds = now.since(self.at).0 / second;
         let forgiven = seconds.saturating_mul(rate.max(1).into());
-        self.burst = self.burst.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        self.count = self.count.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         self.at = self.at + TickDelta(seconds * second);
     }
 }
@@ -171,6 +212,26 @@ mod tests {
         clients.left(&one);
         clients.tidy(&limits, now + TickDelta::from_ms(400_000));
         assert!(clients.known.is_empty(), "nothing is left to remember");
+    }
+
+    #[test]
+    fn new_and_resumed_sessions_have_rates_of_their_own() {
+        let limits =
+            StreamLimits { sessions_per_client: 1, resumptions_per_client: 2, ..StreamLimits::default() };
+        let (mut clients, one, other) = (nobody(), ip("192.0.2.1"), ip("192.0.2.2"));
+        for _ in 0..RATE_SPAN_S {
+            assert_eq!(clients.admit_session(&one, false, &limits, Tick(0)), Ok(()));
+        }
+        for _ in 0..2 * RATE_SPAN_S {
+            assert_eq!(clients.admit_session(&one, true, &limits, Tick(0)), Ok(()));
+        }
+        assert_eq!(clients.admit_session(&other, false, &limits, Tick(0)), Ok(()));
+        assert_eq!(clients.admit(&one, &limits, Tick(0)), Ok(true), "nothing is exceeded yet");
+        assert_eq!(clients.admit_session(&one, false, &limits, Tick(0)), Err(StreamEnd::SessionRate));
+        assert_eq!(clients.admit(&one, &limits, Tick(0)), Err(StreamEnd::Banned));
+        assert_eq!(clients.admit(&other, &limits, Tick(0)), Ok(true));
+        let later = Tick(0) + limits.rate_ban;
+        assert_eq!(clients.admit(&one, &limits, later), Ok(true));
     }
 
     #[test]

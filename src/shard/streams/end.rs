@@ -73,6 +73,10 @@ ends! {
         Transfer = "transfer",
         /// A handshake that failed: not TLS, no common cipher or version, and the like.
         Handshake = "handshake",
+        /// A handshake that was not finished in time.
+        HandshakeTimeout = "handshake-timeout",
+        /// More new or resumed TLS sessions of this client than it may have.
+        SessionRate = "session-rate",
         /// A PROXY header that is missing where one is due, malformed, or from a stranger.
         Proxy = "proxy",
         /// Its listener was closed, or the process stops.

@@ -1,0 +1,126 @@
+//! Connections in the dump on SIGUSR1: how many, why they ended, and what TLS has to say.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::config::snapshot::Snapshot;
+use crate::live::{Board, HandshakePage};
+use crate::shard::streams::{LineEnd, StreamEnd};
+use crate::tls::Reason;
+
+/// A line for each counter of clients' connections, for each server with connections, and for
+/// each listener and server with TLS, with the seconds until its certificates expire at this unix
+/// time.
+#[must_use]
+pub fn dump(snapshot: &Snapshot, board: &Board, unix: u64) -> String {
+    let mut out = String::new();
+    let pages = || board.shards().iter();
+    let _ = writeln!(
+        out,
+        "streams-open {}",
+        pages().map(|p| u64::from(p.streams.open.load(Relaxed))).sum::<u64>()
+    );
+    let _ = writeln!(out, "streams-opened {}", pages().map(|p| p.streams.opened.get()).sum::<u64>());
+    for why in StreamEnd::ALL {
+        let count: u64 = pages().map(|p| p.streams.ended(why).get()).sum();
+        let _ = writeln!(out, "stream-end-{} {count}", why.label());
+    }
+    for backend in snapshot.backends.iter().flatten() {
+        let lines = || pages().filter_map(|p| p.backend_if_used(backend.slot)).map(|b| &b.lines);
+        let opened: u64 = lines().map(|l| l.opened.get()).sum();
+        let ends: Vec<String> = LineEnd::ALL
+            .iter()
+            .map(|why| (why.label(), lines().map(|l| l.ended(*why).get()).sum::<u64>()))
+            .filter(|(_, count)| *count > 0)
+            .map(|(label, count)| format!(" {label} {count}"))
+            .collect();
+        if opened > 0 || !ends.is_empty() {
+            let _ = writeln!(out, "lines \"{}\" opened {opened}{}", backend.name, ends.concat());
+        }
+    }
+    for (listener, tls) in snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
+        let name = format!("listener {}", listener.address);
+        handshakes(&mut out, &name, pages().filter_map(|p| p.handshakes_if_any(listener.slot)));
+        for leaf in tls.certificates() {
+            let subject = leaf.names.first().map_or("-", String::as_str);
+            certificate(&mut out, &format!("{name} {subject}"), leaf.not_after, unix);
+        }
+    }
+    for backend in snapshot.backends.iter().flatten() {
+        let Some(tls) = &backend.lines.tls else { continue };
+        let name = format!("server \"{}\"", backend.name);
+        let lines = pages().filter_map(|p| p.backend_if_used(backend.slot)).map(|b| &b.lines.handshakes);
+        handshakes(&mut out, &name, lines);
+        if let Some(until) = tls.tls.certificate_until() {
+            certificate(&mut out, &format!("{name} {}", tls.tls.subject()), until, unix);
+        }
+    }
+    out
+}
+
+fn handshakes<'p>(out: &mut String, name: &str, pages: impl Iterator<Item = &'p HandshakePage>) {
+    let (mut full, mut resumed, mut failed) = (0, 0, [0; Reason::ALL.len()]);
+    for page in pages {
+        full += page.full.get();
+        resumed += page.resumed.get();
+        for why in Reason::ALL {
+            failed[why.index()] += page.failed(why).get();
+        }
+    }
+    let _ = write!(out, "tls {name} full {full} resumed {resumed}");
+    for why in Reason::ALL.into_iter().filter(|why| failed[why.index()] > 0) {
+        let _ = write!(out, " {} {}", why.label(), failed[why.index()]);
+    }
+    out.push('\n');
+}
+
+/// Below 0 when it has expired.
+fn certificate(out: &mut String, name: &str, until: u64, unix: u64) {
+    let _ = writeln!(out, "certificate {name} expires-in-s {}", until as i64 - unix as i64);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::addr::{BackendSlot, ListenerSlot};
+    use crate::config::snapshot::{Listener, ListenerTls, Service};
+    use crate::control::fixture;
+    use crate::tls::fixture::{Authority, Directory};
+    use crate::tls::{ServerSpec, ServerTls};
+
+    #[test]
+    fn every_end_is_told_and_every_listener_with_tls() {
+        let directory = Directory::new();
+        let pair = directory.pair(&Authority::new("Root").issue_until(&["dns.example"], 2026, 1, 2));
+        let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
+        let tls = ServerTls::load(&spec).expect("a listener");
+        let mut snapshot = fixture::snapshot(1, &[], &[0]);
+        let service = Service::Dot(ListenerTls(Arc::new(tls)));
+        let listener = Listener { slot: ListenerSlot(7), service, ..fixture::listener(7) };
+        let address = listener.address;
+        snapshot.listeners.push(Arc::new(listener));
+        let board = Board::new(2, 1);
+        for shard in board.shards() {
+            shard.handshakes(ListenerSlot(7)).done(false);
+            shard.handshakes(ListenerSlot(7)).failed(Reason::NotTls).add(2);
+            shard.streams.ended(StreamEnd::Handshake).add(2);
+            shard.backend(BackendSlot(0)).lines.opened.add(1);
+            shard.backend(BackendSlot(0)).lines.ended(LineEnd::Idle).add(1);
+        }
+        board.shards()[1].handshakes(ListenerSlot(7)).done(true);
+        let text = dump(&snapshot, &board, 1_767_312_000 - 60);
+        for why in StreamEnd::ALL {
+            assert!(text.contains(&format!("\nstream-end-{} ", why.label())), "{why:?}");
+        }
+        for line in [
+            "stream-end-handshake 4".to_owned(),
+            "lines \"ns0\" opened 2 idle 2".to_owned(),
+            format!("tls listener {address} full 2 resumed 1 not-tls 4"),
+            format!("certificate listener {address} dns.example expires-in-s 60"),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}:\n{text}");
+        }
+    }
+}
