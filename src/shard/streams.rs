@@ -347,7 +347,7 @@ impl Streams {
         let before = stream.may_read();
         let count = count.min(stream.output.len());
         stream.output.advance(count);
-        stream.blocked = (stream.output.len() > 0).then_some(now);
+        stream.blocked = (!stream.output.is_empty()).then_some(now);
         self.output_total -= count;
         self.after(slot, before);
     }
@@ -517,14 +517,6 @@ impl Streams {
             }
         }
         self.clients.tidy(limits, now);
-    }
-
-    /// Whether so many connections are open that idle ones must go sooner.
-    pub(super) fn is_overloaded(&self, limits: &StreamLimits) -> bool {
-        let percent = u64::from(limits.overload_percent);
-        percent > 0
-            && limits.connections > 0
-            && u64::from(self.open) * 100 >= u64::from(limits.connections) * percent
     }
 
     /// Queries in flight, of all connections; for tests.

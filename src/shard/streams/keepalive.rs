@@ -19,4 +19,12 @@ impl Streams {
         let haste = if self.is_overloaded(limits) { OVERLOAD_HASTE } else { 1 };
         Some(TickDelta(limits.receive_timeout.0 / haste))
     }
+
+    /// Whether so many connections are open that idle ones must go sooner.
+    pub(in crate::shard) fn is_overloaded(&self, limits: &StreamLimits) -> bool {
+        let percent = u64::from(limits.overload_percent);
+        percent > 0
+            && limits.connections > 0
+            && u64::from(self.open) * 100 >= u64::from(limits.connections) * percent
+    }
 }

@@ -180,7 +180,7 @@ impl World {
             message.truncate(message.len() - events.pick(8));
         }
         let (mut buffer, mut asker) = (Vec::new(), client.peer);
-        let due = self.snapshots[self.current].globals.proxy.peers.len() > 0;
+        let due = !self.snapshots[self.current].globals.proxy.peers.is_empty();
         let mut proper = !due;
         if events.octet() % 4 == u8::from(!due) {
             let source = SocketAddr::from(([192, 0, 2, number as u8], 1 + number as u16 % 60_000));
