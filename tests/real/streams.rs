@@ -85,7 +85,9 @@ fn dig_and_kdig_get_by_tcp_what_each_server_says() {
 fn a_zone_of_a_hundred_thousand_names_passes_whole() {
     let (directory, nsd_at, at) = (Directory::new(), local(), local());
     let home = directory.path().display();
-    let mut zone = "$ORIGIN large.test.\n$TTL 60\n@ SOA ns host 7 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n".to_owned();
+    let mut zone =
+        "$ORIGIN large.test.\n$TTL 60\n@ SOA ns host 7 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n"
+            .to_owned();
     for n in 0..NAMES {
         zone += &format!("n{n} A 10.{}.{}.{}\n", n >> 16, n >> 8 & 255, n & 255);
     }
@@ -128,8 +130,24 @@ fn no_query_is_lost_when_servers_die_and_configurations_change_under_load() {
     let names: String = (0..50).map(|n| format!("n{n}.test A\n")).collect();
     let names = directory.write("names", &names);
     let arguments: Vec<String> = [
-        "-m", "tcp", "-s", "127.0.0.1", "-p", &at.port().to_string(), "-d", &names.display().to_string(), "-l", "6",
-        "-c", "8", "-q", "64", "-Q", "4000", "-t", "5",
+        "-m",
+        "tcp",
+        "-s",
+        "127.0.0.1",
+        "-p",
+        &at.port().to_string(),
+        "-d",
+        &names.display().to_string(),
+        "-l",
+        "6",
+        "-c",
+        "8",
+        "-q",
+        "64",
+        "-Q",
+        "4000",
+        "-t",
+        "5",
     ]
     .map(str::to_owned)
     .into();
@@ -187,7 +205,9 @@ fn a_server_that_accepts_and_one_that_closes_leave_no_query_unanswered() {
 fn bad_clients_are_closed_and_named() {
     let server = Server::start(Kind::Nsd, 41);
     let at = local();
-    let lob = Lob::start(&(listen(at) + &up(server.address) + "setTCPRecvTimeout(1)\nsetMaxTCPReadIOsPerQuery(20)\n"));
+    let lob = Lob::start(
+        &(listen(at) + &up(server.address) + "setTCPRecvTimeout(1)\nsetMaxTCPReadIOsPerQuery(20)\n"),
+    );
     // An impossible length.
     let mut stream = connect(at);
     stream.write_all(&[0, 3, 1, 2, 3]).expect("sent");
