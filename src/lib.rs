@@ -187,6 +187,7 @@
 //!   plan.rs            what the loop needs of a configuration
 //!   shards.rs          its hands on the shards: open, tell, see them end
 //!   feed.rs            publish: one ArcSwap, generations, acknowledgement
+//!   figures.rs         readings kept for rates
 //!   reload.rs          one change of configuration: whole, or not at all
 //!   farm.rs            the backends' health, shown on the board
 //!   health.rs          the probe state machine; warmth, lazy checks

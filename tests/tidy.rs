@@ -182,6 +182,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("src/shard/rules/limits/bucket.rs", "compare_exchange"),
     // Its order decides nothing: entries are looked up, or forgotten all in one go.
     ("src/shard/streams/clients.rs", "HashMap"),
+    ("src/shard/forward.rs", "HashMap"),
     // Only looked up.
     ("src/shard/forward.rs", "HashMap"),
 ];

@@ -94,6 +94,9 @@ mod tests {
         Tick(seconds * 1_000_000_000)
     }
 
+    /// A time at which the certificates are good, unix seconds.
+    const NOW: u64 = 1_600_000_000;
+
     fn snapshot(tls: &[&Arc<ServerTls>]) -> Snapshot {
         let mut snapshot = fixture::snapshot(1, &[], &[]);
         for (n, tls) in tls.iter().enumerate() {
@@ -113,17 +116,17 @@ mod tests {
         let tls = Arc::new(ServerTls::load(&spec).expect("a listener"));
         let first = snapshot(&[&tls, &tls]);
         let mut keeper = Keeper::default();
-        assert_eq!(keeper.adopt(&first, at(0), 0), [] as [String; 0]);
-        keeper.turn(&first, at(99), 0);
+        assert_eq!(keeper.adopt(&first, at(0), NOW), [] as [String; 0]);
+        keeper.turn(&first, at(99), NOW);
         assert_eq!(tls.ticket_keys(), 1);
-        keeper.turn(&first, at(100), 0);
+        keeper.turn(&first, at(100), NOW);
         assert_eq!(tls.ticket_keys(), 2);
         let loaded = Arc::new(ServerTls::load(&spec).expect("a listener").inherit(&tls));
         let second = snapshot(&[&loaded]);
-        keeper.adopt(&second, at(150), 0);
-        keeper.turn(&second, at(199), 0);
+        keeper.adopt(&second, at(150), NOW);
+        keeper.turn(&second, at(199), NOW);
         assert_eq!(loaded.ticket_keys(), 2, "a reload does not begin the time anew");
-        keeper.turn(&second, at(200), 0);
+        keeper.turn(&second, at(200), NOW);
         assert_eq!((loaded.ticket_keys(), tls.ticket_keys()), (3, 3));
     }
 

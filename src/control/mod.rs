@@ -27,13 +27,13 @@ use crate::control::certificates::Keeper;
 use crate::control::configured::Configured;
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
+use crate::control::figures::Figures;
 use crate::control::health::Due;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Opened, Reload};
 use crate::control::shards::{Doors, Shards};
-use crate::control::stats::{Gatherer, Reading};
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::engine::{Message, clock};
@@ -49,6 +49,7 @@ pub mod configured;
 pub mod eject;
 pub mod farm;
 pub mod feed;
+mod figures;
 pub mod health;
 mod hold;
 pub mod limits;
@@ -77,8 +78,6 @@ const SOON: TickDelta = TickDelta::from_ms(10);
 /// How long removed listeners wait for a shard that does not take the new configuration. It
 /// looks at least every 500 ms.
 const ACKNOWLEDGE: TickDelta = TickDelta::from_ms(2_000);
-/// Readings are taken this often when no line of figures asks for more.
-const READING: TickDelta = TickDelta::from_ms(10_000);
 /// Beyond all tries of a query and the longest delay, after which a shard has closed a listener that
 /// ended.
 const CLOSING: TickDelta = TickDelta::from_ms(5_000);
@@ -561,66 +560,4 @@ fn watch_period(snapshot: &Snapshot) -> TickDelta {
 fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// The readings that rates are made of.
-#[derive(Debug)]
-struct Figures {
-    gatherer: Gatherer,
-    last: Reading,
-    /// The one before, for rates asked for right after the last.
-    before: Reading,
-}
-
-impl Figures {
-    fn new(now: Tick) -> Self {
-        let nothing = Reading { at: now, ..Reading::default() };
-        Self { gatherer: Gatherer::default(), last: nothing.clone(), before: nothing }
-    }
-
-    /// When the next reading is due.
-    fn at(&self, settings: &Settings) -> Tick {
-        self.last.at + settings.stats.unwrap_or(READING)
-    }
-
-    /// Takes a reading: what happened since the last, and in which time.
-    fn take(&mut self, board: &Board, snapshot: &Snapshot, now: Tick) -> (Reading, TickDelta) {
-        let reading = self.gatherer.gather(board, slots(snapshot), now);
-        self.before = std::mem::replace(&mut self.last, reading);
-        (self.last.since(&self.before), now.since(self.before.at))
-    }
-
-    /// A reading beside the regular ones: all, and what happened lately, and in which time.
-    fn peek(&mut self, board: &Board, snapshot: &Snapshot, now: Tick) -> (Reading, Reading, TickDelta) {
-        let total = self.gatherer.gather(board, slots(snapshot), now);
-        let young = now.since(self.last.at) < TickDelta::from_ms(1_000);
-        let base = if young { &self.before } else { &self.last };
-        let recent = total.since(base);
-        let span = now.since(base.at);
-        (total, recent, span)
-    }
-}
-
-fn slots(snapshot: &Snapshot) -> impl Iterator<Item = BackendSlot> {
-    snapshot.backends.iter().flatten().map(|b| b.slot)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_asked_for_right_after_a_reading_reach_back_to_the_one_before() {
-        let board = Board::new(1, 1);
-        let snapshot = fixture::snapshot(1, &[], &[]);
-        let mut figures = Figures::new(Tick(0));
-        board.shards()[0].queries.add(100);
-        let (interval, span) = figures.take(&board, &snapshot, Tick(10_000_000_000));
-        assert_eq!((interval.queries, span), (100, TickDelta::from_ms(10_000)));
-        board.shards()[0].queries.add(1);
-        let (total, recent, span) = figures.peek(&board, &snapshot, Tick(10_500_000_000));
-        assert_eq!((total.queries, recent.queries, span), (101, 101, TickDelta::from_ms(10_500)));
-        let (_, recent, span) = figures.peek(&board, &snapshot, Tick(12_000_000_000));
-        assert_eq!((recent.queries, span), (1, TickDelta::from_ms(2_000)));
-    }
 }

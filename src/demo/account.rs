@@ -11,7 +11,7 @@ use crate::shard::verdict::DropReason;
 
 /// The reasons that end a query, each counted once a query. Other reasons are about answers that
 /// nobody waits for.
-const QUERY_ENDS: [DropReason; 20] = [
+const QUERY_ENDS: [DropReason; 21] = [
     DropReason::Acl,
     DropReason::QueryShort,
     DropReason::QueryIsResponse,
@@ -29,6 +29,7 @@ const QUERY_ENDS: [DropReason; 20] = [
     DropReason::AnswerSendError,
     DropReason::Timeout,
     DropReason::LineFailed,
+    DropReason::ProxyHeader,
     DropReason::ListenerGone,
     DropReason::LocalTableFull,
     DropReason::ShardRestart,

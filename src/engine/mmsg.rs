@@ -251,6 +251,7 @@ impl Engine {
             }
             fits
         };
+        let mut too_long = 0_u64;
         work(connections, &sockets.epoll, shard, &mut |verdict, octets| match verdict {
             Verdict::Forward(route) if !sockets.send_connected(route, octets) => {
                 refused.push((route, octets.to_vec()));
@@ -259,7 +260,11 @@ impl Engine {
                 late.push((to, octets.to_vec()));
             }
             Verdict::Deliver(to) | Verdict::Answer(to) => {
-                used += usize::from(file(to, octets, used, outbox, responses));
+                if file(to, octets, used, outbox, responses) {
+                    used += 1;
+                } else {
+                    too_long += 1;
+                }
             }
             Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
         });
@@ -270,6 +275,9 @@ impl Engine {
             }
             outbox.deliver(|slot| sockets.door(slot), responses, shard);
         }
+        (0..too_long).for_each(|_| {
+            shard.drop(DropReason::AnswerTooLong);
+        });
         for (route, mut octets) in refused {
             if self.sockets.server(route).is_some() && self.sockets.send_one(&self.shard, route, &octets) {
                 continue;
@@ -494,7 +502,13 @@ impl Engine {
     fn close_gate(&mut self, slot: ListenerSlot) {
         let Self { connections, sockets, shard, locals, .. } = self;
         connections.close_gate(&sockets.epoll, slot, shard, locals);
-        shard.finish_streams(Some(slot));
+        // What has arrived by now is answered.
+        self.with_strays(|connections, epoll, shard, out| {
+            for stream in shard.streams_of(slot) {
+                connections.on_stream(epoll, stream, EpollFlags::EPOLLIN, shard, out);
+            }
+        });
+        self.shard.finish_streams(Some(slot));
     }
 
     /// Takes a listener out of its group, reads what it still holds, and keeps its socket until

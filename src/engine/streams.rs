@@ -49,6 +49,16 @@ struct Gate {
     passed: bool,
 }
 
+impl Gate {
+    /// What its shard is woken for. With one socket for all shards only one of them is woken by a
+    /// connection.
+    fn event(&self) -> EpollEvent {
+        let flags =
+            if self.passed { EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::EPOLLIN };
+        EpollEvent::new(flags, Ready::Gate(self.listener.slot).pack())
+    }
+}
+
 /// All sockets of connections of a shard.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -93,14 +103,12 @@ impl Connections {
         passed: bool,
     ) -> io::Result<()> {
         let at = listener.slot.index();
-        // With one socket for all shards only one of them is woken by a connection.
-        let flags =
-            if passed { EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::EPOLLIN };
-        epoll.add(&socket, EpollEvent::new(flags, Ready::Gate(listener.slot).pack()))?;
+        let gate = Gate { listener, socket, passed };
+        epoll.add(&gate.socket, gate.event())?;
         if self.gates.len() <= at {
             self.gates.resize_with(at + 1, || None);
         }
-        self.gates[at] = Some(Gate { listener, socket, passed });
+        self.gates[at] = Some(gate);
         Ok(())
     }
 
@@ -162,10 +170,11 @@ impl Connections {
                     if !std::mem::replace(&mut self.starved, true) {
                         warn!(listener = %gate.listener.address, "cannot accept connections: {e}");
                     }
+                    // Whoever waits there would wake us again and again.
+                    let _ = epoll.delete(&gate.socket);
                     return;
                 }
             };
-            self.starved = false;
             if gate.listener.service.forward().is_some() {
                 if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER) {
                     self.relays.open(epoll, passage, socket, shard);
@@ -187,7 +196,9 @@ impl Connections {
             if self.streams.len() <= stream.index() {
                 self.streams.resize_with(stream.index() + 1, || None);
             }
-            let carrier = match shard.tls_of(slot).map(Session::server) {
+            // As the configuration in force has it, unless it has let the listener go.
+            let tls = shard.tls_of(slot).or_else(|| gate.listener.service.tls().map(|tls| &**tls));
+            let carrier = match tls.map(Session::server) {
                 None => Carrier::plain(socket, false),
                 Some(Ok(session)) => Carrier::tls(socket, session, false),
                 Some(Err(failure)) => {
@@ -420,8 +431,12 @@ impl Connections {
 
     /// Listeners that could not accept may try again.
     pub(super) fn retry(&mut self, epoll: &Epoll, shard: &mut Shard, locals: &mut Locals) {
-        if self.starved {
+        if std::mem::take(&mut self.starved) {
             for slot in self.gates() {
+                if let Some(Some(gate)) = self.gates.get(slot.index()) {
+                    // Fails for those that are still watched.
+                    let _ = epoll.add(&gate.socket, gate.event());
+                }
                 self.accept(epoll, slot, shard, locals, ACCEPTS);
             }
         }

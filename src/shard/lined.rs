@@ -18,6 +18,12 @@ use crate::wire::header::Header;
 use crate::wire::query::Question;
 use crate::wire::transfer::{self, Progress, Transfer};
 
+/// Octets of an answer that leaves as a datagram, at most: what engines have room for, and more
+/// than any EDNS size in use.
+const DATAGRAM_MAX: usize = 4_096;
+/// Octets that a client can take of whom nothing else is known (RFC 1035, 4.2.1).
+pub(super) const DATAGRAM_MIN: usize = 512;
+
 /// How a try has ended without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moved {
@@ -39,7 +45,7 @@ impl Shard {
     pub(super) fn prepare_for_line(&mut self, asked: &Asked, query: &[u8]) {
         self.cases.keep_long(asked.case, query);
         if asked.client.stream.is_none() {
-            self.cases.set_limit(asked.case, answer::udp_limit(query));
+            self.cases.set_limit(asked.case, answer::udp_limit(query).min(DATAGRAM_MAX));
         } else if let Some(question) = Question::parse(query)
             && transfer::is_transfer(question.qtype)
         {
@@ -105,11 +111,16 @@ impl Shard {
         let mut query = std::mem::take(&mut self.buffer);
         query.clear();
         query.extend_from_slice(self.cases.query(asked.case).as_deref().unwrap_or_default());
-        let next = match how {
-            Moved::Closed => Some(backend),
-            Moved::Failed => self.next_server(backend, &asked, &query),
-        };
-        let claimed = next.and_then(|next| self.claim(next, asked, None));
+        if query.is_empty() {
+            // It was too long to be kept.
+            self.buffer = query;
+            return false;
+        }
+        let again = if how == Moved::Closed { self.claim(backend, asked, None) } else { None };
+        let claimed = again.or_else(|| {
+            let next = self.next_server(backend, &asked, &query)?;
+            self.claim(next, asked, None)
+        });
         let sent = claimed.is_some_and(|key| {
             self.page().retries.add(1);
             let sent = self.send_copy(key, &asked, &mut query, out);
@@ -176,6 +187,9 @@ impl Shard {
             self.lines.end(line, LineEnd::BadFrame);
         }
         self.lines.put_frames(line, frames);
+        if self.lines.is_told(line) {
+            return self.on_line_closed(line, Some(LineEnd::Closed), out);
+        }
         // It may be read again.
         self.lines.chore(line);
     }
@@ -220,7 +234,10 @@ impl Shard {
             if let Some(queue) = self.line_queue(line.backend) {
                 self.outstanding.rearm(key, self.now, queue);
             }
-            if let Some(stream) = asked.client.stream.filter(|_| passes) {
+            if asked.client.stream.is_none_or(|s| self.streams.is_over(s)) {
+                // Nobody is there to take it.
+                self.lines.end(line, LineEnd::Done);
+            } else if let Some(stream) = asked.client.stream.filter(|_| passes) {
                 self.streams.write(stream, packet.bytes(), self.now);
                 let takes = self.streams.takes_more(stream, line);
                 self.lines.pause(line, !takes);
@@ -251,13 +268,18 @@ impl Shard {
         why: Option<LineEnd>,
         out: &mut dyn FnMut(Verdict, &mut [u8]),
     ) {
+        if why == Some(LineEnd::Closed) && self.lines.holds_back(line) {
+            return self.lines.hang_up(line);
+        }
         let why = why.unwrap_or_else(|| self.lines.why(line));
         let only = self.snapshot.backend(line.backend).is_some_and(|b| b.lines.only);
         let owing = self.outstanding.live_on(line) > 0;
         let Some(past) = self.lines.forget(line, why, only, owing, self.now) else { return };
         self.page().backend(line.backend).lines.ended(why).add(1);
         let mut orphans = std::mem::take(&mut self.orphans);
-        self.outstanding.on_route(line, &mut |key, known| orphans.push((key, known)));
+        if owing {
+            self.outstanding.on_route(line, &mut |key, known| orphans.push((key, known)));
+        }
         let served = past.answered > 0 && matches!(why, LineEnd::Closed | LineEnd::Broken);
         let how = if served || matches!(why, LineEnd::Done | LineEnd::Idle) {
             Moved::Closed

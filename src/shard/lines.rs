@@ -15,6 +15,10 @@ use crate::wire::transfer::Transfer;
 const SWEEP: TickDelta = TickDelta::from_ms(50);
 /// A server that refused a connection is passed over for so long, where there is another.
 const TROUBLE: TickDelta = TickDelta::from_ms(1_000);
+/// A server that closed a connection with queries unanswered gets them one at a time for so long.
+const ONE_AT_A_TIME: TickDelta = TickDelta::from_ms(60_000);
+/// Queries in a row without an answer that end a line.
+const MISSED_MAX: u8 = 3;
 /// Octets of a line's output above which it gets no more queries.
 const OUTPUT_FULL: usize = 256 * 1024;
 
@@ -39,6 +43,12 @@ struct Line {
     /// Since when its output waits to be taken.
     blocked: Option<Tick>,
     answered: u64,
+    /// The last message.
+    heard_at: Tick,
+    /// Queries in a row whose time was up, with nothing heard meanwhile.
+    missed: u8,
+    /// The server has closed it, with messages on it that its client does not take yet.
+    hung_up: bool,
     /// It has had no query yet.
     is_new: bool,
     /// Who it is for does not take more.
@@ -59,7 +69,7 @@ struct Farm {
     open: u32,
     troubled_until: Tick,
     /// It closes its connections with queries unanswered: one at a time.
-    one_at_a_time: bool,
+    one_at_a_time_until: Tick,
 }
 
 /// All lines of a shard.
@@ -132,7 +142,8 @@ impl Lines {
         let farm = &mut self.farms[backend.index()];
         let route = |at: usize| Route { backend, socket: number(at) };
         if need.transfer.is_none() {
-            let in_flight = if farm.one_at_a_time { 1 } else { u32::from(need.options.in_flight.max(1)) };
+            let in_flight =
+                if farm.one_at_a_time_until > now { 1 } else { u32::from(need.options.in_flight.max(1)) };
             let usable = farm.lines.iter().enumerate().filter_map(|(at, line)| {
                 let line = line.as_ref()?;
                 let fits = line.transfer.is_none()
@@ -171,6 +182,9 @@ impl Lines {
             active: now,
             blocked: None,
             answered: 0,
+            heard_at: now,
+            missed: 0,
+            hung_up: false,
             is_new: true,
             paused: false,
             frames: Frames::new(),
@@ -204,8 +218,10 @@ impl Lines {
 
     /// A transfer's client does not take what there is: the line waits.
     pub(super) fn pause(&mut self, route: Route, paused: bool) {
-        if let Some(line) = self.line_mut(route) {
-            line.paused = paused;
+        let Some(line) = self.line_mut(route) else { return };
+        if std::mem::replace(&mut line.paused, paused) != paused {
+            // The engine is to read, or not.
+            self.chore(route);
         }
     }
 
@@ -272,6 +288,8 @@ impl Lines {
     pub(super) fn heard(&mut self, route: Route, now: Tick) {
         if let Some(line) = self.line_mut(route) {
             line.answered += 1;
+            line.missed = 0;
+            line.heard_at = now;
             line.active = now;
         }
     }
@@ -326,7 +344,7 @@ impl Lines {
             }
         }
         if why == LineEnd::Closed && line.answered > 0 && owing && line.transfer.is_none() {
-            farm.one_at_a_time = true;
+            farm.one_at_a_time_until = now + ONE_AT_A_TIME;
         }
         Some(Past { answered: line.answered, transferring: line.transfer.is_some() && line.answered > 0 })
     }
@@ -340,6 +358,49 @@ impl Lines {
     /// Whether a zone transfer is on the line.
     pub(super) fn is_transfer(&self, route: Route) -> bool {
         self.line(route).is_some_and(|l| l.transfer.is_some())
+    }
+
+    /// Whether messages of a zone transfer have arrived by the line.
+    pub(super) fn is_transferring(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| l.transfer.is_some() && l.answered > 0)
+    }
+
+    /// A query's time was up, with nothing heard since it was asked: a line of which that can be
+    /// said a few times in a row is taken for dead.
+    pub(super) fn missed(&mut self, route: Route, asked: Tick) {
+        let Some(line) = self.line_mut(route) else { return };
+        if line.heard_at <= asked {
+            line.missed = line.missed.saturating_add(1);
+            if line.missed >= MISSED_MAX {
+                // Not its server's fault as far as we know: it may have a new one at once.
+                self.end(route, LineEnd::Idle);
+            }
+        }
+    }
+
+    /// Whether messages wait on the line for its client to take them.
+    pub(super) fn holds_back(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| l.paused && l.frames.has_more())
+    }
+
+    /// The server has closed a line that holds messages back.
+    pub(super) fn hang_up(&mut self, route: Route) {
+        if let Some(line) = self.line_mut(route) {
+            line.hung_up = true;
+        }
+    }
+
+    /// Whether a line whose server has closed it has nothing more to tell.
+    pub(super) fn is_told(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| l.hung_up && !l.paused && !matches!(l.state, State::Ended(_)))
+    }
+
+    /// A backend is no more: the next one in its slot begins anew.
+    pub(super) fn detach(&mut self, backend: BackendSlot) {
+        if let Some(farm) = self.farms.get_mut(backend.index()) {
+            farm.one_at_a_time_until = Tick(0);
+            farm.troubled_until = Tick(0);
+        }
     }
 
     /// A line that was picked gets no query: a new one is not needed.
@@ -361,6 +422,10 @@ impl Lines {
 
     pub(super) fn chore(&mut self, route: Route) {
         let Some(line) = self.line_mut(route) else { return };
+        if line.hung_up && !matches!(line.state, State::Ended(_)) {
+            // There is no socket to do anything with.
+            return;
+        }
         if !std::mem::replace(&mut line.chore, true) {
             self.chores.push(route);
         }

@@ -52,6 +52,7 @@ use case::Case;
 use cases::Cases;
 use forward::Passages;
 use later::Later;
+use lined::DATAGRAM_MIN;
 use lines::Lines;
 use origin::Arrived;
 use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Outstanding, Queue, TEED};
@@ -311,6 +312,7 @@ impl Shard {
     /// Forgets a backend whose sockets are closed; its slot may be given to another.
     pub fn detach(&mut self, slot: BackendSlot) {
         self.outstanding.detach(slot);
+        self.lines.detach(slot);
         self.retiring.retain(|s| *s != slot);
         self.attached[slot.index()] = None;
         self.page().attached[slot.index()].store(0, Release);
@@ -358,14 +360,25 @@ impl Shard {
             return self.rule_query(asked, facts, has_origin, packet);
         }
         let subject = Subject { qname: question.qname, client: &from.peer };
-        let avoid = self.lines.avoided(from.stream.is_some());
-        match self.selector.select(&self.snapshot, asked.pool, &subject, avoid, &mut self.rng) {
+        match self.select(asked.pool, &subject, from.stream.is_some()) {
             Some(backend) => self.lob(backend, asked, packet),
             None if self.snapshot.globals.servfail_when_no_server => {
                 self.answer(from, packet, rcode::SERVFAIL)
             }
             None => self.drop(DropReason::NoServer),
         }
+    }
+
+    /// A server of a pool, by its policy: rather none of those that have just refused a connection.
+    /// `streams`: the query came by a connection.
+    fn select(&mut self, pool: PoolSlot, subject: &Subject<'_>, streams: bool) -> Option<BackendSlot> {
+        let avoid = self.lines.avoided(streams);
+        let (snapshot, rng) = (&self.snapshot, &mut self.rng);
+        let chosen = self.selector.select(snapshot, pool, subject, avoid, rng);
+        if chosen.is_some() || avoid.is_empty() {
+            return chosen;
+        }
+        self.selector.select(snapshot, pool, subject, &[], rng)
     }
 
     /// A backend's answer. It is edited into the answer for the client.
@@ -418,7 +431,8 @@ impl Shard {
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
         case::set_flags(packet.bytes_mut(), case::unpacked(known.asked.flags));
         let client = known.asked.client;
-        let limit = if from.is_line() { self.cases.limit(known.asked.case) } else { None };
+        let limit = (from.is_line() && client.stream.is_none())
+            .then(|| self.cases.limit(known.asked.case).unwrap_or(DATAGRAM_MIN));
         let verdict = if !self.wants.answers && self.cases.is_bare(known.asked.case) {
             self.cases.close(known.asked.case);
             self.page().responses.add(1);

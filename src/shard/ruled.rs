@@ -95,7 +95,7 @@ impl Shard {
         let question = Question::parse(packet.bytes())?;
         let client = self.seen(asked.client).peer;
         let subject = Subject { qname: question.qname, client: &client };
-        self.selector.select(&self.snapshot, asked.pool, &subject, &[], &mut self.rng)
+        self.select(asked.pool, &subject, asked.client.stream.is_some())
     }
 
     /// A server that a function of the configuration chooses; none after an error.

@@ -206,23 +206,29 @@ impl Shard {
 
     /// The client sends no more; what it has asked is still answered.
     pub fn on_stream_end(&mut self, stream: StreamSlot) {
-        self.streams.finish(stream, StreamEnd::Client);
+        self.streams.finish(stream, StreamEnd::Client, self.now);
     }
 
     /// The engine has closed the connection, as it was asked to or because it broke.
     pub fn on_stream_closed(&mut self, stream: StreamSlot, why: StreamEnd) {
         self.page().streams.ended(why).add(1);
         self.streams.closed(stream);
-        if let Some(line) = self.streams.fed(stream) {
+        while let Some(line) = self.streams.fed(stream) {
             // The transfer that fed it has nobody to go to.
             self.lines.end(line, LineEnd::Done);
         }
     }
 
+    /// The connections that came by a listener, of those that may bring queries.
+    #[must_use]
+    pub fn streams_of(&self, listener: ListenerSlot) -> Vec<StreamSlot> {
+        self.streams.of(listener)
+    }
+
     /// Connections of one listener, or of all, take no more queries; they end when all that they
     /// asked is answered.
     pub fn finish_streams(&mut self, listener: Option<ListenerSlot>) {
-        self.streams.finish_listener(listener);
+        self.streams.finish_listener(listener, self.now);
     }
 
     /// Open connections of clients.
@@ -240,7 +246,7 @@ impl Shard {
     /// So many of them were written.
     pub fn stream_written(&mut self, stream: StreamSlot, count: usize) {
         self.streams.written(stream, count, self.now);
-        if let Some(line) = self.streams.fed(stream) {
+        while let Some(line) = self.streams.fed(stream) {
             self.lines.resume(line);
         }
     }
@@ -272,7 +278,6 @@ impl Shard {
                 self.streams.end(stream, StreamEnd::BadFrame);
             }
             self.streams.put_frames(stream, frames, self.now);
-            self.streams.settle(stream);
         }
     }
 

@@ -81,10 +81,12 @@ struct Stream {
     blocked: Option<Tick>,
     /// The PROXY header that it begins with, if it does.
     preface: Option<Box<Preface>>,
+    /// Its frames are being looked at.
+    feeding: bool,
     frames: Frames,
     output: Outbound,
-    /// The line that waits for this connection to take what it has.
-    feeder: Option<Route>,
+    /// Lines that wait for this connection to take what it has.
+    feeders: Vec<Route>,
 }
 
 /// All connections of a shard.
@@ -189,9 +191,10 @@ impl Streams {
             begun: None,
             blocked: None,
             preface: arrival.header_due.then(Preface::due),
+            feeding: false,
             frames: Frames::new(),
             output: Outbound::new(),
-            feeder: None,
+            feeders: Vec::new(),
         });
         self.open += 1;
         if self.by_listener.len() <= listener.index() {
@@ -259,8 +262,11 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot).filter(|s| s.state == State::Open) else { return false };
         stream.reads += 1;
         if limits.reads_per_query > 0 && stream.reads > limits.reads_per_query {
-            let ip = stream.counted.unwrap_or(stream.client.peer.ip);
-            self.clients.ban(&ip, limits, now + limits.reads_ban);
+            // A proxy is not its client: it is not turned away for one of them.
+            if stream.counted.is_some() || stream.preface.is_none() {
+                let ip = stream.counted.unwrap_or(stream.client.peer.ip);
+                self.clients.ban(&ip, limits, now + limits.reads_ban);
+            }
             self.end(slot, StreamEnd::Reads);
             return false;
         }
@@ -270,6 +276,7 @@ impl Streams {
     /// The connection's frames, to be fed; to be given back with [`Streams::put_frames`].
     pub(super) fn take_frames(&mut self, slot: StreamSlot) -> Option<Frames> {
         let stream = self.stream_mut(slot).filter(|s| s.state == State::Open || s.may_go_on())?;
+        stream.feeding = true;
         Some(std::mem::take(&mut stream.frames))
     }
 
@@ -278,6 +285,12 @@ impl Streams {
         if let Some(stream) = self.stream_mut(slot) {
             stream.begun = frames.is_partial().then(|| stream.begun.unwrap_or(now));
             stream.frames = frames;
+            stream.feeding = false;
+            if stream.state == State::Open && !stream.may_read() {
+                // The engine is to read no more for now.
+                self.chore(slot);
+            }
+            self.after(slot, true, now);
         }
     }
 
@@ -314,7 +327,7 @@ impl Streams {
         if let Some(octets) = answer {
             self.write(slot, octets, now);
         }
-        self.after(slot, before);
+        self.after(slot, before, now);
     }
 
     /// Writes an answer that is not the query's last.
@@ -323,8 +336,10 @@ impl Streams {
         if matches!(stream.state, State::Ended(_) | State::Gone) {
             return;
         }
-        // Longer messages than a frame can hold do not come about: that is what buffers hold.
-        let _ = stream.output.push_frame(answer);
+        // Only an answer that was made longer than a frame can hold is not taken.
+        if !stream.output.push_frame(answer) {
+            return;
+        }
         stream.blocked = stream.blocked.or(Some(now));
         stream.active = now;
         let full = stream.output.len() > OUTPUT_FULL;
@@ -349,29 +364,28 @@ impl Streams {
         stream.output.advance(count);
         stream.blocked = (!stream.output.is_empty()).then_some(now);
         self.output_total -= count;
-        self.after(slot, before);
+        self.after(slot, before, now);
     }
 
     /// What follows when a query is over or octets were written.
-    fn after(&mut self, slot: StreamSlot, could_go_on: bool) {
+    fn after(&mut self, slot: StreamSlot, could_go_on: bool, now: Tick) {
         let Some(stream) = self.stream_mut(slot) else { return };
         let resumes = stream.may_go_on() && stream.frames.has_more();
-        let finished = stream.in_flight == 0 && stream.output.is_empty() && !resumes;
+        let finished = stream.in_flight == 0 && stream.output.is_empty() && !resumes && !stream.feeding;
         let reads_again = stream.may_read() && !could_go_on;
+        if reads_again && stream.begun.is_some() {
+            // The time that we did not read is not the client's.
+            stream.begun = Some(now);
+        }
         if let State::Finishing(why) = stream.state
             && finished
         {
             self.end(slot, why);
-        } else if resumes {
+        } else if resumes && !stream.feeding {
             self.resumable.push(slot);
         } else if reads_again {
             self.chore(slot);
         }
-    }
-
-    /// What follows when its frames have been looked at.
-    pub(super) fn settle(&mut self, slot: StreamSlot) {
-        self.after(slot, false);
     }
 
     /// A connection that holds whole queries and may go on with them.
@@ -380,7 +394,7 @@ impl Streams {
     }
 
     /// No more queries come: it ends when all answers are written.
-    pub(super) fn finish(&mut self, slot: StreamSlot, why: StreamEnd) {
+    pub(super) fn finish(&mut self, slot: StreamSlot, why: StreamEnd, now: Tick) {
         let Some(stream) = self.stream_mut(slot) else { return };
         if stream.state == State::Open {
             stream.state = State::Finishing(why);
@@ -389,7 +403,7 @@ impl Streams {
             }
             stream.begun = None;
         }
-        self.after(slot, true);
+        self.after(slot, true, now);
         // The engine is to read no more.
         self.chore(slot);
     }
@@ -428,11 +442,11 @@ impl Streams {
     }
 
     /// Ends what came by a listener that is closed: idle ones at once, others when answered.
-    pub(super) fn finish_listener(&mut self, listener: Option<ListenerSlot>) {
+    pub(super) fn finish_listener(&mut self, listener: Option<ListenerSlot>, now: Tick) {
         for at in 0..self.table.len() {
             let slot = StreamSlot(at as u32);
             if self.stream(slot).is_some_and(|s| listener.is_none_or(|l| s.client.listener == l)) {
-                self.finish(slot, StreamEnd::Closing);
+                self.finish(slot, StreamEnd::Closing, now);
             }
         }
     }
@@ -473,17 +487,31 @@ impl Streams {
     pub(super) fn takes_more(&mut self, slot: StreamSlot, feeder: Route) -> bool {
         let Some(stream) = self.stream_mut(slot) else { return true };
         let takes = stream.output.len() <= OUTPUT_FULL;
-        stream.feeder = (!takes).then_some(feeder);
+        stream.feeders.retain(|f| *f != feeder);
+        if !takes {
+            stream.feeders.push(feeder);
+        }
         takes
     }
 
-    /// The line that waited for this connection, if it may go on.
+    /// A line that waited for this connection, if it may go on; to be asked until there is none.
     pub(super) fn fed(&mut self, slot: StreamSlot) -> Option<Route> {
         let stream = self.stream_mut(slot)?;
         if stream.output.len() > OUTPUT_FULL / 2 && !matches!(stream.state, State::Ended(_) | State::Gone) {
             return None;
         }
-        stream.feeder.take()
+        stream.feeders.pop()
+    }
+
+    /// Whether nobody is there any more to take what comes.
+    pub(super) fn is_over(&self, slot: StreamSlot) -> bool {
+        self.stream(slot).is_none_or(|s| matches!(s.state, State::Ended(_) | State::Gone))
+    }
+
+    /// The connections that came by a listener.
+    pub(super) fn of(&self, listener: ListenerSlot) -> Vec<StreamSlot> {
+        let open = self.table.iter().flatten().filter(|s| s.state == State::Open);
+        open.filter(|s| s.client.listener == listener).filter_map(|s| s.client.stream).collect()
     }
 
     /// When [`Streams::sweep`] has something to do.
@@ -512,7 +540,7 @@ impl Streams {
             match due {
                 None => {}
                 // What it has asked is still answered.
-                Some(StreamEnd::Duration) => self.finish(slot, StreamEnd::Duration),
+                Some(StreamEnd::Duration) => self.finish(slot, StreamEnd::Duration, now),
                 Some(why) => self.end(slot, why),
             }
         }
@@ -579,7 +607,7 @@ impl Stream {
             let span = TickDelta(limits.receive_timeout.0 / haste);
             return over(self.opened, span).then_some(StreamEnd::HandshakeTimeout);
         }
-        if let Some(since) = self.begun {
+        if let Some(since) = self.begun.filter(|_| self.may_go_on()) {
             return over(since, limits.receive_timeout).then_some(StreamEnd::ReadTimeout);
         }
         if self.in_flight > 0 {

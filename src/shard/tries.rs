@@ -4,6 +4,7 @@
 use super::lined::Moved;
 use super::outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Queue, TEED, Terms};
 use super::policy::Subject;
+use super::streams::{LineEnd, StreamEnd};
 use super::verdict::{DropReason, Verdict};
 use super::{RETRY_SAVINGS_MAX, Shard};
 use crate::addr::{BackendSlot, Route};
@@ -181,9 +182,23 @@ impl Shard {
         self.outstanding.expire(key);
         self.selector.settled(backend, None);
         self.page().backend(backend).timeouts.add(1);
+        if key.route.is_line() {
+            self.lines.missed(key.route, known.claimed_at);
+        }
         // The other try may still be answered; it counts the loss if not.
-        if self.cases.ended(known.asked.case, key).is_none() && !self.moves_on(key, known, Moved::Failed, out)
-        {
+        if self.cases.ended(known.asked.case, key).is_some() {
+            return;
+        }
+        if key.route.is_line() && self.lines.is_transferring(key.route) {
+            // Half of a zone cannot be followed by the beginning of another.
+            self.lines.end(key.route, LineEnd::Silent);
+            self.cases.close(known.asked.case);
+            if let Some(stream) = known.asked.client.stream {
+                self.streams.end(stream, StreamEnd::Transfer);
+            }
+            return self.lose(known.asked.client, DropReason::LineFailed);
+        }
+        if !self.moves_on(key, known, Moved::Failed, out) {
             self.timed_out(key, known, out);
         }
     }

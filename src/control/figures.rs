@@ -1,0 +1,80 @@
+//! Readings of the counters, kept so that rates can be told of them.
+
+use crate::addr::BackendSlot;
+use crate::config::snapshot::Snapshot;
+use crate::control::plan::Settings;
+use crate::control::stats::{Gatherer, Reading};
+use crate::live::Board;
+use crate::time::{Tick, TickDelta};
+
+/// Readings are taken this often when no line of figures asks for more.
+const READING: TickDelta = TickDelta::from_ms(10_000);
+
+/// The readings that rates are made of.
+#[derive(Debug)]
+pub(super) struct Figures {
+    pub(super) gatherer: Gatherer,
+    last: Reading,
+    /// The one before, for rates asked for right after the last.
+    before: Reading,
+}
+
+impl Figures {
+    /// From now on.
+    pub(super) fn new(now: Tick) -> Self {
+        let nothing = Reading { at: now, ..Reading::default() };
+        Self { gatherer: Gatherer::default(), last: nothing.clone(), before: nothing }
+    }
+
+    /// When the next reading is due.
+    pub(super) fn at(&self, settings: &Settings) -> Tick {
+        self.last.at + settings.stats.unwrap_or(READING)
+    }
+
+    /// Takes a reading: what happened since the last, and in which time.
+    pub(super) fn take(&mut self, board: &Board, snapshot: &Snapshot, now: Tick) -> (Reading, TickDelta) {
+        let reading = self.gatherer.gather(board, slots(snapshot), now);
+        self.before = std::mem::replace(&mut self.last, reading);
+        (self.last.since(&self.before), now.since(self.before.at))
+    }
+
+    /// A reading beside the regular ones: all, and what happened lately, and in which time.
+    pub(super) fn peek(
+        &mut self,
+        board: &Board,
+        snapshot: &Snapshot,
+        now: Tick,
+    ) -> (Reading, Reading, TickDelta) {
+        let total = self.gatherer.gather(board, slots(snapshot), now);
+        let young = now.since(self.last.at) < TickDelta::from_ms(1_000);
+        let base = if young { &self.before } else { &self.last };
+        let recent = total.since(base);
+        let span = now.since(base.at);
+        (total, recent, span)
+    }
+}
+
+fn slots(snapshot: &Snapshot) -> impl Iterator<Item = BackendSlot> {
+    snapshot.backends.iter().flatten().map(|b| b.slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixture;
+
+    #[test]
+    fn rates_asked_for_right_after_a_reading_reach_back_to_the_one_before() {
+        let board = Board::new(1, 1);
+        let snapshot = fixture::snapshot(1, &[], &[]);
+        let mut figures = Figures::new(Tick(0));
+        board.shards()[0].queries.add(100);
+        let (interval, span) = figures.take(&board, &snapshot, Tick(10_000_000_000));
+        assert_eq!((interval.queries, span), (100, TickDelta::from_ms(10_000)));
+        board.shards()[0].queries.add(1);
+        let (total, recent, span) = figures.peek(&board, &snapshot, Tick(10_500_000_000));
+        assert_eq!((total.queries, recent.queries, span), (101, 101, TickDelta::from_ms(10_500)));
+        let (_, recent, span) = figures.peek(&board, &snapshot, Tick(12_000_000_000));
+        assert_eq!((recent.queries, span), (1, TickDelta::from_ms(2_000)));
+    }
+}
