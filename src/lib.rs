@@ -67,6 +67,7 @@
 //!   streams.rs         clients' connections, without their sockets
 //!     clients.rs       how many a client has, and who is turned away
 //!     preface.rs       PROXY headers in front of their queries
+//!     keepalive.rs     how long they may stay open, for who would know
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
@@ -102,6 +103,7 @@
 //!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
+//!   doors.rs           sockets for datagrams, of listeners and towards servers
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!   carrier.rs         a stream of octets over a socket
 //!   forward/           sockets of forwards: what is passed on unread
@@ -117,6 +119,8 @@
 //!     functions.rs     the C functions of the LuaFFI family
 //!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
+//!     process.rs       those of the control plane
+//!     single.rs        one datagram from an address of its own
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
 //! tls/                 certificates, tickets, sessions over octets; no sockets

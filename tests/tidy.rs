@@ -11,7 +11,7 @@ use dnslob::shard::verdict::DropReason;
 /// Non-test lines above which a file of `src/` should give some of its state a room of its own.
 const LINES_MAX: usize = 600;
 /// Files that are longer all the same, and how long they may be; such a figure may only fall.
-const LONG: &[(&str, usize)] = &[("src/config/options.rs", 1_500), ("src/engine/mmsg.rs", 630)];
+const LONG: &[(&str, usize)] = &[("src/config/options.rs", 1_500)];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -182,6 +182,8 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("src/shard/rules/limits/bucket.rs", "compare_exchange"),
     // Its order decides nothing: entries are looked up, or forgotten all in one go.
     ("src/shard/streams/clients.rs", "HashMap"),
+    // Only looked up.
+    ("src/shard/forward.rs", "HashMap"),
 ];
 
 #[test]

@@ -13,26 +13,26 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_channel::Receiver;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
-use socket2::Socket;
 use tracing::{error, warn};
 
+use super::doors::{Door, Sockets, resend};
 use super::forward::udp::Mouth;
 use super::locals::Locals;
 use super::outbox::Outbox;
 use super::ready::Ready;
 use super::socket::Ear;
 use super::streams::{Connections, Out};
-use super::sys::{Arrivals, Departures, Note, Parcel, Segment};
+use super::sys::{Arrivals, Note, Parcel};
 use super::{Message, Setup, clock, socket, transparent};
-use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, Route, SocketSlot};
-use crate::config::snapshot::{Backend, Listener, Snapshot};
-use crate::live::{Board, ShardPage};
+use crate::addr::{BackendSlot, Client, ListenerSlot, Route};
+use crate::config::snapshot::Snapshot;
+use crate::live::Board;
 use crate::packet::Packet;
 use crate::rng::ShardRng;
 use crate::shard::Shard;
@@ -47,38 +47,6 @@ const EVENTS: usize = 256;
 const EMPTYING_ROUNDS: usize = 4096;
 /// Room for the PROXY header of another server in front of a query that is offered to it, octets.
 const RESEND_ROOM: usize = 4_608;
-/// Servers that a query which the kernel refuses to send is offered to.
-const UNSENT_TRIES: usize = 4;
-
-/// A listener's socket.
-#[derive(Debug)]
-struct Door {
-    listener: Arc<Listener>,
-    socket: Socket,
-    passed: bool,
-    note: Note,
-    /// It hears no new queries; after this it is closed.
-    closes_at: Option<Tick>,
-}
-
-/// The sockets towards one backend.
-#[derive(Debug)]
-struct Link {
-    sockets: Vec<Option<Socket>>,
-    /// What is written on each datagram, where its sockets are not connected.
-    server: Option<Endpoint>,
-    segment: Segment,
-}
-
-/// The sockets, apart from the buffers, so that both can be borrowed at once.
-#[derive(Debug)]
-struct Sockets {
-    epoll: Epoll,
-    doors: Vec<Option<Door>>,
-    links: Vec<Option<Link>>,
-    /// Some socket could not be opened: try again at the next idle wake-up.
-    incomplete: bool,
-}
 
 /// One shard's loop and all that it owns.
 #[derive(Debug)]
@@ -556,165 +524,4 @@ impl Engine {
         }
         self.shard.close_flows(slot, true);
     }
-}
-
-impl Sockets {
-    fn open_door(&mut self, listener: Arc<Listener>, socket: Socket, passed: bool) -> io::Result<()> {
-        let at = listener.slot.index();
-        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Door(listener.slot).pack()))?;
-        let note = if listener.address.ip().is_unspecified() { Note::PeerAndLocal } else { Note::Peer };
-        if self.doors.len() <= at {
-            self.doors.resize_with(at + 1, || None);
-        }
-        self.doors[at] = Some(Door { listener, socket, passed, note, closes_at: None });
-        Ok(())
-    }
-
-    fn ignore_door(&self, slot: ListenerSlot) {
-        if let Some(Some(door)) = self.doors.get(slot.index()) {
-            // Only fails for a socket that is not watched, which is what is wanted.
-            let _ = self.epoll.delete(&door.socket);
-        }
-    }
-
-    fn door(&self, slot: ListenerSlot) -> Option<&Socket> {
-        Some(&self.doors.get(slot.index())?.as_ref()?.socket)
-    }
-
-    fn link(&self, route: Route) -> Option<&Socket> {
-        self.links.get(route.backend.index())?.as_ref()?.sockets.get(route.socket.index())?.as_ref()
-    }
-
-    /// Opens what the snapshot's backends need and is not open.
-    fn link_all(&mut self, snapshot: &Snapshot) {
-        self.incomplete = false;
-        for backend in snapshot.backends.iter().flatten().filter(|b| !b.target) {
-            let at = backend.slot.index();
-            if self.links.len() <= at {
-                self.links.resize_with(at + 1, || None);
-            }
-            if self.links[at].as_ref().is_some_and(|l| l.sockets.iter().all(Option::is_some)) {
-                continue;
-            }
-            let said = self.links[at].is_some();
-            let server = transparent::server(backend);
-            let new = || Link { sockets: Vec::new(), server, segment: Segment::Runs };
-            let mut link = self.links[at].take().unwrap_or_else(new);
-            link.sockets.resize_with(usize::from(backend.sockets.max(1)), || None);
-            if let Err(e) = self.fill(backend, &mut link) {
-                self.incomplete = true;
-                if !said {
-                    warn!(server = backend.name, address = %backend.address, "cannot open a socket: {e}");
-                }
-            }
-            self.links[at] = Some(link);
-        }
-    }
-
-    fn fill(&self, backend: &Backend, link: &mut Link) -> io::Result<()> {
-        for (number, place) in link.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
-            let socket = socket::connect(backend)?;
-            let route = Route { backend: backend.slot, socket: SocketSlot(number as u16) };
-            self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Link(route).pack()))?;
-            *place = Some(socket);
-        }
-        Ok(())
-    }
-
-    /// Closing a socket takes it out of the epoll set.
-    fn unlink(&mut self, slot: BackendSlot) {
-        if let Some(link) = self.links.get_mut(slot.index()) {
-            *link = None;
-        }
-    }
-
-    /// Closes the sockets of slots that the snapshot does not have, and gives the slots back.
-    fn unlink_all_but(&mut self, snapshot: &Snapshot, page: &ShardPage) {
-        for (at, link) in self.links.iter_mut().enumerate() {
-            if link.is_some() && snapshot.backend(BackendSlot(at as u16)).is_none() {
-                *link = None;
-                page.attached[at].store(0, Release);
-            }
-        }
-    }
-
-    /// Sends queries by one route; `refused` gets the indexes of those the kernel would not take.
-    fn send(
-        &mut self,
-        route: Route,
-        arrivals: &Arrivals,
-        parcels: &[Parcel],
-        departures: &mut Departures,
-        refused: &mut Vec<usize>,
-    ) {
-        let link = self.links.get_mut(route.backend.index()).and_then(Option::as_mut);
-        let Some((place, segment)) = link
-            .and_then(|l| Some((l.sockets.get_mut(route.socket.index())?, &mut l.segment)))
-            .filter(|(place, _)| place.is_some())
-        else {
-            refused.extend(0..parcels.len());
-            return;
-        };
-        let Some(socket) = place.as_ref() else { return };
-        let (mut no_segments, mut stale) = (false, false);
-        departures.send(socket.as_fd(), arrivals, parcels, *segment, &mut |range, error| {
-            let code = error.raw_os_error();
-            // EIO: the way out cannot compute checksums of segments (udp(7)); EINVAL, EMSGSIZE:
-            // its MTU is too small.
-            no_segments |= range.len() > 1 && matches!(code, Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
-            // The address or interface that the socket was connected from is gone.
-            stale |= range.len() == 1
-                && matches!(
-                    code,
-                    Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV)
-                );
-            refused.extend(range);
-        });
-        if no_segments {
-            *segment = Segment::Never;
-            let places = std::mem::take(refused);
-            let again: Vec<Parcel> = places.iter().map(|at| parcels[*at]).collect();
-            departures.send(socket.as_fd(), arrivals, &again, Segment::Never, &mut |range, _| {
-                refused.extend(&places[range]);
-            });
-        }
-        if stale {
-            // Opened anew, from whatever address there is then.
-            *place = None;
-            self.incomplete = true;
-        }
-    }
-
-    /// The address that is written on what goes by a route; none where its socket is connected.
-    fn server(&self, route: Route) -> Option<Endpoint> {
-        self.links.get(route.backend.index())?.as_ref()?.server
-    }
-
-    fn send_one(&self, shard: &Shard, route: Route, octets: &[u8]) -> bool {
-        match (self.link(route), self.server(route)) {
-            (Some(socket), Some(server)) => transparent::send(socket, server, route, octets, shard),
-            _ => self.send_connected(route, octets),
-        }
-    }
-
-    /// The same by a socket that knows its server; false of others.
-    fn send_connected(&self, route: Route, octets: &[u8]) -> bool {
-        let Some(socket) = self.link(route).filter(|_| self.server(route).is_none()) else { return false };
-        // The first call may only report an earlier packet's ICMP error.
-        socket.send(octets).or_else(|_| socket.send(octets)).is_ok()
-    }
-}
-
-/// A query that the kernel would not take: the shard offers it to servers that have not refused it.
-fn resend(shard: &mut Shard, sockets: &Sockets, mut route: Route, packet: &mut Packet<'_>) {
-    let mut refused = [route.backend; UNSENT_TRIES];
-    for tries in 1..=UNSENT_TRIES {
-        refused[tries - 1] = route.backend;
-        match shard.on_unsent(route, packet, &refused[..tries]) {
-            Verdict::Forward(other) if sockets.send_one(shard, other, packet.bytes()) => return,
-            Verdict::Forward(other) => route = other,
-            Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
-        }
-    }
-    shard.abandon(route, packet);
 }

@@ -6,6 +6,7 @@
 
 mod carrier;
 pub mod clock;
+mod doors;
 mod forward;
 mod locals;
 pub mod luaffi;

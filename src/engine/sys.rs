@@ -20,8 +20,13 @@ use libc::{
     sockaddr_in6,
 };
 
+pub use self::process::{inherited_socket, lua_with_ffi};
+pub use self::single::send_from;
 use crate::addr::Endpoint;
 use crate::packet::Packet;
+
+mod process;
+mod single;
 
 /// Longest message taken, octets: what dnsdist takes, and more than any EDNS size in use.
 pub const MESSAGE_MAX: usize = 4096;
@@ -536,38 +541,6 @@ unsafe fn write_pktinfo(control: *mut cmsghdr, local: &Local) -> usize {
     }
 }
 
-/// Sends one datagram by a socket that is not connected, from an address that need not be ours if
-/// the socket is transparent.
-///
-/// # Errors
-/// What the kernel says.
-pub fn send_from(
-    socket: BorrowedFd<'_>,
-    octets: &[u8],
-    to: &Endpoint,
-    from: Option<&Local>,
-) -> io::Result<()> {
-    // SAFETY: plain C structures for which all zeros is a valid value.
-    let (mut name, mut header): (sockaddr_in6, msghdr) = unsafe { (zeroed(), zeroed()) };
-    let mut control = Control([0; CONTROL]);
-    let mut vector = iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
-    header.msg_namelen = write_name(&mut name, to);
-    header.msg_name = (&raw mut name).cast();
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    if let Some(local) = from {
-        header.msg_control = (&raw mut control.0).cast();
-        header.msg_controllen = CONTROL as _;
-        // SAFETY: the control buffer is CONTROL octets, aligned, and ours; one of these control
-        // messages takes at most 40 of them.
-        header.msg_controllen = unsafe { write_pktinfo(libc::CMSG_FIRSTHDR(&raw const header), local) } as _;
-    }
-    // SAFETY: name, vector, control and octets live through the call, with their true sizes.
-    // JUSTIFICATION: no safe call sets the source address.
-    let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Sets a socket option whose value is an integer.
 ///
 /// # Errors
@@ -603,34 +576,4 @@ pub fn set_reuseport_program(socket: BorrowedFd<'_>, program: &mut [libc::sock_f
         )
     };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-// ---- for the control plane ----
-
-/// Takes over a socket that the process was started with.
-///
-/// # Errors
-/// When the descriptor is below 3, is not open or is no socket.
-pub fn inherited_socket(descriptor: i32) -> std::io::Result<socket2::Socket> {
-    use std::os::fd::{BorrowedFd, FromRawFd};
-    if descriptor < 3 {
-        return Err(std::io::ErrorKind::InvalidInput.into());
-    }
-    // SAFETY: only borrowed to be asked whether it is open and a socket; nothing is closed here,
-    // and a closed descriptor makes the call fail with EBADF.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    nix::sys::socket::getsockopt(&borrowed, nix::sys::socket::sockopt::SockType)?;
-    nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    // SAFETY: it is open, and was passed to this process by its parent for it alone to own; the
-    // caller asks once per descriptor, before it opens any of its own.
-    Ok(unsafe { socket2::Socket::from_raw_fd(descriptor) })
-}
-
-/// A Lua state with LuaJIT's `ffi`, which configurations rely on.
-#[must_use]
-pub fn lua_with_ffi() -> mlua::Lua {
-    // SAFETY: with `ffi` a script can call any C function. The script is the operator's own
-    // configuration and runs with the operator's rights, as a shared library of theirs would.
-    // JUSTIFICATION: mlua offers `ffi` in no other way.
-    unsafe { mlua::Lua::unsafe_new() }
 }

@@ -194,10 +194,11 @@ impl Passages {
             0 if is_flow => FLOWS_MAX,
             max => max,
         };
-        if max > 0 && self.of_listener(client.listener) >= max {
-            if !is_flow || !self.make_room(client.listener, rng) {
-                return Err(ForwardEnd::Connections);
-            }
+        if max > 0
+            && self.of_listener(client.listener) >= max
+            && !(is_flow && self.make_room(client.listener, rng))
+        {
+            return Err(ForwardEnd::Connections);
         }
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);

@@ -291,8 +291,9 @@ impl Shard {
         }
         let lines = &backend.lines;
         let line_queue = self.outstanding.queue(lines.receive_timeout).unwrap_or(queue);
-        self.attached[at] =
-            Some(Attached { queue, line_queue, by_line: lines.only, timeout: backend.timeout });
+        // No query waits for a forward's target, whatever time that has to accept.
+        let timeout = if backend.target { TickDelta(0) } else { backend.timeout };
+        self.attached[at] = Some(Attached { queue, line_queue, by_line: lines.only, timeout });
         self.page().attached[at].store(1, Release);
     }
 

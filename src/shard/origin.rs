@@ -38,7 +38,7 @@ impl Wants {
         let tells = |c: ClientAddress| matches!(c, ClientAddress::Proxy { .. });
         let sends = snapshot.backends.iter().flatten().any(|b| tells(b.client_address));
         Self {
-            headers: snapshot.globals.proxy.peers.len() > 0,
+            headers: !snapshot.globals.proxy.peers.is_empty(),
             values: sends || snapshot.script.is_some() || !snapshot.chains.query.is_empty(),
             sends,
         }

@@ -12,6 +12,7 @@
 
 mod clients;
 mod end;
+mod keepalive;
 mod preface;
 
 pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
@@ -248,20 +249,6 @@ impl Streams {
         }
     }
 
-    /// The client would know how long the connection may stay open.
-    pub(super) fn ask_keepalive(&mut self, slot: StreamSlot) {
-        if let Some(stream) = self.stream_mut(slot) {
-            stream.keepalive = true;
-        }
-    }
-
-    /// How long the connection may stay open without a query, if its client would know.
-    pub(super) fn keepalive(&self, slot: StreamSlot, limits: &StreamLimits) -> Option<TickDelta> {
-        self.stream(slot).filter(|s| s.keepalive)?;
-        let haste = if self.is_overloaded(limits) { OVERLOAD_HASTE } else { 1 };
-        Some(TickDelta(limits.receive_timeout.0 / haste))
-    }
-
     /// Open connections.
     pub(super) const fn open_count(&self) -> u32 {
         self.open
@@ -360,7 +347,7 @@ impl Streams {
         let before = stream.may_read();
         let count = count.min(stream.output.len());
         stream.output.advance(count);
-        stream.blocked = (stream.output.len() > 0).then_some(now);
+        stream.blocked = (!stream.output.is_empty()).then_some(now);
         self.output_total -= count;
         self.after(slot, before);
     }
@@ -530,14 +517,6 @@ impl Streams {
             }
         }
         self.clients.tidy(limits, now);
-    }
-
-    /// Whether so many connections are open that idle ones must go sooner.
-    pub(super) fn is_overloaded(&self, limits: &StreamLimits) -> bool {
-        let percent = u64::from(limits.overload_percent);
-        percent > 0
-            && limits.connections > 0
-            && u64::from(self.open) * 100 >= u64::from(limits.connections) * percent
     }
 
     /// Queries in flight, of all connections; for tests.

@@ -37,4 +37,5 @@ mod recipes;
 mod reload;
 mod rules;
 mod stop;
+mod streams;
 mod tls;

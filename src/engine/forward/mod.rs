@@ -40,13 +40,20 @@ fn is_passing(e: &io::Error) -> bool {
 
 /// Why a target could not be reached.
 fn failure(e: &io::Error) -> TryEnd {
-    match e.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => TryEnd::Refused,
-        io::ErrorKind::TimedOut => TryEnd::Timeout,
-        io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::NetworkDown
-        | io::ErrorKind::PermissionDenied => TryEnd::Unreachable,
-        _ => TryEnd::Local,
+    use io::ErrorKind;
+    let is = |kinds: &[ErrorKind]| kinds.contains(&e.kind());
+    if is(&[ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset]) {
+        TryEnd::Refused
+    } else if is(&[ErrorKind::TimedOut]) {
+        TryEnd::Timeout
+    } else if is(&[
+        ErrorKind::HostUnreachable,
+        ErrorKind::NetworkUnreachable,
+        ErrorKind::NetworkDown,
+        ErrorKind::PermissionDenied,
+    ]) {
+        TryEnd::Unreachable
+    } else {
+        TryEnd::Local
     }
 }

@@ -297,18 +297,26 @@ impl Relay {
                 Err(_) => return Err(ForwardEnd::TargetBroken),
             }
         }
-        let mut octets = 0;
-        let out = self.out.carry(&self.client, target, pipes, &mut octets);
-        if octets > 0 {
-            shard.on_passed(passage, Way::Out, octets);
+        // What this side has said goes one way, and what it has room for the other.
+        let ends = what.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP);
+        let (came, room) = (what.contains(EpollFlags::EPOLLIN) || ends, what.contains(EpollFlags::EPOLLOUT));
+        let (goes_out, goes_back) = if side == Side::Client { (came, room) } else { (room, came) };
+        if goes_out {
+            let mut octets = 0;
+            let out = self.out.carry(&self.client, target, pipes, ends, &mut octets);
+            if octets > 0 {
+                shard.on_passed(passage, Way::Out, octets);
+            }
+            out.map_err(|b| b.told(ForwardEnd::ClientBroken, ForwardEnd::TargetBroken))?;
         }
-        out.map_err(|b| b.told(ForwardEnd::ClientBroken, ForwardEnd::TargetBroken))?;
-        octets = 0;
-        let back = self.back.carry(target, &self.client, pipes, &mut octets);
-        if octets > 0 {
-            shard.on_passed(passage, Way::Back, octets);
+        if goes_back {
+            let mut octets = 0;
+            let back = self.back.carry(target, &self.client, pipes, ends, &mut octets);
+            if octets > 0 {
+                shard.on_passed(passage, Way::Back, octets);
+            }
+            back.map_err(|b| b.told(ForwardEnd::TargetBroken, ForwardEnd::ClientBroken))?;
         }
-        back.map_err(|b| b.told(ForwardEnd::TargetBroken, ForwardEnd::ClientBroken))?;
         if self.closed_by.is_none() {
             if self.out.ended {
                 self.closed_by = Some(ForwardEnd::Client);
@@ -352,12 +360,13 @@ impl Relay {
 
 impl Stretch {
     /// Moves octets from one socket to the other, as long as there are some, there is room, and it
-    /// is this connection's turn.
+    /// is this connection's turn. `ends`: one of them says that it has closed an end.
     fn carry(
         &mut self,
         from: &Socket,
         to: &Socket,
         pipes: &mut Pipes,
+        ends: bool,
         octets: &mut usize,
     ) -> Result<(), Broken> {
         while *octets < TURN {
@@ -377,7 +386,7 @@ impl Stretch {
                     }
                     Ok(count) => {
                         self.held = count;
-                        last = count < SMALL;
+                        last = count < SMALL && !ends;
                     }
                     Err(e) if is_passing(&e) => break,
                     Err(_) => return Err(Broken::Sender),

@@ -1,6 +1,7 @@
 //! Any octets as a stream of events into a shard, held against a shadow model: queries, answers
 //! true and false, time, and other configurations. Nothing may reach a wrong client, no query may
-//! be answered twice, and in the end nothing is outstanding.
+//! be answered twice, and in the end nothing is outstanding. Under some configurations queries come
+//! with PROXY headers, and some servers get them: each says whose query it is.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
 use dnslob::config::prefix::{Prefix, PrefixSet};
 use dnslob::config::snapshot::{
-    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Pool, Probe, Retry, Snapshot,
-    SocketOptions,
+    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe,
+    ProxyHeader, ProxyLimits, Retry, Service, Snapshot, SocketOptions, StreamOptions,
 };
 use dnslob::live::{Board, State};
 use dnslob::packet::Packet;
@@ -19,6 +20,7 @@ use dnslob::shard::Shard;
 use dnslob::shard::policy::{Kind, Policy};
 use dnslob::shard::verdict::Verdict;
 use dnslob::time::{Tick, TickDelta};
+use dnslob::wire::proxy::{self, Parsed, Transport};
 use dnslob::wire::query::Question;
 
 const BACKENDS: u16 = 4;
@@ -74,6 +76,8 @@ struct World {
     sent: Vec<Sent>,
     /// By number: the client, the id it chose, and whether it was answered.
     askers: Vec<(Client, u16, bool)>,
+    /// By number: who asked, as servers are told.
+    sources: Vec<Endpoint>,
     /// Tries by what an answer must have; the number of the query they belong to, and of its sending.
     by_key: HashMap<(Route, u16), (usize, usize)>,
     board: Arc<Board>,
@@ -89,6 +93,7 @@ impl World {
             snapshot(&[0, 1, 2], Kind::RoundRobin, None),
             snapshot(&[1, 3], Kind::LeastOutstanding, Some(TickDelta::from_ms(20))),
             snapshot(&[0], Kind::WRandom, None),
+            with_headers(snapshot(&[0, 1, 2, 3], Kind::RoundRobin, Some(TickDelta::from_ms(20)))),
             snapshot(&[], Kind::WHashed, None),
         ]
         .into();
@@ -102,6 +107,7 @@ impl World {
             now: Tick(1),
             sent: Vec::new(),
             askers: Vec::new(),
+            sources: Vec::new(),
             by_key: HashMap::new(),
             board,
         }
@@ -137,12 +143,26 @@ impl World {
         for (verdict, message) in again {
             let Verdict::Forward(route) = verdict else { panic!("a tick only asks again, not {verdict:?}") };
             // The same query: found by its question, which names the asker.
-            let asker = asker_of(&message).expect("a query of ours");
+            let start = header_len(&message);
+            let asker = asker_of(&message[start..]).expect("a query of ours");
+            let message = self.unwrapped(route, &message, self.sources[asker]);
             self.forwarded(route, message, asker);
         }
         for slot in self.shard.retired().collect::<Vec<_>>() {
             self.shard.detach(slot);
         }
+    }
+
+    /// Takes the header off that a server gets, which must say whose query it is.
+    fn unwrapped(&self, route: Route, message: &[u8], asker: Endpoint) -> Vec<u8> {
+        if !reads_headers(route.backend) {
+            return message.to_vec();
+        }
+        let Parsed::Header { header, len } = proxy::parse(message, proxy::PAYLOAD_MAX) else {
+            panic!("no header for {route:?}")
+        };
+        assert_eq!(header.source, Some(asker), "the server is told who asks");
+        message[len..].to_vec()
     }
 
     fn query(&mut self, events: &mut Events<'_>) {
@@ -159,15 +179,33 @@ impl World {
             }
             message.truncate(message.len() - events.pick(8));
         }
-        let mut buffer = message.clone();
-        buffer.resize(message.len() + 32, 0);
-        let mut packet = Packet::new(&mut buffer, 0, message.len());
+        let (mut buffer, mut asker) = (Vec::new(), client.peer);
+        let due = !self.snapshots[self.current].globals.proxy.peers.is_empty();
+        let mut proper = !due;
+        if events.octet() % 4 == u8::from(!due) {
+            let source = SocketAddr::from(([192, 0, 2, number as u8], 1 + number as u16 % 60_000));
+            let values = [(0xe0, &b"v"[..])];
+            assert!(proxy::write_v2(
+                &mut buffer,
+                Transport::Datagram,
+                source.into(),
+                client.peer,
+                values.into_iter().take(number % 2)
+            ));
+            (asker, proper) = (source.into(), due);
+        }
+        buffer.extend(&message);
+        let length = buffer.len();
+        buffer.resize(length + 64, 0);
+        let mut packet = Packet::new(&mut buffer, 0, length);
         match self.shard.on_query(client, &mut packet) {
             Verdict::Forward(route) => {
-                let forwarded = packet.bytes().to_vec();
+                assert!(proper, "with a header where it is due, and nowhere else");
+                let forwarded = self.unwrapped(route, packet.bytes(), asker);
                 assert_eq!(forwarded[2..], message[2..], "only the id is changed");
                 let asked = u16::from_be_bytes([message[0], message[1]]);
                 self.askers.push((client, asked, false));
+                self.sources.push(asker);
                 self.forwarded(route, forwarded, number);
             }
             Verdict::Answer(to) => {
@@ -273,6 +311,26 @@ fn asker_of(message: &[u8]) -> Option<usize> {
     std::str::from_utf8(message.get(NUMBER)?).ok()?.parse().ok()
 }
 
+/// Octets of the PROXY header in front of a query.
+fn header_len(message: &[u8]) -> usize {
+    match proxy::parse(message, proxy::PAYLOAD_MAX) {
+        Parsed::Header { len, .. } => len,
+        Parsed::Incomplete | Parsed::Invalid(_) => 0,
+    }
+}
+
+/// Whether a server gets PROXY headers.
+const fn reads_headers(backend: BackendSlot) -> bool {
+    backend.0 >= 2
+}
+
+/// All clients are proxies, and their headers are looked for.
+fn with_headers(mut snapshot: Snapshot) -> Snapshot {
+    let peers = ["127.0.0.0/8"].iter().map(|p| p.parse::<Prefix>().expect("a network")).collect();
+    snapshot.globals.proxy = ProxyLimits { peers, ..ProxyLimits::default() };
+    snapshot
+}
+
 /// The same configuration under another generation.
 fn publish(snapshot: &Snapshot, generation: u64) -> Arc<Snapshot> {
     Arc::new(Snapshot { generation, ..snapshot.clone() })
@@ -282,7 +340,18 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
     let retry = retry_after.map(|after| Retry { after, budget_ppm: 1_000_000 });
     let members: Vec<_> = slots.iter().map(|s| BackendSlot(*s)).collect();
     let backends = (0..BACKENDS).map(|s| slots.contains(&s).then(|| Arc::new(backend(s)))).collect();
+    let listener = Listener {
+        slot: ListenerSlot(0),
+        address: SocketAddr::from(([127, 0, 0, 1], 53)),
+        interface: None,
+        sockets: SocketOptions::default(),
+        dscp: 0,
+        service: Service::Dns,
+        streams: StreamOptions::default(),
+        proxy: ProxyHeader::Inside,
+    };
     Snapshot {
+        listeners: vec![Arc::new(listener)],
         backends,
         pools: vec![Pool {
             name: String::new(),
@@ -322,7 +391,11 @@ fn backend(slot: u16) -> Backend {
         tee: false,
         target: false,
         lines: LineOptions::default(),
-        client_address: ClientAddress::Hidden,
+        client_address: if reads_headers(BackendSlot(slot)) {
+            ClientAddress::Proxy { v1: false, advertise_tls: false }
+        } else {
+            ClientAddress::Hidden
+        },
         health: Health {
             mode: HealthMode::Up,
             probe: Probe::Udp,

@@ -37,7 +37,9 @@ const ASK: &str = "
 import socket
 t = socket.create_connection(('198.18.1.2', 2525), 5)
 t.settimeout(5)
-print('tcp', t.getsockname()[1], t.recv(100).decode())
+told = t.recv(100).decode()
+assert told, 'no target took the connection'
+print('tcp', t.getsockname()[1], told)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 u.settimeout(5)
 u.connect(('198.18.1.2', 2525))

@@ -1,0 +1,32 @@
+//! What the control plane needs of the system that cannot be had without `unsafe`: sockets that were
+//! passed to us, and a Lua state with `ffi`.
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd};
+
+/// Takes over a socket that the process was started with.
+///
+/// # Errors
+/// When the descriptor is below 3, is not open or is no socket.
+pub fn inherited_socket(descriptor: i32) -> io::Result<socket2::Socket> {
+    if descriptor < 3 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: only borrowed to be asked whether it is open and a socket; nothing is closed here,
+    // and a closed descriptor makes the call fail with EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    nix::sys::socket::getsockopt(&borrowed, nix::sys::socket::sockopt::SockType)?;
+    nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    // SAFETY: it is open, and was passed to this process by its parent for it alone to own; the
+    // caller asks once per descriptor, before it opens any of its own.
+    Ok(unsafe { socket2::Socket::from_raw_fd(descriptor) })
+}
+
+/// A Lua state with LuaJIT's `ffi`, which configurations rely on.
+#[must_use]
+pub fn lua_with_ffi() -> mlua::Lua {
+    // SAFETY: with `ffi` a script can call any C function. The script is the operator's own
+    // configuration and runs with the operator's rights, as a shared library of theirs would.
+    // JUSTIFICATION: mlua offers `ffi` in no other way.
+    unsafe { mlua::Lua::unsafe_new() }
+}

@@ -1,0 +1,258 @@
+//! DNS over TCP before real servers: dig, kdig, dnsperf, whole zones, servers that die or misbehave,
+//! clients that do.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::lob::{Lob, backend, listen};
+use crate::message;
+use crate::place::{Directory, port, wait_for};
+use crate::process::{Program, run};
+use crate::servers::{Kind, Server};
+
+/// Names in the large zone, besides those of its own.
+const NAMES: usize = 100_000;
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+fn up(server: SocketAddr) -> String {
+    backend(server, "healthCheckMode=\"up\"")
+}
+
+/// A query in its frame.
+fn framed(id: u16, name: &str) -> Vec<u8> {
+    let query = message::query(id, name);
+    [&(query.len() as u16).to_be_bytes()[..], &query].concat()
+}
+
+fn connect(at: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(at).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    stream
+}
+
+/// One message of a stream; none when it has ended.
+fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).ok()?;
+    let mut message = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut message).ok()?;
+    Some(message)
+}
+
+/// A count in the dump, once it is there.
+fn dumped(lob: &Lob, line: &str) {
+    wait_for(
+        || format!("{line:?} in {:#?}", lob.dump()),
+        || lob.dump().iter().any(|l| l == line).then_some(()),
+    );
+}
+
+/// A server whose connections are served by `serve`, each in a thread of its own that ends with it.
+fn serve(serve: fn(TcpStream)) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+#[test]
+fn dig_and_kdig_get_by_tcp_what_each_server_says() {
+    for (who, kind) in [(11, Kind::Unbound), (12, Kind::Nsd), (13, Kind::Knot)] {
+        let server = Server::start(kind, who);
+        let at = local();
+        let lob = Lob::start(&(listen(at) + &up(server.address)));
+        let port = at.port().to_string();
+        let address = format!("192.0.2.{who}");
+        let dig = ["@127.0.0.1", "-p", &port, "+tcp", "+short", "+keepopen", "a.test", "b.test"];
+        let (_, text) = run("dig", &dig);
+        assert_eq!(text.lines().filter(|l| *l == address).count(), 2, "{text}\n{}", lob.program.transcript());
+        let (_, text) = run("kdig", &["@127.0.0.1", "-p", &port, "+tcp", "+keepopen", "+short", "c.test"]);
+        assert_eq!(text.trim(), address, "{}", lob.program.transcript());
+    }
+}
+
+#[test]
+fn a_zone_of_a_hundred_thousand_names_passes_whole() {
+    let (directory, nsd_at, at) = (Directory::new(), local(), local());
+    let home = directory.path().display();
+    let mut zone =
+        "$ORIGIN large.test.\n$TTL 60\n@ SOA ns host 7 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n"
+            .to_owned();
+    for n in 0..NAMES {
+        zone += &format!("n{n} A 10.{}.{}.{}\n", n >> 16, n >> 8 & 255, n & 255);
+    }
+    directory.write("large.zone", &zone);
+    let configuration = directory.write(
+        "nsd.conf",
+        &format!(
+            "server:\n ip-address: {}@{}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{home}\"\n database: \"\"\n \
+             pidfile: \"{home}/nsd.pid\"\n xfrdfile: \"{home}/x\"\n zonelistfile: \"{home}/z\"\n xfrdir: \"{home}\"\n \
+             server-count: 1\nremote-control:\n control-enable: no\nzone:\n name: large.test.\n zonefile: large.zone\n \
+             provide-xfr: 127.0.0.1 NOKEY\n",
+            nsd_at.ip(),
+            nsd_at.port()
+        ),
+    );
+    let mut command = std::process::Command::new("nsd");
+    command.arg("-d").arg("-c").arg(configuration);
+    let nsd = Program::start(&mut command);
+    wait_for(|| nsd.transcript(), || crate::servers::ask(nsd_at, "ns.large.test"));
+    let lob = Lob::start(&(listen(at) + &up(nsd_at)));
+    let port = at.port().to_string();
+    for _ in 0..2 {
+        let (_, text) = run("dig", &["@127.0.0.1", "-p", &port, "+onesoa", "large.test", "AXFR"]);
+        let names = text.lines().filter(|l| l.starts_with('n') && l.contains("\tA\t10.")).count();
+        assert_eq!(names, NAMES, "{}", lob.program.transcript());
+    }
+    // The zone is small to whom it is new: one SOA says so.
+    let (_, text) = run("dig", &["@127.0.0.1", "-p", &port, "+tcp", "large.test", "IXFR=7"]);
+    assert!(text.contains("1 records"), "{text}");
+}
+
+#[test]
+fn no_query_is_lost_when_servers_die_and_configurations_change_under_load() {
+    let mut first = Server::start(Kind::Nsd, 21);
+    let second = Server::start(Kind::Nsd, 22);
+    let at = local();
+    let lua = listen(at) + &up(first.address) + &up(second.address);
+    let mut lob = Lob::start(&lua);
+    let directory = Directory::new();
+    let names: String = (0..50).map(|n| format!("n{n}.test A\n")).collect();
+    let names = directory.write("names", &names);
+    let arguments: Vec<String> = [
+        "-m",
+        "tcp",
+        "-s",
+        "127.0.0.1",
+        "-p",
+        &at.port().to_string(),
+        "-d",
+        &names.display().to_string(),
+        "-l",
+        "6",
+        "-c",
+        "8",
+        "-q",
+        "64",
+        "-Q",
+        "4000",
+        "-t",
+        "5",
+    ]
+    .map(str::to_owned)
+    .into();
+    let load = std::thread::spawn(move || run("dnsperf", &arguments).1);
+    let answered = |lob: &Lob| {
+        lob.dump().iter().find_map(|l| l.strip_prefix("responses ").and_then(|n| n.parse::<u64>().ok()))
+    };
+    wait_for(|| "answers".into(), || answered(&lob).filter(|n| *n > 2_000));
+    first.kill();
+    wait_for(|| "answers".into(), || answered(&lob).filter(|n| *n > 6_000));
+    first.begin();
+    lob.reload(&(lua.clone() + "setTCPRecvTimeout(30)\n"));
+    wait_for(|| "answers".into(), || answered(&lob).filter(|n| *n > 12_000));
+    lob.reload(&(listen(at) + &up(second.address)));
+    let text = load.join().expect("dnsperf's output");
+    assert!(text.contains("Queries lost:         0 ("), "{text}\n{}", lob.program.transcript());
+    assert!(text.contains("(100.00%)"), "{text}");
+}
+
+#[test]
+fn a_server_that_accepts_and_one_that_closes_leave_no_query_unanswered() {
+    // Accepts and never answers; closes after each answer.
+    let silent = serve(|mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let hasty = serve(|mut stream| {
+        if let Some(query) = read_message(&mut stream)
+            && let Some(answer) = message::answer(&query, 33)
+        {
+            let frame = [&(answer.len() as u16).to_be_bytes()[..], &answer].concat();
+            let _ = stream.write_all(&frame);
+        }
+    });
+    let at = local();
+    let lua = listen(at)
+        + &backend(silent, "healthCheckMode=\"up\", order=1, tcpRecvTimeoutMs=300")
+        + &backend(hasty, "healthCheckMode=\"up\", order=2")
+        + "setServerPolicy(firstAvailable)\n";
+    let lob = Lob::start(&lua);
+    let mut stream = connect(at);
+    let queries: Vec<u8> = (0..20).flat_map(|n| framed(n, &message::numbered(n.into(), "x"))).collect();
+    stream.write_all(&queries).expect("sent");
+    let mut numbers: Vec<u64> = (0..20)
+        .map(|_| {
+            let answer = read_message(&mut stream).unwrap_or_else(|| panic!("{:#?}", lob.dump()));
+            assert_eq!(message::answered_by(&answer), Some(33));
+            message::number_of(&answer).expect("its number")
+        })
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn bad_clients_are_closed_and_named() {
+    let server = Server::start(Kind::Nsd, 41);
+    let at = local();
+    let lob = Lob::start(
+        &(listen(at) + &up(server.address) + "setTCPRecvTimeout(1)\nsetMaxTCPReadIOsPerQuery(20)\n"),
+    );
+    // An impossible length.
+    let mut stream = connect(at);
+    stream.write_all(&[0, 3, 1, 2, 3]).expect("sent");
+    assert!(read_message(&mut stream).is_none());
+    dumped(&lob, "stream-end-bad-frame 1");
+    // Half a query, then nothing.
+    let mut stream = connect(at);
+    stream.write_all(&framed(1, "a.test")[..9]).expect("sent");
+    assert!(read_message(&mut stream).is_none());
+    dumped(&lob, "stream-end-read-timeout 1");
+    // Nothing at all.
+    assert!(read_message(&mut connect(at)).is_none());
+    dumped(&lob, "stream-end-idle 1");
+    // By single octets; its client is not let in again for a while.
+    let mut stream = connect(at);
+    stream.set_nodelay(true).expect("set");
+    for octet in framed(1, "a-name-that-is-long-enough-for-this.test") {
+        if stream.write_all(&[octet]).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    dumped(&lob, "stream-end-reads 1");
+    let mut again = connect(at);
+    let _ = again.write_all(&framed(1, "a.test"));
+    assert!(read_message(&mut again).is_none());
+    dumped(&lob, "stream-end-banned 1");
+}
+
+#[test]
+fn a_stop_answers_what_was_asked_and_waits_for_no_idle_connection() {
+    let server = Server::start(Kind::Nsd, 51);
+    let at = local();
+    let mut lob = Lob::start(&(listen(at) + &up(server.address)));
+    let (mut idle, mut busy) = (connect(at), connect(at));
+    idle.write_all(&framed(1, "a.test")).expect("sent");
+    assert!(read_message(&mut idle).is_some());
+    let queries: Vec<u8> = (0..200).flat_map(|n| framed(n, "b.test")).collect();
+    busy.write_all(&queries).expect("sent");
+    assert!(read_message(&mut busy).is_some(), "the first of two hundred");
+    lob.program.signal(Signal::SIGTERM);
+    let mut answers = 1;
+    while read_message(&mut busy).is_some() {
+        answers += 1;
+    }
+    assert_eq!(answers, 200);
+    assert!(lob.program.wait().success());
+}
