@@ -66,6 +66,7 @@
 //!     text.rs          rules as people read them
 //!   streams.rs         clients' connections, without their sockets
 //!     clients.rs       how many a client has, and who is turned away
+//!     handshake.rs     their TLS handshakes
 //!     preface.rs       PROXY headers in front of their queries
 //!     keepalive.rs     how long they may stay open, for who would know
 //!     end.rs           why connections end

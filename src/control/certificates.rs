@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::snapshot::Snapshot;
 use crate::time::{Tick, TickDelta};
@@ -15,6 +16,18 @@ use crate::tls::expiry::{DAY_SECONDS, Date};
 const COMPLAINT_DAYS: u32 = 21;
 /// Between two complaints.
 const DAY: TickDelta = TickDelta::from_ms(DAY_SECONDS * 1_000);
+
+/// The time that certificates are dated in.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
+}
+
+/// Says what is to be said.
+pub(super) fn warn(said: &[String]) {
+    for complaint in said {
+        tracing::warn!("{complaint}");
+    }
+}
 
 /// What is to be done about TLS from time to time.
 #[derive(Debug, Default)]
@@ -89,13 +102,12 @@ mod tests {
 
     /// 2026-01-02.
     const END: u64 = 1_767_312_000;
+    /// Long before.
+    const GOOD: u64 = END - 300 * DAY_SECONDS;
 
     fn at(seconds: u64) -> Tick {
         Tick(seconds * 1_000_000_000)
     }
-
-    /// A time at which the certificates are good, unix seconds.
-    const NOW: u64 = 1_600_000_000;
 
     fn snapshot(tls: &[&Arc<ServerTls>]) -> Snapshot {
         let mut snapshot = fixture::snapshot(1, &[], &[]);
@@ -116,17 +128,17 @@ mod tests {
         let tls = Arc::new(ServerTls::load(&spec).expect("a listener"));
         let first = snapshot(&[&tls, &tls]);
         let mut keeper = Keeper::default();
-        assert_eq!(keeper.adopt(&first, at(0), NOW), [] as [String; 0]);
-        keeper.turn(&first, at(99), NOW);
+        assert_eq!(keeper.adopt(&first, at(0), GOOD), [] as [String; 0]);
+        keeper.turn(&first, at(99), GOOD);
         assert_eq!(tls.ticket_keys(), 1);
-        keeper.turn(&first, at(100), NOW);
+        keeper.turn(&first, at(100), GOOD);
         assert_eq!(tls.ticket_keys(), 2);
         let loaded = Arc::new(ServerTls::load(&spec).expect("a listener").inherit(&tls));
         let second = snapshot(&[&loaded]);
-        keeper.adopt(&second, at(150), NOW);
-        keeper.turn(&second, at(199), NOW);
+        keeper.adopt(&second, at(150), GOOD);
+        keeper.turn(&second, at(199), GOOD);
         assert_eq!(loaded.ticket_keys(), 2, "a reload does not begin the time anew");
-        keeper.turn(&second, at(200), NOW);
+        keeper.turn(&second, at(200), GOOD);
         assert_eq!((loaded.ticket_keys(), tls.ticket_keys()), (3, 3));
     }
 

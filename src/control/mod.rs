@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use tokio::task::LocalSet;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, ClientAddress, Snapshot};
 use crate::config::{Compiled, Flags, Loaded};
-use crate::control::certificates::Keeper;
+use crate::control::certificates::{Keeper, unix_seconds};
 use crate::control::configured::Configured;
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
@@ -352,9 +352,7 @@ impl<S: Source> Control<S> {
             self.farm.watch(&snapshot, now);
             self.querylog.write(self.feed.board(), self.settings.verbose);
         }
-        for complaint in self.keeper.turn(&self.feed.current(), now, unix_seconds()) {
-            tracing::warn!("{complaint}");
-        }
+        certificates::warn(&self.keeper.turn(&self.feed.current(), now, unix_seconds()));
         if now >= self.figures.at(&self.settings) {
             self.print_line(now);
         }
@@ -458,9 +456,7 @@ impl<S: Source> Control<S> {
                     self.source.accept();
                 }
                 self.serving = true;
-                for complaint in self.keeper.adopt(&self.feed.current(), now, unix_seconds()) {
-                    tracing::warn!("{complaint}");
-                }
+                certificates::warn(&self.keeper.adopt(&self.feed.current(), now, unix_seconds()));
                 if !done.removed.is_empty() {
                     // An earlier change's listeners have been given up by now, or are so at once.
                     self.retire(Tick(u64::MAX));
@@ -544,11 +540,6 @@ impl<S: Source> Control<S> {
         }
         tracing::info!("stopped");
     }
-}
-
-/// The time that certificates are dated in.
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
 }
 
 fn watch_period(snapshot: &Snapshot) -> TickDelta {

@@ -12,6 +12,7 @@
 
 mod clients;
 mod end;
+mod handshake;
 mod keepalive;
 mod preface;
 
@@ -219,37 +220,6 @@ impl Streams {
     /// Who is at the other end, and how the connection came.
     pub(super) fn facts(&self, slot: StreamSlot) -> Option<(Client, Protocol)> {
         self.stream(slot).map(|s| (s.client, s.protocol))
-    }
-
-    /// The server name that the connection's TLS handshake named.
-    pub(super) fn sni(&self, slot: StreamSlot) -> Option<&str> {
-        self.stream(slot)?.sni.as_deref()
-    }
-
-    /// Whether the connection's TLS handshake is not done.
-    pub(super) fn is_handshaking(&self, slot: StreamSlot) -> bool {
-        self.stream(slot).is_some_and(|s| s.handshaking)
-    }
-
-    /// The connection's TLS handshake is done. It ends at once when the client may not have so
-    /// many sessions.
-    pub(super) fn shaken(
-        &mut self,
-        slot: StreamSlot,
-        sni: Option<&str>,
-        resumed: bool,
-        limits: &StreamLimits,
-        now: Tick,
-    ) {
-        let Some(stream) = self.stream_mut(slot) else { return };
-        stream.handshaking = false;
-        stream.sni = sni.map(Box::from);
-        stream.active = now;
-        stream.reads = 0;
-        let ip = stream.counted.unwrap_or(stream.client.peer.ip);
-        if let Err(why) = self.clients.admit_session(&ip, resumed, limits, now) {
-            self.end(slot, why);
-        }
     }
 
     /// Open connections.

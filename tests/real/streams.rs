@@ -21,7 +21,7 @@ fn local() -> SocketAddr {
 }
 
 fn up(server: SocketAddr) -> String {
-    backend(server, "healthCheckMode=\"up\"")
+    backend(server, "")
 }
 
 /// A query in its frame.
@@ -183,8 +183,8 @@ fn a_server_that_accepts_and_one_that_closes_leave_no_query_unanswered() {
     });
     let at = local();
     let lua = listen(at)
-        + &backend(silent, "healthCheckMode=\"up\", order=1, tcpRecvTimeoutMs=300")
-        + &backend(hasty, "healthCheckMode=\"up\", order=2")
+        + &backend(silent, ", order=1, tcpRecvTimeoutMs=300")
+        + &backend(hasty, ", order=2")
         + "setServerPolicy(firstAvailable)\n";
     let lob = Lob::start(&lua);
     let mut stream = connect(at);
