@@ -496,11 +496,12 @@ fn is_passing(e: &io::Error) -> bool {
 // Kinds of errors are the standard library's; a new one is as bad as the rest.
 #[allow(clippy::wildcard_enum_match_arm)]
 fn failure(e: &io::Error) -> LineEnd {
-    match e.kind() {
-        io::ErrorKind::ConnectionRefused
-        | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable => LineEnd::Refused,
-        io::ErrorKind::TimedOut => LineEnd::ConnectTimeout,
-        _ => LineEnd::Broken,
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    if [ConnectionRefused, HostUnreachable, NetworkUnreachable].contains(&e.kind()) {
+        LineEnd::Refused
+    } else if e.kind() == TimedOut {
+        LineEnd::ConnectTimeout
+    } else {
+        LineEnd::Broken
     }
 }
