@@ -202,7 +202,8 @@ impl World {
             return self.close_line(line, None);
         }
         let temper = self.tempers[line.backend.index()];
-        if !self.lines.contains_key(&key) {
+        let is_open = self.lines.contains_key(&key);
+        if !is_open {
             match temper {
                 Temper::Refuses => return self.close_line(line, Some(LineEnd::Refused)),
                 Temper::NeverConnects => {
