@@ -206,7 +206,9 @@ fn bad_clients_are_closed_and_named() {
     let server = Server::start(Kind::Nsd, 41);
     let at = local();
     let lob = Lob::start(
-        &(listen(at) + &up(server.address) + "setTCPRecvTimeout(1)\nsetMaxTCPReadIOsPerQuery(20)\nsetShards(1)\n"),
+        &(listen(at)
+            + &up(server.address)
+            + "setTCPRecvTimeout(1)\nsetMaxTCPReadIOsPerQuery(20)\nsetShards(1)\n"),
     );
     // An impossible length.
     let mut stream = connect(at);
