@@ -224,7 +224,9 @@ fn resets_are_passed_on_either_way() {
     let mut lob = lob;
     lob.reload(&forward(TCP, at, &[listener.local_addr().expect("an address")], ""));
     let mut stream = connect(at);
-    let (target, _) = listener.accept().expect("accepted");
+    let (mut target, _) = listener.accept().expect("accepted");
+    stream.write_all(b"x").expect("written");
+    target.read_exact(&mut [0]).expect("it stands");
     SockRef::from(&target).set_linger(Some(Duration::ZERO)).expect("set");
     drop(target);
     let e = stream.read(&mut [0; 4]).expect_err("broken, not closed");
