@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A flow is open at once: datagrams are not accepted by anybody. What the octets say is never
-//! looked at. Which target comes next is chosen in [`forwarded`](super::forwarded).
+//! looked at. Which target comes next is chosen in `forwarded`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! The shard's part in clients' connections: octets in, octets out, and what the engine is to do.
 //!
 //! A message of a stream takes the path of every query: `on_query` here, `on_response` there. What
-//! they decide is brought to the stream by [`Shard::conclude`], the one place where a query of a
+//! they decide is brought to the stream by `Shard::conclude`, the one place where a query of a
 //! stream ends.
 
 use super::Shard;

@@ -6,7 +6,7 @@
 //!              └──── not read meanwhile ◄────────┘
 //! ```
 //!
-//! An engine owns the sockets, and asks for the next [`Chore`](super::Chore): write what is in the
+//! An engine owns the sockets, and asks for the next [`Chore`](super::streamed::Chore): write what is in the
 //! output, read or do not, close. An idle connection has no buffer. A stream's number is given to
 //! another connection only when none of its queries is outstanding any more.
 

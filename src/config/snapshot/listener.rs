@@ -112,7 +112,7 @@ impl Eq for ListenerTls {}
 pub struct Forward {
     /// Its targets, a pool of its own. Their order is that of `to`; that pool's policy chooses
     /// among them, by the client alone; with every target down all are tried. What a target wants
-    /// to know of the client is its [`Backend::client_address`].
+    /// to know of the client is its `client_address`.
     pub pool: PoolSlot,
     /// Who may connect or send: `acl`, or the process's.
     pub acl: PrefixSet,
