@@ -49,6 +49,12 @@ fn client() -> UdpSocket {
     socket
 }
 
+/// That many clients at once: the port of one that ended may be given to the next, which would be
+/// the same flow.
+fn clients(count: usize) -> Vec<UdpSocket> {
+    (0..count).map(|_| client()).collect()
+}
+
 /// Sends a datagram and reads the next one.
 fn ask(socket: &UdpSocket, at: SocketAddr, octets: &[u8]) -> Vec<u8> {
     socket.send_to(octets, at).expect("sent");
@@ -64,7 +70,7 @@ fn datagrams_of_every_size_go_there_and_back() {
     let echo = Echo::start(b'e');
     let at = local();
     let lob = Lob::start(&forward(UDP, at, &[echo.address], ", idleTimeoutMs=1000"));
-    let clients: Vec<UdpSocket> = (0..20).map(|_| client()).collect();
+    let clients = clients(20);
     let (mut there, mut back) = (0, 0);
     for size in [0, 1, 2, 511, 1_232, 1_472, 4_096, 4_097, 9_000, 60_000, 65_506] {
         for (n, client) in clients.iter().enumerate() {
@@ -86,9 +92,9 @@ fn a_refusal_moves_the_flow_and_its_datagram() {
     let (dead, echo) = (local(), Echo::start(b'2'));
     let at = local();
     let lob = Lob::start(&forward(UDP, at, &[dead, echo.address], ""));
-    for n in 0..20 {
+    for (n, client) in clients(20).iter().enumerate() {
         // Each flow's first datagram finds the first target dead, and is answered all the same.
-        assert_eq!(ask(&client(), at, &[n]), [b'2', n]);
+        assert_eq!(ask(client, at, &[n as u8]), [b'2', n as u8]);
     }
     assert_eq!(figure(&lob, "forward-opened"), 20);
     assert_eq!(figure(&lob, "retries"), 20);
@@ -130,10 +136,8 @@ fn the_table_is_bounded() {
     let echo = Echo::start(b't');
     let at = local();
     let lob = Lob::start_with(&forward(UDP, at, &[echo.address], ", maxFlows=10"), &["--shards", "1"]);
-    let first = client();
-    assert_eq!(ask(&first, at, b"1"), b"t1");
-    for n in 0..50 {
-        assert_eq!(ask(&client(), at, &[n]), [b't', n], "a new one is always served");
+    for (n, client) in clients(51).iter().enumerate() {
+        assert_eq!(ask(client, at, &[n as u8]), [b't', n as u8], "a new one is always served");
     }
     assert_eq!(figure(&lob, "forward-end-crowded"), 41);
     assert!(figure(&lob, "forward-open") <= 10);
