@@ -22,6 +22,7 @@
 //! lib.rs               this map and the lexicon
 //! addr.rs              Client, Route, slots: no bare index between rooms
 //! time.rs              Tick and TickDelta: monotonic, handed in
+//! reasons.rs           enums of named reasons: label, sentence, place among counters
 //! rng.rs               ShardRng: ids and ports nobody can guess, repeatable from a seed
 //! packet.rs            Packet: octets in place, room in front and behind
 //! live.rs              Board: what changes while a configuration stands; counters, histograms
@@ -255,6 +256,9 @@
 //! (draft to snapshot), *publish* (snapshot to shards), *drain* (no new queries, finish the old);
 //! `on_…`: an event enters the shard. Never *upstream* or *downstream*: every program means
 //! something else by them.
+
+#[macro_use]
+mod reasons;
 
 pub mod addr;
 pub mod config;

@@ -6,60 +6,29 @@ use rustls::{AlertDescription, Error, PeerIncompatible};
 
 use super::verify;
 
-macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)*) => {
-        /// Why a session failed. The label is the metric's.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Reason { $($(#[doc = $doc])+ $name,)* }
-
-        impl Reason {
-            /// Every reason, in the order of [`Reason::index`].
-            pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
-
-            /// The reason's name in metrics and logs.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-
-            /// One sentence for people.
-            #[must_use]
-            pub const fn doc(self) -> &'static str {
-                match self { $(Self::$name => concat!($($doc),+),)* }
-            }
-        }
-    };
-}
-
 reasons! {
-    /// What came is not TLS.
-    NotTls = "not-tls",
-    /// The other side has no TLS version that we have.
-    UnsupportedVersion = "unsupported-version",
-    /// No cipher, key exchange or signature is known to both sides.
-    NoSharedCipher = "no-shared-cipher",
-    /// No protocol of ALPN is known to both sides.
-    NoSharedProtocol = "no-shared-protocol",
-    /// The other side's certificate is not good.
-    BadCertificate = "bad-certificate",
-    /// The other side did not accept our certificate.
-    CertificateRefused = "certificate-refused",
-    /// The connection ended in the middle of the handshake.
-    UnexpectedEof = "unexpected-eof",
-    /// The other side ended it with an alert of another kind.
-    Alert = "alert",
-    /// A record that was changed on its way, or sealed with another key.
-    Corrupt = "corrupt",
-    /// Anything else that TLS does not allow.
-    Other = "other",
-}
-
-impl Reason {
-    /// Its place in [`Reason::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
+    /// Why a session failed. The label is the metric's.
+    Reason {
+        /// What came is not TLS.
+        NotTls = "not-tls",
+        /// The other side has no TLS version that we have.
+        UnsupportedVersion = "unsupported-version",
+        /// No cipher, key exchange or signature is known to both sides.
+        NoSharedCipher = "no-shared-cipher",
+        /// No protocol of ALPN is known to both sides.
+        NoSharedProtocol = "no-shared-protocol",
+        /// The other side's certificate is not good.
+        BadCertificate = "bad-certificate",
+        /// The other side did not accept our certificate.
+        CertificateRefused = "certificate-refused",
+        /// The connection ended in the middle of the handshake.
+        UnexpectedEof = "unexpected-eof",
+        /// The other side ended it with an alert of another kind.
+        Alert = "alert",
+        /// A record that was changed on its way, or sealed with another key.
+        Corrupt = "corrupt",
+        /// Anything else that TLS does not allow.
+        Other = "other",
     }
 }
 

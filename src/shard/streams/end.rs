@@ -1,38 +1,6 @@
 //! Why connections end: each has a name, and is counted under it.
 
-macro_rules! ends {
-    ($(#[doc = $title:literal])+ $kind:ident { $($(#[doc = $doc:literal])+ $name:ident = $label:literal,)* }) => {
-        $(#[doc = $title])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum $kind { $($(#[doc = $doc])+ $name,)* }
-
-        impl $kind {
-            /// Every reason, in the order of `index`.
-            pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
-
-            /// The reason's name in metrics and logs.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-
-            /// One sentence for people.
-            #[must_use]
-            pub const fn doc(self) -> &'static str {
-                match self { $(Self::$name => concat!($($doc),+),)* }
-            }
-
-            /// Position in `ALL` and in counter arrays.
-            #[must_use]
-            pub const fn index(self) -> usize {
-                self as usize
-            }
-        }
-    };
-}
-
-ends! {
+reasons! {
     /// Why a client's connection ended.
     StreamEnd {
         /// The client closed it.
@@ -84,7 +52,7 @@ ends! {
     }
 }
 
-ends! {
+reasons! {
     /// Why a line, a connection to a server, ended.
     LineEnd {
         /// It was not accepted.
@@ -110,7 +78,7 @@ ends! {
     }
 }
 
-ends! {
+reasons! {
     /// Why a passage, a connection or flow of a forward, ended.
     ForwardEnd {
         /// The client was the first to close it.
@@ -140,7 +108,7 @@ ends! {
     }
 }
 
-ends! {
+reasons! {
     /// Why a target was not taken.
     TryEnd {
         /// It refused.
