@@ -25,6 +25,7 @@
 //! reasons.rs           enums of named reasons: label, sentence, place among counters
 //! rng.rs               ShardRng: ids and ports nobody can guess, repeatable from a seed
 //! packet.rs            Packet: octets in place, room in front and behind
+//! crowd.rs             connections of all shards: by listener, by client, and who is turned away
 //! live.rs              Board: what changes while a configuration stands; counters, histograms
 //!
 //! wire/                DNS octets; no I/O, no clock, no allocation per packet
@@ -66,7 +67,6 @@
 //!       deadlines.rs   a bounded table: address to point in time
 //!     text.rs          rules as people read them
 //!   streams.rs         clients' connections, without their sockets
-//!     clients.rs       how many a client has, and who is turned away
 //!     handshake.rs     their TLS handshakes
 //!     preface.rs       PROXY headers in front of their queries
 //!     keepalive.rs     how long they may stay open, for who would know
@@ -263,6 +263,7 @@ mod reasons;
 pub mod addr;
 pub mod config;
 pub mod control;
+pub mod crowd;
 pub mod demo;
 pub mod engine;
 pub mod live;

@@ -9,13 +9,14 @@
 //!  control ──writes──► BackendLive ◄──reads── shards (when `epoch` moved)
 //! ```
 
-use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::{Arc, OnceLock};
 
 use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
+use crate::crowd::Crowd;
 use crate::shard::journal::Journal;
 use crate::shard::streams::{ForwardEnd, LineEnd, StreamEnd};
 use crate::shard::verdict::DropReason;
@@ -52,6 +53,7 @@ pub struct Board {
     shards: Box<[ShardPage]>,
     backends: Box<[BackendLive]>,
     epoch: AtomicU64,
+    crowd: Arc<Crowd>,
 }
 
 impl Board {
@@ -62,7 +64,14 @@ impl Board {
             shards: (0..shards).map(|_| ShardPage::new(backends_max)).collect(),
             backends: (0..backends_max).map(|_| BackendLive::default()).collect(),
             epoch: AtomicU64::new(1),
+            crowd: Arc::default(),
         }
+    }
+
+    /// Connections of all shards.
+    #[must_use]
+    pub const fn crowd(&self) -> &Arc<Crowd> {
+        &self.crowd
     }
 
     /// The shards' pages.

@@ -180,9 +180,6 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
 const EXCEPTIONS: &[(&str, &str)] = &[
     // One bucket for all shards, written about a hundred times a second by each.
     ("src/shard/rules/limits/bucket.rs", "compare_exchange"),
-    // Its order decides nothing: entries are looked up, or forgotten all in one go.
-    ("src/shard/streams/clients.rs", "HashMap"),
-    ("src/shard/forward.rs", "HashMap"),
     // Only looked up.
     ("src/shard/forward.rs", "HashMap"),
 ];

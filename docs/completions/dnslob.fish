@@ -57,8 +57,8 @@ p2c\t''
 concentrate\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-recv-timeout -d 'A client\'s connection is closed that stands idle for so long, or that begins a query or a handshake and does not finish it in this time [default: 10000]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-send-timeout -d 'A client\'s connection is closed that does not take its answers for so long [default: 10000]' -r
-complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections -d 'Connections of all clients together, in each shard at a time: those beyond are closed at once [default: 100000]' -r
-complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections-per-client -d 'Connections of a client, in each shard at a time [default: 0]' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections -d 'Connections of all clients together at a time: those beyond are closed at once [default: 100000]' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections-per-client -d 'Connections of a client at a time [default: 0]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l check-config -d 'Report every error of the configuration and end'
 complete -c dnslob -n "__fish_dnslob_needs_command" -l supervised -d 'Accepted for dnsdist\'s sake: dnslob always stays in the foreground'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s v -l verbose -d 'Log more'

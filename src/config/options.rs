@@ -706,8 +706,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 10_000_000),
         default: "100000",
         lua: &[set("setMaxTCPConnections")],
-        doc: "Connections of all clients together, in each shard at a time: those beyond are closed at once. 0 is \
-              no limit.",
+        doc: "Connections of all clients together at a time: those beyond are closed at once. 0 is no limit.",
         ..LIVE
     },
     Setting {
@@ -717,8 +716,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 10_000_000),
         default: "0",
         lua: &[set("setMaxTCPConnectionsPerClient")],
-        doc: "Connections of a client, in each shard at a time; 0 is no limit. Over all shards with \
-              `--steer client`.",
+        doc: "Connections of a client at a time; 0 is no limit.",
         ..LIVE
     },
     Setting {

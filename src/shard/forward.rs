@@ -18,6 +18,7 @@ use ahash::RandomState;
 use super::streams::{ForwardEnd, TryEnd};
 use crate::addr::{BackendSlot, Client, ListenerSlot, PassageSlot};
 use crate::config::snapshot::{Backend, Forward, Listener, Service};
+use crate::crowd::{Crowd, Place, TooMany, Visit, Who};
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
 
@@ -80,8 +81,10 @@ struct Passage {
     listener: Arc<Listener>,
     state: State,
     chore: bool,
-    /// Counted among its client's.
-    counted: bool,
+    /// Among its listener's connections; flows have none.
+    _place: Option<Place>,
+    /// Among its client's, where these are counted.
+    _visit: Option<Visit>,
     /// The target that is tried, or taken.
     attempt: Option<Attempt>,
     attempts: u16,
@@ -107,8 +110,7 @@ pub(super) struct Passages {
     /// Flows by who sends, through which listener.
     flows: HashMap<Client, PassageSlot, RandomState>,
     by_listener: Vec<u32>,
-    /// Of listeners with a limit by client.
-    by_client: HashMap<(ListenerSlot, [u8; 16]), u32, RandomState>,
+    crowd: Arc<Crowd>,
     /// By backend: passages that try or have it.
     by_target: Vec<u32>,
     chores: Vec<PassageSlot>,
@@ -139,15 +141,15 @@ pub(super) struct Past {
 }
 
 impl Passages {
-    /// None yet; `hasher` tells clients apart.
-    pub(super) fn new(hasher: RandomState) -> Self {
+    /// None yet, of the whole `crowd`; `hasher` tells flows apart.
+    pub(super) fn new(hasher: RandomState, crowd: Arc<Crowd>) -> Self {
         Self {
             table: Vec::new(),
             free: Vec::new(),
             open: 0,
-            flows: HashMap::with_hasher(hasher.clone()),
+            flows: HashMap::with_hasher(hasher),
             by_listener: Vec::new(),
-            by_client: HashMap::with_hasher(hasher),
+            crowd,
             by_target: Vec::new(),
             chores: Vec::new(),
             trying: Vec::new(),
@@ -185,21 +187,19 @@ impl Passages {
         if !forward.acl.contains(&client.peer.ip) {
             return Err(ForwardEnd::Acl);
         }
-        let key = (client.listener, client.peer.ip);
-        let counted = forward.connections_per_client > 0;
-        if counted && self.by_client.get(&key).is_some_and(|n| *n >= forward.connections_per_client) {
-            return Err(ForwardEnd::PerClient);
-        }
-        let max = match forward.connections {
-            0 if is_flow => FLOWS_MAX,
-            max => max,
+        let who = Who::calls(&client.peer, client.listener);
+        let visit = self.crowd.admit_call(who, forward.connections_per_client);
+        let visit = visit.map_err(|TooMany| ForwardEnd::PerClient)?;
+        let place = if is_flow {
+            let max = if forward.connections > 0 { forward.connections } else { FLOWS_MAX };
+            if self.of_listener(client.listener) >= max && !self.make_room(client.listener, rng) {
+                return Err(ForwardEnd::Connections);
+            }
+            None
+        } else {
+            let place = self.crowd.enter_forward(client.listener, forward.connections);
+            Some(place.ok_or(ForwardEnd::Connections)?)
         };
-        if max > 0
-            && self.of_listener(client.listener) >= max
-            && !(is_flow && self.make_room(client.listener, rng))
-        {
-            return Err(ForwardEnd::Connections);
-        }
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -210,7 +210,8 @@ impl Passages {
             listener: Arc::clone(listener),
             state: State::Trying,
             chore: false,
-            counted,
+            _place: place,
+            _visit: visit,
             attempt: None,
             attempts: 0,
             tried: Vec::new(),
@@ -222,9 +223,6 @@ impl Passages {
             epoch: 0,
         });
         self.open += 1;
-        if counted {
-            *self.by_client.entry(key).or_default() += 1;
-        }
         if self.by_listener.len() <= client.listener.index() {
             self.by_listener.resize(client.listener.index() + 1, 0);
         }
@@ -424,14 +422,6 @@ impl Passages {
         self.open -= 1;
         let client = passage.client;
         self.by_listener[client.listener.index()] -= 1;
-        if passage.counted
-            && let Some(count) = self.by_client.get_mut(&(client.listener, client.peer.ip))
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.by_client.remove(&(client.listener, client.peer.ip));
-            }
-        }
         // A flow that gave way may have a successor of the same name.
         if self.flows.get(&client) == Some(&slot) {
             self.flows.remove(&client);
@@ -559,8 +549,6 @@ impl Passages {
         assert_eq!(self.by_listener.iter().sum::<u32>(), self.open, "passages are counted by listener");
         let attempts = all().filter(|p| p.attempt.is_some()).count();
         assert_eq!(self.by_target.iter().sum::<u32>() as usize, attempts, "attempts are counted by target");
-        let counted = all().filter(|p| p.counted).count();
-        assert_eq!(self.by_client.values().sum::<u32>() as usize, counted, "passages are counted by client");
         for (client, slot) in &self.flows {
             assert!(self.passage(*slot).is_some_and(|p| p.client == *client), "a flow is its client's");
         }

@@ -200,8 +200,8 @@ impl Shard {
     #[must_use]
     pub fn new(index: usize, board: Arc<Board>, snapshot: Arc<Snapshot>, mut rng: ShardRng) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
-        let streams = Streams::new(hasher.clone());
-        let passages = Passages::new(hasher.clone());
+        let streams = Streams::new(Arc::clone(board.crowd()));
+        let passages = Passages::new(hasher.clone(), Arc::clone(board.crowd()));
         let limits = Limits::new(board.shards().len(), &mut rng);
         let mut shard = Self {
             index,

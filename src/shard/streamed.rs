@@ -69,7 +69,7 @@ impl Shard {
             in_flight_max: listener.streams.in_flight,
             header_due,
             counts: !by_header,
-            listener_max: listener.streams.connections.div_ceil(self.board.shards().len() as u32),
+            listener_max: listener.streams.connections,
         };
         self.streams.open(arrival, &self.snapshot.globals.streams, self.now)
     }

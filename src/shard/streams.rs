@@ -10,7 +10,6 @@
 //! output, read or do not, close. An idle connection has no buffer. A stream's number is given to
 //! another connection only when none of its queries is outstanding any more.
 
-mod clients;
 mod end;
 mod handshake;
 mod keepalive;
@@ -20,12 +19,13 @@ pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 
 use crate::addr::{Client, ListenerSlot, Route, StreamSlot};
 use crate::config::snapshot::StreamLimits;
+use crate::crowd::{Crowd, Place, Visit, Who};
 use crate::shard::case::Protocol;
 use crate::time::{Tick, TickDelta};
 use crate::wire::frame::{Frames, Outbound};
 
-use ahash::RandomState;
-use clients::Clients;
+use std::sync::Arc;
+
 use preface::Preface;
 
 /// A connection whose output holds so many octets is not read, and no transfer is read for it.
@@ -60,8 +60,10 @@ struct Stream {
     state: State,
     /// Its place in `chores` is taken.
     chore: bool,
+    /// Among its listener's connections.
+    place: Option<Place>,
     /// As whose it was counted, if it was counted among a client's connections.
-    counted: Option<[u8; 16]>,
+    visit: Option<Visit>,
     /// The client would know how long the connection may stay open (RFC 7828).
     keepalive: bool,
     /// Its TLS handshake is not done.
@@ -96,7 +98,7 @@ pub(super) struct Streams {
     table: Vec<Option<Stream>>,
     free: Vec<u32>,
     open: u32,
-    clients: Clients,
+    crowd: Arc<Crowd>,
     chores: Vec<StreamSlot>,
     /// Connections that hold whole queries and may go on with them.
     resumable: Vec<StreamSlot>,
@@ -104,8 +106,6 @@ pub(super) struct Streams {
     /// How far the sweep is, and when it goes on.
     sweep_at: usize,
     swept: Tick,
-    /// Open connections by listener.
-    by_listener: Vec<u32>,
 }
 
 /// What an engine should do with a connection.
@@ -137,19 +137,18 @@ pub(super) struct Arrival {
 }
 
 impl Streams {
-    /// None yet; `hasher` tells clients apart.
-    pub(super) fn new(hasher: RandomState) -> Self {
+    /// None yet, of the whole `crowd`.
+    pub(super) fn new(crowd: Arc<Crowd>) -> Self {
         Self {
             table: Vec::new(),
             free: Vec::new(),
             open: 0,
-            clients: Clients::new(hasher),
+            crowd,
             chores: Vec::new(),
             resumable: Vec::new(),
             output_total: 0,
             sweep_at: 0,
             swept: Tick(0),
-            by_listener: Vec::new(),
         }
     }
 
@@ -161,14 +160,8 @@ impl Streams {
         now: Tick,
     ) -> Result<StreamSlot, StreamEnd> {
         let listener = arrival.client.listener;
-        if limits.connections > 0 && self.open >= limits.connections {
-            return Err(StreamEnd::Connections);
-        }
-        if arrival.listener_max > 0 && self.of_listener(listener) >= arrival.listener_max {
-            return Err(StreamEnd::ListenerConnections);
-        }
-        let client = arrival.client.peer.ip;
-        let counted = arrival.counts && self.clients.admit(&client, limits, now)?;
+        let place = self.crowd.enter(listener, arrival.listener_max, limits)?;
+        let visit = if arrival.counts { self.crowd.admit(arrival.client.peer, limits, now)? } else { None };
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -179,7 +172,8 @@ impl Streams {
             protocol: arrival.protocol,
             state: State::Open,
             chore: false,
-            counted: counted.then_some(client),
+            place: Some(place),
+            visit,
             keepalive: false,
             handshaking: arrival.handshake,
             sni: None,
@@ -198,15 +192,7 @@ impl Streams {
             feeders: Vec::new(),
         });
         self.open += 1;
-        if self.by_listener.len() <= listener.index() {
-            self.by_listener.resize(listener.index() + 1, 0);
-        }
-        self.by_listener[listener.index()] += 1;
         Ok(slot)
-    }
-
-    fn of_listener(&self, listener: ListenerSlot) -> u32 {
-        self.by_listener.get(listener.index()).copied().unwrap_or(0)
     }
 
     fn stream(&self, slot: StreamSlot) -> Option<&Stream> {
@@ -233,9 +219,9 @@ impl Streams {
         stream.reads += 1;
         if limits.reads_per_query > 0 && stream.reads > limits.reads_per_query {
             // A proxy is not its client: it is not turned away for one of them.
-            if stream.counted.is_some() || stream.preface.is_none() {
-                let ip = stream.counted.unwrap_or(stream.client.peer.ip);
-                self.clients.ban(&ip, limits, now + limits.reads_ban);
+            if stream.visit.is_some() || stream.preface.is_none() {
+                let who = stream.who(limits);
+                self.crowd.ban(who, now + limits.reads_ban);
             }
             self.end(slot, StreamEnd::Reads);
             return false;
@@ -391,16 +377,13 @@ impl Streams {
     pub(super) fn closed(&mut self, slot: StreamSlot) {
         let Some(stream) = self.stream_mut(slot).filter(|s| s.state != State::Gone) else { return };
         stream.state = State::Gone;
-        let (octets, client, counted) = (stream.output.len(), stream.client, stream.counted);
+        (stream.place, stream.visit) = (None, None);
+        let octets = stream.output.len();
         stream.output = Outbound::new();
         stream.frames = Frames::new();
         let idle = stream.in_flight == 0;
         self.output_total -= octets;
         self.open -= 1;
-        self.by_listener[client.listener.index()] -= 1;
-        if let Some(ip) = counted {
-            self.clients.left(&ip);
-        }
         if idle {
             self.forget(slot);
         }
@@ -514,7 +497,7 @@ impl Streams {
                 Some(why) => self.end(slot, why),
             }
         }
-        self.clients.tidy(limits, now);
+        self.crowd.tidy(limits, now);
     }
 
     /// Queries in flight, of all connections; for tests.
@@ -528,7 +511,6 @@ impl Streams {
         assert_eq!(open, self.open as usize, "open connections are counted");
         let octets: usize = self.table.iter().flatten().map(|s| s.output.len()).sum();
         assert_eq!(octets, self.output_total, "octets to be written are counted");
-        assert_eq!(self.by_listener.iter().sum::<u32>(), self.open, "connections are counted by listener");
         for stream in self.table.iter().flatten() {
             assert!(stream.in_flight <= stream.in_flight_max, "no more in flight than may be");
             assert!(stream.state != State::Gone || stream.in_flight > 0, "what is over is forgotten");
@@ -537,6 +519,11 @@ impl Streams {
 }
 
 impl Stream {
+    /// As whose it counts where clients are told apart.
+    fn who(&self, limits: &StreamLimits) -> Who {
+        self.visit.as_ref().map_or_else(|| Who::asks(self.client.peer, limits), Visit::who)
+    }
+
     /// Whether another query that was read may be asked: of a client that has closed its end, too.
     fn may_go_on(&self) -> bool {
         let state = match self.state {

@@ -460,7 +460,7 @@ fn who_opens_sessions_too_fast_is_turned_away() {
         + &listen_tls(at, &[&pair], "")
         + "setMaxTLSNewSessionRatePerClient(1)\nsetBanDurationForExceedingTCPTLSRate(60)\n"
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
-    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let lob = Lob::start(&lua);
     let query = framed(&message::query(7, "a.test"));
     // A rate is a mean over five minutes: so many may come at once, and one more each second.
     let mut answered = 0;

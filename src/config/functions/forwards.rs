@@ -68,7 +68,7 @@ pub static TCP_FORWARD_ARGUMENTS: &[Entry] = &[
         "Ends a connection over which nothing went for so long, seconds; 0 never does.",
     ),
     entry("idleTimeoutMs", "600000", "The same, milliseconds."),
-    entry("maxConnections", "100000", "Connections at a time, in each shard; 0 is no limit."),
+    entry("maxConnections", "100000", "Connections at a time; 0 is no limit."),
     entry("maxConnectionsPerClient", "0", "Of these, those of one client; 0 is no limit."),
     entry("tcpListenQueueSize", "4096", "Connections that wait to be accepted, in each shard."),
     entry("tcpFastOpenQueueSize", "0", "Connections by TCP Fast Open that may wait; 0 switches it off."),

@@ -277,7 +277,7 @@ pub static LOCAL_OPTIONS: &[Entry] = &[
     entry(
         "maxConcurrentTCPConnections",
         "0",
-        "Connections at a time, in all shards together; 0 is no limit but `setMaxTCPConnections`.",
+        "Connections at a time; 0 is no limit but `setMaxTCPConnections`.",
     ),
     entry("enableProxyProtocol", "true", "Whether those in `setProxyProtocolACL` begin with a PROXY header."),
     entry("reusePort", "false", "Accepted: every shard has a socket of its own anyhow."),

@@ -121,7 +121,7 @@ pub struct Forward {
     /// Ends a connection, or a flow, over which nothing went either way for so long; zero is no
     /// limit.
     pub idle_timeout: TickDelta,
-    /// Connections, or flows, in each shard at a time; 0 is no limit. Flows always have one.
+    /// Connections, or flows in each shard, at a time; 0 is no limit. Flows always have one.
     pub connections: u32,
     /// Of these, a client's; 0 is no limit.
     pub connections_per_client: u32,
@@ -153,8 +153,7 @@ pub struct StreamOptions {
     pub fast_open_key: Option<[u8; 16]>,
     /// Queries of one connection that are answered at a time, 1 or more (`maxInFlight`).
     pub in_flight: u16,
-    /// Connections at a time, in all shards together; 0 is no limit
-    /// (`maxConcurrentTCPConnections`).
+    /// Connections at a time; 0 is no limit (`maxConcurrentTCPConnections`).
     pub connections: u32,
 }
 
@@ -176,9 +175,9 @@ pub struct StreamLimits {
     pub duration: TickDelta,
     /// Queries of a connection (`setMaxTCPQueriesPerConnection`).
     pub queries: u32,
-    /// Connections at a time, in a shard: those beyond are closed at once.
+    /// Connections at a time: those beyond are closed at once.
     pub connections: u32,
-    /// Connections of a client at a time, in a shard (`setMaxTCPConnectionsPerClient`).
+    /// Connections of a client at a time (`setMaxTCPConnectionsPerClient`).
     pub connections_per_client: u32,
     /// New connections of a client in a second, over five minutes
     /// (`setMaxTCPConnectionRatePerClient`).

@@ -31,8 +31,8 @@ impl Streams {
         stream.sni = sni.map(Box::from);
         stream.active = now;
         stream.reads = 0;
-        let ip = stream.counted.unwrap_or(stream.client.peer.ip);
-        if let Err(why) = self.clients.admit_session(&ip, resumed, limits, now) {
+        let who = stream.who(limits);
+        if let Err(why) = self.crowd.admit_session(who, resumed, limits, now) {
             self.end(slot, why);
         }
     }

@@ -25,6 +25,6 @@ impl Streams {
         let percent = u64::from(limits.overload_percent);
         percent > 0
             && limits.connections > 0
-            && u64::from(self.open) * 100 >= u64::from(limits.connections) * percent
+            && u64::from(self.crowd.dns()) * 100 >= u64::from(limits.connections) * percent
     }
 }

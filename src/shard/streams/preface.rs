@@ -85,13 +85,13 @@ impl Streams {
         if preface.due {
             return Ok(used);
         }
-        let client = preface.via.map_or(stream.client.peer.ip, |via| via.source.ip);
+        let client = preface.via.map_or(stream.client.peer, |via| via.source);
         (stream.begun, stream.reads, stream.active) = (None, 0, now);
         if proxy.acl_to_client {
             // It was not counted when it came: nobody knew for whom.
-            let counted = self.clients.admit(&client, limits, now)?;
+            let visit = self.crowd.admit(client, limits, now)?;
             if let Some(stream) = self.stream_mut(slot) {
-                stream.counted = counted.then_some(client);
+                stream.visit = visit;
             }
         }
         Ok(used)

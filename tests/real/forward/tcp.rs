@@ -186,7 +186,7 @@ fn limits_and_idle_time_end_connections_by_name() {
         &[echo.address],
         ", maxConnections=3, maxConnectionsPerClient=2, idleTimeoutMs=1000",
     );
-    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let lob = Lob::start(&lua);
     let mut open: Vec<TcpStream> = (0..2).map(|_| connect(at)).collect();
     until(&lob, "forward-open", 2);
     let mut third = connect(at);

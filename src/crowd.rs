@@ -1,0 +1,499 @@
+//! Connections of all shards together: how many each listener and each client has, how fast a
+//! client opens them, and who is turned away.
+//!
+//! The kernel gives connections to shards as it likes, and limits are the process's. This is asked
+//! once a connection, never once a query: hence counters that shards share, and a lock about a few
+//! instructions.
+//!
+//! ```text
+//!  a connection ─► enter: a Place ─► admit its client: a Visit ─► ... ─► dropped: both are given back
+//! ```
+//!
+//! Clients are told apart by their network, as the configuration's masks have it. Only those with
+//! something to remember have an entry.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::addr::{Endpoint, ListenerSlot};
+use crate::config::snapshot::StreamLimits;
+use crate::live::LISTENERS_MAX;
+use crate::shard::streams::StreamEnd;
+use crate::time::{Tick, TickDelta};
+
+/// Over which time the rates of new connections are means, seconds.
+const RATE_SPAN_S: u64 = 300;
+/// Parts of the table, each with a lock of its own.
+const STRIPES: usize = 64;
+/// Clients remembered at a time in each part; connections of more are not limited by client.
+const STRIPE_MAX: usize = 1 << 12;
+/// Between two searches for entries that say nothing any more.
+const TIDY: TickDelta = TickDelta::from_ms(10_000);
+
+/// All connections of the process, counted.
+#[derive(Debug)]
+pub struct Crowd {
+    /// Of clients that ask DNS.
+    dns: AtomicU32,
+    listeners: Box<[AtomicU32]>,
+    stripes: Box<[Mutex<BTreeMap<Who, Known>>]>,
+    /// Entries of all stripes.
+    entries: AtomicUsize,
+    tidied: AtomicU64,
+}
+
+/// Which connections are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Who {
+    /// Of a forward's own count; those of DNS are one over all listeners.
+    forward: Option<ListenerSlot>,
+    /// The address without its host part.
+    network: [u8; 16],
+    /// The port without its last bits, for clients that share an address.
+    ports: u16,
+}
+
+/// What is remembered of a client.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    connections: u32,
+    /// Connections opened, new TLS sessions and resumed ones.
+    opened: Burst,
+    sessions: Burst,
+    resumptions: Burst,
+    banned_until: Tick,
+}
+
+/// What has been done and is not yet forgiven: grows by one with each, shrinks by the rate.
+#[derive(Clone, Copy, Debug, Default)]
+struct Burst {
+    count: u32,
+    /// When it was last reckoned.
+    at: Tick,
+}
+
+/// A connection among its listener's; dropped when that is over.
+#[derive(Debug)]
+pub struct Place {
+    crowd: Arc<Crowd>,
+    listener: ListenerSlot,
+    dns: bool,
+}
+
+/// A connection among its client's; dropped when that is over.
+#[derive(Debug)]
+pub struct Visit {
+    crowd: Arc<Crowd>,
+    who: Who,
+}
+
+impl Who {
+    /// A client that asks DNS.
+    #[must_use]
+    pub fn asks(client: Endpoint, limits: &StreamLimits) -> Self {
+        let is_v4 = matches!(client.ip, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]);
+        let (v4, v6) = (limits.mask_v4.min(32), limits.mask_v6.min(128));
+        let bits = u32::from(if is_v4 { 96 + v4 } else { v6 });
+        // Only whole addresses are shared by ranges of ports.
+        let port_bits = if is_v4 && v4 == 32 { limits.mask_v4_port.min(16) } else { 0 };
+        let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+        Self {
+            forward: None,
+            network: (u128::from_be_bytes(client.ip) & mask).to_be_bytes(),
+            ports: client.port & u16::MAX.checked_shl(16 - u32::from(port_bits)).unwrap_or(0),
+        }
+    }
+
+    /// A client of a forward.
+    #[must_use]
+    pub const fn calls(client: &Endpoint, listener: ListenerSlot) -> Self {
+        Self { forward: Some(listener), network: client.ip, ports: 0 }
+    }
+
+    /// Where it is remembered.
+    const fn stripe(&self) -> usize {
+        // An odd number without a pattern: neighbours are spread over the stripes.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let network = u128::from_be_bytes(self.network);
+        let folded = (network >> 64) as u64 ^ network as u64 ^ self.ports as u64;
+        folded.wrapping_mul(SPREAD) as usize >> (usize::BITS - STRIPES.trailing_zeros())
+    }
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self {
+            dns: AtomicU32::new(0),
+            listeners: (0..LISTENERS_MAX).map(|_| AtomicU32::new(0)).collect(),
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            entries: AtomicUsize::new(0),
+            tidied: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Crowd {
+    /// Connections of clients that ask DNS.
+    #[must_use]
+    pub fn dns(&self) -> u32 {
+        self.dns.load(Relaxed)
+    }
+
+    /// A connection that brings DNS comes by a listener, which may have `max`; 0 is no limit.
+    ///
+    /// # Errors
+    /// Why it has no place: what all, or what this listener's may be, is reached.
+    pub fn enter(
+        self: &Arc<Self>,
+        listener: ListenerSlot,
+        max: u32,
+        limits: &StreamLimits,
+    ) -> Result<Place, StreamEnd> {
+        let mut place = self.enter_forward(listener, max).ok_or(StreamEnd::ListenerConnections)?;
+        if !takes_one(&self.dns, limits.connections) {
+            return Err(StreamEnd::Connections);
+        }
+        place.dns = true;
+        Ok(place)
+    }
+
+    /// A connection comes by a forward's listener, which may have `max`; 0 is no limit. None when
+    /// that is reached.
+    pub fn enter_forward(self: &Arc<Self>, listener: ListenerSlot, max: u32) -> Option<Place> {
+        takes_one(self.listeners.get(listener.index())?, max)
+            .then(|| Place { crowd: Arc::clone(self), listener, dns: false })
+    }
+
+    /// A new connection of a client that asks DNS. None when nothing limits it.
+    ///
+    /// # Errors
+    /// Why the client is turned away.
+    pub fn admit(
+        self: &Arc<Self>,
+        client: Endpoint,
+        limits: &StreamLimits,
+        now: Tick,
+    ) -> Result<Option<Visit>, StreamEnd> {
+        let sessions = limits.sessions_per_client > 0 || limits.resumptions_per_client > 0;
+        let limited = limits.connections_per_client > 0 || limits.rate_per_client > 0 || sessions;
+        if !limited && self.entries.load(Relaxed) == 0 {
+            return Ok(None);
+        }
+        let who = Who::asks(client, limits);
+        let mut stripe = self.stripe(who);
+        let known = if limited { self.known(&mut stripe, who) } else { stripe.get_mut(&who) };
+        let Some(known) = known else { return Ok(None) };
+        if known.banned_until > now {
+            return Err(StreamEnd::Banned);
+        }
+        if limits.connections_per_client > 0 && known.connections >= limits.connections_per_client {
+            return Err(StreamEnd::PerClient);
+        }
+        if limits.rate_per_client > 0 && !known.opened.takes_one(limits.rate_per_client, now) {
+            known.banned_until = now + limits.rate_ban;
+            return Err(StreamEnd::Rate);
+        }
+        known.connections += 1;
+        Ok(Some(Visit { crowd: Arc::clone(self), who }))
+    }
+
+    /// A new connection, or flow, of a forward's client, which may have `max`.
+    ///
+    /// # Errors
+    /// When it has as many. `Ok(None)`: nothing limits it.
+    pub fn admit_call(self: &Arc<Self>, who: Who, max: u32) -> Result<Option<Visit>, TooMany> {
+        if max == 0 {
+            return Ok(None);
+        }
+        let mut stripe = self.stripe(who);
+        let Some(known) = self.known(&mut stripe, who) else { return Ok(None) };
+        if known.connections >= max {
+            return Err(TooMany);
+        }
+        known.connections += 1;
+        Ok(Some(Visit { crowd: Arc::clone(self), who }))
+    }
+
+    /// A client has a new TLS session, or has resumed one.
+    ///
+    /// # Errors
+    /// When it does so too fast: it is turned away for a while.
+    pub fn admit_session(
+        &self,
+        who: Who,
+        resumed: bool,
+        limits: &StreamLimits,
+        now: Tick,
+    ) -> Result<(), StreamEnd> {
+        let rate = if resumed { limits.resumptions_per_client } else { limits.sessions_per_client };
+        if rate == 0 {
+            return Ok(());
+        }
+        let mut stripe = self.stripe(who);
+        let Some(known) = self.known(&mut stripe, who) else { return Ok(()) };
+        let burst = if resumed { &mut known.resumptions } else { &mut known.sessions };
+        if burst.takes_one(rate, now) {
+            return Ok(());
+        }
+        known.banned_until = now + limits.rate_ban;
+        Err(StreamEnd::SessionRate)
+    }
+
+    /// Turns a client away until then.
+    pub fn ban(&self, who: Who, until: Tick) {
+        if let Some(known) = self.known(&mut self.stripe(who), who) {
+            known.banned_until = known.banned_until.max(until);
+        }
+    }
+
+    /// Forgets those of whom nothing is to be remembered, every ten seconds.
+    pub fn tidy(&self, limits: &StreamLimits, now: Tick) {
+        // Two shards that come at a time do it twice: no harm.
+        if self.entries.load(Relaxed) == 0 || now.since(Tick(self.tidied.load(Relaxed))) < TIDY {
+            return;
+        }
+        self.tidied.store(now.0, Relaxed);
+        for stripe in &self.stripes {
+            let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = stripe.len();
+            stripe.retain(|_, known| {
+                known.opened.forgive(limits.rate_per_client, now);
+                known.sessions.forgive(limits.sessions_per_client, now);
+                known.resumptions.forgive(limits.resumptions_per_client, now);
+                known.banned_until > now || !known.says_nothing()
+            });
+            self.entries.fetch_sub(before - stripe.len(), Relaxed);
+        }
+    }
+
+    fn stripe(&self, who: Who) -> MutexGuard<'_, BTreeMap<Who, Known>> {
+        // Each change is whole before anything could panic.
+        self.stripes[who.stripe()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entry of a client, a new one if need be; none when there are too many.
+    fn known<'a>(&self, stripe: &'a mut BTreeMap<Who, Known>, who: Who) -> Option<&'a mut Known> {
+        if !stripe.contains_key(&who) {
+            if stripe.len() >= STRIPE_MAX {
+                return None;
+            }
+            self.entries.fetch_add(1, Relaxed);
+        }
+        Some(stripe.entry(who).or_default())
+    }
+
+    fn left(&self, who: Who) {
+        let mut stripe = self.stripe(who);
+        let Some(known) = stripe.get_mut(&who) else { return };
+        known.connections = known.connections.saturating_sub(1);
+        if known.says_nothing() && known.banned_until == Tick(0) {
+            stripe.remove(&who);
+            self.entries.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// A client has as many connections as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+/// Counts one more, unless that is more than may be; 0 is no limit.
+fn takes_one(count: &AtomicU32, max: u32) -> bool {
+    let takes = count.fetch_add(1, Relaxed) < max || max == 0;
+    if !takes {
+        count.fetch_sub(1, Relaxed);
+    }
+    takes
+}
+
+impl Visit {
+    /// As whose it is counted.
+    #[must_use]
+    pub const fn who(&self) -> Who {
+        self.who
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.crowd.left(self.who);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.crowd.listeners[self.listener.index()].fetch_sub(1, Relaxed);
+        if self.dns {
+            self.crowd.dns.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Known {
+    /// But for a ban.
+    const fn says_nothing(&self) -> bool {
+        self.connections + self.opened.count + self.sessions.count + self.resumptions.count == 0
+    }
+}
+
+impl Burst {
+    /// Counts one more, unless that is more than the rate allows.
+    fn takes_one(&mut self, rate: u32, now: Tick) -> bool {
+        self.forgive(rate, now);
+        let takes = u64::from(self.count) < u64::from(rate) * RATE_SPAN_S;
+        self.count += u32::from(takes);
+        takes
+    }
+
+    fn forgive(&mut self, rate: u32, now: Tick) {
+        let second = TickDelta::from_ms(1_000).0;
+        let seconds = now.since(self.at).0 / second;
+        let forgiven = seconds.saturating_mul(rate.max(1).into());
+        self.count = self.count.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        self.at = self.at + TickDelta(seconds * second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTENER: ListenerSlot = ListenerSlot(0);
+
+    fn client(text: &str) -> Endpoint {
+        let address = if text.parse::<std::net::IpAddr>().is_ok() { format!("{text}#53") } else { text.into() };
+        crate::addr::Endpoint::from(address.replace('#', ":").parse::<std::net::SocketAddr>().expect(text))
+    }
+
+    #[test]
+    fn a_client_has_so_many_connections_and_no_more_in_whichever_shard() {
+        let limits = StreamLimits { connections_per_client: 2, mask_v4: 24, ..StreamLimits::default() };
+        let crowd = Arc::new(Crowd::default());
+        let admit = |text| crowd.admit(client(text), &limits, Tick(0));
+        let first = admit("192.0.2.1:1").expect("taken").expect("counted");
+        let second = admit("192.0.2.200:2").expect("taken");
+        assert!(matches!(admit("192.0.2.1:3"), Err(StreamEnd::PerClient)));
+        assert!(matches!(admit("198.51.100.1:4"), Ok(Some(_))));
+        drop(first);
+        assert!(matches!(admit("192.0.2.1:5"), Ok(Some(_))), "one has left");
+        drop(second);
+        assert_eq!(crowd.entries.load(Relaxed), 0, "nothing is left to remember");
+    }
+
+    #[test]
+    fn a_connection_is_given_back_to_whom_it_was_counted() {
+        let crowd = Arc::new(Crowd::default());
+        let by_24 = StreamLimits { connections_per_client: 1, mask_v4: 24, ..StreamLimits::default() };
+        let by_32 = StreamLimits { mask_v4: 32, ..by_24.clone() };
+        let visit = crowd.admit(client("192.0.2.1:1"), &by_24, Tick(0)).expect("taken");
+        // A reload has other masks meanwhile.
+        let other = crowd.admit(client("192.0.2.1:2"), &by_32, Tick(0)).expect("taken");
+        drop(visit);
+        assert_eq!(crowd.admit(client("192.0.2.1:3"), &by_32, Tick(0)).err(), Some(StreamEnd::PerClient));
+        drop(other);
+        assert_eq!(crowd.entries.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn clients_that_share_an_address_are_told_apart_by_their_ports() {
+        // Six bits: ranges of 1,024 ports.
+        let limits = StreamLimits { mask_v4_port: 6, ..StreamLimits::default() };
+        let who = |text| Who::asks(client(text), &limits);
+        assert_eq!(who("192.0.2.1:1024"), who("192.0.2.1:2047"));
+        assert_ne!(who("192.0.2.1:1023"), who("192.0.2.1:1024"));
+        assert_eq!(who("[2001:db8::1]:1023"), who("[2001:db8::1]:1024"), "nobody shares these");
+        let all = StreamLimits { mask_v4_port: 0, mask_v4: 0, mask_v6: 0, ..StreamLimits::default() };
+        assert_eq!(
+            Who::asks(client("192.0.2.1:9"), &all).ports,
+            Who::asks(client("198.51.100.1:70"), &all).ports
+        );
+        assert_eq!(Who::asks(client("[2001:db8::1]:1"), &all), Who::asks(client("[::1]:2"), &all));
+    }
+
+    #[test]
+    fn who_opens_too_fast_is_turned_away_for_a_while() {
+        let limits = StreamLimits { rate_per_client: 1, ..StreamLimits::default() };
+        let (crowd, one) = (Arc::new(Crowd::default()), client("192.0.2.1:1"));
+        let mut now = Tick(0);
+        for _ in 0..RATE_SPAN_S {
+            assert!(crowd.admit(one, &limits, now).is_ok());
+        }
+        assert_eq!(crowd.admit(one, &limits, now).err(), Some(StreamEnd::Rate));
+        now = now + TickDelta::from_ms(9_000);
+        assert_eq!(crowd.admit(one, &limits, now).err(), Some(StreamEnd::Banned));
+        now = now + TickDelta::from_ms(1_000);
+        assert!(crowd.admit(one, &limits, now).is_ok(), "ten seconds forgive ten connections");
+        crowd.tidy(&limits, now + TickDelta::from_ms(400_000));
+        assert_eq!(crowd.entries.load(Relaxed), 0, "nothing is left to remember");
+    }
+
+    #[test]
+    fn new_and_resumed_sessions_have_rates_of_their_own() {
+        let limits =
+            StreamLimits { sessions_per_client: 1, resumptions_per_client: 2, ..StreamLimits::default() };
+        let (crowd, one, other) =
+            (Arc::new(Crowd::default()), client("192.0.2.1:1"), client("192.0.2.2:1"));
+        let session =
+            |from, resumed| crowd.admit_session(Who::asks(from, &limits), resumed, &limits, Tick(0));
+        for _ in 0..RATE_SPAN_S {
+            assert_eq!(session(one, false), Ok(()));
+        }
+        for _ in 0..2 * RATE_SPAN_S {
+            assert_eq!(session(one, true), Ok(()));
+        }
+        assert_eq!(session(other, false), Ok(()));
+        assert!(crowd.admit(one, &limits, Tick(0)).is_ok(), "nothing is exceeded yet");
+        assert_eq!(session(one, false), Err(StreamEnd::SessionRate));
+        assert_eq!(crowd.admit(one, &limits, Tick(0)).err(), Some(StreamEnd::Banned));
+        assert!(crowd.admit(other, &limits, Tick(0)).is_ok());
+        assert!(crowd.admit(one, &limits, Tick(0) + limits.rate_ban).is_ok());
+    }
+
+    #[test]
+    fn without_limits_nothing_is_remembered_but_bans() {
+        let (crowd, limits) = (Arc::new(Crowd::default()), StreamLimits::default());
+        let one = client("[2001:db8::1]:1");
+        assert!(matches!(crowd.admit(one, &limits, Tick(0)), Ok(None)));
+        assert_eq!(crowd.entries.load(Relaxed), 0);
+        crowd.ban(Who::asks(one, &limits), Tick(10));
+        assert_eq!(crowd.admit(one, &limits, Tick(0)).err(), Some(StreamEnd::Banned));
+        assert!(matches!(crowd.admit(client("[2001:db8::2]:1"), &limits, Tick(0)), Ok(None)));
+    }
+
+    #[test]
+    fn listeners_and_the_process_have_so_many_places() {
+        let crowd = Arc::new(Crowd::default());
+        let limits = StreamLimits { connections: 3, ..StreamLimits::default() };
+        let other = ListenerSlot(1);
+        let mut here: Vec<Place> =
+            (0..2).map(|_| crowd.enter(LISTENER, 2, &limits).expect("a place")).collect();
+        assert_eq!(crowd.enter(LISTENER, 2, &limits).err(), Some(StreamEnd::ListenerConnections));
+        let there = crowd.enter(other, 0, &limits).expect("a place");
+        assert_eq!(crowd.enter(other, 0, &limits).err(), Some(StreamEnd::Connections));
+        assert!(crowd.enter_forward(ListenerSlot(2), 0).is_some(), "a forward's are no DNS");
+        here.pop();
+        assert_eq!(crowd.dns(), 2, "who was refused has left nothing behind");
+        here.push(crowd.enter(LISTENER, 2, &limits).expect("a place"));
+        drop((here, there));
+        assert_eq!(crowd.dns(), 0);
+        assert!(crowd.listeners.iter().all(|count| count.load(Relaxed) == 0));
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let crowd = Arc::new(Crowd::default());
+        let mut visits = Vec::new();
+        let mut unlimited = 0;
+        for n in 0..2 * (STRIPES * STRIPE_MAX) as u32 {
+            let from = Endpoint::from(std::net::SocketAddr::from((n.to_be_bytes(), 53)));
+            match crowd.admit_call(Who::calls(&from, LISTENER), 1).expect("each is new") {
+                Some(visit) => visits.push(visit),
+                None => unlimited += 1,
+            }
+        }
+        assert!(visits.len() <= STRIPES * STRIPE_MAX && unlimited > 0);
+        assert_eq!(crowd.entries.load(Relaxed), visits.len());
+        assert!(visits.len() > STRIPES * STRIPE_MAX / 2, "neighbours are spread");
+    }
+}
