@@ -161,8 +161,11 @@ impl Crowd {
     /// A connection comes by a forward's listener, which may have `max`; 0 is no limit. None when
     /// that is reached.
     pub fn enter_forward(self: &Arc<Self>, listener: ListenerSlot, max: u32) -> Option<Place> {
-        takes_one(self.listeners.get(listener.index())?, max)
-            .then(|| Place { crowd: Arc::clone(self), listener, dns: false })
+        takes_one(self.listeners.get(listener.index())?, max).then(|| Place {
+            crowd: Arc::clone(self),
+            listener,
+            dns: false,
+        })
     }
 
     /// A new connection of a client that asks DNS. None when nothing limits it.
@@ -362,7 +365,8 @@ mod tests {
     const LISTENER: ListenerSlot = ListenerSlot(0);
 
     fn client(text: &str) -> Endpoint {
-        let address = if text.parse::<std::net::IpAddr>().is_ok() { format!("{text}#53") } else { text.into() };
+        let address =
+            if text.parse::<std::net::IpAddr>().is_ok() { format!("{text}#53") } else { text.into() };
         crate::addr::Endpoint::from(address.replace('#', ":").parse::<std::net::SocketAddr>().expect(text))
     }
 
@@ -432,8 +436,7 @@ mod tests {
     fn new_and_resumed_sessions_have_rates_of_their_own() {
         let limits =
             StreamLimits { sessions_per_client: 1, resumptions_per_client: 2, ..StreamLimits::default() };
-        let (crowd, one, other) =
-            (Arc::new(Crowd::default()), client("192.0.2.1:1"), client("192.0.2.2:1"));
+        let (crowd, one, other) = (Arc::new(Crowd::default()), client("192.0.2.1:1"), client("192.0.2.2:1"));
         let session =
             |from, resumed| crowd.admit_session(Who::asks(from, &limits), resumed, &limits, Tick(0));
         for _ in 0..RATE_SPAN_S {

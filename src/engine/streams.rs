@@ -403,7 +403,10 @@ impl Connections {
                 }
                 lines[at] = Some(carrier);
             }
-            Err(_) => self.drop_line(line, Some(LineEnd::Refused), shard, out),
+            Err(e) => {
+                let why = if is_ours(&e) { LineEnd::Local } else { LineEnd::Refused };
+                self.drop_line(line, Some(why), shard, out);
+            }
         }
     }
 
@@ -486,6 +489,14 @@ fn place(lines: &mut [Vec<Option<Carrier>>], line: Route) -> Option<&mut Option<
 
 const fn number(line: Route) -> usize {
     (line.socket.0 - SocketSlot::LINES.0) as usize
+}
+
+/// Whether no server has had a say in it: descriptors, memory or ports are used up, or TLS could
+/// not begin.
+fn is_ours(e: &io::Error) -> bool {
+    const USED_UP: [i32; 6] =
+        [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL, libc::EADDRINUSE];
+    e.raw_os_error().is_none_or(|code| USED_UP.contains(&code))
 }
 
 /// Whether a call only has to be made again later.

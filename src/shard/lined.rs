@@ -15,6 +15,7 @@ use crate::wire::answer;
 use crate::wire::edit;
 use crate::wire::frame::Flow;
 use crate::wire::header::Header;
+use crate::wire::keepalive;
 use crate::wire::query::Question;
 use crate::wire::transfer::{self, Progress, Transfer};
 
@@ -77,7 +78,14 @@ impl Shard {
         self.settle(key, known, Header::parse(packet.bytes()).map_or(0, |h| h.rcode()));
         self.cases.force_line(asked.case);
         let kept = self.cases.query(asked.case).is_some_and(|query| packet.replace(query));
-        let claimed = if kept { self.claim(key.route.backend, asked, None) } else { None };
+        let own = if kept { self.claim(key.route.backend, asked, None) } else { None };
+        let claimed = match own {
+            None if kept => {
+                self.cases.failed_by(asked.case, key.route.backend);
+                self.claim_elsewhere(key.route.backend, &asked, packet.bytes())
+            }
+            own => own,
+        };
         let verdict = match claimed {
             Some(key) => self.send(key, &asked, packet),
             None => {
@@ -98,15 +106,14 @@ impl Shard {
         out: &mut dyn FnMut(Verdict, &mut [u8]),
     ) -> bool {
         let (asked, backend) = (known.asked, key.route.backend);
-        if !key.route.is_line() && asked.client.stream.is_none() || !self.cases.moved(asked.case) {
+        let is_left = asked.client.stream.is_some_and(|stream| self.streams.is_over(stream));
+        if is_left || !key.route.is_line() && asked.client.stream.is_none() {
             return false;
         }
-        if how == Moved::Failed {
+        // A server that closes too many connections under one query has failed it.
+        let again = how == Moved::Closed && self.cases.moved(asked.case);
+        if !again {
             self.cases.failed_by(asked.case, backend);
-            let tries = self.snapshot.backend(backend).map_or(1, |b| b.lines.tries);
-            if self.cases.failed(asked.case).len() >= tries.into() {
-                return false;
-            }
         }
         let mut query = std::mem::take(&mut self.buffer);
         query.clear();
@@ -116,10 +123,12 @@ impl Shard {
             self.buffer = query;
             return false;
         }
-        let again = if how == Moved::Closed { self.claim(backend, asked, None) } else { None };
-        let claimed = again.or_else(|| {
-            let next = self.next_server(backend, &asked, &query)?;
-            self.claim(next, asked, None)
+        let own = if again { self.claim(backend, asked, None) } else { None };
+        let claimed = own.or_else(|| {
+            if again {
+                self.cases.failed_by(asked.case, backend);
+            }
+            self.claim_elsewhere(backend, &asked, &query)
         });
         let sent = claimed.is_some_and(|key| {
             self.page().retries.add(1);
@@ -131,6 +140,19 @@ impl Shard {
         });
         self.buffer = query;
         sent
+    }
+
+    /// A place at the next server that has one, for a query that others have failed.
+    fn claim_elsewhere(&mut self, failed: BackendSlot, asked: &Asked, query: &[u8]) -> Option<Key> {
+        let tries = usize::from(self.snapshot.backend(failed).map_or(1, |b| b.lines.tries));
+        while self.cases.failed(asked.case).len() < tries {
+            let next = self.next_server(failed, asked, query)?;
+            if let Some(key) = self.claim(next, *asked, None) {
+                return Some(key);
+            }
+            self.cases.failed_by(asked.case, next);
+        }
+        None
     }
 
     /// A server for a query that others have failed. It goes as it stands: with the client's
@@ -196,6 +218,7 @@ impl Shard {
 
     fn line_message(&mut self, line: Route, message: &[u8], out: &mut dyn FnMut(Verdict, &mut [u8])) -> Flow {
         let mut flow = Flow::Go;
+        let owed = self.outstanding.live_on(line);
         self.with_scratch(message, |shard, packet| match shard.on_response(line, packet) {
             verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
                 out(verdict, packet.bytes_mut());
@@ -207,7 +230,8 @@ impl Shard {
                 }
             }
         });
-        self.lines.heard(line, self.now);
+        let answers = self.outstanding.live_on(line) < owed || self.lines.is_transferring(line);
+        self.lines.heard(line, answers, self.now);
         flow
     }
 
@@ -227,10 +251,15 @@ impl Shard {
             return self.unexpected(line, DropReason::ResponseMismatch);
         }
         let code = Header::parse(message).map_or(0, |h| h.rcode());
+        if keepalive::may_be_there(message) {
+            // The server's word to us, not ours to the client (RFC 7828).
+            keepalive::remove(packet);
+        }
         edit::set_id(packet.bytes_mut(), asked.client_id);
         case::set_flags(packet.bytes_mut(), case::unpacked(asked.flags));
         let passes = self.rule_transfer(key, known, packet);
         if progress == Progress::More {
+            self.lines.has_begun(line);
             if let Some(queue) = self.line_queue(line.backend) {
                 self.outstanding.rearm(key, self.now, queue);
             }
@@ -256,7 +285,7 @@ impl Shard {
         self.conclude(asked.client, verdict, packet)
     }
 
-    fn line_queue(&self, backend: BackendSlot) -> Option<super::Queue> {
+    pub(super) fn line_queue(&self, backend: BackendSlot) -> Option<super::Queue> {
         self.attached.get(backend.index()).copied().flatten().map(|a| a.line_queue)
     }
 
@@ -273,13 +302,17 @@ impl Shard {
         }
         let why = why.unwrap_or_else(|| self.lines.why(line));
         let only = self.snapshot.backend(line.backend).is_some_and(|b| b.lines.only);
-        let owing = self.outstanding.live_on(line) > 0;
-        let Some(past) = self.lines.forget(line, why, only, owing, self.now) else { return };
-        self.page().backend(line.backend).lines.ended(why).add(1);
         let mut orphans = std::mem::take(&mut self.orphans);
-        if owing {
+        if self.outstanding.live_on(line) > 0 {
             self.outstanding.on_route(line, &mut |key, known| orphans.push((key, known)));
         }
+        let owing = orphans.iter().map(|(_, known)| known.claimed_at).min();
+        let Some(past) = self.lines.forget(line, why, only, owing, self.now) else {
+            orphans.clear();
+            self.orphans = orphans;
+            return;
+        };
+        self.page().backend(line.backend).lines.ended(why).add(1);
         let served = past.answered > 0 && matches!(why, LineEnd::Closed | LineEnd::Broken);
         let how = if served || matches!(why, LineEnd::Done | LineEnd::Idle) {
             Moved::Closed
@@ -290,6 +323,9 @@ impl Shard {
             self.outstanding.release(key);
             self.selector.settled(line.backend, None);
             self.page().backend(line.backend).send_errors.add(1);
+            if let Some(stream) = known.asked.client.stream {
+                self.streams.unfeed(stream, line);
+            }
             if matches!(known.asked.case, DELIVERED | TEED) {
                 self.unawaited -= 1;
             } else if self.cases.ended(known.asked.case, key).is_none() {

@@ -15,8 +15,13 @@ use crate::wire::transfer::Transfer;
 const SWEEP: TickDelta = TickDelta::from_ms(50);
 /// A server that refused a connection is passed over for so long, where there is another.
 const TROUBLE: TickDelta = TickDelta::from_ms(1_000);
-/// A server that closed a connection with queries unanswered gets them one at a time for so long.
-const ONE_AT_A_TIME: TickDelta = TickDelta::from_ms(60_000);
+/// A server that closes a connection after so few answers, with queries unanswered, gets no more
+/// than these at a time.
+const HASTY_MAX: u64 = 4;
+/// Unless its lines would be so many.
+const HASTY_LINES: u32 = 64;
+/// Queries at a time from which on it is as any other.
+const PATIENT: u32 = 256;
 /// Queries in a row without an answer that end a line.
 const MISSED_MAX: u8 = 3;
 /// Octets of a line's output above which it gets no more queries.
@@ -42,6 +47,7 @@ struct Line {
     active: Tick,
     /// Since when its output waits to be taken.
     blocked: Option<Tick>,
+    /// Messages that were answers to its queries.
     answered: u64,
     /// The last message.
     heard_at: Tick,
@@ -57,6 +63,8 @@ struct Line {
     output: Outbound,
     /// It is used by a zone transfer, and by nothing else.
     transfer: Option<Transfer>,
+    /// A part of that transfer has come.
+    begun: bool,
     /// Only for queries of this client: the server takes its address from the connection.
     key: u64,
     source: Option<[u8; 16]>,
@@ -68,8 +76,9 @@ struct Farm {
     lines: Vec<Option<Line>>,
     open: u32,
     troubled_until: Tick,
-    /// It closes its connections with queries unanswered: one at a time.
-    one_at_a_time_until: Tick,
+    /// It closes its connections with queries unanswered, and gets so many at a time on each; 0 is
+    /// as many as may be. Twice as many when a line has answered more.
+    depth: u32,
 }
 
 /// All lines of a shard.
@@ -142,8 +151,8 @@ impl Lines {
         let farm = &mut self.farms[backend.index()];
         let route = |at: usize| Route { backend, socket: number(at) };
         if need.transfer.is_none() {
-            let in_flight =
-                if farm.one_at_a_time_until > now { 1 } else { u32::from(need.options.in_flight.max(1)) };
+            let in_flight = u32::from(need.options.in_flight.max(1));
+            let depth = if farm.depth == 0 { in_flight } else { farm.depth.min(in_flight) };
             let usable = farm.lines.iter().enumerate().filter_map(|(at, line)| {
                 let line = line.as_ref()?;
                 let fits = line.transfer.is_none()
@@ -153,17 +162,24 @@ impl Lines {
                 Some((live(route(at)), at)).filter(|(live, _)| fits && *live < in_flight)
             });
             // The fullest: the others become idle, and go.
-            if let Some((_, at)) = usable.max_by_key(|(live, at)| (*live, usize::MAX - at)) {
+            let fullest = usable.clone().filter(|(live, _)| *live < depth);
+            let mut best = fullest.max_by_key(|(live, at)| (*live, usize::MAX - at));
+            if best.is_none() && farm.open >= HASTY_LINES {
+                best = usable.min();
+            }
+            if let Some((_, at)) = best {
                 return Some(route(at));
             }
         }
         let max =
             if need.options.connections == 0 { LINES_MAX } else { need.options.connections.min(LINES_MAX) };
         if farm.open >= max {
-            // Lines of other clients that are idle make room: those about to be closed do not count.
+            // Idle ones that are of no use to this query make room: those about to be closed do not count.
             let ended = farm.lines.iter().flatten().filter(|l| matches!(l.state, State::Ended(_))).count();
             let idle = farm.lines.iter().enumerate().find_map(|(at, line)| {
-                let line = line.as_ref().filter(|l| l.state == State::Open && l.key != need.key)?;
+                // Those that could have taken the query are full, but a transfer takes none of them.
+                let is_spare = |l: &&Line| l.key != need.key || need.transfer.is_some();
+                let line = line.as_ref().filter(|l| l.state == State::Open).filter(is_spare)?;
                 (line.transfer.is_none() && live(route(at)) == 0).then_some(at)
             });
             if farm.open - ended as u32 >= max {
@@ -190,6 +206,7 @@ impl Lines {
             frames: Frames::new(),
             output: Outbound::new(),
             transfer: need.transfer,
+            begun: false,
             key: need.key,
             source: need.source,
         });
@@ -203,17 +220,20 @@ impl Lines {
         self.line(route).is_some_and(|l| l.state == State::Connecting)
     }
 
-    /// Puts a query on a line, behind what is there; `alone`: no other one waits on it.
-    pub(super) fn ask(&mut self, route: Route, query: &[u8], alone: bool, now: Tick) {
-        let Some(line) = self.line_mut(route) else { return };
+    /// Puts a query on a line, behind what is there; `alone`: no other one waits on it. False when
+    /// it is longer than a frame can hold, as rules may have made it.
+    pub(super) fn ask(&mut self, route: Route, query: &[u8], alone: bool, now: Tick) -> bool {
+        let Some(line) = self.line_mut(route) else { return false };
+        if !line.output.push_frame(query) {
+            return false;
+        }
         if alone {
             line.active = now;
         }
         line.is_new = false;
-        // Longer messages than a frame can hold do not come about: that is what buffers hold.
-        let _ = line.output.push_frame(query);
         line.blocked = line.blocked.or(Some(now));
         self.chore(route);
+        true
     }
 
     /// A transfer's client does not take what there is: the line waits.
@@ -225,16 +245,23 @@ impl Lines {
         }
     }
 
+    /// Whether who it is for does not take more.
+    pub(super) fn is_paused(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| l.paused)
+    }
+
     /// Whether the line's next message may be looked at.
     pub(super) fn goes_on(&self, route: Route) -> bool {
         self.line(route).is_some_and(|l| !l.paused)
     }
 
     /// A paused line may go on.
-    pub(super) fn resume(&mut self, route: Route) {
+    pub(super) fn resume(&mut self, route: Route, now: Tick) {
         if let Some(line) = self.line_mut(route)
             && std::mem::take(&mut line.paused)
         {
+            // The time that it was not read is not its server's.
+            line.active = now;
             self.resumable.push(route);
         }
     }
@@ -284,13 +311,17 @@ impl Lines {
         }
     }
 
-    /// A message has arrived.
-    pub(super) fn heard(&mut self, route: Route, now: Tick) {
-        if let Some(line) = self.line_mut(route) {
-            line.answered += 1;
-            line.missed = 0;
-            line.heard_at = now;
-            line.active = now;
+    /// A message has arrived; `answers`: to one of its queries.
+    pub(super) fn heard(&mut self, route: Route, answers: bool, now: Tick) {
+        let Some(line) = self.line_mut(route) else { return };
+        line.answered += u64::from(answers);
+        line.missed = 0;
+        line.heard_at = now;
+        line.active = now;
+        let answered = line.answered;
+        let depth = &mut self.farms[route.backend.index()].depth;
+        if *depth > 0 && answered > u64::from(*depth) {
+            *depth = if *depth < PATIENT { *depth * 2 } else { 0 };
         }
     }
 
@@ -321,13 +352,13 @@ impl Lines {
     }
 
     /// Forgets a line that is closed; its number may be given to another. `only`: its backend is
-    /// asked by lines alone. `owing`: queries wait on it.
+    /// asked by lines alone. `owing`: since when queries wait on it.
     pub(super) fn forget(
         &mut self,
         route: Route,
         why: LineEnd,
         only: bool,
-        owing: bool,
+        owing: Option<Tick>,
         now: Tick,
     ) -> Option<Past> {
         let farm = self.farms.get_mut(route.backend.index())?;
@@ -343,10 +374,13 @@ impl Lines {
                 }
             }
         }
-        if why == LineEnd::Closed && line.answered > 0 && owing && line.transfer.is_none() {
-            farm.one_at_a_time_until = now + ONE_AT_A_TIME;
+        // Not one that was idle and closed just as it was asked.
+        let was_served = owing.is_some_and(|since| line.heard_at > since);
+        let is_hasty = was_served && (1..=HASTY_MAX).contains(&line.answered);
+        if is_hasty && matches!(why, LineEnd::Closed | LineEnd::Broken) && line.transfer.is_none() {
+            farm.depth = line.answered as u32;
         }
-        Some(Past { answered: line.answered, transferring: line.transfer.is_some() && line.answered > 0 })
+        Some(Past { answered: line.answered, transferring: line.begun })
     }
 
     /// Backends that a query is better not sent to: those that have refused a connection a moment
@@ -360,9 +394,16 @@ impl Lines {
         self.line(route).is_some_and(|l| l.transfer.is_some())
     }
 
+    /// A message of a zone transfer has arrived by the line, with more to come.
+    pub(super) fn has_begun(&mut self, route: Route) {
+        if let Some(line) = self.line_mut(route) {
+            line.begun = true;
+        }
+    }
+
     /// Whether messages of a zone transfer have arrived by the line.
     pub(super) fn is_transferring(&self, route: Route) -> bool {
-        self.line(route).is_some_and(|l| l.transfer.is_some() && l.answered > 0)
+        self.line(route).is_some_and(|l| l.begun)
     }
 
     /// A query's time was up, with nothing heard since it was asked: a line of which that can be
@@ -398,7 +439,7 @@ impl Lines {
     /// A backend is no more: the next one in its slot begins anew.
     pub(super) fn detach(&mut self, backend: BackendSlot) {
         if let Some(farm) = self.farms.get_mut(backend.index()) {
-            farm.one_at_a_time_until = Tick(0);
+            farm.depth = 0;
             farm.troubled_until = Tick(0);
         }
     }
@@ -436,7 +477,10 @@ impl Lines {
         while let Some(route) = self.chores.pop() {
             if let Some(line) = self.line_mut(route) {
                 line.chore = false;
-                return Some(route);
+                // What it was for, before its server closed it, is no more.
+                if !line.hung_up || matches!(line.state, State::Ended(_)) {
+                    return Some(route);
+                }
             }
         }
         None
@@ -524,6 +568,9 @@ impl Line {
             State::Open => {
                 if self.blocked.is_some_and(|since| over(since, options.send_timeout)) {
                     return Some(LineEnd::WriteTimeout);
+                }
+                if self.paused {
+                    return None;
                 }
                 if live > 0 {
                     // Queries time out one by one; a line that brings nothing at all is no good.

@@ -431,22 +431,19 @@ impl Shard {
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
         case::set_flags(packet.bytes_mut(), case::unpacked(known.asked.flags));
         let client = known.asked.client;
+        // A client that asked by a datagram may not have room for what a line can carry.
         let limit = (from.is_line() && client.stream.is_none())
             .then(|| self.cases.limit(known.asked.case).unwrap_or(DATAGRAM_MIN));
-        let verdict = if !self.wants.answers && self.cases.is_bare(known.asked.case) {
+        let verdict = if self.wants.answers || !self.cases.is_bare(known.asked.case) {
+            self.rule_response(key, known, limit, packet)
+        } else {
             self.cases.close(known.asked.case);
+            if limit.is_some_and(|limit| !answer::fit(packet, limit)) {
+                return self.drop(DropReason::AnswerTooLong);
+            }
             self.page().responses.add(1);
             Verdict::Deliver(client)
-        } else {
-            self.rule_response(key, known, packet)
         };
-        // A client that asked by a datagram may not have room for what a line can carry.
-        if let Some(limit) = limit
-            && verdict == Verdict::Deliver(client)
-            && !answer::fit(packet, limit)
-        {
-            return self.drop(DropReason::AnswerTooLong);
-        }
         self.conclude(client, verdict, packet)
     }
 

@@ -188,7 +188,13 @@ impl Shard {
     }
 
     /// An answer that meets rules, or whose query had a case. The try is settled already.
-    pub(super) fn rule_response(&mut self, key: Key, known: Known, packet: &mut Packet<'_>) -> Verdict {
+    pub(super) fn rule_response(
+        &mut self,
+        key: Key,
+        known: Known,
+        limit: Option<usize>,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
         let asked = known.asked;
         let had_case = !self.cases.is_bare(asked.case);
         self.resume(asked.case, known);
@@ -220,6 +226,9 @@ impl Shard {
         self.cases.close(asked.case);
         match reply {
             Reply::Drop(reason) => self.drop(reason),
+            Reply::Deliver | Reply::Restart(_) if limit.is_some_and(|limit| !answer::fit(packet, limit)) => {
+                self.drop(DropReason::AnswerTooLong)
+            }
             Reply::Deliver | Reply::Restart(_) => self.hold(Verdict::Deliver(asked.client), packet),
         }
     }

@@ -247,7 +247,7 @@ impl Shard {
     pub fn stream_written(&mut self, stream: StreamSlot, count: usize) {
         self.streams.written(stream, count, self.now);
         while let Some(line) = self.streams.fed(stream) {
-            self.lines.resume(line);
+            self.lines.resume(line, self.now);
         }
     }
 

@@ -447,6 +447,13 @@ impl Streams {
         takes
     }
 
+    /// A line that has ended waits no more.
+    pub(super) fn unfeed(&mut self, slot: StreamSlot, feeder: Route) {
+        if let Some(stream) = self.stream_mut(slot) {
+            stream.feeders.retain(|f| *f != feeder);
+        }
+    }
+
     /// A line that waited for this connection, if it may go on; to be asked until there is none.
     pub(super) fn fed(&mut self, slot: StreamSlot) -> Option<Route> {
         let stream = self.stream_mut(slot)?;

@@ -15,6 +15,7 @@ use crate::wire::edit;
 use crate::wire::header::Header;
 use crate::wire::keepalive;
 use crate::wire::query::Question;
+use crate::wire::transfer;
 
 impl Shard {
     /// Sends a query to the chosen backend.
@@ -32,6 +33,10 @@ impl Shard {
         let keeps = retry.is_some() || self.wants.queries;
         if asked.case == NO_CASE && (keeps || streams) {
             asked.case = self.cases.open_bare().unwrap_or(NO_CASE);
+            if asked.case == NO_CASE && asked.client.stream.is_some() && is_transfer(packet.bytes()) {
+                // Nothing would know that more than one message comes.
+                return self.drop(DropReason::CasesFull);
+            }
         }
         if streams {
             if keepalive::may_be_there(packet.bytes()) {
@@ -97,10 +102,11 @@ impl Shard {
         let route = key.route;
         if route.is_line() {
             let alone = self.outstanding.live_on(route) <= 1;
-            self.lines.ask(route, packet.bytes(), alone, self.now);
-            return Some(Verdict::Hold);
-        }
-        if self.preface(route.backend, asked, packet) {
+            if self.lines.ask(route, packet.bytes(), alone, self.now) {
+                return Some(Verdict::Hold);
+            }
+            self.lines.spare(route);
+        } else if self.preface(route.backend, asked, packet) {
             return Some(Verdict::Forward(route));
         }
         self.page().backend(route.backend).send_errors.add(1);
@@ -179,6 +185,13 @@ impl Shard {
     /// Time is up for a try.
     pub(super) fn give_up(&mut self, key: Key, known: Known, out: &mut dyn FnMut(Verdict, &mut [u8])) {
         let backend = key.route.backend;
+        if key.route.is_line()
+            && self.lines.is_paused(key.route)
+            && let Some(queue) = self.line_queue(backend)
+        {
+            // It is the client that keeps it waiting, and has a time-out of its own.
+            return self.outstanding.rearm(key, self.now, queue);
+        }
         self.outstanding.expire(key);
         self.selector.settled(backend, None);
         self.page().backend(backend).timeouts.add(1);
@@ -197,6 +210,10 @@ impl Shard {
                 self.streams.end(stream, StreamEnd::Transfer);
             }
             return self.lose(known.asked.client, DropReason::LineFailed);
+        }
+        if key.route.is_line() && self.lines.is_transfer(key.route) {
+            // What might still come by it is for nobody.
+            self.lines.end(key.route, LineEnd::Done);
         }
         if !self.moves_on(key, known, Moved::Failed, out) {
             self.timed_out(key, known, out);
@@ -255,12 +272,16 @@ impl Shard {
 
     fn count_answer(&mut self, key: Key, known: Known, code: u8) {
         let backend = key.route.backend;
-        let latency = self.now.since(known.claimed_at);
+        // How long a whole zone takes says nothing of how fast its server answers.
+        let is_zone = key.route.is_line() && self.lines.is_transferring(key.route);
+        let latency = (!is_zone).then(|| self.now.since(known.claimed_at));
         self.outstanding.settle(key);
-        self.selector.settled(backend, Some(latency));
+        self.selector.settled(backend, latency);
         let counts = self.page().backend(backend);
         counts.responses.add(1);
-        counts.latency.record(latency.0);
+        if let Some(latency) = latency {
+            counts.latency.record(latency.0);
+        }
         if code == crate::wire::header::rcode::SERVFAIL {
             counts.servfails.add(1);
         }
@@ -288,4 +309,9 @@ impl Shard {
         self.selector.settled(key.route.backend, None);
         self.page().backend(key.route.backend).timeouts.add(1);
     }
+}
+
+/// Whether a query asks for a zone transfer.
+fn is_transfer(query: &[u8]) -> bool {
+    Question::parse(query).is_some_and(|question| transfer::is_transfer(question.qtype))
 }

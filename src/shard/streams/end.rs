@@ -71,6 +71,8 @@ reasons! {
         BadFrame = "bad-frame",
         /// The TLS handshake failed, or the certificate is not good.
         Handshake = "handshake",
+        /// No descriptor, port or address was left to ask from.
+        Local = "local",
         /// It was idle, and enough others are kept.
         Idle = "idle",
         /// The server was taken out of the configuration, or its line has served its purpose.
