@@ -344,7 +344,7 @@ pub struct BackendPage {
 /// One shard's counters of its clients' connections.
 #[derive(Debug)]
 pub struct StreamPage {
-    /// Connections taken.
+    /// Connections that came, those among them that were closed at once.
     pub opened: Counter,
     /// Connections at this time.
     pub open: AtomicU32,

@@ -6,9 +6,10 @@ use dnslob::config::functions::POLICIES;
 use dnslob::config::options::SETTINGS;
 use dnslob::config::{self, Flags, Slots};
 use dnslob::shard::policy::Concentrate;
-use dnslob::shard::streams::ForwardEnd;
+use dnslob::shard::streams::{ForwardEnd, LineEnd, StreamEnd};
 use dnslob::shard::verdict::DropReason;
 use dnslob::time::TickDelta;
+use dnslob::tls::Reason;
 
 fn read(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -16,9 +17,10 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn every_drop_reason_is_in_the_operators_table() {
+fn every_reason_is_in_the_operators_tables() {
     let text = read("docs/operations.md");
-    let (drops, forwards) = text.split_once("## Forwards").expect("a section on forwards");
+    let (drops, connections) = text.split_once("## Connections").expect("a section on connections");
+    let (connections, forwards) = connections.split_once("## Forwards").expect("a section on forwards");
     let rows = |text: &str| -> Vec<String> {
         text.lines().filter(|l| l.starts_with("| `")).map(str::to_owned).collect()
     };
@@ -28,6 +30,14 @@ fn every_drop_reason_is_in_the_operators_table() {
     let expected: Vec<_> =
         ForwardEnd::ALL.iter().map(|r| format!("| `{}` | {} |", r.label(), r.doc().trim())).collect();
     assert_eq!(rows(forwards), expected);
+    let row = |label: &str, doc: &str| format!("| `{label}` | {} |", doc.trim());
+    let expected: Vec<_> = StreamEnd::ALL
+        .iter()
+        .map(|r| row(r.label(), r.doc()))
+        .chain(LineEnd::ALL.iter().map(|r| row(r.label(), r.doc())))
+        .chain(Reason::ALL.iter().map(|r| row(r.label(), r.doc())))
+        .collect();
+    assert_eq!(rows(connections), expected);
 }
 
 #[test]

@@ -708,7 +708,7 @@ fn play(seed: u64) {
         assert_eq!(got, asked[&stream.0], "{drops:?}");
     }
     let page = &world.board.shards()[0];
-    let left = world.drops(DropReason::LineFailed) + world.drops(DropReason::Timeout);
+    let left = world.drops(DropReason::ClientGone) + world.drops(DropReason::Timeout);
     assert_eq!(page.queries.get(), page.responses.get() + left, "only who has left gets none, but {drops:?}");
     world.shard.check_invariants();
 }

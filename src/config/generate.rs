@@ -47,7 +47,13 @@ fn reference() -> String {
     entries(&mut out, "Arguments of newServer", "Argument", SERVER_ARGUMENTS, false);
     entries(&mut out, "Arguments of newServer on TLS", "Argument", SERVER_TLS_ARGUMENTS, false);
     entries(&mut out, "Options of addLocal and setLocal", "Option", LOCAL_OPTIONS, false);
-    entries(&mut out, "Options of addTLSLocal, besides those", "Option", TLS_LOCAL_OPTIONS, false);
+    entries(
+        &mut out,
+        "Options of addTLSLocal, besides those (without doTCP)",
+        "Option",
+        TLS_LOCAL_OPTIONS,
+        false,
+    );
     entries(&mut out, "Methods of a listener with TLS", "Method", TLS_METHODS, true);
     forwards(&mut out);
     entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);

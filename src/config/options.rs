@@ -172,6 +172,9 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number { min, max, unit: "" } => write!(f, "a whole number from {min} to {max}"),
+            Self::Number { min, max, unit: "ms" } => {
+                write!(f, "a whole number of ms from {min} to {max}, or a time as \"200ms\" or \"2s\"")
+            }
             Self::Number { min, max, unit } => write!(f, "a whole number of {unit} from {min} to {max}"),
             Self::Span { min_ms, max_ms } => write!(
                 f,
@@ -196,8 +199,10 @@ impl Setting {
     /// What was expected.
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         let value = match self.kind {
-            Kind::Number { min, max, .. } => {
-                text.parse().ok().filter(|n| (min..=max).contains(n)).map(Value::Number)
+            Kind::Number { min, max, unit } => {
+                let span = || value::span(text).ok().filter(|_| unit == "ms").and_then(whole_ms);
+                let number = text.parse().ok().or_else(span);
+                number.filter(|n| (min..=max).contains(n)).map(Value::Number)
             }
             Kind::Span { min_ms, max_ms } => value::span(text)
                 .ok()
@@ -320,6 +325,12 @@ impl Settings {
 #[must_use]
 pub const fn setting(key: Key) -> &'static Setting {
     &SETTINGS[key as usize]
+}
+
+/// A time as a number of milliseconds, if it is one.
+fn whole_ms(span: TickDelta) -> Option<u32> {
+    let ms = span.as_ms_ceil();
+    (TickDelta::from_ms(ms) == span).then(|| u32::try_from(ms).ok()).flatten()
 }
 
 const fn set(name: &'static str) -> Setter {

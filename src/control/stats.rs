@@ -5,6 +5,7 @@
 //! backend, so a baseline per slot hides what an earlier owner counted.
 
 use std::collections::BTreeMap;
+use std::ops::{Index, IndexMut};
 use std::sync::atomic::Ordering::Relaxed;
 
 use hdrhistogram::Histogram;
@@ -40,12 +41,36 @@ pub struct Reading {
     pub restarts: u64,
     /// Calls of Lua functions that ended in an error.
     pub script_errors: u64,
-    /// Drops, in the order of [`DropReason::ALL`].
-    pub drops: [u64; DropReason::ALL.len()],
+    /// Packets dropped.
+    pub drops: Drops,
     /// Connections and flows of forwards.
     pub forwards: ForwardReading,
     /// The backends that were asked for.
     pub backends: BTreeMap<BackendSlot, BackendReading>,
+}
+
+/// Packets dropped, by reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl Index<DropReason> for Drops {
+    type Output = u64;
+
+    fn index(&self, reason: DropReason) -> &u64 {
+        &self.0[reason.index()]
+    }
+}
+
+impl IndexMut<DropReason> for Drops {
+    fn index_mut(&mut self, reason: DropReason) -> &mut u64 {
+        &mut self.0[reason.index()]
+    }
 }
 
 /// What forwards have passed on.
@@ -117,7 +142,7 @@ impl Reading {
             outstanding: self.outstanding,
             restarts: self.restarts.saturating_sub(earlier.restarts),
             script_errors: self.script_errors.saturating_sub(earlier.script_errors),
-            drops: std::array::from_fn(|n| self.drops[n].saturating_sub(earlier.drops[n])),
+            drops: Drops(DropReason::ALL.map(|r| self.drops[r].saturating_sub(earlier.drops[r]))),
             forwards: self.forwards.since(&earlier.forwards),
             backends: self
                 .backends
@@ -227,7 +252,7 @@ impl Gatherer {
             sum.script_errors += page.script_errors.get();
             sum.forwards.add(&page.forwards);
             for reason in DropReason::ALL {
-                sum.drops[reason.index()] += page.dropped(reason).get();
+                sum.drops[reason] += page.dropped(reason).get();
             }
         }
         sum.backends = slots.map(|slot| (slot, self.gather_backend(board, slot))).collect();
@@ -313,14 +338,14 @@ mod tests {
         board.shards()[1].backend(A).responses.add(1);
         let first = gatherer.gather(&board, [A, B].into_iter(), Tick(1));
         assert_eq!((first.queries, first.backends[&A].responses), (15, 8));
-        assert_eq!(first.drops[DropReason::Acl.index()], 2);
+        assert_eq!(first.drops[DropReason::Acl], 2);
         assert_eq!(first.backends[&B], BackendReading::default());
 
         board.shards()[1].queries.add(3);
         board.shards()[0].outstanding[A.index()].store(4, Relaxed);
         let second = gatherer.gather(&board, [A].into_iter(), Tick(2));
         let span = second.since(&first);
-        assert_eq!((span.queries, span.drops[DropReason::Acl.index()]), (3, 0));
+        assert_eq!((span.queries, span.drops[DropReason::Acl]), (3, 0));
         assert_eq!(span.backends[&A].outstanding, 4);
     }
 

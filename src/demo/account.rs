@@ -11,7 +11,7 @@ use crate::shard::verdict::DropReason;
 
 /// The reasons that end a query, each counted once a query. Other reasons are about answers that
 /// nobody waits for.
-const QUERY_ENDS: [DropReason; 21] = [
+const QUERY_ENDS: [DropReason; 22] = [
     DropReason::Acl,
     DropReason::QueryShort,
     DropReason::QueryIsResponse,
@@ -29,6 +29,7 @@ const QUERY_ENDS: [DropReason; 21] = [
     DropReason::AnswerSendError,
     DropReason::Timeout,
     DropReason::LineFailed,
+    DropReason::ClientGone,
     DropReason::ProxyHeader,
     DropReason::ListenerGone,
     DropReason::LocalTableFull,
@@ -73,7 +74,7 @@ impl Account {
         balancer: &Reading,
         kernel: KernelDrops,
     ) -> Self {
-        let drops = QUERY_ENDS.map(|r| (r.label(), balancer.drops[r.index()]));
+        let drops = QUERY_ENDS.map(|r| (r.label(), balancer.drops[r]));
         let kernel = [("listener-buffer-full", kernel.listeners), ("client-buffer-full", kernel.clients)];
         let lost = kernel.into_iter().chain(drops).filter(|(_, n)| *n > 0).collect();
         Self { sent, refused, answered, lost }
@@ -92,7 +93,7 @@ impl Account {
 
 /// Queries that the balancer lost, for whatever reason.
 pub(super) fn lost(reading: &Reading) -> u64 {
-    QUERY_ENDS.iter().map(|r| reading.drops[r.index()]).sum()
+    QUERY_ENDS.iter().map(|r| reading.drops[*r]).sum()
 }
 
 /// Datagrams dropped at the sockets bound to these ports, by the kernel's own count.
@@ -116,8 +117,8 @@ mod tests {
     #[test]
     fn what_is_missing_shows() {
         let mut balancer = Reading { queries: 97, responses: 90, ..Reading::default() };
-        balancer.drops[DropReason::Timeout.index()] = 7;
-        balancer.drops[DropReason::ResponseLate.index()] = 3;
+        balancer.drops[DropReason::Timeout] = 7;
+        balancer.drops[DropReason::ResponseLate] = 3;
         let kernel = KernelDrops { listeners: 3, clients: 1 };
         let account = Account::new(100, 0, 89, &balancer, kernel);
         assert_eq!(account.lost, [("listener-buffer-full", 3), ("client-buffer-full", 1), ("timeout", 7)]);

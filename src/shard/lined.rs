@@ -257,7 +257,17 @@ impl Shard {
         }
         edit::set_id(packet.bytes_mut(), asked.client_id);
         case::set_flags(packet.bytes_mut(), case::unpacked(asked.flags));
-        let passes = self.rule_transfer(key, known, packet);
+        if !self.rule_transfer(key, known, packet) {
+            // A zone with a hole is none.
+            self.settle(key, known, code);
+            self.cases.close(asked.case);
+            self.lines.end(line, LineEnd::Done);
+            if let Some(stream) = asked.client.stream {
+                self.streams.end(stream, StreamEnd::Transfer);
+            }
+            let verdict = self.drop(DropReason::ResponseRule);
+            return self.conclude(asked.client, verdict, packet);
+        }
         if progress == Progress::More {
             self.lines.has_begun(line);
             if let Some(queue) = self.line_queue(line.backend) {
@@ -266,7 +276,7 @@ impl Shard {
             if asked.client.stream.is_none_or(|s| self.streams.is_over(s)) {
                 // Nobody is there to take it.
                 self.lines.end(line, LineEnd::Done);
-            } else if let Some(stream) = asked.client.stream.filter(|_| passes) {
+            } else if let Some(stream) = asked.client.stream {
                 self.streams.write(stream, packet.bytes(), self.now);
                 let takes = self.streams.takes_more(stream, line);
                 self.lines.pause(line, !takes);
@@ -276,13 +286,8 @@ impl Shard {
         self.settle(key, known, code);
         self.cases.close(asked.case);
         self.lines.end(line, LineEnd::Done);
-        let verdict = if passes {
-            self.page().responses.add(1);
-            Verdict::Deliver(asked.client)
-        } else {
-            self.drop(DropReason::ResponseRule)
-        };
-        self.conclude(asked.client, verdict, packet)
+        self.page().responses.add(1);
+        self.conclude(asked.client, Verdict::Deliver(asked.client), packet)
     }
 
     pub(super) fn line_queue(&self, backend: BackendSlot) -> Option<super::Queue> {
@@ -347,13 +352,19 @@ impl Shard {
         if how.is_some_and(|how| self.moves_on(key, known, how, out)) {
             return;
         }
+        self.lose_by_line(known, how.is_none());
+    }
+
+    /// A query whose line has ended is lost; `begun`: in the midst of a zone transfer, with which
+    /// the client's connection ends.
+    pub(super) fn lose_by_line(&mut self, known: Known, begun: bool) {
+        let client = known.asked.client;
         self.cases.close(known.asked.case);
-        if how.is_none()
-            && let Some(stream) = known.asked.client.stream
-        {
+        let is_left = client.stream.is_some_and(|stream| self.streams.is_over(stream));
+        if let Some(stream) = client.stream.filter(|_| begun) {
             self.streams.end(stream, StreamEnd::Transfer);
         }
-        self.lose(known.asked.client, DropReason::LineFailed);
+        self.lose(client, if is_left { DropReason::ClientGone } else { DropReason::LineFailed });
     }
 
     /// Open lines of all backends.

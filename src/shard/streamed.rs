@@ -4,6 +4,8 @@
 //! they decide is brought to the stream by `Shard::conclude`, the one place where a query of a
 //! stream ends.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::Shard;
 use super::case::Protocol;
 use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
@@ -40,10 +42,11 @@ impl Shard {
     pub fn on_accept(&mut self, peer: Endpoint, listener: &Listener, local: LocalSlot) -> Option<StreamSlot> {
         let taken = self.accept(peer, listener, local);
         let counts = &self.page().streams;
-        match taken {
-            Ok(_) => counts.opened.add(1),
-            Err(why) => counts.ended(why).add(1),
+        counts.opened.add(1);
+        if let Err(why) = taken {
+            counts.ended(why).add(1);
         }
+        counts.open.store(self.streams.open_count(), Relaxed);
         taken.ok()
     }
 
@@ -211,8 +214,10 @@ impl Shard {
 
     /// The engine has closed the connection, as it was asked to or because it broke.
     pub fn on_stream_closed(&mut self, stream: StreamSlot, why: StreamEnd) {
-        self.page().streams.ended(why).add(1);
         self.streams.closed(stream);
+        let counts = &self.page().streams;
+        counts.ended(why).add(1);
+        counts.open.store(self.streams.open_count(), Relaxed);
         while let Some(line) = self.streams.fed(stream) {
             // The transfer that fed it has nobody to go to.
             self.lines.end(line, LineEnd::Done);

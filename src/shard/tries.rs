@@ -4,7 +4,7 @@
 use super::lined::Moved;
 use super::outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Queue, TEED, Terms};
 use super::policy::Subject;
-use super::streams::{LineEnd, StreamEnd};
+use super::streams::LineEnd;
 use super::verdict::{DropReason, Verdict};
 use super::{RETRY_SAVINGS_MAX, Shard};
 use crate::addr::{BackendSlot, Route};
@@ -205,11 +205,7 @@ impl Shard {
         if key.route.is_line() && self.lines.is_transferring(key.route) {
             // Half of a zone cannot be followed by the beginning of another.
             self.lines.end(key.route, LineEnd::Silent);
-            self.cases.close(known.asked.case);
-            if let Some(stream) = known.asked.client.stream {
-                self.streams.end(stream, StreamEnd::Transfer);
-            }
-            return self.lose(known.asked.client, DropReason::LineFailed);
+            return self.lose_by_line(known, true);
         }
         if key.route.is_line() && self.lines.is_transfer(key.route) {
             // What might still come by it is for nobody.

@@ -62,6 +62,8 @@ reasons! {
         AnswerSendError = "answer-send-error",
         /// The query's connection to its server failed, and no other server could be asked.
         LineFailed = "line-failed",
+        /// The client closed its connection, and then the query's connection to its server ended.
+        ClientGone = "client-gone",
         /// No server answered in time.
         Timeout = "timeout",
         /// An answer shorter than a DNS header.

@@ -153,7 +153,7 @@ fn what_a_client_that_has_left_asked_is_not_asked_again() {
     let (line, _) = world.heard().remove(0);
     break_off(&mut world, line, LineEnd::Broken);
     assert_eq!((retries(&world), world.lines.len(), world.shard.outstanding()), (0, 0, 0));
-    assert_eq!(world.drops(DropReason::LineFailed), 50);
+    assert_eq!((world.drops(DropReason::ClientGone), world.drops(DropReason::LineFailed)), (50, 0));
     world.shard.check_invariants();
 }
 
@@ -310,5 +310,23 @@ fn a_line_that_its_server_closed_is_not_opened_again_for_what_it_holds() {
     assert_eq!(world.got(stream).len(), 12);
     assert_eq!(world.board.shards()[0].backend(BackendSlot(0)).lines.opened.get(), 1);
     assert_eq!((world.shard.lines_open(), world.shard.outstanding()), (0, 0));
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_zone_that_a_rule_drops_a_message_of_ends_with_its_connection() {
+    let mut world = World::new(&Farm::new(1), 23);
+    let text = "newServer{address='127.0.1.0:53', healthCheckMode='up'}\n\
+                addXFRResponseAction(QTypeRule('AXFR'), DropResponseAction())\n";
+    let compiled = support::farm::configured(text, &dnslob::config::Slots::default(), 2);
+    world.snapshot = Arc::new(compiled.snapshot);
+    world.pass(0);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.send(stream, &framed(&query(3, 3, AXFR)));
+    let (line, heard) = take_heard(&mut world).remove(0);
+    world.tell(line, &framed(&answer(&heard, &soa(), 1)));
+    assert_eq!((world.got(stream).len(), world.ended[&stream.0]), (0, StreamEnd::Transfer));
+    assert_eq!((world.drops(DropReason::ResponseRule), world.lines.len()), (1, 0));
+    assert_eq!(world.shard.outstanding(), 0);
     world.shard.check_invariants();
 }

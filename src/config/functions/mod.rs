@@ -206,6 +206,21 @@ pub static FUNCTIONS: &[Entry] = &[
         "seconds",
         "Accepted, does nothing: an idle connection to a server ends when its time is over.",
     ),
+    entry(
+        "setOutgoingTLSSessionsCacheCleanupDelay",
+        "seconds",
+        "Accepted, does nothing: sessions with servers are few, and replaced as they are used.",
+    ),
+    entry(
+        "setOutgoingTLSSessionsCacheMaxTicketValidity",
+        "seconds",
+        "Accepted, does nothing: a ticket is good for as long as its server says.",
+    ),
+    entry(
+        "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
+        "number",
+        "Accepted, does nothing: there are enough for every shard.",
+    ),
     entry("setSecurityPollSuffix", "suffix", "Accepted, does nothing: dnslob asks nobody about itself."),
 ];
 

@@ -236,6 +236,9 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
         "setMaxTCPQueuedConnections",
         "setTCPInternalPipeBufferSize",
         "setTCPDownstreamCleanupInterval",
+        "setOutgoingTLSSessionsCacheCleanupDelay",
+        "setOutgoingTLSSessionsCacheMaxTicketValidity",
+        "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
     ] {
         context.define(lua, name, |_, arguments| {
             whole("", arguments.first().unwrap_or(&Value::Nil), 0, u32::MAX).map(|_| Value::Nil)

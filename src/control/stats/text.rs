@@ -47,7 +47,7 @@ pub fn line(
     let answers = interval.responses + interval.self_answered;
     let _ = write!(out, "q/s {:.0}  a/s {:.0}", rate(interval.queries, span), rate(answers, span));
     for reason in DropReason::ALL {
-        let count = interval.drops[reason.index()];
+        let count = interval.drops[reason];
         if count > 0 {
             let _ = write!(out, "  {} {count}", reason.label());
         }
@@ -102,7 +102,7 @@ pub fn dump(
         let _ = writeln!(out, "{name} {value}");
     }
     for reason in DropReason::ALL {
-        let _ = writeln!(out, "drop-{} {}", reason.label(), total.drops[reason.index()]);
+        let _ = writeln!(out, "drop-{} {}", reason.label(), total.drops[reason]);
     }
     for (name, value) in quantile_names()
         .into_iter()

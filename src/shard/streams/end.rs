@@ -9,7 +9,7 @@ reasons! {
         Broken = "broken",
         /// An address outside the ACL.
         Acl = "acl",
-        /// More connections than a shard may have.
+        /// More connections than there may be.
         Connections = "connections",
         /// More connections to a listener than it may have.
         ListenerConnections = "listener-connections",
@@ -37,7 +37,7 @@ reasons! {
         BadFrame = "bad-frame",
         /// Too many connections: idle ones go first.
         Overload = "overload",
-        /// A zone transfer that its server did not finish.
+        /// A zone transfer that its server did not finish, or that a rule dropped.
         Transfer = "transfer",
         /// A handshake that failed: not TLS, no common cipher or version, and the like.
         Handshake = "handshake",
