@@ -133,6 +133,7 @@
 //!   certificates.rs    which certificate a client gets; exchanged while used
 //!   tickets.rs         the ring of keys that seal session tickets
 //!   store.rs           sessions kept for clients without tickets
+//!   trust.rs           since when a backend's certificate is known to be good; its sessions
 //!   verify.rs          whether a backend's certificate is good, and why not
 //!   expiry.rs          a certificate's names, and until when it is good
 //!   ciphers.rs         ciphers by their OpenSSL names

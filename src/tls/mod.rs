@@ -32,6 +32,7 @@ pub mod server;
 pub mod session;
 mod store;
 pub mod tickets;
+mod trust;
 mod verify;
 
 pub use client::{CaStores, ClientSpec, ClientTls};

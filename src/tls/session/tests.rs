@@ -70,8 +70,12 @@ struct Pair {
 
 impl Pair {
     fn new(client: &ClientTls, server: &ServerTls) -> Self {
+        Self::of(Session::client(client), server)
+    }
+
+    fn of(client: Result<Session, Failure>, server: &ServerTls) -> Self {
         Self {
-            client: Session::client(client).expect("a client"),
+            client: client.expect("a client"),
             server: Session::server(server).expect("a server"),
             at_client: Vec::new(),
             at_server: Vec::new(),
@@ -434,6 +438,57 @@ fn a_renewed_listener_resumes_the_sessions_of_the_old_one() {
     world.server.session_seconds += 1;
     let other = renewed.renewed(&world.server).expect("a server");
     assert!(!Pair::done(&client, &other).resumed());
+}
+
+#[test]
+fn a_check_sees_the_certificate_and_a_bad_one_ends_all_resumption() {
+    let mut world = World::new(&["dns.example"]);
+    let (client, good) = (world.client(), world.server());
+    Pair::done(&client, &good);
+    assert!(Pair::done(&client, &good).resumed());
+    let check = |server: &ServerTls| {
+        let mut pair = Pair::of(Session::check(&client), server);
+        let outcome = pair.run();
+        assert!(outcome.is_err() || !pair.resumed());
+        outcome
+    };
+    check(&good).expect("a good certificate");
+    // Another certificate, with the ticket keys of before.
+    let alone = self_signed(&["other.example"], false);
+    world.server.certificates = vec![world.directory.pair(&alone)];
+    let bad = world.server().inherit(&good);
+    let mut standing = Pair::done(&client, &bad);
+    assert!(standing.resumed(), "nobody has looked yet");
+    let era = client.era();
+    check(&good).expect("a good certificate");
+    assert_eq!(client.era(), era);
+    let failure = check(&bad).expect_err("a bad certificate");
+    assert_ne!(client.era(), era, "connections of before are over");
+    assert_eq!((failure.reason, &*failure.text), (Reason::BadCertificate, "self-signed certificate"));
+    let why = Pair::new(&client, &bad).run().expect_err("nothing to be resumed");
+    assert_eq!(why.reason, Reason::BadCertificate);
+    // What stands goes on, and the good one is taken again.
+    assert_eq!(standing.client.send(b"question"), 8);
+    standing.run().expect("octets");
+    assert!(!Pair::done(&client, &good).resumed());
+    assert!(Pair::done(&client, &good).resumed());
+}
+
+#[test]
+fn the_end_of_a_renewed_certificate_is_known_by_the_next_check() {
+    let root = Authority::new("Root");
+    let issued = root.issue_until(&["dns.example"], 4000, 1, 1);
+    let mut world = World::of(issued, root);
+    let (client, old) = (world.client(), world.server());
+    Pair::done(&client, &old);
+    let before = client.certificate_until().expect("a certificate");
+    let next = world.root.issue_until(&["dns.example"], 4001, 1, 1);
+    world.server.certificates = vec![world.directory.pair(&next)];
+    let new = world.server().inherit(&old);
+    assert!(Pair::done(&client, &new).resumed());
+    let mut pair = Pair::of(Session::check(&client), &new);
+    pair.run().expect("a good certificate");
+    assert_eq!(client.certificate_until(), Some(before + 366 * 86_400));
 }
 
 #[test]
