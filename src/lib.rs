@@ -126,11 +126,12 @@
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
 //! tls/                 certificates, tickets, sessions over octets; no sockets
-//!   server.rs          what a listener needs: loaded, renewed, reloaded
+//!   server.rs          what a listener needs; what it inherits at a reload
 //!   client.rs          what a backend needs
 //!   session.rs         one connection: octets here, plaintext there
 //!   failure.rs         why one failed: to be counted, and for people
-//!   certificates.rs    which certificate a client gets; exchanged while used
+//!   certificates.rs    which certificate a client gets
+//!   ocsp.rs            until when an OCSP response is good, and for which certificate
 //!   tickets.rs         the ring of keys that seal session tickets
 //!   store.rs           sessions kept for clients without tickets
 //!   trust.rs           since when a backend's certificate is known to be good; its sessions

@@ -28,6 +28,7 @@ mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod keylog;
+mod ocsp;
 pub mod server;
 pub mod session;
 mod store;

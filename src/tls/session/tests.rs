@@ -401,43 +401,41 @@ fn sessions_are_kept_for_clients_without_tickets() {
 }
 
 #[test]
-fn certificates_are_reloaded_without_touching_connections() {
-    let world = World::new(&["dns.example"]);
-    let server = world.server();
-    let mut pair = Pair::done(&world.client(), &server);
-    let names = |pair: &Pair| pair.client.peer_certificate().expect("the server's").names;
-
-    let files = &world.server.certificates[0];
-    let next = world.root.issue(&["dns.example", "next.example"]);
-    std::fs::write(&files.certificate, next.certificate()).expect("a file");
-    let why = server.reload().expect_err("the key is the old one").to_string();
-    assert!(why.contains("does not belong"), "{why}");
-    assert_eq!(names(&Pair::done(&world.client(), &server)), ["dns.example"]);
-
-    std::fs::write(&files.key, next.key()).expect("a file");
-    server.reload().expect("both are new");
-    assert_eq!(names(&Pair::done(&world.client(), &server)), ["dns.example", "next.example"]);
-    assert_eq!(server.certificates()[0].names, ["dns.example", "next.example"]);
-
+fn a_listener_loaded_anew_resumes_the_sessions_of_the_old_one() {
+    let mut world = World::new(&["dns.example"]);
+    let (client, server) = (world.client(), world.server());
+    let mut pair = Pair::done(&client, &server);
+    world.server.alpn.push("other".to_owned());
+    let loaded = world.server();
+    assert!(!Pair::done(&world.client(), &loaded).resumed());
+    let renewed = loaded.inherit(&server);
+    assert!(Pair::done(&client, &renewed).resumed(), "with the keys of the old one");
+    world.server.session_seconds += 1;
+    assert!(!Pair::done(&client, &world.server().inherit(&renewed)).resumed());
+    // Connections are not touched.
     assert_eq!(pair.client.send(b"question"), 8);
     pair.run().expect("the old connection stands");
     assert_eq!(pair.at_server, b"question");
 }
 
 #[test]
-fn a_renewed_listener_resumes_the_sessions_of_the_old_one() {
+fn keys_that_were_in_the_file_go_on_opening_tickets_after_a_reload() {
     let mut world = World::new(&["dns.example"]);
-    let (client, server) = (world.client(), world.server());
-    Pair::done(&client, &server);
-    world.server.alpn.push("other".to_owned());
-    let renewed = server.renewed(&world.server).expect("a server");
-    assert!(Pair::done(&client, &renewed).resumed());
-    let loaded = world.server();
-    assert!(!Pair::done(&world.client(), &loaded).resumed());
-    assert!(Pair::done(&client, &loaded.inherit(&renewed)).resumed(), "with the keys of the old one");
-    world.server.session_seconds += 1;
-    let other = renewed.renewed(&world.server).expect("a server");
-    assert!(!Pair::done(&client, &other).resumed());
+    world.server.ticket_key_file = Some(world.directory.write_octets("keys", &[3; 80]));
+    world.server.ticket_keys = 2;
+    let (client, old) = (world.client(), world.server());
+    Pair::done(&client, &old);
+    world.directory.write_octets("keys", &[4; 80]);
+    let new = world.server().inherit(&old);
+    assert_eq!((new.ticket_keys(), old.ticket_keys()), (2, 1), "the running one is left alone");
+    assert!(Pair::done(&client, &new).resumed());
+    // One too many, and those of another file.
+    world.directory.write_octets("keys", &[5; 80]);
+    let newer = world.server().inherit(&new);
+    assert_eq!(newer.ticket_keys(), 2);
+    assert!(Pair::done(&client, &newer).resumed(), "the new key has sealed the last ticket");
+    world.server.ticket_key_file = Some(world.directory.write_octets("others", &[6; 80]));
+    assert_eq!(world.server().inherit(&newer).ticket_keys(), 1);
 }
 
 #[test]
