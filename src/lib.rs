@@ -121,6 +121,7 @@
 //!     functions.rs     the C functions of the LuaFFI family
 //!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
+//!     options.rs       options of sockets
 //!     process.rs       those of the control plane
 //!     single.rs        one datagram from an address of its own
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
