@@ -121,18 +121,21 @@
 //!     functions.rs     the C functions of the LuaFFI family
 //!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
+//!     options.rs       options of sockets
 //!     process.rs       those of the control plane
 //!     single.rs        one datagram from an address of its own
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!
 //! tls/                 certificates, tickets, sessions over octets; no sockets
-//!   server.rs          what a listener needs: loaded, renewed, reloaded
+//!   server.rs          what a listener needs; what it inherits at a reload
 //!   client.rs          what a backend needs
 //!   session.rs         one connection: octets here, plaintext there
 //!   failure.rs         why one failed: to be counted, and for people
-//!   certificates.rs    which certificate a client gets; exchanged while used
+//!   certificates.rs    which certificate a client gets
+//!   ocsp.rs            until when an OCSP response is good, and for which certificate
 //!   tickets.rs         the ring of keys that seal session tickets
 //!   store.rs           sessions kept for clients without tickets
+//!   trust.rs           since when a backend's certificate is known to be good; its sessions
 //!   verify.rs          whether a backend's certificate is good, and why not
 //!   expiry.rs          a certificate's names, and until when it is good
 //!   ciphers.rs         ciphers by their OpenSSL names

@@ -206,7 +206,8 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
     // Who only forwards serves no DNS.
     let only_forwards = !draft.forwards.is_empty() && draft.servers.is_empty();
     let written = match &draft.listeners[..] {
-        [] if only_forwards => &[],
+        // Who wants TLS is not served in plain text instead.
+        [] if only_forwards || !draft.left_out.is_empty() => &[],
         [] => &fallback[..],
         written => written,
     };

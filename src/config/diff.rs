@@ -17,6 +17,7 @@ use crate::shard::rules::networks::Networks;
 use crate::shard::rules::text::{self, Sets};
 use crate::shard::rules::{Chain, Rule};
 use crate::time::TickDelta;
+use crate::tls::expiry::{Date, Leaf};
 
 /// The differences from `old` to `new`, a line each; empty when there is none that shows.
 #[must_use]
@@ -173,6 +174,9 @@ fn listener_fields(l: &Listener) -> Fields {
         ("maxConcurrentTCPConnections", connections.to_string()),
         ("PROXY header", shown(l.proxy).to_lowercase()),
     ];
+    if let Some(tls) = l.service.tls() {
+        fields.push(("certificates", certificates(&tls.certificates())));
+    }
     if let Some(forward) = l.service.forward() {
         // Its targets are told of as servers, and their policy as that of a pool.
         let Forward { pool: _, acl, connect_timeout, idle_timeout, connections, connections_per_client, log } =
@@ -187,6 +191,15 @@ fn listener_fields(l: &Listener) -> Fields {
         ]);
     }
     fields
+}
+
+/// What tells a certificate from the one before it in the same file.
+fn certificates(leaves: &[Leaf]) -> String {
+    let shown = leaves.iter().map(|leaf| {
+        let serial: String = leaf.serial.iter().map(|octet| format!("{octet:02x}")).collect();
+        format!("{} (serial {serial}, ends on {})", leaf.called(), Date(leaf.not_after))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn service_name(service: &Service) -> &'static str {

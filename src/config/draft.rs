@@ -13,8 +13,8 @@ use super::options::Settings;
 use super::prefix::{DEFAULT_ACL, Prefix};
 use super::ruleset::{DraftState, Recorded, Ruleset};
 use super::snapshot::{
-    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, LuaFunction, Probe, ProxyHeader, Retry,
-    Service, StreamOptions,
+    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, Listener, ListenerTls, LuaFunction, Probe,
+    ProxyHeader, Retry, Service, Snapshot, StreamOptions,
 };
 use crate::shard::policy::Policy;
 use crate::shard::rules::names::Names;
@@ -29,6 +29,9 @@ pub struct Draft {
     pub settings: Settings,
     /// The listen addresses, as written.
     pub listeners: Vec<DraftListener>,
+    /// Listeners whose TLS cannot be loaded and that may be left out for that
+    /// (`ignoreTLSConfigurationErrors`); they have no service yet.
+    pub left_out: Vec<DraftListener>,
     /// The forwards, as written.
     pub forwards: Vec<DraftForward>,
     /// The servers in the order of their `newServer`, removed ones included.
@@ -59,6 +62,8 @@ pub struct Draft {
     pub script: Option<Arc<dyn Source>>,
     /// What was found wrong while it was written.
     pub errors: Vec<ConfigError>,
+    /// What is odd, but runs as written.
+    pub warnings: Vec<ConfigError>,
 }
 
 impl Default for Draft {
@@ -66,6 +71,7 @@ impl Default for Draft {
         Self {
             settings: Settings::default(),
             listeners: Vec::new(),
+            left_out: Vec::new(),
             forwards: Vec::new(),
             servers: Vec::new(),
             pools: Vec::new(),
@@ -81,6 +87,7 @@ impl Default for Draft {
             maintenance: false,
             script: None,
             errors: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }
@@ -93,6 +100,22 @@ impl Draft {
             self.pools.len() - 1
         });
         &mut self.pools[at]
+    }
+
+    /// Takes listeners that are left out in again, with the TLS that they have in the running
+    /// configuration; says which.
+    pub fn keep_tls(&mut self, running: &Snapshot) -> Vec<SocketAddr> {
+        let mut kept = Vec::new();
+        self.left_out.retain(|left| {
+            let same = |l: &Listener| l.address == left.address && l.interface == left.interface;
+            let mut old = running.listeners.iter().filter(|l| same(l));
+            let Some(tls) = old.find_map(|l| l.service.tls()) else { return true };
+            let service = Service::Dot(ListenerTls(Arc::clone(tls)));
+            self.listeners.push(DraftListener { service, ..left.clone() });
+            kept.push(left.address);
+            false
+        });
+        kept
     }
 }
 

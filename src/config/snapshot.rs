@@ -267,6 +267,14 @@ impl PartialEq for LineTls {
     }
 }
 
+impl LineOptions {
+    /// Which trust connections are opened with: see [`ClientTls::era`]. 0 without TLS.
+    #[must_use]
+    pub fn era(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.tls.era())
+    }
+}
+
 /// Lines of a backend in a shard, at most.
 pub const LINES_MAX: u32 = 4096;
 

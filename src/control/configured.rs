@@ -66,7 +66,10 @@ impl Source for Configured {
         self.running.slots.reclaim(|slot| vacancies.backend(slot));
         self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
         self.running.slots.reclaim_rules(|_| vacancies.rules());
-        let loaded = load_in_time(&self.flags).map_err(say)?;
+        let mut loaded = load_in_time(&self.flags).map_err(say)?;
+        for address in loaded.draft.keep_tls(&self.running.snapshot) {
+            tracing::warn!(%address, "a listener keeps the certificates and keys that it has");
+        }
         let generation = self.running.snapshot.generation + 1;
         let compiled = config::compile(&loaded.draft, &self.running.slots, generation).map_err(say)?;
         let restarts = self.running.boot.differences(&compiled.boot);

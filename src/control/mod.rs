@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::addr::{BackendSlot, ListenerSlot};
-use crate::config::snapshot::{Backend, ClientAddress, Snapshot};
+use crate::config::snapshot::{Backend, ClientAddress, Listener, Snapshot};
 use crate::config::{Compiled, Flags, Loaded};
 use crate::control::certificates::{Keeper, unix_seconds};
 use crate::control::configured::Configured;
@@ -169,12 +169,18 @@ async fn serve(
     Ok(())
 }
 
+/// Opens all listeners, and has them take connections once all are bound.
 fn open_all(doors: &mut Doors, snapshot: &Snapshot) -> Result<Opened, String> {
+    let fault = |listener: &Listener, e: &io::Error| format!("cannot listen on {}: {e}", listener.address);
     let open = snapshot.listeners.iter().map(|listener| match doors.open(listener) {
         Ok(sockets) => Ok((Arc::clone(listener), sockets)),
-        Err(e) => Err(format!("cannot listen on {}: {e}", listener.address)),
+        Err(e) => Err(fault(listener, &e)),
     });
-    open.collect()
+    let opened: Opened = open.collect::<Result<_, _>>()?;
+    for (listener, sockets) in &opened {
+        doors.hear(listener, sockets).map_err(|e| fault(listener, &e))?;
+    }
+    Ok(opened)
 }
 
 /// Whether sockets are opened that take the right CAP_NET_RAW: bound to an interface, or to the

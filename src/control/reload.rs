@@ -10,6 +10,7 @@
 //! do so are dropped.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use crate::addr::{BackendSlot, ListenerSlot};
@@ -151,19 +152,30 @@ impl Reload {
 
     /// Opens the listeners that are new. One that changed has another slot, so it opens beside
     /// what it was and takes over from it.
+    ///
+    /// What the kernel gives to a socket that is closed again is lost. So those come last that
+    /// share the address of one that stands, which hardly fail and get a part of its clients at
+    /// once; and connections are taken when all sockets are open.
     fn open(&mut self, old: Option<&Snapshot>, edge: &mut dyn Edge) -> Result<(), Vec<String>> {
-        let mut errors = Vec::new();
-        for listener in &self.plan.snapshot.listeners {
-            let stands = old.is_some_and(|o| o.listeners.iter().any(|l| l.slot == listener.slot));
-            let is_open = self.opened.iter().any(|(l, _)| l.slot == listener.slot);
-            if stands || is_open {
-                continue;
-            }
-            match edge.open(listener) {
-                Ok(sockets) => self.opened.push((Arc::clone(listener), sockets)),
-                Err(e) => errors.push(format!("cannot listen on {}: {e}", listener.address)),
+        let standing = || old.into_iter().flat_map(|o| &o.listeners);
+        let is_open = |l: &Listener| self.opened.iter().any(|(known, _)| known.slot == l.slot);
+        let new = |l: &&Arc<Listener>| standing().all(|known| known.slot != l.slot) && !is_open(l);
+        let mut listeners: Vec<_> = self.plan.snapshot.listeners.iter().filter(new).cloned().collect();
+        listeners.sort_by_key(|l| standing().any(|known| known.address == l.address));
+        let (mut errors, mut opened) = (Vec::new(), Vec::with_capacity(listeners.len()));
+        let fault =
+            |listener: &Listener, e: &io::Error| format!("cannot listen on {}: {e}", listener.address);
+        for listener in listeners {
+            match edge.open(&listener) {
+                Ok(sockets) => opened.push((listener, sockets)),
+                Err(e) => errors.push(fault(&listener, &e)),
             }
         }
+        if errors.is_empty() {
+            let heard = opened.iter().map(|(listener, sockets)| (listener, edge.hear(listener, sockets)));
+            errors.extend(heard.filter_map(|(listener, heard)| heard.err().map(|e| fault(listener, &e))));
+        }
+        self.opened.extend(opened);
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 }

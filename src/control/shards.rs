@@ -17,11 +17,18 @@ use crate::rng::ShardRng;
 
 /// What a reload can do to the engine.
 pub trait Edge {
-    /// Opens a listener's sockets: pairs of shard and socket.
+    /// Opens a listener's sockets: pairs of shard and socket. No connection is taken before
+    /// [`Edge::hear`].
     ///
     /// # Errors
     /// What the kernel says; then none is left open.
     fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>>;
+
+    /// Begins to take connections by sockets that are open.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()>;
 
     /// Sends a message to one shard.
     ///
@@ -86,6 +93,18 @@ impl Doors {
                 Ok((shard, socket::open(listener, self.steer, seat)?))
             })
             .collect()
+    }
+
+    /// Begins to take connections; see [`Edge::hear`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn hear(&self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
+        let shards = self.cpus.len();
+        sockets.iter().try_for_each(|(shard, ear)| {
+            let seat = Seat { shard: *shard, shards, cpu: self.cpus[*shard] };
+            socket::hear(ear, listener, self.steer, seat)
+        })
     }
 
     /// The socket of this kind for the listener's address that was passed to us, prepared.
@@ -155,6 +174,10 @@ impl Shards {
 impl Edge for Shards {
     fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
         self.doors.open(listener)
+    }
+
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
+        self.doors.hear(listener, sockets)
     }
 
     fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {

@@ -42,7 +42,7 @@ pub struct Seat {
 pub struct Ear {
     /// For datagrams, bound.
     pub datagram: Option<Socket>,
-    /// For connections, listening.
+    /// For connections, bound, and listening after [`hear`].
     pub stream: Option<Socket>,
     /// A service manager passed it to us and keeps it: what we leave unread waits for our
     /// successor, and it must stay as it is.
@@ -50,22 +50,20 @@ pub struct Ear {
 }
 
 /// Opens one shard's sockets for a listener: one for datagrams, one for connections, as its
-/// service needs them.
+/// service needs them. The latter takes connections only after [`hear`].
 ///
 /// # Errors
 /// As [`listen`].
 pub fn open(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Ear> {
     let service = &listener.service;
     let datagram = service.takes_datagrams().then(|| listen(listener, steer, seat)).transpose()?;
-    let stream = service.takes_streams().then(|| listen_streams(listener, steer, seat)).transpose()?;
+    let stream = service.takes_streams().then(|| bind_stream(listener)).transpose()?;
     Ok(Ear { datagram, stream, passed: false })
 }
 
-/// Opens one shard's listening socket for connections, otherwise as [`listen`].
-///
-/// # Errors
-/// As [`listen`].
-pub fn listen_streams(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Socket> {
+/// Opens and binds one shard's socket for connections, otherwise as [`listen`]; the kernel refuses
+/// connections still.
+fn bind_stream(listener: &Listener) -> io::Result<Socket> {
     let socket = stream(listener.address.ip())?;
     // A connection of an earlier process that still lingers does not hold the port.
     socket.set_reuse_address(true)?;
@@ -75,9 +73,23 @@ pub fn listen_streams(listener: &Listener, steer: Steer, seat: Seat) -> io::Resu
     }
     prepare_stream_listener(&socket, listener)?;
     socket.bind(&SockAddr::from(listener.address))?;
-    socket.listen(i32::try_from(listener.streams.backlog).unwrap_or(i32::MAX))?;
-    steer_group(&socket, listener, steer, seat)?;
     Ok(socket)
+}
+
+/// Begins to take connections by what [`open`] has bound: from here on they would be lost with the
+/// socket. To be called in the order of the shards.
+///
+/// # Errors
+/// What the kernel says.
+pub fn hear(ear: &Ear, listener: &Listener, steer: Steer, seat: Seat) -> io::Result<()> {
+    match &ear.stream {
+        Some(socket) if !ear.passed => {
+            socket.listen(i32::try_from(listener.streams.backlog).unwrap_or(i32::MAX))?;
+            steer_group(socket, listener, steer, seat)
+        }
+        // Whoever passed it listens already.
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Sets what a listener's socket for connections needs, also one that was opened by somebody else.
@@ -92,6 +104,9 @@ pub fn prepare_stream_listener(socket: &Socket, listener: &Listener) -> io::Resu
     if listener.streams.fast_open > 0 {
         let backlog = i32::try_from(listener.streams.fast_open).unwrap_or(i32::MAX);
         sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
+        if let Some(key) = &listener.streams.fast_open_key {
+            sys::set_octets(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, key)?;
+        }
     }
     set_dscp(socket, listener.address.ip(), listener.dscp)
 }
@@ -448,5 +463,32 @@ mod tests {
         gone.send_to(b"answer", client.local_addr().expect("an address")).expect("sent");
         let (_, from) = client.recv_from(&mut [0; 16]).expect("an answer");
         assert_eq!(from, gone.local_addr().expect("an address"));
+    }
+
+    #[test]
+    fn the_key_of_fast_open_is_the_sockets_own() {
+        let key = *b"0123456789abcdef";
+        let streams = StreamOptions { fast_open: 16, fast_open_key: Some(key), ..StreamOptions::default() };
+        let listener = Listener { streams, dscp: 0, ..listener("127.0.0.1:0") };
+        let seat = Seat { shard: 0, shards: 1, cpu: None };
+        let ear = open(&listener, Steer::Flow, seat).expect("sockets");
+        hear(&ear, &listener, Steer::Flow, seat).expect("listening");
+        let socket = ear.stream.expect("a socket");
+        let mut found = [0; 16];
+        sys::octets_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
+        assert_eq!(found, key);
+    }
+
+    #[test]
+    fn connections_are_refused_until_all_is_bound() {
+        let mut listener = listener("127.0.0.1:0");
+        let seat = Seat { shard: 0, shards: 1, cpu: None };
+        let ear = open(&listener, Steer::Flow, seat).expect("sockets");
+        let socket = ear.stream.as_ref().expect("a socket");
+        listener.address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
+        let refused = std::net::TcpStream::connect(listener.address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        hear(&ear, &listener, Steer::Flow, seat).expect("listening");
+        std::net::TcpStream::connect(listener.address).expect("a connection");
     }
 }

@@ -16,15 +16,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::ptr;
 
 use libc::{
-    c_int, c_void, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sa_family_t, sockaddr_in,
-    sockaddr_in6,
+    c_int, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sa_family_t, sockaddr_in, sockaddr_in6,
 };
 
+#[cfg(test)]
+pub use self::options::octets_of;
+pub use self::options::{set_octets, set_option, set_reuseport_program};
 pub use self::process::{inherited_socket, lua_with_ffi};
 pub use self::single::send_from;
 use crate::addr::Endpoint;
 use crate::packet::Packet;
 
+mod options;
 mod process;
 mod single;
 
@@ -539,41 +542,4 @@ unsafe fn write_pktinfo(control: *mut cmsghdr, local: &Local) -> usize {
             unsafe { write_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info) }
         }
     }
-}
-
-/// Sets a socket option whose value is an integer.
-///
-/// # Errors
-/// What the kernel says.
-pub fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
-    // SAFETY: the value is a live integer and its true size is given.
-    let r = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast::<c_void>(),
-            size_of::<c_int>() as u32,
-        )
-    };
-    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Lets a classic BPF program choose the socket of a REUSEPORT group.
-///
-/// # Errors
-/// What the kernel says.
-pub fn set_reuseport_program(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies `len` instructions during the call; both outlive it.
-    let r = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const filter).cast::<c_void>(),
-            size_of::<libc::sock_fprog>() as u32,
-        )
-    };
-    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -65,6 +65,9 @@ struct Line {
     transfer: Option<Transfer>,
     /// A part of that transfer has come.
     begun: bool,
+    /// The trust in its server that it was opened with: once that is another, it gets no more
+    /// queries, and ends with its last one.
+    era: u64,
     /// Only for queries of this client: the server takes its address from the connection.
     key: u64,
     source: Option<[u8; 16]>,
@@ -157,6 +160,7 @@ impl Lines {
                 let line = line.as_ref()?;
                 let fits = line.transfer.is_none()
                     && line.key == need.key
+                    && line.era == need.options.era()
                     && !matches!(line.state, State::Ended(_))
                     && line.output.len() <= OUTPUT_FULL;
                 Some((live(route(at)), at)).filter(|(live, _)| fits && *live < in_flight)
@@ -207,6 +211,7 @@ impl Lines {
             output: Outbound::new(),
             transfer: need.transfer,
             begun: false,
+            era: need.options.era(),
             key: need.key,
             source: need.source,
         });
@@ -537,8 +542,8 @@ impl Lines {
                 let Some(line) = &mut self.farms[at].lines[place] else { continue };
                 let live = live(route);
                 let why = match options {
-                    Some(options) => line.overdue(options, live, &mut idle, now),
-                    None => (live == 0).then_some(LineEnd::Done),
+                    Some(options) if line.era == options.era() => line.overdue(options, live, &mut idle, now),
+                    Some(_) | None => (live == 0).then_some(LineEnd::Done),
                 };
                 if live == 0 {
                     line.output.release();

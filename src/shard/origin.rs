@@ -255,9 +255,8 @@ impl Shard {
     /// yet: its octets are then for [`Shard::on_header_octets`] as they are read.
     #[must_use]
     pub fn header_comes_first(&self, stream: StreamSlot) -> bool {
-        let outside = |slot| self.listener(slot).is_some_and(|l| l.proxy == ProxyHeader::Outside);
-        self.streams.header_is_due(stream)
-            && self.streams.facts(stream).is_some_and(|(client, _)| outside(client.listener))
+        // Its listener may be gone, or have changed its mind.
+        self.streams.header_is_outside(stream)
     }
 
     /// Octets at the beginning of a connection whose PROXY header is due; says how many of them

@@ -71,6 +71,7 @@ impl Shard {
             handshake: tls,
             in_flight_max: listener.streams.in_flight,
             header_due,
+            header_outside: listener.proxy == ProxyHeader::Outside,
             counts: !by_header,
             listener_max: listener.streams.connections,
         };

@@ -132,6 +132,8 @@ pub(super) struct Arrival {
     pub(super) listener_max: u32,
     /// It must begin with a PROXY header.
     pub(super) header_due: bool,
+    /// That header stands in front of TLS.
+    pub(super) header_outside: bool,
     /// It counts as its peer's connection; otherwise as that of the client which the header names.
     pub(super) counts: bool,
 }
@@ -185,7 +187,7 @@ impl Streams {
             active: now,
             begun: None,
             blocked: None,
-            preface: arrival.header_due.then(Preface::due),
+            preface: arrival.header_due.then(|| Preface::due(arrival.header_outside)),
             feeding: false,
             frames: Frames::new(),
             output: Outbound::new(),

@@ -4,21 +4,21 @@
 //! none is for that name, or none was asked for. Of several for one name (one RSA, one ECDSA) the
 //! first whose signatures the client knows.
 //!
-//! The table is swapped as a whole: handshakes that have begun keep theirs.
+//! An OCSP response is stapled as long as it is good, and for its certificate.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureScheme};
 
 use super::error::{Fault, TlsError};
-use super::expiry::Leaf;
-use super::files;
+use super::expiry::{Date, Leaf};
+use super::{files, ocsp};
 
 /// Where a certificate and its key are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +31,9 @@ pub struct CertificateFiles {
     pub ocsp: Option<PathBuf>,
 }
 
-/// Certificates that can be exchanged while they are used.
-#[derive(Debug)]
-pub(super) struct Certificates {
-    table: ArcSwap<Table>,
-}
-
-/// One state of them.
+/// A listener's certificates.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct Certificates {
     all: Vec<Certificate>,
     /// By name in lower case; a wildcard under what follows its `*`.
     by_name: HashMap<String, Vec<usize>>,
@@ -48,32 +42,33 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Certificate {
     key: Arc<CertifiedKey>,
+    /// The same with its OCSP response, and until when that is good, unix seconds.
+    stapled: Option<(Arc<CertifiedKey>, u64)>,
+    /// What is wrong with its OCSP response, which is therefore not stapled.
+    unfit: Option<&'static str>,
     leaf: Leaf,
 }
 
-impl Certificates {
-    pub(super) fn new(table: Table) -> Self {
-        Self { table: ArcSwap::from_pointee(table) }
-    }
-
-    /// Exchanges them all.
-    pub(super) fn swap(&self, table: Table) {
-        self.table.store(Arc::new(table));
-    }
-
-    /// What each of them says, in the order of the configuration.
-    pub(super) fn leaves(&self) -> Vec<Leaf> {
-        self.table.load().all.iter().map(|certificate| certificate.leaf.clone()).collect()
+impl Certificate {
+    /// What is to be said of it at this unix time: see [`Certificates::complaints`].
+    fn complaints(&self, now: u64, days: u32) -> impl Iterator<Item = String> {
+        let ended = self.stapled.as_ref().map(|(_, until)| *until).filter(|until| *until < now);
+        let ended = ended.map(|until| format!("ended on {}", Date(until)));
+        let staple = self.unfit.map(str::to_owned).or(ended).map(|why| {
+            let name = self.leaf.called();
+            format!("the OCSP response of certificate {name} {why}: it is not stapled")
+        });
+        self.leaf.complaint(now, days).into_iter().chain(staple)
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.table.load().choose(hello.server_name(), hello.signature_schemes())
+        self.choose(hello.server_name(), hello.signature_schemes(), UnixTime::now().as_secs())
     }
 }
 
-impl Table {
+impl Certificates {
     /// Reads all files, and checks that they belong together.
     ///
     /// # Errors
@@ -96,7 +91,18 @@ impl Table {
         self.all.push(certificate);
     }
 
-    fn choose(&self, name: Option<&str>, known: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+    /// What each of them says, in the order of the configuration.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = &Leaf> {
+        self.all.iter().map(|certificate| &certificate.leaf)
+    }
+
+    /// What is to be said of them at this unix time: not good yet, expired, or about to within
+    /// these days; an OCSP response that is not stapled.
+    pub(super) fn complaints(&self, now: u64, days: u32) -> Vec<String> {
+        self.all.iter().flat_map(|certificate| certificate.complaints(now, days)).collect()
+    }
+
+    fn choose(&self, name: Option<&str>, known: &[SignatureScheme], now: u64) -> Option<Arc<CertifiedKey>> {
         let usable = |at: &usize| self.all[*at].key.key.choose_scheme(known).is_some();
         let exact = name.map(str::to_ascii_lowercase);
         // RFC 6125, section 6.4.3: a wildcard stands for one label, the first.
@@ -105,7 +111,9 @@ impl Table {
         let named = named.filter_map(|name| self.by_name.get(name)).flatten();
         let found = named.copied().find(usable).or_else(|| (0..self.all.len()).find(usable));
         // With none that the client can check, rustls says so better than we can.
-        self.all.get(found.unwrap_or(0)).map(|certificate| Arc::clone(&certificate.key))
+        let certificate = self.all.get(found.unwrap_or(0))?;
+        let stapled = certificate.stapled.as_ref().filter(|(_, until)| now <= *until);
+        Some(Arc::clone(stapled.map_or(&certificate.key, |(key, _)| key)))
     }
 }
 
@@ -116,7 +124,7 @@ fn load(pair: &CertificateFiles, provider: &CryptoProvider) -> Result<Certificat
     let leaf = Leaf::parse(leaf).map_err(|why| unreadable(why.0))?;
     let key = files::key(&pair.key)?;
     let key = provider.key_provider.load_private_key(key).map_err(|e| unusable(&e, &pair.key))?;
-    let mut certified = CertifiedKey::new(chain, key);
+    let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
         Err(Error::InconsistentKeys(_)) => {
@@ -124,8 +132,17 @@ fn load(pair: &CertificateFiles, provider: &CryptoProvider) -> Result<Certificat
         }
         Err(other) => return Err(unreadable(other.to_string())),
     }
-    certified.ocsp = pair.ocsp.as_deref().map(files::ocsp_response).transpose()?;
-    Ok(Certificate { key: Arc::new(certified), leaf })
+    let mut certificate = Certificate { key: Arc::new(certified), stapled: None, unfit: None, leaf };
+    if let Some(response) = pair.ocsp.as_deref().map(files::ocsp_response).transpose()? {
+        match ocsp::good_until(&response, &certificate.leaf.serial) {
+            Ok(until) => {
+                let stapled = CertifiedKey { ocsp: Some(response), ..CertifiedKey::clone(&certificate.key) };
+                certificate.stapled = Some((Arc::new(stapled), until));
+            }
+            Err(why) => certificate.unfit = Some(why),
+        }
+    }
+    Ok(certificate)
 }
 
 fn unusable(error: &Error, file: &Path) -> TlsError {
@@ -140,19 +157,19 @@ fn unusable(error: &Error, file: &Path) -> TlsError {
 mod tests {
     use rustls::crypto::ring;
 
-    use super::super::fixture::{Authority, Directory, Issued};
+    use super::super::fixture::{Authority, Directory, Issued, ocsp_response};
     use super::*;
 
     const ECDSA: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256];
     const ED25519: &[SignatureScheme] = &[SignatureScheme::ED25519];
 
-    fn table(directory: &Directory, issued: &[&Issued]) -> Table {
+    fn table(directory: &Directory, issued: &[&Issued]) -> Certificates {
         let files: Vec<_> = issued.iter().map(|issued| directory.pair(issued)).collect();
-        Table::load(&files, &ring::default_provider()).expect("certificates")
+        Certificates::load(&files, &ring::default_provider()).expect("certificates")
     }
 
-    fn chosen(table: &Table, name: Option<&str>, known: &[SignatureScheme]) -> Vec<String> {
-        let key = table.choose(name, known).expect("a certificate");
+    fn chosen(table: &Certificates, name: Option<&str>, known: &[SignatureScheme]) -> Vec<String> {
+        let key = table.choose(name, known, 0).expect("a certificate");
         Leaf::parse(&key.cert[0]).expect("a certificate").names
     }
 
@@ -198,7 +215,7 @@ mod tests {
         let one = directory.pair(&root.issue(&["one.example"]));
         let two = directory.pair(&root.issue(&["two.example"]));
         let load = |files: &[CertificateFiles]| {
-            Table::load(files, &ring::default_provider()).expect_err("an error").to_string()
+            Certificates::load(files, &ring::default_provider()).expect_err("an error").to_string()
         };
         let crossed = CertificateFiles { key: two.key.clone(), ..one.clone() };
         let why = load(&[one.clone(), crossed]);
@@ -213,5 +230,36 @@ mod tests {
         let stapled = CertificateFiles { ocsp: Some(one.key.clone()), ..one };
         assert!(load(&[stapled]).contains("is not an OCSP response"));
         assert_eq!(load(&[]), "TLS needs a certificate and its private key");
+    }
+
+    #[test]
+    fn an_ocsp_response_is_stapled_while_it_is_good_and_for_its_certificate() {
+        /// 2026-01-02.
+        const END: u64 = 1_767_312_000;
+        let (directory, root) = (Directory::new(), Authority::new("Root"));
+        let issued = root.issue(&["dns.example"]);
+        let serial = Leaf::parse(issued.der()).expect("a certificate").serial;
+        let with = |response: Vec<u8>| {
+            let ocsp = Some(directory.write_octets("response", &response));
+            let files = [CertificateFiles { ocsp, ..directory.pair(&issued) }];
+            Certificates::load(&files, &ring::default_provider()).expect("certificates")
+        };
+        let stapled =
+            |table: &Certificates, now| table.choose(None, ECDSA, now).expect("a certificate").ocsp.is_some();
+        let good = with(ocsp_response(&serial, true, Some("20260102000000Z")));
+        assert!(stapled(&good, END) && !stapled(&good, END + 1));
+        assert_eq!(good.complaints(END, 21), [] as [String; 0]);
+        let said = "the OCSP response of certificate dns.example ended on 2026-01-02: it is not stapled";
+        assert_eq!(good.complaints(END + 1, 21), [said]);
+        for (response, why) in [
+            (ocsp_response(&[1], true, None), "is about another certificate"),
+            (ocsp_response(&serial, false, None), "does not say that it is good"),
+            (b"\x30\x03\x0a\x01\x06".to_vec(), "cannot be read, or says that there is none"),
+        ] {
+            let table = with(response);
+            assert!(!stapled(&table, END), "{why}");
+            let said = format!("the OCSP response of certificate dns.example {why}: it is not stapled");
+            assert_eq!(table.complaints(END, 21), [said]);
+        }
     }
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -12,7 +11,8 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::error::{Fault, TlsError};
 use super::server::key_log;
-use super::verify::{Anybody, Authorities, Verifier};
+use super::trust::Trust;
+use super::verify::{Authorities, Verifier};
 use super::{ALPN_DOT, Version, ciphers, files, protocols};
 
 /// Where systems keep the certificates of authorities: Debian, Fedora, openSUSE, Alpine and BSD.
@@ -23,10 +23,6 @@ pub const SYSTEM_AUTHORITIES: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-
-/// Sessions that are kept to be resumed with one backend; rustls keeps 8 tickets for a name, and
-/// each of ours has one name.
-const SESSIONS_KEPT: usize = 8;
 
 /// What a configuration asks of a backend with TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,14 +109,13 @@ fn roots(
 #[derive(Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    /// The same without sessions: the server has to show its certificate.
+    whole: Arc<ClientConfig>,
     name: ServerName<'static>,
     /// None when certificates are not checked.
     authorities: Option<Arc<Authorities>>,
-    seen: Seen,
+    trust: Arc<Trust>,
 }
-
-/// When the certificate expires that the backend last showed, unix seconds; 0 before the first.
-pub(super) type Seen = Arc<AtomicU64>;
 
 impl ClientTls {
     /// Reads every file that a specification names, for a backend with this address.
@@ -136,27 +131,21 @@ impl ClientTls {
                 .map_err(|_| Fault::BadSubjectName(name.clone()))?,
             None => ServerName::from(spec.subject_address.unwrap_or(backend)),
         };
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let authorities = spec.validate.then(|| stores.load(spec.ca_store.as_ref())).transpose()?;
+        let trust = Arc::new(Trust::new(spec.validate));
+        let verifier = Verifier::new(authorities.clone(), &provider, Arc::clone(&trust))?;
+        let mut whole = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(spec.version_min.and_above())
             .map_err(|e| Fault::Refused(e.to_string()))?
-            .dangerous();
-        let seen = Seen::default();
-        let authorities = spec.validate.then(|| stores.load(spec.ca_store.as_ref())).transpose()?;
-        let builder = match &authorities {
-            Some(authorities) => {
-                let verifier = Verifier::new(Arc::clone(authorities), &provider, Arc::clone(&seen))?;
-                builder.with_custom_certificate_verifier(Arc::new(verifier))
-            }
-            None => {
-                builder.with_custom_certificate_verifier(Arc::new(Anybody::new(provider, Arc::clone(&seen))))
-            }
-        };
-        let mut config = builder.with_no_client_auth();
-        // A lock in rustls' store, taken once or twice in a handshake.
-        config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
-        config.alpn_protocols = protocols(&spec.alpn)?;
-        config.key_log = key_log(spec.key_log.as_ref())?;
-        Ok(Self { config: Arc::new(config), name, authorities, seen })
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        whole.resumption = Resumption::disabled();
+        whole.alpn_protocols = protocols(&spec.alpn)?;
+        whole.key_log = key_log(spec.key_log.as_ref())?;
+        let mut config = whole.clone();
+        config.resumption = Resumption::store(Arc::clone(&trust) as _);
+        Ok(Self { config: Arc::new(config), whole: Arc::new(whole), name, authorities, trust })
     }
 
     /// Whether this and another, loaded from the same specification at another time, take the same
@@ -171,7 +160,14 @@ impl ClientTls {
     /// seconds; none before the first.
     #[must_use]
     pub fn certificate_until(&self) -> Option<u64> {
-        Some(self.seen.load(Relaxed)).filter(|until| *until > 0)
+        Some(self.trust.until()).filter(|until| *until > 0)
+    }
+
+    /// Which trust connections are opened with, above 0: another number than that of any other
+    /// `ClientTls`, and another one whenever a certificate of the server was refused.
+    #[must_use]
+    pub fn era(&self) -> u64 {
+        self.trust.era()
     }
 
     /// What is looked for in the certificate.
@@ -180,8 +176,9 @@ impl ClientTls {
         self.name.to_str().into_owned()
     }
 
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
+    /// What a connection is made by; `whole`: one that resumes nothing.
+    pub(super) fn config(&self, whole: bool) -> Arc<ClientConfig> {
+        Arc::clone(if whole { &self.whole } else { &self.config })
     }
 
     pub(super) fn name(&self) -> ServerName<'static> {

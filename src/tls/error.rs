@@ -24,6 +24,10 @@ pub enum Fault {
     Unreadable(String),
     /// The operating system's reason.
     Unwritable(String),
+    /// A symbolic link where secrets are written.
+    Link,
+    /// A file of secrets that others may read or write: its mode.
+    OpenToOthers(u32),
     /// A file without a PEM section.
     NotPem,
     /// A PEM section that cannot be read, and why.
@@ -99,6 +103,8 @@ impl fmt::Display for Fault {
         match self {
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
             Self::Unwritable(why) => write!(f, "cannot be written: {why}"),
+            Self::Link => f.write_str("is a symbolic link, which is not followed"),
+            Self::OpenToOthers(mode) => write!(f, "others may use it (mode {mode:o}): chmod 600 FILE"),
             Self::NotPem => f.write_str("is not PEM: there is no line with BEGIN in it"),
             Self::BadPem(why) => write!(f, "is broken PEM: {why}"),
             Self::NoCertificate => f.write_str("has no certificate in it"),

@@ -21,6 +21,8 @@ pub struct Leaf {
     pub not_after: u64,
     /// Whether subject and issuer are the same.
     pub self_signed: bool,
+    /// Its serial number, as it stands in it.
+    pub serial: Vec<u8>,
 }
 
 /// A certificate that cannot be read, and why.
@@ -52,7 +54,14 @@ impl Leaf {
             not_before: u64::try_from(validity.not_before.timestamp()).unwrap_or(0),
             not_after: u64::try_from(validity.not_after.timestamp()).unwrap_or(0),
             self_signed: certificate.subject().as_raw() == certificate.issuer().as_raw(),
+            serial: certificate.raw_serial().to_vec(),
         })
+    }
+
+    /// What people call it: its first name.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.names.first().map_or("without a name", String::as_str)
     }
 
     /// Whole days until it has expired at this unix time; below 0 when it has.
@@ -66,7 +75,7 @@ impl Leaf {
     /// expired, or will within these days.
     #[must_use]
     pub fn complaint(&self, now: u64, days: u32) -> Option<String> {
-        let name = self.names.first().map_or("without a name", String::as_str);
+        let name = self.called();
         if now < self.not_before {
             return Some(format!("certificate {name} is not valid before {}", Date(self.not_before)));
         }
@@ -162,6 +171,7 @@ mod tests {
             not_before: 1_000,
             not_after: 1_767_312_000,
             self_signed: false,
+            serial: vec![1],
         };
         let end = leaf.not_after;
         assert_eq!(leaf.complaint(end - 22 * DAY_SECONDS, 21), None);

@@ -114,6 +114,30 @@ pub(crate) fn self_signed(names: &[&str], authority: bool) -> Issued {
     Issued { certificate: params.self_signed(&key).expect("a certificate"), key }
 }
 
+/// An OCSP response about a certificate, good or revoked, which nobody has signed.
+pub(crate) fn ocsp_response(serial: &[u8], good: bool, until: Option<&str>) -> Vec<u8> {
+    let part = |tag: u8, inner: &[&[u8]]| {
+        let inner = inner.concat();
+        let length = u8::try_from(inner.len()).expect("a short part");
+        let head = if length < 0x80 { vec![tag, length] } else { vec![tag, 0x81, length] };
+        [head, inner].concat()
+    };
+    let time = |text: &str| part(0x18, &[text.as_bytes()]);
+    let hash = part(4, &[&[7; 20]]);
+    let id = part(
+        0x30,
+        &[&part(0x30, &[&part(6, &[b"\x2b\x0e\x03\x02\x1a"])]), &hash, &hash, &part(2, &[serial])],
+    );
+    let status = if good { part(0x80, &[]) } else { part(0xa1, &[&time("20250101000000Z")]) };
+    let until = until.map(|until| part(0xa0, &[&time(until)])).unwrap_or_default();
+    let single = part(0x30, &[&id, &status, &time("20250101000000Z"), &until]);
+    let by = part(0xa2, &[&hash]);
+    let data = part(0x30, &[&by, &time("20250101000000Z"), &part(0x30, &[&single])]);
+    let basic = part(0x30, &[&data, &part(0x30, &[]), &part(3, &[b"\0"])]);
+    let bytes = part(0x30, &[&part(6, &[b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01"]), &part(4, &[&basic])]);
+    part(0x30, &[&part(0x0a, &[b"\0"]), &part(0xa0, &[&bytes])])
+}
+
 fn params(names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     CertificateParams::new(names).expect("parameters")

@@ -28,10 +28,12 @@ mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod keylog;
+mod ocsp;
 pub mod server;
 pub mod session;
 mod store;
 pub mod tickets;
+mod trust;
 mod verify;
 
 pub use client::{CaStores, ClientSpec, ClientTls};

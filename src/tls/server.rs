@@ -1,14 +1,13 @@
-//! What a listener needs for TLS: loaded once, shared by all shards, its certificates
-//! exchangeable while connections stand.
+//! What a listener needs for TLS: loaded once, shared by all shards. A reload loads another, which
+//! inherits what lets clients resume their sessions.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::server::StoresServerSessions;
 use rustls::{KeyLog, NoKeyLog, ServerConfig};
 
 pub use super::certificates::CertificateFiles;
-use super::certificates::{Certificates, Table};
+use super::certificates::Certificates;
 use super::error::{Fault, TlsError};
 use super::expiry::Leaf;
 use super::keylog::KeyLogFile;
@@ -89,56 +88,19 @@ impl ServerTls {
     ///
     /// The first thing that is wrong, with its file.
     pub fn load(spec: &ServerSpec) -> Result<Self, TlsError> {
-        Self::build(spec, None)
-    }
-
-    /// Reads what another specification names, for the same listener: ticket keys and kept
-    /// sessions stay, where the new specification has the same ones, so that clients go on
-    /// resuming.
-    ///
-    /// # Errors
-    ///
-    /// As [`ServerTls::load`].
-    pub fn renewed(&self, spec: &ServerSpec) -> Result<Self, TlsError> {
-        Self::build(spec, Some(self))
-    }
-
-    /// This one with the random ticket keys and the kept sessions of another, for the same listener,
-    /// where both are of the same kind, so that clients go on resuming. No file is read: keys of a
-    /// file are this one's own.
-    #[must_use]
-    pub fn inherit(&self, old: &Self) -> Self {
-        let (spec, mut config) = (self.spec.clone(), ServerConfig::clone(&self.config));
-        let mut tickets = self.tickets.clone();
-        if spec.ticket_key_file.is_none()
-            && spec.tickets
-            && old.spec.ticket_key_file.is_none()
-            && old.spec.ticket_keys == spec.ticket_keys
-            && old.spec.session_seconds == spec.session_seconds
-            && let Some(keys) = &old.tickets
-        {
-            config.ticketer = Arc::clone(keys) as _;
-            tickets = Some(Arc::clone(keys));
-        }
-        config.session_storage = sessions(&spec, Some(old));
-        let certificates = Arc::clone(&self.certificates);
-        Self { spec, config: Arc::new(config), certificates, tickets }
-    }
-
-    fn build(spec: &ServerSpec, old: Option<&Self>) -> Result<Self, TlsError> {
         let provider = ciphers::provider(&spec.ciphers, &spec.ciphers_tls13, spec.version_min)?;
-        let table = Table::load(&spec.certificates, &provider)?;
-        let certificates = Arc::new(Certificates::new(table));
+        let certificates = Arc::new(Certificates::load(&spec.certificates, &provider)?);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(spec.version_min.and_above())
             .map_err(|e| Fault::Refused(e.to_string()))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificates) as _);
-        let tickets = tickets(spec, old)?;
+        let tickets = tickets(spec)?.map(Arc::new);
         if let Some(tickets) = &tickets {
             config.ticketer = Arc::clone(tickets) as _;
         }
-        config.session_storage = sessions(spec, old);
+        config.session_storage =
+            SessionStore::of(spec.sessions, spec.session_seconds.min(SESSION_SECONDS_MAX));
         // One, where rustls would send two: a client of DNS has one connection, and gets the next
         // ticket when it comes back.
         config.send_tls13_tickets = 1;
@@ -148,16 +110,32 @@ impl ServerTls {
         Ok(Self { spec: spec.clone(), config: Arc::new(config), certificates, tickets })
     }
 
-    /// Reads certificates, keys and OCSP responses again, for handshakes from then on;
-    /// connections are not touched.
-    ///
-    /// # Errors
-    ///
-    /// As [`ServerTls::load`]; all certificates stay as they were.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        let table = Table::load(&self.spec.certificates, self.config.crypto_provider())?;
-        self.certificates.swap(table);
-        Ok(())
+    /// This one with what lets the clients of another resume their sessions, for the same listener:
+    /// its random ticket keys and kept sessions, where both are of the same kind; keys that were in
+    /// the same file before go on opening tickets. No file is read.
+    #[must_use]
+    pub fn inherit(&self, old: &Self) -> Self {
+        let (spec, mut config) = (self.spec.clone(), ServerConfig::clone(&self.config));
+        let mut tickets = self.tickets.clone();
+        let same = old.spec.ticket_key_file == spec.ticket_key_file;
+        if let (true, Some(new), Some(before)) = (same, &self.tickets, &old.tickets) {
+            if spec.ticket_key_file.is_some() {
+                // The old one's ring is in use, and this one may yet be refused.
+                tickets = Some(Arc::new(new.succeeding(before)));
+            } else if old.spec.ticket_keys == spec.ticket_keys
+                && old.spec.session_seconds == spec.session_seconds
+            {
+                tickets = Some(Arc::clone(before));
+            }
+        }
+        if let Some(tickets) = &tickets {
+            config.ticketer = Arc::clone(tickets) as _;
+        }
+        if old.spec.sessions == spec.sessions && old.spec.session_seconds == spec.session_seconds {
+            config.session_storage = Arc::clone(&old.config.session_storage);
+        }
+        let certificates = Arc::clone(&self.certificates);
+        Self { spec, config: Arc::new(config), certificates, tickets }
     }
 
     /// Puts a new ticket key first, or reads the file of them again. To be called by one thread.
@@ -194,14 +172,14 @@ impl ServerTls {
     /// What the certificates say, in the order of the configuration.
     #[must_use]
     pub fn certificates(&self) -> Vec<Leaf> {
-        self.certificates.leaves()
+        self.certificates.leaves().cloned().collect()
     }
 
     /// What is to be said of certificates at this unix time in seconds: not good yet, expired, or
-    /// about to within these days.
+    /// about to within these days; and of OCSP responses that are not stapled.
     #[must_use]
     pub fn complaints(&self, now: u64, days: u32) -> Vec<String> {
-        self.certificates().iter().filter_map(|leaf| leaf.complaint(now, days)).collect()
+        self.certificates.complaints(now, days)
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
@@ -209,37 +187,14 @@ impl ServerTls {
     }
 }
 
-fn tickets(spec: &ServerSpec, old: Option<&ServerTls>) -> Result<Option<Arc<TicketKeys>>, TlsError> {
+fn tickets(spec: &ServerSpec) -> Result<Option<TicketKeys>, TlsError> {
     if !spec.tickets {
         return Ok(None);
     }
     let seconds = spec.session_seconds.min(SESSION_SECONDS_MAX);
-    if let Some(old) = old
-        && let Some(keys) = &old.tickets
-        && old.spec.ticket_keys == spec.ticket_keys
-        && old.spec.ticket_key_file == spec.ticket_key_file
-        && old.spec.session_seconds == spec.session_seconds
-    {
-        if spec.ticket_key_file.is_some() {
-            keys.rotate()?;
-        }
-        return Ok(Some(Arc::clone(keys)));
-    }
-    let keys = match &spec.ticket_key_file {
-        Some(file) => TicketKeys::from_file(file.clone(), spec.ticket_keys, seconds)?,
-        None => TicketKeys::random(spec.ticket_keys, seconds)?,
-    };
-    Ok(Some(Arc::new(keys)))
-}
-
-fn sessions(spec: &ServerSpec, old: Option<&ServerTls>) -> Arc<dyn StoresServerSessions> {
-    match old {
-        Some(old)
-            if old.spec.sessions == spec.sessions && old.spec.session_seconds == spec.session_seconds =>
-        {
-            Arc::clone(&old.config.session_storage)
-        }
-        _ => SessionStore::of(spec.sessions, spec.session_seconds.min(SESSION_SECONDS_MAX)),
+    match &spec.ticket_key_file {
+        Some(file) => TicketKeys::from_file(file.clone(), spec.ticket_keys, seconds).map(Some),
+        None => TicketKeys::random(spec.ticket_keys, seconds).map(Some),
     }
 }
 

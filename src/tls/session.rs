@@ -71,7 +71,21 @@ impl Session {
     ///
     /// What rustls refuses of the configuration: nothing, with one that was loaded.
     pub fn client(tls: &ClientTls) -> Result<Self, Failure> {
-        let connection = ClientConnection::new(tls.config(), tls.name());
+        Self::towards(tls, false)
+    }
+
+    /// The same, with a backend that has to show its certificate: no session is resumed, and what
+    /// comes of it decides whether others are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::client`].
+    pub fn check(tls: &ClientTls) -> Result<Self, Failure> {
+        Self::towards(tls, true)
+    }
+
+    fn towards(tls: &ClientTls, whole: bool) -> Result<Self, Failure> {
+        let connection = ClientConnection::new(tls.config(whole), tls.name());
         connection.map(|tls| Self::new(tls.into())).map_err(|e| Failure::of(&e, true))
     }
 

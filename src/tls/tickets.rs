@@ -103,21 +103,36 @@ impl TicketKeys {
     ///
     /// As when the keys were made; they stay as they were.
     pub fn rotate(&self) -> Result<(), TlsError> {
-        let mut ring = match &self.file {
+        let ring = match &self.file {
             None => vec![Arc::new(Key::random(&self.random)?)],
             Some(file) => {
                 let octets = files::octets(file)?;
                 keys(&octets).ok_or_else(|| Fault::BadTicketKeys(octets.len()).of(file))?
             }
         };
+        let ring = self.with_older(ring, &self.ring.load());
+        self.ring.store(Arc::new(ring));
+        Ok(())
+    }
+
+    /// These keys, with those that were used before them behind: they go on opening tickets until
+    /// they are one too many.
+    #[must_use]
+    pub fn succeeding(&self, before: &Self) -> Self {
+        let keys = Self::empty(self.keys_max, self.lifetime_seconds, self.file.clone());
+        let ring = self.with_older(self.ring.load().to_vec(), &before.ring.load());
+        keys.ring.store(Arc::new(ring));
+        keys
+    }
+
+    fn with_older(&self, mut ring: Vec<Arc<Key>>, older: &[Arc<Key>]) -> Vec<Arc<Key>> {
         let keep = self.keys_max.max(ring.len());
-        for old in self.ring.load().iter() {
+        for old in older {
             if ring.len() < keep && ring.iter().all(|key| key.name != old.name) {
                 ring.push(Arc::clone(old));
             }
         }
-        self.ring.store(Arc::new(ring));
-        Ok(())
+        ring
     }
 
     /// How many keys open tickets.

@@ -2,19 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
-use super::client::Seen;
 use super::error::{Fault, TlsError};
 use super::expiry::{Date, Leaf};
+use super::trust::Trust;
 
 /// Those whose word is taken for a certificate.
 #[derive(Debug)]
@@ -25,32 +26,41 @@ pub(super) struct Authorities {
     pub(super) own: Vec<CertificateDer<'static>>,
 }
 
-/// rustls' verifier, which also takes a certificate that the operator gave as it is, and says
-/// when a certificate has signed itself.
+/// rustls' verifier, which also takes a certificate that the operator gave as it is, says when a
+/// certificate has signed itself, and notes what came of it. Without authorities it takes any
+/// certificate, but still has the other side prove that it has its key.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    inner: Arc<WebPkiServerVerifier>,
-    authorities: Arc<Authorities>,
-    seen: Seen,
-}
-
-/// Notes until when a certificate is good, whether it is taken or not.
-fn note(seen: &Seen, certificate: &CertificateDer<'_>) {
-    if let Ok(leaf) = Leaf::parse(certificate) {
-        seen.store(leaf.not_after, Relaxed);
-    }
+    by: Option<(Arc<WebPkiServerVerifier>, Arc<Authorities>)>,
+    algorithms: WebPkiSupportedAlgorithms,
+    trust: Arc<Trust>,
 }
 
 impl Verifier {
     pub(super) fn new(
-        authorities: Arc<Authorities>,
+        authorities: Option<Arc<Authorities>>,
         provider: &Arc<CryptoProvider>,
-        seen: Seen,
+        trust: Arc<Trust>,
     ) -> Result<Self, TlsError> {
-        let roots = Arc::clone(&authorities.roots);
-        let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
-        let inner = inner.map_err(|e| Fault::Refused(e.to_string()))?;
-        Ok(Self { inner, authorities, seen })
+        let by = authorities.map(|authorities| {
+            let roots = Arc::clone(&authorities.roots);
+            let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+            inner.map(|inner| (inner, authorities)).map_err(|e| Fault::Refused(e.to_string()))
+        });
+        let algorithms = provider.signature_verification_algorithms;
+        Ok(Self { by: by.transpose()?, algorithms, trust })
+    }
+
+    /// Notes whether the key was proved, which comes behind a good certificate.
+    fn proved(
+        &self,
+        result: Result<HandshakeSignatureValid, Error>,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        match &result {
+            Ok(_) => self.trust.take(UnixTime::now().as_secs()),
+            Err(_) => self.trust.refuse(),
+        }
+        result
     }
 }
 
@@ -63,19 +73,24 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        note(&self.seen, end_entity);
-        if self.authorities.own.iter().any(|own| own.as_ref() == end_entity.as_ref()) {
-            return verify_own(end_entity, server_name, now);
+        let leaf = Leaf::parse(end_entity).ok();
+        if let Some(leaf) = &leaf {
+            self.trust.show(leaf.not_after);
         }
-        let verified =
-            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let Some((inner, authorities)) = &self.by else { return Ok(ServerCertVerified::assertion()) };
+        let verified = if authorities.own.iter().any(|own| own.as_ref() == end_entity.as_ref()) {
+            verify_own(end_entity, server_name, now)
+        } else {
+            inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        };
         verified.map_err(|error| {
+            self.trust.refuse();
             // webpki says the second of one that is marked as an authority's.
             let nobody = matches!(
                 error,
                 Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))
             );
-            if nobody && Leaf::parse(end_entity).is_ok_and(|leaf| leaf.self_signed) {
+            if nobody && leaf.is_some_and(|leaf| leaf.self_signed) {
                 CertificateError::Other(OtherError(Arc::new(SelfSigned))).into()
             } else {
                 error
@@ -89,7 +104,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        self.proved(verify_tls12_signature(message, certificate, signature, &self.algorithms))
     }
 
     fn verify_tls13_signature(
@@ -98,11 +113,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        self.proved(verify_tls13_signature(message, certificate, signature, &self.algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -124,65 +139,6 @@ fn verify_own(
     }
     verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
     Ok(ServerCertVerified::assertion())
-}
-
-/// Takes any certificate, but still has the other side prove that it has its key.
-#[derive(Debug)]
-pub(super) struct Anybody {
-    provider: Arc<CryptoProvider>,
-    seen: Seen,
-}
-
-impl Anybody {
-    pub(super) fn new(provider: Arc<CryptoProvider>, seen: Seen) -> Self {
-        Self { provider, seen }
-    }
-}
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        note(&self.seen, certificate);
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Why a certificate that nobody else has signed is not taken.

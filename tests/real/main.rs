@@ -35,6 +35,7 @@ mod namespaces;
 mod proxy;
 mod recipes;
 mod reload;
+mod renewal;
 mod rules;
 mod stop;
 mod streams;

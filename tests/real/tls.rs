@@ -17,12 +17,12 @@ use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{Kind, Server};
 
-fn local() -> SocketAddr {
+pub(crate) fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
 /// Lua for a listener with TLS.
-fn listen_tls(at: SocketAddr, pairs: &[&Pair], options: &str) -> String {
+pub(crate) fn listen_tls(at: SocketAddr, pairs: &[&Pair], options: &str) -> String {
     let list = |file: fn(&Pair) -> &Path| -> String {
         let files: Vec<String> = pairs.iter().map(|pair| format!("\"{}\"", file(pair).display())).collect();
         format!("{{{}}}", files.join(", "))
@@ -31,7 +31,7 @@ fn listen_tls(at: SocketAddr, pairs: &[&Pair], options: &str) -> String {
 }
 
 /// Lua for a server that is asked over TLS.
-fn secure(server: SocketAddr, authority: &Authority, more: &str) -> String {
+pub(crate) fn secure(server: SocketAddr, authority: &Authority, more: &str) -> String {
     let store = authority.pem.display();
     format!(
         "newServer {{address=\"{server}\", tls=\"openssl\", caStore=\"{store}\", checkName=\"ready.test.\"{more}}}\n"
@@ -39,7 +39,7 @@ fn secure(server: SocketAddr, authority: &Authority, more: &str) -> String {
 }
 
 /// What kdig prints for one query.
-fn kdig(at: SocketAddr, arguments: &str) -> String {
+pub(crate) fn kdig(at: SocketAddr, arguments: &str) -> String {
     let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
     let mut all = vec![host.as_str(), "-p", &port, "+retry=0", "+timeout=5"];
     all.extend(arguments.split_whitespace());
@@ -47,19 +47,19 @@ fn kdig(at: SocketAddr, arguments: &str) -> String {
 }
 
 /// What `openssl s_client` prints; it ends when its input does, which is at once.
-fn s_client(at: SocketAddr, arguments: &str) -> String {
+pub(crate) fn s_client(at: SocketAddr, arguments: &str) -> String {
     let connect = at.to_string();
     let mut all = vec!["s_client", "-connect", connect.as_str()];
     all.extend(arguments.split_whitespace());
     run("openssl", &all).1
 }
 
-fn has(text: &str, part: &str, lob: &Lob) {
+pub(crate) fn has(text: &str, part: &str, lob: &Lob) {
     assert!(text.contains(part), "no {part:?} in\n{text}\n{}", lob.program.transcript());
 }
 
 /// Waits until a line of the dump fits.
-fn dumped(lob: &Lob, what: &str, fits: impl Fn(&str) -> bool) -> String {
+pub(crate) fn dumped(lob: &Lob, what: &str, fits: impl Fn(&str) -> bool) -> String {
     wait_for(
         || format!("{what} in a dump: {:#?}", lob.dump()),
         || lob.dump().into_iter().find(|line| fits(line)),
@@ -67,7 +67,7 @@ fn dumped(lob: &Lob, what: &str, fits: impl Fn(&str) -> bool) -> String {
 }
 
 /// The number behind a word.
-fn count(line: &str, word: &str) -> u64 {
+pub(crate) fn count(line: &str, word: &str) -> u64 {
     let mut words = line.split_whitespace().skip_while(|w| *w != word).skip(1);
     words.next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
@@ -388,10 +388,13 @@ fn stranger() -> ClientTls {
     ClientTls::load(&spec, [127, 0, 0, 1].into(), &mut CaStores::default()).expect("a client")
 }
 
+fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
+    converse_by(TcpStream::connect(at).expect("a connection"), outside, inside)
+}
+
 /// Sends `outside` as it is and `inside` by TLS; what comes by TLS until the other side ends it, or
 /// until a message is whole.
-fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(at).expect("a connection");
+pub(crate) fn converse_by(mut stream: TcpStream, outside: &[u8], inside: &[u8]) -> Vec<u8> {
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
     stream.write_all(outside).expect("written");
     let mut session = Session::client(&stranger()).expect("a session");
@@ -415,7 +418,15 @@ fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
     }
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+/// A PROXY header of version 2 for a client at 203.0.113.7.
+pub(crate) fn header() -> Vec<u8> {
+    // PROXY, TCP over IPv4, 12 octets of addresses and ports.
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([203, 0, 113, 7, 192, 0, 2, 53, 0x30, 0x39, 3, 0x55]);
+    header
+}
+
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).expect("a short message");
     [&length.to_be_bytes()[..], message].concat()
 }
@@ -433,9 +444,7 @@ fn a_proxy_header_stands_in_front_of_tls_or_within_it() {
            addAction(NetmaskGroupRule('203.0.113.0/24'), PoolAction(''), {name='proxied'})\n"
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
     let lob = Lob::start(&lua);
-    // Version 2, PROXY, TCP over IPv4, 12 octets of addresses and ports.
-    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
-    header.extend([203, 0, 113, 7, 192, 0, 2, 53, 0x30, 0x39, 3, 0x55]);
+    let header = header();
     let query = framed(&message::query(7, "a.test"));
     let answer = converse(outside, &header, &query);
     assert_eq!(message::answered_by(&answer), Some(48), "{}", lob.program.transcript());

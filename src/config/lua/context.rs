@@ -137,6 +137,11 @@ impl Call<'_> {
         self.draft.errors.push(ConfigError::new(&self.origin, self.function, fault));
     }
 
+    /// Records what is odd in this call, but no error.
+    pub(super) fn warn(&mut self, fault: Fault) {
+        self.draft.warnings.push(ConfigError::new(&self.origin, self.function, fault));
+    }
+
     /// Keeps a Lua function for the time after evaluation.
     pub(super) fn keep(&mut self, function: Function) -> LuaFunction {
         self.functions.push(function);

@@ -46,6 +46,9 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     Ok(())
 }
 
+/// Arguments that mean nothing where nothing is checked.
+const OF_CHECKS: [&str; 5] = ["checkInterval", "checkIntervalMs", "checkTimeout", "rise", "maxCheckFailures"];
+
 /// Arguments that mean something together with others.
 #[derive(Default)]
 struct Parts {
@@ -53,8 +56,10 @@ struct Parts {
     to: bool,
     policy: Option<&'static str>,
     key: Option<String>,
-    v4: u8,
-    v6: u8,
+    v4: Option<u8>,
+    v6: Option<u8>,
+    /// The first one given that says how a check is made.
+    of_check: Option<String>,
     check: Option<bool>,
     script: Option<Vec<String>>,
     send: Option<Vec<u8>>,
@@ -86,8 +91,10 @@ fn forward(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftForward
     // A target is as good as it ever was once it accepts: nothing in it has to warm up.
     made.health.slow_start = TickDelta::default();
     made.health.interval = TickDelta::from_ms(5_000);
-    let mut parts = Parts { v4: 24, v6: 56, ..Parts::default() };
     let entries = named("the argument", given)?;
+    let mut names = entries.iter().map(|(name, _)| name);
+    let of_check = names.find(|name| OF_CHECKS.contains(&name.as_str())).cloned();
+    let mut parts = Parts { of_check, ..Parts::default() };
     for name in ["connectTimeout", "idleTimeout", "checkInterval"] {
         let other = format!("{name}Ms");
         let has = |name: &str| entries.iter().any(|(n, _)| n == name);
@@ -134,8 +141,8 @@ fn apply(
         }
         "policy" => parts.policy = Some(policy(name, v)?),
         "key" => parts.key = Some(text(name, v, KEYS)?),
-        "v4" => parts.v4 = small(32)?,
-        "v6" => parts.v6 = small(128)?,
+        "v4" => parts.v4 = Some(small(32)?),
+        "v6" => parts.v6 = Some(small(128)?),
         "acl" => {
             let list = texts(name, v, NETWORK)?;
             made.acl = Some(networks(call, list.iter().map(String::as_str)));
@@ -204,6 +211,10 @@ fn join(parts: &Parts, made: &mut DraftForward) -> Vec<Fault> {
     if !made.tcp && matches!(made.client_address, ClientAddress::Proxy { v1: true, .. }) {
         faults.push(Fault::value("useProxyProtocol", "\"v1\"", "\"v2\": datagrams have no version 1"));
     }
+    if let Some(own) = made.to.iter().find(|to| is_own(made, **to)) {
+        let expected = "another address than `listen`, which it would forward to itself";
+        faults.push(Fault::value("to", format!("\"{own}\""), expected));
+    }
     let other_family = |v4: bool| made.to.iter().any(|a| a.is_ipv4() != v4);
     if parts.transparent && other_family(made.listen.is_ipv4()) {
         let expected = "targets of the family of `listen`, which is that of the clients";
@@ -221,6 +232,17 @@ fn join(parts: &Parts, made: &mut DraftForward) -> Vec<Fault> {
     faults
 }
 
+/// Whether a target is where the forward itself listens.
+fn is_own(made: &DraftForward, to: SocketAddr) -> bool {
+    let listen = made.listen;
+    // On all addresses: what is sent to this machine comes back.
+    let all = listen.ip().is_unspecified()
+        && made.interface.is_none()
+        && to.ip().is_loopback()
+        && listen.is_ipv4() == to.is_ipv4();
+    to == listen || (all && to.port() == listen.port())
+}
+
 const KEYS: &str = "\"client\" or \"clientPrefix\"";
 
 fn joined_policy(parts: &Parts) -> Result<Policy, Fault> {
@@ -233,13 +255,20 @@ fn joined_policy(parts: &Parts) -> Result<Policy, Fault> {
     let mut policy = Policy::new(kind);
     policy.hash_key = match parts.key.as_deref() {
         None | Some("client") => HashKey::Client,
-        Some("clientPrefix") => HashKey::ClientPrefix(parts.v4, parts.v6),
+        Some("clientPrefix") => HashKey::ClientPrefix(parts.v4.unwrap_or(24), parts.v6.unwrap_or(56)),
         Some(other) => return Err(Fault::value("key", format!("\"{other}\""), KEYS)),
     };
     if parts.key.is_some() && kind != Kind::CHashed {
         return Err(Fault::Conflict {
             wrong: "key is given, and the policy hashes nothing".to_owned(),
             expected: "policy=\"sourceHash\"".to_owned(),
+        });
+    }
+    let prefix = [("v4", parts.v4), ("v6", parts.v6)].into_iter().find(|(_, length)| length.is_some());
+    if let (Some((name, _)), HashKey::Client) = (prefix, policy.hash_key) {
+        return Err(Fault::Conflict {
+            wrong: format!("{name} is given, and no prefix is hashed"),
+            expected: "policy=\"sourceHash\" and key=\"clientPrefix\" too, or neither".to_owned(),
         });
     }
     Ok(policy)
@@ -274,6 +303,12 @@ fn check(parts: &Parts, made: &mut DraftForward) -> Result<(), Fault> {
     } else {
         health.probe = Probe::Connect;
         health.mode = HealthMode::Up;
+        if let Some(name) = &parts.of_check {
+            return Err(Fault::Conflict {
+                wrong: format!("{name} is given, and nothing is checked"),
+                expected: "a check too, or neither".to_owned(),
+            });
+        }
     }
     Ok(())
 }

@@ -151,32 +151,31 @@ const PATH: &str = "the path of a file";
 /// Where `addTLSLocal` finds certificates and keys.
 fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
     const CERTIFICATE: &str = "the path of a certificate, newTLSCertificate(...), or a list of them";
-    let mut list = Vec::new();
-    let mut bare = 0;
+    let (mut list, mut bare) = (Vec::new(), Vec::new());
     for item in items(a.at(1))? {
         let made = item.as_userdata().and_then(|u| u.borrow::<Certificate>().ok().map(|c| c.0.clone()));
         list.push(match made {
             Some(made) => made,
             None => {
-                bare += 1;
+                bare.push(list.len());
                 let certificate = PathBuf::from(text("the certificate", &item, CERTIFICATE)?);
                 CertificateFiles { key: certificate.clone(), certificate, ocsp: None }
             }
         });
     }
-    let keys = match a.given(2) {
+    // A certificate of `newTLSCertificate` brings its own.
+    let keys = match a.given(2).filter(|_| !bare.is_empty()) {
         Some(keys) => texts("the key", keys, "the path of a key, or a list of them")?,
         None => Vec::new(),
     };
-    // A certificate of `newTLSCertificate` brings its own.
-    if list.is_empty() || (bare > 0 && (bare != list.len() || keys.len() != bare)) {
+    if list.is_empty() || keys.len() != bare.len() {
         return Err(Fault::Conflict {
-            wrong: format!("{} certificates and {} keys are given", list.len(), keys.len()),
+            wrong: format!("{} certificates and {} keys are given", bare.len(), keys.len()),
             expected: "as many keys as certificates, at least one".to_owned(),
         });
     }
-    for (files, key) in list.iter_mut().zip(keys) {
-        files.key = PathBuf::from(key);
+    for (at, key) in bare.into_iter().zip(keys) {
+        list[at].key = PathBuf::from(key);
     }
     Ok(list)
 }
@@ -217,18 +216,38 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
     if outside && made.proxy == ProxyHeader::Inside {
         made.proxy = ProxyHeader::Outside;
     }
-    match ServerTls::load(&spec) {
-        Ok(tls) => made.service = Service::Dot(ListenerTls(Arc::new(tls))),
+    warn_of_ciphers(call, spec.version_min, &spec.ciphers);
+    if let (false, Some(_)) = (spec.tickets, &spec.ticket_key_file) {
+        call.warn(without_effect("ticketKeyFile", "sessionTickets=false", "one of them"));
+    }
+    let listeners = match ServerTls::load(&spec) {
+        Ok(tls) => {
+            made.service = Service::Dot(ListenerTls(Arc::new(tls)));
+            &mut call.draft.listeners
+        }
         Err(e) if lenient => {
-            tracing::warn!(place = %call.origin, error = %e, "a listener with TLS is left out");
-            return Ok(());
+            let said = "the listener is left out, or keeps at a reload what it has";
+            call.warn(Fault::Tls(format!("{e}; {said}")));
+            &mut call.draft.left_out
         }
         Err(e) => return Err(fault(&e)),
-    }
-    for address in std::iter::once(made.address).chain(more) {
-        call.draft.listeners.push(DraftListener { address, ..made.clone() });
-    }
+    };
+    let addresses = std::iter::once(made.address).chain(more);
+    listeners.extend(addresses.map(|address| DraftListener { address, ..made.clone() }));
     Ok(())
+}
+
+/// An option of dnsdist's that another one makes meaningless: no error, for it runs there, too.
+fn without_effect(name: &str, beside: &str, expected: &str) -> Fault {
+    let wrong = format!("{name} has no effect beside {beside}");
+    Fault::Conflict { wrong, expected: expected.to_owned() }
+}
+
+fn warn_of_ciphers(call: &mut Call<'_>, least: Version, tls12: &str) {
+    if least > Version::Tls12 && !tls12.is_empty() {
+        let expected = "ciphersTLS13, or the version as it is by default";
+        call.warn(without_effect("ciphers", "minTLSVersion=\"tls1.3\"", expected));
+    }
 }
 
 fn unknown(name: &str) -> Fault {
@@ -374,7 +393,15 @@ impl ServerArguments {
         if !self.on {
             return Ok(None);
         }
-        let tls = ClientTls::load(&self.spec, server, call.authorities()).map_err(|e| fault(&e))?;
-        Ok(Some(LineTls { spec: self.spec.clone(), tls: Arc::new(tls) }))
+        let spec = &self.spec;
+        warn_of_ciphers(call, spec.version_min, &spec.ciphers);
+        if let (Some(_), Some(_)) = (&spec.subject_name, spec.subject_address) {
+            call.warn(without_effect("subjectAddr", "subjectName", "one of them"));
+        }
+        if let (false, Some(_)) = (spec.validate, &spec.ca_store) {
+            call.warn(without_effect("caStore", "validateCertificates=false", "one of them"));
+        }
+        let tls = ClientTls::load(spec, server, call.authorities()).map_err(|e| fault(&e))?;
+        Ok(Some(LineTls { spec: spec.clone(), tls: Arc::new(tls) }))
     }
 }

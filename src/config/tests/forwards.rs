@@ -199,6 +199,27 @@ fn a_wrong_forward_is_told_with_its_place() {
             "transparent=true, to='[2001:db8::1]:25'",
             "addTCPForward: to is of another family; expected targets of the family of `listen`",
         ),
+        ("v4=24", "addTCPForward: v4 is given, and no prefix is hashed; expected policy="),
+        (
+            "policy='sourceHash', key='client', v6=48",
+            "addTCPForward: v6 is given, and no prefix is hashed; expected policy=",
+        ),
+        (
+            "check='none', rise=2",
+            "addTCPForward: rise is given, and nothing is checked; expected a check too",
+        ),
+        (
+            "check='none', checkIntervalMs=200",
+            "addTCPForward: checkIntervalMs is given, and nothing is checked; expected a check too",
+        ),
+        (
+            "listen='127.0.0.1:25', to={'192.0.2.1:25', '127.0.0.1:25'}",
+            "addTCPForward: to is \"127.0.0.1:25\"; expected another address than `listen`",
+        ),
+        (
+            "listen='[::]:25', to='[::1]:25'",
+            "addTCPForward: to is \"[::1]:25\"; expected another address than `listen`",
+        ),
         ("source='::1'", "addTCPForward: source is of another family than a target; expected all IPv4"),
     ] {
         let whole = match arguments {
@@ -220,6 +241,10 @@ fn a_wrong_forward_is_told_with_its_place() {
         (
             "addUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', checkExpect='x'}",
             "FILE:1: addUDPForward: checkSend is missing; expected what makes a server answer",
+        ),
+        (
+            "addUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', maxCheckFailures=3}",
+            "FILE:1: addUDPForward: maxCheckFailures is given, and nothing is checked; expected a check too",
         ),
         (
             "addLocal('127.0.0.1:25')\naddTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}",

@@ -38,6 +38,17 @@ impl Files {
         broken(&self.text(text)).iter().map(|e| e.replace(&path, "X")).collect()
     }
 
+    /// What a good text is warned of, with `X` for the directory and `FILE` for the file.
+    fn warnings(&self, text: &str) -> Vec<String> {
+        let path = self.0.path("").display().to_string();
+        let draft = good(&self.text(text)).0.draft;
+        let said = draft
+            .warnings
+            .iter()
+            .map(|w| w.to_string().replace(&path, "X").replace(w.origin.file_name(), "FILE"));
+        said.collect()
+    }
+
     fn listeners(&self, text: &str) -> Vec<Arc<Listener>> {
         snapshot(&self.text(text)).listeners
     }
@@ -68,6 +79,9 @@ fn a_listener_with_tls_has_its_certificates() {
     for two in [
         "addTLSLocal('127.0.0.1:8853', {'Xone.pem', 'Xtwo.pem'}, {'Xone.key', 'Xtwo.key'})",
         "addTLSLocal('127.0.0.1:8853', {newTLSCertificate('Xone.pem', {key='Xone.key'}), newTLSCertificate('Xtwo.both')})",
+        // Keys are for certificates that bring none.
+        "addTLSLocal('127.0.0.1:8853', {newTLSCertificate('Xone.pem', {key='Xone.key'}), newTLSCertificate('Xtwo.both')}, '')",
+        "addTLSLocal('127.0.0.1:8853', {newTLSCertificate('Xone.both'), 'Xtwo.pem'}, 'Xtwo.key')",
     ] {
         let listeners = files.listeners(two);
         assert_eq!(listeners[0].address.port(), 8853);
@@ -167,12 +181,68 @@ fn a_listener_is_changed_by_its_object() {
 }
 
 #[test]
-fn a_listener_may_be_left_out_for_its_files() {
+fn a_listener_may_be_left_out_for_its_files_but_not_replaced_by_plain_dns() {
     let files = Files::new();
-    let text = "addLocal('127.0.0.1')\n\
-                addTLSLocal('127.0.0.1', 'Xnone.pem', 'Xone.key', {ignoreTLSConfigurationErrors=true})";
-    let services: Vec<_> = files.listeners(text).iter().map(|l| l.service.clone()).collect();
+    let broken = "addTLSLocal('127.0.0.1', 'Xnone.pem', 'Xone.key', {ignoreTLSConfigurationErrors=true})";
+    let text = format!("addLocal('127.0.0.1')\n{broken}");
+    let services: Vec<_> = files.listeners(&text).iter().map(|l| l.service.clone()).collect();
     assert_eq!(services, [Service::Dns]);
+    assert_eq!(files.listeners(&format!("{broken} newServer('192.0.2.1')")).len(), 0);
+    let warnings = files.warnings(broken);
+    assert!(warnings[0].starts_with("FILE:1: addTLSLocal: Xnone.pem: cannot be read"), "{warnings:#?}");
+}
+
+#[test]
+fn a_listener_whose_files_are_broken_keeps_its_tls_at_a_reload() {
+    let files = Files::new();
+    let options = "{ignoreTLSConfigurationErrors=true, additionalAddresses={'127.0.0.2'}}";
+    let text = files.text(&format!("addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {options})"));
+    let old = good(&text).1;
+    files.0.write("one.pem", "-----BEGIN CERTIFICATE-----\nAAAA");
+    let mut draft = good(&text).0.draft;
+    assert_eq!(draft.keep_tls(&old.snapshot).len(), 2);
+    let mut new = compile(&draft, &old.slots, 2).expect("good").snapshot;
+    new.inherit(&old.snapshot);
+    assert_eq!(new.listeners.len(), 2);
+    for (before, after) in old.snapshot.listeners.iter().zip(&new.listeners) {
+        assert_eq!(before.slot, after.slot);
+        let names = |l: &Listener| l.service.tls().expect("TLS").certificates()[0].names.clone();
+        assert_eq!(names(before), names(after));
+    }
+    // One that is new has nothing to keep.
+    let mut draft = good(&text.replace("127.0.0.1", "127.0.0.3")).0.draft;
+    assert_eq!(draft.keep_tls(&old.snapshot).len(), 1);
+    assert_eq!((draft.left_out.len(), draft.listeners.len()), (1, 1));
+}
+
+#[test]
+fn options_without_effect_are_warned_of_and_run() {
+    let files = Files::new();
+    for (text, warning) in [
+        (
+            "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {ciphers='nonsense', minTLSVersion='tls1.3'})",
+            "FILE:1: addTLSLocal: ciphers has no effect beside minTLSVersion=\"tls1.3\"",
+        ),
+        (
+            "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {ticketKeyFile='/nonexistent', sessionTickets=false})",
+            "FILE:1: addTLSLocal: ticketKeyFile has no effect beside sessionTickets=false",
+        ),
+        (
+            "newServer{address='192.0.2.1', tls='openssl', caStore='Xauthority.pem', subjectName='a', subjectAddr='::1'}",
+            "FILE:1: newServer: subjectAddr has no effect beside subjectName; expected one of them",
+        ),
+        (
+            "newServer{address='192.0.2.1', tls='openssl', caStore='/nonexistent', validateCertificates=false}",
+            "FILE:1: newServer: caStore has no effect beside validateCertificates=false; expected one of them",
+        ),
+    ] {
+        let warnings = files.warnings(text);
+        assert_eq!(warnings.len(), 1, "{text}: {warnings:#?}");
+        assert!(warnings[0].starts_with(warning), "{text}:\n{}\n{warning}", warnings[0]);
+    }
+    let text = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {minTLSVersion='tls1.3'})\n\
+                newServer{address='192.0.2.1', tls='openssl', caStore='Xauthority.pem', subjectName='a'}";
+    assert_eq!(files.warnings(text), [] as [String; 0]);
 }
 
 #[test]
@@ -245,7 +315,11 @@ fn a_reload_reads_certificates_again_and_keeps_the_sockets() {
     let mut new = compile(&loaded.draft, &old.slots, 2).expect("good").snapshot;
     new.inherit(&old.snapshot);
     assert_eq!(old.snapshot.listeners[0].slot, new.listeners[0].slot);
-    assert!(diff(&old.snapshot, &new).is_empty(), "the words are the same");
+    let said = diff(&old.snapshot, &new);
+    assert_eq!(said.len(), 1, "the words are the same: {said:#?}");
+    assert!(said[0].starts_with("listener 127.0.0.1:853 over TLS "), "{said:#?}");
+    assert!(said[0].contains(" certificates: one.example (serial "), "{said:#?}");
+    assert!(said[0].contains(" -> two.example (serial "), "{said:#?}");
     let tls = |l: &Listener| Arc::clone(l.service.tls().expect("TLS"));
     let (before, after) = (tls(&old.snapshot.listeners[0]), tls(&new.listeners[0]));
     assert_ne!(format!("{:?}", before.certificates()), format!("{:?}", after.certificates()));

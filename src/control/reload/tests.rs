@@ -49,6 +49,12 @@ impl Edge for Noting {
         Ok(vec![(0, ear()?), (1, ear()?)])
     }
 
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
+        assert_eq!(sockets.len(), 2);
+        self.calls.push(format!("hear {}", listener.slot.0));
+        Ok(())
+    }
+
     fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {
         self.calls.push(match message {
             Message::Snapshot => format!("{shard}: snapshot"),
@@ -136,7 +142,7 @@ fn a_start_checks_everything_then_publishes_then_listens() {
     change.settle(due[0], Ok(()), Tick(0));
     assert!(change.is_ready());
     change.commit(&mut edge, &feed, &mut farm, &mut Gatherer::default(), Tick(0)).expect("a start");
-    assert_eq!(edge.calls, ["open 0", "0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"]);
+    assert_eq!(edge.calls, ["open 0", "hear 0", "0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"]);
     assert_eq!(feed.board().backend(BackendSlot(0)).state(), State::Up);
 }
 
@@ -179,6 +185,18 @@ fn a_listener_that_cannot_open_leaves_everything_as_it_is() {
 }
 
 #[test]
+fn who_shares_an_address_that_stands_opens_last_and_connections_are_taken_when_all_is_open() {
+    let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
+    let mut next = fixture::snapshot(2, &[1, 2], &[0]);
+    // The first one is where the old one stands, with other sockets.
+    let moved = Listener { address: fixture::listener(0).address, ..fixture::listener(1) };
+    next.listeners[0] = Arc::new(moved);
+    let change = world.begin(next);
+    world.finish(change, true).expect("a reload");
+    assert_eq!(world.edge.calls[..4], ["open 2", "open 1", "hear 2", "hear 1"]);
+}
+
+#[test]
 fn new_listeners_open_first_and_removed_ones_end_last() {
     let mut world = World::started(fixture::snapshot(1, &[0, 1], &[0]));
     let change = world.begin(fixture::snapshot(2, &[1, 2], &[0]));
@@ -188,6 +206,7 @@ fn new_listeners_open_first_and_removed_ones_end_last() {
         world.edge.calls,
         [
             "open 2",
+            "hear 2",
             "0: snapshot",
             "1: snapshot",
             "0: listen 2",

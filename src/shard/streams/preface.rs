@@ -17,6 +17,8 @@ use crate::wire::proxy::{self, Parsed};
 pub(super) struct Preface {
     /// It has not come yet, or not all of it.
     due: bool,
+    /// It stands in front of TLS, as its listener had it when the connection came.
+    outside: bool,
     /// What there is of it so far.
     begun: Vec<u8>,
     via: Option<Via>,
@@ -25,8 +27,8 @@ pub(super) struct Preface {
 
 impl Preface {
     /// A header that is to come.
-    pub(super) fn due() -> Box<Self> {
-        Box::new(Self { due: true, begun: Vec::new(), via: None, values: ProxyValues::default() })
+    pub(super) fn due(outside: bool) -> Box<Self> {
+        Box::new(Self { due: true, outside, begun: Vec::new(), via: None, values: ProxyValues::default() })
     }
 
     /// Reads on; says how many of `octets` belong to the header. None when it is none.
@@ -56,6 +58,11 @@ impl Streams {
     /// Whether the connection's header has not come yet.
     pub(in crate::shard) fn header_is_due(&self, slot: StreamSlot) -> bool {
         self.stream(slot).and_then(|s| s.preface.as_ref()).is_some_and(|p| p.due)
+    }
+
+    /// Whether a header that has not come yet stands in front of TLS.
+    pub(in crate::shard) fn header_is_outside(&self, slot: StreamSlot) -> bool {
+        self.stream(slot).and_then(|s| s.preface.as_ref()).is_some_and(|p| p.due && p.outside)
     }
 
     /// Whether nothing has been read of the connection's queries.
@@ -123,7 +130,7 @@ mod tests {
         for whole in [header(), v1] {
             let octets = [&whole[..], b"\0\x0cquery"].concat();
             for piece in 1..=octets.len() {
-                let (mut preface, mut at) = (Preface::due(), 0);
+                let (mut preface, mut at) = (Preface::due(false), 0);
                 while preface.due {
                     let end = octets.len().min(at + piece);
                     at += preface.feed(&octets[at..end], 512).expect("a header");
@@ -136,9 +143,9 @@ mod tests {
 
     #[test]
     fn what_is_no_header_is_told_at_once_and_what_has_no_end_ends() {
-        assert_eq!(Preface::due().feed(b"\0\x0c", 512), None, "a query");
-        assert_eq!(Preface::due().feed(&header(), 35), None, "longer than may be");
-        let mut preface = Preface::due();
+        assert_eq!(Preface::due(false).feed(b"\0\x0c", 512), None, "a query");
+        assert_eq!(Preface::due(false).feed(&header(), 35), None, "longer than may be");
+        let mut preface = Preface::due(false);
         assert_eq!(preface.feed(b"PROXY UNKNOWN ", 16), Some(14));
         let endless = (0..200).all(|_| preface.feed(b"x", 16).is_some());
         assert!(!endless && preface.begun.len() <= proxy::LINE_MAX);

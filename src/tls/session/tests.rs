@@ -70,8 +70,12 @@ struct Pair {
 
 impl Pair {
     fn new(client: &ClientTls, server: &ServerTls) -> Self {
+        Self::of(Session::client(client), server)
+    }
+
+    fn of(client: Result<Session, Failure>, server: &ServerTls) -> Self {
         Self {
-            client: Session::client(client).expect("a client"),
+            client: client.expect("a client"),
             server: Session::server(server).expect("a server"),
             at_client: Vec::new(),
             at_server: Vec::new(),
@@ -397,43 +401,92 @@ fn sessions_are_kept_for_clients_without_tickets() {
 }
 
 #[test]
-fn certificates_are_reloaded_without_touching_connections() {
-    let world = World::new(&["dns.example"]);
-    let server = world.server();
-    let mut pair = Pair::done(&world.client(), &server);
-    let names = |pair: &Pair| pair.client.peer_certificate().expect("the server's").names;
-
-    let files = &world.server.certificates[0];
-    let next = world.root.issue(&["dns.example", "next.example"]);
-    std::fs::write(&files.certificate, next.certificate()).expect("a file");
-    let why = server.reload().expect_err("the key is the old one").to_string();
-    assert!(why.contains("does not belong"), "{why}");
-    assert_eq!(names(&Pair::done(&world.client(), &server)), ["dns.example"]);
-
-    std::fs::write(&files.key, next.key()).expect("a file");
-    server.reload().expect("both are new");
-    assert_eq!(names(&Pair::done(&world.client(), &server)), ["dns.example", "next.example"]);
-    assert_eq!(server.certificates()[0].names, ["dns.example", "next.example"]);
-
+fn a_listener_loaded_anew_resumes_the_sessions_of_the_old_one() {
+    let mut world = World::new(&["dns.example"]);
+    let (client, server) = (world.client(), world.server());
+    let mut pair = Pair::done(&client, &server);
+    world.server.alpn.push("other".to_owned());
+    let loaded = world.server();
+    assert!(!Pair::done(&world.client(), &loaded).resumed());
+    let renewed = loaded.inherit(&server);
+    assert!(Pair::done(&client, &renewed).resumed(), "with the keys of the old one");
+    world.server.session_seconds += 1;
+    assert!(!Pair::done(&client, &world.server().inherit(&renewed)).resumed());
+    // Connections are not touched.
     assert_eq!(pair.client.send(b"question"), 8);
     pair.run().expect("the old connection stands");
     assert_eq!(pair.at_server, b"question");
 }
 
 #[test]
-fn a_renewed_listener_resumes_the_sessions_of_the_old_one() {
+fn keys_that_were_in_the_file_go_on_opening_tickets_after_a_reload() {
     let mut world = World::new(&["dns.example"]);
-    let (client, server) = (world.client(), world.server());
-    Pair::done(&client, &server);
-    world.server.alpn.push("other".to_owned());
-    let renewed = server.renewed(&world.server).expect("a server");
-    assert!(Pair::done(&client, &renewed).resumed());
-    let loaded = world.server();
-    assert!(!Pair::done(&world.client(), &loaded).resumed());
-    assert!(Pair::done(&client, &loaded.inherit(&renewed)).resumed(), "with the keys of the old one");
-    world.server.session_seconds += 1;
-    let other = renewed.renewed(&world.server).expect("a server");
-    assert!(!Pair::done(&client, &other).resumed());
+    world.server.ticket_key_file = Some(world.directory.write_octets("keys", &[3; 80]));
+    world.server.ticket_keys = 2;
+    let (client, old) = (world.client(), world.server());
+    Pair::done(&client, &old);
+    world.directory.write_octets("keys", &[4; 80]);
+    let new = world.server().inherit(&old);
+    assert_eq!((new.ticket_keys(), old.ticket_keys()), (2, 1), "the running one is left alone");
+    assert!(Pair::done(&client, &new).resumed());
+    // One too many, and those of another file.
+    world.directory.write_octets("keys", &[5; 80]);
+    let newer = world.server().inherit(&new);
+    assert_eq!(newer.ticket_keys(), 2);
+    assert!(Pair::done(&client, &newer).resumed(), "the new key has sealed the last ticket");
+    world.server.ticket_key_file = Some(world.directory.write_octets("others", &[6; 80]));
+    assert_eq!(world.server().inherit(&newer).ticket_keys(), 1);
+}
+
+#[test]
+fn a_check_sees_the_certificate_and_a_bad_one_ends_all_resumption() {
+    let mut world = World::new(&["dns.example"]);
+    let (client, good) = (world.client(), world.server());
+    Pair::done(&client, &good);
+    assert!(Pair::done(&client, &good).resumed());
+    let check = |server: &ServerTls| {
+        let mut pair = Pair::of(Session::check(&client), server);
+        let outcome = pair.run();
+        assert!(outcome.is_err() || !pair.resumed());
+        outcome
+    };
+    check(&good).expect("a good certificate");
+    // Another certificate, with the ticket keys of before.
+    let alone = self_signed(&["other.example"], false);
+    world.server.certificates = vec![world.directory.pair(&alone)];
+    let bad = world.server().inherit(&good);
+    let mut standing = Pair::done(&client, &bad);
+    assert!(standing.resumed(), "nobody has looked yet");
+    let era = client.era();
+    check(&good).expect("a good certificate");
+    assert_eq!(client.era(), era);
+    let failure = check(&bad).expect_err("a bad certificate");
+    assert_ne!(client.era(), era, "connections of before are over");
+    assert_eq!((failure.reason, &*failure.text), (Reason::BadCertificate, "self-signed certificate"));
+    let why = Pair::new(&client, &bad).run().expect_err("nothing to be resumed");
+    assert_eq!(why.reason, Reason::BadCertificate);
+    // What stands goes on, and the good one is taken again.
+    assert_eq!(standing.client.send(b"question"), 8);
+    standing.run().expect("octets");
+    assert!(!Pair::done(&client, &good).resumed());
+    assert!(Pair::done(&client, &good).resumed());
+}
+
+#[test]
+fn the_end_of_a_renewed_certificate_is_known_by_the_next_check() {
+    let root = Authority::new("Root");
+    let issued = root.issue_until(&["dns.example"], 4000, 1, 1);
+    let mut world = World::of(issued, root);
+    let (client, old) = (world.client(), world.server());
+    Pair::done(&client, &old);
+    let before = client.certificate_until().expect("a certificate");
+    let next = world.root.issue_until(&["dns.example"], 4001, 1, 1);
+    world.server.certificates = vec![world.directory.pair(&next)];
+    let new = world.server().inherit(&old);
+    assert!(Pair::done(&client, &new).resumed());
+    let mut pair = Pair::of(Session::check(&client), &new);
+    pair.run().expect("a good certificate");
+    assert_eq!(client.certificate_until(), Some(before + 366 * 86_400));
 }
 
 #[test]

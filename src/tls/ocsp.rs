@@ -1,0 +1,158 @@
+//! What an OCSP response says of a certificate (RFC 6960, section 4.2.1), as far as whoever staples
+//! it must know. Its signature is for clients to check.
+//!
+//! ```text
+//!  OCSPResponse ─► ResponseBytes ─► BasicOCSPResponse ─► ResponseData ─► SingleResponse, ...
+//! ```
+
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
+
+const INTEGER: u8 = 0x02;
+const OCTETS: u8 = 0x04;
+const OID: u8 = 0x06;
+const ENUMERATED: u8 = 0x0a;
+const SEQUENCE: u8 = 0x30;
+/// `[0] EXPLICIT`.
+const TAGGED: u8 = 0xa0;
+/// The certificate's status: `[0] IMPLICIT NULL`.
+const GOOD: u8 = 0x80;
+/// RFC 6960, section 4.2.1: id-pkix-ocsp-basic, 1.3.6.1.5.5.7.48.1.1.
+const BASIC: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
+
+/// Until when a response is good for the certificate with this serial number, unix seconds;
+/// without an end that is for ever.
+///
+/// # Errors
+///
+/// Why it is no use, for people.
+pub(super) fn good_until(response: &[u8], serial: &[u8]) -> Result<u64, &'static str> {
+    let about = read(response).ok_or("cannot be read, or says that there is none")?;
+    let own = about.into_iter().find(|single| bare(single.serial) == bare(serial));
+    match own {
+        None => Err("is about another certificate"),
+        Some(single) if !single.good => Err("does not say that it is good"),
+        Some(single) => Ok(single.until),
+    }
+}
+
+struct Single<'r> {
+    serial: &'r [u8],
+    good: bool,
+    until: u64,
+}
+
+/// Element after element of one level.
+struct Elements<'r>(&'r [u8]);
+
+impl<'r> Elements<'r> {
+    /// The next one: its tag, what is in it, and the whole of it.
+    fn next(&mut self) -> Option<(u8, &'r [u8], &'r [u8])> {
+        let (&[tag, first], rest) = self.0.split_first_chunk::<2>()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            0x81..=0x83 => {
+                let (long, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+                (long.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
+            }
+            _ => return None,
+        };
+        let (inner, behind) = rest.split_at_checked(length)?;
+        let whole = &self.0[..self.0.len() - behind.len()];
+        self.0 = behind;
+        Some((tag, inner, whole))
+    }
+
+    /// What is in the next one, which is to have this tag.
+    fn expect(&mut self, tag: u8) -> Option<&'r [u8]> {
+        self.next().filter(|(found, ..)| *found == tag).map(|(_, inner, _)| inner)
+    }
+
+    /// The same, where it may be left out.
+    fn optional(&mut self, tag: u8) -> Option<&'r [u8]> {
+        if self.0.first() == Some(&tag) { self.expect(tag) } else { None }
+    }
+}
+
+fn read(response: &[u8]) -> Option<Vec<Single<'_>>> {
+    let mut response = Elements(Elements(response).expect(SEQUENCE)?);
+    // 0 is success; another status comes without a response.
+    if response.expect(ENUMERATED)? != [0] {
+        return None;
+    }
+    let mut bytes = Elements(Elements(response.expect(TAGGED)?).expect(SEQUENCE)?);
+    if bytes.expect(OID)? != BASIC {
+        return None;
+    }
+    let basic = Elements(bytes.expect(OCTETS)?).expect(SEQUENCE)?;
+    let mut data = Elements(Elements(basic).expect(SEQUENCE)?);
+    let _version = data.optional(TAGGED);
+    let (_responder, _produced) = (data.next()?, data.next()?);
+    let mut all = Elements(data.expect(SEQUENCE)?);
+    let mut singles = Vec::new();
+    while !all.0.is_empty() {
+        singles.push(single(all.expect(SEQUENCE)?)?);
+    }
+    Some(singles)
+}
+
+fn single(octets: &[u8]) -> Option<Single<'_>> {
+    let mut single = Elements(octets);
+    let mut id = Elements(single.expect(SEQUENCE)?);
+    let (_algorithm, _name, _key) = (id.next()?, id.next()?, id.next()?);
+    let serial = id.expect(INTEGER)?;
+    let (status, ..) = single.next()?;
+    let _this_update = single.next()?;
+    let until = match single.optional(TAGGED) {
+        None => u64::MAX,
+        Some(time) => {
+            let (_, time) = ASN1Time::from_der(time).ok()?;
+            u64::try_from(time.timestamp()).unwrap_or(0)
+        }
+    };
+    Some(Single { serial, good: status == GOOD, until })
+}
+
+/// A number without the zeros in front of it.
+fn bare(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|octet| **octet == 0).count();
+    &number[zeros..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::ocsp_response;
+    use super::*;
+
+    /// 2026-01-02.
+    const END: u64 = 1_767_312_000;
+
+    #[test]
+    fn a_response_is_about_its_certificate_until_its_end() {
+        let response = ocsp_response(&[0x7a, 1], true, Some("20260102000000Z"));
+        assert_eq!(good_until(&response, &[0x7a, 1]), Ok(END));
+        assert_eq!(good_until(&response, &[0, 0x7a, 1]), Ok(END));
+        assert_eq!(good_until(&response, &[0x7a, 2]), Err("is about another certificate"));
+        assert_eq!(good_until(&ocsp_response(&[1], true, None), &[1]), Ok(u64::MAX));
+        let revoked = ocsp_response(&[1], false, Some("20260102000000Z"));
+        assert_eq!(good_until(&revoked, &[1]), Err("does not say that it is good"));
+    }
+
+    #[test]
+    fn what_is_cut_changed_or_an_error_is_no_use() {
+        let response = ocsp_response(&[0x7a, 1], true, Some("20260102000000Z"));
+        let none = Err("cannot be read, or says that there is none");
+        for length in 0..response.len() {
+            assert_eq!(good_until(&response[..length], &[0x7a, 1]), none, "{length} octets");
+        }
+        assert_eq!(good_until(b"\x30\x03\x0a\x01\x06", &[1]), none, "unauthorized");
+        // Any other octet is read as something, or nothing.
+        for at in 0..response.len() {
+            for change in [1, 0x80, 0xff] {
+                let mut changed = response.clone();
+                changed[at] ^= change;
+                let _ = good_until(&changed, &[0x7a, 1]);
+            }
+        }
+    }
+}
