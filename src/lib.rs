@@ -70,6 +70,7 @@
 //!     handshake.rs     their TLS handshakes
 //!     preface.rs       PROXY headers in front of their queries
 //!     keepalive.rs     how long they may stay open, for who would know
+//!     overdue.rs       whose time is up
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
