@@ -109,6 +109,7 @@
 //!   doors.rs           sockets for datagrams, of listeners and towards servers
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!   carrier.rs         a stream of octets over a socket
+//!   linger.rs          connections that we have closed and their clients have not
 //!   forward/           sockets of forwards: what is passed on unread
 //!     tcp.rs           connections: both ways by splice, half-close, resets
 //!     udp.rs           flows: a socket to the target for each

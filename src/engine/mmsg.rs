@@ -186,7 +186,8 @@ impl Engine {
 
     /// Whether nothing is owed to anybody.
     fn is_idle(&self) -> bool {
-        self.shard.outstanding() == 0 && self.shard.streams_open() == 0 && self.shard.passages_open() == 0
+        let is_idle = self.shard.outstanding() == 0 && self.shard.streams_open() == 0;
+        is_idle && self.shard.passages_open() == 0 && !self.connections.lingers()
     }
 
     /// What targets say to flows.
@@ -455,6 +456,7 @@ impl Engine {
         if self.sockets.incomplete {
             self.sockets.link_all(self.shard.snapshot());
         }
+        self.connections.look_after_closed();
         self.connections.retry(&self.sockets.epoll, &mut self.shard, &mut self.locals);
         self.tidied = now;
     }

@@ -8,6 +8,7 @@ mod carrier;
 pub mod clock;
 mod doors;
 mod forward;
+mod linger;
 mod locals;
 pub mod luaffi;
 mod mmsg;
