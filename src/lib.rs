@@ -116,6 +116,7 @@
 //!     pipe.rs          the pipes that splice moves octets through
 //!   ready.rs           what an epoll event is about
 //!   outbox.rs          packets of a batch on their way out
+//!   strays.rs          answers that come up one by one, on their way there
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   clock.rs           the OS clock, read once per batch

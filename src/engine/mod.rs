@@ -16,6 +16,7 @@ mod outbox;
 mod ready;
 pub mod sim;
 pub mod socket;
+mod strays;
 mod streams;
 pub mod sys;
 mod transparent;
