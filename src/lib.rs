@@ -70,6 +70,7 @@
 //!     handshake.rs     their TLS handshakes
 //!     preface.rs       PROXY headers in front of their queries
 //!     keepalive.rs     how long they may stay open, for who would know
+//!     overdue.rs       whose time is up
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
@@ -108,12 +109,14 @@
 //!   doors.rs           sockets for datagrams, of listeners and towards servers
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!   carrier.rs         a stream of octets over a socket
+//!   linger.rs          connections that we have closed and their clients have not
 //!   forward/           sockets of forwards: what is passed on unread
 //!     tcp.rs           connections: both ways by splice, half-close, resets
 //!     udp.rs           flows: a socket to the target for each
 //!     pipe.rs          the pipes that splice moves octets through
 //!   ready.rs           what an epoll event is about
 //!   outbox.rs          packets of a batch on their way out
+//!   strays.rs          answers that come up one by one, on their way there
 //!   locals.rs          addresses that wildcard listeners were asked on
 //!   socket.rs          safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   clock.rs           the OS clock, read once per batch

@@ -19,6 +19,7 @@ use dnslob::shard::streamed::Chore;
 use dnslob::shard::streams::{LineEnd, StreamEnd, StreamWish};
 use dnslob::shard::verdict::{DropReason, Verdict};
 use dnslob::time::{Tick, TickDelta};
+use dnslob::wire::keepalive;
 use support::farm::{Farm, client};
 
 const CLIENT: &str = "127.0.0.1:4000";
@@ -192,6 +193,13 @@ impl World {
         }
     }
 
+    /// A connection has room for octets: an engine hears of that only if it has some to write.
+    fn on_room(&mut self, stream: StreamSlot) {
+        if !self.ended.contains_key(&stream.0) && !self.shard.stream_output(stream).is_empty() {
+            self.serve_stream(stream);
+        }
+    }
+
     fn close(&mut self, stream: StreamSlot, why: StreamEnd) {
         self.ended.insert(stream.0, why);
         self.shard.on_stream_closed(stream, why);
@@ -335,10 +343,223 @@ fn a_connection_has_so_many_queries_in_flight_and_the_rest_wait_unread() {
     world.send(stream, &octets);
     world.pass(0);
     assert_eq!(world.heard().len(), 2);
-    assert!(matches!(world.shard.stream_wish(stream), StreamWish::Serve { read: false }));
+    assert!(world.read_off.contains(&stream.0));
     world.settle();
     assert_eq!(world.got(stream).len(), 5, "each answer lets another query go");
-    assert!(matches!(world.shard.stream_wish(stream), StreamWish::Serve { read: true }));
+    assert!(!world.read_off.contains(&stream.0));
+}
+
+/// One query in flight at a time.
+fn one_at_a_time(farm: &mut Farm) {
+    let mut listener = (*farm.listeners[0]).clone();
+    listener.streams.in_flight = 1;
+    farm.listeners = vec![Arc::new(listener)];
+}
+
+/// What is dropped at once, without an answer: it is no query.
+fn no_query(id: u16) -> Vec<u8> {
+    framed(&answer(&query(id, id.into(), 1), &[], 0))
+}
+
+#[test]
+fn a_connection_at_its_limit_is_read_again_when_its_query_is_lost() {
+    let mut farm = Farm::new(1);
+    one_at_a_time(&mut farm);
+    farm.globals.streams.receive_timeout = TickDelta::from_ms(60_000);
+    farm.backends[0].as_mut().expect("one").lines.receive_timeout = TickDelta::from_ms(600);
+    let mut world = World::new(&farm, 21);
+    world.tempers = vec![Temper::NeverAnswers];
+    let stream = world.connect(CLIENT).expect("taken");
+    world.ask(stream, 1, 1);
+    world.pass(0);
+    assert!(world.read_off.contains(&stream.0));
+    world.pass(2_000);
+    assert_eq!((world.shard.outstanding(), world.got(stream).len()), (0, 0), "it is lost");
+    assert!(!world.read_off.contains(&stream.0), "the next one is read");
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_connection_is_read_again_when_all_that_it_held_is_dropped() {
+    let mut farm = Farm::new(1);
+    one_at_a_time(&mut farm);
+    let mut world = World::new(&farm, 22);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.send(stream, &[framed(&query(1, 1, 1)), no_query(2), no_query(3)].concat());
+    world.pass(0);
+    assert!(world.read_off.contains(&stream.0));
+    world.settle();
+    assert_eq!((world.got(stream).len(), world.drops(DropReason::QueryIsResponse)), (1, 2));
+    assert!(!world.read_off.contains(&stream.0));
+    world.shard.check_invariants();
+}
+
+#[test]
+fn a_query_half_sent_has_its_time_from_when_it_is_read_again() {
+    let mut farm = Farm::new(1);
+    one_at_a_time(&mut farm);
+    let lines = &mut farm.backends[0].as_mut().expect("one").lines;
+    (lines.receive_timeout, lines.tries) = (TickDelta::from_ms(15_000), 1);
+    let mut world = World::new(&farm, 23);
+    world.tempers = vec![Temper::NeverAnswers];
+    let stream = world.connect(CLIENT).expect("taken");
+    let next = framed(&query(2, 2, 1));
+    world.send(stream, &[&framed(&query(1, 1, 1))[..], &next[..9]].concat());
+    world.pass(14_000);
+    assert_eq!(world.shard.outstanding(), 1);
+    world.pass(5_000);
+    assert_eq!((world.shard.outstanding(), world.ended.get(&stream.0)), (0, None), "lost, and open");
+    world.pass(12_000);
+    assert_eq!(world.ended.get(&stream.0), Some(&StreamEnd::ReadTimeout), "the second half never comes");
+}
+
+#[test]
+fn a_little_that_is_taken_now_and_then_makes_no_connection_last_longer() {
+    let mut farm = Farm::new(1);
+    farm.globals.streams.duration = TickDelta::from_ms(30_000);
+    let mut world = World::new(&farm, 24);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.portion = 0;
+    world.ask(stream, 1, 1);
+    world.settle();
+    for second in 0..40 {
+        assert!(!world.ended.contains_key(&stream.0), "{second} s");
+        world.pass(1_000);
+        world.portion = usize::from(second % 5 == 0);
+        world.serve_stream(stream);
+        world.portion = 0;
+    }
+    world.pass(1_000);
+    assert_eq!(world.ended.get(&stream.0), Some(&StreamEnd::Duration), "and once more what it may wait");
+    assert!(world.got[&stream.0].len() > 5, "it has taken some");
+    world.shard.check_invariants();
+}
+
+#[test]
+fn what_was_read_before_a_connections_time_was_up_is_answered() {
+    let mut farm = Farm::new(1);
+    one_at_a_time(&mut farm);
+    farm.globals.streams.duration = TickDelta::from_ms(5_000);
+    let mut world = World::new(&farm, 25);
+    let stream = world.connect(CLIENT).expect("taken");
+    let octets: Vec<u8> = (0..3).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    world.send(stream, &octets);
+    world.pass(6_000);
+    assert!(world.ended.is_empty(), "its first query is still asked");
+    world.settle();
+    assert_eq!((world.got(stream).len(), world.ended[&stream.0]), (3, StreamEnd::Duration));
+}
+
+/// A farm with so many connections, beyond the limit from which on they must go sooner.
+fn crowded(seed: u64) -> (World, Vec<StreamSlot>) {
+    let mut farm = Farm::new(1);
+    farm.globals.streams.connections = 10;
+    farm.globals.streams.overload_percent = 50;
+    let mut world = World::new(&farm, seed);
+    let streams = (0..9).map(|_| world.connect(CLIENT).expect("taken")).collect();
+    (world, streams)
+}
+
+#[test]
+fn near_the_limit_nobody_wins_time_by_half_a_query_or_by_taking_no_answer() {
+    let (mut world, streams) = crowded(26);
+    world.send(streams[0], &[0]);
+    world.portion = 0;
+    world.ask(streams[1], 1, 1);
+    world.servers_turn();
+    world.pass(0);
+    world.portion = usize::MAX;
+    world.pass(2_000);
+    assert_eq!(world.ended.get(&streams[0].0), Some(&StreamEnd::ReadTimeout));
+    assert_eq!(world.ended.get(&streams[1].0), Some(&StreamEnd::WriteTimeout));
+    world.shard.check_invariants();
+}
+
+#[test]
+fn near_the_limit_a_connection_is_closed_after_its_answers() {
+    let (mut world, streams) = crowded(27);
+    for n in 0..3 {
+        world.ask(streams[0], n, n.into());
+    }
+    world.pass(0);
+    assert!(world.ended.is_empty());
+    world.settle();
+    assert_eq!(world.got(streams[0]).len(), 3, "each is answered");
+    assert_eq!(world.ended, BTreeMap::from([(streams[0].0, StreamEnd::Overload)]));
+    // What is dropped is over, too; what follows in the same read is not.
+    world.send(streams[1], &[no_query(1), framed(&query(2, 2, 1))].concat());
+    world.settle();
+    assert_eq!((world.got(streams[1]).len(), world.ended[&streams[1].0]), (1, StreamEnd::Overload));
+    world.shard.check_invariants();
+}
+
+/// A query whose sender would know how long its connection may stay, and its answer with a record
+/// of so many octets.
+fn query_with_keepalive(id: u16) -> Vec<u8> {
+    let mut octets = query(id, 1, 1);
+    octets[11] = 1;
+    octets.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0]);
+    octets
+}
+
+fn answer_with_opt(asked: &[u8], length: u16) -> Vec<u8> {
+    let mut octets = asked[..asked.len() - 11].to_vec();
+    octets[2] |= 0x80;
+    octets[7] = 1;
+    octets.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
+    octets.extend(length.to_be_bytes());
+    octets.resize(octets.len() + usize::from(length), 0);
+    octets.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    octets
+}
+
+#[test]
+fn a_client_is_told_how_long_its_connection_stays_which_is_no_time_when_it_ends() {
+    type Set = fn(&mut dnslob::config::snapshot::StreamLimits);
+    let cases: [(Set, u64); 5] = [
+        (|_| {}, 10_000),
+        (|l| l.receive_timeout = TickDelta::from_ms(50), 100),
+        (|l| l.queries = 1, 0),
+        (|l| l.connections = 1, 0),
+        (|l| (l.connections, l.overload_percent) = (1, 0), 10_000),
+    ];
+    for (at, (set, told)) in cases.into_iter().enumerate() {
+        let mut farm = Farm::new(1);
+        set(&mut farm.globals.streams);
+        let mut world = World::new(&farm, 28);
+        let stream = world.connect(CLIENT).expect("taken");
+        world.send(stream, &framed(&query_with_keepalive(1)));
+        let (line, asked) = world.heard().remove(0);
+        world.tell(line, &framed(&answer_with_opt(&asked, 10)));
+        let got = world.got(stream);
+        assert_eq!(keepalive::timeout(&got[0]), Some(TickDelta::from_ms(told)), "case {at}");
+    }
+    // And with its end in sight because its listener is closed.
+    let mut world = World::new(&Farm::new(1), 28);
+    let stream = world.connect(CLIENT).expect("taken");
+    world.send(stream, &framed(&query_with_keepalive(1)));
+    world.shard.finish_streams(None);
+    let (line, asked) = world.heard().remove(0);
+    world.tell(line, &framed(&answer_with_opt(&asked, 10)));
+    assert_eq!(keepalive::timeout(&world.got(stream)[0]), Some(TickDelta(0)));
+}
+
+#[test]
+fn the_longest_answer_reaches_a_client_that_would_know_how_long_its_connection_stays() {
+    for spare in [0, 1, 5, 6, 7] {
+        let mut world = World::new(&Farm::new(1), 29);
+        let stream = world.connect(CLIENT).expect("taken");
+        world.send(stream, &framed(&query_with_keepalive(1)));
+        let (line, asked) = world.heard().remove(0);
+        let around = answer_with_opt(&asked, 0).len() as u16;
+        let answer = answer_with_opt(&asked, u16::MAX - spare - around);
+        assert_eq!(answer.len(), usize::from(u16::MAX - spare));
+        world.tell(line, &framed(&answer));
+        let got = world.got(stream);
+        assert_eq!(got.len(), 1, "{spare} octets to spare");
+        assert_eq!(keepalive::timeout(&got[0]).is_some(), spare >= 6, "{spare} octets to spare");
+        world.shard.check_invariants();
+    }
 }
 
 #[test]
@@ -688,7 +909,7 @@ fn play(seed: u64) {
     world.portion = usize::MAX;
     for round in 0..400 {
         for stream in streams.clone() {
-            world.serve_stream(stream);
+            world.on_room(stream);
             let octets = waiting.get_mut(&stream.0).expect("open");
             if !world.read_off.contains(&stream.0) && !octets.is_empty() {
                 let rest = std::mem::take(octets);
@@ -711,6 +932,113 @@ fn play(seed: u64) {
     let left = world.drops(DropReason::ClientGone) + world.drops(DropReason::Timeout);
     assert_eq!(page.queries.get(), page.responses.get() + left, "only who has left gets none, but {drops:?}");
     world.shard.check_invariants();
+}
+
+/// Servers that serve badly or not at all, clients at their limits, messages that are dropped: in
+/// whatever order it happens, no connection is left that nobody reads or writes any more.
+fn strain(seed: u64) {
+    let mut rng = ShardRng::from_seed(seed ^ 0x5eed);
+    let mut farm = Farm::new(2);
+    for backend in farm.backends.iter_mut().flatten() {
+        backend.lines.connect_timeout = TickDelta::from_ms(200);
+        backend.lines.receive_timeout = TickDelta::from_ms(400);
+    }
+    let mut listener = (*farm.listeners[0]).clone();
+    listener.streams.in_flight = rng.below(3) as u16 + 1;
+    farm.listeners = vec![Arc::new(listener)];
+    let limits = &mut farm.globals.streams;
+    limits.receive_timeout = TickDelta::from_ms(60_000);
+    limits.send_timeout = TickDelta::from_ms(60_000);
+    // Some with limits of their own.
+    match rng.below(4) {
+        0 => limits.queries = 7,
+        1 => limits.duration = TickDelta::from_ms(1_500),
+        2 => (limits.connections, limits.overload_percent) = (10, 40),
+        _ => {}
+    }
+    let mut world = World::new(&farm, seed);
+    let tempers = [
+        Temper::Refuses,
+        Temper::NeverConnects,
+        Temper::NeverAnswers,
+        Temper::ClosesAfterEach,
+        Temper::Answers,
+    ];
+    let mut streams: Vec<(StreamSlot, Vec<u8>)> = Vec::new();
+    let mut next = 0;
+    for _ in 0..200 {
+        match world.rng.below(10) {
+            0 if streams.len() < 6 => streams.extend(world.connect(CLIENT).map(|s| (s, Vec::new()))),
+            1..=4 if !streams.is_empty() => {
+                let at = world.rng.below(streams.len() as u32) as usize;
+                let (stream, octets) = &mut streams[at];
+                for _ in 0..world.rng.below(5) {
+                    next += 1;
+                    if world.rng.below(3) == 0 {
+                        octets.extend(no_query(next));
+                    } else {
+                        octets.extend(framed(&query(next, next.into(), 1)));
+                    }
+                }
+                if !world.read_off.contains(&stream.0) {
+                    let count = world.rng.below(octets.len() as u32 + 1) as usize;
+                    let piece: Vec<u8> = octets.drain(..count).collect();
+                    let stream = *stream;
+                    world.send(stream, &piece);
+                }
+            }
+            5 => world.tempers[world.rng.below(2) as usize] = tempers[world.rng.below(5) as usize],
+            6 => world.portion = [0, 1, 40, usize::MAX][world.rng.below(4) as usize],
+            7 => {
+                let ms = world.rng.below(300).into();
+                world.pass(ms);
+            }
+            8 if !streams.is_empty() && world.rng.below(6) == 0 => {
+                let at = world.rng.below(streams.len() as u32) as usize;
+                let (stream, octets) = &mut streams[at];
+                // Some close their end, some are gone, and some listeners.
+                octets.clear();
+                let stream = *stream;
+                match world.rng.below(8) {
+                    0 => world.shard.finish_streams(None),
+                    1..=4 => world.shard.on_stream_end(stream),
+                    _ => world.close(stream, StreamEnd::Broken),
+                }
+            }
+            _ => world.servers_turn(),
+        }
+        world.shard.check_invariants();
+        streams.retain(|(stream, _)| !world.ended.contains_key(&stream.0));
+    }
+    world.portion = usize::MAX;
+    world.tempers = vec![Temper::NeverAnswers, Temper::Answers];
+    for _ in 0..400 {
+        for (stream, octets) in &mut streams {
+            world.on_room(*stream);
+            if !world.ended.contains_key(&stream.0) && !world.read_off.contains(&stream.0) {
+                let rest = std::mem::take(octets);
+                world.send(*stream, &rest);
+            }
+        }
+        world.servers_turn();
+        world.pass(50);
+        world.shard.check_invariants();
+    }
+    assert_eq!(world.shard.outstanding(), 0);
+    for (stream, octets) in streams.iter().filter(|(s, _)| !world.ended.contains_key(&s.0)) {
+        assert!(octets.is_empty(), "all of {stream:?} is read");
+        assert!(!world.read_off.contains(&stream.0), "{stream:?} is read");
+    }
+}
+
+#[test]
+fn whatever_happens_no_connection_hangs() {
+    for seed in 0..300 {
+        if let Err(panic) = std::panic::catch_unwind(|| strain(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 #[test]

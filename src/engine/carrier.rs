@@ -12,6 +12,7 @@
 //! [`Carrier::receive`] and [`Carrier::unwrap`]: until they are whole, the session gets nothing.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::Socket;
@@ -25,6 +26,8 @@ pub(super) struct Carrier {
     /// Boxed, so that connections without it do not carry it.
     tls: Option<Box<Tls>>,
     connecting: bool,
+    /// By TCP Fast Open: it can be written, but nobody has answered yet.
+    early: bool,
     /// What the epoll set reports of it.
     pub(super) reading: bool,
     pub(super) writing: bool,
@@ -59,13 +62,13 @@ impl Carrier {
     /// A connection without encryption; it is watched for reading, and for writing when it is not
     /// made yet.
     pub(super) const fn plain(socket: Socket, connecting: bool) -> Self {
-        Self { socket, tls: None, connecting, reading: true, writing: connecting }
+        Self { socket, tls: None, connecting, early: false, reading: true, writing: connecting }
     }
 
     /// The same within TLS.
     pub(super) fn tls(socket: Socket, session: Session, connecting: bool) -> Self {
         let tls = Some(Box::new(Tls { session, owed: 0 }));
-        Self { socket, tls, connecting, reading: true, writing: connecting }
+        Self { socket, tls, connecting, early: false, reading: true, writing: connecting }
     }
 
     /// Reads without waiting, by one call; none when the peer has closed its end.
@@ -156,17 +159,47 @@ impl Carrier {
         self.tls.as_ref()?.session.facts()
     }
 
-    /// How the attempt to connect ended.
+    /// How the attempt to connect ended. With TCP Fast Open it may only begin with the first octets
+    /// that are written: [`Carrier::is_early`].
     ///
     /// # Errors
     /// Why it failed.
     pub(super) fn connected(&mut self) -> io::Result<()> {
         self.connecting = false;
-        self.socket.take_error()?.map_or(Ok(()), Err)
+        self.socket.take_error()?.map_or(Ok(()), Err)?;
+        self.early = !self.has_peer();
+        Ok(())
+    }
+
+    /// Whether it can be written although nobody has answered yet.
+    pub(super) const fn is_early(&self) -> bool {
+        self.early
+    }
+
+    /// Whether somebody has answered now who had not when it was first written.
+    pub(super) fn is_answered(&mut self) -> bool {
+        let answered = self.early && self.has_peer();
+        self.early &= !answered;
+        answered
+    }
+
+    /// Whether both ends know of the connection: the kernel names no peer before.
+    fn has_peer(&self) -> bool {
+        self.socket.peer_addr().is_ok()
     }
 
     /// Closes it. TLS says goodbye, or what is wrong, if there is room for that.
     pub(super) fn close(mut self) {
+        self.say_goodbye();
+    }
+
+    /// Closes our end of it. The socket can still be read; none when there is nobody to hear.
+    pub(super) fn close_writing(mut self) -> Option<Socket> {
+        self.say_goodbye();
+        self.socket.shutdown(Shutdown::Write).is_ok().then_some(self.socket)
+    }
+
+    fn say_goodbye(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.session.close();
             // The peer sees the connection end anyhow.

@@ -27,6 +27,7 @@ use super::locals::Locals;
 use super::outbox::Outbox;
 use super::ready::Ready;
 use super::socket::Ear;
+use super::strays::Strays;
 use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Note, Parcel};
 use super::{Message, Setup, clock, socket, transparent};
@@ -186,7 +187,8 @@ impl Engine {
 
     /// Whether nothing is owed to anybody.
     fn is_idle(&self) -> bool {
-        self.shard.outstanding() == 0 && self.shard.streams_open() == 0 && self.shard.passages_open() == 0
+        let is_idle = self.shard.outstanding() == 0 && self.shard.streams_open() == 0;
+        is_idle && self.shard.passages_open() == 0 && !self.connections.lingers()
     }
 
     /// What targets say to flows.
@@ -238,46 +240,15 @@ impl Engine {
     fn with_strays(&mut self, work: impl FnOnce(&mut Connections, &Epoll, &mut Shard, Out<'_>)) {
         let Self { shard, sockets, connections, locals, responses, outbox, .. } = self;
         let mut refused: Vec<(Route, Vec<u8>)> = Vec::new();
-        let mut late: Vec<(Client, Vec<u8>)> = Vec::new();
-        // The buffers of answers are free between two rounds: strays leave by them.
-        let mut used = 0;
-        let file = |to: Client, octets: &[u8], at: usize, outbox: &mut Outbox, responses: &mut Arrivals| {
-            let mut packet = responses.packet(at);
-            let fits = packet.replace(octets);
-            if fits {
-                let (start, len) = (packet.start(), packet.len());
-                let parcel = Parcel { at, start, len, to: Some(to.peer), from: locals.local(to.local) };
-                outbox.deliveries.push((to.listener, parcel));
-            }
-            fits
-        };
-        let mut too_long = 0_u64;
+        let mut strays = Strays::new(outbox, responses, locals);
         work(connections, &sockets.epoll, shard, &mut |verdict, octets| match verdict {
             Verdict::Forward(route) if !sockets.send_connected(route, octets) => {
                 refused.push((route, octets.to_vec()));
             }
-            Verdict::Deliver(to) | Verdict::Answer(to) if used == responses.capacity() => {
-                late.push((to, octets.to_vec()));
-            }
-            Verdict::Deliver(to) | Verdict::Answer(to) => {
-                if file(to, octets, used, outbox, responses) {
-                    used += 1;
-                } else {
-                    too_long += 1;
-                }
-            }
+            Verdict::Deliver(to) | Verdict::Answer(to) => strays.file(to, octets),
             Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
         });
-        outbox.deliver(|slot| sockets.door(slot), responses, shard);
-        for batch in late.chunks(responses.capacity()) {
-            for (at, (to, octets)) in batch.iter().enumerate() {
-                file(*to, octets, at, outbox, responses);
-            }
-            outbox.deliver(|slot| sockets.door(slot), responses, shard);
-        }
-        (0..too_long).for_each(|_| {
-            shard.drop(DropReason::AnswerTooLong);
-        });
+        strays.deliver(|slot| sockets.door(slot), shard);
         for (route, mut octets) in refused {
             if self.sockets.server(route).is_some() && self.sockets.send_one(&self.shard, route, &octets) {
                 continue;
@@ -455,6 +426,7 @@ impl Engine {
         if self.sockets.incomplete {
             self.sockets.link_all(self.shard.snapshot());
         }
+        self.connections.look_after_closed();
         self.connections.retry(&self.sockets.epoll, &mut self.shard, &mut self.locals);
         self.tidied = now;
     }

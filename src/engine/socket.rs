@@ -317,6 +317,26 @@ pub fn connect_target(
     Ok(socket)
 }
 
+/// Whether [`accept`] failed for the one connection that was taken, so that the next may do well: it
+/// was aborted, a firewall forbids it, or the network has had an error for it (accept(2)).
+#[must_use]
+pub fn concerns_one(e: &io::Error) -> bool {
+    const ERRORS: [i32; 11] = [
+        libc::EINTR,
+        libc::ECONNABORTED,
+        libc::EPERM,
+        libc::EPROTO,
+        libc::ENOPROTOOPT,
+        libc::EOPNOTSUPP,
+        libc::ENETDOWN,
+        libc::ENETUNREACH,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENONET,
+    ];
+    e.raw_os_error().is_some_and(|number| ERRORS.contains(&number))
+}
+
 /// Takes a connection that waits at a listening socket: its socket, non-blocking, and who is at
 /// the other end.
 ///
@@ -438,6 +458,16 @@ mod tests {
             used.insert(shard);
         }
         assert_eq!(used.len(), 4, "clients are spread over all shards");
+    }
+
+    #[test]
+    fn only_the_want_of_something_keeps_a_listener_from_accepting() {
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EBADF, libc::EINVAL] {
+            assert!(!concerns_one(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+        for number in [libc::ECONNABORTED, libc::EPROTO, libc::EHOSTUNREACH, libc::EPERM, libc::ENETDOWN] {
+            assert!(concerns_one(&io::Error::from_raw_os_error(number)), "{number}");
+        }
     }
 
     #[test]

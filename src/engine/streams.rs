@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 use super::carrier::{Came, Carrier};
 use super::forward::tcp::Relays;
 use super::forward::udp::Flows;
+use super::linger::Lingering;
 use super::locals::Locals;
 use super::ready::Ready;
 use super::socket;
@@ -73,8 +74,35 @@ pub(super) struct Connections {
     buffer: Box<[u8]>,
     /// What TLS makes of it.
     plain: Vec<u8>,
-    /// Accepting failed for want of descriptors: again at the next idle wake-up.
-    starved: bool,
+    /// Whether new ones can be accepted.
+    want: Want,
+    /// Closed by us, and perhaps not yet by their clients.
+    lingering: Lingering,
+}
+
+/// Want of descriptors or memory: nothing is accepted until the next idle wake-up.
+#[derive(Debug, Default)]
+struct Want {
+    waiting: bool,
+    told: bool,
+}
+
+impl Want {
+    /// Accepting has failed; whether that is to be said, as it is once until one succeeds.
+    const fn begin(&mut self) -> bool {
+        self.waiting = true;
+        !std::mem::replace(&mut self.told, true)
+    }
+
+    /// Accepting has succeeded.
+    const fn end(&mut self) {
+        self.told = false;
+    }
+
+    /// Whether to try again now.
+    const fn is_over(&mut self) -> bool {
+        std::mem::replace(&mut self.waiting, false)
+    }
 }
 
 /// What leaves as datagrams while connections are looked at.
@@ -90,7 +118,8 @@ impl Connections {
             flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
             plain: Vec::new(),
-            starved: false,
+            want: Want::default(),
+            lingering: Lingering::default(),
         }
     }
 
@@ -161,13 +190,11 @@ impl Connections {
                 Ok(taken) => taken,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 // Somebody who came and went.
-                Err(e)
-                    if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) =>
-                {
-                    continue;
-                }
+                Err(e) if socket::concerns_one(&e) => continue,
+                // Descriptors for those who come are worth more.
+                Err(_) if self.lingering.close_all() => continue,
                 Err(e) => {
-                    if !std::mem::replace(&mut self.starved, true) {
+                    if self.want.begin() {
                         warn!(listener = %gate.listener.address, "cannot accept connections: {e}");
                     }
                     // Whoever waits there would wake us again and again.
@@ -175,6 +202,7 @@ impl Connections {
                     return;
                 }
             };
+            self.want.end();
             if gate.listener.service.forward().is_some() {
                 if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER) {
                     self.relays.open(epoll, passage, socket, shard);
@@ -252,10 +280,10 @@ impl Connections {
                 Ok(Came::End) => shard.on_stream_end(stream),
                 Ok(Came::Failed(failure)) => {
                     let why = shard.on_stream_failure(stream, failure.reason);
-                    return self.drop_stream(stream, why, shard);
+                    return self.drop_stream(epoll, stream, why, shard);
                 }
                 Err(e) if is_passing(&e) => {}
-                Err(_) => return self.drop_stream(stream, StreamEnd::Broken, shard),
+                Err(_) => return self.drop_stream(epoll, stream, StreamEnd::Broken, shard),
             }
         }
         if serve {
@@ -278,22 +306,37 @@ impl Connections {
         let full = match sent {
             Ok(_) => false,
             Err(e) if is_passing(&e) => true,
-            Err(_) => return self.drop_stream(stream, StreamEnd::Broken, shard),
+            Err(_) => return self.drop_stream(epoll, stream, StreamEnd::Broken, shard),
         };
         match shard.stream_wish(stream) {
-            StreamWish::Close(why) => self.drop_stream(stream, why, shard),
+            StreamWish::Close(why) => self.drop_stream(epoll, stream, why, shard),
             StreamWish::Serve { read } => {
                 watch(epoll, carrier, Ready::Stream(stream), read, full);
             }
         }
     }
 
-    fn drop_stream(&mut self, stream: StreamSlot, why: StreamEnd, shard: &mut Shard) {
-        // Closing takes it out of the epoll set.
-        if let Some(carrier) = self.streams.get_mut(stream.index()).and_then(Option::take) {
+    fn drop_stream(&mut self, epoll: &Epoll, stream: StreamSlot, why: StreamEnd, shard: &mut Shard) {
+        let Some(carrier) = self.streams.get_mut(stream.index()).and_then(Option::take) else { return };
+        // Closing takes it out of the epoll set; one that is only shut down must not stay there.
+        if shard.stream_lingers(stream) && epoll.delete(&carrier).is_ok() {
+            if let Some(socket) = carrier.close_writing() {
+                self.lingering.take(socket);
+            }
+        } else {
             carrier.close();
-            shard.on_stream_closed(stream, why);
         }
+        shard.on_stream_closed(stream, why);
+    }
+
+    /// Looks after connections that we have closed, four times a second.
+    pub(super) fn look_after_closed(&mut self) {
+        self.lingering.look(&mut self.buffer);
+    }
+
+    /// Whether the clients of some connections that we have closed may not have noticed yet.
+    pub(super) fn lingers(&self) -> bool {
+        !self.lingering.is_empty()
     }
 
     /// Something has happened to a line.
@@ -311,9 +354,13 @@ impl Connections {
             if let Err(e) = carrier.connected() {
                 return self.drop_line(line, Some(failure(&e)), shard, out);
             }
-            if !carrier.is_handshaking() {
+            // With TCP Fast Open the first octets make the connection.
+            let begins = carrier.is_early() && !shard.line_output(line).is_empty();
+            if !carrier.is_handshaking() && !begins {
                 shard.on_line_open(line);
             }
+        } else if carrier.is_answered() && !carrier.is_handshaking() {
+            shard.on_line_open(line);
         }
         let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
@@ -374,7 +421,9 @@ impl Connections {
             Err(e) if is_passing(&e) => true,
             Err(e) => return self.drop_line(line, Some(failure(&e)), shard, out),
         };
-        watch(epoll, carrier, Ready::Link(line), read, full);
+        // What is early can be written again when somebody has answered.
+        let writing = full || carrier.is_early();
+        watch(epoll, carrier, Ready::Link(line), read, writing);
     }
 
     fn open_line(&mut self, epoll: &Epoll, line: Route, shard: &mut Shard, out: Out<'_>) {
@@ -434,7 +483,7 @@ impl Connections {
 
     /// Listeners that could not accept may try again.
     pub(super) fn retry(&mut self, epoll: &Epoll, shard: &mut Shard, locals: &mut Locals) {
-        if std::mem::take(&mut self.starved) {
+        if self.want.is_over() {
             for slot in self.gates() {
                 if let Some(Some(gate)) = self.gates.get(slot.index()) {
                     // Fails for those that are still watched.
@@ -514,5 +563,20 @@ fn failure(e: &io::Error) -> LineEnd {
         LineEnd::ConnectTimeout
     } else {
         LineEnd::Broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_want_is_told_once_however_often_it_is_tried_again() {
+        let mut want = Want::default();
+        assert!(!want.is_over(), "nothing to try again");
+        assert!(want.begin() && want.is_over() && !want.is_over());
+        assert!(!want.begin() && want.is_over(), "said before");
+        want.end();
+        assert!(want.begin(), "another one");
     }
 }

@@ -6,15 +6,18 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Shard;
 use super::case::Protocol;
 use super::streams::{Arrival, LineEnd, StreamEnd, StreamWish};
 use super::verdict::{DropReason, Verdict};
+use super::{Shard, answer_edns};
 use crate::addr::{Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot, Route, StreamSlot};
 use crate::config::snapshot::{Listener, ProxyHeader};
 use crate::packet::Packet;
+use crate::time::TickDelta;
 use crate::tls::{Reason, ServerTls, TlsFacts};
+use crate::wire::answer::{self, Flags};
 use crate::wire::frame::Flow;
+use crate::wire::header::rcode;
 use crate::wire::keepalive;
 use crate::wire::proxy;
 
@@ -23,7 +26,11 @@ pub(super) const HEADROOM: usize = 64;
 /// And behind it for what they add.
 const TAILROOM: usize = 4_096;
 /// A message with its room.
-const SCRATCH: usize = HEADROOM + u16::MAX as usize + TAILROOM;
+const SCRATCH: usize = HEADROOM + MESSAGE_MAX + TAILROOM;
+/// A message that a frame can hold, octets.
+const MESSAGE_MAX: usize = u16::MAX as usize;
+/// The client of a connection that has been closed may take its last answers in this time.
+const LINGER: TickDelta = TickDelta::from_ms(1_000);
 
 /// Something for the engine to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,26 +192,36 @@ impl Shard {
         let Some(stream) = client.stream else { return verdict };
         match verdict {
             Verdict::Answer(_) | Verdict::Deliver(_) => {
-                if let Some(timeout) = self.streams.keepalive(stream, &self.snapshot.globals.streams) {
+                let fits = packet.len() <= MESSAGE_MAX || self.shorten(packet);
+                let limits = &self.snapshot.globals.streams;
+                if let Some(timeout) = self.streams.keepalive(stream, limits) {
                     // An answer without EDNS, or without room for it, goes without.
                     let _ = keepalive::set(packet, timeout);
                 }
-                self.streams.conclude(stream, Some(packet.bytes()), self.now);
+                self.streams.conclude(stream, fits.then_some(packet.bytes()), limits, self.now);
                 Verdict::Hold
             }
             Verdict::Drop(_) => {
-                self.streams.conclude(stream, None, self.now);
+                self.streams.conclude(stream, None, &self.snapshot.globals.streams, self.now);
                 verdict
             }
             Verdict::Forward(_) | Verdict::Hold => verdict,
         }
     }
 
+    /// Makes an answer that rules have made longer than a frame can hold one that says so. False
+    /// when its question cannot be read.
+    fn shorten(&self, packet: &mut Packet<'_>) -> bool {
+        self.drop(DropReason::AnswerTooLong);
+        let flags = Flags { ra: Some(false), ..Flags::default() };
+        answer::rcode(packet, u16::from(rcode::SERVFAIL), flags, answer_edns(&self.snapshot))
+    }
+
     /// A client's query ends without an answer.
     pub(super) fn lose(&mut self, client: Client, reason: DropReason) {
         self.drop(reason);
         if let Some(stream) = client.stream {
-            self.streams.conclude(stream, None, self.now);
+            self.streams.conclude(stream, None, &self.snapshot.globals.streams, self.now);
         }
     }
 
@@ -257,10 +274,19 @@ impl Shard {
         }
     }
 
-    /// What the engine should do with a client's connection.
+    /// What the engine should do with a client's connection, and does: it is told again only when
+    /// it is to do something else.
     #[must_use]
-    pub fn stream_wish(&self, stream: StreamSlot) -> StreamWish {
+    pub fn stream_wish(&mut self, stream: StreamSlot) -> StreamWish {
         self.streams.wish(stream)
+    }
+
+    /// Whether a connection that is to be closed was answered a moment ago, while its client may
+    /// still be sending: octets that nobody reads would have it reset, and the client's kernel
+    /// throw away answers that were not read yet.
+    #[must_use]
+    pub fn stream_lingers(&self, stream: StreamSlot) -> bool {
+        self.streams.lingers(stream, LINGER, self.now)
     }
 
     /// The next thing for the engine to do.

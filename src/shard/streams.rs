@@ -13,6 +13,7 @@
 mod end;
 mod handshake;
 mod keepalive;
+mod overdue;
 mod preface;
 
 pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
@@ -32,12 +33,6 @@ use preface::Preface;
 const OUTPUT_FULL: usize = 64 * 1024;
 /// Octets of all outputs of a shard; beyond it, connections that do not take theirs are closed.
 const OUTPUT_TOTAL_MAX: usize = 256 << 20;
-/// The whole table is looked through for time-outs in this time.
-const SWEEP: TickDelta = TickDelta::from_ms(500);
-/// And a part of it this often.
-const SWEEP_STEP: TickDelta = TickDelta::from_ms(50);
-/// In overload, idle connections are kept for this part of their time.
-const OVERLOAD_HASTE: u64 = 10;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +55,10 @@ struct Stream {
     state: State,
     /// Its place in `chores` is taken.
     chore: bool,
+    /// Its place in `resumable` is taken.
+    resuming: bool,
+    /// What the engine was last told.
+    told: StreamWish,
     /// Among its listener's connections.
     place: Option<Place>,
     /// As whose it was counted, if it was counted among a client's connections.
@@ -72,11 +71,13 @@ struct Stream {
     sni: Option<Box<str>>,
     in_flight: u16,
     in_flight_max: u16,
+    /// Its last query that ended did so in overload: it goes as soon as nothing is in flight.
+    leaving: bool,
     /// Reads since the last whole query.
     reads: u32,
     queries: u32,
     opened: Tick,
-    /// The last whole query, or answer.
+    /// The last whole query, or answer, or when the last answer was taken.
     active: Tick,
     /// When the beginning of the query came that is not whole.
     begun: Option<Tick>,
@@ -174,6 +175,9 @@ impl Streams {
             protocol: arrival.protocol,
             state: State::Open,
             chore: false,
+            resuming: false,
+            // Engines watch a new connection for octets.
+            told: StreamWish::Serve { read: true },
             place: Some(place),
             visit,
             keepalive: false,
@@ -181,6 +185,7 @@ impl Streams {
             sni: None,
             in_flight: 0,
             in_flight_max: arrival.in_flight_max.max(1),
+            leaving: false,
             reads: 0,
             queries: 0,
             opened: now,
@@ -244,11 +249,7 @@ impl Streams {
             stream.begun = frames.is_partial().then(|| stream.begun.unwrap_or(now));
             stream.frames = frames;
             stream.feeding = false;
-            if stream.state == State::Open && !stream.may_read() {
-                // The engine is to read no more for now.
-                self.chore(slot);
-            }
-            self.after(slot, true, now);
+            self.review(slot, now);
         }
     }
 
@@ -271,32 +272,40 @@ impl Streams {
         self.stream(slot).is_some_and(Stream::may_go_on)
     }
 
-    /// A query of the connection is over; with its answer, if there is one.
-    pub(super) fn conclude(&mut self, slot: StreamSlot, answer: Option<&[u8]>, now: Tick) {
+    /// A query of the connection is over; with its answer, if there is one, no longer than a frame
+    /// can hold.
+    pub(super) fn conclude(
+        &mut self,
+        slot: StreamSlot,
+        answer: Option<&[u8]>,
+        limits: &StreamLimits,
+        now: Tick,
+    ) {
+        let overload = self.is_overloaded(limits);
         let Some(stream) = self.stream_mut(slot) else { return };
         stream.in_flight -= 1;
+        stream.leaving = overload;
         if stream.state == State::Gone {
             if stream.in_flight == 0 {
                 self.forget(slot);
             }
             return;
         }
-        let before = stream.may_read();
         if let Some(octets) = answer {
             self.write(slot, octets, now);
         }
-        self.after(slot, before, now);
+        self.review(slot, now);
     }
 
-    /// Writes an answer that is not the query's last.
+    /// Writes an answer; by itself, one that is not the query's last: a part of a transfer. One
+    /// that is too long for a frame cannot be left out of that.
     pub(super) fn write(&mut self, slot: StreamSlot, answer: &[u8], now: Tick) {
         let Some(stream) = self.stream_mut(slot) else { return };
         if matches!(stream.state, State::Ended(_) | State::Gone) {
             return;
         }
-        // Only an answer that was made longer than a frame can hold is not taken.
         if !stream.output.push_frame(answer) {
-            return;
+            return self.end(slot, StreamEnd::Transfer);
         }
         stream.blocked = stream.blocked.or(Some(now));
         stream.active = now;
@@ -317,53 +326,55 @@ impl Streams {
     /// So many of them were written.
     pub(super) fn written(&mut self, slot: StreamSlot, count: usize, now: Tick) {
         let Some(stream) = self.stream_mut(slot) else { return };
-        let before = stream.may_read();
         let count = count.min(stream.output.len());
         stream.output.advance(count);
-        stream.blocked = (!stream.output.is_empty()).then_some(now);
+        if count > 0 {
+            stream.blocked = (!stream.output.is_empty()).then_some(now);
+            stream.active = now;
+        }
         self.output_total -= count;
-        self.after(slot, before, now);
+        self.review(slot, now);
     }
 
-    /// What follows when a query is over or octets were written.
-    fn after(&mut self, slot: StreamSlot, could_go_on: bool, now: Tick) {
-        let Some(stream) = self.stream_mut(slot) else { return };
-        let resumes = stream.may_go_on() && stream.frames.has_more();
-        let finished = stream.in_flight == 0 && stream.output.is_empty() && !resumes && !stream.feeding;
-        let reads_again = stream.may_read() && !could_go_on;
-        if reads_again && stream.begun.is_some() {
+    /// What follows from a change, whichever it was: the connection ends, goes on with what it
+    /// holds, or the engine is to do something else than it was last told. Only while its frames
+    /// are away nothing follows: [`Streams::put_frames`] sees to it.
+    fn review(&mut self, slot: StreamSlot, now: Tick) {
+        let Some(stream) = self.stream_mut(slot).filter(|s| !s.feeding) else { return };
+        if stream.leaving && stream.in_flight == 0 && !stream.frames.has_more() {
+            stream.stop(StreamEnd::Overload);
+        }
+        if let Some(why) = stream.is_finished() {
+            return self.end(slot, why);
+        }
+        let resumes = stream.holds_queries() && !std::mem::replace(&mut stream.resuming, true);
+        let changes = stream.wish() != stream.told;
+        if changes && stream.may_read() && stream.begun.is_some() {
             // The time that we did not read is not the client's.
             stream.begun = Some(now);
         }
-        if let State::Finishing(why) = stream.state
-            && finished
-        {
-            self.end(slot, why);
-        } else if resumes && !stream.feeding {
+        if resumes {
             self.resumable.push(slot);
-        } else if reads_again {
+        }
+        if changes {
             self.chore(slot);
         }
     }
 
     /// A connection that holds whole queries and may go on with them.
     pub(super) fn next_resumable(&mut self) -> Option<StreamSlot> {
-        self.resumable.pop()
+        let slot = self.resumable.pop()?;
+        if let Some(stream) = self.stream_mut(slot) {
+            stream.resuming = false;
+        }
+        Some(slot)
     }
 
     /// No more queries come: it ends when all answers are written.
     pub(super) fn finish(&mut self, slot: StreamSlot, why: StreamEnd, now: Tick) {
         let Some(stream) = self.stream_mut(slot) else { return };
-        if stream.state == State::Open {
-            stream.state = State::Finishing(why);
-            if stream.frames.is_partial() {
-                stream.frames = Frames::new();
-            }
-            stream.begun = None;
-        }
-        self.after(slot, true, now);
-        // The engine is to read no more.
-        self.chore(slot);
+        stream.stop(why);
+        self.review(slot, now);
     }
 
     /// It ends at once.
@@ -426,15 +437,20 @@ impl Streams {
         None
     }
 
-    /// What the engine should do with it.
-    pub(super) fn wish(&self, slot: StreamSlot) -> StreamWish {
-        match self.stream(slot).map(|s| s.state) {
-            Some(State::Ended(why)) => StreamWish::Close(why),
-            Some(State::Open | State::Finishing(_)) => {
-                StreamWish::Serve { read: self.stream(slot).is_some_and(Stream::may_read) }
-            }
-            Some(State::Gone) | None => StreamWish::Close(StreamEnd::Closing),
-        }
+    /// What the engine should do with it, which from then on it has been told.
+    pub(super) fn wish(&mut self, slot: StreamSlot) -> StreamWish {
+        let Some(stream) = self.stream_mut(slot) else { return StreamWish::Close(StreamEnd::Closing) };
+        stream.told = stream.wish();
+        stream.told
+    }
+
+    /// Whether the connection's last answers may still be on their way to its client: it was
+    /// answered lately, and has ended because it is to ask no more.
+    pub(super) fn lingers(&self, slot: StreamSlot, span: TickDelta, now: Tick) -> bool {
+        self.stream(slot).is_some_and(|s| match s.state {
+            State::Ended(why) => why.follows_answers() && s.queries > 0 && now.since(s.active) < span,
+            State::Open | State::Finishing(_) | State::Gone => false,
+        })
     }
 
     /// Whether a transfer may go on to fill the connection's output; if not, `feeder` is woken
@@ -476,39 +492,6 @@ impl Streams {
         open.filter(|s| s.client.listener == listener).filter_map(|s| s.client.stream).collect()
     }
 
-    /// When [`Streams::sweep`] has something to do.
-    pub(super) fn next_deadline(&self) -> Option<Tick> {
-        if !self.resumable.is_empty() {
-            return Some(Tick(0));
-        }
-        (self.open > 0).then(|| self.swept + SWEEP_STEP)
-    }
-
-    /// Ends connections whose time is up; looks at a part of the table at a time.
-    pub(super) fn sweep(&mut self, limits: &StreamLimits, now: Tick) {
-        let since = now.since(self.swept);
-        if since < SWEEP_STEP || self.table.is_empty() {
-            return;
-        }
-        self.swept = now;
-        let overload = self.is_overloaded(limits);
-        let share = self.table.len() as u64 * since.0.min(SWEEP.0) / SWEEP.0;
-        for _ in 0..(share as usize + 1).min(self.table.len()) {
-            self.sweep_at = (self.sweep_at + 1) % self.table.len();
-            let Some(stream) = &mut self.table[self.sweep_at] else { continue };
-            stream.rest();
-            let due = stream.overdue(limits, overload, now);
-            let slot = StreamSlot(self.sweep_at as u32);
-            match due {
-                None => {}
-                // What it has asked is still answered.
-                Some(StreamEnd::Duration) => self.finish(slot, StreamEnd::Duration, now),
-                Some(why) => self.end(slot, why),
-            }
-        }
-        self.crowd.tidy(limits, now);
-    }
-
     /// Queries in flight, of all connections; for tests.
     pub(super) fn in_flight(&self) -> u64 {
         self.table.iter().flatten().map(|s| u64::from(s.in_flight)).sum()
@@ -520,9 +503,18 @@ impl Streams {
         assert_eq!(open, self.open as usize, "open connections are counted");
         let octets: usize = self.table.iter().flatten().map(|s| s.output.len()).sum();
         assert_eq!(octets, self.output_total, "octets to be written are counted");
-        for stream in self.table.iter().flatten() {
+        for (at, stream) in self.table.iter().enumerate() {
+            let (slot, Some(stream)) = (StreamSlot(at as u32), stream) else { continue };
             assert!(stream.in_flight <= stream.in_flight_max, "no more in flight than may be");
             assert!(stream.state != State::Gone || stream.in_flight > 0, "what is over is forgotten");
+            assert!(!stream.feeding, "frames are given back");
+            if stream.state == State::Gone {
+                continue;
+            }
+            assert!(!stream.chore || self.chores.contains(&slot), "a chore has its place");
+            assert!(stream.wish() == stream.told || stream.chore, "the engine is told what has changed");
+            assert!(stream.is_finished().is_none(), "what has finished ends");
+            assert!(!stream.holds_queries() || self.resumable.contains(&slot), "what may go on does");
         }
     }
 }
@@ -536,10 +528,17 @@ impl Stream {
     /// Whether another query that was read may be asked: of a client that has closed its end, too.
     fn may_go_on(&self) -> bool {
         let state = match self.state {
-            State::Open | State::Finishing(StreamEnd::Client | StreamEnd::Closing) => true,
+            State::Open | State::Finishing(StreamEnd::Client | StreamEnd::Closing | StreamEnd::Duration) => {
+                true
+            }
             State::Finishing(_) | State::Ended(_) | State::Gone => false,
         };
         state && self.in_flight < self.in_flight_max && self.output.len() <= OUTPUT_FULL
+    }
+
+    /// Whether whole queries that it holds may be asked now.
+    fn holds_queries(&self) -> bool {
+        self.may_go_on() && self.frames.has_more()
     }
 
     /// Whether the engine may read.
@@ -554,35 +553,29 @@ impl Stream {
         }
     }
 
-    fn overdue(&self, limits: &StreamLimits, overload: bool, now: Tick) -> Option<StreamEnd> {
-        let over = |since: Tick, span: TickDelta| span.0 > 0 && now.since(since) >= span;
-        if matches!(self.state, State::Ended(_) | State::Gone) {
-            return None;
+    /// What the engine should do.
+    fn wish(&self) -> StreamWish {
+        match self.state {
+            State::Open | State::Finishing(_) => StreamWish::Serve { read: self.may_read() },
+            State::Ended(why) => StreamWish::Close(why),
+            State::Gone => StreamWish::Close(StreamEnd::Closing),
         }
-        if let Some(since) = self.blocked {
-            return over(since, limits.send_timeout).then_some(StreamEnd::WriteTimeout);
+    }
+
+    /// Takes no more octets; what it holds of a query is forgotten.
+    fn stop(&mut self, why: StreamEnd) {
+        if self.state == State::Open {
+            self.state = State::Finishing(why);
+            if self.frames.is_partial() {
+                self.frames = Frames::new();
+            }
+            self.begun = None;
         }
-        if limits.duration.0 > 0 && self.state == State::Open && over(self.opened, limits.duration) {
-            return Some(StreamEnd::Duration);
-        }
-        if self.state != State::Open {
-            return None;
-        }
-        if self.handshaking {
-            let haste = if overload { OVERLOAD_HASTE } else { 1 };
-            let span = TickDelta(limits.receive_timeout.0 / haste);
-            return over(self.opened, span).then_some(StreamEnd::HandshakeTimeout);
-        }
-        if let Some(since) = self.begun.filter(|_| self.may_go_on()) {
-            return over(since, limits.receive_timeout).then_some(StreamEnd::ReadTimeout);
-        }
-        if self.in_flight > 0 {
-            return None;
-        }
-        if overload {
-            let span = TickDelta(limits.receive_timeout.0 / OVERLOAD_HASTE);
-            return over(self.active, span).then_some(StreamEnd::Overload);
-        }
-        over(self.active, limits.receive_timeout).then_some(StreamEnd::Idle)
+    }
+
+    /// Why it is to end now that all it has asked is answered, if that is so.
+    fn is_finished(&self) -> Option<StreamEnd> {
+        let State::Finishing(why) = self.state else { return None };
+        (self.in_flight == 0 && self.output.is_empty() && !self.holds_queries()).then_some(why)
     }
 }

@@ -40,7 +40,7 @@ reasons! {
         Rule = "rule",
         /// An answer dropped by a rule.
         ResponseRule = "response-rule",
-        /// An answer of our own for which its buffer has no room.
+        /// An answer for which there is no room: one of our own in its buffer, or any in a frame.
         AnswerTooLong = "answer-too-long",
         /// A query changed by rules for which there is no room to remember it.
         CasesFull = "cases-full",

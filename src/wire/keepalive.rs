@@ -16,8 +16,13 @@ use crate::time::TickDelta;
 /// The option's code.
 pub const CODE: u16 = 11;
 
-/// Nanoseconds of a unit.
-const UNIT: u64 = 100_000_000;
+/// What time-outs are counted in.
+pub const UNIT: TickDelta = TickDelta::from_ms(100);
+
+/// Octets of the option in an answer.
+const OCTETS: usize = 6;
+/// Octets of a message that a frame can hold.
+const MESSAGE_MAX: usize = u16::MAX as usize;
 
 /// Whether a message may have the option, by a look at its last octets: no need to read one that
 /// ends with an OPT record without options, or has no additional records.
@@ -39,7 +44,7 @@ pub fn is_asked(query: &[u8]) -> bool {
 #[must_use]
 pub fn timeout(answer: &[u8]) -> Option<TickDelta> {
     let units = data(answer)?.try_into().ok().map(u16::from_be_bytes)?;
-    Some(TickDelta(u64::from(units) * UNIT))
+    Some(TickDelta(u64::from(units) * UNIT.0))
 }
 
 /// The data of the first option of a message.
@@ -51,9 +56,13 @@ fn data(message: &[u8]) -> Option<&[u8]> {
 
 /// Tells `timeout` in an answer, in place of any that is there: whole units, rounded down, at most
 /// 6,553.5 s. False, and nothing changed, when the answer has no OPT record (the client gave
-/// none, so that it can be told nothing), cannot be read, or there is no room for six octets more.
+/// none, so that it can be told nothing), cannot be read, or there is no room for six octets more,
+/// in the buffer or in the frame that it goes in.
 pub fn set(packet: &mut Packet<'_>, timeout: TickDelta) -> bool {
-    let units = u16::try_from(timeout.0 / UNIT).unwrap_or(u16::MAX);
+    if packet.len() + OCTETS > MESSAGE_MAX {
+        return false;
+    }
+    let units = u16::try_from(timeout.0 / UNIT.0).unwrap_or(u16::MAX);
     // Without an OPT record `set_option` would add one.
     let Some(opt) = edns::locate(packet.bytes()) else { return false };
     edns::set_option(packet, CODE, &units.to_be_bytes(), opt.payload) != edns::Outcome::Failed
@@ -124,6 +133,17 @@ mod tests {
         {
             let (after, done) = edited(&message, room, |p| set(p, TickDelta::from_ms(1_000)));
             assert_eq!((after, done), (message, false));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_fills_its_frame_is_not_made_longer() {
+        for (padding, told) in [(65_495_u16, true), (65_496, false), (65_500, false)] {
+            let option = [&[0, 12], &padding.to_be_bytes()[..], &vec![0; padding.into()]].concat();
+            let message = with(&option);
+            assert_eq!(message.len() + 6 <= 65_535, told, "{}", message.len());
+            let (after, done) = edited(&message, 50, |p| set(p, TickDelta::from_ms(1_000)));
+            assert_eq!((after.len(), done), (message.len() + if told { 6 } else { 0 }, told));
         }
     }
 

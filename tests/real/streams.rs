@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::lob::{Lob, backend, listen};
 use crate::message;
+use crate::namespaces::Namespaces;
 use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{Kind, Server};
@@ -258,4 +259,133 @@ fn a_stop_answers_what_was_asked_and_waits_for_no_idle_connection() {
     }
     assert_eq!(answers, 200);
     assert!(lob.program.wait().success());
+}
+
+/// A server that answers all that it is asked.
+fn answers(mut stream: TcpStream) {
+    while let Some(answer) = read_message(&mut stream).and_then(|query| message::answer(&query, 33)) {
+        let _ = stream.write_all(&[&(answer.len() as u16).to_be_bytes()[..], &answer].concat());
+    }
+}
+
+#[test]
+fn a_client_that_asks_on_reads_all_its_answers_and_then_an_end_without_a_reset() {
+    let at = local();
+    let lob = Lob::start(&(listen(at) + &up(serve(answers)) + "setMaxTCPQueriesPerConnection(20)\n"));
+    for round in 0..10 {
+        let mut streams: Vec<TcpStream> = (0..10).map(|_| connect(at)).collect();
+        let queries: Vec<u8> = (0..50).flat_map(|n| framed(n, &message::numbered(n.into(), "x"))).collect();
+        for stream in &mut streams {
+            stream.write_all(&queries).expect("sent");
+        }
+        // Long after the last answer, and well within what a closed connection is looked after.
+        for n in 50..60 {
+            std::thread::sleep(Duration::from_millis(20));
+            for stream in &mut streams {
+                let sent = stream.write_all(&framed(n, &message::numbered(n.into(), "x")));
+                sent.unwrap_or_else(|e| panic!("round {round}: {e}"));
+            }
+        }
+        for stream in &mut streams {
+            let mut octets = Vec::new();
+            let read = stream.read_to_end(&mut octets);
+            read.unwrap_or_else(|e| panic!("round {round}: {e}; {}", lob.program.transcript()));
+            let mut rest = &octets[..];
+            let mut answers = 0;
+            while let Some((length, message)) = rest.split_first_chunk() {
+                rest = &message[usize::from(u16::from_be_bytes(*length))..];
+                answers += 1;
+            }
+            assert_eq!(answers, 20, "round {round}");
+        }
+    }
+    dumped(&lob, "stream-end-queries 100");
+}
+
+#[test]
+fn a_lack_of_descriptors_is_said_once_and_has_an_end() {
+    let at = local();
+    let directory = Directory::new();
+    let path = directory.write("dnslob.lua", &(listen(at) + &up(serve(answers))));
+    let mut command = std::process::Command::new("sh");
+    let binary = crate::lob::binary();
+    let line = format!("ulimit -n 64; exec {} --shards 1 -C {}", binary.display(), path.display());
+    command.arg("-c").arg(line);
+    let lob = Lob::launch(command, directory);
+    let mut streams: Vec<TcpStream> = (0..100).map(|_| connect(at)).collect();
+    let said = || lob.program.lines_with(0, "cannot accept connections").len();
+    wait_for(|| lob.program.transcript(), || (said() > 0).then_some(()));
+    // It tries again four times a second.
+    std::thread::sleep(Duration::from_millis(1_100));
+    assert_eq!(said(), 1, "{}", lob.program.transcript());
+    let mut last = streams.pop().expect("the last one");
+    drop(streams);
+    last.write_all(&framed(1, &message::numbered(1, "x"))).expect("sent");
+    assert!(read_message(&mut last).is_some(), "{}", lob.program.transcript());
+}
+
+/// How often a connection of a namespace has begun with data that were taken.
+fn fast_opens(spaces: &Namespaces, which: usize) -> u64 {
+    let mut netstat = std::process::Command::new("cat");
+    netstat.arg("/proc/net/netstat");
+    let out = spaces.command(which, &netstat).output().expect("netstat");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    let at = lines[0].iter().position(|word| *word == "TCPFastOpenActive").expect("the counter");
+    lines[1][at].parse().expect("a number")
+}
+
+#[test]
+fn a_server_that_has_died_is_left_in_time_though_fast_open_hears_nothing_of_it() {
+    let spaces = match Namespaces::new(&["fastlob", "fastserver"]) {
+        Ok(spaces) => spaces,
+        Err(why) => return eprintln!("SKIPPED: network namespaces cannot be made here: {why}"),
+    };
+    spaces.connect(0, "be", 1);
+    for (which, address) in [(0, "198.18.2.1/24"), (1, "198.18.2.2/24")] {
+        spaces.ip(which, &format!("address add {address} dev be"));
+        spaces.ip(which, "link set be up");
+        spaces.ip(which, "link set lo up");
+        let mut switch = std::process::Command::new("sh");
+        switch.args(["-c", "echo 3 > /proc/sys/net/ipv4/tcp_fastopen"]);
+        if !spaces.command(which, &switch).status().is_ok_and(|status| status.success()) {
+            return eprintln!("SKIPPED: TCP Fast Open cannot be switched on here");
+        }
+    }
+    let start = |which: usize, lua: &str| {
+        let directory = Directory::new();
+        let path = directory.write("dnslob.lua", lua);
+        let mut plain = std::process::Command::new(crate::lob::binary());
+        plain.arg("--shards").arg("1").arg("-C").arg(path);
+        Lob::launch(spaces.command(which, &plain), directory)
+    };
+    let server = |at: &str, says: &str| {
+        format!(
+            "addLocal(\"{at}\", {{tcpFastOpenQueueSize=16}})\nsetACL({{\"0.0.0.0/0\"}})\nsetTCPRecvTimeout(1)\n\
+             addAction(AllRule(), SpoofAction(\"{says}\"))\n"
+        )
+    };
+    let first = start(1, &server("198.18.2.2:53", "192.0.2.1"));
+    let _second = start(0, &server("127.0.0.1:5301", "192.0.2.2"));
+    let lua = "addLocal(\"127.0.0.1:53\")\nsetServerPolicy(firstAvailable)\n\
+               newServer {address=\"198.18.2.2:53\", order=1, healthCheckMode=\"up\", tcpFastOpen=true, tcpConnectTimeout=1}\n\
+               newServer {address=\"127.0.0.1:5301\", order=2, healthCheckMode=\"up\"}\n";
+    let lob = start(0, lua);
+    let ask = || {
+        let mut dig = std::process::Command::new("dig");
+        dig.args(["@127.0.0.1", "x.test", "A", "+tcp", "+short", "+tries=1", "+timeout=10"]);
+        let out = spaces.command(0, &dig).output().expect("dig; scripts/test installs it");
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    // The first connection brings the cookie that the second one uses.
+    for times in 1..=2 {
+        assert_eq!(ask(), "192.0.2.1", "{}", lob.program.transcript());
+        dumped(&first, &format!("stream-end-idle {times}"));
+    }
+    assert_eq!(fast_opens(&spaces, 0), 1, "the second one has begun with the query");
+    // From now on nothing reaches the server, and nobody says so.
+    spaces.ip(0, "neighbour replace 198.18.2.2 lladdr 02:00:00:00:00:99 dev be nud permanent");
+    let begun = std::time::Instant::now();
+    assert_eq!(ask(), "192.0.2.2", "{}", lob.program.transcript());
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }

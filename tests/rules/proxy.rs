@@ -360,7 +360,7 @@ impl Wires {
         octets
     }
 
-    fn end(&self, stream: StreamSlot) -> Option<StreamEnd> {
+    fn end(&mut self, stream: StreamSlot) -> Option<StreamEnd> {
         match self.bench.shard.stream_wish(stream) {
             StreamWish::Close(why) => Some(why),
             StreamWish::Serve { .. } => None,
@@ -545,6 +545,37 @@ fn how_long_a_connection_stays_is_told_to_who_asks_and_to_nobody_else() {
     let stream = wires.connect("127.0.0.1:1").expect("taken");
     wires.ask(stream, "1234 own/A OPT=1232,11:");
     same(&wires.said_to(stream)[2..], &format!("1234 QR own/A A=1.2.3.4 OPT=1232,{told}")).expect("ours");
+}
+
+#[test]
+fn an_answer_that_rules_make_too_long_for_a_connection_says_so() {
+    let mut wires = Wires::new(
+        "newServer('127.0.1.1') addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'because'))",
+    );
+    let stream = wires.connect("127.0.0.1:1").expect("taken");
+    for (octets, delivered) in [(65_500, 65_500 + 6 + 7), (65_535, 0)] {
+        wires.ask(stream, "1234 a/A OPT=1232");
+        let (line, asked) = wires.line();
+        let mut answer = message("0000 QR a/A OPT=1232");
+        answer[..2].copy_from_slice(&asked[2..4]);
+        // Padding, and its place in the OPT record, which is the last.
+        let padding = octets - answer.len();
+        let at = answer.len() - 2;
+        answer[at..].copy_from_slice(&(padding as u16).to_be_bytes());
+        answer.extend([0, 12]);
+        answer.extend((padding as u16 - 4).to_be_bytes());
+        answer.resize(octets, 0);
+        wires.bench.shard.on_line_octets(line, &framed(&answer), &mut |_, _| {});
+        let said = wires.said_to(stream);
+        if delivered > 0 {
+            assert_eq!(said.len(), 2 + delivered);
+        } else {
+            same(&said[2..], "1234 QR SERVFAIL a/A OPT=1232").expect("an answer");
+        }
+        wires.bench.shard.check_invariants();
+    }
+    let page = &wires.bench.board.shards()[0];
+    assert_eq!(page.dropped(dnslob::shard::verdict::DropReason::AnswerTooLong).get(), 1);
 }
 
 #[test]

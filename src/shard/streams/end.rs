@@ -52,6 +52,15 @@ reasons! {
     }
 }
 
+impl StreamEnd {
+    /// Whether the connection ends because its client is to ask no more, with all answers written,
+    /// while the client may still be sending.
+    #[must_use]
+    pub const fn follows_answers(self) -> bool {
+        matches!(self, Self::Duration | Self::Queries | Self::Overload | Self::Closing)
+    }
+}
+
 reasons! {
     /// Why a line, a connection to a server, ended.
     LineEnd {

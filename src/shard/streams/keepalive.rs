@@ -1,9 +1,10 @@
 //! How long a connection may stay open without a query, for clients that would know (RFC 7828).
 
-use super::{OVERLOAD_HASTE, Streams};
+use super::{State, Streams};
 use crate::addr::StreamSlot;
 use crate::config::snapshot::StreamLimits;
 use crate::time::TickDelta;
+use crate::wire::keepalive::UNIT;
 
 impl Streams {
     /// The client would know how long the connection may stay open.
@@ -13,18 +14,14 @@ impl Streams {
         }
     }
 
-    /// How long the connection may stay open without a query, if its client would know.
+    /// How long the connection may stay open without a query, if its client would know. Zero says
+    /// that nothing more should be asked (RFC 7828, 3.4): when no more is read, and in overload,
+    /// where the connection is closed after what is in flight. Never zero otherwise.
     pub(in crate::shard) fn keepalive(&self, slot: StreamSlot, limits: &StreamLimits) -> Option<TickDelta> {
-        self.stream(slot).filter(|s| s.keepalive)?;
-        let haste = if self.is_overloaded(limits) { OVERLOAD_HASTE } else { 1 };
-        Some(TickDelta(limits.receive_timeout.0 / haste))
-    }
-
-    /// Whether so many connections are open that idle ones must go sooner.
-    pub(in crate::shard) fn is_overloaded(&self, limits: &StreamLimits) -> bool {
-        let percent = u64::from(limits.overload_percent);
-        percent > 0
-            && limits.connections > 0
-            && u64::from(self.crowd.dns()) * 100 >= u64::from(limits.connections) * percent
+        let stream = self.stream(slot).filter(|s| s.keepalive)?;
+        if stream.state != State::Open || self.is_overloaded(limits) {
+            return Some(TickDelta(0));
+        }
+        Some(limits.receive_timeout.max(UNIT))
     }
 }

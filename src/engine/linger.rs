@@ -1,0 +1,116 @@
+//! Connections that we have closed while their clients may still be sending.
+//!
+//! A socket that is closed with octets in it, or that gets some afterwards, makes the kernel send a
+//! reset, and the client's kernel may then throw away answers that the client has not read. So our
+//! end is closed alone, and what the client still says is read and forgotten until it closes its
+//! end, too, or has had the time to notice. Nothing is watched: they are looked at whenever the
+//! engine tidies up.
+
+use std::collections::VecDeque;
+use std::io::Read;
+
+use socket2::Socket;
+
+/// Sockets kept at a time; the oldest gives way to a new one.
+const MOST: usize = 1_024;
+/// Times that each is looked at: a second, four of them being in one, and the first at any time.
+const LOOKS: u8 = 5;
+/// Reads of a socket at a time.
+const READS: usize = 4;
+
+/// Sockets whose clients may not know yet that nobody answers any more, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Lingering(VecDeque<(Socket, u8)>);
+
+impl Lingering {
+    /// Takes a socket whose writing end is closed, and that is in no epoll set.
+    pub(super) fn take(&mut self, socket: Socket) {
+        if self.0.len() == MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back((socket, LOOKS));
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Closes all; whether there were any.
+    pub(super) fn close_all(&mut self) -> bool {
+        let any = !self.0.is_empty();
+        self.0.clear();
+        any
+    }
+
+    /// Forgets what clients have said, and closes what is over; to be called four times a second.
+    pub(super) fn look(&mut self, buffer: &mut [u8]) {
+        self.0.retain_mut(|(socket, looks)| {
+            *looks -= 1;
+            !is_over(socket, buffer) && *looks > 0
+        });
+    }
+}
+
+/// Reads what is there; whether the client has closed its end, or is gone.
+fn is_over(socket: &mut Socket, buffer: &mut [u8]) -> bool {
+    for _ in 0..READS {
+        match socket.read(buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) => return e.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    /// A client, and our end of its connection, closed for writing.
+    fn pair() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let client = TcpStream::connect(listener.local_addr().expect("its address")).expect("connected");
+        let (ours, _) = listener.accept().expect("accepted");
+        ours.set_nonblocking(true).expect("set");
+        ours.shutdown(Shutdown::Write).expect("closed");
+        (client, ours.into())
+    }
+
+    #[test]
+    fn a_client_that_goes_on_sending_is_not_reset_and_one_that_has_closed_is_forgotten() {
+        let (mut sending, ours) = pair();
+        let (closed, theirs) = pair();
+        let mut lingering = Lingering::default();
+        lingering.take(ours);
+        lingering.take(theirs);
+        drop(closed);
+        let mut buffer = [0; 4_096];
+        for look in 1..LOOKS {
+            sending.write_all(&[0; 5_000]).expect("nobody has reset it");
+            lingering.look(&mut buffer);
+            assert_eq!(lingering.0.len(), 1, "look {look}");
+        }
+        assert_eq!(sending.read(&mut buffer).expect("an end without an error"), 0);
+        lingering.look(&mut buffer);
+        assert!(lingering.is_empty(), "it has had its time");
+    }
+
+    #[test]
+    fn the_oldest_gives_way_to_the_newest() {
+        let (client, ours) = pair();
+        let mut lingering = Lingering::default();
+        for _ in 0..MOST {
+            lingering.take(ours.try_clone().expect("a copy"));
+        }
+        let (mut newest, theirs) = pair();
+        lingering.take(theirs);
+        assert_eq!(lingering.0.len(), MOST);
+        newest.write_all(&[0; 5_000]).expect("it is kept");
+        drop(client);
+        assert!(lingering.close_all() && lingering.is_empty() && !lingering.close_all());
+    }
+}

@@ -1,0 +1,106 @@
+//! Whose time is up: how long connections may wait, last, and take their answers.
+//!
+//! The whole table is looked through by and by, so that an end comes up to half a second late.
+//! In overload all time-outs but that of the whole connection are a tenth of what is configured.
+
+use super::{State, Stream, StreamEnd, Streams};
+use crate::addr::StreamSlot;
+use crate::config::snapshot::StreamLimits;
+use crate::time::{Tick, TickDelta};
+
+/// The whole table is looked through for time-outs in this time.
+const SWEEP: TickDelta = TickDelta::from_ms(500);
+/// And a part of it this often.
+const SWEEP_STEP: TickDelta = TickDelta::from_ms(50);
+/// In overload, time-outs are this part of theirs.
+const OVERLOAD_HASTE: u64 = 10;
+
+/// What becomes of a connection whose time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// What it has asked is still answered.
+    Finish(StreamEnd),
+    /// Nothing more.
+    End(StreamEnd),
+}
+
+impl Streams {
+    /// Whether so many connections are open that they must go sooner.
+    pub(in crate::shard) fn is_overloaded(&self, limits: &StreamLimits) -> bool {
+        let percent = u64::from(limits.overload_percent);
+        percent > 0
+            && limits.connections > 0
+            && u64::from(self.crowd.dns()) * 100 >= u64::from(limits.connections) * percent
+    }
+
+    /// When [`Streams::sweep`] has something to do.
+    pub(in crate::shard) fn next_deadline(&self) -> Option<Tick> {
+        if !self.resumable.is_empty() {
+            return Some(Tick(0));
+        }
+        (self.open > 0).then(|| self.swept + SWEEP_STEP)
+    }
+
+    /// Ends connections whose time is up; looks at a part of the table at a time.
+    pub(in crate::shard) fn sweep(&mut self, limits: &StreamLimits, now: Tick) {
+        let since = now.since(self.swept);
+        if since < SWEEP_STEP || self.table.is_empty() {
+            return;
+        }
+        self.swept = now;
+        let overload = self.is_overloaded(limits);
+        let share = self.table.len() as u64 * since.0.min(SWEEP.0) / SWEEP.0;
+        for _ in 0..(share as usize + 1).min(self.table.len()) {
+            self.sweep_at = (self.sweep_at + 1) % self.table.len();
+            let Some(stream) = &mut self.table[self.sweep_at] else { continue };
+            stream.rest();
+            let due = stream.overdue(limits, overload, now);
+            let slot = StreamSlot(self.sweep_at as u32);
+            match due {
+                None => {}
+                Some(Due::Finish(why)) => self.finish(slot, why, now),
+                Some(Due::End(why)) => self.end(slot, why),
+            }
+        }
+        self.crowd.tidy(limits, now);
+    }
+}
+
+impl Stream {
+    fn overdue(&self, limits: &StreamLimits, overload: bool, now: Tick) -> Option<Due> {
+        let haste = if overload { OVERLOAD_HASTE } else { 1 };
+        let over = |since: Tick, span: TickDelta| span.0 > 0 && now.since(since) >= span;
+        let hastily = |since: Tick, span: TickDelta| over(since, TickDelta(span.0 / haste));
+        if matches!(self.state, State::Ended(_) | State::Gone) {
+            return None;
+        }
+        // First of all: nobody stays longer by taking a little of what waits now and then.
+        if over(self.opened, limits.duration) {
+            let last = TickDelta(limits.duration.0.saturating_add(limits.send_timeout.0));
+            if self.blocked.is_some() && over(self.opened, last) {
+                return Some(Due::End(StreamEnd::Duration));
+            }
+            if self.state == State::Open {
+                return Some(Due::Finish(StreamEnd::Duration));
+            }
+        }
+        if self.blocked.is_some_and(|since| hastily(since, limits.send_timeout)) {
+            return Some(Due::End(StreamEnd::WriteTimeout));
+        }
+        if self.state != State::Open {
+            return None;
+        }
+        if self.handshaking {
+            let due = hastily(self.opened, limits.receive_timeout);
+            return due.then_some(Due::End(StreamEnd::HandshakeTimeout));
+        }
+        if let Some(since) = self.begun.filter(|_| self.may_go_on()) {
+            return hastily(since, limits.receive_timeout).then_some(Due::End(StreamEnd::ReadTimeout));
+        }
+        if self.in_flight > 0 || self.blocked.is_some() {
+            return None;
+        }
+        let why = if overload { StreamEnd::Overload } else { StreamEnd::Idle };
+        hastily(self.active, limits.receive_timeout).then_some(Due::End(why))
+    }
+}
