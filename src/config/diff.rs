@@ -217,7 +217,9 @@ fn servers(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Backend>> {
 }
 
 fn pools(snapshot: &Snapshot) -> BTreeMap<String, &Pool> {
-    snapshot.pools.iter().map(|p| (format!("\"{}\"", p.name), p)).collect()
+    // What is left of a forward that was taken out is nothing to speak of.
+    let is_left = |p: &&Pool| p.members.is_empty() && p.name.starts_with("forward ");
+    snapshot.pools.iter().filter(|p| !is_left(p)).map(|p| (format!("\"{}\"", p.name), p)).collect()
 }
 
 fn shown(value: impl Debug) -> String {

@@ -85,7 +85,8 @@ fn complaints(snapshot: &Snapshot, unix: u64) -> Vec<String> {
         let until = backend.lines.tls.as_ref().and_then(|tls| tls.tls.certificate_until());
         let soon = unix + u64::from(COMPLAINT_DAYS) * DAY_SECONDS;
         if let Some(until) = until.filter(|until| *until < soon) {
-            said.insert(format!("server {}: its certificate ends on {}", backend.name, Date(until)));
+            let ends = if until < unix { "has expired" } else { "ends" };
+            said.insert(format!("server {}: its certificate {ends} on {}", backend.name, Date(until)));
         }
     }
     said.into_iter().collect()

@@ -98,7 +98,7 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
             };
             within(limit, connect).await
         }
-        Probe::SendExpect(talk) => within(limit, by_talk(backend, talk)).await,
+        Probe::SendExpect(talk) => by_talk(backend, talk, limit).await,
         Probe::Script(words) => by_program(backend, words, runner, limit).await,
     }
 }
@@ -242,30 +242,33 @@ async fn over_tls(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
 const TALK_OCTETS_MAX: usize = 4096;
 
 /// Says what is to be said, and waits for what is expected, with whatever stands around it.
-async fn by_talk(backend: &Backend, talk: &SendExpect) -> Result<(), Failed> {
-    let mut answer = vec![0; TALK_OCTETS_MAX];
+async fn by_talk(backend: &Backend, talk: &SendExpect, limit: Duration) -> Result<(), Failed> {
+    let mut heard = Vec::with_capacity(TALK_OCTETS_MAX);
+    match timeout(limit, hear(backend, talk, &mut heard)).await {
+        Ok(result) => result?,
+        Err(_) if heard.is_empty() => return Err(Failed::timeout()),
+        // It says something, only not that.
+        Err(_) => {}
+    }
+    let is_silent = heard.is_empty() && !talk.datagram;
+    if holds(&heard, &talk.expect) && !is_silent { Ok(()) } else { Err(unexpected(&heard)) }
+}
+
+/// Listens until what is expected is there, or nothing more comes.
+async fn hear(backend: &Backend, talk: &SendExpect, heard: &mut Vec<u8>) -> Result<(), Failed> {
     if talk.datagram {
         let socket = socket(backend, Type::DGRAM, Protocol::UDP)?;
         socket.connect(&backend.address.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         socket.send(&greeted(backend, &talk.send)).await?;
-        let len = socket.recv(&mut answer).await?;
-        return if holds(&answer[..len], &talk.expect) { Ok(()) } else { Err(unexpected(&answer[..len])) };
+        socket.recv_buf(heard).await?;
+        return Ok(());
     }
     let mut stream = connect(backend).await?;
     stream.write_all(&greeted(backend, &talk.send)).await?;
-    let mut len = 0;
-    loop {
-        let more = stream.read(&mut answer[len..]).await?;
-        len += more;
-        if len > 0 && holds(&answer[..len], &talk.expect) {
-            return Ok(());
-        }
-        // The end, of the connection or of what is looked at, without it.
-        if more == 0 {
-            return Err(unexpected(&answer[..len]));
-        }
-    }
+    let mut stream = stream.take(TALK_OCTETS_MAX as u64);
+    while stream.read_buf(heard).await? > 0 && !holds(heard, &talk.expect) {}
+    Ok(())
 }
 
 fn holds(answer: &[u8], expected: &[u8]) -> bool {

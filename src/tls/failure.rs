@@ -16,7 +16,7 @@ reasons! {
         /// No cipher, key exchange or signature is known to both sides.
         NoSharedCipher = "no-shared-cipher",
         /// No protocol of ALPN is known to both sides.
-        NoSharedProtocol = "no-shared-protocol",
+        NoSharedProtocol = "no-shared-alpn",
         /// The other side's certificate is not good.
         BadCertificate = "bad-certificate",
         /// The other side did not accept our certificate.

@@ -374,7 +374,7 @@ fn what_is_no_handshake_is_counted_by_its_reason() {
         l.starts_with(&format!("tls listener {at} ")) && count(l, "certificate-refused") > 0
     });
     assert_eq!(count(&line, "not-tls"), 2, "{line}");
-    assert_eq!(count(&line, "no-shared-protocol"), 1, "{line}");
+    assert_eq!(count(&line, "no-shared-alpn"), 1, "{line}");
     dumped(&lob, "the slow one", |l| l == "stream-end-handshake-timeout 1");
     dumped(&lob, "the others", |l| l == "stream-end-handshake 4");
     dumped(&lob, "the one that only looked", |l| l.starts_with("stream-end-client ") && !l.ends_with(" 0"));

@@ -300,6 +300,21 @@ fn a_conversation_is_judged_by_what_it_holds() {
         run(&b, 1, &no_script(), Runner::default()).await
     });
     assert_eq!(silent, Err(Failed::timeout()), "accepted by the kernel, never says anything");
+    let patient = block_on(async {
+        let server = TcpListener::bind(ANY).await.expect("a server");
+        let b = backend(server.local_addr().expect("its address"), talk(false, b"", b"220"), 50);
+        let serve = async {
+            let (mut stream, _) = server.accept().await.expect("a connection");
+            stream.write_all(b"421 busy\r\n").await.expect("written");
+            stream
+        };
+        let script = no_script();
+        // What it has written to stays open until the probe has made up its mind.
+        let (outcome, _open) = tokio::join!(run(&b, 1, &script, Runner::default()), serve);
+        outcome
+    });
+    let detail = patient.expect_err("a no").detail;
+    assert_eq!(detail, r#"answered "421 busy\r\n", which is not what is expected"#);
 }
 
 #[test]
