@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use dnslob::addr::{BackendSlot, Client, LocalSlot, Route, StreamSlot};
-use dnslob::config::snapshot::Snapshot;
+use dnslob::config::snapshot::{Listener, ProxyHeader, Snapshot};
 use dnslob::live::{Board, State};
 use dnslob::packet::Packet;
 use dnslob::rng::ShardRng;
@@ -837,6 +837,31 @@ fn a_reload_and_a_removed_server_lose_no_query() {
     world.pass(1_000);
     assert!(world.shard.retired().any(|s| s == BackendSlot(0)), "its lines are closed");
     world.shard.check_invariants();
+}
+
+#[test]
+fn a_header_in_front_of_tls_is_looked_for_whatever_becomes_of_its_listener() {
+    let mut world = World::new(&Farm::new(1), 15);
+    let change = |world: &mut World, change: &dyn Fn(&mut Snapshot)| {
+        let mut next = Snapshot::clone(&world.snapshot);
+        next.generation += 1;
+        change(&mut next);
+        world.snapshot = Arc::new(next);
+        world.pass(0);
+    };
+    change(&mut world, &|next| {
+        let outside = Listener { proxy: ProxyHeader::Outside, ..Listener::clone(&next.listeners[0]) };
+        next.listeners[0] = Arc::new(outside);
+        next.globals.proxy.peers = "127.0.0.0/8".parse().into_iter().collect();
+    });
+    let stream = world.connect(CLIENT).expect("taken");
+    assert!(world.shard.header_comes_first(stream));
+    // A reload has opened others in its place.
+    change(&mut world, &|next| next.listeners.clear());
+    assert!(world.shard.header_comes_first(stream));
+    let header = b"PROXY TCP4 127.0.0.7 127.0.0.1 4711 853\r\n";
+    assert_eq!(world.shard.on_header_octets(stream, &[&header[..], b"\x16\x03\x01"].concat()), header.len());
+    assert!(!world.shard.header_comes_first(stream));
 }
 
 /// Anything at all, in any order: what is counted adds up, and what a good server could serve is

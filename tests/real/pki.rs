@@ -72,11 +72,15 @@ impl Authority {
         }
     }
 
-    /// An OCSP response on a certificate.
+    /// An OCSP response on a certificate, that it is good; beside it.
     pub(crate) fn ocsp(&self, pair: &Pair) -> PathBuf {
-        let index = self.directory.write("index", "");
-        let response = self.directory.path().join("response.der");
+        let response = pair.pem.with_extension("der");
         let file = |path: &Path| path.display().to_string();
+        let (status, serial) = run("openssl", &["x509", "-in", &file(&pair.pem), "-noout", "-serial"]);
+        assert!(status.success(), "openssl x509: {serial}");
+        let serial = serial.trim().trim_start_matches("serial=").to_owned();
+        // What `openssl ca` would have noted: valid, until when, not revoked, in no file, for whom.
+        let index = self.directory.write("index", &format!("V\t391231000000Z\t\t{serial}\tunknown\t/CN=x\n"));
         let (status, text) = run(
             "openssl",
             &[

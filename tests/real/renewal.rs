@@ -2,16 +2,12 @@
 //! dnslob before dnslob.
 
 use std::fs;
-use std::net::TcpStream;
 
 use crate::lob::{Lob, listen};
-use crate::message;
 use crate::pki::{Authority, SecureServer};
 use crate::place::{Directory, wait_for};
 use crate::servers::{Kind, Server};
-use crate::tls::{
-    converse_by, count, dumped, framed, has, header, kdig, listen_tls, local, s_client, secure,
-};
+use crate::tls::{count, dumped, has, kdig, listen_tls, local, s_client, secure};
 
 /// Lua for a server that counts as up.
 fn plain(server: &Server) -> String {
@@ -150,26 +146,4 @@ fn tickets_of_a_key_file_outlive_its_next_keys() {
     lob.reload(&lua);
     let resumed = s_client(at, &format!("-tls1_2 -sess_in {}", session.display()));
     has(&resumed, "Reused, TLSv1.2", &lob);
-}
-
-#[test]
-fn a_header_in_front_of_tls_is_found_though_its_listener_has_changed() {
-    let authority = Authority::new();
-    let pair = authority.issue("a", &["dns.test"]);
-    let server = Server::start(Kind::Nsd, 63);
-    let at = local();
-    let lua = |options: &str| {
-        let options = format!("proxyProtocolOutsideTLS=true{options}");
-        listen(local())
-            + &listen_tls(at, &[&pair], &options)
-            + "setProxyProtocolACL('127.0.0.0/8')\n"
-            + &plain(&server)
-    };
-    let mut lob = Lob::start(&lua(""));
-    let stream = TcpStream::connect(at).expect("a connection");
-    dumped(&lob, "the connection", |l| l == "streams-open 1");
-    // Other sockets, so another listener.
-    lob.reload(&lua(", tcpListenQueueSize=9"));
-    let answer = converse_by(stream, &header(), &framed(&message::query(7, "a.test")));
-    assert_eq!(message::answered_by(&answer), Some(63), "{}", lob.program.transcript());
 }

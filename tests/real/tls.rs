@@ -158,8 +158,15 @@ fn ocsp_responses_are_stapled() {
     let at = local();
     let options = format!("ocspResponses={{\"{}\"}}", response.display());
     let lua = listen(local()) + &listen_tls(at, &[&pair], &options) + "newServer('127.0.0.1:9')\n";
-    let lob = Lob::start(&lua);
+    let mut lob = Lob::start(&lua);
     has(&s_client(at, "-status"), "OCSP Response Status: successful", &lob);
+    assert!(lob.stop().success());
+    // That of another certificate is not.
+    let other = authority.ocsp(&authority.issue("b", &["other.test"]));
+    let lob = Lob::start(&lua.replace(&response.display().to_string(), &other.display().to_string()));
+    has(&s_client(at, "-status"), "OCSP response: no response sent", &lob);
+    let warnings = lob.program.lines_with(0, "is about another certificate: it is not stapled");
+    assert_eq!(warnings.len(), 1, "{}", lob.program.transcript());
 }
 
 #[test]
@@ -388,13 +395,10 @@ fn stranger() -> ClientTls {
     ClientTls::load(&spec, [127, 0, 0, 1].into(), &mut CaStores::default()).expect("a client")
 }
 
-fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
-    converse_by(TcpStream::connect(at).expect("a connection"), outside, inside)
-}
-
 /// Sends `outside` as it is and `inside` by TLS; what comes by TLS until the other side ends it, or
 /// until a message is whole.
-pub(crate) fn converse_by(mut stream: TcpStream, outside: &[u8], inside: &[u8]) -> Vec<u8> {
+fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(at).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
     stream.write_all(outside).expect("written");
     let mut session = Session::client(&stranger()).expect("a session");
@@ -418,15 +422,7 @@ pub(crate) fn converse_by(mut stream: TcpStream, outside: &[u8], inside: &[u8]) 
     }
 }
 
-/// A PROXY header of version 2 for a client at 203.0.113.7.
-pub(crate) fn header() -> Vec<u8> {
-    // PROXY, TCP over IPv4, 12 octets of addresses and ports.
-    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
-    header.extend([203, 0, 113, 7, 192, 0, 2, 53, 0x30, 0x39, 3, 0x55]);
-    header
-}
-
-pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
+fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).expect("a short message");
     [&length.to_be_bytes()[..], message].concat()
 }
@@ -444,7 +440,9 @@ fn a_proxy_header_stands_in_front_of_tls_or_within_it() {
            addAction(NetmaskGroupRule('203.0.113.0/24'), PoolAction(''), {name='proxied'})\n"
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
     let lob = Lob::start(&lua);
-    let header = header();
+    // Version 2, PROXY, TCP over IPv4, 12 octets of addresses and ports.
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([203, 0, 113, 7, 192, 0, 2, 53, 0x30, 0x39, 3, 0x55]);
     let query = framed(&message::query(7, "a.test"));
     let answer = converse(outside, &header, &query);
     assert_eq!(message::answered_by(&answer), Some(48), "{}", lob.program.transcript());
