@@ -378,8 +378,10 @@ fn what_comes_by_a_listener_that_is_opened_anew_is_served() {
     let mut bench = Bench::new(&with_key(1, &tcp("")));
     let old = bench.listener(0);
     let waits = bench.connect(ONE).expect("taken");
-    bench.reload(&with_key(2, &tcp(", maxConnections=1").replace("127.0.1.2", "127.0.1.4")));
+    bench.reload(&with_key(2, &tcp(", maxConnections=2").replace("127.0.1.2", "127.0.1.4")));
     assert_ne!(bench.listener(0).slot, old.slot);
+    bench.set(4, State::Up);
+    bench.pass(1);
     let passage = bench.connect_by(&old, TWO).expect("taken by the old one");
     assert_eq!(bench.connect_by(&old, TWO), None, "the new configuration holds");
     for passage in [waits, passage] {
@@ -418,23 +420,15 @@ fn a_network_counts_as_one_client_where_the_masks_say_so() {
 
 #[test]
 fn connections_of_a_forward_find_out_who_vanished_and_keep_urgent_octets_in_place() {
-    let listening = |address: &str| {
-        let text = tcp("").replace("127.0.0.1:2525", address);
-        let compiled = configured(&text, &Slots::default(), 1);
-        let seat = Seat { shard: 0, shards: 1, cpu: None };
-        let listener = &compiled.snapshot.listeners[0];
-        let socket = socket::listen_streams(listener, Steer::Flow, seat).expect("a listener");
-        let at = socket.local_addr().expect("told").as_socket().expect("an IP address");
-        (socket, at, compiled.snapshot)
-    };
-    let (open, at, snapshot) = listening("127.0.0.1:0");
+    let snapshot = configured(&tcp(""), &Slots::default(), 1).snapshot;
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let listener = Listener { address: any, ..Listener::clone(&snapshot.listeners[0]) };
+    let seat = Seat { shard: 0, shards: 1, cpu: None };
+    let open = socket::listen_streams(&listener, Steer::Flow, seat).expect("a listener");
+    let at = open.local_addr().expect("told").as_socket().expect("an IP address");
     let _client = std::net::TcpStream::connect(at).expect("connected");
-    let (accepted, who) = loop {
-        match socket::accept(&open) {
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
-            taken => break taken.expect("accepted"),
-        }
-    };
+    open.set_nonblocking(false).expect("set");
+    let (accepted, who) = socket::accept(&open).expect("accepted");
     let some = snapshot.backends.iter().flatten().next().expect("a target");
     let target = Backend { address: at, ..Backend::clone(some) };
     let connected = socket::connect_target(&target, who, false, false).expect("begun");

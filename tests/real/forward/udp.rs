@@ -180,21 +180,20 @@ fn flows_of_a_listener_that_is_gone_end_however_much_their_target_says() {
     let client = client();
     client.send_to(b"begin", at).expect("sent");
     let (_, flow) = target.recv_from(&mut [0; 16]).expect("a datagram");
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(SeqCst) {
-                // When the flow is gone its port refuses.
-                let _ = target.send_to(b"on and on", flow);
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        client.recv(&mut [0; 16]).expect("the target is heard");
-        lob.reload(&forward(UDP, other, &[to], ""));
-        until(&lob, "forward-end-closing", 1);
-        stop.store(true, SeqCst);
+    let stop = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        while !ends.load(SeqCst) {
+            // When the flow is gone its port refuses.
+            let _ = target.send_to(b"on and on", flow);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     });
-    assert_eq!(figure(&lob, "forward-open"), 0);
+    client.recv(&mut [0; 16]).expect("the target is heard");
+    lob.reload(&forward(UDP, other, &[to], ""));
+    until(&lob, "forward-end-closing", 1);
+    stop.store(true, SeqCst);
+    until(&lob, "forward-open", 0);
 }
 
 #[test]
