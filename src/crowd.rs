@@ -107,8 +107,8 @@ impl Who {
 
     /// A client of a forward.
     #[must_use]
-    pub const fn calls(client: &Endpoint, listener: ListenerSlot) -> Self {
-        Self { forward: Some(listener), network: client.ip, ports: 0 }
+    pub fn calls(client: Endpoint, listener: ListenerSlot, limits: &StreamLimits) -> Self {
+        Self { forward: Some(listener), ..Self::asks(client, limits) }
     }
 
     /// Where it is remembered.
@@ -140,6 +140,12 @@ impl Crowd {
         self.dns.load(Relaxed)
     }
 
+    /// Connections and flows that came by a listener and are not over.
+    #[must_use]
+    pub fn by_listener(&self, listener: ListenerSlot) -> u32 {
+        self.listeners.get(listener.index()).map_or(0, |count| count.load(Relaxed))
+    }
+
     /// A connection that brings DNS comes by a listener, which may have `max`; 0 is no limit.
     ///
     /// # Errors
@@ -158,7 +164,7 @@ impl Crowd {
         Ok(place)
     }
 
-    /// A connection comes by a forward's listener, which may have `max`; 0 is no limit. None when
+    /// A connection, or flow, comes by a forward's listener, which may have `max`; 0 is no limit. None when
     /// that is reached.
     pub fn enter_forward(self: &Arc<Self>, listener: ListenerSlot, max: u32) -> Option<Place> {
         takes_one(self.listeners.get(listener.index())?, max).then(|| Place {
@@ -416,6 +422,17 @@ mod tests {
     }
 
     #[test]
+    fn clients_of_forwards_are_told_apart_by_the_same_masks() {
+        let limits = StreamLimits { mask_v4: 24, mask_v6: 64, ..StreamLimits::default() };
+        let who = |text, listener| Who::calls(client(text), ListenerSlot(listener), &limits);
+        assert_eq!(who("[2001:db8::1]:1", 0), who("[2001:db8::ffff:2]:2", 0));
+        assert_ne!(who("[2001:db8::1]:1", 0), who("[2001:db8:0:1::1]:1", 0));
+        assert_eq!(who("192.0.2.1:1", 0), who("192.0.2.200:2", 0));
+        assert_ne!(who("192.0.2.1:1", 0), who("192.0.2.1:1", 1), "each forward counts by itself");
+        assert_ne!(who("192.0.2.1:1", 0), Who::asks(client("192.0.2.1:1"), &limits));
+    }
+
+    #[test]
     fn who_opens_too_fast_is_turned_away_for_a_while() {
         let limits = StreamLimits { rate_per_client: 1, ..StreamLimits::default() };
         let (crowd, one) = (Arc::new(Crowd::default()), client("192.0.2.1:1"));
@@ -490,7 +507,10 @@ mod tests {
         let mut unlimited = 0;
         for n in 0..2 * (STRIPES * STRIPE_MAX) as u32 {
             let from = Endpoint::from(std::net::SocketAddr::from((n.to_be_bytes(), 53)));
-            match crowd.admit_call(Who::calls(&from, LISTENER), 1).expect("each is new") {
+            match crowd
+                .admit_call(Who::calls(from, LISTENER, &StreamLimits::default()), 1)
+                .expect("each is new")
+            {
                 Some(visit) => visits.push(visit),
                 None => unlimited += 1,
             }

@@ -76,6 +76,7 @@
 //!   lines.rs           connections to backends, without their sockets
 //!   lined.rs           what goes by them, and what becomes of it when they end
 //!   forward.rs         connections and flows of forwards, without their sockets
+//!     flows.rs         flows by their client, and by their listener
 //!   forwarded.rs       which target each goes to, and to which one next
 //!   origin.rs          whose query it is: PROXY headers in and out, source addresses
 //!   script.rs          what the shard asks of Lua, without Lua
@@ -111,7 +112,8 @@
 //!   carrier.rs         a stream of octets over a socket
 //!   linger.rs          connections that we have closed and their clients have not
 //!   forward/           sockets of forwards: what is passed on unread
-//!     tcp.rs           connections: both ways by splice, half-close, resets
+//!     tcp.rs           connections: half-close, resets, what each side is watched for
+//!     stretch.rs       one way of a connection, by splice; by copies where that does not do
 //!     udp.rs           flows: a socket to the target for each
 //!     pipe.rs          the pipes that splice moves octets through
 //!   ready.rs           what an epoll event is about

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot};
 use dnslob::config::Slots;
-use dnslob::config::snapshot::{Listener, Snapshot};
+use dnslob::config::snapshot::{Backend, Listener, Snapshot};
+use dnslob::engine::socket::{self, Seat, Steer};
 use dnslob::live::{Board, State};
 use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
@@ -102,16 +103,22 @@ impl Bench {
     }
 
     fn connect(&mut self, from: &str) -> Option<PassageSlot> {
-        let listener = self.listener(0);
-        let passage = self.shard.on_forward_accept(endpoint(from), &listener, LocalSlot::LISTENER);
+        self.connect_by(&self.listener(0), from)
+    }
+
+    fn connect_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<PassageSlot> {
+        let passage = self.shard.on_forward_accept(endpoint(from), listener, LocalSlot::LISTENER);
         self.chores();
         passage
     }
 
     fn send(&mut self, from: &str, at: usize) -> Option<PassageSlot> {
-        let listener = self.listener(at);
+        self.send_by(&self.listener(at), from)
+    }
+
+    fn send_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<PassageSlot> {
         let client = Client { listener: listener.slot, ..client(from) };
-        let taken = self.shard.on_datagram(client, &listener).map(|(passage, _)| passage);
+        let taken = self.shard.on_datagram(client, listener).map(|(passage, _)| passage);
         self.chores();
         taken
     }
@@ -361,6 +368,78 @@ fn a_reload_lets_connections_go_on() {
     assert_eq!(bench.shard.passages_open(), 0);
 }
 
+/// Makes all listeners new ones, whose old sockets still hear for a while.
+fn with_key(key: u32, text: &str) -> String {
+    format!("setTCPFastOpenKey(\"{key:08x}-00000000-00000000-00000000\")\n{text}")
+}
+
+#[test]
+fn what_comes_by_a_listener_that_is_opened_anew_is_served() {
+    let mut bench = Bench::new(&with_key(1, &tcp("")));
+    let old = bench.listener(0);
+    let waits = bench.connect(ONE).expect("taken");
+    bench.reload(&with_key(2, &tcp(", maxConnections=2").replace("127.0.1.2", "127.0.1.4")));
+    assert_ne!(bench.listener(0).slot, old.slot);
+    bench.set(4, State::Up);
+    bench.pass(1);
+    let passage = bench.connect_by(&old, TWO).expect("taken by the old one");
+    assert_eq!(bench.connect_by(&old, TWO), None, "the new configuration holds");
+    for passage in [waits, passage] {
+        assert_eq!(bench.target(passage), 1);
+        bench.fail(passage, TryEnd::Refused);
+        assert_eq!(bench.target(passage), 4, "its targets are those of the new one");
+        bench.close(passage, ForwardEnd::Client);
+    }
+    // Without a new one there is nobody to serve them.
+    bench.reload("newServer{address=\"127.0.1.9\"}\n");
+    assert_eq!(bench.connect_by(&old, TWO), None);
+    assert_eq!(bench.ended(ForwardEnd::Closing), 1);
+}
+
+#[test]
+fn datagrams_that_come_by_a_listener_that_is_opened_anew_are_taken() {
+    let mut bench = Bench::new(&with_key(1, &udp("")));
+    let old = bench.listener(0);
+    bench.reload(&with_key(2, &udp("")));
+    assert_ne!(bench.listener(0).slot, old.slot);
+    let flow = bench.send_by(&old, ONE).expect("taken");
+    assert_eq!(bench.target(flow), 1);
+    assert_ne!(bench.send(ONE, 0), Some(flow), "by the new one it is another flow");
+    assert_eq!(bench.ended(ForwardEnd::Closing), 0);
+}
+
+#[test]
+fn a_network_counts_as_one_client_where_the_masks_say_so() {
+    let text = tcp(", maxConnectionsPerClient=1, acl=\"2001:db8::/32\"");
+    let mut bench = Bench::new(&("setTCPConnectionsMaskV6(64)\n".to_owned() + &text));
+    bench.connect("[2001:db8::1]:1").expect("taken");
+    assert_eq!(bench.connect("[2001:db8::2]:1"), None, "the same network");
+    bench.connect("[2001:db8:0:1::1]:1").expect("another network");
+    assert_eq!(bench.ended(ForwardEnd::PerClient), 1);
+}
+
+#[test]
+fn connections_of_a_forward_find_out_who_vanished_and_keep_urgent_octets_in_place() {
+    let snapshot = configured(&tcp(""), &Slots::default(), 1).snapshot;
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let listener = Listener { address: any, ..Listener::clone(&snapshot.listeners[0]) };
+    let seat = Seat { shard: 0, shards: 1, cpu: None };
+    let ear = socket::open(&listener, Steer::Flow, seat).expect("bound");
+    socket::hear(&ear, &listener, Steer::Flow, seat).expect("a listener");
+    let open = ear.stream.expect("for connections");
+    let at = open.local_addr().expect("told").as_socket().expect("an IP address");
+    let _client = std::net::TcpStream::connect(at).expect("connected");
+    open.set_nonblocking(false).expect("set");
+    let (accepted, who) = socket::accept(&open).expect("accepted");
+    let some = snapshot.backends.iter().flatten().next().expect("a target");
+    let target = Backend { address: at, ..Backend::clone(some) };
+    let connected = socket::connect_target(&target, who, false, false).expect("begun");
+    for socket in [accepted, connected] {
+        assert!(socket.keepalive().expect("told"));
+        assert!(socket.out_of_band_inline().expect("told"));
+    }
+}
+
 #[test]
 fn a_flow_is_a_clients_address_and_port() {
     let mut bench = Bench::new(&udp(", policy=\"roundrobin\""));
@@ -396,6 +475,19 @@ fn a_flow_leaves_a_target_that_is_known_to_be_down() {
 }
 
 #[test]
+fn a_flow_without_answers_goes_back_to_a_target_that_is_up_again() {
+    let mut bench = Bench::new(&udp("").replace(", \"127.0.1.3:25\"", ""));
+    let flow = bench.send(ONE, 0).expect("taken");
+    for (dead, alive) in [(1, 2), (2, 1), (1, 2), (2, 1)] {
+        bench.set(alive, State::Up);
+        bench.set(dead, State::Down);
+        bench.pass(1);
+        assert_eq!(bench.send(ONE, 0), Some(flow));
+        assert_eq!(bench.target(flow), alive, "{dead} is down");
+    }
+}
+
+#[test]
 fn a_flow_that_finds_nobody_has_a_successor() {
     let mut bench = Bench::new(&udp(""));
     let flow = bench.send(ONE, 0).expect("taken");
@@ -421,17 +513,60 @@ fn those_never_answered_give_way_first() {
     assert_eq!(bench.send(ONE, 0), Some(served), "who is served stays");
 }
 
+/// What a new flow costs in a full table does not depend on the connections beside it.
 #[test]
-fn flows_of_a_closed_listener_end_soon() {
+fn room_is_made_without_a_look_at_what_is_no_flow() {
+    const FLOWS: u32 = 20;
+    let many = tcp(", maxConnections=0");
+    let some = udp(&format!(", maxFlows={FLOWS}")).replace("setACL({\"192.0.2.0/24\"})", "");
+    let mut bench = Bench::new(&(many + &some));
+    let [tcp, udp] = [bench.listener(0), bench.listener(1)];
+    let mut flows = 0..;
+    let mut cost = |bench: &mut Bench| {
+        let mut round = || {
+            let begun = std::time::Instant::now();
+            for n in flows.by_ref().take(500) {
+                let from = Client { listener: udp.slot, ..client(&format!("192.0.2.{}:{n}", n % 250)) };
+                bench.shard.on_datagram(from, &udp).expect("another one makes room");
+                while let Some(Chore::Passage(passage)) = bench.shard.next_chore() {
+                    if let PassageWish::Close(why) = bench.shard.passage_wish(passage) {
+                        bench.shard.on_passage_closed(passage, why);
+                    }
+                }
+            }
+            begun.elapsed()
+        };
+        (0..9).map(|_| round()).min().expect("rounds")
+    };
+    let alone = cost(&mut bench);
+    for n in 0..50_000_u16 {
+        let from = endpoint(&format!("192.0.2.{}:{n}", n % 250));
+        bench.shard.on_forward_accept(from, &tcp, LocalSlot::LISTENER).expect("taken");
+    }
+    let beside = cost(&mut bench);
+    assert!(beside < alone * 8, "{beside:?} with connections beside, {alone:?} without");
+    bench.shard.check_invariants();
+    assert_eq!(bench.shard.passages_of(udp.slot), FLOWS);
+}
+
+#[test]
+fn flows_of_a_closed_listener_end_soon_whatever_their_targets_say() {
     let mut bench = Bench::new(&udp(", idleTimeout=60"));
     let flow = bench.send(ONE, 0).expect("taken");
     bench.pass(3_000);
     assert!(bench.closed.is_empty());
+    assert_eq!(bench.board.crowd().by_listener(ListenerSlot(0)), 1);
     bench.shard.close_flows(ListenerSlot(0), true);
-    bench.shard.on_passed(flow, Way::Back, 3);
     assert_eq!(bench.send(TWO, 0), None, "no new ones");
-    bench.pass(2_000);
+    bench.pass(500);
+    assert!(bench.closed.is_empty(), "last words");
+    for _ in 0..15 {
+        bench.shard.on_passed(flow, Way::Back, 3);
+        bench.pass(100);
+    }
     assert_eq!(bench.closed, [(flow, ForwardEnd::Closing)]);
+    // Its place is free for another listener only then.
+    assert_eq!(bench.board.crowd().by_listener(ListenerSlot(0)), 0);
 }
 
 // ---- simulation ----
@@ -473,16 +608,18 @@ fn any_order_of_events_keeps_the_counts_true() {
     let policies = ["ordered", "roundrobin", "leastOutstanding", "sourceHash"];
     seeds(40, |seed| {
         let text = SIMULATED.replace("POLICY", policies[seed as usize % policies.len()]);
-        let mut bench = Bench::new(&text);
+        let mut bench = Bench::new(&with_key(0, &text));
         let mut rng = ShardRng::from_seed(seed);
+        // Listeners of earlier configurations, which may still hear.
+        let mut gates = vec![bench.listener(0)];
         let mut seen: BTreeMap<PassageSlot, Seen> = BTreeMap::new();
         let mut refused = 0;
         for _ in 0..1_500 {
             let known: Vec<PassageSlot> = seen.keys().copied().collect();
             let some = (!known.is_empty()).then(|| known[rng.below(known.len() as u32) as usize]);
             let from = format!("192.0.2.{}:{}", 1 + rng.below(8), 1_024 + rng.below(50));
-            match (rng.below(10), some) {
-                (0..=2, _) => match bench.connect(&from) {
+            match (rng.below(11), some) {
+                (0..=2, _) => match bench.connect_by(&gates[rng.below(gates.len() as u32) as usize], &from) {
                     Some(passage) => {
                         assert!(seen.insert(passage, Seen::default()).is_none(), "a slot for each");
                     }
@@ -508,6 +645,12 @@ fn any_order_of_events_keeps_the_counts_true() {
                     let state = if rng.below(3) == 0 { State::Down } else { State::Up };
                     let slots: Vec<_> = bench.snapshot.backends.iter().flatten().map(|b| b.slot).collect();
                     bench.board.set_state(slots[rng.below(slots.len() as u32) as usize], state);
+                }
+                (9, _) if rng.below(8) == 0 => {
+                    let closes = bench.listener(1).slot;
+                    bench.reload(&with_key(gates.len() as u32, &text));
+                    bench.shard.close_flows(closes, true);
+                    gates.push(bench.listener(0));
                 }
                 _ => bench.pass(u64::from(rng.below(400))),
             }

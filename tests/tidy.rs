@@ -181,7 +181,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     // One bucket for all shards, written about a hundred times a second by each.
     ("src/shard/rules/limits/bucket.rs", "compare_exchange"),
     // Only looked up.
-    ("src/shard/forward.rs", "HashMap"),
+    ("src/shard/forward/flows.rs", "HashMap"),
 ];
 
 #[test]

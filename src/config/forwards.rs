@@ -65,10 +65,11 @@ impl DraftForward {
         if self.tcp { "addTCPForward" } else { "addUDPForward" }
     }
 
-    /// What its pool is called.
+    /// What its pool is called; as listeners are told apart, so are forwards.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("forward {}/{}", self.listen, if self.tcp { "tcp" } else { "udp" })
+        let interface = self.interface.iter().map(|name| format!("@{name}")).collect::<String>();
+        format!("forward {}{interface}/{}", self.listen, if self.tcp { "tcp" } else { "udp" })
     }
 }
 

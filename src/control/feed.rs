@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Acquire;
 
 use arc_swap::ArcSwap;
 
-use crate::addr::BackendSlot;
+use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::Snapshot;
 use crate::live::Board;
 
@@ -70,6 +70,13 @@ impl Feed {
             && self.behind().is_empty()
             && self.board.shards().iter().all(|page| page.attached[slot.index()].load(Acquire) == 0)
     }
+
+    /// Whether a listener's slot can be given to another, as far as connections and flows go: the
+    /// current configuration does not have it, and none that came by it is left in any shard.
+    #[must_use]
+    pub fn is_free_listener(&self, slot: ListenerSlot) -> bool {
+        self.cell.load().listeners.iter().all(|l| l.slot != slot) && self.board.crowd().by_listener(slot) == 0
+    }
 }
 
 #[cfg(test)]
@@ -105,5 +112,16 @@ mod tests {
         assert!(!feed.is_free(BackendSlot(4)), "there is no such slot");
         board.shards()[1].attached[1].store(1, Release);
         assert!(!feed.is_free(BackendSlot(1)), "shard 1 still has sockets");
+    }
+
+    #[test]
+    fn a_listeners_slot_is_free_when_nothing_that_came_by_it_is_left() {
+        let board = Arc::new(Board::new(2, 4));
+        let feed = Feed::new(Arc::new(fixture::snapshot(1, &[0], &[])), Arc::clone(&board));
+        assert!(!feed.is_free_listener(ListenerSlot(0)), "in use");
+        let place = board.crowd().enter_forward(ListenerSlot(1), 0).expect("a place");
+        assert!(!feed.is_free_listener(ListenerSlot(1)), "a connection goes on");
+        drop(place);
+        assert!(feed.is_free_listener(ListenerSlot(1)));
     }
 }

@@ -242,8 +242,7 @@ impl Vacancies for Vacant<'_> {
 
     fn listener(&self, slot: ListenerSlot) -> bool {
         let leaves = self.leaving.is_some_and(|l| l.listeners.contains(&slot));
-        let stands = self.feed.current().listeners.iter().any(|l| l.slot == slot);
-        !leaves && !stands && !self.closing.contains_key(&slot)
+        !leaves && !self.closing.contains_key(&slot) && self.feed.is_free_listener(slot)
     }
 
     fn rules(&self) -> bool {

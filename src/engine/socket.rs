@@ -101,6 +101,9 @@ pub fn prepare_stream_listener(socket: &Socket, listener: &Listener) -> io::Resu
     // Inherited by the connections: each answer leaves at once (a TLS handshake otherwise waits
     // 40 ms for the peer's acknowledgement).
     socket.set_tcp_nodelay(true)?;
+    if listener.service.forward().is_some() {
+        prepare_passing(socket)?;
+    }
     if listener.streams.fast_open > 0 {
         let backlog = i32::try_from(listener.streams.fast_open).unwrap_or(i32::MAX);
         sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
@@ -109,6 +112,17 @@ pub fn prepare_stream_listener(socket: &Socket, listener: &Listener) -> io::Resu
         }
     }
     set_dscp(socket, listener.address.ip(), listener.dscp)
+}
+
+/// Sets what a connection needs whose octets are passed on; connections inherit it from their
+/// listener.
+fn prepare_passing(socket: &Socket) -> io::Result<()> {
+    // Urgent octets are passed on in their place: otherwise they are lost, and hold up what
+    // follows.
+    socket.set_out_of_band_inline(true)?;
+    // Who has vanished without a word is found out, also where nothing limits how long a
+    // connection may be idle; after the kernel's own time.
+    socket.set_keepalive(true)
 }
 
 /// Opens one shard's socket of a listener for datagrams, bound with `SO_REUSEPORT`, non-blocking, and with
@@ -294,7 +308,9 @@ pub fn connect_target(
 ) -> io::Result<Socket> {
     let transparent = target.client_address == ClientAddress::Transparent;
     if !datagram {
-        return begin_stream(target, transparent.then(|| client.ip()), fast_open);
+        let socket = begin_stream(target, transparent.then(|| client.ip()), fast_open)?;
+        prepare_passing(&socket)?;
+        return Ok(socket);
     }
     if !transparent {
         return connect(target);

@@ -9,15 +9,17 @@
 //! A flow is open at once: datagrams are not accepted by anybody. What the octets say is never
 //! looked at. Which target comes next is chosen in `forwarded`.
 
-use std::collections::HashMap;
+mod flows;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ahash::RandomState;
 
+use self::flows::Flows;
 use super::streams::{ForwardEnd, TryEnd};
 use crate::addr::{BackendSlot, Client, ListenerSlot, PassageSlot};
-use crate::config::snapshot::{Backend, Forward, Listener, Service};
+use crate::config::snapshot::{Backend, Forward, Listener, Service, StreamLimits};
 use crate::crowd::{Crowd, Place, TooMany, Visit, Who};
 use crate::rng::ShardRng;
 use crate::time::{Tick, TickDelta};
@@ -33,7 +35,7 @@ const TROUBLE: TickDelta = TickDelta::from_ms(5_000);
 const CROWD: u32 = 16;
 /// Flows of a forward without a limit of its own, in a shard.
 const FLOWS_MAX: u32 = 65_536;
-/// A flow whose listener is closed waits so long for more from its target.
+/// A flow whose listener is closed gets so long to hear what its target still says.
 const LAST_WORDS: TickDelta = TickDelta::from_ms(1_000);
 
 /// Which way octets go.
@@ -81,8 +83,8 @@ struct Passage {
     listener: Arc<Listener>,
     state: State,
     chore: bool,
-    /// Among its listener's connections; flows have none.
-    _place: Option<Place>,
+    /// Among its listener's connections and flows.
+    _place: Place,
     /// Among its client's, where these are counted.
     _visit: Option<Visit>,
     /// The target that is tried, or taken.
@@ -107,8 +109,7 @@ pub(super) struct Passages {
     table: Vec<Option<Passage>>,
     free: Vec<u32>,
     open: u32,
-    /// Flows by who sends, through which listener.
-    flows: HashMap<Client, PassageSlot, RandomState>,
+    flows: Flows,
     by_listener: Vec<u32>,
     crowd: Arc<Crowd>,
     /// By backend: passages that try or have it.
@@ -123,8 +124,6 @@ pub(super) struct Passages {
     troubled: Vec<(BackendSlot, Tick)>,
     sweep_at: usize,
     swept: Tick,
-    /// By listener: closed, its flows take nothing new.
-    closing: Vec<bool>,
 }
 
 /// What there is to say of a passage that is over.
@@ -147,7 +146,7 @@ impl Passages {
             table: Vec::new(),
             free: Vec::new(),
             open: 0,
-            flows: HashMap::with_hasher(hasher),
+            flows: Flows::new(hasher),
             by_listener: Vec::new(),
             crowd,
             by_target: Vec::new(),
@@ -158,7 +157,6 @@ impl Passages {
             troubled: Vec::new(),
             sweep_at: 0,
             swept: Tick(0),
-            closing: Vec::new(),
         }
     }
 
@@ -177,29 +175,31 @@ impl Passages {
         client: Client,
         listener: &Arc<Listener>,
         forward: &Forward,
+        limits: &StreamLimits,
         now: Tick,
         rng: &mut ShardRng,
     ) -> Result<PassageSlot, ForwardEnd> {
         let is_flow = is_flow(listener);
-        if self.closing.get(client.listener.index()).copied().unwrap_or(false) && is_flow {
+        if is_flow && self.flows.closed_at(client.listener).is_some() {
             return Err(ForwardEnd::Closing);
         }
         if !forward.acl.contains(&client.peer.ip) {
             return Err(ForwardEnd::Acl);
         }
-        let who = Who::calls(&client.peer, client.listener);
+        let who = Who::calls(client.peer, client.listener, limits);
         let visit = self.crowd.admit_call(who, forward.connections_per_client);
         let visit = visit.map_err(|TooMany| ForwardEnd::PerClient)?;
-        let place = if is_flow {
+        let max = if is_flow {
             let max = if forward.connections > 0 { forward.connections } else { FLOWS_MAX };
             if self.of_listener(client.listener) >= max && !self.make_room(client.listener, rng) {
                 return Err(ForwardEnd::Connections);
             }
-            None
+            // Theirs is a limit of the shard's, which has just been seen to.
+            0
         } else {
-            let place = self.crowd.enter_forward(client.listener, forward.connections);
-            Some(place.ok_or(ForwardEnd::Connections)?)
+            forward.connections
         };
+        let place = self.crowd.enter_forward(client.listener, max).ok_or(ForwardEnd::Connections)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -236,20 +236,14 @@ impl Passages {
     /// Ends a flow for a new one: of some, one that was never answered, and of these the one that
     /// is idle the longest. So those who send from made-up addresses drive out their own kind.
     fn make_room(&mut self, listener: ListenerSlot, rng: &mut ShardRng) -> bool {
-        let Ok(count) = u32::try_from(self.table.len()) else { return false };
         let mut worst: Option<((bool, Tick), PassageSlot)> = None;
-        let start = rng.below(count);
         let mut seen = 0;
-        for step in 0..count {
-            let at = (start + step) % count;
-            let Some(flow) = &self.table[at as usize] else { continue };
-            let alive = !matches!(flow.state, State::Ended(_));
-            if flow.client.listener != listener || !is_flow(&flow.listener) || !alive {
-                continue;
-            }
+        for slot in self.flows.of_listener(listener, rng) {
+            let alive = |flow: &&Passage| !matches!(flow.state, State::Ended(_));
+            let Some(flow) = self.passage(slot).filter(alive) else { continue };
             let rank = (flow.octets[1] > 0, flow.active);
             if worst.is_none_or(|(other, _)| rank < other) {
-                worst = Some((rank, PassageSlot(at)));
+                worst = Some((rank, slot));
             }
             seen += 1;
             if seen == CROWD {
@@ -282,7 +276,7 @@ impl Passages {
 
     /// The flow of a client.
     pub(super) fn flow(&self, client: &Client) -> Option<PassageSlot> {
-        let slot = *self.flows.get(client)?;
+        let slot = self.flows.of(client)?;
         (!matches!(self.passage(slot)?.state, State::Ended(_))).then_some(slot)
     }
 
@@ -311,6 +305,13 @@ impl Passages {
     /// Whether some target is passed over at present.
     pub(super) fn has_troubled(&self) -> bool {
         !self.troubled.is_empty()
+    }
+
+    /// Targets that failed some time ago, and of which better is known, may be tried again.
+    pub(super) fn forgive(&mut self, slot: PassageSlot, is_good: impl Fn(BackendSlot) -> bool) {
+        if let Some(passage) = self.passage_mut(slot) {
+            passage.tried.retain(|(target, ..)| !is_good(*target));
+        }
     }
 
     /// Begins an attempt; `waits` is how long the target has to accept, for connections.
@@ -422,9 +423,8 @@ impl Passages {
         self.open -= 1;
         let client = passage.client;
         self.by_listener[client.listener.index()] -= 1;
-        // A flow that gave way may have a successor of the same name.
-        if self.flows.get(&client) == Some(&slot) {
-            self.flows.remove(&client);
+        if is_flow(&passage.listener) {
+            self.flows.remove(&client, slot);
         }
         if let Some(attempt) = passage.attempt {
             self.by_target[attempt.target.index()] -= 1;
@@ -440,13 +440,10 @@ impl Passages {
         })
     }
 
-    /// A listener was closed, or opened again: its flows, whose clients it cannot hear any more,
-    /// wait only for what their targets still say. Connections go on.
-    pub(super) fn close_listener(&mut self, listener: ListenerSlot, closed: bool) {
-        if self.closing.len() <= listener.index() {
-            self.closing.resize(listener.index() + 1, false);
-        }
-        self.closing[listener.index()] = closed;
+    /// A listener was closed at that time, or is open again: its flows, whose clients it cannot hear
+    /// any more, wait only a little for what their targets still say. Connections go on.
+    pub(super) fn close_listener(&mut self, listener: ListenerSlot, at: Option<Tick>) {
+        self.flows.close_listener(listener, at);
     }
 
     fn chore(&mut self, slot: PassageSlot) {
@@ -489,7 +486,7 @@ impl Passages {
     pub(super) fn overdue(
         &mut self,
         now: Tick,
-        waits: impl Fn(&Listener) -> TickDelta,
+        waits: impl Fn(&Arc<Listener>) -> TickDelta,
         overdue: &mut Vec<PassageSlot>,
     ) {
         overdue.clear();
@@ -515,7 +512,7 @@ impl Passages {
     }
 
     /// Ends what was idle for too long; looks at a part of the table at a time.
-    pub(super) fn sweep(&mut self, now: Tick, idle: impl Fn(&Listener) -> TickDelta) {
+    pub(super) fn sweep(&mut self, now: Tick, idle: impl Fn(&Arc<Listener>) -> TickDelta) {
         let since = now.since(self.swept);
         if since < SWEEP_STEP || self.table.is_empty() {
             return;
@@ -529,12 +526,12 @@ impl Passages {
             if passage.state != State::Open {
                 continue;
             }
-            let closing = is_flow(&passage.listener)
-                && self.closing.get(passage.client.listener.index()).copied().unwrap_or(false);
+            // However much its target has to say: the listener's place waits for it.
+            let closed = self.flows.closed_at(passage.client.listener).filter(|_| is_flow(&passage.listener));
             let waited = now.since(passage.active);
             let span = idle(&passage.listener);
             let slot = PassageSlot(self.sweep_at as u32);
-            if closing && waited >= LAST_WORDS {
+            if closed.is_some_and(|at| now.since(at) >= LAST_WORDS) {
                 self.end(slot, ForwardEnd::Closing);
             } else if span.0 > 0 && waited >= span {
                 self.end(slot, ForwardEnd::Idle);
@@ -549,9 +546,9 @@ impl Passages {
         assert_eq!(self.by_listener.iter().sum::<u32>(), self.open, "passages are counted by listener");
         let attempts = all().filter(|p| p.attempt.is_some()).count();
         assert_eq!(self.by_target.iter().sum::<u32>() as usize, attempts, "attempts are counted by target");
-        for (client, slot) in &self.flows {
-            assert!(self.passage(*slot).is_some_and(|p| p.client == *client), "a flow is its client's");
-        }
+        let flows = all().filter(|p| is_flow(&p.listener)).count();
+        assert_eq!(self.flows.count(), flows, "flows are in their listeners' lists");
+        self.flows.check_invariants(|slot| self.passage(slot).map(|p| p.client));
         for (at, passage) in self.table.iter().enumerate() {
             let trying = passage.as_ref().is_some_and(|p| p.state == State::Trying);
             let slot = PassageSlot(at as u32);

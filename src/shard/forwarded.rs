@@ -53,7 +53,8 @@ impl Shard {
     fn open_passage(&mut self, client: Client, listener: &Arc<Listener>) -> Option<PassageSlot> {
         let taken = match forward_in(&self.snapshot, listener) {
             Some((listener, forward)) => {
-                self.passages.open(client, listener, forward, self.now, &mut self.rng)
+                let limits = &self.snapshot.globals.streams;
+                self.passages.open(client, listener, forward, limits, self.now, &mut self.rng)
             }
             None => Err(ForwardEnd::Closing),
         };
@@ -165,13 +166,13 @@ impl Shard {
 
     /// A listener was closed, or opened: flows of a closed one end soon, connections go on.
     pub fn close_flows(&mut self, listener: ListenerSlot, closed: bool) {
-        self.passages.close_listener(listener, closed);
+        self.passages.close_listener(listener, closed.then_some(self.now));
     }
 
     /// Gives up targets that do not accept, and ends what is idle.
     pub(super) fn sweep_passages(&mut self) {
         let snapshot = &self.snapshot;
-        let of = |listener: &Listener, span: fn(&Forward) -> TickDelta| {
+        let of = |listener: &Arc<Listener>, span: fn(&Forward) -> TickDelta| {
             let now = forward_in(snapshot, listener).map(|(_, forward)| &**forward);
             now.or(listener.service.forward().map(|f| &**f)).map_or(TickDelta::from_ms(1_000), span)
         };
@@ -233,6 +234,8 @@ impl Shard {
         if self.board.backend(attempt.target).state() != State::Down {
             return;
         }
+        // Some that failed may have come back since; without answers nothing else would tell so.
+        self.passages.forgive(slot, |target| self.board.backend(target).state() == State::Up);
         let next = self.next_target(slot).map(|(target, _)| target);
         if next.is_some_and(|next| self.board.backend(next).state() == State::Up) {
             self.on_target_failed(slot, TryEnd::Down);
@@ -240,16 +243,26 @@ impl Shard {
     }
 }
 
-/// A forward as the configuration in force has it, with its listener; none when that has neither.
+/// A forward as the configuration in force has it, with its listener; none when that has no such
+/// listener, and no targets for it.
+///
+/// A listener whose sockets must be opened anew has another slot: what still comes by the old one
+/// is the new one's.
 fn forward_in<'s>(
     snapshot: &'s Snapshot,
-    listener: &Listener,
+    listener: &'s Arc<Listener>,
 ) -> Option<(&'s Arc<Listener>, &'s Arc<Forward>)> {
-    let same = |l: &&Arc<Listener>| {
-        l.slot == listener.slot
-            && l.address == listener.address
+    let is_same = |l: &&Arc<Listener>| {
+        l.address == listener.address
+            && l.interface == listener.interface
             && std::mem::discriminant(&l.service) == std::mem::discriminant(&listener.service)
     };
-    let listener = snapshot.listeners.iter().find(same)?;
-    listener.service.forward().map(|forward| (listener, forward))
+    let mut places = snapshot.listeners.iter().filter(is_same);
+    let found = places.clone().find(|l| l.slot == listener.slot).or_else(|| places.next());
+    if let Some(found) = found {
+        return found.service.forward().map(|forward| (found, forward));
+    }
+    let own = listener.service.forward()?;
+    let pool = snapshot.pools.get(own.pool.index());
+    pool.is_some_and(|p| !p.members.is_empty()).then_some((listener, own))
 }

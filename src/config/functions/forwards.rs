@@ -69,7 +69,11 @@ pub static TCP_FORWARD_ARGUMENTS: &[Entry] = &[
     ),
     entry("idleTimeoutMs", "600000", "The same, milliseconds."),
     entry("maxConnections", "100000", "Connections at a time; 0 is no limit."),
-    entry("maxConnectionsPerClient", "0", "Of these, those of one client; 0 is no limit."),
+    entry(
+        "maxConnectionsPerClient",
+        "0",
+        "Of these, those of one client, told apart as in setTCPConnectionsMaskV4 and the like; 0 is no limit.",
+    ),
     entry("tcpListenQueueSize", "4096", "Connections that wait to be accepted, in each shard."),
     entry("tcpFastOpenQueueSize", "0", "Connections by TCP Fast Open that may wait; 0 switches it off."),
     entry("tcpFastOpen", "false", "Connect to the targets with TCP Fast Open."),
@@ -85,7 +89,11 @@ pub static UDP_FORWARD_ARGUMENTS: &[Entry] = &[
     entry("idleTimeout", "30", "Ends a flow over which nothing went for so long, seconds."),
     entry("idleTimeoutMs", "30000", "The same, milliseconds."),
     entry("maxFlows", "65536", "Flows at a time, in each shard: a client's address and port has one each."),
-    entry("maxFlowsPerClient", "0", "Of these, those of one client's address; 0 is no limit."),
+    entry(
+        "maxFlowsPerClient",
+        "0",
+        "Of these, those of one client, told apart as in setTCPConnectionsMaskV4 and the like; 0 is no limit.",
+    ),
     entry(
         "useProxyProtocol",
         "false",

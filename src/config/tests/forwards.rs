@@ -74,6 +74,32 @@ fn a_udp_forward_is_one_of_flows() {
 }
 
 #[test]
+fn forwards_of_two_interfaces_have_targets_of_their_own() {
+    let of = |interface, to| {
+        format!("addTCPForward{{listen='0.0.0.0:25', interface='{interface}', to='192.0.2.{to}:25'}}\n")
+    };
+    let snapshot = snapshot(&(of("lo", 1) + &of("eth0", 2) + &of("lo", 1).replace("TCP", "UDP")));
+    let targets: Vec<_> = snapshot
+        .listeners
+        .iter()
+        .map(|l| {
+            let pool = snapshot.pool(l.service.forward().expect("a forward").pool);
+            let [target] = pool.members[..] else { panic!("{pool:?}") };
+            let target = snapshot.backend(target).expect("a target");
+            (pool.name.as_str(), target.id.as_str())
+        })
+        .collect();
+    assert_eq!(
+        targets,
+        [
+            ("forward 0.0.0.0:25@lo/tcp", "forward 0.0.0.0:25@lo/tcp -> 192.0.2.1:25"),
+            ("forward 0.0.0.0:25@eth0/tcp", "forward 0.0.0.0:25@eth0/tcp -> 192.0.2.2:25"),
+            ("forward 0.0.0.0:25@lo/udp", "forward 0.0.0.0:25@lo/udp -> 192.0.2.1:25"),
+        ]
+    );
+}
+
+#[test]
 fn what_is_written_is_what_is_obeyed() {
     let (f, targets) =
         tcp("connectTimeoutMs=250, idleTimeout=0, maxConnections=10, maxConnectionsPerClient=2, \

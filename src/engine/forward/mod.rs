@@ -4,6 +4,7 @@
 //! closes. Both kinds share the shard's epoll set with all that is DNS.
 
 mod pipe;
+mod stretch;
 pub(super) mod tcp;
 pub(super) mod udp;
 

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A pipe belongs to a connection only while it holds octets; otherwise to the shard's stock. An
-//! idle connection has none.
+//! idle connection has none. Pipes are bounded, so that clients who send much to targets that do not
+//! read take neither all descriptors nor all memory; octets of those without one are copied.
 
 #![allow(unsafe_code)]
 
@@ -18,6 +19,10 @@ use socket2::Socket;
 
 /// Pipes kept for the next connections; the others are closed.
 const KEPT: usize = 64;
+/// Pipes of a shard: with what a pipe may hold, 128 MB and 1,024 descriptors.
+const MOST: usize = 512;
+/// Octets copied at a time where no pipe serves.
+const BUFFER: usize = 64 * 1024;
 /// What a pipe is asked to hold, octets: 64 of the kernel's buffers. From a network card a buffer
 /// holds one packet, so that the usual 16 are 23 kB. Without the right to so much (fs.pipe-user-pages-soft)
 /// a pipe stays as it comes.
@@ -31,34 +36,73 @@ pub(super) struct Pipe {
 }
 
 /// The shard's stock of empty pipes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipes {
     empty: Vec<Pipe>,
+    /// Pipes that connections have.
+    taken: usize,
+    most: usize,
+    /// For octets that are copied; made when the first are.
+    buffer: Vec<u8>,
+}
+
+impl Default for Pipes {
+    fn default() -> Self {
+        Self::with_most(MOST)
+    }
 }
 
 impl Pipes {
-    /// An empty pipe.
-    ///
-    /// # Errors
-    /// When there are no descriptors left.
-    pub(super) fn take(&mut self) -> io::Result<Pipe> {
-        if let Some(pipe) = self.empty.pop() {
-            return Ok(pipe);
+    /// A stock of no more than that many.
+    pub(super) const fn with_most(most: usize) -> Self {
+        Self { empty: Vec::new(), taken: 0, most, buffer: Vec::new() }
+    }
+
+    /// An empty pipe; none when all are taken, or there are no descriptors left.
+    pub(super) fn take(&mut self) -> Option<Pipe> {
+        if self.taken >= self.most {
+            return None;
         }
-        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SIZE));
-        Ok(Pipe { reader, writer })
+        let pipe = self.empty.pop().or_else(|| Pipe::new().ok())?;
+        self.taken += 1;
+        Some(pipe)
     }
 
     /// Takes an empty pipe back.
     pub(super) fn give(&mut self, pipe: Pipe) {
+        self.taken -= 1;
         if self.empty.len() < KEPT {
             self.empty.push(pipe);
         }
     }
+
+    /// Takes a pipe back that may hold something: it is closed.
+    pub(super) fn scrap(&mut self, pipe: Pipe) {
+        self.taken -= 1;
+        drop(pipe);
+    }
+
+    /// All connections were dropped, with the pipes that they had.
+    pub(super) const fn forget_taken(&mut self) {
+        self.taken = 0;
+    }
+
+    /// Room for octets that are copied.
+    pub(super) fn buffer(&mut self) -> &mut [u8] {
+        if self.buffer.is_empty() {
+            self.buffer.resize(BUFFER, 0);
+        }
+        &mut self.buffer
+    }
 }
 
 impl Pipe {
+    fn new() -> io::Result<Self> {
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SIZE));
+        Ok(Self { reader, writer })
+    }
+
     /// Moves at most `most` octets from a socket into the pipe; 0 at the end of what it sends.
     ///
     /// # Errors
@@ -121,5 +165,16 @@ mod tests {
         drop(client);
         let pipe = pipes.take().expect("a pipe");
         assert_eq!(pipe.fill(&ours, 100).expect("the end"), 0);
+    }
+    #[test]
+    fn pipes_are_bounded() {
+        let mut pipes = Pipes::with_most(2);
+        let (one, _two) = (pipes.take().expect("a pipe"), pipes.take().expect("a pipe"));
+        assert!(pipes.take().is_none());
+        pipes.scrap(one);
+        let again = pipes.take().expect("there is room for another");
+        assert!(pipes.empty.is_empty(), "what holds something is not used again");
+        pipes.give(again);
+        assert!(pipes.take().is_some());
     }
 }

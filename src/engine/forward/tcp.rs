@@ -6,10 +6,10 @@
 //! ```
 //!
 //! What one side does not take is not read from the other. One turn moves a bounded number of
-//! octets each way, so that nobody who sends much keeps others waiting.
+//! octets each way, so that nobody who sends much keeps others waiting. What a side had said before
+//! it broke is passed on first.
 
 use std::io::{self, Write};
-use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::Socket;
 
-use super::pipe::{Pipe, Pipes};
+use super::pipe::Pipes;
+use super::stretch::{Broken, Said, Stretch, TURN, discard};
 use super::{failure, greeting, is_passing};
 use crate::addr::{Endpoint, PassageSlot};
 use crate::engine::ready::Ready;
@@ -26,14 +27,6 @@ use crate::shard::Shard;
 use crate::shard::forward::{Attempt, PassageWish, Way};
 use crate::shard::streams::ForwardEnd;
 use crate::wire::proxy::Transport;
-
-/// Octets moved one way in one turn.
-const TURN: usize = 256 * 1024;
-/// Octets asked for by one call.
-const CHUNK: usize = 256 * 1024;
-/// Fewer than this, and there is probably no more at this time: the call that would tell so is
-/// saved.
-const SMALL: usize = 16 * 1024;
 
 /// Octets of a client that may go with the first packet of TCP Fast Open: they fit in one.
 const FIRST: usize = 1_200;
@@ -64,26 +57,6 @@ struct Relay {
     closed_by: Option<ForwardEnd>,
     /// What each side is watched for; none when it is not.
     watched: [Option<EpollFlags>; 2],
-}
-
-/// One way of a connection.
-#[derive(Debug, Default)]
-struct Stretch {
-    pipe: Option<Pipe>,
-    /// Octets in the pipe.
-    held: usize,
-    /// The sender has closed it.
-    ended: bool,
-    /// And the receiver was told.
-    told: bool,
-}
-
-/// How a connection broke.
-#[derive(Clone, Copy, Debug)]
-enum Broken {
-    Sender,
-    Receiver,
-    Pipe,
 }
 
 /// All connections of a shard's forwards.
@@ -187,7 +160,7 @@ impl Relays {
         let Some(Some(relay)) = self.table.get_mut(passage.index()) else { return };
         match relay.turn(passage, side, what, &mut self.pipes, shard) {
             Err(why) => self.close(passage, why, shard),
-            Ok(()) if relay.out.told && relay.back.told => {
+            Ok(()) if relay.out.is_over() && relay.back.is_over() => {
                 let why = relay.closed_by.unwrap_or(ForwardEnd::Client);
                 self.close(passage, why, shard);
             }
@@ -196,7 +169,9 @@ impl Relays {
     }
 
     fn close(&mut self, passage: PassageSlot, why: ForwardEnd, shard: &mut Shard) {
-        let Some(relay) = self.table.get_mut(passage.index()).and_then(Option::take) else { return };
+        let Some(mut relay) = self.table.get_mut(passage.index()).and_then(Option::take) else { return };
+        relay.out.give_up(&mut self.pipes);
+        relay.back.give_up(&mut self.pipes);
         if matches!(why, ForwardEnd::ClientBroken | ForwardEnd::TargetBroken) {
             // The other side is to hear that it broke, not that all was said.
             for socket in [Some(&relay.client), relay.target.as_ref()].into_iter().flatten() {
@@ -211,6 +186,7 @@ impl Relays {
     /// Closes all: whose shard has lost what it knew of them.
     pub(in crate::engine) fn drop_all(&mut self) {
         self.table.clear();
+        self.pipes.forget_taken();
     }
 }
 
@@ -263,7 +239,7 @@ impl Relay {
     fn forget_early(&mut self, passage: PassageSlot, shard: &mut Shard) {
         let mut rest = [0; FIRST];
         let count = std::mem::take(&mut self.early);
-        if count > 0 && recv(self.client.as_raw_fd(), &mut rest[..count], MsgFlags::MSG_DONTWAIT).is_ok() {
+        if count > 0 && discard(&self.client, &mut rest[..count]).is_ok() {
             shard.on_passed(passage, Way::Out, count);
         }
     }
@@ -278,12 +254,9 @@ impl Relay {
         shard: &mut Shard,
     ) -> Result<(), ForwardEnd> {
         let Some(target) = &self.target else { return Ok(()) };
-        let (socket, broken) = match side {
-            Side::Client => (&self.client, ForwardEnd::ClientBroken),
-            Side::Target => (target, ForwardEnd::TargetBroken),
-        };
+        let socket = if side == Side::Client { &self.client } else { target };
         if what.contains(EpollFlags::EPOLLERR) && !matches!(socket.take_error(), Ok(None)) {
-            return Err(broken);
+            return Err(self.broke(passage, side, pipes, shard));
         }
         while !self.greeting.is_empty() {
             match (&mut &*target).write(&self.greeting) {
@@ -294,37 +267,66 @@ impl Relay {
                     }
                 }
                 Err(e) if is_passing(&e) => return Ok(()),
-                Err(_) => return Err(ForwardEnd::TargetBroken),
+                Err(_) => return Err(self.broke(passage, Side::Target, pipes, shard)),
             }
         }
         // What this side has said goes one way, and what it has room for the other.
         let ends = what.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP);
         let (came, room) = (what.contains(EpollFlags::EPOLLIN) || ends, what.contains(EpollFlags::EPOLLOUT));
-        let (goes_out, goes_back) = if side == Side::Client { (came, room) } else { (room, came) };
-        if goes_out {
-            let mut octets = 0;
-            let out = self.out.carry(&self.client, target, pipes, ends, &mut octets);
-            if octets > 0 {
-                shard.on_passed(passage, Way::Out, octets);
+        let other = if side == Side::Client { Side::Target } else { Side::Client };
+        for (sender, goes, came) in [(side, came, came), (other, room, false)] {
+            let said = Said { came, ends, broke: false };
+            if goes && let Err(broken) = self.carry(passage, sender, said, pipes, shard) {
+                return Err(self.broke(passage, broken.side(sender), pipes, shard));
             }
-            out.map_err(|b| b.told(ForwardEnd::ClientBroken, ForwardEnd::TargetBroken))?;
-        }
-        if goes_back {
-            let mut octets = 0;
-            let back = self.back.carry(target, &self.client, pipes, ends, &mut octets);
-            if octets > 0 {
-                shard.on_passed(passage, Way::Back, octets);
-            }
-            back.map_err(|b| b.told(ForwardEnd::TargetBroken, ForwardEnd::ClientBroken))?;
         }
         if self.closed_by.is_none() {
-            if self.out.ended {
+            if self.out.ended() {
                 self.closed_by = Some(ForwardEnd::Client);
-            } else if self.back.ended {
+            } else if self.back.ended() {
                 self.closed_by = Some(ForwardEnd::Target);
             }
         }
         Ok(())
+    }
+
+    /// Moves what one side has said to the other; says how many octets.
+    fn carry(
+        &mut self,
+        passage: PassageSlot,
+        sender: Side,
+        said: Said,
+        pipes: &mut Pipes,
+        shard: &mut Shard,
+    ) -> Result<usize, Broken> {
+        let Some(target) = &self.target else { return Ok(0) };
+        let (way, stretch, from, to) = match sender {
+            Side::Client => (Way::Out, &mut self.out, &self.client, target),
+            Side::Target => (Way::Back, &mut self.back, target, &self.client),
+        };
+        let mut octets = 0;
+        let carried = stretch.carry(from, to, pipes, said, &mut octets);
+        if octets > 0 {
+            shard.on_passed(passage, way, octets);
+        }
+        carried.map(|()| octets)
+    }
+
+    /// A side has broken: what it had said before is passed on, as far as the other side takes it.
+    fn broke(
+        &mut self,
+        passage: PassageSlot,
+        side: Side,
+        pipes: &mut Pipes,
+        shard: &mut Shard,
+    ) -> ForwardEnd {
+        // Nothing more arrives there, so that this ends. A target that has not heard the greeting
+        // would take a client's octets for it.
+        let said = Said { came: true, ends: true, broke: true };
+        while (side == Side::Target || self.greeting.is_empty())
+            && matches!(self.carry(passage, side, said, pipes, shard), Ok(TURN..))
+        {}
+        side.broken()
     }
 
     /// Watches both sides for what can be done next.
@@ -337,8 +339,9 @@ impl Relay {
         for (at, (this, socket, from, to)) in stretches.into_iter().enumerate() {
             let mut flags = EpollFlags::empty();
             let greets = !self.greeting.is_empty();
-            flags.set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, from.held == 0 && !from.ended && !greets);
-            flags.set(EpollFlags::EPOLLOUT, to.held > 0 || greets && this == Side::Target);
+            flags
+                .set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, !from.waits() && !from.ended() && !greets);
+            flags.set(EpollFlags::EPOLLOUT, to.waits() || greets && this == Side::Target);
             let packed = Ready::Passage(passage, this).pack();
             // A side that is closed both ways says so without end: it is no longer listened to.
             let wanted =
@@ -358,73 +361,22 @@ impl Relay {
     }
 }
 
-impl Stretch {
-    /// Moves octets from one socket to the other, as long as there are some, there is room, and it
-    /// is this connection's turn. `ends`: one of them says that it has closed an end.
-    fn carry(
-        &mut self,
-        from: &Socket,
-        to: &Socket,
-        pipes: &mut Pipes,
-        ends: bool,
-        octets: &mut usize,
-    ) -> Result<(), Broken> {
-        while *octets < TURN {
-            let mut last = false;
-            if self.held == 0 {
-                if self.ended {
-                    break;
-                }
-                let pipe = match self.pipe.take() {
-                    Some(pipe) => pipe,
-                    None => pipes.take().map_err(|_| Broken::Pipe)?,
-                };
-                match self.pipe.insert(pipe).fill(from, CHUNK) {
-                    Ok(0) => {
-                        self.ended = true;
-                        break;
-                    }
-                    Ok(count) => {
-                        self.held = count;
-                        last = count < SMALL && !ends;
-                    }
-                    Err(e) if is_passing(&e) => break,
-                    Err(_) => return Err(Broken::Sender),
-                }
-            }
-            let Some(pipe) = &self.pipe else { return Err(Broken::Pipe) };
-            match pipe.drain(to, self.held) {
-                Ok(count) => {
-                    self.held -= count;
-                    *octets += count;
-                }
-                Err(e) if is_passing(&e) => break,
-                Err(_) => return Err(Broken::Receiver),
-            }
-            if last && self.held == 0 {
-                break;
-            }
+impl Broken {
+    /// Which side that is, when the sender is `sender`.
+    const fn side(self, sender: Side) -> Side {
+        match (self, sender) {
+            (Self::Sender, side) => side,
+            (Self::Receiver, Side::Client) => Side::Target,
+            (Self::Receiver, Side::Target) => Side::Client,
         }
-        if self.held == 0 {
-            if let Some(pipe) = self.pipe.take() {
-                pipes.give(pipe);
-            }
-            if self.ended && !self.told {
-                self.told = true;
-                // A socket that is gone tells so when it is read.
-                let _ = to.shutdown(Shutdown::Write);
-            }
-        }
-        Ok(())
     }
 }
 
-impl Broken {
-    const fn told(self, sender: ForwardEnd, receiver: ForwardEnd) -> ForwardEnd {
+impl Side {
+    const fn broken(self) -> ForwardEnd {
         match self {
-            Self::Sender => sender,
-            Self::Receiver => receiver,
-            Self::Pipe => ForwardEnd::Local,
+            Self::Client => ForwardEnd::ClientBroken,
+            Self::Target => ForwardEnd::TargetBroken,
         }
     }
 }

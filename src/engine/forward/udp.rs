@@ -195,6 +195,8 @@ impl Flows {
                     }
                 }
                 Err(e) if super::is_passing(&e) => {}
+                // A datagram was too long for the way: the target has said nothing against us.
+                Err(e) if is_of_datagram(&e) => {}
                 Err(e) => {
                     let kept = std::mem::take(&mut flow.kept);
                     self.kept_total -= kept.len();

@@ -112,7 +112,7 @@ reasons! {
         PerClient = "per-client",
         /// A flow that gave way to a new one, the table being full.
         Crowded = "crowded",
-        /// No descriptor, pipe or port was left for it.
+        /// No descriptor or port was left for it.
         Local = "local",
         /// Its listener was closed, or the process stops.
         Closing = "closing",

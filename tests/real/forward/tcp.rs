@@ -160,7 +160,8 @@ fn no_call_is_lost_that_another_target_could_take() {
         stop.store(true, SeqCst);
     });
     let (one, two, lost) = (by_first.load(SeqCst), by_second.load(SeqCst), broken.load(SeqCst));
-    assert!(lost <= CALLERS, "only what the first had taken when it died: {lost} of {}", one + two);
+    // A caller's next call may still find its way into the queue of the listener that is closed.
+    assert!(lost <= 2 * CALLERS, "only what the first had taken when it died: {lost} of {}", one + two);
     until(&lob, "forward-open", 0);
     assert_eq!(figure(&lob, "forward-opened"), one + two + lost, "every call is counted");
     assert_eq!(figure(&lob, "forward-end-no-target"), 0);
@@ -272,6 +273,149 @@ fn who_does_not_read_is_not_read_for() {
             (flood.octets() > stood + (8 << 20)).then_some(())
         },
     );
+}
+
+#[test]
+fn urgent_octets_are_passed_on_in_their_place_and_hold_up_nothing() {
+    let (echo, gather) = (Target::start(Manner::Echo), Target::start(Manner::Gather));
+    let (one, two) = (local(), local());
+    let lua = forward(TCP, one, &[echo.address], "") + &forward(TCP, two, &[gather.address], "");
+    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    for at in [one, two] {
+        let stream = connect(at);
+        (&stream).write_all(b"abc").expect("written");
+        SockRef::from(&stream).send_out_of_band(b"!").expect("sent");
+        (&stream).write_all(b"defghij").expect("written");
+        let mut got = Vec::new();
+        if at == one {
+            let mut answer = [0; 11];
+            (&stream).read_exact(&mut answer).expect("all comes back");
+            got.extend(answer);
+            let before = cpu_ticks(&lob);
+            std::thread::sleep(Duration::from_millis(500));
+            let spent = cpu_ticks(&lob) - before;
+            assert!(spent < 20, "{spent} ticks of 10 ms in half a second of nothing");
+        } else {
+            stream.shutdown(Shutdown::Write).expect("closed");
+            (&stream).read_to_end(&mut got).expect("read to the end");
+        }
+        assert_eq!(got, b"abc!defghij");
+    }
+    // Back from the target, with nothing behind it.
+    let (target, at) = (TcpListener::bind(local()).expect("a target"), local());
+    let _lob = Lob::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
+    let mut client = connect(at);
+    let (speaker, _) = target.accept().expect("accepted");
+    SockRef::from(&speaker).send_out_of_band(b"?").expect("sent");
+    SockRef::from(&client).set_out_of_band_inline(true).expect("set");
+    let mut answer = [0];
+    client.read_exact(&mut answer).expect("it arrives");
+    assert_eq!(&answer, b"?");
+}
+
+#[test]
+fn what_was_said_before_a_reset_is_passed_on_before_it() {
+    let target = TcpListener::bind(local()).expect("a target");
+    let at = local();
+    let lob = Lob::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
+    // So few that they have left the sender when it breaks.
+    let words = octets(7, 20_000);
+    for client_breaks in [true, false] {
+        let client = connect(at);
+        let (taken, _) = target.accept().expect("accepted");
+        taken.set_read_timeout(Some(PATIENCE)).expect("set");
+        (&taken).write_all(b"hello").expect("written");
+        (&client).read_exact(&mut [0; 5]).expect("it stands");
+        let (breaks, mut hears) = if client_breaks { (client, taken) } else { (taken, client) };
+        // The words and the reset are seen at once.
+        lob.program.signal(nix::sys::signal::Signal::SIGSTOP);
+        (&breaks).write_all(&words).expect("written");
+        SockRef::from(&breaks).set_linger(Some(Duration::ZERO)).expect("set");
+        drop(breaks);
+        lob.program.signal(nix::sys::signal::Signal::SIGCONT);
+        let mut heard = Vec::new();
+        let end = hears.read_to_end(&mut heard).expect_err("a reset is passed on as a reset");
+        assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+        assert!(heard == words, "{} of {} octets", heard.len(), words.len());
+    }
+    until(&lob, "forward-end-client-broken", 1);
+    until(&lob, "forward-end-target-broken", 1);
+}
+
+#[test]
+fn connections_that_stand_go_on_without_descriptors() {
+    let (deaf, echo) = (TcpListener::bind(local()).expect("a target"), Target::start(Manner::Echo));
+    let (one, two) = (local(), local());
+    let lua = forward(TCP, one, &[deaf.local_addr().expect("an address")], "")
+        + &forward(TCP, two, &[echo.address], "");
+    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let (flood, mut talk) = (connect(one), connect(two));
+    let (mut said, mut back) = (octets(3, 300_000), vec![0; 300_000]);
+    talk.write_all(b"first").expect("written");
+    talk.read_exact(&mut back[..5]).expect("answered");
+    until(&lob, "forward-open", 2);
+    // From now on it gets no descriptor; the pipe that it has is the flood's.
+    let limited = std::process::Command::new("prlimit")
+        .args(["--nofile=3:3", "--pid", &lob.program.pid().to_string()])
+        .status()
+        .expect("prlimit, of util-linux");
+    assert!(limited.success());
+    flood.set_nonblocking(true).expect("set");
+    let (mut stuck, mut taken) = (0, 0);
+    while stuck < 50 {
+        match (&flood).write(&said) {
+            Ok(count) => (stuck, taken) = (0, taken + count),
+            Err(_) => {
+                stuck += 1;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    assert!(taken > said.len(), "the flood fills what is on its way");
+    for round in 0..5 {
+        said.rotate_left(round);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (&talk).write_all(&said).expect("written"));
+            (&talk).read_exact(&mut back).expect("answered");
+        });
+        assert!(back == said, "round {round}");
+    }
+    drop((flood, deaf));
+}
+
+#[test]
+fn a_reload_that_opens_listeners_anew_turns_nobody_away() {
+    let target = Target::start(Manner::Number(7));
+    let at = local();
+    let lua = |queue: u32| forward(TCP, at, &[target.address], &format!(", tcpListenQueueSize={queue}"));
+    let mut lob = Lob::start_with(&lua(100), &["--shards", "2"]);
+    let (stop, calls, broken) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut number = 0;
+                while !stop.load(SeqCst) {
+                    number += 1;
+                    match call(at, number) {
+                        Some(line) => assert_eq!(line, format!("7 {number}\n")),
+                        None => drop(broken.fetch_add(1, SeqCst)),
+                    }
+                    calls.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for queue in 101..106 {
+            let goal = calls.load(SeqCst) + 100;
+            wait_for(|| "calls".into(), || (calls.load(SeqCst) >= goal).then_some(()));
+            lob.reload(&lua(queue));
+        }
+        stop.store(true, SeqCst);
+    });
+    assert_eq!(figure(&lob, "forward-end-closing"), 0);
+    // The kernel itself resets what is in the middle of a handshake, or has just ended one, when
+    // the old socket is closed: in each of two shards one of each caller at most.
+    let (calls, broken) = (calls.load(SeqCst), broken.load(SeqCst));
+    assert!(broken <= 5 * 2 * 3, "{broken} of {calls}");
 }
 
 /// CPU time of the program, in ticks of the kernel: user and system.

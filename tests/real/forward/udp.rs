@@ -119,6 +119,83 @@ fn a_target_that_dies_loses_its_flows_to_the_next() {
     assert_eq!(said, Some(()), "the second one answers");
 }
 
+/// An ICMP message "fragmentation needed", as a router sends it about a datagram from one address
+/// to the other; false without the right to send any.
+fn cannot_pass(from: SocketAddr, to: SocketAddr) -> bool {
+    let (SocketAddr::V4(source), SocketAddr::V4(target)) = (from, to) else { panic!("{from} {to}") };
+    let raw =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4));
+    let Ok(raw) = raw else { return false };
+    // Destination unreachable, fragmentation needed, of 1,400 octets (RFC 1191, 4); then the IPv4
+    // and UDP headers of what could not pass.
+    let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x78];
+    message.extend([0x45, 0, 0x07, 0xd0, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    message.extend(source.ip().octets().into_iter().chain(target.ip().octets()));
+    message.extend([source.port().to_be_bytes(), target.port().to_be_bytes(), [0x07, 0xbc], [0, 0]].concat());
+    let words = message.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+    let sum = words.sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    message[2..4].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    raw.send_to(&message, &SocketAddr::from((*source.ip(), 0)).into()).expect("sent");
+    true
+}
+
+#[test]
+fn a_message_about_a_datagram_that_is_too_long_moves_no_flow() {
+    // An address of its own: the kernel remembers what may pass on the way there.
+    let target = UdpSocket::bind(("127.0.77.9", port())).expect("a target");
+    target.set_read_timeout(Some(PATIENCE)).expect("set");
+    let other = Echo::start(b'o');
+    let (at, to) = (local(), target.local_addr().expect("an address"));
+    let lob = Lob::start(&forward(UDP, at, &[to, other.address], ""));
+    let client = client();
+    let mut buffer = [0; 16];
+    let mut exchange = |text: &[u8]| {
+        client.send_to(text, at).expect("sent");
+        let (count, from) = target.recv_from(&mut buffer).expect("the first target hears it");
+        assert_eq!(&buffer[..count], text);
+        target.send_to(text, from).expect("sent");
+        let (count, _) = client.recv_from(&mut buffer).expect("an answer");
+        assert_eq!(&buffer[..count], text);
+        from
+    };
+    let flow = exchange(b"before");
+    if !cannot_pass(flow, to) {
+        eprintln!("SKIPPED: no right to send ICMP messages");
+        return;
+    }
+    for text in [&b"one"[..], b"two", b"three"] {
+        assert_eq!(exchange(text), flow, "the same socket");
+    }
+    assert_eq!(figure(&lob, "retries"), 0);
+}
+
+#[test]
+fn flows_of_a_listener_that_is_gone_end_however_much_their_target_says() {
+    let target = UdpSocket::bind(local()).expect("a target");
+    let (at, other) = (local(), local());
+    let to = target.local_addr().expect("an address");
+    let mut lob = Lob::start(&forward(UDP, at, &[to], ""));
+    let client = client();
+    client.send_to(b"begin", at).expect("sent");
+    let (_, flow) = target.recv_from(&mut [0; 16]).expect("a datagram");
+    let stop = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        while !ends.load(SeqCst) {
+            // When the flow is gone its port refuses.
+            let _ = target.send_to(b"on and on", flow);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    client.recv(&mut [0; 16]).expect("the target is heard");
+    lob.reload(&forward(UDP, other, &[to], ""));
+    until(&lob, "forward-end-closing", 1);
+    stop.store(true, SeqCst);
+    until(&lob, "forward-open", 0);
+}
+
 #[test]
 fn a_wildcard_answers_from_the_address_that_was_asked() {
     let echo = Echo::start(b'w');
