@@ -37,6 +37,9 @@ const CROWD: u32 = 16;
 const FLOWS_MAX: u32 = 65_536;
 /// A flow whose listener is closed gets so long to hear what its target still says.
 const LAST_WORDS: TickDelta = TickDelta::from_ms(1_000);
+/// Targets that a passage names in the log, of those that were not taken; more only while all of
+/// them are still to be avoided.
+const TRIED_MAX: usize = 16;
 
 /// Which way octets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +93,8 @@ struct Passage {
     /// The target that is tried, or taken.
     attempt: Option<Attempt>,
     attempts: u16,
-    /// Those that were not taken, since one last was.
-    tried: Vec<(BackendSlot, SocketAddr, TryEnd)>,
+    /// Those that were not taken.
+    tried: Vec<Tried>,
     address: Option<SocketAddr>,
     opened: Tick,
     /// When the attempt began.
@@ -101,6 +104,16 @@ struct Passage {
     octets: [u64; 2],
     /// Of the board, when the target was last found to be up; flows only.
     epoch: u64,
+}
+
+/// A target that was not taken.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    target: BackendSlot,
+    address: SocketAddr,
+    why: TryEnd,
+    /// It may be tried again: another one has served since, or better is known of it.
+    excused: bool,
 }
 
 /// All passages of a shard.
@@ -295,7 +308,7 @@ impl Passages {
     pub(super) fn avoided(&self, slot: PassageSlot, avoid: &mut Vec<BackendSlot>, troubled: bool, now: Tick) {
         avoid.clear();
         if let Some(passage) = self.passage(slot) {
-            avoid.extend(passage.tried.iter().map(|(target, ..)| *target));
+            avoid.extend(passage.tried.iter().filter(|t| !t.excused).map(|t| t.target));
         }
         if troubled {
             avoid.extend(self.troubled.iter().filter(|(_, until)| *until > now).map(|(target, _)| *target));
@@ -310,7 +323,7 @@ impl Passages {
     /// Targets that failed some time ago, and of which better is known, may be tried again.
     pub(super) fn forgive(&mut self, slot: PassageSlot, is_good: impl Fn(BackendSlot) -> bool) {
         if let Some(passage) = self.passage_mut(slot) {
-            passage.tried.retain(|(target, ..)| !is_good(*target));
+            passage.tried.iter_mut().for_each(|t| t.excused |= is_good(t.target));
         }
     }
 
@@ -361,7 +374,12 @@ impl Passages {
         let passage = self.passage_mut(slot)?;
         let attempt = passage.attempt.take()?;
         let address = passage.address.take()?;
-        passage.tried.push((attempt.target, address, why));
+        if passage.tried.len() >= TRIED_MAX
+            && let Some(at) = passage.tried.iter().position(|t| t.excused)
+        {
+            passage.tried.remove(at);
+        }
+        passage.tried.push(Tried { target: attempt.target, address, why, excused: false });
         let lasted = now.since(passage.begun);
         self.by_target[attempt.target.index()] -= 1;
         if why == TryEnd::Timeout {
@@ -396,7 +414,7 @@ impl Passages {
         passage.octets[way as usize] += count;
         if way == Way::Back && is_flow(&passage.listener) {
             // It serves: should it refuse later on, all others may be asked again.
-            passage.tried.clear();
+            passage.tried.iter_mut().for_each(|t| t.excused = true);
         }
         let attempt = passage.attempt?;
         (first && count > 0).then(|| (attempt.target, now.since(passage.begun)))
@@ -432,7 +450,7 @@ impl Passages {
         Some(Past {
             client,
             listener: passage.listener,
-            tried: passage.tried.into_iter().map(|(_, address, why)| (address, why)).collect(),
+            tried: passage.tried.into_iter().map(|t| (t.address, t.why)).collect(),
             attempt: passage.attempt,
             target: passage.address,
             octets: passage.octets,

@@ -44,7 +44,7 @@ struct Flow {
     /// What stands in front of each datagram: a PROXY header.
     greeting: Vec<u8>,
     /// The last datagram, greeting excluded, as long as none was answered.
-    kept: Vec<u8>,
+    kept: Option<Vec<u8>>,
     answered: bool,
 }
 
@@ -198,10 +198,9 @@ impl Flows {
                 // A datagram was too long for the way: the target has said nothing against us.
                 Err(e) if is_of_datagram(&e) => {}
                 Err(e) => {
-                    let kept = std::mem::take(&mut flow.kept);
-                    self.kept_total -= kept.len();
+                    let kept = flow.let_go(&mut self.kept_total);
                     if self.move_on(epoll, passage, &e, shard, locals)
-                        && !kept.is_empty()
+                        && let Some(kept) = kept
                         && let Some(Some(flow)) = self.table.get_mut(passage.index())
                     {
                         flow.keep(&kept, &mut self.kept_total);
@@ -295,7 +294,7 @@ impl Flows {
     fn drop_flow(&mut self, passage: PassageSlot) {
         if let Some(flow) = self.table.get_mut(passage.index()).and_then(Option::take) {
             // Closing takes it out of the epoll set.
-            self.kept_total -= flow.kept.len();
+            self.kept_total -= flow.kept.map_or(0, |kept| kept.len());
         }
     }
 
@@ -312,23 +311,30 @@ impl Flows {
 }
 
 impl Flow {
+    /// Takes the datagram that is kept.
+    fn let_go(&mut self, total: &mut usize) -> Option<Vec<u8>> {
+        let kept = self.kept.take()?;
+        *total -= kept.len();
+        Some(kept)
+    }
+
     /// Keeps a datagram that may have to be sent to another target, if there is room.
     fn keep(&mut self, octets: &[u8], total: &mut usize) {
         if self.answered {
             return;
         }
-        *total -= self.kept.len();
-        self.kept.clear();
+        let mut kept = self.let_go(total).unwrap_or_default();
         if octets.len() <= KEPT_MAX && *total + octets.len() <= KEPT_TOTAL_MAX {
-            self.kept.extend_from_slice(octets);
+            kept.clear();
+            kept.extend_from_slice(octets);
             *total += octets.len();
+            self.kept = Some(kept);
         }
     }
 
     fn forget_kept(&mut self, total: &mut usize) {
         self.answered = true;
-        *total -= self.kept.len();
-        self.kept = Vec::new();
+        self.let_go(total);
     }
 }
 
@@ -351,7 +357,7 @@ fn open(
     greeting(target.client_address, Transport::Datagram, client.peer, asked, &mut header);
     let socket = socket::connect_target(target, client.peer, true, false)?;
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Flow(passage).pack()))?;
-    Ok(Flow { socket, attempt, greeting: header, kept: Vec::new(), answered: false })
+    Ok(Flow { socket, attempt, greeting: header, kept: None, answered: false })
 }
 
 fn deliver<'d>(room: &mut Room, door: &impl Fn(ListenerSlot) -> Option<&'d Socket>, shard: &Shard) {

@@ -91,13 +91,15 @@ fn datagrams_of_every_size_go_there_and_back() {
 fn a_refusal_moves_the_flow_and_its_datagram() {
     let (dead, echo) = (local(), Echo::start(b'2'));
     let at = local();
-    let lob = Lob::start(&forward(UDP, at, &[dead, echo.address], ""));
+    let lob = Lob::start(&forward(UDP, at, &[dead, echo.address], ", idleTimeoutMs=1000"));
     for (n, client) in clients(20).iter().enumerate() {
         // Each flow's first datagram finds the first target dead, and is answered all the same.
-        assert_eq!(ask(client, at, &[n as u8]), [b'2', n as u8]);
+        let octets = vec![n as u8; n % 3];
+        assert_eq!(ask(client, at, &octets), [&b"2"[..], &octets].concat());
     }
     assert_eq!(figure(&lob, "forward-opened"), 20);
     assert_eq!(figure(&lob, "retries"), 20);
+    logged(&lob, &[&format!("refused {dead}, to {}", echo.address), "ended by idle"]);
 }
 
 #[test]
