@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ahash::RandomState;
+
 use crate::addr::{Endpoint, ListenerSlot};
 use crate::config::snapshot::StreamLimits;
 use crate::live::LISTENERS_MAX;
@@ -24,12 +26,13 @@ use crate::time::{Tick, TickDelta};
 
 /// Over which time the rates of new connections are means, seconds.
 const RATE_SPAN_S: u64 = 300;
-/// Parts of the table, each with a lock of its own.
+/// Parts of the table, each with a lock of its own: so many for clients that ask DNS, and as many
+/// for those of forwards, whose flows anybody may make up.
 const STRIPES: usize = 64;
 /// Clients remembered at a time in each part; connections of more are not limited by client.
 const STRIPE_MAX: usize = 1 << 12;
-/// Between two searches for entries that say nothing any more.
-const TIDY: TickDelta = TickDelta::from_ms(10_000);
+/// Between two searches for entries that say nothing any more, each of one part.
+const TIDY: TickDelta = TickDelta::from_ms(80);
 
 /// All connections of the process, counted.
 #[derive(Debug)]
@@ -38,13 +41,17 @@ pub struct Crowd {
     dns: AtomicU32,
     listeners: Box<[AtomicU32]>,
     stripes: Box<[Mutex<BTreeMap<Who, Known>>]>,
+    /// Says in which part a client is remembered: nobody can fill one on purpose.
+    hasher: RandomState,
     /// Entries of all stripes.
     entries: AtomicUsize,
+    /// When a part was last looked through, and which one is next.
     tidied: AtomicU64,
+    turn: AtomicUsize,
 }
 
 /// Which connections are counted together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Who {
     /// Of a forward's own count; those of DNS are one over all listeners.
     forward: Option<ListenerSlot>,
@@ -110,15 +117,6 @@ impl Who {
     pub fn calls(client: Endpoint, listener: ListenerSlot, limits: &StreamLimits) -> Self {
         Self { forward: Some(listener), ..Self::asks(client, limits) }
     }
-
-    /// Where it is remembered.
-    const fn stripe(&self) -> usize {
-        // An odd number without a pattern: neighbours are spread over the stripes.
-        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let network = u128::from_be_bytes(self.network);
-        let folded = (network >> 64) as u64 ^ network as u64 ^ self.ports as u64;
-        folded.wrapping_mul(SPREAD) as usize >> (usize::BITS - STRIPES.trailing_zeros())
-    }
 }
 
 impl Default for Crowd {
@@ -126,9 +124,11 @@ impl Default for Crowd {
         Self {
             dns: AtomicU32::new(0),
             listeners: (0..LISTENERS_MAX).map(|_| AtomicU32::new(0)).collect(),
-            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            stripes: (0..2 * STRIPES).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
             entries: AtomicUsize::new(0),
             tidied: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
         }
     }
 }
@@ -256,29 +256,34 @@ impl Crowd {
         }
     }
 
-    /// Forgets those of whom nothing is to be remembered, every ten seconds.
+    /// Forgets those of whom nothing is to be remembered: a part of the table at a time, all of it
+    /// in ten seconds.
     pub fn tidy(&self, limits: &StreamLimits, now: Tick) {
-        // Two shards that come at a time do it twice: no harm.
+        // Two shards that come at a time do one part each: no harm.
         if self.entries.load(Relaxed) == 0 || now.since(Tick(self.tidied.load(Relaxed))) < TIDY {
             return;
         }
         self.tidied.store(now.0, Relaxed);
-        for stripe in &self.stripes {
-            let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = stripe.len();
-            stripe.retain(|_, known| {
-                known.opened.forgive(limits.rate_per_client, now);
-                known.sessions.forgive(limits.sessions_per_client, now);
-                known.resumptions.forgive(limits.resumptions_per_client, now);
-                known.banned_until > now || !known.says_nothing()
-            });
-            self.entries.fetch_sub(before - stripe.len(), Relaxed);
-        }
+        let mut stripe = self.part(self.turn.fetch_add(1, Relaxed) % self.stripes.len());
+        let before = stripe.len();
+        stripe.retain(|_, known| {
+            known.opened.forgive(limits.rate_per_client, now);
+            known.sessions.forgive(limits.sessions_per_client, now);
+            known.resumptions.forgive(limits.resumptions_per_client, now);
+            known.banned_until > now || !known.says_nothing()
+        });
+        self.entries.fetch_sub(before - stripe.len(), Relaxed);
     }
 
-    fn stripe(&self, who: Who) -> MutexGuard<'_, BTreeMap<Who, Known>> {
+    fn part(&self, at: usize) -> MutexGuard<'_, BTreeMap<Who, Known>> {
         // Each change is whole before anything could panic.
-        self.stripes[who.stripe()].lock().unwrap_or_else(PoisonError::into_inner)
+        self.stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a client is remembered.
+    fn stripe(&self, who: Who) -> MutexGuard<'_, BTreeMap<Who, Known>> {
+        let at = self.hasher.hash_one(who) as usize % STRIPES;
+        self.part(if who.forward.is_some() { STRIPES + at } else { at })
     }
 
     /// The entry of a client, a new one if need be; none when there are too many.
@@ -445,7 +450,9 @@ mod tests {
         assert_eq!(crowd.admit(one, &limits, now).err(), Some(StreamEnd::Banned));
         now = now + TickDelta::from_ms(1_000);
         assert!(crowd.admit(one, &limits, now).is_ok(), "ten seconds forgive ten connections");
-        crowd.tidy(&limits, now + TickDelta::from_ms(400_000));
+        for step in 0..2 * STRIPES as u64 {
+            crowd.tidy(&limits, now + TickDelta::from_ms(400_000 + step * TIDY.as_ms_ceil()));
+        }
         assert_eq!(crowd.entries.load(Relaxed), 0, "nothing is left to remember");
     }
 
@@ -518,5 +525,8 @@ mod tests {
         assert!(visits.len() <= STRIPES * STRIPE_MAX && unlimited > 0);
         assert_eq!(crowd.entries.load(Relaxed), visits.len());
         assert!(visits.len() > STRIPES * STRIPE_MAX / 2, "neighbours are spread");
+        // Whatever comes to forwards, clients that ask DNS are told apart.
+        let limits = StreamLimits { connections_per_client: 1, ..StreamLimits::default() };
+        assert!(matches!(crowd.admit(client("192.0.2.1:1"), &limits, Tick(0)), Ok(Some(_))));
     }
 }

@@ -74,6 +74,7 @@
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
+//!     pick.rs          by which one a query goes
 //!   lined.rs           what goes by them, and what becomes of it when they end
 //!   forward.rs         connections and flows of forwards, without their sockets
 //!     flows.rs         flows by their client, and by their listener

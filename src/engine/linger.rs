@@ -15,37 +15,54 @@ use socket2::Socket;
 const MOST: usize = 1_024;
 /// Times that each is looked at: a second, four of them being in one, and the first at any time.
 const LOOKS: u8 = 5;
+/// The same when the process stops.
+const LOOKS_LAST: u8 = 2;
 /// Reads of a socket at a time.
 const READS: usize = 4;
 
 /// Sockets whose clients may not know yet that nobody answers any more, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Lingering(VecDeque<(Socket, u8)>);
+#[derive(Debug)]
+pub(super) struct Lingering {
+    sockets: VecDeque<(Socket, u8)>,
+    looks: u8,
+}
+
+impl Default for Lingering {
+    fn default() -> Self {
+        Self { sockets: VecDeque::new(), looks: LOOKS }
+    }
+}
 
 impl Lingering {
     /// Takes a socket whose writing end is closed, and that is in no epoll set.
     pub(super) fn take(&mut self, socket: Socket) {
-        if self.0.len() == MOST {
-            self.0.pop_front();
+        if self.sockets.len() == MOST {
+            self.sockets.pop_front();
         }
-        self.0.push_back((socket, LOOKS));
+        self.sockets.push_back((socket, self.looks));
+    }
+
+    /// The process stops: from here on each is looked at twice only.
+    pub(super) fn hasten(&mut self) {
+        self.looks = LOOKS_LAST;
+        self.sockets.iter_mut().for_each(|(_, looks)| *looks = LOOKS_LAST.min(*looks));
     }
 
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.sockets.is_empty()
     }
 
     /// Closes all; whether there were any.
     pub(super) fn close_all(&mut self) -> bool {
-        let any = !self.0.is_empty();
-        self.0.clear();
+        let any = !self.sockets.is_empty();
+        self.sockets.clear();
         any
     }
 
     /// Forgets what clients have said, and closes what is over; to be called four times a second.
     pub(super) fn look(&mut self, buffer: &mut [u8]) {
-        self.0.retain_mut(|(socket, looks)| {
+        self.sockets.retain_mut(|(socket, looks)| {
             *looks -= 1;
             !is_over(socket, buffer) && *looks > 0
         });
@@ -92,7 +109,7 @@ mod tests {
         for look in 1..LOOKS {
             sending.write_all(&[0; 5_000]).expect("nobody has reset it");
             lingering.look(&mut buffer);
-            assert_eq!(lingering.0.len(), 1, "look {look}");
+            assert_eq!(lingering.sockets.len(), 1, "look {look}");
         }
         assert_eq!(sending.read(&mut buffer).expect("an end without an error"), 0);
         lingering.look(&mut buffer);
@@ -108,7 +125,7 @@ mod tests {
         }
         let (mut newest, theirs) = pair();
         lingering.take(theirs);
-        assert_eq!(lingering.0.len(), MOST);
+        assert_eq!(lingering.sockets.len(), MOST);
         newest.write_all(&[0; 5_000]).expect("it is kept");
         drop(client);
         assert!(lingering.close_all() && lingering.is_empty() && !lingering.close_all());

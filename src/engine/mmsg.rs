@@ -462,6 +462,7 @@ impl Engine {
                     for slot in self.connections.gates() {
                         self.close_gate(slot);
                     }
+                    self.connections.hasten();
                     self.stopping = true;
                 }
                 Message::Abort => self.ended = true,

@@ -334,6 +334,11 @@ impl Connections {
         self.lingering.look(&mut self.buffer);
     }
 
+    /// The process stops: closed connections are not waited for as long as otherwise.
+    pub(super) fn hasten(&mut self) {
+        self.lingering.hasten();
+    }
+
     /// Whether the clients of some connections that we have closed may not have noticed yet.
     pub(super) fn lingers(&self) -> bool {
         !self.lingering.is_empty()
@@ -432,7 +437,11 @@ impl Connections {
         let opened = backend.ok_or(io::Error::from(io::ErrorKind::NotFound)).and_then(|backend| {
             let session = backend.lines.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
             let session = session.map_err(io::Error::other)?;
-            let socket = socket::connect_stream(&backend, client)?;
+            let mut socket = socket::connect_stream(&backend, client);
+            if socket.as_ref().is_err_and(is_ours) && self.lingering.close_all() {
+                socket = socket::connect_stream(&backend, client);
+            }
+            let socket = socket?;
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
             epoll.add(&socket, EpollEvent::new(flags, Ready::Link(line).pack()))?;
             Ok(match session {
@@ -540,11 +549,10 @@ const fn number(line: Route) -> usize {
     (line.socket.0 - SocketSlot::LINES.0) as usize
 }
 
-/// Whether no server has had a say in it: descriptors, memory or ports are used up, or TLS could
+/// Whether it concerns no server more than others: descriptors or memory are used up, or TLS could
 /// not begin.
 fn is_ours(e: &io::Error) -> bool {
-    const USED_UP: [i32; 6] =
-        [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL, libc::EADDRINUSE];
+    const USED_UP: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     e.raw_os_error().is_none_or(|code| USED_UP.contains(&code))
 }
 

@@ -4,8 +4,12 @@
 //! new one. What waits on a line that ends is asked again by the shard, here or elsewhere. How
 //! many queries are on a line, the table of [`Outstanding`](super::outstanding) knows.
 
+mod pick;
+
+pub(super) use pick::{ANYBODY, Need};
+
 use crate::addr::{BackendSlot, Route, SocketSlot};
-use crate::config::snapshot::{LINES_MAX, LineOptions};
+use crate::config::snapshot::LineOptions;
 use crate::shard::streams::LineEnd;
 use crate::time::{Tick, TickDelta};
 use crate::wire::frame::{Frames, Outbound};
@@ -18,14 +22,10 @@ const TROUBLE: TickDelta = TickDelta::from_ms(1_000);
 /// A server that closes a connection after so few answers, with queries unanswered, gets no more
 /// than these at a time.
 const HASTY_MAX: u64 = 4;
-/// Unless its lines would be so many.
-const HASTY_LINES: u32 = 64;
 /// Queries at a time from which on it is as any other.
 const PATIENT: u32 = 256;
 /// Queries in a row without an answer that end a line.
 const MISSED_MAX: u8 = 3;
-/// Octets of a line's output above which it gets no more queries.
-const OUTPUT_FULL: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -119,17 +119,6 @@ pub(super) struct Past {
     pub(super) transferring: bool,
 }
 
-/// What a query needs of its line.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Need<'o> {
-    pub(super) options: &'o LineOptions,
-    pub(super) transfer: Option<Transfer>,
-    /// For whom the line is to be: [`ANYBODY`], or what tells one client from others.
-    pub(super) key: u64,
-    /// The address that it is to come from, where that is the client's own.
-    pub(super) source: Option<[u8; 16]>,
-}
-
 impl Lines {
     fn line(&self, route: Route) -> Option<&Line> {
         self.farms.get(route.backend.index())?.lines.get(index(route.socket))?.as_ref()
@@ -137,87 +126,6 @@ impl Lines {
 
     fn line_mut(&mut self, route: Route) -> Option<&mut Line> {
         self.farms.get_mut(route.backend.index())?.lines.get_mut(index(route.socket))?.as_mut()
-    }
-
-    /// A line for a query; `live` says how many queries are on each. None when there are as many
-    /// as may be, and all are full.
-    pub(super) fn pick(
-        &mut self,
-        backend: BackendSlot,
-        need: Need<'_>,
-        live: impl Fn(Route) -> u32,
-        now: Tick,
-    ) -> Option<Route> {
-        if self.farms.len() <= backend.index() {
-            self.farms.resize_with(backend.index() + 1, Farm::default);
-        }
-        let farm = &mut self.farms[backend.index()];
-        let route = |at: usize| Route { backend, socket: number(at) };
-        if need.transfer.is_none() {
-            let in_flight = u32::from(need.options.in_flight.max(1));
-            let depth = if farm.depth == 0 { in_flight } else { farm.depth.min(in_flight) };
-            let usable = farm.lines.iter().enumerate().filter_map(|(at, line)| {
-                let line = line.as_ref()?;
-                let fits = line.transfer.is_none()
-                    && line.key == need.key
-                    && line.era == need.options.era()
-                    && !matches!(line.state, State::Ended(_))
-                    && line.output.len() <= OUTPUT_FULL;
-                Some((live(route(at)), at)).filter(|(live, _)| fits && *live < in_flight)
-            });
-            // The fullest: the others become idle, and go.
-            let fullest = usable.clone().filter(|(live, _)| *live < depth);
-            let mut best = fullest.max_by_key(|(live, at)| (*live, usize::MAX - at));
-            if best.is_none() && farm.open >= HASTY_LINES {
-                best = usable.min();
-            }
-            if let Some((_, at)) = best {
-                return Some(route(at));
-            }
-        }
-        let max =
-            if need.options.connections == 0 { LINES_MAX } else { need.options.connections.min(LINES_MAX) };
-        if farm.open >= max {
-            // Idle ones that are of no use to this query make room: those about to be closed do not count.
-            let ended = farm.lines.iter().flatten().filter(|l| matches!(l.state, State::Ended(_))).count();
-            let idle = farm.lines.iter().enumerate().find_map(|(at, line)| {
-                // Those that could have taken the query are full, but a transfer takes none of them.
-                let is_spare = |l: &&Line| l.key != need.key || need.transfer.is_some();
-                let line = line.as_ref().filter(|l| l.state == State::Open).filter(is_spare)?;
-                (line.transfer.is_none() && live(route(at)) == 0).then_some(at)
-            });
-            if farm.open - ended as u32 >= max {
-                self.end(route(idle?), LineEnd::Idle);
-            }
-        }
-        let farm = &mut self.farms[backend.index()];
-        let at = farm.lines.iter().position(Option::is_none).unwrap_or_else(|| {
-            farm.lines.push(None);
-            farm.lines.len() - 1
-        });
-        farm.lines[at] = Some(Line {
-            state: State::Connecting,
-            chore: false,
-            opened: now,
-            active: now,
-            blocked: None,
-            answered: 0,
-            heard_at: now,
-            missed: 0,
-            hung_up: false,
-            is_new: true,
-            paused: false,
-            frames: Frames::new(),
-            output: Outbound::new(),
-            transfer: need.transfer,
-            begun: false,
-            era: need.options.era(),
-            key: need.key,
-            source: need.source,
-        });
-        farm.open += 1;
-        self.open += 1;
-        Some(route(at))
     }
 
     /// Whether the connection has not come about yet.
@@ -542,8 +450,8 @@ impl Lines {
                 let Some(line) = &mut self.farms[at].lines[place] else { continue };
                 let live = live(route);
                 let why = match options {
-                    Some(options) if line.era == options.era() => line.overdue(options, live, &mut idle, now),
-                    Some(_) | None => (live == 0).then_some(LineEnd::Done),
+                    Some(options) => line.overdue(options, live, &mut idle, now),
+                    None => (live == 0).then_some(LineEnd::Done),
                 };
                 if live == 0 {
                     line.output.release();
@@ -581,6 +489,9 @@ impl Line {
                     // Queries time out one by one; a line that brings nothing at all is no good.
                     return over(self.active, options.receive_timeout).then_some(LineEnd::Silent);
                 }
+                if self.era != options.era() {
+                    return Some(LineEnd::Done);
+                }
                 *idle += 1;
                 (*idle > options.kept || over(self.active, options.idle)).then_some(LineEnd::Idle)
             }
@@ -595,6 +506,3 @@ const fn index(socket: SocketSlot) -> usize {
 const fn number(at: usize) -> SocketSlot {
     SocketSlot(SocketSlot::LINES.0 + at as u16)
 }
-
-/// For whom a line is: nobody in particular.
-pub(super) const ANYBODY: u64 = 0;

@@ -1,6 +1,5 @@
 //! Ports and directories that no other test has.
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -20,12 +19,21 @@ pub(crate) fn port() -> u16 {
     for _ in 0..PORT_COUNT {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = PORT_FIRST + (offset + n) % PORT_COUNT;
-        let at = (Ipv4Addr::UNSPECIFIED, port);
-        if UdpSocket::bind(at).is_ok() && TcpListener::bind(at).is_ok() {
+        if !is_taken(port) {
             return port;
         }
     }
     panic!("no free port from {PORT_FIRST} on");
+}
+
+/// Whether a socket has this port. It is not tried by binding one: a process that another test
+/// starts at that moment would hold it for a while longer.
+fn is_taken(port: u16) -> bool {
+    let local = format!(":{port:04X}");
+    ["udp", "udp6", "tcp", "tcp6"].iter().any(|table| {
+        let text = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        text.lines().any(|line| line.split_whitespace().nth(1).is_some_and(|at| at.ends_with(&local)))
+    })
 }
 
 /// A temporary directory, removed with its contents when the test ends.

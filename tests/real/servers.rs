@@ -94,6 +94,7 @@ pub(crate) fn ask_from(
 }
 
 /// The command line of a server that runs in the foreground, its configuration written beside it.
+/// It asks nobody, and takes none of the ports that tests are given.
 pub(crate) fn command(kind: Kind, directory: &Directory, address: SocketAddr, who: u8) -> Command {
     let home = directory.path().display();
     let at = format!("{}@{}", address.ip(), address.port());
@@ -110,7 +111,8 @@ pub(crate) fn command(kind: Kind, directory: &Directory, address: SocketAddr, wh
                 "server:\n interface: {at}\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n directory: \"{home}\"\n \
                  pidfile: \"\"\n use-syslog: no\n num-threads: 1\n so-reuseport: no\n module-config: \"iterator\"\n \
                  access-control: 0.0.0.0/0 allow\n access-control: ::/0 allow\n minimal-responses: yes\n \
-                 local-zone: \"test.\" redirect\n local-data: \"test. 60 A 192.0.2.{who}\"\n\
+                 outgoing-interface: 127.0.0.1\n outgoing-port-avoid: 0-32767\n \
+                 local-zone: \"root-servers.net.\" static\n local-zone: \"test.\" redirect\n local-data: \"test. 60 A 192.0.2.{who}\"\n\
                  remote-control:\n control-enable: no\n"
             ),
         ),

@@ -80,7 +80,7 @@ reasons! {
         BadFrame = "bad-frame",
         /// The TLS handshake failed, or the certificate is not good.
         Handshake = "handshake",
-        /// No descriptor, port or address was left to ask from.
+        /// No descriptor or memory was left for it.
         Local = "local",
         /// It was idle, and enough others are kept.
         Idle = "idle",
