@@ -46,11 +46,14 @@ impl Target {
         let shared = Arc::<Shared>::default();
         let own = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
-            for connection in listener.incoming() {
+            loop {
+                let taken = listener.accept();
                 if own.stop.load(SeqCst) {
+                    // Before what was just taken ends: who hears of that finds nobody here.
+                    drop(listener);
                     return;
                 }
-                let Ok(connection) = connection else { continue };
+                let Ok((connection, _)) = taken else { continue };
                 own.taken.fetch_add(1, SeqCst);
                 own.open.lock().expect("the list").push(connection.try_clone().expect("a copy"));
                 let own = Arc::clone(&own);
