@@ -292,6 +292,20 @@ impl World {
         }
     }
 
+    /// A client asks by a datagram, and its server answers by a line, at more length than that
+    /// client can take.
+    fn answer_at_length(&mut self, from: Client) {
+        let mut octets = query(77, 5, 1);
+        let length = octets.len();
+        octets.resize(600, 0);
+        let verdict = self.shard.on_query(from, &mut Packet::new(&mut octets, 0, length));
+        assert_eq!(verdict, Verdict::Hold);
+        self.chores();
+        let (line, heard) = self.heard().remove(0);
+        let record = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 2, 88][..], &[0; 600]].concat();
+        self.tell(line, &framed(&answer(&heard, &record, 1)));
+    }
+
     fn ends(&self, why: StreamEnd) -> u64 {
         self.board.shards()[0].streams.ended(why).get()
     }
@@ -735,15 +749,7 @@ fn a_datagram_goes_by_a_line_where_its_server_wants_that_and_is_cut_to_fit() {
     farm.backends[0].as_mut().expect("one").lines.only = true;
     let mut world = World::new(&farm, 10);
     let from: Client = client(CLIENT);
-    let mut octets = query(77, 5, 1);
-    let length = octets.len();
-    octets.resize(600, 0);
-    let verdict = world.shard.on_query(from, &mut Packet::new(&mut octets, 0, length));
-    assert_eq!(verdict, Verdict::Hold);
-    world.chores();
-    let (line, heard) = world.heard().remove(0);
-    let record = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 2, 88][..], &[0; 600]].concat();
-    world.tell(line, &framed(&answer(&heard, &record, 1)));
+    world.answer_at_length(from);
     let (verdict, answer) = world.datagrams.pop_front().expect("an answer");
     assert_eq!(verdict, Verdict::Deliver(from));
     assert_eq!((answer[2] & 2, answer[7], &answer[..2]), (2, 0, &[0, 77][..]), "TC, no records, own id");

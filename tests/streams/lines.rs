@@ -196,15 +196,7 @@ fn a_held_back_answer_is_cut_to_fit_a_datagram() {
     world.snapshot = Arc::new(compiled.snapshot);
     world.pass(0);
     let from: Client = client(CLIENT);
-    let mut octets = query(77, 5, 1);
-    let length = octets.len();
-    octets.resize(600, 0);
-    let verdict = world.shard.on_query(from, &mut Packet::new(&mut octets, 0, length));
-    assert_eq!(verdict, Verdict::Hold);
-    world.chores();
-    let (line, heard) = world.heard().remove(0);
-    let record = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 2, 88][..], &[0; 600]].concat();
-    world.tell(line, &framed(&answer(&heard, &record, 1)));
+    world.answer_at_length(from);
     world.pass(50);
     assert!(world.datagrams.is_empty());
     world.pass(100);
