@@ -376,9 +376,7 @@ mod tests {
     const LISTENER: ListenerSlot = ListenerSlot(0);
 
     fn client(text: &str) -> Endpoint {
-        let address =
-            if text.parse::<std::net::IpAddr>().is_ok() { format!("{text}#53") } else { text.into() };
-        crate::addr::Endpoint::from(address.replace('#', ":").parse::<std::net::SocketAddr>().expect(text))
+        Endpoint::from(text.parse::<std::net::SocketAddr>().expect(text))
     }
 
     #[test]
