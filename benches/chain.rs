@@ -121,7 +121,7 @@ fn matcher(n: usize) -> Matcher {
         1 => Matcher::QName(wire(&listed(n)).into()),
         2 => network(n / 5),
         3 => Matcher::QType(qtype),
-        _ => Matcher::And(vec![Matcher::QType(28), suffix(&listed(n))]),
+        _ => Matcher::And([Matcher::QType(28), suffix(&listed(n))].into()),
     }
 }
 

@@ -25,6 +25,7 @@
 //! reasons.rs           enums of named reasons: label, sentence, place among counters
 //! rng.rs               ShardRng: ids and ports nobody can guess, repeatable from a seed
 //! packet.rs            Packet: octets in place, room in front and behind
+//! panics.rs            catches panics where they must not end the process
 //! crowd.rs             connections of all shards: by listener, by client, and who is turned away
 //! live.rs              Board: what changes while a configuration stands; counters, histograms
 //!
@@ -277,6 +278,7 @@ pub mod demo;
 pub mod engine;
 pub mod live;
 pub mod packet;
+pub mod panics;
 pub mod rng;
 pub mod script;
 pub mod shard;

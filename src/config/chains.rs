@@ -1,11 +1,12 @@
 //! A draft's rules to chains: pools and copies by their slots, each rule its identity and slot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::draft::Draft;
-use super::error::{ConfigError, Fault, Origin};
+use super::error::{ConfigError, Errors, Fault, Origin};
 use super::functions::CHAINS;
 use super::ruleset::{ChainKey, Deed, DraftRule, DraftState, uuid_text};
 use super::slots::RuleIdentity;
@@ -49,11 +50,11 @@ fn innermost(action: &Action) -> &Action {
 
 /// The servers that copies of queries go to, each once, in the order of the rules.
 pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
-    let mut copies: Vec<Tee> = Vec::new();
+    let (mut copies, mut known) = (Vec::new(), HashSet::new());
     for (_, rule) in draft.rules.iter() {
         if let Deed::Query(action) = &rule.deed
             && let Action::Tee(tee, _) = innermost(action)
-            && !copies.contains(tee)
+            && known.insert(&**tee)
         {
             copies.push(Tee::clone(tee));
         }
@@ -63,7 +64,7 @@ pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
 
 /// The identity of every rule, chain by chain: its UUID as given, or one made of what it says,
 /// which is the same after a reload and on every machine. A UUID twice in a chain is an error.
-pub(super) fn identities(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<(ChainKey, [u8; 16])> {
+pub(super) fn identities(draft: &Draft, errors: &mut Errors) -> Vec<(ChainKey, [u8; 16])> {
     let sets = draft.rules.texts.identities();
     let mut given: HashMap<(ChainKey, [u8; 16]), &Origin> = HashMap::new();
     for (key, rule) in draft.rules.iter() {
@@ -105,7 +106,7 @@ pub(super) fn slot_identities(identities: &[(ChainKey, [u8; 16])]) -> Vec<RuleId
 /// Slots by what rules name.
 pub(super) struct Targets<'p> {
     pools: HashMap<&'p str, PoolSlot>,
-    copies: Vec<(Tee, BackendSlot)>,
+    copies: HashMap<Tee, BackendSlot>,
 }
 
 impl<'p> Targets<'p> {
@@ -119,22 +120,42 @@ impl<'p> Targets<'p> {
         pool.slot = self.pools.get(&*pool.name).copied().unwrap_or_default();
     }
 
-    fn matcher(&self, matcher: &mut Matcher) {
-        if let Matcher::And(list) | Matcher::Or(list) = matcher {
-            list.iter_mut().for_each(|m| self.matcher(m));
+    fn placed(&self, pool: &PoolRef) -> PoolRef {
+        let mut placed = pool.clone();
+        self.pool(&mut placed);
+        placed
+    }
+
+    /// The matcher with its pools' slots; none for one that names no pool, which can be shared.
+    fn matcher(&self, matcher: &Matcher) -> Option<Matcher> {
+        if let Matcher::And(list) = matcher {
+            self.matchers(list).map(Matcher::And)
+        } else if let Matcher::Or(list) = matcher {
+            self.matchers(list).map(Matcher::Or)
         } else if let Matcher::Not(not) = matcher {
-            self.matcher(not);
-        } else if let Matcher::PoolAvailable(pool) | Matcher::PoolOutstanding(pool, _) = matcher {
-            self.pool(pool);
+            self.matcher(not).map(|not| Matcher::Not(Arc::new(not)))
+        } else if let Matcher::PoolAvailable(pool) = matcher {
+            Some(Matcher::PoolAvailable(self.placed(pool)))
+        } else if let Matcher::PoolOutstanding(pool, most) = matcher {
+            Some(Matcher::PoolOutstanding(self.placed(pool), *most))
+        } else {
+            None
         }
+    }
+
+    fn matchers(&self, list: &[Matcher]) -> Option<Arc<[Matcher]>> {
+        let placed: Vec<Option<Matcher>> = list.iter().map(|m| self.matcher(m)).collect();
+        if placed.iter().all(Option::is_none) {
+            return None;
+        }
+        Some(placed.into_iter().zip(list).map(|(placed, m)| placed.unwrap_or_else(|| m.clone())).collect())
     }
 
     fn action(&self, action: &mut Action) {
         if let Action::Pool(pool, _) | Action::QpsPool(_, pool, _) = action {
             self.pool(pool);
         } else if let Action::Tee(tee, slot) = action {
-            let copy = self.copies.iter().find(|(to, _)| *to == **tee);
-            *slot = copy.map_or(*slot, |(_, slot)| *slot);
+            *slot = self.copies.get(&**tee).copied().unwrap_or(*slot);
         } else if let Action::Continue(inner) = action {
             self.action(inner);
         }
@@ -185,8 +206,7 @@ pub(super) fn compile(
 }
 
 fn placed<A>(rule: &DraftRule, uuid: [u8; 16], slot: RuleSlot, action: A, targets: &Targets<'_>) -> Rule<A> {
-    let mut matcher = rule.matcher.clone();
-    targets.matcher(&mut matcher);
+    let matcher = targets.matcher(&rule.matcher).unwrap_or_else(|| rule.matcher.clone());
     Rule { slot, name: rule.name.clone(), uuid, group: rule.group.clone(), matcher, action }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::chains;
 use super::draft::{Draft, DraftListener, DraftServer};
-use super::error::{ConfigError, Fault, Origin};
+use super::error::{ConfigError, Errors, Fault, Origin};
 use super::forwards::{self, DraftForward};
 use super::lua::policy_kind;
 use super::options::{Key, SETTINGS, Settings, Value};
@@ -142,7 +142,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     let pools = pools(draft, &standing, &backends, &backends[before_targets..], &mut slots, &mut errors);
     let identities = chains::identities(draft, &mut errors);
     if !errors.is_empty() {
-        return Err(errors);
+        return Err(errors.into_list());
     }
     let (rule_slots, rules_fresh) =
         slots.assign_rules(&chains::slot_identities(&identities)).map_err(|full| {
@@ -192,7 +192,7 @@ fn socket_options(settings: &Settings) -> SocketOptions {
 }
 
 /// The listeners, still without slots; without any, dnsdist's default.
-fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
+fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
     let fallback = [DraftListener {
         origin: Origin::command_line(),
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT)),
@@ -241,7 +241,7 @@ fn listeners(draft: &Draft, errors: &mut Vec<ConfigError>) -> Vec<Listener> {
 fn refuse_listeners_twice<'d>(
     listeners: &[Listener],
     origins: impl Iterator<Item = (&'d Origin, &'static str)>,
-    errors: &mut Vec<ConfigError>,
+    errors: &mut Errors,
 ) {
     let mut seen: HashMap<(SocketAddr, Option<&str>, bool), &Origin> = HashMap::new();
     for (l, (origin, function)) in listeners.iter().zip(origins) {
@@ -258,7 +258,7 @@ fn refuse_listeners_twice<'d>(
 
 /// The backends, still without slots, each under an identity of its own: several servers of one
 /// address and no `id` are told apart by their place among them.
-fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Vec<ConfigError>) -> Vec<Backend> {
+fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Vec<Backend> {
     let mut explicit: HashMap<&str, &Origin> = HashMap::new();
     for s in standing {
         let Some(id) = s.id.as_deref() else { continue };
@@ -376,7 +376,7 @@ fn pools(
     backends: &[Backend],
     targets: &[Backend],
     slots: &mut Slots,
-    errors: &mut Vec<ConfigError>,
+    errors: &mut Errors,
 ) -> Vec<Pool> {
     let mut names = vec![""];
     let mut members: HashMap<&str, Vec<&Backend>> = HashMap::new();
@@ -463,11 +463,7 @@ fn forward_pools<'d>(
 }
 
 /// A server's share is one figure on the Board: two pools that concentrate would each write its own.
-fn refuse_two_shares(
-    standing: &[&DraftServer],
-    concentrates: impl Fn(&str) -> bool,
-    errors: &mut Vec<ConfigError>,
-) {
+fn refuse_two_shares(standing: &[&DraftServer], concentrates: impl Fn(&str) -> bool, errors: &mut Errors) {
     for s in standing {
         let mut pools = s.pools.iter().filter(|p| concentrates(p));
         if let (Some(one), Some(other)) = (pools.next(), pools.next()) {

@@ -19,17 +19,23 @@ use crate::shard::rules::{Chain, Rule};
 use crate::time::TickDelta;
 use crate::tls::expiry::{Date, Leaf};
 
+/// Lines on each kind of thing, at most; of more, the number is said.
+const LINES_MAX: usize = 100;
+/// Lines on rules, which come in hundreds of thousands.
+const RULE_LINES: usize = 20;
+/// Characters of a value that are shown.
+const VALUE_CHARS: usize = 200;
+
 /// The differences from `old` to `new`, a line each; empty when there is none that shows.
 #[must_use]
 pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
-    let mut lines = Vec::new();
-    compare(&mut lines, "listener", &listeners(old), &listeners(new), |a, b| {
+    let mut lines = compare("listener", &listeners(old), &listeners(new), |a, b| {
         changes(&listener_fields(a), &listener_fields(b))
     });
-    compare(&mut lines, "server", &servers(old), &servers(new), |a, b| changes(&fields(a), &fields(b)));
-    compare(&mut lines, "pool", &pools(old), &pools(new), |a, b| {
+    lines.extend(compare("server", &servers(old), &servers(new), |a, b| changes(&fields(a), &fields(b))));
+    lines.extend(compare("pool", &pools(old), &pools(new), |a, b| {
         changes(&pool_fields(a, old), &pool_fields(b, new))
-    });
+    }));
     if old.acl != new.acl {
         lines.push(format!("acl changed: {} -> {} ranges", old.acl.len(), new.acl.len()));
     }
@@ -38,9 +44,6 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     lines.extend(globals.into_iter().map(|change| format!("setting {change}")));
     lines
 }
-
-/// Lines on rules, at most; of more, the number is said.
-const RULE_LINES: usize = 20;
 
 /// Which rules are new, gone or changed: by their names, or by their UUIDs where they have none.
 fn rules(old: &Snapshot, new: &Snapshot) -> Vec<String> {
@@ -54,12 +57,16 @@ fn rules(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     chain(&mut all, "self-answered rule", &a.self_answered, &b.self_answered, text::response_action);
     chain(&mut all, "time-out rule", &a.timeout, &b.timeout, text::response_action);
     chain(&mut all, "zone transfer rule", &a.xfr, &b.xfr, text::response_action);
-    if all.len() > RULE_LINES {
-        let more = all.len() - RULE_LINES;
-        all.truncate(RULE_LINES);
-        all.push(format!("{more} more rules added, removed or changed"));
+    shortened(all, RULE_LINES, "rules")
+}
+
+/// At most so many lines, and how many more there were.
+fn shortened(mut lines: Vec<String>, max: usize, things: &str) -> Vec<String> {
+    if let Some(more) = lines.len().checked_sub(max).filter(|more| *more > 0) {
+        lines.truncate(max);
+        lines.push(format!("{more} more {things} added, removed or changed"));
     }
-    all
+    lines
 }
 
 /// Sets are not compared: what is in one is the business of its file.
@@ -115,12 +122,12 @@ fn chain<A>(
 }
 
 fn compare<T>(
-    lines: &mut Vec<String>,
     what: &str,
     old: &BTreeMap<String, T>,
     new: &BTreeMap<String, T>,
     changed: impl Fn(&T, &T) -> Vec<String>,
-) {
+) -> Vec<String> {
+    let mut lines = Vec::new();
     for name in old.keys().filter(|n| !new.contains_key(*n)) {
         lines.push(format!("{what} {name} removed"));
     }
@@ -130,6 +137,7 @@ fn compare<T>(
             Some(a) => lines.extend(changed(a, b).into_iter().map(|c| format!("{what} {name} {c}"))),
         }
     }
+    shortened(lines, LINES_MAX, &format!("{what}s"))
 }
 
 /// A field's name and its value as text.
@@ -137,7 +145,15 @@ type Fields = Vec<(&'static str, String)>;
 
 fn changes(old: &Fields, new: &Fields) -> Vec<String> {
     let changed = old.iter().zip(new).filter(|(a, b)| a.1 != b.1);
-    changed.map(|((name, a), (_, b))| format!("{name}: {a} -> {b}")).collect()
+    changed.map(|((name, a), (_, b))| format!("{name}: {} -> {}", cut(a), cut(b))).collect()
+}
+
+/// A value, or its beginning: a pool may have thousands of servers.
+fn cut(value: &str) -> String {
+    match value.char_indices().nth(VALUE_CHARS) {
+        Some((at, _)) => format!("{}... ({} octets)", &value[..at], value.len()),
+        None => value.to_owned(),
+    }
 }
 
 fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {

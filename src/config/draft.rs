@@ -4,10 +4,11 @@
 //! judged there and recorded in [`Draft::errors`]; what only the whole shows is
 //! [`compile`](super::compile())'s to find.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::error::{ConfigError, Origin, Sited};
+use super::error::{Errors, Origin, Sited};
 use super::forwards::DraftForward;
 use super::options::Settings;
 use super::prefix::{DEFAULT_ACL, Prefix};
@@ -36,7 +37,7 @@ pub struct Draft {
     pub forwards: Vec<DraftForward>,
     /// The servers in the order of their `newServer`, removed ones included.
     pub servers: Vec<DraftServer>,
-    /// Pools that something was said of, besides their having servers.
+    /// Pools that something was said of, besides their having servers; made by [`Draft::pool`].
     pub pools: Vec<DraftPool>,
     /// The policy of every pool without one of its own.
     pub policy: Option<Sited<Policy>>,
@@ -61,9 +62,11 @@ pub struct Draft {
     /// The file, for the shards' own states; none when no function is for them.
     pub script: Option<Arc<dyn Source>>,
     /// What was found wrong while it was written.
-    pub errors: Vec<ConfigError>,
+    pub errors: Errors,
     /// What is odd, but runs as written.
-    pub warnings: Vec<ConfigError>,
+    pub warnings: Errors,
+    /// Where each pool stands among the pools.
+    pool_places: HashMap<String, usize>,
 }
 
 impl Default for Draft {
@@ -86,8 +89,9 @@ impl Default for Draft {
             states: Vec::new(),
             maintenance: false,
             script: None,
-            errors: Vec::new(),
-            warnings: Vec::new(),
+            errors: Errors::default(),
+            warnings: Errors::default(),
+            pool_places: HashMap::new(),
         }
     }
 }
@@ -95,8 +99,9 @@ impl Default for Draft {
 impl Draft {
     /// The pool called `name`, made if nothing was said of it before.
     pub fn pool(&mut self, name: &str) -> &mut DraftPool {
-        let at = self.pools.iter().position(|p| p.name == name).unwrap_or_else(|| {
+        let at = self.pool_places.get(name).copied().unwrap_or_else(|| {
             self.pools.push(DraftPool { name: name.to_owned(), ..DraftPool::default() });
+            self.pool_places.insert(name.to_owned(), self.pools.len() - 1);
             self.pools.len() - 1
         });
         &mut self.pools[at]

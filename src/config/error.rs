@@ -2,6 +2,7 @@
 //!
 //! Every message reads `FILE:LINE: FUNCTION: what is wrong; what was expected`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -127,6 +128,53 @@ pub enum Fault {
         /// What to write.
         expected: String,
     },
+    /// So many others, which are not listed.
+    More(usize),
+}
+
+/// Errors that are listed; of more, the number is said.
+const ERRORS_LISTED: usize = 100;
+
+/// What was found wrong, in the order in which it was found. Bounded: each line of a generated file
+/// may repeat the same mistake.
+#[derive(Clone, Debug, Default)]
+pub struct Errors {
+    listed: Vec<ConfigError>,
+    /// How many more there were.
+    more: usize,
+}
+
+impl Errors {
+    /// Adds one, or counts it.
+    pub fn push(&mut self, error: ConfigError) {
+        if self.listed.len() < ERRORS_LISTED {
+            self.listed.push(error);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.listed.len() + self.more
+    }
+
+    /// Whether there was none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
+    /// The list; when there were more, its last entry says how many.
+    #[must_use]
+    pub fn into_list(mut self) -> Vec<ConfigError> {
+        if let Some(last) = self.listed.last().filter(|_| self.more > 0) {
+            let origin = Origin::file(last.origin.file_name());
+            self.listed.push(ConfigError::new(&origin, "", Fault::More(self.more)));
+        }
+        self.listed
+    }
 }
 
 impl ConfigError {
@@ -151,7 +199,7 @@ impl Fault {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => format!("docs/reference.md lists every {what}"),
         };
-        Self::Unknown { what, name: name.to_owned(), hint }
+        Self::Unknown { what, name: cut(name, NAME_CHARS).into_owned(), hint }
     }
 }
 
@@ -161,7 +209,19 @@ impl fmt::Display for ConfigError {
         if !self.function.is_empty() {
             write!(f, "{}: ", self.function)?;
         }
-        self.fault.fmt(f)
+        f.write_str(&cut(&self.fault.to_string(), FAULT_CHARS))
+    }
+}
+
+/// Characters of a name that nobody knows, and of a whole message, that are shown.
+const NAME_CHARS: usize = 80;
+const FAULT_CHARS: usize = 2_000;
+
+/// The text, or its beginning.
+fn cut(text: &str, chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        Some((at, _)) => format!("{}...", &text[..at]).into(),
+        None => text.into(),
     }
 }
 
@@ -181,6 +241,7 @@ impl fmt::Display for Fault {
             }
             Self::Limit { what, limit } => write!(f, "{what}; expected at most {limit}"),
             Self::Conflict { wrong, expected } => write!(f, "{wrong}; expected {expected}"),
+            Self::More(count) => write!(f, "{count} more, which are not listed"),
         }
     }
 }
@@ -196,9 +257,13 @@ pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&
     if name.len() > 64 {
         return None;
     }
+    let near = |d: usize, k: &str| d * 3 <= k.len().max(3);
+    let letters = name.chars().count();
     known
+        // Each letter that one of them has more is a change.
+        .filter(|k| near(letters.abs_diff(k.chars().count()), k))
         .map(|k| (distance(&name, &k.to_lowercase()), k))
-        .filter(|(d, k)| *d * 3 <= k.len().max(3))
+        .filter(|(d, k)| near(*d, k))
         .min_by_key(|(d, _)| *d)
         .map(|(_, k)| k)
 }

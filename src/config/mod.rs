@@ -69,7 +69,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
 pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
     let (mut draft, lua) = lua::evaluate(flags.file.as_deref(), interrupt)?;
     flags.apply(&mut draft);
-    for odd in &draft.warnings {
+    for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
     }
     Ok(Loaded { draft, lua })

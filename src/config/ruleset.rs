@@ -154,6 +154,11 @@ impl SetTexts {
         Shown { texts: self, content: true }
     }
 
+    /// One set for people, by its key.
+    pub(super) fn shown_by_key(&self, key: usize) -> String {
+        Shown { texts: self, content: true }.of(key)
+    }
+
     /// For identities: objects by their numbers.
     #[must_use]
     pub fn identities(&self) -> impl Sets {

@@ -8,6 +8,9 @@
 //! only after every shard has let go of it. Nothing here knows when that is: `reclaim` is told.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::snapshot::{Backend, Listener};
 use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
@@ -63,7 +66,8 @@ impl Slots {
     /// # Errors
     /// When there are not enough slots; `self` is then of no use.
     pub fn assign_backends(&mut self, wanted: &mut [Backend], max: usize) -> Result<(), Full> {
-        assign(&mut self.backends, wanted, max, Backend::same_sockets, |b, at| b.slot = BackendSlot(at))
+        let key = |b: &Backend| xxh3_64(b.id.as_bytes());
+        assign(&mut self.backends, wanted, max, key, Backend::same_sockets, |b, at| b.slot = BackendSlot(at))
     }
 
     /// The same for listeners; one with another address, interface or socket option is another.
@@ -71,7 +75,8 @@ impl Slots {
     /// # Errors
     /// When there are not enough slots; `self` is then of no use.
     pub fn assign_listeners(&mut self, wanted: &mut [Listener]) -> Result<(), Full> {
-        assign(&mut self.listeners, wanted, LISTENERS_MAX, Listener::same_sockets, |l, at| {
+        let key = |l: &Listener| l.address;
+        assign(&mut self.listeners, wanted, LISTENERS_MAX, key, Listener::same_sockets, |l, at| {
             l.slot = ListenerSlot(at);
         })
     }
@@ -156,18 +161,26 @@ impl Slots {
     }
 }
 
-fn assign<T: Clone>(
+/// Two that are the `same` have the same `key`.
+fn assign<T: Clone, K: Eq + Hash>(
     held: &mut Vec<Held<T>>,
     wanted: &mut [T],
     max: usize,
+    key: impl Fn(&T) -> K,
     same: impl Fn(&T, &T) -> bool,
     give: impl Fn(&mut T, u16),
 ) -> Result<(), Full> {
     let mut kept = vec![false; held.len()];
     let mut new = Vec::new();
+    let mut by_key: HashMap<K, Vec<usize>> = HashMap::new();
+    for (at, h) in held.iter().enumerate() {
+        if let Held::By(old) = h {
+            by_key.entry(key(old)).or_default().push(at);
+        }
+    }
     for (n, item) in wanted.iter_mut().enumerate() {
-        let has = |(at, h): (usize, &Held<T>)| !kept[at] && matches!(h, Held::By(old) if same(old, item));
-        match held.iter().enumerate().position(has) {
+        let is_same = |at: &usize| !kept[*at] && matches!(&held[*at], Held::By(old) if same(old, item));
+        match by_key.get(&key(item)).and_then(|places| places.iter().copied().find(is_same)) {
             Some(at) => {
                 kept[at] = true;
                 give(item, index(at));

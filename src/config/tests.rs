@@ -2,6 +2,7 @@
 
 mod forwards;
 mod rules;
+mod scale;
 mod streams;
 mod tls;
 

@@ -14,6 +14,7 @@ use crate::control::log::{self, Format};
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
+use crate::panics;
 
 /// A configuration file that is still being evaluated after this long is taken for an endless
 /// loop: the control thread does nothing else meanwhile. A million names take about a second.
@@ -101,11 +102,11 @@ impl Script for LuaHost {
         qclass: u16,
         header: &mut [u8; 12],
     ) -> Result<(String, u16, u16), String> {
-        Self::choose(self, function, qname, qtype, qclass, header)
+        panics::caught(|| Self::choose(self, function, qname, qtype, qclass, header))?
     }
 
     fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Result<bool, String> {
-        Self::judge(self, function, &server.name, response)
+        panics::caught(|| Self::judge(self, function, &server.name, response))?
     }
 }
 

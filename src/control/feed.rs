@@ -7,6 +7,7 @@
 //! One cell, so topology and selectors can never disagree. What a shard still holds of a removed
 //! backend shows in its page's `attached`; only when no shard does may the slot be given away.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 
@@ -21,13 +22,16 @@ use crate::live::Board;
 pub struct Feed {
     cell: Arc<ArcSwap<Snapshot>>,
     board: Arc<Board>,
+    /// Configurations that stood there, until no shard has them: who lets go of one last takes it
+    /// apart, which takes long for one of a million names.
+    former: RefCell<Vec<Arc<Snapshot>>>,
 }
 
 impl Feed {
     /// A feed that begins with `first`.
     #[must_use]
     pub fn new(first: Arc<Snapshot>, board: Arc<Board>) -> Self {
-        Self { cell: Arc::new(ArcSwap::new(first)), board }
+        Self { cell: Arc::new(ArcSwap::new(first)), board, former: RefCell::default() }
     }
 
     /// The cell, for a shard to read.
@@ -50,7 +54,14 @@ impl Feed {
 
     /// Puts `next` into the cell and gives back what stood there. The shards are to be told.
     pub fn publish(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
-        self.cell.swap(next)
+        let former = self.cell.swap(next);
+        self.former.borrow_mut().push(Arc::clone(&former));
+        former
+    }
+
+    /// Drops the former configurations that nobody else has.
+    pub fn drop_former(&self) {
+        self.former.borrow_mut().retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     /// The shards that have not yet begun to use the current configuration.
@@ -96,6 +107,12 @@ mod tests {
         assert!(feed.behind().is_empty());
         let old = feed.publish(Arc::new(fixture::snapshot(2, &[], &[0])));
         assert_eq!((old.generation, feed.current().generation), (1, 2));
+        let shards = Arc::downgrade(&old);
+        feed.drop_former();
+        drop(old);
+        assert!(shards.upgrade().is_some(), "not while somebody has it");
+        feed.drop_former();
+        assert!(shards.upgrade().is_none());
         board.shards()[1].generation.store(2, Release);
         assert_eq!(feed.behind(), [0]);
     }

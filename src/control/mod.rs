@@ -29,7 +29,7 @@ use crate::control::farm::Farm;
 use crate::control::feed::Feed;
 use crate::control::figures::Figures;
 use crate::control::health::Due;
-use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
+use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies, load_contained};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Opened, Reload};
@@ -222,6 +222,29 @@ struct Outcome {
     result: Result<(), Failed>,
 }
 
+/// Says what came of a probe when it ends, by a panic too: whoever waits for it would wait for
+/// ever.
+struct Report {
+    due: Due,
+    backend: Arc<Backend>,
+    result: Option<Result<(), Failed>>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+}
+
+impl Report {
+    fn send(mut self, result: Result<(), Failed>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| Err(Failed::unfinished()));
+        // The loop that would listen has ended: nobody wants to know.
+        let _ = self.outcomes.send(Outcome { due: self.due, backend: Arc::clone(&self.backend), result });
+    }
+}
+
 /// Removed listeners that still hear.
 struct Leaving {
     listeners: Vec<ListenerSlot>,
@@ -354,6 +377,7 @@ impl<S: Source> Control<S> {
         if now >= self.watch_at {
             let snapshot = self.feed.current();
             self.watch_at = now + watch_period(&snapshot);
+            self.feed.drop_former();
             self.farm.watch(&snapshot, now);
             self.querylog.write(self.feed.board(), self.settings.verbose);
         }
@@ -382,7 +406,7 @@ impl<S: Source> Control<S> {
         tracing::info!("reloading the configuration");
         self.closing.retain(|_, at| *at > now);
         let vacancies = Vacant { feed: &self.feed, closing: &self.closing, leaving: self.leaving.as_ref() };
-        match self.source.load(&vacancies) {
+        match load_contained(&mut self.source, &vacancies) {
             Ok(plan) => {
                 let rng = ShardRng::from_seed(self.rng.u64());
                 let old = self.feed.current();
@@ -418,10 +442,9 @@ impl<S: Source> Control<S> {
     fn spawn(&mut self, due: Due, snapshot: &Snapshot, script: Rc<dyn Script>) {
         let Some(backend) = snapshot.backend(due.slot).map(Arc::clone) else { return };
         let (id, runner, outcomes) = (self.rng.id(), self.runner, self.outcomes.clone());
+        let report = Report { due, backend: Arc::clone(&backend), result: None, outcomes };
         tokio::task::spawn_local(async move {
-            let result = probe::run(&backend, id, &script, runner).await;
-            // The loop that would listen has ended: nobody wants to know.
-            let _ = outcomes.send(Outcome { due, backend, result });
+            report.send(probe::run(&backend, id, &script, runner).await);
         });
     }
 

@@ -11,6 +11,7 @@ use crate::config::snapshot::Snapshot;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
 use crate::engine::socket::Steer;
+use crate::panics;
 use crate::time::TickDelta;
 
 /// One evaluated configuration, not in force yet.
@@ -77,4 +78,51 @@ pub trait Source {
 
     /// The plan of the last [`Source::load`] is in force: the next one succeeds it.
     fn accept(&mut self);
+}
+
+/// [`Source::load`] with a panic as an error: a fault in what reads configurations refuses the
+/// reload, and the process serves on. A source holds what is in force apart from what it loads, so
+/// that the next load finds it as it was.
+///
+/// # Errors
+/// Those of the source, or the panic.
+pub fn load_contained(source: &mut impl Source, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
+    panics::caught(|| source.load(vacancies)).unwrap_or_else(|panic| Err(vec![panic]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Broken;
+
+    impl Source for Broken {
+        fn load(&mut self, _: &dyn Vacancies) -> Result<Plan, Vec<String>> {
+            panic!("out of references");
+        }
+
+        fn accept(&mut self) {}
+    }
+
+    struct Nothing;
+
+    impl Vacancies for Nothing {
+        fn backend(&self, _: BackendSlot) -> bool {
+            false
+        }
+
+        fn listener(&self, _: ListenerSlot) -> bool {
+            false
+        }
+
+        fn rules(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_source_that_panics_refuses_its_load() {
+        let errors = load_contained(&mut Broken, &Nothing).err().expect("a refusal");
+        assert_eq!(errors, ["internal error: out of references"]);
+    }
 }

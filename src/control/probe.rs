@@ -41,6 +41,11 @@ impl Failed {
     fn timeout() -> Self {
         Self::new(Failure::Timeout, "no answer in time")
     }
+
+    /// A check that ended without an outcome.
+    pub(super) fn unfinished() -> Self {
+        Self::new(Failure::Invalid, "internal error: the check ended without an outcome")
+    }
 }
 
 impl From<io::Error> for Failed {

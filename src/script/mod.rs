@@ -38,6 +38,7 @@ pub use self::files::{File, Files};
 use self::state::State;
 use crate::config::error::ConfigError;
 use crate::config::ruleset::Recorded;
+use crate::panics;
 use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
 use crate::shard::script::{Script, Source};
@@ -113,7 +114,9 @@ pub fn check(
 
 impl Source for Checked {
     fn start(&self, shard: usize) -> Option<Box<dyn Script>> {
-        match State::new(&self.shared) {
+        // The control thread has evaluated it without a panic; one here must not end the shard.
+        let made = panics::caught(|| State::new(&self.shared));
+        match made.and_then(|made| made.map_err(|e| e.to_string())) {
             Ok(state) => Some(Box::new(state)),
             Err(e) => {
                 tracing::error!(shard, "no Lua in this shard: {e}");

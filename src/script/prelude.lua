@@ -841,14 +841,34 @@ for _, name in ipairs({ "leastOutstanding", "firstAvailable", "roundrobin", "wra
 end
 
 -- Servers, as far as a file asks for them again.
-local given = {}
-local function number_of(v)
-  for at, one in ipairs(given) do
-    if rawequal(v, one) or type(v) == "string" and (v == one.id or v == one.name or v == one.address) then
-      return at
+-- In order, with the removed ones until the next look at a number; those that stand; by what they
+-- are called.
+local given, standing, called, removed = {}, {}, {}, false
+local function call(name, it)
+  if type(name) ~= "string" then return end
+  local list = called[name]
+  if list then list[#list + 1] = it else called[name] = { it } end
+end
+local function in_order()
+  if removed then
+    local list = {}
+    for _, one in ipairs(given) do
+      if standing[one] then list[#list + 1] = one end
     end
+    given, removed = list, false
   end
-  return type(v) == "number" and given[v + 1] and v + 1 or nil
+  return given
+end
+local function find_server(v)
+  if type(v) == "string" then
+    for _, one in ipairs(called[v] or {}) do
+      if standing[one] then return one end
+    end
+  elseif type(v) == "number" then
+    return in_order()[v + 1]
+  elseif v ~= nil and standing[v] then
+    return v
+  end
 end
 configures("newServer", function(v)
   local it = { order = 1, weight = 1, address = v }
@@ -858,16 +878,20 @@ configures("newServer", function(v)
   end
   it.name = it.name or it.address
   given[#given + 1] = setmetatable(it, { __index = function() return inert end, __tostring = function() return it.name end })
+  standing[it] = true
+  call(it.id, it)
+  call(it.name, it)
+  call(it.address, it)
   return it
 end)
 configures("rmServer", function(v)
-  local at = number_of(v)
-  if at then table.remove(given, at) end
+  local it = find_server(v)
+  if it then standing[it], removed = nil, true end
 end)
-configures("getServer", function(v) return given[number_of(v)] end)
+configures("getServer", find_server)
 configures("getServers", function()
   local list = {}
-  for at, one in ipairs(given) do list[at] = one end
+  for at, one in ipairs(in_order()) do list[at] = one end
   return list
 end)
 

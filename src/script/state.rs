@@ -28,6 +28,7 @@ use crate::config::error::{ConfigError, Fault, Origin};
 use crate::config::lua::define_constants;
 use crate::config::snapshot::Snapshot;
 use crate::engine::luaffi;
+use crate::panics;
 use crate::shard::DELAY_MS_MAX;
 use crate::shard::rules::scene::{Env, Scene};
 use crate::shard::script::{Candidate, FunctionId, Said, Script};
@@ -236,7 +237,8 @@ impl State {
             self.name.extend_from_slice(current.qname());
             Handed { token: luaffi::pointer(current.token), qtype: current.facts.qtype }
         };
-        let result = self.watch.begin(&self.lua, CALL_HOOKS).and_then(|()| {
+        let result = contained(|| {
+            self.watch.begin(&self.lua, CALL_HOOKS)?;
             // Text goes to Lua without a detour, and most names are text.
             let name = match std::str::from_utf8(&self.name) {
                 Ok(text) => Either::Left(text),
@@ -420,8 +422,10 @@ impl Script for State {
         if !self.maintains {
             return;
         }
-        let result =
-            self.watch.begin(&self.lua, CALL_HOOKS).and_then(|()| self.calls.maintain.call::<()>(()));
+        let result = contained(|| {
+            self.watch.begin(&self.lua, CALL_HOOKS)?;
+            self.calls.maintain.call::<()>(())
+        });
         if let Err(e) = result {
             self.failed(now, &said(&e));
         }
@@ -430,6 +434,12 @@ impl Script for State {
     fn errors(&self) -> u64 {
         self.errors
     }
+}
+
+/// A call; a panic of the Lua library becomes its error. The library has put its stack in order by
+/// then, and what the call did to the packet is undone as after any error.
+fn contained<R>(call: impl FnOnce() -> mlua::Result<R>) -> mlua::Result<R> {
+    panics::caught(call).unwrap_or_else(|panic| Err(mlua::Error::runtime(panic)))
 }
 
 /// Lets the heap grow to [`HEAP_IDLE`] before it is swept: of a small heap each sweep would find

@@ -12,16 +12,16 @@ use crate::servers::{Kind, Server, ask};
 const RELOADS: u64 = 20;
 const RATE: u32 = 4_000;
 
-fn local() -> SocketAddr {
+pub(crate) fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-fn endless(target: SocketAddr) -> Plan {
+pub(crate) fn endless(target: SocketAddr) -> Plan {
     Plan { target, rate: RATE, count: u64::MAX, patience: Duration::from_secs(4) }
 }
 
 /// Waits until the load has gone on for `more` queries.
-fn let_pass(load: &Load, more: u64) {
+pub(crate) fn let_pass(load: &Load, more: u64) {
     let goal = load.sent() + more;
     wait_for(|| format!("{goal} queries to be sent"), || (load.sent() >= goal).then_some(()));
 }

@@ -10,7 +10,7 @@ use super::arguments::{Arguments, octets};
 use super::context::{Call, Context};
 use super::missing::{self, is_inert};
 use super::networks::network;
-use super::selectors::{bucket, pool, stand_in, tag_name, tag_part};
+use super::selectors::{DEPTH_MAX, bucket, pool, stand_in, tag_name, tag_part};
 use super::{answers, functions};
 use crate::addr::BackendSlot;
 use crate::config::error::Fault;
@@ -55,6 +55,10 @@ const MAKERS: [(&str, usize, Make<Action>); 28] = [
     }),
     ("NoneAction", 0, |_, _| Ok(Action::None)),
     ("ContinueAction", 1, |_, a| match deed("", a.at(0), false)? {
+        Deed::Query(action) if action.depth() >= DEPTH_MAX.into() => {
+            let what = format!("{} actions, each within the next one", action.depth() + 1);
+            Err(Fault::Limit { what, limit: DEPTH_MAX.to_string() })
+        }
         Deed::Query(action) => Ok(Action::Continue(Box::new(action))),
         Deed::Response(_) => Err(wrong("", a.at(0), "an action on queries")),
     }),

@@ -122,23 +122,22 @@ fn negative(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
 
 fn spoof(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     const ADDRESS: &str = "an address, as \"192.0.2.1\", or a list of them";
-    let mut list = items(a.at(0))?;
     let mut options = a.given(1);
     // The older form: SpoofAction(v4, v6 [, options]).
-    if let Some(second) = options.filter(|v| !v.is_table()) {
-        list.push(second.clone());
+    let second = options.filter(|v| !v.is_table());
+    if second.is_some() {
         options = a.given(2);
     } else if a.given(2).is_some() {
         a.at_most(2)?;
     }
     let mut addresses = Addresses::default();
-    for value in &list {
-        match address("the address", value, ADDRESS)?.ip() {
+    for item in items(a.at(0))?.chain(second.map(|v| Ok(v.clone()))) {
+        match address("the address", &item?, ADDRESS)?.ip() {
             IpAddr::V4(ip) => addresses.v4.push(ip.octets()),
             IpAddr::V6(ip) => addresses.v6.push(ip.octets()),
         }
     }
-    if list.is_empty() {
+    if addresses.v4.is_empty() && addresses.v6.is_empty() {
         return Err(Fault::value("the address", "an empty list", ADDRESS));
     }
     fitting(addresses.v4.len() * 16 + addresses.v6.len() * 28)?;
@@ -154,8 +153,8 @@ fn fitting(octets: usize) -> Result<(), Fault> {
 }
 
 fn raw(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
-    let list = items(a.at(0))?;
-    let rdata: Vec<Vec<u8>> = list.iter().map(|v| octets("the data", v)).collect::<Result<_, _>>()?;
+    let rdata: Vec<Vec<u8>> =
+        items(a.at(0))?.map(|item| octets("the data", &item?)).collect::<Result<_, _>>()?;
     if rdata.is_empty() {
         return Err(Fault::value("the data", "an empty list", "a string of octets, or a list of them"));
     }
@@ -182,6 +181,7 @@ fn services(value: &Value) -> Result<Vec<SvcRecord>, Fault> {
     const RECORDS: &str = "a list of newSVCRecordParameters(...)";
     let mut records = Vec::new();
     for item in items(value).map_err(|_| wrong("the records", value, RECORDS))? {
+        let item = item?;
         let record = item.as_userdata().and_then(|u| u.borrow::<Parameters>().ok().map(|p| p.0.clone()));
         match record {
             Some(record) => records.push(record),
@@ -221,6 +221,8 @@ fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
             parameter(&name, key(&name)?, &v, &mut params)?;
         }
     }
+    // Each is looked for among all others below.
+    fitting(2 * params.mandatory.len() + 4 * params.others.len())?;
     if let Some(key) = params.mandatory.iter().find(|key| !is_given(&params, **key)) {
         let wrong = format!("key {key} is mandatory and not given");
         return Err(Fault::Conflict { wrong, expected: "only keys that are there (RFC 9460, 8)".to_owned() });
@@ -284,6 +286,7 @@ fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<
     match key {
         0 => {
             for item in items(v)? {
+                let item = item?;
                 let by_name = item.as_string().and_then(|s| self::key(&s.to_string_lossy()).ok());
                 params.mandatory.push(match by_name {
                     Some(key) => key,
@@ -293,7 +296,7 @@ fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<
         }
         1 => {
             for item in items(v)? {
-                params.alpn.push(octets(name, &item)?);
+                params.alpn.push(octets(name, &item?)?);
             }
         }
         2 => params.no_default_alpn = switch(name, v)?,
@@ -314,6 +317,6 @@ fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<
 
 fn hints<T: std::str::FromStr>(name: &str, v: &Value, expected: &str) -> Result<Vec<T>, Fault> {
     let read = |v: &Value| text(name, v, expected)?.parse().map_err(|_| wrong(name, v, expected));
-    let list: Vec<T> = items(v)?.iter().map(read).collect::<Result<_, _>>()?;
+    let list: Vec<T> = items(v)?.map(|item| read(&item?)).collect::<Result<_, _>>()?;
     if list.is_empty() { Err(Fault::value(name, shown(v), expected)) } else { Ok(list) }
 }

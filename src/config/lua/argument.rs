@@ -136,8 +136,11 @@ pub(super) fn function(what: &str, value: &Value) -> Result<Function, Fault> {
 }
 
 /// The named entries of a table in the order of their names, so that errors come in the same
-/// order at each run; an entry without a name is an error.
+/// order at each run; an entry without a name is an error. Their values are held all at once, so
+/// they are bounded.
 pub(super) fn named(what: &str, value: &Value) -> Result<Vec<(String, Value)>, Fault> {
+    /// More than any function has.
+    const ENTRIES_MAX: usize = 256;
     let table: &Table = value.as_table().ok_or_else(|| wrong(what, value, "a table, as {name=value}"))?;
     let mut entries = Vec::new();
     for pair in table.pairs::<Value, Value>() {
@@ -148,6 +151,10 @@ pub(super) fn named(what: &str, value: &Value) -> Result<Vec<(String, Value)>, F
                 expected: "name=value".to_owned(),
             });
         };
+        if entries.len() == ENTRIES_MAX {
+            let what = format!("a table of more than {ENTRIES_MAX} names and values");
+            return Err(Fault::Limit { what, limit: ENTRIES_MAX.to_string() });
+        }
         entries.push((name, value));
     }
     entries.sort_by(|a, b| a.0.cmp(&b.0));

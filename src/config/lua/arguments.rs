@@ -1,6 +1,6 @@
 //! The arguments of one call, by their place.
 
-use mlua::Value;
+use mlua::{TableSequence, Value};
 
 use super::argument;
 use crate::config::error::Fault;
@@ -78,13 +78,34 @@ pub(super) fn octets(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
     octets.ok_or_else(|| argument::wrong(what, value, "a string of octets"))
 }
 
-/// The items of a list; a single value is a list of itself.
-pub(super) fn items(value: &Value) -> Result<Vec<Value>, Fault> {
-    let Value::Table(list) = value else { return Ok(vec![value.clone()]) };
-    let items: Vec<Value> = list.sequence_values::<Value>().collect::<mlua::Result<_>>()?;
+/// The items of a list, one by one; a single value is a list of itself.
+///
+/// Whoever reads them keeps what he makes of an item, never the item: each [`Value`] that is held
+/// takes a slot of a Lua stack that has some 8,000, and the Lua library panics without one.
+pub(super) enum Items<'v> {
+    /// What is no list.
+    One(Option<Value>),
+    /// A list.
+    List(TableSequence<'v, Value>),
+}
+
+impl Iterator for Items<'_> {
+    type Item = Result<Value, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::One(value) => value.take().map(Ok),
+            Self::List(list) => list.next().map(|item| item.map_err(Fault::from)),
+        }
+    }
+}
+
+/// Begins to read the items of a list.
+pub(super) fn items(value: &Value) -> Result<Items<'_>, Fault> {
+    let Value::Table(list) = value else { return Ok(Items::One(Some(value.clone()))) };
     // A table of names and values is no list.
-    if items.is_empty() && list.pairs::<Value, Value>().next().is_some() {
+    if list.raw_get::<Value>(1)?.is_nil() && !list.is_empty() {
         return Err(argument::wrong("the list", value, "a list, as {a, b}"));
     }
-    Ok(items)
+    Ok(Items::List(list.sequence_values()))
 }

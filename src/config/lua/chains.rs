@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use mlua::{Function, Lua, MultiValue, UserData, UserDataMethods, Value};
+use mlua::{Function, Lua, UserData, UserDataMethods, Value};
 
 use super::actions::{Done, deed};
 use super::argument::{named, switch, text, whole, wrong};
 use super::arguments::{Arguments, items};
-use super::context::{Call, Context};
+use super::context::{Call, Context, bounded};
 use super::missing::is_inert;
 use super::selectors::{Rule, rule, stand_in};
 use crate::config::error::Fault;
@@ -19,6 +19,9 @@ use crate::shard::rules::text as rule_text;
 const SELECTOR: &str = "the number, name or UUID of a rule that is there";
 /// Octets of the name of a rule or a group.
 const NAME_OCTETS: usize = 255;
+/// The widest column of selectors in a list of rules; longer ones stand out of it. Of a rule with a
+/// list, every line would be as long otherwise.
+const MATCHER_CHARS: usize = 120;
 /// Rules that the top functions give unless told.
 const TOP: u32 = 10;
 
@@ -209,8 +212,8 @@ fn paired(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<Draft
     if !value.is_table() && !is_inert(value) {
         return Err(wrong("the rules", value, RULES));
     }
-    for (at, item) in items(value)?.iter().enumerate() {
-        let what = format!("rule {}", at + 1);
+    for (at, item) in items(value)?.enumerate() {
+        let (what, item) = (format!("rule {}", at + 1), item?);
         let paired = item.as_userdata().and_then(|u| u.borrow::<Paired>().ok().map(|p| p.rule.clone()));
         match paired {
             Some(rule) if matches!(rule.deed, Deed::Response(_)) == responses => rules.push(rule),
@@ -218,8 +221,8 @@ fn paired(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<Draft
                 let expected = if responses { "a response action" } else { "an action on queries" };
                 call.fail(Fault::value(&what, "of the other kind", expected));
             }
-            None if is_inert(item) => {}
-            None => call.fail(wrong(&what, item, RULES)),
+            None if is_inert(&item) => {}
+            None => call.fail(wrong(&what, &item, RULES)),
         }
     }
     Ok(rules)
@@ -232,15 +235,14 @@ where
     F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<String, Fault> + 'static,
 {
     let own = context.clone();
-    let function = lua.create_function(move |lua, values: MultiValue| {
-        let values: Vec<Value> = values.into_iter().collect();
+    let function = bounded(lua, name, move |lua, values| {
         let text = own.call(lua, name, |call| {
-            let text = body(call, Arguments(&values))?;
+            let text = body(call, Arguments(values))?;
             Ok(Value::String(call.lua.create_string(text.trim_end())?))
         })?;
         match lua.globals().raw_get::<Option<Function>>("print")? {
-            Some(print) if !text.is_nil() => print.call::<()>(text),
-            _ => Ok(()),
+            Some(print) if !text.is_nil() => print.call::<Value>(text),
+            _ => Ok(Value::Nil),
         }
     })?;
     lua.globals().raw_set(name, function)
@@ -275,9 +277,8 @@ impl Options {
 
 /// The first rules of a chain as a table. What nobody has counted yet is 0, and so the order that
 /// matches would give is that of the chain.
-fn listed(call: &mut Call<'_>, key: ChainKey, count: usize, options: &Options) -> String {
-    call.describe_sets();
-    let sets = call.draft.rules.texts.shown();
+fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options) -> String {
+    let sets = call.sets();
     let rules = call.draft.rules.chain(key).iter().take(count);
     let cut = |text: String| match options.width {
         Some(width) => text.chars().take(width).collect(),
@@ -286,7 +287,7 @@ fn listed(call: &mut Call<'_>, key: ChainKey, count: usize, options: &Options) -
     let mut rows: Vec<(String, String)> =
         rules.clone().map(|r| (cut(rule_text::matcher(&r.matcher, &sets)), r.deed.text())).collect();
     rows.insert(0, ("Rule".to_owned(), "Action".to_owned()));
-    let width = rows.iter().map(|(m, _)| m.chars().count()).max().unwrap_or(0);
+    let width = rows.iter().map(|(m, _)| m.chars().count()).max().unwrap_or(0).min(MATCHER_CHARS);
     let heads = std::iter::once(("#".to_owned(), "Name".to_owned(), "UUID".to_owned(), "Matches".to_owned()));
     let lines = rules.enumerate().map(|(at, r)| {
         let uuid = r.uuid.as_ref().map(uuid_text).unwrap_or_default();
@@ -316,7 +317,8 @@ impl UserData for Paired {
             Ok(Done { name, deed: paired.rule.deed.clone() })
         });
         methods.add_method("getSelector", |_, paired, ()| {
-            Ok(Rule { context: paired.context.clone(), matcher: paired.rule.matcher.clone() })
+            let (context, matcher) = (paired.context.clone(), paired.rule.matcher.clone());
+            Ok(Rule { context, depth: matcher.depth(), matcher })
         });
         methods.add_method("getName", |_, paired, ()| Ok(paired.rule.name.clone()));
         methods.add_method("getUUID", |_, paired, ()| {

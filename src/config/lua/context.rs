@@ -2,19 +2,21 @@
 //! running call stands.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
-use mlua::{Function, Lua, MultiValue, Value};
+use mlua::{Function, Lua, MultiValue, RegistryKey, Value};
 
 use super::networks::{self, NetworkContent};
 use super::sets::{self, NameContent};
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin};
-use crate::config::ruleset::SetText;
+use crate::config::ruleset::{SetText, SetTexts};
 use crate::config::snapshot::LuaFunction;
 use crate::script::{File, Files};
 use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
+use crate::shard::rules::text::Sets;
 use crate::tls::CaStores;
 
 /// The draft under construction, shared by all functions; gone when the evaluation is over.
@@ -24,7 +26,8 @@ pub(super) struct Context(Rc<RefCell<Option<Build>>>);
 #[derive(Debug, Default)]
 struct Build {
     draft: Draft,
-    functions: Vec<Function>,
+    /// In the registry, which has room for any number; values that Rust holds have little.
+    functions: Vec<RegistryKey>,
     texts: Files,
     objects: Objects,
     authorities: CaStores,
@@ -35,6 +38,48 @@ struct Build {
 struct Objects {
     names: Vec<Rc<RefCell<NameContent>>>,
     networks: Vec<Rc<RefCell<NetworkContent>>>,
+    by_key: HashMap<usize, Content>,
+}
+
+/// What has been put into one set.
+#[derive(Debug)]
+enum Content {
+    Names(Rc<RefCell<NameContent>>),
+    Networks(Rc<RefCell<NetworkContent>>),
+}
+
+impl Content {
+    fn shown(&self) -> String {
+        match self {
+            Self::Names(content) => content.borrow().shown(),
+            Self::Networks(content) => content.borrow().shown(),
+        }
+    }
+}
+
+/// Sets as people read them while the file is evaluated: with what is in them so far.
+struct SoFar<'a> {
+    texts: &'a SetTexts,
+    objects: &'a Objects,
+}
+
+impl SoFar<'_> {
+    fn of(&self, key: usize) -> String {
+        match self.objects.by_key.get(&key) {
+            Some(content) => content.shown(),
+            None => self.texts.shown_by_key(key),
+        }
+    }
+}
+
+impl Sets for SoFar<'_> {
+    fn names(&self, names: &Names) -> String {
+        self.of(names.key())
+    }
+
+    fn networks(&self, networks: &Networks) -> String {
+        self.of(networks.key())
+    }
 }
 
 /// Members of a set in a rule itself that are its identity one by one; of more, a hash is.
@@ -82,7 +127,9 @@ pub(super) struct Call<'a> {
     pub(super) origin: Origin,
     /// The function called.
     pub(super) function: &'a str,
-    functions: &'a mut Vec<Function>,
+    /// How deep the deepest rule is that was given to it as an argument.
+    pub(super) depth: u8,
+    functions: &'a mut Vec<RegistryKey>,
     objects: &'a mut Objects,
     authorities: &'a mut CaStores,
 }
@@ -93,6 +140,7 @@ impl Call<'_> {
         let (names, content) = (Names::default(), Rc::default());
         self.draft.name_sets.push(Names::clone(&names));
         self.objects.names.push(Rc::clone(&content));
+        self.objects.by_key.insert(names.key(), Content::Names(Rc::clone(&content)));
         (names, content)
     }
 
@@ -101,6 +149,7 @@ impl Call<'_> {
         let (networks, content) = (Networks::default(), Rc::default());
         self.draft.networks.push(Networks::clone(&networks));
         self.objects.networks.push(Rc::clone(&content));
+        self.objects.by_key.insert(networks.key(), Content::Networks(Rc::clone(&content)));
         (networks, content)
     }
 
@@ -122,9 +171,9 @@ impl Call<'_> {
         networks
     }
 
-    /// Brings up to date what the sets are called.
-    pub(super) fn describe_sets(&mut self) {
-        self.objects.describe(self.draft);
+    /// What sets are called, for people.
+    pub(super) fn sets(&self) -> impl Sets {
+        SoFar { texts: &self.draft.rules.texts, objects: self.objects }
     }
 
     /// The authorities that servers' certificates are checked by; each file is read once.
@@ -143,9 +192,9 @@ impl Call<'_> {
     }
 
     /// Keeps a Lua function for the time after evaluation.
-    pub(super) fn keep(&mut self, function: Function) -> LuaFunction {
-        self.functions.push(function);
-        LuaFunction(u32::try_from(self.functions.len() - 1).unwrap_or(u32::MAX))
+    pub(super) fn keep(&mut self, function: Function) -> Result<LuaFunction, Fault> {
+        self.functions.push(self.lua.create_registry_value(function)?);
+        Ok(LuaFunction(u32::try_from(self.functions.len() - 1).unwrap_or(u32::MAX)))
     }
 }
 
@@ -156,10 +205,8 @@ impl Context {
         F: Fn(&mut Call<'_>, &[Value]) -> Result<Value, Fault> + 'static,
     {
         let context = self.clone();
-        let function = lua.create_function(move |lua, arguments: MultiValue| {
-            let arguments: Vec<Value> = arguments.into_iter().collect();
-            context.call(lua, name, |call| body(call, &arguments))
-        })?;
+        let function =
+            bounded(lua, name, move |lua, arguments| context.call(lua, name, |call| body(call, arguments)))?;
         lua.globals().raw_set(name, function)
     }
 
@@ -177,7 +224,8 @@ impl Context {
             let message = format!("{function} can be called only while the configuration is evaluated");
             return Err(mlua::Error::runtime(message));
         };
-        let mut call = Call { lua, draft, origin: caller(lua), function, functions, objects, authorities };
+        let origin = caller(lua);
+        let mut call = Call { lua, draft, origin, function, depth: 0, functions, objects, authorities };
         Ok(body(&mut call).unwrap_or_else(|fault| {
             call.fail(fault);
             Value::Nil
@@ -200,12 +248,35 @@ impl Context {
     }
 
     /// Ends the evaluation, and fills the sets: the draft, the functions kept, the files read.
-    pub(super) fn finish(&self) -> (Draft, Vec<Function>, Files) {
+    pub(super) fn finish(&self) -> (Draft, Vec<RegistryKey>, Files) {
         let mut build = self.0.borrow_mut().take().unwrap_or_default();
         build.objects.describe(&mut build.draft);
         build.objects.fill(&build.draft);
         (build.draft, build.functions, build.texts)
     }
+}
+
+/// A function of any number of arguments. Far more of them than any function takes are refused
+/// within Lua: each would be a value that Rust holds.
+pub(super) fn bounded<F>(lua: &Lua, name: &'static str, body: F) -> mlua::Result<Function>
+where
+    F: Fn(&Lua, &[Value]) -> mlua::Result<Value> + 'static,
+{
+    const BOUND: &str = "dnslob.bound";
+    let bound = match lua.named_registry_value::<Option<Function>>(BOUND)? {
+        Some(bound) => bound,
+        None => {
+            // A name that begins with "=" is not taken for the place of a call.
+            let bound: Function = lua.load(include_str!("bound.lua")).set_name("=bound").eval()?;
+            lua.set_named_registry_value(BOUND, &bound)?;
+            bound
+        }
+    };
+    let function = lua.create_function(move |lua, arguments: MultiValue| {
+        let arguments: Vec<Value> = arguments.into_iter().collect();
+        body(lua, &arguments)
+    })?;
+    bound.call((name, function))
 }
 
 /// What a set in a rule itself is called.

@@ -32,8 +32,11 @@ pub(super) fn record(
             let info = function.info();
             let line = info.line_defined.and_then(|l| u32::try_from(l).ok());
             // A function of the library has no place, by which the shards could know it.
+            let source = info.source.unwrap_or_default();
+            // Nor has one of ours.
+            let line = line.filter(|_| !source.starts_with('='));
             let line = line.ok_or_else(|| wrong(what, value, "a function written in Lua"))?;
-            Recorded { kind, interface, source: info.source.unwrap_or_default(), line }
+            Recorded { kind, interface, source, line }
         }
     };
     call.draft.functions.push(recorded);

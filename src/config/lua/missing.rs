@@ -2,7 +2,7 @@
 //! what to do meanwhile. What they return takes any further use, so that evaluation goes on and
 //! the rest of the file is checked too.
 
-use mlua::{Lua, MetaMethod, MultiValue, UserData, UserDataMethods, Value};
+use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use super::context::Context;
 use crate::config::error::Fault;
@@ -16,9 +16,9 @@ impl UserData for Inert {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_meta_method(MetaMethod::Index, |_, _, _: Value| Ok(Self));
         methods.add_meta_method_mut(MetaMethod::NewIndex, |_, _, _: (Value, Value)| Ok(()));
-        methods.add_meta_method(MetaMethod::Call, |_, _, _: MultiValue| Ok(Self));
+        methods.add_meta_method(MetaMethod::Call, |_, _, ()| Ok(Self));
         methods.add_meta_method(MetaMethod::ToString, |_, _, ()| Ok("(not implemented)"));
-        methods.add_meta_function(MetaMethod::Concat, |_, _: MultiValue| Ok("(not implemented)"));
+        methods.add_meta_function(MetaMethod::Concat, |_, ()| Ok("(not implemented)"));
     }
 }
 

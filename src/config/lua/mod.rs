@@ -40,7 +40,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use mlua::{ChunkMode, Function, HookTriggers, Lua, Value, VmState};
+use mlua::{ChunkMode, Function, HookTriggers, Lua, RegistryKey, Value, VmState};
 
 use self::context::{Context, caller};
 use super::draft::Draft;
@@ -74,7 +74,7 @@ impl Interrupt {
 #[derive(Debug)]
 pub struct LuaHost {
     lua: Lua,
-    functions: Vec<Function>,
+    functions: Vec<RegistryKey>,
     watch: Watch,
 }
 
@@ -128,6 +128,7 @@ impl LuaHost {
         arguments: impl mlua::IntoLuaMulti,
     ) -> Result<R, String> {
         let function = self.functions.get(function.0 as usize).ok_or("no such function")?;
+        let function: Function = self.lua.registry_value(function).map_err(|e| e.to_string())?;
         self.watch.budget.set(Some(CALL_HOOKS));
         let result = function.call::<R>(arguments);
         self.watch.budget.set(None);
@@ -191,8 +192,9 @@ pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Lu
     if let Err(e) = ended {
         let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));
         let files: Vec<&str> = all.map(|f| f.name.as_str()).collect();
-        draft.errors.push(script_error(&e, &files));
-        return Err(draft.errors);
+        let mut errors = draft.errors.into_list();
+        errors.push(script_error(&e, &files));
+        return Err(errors);
     }
     draft.maintenance = matches!(host.lua.globals().raw_get("maintenance"), Ok(Value::Function(_)));
     host.functions = functions;

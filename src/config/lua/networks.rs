@@ -121,11 +121,9 @@ fn entry(what: &str, value: &Value) -> Result<Entry, Fault> {
 /// The networks of a value: one, or a list.
 pub(super) fn prefixes(what: &str, value: &Value) -> Result<Vec<Entry>, Fault> {
     const NETWORKS: &str = "networks, as \"192.0.2.0/24\", a list of them, or newNMG()";
-    let list = items(value).map_err(|_| wrong(what, value, NETWORKS))?;
-    if list.is_empty() {
-        return Err(Fault::value(what, "an empty list", NETWORKS));
-    }
-    list.iter().map(|v| entry(what, v)).collect()
+    let items = items(value).map_err(|_| wrong(what, value, NETWORKS))?;
+    let entries: Vec<Entry> = items.map(|item| entry(what, &item?)).collect::<Result<_, _>>()?;
+    if entries.is_empty() { Err(Fault::value(what, "an empty list", NETWORKS)) } else { Ok(entries) }
 }
 
 /// Networks as text.
@@ -203,18 +201,17 @@ const CHANGES: [(&str, Change); 4] = [
         Ok(())
     }),
     ("addMasks", |_, set, v| {
-        // dnsdist's tables have addresses as keys; a plain list will do.
-        let keys: Vec<Value> = match v {
-            Value::Table(table) if table.raw_len() == 0 => table
-                .pairs::<Value, Value>()
-                .map(|pair| pair.map(|(key, _)| key))
-                .collect::<mlua::Result<_>>()?,
-            _ => items(v)?,
-        };
-        keys.iter().try_for_each(|key| {
-            set.content.borrow_mut().add(entry("", key)?);
+        let add = |network: &Value| {
+            set.content.borrow_mut().add(entry("", network)?);
             Ok(())
-        })
+        };
+        // dnsdist's tables have addresses as keys; a plain list will do.
+        match v {
+            Value::Table(table) if table.raw_len() == 0 => {
+                table.pairs::<Value, Value>().try_for_each(|pair| add(&pair?.0))
+            }
+            _ => items(v)?.try_for_each(|item| add(&item?)),
+        }
     }),
     ("addNMG", |_, set, v| {
         const SET: &str = "a set of newNMG";

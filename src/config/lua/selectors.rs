@@ -1,5 +1,7 @@
 //! What rules match: dnsdist's selectors as Lua sees them.
 
+use std::sync::Arc;
+
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use super::argument::{fraction, shown, text, wrong};
@@ -17,6 +19,8 @@ use crate::shard::rules::matcher::Matcher;
 use crate::shard::rules::pattern::Pattern;
 use crate::shard::rules::text::{self, COMPARISONS, PROTOCOLS};
 
+/// Rules within rules, and actions within actions, at most.
+pub(super) const DEPTH_MAX: u8 = 64;
 /// What stands for a rule.
 const RULE: &str = "a rule, a name or a network, or a list of names or networks";
 /// The name of a pool.
@@ -27,9 +31,18 @@ type Make = fn(&mut Call<'_>, Arguments<'_>) -> Result<Matcher, Fault>;
 /// Each selector with the most arguments it takes.
 const SELECTORS: [(&str, usize, Make); 41] = [
     ("AllRule", 0, |_, _| Ok(Matcher::All)),
-    ("AndRule", 1, |call, a| Ok(Matcher::And(rules(call, a)?))),
-    ("OrRule", 1, |call, a| Ok(Matcher::Or(rules(call, a)?))),
-    ("NotRule", 1, |call, a| Ok(Matcher::Not(Box::new(rule(call, "", a.at(0))?)))),
+    ("AndRule", 1, |call, a| {
+        let rules = rules(call, a)?;
+        around(call).map(|()| Matcher::And(rules.into()))
+    }),
+    ("OrRule", 1, |call, a| {
+        let rules = rules(call, a)?;
+        around(call).map(|()| Matcher::Or(rules.into()))
+    }),
+    ("NotRule", 1, |call, a| {
+        let rule = rule(call, "", a.at(0))?;
+        around(call).map(|()| Matcher::Not(Arc::new(rule)))
+    }),
     ("QNameRule", 1, |_, a| Ok(Matcher::QName(packet::wire("", a.at(0))?.into()))),
     ("QNameSetRule", 1, |_, a| match NameSet::exact(a.at(0)) {
         Some(set) => Ok(Matcher::QNameSet(set)),
@@ -126,7 +139,7 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         context.define(lua, name, move |call, values| {
             let arguments = Arguments(values);
             let made = arguments.at_most(most).and_then(|()| make(call, arguments));
-            let made = made.map(|matcher| Rule { context: own.clone(), matcher });
+            let made = made.map(|matcher| Rule { context: own.clone(), matcher, depth: call.depth });
             stand_in(call, made)
         })?;
     }
@@ -135,7 +148,7 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         context.define(lua, name, move |call, values| {
             let made = Arguments(values).at_most(0).map(|()| {
                 let set = TimedSet { state: state(call, DraftState::Timed) };
-                Timed(Rule { context: own.clone(), matcher: Matcher::TimedSet(set) })
+                Timed(Rule { context: own.clone(), matcher: Matcher::TimedSet(set), depth: 0 })
             });
             stand_in(call, made)
         })?;
@@ -163,6 +176,8 @@ pub(super) fn stand_in<T: UserData + 'static>(
 pub(super) struct Rule {
     pub(super) context: Context,
     pub(super) matcher: Matcher,
+    /// How many rules within rules it is.
+    pub(super) depth: u8,
 }
 
 impl UserData for Rule {
@@ -172,8 +187,7 @@ impl UserData for Rule {
         let show = |lua: &Lua, rule: &Self, (): ()| {
             let matcher = &rule.matcher;
             rule.context.call(lua, "toString", |call| {
-                call.describe_sets();
-                let text = text::matcher(matcher, &call.draft.rules.texts.shown());
+                let text = text::matcher(matcher, &call.sets());
                 Ok(Value::String(call.lua.create_string(text)?))
             })
         };
@@ -191,7 +205,7 @@ impl UserData for Timed {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_method("slice", |_, timed, ()| Ok(timed.0.clone()));
         for name in ["add", "cleanup", "clear"] {
-            methods.add_method(name, |_, _, _: mlua::MultiValue| Ok(()));
+            methods.add_method(name, |_, _, ()| Ok(()));
         }
     }
 }
@@ -204,6 +218,7 @@ pub(super) fn rule(call: &mut Call<'_>, what: &str, value: &Value) -> Result<Mat
     }
     if let Some(object) = value.as_userdata() {
         if let Ok(rule) = object.borrow::<Rule>() {
+            call.depth = call.depth.max(rule.depth);
             return Ok(rule.matcher.clone());
         }
         let hint = if object.is::<Timed>() {
@@ -219,16 +234,24 @@ pub(super) fn rule(call: &mut Call<'_>, what: &str, value: &Value) -> Result<Mat
             return Err(wrong(what, value, hint));
         }
     }
-    let list = items(value).map_err(|_| wrong(what, value, RULE))?;
     let is_network = |v: &Value| {
         let text = v.as_string().map(|s| s.to_string_lossy());
         text.is_some_and(|t| t.trim_start_matches('!').parse::<crate::config::prefix::Prefix>().is_ok())
     };
-    let count = list.iter().filter(|v| is_network(v)).count();
-    if list.is_empty() {
+    let (mut all, mut count, mut odd) = (0, 0, None);
+    for item in items(value).map_err(|_| wrong(what, value, RULE))? {
+        let item = item?;
+        all += 1;
+        if is_network(&item) {
+            count += 1;
+        } else if odd.is_none() && packet::name(&item).is_none() {
+            odd = Some(wrong(what, &item, RULE));
+        }
+    }
+    if all == 0 {
         return Err(Fault::value(what, "an empty list", RULE));
     }
-    if count == list.len() {
+    if count == all {
         let networks = call.literal_networks(prefixes(what, value)?, false);
         return Ok(Matcher::Netmask { networks, source: true });
     }
@@ -238,8 +261,8 @@ pub(super) fn rule(call: &mut Call<'_>, what: &str, value: &Value) -> Result<Mat
             expected: "two rules, in an OrRule".to_owned(),
         });
     }
-    if let Some(odd) = list.iter().find(|v| packet::name(v).is_none()) {
-        return Err(wrong(what, odd, RULE));
+    if let Some(odd) = odd {
+        return Err(odd);
     }
     Ok(Matcher::QNameSuffix(call.literal_names(names(what, value)?, false)))
 }
@@ -254,10 +277,21 @@ fn rules(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Vec<Matcher>, Fault> {
         return Err(wrong("", a.at(0), RULES));
     }
     let mut list = Vec::new();
-    for (at, value) in items(a.at(0))?.iter().enumerate() {
-        list.push(rule(call, &format!("rule {}", at + 1), value)?);
+    for (at, item) in items(a.at(0))?.enumerate() {
+        list.push(rule(call, &format!("rule {}", at + 1), &item?)?);
     }
     Ok(list)
+}
+
+/// Makes the rule under construction one deeper than those that it is around. What walks down a
+/// rule calls itself for each level, per query too: hence the limit.
+fn around(call: &mut Call<'_>) -> Result<(), Fault> {
+    if call.depth == DEPTH_MAX {
+        let what = format!("{} rules, each within the next one", u32::from(DEPTH_MAX) + 1);
+        return Err(Fault::Limit { what, limit: DEPTH_MAX.to_string() });
+    }
+    call.depth += 1;
+    Ok(())
 }
 
 fn suffixes(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
@@ -299,7 +333,7 @@ pub(super) fn code(
 /// The types of a list, or one.
 pub(super) fn types(what: &str, v: &Value) -> Result<Vec<u16>, Fault> {
     const TYPES: &str = "a type, as DNSQType.AAAA, or a list of them";
-    items(v)?.iter().map(|v| code(what, v, TYPES, constants::qtype)).collect()
+    items(v)?.map(|item| code(what, &item?, TYPES, constants::qtype)).collect()
 }
 
 /// Bounded by the caller to sixteen bits.

@@ -1,5 +1,6 @@
 //! `newServer` and the server object.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
@@ -58,7 +59,7 @@ pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setHealthCheckResponseValidator", |call, arguments| {
         let judge = function("", arguments.first().unwrap_or(&Value::Nil))?;
-        call.draft.judge = Some(call.keep(judge));
+        call.draft.judge = Some(call.keep(judge)?);
         Ok(Value::Nil)
     })
 }
@@ -74,7 +75,11 @@ fn find(draft: &Draft, value: &Value) -> Option<usize> {
         Value::UserData(u) => u.borrow::<Server>().ok().map(|s| s.at),
         Value::String(s) => {
             let wanted = s.to_string_lossy();
-            let is = |s: &DraftServer| s.identity() == wanted || s.name.as_deref() == Some(&*wanted);
+            let address = wanted.parse::<SocketAddr>().ok().filter(|a| a.to_string() == wanted);
+            let is = |s: &DraftServer| {
+                let by_identity = s.id.as_ref().map_or(address == Some(s.address), |id| *id == wanted);
+                by_identity || s.name.as_deref() == Some(&*wanted)
+            };
             standing(draft).find(|at| is(&draft.servers[*at]))
         }
         _ => {
@@ -252,12 +257,9 @@ fn apply(
         "id" => server.id = Some(label(name, v, "an identifier, not empty")?).filter(|id| !id.is_empty()),
         "name" => server.name = Some(label(name, v, "a name")?),
         "pool" => {
-            server.pools.clear();
-            for pool in texts(name, v, "the name of a pool, or a list of them")? {
-                if !server.pools.contains(&pool) {
-                    server.pools.push(pool);
-                }
-            }
+            let mut known = HashSet::new();
+            server.pools = texts(name, v, "the name of a pool, or a list of them")?;
+            server.pools.retain(|pool| known.insert(pool.clone()));
         }
         "order" => server.order = signed(name, v)?,
         "weight" => server.weight = whole(name, v, 1, WEIGHT_MAX)?,
@@ -296,8 +298,8 @@ fn apply(
         "checkInterval" => health.interval = span(name, v, 1000, 10.0, DAY_MS)?,
         "checkIntervalMs" => health.interval = span(name, v, 1, 10.0, DAY_MS)?,
         "checkTimeout" => health.timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
-        "checkFunction" => health.choose = Some(call.keep(function(name, v)?)),
-        "checkResponseFunction" => health.judge = Some(call.keep(function(name, v)?)),
+        "checkFunction" => health.choose = Some(call.keep(function(name, v)?)?),
+        "checkResponseFunction" => health.judge = Some(call.keep(function(name, v)?)?),
         "rise" => health.rise = whole(name, v, 1, 255)?,
         "maxCheckFailures" => health.fall = whole(name, v, 1, 255)?,
         "mustResolve" => health.must_resolve = switch(name, v)?,

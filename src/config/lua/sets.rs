@@ -82,11 +82,9 @@ pub(super) fn shown(mut names: Vec<&[u8]>) -> String {
 /// The names of a value: one, or a list; wire format.
 pub(super) fn names(what: &str, value: &Value) -> Result<Vec<Vec<u8>>, Fault> {
     const NAMES: &str = "a domain name, or a list of them";
-    let list = items(value).map_err(|_| wrong(what, value, NAMES))?;
-    if list.is_empty() {
-        return Err(Fault::value(what, "an empty list", NAMES));
-    }
-    list.iter().map(|v| packet::wire(what, v)).collect()
+    let items = items(value).map_err(|_| wrong(what, value, NAMES))?;
+    let names: Vec<Vec<u8>> = items.map(|item| packet::wire(what, &item?)).collect::<Result<_, _>>()?;
+    if names.is_empty() { Err(Fault::value(what, "an empty list", NAMES)) } else { Ok(names) }
 }
 
 /// A set of names as Lua sees it.

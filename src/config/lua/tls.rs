@@ -153,6 +153,7 @@ fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
     const CERTIFICATE: &str = "the path of a certificate, newTLSCertificate(...), or a list of them";
     let (mut list, mut bare) = (Vec::new(), Vec::new());
     for item in items(a.at(1))? {
+        let item = item?;
         let made = item.as_userdata().and_then(|u| u.borrow::<Certificate>().ok().map(|c| c.0.clone()));
         list.push(match made {
             Some(made) => made,

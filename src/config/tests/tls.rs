@@ -44,7 +44,9 @@ impl Files {
         let draft = good(&self.text(text)).0.draft;
         let said = draft
             .warnings
-            .iter()
+            .clone()
+            .into_list()
+            .into_iter()
             .map(|w| w.to_string().replace(&path, "X").replace(w.origin.file_name(), "FILE"));
         said.collect()
     }

@@ -13,6 +13,9 @@ use crate::wire::name;
 /// Rules of a chain that are listed; a block list may have a hundred thousand.
 const LISTED_MAX: usize = 100;
 
+/// Characters of a selector that are shown: it may be a list of any length.
+const MATCHER_CHARS: usize = 500;
+
 /// Names of a set that are listed.
 const LISTED_NAMES_MAX: usize = 3;
 
@@ -51,7 +54,11 @@ fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, act: fn(&A) -> String
     for (at, hits, rule) in rules {
         let name = if rule.name.is_empty() { String::new() } else { format!("{}: ", rule.name) };
         let group = if rule.group.is_empty() { String::new() } else { format!(" [{}]", rule.group) };
-        let (matches, does) = (text::matcher(&rule.matcher, &Sizes), act(&rule.action));
+        let (mut matches, does) = (text::matcher(&rule.matcher, &Sizes), act(&rule.action));
+        if let Some((at, _)) = matches.char_indices().nth(MATCHER_CHARS) {
+            matches.truncate(at);
+            matches.push_str("...");
+        }
         let _ = writeln!(out, "  {at:>6} {hits:>12}  {name}{matches} -> {does}{group}");
     }
     if more > 0 {

@@ -219,6 +219,9 @@ fn servers(
     aligned(&rows)
 }
 
+/// The widest column; longer cells, as the pools of a server in thousands of them, stand out of it.
+const CELL_CHARS: usize = 64;
+
 /// Columns as wide as their widest cell, two spaces apart, nothing behind the last.
 fn aligned(rows: &[[String; COLUMNS.len()]]) -> String {
     let widths: Vec<usize> =
@@ -227,7 +230,7 @@ fn aligned(rows: &[[String; COLUMNS.len()]]) -> String {
     for row in rows {
         let mut text = String::new();
         for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
+            let width = widths[column].min(CELL_CHARS);
             // The first column begins the line: showServers' header starts with its "#".
             if column == 0 || WORDS.contains(&column) {
                 let _ = write!(text, "{cell:<width$}  ");

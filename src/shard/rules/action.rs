@@ -85,6 +85,17 @@ pub enum Action {
 }
 
 impl Action {
+    /// How many actions stand around the innermost one.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        let mut at = self;
+        let mut depth = 0;
+        while let Self::Continue(inner) = at {
+            (at, depth) = (inner, depth + 1);
+        }
+        depth
+    }
+
     /// Whether it holds answers back.
     #[must_use]
     pub fn delays(&self) -> bool {
@@ -188,7 +199,7 @@ pub struct ExtendedError {
 }
 
 /// Where copies of queries go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tee {
     /// The server.
     pub address: SocketAddr,

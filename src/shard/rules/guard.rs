@@ -243,20 +243,20 @@ mod tests {
     #[test]
     fn the_most_selective_condition_guards() {
         let name = Matcher::QName(Arc::from(&b"\x01a\0"[..]));
-        let both = Matcher::And(vec![Matcher::Rd, Matcher::QType(1), name.clone(), Matcher::All]);
+        let both = Matcher::And([Matcher::Rd, Matcher::QType(1), name.clone(), Matcher::All].into());
         assert!(matches!(&Guard::of(&both), Guard::AnyOf(k) if matches!(k[..], [Key::Name(_)])));
-        assert_eq!(keys(&Matcher::Or(vec![name.clone(), Matcher::QType(1)])), Some(2));
-        assert_eq!(keys(&Matcher::Or(vec![name.clone(), Matcher::All])), None);
-        assert_eq!(keys(&Matcher::Not(Box::new(name))), None);
-        assert_eq!((keys(&Matcher::And(vec![])), keys(&Matcher::Or(vec![]))), (None, Some(0)));
+        assert_eq!(keys(&Matcher::Or([name.clone(), Matcher::QType(1)].into())), Some(2));
+        assert_eq!(keys(&Matcher::Or([name.clone(), Matcher::All].into())), None);
+        assert_eq!(keys(&Matcher::Not(Arc::new(name))), None);
+        assert_eq!((keys(&Matcher::And([].into())), keys(&Matcher::Or([].into()))), (None, Some(0)));
         assert_eq!(keys(&Matcher::QNameSet(Names::default())), None, "not filled");
     }
 
     #[test]
     fn a_limit_hides_what_stands_behind_it() {
         let limit = Matcher::MaxQps(Limit { state: 0, qps: 1, burst: 1 });
-        let hidden = Matcher::And(vec![Matcher::Not(Box::new(limit.clone())), Matcher::QType(1)]);
+        let hidden = Matcher::And([Matcher::Not(Arc::new(limit.clone())), Matcher::QType(1)].into());
         assert_eq!(keys(&hidden), None);
-        assert_eq!(keys(&Matcher::And(vec![Matcher::QType(1), limit])), Some(1));
+        assert_eq!(keys(&Matcher::And([Matcher::QType(1), limit].into())), Some(1));
     }
 }

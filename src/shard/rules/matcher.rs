@@ -14,17 +14,18 @@ use crate::wire::header::{self, Header};
 use crate::wire::{edns, name, records};
 
 /// A condition on a packet. What it refers to (pools, buckets, functions) is resolved by
-/// `compile`, so that nothing is looked up by name here.
+/// `compile`, so that nothing is looked up by name here. A clone shares what is within it: a list
+/// of a hundred thousand conditions may stand in many rules.
 #[derive(Clone, Debug)]
 pub enum Matcher {
     /// Every packet.
     All,
     /// Every one of these, asked in order up to the first that says no.
-    And(Vec<Self>),
+    And(Arc<[Self]>),
     /// Any of these, asked in order up to the first that says yes.
-    Or(Vec<Self>),
+    Or(Arc<[Self]>),
     /// Not this.
-    Not(Box<Self>),
+    Not(Arc<Self>),
     /// The name asked for is this one (wire format); letter case aside.
     QName(Arc<[u8]>),
     /// It is one of these.
@@ -147,6 +148,19 @@ impl Comparison {
 }
 
 impl Matcher {
+    /// How many conditions stand around the innermost one; the constructors bound it.
+    #[must_use]
+    pub fn depth(&self) -> u8 {
+        let inner = |list: &[Self]| list.iter().map(Self::depth).max().unwrap_or(0);
+        if let Self::And(list) | Self::Or(list) = self {
+            inner(list).saturating_add(1)
+        } else if let Self::Not(not) = self {
+            not.depth().saturating_add(1)
+        } else {
+            0
+        }
+    }
+
     /// Whether it concerns this packet. Limits count what they let pass, so a matcher is asked
     /// once per packet, and behind `And` only where those before it said yes.
     pub fn matches(&self, scene: &mut Scene<'_, '_>, env: &mut Env<'_>) -> bool {

@@ -334,9 +334,9 @@ impl Input<'_> {
                 false => Matcher::PoolOutstanding(self.pool(), self.octet().into()),
             },
             30 => Matcher::TimedSet(TimedSet { state: self.state(StateKind::Timed) }),
-            31 => Matcher::Not(Box::new(self.matcher(depth + 1))),
-            32 => Matcher::And(nested(self)),
-            _ => Matcher::Or(nested(self)),
+            31 => Matcher::Not(Arc::new(self.matcher(depth + 1))),
+            32 => Matcher::And(nested(self).into()),
+            _ => Matcher::Or(nested(self).into()),
         }
     }
 

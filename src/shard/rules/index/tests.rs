@@ -220,9 +220,9 @@ fn leaf() -> impl Strategy<Value = Matcher> {
 fn matcher() -> impl Strategy<Value = Matcher> {
     leaf().prop_recursive(3, 12, 4, |inner| {
         prop_oneof![
-            3 => prop::collection::vec(inner.clone(), 0..4).prop_map(Matcher::And),
-            3 => prop::collection::vec(inner.clone(), 0..4).prop_map(Matcher::Or),
-            1 => inner.prop_map(|m| Matcher::Not(Box::new(m))),
+            3 => prop::collection::vec(inner.clone(), 0..4).prop_map(|list| Matcher::And(list.into())),
+            3 => prop::collection::vec(inner.clone(), 0..4).prop_map(|list| Matcher::Or(list.into())),
+            1 => inner.prop_map(|m| Matcher::Not(Arc::new(m))),
         ]
     })
 }

@@ -156,31 +156,31 @@ const NO_QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0";
 fn check(table: &[(&str, Matcher, Vec<u8>, bool)]) {
     for (what, matcher, message, expected) in table {
         assert_eq!(Room::default().ask(matcher, message), *expected, "{what}: {matcher:?} of {message:02x?}");
-        let not = Matcher::Not(Box::new(matcher.clone()));
+        let not = Matcher::Not(Arc::new(matcher.clone()));
         assert_eq!(Room::default().ask(&not, message), !*expected, "not: {what}");
     }
 }
 
 #[test]
 fn junctions_ask_up_to_the_first_that_decides() {
-    let (yes, no) = (|| Matcher::All, || Matcher::Not(Box::new(Matcher::All)));
+    let (yes, no) = (|| Matcher::All, || Matcher::Not(Arc::new(Matcher::All)));
     let m = query().octets();
     check(&[
         ("all", yes(), m.clone(), true),
-        ("and", Matcher::And(vec![yes(), yes()]), m.clone(), true),
-        ("and with a no", Matcher::And(vec![yes(), no()]), m.clone(), false),
-        ("and of none", Matcher::And(vec![]), m.clone(), true),
-        ("or", Matcher::Or(vec![no(), yes()]), m.clone(), true),
-        ("or without a yes", Matcher::Or(vec![no(), no()]), m.clone(), false),
-        ("or of none", Matcher::Or(vec![]), m, false),
+        ("and", Matcher::And([yes(), yes()].into()), m.clone(), true),
+        ("and with a no", Matcher::And([yes(), no()].into()), m.clone(), false),
+        ("and of none", Matcher::And([].into()), m.clone(), true),
+        ("or", Matcher::Or([no(), yes()].into()), m.clone(), true),
+        ("or without a yes", Matcher::Or([no(), no()].into()), m.clone(), false),
+        ("or of none", Matcher::Or([].into()), m, false),
     ]);
     // What a limit lets pass is counted only where it was asked.
     let mut room = Room::default();
     room.limits.adopt(&[StateSpec::rate(1, 1, 1)]);
     let limit = || Matcher::MaxQps(Limit { state: 0, qps: 1, burst: 1 });
     let m = query().octets();
-    assert!(!room.ask(&Matcher::And(vec![no(), limit()]), &m));
-    assert!(room.ask(&Matcher::Or(vec![yes(), limit()]), &m));
+    assert!(!room.ask(&Matcher::And([no(), limit()].into()), &m));
+    assert!(room.ask(&Matcher::Or([yes(), limit()].into()), &m));
     assert!(room.ask(&limit(), &m), "nobody has taken the one token yet");
     assert!(!room.ask(&limit(), &m));
 }
@@ -553,9 +553,9 @@ fn any_matcher() -> impl Strategy<Value = Matcher> {
     );
     leaf.prop_recursive(3, 12, 4, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Matcher::And),
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Matcher::Or),
-            inner.prop_map(|m| Matcher::Not(Box::new(m))),
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|list| Matcher::And(list.into())),
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|list| Matcher::Or(list.into())),
+            inner.prop_map(|m| Matcher::Not(Arc::new(m))),
         ]
     })
 }
@@ -580,7 +580,7 @@ proptest! {
         let clients = StateSpec { identity: 2, kind: StateKind::Clients };
         let timed = StateSpec { identity: 3, kind: StateKind::Timed };
         room.limits.adopt(&[StateSpec::rate(1, 5, 5), clients, timed]);
-        let not = Matcher::Not(Box::new(matcher.clone()));
+        let not = Matcher::Not(Arc::new(matcher.clone()));
         // The same room again, since limits count and chance moves on.
         let matched = room.ask(&matcher, &message);
         let mut again = Room { now: Tick(now), script: Some(Box::new(Numbers)), ..Room::default() };

@@ -1,0 +1,82 @@
+//! Reloads of configurations at scale: lists longer than Lua values can be held, functions for
+//! thousands of servers, rules within rules. Whether such a file is taken or refused, the running
+//! process serves on and loses no query.
+
+use nix::sys::signal::Signal;
+
+use crate::backend::{Backend, Manner};
+use crate::load::Load;
+use crate::lob::{Lob, backend, listen};
+use crate::place::wait_for;
+use crate::reload::{endless, let_pass, local};
+
+/// Beyond what the stack for held Lua values has room for, 8,000.
+const MANY: &str = "local n, names, networks, rules = 10000, {}, {}, {}\n\
+    for i = 1, n do\n\
+      names[i] = 'n' .. i .. '.example'\n\
+      networks[i] = string.format('192.0.%d.%d', i / 256 % 256, i % 256)\n\
+      rules[i] = QNameRule(names[i])\n\
+    end\n";
+
+const TAKEN: &[&str] = &[
+    "local s = newSuffixMatchNode() s:add(names) addAction(QNameSuffixRule(s), DropAction())",
+    "addAction(names, DropAction()) addAction(NetmaskGroupRule(networks), DropAction())",
+    "local g = newNMG() g:addMask(networks) addAction(NetmaskGroupRule(g), DropAction())",
+    "addAction(OrRule(rules), DropAction())",
+    "local l = {} for i = 1, n do l[i] = newRuleAction(rules[i], DropAction()) end setRules(l) setRuleGroup('g', l)",
+    "setBackendsMax(20000)\n\
+     for i = 1, 4500 do newServer {address='127.9.' .. math.floor(i / 256) .. '.' .. i % 256 .. ':9', pool='away',\n\
+       healthCheckMode='down', sockets=1, checkFunction=function(...) return ... end,\n\
+       checkResponseFunction=function() return true end} end",
+    "for i = 1, n / 4 do addAction(rules[i], LuaAction(function() return DNSAction.Drop end)) end",
+];
+
+const REFUSED: &[(&str, &str)] = &[
+    ("addAction('x.example', SpoofAction(networks))", "octets of records; expected at most 3500"),
+    (
+        "local r = AllRule() for i = 1, 16000 do r = NotRule(r) end addAction(r, DropAction())",
+        "65 rules, each within the next one",
+    ),
+    (
+        "local a = DropAction() for i = 1, 10000 do a = ContinueAction(a) end addAction('x', a)",
+        "65 actions, each within the next one",
+    ),
+    ("for i = 1, n do newServer {address='nonsense'} end", "9900 more, which are not listed"),
+    ("addAction(unpack(names, 1, 7990))", "called with 7990 arguments"),
+];
+
+#[test]
+fn reloads_at_scale_lose_nothing() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = local();
+    // What a restart alone can change stands in the first configuration, too.
+    let base = listen(at) + "setBackendsMax(20000)\n" + &backend(a.address, "");
+    let mut lob = Lob::start(&base);
+    let load = Load::start(endless(at));
+    let_pass(&load, 500);
+    for text in TAKEN {
+        let before = lob.program.output().len();
+        lob.reload(&format!("{base}{MANY}{text}\n"));
+        let serving = lob.program.lines_with(before, "serving");
+        assert!(!serving.is_empty(), "{text} is not taken; {}", lob.program.transcript());
+        let_pass(&load, 200);
+    }
+    for (text, said) in REFUSED {
+        let before = lob.program.output().len();
+        lob.reload(&format!("{base}{MANY}{text}\n"));
+        wait_for(
+            || format!("\"{said}\" about {text}; {}", lob.program.transcript()),
+            || (!lob.program.lines_with(before, said).is_empty()).then_some(()),
+        );
+        let_pass(&load, 200);
+    }
+    // One after the other, without waiting for any.
+    for _ in 0..20 {
+        lob.program.signal(Signal::SIGHUP);
+    }
+    lob.reload(&base);
+    let report = load.finish();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(a.queries(), report.sent, "queries at the backend and from the client");
+    assert!(lob.stop().success());
+}
