@@ -258,32 +258,32 @@ pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&
         return None;
     }
     let near = |d: usize, k: &str| d * 3 <= k.len().max(3);
-    let letters = name.chars().count();
+    let letters: Vec<char> = name.chars().collect();
     known
         // Each letter that one of them has more is a change.
-        .filter(|k| near(letters.abs_diff(k.chars().count()), k))
-        .map(|k| (distance(&name, &k.to_lowercase()), k))
+        .filter(|k| near(letters.len().abs_diff(k.chars().count()), k))
+        .map(|k| (distance(&letters, &k.to_lowercase().chars().collect::<Vec<char>>()), k))
         .filter(|(d, k)| near(*d, k))
         .min_by_key(|(d, _)| *d)
         .map(|(_, k)| k)
 }
 
 /// Edit distance with transpositions (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
+fn distance(a: &[char], b: &[char]) -> usize {
+    let (mut before, mut row) = (vec![0; b.len() + 1], vec![0; b.len() + 1]);
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for i in 1..=a.len() {
-        let mut row = vec![i];
+        row[0] = i;
         for j in 1..=b.len() {
             let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
             let mut best = change.min(last[j] + 1).min(row[j - 1] + 1);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 best = best.min(before[j - 2] + 1);
             }
-            row.push(best);
+            row[j] = best;
         }
-        before = std::mem::replace(&mut last, row);
+        std::mem::swap(&mut before, &mut last);
+        std::mem::swap(&mut last, &mut row);
     }
     last[b.len()]
 }

@@ -53,6 +53,7 @@ impl Backend {
 
     pub(crate) fn start_at(address: SocketAddr, who: u8, manner: Manner) -> Self {
         let socket = UdpSocket::bind(address).unwrap_or_else(|e| panic!("the backend at {address}: {e}"));
+        place::widen(&socket);
         let shared = Arc::<Shared>::default();
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);

@@ -155,6 +155,7 @@ impl Sender {
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let socket = UdpSocket::bind(any).expect("a client socket");
+        crate::place::widen(&socket);
         // Connected: an answer from any other address never gets here.
         socket.connect(plan.target).expect("a route to the target");
         let tag = format!("s{}", socket.local_addr().expect("an address").port());

@@ -5,7 +5,7 @@
 use nix::sys::signal::Signal;
 
 use crate::backend::{Backend, Manner};
-use crate::load::Load;
+use crate::load::{Load, Plan};
 use crate::lob::{Lob, backend, listen};
 use crate::place::wait_for;
 use crate::reload::{endless, let_pass, local};
@@ -42,7 +42,7 @@ const REFUSED: &[(&str, &str)] = &[
         "65 actions, each within the next one",
     ),
     ("for i = 1, n do newServer {address='nonsense'} end", "9900 more, which are not listed"),
-    ("addAction(unpack(names, 1, 7990))", "called with 7990 arguments"),
+    ("addAction(unpack(names, 1, 7995))", "called with 7995 arguments"),
 ];
 
 #[test]
@@ -52,13 +52,15 @@ fn reloads_at_scale_lose_nothing() {
     // What a restart alone can change stands in the first configuration, too.
     let base = listen(at) + "setBackendsMax(20000)\n" + &backend(a.address, "");
     let mut lob = Lob::start(&base);
-    let load = Load::start(endless(at));
+    let load = Load::start(Plan { rate: 1_000, ..endless(at) });
     let_pass(&load, 500);
     for text in TAKEN {
         let before = lob.program.output().len();
         lob.reload(&format!("{base}{MANY}{text}\n"));
-        let serving = lob.program.lines_with(before, "serving");
-        assert!(!serving.is_empty(), "{text} is not taken; {}", lob.program.transcript());
+        wait_for(
+            || format!("{text} to be taken; {}", lob.program.transcript()),
+            || (!lob.program.lines_with(before, "serving").is_empty()).then_some(()),
+        );
         let_pass(&load, 200);
     }
     for (text, said) in REFUSED {
@@ -76,6 +78,7 @@ fn reloads_at_scale_lose_nothing() {
     }
     lob.reload(&base);
     let report = load.finish();
+    println!("{} queries, the slowest answer after {:?}", report.sent, report.slowest);
     report.assert_nothing_lost(&|| lob.program.transcript());
     assert_eq!(a.queries(), report.sent, "queries at the backend and from the client");
     assert!(lob.stop().success());

@@ -315,6 +315,10 @@ fn check(parts: &Parts, made: &mut DraftForward) -> Result<(), Fault> {
 
 fn targets(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
     let texts = texts(name, v, value::SERVICE_ADDRESS)?;
+    if !(1..=TARGETS_MAX).contains(&texts.len()) {
+        let expected = format!("1 to {TARGETS_MAX}");
+        return Err(Fault::value(name, format!("a list of {} targets", texts.len()), expected));
+    }
     let mut list = Vec::with_capacity(texts.len());
     for text in &texts {
         let address =
@@ -323,10 +327,6 @@ fn targets(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
             return Err(Fault::value(name, format!("\"{text}\" twice"), "each target once"));
         }
         list.push(address);
-    }
-    if !(1..=TARGETS_MAX).contains(&list.len()) {
-        let expected = format!("1 to {TARGETS_MAX}");
-        return Err(Fault::value(name, format!("a list of {} targets", list.len()), expected));
     }
     Ok(list)
 }

@@ -152,10 +152,10 @@ const TOO_LONG: &[(&str, &str)] = &[
         "local t = {} for i = 1, n do t[i] = 'x' end addAction('a', SetProxyProtocolValuesAction(t))",
         "the type is 256",
     ),
-    ("addAction(unpack(names, 1, 7900))", "addAction: called with 7900 arguments; expected at most 64"),
-    ("showRules(unpack(names, 1, 7900))", "showRules: called with 7900 arguments"),
-    ("newNMG(unpack(rules, 1, 7900))", "newNMG: called with 7900 arguments"),
-    ("local f = webserver f(unpack(rules, 1, 7900))", "called with 7900 arguments"),
+    ("addAction(unpack(names, 1, 7995))", "addAction: called with 7995 arguments; expected at most 64"),
+    ("showRules(unpack(names, 1, 7995))", "showRules: called with 7995 arguments"),
+    ("newNMG(unpack(rules, 1, 7995))", "newNMG: called with 7995 arguments"),
+    ("local f = webserver f(unpack(rules, 1, 7995))", "called with 7995 arguments"),
     (
         "for i = 1, n do addAction(rules[i], DropAction(), {uuid='0a4bfe80-922e-4e2c-accb-ca92a4021f06'}) end",
         "19899 more, which are not listed",
@@ -250,11 +250,8 @@ fn tables_that_are_odd_are_errors_and_no_more() {
         ("addAction(RegexRule(('('):rep(1e5)), DropAction())", "a regular expression"),
     ] {
         let errors = broken(text);
-        let error = errors.first().unwrap_or_else(|| panic!("{text} is no error"));
-        assert!(
-            error.contains(said) && error.starts_with("FILE:1") && error.len() < 3_000,
-            "{text}\n{error}"
-        );
+        let error = errors.iter().find(|e| e.contains(said)).unwrap_or_else(|| panic!("{text}\n{errors:?}"));
+        assert!(error.starts_with("FILE:1") && error.len() < 3_000, "{text}\n{error}");
     }
 }
 

@@ -269,7 +269,9 @@ impl Input<'_> {
     }
 
     fn matcher(&mut self, depth: usize) -> Matcher {
-        let nested = |input: &mut Self| (0..input.pick(4)).map(|_| input.matcher(depth + 1)).collect();
+        let nested = |input: &mut Self| -> Vec<Matcher> {
+            (0..input.pick(4)).map(|_| input.matcher(depth + 1)).collect()
+        };
         match self.pick(if depth < DEPTH_MAX { 34 } else { 31 }) {
             0 => Matcher::All,
             1 => Matcher::QName(self.name().into()),
