@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mlua::{Lua, MultiValue, Table, Value};
+use mlua::{IntoLuaMulti, Lua, MultiValue, Table, Value};
 
 use super::pattern::{self, Capture, Matcher, Wrong};
 use crate::engine::luawatch::Alarm;
@@ -51,7 +51,7 @@ fn patterns(lua: &Lua, core: &Table, alarm: &Rc<Alarm>) -> mlua::Result<()> {
 }
 
 /// `true` and the result, or `false` and what is wrong, which the library raises with the place.
-fn answer<R: mlua::IntoLuaMulti>(lua: &Lua, found: Result<mlua::Result<R>, Wrong>) -> mlua::Result<MultiValue> {
+fn answer<R: IntoLuaMulti>(lua: &Lua, found: Result<mlua::Result<R>, Wrong>) -> mlua::Result<MultiValue> {
     match found {
         Ok(result) => {
             let mut values = result?.into_lua_multi(lua)?;

@@ -50,17 +50,24 @@ pub(crate) struct Runtime {
 #[derive(Clone, Debug)]
 pub(crate) struct Stopped(pub(crate) Ended);
 
+impl Stopped {
+    /// Why, without the place.
+    pub(crate) fn what(&self) -> String {
+        match self.0.why {
+            Why::TooLong => "the function ran too long".to_owned(),
+            Why::Interrupted => "interrupted".to_owned(),
+            Why::Late => "the evaluation took too long".to_owned(),
+            Why::Exit => format!("os.exit({})", self.0.code),
+        }
+    }
+}
+
 impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((file, line)) = &self.0.place {
             write!(f, "{file}:{line}: ")?;
         }
-        match self.0.why {
-            Why::TooLong => f.write_str("the function ran too long"),
-            Why::Interrupted => f.write_str("interrupted"),
-            Why::Late => write!(f, "not evaluated within {} s", EVALUATION.as_secs()),
-            Why::Exit => write!(f, "os.exit({})", self.0.code),
-        }
+        f.write_str(&self.what())
     }
 }
 
