@@ -95,7 +95,8 @@ impl Source for Configured {
         self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
         self.running.slots.reclaim_rules(|_| vacancies.rules());
         let loaded = self.evaluation.take().and_then(|e| e.loaded.recv().ok());
-        let mut loaded = loaded.ok_or_else(|| vec!["the configuration was not evaluated".to_owned()])?.map_err(say)?;
+        let mut loaded =
+            loaded.ok_or_else(|| vec!["the configuration was not evaluated".to_owned()])?.map_err(say)?;
         for address in loaded.draft.keep_tls(&self.running.snapshot) {
             tracing::warn!(%address, "a listener keeps the certificates and keys that it has");
         }

@@ -374,3 +374,58 @@ unsafe fn running_line(state: *mut lua_State) -> Option<(String, u32)> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `.cargo/config.toml` asks for: compiled loops see the hook.
+    #[test]
+    fn luajit_is_built_with_a_hook_in_compiled_loops() {
+        let lua = crate::engine::sys::lua_with_ffi();
+        let watch = Watch::new(&lua, &Interrupt::default()).expect("a timer");
+        let chunk = lua.load("jit.on() local x = 0 for i = 1, 1e11 do x = x + i end");
+        let (result, ended, _) = watch.run(1, false, || chunk.exec());
+        assert!(result.is_err());
+        assert_eq!(ended.map(|e| e.why), Some(Why::TooLong), "cargo clean -p mlua-sys");
+    }
+
+    /// And: no C frame jumps over a page of the stack without touching it.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn luajit_is_built_with_probed_frames() {
+        let lua = crate::engine::sys::lua_with_ffi();
+        let gsub: mlua::Function = lua.load("return string.gsub").eval().expect("a function");
+        let found = Cell::new(false);
+        // SAFETY: the function is one of C's, whose code is longer than what is read of it.
+        unsafe {
+            lua.exec_raw::<()>(gsub, |state| {
+                let code = mlua::ffi::lua_tocfunction(state, -1).map_or(ptr::null(), |f| f as *const u8);
+                let code = std::slice::from_raw_parts(code, 256);
+                // orq $0, (%rsp), once a page.
+                found.set(code.windows(5).any(|w| w == [0x48, 0x83, 0x0c, 0x24, 0x00]));
+            })
+            .expect("no error");
+        }
+        assert!(found.get(), "cargo clean -p mlua-sys");
+    }
+
+    #[test]
+    fn a_call_that_fits_its_time_is_left_alone() {
+        let lua = crate::engine::sys::lua_with_ffi();
+        let watch = Watch::new(&lua, &Interrupt::default()).expect("a timer");
+        // Most of them are over within a tick, and none of them has to do with the one before.
+        for _ in 0..2_000 {
+            let (result, ended, _) =
+                watch.run(1, false, || lua.load("local t = {} for i = 1, 50 do t[i] = i end").exec());
+            assert!(result.is_ok() && ended.is_none(), "{result:?} {ended:?}");
+        }
+        let others: Vec<_> =
+            (0..3).map(|_| Watch::new(&lua, &Interrupt::default()).expect("a timer")).collect();
+        drop(others);
+        let spoofed = signal();
+        // SAFETY: a signal to ourselves that carries nothing.
+        unsafe { libc::raise(spoofed) };
+        assert!(watch.run(1, false, || lua.load("return 1").exec()).1.is_none());
+    }
+}

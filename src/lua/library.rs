@@ -13,21 +13,27 @@ const SPECIAL: &[u8] = b"^$*+?.([%-";
 /// Replaces what could keep a thread busy, and gives the function that is called once the state
 /// serves.
 pub(super) fn define(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<mlua::Function> {
+    install(lua, core(lua, alarm)?)
+}
+
+fn install(lua: &Lua, core: Table) -> mlua::Result<mlua::Function> {
+    lua.load(include_str!("library.lua")).set_name("=library").call(core)
+}
+
+fn core(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<Table> {
     let core = lua.create_table()?;
     patterns(lua, &core, alarm)?;
     let stack = crate::engine::sys::StackBounds::of_this_thread();
     core.raw_set("has_room", lua.create_function(move |_, ()| Ok(stack.is_half_left()))?)?;
     let ender = Rc::clone(alarm);
-    core.raw_set(
-        "exit",
-        lua.create_function(move |_, code: f64| {
-            // What a process can end with; the kernel keeps the low eight bits.
-            #[allow(clippy::cast_possible_truncation)]
-            let code = code as i64 as i32;
-            Ok(if ender.exit(code) { "ends the process" } else { NO_EXIT })
-        })?,
-    )?;
-    lua.load(include_str!("library.lua")).set_name("=library").call(core)
+    let exit = move |_: &Lua, code: f64| {
+        // What a process can end with; the kernel keeps the low eight bits.
+        #[allow(clippy::cast_possible_truncation)]
+        let code = code as i32;
+        Ok(if ender.exit(code) { "ends the process" } else { NO_EXIT })
+    };
+    core.raw_set("exit", lua.create_function(exit)?)?;
+    Ok(core)
 }
 
 /// Why `os.exit` does nothing.
@@ -37,10 +43,11 @@ fn patterns(lua: &Lua, core: &Table, alarm: &Rc<Alarm>) -> mlua::Result<()> {
     let reach = |_: &Lua, (p, is_plain): (mlua::String, bool)| Ok(pattern::reach(&p.as_bytes(), is_plain));
     core.raw_set("reach", lua.create_function(reach)?)?;
     let over = Rc::clone(alarm);
-    let find = move |lua: &Lua,
-                     (s, p, init, plain, anchors): (mlua::String, mlua::String, Option<f64>, bool, bool)| {
-        answer(lua, find(lua, &s.as_bytes(), &p.as_bytes(), (init, plain, anchors), &|| over.is_over()))
-    };
+    let find =
+        move |lua: &Lua,
+              (s, p, init, plain, anchors): (mlua::String, mlua::String, Option<f64>, bool, bool)| {
+            answer(lua, find(lua, &s.as_bytes(), &p.as_bytes(), (init, plain, anchors), &|| over.is_over()))
+        };
     core.raw_set("find", lua.create_function(find)?)?;
     let over = Rc::clone(alarm);
     let substitute = move |lua: &Lua, (s, p, by, max): (mlua::String, mlua::String, mlua::String, f64)| {
@@ -200,3 +207,6 @@ fn expand(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,8 +27,8 @@ use crate::engine::luawatch::{Ended, TICK, Watch, Why};
 /// What one call per packet may take, in ticks: 10 to 20 ms of CPU time. A shard does nothing else
 /// meanwhile, and the slowest useful functions take a hundredth of that.
 pub(crate) const PACKET_TICKS: u32 = 1;
-/// What one call of a health check's function may take: 200 ms of CPU time.
-pub(crate) const CHECK_TICKS: u32 = 20;
+/// What one call of a health check's function may take: 100 ms of CPU time.
+pub(crate) const CHECK_TICKS: u32 = 10;
 /// A configuration file is evaluated for at most this long. A million names take about a second.
 pub(crate) const EVALUATION: Duration = Duration::from_secs(30);
 /// Memory of a state while the file is evaluated, octets.
@@ -154,4 +154,4 @@ pub(crate) fn ticks(of: Duration) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

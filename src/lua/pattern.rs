@@ -2,7 +2,7 @@
 //!
 //! The matcher of the library is C code, which sees no hook: `("a"):rep(300)` against a pattern with
 //! four `.-` keeps it busy for minutes. This one asks every few thousand steps whether the call is
-//! over. Errors, captures and limits are those of LuaJIT; `tests` compares the two.
+//! over. Errors, captures and limits are those of LuaJIT; the library's tests compare the two.
 //!
 //! Like there a pattern ends at its first zero octet, and a zero is what stands behind the end of the
 //! subject.
@@ -447,4 +447,45 @@ pub(super) fn reach(pattern: &[u8], is_plain: bool) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_is_given_up_and_a_short_one_is_not_asked() {
+        let asked = std::cell::Cell::new(0);
+        let over = || {
+            asked.set(asked.get() + 1);
+            asked.get() == 3
+        };
+        let pattern = [b".-".repeat(4), b"b".to_vec()].concat();
+        let subject = [b'a'; 300];
+        assert_eq!(Matcher::new(&subject, &pattern, &over).search(0, true), Err(Wrong::Over));
+        assert_eq!(Matcher::new(b"www.example.", b"%.(%a+)%.$", &over).search(0, true), Ok(Some((3, 12))));
+        assert_eq!(asked.get(), 3);
+        let open = [b'('; 1 << 16];
+        assert_eq!(Matcher::new(&open, b"%b()%b()%b()", &|| true).search(0, true), Err(Wrong::Over));
+        let same = [b'a'; 1 << 16];
+        assert_eq!(Matcher::new(&same, b"(a*)%1b", &|| true).search(0, true), Err(Wrong::Over));
+    }
+
+    #[test]
+    fn the_librarys_matcher_gets_what_it_can_be_trusted_with() {
+        for (pattern, length) in [
+            ("example", 28_571),
+            ("%.", 100_000),
+            ("^www%.", i32::MAX as u32),
+            ("^(.-)%.", 28_571),
+            ("[a-z0-9-]+", 141),
+            ("(.-)%.(.-)%.", 25),
+            (".-.-.-.-b", 7),
+            ("a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?", 0),
+            ("^a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?", 0),
+            ("%b()", 223),
+            ("[", 200_000),
+            ("[%", 100_000),
+        ] {
+            assert_eq!(reach(pattern.as_bytes(), false), length, "{pattern}");
+        }
+        assert_eq!((reach(b"", true), reach(&[b'a'; 1000], true)), (200_000, 200));
+    }
+}

@@ -18,7 +18,7 @@ use super::Interrupt;
 /// coroutines within each other.
 pub(crate) const STACK_OCTETS: usize = 64 << 20;
 /// One call's time on the clock, beyond which it is not waited for.
-const CALL: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(10);
 /// After an interruption, before the thread is left alone.
 const GRACE: Duration = Duration::from_millis(500);
 /// Between two looks at the interruption.

@@ -133,8 +133,10 @@ impl LuaHost {
         header: &mut [u8; 12],
     ) -> Result<(String, u16, u16), String> {
         let (question, octets) = ((qname.to_owned(), qtype, qclass), *header);
-        let (chosen, octets) =
-            self.worker.call(move |host| host.choose(function, question, octets)).unwrap_or_else(|e| Err(e.into()))?;
+        let (chosen, octets) = self
+            .worker
+            .call(move |host| host.choose(function, question, octets))
+            .unwrap_or_else(|e| Err(e.into()))?;
         *header = octets;
         Ok(chosen)
     }
@@ -176,12 +178,11 @@ fn evaluate_within(
     limit: Duration,
 ) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
     let (path, own) = (file.map(Path::to_owned), interrupt.clone());
-    let started = Worker::start("config", interrupt, limit, move || {
-        match evaluate_here(path.as_deref(), &own) {
+    let started =
+        Worker::start("config", interrupt, limit, move || match evaluate_here(path.as_deref(), &own) {
             Ok((draft, host)) => (Ok(draft), (!host.functions.is_empty()).then_some(host)),
             Err(errors) => (Err(errors), None),
-        }
-    });
+        });
     match started {
         Ok((Ok(draft), worker)) => Ok((draft, LuaHost { worker })),
         Ok((Err(errors), _)) => Err(errors),
@@ -311,6 +312,9 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
     ConfigError::new(&origin, "", Fault::Script(message + &hint))
 }
 
+/// Chunks of ours: no places of a configuration.
+const OURS: [&str; 2] = ["library", "prelude"];
+
 /// Takes `FILE:LINE: ` off a message. Lua cuts long names to `...` and their end.
 fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
     let text = first_line(text);
@@ -319,7 +323,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
         Some((at, number.parse::<u32>().ok()?, message))
     })?;
     let short = &text[..at];
-    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") {
+    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") || OURS.contains(&short) {
         return None;
     }
     let file = match short.strip_prefix("...") {
