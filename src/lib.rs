@@ -107,6 +107,12 @@
 //!   record.rs          finds the functions, and that they are the same everywhere
 //!   files.rs           the configuration's text
 //!
+//! lua/                 a Lua state with its limits: time, memory, stack
+//!   library.lua        what scripts see of the standard library where it could be without end
+//!   library.rs         the functions under it
+//!   pattern.rs         Lua's patterns, by a matcher that gives up
+//!   thread.rs          a thread with a stack for Lua, and a value that stays in it
+//!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!   doors.rs           sockets for datagrams, of listeners and towards servers
@@ -126,6 +132,7 @@
 //!   clock.rs           the OS clock, read once per batch
 //!   luaffi/            what scripts reach through LuaJIT's ffi: which call, whose memory
 //!     functions.rs     the C functions of the LuaFFI family
+//!   luawatch.rs        ends Lua that runs too long: a timer of the thread's CPU time
 //!   transparent.rs     datagrams that come from their client's address
 //!   sys.rs             every libc call, wrapped safe
 //!     options.rs       options of sockets
@@ -234,7 +241,7 @@
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows: `engine → shard → wire`,
 //! `control → config`, `config, engine, control → tls`,
-//! `script → shard, config, wire` (and to and from `engine::luaffi`); both planes read [`config::snapshot`] and [`live`]. `shard` never names
+//! `script → shard, config, wire` (and to and from `engine::luaffi`), `config, script, engine → lua`; both planes read [`config::snapshot`] and [`live`]. `shard` never names
 //! `engine`, `control`, Lua or libc; `wire`, `shard` and `config` never ask for time, randomness
 //! or I/O. `tests/tidy.rs` holds the map and the arrows to this.
 //!
@@ -277,6 +284,7 @@ pub mod crowd;
 pub mod demo;
 pub mod engine;
 pub mod live;
+pub mod lua;
 pub mod packet;
 pub mod panics;
 pub mod rng;

@@ -35,6 +35,9 @@ fn check(flags: &Flags) -> ExitCode {
 }
 
 fn refuse(errors: &[config::ConfigError]) -> ExitCode {
+    if let Some(code) = config::exit_code(errors) {
+        return ExitCode::from(code);
+    }
     eprint!("{}", flags::lines(errors));
     ExitCode::FAILURE
 }

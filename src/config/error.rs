@@ -73,6 +73,8 @@ pub struct ConfigError {
 pub enum Fault {
     /// Lua itself refused the file: syntax, or an error while it ran.
     Script(String),
+    /// The file asked for the end of the process, with this code.
+    Exit(i32),
     /// A file or directory could not be read.
     Unreadable {
         /// Its path.
@@ -229,6 +231,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Script(message) | Self::Tls(message) => f.write_str(message),
+            Self::Exit(code) => {
+                write!(f, "os.exit({code}) ends the process only at its start and with --check-config")
+            }
             Self::Unreadable { path, reason } => write!(f, "cannot read \"{path}\": {reason}"),
             Self::Value { what, wrong, expected } if what.is_empty() => {
                 write!(f, "{wrong} is not allowed; expected {expected}")

@@ -75,5 +75,15 @@ pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<C
     Ok(Loaded { draft, lua })
 }
 
+/// The code that the process is to end with, if the file called `os.exit`.
+#[must_use]
+pub fn exit_code(errors: &[ConfigError]) -> Option<u8> {
+    // The low eight bits, as the kernel takes them.
+    errors.iter().find_map(|e| match e.fault {
+        error::Fault::Exit(code) => Some(code.to_le_bytes()[0]),
+        _ => None,
+    })
+}
+
 #[cfg(test)]
 mod tests;

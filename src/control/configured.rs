@@ -5,7 +5,8 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
 
 use crate::config::options::Key;
 use crate::config::snapshot::{Backend, LuaFunction, Snapshot};
@@ -14,11 +15,6 @@ use crate::control::log::{self, Format};
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
-use crate::panics;
-
-/// A configuration file that is still being evaluated after this long is taken for an endless
-/// loop: the control thread does nothing else meanwhile. A million names take about a second.
-const EVALUATION: Duration = Duration::from_secs(30);
 
 /// Flags and file, and what they last said.
 #[derive(Debug)]
@@ -27,6 +23,14 @@ pub struct Configured {
     running: Running,
     /// What the last load made; in force once it is accepted.
     next: Option<Running>,
+    evaluation: Option<Evaluation>,
+}
+
+/// An evaluation in a thread of its own.
+#[derive(Debug)]
+struct Evaluation {
+    interrupt: Interrupt,
+    loaded: Receiver<Result<Loaded, Vec<config::ConfigError>>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +47,7 @@ impl Configured {
         let Compiled { boot, snapshot, slots } = compiled;
         let snapshot = Arc::new(snapshot);
         let plan = plan(&boot, &snapshot, loaded.lua, Vec::new());
-        (Self { flags, running: Running { boot, slots, snapshot }, next: None }, plan)
+        (Self { flags, running: Running { boot, slots, snapshot }, next: None, evaluation: None }, plan)
     }
 
     /// What only a restart can change.
@@ -61,13 +65,38 @@ pub fn start_log(flags: &Flags) {
 }
 
 impl Source for Configured {
+    fn begin(&mut self, ended: Box<dyn FnOnce() + Send>) {
+        self.interrupt();
+        let (flags, interrupt) = (self.flags.clone(), Interrupt::default());
+        let (done, loaded) = bounded(1);
+        let own = interrupt.clone();
+        let body = move || {
+            // Whoever is gone does not want to know.
+            let _ = done.send(config::load_unless(&flags, &own));
+            ended();
+        };
+        // Without a thread the channel is closed, which says so.
+        if let Err(e) = std::thread::Builder::new().name("reload".into()).spawn(body) {
+            tracing::error!("no thread to evaluate the configuration: {e}");
+        }
+        self.evaluation = Some(Evaluation { interrupt, loaded });
+    }
+
+    fn interrupt(&mut self) {
+        if let Some(evaluation) = self.evaluation.take() {
+            evaluation.interrupt.interrupt();
+        }
+    }
+
     fn load(&mut self, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
         let say =
             |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
         self.running.slots.reclaim(|slot| vacancies.backend(slot));
         self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
         self.running.slots.reclaim_rules(|_| vacancies.rules());
-        let mut loaded = load_in_time(&self.flags).map_err(say)?;
+        let loaded = self.evaluation.take().and_then(|e| e.loaded.recv().ok());
+        let mut loaded =
+            loaded.ok_or_else(|| vec!["the configuration was not evaluated".to_owned()])?.map_err(say)?;
         for address in loaded.draft.keep_tls(&self.running.snapshot) {
             tracing::warn!(%address, "a listener keeps the certificates and keys that it has");
         }
@@ -102,32 +131,16 @@ impl Script for LuaHost {
         qclass: u16,
         header: &mut [u8; 12],
     ) -> Result<(String, u16, u16), String> {
-        panics::caught(|| Self::choose(self, function, qname, qtype, qclass, header))?
+        Self::choose(self, function, qname, qtype, qclass, header)
     }
 
     fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Result<bool, String> {
-        panics::caught(|| Self::judge(self, function, &server.name, response))?
+        Self::judge(self, function, &server.name, response)
     }
-}
 
-/// Evaluates the sources; a thread of its own ends an evaluation that takes too long.
-fn load_in_time(flags: &Flags) -> Result<Loaded, Vec<config::ConfigError>> {
-    let interrupt = Interrupt::default();
-    let (finished, wait) = crossbeam_channel::bounded::<()>(0);
-    let guard = interrupt.clone();
-    // Without it an evaluation has no limit, which is better than no reload.
-    let watcher = std::thread::Builder::new().name("config-limit".into()).spawn(move || {
-        if wait.recv_timeout(EVALUATION) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            guard.interrupt();
-        }
-    });
-    let loaded = config::load_unless(flags, &interrupt);
-    drop(finished);
-    if let Ok(watcher) = watcher {
-        // It ends at once: its channel is closed.
-        let _ = watcher.join();
+    fn within(&self, work: Box<dyn FnOnce() -> Result<(), String> + Send>) -> Result<(), String> {
+        Self::within(self, work)
     }
-    loaded
 }
 
 fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, lua: LuaHost, changes: Vec<String>) -> Plan {
@@ -218,6 +231,12 @@ mod tests {
         }
     }
 
+    /// Evaluates anew and makes a plan.
+    fn load(source: &mut Configured, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
+        source.begin(Box::new(|| {}));
+        source.load(vacancies)
+    }
+
     fn slot(plan: &Plan, address: &str) -> Option<u16> {
         let mut all = plan.snapshot.backends.iter().flatten();
         all.find(|b| b.address.to_string() == address).map(|b| b.slot.0)
@@ -229,14 +248,14 @@ mod tests {
         let (mut source, first) = file.start();
         assert_eq!((slot(&first, "192.0.2.1:53"), slot(&first, "192.0.2.2:53")), (Some(0), Some(1)));
         file.rewrite("newServer('192.0.2.2')");
-        let second = source.load(&All(false)).expect("a reload");
+        let second = load(&mut source, &All(false)).expect("a reload");
         assert_eq!((second.snapshot.generation, slot(&second, "192.0.2.2:53")), (2, Some(1)));
         assert!(!second.changes.is_empty());
         source.accept();
         file.rewrite("newServer('192.0.2.2')\nnewServer('192.0.2.3')");
-        let held = source.load(&All(false)).expect("a reload");
+        let held = load(&mut source, &All(false)).expect("a reload");
         assert_eq!(slot(&held, "192.0.2.3:53"), Some(2));
-        let freed = source.load(&All(true)).expect("a reload");
+        let freed = load(&mut source, &All(true)).expect("a reload");
         assert_eq!(slot(&freed, "192.0.2.3:53"), Some(0));
     }
 
@@ -247,10 +266,10 @@ mod tests {
         file.rewrite(
             "newServer('192.0.2.1')\nnewServer('nonsense')\nnewServer({address='192.0.2.3', weight=-1})",
         );
-        let errors = source.load(&All(true)).err().expect("errors");
+        let errors = load(&mut source, &All(true)).err().expect("errors");
         assert_eq!(errors.len(), 2, "{errors:?}");
         file.rewrite("newServer('192.0.2.1')\nnewServer('192.0.2.4')");
-        let plan = source.load(&All(true)).expect("a reload");
+        let plan = load(&mut source, &All(true)).expect("a reload");
         assert_eq!((plan.snapshot.generation, slot(&plan, "192.0.2.4:53")), (2, Some(1)));
     }
 
@@ -259,7 +278,7 @@ mod tests {
         let file = File::new("restart", "setShards(2)\nnewServer('192.0.2.1')");
         let (mut source, _) = file.start();
         file.rewrite("setShards(3)\nnewServer('192.0.2.9')");
-        let errors = source.load(&All(true)).err().expect("a refusal");
+        let errors = load(&mut source, &All(true)).err().expect("a refusal");
         assert_eq!(errors, ["needs a restart: shards: 2 -> 3"]);
     }
 

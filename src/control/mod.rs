@@ -137,7 +137,11 @@ async fn serve(
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
     let mut doors = Doors::new(fixed, inherited);
     let opened = open_all(&mut doors, &first.snapshot)?;
-    privileges::shed(&fixed.identity, needs_raw_sockets(&first.snapshot))?;
+    let raw = needs_raw_sockets(&first.snapshot);
+    privileges::shed(&fixed.identity, raw)?;
+    // The thread that evaluated the configuration is older than this.
+    let identity = fixed.identity.clone();
+    first.script.within(Box::new(move || privileges::shed(&identity, raw)))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
     Hold::show(hold.as_ref(), &board);
@@ -146,6 +150,8 @@ async fn serve(
         Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let mut control = Control::new(source, shards, feed, notifier, sender, &first, rng);
+    let (evaluated, mut evaluations) = mpsc::unbounded_channel();
+    control.evaluated = Some(evaluated);
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
     control.begin(first, opened);
 
@@ -158,6 +164,7 @@ async fn serve(
             _ = signals.int.recv() => break,
             () = Hold::let_go(&mut hold) => break,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
+            Some(()) = evaluations.recv() => control.evaluation = Evaluation::Ended,
             () = tokio::time::sleep(Duration::from(rest)) => {}
         }
         if let Err(error) = control.turn(clock::now()) {
@@ -213,6 +220,14 @@ impl Signals {
             int: signal(SignalKind::interrupt())?,
         })
     }
+}
+
+/// The evaluation that a reload begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evaluation {
+    None,
+    Running,
+    Ended,
 }
 
 /// What came of a probe.
@@ -286,6 +301,9 @@ struct Control<S> {
     serving: bool,
     /// SIGHUP came; while a reload is under way, once more after it.
     reload_wanted: bool,
+    evaluation: Evaluation,
+    /// Says that it has ended.
+    evaluated: Option<mpsc::UnboundedSender<()>>,
     leaving: Option<Leaving>,
     /// When the shards have closed the sockets of listeners that ended.
     closing: BTreeMap<ListenerSlot, Tick>,
@@ -322,6 +340,8 @@ impl<S: Source> Control<S> {
             reload: None,
             serving: false,
             reload_wanted: false,
+            evaluation: Evaluation::None,
+            evaluated: None,
             leaving: None,
             closing: BTreeMap::new(),
             figures: Figures::new(clock::now()),
@@ -346,7 +366,10 @@ impl<S: Source> Control<S> {
     /// When the next thing is due.
     fn wake_at(&self) -> Tick {
         let now = clock::now();
-        if self.reload_wanted && self.reload.is_none() || self.reload.as_ref().is_some_and(Reload::is_ready) {
+        if self.reload_due()
+            || self.evaluation == Evaluation::Ended
+            || self.reload.as_ref().is_some_and(Reload::is_ready)
+        {
             return now;
         }
         let soon = self.leaving.as_ref().map(|_| now + SOON);
@@ -361,10 +384,14 @@ impl<S: Source> Control<S> {
         if let Some(shard) = self.shards.ended().first() {
             return Err(format!("shard {shard} ended by itself"));
         }
-        if self.reload_wanted && self.reload.is_none() {
+        if self.reload_due() {
             self.reload_wanted = false;
-            // The evaluation may take long, and comes up to half the watchdog's time after the
-            // last notice.
+            self.evaluate(now);
+        }
+        if self.evaluation == Evaluation::Ended {
+            self.evaluation = Evaluation::None;
+            // To compile it may take long, and comes up to half the watchdog's time after the last
+            // notice.
             self.tell_alive();
             self.load(now);
             self.tell_alive();
@@ -400,10 +427,25 @@ impl<S: Source> Control<S> {
         }
     }
 
-    /// Evaluates the configuration anew; on any error the running one stays.
-    fn load(&mut self, now: Tick) {
+    /// Whether a reload is wanted and none is under way.
+    fn reload_due(&self) -> bool {
+        self.reload_wanted && self.reload.is_none() && self.evaluation == Evaluation::None
+    }
+
+    /// Begins to evaluate the configuration anew, in another thread.
+    fn evaluate(&mut self, now: Tick) {
         self.notifier.reloading(now.0 / 1_000);
         tracing::info!("reloading the configuration");
+        self.evaluation = Evaluation::Running;
+        let evaluated = self.evaluated.clone();
+        self.source.begin(Box::new(move || {
+            // The loop that would hear of it may have ended.
+            let _ = evaluated.map(|e| e.send(()));
+        }));
+    }
+
+    /// Makes a change of what was evaluated; on any error the running configuration stays.
+    fn load(&mut self, now: Tick) {
         self.closing.retain(|_, at| *at > now);
         let vacancies = Vacant { feed: &self.feed, closing: &self.closing, leaving: self.leaving.as_ref() };
         match load_contained(&mut self.source, &vacancies) {
@@ -548,6 +590,7 @@ impl<S: Source> Control<S> {
     /// Lets the shards finish what is outstanding, within the drain time.
     async fn stop(&mut self, signals: &mut Signals) {
         self.notifier.stopping();
+        self.source.interrupt();
         tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
         self.shards.tell_all(&|| Message::Stop);
         let deadline = clock::now() + self.settings.drain;

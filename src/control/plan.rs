@@ -70,7 +70,14 @@ pub trait Vacancies {
 
 /// Where configurations come from.
 pub trait Source {
-    /// Evaluates the same sources anew, as successor of the configuration in force.
+    /// Begins to evaluate the same sources anew; `ended` is called, by another thread, as soon as
+    /// [`Source::load`] has nothing to wait for.
+    fn begin(&mut self, ended: Box<dyn FnOnce() + Send>);
+
+    /// Ends an evaluation that has begun; nobody waits for what it gives.
+    fn interrupt(&mut self);
+
+    /// Makes a plan of what [`Source::begin`] evaluated, as successor of the configuration in force.
     ///
     /// # Errors
     /// Everything that is wrong, a line each; also what only a restart could change.
@@ -97,6 +104,10 @@ mod tests {
     struct Broken;
 
     impl Source for Broken {
+        fn begin(&mut self, _: Box<dyn FnOnce() + Send>) {}
+
+        fn interrupt(&mut self) {}
+
         fn load(&mut self, _: &dyn Vacancies) -> Result<Plan, Vec<String>> {
             panic!("out of references");
         }

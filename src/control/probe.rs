@@ -75,6 +75,16 @@ pub trait Script {
     /// # Errors
     /// What the function raised.
     fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Result<bool, String>;
+
+    /// Does something in the thread that the functions run in, when it is another one: rights belong
+    /// to threads.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    fn within(&self, work: Box<dyn FnOnce() -> Result<(), String> + Send>) -> Result<(), String> {
+        drop(work);
+        Ok(())
+    }
 }
 
 /// Who runs external programs, when we are allowed to choose.

@@ -11,6 +11,7 @@ mod forward;
 mod linger;
 mod locals;
 pub mod luaffi;
+pub mod luawatch;
 mod mmsg;
 mod outbox;
 mod ready;
@@ -30,6 +31,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::addr::ListenerSlot;
 use crate::config::snapshot::{Listener, Snapshot};
 use crate::live::Board;
+use crate::lua::thread::STACK_OCTETS;
 
 /// What the control thread can tell a shard. After each, the shard is woken.
 #[derive(Debug)]
@@ -106,7 +108,9 @@ pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, board: Arc<Board>) -> i
     let (started, start) = crossbeam_channel::bounded(1);
     let waker = wake.clone();
     let name = format!("shard-{}", setup.index);
-    let thread = std::thread::Builder::new().name(name).spawn(move || {
+    // A shard runs the configuration's functions.
+    let thread = std::thread::Builder::new().name(name).stack_size(STACK_OCTETS);
+    let thread = thread.spawn(move || {
         // Pinned first: what the engine allocates is then near its CPU.
         if let Some(id) = setup.cpu
             && !core_affinity::set_for_current(core_affinity::CoreId { id })

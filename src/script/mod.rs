@@ -30,6 +30,7 @@ mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -38,6 +39,7 @@ pub use self::files::{File, Files};
 use self::state::State;
 use crate::config::error::ConfigError;
 use crate::config::ruleset::Recorded;
+use crate::lua::{self, Interrupt};
 use crate::panics;
 use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
@@ -75,7 +77,14 @@ impl Shared {
 struct Checked {
     shared: Arc<Shared>,
     identity: u64,
+    /// What a shard's evaluation may take.
+    ticks: u32,
 }
+
+/// A shard's evaluation may take as much longer than the first one did.
+const SLOWER_MAX: u32 = 8;
+/// And at least this: clocks are coarse, and the first one may have been lucky.
+const EVALUATION_MIN: Duration = Duration::from_secs(1);
 
 /// Loads of configurations that read files of their own.
 static LOADS: AtomicU64 = AtomicU64::new(0);
@@ -94,8 +103,22 @@ pub fn check(
     names: Vec<Names>,
     networks: Vec<Networks>,
 ) -> Result<Arc<dyn Source>, ConfigError> {
+    check_unless(files, recorded, names, networks, &Interrupt::default())
+}
+
+/// Like [`check`]; another thread can end it.
+///
+/// # Errors
+/// Those of [`check`], and the interruption.
+pub fn check_unless(
+    files: Files,
+    recorded: Vec<Recorded>,
+    names: Vec<Names>,
+    networks: Vec<Networks>,
+    interrupt: &Interrupt,
+) -> Result<Arc<dyn Source>, ConfigError> {
     let shared = Arc::new(Shared { files, recorded, names, networks });
-    let state = State::new(&shared)?;
+    let (state, taken) = State::new(&shared, interrupt, lua::ticks(lua::EVALUATION))?;
     // What other files held is not known: of a configuration that reads some, each load is another.
     let mut identity = if state.reads_files() { LOADS.fetch_add(1, Relaxed) + 1 } else { 0 };
     for function in &shared.recorded {
@@ -109,15 +132,16 @@ pub fn check(
         identity = xxh3_64_with_seed(file.name.as_bytes(), identity);
         identity = xxh3_64_with_seed(&file.text, identity);
     }
-    Ok(Arc::new(Checked { shared, identity }))
+    let ticks = taken.saturating_mul(SLOWER_MAX).max(lua::ticks(EVALUATION_MIN));
+    Ok(Arc::new(Checked { shared, identity, ticks }))
 }
 
 impl Source for Checked {
     fn start(&self, shard: usize) -> Option<Box<dyn Script>> {
         // The control thread has evaluated it without a panic; one here must not end the shard.
-        let made = panics::caught(|| State::new(&self.shared));
+        let made = panics::caught(|| State::new(&self.shared, &Interrupt::default(), self.ticks));
         match made.and_then(|made| made.map_err(|e| e.to_string())) {
-            Ok(state) => Some(Box::new(state)),
+            Ok((state, _)) => Some(Box::new(state)),
             Err(e) => {
                 tracing::error!(shard, "no Lua in this shard: {e}");
                 None

@@ -1,24 +1,23 @@
 //! One shard's Lua state: evaluates the file, calls its functions, limits and counts.
 //!
 //! # What was measured
-//! See `benches/script.rs`. For a function that tests the name and sets a tag callgrind counts 9,500
-//! instructions of the machine a call: 2,600 are the interpreter's, 1,400 the hook's (9 for each of
-//! Lua's own instructions, of which such a function takes 155), the rest the way between Rust and Lua
-//! and garbage. A call into Rust costs some 900, a call between Lua functions a tenth of that: hence
-//! the prelude, and the name goes along with the call. The JIT compiler is off, since compiled code
-//! does not see the hook that ends an endless loop.
+//! See `benches/script.rs`. For a function that tests the name and sets a tag callgrind counts 8,100
+//! instructions of the machine a call: 2,600 are the interpreter's, the rest the way between Rust and
+//! Lua and garbage. A call into Rust costs some 900, a call between Lua functions a tenth of that: hence
+//! the prelude, and the name goes along with the call.
 //!
 //! # Invariants
-//! - A call gets at most [`CALL_HOOKS`] times [`HOOK_INSTRUCTIONS`] instructions of Lua.
+//! - A call takes at most 20 ms of CPU time, and one that took so long is not made again for four
+//!   times that: whatever a function does, most of the shard's time is for other packets.
 //! - [`Current`] is open exactly while a call runs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::c_int;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{Either, Function, HookTriggers, LightUserData, Lua, Table, VmState};
+use mlua::{Either, Function, LightUserData, Lua, Table};
 
 use super::core::Place;
 use super::current::{Current, Timed};
@@ -27,20 +26,14 @@ use super::{Shared, core, files};
 use crate::config::error::{ConfigError, Fault, Origin};
 use crate::config::lua::define_constants;
 use crate::config::snapshot::Snapshot;
-use crate::engine::luaffi;
-use crate::panics;
+use crate::engine::{luaffi, luawatch};
+use crate::lua::{self, Interrupt, PACKET_TICKS, Runtime};
 use crate::shard::DELAY_MS_MAX;
 use crate::shard::rules::scene::{Env, Scene};
 use crate::shard::script::{Candidate, FunctionId, Said, Script};
 use crate::time::{Tick, TickDelta};
 use crate::wire::header::rcode;
 
-/// Between two looks at the limit, instructions.
-const HOOK_INSTRUCTIONS: u32 = 10_000;
-/// What one call may take, in hooks: a million instructions, some 5 ms of a CPU.
-const CALL_HOOKS: u32 = 100;
-/// What the evaluation of the file may take, in hooks: ten thousand million instructions.
-const START_HOOKS: u32 = 1_000_000;
 /// A heap this small is not swept often, octets.
 const HEAP_IDLE: usize = 8 << 20;
 /// At most one line in the log so often.
@@ -69,12 +62,12 @@ const ACTIONS: [&str; 17] = [
 
 /// One shard's script.
 pub(super) struct State {
-    lua: Lua,
+    runtime: Runtime,
     place: Place,
     calls: Calls,
     /// How each function is called, and whether through C's pointers.
     usage: Vec<(Use, bool)>,
-    watch: Watch,
+    resting: Resting,
     errors: u64,
     /// Errors since the last line in the log, and when that was.
     unsaid: u64,
@@ -113,40 +106,27 @@ impl Calls {
     }
 }
 
-/// What ends a call that runs too long.
-#[derive(Clone, Debug, Default)]
-struct Watch {
-    /// Hooks left to the running call.
-    budget: Rc<Cell<u32>>,
-    /// The last call used its budget up: the hook sees every instruction.
-    spent: Rc<Cell<bool>>,
-}
+/// Functions that took too long, and until when they rest.
+#[derive(Debug, Default)]
+struct Resting(Vec<(FunctionId, Tick)>);
 
-impl Watch {
-    fn arm(&self, lua: &Lua, every: u32) -> mlua::Result<()> {
-        let watch = self.clone();
-        lua.set_global_hook(HookTriggers::new().every_nth_instruction(every), move |lua, _| {
-            let left = watch.budget.get();
-            if left > 0 {
-                watch.budget.set(left - 1);
-                return Ok(VmState::Continue);
-            }
-            // A script may catch the error: from here on every instruction raises it again, so
-            // that one outside of any pcall soon does.
-            if !watch.spent.replace(true) {
-                watch.arm(lua, 1)?;
-            }
-            Err(mlua::Error::runtime("the function ran too long"))
-        })
+impl Resting {
+    /// What one rests for each tick that it took: with this a function gets a fifth of the time.
+    const SHARE: u64 = 4;
+
+    /// Lets a function rest that took so many ticks; the longer the more functions rest, so that
+    /// all of them together get no more than one.
+    fn add(&mut self, function: FunctionId, ticks: u32, now: Tick) {
+        self.0.retain(|(other, until)| *other != function && *until > now);
+        let functions = self.0.len() as u64 + 1;
+        let taken = TickDelta::from(luawatch::TICK * ticks.max(1));
+        // The batch's time stands still while functions run.
+        let rest = taken.0.saturating_mul(Self::SHARE * functions + 1);
+        self.0.push((function, now + TickDelta(rest)));
     }
 
-    /// Gives the next call its budget.
-    fn begin(&self, lua: &Lua, hooks: u32) -> mlua::Result<()> {
-        self.budget.set(hooks);
-        if self.spent.replace(false) {
-            self.arm(lua, HOOK_INSTRUCTIONS)?;
-        }
-        Ok(())
+    fn holds(&self, function: FunctionId, now: Tick) -> bool {
+        !self.0.is_empty() && self.0.iter().any(|(other, until)| *other == function && *until > now)
     }
 }
 
@@ -159,11 +139,17 @@ impl fmt::Debug for State {
 impl State {
     /// Evaluates the configuration.
     ///
+    /// Gives the ticks that it took, too; it may take `ticks`.
+    ///
     /// # Errors
     /// What Lua says of the file; or that it gives other functions than the control thread found.
-    pub(super) fn new(shared: &Arc<Shared>) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        interrupt: &Interrupt,
+        ticks: u32,
+    ) -> Result<(Self, u32), ConfigError> {
         let found = Found::default();
-        let state = Self::evaluate(shared, &found);
+        let state = Self::evaluate(shared, &found, interrupt, ticks);
         let state = state.map_err(|e| {
             let origin = Origin::file(shared.name());
             let what = format!("evaluated as a shard does: {}", said(&e));
@@ -173,36 +159,42 @@ impl State {
         Ok(state)
     }
 
-    fn evaluate(shared: &Arc<Shared>, found: &Found) -> mlua::Result<Self> {
-        let lua = crate::engine::sys::lua_with_ffi();
-        lua.load("jit.off()").exec()?;
-        let watch = Watch::default();
-        watch.budget.set(START_HOOKS);
-        watch.arm(&lua, HOOK_INSTRUCTIONS)?;
+    fn evaluate(
+        shared: &Arc<Shared>,
+        found: &Found,
+        interrupt: &Interrupt,
+        ticks: u32,
+    ) -> mlua::Result<(Self, u32)> {
+        let runtime = Runtime::new(interrupt)?;
+        let lua = runtime.lua();
         let place: Place = Rc::new(RefCell::new(Current::default()));
-        let core = core::table(&lua, &place, shared)?;
+        let core = core::table(lua, &place, shared)?;
         let actions = ACTIONS.iter().enumerate().map(|(number, name)| (*name, number));
         core.raw_set("actions", lua.create_table_from(actions)?)?;
-        define_constants(&lua)?;
-        let kinds = record::define(&lua, &core, found)?;
-        luaffi::define(&lua)?;
+        define_constants(lua)?;
+        let kinds = record::define(lua, &core, found)?;
+        luaffi::define(lua)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=prelude");
         let calls: Table = prelude.call((core, record::stand_ins(), kinds))?;
+        let mut taken = 0;
         if let Some(file) = &shared.files.main {
-            let name = format!("@{}", file.name);
-            lua.load(files::runnable(file)).set_name(name).set_mode(mlua::ChunkMode::Text).exec()?;
+            let chunk = lua.load(files::runnable(file)).set_name(format!("@{}", file.name));
+            let chunk = chunk.set_mode(mlua::ChunkMode::Text);
+            let (evaluated, ticks) = runtime.run(ticks, || chunk.exec());
+            evaluated?;
+            taken = ticks;
         }
-        lua.gc_collect()?;
-        pace(&lua);
+        runtime.serve()?;
+        pace(lua);
         let (maintains, reads_files) = calls.raw_get::<Function>("ready")?.call(())?;
         let calls = Calls::of(&calls)?;
         let usage = found.borrow().iter().map(record::usage).collect();
-        Ok(Self {
-            lua,
+        let state = Self {
+            runtime,
             place,
             calls,
             usage,
-            watch,
+            resting: Resting::default(),
             errors: 0,
             unsaid: 0,
             logged: None,
@@ -210,7 +202,8 @@ impl State {
             name: Vec::new(),
             maintains,
             reads_files,
-        })
+        };
+        Ok((state, taken))
     }
 
     /// Whether the configuration read files of its own accord while it was evaluated.
@@ -221,6 +214,7 @@ impl State {
     /// Runs a call about a packet; none after an error.
     fn run<R>(
         &mut self,
+        function: FunctionId,
         scene: &mut Scene<'_, '_>,
         around: (bool, Tick, &Snapshot),
         servers: Option<&[Candidate]>,
@@ -228,6 +222,10 @@ impl State {
         call: impl FnOnce(&Calls, Either<&str, mlua::String>, Handed) -> mlua::Result<R>,
     ) -> Option<R> {
         let (response, now, snapshot) = around;
+        if self.resting.holds(function, now) {
+            self.failed(now, &"a function rests that took too long");
+            return None;
+        }
         let handed = {
             let Ok(mut current) = self.place.try_borrow_mut() else { return None };
             current.enter(scene, response, now, snapshot);
@@ -237,12 +235,12 @@ impl State {
             self.name.extend_from_slice(current.qname());
             Handed { token: luaffi::pointer(current.token), qtype: current.facts.qtype }
         };
-        let result = contained(|| {
-            self.watch.begin(&self.lua, CALL_HOOKS)?;
+        let lua = self.runtime.lua();
+        let (result, ticks) = self.runtime.run(PACKET_TICKS, || {
             // Text goes to Lua without a detour, and most names are text.
             let name = match std::str::from_utf8(&self.name) {
                 Ok(text) => Either::Left(text),
-                Err(_) => Either::Right(self.lua.create_string(&self.name)?),
+                Err(_) => Either::Right(lua.create_string(&self.name)?),
             };
             if through_c {
                 luaffi::during(&self.place, || call(&self.calls, name, handed))
@@ -258,10 +256,26 @@ impl State {
             }
             Ok(value) => Some(value),
             Err(e) => {
-                self.failed(now, &said(&e));
+                self.ended(&e, Some((function, ticks)), now);
                 None
             }
         }
+    }
+
+    /// Takes note of a call's error.
+    #[cold]
+    fn ended(&mut self, error: &mlua::Error, called: Option<(FunctionId, u32)>, now: Tick) {
+        let is_short = matches!(innermost(error), mlua::Error::MemoryError(_));
+        if is_short {
+            self.runtime.recover();
+            pace(self.runtime.lua());
+        }
+        if let Some((function, ticks)) = called
+            && (is_short || lua::stopped(error).is_some())
+        {
+            self.resting.add(function, ticks, now);
+        }
+        self.failed(now, &said(error));
     }
 
     /// Counts an error, and says it if none was said in the last second.
@@ -344,7 +358,7 @@ impl Script for State {
         let at = function.0 + 1;
         let around = (response, env.now, env.snapshot);
         let place = Rc::clone(&self.place);
-        let said = self.run(scene, around, None, through_c, |calls, name, handed| {
+        let said = self.run(function, scene, around, None, through_c, |calls, name, handed| {
             let number = if through_c {
                 calls.act_ffi.call::<usize>((at, handed.token))?
             } else if response {
@@ -379,14 +393,14 @@ impl Script for State {
         };
         let at = function.0 + 1;
         // Rules stand in both kinds of chains; their functions see a query either way.
-        let matched =
-            self.run(scene, (false, env.now, env.snapshot), None, through_c, |calls, name, handed| {
-                if through_c {
-                    calls.matches_ffi.call((at, handed.token))
-                } else {
-                    calls.matches.call((at, name, handed.qtype))
-                }
-            });
+        let around = (false, env.now, env.snapshot);
+        let matched = self.run(function, scene, around, None, through_c, |calls, name, handed| {
+            if through_c {
+                calls.matches_ffi.call((at, handed.token))
+            } else {
+                calls.matches.call((at, name, handed.qtype))
+            }
+        });
         self.change_timed(env);
         matched
     }
@@ -404,8 +418,9 @@ impl Script for State {
             return None;
         };
         let at = function.0 + 1;
+        let around = (false, now, snapshot);
         let place: f64 =
-            self.run(scene, (false, now, snapshot), Some(servers), through_c, |calls, name, handed| {
+            self.run(function, scene, around, Some(servers), through_c, |calls, name, handed| {
                 if through_c {
                     calls.choose_ffi.call((at, handed.token))
                 } else {
@@ -418,28 +433,19 @@ impl Script for State {
     }
 
     fn maintain(&mut self, now: Tick) {
-        pace(&self.lua);
+        pace(self.runtime.lua());
         if !self.maintains {
             return;
         }
-        let result = contained(|| {
-            self.watch.begin(&self.lua, CALL_HOOKS)?;
-            self.calls.maintain.call::<()>(())
-        });
+        let (result, _) = self.runtime.run(PACKET_TICKS, || self.calls.maintain.call::<()>(()));
         if let Err(e) = result {
-            self.failed(now, &said(&e));
+            self.ended(&e, None, now);
         }
     }
 
     fn errors(&self) -> u64 {
         self.errors
     }
-}
-
-/// A call; a panic of the Lua library becomes its error. The library has put its stack in order by
-/// then, and what the call did to the packet is undone as after any error.
-fn contained<R>(call: impl FnOnce() -> mlua::Result<R>) -> mlua::Result<R> {
-    panics::caught(call).unwrap_or_else(|panic| Err(mlua::Error::runtime(panic)))
 }
 
 /// Lets the heap grow to [`HEAP_IDLE`] before it is swept: of a small heap each sweep would find
@@ -451,14 +457,19 @@ fn pace(lua: &Lua) {
     lua.gc_set_pause(c_int::try_from(percent).unwrap_or(200));
 }
 
+/// An error without what was called around it.
+fn innermost(error: &mlua::Error) -> &mlua::Error {
+    match error {
+        mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => innermost(cause),
+        other => other,
+    }
+}
+
 /// An error in Lua's own words: place and message, without the stack.
 fn said(error: &mlua::Error) -> String {
-    let mut at = error;
-    while let mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } = at {
-        at = cause;
-    }
-    let text = match at {
+    let text = match innermost(error) {
         mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
+        mlua::Error::MemoryError(_) => "not enough memory".to_owned(),
         other => other.to_string(),
     };
     text.lines().next().unwrap_or_default().to_owned()

@@ -425,22 +425,101 @@ fn an_old_query_shows_no_other_ones_data() {
     assert_eq!((room.run(QUERY), room.errors()), (Some(Said::Drop), 0));
 }
 
+/// Runs each body once in a shard's state: it ends with one error, and leaves the next function well.
+fn end_with_an_error(bodies: &'static [&'static str]) {
+    crate::lua::tests::in_lua_thread(move || {
+        for body in bodies {
+            let mut room = Room::new(&format!(
+                "LuaAction(function(dq) {body} end)\nLuaAction(function(dq) return DNSAction.Drop end)"
+            ));
+            assert_eq!((room.run(QUERY), room.errors()), (None, 1), "{body}");
+            assert_eq!(room.number(1), Some(Said::Drop), "{body}");
+            assert_eq!((room.run(QUERY), room.errors()), (None, 2), "{body}");
+            assert_eq!(room.number(1), Some(Said::Drop), "{body}");
+        }
+    });
+}
+
 #[test]
 fn endless_functions_end() {
-    for body in [
+    end_with_an_error(&[
         "while true do end",
         "while true do pcall(function() while true do end end) end",
         "coroutine.wrap(function() while true do end end)()",
         "local function f() return f() end f()",
         "dq:editTTLs(function() while true do end end) while true do end",
-    ] {
-        let mut room = Room::new(&format!(
-            "LuaAction(function(dq) {body} end)\nLuaAction(function(dq) return DNSAction.Drop end)"
-        ));
-        assert_eq!((room.run(QUERY), room.errors()), (None, 1), "{body}");
-        assert_eq!(room.number(1), Some(Said::Drop), "{body}");
-        assert_eq!((room.run(QUERY), room.errors()), (None, 2), "{body}");
-    }
+        "xpcall(function() while true do end end, function() while true do end end)",
+        "if jit then jit.on() end while true do end",
+        "if debug.sethook then debug.sethook() end while true do end",
+        "if newproxy then local p = newproxy(true) getmetatable(p).__gc = function() while true do end end
+           p = nil collectgarbage() end error('no')",
+        "local ffi = require('ffi') ffi.gc(ffi.new('int[1]'), function() while true do end end)",
+        "error(setmetatable({}, {__tostring = function() while true do end end}))",
+        "getmetatable('').__tostring = function() while true do end end while true do end",
+        "local n = dq.qname:toString():rep(20) n:find(('.-'):rep(6) .. '%z')",
+        "local n = dq.qname:toString():rep(20) n:match(('.-'):rep(6) .. '%z')",
+        "local n = dq.qname:toString():rep(20) for w in n:gmatch(('.-'):rep(6) .. '%z') do end while true do end",
+        "local n = dq.qname:toString():rep(20) n:gsub(('.-'):rep(6) .. '%z', '')",
+        "local n = dq.qname:toString():rep(20) n:gsub(('.-'):rep(6) .. '%z', function() end)",
+        "local s = ('a'):rep(1e6) s:find(s:sub(1, 5e5) .. 'b', 1, true)",
+        "os.exit(1)",
+        "setfenv(1, {}) while true do end",
+        "local f f = function() return xpcall(f, f) end while true do f() end",
+        "local c = coroutine.create(function() pcall(function() ('xx'):gsub('.', function() coroutine.yield() end) end)
+           while true do end end) while true do coroutine.resume(c) end",
+        "load(string.dump(function() end))()",
+        "while true do collectgarbage() end",
+        "local t = setmetatable({}, {__index = function(t, k) return k end}) while true do local x = t[1] end",
+    ]);
+}
+
+#[test]
+fn functions_that_take_all_memory_end() {
+    end_with_an_error(&[
+        "return ('x'):rep(1e9)",
+        "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1000) .. i end",
+        "kept = kept or {} for i = 1, 1e9 do kept[#kept + 1] = ('x'):rep(1e6) .. #kept end",
+        "local s = 'x' while true do s = s .. s end",
+        "local t while true do t = {t} end",
+        "local t = {} for i = 1, 30 do t[i] = ('x'):rep(5e6) .. i end return table.concat(t)",
+        "for line in io.lines('/dev/zero') do end",
+        "io.open('/dev/zero'):read('*a')",
+        "return unpack({}, 1, 1e8)",
+    ]);
+}
+
+#[test]
+fn functions_without_a_bottom_end() {
+    end_with_an_error(&[
+        "local function f(s) return (s:gsub('.', f)) end f('x')",
+        "local f f = function() coroutine.wrap(f)() end f()",
+        "local f f = function() load(f) return nil end f()",
+        "f = function() loadstring('f()')() end f()",
+        "local f f = function() pcall(f) error('deep') end f()",
+        "local t = setmetatable({}, {__index = function(t, k) return t[k .. 'x'] .. '' end}) return t.x",
+        "local f f = function(a, b) table.sort({3, 2, 1}, f) return a < b end table.sort({1, 2, 3}, f)",
+        "local mt = {} mt.__tostring = function(x) return ('%s'):format(x) end tostring(setmetatable({}, mt))",
+        "local content, f = dq:getContent() f = function() dq:setContent(content) dq:editTTLs(f) end f() error('ends')",
+    ]);
+}
+
+#[test]
+fn a_function_that_took_too_long_rests() {
+    crate::lua::tests::in_lua_thread(|| {
+        let mut room = Room::action("if dq.qtype == 1 then while true do end end return DNSAction.Drop");
+        let other = &[QUERY, &[]].concat();
+        let mut other = other.clone();
+        // The type behind the name.
+        let at = other.windows(4).rposition(|w| w == [0, 1, 0, 1]).expect("a type");
+        other[at + 1] = 28;
+        assert_eq!((room.run(&other), room.errors()), (Some(Said::Drop), 0));
+        assert_eq!((room.run(QUERY), room.errors()), (None, 1));
+        assert_eq!((room.run(&other), room.errors()), (None, 2), "it rests");
+        room.now = room.now + TickDelta::from_ms(40);
+        assert_eq!((room.run(&other), room.errors()), (None, 3), "it still does");
+        room.now = room.now + TickDelta::from_ms(1_000);
+        assert_eq!((room.run(&other), room.errors()), (Some(Said::Drop), 3));
+    });
 }
 
 #[test]

@@ -74,9 +74,14 @@ impl Lob {
 
     /// Writes another configuration, sends SIGHUP and waits until it says that it is done.
     pub(crate) fn reload(&mut self, lua: &str) {
+        self.begin_reload(lua);
+        self.wait_ready();
+    }
+
+    /// The same without waiting.
+    pub(crate) fn begin_reload(&self, lua: &str) {
         self.directory.write("dnslob.lua", lua);
         self.program.signal(Signal::SIGHUP);
-        self.wait_ready();
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -87,10 +92,14 @@ impl Lob {
 
     /// How many packets have been dropped for that reason, out of a dump made now (SIGUSR1).
     pub(crate) fn dropped(&self, reason: &str) -> u64 {
-        let label = format!("drop-{reason}");
+        self.counted(&format!("drop-{reason}"))
+    }
+
+    /// A figure of the process, out of a dump made now.
+    pub(crate) fn counted(&self, label: &str) -> u64 {
         let dump = self.dump();
         dump.iter()
-            .find_map(|l| number_after(l, &label))
+            .find_map(|l| number_after(l, label))
             .unwrap_or_else(|| panic!("no {label} in the dump {dump:#?}"))
     }
 

@@ -37,6 +37,7 @@ mod recipes;
 mod reload;
 mod renewal;
 mod rules;
+mod runaway;
 mod scale;
 mod stop;
 mod streams;

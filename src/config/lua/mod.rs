@@ -7,9 +7,10 @@
 //! Lua itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read
 //! the files that the configuration names.
 //!
-//! The standard library is whole (LuaJIT's `ffi` and `bit` too): a configuration is as trusted as
-//! the program. The JIT compiler is off in this state, since compiled code does not see the hook
-//! that keeps an endless loop from hanging the control thread; the shards' states are others.
+//! The standard library is whole but for what [`lua`](crate::lua) keeps from every state. Each
+//! evaluation runs in a thread of its own, with a stack for Lua: whoever asked for it waits no longer
+//! than the evaluation may take, also for a file that hangs in a C function. The thread stays for the
+//! functions of health checks, when there are some.
 
 // The kinds of values and errors are the Lua library's; a new one is as wrong as the rest.
 #![allow(clippy::wildcard_enum_match_arm)]
@@ -34,13 +35,10 @@ mod sets;
 mod settings;
 mod tls;
 
-use std::cell::Cell;
 use std::path::Path;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
-use mlua::{ChunkMode, Function, HookTriggers, Lua, RegistryKey, Value, VmState};
+use mlua::{ChunkMode, Function, Lua, RegistryKey, Value};
 
 use self::context::{Context, caller};
 use super::draft::Draft;
@@ -49,93 +47,80 @@ use super::functions::FUNCTIONS_MISSING;
 use super::options::SETTINGS;
 use super::snapshot::LuaFunction;
 use super::value;
+pub use crate::engine::luawatch::Interrupt;
+use crate::engine::luawatch::Why;
+use crate::lua::thread::{Failed, Worker};
+use crate::lua::{self, CHECK_TICKS, EVALUATION, Runtime};
 use crate::script::{self, File};
 
-/// Between looks at the limit and the interruption, instructions: often enough to end a loop
-/// within microseconds, seldom enough to cost nothing that shows.
-const HOOK_INSTRUCTIONS: u32 = 10_000;
-
-/// What one call of a health check's function may take, in hooks: 20 million instructions, some
-/// 0.2 s of a CPU.
-const CALL_HOOKS: u32 = 2_000;
-
-/// Ends a running evaluation from another thread.
-#[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// Ends the evaluation with an error.
-    pub fn interrupt(&self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
-/// The Lua state of the control thread, after evaluation.
+/// The functions of a configuration that health checks call, in the thread that evaluated it.
 #[derive(Debug)]
 pub struct LuaHost {
-    lua: Lua,
+    worker: Worker<Host>,
+}
+
+/// What stays in that thread.
+#[derive(Debug)]
+struct Host {
+    runtime: Runtime,
     functions: Vec<RegistryKey>,
-    watch: Watch,
 }
 
-/// What ends a script that runs too long.
-#[derive(Clone, Debug)]
-struct Watch {
-    /// Hooks left to the running call; none when it may take its time.
-    budget: Rc<Cell<Option<u32>>>,
-    interrupt: Interrupt,
-}
-
-impl Watch {
-    /// Looks every so many instructions.
-    fn arm(self, lua: &Lua, every: u32) -> mlua::Result<()> {
-        let triggers = HookTriggers::new().every_nth_instruction(every);
-        lua.set_global_hook(triggers, move |lua, debug| {
-            let message = match self.budget.get() {
-                _ if self.interrupt.0.load(Relaxed) => "interrupted",
-                Some(0) => "the function ran too long",
-                left => {
-                    self.budget.set(left.map(|n| n - 1));
-                    return Ok(VmState::Continue);
-                }
-            };
-            // A script may catch the error: from here on every instruction raises it again, so
-            // that one outside of any pcall soon does.
-            self.clone().arm(lua, 1)?;
-            let place = context::place(debug).map(|origin| format!("{origin}: ")).unwrap_or_default();
-            Err(mlua::Error::runtime(place + message))
-        })
-    }
-}
-
-impl LuaHost {
-    /// A state without the configuration's functions, to evaluate a file in.
-    ///
-    /// # Errors
-    /// When Lua cannot be set up.
-    fn new(interrupt: &Interrupt) -> mlua::Result<Self> {
-        let lua = crate::engine::sys::lua_with_ffi();
-        lua.load("jit.off()").exec()?;
-        let watch = Watch { budget: Rc::default(), interrupt: interrupt.clone() };
-        watch.clone().arm(&lua, HOOK_INSTRUCTIONS)?;
-        Ok(Self { lua, functions: Vec::new(), watch })
-    }
-
-    /// Calls a function of the configuration within the instruction limit.
+impl Host {
+    /// Calls a function of the configuration within the limit of time.
     fn call<R: mlua::FromLuaMulti>(
         &self,
         function: LuaFunction,
         arguments: impl mlua::IntoLuaMulti,
     ) -> Result<R, String> {
         let function = self.functions.get(function.0 as usize).ok_or("no such function")?;
-        let function: Function = self.lua.registry_value(function).map_err(|e| e.to_string())?;
-        self.watch.budget.set(Some(CALL_HOOKS));
-        let result = function.call::<R>(arguments);
-        self.watch.budget.set(None);
-        self.watch.clone().arm(&self.lua, HOOK_INSTRUCTIONS).map_err(|e| e.to_string())?;
-        result.map_err(|e| first_line(&message(innermost(&e))).to_owned())
+        let function: Function = self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?;
+        let (result, _) = self.runtime.run(CHECK_TICKS, || function.call::<R>(arguments));
+        result.map_err(|e| {
+            if matches!(innermost(&e), mlua::Error::MemoryError(_)) {
+                self.runtime.recover();
+            }
+            first_line(&message(innermost(&e))).to_owned()
+        })
+    }
+}
+
+/// What a `checkFunction` chose: name, type and class.
+type Question = (String, u16, u16);
+
+impl Host {
+    fn choose(
+        &self,
+        function: LuaFunction,
+        (qname, qtype, qclass): Question,
+        header: [u8; 12],
+    ) -> Result<(Question, [u8; 12]), String> {
+        let shared = packet::Header::new(header);
+        let chosen: (Value, Value, Value) =
+            self.call(function, (packet::Name::new(&qname), qtype, qclass, shared.clone()))?;
+        let name = packet::name(&chosen.0).ok_or("returned no name; expected qname, qtype, qclass")?;
+        let name = value::qname(&name).map_err(|e| format!("returned \"{name}\"; expected {e}"))?;
+        let number = |v: &Value, what: &str| {
+            argument::whole(what, v, 0, 65535)
+                .ok()
+                .and_then(|n| u16::try_from(n).ok())
+                .ok_or_else(|| format!("returned {} as {what}; expected a number", argument::shown(v)))
+        };
+        Ok(((name, number(&chosen.1, "qtype")?, number(&chosen.2, "qclass")?), shared.octets()))
     }
 
+    fn judge(&self, function: LuaFunction, server_name: String, response: &[u8]) -> Result<bool, String> {
+        let lua = self.runtime.lua();
+        let described = packet::describe(lua, response).map_err(|e| e.to_string())?;
+        let content = lua.create_string(response).map_err(|e| e.to_string())?;
+        match self.call(function, (server_name, described, content))? {
+            Value::Boolean(healthy) => Ok(healthy),
+            other => Err(format!("returned {}; expected true or false", argument::shown(&other))),
+        }
+    }
+}
+
+impl LuaHost {
     /// Lets a `checkFunction` choose the query of a probe; it may also change the header.
     ///
     /// # Errors
@@ -148,19 +133,11 @@ impl LuaHost {
         qclass: u16,
         header: &mut [u8; 12],
     ) -> Result<(String, u16, u16), String> {
-        let shared = packet::Header::new(*header);
-        let chosen: (Value, Value, Value) =
-            self.call(function, (packet::Name::new(qname), qtype, qclass, shared.clone()))?;
-        *header = shared.octets();
-        let name = packet::name(&chosen.0).ok_or("returned no name; expected qname, qtype, qclass")?;
-        let name = value::qname(&name).map_err(|e| format!("returned \"{name}\"; expected {e}"))?;
-        let number = |v: &Value, what: &str| {
-            argument::whole(what, v, 0, 65535)
-                .ok()
-                .and_then(|n| u16::try_from(n).ok())
-                .ok_or_else(|| format!("returned {} as {what}; expected a number", argument::shown(v)))
-        };
-        Ok((name, number(&chosen.1, "qtype")?, number(&chosen.2, "qclass")?))
+        let (question, octets) = ((qname.to_owned(), qtype, qclass), *header);
+        let (chosen, octets) =
+            self.worker.call(move |host| host.choose(function, question, octets)).unwrap_or_else(Err)?;
+        *header = octets;
+        Ok(chosen)
     }
 
     /// Lets a function judge the answer to a probe of the server called `server_name`.
@@ -168,26 +145,70 @@ impl LuaHost {
     /// # Errors
     /// What is wrong with the function, for the log; the probe has then failed.
     pub fn judge(&self, function: LuaFunction, server_name: &str, response: &[u8]) -> Result<bool, String> {
-        let described = packet::describe(&self.lua, response).map_err(|e| e.to_string())?;
-        let content = self.lua.create_string(response).map_err(|e| e.to_string())?;
-        match self.call(function, (server_name, described, content))? {
-            Value::Boolean(healthy) => Ok(healthy),
-            other => Err(format!("returned {}; expected true or false", argument::shown(&other))),
+        let (server_name, response) = (server_name.to_owned(), response.to_vec());
+        let judged = self.worker.call(move |host| host.judge(function, server_name, &response));
+        judged.unwrap_or_else(|e| Err(e.into()))
+    }
+
+    /// Does something in the thread of these functions, if there is one: rights belong to threads.
+    ///
+    /// # Errors
+    /// Those of `work`, or that the thread does not answer.
+    pub fn within(&self, work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+        if !self.worker.stays() {
+            return Ok(());
         }
+        self.worker.call(|_| work()).unwrap_or_else(|e| Err(e.into()))
     }
 }
 
-/// Evaluates a file, or nothing, into a draft.
+/// Evaluates a file, or nothing, into a draft, for at most 30 seconds.
 ///
 /// # Errors
 /// Everything found wrong until an error of Lua itself ended the evaluation.
 pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
-    let name = file.map_or_else(|| "command line".to_owned(), |f| f.display().to_string());
-    let fatal = |e: &mlua::Error| script_error(e, &[&name]);
-    let mut host = LuaHost::new(interrupt).map_err(|e| vec![fatal(&e)])?;
+    evaluate_within(file, interrupt, EVALUATION)
+}
+
+/// The same with another limit.
+fn evaluate_within(
+    file: Option<&Path>,
+    interrupt: &Interrupt,
+    limit: Duration,
+) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
+    let (path, own) = (file.map(Path::to_owned), interrupt.clone());
+    let started =
+        Worker::start("config", interrupt, limit, move || match evaluate_here(path.as_deref(), &own) {
+            Ok((draft, host)) => (Ok(draft), (!host.functions.is_empty()).then_some(host)),
+            Err(errors) => (Err(errors), None),
+        });
+    match started {
+        Ok((Ok(draft), worker)) => Ok((draft, LuaHost { worker })),
+        Ok((Err(errors), _)) => Err(errors),
+        Err(failed) => {
+            let what = match failed {
+                Failed::Start(e) => format!("no thread to evaluate it: {e}"),
+                Failed::Left => "earlier evaluations hang and are in the way: restart".to_owned(),
+                Failed::Interrupted => "interrupted".to_owned(),
+                Failed::Late => format!("not evaluated within {} s", limit.as_secs()),
+                Failed::Panicked(panic) => panic,
+            };
+            Err(vec![ConfigError::new(&Origin::file(&shown_name(file)), "", Fault::Script(what))])
+        }
+    }
+}
+
+fn shown_name(file: Option<&Path>) -> String {
+    file.map_or_else(|| "command line".to_owned(), |f| f.display().to_string())
+}
+
+fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Host), Vec<ConfigError>> {
+    let name = shown_name(file);
+    let fatal = |e: &mlua::Error| vec![script_error(e, &[&name])];
+    let runtime = Runtime::new(interrupt).map_err(|e| fatal(&e))?;
     let context = Context::default();
-    define(&host.lua, &context).map_err(|e| vec![fatal(&e)])?;
-    let ended = file.map_or(Ok(()), |f| run(&host.lua, &context, None, f));
+    define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
+    let ended = runtime.evaluate(|| file.map_or(Ok(()), |f| run(runtime.lua(), &context, None, f)));
     let (mut draft, functions, files) = context.finish();
     if let Err(e) = ended {
         let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));
@@ -196,17 +217,19 @@ pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Lu
         errors.push(script_error(&e, &files));
         return Err(errors);
     }
-    draft.maintenance = matches!(host.lua.globals().raw_get("maintenance"), Ok(Value::Function(_)));
-    host.functions = functions;
+    draft.maintenance = matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
     if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
         let (functions, names, networks) =
             (draft.functions.clone(), draft.name_sets.clone(), draft.networks.clone());
-        match script::check(files, functions, names, networks) {
+        match script::check_unless(files, functions, names, networks, interrupt) {
             Ok(source) => draft.script = Some(source),
             Err(e) => draft.errors.push(e),
         }
     }
-    Ok((draft, host))
+    if !functions.is_empty() {
+        runtime.serve().map_err(|e| fatal(&e))?;
+    }
+    Ok((draft, Host { runtime, functions }))
 }
 
 /// Defines every function and constant.
@@ -262,6 +285,18 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
     {
         return known.clone();
     }
+    if let Some(stopped) = lua::stopped(at) {
+        let place = stopped.0.place.as_ref();
+        let origin = place.map_or_else(
+            || Origin::file(files.first().copied().unwrap_or("command line")),
+            |(file, line)| Origin::line(file, *line),
+        );
+        let fault = match stopped.0.why {
+            Why::Exit => Fault::Exit(stopped.0.code),
+            Why::TooLong | Why::Interrupted | Why::Late => Fault::Script(stopped.what()),
+        };
+        return ConfigError::new(&origin, "", fault);
+    }
     let text = message(at);
     let (origin, message) = located(&text, files)
         .or_else(|| {
@@ -278,6 +313,9 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
     ConfigError::new(&origin, "", Fault::Script(message + &hint))
 }
 
+/// Chunks of ours: no places of a configuration.
+const OURS: [&str; 2] = ["library", "prelude"];
+
 /// Takes `FILE:LINE: ` off a message. Lua cuts long names to `...` and their end.
 fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
     let text = first_line(text);
@@ -286,7 +324,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
         Some((at, number.parse::<u32>().ok()?, message))
     })?;
     let short = &text[..at];
-    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") {
+    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") || OURS.contains(&short) {
         return None;
     }
     let file = match short.strip_prefix("...") {

@@ -1,5 +1,6 @@
 //! Settings, listeners, the ACL, logging and includes.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use mlua::{Lua, Value};
@@ -8,7 +9,7 @@ use super::argument::{parsed, shown, switch, text, texts, whole, wrong};
 use super::context::{Call, Context};
 use super::{argument, caller, run, unreadable};
 use crate::config::draft::DraftListener;
-use crate::config::error::{Fault, Sited};
+use crate::config::error::{ConfigError, Fault, Sited};
 use crate::config::functions::LOCAL_OPTIONS;
 use crate::config::options::{self, Key, Kind, SETTINGS, Setter, Setting};
 use crate::config::prefix::Prefix;
@@ -24,6 +25,8 @@ const LOCAL_MISSING: [&str; 2] = ["xskSocket", "additionalAddresses"];
 /// Connections of a listener at a time, and connections that wait to be accepted, at most.
 const CONNECTIONS_MAX: u32 = 10_000_000;
 const BACKLOG_MAX: u32 = 65_535;
+/// Directories that include each other: more than anybody's, fewer than the stack has room for.
+const INCLUDES_MAX: usize = 16;
 
 pub(super) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for setting in &SETTINGS {
@@ -270,14 +273,24 @@ fn define_logging(lua: &Lua) -> mlua::Result<()> {
 /// draft must not be held meanwhile.
 fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let included = context.clone();
+    let depth = Cell::new(0_usize);
     let function = lua.create_function(move |lua, argument: Value| {
+        if depth.get() == INCLUDES_MAX {
+            let wrong = format!("more than {INCLUDES_MAX} directories include each other");
+            let fault = Fault::Conflict { wrong, expected: "an end to that".to_owned() };
+            // Not noted and gone on from: each level would go on with all of its files.
+            return Err(mlua::Error::external(ConfigError::new(&caller(lua), "includeDirectory", fault)));
+        }
         let (mut files, mut directory) = (Vec::new(), String::new());
         included.call(lua, "includeDirectory", |_| {
             directory = text("", &argument, "the path of a directory")?;
             files = conf_files(Path::new(&directory))?;
             Ok(Value::Nil)
         })?;
-        files.iter().try_for_each(|file| run(lua, &included, Some(&directory), file))
+        depth.set(depth.get() + 1);
+        let ended = files.iter().try_for_each(|file| run(lua, &included, Some(&directory), file));
+        depth.set(depth.get() - 1);
+        ended
     })?;
     lua.globals().raw_set("includeDirectory", function)
 }

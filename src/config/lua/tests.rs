@@ -22,13 +22,10 @@ fn choose(lua: &LuaHost, header: &mut [u8; 12]) -> Result<(String, u16, u16), St
 
 #[test]
 fn every_name_of_the_tables_is_there() {
-    let lua = host("");
     let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
     let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
-    for name in functions().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES) {
-        let value: Value = lua.lua.globals().raw_get(name).expect("a global");
-        assert!(!value.is_nil(), "{name}");
-    }
+    let names = functions().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES);
+    host(&names.map(|name| format!("assert(rawget(_G, '{name}') ~= nil, '{name}')\n")).collect::<String>());
 }
 
 #[test]
@@ -153,6 +150,9 @@ fn an_endless_check_function_is_ended_even_if_it_catches_errors() {
         "while true do pcall(function() while true do end end) end",
         "coroutine.wrap(function() while true do end end)()",
         "local function f() return f() end; f()",
+        "xpcall(function() while true do end end, function() while true do end end)",
+        "jit.on() while true do end",
+        "(('a'):rep(3000)):find(('.-'):rep(5) .. 'b')",
     ] {
         let lua = check(&format!("checkFunction=function() {body} end"));
         for _ in 0..2 {
@@ -174,6 +174,85 @@ fn an_endless_file_can_be_interrupted() {
     let errors = evaluate(Some(file.path()), &interrupt).expect_err("interrupted");
     thread.join().expect("the interrupting thread");
     assert!(errors[0].to_string().ends_with(":1: interrupted"), "{}", errors[0]);
+}
+
+#[test]
+fn a_file_has_so_much_time_even_if_it_hangs_in_c() {
+    for text in [
+        "\nwhile true do end",
+        "\nxpcall(function() while true do end end, function() while true do end end)",
+        "\nwhile true do pcall(function() while true do end end) end",
+        "\n(('a'):rep(3000)):find(('.-'):rep(5) .. 'b')",
+    ] {
+        let file = File::new(text);
+        let limit = Duration::from_millis(20);
+        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err(text);
+        let said = errors.last().expect("an error").to_string();
+        assert!(said.contains("lua:2: ") || said.contains("lua:3: "), "{text}: {said}");
+    }
+    // Nobody can end this; nobody waits for it either. The process's other tests go on meanwhile.
+    let file = File::new("require('ffi').cdef('unsigned sleep(unsigned);') require('ffi').C.sleep(2)");
+    let limit = Duration::from_millis(20);
+    let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err("too long");
+    assert!(errors[0].to_string().contains("not evaluated within"), "{errors:?}");
+}
+
+#[test]
+fn a_file_can_end_the_process_and_a_check_function_cannot() {
+    let file = File::new("newServer('nonsense')\nfor _ = 1, 10 do pcall(os.exit, 7) end");
+    let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("the end");
+    assert_eq!(crate::config::exit_code(&errors), Some(7), "{errors:?}");
+    assert!(
+        errors.last().expect("an error").to_string().contains(".lua:2: os.exit(7) ends the process only")
+    );
+    let lua = check("checkFunction=function() os.exit(0) end");
+    let error = choose(&lua, &mut [0; 12]).expect_err("no end");
+    assert!(error.contains("only the evaluation of the configuration can end the process"), "{error}");
+}
+
+#[test]
+fn directories_that_include_each_other_are_an_error_with_its_place() {
+    let directory = std::env::temp_dir().join(format!("dnslob-loop-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory of our own");
+    for name in ["a.conf", "b.conf"] {
+        let text = format!("-- once more\nincludeDirectory('{}')", directory.display());
+        std::fs::write(directory.join(name), text).expect("a file of our own");
+    }
+    let file = File::new(&format!("includeDirectory('{}')", directory.display()));
+    let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("a loop");
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let said = errors[0].to_string();
+    assert!(
+        said.contains("a.conf:2: includeDirectory: more than 16 directories include each other"),
+        "{said}"
+    );
+    std::fs::remove_dir_all(&directory).expect("a directory of our own");
+}
+
+#[test]
+fn recursion_in_a_file_is_an_error_with_its_place() {
+    let file = File::new("");
+    for text in [
+        format!("\ndofile('{}')", file.path().display()),
+        "\nlocal function f(s) return (s:gsub('.', f)) end f('x')".to_owned(),
+        "\nlocal f f = function() assert(load(f)) end f()".to_owned(),
+        "\nlocal f f = function() coroutine.wrap(f)() end f()".to_owned(),
+        "\nlocal mt = {} mt.__tostring = function(x) return ('%s'):format(x) end tostring(setmetatable({}, mt))"
+            .to_owned(),
+        "\naddAction(AllRule(), LuaAction(function() return 0 end)) local f f = function() loadstring(f()) end f()"
+            .to_owned(),
+    ] {
+        std::fs::write(file.path(), &text).expect("a file of our own");
+        let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err(&text);
+        assert!(errors[0].to_string().contains("lua:2: "), "{text}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_file_that_takes_all_memory_is_an_error() {
+    let file = File::new("local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e8) .. i end");
+    let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("no end of memory");
+    assert!(errors[0].to_string().contains("not enough memory"), "{errors:?}");
 }
 
 #[test]

@@ -30,3 +30,35 @@ pub fn lua_with_ffi() -> mlua::Lua {
     // JUSTIFICATION: mlua offers `ffi` in no other way.
     unsafe { mlua::Lua::unsafe_new() }
 }
+
+/// Where a thread's stack is.
+#[derive(Clone, Copy, Debug)]
+pub struct StackBounds {
+    low: usize,
+    half: usize,
+}
+
+impl StackBounds {
+    /// Those of the calling thread.
+    #[must_use]
+    pub fn of_this_thread() -> Self {
+        let (mut low, mut size) = (std::ptr::null_mut(), 0);
+        // SAFETY: a plain C structure that the first call fills and the last one frees; the thread is
+        // this one, which runs.
+        unsafe {
+            let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+            if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) == 0 {
+                libc::pthread_attr_getstack(&raw const attributes, &raw mut low, &raw mut size);
+                libc::pthread_attr_destroy(&raw mut attributes);
+            }
+        }
+        Self { low: low.addr(), half: size / 2 }
+    }
+
+    /// Whether more than half of it is free. Asked within that thread.
+    #[must_use]
+    pub fn is_half_left(self) -> bool {
+        let here = 0_u8;
+        std::ptr::from_ref(&here).addr() - self.low > self.half
+    }
+}

@@ -1,0 +1,431 @@
+//! Ends Lua that runs too long, by a timer of the thread's own CPU time.
+//!
+//! ```text
+//!  CPU clock of the thread ──every 10 ms──► signal, in that thread ──► Alarm::tick
+//!    a call is running, and its time is up, or it is interrupted ──► a hook before the next instruction
+//!  hook ──► error, again and again until no code of the script is left that could catch it
+//! ```
+//!
+//! The time that counts is the thread's, not the clock's on the wall: a thread that the kernel does
+//! not run is not blamed. A call costs three plain stores. Instructions need not be counted, and C
+//! functions of the library count by what they take.
+//!
+//! What it does not do: end C code. A function that stays in one C call is ended when that returns;
+//! `lua::library` keeps those calls short.
+//!
+//! # Invariants
+//! - The signal is for the thread that made the timer, which is the one that runs the state: the
+//!   handler and the interpreter never run at the same time.
+//! - The hook is set only while a call runs, and taken away at its end.
+
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, c_int, c_void};
+use std::io;
+use std::mem::zeroed;
+use std::ptr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicPtr, compiler_fence};
+use std::time::Duration;
+
+use mlua::Lua;
+use mlua::ffi::{
+    LUA_MASKCOUNT, LUA_REGISTRYINDEX, lua_Debug, lua_State, lua_error, lua_getinfo, lua_getstack,
+    lua_rawgeti, lua_sethook, luaL_ref,
+};
+
+/// Between two looks at the running call, CPU time: what a call takes is known to this. The kernel
+/// looks at CPU clocks at its own ticks only, every 1 to 10 ms.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Ends a running evaluation from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicU8>);
+
+impl Interrupt {
+    /// Ends the evaluation with an error.
+    pub fn interrupt(&self) {
+        self.0.store(Why::Interrupted as u8, Relaxed);
+    }
+
+    /// Whether the evaluation is to end.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Relaxed) != 0
+    }
+
+    /// Ends the evaluation since its time is over.
+    pub(crate) fn time_out(&self) {
+        // Who interrupted it first has the word.
+        let _ = self.0.compare_exchange(0, Why::Late as u8, Relaxed, Relaxed);
+    }
+}
+
+/// Why a call was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Why {
+    /// It took more CPU time than it may.
+    TooLong = 1,
+    /// Somebody interrupted it.
+    Interrupted = 2,
+    /// It was not over in time.
+    Late = 3,
+    /// It asked for the end of the process.
+    Exit = 4,
+}
+
+impl Why {
+    const ALL: [Self; 4] = [Self::TooLong, Self::Interrupted, Self::Late, Self::Exit];
+}
+
+/// A call that was ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub why: Why,
+    /// The line of the script that ran, as far as it is known.
+    pub place: Option<(String, u32)>,
+    /// The exit code that was asked for.
+    pub code: i32,
+}
+
+/// What the handler, the hook and the library see of the running call.
+#[derive(Debug)]
+pub struct Alarm {
+    state: AtomicPtr<lua_State>,
+    interrupt: Interrupt,
+    running: AtomicBool,
+    /// Ticks until the call's time is up.
+    left: AtomicU32,
+    /// Why the call is to end; 0 while it may run.
+    ended: AtomicU8,
+    /// The call may end the process.
+    may_exit: Cell<bool>,
+    code: AtomicI32,
+    /// The error that the hook raises, in the registry.
+    error: Cell<c_int>,
+    place: RefCell<Option<(String, u32)>>,
+}
+
+thread_local! {
+    /// The alarm of the call that runs in this thread.
+    static RUNNING: Cell<*const Alarm> = const { Cell::new(ptr::null()) };
+}
+
+impl Alarm {
+    /// Whether the running call is to end.
+    pub fn is_over(&self) -> bool {
+        self.ended.load(Relaxed) != 0
+    }
+
+    /// Ends the running call, and the process by this code, if the call may do that.
+    pub fn exit(&self, code: i32) -> bool {
+        if self.may_exit.get() && self.running.load(Relaxed) {
+            self.code.store(code, Relaxed);
+            self.end(Why::Exit as u8);
+            return true;
+        }
+        false
+    }
+
+    /// In the signal's handler: nothing but atomics and the hook.
+    fn tick(&self) {
+        if !self.running.load(Relaxed) {
+            return;
+        }
+        let left = self.left.load(Relaxed).saturating_sub(1);
+        self.left.store(left, Relaxed);
+        let interrupted = self.interrupt.0.load(Relaxed);
+        if interrupted != 0 {
+            self.end(interrupted);
+        } else if left == 0 || self.is_over() {
+            // Once more: the tick before may have come while the interpreter changed what a hook
+            // changes, too.
+            self.end(Why::TooLong as u8);
+        }
+    }
+
+    fn end(&self, why: u8) {
+        if self.ended.load(Relaxed) == 0 {
+            self.ended.store(why, Relaxed);
+        }
+        let state = self.state.load(Relaxed);
+        // SAFETY: the state lives longer than the watch, whose drop ends the ticks. Setting a hook is
+        // what LuaJIT allows in a signal's handler of the thread that runs the state. Off and on: so
+        // that the table of instructions is written anew.
+        unsafe {
+            lua_sethook(state, None, 0, 0);
+            lua_sethook(state, Some(on_hook), LUA_MASKCOUNT, 1);
+        }
+    }
+}
+
+/// Runs calls of one state and ends those that take too long.
+#[derive(Debug)]
+pub struct Watch {
+    alarm: Rc<Alarm>,
+    timer: libc::timer_t,
+}
+
+impl Watch {
+    /// Watches a state, in the thread that has made it and runs it.
+    ///
+    /// # Errors
+    /// When the system has no timer left (`RLIMIT_SIGPENDING`).
+    pub fn new(lua: &Lua, interrupt: &Interrupt) -> mlua::Result<Self> {
+        let alarm = Rc::new(Alarm {
+            state: AtomicPtr::default(),
+            interrupt: interrupt.clone(),
+            running: AtomicBool::default(),
+            left: AtomicU32::default(),
+            ended: AtomicU8::default(),
+            may_exit: Cell::default(),
+            code: AtomicI32::default(),
+            error: Cell::default(),
+            place: RefCell::default(),
+        });
+        // An error of its own kind: it need not be made when memory may be short, and no handler
+        // looks at it by functions of the script.
+        let error = mlua::Value::Error(Box::new(mlua::Error::runtime("the function ran too long")));
+        let own = Rc::clone(&alarm);
+        // SAFETY: takes its one argument from the stack, as `exec_raw` wants it; the state that is
+        // kept is the main one, since nothing runs yet.
+        unsafe {
+            lua.exec_raw::<()>(error, move |state| {
+                own.error.set(luaL_ref(state, LUA_REGISTRYINDEX));
+                own.state.store(state, Relaxed);
+            })?;
+        }
+        let timer = start(&alarm).map_err(|e| mlua::Error::runtime(format!("no timer: {e}")))?;
+        Ok(Self { alarm, timer })
+    }
+
+    /// The part that others may ask.
+    #[must_use]
+    pub const fn alarm(&self) -> &Rc<Alarm> {
+        &self.alarm
+    }
+
+    /// Runs a call for at most so many ticks and one; says why it was ended, if it was, and how many
+    /// ticks it took.
+    pub fn run<R>(&self, ticks: u32, may_exit: bool, call: impl FnOnce() -> R) -> (R, Option<Ended>, u32) {
+        if self.alarm.running.load(Relaxed) {
+            // Part of the call that runs already.
+            return (call(), None, 0);
+        }
+        let ticks = ticks.saturating_add(1);
+        self.alarm.may_exit.set(may_exit);
+        let running = Running::begin(&self.alarm, ticks);
+        let result = call();
+        drop(running);
+        let taken = ticks - self.alarm.left.load(Relaxed);
+        let ended = self.alarm.ended.swap(0, Relaxed);
+        let place = if ended == 0 { None } else { self.alarm.place.borrow_mut().take() };
+        let why = Why::ALL.into_iter().find(|w| *w as u8 == ended);
+        let code = self.alarm.code.load(Relaxed);
+        (result, why.map(|why| Ended { why, place, code }), taken)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // SAFETY: the timer is ours, and is deleted once. Its signal is for this thread, so one that
+        // is pending comes before the call returns, while the alarm is still there.
+        unsafe { libc::timer_delete(self.timer) };
+    }
+}
+
+/// While it lives, a call runs; also when that panics it ends.
+struct Running<'a>(&'a Alarm, *const Alarm);
+
+impl<'a> Running<'a> {
+    fn begin(alarm: &'a Alarm, ticks: u32) -> Self {
+        let outer = RUNNING.replace(alarm);
+        alarm.left.store(ticks, Relaxed);
+        compiler_fence(SeqCst);
+        alarm.running.store(true, Relaxed);
+        compiler_fence(SeqCst);
+        Self(alarm, outer)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        compiler_fence(SeqCst);
+        self.0.running.store(false, Relaxed);
+        compiler_fence(SeqCst);
+        if self.0.is_over() {
+            // SAFETY: the state lives; no tick sets the hook any more.
+            unsafe { lua_sethook(self.0.state.load(Relaxed), None, 0, 0) };
+        }
+        RUNNING.set(self.1);
+    }
+}
+
+/// The signal of the ticks. Real-time ones are queued one for each timer, and nobody sends them.
+fn signal() -> c_int {
+    libc::SIGRTMIN() + 3
+}
+
+/// Starts the ticks of the calling thread's CPU time.
+fn start(alarm: &Rc<Alarm>) -> io::Result<libc::timer_t> {
+    static HANDLER: Once = Once::new();
+    let checked = |result: c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let mut installed = Ok(());
+    HANDLER.call_once(|| {
+        // SAFETY: a plain C structure, for which zeros are a valid value; the handler has the
+        // signature that SA_SIGINFO asks for, and does only what a handler may.
+        installed = unsafe {
+            let mut action: libc::sigaction = zeroed();
+            action.sa_sigaction = on_tick as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+            checked(libc::sigaction(signal(), &raw const action, ptr::null_mut()))
+        };
+    });
+    installed?;
+    // SAFETY: plain C structures, for which zeros are valid; the pointer that goes with the signal
+    // is to an alarm that lives until the timer is deleted.
+    unsafe {
+        let mut set: libc::sigset_t = zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal());
+        // Whoever started this thread may have blocked all signals.
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut());
+        let mut event: libc::sigevent = zeroed();
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = signal();
+        event.sigev_notify_thread_id = libc::gettid();
+        event.sigev_value.sival_ptr = Rc::as_ptr(alarm).cast_mut().cast();
+        let mut timer = zeroed();
+        checked(libc::timer_create(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut event, &raw mut timer))?;
+        let nanoseconds = libc::c_long::try_from(TICK.as_nanos()).unwrap_or(libc::c_long::MAX);
+        let every = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
+        let every = libc::itimerspec { it_interval: every, it_value: every };
+        if let Err(e) = checked(libc::timer_settime(timer, 0, &raw const every, ptr::null_mut())) {
+            libc::timer_delete(timer);
+            return Err(e);
+        }
+        Ok(timer)
+    }
+}
+
+extern "C" fn on_tick(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: the kernel hands over a valid structure.
+    let info = unsafe { &*info };
+    if info.si_code != libc::SI_TIMER {
+        // Not from a timer of ours: what it carries is no pointer.
+        return;
+    }
+    // SAFETY: a timer's signal carries the pointer that it was made with, and comes only before its
+    // deletion, in the thread that owns the alarm.
+    unsafe { (*info.si_value().sival_ptr.cast::<Alarm>()).tick() };
+}
+
+/// Raises the error that ends the call.
+///
+/// # Safety
+/// Called by LuaJIT, as a hook.
+unsafe extern "C-unwind" fn on_hook(state: *mut lua_State, _: *mut lua_Debug) {
+    let alarm = RUNNING.get();
+    // SAFETY: set only while that alarm's call runs, which this hook is part of; LuaJIT gives the
+    // hook a valid state with room on its stack. Nothing that has to be dropped is alive when the
+    // error leaves.
+    unsafe {
+        if alarm.is_null() || !(*alarm).is_over() {
+            lua_sethook(state, None, 0, 0);
+            return;
+        }
+        if let Ok(mut place) = (*alarm).place.try_borrow_mut()
+            && place.is_none()
+        {
+            *place = running_line(state);
+        }
+        lua_rawgeti(state, LUA_REGISTRYINDEX, (*alarm).error.get().into());
+        lua_error(state);
+    }
+}
+
+/// The nearest line of a script on the stack; chunks of ours begin with `=`.
+///
+/// # Safety
+/// The state runs in this thread.
+unsafe fn running_line(state: *mut lua_State) -> Option<(String, u32)> {
+    /// Deeper than our own functions call each other.
+    const LEVELS: c_int = 16;
+    for level in 0..LEVELS {
+        // SAFETY: a plain C structure, which `lua_getstack` and `lua_getinfo` fill; `source` points
+        // to text of the running function, which lives.
+        unsafe {
+            let mut about: lua_Debug = zeroed();
+            if lua_getstack(state, level, &raw mut about) == 0 {
+                break;
+            }
+            lua_getinfo(state, c"Sl".as_ptr(), &raw mut about);
+            let Ok(line @ 1..) = u32::try_from(about.currentline) else { continue };
+            let source = CStr::from_ptr(about.source).to_string_lossy();
+            if !source.starts_with('=') {
+                return Some((source.strip_prefix('@').unwrap_or("(a string)").to_owned(), line));
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `.cargo/config.toml` asks for: compiled loops see the hook.
+    #[test]
+    fn luajit_is_built_with_a_hook_in_compiled_loops() {
+        let lua = crate::engine::sys::lua_with_ffi();
+        let watch = Watch::new(&lua, &Interrupt::default()).expect("a timer");
+        let chunk = lua.load("jit.on() local x = 0 for i = 1, 1e11 do x = x + i end");
+        let (result, ended, _) = watch.run(1, false, || chunk.exec());
+        assert!(result.is_err());
+        assert_eq!(ended.map(|e| e.why), Some(Why::TooLong), "cargo clean -p mlua-sys");
+    }
+
+    /// And: no C frame jumps over a page of the stack without touching it.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn luajit_is_built_with_probed_frames() {
+        let lua = crate::engine::sys::lua_with_ffi();
+        let gsub: mlua::Function = lua.load("return string.gsub").eval().expect("a function");
+        let found = Cell::new(false);
+        // SAFETY: the function is one of C's, whose code is longer than what is read of it.
+        unsafe {
+            lua.exec_raw::<()>(gsub, |state| {
+                let code = mlua::ffi::lua_tocfunction(state, -1).map_or(ptr::null(), |f| f as *const u8);
+                let code = std::slice::from_raw_parts(code, 256);
+                // orq $0, (%rsp), once a page.
+                found.set(code.windows(5).any(|w| w == [0x48, 0x83, 0x0c, 0x24, 0x00]));
+            })
+            .expect("no error");
+        }
+        assert!(found.get(), "cargo clean -p mlua-sys");
+    }
+
+    #[test]
+    fn a_call_that_fits_its_time_is_left_alone() {
+        let lua = crate::engine::sys::lua_with_ffi();
+        let watch = Watch::new(&lua, &Interrupt::default()).expect("a timer");
+        // Most of them are over within a tick, and none of them has to do with the one before.
+        for _ in 0..2_000 {
+            let (result, ended, _) =
+                watch.run(1, false, || lua.load("local t = {} for i = 1, 50 do t[i] = i end").exec());
+            assert!(result.is_ok() && ended.is_none(), "{result:?} {ended:?}");
+        }
+        let others: Vec<_> =
+            (0..3).map(|_| Watch::new(&lua, &Interrupt::default()).expect("a timer")).collect();
+        drop(others);
+        let spoofed = signal();
+        // SAFETY: a signal to ourselves that carries nothing.
+        unsafe { libc::raise(spoofed) };
+        assert!(watch.run(1, false, || lua.load("return 1").exec()).1.is_none());
+    }
+}

@@ -1,0 +1,152 @@
+//! Lua that does not end, in rules and in the file: every query has its answer, every signal its
+//! effect.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::backend::{Backend, Manner};
+use crate::load::{Load, Plan};
+use crate::lob::{Lob, backend, binary, listen, run};
+use crate::place::{Directory, port, wait_for};
+use crate::process::Program;
+use crate::servers::ask_from;
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+/// Bodies of functions that have no end, no bottom or no measure.
+const RUNAWAYS: &[&str] = &[
+    "while true do end",
+    "while true do pcall(function() while true do end end) end",
+    "xpcall(function() while true do end end, function() while true do end end)",
+    "if jit then jit.on() end while true do end",
+    "if debug.sethook then debug.sethook() end while true do end",
+    "if newproxy then local p = newproxy(true) getmetatable(p).__gc = function() while true do end end
+       p = nil collectgarbage() end error('no')",
+    "dq.qname:toString():rep(30):find(('.-'):rep(6) .. '%z')",
+    "dq.qname:toString():rep(30):gsub(('.-'):rep(6) .. '%z', '')",
+    "for w in dq.qname:toString():rep(30):gmatch(('.-'):rep(6) .. '%z') do end error('no')",
+    "return ('x'):rep(1e9)",
+    "kept = kept or {} for i = 1, 1e9 do kept[#kept + 1] = ('x'):rep(1e6) .. #kept end",
+    "error(setmetatable({}, {__tostring = function() while true do end end}))",
+    "local f f = function(s) return (s:gsub('.', f)) end f('x')",
+    "local f f = function() coroutine.wrap(f)() end f()",
+    "f = function() load(f) return nil end f()",
+    "os.exit(1)",
+];
+
+#[test]
+fn runaway_functions_harm_no_other_query() {
+    let server = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let mut lua = listen(at) + &backend(server.address, "");
+    for (n, body) in RUNAWAYS.iter().enumerate() {
+        lua += &format!("addAction('k{n}.runaway.test', LuaAction(function(dq) {body} end))\n");
+    }
+    lua += "addAction(AllRule(), LuaAction(function(dq) dq:setTag('seen', '1') return DNSAction.None end))\n";
+    let mut lob = Lob::start(&lua);
+    let before = server.others();
+    let plan = Plan { target: at, rate: 500, count: u64::MAX, patience: Duration::from_secs(8) };
+    let load = Load::start(plan);
+    for round in 0..2 {
+        for (n, body) in RUNAWAYS.iter().enumerate() {
+            let name = format!("r{round}.k{n}.runaway.test");
+            let answer = ask_from(Ipv4Addr::LOCALHOST.into(), at, &name, Duration::from_secs(8));
+            assert!(answer.is_some(), "{name}: {body}; {}", lob.program.transcript());
+        }
+    }
+    let report = load.finish();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(server.queries(), report.sent, "queries at both ends");
+    let asked = 2 * RUNAWAYS.len() as u64;
+    assert!(server.others() - before >= asked, "each went to the server as if no rule had matched");
+    let errors = lob.counted("script-errors");
+    // Errors are shown once a second.
+    wait_for(
+        || format!("{asked} errors, {errors} at first"),
+        || (lob.counted("script-errors") == asked).then_some(()),
+    );
+    let said = lob.program.lines_with(0, "Lua: ").len();
+    assert!((1..=RUNAWAYS.len()).contains(&said), "{said} lines; {}", lob.program.transcript());
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}
+
+/// A file that says by another one that it is being evaluated, and goes on for ever.
+fn endless(directory: &Directory, how: &str) -> (String, std::path::PathBuf) {
+    let mark = directory.path().join("mark");
+    (format!("io.open('{}', 'w'):close()\n{how}\n", mark.display()), mark)
+}
+
+const ENDLESS: &[&str] = &[
+    "while true do end",
+    "while true do xpcall(function() while true do end end, function() while true do end end) end",
+    "require('ffi').cdef('unsigned sleep(unsigned);') while true do require('ffi').C.sleep(1000) end",
+];
+
+fn is_there(mark: &Path) -> Option<()> {
+    mark.exists().then_some(())
+}
+
+#[test]
+fn sigterm_ends_an_endless_evaluation() {
+    for how in ENDLESS {
+        for flags in [&["--check-config"][..], &[]] {
+            let directory = Directory::new();
+            let (text, mark) = endless(&directory, how);
+            let path = directory.write("dnslob.lua", &text);
+            let mut program = Program::start(Command::new(binary()).args(flags).arg("-C").arg(path));
+            wait_for(|| "the evaluation".into(), || is_there(&mark));
+            assert!(program.ended().is_none(), "{how}: {}", program.transcript());
+            program.signal(Signal::SIGTERM);
+            program.wait();
+        }
+    }
+}
+
+#[test]
+fn an_endless_reload_disturbs_nobody_and_ends_with_the_process() {
+    let server = Backend::start(1, Manner::Prompt);
+    for how in ENDLESS {
+        let at = local();
+        let lua = listen(at) + &backend(server.address, "");
+        let directory = Directory::new();
+        let mut lob = Lob::start(&lua);
+        let plan = Plan { target: at, rate: 500, count: u64::MAX, patience: Duration::from_secs(4) };
+        let load = Load::start(plan);
+        let (text, mark) = endless(&directory, how);
+        lob.begin_reload(&(lua + &text));
+        wait_for(|| "the evaluation".into(), || is_there(&mark));
+        let goal = load.answered() + 200;
+        wait_for(|| "answers meanwhile".into(), || (load.answered() >= goal).then_some(()));
+        assert!(!lob.dump().is_empty(), "signals have their effect meanwhile");
+        let report = load.finish();
+        report.assert_nothing_lost(&|| lob.program.transcript());
+        let asked = std::time::Instant::now();
+        assert!(lob.stop().success(), "{how}: {}", lob.program.transcript());
+        assert!(asked.elapsed() < Duration::from_secs(15), "{how}: it took {:?}", asked.elapsed());
+    }
+}
+
+#[test]
+fn a_file_ends_the_process_at_its_start_only() {
+    let directory = Directory::new();
+    let path = directory.write("exits.lua", "newServer('127.0.0.1')\nos.exit(3)\n");
+    let path = path.to_str().expect("a path in UTF-8");
+    for arguments in [&["--check-config", "-C", path][..], &["-C", path]] {
+        let (status, output) = run(arguments);
+        assert_eq!(status.code(), Some(3), "{arguments:?}: {output}");
+    }
+    let server = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let lua = listen(at) + &backend(server.address, "");
+    let mut lob = Lob::start(&lua);
+    lob.reload(&(lua + "os.exit(3)\n"));
+    assert_eq!(lob.program.lines_with(0, "os.exit(3) ends the process only at its start").len(), 1);
+    assert!(ask_from(Ipv4Addr::LOCALHOST.into(), at, "q1.after.test", Duration::from_secs(4)).is_some());
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}
