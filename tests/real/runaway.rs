@@ -67,7 +67,10 @@ fn runaway_functions_harm_no_other_query() {
     assert!(server.others() - before >= asked, "each went to the server as if no rule had matched");
     let errors = lob.counted("script-errors");
     // Errors are shown once a second.
-    wait_for(|| format!("{asked} errors, {errors} at first"), || (lob.counted("script-errors") == asked).then_some(()));
+    wait_for(
+        || format!("{asked} errors, {errors} at first"),
+        || (lob.counted("script-errors") == asked).then_some(()),
+    );
     let said = lob.program.lines_with(0, "Lua: ").len();
     assert!((1..=RUNAWAYS.len()).contains(&said), "{said} lines; {}", lob.program.transcript());
     assert!(lob.stop().success(), "{}", lob.program.transcript());
