@@ -79,9 +79,9 @@ pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<C
 #[must_use]
 pub fn exit_code(errors: &[ConfigError]) -> Option<u8> {
     // The low eight bits, as the kernel takes them.
-    errors.iter().find_map(|e| match e.fault {
-        error::Fault::Exit(code) => Some(code.to_le_bytes()[0]),
-        _ => None,
+    errors.iter().find_map(|e| {
+        let error::Fault::Exit(code) = e.fault else { return None };
+        Some(code.to_le_bytes()[0])
     })
 }
 

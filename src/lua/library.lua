@@ -39,10 +39,7 @@ local function text(v)
   return v
 end
 
-local function whole_number(v)
-  if v == nil or type(v) == "number" then return v end
-  return tonumber(v)
-end
+local function is_number(v) return v == nil or type(v) == "number" or tonumber(v) ~= nil end
 
 -- What core.find gave, as `find` returns it: place, end, captures.
 local function found(ok, ...)
@@ -52,10 +49,11 @@ end
 
 function string.find(s, p, init, plain)
   s, p = text(s), text(p)
-  if type(s) ~= "string" or type(p) ~= "string" or #s <= (plain and plain_reaches or reaches)[p] then
+  if type(s) ~= "string" or type(p) ~= "string" or not is_number(init)
+    or #s <= (plain and plain_reaches or reaches)[p] then
     return find(s, p, init, plain)
   end
-  return found(core_find(s, p, whole_number(init), plain and true or false, true))
+  return found(core_find(s, p, tonumber(init), plain and true or false, true))
 end
 
 local function captures(ok, from, to, ...)
@@ -71,8 +69,10 @@ end
 
 function string.match(s, p, init)
   s, p = text(s), text(p)
-  if type(s) ~= "string" or type(p) ~= "string" or #s <= reaches[p] then return match(s, p, init) end
-  return matched(s, captures(core_find(s, p, whole_number(init), false, true)))
+  if type(s) ~= "string" or type(p) ~= "string" or not is_number(init) or #s <= reaches[p] then
+    return match(s, p, init)
+  end
+  return matched(s, captures(core_find(s, p, tonumber(init), nil, true)))
 end
 
 function string.gmatch(s, p)
@@ -93,7 +93,7 @@ function string.gmatch(s, p)
   end
   return function()
     if at > #s + 1 then return nil end
-    return step(captures(core_find(s, p, at, false, false)))
+    return step(captures(core_find(s, p, at, nil, false)))
   end
 end
 string.gfind = string.gfind and string.gmatch
@@ -127,7 +127,7 @@ function string.gsub(s, p, by, max)
   local kind = type(by)
   local by_call = kind == "function" or kind == "table"
   if type(s) ~= "string" or type(p) ~= "string" or not by_call and kind ~= "string"
-    or max ~= nil and not tonumber(max) or kind == "string" and #s <= reaches[p] then
+    or not is_number(max) or kind == "string" and #s <= reaches[p] then
     return gsub(s, p, by, max)
   end
   max = max == nil and #s + 1 or tonumber(max)
@@ -135,8 +135,10 @@ function string.gsub(s, p, by, max)
   if not by_call then return found(core_substitute(s, p, by, max)) end
   -- In Lua: a function that is called from here adds no C frame.
   local anchored, parts, count, made, at = byte(p) == 94, {}, 0, 0, 1
+  -- Of a table the first capture is the key; what is wrong with others is nobody's business.
+  local wanted = kind == "table" and 1 or nil
   while made < max do
-    local from, to, value = replaced(kind == "function", by, s, core_find(s, p, at, false, true))
+    local from, to, value = replaced(kind == "function", by, s, core_find(s, p, at, nil, true, wanted))
     if not from then break end
     made = made + 1
     parts[count + 1], parts[count + 2] = sub(s, at, from - 1), value

@@ -43,11 +43,17 @@ fn patterns(lua: &Lua, core: &Table, alarm: &Rc<Alarm>) -> mlua::Result<()> {
     let reach = |_: &Lua, (p, is_plain): (mlua::String, bool)| Ok(pattern::reach(&p.as_bytes(), is_plain));
     core.raw_set("reach", lua.create_function(reach)?)?;
     let over = Rc::clone(alarm);
-    let find =
-        move |lua: &Lua,
-              (s, p, init, plain, anchors): (mlua::String, mlua::String, Option<f64>, bool, bool)| {
-            answer(lua, find(lua, &s.as_bytes(), &p.as_bytes(), (init, plain, anchors), &|| over.is_over()))
-        };
+    let find = move |lua: &Lua,
+                     (s, p, init, plain, anchors, most): (
+        mlua::String,
+        mlua::String,
+        Option<f64>,
+        Option<bool>,
+        bool,
+        Option<usize>,
+    )| {
+        answer(lua, find(lua, &s.as_bytes(), &p.as_bytes(), (init, plain, anchors, most), &|| over.is_over()))
+    };
     core.raw_set("find", lua.create_function(find)?)?;
     let over = Rc::clone(alarm);
     let substitute = move |lua: &Lua, (s, p, by, max): (mlua::String, mlua::String, mlua::String, f64)| {
@@ -69,19 +75,22 @@ fn answer<R: IntoLuaMulti>(lua: &Lua, found: Result<mlua::Result<R>, Wrong>) -> 
     }
 }
 
+/// From where, whether for a plain text (only `find` may take one without special characters for that),
+/// whether a `^` is an anchor, and how many captures are wanted.
+type How = (Option<f64>, Option<bool>, bool, Option<usize>);
+
 /// Place, end and captures of the first match; nil when there is none.
 fn find(
     lua: &Lua,
     s: &[u8],
     p: &[u8],
-    (init, plain, anchors): (Option<f64>, bool, bool),
+    (init, plain, anchors, most): How,
     is_over: &dyn Fn() -> bool,
 ) -> Result<mlua::Result<MultiValue>, Wrong> {
     let from = start(init, s.len());
     let mut values = MultiValue::new();
     let place = |at: usize| Value::Number(u32::try_from(at).map_or(f64::INFINITY, f64::from));
-    // To gmatch any text is a pattern, which makes no difference.
-    if plain || !p.iter().any(|c| SPECIAL.contains(c)) {
+    if plain.is_some_and(|plain| plain || !p.iter().any(|c| SPECIAL.contains(c))) {
         let Some(at) = find_plain(&s[from..], p, is_over)? else { return Ok(Ok(values)) };
         values.push_back(place(from + at + 1));
         values.push_back(place(from + at + p.len()));
@@ -91,7 +100,7 @@ fn find(
     let Some((start, end)) = matcher.search(from, anchors)? else { return Ok(Ok(values)) };
     values.push_back(place(start + 1));
     values.push_back(place(end));
-    for at in 0..matcher.count() {
+    for at in 0..matcher.count().min(most.unwrap_or(usize::MAX)) {
         values.push_back(match matcher.capture(at, start, end)? {
             Capture::Position(at) => place(at),
             Capture::Text(from, to) => match lua.create_string(&s[from..to]) {

@@ -158,7 +158,7 @@ fn recursion_ends_with_an_error() {
              local f f = function() deep(1500, function() coroutine.wrap(f)() end) end f()",
         ] {
             let chunk = runtime.lua().load(script).set_name("@t.lua");
-            let (result, _) = runtime.run(500, || chunk.exec());
+            let (result, _) = runtime.run(30, || chunk.exec());
             assert!(result.is_err(), "{script}");
             runtime.recover();
         }

@@ -472,5 +472,9 @@ fn said(error: &mlua::Error) -> String {
         mlua::Error::MemoryError(_) => "not enough memory".to_owned(),
         other => other.to_string(),
     };
-    text.lines().next().unwrap_or_default().to_owned()
+    // Deep recursion may put its places in front of each other.
+    text.lines().next().unwrap_or_default().chars().take(SAID_MAX).collect()
 }
+
+/// Characters of an error in the log.
+const SAID_MAX: usize = 500;
