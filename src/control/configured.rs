@@ -14,6 +14,7 @@ use crate::control::log::{self, Format};
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
+use crate::control::signals::EndedByStop;
 
 /// A configuration file that is still being evaluated after this long is taken for an endless
 /// loop: the control thread does nothing else meanwhile. A million names take about a second.
@@ -112,6 +113,7 @@ impl Script for LuaHost {
 /// Evaluates the sources; a thread of its own ends an evaluation that takes too long.
 fn load_in_time(flags: &Flags) -> Result<Loaded, Vec<config::ConfigError>> {
     let interrupt = Interrupt::default();
+    let _ended = EndedByStop::new(&interrupt);
     let (finished, wait) = crossbeam_channel::bounded::<()>(0);
     let guard = interrupt.clone();
     // Without it an evaluation has no limit, which is better than no reload.
