@@ -90,7 +90,7 @@
 //!   ruled.rs           the path of packets that meet rules
 //!   act.rs             does what rules say
 //!   later.rs           answers that are held back, copies of queries
-//!   journal.rs         what log actions have to say, on its way to the control thread
+//!   journal.rs         what log actions have to say, on its way to the thread that writes it
 //!   policy/            which server gets a query; what a shard knows of the farm
 //!     choose.rs        the policies, each a pure function
 //!     table.rs         what is derived of snapshot and board: who is usable, warmth, shares
@@ -103,6 +103,7 @@
 //!   state.rs           one shard's state: calls, limits, errors
 //!   current.rs         the packet of the running call
 //!   prelude.lua        dq, dr, names, addresses, sets, as scripts see them
+//!   print.lua          print and io.write, by the log
 //!   core.rs            the steps between Lua's values and the packet
 //!   record.rs          finds the functions, and that they are the same everywhere
 //!   files.rs           the configuration's text
@@ -221,12 +222,14 @@
 //!     rules.rs         the rules with their hits
 //!     connections.rs   connections, why they ended, handshakes, certificates
 //!   certificates.rs    rotates ticket keys, complains of certificates in time
-//!   querylog.rs        writes what log actions have to say
+//!   querylog.rs        the thread that writes query logs and key logs
 //!   systemd.rs         sd_notify, watchdog, passed sockets
 //!   watchdog.rs        a sign of life only while every shard turns
 //!   privileges.rs      -u, -g, capabilities
 //!   limits.rs          open files
-//!   log.rs             tracing, text or JSON
+//!   signals.rs         signals from the first moment on
+//!   log.rs             tracing, text or JSON; standard output
+//!   writer.rs          bounded queue and thread before a descriptor that may block or fail
 //!   hold.rs            a hold on it from within the process, for the demo
 //!   fixture.rs         configurations for this room's tests
 //!

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use dnslob::config::{self, Flags, Invocation, Slots, flags, generate};
-use dnslob::control;
+use dnslob::control::signals::Signals;
+use dnslob::control::{self, log};
 
 fn main() -> ExitCode {
     match flags::parse(std::env::args_os()) {
@@ -21,13 +22,14 @@ fn main() -> ExitCode {
 
 /// `--check-config`: says that the configuration is good, or everything that is wrong.
 fn check(flags: &Flags) -> ExitCode {
+    log::wait_for_readers();
     control::configured::start_log(flags);
     let compiled =
         config::load(flags).and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(drop));
     match compiled {
         Ok(()) => {
             let file = flags.file.as_deref().map_or_else(|| "command line".into(), |f| f.to_string_lossy());
-            println!("Configuration '{file}' OK!");
+            log::output().file(format!("Configuration '{file}' OK!\n").as_bytes());
             ExitCode::SUCCESS
         }
         Err(errors) => refuse(&errors),
@@ -38,15 +40,19 @@ fn refuse(errors: &[config::ConfigError]) -> ExitCode {
     if let Some(code) = config::exit_code(errors) {
         return ExitCode::from(code);
     }
-    eprint!("{}", flags::lines(errors));
+    log::error().file(flags::lines(errors).as_bytes());
     ExitCode::FAILURE
 }
 
 fn serve(flags: &Flags) -> ExitCode {
+    let signals = match Signals::start() {
+        Ok(signals) => signals,
+        Err(error) => return failed(&format!("signals: {error}")),
+    };
     control::configured::start_log(flags);
     match config::load(flags) {
         Ok(loaded) => match config::compile(&loaded.draft, &Slots::default(), 1) {
-            Ok(compiled) => control::run(flags, loaded, compiled),
+            Ok(compiled) => control::run(flags, loaded, compiled, signals),
             Err(errors) => refuse(&errors),
         },
         Err(errors) => refuse(&errors),
@@ -56,9 +62,11 @@ fn serve(flags: &Flags) -> ExitCode {
 fn demo(options: &config::DemoOptions) -> ExitCode {
     match dnslob::demo::run(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("dnslob: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&format!("{error:#}")),
     }
+}
+
+fn failed(error: &str) -> ExitCode {
+    log::error().file(format!("dnslob: {error}\n").as_bytes());
+    ExitCode::FAILURE
 }

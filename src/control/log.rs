@@ -1,12 +1,26 @@
-//! Sets up logging: to standard error, as text or as one JSON object a line.
+//! Sets up logging: to standard error, as text or as one JSON object a line; and standard output.
 //!
-//! Nothing on the packet path writes a log. `RUST_LOG`, where it is set, wins over `-v`.
+//! Nothing on the packet path writes a log. Nobody waits for one either: what is said, by whichever
+//! thread, is filed with the [`Writer`] of its target. At the end of the process, however it comes
+//! about, what waits is written out within [`FLUSH`]. `RUST_LOG`, where it is set, wins over `-v`.
 
-use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Once, OnceLock};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::control::writer::{Notice, Writer};
+use crate::engine::sys;
+
+/// How long the end of the process waits for what is not written yet.
+pub const FLUSH: Duration = Duration::from_secs(1);
+/// A line that is longer is lost, bytes: as many as there are threads may be in memory.
+const LINE_MAX: usize = 1 << 20;
 
 /// Form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,16 +36,60 @@ pub enum Format {
 type Change = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
 static CHANGE: OnceLock<Change> = OnceLock::new();
+static ERROR: OnceLock<Writer> = OnceLock::new();
+static OUTPUT: OnceLock<Writer> = OnceLock::new();
+/// The end of the process waits for as long as its lines take.
+static PATIENT: AtomicBool = AtomicBool::new(false);
 
-/// Begins to log. A second call changes nothing.
+/// Standard error, where the log goes.
+pub fn error() -> &'static Writer {
+    ERROR.get_or_init(|| {
+        flush_at_exit();
+        // That it fails can be said nowhere.
+        Writer::start("log", io::stderr(), |notice| {
+            if let Notice::Lost(lines) = notice {
+                tracing::warn!(lines, "lines of the log were lost");
+            }
+        })
+    })
+}
+
+/// Standard output, where figures go.
+pub fn output() -> &'static Writer {
+    OUTPUT.get_or_init(|| {
+        flush_at_exit();
+        Writer::start("output", io::stdout(), |notice| match notice {
+            Notice::Failed(e) => tracing::error!("standard output: {e}"),
+            Notice::Lost(lines) => tracing::warn!(lines, "lines for standard output were lost"),
+        })
+    })
+}
+
+/// Has the end of the process wait for whoever reads its lines, for as long as that takes: for a
+/// program that does nothing but say something.
+pub fn wait_for_readers() {
+    PATIENT.store(true, Relaxed);
+}
+
+fn flush_at_exit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| sys::at_exit(at_exit));
+}
+
+extern "C" fn at_exit() {
+    let deadline = (!PATIENT.load(Relaxed)).then(|| Instant::now() + FLUSH);
+    for writer in [ERROR.get(), OUTPUT.get()].into_iter().flatten() {
+        writer.flush(deadline);
+    }
+}
+
+/// Begins to log, panics as well. A second call changes nothing.
 pub fn start(format: Format, verbose: bool) {
-    let to = tracing_subscriber::fmt()
-        .with_env_filter(filter(verbose))
-        .with_writer(std::io::stderr)
-        .with_target(false);
+    let to =
+        tracing_subscriber::fmt().with_env_filter(filter(verbose)).with_writer(|| Line).with_target(false);
     let (begun, change): (_, Change) = match format {
         Format::Text => {
-            let to = to.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let to = to.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
             let handle = to.reload_handle();
             (to.try_init(), Box::new(move |filter| drop(handle.reload(filter))))
         }
@@ -44,6 +102,7 @@ pub fn start(format: Format, verbose: bool) {
     if begun.is_ok() {
         // The first that began is the only one.
         let _ = CHANGE.set(change);
+        std::panic::set_hook(Box::new(panicked));
     }
 }
 
@@ -57,4 +116,37 @@ pub fn set_verbose(verbose: bool) {
 fn filter(verbose: bool) -> EnvFilter {
     let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     EnvFilter::builder().with_default_directive(level.into()).from_env_lossy()
+}
+
+/// Says what the standard library would write to standard error, where it could wait for a reader.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(thread = thread.name().unwrap_or("-"), place, "panicked: {text}");
+    // Only if RUST_BACKTRACE asks for one.
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!("{backtrace}");
+    }
+}
+
+/// What writes one event, whose lines come in one piece.
+struct Line;
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if line.len() > LINE_MAX {
+            error().lose(line);
+        } else {
+            error().file(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -10,13 +10,12 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -34,6 +33,7 @@ use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Opened, Reload};
 use crate::control::shards::{Doors, Shards};
+use crate::control::signals::Signals;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::engine::{Message, clock};
@@ -42,6 +42,7 @@ use crate::rng::ShardRng;
 use crate::shard::policy::Kind;
 use crate::shard::{DELAY_MS_MAX, TRIES_MAX};
 use crate::time::{Tick, TickDelta};
+use crate::tls;
 
 mod certificates;
 pub mod concentrate;
@@ -60,9 +61,11 @@ pub mod probe;
 pub mod querylog;
 pub mod reload;
 pub mod shards;
+pub mod signals;
 pub mod stats;
 pub mod systemd;
 mod watchdog;
+pub mod writer;
 
 pub use hold::Hold;
 
@@ -86,17 +89,11 @@ const ABORT: TickDelta = TickDelta::from_ms(2_000);
 
 /// Serves what the command line and its file ask for, until told to stop; gives the exit code.
 #[must_use]
-pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled) -> ExitCode {
+pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled, signals: Signals) -> ExitCode {
     let (source, first) = Configured::new(flags.clone(), loaded, compiled);
     log::set_verbose(first.settings.verbose);
     let fixed = source.fixed();
-    run_from(source, &fixed, first)
-}
-
-/// The same with any source of configurations.
-#[must_use]
-pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
-    match run_held(source, fixed, first, None) {
+    match run_held(source, &fixed, first, signals, None) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -105,25 +102,32 @@ pub fn run_from(source: impl Source, fixed: &Fixed, first: Plan) -> ExitCode {
     }
 }
 
-/// Like [`run_from`], held by somebody.
+/// The same with any source of configurations, held by somebody.
 ///
 /// # Errors
 /// Why it did not start, or ended by itself.
-pub fn run_held(source: impl Source, fixed: &Fixed, first: Plan, hold: Option<Hold>) -> Result<(), String> {
+pub fn run_held(
+    source: impl Source,
+    fixed: &Fixed,
+    first: Plan,
+    signals: Signals,
+    hold: Option<Hold>,
+) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("the control thread: {e}"))?;
-    runtime.block_on(LocalSet::new().run_until(serve(source, fixed, first, hold)))
+    runtime.block_on(LocalSet::new().run_until(serve(source, fixed, first, signals, hold)))
 }
 
 async fn serve(
     source: impl Source,
     fixed: &Fixed,
     first: Plan,
+    mut signals: Signals,
     mut hold: Option<Hold>,
 ) -> Result<(), String> {
+    signals.attend();
     limits::raise_files();
     let environment = Environment::read();
-    let mut signals = Signals::new().map_err(|e| format!("signals: {e}"))?;
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
         tracing::warn!(error = %e, "the service manager cannot be told anything");
         Notifier::default()
@@ -137,11 +141,13 @@ async fn serve(
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
     let mut doors = Doors::new(fixed, inherited);
     let opened = open_all(&mut doors, &first.snapshot)?;
-    let raw = needs_raw_sockets(&first.snapshot);
-    privileges::shed(&fixed.identity, raw)?;
-    // The thread that evaluated the configuration is older than this.
-    let identity = fixed.identity.clone();
-    first.script.within(Box::new(move || privileges::shed(&identity, raw)))?;
+    privileges::shed(&fixed.identity, needs_raw_sockets(&first.snapshot))?;
+    signals.shed();
+    // The thread that evaluated the configuration is older than this, too.
+    first.script.within(Box::new(|| {
+        let _ = privileges::follow();
+        Ok(())
+    }))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
     Hold::show(hold.as_ref(), &board);
@@ -149,7 +155,8 @@ async fn serve(
     let shards =
         Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let mut control = Control::new(source, shards, feed, notifier, sender, &first, rng);
+    let control = Control::new(source, shards, feed, notifier, sender, &first, rng);
+    let mut control = control.map_err(|e| format!("the query logs' thread: {e}"))?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
@@ -202,24 +209,6 @@ fn entropy() -> io::Result<ShardRng> {
     let mut seed = [0; 32];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;
     Ok(ShardRng::from_entropy(seed))
-}
-
-struct Signals {
-    hup: Signal,
-    usr1: Signal,
-    term: Signal,
-    int: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            hup: signal(SignalKind::hangup())?,
-            usr1: signal(SignalKind::user_defined1())?,
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-        })
-    }
 }
 
 /// The evaluation that a reload begins with.
@@ -328,9 +317,10 @@ impl<S: Source> Control<S> {
         outcomes: mpsc::UnboundedSender<Outcome>,
         first: &Plan,
         mut rng: ShardRng,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let ids = privileges::runner();
-        Self {
+        let querylog = QueryLog::start(Arc::clone(feed.board()))?;
+        Ok(Self {
             source,
             shards,
             farm: Farm::new(Arc::clone(feed.board()), ShardRng::from_seed(rng.u64())),
@@ -345,7 +335,7 @@ impl<S: Source> Control<S> {
             leaving: None,
             closing: BTreeMap::new(),
             figures: Figures::new(clock::now()),
-            querylog: QueryLog::default(),
+            querylog,
             keeper: Keeper::default(),
             watch_at: clock::now() + WATCH,
             watchdog: None,
@@ -354,7 +344,7 @@ impl<S: Source> Control<S> {
             rng,
             tickets: 0,
             outcomes,
-        }
+        })
     }
 
     /// Begins the first change: from nothing to the configuration that the shards already hold.
@@ -406,12 +396,12 @@ impl<S: Source> Control<S> {
             self.watch_at = now + watch_period(&snapshot);
             self.feed.drop_former();
             self.farm.watch(&snapshot, now);
-            self.querylog.write(self.feed.board(), self.settings.verbose);
         }
         certificates::warn(&self.keeper.turn(&self.feed.current(), now, unix_seconds()));
         if now >= self.figures.at(&self.settings) {
             self.print_line(now);
         }
+        self.notifier.retry();
         if self.serving && self.watchdog.as_mut().is_some_and(|w| w.is_alive(self.feed.board(), now)) {
             self.notifier.alive();
         }
@@ -521,6 +511,7 @@ impl<S: Source> Control<S> {
                 self.script = plan.script;
                 self.settings = plan.settings;
                 log::set_verbose(self.settings.verbose);
+                self.querylog.set_verbose(self.settings.verbose);
                 self.querylog.reopen();
                 if self.serving {
                     self.source.accept();
@@ -574,7 +565,7 @@ impl<S: Source> Control<S> {
         let (interval, span) = self.figures.take(self.feed.board(), &snapshot, now);
         if self.settings.stats.is_some() {
             let line = stats::text::line(&interval, span, &snapshot, &|slot| self.farm.standing(slot));
-            print(&format!("{line}\n"));
+            log::output().file(format!("{line}\n").as_bytes());
         }
     }
 
@@ -582,9 +573,17 @@ impl<S: Source> Control<S> {
         let (snapshot, now) = (self.feed.current(), clock::now());
         let (total, recent, span) = self.figures.peek(self.feed.board(), &snapshot, now);
         let standing = |slot| self.farm.standing(slot);
-        print(&stats::connections::dump(&snapshot, self.feed.board(), unix_seconds()));
-        print(&stats::text::dump(&total, &recent, span, &snapshot, &standing));
-        print(&stats::rules::table(&snapshot, self.feed.board()));
+        let lost = [
+            ("log", log::error().lost()),
+            ("output", log::output().lost()),
+            ("query-log", self.querylog.lost()),
+            ("key-log", tls::key_log_lines_lost()),
+        ];
+        let text = stats::text::lost(&lost)
+            + &stats::connections::dump(&snapshot, self.feed.board(), unix_seconds())
+            + &stats::text::dump(&total, &recent, span, &snapshot, &standing)
+            + &stats::rules::table(&snapshot, self.feed.board());
+        log::output().file(text.as_bytes());
     }
 
     /// Lets the shards finish what is outstanding, within the drain time.
@@ -609,6 +608,7 @@ impl<S: Source> Control<S> {
                 tokio::time::sleep(Duration::from(SOON)).await;
             }
         }
+        self.querylog.finish();
         tracing::info!("stopped");
     }
 }
@@ -616,10 +616,4 @@ impl<S: Source> Control<S> {
 fn watch_period(snapshot: &Snapshot) -> TickDelta {
     let concentrating = snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
     concentrating.map(|p| p.policy.concentrate.window).fold(WATCH, TickDelta::min).max(WATCH_MIN)
-}
-
-/// Whoever reads standard output may have gone; that is no reason to end.
-fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -2,12 +2,13 @@
 //!
 //! The kernel lets sockets share a port only among those of one effective user: the first ones are
 //! therefore opened as whom a reload opens its own. Capabilities belong to a thread: this runs
-//! before any shard's thread is started, which then inherits what is left. Done by a process
-//! without rights it does nothing.
+//! before any shard's thread is started, which then inherits what is left; threads that are older
+//! [`follow`]. Done by a process without rights it does nothing.
 
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
@@ -70,7 +71,27 @@ pub fn shed(identity: &Identity, raw: bool) -> Result<(), String> {
     // Programs that health checks run shall have none of ours.
     clear_inherited();
     caps::set(None, CapSet::Effective, &keep).map_err(said)?;
-    caps::set(None, CapSet::Permitted, &keep).map_err(said)
+    caps::set(None, CapSet::Permitted, &keep).map_err(said)?;
+    SHED.store(true, Relaxed);
+    Ok(())
+}
+
+/// The control thread has given up its capabilities.
+static SHED: AtomicBool = AtomicBool::new(false);
+
+/// Gives up all capabilities of the calling thread, which needs none, once [`shed`] has been called:
+/// before, they are what a change of the whole process's user takes in every thread. Whether it did.
+#[must_use]
+pub fn follow() -> bool {
+    let is_time = SHED.load(Relaxed);
+    if is_time {
+        clear_inherited();
+        for set in [CapSet::Effective, CapSet::Permitted] {
+            // To give up is always allowed.
+            let _ = caps::clear(None, set);
+        }
+    }
+    is_time
 }
 
 /// The user and group that health-check programs run as when we may choose: the `-u` user's own,

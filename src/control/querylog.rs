@@ -1,65 +1,201 @@
-//! Writes what log actions have to say: to files, or to the program's own log.
+//! Writes what log actions and forwards have to say, and the secrets of TLS sessions: to files, or to
+//! the program's own log.
 //!
-//! A shard files a line and goes on; the control thread comes by several times a second. Files
-//! are opened at their first line, and anew after a reload, so that they can be moved away first.
+//! Shards file lines and go on; a thread of its own comes by many times a second, so that nobody waits
+//! for a disk. Files are opened at their first line, and anew after a reload, so that they can be moved
+//! away first. One that cannot be written is said once and tried again every second; what does not fit
+//! its buffer meanwhile is lost, and counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::control::log::FLUSH;
+use crate::engine::clock;
 use crate::live::Board;
 use crate::shard::journal::{Line, Passed};
 use crate::shard::rules::action::LogTarget;
+use crate::time::{Tick, TickDelta};
+use crate::tls;
 use crate::wire::codes::type_name;
 use crate::wire::header::QR;
 use crate::wire::name;
 
-/// The files that are open, by path.
-#[derive(Debug, Default)]
+/// Between two rounds, unless the last one found a lot.
+const PERIOD: Duration = Duration::from_millis(50);
+/// So many lines in a round are a lot: the next one follows at once, before a shard's journal is full.
+const BUSY: usize = 1_024;
+/// A buffered file is written when so much waits, bytes.
+const CHUNK: usize = 8 << 10;
+/// And this is the most that waits for a file that cannot be written.
+const WAITING_MAX: usize = 64 << 10;
+/// Between two attempts at a file that could not be opened or written.
+const RETRY: TickDelta = TickDelta::from_ms(1_000);
+
+/// The thread that writes the files.
+#[derive(Debug)]
 pub struct QueryLog {
-    /// None: it could not be opened, which has been said.
-    open: BTreeMap<String, Option<BufWriter<File>>>,
-    /// Opened before: what is in them is ours, and is kept.
-    before: Vec<String>,
+    orders: Arc<Orders>,
+    /// Dropped, it tells the thread to end.
+    stop: Option<Sender<()>>,
+    ended: Receiver<()>,
+}
+
+/// What the thread is told, without ever being waited for.
+#[derive(Debug, Default)]
+struct Orders {
+    verbose: AtomicBool,
+    /// How often files shall have been closed.
+    reopen: AtomicU64,
+    /// Lines that were not written.
+    lost: AtomicU64,
 }
 
 impl QueryLog {
-    /// Writes all lines that wait.
-    pub fn write(&mut self, board: &Board, verbose: bool) {
-        let mut flush = false;
-        for passed in board.shards().iter().flat_map(|s| s.journal.passed()) {
-            tracing::info!("{}", passage(&passed));
-        }
-        for line in board.shards().iter().flat_map(|s| s.journal.lines()) {
-            flush |= !line.target.buffered;
-            self.line(&line, verbose);
-        }
-        if flush {
-            self.flush();
-        }
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there can be no more threads.
+    pub fn start(board: Arc<Board>) -> io::Result<Self> {
+        let orders = Arc::<Orders>::default();
+        let (stop, stopped) = bounded::<()>(0);
+        let (end, ended) = bounded(1);
+        let told = Arc::clone(&orders);
+        std::thread::Builder::new().name("query-log".into()).spawn(move || {
+            run(&board, &told, &stopped);
+            // Whoever waited may have gone.
+            let _ = end.send(());
+        })?;
+        Ok(Self { orders, stop: Some(stop), ended })
+    }
+
+    /// Whether lines are logged that are for a verbose log only.
+    pub fn set_verbose(&self, verbose: bool) {
+        self.orders.verbose.store(verbose, Relaxed);
     }
 
     /// Closes every file; each is opened again at its next line.
-    pub fn reopen(&mut self) {
-        self.flush();
-        self.before.extend(std::mem::take(&mut self.open).into_keys());
+    pub fn reopen(&self) {
+        self.orders.reopen.fetch_add(1, Relaxed);
+    }
+
+    /// Lines that files did not take.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.orders.lost.load(Relaxed)
+    }
+
+    /// Has all that waits be written, and waits for that no longer than [`FLUSH`].
+    pub fn finish(&mut self) {
+        if self.stop.take().is_none() {
+            return;
+        }
+        if self.ended.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("a query log cannot be written: what waits for it is lost");
+        }
+    }
+}
+
+impl Drop for QueryLog {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn run(board: &Board, orders: &Orders, stopped: &Receiver<()>) {
+    let mut files = Files::default();
+    let mut reopened = 0;
+    loop {
+        let ends = stopped.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected);
+        let reopen = orders.reopen.load(Relaxed);
+        if reopen != reopened {
+            reopened = reopen;
+            files.reopen(clock::now());
+        }
+        let found = files.write(board, orders.verbose.load(Relaxed), clock::now());
+        tls::write_key_logs();
+        if ends {
+            files.finish(clock::now());
+        }
+        orders.lost.store(files.lost, Relaxed);
+        if ends {
+            return;
+        }
+        if found < BUSY {
+            // Nothing is ever sent; the other end is dropped.
+            let _ = stopped.recv_timeout(PERIOD);
+        }
+    }
+}
+
+/// The files, by path.
+#[derive(Debug, Default)]
+struct Files {
+    sinks: BTreeMap<String, Sink>,
+    /// Opened before: what is in them is ours, and is kept.
+    before: Vec<String>,
+    lost: u64,
+}
+
+impl Files {
+    /// Writes all lines that wait; how many there were.
+    fn write(&mut self, board: &Board, verbose: bool, now: Tick) -> usize {
+        let mut found = 0;
+        for passed in board.shards().iter().flat_map(|s| s.journal.passed()) {
+            tracing::info!("{}", passage(&passed));
+            found += 1;
+        }
+        for line in board.shards().iter().flat_map(|s| s.journal.lines()) {
+            self.line(&line, verbose, now);
+            found += 1;
+        }
+        for sink in self.sinks.values_mut() {
+            if !sink.target.buffered || sink.file.is_none() || sink.waiting.len() >= CHUNK {
+                self.lost += sink.write(now);
+            }
+        }
+        found
+    }
+
+    /// Closes every file; each is opened again at its next line.
+    fn reopen(&mut self, now: Tick) {
+        for (path, mut sink) in std::mem::take(&mut self.sinks) {
+            self.lost += sink.write(now);
+            if sink.was_open {
+                self.before.push(path.clone());
+            }
+            if !sink.lines.is_empty() {
+                // What could not be written goes where its path leads to then.
+                sink.close();
+                self.sinks.insert(path, sink);
+            }
+        }
         self.before.sort_unstable();
         self.before.dedup();
     }
 
-    /// Writes out what is buffered.
-    pub fn flush(&mut self) {
-        for (path, file) in &mut self.open {
-            if let Some(Err(e)) = file.as_mut().map(Write::flush) {
-                tracing::error!("query log \"{path}\": {e}");
-                *file = None;
+    /// Writes what is buffered, for the last time.
+    fn finish(&mut self, now: Tick) {
+        for (path, sink) in &mut self.sinks {
+            sink.retry_at = Tick(0);
+            self.lost += sink.write(now);
+            let lines = sink.lines.len() as u64;
+            if lines > 0 {
+                tracing::warn!(lines, "query log \"{path}\": lines were lost at the end");
+                self.lost += lines;
             }
         }
+        self.sinks.clear();
     }
 
-    fn line(&mut self, line: &Line, verbose: bool) {
+    fn line(&mut self, line: &Line, verbose: bool, now: Tick) {
         if line.target.verbose_only && line.target.path.is_empty() && !verbose {
             return;
         }
@@ -68,37 +204,174 @@ impl QueryLog {
             return;
         }
         let kept = self.before.contains(&line.target.path);
-        let file = self.open.entry(line.target.path.clone()).or_insert_with(|| {
-            open(&line.target, kept)
-                .inspect_err(|e| {
-                    tracing::error!("query log \"{}\": {e}", line.target.path);
-                })
-                .ok()
-                .map(BufWriter::new)
-        });
-        let Some(writer) = file else { return };
-        let at = line.target.timestamp.then(SystemTime::now);
-        let written = if line.target.binary {
-            writer.write_all(&binary(line))
+        let new = || Sink::new(Arc::clone(&line.target), kept);
+        let sink = self.sinks.entry(line.target.path.clone()).or_insert_with(new);
+        let octets = if line.target.binary {
+            binary(line)
         } else {
-            writeln!(writer, "{}", text(line, at))
+            (text(line, line.target.timestamp.then(SystemTime::now)) + "\n").into_bytes()
         };
-        if let Err(e) = written {
-            tracing::error!("query log \"{}\": {e}; closed until the next reload", line.target.path);
-            *file = None;
+        self.lost += sink.file(&octets, now);
+    }
+}
+
+/// One file, and what is not written to it yet.
+#[derive(Debug)]
+struct Sink {
+    target: Arc<LogTarget>,
+    file: Option<File>,
+    /// What is in it is ours.
+    was_open: bool,
+    waiting: VecDeque<u8>,
+    /// The lengths of the lines in `waiting`; of the first one, what is left of it.
+    lines: VecDeque<usize>,
+    /// A part of the first line has been written.
+    torn: bool,
+    retry_at: Tick,
+    /// It has been said that it cannot be written.
+    is_said: bool,
+    /// Lines lost that have not been told of, and when they may be.
+    lost: u64,
+    report_at: Tick,
+}
+
+impl Sink {
+    const fn new(target: Arc<LogTarget>, was_open: bool) -> Self {
+        Self {
+            target,
+            file: None,
+            was_open,
+            waiting: VecDeque::new(),
+            lines: VecDeque::new(),
+            torn: false,
+            retry_at: Tick(0),
+            is_said: false,
+            lost: 0,
+            report_at: Tick(0),
         }
     }
-}
 
-impl Drop for QueryLog {
-    fn drop(&mut self) {
-        self.flush();
+    /// Files a line; how many were lost.
+    fn file(&mut self, line: &[u8], now: Tick) -> u64 {
+        let mut lost = 0;
+        if self.waiting.len() + line.len() > WAITING_MAX {
+            lost += self.write(now);
+        }
+        if self.waiting.len() + line.len() > WAITING_MAX {
+            self.lost += 1;
+            if !self.is_said {
+                tracing::error!(
+                    "query log \"{}\": is not read fast enough; lines are lost",
+                    self.target.path
+                );
+                self.is_said = true;
+            }
+            return lost + 1;
+        }
+        self.waiting.extend(line);
+        self.lines.push_back(line.len());
+        lost
+    }
+
+    /// Writes what waits as far as it can be; how many lines were lost.
+    fn write(&mut self, now: Tick) -> u64 {
+        if self.lines.is_empty() || now < self.retry_at {
+            return 0;
+        }
+        match self.try_write() {
+            Ok(()) => {
+                if now < self.report_at {
+                    return 0;
+                }
+                if self.lost > 0 {
+                    let (path, lines) = (&self.target.path, self.lost);
+                    tracing::warn!(lines, "query log \"{path}\": can be written again; lines were lost");
+                } else if self.is_said {
+                    tracing::info!("query log \"{}\": can be written again", self.target.path);
+                }
+                if self.lost > 0 || self.is_said {
+                    (self.is_said, self.lost) = (false, 0);
+                    self.report_at = now + RETRY;
+                }
+                0
+            }
+            // A reader that is slow; it is not told to hurry.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => 0,
+            Err(e) => {
+                if !self.is_said {
+                    tracing::error!(
+                        "query log \"{}\": {e}; it is tried again every second",
+                        self.target.path
+                    );
+                    self.is_said = true;
+                }
+                self.file = None;
+                self.retry_at = now + RETRY;
+                // Who reads a pipe next has not seen the beginning of this line.
+                if self.torn && e.kind() == ErrorKind::BrokenPipe {
+                    self.torn = false;
+                    let rest = self.lines.pop_front().unwrap_or_default();
+                    self.waiting.drain(..rest);
+                    self.lost += 1;
+                    return 1;
+                }
+                0
+            }
+        }
+    }
+
+    fn try_write(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(open(&self.target, self.was_open)?);
+            self.was_open = true;
+        }
+        while let Some(file) = self.file.as_mut().filter(|_| !self.waiting.is_empty()) {
+            let (first, _) = self.waiting.as_slices();
+            match file.write(first) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.waiting.drain(..written);
+                    self.count_off(written);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what was written off the lines that wait.
+    fn count_off(&mut self, mut written: usize) {
+        self.torn = false;
+        while let Some(line) = self.lines.front_mut().filter(|_| written > 0) {
+            if written < *line {
+                *line -= written;
+                self.torn = true;
+                return;
+            }
+            written -= *line;
+            self.lines.pop_front();
+        }
+    }
+
+    /// Begins anew, with what waits.
+    fn close(&mut self) {
+        self.file = None;
+        self.retry_at = Tick(0);
+        self.is_said = false;
     }
 }
 
+/// A pipe is not waited for: neither for somebody who reads it, nor for them to go on reading.
 fn open(target: &LogTarget, kept: bool) -> io::Result<File> {
     let append = target.append || kept;
-    OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(&target.path)
+    OpenOptions::new()
+        .create(true)
+        .write(true)
+        .append(append)
+        .truncate(!append)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(&target.path)
 }
 
 /// One line for people.
@@ -194,11 +467,11 @@ mod tests {
         std::fs::write(&path, "old\n").expect("a file");
         let name = path.display().to_string();
         let board = Board::new(1, 1);
-        let mut log = QueryLog::default();
+        let mut log = Files::default();
         for id in [1, 2] {
             assert!(board.shards()[0].journal.file(line(target(&name), id)));
-            log.write(&board, false);
-            log.reopen();
+            log.write(&board, false, Tick(0));
+            log.reopen(Tick(0));
         }
         let text = std::fs::read_to_string(&path).expect("the file");
         std::fs::remove_file(&path).expect("to remove it");
@@ -209,13 +482,150 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_file_that_cannot_be_opened_is_said_once_and_harms_nothing() {
-        let mut log = QueryLog::default();
-        for id in [1, 2] {
-            log.line(&line(target("/nonexistent/log"), id), false);
+    /// A path in a directory of its own, which ends with its test.
+    struct Place(std::path::PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("dnslob-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a directory");
+            Self(path)
         }
-        assert_eq!(log.open.len(), 1);
+
+        fn path(&self, name: &str) -> String {
+            self.0.join(name).display().to_string()
+        }
+
+        fn pipe(&self) -> String {
+            let path = self.path("pipe");
+            nix::unistd::mkfifo(path.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
+            path
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn reader(path: &str) -> File {
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).expect("a reader")
+    }
+
+    /// What the reader of a pipe finds in it.
+    fn read(from: &mut File) -> String {
+        let (mut text, mut part) = (Vec::new(), [0; 4096]);
+        while let Ok(len @ 1..) = io::Read::read(from, &mut part) {
+            text.extend_from_slice(&part[..len]);
+        }
+        String::from_utf8(text).expect("text")
+    }
+
+    const SECOND: Tick = Tick(1_000_000_000);
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_tried_again_every_second() {
+        let place = Place::new("unopened");
+        let path = place.path("later/log");
+        let (board, mut log) = (Board::new(1, 1), Files::default());
+        let file = |id| assert!(board.shards()[0].journal.file(line(target(&path), id)));
+        file(1);
+        assert_eq!(log.write(&board, false, Tick(1)), 1);
+        std::fs::create_dir(place.path("later")).expect("a directory");
+        file(2);
+        log.write(&board, false, Tick(2));
+        assert!(!std::path::Path::new(&path).exists(), "too early");
+        log.write(&board, false, SECOND + TickDelta(1));
+        let text = std::fs::read_to_string(&path).expect("the file");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert_eq!(log.lost, 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_while_a_file_cannot_be_written_is_counted_and_nothing_else_is_lost() {
+        let place = Place::new("full");
+        let path = place.path("log");
+        std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
+        let (board, mut log) = (Board::new(1, 1), Files::default());
+        let mut filed = 0;
+        for round in 0..10 {
+            for _ in 0..500 {
+                filed += 1;
+                assert!(board.shards()[0].journal.file(line(target(&path), filed)));
+            }
+            log.write(&board, false, Tick(round));
+        }
+        let lost = log.lost;
+        let length = text(&line(target(""), 1), None).len() + 1;
+        assert!(lost > 0 && log.sinks[&path].waiting.len() > WAITING_MAX - 2 * length, "{lost}");
+        std::fs::remove_file(&path).expect("to remove it");
+        log.write(&board, false, SECOND + TickDelta(20));
+        let kept = std::fs::read_to_string(&path).expect("the file");
+        assert_eq!(kept.lines().count() as u64 + lost, u64::from(filed));
+        assert!(kept.lines().all(|l| l.starts_with("Packet from ")), "whole lines");
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let place = Place::new("pipe");
+        let path = place.pipe();
+        let (board, mut log) = (Board::new(1, 1), Files::default());
+        let mut filed = 0;
+        let mut file = |lines| {
+            for _ in 0..lines {
+                filed += 1;
+                assert!(board.shards()[0].journal.file(line(target(&path), filed)));
+            }
+            filed
+        };
+        file(1);
+        log.write(&board, false, Tick(1));
+        // Nobody reads; then somebody does, and stops.
+        let mut slow = reader(&path);
+        let mut now = SECOND + TickDelta(2);
+        for _ in 0..10 {
+            file(500);
+            log.write(&board, false, now);
+        }
+        let lost = log.lost;
+        assert!(lost > 0);
+        let mut text = read(&mut slow);
+        log.write(&board, false, now);
+        text += &read(&mut slow);
+        assert_eq!(text.lines().count() as u64 + lost, 5_001);
+        assert!(text.starts_with("Packet from") && text.ends_with('\n'));
+        // They go in the middle of a line; the next reader's first line is a whole one.
+        for _ in 0..3 {
+            file(500);
+            log.write(&board, false, now);
+        }
+        let before = log.lost;
+        drop(slow);
+        let mut next = reader(&path);
+        file(1);
+        log.write(&board, false, now);
+        now = now + RETRY;
+        log.write(&board, false, now);
+        let text = read(&mut next);
+        assert!(text.lines().all(|l| l.starts_with("Packet from ")), "{text}");
+        assert!(log.lost <= before + 1);
+        file(1);
+        log.write(&board, false, now + RETRY);
+        log.finish(now + RETRY);
+    }
+
+    #[test]
+    fn what_nobody_reads_is_counted_at_the_end() {
+        let place = Place::new("end");
+        let path = place.pipe();
+        let board = Arc::new(Board::new(1, 1));
+        for id in 0..7 {
+            assert!(board.shards()[0].journal.file(line(target(&path), id)));
+        }
+        let mut log = QueryLog::start(board).expect("a thread");
+        log.finish();
+        assert_eq!(log.lost(), 7);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! three environment variables. Both are small enough to be written out. Without a service
 //! manager everything here does nothing.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::SocketAddr;
@@ -18,11 +20,16 @@ use crate::engine::sys;
 const FIRST_DESCRIPTOR: i32 = 3;
 /// Descriptors that are looked at, at most: a limit against a wild environment.
 const DESCRIPTORS_MAX: i32 = 1024;
+/// Notices that wait for the manager to take them, at most; the last ones count.
+const WAITING_MAX: usize = 8;
 
 /// The service manager's ear.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
+    /// Notices that it has not taken yet, oldest first: without READY=1 a start or a reload would
+    /// never be over for it.
+    waiting: RefCell<VecDeque<String>>,
 }
 
 impl Notifier {
@@ -41,7 +48,7 @@ impl Notifier {
         socket.connect_addr(&address)?;
         // A manager that does not listen must not stop us.
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: Some(socket) })
+        Ok(Self { socket: Some(socket), waiting: RefCell::default() })
     }
 
     /// Everything is up, or a reload is over.
@@ -61,13 +68,42 @@ impl Notifier {
 
     /// All shards are alive.
     pub fn alive(&self) {
-        self.send("WATCHDOG=1");
+        self.retry();
+        // A late one would say what is not known.
+        if self.waiting.borrow().is_empty() {
+            self.try_send("WATCHDOG=1");
+        }
+    }
+
+    /// Sends what the manager has not taken yet.
+    pub fn retry(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        while waiting.front().is_some_and(|state| self.try_send(state)) {
+            waiting.pop_front();
+        }
     }
 
     fn send(&self, state: &str) {
-        let Some(socket) = &self.socket else { return };
-        if let Err(e) = socket.send(state.as_bytes()) {
-            tracing::debug!(error = %e, state, "the service manager did not take a notice");
+        self.retry();
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.is_empty() || !self.try_send(state) {
+            if waiting.len() == WAITING_MAX {
+                waiting.pop_front();
+            }
+            waiting.push_back(state.to_owned());
+        }
+    }
+
+    /// Whether there is nothing more to be done about it: it was sent, or cannot be.
+    fn try_send(&self, state: &str) -> bool {
+        let Some(socket) = &self.socket else { return true };
+        match socket.send(state.as_bytes()) {
+            Ok(_) => true,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e) => {
+                tracing::debug!(error = %e, state, "the service manager did not take a notice");
+                true
+            }
         }
     }
 }
@@ -162,6 +198,41 @@ mod tests {
         notifier.alive();
         assert_eq!(heard(&ear), "WATCHDOG=1");
         std::fs::remove_file(&path).expect("cleaned up");
+    }
+
+    #[test]
+    fn a_manager_that_is_behind_gets_its_notices_later_and_is_not_waited_for() {
+        let name = format!("dnslob-notify-full-{}", std::process::id());
+        let name = UnixAddr::from_abstract_name(&name).expect("a name");
+        let ear = UnixDatagram::bind_addr(&name).expect("a socket");
+        let notifier =
+            Notifier { socket: Some(UnixDatagram::unbound().expect("a socket")), ..Notifier::default() };
+        let socket = notifier.socket.as_ref().expect("a socket");
+        socket.connect_addr(&name).expect("a connection");
+        socket.set_nonblocking(true).expect("a flag");
+        let mut full = 0;
+        while socket.send(b"x").is_ok() {
+            full += 1;
+        }
+        notifier.reloading(17);
+        notifier.alive();
+        (0..2 * WAITING_MAX).for_each(|n| notifier.ready(&n.to_string()));
+        for _ in 0..full {
+            assert_eq!(heard(&ear), "x");
+        }
+        notifier.retry();
+        ear.set_nonblocking(true).expect("a flag");
+        let mut buf = [0; 256];
+        let mut last = String::new();
+        for _ in 0..WAITING_MAX {
+            if let Ok(len) = ear.recv(&mut buf) {
+                last = String::from_utf8_lossy(&buf[..len]).into_owned();
+            }
+            notifier.retry();
+        }
+        assert_eq!(last, format!("READY=1\nSTATUS={}", 2 * WAITING_MAX - 1));
+        notifier.alive();
+        assert_eq!(heard(&ear), "WATCHDOG=1");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::addr::BackendSlot;
 use crate::config::{self, ConfigError, Flags, Slots};
 use crate::control::configured::Configured;
+use crate::control::signals::Signals;
 use crate::control::{self, Hold};
 use crate::engine::clock;
 use crate::live::{Board, State};
@@ -129,7 +130,8 @@ fn serve(file: File, hold: Hold) -> Result<(), String> {
     let compiled = config::compile(&loaded.draft, &Slots::default(), 1).map_err(said)?;
     let (source, first) = Configured::new(flags, loaded, compiled);
     let fixed = source.fixed();
-    control::run_held(source, &fixed, first, Some(hold))
+    let signals = Signals::start().map_err(|e| format!("signals: {e}"))?;
+    control::run_held(source, &fixed, first, signals, Some(hold))
 }
 
 fn outcome(thread: JoinHandle<Result<(), String>>) -> String {

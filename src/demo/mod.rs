@@ -16,12 +16,13 @@ mod summary;
 mod table;
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
 use crate::config::DemoOptions;
+use crate::control::log;
 use crate::control::stats::{Gatherer, Reading};
 use crate::engine::clock;
 use crate::live::{BUCKETS, PPM, State, bucket_ns};
@@ -85,10 +86,12 @@ fn entropy() -> io::Result<ShardRng> {
     Ok(ShardRng::from_entropy(seed))
 }
 
+/// Shows something. Nothing waits for whoever looks at it, or the load would; when nobody can, the demo
+/// has no point.
 fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    let output = log::output();
+    output.file(text.as_bytes());
+    output.error().map_or(Ok(()), Err)
 }
 
 /// What was counted until some moment.

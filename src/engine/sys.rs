@@ -22,7 +22,7 @@ use libc::{
 #[cfg(test)]
 pub use self::options::octets_of;
 pub use self::options::{set_octets, set_option, set_reuseport_program};
-pub use self::process::{StackBounds, inherited_socket, lua_with_ffi};
+pub use self::process::{StackBounds, at_exit, ignore_signals, inherited_socket, lua_with_ffi};
 pub use self::single::send_from;
 use crate::addr::Endpoint;
 use crate::packet::Packet;

@@ -441,6 +441,7 @@ fn world(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
     log("warnlog", |place, text| tracing::warn!(place, "{text}"))?;
     log("infolog", |place, text| tracing::info!(place, "{text}"))?;
     log("vinfolog", |place, text| tracing::debug!(place, "{text}"))?;
+    f.table.raw_set("print", f.lua.load(super::PRINT).set_name("=print").into_function()?)?;
     let known = Arc::clone(shared);
     f.plain("included", move |lua, path: String| {
         let list = lua.create_table()?;

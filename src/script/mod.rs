@@ -45,6 +45,9 @@ use crate::shard::rules::names::Names;
 use crate::shard::rules::networks::Networks;
 use crate::shard::script::{Script, Source};
 
+/// `print` and `io.write`, and where they go; called with a function that takes a line.
+pub(crate) const PRINT: &str = include_str!("print.lua");
+
 /// What all shards' states are made of.
 #[derive(Debug)]
 pub(crate) struct Shared {

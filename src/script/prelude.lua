@@ -14,7 +14,6 @@ local byte, sub, lower, char = string.byte, string.sub, string.lower, string.cha
 local error, getmetatable, rawequal, setmetatable, type = error, getmetatable, rawequal, setmetatable, type
 local ipairs, pairs, tonumber, tostring, pcall = ipairs, pairs, tonumber, tostring, pcall
 local floor = math.floor
-local real_print = print
 
 local recording = true
 -- The functions to be run, in the order in which they were given; and those called every second.
@@ -1009,7 +1008,7 @@ function getCurrentTime()
   return { tv_sec = s, tv_nsec = ns }
 end
 -- A file would say everything once more in each shard.
-function print(...) if not recording then return real_print(...) end end
+core.print(function(line) if not recording then core.infolog(line) end end)
 for _, name in ipairs({ "errlog", "warnlog", "infolog", "vinfolog" }) do
   local write = core[name]
   _G[name] = function(message) if not recording then write(tostring(message)) end end

@@ -521,8 +521,8 @@ fn a_function_that_took_too_long_rests() {
     });
 }
 
-#[test]
-fn errors_are_counted_and_said_once_a_second() {
+/// What is logged meanwhile.
+fn logged(run: impl FnOnce()) -> String {
     use std::io::Write;
     use std::sync::Mutex;
     #[derive(Clone, Default)]
@@ -539,7 +539,38 @@ fn errors_are_counted_and_said_once_a_second() {
     let lines = Lines::default();
     let to = lines.clone();
     let log = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
-    tracing::subscriber::with_default(log, || {
+    tracing::subscriber::with_default(log, run);
+    String::from_utf8(lines.0.lock().expect("the lines").clone()).expect("text")
+}
+
+#[test]
+fn what_is_printed_goes_by_the_log() {
+    let text = logged(|| {
+        let mut room = Room::action(
+            "print('one', 2, nil) io.write('th', 'ree\\nfo') io.stdout:write('ur\\n', 5, '\\n') io.stderr:write('six\\n')
+             io.output():write('seven') io.output():flush()
+             assert(io.output() == io.stdout and io.type(io.stderr) == 'file' and not pcall(io.write, {}))
+             local name = os.tmpname()
+             local file = io.output(name)
+             io.write('in a file') io.close()
+             assert(io.type(file) == 'closed file' and io.lines(name)() == 'in a file')
+             os.remove(name)
+             io.output(io.stderr) io.write('eight\\n')
+             return DNSAction.Drop",
+        );
+        assert_eq!((room.run(QUERY), room.errors()), (Some(Said::Drop), 0));
+    });
+    let said: Vec<_> = text.lines().filter_map(|l| l.split("INFO").nth(1)).collect();
+    let words = ["one", "three", "four", "5", "six", "seven", "eight"];
+    assert_eq!(said.len(), words.len(), "{text}");
+    for (line, word) in said.iter().zip(words) {
+        assert!(line.contains(word) && line.contains("test.lua:"), "{word}: {line}");
+    }
+}
+
+#[test]
+fn errors_are_counted_and_said_once_a_second() {
+    let text = logged(|| {
         let mut room = Room::action("error('wrong')");
         for step in 0..30 {
             room.now = Tick(1) + TickDelta::from_ms(step * 100);
@@ -547,7 +578,6 @@ fn errors_are_counted_and_said_once_a_second() {
         }
         assert_eq!(room.errors(), 30);
     });
-    let text = String::from_utf8(lines.0.lock().expect("the lines").clone()).expect("text");
     assert_eq!(text.lines().count(), 3, "{text}");
     assert!(text.contains("test.lua:1: wrong"), "{text}");
 }

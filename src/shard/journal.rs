@@ -1,4 +1,4 @@
-//! What log actions and forwards have to say, on its way from a shard to the control thread, which writes it.
+//! What log actions and forwards have to say, on its way from a shard to the thread that writes it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

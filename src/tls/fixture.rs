@@ -156,3 +156,9 @@ impl Issued {
         self.key.serialize_pem()
     }
 }
+
+/// The key logs that are open are the whole process's: a test that counts on them has them alone.
+pub(crate) fn alone_with_key_logs() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -2,47 +2,81 @@
 //! debugging, and only when a configuration asks for it.
 //!
 //! Whoever reads the file reads the sessions: it is its owner's alone, and no link to another.
+//!
+//! Handshakes file their lines and go on, since a disk may take its time; [`write`] writes them.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustls::KeyLog;
 
 use super::error::{Fault, TlsError};
 
+/// Lines that wait for one file, at most: 0.8 MB. A handshake has five.
+const LINES_MAX: usize = 4_096;
+
 /// The key logs that are open. A reload, which has fewer rights than the start, may not be able to
 /// open one again: it goes on with that of the same path.
-static OPEN: Mutex<Vec<(PathBuf, Weak<KeyLogFile>)>> = Mutex::new(Vec::new());
+static OPEN: Mutex<Vec<(PathBuf, Arc<KeyLogFile>)>> = Mutex::new(Vec::new());
+/// Lines that were not written.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// A key log in the format that Wireshark reads; lines are added at the end.
 #[derive(Debug)]
 pub(super) struct KeyLogFile {
-    // Handshakes of several shards write whole lines in turn.
-    file: Mutex<File>,
+    file: File,
+    lines: Sender<Box<str>>,
+    waiting: Receiver<Box<str>>,
+    /// The last line was not written, or not whole.
+    torn: AtomicBool,
+}
+
+/// Writes the lines that wait for all key logs; it may take as long as their disks do. To be called by
+/// one thread.
+pub fn write() {
+    // Not held while writing: a reload looks for an open one.
+    let open: Vec<_> = {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(_, log)| log.is_used());
+        open.iter().map(|(_, log)| Arc::clone(log)).collect()
+    };
+    open.iter().for_each(|log| log.write());
+}
+
+/// Lines of key logs that were lost since the start.
+#[must_use]
+pub fn lost() -> u64 {
+    LOST.load(Relaxed)
 }
 
 impl KeyLogFile {
     /// Opens the file, which nobody but its owner may read.
     pub(super) fn open(path: &Path) -> Result<Arc<dyn KeyLog>, TlsError> {
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        // A pipe is not waited for.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        options.append(true).create(true).mode(0o600).custom_flags(flags);
         Self::keep(path, options.open(path)).map(|file| file as _)
     }
 
     /// The file that was opened, or the one that is open already where we may not.
     fn keep(path: &Path, opened: io::Result<File>) -> Result<Arc<Self>, TlsError> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(_, file)| file.strong_count() > 0);
+        open.retain(|(_, log)| log.is_used());
         let file = match opened {
             Ok(file) => file,
             Err(e) => {
-                let known = open.iter().rev().filter(|(known, _)| known == path);
-                let known = known.filter_map(|(_, file)| file.upgrade()).next();
-                return match known.filter(|_| e.kind() == ErrorKind::PermissionDenied) {
+                let known = open.iter().rev().find(|(known, _)| known == path);
+                return match known
+                    .map(|(_, log)| Arc::clone(log))
+                    .filter(|_| e.kind() == ErrorKind::PermissionDenied)
+                {
                     Some(known) => Ok(known),
                     None if e.raw_os_error() == Some(libc::ELOOP) => Err(Fault::Link.of(path)),
                     None => Err(Fault::Unwritable(e.to_string()).of(path)),
@@ -54,9 +88,27 @@ impl KeyLogFile {
         if mode & 0o077 != 0 {
             return Err(Fault::OpenToOthers(mode & 0o777).of(path));
         }
-        let file = Arc::new(Self { file: Mutex::new(file) });
-        open.push((path.to_owned(), Arc::downgrade(&file)));
-        Ok(file)
+        let (lines, waiting) = bounded(LINES_MAX);
+        let log = Arc::new(Self { file, lines, waiting, torn: AtomicBool::new(false) });
+        open.push((path.to_owned(), Arc::clone(&log)));
+        Ok(log)
+    }
+
+    /// Whether a configuration has it, or lines wait.
+    fn is_used(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 || !self.waiting.is_empty()
+    }
+
+    /// Writes the lines that wait. A full disk loses them, and ends no session.
+    fn write(&self) {
+        for line in self.waiting.try_iter().take(LINES_MAX) {
+            let begin = if self.torn.load(Relaxed) { "\n" } else { "" };
+            let written = (&self.file).write_all(format!("{begin}{line}").as_bytes());
+            self.torn.store(written.is_err(), Relaxed);
+            if written.is_err() {
+                LOST.fetch_add(1, Relaxed);
+            }
+        }
     }
 }
 
@@ -67,9 +119,8 @@ impl KeyLog for KeyLogFile {
         line.push(' ');
         hex(&mut line, secret);
         line.push('\n');
-        // A full disk must not end the session; whoever reads the log sees that it is short.
-        if let Ok(mut file) = self.file.lock() {
-            let _ = file.write_all(line.as_bytes());
+        if self.lines.try_send(line.into()).is_err() {
+            LOST.fetch_add(1, Relaxed);
         }
     }
 }
@@ -83,7 +134,7 @@ fn hex(line: &mut String, octets: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Directory;
+    use super::super::fixture::{Directory, alone_with_key_logs};
     use super::*;
 
     fn why(path: &Path) -> String {
@@ -114,6 +165,7 @@ mod tests {
 
     #[test]
     fn who_may_not_open_a_file_again_goes_on_with_the_open_one() {
+        let _alone = alone_with_key_logs();
         let directory = Directory::new();
         let path = directory.path("log");
         let denied = || Err(ErrorKind::PermissionDenied.into());
@@ -128,5 +180,27 @@ mod tests {
         assert!(KeyLogFile::keep(&directory.path("other"), denied()).is_err());
         drop((first, second));
         assert!(KeyLogFile::keep(&path, denied()).is_err(), "it was closed");
+    }
+
+    #[test]
+    fn a_session_waits_for_no_file() {
+        let _alone = alone_with_key_logs();
+        let directory = Directory::new();
+        let path = directory.path("log");
+        let log = KeyLogFile::open(&path).expect("a log");
+        let before = lost();
+        for _ in 0..LINES_MAX + 10 {
+            log.log("CLIENT_RANDOM", &[1, 2], &[3]);
+        }
+        assert_eq!(lost() - before, 10, "no more fit");
+        drop(log);
+        write();
+        let text = std::fs::read_to_string(&path).expect("the log");
+        assert_eq!(text, "CLIENT_RANDOM 0102 03\n".repeat(LINES_MAX), "also of a log that was closed");
+
+        let pipe = directory.path("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)
+            .expect("a pipe");
+        assert!(why(&pipe).contains("No such device"), "nobody reads it: {}", why(&pipe));
     }
 }

@@ -10,8 +10,8 @@
 //! [`session::Session`] is one connection's, and moves octets without knowing of sockets.
 //!
 //! This room opens no socket, starts no thread, and never asks a shard. The only locks are those
-//! that one handshake takes: the store of sessions, and the key log while somebody debugs.
-//! Established sessions share nothing.
+//! that one handshake takes: the store of sessions. Established sessions share nothing. Key logs are
+//! written by whoever calls [`write_key_logs`].
 //!
 //! TLS 1.2 and 1.3 only: rustls has no older version, and RFC 8996 forbids them.
 
@@ -39,6 +39,7 @@ mod verify;
 pub use client::{CaStores, ClientSpec, ClientTls};
 pub use error::{Fault, TlsError};
 pub use failure::{Failure, Reason};
+pub use keylog::{lost as key_log_lines_lost, write as write_key_logs};
 pub use server::{CertificateFiles, ServerSpec, ServerTls};
 pub use session::{Session, TlsFacts};
 

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -41,17 +41,33 @@ impl Lob {
     }
 
     /// Runs a prepared command line, with a notification socket in `directory`.
-    pub(crate) fn launch(mut command: Command, directory: Directory) -> Self {
-        let path = directory.path().join("notify");
-        let notices = UnixDatagram::bind(&path).expect("the notification socket");
-        notices.set_nonblocking(true).expect("a socket that does not block");
-        command.env("NOTIFY_SOCKET", path);
-        let mut lob = Self { program: Program::start(&mut command), directory, notices };
+    pub(crate) fn launch(command: Command, directory: Directory) -> Self {
+        Self::launch_to(command, directory, Stdio::piped(), Stdio::piped())
+    }
+
+    /// The same with outputs of another kind.
+    pub(crate) fn launch_to(command: Command, directory: Directory, stdout: Stdio, stderr: Stdio) -> Self {
+        let mut lob = Self::launch_unready(command, directory, stdout, stderr);
         lob.wait_ready();
         lob
     }
 
-    fn wait_ready(&mut self) {
+    /// The same, not ready yet.
+    pub(crate) fn launch_unready(
+        mut command: Command,
+        directory: Directory,
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Self {
+        let path = directory.path().join("notify");
+        let notices = UnixDatagram::bind(&path).expect("the notification socket");
+        notices.set_nonblocking(true).expect("a socket that does not block");
+        command.env("NOTIFY_SOCKET", path);
+        Self { program: Program::start_to(&mut command, stdout, stderr), directory, notices }
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) fn wait_ready(&mut self) {
         let (notices, program) = (&self.notices, std::cell::RefCell::new(&mut self.program));
         wait_for(
             || format!("READY=1; {}", program.borrow().transcript()),
@@ -84,10 +100,22 @@ impl Lob {
         self.program.signal(Signal::SIGHUP);
     }
 
+    /// Writes another configuration, and says nothing of it.
+    pub(crate) fn rewrite(&self, lua: &str) {
+        self.directory.write("dnslob.lua", lua);
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.program.signal(Signal::SIGTERM);
         self.program.wait()
+    }
+
+    /// A figure by its name, out of a dump made now.
+    pub(crate) fn figure(&self, name: &str) -> u64 {
+        let dump = self.dump();
+        let found = dump.iter().find_map(|l| number_after(l, name));
+        found.unwrap_or_else(|| panic!("no {name} in the dump {dump:#?}"))
     }
 
     /// How many packets have been dropped for that reason, out of a dump made now (SIGUSR1).

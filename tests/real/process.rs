@@ -23,11 +23,16 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it and gathers the lines of both its outputs.
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_to(command, Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts it with outputs of another kind; the lines of those that are piped are gathered.
+    pub(crate) fn start_to(command: &mut Command, stdout: Stdio, stderr: Stdio) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
             .process_group(0)
             .spawn()
             .unwrap_or_else(|e| panic!("{name} cannot be started ({e}); scripts/test installs it"));

@@ -30,7 +30,8 @@ pub(super) fn record(
         Interface::Objects | Interface::Ffi => {
             let function = value.as_function().ok_or_else(|| wrong(what, value, "a function"))?;
             let info = function.info();
-            let line = info.line_defined.and_then(|l| u32::try_from(l).ok());
+            let is_ours = info.source.as_ref().is_some_and(|s| s.starts_with('='));
+            let line = info.line_defined.and_then(|l| u32::try_from(l).ok()).filter(|_| !is_ours);
             // A function of the library has no place, by which the shards could know it.
             let source = info.source.unwrap_or_default();
             // Nor has one of ours.

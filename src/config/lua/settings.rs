@@ -266,7 +266,12 @@ fn define_logging(lua: &Lua) -> mlua::Result<()> {
     define("errlog", |place, text| tracing::error!(place, "{text}"))?;
     define("warnlog", |place, text| tracing::warn!(place, "{text}"))?;
     define("infolog", |place, text| tracing::info!(place, "{text}"))?;
-    define("vinfolog", |place, text| tracing::debug!(place, "{text}"))
+    define("vinfolog", |place, text| tracing::debug!(place, "{text}"))?;
+    let print = lua.create_function(|lua, line: mlua::String| {
+        tracing::info!(place = caller(lua).to_string(), "{}", line.to_string_lossy());
+        Ok(())
+    })?;
+    lua.load(crate::script::PRINT).set_name("=print").call(print)
 }
 
 /// Evaluates a directory's `.conf` files; their functions record into the same draft, so the

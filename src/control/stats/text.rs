@@ -79,6 +79,15 @@ pub fn line(
     out
 }
 
+/// Lines that were to be written somewhere, and were not.
+#[must_use]
+pub fn lost(lines: &[(&str, u64)]) -> String {
+    lines.iter().fold(String::new(), |mut out, (place, count)| {
+        let _ = writeln!(out, "{place}-lines-lost {count}");
+        out
+    })
+}
+
 /// Every counter since the start, and a table of the servers with rates over `recent`'s `span`.
 #[must_use]
 pub fn dump(

@@ -1,8 +1,10 @@
 //! What the control plane needs of the system that cannot be had without `unsafe`: sockets that were
-//! passed to us, and a Lua state with `ffi`.
+//! passed to us, signals that are ignored, the end of the process, and a Lua state with `ffi`.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd};
+
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// Takes over a socket that the process was started with.
 ///
@@ -61,4 +63,26 @@ impl StackBounds {
         let here = 0_u8;
         std::ptr::from_ref(&here).addr() - self.low > self.half
     }
+}
+
+/// Ignores what would end or stop the process for a write that fails: SIGPIPE (nobody reads), SIGXFSZ
+/// (a limit of the file's size) and SIGTTOU (a terminal that is another process group's). The write
+/// then says so itself, or is done.
+///
+/// # Errors
+/// What the operating system says.
+pub fn ignore_signals() -> io::Result<()> {
+    for number in [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU] {
+        // SAFETY: no handler is installed, so nothing of ours runs when one comes.
+        unsafe { signal(number, SigHandler::SigIgn) }?;
+    }
+    Ok(())
+}
+
+/// Has `call` run when the process ends by `exit`, whoever calls it: this program, or a script. A call
+/// for which there is no room is left out.
+pub fn at_exit(call: extern "C" fn()) {
+    // SAFETY: it is a function for C without arguments, which is what is called; it lives as long as
+    // the program does, and a panic in it aborts instead of unwinding into C.
+    let _ = unsafe { libc::atexit(call) };
 }

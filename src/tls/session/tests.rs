@@ -501,11 +501,13 @@ fn certificates_are_complained_of() {
 
 #[test]
 fn secrets_are_logged_where_the_operator_says_so() {
+    let _alone = crate::tls::fixture::alone_with_key_logs();
     let mut world = World::new(&["dns.example"]);
     let (ours, theirs) = (world.directory.path("server.log"), world.directory.path("client.log"));
     world.server.key_log = Some(ours.clone());
     world.client.key_log = Some(theirs.clone());
     Pair::done(&world.client(), &world.server());
+    crate::tls::write_key_logs();
     let read = |path| std::fs::read_to_string(path).expect("a log");
     let mut logs = [read(ours), read(theirs)].map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>());
     logs.iter_mut().for_each(|log| log.sort());

@@ -1,0 +1,233 @@
+//! Logs, figures and query logs that nobody takes: serving never waits for them, SIGTERM ends it in
+//! time, and what was lost is counted.
+
+use std::fs::OpenOptions;
+use std::io::{PipeReader, Read, pipe};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Manner};
+use crate::load::{Load, Plan};
+use crate::lob::{Lob, backend, binary, listen};
+use crate::place::{Directory, port, wait_for};
+
+/// With the lines of each query more than wait for one target at a time.
+const QUERIES: u64 = 800;
+/// Few enough for the kernel's buffers while others have the CPUs.
+const RATE: u32 = 200;
+/// A stop waits for nothing that is outstanding here, and at most a second each for query logs and the log;
+/// the rest is for a machine that does other things as well.
+const STOP: Duration = Duration::from_secs(8);
+
+/// Where an output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// To this test.
+    Read,
+    /// Into a pipe whose reader is gone.
+    NoReader,
+    /// Into a pipe that nobody reads.
+    Unread,
+    /// To a full disk.
+    Full,
+}
+
+impl Target {
+    /// The descriptor, and what has to live as long as the process.
+    fn open(self) -> (Stdio, Option<PipeReader>) {
+        match self {
+            Self::Read => (Stdio::piped(), None),
+            Self::NoReader => (pipe().expect("a pipe").1.into(), None),
+            Self::Unread => {
+                let (reader, writer) = pipe().expect("a pipe");
+                (writer.into(), Some(reader))
+            }
+            Self::Full => (OpenOptions::new().write(true).open("/dev/full").expect("/dev/full").into(), None),
+        }
+    }
+}
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+/// A configuration that has a lot to say of every query: in the log by an action, by print, io.write and
+/// an error in Lua, and in `files`.
+fn talkative(at: SocketAddr, server: SocketAddr, files: &[&Path]) -> String {
+    let mut lua = listen(at) + &backend(server, ", udpTimeout=8");
+    lua += "addAction(AllRule(), LogAction('', false, false, false, false))\n\
+            print('from the file')\n\
+            io.stdout:write('from ', 'the file\\n')\n\
+            addAction(AllRule(), LuaAction(function(dq)\n\
+              for n = 1, 16 do print('query', n, dq.qname:toString()) end\n\
+              io.write('written\\n')\n\
+              io.stderr:write('written, too\\n')\n\
+              error('on purpose')\n\
+            end))\n";
+    // Twice, to be more than waits for a file.
+    for file in files.iter().chain(files) {
+        lua += &format!("addAction(AllRule(), LogAction('{}', false, true, false, false))\n", file.display());
+    }
+    lua
+}
+
+fn command(directory: &Directory, lua: &str) -> Command {
+    let config = directory.write("dnslob.lua", lua);
+    let mut command = Command::new(binary());
+    command.args(["-v", "--shards", "2", "--stats", "100ms", "-C"]).arg(config);
+    command
+}
+
+/// Serves a load with these targets, has everything counted, and ends in time.
+fn serves(stdout: Target, stderr: Target) {
+    let server = Backend::start(1, Manner::Prompt);
+    let (at, directory) = (local(), Directory::new());
+    let (fifo, full) = (directory.path().join("fifo"), Path::new("/dev/full"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
+    let missing = directory.path().join("no/such/directory/log");
+    let command = command(&directory, &talkative(at, server.address, &[&fifo, full, &missing]));
+    let ((out, _out), (err, _err)) = (stdout.open(), stderr.open());
+    let mut lob = Lob::launch_to(command, directory, out, err);
+    let load =
+        Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
+    wait_for(|| "some answers".into(), || (load.answered() > 200).then_some(()));
+    lob.reload(&talkative(at, server.address, &[&fifo, full]));
+    let report = load.join();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(server.queries(), report.sent);
+    if stdout == Target::Read {
+        let lost = |name: &str| lob.figure(&format!("{name}-lines-lost"));
+        // A named pipe that nobody reads and a full disk keep 64 kB each.
+        assert!(lost("query-log") > 0, "{}", lob.program.transcript());
+        assert_eq!(lost("log") > 0, stderr != Target::Read, "{}", lob.program.transcript());
+        assert_eq!(lost("output"), 0);
+    }
+    if stderr == Target::Read {
+        let lines = |text: &str| lob.program.lines_with(0, text).len();
+        assert!(lines("from the file") >= 2, "{}", lob.program.transcript());
+        assert!(lines("written, too") > 100 && lines("Lua: ") > 0, "{}", lob.program.transcript());
+        let told = lines("/dev/full\": ");
+        assert!((1..=2).contains(&told), "once, and once after the reload: {}", lob.program.transcript());
+        if stdout != Target::Read && stdout != Target::Unread {
+            assert_eq!(lines("standard output: "), 1, "{}", lob.program.transcript());
+        }
+    }
+    let begin = Instant::now();
+    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    assert!(begin.elapsed() < STOP, "the stop took {:?}", begin.elapsed());
+}
+
+#[test]
+fn query_logs_that_cannot_be_written() {
+    serves(Target::Read, Target::Read);
+}
+
+#[test]
+fn a_log_whose_reader_is_gone() {
+    serves(Target::Read, Target::NoReader);
+}
+
+#[test]
+fn a_log_that_nobody_reads() {
+    serves(Target::Read, Target::Unread);
+}
+
+#[test]
+fn a_log_on_a_full_disk() {
+    serves(Target::Read, Target::Full);
+}
+
+#[test]
+fn figures_whose_reader_is_gone() {
+    serves(Target::NoReader, Target::Read);
+}
+
+#[test]
+fn figures_that_nobody_reads() {
+    serves(Target::Unread, Target::Read);
+}
+
+#[test]
+fn everything_broken_at_once() {
+    serves(Target::Full, Target::NoReader);
+    serves(Target::Unread, Target::Unread);
+}
+
+#[test]
+fn closed_descriptors() {
+    let server = Backend::start(1, Manner::Prompt);
+    let (at, directory) = (local(), Directory::new());
+    let config = directory.write("dnslob.lua", &talkative(at, server.address, &[]));
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" >&- 2>&-"]).arg(binary());
+    command.args(["-v", "--shards", "2", "--stats", "100ms", "-C"]).arg(config);
+    let mut lob = Lob::launch_to(command, directory, Stdio::null(), Stdio::null());
+    let load =
+        Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
+    load.join().assert_nothing_lost(&String::new);
+    assert_eq!(lob.stop().code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_comes_back_is_told_what_it_missed() {
+    let server = Backend::start(1, Manner::Prompt);
+    let (at, directory) = (local(), Directory::new());
+    let command = command(&directory, &talkative(at, server.address, &[]));
+    let (mut reader, writer) = pipe().expect("a pipe");
+    let mut lob = Lob::launch_to(command, directory, Stdio::piped(), writer.into());
+    let load =
+        Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
+    load.join().assert_nothing_lost(&|| lob.program.transcript());
+    assert!(lob.figure("log-lines-lost") > 0, "{}", lob.program.transcript());
+    let text = Arc::<Mutex<Vec<u8>>>::default();
+    let gathered = Arc::clone(&text);
+    let reading = std::thread::spawn(move || {
+        let mut part = [0; 65_536];
+        while let Ok(len @ 1..) = reader.read(&mut part) {
+            gathered.lock().expect("the log").extend_from_slice(&part[..len]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&text.lock().expect("the log")).into_owned();
+    wait_for(
+        || format!("the notice; {}", lob.program.transcript()),
+        || {
+            let notices = text();
+            let lines = notices.split("lines of the log were lost lines=").skip(1);
+            let told: u64 = lines.filter_map(|l| l.split_whitespace().next()?.parse::<u64>().ok()).sum();
+            (told == lob.figure("log-lines-lost")).then_some(())
+        },
+    );
+    assert_eq!(lob.stop().code(), Some(0));
+    reading.join().expect("the reader");
+    assert!(
+        text().lines().last().is_some_and(|l| l.ends_with("stopped")),
+        "what waits is written at the end"
+    );
+}
+
+#[test]
+fn every_log_line_is_there_at_the_end() {
+    let server = Backend::start(1, Manner::Prompt);
+    let (at, directory) = (local(), Directory::new());
+    let file = directory.path().join("queries");
+    let lua = listen(at)
+        + &backend(server.address, ", udpTimeout=8")
+        + "addAction(AllRule(), LogAction('', false, false, false, false))\n"
+        + &format!("addAction(AllRule(), LogAction('{}', false, true, true, false))\n", file.display());
+    let command = command(&directory, &lua);
+    let mut lob = Lob::launch(command, directory);
+    let load =
+        Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
+    load.join().assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    wait_for(
+        || lob.program.transcript(),
+        || (!lob.program.lines_with(0, "stopped").is_empty()).then_some(()),
+    );
+    let logged = lob.program.lines_with(0, "Packet from ").len();
+    let filed = std::fs::read_to_string(&file).expect("the query log").lines().count();
+    assert_eq!((logged, filed), (QUERIES as usize, QUERIES as usize));
+}

@@ -1,0 +1,214 @@
+//! Every signal at every moment: the program serves, reloads or ends, as it was asked.
+
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::backend::{Backend, Manner};
+use crate::load::{Load, Plan};
+use crate::lob::{Lob, backend, binary, listen};
+use crate::place::{Directory, port, wait_for};
+
+/// Evaluates for a while.
+const SLOW: &str = "local begin = os.clock()\nwhile os.clock() - begin < 0.5 do end\n";
+/// Well below the limit of an evaluation, which is 30 s.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+/// Starts it, and waits for nothing.
+fn start(lua: &str) -> Lob {
+    let directory = Directory::new();
+    let config = directory.write("dnslob.lua", lua);
+    let mut command = Command::new(binary());
+    command.args(["--shards", "2", "-C"]).arg(config);
+    Lob::launch_unready(command, directory, Stdio::piped(), Stdio::piped())
+}
+
+/// Whether its handlers stand: they are there before the file is read, but not before `main`.
+fn handles_signals(lob: &Lob) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", lob.program.pid())).unwrap_or_default();
+    let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let all = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT];
+    all.iter().all(|s| caught >> (*s as u32 - 1) & 1 == 1)
+}
+
+fn wait_for_handlers(lob: &Lob) {
+    wait_for(|| format!("handlers; {}", lob.program.transcript()), || handles_signals(lob).then_some(()));
+}
+
+#[test]
+fn signals_during_the_first_evaluation_are_done_once_it_serves() {
+    let server = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let mut lob = start(&(SLOW.to_owned() + &listen(at) + &backend(server.address, "")));
+    wait_for_handlers(&lob);
+    for _ in 0..3 {
+        for signal in [Signal::SIGUSR1, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGPIPE] {
+            lob.program.signal(signal);
+        }
+    }
+    lob.wait_ready();
+    // The reload's end.
+    lob.wait_ready();
+    let has = |text: &str| lob.program.lines_with(0, text).len();
+    wait_for(|| lob.program.transcript(), || (has("drop-timeout") > 0).then_some(()));
+    wait_for(|| lob.program.transcript(), || (has("serving generation=2") == 1).then_some(()));
+    let load = Load::start(Plan { target: at, rate: 200, count: 100, patience: Duration::from_secs(4) });
+    load.join().assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+}
+
+#[test]
+fn a_stop_ends_the_first_evaluation_at_once() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut lob = start("while true do end\n");
+        wait_for_handlers(&lob);
+        let begin = Instant::now();
+        lob.program.signal(signal);
+        assert_eq!(lob.program.wait().code(), Some(0), "{}", lob.program.transcript());
+        assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn a_stop_ends_a_reloads_evaluation_at_once() {
+    let slow = Backend::start(1, Manner::After(Duration::from_millis(200)));
+    let at = local();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut lob = Lob::start(&(listen(at) + &backend(slow.address, "")));
+        lob.rewrite("while true do end\n");
+        lob.program.signal(Signal::SIGHUP);
+        let reloading = || !lob.program.lines_with(0, "reloading the configuration").is_empty();
+        wait_for(|| lob.program.transcript(), || reloading().then_some(()));
+        // Meanwhile it serves, and all that came before the stop is answered.
+        let before = slow.queries();
+        let load =
+            Load::start(Plan { target: at, rate: 1_000, count: 100, patience: Duration::from_secs(4) });
+        wait_for(|| "all queries at the backend".into(), || (slow.queries() == before + 100).then_some(()));
+        let begin = Instant::now();
+        lob.program.signal(signal);
+        load.join().assert_nothing_lost(&|| lob.program.transcript());
+        assert_eq!(lob.program.wait().code(), Some(0), "{}", lob.program.transcript());
+        assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn a_check_ends_by_signals_as_any_program_does() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let directory = Directory::new();
+        let config = directory.write("dnslob.lua", "infolog('begun')\nwhile true do end\n");
+        let mut command = Command::new(binary());
+        command.args(["--check-config", "-C"]).arg(config);
+        let mut lob = Lob::launch_unready(command, directory, Stdio::piped(), Stdio::piped());
+        wait_for(
+            || lob.program.transcript(),
+            || (!lob.program.lines_with(0, "begun").is_empty()).then_some(()),
+        );
+        lob.program.signal(signal);
+        assert_eq!(lob.program.wait().signal(), Some(signal as i32), "{}", lob.program.transcript());
+    }
+}
+
+/// A generator that gives the same numbers for the same seed (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+}
+
+#[test]
+fn a_storm_of_signals_from_the_first_moment_on() {
+    const HARMLESS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
+    let server = Backend::start(1, Manner::Prompt);
+    for seed in 0..24 {
+        let mut numbers = Numbers(seed);
+        let slow = format!("local b = os.clock()\nwhile os.clock() - b < 0.0{} do end\n", numbers.below(10));
+        let mut lob = start(&(slow + &listen(local()) + &backend(server.address, "")));
+        let mut handled = false;
+        for _ in 0..numbers.below(60) {
+            // What comes before `main` cannot be handled by it.
+            handled = handled || handles_signals(&lob);
+            if handled {
+                lob.program.signal(HARMLESS[numbers.below(4) as usize]);
+            }
+            std::thread::sleep(Duration::from_micros(numbers.below(6_000)));
+        }
+        assert!(lob.program.ended().is_none(), "seed {seed}: {}", lob.program.transcript());
+        let stop = [Signal::SIGTERM, Signal::SIGINT][numbers.below(2) as usize];
+        let begin = Instant::now();
+        handled = handled || handles_signals(&lob);
+        lob.program.signal(stop);
+        if handled {
+            for _ in 0..numbers.below(3) {
+                // It may have ended.
+                let _ = nix::sys::signal::kill(lob.program.pid(), HARMLESS[numbers.below(4) as usize]);
+            }
+        }
+        let status = lob.program.wait();
+        let as_asked = status.code() == Some(0) || !handled && status.signal() == Some(stop as i32);
+        assert!(as_asked, "seed {seed}: {status}, {}", lob.program.transcript());
+        assert!(
+            begin.elapsed() < AT_ONCE,
+            "seed {seed}: {:?}, {}",
+            begin.elapsed(),
+            lob.program.transcript()
+        );
+    }
+}
+
+#[test]
+fn a_storm_of_signals_under_load_loses_no_query() {
+    let server = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let mut lob = Lob::start(&(listen(at) + &backend(server.address, ", udpTimeout=8")));
+    let load =
+        Load::start(Plan { target: at, rate: 200, count: u64::MAX, patience: Duration::from_secs(12) });
+    let mut numbers = Numbers(9);
+    for _ in 0..200 {
+        let all = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
+        lob.program.signal(all[numbers.below(4) as usize]);
+        std::thread::sleep(Duration::from_micros(numbers.below(8_000)));
+    }
+    let report = load.finish();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(server.queries(), report.sent);
+    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+}
+
+#[test]
+fn no_thread_keeps_rights_that_serving_does_not_need() {
+    let server = Backend::start(1, Manner::Prompt);
+    let mut lob = Lob::start(&(listen(local()) + &backend(server.address, "")));
+    // Also once each of them has had something to do.
+    lob.dump();
+    let permitted = |path: &std::path::Path| {
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let mask = status.lines().find_map(|l| l.strip_prefix("CapPrm:"));
+        mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0)
+    };
+    let process = std::path::PathBuf::from(format!("/proc/{}", lob.program.pid()));
+    let control = permitted(&process);
+    for thread in std::fs::read_dir(process.join("task")).expect("threads") {
+        let thread = thread.expect("a thread").path();
+        let name = std::fs::read_to_string(thread.join("comm")).unwrap_or_default();
+        wait_for(
+            || format!("{} to give up what the control thread has", name.trim()),
+            || (permitted(&thread) & !control == 0).then_some(()),
+        );
+    }
+    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+}
