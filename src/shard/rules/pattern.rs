@@ -15,6 +15,8 @@ use regex_automata::{Input, PatternSet};
 
 use crate::wire::name;
 
+/// Octets of an expression as written: reading one takes some hundred times as much memory.
+const TEXT_OCTETS: usize = 1 << 20;
 /// Octets that an expression may take once it is compiled.
 const SIZE_MAX: usize = 10 << 20;
 /// Octets that the states which searching finds may take, for each expression and shard. Names
@@ -43,8 +45,12 @@ impl Pattern {
     /// case is ignored, and brackets are read as POSIX does.
     ///
     /// # Errors
-    /// What is wrong with it, or that it takes more than 10 MiB once it is compiled.
+    /// What is wrong with it, or that it is longer than 1 MiB, or takes more than 10 MiB once it is
+    /// compiled.
     pub fn new(text: &str, whole: bool) -> Result<Self, String> {
+        if text.len() > TEXT_OCTETS {
+            return Err(format!("it is longer than {} MiB", TEXT_OCTETS >> 20));
+        }
         let inner = if whole { text.to_owned() } else { posix::translate(text) };
         // Alone first: "a)(b" must not become right by what is put around it.
         syntax::parse_with(&inner, &syntax_config()).map_err(|e| last_line(&e.to_string()))?;
@@ -282,6 +288,8 @@ mod tests {
         }
         let monster = Pattern::new("((a{100}){100}){100}", false).expect_err("a monster");
         assert!(monster.contains("10 MiB"), "{monster}");
+        let long = Pattern::new(&"a".repeat((1 << 20) + 1), true).expect_err("too long");
+        assert_eq!(long, "it is longer than 1 MiB");
     }
 
     #[test]
