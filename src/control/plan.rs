@@ -77,4 +77,8 @@ pub trait Source {
 
     /// The plan of the last [`Source::load`] is in force: the next one succeeds it.
     fn accept(&mut self);
+
+    /// That plan is refused; these listener slots of it are in use still, and so can be given away
+    /// only when [`Vacancies`] says so.
+    fn refuse(&mut self, slots: &[ListenerSlot]);
 }

@@ -27,12 +27,13 @@ use super::ready::Ready;
 use super::socket;
 use super::sys::Local;
 use crate::addr::{Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
-use crate::config::snapshot::Listener;
+use crate::config::snapshot::{Listener, Snapshot};
 use crate::shard::Shard;
 use crate::shard::lines::LineWish;
 use crate::shard::streamed::Chore;
 use crate::shard::streams::{LineEnd, StreamEnd, StreamWish};
 use crate::shard::verdict::{DropReason, Verdict};
+use crate::time::{Tick, TickDelta};
 use crate::tls::Session;
 
 /// Octets read from a connection at a time.
@@ -42,12 +43,19 @@ const ACCEPTS: usize = 64;
 /// The same of one that is being closed.
 const ACCEPTS_LAST: usize = 65_536;
 
+/// How long a listener that takes no new connections waits for those that are being made: longer
+/// than the way around most of the world, and a fifth of the time after which a client repeats its
+/// SYN (RFC 6298, 2).
+const HANDSHAKES: TickDelta = TickDelta::from_ms(200);
+
 /// A listener's socket for connections.
 #[derive(Debug)]
 struct Gate {
     listener: Arc<Listener>,
     socket: Socket,
     passed: bool,
+    /// It takes no new connections; after this it is closed.
+    closes_at: Option<Tick>,
 }
 
 impl Gate {
@@ -64,6 +72,8 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Connections {
     gates: Vec<Option<Gate>>,
+    /// When the next of them is to be closed.
+    closes_at: Option<Tick>,
     streams: Vec<Option<Carrier>>,
     /// By backend, then by line.
     lines: Vec<Vec<Option<Carrier>>>,
@@ -112,6 +122,7 @@ impl Connections {
     pub(super) fn new() -> Self {
         Self {
             gates: Vec::new(),
+            closes_at: None,
             streams: Vec::new(),
             lines: Vec::new(),
             relays: Relays::default(),
@@ -132,7 +143,7 @@ impl Connections {
         passed: bool,
     ) -> io::Result<()> {
         let at = listener.slot.index();
-        let gate = Gate { listener, socket, passed };
+        let gate = Gate { listener, socket, passed, closes_at: None };
         epoll.add(&gate.socket, gate.event())?;
         if self.gates.len() <= at {
             self.gates.resize_with(at + 1, || None);
@@ -141,22 +152,58 @@ impl Connections {
         Ok(())
     }
 
-    /// Takes what waits at a listener, then closes it. Connections that another process passed
-    /// the socket for stay for whoever is started next.
+    /// Sets what a new snapshot says of listeners whose sockets stay.
+    pub(super) fn revise(&mut self, snapshot: &Snapshot) {
+        for gate in self.gates.iter_mut().flatten().filter(|g| g.closes_at.is_none()) {
+            let Some(listener) = snapshot.listener(gate.listener.slot) else { continue };
+            if !listener.same_options(&gate.listener)
+                && let Err(e) = socket::revise_stream(&gate.socket, listener, gate.passed)
+            {
+                warn!(listener = %listener.address, "cannot change a socket's options: {e}");
+            }
+            gate.listener = Arc::clone(listener);
+        }
+    }
+
+    /// Takes no new connections at a listener, and what waits there; [`Connections::close_due`]
+    /// closes it. Connections that another process passed the socket for stay for whoever is started
+    /// next.
     pub(super) fn close_gate(
         &mut self,
         epoll: &Epoll,
         slot: ListenerSlot,
         shard: &mut Shard,
         locals: &mut Locals,
+        now: Tick,
     ) {
-        let passed = self.gates.get(slot.index()).and_then(Option::as_ref).is_some_and(|g| g.passed);
-        if !passed {
+        let Some(place) = self.gates.get_mut(slot.index()) else { return };
+        let Some(gate) = place.as_mut().filter(|g| g.closes_at.is_none()) else { return };
+        if gate.passed {
+            *place = None;
+            return;
+        }
+        gate.closes_at = Some(now + HANDSHAKES);
+        self.closes_at = self.closes_at.or(gate.closes_at);
+        if let Err(e) = socket::withdraw_stream(&gate.socket) {
+            warn!(listener = %gate.listener.address, "new connections may be lost: {e}");
+        }
+        self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
+    }
+
+    /// When the next listener is to be closed that takes no new connections.
+    pub(super) const fn next_close(&self) -> Option<Tick> {
+        self.closes_at
+    }
+
+    /// Closes the listeners whose time has come, and takes what waits there first.
+    pub(super) fn close_due(&mut self, epoll: &Epoll, shard: &mut Shard, locals: &mut Locals, now: Tick) {
+        for at in 0..self.gates.len() {
+            let due = |g: &Gate| g.closes_at.filter(|at| *at <= now).map(|_| g.listener.slot);
+            let Some(slot) = self.gates[at].as_ref().and_then(due) else { continue };
             self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
+            self.gates[at] = None;
         }
-        if let Some(gate) = self.gates.get_mut(slot.index()) {
-            *gate = None;
-        }
+        self.closes_at = self.gates.iter().flatten().filter_map(|g| g.closes_at).min();
     }
 
     /// Listeners that take connections.
@@ -203,6 +250,10 @@ impl Connections {
                 }
             };
             self.want.end();
+            let closing = gate.closes_at.is_some();
+            if closing && let Err(e) = socket::accept_last(&socket) {
+                debug!(listener = %gate.listener.address, "a connection may hear nothing: {e}");
+            }
             if gate.listener.service.forward().is_some() {
                 if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER) {
                     self.relays.open(epoll, passage, socket, shard);
@@ -236,6 +287,9 @@ impl Connections {
                 }
             };
             self.streams[stream.index()] = Some(carrier);
+            if closing {
+                shard.finish_stream(stream);
+            }
         }
     }
 

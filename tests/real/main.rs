@@ -32,6 +32,7 @@ mod forward;
 mod hostile;
 mod mistakes;
 mod namespaces;
+mod overlap;
 mod proxy;
 mod recipes;
 mod reload;
