@@ -9,6 +9,8 @@
 //! One read per connection and turn: nobody who sends much keeps others waiting. One buffer for
 //! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
 
+mod closing;
+
 use std::io;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
@@ -27,13 +29,13 @@ use super::ready::Ready;
 use super::socket;
 use super::sys::Local;
 use crate::addr::{Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
-use crate::config::snapshot::{Listener, Snapshot};
+use crate::config::snapshot::Listener;
 use crate::shard::Shard;
 use crate::shard::lines::LineWish;
 use crate::shard::streamed::Chore;
 use crate::shard::streams::{LineEnd, StreamEnd, StreamWish};
 use crate::shard::verdict::{DropReason, Verdict};
-use crate::time::{Tick, TickDelta};
+use crate::time::Tick;
 use crate::tls::Session;
 
 /// Octets read from a connection at a time.
@@ -42,11 +44,6 @@ const READ: usize = 64 * 1024;
 const ACCEPTS: usize = 64;
 /// The same of one that is being closed.
 const ACCEPTS_LAST: usize = 65_536;
-
-/// How long a listener that takes no new connections waits for those that are being made: longer
-/// than the way around most of the world, and a fifth of the time after which a client repeats its
-/// SYN (RFC 6298, 2).
-const HANDSHAKES: TickDelta = TickDelta::from_ms(200);
 
 /// A listener's socket for connections.
 #[derive(Debug)]
@@ -150,60 +147,6 @@ impl Connections {
         }
         self.gates[at] = Some(gate);
         Ok(())
-    }
-
-    /// Sets what a new snapshot says of listeners whose sockets stay.
-    pub(super) fn revise(&mut self, snapshot: &Snapshot) {
-        for gate in self.gates.iter_mut().flatten().filter(|g| g.closes_at.is_none()) {
-            let Some(listener) = snapshot.listener(gate.listener.slot) else { continue };
-            if !listener.same_options(&gate.listener)
-                && let Err(e) = socket::revise_stream(&gate.socket, listener, gate.passed)
-            {
-                warn!(listener = %listener.address, "cannot change a socket's options: {e}");
-            }
-            gate.listener = Arc::clone(listener);
-        }
-    }
-
-    /// Takes no new connections at a listener, and what waits there; [`Connections::close_due`]
-    /// closes it. Connections that another process passed the socket for stay for whoever is started
-    /// next.
-    pub(super) fn close_gate(
-        &mut self,
-        epoll: &Epoll,
-        slot: ListenerSlot,
-        shard: &mut Shard,
-        locals: &mut Locals,
-        now: Tick,
-    ) {
-        let Some(place) = self.gates.get_mut(slot.index()) else { return };
-        let Some(gate) = place.as_mut().filter(|g| g.closes_at.is_none()) else { return };
-        if gate.passed {
-            *place = None;
-            return;
-        }
-        gate.closes_at = Some(now + HANDSHAKES);
-        self.closes_at = self.closes_at.or(gate.closes_at);
-        if let Err(e) = socket::withdraw_stream(&gate.socket) {
-            warn!(listener = %gate.listener.address, "new connections may be lost: {e}");
-        }
-        self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
-    }
-
-    /// When the next listener is to be closed that takes no new connections.
-    pub(super) const fn next_close(&self) -> Option<Tick> {
-        self.closes_at
-    }
-
-    /// Closes the listeners whose time has come, and takes what waits there first.
-    pub(super) fn close_due(&mut self, epoll: &Epoll, shard: &mut Shard, locals: &mut Locals, now: Tick) {
-        for at in 0..self.gates.len() {
-            let due = |g: &Gate| g.closes_at.filter(|at| *at <= now).map(|_| g.listener.slot);
-            let Some(slot) = self.gates[at].as_ref().and_then(due) else { continue };
-            self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
-            self.gates[at] = None;
-        }
-        self.closes_at = self.gates.iter().flatten().filter_map(|g| g.closes_at).min();
     }
 
     /// Listeners that take connections.
