@@ -118,6 +118,7 @@
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!   doors.rs           sockets for datagrams, of listeners and towards servers
 //!   streams.rs         sockets of connections: accept, read, write, close
+//!     closing.rs       listeners that change or end
 //!   carrier.rs         a stream of octets over a socket
 //!   linger.rs          connections that we have closed and their clients have not
 //!   forward/           sockets of forwards: what is passed on unread

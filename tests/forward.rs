@@ -424,7 +424,8 @@ fn connections_of_a_forward_find_out_who_vanished_and_keep_urgent_octets_in_plac
     let any = "127.0.0.1:0".parse().expect("an address");
     let listener = Listener { address: any, ..Listener::clone(&snapshot.listeners[0]) };
     let seat = Seat { shard: 0, shards: 1, cpu: None };
-    let ear = socket::open(&listener, Steer::Flow, seat).expect("bound");
+    let ear = socket::create(&listener).expect("made");
+    socket::bind(&ear, &listener, true).expect("bound");
     socket::hear(&ear, &listener, Steer::Flow, seat).expect("a listener");
     let open = ear.stream.expect("for connections");
     let at = open.local_addr().expect("told").as_socket().expect("an IP address");

@@ -28,11 +28,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use dnslob::addr::{Client, LocalSlot};
-use dnslob::config::snapshot::Snapshot;
+use dnslob::config::snapshot::{Listener, Service, Snapshot};
 use dnslob::config::{Compiled, Slots};
 use dnslob::engine::sim::{Port, Seen, Sim};
+use dnslob::engine::socket;
 use dnslob::engine::socket::Ear;
-use dnslob::engine::socket::{self, Seat, Steer};
 use dnslob::engine::{self, Message, Running, Setup};
 use dnslob::live::{Board, State};
 use dnslob::shard::verdict::DropReason;
@@ -181,8 +181,10 @@ struct Sockets {
 impl Sockets {
     fn new(wildcard: bool) -> io::Result<Self> {
         let wanted = if wildcard { "0.0.0.0:0" } else { "127.0.0.1:0" };
-        let seat = Seat { shard: 0, shards: 1, cpu: None };
-        let door = socket::listen(&listener(wanted), Steer::Flow, seat)?;
+        let listener = Listener { service: Service::DnsUdp, ..listener(wanted) };
+        let ear = socket::create(&listener)?;
+        socket::bind(&ear, &listener, true)?;
+        let door = ear.datagram.expect("for datagrams");
         let port = door.local_addr()?.as_socket().expect("an IP address").port();
         Ok(Self {
             wildcard,

@@ -559,6 +559,42 @@ fn a_client_is_told_how_long_its_connection_stays_which_is_no_time_when_it_ends(
 }
 
 #[test]
+fn a_connection_of_a_closed_listener_brings_the_query_that_it_was_made_for() {
+    let mut world = World::new(&Farm::new(1), 30);
+    let connected: Vec<StreamSlot> =
+        (1..=4).map(|n| world.connect(&format!("10.0.0.{n}:1")).expect("taken")).collect();
+    let [fresh, begun, idle, silent] = connected[..] else { panic!("four connections") };
+    for stream in [begun, idle] {
+        world.ask(stream, 1, 1);
+        world.settle();
+        assert_eq!(world.got(stream).len(), 1);
+    }
+    let second = framed(&query(2, 2, 1));
+    world.send(begun, &second[..7]);
+    world.shard.finish_streams(None);
+    world.pass(0);
+    let ended = |world: &World| world.ended.clone().into_iter().collect::<Vec<_>>();
+    assert_eq!(
+        ended(&world),
+        [(idle.0, StreamEnd::Closing)],
+        "a client may ask where it was answered before"
+    );
+    world.pass(500);
+    world.send(begun, &second[7..]);
+    // Two at once: what has come with the first is asked, too.
+    world.send(fresh, &[framed(&query(3, 3, 1)), framed(&query(4, 4, 1))].concat());
+    world.settle();
+    assert_eq!((world.got(begun).len(), world.got(fresh).len()), (2, 2));
+    assert_eq!(world.ended.get(&silent.0), None, "its query may be on its way");
+    world.pass(1_100);
+    assert!(
+        connected.iter().all(|s| world.ended.get(&s.0) == Some(&StreamEnd::Closing)),
+        "{:?}",
+        world.ended
+    );
+}
+
+#[test]
 fn the_longest_answer_reaches_a_client_that_would_know_how_long_its_connection_stays() {
     for spare in [0, 1, 5, 6, 7] {
         let mut world = World::new(&Farm::new(1), 29);

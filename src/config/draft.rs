@@ -133,6 +133,8 @@ pub struct DraftListener {
     pub address: SocketAddr,
     /// Bind to this network interface.
     pub interface: Option<String>,
+    /// Another process may have the address, too.
+    pub reuse_port: bool,
     /// DSCP of answers.
     pub dscp: u8,
     /// What is served there.

@@ -81,6 +81,7 @@ impl Flags {
                 origin: origin.clone(),
                 address: *a,
                 interface: None,
+                reuse_port: false,
                 dscp: 0,
                 service: Service::Dns,
                 streams: StreamOptions::default(),

@@ -30,6 +30,8 @@ pub struct DraftForward {
     pub listen: SocketAddr,
     /// On this network interface alone.
     pub interface: Option<String>,
+    /// Another process may have the address, too.
+    pub reuse_port: bool,
     /// Its targets, each once.
     pub to: Vec<SocketAddr>,
     /// How one is chosen.
@@ -79,6 +81,7 @@ pub(super) fn listener(forward: &DraftForward, draft: &Draft, sockets: SocketOpt
         slot: ListenerSlot(0),
         address: forward.listen,
         interface: forward.interface.clone(),
+        reuse_port: forward.reuse_port,
         sockets,
         dscp: 0,
         service: service(forward, draft, PoolSlot::NONE),

@@ -70,7 +70,7 @@ impl Slots {
         assign(&mut self.backends, wanted, max, key, Backend::same_sockets, |b, at| b.slot = BackendSlot(at))
     }
 
-    /// The same for listeners; one with another address, interface or socket option is another.
+    /// The same for listeners; one with another address, interface or service is another.
     ///
     /// # Errors
     /// When there are not enough slots; `self` is then of no use.
@@ -152,6 +152,18 @@ impl Slots {
     /// Frees the retired listener slots of which `gone` says so.
     pub fn reclaim_listeners(&mut self, gone: impl Fn(ListenerSlot) -> bool) {
         free(&mut self.listeners, |at| gone(ListenerSlot(at)));
+    }
+
+    /// Retires listener slots that a configuration which was refused had, and that shards use still.
+    pub fn retire_listeners(&mut self, slots: &[ListenerSlot]) {
+        for slot in slots {
+            if self.listeners.len() <= slot.index() {
+                self.listeners.resize_with(slot.index() + 1, || Held::Free);
+            }
+            if matches!(self.listeners[slot.index()], Held::Free) {
+                self.listeners[slot.index()] = Held::Retired;
+            }
+        }
     }
 
     /// The retired backend slots.
@@ -307,28 +319,51 @@ mod tests {
         assert_eq!(assigned(&mut slots, &[(0, 1), (0, 5), (0, 6)]), (vec![4, 0, 1], vec![0, 1]));
     }
 
-    #[test]
-    fn a_listener_is_its_address_interface_and_options() {
-        let listener = |port: u16, dscp| Listener {
+    fn listener() -> Listener {
+        Listener {
             slot: ListenerSlot(0),
-            address: ([127, 0, 0, 1], port).into(),
+            address: ([127, 0, 0, 1], 53).into(),
             interface: None,
+            reuse_port: false,
             sockets: SocketOptions::default(),
-            dscp,
+            dscp: 0,
             service: Service::Dns,
             streams: StreamOptions::default(),
             proxy: ProxyHeader::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_listener_is_its_address_interface_and_service() {
+        let listener =
+            |port: u16, service| Listener { address: ([127, 0, 0, 1], port).into(), service, ..listener() };
         let mut slots = Slots::default();
-        let mut first = [listener(53, 0), listener(54, 0)];
+        let mut first = [listener(53, Service::Dns), listener(54, Service::Dns)];
         assert_eq!(slots.assign_listeners(&mut first), Ok(()));
-        let mut second = [listener(54, 0), listener(53, 8)];
+        let heavier = Listener { dscp: 8, ..listener(54, Service::Dns) };
+        let mut second = [heavier, listener(53, Service::DnsUdp)];
         assert_eq!(slots.assign_listeners(&mut second), Ok(()));
         assert_eq!([second[0].slot.0, second[1].slot.0], [1, 2]);
         slots.reclaim_listeners(|slot| slot == ListenerSlot(0));
-        let mut third = [listener(54, 0), listener(53, 8), listener(55, 0)];
+        let of = |port| listener(port, Service::Dns);
+        let mut third = [of(54), listener(53, Service::DnsUdp), of(55)];
         assert_eq!(slots.assign_listeners(&mut third), Ok(()));
         assert_eq!(third[2].slot.0, 0);
+    }
+
+    #[test]
+    fn the_listener_slots_of_a_refused_configuration_are_given_out_only_when_they_are_free() {
+        let mut slots = Slots::default();
+        let listener = |port: u16| Listener { address: ([127, 0, 0, 1], port).into(), ..listener() };
+        let mut running = [listener(53)];
+        assert_eq!(slots.assign_listeners(&mut running), Ok(()));
+        slots.retire_listeners(&[ListenerSlot(0), ListenerSlot(2)]);
+        let mut next = [listener(53), listener(54), listener(55)];
+        assert_eq!(slots.clone().assign_listeners(&mut next), Ok(()));
+        assert_eq!(next.each_ref().map(|l| l.slot.0), [0, 1, 3]);
+        slots.reclaim_listeners(|slot| slot == ListenerSlot(2));
+        assert_eq!(slots.assign_listeners(&mut next), Ok(()));
+        assert_eq!(next.each_ref().map(|l| l.slot.0), [0, 1, 2]);
     }
 
     proptest! {

@@ -13,7 +13,7 @@ pub use listener::{
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::addr::{BackendSlot, PoolSlot, RuleSlot};
+use crate::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
 use crate::config::prefix::PrefixSet;
 use crate::shard::policy::{Kind, Policy, Ring};
 use crate::shard::rules::Chains;
@@ -87,6 +87,14 @@ impl Snapshot {
                 Arc::make_mut(backend).lines.tls = Some(old.clone());
             }
         }
+    }
+
+    /// The listener with this slot, if there is one.
+    #[must_use]
+    pub fn listener(&self, slot: ListenerSlot) -> Option<&Arc<Listener>> {
+        // Most configurations have each listener at its slot's place.
+        let near = self.listeners.get(slot.index()).filter(|l| l.slot == slot);
+        near.or_else(|| self.listeners.iter().find(|l| l.slot == slot))
     }
 
     /// The backend in a slot, if this configuration has one there.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::addr::ListenerSlot;
 use crate::config::options::Key;
 use crate::config::snapshot::{Backend, LuaFunction, Snapshot};
 use crate::config::{self, Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, Slots};
@@ -120,6 +121,11 @@ impl Source for Configured {
             self.running = next;
         }
     }
+
+    fn refuse(&mut self, slots: &[ListenerSlot]) {
+        self.next = None;
+        self.running.slots.retire_listeners(slots);
+    }
 }
 
 impl Script for LuaHost {
@@ -185,7 +191,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::addr::{BackendSlot, ListenerSlot};
+    use crate::addr::BackendSlot;
 
     struct All(bool);
 
@@ -271,6 +277,19 @@ mod tests {
         file.rewrite("newServer('192.0.2.1')\nnewServer('192.0.2.4')");
         let plan = load(&mut source, &All(true)).expect("a reload");
         assert_eq!((plan.snapshot.generation, slot(&plan, "192.0.2.4:53")), (2, Some(1)));
+    }
+
+    #[test]
+    fn the_listener_slots_of_a_refused_plan_are_kept_while_they_are_in_use() {
+        let file = File::new("kept", "addLocal('127.0.0.1:1')\nnewServer('192.0.2.1')");
+        let (mut source, _) = file.start();
+        let more = "addLocal('127.0.0.1:1')\naddLocal('127.0.0.1:2')\nnewServer('192.0.2.1')";
+        file.rewrite(more);
+        let slots = |plan: Plan| plan.snapshot.listeners.iter().map(|l| l.slot.0).collect::<Vec<_>>();
+        assert_eq!(slots(source.load(&All(false)).expect("a plan")), [0, 1]);
+        source.refuse(&[ListenerSlot(1)]);
+        assert_eq!(slots(source.load(&All(false)).expect("a plan")), [0, 2], "its sockets are not closed");
+        assert_eq!(slots(source.load(&All(true)).expect("a plan")), [0, 1]);
     }
 
     #[test]

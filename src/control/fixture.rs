@@ -44,6 +44,7 @@ pub(in crate::control) fn listener(slot: u16) -> Listener {
         slot: ListenerSlot(slot),
         address: SocketAddr::from(([127, 0, 0, 1], 5300 + slot)),
         interface: None,
+        reuse_port: false,
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,

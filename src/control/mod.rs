@@ -9,7 +9,6 @@
 //!  probe outcomes, live counters ─► Farm ─► Board ─► shards  SIGUSR1, --stats ─► Gatherer ─► stdout
 //! ```
 
-use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -31,7 +30,7 @@ use crate::control::health::Due;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies, load_contained};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
-use crate::control::reload::{Opened, Reload};
+use crate::control::reload::{Refused, Reload};
 use crate::control::shards::{Doors, Shards};
 use crate::control::signals::Signals;
 use crate::control::systemd::{Environment, Notifier};
@@ -140,61 +139,51 @@ async fn serve(
     privileges::assume(&fixed.identity)?;
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
     let mut doors = Doors::new(fixed, inherited);
-    let opened = open_all(&mut doors, &first.snapshot)?;
-    privileges::shed(&fixed.identity, needs_raw_sockets(&first.snapshot))?;
+    let change_rng = ShardRng::from_seed(rng.u64());
+    let first = Reload::begin(None, first, &[], &mut doors, change_rng, clock::now());
+    let first = first.map_err(|errors| errors.join("\n"))?;
+    let snapshot = Arc::clone(&first.plan().snapshot);
+    privileges::shed(&fixed.identity, needs_raw_sockets(&snapshot))?;
     signals.shed();
     // The thread that evaluated the configuration is older than this, too.
-    first.script.within(Box::new(|| {
+    first.plan().script.within(Box::new(|| {
         let _ = privileges::follow();
         Ok(())
     }))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
     Hold::show(hold.as_ref(), &board);
-    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
+    let feed = Feed::new(snapshot, Arc::clone(&board));
     let shards =
         Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let control = Control::new(source, shards, feed, notifier, sender, &first, rng);
+    let control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng);
     let mut control = control.map_err(|e| format!("the query logs' thread: {e}"))?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
-    control.begin(first, opened);
+    // The first change: from nothing to the configuration that the shards already hold.
+    control.reload = Some(first);
 
-    loop {
+    let fault = loop {
         let rest = control.wake_at().since(clock::now());
         tokio::select! {
             _ = signals.hup.recv() => control.reload_wanted = true,
             _ = signals.usr1.recv() => control.dump(),
-            _ = signals.term.recv() => break,
-            _ = signals.int.recv() => break,
-            () = Hold::let_go(&mut hold) => break,
+            _ = signals.term.recv() => break None,
+            _ = signals.int.recv() => break None,
+            () = Hold::let_go(&mut hold) => break None,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             Some(()) = evaluations.recv() => control.evaluation = Evaluation::Ended,
             () = tokio::time::sleep(Duration::from(rest)) => {}
         }
         if let Err(error) = control.turn(clock::now()) {
-            control.shards.tell_all(&|| Message::Abort);
-            return Err(error);
+            break Some(error);
         }
-    }
+    };
+    // What has been received is answered, whatever the reason.
     control.stop(&mut signals).await;
-    Ok(())
-}
-
-/// Opens all listeners, and has them take connections once all are bound.
-fn open_all(doors: &mut Doors, snapshot: &Snapshot) -> Result<Opened, String> {
-    let fault = |listener: &Listener, e: &io::Error| format!("cannot listen on {}: {e}", listener.address);
-    let open = snapshot.listeners.iter().map(|listener| match doors.open(listener) {
-        Ok(sockets) => Ok((Arc::clone(listener), sockets)),
-        Err(e) => Err(fault(listener, &e)),
-    });
-    let opened: Opened = open.collect::<Result<_, _>>()?;
-    for (listener, sockets) in &opened {
-        doors.hear(listener, sockets).map_err(|e| fault(listener, &e))?;
-    }
-    Ok(opened)
+    fault.map_or(Ok(()), Err)
 }
 
 /// Whether sockets are opened that take the right CAP_NET_RAW: bound to an interface, or to the
@@ -251,15 +240,21 @@ impl Drop for Report {
 
 /// Removed listeners that still hear.
 struct Leaving {
-    listeners: Vec<ListenerSlot>,
+    listeners: Vec<Arc<Listener>>,
     until: Tick,
+}
+
+/// A listener that has ended, and when the shards have closed its sockets.
+struct Closing {
+    listener: Arc<Listener>,
+    closed: Tick,
 }
 
 /// What was removed and is really gone.
 struct Vacant<'a> {
     feed: &'a Feed,
-    closing: &'a BTreeMap<ListenerSlot, Tick>,
-    leaving: Option<&'a Leaving>,
+    /// Listeners whose sockets may not be closed yet.
+    ending: &'a [Arc<Listener>],
 }
 
 impl Vacancies for Vacant<'_> {
@@ -268,8 +263,7 @@ impl Vacancies for Vacant<'_> {
     }
 
     fn listener(&self, slot: ListenerSlot) -> bool {
-        let leaves = self.leaving.is_some_and(|l| l.listeners.contains(&slot));
-        !leaves && !self.closing.contains_key(&slot) && self.feed.is_free_listener(slot)
+        self.ending.iter().all(|l| l.slot != slot) && self.feed.is_free_listener(slot)
     }
 
     fn rules(&self) -> bool {
@@ -294,8 +288,7 @@ struct Control<S> {
     /// Says that it has ended.
     evaluated: Option<mpsc::UnboundedSender<()>>,
     leaving: Option<Leaving>,
-    /// When the shards have closed the sockets of listeners that ended.
-    closing: BTreeMap<ListenerSlot, Tick>,
+    closing: Vec<Closing>,
     figures: Figures,
     querylog: QueryLog,
     keeper: Keeper,
@@ -333,7 +326,7 @@ impl<S: Source> Control<S> {
             evaluation: Evaluation::None,
             evaluated: None,
             leaving: None,
-            closing: BTreeMap::new(),
+            closing: Vec::new(),
             figures: Figures::new(clock::now()),
             querylog,
             keeper: Keeper::default(),
@@ -345,12 +338,6 @@ impl<S: Source> Control<S> {
             tickets: 0,
             outcomes,
         })
-    }
-
-    /// Begins the first change: from nothing to the configuration that the shards already hold.
-    fn begin(&mut self, first: Plan, opened: Opened) {
-        let rng = ShardRng::from_seed(self.rng.u64());
-        self.reload = Some(Reload::begin(None, first, opened, rng, clock::now()));
     }
 
     /// When the next thing is due.
@@ -436,14 +423,16 @@ impl<S: Source> Control<S> {
 
     /// Makes a change of what was evaluated; on any error the running configuration stays.
     fn load(&mut self, now: Tick) {
-        self.closing.retain(|_, at| *at > now);
-        let vacancies = Vacant { feed: &self.feed, closing: &self.closing, leaving: self.leaving.as_ref() };
-        match load_contained(&mut self.source, &vacancies) {
-            Ok(plan) => {
-                let rng = ShardRng::from_seed(self.rng.u64());
-                let old = self.feed.current();
-                self.reload = Some(Reload::begin(Some(&old), plan, Opened::new(), rng, now));
-            }
+        self.closing.retain(|c| c.closed > now);
+        let leaving = self.leaving.iter().flat_map(|l| &l.listeners);
+        let ending: Vec<_> = self.closing.iter().map(|c| &c.listener).chain(leaving).cloned().collect();
+        let old = self.feed.current();
+        let rng = ShardRng::from_seed(self.rng.u64());
+        let vacancies = Vacant { feed: &self.feed, ending: &ending };
+        let begun = load_contained(&mut self.source, &vacancies)
+            .and_then(|plan| Reload::begin(Some(&old), plan, &ending, &mut self.shards, rng, now));
+        match begun {
+            Ok(reload) => self.reload = Some(reload),
             Err(errors) => self.refuse(&errors),
         }
     }
@@ -526,11 +515,13 @@ impl<S: Source> Control<S> {
                 self.ready();
                 Ok(())
             }
-            Err(errors) if self.serving => {
-                self.refuse(&errors);
+            Err(Refused { error, ending }) if self.serving => {
+                self.source.refuse(&ending.iter().map(|l| l.slot).collect::<Vec<_>>());
+                self.close(ending);
+                self.refuse(&[error]);
                 Ok(())
             }
-            Err(errors) => Err(errors.join("\n")),
+            Err(Refused { error, .. }) => Err(error),
         }
     }
 
@@ -551,13 +542,19 @@ impl<S: Source> Control<S> {
             tracing::warn!(shards = ?behind, "these shards have not taken the configuration yet");
         }
         reload::retire(&leaving.listeners, &mut self.shards);
+        if let Some(leaving) = self.leaving.take() {
+            self.close(leaving.listeners);
+        }
+    }
+
+    /// Remembers listeners that were told to end until the shards have closed them.
+    fn close(&mut self, listeners: Vec<Arc<Listener>>) {
         let waits = self.feed.current().backends.iter().flatten().map(|b| b.timeout).max();
         let closed = clock::now()
             + TickDelta(waits.unwrap_or_default().0.saturating_mul(TRIES_MAX))
             + TickDelta::from_ms(DELAY_MS_MAX.into())
             + CLOSING;
-        self.closing.extend(leaving.listeners.iter().map(|slot| (*slot, closed)));
-        self.leaving = None;
+        self.closing.extend(listeners.into_iter().map(|listener| Closing { listener, closed }));
     }
 
     fn print_line(&mut self, now: Tick) {

@@ -85,6 +85,10 @@ pub trait Source {
 
     /// The plan of the last [`Source::load`] is in force: the next one succeeds it.
     fn accept(&mut self);
+
+    /// That plan is refused; these listener slots of it are in use still, and so can be given away
+    /// only when [`Vacancies`] says so.
+    fn refuse(&mut self, slots: &[ListenerSlot]);
 }
 
 /// [`Source::load`] with a panic as an error: a fault in what reads configurations refuses the
@@ -104,6 +108,8 @@ mod tests {
     struct Broken;
 
     impl Source for Broken {
+        fn refuse(&mut self, _: &[ListenerSlot]) {}
+
         fn begin(&mut self, _: Box<dyn FnOnce() + Send>) {}
 
         fn interrupt(&mut self) {}

@@ -1,25 +1,33 @@
 //! One change of configuration, from a plan to all shards: whole, or not at all.
 //!
 //! ```text
-//!  plan ──► check first what is new ──► open new listeners ──► states on the board ──► publish
-//!           (bounded by time-outs)      (last thing to fail)                             │
-//!                    removed listeners are told to end ◄── every shard has begun ◄───────┘
+//!  plan ──► open listeners ──► check backends ──► bind what shares ──► states on ──► publish
+//!           of their own      that are new        an address, listen   the board      │
+//!                (bounded by time-outs)           (last thing to fail)                │
+//!                   removed listeners are told to end ◄── every shard has begun ◄─────┘
 //! ```
-//! Until the listeners are open nothing of the running configuration has been touched. The start
-//! of the process is the same change, from nothing; its sockets are opened before the rights to
-//! do so are dropped.
+//! Until all is bound nothing of the running configuration has been touched. The start of the
+//! process is the same change, from nothing; its sockets are made before the rights to do so are
+//! dropped.
+//!
+//! A socket that is bound where others are gets a part of their datagrams at once, and all of them
+//! where its address is the more specific one. They must not be lost with it if the change fails
+//! after all: such sockets are bound last, when only another of their kind can fail, and if one does,
+//! the shards take the others and end them like listeners that were removed, read to the end. A
+//! listener that changed but for its address, interface and service keeps its sockets: they are given
+//! their new options when its shards begin to use the snapshot.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use crate::addr::{BackendSlot, ListenerSlot};
+use crate::addr::BackendSlot;
 use crate::config::snapshot::{Backend, HealthMode, Listener, Snapshot};
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
 use crate::control::health::{Checks, Due, Failure};
 use crate::control::plan::Plan;
-use crate::control::shards::Edge;
+use crate::control::shards::{Edge, Open};
 use crate::control::stats::Gatherer;
 use crate::engine::Message;
 use crate::engine::socket::Ear;
@@ -38,21 +46,43 @@ pub struct Reload {
     /// Checks of backends that are new, or that nothing is known of.
     checks: Checks,
     reasons: BTreeMap<BackendSlot, String>,
-    /// Sockets that are open already, at the start of the process.
+    /// Bound already: nobody else has their addresses.
     opened: Opened,
+    /// Made, and to be bound last: others have their addresses.
+    shared: Opened,
 }
 
 /// A change that is in force.
 #[derive(Debug, Default)]
 pub struct Done {
     /// Listeners that are gone; they hear until every shard uses the new configuration.
-    pub removed: Vec<ListenerSlot>,
+    pub removed: Vec<Arc<Listener>>,
+}
+
+/// A change that failed when its sockets were bound.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why, for people.
+    pub error: String,
+    /// Its listeners that the shards end.
+    pub ending: Vec<Arc<Listener>>,
 }
 
 impl Reload {
-    /// Begins the change from `old`; none at the start of the process.
-    #[must_use]
-    pub fn begin(old: Option<&Snapshot>, plan: Plan, opened: Opened, rng: ShardRng, now: Tick) -> Self {
+    /// Begins the change from `old`; none at the start of the process. `ending` are listeners of
+    /// earlier changes whose sockets may not be closed yet.
+    ///
+    /// # Errors
+    /// Each listener that cannot be opened; then nothing has changed.
+    pub fn begin(
+        old: Option<&Snapshot>,
+        plan: Plan,
+        ending: &[Arc<Listener>],
+        edge: &mut dyn Open,
+        rng: ShardRng,
+        now: Tick,
+    ) -> Result<Self, Vec<String>> {
+        let (opened, shared) = open(old, &plan.snapshot, ending, edge)?;
         let mut checks = Checks::new(rng);
         for backend in plan.snapshot.backends.iter().flatten() {
             let before = old.and_then(|o| o.backend(backend.slot));
@@ -61,7 +91,7 @@ impl Reload {
                 checks.add(backend.slot, &backend.health, now, old.is_some());
             }
         }
-        Self { plan, checks, reasons: BTreeMap::new(), opened }
+        Ok(Self { plan, checks, reasons: BTreeMap::new(), opened, shared })
     }
 
     /// The plan that is to come into force.
@@ -101,7 +131,8 @@ impl Reload {
     /// Brings the change into force: gives back the plan's remains and what is left to do.
     ///
     /// # Errors
-    /// Each listener that could not be opened; then nothing has changed.
+    /// A listener that could not be opened; then nothing has changed. Only at the start of the
+    /// process all is in force, so that what the shards have got is answered before it ends.
     pub fn commit(
         mut self,
         edge: &mut dyn Edge,
@@ -109,12 +140,19 @@ impl Reload {
         farm: &mut Farm,
         gatherer: &mut Gatherer,
         now: Tick,
-    ) -> Result<(Plan, Done), Vec<String>> {
+    ) -> Result<(Plan, Done), Refused> {
         let old = feed.current();
         // The first change finds its own snapshot in the feed.
         let starting = old.generation == self.plan.snapshot.generation;
         let old = (!starting).then_some(old);
-        self.open(old.as_deref(), edge)?;
+        let exposed = self.expose(edge);
+        if let (Err(error), false) = (&exposed, starting) {
+            let opened = std::mem::take(&mut self.opened);
+            let ending = opened.iter().map(|(listener, _)| Arc::clone(listener)).collect::<Vec<_>>();
+            hand_over(opened, edge);
+            retire(&ending, edge);
+            return Err(Refused { error: error.clone(), ending });
+        }
 
         if let Some(old) = &old {
             for gone in old.backends.iter().flatten() {
@@ -142,49 +180,82 @@ impl Reload {
         for shard in 0..edge.count() {
             tell(edge, shard, Message::Snapshot);
         }
-        for (listener, sockets) in self.opened {
-            for (shard, ear) in sockets {
-                tell(edge, shard, Message::Listen(Arc::clone(&listener), ear));
-            }
+        hand_over(self.opened, edge);
+        match exposed {
+            Ok(()) => Ok((self.plan, Done { removed })),
+            Err(error) => Err(Refused { error, ending: Vec::new() }),
         }
-        Ok((self.plan, Done { removed }))
     }
 
-    /// Opens the listeners that are new. One that changed has another slot, so it opens beside
-    /// what it was and takes over from it.
-    ///
-    /// What the kernel gives to a socket that is closed again is lost. So those come last that
-    /// share the address of one that stands, which hardly fail and get a part of its clients at
-    /// once; and connections are taken when all sockets are open.
-    fn open(&mut self, old: Option<&Snapshot>, edge: &mut dyn Edge) -> Result<(), Vec<String>> {
-        let standing = || old.into_iter().flat_map(|o| &o.listeners);
-        let is_open = |l: &Listener| self.opened.iter().any(|(known, _)| known.slot == l.slot);
-        let new = |l: &&Arc<Listener>| standing().all(|known| known.slot != l.slot) && !is_open(l);
-        let mut listeners: Vec<_> = self.plan.snapshot.listeners.iter().filter(new).cloned().collect();
-        listeners.sort_by_key(|l| standing().any(|known| known.address == l.address));
-        let (mut errors, mut opened) = (Vec::new(), Vec::with_capacity(listeners.len()));
-        let fault =
-            |listener: &Listener, e: &io::Error| format!("cannot listen on {}: {e}", listener.address);
-        for listener in listeners {
-            match edge.open(&listener) {
-                Ok(sockets) => opened.push((listener, sockets)),
-                Err(e) => errors.push(fault(&listener, &e)),
-            }
+    /// Binds what shares its address, then takes connections. It ends at the first failure: each
+    /// socket more would get what it is not to have.
+    fn expose(&mut self, edge: &mut dyn Edge) -> Result<(), String> {
+        for (listener, sockets) in self.shared.drain(..) {
+            let bound = edge.bind(&listener, &sockets, false);
+            let fault = bound.map_err(|e| fault(&listener, &e));
+            // Some of its shards' sockets may be bound even if not all are.
+            self.opened.push((listener, sockets));
+            fault?;
         }
-        if errors.is_empty() {
-            let heard = opened.iter().map(|(listener, sockets)| (listener, edge.hear(listener, sockets)));
-            errors.extend(heard.filter_map(|(listener, heard)| heard.err().map(|e| fault(listener, &e))));
+        let mut opened = self.opened.iter();
+        opened
+            .try_for_each(|(listener, sockets)| edge.hear(listener, sockets).map_err(|e| fault(listener, &e)))
+    }
+}
+
+/// Makes the sockets of listeners that are new, and binds those whose addresses nobody else has:
+/// these, and those that are to be bound last.
+fn open(
+    old: Option<&Snapshot>,
+    snapshot: &Snapshot,
+    ending: &[Arc<Listener>],
+    edge: &mut dyn Open,
+) -> Result<(Opened, Opened), Vec<String>> {
+    let standing: Vec<&Arc<Listener>> = old.into_iter().flat_map(|o| &o.listeners).collect();
+    let new = snapshot.listeners.iter().filter(|l| standing.iter().all(|known| known.slot != l.slot));
+    let mut errors = Vec::new();
+    let mut made: Opened = Vec::new();
+    for listener in new {
+        match edge.create(listener) {
+            Ok(sockets) => made.push((Arc::clone(listener), sockets)),
+            Err(e) => errors.push(fault(listener, &e)),
         }
-        self.opened.extend(opened);
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+    let (mut opened, mut shared) = (Opened::new(), Opened::new());
+    for (listener, sockets) in made {
+        let beside = standing.iter().copied().chain(ending).chain(opened.iter().map(|(l, _)| l));
+        if listener.reuse_port || beside.into_iter().any(|other| other.overlaps(&listener)) {
+            shared.push((listener, sockets));
+            continue;
+        }
+        match edge.bind(&listener, &sockets, true) {
+            Ok(()) => opened.push((listener, sockets)),
+            Err(e) => errors.push(fault(&listener, &e)),
+        }
+    }
+    if errors.is_empty() { Ok((opened, shared)) } else { Err(errors) }
+}
+
+fn fault(listener: &Listener, e: &io::Error) -> String {
+    let shared = e.kind() == io::ErrorKind::AddrInUse && !listener.reuse_port;
+    let advice = if shared { "; another dnslob of this user can share it by reusePort=true" } else { "" };
+    format!("cannot listen on {}: {e}{advice}", listener.address)
+}
+
+/// Gives the shards their sockets, those that the kernel may give something to.
+fn hand_over(opened: Opened, edge: &mut dyn Edge) {
+    for (listener, sockets) in opened {
+        for (shard, ear) in sockets {
+            tell(edge, shard, Message::Listen(Arc::clone(&listener), ear.exposed()));
+        }
     }
 }
 
 /// Tells the shards to end the listeners that a change removed.
-pub fn retire(removed: &[ListenerSlot], edge: &mut dyn Edge) {
-    for slot in removed {
+pub fn retire(removed: &[Arc<Listener>], edge: &mut dyn Edge) {
+    for listener in removed {
         for shard in 0..edge.count() {
-            tell(edge, shard, Message::Unlisten(*slot));
+            tell(edge, shard, Message::Unlisten(listener.slot));
         }
     }
 }
@@ -196,9 +267,8 @@ fn tell(edge: &mut dyn Edge, shard: usize, message: Message) {
     }
 }
 
-fn missing(old: &Snapshot, new: &Snapshot) -> Vec<ListenerSlot> {
-    let gone = old.listeners.iter().filter(|l| new.listeners.iter().all(|n| n.slot != l.slot));
-    gone.map(|l| l.slot).collect()
+fn missing(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Listener>> {
+    old.listeners.iter().filter(|l| new.listener(l.slot).is_none()).cloned().collect()
 }
 
 /// Whether what is known of a backend's health still holds: the same server, asked the same way.

@@ -1,6 +1,7 @@
 //! The control plane's hands on the running shards: open listeners, send messages, see them end.
 //!
-//! [`Edge`] is what a reload needs of an engine; tests put a recording one in its place.
+//! [`Edge`] is what a reload needs of an engine, [`Open`] the part of it that there is before the
+//! engine runs; tests put a recording one in their place.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,21 +16,31 @@ use crate::engine::socket::{self, Ear, Seat, Steer};
 use crate::engine::{self, Message, Running, Setup};
 use crate::rng::ShardRng;
 
-/// What a reload can do to the engine.
-pub trait Edge {
-    /// Opens a listener's sockets: pairs of shard and socket. No connection is taken before
-    /// [`Edge::hear`].
+/// Opens listeners, step by step: what has not been bound can be dropped again and nobody notices.
+pub trait Open {
+    /// Makes a listener's sockets, or takes those that were passed to us: pairs of shard and
+    /// sockets.
     ///
     /// # Errors
     /// What the kernel says; then none is left open.
-    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>>;
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>>;
 
-    /// Begins to take connections by sockets that are open.
+    /// Binds them; `alone` fails where any other socket has the address. Without it they may get at
+    /// once what others got before.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()>;
+
+    /// Begins to take connections by sockets that are bound.
     ///
     /// # Errors
     /// What the kernel says.
     fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()>;
+}
 
+/// What a reload can do to the engine.
+pub trait Edge: Open {
     /// Sends a message to one shard.
     ///
     /// # Errors
@@ -62,11 +73,25 @@ impl Doors {
         Self { cpus: fixed.shards.clone(), steer: fixed.steer, inherited }
     }
 
-    /// Opens one listener for every shard; see [`Edge::open`].
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
+    /// The socket of this kind for the listener's address that was passed to us, prepared.
+    fn take_inherited(
+        &mut self,
+        listener: &Listener,
+        kind: Type,
+        prepare: fn(&Socket, &Listener) -> io::Result<()>,
+    ) -> io::Result<Option<Socket>> {
+        let fits = |(address, socket): &(SocketAddr, Socket)| {
+            *address == listener.address && socket.r#type().is_ok_and(|t| t == kind)
+        };
+        let Some(at) = self.inherited.iter().position(fits) else { return Ok(None) };
+        let (_, socket) = self.inherited.swap_remove(at);
+        prepare(&socket, listener)?;
+        Ok(Some(socket))
+    }
+}
+
+impl Open for Doors {
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
         let shards = self.cpus.len();
         let datagram = if listener.service.takes_datagrams() {
             self.take_inherited(listener, Type::DGRAM, socket::prepare_listener)?
@@ -87,40 +112,20 @@ impl Doors {
                 |shard| Ok((shard, Ear { datagram: copy(&datagram)?, stream: copy(&stream)?, passed: true }));
             return (0..shards).map(ear).collect();
         }
-        (0..shards)
-            .map(|shard| {
-                let seat = Seat { shard, shards, cpu: self.cpus[shard] };
-                Ok((shard, socket::open(listener, self.steer, seat)?))
-            })
-            .collect()
+        (0..shards).map(|shard| Ok((shard, socket::create(listener)?))).collect()
     }
 
-    /// Begins to take connections; see [`Edge::hear`].
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn hear(&self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
+    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()> {
+        // The shards share the port with each other in any case.
+        sockets.iter().try_for_each(|(shard, ear)| socket::bind(ear, listener, alone && *shard == 0))
+    }
+
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
         let shards = self.cpus.len();
         sockets.iter().try_for_each(|(shard, ear)| {
             let seat = Seat { shard: *shard, shards, cpu: self.cpus[*shard] };
             socket::hear(ear, listener, self.steer, seat)
         })
-    }
-
-    /// The socket of this kind for the listener's address that was passed to us, prepared.
-    fn take_inherited(
-        &mut self,
-        listener: &Listener,
-        kind: Type,
-        prepare: fn(&Socket, &Listener) -> io::Result<()>,
-    ) -> io::Result<Option<Socket>> {
-        let fits = |(address, socket): &(SocketAddr, Socket)| {
-            *address == listener.address && socket.r#type().is_ok_and(|t| t == kind)
-        };
-        let Some(at) = self.inherited.iter().position(fits) else { return Ok(None) };
-        let (_, socket) = self.inherited.swap_remove(at);
-        prepare(&socket, listener)?;
-        Ok(Some(socket))
     }
 }
 
@@ -171,15 +176,21 @@ impl Shards {
     }
 }
 
-impl Edge for Shards {
-    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
-        self.doors.open(listener)
+impl Open for Shards {
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
+        self.doors.create(listener)
+    }
+
+    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()> {
+        self.doors.bind(listener, sockets, alone)
     }
 
     fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
         self.doors.hear(listener, sockets)
     }
+}
 
+impl Edge for Shards {
     fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {
         self.running[shard].mailbox.send(message)
     }

@@ -154,7 +154,8 @@ pub(super) fn name(n: usize) -> String {
 }
 
 fn configuration(listen: SocketAddr, shards: usize, backends: &[SocketAddr]) -> String {
-    let mut text = format!("setLocal(\"{listen}\")\nsetShards({shards})\n{CONFIGURATION}");
+    let mut text =
+        format!("setLocal(\"{listen}\", {{reusePort=true}})\nsetShards({shards})\n{CONFIGURATION}");
     for (n, address) in backends.iter().enumerate() {
         let _ = writeln!(text, "server(\"{}\", \"{address}\")", name(n));
     }

@@ -71,6 +71,19 @@ impl Sockets {
         Ok(())
     }
 
+    /// Sets what a new snapshot says of listeners whose sockets stay.
+    pub(super) fn revise(&mut self, snapshot: &Snapshot) {
+        for door in self.doors.iter_mut().flatten().filter(|d| d.closes_at.is_none()) {
+            let Some(listener) = snapshot.listener(door.listener.slot) else { continue };
+            if !listener.same_options(&door.listener)
+                && let Err(e) = socket::revise(&door.socket, listener)
+            {
+                warn!(listener = %listener.address, "cannot change a socket's options: {e}");
+            }
+            door.listener = Arc::clone(listener);
+        }
+    }
+
     pub(super) fn ignore_door(&self, slot: ListenerSlot) {
         if let Some(Some(door)) = self.doors.get(slot.index()) {
             // Only fails for a socket that is not watched, which is what is wanted.

@@ -46,6 +46,8 @@ const IDLE_MS: u16 = 250;
 const EVENTS: usize = 256;
 /// Batches read from one listener before the others get their turn, when it is being emptied.
 const EMPTYING_ROUNDS: usize = 4096;
+/// A datagram that the kernel had given to a socket when the socket was withdrawn is in it by then.
+const LAST_DATAGRAMS: TickDelta = TickDelta::from_ms(10);
 /// Room for the PROXY header of another server in front of a query that is offered to it, octets.
 const RESEND_ROOM: usize = 4_608;
 
@@ -70,6 +72,8 @@ pub(super) struct Engine {
     linked: u64,
     tidied: Tick,
     stopping: bool,
+    /// It stops, and takes no more queries; what was on its way then is read by this time.
+    ends_at: Option<Tick>,
     ended: bool,
 }
 
@@ -99,6 +103,7 @@ impl Engine {
             linked: 0,
             tidied: Tick(0),
             stopping: false,
+            ends_at: None,
             ended: false,
             setup,
             board,
@@ -142,7 +147,7 @@ impl Engine {
         let mut busy_until = Tick(0);
         let mut now = clock::now();
         self.begin(now);
-        while !(self.ended || self.stopping && self.is_idle()) {
+        while !(self.ended || self.ends_at.is_some_and(|at| now >= at) && self.is_idle()) {
             let timeout = if now < busy_until { EpollTimeout::ZERO } else { self.sleep(now) };
             let ready = match self.sockets.epoll.wait(&mut events, timeout) {
                 Ok(ready) => ready,
@@ -176,6 +181,7 @@ impl Engine {
                 }
             }
             self.tick();
+            self.close_due(now);
             if ready > 0 && self.setup.busy_poll_us > 0 {
                 busy_until = now + TickDelta::from_us(u64::from(self.setup.busy_poll_us));
             }
@@ -260,7 +266,9 @@ impl Engine {
     }
 
     fn sleep(&self, now: Tick) -> EpollTimeout {
-        let ms = self.shard.next_deadline().map_or(u64::from(IDLE_MS), |at| at.since(now).as_ms_ceil());
+        let due = [self.shard.next_deadline(), self.connections.next_close(), self.ends_at];
+        let ms = due.into_iter().flatten().map(|at| at.since(now).as_ms_ceil()).min();
+        let ms = ms.unwrap_or(u64::from(IDLE_MS));
         EpollTimeout::from(u16::try_from(ms).unwrap_or(IDLE_MS).min(IDLE_MS))
     }
 
@@ -270,6 +278,8 @@ impl Engine {
         if snapshot.generation != self.linked {
             self.linked = snapshot.generation;
             self.sockets.link_all(snapshot);
+            self.sockets.revise(snapshot);
+            self.connections.revise(snapshot);
         }
     }
 
@@ -456,25 +466,45 @@ impl Engine {
                     self.close_gate(slot);
                 }
                 Message::Stop => {
-                    for at in 0..self.sockets.doors.len() {
-                        self.close_door(ListenerSlot(at as u16));
-                    }
                     for slot in self.connections.gates() {
                         self.close_gate(slot);
                     }
                     self.connections.hasten();
                     self.stopping = true;
                 }
-                Message::Abort => self.ended = true,
+                Message::Abort => {
+                    // What can be answered at once still is.
+                    self.close_doors();
+                    self.ended = true;
+                }
             }
         }
     }
 
-    /// Takes what waits at a listener and closes its socket; connections that came by it end when
-    /// what they asked is answered.
+    /// Closes listeners for connections whose time has come. A stop goes on to take datagrams until
+    /// there is none, so that they are not refused for longer than it takes to answer the last ones.
+    fn close_due(&mut self, now: Tick) {
+        if self.connections.next_close().is_some_and(|at| at <= now) {
+            let Self { connections, sockets, shard, locals, .. } = self;
+            connections.close_due(&sockets.epoll, shard, locals, now);
+        }
+        if self.stopping && self.ends_at.is_none() && self.connections.next_close().is_none() {
+            self.close_doors();
+            self.ends_at = Some(now + LAST_DATAGRAMS);
+        }
+    }
+
+    fn close_doors(&mut self) {
+        for at in 0..self.sockets.doors.len() {
+            self.close_door(ListenerSlot(at as u16));
+        }
+    }
+
+    /// Takes no new connections at a listener; those that came by it end when what they asked is
+    /// answered.
     fn close_gate(&mut self, slot: ListenerSlot) {
         let Self { connections, sockets, shard, locals, .. } = self;
-        connections.close_gate(&sockets.epoll, slot, shard, locals);
+        connections.close_gate(&sockets.epoll, slot, shard, locals, clock::now());
         // What has arrived by now is answered.
         self.with_strays(|connections, epoll, shard, out| {
             for stream in shard.streams_of(slot) {

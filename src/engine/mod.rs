@@ -39,13 +39,14 @@ pub enum Message {
     /// A new snapshot stands in the `ArcSwap`: begin to use it. The shard answers by storing its
     /// generation in its page of the board.
     Snapshot,
-    /// Hear on this socket too; opened (and bound) by [`socket::listen`] on the control thread,
-    /// so that its errors come before anything is published.
+    /// Hear on these sockets too; made and bound by [`socket::create`] and [`socket::bind`] on the
+    /// control thread, so that their errors come before anything is published.
     Listen(Arc<Listener>, socket::Ear),
-    /// Read what that listener still holds, then hear no more; outstanding queries that came by
-    /// it are still answered, then its socket is closed.
+    /// Take no more there, and read what that listener still holds; outstanding queries that came by
+    /// it are still answered, then its sockets are closed.
     Unlisten(ListenerSlot),
-    /// Read what all listeners still hold, hear no more, finish what is outstanding, and end.
+    /// Take no more anywhere, read what all listeners still hold, finish what is outstanding, and
+    /// end.
     Stop,
     /// End at once.
     Abort,

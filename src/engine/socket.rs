@@ -40,56 +40,136 @@ pub struct Seat {
 /// One shard's sockets of a listener: those that its service needs.
 #[derive(Debug)]
 pub struct Ear {
-    /// For datagrams, bound.
+    /// For datagrams, bound after [`bind`].
     pub datagram: Option<Socket>,
-    /// For connections, bound, and listening after [`hear`].
+    /// For connections, bound after [`bind`], and listening after [`hear`].
     pub stream: Option<Socket>,
     /// A service manager passed it to us and keeps it: what we leave unread waits for our
     /// successor, and it must stay as it is.
     pub passed: bool,
 }
 
-/// Opens one shard's sockets for a listener: one for datagrams, one for connections, as its
-/// service needs them. The latter takes connections only after [`hear`].
+impl Ear {
+    /// The sockets that the kernel may have given something to: a datagram socket that is bound,
+    /// and one for connections that listens.
+    #[must_use]
+    pub fn exposed(self) -> Self {
+        let is_bound = |s: &Socket| {
+            s.local_addr().is_ok_and(|a| a.as_socket().is_some_and(|address| address.port() != 0))
+        };
+        Self {
+            datagram: self.datagram.filter(is_bound),
+            stream: self.stream.filter(|s| s.is_listener().unwrap_or(false)),
+            passed: self.passed,
+        }
+    }
+}
+
+/// Makes one shard's sockets for a listener, non-blocking, and sets all that can be set before they
+/// are bound: one for datagrams, with packet information on when the address is a wildcard, and one
+/// for connections, as its service needs them.
 ///
 /// # Errors
-/// As [`listen`].
-pub fn open(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Ear> {
-    let service = &listener.service;
-    let datagram = service.takes_datagrams().then(|| listen(listener, steer, seat)).transpose()?;
-    let stream = service.takes_streams().then(|| bind_stream(listener)).transpose()?;
-    Ok(Ear { datagram, stream, passed: false })
+/// What the kernel says: no descriptor left, no such interface, no right to bind to it.
+pub fn create(listener: &Listener) -> io::Result<Ear> {
+    let ip = listener.address.ip();
+    let on_interface = |socket: &Socket| match &listener.interface {
+        Some(interface) => socket.bind_device(Some(interface.as_bytes())),
+        None => Ok(()),
+    };
+    let for_datagrams = || {
+        let socket = datagram(ip)?;
+        on_interface(&socket)?;
+        prepare_listener(&socket, listener)?;
+        Ok::<_, io::Error>(socket)
+    };
+    let for_streams = || {
+        let socket = stream(ip)?;
+        // A connection of an earlier process that still lingers does not hold the port.
+        socket.set_reuse_address(true)?;
+        on_interface(&socket)?;
+        prepare_stream_listener(&socket, listener)?;
+        Ok::<_, io::Error>(socket)
+    };
+    Ok(Ear {
+        datagram: listener.service.takes_datagrams().then(for_datagrams).transpose()?,
+        stream: listener.service.takes_streams().then(for_streams).transpose()?,
+        passed: false,
+    })
 }
 
-/// Opens and binds one shard's socket for connections, otherwise as [`listen`]; the kernel refuses
-/// connections still.
-fn bind_stream(listener: &Listener) -> io::Result<Socket> {
-    let socket = stream(listener.address.ip())?;
-    // A connection of an earlier process that still lingers does not hold the port.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    if let Some(interface) = &listener.interface {
-        socket.bind_device(Some(interface.as_bytes()))?;
+/// Binds what [`create`] has made, with `SO_REUSEPORT`. `alone` fails where any other socket has the
+/// address; without it datagrams may come at once that those others got before. Connections come
+/// only after [`hear`].
+///
+/// # Errors
+/// What the kernel says: address in use, no such address, no permission for the port.
+pub fn bind(ear: &Ear, listener: &Listener, alone: bool) -> io::Result<()> {
+    if ear.passed {
+        return Ok(());
     }
-    prepare_stream_listener(&socket, listener)?;
-    socket.bind(&SockAddr::from(listener.address))?;
-    Ok(socket)
+    let address = SockAddr::from(listener.address);
+    for socket in [&ear.stream, &ear.datagram].into_iter().flatten() {
+        socket.set_reuse_port(!alone)?;
+        socket.bind(&address)?;
+        // Whoever binds after this one shares the port with it only if it is set on both.
+        socket.set_reuse_port(true)?;
+    }
+    Ok(())
 }
 
-/// Begins to take connections by what [`open`] has bound: from here on they would be lost with the
-/// socket. To be called in the order of the shards.
+/// Begins to take connections by what [`bind`] has bound: from here on they would be lost with the
+/// socket. The sockets of all shards, given in the order of the shards, form the group that `steer`
+/// chooses in.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn hear(ear: &Ear, listener: &Listener, steer: Steer, seat: Seat) -> io::Result<()> {
-    match &ear.stream {
-        Some(socket) if !ear.passed => {
-            socket.listen(i32::try_from(listener.streams.backlog).unwrap_or(i32::MAX))?;
-            steer_group(socket, listener, steer, seat)
-        }
+    if ear.passed {
         // Whoever passed it listens already.
-        Some(_) | None => Ok(()),
+        return Ok(());
     }
+    if let Some(socket) = &ear.stream {
+        socket.listen(backlog(listener))?;
+        steer_group(socket, listener, steer, seat)?;
+    }
+    match &ear.datagram {
+        Some(socket) => steer_group(socket, listener, steer, seat),
+        None => Ok(()),
+    }
+}
+
+fn backlog(listener: &Listener) -> i32 {
+    i32::try_from(listener.streams.backlog).unwrap_or(i32::MAX)
+}
+
+/// Sets the options of a listener that has changed on its socket for datagrams.
+///
+/// # Errors
+/// What the kernel says.
+pub fn revise(socket: &Socket, listener: &Listener) -> io::Result<()> {
+    let ip = listener.address.ip();
+    let SocketOptions { receive_buffer, send_buffer } = listener.sockets;
+    if receive_buffer == 0 || send_buffer == 0 {
+        // What a socket begins with; the kernel gives twice what it is asked for.
+        let fresh = datagram(ip)?;
+        socket.set_recv_buffer_size(fresh.recv_buffer_size()? / 2)?;
+        socket.set_send_buffer_size(fresh.send_buffer_size()? / 2)?;
+    }
+    set_buffers(socket, listener.sockets);
+    write_dscp(socket, ip, listener.dscp)
+}
+
+/// Sets the options of a listener that has changed on its socket for connections; `passed` says
+/// that its backlog is another's affair.
+///
+/// # Errors
+/// What the kernel says.
+pub fn revise_stream(socket: &Socket, listener: &Listener, passed: bool) -> io::Result<()> {
+    write_dscp(socket, listener.address.ip(), listener.dscp)?;
+    let fast_open = i32::try_from(listener.streams.fast_open).unwrap_or(i32::MAX);
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, fast_open)?;
+    if passed { Ok(()) } else { socket.listen(backlog(listener)) }
 }
 
 /// Sets what a listener's socket for connections needs, also one that was opened by somebody else.
@@ -123,24 +203,6 @@ fn prepare_passing(socket: &Socket) -> io::Result<()> {
     // Who has vanished without a word is found out, also where nothing limits how long a
     // connection may be idle; after the kernel's own time.
     socket.set_keepalive(true)
-}
-
-/// Opens one shard's socket of a listener for datagrams, bound with `SO_REUSEPORT`, non-blocking, and with
-/// packet information on when the address is a wildcard. The sockets of all shards, opened in
-/// the order of the shards, form the group that `steer` chooses in.
-///
-/// # Errors
-/// What the kernel says: address in use, no permission for the port, no such interface.
-pub fn listen(listener: &Listener, steer: Steer, seat: Seat) -> io::Result<Socket> {
-    let socket = datagram(listener.address.ip())?;
-    socket.set_reuse_port(true)?;
-    if let Some(interface) = &listener.interface {
-        socket.bind_device(Some(interface.as_bytes()))?;
-    }
-    prepare_listener(&socket, listener)?;
-    socket.bind(&SockAddr::from(listener.address))?;
-    steer_group(&socket, listener, steer, seat)?;
-    Ok(socket)
 }
 
 /// Makes a group of sockets choose by `steer`.
@@ -238,7 +300,41 @@ pub fn withdraw(socket: &Socket) -> io::Result<()> {
             std::net::Ipv6Addr::LOCALHOST.into()
         });
     }
-    socket.connect(&SockAddr::from(own))
+    socket.connect(&SockAddr::from(own))?;
+    // Some kernels leave it in the group, where a program that chooses (`--steer client`) can still
+    // choose it. To bind it to no interface, which it is not bound to, takes it out.
+    if socket.device().is_ok_and(|device| device.is_none()) {
+        let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, 0);
+    }
+    Ok(())
+}
+
+/// Has a listening socket take no new connections, and lose none: those that are being made, or wait
+/// to be accepted, still come, to be given to [`accept_last`]. The client of a new one repeats its
+/// SYN, which the kernel then gives to whoever listens there without this socket, or refuses.
+///
+/// # Errors
+/// What the kernel says; the socket then takes connections as before.
+pub fn withdraw_stream(socket: &Socket) -> io::Result<()> {
+    // A SYN with a lower TTL is dropped (ip(7)), and nearly all hosts begin with 64 or 128. The rest of
+    // a handshake is not looked at. A filter of the socket (BPF) would do the same, but some kernels
+    // want a capability for it.
+    set_ttl_min(socket, u8::MAX)
+}
+
+/// Sets what a connection needs that was accepted after [`withdraw_stream`].
+///
+/// # Errors
+/// What the kernel says.
+pub fn accept_last(connection: &Socket) -> io::Result<()> {
+    set_ttl_min(connection, 0)
+}
+
+fn set_ttl_min(socket: &Socket, ttl: u8) -> io::Result<()> {
+    let ipv4 = socket.local_addr()?.is_ipv4();
+    let (level, name) =
+        if ipv4 { (libc::IPPROTO_IP, libc::IP_MINTTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT) };
+    sys::set_option(socket.as_fd(), level, name, ttl.into())
 }
 
 fn datagram(ip: IpAddr) -> io::Result<Socket> {
@@ -378,9 +474,10 @@ fn set_buffers(socket: &Socket, options: SocketOptions) {
 }
 
 fn set_dscp(socket: &Socket, ip: IpAddr, dscp: u8) -> io::Result<()> {
-    if dscp == 0 {
-        return Ok(());
-    }
+    if dscp == 0 { Ok(()) } else { write_dscp(socket, ip, dscp) }
+}
+
+fn write_dscp(socket: &Socket, ip: IpAddr, dscp: u8) -> io::Result<()> {
     let (level, name) = match ip {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
@@ -420,6 +517,7 @@ mod tests {
     use super::*;
     use crate::addr::ListenerSlot;
     use crate::config::snapshot::{ProxyHeader, Service, StreamOptions};
+    use std::io::{Read, Write};
     use std::net::UdpSocket;
     use std::time::Duration;
 
@@ -428,6 +526,7 @@ mod tests {
             slot: ListenerSlot(0),
             address: address.parse().expect("an address"),
             interface: None,
+            reuse_port: false,
             sockets: SocketOptions { receive_buffer: 1 << 20, send_buffer: 0 },
             dscp: 46,
             service: Service::Dns,
@@ -436,16 +535,29 @@ mod tests {
         }
     }
 
-    fn group(address: &str, steer: Steer, shards: usize) -> Vec<UdpSocket> {
-        let mut listener = listener(address);
-        (0..shards)
+    /// Bound and listening, for one shard after the other, at a port that nobody has.
+    fn open(listener: &mut Listener, steer: Steer, shards: usize) -> Vec<Ear> {
+        if listener.address.port() == 0 {
+            let free = std::net::TcpListener::bind(listener.address).expect("a port");
+            listener.address = free.local_addr().expect("an address");
+        }
+        let ears: Vec<Ear> = (0..shards)
             .map(|shard| {
-                let socket = listen(&listener, steer, Seat { shard, shards, cpu: None }).expect("a socket");
-                listener.address =
-                    socket.local_addr().expect("an address").as_socket().expect("an IP address");
-                socket.into()
+                let ear = create(listener).expect("sockets");
+                bind(&ear, listener, shard == 0).expect("a port");
+                ear
             })
-            .collect()
+            .collect();
+        for (shard, ear) in ears.iter().enumerate() {
+            hear(ear, listener, steer, Seat { shard, shards, cpu: None }).expect("listening");
+        }
+        ears
+    }
+
+    fn group(address: &str, steer: Steer, shards: usize) -> Vec<UdpSocket> {
+        let mut listener = Listener { service: Service::DnsUdp, ..listener(address) };
+        let ears = open(&mut listener, steer, shards).into_iter();
+        ears.map(|ear| ear.datagram.expect("a socket").into()).collect()
     }
 
     fn heard(socket: &UdpSocket) -> usize {
@@ -498,28 +610,124 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_socket_hears_no_more_but_can_answer() {
-        let group = group("127.0.0.1:0", Steer::Flow, 2);
-        let [gone, left] = &group[..] else { panic!("two sockets") };
-        withdraw(&Socket::from(gone.try_clone().expect("a copy"))).expect("withdrawn");
-        ask_from("127.0.0.1", &group, 64);
-        assert_eq!((heard(gone), heard(left)), (0, 64));
-        let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-        client.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
-        gone.send_to(b"answer", client.local_addr().expect("an address")).expect("sent");
-        let (_, from) = client.recv_from(&mut [0; 16]).expect("an answer");
-        assert_eq!(from, gone.local_addr().expect("an address"));
+    fn withdrawn_sockets_hear_no_more_but_can_answer() {
+        for (address, source) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("0.0.0.0:0", "127.0.0.1"),
+            ("[::1]:0", "[::1]"),
+            ("[::]:0", "[::1]"),
+        ] {
+            for steer in [Steer::Flow, Steer::Client] {
+                let group = group(address, steer, 3);
+                let [gone, left @ ..] = &group[..] else { panic!("three sockets") };
+                withdraw(&Socket::from(gone.try_clone().expect("a copy"))).expect("withdrawn");
+                let to = format!("{source}:{}", group[0].local_addr().expect("an address").port());
+                for _ in 0..64 {
+                    let client = UdpSocket::bind(format!("{source}:0")).expect("a client");
+                    client.send_to(b"x", &to).expect("sent");
+                }
+                let counts = (heard(gone), left.iter().map(heard).sum());
+                assert_eq!(counts, (0, 64), "{address} {steer:?}");
+                let client = UdpSocket::bind(format!("{source}:0")).expect("a client");
+                client.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+                gone.send_to(b"answer", client.local_addr().expect("an address")).expect("sent");
+                let (_, from) = client.recv_from(&mut [0; 16]).expect("an answer");
+                assert_eq!(from.to_string(), to);
+            }
+        }
+    }
+
+    #[test]
+    fn a_withdrawn_socket_for_connections_loses_none_and_new_ones_go_to_others() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            withdraw_beside(listener(address));
+        }
+    }
+
+    fn withdraw_beside(mut listener: Listener) {
+        let mut ears = open(&mut listener, Steer::Flow, 1);
+        let old = ears.remove(0).stream.expect("a socket");
+        let waiting = std::net::TcpStream::connect(listener.address).expect("a connection");
+        withdraw_stream(&old).expect("withdrawn");
+        let fresh = create(&listener).expect("sockets");
+        bind(&fresh, &listener, false).expect("beside the other");
+        hear(&fresh, &listener, Steer::Flow, Seat { shard: 0, shards: 1, cpu: None }).expect("listening");
+        // Whichever of the two the kernel chooses for its first SYN.
+        let to = listener.address;
+        let clients: Vec<_> = (0..8)
+            .map(|_| std::thread::spawn(move || std::net::TcpStream::connect(to).expect("a connection")))
+            .collect();
+        let (accepted, peer) = accept(&old).expect("it waited");
+        accept_last(&accepted).expect("set");
+        assert_eq!(SocketAddr::from(peer), waiting.local_addr().expect("an address"));
+        (&waiting).write_all(b"x").expect("sent");
+        accepted.set_nonblocking(false).expect("set");
+        (&accepted).read_exact(&mut [0]).expect("it goes on");
+        assert_eq!(accept(&old).expect_err("no other").kind(), io::ErrorKind::WouldBlock);
+        drop(old);
+        let connected: Vec<_> = clients.into_iter().map(|c| c.join().expect("a client")).collect();
+        let fresh = fresh.stream.expect("a socket");
+        assert_eq!(std::iter::from_fn(|| accept(&fresh).ok()).count(), connected.len());
+    }
+
+    #[test]
+    fn an_address_is_had_alone_unless_it_is_to_be_shared() {
+        let mut first = listener("127.0.0.1:0");
+        let _ears = open(&mut first, Steer::Flow, 2);
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), first.address.port());
+        for service in [Service::DnsUdp, Service::Dns] {
+            for address in [first.address, any] {
+                let second = Listener { address, service: service.clone(), ..first.clone() };
+                let ear = create(&second).expect("sockets");
+                let refused = bind(&ear, &second, true).expect_err("somebody has it");
+                assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{address}");
+                let ear = create(&second).expect("sockets");
+                bind(&ear, &second, false).expect("both share it");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_may_hold_something_is_exposed() {
+        let mut listener = listener("127.0.0.1:0");
+        let ear = create(&listener).expect("sockets").exposed();
+        assert!(ear.datagram.is_none() && ear.stream.is_none(), "nothing is bound");
+        let ear = create(&listener).expect("sockets");
+        bind(&ear, &listener, true).expect("a port");
+        let ear = ear.exposed();
+        assert!(ear.datagram.is_some() && ear.stream.is_none(), "it does not listen yet");
+        let ear = open(&mut listener, Steer::Flow, 1).remove(0).exposed();
+        assert!(ear.datagram.is_some() && ear.stream.is_some());
+    }
+
+    #[test]
+    fn a_changed_listener_has_its_options_on_the_same_sockets() {
+        let mut before = listener("127.0.0.1:0");
+        before.sockets = SocketOptions { receive_buffer: 65_536, send_buffer: 65_536 };
+        let ear = open(&mut before, Steer::Flow, 1).remove(0);
+        let (datagram, stream) = (ear.datagram.expect("a socket"), ear.stream.expect("a socket"));
+        let fresh = datagram_size();
+        assert_ne!(datagram.recv_buffer_size().expect("a size"), fresh);
+        let streams = StreamOptions { fast_open: 7, backlog: 5, ..before.streams };
+        let after = Listener { dscp: 0, sockets: SocketOptions::default(), streams, ..before };
+        revise(&datagram, &after).expect("set");
+        revise_stream(&stream, &after, false).expect("set");
+        assert_eq!(datagram.recv_buffer_size().expect("a size"), fresh);
+        for socket in [&datagram, &stream] {
+            assert_eq!(socket.tos_v4().expect("a class"), 0);
+        }
+    }
+
+    fn datagram_size() -> usize {
+        super::datagram(IpAddr::V4(Ipv4Addr::LOCALHOST)).and_then(|s| s.recv_buffer_size()).expect("a size")
     }
 
     #[test]
     fn the_key_of_fast_open_is_the_sockets_own() {
         let key = *b"0123456789abcdef";
         let streams = StreamOptions { fast_open: 16, fast_open_key: Some(key), ..StreamOptions::default() };
-        let listener = Listener { streams, dscp: 0, ..listener("127.0.0.1:0") };
-        let seat = Seat { shard: 0, shards: 1, cpu: None };
-        let ear = open(&listener, Steer::Flow, seat).expect("sockets");
-        hear(&ear, &listener, Steer::Flow, seat).expect("listening");
-        let socket = ear.stream.expect("a socket");
+        let mut listener = Listener { streams, dscp: 0, ..listener("127.0.0.1:0") };
+        let socket = open(&mut listener, Steer::Flow, 1).remove(0).stream.expect("a socket");
         let mut found = [0; 16];
         sys::octets_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
         assert_eq!(found, key);
@@ -529,7 +737,8 @@ mod tests {
     fn connections_are_refused_until_all_is_bound() {
         let mut listener = listener("127.0.0.1:0");
         let seat = Seat { shard: 0, shards: 1, cpu: None };
-        let ear = open(&listener, Steer::Flow, seat).expect("sockets");
+        let ear = create(&listener).expect("sockets");
+        bind(&ear, &listener, true).expect("a port");
         let socket = ear.stream.as_ref().expect("a socket");
         listener.address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
         let refused = std::net::TcpStream::connect(listener.address).expect_err("nobody listens");

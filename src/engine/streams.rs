@@ -9,6 +9,8 @@
 //! One read per connection and turn: nobody who sends much keeps others waiting. One buffer for
 //! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
 
+mod closing;
+
 use std::io;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
@@ -33,6 +35,7 @@ use crate::shard::lines::LineWish;
 use crate::shard::streamed::Chore;
 use crate::shard::streams::{LineEnd, StreamEnd, StreamWish};
 use crate::shard::verdict::{DropReason, Verdict};
+use crate::time::Tick;
 use crate::tls::Session;
 
 /// Octets read from a connection at a time.
@@ -48,6 +51,8 @@ struct Gate {
     listener: Arc<Listener>,
     socket: Socket,
     passed: bool,
+    /// It takes no new connections; after this it is closed.
+    closes_at: Option<Tick>,
 }
 
 impl Gate {
@@ -64,6 +69,8 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Connections {
     gates: Vec<Option<Gate>>,
+    /// When the next of them is to be closed.
+    closes_at: Option<Tick>,
     streams: Vec<Option<Carrier>>,
     /// By backend, then by line.
     lines: Vec<Vec<Option<Carrier>>>,
@@ -112,6 +119,7 @@ impl Connections {
     pub(super) fn new() -> Self {
         Self {
             gates: Vec::new(),
+            closes_at: None,
             streams: Vec::new(),
             lines: Vec::new(),
             relays: Relays::default(),
@@ -132,31 +140,13 @@ impl Connections {
         passed: bool,
     ) -> io::Result<()> {
         let at = listener.slot.index();
-        let gate = Gate { listener, socket, passed };
+        let gate = Gate { listener, socket, passed, closes_at: None };
         epoll.add(&gate.socket, gate.event())?;
         if self.gates.len() <= at {
             self.gates.resize_with(at + 1, || None);
         }
         self.gates[at] = Some(gate);
         Ok(())
-    }
-
-    /// Takes what waits at a listener, then closes it. Connections that another process passed
-    /// the socket for stay for whoever is started next.
-    pub(super) fn close_gate(
-        &mut self,
-        epoll: &Epoll,
-        slot: ListenerSlot,
-        shard: &mut Shard,
-        locals: &mut Locals,
-    ) {
-        let passed = self.gates.get(slot.index()).and_then(Option::as_ref).is_some_and(|g| g.passed);
-        if !passed {
-            self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
-        }
-        if let Some(gate) = self.gates.get_mut(slot.index()) {
-            *gate = None;
-        }
     }
 
     /// Listeners that take connections.
@@ -203,6 +193,10 @@ impl Connections {
                 }
             };
             self.want.end();
+            let closing = gate.closes_at.is_some();
+            if closing && let Err(e) = socket::accept_last(&socket) {
+                debug!(listener = %gate.listener.address, "a connection may hear nothing: {e}");
+            }
             if gate.listener.service.forward().is_some() {
                 if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER) {
                     self.relays.open(epoll, passage, socket, shard);
@@ -236,6 +230,9 @@ impl Connections {
                 }
             };
             self.streams[stream.index()] = Some(carrier);
+            if closing {
+                shard.finish_stream(stream);
+            }
         }
     }
 

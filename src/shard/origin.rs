@@ -106,10 +106,7 @@ impl Shard {
 
     /// The listener with this slot.
     pub(super) fn listener(&self, slot: ListenerSlot) -> Option<&Listener> {
-        // Most configurations have each listener at its slot's place.
-        let listeners = &self.snapshot.listeners;
-        let near = listeners.get(slot.index()).filter(|l| l.slot == slot);
-        near.or_else(|| listeners.iter().find(|l| l.slot == slot)).map(|l| &**l)
+        self.snapshot.listener(slot).map(|l| &**l)
     }
 
     /// The address and port that a client, or the proxy in front of us, asked.

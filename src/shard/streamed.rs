@@ -248,10 +248,15 @@ impl Shard {
         self.streams.of(listener)
     }
 
-    /// Connections of one listener, or of all, take no more queries; they end when all that they
-    /// asked is answered.
+    /// Connections of one listener, or of all, take no more queries, apart from one that they were
+    /// made for or have begun to send; they end when all that they asked is answered.
     pub fn finish_streams(&mut self, listener: Option<ListenerSlot>) {
         self.streams.finish_listener(listener, self.now);
+    }
+
+    /// The same for one connection, whose listener is closed.
+    pub fn finish_stream(&mut self, stream: StreamSlot) {
+        self.streams.finish_closing(stream, self.now);
     }
 
     /// Open connections of clients.

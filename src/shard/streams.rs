@@ -34,6 +34,9 @@ const OUTPUT_FULL: usize = 64 * 1024;
 /// Octets of all outputs of a shard; beyond it, connections that do not take theirs are closed.
 const OUTPUT_TOTAL_MAX: usize = 256 << 20;
 
+/// A client whose connection is made has sent its query by then, also behind a TLS handshake.
+const LAST_QUERY: TickDelta = TickDelta::from_ms(1_000);
+
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -91,6 +94,8 @@ struct Stream {
     output: Outbound,
     /// Lines that wait for this connection to take what it has.
     feeders: Vec<Route>,
+    /// Its listener is closed: it may bring the query that it was made for by then, and no other.
+    last_query_by: Option<Tick>,
 }
 
 /// All connections of a shard.
@@ -197,6 +202,7 @@ impl Streams {
             frames: Frames::new(),
             output: Outbound::new(),
             feeders: Vec::new(),
+            last_query_by: None,
         });
         self.open += 1;
         Ok(slot)
@@ -263,6 +269,8 @@ impl Streams {
         stream.begun = None;
         if limits.queries > 0 && stream.queries >= limits.queries {
             stream.state = State::Finishing(StreamEnd::Queries);
+        } else if stream.last_query_by.is_some() && stream.state == State::Open {
+            stream.state = State::Finishing(StreamEnd::Closing);
         }
         Some(stream.client)
     }
@@ -412,8 +420,19 @@ impl Streams {
         for at in 0..self.table.len() {
             let slot = StreamSlot(at as u32);
             if self.stream(slot).is_some_and(|s| listener.is_none_or(|l| s.client.listener == l)) {
-                self.finish(slot, StreamEnd::Closing, now);
+                self.finish_closing(slot, now);
             }
+        }
+    }
+
+    /// The same for one connection. One whose query is on its way, as far as can be known, may bring
+    /// it: it has brought none yet, or a part of one.
+    pub(super) fn finish_closing(&mut self, slot: StreamSlot, now: Tick) {
+        let Some(stream) = self.stream_mut(slot) else { return };
+        if stream.state == State::Open && (stream.queries == 0 || stream.frames.is_partial()) {
+            stream.last_query_by.get_or_insert(now + LAST_QUERY);
+        } else {
+            self.finish(slot, StreamEnd::Closing, now);
         }
     }
 

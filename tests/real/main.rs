@@ -33,6 +33,7 @@ mod hostile;
 mod log_targets;
 mod mistakes;
 mod namespaces;
+mod overlap;
 mod proxy;
 mod recipes;
 mod reload;

@@ -56,7 +56,7 @@ fn the_drain_has_an_end() {
 fn a_second_instance_on_the_same_port_takes_over() {
     let a = Backend::start(1, Manner::After(Duration::from_millis(20)));
     let at = local();
-    let lua = listen(at) + &backend(a.address, "");
+    let lua = format!("addLocal(\"{at}\", {{reusePort=true}})\n") + &backend(a.address, "");
     let mut old = Lob::start(&lua);
     let load =
         Load::start(Plan { target: at, rate: 2_000, count: u64::MAX, patience: Duration::from_secs(4) });

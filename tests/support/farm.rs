@@ -148,6 +148,7 @@ pub(crate) fn listener(address: &str) -> Listener {
         slot: ListenerSlot(0),
         address: address.parse().expect("an address"),
         interface: None,
+        reuse_port: false,
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,

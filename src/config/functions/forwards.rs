@@ -29,6 +29,12 @@ pub static FORWARD_ARGUMENTS: &[Entry] = &[
     ),
     entry("log", "false", "A line in the log at the end of each connection or flow."),
     entry("interface", "name", "Listen on this network interface alone."),
+    entry(
+        "reusePort",
+        "false",
+        "Whether another process of the same user may have the address, too; otherwise a start, or a reload, is \
+         refused where one has. The shards of one process share it anyhow.",
+    ),
     entry("source", "\"ADDRESS\"", "Connect, or send, to the targets from this address."),
     entry(
         "transparent",

@@ -295,7 +295,12 @@ pub static LOCAL_OPTIONS: &[Entry] = &[
         "Connections at a time; 0 is no limit but `setMaxTCPConnections`.",
     ),
     entry("enableProxyProtocol", "true", "Whether those in `setProxyProtocolACL` begin with a PROXY header."),
-    entry("reusePort", "false", "Accepted: every shard has a socket of its own anyhow."),
+    entry(
+        "reusePort",
+        "false",
+        "Whether another process of the same user may have the address, too; otherwise a start, or a reload, is \
+         refused where one has. The shards of one process share it anyhow.",
+    ),
     entry(
         "cpus",
         "{number, ...}",

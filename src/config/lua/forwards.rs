@@ -74,6 +74,7 @@ fn forward(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftForward
         tcp,
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         interface: None,
+        reuse_port: false,
         to: Vec::new(),
         policy: Policy::new(Kind::FirstAvailable),
         acl: None,
@@ -148,6 +149,7 @@ fn apply(
             made.acl = Some(networks(call, list.iter().map(String::as_str)));
         }
         "log" => made.log = switch(name, v)?,
+        "reusePort" => made.reuse_port = switch(name, v)?,
         "interface" => made.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "source" => {
             made.source = Some(parsed(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?);

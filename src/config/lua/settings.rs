@@ -109,6 +109,7 @@ fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, F
         origin: call.origin.clone(),
         address,
         interface: None,
+        reuse_port: false,
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),
@@ -131,6 +132,9 @@ fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, F
 fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> Result<(), Fault> {
     if !tcp {
         listener.service = Service::DnsUdp;
+    }
+    if let Some(shared) = arguments.get(2).filter(|v| !v.is_nil()) {
+        listener.reuse_port = switch("reusePort", shared)?;
     }
     if let Some(size) = arguments.get(3).filter(|v| !v.is_nil()) {
         listener.streams.fast_open = whole("tcpFastOpenQueueSize", size, 0, BACKLOG_MAX)?;
@@ -158,9 +162,7 @@ pub(super) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) 
         "enableProxyProtocol" => {
             listener.proxy = if switch(name, v)? { ProxyHeader::Inside } else { ProxyHeader::Ignored };
         }
-        "reusePort" => {
-            switch(name, v)?;
-        }
+        "reusePort" => listener.reuse_port = switch(name, v)?,
         // Which CPU serves what is the shards' business.
         "cpus" => {}
         missing if LOCAL_MISSING.contains(&missing) => {

@@ -190,6 +190,7 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
         origin: call.origin.clone(),
         address,
         interface: None,
+        reuse_port: false,
         dscp: 0,
         service: Service::Dns,
         streams: StreamOptions::default(),

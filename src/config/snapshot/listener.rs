@@ -18,6 +18,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Bind to this network interface (`interface`).
     pub interface: Option<String>,
+    /// Another process of the same user may have the address, too (`reusePort`).
+    pub reuse_port: bool,
     /// Socket options.
     pub sockets: SocketOptions,
     /// DSCP of answers, 0 to 63.
@@ -31,18 +33,40 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Whether `self` and `other` can share their sockets: what differs besides is read from the
-    /// snapshot, for each query or connection.
+    /// Whether `self` and `other` can share their sockets: what differs besides is set on them
+    /// where [`Listener::same_options`] says no, or read from the snapshot, for each query or
+    /// connection.
     #[must_use]
     pub fn same_sockets(&self, other: &Self) -> bool {
         self.address == other.address
             && self.interface == other.interface
-            && self.sockets == other.sockets
-            && self.dscp == other.dscp
             && std::mem::discriminant(&self.service) == std::mem::discriminant(&other.service)
+            // The kernel's own key cannot be given back to a socket.
+            && self.streams.fast_open_key == other.streams.fast_open_key
+    }
+
+    /// Whether sockets that they share need no other options.
+    #[must_use]
+    pub fn same_options(&self, other: &Self) -> bool {
+        self.sockets == other.sockets
+            && self.dscp == other.dscp
             && self.streams.backlog == other.streams.backlog
             && self.streams.fast_open == other.streams.fast_open
-            && self.streams.fast_open_key == other.streams.fast_open_key
+    }
+
+    /// Whether the kernel could give a packet for one to the sockets of the other: they take the
+    /// same kind, on one port, and on addresses and interfaces that are the same or include one
+    /// another.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (self.address, other.address);
+        let kinds = |l: &Self| (l.service.takes_datagrams(), l.service.takes_streams());
+        let (ours, theirs) = (kinds(self), kinds(other));
+        (ours.0 && theirs.0 || ours.1 && theirs.1)
+            && a.port() == b.port()
+            && a.is_ipv4() == b.is_ipv4()
+            && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+            && (self.interface == other.interface || self.interface.is_none() || other.interface.is_none())
     }
 }
 

@@ -296,6 +296,8 @@ fn a_change_of_limits_keeps_the_listeners_sockets() {
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].starts_with("listener 127.0.0.1:53 ") && lines[0].ends_with(" maxInFlight: 5 -> 6"));
     assert_eq!(lines[1], "setting setTCPRecvTimeout: 5s -> 6s");
-    let (_, slot) = reload("addLocal('127.0.0.1', {maxInFlight=5, tcpListenQueueSize=9})");
-    assert_ne!(slot, old.snapshot.listeners[0].slot, "another queue takes another socket");
+    let (_, slot) = reload("addLocal('127.0.0.1', {tcpListenQueueSize=9, dscp=3, tcpFastOpenQueueSize=7})");
+    assert_eq!(slot, old.snapshot.listeners[0].slot, "options are set on the same sockets");
+    let (_, slot) = reload("addLocal('127.0.0.1', {doTCP=false})");
+    assert_ne!(slot, old.snapshot.listeners[0].slot, "another service takes other sockets");
 }

@@ -38,15 +38,19 @@ struct Noting {
     refused: Option<u16>,
 }
 
-impl Edge for Noting {
-    fn open(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
-        if self.refused == Some(listener.slot.0) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        self.calls.push(format!("open {}", listener.slot.0));
+impl Open for Noting {
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
+        self.calls.push(format!("create {}", listener.slot.0));
         let socket = || Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
         let ear = || Ok::<_, io::Error>(Ear { datagram: Some(socket()?), stream: None, passed: false });
         Ok(vec![(0, ear()?), (1, ear()?)])
+    }
+
+    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()> {
+        assert_eq!(sockets.len(), 2);
+        let way = if alone { "alone" } else { "beside" };
+        self.calls.push(format!("bind {} {way}", listener.slot.0));
+        if self.refused == Some(listener.slot.0) { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) }
     }
 
     fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
@@ -54,7 +58,9 @@ impl Edge for Noting {
         self.calls.push(format!("hear {}", listener.slot.0));
         Ok(())
     }
+}
 
+impl Edge for Noting {
     fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {
         self.calls.push(match message {
             Message::Snapshot => format!("{shard}: snapshot"),
@@ -101,19 +107,24 @@ impl World {
             gatherer: Gatherer::default(),
             tickets: 0,
         };
-        let change = Reload::begin(None, first, Vec::new(), ShardRng::from_seed(2), Tick(0));
+        let change = Reload::begin(None, first, &[], &mut world.edge, ShardRng::from_seed(2), Tick(0));
+        let change = change.expect("sockets");
         world.finish(change, true).expect("a start");
         world.edge.calls.clear();
         world
     }
 
-    fn begin(&self, next: Snapshot) -> Reload {
+    fn begin(&mut self, next: Snapshot) -> Reload {
+        self.try_begin(next, &[]).expect("sockets")
+    }
+
+    fn try_begin(&mut self, next: Snapshot, ending: &[Arc<Listener>]) -> Result<Reload, Vec<String>> {
         let rng = ShardRng::from_seed(3);
-        Reload::begin(Some(&self.feed.current()), plan(next), Vec::new(), rng, Tick(0))
+        Reload::begin(Some(&self.feed.current()), plan(next), ending, &mut self.edge, rng, Tick(0))
     }
 
     /// Lets every first check end as `healthy`, and commits.
-    fn finish(&mut self, mut change: Reload, healthy: bool) -> Result<Done, Vec<String>> {
+    fn finish(&mut self, mut change: Reload, healthy: bool) -> Result<Done, Refused> {
         for due in change.probes(Tick(0), &mut self.tickets) {
             let outcome = if healthy { Ok(()) } else { Err((Failure::Timeout, "silent")) };
             change.settle(due, outcome, Tick(0));
@@ -135,14 +146,17 @@ fn a_start_checks_everything_then_publishes_then_listens() {
     let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
     let mut farm = Farm::new(board, ShardRng::from_seed(1));
     let mut edge = Noting::default();
-    let mut change = Reload::begin(None, first, Vec::new(), ShardRng::from_seed(2), Tick(0));
+    let change = Reload::begin(None, first, &[], &mut edge, ShardRng::from_seed(2), Tick(0));
+    let mut change = change.expect("sockets");
     assert!(!change.is_ready(), "no answer from the backend yet");
     let due = change.probes(Tick(0), &mut 0);
     assert_eq!(due.len(), 1);
     change.settle(due[0], Ok(()), Tick(0));
     assert!(change.is_ready());
     change.commit(&mut edge, &feed, &mut farm, &mut Gatherer::default(), Tick(0)).expect("a start");
-    assert_eq!(edge.calls, ["open 0", "hear 0", "0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"]);
+    let opened = ["create 0", "bind 0 alone", "hear 0"];
+    let told = ["0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"];
+    assert_eq!(edge.calls, [&opened[..], &told].concat());
     assert_eq!(feed.board().backend(BackendSlot(0)).state(), State::Up);
 }
 
@@ -173,27 +187,110 @@ fn only_the_new_is_checked_and_its_state_stands_before_it_is_published() {
 fn a_listener_that_cannot_open_leaves_everything_as_it_is() {
     let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
     world.edge.refused = Some(2);
-    let change = world.begin(fixture::snapshot(2, &[1, 2], &[1]));
-    let errors = world.finish(change, true).expect_err("port in use");
+    let errors = world.try_begin(fixture::snapshot(2, &[1, 2], &[1]), &[]).err().expect("port in use");
     assert_eq!(errors.len(), 1);
     assert!(errors[0].starts_with("cannot listen on 127.0.0.1:5302: "), "{errors:?}");
-    assert_eq!(world.edge.calls, ["open 1"], "no shard was told anything");
+    assert!(errors[0].ends_with("by reusePort=true"), "{errors:?}");
+    assert_eq!(world.edge.calls, ["create 1", "create 2", "bind 1 alone", "bind 2 alone"]);
     assert_eq!(
         (world.feed.current().generation, world.state(0), world.state(1)),
         (1, State::Up, State::Down)
     );
 }
 
+/// The listeners with these slots and addresses.
+fn listening(generation: u64, listeners: &[(u16, &str)]) -> Snapshot {
+    let made = listeners.iter().map(|(slot, address)| {
+        Arc::new(Listener { address: address.parse().expect("an address"), ..fixture::listener(*slot) })
+    });
+    Snapshot { listeners: made.collect(), ..fixture::snapshot(generation, &[], &[0]) }
+}
+
 #[test]
-fn who_shares_an_address_that_stands_opens_last_and_connections_are_taken_when_all_is_open() {
-    let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
-    let mut next = fixture::snapshot(2, &[1, 2], &[0]);
-    // The first one is where the old one stands, with other sockets.
-    let moved = Listener { address: fixture::listener(0).address, ..fixture::listener(1) };
-    next.listeners[0] = Arc::new(moved);
-    let change = world.begin(next);
+fn who_shares_an_address_is_bound_last_and_connections_are_taken_when_all_is_bound() {
+    // The wildcard of what stands, a specific address of it, another port, two of one port.
+    let mut world = World::started(listening(1, &[(0, "127.0.0.1:53"), (1, "0.0.0.0:54")]));
+    let mut next = listening(
+        2,
+        &[
+            (2, "0.0.0.0:53"),
+            (3, "127.0.0.1:54"),
+            (4, "[::]:53"),
+            (5, "127.0.0.1:55"),
+            (6, "0.0.0.0:55"),
+            (7, "127.0.0.1:56"),
+            (8, "127.0.0.1:57"),
+        ],
+    );
+    let asked = Listener { reuse_port: true, ..Listener::clone(&next.listeners[5]) };
+    next.listeners[5] = Arc::new(asked);
+    let ending = fixture::listener(57);
+    let ending = Listener { address: next.listeners[6].address, ..ending };
+    let mut change = world.try_begin(next, &[Arc::new(ending)]).expect("sockets");
+    let created: Vec<String> = (2..9).map(|n| format!("create {n}")).collect();
+    let alone = ["bind 4 alone", "bind 5 alone"];
+    assert_eq!(world.edge.calls[..7], created);
+    assert_eq!(world.edge.calls[7..], alone);
+    world.edge.calls.clear();
+    assert!(change.probes(Tick(0), &mut 0).is_empty());
     world.finish(change, true).expect("a reload");
-    assert_eq!(world.edge.calls[..4], ["open 2", "open 1", "hear 2", "hear 1"]);
+    let beside = ["bind 2 beside", "bind 3 beside", "bind 6 beside", "bind 7 beside", "bind 8 beside"];
+    assert_eq!(world.edge.calls[..5], beside);
+    let heard = ["hear 4", "hear 5", "hear 2", "hear 3", "hear 6", "hear 7", "hear 8"];
+    assert_eq!(world.edge.calls[5..12], heard);
+}
+
+#[test]
+fn what_was_bound_beside_others_is_ended_by_the_shards_when_the_change_is_refused() {
+    let mut world = World::started(listening(1, &[(0, "0.0.0.0:53")]));
+    let next =
+        || listening(2, &[(0, "0.0.0.0:53"), (1, "127.0.0.1:53"), (2, "127.0.0.2:53"), (3, "127.0.0.3:53")]);
+    world.edge.refused = Some(2);
+    let change = world.begin(next());
+    world.edge.calls.clear();
+    let refused = world.finish(change, true).expect_err("in use");
+    assert!(refused.error.starts_with("cannot listen on 127.0.0.2:53: "), "{refused:?}");
+    // The one that failed, too: some of its shards' sockets may be bound.
+    assert_eq!(refused.ending.iter().map(|l| l.slot.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        world.edge.calls,
+        [
+            "bind 1 beside",
+            "bind 2 beside",
+            "0: listen 1",
+            "1: listen 1",
+            "0: listen 2",
+            "1: listen 2",
+            "0: unlisten 1",
+            "1: unlisten 1",
+            "0: unlisten 2",
+            "1: unlisten 2"
+        ]
+    );
+    assert_eq!(world.feed.current().generation, 1);
+}
+
+#[test]
+fn a_start_that_fails_beside_others_hands_over_what_it_has_got() {
+    let board = Arc::new(Board::new(2, 8));
+    let mut snapshot = fixture::snapshot(1, &[0, 1], &[0]);
+    for listener in &mut snapshot.listeners {
+        *listener = Arc::new(Listener { reuse_port: true, ..Listener::clone(listener) });
+    }
+    let first = plan(snapshot);
+    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
+    let mut farm = Farm::new(board, ShardRng::from_seed(1));
+    let mut edge = Noting { refused: Some(1), ..Noting::default() };
+    let change = Reload::begin(None, first, &[], &mut edge, ShardRng::from_seed(2), Tick(0));
+    let mut change = change.expect("sockets");
+    let due = change.probes(Tick(0), &mut 0);
+    change.settle(due[0], Ok(()), Tick(0));
+    edge.calls.clear();
+    change.commit(&mut edge, &feed, &mut farm, &mut Gatherer::default(), Tick(0)).err().expect("in use");
+    assert_eq!(feed.board().backend(BackendSlot(0)).state(), State::Up, "to be asked");
+    let told = ["0: listen 0", "1: listen 0", "0: listen 1", "1: listen 1"];
+    assert_eq!(edge.calls[..2], ["bind 0 beside", "bind 1 beside"]);
+    assert_eq!(edge.calls[4..], told);
 }
 
 #[test]
@@ -205,7 +302,8 @@ fn new_listeners_open_first_and_removed_ones_end_last() {
     assert_eq!(
         world.edge.calls,
         [
-            "open 2",
+            "create 2",
+            "bind 2 alone",
             "hear 2",
             "0: snapshot",
             "1: snapshot",

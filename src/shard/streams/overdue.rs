@@ -90,6 +90,9 @@ impl Stream {
         if self.state != State::Open {
             return None;
         }
+        if self.last_query_by.is_some_and(|at| now >= at) {
+            return Some(Due::Finish(StreamEnd::Closing));
+        }
         if self.handshaking {
             let due = hastily(self.opened, limits.receive_timeout);
             return due.then_some(Due::End(StreamEnd::HandshakeTimeout));

@@ -487,7 +487,7 @@ fn a_reload_and_a_stop_let_connections_finish() {
 fn a_second_instance_on_the_same_port_takes_over() {
     let target = Target::start(Manner::Number(7));
     let at = local();
-    let lua = forward(TCP, at, &[target.address], "");
+    let lua = forward(TCP, at, &[target.address], ", reusePort=true");
     let mut old = Lob::start(&lua);
     let calls = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,0 +1,269 @@
+//! Sockets that share an address, within a process and among several: whatever is refused, changed,
+//! stopped or started, every query that was sent is answered.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::backend::{Backend, Manner};
+use crate::load::{Load, Plan};
+use crate::lob::{self, Lob, backend};
+use crate::message;
+use crate::place::{Directory, port, wait_for};
+
+/// Queries a second of one load over UDP; there are two of eight sockets each, so that the kernel
+/// chooses each socket of a group for some of them.
+const RATE: u32 = 2_000;
+const LOADS: usize = 2;
+/// Clients over TCP, each with a new connection for every query.
+const CLIENTS: usize = 4;
+/// A SYN that is not taken is repeated after 1 s, then after 3 s (RFC 6298).
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// One query after the other over TCP, each by a connection of its own.
+struct Connections {
+    threads: Vec<JoinHandle<Vec<String>>>,
+    finish: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
+}
+
+impl Connections {
+    fn start(at: SocketAddr) -> Self {
+        let (finish, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let threads = (0..CLIENTS).map(|_| {
+            let (finish, asked) = (Arc::clone(&finish), Arc::clone(&asked));
+            std::thread::spawn(move || {
+                let mut failures = Vec::new();
+                while !finish.load(Ordering::Relaxed) {
+                    let number = asked.fetch_add(1, Ordering::Relaxed);
+                    if let Err(e) = ask_once(at, number as u16) {
+                        failures.push(format!("query {number}: {e}"));
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                failures
+            })
+        });
+        Self { threads: threads.collect(), finish, asked }
+    }
+
+    /// Ends, and gives the number of queries; every one must have been answered.
+    fn finish(self, context: &dyn Fn() -> String) -> u64 {
+        self.finish.store(true, Ordering::Relaxed);
+        let failures: Vec<String> =
+            self.threads.into_iter().flat_map(|t| t.join().expect("a client")).collect();
+        let asked = self.asked.load(Ordering::Relaxed);
+        assert!(failures.is_empty(), "{} of {asked} lost: {failures:#?}\n{}", failures.len(), context());
+        asked
+    }
+}
+
+fn ask_once(at: SocketAddr, id: u16) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let query = message::query(id, "tcp.test");
+    stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat())?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(answer[2..], id.to_be_bytes(), "the answer to another query");
+    Ok(())
+}
+
+/// Queries over UDP and TCP that go on until they are counted.
+struct Traffic {
+    datagrams: Vec<Load>,
+    connections: Connections,
+}
+
+impl Traffic {
+    fn start(at: SocketAddr) -> Self {
+        let plan = Plan { target: at, rate: RATE, count: u64::MAX, patience: Duration::from_secs(4) };
+        Self {
+            datagrams: (0..LOADS).map(|_| Load::start(plan)).collect(),
+            connections: Connections::start(at),
+        }
+    }
+
+    /// Waits until some more queries were sent by either way.
+    fn let_pass(&self) {
+        let sent = |load: &Load| load.sent() + u64::from(RATE) / 25;
+        let goals: Vec<u64> = self.datagrams.iter().map(sent).collect();
+        wait_for(
+            || "queries to be sent".into(),
+            || self.datagrams.iter().zip(&goals).all(|(load, goal)| load.sent() >= *goal).then_some(()),
+        );
+    }
+
+    /// Every query must have been answered, and every datagram's have reached the backend once.
+    fn finish(self, backend: &Backend, context: &dyn Fn() -> String) {
+        let connections = self.connections.finish(context);
+        let mut sent = 0;
+        for load in self.datagrams {
+            let report = load.finish();
+            report.assert_nothing_lost(context);
+            sent += report.sent;
+        }
+        assert_eq!(backend.queries(), sent, "queries at the backend and from the clients");
+        assert!(connections > 0);
+        eprintln!("{sent} datagrams and {connections} connections, none lost");
+    }
+}
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+fn any(at: SocketAddr) -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], at.port()))
+}
+
+/// Datagrams go to the backend; queries by connections are answered at once.
+fn rest(backend_at: SocketAddr) -> String {
+    backend(backend_at, "") + "addAction(TCPRule(true), SpoofAction(\"192.0.2.99\"))\n"
+}
+
+fn listen(at: SocketAddr, options: &str) -> String {
+    format!("addLocal(\"{at}\", {{{options}}})\n")
+}
+
+/// A port that another program has, by UDP and by TCP.
+fn taken() -> (SocketAddr, UdpSocket, TcpListener) {
+    let at = local();
+    (at, UdpSocket::bind(at).expect("a port"), TcpListener::bind(at).expect("a port"))
+}
+
+/// Waits for the line that says how the reload ended.
+fn reload(lob: &mut Lob, lua: &str, word: &str) {
+    let before = lob.program.output().len();
+    lob.reload(lua);
+    wait_for(
+        || format!("{word}; {}", lob.program.transcript()),
+        || (!lob.program.lines_with(before, word).is_empty()).then_some(()),
+    );
+}
+
+#[test]
+fn refused_reloads_whose_listeners_share_an_address_lose_nothing() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let (foreign, _udp, _tcp) = taken();
+    let nowhere = SocketAddr::from(([192, 0, 2, 1], at.port()));
+    let wildcard = listen(any(at), "") + &rest(a.address);
+    let specific = listen(at, "");
+    let broken = [
+        // More specific than what stands, before and behind one that cannot be opened.
+        specific.clone() + &listen(foreign, "") + &wildcard,
+        listen(nowhere, "") + &specific + &wildcard,
+        // The same address with other options.
+        listen(any(at), "dscp=10") + &listen(foreign, "") + &rest(a.address),
+        // Instead of what stands.
+        specific.clone() + &listen(foreign, "") + &rest(a.address),
+        // One that may be shared and cannot: only binding it tells.
+        specific.clone() + &listen(foreign, "reusePort=true") + &wildcard,
+        // Another service of the same port.
+        listen(any(at), "doTCP=false") + &listen(foreign, "reusePort=true") + &rest(a.address),
+    ];
+    let mut lob = Lob::start(&wildcard);
+    let traffic = Traffic::start(at);
+    for n in 0..50 {
+        traffic.let_pass();
+        reload(&mut lob, &broken[n % broken.len()], "reload refused");
+    }
+    traffic.let_pass();
+    traffic.finish(&a, &|| lob.program.transcript());
+    assert!(lob.stop().success());
+}
+
+#[test]
+fn reloads_that_change_listeners_lose_nothing() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let rest = rest(a.address);
+    let configs = [
+        listen(any(at), "dscp=10, tcpListenQueueSize=100") + &rest,
+        // A more specific one beside it, which goes again.
+        listen(any(at), "") + &listen(at, "") + &rest,
+        listen(any(at), "tcpFastOpenQueueSize=5") + &rest,
+        // One in place of the other.
+        listen(at, "dscp=4") + &rest,
+        listen(any(at), "") + "setUDPSocketBufferSizes(100000, 100000)\n" + &rest,
+    ];
+    let mut lob = Lob::start_with(&configs[0], &["--shards", "4"]);
+    let traffic = Traffic::start(at);
+    for n in 1..=50 {
+        traffic.let_pass();
+        reload(&mut lob, &configs[n % configs.len()], "serving");
+    }
+    traffic.let_pass();
+    traffic.finish(&a, &|| lob.program.transcript());
+    assert!(lob.stop().success());
+}
+
+#[test]
+fn second_starts_that_fail_lose_nothing() {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let (foreign, _udp, _tcp) = taken();
+    let rest = rest(a.address);
+    let shared = listen(at, "reusePort=true") + &rest;
+    let broken = [
+        // Nobody asked for two.
+        (listen(at, "") + &rest, "reusePort=true"),
+        (listen(any(at), "") + &rest, "reusePort=true"),
+        (shared.clone() + &listen(foreign, ""), "cannot listen on"),
+        (listen(foreign, "reusePort=true") + &shared, "cannot listen on"),
+        (shared.clone() + &listen(foreign, "reusePort=true"), "cannot listen on"),
+        (
+            shared.clone() + "addTLSLocal(\"127.0.0.1:1\", \"/nonexistent\", \"/nonexistent\")\n",
+            "nonexistent",
+        ),
+        (shared.clone(), "no such user"),
+    ];
+    let mut lob = Lob::start(&shared);
+    let traffic = Traffic::start(at);
+    let directory = Directory::new();
+    for n in 0..21 {
+        traffic.let_pass();
+        let (lua, word) = &broken[n % broken.len()];
+        let config = directory.write("second.lua", lua);
+        let config = config.to_str().expect("a path in UTF-8");
+        let user: &[&str] = if *word == "no such user" { &["-u", word] } else { &[] };
+        let (status, text) = lob::run(&[&["--shards", "2", "-C", config], user].concat());
+        assert!(!status.success() && text.contains(word), "{n}: {text}");
+    }
+    traffic.let_pass();
+    traffic.finish(&a, &|| lob.program.transcript());
+    assert!(lob.stop().success());
+}
+
+fn take_overs(flags: &[&str]) {
+    let a = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let lua = [at, any(at)].map(|at| listen(at, "reusePort=true") + &rest(a.address));
+    let mut lob = Lob::start_with(&lua[0], flags);
+    let traffic = Traffic::start(at);
+    for n in 0..6 {
+        traffic.let_pass();
+        // Every third one changes from the address to the wildcard, or back.
+        let mut next = Lob::start_with(&lua[n / 3], flags);
+        traffic.let_pass();
+        std::mem::swap(&mut lob, &mut next);
+        assert!(next.stop().success(), "{}", next.program.transcript());
+    }
+    traffic.let_pass();
+    traffic.finish(&a, &|| lob.program.transcript());
+    assert!(lob.stop().success());
+}
+
+#[test]
+fn a_process_that_takes_over_from_another_loses_nothing() {
+    take_overs(&["--shards", "2"]);
+}
+
+#[test]
+fn a_process_that_takes_over_clients_that_stay_on_their_shards_loses_nothing() {
+    take_overs(&["--shards", "3", "--steer", "client"]);
+}
