@@ -53,6 +53,8 @@ impl Backend {
 
     pub(crate) fn start_at(address: SocketAddr, who: u8, manner: Manner) -> Self {
         let socket = UdpSocket::bind(address).unwrap_or_else(|e| panic!("the backend at {address}: {e}"));
+        // A busy machine may let a second of queries arrive at once; the kernel gives what it allows.
+        socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).expect("a larger buffer");
         let shared = Arc::<Shared>::default();
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);
