@@ -72,6 +72,8 @@
 //!     preface.rs       PROXY headers in front of their queries
 //!     keepalive.rs     how long they may stay open, for who would know
 //!     overdue.rs       whose time is up
+//!     turns.rs         whose turn it is, and how many queries each may have in flight
+//!     invariants.rs    what must hold between calls
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
@@ -116,6 +118,9 @@
 //!
 //! engine/              I/O: the only rooms with sockets, OS clock and `unsafe`
 //!   mmsg.rs            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
+//!     round.rs         what is done for connections, a slice of time in each turn
+//!     mail.rs          what the control thread says; closing listeners
+//!   turn.rs            how much is done in one turn, and what is left for the next
 //!   doors.rs           sockets for datagrams, of listeners and towards servers
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!     closing.rs       listeners that change or end
@@ -126,7 +131,7 @@
 //!     stretch.rs       one way of a connection, by splice; by copies where that does not do
 //!     udp.rs           flows: a socket to the target for each
 //!     pipe.rs          the pipes that splice moves octets through
-//!   ready.rs           what an epoll event is about
+//!   ready.rs           sets of sockets, and what an epoll event is about
 //!   outbox.rs          packets of a batch on their way out
 //!   strays.rs          answers that come up one by one, on their way there
 //!   locals.rs          addresses that wildcard listeners were asked on

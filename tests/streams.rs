@@ -4,6 +4,8 @@
 #[path = "streams/lines.rs"]
 mod lines;
 mod support;
+#[path = "streams/turns.rs"]
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use dnslob::packet::Packet;
 use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
 use dnslob::shard::lines::LineWish;
-use dnslob::shard::streamed::Chore;
+use dnslob::shard::streamed::{Chore, Resumed};
 use dnslob::shard::streams::{LineEnd, StreamEnd, StreamWish};
 use dnslob::shard::verdict::{DropReason, Verdict};
 use dnslob::time::{Tick, TickDelta};
@@ -140,7 +142,8 @@ impl World {
 
     fn send(&mut self, stream: StreamSlot, octets: &[u8]) {
         let Self { shard, datagrams, .. } = self;
-        shard.on_stream_octets(stream, octets, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        shard
+            .on_stream_octets(stream, octets, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
         self.chores();
     }
 
@@ -155,12 +158,21 @@ impl World {
             self.shard.begin_batch(self.now, &self.snapshot);
             let Self { shard, datagrams, .. } = self;
             shard.on_tick(&mut |v, o| datagrams.push_back((v, o.to_vec())));
+            self.resume();
             self.chores();
             if self.now >= until {
                 break;
             }
             self.now = until.min(self.now + TickDelta::from_ms(20));
         }
+    }
+
+    /// Connections go on with what they hold, each in its turn.
+    fn resume(&mut self) {
+        let Self { shard, datagrams, .. } = self;
+        while shard.resume_next(&mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())))
+            != Resumed::Nothing
+        {}
     }
 
     /// What the engine would do; a connection takes `portion` octets, then no more this time.
@@ -250,7 +262,7 @@ impl World {
 
     fn tell(&mut self, line: Route, octets: &[u8]) {
         let Self { shard, datagrams, .. } = self;
-        shard.on_line_octets(line, octets, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        shard.on_line_octets(line, octets, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
         self.chores();
     }
 

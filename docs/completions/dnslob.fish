@@ -43,7 +43,7 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -s g -l gid -d 'Run as this 
 complete -c dnslob -n "__fish_dnslob_needs_command" -l backends-max -d 'Servers there can be at a time, those counted that a reload removed and that still finish their queries [default: 1024]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l sockets -d 'UDP sockets, so source ports, per server and shard, where the server does not say [default: 4]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l udp-timeout -d 'How long a server\'s answer is waited for, where the server does not say [default: 2000]' -r
-complete -c dnslob -n "__fish_dnslob_needs_command" -l outstanding-max -d 'Queries outstanding at a server, per shard, where the server does not say [default: 65535]' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -l outstanding-max -d 'Queries outstanding at a server, per shard, where the server does not say: so many over UDP, and as many by connections [default: 65535]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l receive-buffer -d 'Receive buffer of every UDP socket: what a shard may fall behind by, about 5,000 queries [default: 4194304]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l send-buffer -d 'Send buffer of every UDP socket [default: 1048576]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l policy -d 'How a server is chosen, in every pool without a policy of its own' -r -f -a "leastOutstanding\t''

@@ -524,8 +524,8 @@ pub static SETTINGS: [Setting; 54] = [
         default: "65535",
         lua: &[set("setMaxUDPOutstanding")],
         reload: true,
-        doc: "Queries outstanding at a server, per shard, where the server does not say. One more is dropped and \
-              counted as `outstanding-full`.",
+        doc: "Queries outstanding at a server, per shard, where the server does not say: so many over UDP, and \
+              as many by connections. One more is dropped and counted as `outstanding-full`.",
         ..BASE
     },
     Setting {

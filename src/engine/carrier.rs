@@ -149,6 +149,11 @@ impl Carrier {
         self.connecting
     }
 
+    /// Whether it is within TLS.
+    pub(super) const fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Whether its handshake is not done.
     pub(super) fn is_handshaking(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.session.is_handshaking())

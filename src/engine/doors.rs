@@ -45,9 +45,8 @@ pub(super) struct Link {
 }
 
 /// The sockets, apart from the buffers, so that both can be borrowed at once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sockets {
-    pub(super) epoll: Epoll,
     pub(super) doors: Vec<Option<Door>>,
     pub(super) links: Vec<Option<Link>>,
     /// Some socket could not be opened: try again at the next idle wake-up.
@@ -57,12 +56,13 @@ pub(super) struct Sockets {
 impl Sockets {
     pub(super) fn open_door(
         &mut self,
+        epoll: &Epoll,
         listener: Arc<Listener>,
         socket: Socket,
         passed: bool,
     ) -> io::Result<()> {
         let at = listener.slot.index();
-        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Door(listener.slot).pack()))?;
+        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Door(listener.slot).pack()))?;
         let note = if listener.address.ip().is_unspecified() { Note::PeerAndLocal } else { Note::Peer };
         if self.doors.len() <= at {
             self.doors.resize_with(at + 1, || None);
@@ -84,10 +84,10 @@ impl Sockets {
         }
     }
 
-    pub(super) fn ignore_door(&self, slot: ListenerSlot) {
+    pub(super) fn ignore_door(&self, epoll: &Epoll, slot: ListenerSlot) {
         if let Some(Some(door)) = self.doors.get(slot.index()) {
             // Only fails for a socket that is not watched, which is what is wanted.
-            let _ = self.epoll.delete(&door.socket);
+            let _ = epoll.delete(&door.socket);
         }
     }
 
@@ -100,7 +100,7 @@ impl Sockets {
     }
 
     /// Opens what the snapshot's backends need and is not open.
-    pub(super) fn link_all(&mut self, snapshot: &Snapshot) {
+    pub(super) fn link_all(&mut self, epoll: &Epoll, snapshot: &Snapshot) {
         self.incomplete = false;
         for backend in snapshot.backends.iter().flatten().filter(|b| !b.target) {
             let at = backend.slot.index();
@@ -115,7 +115,7 @@ impl Sockets {
             let new = || Link { sockets: Vec::new(), server, segment: Segment::Runs };
             let mut link = self.links[at].take().unwrap_or_else(new);
             link.sockets.resize_with(usize::from(backend.sockets.max(1)), || None);
-            if let Err(e) = self.fill(backend, &mut link) {
+            if let Err(e) = fill(epoll, backend, &mut link) {
                 self.incomplete = true;
                 if !said {
                     warn!(server = backend.name, address = %backend.address, "cannot open a socket: {e}");
@@ -123,16 +123,6 @@ impl Sockets {
             }
             self.links[at] = Some(link);
         }
-    }
-
-    fn fill(&self, backend: &Backend, link: &mut Link) -> io::Result<()> {
-        for (number, place) in link.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
-            let socket = socket::connect(backend)?;
-            let route = Route { backend: backend.slot, socket: SocketSlot(number as u16) };
-            self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Link(route).pack()))?;
-            *place = Some(socket);
-        }
-        Ok(())
     }
 
     /// Closing a socket takes it out of the epoll set.
@@ -217,6 +207,16 @@ impl Sockets {
         // The first call may only report an earlier packet's ICMP error.
         socket.send(octets).or_else(|_| socket.send(octets)).is_ok()
     }
+}
+
+fn fill(epoll: &Epoll, backend: &Backend, link: &mut Link) -> io::Result<()> {
+    for (number, place) in link.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
+        let socket = socket::connect(backend)?;
+        let route = Route { backend: backend.slot, socket: SocketSlot(number as u16) };
+        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Link(route).pack()))?;
+        *place = Some(socket);
+    }
+    Ok(())
 }
 
 /// A query that the kernel would not take: the shard offers it to servers that have not refused it.

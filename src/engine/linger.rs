@@ -25,11 +25,13 @@ const READS: usize = 4;
 pub(super) struct Lingering {
     sockets: VecDeque<(Socket, u8)>,
     looks: u8,
+    /// Sockets, from the front, that are to be looked at.
+    due: usize,
 }
 
 impl Default for Lingering {
     fn default() -> Self {
-        Self { sockets: VecDeque::new(), looks: LOOKS }
+        Self { sockets: VecDeque::new(), looks: LOOKS, due: 0 }
     }
 }
 
@@ -38,6 +40,7 @@ impl Lingering {
     pub(super) fn take(&mut self, socket: Socket) {
         if self.sockets.len() == MOST {
             self.sockets.pop_front();
+            self.due = self.due.saturating_sub(1);
         }
         self.sockets.push_back((socket, self.looks));
     }
@@ -57,15 +60,30 @@ impl Lingering {
     pub(super) fn close_all(&mut self) -> bool {
         let any = !self.sockets.is_empty();
         self.sockets.clear();
+        self.due = 0;
         any
     }
 
-    /// Forgets what clients have said, and closes what is over; to be called four times a second.
-    pub(super) fn look(&mut self, buffer: &mut [u8]) {
-        self.sockets.retain_mut(|(socket, looks)| {
-            *looks -= 1;
-            !is_over(socket, buffer) && *looks > 0
-        });
+    /// All are to be looked at; to be called four times a second.
+    pub(super) fn begin_look(&mut self) {
+        self.due = self.sockets.len();
+    }
+
+    /// How many are to be looked at.
+    pub(super) const fn due(&self) -> usize {
+        self.due
+    }
+
+    /// Forgets what the next one's client has said, and closes it if it is over; false when none is to
+    /// be looked at.
+    pub(super) fn look(&mut self, buffer: &mut [u8]) -> bool {
+        let Some(due) = self.due.checked_sub(1) else { return false };
+        self.due = due;
+        let Some((mut socket, looks)) = self.sockets.pop_front() else { return false };
+        if looks > 1 && !is_over(&mut socket, buffer) {
+            self.sockets.push_back((socket, looks - 1));
+        }
+        true
     }
 }
 
@@ -108,12 +126,35 @@ mod tests {
         let mut buffer = [0; 4_096];
         for look in 1..LOOKS {
             sending.write_all(&[0; 5_000]).expect("nobody has reset it");
-            lingering.look(&mut buffer);
+            look_at_all(&mut lingering, &mut buffer);
             assert_eq!(lingering.sockets.len(), 1, "look {look}");
         }
         assert_eq!(sending.read(&mut buffer).expect("an end without an error"), 0);
-        lingering.look(&mut buffer);
+        look_at_all(&mut lingering, &mut buffer);
         assert!(lingering.is_empty(), "it has had its time");
+    }
+
+    fn look_at_all(lingering: &mut Lingering, buffer: &mut [u8]) {
+        lingering.begin_look();
+        while lingering.look(buffer) {}
+    }
+
+    #[test]
+    fn each_is_looked_at_once_and_those_that_come_meanwhile_the_next_time() {
+        let pairs = [(); 3].map(|()| pair());
+        let mut lingering = Lingering::default();
+        let take = |at: usize, lingering: &mut Lingering| {
+            lingering.take(pairs[at].1.try_clone().expect("a copy"));
+        };
+        take(0, &mut lingering);
+        take(1, &mut lingering);
+        assert!(!lingering.look(&mut [0; 64]), "not before their time");
+        lingering.begin_look();
+        assert!(lingering.look(&mut [0; 64]));
+        take(2, &mut lingering);
+        assert!(lingering.look(&mut [0; 64]) && !lingering.look(&mut [0; 64]));
+        let looks: Vec<u8> = lingering.sockets.iter().map(|(_, looks)| *looks).collect();
+        assert_eq!(looks, [LOOKS - 1, LOOKS, LOOKS - 1]);
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! The socket engine: epoll, recvmmsg and sendmmsg, one thread a shard.
 //!
 //! ```text
-//!  epoll_wait ─► listener ready: recvmmsg → on_query   × n → sort by route and length → sendmmsg
-//!             ├► backend ready:  recvmmsg → on_response × n → sendmmsg (one call for all backends)
-//!             └► mail: a snapshot, a listener, stop
-//!  on_tick, then sleep until the next deadline
+//!  epoll_wait ─► backend ready:  recvmmsg → on_response × n → sendmmsg (one call for all backends)
+//!             ├► listener ready: recvmmsg → on_query   × n → sort by route and length → sendmmsg
+//!             ├► mail: a snapshot, a listener, stop
+//!             └► forwards, connections: for a slice of time, what is left in the next turn
+//!  on_tick, then sleep until the next deadline, or not at all if something is left
 //! ```
 //!
 //! It owns sockets and buffers, and decides nothing about a packet: that is the shard's.
+
+mod mail;
+mod round;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,20 +21,20 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_channel::Receiver;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
-use tracing::{error, warn};
+use tracing::error;
 
 use super::doors::{Door, Sockets, resend};
 use super::forward::udp::Mouth;
 use super::locals::Locals;
 use super::outbox::Outbox;
-use super::ready::Ready;
-use super::socket::Ear;
+use super::ready::{Group, Rank, Ready, ReadySet};
 use super::strays::Strays;
 use super::streams::{Connections, Out};
 use super::sys::{Arrivals, Note, Parcel};
-use super::{Message, Setup, clock, socket, transparent};
+use super::turn::{Round, Slice, Stage, Weight};
+use super::{Message, Setup, clock, transparent};
 use crate::addr::{BackendSlot, Client, ListenerSlot, Route};
 use crate::config::snapshot::Snapshot;
 use crate::live::Board;
@@ -42,10 +46,10 @@ use crate::time::{Tick, TickDelta};
 
 /// An idle shard still wakes this often: to take a new snapshot and to show that it lives.
 const IDLE_MS: u16 = 250;
-/// Ready descriptors taken from one epoll_wait.
+/// Ready sockets of DNS over UDP that are read in one turn, a batch of each.
+const DATAGRAM_EVENTS: usize = 64;
+/// Ready connections, or flows, of one round.
 const EVENTS: usize = 256;
-/// Batches read from one listener before the others get their turn, when it is being emptied.
-const EMPTYING_ROUNDS: usize = 4096;
 /// A datagram that the kernel had given to a socket when the socket was withdrawn is in it by then.
 const LAST_DATAGRAMS: TickDelta = TickDelta::from_ms(10);
 /// Room for the PROXY header of another server in front of a query that is offered to it, octets.
@@ -60,6 +64,19 @@ pub(super) struct Engine {
     inbox: Receiver<Message>,
     wake: Arc<EventFd>,
     shard: Shard,
+    /// Sockets for DNS over UDP, the mailbox, and the other two sets.
+    datagrams: ReadySet,
+    /// Sockets for datagrams of forwards.
+    forwarded: ReadySet,
+    /// Sockets of connections.
+    connected: ReadySet,
+    /// The sets of these two that have something ready, and mail.
+    forwarded_ready: bool,
+    connected_ready: bool,
+    has_mail: bool,
+    round: Round,
+    /// When DNS over UDP came last.
+    last_datagram: Tick,
     sockets: Sockets,
     connections: Connections,
     locals: Locals,
@@ -85,15 +102,26 @@ impl Engine {
         inbox: Receiver<Message>,
         wake: Arc<EventFd>,
     ) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Mail.pack()))?;
+        let datagrams = ReadySet::new(DATAGRAM_EVENTS)?;
+        let (forwarded, connected) = (ReadySet::new(EVENTS)?, ReadySet::new(EVENTS)?);
+        datagrams.watch(&forwarded, Group::Forwarded)?;
+        datagrams.watch(&connected, Group::Connections)?;
+        datagrams.epoll().add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Mail.pack()))?;
         let rng = ShardRng::from_entropy(setup.seed);
         let shard = Shard::new(setup.index, board.clone(), feed.load_full(), rng);
         let batch = setup.batch_packets.clamp(1, 1024);
         Ok(Self {
             feed: Cache::new(feed),
             shard,
-            sockets: Sockets { epoll, doors: Vec::new(), links: Vec::new(), incomplete: false },
+            datagrams,
+            forwarded,
+            connected,
+            forwarded_ready: false,
+            connected_ready: false,
+            has_mail: false,
+            round: Round::default(),
+            last_datagram: Tick(0),
+            sockets: Sockets::default(),
             connections: Connections::new(),
             locals: Locals::new(),
             queries: Arrivals::new(batch),
@@ -138,20 +166,22 @@ impl Engine {
             self.outbox.refused.clear();
             self.received = 0;
             self.connections.drop_all();
+            self.forwarded.forget();
+            self.connected.forget();
+            self.round.abandon();
             self.sockets.unlink_all_but(self.shard.snapshot(), &self.board.shards()[self.setup.index]);
         }
     }
 
     fn serve(&mut self) {
-        let mut events = [EpollEvent::empty(); EVENTS];
         let mut busy_until = Tick(0);
         let mut now = clock::now();
         self.begin(now);
         while !(self.ended || self.ends_at.is_some_and(|at| now >= at) && self.is_idle()) {
-            let timeout = if now < busy_until { EpollTimeout::ZERO } else { self.sleep(now) };
-            let ready = match self.sockets.epoll.wait(&mut events, timeout) {
+            let timeout =
+                if now < busy_until || self.has_work() { EpollTimeout::ZERO } else { self.sleep(now) };
+            let ready = match self.datagrams.wait(timeout) {
                 Ok(ready) => ready,
-                Err(nix::errno::Errno::EINTR) => 0,
                 Err(e) => {
                     error!(shard = self.setup.index, "epoll_wait: {e}");
                     return;
@@ -159,27 +189,14 @@ impl Engine {
             };
             now = clock::now();
             self.begin(now);
-            // Answers first: they free slots, and their deliveries must not mix with our own.
-            for event in &events[..ready] {
-                if let Ready::Link(route) = Ready::unpack(event.data())
-                    && !route.is_line()
-                {
-                    self.read_link(route);
-                }
+            let datagrams = self.serve_datagrams();
+            if datagrams > 0 {
+                self.last_datagram = now;
             }
-            self.deliver();
-            self.read_flows(&events[..ready]);
-            self.serve_connections(&events[..ready]);
-            for event in &events[..ready] {
-                match Ready::unpack(event.data()) {
-                    Ready::Mail => self.read_mail(),
-                    Ready::Door(slot) => {
-                        self.read_door(slot);
-                    }
-                    Ready::Link(_) | Ready::Gate(_) | Ready::Stream(_) => {}
-                    Ready::Passage(..) | Ready::Flow(_) => {}
-                }
+            if self.forwarded_ready {
+                self.serve_forwarded(Slice::begin(clock::now(), datagrams, self.last_datagram));
             }
+            self.serve_connections(Slice::begin(clock::now(), datagrams, self.last_datagram));
             self.tick();
             self.close_due(now);
             if ready > 0 && self.setup.busy_poll_us > 0 {
@@ -194,60 +211,81 @@ impl Engine {
     /// Whether nothing is owed to anybody.
     fn is_idle(&self) -> bool {
         let is_idle = self.shard.outstanding() == 0 && self.shard.streams_open() == 0;
-        is_idle && self.shard.passages_open() == 0 && !self.connections.lingers()
+        is_idle && self.shard.passages_open() == 0 && !self.connections.lingers() && self.round.is_free()
     }
 
-    /// What targets say to flows.
-    fn read_flows(&mut self, events: &[EpollEvent]) {
-        let Self { connections, sockets, shard, locals, .. } = self;
-        for event in events {
-            if let Ready::Flow(passage) = Ready::unpack(event.data()) {
-                connections.flows.read_flow(
-                    &sockets.epoll,
-                    passage,
-                    |slot| sockets.door(slot),
-                    shard,
-                    locals,
-                );
-            }
-        }
-        connections.flows.deliver(|slot| sockets.door(slot), shard);
+    /// Whether something is left to do that no socket will tell of.
+    fn has_work(&self) -> bool {
+        self.round.stage() != Stage::Idle
+            || !self.round.is_free()
+            || self.has_mail
+            || self.forwarded_ready
+            || self.shard.chores() > 0
+            || self.shard.resumable() > 0
+            || self.connections.closed_count() > 0
     }
 
-    /// Connections that are ready. Lines first: their answers free what queries wait for.
-    fn serve_connections(&mut self, events: &[EpollEvent]) {
-        self.with_strays(|connections, epoll, shard, out| {
-            for event in events {
-                if let Ready::Link(line) = Ready::unpack(event.data())
-                    && line.is_line()
-                {
-                    connections.on_line(epoll, line, event.events(), shard, out);
+    /// Reads one batch of each socket for DNS over UDP that is ready, and notes what else is; says
+    /// how many datagrams came.
+    fn serve_datagrams(&mut self) -> usize {
+        let mut count = 0;
+        // Answers first: they free slots, and their deliveries must not mix with our own.
+        for rank in [Rank::Answers, Rank::Clients, Rank::Others] {
+            while let Some((ready, _)) = self.datagrams.next(rank) {
+                match ready {
+                    Ready::Link(route) => count += self.read_link(route),
+                    Ready::Door(slot) => count += self.read_door(slot),
+                    Ready::Mail => self.has_mail = true,
+                    Ready::Set(Group::Forwarded) => self.forwarded_ready = true,
+                    Ready::Set(Group::Connections) => self.connected_ready = true,
+                    Ready::Gate(_) | Ready::Stream(_) | Ready::Passage(..) | Ready::Flow(_) => {}
                 }
             }
-            for event in events {
-                match Ready::unpack(event.data()) {
-                    Ready::Stream(stream) => connections.on_stream(epoll, stream, event.events(), shard, out),
-                    Ready::Passage(passage, side) => {
-                        connections.relays.on_event(epoll, passage, side, event.events(), shard);
+            self.deliver();
+        }
+        count
+    }
+
+    /// Datagrams of forwards, both ways: a batch of each socket that is ready. Those that the slice has
+    /// no time for are left for the next turn.
+    fn serve_forwarded(&mut self, mut slice: Slice) {
+        if self.forwarded.is_served() && !self.forwarded.wait(EpollTimeout::ZERO).is_ok_and(|count| count > 0)
+        {
+            self.forwarded_ready = false;
+            return;
+        }
+        let mut is_over = false;
+        for rank in [Rank::Answers, Rank::Clients] {
+            while !is_over && let Some((ready, _)) = self.forwarded.next(rank) {
+                match ready {
+                    Ready::Flow(passage) => {
+                        let Self { connections, sockets, shard, locals, forwarded, .. } = self;
+                        let door = |slot| sockets.door(slot);
+                        connections.flows.read_flow(forwarded.epoll(), passage, door, shard, locals);
                     }
-                    Ready::Mail | Ready::Door(_) | Ready::Link(_) | Ready::Gate(_) | Ready::Flow(_) => {}
+                    Ready::Door(slot) => {
+                        self.read_mouth(slot);
+                    }
+                    Ready::Mail | Ready::Set(_) | Ready::Link(_) => {}
+                    Ready::Gate(_) | Ready::Stream(_) | Ready::Passage(..) => {}
                 }
-            }
-        });
-        for event in events {
-            if let Ready::Gate(slot) = Ready::unpack(event.data()) {
-                let Self { connections, sockets, shard, locals, .. } = self;
-                connections.on_gate(&sockets.epoll, slot, shard, locals);
+                is_over = slice.ends_with(Weight::Heavy, clock::now);
             }
         }
+        let Self { connections, sockets, shard, .. } = self;
+        connections.flows.deliver(|slot| sockets.door(slot), shard);
+        self.forwarded_ready = !self.forwarded.is_served();
     }
 
     /// Does work of which single datagrams come, and sends these.
-    fn with_strays(&mut self, work: impl FnOnce(&mut Connections, &Epoll, &mut Shard, Out<'_>)) {
-        let Self { shard, sockets, connections, locals, responses, outbox, .. } = self;
+    fn with_strays<T>(
+        &mut self,
+        work: impl FnOnce(&mut Connections, &mut ReadySet, &mut Shard, Out<'_>) -> T,
+    ) -> T {
+        let Self { shard, sockets, connections, locals, responses, outbox, connected, .. } = self;
         let mut refused: Vec<(Route, Vec<u8>)> = Vec::new();
         let mut strays = Strays::new(outbox, responses, locals);
-        work(connections, &sockets.epoll, shard, &mut |verdict, octets| match verdict {
+        let done = work(connections, connected, shard, &mut |verdict, octets| match verdict {
             Verdict::Forward(route) if !sockets.send_connected(route, octets) => {
                 refused.push((route, octets.to_vec()));
             }
@@ -263,10 +301,12 @@ impl Engine {
             octets.resize(length + RESEND_ROOM, 0);
             resend(&mut self.shard, &self.sockets, route, &mut Packet::new(&mut octets, 0, length));
         }
+        done
     }
 
     fn sleep(&self, now: Tick) -> EpollTimeout {
-        let due = [self.shard.next_deadline(), self.connections.next_close(), self.ends_at];
+        let ends_at = self.ends_at.filter(|at| *at > now);
+        let due = [self.shard.next_deadline(), self.connections.next_close(), ends_at];
         let ms = due.into_iter().flatten().map(|at| at.since(now).as_ms_ceil()).min();
         let ms = ms.unwrap_or(u64::from(IDLE_MS));
         EpollTimeout::from(u16::try_from(ms).unwrap_or(IDLE_MS).min(IDLE_MS))
@@ -277,7 +317,7 @@ impl Engine {
         self.shard.begin_batch(now, snapshot);
         if snapshot.generation != self.linked {
             self.linked = snapshot.generation;
-            self.sockets.link_all(snapshot);
+            self.sockets.link_all(self.datagrams.epoll(), snapshot);
             self.sockets.revise(snapshot);
             self.connections.revise(snapshot);
         }
@@ -287,11 +327,6 @@ impl Engine {
     fn read_door(&mut self, slot: ListenerSlot) -> usize {
         let Some(Some(door)) = self.sockets.doors.get(slot.index()) else { return 0 };
         let note = door.note;
-        if door.listener.service.forward().is_some() {
-            let mouth = Mouth { listener: &door.listener, socket: &door.socket, note };
-            let (epoll, flows) = (&self.sockets.epoll, &mut self.connections.flows);
-            return flows.read_mouth(epoll, mouth, &mut self.shard, &mut self.locals);
-        }
         let Ok(count) = self.queries.receive(door.socket.as_fd(), 0, note) else { return 0 };
         for at in 0..count {
             self.query(slot, note, at);
@@ -300,6 +335,14 @@ impl Engine {
         // Answers of our own stand in `queries`, so they leave before the next batch arrives.
         self.outbox.deliver(|slot| self.sockets.door(slot), &self.queries, &self.shard);
         count
+    }
+
+    /// The same of a forward's listener.
+    fn read_mouth(&mut self, slot: ListenerSlot) -> usize {
+        let Some(Some(door)) = self.sockets.doors.get(slot.index()) else { return 0 };
+        let mouth = Mouth { listener: &door.listener, socket: &door.socket, note: door.note };
+        let (epoll, flows) = (self.forwarded.epoll(), &mut self.connections.flows);
+        flows.read_mouth(epoll, mouth, &mut self.shard, &mut self.locals)
     }
 
     /// Asks the shard about one query and files what is to be sent.
@@ -327,19 +370,19 @@ impl Engine {
     }
 
     /// Reads one batch of a backend's answers; they are delivered when the buffer is full or all
-    /// ready sockets have been read, so that one system call serves many backends.
-    fn read_link(&mut self, route: Route) {
+    /// ready sockets have been read, so that one system call serves many backends. Says how many came.
+    fn read_link(&mut self, route: Route) -> usize {
         let server = self.sockets.server(route);
         if server.is_some() || self.responses.notes_peers() {
             // Those that wait have other things noted of them.
             self.deliver();
         }
-        let Some(socket) = self.sockets.link(route) else { return };
+        let Some(socket) = self.sockets.link(route) else { return 0 };
         let note = if server.is_some() { Note::Peer } else { Note::Nothing };
         // An error is the ICMP message of an earlier query, reported once; what is behind it is
         // read in the next round.
         let Ok(count) = self.responses.receive(socket.as_fd(), self.received, note) else {
-            return;
+            return 0;
         };
         for at in self.received..self.received + count {
             if self.responses.was_cut(at) {
@@ -369,6 +412,7 @@ impl Engine {
         if self.received == self.responses.capacity() {
             self.deliver();
         }
+        count
     }
 
     /// Sends the answers that [`Engine::read_link`] has gathered.
@@ -409,13 +453,9 @@ impl Engine {
         outbox.forwards.clear();
     }
 
-    /// Time-outs, second tries, packets that were held back, published counts; then all that
-    /// connections have to write.
+    /// Time-outs, second tries, packets that were held back, published counts.
     fn tick(&mut self) {
-        self.with_strays(|connections, epoll, shard, out| {
-            shard.on_tick(out);
-            connections.do_chores(epoll, shard, out);
-        });
+        self.with_strays(|_, _, shard, out| shard.on_tick(out));
     }
 
     /// Closes what is finished and opens what could not be opened before.
@@ -434,111 +474,10 @@ impl Engine {
             }
         }
         if self.sockets.incomplete {
-            self.sockets.link_all(self.shard.snapshot());
+            self.sockets.link_all(self.datagrams.epoll(), self.shard.snapshot());
         }
         self.connections.look_after_closed();
-        self.connections.retry(&self.sockets.epoll, &mut self.shard, &mut self.locals);
+        self.connections.retry(self.connected.epoll());
         self.tidied = now;
-    }
-
-    fn read_mail(&mut self) {
-        // Reading resets the count; nothing to read means that an earlier wake-up saw it all.
-        let _ = self.wake.read();
-        while let Ok(message) = self.inbox.try_recv() {
-            match message {
-                // Taken at the top of each round.
-                Message::Snapshot => {}
-                Message::Listen(listener, ear) => {
-                    let Ear { datagram, stream, passed } = ear;
-                    let epoll = &self.sockets.epoll;
-                    self.shard.close_flows(listener.slot, false);
-                    let gate = stream.map_or(Ok(()), |socket| {
-                        self.connections.open_gate(epoll, Arc::clone(&listener), socket, passed)
-                    });
-                    let door =
-                        datagram.map_or(Ok(()), |socket| self.sockets.open_door(listener, socket, passed));
-                    if let Err(e) = gate.and(door) {
-                        error!(shard = self.setup.index, "a listener's socket cannot be watched: {e}");
-                    }
-                }
-                Message::Unlisten(slot) => {
-                    self.close_door(slot);
-                    self.close_gate(slot);
-                }
-                Message::Stop => {
-                    for slot in self.connections.gates() {
-                        self.close_gate(slot);
-                    }
-                    self.connections.hasten();
-                    self.stopping = true;
-                }
-                Message::Abort => {
-                    // What can be answered at once still is.
-                    self.close_doors();
-                    self.ended = true;
-                }
-            }
-        }
-    }
-
-    /// Closes listeners for connections whose time has come. A stop goes on to take datagrams until
-    /// there is none, so that they are not refused for longer than it takes to answer the last ones.
-    fn close_due(&mut self, now: Tick) {
-        if self.connections.next_close().is_some_and(|at| at <= now) {
-            let Self { connections, sockets, shard, locals, .. } = self;
-            connections.close_due(&sockets.epoll, shard, locals, now);
-        }
-        if self.stopping && self.ends_at.is_none() && self.connections.next_close().is_none() {
-            self.close_doors();
-            self.ends_at = Some(now + LAST_DATAGRAMS);
-        }
-    }
-
-    fn close_doors(&mut self) {
-        for at in 0..self.sockets.doors.len() {
-            self.close_door(ListenerSlot(at as u16));
-        }
-    }
-
-    /// Takes no new connections at a listener; those that came by it end when what they asked is
-    /// answered.
-    fn close_gate(&mut self, slot: ListenerSlot) {
-        let Self { connections, sockets, shard, locals, .. } = self;
-        connections.close_gate(&sockets.epoll, slot, shard, locals, clock::now());
-        // What has arrived by now is answered.
-        self.with_strays(|connections, epoll, shard, out| {
-            for stream in shard.streams_of(slot) {
-                connections.on_stream(epoll, stream, EpollFlags::EPOLLIN, shard, out);
-            }
-        });
-        self.shard.finish_streams(Some(slot));
-    }
-
-    /// Takes a listener out of its group, reads what it still holds, and keeps its socket until
-    /// every query that came by it is answered or timed out. Where the kernel does not let it
-    /// leave its group it is read to the end, so that no query falls between two listeners.
-    fn close_door(&mut self, slot: ListenerSlot) {
-        let Some(Some(door)) = self.sockets.doors.get_mut(slot.index()) else { return };
-        if door.closes_at.is_some() {
-            return;
-        }
-        door.closes_at = Some(clock::now() + self.shard.longest_wait());
-        if door.passed {
-            // What waits in it, and what comes, is for whoever is started next.
-            self.sockets.ignore_door(slot);
-            self.shard.close_flows(slot, true);
-            return;
-        }
-        match socket::withdraw(&door.socket) {
-            Ok(()) => {
-                for _ in 0..EMPTYING_ROUNDS {
-                    if self.read_door(slot) == 0 {
-                        break;
-                    }
-                }
-            }
-            Err(e) => warn!(listener = %door.listener.address, "cannot leave the port's group: {e}"),
-        }
-        self.shard.close_flows(slot, true);
     }
 }

@@ -21,6 +21,7 @@ mod strays;
 mod streams;
 pub mod sys;
 mod transparent;
+mod turn;
 
 use std::io;
 use std::sync::Arc;

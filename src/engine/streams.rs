@@ -6,7 +6,7 @@
 //!        └► line:     read ─► on_line_octets        ┘
 //! ```
 //!
-//! One read per connection and turn: nobody who sends much keeps others waiting. One buffer for
+//! One read per connection and round: nobody who sends much keeps others waiting. One buffer for
 //! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
 
 mod closing;
@@ -28,22 +28,21 @@ use super::locals::Locals;
 use super::ready::Ready;
 use super::socket;
 use super::sys::Local;
+use super::turn::Weight;
 use crate::addr::{Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
 use crate::config::snapshot::Listener;
 use crate::shard::Shard;
 use crate::shard::lines::LineWish;
-use crate::shard::streamed::Chore;
+use crate::shard::streamed::{Chore, IsOver};
 use crate::shard::streams::{LineEnd, StreamEnd, StreamWish};
 use crate::shard::verdict::{DropReason, Verdict};
 use crate::time::Tick;
 use crate::tls::Session;
 
+/// Something can be read: octets, an end, or an error.
+const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLHUP).union(EpollFlags::EPOLLERR);
 /// Octets read from a connection at a time.
 const READ: usize = 64 * 1024;
-/// Connections accepted from one listener before others get their turn.
-const ACCEPTS: usize = 64;
-/// The same of one that is being closed.
-const ACCEPTS_LAST: usize = 65_536;
 
 /// A listener's socket for connections.
 #[derive(Debug)]
@@ -155,30 +154,20 @@ impl Connections {
         open.collect::<Vec<_>>().into_iter()
     }
 
-    /// Accepts what waits at a listener.
-    pub(super) fn on_gate(
-        &mut self,
-        epoll: &Epoll,
-        slot: ListenerSlot,
-        shard: &mut Shard,
-        locals: &mut Locals,
-    ) {
-        self.accept(epoll, slot, shard, locals, ACCEPTS);
-    }
-
-    fn accept(
+    /// Accepts what waits at a listener, at most so many; whether there may be more.
+    pub(super) fn accept(
         &mut self,
         epoll: &Epoll,
         slot: ListenerSlot,
         shard: &mut Shard,
         locals: &mut Locals,
         most: usize,
-    ) {
+    ) -> bool {
         for _ in 0..most {
-            let Some(Some(gate)) = self.gates.get(slot.index()) else { return };
+            let Some(Some(gate)) = self.gates.get(slot.index()) else { return false };
             let (socket, peer) = match socket::accept(&gate.socket) {
                 Ok(taken) => taken,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
                 // Somebody who came and went.
                 Err(e) if socket::concerns_one(&e) => continue,
                 // Descriptors for those who come are worth more.
@@ -189,7 +178,7 @@ impl Connections {
                     }
                     // Whoever waits there would wake us again and again.
                     let _ = epoll.delete(&gate.socket);
-                    return;
+                    return false;
                 }
             };
             self.want.end();
@@ -234,6 +223,17 @@ impl Connections {
                 shard.finish_stream(stream);
             }
         }
+        true
+    }
+
+    /// What it costs to see to an event of a client's connection.
+    pub(super) fn stream_weight(&self, stream: StreamSlot) -> Weight {
+        weight(self.streams.get(stream.index()).and_then(Option::as_ref))
+    }
+
+    /// The same of a line.
+    pub(super) fn line_weight(&mut self, line: Route) -> Weight {
+        weight(place(&mut self.lines, line).and_then(|carrier| carrier.as_ref()))
     }
 
     /// Something has happened to a client's connection.
@@ -243,12 +243,16 @@ impl Connections {
         stream: StreamSlot,
         what: EpollFlags,
         shard: &mut Shard,
+        is_over: IsOver<'_>,
         out: Out<'_>,
     ) {
         let Some(Some(carrier)) = self.streams.get_mut(stream.index()) else { return };
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
-        let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
+        if what.contains(EpollFlags::EPOLLIN) && !shard.stream_may_read(stream) {
+            // What was read before comes first. To be told of more is of no use until then.
+            let writing = carrier.writing;
+            watch(epoll, carrier, Ready::Stream(stream), false, writing);
+        } else if what.intersects(READABLE) {
             let shaking = carrier.is_handshaking();
             let came = carrier.receive(&mut self.buffer).map(|mut octets| {
                 if shaking && !octets.is_empty() && shard.header_comes_first(stream) {
@@ -268,7 +272,7 @@ impl Connections {
                 Ok(Came::Octets { octets, last }) => {
                     match octets {
                         [] => shard.on_stream_fragment(stream),
-                        octets => shard.on_stream_octets(stream, octets, out),
+                        octets => shard.on_stream_octets(stream, octets, is_over, out),
                     }
                     if last {
                         shard.on_stream_end(stream);
@@ -308,7 +312,9 @@ impl Connections {
         match shard.stream_wish(stream) {
             StreamWish::Close(why) => self.drop_stream(epoll, stream, why, shard),
             StreamWish::Serve { read } => {
-                watch(epoll, carrier, Ready::Stream(stream), read, full);
+                // Not to be read may be over before something comes: that is seen to by who hears of it.
+                let reading = read || carrier.reading;
+                watch(epoll, carrier, Ready::Stream(stream), reading, full);
             }
         }
     }
@@ -326,9 +332,19 @@ impl Connections {
         shard.on_stream_closed(stream, why);
     }
 
-    /// Looks after connections that we have closed, four times a second.
+    /// Connections that we have closed are to be looked at, four times a second.
     pub(super) fn look_after_closed(&mut self) {
-        self.lingering.look(&mut self.buffer);
+        self.lingering.begin_look();
+    }
+
+    /// How many of these are to be looked at.
+    pub(super) const fn closed_count(&self) -> usize {
+        self.lingering.due()
+    }
+
+    /// Looks at the next of these; false when there is none.
+    pub(super) fn look_at_closed(&mut self) -> bool {
+        self.lingering.look(&mut self.buffer)
     }
 
     /// The process stops: closed connections are not waited for as long as otherwise.
@@ -348,6 +364,7 @@ impl Connections {
         line: Route,
         what: EpollFlags,
         shard: &mut Shard,
+        is_over: IsOver<'_>,
         out: Out<'_>,
     ) {
         let Some(carrier) = place(&mut self.lines, line).and_then(Option::as_mut) else { return };
@@ -364,8 +381,8 @@ impl Connections {
         } else if carrier.is_answered() && !carrier.is_handshaking() {
             shard.on_line_open(line);
         }
-        let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        if what.intersects(readable) && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
+        let readable = what.intersects(READABLE) && shard.line_may_read(line);
+        if readable && (carrier.reading || !what.contains(EpollFlags::EPOLLIN)) {
             let shaking = carrier.is_handshaking();
             let came = carrier.read(&mut self.buffer, &mut self.plain);
             if shaking && let Some(facts) = carrier.facts() {
@@ -377,7 +394,7 @@ impl Connections {
             match came {
                 Ok(Came::Octets { octets, last }) => {
                     if !octets.is_empty() {
-                        shard.on_line_octets(line, octets, out);
+                        shard.on_line_octets(line, octets, is_over, out);
                     }
                     if last {
                         return self.drop_line(line, Some(LineEnd::Closed), shard, out);
@@ -472,30 +489,25 @@ impl Connections {
         shard.on_line_closed(line, why, out);
     }
 
-    /// Does all that the shard wishes for its connections.
-    pub(super) fn do_chores(&mut self, epoll: &Epoll, shard: &mut Shard, out: Out<'_>) {
-        while let Some(chore) = shard.next_chore() {
-            match chore {
-                Chore::Stream(stream) => self.serve_stream(epoll, stream, shard),
-                Chore::Line(line) => self.serve_line(epoll, line, shard, out),
-                Chore::Passage(passage) => {
-                    if !self.relays.serve(epoll, passage, shard) {
-                        self.flows.serve(passage, shard);
-                    }
+    /// Does what the shard wishes for a connection.
+    pub(super) fn do_chore(&mut self, epoll: &Epoll, chore: Chore, shard: &mut Shard, out: Out<'_>) {
+        match chore {
+            Chore::Stream(stream) => self.serve_stream(epoll, stream, shard),
+            Chore::Line(line) => self.serve_line(epoll, line, shard, out),
+            Chore::Passage(passage) => {
+                if !self.relays.serve(epoll, passage, shard) {
+                    self.flows.serve(passage, shard);
                 }
             }
         }
     }
 
-    /// Listeners that could not accept may try again.
-    pub(super) fn retry(&mut self, epoll: &Epoll, shard: &mut Shard, locals: &mut Locals) {
+    /// Listeners that could not accept are watched again.
+    pub(super) fn retry(&mut self, epoll: &Epoll) {
         if self.want.is_over() {
-            for slot in self.gates() {
-                if let Some(Some(gate)) = self.gates.get(slot.index()) {
-                    // Fails for those that are still watched.
-                    let _ = epoll.add(&gate.socket, gate.event());
-                }
-                self.accept(epoll, slot, shard, locals, ACCEPTS);
+            for gate in self.gates.iter().flatten() {
+                // Fails for those that are still watched.
+                let _ = epoll.add(&gate.socket, gate.event());
             }
         }
     }
@@ -536,6 +548,12 @@ fn watch(epoll: &Epoll, carrier: &mut Carrier, ready: Ready, reading: bool, writ
     flags.set(EpollFlags::EPOLLOUT, writing);
     // Only fails for a socket that is not in the set.
     let _ = epoll.modify(carrier.as_fd(), &mut EpollEvent::new(flags, ready.pack()));
+}
+
+/// A step of a TLS handshake takes a signature, or the check of one; whatever else comes by TLS is to be
+/// decrypted.
+fn weight(carrier: Option<&Carrier>) -> Weight {
+    if carrier.is_some_and(Carrier::is_encrypted) { Weight::Heavy } else { Weight::Light }
 }
 
 fn place(lines: &mut [Vec<Option<Carrier>>], line: Route) -> Option<&mut Option<Carrier>> {

@@ -11,6 +11,7 @@
 
 mod flows;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -127,7 +128,8 @@ pub(super) struct Passages {
     crowd: Arc<Crowd>,
     /// By backend: passages that try or have it.
     by_target: Vec<u32>,
-    chores: Vec<PassageSlot>,
+    /// Served in the order of their coming.
+    chores: VecDeque<PassageSlot>,
     /// Connections that wait for their target to accept, and the earliest end of that.
     trying: Vec<PassageSlot>,
     /// By slot: it is among them, perhaps on behalf of a passage that is over.
@@ -163,7 +165,7 @@ impl Passages {
             by_listener: Vec::new(),
             crowd,
             by_target: Vec::new(),
-            chores: Vec::new(),
+            chores: VecDeque::new(),
             trying: Vec::new(),
             listed: Vec::new(),
             trying_until: None,
@@ -467,13 +469,13 @@ impl Passages {
     fn chore(&mut self, slot: PassageSlot) {
         let Some(passage) = self.passage_mut(slot) else { return };
         if !std::mem::replace(&mut passage.chore, true) {
-            self.chores.push(slot);
+            self.chores.push_back(slot);
         }
     }
 
     /// One that the engine has something to do for.
     pub(super) fn next_chore(&mut self) -> Option<PassageSlot> {
-        while let Some(slot) = self.chores.pop() {
+        while let Some(slot) = self.chores.pop_front() {
             if let Some(passage) = self.passage_mut(slot)
                 && std::mem::take(&mut passage.chore)
             {
@@ -481,6 +483,11 @@ impl Passages {
             }
         }
         None
+    }
+
+    /// Those that the engine has something to do for; perhaps some more.
+    pub(super) fn chores_count(&self) -> usize {
+        self.chores.len()
     }
 
     /// What the engine should do with it.
@@ -500,11 +507,13 @@ impl Passages {
         sweep.into_iter().chain(self.trying_until).min()
     }
 
-    /// Connections whose target has not accepted in time, as `waits` has it for each.
+    /// Connections whose target has not accepted in time, as `waits` has it for each; no more than
+    /// `most`, the others are due next time.
     pub(super) fn overdue(
         &mut self,
         now: Tick,
         waits: impl Fn(&Arc<Listener>) -> TickDelta,
+        most: usize,
         overdue: &mut Vec<PassageSlot>,
     ) {
         overdue.clear();
@@ -519,7 +528,7 @@ impl Passages {
                 return false;
             };
             let end = passage.begun + waits(&passage.listener);
-            if end <= now {
+            if end <= now && overdue.len() < most {
                 overdue.push(*slot);
             } else {
                 until = Some(until.map_or(end, |at| at.min(end)));

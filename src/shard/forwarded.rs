@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
-use super::Shard;
 use super::forward::{Attempt, PassageWish, Way};
 use super::journal::Passed;
 use super::policy::Subject;
 use super::streams::{ForwardEnd, TryEnd};
 use super::verdict::DropReason;
+use super::{DUE_PER_TICK, Shard};
 use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot, PoolSlot};
 use crate::config::snapshot::{Forward, HealthMode, Listener, Service, Snapshot};
 use crate::live::State;
@@ -177,7 +177,8 @@ impl Shard {
             now.or(listener.service.forward().map(|f| &**f)).map_or(TickDelta::from_ms(1_000), span)
         };
         let mut overdue = std::mem::take(&mut self.overdue);
-        self.passages.overdue(self.now, |listener| of(listener, |f| f.connect_timeout), &mut overdue);
+        let waits = |listener: &Arc<Listener>| of(listener, |f| f.connect_timeout);
+        self.passages.overdue(self.now, waits, DUE_PER_TICK, &mut overdue);
         self.passages.sweep(self.now, |listener| of(listener, |f| f.idle_timeout));
         for slot in overdue.drain(..) {
             self.on_target_failed(slot, TryEnd::Timeout);

@@ -50,11 +50,14 @@ impl Later {
         true
     }
 
-    /// Hands out every packet whose time has come, in the order of their times.
-    pub(super) fn release(&mut self, now: Tick, out: &mut dyn FnMut(Verdict, &mut [u8])) {
-        while let Some(Reverse((at, _, block))) = self.due.peek().copied()
-            && at <= now
-        {
+    /// Hands out packets whose time has come, in the order of their times and no more than `most`.
+    pub(super) fn release(&mut self, now: Tick, most: usize, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+        for _ in 0..most {
+            let Some(Reverse((_, _, block))) =
+                self.due.peek().copied().filter(|Reverse((at, _, _))| *at <= now)
+            else {
+                break;
+            };
             self.due.pop();
             self.free.push(block);
             let (verdict, octets) = &mut self.blocks[block as usize];
@@ -128,7 +131,7 @@ mod tests {
 
     fn released(later: &mut Later, now: u64) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
-        later.release(Tick(now), &mut |_, octets| out.push(octets.to_vec()));
+        later.release(Tick(now), usize::MAX, &mut |_, octets| out.push(octets.to_vec()));
         out
     }
 
@@ -143,6 +146,15 @@ mod tests {
         assert_eq!(released(&mut later, 20), [[1], [9], [2]]);
         assert_eq!(released(&mut later, 99), [[3]]);
         assert_eq!((later.next_deadline(), later.held()), (None, 0));
+    }
+
+    #[test]
+    fn no_more_than_asked_for_leave_at_a_time() {
+        let mut later = Later::default();
+        assert!((0..5).all(|n| later.hold(Tick(n), ANY, &[n as u8])));
+        let mut left = Vec::new();
+        later.release(Tick(9), 3, &mut |_, octets| left.push(octets[0]));
+        assert_eq!((left, later.held(), later.next_deadline()), (vec![0, 1, 2], 2, Some(Tick(3))));
     }
 
     #[test]

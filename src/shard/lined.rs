@@ -5,6 +5,7 @@ use super::lines::LineWish;
 use super::lines::Need;
 use super::outstanding::{Asked, DELIVERED, Key, Known, TEED};
 use super::policy::Subject;
+use super::streamed::{IsOver, Step};
 use super::streams::{LineEnd, StreamEnd};
 use super::verdict::{DropReason, Verdict};
 use super::{Attached, Shard, case};
@@ -187,11 +188,19 @@ impl Shard {
         LineEnd::Handshake
     }
 
-    /// Octets of a server. Answers that leave as datagrams go to `out`.
-    pub fn on_line_octets(&mut self, line: Route, octets: &[u8], out: &mut dyn FnMut(Verdict, &mut [u8])) {
+    /// Octets of a server. Answers that leave as datagrams go to `out`; what there is no time for is kept,
+    /// see [`Shard::resume_next`].
+    pub fn on_line_octets(
+        &mut self,
+        line: Route,
+        octets: &[u8],
+        is_over: IsOver<'_>,
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) {
         let Some(mut frames) = self.lines.take_frames(line) else { return };
         let fed = if self.lines.goes_on(line) {
-            frames.feed(octets, &mut |message| self.line_message(line, message, out))
+            let mut step = Step::of(usize::MAX, is_over);
+            frames.feed(octets, &mut |message| step.then(self.line_message(line, message, out)))
         } else {
             Ok(0)
         };
@@ -203,9 +212,17 @@ impl Shard {
     }
 
     /// Goes on with the messages that a line holds.
-    pub(super) fn resume_line(&mut self, line: Route, out: &mut dyn FnMut(Verdict, &mut [u8])) {
+    pub(super) fn resume_line(
+        &mut self,
+        line: Route,
+        is_over: IsOver<'_>,
+        out: &mut dyn FnMut(Verdict, &mut [u8]),
+    ) {
         let Some(mut frames) = self.lines.take_frames(line) else { return };
-        if frames.resume(&mut |message| self.line_message(line, message, out)).is_err() {
+        let mut step = Step::of(usize::MAX, is_over);
+        if self.lines.goes_on(line)
+            && frames.resume(&mut |message| step.then(self.line_message(line, message, out))).is_err()
+        {
             self.lines.end(line, LineEnd::BadFrame);
         }
         self.lines.put_frames(line, frames);
@@ -382,6 +399,12 @@ impl Shard {
     /// So many of them were written.
     pub fn line_written(&mut self, line: Route, count: usize) {
         self.lines.written(line, count, self.now);
+    }
+
+    /// Whether the engine may read a line at this time: what was read before comes first.
+    #[must_use]
+    pub fn line_may_read(&self, line: Route) -> bool {
+        self.lines.may_read(line)
     }
 
     /// Whether a line has not come about yet.

@@ -1,12 +1,14 @@
 //! Lines: connections towards backends, all that is known of each but its socket.
 //!
-//! A query goes by a line that has room for it, the fullest first, so that few are open; or by a
-//! new one. What waits on a line that ends is asked again by the shard, here or elsewhere. How
+//! A query goes by the line of the last one, or another that has room for it, the fullest first, so
+//! that few are open; or by a new one. What waits on a line that ends is asked again by the shard, here or elsewhere. How
 //! many queries are on a line, the table of [`Outstanding`](super::outstanding) knows.
 
 mod pick;
 
 pub(super) use pick::{ANYBODY, Need};
+
+use std::collections::VecDeque;
 
 use crate::addr::{BackendSlot, Route, SocketSlot};
 use crate::config::snapshot::LineOptions;
@@ -53,12 +55,14 @@ struct Line {
     heard_at: Tick,
     /// Queries in a row whose time was up, with nothing heard meanwhile.
     missed: u8,
-    /// The server has closed it, with messages on it that its client does not take yet.
+    /// The server has closed it, with messages on it that have not been looked at yet.
     hung_up: bool,
     /// It has had no query yet.
     is_new: bool,
     /// Who it is for does not take more.
     paused: bool,
+    /// Its place in `resumable` is taken.
+    resuming: bool,
     frames: Frames,
     output: Outbound,
     /// It is used by a zone transfer, and by nothing else.
@@ -77,6 +81,8 @@ struct Line {
 #[derive(Debug, Default)]
 struct Farm {
     lines: Vec<Option<Line>>,
+    /// By which the last query went.
+    last: usize,
     open: u32,
     troubled_until: Tick,
     /// It closes its connections with queries unanswered, and gets so many at a time on each; 0 is
@@ -89,8 +95,10 @@ struct Farm {
 pub(super) struct Lines {
     farms: Vec<Farm>,
     open: u32,
-    chores: Vec<Route>,
-    resumable: Vec<Route>,
+    /// Both are served in the order of their coming, so that none is passed over.
+    chores: VecDeque<Route>,
+    /// Lines that hold messages and may go on with them.
+    resumable: VecDeque<Route>,
     swept: Tick,
     /// Backends that have refused a connection a moment ago, and those of them that have lines
     /// only.
@@ -175,13 +183,47 @@ impl Lines {
         {
             // The time that it was not read is not its server's.
             line.active = now;
-            self.resumable.push(route);
+            self.go_on(route);
+        }
+    }
+
+    /// The line is to be looked at again: it may hold messages, or its server may have closed it.
+    fn go_on(&mut self, route: Route) {
+        if let Some(line) = self.line_mut(route)
+            && !std::mem::replace(&mut line.resuming, true)
+        {
+            self.resumable.push_back(route);
         }
     }
 
     /// A line that may go on with what it holds.
+    /// It keeps its turn until [`Lines::end_step`] says otherwise.
     pub(super) fn next_resumable(&mut self) -> Option<Route> {
-        self.resumable.pop()
+        while let Some(route) = self.resumable.front().copied() {
+            if self.line(route).is_some_and(|l| l.resuming) {
+                return Some(route);
+            }
+            self.resumable.pop_front();
+        }
+        None
+    }
+
+    /// The line whose turn it is has done a step of it: whether it goes on. It does as long as it
+    /// holds messages: they came by one read, and it is not read before they are used.
+    pub(super) fn end_step(&mut self, route: Route) -> bool {
+        let holds = self.line(route).is_some_and(Line::holds_messages);
+        if !holds {
+            self.resumable.pop_front();
+            if let Some(line) = self.line_mut(route) {
+                line.resuming = false;
+            }
+        }
+        holds
+    }
+
+    /// Lines that may go on with what they hold; perhaps some more.
+    pub(super) fn resumable_count(&self) -> usize {
+        self.resumable.len()
     }
 
     /// Puts octets in front of a new line's first query: a PROXY header.
@@ -217,11 +259,18 @@ impl Lines {
         Some(std::mem::take(&mut line.frames))
     }
 
-    /// Gives the frames back.
+    /// Gives the frames back. A line that still holds messages goes on with them in its turn.
     pub(super) fn put_frames(&mut self, route: Route, frames: Frames) {
-        if let Some(line) = self.line_mut(route) {
-            line.frames = frames;
+        let Some(line) = self.line_mut(route) else { return };
+        line.frames = frames;
+        if line.holds_messages() {
+            self.go_on(route);
         }
+    }
+
+    /// Whether the engine may read: nothing that was read waits.
+    pub(super) fn may_read(&self, route: Route) -> bool {
+        self.line(route).is_some_and(|l| !l.holds_messages())
     }
 
     /// A message has arrived; `answers`: to one of its queries.
@@ -332,9 +381,9 @@ impl Lines {
         }
     }
 
-    /// Whether messages wait on the line for its client to take them.
+    /// Whether messages wait on the line, for their turn or for its client to take them.
     pub(super) fn holds_back(&self, route: Route) -> bool {
-        self.line(route).is_some_and(|l| l.paused && l.frames.has_more())
+        self.line(route).is_some_and(|l| !matches!(l.state, State::Ended(_)) && l.frames.has_more())
     }
 
     /// The server has closed a line that holds messages back.
@@ -346,7 +395,9 @@ impl Lines {
 
     /// Whether a line whose server has closed it has nothing more to tell.
     pub(super) fn is_told(&self, route: Route) -> bool {
-        self.line(route).is_some_and(|l| l.hung_up && !l.paused && !matches!(l.state, State::Ended(_)))
+        self.line(route).is_some_and(|l| {
+            l.hung_up && !l.paused && !l.holds_messages() && !matches!(l.state, State::Ended(_))
+        })
     }
 
     /// A backend is no more: the next one in its slot begins anew.
@@ -381,13 +432,13 @@ impl Lines {
             return;
         }
         if !std::mem::replace(&mut line.chore, true) {
-            self.chores.push(route);
+            self.chores.push_back(route);
         }
     }
 
     /// A line that the engine has something to do for.
     pub(super) fn next_chore(&mut self) -> Option<Route> {
-        while let Some(route) = self.chores.pop() {
+        while let Some(route) = self.chores.pop_front() {
             if let Some(line) = self.line_mut(route) {
                 line.chore = false;
                 // What it was for, before its server closed it, is no more.
@@ -397,6 +448,11 @@ impl Lines {
             }
         }
         None
+    }
+
+    /// Lines that the engine has something to do for; perhaps some more.
+    pub(super) fn chores_count(&self) -> usize {
+        self.chores.len()
     }
 
     /// What the engine should do with it.
@@ -469,10 +525,22 @@ impl Lines {
             assert_eq!(farm.lines.iter().flatten().count(), farm.open as usize, "lines are counted");
         }
         assert_eq!(self.farms.iter().map(|f| f.open).sum::<u32>(), self.open, "lines are counted");
+        for (at, farm) in self.farms.iter().enumerate() {
+            for (place, line) in farm.lines.iter().enumerate() {
+                let route = Route { backend: BackendSlot(at as u16), socket: number(place) };
+                let waits = line.as_ref().is_some_and(Line::holds_messages);
+                assert!(!waits || self.resumable.contains(&route), "what may go on does");
+            }
+        }
     }
 }
 
 impl Line {
+    /// Whether it holds messages that may be looked at now.
+    fn holds_messages(&self) -> bool {
+        !self.paused && !matches!(self.state, State::Ended(_)) && self.frames.has_more()
+    }
+
     fn overdue(&mut self, options: &LineOptions, live: u32, idle: &mut u32, now: Tick) -> Option<LineEnd> {
         let over = |since: Tick, span: TickDelta| now.since(since) >= span;
         match self.state {

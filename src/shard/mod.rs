@@ -7,7 +7,9 @@
 //! ```
 //!
 //! An engine calls `begin_batch`, then any number of `on_query`, `on_response` and `on_unsent`,
-//! then `on_tick`, and sleeps until `next_deadline` or a packet.
+//! then `on_tick`, and sleeps until `next_deadline` or a packet. No call does more than a bounded
+//! amount of work: what is left over is asked for by `resume_next`, `next_chore`, or the next tick,
+//! so that the engine can look at other sockets meanwhile.
 
 mod act;
 pub mod case;
@@ -72,6 +74,9 @@ const RETRY_SAVINGS_MAX: u64 = 1_000 * PPM as u64;
 pub const TRIES_MAX: u64 = 2 + RESTARTS_MAX as u64;
 /// Times that a rule may have a query asked again.
 pub const RESTARTS_MAX: u8 = 10;
+/// Time-outs, and answers that were held back, in one tick. Those beyond are due in the next one,
+/// before which packets are read.
+const DUE_PER_TICK: usize = 256;
 /// How long rules may hold an answer back, milliseconds.
 pub const DELAY_MS_MAX: u32 = 60_000;
 
@@ -98,6 +103,8 @@ pub struct Shard {
     /// while they are looked at.
     avoided: Vec<BackendSlot>,
     overdue: Vec<PassageSlot>,
+    /// The kind of the chore that was handed out last.
+    chore_kind: u8,
     /// A message of a stream or a line, while it is looked at.
     scratch: Vec<u8>,
     /// Whence the query at hand comes.
@@ -121,6 +128,8 @@ pub struct Shard {
     buffer: Vec<u8>,
     /// Errors of the script that have been counted.
     script_errors: u64,
+    /// Queries that had been sent to servers by the last tick.
+    claimed: u64,
     /// When the script was last let do what it does every second.
     maintained: Tick,
     /// Of the outstanding: tries whose answer no client waits for.
@@ -220,6 +229,7 @@ impl Shard {
             passages,
             avoided: Vec::new(),
             overdue: Vec::new(),
+            chore_kind: 0,
             scratch: Vec::new(),
             arrived: Arrived::default(),
             header: Vec::new(),
@@ -233,6 +243,7 @@ impl Shard {
             wants: Wants::default(),
             buffer: Vec::new(),
             script_errors: 0,
+            claimed: 0,
             maintained: Tick(0),
             unawaited: 0,
             attached: Vec::new(),
@@ -449,7 +460,11 @@ impl Shard {
 
     /// Does what is due, publishes this shard's counts, and emits the packets that come of it.
     pub fn on_tick(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
-        while let Some((key, known)) = self.outstanding.due(self.now) {
+        // As many as have begun to wait meanwhile, and more: no backlog grows.
+        let [claimed, ..] = self.outstanding.totals();
+        let begun = claimed - std::mem::replace(&mut self.claimed, claimed);
+        for _ in 0..begun.saturating_add(DUE_PER_TICK as u64) {
+            let Some((key, known)) = self.outstanding.due(self.now) else { break };
             match known.asked.case {
                 DELIVERED | TEED => self.never_came(key),
                 NO_CASE => self.give_up(key, known, out),
@@ -459,7 +474,6 @@ impl Shard {
         }
         self.send_copies(out);
         self.release(out);
-        self.resume_streams(out);
         self.sweep();
         self.sweep_passages();
         self.selector.publish();

@@ -150,7 +150,8 @@ pub struct Asked {
 /// On which terms a query waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// The backend's outstanding queries in this shard, at most.
+    /// The backend's outstanding queries in this shard, at most: so many by its sockets, and as many
+    /// by its lines, so that clients of one kind do not use up what the others need.
     pub max: u32,
     /// When it is sent.
     pub now: Tick,
@@ -189,6 +190,8 @@ pub enum Found {
 struct Table {
     slots: Vec<Slot>,
     live: u32,
+    /// Of these, by lines.
+    by_lines: u32,
     /// Sockets there are to choose from.
     sockets: u8,
     /// The socket of this batch and the batch it was drawn for: a port per batch is as hard to
@@ -227,8 +230,8 @@ impl Table {
     }
 
     fn slots_max(&self) -> usize {
-        // Lines multiply the ids as further sockets do.
-        (usize::from(self.sockets) << 16).next_power_of_two()
+        // Lines multiply the ids as further sockets do, and have as many queries as these.
+        (usize::from(self.sockets.max(2)) << 16).next_power_of_two()
     }
 }
 
@@ -254,6 +257,7 @@ impl Outstanding {
             Box::new(Table {
                 slots: vec![FREE; SLOTS_MIN],
                 live: 0,
+                by_lines: 0,
                 sockets: sockets.max(1),
                 socket: 0,
                 batch: u64::MAX,
@@ -326,7 +330,8 @@ impl Outstanding {
     ) -> Option<Key> {
         let Terms { max, now, batch, queue, line } = terms;
         let table = self.tables.get_mut(backend.index())?.as_deref_mut()?;
-        if table.live >= max {
+        let waiting = if line.is_some() { table.by_lines } else { table.live - table.by_lines };
+        if waiting >= max {
             return None;
         }
         if line.is_none() && table.batch != batch {
@@ -365,6 +370,7 @@ impl Outstanding {
                 };
                 table.live += 1;
                 if line.is_some() {
+                    table.by_lines += 1;
                     *table.line(socket) += 1;
                 }
                 self.live += 1;
@@ -421,6 +427,7 @@ impl Outstanding {
         if let Some(table) = self.tables.get_mut(route.backend.index()).and_then(Option::as_deref_mut) {
             table.live -= 1;
             if route.is_line() {
+                table.by_lines -= 1;
                 *table.line(route.socket.0) -= 1;
             }
         }
@@ -500,6 +507,8 @@ impl Outstanding {
             .map(|t| {
                 let live = t.slots.iter().filter(|s| s.state == State::Live).count();
                 assert_eq!(live, t.live as usize, "a table's live slots are counted");
+                let by_lines: u32 = t.lines.iter().sum();
+                assert_eq!(by_lines, t.by_lines, "those by lines are counted");
                 live
             })
             .sum();

@@ -8,7 +8,7 @@ use super::policy::{Kind, Subject};
 use super::rules::scene::{Answered, Env, Facts, Scene};
 use super::script::FunctionId;
 use super::verdict::{DropReason, Verdict};
-use super::{Shard, answer_edns};
+use super::{DUE_PER_TICK, Shard, answer_edns};
 use crate::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, mapped};
 use crate::config::snapshot::Snapshot;
 use crate::live::ShardPage;
@@ -145,7 +145,7 @@ impl Shard {
     /// Hands out what was held back and is due.
     pub(super) fn release(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
         let page = &self.board.shards()[self.index];
-        self.later.release(self.now, &mut |verdict, octets| {
+        self.later.release(self.now, DUE_PER_TICK, &mut |verdict, octets| {
             leaves(page, verdict);
             out(verdict, octets);
         });

@@ -29,6 +29,9 @@ const TAILROOM: usize = 4_096;
 const SCRATCH: usize = HEADROOM + MESSAGE_MAX + TAILROOM;
 /// A message that a frame can hold, octets.
 const MESSAGE_MAX: usize = u16::MAX as usize;
+/// Queries of a connection after which the engine is asked whether there is time for more: each costs
+/// between a fifth of a microsecond and, with rules in Lua, some tens.
+const QUERIES_PER_CHECK: usize = 32;
 /// The client of a connection that has been closed may take its last answers in this time.
 const LINGER: TickDelta = TickDelta::from_ms(1_000);
 
@@ -41,6 +44,41 @@ pub enum Chore {
     Line(Route),
     /// For a connection or flow of a forward; see [`Shard::passage_wish`].
     Passage(PassageSlot),
+}
+
+/// Asks the engine whether it has to see to something else. The shard knows no time.
+pub type IsOver<'o> = &'o mut dyn FnMut() -> bool;
+
+/// A step of the work on one connection: messages, at most so many, as long as there is time.
+pub(super) struct Step<'o> {
+    done: usize,
+    most: usize,
+    is_over: IsOver<'o>,
+}
+
+/// What became of a step by [`Shard::resume_next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumed {
+    /// No connection holds anything that can be looked at.
+    Nothing,
+    /// The connection whose turn it is has more in its turn.
+    GoesOn,
+    /// Its turn is over.
+    Done,
+}
+
+impl<'o> Step<'o> {
+    /// One of at most so many messages.
+    pub(super) fn of(most: usize, is_over: IsOver<'o>) -> Self {
+        Self { done: 0, most, is_over }
+    }
+
+    /// After a message: whether another one follows in this step, if it may follow at all.
+    pub(super) fn then(&mut self, flow: Flow) -> Flow {
+        self.done += 1;
+        let stops = self.done >= self.most || self.done.is_multiple_of(QUERIES_PER_CHECK) && (self.is_over)();
+        if stops { Flow::Stop } else { flow }
+    }
 }
 
 impl Shard {
@@ -121,11 +159,13 @@ impl Shard {
         client.stream.and_then(|s| self.streams.facts(s)).map_or(Protocol::DoUdp, |(_, protocol)| protocol)
     }
 
-    /// Octets of a client. What is to be sent at once as a datagram goes to `out`.
+    /// Octets of a client. What is to be sent at once as a datagram goes to `out`; what there is no time
+    /// for is kept, see [`Shard::resume_next`].
     pub fn on_stream_octets(
         &mut self,
         stream: StreamSlot,
         mut octets: &[u8],
+        is_over: IsOver<'_>,
         out: &mut dyn FnMut(Verdict, &mut [u8]),
     ) {
         if !self.streams.on_read(stream, &self.snapshot.globals.streams, self.now) {
@@ -144,7 +184,8 @@ impl Shard {
         }
         let Some(mut frames) = self.streams.take_frames(stream) else { return };
         let fed = if self.streams.may_go_on(stream) {
-            frames.feed(octets, &mut |message| self.stream_query(stream, message, out))
+            let mut step = Step::of(self.streams.turn_left(stream), is_over);
+            frames.feed(octets, &mut |message| step.then(self.stream_query(stream, message, out)))
         } else {
             Ok(0)
         };
@@ -294,28 +335,59 @@ impl Shard {
         self.streams.lingers(stream, LINGER, self.now)
     }
 
-    /// The next thing for the engine to do.
-    pub fn next_chore(&mut self) -> Option<Chore> {
-        // Lines first: queries that wait for a server are the older debt.
-        let line = self.lines.next_chore().map(Chore::Line);
-        line.or_else(|| self.streams.next_chore().map(Chore::Stream))
-            .or_else(|| self.passages.next_chore().map(Chore::Passage))
+    /// Whether the engine may read a client's connection at this time: whatever it was told to watch
+    /// for, what was read before comes first.
+    #[must_use]
+    pub fn stream_may_read(&self, stream: StreamSlot) -> bool {
+        self.streams.may_read(stream)
     }
 
-    /// Goes on with what connections hold and could not be looked at before.
-    pub(super) fn resume_streams(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
-        while let Some(line) = self.lines.next_resumable() {
-            self.resume_line(line, out);
+    /// The next thing for the engine to do. The kinds take turns: none waits for another that always
+    /// has something.
+    pub fn next_chore(&mut self) -> Option<Chore> {
+        for _ in 0..3 {
+            self.chore_kind = (self.chore_kind + 1) % 3;
+            let chore = match self.chore_kind {
+                0 => self.lines.next_chore().map(Chore::Line),
+                1 => self.streams.next_chore().map(Chore::Stream),
+                _ => self.passages.next_chore().map(Chore::Passage),
+            };
+            if chore.is_some() {
+                return chore;
+            }
         }
-        while let Some(stream) = self.streams.next_resumable() {
-            let Some(mut frames) = self.streams.take_frames(stream) else { continue };
-            if self.streams.may_go_on(stream)
-                && frames.resume(&mut |message| self.stream_query(stream, message, out)).is_err()
-            {
+        None
+    }
+
+    /// Things for the engine to do; perhaps fewer.
+    #[must_use]
+    pub fn chores(&self) -> usize {
+        self.lines.chores_count() + self.streams.chores_count() + self.passages.chores_count()
+    }
+
+    /// Connections that hold messages which can be looked at; perhaps fewer.
+    #[must_use]
+    pub fn resumable(&self) -> usize {
+        self.lines.resumable_count() + self.streams.resumable_count()
+    }
+
+    /// Goes on, by one step, with what the connection holds whose turn it is.
+    pub fn resume_next(&mut self, is_over: IsOver<'_>, out: &mut dyn FnMut(Verdict, &mut [u8])) -> Resumed {
+        // Lines first: what they hold frees what queries wait for.
+        if let Some(line) = self.lines.next_resumable() {
+            self.resume_line(line, is_over, out);
+            return if self.lines.end_step(line) { Resumed::GoesOn } else { Resumed::Done };
+        }
+        let Some(stream) = self.streams.next_resumable() else { return Resumed::Nothing };
+        if let Some(mut frames) = self.streams.take_frames(stream) {
+            let mut step = Step::of(self.streams.turn_left(stream), is_over);
+            let fed = frames.resume(&mut |message| step.then(self.stream_query(stream, message, out)));
+            if fed.is_err() {
                 self.streams.end(stream, StreamEnd::BadFrame);
             }
             self.streams.put_frames(stream, frames, self.now);
         }
+        if self.streams.end_step(stream) { Resumed::GoesOn } else { Resumed::Done }
     }
 
     /// Ends connections whose time is up.

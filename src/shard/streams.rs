@@ -12,9 +12,11 @@
 
 mod end;
 mod handshake;
+mod invariants;
 mod keepalive;
 mod overdue;
 mod preface;
+mod turns;
 
 pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 
@@ -25,6 +27,7 @@ use crate::shard::case::Protocol;
 use crate::time::{Tick, TickDelta};
 use crate::wire::frame::{Frames, Outbound};
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use preface::Preface;
@@ -60,6 +63,8 @@ struct Stream {
     chore: bool,
     /// Its place in `resumable` is taken.
     resuming: bool,
+    /// Queries of its present turn.
+    turn: u16,
     /// What the engine was last told.
     told: StreamWish,
     /// Among its listener's connections.
@@ -74,6 +79,8 @@ struct Stream {
     sni: Option<Box<str>>,
     in_flight: u16,
     in_flight_max: u16,
+    /// As many as it may have at present: its share of all.
+    in_flight_share: u16,
     /// Its last query that ended did so in overload: it goes as soon as nothing is in flight.
     leaving: bool,
     /// Reads since the last whole query.
@@ -104,10 +111,14 @@ pub(super) struct Streams {
     table: Vec<Option<Stream>>,
     free: Vec<u32>,
     open: u32,
+    /// Connections with queries in flight, and how many these are.
+    busy: u32,
+    in_flight: u32,
     crowd: Arc<Crowd>,
-    chores: Vec<StreamSlot>,
+    /// Both are served in the order of their coming, so that nobody is passed over.
+    chores: VecDeque<StreamSlot>,
     /// Connections that hold whole queries and may go on with them.
-    resumable: Vec<StreamSlot>,
+    resumable: VecDeque<StreamSlot>,
     output_total: usize,
     /// How far the sweep is, and when it goes on.
     sweep_at: usize,
@@ -151,9 +162,11 @@ impl Streams {
             table: Vec::new(),
             free: Vec::new(),
             open: 0,
+            busy: 0,
+            in_flight: 0,
             crowd,
-            chores: Vec::new(),
-            resumable: Vec::new(),
+            chores: VecDeque::new(),
+            resumable: VecDeque::new(),
             output_total: 0,
             sweep_at: 0,
             swept: Tick(0),
@@ -181,6 +194,7 @@ impl Streams {
             state: State::Open,
             chore: false,
             resuming: false,
+            turn: 0,
             // Engines watch a new connection for octets.
             told: StreamWish::Serve { read: true },
             place: Some(place),
@@ -190,6 +204,7 @@ impl Streams {
             sni: None,
             in_flight: 0,
             in_flight_max: arrival.in_flight_max.max(1),
+            in_flight_share: arrival.in_flight_max.max(1),
             leaving: false,
             reads: 0,
             queries: 0,
@@ -229,6 +244,7 @@ impl Streams {
     /// Octets were read: whether the connection may go on. Counts reads that bring no query.
     pub(super) fn on_read(&mut self, slot: StreamSlot, limits: &StreamLimits, now: Tick) -> bool {
         let Some(stream) = self.stream_mut(slot).filter(|s| s.state == State::Open) else { return false };
+        stream.turn = 0;
         stream.reads += 1;
         if limits.reads_per_query > 0 && stream.reads > limits.reads_per_query {
             // A proxy is not its client: it is not turned away for one of them.
@@ -261,8 +277,13 @@ impl Streams {
 
     /// A whole query has been read: it is in flight. Whether another may follow.
     pub(super) fn begin(&mut self, slot: StreamSlot, limits: &StreamLimits, now: Tick) -> Option<Client> {
+        self.busy += u32::from(self.stream(slot)?.in_flight == 0);
+        self.in_flight += 1;
+        let share = self.share();
         let stream = self.stream_mut(slot)?;
         stream.in_flight += 1;
+        stream.in_flight_share = stream.in_flight_max.min(share);
+        stream.turn = stream.turn.saturating_add(1);
         stream.queries = stream.queries.wrapping_add(1);
         stream.reads = 0;
         stream.active = now;
@@ -293,8 +314,11 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot) else { return };
         stream.in_flight -= 1;
         stream.leaving = overload;
-        if stream.state == State::Gone {
-            if stream.in_flight == 0 {
+        let (is_idle, is_gone) = (stream.in_flight == 0, stream.state == State::Gone);
+        self.busy -= u32::from(is_idle);
+        self.in_flight -= 1;
+        if is_gone {
+            if is_idle {
                 self.forget(slot);
             }
             return;
@@ -348,7 +372,9 @@ impl Streams {
     /// holds, or the engine is to do something else than it was last told. Only while its frames
     /// are away nothing follows: [`Streams::put_frames`] sees to it.
     fn review(&mut self, slot: StreamSlot, now: Tick) {
+        let share = self.share();
         let Some(stream) = self.stream_mut(slot).filter(|s| !s.feeding) else { return };
+        stream.in_flight_share = stream.in_flight_max.min(share);
         if stream.leaving && stream.in_flight == 0 && !stream.frames.has_more() {
             stream.stop(StreamEnd::Overload);
         }
@@ -362,20 +388,16 @@ impl Streams {
             stream.begun = Some(now);
         }
         if resumes {
-            self.resumable.push(slot);
+            self.resumable.push_back(slot);
         }
         if changes {
             self.chore(slot);
         }
     }
 
-    /// A connection that holds whole queries and may go on with them.
-    pub(super) fn next_resumable(&mut self) -> Option<StreamSlot> {
-        let slot = self.resumable.pop()?;
-        if let Some(stream) = self.stream_mut(slot) {
-            stream.resuming = false;
-        }
-        Some(slot)
+    /// Whether the engine may read: the connection is open, and nothing that was read waits.
+    pub(super) fn may_read(&self, slot: StreamSlot) -> bool {
+        self.stream(slot).is_some_and(Stream::may_read)
     }
 
     /// No more queries come: it ends when all answers are written.
@@ -439,13 +461,13 @@ impl Streams {
     fn chore(&mut self, slot: StreamSlot) {
         let Some(stream) = self.stream_mut(slot) else { return };
         if !std::mem::replace(&mut stream.chore, true) {
-            self.chores.push(slot);
+            self.chores.push_back(slot);
         }
     }
 
     /// A connection that the engine has something to do for.
     pub(super) fn next_chore(&mut self) -> Option<StreamSlot> {
-        while let Some(slot) = self.chores.pop() {
+        while let Some(slot) = self.chores.pop_front() {
             if let Some(stream) = self.stream_mut(slot) {
                 stream.chore = false;
                 if stream.state != State::Gone {
@@ -454,6 +476,11 @@ impl Streams {
             }
         }
         None
+    }
+
+    /// Connections that the engine has something to do for; perhaps some more.
+    pub(super) fn chores_count(&self) -> usize {
+        self.chores.len()
     }
 
     /// What the engine should do with it, which from then on it has been told.
@@ -511,30 +538,9 @@ impl Streams {
         open.filter(|s| s.client.listener == listener).filter_map(|s| s.client.stream).collect()
     }
 
-    /// Queries in flight, of all connections; for tests.
-    pub(super) fn in_flight(&self) -> u64 {
-        self.table.iter().flatten().map(|s| u64::from(s.in_flight)).sum()
-    }
-
-    /// Checks what must hold between calls; for tests.
-    pub(super) fn check_invariants(&self) {
-        let open = self.table.iter().flatten().filter(|s| s.state != State::Gone).count();
-        assert_eq!(open, self.open as usize, "open connections are counted");
-        let octets: usize = self.table.iter().flatten().map(|s| s.output.len()).sum();
-        assert_eq!(octets, self.output_total, "octets to be written are counted");
-        for (at, stream) in self.table.iter().enumerate() {
-            let (slot, Some(stream)) = (StreamSlot(at as u32), stream) else { continue };
-            assert!(stream.in_flight <= stream.in_flight_max, "no more in flight than may be");
-            assert!(stream.state != State::Gone || stream.in_flight > 0, "what is over is forgotten");
-            assert!(!stream.feeding, "frames are given back");
-            if stream.state == State::Gone {
-                continue;
-            }
-            assert!(!stream.chore || self.chores.contains(&slot), "a chore has its place");
-            assert!(stream.wish() == stream.told || stream.chore, "the engine is told what has changed");
-            assert!(stream.is_finished().is_none(), "what has finished ends");
-            assert!(!stream.holds_queries() || self.resumable.contains(&slot), "what may go on does");
-        }
+    /// Queries in flight, of all connections.
+    pub(super) const fn in_flight(&self) -> u32 {
+        self.in_flight
     }
 }
 
@@ -552,7 +558,7 @@ impl Stream {
             }
             State::Finishing(_) | State::Ended(_) | State::Gone => false,
         };
-        state && self.in_flight < self.in_flight_max && self.output.len() <= OUTPUT_FULL
+        state && self.in_flight < self.in_flight_share && self.output.len() <= OUTPUT_FULL
     }
 
     /// Whether whole queries that it holds may be asked now.

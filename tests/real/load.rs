@@ -49,6 +49,8 @@ pub(crate) struct Report {
     pub(crate) by_backend: BTreeMap<u8, u64>,
     /// The longest wait for an answer.
     pub(crate) slowest: Duration,
+    /// All waits, in no order.
+    waits: Vec<Duration>,
 }
 
 impl Report {
@@ -68,6 +70,13 @@ impl Report {
         assert_eq!(self.answered, self.sent);
     }
 
+    /// The wait that so many percent of the answers did not exceed.
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
+        let mut waits = self.waits.clone();
+        waits.sort_unstable();
+        waits.get(waits.len() * percent / 100).copied().unwrap_or_default()
+    }
+
     fn add(&mut self, other: Self) {
         self.sent += other.sent;
         self.answered += other.answered;
@@ -79,6 +88,7 @@ impl Report {
             *self.by_backend.entry(who).or_default() += n;
         }
         self.slowest = self.slowest.max(other.slowest);
+        self.waits.extend(other.waits);
     }
 }
 
@@ -253,7 +263,9 @@ impl Sender {
         };
         match self.outstanding.get(&number) {
             Some((own, sent)) if Some(*own) == id => {
-                self.report.slowest = self.report.slowest.max(sent.elapsed());
+                let wait = sent.elapsed();
+                self.report.slowest = self.report.slowest.max(wait);
+                self.report.waits.push(wait);
                 self.done.insert(number, *own);
                 self.outstanding.remove(&number);
                 self.report.answered += 1;

@@ -28,6 +28,7 @@ mod addresses;
 mod clients;
 mod death;
 mod dnsdist;
+mod fairness;
 mod forward;
 mod hostile;
 mod log_targets;

@@ -313,7 +313,9 @@ impl Wires {
     }
 
     fn send(&mut self, stream: StreamSlot, octets: &[u8]) {
-        self.bench.shard.on_stream_octets(stream, octets, &mut |verdict, _| panic!("{verdict:?}"));
+        self.bench
+            .shard
+            .on_stream_octets(stream, octets, &mut || true, &mut |verdict, _| panic!("{verdict:?}"));
     }
 
     fn ask(&mut self, stream: StreamSlot, text: &str) {
@@ -351,7 +353,7 @@ impl Wires {
         let query = &asked[asked.len() - message("1234 a/A").len()..];
         let mut octets = message(text);
         octets[..2].copy_from_slice(&query[..2]);
-        self.bench.shard.on_line_octets(line, &framed(&octets), &mut |_, _| {});
+        self.bench.shard.on_line_octets(line, &framed(&octets), &mut || true, &mut |_, _| {});
     }
 
     fn said_to(&mut self, stream: StreamSlot) -> Vec<u8> {
@@ -537,7 +539,7 @@ fn how_long_a_connection_stays_is_told_to_who_asks_and_to_nobody_else() {
         same(&asked[2..], forwarded).expect("what the server gets");
         let mut octets = message(answer);
         octets[..2].copy_from_slice(&asked[2..4]);
-        wires.bench.shard.on_line_octets(line, &framed(&octets), &mut |_, _| {});
+        wires.bench.shard.on_line_octets(line, &framed(&octets), &mut || true, &mut |_, _| {});
         let wanted =
             if delivered.ends_with(',') { format!("{delivered}{told}") } else { delivered.to_owned() };
         same(&wires.said_to(stream)[2..], &wanted).expect("what the client gets");
@@ -565,7 +567,7 @@ fn an_answer_that_rules_make_too_long_for_a_connection_says_so() {
         answer.extend([0, 12]);
         answer.extend((padding as u16 - 4).to_be_bytes());
         answer.resize(octets, 0);
-        wires.bench.shard.on_line_octets(line, &framed(&answer), &mut |_, _| {});
+        wires.bench.shard.on_line_octets(line, &framed(&answer), &mut || true, &mut |_, _| {});
         let said = wires.said_to(stream);
         if delivered > 0 {
             assert_eq!(said.len(), 2 + delivered);

@@ -337,7 +337,11 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
         "0",
         "Outstanding queries over all shards above which policies pass it over; 0 is no limit.",
     ),
-    entry("maxOutstanding", "65535", "Outstanding queries per shard; one more is dropped and counted."),
+    entry(
+        "maxOutstanding",
+        "65535",
+        "Outstanding queries per shard, so many over UDP and as many by connections; one more is dropped and counted.",
+    ),
     entry("healthCheckMode", "\"auto\"", "\"auto\", \"up\", \"down\" or \"lazy\"."),
     entry("check", "\"dns\"", "What a check is: \"dns\", or \"connect\" for a TCP connection."),
     entry(

@@ -3,15 +3,12 @@
 
 use std::sync::Arc;
 
-use nix::sys::epoll::Epoll;
 use tracing::warn;
 
-use super::{ACCEPTS_LAST, Connections, Gate};
+use super::Connections;
 use crate::addr::ListenerSlot;
 use crate::config::snapshot::Snapshot;
-use crate::engine::locals::Locals;
 use crate::engine::socket;
-use crate::shard::Shard;
 use crate::time::{Tick, TickDelta};
 
 /// How long a listener that takes no new connections waits for those that are being made: longer
@@ -33,17 +30,10 @@ impl Connections {
         }
     }
 
-    /// Takes no new connections at a listener, and what waits there; [`Connections::close_due`]
-    /// closes it. Connections that another process passed the socket for stay for whoever is started
-    /// next.
-    pub(in crate::engine) fn close_gate(
-        &mut self,
-        epoll: &Epoll,
-        slot: ListenerSlot,
-        shard: &mut Shard,
-        locals: &mut Locals,
-        now: Tick,
-    ) {
+    /// Takes no new connections at a listener; it is [due to be closed](Connections::due_to_close)
+    /// when those that are being made have come. Connections at a socket that another process passed
+    /// stay for whoever is started next.
+    pub(in crate::engine) fn withdraw_gate(&mut self, slot: ListenerSlot, now: Tick) {
         let Some(place) = self.gates.get_mut(slot.index()) else { return };
         let Some(gate) = place.as_mut().filter(|g| g.closes_at.is_none()) else { return };
         if gate.passed {
@@ -55,7 +45,6 @@ impl Connections {
         if let Err(e) = socket::withdraw_stream(&gate.socket) {
             warn!(listener = %gate.listener.address, "new connections may be lost: {e}");
         }
-        self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
     }
 
     /// When the next listener is to be closed that takes no new connections.
@@ -63,20 +52,22 @@ impl Connections {
         self.closes_at
     }
 
-    /// Closes the listeners whose time has come, and takes what waits there first.
-    pub(in crate::engine) fn close_due(
-        &mut self,
-        epoll: &Epoll,
-        shard: &mut Shard,
-        locals: &mut Locals,
-        now: Tick,
-    ) {
-        for at in 0..self.gates.len() {
-            let due = |g: &Gate| g.closes_at.filter(|at| *at <= now).map(|_| g.listener.slot);
-            let Some(slot) = self.gates[at].as_ref().and_then(due) else { continue };
-            self.accept(epoll, slot, shard, locals, ACCEPTS_LAST);
-            self.gates[at] = None;
+    /// The listeners whose time has come, once each: what waits there is to be taken first.
+    pub(in crate::engine) fn due_to_close(&mut self, now: Tick) -> Vec<ListenerSlot> {
+        if self.closes_at.is_none_or(|at| at > now) {
+            return Vec::new();
         }
-        self.closes_at = self.gates.iter().flatten().filter_map(|g| g.closes_at).min();
+        let closing = || self.gates.iter().flatten().filter_map(|g| Some((g.listener.slot, g.closes_at?)));
+        let due = closing().filter(|(_, at)| *at <= now && Some(*at) >= self.closes_at);
+        let due = due.map(|(slot, _)| slot).collect();
+        self.closes_at = closing().map(|(_, at)| at).filter(|at| *at > now).min();
+        due
+    }
+
+    /// Closes a listener's socket.
+    pub(in crate::engine) fn close_gate(&mut self, slot: ListenerSlot) {
+        if let Some(gate) = self.gates.get_mut(slot.index()) {
+            *gate = None;
+        }
     }
 }

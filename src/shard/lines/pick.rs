@@ -1,4 +1,5 @@
-//! By which line a query goes: one with room, the fullest first, or a new one.
+//! By which line a query goes: the one of the last query until it is full, then the fullest that has
+//! room, or a new one.
 
 use super::{Farm, Line, Lines, State, number};
 use crate::addr::{BackendSlot, Route};
@@ -48,8 +49,9 @@ impl Lines {
             max => max.min(LINES_MAX),
         };
         if need.transfer.is_none()
-            && let Some(at) = farm.with_room(&need, max, live)
+            && let Some(at) = farm.last_with_room(&need, live).or_else(|| farm.with_room(&need, max, live))
         {
+            self.farms[backend.index()].last = at;
             return Some(route(at));
         }
         if farm.open >= max {
@@ -75,6 +77,7 @@ impl Lines {
             farm.lines.len() - 1
         });
         farm.lines[at] = Some(Line::new(&need, now));
+        farm.last = at;
         farm.open += 1;
         self.open += 1;
         Some(route(at))
@@ -82,6 +85,14 @@ impl Lines {
 }
 
 impl Farm {
+    /// The line that the last query went by, while it has room: to look for the fullest takes longer the
+    /// more lines there are.
+    fn last_with_room(&self, need: &Need<'_>, live: impl Fn(usize) -> u32) -> Option<usize> {
+        let line = self.lines.get(self.last)?.as_ref()?;
+        let fits = self.depth == 0 && line.takes(need) && line.output.len() <= OUTPUT_FULL;
+        (fits && live(self.last) < u32::from(need.options.in_flight.max(1))).then_some(self.last)
+    }
+
     /// The fullest line that has room for a query: the others become idle, and go.
     fn with_room(&self, need: &Need<'_>, max: u32, live: impl Fn(usize) -> u32) -> Option<usize> {
         let in_flight = u32::from(need.options.in_flight.max(1));
@@ -113,6 +124,7 @@ impl Line {
             hung_up: false,
             is_new: true,
             paused: false,
+            resuming: false,
             frames: Frames::new(),
             output: Outbound::new(),
             transfer: need.transfer,
@@ -130,6 +142,6 @@ impl Line {
 
     /// Whether it ends without another query.
     fn is_leaving(&self, need: &Need<'_>) -> bool {
-        matches!(self.state, State::Ended(_)) || self.era != need.options.era()
+        self.hung_up || matches!(self.state, State::Ended(_)) || self.era != need.options.era()
     }
 }

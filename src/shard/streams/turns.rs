@@ -1,0 +1,75 @@
+//! Whose turn it is among connections that have sent more than can be looked at, and how many queries
+//! each may have in flight.
+//!
+//! ```text
+//!  read ─► a step of queries ─► the rest is held ─► at the end of `resumable` ─► ... ─► a turn ─┐
+//!                                     ▲                                                         │
+//!                                     └──────────────── holds more ◄────────────────────────────┘
+//! ```
+
+use super::Streams;
+use crate::addr::StreamSlot;
+
+/// Queries of a connection in its turn: as many as its answers then need one write for. What it has sent
+/// beyond waits until all others have had theirs.
+const QUERIES_PER_TURN: u16 = 256;
+/// Queries in flight of all connections of a shard, about: half of what a server may be asked at a time
+/// by default. Connections that have some share it, so that those who ask without pause leave room
+/// for whoever asks now and then.
+const IN_FLIGHT_TOTAL: u32 = 32_768;
+
+impl Streams {
+    /// A connection that holds whole queries and may go on with them.
+    /// It keeps its turn until [`Streams::end_step`] says otherwise.
+    pub(in crate::shard) fn next_resumable(&mut self) -> Option<StreamSlot> {
+        while let Some(slot) = self.resumable.front().copied() {
+            let Some(stream) = self.stream_mut(slot).filter(|s| s.resuming) else {
+                self.resumable.pop_front();
+                continue;
+            };
+            if stream.holds_queries() {
+                return Some(slot);
+            }
+            self.end_step(slot);
+        }
+        None
+    }
+
+    /// Queries that are left of the connection's turn.
+    pub(in crate::shard) fn turn_left(&self, slot: StreamSlot) -> usize {
+        self.stream(slot).map_or(1, |s| QUERIES_PER_TURN.saturating_sub(s.turn).max(1).into())
+    }
+
+    /// The connection whose turn it is has done a step of it: whether it goes on. Whoever still holds
+    /// queries at the end of a turn has another one when all others have had theirs.
+    pub(in crate::shard) fn end_step(&mut self, slot: StreamSlot) -> bool {
+        let Some(stream) = self.stream_mut(slot) else {
+            self.resumable.pop_front();
+            return false;
+        };
+        let holds = stream.holds_queries();
+        if holds && stream.turn < QUERIES_PER_TURN {
+            return true;
+        }
+        (stream.turn, stream.resuming) = (0, holds);
+        self.resumable.pop_front();
+        if holds {
+            self.resumable.push_back(slot);
+        }
+        false
+    }
+
+    /// Connections that hold whole queries and may go on with them; perhaps some more.
+    pub(in crate::shard) fn resumable_count(&self) -> usize {
+        self.resumable.len()
+    }
+
+    /// Queries that each connection which has some may have in flight: one at any rate.
+    pub(super) fn share(&self) -> u16 {
+        if self.in_flight >= IN_FLIGHT_TOTAL {
+            return 1;
+        }
+        let share = IN_FLIGHT_TOTAL / self.busy.max(1);
+        u16::try_from(share).unwrap_or(u16::MAX).max(1)
+    }
+}
