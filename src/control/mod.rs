@@ -23,17 +23,19 @@ use tokio::task::LocalSet;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, ClientAddress, Listener, Snapshot};
 use crate::config::{Compiled, Flags, Loaded};
+use crate::control::budget::Budget;
 use crate::control::certificates::{Keeper, unix_seconds};
 use crate::control::configured::Configured;
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
 use crate::control::figures::Figures;
 use crate::control::health::Due;
+use crate::control::limits::Means;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Opened, Reload};
-use crate::control::shards::{Doors, Shards};
+use crate::control::shards::{Doors, Edge, Shards};
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::engine::{Message, clock};
@@ -43,6 +45,7 @@ use crate::shard::policy::Kind;
 use crate::shard::{DELAY_MS_MAX, TRIES_MAX};
 use crate::time::{Tick, TickDelta};
 
+mod budget;
 mod certificates;
 pub mod concentrate;
 pub mod configured;
@@ -121,7 +124,7 @@ async fn serve(
     first: Plan,
     mut hold: Option<Hold>,
 ) -> Result<(), String> {
-    limits::raise_files();
+    let means = Means::now(fixed.shards.len());
     let environment = Environment::read();
     let mut signals = Signals::new().map_err(|e| format!("signals: {e}"))?;
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
@@ -135,11 +138,13 @@ async fn serve(
     let inherited = systemd::sockets(environment.descriptors);
     privileges::assume(&fixed.identity)?;
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
+    let division = means.divide(None, &first.snapshot)?;
     let mut doors = Doors::new(fixed, inherited);
     let opened = open_all(&mut doors, &first.snapshot)?;
     privileges::shed(&fixed.identity, needs_raw_sockets(&first.snapshot))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
+    board.descriptors().divide(&division);
     Hold::show(hold.as_ref(), &board);
     let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
     let shards =
@@ -259,6 +264,7 @@ struct Control<S> {
     script: Rc<dyn Script>,
     settings: Settings,
     reload: Option<Reload>,
+    budget: Budget,
     /// The service manager has been told that we serve.
     serving: bool,
     /// SIGHUP came; while a reload is under way, once more after it.
@@ -291,6 +297,7 @@ impl<S: Source> Control<S> {
         let ids = privileges::runner();
         Self {
             source,
+            budget: Budget::new(feed.board().descriptors(), shards.count()),
             shards,
             farm: Farm::new(Arc::clone(feed.board()), ShardRng::from_seed(rng.u64())),
             feed,
@@ -323,10 +330,11 @@ impl<S: Source> Control<S> {
     /// When the next thing is due.
     fn wake_at(&self) -> Tick {
         let now = clock::now();
-        if self.reload_wanted && self.reload.is_none() || self.reload.as_ref().is_some_and(Reload::is_ready) {
+        if self.reload_wanted && self.reload.is_none() || self.may_commit(now) {
             return now;
         }
-        let soon = self.leaving.as_ref().map(|_| now + SOON);
+        let waits = self.leaving.is_some() || self.reload.as_ref().is_some_and(Reload::is_ready);
+        let soon = waits.then(|| now + SOON);
         let probes = [self.farm.next(), self.reload.as_ref().and_then(Reload::next)];
         let watchdog = self.watchdog.as_ref().map(|w| w.at);
         let due = [Some(self.watch_at), Some(self.figures.at(&self.settings)), watchdog, soon];
@@ -347,7 +355,7 @@ impl<S: Source> Control<S> {
             self.tell_alive();
         }
         self.probe(now);
-        if self.reload.as_ref().is_some_and(Reload::is_ready) {
+        if self.may_commit(now) {
             self.commit(now)?;
         }
         self.retire(now);
@@ -356,6 +364,7 @@ impl<S: Source> Control<S> {
             self.watch_at = now + watch_period(&snapshot);
             self.farm.watch(&snapshot, now);
             self.querylog.write(self.feed.board(), self.settings.verbose);
+            self.budget.warn(now);
         }
         certificates::warn(&self.keeper.turn(&self.feed.current(), now, unix_seconds()));
         if now >= self.figures.at(&self.settings) {
@@ -376,6 +385,12 @@ impl<S: Source> Control<S> {
         }
     }
 
+    /// Whether the change under way can come into force: its servers have been heard of, and idle
+    /// connections have made room for its sockets.
+    fn may_commit(&self, now: Tick) -> bool {
+        self.reload.as_ref().is_some_and(Reload::is_ready) && self.budget.has_room(now)
+    }
+
     /// Evaluates the configuration anew; on any error the running one stays.
     fn load(&mut self, now: Tick) {
         self.notifier.reloading(now.0 / 1_000);
@@ -384,15 +399,19 @@ impl<S: Source> Control<S> {
         let vacancies = Vacant { feed: &self.feed, closing: &self.closing, leaving: self.leaving.as_ref() };
         match self.source.load(&vacancies) {
             Ok(plan) => {
-                let rng = ShardRng::from_seed(self.rng.u64());
                 let old = self.feed.current();
+                if let Err(error) = self.budget.begin(&old, &plan.snapshot, now) {
+                    return self.refuse(&[error]);
+                }
+                let rng = ShardRng::from_seed(self.rng.u64());
                 self.reload = Some(Reload::begin(Some(&old), plan, Opened::new(), rng, now));
             }
             Err(errors) => self.refuse(&errors),
         }
     }
 
-    fn refuse(&self, errors: &[String]) {
+    fn refuse(&mut self, errors: &[String]) {
+        self.budget.refuse();
         for error in errors {
             tracing::error!("{error}");
         }
@@ -460,6 +479,7 @@ impl<S: Source> Control<S> {
                 if self.serving {
                     self.source.accept();
                 }
+                self.budget.accept();
                 self.serving = true;
                 certificates::warn(&self.keeper.adopt(&self.feed.current(), now, unix_seconds()));
                 if !done.removed.is_empty() {

@@ -90,7 +90,7 @@ impl Engine {
             feed: Cache::new(feed),
             shard,
             sockets: Sockets { epoll, doors: Vec::new(), links: Vec::new(), incomplete: false },
-            connections: Connections::new(),
+            connections: Connections::new(board.descriptors()),
             locals: Locals::new(),
             queries: Arrivals::new(batch),
             responses: Arrivals::new(batch),

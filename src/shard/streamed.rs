@@ -297,6 +297,19 @@ impl Shard {
             .or_else(|| self.passages.next_chore().map(Chore::Passage))
     }
 
+    /// What has just made room for a new connection or flow: to be closed before that is opened, so
+    /// that the process never has more descriptors than it may.
+    pub fn take_evicted(&mut self) -> Option<Chore> {
+        let stream = self.streams.take_evicted().map(Chore::Stream);
+        stream.or_else(|| self.passages.take_evicted().map(Chore::Passage))
+    }
+
+    /// The kernel has no descriptor or memory for a new connection: the least used one ends, which
+    /// [`Shard::take_evicted`] then names. False when there is none that could.
+    pub fn make_room(&mut self) -> bool {
+        self.streams.make_room(self.now) || self.passages.make_room(self.now)
+    }
+
     /// Goes on with what connections hold and could not be looked at before.
     pub(super) fn resume_streams(&mut self, out: &mut dyn FnMut(Verdict, &mut [u8])) {
         while let Some(line) = self.lines.next_resumable() {

@@ -11,6 +11,7 @@
 //! another connection only when none of its queries is outstanding any more.
 
 mod end;
+mod evict;
 mod handshake;
 mod keepalive;
 mod overdue;
@@ -21,8 +22,10 @@ pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 use crate::addr::{Client, ListenerSlot, Route, StreamSlot};
 use crate::config::snapshot::StreamLimits;
 use crate::crowd::{Crowd, Place, Visit, Who};
+use crate::descriptors::{Descriptors, Permit};
 use crate::shard::case::Protocol;
-use crate::time::{Tick, TickDelta};
+use crate::shard::recency::{Class, Recency};
+use crate::time::Tick;
 use crate::wire::frame::{Frames, Outbound};
 
 use std::sync::Arc;
@@ -63,6 +66,7 @@ struct Stream {
     place: Option<Place>,
     /// As whose it was counted, if it was counted among a client's connections.
     visit: Option<Visit>,
+    permit: Option<Permit>,
     /// The client would know how long the connection may stay open (RFC 7828).
     keepalive: bool,
     /// Its TLS handshake is not done.
@@ -100,6 +104,11 @@ pub(super) struct Streams {
     free: Vec<u32>,
     open: u32,
     crowd: Arc<Crowd>,
+    descriptors: Arc<Descriptors>,
+    /// Those that are idle.
+    idle: Recency,
+    /// The one that has just made room, and is to be closed first of all.
+    evicted: Option<StreamSlot>,
     chores: Vec<StreamSlot>,
     /// Connections that hold whole queries and may go on with them.
     resumable: Vec<StreamSlot>,
@@ -141,12 +150,15 @@ pub(super) struct Arrival {
 
 impl Streams {
     /// None yet, of the whole `crowd`.
-    pub(super) fn new(crowd: Arc<Crowd>) -> Self {
+    pub(super) fn new(crowd: Arc<Crowd>, descriptors: Arc<Descriptors>) -> Self {
         Self {
             table: Vec::new(),
             free: Vec::new(),
             open: 0,
             crowd,
+            descriptors,
+            idle: Recency::default(),
+            evicted: None,
             chores: Vec::new(),
             resumable: Vec::new(),
             output_total: 0,
@@ -165,6 +177,7 @@ impl Streams {
         let listener = arrival.client.listener;
         let place = self.crowd.enter(listener, arrival.listener_max, limits)?;
         let visit = if arrival.counts { self.crowd.admit(arrival.client.peer, limits, now)? } else { None };
+        let permit = self.permit(now).ok_or(StreamEnd::Descriptors)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -180,6 +193,7 @@ impl Streams {
             told: StreamWish::Serve { read: true },
             place: Some(place),
             visit,
+            permit: Some(permit),
             keepalive: false,
             handshaking: arrival.handshake,
             sni: None,
@@ -199,6 +213,7 @@ impl Streams {
             feeders: Vec::new(),
         });
         self.open += 1;
+        self.idle.put(slot.index(), 0, Class::New);
         Ok(slot)
     }
 
@@ -264,7 +279,9 @@ impl Streams {
         if limits.queries > 0 && stream.queries >= limits.queries {
             stream.state = State::Finishing(StreamEnd::Queries);
         }
-        Some(stream.client)
+        let client = stream.client;
+        self.idle.remove(slot.index());
+        Some(client)
     }
 
     /// Whether the connection may bring another query at once.
@@ -359,6 +376,7 @@ impl Streams {
         if changes {
             self.chore(slot);
         }
+        self.note_idle(slot);
     }
 
     /// A connection that holds whole queries and may go on with them.
@@ -382,6 +400,7 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot) else { return };
         if !matches!(stream.state, State::Ended(_) | State::Gone) {
             stream.state = State::Ended(why);
+            self.idle.remove(slot.index());
             self.chore(slot);
         }
     }
@@ -390,13 +409,14 @@ impl Streams {
     pub(super) fn closed(&mut self, slot: StreamSlot) {
         let Some(stream) = self.stream_mut(slot).filter(|s| s.state != State::Gone) else { return };
         stream.state = State::Gone;
-        (stream.place, stream.visit) = (None, None);
+        (stream.place, stream.visit, stream.permit) = (None, None, None);
         let octets = stream.output.len();
         stream.output = Outbound::new();
         stream.frames = Frames::new();
         let idle = stream.in_flight == 0;
         self.output_total -= octets;
         self.open -= 1;
+        self.idle.remove(slot.index());
         if idle {
             self.forget(slot);
         }
@@ -442,15 +462,6 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot) else { return StreamWish::Close(StreamEnd::Closing) };
         stream.told = stream.wish();
         stream.told
-    }
-
-    /// Whether the connection's last answers may still be on their way to its client: it was
-    /// answered lately, and has ended because it is to ask no more.
-    pub(super) fn lingers(&self, slot: StreamSlot, span: TickDelta, now: Tick) -> bool {
-        self.stream(slot).is_some_and(|s| match s.state {
-            State::Ended(why) => why.follows_answers() && s.queries > 0 && now.since(s.active) < span,
-            State::Open | State::Finishing(_) | State::Gone => false,
-        })
     }
 
     /// Whether a transfer may go on to fill the connection's output; if not, `feeder` is woken
@@ -503,10 +514,13 @@ impl Streams {
         assert_eq!(open, self.open as usize, "open connections are counted");
         let octets: usize = self.table.iter().flatten().map(|s| s.output.len()).sum();
         assert_eq!(octets, self.output_total, "octets to be written are counted");
+        self.idle.check_invariants();
         for (at, stream) in self.table.iter().enumerate() {
             let (slot, Some(stream)) = (StreamSlot(at as u32), stream) else { continue };
             assert!(stream.in_flight <= stream.in_flight_max, "no more in flight than may be");
             assert!(stream.state != State::Gone || stream.in_flight > 0, "what is over is forgotten");
+            let listed = self.idle.class(at).is_some();
+            assert_eq!(listed, stream.is_idle(), "those that are idle can make room");
             assert!(!stream.feeding, "frames are given back");
             if stream.state == State::Gone {
                 continue;
