@@ -27,6 +27,7 @@
 //! packet.rs            Packet: octets in place, room in front and behind
 //! panics.rs            catches panics where they must not end the process
 //! crowd.rs             connections of all shards: by listener, by client, and who is turned away
+//! descriptors.rs       file descriptors of all shards: a pool for each use, who has the right to one
 //! live.rs              Board: what changes while a configuration stands; counters, histograms
 //!
 //! wire/                DNS octets; no I/O, no clock, no allocation per packet
@@ -69,6 +70,7 @@
 //!     text.rs          rules as people read them
 //!   streams.rs         clients' connections, without their sockets
 //!     handshake.rs     their TLS handshakes
+//!     evict.rs         which of them end when descriptors are used up
 //!     preface.rs       PROXY headers in front of their queries
 //!     keepalive.rs     how long they may stay open, for who would know
 //!     overdue.rs       whose time is up
@@ -79,8 +81,9 @@
 //!   lines.rs           connections to backends, without their sockets
 //!     pick.rs          by which one a query goes
 //!   lined.rs           what goes by them, and what becomes of it when they end
+//!   recency.rs         who makes room for a new connection or flow
 //!   forward.rs         connections and flows of forwards, without their sockets
-//!     flows.rs         flows by their client, and by their listener
+//!     flows.rs         flows by their client
 //!   forwarded.rs       which target each goes to, and to which one next
 //!   origin.rs          whose query it is: PROXY headers in and out, source addresses
 //!   script.rs          what the shard asks of Lua, without Lua
@@ -232,7 +235,8 @@
 //!   systemd.rs         sd_notify, watchdog, passed sockets
 //!   watchdog.rs        a sign of life only while every shard turns
 //!   privileges.rs      -u, -g, capabilities
-//!   limits.rs          open files
+//!   limits.rs          open files: how many there may be, and how they are divided
+//!   budget.rs          that division at the start and over reloads
 //!   signals.rs         signals from the first moment on
 //!   log.rs             tracing, text or JSON; standard output
 //!   writer.rs          bounded queue and thread before a descriptor that may block or fail
@@ -291,6 +295,7 @@ pub mod config;
 pub mod control;
 pub mod crowd;
 pub mod demo;
+pub mod descriptors;
 pub mod engine;
 pub mod live;
 pub mod lua;

@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
 use crate::crowd::Crowd;
+use crate::descriptors::Descriptors;
 use crate::shard::journal::Journal;
 use crate::shard::streams::{ForwardEnd, LineEnd, StreamEnd};
 use crate::shard::verdict::DropReason;
@@ -54,6 +55,7 @@ pub struct Board {
     backends: Box<[BackendLive]>,
     epoch: AtomicU64,
     crowd: Arc<Crowd>,
+    descriptors: Arc<Descriptors>,
 }
 
 impl Board {
@@ -65,6 +67,7 @@ impl Board {
             backends: (0..backends_max).map(|_| BackendLive::default()).collect(),
             epoch: AtomicU64::new(1),
             crowd: Arc::default(),
+            descriptors: Arc::default(),
         }
     }
 
@@ -72,6 +75,12 @@ impl Board {
     #[must_use]
     pub const fn crowd(&self) -> &Arc<Crowd> {
         &self.crowd
+    }
+
+    /// File descriptors of all shards.
+    #[must_use]
+    pub const fn descriptors(&self) -> &Arc<Descriptors> {
+        &self.descriptors
     }
 
     /// The shards' pages.

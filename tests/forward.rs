@@ -14,6 +14,7 @@ use std::sync::Arc;
 use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot};
 use dnslob::config::Slots;
 use dnslob::config::snapshot::{Backend, Listener, Snapshot};
+use dnslob::descriptors::{Division, Use};
 use dnslob::engine::socket::{self, Seat, Steer};
 use dnslob::live::{Board, State};
 use dnslob::rng::ShardRng;
@@ -512,6 +513,95 @@ fn those_never_answered_give_way_first() {
     }
     assert_eq!(bench.ended(ForwardEnd::Crowded), 47);
     assert_eq!(bench.send(ONE, 0), Some(served), "who is served stays");
+}
+
+/// Divides descriptors: so many for relayed connections, two each, and for flows.
+fn divide(bench: &Bench, relayed: u32, flows: u32) {
+    let mut pools = [0; Use::ALL.len()];
+    (pools[Use::Relayed.index()], pools[Use::Flows.index()]) = (relayed, flows);
+    bench.board.descriptors().divide(&Division { limit: 1_000, reserve: 0, pools });
+}
+
+#[test]
+fn made_up_addresses_do_not_push_out_flows_that_are_in_use() {
+    for (max_flows, pool) in [(", maxFlows=64", 1_000), ("", 64)] {
+        let mut bench = Bench::new(&udp(max_flows));
+        divide(&bench, 0, pool);
+        let served: Vec<_> = (0..56).map(|n| format!("192.0.2.{n}:1")).collect();
+        for from in &served {
+            let flow = bench.send(from, 0).expect("taken");
+            bench.shard.on_passed(flow, Way::Out, 10);
+            bench.shard.on_passed(flow, Way::Back, 10);
+            bench.shard.on_passed(flow, Way::Out, 10);
+        }
+        bench.pass(1_000);
+        for n in 0..60_000_u32 {
+            let from = format!("192.0.2.{}:{}", 100 + n % 100, 2 + n / 100);
+            let flow = bench.send(&from, 0).expect("another one makes room");
+            if n % 2 == 0 {
+                // The target answers anybody.
+                bench.shard.on_passed(flow, Way::Back, 10);
+            }
+            assert!(bench.shard.passages_open() <= 64);
+        }
+        let opened = bench.board.shards()[0].forwards.opened.get();
+        let left = served.iter().filter(|from| bench.send(from, 0).is_some()).count();
+        assert_eq!(left, 56);
+        let fresh = bench.board.shards()[0].forwards.opened.get() - opened;
+        // An eighth of those that answered nobody, and as many that were answered once.
+        assert!(fresh <= 10, "{fresh} of 56 were pushed out {max_flows}");
+    }
+}
+
+#[test]
+fn the_forward_with_the_most_flows_makes_room() {
+    let two = udp("") + "addUDPForward{listen=\"127.0.0.1:2626\", to=\"127.0.1.1:25\"}\n";
+    let mut bench = Bench::new(&two);
+    divide(&bench, 0, 20);
+    let small: Vec<_> = (0..5).map(|n| bench.send(&format!("192.0.2.{n}:1"), 1).expect("taken")).collect();
+    for n in 0..100 {
+        bench.send(&format!("192.0.2.7:{}", 1 + n), 0).expect("another one makes room");
+    }
+    assert_eq!(bench.ended(ForwardEnd::Evicted), 85);
+    assert!(bench.closed.iter().all(|(flow, _)| !small.contains(flow)), "not the other's");
+}
+
+#[test]
+fn connections_in_use_stay_and_idle_ones_make_room() {
+    let mut bench = Bench::new(&tcp(""));
+    divide(&bench, 8, 0);
+    let mut all = Vec::new();
+    for n in 1..=4 {
+        let passage = bench.connect(&format!("192.0.2.{n}:1")).expect("taken");
+        bench.shard.on_target_open(passage);
+        bench.shard.on_passed(passage, Way::Back, 1);
+        all.push(passage);
+    }
+    assert_eq!(bench.connect("192.0.2.9:1"), None, "all were used a moment ago");
+    assert_eq!((bench.ended(ForwardEnd::Local), bench.ended(ForwardEnd::Evicted)), (1, 0));
+    bench.pass(500);
+    bench.shard.on_passed(all[0], Way::Out, 1);
+    bench.pass(500);
+    // Another shard was told of the first refusal, and one here has made room since.
+    bench.connect("192.0.2.9:1").expect("taken");
+    bench.connect("192.0.2.9:2").expect("the second has been idle for longest");
+    assert!(bench.closed.contains(&(all[1], ForwardEnd::Evicted)), "{:?}", bench.closed);
+    assert!(!bench.closed.iter().any(|(passage, _)| *passage == all[0]));
+    assert!(bench.board.descriptors().used(Use::Relayed) <= 8);
+}
+
+#[test]
+fn a_want_of_descriptors_is_no_targets_fault() {
+    let mut bench = Bench::new(&tcp(""));
+    let passage = bench.connect(ONE).expect("taken");
+    for _ in 0..3 {
+        bench.fail(passage, TryEnd::Local);
+    }
+    assert_eq!(bench.closed, [(passage, ForwardEnd::Local)]);
+    for target in 0..3 {
+        let page = bench.board.shards()[0].backend(BackendSlot(target));
+        assert_eq!((page.send_errors.get(), page.timeouts.get()), (0, 0));
+    }
 }
 
 /// What a new flow costs in a full table does not depend on the connections beside it.

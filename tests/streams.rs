@@ -1,6 +1,8 @@
 //! Connections without sockets: octets in any pieces, chores done in any portions, servers of every
 //! temper. What is counted must add up, and no query may be lost that some server would have served.
 
+#[path = "streams/evict.rs"]
+mod evict;
 #[path = "streams/lines.rs"]
 mod lines;
 mod support;

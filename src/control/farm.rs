@@ -15,7 +15,10 @@ use crate::control::stats;
 use crate::control::stats::text::{Standing, state_name};
 use crate::live::{Board, PPM, State};
 use crate::rng::ShardRng;
-use crate::time::Tick;
+use crate::time::{Tick, TickDelta};
+
+/// That checks cannot be made is said at most this often.
+const UNMADE_SAID: TickDelta = TickDelta::from_ms(10_000);
 
 /// The backends of the configuration in force.
 #[derive(Debug)]
@@ -28,6 +31,9 @@ pub struct Farm {
     seen: BTreeMap<BackendSlot, Live>,
     /// States that have been put on the board.
     shown: BTreeMap<BackendSlot, State>,
+    /// Checks that could not be made: since this was last said, and when that was.
+    unmade: u64,
+    unmade_said: Option<Tick>,
 }
 
 impl Farm {
@@ -41,6 +47,8 @@ impl Farm {
             concentrate: ConcentrateDriver::new(),
             seen: BTreeMap::new(),
             shown: BTreeMap::new(),
+            unmade: 0,
+            unmade_said: None,
         }
     }
 
@@ -95,8 +103,28 @@ impl Farm {
         warm(&self.board, backend.slot, check.warmth_ppm(now));
         match outcome {
             Ok(()) => self.show(backend, "check passed"),
-            Err((reason, detail)) => self.show(backend, &format!("{reason}: {detail}")),
+            Err((reason, detail)) => {
+                if reason == Failure::Local && self.is_to_be_said(now) {
+                    let (server, checks) = (&backend.name, std::mem::take(&mut self.unmade));
+                    tracing::warn!(
+                        server,
+                        checks,
+                        "checks cannot be made, servers stay as they are: {detail}"
+                    );
+                }
+                self.show(backend, &format!("{reason}: {detail}"));
+            }
         }
+    }
+
+    /// Counts a check that could not be made; whether that is to be said now.
+    fn is_to_be_said(&mut self, now: Tick) -> bool {
+        self.unmade += 1;
+        let said = self.unmade_said.is_some_and(|at| now.since(at) < UNMADE_SAID);
+        if !said {
+            self.unmade_said = Some(now);
+        }
+        !said
     }
 
     /// Looks at live traffic and at the clock: lazy checks, ejection, slow start, concentration.
@@ -189,8 +217,6 @@ mod tests {
     use super::*;
     use crate::config::snapshot::{Eject, HealthMode};
     use crate::control::fixture;
-    use crate::time::TickDelta;
-
     fn at(ms: u64) -> Tick {
         Tick(ms * 1_000_000)
     }
@@ -227,9 +253,29 @@ mod tests {
             farm.settle(backend, due[0].ticket, Err((Failure::Timeout, "late")), now);
         }
         assert_eq!(board.backend(a).state(), State::Down);
-        assert_eq!(farm.standing(a).failed, [3, 0, 0, 0, 0]);
+        assert_eq!(farm.standing(a).failed, [3, 0, 0, 0, 0, 0]);
         farm.leave(a);
         assert_eq!(farm.next(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_checked_stays_as_it_is_and_that_is_said_once_in_a_while() {
+        let board = Arc::new(Board::new(1, 1));
+        let snapshot = fixture::snapshot(1, &[], &[0]);
+        let mut farm = joined(&snapshot, &board);
+        let (slot, backend) = (BackendSlot(0), snapshot.backend(BackendSlot(0)).expect("a backend"));
+        let (mut tickets, mut said) = (0, Vec::new());
+        for round in 0..25 {
+            let now = at(round * 1_000);
+            let due = farm.begin(now, &mut tickets);
+            let before = farm.unmade_said;
+            farm.settle(backend, due[0].ticket, Err((Failure::Local, "Too many open files")), now);
+            assert_eq!(board.backend(slot).state(), State::Up);
+            if farm.unmade_said != before {
+                said.push(round);
+            }
+        }
+        assert_eq!((said, farm.standing(slot).failed[Failure::Local as usize]), (vec![0, 10, 20], 25));
     }
 
     #[test]

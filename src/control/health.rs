@@ -30,12 +30,15 @@ mod tests;
 /// little to overload a cold server (a cold one saturates far below a warm one).
 pub const WARMTH_FIRST_PPM: u32 = 50_000;
 
-/// Why a probe failed.
+/// A probe that could not be made is made again after this, or after its interval if that is shorter.
+const RETRY: TickDelta = TickDelta::from_ms(1_000);
+
+/// Why a probe failed, or was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// No answer in time.
     Timeout,
-    /// The network or the operating system refused.
+    /// The network, or the server's machine, refused.
     Network,
     /// An answer that is no DNS message.
     Parsing,
@@ -44,11 +47,15 @@ pub enum Failure {
     /// An answer that says no: SERVFAIL, a code `mustResolve` refuses, a script's exit code, a
     /// function's verdict.
     Invalid,
+    /// It could not be made: no descriptor, memory, port or process was left here. It says nothing of
+    /// the server.
+    Local,
 }
 
 impl Failure {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 5] = [Self::Timeout, Self::Network, Self::Parsing, Self::Mismatch, Self::Invalid];
+    pub const ALL: [Self; 6] =
+        [Self::Timeout, Self::Network, Self::Parsing, Self::Mismatch, Self::Invalid, Self::Local];
 
     /// The reason's name in logs and tables.
     #[must_use]
@@ -59,6 +66,7 @@ impl Failure {
             Self::Parsing => "parsing",
             Self::Mismatch => "mismatch",
             Self::Invalid => "invalid",
+            Self::Local => "local",
         }
     }
 }
@@ -124,6 +132,8 @@ pub struct Check {
     ejected_until: Option<Tick>,
     warming_since: Option<Tick>,
     warm_first: bool,
+    /// The last probe could not be made.
+    unmade: bool,
     failed: [u64; Failure::ALL.len()],
 }
 
@@ -146,6 +156,7 @@ impl Check {
             ejected_until: None,
             warming_since: None,
             warm_first,
+            unmade: false,
             failed: [0; Failure::ALL.len()],
         }
     }
@@ -169,6 +180,12 @@ impl Check {
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         probed(self.settings.mode) && self.stage == Stage::Unknown
+    }
+
+    /// Whether its first outcome is worth waiting for: not while no probe can be made.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.is_unknown() && !self.unmade
     }
 
     /// Whether the live traffic's results matter to it.
@@ -236,8 +253,11 @@ impl Check {
             return;
         }
         self.running = None;
+        self.unmade = outcome == Err(Failure::Local);
         let first = self.stage == Stage::Unknown;
         match outcome {
+            // No result: neither a success nor a failure, and the count of those before goes on.
+            Err(Failure::Local) => self.failed[Failure::Local as usize] += 1,
             Ok(()) => {
                 self.failures = 0;
                 self.successes = self.successes.saturating_add(1);
@@ -258,6 +278,9 @@ impl Check {
         }
         if self.is_lazy() {
             self.due = (self.stage != Stage::Up).then(|| self.started + self.interval());
+        }
+        if self.unmade {
+            self.due = self.due.map(|t| t.min(now + RETRY));
         }
         // A probe may last longer than the interval: the next one follows at once, never beside it.
         self.due = self.due.map(|t| t.max(now));
@@ -448,6 +471,6 @@ impl Checks {
     /// Whether any first outcome is still awaited.
     #[must_use]
     pub fn any_unknown(&self) -> bool {
-        self.by_slot.values().any(Check::is_unknown)
+        self.by_slot.values().any(Check::is_awaited)
     }
 }

@@ -1,15 +1,49 @@
-//! What the operating system lets one process have: open files.
+//! What the operating system lets one process have: open files, and how they are divided.
+//!
+//! A *file* in the kernel's words is a descriptor here. What has to be open for service to go on
+//! (listeners, UDP sockets towards servers, checks, logs) is the reserve, twice of it so that a reload
+//! can open its own beside; the rest is divided among connections and flows. See
+//! [`Descriptors`](crate::descriptors).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::config::snapshot::{Backend, HealthMode, LINES_MAX, Listener, Service, Snapshot};
+use crate::descriptors::{Descriptors, Division, Use};
+use crate::time::{Tick, TickDelta};
+
+/// Of the process: standard streams, the control thread's loop and signals, the service manager, a
+/// program that is started, files that are read: configuration, certificates.
+const BASE: u32 = 24;
+/// Of a shard: its epoll set, its wake-up descriptor, a connection that has been accepted and not
+/// decided upon, files that its scripts read.
+const PER_SHARD: u32 = 8;
+/// Pipes of a shard take so many at most, and connections that linger as many.
+const PER_SHARD_MOST: u32 = 1_024;
+/// Flows of a forward without a limit of its own, in a shard.
+const FLOWS_MAX: u32 = 65_536;
+/// Ports there are where the kernel does not say.
+const PORTS: u32 = 28_232;
+/// Users of descriptors were evicted or refused: said at most this often.
+const SAID: TickDelta = TickDelta::from_ms(10_000);
+
 /// Raises the number of files that may be open from the usual (soft) limit to the highest allowed
-/// (hard) one: each server and listener has sockets in every shard. A refusal changes nothing but
-/// the log.
-pub fn raise_files() {
-    match raise(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) => tracing::debug!(from = soft, to = hard, "files that may be open"),
-        Err(e) => tracing::debug!(error = %e, "the limit of open files stays"),
-    }
+/// (hard) one, and gives it: each server and listener has sockets in every shard. A refusal changes
+/// nothing but the log.
+pub fn raise_files() -> u32 {
+    let limit = match raise(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => {
+            tracing::debug!(from = soft, to = hard, "files that may be open");
+            hard
+        }
+        Err(e) => {
+            tracing::debug!(error = %e, "the limit of open files stays");
+            getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft)
+        }
+    };
+    u32::try_from(limit).unwrap_or(u32::MAX)
 }
 
 /// Gives the limit before and the one now.
@@ -21,9 +55,213 @@ fn raise(which: Resource) -> nix::Result<(u64, u64)> {
     Ok((soft, hard))
 }
 
+/// What this machine and process have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Means {
+    /// Descriptors of the process.
+    pub descriptors: u32,
+    /// Ports that the kernel gives to sockets which ask for none.
+    pub ports: u32,
+    /// Shards.
+    pub shards: u32,
+}
+
+impl Means {
+    /// As they are at present.
+    #[must_use]
+    pub fn now(shards: usize) -> Self {
+        let shards = u32::try_from(shards).unwrap_or(u32::MAX);
+        Self { descriptors: raise_files(), ports: ports(), shards }
+    }
+
+    /// Divides the descriptors for a configuration, and for the one that it succeeds, whose sockets
+    /// stay open for a while.
+    ///
+    /// # Errors
+    /// When they do not suffice for the sockets of both.
+    pub fn divide(&self, old: Option<&Snapshot>, new: &Snapshot) -> Result<Division, String> {
+        let standing = Sockets::of(old, new);
+        let own = BASE
+            .saturating_add(self.shards.saturating_mul(PER_SHARD))
+            .saturating_add(standing.count(self.shards));
+        let limit = self.descriptors;
+        let Some(left) = limit.checked_sub(own).filter(|left| *left > 0) else {
+            return Err(format!(
+                "too few file descriptors: the configuration needs {own} for {} shards, {} listeners and {} \
+                 servers{}, and the limit is {limit} (LimitNOFILE= in the unit, ulimit -Hn)",
+                self.shards,
+                standing.listeners.len(),
+                standing.backends.len(),
+                if old.is_some() { ", those of the running one included" } else { "" },
+            ));
+        };
+        // A reload opens its sockets beside these.
+        let ahead = Sockets::of(None, new).count(self.shards).min(left / 2);
+        let pools = share(left - ahead, &standing.demand(self, &[old, Some(new)]));
+        Ok(Division { limit, reserve: own + ahead, pools })
+    }
+}
+
+/// What needs sockets in every shard, by slot: of one configuration, or of two.
+struct Sockets<'s> {
+    listeners: BTreeMap<u16, &'s Listener>,
+    backends: BTreeMap<u16, &'s Backend>,
+    /// Files that rules write to.
+    logs: u32,
+}
+
+impl<'s> Sockets<'s> {
+    fn of(old: Option<&'s Snapshot>, new: &'s Snapshot) -> Self {
+        let both = || old.into_iter().chain([new]);
+        let listeners = both().flat_map(|s| &s.listeners).map(|l| (l.slot.0, &**l));
+        let backends = both().flat_map(|s| s.backends.iter().flatten()).map(|b| (b.slot.0, &**b));
+        let logs = both().flat_map(|s| s.chains.log_files()).collect::<BTreeSet<_>>().len() as u32;
+        Self { listeners: listeners.collect(), backends: backends.collect(), logs }
+    }
+
+    /// Descriptors that are open for as long as the configuration stands.
+    fn count(&self, shards: u32) -> u32 {
+        let of_listener =
+            |l: &&Listener| u32::from(l.service.takes_datagrams()) + u32::from(l.service.takes_streams());
+        let of_backend = |b: &&Backend| if b.target { 0 } else { u32::from(b.sockets.max(1)) };
+        let checks = self.backends.values().filter(|b| is_checked(b)).count() as u32;
+        let each = self.listeners.values().map(of_listener).sum::<u32>()
+            + self.backends.values().map(of_backend).sum::<u32>();
+        each.saturating_mul(shards).saturating_add(checks).saturating_add(self.logs)
+    }
+
+    /// How much each use may want, and how much of what there is it is to have beside others.
+    fn demand(&self, means: &Means, snapshots: &[Option<&Snapshot>]) -> [Demand; Use::ALL.len()] {
+        let shards = means.shards;
+        let (mut streams, mut relayed, mut flows) = (false, Some(0_u32), Some(0_u32));
+        for listener in self.listeners.values() {
+            // None is no limit.
+            let add =
+                |sum: Option<u32>, most: u32| sum.filter(|_| most > 0).map(|sum| sum.saturating_add(most));
+            match &listener.service {
+                Service::Dns | Service::Dot(_) => streams = true,
+                Service::DnsUdp => {}
+                Service::TcpForward(forward) => relayed = add(relayed, forward.connections.saturating_mul(2)),
+                Service::UdpForward(forward) => {
+                    let most = if forward.connections > 0 { forward.connections } else { FLOWS_MAX };
+                    flows = add(flows, most.saturating_mul(shards));
+                }
+            }
+        }
+        let limits = snapshots.iter().flatten().map(|s| s.globals.streams.connections);
+        // Without a limit in one of them there is none.
+        let clients = limits.map(|limit| if limit == 0 { u32::MAX } else { limit }).max();
+        let of_backend = |b: &&Backend| match b.lines.connections {
+            0 => LINES_MAX,
+            connections => connections.min(LINES_MAX),
+        };
+        let servers = self.backends.values().filter(|b| !b.target).map(of_backend);
+        let servers = servers.fold(0, u32::saturating_add).saturating_mul(shards);
+        let side = shards.saturating_mul(PER_SHARD_MOST);
+        let relayed = relayed.unwrap_or(u32::MAX);
+        // Each flow has a port of this machine's own, and so have checks and sockets to servers.
+        let others = self.count(shards).saturating_mul(2);
+        let ports = (means.ports / 4 * 3).min(means.ports.saturating_sub(others));
+        let flows = flows.unwrap_or(u32::MAX).min(ports);
+        Use::ALL.map(|usage| match usage {
+            Use::Clients => {
+                Demand { most: if streams { clients.unwrap_or_default() } else { 0 }, weight: 12 }
+            }
+            Use::Servers => Demand { most: servers, weight: 3 },
+            Use::Relayed => Demand { most: relayed, weight: 12 },
+            Use::Flows => Demand { most: flows, weight: 12 },
+            Use::Pipes => Demand { most: side.min(relayed), weight: 3 },
+            Use::Lingering => Demand { most: if streams { side } else { 0 }, weight: 1 },
+        })
+    }
+}
+
+fn is_checked(backend: &Backend) -> bool {
+    matches!(backend.health.mode, HealthMode::Auto | HealthMode::Lazy)
+}
+
+/// What a use may want at most, and its part beside those of others.
+#[derive(Clone, Copy, Debug)]
+struct Demand {
+    most: u32,
+    weight: u32,
+}
+
+/// Divides `total` by weight; what one use does not want is for the others.
+fn share(total: u32, demand: &[Demand; Use::ALL.len()]) -> [u32; Use::ALL.len()] {
+    let mut given = [0; Use::ALL.len()];
+    let mut open = demand.map(|d| d.most > 0);
+    let mut left = u64::from(total);
+    loop {
+        let weights: u64 =
+            (0..open.len()).filter(|at| open[*at]).map(|at| u64::from(demand[at].weight)).sum();
+        let part = |at: usize| left * u64::from(demand[at].weight) / weights.max(1);
+        let content = (0..open.len()).find(|at| open[*at] && u64::from(demand[*at].most) <= part(*at));
+        let Some(at) = content else {
+            for at in (0..open.len()).filter(|at| open[*at]) {
+                given[at] = part(at) as u32;
+            }
+            return given;
+        };
+        (given[at], open[at]) = (demand[at].most, false);
+        left -= u64::from(demand[at].most);
+    }
+}
+
+/// Ports that the kernel chooses from.
+fn ports() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut bounds = text.split_whitespace().filter_map(|word| word.parse::<u32>().ok());
+    match (bounds.next(), bounds.next()) {
+        (Some(first), Some(last)) if first <= last => last - first + 1,
+        _ => PORTS,
+    }
+}
+
+/// Descriptors that are open at present; none where the system does not say.
+#[must_use]
+pub fn open_files() -> Option<u64> {
+    let directory = "/proc/self/fd";
+    // Since Linux 6.2 its size is their number; before, they are counted.
+    let known = std::fs::metadata(directory).map(|m| m.len()).ok().filter(|n| *n > 0);
+    known.or_else(|| Some(std::fs::read_dir(directory).ok()?.count() as u64))
+}
+
+/// Says when connections or flows have made room for others, or were refused, for want of
+/// descriptors.
+#[derive(Debug, Default)]
+pub struct Shortage {
+    seen: (u64, u64),
+    said: Option<Tick>,
+}
+
+impl Shortage {
+    /// What is to be said now, if anything is.
+    pub fn turn(&mut self, descriptors: &Arc<Descriptors>, now: Tick) -> Option<String> {
+        let (evicted, refused) = descriptors.evicted_and_refused();
+        if (evicted, refused) == self.seen || self.said.is_some_and(|at| now.since(at) < SAID) {
+            return None;
+        }
+        let (more, turned_away) = (evicted - self.seen.0, refused - self.seen.1);
+        (self.seen, self.said) = ((evicted, refused), Some(now));
+        let full = |usage: &Use| {
+            let (used, max) = (descriptors.used(*usage), descriptors.max(*usage));
+            format!(", {} {used} of {max}", usage.label())
+        };
+        let pools = Use::ALL.iter().filter(|usage| descriptors.used(**usage) > 0).map(full);
+        let (limit, reserve) = descriptors.limit_and_reserve();
+        Some(format!(
+            "file descriptors are used up: {more} idle connections and flows were closed, {turned_away} new ones \
+             refused; limit {limit}, reserve {reserve}{}",
+            pools.collect::<String>()
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::fixture;
 
     #[test]
     fn the_soft_limit_becomes_the_hard_one() {
@@ -33,5 +271,116 @@ mod tests {
         setrlimit(which, 0, hard).expect("less is always allowed");
         assert_eq!(raise(which), Ok((0, hard)));
         assert_eq!(getrlimit(which), Ok((hard, hard)));
+    }
+
+    #[test]
+    fn what_is_open_is_counted() {
+        let before = open_files().expect("the system says so");
+        let kept: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").expect("a file")).collect();
+        // Other tests open and close files, too.
+        assert!(open_files().expect("the system says so") >= before.max(100), "{} files", kept.len());
+    }
+
+    fn demand(most: [u32; 6], weight: [u32; 6]) -> [Demand; 6] {
+        std::array::from_fn(|at| Demand { most: most[at], weight: weight[at] })
+    }
+
+    #[test]
+    fn shares_as_a_table() {
+        const ALL: u32 = u32::MAX;
+        for (total, most, weight, given) in [
+            (60, [ALL; 6], [1; 6], [10; 6]),
+            (60, [ALL, 0, 0, 0, 0, 0], [1; 6], [60, 0, 0, 0, 0, 0]),
+            (60, [ALL, ALL, 0, 0, 0, 0], [2, 1, 9, 9, 9, 9], [40, 20, 0, 0, 0, 0]),
+            // What the second does not want, the others have.
+            (60, [ALL, 3, ALL, 0, 0, 0], [2, 1, 1, 1, 1, 1], [38, 3, 19, 0, 0, 0]),
+            (60, [1, 2, 3, 4, 5, 6], [1; 6], [1, 2, 3, 4, 5, 6]),
+            (0, [ALL; 6], [1; 6], [0; 6]),
+            (5, [ALL; 6], [1; 6], [0; 6]),
+            (
+                ALL,
+                [ALL; 6],
+                [12, 3, 12, 12, 3, 1],
+                [1_198_595_524, 299_648_881, 1_198_595_524, 1_198_595_524, 299_648_881, 99_882_960],
+            ),
+        ] {
+            assert_eq!(share(total, &demand(most, weight)), given, "{total} {most:?} {weight:?}");
+        }
+    }
+
+    const MEANS: Means = Means { descriptors: 1_000, ports: 1_000, shards: 2 };
+
+    #[test]
+    fn the_reserve_holds_the_sockets_of_this_configuration_and_of_the_next() {
+        // Two sockets for each of two shards and three listeners; one for each of two shards and
+        // five backends, and one for the check of each.
+        let snapshot = fixture::snapshot(1, &[0, 1, 2], &[0, 1, 2, 3, 4]);
+        let sockets = 2 * 2 * 3 + 2 * 5 + 5;
+        let division = MEANS.divide(None, &snapshot).expect("enough");
+        assert_eq!((division.limit, division.reserve), (1_000, BASE + 2 * PER_SHARD + 2 * sockets));
+        assert!(division.pools.iter().sum::<u32>() + division.reserve <= 1_000);
+        assert!(division.pools.iter().sum::<u32>() + division.reserve > 990, "nothing is left idle");
+        assert_eq!(
+            [Use::Relayed, Use::Flows, Use::Pipes].map(|usage| division.pools[usage.index()]),
+            [0; 3],
+            "without a forward"
+        );
+        // A reload that changes nothing needs nothing.
+        assert_eq!(MEANS.divide(Some(&snapshot), &snapshot), Ok(division));
+    }
+
+    #[test]
+    fn too_few_for_the_sockets_is_an_error_and_for_little_more_is_not() {
+        let snapshot = fixture::snapshot(1, &[0], &[0, 1]);
+        let own = BASE + 2 * PER_SHARD + 4 + 4 + 2;
+        for (descriptors, enough) in [(own - 1, false), (own, false), (own + 1, true), (own + 9, true)] {
+            let division = Means { descriptors, ..MEANS }.divide(None, &snapshot);
+            assert_eq!(division.is_ok(), enough, "{descriptors}: {division:?}");
+        }
+        let error = Means { descriptors: 49, ..MEANS }.divide(None, &snapshot).expect_err("too few");
+        assert!(
+            error.contains("too few file descriptors: the configuration needs 50 for 2 shards"),
+            "{error}"
+        );
+        // Beside the running one there is no room for as many others.
+        let means = Means { descriptors: own + 9, ..MEANS };
+        means.divide(Some(&snapshot), &snapshot).expect("the same sockets");
+        let mut next = fixture::snapshot(2, &[1], &[]);
+        next.backends =
+            vec![None, None, Some(Arc::new(fixture::backend(2))), Some(Arc::new(fixture::backend(3)))];
+        let error = means.divide(Some(&snapshot), &next).expect_err("too few");
+        assert!(error.contains("those of the running one included"), "{error}");
+    }
+
+    #[test]
+    fn limits_that_are_configured_are_not_exceeded() {
+        let mut snapshot = fixture::snapshot(1, &[0], &[0]);
+        snapshot.globals.streams.connections = 50;
+        let mut backend = fixture::backend(0);
+        backend.lines.connections = 10;
+        snapshot.backends[0] = Some(Arc::new(backend));
+        let division = Means { descriptors: 1_000_000, ..MEANS }.divide(None, &snapshot).expect("enough");
+        assert_eq!([Use::Clients, Use::Servers].map(|usage| division.pools[usage.index()]), [50, 20]);
+        // During a reload the more generous one counts.
+        let next = fixture::snapshot(2, &[0], &[0]);
+        let division =
+            Means { descriptors: 1_000_000, ..MEANS }.divide(Some(&snapshot), &next).expect("enough");
+        assert_eq!(division.pools[Use::Clients.index()], 100_000);
+    }
+
+    #[test]
+    fn a_shortage_is_said_once_in_a_while() {
+        let descriptors = Arc::<Descriptors>::default();
+        let mut shortage = Shortage::default();
+        let at = |ms: u64| Tick(ms * 1_000_000);
+        assert_eq!(shortage.turn(&descriptors, at(0)), None);
+        descriptors.evicted();
+        let said = shortage.turn(&descriptors, at(100)).expect("something");
+        assert!(said.contains("1 idle connections and flows were closed, 0 new ones refused"), "{said}");
+        descriptors.want(Use::Flows);
+        assert_eq!(shortage.turn(&descriptors, at(200)), None, "a moment ago");
+        let said = shortage.turn(&descriptors, at(10_100)).expect("something");
+        assert!(said.contains("0 idle connections and flows were closed, 1 new ones refused"), "{said}");
+        assert_eq!(shortage.turn(&descriptors, at(99_000)), None, "nothing has happened since");
     }
 }

@@ -21,17 +21,19 @@ use tokio::task::LocalSet;
 use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, ClientAddress, Listener, Snapshot};
 use crate::config::{Compiled, Flags, Loaded};
+use crate::control::budget::Budget;
 use crate::control::certificates::{Keeper, unix_seconds};
 use crate::control::configured::Configured;
 use crate::control::farm::Farm;
 use crate::control::feed::Feed;
 use crate::control::figures::Figures;
 use crate::control::health::Due;
+use crate::control::limits::Means;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies, load_contained};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Refused, Reload};
-use crate::control::shards::{Doors, Shards};
+use crate::control::shards::{Doors, Edge, Shards};
 use crate::control::signals::Signals;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
@@ -43,6 +45,7 @@ use crate::shard::{DELAY_MS_MAX, TRIES_MAX};
 use crate::time::{Tick, TickDelta};
 use crate::tls;
 
+mod budget;
 mod certificates;
 pub mod concentrate;
 pub mod configured;
@@ -125,7 +128,7 @@ async fn serve(
     mut hold: Option<Hold>,
 ) -> Result<(), String> {
     signals.attend();
-    limits::raise_files();
+    let means = Means::now(fixed.shards.len());
     let environment = Environment::read();
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
         tracing::warn!(error = %e, "the service manager cannot be told anything");
@@ -138,6 +141,7 @@ async fn serve(
     let inherited = systemd::sockets(environment.descriptors);
     privileges::assume(&fixed.identity)?;
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
+    let division = means.divide(None, &first.snapshot)?;
     let mut doors = Doors::new(fixed, inherited);
     let change_rng = ShardRng::from_seed(rng.u64());
     let first = Reload::begin(None, first, &[], &mut doors, change_rng, clock::now());
@@ -152,6 +156,7 @@ async fn serve(
     }))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
+    board.descriptors().divide(&division);
     Hold::show(hold.as_ref(), &board);
     let feed = Feed::new(snapshot, Arc::clone(&board));
     let shards =
@@ -280,6 +285,7 @@ struct Control<S> {
     script: Rc<dyn Script>,
     settings: Settings,
     reload: Option<Reload>,
+    budget: Budget,
     /// The service manager has been told that we serve.
     serving: bool,
     /// SIGHUP came; while a reload is under way, once more after it.
@@ -315,6 +321,7 @@ impl<S: Source> Control<S> {
         let querylog = QueryLog::start(Arc::clone(feed.board()))?;
         Ok(Self {
             source,
+            budget: Budget::new(feed.board().descriptors(), shards.count()),
             shards,
             farm: Farm::new(Arc::clone(feed.board()), ShardRng::from_seed(rng.u64())),
             feed,
@@ -343,13 +350,11 @@ impl<S: Source> Control<S> {
     /// When the next thing is due.
     fn wake_at(&self) -> Tick {
         let now = clock::now();
-        if self.reload_due()
-            || self.evaluation == Evaluation::Ended
-            || self.reload.as_ref().is_some_and(Reload::is_ready)
-        {
+        if self.reload_due() || self.evaluation == Evaluation::Ended || self.may_commit(now) {
             return now;
         }
-        let soon = self.leaving.as_ref().map(|_| now + SOON);
+        let waits = self.leaving.is_some() || self.reload.as_ref().is_some_and(Reload::is_ready);
+        let soon = waits.then(|| now + SOON);
         let probes = [self.farm.next(), self.reload.as_ref().and_then(Reload::next)];
         let watchdog = self.watchdog.as_ref().map(|w| w.at);
         let due = [Some(self.watch_at), Some(self.figures.at(&self.settings)), watchdog, soon];
@@ -374,7 +379,7 @@ impl<S: Source> Control<S> {
             self.tell_alive();
         }
         self.probe(now);
-        if self.reload.as_ref().is_some_and(Reload::is_ready) {
+        if self.may_commit(now) {
             self.commit(now)?;
         }
         self.retire(now);
@@ -383,6 +388,7 @@ impl<S: Source> Control<S> {
             self.watch_at = now + watch_period(&snapshot);
             self.feed.drop_former();
             self.farm.watch(&snapshot, now);
+            self.budget.warn(now);
         }
         certificates::warn(&self.keeper.turn(&self.feed.current(), now, unix_seconds()));
         if now >= self.figures.at(&self.settings) {
@@ -421,6 +427,12 @@ impl<S: Source> Control<S> {
         }));
     }
 
+    /// Whether the change under way can come into force: its servers have been heard of, and idle
+    /// connections have made room for its sockets.
+    fn may_commit(&self, now: Tick) -> bool {
+        self.reload.as_ref().is_some_and(Reload::is_ready) && self.budget.has_room(now)
+    }
+
     /// Makes a change of what was evaluated; on any error the running configuration stays.
     fn load(&mut self, now: Tick) {
         self.closing.retain(|c| c.closed > now);
@@ -429,15 +441,18 @@ impl<S: Source> Control<S> {
         let old = self.feed.current();
         let rng = ShardRng::from_seed(self.rng.u64());
         let vacancies = Vacant { feed: &self.feed, ending: &ending };
-        let begun = load_contained(&mut self.source, &vacancies)
-            .and_then(|plan| Reload::begin(Some(&old), plan, &ending, &mut self.shards, rng, now));
+        let begun = load_contained(&mut self.source, &vacancies).and_then(|plan| {
+            self.budget.begin(&old, &plan.snapshot, now).map_err(|e| vec![e])?;
+            Reload::begin(Some(&old), plan, &ending, &mut self.shards, rng, now)
+        });
         match begun {
             Ok(reload) => self.reload = Some(reload),
             Err(errors) => self.refuse(&errors),
         }
     }
 
-    fn refuse(&self, errors: &[String]) {
+    fn refuse(&mut self, errors: &[String]) {
+        self.budget.refuse();
         for error in errors {
             tracing::error!("{error}");
         }
@@ -505,6 +520,7 @@ impl<S: Source> Control<S> {
                 if self.serving {
                     self.source.accept();
                 }
+                self.budget.accept();
                 self.serving = true;
                 certificates::warn(&self.keeper.adopt(&self.feed.current(), now, unix_seconds()));
                 if !done.removed.is_empty() {

@@ -5,7 +5,6 @@
 //! [`health`](super::health).
 
 use std::io;
-use std::net::SocketAddr;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::config::snapshot::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
 use crate::control::health::Failure;
+use crate::engine::socket::{bind_source, is_shortage};
 use crate::tls;
 
 mod message;
@@ -50,7 +50,8 @@ impl Failed {
 
 impl From<io::Error> for Failed {
     fn from(e: io::Error) -> Self {
-        Self::new(Failure::Network, e.to_string())
+        let reason = if is_shortage(&e) { Failure::Local } else { Failure::Network };
+        Self::new(reason, e.to_string())
     }
 }
 
@@ -310,7 +311,7 @@ fn socket(backend: &Backend, kind: Type, protocol: Protocol) -> io::Result<Socke
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     if let Some(source) = backend.source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        bind_source(&socket, source)?;
     }
     Ok(socket)
 }
@@ -342,7 +343,10 @@ async fn by_program(
     if let Some(uid) = runner.uid {
         command.uid(uid);
     }
-    let mut child = command.spawn().map_err(|e| Failed::new(Failure::Network, format!("{program}: {e}")))?;
+    let mut child = command.spawn().map_err(|e| {
+        let detail = format!("{program}: {e}");
+        Failed { detail, ..e.into() }
+    })?;
     let mut group = Group(child.id());
     let Ok(ended) = timeout(limit, child.wait()).await else {
         // Dropped, both are killed and the child is reaped in the background: one that cannot be

@@ -8,8 +8,11 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
+use std::sync::Arc;
 
 use socket2::Socket;
+
+use crate::descriptors::{Descriptors, Permit, Use};
 
 /// Sockets kept at a time; the oldest gives way to a new one.
 const MOST: usize = 1_024;
@@ -23,32 +26,40 @@ const READS: usize = 4;
 /// Sockets whose clients may not know yet that nobody answers any more, the oldest first.
 #[derive(Debug)]
 pub(super) struct Lingering {
-    sockets: VecDeque<(Socket, u8)>,
+    sockets: VecDeque<(Socket, u8, Permit)>,
     looks: u8,
     /// Sockets, from the front, that are to be looked at.
     due: usize,
-}
-
-impl Default for Lingering {
-    fn default() -> Self {
-        Self { sockets: VecDeque::new(), looks: LOOKS, due: 0 }
-    }
+    descriptors: Arc<Descriptors>,
 }
 
 impl Lingering {
-    /// Takes a socket whose writing end is closed, and that is in no epoll set.
+    /// None yet.
+    pub(super) const fn new(descriptors: Arc<Descriptors>) -> Self {
+        Self { sockets: VecDeque::new(), looks: LOOKS, due: 0, descriptors }
+    }
+
+    /// Takes a socket whose writing end is closed, and that is in no epoll set. It is closed at once
+    /// where no descriptor may be spent on it.
     pub(super) fn take(&mut self, socket: Socket) {
         if self.sockets.len() == MOST {
             self.sockets.pop_front();
             self.due = self.due.saturating_sub(1);
         }
-        self.sockets.push_back((socket, self.looks));
+        let mut permit = self.descriptors.take(Use::Lingering, 1);
+        if permit.is_none() && self.sockets.pop_front().is_some() {
+            self.due = self.due.saturating_sub(1);
+            permit = self.descriptors.take(Use::Lingering, 1);
+        }
+        if let Some(permit) = permit {
+            self.sockets.push_back((socket, self.looks, permit));
+        }
     }
 
     /// The process stops: from here on each is looked at twice only.
     pub(super) fn hasten(&mut self) {
         self.looks = LOOKS_LAST;
-        self.sockets.iter_mut().for_each(|(_, looks)| *looks = LOOKS_LAST.min(*looks));
+        self.sockets.iter_mut().for_each(|(_, looks, _)| *looks = LOOKS_LAST.min(*looks));
     }
 
     /// Whether there is none.
@@ -79,9 +90,9 @@ impl Lingering {
     pub(super) fn look(&mut self, buffer: &mut [u8]) -> bool {
         let Some(due) = self.due.checked_sub(1) else { return false };
         self.due = due;
-        let Some((mut socket, looks)) = self.sockets.pop_front() else { return false };
+        let Some((mut socket, looks, permit)) = self.sockets.pop_front() else { return false };
         if looks > 1 && !is_over(&mut socket, buffer) {
-            self.sockets.push_back((socket, looks - 1));
+            self.sockets.push_back((socket, looks - 1, permit));
         }
         true
     }
@@ -119,7 +130,7 @@ mod tests {
     fn a_client_that_goes_on_sending_is_not_reset_and_one_that_has_closed_is_forgotten() {
         let (mut sending, ours) = pair();
         let (closed, theirs) = pair();
-        let mut lingering = Lingering::default();
+        let mut lingering = Lingering::new(Arc::default());
         lingering.take(ours);
         lingering.take(theirs);
         drop(closed);
@@ -142,7 +153,7 @@ mod tests {
     #[test]
     fn each_is_looked_at_once_and_those_that_come_meanwhile_the_next_time() {
         let pairs = [(); 3].map(|()| pair());
-        let mut lingering = Lingering::default();
+        let mut lingering = Lingering::new(Arc::default());
         let take = |at: usize, lingering: &mut Lingering| {
             lingering.take(pairs[at].1.try_clone().expect("a copy"));
         };
@@ -153,14 +164,14 @@ mod tests {
         assert!(lingering.look(&mut [0; 64]));
         take(2, &mut lingering);
         assert!(lingering.look(&mut [0; 64]) && !lingering.look(&mut [0; 64]));
-        let looks: Vec<u8> = lingering.sockets.iter().map(|(_, looks)| *looks).collect();
+        let looks: Vec<u8> = lingering.sockets.iter().map(|(_, looks, _)| *looks).collect();
         assert_eq!(looks, [LOOKS - 1, LOOKS, LOOKS - 1]);
     }
 
     #[test]
     fn the_oldest_gives_way_to_the_newest() {
         let (client, ours) = pair();
-        let mut lingering = Lingering::default();
+        let mut lingering = Lingering::new(Arc::default());
         for _ in 0..MOST {
             lingering.take(ours.try_clone().expect("a copy"));
         }
@@ -170,5 +181,25 @@ mod tests {
         newest.write_all(&[0; 5_000]).expect("it is kept");
         drop(client);
         assert!(lingering.close_all() && lingering.is_empty() && !lingering.close_all());
+    }
+
+    #[test]
+    fn the_oldest_gives_way_when_there_are_no_descriptors_for_more() {
+        let descriptors = Arc::<Descriptors>::default();
+        let divide = |most| {
+            let pools = [most; Use::ALL.len()];
+            descriptors.divide(&crate::descriptors::Division { limit: 100, reserve: 0, pools });
+        };
+        let mut lingering = Lingering::new(Arc::clone(&descriptors));
+        divide(2);
+        let pairs: Vec<_> = (0..3).map(|_| pair()).collect();
+        for (_, ours) in &pairs {
+            lingering.take(ours.try_clone().expect("a copy"));
+        }
+        assert_eq!((lingering.sockets.len(), descriptors.used(Use::Lingering)), (2, 2));
+        lingering.close_all();
+        divide(0);
+        lingering.take(pairs[0].1.try_clone().expect("a copy"));
+        assert!(lingering.is_empty() && descriptors.used(Use::Lingering) == 0);
     }
 }

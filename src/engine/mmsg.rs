@@ -122,7 +122,7 @@ impl Engine {
             round: Round::default(),
             last_datagram: Tick(0),
             sockets: Sockets::default(),
-            connections: Connections::new(),
+            connections: Connections::new(board.descriptors()),
             locals: Locals::new(),
             queries: Arrivals::new(batch),
             responses: Arrivals::new(batch),

@@ -269,7 +269,7 @@ pub fn connect(backend: &Backend) -> io::Result<Socket> {
         return Ok(socket);
     }
     if let Some(source) = backend.source {
-        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+        bind_source(&socket, source)?;
     }
     socket.connect(&SockAddr::from(backend.address))?;
     Ok(socket)
@@ -377,7 +377,7 @@ fn begin_stream(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> i
     if let Some(source) = client.or(backend.source) {
         // The port is chosen at the connect, so that many connections can share it (ip(7)).
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
-        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+        bind_source(&socket, source)?;
     }
     if fast_open {
         // Without support the connection is made in the ordinary way.
@@ -427,6 +427,40 @@ pub fn connect_target(
     set_dscp(&socket, ip, target.dscp)?;
     socket.connect(&SockAddr::from(target.address))?;
     Ok(socket)
+}
+
+/// Binds a socket to the address that a server is to be asked from, and to any port.
+///
+/// # Errors
+/// What the kernel says. That the address is not this machine's is `HostUnreachable`: there is no
+/// way to the server from there, whatever else this machine has.
+pub fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    socket.bind(&SockAddr::from(SocketAddr::new(source, 0))).map_err(|e| {
+        if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) {
+            return io::Error::new(io::ErrorKind::HostUnreachable, format!("from {source}: {e}"));
+        }
+        e
+    })
+}
+
+/// Whether a call failed for want of something that this machine or process has used up: then it
+/// says nothing of the server that it was made for.
+#[must_use]
+pub fn is_shortage(e: &io::Error) -> bool {
+    const ERRORS: [i32; 8] = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+        // Ports: of connections when they are made, of datagrams when they are bound or connected;
+        // processes, when one is started.
+        libc::EADDRNOTAVAIL,
+        libc::EADDRINUSE,
+        libc::EAGAIN,
+        // What an epoll set may watch (fs.epoll.max_user_watches).
+        libc::ENOSPC,
+    ];
+    e.raw_os_error().is_some_and(|number| ERRORS.contains(&number))
 }
 
 /// Whether [`accept`] failed for the one connection that was taken, so that the next may do well: it
@@ -596,6 +630,38 @@ mod tests {
         for number in [libc::ECONNABORTED, libc::EPROTO, libc::EHOSTUNREACH, libc::EPERM, libc::ENETDOWN] {
             assert!(concerns_one(&io::Error::from_raw_os_error(number)), "{number}");
         }
+    }
+
+    #[test]
+    fn a_shortage_here_says_nothing_of_a_server() {
+        for (number, is_ours) in [
+            (libc::EMFILE, true),
+            (libc::ENFILE, true),
+            (libc::ENOBUFS, true),
+            (libc::ENOMEM, true),
+            (libc::EADDRNOTAVAIL, true),
+            (libc::EADDRINUSE, true),
+            (libc::EAGAIN, true),
+            (libc::ENOSPC, true),
+            (libc::ECONNREFUSED, false),
+            (libc::ETIMEDOUT, false),
+            (libc::ECONNRESET, false),
+            (libc::ENETUNREACH, false),
+            (libc::EHOSTUNREACH, false),
+            (libc::EPERM, false),
+            (libc::ENOENT, false),
+        ] {
+            assert_eq!(is_shortage(&io::Error::from_raw_os_error(number)), is_ours, "{number}");
+        }
+        assert!(!is_shortage(&io::ErrorKind::TimedOut.into()));
+    }
+
+    #[test]
+    fn a_source_address_that_is_gone_is_no_way_to_a_server() {
+        let socket = datagram(Ipv4Addr::LOCALHOST.into()).expect("a socket");
+        let e = bind_source(&socket, Ipv4Addr::new(192, 0, 2, 99).into()).expect_err("not ours");
+        assert_eq!((e.kind(), is_shortage(&e)), (io::ErrorKind::HostUnreachable, false), "{e}");
+        bind_source(&socket, Ipv4Addr::LOCALHOST.into()).expect("ours");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use socket2::Socket;
 use tracing::{debug, warn};
 
 use super::carrier::{Came, Carrier};
+use super::forward::is_passing;
 use super::forward::tcp::Relays;
 use super::forward::udp::Flows;
 use super::linger::Lingering;
@@ -31,6 +32,7 @@ use super::sys::Local;
 use super::turn::Weight;
 use crate::addr::{Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot, StreamSlot};
 use crate::config::snapshot::Listener;
+use crate::descriptors::Descriptors;
 use crate::shard::Shard;
 use crate::shard::lines::LineWish;
 use crate::shard::streamed::{Chore, IsOver};
@@ -115,18 +117,18 @@ impl Want {
 pub(super) type Out<'o> = &'o mut dyn FnMut(Verdict, &mut [u8]);
 
 impl Connections {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(descriptors: &Arc<Descriptors>) -> Self {
         Self {
             gates: Vec::new(),
             closes_at: None,
             streams: Vec::new(),
             lines: Vec::new(),
-            relays: Relays::default(),
+            relays: Relays::new(Arc::clone(descriptors)),
             flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
             plain: Vec::new(),
             want: Want::default(),
-            lingering: Lingering::default(),
+            lingering: Lingering::new(Arc::clone(descriptors)),
         }
     }
 
@@ -163,6 +165,7 @@ impl Connections {
         locals: &mut Locals,
         most: usize,
     ) -> bool {
+        let mut made_room = false;
         for _ in 0..most {
             let Some(Some(gate)) = self.gates.get(slot.index()) else { return false };
             let (socket, peer) = match socket::accept(&gate.socket) {
@@ -172,6 +175,11 @@ impl Connections {
                 Err(e) if socket::concerns_one(&e) => continue,
                 // Descriptors for those who come are worth more.
                 Err(_) if self.lingering.close_all() => continue,
+                // Once: whoever else runs short may have taken what was given up.
+                Err(_) if !std::mem::replace(&mut made_room, true) && shard.make_room() => {
+                    self.close_evicted(epoll, shard);
+                    continue;
+                }
                 Err(e) => {
                     if self.want.begin() {
                         warn!(listener = %gate.listener.address, "cannot accept connections: {e}");
@@ -182,12 +190,15 @@ impl Connections {
                 }
             };
             self.want.end();
+            made_room = false;
             let closing = gate.closes_at.is_some();
             if closing && let Err(e) = socket::accept_last(&socket) {
                 debug!(listener = %gate.listener.address, "a connection may hear nothing: {e}");
             }
             if gate.listener.service.forward().is_some() {
-                if let Some(passage) = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER) {
+                let taken = shard.on_forward_accept(peer, &gate.listener, LocalSlot::LISTENER);
+                self.close_evicted(epoll, shard);
+                if let Some(passage) = taken {
                     self.relays.open(epoll, passage, socket, shard);
                     self.relays.serve(epoll, passage, shard);
                 }
@@ -198,7 +209,10 @@ impl Connections {
             } else {
                 LocalSlot::LISTENER
             };
-            let Some(stream) = shard.on_accept(peer, &gate.listener, local) else { continue };
+            let (taken, tls) =
+                (shard.on_accept(peer, &gate.listener, local), gate.listener.service.tls().cloned());
+            self.close_evicted(epoll, shard);
+            let Some(stream) = taken else { continue };
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Ready::Stream(stream).pack());
             if epoll.add(&socket, event).is_err() {
                 shard.on_stream_closed(stream, StreamEnd::Broken);
@@ -208,7 +222,7 @@ impl Connections {
                 self.streams.resize_with(stream.index() + 1, || None);
             }
             // As the configuration in force has it, unless it has let the listener go.
-            let tls = shard.tls_of(slot).or_else(|| gate.listener.service.tls().map(|tls| &**tls));
+            let tls = shard.tls_of(slot).or(tls.as_deref());
             let carrier = match tls.map(Session::server) {
                 None => Carrier::plain(socket, false),
                 Some(Ok(session)) => Carrier::tls(socket, session, false),
@@ -234,6 +248,19 @@ impl Connections {
     /// The same of a line.
     pub(super) fn line_weight(&mut self, line: Route) -> Weight {
         weight(place(&mut self.lines, line).and_then(|carrier| carrier.as_ref()))
+    }
+
+    /// Closes what has just made room for another connection or flow.
+    fn close_evicted(&mut self, epoll: &Epoll, shard: &mut Shard) {
+        match shard.take_evicted() {
+            Some(Chore::Stream(stream)) => self.serve_stream(epoll, stream, shard),
+            Some(Chore::Passage(passage)) => {
+                if !self.relays.serve(epoll, passage, shard) {
+                    self.flows.serve(passage, shard);
+                }
+            }
+            Some(Chore::Line(_)) | None => {}
+        }
     }
 
     /// Something has happened to a client's connection.
@@ -564,16 +591,10 @@ const fn number(line: Route) -> usize {
     (line.socket.0 - SocketSlot::LINES.0) as usize
 }
 
-/// Whether it concerns no server more than others: descriptors or memory are used up, or TLS could
-/// not begin.
+/// Whether it says nothing of a server: something is used up here, or TLS could not begin.
 fn is_ours(e: &io::Error) -> bool {
-    const USED_UP: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    e.raw_os_error().is_none_or(|code| USED_UP.contains(&code))
-}
-
-/// Whether a call only has to be made again later.
-fn is_passing(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    use io::ErrorKind::{NotFound, Other};
+    socket::is_shortage(e) || e.raw_os_error().is_none() && [Other, NotFound].contains(&e.kind())
 }
 
 // Kinds of errors are the standard library's; a new one is as bad as the rest.

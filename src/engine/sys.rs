@@ -450,7 +450,9 @@ impl Departures {
             // one: the second call sends it.
             let earlier = error.kind() == io::ErrorKind::ConnectionRefused
                 || error.kind() == io::ErrorKind::Interrupted;
-            if earlier && retried != sent {
+            // Memory of the kernel's that the next moment may bring.
+            let short = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
+            if (earlier || short) && retried != sent {
                 retried = sent;
                 continue;
             }

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! A flow is open at once: datagrams are not accepted by anybody. What the octets say is never
-//! looked at. Which target comes next is chosen in `forwarded`.
+//! looked at. Which target comes next is chosen in `forwarded`, who makes room when there are too many
+//! in `evict`.
 
+mod evict;
 mod flows;
 
 use std::collections::VecDeque;
@@ -18,11 +20,12 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use self::flows::Flows;
+use super::recency::{Class, Recency};
 use super::streams::{ForwardEnd, TryEnd};
 use crate::addr::{BackendSlot, Client, ListenerSlot, PassageSlot};
 use crate::config::snapshot::{Backend, Forward, Listener, Service, StreamLimits};
 use crate::crowd::{Crowd, Place, TooMany, Visit, Who};
-use crate::rng::ShardRng;
+use crate::descriptors::{Descriptors, Permit};
 use crate::time::{Tick, TickDelta};
 
 /// The whole table is looked through for idle ones in this time.
@@ -32,8 +35,6 @@ const SWEEP_STEP: TickDelta = TickDelta::from_ms(50);
 /// A target that let a connection wait in vain is passed over for so long, where there is another:
 /// until a health check has had its say.
 const TROUBLE: TickDelta = TickDelta::from_ms(5_000);
-/// Flows of which the one that is idle the longest gives way to a new one.
-const CROWD: u32 = 16;
 /// Flows of a forward without a limit of its own, in a shard.
 const FLOWS_MAX: u32 = 65_536;
 /// A flow whose listener is closed gets so long to hear what its target still says.
@@ -91,6 +92,7 @@ struct Passage {
     _place: Place,
     /// Among its client's, where these are counted.
     _visit: Option<Visit>,
+    permit: Option<Permit>,
     /// The target that is tried, or taken.
     attempt: Option<Attempt>,
     attempts: u16,
@@ -125,7 +127,14 @@ pub(super) struct Passages {
     open: u32,
     flows: Flows,
     by_listener: Vec<u32>,
+    /// Those that are not over, by the index of their listener.
+    recency: Recency,
+    /// By listener: whether it is for flows.
+    for_flows: Vec<bool>,
+    /// The one that has just made room, and is to be closed first of all.
+    evicted: Option<PassageSlot>,
     crowd: Arc<Crowd>,
+    descriptors: Arc<Descriptors>,
     /// By backend: passages that try or have it.
     by_target: Vec<u32>,
     /// Served in the order of their coming.
@@ -156,14 +165,18 @@ pub(super) struct Past {
 
 impl Passages {
     /// None yet, of the whole `crowd`; `hasher` tells flows apart.
-    pub(super) fn new(hasher: RandomState, crowd: Arc<Crowd>) -> Self {
+    pub(super) fn new(hasher: RandomState, crowd: Arc<Crowd>, descriptors: Arc<Descriptors>) -> Self {
         Self {
             table: Vec::new(),
             free: Vec::new(),
             open: 0,
             flows: Flows::new(hasher),
             by_listener: Vec::new(),
+            recency: Recency::default(),
+            for_flows: Vec::new(),
+            evicted: None,
             crowd,
+            descriptors,
             by_target: Vec::new(),
             chores: VecDeque::new(),
             trying: Vec::new(),
@@ -192,7 +205,6 @@ impl Passages {
         forward: &Forward,
         limits: &StreamLimits,
         now: Tick,
-        rng: &mut ShardRng,
     ) -> Result<PassageSlot, ForwardEnd> {
         let is_flow = is_flow(listener);
         if is_flow && self.flows.closed_at(client.listener).is_some() {
@@ -204,17 +216,16 @@ impl Passages {
         let who = Who::calls(client.peer, client.listener, limits);
         let visit = self.crowd.admit_call(who, forward.connections_per_client);
         let visit = visit.map_err(|TooMany| ForwardEnd::PerClient)?;
-        let max = if is_flow {
-            let max = if forward.connections > 0 { forward.connections } else { FLOWS_MAX };
-            if self.of_listener(client.listener) >= max && !self.make_room(client.listener, rng) {
-                return Err(ForwardEnd::Connections);
-            }
-            // Theirs is a limit of the shard's, which has just been seen to.
-            0
-        } else {
-            forward.connections
-        };
+        // That of flows is a limit of the shard's, and one of them makes room.
+        let max = if is_flow { 0 } else { forward.connections };
         let place = self.crowd.enter_forward(client.listener, max).ok_or(ForwardEnd::Connections)?;
+        let flows_max = if forward.connections > 0 { forward.connections } else { FLOWS_MAX };
+        let permit = if is_flow && self.of_listener(client.listener) >= flows_max {
+            self.replace(client.listener)
+        } else {
+            self.permit(is_flow, now)
+        };
+        let permit = permit?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -227,6 +238,7 @@ impl Passages {
             chore: false,
             _place: place,
             _visit: visit,
+            permit: Some(permit),
             attempt: None,
             attempts: 0,
             tried: Vec::new(),
@@ -240,34 +252,15 @@ impl Passages {
         self.open += 1;
         if self.by_listener.len() <= client.listener.index() {
             self.by_listener.resize(client.listener.index() + 1, 0);
+            self.for_flows.resize(client.listener.index() + 1, false);
         }
         self.by_listener[client.listener.index()] += 1;
+        self.for_flows[client.listener.index()] = is_flow;
+        self.recency.put(slot.index(), client.listener.index(), Class::New);
         if is_flow {
             self.flows.insert(client, slot);
         }
         Ok(slot)
-    }
-
-    /// Ends a flow for a new one: of some, one that was never answered, and of these the one that
-    /// is idle the longest. So those who send from made-up addresses drive out their own kind.
-    fn make_room(&mut self, listener: ListenerSlot, rng: &mut ShardRng) -> bool {
-        let mut worst: Option<((bool, Tick), PassageSlot)> = None;
-        let mut seen = 0;
-        for slot in self.flows.of_listener(listener, rng) {
-            let alive = |flow: &&Passage| !matches!(flow.state, State::Ended(_));
-            let Some(flow) = self.passage(slot).filter(alive) else { continue };
-            let rank = (flow.octets[1] > 0, flow.active);
-            if worst.is_none_or(|(other, _)| rank < other) {
-                worst = Some((rank, slot));
-            }
-            seen += 1;
-            if seen == CROWD {
-                break;
-            }
-        }
-        let Some((_, slot)) = worst else { return false };
-        self.end(slot, ForwardEnd::Crowded);
-        true
     }
 
     fn of_listener(&self, listener: ListenerSlot) -> u32 {
@@ -410,6 +403,7 @@ impl Passages {
         count: u64,
         now: Tick,
     ) -> Option<(BackendSlot, TickDelta)> {
+        self.refresh(slot, way);
         let passage = self.passage_mut(slot)?;
         let first = way == Way::Back && passage.octets[1] == 0 && is_flow(&passage.listener);
         passage.active = now;
@@ -432,6 +426,7 @@ impl Passages {
         let Some(passage) = self.passage_mut(slot) else { return };
         if !matches!(passage.state, State::Ended(_)) {
             passage.state = State::Ended(why);
+            self.recency.remove(slot.index());
             self.chore(slot);
         }
     }
@@ -441,6 +436,7 @@ impl Passages {
         let passage = self.table.get_mut(slot.index())?.take()?;
         self.free.push(slot.0);
         self.open -= 1;
+        self.recency.remove(slot.index());
         let client = passage.client;
         self.by_listener[client.listener.index()] -= 1;
         if is_flow(&passage.listener) {
@@ -545,6 +541,7 @@ impl Passages {
             return;
         }
         self.swept = now;
+        self.give_up_excess(now);
         self.troubled.retain(|(_, until)| *until > now);
         let share = self.table.len() as u64 * since.0.min(SWEEP.0) / SWEEP.0;
         for _ in 0..(share as usize + 1).min(self.table.len()) {
@@ -574,7 +571,9 @@ impl Passages {
         let attempts = all().filter(|p| p.attempt.is_some()).count();
         assert_eq!(self.by_target.iter().sum::<u32>() as usize, attempts, "attempts are counted by target");
         let flows = all().filter(|p| is_flow(&p.listener)).count();
-        assert_eq!(self.flows.count(), flows, "flows are in their listeners' lists");
+        assert!(self.flows.count() <= flows, "who has a flow is known by one");
+        let alive = all().filter(|p| !matches!(p.state, State::Ended(_))).count();
+        assert_eq!(self.recency.check_invariants(), alive, "each that is not over can make room");
         self.flows.check_invariants(|slot| self.passage(slot).map(|p| p.client));
         for (at, passage) in self.table.iter().enumerate() {
             let trying = passage.as_ref().is_some_and(|p| p.state == State::Trying);

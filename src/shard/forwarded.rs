@@ -54,7 +54,7 @@ impl Shard {
         let taken = match forward_in(&self.snapshot, listener) {
             Some((listener, forward)) => {
                 let limits = &self.snapshot.globals.streams;
-                self.passages.open(client, listener, forward, limits, self.now, &mut self.rng)
+                self.passages.open(client, listener, forward, limits, self.now)
             }
             None => Err(ForwardEnd::Closing),
         };
@@ -101,8 +101,9 @@ impl Shard {
         let page = self.page().backend(target);
         match why {
             TryEnd::Timeout => page.timeouts.add(1),
-            TryEnd::Refused | TryEnd::Unreachable | TryEnd::Local => page.send_errors.add(1),
-            TryEnd::Down => {}
+            TryEnd::Refused | TryEnd::Unreachable => page.send_errors.add(1),
+            // It has nothing to do with the target.
+            TryEnd::Local | TryEnd::Down => {}
         }
         if self.try_next(passage) {
             self.page().retries.add(1);
@@ -189,7 +190,8 @@ impl Shard {
     /// Sends a passage to the next target; when there is none it ends, and the answer is false.
     fn try_next(&mut self, slot: PassageSlot) -> bool {
         let Some((target, waits)) = self.next_target(slot) else {
-            self.passages.end(slot, ForwardEnd::NoTarget);
+            let lacked = self.passages.lacked_means(slot);
+            self.passages.end(slot, if lacked { ForwardEnd::Local } else { ForwardEnd::NoTarget });
             return false;
         };
         let Some(backend) = self.snapshot.backend(target) else { return false };

@@ -12,10 +12,13 @@ use std::collections::VecDeque;
 
 use crate::addr::{BackendSlot, Route, SocketSlot};
 use crate::config::snapshot::LineOptions;
+use crate::descriptors::{Descriptors, Permit, Use};
 use crate::shard::streams::LineEnd;
 use crate::time::{Tick, TickDelta};
 use crate::wire::frame::{Frames, Outbound};
 use crate::wire::transfer::Transfer;
+
+use std::sync::Arc;
 
 /// Lines are looked at this often.
 const SWEEP: TickDelta = TickDelta::from_ms(50);
@@ -75,6 +78,7 @@ struct Line {
     /// Only for queries of this client: the server takes its address from the connection.
     key: u64,
     source: Option<[u8; 16]>,
+    permit: Option<Permit>,
 }
 
 /// A backend's lines.
@@ -91,8 +95,9 @@ struct Farm {
 }
 
 /// All lines of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lines {
+    descriptors: Arc<Descriptors>,
     farms: Vec<Farm>,
     open: u32,
     /// Both are served in the order of their coming, so that none is passed over.
@@ -128,6 +133,20 @@ pub(super) struct Past {
 }
 
 impl Lines {
+    /// None yet.
+    pub(super) const fn new(descriptors: Arc<Descriptors>) -> Self {
+        Self {
+            descriptors,
+            farms: Vec::new(),
+            open: 0,
+            chores: VecDeque::new(),
+            resumable: VecDeque::new(),
+            swept: Tick(0),
+            troubled: Vec::new(),
+            troubled_for_all: Vec::new(),
+        }
+    }
+
     fn line(&self, route: Route) -> Option<&Line> {
         self.farms.get(route.backend.index())?.lines.get(index(route.socket))?.as_ref()
     }
@@ -511,6 +530,13 @@ impl Lines {
                 };
                 if live == 0 {
                     line.output.release();
+                    // Whoever has queries for another line needs its descriptor more.
+                    if line.state == State::Open && self.descriptors.excess(Use::Servers) > 0 {
+                        line.permit = None;
+                        self.descriptors.met(Use::Servers);
+                        self.end(route, LineEnd::Idle);
+                        continue;
+                    }
                 }
                 if let Some(why) = why {
                     self.end(route, why);

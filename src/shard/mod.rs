@@ -23,6 +23,7 @@ pub mod lines;
 mod origin;
 pub mod outstanding;
 pub mod policy;
+mod recency;
 mod ruled;
 pub mod rules;
 pub mod script;
@@ -209,8 +210,10 @@ impl Shard {
     #[must_use]
     pub fn new(index: usize, board: Arc<Board>, snapshot: Arc<Snapshot>, mut rng: ShardRng) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
-        let streams = Streams::new(Arc::clone(board.crowd()));
-        let passages = Passages::new(hasher.clone(), Arc::clone(board.crowd()));
+        let descriptors = board.descriptors();
+        let streams = Streams::new(Arc::clone(board.crowd()), Arc::clone(descriptors));
+        let passages = Passages::new(hasher.clone(), Arc::clone(board.crowd()), Arc::clone(descriptors));
+        let lines = Lines::new(Arc::clone(descriptors));
         let limits = Limits::new(board.shards().len(), &mut rng);
         let mut shard = Self {
             index,
@@ -225,7 +228,7 @@ impl Shard {
             cases: Cases::default(),
             later: Later::default(),
             streams,
-            lines: Lines::default(),
+            lines,
             passages,
             avoided: Vec::new(),
             overdue: Vec::new(),

@@ -342,6 +342,19 @@ impl Shard {
         self.streams.may_read(stream)
     }
 
+    /// What has just made room for a new connection or flow: to be closed before that is opened, so
+    /// that the process never has more descriptors than it may.
+    pub fn take_evicted(&mut self) -> Option<Chore> {
+        let stream = self.streams.take_evicted().map(Chore::Stream);
+        stream.or_else(|| self.passages.take_evicted().map(Chore::Passage))
+    }
+
+    /// The kernel has no descriptor or memory for a new connection: the least used one ends, which
+    /// [`Shard::take_evicted`] then names. False when there is none that could.
+    pub fn make_room(&mut self) -> bool {
+        self.streams.make_room(self.now) || self.passages.make_room(self.now)
+    }
+
     /// The next thing for the engine to do. The kinds take turns: none waits for another that always
     /// has something.
     pub fn next_chore(&mut self) -> Option<Chore> {

@@ -11,6 +11,7 @@
 //! another connection only when none of its queries is outstanding any more.
 
 mod end;
+mod evict;
 mod handshake;
 mod invariants;
 mod keepalive;
@@ -23,7 +24,9 @@ pub use end::{ForwardEnd, LineEnd, StreamEnd, TryEnd};
 use crate::addr::{Client, ListenerSlot, Route, StreamSlot};
 use crate::config::snapshot::StreamLimits;
 use crate::crowd::{Crowd, Place, Visit, Who};
+use crate::descriptors::{Descriptors, Permit};
 use crate::shard::case::Protocol;
+use crate::shard::recency::{Class, Recency};
 use crate::time::{Tick, TickDelta};
 use crate::wire::frame::{Frames, Outbound};
 
@@ -71,6 +74,7 @@ struct Stream {
     place: Option<Place>,
     /// As whose it was counted, if it was counted among a client's connections.
     visit: Option<Visit>,
+    permit: Option<Permit>,
     /// The client would know how long the connection may stay open (RFC 7828).
     keepalive: bool,
     /// Its TLS handshake is not done.
@@ -115,6 +119,11 @@ pub(super) struct Streams {
     busy: u32,
     in_flight: u32,
     crowd: Arc<Crowd>,
+    descriptors: Arc<Descriptors>,
+    /// Those that are idle.
+    idle: Recency,
+    /// The one that has just made room, and is to be closed first of all.
+    evicted: Option<StreamSlot>,
     /// Both are served in the order of their coming, so that nobody is passed over.
     chores: VecDeque<StreamSlot>,
     /// Connections that hold whole queries and may go on with them.
@@ -157,7 +166,7 @@ pub(super) struct Arrival {
 
 impl Streams {
     /// None yet, of the whole `crowd`.
-    pub(super) fn new(crowd: Arc<Crowd>) -> Self {
+    pub(super) fn new(crowd: Arc<Crowd>, descriptors: Arc<Descriptors>) -> Self {
         Self {
             table: Vec::new(),
             free: Vec::new(),
@@ -165,6 +174,9 @@ impl Streams {
             busy: 0,
             in_flight: 0,
             crowd,
+            descriptors,
+            idle: Recency::default(),
+            evicted: None,
             chores: VecDeque::new(),
             resumable: VecDeque::new(),
             output_total: 0,
@@ -183,6 +195,7 @@ impl Streams {
         let listener = arrival.client.listener;
         let place = self.crowd.enter(listener, arrival.listener_max, limits)?;
         let visit = if arrival.counts { self.crowd.admit(arrival.client.peer, limits, now)? } else { None };
+        let permit = self.permit(now).ok_or(StreamEnd::Descriptors)?;
         let at = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
@@ -199,6 +212,7 @@ impl Streams {
             told: StreamWish::Serve { read: true },
             place: Some(place),
             visit,
+            permit: Some(permit),
             keepalive: false,
             handshaking: arrival.handshake,
             sni: None,
@@ -220,6 +234,7 @@ impl Streams {
             last_query_by: None,
         });
         self.open += 1;
+        self.idle.put(slot.index(), 0, Class::New);
         Ok(slot)
     }
 
@@ -293,7 +308,9 @@ impl Streams {
         } else if stream.last_query_by.is_some() && stream.state == State::Open {
             stream.state = State::Finishing(StreamEnd::Closing);
         }
-        Some(stream.client)
+        let client = stream.client;
+        self.idle.remove(slot.index());
+        Some(client)
     }
 
     /// Whether the connection may bring another query at once.
@@ -393,6 +410,7 @@ impl Streams {
         if changes {
             self.chore(slot);
         }
+        self.note_idle(slot);
     }
 
     /// Whether the engine may read: the connection is open, and nothing that was read waits.
@@ -412,6 +430,7 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot) else { return };
         if !matches!(stream.state, State::Ended(_) | State::Gone) {
             stream.state = State::Ended(why);
+            self.idle.remove(slot.index());
             self.chore(slot);
         }
     }
@@ -420,13 +439,14 @@ impl Streams {
     pub(super) fn closed(&mut self, slot: StreamSlot) {
         let Some(stream) = self.stream_mut(slot).filter(|s| s.state != State::Gone) else { return };
         stream.state = State::Gone;
-        (stream.place, stream.visit) = (None, None);
+        (stream.place, stream.visit, stream.permit) = (None, None, None);
         let octets = stream.output.len();
         stream.output = Outbound::new();
         stream.frames = Frames::new();
         let idle = stream.in_flight == 0;
         self.output_total -= octets;
         self.open -= 1;
+        self.idle.remove(slot.index());
         if idle {
             self.forget(slot);
         }
@@ -488,15 +508,6 @@ impl Streams {
         let Some(stream) = self.stream_mut(slot) else { return StreamWish::Close(StreamEnd::Closing) };
         stream.told = stream.wish();
         stream.told
-    }
-
-    /// Whether the connection's last answers may still be on their way to its client: it was
-    /// answered lately, and has ended because it is to ask no more.
-    pub(super) fn lingers(&self, slot: StreamSlot, span: TickDelta, now: Tick) -> bool {
-        self.stream(slot).is_some_and(|s| match s.state {
-            State::Ended(why) => why.follows_answers() && s.queries > 0 && now.since(s.active) < span,
-            State::Open | State::Finishing(_) | State::Gone => false,
-        })
     }
 
     /// Whether a transfer may go on to fill the connection's output; if not, `feeder` is woken

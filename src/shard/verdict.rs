@@ -54,7 +54,7 @@ reasons! {
         LogFull = "log-full",
         /// No usable server in the pool.
         NoServer = "no-server",
-        /// The chosen server's table of outstanding queries is full.
+        /// The chosen server's table of outstanding queries is full, or it can have no more connections.
         OutstandingFull = "outstanding-full",
         /// The kernel refused to send a query to any server that could be tried.
         QuerySendError = "query-send-error",

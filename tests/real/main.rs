@@ -27,6 +27,7 @@ mod activation;
 mod addresses;
 mod clients;
 mod death;
+mod descriptors;
 mod dnsdist;
 mod fairness;
 mod forward;

@@ -46,6 +46,58 @@ fn rise_and_fall_as_a_table() {
 }
 
 #[test]
+fn a_probe_that_cannot_be_made_is_no_result() {
+    // As above; `x` is a probe that could not be made.
+    for mode in [HealthMode::Auto, HealthMode::Lazy] {
+        for (outcomes, states) in [
+            ("x", "D"), // nothing is known of it yet
+            ("xx+", "DDU"),
+            ("+xxxxxxxxx", "UUUUUUUUUU"),
+            ("+-x-x-", "UUUUUD"), // it does not forgive either
+            ("+---xxxx++", "UUUDDDDDDU"),
+        ] {
+            let mut check = Check::new(health(mode), at(0), TickDelta(0), false);
+            let (mut seen, mut now) = (String::new(), 0);
+            for (n, outcome) in outcomes.chars().enumerate() {
+                if check.next().is_none() {
+                    // Lazy: live traffic fails.
+                    check.live(Live { responses: 0, timeouts: 100, servfails: 0 }, at(now));
+                }
+                let due = check.next().expect("a probe is due");
+                assert!(n == 0 || due <= at(now + 20_000), "{outcomes}: soon enough");
+                now = now.max(due.0 / MS);
+                let ticket = n as u64 + 1;
+                check.begin(ticket, at(now));
+                let outcome = match outcome {
+                    '+' => Ok(()),
+                    '-' => Err(Failure::Timeout),
+                    _ => Err(Failure::Local),
+                };
+                check.settle(ticket, outcome, at(now));
+                seen.push(if check.state() == State::Up { 'U' } else { 'D' });
+            }
+            assert_eq!(seen, states, "{outcomes} {mode:?}");
+            let unmade = outcomes.chars().filter(|c| *c == 'x').count() as u64;
+            assert_eq!(check.failed()[Failure::Local as usize], unmade);
+        }
+    }
+}
+
+#[test]
+fn a_probe_that_cannot_be_made_is_made_again_soon_and_not_waited_for() {
+    let slow = Health { interval: TickDelta::from_ms(60_000), ..health(HealthMode::Auto) };
+    let mut check = Check::new(slow, at(0), TickDelta::from_ms(50_000), false);
+    assert!(check.is_awaited());
+    check.begin(1, at(0));
+    check.settle(1, Err(Failure::Local), at(10));
+    assert!(check.is_unknown() && !check.is_awaited(), "a start or reload goes on without");
+    assert_eq!(check.next(), Some(at(1_010)));
+    check.begin(2, at(1_010));
+    check.settle(2, Ok(()), at(1_020));
+    assert_eq!((check.state(), check.next()), (State::Up, Some(at(51_010))), "the first outcome decides");
+}
+
+#[test]
 fn the_second_probe_comes_after_the_phase_then_the_interval_counts() {
     let mut check = Check::new(health(HealthMode::Auto), at(0), TickDelta::from_ms(300), false);
     probe(&mut check, 0, true);
@@ -72,7 +124,7 @@ fn failures_are_counted_by_reason() {
         check.begin(n as u64, at(n as u64 * 1000));
         check.settle(n as u64, Err(reason), at(n as u64 * 1000));
     }
-    assert_eq!(check.failed(), &[0, 0, 0, 1, 2]);
+    assert_eq!(check.failed(), &[0, 0, 0, 1, 2, 0]);
 }
 
 #[test]

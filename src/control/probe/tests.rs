@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
@@ -112,6 +113,38 @@ fn the_query_is_what_the_settings_ask_for() {
         vec![response(q, 0)]
     };
     assert_eq!(block_on(udp_once(|_| (), check)), Ok(()));
+}
+
+#[test]
+fn a_shortage_here_is_no_failure_of_the_server() {
+    for (number, reason) in [
+        (libc::EMFILE, Failure::Local),
+        (libc::ENFILE, Failure::Local),
+        (libc::ENOBUFS, Failure::Local),
+        (libc::ENOMEM, Failure::Local),
+        (libc::EADDRNOTAVAIL, Failure::Local),
+        (libc::EADDRINUSE, Failure::Local),
+        (libc::EAGAIN, Failure::Local),
+        (libc::ENOSPC, Failure::Local),
+        (libc::ECONNREFUSED, Failure::Network),
+        (libc::ECONNRESET, Failure::Network),
+        (libc::ENETUNREACH, Failure::Network),
+        (libc::EHOSTUNREACH, Failure::Network),
+        (libc::ETIMEDOUT, Failure::Network),
+    ] {
+        assert_eq!(Failed::from(io::Error::from_raw_os_error(number)).reason, reason, "{number}");
+    }
+}
+
+#[test]
+fn a_source_address_that_is_gone_is_the_way_to_the_server() {
+    let mut b = backend("127.0.0.1:53".parse().expect("an address"), Probe::Udp, 300);
+    b.source = Some([192, 0, 2, 99].into());
+    for probe in [Probe::Udp, Probe::Tcp, Probe::Connect] {
+        b.health.probe = probe;
+        let failed = block_on(run(&b, 1, &no_script(), Runner::default())).expect_err("not ours");
+        assert_eq!(failed.reason, Failure::Network, "{}", failed.detail);
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::config::snapshot::Snapshot;
+use crate::control::limits::open_files;
+use crate::descriptors::{Descriptors, Use};
 use crate::live::{Board, HandshakePage};
 use crate::shard::streams::{LineEnd, StreamEnd};
 use crate::tls::Reason;
@@ -25,6 +27,7 @@ pub fn dump(snapshot: &Snapshot, board: &Board, unix: u64) -> String {
         let count: u64 = pages().map(|p| p.streams.ended(why).get()).sum();
         let _ = writeln!(out, "stream-end-{} {count}", why.label());
     }
+    descriptors(&mut out, board.descriptors());
     for backend in snapshot.backends.iter().flatten() {
         let lines = || pages().filter_map(|p| p.backend_if_used(backend.slot)).map(|b| &b.lines);
         let opened: u64 = lines().map(|l| l.opened.get()).sum();
@@ -56,6 +59,19 @@ pub fn dump(snapshot: &Snapshot, board: &Board, unix: u64) -> String {
         }
     }
     out
+}
+
+fn descriptors(out: &mut String, descriptors: &Descriptors) {
+    let (limit, reserve) = descriptors.limit_and_reserve();
+    let (evicted, refused) = descriptors.evicted_and_refused();
+    let open = open_files().unwrap_or_default();
+    let _ = writeln!(out, "descriptors-open {open}");
+    let _ = writeln!(out, "descriptors-limit {limit}\ndescriptors-reserve {reserve}");
+    let _ = writeln!(out, "descriptors-evicted {evicted}\ndescriptors-refused {refused}");
+    for usage in Use::ALL {
+        let (used, max) = (descriptors.used(usage), descriptors.max(usage));
+        let _ = writeln!(out, "descriptors-{} {used} of {max}", usage.label());
+    }
 }
 
 fn handshakes<'p>(out: &mut String, name: &str, pages: impl Iterator<Item = &'p HandshakePage>) {

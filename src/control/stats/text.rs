@@ -307,8 +307,8 @@ mod tests {
 
     fn standing(slot: BackendSlot) -> Standing {
         match slot.0 {
-            0 => Standing { state: State::Up, failed: [0; 5] },
-            _ => Standing { state: State::Down, failed: [2, 0, 0, 0, 1] },
+            0 => Standing { state: State::Up, failed: [0; 6] },
+            _ => Standing { state: State::Down, failed: [2, 0, 0, 0, 1, 0] },
         }
     }
 

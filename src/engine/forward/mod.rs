@@ -35,7 +35,7 @@ fn greeting(
 }
 
 /// Whether a call only has to be made again later.
-fn is_passing(e: &io::Error) -> bool {
+pub(super) fn is_passing(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 

@@ -13,9 +13,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::Socket;
+
+use crate::descriptors::{Descriptors, Permit, Use};
 
 /// Pipes kept for the next connections; the others are closed.
 const KEPT: usize = 64;
@@ -33,6 +36,7 @@ const SIZE: i32 = 256 * 1024;
 pub(super) struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
+    _permit: Permit,
 }
 
 /// The shard's stock of empty pipes.
@@ -42,20 +46,20 @@ pub(super) struct Pipes {
     /// Pipes that connections have.
     taken: usize,
     most: usize,
+    descriptors: Arc<Descriptors>,
     /// For octets that are copied; made when the first are.
     buffer: Vec<u8>,
 }
 
-impl Default for Pipes {
-    fn default() -> Self {
-        Self::with_most(MOST)
-    }
-}
-
 impl Pipes {
+    /// An empty stock.
+    pub(super) const fn new(descriptors: Arc<Descriptors>) -> Self {
+        Self::with_most(MOST, descriptors)
+    }
+
     /// A stock of no more than that many.
-    pub(super) const fn with_most(most: usize) -> Self {
-        Self { empty: Vec::new(), taken: 0, most, buffer: Vec::new() }
+    pub(super) const fn with_most(most: usize, descriptors: Arc<Descriptors>) -> Self {
+        Self { empty: Vec::new(), taken: 0, most, descriptors, buffer: Vec::new() }
     }
 
     /// An empty pipe; none when all are taken, or there are no descriptors left.
@@ -63,7 +67,10 @@ impl Pipes {
         if self.taken >= self.most {
             return None;
         }
-        let pipe = self.empty.pop().or_else(|| Pipe::new().ok())?;
+        let pipe = match self.empty.pop() {
+            Some(pipe) => pipe,
+            None => Pipe::new(self.descriptors.take(Use::Pipes, 2)?).ok()?,
+        };
         self.taken += 1;
         Some(pipe)
     }
@@ -97,10 +104,10 @@ impl Pipes {
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
+    fn new(permit: Permit) -> io::Result<Self> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SIZE));
-        Ok(Self { reader, writer })
+        Ok(Self { reader, writer, _permit: permit })
     }
 
     /// Moves at most `most` octets from a socket into the pipe; 0 at the end of what it sends.
@@ -148,7 +155,7 @@ mod tests {
         let ((mut client, ours), (theirs, mut target)) = (pair(), pair());
         let (ours, theirs) = (Socket::from(ours), Socket::from(theirs));
         ours.set_nonblocking(true).expect("set");
-        let mut pipes = Pipes::default();
+        let mut pipes = Pipes::new(Arc::default());
         for text in [&b"first"[..], b"second"] {
             let pipe = pipes.take().expect("a pipe");
             let empty = pipe.fill(&ours, 100).expect_err("nothing is there");
@@ -168,7 +175,7 @@ mod tests {
     }
     #[test]
     fn pipes_are_bounded() {
-        let mut pipes = Pipes::with_most(2);
+        let mut pipes = Pipes::with_most(2, Arc::default());
         let (one, _two) = (pipes.take().expect("a pipe"), pipes.take().expect("a pipe"));
         assert!(pipes.take().is_none());
         pipes.scrap(one);

@@ -202,6 +202,7 @@ pub(super) fn discard(from: &Socket, mut room: &mut [u8]) -> io::Result<()> {
 mod tests {
     use std::io::Read;
     use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
 
     use super::*;
 
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn urgent_octets_pass_in_their_place() {
-        for stock in [Pipes::default(), Pipes::with_most(0)] {
+        for stock in [Pipes::new(Arc::default()), Pipes::with_most(0, Arc::default())] {
             let ((client, ours), (mut target, theirs)) = (pair(), pair());
             let (mut stretch, mut pipes) = (Stretch::default(), stock);
             let client = Socket::from(client);
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn without_a_pipe_octets_are_copied_and_none_is_read_that_is_not_taken() {
         let ((mut client, ours), (mut target, theirs)) = (pair(), pair());
-        let (mut stretch, mut pipes) = (Stretch::default(), Pipes::with_most(0));
+        let (mut stretch, mut pipes) = (Stretch::default(), Pipes::with_most(0, Arc::default()));
         // More than all socket buffers on the way may hold.
         let sent: Vec<u8> = (0..32_000_000_u32).map(|n| (n % 251) as u8).collect();
         let octets = sent.clone();

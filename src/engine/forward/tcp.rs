@@ -11,6 +11,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
@@ -21,6 +22,7 @@ use super::pipe::Pipes;
 use super::stretch::{Broken, Said, Stretch, TURN, discard};
 use super::{failure, greeting, is_passing};
 use crate::addr::{Endpoint, PassageSlot};
+use crate::descriptors::Descriptors;
 use crate::engine::ready::Ready;
 use crate::engine::socket;
 use crate::shard::Shard;
@@ -60,13 +62,18 @@ struct Relay {
 }
 
 /// All connections of a shard's forwards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::engine) struct Relays {
     table: Vec<Option<Box<Relay>>>,
     pipes: Pipes,
 }
 
 impl Relays {
+    /// None yet.
+    pub(in crate::engine) const fn new(descriptors: Arc<Descriptors>) -> Self {
+        Self { table: Vec::new(), pipes: Pipes::new(descriptors) }
+    }
+
     /// A client has connected, and the shard has taken it.
     pub(in crate::engine) fn open(
         &mut self,

@@ -24,6 +24,7 @@ use crate::engine::socket;
 use crate::engine::sys::{Arrivals, Note, Parcel, Segment};
 use crate::shard::Shard;
 use crate::shard::forward::{Attempt, PassageWish, Way};
+use crate::shard::streamed::Chore;
 use crate::shard::verdict::DropReason;
 use crate::wire::proxy::Transport;
 
@@ -108,7 +109,13 @@ impl Flows {
             let local = if mouth.note == Note::PeerAndLocal { room.queries.local(at) } else { None };
             let Some(local) = locals.slot_for(local, shard) else { continue };
             let client = Client { peer, listener: mouth.listener.slot, local, stream: None };
-            let Some((passage, attempt)) = shard.on_datagram(client, mouth.listener) else { continue };
+            let taken = shard.on_datagram(client, mouth.listener);
+            if let Some(Chore::Passage(evicted)) = shard.take_evicted() {
+                // What it has sent before leaves by its own socket; its slot may have a new owner.
+                self.send(epoll, &mut room, shard, locals);
+                self.serve(evicted, shard);
+            }
+            let Some((passage, attempt)) = taken else { continue };
             if !self.ensure(epoll, passage, attempt, shard, locals) {
                 continue;
             }

@@ -4,6 +4,7 @@
 use super::{Farm, Line, Lines, State, number};
 use crate::addr::{BackendSlot, Route};
 use crate::config::snapshot::{LINES_MAX, LineOptions};
+use crate::descriptors::{Permit, Use};
 use crate::shard::streams::LineEnd;
 use crate::time::Tick;
 use crate::wire::frame::{Frames, Outbound};
@@ -71,16 +72,38 @@ impl Lines {
                 self.end(route(idle?), LineEnd::Idle);
             }
         }
+        let permit = self.permit(backend, live)?;
         let farm = &mut self.farms[backend.index()];
         let at = farm.lines.iter().position(Option::is_none).unwrap_or_else(|| {
             farm.lines.push(None);
             farm.lines.len() - 1
         });
-        farm.lines[at] = Some(Line::new(&need, now));
+        farm.lines[at] = Some(Line::new(&need, permit, now));
         farm.last = at;
         farm.open += 1;
         self.open += 1;
         Some(route(at))
+    }
+
+    /// The right to a descriptor for a new line: one that is left, or that of an idle line of the
+    /// same backend, which ends.
+    fn permit(&mut self, backend: BackendSlot, live: impl Fn(usize) -> u32) -> Option<Permit> {
+        if let Some(permit) = self.descriptors.take(Use::Servers, 1) {
+            return Some(permit);
+        }
+        let lines = &self.farms[backend.index()].lines;
+        let idle = lines.iter().enumerate().find_map(|(at, line)| {
+            let line = line.as_ref().filter(|l| l.state == State::Open && l.permit.is_some())?;
+            (line.transfer.is_none() && live(at) == 0).then_some(at)
+        });
+        let Some(at) = idle else {
+            self.descriptors.want(Use::Servers);
+            return None;
+        };
+        self.descriptors.evicted();
+        let permit = self.farms[backend.index()].lines[at].as_mut()?.permit.take();
+        self.end(Route { backend, socket: number(at) }, LineEnd::Idle);
+        permit
     }
 }
 
@@ -111,7 +134,7 @@ impl Farm {
 }
 
 impl Line {
-    fn new(need: &Need<'_>, now: Tick) -> Self {
+    fn new(need: &Need<'_>, permit: Permit, now: Tick) -> Self {
         Self {
             state: State::Connecting,
             chore: false,
@@ -132,6 +155,7 @@ impl Line {
             era: need.options.era(),
             key: need.key,
             source: need.source,
+            permit: Some(permit),
         }
     }
 

@@ -101,6 +101,16 @@ impl Action {
     pub fn delays(&self) -> bool {
         if let Self::Continue(inner) = self { inner.delays() } else { matches!(self, Self::Delay(_)) }
     }
+
+    /// The log that it writes to.
+    #[must_use]
+    pub fn log(&self) -> Option<&LogTarget> {
+        let mut action = self;
+        while let Self::Continue(inner) = action {
+            action = inner;
+        }
+        if let Self::Log(target) = action { Some(target) } else { None }
+    }
 }
 
 /// A value of a PROXY header with its type.
@@ -150,6 +160,14 @@ pub enum ResponseAction {
     Restart(PoolRef, u8),
     /// What a Lua function decides.
     Lua(FunctionId),
+}
+
+impl ResponseAction {
+    /// The log that it writes to.
+    #[must_use]
+    pub fn log(&self) -> Option<&LogTarget> {
+        if let Self::Log(target) = self { Some(target) } else { None }
+    }
 }
 
 /// A negative answer with its SOA (RFC 2308).

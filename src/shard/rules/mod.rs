@@ -23,6 +23,7 @@ mod prefix_map;
 pub mod scene;
 pub mod text;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::addr::RuleSlot;
@@ -141,4 +142,23 @@ pub struct Chains {
     pub timeout: Chain<ResponseAction>,
     /// Of zone transfers.
     pub xfr: Chain<ResponseAction>,
+}
+
+impl Chains {
+    /// Files that actions write to, each once.
+    #[must_use]
+    pub fn log_files(&self) -> BTreeSet<&str> {
+        let queries = [&self.query, &self.cache_miss];
+        let responses = [
+            &self.response,
+            &self.cache_hit,
+            &self.cache_inserted,
+            &self.self_answered,
+            &self.timeout,
+            &self.xfr,
+        ];
+        let queries = queries.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.log());
+        let responses = responses.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.log());
+        queries.chain(responses).map(|log| log.path.as_str()).filter(|path| !path.is_empty()).collect()
+    }
 }

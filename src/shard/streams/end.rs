@@ -37,6 +37,10 @@ reasons! {
         BadFrame = "bad-frame",
         /// Too many connections: idle ones go first.
         Overload = "overload",
+        /// It had been idle for the longest when descriptors were used up, and made room for another.
+        Evicted = "evicted",
+        /// No descriptor was left for it, and no other connection was idle.
+        Descriptors = "descriptors",
         /// A zone transfer that its server did not finish, or that a rule dropped.
         Transfer = "transfer",
         /// A handshake that failed: not TLS, no common cipher or version, and the like.
@@ -112,6 +116,8 @@ reasons! {
         PerClient = "per-client",
         /// A flow that gave way to a new one, the table being full.
         Crowded = "crowded",
+        /// It had been idle for the longest when descriptors were used up, and made room for another.
+        Evicted = "evicted",
         /// No descriptor or port was left for it.
         Local = "local",
         /// Its listener was closed, or the process stops.

@@ -3,6 +3,7 @@
 use super::Streams;
 use crate::addr::StreamSlot;
 use crate::config::snapshot::StreamLimits;
+use crate::shard::recency::Class;
 use crate::time::Tick;
 
 impl Streams {
@@ -31,6 +32,11 @@ impl Streams {
         stream.sni = sni.map(Box::from);
         stream.active = now;
         stream.reads = 0;
+        if self.idle.class(slot.index()).is_some() {
+            // Its first query has the time from here on.
+            self.idle.put(slot.index(), 0, Class::New);
+        }
+        let Some(stream) = self.stream(slot) else { return };
         let who = stream.who(limits);
         if let Err(why) = self.crowd.admit_session(who, resumed, limits, now) {
             self.end(slot, why);

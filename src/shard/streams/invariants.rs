@@ -14,10 +14,13 @@ impl Streams {
         assert_eq!(in_flight, self.in_flight, "queries in flight are counted");
         let octets: usize = self.table.iter().flatten().map(|s| s.output.len()).sum();
         assert_eq!(octets, self.output_total, "octets to be written are counted");
+        self.idle.check_invariants();
         for (at, stream) in self.table.iter().enumerate() {
             let (slot, Some(stream)) = (StreamSlot(at as u32), stream) else { continue };
             assert!(stream.in_flight <= stream.in_flight_max, "no more in flight than may be");
             assert!(stream.state != State::Gone || stream.in_flight > 0, "what is over is forgotten");
+            let listed = self.idle.class(at).is_some();
+            assert_eq!(listed, stream.is_idle(), "those that are idle can make room");
             assert!(!stream.feeding, "frames are given back");
             if stream.state == State::Gone {
                 continue;

@@ -6,6 +6,7 @@
 use super::{State, Stream, StreamEnd, Streams};
 use crate::addr::StreamSlot;
 use crate::config::snapshot::StreamLimits;
+use crate::descriptors::Use;
 use crate::time::{Tick, TickDelta};
 
 /// The whole table is looked through for time-outs in this time.
@@ -28,9 +29,11 @@ impl Streams {
     /// Whether so many connections are open that they must go sooner.
     pub(in crate::shard) fn is_overloaded(&self, limits: &StreamLimits) -> bool {
         let percent = u64::from(limits.overload_percent);
-        percent > 0
-            && limits.connections > 0
-            && u64::from(self.crowd.dns()) * 100 >= u64::from(limits.connections) * percent
+        let most = match limits.connections {
+            0 => self.descriptors.max(Use::Clients),
+            connections => connections.min(self.descriptors.max(Use::Clients)),
+        };
+        percent > 0 && u64::from(self.crowd.dns()) * 100 >= u64::from(most) * percent
     }
 
     /// When [`Streams::sweep`] has something to do.
@@ -39,6 +42,15 @@ impl Streams {
             return Some(Tick(0));
         }
         (self.open > 0).then(|| self.swept + SWEEP_STEP)
+    }
+
+    /// Whether the connection's last answers may still be on their way to its client: it was
+    /// answered lately, and has ended because it is to ask no more.
+    pub(in crate::shard) fn lingers(&self, slot: StreamSlot, span: TickDelta, now: Tick) -> bool {
+        self.stream(slot).is_some_and(|s| match s.state {
+            State::Ended(why) => why.follows_answers() && s.queries > 0 && now.since(s.active) < span,
+            State::Open | State::Finishing(_) | State::Gone => false,
+        })
     }
 
     /// Ends connections whose time is up; looks at a part of the table at a time.
@@ -62,6 +74,7 @@ impl Streams {
                 Some(Due::End(why)) => self.end(slot, why),
             }
         }
+        self.give_up_excess(now);
         self.crowd.tidy(limits, now);
     }
 }

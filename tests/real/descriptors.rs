@@ -1,0 +1,345 @@
+//! File descriptors used up: by idle connections, by flows from made-up addresses, by a reload, by
+//! check programs. DNS goes on, servers stay up, and new clients are served.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Manner};
+use crate::load::{Load, Plan};
+use crate::lob::{Lob, binary, listen};
+use crate::pki::Authority;
+use crate::place::{Directory, port, wait_for};
+use crate::servers::{Kind, Server};
+use crate::streams::{framed, read_message};
+
+/// What the limit of descriptors is in these tests.
+const LIMIT: u64 = 300;
+/// Longer than it takes to find a server down: checks come every second, and one that fails is enough.
+const CHECKS: Duration = Duration::from_millis(2_500);
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port()))
+}
+
+/// A balancer that may have no more than [`LIMIT`] descriptors.
+fn start(directory: Directory, lua: &str) -> Lob {
+    let config = directory.write("dnslob.lua", lua);
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={LIMIT}:{LIMIT}")).arg(binary());
+    command.args(["--shards", "2", "-C"]).arg(config);
+    Lob::launch(command, directory)
+}
+
+/// Lua for a server whose health is checked every second.
+fn checked(server: SocketAddr) -> String {
+    // Patient: on a busy machine only a shortage of descriptors is to show.
+    format!(
+        "newServer {{address=\"{server}\", checkInterval=1, checkTimeout=5000, maxCheckFailures=1, udpTimeout=8}}\n"
+    )
+}
+
+/// Queries that are all to be answered.
+fn steady(target: SocketAddr) -> Load {
+    Load::start(Plan { target, rate: 500, count: u64::MAX, patience: Duration::from_secs(10) })
+}
+
+fn figure(lob: &Lob, name: &str) -> u64 {
+    let dump = lob.dump();
+    let found = dump.iter().find_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|w| *w != name);
+        words.nth(1)?.parse().ok()
+    });
+    found.unwrap_or_else(|| panic!("no {name} in {dump:#?}"))
+}
+
+/// Connections that say nothing, more than the balancer may have; opened by a few threads.
+fn idle(at: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let open = |_| TcpStream::connect_timeout(&at, Duration::from_secs(10)).ok();
+                (0..count / 4).filter_map(open).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    threads.into_iter().flat_map(|t| t.join().expect("a thread")).collect()
+}
+
+/// Asks over a new connection, as clients do: a few times if it is refused.
+fn ask_by_tcp(at: SocketAddr, number: u16) -> bool {
+    (0..3).any(|_| {
+        let Ok(mut stream) = TcpStream::connect_timeout(&at, Duration::from_secs(5)) else { return false };
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        stream.write_all(&framed(number, "tcp.test")).is_ok()
+            && read_message(&mut stream).is_some_and(|answer| answer[..2] == number.to_be_bytes())
+    })
+}
+
+fn nobody_is_down(lob: &Lob) {
+    let down = lob.program.lines_with(0, "server is down");
+    assert!(down.is_empty(), "{}", lob.program.transcript());
+}
+
+/// Idle connections to `busy`, queries over UDP and over new connections to `at`.
+fn idle_connections_harm_nobody(lob: &mut Lob, busy: SocketAddr, at: SocketAddr) {
+    let load = steady(at);
+    let connections = idle(busy, 3 * LIMIT as usize);
+    let until = Instant::now() + CHECKS;
+    let mut asked = 0;
+    while Instant::now() < until {
+        assert!(ask_by_tcp(at, asked), "query {asked}; {}", lob.program.transcript());
+        asked += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    load.finish().assert_nothing_lost(&|| lob.program.transcript());
+    nobody_is_down(lob);
+    assert!(figure(lob, "descriptors-open") <= LIMIT);
+    assert!(figure(lob, "stream-end-evicted") > 0, "{:#?}", lob.dump());
+    let said = lob.program.lines_with(0, "file descriptors are used up");
+    assert!((1..=4).contains(&said.len()), "said, and not too often: {said:#?}");
+    drop(connections);
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}
+
+#[test]
+fn idle_connections_make_room_for_new_ones_and_harm_no_server() {
+    let servers = [Server::start(Kind::Unbound, 21), Server::start(Kind::Nsd, 22)];
+    let at = local();
+    let all: String = servers.iter().map(|s| checked(s.address)).collect();
+    let mut lob = start(Directory::new(), &(listen(at) + &all));
+    idle_connections_harm_nobody(&mut lob, at, at);
+}
+
+#[test]
+fn so_do_those_that_never_begin_their_handshake() {
+    let server = Server::start(Kind::Unbound, 23);
+    let (at, tls) = (local(), local());
+    let authority = Authority::new();
+    let pair = authority.issue("listener", &["dns.test"]);
+    let secure = crate::tls::listen_tls(tls, &[&pair], "");
+    let mut lob = start(Directory::new(), &(listen(at) + &secure + &checked(server.address)));
+    idle_connections_harm_nobody(&mut lob, tls, at);
+}
+
+/// A target that answers who says `hello`, and nobody else.
+struct Target {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+}
+
+impl Target {
+    fn start() -> Self {
+        let address = local();
+        let socket = UdpSocket::bind(address).expect("a target");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while !ends.load(SeqCst) {
+                if let Ok((count, from)) = socket.recv_from(&mut buffer)
+                    && buffer[..count].starts_with(b"hello")
+                {
+                    // Says by which port it was asked: another one is another flow.
+                    let _ = socket.send_to(from.port().to_string().as_bytes(), from);
+                }
+            }
+        });
+        Self { address, stop }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+    }
+}
+
+/// A datagram from one of many addresses, each of which is used once.
+fn spoof(number: u32, at: SocketAddr) {
+    let source = IpAddr::from(Ipv4Addr::from(0x7f10_0000 + number));
+    // The kernel chooses the port.
+    if let Ok(socket) = UdpSocket::bind((source, 0)) {
+        let _ = socket.send_to(b"made up", at);
+    }
+}
+
+#[test]
+fn flows_from_made_up_addresses_push_out_their_own_kind_only() {
+    let servers = [Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt)];
+    let target = Target::start();
+    let (at, forward) = (local(), local());
+    let mut lua = listen(at) + &servers.iter().map(|s| checked(s.address)).collect::<String>();
+    lua += &format!(
+        "addUDPForward{{listen=\"{forward}\", to={{\"{}\"}}, check=\"none\", idleTimeout=60}}\n",
+        target.address
+    );
+    let mut lob = start(Directory::new(), &lua);
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
+    client.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+    let mut buffer = [0; 16];
+    let mut hello = || {
+        // Beside a flood on two cores a datagram may find its receive buffer full.
+        (0..3).find_map(|_| {
+            client.send_to(b"hello", forward).ok()?;
+            let count = client.recv(&mut buffer).ok()?;
+            String::from_utf8(buffer[..count].to_vec()).ok()
+        })
+    };
+    let flow = hello().expect("an answer");
+    assert_eq!(hello(), Some(flow.clone()));
+    let load = steady(at);
+    let until = Instant::now() + CHECKS;
+    let mut sent = 0;
+    while Instant::now() < until || sent < 20 * LIMIT as u32 {
+        for _ in 0..40 {
+            spoof(sent, forward);
+            sent += 1;
+        }
+        if sent % 1_000 == 0 {
+            assert_eq!(hello(), Some(flow.clone()), "after {sent}: it is the same flow; {:#?}", lob.dump());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(hello(), Some(flow), "{:#?}", lob.dump());
+    load.finish().assert_nothing_lost(&|| lob.program.transcript());
+    nobody_is_down(&lob);
+    assert!(figure(&lob, "forward-end-evicted") > 0, "{:#?}", lob.dump());
+    assert!(figure(&lob, "descriptors-open") <= LIMIT);
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}
+
+#[test]
+fn a_reload_finds_room_among_idle_connections_or_changes_nothing() {
+    let servers: Vec<_> = (1..=8).map(|who| Backend::start(who, Manner::Prompt)).collect();
+    let at = local();
+    let with = |count: usize, listeners: usize| {
+        let more: String = (0..listeners).map(|_| listen(local())).collect();
+        listen(at) + &more + &servers[..count].iter().map(|s| checked(s.address)).collect::<String>()
+    };
+    let mut lob = start(Directory::new(), &with(2, 0));
+    let load = steady(at);
+    let connections = idle(at, 2 * LIMIT as usize);
+    // 6 servers more, each with 4 sockets in 2 shards, and 10 listeners with 2: they find room.
+    lob.reload(&with(8, 10));
+    assert!(lob.program.lines_with(0, "reload refused").is_empty(), "{}", lob.program.transcript());
+    wait_for(
+        || format!("room for every socket; {:#?}", lob.dump()),
+        || (figure(&lob, "descriptors-open") <= LIMIT).then_some(()),
+    );
+    // 100 listeners with 2 sockets in 2 shards do not.
+    lob.reload(&with(8, 100));
+    let refused = lob.program.lines_with(0, "too few file descriptors: the configuration needs");
+    assert_eq!(refused.len(), 1, "{}", lob.program.transcript());
+    let until = Instant::now() + CHECKS;
+    let mut asked = 0;
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+        asked += 1;
+    }
+    let report = load.finish();
+    report.assert_nothing_lost(&|| lob.program.transcript());
+    assert!(report.by_backend.len() == 8 && asked > 0, "all of them serve: {:?}", report.by_backend);
+    nobody_is_down(&lob);
+    drop(connections);
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}
+
+#[test]
+fn a_limit_that_is_too_low_for_the_configuration_is_said_at_the_start() {
+    let directory = Directory::new();
+    let listeners: String = (0..100).map(|_| listen(local())).collect();
+    let config = directory.write("dnslob.lua", &(listeners + "newServer(\"127.0.0.1:5\")\n"));
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=300:300").arg(binary()).args(["--shards", "2", "-C"]).arg(config);
+    let mut program = crate::process::Program::start(&mut command);
+    assert!(!program.wait().success());
+    wait_for(
+        || program.transcript(),
+        || program.output().iter().any(|l| l.contains("too few file descriptors")).then_some(()),
+    );
+}
+
+/// Sets the limit of a program that runs; its hard limit stays.
+fn lower(lob: &Lob, limit: u64) {
+    let (limit, pid) = (format!("--nofile={limit}:{LIMIT}"), lob.program.pid().to_string());
+    let (status, text) = crate::process::run("prlimit", &[&limit, "--pid", &pid]);
+    assert!(status.success(), "{text}");
+}
+
+/// None at all, whatever the balancer has computed: what cannot be opened is opened later, and nobody is
+/// to blame.
+#[test]
+fn when_the_kernel_gives_none_all_that_is_open_goes_on_and_the_rest_waits() {
+    let server = Server::start(Kind::Unbound, 24);
+    let at = local();
+    let mut lob = start(Directory::new(), &(listen(at) + &checked(server.address)));
+    assert!(ask_by_tcp(at, 1));
+    let load = steady(at);
+    lower(&lob, 10);
+    let waiting: Vec<_> = (0..20).map(|_| TcpStream::connect(at).expect("in the queue")).collect();
+    wait_for(
+        || lob.program.transcript(),
+        || lob.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
+    );
+    std::thread::sleep(CHECKS);
+    nobody_is_down(&lob);
+    lower(&lob, LIMIT);
+    for (n, mut stream) in waiting.into_iter().enumerate() {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        stream.write_all(&framed(n as u16, "tcp.test")).expect("sent");
+        assert!(read_message(&mut stream).is_some(), "{n}: {}", lob.program.transcript());
+    }
+    assert!(ask_by_tcp(at, 2));
+    load.finish().assert_nothing_lost(&|| lob.program.transcript());
+    nobody_is_down(&lob);
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}
+
+/// The number of processes of a user is limited: check programs cannot be started, which says nothing of
+/// the servers.
+#[test]
+fn a_check_program_that_cannot_be_started_is_no_result() {
+    /// A user that nobody is, so that no other process counts.
+    const NOBODY: u32 = 64_901;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can become another user");
+        return;
+    }
+    let server = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let directory = Directory::new();
+    let lua = listen(at)
+        + &format!(
+            "newServer {{address=\"{}\", checkScript={{\"/bin/true\"}}, checkInterval=1, maxCheckFailures=1}}\n",
+            server.address
+        );
+    let config = directory.write("dnslob.lua", &lua);
+    let mut command = Command::new(binary());
+    command.args(["--shards", "2", "-u", &NOBODY.to_string(), "-g", &NOBODY.to_string(), "-C"]).arg(config);
+    let mut lob = Lob::launch(command, directory);
+    wait_for(
+        || lob.program.transcript(),
+        || lob.program.output().iter().any(|l| l.contains("server is up")).then_some(()),
+    );
+    // As many as it has threads already.
+    let pid = lob.program.pid().to_string();
+    let user = NOBODY.to_string();
+    let become_it = ["--reuid", &user, "--regid", &user, "--clear-groups"];
+    let lower = ["prlimit", "--nproc=1:1", "--pid", &pid];
+    let (status, text) = crate::process::run("setpriv", &[&become_it[..], &lower].concat());
+    assert!(status.success(), "{text}");
+    let load = steady(at);
+    wait_for(
+        || lob.program.transcript(),
+        || lob.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
+    );
+    std::thread::sleep(CHECKS);
+    nobody_is_down(&lob);
+    load.finish().assert_nothing_lost(&|| lob.program.transcript());
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}
