@@ -29,7 +29,7 @@ use crate::control::farm::Farm;
 use crate::control::feed::Feed;
 use crate::control::figures::Figures;
 use crate::control::health::Due;
-use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
+use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Opened, Reload};
@@ -220,14 +220,6 @@ impl Signals {
             int: signal(SignalKind::interrupt())?,
         })
     }
-}
-
-/// The evaluation that a reload begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Evaluation {
-    None,
-    Running,
-    Ended,
 }
 
 /// What came of a probe.

@@ -234,8 +234,9 @@ function coroutine.resume(co, ...)
   if not has_room() then return false, NO_ROOM end
   return resume(co, ...)
 end
+-- Without another place in front: within each other they would make a message of megabytes.
 local function unwrapped(ok, ...)
-  if not ok then error((...), 2) end
+  if not ok then error((...), 0) end
   return ...
 end
 function coroutine.wrap(f)
