@@ -29,7 +29,7 @@ use crate::control::feed::Feed;
 use crate::control::figures::Figures;
 use crate::control::health::Due;
 use crate::control::limits::Means;
-use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies, load_contained};
+use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, Vacancies, load_contained};
 use crate::control::probe::{Failed, Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Refused, Reload};
@@ -203,14 +203,6 @@ fn entropy() -> io::Result<ShardRng> {
     let mut seed = [0; 32];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;
     Ok(ShardRng::from_entropy(seed))
-}
-
-/// The evaluation that a reload begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Evaluation {
-    None,
-    Running,
-    Ended,
 }
 
 /// What came of a probe.

@@ -68,6 +68,17 @@ pub trait Vacancies {
     fn rules(&self) -> bool;
 }
 
+/// The evaluation that a reload begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evaluation {
+    /// There is none.
+    None,
+    /// It runs, in another thread.
+    Running,
+    /// [`Source::load`] has nothing to wait for.
+    Ended,
+}
+
 /// Where configurations come from.
 pub trait Source {
     /// Begins to evaluate the same sources anew; `ended` is called, by another thread, as soon as

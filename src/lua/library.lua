@@ -14,7 +14,7 @@ local ffi = require("ffi")
 -- takes them long. `core` has a matcher that gives up.
 
 local find, match, gmatch, gsub = string.find, string.match, string.gmatch, string.gsub
-local core_find, core_substitute = core.find, core.substitute
+local core_find, core_substitute, has_room = core.find, core.substitute, core.has_room
 
 -- By pattern: the longest subject that the library's matcher is given.
 local REACHES_MAX = 1000
@@ -127,13 +127,13 @@ function string.gsub(s, p, by, max)
   local kind = type(by)
   local by_call = kind == "function" or kind == "table"
   if type(s) ~= "string" or type(p) ~= "string" or not by_call and kind ~= "string"
-    or not is_number(max) or kind == "string" and #s <= reaches[p] then
+    or not is_number(max) or #s <= reaches[p] and (kind == "string" or has_room()) then
     return gsub(s, p, by, max)
   end
   max = max == nil and #s + 1 or tonumber(max)
   max = max - max % 1
   if not by_call then return found(core_substitute(s, p, by, max)) end
-  -- In Lua: a function that is called from here adds no C frame.
+  -- In Lua: a function that is called from here adds no C frame, of which gsub's are the largest.
   local anchored, parts, count, made, at = byte(p) == 94, {}, 0, 0, 1
   -- Of a table the first capture is the key; what is wrong with others is nobody's business.
   local wanted = kind == "table" and 1 or nil
@@ -228,14 +228,14 @@ end
 -- Coroutines within each other are C frames: each gets one if there is room for all that it may use.
 
 local create, resume = coroutine.create, coroutine.resume
-local has_room = core.has_room
 local NO_ROOM = "too many coroutines within each other"
 function coroutine.resume(co, ...)
   if not has_room() then return false, NO_ROOM end
   return resume(co, ...)
 end
+-- Without another place in front: within each other they would make a message of megabytes.
 local function unwrapped(ok, ...)
-  if not ok then error((...), 2) end
+  if not ok then error((...), 0) end
   return ...
 end
 function coroutine.wrap(f)

@@ -15,8 +15,8 @@ use crate::panics;
 
 /// The stack of every thread that runs Lua. It is address space: memory is taken only for what was
 /// once used. LuaJIT bounds recursion by its own stack, whose 65,500 places can make some 6,000 C
-/// frames; with what one of them takes at most that is under half of this, the other half being
-/// coroutines within each other.
+/// frames. Coroutines have such a stack each, and are begun within each other only as long as seven
+/// eighths of this are free.
 pub(crate) const STACK_OCTETS: usize = 64 << 20;
 /// One call's time on the clock, beyond which it is not waited for.
 const CALL: Duration = Duration::from_secs(10);

@@ -1,9 +1,9 @@
 //! One shard's Lua state: evaluates the file, calls its functions, limits and counts.
 //!
 //! # What was measured
-//! See `benches/script.rs`. For a function that tests the name and sets a tag callgrind counts 8,100
-//! instructions of the machine a call: 2,600 are the interpreter's, the rest the way between Rust and
-//! Lua and garbage. A call into Rust costs some 900, a call between Lua functions a tenth of that: hence
+//! See `benches/script.rs`. For a function that tests the name and sets a tag callgrind counts 2,600
+//! instructions of the machine for the interpreter; twice as many are the way between Rust and Lua and
+//! garbage. A call into Rust costs some 900, a call between Lua functions a tenth of that: hence
 //! the prelude, and the name goes along with the call.
 //!
 //! # Invariants

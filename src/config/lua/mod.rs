@@ -7,7 +7,7 @@
 //! Lua itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read
 //! the files that the configuration names.
 //!
-//! The standard library is whole but for what [`lua`](crate::lua) keeps from every state. Each
+//! The standard library is whole but for what [`lua`] keeps from every state. Each
 //! evaluation runs in a thread of its own, with a stack for Lua: whoever asked for it waits no longer
 //! than the evaluation may take, also for a file that hangs in a C function. The thread stays for the
 //! functions of health checks, when there are some.

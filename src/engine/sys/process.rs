@@ -37,7 +37,7 @@ pub fn lua_with_ffi() -> mlua::Lua {
 #[derive(Clone, Copy, Debug)]
 pub struct StackBounds {
     low: usize,
-    half: usize,
+    size: usize,
 }
 
 impl StackBounds {
@@ -54,14 +54,14 @@ impl StackBounds {
                 libc::pthread_attr_destroy(&raw mut attributes);
             }
         }
-        Self { low: low.addr(), half: size / 2 }
+        Self { low: low.addr(), size }
     }
 
-    /// Whether more than half of it is free. Asked within that thread.
+    /// Whether more than seven eighths of it are free. Asked within that thread.
     #[must_use]
-    pub fn is_half_left(self) -> bool {
+    pub fn is_mostly_left(self) -> bool {
         let here = 0_u8;
-        std::ptr::from_ref(&here).addr() - self.low > self.half
+        std::ptr::from_ref(&here).addr() - self.low > self.size / 8 * 7
     }
 }
 
