@@ -74,12 +74,14 @@
 //!     preface.rs       PROXY headers in front of their queries
 //!     keepalive.rs     how long they may stay open, for who would know
 //!     overdue.rs       whose time is up
+//!     closing.rs       those whose listener is closed
 //!     turns.rs         whose turn it is, and how many queries each may have in flight
 //!     invariants.rs    what must hold between calls
 //!     end.rs           why connections end
 //!   streamed.rs        octets of clients in, answers out
 //!   lines.rs           connections to backends, without their sockets
 //!     pick.rs          by which one a query goes
+//!     overdue.rs       whose time is up
 //!   lined.rs           what goes by them, and what becomes of it when they end
 //!   recency.rs         who makes room for a new connection or flow
 //!   forward.rs         connections and flows of forwards, without their sockets
@@ -127,6 +129,7 @@
 //!   doors.rs           sockets for datagrams, of listeners and towards servers
 //!   streams.rs         sockets of connections: accept, read, write, close
 //!     closing.rs       listeners that change or end
+//!     shortage.rs      when the kernel has nothing left for a new connection
 //!   carrier.rs         a stream of octets over a socket
 //!   linger.rs          connections that we have closed and their clients have not
 //!   forward/           sockets of forwards: what is passed on unread
@@ -240,6 +243,7 @@
 //!   signals.rs         signals from the first moment on
 //!   log.rs             tracing, text or JSON; standard output
 //!   writer.rs          bounded queue and thread before a descriptor that may block or fail
+//!   report.rs          how a check's outcome comes back to the loop
 //!   hold.rs            a hold on it from within the process, for the demo
 //!   fixture.rs         configurations for this room's tests
 //!

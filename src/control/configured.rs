@@ -286,10 +286,14 @@ mod tests {
         let more = "addLocal('127.0.0.1:1')\naddLocal('127.0.0.1:2')\nnewServer('192.0.2.1')";
         file.rewrite(more);
         let slots = |plan: Plan| plan.snapshot.listeners.iter().map(|l| l.slot.0).collect::<Vec<_>>();
-        assert_eq!(slots(source.load(&All(false)).expect("a plan")), [0, 1]);
+        assert_eq!(slots(load(&mut source, &All(false)).expect("a plan")), [0, 1]);
         source.refuse(&[ListenerSlot(1)]);
-        assert_eq!(slots(source.load(&All(false)).expect("a plan")), [0, 2], "its sockets are not closed");
-        assert_eq!(slots(source.load(&All(true)).expect("a plan")), [0, 1]);
+        assert_eq!(
+            slots(load(&mut source, &All(false)).expect("a plan")),
+            [0, 2],
+            "its sockets are not closed"
+        );
+        assert_eq!(slots(load(&mut source, &All(true)).expect("a plan")), [0, 1]);
     }
 
     #[test]

@@ -17,9 +17,9 @@ use crate::time::{Tick, TickDelta};
 /// Of the process: standard streams, the control thread's loop and signals, the service manager, a
 /// program that is started, files that are read: configuration, certificates.
 const BASE: u32 = 24;
-/// Of a shard: its epoll set, its wake-up descriptor, a connection that has been accepted and not
+/// Of a shard: its three epoll sets, its wake-up descriptor, a connection that has been accepted and not
 /// decided upon, files that its scripts read.
-const PER_SHARD: u32 = 8;
+const PER_SHARD: u32 = 10;
 /// Pipes of a shard take so many at most, and connections that linger as many.
 const PER_SHARD_MOST: u32 = 1_024;
 /// Flows of a forward without a limit of its own, in a shard.

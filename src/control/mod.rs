@@ -30,9 +30,10 @@ use crate::control::figures::Figures;
 use crate::control::health::Due;
 use crate::control::limits::Means;
 use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, Vacancies, load_contained};
-use crate::control::probe::{Failed, Runner, Script};
+use crate::control::probe::{Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Refused, Reload};
+use crate::control::report::{Outcome, Report};
 use crate::control::shards::{Doors, Edge, Shards};
 use crate::control::signals::Signals;
 use crate::control::systemd::{Environment, Notifier};
@@ -62,6 +63,7 @@ pub mod privileges;
 pub mod probe;
 pub mod querylog;
 pub mod reload;
+mod report;
 pub mod shards;
 pub mod signals;
 pub mod stats;
@@ -203,36 +205,6 @@ fn entropy() -> io::Result<ShardRng> {
     let mut seed = [0; 32];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;
     Ok(ShardRng::from_entropy(seed))
-}
-
-/// What came of a probe.
-struct Outcome {
-    due: Due,
-    backend: Arc<Backend>,
-    result: Result<(), Failed>,
-}
-
-/// Says what came of a probe when it ends, by a panic too: whoever waits for it would wait for
-/// ever.
-struct Report {
-    due: Due,
-    backend: Arc<Backend>,
-    result: Option<Result<(), Failed>>,
-    outcomes: mpsc::UnboundedSender<Outcome>,
-}
-
-impl Report {
-    fn send(mut self, result: Result<(), Failed>) {
-        self.result = Some(result);
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        let result = self.result.take().unwrap_or_else(|| Err(Failed::unfinished()));
-        // The loop that would listen has ended: nobody wants to know.
-        let _ = self.outcomes.send(Outcome { due: self.due, backend: Arc::clone(&self.backend), result });
-    }
 }
 
 /// Removed listeners that still hear.
@@ -470,7 +442,7 @@ impl<S: Source> Control<S> {
     fn spawn(&mut self, due: Due, snapshot: &Snapshot, script: Rc<dyn Script>) {
         let Some(backend) = snapshot.backend(due.slot).map(Arc::clone) else { return };
         let (id, runner, outcomes) = (self.rng.id(), self.runner, self.outcomes.clone());
-        let report = Report { due, backend: Arc::clone(&backend), result: None, outcomes };
+        let report = Report::new(due, Arc::clone(&backend), outcomes);
         tokio::task::spawn_local(async move {
             report.send(probe::run(&backend, id, &script, runner).await);
         });

@@ -10,6 +10,7 @@
 //! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
 
 mod closing;
+mod shortage;
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -20,6 +21,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::Socket;
 use tracing::{debug, warn};
 
+use self::shortage::Shortage;
 use super::carrier::{Came, Carrier};
 use super::forward::is_passing;
 use super::forward::tcp::Relays;
@@ -83,34 +85,9 @@ pub(super) struct Connections {
     /// What TLS makes of it.
     plain: Vec<u8>,
     /// Whether new ones can be accepted.
-    want: Want,
+    shortage: Shortage,
     /// Closed by us, and perhaps not yet by their clients.
     lingering: Lingering,
-}
-
-/// Want of descriptors or memory: nothing is accepted until the next idle wake-up.
-#[derive(Debug, Default)]
-struct Want {
-    waiting: bool,
-    told: bool,
-}
-
-impl Want {
-    /// Accepting has failed; whether that is to be said, as it is once until one succeeds.
-    const fn begin(&mut self) -> bool {
-        self.waiting = true;
-        !std::mem::replace(&mut self.told, true)
-    }
-
-    /// Accepting has succeeded.
-    const fn end(&mut self) {
-        self.told = false;
-    }
-
-    /// Whether to try again now.
-    const fn is_over(&mut self) -> bool {
-        std::mem::replace(&mut self.waiting, false)
-    }
 }
 
 /// What leaves as datagrams while connections are looked at.
@@ -127,7 +104,7 @@ impl Connections {
             flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
             plain: Vec::new(),
-            want: Want::default(),
+            shortage: Shortage::default(),
             lingering: Lingering::new(Arc::clone(descriptors)),
         }
     }
@@ -181,7 +158,7 @@ impl Connections {
                     continue;
                 }
                 Err(e) => {
-                    if self.want.begin() {
+                    if self.shortage.begin() {
                         warn!(listener = %gate.listener.address, "cannot accept connections: {e}");
                     }
                     // Whoever waits there would wake us again and again.
@@ -189,7 +166,7 @@ impl Connections {
                     return false;
                 }
             };
-            self.want.end();
+            self.shortage.end();
             made_room = false;
             let closing = gate.closes_at.is_some();
             if closing && let Err(e) = socket::accept_last(&socket) {
@@ -531,7 +508,7 @@ impl Connections {
 
     /// Listeners that could not accept are watched again.
     pub(super) fn retry(&mut self, epoll: &Epoll) {
-        if self.want.is_over() {
+        if self.shortage.is_over() {
             for gate in self.gates.iter().flatten() {
                 // Fails for those that are still watched.
                 let _ = epoll.add(&gate.socket, gate.event());
@@ -607,20 +584,5 @@ fn failure(e: &io::Error) -> LineEnd {
         LineEnd::ConnectTimeout
     } else {
         LineEnd::Broken
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_want_is_told_once_however_often_it_is_tried_again() {
-        let mut want = Want::default();
-        assert!(!want.is_over(), "nothing to try again");
-        assert!(want.begin() && want.is_over() && !want.is_over());
-        assert!(!want.begin() && want.is_over(), "said before");
-        want.end();
-        assert!(want.begin(), "another one");
     }
 }

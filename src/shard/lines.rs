@@ -4,15 +4,16 @@
 //! that few are open; or by a new one. What waits on a line that ends is asked again by the shard, here or elsewhere. How
 //! many queries are on a line, the table of [`Outstanding`](super::outstanding) knows.
 
+mod overdue;
 mod pick;
 
+use overdue::SWEEP;
 pub(super) use pick::{ANYBODY, Need};
 
 use std::collections::VecDeque;
 
 use crate::addr::{BackendSlot, Route, SocketSlot};
-use crate::config::snapshot::LineOptions;
-use crate::descriptors::{Descriptors, Permit, Use};
+use crate::descriptors::{Descriptors, Permit};
 use crate::shard::streams::LineEnd;
 use crate::time::{Tick, TickDelta};
 use crate::wire::frame::{Frames, Outbound};
@@ -20,8 +21,6 @@ use crate::wire::transfer::Transfer;
 
 use std::sync::Arc;
 
-/// Lines are looked at this often.
-const SWEEP: TickDelta = TickDelta::from_ms(50);
 /// A server that refused a connection is passed over for so long, where there is another.
 const TROUBLE: TickDelta = TickDelta::from_ms(1_000);
 /// A server that closes a connection after so few answers, with queries unanswered, gets no more
@@ -500,51 +499,6 @@ impl Lines {
         (self.open > 0 || !self.troubled.is_empty()).then(|| self.swept + SWEEP)
     }
 
-    /// Ends lines whose time is up; `live` says how many queries are on each. `options` are those
-    /// of a backend, none of one that was taken out: its lines end when their last query does.
-    pub(super) fn sweep<'o>(
-        &mut self,
-        now: Tick,
-        live: impl Fn(Route) -> u32,
-        options: impl Fn(BackendSlot) -> Option<&'o LineOptions>,
-    ) {
-        if now.since(self.swept) < SWEEP {
-            return;
-        }
-        self.swept = now;
-        let farms = &self.farms;
-        let is_troubled = |b: &BackendSlot| farms.get(b.index()).is_some_and(|f| f.troubled_until > now);
-        self.troubled.retain(is_troubled);
-        self.troubled_for_all.retain(is_troubled);
-        for at in 0..self.farms.len() {
-            let backend = BackendSlot(at as u16);
-            let options = options(backend);
-            let mut idle = 0;
-            for place in 0..self.farms[at].lines.len() {
-                let route = Route { backend, socket: number(place) };
-                let Some(line) = &mut self.farms[at].lines[place] else { continue };
-                let live = live(route);
-                let why = match options {
-                    Some(options) => line.overdue(options, live, &mut idle, now),
-                    None => (live == 0).then_some(LineEnd::Done),
-                };
-                if live == 0 {
-                    line.output.release();
-                    // Whoever has queries for another line needs its descriptor more.
-                    if line.state == State::Open && self.descriptors.excess(Use::Servers) > 0 {
-                        line.permit = None;
-                        self.descriptors.met(Use::Servers);
-                        self.end(route, LineEnd::Idle);
-                        continue;
-                    }
-                }
-                if let Some(why) = why {
-                    self.end(route, why);
-                }
-            }
-        }
-    }
-
     /// Checks what must hold between calls; for tests.
     pub(super) fn check_invariants(&self) {
         for farm in &self.farms {
@@ -565,31 +519,6 @@ impl Line {
     /// Whether it holds messages that may be looked at now.
     fn holds_messages(&self) -> bool {
         !self.paused && !matches!(self.state, State::Ended(_)) && self.frames.has_more()
-    }
-
-    fn overdue(&mut self, options: &LineOptions, live: u32, idle: &mut u32, now: Tick) -> Option<LineEnd> {
-        let over = |since: Tick, span: TickDelta| now.since(since) >= span;
-        match self.state {
-            State::Connecting if over(self.opened, options.connect_timeout) => Some(LineEnd::ConnectTimeout),
-            State::Connecting | State::Ended(_) => None,
-            State::Open => {
-                if self.blocked.is_some_and(|since| over(since, options.send_timeout)) {
-                    return Some(LineEnd::WriteTimeout);
-                }
-                if self.paused {
-                    return None;
-                }
-                if live > 0 {
-                    // Queries time out one by one; a line that brings nothing at all is no good.
-                    return over(self.active, options.receive_timeout).then_some(LineEnd::Silent);
-                }
-                if self.era != options.era() {
-                    return Some(LineEnd::Done);
-                }
-                *idle += 1;
-                (*idle > options.kept || over(self.active, options.idle)).then_some(LineEnd::Idle)
-            }
-        }
     }
 }
 

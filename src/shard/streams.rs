@@ -10,6 +10,7 @@
 //! output, read or do not, close. An idle connection has no buffer. A stream's number is given to
 //! another connection only when none of its queries is outstanding any more.
 
+mod closing;
 mod end;
 mod evict;
 mod handshake;
@@ -27,7 +28,7 @@ use crate::crowd::{Crowd, Place, Visit, Who};
 use crate::descriptors::{Descriptors, Permit};
 use crate::shard::case::Protocol;
 use crate::shard::recency::{Class, Recency};
-use crate::time::{Tick, TickDelta};
+use crate::time::Tick;
 use crate::wire::frame::{Frames, Outbound};
 
 use std::collections::VecDeque;
@@ -39,9 +40,6 @@ use preface::Preface;
 const OUTPUT_FULL: usize = 64 * 1024;
 /// Octets of all outputs of a shard; beyond it, connections that do not take theirs are closed.
 const OUTPUT_TOTAL_MAX: usize = 256 << 20;
-
-/// A client whose connection is made has sent its query by then, also behind a TLS handshake.
-const LAST_QUERY: TickDelta = TickDelta::from_ms(1_000);
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -455,27 +453,6 @@ impl Streams {
     fn forget(&mut self, slot: StreamSlot) {
         self.table[slot.index()] = None;
         self.free.push(slot.0);
-    }
-
-    /// Ends what came by a listener that is closed: idle ones at once, others when answered.
-    pub(super) fn finish_listener(&mut self, listener: Option<ListenerSlot>, now: Tick) {
-        for at in 0..self.table.len() {
-            let slot = StreamSlot(at as u32);
-            if self.stream(slot).is_some_and(|s| listener.is_none_or(|l| s.client.listener == l)) {
-                self.finish_closing(slot, now);
-            }
-        }
-    }
-
-    /// The same for one connection. One whose query is on its way, as far as can be known, may bring
-    /// it: it has brought none yet, or a part of one.
-    pub(super) fn finish_closing(&mut self, slot: StreamSlot, now: Tick) {
-        let Some(stream) = self.stream_mut(slot) else { return };
-        if stream.state == State::Open && (stream.queries == 0 || stream.frames.is_partial()) {
-            stream.last_query_by.get_or_insert(now + LAST_QUERY);
-        } else {
-            self.finish(slot, StreamEnd::Closing, now);
-        }
     }
 
     fn chore(&mut self, slot: StreamSlot) {

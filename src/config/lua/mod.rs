@@ -147,7 +147,7 @@ impl LuaHost {
     pub fn judge(&self, function: LuaFunction, server_name: &str, response: &[u8]) -> Result<bool, String> {
         let (server_name, response) = (server_name.to_owned(), response.to_vec());
         let judged = self.worker.call(move |host| host.judge(function, server_name, &response));
-        judged.unwrap_or_else(|e| Err(e.into()))
+        judged.unwrap_or_else(Err)
     }
 
     /// Does something in the thread of these functions, if there is one: rights belong to threads.
@@ -158,7 +158,7 @@ impl LuaHost {
         if !self.worker.stays() {
             return Ok(());
         }
-        self.worker.call(|_| work()).unwrap_or_else(|e| Err(e.into()))
+        self.worker.call(|_| work()).unwrap_or_else(Err)
     }
 }
 

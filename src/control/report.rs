@@ -1,0 +1,47 @@
+//! How a health check's outcome comes back to the control loop.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::config::snapshot::Backend;
+use crate::control::health::Due;
+use crate::control::probe::Failed;
+
+/// What came of a probe.
+pub(super) struct Outcome {
+    pub(super) due: Due,
+    pub(super) backend: Arc<Backend>,
+    pub(super) result: Result<(), Failed>,
+}
+
+/// Says what came of a probe when it ends, by a panic too: whoever waits for it would wait for
+/// ever.
+pub(super) struct Report {
+    due: Due,
+    backend: Arc<Backend>,
+    result: Option<Result<(), Failed>>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+}
+
+impl Report {
+    pub(super) const fn new(
+        due: Due,
+        backend: Arc<Backend>,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+    ) -> Self {
+        Self { due, backend, result: None, outcomes }
+    }
+
+    pub(super) fn send(mut self, result: Result<(), Failed>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| Err(Failed::unfinished()));
+        // The loop that would listen has ended: nobody wants to know.
+        let _ = self.outcomes.send(Outcome { due: self.due, backend: Arc::clone(&self.backend), result });
+    }
+}
