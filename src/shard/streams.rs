@@ -116,6 +116,8 @@ pub(super) struct Streams {
     /// Connections with queries in flight, and how many these are.
     busy: u32,
     in_flight: u32,
+    /// Queries that each of these may have in flight.
+    busy_share: u16,
     crowd: Arc<Crowd>,
     descriptors: Arc<Descriptors>,
     /// Those that are idle.
@@ -171,6 +173,7 @@ impl Streams {
             open: 0,
             busy: 0,
             in_flight: 0,
+            busy_share: u16::MAX,
             crowd,
             descriptors,
             idle: Recency::default(),
@@ -290,7 +293,10 @@ impl Streams {
 
     /// A whole query has been read: it is in flight. Whether another may follow.
     pub(super) fn begin(&mut self, slot: StreamSlot, limits: &StreamLimits, now: Tick) -> Option<Client> {
-        self.busy += u32::from(self.stream(slot)?.in_flight == 0);
+        if self.stream(slot)?.in_flight == 0 {
+            self.idle.remove(slot.index());
+            self.set_busy(self.busy + 1);
+        }
         self.in_flight += 1;
         let share = self.share();
         let stream = self.stream_mut(slot)?;
@@ -306,9 +312,7 @@ impl Streams {
         } else if stream.last_query_by.is_some() && stream.state == State::Open {
             stream.state = State::Finishing(StreamEnd::Closing);
         }
-        let client = stream.client;
-        self.idle.remove(slot.index());
-        Some(client)
+        Some(stream.client)
     }
 
     /// Whether the connection may bring another query at once.
@@ -330,8 +334,10 @@ impl Streams {
         stream.in_flight -= 1;
         stream.leaving = overload;
         let (is_idle, is_gone) = (stream.in_flight == 0, stream.state == State::Gone);
-        self.busy -= u32::from(is_idle);
         self.in_flight -= 1;
+        if is_idle {
+            self.set_busy(self.busy - 1);
+        }
         if is_gone {
             if is_idle {
                 self.forget(slot);

@@ -65,11 +65,14 @@ impl Streams {
     }
 
     /// Queries that each connection which has some may have in flight: one at any rate.
-    pub(super) fn share(&self) -> u16 {
-        if self.in_flight >= IN_FLIGHT_TOTAL {
-            return 1;
-        }
-        let share = IN_FLIGHT_TOTAL / self.busy.max(1);
-        u16::try_from(share).unwrap_or(u16::MAX).max(1)
+    pub(super) const fn share(&self) -> u16 {
+        if self.in_flight >= IN_FLIGHT_TOTAL { 1 } else { self.busy_share }
+    }
+
+    /// So many connections have queries in flight. Their share is found out here, not for each query:
+    /// a connection that pipelines has always some.
+    pub(super) fn set_busy(&mut self, busy: u32) {
+        self.busy = busy;
+        self.busy_share = u16::try_from(IN_FLIGHT_TOTAL / busy.max(1)).unwrap_or(u16::MAX).max(1);
     }
 }
