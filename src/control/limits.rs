@@ -337,9 +337,9 @@ mod tests {
             let division = Means { descriptors, ..MEANS }.divide(None, &snapshot);
             assert_eq!(division.is_ok(), enough, "{descriptors}: {division:?}");
         }
-        let error = Means { descriptors: 49, ..MEANS }.divide(None, &snapshot).expect_err("too few");
+        let error = Means { descriptors: 53, ..MEANS }.divide(None, &snapshot).expect_err("too few");
         assert!(
-            error.contains("too few file descriptors: the configuration needs 50 for 2 shards"),
+            error.contains("too few file descriptors: the configuration needs 54 for 2 shards"),
             "{error}"
         );
         // Beside the running one there is no room for as many others.
