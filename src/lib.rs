@@ -150,6 +150,7 @@
 //!   sys.rs             every libc call, wrapped safe
 //!     options.rs       options of sockets
 //!     process.rs       those of the control plane
+//!     signal_stack.rs  a larger stack for signal handlers
 //!     single.rs        one datagram from an address of its own
 //!   sim.rs             seeded network and virtual clock: delay, loss, reordering, spoofing
 //!

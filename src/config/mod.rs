@@ -41,7 +41,7 @@ pub use diff::diff;
 pub use draft::Draft;
 pub use error::{ConfigError, Origin};
 pub use flags::{DemoOptions, Flags, Invocation};
-pub use lua::{Interrupt, LuaHost};
+pub use lua::{Interrupt, LuaHost, NoResult};
 pub use slots::Slots;
 
 /// What [`load`] gives.

@@ -47,7 +47,8 @@ impl Budget {
     /// # Errors
     /// When there are too few descriptors for both; then nothing has changed.
     pub(super) fn begin(&mut self, old: &Snapshot, new: &Snapshot, now: Tick) -> Result<(), String> {
-        let division = Means::now(self.shards).divide(Some(old), new)?;
+        let used = Use::ALL.iter().map(|usage| self.descriptors.used(*usage)).sum();
+        let division = Means::now(self.shards).beside(old, used).divide(Some(old), new)?;
         self.descriptors.divide(&division);
         (self.next, self.room_by) = (Some(division), now + ROOM);
         Ok(())

@@ -11,11 +11,14 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::addr::ListenerSlot;
 use crate::config::options::Key;
 use crate::config::snapshot::{Backend, LuaFunction, Snapshot};
-use crate::config::{self, Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, Slots};
+use crate::config::{self, Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, NoResult, Slots};
+use crate::control::health::Failure;
 use crate::control::log::{self, Format};
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
-use crate::control::probe::Script;
+use crate::control::probe::{Called, Failed, Question, Script};
+use crate::engine::sys::SignalStack;
+use crate::panics;
 
 /// Flags and file, and what they last said.
 #[derive(Debug)]
@@ -31,10 +34,18 @@ pub struct Configured {
 #[derive(Debug)]
 struct Evaluation {
     interrupt: Interrupt,
-    loaded: Receiver<Result<Loaded, Vec<config::ConfigError>>>,
+    prepared: Receiver<Result<Prepared, Vec<String>>>,
 }
 
+/// What an evaluation gives: all that takes long is done.
 #[derive(Debug)]
+struct Prepared {
+    next: Running,
+    lua: LuaHost,
+    changes: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
 struct Running {
     boot: Boot,
     slots: Slots,
@@ -65,22 +76,40 @@ pub fn start_log(flags: &Flags) {
     log::start(format, flags.settings.switch(Key::Verbose));
 }
 
+/// Calls a function when it is dropped.
+struct OnDrop(Option<Box<dyn FnOnce() + Send>>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
 impl Source for Configured {
-    fn begin(&mut self, ended: Box<dyn FnOnce() + Send>) {
+    fn begin(&mut self, vacancies: &dyn Vacancies, ended: Box<dyn FnOnce() + Send>) {
         self.interrupt();
-        let (flags, interrupt) = (self.flags.clone(), Interrupt::default());
-        let (done, loaded) = bounded(1);
+        self.running.slots.reclaim(|slot| vacancies.backend(slot));
+        self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
+        self.running.slots.reclaim_rules(|_| vacancies.rules());
+        let (flags, running, interrupt) = (self.flags.clone(), self.running.clone(), Interrupt::default());
+        let (done, prepared) = bounded(1);
         let own = interrupt.clone();
+        // Also when there is no thread: nobody is to wait for ever.
+        let ended = OnDrop(Some(ended));
         let body = move || {
+            let _signals = SignalStack::enlarge();
+            let made = panics::caught(|| prepare(&flags, &running, &own));
             // Whoever is gone does not want to know.
-            let _ = done.send(config::load_unless(&flags, &own));
-            ended();
+            let _ = done.send(made.unwrap_or_else(|panic| Err(vec![panic])));
+            drop(ended);
         };
         // Without a thread the channel is closed, which says so.
         if let Err(e) = std::thread::Builder::new().name("reload".into()).spawn(body) {
             tracing::error!("no thread to evaluate the configuration: {e}");
         }
-        self.evaluation = Some(Evaluation { interrupt, loaded });
+        self.evaluation = Some(Evaluation { interrupt, prepared });
     }
 
     fn interrupt(&mut self) {
@@ -89,30 +118,12 @@ impl Source for Configured {
         }
     }
 
-    fn load(&mut self, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
-        let say =
-            |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
-        self.running.slots.reclaim(|slot| vacancies.backend(slot));
-        self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
-        self.running.slots.reclaim_rules(|_| vacancies.rules());
-        let loaded = self.evaluation.take().and_then(|e| e.loaded.recv().ok());
-        let mut loaded =
-            loaded.ok_or_else(|| vec!["the configuration was not evaluated".to_owned()])?.map_err(say)?;
-        for address in loaded.draft.keep_tls(&self.running.snapshot) {
-            tracing::warn!(%address, "a listener keeps the certificates and keys that it has");
-        }
-        let generation = self.running.snapshot.generation + 1;
-        let compiled = config::compile(&loaded.draft, &self.running.slots, generation).map_err(say)?;
-        let restarts = self.running.boot.differences(&compiled.boot);
-        if !restarts.is_empty() {
-            return Err(restarts.into_iter().map(|d| format!("needs a restart: {d}")).collect());
-        }
-        let Compiled { boot, mut snapshot, slots } = compiled;
-        snapshot.inherit(&self.running.snapshot);
-        let changes = config::diff(&self.running.snapshot, &snapshot);
-        let snapshot = Arc::new(snapshot);
-        let plan = plan(&boot, &snapshot, loaded.lua, changes);
-        self.next = Some(Running { boot, slots, snapshot });
+    fn load(&mut self) -> Result<Plan, Vec<String>> {
+        let prepared = self.evaluation.take().and_then(|e| e.prepared.recv().ok());
+        let Prepared { next, lua, changes } =
+            prepared.ok_or_else(|| vec!["the configuration was not evaluated".to_owned()])??;
+        let plan = plan(&next.boot, &next.snapshot, lua, changes);
+        self.next = Some(next);
         Ok(plan)
     }
 
@@ -128,6 +139,25 @@ impl Source for Configured {
     }
 }
 
+/// Evaluates the configuration and compiles it as the successor of the running one.
+fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Prepared, Vec<String>> {
+    let say = |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut loaded = config::load_unless(flags, interrupt).map_err(say)?;
+    for address in loaded.draft.keep_tls(&running.snapshot) {
+        tracing::warn!(%address, "a listener keeps the certificates and keys that it has");
+    }
+    let generation = running.snapshot.generation + 1;
+    let compiled = config::compile(&loaded.draft, &running.slots, generation).map_err(say)?;
+    let restarts = running.boot.differences(&compiled.boot);
+    if !restarts.is_empty() {
+        return Err(restarts.into_iter().map(|d| format!("needs a restart: {d}")).collect());
+    }
+    let Compiled { boot, mut snapshot, slots } = compiled;
+    snapshot.inherit(&running.snapshot);
+    let changes = config::diff(&running.snapshot, &snapshot);
+    Ok(Prepared { next: Running { boot, slots, snapshot: Arc::new(snapshot) }, lua: loaded.lua, changes })
+}
+
 impl Script for LuaHost {
     fn choose(
         &self,
@@ -135,17 +165,30 @@ impl Script for LuaHost {
         qname: &str,
         qtype: u16,
         qclass: u16,
-        header: &mut [u8; 12],
-    ) -> Result<(String, u16, u16), String> {
-        Self::choose(self, function, qname, qtype, qclass, header)
+        header: [u8; 12],
+    ) -> Called<(Question, [u8; 12])> {
+        let chosen = Self::choose(self, function, qname, qtype, qclass, header);
+        Box::pin(async { Ok(chosen.await?) })
     }
 
-    fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Result<bool, String> {
-        Self::judge(self, function, &server.name, response)
+    fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Called<bool> {
+        let judged = Self::judge(self, function, &server.name, response);
+        Box::pin(async { Ok(judged.await?) })
     }
 
-    fn within(&self, work: Box<dyn FnOnce() -> Result<(), String> + Send>) -> Result<(), String> {
-        Self::within(self, work)
+    fn within(&self, work: Box<dyn FnOnce() + Send>) -> Called<()> {
+        let done = Self::within(self, work);
+        Box::pin(async { Ok(done.await?) })
+    }
+}
+
+impl From<NoResult> for Failed {
+    fn from(why: NoResult) -> Self {
+        match why {
+            // Which says nothing of the server.
+            NoResult::Busy => Self::new(Failure::Local, "an earlier function has not come back yet"),
+            NoResult::Failed(why) => Self::new(Failure::Invalid, why),
+        }
     }
 }
 
@@ -239,8 +282,8 @@ mod tests {
 
     /// Evaluates anew and makes a plan.
     fn load(source: &mut Configured, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
-        source.begin(Box::new(|| {}));
-        source.load(vacancies)
+        source.begin(vacancies, Box::new(|| {}));
+        source.load()
     }
 
     fn slot(plan: &Plan, address: &str) -> Option<u16> {

@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering::Acquire;
 use arc_swap::ArcSwap;
 
 use crate::addr::{BackendSlot, ListenerSlot};
-use crate::config::snapshot::Snapshot;
+use crate::config::snapshot::{Listener, Snapshot};
+use crate::control::plan::Vacancies;
 use crate::live::Board;
 
 /// The cell that all shards read, and the board they answer on.
@@ -87,6 +88,28 @@ impl Feed {
     #[must_use]
     pub fn is_free_listener(&self, slot: ListenerSlot) -> bool {
         self.cell.load().listeners.iter().all(|l| l.slot != slot) && self.board.crowd().by_listener(slot) == 0
+    }
+}
+
+/// What was removed and is really gone.
+#[derive(Debug)]
+pub(super) struct Vacant<'a> {
+    pub(super) feed: &'a Feed,
+    /// Listeners whose sockets may not be closed yet.
+    pub(super) ending: &'a [Arc<Listener>],
+}
+
+impl Vacancies for Vacant<'_> {
+    fn backend(&self, slot: BackendSlot) -> bool {
+        self.feed.is_free(slot)
+    }
+
+    fn listener(&self, slot: ListenerSlot) -> bool {
+        self.ending.iter().all(|l| l.slot != slot) && self.feed.is_free_listener(slot)
+    }
+
+    fn rules(&self) -> bool {
+        self.feed.behind().is_empty()
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Means {
     pub ports: u32,
     /// Shards.
     pub shards: u32,
+    /// Descriptors that configurations before the running one still hold.
+    pub stale: u32,
 }
 
 impl Means {
@@ -71,7 +73,22 @@ impl Means {
     #[must_use]
     pub fn now(shards: usize) -> Self {
         let shards = u32::try_from(shards).unwrap_or(u32::MAX);
-        Self { descriptors: raise_files(), ports: ports(), shards }
+        Self { descriptors: raise_files(), ports: ports(), shards, stale: 0 }
+    }
+
+    /// The same with what is left of configurations before the running one: their sockets stay open
+    /// for as long as answers may come. `used` are the descriptors of connections and flows.
+    #[must_use]
+    pub fn beside(mut self, running: &Snapshot, used: u32) -> Self {
+        let open = open_files().map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        self.stale = open.saturating_sub(used).saturating_sub(self.own(&Sockets::of(None, running)));
+        self
+    }
+
+    /// What the process needs beside connections and flows.
+    fn own(&self, sockets: &Sockets<'_>) -> u32 {
+        let fixed = BASE.saturating_add(self.shards.saturating_mul(PER_SHARD));
+        fixed.saturating_add(sockets.count(self.shards)).saturating_add(self.stale)
     }
 
     /// Divides the descriptors for a configuration, and for the one that it succeeds, whose sockets
@@ -81,9 +98,7 @@ impl Means {
     /// When they do not suffice for the sockets of both.
     pub fn divide(&self, old: Option<&Snapshot>, new: &Snapshot) -> Result<Division, String> {
         let standing = Sockets::of(old, new);
-        let own = BASE
-            .saturating_add(self.shards.saturating_mul(PER_SHARD))
-            .saturating_add(standing.count(self.shards));
+        let own = self.own(&standing);
         let limit = self.descriptors;
         let Some(left) = limit.checked_sub(own).filter(|left| *left > 0) else {
             return Err(format!(
@@ -92,7 +107,12 @@ impl Means {
                 self.shards,
                 standing.listeners.len(),
                 standing.backends.len(),
-                if old.is_some() { ", those of the running one included" } else { "" },
+                match (old, self.stale) {
+                    (None, _) => String::new(),
+                    (Some(_), 0) => ", those of the running one included".to_owned(),
+                    (Some(_), stale) =>
+                        format!(", those of the running one and {stale} sockets of earlier ones included"),
+                },
             ));
         };
         // A reload opens its sockets beside these.
@@ -308,7 +328,7 @@ mod tests {
         }
     }
 
-    const MEANS: Means = Means { descriptors: 1_000, ports: 1_000, shards: 2 };
+    const MEANS: Means = Means { descriptors: 1_000, ports: 1_000, shards: 2, stale: 0 };
 
     #[test]
     fn the_reserve_holds_the_sockets_of_this_configuration_and_of_the_next() {

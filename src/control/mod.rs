@@ -18,18 +18,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::addr::{BackendSlot, ListenerSlot};
 use crate::config::snapshot::{Backend, ClientAddress, Listener, Snapshot};
 use crate::config::{Compiled, Flags, Loaded};
 use crate::control::budget::Budget;
 use crate::control::certificates::{Keeper, unix_seconds};
 use crate::control::configured::Configured;
 use crate::control::farm::Farm;
-use crate::control::feed::Feed;
+use crate::control::feed::{Feed, Vacant};
 use crate::control::figures::Figures;
 use crate::control::health::Due;
 use crate::control::limits::Means;
-use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, Vacancies, load_contained};
+use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, load_contained};
 use crate::control::probe::{Runner, Script};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Refused, Reload};
@@ -152,10 +151,10 @@ async fn serve(
     privileges::shed(&fixed.identity, needs_raw_sockets(&snapshot))?;
     signals.shed();
     // The thread that evaluated the configuration is older than this, too.
-    first.plan().script.within(Box::new(|| {
+    let shed = first.plan().script.within(Box::new(|| {
         let _ = privileges::follow();
-        Ok(())
-    }))?;
+    }));
+    shed.await.map_err(|e| format!("giving up rights: {}", e.detail))?;
 
     let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
     board.descriptors().divide(&division);
@@ -217,27 +216,6 @@ struct Leaving {
 struct Closing {
     listener: Arc<Listener>,
     closed: Tick,
-}
-
-/// What was removed and is really gone.
-struct Vacant<'a> {
-    feed: &'a Feed,
-    /// Listeners whose sockets may not be closed yet.
-    ending: &'a [Arc<Listener>],
-}
-
-impl Vacancies for Vacant<'_> {
-    fn backend(&self, slot: BackendSlot) -> bool {
-        self.feed.is_free(slot)
-    }
-
-    fn listener(&self, slot: ListenerSlot) -> bool {
-        self.ending.iter().all(|l| l.slot != slot) && self.feed.is_free_listener(slot)
-    }
-
-    fn rules(&self) -> bool {
-        self.feed.behind().is_empty()
-    }
 }
 
 /// The loop's state.
@@ -385,10 +363,20 @@ impl<S: Source> Control<S> {
         tracing::info!("reloading the configuration");
         self.evaluation = Evaluation::Running;
         let evaluated = self.evaluated.clone();
-        self.source.begin(Box::new(move || {
+        let ending = self.ending(now);
+        let vacancies = Vacant { feed: &self.feed, ending: &ending };
+        let ended = move || {
             // The loop that would hear of it may have ended.
             let _ = evaluated.map(|e| e.send(()));
-        }));
+        };
+        self.source.begin(&vacancies, Box::new(ended));
+    }
+
+    /// Listeners of earlier changes whose sockets may not be closed yet.
+    fn ending(&mut self, now: Tick) -> Vec<Arc<Listener>> {
+        self.closing.retain(|c| c.closed > now);
+        let leaving = self.leaving.iter().flat_map(|l| &l.listeners);
+        self.closing.iter().map(|c| &c.listener).chain(leaving).cloned().collect()
     }
 
     /// Whether the change under way can come into force: its servers have been heard of, and idle
@@ -399,13 +387,10 @@ impl<S: Source> Control<S> {
 
     /// Makes a change of what was evaluated; on any error the running configuration stays.
     fn load(&mut self, now: Tick) {
-        self.closing.retain(|c| c.closed > now);
-        let leaving = self.leaving.iter().flat_map(|l| &l.listeners);
-        let ending: Vec<_> = self.closing.iter().map(|c| &c.listener).chain(leaving).cloned().collect();
+        let ending = self.ending(now);
         let old = self.feed.current();
         let rng = ShardRng::from_seed(self.rng.u64());
-        let vacancies = Vacant { feed: &self.feed, ending: &ending };
-        let begun = load_contained(&mut self.source, &vacancies).and_then(|plan| {
+        let begun = load_contained(&mut self.source).and_then(|plan| {
             self.budget.begin(&old, &plan.snapshot, now).map_err(|e| vec![e])?;
             Reload::begin(Some(&old), plan, &ending, &mut self.shards, rng, now)
         });

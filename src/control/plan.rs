@@ -81,18 +81,18 @@ pub enum Evaluation {
 
 /// Where configurations come from.
 pub trait Source {
-    /// Begins to evaluate the same sources anew; `ended` is called, by another thread, as soon as
+    /// Begins to evaluate and compile the same sources anew, as successor of the configuration in force; `ended` is called, by another thread, as soon as
     /// [`Source::load`] has nothing to wait for.
-    fn begin(&mut self, ended: Box<dyn FnOnce() + Send>);
+    fn begin(&mut self, vacancies: &dyn Vacancies, ended: Box<dyn FnOnce() + Send>);
 
     /// Ends an evaluation that has begun; nobody waits for what it gives.
     fn interrupt(&mut self);
 
-    /// Makes a plan of what [`Source::begin`] evaluated, as successor of the configuration in force.
+    /// The plan that [`Source::begin`] has made.
     ///
     /// # Errors
     /// Everything that is wrong, a line each; also what only a restart could change.
-    fn load(&mut self, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>>;
+    fn load(&mut self) -> Result<Plan, Vec<String>>;
 
     /// The plan of the last [`Source::load`] is in force: the next one succeeds it.
     fn accept(&mut self);
@@ -108,8 +108,8 @@ pub trait Source {
 ///
 /// # Errors
 /// Those of the source, or the panic.
-pub fn load_contained(source: &mut impl Source, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
-    panics::caught(|| source.load(vacancies)).unwrap_or_else(|panic| Err(vec![panic]))
+pub fn load_contained(source: &mut impl Source) -> Result<Plan, Vec<String>> {
+    panics::caught(|| source.load()).unwrap_or_else(|panic| Err(vec![panic]))
 }
 
 #[cfg(test)]
@@ -121,36 +121,20 @@ mod tests {
     impl Source for Broken {
         fn refuse(&mut self, _: &[ListenerSlot]) {}
 
-        fn begin(&mut self, _: Box<dyn FnOnce() + Send>) {}
+        fn begin(&mut self, _: &dyn Vacancies, _: Box<dyn FnOnce() + Send>) {}
 
         fn interrupt(&mut self) {}
 
-        fn load(&mut self, _: &dyn Vacancies) -> Result<Plan, Vec<String>> {
+        fn load(&mut self) -> Result<Plan, Vec<String>> {
             panic!("out of references");
         }
 
         fn accept(&mut self) {}
     }
 
-    struct Nothing;
-
-    impl Vacancies for Nothing {
-        fn backend(&self, _: BackendSlot) -> bool {
-            false
-        }
-
-        fn listener(&self, _: ListenerSlot) -> bool {
-            false
-        }
-
-        fn rules(&self) -> bool {
-            false
-        }
-    }
-
     #[test]
     fn a_source_that_panics_refuses_its_load() {
-        let errors = load_contained(&mut Broken, &Nothing).err().expect("a refusal");
+        let errors = load_contained(&mut Broken).err().expect("a refusal");
         assert_eq!(errors, ["internal error: out of references"]);
     }
 }

@@ -5,6 +5,7 @@
 //! [`health`](super::health).
 
 use std::io;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub struct Failed {
 }
 
 impl Failed {
-    fn new(reason: Failure, detail: impl Into<String>) -> Self {
+    pub(super) fn new(reason: Failure, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 
@@ -55,6 +56,11 @@ impl From<io::Error> for Failed {
     }
 }
 
+/// Name, type and class.
+pub type Question = (String, u16, u16);
+/// What a function gives once it has come back; the time that it takes is not the server's.
+pub type Called<R> = Pin<Box<dyn Future<Output = Result<R, Failed>>>>;
+
 /// The configuration's functions that take part in a health check.
 pub trait Script {
     /// Chooses the query: name, type and class; `header` holds id, flags and counts in wire
@@ -68,23 +74,23 @@ pub trait Script {
         qname: &str,
         qtype: u16,
         qclass: u16,
-        header: &mut [u8; 12],
-    ) -> Result<(String, u16, u16), String>;
+        header: [u8; 12],
+    ) -> Called<(Question, [u8; 12])>;
 
     /// Judges a response in wire format.
     ///
     /// # Errors
     /// What the function raised.
-    fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Result<bool, String>;
+    fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Called<bool>;
 
     /// Does something in the thread that the functions run in, when it is another one: rights belong
     /// to threads.
     ///
     /// # Errors
-    /// Those of `work`.
-    fn within(&self, work: Box<dyn FnOnce() -> Result<(), String> + Send>) -> Result<(), String> {
+    /// When that thread does not do it.
+    fn within(&self, work: Box<dyn FnOnce() + Send>) -> Called<()> {
         drop(work);
-        Ok(())
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -105,8 +111,8 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
     let limit = Duration::from(backend.health.timeout);
     match &backend.health.probe {
         Probe::Udp => over_udp(backend, id, script, limit).await,
-        Probe::Tls => within(limit, over_tls(backend, id, script)).await,
-        Probe::Tcp => within(limit, over_tcp(backend, id, script)).await,
+        Probe::Tls => over_tls(backend, id, script, limit).await,
+        Probe::Tcp => over_tcp(backend, id, script, limit).await,
         Probe::Connect => {
             let connect = async {
                 let mut stream = connect(backend).await?;
@@ -134,12 +140,12 @@ fn greeted(backend: &Backend, said: &[u8]) -> Vec<u8> {
     [greeting(backend.client_address), said].concat()
 }
 
-async fn within(limit: Duration, f: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+async fn within<R>(limit: Duration, f: impl Future<Output = Result<R, Failed>>) -> Result<R, Failed> {
     timeout(limit, f).await.unwrap_or_else(|_| Err(Failed::timeout()))
 }
 
 /// The question of this probe, as the settings or the configuration's function want it.
-fn question(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<Vec<u8>, Failed> {
+async fn question(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<Vec<u8>, Failed> {
     let h = &backend.health;
     let flags = message::RD | if h.set_cd { message::CD } else { 0 };
     let invalid = |e| Failed::new(Failure::Invalid, e);
@@ -150,29 +156,36 @@ fn question(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<Vec<u
     header[..2].copy_from_slice(&id.to_be_bytes());
     header[2..4].copy_from_slice(&flags.to_be_bytes());
     header[5] = 1;
-    let (qname, qtype, qclass) =
-        script.choose(choose, &h.qname, h.qtype, h.qclass, &mut header).map_err(invalid)?;
+    let ((qname, qtype, qclass), header) = script.choose(choose, &h.qname, h.qtype, h.qclass, header).await?;
     let flags = u16::from_be_bytes([header[2], header[3]]);
     message::query(id, flags, &qname, qtype, qclass).map_err(invalid)
 }
 
-/// The answer's verdict: its form first, then the configuration's function if there is one, which
-/// replaces the look at the response code.
-fn verdict(backend: &Backend, query: &[u8], answer: &[u8], script: &Rc<dyn Script>) -> Result<(), Failed> {
-    let judged = message::judge(query, answer, backend.health.must_resolve);
-    match (backend.health.judge, judged) {
+/// The answer's form, as far as it can be told without the configuration's functions.
+type Form = Result<(), (Failure, String)>;
+
+fn form(backend: &Backend, query: &[u8], answer: &[u8]) -> Form {
+    message::judge(query, answer, backend.health.must_resolve)
+}
+
+/// The answer's verdict: its form, then the configuration's function if there is one, which replaces
+/// the look at the response code.
+async fn verdict(
+    backend: &Backend,
+    form: Form,
+    answer: &[u8],
+    script: &Rc<dyn Script>,
+) -> Result<(), Failed> {
+    match (backend.health.judge, form) {
         (Some(function), Ok(()) | Err((Failure::Invalid, _))) => {
-            match script.judge(function, backend, answer) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Failed::new(Failure::Invalid, "the check's function said no")),
-                Err(e) => Err(Failed::new(Failure::Invalid, e)),
-            }
+            let healthy = script.judge(function, backend, answer).await?;
+            healthy.then_some(()).ok_or_else(|| Failed::new(Failure::Invalid, "the check's function said no"))
         }
-        (_, judged) => judged.map_err(|(reason, detail)| Failed { reason, detail }),
+        (_, form) => form.map_err(|(reason, detail)| Failed { reason, detail }),
     }
 }
 
-/// Asks over UDP. An answer that is not ours is remembered and the ear kept open: anybody could
+/// Asks over UDP. An answer that is not ours is remembered and the socket kept open: anybody could
 /// have sent it.
 async fn over_udp(
     backend: &Backend,
@@ -180,54 +193,74 @@ async fn over_udp(
     script: &Rc<dyn Script>,
     limit: Duration,
 ) -> Result<(), Failed> {
-    let query = question(backend, id, script)?;
+    let query = question(backend, id, script).await?;
     let socket = socket(backend, Type::DGRAM, Protocol::UDP)?;
     socket.connect(&backend.address.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     let mut wrong = None;
+    let mut answer = vec![0; ANSWER_OCTETS_MAX];
     let ask = async {
         socket.send(&greeted(backend, &query)).await?;
-        let mut answer = vec![0; ANSWER_OCTETS_MAX];
         loop {
             let len = socket.recv(&mut answer).await?;
-            match verdict(backend, &query, &answer[..len], script) {
-                Err(f) if f.reason == Failure::Mismatch => wrong = Some(f),
-                outcome => return outcome,
+            match form(backend, &query, &answer[..len]) {
+                Err((Failure::Mismatch, detail)) => wrong = Some(Failed::new(Failure::Mismatch, detail)),
+                form => return Ok((len, form)),
             }
         }
     };
     match timeout(limit, ask).await {
-        Ok(outcome) => outcome,
+        Ok(Ok((len, form))) => verdict(backend, form, &answer[..len], script).await,
+        Ok(Err(failed)) => Err(failed),
         Err(_) => Err(wrong.unwrap_or_else(Failed::timeout)),
     }
 }
 
-async fn over_tcp(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<(), Failed> {
-    let query = question(backend, id, script)?;
-    let mut stream = connect(backend).await?;
-    // A question is 12 + 255 + 4 octets at most.
-    let mut framed = greeted(backend, &(query.len() as u16).to_be_bytes());
-    framed.extend_from_slice(&query);
-    stream.write_all(&framed).await?;
-    let len = stream.read_u16().await?;
-    let mut answer = vec![0; usize::from(len)];
-    stream.read_exact(&mut answer).await?;
-    verdict(backend, &query, &answer, script)
+async fn over_tcp(
+    backend: &Backend,
+    id: u16,
+    script: &Rc<dyn Script>,
+    limit: Duration,
+) -> Result<(), Failed> {
+    let query = question(backend, id, script).await?;
+    let ask = async {
+        let mut stream = connect(backend).await?;
+        // A question is 12 + 255 + 4 octets at most.
+        let mut framed = greeted(backend, &(query.len() as u16).to_be_bytes());
+        framed.extend_from_slice(&query);
+        stream.write_all(&framed).await?;
+        let len = stream.read_u16().await?;
+        let mut answer = vec![0; usize::from(len)];
+        stream.read_exact(&mut answer).await?;
+        Ok(answer)
+    };
+    let answer = within(limit, ask).await?;
+    verdict(backend, form(backend, &query, &answer), &answer, script).await
 }
 
-/// Asks over TLS. A handshake that fails says why: that is what somebody has to mend.
-async fn over_tls(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<(), Failed> {
+async fn over_tls(
+    backend: &Backend,
+    id: u16,
+    script: &Rc<dyn Script>,
+    limit: Duration,
+) -> Result<(), Failed> {
+    let query = question(backend, id, script).await?;
+    let answer = within(limit, ask_over_tls(backend, &query)).await?;
+    verdict(backend, form(backend, &query, &answer), &answer, script).await
+}
+
+/// Asks over TLS. A handshake that fails says why: that is what somebody has to fix.
+async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed> {
     let failed = |e: tls::Failure| Failed::new(Failure::Network, format!("TLS: {e}"));
     let Some(tls) = &backend.lines.tls else {
         return Err(Failed::new(Failure::Invalid, "the server has no TLS"));
     };
-    let query = question(backend, id, script)?;
     let mut stream = connect(backend).await?;
     // In full, or nobody would see that its certificate has expired, or is another one.
     let mut session = tls::Session::check(&tls.tls).map_err(failed)?;
     // A question is 12 + 255 + 4 octets at most. Within TLS, as queries have it.
     session.send(&greeted(backend, &(query.len() as u16).to_be_bytes()));
-    session.send(&query);
+    session.send(query);
     let (mut octets, mut answer, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
     loop {
         while session.wants_write() {
@@ -238,7 +271,7 @@ async fn over_tls(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
         if let Some((len, message)) = answer.split_first_chunk::<2>()
             && let Some(message) = message.get(..usize::from(u16::from_be_bytes(*len)))
         {
-            return verdict(backend, &query, message, script);
+            return Ok(message.to_vec());
         }
         let len = stream.read(&mut octets).await?;
         if len == 0 {

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::control::privileges;
-use crate::engine::sys;
+use crate::engine::sys::{self, SignalStack};
 
 /// How long the control loop may take after a second request to stop before the process ends without
 /// it: more than it gives shards that it has aborted.
@@ -33,6 +33,8 @@ pub struct Signals {
     pub int: Signal,
     attended: Arc<AtomicBool>,
     shed: Arc<Notify>,
+    /// Of the thread that called [`Signals::start`], which most signals are given to.
+    _stack: SignalStack,
 }
 
 impl Signals {
@@ -56,15 +58,17 @@ impl Signals {
                 int,
                 attended: Arc::clone(&attended),
                 shed: Arc::clone(&shed),
+                _stack: SignalStack::enlarge(),
             };
             // Has no meaning here, and would end the process; a handler, unlike a signal that is
             // ignored, is not inherited by the programs of health checks.
             drop(signal(SignalKind::user_defined2())?);
             (signals, streams()?)
         };
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || runtime.block_on(stop(first, attended, shed)))?;
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let _stack = SignalStack::enlarge();
+            runtime.block_on(stop(first, attended, shed));
+        })?;
         Ok(signals)
     }
 

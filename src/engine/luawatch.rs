@@ -101,6 +101,8 @@ pub struct Alarm {
     running: AtomicBool,
     /// Ticks until the call's time is up.
     left: AtomicU32,
+    /// Ticks since it began, also while it is being ended.
+    taken: AtomicU32,
     /// Why the call is to end; 0 while it may run.
     ended: AtomicU8,
     /// The call may end the process.
@@ -137,6 +139,7 @@ impl Alarm {
         if !self.running.load(Relaxed) {
             return;
         }
+        self.taken.store(self.taken.load(Relaxed).saturating_add(1), Relaxed);
         let left = self.left.load(Relaxed).saturating_sub(1);
         self.left.store(left, Relaxed);
         let interrupted = self.interrupt.0.load(Relaxed);
@@ -182,6 +185,7 @@ impl Watch {
             interrupt: interrupt.clone(),
             running: AtomicBool::default(),
             left: AtomicU32::default(),
+            taken: AtomicU32::default(),
             ended: AtomicU8::default(),
             may_exit: Cell::default(),
             code: AtomicI32::default(),
@@ -222,7 +226,7 @@ impl Watch {
         let running = Running::begin(&self.alarm, ticks);
         let result = call();
         drop(running);
-        let taken = ticks - self.alarm.left.load(Relaxed);
+        let taken = self.alarm.taken.load(Relaxed);
         let ended = self.alarm.ended.swap(0, Relaxed);
         let place = if ended == 0 { None } else { self.alarm.place.borrow_mut().take() };
         let why = Why::ALL.into_iter().find(|w| *w as u8 == ended);
@@ -246,6 +250,7 @@ impl<'a> Running<'a> {
     fn begin(alarm: &'a Alarm, ticks: u32) -> Self {
         let outer = RUNNING.replace(alarm);
         alarm.left.store(ticks, Relaxed);
+        alarm.taken.store(0, Relaxed);
         compiler_fence(SeqCst);
         alarm.running.store(true, Relaxed);
         compiler_fence(SeqCst);
@@ -283,6 +288,8 @@ fn start(alarm: &Rc<Alarm>) -> io::Result<libc::timer_t> {
             let mut action: libc::sigaction = zeroed();
             action.sa_sigaction = on_tick as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+            // Others wait: it is short, and the stack of handlers is.
+            libc::sigfillset(&raw mut action.sa_mask);
             checked(libc::sigaction(signal(), &raw const action, ptr::null_mut()))
         };
     });

@@ -113,6 +113,7 @@ pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, board: Arc<Board>) -> i
     // A shard runs the configuration's functions.
     let thread = std::thread::Builder::new().name(name).stack_size(STACK_OCTETS);
     let thread = thread.spawn(move || {
+        let _signals = sys::SignalStack::enlarge();
         // Pinned first: what the engine allocates is then near its CPU.
         if let Some(id) = setup.cpu
             && !core_affinity::set_for_current(core_affinity::CoreId { id })

@@ -23,12 +23,14 @@ use libc::{
 pub use self::options::octets_of;
 pub use self::options::{set_octets, set_option, set_reuseport_program};
 pub use self::process::{StackBounds, at_exit, ignore_signals, inherited_socket, lua_with_ffi};
+pub use self::signal_stack::SignalStack;
 pub use self::single::send_from;
 use crate::addr::Endpoint;
 use crate::packet::Packet;
 
 mod options;
 mod process;
+mod signal_stack;
 mod single;
 
 /// Longest message taken, octets: what dnsdist takes, and more than any EDNS size in use.

@@ -156,10 +156,17 @@ end
 
 -- Sorting: C code unless it compares by a function of Lua, which it must for long lists.
 local SORTED_MAX = 1000
-local sort = table.sort
+local sort, getinfo = table.sort, debug.getinfo
 local function is_less(a, b) return a < b end
 function table.sort(list, less)
-  if less == nil and type(list) == "table" and #list > SORTED_MAX then less = is_less end
+  if type(list) == "table" and #list > SORTED_MAX then
+    if less == nil then
+      less = is_less
+    elseif type(less) == "function" and getinfo(less, "S").what == "C" then
+      local compare = less
+      less = function(a, b) return (compare(a, b)) end
+    end
+  end
   return sort(list, less)
 end
 
@@ -206,9 +213,14 @@ function xpcall(f, handler, ...) return handled(handler, pcall(f, ...)) end
 newproxy = nil
 getmetatable(io.stdout).__metatable = "FILE*"
 
+-- A C function by its name is all that is sure not to call Lua: a pointer may be to a callback, and
+-- anything else has __call.
+local typeof, tostring = ffi.typeof, tostring
 local function check_finaliser(finaliser, name)
-  if type(finaliser) == "function" then
-    error(name .. ": a function of Lua is no finaliser here; a C function is", 3)
+  local is_known = finaliser == nil or type(finaliser) == "cdata"
+    and tostring(typeof(finaliser)):find("^ctype<[%w_ *]+%(%)>$") ~= nil
+  if not is_known then
+    error(name .. ": only a C function such as ffi.C.free can be a finaliser here", 3)
   end
 end
 local gc, metatype = ffi.gc, ffi.metatype

@@ -180,8 +180,9 @@ fn a_thread_that_hangs_is_left_alone() {
     drop(go_on);
     let (first, worker) =
         Worker::start("test", &Interrupt::default(), EVALUATION, || (1, Some(41))).expect("a thread");
-    assert_eq!((first, worker.call(|kept| kept + 1)), (1, Ok(42)));
+    let wait = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    assert_eq!((first, wait.block_on(worker.call(|kept| kept + 1))), (1, Ok(42)));
     let none =
         Worker::<()>::start("test", &Interrupt::default(), EVALUATION, || (1, None)).expect("a thread");
-    assert!(none.1.call(|()| ()).is_err());
+    assert!(wait.block_on(none.1.call(|()| ())).is_err());
 }

@@ -10,7 +10,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
 use super::Interrupt;
+use crate::engine::sys::SignalStack;
 use crate::panics;
 
 /// The stack of every thread that runs Lua. It is address space: memory is taken only for what was
@@ -18,8 +22,10 @@ use crate::panics;
 /// frames. Coroutines have such a stack each, and are begun within each other only as long as seven
 /// eighths of this are free.
 pub(crate) const STACK_OCTETS: usize = 64 << 20;
-/// One call's time on the clock, beyond which it is not waited for.
+/// One call's time on the clock, those before it included, beyond which it is not waited for.
 const CALL: Duration = Duration::from_secs(10);
+/// Calls that may wait: one for each server that is checked, and more.
+const WAITING_MAX: usize = 65_536;
 /// After an interruption, before the thread is left alone.
 const GRACE: Duration = Duration::from_millis(500);
 /// Between two looks at the interruption.
@@ -44,14 +50,21 @@ pub(crate) enum Failed {
     Panicked(String),
 }
 
+/// Why a call has no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoResult {
+    /// Its turn did not come: an earlier call has not come back.
+    Busy,
+    /// What is wrong with it, for people.
+    Failed(String),
+}
+
 type Job<T> = Box<dyn FnOnce(&T) + Send>;
 
 /// A thread that holds a `T`; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Worker<T> {
     jobs: Option<Sender<Job<T>>>,
-    /// A call has not been answered yet.
-    busy: Arc<AtomicBool>,
 }
 
 impl<T: 'static> Worker<T> {
@@ -66,13 +79,14 @@ impl<T: 'static> Worker<T> {
         if LEFT.load(Relaxed) >= LEFT_MAX {
             return Err(Failed::Left);
         }
-        let (jobs, inbox) = bounded::<Job<T>>(1);
+        let (jobs, inbox) = bounded::<Job<T>>(WAITING_MAX);
         let (made, result) = bounded(1);
         let left = Arc::new(AtomicBool::new(false));
         let was_left = Arc::clone(&left);
         let log = tracing::dispatcher::get_default(Clone::clone);
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_OCTETS);
         let body = move || {
+            let _signals = SignalStack::enlarge();
             let (first, value) = match panics::caught(make) {
                 Ok((first, value)) => (Ok(first), value),
                 Err(panic) => (Err(panic), None),
@@ -95,7 +109,7 @@ impl<T: 'static> Worker<T> {
                 Ok((first, stays)) => {
                     let jobs = stays.then_some(jobs);
                     let first = first.map_err(Failed::Panicked)?;
-                    return Ok((first, Self { jobs, busy: Arc::default() }));
+                    return Ok((first, Self { jobs }));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 // It ended without a word: a panic while what it had made was dropped.
@@ -114,29 +128,41 @@ impl<T: 'static> Worker<T> {
         }
     }
 
-    /// Runs a call in the thread and waits for its result.
+    /// Runs a call in the thread, behind those that came before; nobody is kept waiting but whoever
+    /// awaits the result.
     ///
     /// # Errors
-    /// When there is no thread any more, or it does not answer in time.
-    pub(crate) fn call<R: Send + 'static>(
-        &self,
-        call: impl FnOnce(&T) -> R + Send + 'static,
-    ) -> Result<R, String> {
-        const GONE: &str = "there is no thread for functions";
-        const BUSY: &str = "an earlier function has not come back yet";
-        let jobs = self.jobs.as_ref().ok_or(GONE)?;
-        if self.busy.swap(true, Relaxed) {
-            return Err(BUSY.to_owned());
-        }
-        let (answer, result) = bounded(1);
-        let busy = Arc::clone(&self.busy);
+    /// See [`NoResult`].
+    pub(crate) fn call<R, F>(&self, call: F) -> impl Future<Output = Result<R, NoResult>> + use<T, R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&T) -> R + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let begun = Arc::<AtomicBool>::default();
+        let begins = Arc::clone(&begun);
         let job: Job<T> = Box::new(move |value| {
-            let done = panics::caught(|| call(value));
-            busy.store(false, Relaxed);
-            let _ = answer.send(done);
+            // Whoever has waited for too long does not want it any more.
+            if !answer.is_closed() {
+                begins.store(true, Relaxed);
+                let _ = answer.send(panics::caught(|| call(value)));
+            }
         });
-        jobs.send(job).map_err(|_| GONE)?;
-        result.recv_timeout(CALL).map_err(|_| "the function did not come back in time")?
+        let sent = match &self.jobs {
+            None => Err(NoResult::Failed("there is no thread for functions".to_owned())),
+            Some(jobs) => jobs.try_send(job).map_err(|_| NoResult::Busy),
+        };
+        async move {
+            sent?;
+            match timeout(CALL, result).await {
+                Ok(Ok(done)) => done.map_err(NoResult::Failed),
+                Ok(Err(_)) => Err(NoResult::Failed("the thread for functions has ended".to_owned())),
+                Err(_) if begun.load(Relaxed) => {
+                    Err(NoResult::Failed("the function did not come back in time".to_owned()))
+                }
+                Err(_) => Err(NoResult::Busy),
+            }
+        }
     }
 
     /// Whether there is a thread for calls.

@@ -454,6 +454,13 @@ fn endless_functions_end() {
         "if newproxy then local p = newproxy(true) getmetatable(p).__gc = function() while true do end end
            p = nil collectgarbage() end error('no')",
         "local ffi = require('ffi') ffi.gc(ffi.new('int[1]'), function() while true do end end)",
+        "local ffi = require('ffi') local call = setmetatable({}, {__call = function() while true do end end})
+           ffi.gc(ffi.new('int[1]'), call)",
+        "local ffi = require('ffi') local call = setmetatable({}, {__call = function() while true do end end})
+           ffi.metatype('struct { int x; }', {__gc = call})",
+        "local ffi = require('ffi') ffi.gc(ffi.new('int[1]'), ffi.cast('void (*)(void *)', function() end))",
+        "local ffi = require('ffi') ffi.gc(ffi.new('int[1]'), ffi.cast('void (*)(void *)', function() end)[0])",
+        "sorted = sorted or {} for i = 1, 1e9 do sorted[#sorted + 1] = i table.sort(sorted, rawequal) end",
         "error(setmetatable({}, {__tostring = function() while true do end end}))",
         "getmetatable('').__tostring = function() while true do end end while true do end",
         "local n = dq.qname:toString():rep(20) n:find(('.-'):rep(6) .. '%z')",

@@ -150,3 +150,19 @@ fn a_file_ends_the_process_at_its_start_only() {
     assert!(ask_from(Ipv4Addr::LOCALHOST.into(), at, "q1.after.test", Duration::from_secs(4)).is_some());
     assert!(lob.stop().success(), "{}", lob.program.transcript());
 }
+
+#[test]
+fn a_check_function_that_sleeps_delays_no_other_check() {
+    let (server, other) = (Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt));
+    let at = local();
+    let sleeps = "pool='other', checkInterval=1, checkFunction=function(name, qtype, qclass)\n\
+                  os.execute('sleep 2') return name, qtype, qclass end";
+    let checked = |server: &Backend, how: &str| format!("newServer{{address='{}', {how}}}\n", server.address);
+    let lua = listen(at) + &checked(&server, "checkInterval=1") + &checked(&other, sleeps);
+    let mut lob = Lob::start(&lua);
+    let plan = Plan { target: at, rate: 200, count: 1_000, patience: Duration::from_secs(8) };
+    Load::start(plan).join().assert_nothing_lost(&|| lob.program.transcript());
+    let down = lob.program.lines_with(0, "server is down");
+    assert!(down.is_empty(), "{down:?}; {}", lob.program.transcript());
+    assert!(lob.stop().success(), "{}", lob.program.transcript());
+}

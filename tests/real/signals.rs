@@ -212,3 +212,30 @@ fn no_thread_keeps_rights_that_serving_does_not_need() {
     }
     assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
 }
+
+#[test]
+fn a_storm_of_signals_beside_running_lua_ends_nothing() {
+    let server = Backend::start(1, Manner::Prompt);
+    let at = local();
+    let busy = "addAction(AllRule(), LuaAction(function(dq) local begin = os.clock()\n\
+                while os.clock() - begin < 0.004 do end return DNSAction.None end))\n";
+    let mut lob = Lob::start_with(&(listen(at) + &backend(server.address, "") + busy), &["--shards", "4"]);
+    let load = Load::start(Plan { target: at, rate: 100, count: 100, patience: Duration::from_secs(8) });
+    let pid = lob.program.pid().to_string();
+    // Three senders, so that one signal comes while another is handled.
+    let senders: Vec<_> = (0..3)
+        .map(|_| {
+            let pid = nix::unistd::Pid::from_raw(pid.parse().expect("a number"));
+            std::thread::spawn(move || {
+                for _ in 0..1_500 {
+                    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+                        nix::sys::signal::kill(pid, signal).expect("it lives");
+                    }
+                }
+            })
+        })
+        .collect();
+    senders.into_iter().for_each(|s| s.join().expect("a sender"));
+    load.join().assert_nothing_lost(&|| lob.program.transcript());
+    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+}

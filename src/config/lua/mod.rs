@@ -49,6 +49,7 @@ use super::snapshot::LuaFunction;
 use super::value;
 pub use crate::engine::luawatch::Interrupt;
 use crate::engine::luawatch::Why;
+pub use crate::lua::thread::NoResult;
 use crate::lua::thread::{Failed, Worker};
 use crate::lua::{self, CHECK_TICKS, EVALUATION, Runtime};
 use crate::script::{self, File};
@@ -86,7 +87,7 @@ impl Host {
 }
 
 /// What a `checkFunction` chose: name, type and class.
-type Question = (String, u16, u16);
+pub type Question = (String, u16, u16);
 
 impl Host {
     fn choose(
@@ -121,7 +122,8 @@ impl Host {
 }
 
 impl LuaHost {
-    /// Lets a `checkFunction` choose the query of a probe; it may also change the header.
+    /// Lets a `checkFunction` choose the query of a probe; it may also change the header. Gives name,
+    /// type, class and header.
     ///
     /// # Errors
     /// What is wrong with the function or with what it returned, for the log.
@@ -131,34 +133,43 @@ impl LuaHost {
         qname: &str,
         qtype: u16,
         qclass: u16,
-        header: &mut [u8; 12],
-    ) -> Result<(String, u16, u16), String> {
-        let (question, octets) = ((qname.to_owned(), qtype, qclass), *header);
-        let (chosen, octets) =
-            self.worker.call(move |host| host.choose(function, question, octets)).unwrap_or_else(Err)?;
-        *header = octets;
-        Ok(chosen)
+        header: [u8; 12],
+    ) -> impl Future<Output = Result<(Question, [u8; 12]), NoResult>> + use<> {
+        let question = (qname.to_owned(), qtype, qclass);
+        let chosen = self.worker.call(move |host| host.choose(function, question, header));
+        async { chosen.await?.map_err(NoResult::Failed) }
     }
 
     /// Lets a function judge the answer to a probe of the server called `server_name`.
     ///
     /// # Errors
     /// What is wrong with the function, for the log; the probe has then failed.
-    pub fn judge(&self, function: LuaFunction, server_name: &str, response: &[u8]) -> Result<bool, String> {
+    pub fn judge(
+        &self,
+        function: LuaFunction,
+        server_name: &str,
+        response: &[u8],
+    ) -> impl Future<Output = Result<bool, NoResult>> + use<> {
         let (server_name, response) = (server_name.to_owned(), response.to_vec());
         let judged = self.worker.call(move |host| host.judge(function, server_name, &response));
-        judged.unwrap_or_else(Err)
+        async { judged.await?.map_err(NoResult::Failed) }
     }
 
     /// Does something in the thread of these functions, if there is one: rights belong to threads.
     ///
     /// # Errors
-    /// Those of `work`, or that the thread does not answer.
-    pub fn within(&self, work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
-        if !self.worker.stays() {
-            return Ok(());
+    /// When the thread does not do it.
+    pub fn within(
+        &self,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> impl Future<Output = Result<(), NoResult>> + use<> {
+        let done = self.worker.stays().then(|| self.worker.call(|_| work()));
+        async {
+            match done {
+                Some(done) => done.await,
+                None => Ok(()),
+            }
         }
-        self.worker.call(|_| work()).unwrap_or_else(Err)
     }
 }
 

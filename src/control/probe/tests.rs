@@ -7,6 +7,7 @@ use super::*;
 use crate::config::snapshot::{Health, LineTls};
 use crate::control::fixture;
 use crate::time::TickDelta;
+use std::future::ready;
 
 fn backend(address: SocketAddr, probe: Probe, timeout_ms: u64) -> Backend {
     let mut b = Backend { address, ..fixture::backend(0) };
@@ -33,18 +34,18 @@ impl Script for Noting {
         _: &str,
         _: u16,
         qclass: u16,
-        header: &mut [u8; 12],
-    ) -> Result<(String, u16, u16), String> {
+        mut header: [u8; 12],
+    ) -> Called<(Question, [u8; 12])> {
         if function.0 == 9 {
-            return Err("lua: no such thing".into());
+            return Box::pin(ready(Err(Failed::new(Failure::Invalid, "lua: no such thing"))));
         }
         header[2] = 0; // RD off
-        Ok(("chosen.example.".into(), 16, qclass))
+        Box::pin(ready(Ok((("chosen.example.".into(), 16, qclass), header))))
     }
 
-    fn judge(&self, function: LuaFunction, _: &Backend, response: &[u8]) -> Result<bool, String> {
+    fn judge(&self, function: LuaFunction, _: &Backend, response: &[u8]) -> Called<bool> {
         self.judged.borrow_mut().push(response.to_vec());
-        Ok(function.0 == 1)
+        Box::pin(ready(Ok(function.0 == 1)))
     }
 }
 

@@ -8,9 +8,10 @@ use super::*;
 use crate::config::snapshot::LuaFunction;
 use crate::control::fixture;
 use crate::control::plan::Settings;
-use crate::control::probe::Script;
+use crate::control::probe::{Called, Question, Script};
 use crate::live::{Board, State};
 use crate::time::TickDelta;
+use std::future::ready;
 
 struct NoScript;
 
@@ -21,13 +22,13 @@ impl Script for NoScript {
         qname: &str,
         qtype: u16,
         qclass: u16,
-        _: &mut [u8; 12],
-    ) -> Result<(String, u16, u16), String> {
-        Ok((qname.into(), qtype, qclass))
+        header: [u8; 12],
+    ) -> Called<(Question, [u8; 12])> {
+        Box::pin(ready(Ok(((qname.into(), qtype, qclass), header))))
     }
 
-    fn judge(&self, _: LuaFunction, _: &Backend, _: &[u8]) -> Result<bool, String> {
-        Ok(true)
+    fn judge(&self, _: LuaFunction, _: &Backend, _: &[u8]) -> Called<bool> {
+        Box::pin(ready(Ok(true)))
     }
 }
 
