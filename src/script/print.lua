@@ -2,7 +2,8 @@
 -- and nothing that is served waits for that. `log` takes a line.
 local log = ...
 
-local concat, find, select, sub, tostring, type = table.concat, string.find, select, string.sub, tostring, type
+local byte, concat, find, select, sub, tostring, type =
+  string.byte, table.concat, string.find, select, string.sub, tostring, type
 local error, rawequal = error, rawequal
 local real_output, real_type, setmetatable = io.output, io.type, setmetatable
 
@@ -12,7 +13,17 @@ local LINE_MAX = 65536
 function print(...)
   local words = {}
   for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
-  log(concat(words, "\t"))
+  local text = concat(words, "\t")
+  -- A long one, a list of rules perhaps, goes in parts: the log has no room for it as one line.
+  local from = 1
+  while #text - from >= LINE_MAX do
+    local to = from + LINE_MAX - 1
+    while to > from and byte(text, to) ~= 10 do to = to - 1 end
+    if to == from then to = from + LINE_MAX end
+    log(sub(text, from, to - 1))
+    from = byte(text, to) == 10 and to + 1 or to
+  end
+  log(sub(text, from))
 end
 
 -- Stands for standard output, or standard error.

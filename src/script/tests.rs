@@ -578,6 +578,16 @@ fn what_is_printed_goes_by_the_log() {
 }
 
 #[test]
+fn a_long_text_is_printed_in_parts() {
+    let text = logged(|| {
+        let mut room = Room::action("print((('y'):rep(39) .. '\\n'):rep(4000)) return DNSAction.Drop");
+        assert_eq!((room.run(QUERY), room.errors()), (Some(Said::Drop), 0));
+    });
+    assert_eq!(text.matches(&"y".repeat(39)).count(), 4_000);
+    assert_eq!(text.matches("INFO").count(), 3, "160,000 octets");
+}
+
+#[test]
 fn errors_are_counted_and_said_once_a_second() {
     let text = logged(|| {
         let mut room = Room::action("error('wrong')");

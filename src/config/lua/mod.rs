@@ -219,7 +219,12 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
     let runtime = Runtime::new(interrupt).map_err(|e| fatal(&e))?;
     let context = Context::default();
     define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
-    let ended = runtime.evaluate(|| file.map_or(Ok(()), |f| run(runtime.lua(), &context, None, f)));
+    let ended = runtime.evaluate(|| {
+        let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, None, f));
+        // What the file wrote without an end of line. A file that has replaced these has its reasons.
+        let _ = runtime.lua().load("io.stdout:flush() io.stderr:flush()").exec();
+        ran
+    });
     let (mut draft, functions, files) = context.finish();
     if let Err(e) = ended {
         let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));

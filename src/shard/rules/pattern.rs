@@ -24,6 +24,9 @@ const SIZE_MAX: usize = 10 << 20;
 const STATES_MAX: usize = 512 << 10;
 /// Expressions that a shard keeps memory for; with more it begins anew.
 const CACHES_MAX: usize = 4096;
+/// Expressions that are searched for at once. The memory of a search grows with the square of their
+/// number: with 64 it is about a megabyte, with 12,000 it would be 25 GB.
+const PART_MAX: usize = 64;
 /// Octets of the longest name's text: at most 4 for each of its octets.
 const TEXT_MAX: usize = 4 * name::LEN_MAX;
 
@@ -131,7 +134,9 @@ impl PatternIndex {
     /// Of expressions that are numbered from 0 on.
     pub(super) fn new(patterns: &[Pattern]) -> Self {
         let mut index = Self::default();
-        index.add(0, patterns);
+        for (part, patterns) in patterns.chunks(PART_MAX).enumerate() {
+            index.add(part * PART_MAX, patterns);
+        }
         index
     }
 
@@ -252,6 +257,22 @@ mod tests {
         let first = pattern.matches(qname, &mut cache);
         assert_eq!(pattern.matches(qname, &mut cache), first, "the same with a warm cache");
         first
+    }
+
+    #[test]
+    fn thousands_of_expressions_are_searched_for_in_parts() {
+        let patterns: Vec<_> =
+            (0..4_000).map(|n| Pattern::new(&format!("^a{n}b*$"), false).expect("an expression")).collect();
+        let index = PatternIndex::new(&patterns);
+        assert_eq!(index.parts.len(), 4_000_usize.div_ceil(PART_MAX));
+        let mut cache = PatternCache::default();
+        for number in [0, 63, 64, 3_999] {
+            let label = format!("a{number}bb");
+            let qname = [&[label.len() as u8][..], label.as_bytes(), &[0]].concat();
+            let mut found = Vec::new();
+            index.each(&qname, &mut cache, |n| found.push(n));
+            assert_eq!(found, [number]);
+        }
     }
 
     #[test]
