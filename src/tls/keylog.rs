@@ -3,7 +3,7 @@
 //!
 //! Whoever reads the file reads the sessions: it is its owner's alone, and no link to another.
 //!
-//! Handshakes file their lines and go on, since a disk may take its time; [`write`] writes them.
+//! Handshakes file their lines and go on, since a disk may take its time; [`write()`] writes them.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
