@@ -145,6 +145,9 @@ impl Connections {
         let mut made_room = false;
         for _ in 0..most {
             let Some(Some(gate)) = self.gates.get(slot.index()) else { return false };
+            if gate.listener.service.forward().is_none() && !shard.may_accept() {
+                return false;
+            }
             let (socket, peer) = match socket::accept(&gate.socket) {
                 Ok(taken) => taken,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,

@@ -349,6 +349,12 @@ impl Shard {
         stream.or_else(|| self.passages.take_evicted().map(Chore::Passage))
     }
 
+    /// Whether a client's connection can be accepted at this time.
+    #[must_use]
+    pub fn may_accept(&self) -> bool {
+        self.streams.may_accept(self.now)
+    }
+
     /// The kernel has no descriptor or memory for a new connection: the least used one ends, which
     /// [`Shard::take_evicted`] then names. False when there is none that could.
     pub fn make_room(&mut self) -> bool {

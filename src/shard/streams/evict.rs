@@ -9,7 +9,21 @@ use crate::time::{Tick, TickDelta};
 /// A client that asked within this time is about to ask again, or its next query is on its way.
 const BUSY: TickDelta = TickDelta::from_ms(1_000);
 
+/// A client's first query is read within this time of the accept, unless the shard is overloaded.
+const UNREAD: TickDelta = TickDelta::from_ms(20);
+
 impl Streams {
+    /// Whether a connection can be accepted now: not while the one that would make room has just been
+    /// accepted itself, and its query is not read. The kernel keeps the new one meanwhile.
+    pub(in crate::shard) fn may_accept(&self, now: Tick) -> bool {
+        if self.descriptors.used(Use::Clients) < self.descriptors.max(Use::Clients) {
+            return true;
+        }
+        let victim = self.idle.victim(0, |_| false).filter(|at| self.idle.class(*at) == Some(Class::New));
+        let victim = victim.and_then(|at| self.stream(StreamSlot(at as u32)));
+        victim.is_none_or(|stream| now.since(stream.active) >= UNREAD)
+    }
+
     /// The right to a descriptor for a new connection: one that is left, or that of another
     /// connection, which ends.
     pub(super) fn permit(&mut self, now: Tick) -> Option<Permit> {
