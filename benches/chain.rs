@@ -1,6 +1,6 @@
 //! Nanoseconds per query of a rule chain, by its length, and what sets of names cost.
 //!
-//! Targets: 100,000 rules at most 1.5 times what 10 cost; a million names in at most 64 octets
+//! Targets: 100,000 rules at most 1.5 times what 10 cost; a million names in at most 64 bytes
 //! each, loaded in under 2 s, asked in under 250 ns. Rules are of mixed kinds: exact names,
 //! suffixes, networks, types, and types with suffixes.
 
@@ -15,22 +15,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use dnslob::addr::{Client, Endpoint, ListenerSlot, LocalSlot, RuleSlot, mapped};
-use dnslob::config::prefix::Prefix;
-use dnslob::config::snapshot::Snapshot;
-use dnslob::live::Board;
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
-use dnslob::shard::case::Case;
-use dnslob::shard::policy::Selector;
-use dnslob::shard::rules::limits::Limits;
-use dnslob::shard::rules::matcher::Matcher;
-use dnslob::shard::rules::names::{NameSet, Names};
-use dnslob::shard::rules::networks::{NetworkSet, Networks};
-use dnslob::shard::rules::pattern::{Pattern, PatternCache};
-use dnslob::shard::rules::scene::{Env, Facts, Scene};
-use dnslob::shard::rules::{Chain, Rule, Walk};
-use dnslob::time::Tick;
+use dnslob::balance::Selector;
+use dnslob::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, RuleSlot, mapped};
+use dnslob::base::packet::Packet;
+use dnslob::base::prefix::Prefix;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::Tick;
+use dnslob::model::Snapshot;
+use dnslob::rules::context::{Environment, EvaluationContext, Facts};
+use dnslob::rules::limits::Limits;
+use dnslob::rules::matcher::Matcher;
+use dnslob::rules::names::{NameSet, Names};
+use dnslob::rules::networks::{NetworkSet, Networks};
+use dnslob::rules::pattern::{Pattern, PatternCache};
+use dnslob::rules::query_state::QueryState;
+use dnslob::rules::{Chain, Rule, Walk};
+use dnslob::stats::live::LiveState;
 
 /// Queries that take turns, so that neither caches nor branches know the next one. A power of two.
 const QUERIES: usize = 4096;
@@ -90,7 +90,7 @@ fn wire(text: &str) -> Vec<u8> {
     wire
 }
 
-/// Names as block lists have them: two or three labels, some twenty octets.
+/// Names as block lists have them: two or three labels, some twenty bytes.
 fn listed(n: usize) -> String {
     let tld = ["com", "net", "org", "info", "de", "co.uk"][scatter(n) % 6];
     match n % 4 {
@@ -143,23 +143,23 @@ fn rules(count: usize, last: Matcher) -> Vec<Rule<()>> {
 
 /// A query with its client.
 struct Query {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     client: Client,
 }
 
 fn query(n: usize) -> Query {
-    let mut octets = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
-    octets.extend(wire(&format!(
+    let mut bytes = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    bytes.extend(wire(&format!(
         "{}.host{}.example.com",
         ["www", "mail", "api"][n % 3],
         scatter(n) % 100_000
     )));
-    octets.extend([0, if n.is_multiple_of(3) { 28 } else { 1 }, 0, 1]);
+    bytes.extend([0, if n.is_multiple_of(3) { 28 } else { 1 }, 0, 1]);
     let ip = mapped(Ipv4Addr::from(0xc0a8_0000 | (scatter(n) as u32 & 0xffff)).into());
     let peer = Endpoint { ip, scope: 0, port: 4000 };
     Query {
-        octets,
-        client: Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None },
+        bytes,
+        client: Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None },
     }
 }
 
@@ -169,8 +169,8 @@ struct World {
     limits: Limits,
     patterns: PatternCache,
     rng: ShardRng,
-    farm: Selector,
-    case: Case,
+    balancer: Selector,
+    query_state: QueryState,
 }
 
 impl World {
@@ -180,35 +180,35 @@ impl World {
             limits: Limits::default(),
             patterns: PatternCache::default(),
             rng: ShardRng::from_seed(1),
-            farm: Selector::new(Arc::new(Board::new(1, 1)), 0),
-            case: Case::default(),
+            balancer: Selector::new(Arc::new(LiveState::new(1, 1)), 0),
+            query_state: QueryState::default(),
         }
     }
 
     /// The first rule that matches.
     fn first(&mut self, chain: &Chain<()>, query: &mut Query) -> Option<u32> {
-        let len = query.octets.len();
-        let mut packet = Packet::new(&mut query.octets, 0, len);
+        let len = query.bytes.len();
+        let mut packet = Packet::new(&mut query.bytes, 0, len);
         let facts = Facts::of(packet.bytes());
         let local = Endpoint { ip: query.client.peer.ip, scope: 0, port: 53 };
-        let mut scene = Scene {
+        let mut context = EvaluationContext {
             packet: &mut packet,
             facts,
-            case: &mut self.case,
+            query_state: &mut self.query_state,
             client: query.client,
             local,
             answered: None,
         };
-        let mut env = Env {
+        let mut env = Environment {
             now: Tick(1),
             snapshot: &self.snapshot,
             limits: &mut self.limits,
             patterns: &mut self.patterns,
             rng: &mut self.rng,
-            farm: &self.farm,
+            balancer: &self.balancer,
             script: None,
         };
-        chain.next(&mut Walk::default(), &mut scene, &mut env).map(|r| r.slot.0)
+        chain.next(&mut Walk::default(), &mut context, &mut env).map(|r| r.slot.0)
     }
 }
 
@@ -216,7 +216,7 @@ fn chains(c: &mut Criterion) {
     let sizes: &[usize] = if smoke() { &[10, 1_000] } else { &[10, 1_000, 100_000] };
     let mut queries: Vec<Query> = (0..QUERIES).map(query).collect();
     let pattern = |text: &str| Matcher::Regex(Pattern::new(text, false).expect("an expression"));
-    let cases = [("none", suffix("example.invalid")), ("last", suffix("example.com"))];
+    let query_table = [("none", suffix("example.invalid")), ("last", suffix("example.com"))];
     let mut group = c.benchmark_group("chain");
     let mut measure = |name: String, chain: &Chain<()>, expected: Option<u32>| {
         let (mut world, mut at) = (World::new(), 0);
@@ -230,17 +230,17 @@ fn chains(c: &mut Criterion) {
     };
     measure("empty".to_owned(), &Chain::default(), None);
     for count in sizes {
-        for (case, last) in &cases {
+        for (query_state, last) in &query_table {
             let rules = rules(*count, last.clone());
             let before = (Instant::now(), ALLOCATED.load(Ordering::Relaxed));
             let chain = Chain::new(rules);
-            let octets = ALLOCATED.load(Ordering::Relaxed).saturating_sub(before.1) / count;
+            let bytes = ALLOCATED.load(Ordering::Relaxed).saturating_sub(before.1) / count;
             println!(
-                "{count} rules compiled in {:?}; their index takes {octets} octets a rule",
+                "{count} rules compiled in {:?}; their index takes {bytes} bytes a rule",
                 before.0.elapsed()
             );
-            let expected = (*case == "last").then_some(*count as u32 - 1);
-            measure(format!("{case}/{count}"), &chain, expected);
+            let expected = (*query_state == "last").then_some(*count as u32 - 1);
+            measure(format!("{query_state}/{count}"), &chain, expected);
         }
     }
     let expressions = (0..100).map(|n| rule(n, pattern(&format!("^ads?[0-9]+\\.track{n}\\.")))).collect();
@@ -271,16 +271,16 @@ impl Asked {
 fn names(c: &mut Criterion) {
     let count = if smoke() { 1_000 } else { 1_000_000 };
     let names: Vec<Vec<u8>> = (0..count).map(|n| wire(&listed(n))).collect();
-    let octets: usize = names.iter().map(Vec::len).sum();
+    let bytes: usize = names.iter().map(Vec::len).sum();
     let before = (Instant::now(), ALLOCATED.load(Ordering::Relaxed));
     let set: NameSet = names.iter().collect();
     let (took, allocated) = (before.0.elapsed(), ALLOCATED.load(Ordering::Relaxed) - before.1);
     println!(
-        "{} names of {:.1} octets: {:.1} allocated for each (they say {:.1}), loaded in {took:?}",
+        "{} names of {:.1} bytes: {:.1} allocated for each (they say {:.1}), loaded in {took:?}",
         set.len(),
-        octets as f64 / count as f64,
+        bytes as f64 / count as f64,
         allocated as f64 / count as f64,
-        set.octets() as f64 / count as f64
+        set.bytes() as f64 / count as f64
     );
     let turn = |n: usize| scatter(n) % count;
     let hits: Vec<Vec<u8>> = (0..ASKED).map(|n| names[turn(n)].clone()).collect();

@@ -9,10 +9,10 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dnslob::addr::mapped;
-use dnslob::rng::ShardRng;
-use dnslob::shard::rules::limits::{CLIENTS_MAX, ClientLimit, Limit, Limits, StateKind, StateSpec};
-use dnslob::time::{Tick, TickDelta};
+use dnslob::base::addr::mapped;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
+use dnslob::rules::limits::{CLIENTS_MAX, ClientLimit, Limit, Limits, StateKind, StateSpec};
 
 /// Between two queries, nanoseconds: a million queries per second.
 const PACE: TickDelta = TickDelta::from_us(1);
@@ -40,7 +40,7 @@ fn by_client(c: &mut Criterion) {
         for n in 0..clients {
             limits.client_exceeded(&limit, &mapped(Ipv4Addr::from(n).into()), false, now);
         }
-        eprintln!("{clients} clients: {:.1} MB", limits.octets() as f64 / 1e6);
+        eprintln!("{clients} clients: {:.1} MB", limits.bytes() as f64 / 1e6);
         let mut order = 1;
         group.bench_function(format!("{clients} clients"), |b| {
             b.iter(|| {

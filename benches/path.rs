@@ -11,14 +11,15 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dnslob::addr::{BackendSlot, Client, PoolSlot, Route};
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
-use dnslob::shard::outstanding::{Asked, Found, NO_CASE, Outstanding, Terms};
-use dnslob::shard::policy::{HashKey, Kind, Policy, Selector, Subject};
+use dnslob::balance::{HashKey, Kind, Policy, Selector, Subject};
+use dnslob::base::addr::{BackendSlot, Client, PoolSlot, Route};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
+use dnslob::shard::dispatch::outstanding::{Asked, Found, NO_CASE, Outstanding, Terms};
 use dnslob::shard::verdict::Verdict;
-use dnslob::time::{Tick, TickDelta};
-use dnslob::wire::header::{self, Header};
+use dnslob::wire::header;
+use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
 use support::farm::{Farm, client};
 use support::message::message;
@@ -31,12 +32,12 @@ fn query() -> Vec<u8> {
 }
 
 fn wire(c: &mut Criterion) {
-    let octets = query();
+    let bytes = query();
     c.bench_function("parse", |b| {
         b.iter(|| {
-            let octets = black_box(&octets[..]);
-            let id = Header::parse(octets).map(|h| (h.id(), h.is_response(), h.qdcount()));
-            (id, Question::parse(octets).map(|q| (q.qtype, q.end)))
+            let bytes = black_box(&bytes[..]);
+            let id = Header::parse(bytes).map(|h| (h.id(), h.is_response(), h.qdcount()));
+            (id, Question::parse(bytes).map(|q| (q.qtype, q.end)))
         });
     });
     let snapshot = Farm::new(1).snapshot();
@@ -63,9 +64,9 @@ fn select(c: &mut Criterion) {
     for (name, policy) in policies {
         for backends in [4, 100] {
             let farm = Farm { policy: policy.clone(), ..Farm::new(backends) };
-            let board = farm.board(1, backends);
+            let live_state = farm.live_state(1, backends);
             let snapshot = farm.snapshot();
-            let mut selector = Selector::new(board, 0);
+            let mut selector = Selector::new(live_state, 0);
             selector.begin_batch(Tick(1), &snapshot);
             let mut rng = ShardRng::from_seed(1);
             let from = client("127.0.0.1:4000");
@@ -84,7 +85,7 @@ fn outstanding(c: &mut Criterion) {
         client: client("127.0.0.1:4000"),
         client_id: 1,
         question: 7,
-        case: NO_CASE,
+        query_state: NO_CASE,
         pool: PoolSlot(0),
         flags: 0,
     };
@@ -92,7 +93,7 @@ fn outstanding(c: &mut Criterion) {
         let mut table = Outstanding::default();
         table.attach(BackendSlot(0), 4);
         let queue = table.queue(TickDelta::from_ms(2_000)).expect("a queue");
-        let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue, line: None };
+        let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue, route: None };
         for number in 0..waiting {
             terms.batch = u64::from(number);
             table.claim(BackendSlot(0), asked, terms, &mut rng).expect("a slot");
@@ -112,7 +113,7 @@ fn outstanding(c: &mut Criterion) {
 fn path(c: &mut Criterion) {
     let mut group = c.benchmark_group("path");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let cases = [
+    let query_table = [
         (1, Kind::LeastOutstanding),
         (4, Kind::LeastOutstanding),
         (10, Kind::LeastOutstanding),
@@ -122,10 +123,10 @@ fn path(c: &mut Criterion) {
         (4, Kind::P2c),
         (4, Kind::Concentrate),
     ];
-    for (backends, kind) in cases {
+    for (backends, kind) in query_table {
         let farm = Farm { policy: Policy::new(kind), ..Farm::new(backends) };
-        let (mut shard, _board, snapshot) = farm.shard(1);
-        let octets = query();
+        let (mut shard, _live_state, snapshot) = farm.shard(1);
+        let bytes = query();
         let mut buffers = vec![[0_u8; 512]; BATCH];
         let mut routes: Vec<Option<Route>> = vec![None; BATCH];
         let clients: Vec<Client> =
@@ -136,8 +137,8 @@ fn path(c: &mut Criterion) {
                 now = now + TickDelta::from_us(160);
                 shard.begin_batch(now, &snapshot);
                 for ((buffer, route), from) in buffers.iter_mut().zip(&mut routes).zip(&clients) {
-                    buffer[..octets.len()].copy_from_slice(&octets);
-                    let mut packet = Packet::new(buffer, 0, octets.len());
+                    buffer[..bytes.len()].copy_from_slice(&bytes);
+                    let mut packet = Packet::new(buffer, 0, bytes.len());
                     *route = match shard.on_query(*from, &mut packet) {
                         Verdict::Forward(route) => Some(route),
                         Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => None,
@@ -147,7 +148,7 @@ fn path(c: &mut Criterion) {
                 now = now + TickDelta::from_us(160);
                 shard.begin_batch(now, &snapshot);
                 for (buffer, route) in buffers.iter_mut().zip(&routes) {
-                    let mut packet = Packet::new(buffer, 0, octets.len());
+                    let mut packet = Packet::new(buffer, 0, bytes.len());
                     packet.bytes_mut()[2] |= header::QR;
                     let verdict = shard.on_response(route.expect("forwarded"), &mut packet);
                     assert!(matches!(verdict, Verdict::Deliver(_)));

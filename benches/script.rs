@@ -13,19 +13,20 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use dnslob::addr::{BackendSlot, Endpoint};
+use dnslob::balance::Selector;
+use dnslob::base::addr::{BackendSlot, Endpoint};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::Tick;
 use dnslob::config::ruleset::{FunctionKind, Interface, Recorded};
-use dnslob::config::snapshot::Snapshot;
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
-use dnslob::script::{self, Files};
-use dnslob::shard::case::{Case, EcsWish};
-use dnslob::shard::policy::Selector;
-use dnslob::shard::rules::limits::Limits;
-use dnslob::shard::rules::pattern::PatternCache;
-use dnslob::shard::rules::scene::{Env, Facts, Scene};
-use dnslob::shard::script::{Candidate, FunctionId, Said, Script, Source};
-use dnslob::time::Tick;
+use dnslob::lua::state;
+use dnslob::lua::state::Files;
+use dnslob::model::Snapshot;
+use dnslob::rules::context::{Environment, EvaluationContext, Facts};
+use dnslob::rules::limits::Limits;
+use dnslob::rules::pattern::PatternCache;
+use dnslob::rules::query_state::{EcsSettings, QueryState};
+use dnslob::rules::script::{Candidate, FunctionId, Script, ScriptAction, Source};
 use support::farm::{Farm, client};
 use support::message::message;
 
@@ -63,69 +64,72 @@ struct Room {
     limits: Limits,
     patterns: PatternCache,
     rng: ShardRng,
-    farm: Selector,
+    balancer: Selector,
     script: Box<dyn Script>,
-    case: Case,
+    query_state: QueryState,
     query: Vec<u8>,
     buffer: Vec<u8>,
 }
 
 impl Room {
     fn new(source: &Arc<dyn Source>) -> Self {
-        let farm = Farm::new(4);
+        let balancer = Farm::new(4);
         Self {
-            snapshot: farm.snapshot(),
+            snapshot: balancer.snapshot(),
             limits: Limits::default(),
             patterns: PatternCache::default(),
             rng: ShardRng::from_seed(1),
-            farm: Selector::new(farm.board(1, 4), 0),
+            balancer: Selector::new(balancer.live_state(1, 4), 0),
             script: source.start(0).expect("a state"),
-            case: Case::default(),
+            query_state: QueryState::default(),
             query: message("1234 RD www.example.com/A OPT=1232"),
             buffer: vec![0; 512],
         }
     }
 
-    fn scene<R>(&mut self, body: impl FnOnce(&mut dyn Script, &mut Scene<'_, '_>, &mut Env<'_>) -> R) -> R {
+    fn context<R>(
+        &mut self,
+        body: impl FnOnce(&mut dyn Script, &mut EvaluationContext<'_, '_>, &mut Environment<'_>) -> R,
+    ) -> R {
         self.buffer[..self.query.len()].copy_from_slice(&self.query);
-        self.case.reset(Tick(1), EcsWish::default(), [1, 0]);
+        self.query_state.reset(Tick(1), EcsSettings::default(), [1, 0]);
         let mut packet = Packet::new(&mut self.buffer, 0, self.query.len());
-        let mut scene = Scene {
+        let mut context = EvaluationContext {
             facts: Facts::of(packet.bytes()),
             packet: &mut packet,
-            case: &mut self.case,
+            query_state: &mut self.query_state,
             client: client("192.168.7.7:4000"),
             local: Endpoint::from(std::net::SocketAddr::from(([127, 0, 0, 1], 53))),
             answered: None,
         };
-        let mut env = Env {
+        let mut env = Environment {
             now: Tick(1),
             snapshot: &self.snapshot,
             limits: &mut self.limits,
             rng: &mut self.rng,
-            farm: &self.farm,
+            balancer: &self.balancer,
             script: None,
             patterns: &mut self.patterns,
         };
-        body(&mut *self.script, &mut scene, &mut env)
+        body(&mut *self.script, &mut context, &mut env)
     }
 
-    fn act(&mut self) -> Option<Said> {
-        self.scene(|script, scene, env| script.act(FunctionId(0), scene, env))
+    fn act(&mut self) -> Option<ScriptAction> {
+        self.context(|script, context, env| script.act(FunctionId(0), context, env))
     }
 }
 
 fn source(text: &str, (kind, interface): (FunctionKind, Interface)) -> Arc<dyn Source> {
     let line = text.lines().position(|l| l.contains("function(")).unwrap_or(0) as u32 + 1;
     let recorded = Recorded { kind, interface, source: "@bench.lua".to_owned(), line };
-    script::check(Files::one("bench.lua", text.as_bytes()), vec![recorded], vec![], vec![]).expect("a source")
+    state::check(Files::one("bench.lua", text.as_bytes()), vec![recorded], vec![], vec![]).expect("a source")
 }
 
 fn calls(c: &mut Criterion) {
     let mut group = c.benchmark_group("script");
     group.bench_function("(the scene alone)", |b| {
         let mut room = Room::new(&source(NOTHING, (FunctionKind::Action, Interface::Objects)));
-        b.iter(|| room.scene(|_, scene, _| black_box(scene.facts.qtype)));
+        b.iter(|| room.context(|_, context, _| black_box(context.facts.qtype)));
     });
     let actions = [
         ("LuaAction: nothing", NOTHING, (FunctionKind::Action, Interface::Objects)),
@@ -141,7 +145,9 @@ fn calls(c: &mut Criterion) {
     group.bench_function("LuaRule: type, client", |b| {
         let mut room = Room::new(&source(RULE, (FunctionKind::Rule, Interface::Objects)));
         b.iter(|| {
-            room.scene(|script, scene, env| script.matches(FunctionId(0), scene, env).expect("no error"))
+            room.context(|script, context, env| {
+                script.matches(FunctionId(0), context, env).expect("no error")
+            })
         });
     });
     let servers: Vec<Candidate> =
@@ -153,8 +159,8 @@ fn calls(c: &mut Criterion) {
         let mut room = Room::new(&source(text, kind));
         group.bench_function(name, |b| {
             b.iter(|| {
-                room.scene(|script, scene, env| {
-                    script.choose(FunctionId(0), &servers, scene, env.now, env.snapshot).expect("no error")
+                room.context(|script, context, env| {
+                    script.choose(FunctionId(0), &servers, context, env.now, env.snapshot).expect("no error")
                 })
             });
         });

@@ -1,5 +1,5 @@
 -- Names of a file are answered NXDOMAIN, with a reason (EDE 15, "Blocked", RFC 8914) for those who look.
--- A name takes its own octets and 18 more; a look-up depends on the labels of the name asked for, not on the list.
+-- A name takes its own bytes and 18 more; a look-up depends on the labels of the name asked for, not on the list.
 addLocal("127.0.0.1:5300")
 
 newServer{address = "192.0.2.1"}
@@ -9,7 +9,7 @@ newServer{address = "192.0.2.2"}
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local blocked = newSuffixMatchNode()
 blocked:addFile(here .. "block-list.txt")
-infolog(string.format("%d names blocked, in %d octets", blocked:len(), blocked:memory()))
+infolog(string.format("%d names blocked, in %d bytes", blocked:len(), blocked:memory()))
 
 -- Exceptions: these are asked for as ever, though the list has the names above them.
 local allowed = newSuffixMatchNode()

@@ -17,5 +17,5 @@ addAction(site,
 -- By name rather than by address: whoever runs the page may move it.
 addAction("betting.example", SpoofCNAMEAction("why.landing.example.", {ttl = 60}), {name = "cname"})
 
--- A record of any type, by its octets: here TXT "blocked".
+-- A record of any type, by its bytes: here TXT "blocked".
 addAction(AndRule{QNameRule("why.landing.example"), QTypeRule("TXT")}, SpoofRawAction("\007blocked"), {name = "text"})

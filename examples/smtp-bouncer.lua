@@ -12,5 +12,5 @@ addTCPForward{
   checkExpect = "220 ",    -- a mail server speaks first; one that only accepts is not well
   checkInterval = 2,
   useProxyProtocol = false, -- true, where the servers are set up for it
-  log = true,              -- client, servers tried and taken, octets, why it ended
+  log = true,              -- client, servers tried and taken, bytes, why it ended
 }

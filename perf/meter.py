@@ -108,7 +108,7 @@ def rss_mb(pids):
 
 
 def kernel_memory():
-    """Octets that all TCP sockets of the machine hold in buffers, and that the kernel's slabs hold."""
+    """Bytes that all TCP sockets of the machine hold in buffers, and that the kernel's slabs hold."""
     page = os.sysconf("SC_PAGE_SIZE")
     with open("/proc/net/sockstat", encoding="ascii") as f:
         words = next(line.split() for line in f if line.startswith("TCP:"))

@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use dnslob::config::{self, Flags, Invocation, Slots, flags, generate};
+use dnslob::config::{Flags, Invocation, Slots, flags, generate};
+use dnslob::control::log;
 use dnslob::control::signals::Signals;
-use dnslob::control::{self, log};
+use dnslob::{config, control};
 
 fn main() -> ExitCode {
     match flags::parse(std::env::args_os()) {
@@ -60,7 +61,7 @@ fn serve(flags: &Flags) -> ExitCode {
 }
 
 fn demo(options: &config::DemoOptions) -> ExitCode {
-    match dnslob::demo::run(options) {
+    match dnslob::tools::demo::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&format!("{error:#}")),
     }

@@ -9,15 +9,15 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
+use dnslob::balance::{Kind, Policy};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
-use dnslob::config::snapshot::{Retry, Snapshot};
-use dnslob::live::{Board, State};
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
+use dnslob::model::{Retry, Snapshot};
 use dnslob::shard::Shard;
-use dnslob::shard::policy::{Kind, Policy};
 use dnslob::shard::verdict::Verdict;
-use dnslob::time::{Tick, TickDelta};
+use dnslob::stats::live::{LiveState, State};
 use dnslob::wire::header;
 use support::farm::{Farm, client, configured};
 use support::message::message;
@@ -42,15 +42,15 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.alloc(layout) }
     }
 
-    unsafe fn dealloc(&self, octets: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract, and `System` gave these octets.
-        unsafe { System.dealloc(octets, layout) }
+    unsafe fn dealloc(&self, bytes: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s contract, and `System` gave these bytes.
+        unsafe { System.dealloc(bytes, layout) }
     }
 
-    unsafe fn realloc(&self, octets: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    unsafe fn realloc(&self, bytes: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps `realloc`'s contract, and `System` gave these octets.
-        unsafe { System.realloc(octets, layout, size) }
+        // SAFETY: the caller keeps `realloc`'s contract, and `System` gave these bytes.
+        unsafe { System.realloc(bytes, layout, size) }
     }
 }
 
@@ -63,7 +63,7 @@ fn rounds(kind: Kind, retry: bool, warm_up: u32, measured: u32) -> (u64, u64) {
     farm.policy = Policy::new(kind);
     farm.backends.iter_mut().flatten().for_each(|b| b.timeout = TickDelta::from_ms(30));
     farm.retry = retry.then_some(Retry { after: TickDelta::from_ms(10), budget_ppm: 1_000_000 });
-    let (shard, _board, snapshot) = farm.shard(1);
+    let (shard, _live_state, snapshot) = farm.shard(1);
     load(shard, &snapshot, warm_up, measured)
 }
 
@@ -71,9 +71,9 @@ fn rounds(kind: Kind, retry: bool, warm_up: u32, measured: u32) -> (u64, u64) {
 fn ruled_rounds(rules: &str, warm_up: u32, measured: u32) -> (u64, u64) {
     let text = format!("newServer{{address='192.0.2.1', udpTimeoutMs=30, useClientSubnet=true}}\n{rules}");
     let snapshot = Arc::new(configured(&text, &Slots::default(), 1).snapshot);
-    let board = Arc::new(Board::new(1, 8));
-    snapshot.backends.iter().flatten().for_each(|b| board.set_state(b.slot, State::Up));
-    load(Shard::new(0, board, snapshot.clone(), ShardRng::from_seed(7)), &snapshot, warm_up, measured)
+    let live_state = Arc::new(LiveState::new(1, 8));
+    snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
+    load(Shard::new(0, live_state, snapshot.clone(), ShardRng::from_seed(7)), &snapshot, warm_up, measured)
 }
 
 fn load(mut shard: Shard, snapshot: &Arc<Snapshot>, warm_up: u32, measured: u32) -> (u64, u64) {

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use dnslob::balance::Concentrate;
+use dnslob::base::time::TickDelta;
+use dnslob::config;
 use dnslob::config::functions::POLICIES;
 use dnslob::config::options::SETTINGS;
-use dnslob::config::{self, Flags, Slots};
-use dnslob::shard::policy::Concentrate;
-use dnslob::shard::streams::{ForwardEnd, LineEnd, StreamEnd};
-use dnslob::shard::verdict::DropReason;
-use dnslob::time::TickDelta;
+use dnslob::config::{Flags, Slots};
+use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
+use dnslob::stats::drop_reason::DropReason;
 use dnslob::tls::Reason;
 
 fn read(path: &str) -> String {
@@ -28,13 +29,13 @@ fn every_reason_is_in_the_operators_tables() {
         DropReason::ALL.iter().map(|r| format!("| `{}` | {} |", r.label(), r.doc().trim())).collect();
     assert_eq!(rows(drops), expected);
     let expected: Vec<_> =
-        ForwardEnd::ALL.iter().map(|r| format!("| `{}` | {} |", r.label(), r.doc().trim())).collect();
+        RelayCloseReason::ALL.iter().map(|r| format!("| `{}` | {} |", r.label(), r.doc().trim())).collect();
     assert_eq!(rows(forwards), expected);
     let row = |label: &str, doc: &str| format!("| `{label}` | {} |", doc.trim());
-    let expected: Vec<_> = StreamEnd::ALL
+    let expected: Vec<_> = ClientCloseReason::ALL
         .iter()
         .map(|r| row(r.label(), r.doc()))
-        .chain(LineEnd::ALL.iter().map(|r| row(r.label(), r.doc())))
+        .chain(BackendCloseReason::ALL.iter().map(|r| row(r.label(), r.doc())))
         .chain(Reason::ALL.iter().map(|r| row(r.label(), r.doc())))
         .collect();
     assert_eq!(rows(connections), expected);

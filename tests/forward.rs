@@ -11,19 +11,20 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PassageSlot};
+use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, SessionSlot};
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
-use dnslob::config::snapshot::{Backend, Listener, Snapshot};
-use dnslob::descriptors::{Division, Use};
-use dnslob::engine::socket::{self, Seat, Steer};
-use dnslob::live::{Board, State};
-use dnslob::rng::ShardRng;
+use dnslob::engine::socket;
+use dnslob::engine::socket::{ShardPosition, Steer};
+use dnslob::model::{Backend, Listener, Snapshot};
 use dnslob::shard::Shard;
-use dnslob::shard::forward::{PassageWish, Way};
-use dnslob::shard::journal::Passed;
-use dnslob::shard::streamed::Chore;
-use dnslob::shard::streams::{ForwardEnd, TryEnd};
-use dnslob::time::{Tick, TickDelta};
+use dnslob::shard::client::events::PendingWork;
+use dnslob::shard::relay::{Direction, RelayInterest};
+use dnslob::stats::close_reason::{ConnectFailure, RelayCloseReason};
+use dnslob::stats::descriptors::{Division, Use};
+use dnslob::stats::live::{LiveState, State};
+use dnslob::stats::log_queue::RelayLogEntry;
 use support::farm::configured;
 
 /// Three targets in the forward `more` is put into.
@@ -41,23 +42,23 @@ fn udp(more: &str) -> String {
 /// A shard, and an engine that does what it is told.
 struct Bench {
     shard: Shard,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
     snapshot: Arc<Snapshot>,
     slots: Slots,
     now: Tick,
     /// Passages that were closed, and why.
-    closed: Vec<(PassageSlot, ForwardEnd)>,
+    closed: Vec<(SessionSlot, RelayCloseReason)>,
 }
 
 impl Bench {
     fn new(text: &str) -> Self {
         let compiled = configured(text, &Slots::default(), 1);
         let (snapshot, slots) = (Arc::new(compiled.snapshot), compiled.slots);
-        let board = Arc::new(Board::new(1, 16));
-        snapshot.backends.iter().flatten().for_each(|b| board.set_state(b.slot, State::Up));
-        let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(7));
+        let live_state = Arc::new(LiveState::new(1, 16));
+        snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
+        let shard = Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(7));
         let now = Tick(1_000_000_000);
-        let mut bench = Self { shard, board, snapshot, slots, now, closed: Vec::new() };
+        let mut bench = Self { shard, live_state, snapshot, slots, now, closed: Vec::new() };
         bench.pass(0);
         bench
     }
@@ -80,22 +81,22 @@ impl Bench {
     fn batch(&mut self) {
         self.shard.begin_batch(self.now, &self.snapshot);
         self.shard.on_tick(&mut |_, _| {});
-        self.chores();
+        self.pending();
     }
 
-    fn chores(&mut self) {
-        while let Some(chore) = self.shard.next_chore() {
-            let Chore::Passage(passage) = chore else { panic!("{chore:?} of a forward") };
-            if let PassageWish::Close(why) = self.shard.passage_wish(passage) {
-                self.close(passage, why);
+    fn pending(&mut self) {
+        while let Some(chore) = self.shard.next_pending() {
+            let PendingWork::Relay(session) = chore else { panic!("{chore:?} of a forward") };
+            if let RelayInterest::Close(why) = self.shard.relay_interest(session) {
+                self.close(session, why);
             }
         }
         self.shard.check_invariants();
     }
 
-    fn close(&mut self, passage: PassageSlot, why: ForwardEnd) {
-        self.shard.on_passage_closed(passage, why);
-        self.closed.push((passage, why));
+    fn close(&mut self, session: SessionSlot, why: RelayCloseReason) {
+        self.shard.on_session_closed(session, why);
+        self.closed.push((session, why));
         self.shard.check_invariants();
     }
 
@@ -103,40 +104,40 @@ impl Bench {
         Arc::clone(&self.snapshot.listeners[at])
     }
 
-    fn connect(&mut self, from: &str) -> Option<PassageSlot> {
+    fn connect(&mut self, from: &str) -> Option<SessionSlot> {
         self.connect_by(&self.listener(0), from)
     }
 
-    fn connect_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<PassageSlot> {
-        let passage = self.shard.on_forward_accept(endpoint(from), listener, LocalSlot::LISTENER);
-        self.chores();
-        passage
+    fn connect_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<SessionSlot> {
+        let session = self.shard.on_relay_accept(endpoint(from), listener, LocalSlot::LISTENER);
+        self.pending();
+        session
     }
 
-    fn send(&mut self, from: &str, at: usize) -> Option<PassageSlot> {
+    fn send(&mut self, from: &str, at: usize) -> Option<SessionSlot> {
         self.send_by(&self.listener(at), from)
     }
 
-    fn send_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<PassageSlot> {
+    fn send_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<SessionSlot> {
         let client = Client { listener: listener.slot, ..client(from) };
-        let taken = self.shard.on_datagram(client, listener).map(|(passage, _)| passage);
-        self.chores();
+        let taken = self.shard.on_datagram(client, listener).map(|(session, _)| session);
+        self.pending();
         taken
     }
 
-    /// The last octet of the target's address that a passage tries or has.
-    fn target(&self, passage: PassageSlot) -> u8 {
-        match self.shard.passage_wish(passage) {
-            PassageWish::Connect(attempt) | PassageWish::Serve(attempt) => {
+    /// The last byte of the target's address that a passage tries or has.
+    fn target(&self, session: SessionSlot) -> u8 {
+        match self.shard.relay_interest(session) {
+            RelayInterest::Connect(attempt) | RelayInterest::Serve(attempt) => {
                 number(&self.snapshot, attempt.target)
             }
-            PassageWish::Close(why) => panic!("{passage:?} is over: {why:?}"),
+            RelayInterest::Close(why) => panic!("{session:?} is over: {why:?}"),
         }
     }
 
-    fn fail(&mut self, passage: PassageSlot, why: TryEnd) {
-        self.shard.on_target_failed(passage, why);
-        self.chores();
+    fn fail(&mut self, session: SessionSlot, why: ConnectFailure) {
+        self.shard.on_target_failed(session, why);
+        self.pending();
     }
 
     fn slot(&self, number_wanted: u8) -> BackendSlot {
@@ -145,15 +146,15 @@ impl Bench {
     }
 
     fn set(&self, target: u8, state: State) {
-        self.board.set_state(self.slot(target), state);
+        self.live_state.set_state(self.slot(target), state);
     }
 
-    fn ended(&self, why: ForwardEnd) -> u64 {
-        self.board.shards()[0].forwards.ended(why).get()
+    fn ended(&self, why: RelayCloseReason) -> u64 {
+        self.live_state.shards()[0].relays.ended(why).get()
     }
 
-    fn logged(&self) -> Vec<Passed> {
-        self.board.shards()[0].journal.passed().collect()
+    fn logged(&self) -> Vec<RelayLogEntry> {
+        self.live_state.shards()[0].log_queue.passed().collect()
     }
 }
 
@@ -169,7 +170,7 @@ fn endpoint(text: &str) -> Endpoint {
 }
 
 fn client(text: &str) -> Client {
-    Client { peer: endpoint(text), listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None }
+    Client { peer: endpoint(text), listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None }
 }
 
 const ONE: &str = "192.0.2.1:4001";
@@ -178,70 +179,70 @@ const TWO: &str = "192.0.2.2:4002";
 #[test]
 fn targets_are_tried_in_order_until_one_accepts() {
     let mut bench = Bench::new(&tcp(", log=true"));
-    let passage = bench.connect(ONE).expect("taken");
-    assert_eq!(bench.target(passage), 1);
-    bench.fail(passage, TryEnd::Refused);
-    assert_eq!(bench.target(passage), 2);
-    bench.fail(passage, TryEnd::Unreachable);
-    assert_eq!(bench.target(passage), 3);
-    bench.shard.on_target_open(passage);
-    bench.shard.on_passed(passage, Way::Out, 10);
-    bench.shard.on_passed(passage, Way::Back, 7);
+    let session = bench.connect(ONE).expect("taken");
+    assert_eq!(bench.target(session), 1);
+    bench.fail(session, ConnectFailure::Refused);
+    assert_eq!(bench.target(session), 2);
+    bench.fail(session, ConnectFailure::Unreachable);
+    assert_eq!(bench.target(session), 3);
+    bench.shard.on_target_open(session);
+    bench.shard.on_relayed(session, Direction::Out, 10);
+    bench.shard.on_relayed(session, Direction::Back, 7);
     bench.pass(20);
-    assert_eq!(bench.board.outstanding(bench.slot(3)), 1);
-    bench.close(passage, ForwardEnd::Client);
+    assert_eq!(bench.live_state.outstanding(bench.slot(3)), 1);
+    bench.close(session, RelayCloseReason::Client);
     bench.pass(1);
-    assert_eq!([1, 2, 3].map(|n| bench.board.outstanding(bench.slot(n))), [0; 3]);
-    let page = &bench.board.shards()[0];
-    let of = |n: u8| page.backend(bench.slot(n));
+    assert_eq!([1, 2, 3].map(|n| bench.live_state.outstanding(bench.slot(n))), [0; 3]);
+    let stats = &bench.live_state.shards()[0];
+    let of = |n: u8| stats.backend(bench.slot(n));
     assert_eq!([1, 2, 3].map(|n| of(n).queries.get()), [1; 3]);
     assert_eq!([1, 2, 3].map(|n| of(n).send_errors.get()), [1, 1, 0]);
     assert_eq!([1, 2, 3].map(|n| of(n).responses.get()), [0, 0, 1]);
-    assert_eq!(page.retries.get(), 2);
+    assert_eq!(stats.retries.get(), 2);
     let [said] = &bench.logged()[..] else { panic!("one line") };
     assert_eq!(
         said.tried,
         [
-            ("127.0.1.1:25".parse().unwrap(), TryEnd::Refused),
-            ("127.0.1.2:25".parse().unwrap(), TryEnd::Unreachable)
+            ("127.0.1.1:25".parse().unwrap(), ConnectFailure::Refused),
+            ("127.0.1.2:25".parse().unwrap(), ConnectFailure::Unreachable)
         ]
     );
     assert_eq!(said.target, Some("127.0.1.3:25".parse().unwrap()));
-    assert_eq!((said.octets, said.why, said.tcp), ([10, 7], ForwardEnd::Client, true));
+    assert_eq!((said.bytes, said.why, said.tcp), ([10, 7], RelayCloseReason::Client, true));
     assert_eq!(said.lasted, TickDelta::from_ms(20));
     // The next client begins at the first again: a refusal costs no time.
-    let passage = bench.connect(TWO).expect("taken");
-    assert_eq!(bench.target(passage), 1);
+    let session = bench.connect(TWO).expect("taken");
+    assert_eq!(bench.target(session), 1);
 }
 
 #[test]
 fn the_client_is_closed_only_when_all_have_failed() {
     let mut bench = Bench::new(&tcp(""));
-    let passage = bench.connect(ONE).expect("taken");
+    let session = bench.connect(ONE).expect("taken");
     for _ in 0..2 {
-        bench.fail(passage, TryEnd::Refused);
+        bench.fail(session, ConnectFailure::Refused);
         assert!(bench.closed.is_empty());
     }
-    bench.fail(passage, TryEnd::Refused);
-    assert_eq!(bench.closed, [(passage, ForwardEnd::NoTarget)]);
-    assert_eq!((bench.ended(ForwardEnd::NoTarget), bench.shard.passages_open()), (1, 0));
+    bench.fail(session, ConnectFailure::Refused);
+    assert_eq!(bench.closed, [(session, RelayCloseReason::NoTarget)]);
+    assert_eq!((bench.ended(RelayCloseReason::NoTarget), bench.shard.sessions_open()), (1, 0));
 }
 
 #[test]
 fn who_does_not_accept_in_time_is_given_up_and_passed_over() {
     let mut bench = Bench::new(&tcp(", connectTimeoutMs=200"));
-    let passage = bench.connect(ONE).expect("taken");
+    let session = bench.connect(ONE).expect("taken");
     bench.pass(150);
-    assert_eq!(bench.target(passage), 1);
+    assert_eq!(bench.target(session), 1);
     bench.pass(100);
-    assert_eq!(bench.target(passage), 2, "the second one at once");
-    let page = &bench.board.shards()[0];
-    assert_eq!(page.backend(bench.slot(1)).timeouts.get(), 1);
+    assert_eq!(bench.target(session), 2, "the second one at once");
+    let stats = &bench.live_state.shards()[0];
+    assert_eq!(stats.backend(bench.slot(1)).timeouts.get(), 1);
     let other = bench.connect(TWO).expect("taken");
     assert_eq!(bench.target(other), 2, "nobody else waits for the first one");
     // Where all the others fail, it is tried all the same.
-    bench.fail(other, TryEnd::Refused);
-    bench.fail(other, TryEnd::Refused);
+    bench.fail(other, ConnectFailure::Refused);
+    bench.fail(other, ConnectFailure::Refused);
     assert_eq!(bench.target(other), 1);
     bench.shard.on_target_open(other);
     let third = bench.connect(TWO).expect("taken");
@@ -253,22 +254,22 @@ fn what_is_down_is_tried_last() {
     let mut bench = Bench::new(&tcp(""));
     bench.set(1, State::Down);
     bench.pass(1);
-    let passage = bench.connect(ONE).expect("taken");
-    assert_eq!(bench.target(passage), 2);
-    bench.fail(passage, TryEnd::Refused);
-    assert_eq!(bench.target(passage), 3);
-    bench.fail(passage, TryEnd::Refused);
-    assert_eq!(bench.target(passage), 1, "it may be back since its last check");
+    let session = bench.connect(ONE).expect("taken");
+    assert_eq!(bench.target(session), 2);
+    bench.fail(session, ConnectFailure::Refused);
+    assert_eq!(bench.target(session), 3);
+    bench.fail(session, ConnectFailure::Refused);
+    assert_eq!(bench.target(session), 1, "it may be back since its last check");
     // With all down they are tried in order.
     bench.set(2, State::Down);
     bench.set(3, State::Down);
     bench.pass(1);
-    let passage = bench.connect(ONE).expect("taken");
-    let mut order = vec![bench.target(passage)];
-    bench.fail(passage, TryEnd::Refused);
-    order.push(bench.target(passage));
-    bench.fail(passage, TryEnd::Refused);
-    order.push(bench.target(passage));
+    let session = bench.connect(ONE).expect("taken");
+    let mut order = vec![bench.target(session)];
+    bench.fail(session, ConnectFailure::Refused);
+    order.push(bench.target(session));
+    bench.fail(session, ConnectFailure::Refused);
+    order.push(bench.target(session));
     assert_eq!(order, [1, 2, 3]);
 }
 
@@ -277,8 +278,8 @@ fn policies_choose_by_turn_by_connections_and_by_client() {
     let mut bench = Bench::new(&tcp(", policy=\"roundrobin\""));
     let mut turns: Vec<u8> = (0..6)
         .map(|_| {
-            let passage = bench.connect(ONE).expect("taken");
-            bench.target(passage)
+            let session = bench.connect(ONE).expect("taken");
+            bench.target(session)
         })
         .collect();
     turns.sort_unstable();
@@ -289,7 +290,7 @@ fn policies_choose_by_turn_by_connections_and_by_client() {
     let on = |bench: &Bench, n| open.iter().filter(|p| bench.target(**p) == n).count();
     assert_eq!([1, 2, 3].map(|n| on(&bench, n)), [2, 2, 2]);
     let leaves = *open.iter().find(|p| bench.target(**p) == 2).expect("one");
-    bench.close(leaves, ForwardEnd::Client);
+    bench.close(leaves, RelayCloseReason::Client);
     let next = bench.connect(TWO).expect("taken");
     assert_eq!(bench.target(next), 2, "it has one connection fewer");
 }
@@ -317,29 +318,29 @@ fn limits_hold_and_are_counted() {
     let first = bench.connect(ONE).expect("taken");
     bench.connect("192.0.2.1:4999").expect("another port of the same client");
     assert_eq!(bench.connect(ONE), None);
-    assert_eq!(bench.ended(ForwardEnd::PerClient), 1);
+    assert_eq!(bench.ended(RelayCloseReason::PerClient), 1);
     bench.connect(TWO).expect("taken");
     assert_eq!(bench.connect(TWO), None);
-    assert_eq!(bench.ended(ForwardEnd::Connections), 1);
+    assert_eq!(bench.ended(RelayCloseReason::Connections), 1);
     assert_eq!(bench.connect("198.51.100.1:1"), None);
-    assert_eq!(bench.ended(ForwardEnd::Acl), 1);
-    bench.close(first, ForwardEnd::Target);
+    assert_eq!(bench.ended(RelayCloseReason::Acl), 1);
+    bench.close(first, RelayCloseReason::Target);
     bench.connect(ONE).expect("there is room again");
-    assert_eq!(bench.board.shards()[0].forwards.opened.get(), 4);
+    assert_eq!(bench.live_state.shards()[0].relays.opened.get(), 4);
 }
 
 #[test]
 fn what_is_idle_ends_and_what_is_used_does_not() {
     let mut bench = Bench::new(&tcp(", idleTimeout=2"));
     let (idle, used) = (bench.connect(ONE).expect("taken"), bench.connect(TWO).expect("taken"));
-    for passage in [idle, used] {
-        bench.shard.on_target_open(passage);
+    for session in [idle, used] {
+        bench.shard.on_target_open(session);
     }
     for _ in 0..8 {
         bench.pass(500);
-        bench.shard.on_passed(used, Way::Back, 1);
+        bench.shard.on_relayed(used, Direction::Back, 1);
     }
-    assert_eq!(bench.closed, [(idle, ForwardEnd::Idle)]);
+    assert_eq!(bench.closed, [(idle, RelayCloseReason::Idle)]);
     bench.pass(3_000);
     assert_eq!(bench.closed.len(), 2);
 }
@@ -353,20 +354,20 @@ fn a_reload_lets_connections_go_on() {
     bench.reload(&tcp("").replace("\"127.0.1.1:25\", ", ""));
     bench.pass(2_000);
     assert_eq!(bench.shard.retired().count(), 0, "its connections hold the slot");
-    let PassageWish::Serve(attempt) = bench.shard.passage_wish(one) else { panic!("it goes on") };
+    let RelayInterest::Serve(attempt) = bench.shard.relay_interest(one) else { panic!("it goes on") };
     assert_eq!(attempt.target, first);
-    bench.fail(two, TryEnd::Refused);
+    bench.fail(two, ConnectFailure::Refused);
     assert_eq!(bench.target(two), 2, "a new try goes by the new configuration");
-    bench.close(one, ForwardEnd::Client);
+    bench.close(one, RelayCloseReason::Client);
     assert_eq!(bench.shard.retired().collect::<Vec<_>>(), [first]);
     bench.shard.detach(first);
     // Its listener goes, too.
     bench.shard.on_target_open(two);
     bench.reload("newServer{address=\"127.0.1.9\"}\n");
     bench.pass(5_000);
-    assert!(matches!(bench.shard.passage_wish(two), PassageWish::Serve(_)));
-    bench.close(two, ForwardEnd::Client);
-    assert_eq!(bench.shard.passages_open(), 0);
+    assert!(matches!(bench.shard.relay_interest(two), RelayInterest::Serve(_)));
+    bench.close(two, RelayCloseReason::Client);
+    assert_eq!(bench.shard.sessions_open(), 0);
 }
 
 /// Makes all listeners new ones, whose old sockets still hear for a while.
@@ -383,18 +384,18 @@ fn what_comes_by_a_listener_that_is_opened_anew_is_served() {
     assert_ne!(bench.listener(0).slot, old.slot);
     bench.set(4, State::Up);
     bench.pass(1);
-    let passage = bench.connect_by(&old, TWO).expect("taken by the old one");
+    let session = bench.connect_by(&old, TWO).expect("taken by the old one");
     assert_eq!(bench.connect_by(&old, TWO), None, "the new configuration holds");
-    for passage in [waits, passage] {
-        assert_eq!(bench.target(passage), 1);
-        bench.fail(passage, TryEnd::Refused);
-        assert_eq!(bench.target(passage), 4, "its targets are those of the new one");
-        bench.close(passage, ForwardEnd::Client);
+    for session in [waits, session] {
+        assert_eq!(bench.target(session), 1);
+        bench.fail(session, ConnectFailure::Refused);
+        assert_eq!(bench.target(session), 4, "its targets are those of the new one");
+        bench.close(session, RelayCloseReason::Client);
     }
     // Without a new one there is nobody to serve them.
     bench.reload("newServer{address=\"127.0.1.9\"}\n");
     assert_eq!(bench.connect_by(&old, TWO), None);
-    assert_eq!(bench.ended(ForwardEnd::Closing), 1);
+    assert_eq!(bench.ended(RelayCloseReason::Closing), 1);
 }
 
 #[test]
@@ -406,7 +407,7 @@ fn datagrams_that_come_by_a_listener_that_is_opened_anew_are_taken() {
     let flow = bench.send_by(&old, ONE).expect("taken");
     assert_eq!(bench.target(flow), 1);
     assert_ne!(bench.send(ONE, 0), Some(flow), "by the new one it is another flow");
-    assert_eq!(bench.ended(ForwardEnd::Closing), 0);
+    assert_eq!(bench.ended(RelayCloseReason::Closing), 0);
 }
 
 #[test]
@@ -416,19 +417,19 @@ fn a_network_counts_as_one_client_where_the_masks_say_so() {
     bench.connect("[2001:db8::1]:1").expect("taken");
     assert_eq!(bench.connect("[2001:db8::2]:1"), None, "the same network");
     bench.connect("[2001:db8:0:1::1]:1").expect("another network");
-    assert_eq!(bench.ended(ForwardEnd::PerClient), 1);
+    assert_eq!(bench.ended(RelayCloseReason::PerClient), 1);
 }
 
 #[test]
-fn connections_of_a_forward_find_out_who_vanished_and_keep_urgent_octets_in_place() {
+fn connections_of_a_forward_find_out_who_vanished_and_keep_urgent_bytes_in_place() {
     let snapshot = configured(&tcp(""), &Slots::default(), 1).snapshot;
     let any = "127.0.0.1:0".parse().expect("an address");
     let listener = Listener { address: any, ..Listener::clone(&snapshot.listeners[0]) };
-    let seat = Seat { shard: 0, shards: 1, cpu: None };
-    let ear = socket::create(&listener).expect("made");
-    socket::bind(&ear, &listener, true).expect("bound");
-    socket::hear(&ear, &listener, Steer::Flow, seat).expect("a listener");
-    let open = ear.stream.expect("for connections");
+    let position = ShardPosition { shard: 0, shards: 1, cpu: None };
+    let sockets = socket::create(&listener).expect("made");
+    socket::bind(&sockets, &listener, true).expect("bound");
+    socket::hear(&sockets, &listener, Steer::Flow, position).expect("a listener");
+    let open = sockets.tcp.expect("for connections");
     let at = open.local_addr().expect("told").as_socket().expect("an IP address");
     let _client = std::net::TcpStream::connect(at).expect("connected");
     open.set_nonblocking(false).expect("set");
@@ -451,7 +452,7 @@ fn a_flow_is_a_clients_address_and_port() {
     assert_ne!((one, bench.target(one)), (other, bench.target(other)));
     // A refusal moves it, and what it says next goes there.
     let before = bench.target(one);
-    bench.fail(one, TryEnd::Refused);
+    bench.fail(one, ConnectFailure::Refused);
     assert_eq!(bench.send(ONE, 0), Some(one));
     assert_ne!(bench.target(one), before);
 }
@@ -469,7 +470,7 @@ fn a_flow_leaves_a_target_that_is_known_to_be_down() {
     bench.pass(1);
     assert_eq!(bench.send(ONE, 0), Some(flow));
     assert_eq!(bench.target(flow), 2, "it stays where it is served");
-    bench.shard.on_passed(flow, Way::Back, 5);
+    bench.shard.on_relayed(flow, Direction::Back, 5);
     bench.set(2, State::Down);
     bench.pass(1);
     bench.send(ONE, 0).expect("taken");
@@ -494,9 +495,9 @@ fn a_flow_that_finds_nobody_has_a_successor() {
     let mut bench = Bench::new(&udp(""));
     let flow = bench.send(ONE, 0).expect("taken");
     for _ in 0..3 {
-        bench.fail(flow, TryEnd::Refused);
+        bench.fail(flow, ConnectFailure::Refused);
     }
-    assert_eq!(bench.closed, [(flow, ForwardEnd::NoTarget)]);
+    assert_eq!(bench.closed, [(flow, RelayCloseReason::NoTarget)]);
     let next = bench.send(ONE, 0).expect("a new one");
     assert_eq!(bench.target(next), 1);
 }
@@ -505,13 +506,13 @@ fn a_flow_that_finds_nobody_has_a_successor() {
 fn those_never_answered_give_way_first() {
     let mut bench = Bench::new(&udp(", maxFlows=4"));
     let served = bench.send(ONE, 0).expect("taken");
-    bench.shard.on_passed(served, Way::Back, 100);
+    bench.shard.on_relayed(served, Direction::Back, 100);
     for n in 10..60 {
         bench.pass(1);
         bench.send(&format!("192.0.2.{n}:1"), 0).expect("another one makes room");
-        assert!(bench.shard.passages_open() <= 4, "the table is bounded");
+        assert!(bench.shard.sessions_open() <= 4, "the table is bounded");
     }
-    assert_eq!(bench.ended(ForwardEnd::Crowded), 47);
+    assert_eq!(bench.ended(RelayCloseReason::EvictedAtLimit), 47);
     assert_eq!(bench.send(ONE, 0), Some(served), "who is served stays");
 }
 
@@ -519,7 +520,7 @@ fn those_never_answered_give_way_first() {
 fn divide(bench: &Bench, relayed: u32, flows: u32) {
     let mut pools = [0; Use::ALL.len()];
     (pools[Use::Relayed.index()], pools[Use::Flows.index()]) = (relayed, flows);
-    bench.board.descriptors().divide(&Division { limit: 1_000, reserve: 0, pools });
+    bench.live_state.descriptors().divide(&Division { limit: 1_000, reserve: 0, pools });
 }
 
 #[test]
@@ -530,9 +531,9 @@ fn made_up_addresses_do_not_push_out_flows_that_are_in_use() {
         let served: Vec<_> = (0..56).map(|n| format!("192.0.2.{n}:1")).collect();
         for from in &served {
             let flow = bench.send(from, 0).expect("taken");
-            bench.shard.on_passed(flow, Way::Out, 10);
-            bench.shard.on_passed(flow, Way::Back, 10);
-            bench.shard.on_passed(flow, Way::Out, 10);
+            bench.shard.on_relayed(flow, Direction::Out, 10);
+            bench.shard.on_relayed(flow, Direction::Back, 10);
+            bench.shard.on_relayed(flow, Direction::Out, 10);
         }
         bench.pass(1_000);
         for n in 0..60_000_u32 {
@@ -540,14 +541,14 @@ fn made_up_addresses_do_not_push_out_flows_that_are_in_use() {
             let flow = bench.send(&from, 0).expect("another one makes room");
             if n % 2 == 0 {
                 // The target answers anybody.
-                bench.shard.on_passed(flow, Way::Back, 10);
+                bench.shard.on_relayed(flow, Direction::Back, 10);
             }
-            assert!(bench.shard.passages_open() <= 64);
+            assert!(bench.shard.sessions_open() <= 64);
         }
-        let opened = bench.board.shards()[0].forwards.opened.get();
+        let opened = bench.live_state.shards()[0].relays.opened.get();
         let left = served.iter().filter(|from| bench.send(from, 0).is_some()).count();
         assert_eq!(left, 56);
-        let fresh = bench.board.shards()[0].forwards.opened.get() - opened;
+        let fresh = bench.live_state.shards()[0].relays.opened.get() - opened;
         // An eighth of those that answered nobody, and as many that were answered once.
         assert!(fresh <= 10, "{fresh} of 56 were pushed out {max_flows}");
     }
@@ -562,7 +563,7 @@ fn the_forward_with_the_most_flows_makes_room() {
     for n in 0..100 {
         bench.send(&format!("192.0.2.7:{}", 1 + n), 0).expect("another one makes room");
     }
-    assert_eq!(bench.ended(ForwardEnd::Evicted), 85);
+    assert_eq!(bench.ended(RelayCloseReason::Evicted), 85);
     assert!(bench.closed.iter().all(|(flow, _)| !small.contains(flow)), "not the other's");
 }
 
@@ -572,35 +573,35 @@ fn connections_in_use_stay_and_idle_ones_make_room() {
     divide(&bench, 8, 0);
     let mut all = Vec::new();
     for n in 1..=4 {
-        let passage = bench.connect(&format!("192.0.2.{n}:1")).expect("taken");
-        bench.shard.on_target_open(passage);
-        bench.shard.on_passed(passage, Way::Back, 1);
-        all.push(passage);
+        let session = bench.connect(&format!("192.0.2.{n}:1")).expect("taken");
+        bench.shard.on_target_open(session);
+        bench.shard.on_relayed(session, Direction::Back, 1);
+        all.push(session);
     }
     assert_eq!(bench.connect("192.0.2.9:1"), None, "all were used a moment ago");
-    assert_eq!((bench.ended(ForwardEnd::Local), bench.ended(ForwardEnd::Evicted)), (1, 0));
+    assert_eq!((bench.ended(RelayCloseReason::Local), bench.ended(RelayCloseReason::Evicted)), (1, 0));
     bench.pass(500);
-    bench.shard.on_passed(all[0], Way::Out, 1);
+    bench.shard.on_relayed(all[0], Direction::Out, 1);
     bench.pass(500);
     // Another shard was told of the first refusal, and one here has made room since.
     bench.connect("192.0.2.9:1").expect("taken");
     bench.connect("192.0.2.9:2").expect("the second has been idle for longest");
-    assert!(bench.closed.contains(&(all[1], ForwardEnd::Evicted)), "{:?}", bench.closed);
-    assert!(!bench.closed.iter().any(|(passage, _)| *passage == all[0]));
-    assert!(bench.board.descriptors().used(Use::Relayed) <= 8);
+    assert!(bench.closed.contains(&(all[1], RelayCloseReason::Evicted)), "{:?}", bench.closed);
+    assert!(!bench.closed.iter().any(|(session, _)| *session == all[0]));
+    assert!(bench.live_state.descriptors().used(Use::Relayed) <= 8);
 }
 
 #[test]
 fn a_want_of_descriptors_is_no_targets_fault() {
     let mut bench = Bench::new(&tcp(""));
-    let passage = bench.connect(ONE).expect("taken");
+    let session = bench.connect(ONE).expect("taken");
     for _ in 0..3 {
-        bench.fail(passage, TryEnd::Local);
+        bench.fail(session, ConnectFailure::Local);
     }
-    assert_eq!(bench.closed, [(passage, ForwardEnd::Local)]);
+    assert_eq!(bench.closed, [(session, RelayCloseReason::Local)]);
     for target in 0..3 {
-        let page = bench.board.shards()[0].backend(BackendSlot(target));
-        assert_eq!((page.send_errors.get(), page.timeouts.get()), (0, 0));
+        let stats = bench.live_state.shards()[0].backend(BackendSlot(target));
+        assert_eq!((stats.send_errors.get(), stats.timeouts.get()), (0, 0));
     }
 }
 
@@ -619,9 +620,9 @@ fn room_is_made_without_a_look_at_what_is_no_flow() {
             for n in flows.by_ref().take(500) {
                 let from = Client { listener: udp.slot, ..client(&format!("192.0.2.{}:{n}", n % 250)) };
                 bench.shard.on_datagram(from, &udp).expect("another one makes room");
-                while let Some(Chore::Passage(passage)) = bench.shard.next_chore() {
-                    if let PassageWish::Close(why) = bench.shard.passage_wish(passage) {
-                        bench.shard.on_passage_closed(passage, why);
+                while let Some(PendingWork::Relay(session)) = bench.shard.next_pending() {
+                    if let RelayInterest::Close(why) = bench.shard.relay_interest(session) {
+                        bench.shard.on_session_closed(session, why);
                     }
                 }
             }
@@ -632,12 +633,12 @@ fn room_is_made_without_a_look_at_what_is_no_flow() {
     let alone = cost(&mut bench);
     for n in 0..50_000_u16 {
         let from = endpoint(&format!("192.0.2.{}:{n}", n % 250));
-        bench.shard.on_forward_accept(from, &tcp, LocalSlot::LISTENER).expect("taken");
+        bench.shard.on_relay_accept(from, &tcp, LocalSlot::LISTENER).expect("taken");
     }
     let beside = cost(&mut bench);
     assert!(beside < alone * 8, "{beside:?} with connections beside, {alone:?} without");
     bench.shard.check_invariants();
-    assert_eq!(bench.shard.passages_of(udp.slot), FLOWS);
+    assert_eq!(bench.shard.sessions_of(udp.slot), FLOWS);
 }
 
 #[test]
@@ -646,18 +647,18 @@ fn flows_of_a_closed_listener_end_soon_whatever_their_targets_say() {
     let flow = bench.send(ONE, 0).expect("taken");
     bench.pass(3_000);
     assert!(bench.closed.is_empty());
-    assert_eq!(bench.board.crowd().by_listener(ListenerSlot(0)), 1);
+    assert_eq!(bench.live_state.connection_limits().by_listener(ListenerSlot(0)), 1);
     bench.shard.close_flows(ListenerSlot(0), true);
     assert_eq!(bench.send(TWO, 0), None, "no new ones");
     bench.pass(500);
     assert!(bench.closed.is_empty(), "last words");
     for _ in 0..15 {
-        bench.shard.on_passed(flow, Way::Back, 3);
+        bench.shard.on_relayed(flow, Direction::Back, 3);
         bench.pass(100);
     }
-    assert_eq!(bench.closed, [(flow, ForwardEnd::Closing)]);
+    assert_eq!(bench.closed, [(flow, RelayCloseReason::Closing)]);
     // Its place is free for another listener only then.
-    assert_eq!(bench.board.crowd().by_listener(ListenerSlot(0)), 0);
+    assert_eq!(bench.live_state.connection_limits().by_listener(ListenerSlot(0)), 0);
 }
 
 // ---- simulation ----
@@ -702,17 +703,19 @@ fn any_order_of_events_keeps_the_counts_true() {
         let mut bench = Bench::new(&with_key(0, &text));
         let mut rng = ShardRng::from_seed(seed);
         // Listeners of earlier configurations, which may still hear.
-        let mut gates = vec![bench.listener(0)];
-        let mut seen: BTreeMap<PassageSlot, Seen> = BTreeMap::new();
+        let mut tcp_listeners = vec![bench.listener(0)];
+        let mut seen: BTreeMap<SessionSlot, Seen> = BTreeMap::new();
         let mut refused = 0;
         for _ in 0..1_500 {
-            let known: Vec<PassageSlot> = seen.keys().copied().collect();
+            let known: Vec<SessionSlot> = seen.keys().copied().collect();
             let some = (!known.is_empty()).then(|| known[rng.below(known.len() as u32) as usize]);
             let from = format!("192.0.2.{}:{}", 1 + rng.below(8), 1_024 + rng.below(50));
             match (rng.below(11), some) {
-                (0..=2, _) => match bench.connect_by(&gates[rng.below(gates.len() as u32) as usize], &from) {
-                    Some(passage) => {
-                        assert!(seen.insert(passage, Seen::default()).is_none(), "a slot for each");
+                (0..=2, _) => match bench
+                    .connect_by(&tcp_listeners[rng.below(tcp_listeners.len() as u32) as usize], &from)
+                {
+                    Some(session) => {
+                        assert!(seen.insert(session, Seen::default()).is_none(), "a slot for each");
                     }
                     None => refused += 1,
                 },
@@ -720,41 +723,41 @@ fn any_order_of_events_keeps_the_counts_true() {
                     // Flows are the shard's own affair: their sum is checked at the end.
                     let _ = bench.send(&from, 1);
                 }
-                (4, Some(passage)) if !seen[&passage].open => {
-                    bench.fail(passage, TryEnd::Refused);
+                (4, Some(session)) if !seen[&session].open => {
+                    bench.fail(session, ConnectFailure::Refused);
                 }
-                (5, Some(passage)) if !seen[&passage].open => {
-                    bench.shard.on_target_open(passage);
-                    seen.get_mut(&passage).expect("known").open = true;
+                (5, Some(session)) if !seen[&session].open => {
+                    bench.shard.on_target_open(session);
+                    seen.get_mut(&session).expect("known").open = true;
                 }
-                (6, Some(passage)) => {
-                    let way = if rng.below(2) == 0 { Way::Out } else { Way::Back };
-                    bench.shard.on_passed(passage, way, rng.below(9_000) as usize);
+                (6, Some(session)) => {
+                    let way = if rng.below(2) == 0 { Direction::Out } else { Direction::Back };
+                    bench.shard.on_relayed(session, way, rng.below(9_000) as usize);
                 }
-                (7, Some(passage)) => bench.close(passage, ForwardEnd::ClientBroken),
+                (7, Some(session)) => bench.close(session, RelayCloseReason::ClientBroken),
                 (8, _) => {
                     let state = if rng.below(3) == 0 { State::Down } else { State::Up };
                     let slots: Vec<_> = bench.snapshot.backends.iter().flatten().map(|b| b.slot).collect();
-                    bench.board.set_state(slots[rng.below(slots.len() as u32) as usize], state);
+                    bench.live_state.set_state(slots[rng.below(slots.len() as u32) as usize], state);
                 }
                 (9, _) if rng.below(8) == 0 => {
                     let closes = bench.listener(1).slot;
-                    bench.reload(&with_key(gates.len() as u32, &text));
+                    bench.reload(&with_key(tcp_listeners.len() as u32, &text));
                     bench.shard.close_flows(closes, true);
-                    gates.push(bench.listener(0));
+                    tcp_listeners.push(bench.listener(0));
                 }
                 _ => bench.pass(u64::from(rng.below(400))),
             }
-            for (passage, why) in std::mem::take(&mut bench.closed) {
-                let Some(over) = seen.remove(&passage) else { continue };
-                if why == ForwardEnd::NoTarget {
+            for (session, why) in std::mem::take(&mut bench.closed) {
+                let Some(over) = seen.remove(&session) else { continue };
+                if why == RelayCloseReason::NoTarget {
                     let mut tried = over.tried;
                     tried.sort_unstable();
                     assert_eq!(tried, [1, 2, 3], "each was tried once before the client was closed");
                 }
             }
-            for (passage, known) in &mut seen {
-                let target = bench.target(*passage);
+            for (session, known) in &mut seen {
+                let target = bench.target(*session);
                 if known.tried.last() != Some(&target) {
                     assert!(!known.tried.contains(&target), "no target twice");
                     known.tried.push(target);
@@ -762,15 +765,17 @@ fn any_order_of_events_keeps_the_counts_true() {
             }
         }
         let left: Vec<_> = seen.keys().copied().collect();
-        left.into_iter().for_each(|p| bench.close(p, ForwardEnd::Client));
+        left.into_iter().for_each(|p| bench.close(p, RelayCloseReason::Client));
         bench.pass(5_000);
-        assert_eq!(bench.shard.passages_open(), 0, "flows are idle by then");
-        let outstanding = bench.snapshot.backends.iter().flatten().map(|b| bench.board.outstanding(b.slot));
+        assert_eq!(bench.shard.sessions_open(), 0, "flows are idle by then");
+        let outstanding =
+            bench.snapshot.backends.iter().flatten().map(|b| bench.live_state.outstanding(b.slot));
         assert_eq!(outstanding.sum::<u32>(), 0, "nothing is left on any target");
-        let page = &bench.board.shards()[0].forwards;
-        let ends: u64 = ForwardEnd::ALL.iter().map(|why| page.ended(*why).get()).sum();
-        let taken_away = page.ended(ForwardEnd::Connections).get() + page.ended(ForwardEnd::PerClient).get();
-        assert_eq!(ends, page.opened.get() + taken_away, "whatever was opened has ended, by name");
-        assert!(refused <= taken_away && page.opened.get() > 100, "there was something to see");
+        let stats = &bench.live_state.shards()[0].relays;
+        let ends: u64 = RelayCloseReason::ALL.iter().map(|why| stats.ended(*why).get()).sum();
+        let taken_away =
+            stats.ended(RelayCloseReason::Connections).get() + stats.ended(RelayCloseReason::PerClient).get();
+        assert_eq!(ends, stats.opened.get() + taken_away, "whatever was opened has ended, by name");
+        assert!(refused <= taken_away && stats.opened.get() > 100, "there was something to see");
     });
 }

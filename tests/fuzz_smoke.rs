@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets over seeded inputs, on any toolchain: random octets, and the
+//! The bodies of the fuzz targets over seeded inputs, on any toolchain: random bytes, and the
 //! corpus below with mutations. Always the same inputs; `FUZZ_SEED=` tries others, and a failure
 //! prints the one to repeat.
 
@@ -27,7 +27,7 @@ mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use dnslob::rng::ShardRng;
+use dnslob::base::rng::ShardRng;
 
 /// Messages and pieces of them, to be mutated.
 const MESSAGES: &[&[u8]] = &[
@@ -81,7 +81,7 @@ const TRANSFERS: &[&[u8]] = &[
       \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
       \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x05................\
       \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
-    // Several messages: an SOA each, 45 octets.
+    // Several messages: an SOA each, 45 bytes.
     b"\x2c\0\x01\x84\0\0\0\0\x01\0\0\0\0\0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
       \0\x01\x84\0\0\0\0\x01\0\0\0\0\0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
     // A refusal, and a query with the client's serial.
@@ -124,7 +124,7 @@ fn smoke(name: &str, corpus: &[&[u8]], length_max: u32, count: u32, body: fn(&[u
     for seed in first..first + u64::from(count) {
         let input = input(&mut ShardRng::from_seed(seed), corpus, length_max);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&input))) {
-            eprintln!("{name}: repeat with FUZZ_SEED={seed} (an input of {} octets)", input.len());
+            eprintln!("{name}: repeat with FUZZ_SEED={seed} (an input of {} bytes)", input.len());
             resume_unwind(panic);
         }
     }
@@ -158,7 +158,7 @@ fn mutate(rng: &mut ShardRng, input: &mut Vec<u8>, corpus: &[&[u8]]) {
             input.extend(&other[from..]);
         }
         5 => {
-            // A long run: names of many labels, records of many octets.
+            // A long run: names of many labels, records of many bytes.
             let run = vec![[1, 63, b'a', 0xff][rng.below(4) as usize]; rng.below(600) as usize];
             input.splice(at..at, run);
         }

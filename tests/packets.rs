@@ -5,15 +5,16 @@ mod support;
 
 use std::sync::Arc;
 
-use dnslob::addr::{BackendSlot, Client, Route, SocketSlot};
+use dnslob::base::addr::{BackendSlot, Client, Route, SocketSlot};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
-use dnslob::config::snapshot::{Retry, Snapshot};
-use dnslob::live::{Board, State};
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
+use dnslob::model::{Retry, Snapshot};
 use dnslob::shard::Shard;
-use dnslob::shard::verdict::{DropReason, Verdict};
-use dnslob::time::{Tick, TickDelta};
+use dnslob::shard::verdict::Verdict;
+use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::live::{LiveState, State};
 use support::farm::{Farm, client, configured};
 use support::message::{message, same};
 
@@ -37,15 +38,15 @@ enum Out {
 /// A shard and what stands around it.
 struct Bench {
     shard: Shard,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
     snapshot: Arc<Snapshot>,
     now: Tick,
 }
 
 impl Bench {
     fn new(farm: &Farm) -> Self {
-        let (shard, board, snapshot) = farm.shard(7);
-        let mut bench = Self { shard, board, snapshot, now: Tick(1_000_000_000) };
+        let (shard, live_state, snapshot) = farm.shard(7);
+        let mut bench = Self { shard, live_state, snapshot, now: Tick(1_000_000_000) };
         bench.pass(0);
         bench
     }
@@ -53,10 +54,10 @@ impl Bench {
     /// A shard that obeys a configuration; all its servers are up.
     fn configured(text: &str) -> Self {
         let snapshot = Arc::new(configured(text, &Slots::default(), 1).snapshot);
-        let board = Arc::new(Board::new(1, 8));
-        snapshot.backends.iter().flatten().for_each(|b| board.set_state(b.slot, State::Up));
-        let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(7));
-        let mut bench = Self { shard, board, snapshot, now: Tick(1_000_000_000) };
+        let live_state = Arc::new(LiveState::new(1, 8));
+        snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
+        let shard = Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(7));
+        let mut bench = Self { shard, live_state, snapshot, now: Tick(1_000_000_000) };
         bench.pass(0);
         bench
     }
@@ -66,22 +67,22 @@ impl Bench {
         self.shard.begin_batch(self.now, &self.snapshot);
     }
 
-    fn query(&mut self, from: Client, octets: &[u8]) -> (Verdict, Vec<u8>) {
-        self.packet(octets, |shard, packet| shard.on_query(from, packet))
+    fn query(&mut self, from: Client, bytes: &[u8]) -> (Verdict, Vec<u8>) {
+        self.packet(bytes, |shard, packet| shard.on_query(from, packet))
     }
 
-    fn response(&mut self, from: Route, octets: &[u8]) -> (Verdict, Vec<u8>) {
-        self.packet(octets, |shard, packet| shard.on_response(from, packet))
+    fn response(&mut self, from: Route, bytes: &[u8]) -> (Verdict, Vec<u8>) {
+        self.packet(bytes, |shard, packet| shard.on_response(from, packet))
     }
 
     fn packet(
         &mut self,
-        octets: &[u8],
+        bytes: &[u8],
         call: impl Fn(&mut Shard, &mut Packet<'_>) -> Verdict,
     ) -> (Verdict, Vec<u8>) {
-        let mut buf = octets.to_vec();
-        buf.resize(octets.len() + TAILROOM, 0xee);
-        let mut packet = Packet::new(&mut buf, 0, octets.len());
+        let mut buf = bytes.to_vec();
+        buf.resize(bytes.len() + TAILROOM, 0xee);
+        let mut packet = Packet::new(&mut buf, 0, bytes.len());
         let verdict = call(&mut self.shard, &mut packet);
         let out = packet.bytes().to_vec();
         self.shard.check_invariants();
@@ -90,13 +91,13 @@ impl Bench {
 
     /// What was forwarded by a query that must be.
     fn forwarded(&mut self, text: &str) -> (Route, Vec<u8>) {
-        let (verdict, octets) = self.query(client(CLIENT), &message(text));
+        let (verdict, bytes) = self.query(client(CLIENT), &message(text));
         let Verdict::Forward(route) = verdict else { panic!("{text} became {verdict:?}") };
-        (route, octets)
+        (route, bytes)
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
-        self.board.shards()[0].dropped(reason).get()
+        self.live_state.shards()[0].dropped(reason).get()
     }
 
     fn drops(&self) -> u64 {
@@ -106,11 +107,11 @@ impl Bench {
     /// Compares a verdict and its packet with what a row wants; a drop must have been counted,
     /// once, under its reason and no other.
     fn check(&self, name: &str, got: (Verdict, Vec<u8>), want: Out) {
-        let (verdict, octets) = got;
+        let (verdict, bytes) = got;
         let text = match (verdict, want) {
             (Verdict::Forward(_), Out::Forward(text)) | (Verdict::Deliver(_), Out::Deliver(text)) => text,
             (Verdict::Answer(_), Out::Answer(text)) => {
-                assert_eq!(self.board.shards()[0].self_answered.get(), 1, "{name}: counted");
+                assert_eq!(self.live_state.shards()[0].self_answered.get(), 1, "{name}: counted");
                 text
             }
             (Verdict::Drop(reason), Out::Drop(wanted)) => {
@@ -128,7 +129,7 @@ impl Bench {
             ) => panic!("{name}: wanted {want:?}, got {verdict:?}"),
         };
         assert_eq!(self.drops(), 0, "{name}: nothing is counted as dropped");
-        if let Err(difference) = same(&octets, text) {
+        if let Err(difference) = same(&bytes, text) {
             panic!("{name}:\n{difference}");
         }
     }
@@ -151,7 +152,7 @@ const QUERIES: &[QueryRow] = &[
         Out::Forward("* RD AD CD wWw.ExAmPle/TXT OPT=4096,DO"),
     ),
     (
-        "octets behind the message are forwarded",
+        "bytes behind the message are forwarded",
         PLAIN,
         CLIENT,
         "1234 a.example/A TAIL=c0ffee",
@@ -170,8 +171,8 @@ const QUERIES: &[QueryRow] = &[
         Out::Forward("* a.example/A"),
     ),
     ("the ACL comes before anything else", PLAIN, "192.0.2.1:53", "1234 CUT=3", Out::Drop(DropReason::Acl)),
-    ("no octets", PLAIN, CLIENT, "1234 CUT=0", Out::Drop(DropReason::QueryShort)),
-    ("eleven octets", PLAIN, CLIENT, "1234 a.example/A CUT=11", Out::Drop(DropReason::QueryShort)),
+    ("no bytes", PLAIN, CLIENT, "1234 CUT=0", Out::Drop(DropReason::QueryShort)),
+    ("eleven bytes", PLAIN, CLIENT, "1234 a.example/A CUT=11", Out::Drop(DropReason::QueryShort)),
     ("QR=1", PLAIN, CLIENT, "1234 QR a.example/A", Out::Drop(DropReason::QueryIsResponse)),
     ("TC=1", PLAIN, CLIENT, "1234 TC a.example/A", Out::Drop(DropReason::QueryTruncated)),
     ("cut in the name", PLAIN, CLIENT, "1234 a.example/A CUT=16", Out::Drop(DropReason::QueryMalformed)),
@@ -244,7 +245,7 @@ const QUERIES: &[QueryRow] = &[
         Out::Answer("1234 QR SERVFAIL a.example/A"),
     ),
     (
-        "trailing octets are not echoed",
+        "trailing bytes are not echoed",
         SERVFAIL,
         CLIENT,
         "1234 a.example/A TAIL=c0ffee",
@@ -263,7 +264,7 @@ fn queries() {
             Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
         }
         bench.check(name, got, *want);
-        assert_eq!(bench.board.shards()[0].queries.get(), 1, "{name}: a query is counted");
+        assert_eq!(bench.live_state.shards()[0].queries.get(), 1, "{name}: a query is counted");
     }
 }
 
@@ -294,13 +295,13 @@ const ANSWERS: &[AnswerRow] = &[
     ),
     ("truncated", PLAIN, "* QR TC wWw.ExAmPle/A", Out::Deliver("1234 QR RD TC wWw.ExAmPle/A")),
     (
-        "octets behind the message are delivered",
+        "bytes behind the message are delivered",
         PLAIN,
         "* QR wWw.ExAmPle/A TAIL=00ff",
         Out::Deliver("1234 QR RD wWw.ExAmPle/A TAIL=00ff"),
     ),
-    ("eleven octets", PLAIN, "* QR CUT=11", Out::Drop(DropReason::ResponseShort)),
-    ("no octets", PLAIN, "* CUT=0", Out::Drop(DropReason::ResponseShort)),
+    ("eleven bytes", PLAIN, "* QR CUT=11", Out::Drop(DropReason::ResponseShort)),
+    ("no bytes", PLAIN, "* CUT=0", Out::Drop(DropReason::ResponseShort)),
     ("QR=0", PLAIN, "* wWw.ExAmPle/A", Out::Drop(DropReason::ResponseNotResponse)),
     ("another name", PLAIN, "* QR www.example.org/A", Out::Drop(DropReason::ResponseMismatch)),
     ("another type", PLAIN, "* QR wWw.ExAmPle/AAAA", Out::Drop(DropReason::ResponseMismatch)),
@@ -328,10 +329,10 @@ fn answers() {
             assert_eq!(to, client(CLIENT), "{name}: to who asked");
         }
         bench.check(name, got, *want);
-        let page = bench.board.shards()[0].backend(route.backend);
+        let stats = bench.live_state.shards()[0].backend(route.backend);
         let delivered = matches!(want, Out::Deliver(_));
         assert_eq!(
-            (page.queries.get(), page.responses.get(), page.unexpected.get()),
+            (stats.queries.get(), stats.responses.get(), stats.unexpected.get()),
             (1, u64::from(delivered), u64::from(!delivered)),
             "{name}: the server's counts"
         );
@@ -342,11 +343,11 @@ fn answers() {
 
 /// `answer` under the id that a query was forwarded with.
 fn with_id_of(forwarded: &[u8], answer: &str) -> Vec<u8> {
-    let mut octets = message(answer);
-    if let (Some(id), Some(place)) = (forwarded.first_chunk::<2>(), octets.first_chunk_mut::<2>()) {
+    let mut bytes = message(answer);
+    if let (Some(id), Some(place)) = (forwarded.first_chunk::<2>(), bytes.first_chunk_mut::<2>()) {
         *place = *id;
     }
-    octets
+    bytes
 }
 
 const GOOD: &str = "* QR wWw.ExAmPle/A A=192.0.2.7";
@@ -366,8 +367,8 @@ fn a_wrong_id_or_socket_is_foreign() {
         (Route { backend, ..route }, &good),
         (Route { backend: BackendSlot(1), socket: SocketSlot(200) }, &good),
     ];
-    for (number, (from, octets)) in foreign.into_iter().enumerate() {
-        let (verdict, _) = bench.response(from, octets);
+    for (number, (from, bytes)) in foreign.into_iter().enumerate() {
+        let (verdict, _) = bench.response(from, bytes);
         assert_eq!(verdict, Verdict::Drop(DropReason::ResponseForeign), "{from:?}");
         assert_eq!(bench.dropped(DropReason::ResponseForeign), number as u64 + 1);
     }
@@ -394,7 +395,7 @@ fn an_answer_after_the_time_out_is_late() {
     bench.pass(6);
     bench.shard.on_tick(&mut |verdict, _| panic!("nothing is sent: {verdict:?}"));
     assert_eq!((bench.shard.outstanding(), bench.dropped(DropReason::Timeout)), (0, 1), "hardly late");
-    assert_eq!(bench.board.shards()[0].backend(route.backend).timeouts.get(), 1);
+    assert_eq!(bench.live_state.shards()[0].backend(route.backend).timeouts.get(), 1);
     let got = bench.response(route, &with_id_of(&forwarded, GOOD));
     assert_eq!(got.0, Verdict::Drop(DropReason::ResponseLate));
     assert_eq!(bench.dropped(DropReason::ResponseLate), 1);
@@ -405,14 +406,14 @@ fn equal_ids_of_two_clients_stay_apart() {
     let mut bench = Bench::new(&Farm::new(1));
     let clients = [client("127.0.0.1:4000"), client("127.0.0.1:4001")];
     let sent = clients.map(|from| {
-        let (verdict, octets) = bench.query(from, &message(QUERY));
+        let (verdict, bytes) = bench.query(from, &message(QUERY));
         let Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
-        (route, octets)
+        (route, bytes)
     });
     assert_ne!(sent[0].1[..2], sent[1].1[..2], "ids are ours");
     for at in [1, 0] {
-        let (route, octets) = &sent[at];
-        let got = bench.response(*route, &with_id_of(octets, GOOD));
+        let (route, bytes) = &sent[at];
+        let got = bench.response(*route, &with_id_of(bytes, GOOD));
         assert_eq!(got.0, Verdict::Deliver(clients[at]));
         same(&got.1, "1234 QR RD wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
     }
@@ -421,9 +422,9 @@ fn equal_ids_of_two_clients_stay_apart() {
 #[test]
 fn a_query_that_cannot_be_sent_goes_elsewhere_then_nowhere() {
     let mut bench = Bench::new(&Farm::new(2));
-    let (first, mut octets) = bench.forwarded(QUERY);
-    let length = octets.len();
-    let mut packet = Packet::new(&mut octets, 0, length);
+    let (first, mut bytes) = bench.forwarded(QUERY);
+    let length = bytes.len();
+    let mut packet = Packet::new(&mut bytes, 0, length);
     let Verdict::Forward(second) = bench.shard.on_unsent(first, &mut packet, &[first.backend]) else {
         panic!("there is another server")
     };
@@ -443,11 +444,11 @@ fn a_slow_server_is_backed_by_a_second_one() {
     let (first, forwarded) = bench.forwarded(QUERY);
     bench.pass(102);
     let mut tries = Vec::new();
-    bench.shard.on_tick(&mut |verdict, octets| tries.push((verdict, octets.to_vec())));
+    bench.shard.on_tick(&mut |verdict, bytes| tries.push((verdict, bytes.to_vec())));
     let [(Verdict::Forward(second), again)] = &tries[..] else { panic!("one second try, not {tries:?}") };
     assert_ne!(first.backend, second.backend);
     same(again, "* RD wWw.ExAmPle/A OPT=1232").expect("the same query");
-    assert_eq!(bench.board.shards()[0].retries.get(), 1);
+    assert_eq!(bench.live_state.shards()[0].retries.get(), 1);
     // Whoever answers first is heard, the other is a duplicate.
     let got = bench.response(first, &with_id_of(&forwarded, GOOD));
     assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
@@ -455,8 +456,8 @@ fn a_slow_server_is_backed_by_a_second_one() {
     let got = bench.response(*second, &with_id_of(again, GOOD));
     assert_eq!(got.0, Verdict::Drop(DropReason::ResponseDuplicate));
     assert_eq!(bench.shard.totals(), [2, 2, 0, 0], "the loser's latency counts too");
-    let page = &bench.board.shards()[0];
-    assert_eq!((page.responses.get(), page.backend(second.backend).responses.get()), (1, 1));
+    let stats = &bench.live_state.shards()[0];
+    assert_eq!((stats.responses.get(), stats.backend(second.backend).responses.get()), (1, 1));
     bench.shard.check_invariants();
 }
 
@@ -469,7 +470,7 @@ fn a_frozen_server_is_found_out_behind_second_tries() {
     let (frozen, _) = bench.forwarded(QUERY);
     bench.pass(102);
     let mut tries = Vec::new();
-    bench.shard.on_tick(&mut |verdict, octets| tries.push((verdict, octets.to_vec())));
+    bench.shard.on_tick(&mut |verdict, bytes| tries.push((verdict, bytes.to_vec())));
     let [(Verdict::Forward(second), again)] = &tries[..] else { panic!("one second try, not {tries:?}") };
     let got = bench.response(*second, &with_id_of(again, GOOD));
     assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
@@ -478,8 +479,8 @@ fn a_frozen_server_is_found_out_behind_second_tries() {
         bench.pass(100);
         bench.shard.on_tick(&mut |verdict, _| panic!("nothing to send: {verdict:?}"));
     }
-    let page = &bench.board.shards()[0];
-    assert_eq!(page.backend(frozen.backend).timeouts.get(), 1, "the server's loss");
+    let stats = &bench.live_state.shards()[0];
+    assert_eq!(stats.backend(frozen.backend).timeouts.get(), 1, "the server's loss");
     assert_eq!(bench.dropped(DropReason::Timeout), 0, "not the client's");
     assert_eq!(bench.shard.totals(), [2, 1, 1, 0]);
     bench.shard.check_invariants();

@@ -27,16 +27,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use dnslob::addr::{Client, LocalSlot};
-use dnslob::config::snapshot::{Listener, Service, Snapshot};
+use dnslob::base::addr::{Client, LocalSlot};
+use dnslob::base::time::TickDelta;
 use dnslob::config::{Compiled, Slots};
+use dnslob::engine;
 use dnslob::engine::sim::{Port, Seen, Sim};
-use dnslob::engine::socket;
-use dnslob::engine::socket::Ear;
-use dnslob::engine::{self, Message, Running, Setup};
-use dnslob::live::{Board, State};
-use dnslob::shard::verdict::DropReason;
-use dnslob::time::TickDelta;
+use dnslob::engine::socket::ListenerSockets;
+use dnslob::engine::{Message, Running, Setup, socket};
+use dnslob::model::{Listener, Service, Snapshot};
+use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::live::{LiveState, State};
 use support::farm::{client, configured, listener};
 use support::message::{message, same};
 
@@ -50,16 +50,16 @@ const SLOTS: usize = 8;
 trait World {
     /// The listener's address, and the backends'.
     fn addresses(&self) -> (SocketAddr, Vec<SocketAddr>);
-    fn start(&mut self, snapshot: Arc<Snapshot>, board: &Arc<Board>);
+    fn start(&mut self, snapshot: Arc<Snapshot>, live_state: &Arc<LiveState>);
     fn reload(&mut self, snapshot: Arc<Snapshot>);
-    fn ask(&mut self, client: usize, at: IpAddr, octets: &[u8]);
+    fn ask(&mut self, client: usize, at: IpAddr, bytes: &[u8]);
     /// What a client hears, and from which of our addresses.
     fn client_hears(&mut self, client: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)>;
     fn backend_hears(&mut self, backend: usize, within: Duration) -> Option<Vec<u8>>;
     /// Sends to the port of ours that a backend last heard from.
-    fn backend_says(&mut self, backend: usize, octets: &[u8]);
+    fn backend_says(&mut self, backend: usize, bytes: &[u8]);
     /// The same from another address.
-    fn stranger_says(&mut self, backend: usize, octets: &[u8]);
+    fn stranger_says(&mut self, backend: usize, bytes: &[u8]);
     fn pass(&mut self, span: Duration);
 }
 
@@ -85,12 +85,12 @@ impl Simulated {
     fn next(&mut self, within: Duration) -> bool {
         let end = self.sim().now() + TickDelta::from(within);
         match self.sim().next(end) {
-            Some(Seen::Query { backend, port, octets }) => {
-                self.at_backends.entry(backend).or_default().push_back((port, octets));
+            Some(Seen::Query { backend, port, bytes }) => {
+                self.at_backends.entry(backend).or_default().push_back((port, bytes));
                 true
             }
-            Some(Seen::Answer { client, octets }) => {
-                self.at_clients.entry(client.peer.port).or_default().push_back((client, octets));
+            Some(Seen::Answer { client, bytes }) => {
+                self.at_clients.entry(client.peer.port).or_default().push_back((client, bytes));
                 true
             }
             None => false,
@@ -103,30 +103,30 @@ impl World for Simulated {
         (([127, 0, 0, 1], 5300).into(), (1..=4).map(Self::address).collect())
     }
 
-    fn start(&mut self, snapshot: Arc<Snapshot>, board: &Arc<Board>) {
-        self.sim = Some(Sim::new(1, board, snapshot));
+    fn start(&mut self, snapshot: Arc<Snapshot>, live_state: &Arc<LiveState>) {
+        self.sim = Some(Sim::new(1, live_state, snapshot));
     }
 
     fn reload(&mut self, snapshot: Arc<Snapshot>) {
         self.sim().publish(snapshot);
     }
 
-    fn ask(&mut self, number: usize, at: IpAddr, octets: &[u8]) {
-        // The engine's table of local addresses is its own; here the last octet is the slot.
+    fn ask(&mut self, number: usize, at: IpAddr, bytes: &[u8]) {
+        // The engine's table of local addresses is its own; here the last byte is the slot.
         let local = match at {
             IpAddr::V4(v4) if v4.octets()[3] != 1 => LocalSlot(u16::from(v4.octets()[3])),
             IpAddr::V4(_) | IpAddr::V6(_) => LocalSlot::LISTENER,
         };
         let from = Client { local, ..client(&format!("127.0.0.1:{}", 4000 + number)) };
-        self.sim().ask(0, from, octets);
+        self.sim().ask(0, from, bytes);
     }
 
     fn client_hears(&mut self, number: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)> {
         let port = 4000 + number as u16;
         loop {
-            if let Some((client, octets)) = self.at_clients.entry(port).or_default().pop_front() {
+            if let Some((client, bytes)) = self.at_clients.entry(port).or_default().pop_front() {
                 let last = client.local.0.max(1) as u8;
-                return Some((IpAddr::from([127, 0, 0, last]), octets));
+                return Some((IpAddr::from([127, 0, 0, last]), bytes));
             }
             if !self.next(within) {
                 return None;
@@ -137,9 +137,9 @@ impl World for Simulated {
     fn backend_hears(&mut self, number: usize, within: Duration) -> Option<Vec<u8>> {
         loop {
             let heard = self.at_backends.entry(Self::address(number)).or_default().pop_front();
-            if let Some((port, octets)) = heard {
+            if let Some((port, bytes)) = heard {
                 self.last.insert(number, port);
-                return Some(octets);
+                return Some(bytes);
             }
             if !self.next(within) {
                 return None;
@@ -147,9 +147,9 @@ impl World for Simulated {
         }
     }
 
-    fn backend_says(&mut self, number: usize, octets: &[u8]) {
+    fn backend_says(&mut self, number: usize, bytes: &[u8]) {
         let port = self.last[&number];
-        self.sim().answer(port, TickDelta(0), octets);
+        self.sim().answer(port, TickDelta(0), bytes);
     }
 
     /// Connected sockets hear their own peer only: nothing arrives.
@@ -170,7 +170,7 @@ impl World for Simulated {
 struct Sockets {
     wildcard: bool,
     listen: SocketAddr,
-    door: Option<socket2::Socket>,
+    listener_socket: Option<socket2::Socket>,
     backends: Vec<UdpSocket>,
     stranger: UdpSocket,
     last: BTreeMap<usize, SocketAddr>,
@@ -182,14 +182,14 @@ impl Sockets {
     fn new(wildcard: bool) -> io::Result<Self> {
         let wanted = if wildcard { "0.0.0.0:0" } else { "127.0.0.1:0" };
         let listener = Listener { service: Service::DnsUdp, ..listener(wanted) };
-        let ear = socket::create(&listener)?;
-        socket::bind(&ear, &listener, true)?;
-        let door = ear.datagram.expect("for datagrams");
-        let port = door.local_addr()?.as_socket().expect("an IP address").port();
+        let sockets = socket::create(&listener)?;
+        socket::bind(&sockets, &listener, true)?;
+        let listener_socket = sockets.udp.expect("for datagrams");
+        let port = listener_socket.local_addr()?.as_socket().expect("an IP address").port();
         Ok(Self {
             wildcard,
             listen: ([127, 0, 0, 1], port).into(),
-            door: Some(door),
+            listener_socket: Some(listener_socket),
             backends: (1..=4).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<io::Result<_>>()?,
             stranger: UdpSocket::bind("127.0.0.1:0")?,
             last: BTreeMap::new(),
@@ -200,10 +200,10 @@ impl Sockets {
 
     fn receive(socket: &UdpSocket, within: Duration) -> Option<(SocketAddr, Vec<u8>)> {
         socket.set_read_timeout(Some(within)).expect("a time-out");
-        let mut octets = vec![0; 65_536];
-        let (length, from) = socket.recv_from(&mut octets).ok()?;
-        octets.truncate(length);
-        Some((from, octets))
+        let mut bytes = vec![0; 65_536];
+        let (length, from) = socket.recv_from(&mut bytes).ok()?;
+        bytes.truncate(length);
+        Some((from, bytes))
     }
 
     fn client(&mut self, number: usize) -> &UdpSocket {
@@ -218,14 +218,14 @@ impl World for Sockets {
         (if self.wildcard { any } else { self.listen }, self.backends.iter().map(own).collect())
     }
 
-    fn start(&mut self, snapshot: Arc<Snapshot>, board: &Arc<Board>) {
+    fn start(&mut self, snapshot: Arc<Snapshot>, live_state: &Arc<LiveState>) {
         let feed = Arc::new(ArcSwap::new(snapshot.clone()));
         let setup = Setup { index: 0, cpu: None, seed: [7; 32], busy_poll_us: 0, batch_packets: 64 };
-        let running = engine::spawn(setup, feed.clone(), board.clone()).expect("a shard");
-        let door = self.door.take().expect("started once");
+        let running = engine::spawn(setup, feed.clone(), live_state.clone()).expect("a shard");
+        let listener_socket = self.listener_socket.take().expect("started once");
         let listen = Message::Listen(
             snapshot.listeners[0].clone(),
-            Ear { datagram: Some(door), stream: None, passed: false },
+            ListenerSockets { udp: Some(listener_socket), tcp: None, passed: false },
         );
         running.mailbox.send(listen).expect("the shard runs");
         self.running = Some((running, feed));
@@ -237,30 +237,30 @@ impl World for Sockets {
         running.mailbox.send(Message::Snapshot).expect("the shard runs");
     }
 
-    fn ask(&mut self, number: usize, at: IpAddr, octets: &[u8]) {
+    fn ask(&mut self, number: usize, at: IpAddr, bytes: &[u8]) {
         let to = SocketAddr::new(at, self.listen.port());
-        self.client(number).send_to(octets, to).expect("sent");
+        self.client(number).send_to(bytes, to).expect("sent");
     }
 
     fn client_hears(&mut self, number: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)> {
         let port = self.listen.port();
-        let (from, octets) = Self::receive(self.client(number), within)?;
+        let (from, bytes) = Self::receive(self.client(number), within)?;
         assert_eq!(from.port(), port, "answers come from the listener's port");
-        Some((from.ip(), octets))
+        Some((from.ip(), bytes))
     }
 
     fn backend_hears(&mut self, number: usize, within: Duration) -> Option<Vec<u8>> {
-        let (from, octets) = Self::receive(&self.backends[number - 1], within)?;
+        let (from, bytes) = Self::receive(&self.backends[number - 1], within)?;
         self.last.insert(number, from);
-        Some(octets)
+        Some(bytes)
     }
 
-    fn backend_says(&mut self, number: usize, octets: &[u8]) {
-        self.backends[number - 1].send_to(octets, self.last[&number]).expect("sent");
+    fn backend_says(&mut self, number: usize, bytes: &[u8]) {
+        self.backends[number - 1].send_to(bytes, self.last[&number]).expect("sent");
     }
 
-    fn stranger_says(&mut self, number: usize, octets: &[u8]) {
-        self.stranger.send_to(octets, self.last[&number]).expect("sent");
+    fn stranger_says(&mut self, number: usize, bytes: &[u8]) {
+        self.stranger.send_to(bytes, self.last[&number]).expect("sent");
     }
 
     fn pass(&mut self, span: Duration) {
@@ -281,7 +281,7 @@ impl Drop for Sockets {
 /// One scenario under way.
 struct Play<'w> {
     world: &'w mut dyn World,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
     slots: Slots,
     generation: u64,
     asked_at: BTreeMap<usize, IpAddr>,
@@ -299,22 +299,22 @@ impl Play<'_> {
         let Compiled { snapshot, slots, .. } = configured(&text, &self.slots, self.generation);
         self.slots = slots;
         for backend in snapshot.backends.iter().flatten() {
-            self.board.set_state(backend.slot, State::Up);
+            self.live_state.set_state(backend.slot, State::Up);
         }
         let snapshot = Arc::new(snapshot);
         if self.generation == 1 {
-            self.world.start(snapshot, &self.board);
+            self.world.start(snapshot, &self.live_state);
         } else {
             self.world.reload(snapshot);
             let generation = self.generation;
-            self.wait("the shard's word", |page| page.generation.load(Relaxed) == generation);
+            self.wait("the shard's word", |stats| stats.generation.load(Relaxed) == generation);
         }
     }
 
     /// Waits until the shard's page shows something.
-    fn wait(&mut self, what: &str, shown: impl Fn(&dnslob::live::ShardPage) -> bool) {
+    fn wait(&mut self, what: &str, shown: impl Fn(&dnslob::stats::live::ShardStats) -> bool) {
         let end = Instant::now() + PATIENCE;
-        while !shown(&self.board.shards()[0]) {
+        while !shown(&self.live_state.shards()[0]) {
             assert!(Instant::now() < end, "{what} does not come");
             self.world.pass(Duration::from_millis(1));
         }
@@ -337,37 +337,37 @@ impl Play<'_> {
                 assert_eq!(self.world.client_hears(number(), SILENCE), None);
             }
             ("c", "hears") => {
-                let (from, octets) = self.world.client_hears(number(), PATIENCE).expect("an answer");
+                let (from, bytes) = self.world.client_hears(number(), PATIENCE).expect("an answer");
                 assert_eq!(from, self.asked_at(number()), "from the address that was asked");
-                same(&octets, what).unwrap_or_else(|difference| panic!("{difference}"));
+                same(&bytes, what).unwrap_or_else(|difference| panic!("{difference}"));
             }
             ("b", "hears") if what == "nothing" => {
                 assert_eq!(self.world.backend_hears(number(), SILENCE), None);
             }
             ("b", "hears") => {
-                let octets = self.world.backend_hears(number(), PATIENCE).expect("a query");
-                same(&octets, what).unwrap_or_else(|difference| panic!("{difference}"));
-                self.heard.insert(number(), octets);
+                let bytes = self.world.backend_hears(number(), PATIENCE).expect("a query");
+                same(&bytes, what).unwrap_or_else(|difference| panic!("{difference}"));
+                self.heard.insert(number(), bytes);
             }
             ("b", "says") => {
-                let octets = self.answer(number(), what);
-                self.world.backend_says(number(), &octets);
+                let bytes = self.answer(number(), what);
+                self.world.backend_says(number(), &bytes);
             }
             ("s", "says") => {
                 let (to, what) = what.split_once(' ').expect("a backend and a message");
                 let to = to[1..].parse().expect("a number");
-                let octets = self.answer(to, what);
-                self.world.stranger_says(to, &octets);
+                let bytes = self.answer(to, what);
+                self.world.stranger_says(to, &bytes);
             }
             ("a", span) => self.world.pass(Duration::from_millis(span.parse().expect("milliseconds"))),
             ("c", label) => {
                 let reason = DropReason::ALL.into_iter().find(|r| r.label() == label).expect("a reason");
                 let count: u64 = what.parse().expect("a count");
-                self.wait(line, |page| page.dropped(reason).get() == count);
+                self.wait(line, |stats| stats.dropped(reason).get() == count);
             }
             ("o", count) => {
                 let count: u32 = count.parse().expect("a count");
-                self.wait(line, |page| page.outstanding_total.load(Relaxed) == count);
+                self.wait(line, |stats| stats.outstanding_total.load(Relaxed) == count);
             }
             _ => panic!("what is \"{line}\"?"),
         }
@@ -379,19 +379,19 @@ impl Play<'_> {
 
     /// An answer, under the id of the query that a backend heard last if the text leaves it open.
     fn answer(&self, backend: usize, text: &str) -> Vec<u8> {
-        let mut octets = message(text);
+        let mut bytes = message(text);
         if text.starts_with('*') {
-            octets[..2].copy_from_slice(&self.heard[&backend][..2]);
+            bytes[..2].copy_from_slice(&self.heard[&backend][..2]);
         }
-        octets
+        bytes
     }
 }
 
 fn play(text: &str, world: &mut dyn World) {
-    let board = Arc::new(Board::new(1, SLOTS));
+    let live_state = Arc::new(LiveState::new(1, SLOTS));
     let mut play = Play {
         world,
-        board,
+        live_state,
         slots: Slots::default(),
         generation: 0,
         asked_at: BTreeMap::new(),

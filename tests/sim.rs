@@ -11,15 +11,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use dnslob::addr::{BackendSlot, Client};
-use dnslob::config::snapshot::Retry;
+use dnslob::balance::{Kind, Policy};
+use dnslob::base::addr::{BackendSlot, Client};
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::TickDelta;
 use dnslob::engine::sim::{Path, Port, Seen, Server, Sim, sibling};
-use dnslob::live::{Board, PPM, State};
-use dnslob::rng::ShardRng;
-use dnslob::shard::policy::{Kind, Policy};
-use dnslob::shard::verdict::DropReason;
-use dnslob::time::TickDelta;
-use dnslob::wire::header::{self, Header};
+use dnslob::model::Retry;
+use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::live::{LiveState, PPM, State};
+use dnslob::wire::header;
+use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
 use support::farm::{Farm, backend, client};
 use support::message::{message, name};
@@ -62,19 +63,19 @@ fn seeds(count: u64, trial: impl Fn(u64)) {
 #[derive(Debug)]
 struct Ask {
     client: Client,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     sent: u32,
     heard: u32,
 }
 
 struct Model {
     farm: Farm,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
     sim: Sim,
     rng: ShardRng,
     servers: BTreeMap<SocketAddr, Server>,
     asks: Vec<Ask>,
-    /// Octets that are no query; they count as received all the same.
+    /// Bytes that are no query; they count as received all the same.
     noise: u64,
     /// Oversized datagrams, which never get as far as to be counted as queries.
     oversized: u64,
@@ -88,8 +89,8 @@ impl Model {
     fn new(seed: u64, shards: usize, backends: usize, configure: impl Fn(&mut Farm)) -> Self {
         let mut farm = Farm::new(backends);
         configure(&mut farm);
-        let board = farm.board(shards, SLOTS);
-        let sim = Sim::new(seed, &board, farm.snapshot());
+        let live_state = farm.live_state(shards, SLOTS);
+        let sim = Sim::new(seed, &live_state, farm.snapshot());
         let servers = farm
             .backends
             .iter()
@@ -98,7 +99,7 @@ impl Model {
             .collect();
         Self {
             farm,
-            board,
+            live_state,
             sim,
             rng: ShardRng::from_seed(seed ^ 0x5eed),
             servers,
@@ -118,26 +119,26 @@ impl Model {
     /// A new query of a random client, with a name of its own in random case.
     fn ask(&mut self) {
         let client = client(&format!("127.0.0.2:{}", 1_024 + self.rng.below(CLIENTS)));
-        let mut octets = message("* RD");
-        octets[..2].copy_from_slice(&self.rng.id().to_be_bytes());
-        octets[5] = 1;
-        octets.extend(name(&format!("q{}.zone{}.example", self.asks.len(), self.rng.below(20))));
-        for octet in &mut octets[header::LEN..] {
-            if octet.is_ascii_lowercase() && self.rng.chance(PPM / 2) {
-                octet.make_ascii_uppercase();
+        let mut bytes = message("* RD");
+        bytes[..2].copy_from_slice(&self.rng.id().to_be_bytes());
+        bytes[5] = 1;
+        bytes.extend(name(&format!("q{}.zone{}.example", self.asks.len(), self.rng.below(20))));
+        for byte in &mut bytes[header::LEN..] {
+            if byte.is_ascii_lowercase() && self.rng.chance(PPM / 2) {
+                byte.make_ascii_uppercase();
             }
         }
-        octets.extend([0, 1, 0, 1]);
-        self.asks.push(Ask { client, octets, sent: 0, heard: 0 });
+        bytes.extend([0, 1, 0, 1]);
+        self.asks.push(Ask { client, bytes, sent: 0, heard: 0 });
         self.send(self.asks.len() - 1);
     }
 
     /// Sends a query, or the same one again.
     fn send(&mut self, at: usize) {
-        let shard = self.below(self.board.shards().len());
+        let shard = self.below(self.live_state.shards().len());
         let ask = &mut self.asks[at];
         ask.sent += 1;
-        self.sim.ask(shard, ask.client, &ask.octets);
+        self.sim.ask(shard, ask.client, &ask.bytes);
     }
 
     /// Lets time pass; the backends answer what they hear, and what clients hear is checked.
@@ -146,33 +147,33 @@ impl Model {
         while let Some(seen) = self.sim.next(end) {
             self.digest = digest(self.digest, self.sim.now().0);
             match seen {
-                Seen::Query { backend, port, octets } => self.at_backend(backend, port, octets),
-                Seen::Answer { client, octets } => self.at_client(client, &octets),
+                Seen::Query { backend, port, bytes } => self.at_backend(backend, port, bytes),
+                Seen::Answer { client, bytes } => self.at_client(client, &bytes),
             }
         }
     }
 
-    fn at_backend(&mut self, backend: SocketAddr, port: Port, octets: Vec<u8>) {
-        octets.iter().for_each(|o| self.digest = digest(self.digest, u64::from(*o)));
-        if let Some((after, answer)) = self.servers[&backend].answer(&octets, &mut self.rng) {
+    fn at_backend(&mut self, backend: SocketAddr, port: Port, bytes: Vec<u8>) {
+        bytes.iter().for_each(|o| self.digest = digest(self.digest, u64::from(*o)));
+        if let Some((after, answer)) = self.servers[&backend].answer(&bytes, &mut self.rng) {
             self.sim.answer(port, after, &answer);
         }
-        self.last = Some((port, octets));
+        self.last = Some((port, bytes));
     }
 
     /// The heart of it: this client asked that, under this id, and has not heard more answers
     /// than it sent queries.
-    fn at_client(&mut self, client: Client, octets: &[u8]) {
-        octets.iter().for_each(|o| self.digest = digest(self.digest, u64::from(*o)));
-        let head = Header::parse(octets).expect("a header");
+    fn at_client(&mut self, client: Client, bytes: &[u8]) {
+        bytes.iter().for_each(|o| self.digest = digest(self.digest, u64::from(*o)));
+        let head = Header::parse(bytes).expect("a header");
         assert!(head.is_response());
         assert_ne!(head.rcode(), FORGED, "a forged answer got through");
-        let question = Question::parse(octets).expect("a question");
+        let question = Question::parse(bytes).expect("a question");
         let label = String::from_utf8_lossy(&question.qname[2..1 + usize::from(question.qname[0])]);
         let ask = &mut self.asks[label.parse::<usize>().expect("a query's number")];
         assert_eq!(client, ask.client, "heard by another client");
-        assert_eq!(octets[..2], ask.octets[..2], "under another id");
-        assert_eq!(octets[header::LEN..question.end], ask.octets[header::LEN..question.end]);
+        assert_eq!(bytes[..2], ask.bytes[..2], "under another id");
+        assert_eq!(bytes[header::LEN..question.end], ask.bytes[header::LEN..question.end]);
         ask.heard += 1;
         assert!(ask.heard <= ask.sent, "answered {} times, asked {}", ask.heard, ask.sent);
     }
@@ -186,7 +187,7 @@ impl Model {
     fn add(&mut self) {
         let free = (0..SLOTS).find(|at| {
             self.farm.backends.get(*at).is_none_or(Option::is_none)
-                && self.board.shards().iter().all(|s| s.attached[*at].load(Relaxed) == 0)
+                && self.live_state.shards().iter().all(|s| s.attached[*at].load(Relaxed) == 0)
         });
         let Some(at) = free else { return };
         let mut fresh = backend(self.made);
@@ -198,7 +199,7 @@ impl Model {
             self.farm.backends.resize(at + 1, None);
         }
         self.farm.backends[at] = Some(fresh);
-        self.board.set_state(BackendSlot(at as u16), State::Up);
+        self.live_state.set_state(BackendSlot(at as u16), State::Up);
     }
 
     /// Takes a backend out, but never the last one.
@@ -232,7 +233,7 @@ impl Model {
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
-        self.board.shards().iter().map(|s| s.dropped(reason).get()).sum()
+        self.live_state.shards().iter().map(|s| s.dropped(reason).get()).sum()
     }
 
     fn heard(&self) -> u64 {
@@ -249,27 +250,31 @@ impl Model {
         self.pass(TickDelta::from_ms(7_000));
         for (index, shard) in self.sim.shards().enumerate() {
             shard.check_invariants();
-            let page = &self.board.shards()[index];
+            let stats = &self.live_state.shards()[index];
             let [claimed, settled, expired, released] = shard.totals();
             assert_eq!(shard.outstanding(), 0, "shard {index} drains");
             assert_eq!(shard.next_deadline(), None, "shard {index} waits for nothing");
             assert_eq!(claimed, settled + expired + released);
-            let lost_the_race = settled - page.responses.get();
-            assert!(lost_the_race <= page.retries.get(), "what is settled is delivered, or had a second try");
-            assert_eq!(page.outstanding_total.load(Relaxed), 0);
-            let sent: u64 = (0..SLOTS).map(|at| u64::from(page.sent[at].load(Relaxed))).sum();
+            let lost_the_race = settled - stats.responses.get();
+            assert!(
+                lost_the_race <= stats.retries.get(),
+                "what is settled is delivered, or had a second try"
+            );
+            assert_eq!(stats.outstanding_total.load(Relaxed), 0);
+            let sent: u64 = (0..SLOTS).map(|at| u64::from(stats.sent[at].load(Relaxed))).sum();
             assert_eq!(sent, claimed, "what counts against qps is what was claimed");
-            let queries =
-                ended(&|reason| page.dropped(reason).get()) + page.responses.get() + page.self_answered.get();
-            assert_eq!(page.queries.get(), queries, "each query of shard {index} has one end");
+            let queries = ended(&|reason| stats.dropped(reason).get())
+                + stats.responses.get()
+                + stats.self_answered.get();
+            assert_eq!(stats.queries.get(), queries, "each query of shard {index} has one end");
         }
         for at in 0..SLOTS {
-            assert_eq!(self.board.outstanding(BackendSlot(at as u16)), 0, "slot {at} is idle");
+            assert_eq!(self.live_state.outstanding(BackendSlot(at as u16)), 0, "slot {at} is idle");
         }
-        let arrived: u64 = self.board.shards().iter().map(|s| s.queries.get()).sum();
+        let arrived: u64 = self.live_state.shards().iter().map(|s| s.queries.get()).sum();
         assert_eq!(arrived + self.oversized, self.sent() + self.noise, "all that was sent arrived");
         let answered: u64 =
-            self.board.shards().iter().map(|s| s.responses.get() + s.self_answered.get()).sum();
+            self.live_state.shards().iter().map(|s| s.responses.get() + s.self_answered.get()).sum();
         assert!(self.heard() <= answered && answered <= self.heard() + self.noise);
     }
 
@@ -362,7 +367,7 @@ fn retry_saves_what_a_dead_server_gets() {
         }
         model.finish();
         model.expect_all_answered();
-        let retries: u64 = model.board.shards().iter().map(|s| s.retries.get()).sum();
+        let retries: u64 = model.live_state.shards().iter().map(|s| s.retries.get()).sum();
         assert!(retries > 0, "{kind:?}: some queries met the dead one");
     });
 }
@@ -381,7 +386,7 @@ fn retry_keeps_its_budget() {
         model.pass(TickDelta::from_ms(5));
     }
     model.finish();
-    let retries = model.board.shards()[0].retries.get();
+    let retries = model.live_state.shards()[0].retries.get();
     // A tenth of 8000, and the hundred that a pool begins with.
     assert!((700..=900).contains(&retries), "{retries} second tries");
     assert_eq!(model.dropped(DropReason::Timeout), 8_000, "each query times out once");
@@ -441,9 +446,9 @@ fn step(model: &mut Model) {
         71..76 => {
             let (at, state) = (model.below(SLOTS), model.rng.below(4));
             let state = [State::Up, State::Up, State::Down, State::Draining][state as usize];
-            model.board.set_state(BackendSlot(at as u16), state);
+            model.live_state.set_state(BackendSlot(at as u16), state);
             if model.rng.chance(PPM / 8) {
-                (0..SLOTS as u16).for_each(|at| model.board.set_state(BackendSlot(at), State::Down));
+                (0..SLOTS as u16).for_each(|at| model.live_state.set_state(BackendSlot(at), State::Down));
             }
         }
         76..82 => {
@@ -481,35 +486,35 @@ fn step(model: &mut Model) {
 
 /// An answer by somebody who saw the query, but for one thing.
 fn forge(model: &mut Model) {
-    let Some((port, mut octets)) = model.last.clone() else { return };
-    octets[2] |= header::QR;
-    octets[3] |= FORGED;
+    let Some((port, mut bytes)) = model.last.clone() else { return };
+    bytes[2] |= header::QR;
+    bytes[3] |= FORGED;
     let mut port = port;
     match model.rng.below(3) {
-        0 => octets[1] = octets[1].wrapping_add(1 + model.rng.below(255) as u8),
+        0 => bytes[1] = bytes[1].wrapping_add(1 + model.rng.below(255) as u8),
         1 => port = sibling(port, (port.route.socket.0 + 1 + model.rng.below(3) as u16) % 4),
         _ => {
             // The first digit behind the q becomes a letter.
-            octets[header::LEN + 2] = b'x';
+            bytes[header::LEN + 2] = b'x';
         }
     }
-    model.sim.answer(port, TickDelta(0), &octets);
+    model.sim.answer(port, TickDelta(0), &bytes);
 }
 
-/// Octets that are no query, from an address that may ask.
+/// Bytes that are no query, from an address that may ask.
 fn noise(model: &mut Model) {
     let length = [0, 5, 12, 40, 5_000][model.below(5)];
-    let mut octets: Vec<u8> = (0..length).map(|_| model.rng.u32() as u8).collect();
+    let mut bytes: Vec<u8> = (0..length).map(|_| model.rng.u32() as u8).collect();
     // What is long enough to be a query says that it is none.
-    if let Some(flags) = octets.get_mut(2) {
+    if let Some(flags) = bytes.get_mut(2) {
         *flags |= header::QR;
     }
-    if octets.len() > 4_096 {
+    if bytes.len() > 4_096 {
         model.oversized += 1;
     }
     model.noise += 1;
-    let shard = model.below(model.board.shards().len());
-    model.sim.ask(shard, client("127.0.0.3:53"), &octets);
+    let shard = model.below(model.live_state.shards().len());
+    model.sim.ask(shard, client("127.0.0.3:53"), &bytes);
 }
 
 #[test]
@@ -573,7 +578,7 @@ fn shards_keep_a_servers_qps_together() {
         farm.backends[1].as_mut().expect("a backend").order = 2;
     });
     let first = |model: &Model| -> u64 {
-        model.board.shards().iter().map(|s| s.backend(BackendSlot(0)).queries.get()).sum()
+        model.live_state.shards().iter().map(|s| s.backend(BackendSlot(0)).queries.get()).sum()
     };
     let mut before = 0;
     for second in 0..8 {

@@ -1,4 +1,4 @@
-//! Connections without sockets: octets in any pieces, chores done in any portions, servers of every
+//! Connections without sockets: bytes in any pieces, chores done in any portions, servers of every
 //! temper. What is counted must add up, and no query may be lost that some server would have served.
 
 #[path = "streams/evict.rs"]
@@ -12,17 +12,19 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use dnslob::addr::{BackendSlot, Client, LocalSlot, Route, StreamSlot};
-use dnslob::config::snapshot::{Listener, ProxyHeader, Snapshot};
-use dnslob::live::{Board, State};
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
+use dnslob::base::addr::{BackendSlot, Client, ConnectionSlot, LocalSlot, Route};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
+use dnslob::model::{Listener, ProxyHeader, Snapshot};
 use dnslob::shard::Shard;
-use dnslob::shard::lines::LineWish;
-use dnslob::shard::streamed::{Chore, Resumed};
-use dnslob::shard::streams::{LineEnd, StreamEnd, StreamWish};
-use dnslob::shard::verdict::{DropReason, Verdict};
-use dnslob::time::{Tick, TickDelta};
+use dnslob::shard::backend::BackendInterest;
+use dnslob::shard::client::ClientInterest;
+use dnslob::shard::client::events::{PendingWork, Resumed};
+use dnslob::shard::verdict::Verdict;
+use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason};
+use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::live::{LiveState, State};
 use dnslob::wire::keepalive;
 use support::farm::{Farm, client};
 
@@ -30,24 +32,24 @@ const CLIENT: &str = "127.0.0.1:4000";
 
 /// A query for `q<number>.example`, type A, or a transfer of it.
 fn query(id: u16, number: u32, qtype: u16) -> Vec<u8> {
-    let mut octets = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    octets[..2].copy_from_slice(&id.to_be_bytes());
+    let mut bytes = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    bytes[..2].copy_from_slice(&id.to_be_bytes());
     let label = format!("q{number}");
-    octets.push(label.len() as u8);
-    octets.extend(label.bytes());
-    octets.extend(b"\x07example\0");
-    octets.extend(qtype.to_be_bytes());
-    octets.extend([0, 1]);
-    octets
+    bytes.push(label.len() as u8);
+    bytes.extend(label.bytes());
+    bytes.extend(b"\x07example\0");
+    bytes.extend(qtype.to_be_bytes());
+    bytes.extend([0, 1]);
+    bytes
 }
 
 /// An answer to a query: its header and question, then `records`, so many.
 fn answer(query: &[u8], records: &[u8], count: u8) -> Vec<u8> {
-    let mut octets = query.to_vec();
-    octets[2] |= 0x80;
-    octets[7] = count;
-    octets.extend(records);
-    octets
+    let mut bytes = query.to_vec();
+    bytes[2] |= 0x80;
+    bytes[7] = count;
+    bytes.extend(records);
+    bytes
 }
 
 fn soa() -> Vec<u8> {
@@ -60,15 +62,15 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// The messages of a stream of octets; panics if some octets are left.
-fn messages(mut octets: &[u8]) -> Vec<Vec<u8>> {
+/// The messages of a stream of bytes; panics if some bytes are left.
+fn messages(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
-    while let Some((length, rest)) = octets.split_at_checked(2) {
+    while let Some((length, rest)) = bytes.split_at_checked(2) {
         let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
         all.push(rest[..length].to_vec());
-        octets = &rest[length..];
+        bytes = &rest[length..];
     }
-    assert!(octets.is_empty(), "whole frames");
+    assert!(bytes.is_empty(), "whole frames");
     all
 }
 
@@ -97,27 +99,27 @@ struct Far {
 /// A shard with simulated connections.
 struct World {
     shard: Shard,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
     snapshot: Arc<Snapshot>,
     now: Tick,
     rng: ShardRng,
     tempers: Vec<Temper>,
     lines: BTreeMap<(u16, u16), Far>,
-    /// Octets that clients got, and why their connections ended.
+    /// Bytes that clients got, and why their connections ended.
     got: BTreeMap<u32, Vec<u8>>,
-    ended: BTreeMap<u32, StreamEnd>,
+    ended: BTreeMap<u32, ClientCloseReason>,
     read_off: BTreeSet<u32>,
     datagrams: VecDeque<(Verdict, Vec<u8>)>,
-    /// Octets that a connection takes at a time.
+    /// Bytes that a connection takes at a time.
     portion: usize,
 }
 
 impl World {
     fn new(farm: &Farm, seed: u64) -> Self {
-        let (shard, board, snapshot) = farm.shard(seed);
+        let (shard, live_state, snapshot) = farm.shard(seed);
         let mut world = Self {
             shard,
-            board,
+            live_state,
             snapshot,
             now: Tick(1_000_000_000),
             rng: ShardRng::from_seed(seed),
@@ -133,7 +135,7 @@ impl World {
         world
     }
 
-    fn connect(&mut self, address: &str) -> Option<StreamSlot> {
+    fn connect(&mut self, address: &str) -> Option<ConnectionSlot> {
         let listener = self.snapshot.listeners[0].clone();
         let stream = self.shard.on_accept(client(address).peer, &listener, LocalSlot::LISTENER)?;
         self.got.insert(stream.0, Vec::new());
@@ -142,14 +144,13 @@ impl World {
         Some(stream)
     }
 
-    fn send(&mut self, stream: StreamSlot, octets: &[u8]) {
+    fn send(&mut self, stream: ConnectionSlot, bytes: &[u8]) {
         let Self { shard, datagrams, .. } = self;
-        shard
-            .on_stream_octets(stream, octets, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
-        self.chores();
+        shard.on_client_bytes(stream, bytes, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        self.pending();
     }
 
-    fn ask(&mut self, stream: StreamSlot, id: u16, number: u32) {
+    fn ask(&mut self, stream: ConnectionSlot, id: u16, number: u32) {
         self.send(stream, &framed(&query(id, number, 1)));
     }
 
@@ -161,7 +162,7 @@ impl World {
             let Self { shard, datagrams, .. } = self;
             shard.on_tick(&mut |v, o| datagrams.push_back((v, o.to_vec())));
             self.resume();
-            self.chores();
+            self.pending();
             if self.now >= until {
                 break;
             }
@@ -177,101 +178,103 @@ impl World {
         {}
     }
 
-    /// What the engine would do; a connection takes `portion` octets, then no more this time.
-    fn chores(&mut self) {
-        while let Some(chore) = self.shard.next_chore() {
+    /// What the engine would do; a connection takes `portion` bytes, then no more this time.
+    fn pending(&mut self) {
+        while let Some(chore) = self.shard.next_pending() {
             match chore {
-                Chore::Stream(stream) => self.serve_stream(stream),
-                Chore::Line(line) => self.serve_line(line),
-                Chore::Passage(_) => unreachable!("no forward here"),
+                PendingWork::Client(stream) => self.serve_client(stream),
+                PendingWork::Backend(line) => self.serve_backend(line),
+                PendingWork::Relay(_) => unreachable!("no forward here"),
             }
         }
     }
 
-    fn serve_stream(&mut self, stream: StreamSlot) {
+    fn serve_client(&mut self, stream: ConnectionSlot) {
         if self.ended.contains_key(&stream.0) {
             return;
         }
-        let octets = self.shard.stream_output(stream);
-        let taken = octets[..octets.len().min(self.portion)].to_vec();
-        self.shard.stream_written(stream, taken.len());
+        let bytes = self.shard.client_output(stream);
+        let taken = bytes[..bytes.len().min(self.portion)].to_vec();
+        self.shard.client_written(stream, taken.len());
         self.got.get_mut(&stream.0).expect("an open one").extend(taken);
-        match self.shard.stream_wish(stream) {
-            StreamWish::Close(why) => self.close(stream, why),
-            StreamWish::Serve { read: false } => {
+        match self.shard.client_interest(stream) {
+            ClientInterest::Close(why) => self.close(stream, why),
+            ClientInterest::Serve { read: false } => {
                 self.read_off.insert(stream.0);
             }
-            StreamWish::Serve { read: true } => {
+            ClientInterest::Serve { read: true } => {
                 self.read_off.remove(&stream.0);
             }
         }
     }
 
-    /// A connection has room for octets: an engine hears of that only if it has some to write.
-    fn on_room(&mut self, stream: StreamSlot) {
-        if !self.ended.contains_key(&stream.0) && !self.shard.stream_output(stream).is_empty() {
-            self.serve_stream(stream);
+    /// A connection has room for bytes: an engine hears of that only if it has some to write.
+    fn on_room(&mut self, stream: ConnectionSlot) {
+        if !self.ended.contains_key(&stream.0) && !self.shard.client_output(stream).is_empty() {
+            self.serve_client(stream);
         }
     }
 
-    fn close(&mut self, stream: StreamSlot, why: StreamEnd) {
+    fn close(&mut self, stream: ConnectionSlot, why: ClientCloseReason) {
         self.ended.insert(stream.0, why);
-        self.shard.on_stream_closed(stream, why);
+        self.shard.on_client_closed(stream, why);
     }
 
-    fn serve_line(&mut self, line: Route) {
+    fn serve_backend(&mut self, line: Route) {
         let key = (line.backend.0, line.socket.0);
-        if self.shard.line_wish(line) == LineWish::Close {
+        if self.shard.backend_interest(line) == BackendInterest::Close {
             self.lines.remove(&key);
-            return self.close_line(line, None);
+            return self.close_backend(line, None);
         }
         let temper = self.tempers[line.backend.index()];
         let is_open = self.lines.contains_key(&key);
         if !is_open {
             match temper {
-                Temper::Refuses => return self.close_line(line, Some(LineEnd::Refused)),
+                Temper::Refuses => return self.close_backend(line, Some(BackendCloseReason::Refused)),
                 Temper::NeverConnects => {
                     self.lines.insert(key, Far::default());
                 }
                 Temper::Answers | Temper::NeverAnswers | Temper::ClosesAfterEach => {
                     self.lines.insert(key, Far { open: true, ..Far::default() });
-                    self.shard.on_line_open(line);
+                    self.shard.on_backend_open(line);
                 }
             }
         }
         let far = self.lines.get_mut(&key).expect("just made");
         if far.open {
-            let octets = self.shard.line_output(line).to_vec();
-            far.heard.extend(&octets);
-            self.shard.line_written(line, octets.len());
+            let bytes = self.shard.backend_output(line).to_vec();
+            far.heard.extend(&bytes);
+            self.shard.backend_written(line, bytes.len());
         }
     }
 
-    fn close_line(&mut self, line: Route, why: Option<LineEnd>) {
+    fn close_backend(&mut self, line: Route, why: Option<BackendCloseReason>) {
         let Self { shard, datagrams, .. } = self;
-        shard.on_line_closed(line, why, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        shard.on_backend_closed(line, why, &mut |v, o| datagrams.push_back((v, o.to_vec())));
     }
 
     /// The queries that servers have heard by lines.
     fn heard(&self) -> Vec<(Route, Vec<u8>)> {
-        let route =
-            |key: &(u16, u16)| Route { backend: BackendSlot(key.0), socket: dnslob::addr::SocketSlot(key.1) };
+        let route = |key: &(u16, u16)| Route {
+            backend: BackendSlot(key.0),
+            socket: dnslob::base::addr::SocketSlot(key.1),
+        };
         let each = |(key, far): (&(u16, u16), &Far)| {
             messages(&far.heard).into_iter().map(|m| (route(key), m)).collect::<Vec<_>>()
         };
         self.lines.iter().flat_map(each).collect()
     }
 
-    fn tell(&mut self, line: Route, octets: &[u8]) {
+    fn tell(&mut self, line: Route, bytes: &[u8]) {
         let Self { shard, datagrams, .. } = self;
-        shard.on_line_octets(line, octets, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
-        self.chores();
+        shard.on_backend_bytes(line, bytes, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        self.pending();
     }
 
     /// Every server does once what its temper is.
     fn servers_turn(&mut self) {
         for key in self.lines.keys().copied().collect::<Vec<_>>() {
-            let line = Route { backend: BackendSlot(key.0), socket: dnslob::addr::SocketSlot(key.1) };
+            let line = Route { backend: BackendSlot(key.0), socket: dnslob::base::addr::SocketSlot(key.1) };
             let Some(far) = self.lines.get_mut(&key) else { continue };
             let heard = messages(&std::mem::take(&mut far.heard));
             match self.tempers[line.backend.index()] {
@@ -290,16 +293,16 @@ impl World {
                     if let Some(first) = heard.first() {
                         self.tell(line, &framed(&answer(first, &[], 0)));
                         if self.lines.remove(&key).is_some() {
-                            self.close_line(line, Some(LineEnd::Closed));
-                            self.chores();
+                            self.close_backend(line, Some(BackendCloseReason::Closed));
+                            self.pending();
                         }
                     }
                 }
                 Temper::NeverAnswers => {}
                 Temper::Refuses | Temper::NeverConnects => {
                     if !heard.is_empty() && self.lines.remove(&key).is_some() {
-                        self.close_line(line, Some(LineEnd::Broken));
-                        self.chores();
+                        self.close_backend(line, Some(BackendCloseReason::Broken));
+                        self.pending();
                     }
                 }
             }
@@ -309,26 +312,26 @@ impl World {
     /// A client asks by a datagram, and its server answers by a line, at more length than that
     /// client can take.
     fn answer_at_length(&mut self, from: Client) {
-        let mut octets = query(77, 5, 1);
-        let length = octets.len();
-        octets.resize(600, 0);
-        let verdict = self.shard.on_query(from, &mut Packet::new(&mut octets, 0, length));
+        let mut bytes = query(77, 5, 1);
+        let length = bytes.len();
+        bytes.resize(600, 0);
+        let verdict = self.shard.on_query(from, &mut Packet::new(&mut bytes, 0, length));
         assert_eq!(verdict, Verdict::Hold);
-        self.chores();
+        self.pending();
         let (line, heard) = self.heard().remove(0);
         let record = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 2, 88][..], &[0; 600]].concat();
         self.tell(line, &framed(&answer(&heard, &record, 1)));
     }
 
-    fn ends(&self, why: StreamEnd) -> u64 {
-        self.board.shards()[0].streams.ended(why).get()
+    fn ends(&self, why: ClientCloseReason) -> u64 {
+        self.live_state.shards()[0].clients.ended(why).get()
     }
 
     fn drops(&self, reason: DropReason) -> u64 {
-        self.board.shards()[0].dropped(reason).get()
+        self.live_state.shards()[0].dropped(reason).get()
     }
 
-    fn got(&self, stream: StreamSlot) -> Vec<Vec<u8>> {
+    fn got(&self, stream: ConnectionSlot) -> Vec<Vec<u8>> {
         messages(&self.got[&stream.0])
     }
 
@@ -344,8 +347,8 @@ impl World {
 fn queries_in_any_pieces_are_answered_in_the_order_of_their_answers() {
     let mut world = World::new(&Farm::new(1), 1);
     let stream = world.connect(CLIENT).expect("taken");
-    let octets: Vec<u8> = (0..9).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
-    for piece in octets.chunks(5) {
+    let bytes: Vec<u8> = (0..9).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    for piece in bytes.chunks(5) {
         world.send(stream, piece);
     }
     assert_eq!(world.heard().len(), 9, "all go by one line");
@@ -363,12 +366,12 @@ fn queries_in_any_pieces_are_answered_in_the_order_of_their_answers() {
 fn a_connection_has_so_many_queries_in_flight_and_the_rest_wait_unread() {
     let mut farm = Farm::new(1);
     let mut listener = (*farm.listeners[0]).clone();
-    listener.streams.in_flight = 2;
+    listener.connection_options.in_flight = 2;
     farm.listeners = vec![Arc::new(listener)];
     let mut world = World::new(&farm, 2);
     let stream = world.connect(CLIENT).expect("taken");
-    let octets: Vec<u8> = (0..5).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
-    world.send(stream, &octets);
+    let bytes: Vec<u8> = (0..5).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    world.send(stream, &bytes);
     world.pass(0);
     assert_eq!(world.heard().len(), 2);
     assert!(world.read_off.contains(&stream.0));
@@ -380,7 +383,7 @@ fn a_connection_has_so_many_queries_in_flight_and_the_rest_wait_unread() {
 /// One query in flight at a time.
 fn one_at_a_time(farm: &mut Farm) {
     let mut listener = (*farm.listeners[0]).clone();
-    listener.streams.in_flight = 1;
+    listener.connection_options.in_flight = 1;
     farm.listeners = vec![Arc::new(listener)];
 }
 
@@ -393,8 +396,8 @@ fn no_query(id: u16) -> Vec<u8> {
 fn a_connection_at_its_limit_is_read_again_when_its_query_is_lost() {
     let mut farm = Farm::new(1);
     one_at_a_time(&mut farm);
-    farm.globals.streams.receive_timeout = TickDelta::from_ms(60_000);
-    farm.backends[0].as_mut().expect("one").lines.receive_timeout = TickDelta::from_ms(600);
+    farm.globals.client_connections.receive_timeout = TickDelta::from_ms(60_000);
+    farm.backends[0].as_mut().expect("one").connections.receive_timeout = TickDelta::from_ms(600);
     let mut world = World::new(&farm, 21);
     world.tempers = vec![Temper::NeverAnswers];
     let stream = world.connect(CLIENT).expect("taken");
@@ -426,8 +429,8 @@ fn a_connection_is_read_again_when_all_that_it_held_is_dropped() {
 fn a_query_half_sent_has_its_time_from_when_it_is_read_again() {
     let mut farm = Farm::new(1);
     one_at_a_time(&mut farm);
-    let lines = &mut farm.backends[0].as_mut().expect("one").lines;
-    (lines.receive_timeout, lines.tries) = (TickDelta::from_ms(15_000), 1);
+    let connections = &mut farm.backends[0].as_mut().expect("one").connections;
+    (connections.receive_timeout, connections.tries) = (TickDelta::from_ms(15_000), 1);
     let mut world = World::new(&farm, 23);
     world.tempers = vec![Temper::NeverAnswers];
     let stream = world.connect(CLIENT).expect("taken");
@@ -438,13 +441,17 @@ fn a_query_half_sent_has_its_time_from_when_it_is_read_again() {
     world.pass(5_000);
     assert_eq!((world.shard.outstanding(), world.ended.get(&stream.0)), (0, None), "lost, and open");
     world.pass(12_000);
-    assert_eq!(world.ended.get(&stream.0), Some(&StreamEnd::ReadTimeout), "the second half never comes");
+    assert_eq!(
+        world.ended.get(&stream.0),
+        Some(&ClientCloseReason::ReadTimeout),
+        "the second half never comes"
+    );
 }
 
 #[test]
 fn a_little_that_is_taken_now_and_then_makes_no_connection_last_longer() {
     let mut farm = Farm::new(1);
-    farm.globals.streams.duration = TickDelta::from_ms(30_000);
+    farm.globals.client_connections.duration = TickDelta::from_ms(30_000);
     let mut world = World::new(&farm, 24);
     let stream = world.connect(CLIENT).expect("taken");
     world.portion = 0;
@@ -454,11 +461,15 @@ fn a_little_that_is_taken_now_and_then_makes_no_connection_last_longer() {
         assert!(!world.ended.contains_key(&stream.0), "{second} s");
         world.pass(1_000);
         world.portion = usize::from(second % 5 == 0);
-        world.serve_stream(stream);
+        world.serve_client(stream);
         world.portion = 0;
     }
     world.pass(1_000);
-    assert_eq!(world.ended.get(&stream.0), Some(&StreamEnd::Duration), "and once more what it may wait");
+    assert_eq!(
+        world.ended.get(&stream.0),
+        Some(&ClientCloseReason::Duration),
+        "and once more what it may wait"
+    );
     assert!(world.got[&stream.0].len() > 5, "it has taken some");
     world.shard.check_invariants();
 }
@@ -467,22 +478,22 @@ fn a_little_that_is_taken_now_and_then_makes_no_connection_last_longer() {
 fn what_was_read_before_a_connections_time_was_up_is_answered() {
     let mut farm = Farm::new(1);
     one_at_a_time(&mut farm);
-    farm.globals.streams.duration = TickDelta::from_ms(5_000);
+    farm.globals.client_connections.duration = TickDelta::from_ms(5_000);
     let mut world = World::new(&farm, 25);
     let stream = world.connect(CLIENT).expect("taken");
-    let octets: Vec<u8> = (0..3).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
-    world.send(stream, &octets);
+    let bytes: Vec<u8> = (0..3).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    world.send(stream, &bytes);
     world.pass(6_000);
     assert!(world.ended.is_empty(), "its first query is still asked");
     world.settle();
-    assert_eq!((world.got(stream).len(), world.ended[&stream.0]), (3, StreamEnd::Duration));
+    assert_eq!((world.got(stream).len(), world.ended[&stream.0]), (3, ClientCloseReason::Duration));
 }
 
 /// A farm with so many connections, beyond the limit from which on they must go sooner.
-fn crowded(seed: u64) -> (World, Vec<StreamSlot>) {
+fn crowded(seed: u64) -> (World, Vec<ConnectionSlot>) {
     let mut farm = Farm::new(1);
-    farm.globals.streams.connections = 10;
-    farm.globals.streams.overload_percent = 50;
+    farm.globals.client_connections.connections = 10;
+    farm.globals.client_connections.overload_percent = 50;
     let mut world = World::new(&farm, seed);
     let streams = (0..9).map(|_| world.connect(CLIENT).expect("taken")).collect();
     (world, streams)
@@ -498,8 +509,8 @@ fn near_the_limit_nobody_wins_time_by_half_a_query_or_by_taking_no_answer() {
     world.pass(0);
     world.portion = usize::MAX;
     world.pass(2_000);
-    assert_eq!(world.ended.get(&streams[0].0), Some(&StreamEnd::ReadTimeout));
-    assert_eq!(world.ended.get(&streams[1].0), Some(&StreamEnd::WriteTimeout));
+    assert_eq!(world.ended.get(&streams[0].0), Some(&ClientCloseReason::ReadTimeout));
+    assert_eq!(world.ended.get(&streams[1].0), Some(&ClientCloseReason::WriteTimeout));
     world.shard.check_invariants();
 }
 
@@ -513,47 +524,47 @@ fn near_the_limit_a_connection_is_closed_after_its_answers() {
     assert!(world.ended.is_empty());
     world.settle();
     assert_eq!(world.got(streams[0]).len(), 3, "each is answered");
-    assert_eq!(world.ended, BTreeMap::from([(streams[0].0, StreamEnd::Overload)]));
+    assert_eq!(world.ended, BTreeMap::from([(streams[0].0, ClientCloseReason::Overload)]));
     // What is dropped is over, too; what follows in the same read is not.
     world.send(streams[1], &[no_query(1), framed(&query(2, 2, 1))].concat());
     world.settle();
-    assert_eq!((world.got(streams[1]).len(), world.ended[&streams[1].0]), (1, StreamEnd::Overload));
+    assert_eq!((world.got(streams[1]).len(), world.ended[&streams[1].0]), (1, ClientCloseReason::Overload));
     world.shard.check_invariants();
 }
 
 /// A query whose sender would know how long its connection may stay, and its answer with a record
-/// of so many octets.
+/// of so many bytes.
 fn query_with_keepalive(id: u16) -> Vec<u8> {
-    let mut octets = query(id, 1, 1);
-    octets[11] = 1;
-    octets.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0]);
-    octets
+    let mut bytes = query(id, 1, 1);
+    bytes[11] = 1;
+    bytes.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0]);
+    bytes
 }
 
 fn answer_with_opt(asked: &[u8], length: u16) -> Vec<u8> {
-    let mut octets = asked[..asked.len() - 11].to_vec();
-    octets[2] |= 0x80;
-    octets[7] = 1;
-    octets.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
-    octets.extend(length.to_be_bytes());
-    octets.resize(octets.len() + usize::from(length), 0);
-    octets.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
-    octets
+    let mut bytes = asked[..asked.len() - 11].to_vec();
+    bytes[2] |= 0x80;
+    bytes[7] = 1;
+    bytes.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
+    bytes.extend(length.to_be_bytes());
+    bytes.resize(bytes.len() + usize::from(length), 0);
+    bytes.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    bytes
 }
 
 #[test]
 fn a_client_is_told_how_long_its_connection_stays_which_is_no_time_when_it_ends() {
-    type Set = fn(&mut dnslob::config::snapshot::StreamLimits);
-    let cases: [(Set, u64); 5] = [
+    type Set = fn(&mut dnslob::model::ClientConnectionLimits);
+    let query_table: [(Set, u64); 5] = [
         (|_| {}, 10_000),
         (|l| l.receive_timeout = TickDelta::from_ms(50), 100),
         (|l| l.queries = 1, 0),
         (|l| l.connections = 1, 0),
         (|l| (l.connections, l.overload_percent) = (1, 0), 10_000),
     ];
-    for (at, (set, told)) in cases.into_iter().enumerate() {
+    for (at, (set, told)) in query_table.into_iter().enumerate() {
         let mut farm = Farm::new(1);
-        set(&mut farm.globals.streams);
+        set(&mut farm.globals.client_connections);
         let mut world = World::new(&farm, 28);
         let stream = world.connect(CLIENT).expect("taken");
         world.send(stream, &framed(&query_with_keepalive(1)));
@@ -566,7 +577,7 @@ fn a_client_is_told_how_long_its_connection_stays_which_is_no_time_when_it_ends(
     let mut world = World::new(&Farm::new(1), 28);
     let stream = world.connect(CLIENT).expect("taken");
     world.send(stream, &framed(&query_with_keepalive(1)));
-    world.shard.finish_streams(None);
+    world.shard.finish_clients(None);
     let (line, asked) = world.heard().remove(0);
     world.tell(line, &framed(&answer_with_opt(&asked, 10)));
     assert_eq!(keepalive::timeout(&world.got(stream)[0]), Some(TickDelta(0)));
@@ -575,7 +586,7 @@ fn a_client_is_told_how_long_its_connection_stays_which_is_no_time_when_it_ends(
 #[test]
 fn a_connection_of_a_closed_listener_brings_the_query_that_it_was_made_for() {
     let mut world = World::new(&Farm::new(1), 30);
-    let connected: Vec<StreamSlot> =
+    let connected: Vec<ConnectionSlot> =
         (1..=4).map(|n| world.connect(&format!("10.0.0.{n}:1")).expect("taken")).collect();
     let [fresh, begun, idle, silent] = connected[..] else { panic!("four connections") };
     for stream in [begun, idle] {
@@ -585,12 +596,12 @@ fn a_connection_of_a_closed_listener_brings_the_query_that_it_was_made_for() {
     }
     let second = framed(&query(2, 2, 1));
     world.send(begun, &second[..7]);
-    world.shard.finish_streams(None);
+    world.shard.finish_clients(None);
     world.pass(0);
     let ended = |world: &World| world.ended.clone().into_iter().collect::<Vec<_>>();
     assert_eq!(
         ended(&world),
-        [(idle.0, StreamEnd::Closing)],
+        [(idle.0, ClientCloseReason::Closing)],
         "a client may ask where it was answered before"
     );
     world.pass(500);
@@ -602,7 +613,7 @@ fn a_connection_of_a_closed_listener_brings_the_query_that_it_was_made_for() {
     assert_eq!(world.ended.get(&silent.0), None, "its query may be on its way");
     world.pass(1_100);
     assert!(
-        connected.iter().all(|s| world.ended.get(&s.0) == Some(&StreamEnd::Closing)),
+        connected.iter().all(|s| world.ended.get(&s.0) == Some(&ClientCloseReason::Closing)),
         "{:?}",
         world.ended
     );
@@ -620,36 +631,36 @@ fn the_longest_answer_reaches_a_client_that_would_know_how_long_its_connection_s
         assert_eq!(answer.len(), usize::from(u16::MAX - spare));
         world.tell(line, &framed(&answer));
         let got = world.got(stream);
-        assert_eq!(got.len(), 1, "{spare} octets to spare");
-        assert_eq!(keepalive::timeout(&got[0]).is_some(), spare >= 6, "{spare} octets to spare");
+        assert_eq!(got.len(), 1, "{spare} bytes to spare");
+        assert_eq!(keepalive::timeout(&got[0]).is_some(), spare >= 6, "{spare} bytes to spare");
         world.shard.check_invariants();
     }
 }
 
 #[test]
 fn what_is_no_frame_ends_the_connection_by_name() {
-    for (octets, why) in [
-        (&[0_u8, 0][..], StreamEnd::BadFrame),
-        (&[0, 11], StreamEnd::BadFrame),
-        (b"GET / HTTP/1.1\r\n\r\n", StreamEnd::ReadTimeout),
+    for (bytes, why) in [
+        (&[0_u8, 0][..], ClientCloseReason::BadFrame),
+        (&[0, 11], ClientCloseReason::BadFrame),
+        (b"GET / HTTP/1.1\r\n\r\n", ClientCloseReason::ReadTimeout),
     ] {
         let mut world = World::new(&Farm::new(1), 3);
         let stream = world.connect(CLIENT).expect("taken");
-        world.send(stream, octets);
+        world.send(stream, bytes);
         world.pass(11_000);
-        assert_eq!(world.ended.get(&stream.0), Some(&why), "{octets:?}");
-        assert_eq!((world.ends(why), world.shard.streams_open()), (1, 0));
+        assert_eq!(world.ended.get(&stream.0), Some(&why), "{bytes:?}");
+        assert_eq!((world.ends(why), world.shard.clients_open()), (1, 0));
     }
 }
 
 #[test]
 fn each_limit_ends_a_connection_by_its_name() {
-    type Set = fn(&mut dnslob::config::snapshot::StreamLimits);
-    type Act = fn(&mut World, StreamSlot);
-    let cases: [(StreamEnd, Set, Act); 6] = [
-        (StreamEnd::Idle, |_| {}, |w, _| w.pass(11_000)),
+    type Set = fn(&mut dnslob::model::ClientConnectionLimits);
+    type Act = fn(&mut World, ConnectionSlot);
+    let query_table: [(ClientCloseReason, Set, Act); 6] = [
+        (ClientCloseReason::Idle, |_| {}, |w, _| w.pass(11_000)),
         (
-            StreamEnd::ReadTimeout,
+            ClientCloseReason::ReadTimeout,
             |_| {},
             |w, s| {
                 w.send(s, &[0]);
@@ -657,12 +668,12 @@ fn each_limit_ends_a_connection_by_its_name() {
             },
         ),
         (
-            StreamEnd::Reads,
+            ClientCloseReason::Reads,
             |l| l.reads_per_query = 10,
             |w, s| (0..12).for_each(|_| w.send(s, if s.0 == 0 { &[0] } else { &[] })),
         ),
         (
-            StreamEnd::Queries,
+            ClientCloseReason::Queries,
             |l| l.queries = 2,
             |w, s| {
                 w.ask(s, 1, 1);
@@ -673,7 +684,7 @@ fn each_limit_ends_a_connection_by_its_name() {
             },
         ),
         (
-            StreamEnd::Duration,
+            ClientCloseReason::Duration,
             |l| l.duration = TickDelta::from_ms(30_000),
             |w, s| {
                 for n in 0..40 {
@@ -686,7 +697,7 @@ fn each_limit_ends_a_connection_by_its_name() {
             },
         ),
         (
-            StreamEnd::WriteTimeout,
+            ClientCloseReason::WriteTimeout,
             |_| {},
             |w, s| {
                 w.portion = 0;
@@ -696,13 +707,13 @@ fn each_limit_ends_a_connection_by_its_name() {
             },
         ),
     ];
-    for (why, set, act) in cases {
+    for (why, set, act) in query_table {
         let mut farm = Farm::new(1);
-        set(&mut farm.globals.streams);
+        set(&mut farm.globals.client_connections);
         let mut world = World::new(&farm, 4);
         let stream = world.connect(CLIENT).expect("taken");
         // The reads case wants a frame that never ends.
-        if why == StreamEnd::Reads {
+        if why == ClientCloseReason::Reads {
             world.send(stream, &[1]);
         }
         act(&mut world, stream);
@@ -715,18 +726,18 @@ fn each_limit_ends_a_connection_by_its_name() {
 #[test]
 fn connections_beyond_the_limits_are_turned_away_by_name() {
     let mut farm = Farm::new(1);
-    farm.globals.streams.connections = 3;
-    farm.globals.streams.overload_percent = 0;
-    farm.globals.streams.connections_per_client = 2;
+    farm.globals.client_connections.connections = 3;
+    farm.globals.client_connections.overload_percent = 0;
+    farm.globals.client_connections.connections_per_client = 2;
     let mut world = World::new(&farm, 5);
     assert!(world.connect(CLIENT).is_some() && world.connect(CLIENT).is_some());
     assert!(world.connect(CLIENT).is_none());
-    assert_eq!(world.ends(StreamEnd::PerClient), 1);
+    assert_eq!(world.ends(ClientCloseReason::PerClient), 1);
     assert!(world.connect("127.0.0.2:1").is_some());
     assert!(world.connect("127.0.0.3:1").is_none());
-    assert_eq!(world.ends(StreamEnd::Connections), 1);
+    assert_eq!(world.ends(ClientCloseReason::Connections), 1);
     assert!(world.connect("192.0.2.1:1").is_none());
-    assert_eq!(world.ends(StreamEnd::Acl), 1);
+    assert_eq!(world.ends(ClientCloseReason::Acl), 1);
     world.pass(11_000);
     assert!(world.connect(CLIENT).is_some(), "those that ended make room");
 }
@@ -734,11 +745,11 @@ fn connections_beyond_the_limits_are_turned_away_by_name() {
 #[test]
 fn near_the_limit_idle_connections_go_ten_times_sooner() {
     let mut farm = Farm::new(1);
-    farm.globals.streams.connections = 10;
+    farm.globals.client_connections.connections = 10;
     let mut world = World::new(&farm, 6);
     let streams: Vec<_> = (0..9).map(|_| world.connect(CLIENT).expect("taken")).collect();
     world.pass(2_000);
-    assert!(streams.iter().any(|s| world.ended.get(&s.0) == Some(&StreamEnd::Overload)));
+    assert!(streams.iter().any(|s| world.ended.get(&s.0) == Some(&ClientCloseReason::Overload)));
 }
 
 #[test]
@@ -746,12 +757,12 @@ fn a_client_that_has_closed_its_end_is_still_answered() {
     let mut world = World::new(&Farm::new(1), 7);
     let stream = world.connect(CLIENT).expect("taken");
     world.ask(stream, 1, 1);
-    world.shard.on_stream_end(stream);
-    world.chores();
+    world.shard.on_client_end(stream);
+    world.pending();
     assert!(world.ended.is_empty());
     world.settle();
     assert_eq!(world.got(stream).len(), 1);
-    assert_eq!(world.ended[&stream.0], StreamEnd::Client);
+    assert_eq!(world.ended[&stream.0], ClientCloseReason::Client);
 }
 
 #[test]
@@ -760,8 +771,8 @@ fn a_query_goes_to_the_next_server_whatever_is_wrong_with_the_first() {
         let mut farm = Farm::new(3);
         for backend in farm.backends.iter_mut().flatten() {
             backend.order = if backend.slot.0 < 2 { 1 } else { 2 };
-            backend.lines.connect_timeout = TickDelta::from_ms(500);
-            backend.lines.receive_timeout = TickDelta::from_ms(1_000);
+            backend.connections.connect_timeout = TickDelta::from_ms(500);
+            backend.connections.receive_timeout = TickDelta::from_ms(1_000);
         }
         let mut world = World::new(&farm, 8);
         world.tempers = vec![temper, temper, Temper::Answers];
@@ -776,7 +787,10 @@ fn a_query_goes_to_the_next_server_whatever_is_wrong_with_the_first() {
         let answered: BTreeSet<u32> = world.got(stream).iter().map(|m| number(m)).collect();
         assert_eq!(answered.len(), 50, "{temper:?}");
         assert_eq!(world.got(stream).len(), 50, "{temper:?}: each once");
-        assert_eq!((world.drops(DropReason::LineFailed), world.drops(DropReason::Timeout)), (0, 0));
+        assert_eq!(
+            (world.drops(DropReason::BackendConnectionFailed), world.drops(DropReason::Timeout)),
+            (0, 0)
+        );
         assert_eq!(world.shard.outstanding(), 0);
         world.shard.check_invariants();
     }
@@ -789,14 +803,14 @@ fn with_no_server_left_a_query_is_lost_by_name() {
     let stream = world.connect(CLIENT).expect("taken");
     world.ask(stream, 1, 1);
     world.settle();
-    assert_eq!((world.drops(DropReason::LineFailed), world.shard.outstanding()), (1, 0));
+    assert_eq!((world.drops(DropReason::BackendConnectionFailed), world.shard.outstanding()), (1, 0));
     world.shard.check_invariants();
 }
 
 #[test]
 fn a_datagram_goes_by_a_line_where_its_server_wants_that_and_is_cut_to_fit() {
     let mut farm = Farm::new(1);
-    farm.backends[0].as_mut().expect("one").lines.only = true;
+    farm.backends[0].as_mut().expect("one").connections.only = true;
     let mut world = World::new(&farm, 10);
     let from: Client = client(CLIENT);
     world.answer_at_length(from);
@@ -823,7 +837,7 @@ fn a_truncated_answer_is_asked_for_again_by_a_line() {
     let length = truncated.len();
     let verdict = world.shard.on_response(route, &mut Packet::new(&mut truncated, 0, length));
     assert_eq!(verdict, Verdict::Hold);
-    world.chores();
+    world.pending();
     assert_eq!(world.heard().len(), 1, "by a line");
     world.settle();
     assert_eq!(world.got(stream).len(), 1);
@@ -846,12 +860,12 @@ fn a_transfer_passes_whole_at_the_speed_of_its_client() {
     for _ in 0..10 {
         world.tell(line, &framed(&answer(&heard, &filler, 1)));
     }
-    assert!(matches!(world.shard.line_wish(line), LineWish::Serve { read: false }));
-    assert!(world.shard.stream_output(stream).len() < 200_000, "no more is taken than the client takes");
+    assert!(matches!(world.shard.backend_interest(line), BackendInterest::Serve { read: false }));
+    assert!(world.shard.client_output(stream).len() < 200_000, "no more is taken than the client takes");
     world.tell(line, &framed(&answer(&heard, &soa(), 1)));
     world.portion = usize::MAX;
     for _ in 0..20 {
-        world.serve_stream(stream);
+        world.serve_client(stream);
         world.pass(0);
     }
     assert_eq!(world.got(stream).len(), 12);
@@ -869,10 +883,10 @@ fn a_transfer_that_breaks_in_the_middle_ends_its_connection() {
     let (line, heard) = world.heard().remove(0);
     world.tell(line, &framed(&answer(&heard, &soa(), 1)));
     world.lines.clear();
-    world.close_line(line, Some(LineEnd::Closed));
-    world.chores();
-    assert_eq!(world.ended[&stream.0], StreamEnd::Transfer);
-    assert_eq!(world.drops(DropReason::LineFailed), 1);
+    world.close_backend(line, Some(BackendCloseReason::Closed));
+    world.pending();
+    assert_eq!(world.ended[&stream.0], ClientCloseReason::Transfer);
+    assert_eq!(world.drops(DropReason::BackendConnectionFailed), 1);
     world.shard.check_invariants();
 }
 
@@ -916,7 +930,7 @@ fn a_header_in_front_of_tls_is_looked_for_whatever_becomes_of_its_listener() {
     change(&mut world, &|next| next.listeners.clear());
     assert!(world.shard.header_comes_first(stream));
     let header = b"PROXY TCP4 127.0.0.7 127.0.0.1 4711 853\r\n";
-    assert_eq!(world.shard.on_header_octets(stream, &[&header[..], b"\x16\x03\x01"].concat()), header.len());
+    assert_eq!(world.shard.on_header_bytes(stream, &[&header[..], b"\x16\x03\x01"].concat()), header.len());
     assert!(!world.shard.header_comes_first(stream));
 }
 
@@ -925,17 +939,17 @@ fn a_header_in_front_of_tls_is_looked_for_whatever_becomes_of_its_listener() {
 fn play(seed: u64) {
     let mut farm = Farm::new(4);
     for backend in farm.backends.iter_mut().flatten() {
-        backend.lines.connect_timeout = TickDelta::from_ms(300);
-        backend.lines.receive_timeout = TickDelta::from_ms(600);
-        backend.lines.in_flight = 8;
-        backend.lines.only = backend.slot.0 == 1;
+        backend.connections.connect_timeout = TickDelta::from_ms(300);
+        backend.connections.receive_timeout = TickDelta::from_ms(600);
+        backend.connections.in_flight = 8;
+        backend.connections.only = backend.slot.0 == 1;
     }
-    farm.globals.streams.receive_timeout = TickDelta::from_ms(60_000);
-    farm.globals.streams.send_timeout = TickDelta::from_ms(60_000);
+    farm.globals.client_connections.receive_timeout = TickDelta::from_ms(60_000);
+    farm.globals.client_connections.send_timeout = TickDelta::from_ms(60_000);
     let mut world = World::new(&farm, seed);
     let tempers = [Temper::Refuses, Temper::NeverConnects, Temper::NeverAnswers, Temper::ClosesAfterEach];
     // Server 3 always answers.
-    world.board.set_state(BackendSlot(3), State::Up);
+    world.live_state.set_state(BackendSlot(3), State::Up);
     let (mut streams, mut waiting) = (Vec::new(), BTreeMap::<u32, Vec<u8>>::new());
     let mut asked = BTreeMap::<u32, Vec<u32>>::new();
     let mut next = 0;
@@ -951,15 +965,15 @@ fn play(seed: u64) {
             }
             1..=5 if !streams.is_empty() => {
                 let stream = streams[world.rng.below(streams.len() as u32) as usize];
-                let octets = waiting.get_mut(&stream.0).expect("open");
+                let bytes = waiting.get_mut(&stream.0).expect("open");
                 for _ in 0..world.rng.below(4) {
-                    octets.extend(framed(&query(world.rng.id(), next, 1)));
+                    bytes.extend(framed(&query(world.rng.id(), next, 1)));
                     asked.get_mut(&stream.0).expect("open").push(next);
                     next += 1;
                 }
                 if !world.read_off.contains(&stream.0) {
-                    let count = world.rng.below(octets.len() as u32 + 1) as usize;
-                    let piece: Vec<u8> = octets.drain(..count).collect();
+                    let count = world.rng.below(bytes.len() as u32 + 1) as usize;
+                    let piece: Vec<u8> = bytes.drain(..count).collect();
                     world.send(stream, &piece);
                 }
             }
@@ -979,7 +993,7 @@ fn play(seed: u64) {
             10 if streams.len() > 3 && world.rng.below(8) == 0 => {
                 // The client is gone, whatever it has asked.
                 let stream = streams.swap_remove(0);
-                world.close(stream, StreamEnd::Broken);
+                world.close(stream, ClientCloseReason::Broken);
                 asked.remove(&stream.0);
                 waiting.remove(&stream.0);
             }
@@ -991,9 +1005,9 @@ fn play(seed: u64) {
     for round in 0..400 {
         for stream in streams.clone() {
             world.on_room(stream);
-            let octets = waiting.get_mut(&stream.0).expect("open");
-            if !world.read_off.contains(&stream.0) && !octets.is_empty() {
-                let rest = std::mem::take(octets);
+            let bytes = waiting.get_mut(&stream.0).expect("open");
+            if !world.read_off.contains(&stream.0) && !bytes.is_empty() {
+                let rest = std::mem::take(bytes);
                 world.send(stream, &rest);
             }
         }
@@ -1009,9 +1023,13 @@ fn play(seed: u64) {
         got.sort_unstable();
         assert_eq!(got, asked[&stream.0], "{drops:?}");
     }
-    let page = &world.board.shards()[0];
+    let stats = &world.live_state.shards()[0];
     let left = world.drops(DropReason::ClientGone) + world.drops(DropReason::Timeout);
-    assert_eq!(page.queries.get(), page.responses.get() + left, "only who has left gets none, but {drops:?}");
+    assert_eq!(
+        stats.queries.get(),
+        stats.responses.get() + left,
+        "only who has left gets none, but {drops:?}"
+    );
     world.shard.check_invariants();
 }
 
@@ -1021,13 +1039,13 @@ fn strain(seed: u64) {
     let mut rng = ShardRng::from_seed(seed ^ 0x5eed);
     let mut farm = Farm::new(2);
     for backend in farm.backends.iter_mut().flatten() {
-        backend.lines.connect_timeout = TickDelta::from_ms(200);
-        backend.lines.receive_timeout = TickDelta::from_ms(400);
+        backend.connections.connect_timeout = TickDelta::from_ms(200);
+        backend.connections.receive_timeout = TickDelta::from_ms(400);
     }
     let mut listener = (*farm.listeners[0]).clone();
-    listener.streams.in_flight = rng.below(3) as u16 + 1;
+    listener.connection_options.in_flight = rng.below(3) as u16 + 1;
     farm.listeners = vec![Arc::new(listener)];
-    let limits = &mut farm.globals.streams;
+    let limits = &mut farm.globals.client_connections;
     limits.receive_timeout = TickDelta::from_ms(60_000);
     limits.send_timeout = TickDelta::from_ms(60_000);
     // Some with limits of their own.
@@ -1045,25 +1063,25 @@ fn strain(seed: u64) {
         Temper::ClosesAfterEach,
         Temper::Answers,
     ];
-    let mut streams: Vec<(StreamSlot, Vec<u8>)> = Vec::new();
+    let mut streams: Vec<(ConnectionSlot, Vec<u8>)> = Vec::new();
     let mut next = 0;
     for _ in 0..200 {
         match world.rng.below(10) {
             0 if streams.len() < 6 => streams.extend(world.connect(CLIENT).map(|s| (s, Vec::new()))),
             1..=4 if !streams.is_empty() => {
                 let at = world.rng.below(streams.len() as u32) as usize;
-                let (stream, octets) = &mut streams[at];
+                let (stream, bytes) = &mut streams[at];
                 for _ in 0..world.rng.below(5) {
                     next += 1;
                     if world.rng.below(3) == 0 {
-                        octets.extend(no_query(next));
+                        bytes.extend(no_query(next));
                     } else {
-                        octets.extend(framed(&query(next, next.into(), 1)));
+                        bytes.extend(framed(&query(next, next.into(), 1)));
                     }
                 }
                 if !world.read_off.contains(&stream.0) {
-                    let count = world.rng.below(octets.len() as u32 + 1) as usize;
-                    let piece: Vec<u8> = octets.drain(..count).collect();
+                    let count = world.rng.below(bytes.len() as u32 + 1) as usize;
+                    let piece: Vec<u8> = bytes.drain(..count).collect();
                     let stream = *stream;
                     world.send(stream, &piece);
                 }
@@ -1076,14 +1094,14 @@ fn strain(seed: u64) {
             }
             8 if !streams.is_empty() && world.rng.below(6) == 0 => {
                 let at = world.rng.below(streams.len() as u32) as usize;
-                let (stream, octets) = &mut streams[at];
+                let (stream, bytes) = &mut streams[at];
                 // Some close their end, some are gone, and some listeners.
-                octets.clear();
+                bytes.clear();
                 let stream = *stream;
                 match world.rng.below(8) {
-                    0 => world.shard.finish_streams(None),
-                    1..=4 => world.shard.on_stream_end(stream),
-                    _ => world.close(stream, StreamEnd::Broken),
+                    0 => world.shard.finish_clients(None),
+                    1..=4 => world.shard.on_client_end(stream),
+                    _ => world.close(stream, ClientCloseReason::Broken),
                 }
             }
             _ => world.servers_turn(),
@@ -1094,10 +1112,10 @@ fn strain(seed: u64) {
     world.portion = usize::MAX;
     world.tempers = vec![Temper::NeverAnswers, Temper::Answers];
     for _ in 0..400 {
-        for (stream, octets) in &mut streams {
+        for (stream, bytes) in &mut streams {
             world.on_room(*stream);
             if !world.ended.contains_key(&stream.0) && !world.read_off.contains(&stream.0) {
-                let rest = std::mem::take(octets);
+                let rest = std::mem::take(bytes);
                 world.send(*stream, &rest);
             }
         }
@@ -1106,8 +1124,8 @@ fn strain(seed: u64) {
         world.shard.check_invariants();
     }
     assert_eq!(world.shard.outstanding(), 0);
-    for (stream, octets) in streams.iter().filter(|(s, _)| !world.ended.contains_key(&s.0)) {
-        assert!(octets.is_empty(), "all of {stream:?} is read");
+    for (stream, bytes) in streams.iter().filter(|(s, _)| !world.ended.contains_key(&s.0)) {
+        assert!(bytes.is_empty(), "all of {stream:?} is read");
         assert!(!world.read_off.contains(&stream.0), "{stream:?} is read");
     }
 }

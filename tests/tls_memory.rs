@@ -10,10 +10,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use dnslob::tls::{CaStores, CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, Session};
 
-/// Octets that the heap may hold for an idle session after a few queries. Measured with rustls
+/// Bytes that the heap may hold for an idle session after a few queries. Measured with rustls
 /// 0.23.46: 7,454 for a server's (1,960 before the client says anything) and 7,979 for a client's,
 /// of which rustls keeps 4,096 to read into.
-const IDLE_OCTETS_MAX: i64 = 12 * 1024;
+const IDLE_BYTES_MAX: i64 = 12 * 1024;
 
 /// The system's allocator, adding up what each thread holds.
 struct Counting;
@@ -22,9 +22,9 @@ thread_local! {
     static HELD: Cell<i64> = const { Cell::new(0) };
 }
 
-fn add(octets: i64) {
+fn add(bytes: i64) {
     // Fails only while a thread ends, when nobody counts.
-    let _ = HELD.try_with(|held| held.set(held.get() + octets));
+    let _ = HELD.try_with(|held| held.set(held.get() + bytes));
 }
 
 // SAFETY: every call goes to the system's allocator as it came; counting touches no allocation.
@@ -35,16 +35,16 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.alloc(layout) }
     }
 
-    unsafe fn dealloc(&self, octets: *mut u8, layout: Layout) {
+    unsafe fn dealloc(&self, bytes: *mut u8, layout: Layout) {
         add(-(layout.size() as i64));
-        // SAFETY: the caller keeps `dealloc`'s contract, and `System` gave these octets.
-        unsafe { System.dealloc(octets, layout) }
+        // SAFETY: the caller keeps `dealloc`'s contract, and `System` gave these bytes.
+        unsafe { System.dealloc(bytes, layout) }
     }
 
-    unsafe fn realloc(&self, octets: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    unsafe fn realloc(&self, bytes: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         add(size as i64 - layout.size() as i64);
-        // SAFETY: the caller keeps `realloc`'s contract, and `System` gave these octets.
-        unsafe { System.realloc(octets, layout, size) }
+        // SAFETY: the caller keeps `realloc`'s contract, and `System` gave these bytes.
+        unsafe { System.realloc(bytes, layout, size) }
     }
 }
 
@@ -89,7 +89,7 @@ fn flow(from: &mut Session, to: &mut Session, wire: &mut Vec<u8>, plaintext: &mu
     while from.wants_write() {
         from.write_to(wire).unwrap();
     }
-    to.on_octets(wire, plaintext).unwrap();
+    to.on_bytes(wire, plaintext).unwrap();
 }
 
 #[test]
@@ -114,16 +114,16 @@ fn an_idle_session_is_small() {
             exchange(&mut there, &mut here);
         }
         // What flows between them changes both; each one's part is what goes with it.
-        let ((), server_octets) = grown(|| drop(here));
-        let ((), client_octets) = grown(|| drop(there));
-        let (server_octets, client_octets) = (-server_octets, -client_octets);
+        let ((), server_bytes) = grown(|| drop(here));
+        let ((), client_bytes) = grown(|| drop(there));
+        let (server_bytes, client_bytes) = (-server_bytes, -client_bytes);
         println!(
-            "round {round}: a server's session holds {server_octets} octets ({server_new} when new), \
-             a client's {client_octets} ({client_new})"
+            "round {round}: a server's session holds {server_bytes} bytes ({server_new} when new), \
+             a client's {client_bytes} ({client_new})"
         );
         if round > 0 {
-            assert!(server_octets <= IDLE_OCTETS_MAX, "{server_octets} octets");
-            assert!(client_octets <= IDLE_OCTETS_MAX, "{client_octets} octets");
+            assert!(server_bytes <= IDLE_BYTES_MAX, "{server_bytes} bytes");
+            assert!(client_bytes <= IDLE_BYTES_MAX, "{client_bytes} bytes");
         }
     }
 }

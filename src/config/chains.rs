@@ -5,30 +5,30 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::draft::Draft;
-use super::error::{ConfigError, Errors, Fault, Origin};
-use super::functions::CHAINS;
-use super::ruleset::{ChainKey, Deed, DraftRule, DraftState, uuid_text};
-use super::slots::RuleIdentity;
-use super::snapshot::Pool;
-use crate::addr::{BackendSlot, PoolRef, PoolSlot, RuleSlot};
-use crate::shard::rules::action::{Action, ResponseAction, Tee};
-use crate::shard::rules::limits::{StateKind, StateSpec};
-use crate::shard::rules::matcher::Matcher;
-use crate::shard::rules::{Chain, Chains, Rule, text};
+use crate::base::addr::{BackendSlot, PoolRef, PoolSlot, RuleSlot};
+use crate::config::draft::Draft;
+use crate::config::error::{ConfigError, Errors, Fault, Origin};
+use crate::config::functions::CHAINS;
+use crate::config::ruleset::{ChainKey, DraftRule, DraftState, RuleAction, uuid_text};
+use crate::config::slots::RuleIdentity;
+use crate::model::Pool;
+use crate::rules::action::{Action, ResponseAction, Tee};
+use crate::rules::limits::{StateKind, StateSpec};
+use crate::rules::matcher::Matcher;
+use crate::rules::{Chain, Chains, Rule, text};
 
 /// Every pool that a rule names; the default pool's name is empty.
 pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
     for (_, rule) in draft.rules.iter() {
         pools_of_matcher(&rule.matcher, found);
-        match &rule.deed {
-            Deed::Query(action) => {
+        match &rule.action {
+            RuleAction::Query(action) => {
                 if let Action::Pool(pool, _) | Action::QpsPool(_, pool, _) = innermost(action) {
                     found(&pool.name);
                 }
             }
-            Deed::Response(ResponseAction::Restart(pool, _)) => found(&pool.name),
-            Deed::Response(_) => {}
+            RuleAction::Response(ResponseAction::Restart(pool, _)) => found(&pool.name),
+            RuleAction::Response(_) => {}
         }
     }
 }
@@ -52,7 +52,7 @@ fn innermost(action: &Action) -> &Action {
 pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
     let (mut copies, mut known) = (Vec::new(), HashSet::new());
     for (_, rule) in draft.rules.iter() {
-        if let Deed::Query(action) = &rule.deed
+        if let RuleAction::Query(action) = &rule.action
             && let Action::Tee(tee, _) = innermost(action)
             && known.insert(&**tee)
         {
@@ -78,8 +78,12 @@ pub(super) fn identities(draft: &Draft, errors: &mut Errors) -> Vec<(ChainKey, [
     let mut same: HashMap<(ChainKey, u128), u32> = HashMap::new();
     let made = |key: ChainKey, rule: &DraftRule, same: &mut HashMap<(ChainKey, u128), u32>| {
         // The name too: of two rules that say the same, each keeps its own hits when they change places.
-        let said =
-            format!("{key:?}\0{}\0{}\0{}", rule.name, text::matcher(&rule.matcher, &sets), rule.deed.text());
+        let said = format!(
+            "{key:?}\0{}\0{}\0{}",
+            rule.name,
+            text::matcher(&rule.matcher, &sets),
+            rule.action.text()
+        );
         let nth = same.entry((key, xxh3_128(said.as_bytes()))).and_modify(|n| *n += 1).or_insert(1);
         let uuid = xxh3_128(format!("{said}\0{nth}").as_bytes()).to_be_bytes();
         versioned(uuid)
@@ -178,13 +182,13 @@ pub(super) fn compile(
     let mut queries: [Vec<Rule<Action>>; ChainKey::ALL.len()] = Default::default();
     let mut responses: [Vec<Rule<ResponseAction>>; ChainKey::ALL.len()] = Default::default();
     for (((key, rule), (_, uuid)), slot) in draft.rules.iter().zip(identities).zip(slots) {
-        match &rule.deed {
-            Deed::Query(action) => {
+        match &rule.action {
+            RuleAction::Query(action) => {
                 let mut action = action.clone();
                 targets.action(&mut action);
                 queries[key as usize].push(placed(rule, *uuid, *slot, action, targets));
             }
-            Deed::Response(action) => {
+            RuleAction::Response(action) => {
                 let mut action = action.clone();
                 targets.response_action(&mut action);
                 responses[key as usize].push(placed(rule, *uuid, *slot, action, targets));

@@ -6,24 +6,24 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::chains;
-use super::draft::{Draft, DraftListener, DraftServer};
-use super::error::{ConfigError, Errors, Fault, Origin};
-use super::forwards::{self, DraftForward};
-use super::lua::policy_kind;
-use super::options::{Key, SETTINGS, Settings, Value};
-use super::slots::{Full, LISTENERS_MAX, Slots};
-use super::snapshot::{
-    Backend, ClientAddress, Globals, HealthMode, LineOptions, Listener, Pool, ProxyHeader, ProxyLimits,
-    Service, Snapshot, SocketOptions, StreamLimits, StreamOptions,
-};
-use super::value::{self, DNS_PORT};
-use crate::addr::{BackendSlot, ListenerSlot, PoolSlot};
+use crate::balance::{Kind, Policy, Ring};
+use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
+use crate::base::time::TickDelta;
+use crate::config::draft::{Draft, DraftListener, DraftServer};
+use crate::config::error::{ConfigError, Errors, Fault, Origin};
+use crate::config::options::{Key, SETTINGS, Settings, Value};
+use crate::config::relays::DraftForward;
+use crate::config::slots::{Full, LISTENERS_MAX, Slots};
+use crate::config::value::DNS_PORT;
+use crate::config::{chains, relays, value};
 use crate::engine::socket::Steer;
-use crate::live::RULES_MAX;
-use crate::shard::policy::{Kind, Policy, Ring};
-use crate::shard::rules::action::Tee;
-use crate::time::TickDelta;
+use crate::lua::front_end::policy_kind;
+use crate::model::{
+    Backend, BackendConnectionOptions, ClientAddress, ClientConnectionLimits, ConnectionOptions, Globals,
+    HealthMode, Listener, Pool, ProxyHeader, ProxyLimits, Service, Snapshot, SocketOptions,
+};
+use crate::rules::action::Tee;
+use crate::stats::live::RULES_MAX;
 
 /// A configuration ready to run.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     backends.extend(copies.iter().map(|tee| hidden(tee, &draft.settings)));
     let before_targets = backends.len();
     let sockets = socket_options(&draft.settings);
-    backends.extend(draft.forwards.iter().flat_map(|f| forwards::targets(f, sockets)));
+    backends.extend(draft.relays.iter().flat_map(|f| relays::targets(f, sockets)));
     if let Err(full) = slots.assign_listeners(&mut listeners) {
         errors.push(too_many(
             draft.listeners.last().map(|l| &l.origin),
@@ -150,11 +150,11 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
             vec![too_many(last, full, "rules", RULES_MAX, "")]
         })?;
     // The forwards' listeners stand behind all others.
-    let own = listeners.len() - draft.forwards.len();
-    for (listener, forward) in listeners[own..].iter_mut().zip(&draft.forwards) {
-        let name = forward.name();
+    let own = listeners.len() - draft.relays.len();
+    for (listener, relay) in listeners[own..].iter_mut().zip(&draft.relays) {
+        let name = relay.name();
         let pool = pools.iter().position(|p| p.name == name).and_then(|at| u16::try_from(at).ok());
-        listener.service = forwards::service(forward, draft, pool.map_or(PoolSlot::NONE, PoolSlot));
+        listener.service = relays::service(relay, draft, pool.map_or(PoolSlot::NONE, PoolSlot));
     }
     // The copies' servers stand behind the written ones.
     let hidden = backends[standing.len()..].iter().map(|b| b.slot);
@@ -200,19 +200,19 @@ fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
         reuse_port: false,
         dscp: 0,
         service: Service::Dns,
-        streams: StreamOptions::default(),
+        connection_options: ConnectionOptions::default(),
         proxy: ProxyHeader::default(),
     }];
     let key = draft.settings.text(Key::FastOpenKey).and_then(|key| value::fast_open_key(&key).ok());
     // Who only forwards serves no DNS.
-    let only_forwards = !draft.forwards.is_empty() && draft.servers.is_empty();
+    let only_forwards = !draft.relays.is_empty() && draft.servers.is_empty();
     let written = match &draft.listeners[..] {
         // Who wants TLS is not served in plain text instead.
         [] if only_forwards || !draft.left_out.is_empty() => &[],
         [] => &fallback[..],
         written => written,
     };
-    let mut listeners = Vec::with_capacity(written.len() + draft.forwards.len());
+    let mut listeners = Vec::with_capacity(written.len() + draft.relays.len());
     for l in written {
         listeners.push(Listener {
             slot: ListenerSlot(0),
@@ -222,19 +222,19 @@ fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
             sockets: socket_options(&draft.settings),
             dscp: l.dscp,
             service: l.service.clone(),
-            streams: StreamOptions { fast_open_key: key, ..l.streams },
+            connection_options: ConnectionOptions { fast_open_key: key, ..l.connection_options },
             proxy: l.proxy,
         });
     }
     let sockets = socket_options(&draft.settings);
-    let streams = |l: Listener| StreamOptions { fast_open_key: key, ..l.streams };
-    listeners.extend(draft.forwards.iter().map(|f| {
-        let listener = forwards::listener(f, draft, sockets);
-        Listener { streams: streams(listener.clone()), ..listener }
+    let connection_options = |l: Listener| ConnectionOptions { fast_open_key: key, ..l.connection_options };
+    listeners.extend(draft.relays.iter().map(|f| {
+        let listener = relays::listener(f, draft, sockets);
+        Listener { connection_options: connection_options(listener.clone()), ..listener }
     }));
     let function = |l: &DraftListener| if l.service.tls().is_some() { "addTLSLocal" } else { "addLocal" };
     let origins = written.iter().map(|l| (&l.origin, function(l)));
-    let origins = origins.chain(draft.forwards.iter().map(|f| (&f.origin, f.function())));
+    let origins = origins.chain(draft.relays.iter().map(|f| (&f.origin, f.function())));
     refuse_listeners_twice(&listeners, origins, errors);
     listeners
 }
@@ -249,7 +249,7 @@ fn refuse_listeners_twice<'d>(
     for (l, (origin, function)) in listeners.iter().zip(origins) {
         let place = |streams| (l.address, l.interface.as_deref(), streams);
         let datagrams = l.service.takes_datagrams().then(|| seen.insert(place(false), origin)).flatten();
-        let streams = l.service.takes_streams().then(|| seen.insert(place(true), origin)).flatten();
+        let streams = l.service.takes_connections().then(|| seen.insert(place(true), origin)).flatten();
         if let Some(first) = datagrams.or(streams) {
             let fault =
                 Fault::Duplicate { what: format!("the listener {}", l.address), first: first.clone() };
@@ -311,7 +311,7 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Ve
             use_client_subnet: s.use_client_subnet,
             tee: false,
             target: false,
-            lines: lines(&s.lines, settings),
+            connections: backend_connections(&s.connections, settings),
             client_address: s.client_address,
         });
     }
@@ -319,11 +319,13 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Ve
 }
 
 /// A server's connections, with what is set for all servers.
-fn lines(written: &LineOptions, settings: &Settings) -> LineOptions {
-    let default = LineOptions::default();
-    LineOptions {
-        kept: settings.number(Key::LinesKept).unwrap_or(default.kept),
-        idle: settings.number(Key::LinesIdle).map_or(default.idle, |ms| TickDelta::from_ms(ms.into())),
+fn backend_connections(written: &BackendConnectionOptions, settings: &Settings) -> BackendConnectionOptions {
+    let default = BackendConnectionOptions::default();
+    BackendConnectionOptions {
+        kept: settings.number(Key::BackendConnectionsKept).unwrap_or(default.kept),
+        idle: settings
+            .number(Key::BackendConnectionsIdle)
+            .map_or(default.idle, |ms| TickDelta::from_ms(ms.into())),
         ..written.clone()
     }
 }
@@ -356,7 +358,7 @@ fn hidden(tee: &Tee, settings: &Settings) -> Backend {
         use_client_subnet: tee.add_ecs,
         tee: true,
         target: false,
-        lines: lines(&LineOptions::default(), settings),
+        connections: backend_connections(&BackendConnectionOptions::default(), settings),
         client_address: ClientAddress::Hidden,
     }
 }
@@ -404,13 +406,13 @@ fn pools(
         }
     });
     let forwarding = forward_pools(draft, targets);
-    for (name, (forward, _)) in &forwarding {
+    for (name, (relay, _)) in &forwarding {
         if known.contains(name.as_str()) {
             let fault = Fault::Conflict {
                 wrong: format!("a pool is called \"{name}\", as that of this forward is"),
                 expected: "another name for that pool".to_owned(),
             };
-            errors.push(ConfigError::new(&forward.origin, forward.function(), fault));
+            errors.push(ConfigError::new(&relay.origin, relay.function(), fault));
         }
         names.push(name);
     }
@@ -429,8 +431,8 @@ fn pools(
         .iter()
         .map(|name| {
             let name = name.as_str();
-            if let Some((forward, targets)) = forwarding.get(name) {
-                return forwards::pool(forward, targets, &draft.settings);
+            if let Some((relay, targets)) = forwarding.get(name) {
+                return relays::pool(relay, targets, &draft.settings);
             }
             let mut servers = members.remove(name).unwrap_or_default();
             servers.sort_by_key(|b| b.order);
@@ -456,10 +458,10 @@ fn forward_pools<'d>(
     targets: &'d [Backend],
 ) -> BTreeMap<String, (&'d DraftForward, &'d [Backend])> {
     let mut rest = targets;
-    let pools = draft.forwards.iter().map(|forward| {
-        let (own, behind) = rest.split_at(forward.to.len().min(rest.len()));
+    let pools = draft.relays.iter().map(|relay| {
+        let (own, behind) = rest.split_at(relay.to.len().min(rest.len()));
         rest = behind;
-        (forward.name(), (forward, own))
+        (relay.name(), (relay, own))
     });
     pools.collect()
 }
@@ -530,25 +532,25 @@ fn globals(draft: &Draft, steer: Steer) -> Globals {
         ecs_v4: prefix(Key::EcsV4, 24),
         ecs_v6: prefix(Key::EcsV6, 56),
         clients_stay: steer == Steer::Client,
-        streams: stream_limits(settings),
+        client_connections: client_connection_limits(settings),
         proxy: ProxyLimits {
             peers: draft.proxy_peers.iter().copied().collect(),
             acl_to_client: settings.switch(Key::ProxyAcl),
-            octets_max: settings
-                .number(Key::ProxyOctets)
+            bytes_max: settings
+                .number(Key::ProxyBytes)
                 .and_then(|n| u16::try_from(n).ok())
-                .unwrap_or(ProxyLimits::default().octets_max),
+                .unwrap_or(ProxyLimits::default().bytes_max),
         },
     }
 }
 
-/// The table's defaults are those of [`StreamLimits`], which a test holds them to.
-fn stream_limits(settings: &Settings) -> StreamLimits {
+/// The table's defaults are those of [`ClientConnectionLimits`], which a test holds them to.
+fn client_connection_limits(settings: &Settings) -> ClientConnectionLimits {
     let number = |key| settings.number(key).unwrap_or(0);
     let span = |key| TickDelta::from_ms(number(key).into());
     // The table's ranges bound these.
-    let octet = |key| u8::try_from(number(key)).unwrap_or(u8::MAX);
-    StreamLimits {
+    let byte = |key| u8::try_from(number(key)).unwrap_or(u8::MAX);
+    ClientConnectionLimits {
         receive_timeout: span(Key::TcpReceiveTimeout),
         send_timeout: span(Key::TcpSendTimeout),
         duration: span(Key::TcpDuration),
@@ -561,9 +563,9 @@ fn stream_limits(settings: &Settings) -> StreamLimits {
         rate_ban: span(Key::RateBan),
         reads_per_query: number(Key::TcpReads),
         reads_ban: span(Key::ReadsBan),
-        overload_percent: octet(Key::TcpOverload),
-        mask_v4: octet(Key::TcpMaskV4),
-        mask_v6: octet(Key::TcpMaskV6),
-        mask_v4_port: octet(Key::TcpMaskV4Port),
+        overload_percent: byte(Key::TcpOverload),
+        mask_v4: byte(Key::TcpMaskV4),
+        mask_v6: byte(Key::TcpMaskV6),
+        mask_v4_port: byte(Key::TcpMaskV4Port),
     }
 }

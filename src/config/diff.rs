@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::chains::called;
-use super::lua::policy_name;
-use super::snapshot::{
-    Backend, Forward, Health, LineOptions, Listener, Pool, Probe, Service, Snapshot, StreamLimits,
-    StreamOptions,
+use crate::balance::{HashKey, Policy};
+use crate::base::time::TickDelta;
+use crate::config::chains::called;
+use crate::config::value::span_text;
+use crate::lua::front_end::policy_name;
+use crate::model::{
+    Backend, BackendConnectionOptions, ClientConnectionLimits, ConnectionOptions, Health, Listener, Pool,
+    Probe, RelaySettings, Service, Snapshot,
 };
-use super::value::span_text;
-use crate::shard::policy::{HashKey, Policy};
-use crate::shard::rules::names::Names;
-use crate::shard::rules::networks::Networks;
-use crate::shard::rules::text::{self, Sets};
-use crate::shard::rules::{Chain, Rule};
-use crate::time::TickDelta;
+use crate::rules::names::Names;
+use crate::rules::networks::Networks;
+use crate::rules::text::Sets;
+use crate::rules::{Chain, Rule, text};
 use crate::tls::expiry::{Date, Leaf};
 
 /// Lines on each kind of thing, at most; of more, the number is said.
@@ -151,7 +151,7 @@ fn changes(old: &Fields, new: &Fields) -> Vec<String> {
 /// A value, or its beginning: a pool may have thousands of servers.
 fn cut(value: &str) -> String {
     match value.char_indices().nth(VALUE_CHARS) {
-        Some((at, _)) => format!("{}... ({} octets)", &value[..at], value.len()),
+        Some((at, _)) => format!("{}... ({} bytes)", &value[..at], value.len()),
         None => value.to_owned(),
     }
 }
@@ -162,8 +162,8 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
         match &l.service {
             Service::Dns | Service::DnsUdp => {}
             Service::Dot(_) => name += " over TLS",
-            Service::TcpForward(_) => name += "/tcp",
-            Service::UdpForward(_) => name += "/udp",
+            Service::TcpRelay(_) => name += "/tcp",
+            Service::UdpRelay(_) => name += "/udp",
         }
         if let Some(interface) = &l.interface {
             name += &format!(" on {interface}");
@@ -181,7 +181,8 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
 
 /// What can change while its sockets stay; the rest is another listener.
 fn listener_fields(l: &Listener) -> Fields {
-    let StreamOptions { backlog, fast_open, fast_open_key: _, in_flight, connections } = l.streams;
+    let ConnectionOptions { backlog, fast_open, fast_open_key: _, in_flight, connections } =
+        l.connection_options;
     let mut fields = vec![
         ("service", service_name(&l.service).to_owned()),
         ("tcpListenQueueSize", backlog.to_string()),
@@ -193,10 +194,17 @@ fn listener_fields(l: &Listener) -> Fields {
     if let Some(tls) = l.service.tls() {
         fields.push(("certificates", certificates(&tls.certificates())));
     }
-    if let Some(forward) = l.service.forward() {
+    if let Some(relay) = l.service.relay() {
         // Its targets are told of as servers, and their policy as that of a pool.
-        let Forward { pool: _, acl, connect_timeout, idle_timeout, connections, connections_per_client, log } =
-            &**forward;
+        let RelaySettings {
+            pool: _,
+            acl,
+            connect_timeout,
+            idle_timeout,
+            connections,
+            connections_per_client,
+            log,
+        } = &**relay;
         fields.extend([
             ("acl", format!("{} ranges", acl.len())),
             ("connectTimeout", span_text(*connect_timeout)),
@@ -212,7 +220,7 @@ fn listener_fields(l: &Listener) -> Fields {
 /// What tells a certificate from the one before it in the same file.
 fn certificates(leaves: &[Leaf]) -> String {
     let shown = leaves.iter().map(|leaf| {
-        let serial: String = leaf.serial.iter().map(|octet| format!("{octet:02x}")).collect();
+        let serial: String = leaf.serial.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{} (serial {serial}, ends on {})", leaf.called(), Date(leaf.not_after))
     });
     shown.collect::<Vec<_>>().join(", ")
@@ -223,8 +231,8 @@ fn service_name(service: &Service) -> &'static str {
         Service::Dns => "DNS over UDP and TCP",
         Service::DnsUdp => "DNS over UDP",
         Service::Dot(_) => "DNS over TLS",
-        Service::TcpForward(_) => "TCP forward",
-        Service::UdpForward(_) => "UDP forward",
+        Service::TcpRelay(_) => "TCP forward",
+        Service::UdpRelay(_) => "UDP forward",
     }
 }
 
@@ -268,7 +276,7 @@ fn fields(b: &Backend) -> Fields {
         use_client_subnet,
         tee: _,
         target: _,
-        lines,
+        connections,
         client_address,
     } = b;
     let mut fields = vec![
@@ -287,14 +295,14 @@ fn fields(b: &Backend) -> Fields {
         ("buffers", format!("{}/{}", socket_options.receive_buffer, socket_options.send_buffer)),
         ("useClientSubnet", use_client_subnet.to_string()),
     ];
-    fields.extend(line_fields(lines));
+    fields.extend(backend_connection_fields(connections));
     fields.push(("client's address", shown(client_address).to_lowercase()));
     fields.extend(health_fields(health));
     fields
 }
 
-fn line_fields(lines: &LineOptions) -> Fields {
-    let LineOptions {
+fn backend_connection_fields(lines: &BackendConnectionOptions) -> Fields {
+    let BackendConnectionOptions {
         only,
         connect_timeout,
         send_timeout,
@@ -413,7 +421,7 @@ fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
 /// A policy as it would be written.
 fn policy_text(policy: &Policy) -> String {
     let mut text = policy_name(policy.kind).to_owned();
-    if policy.concentrate != crate::shard::policy::Concentrate::default() {
+    if policy.concentrate != crate::balance::Concentrate::default() {
         text += &shown(&policy.concentrate).replace("Concentrate ", "");
     }
     text = match policy.hash_key {
@@ -449,17 +457,17 @@ fn global_fields(snapshot: &Snapshot) -> Fields {
         ("setECSSourcePrefixV4", g.ecs_v4.to_string()),
         ("setECSSourcePrefixV6", g.ecs_v6.to_string()),
     ];
-    fields.extend(stream_fields(&g.streams));
+    fields.extend(connection_fields(&g.client_connections));
     fields.extend([
         ("setProxyProtocolACL", format!("{} ranges", g.proxy.peers.len())),
         ("setProxyProtocolApplyACLToProxiedClients", g.proxy.acl_to_client.to_string()),
-        ("setProxyProtocolMaximumPayloadSize", g.proxy.octets_max.to_string()),
+        ("setProxyProtocolMaximumPayloadSize", g.proxy.bytes_max.to_string()),
     ]);
     fields
 }
 
-fn stream_fields(limits: &StreamLimits) -> Fields {
-    let StreamLimits {
+fn connection_fields(limits: &ClientConnectionLimits) -> Fields {
+    let ClientConnectionLimits {
         receive_timeout,
         send_timeout,
         duration,

@@ -2,26 +2,26 @@
 //!
 //! Both front ends fill the same [`Draft`]; what each alone can judge (kinds, ranges, names) is
 //! judged there and recorded in [`Draft::errors`]; what only the whole shows is
-//! [`compile`](super::compile())'s to find.
+//! [`compile`](crate::config::compile())'s to find.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::error::{Errors, Origin, Sited};
-use super::forwards::DraftForward;
-use super::options::Settings;
-use super::prefix::{DEFAULT_ACL, Prefix};
-use super::ruleset::{DraftState, Recorded, Ruleset};
-use super::snapshot::{
-    ClientAddress, Eject, Health, HealthMode, Lazy, LineOptions, Listener, ListenerTls, LuaFunction, Probe,
-    ProxyHeader, Retry, Service, Snapshot, StreamOptions,
+use crate::balance::Policy;
+use crate::base::prefix::{DEFAULT_ACL, Prefix};
+use crate::base::time::TickDelta;
+use crate::config::error::{Errors, Origin, Sited};
+use crate::config::options::Settings;
+use crate::config::relays::DraftForward;
+use crate::config::ruleset::{DraftState, Recorded, Ruleset};
+use crate::model::{
+    BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Lazy, Listener,
+    ListenerTls, LuaFunction, Probe, ProxyHeader, Retry, Service, Snapshot,
 };
-use crate::shard::policy::Policy;
-use crate::shard::rules::names::Names;
-use crate::shard::rules::networks::Networks;
-use crate::shard::script::Source;
-use crate::time::TickDelta;
+use crate::rules::names::Names;
+use crate::rules::networks::Networks;
+use crate::rules::script::Source;
 
 /// The configuration as written.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct Draft {
     /// (`ignoreTLSConfigurationErrors`); they have no service yet.
     pub left_out: Vec<DraftListener>,
     /// The forwards, as written.
-    pub forwards: Vec<DraftForward>,
+    pub relays: Vec<DraftForward>,
     /// The servers in the order of their `newServer`, removed ones included.
     pub servers: Vec<DraftServer>,
     /// Pools that something was said of, besides their having servers; made by [`Draft::pool`].
@@ -75,7 +75,7 @@ impl Default for Draft {
             settings: Settings::default(),
             listeners: Vec::new(),
             left_out: Vec::new(),
-            forwards: Vec::new(),
+            relays: Vec::new(),
             servers: Vec::new(),
             pools: Vec::new(),
             policy: None,
@@ -140,7 +140,7 @@ pub struct DraftListener {
     /// What is served there.
     pub service: Service,
     /// How connections are taken.
-    pub streams: StreamOptions,
+    pub connection_options: ConnectionOptions,
     /// Where a PROXY header stands.
     pub proxy: ProxyHeader,
 }
@@ -185,7 +185,7 @@ pub struct DraftServer {
     /// `useClientSubnet`.
     pub use_client_subnet: bool,
     /// Its connections.
-    pub lines: LineOptions,
+    pub connections: BackendConnectionOptions,
     /// How it learns the client's address.
     pub client_address: ClientAddress,
 }
@@ -213,7 +213,7 @@ impl DraftServer {
             dscp: 0,
             health: default_health(),
             use_client_subnet: false,
-            lines: LineOptions::default(),
+            connections: BackendConnectionOptions::default(),
             client_address: ClientAddress::Hidden,
         }
     }

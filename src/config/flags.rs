@@ -8,12 +8,12 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
-use super::draft::{Draft, DraftListener, DraftServer};
-use super::error::{ConfigError, Origin, Sited};
-use super::options::{Kind, SETTINGS, Settings, Value};
-use super::prefix::Prefix;
-use super::snapshot::{ProxyHeader, Service, StreamOptions};
-use super::value;
+use crate::base::prefix::Prefix;
+use crate::config::draft::{Draft, DraftListener, DraftServer};
+use crate::config::error::{ConfigError, Origin, Sited};
+use crate::config::options::{Kind, SETTINGS, Settings, Value};
+use crate::config::value;
+use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
 /// The usage in one line.
 pub const USAGE: &str =
@@ -84,7 +84,7 @@ impl Flags {
                 reuse_port: false,
                 dscp: 0,
                 service: Service::Dns,
-                streams: StreamOptions::default(),
+                connection_options: ConnectionOptions::default(),
                 proxy: ProxyHeader::default(),
             }));
         }
@@ -288,7 +288,7 @@ fn value_name(kind: &Kind) -> String {
     match kind {
         Kind::Number { unit: "us", .. } => "US",
         Kind::Number { unit: "ms", .. } => "MS",
-        Kind::Number { unit: "octets", .. } => "OCTETS",
+        Kind::Number { unit: "bytes", .. } => "BYTES",
         Kind::Number { .. } => "N",
         Kind::Span { .. } => "DURATION",
         Kind::Factor => "FACTOR",
@@ -363,8 +363,8 @@ mod tests {
             ("--steer", "client", Key::Steer, Value::Text("client".into())),
             ("--busy-poll", "20", Key::BusyPoll, Value::Number(20)),
             ("--batch", "32", Key::Batch, Value::Number(32)),
-            ("--drain", "200ms", Key::Drain, Value::Span(crate::time::TickDelta::from_ms(200))),
-            ("--stats", "1m", Key::Stats, Value::Span(crate::time::TickDelta::from_ms(60_000))),
+            ("--drain", "200ms", Key::Drain, Value::Span(crate::base::time::TickDelta::from_ms(200))),
+            ("--stats", "1m", Key::Stats, Value::Span(crate::base::time::TickDelta::from_ms(60_000))),
             ("--log-format", "json", Key::LogFormat, Value::Text("json".into())),
             ("--uid", "nobody", Key::User, Value::Text("nobody".into())),
             ("-g", "nogroup", Key::Group, Value::Text("nogroup".into())),

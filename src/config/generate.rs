@@ -2,18 +2,18 @@
 
 use std::fmt::Write;
 
-use super::flags::{Document, command};
-use super::functions::{
+use crate::config::flags::{Document, command};
+use crate::config::functions::{
     ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FORWARD_ARGUMENTS, FORWARD_POLICIES, FUNCTIONS, FUNCTIONS_MISSING,
     LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
     POOL_METHODS, RESPONSE_ACTIONS, RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
     SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_FORWARD_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS,
     UDP_FORWARD_ARGUMENTS,
 };
-use super::lua::{CONCENTRATE, ENUMERATIONS};
-use super::options::SETTINGS;
+use crate::config::options::SETTINGS;
+use crate::lua::front_end::{CONCENTRATE, ENUMERATIONS};
 
-/// The octets of a document.
+/// The bytes of a document.
 #[must_use]
 pub fn document(which: Document) -> Vec<u8> {
     match which {
@@ -55,7 +55,7 @@ fn reference() -> String {
         false,
     );
     entries(&mut out, "Methods of a listener with TLS", "Method", TLS_METHODS, true);
-    forwards(&mut out);
+    relays(&mut out);
     entries(&mut out, "Methods of a server", "Method", SERVER_METHODS, true);
     out += "\nFields of a server: `order`, `weight`, `qps` (these can be set), `name`, `id`, `pools`, `upStatus`.\n";
     entries(&mut out, "Methods of a pool", "Method", POOL_METHODS, true);
@@ -97,7 +97,7 @@ fn settings(out: &mut String) {
     for s in &SETTINGS {
         let short = s.short.map(|c| format!("`-{c}`, ")).unwrap_or_default();
         let flag = if s.flag { format!("{short}`--{}`", s.name) } else { String::new() };
-        let setter = |l: &super::options::Setter| match l.unit {
+        let setter = |l: &crate::config::options::Setter| match l.unit {
             "" => format!("`{}`", l.name),
             unit => format!("`{}` ({unit})", l.name),
         };
@@ -117,7 +117,7 @@ fn entries(out: &mut String, title: &str, head: &str, entries: &[Entry], called:
     }
 }
 
-fn forwards(out: &mut String) {
+fn relays(out: &mut String) {
     entries(out, "Arguments of addTCPForward and addUDPForward", "Argument", FORWARD_ARGUMENTS, false);
     *out += "\nA target is chosen by `policy`:\n\n| Policy | It chooses |\n|---|---|\n";
     for (name, doc) in FORWARD_POLICIES {

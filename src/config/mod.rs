@@ -10,11 +10,11 @@
 //! - [`flags::parse`] reads the command line once: serve, demo or generate.
 //! - [`load`] evaluates the flags and the file they name, at the start and at each reload.
 //! - [`compile::compile`] makes of its [`Draft`] the [`Compiled`]: [`Boot`] (compare with
-//!   [`Boot::differences`] at a reload), [`Snapshot`](snapshot::Snapshot), and the new [`Slots`],
+//!   [`Boot::differences`] at a reload), [`Snapshot`](crate::model::Snapshot), and the new [`Slots`],
 //!   to be kept if it is published and dropped if not. Call [`Slots::reclaim`] before.
 //! - [`diff::diff`] says in lines what a reload changed.
 //! - [`LuaHost::choose`] and [`LuaHost::judge`] run the functions that a health check names; a
-//!   [`Snapshot`](snapshot::Snapshot) goes with the `LuaHost` it was loaded with.
+//!   [`Snapshot`](crate::model::Snapshot) goes with the `LuaHost` it was loaded with.
 //! - [`generate::document`] prints the man page, completions and the reference.
 //!
 //! The tables that everything is made from: [`options`] (process settings) and [`functions`].
@@ -25,24 +25,21 @@ pub mod diff;
 pub mod draft;
 pub mod error;
 pub mod flags;
-pub mod forwards;
 pub mod functions;
 pub mod generate;
-pub mod lua;
 pub mod options;
-pub mod prefix;
+pub mod relays;
 pub mod ruleset;
 pub mod slots;
-pub mod snapshot;
 pub mod value;
 
-pub use compile::{Boot, Compiled, compile};
-pub use diff::diff;
-pub use draft::Draft;
-pub use error::{ConfigError, Origin};
-pub use flags::{DemoOptions, Flags, Invocation};
-pub use lua::{Interrupt, LuaHost, NoResult};
-pub use slots::Slots;
+pub use crate::config::compile::{Boot, Compiled, compile};
+pub use crate::config::diff::diff;
+pub use crate::config::draft::Draft;
+pub use crate::config::error::{ConfigError, Origin};
+pub use crate::config::flags::{DemoOptions, Flags, Invocation};
+pub use crate::config::slots::Slots;
+pub use crate::lua::front_end::{Interrupt, LuaHost, NoResult};
 
 /// What [`load`] gives.
 #[derive(Debug)]
@@ -67,7 +64,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
 /// # Errors
 /// Those of [`load`], and the interruption.
 pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
-    let (mut draft, lua) = lua::evaluate(flags.file.as_deref(), interrupt)?;
+    let (mut draft, lua) = crate::lua::front_end::evaluate(flags.file.as_deref(), interrupt)?;
     flags.apply(&mut draft);
     for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
@@ -86,4 +83,4 @@ pub fn exit_code(errors: &[ConfigError]) -> Option<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

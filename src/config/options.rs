@@ -2,13 +2,13 @@
 //! page, the shell completions and the reference.
 //!
 //! A setting that is not in here does not exist. What belongs to one server, listener or pool is
-//! not here but in [`functions`](super::functions).
+//! not here but in [`functions`](crate::config::functions).
 
 use std::fmt;
 
-use super::error::Sited;
-use super::value;
-use crate::time::TickDelta;
+use crate::base::time::TickDelta;
+use crate::config::error::Sited;
+use crate::config::value;
 
 /// Which setting; its number is its place in [`SETTINGS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +64,9 @@ pub enum Key {
     TcpMaskV6,
     TcpMaskV4Port,
     FastOpenKey,
-    LinesIdle,
-    LinesKept,
-    ProxyOctets,
+    BackendConnectionsIdle,
+    BackendConnectionsKept,
+    ProxyBytes,
     ProxyAcl,
 }
 
@@ -133,7 +133,7 @@ pub enum Kind {
     Cpus,
     /// Any text that is not empty; what it names.
     Text(&'static str),
-    /// Sixteen octets as the kernel writes the key of TCP Fast Open.
+    /// Sixteen bytes as the kernel writes the key of TCP Fast Open.
     FastOpenKey,
 }
 
@@ -341,8 +341,8 @@ const fn count(min: u32, max: u32) -> Kind {
     Kind::Number { min, max, unit: "" }
 }
 
-const fn octets(max: u32) -> Kind {
-    Kind::Number { min: 0, max, unit: "octets" }
+const fn bytes(max: u32) -> Kind {
+    Kind::Number { min: 0, max, unit: "bytes" }
 }
 
 const fn times_ms(min: u32, max: u32) -> Kind {
@@ -531,7 +531,7 @@ pub static SETTINGS: [Setting; 54] = [
     Setting {
         key: Key::ReceiveBuffer,
         name: "receive-buffer",
-        kind: octets(1 << 30),
+        kind: bytes(1 << 30),
         default: "4194304",
         reload: true,
         doc: "Receive buffer of every UDP socket: what a shard may fall behind by, about 5,000 \
@@ -542,7 +542,7 @@ pub static SETTINGS: [Setting; 54] = [
     Setting {
         key: Key::SendBuffer,
         name: "send-buffer",
-        kind: octets(1 << 30),
+        kind: bytes(1 << 30),
         default: "1048576",
         reload: true,
         doc: "Send buffer of every UDP socket; 0 leaves the kernel's default. In Lua: `setUDPSocketBufferSizes`. \
@@ -552,7 +552,7 @@ pub static SETTINGS: [Setting; 54] = [
     Setting {
         key: Key::Policy,
         name: "policy",
-        kind: Kind::Choice(&super::functions::POLICIES),
+        kind: Kind::Choice(&crate::config::functions::POLICIES),
         reload: true,
         doc: "How a server is chosen, in every pool without a policy of its own. In Lua: `setServerPolicy`. \
               Without either: leastOutstanding.",
@@ -618,7 +618,7 @@ pub static SETTINGS: [Setting; 54] = [
     Setting {
         key: Key::SelfPayload,
         name: "self-generated-payload-size",
-        kind: Kind::Number { min: 512, max: 4096, unit: "octets" },
+        kind: Kind::Number { min: 512, max: 4096, unit: "bytes" },
         default: "1232",
         lua: &[set("setPayloadSizeOnSelfGeneratedAnswers")],
         doc: "UDP payload size in the OPT record of answers made by dnslob itself.",
@@ -772,7 +772,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 1_000_000),
         default: "50",
         lua: &[set("setMaxTCPReadIOsPerQuery")],
-        doc: "Reads for one query: a client that needs more sends by single octets, and its connection is closed. \
+        doc: "Reads for one query: a client that needs more sends by single bytes, and its connection is closed. \
               0 is no limit.",
         ..LIVE
     },
@@ -834,7 +834,7 @@ pub static SETTINGS: [Setting; 54] = [
         ..LIVE
     },
     Setting {
-        key: Key::LinesIdle,
+        key: Key::BackendConnectionsIdle,
         name: "server-connections-idle",
         kind: times_ms(0, DAY_MS),
         default: "300000",
@@ -843,7 +843,7 @@ pub static SETTINGS: [Setting; 54] = [
         ..LIVE
     },
     Setting {
-        key: Key::LinesKept,
+        key: Key::BackendConnectionsKept,
         name: "server-connections-kept",
         kind: count(0, 4096),
         default: "10",
@@ -852,9 +852,9 @@ pub static SETTINGS: [Setting; 54] = [
         ..LIVE
     },
     Setting {
-        key: Key::ProxyOctets,
+        key: Key::ProxyBytes,
         name: "proxy-protocol-payload-max",
-        kind: Kind::Number { min: 16, max: 65535, unit: "octets" },
+        kind: Kind::Number { min: 16, max: 65535, unit: "bytes" },
         default: "512",
         lua: &[set("setProxyProtocolMaximumPayloadSize")],
         doc: "The longest PROXY header that is taken, with its values.",

@@ -1,13 +1,14 @@
-//! The rules of a [`Draft`](super::draft::Draft): as written, in order, each with its place.
+//! The rules of a [`Draft`](crate::config::draft::Draft): as written, in order, each with its place.
 
 use std::collections::HashMap;
 
-use super::error::Origin;
-use crate::shard::rules::action::{Action, ResponseAction};
-use crate::shard::rules::matcher::Matcher;
-use crate::shard::rules::names::Names;
-use crate::shard::rules::networks::Networks;
-use crate::shard::rules::text::{self, Sets};
+use crate::config::error::Origin;
+use crate::rules::action::{Action, ResponseAction};
+use crate::rules::matcher::Matcher;
+use crate::rules::names::Names;
+use crate::rules::networks::Networks;
+use crate::rules::text;
+use crate::rules::text::Sets;
 
 /// Which chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +32,7 @@ pub enum ChainKey {
 }
 
 impl ChainKey {
-    /// Every chain, in the order of [`CHAINS`](super::functions::CHAINS).
+    /// Every chain, in the order of [`CHAINS`](crate::config::functions::CHAINS).
     pub const ALL: [Self; 8] = [
         Self::Query,
         Self::CacheMiss,
@@ -46,14 +47,14 @@ impl ChainKey {
 
 /// What a rule does: to queries, or to answers.
 #[derive(Clone, Debug)]
-pub enum Deed {
+pub enum RuleAction {
     /// To queries.
     Query(Action),
     /// To answers.
     Response(ResponseAction),
 }
 
-impl Deed {
+impl RuleAction {
     /// As people read it.
     #[must_use]
     pub fn text(&self) -> String {
@@ -78,7 +79,7 @@ pub struct DraftRule {
     /// Which packets it concerns; its pools have no slots yet.
     pub matcher: Matcher,
     /// What it does to them; its pools and copies have no slots yet.
-    pub deed: Deed,
+    pub action: RuleAction,
 }
 
 /// What a Lua function that was given away is called with.
@@ -136,15 +137,15 @@ pub struct SetTexts(HashMap<usize, SetText>);
 
 /// What one set is called.
 #[derive(Clone, Debug)]
-pub(super) struct SetText {
+pub(crate) struct SetText {
     /// The same at each evaluation of the file, whatever is in the set: for an object, its number.
-    pub(super) identity: String,
+    pub(crate) identity: String,
     /// What is in it; none when that is the identity already.
-    pub(super) content: Option<String>,
+    pub(crate) content: Option<String>,
 }
 
 impl SetTexts {
-    pub(super) fn insert(&mut self, key: usize, text: SetText) {
+    pub(crate) fn insert(&mut self, key: usize, text: SetText) {
         self.0.insert(key, text);
     }
 
@@ -155,7 +156,7 @@ impl SetTexts {
     }
 
     /// One set for people, by its key.
-    pub(super) fn shown_by_key(&self, key: usize) -> String {
+    pub(crate) fn shown_by_key(&self, key: usize) -> String {
         Shown { texts: self, content: true }.of(key)
     }
 

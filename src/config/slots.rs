@@ -12,12 +12,12 @@ use std::hash::Hash;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::snapshot::{Backend, Listener};
-use crate::addr::{BackendSlot, ListenerSlot, RuleSlot};
-use crate::live::RULES_MAX;
+use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
+use crate::model::{Backend, Listener};
+use crate::stats::live::RULES_MAX;
 
 /// Listen addresses there can be at a time, retired ones included.
-pub const LISTENERS_MAX: usize = crate::live::LISTENERS_MAX;
+pub const LISTENERS_MAX: usize = crate::stats::live::LISTENERS_MAX;
 
 /// What a rule keeps its slot by: its chain and its UUID.
 pub(super) type RuleIdentity = (u8, [u8; 16]);
@@ -238,10 +238,11 @@ fn index(at: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::TickDelta;
     use crate::config::draft::default_health;
-    use crate::config::snapshot::SocketOptions;
-    use crate::config::snapshot::{ClientAddress, LineOptions, ProxyHeader, Service, StreamOptions};
-    use crate::time::TickDelta;
+    use crate::model::{
+        BackendConnectionOptions, ClientAddress, ConnectionOptions, ProxyHeader, Service, SocketOptions,
+    };
     use proptest::prelude::*;
     use std::collections::HashSet;
 
@@ -266,7 +267,7 @@ mod tests {
             use_client_subnet: false,
             tee: false,
             target: false,
-            lines: LineOptions::default(),
+            connections: BackendConnectionOptions::default(),
             client_address: ClientAddress::Hidden,
             health: default_health(),
         }
@@ -328,7 +329,7 @@ mod tests {
             sockets: SocketOptions::default(),
             dscp: 0,
             service: Service::Dns,
-            streams: StreamOptions::default(),
+            connection_options: ConnectionOptions::default(),
             proxy: ProxyHeader::default(),
         }
     }

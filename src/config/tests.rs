@@ -1,9 +1,9 @@
 //! Files through the whole front end: text to draft to snapshot, or to its errors.
 
-mod forwards;
+mod connections;
+mod relays;
 mod rules;
 mod scale;
-mod streams;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
-use super::flags::{Flags, Invocation};
-use super::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING};
-use super::options::SETTINGS;
-use super::snapshot::{Backend, HealthMode, Probe, Snapshot};
-use super::{Compiled, ConfigError, Loaded, Slots, compile, diff, flags, load};
-use crate::addr::mapped;
+use crate::balance::{Concentrate, HashKey, Kind};
+use crate::base::addr::mapped;
+use crate::base::time::TickDelta;
+use crate::config::flags::{Flags, Invocation};
+use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING};
+use crate::config::options::SETTINGS;
+use crate::config::{Compiled, ConfigError, Loaded, Slots, compile, diff, flags, load};
 use crate::engine::socket::Steer;
-use crate::shard::policy::{Concentrate, HashKey, Kind};
-use crate::time::TickDelta;
+use crate::model::{Backend, HealthMode, Probe, Snapshot};
 
 /// A file of its own with this text, gone when dropped.
-pub(super) struct File(PathBuf);
+pub(crate) struct File(PathBuf);
 
 impl File {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let nth = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("dnslob-test-{}-{nth}.lua", std::process::id()));
@@ -34,7 +34,7 @@ impl File {
         Self(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -51,7 +51,7 @@ fn run(flags: &Flags) -> Result<(Loaded, Compiled), Vec<ConfigError>> {
     Ok((loaded, compiled))
 }
 
-pub(super) fn good(text: &str) -> (Loaded, Compiled) {
+pub(crate) fn good(text: &str) -> (Loaded, Compiled) {
     let file = File::new(text);
     let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
     run(&flags).unwrap_or_else(|errors| panic!("{text}\n{}", flags::lines(&errors)))
@@ -530,7 +530,7 @@ fn pools_have_their_own_policy_and_members_by_order() {
     );
 }
 
-fn policy(text: &str) -> crate::shard::policy::Policy {
+fn policy(text: &str) -> crate::balance::Policy {
     snapshot(&format!("setServerPolicy({text})")).pools[0].policy.clone()
 }
 
@@ -547,7 +547,7 @@ fn every_policy_and_its_options_reach_the_snapshot() {
         ("p2c", Kind::P2c),
         ("concentrate", Kind::Concentrate),
     ] {
-        assert_eq!(policy(name), crate::shard::policy::Policy::new(kind), "{name}");
+        assert_eq!(policy(name), crate::balance::Policy::new(kind), "{name}");
     }
     assert_eq!(policy("hashBy(chashed, 'zone', {labels=3})").hash_key, HashKey::Zone(3));
     assert_eq!(policy("hashBy(whashed, 'client')").hash_key, HashKey::Client);
@@ -820,7 +820,7 @@ proptest! {
         let names: Vec<&str> = SERVER_ARGUMENTS.iter().map(|e| e.name)
             .chain(SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied())).collect();
         let mut functions: Vec<&str> = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name).collect();
-        functions.extend(super::functions::functions().map(|e| e.name).filter(|n| *n != "setACLFromFile"));
+        functions.extend(crate::config::functions::functions().map(|e| e.name).filter(|n| *n != "setACLFromFile"));
         functions.extend(["newServer", "rmServer", "getServer", "addLocal", "setLocal", "setACL", "addACL",
             "setServerPolicy", "setPoolServerPolicy", "getPool", "setRetry", "setPanicThreshold", "setEjection",
             "ordered", "hashBy", "bounded", "concentrate", "setUDPSocketBufferSizes", "addAction", "includeDirectory",

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::time::TickDelta;
+use crate::base::time::TickDelta;
 
 /// The port of DNS, where none is written.
 pub const DNS_PORT: u16 = 53;
@@ -94,17 +94,17 @@ pub const FAST_OPEN_KEY: &str =
     "four groups of eight hexadecimal digits, as \"00112233-44556677-8899aabb-ccddeeff\"";
 
 /// Reads a key of TCP Fast Open as the kernel writes it (`net.ipv4.tcp_fastopen_key`): four numbers,
-/// each least significant octet first.
+/// each least significant byte first.
 ///
 /// # Errors
 /// What was expected.
 pub fn fast_open_key(text: &str) -> Result<[u8; 16], &'static str> {
     let mut key = [0; 16];
     let mut groups = text.split('-');
-    for octets in key.chunks_exact_mut(4) {
+    for bytes in key.chunks_exact_mut(4) {
         let group = groups.next().filter(|g| g.len() == 8 && g.bytes().all(|b| b.is_ascii_hexdigit()));
         let number = u32::from_str_radix(group.ok_or(FAST_OPEN_KEY)?, 16).map_err(|_| FAST_OPEN_KEY)?;
-        octets.copy_from_slice(&number.to_le_bytes());
+        bytes.copy_from_slice(&number.to_le_bytes());
     }
     if groups.next().is_some() { Err(FAST_OPEN_KEY) } else { Ok(key) }
 }
@@ -156,17 +156,17 @@ pub fn cpus_text(cpus: &[u16]) -> String {
 /// What was expected.
 pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
     // What is meant by an empty text, or by spaces, is a slip rather than a name.
-    if text.is_empty() || text.bytes().any(|octet| octet <= b' ' || octet == 0x7f) {
+    if text.is_empty() || text.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(QNAME);
     }
     let mut wire = crate::wire::name::from_text(text).map_err(|_| QNAME)?;
-    // The length octets are below any letter.
+    // The length bytes are below any letter.
     wire.make_ascii_lowercase();
     Ok(wire)
 }
 
 /// What [`qname`] expects.
-pub const QNAME: &str = "a domain name of at most 255 octets with labels of 1 to 63";
+pub const QNAME: &str = "a domain name of at most 255 bytes with labels of 1 to 63";
 
 /// Reads a domain name in presentation format (RFC 1035, 5.1, with `\.` and `\DDD`) and gives it
 /// back with its final dot.
@@ -179,11 +179,11 @@ pub fn qname(text: &str) -> Result<String, &'static str> {
     if name == "." {
         return if text.is_empty() { Err(QNAME) } else { Ok(name) };
     }
-    // The root label's octet counts.
+    // The root label's byte counts.
     let (mut total, mut label) = (1_usize, 0_usize);
-    let mut octets = name.bytes();
-    while let Some(octet) = octets.next() {
-        if octet == b'.' {
+    let mut bytes = name.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'.' {
             if label == 0 || label > 63 {
                 return Err(QNAME);
             }
@@ -191,15 +191,15 @@ pub fn qname(text: &str) -> Result<String, &'static str> {
             label = 0;
             continue;
         }
-        if octet == b'\\' {
-            let next = octets.next().ok_or(QNAME)?;
+        if byte == b'\\' {
+            let next = bytes.next().ok_or(QNAME)?;
             if next.is_ascii_digit() {
-                let (tens, ones) = (octets.next().ok_or(QNAME)?, octets.next().ok_or(QNAME)?);
+                let (tens, ones) = (bytes.next().ok_or(QNAME)?, bytes.next().ok_or(QNAME)?);
                 let digits = [next, tens, ones];
                 let fits = std::str::from_utf8(&digits).ok().and_then(|d| d.parse::<u8>().ok());
                 fits.ok_or(QNAME)?;
             }
-        } else if !octet.is_ascii_graphic() {
+        } else if !byte.is_ascii_graphic() {
             return Err(QNAME);
         }
         label += 1;
@@ -227,7 +227,7 @@ pub fn source(text: &str) -> Result<(Option<IpAddr>, Option<String>), &'static s
 }
 
 /// What [`interface`] expects.
-pub const INTERFACE: &str = "the name of a network interface, 1 to 15 octets";
+pub const INTERFACE: &str = "the name of a network interface, 1 to 15 bytes";
 
 /// Reads a network interface's name (Linux: below `IFNAMSIZ`, no slash, no space, no colon).
 ///

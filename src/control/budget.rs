@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use crate::config::snapshot::Snapshot;
+use crate::base::time::{Tick, TickDelta};
 use crate::control::limits::{Means, Shortage};
-use crate::descriptors::{Descriptors, Division, Use};
-use crate::time::{Tick, TickDelta};
+use crate::model::Snapshot;
+use crate::stats::descriptors::{Descriptors, Division, Use};
 
 /// A change waits so long at most until idle connections have made room for its sockets: shards look at
 /// them every 250 ms or more often.
@@ -111,7 +111,7 @@ mod tests {
         budget.refuse();
         assert_eq!(descriptors.limit_and_reserve(), before);
         budget.begin(&old, &new, at(0)).expect("enough");
-        let kept: Vec<_> = std::iter::from_fn(|| descriptors.take(Use::Lingering, 1)).collect();
+        let kept: Vec<_> = std::iter::from_fn(|| descriptors.take(Use::DrainingCloses, 1)).collect();
         assert!(budget.has_room(at(0)), "no more than may be: {}", kept.len());
         descriptors.divide(&Division { pools: [0; Use::ALL.len()], ..division });
         assert!(!budget.has_room(at(1_999)) && budget.has_room(at(2_000)), "it waits, but not for ever");

@@ -25,16 +25,14 @@
 
 mod driver;
 mod gauge;
-#[cfg(test)]
-mod tests;
 
-pub use driver::ConcentrateDriver;
+pub use crate::control::concentrate::driver::ConcentrateDriver;
 
-use crate::addr::BackendSlot;
-use crate::live::PPM;
-use crate::shard::policy::Concentrate;
-use crate::time::{Tick, TickDelta};
-use gauge::Gauge;
+use crate::balance::Concentrate;
+use crate::base::addr::BackendSlot;
+use crate::base::time::{Tick, TickDelta};
+use crate::control::concentrate::gauge::Gauge;
+use crate::stats::live::PPM;
 
 /// Rates are smoothed over this long: a second has the five windows of a verdict.
 const RATE_SPAN: TickDelta = TickDelta::from_ms(1_000);
@@ -73,7 +71,7 @@ pub struct Reading<'a> {
     pub responses: u64,
     /// Queries that it was given up on in the window.
     pub timeouts: u64,
-    /// Its answers by latency, indexed by [`bucket`](crate::live::bucket).
+    /// Its answers by latency, indexed by [`bucket`](crate::stats::live::bucket).
     pub latencies: &'a [u32],
 }
 
@@ -312,7 +310,7 @@ impl Concentrator {
     /// Fills the servers by order, each up to its cap and to what its cache is warm for.
     fn fill(&mut self, now: Tick) -> Vec<f64> {
         let order = self.order();
-        let mut hold = vec![0.0; self.members.len()];
+        let mut shutdown_handle = vec![0.0; self.members.len()];
         let mut caps_before = 0.0;
         for (nth, at) in order.iter().enumerate() {
             let member = &mut self.members[*at];
@@ -322,13 +320,13 @@ impl Concentrator {
                 let since = member.spare_since.map_or(TickDelta(0), |at| now.since(at));
                 // Without a cap nobody knows what the ones before can bear: they are tried.
                 if caps_before.is_finite() && since < self.settings.shrink_after {
-                    hold[*at] = HOLD_SHARE;
+                    shutdown_handle[*at] = HOLD_SHARE;
                 }
             }
             caps_before += member.cap.unwrap_or(f64::INFINITY);
         }
-        let mut left = 1.0 - hold.iter().sum::<f64>();
-        let mut shares = hold;
+        let mut left = 1.0 - shutdown_handle.iter().sum::<f64>();
+        let mut shares = shutdown_handle;
         for at in &order {
             let member = &self.members[*at];
             let cap = member.cap.map_or(1.0, |cap| cap / self.rate.max(1.0));
@@ -467,3 +465,6 @@ fn smoothing(span: TickDelta, over: TickDelta) -> f64 {
 fn add(a: (f64, f64), b: (f64, f64)) -> (f64, f64) {
     (a.0 + b.0, a.1 + b.1)
 }
+
+#[cfg(test)]
+mod tests;

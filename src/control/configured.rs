@@ -8,17 +8,19 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::addr::ListenerSlot;
+use crate::base::addr::ListenerSlot;
+use crate::base::panics;
+use crate::config;
 use crate::config::options::Key;
-use crate::config::snapshot::{Backend, LuaFunction, Snapshot};
-use crate::config::{self, Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, NoResult, Slots};
+use crate::config::{Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, NoResult, Slots};
 use crate::control::health::Failure;
-use crate::control::log::{self, Format};
+use crate::control::log;
+use crate::control::log::Format;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::{Called, Failed, Question, Script};
 use crate::engine::sys::SignalStack;
-use crate::panics;
+use crate::model::{Backend, LuaFunction, Snapshot};
 
 /// Flags and file, and what they last said.
 #[derive(Debug)]
@@ -234,7 +236,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::addr::BackendSlot;
+    use crate::base::addr::BackendSlot;
 
     struct All(bool);
 

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::addr::BackendSlot;
-use crate::config::snapshot::Eject;
+use crate::base::addr::BackendSlot;
+use crate::base::time::{Tick, TickDelta};
 use crate::control::health::Live;
-use crate::live::PPM;
-use crate::time::{Tick, TickDelta};
+use crate::model::Eject;
+use crate::stats::live::PPM;
 
 /// Portions of the window, one a second.
 const PORTIONS: usize = 10;

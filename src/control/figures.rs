@@ -1,11 +1,11 @@
 //! Readings of the counters, kept so that rates can be told of them.
 
-use crate::addr::BackendSlot;
-use crate::config::snapshot::Snapshot;
+use crate::base::addr::BackendSlot;
+use crate::base::time::{Tick, TickDelta};
 use crate::control::plan::Settings;
 use crate::control::stats::{Gatherer, Reading};
-use crate::live::Board;
-use crate::time::{Tick, TickDelta};
+use crate::model::Snapshot;
+use crate::stats::live::LiveState;
 
 /// Readings are taken this often when no line of figures asks for more.
 const READING: TickDelta = TickDelta::from_ms(10_000);
@@ -32,8 +32,13 @@ impl Figures {
     }
 
     /// Takes a reading: what happened since the last, and in which time.
-    pub(super) fn take(&mut self, board: &Board, snapshot: &Snapshot, now: Tick) -> (Reading, TickDelta) {
-        let reading = self.gatherer.gather(board, slots(snapshot), now);
+    pub(super) fn take(
+        &mut self,
+        live_state: &LiveState,
+        snapshot: &Snapshot,
+        now: Tick,
+    ) -> (Reading, TickDelta) {
+        let reading = self.gatherer.gather(live_state, slots(snapshot), now);
         self.before = std::mem::replace(&mut self.last, reading);
         (self.last.since(&self.before), now.since(self.before.at))
     }
@@ -41,11 +46,11 @@ impl Figures {
     /// A reading beside the regular ones: all, and what happened lately, and in which time.
     pub(super) fn peek(
         &mut self,
-        board: &Board,
+        live_state: &LiveState,
         snapshot: &Snapshot,
         now: Tick,
     ) -> (Reading, Reading, TickDelta) {
-        let total = self.gatherer.gather(board, slots(snapshot), now);
+        let total = self.gatherer.gather(live_state, slots(snapshot), now);
         let young = now.since(self.last.at) < TickDelta::from_ms(1_000);
         let base = if young { &self.before } else { &self.last };
         let recent = total.since(base);
@@ -65,16 +70,16 @@ mod tests {
 
     #[test]
     fn rates_asked_for_right_after_a_reading_reach_back_to_the_one_before() {
-        let board = Board::new(1, 1);
+        let live_state = LiveState::new(1, 1);
         let snapshot = fixture::snapshot(1, &[], &[]);
         let mut figures = Figures::new(Tick(0));
-        board.shards()[0].queries.add(100);
-        let (interval, span) = figures.take(&board, &snapshot, Tick(10_000_000_000));
+        live_state.shards()[0].queries.add(100);
+        let (interval, span) = figures.take(&live_state, &snapshot, Tick(10_000_000_000));
         assert_eq!((interval.queries, span), (100, TickDelta::from_ms(10_000)));
-        board.shards()[0].queries.add(1);
-        let (total, recent, span) = figures.peek(&board, &snapshot, Tick(10_500_000_000));
+        live_state.shards()[0].queries.add(1);
+        let (total, recent, span) = figures.peek(&live_state, &snapshot, Tick(10_500_000_000));
         assert_eq!((total.queries, recent.queries, span), (101, 101, TickDelta::from_ms(10_500)));
-        let (_, recent, span) = figures.peek(&board, &snapshot, Tick(12_000_000_000));
+        let (_, recent, span) = figures.peek(&live_state, &snapshot, Tick(12_000_000_000));
         assert_eq!((recent.queries, span), (1, TickDelta::from_ms(2_000)));
     }
 }

@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::addr::{BackendSlot, ListenerSlot};
-use crate::config::prefix::PrefixSet;
-use crate::config::snapshot::{
-    Backend, ClientAddress, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe, ProxyHeader,
-    Service, Snapshot, SocketOptions, StreamOptions,
+use crate::balance::{Kind, Policy};
+use crate::base::addr::{BackendSlot, ListenerSlot};
+use crate::base::prefix::PrefixSet;
+use crate::base::time::TickDelta;
+use crate::model::{
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Health, HealthMode, Lazy, Listener,
+    Pool, Probe, ProxyHeader, Service, Snapshot, SocketOptions,
 };
-use crate::shard::policy::{Kind, Policy};
-use crate::time::TickDelta;
 
 /// Listeners and backends by slot, all of them with plain settings, in one pool.
-pub(in crate::control) fn snapshot(generation: u64, listeners: &[u16], backends: &[u16]) -> Snapshot {
+pub(crate) fn snapshot(generation: u64, listeners: &[u16], backends: &[u16]) -> Snapshot {
     let most = backends.iter().max().map_or(0, |s| usize::from(*s) + 1);
     let mut by_slot = vec![None; most];
     for slot in backends {
@@ -39,7 +39,7 @@ pub(in crate::control) fn snapshot(generation: u64, listeners: &[u16], backends:
 }
 
 /// The listener in a slot: port 5300 and the slot.
-pub(in crate::control) fn listener(slot: u16) -> Listener {
+pub(crate) fn listener(slot: u16) -> Listener {
     Listener {
         slot: ListenerSlot(slot),
         address: SocketAddr::from(([127, 0, 0, 1], 5300 + slot)),
@@ -48,13 +48,13 @@ pub(in crate::control) fn listener(slot: u16) -> Listener {
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,
-        streams: StreamOptions::default(),
+        connection_options: ConnectionOptions::default(),
         proxy: ProxyHeader::default(),
     }
 }
 
 /// The backend in a slot: 192.0.2.SLOT, probed every second.
-pub(in crate::control) fn backend(slot: u16) -> Backend {
+pub(crate) fn backend(slot: u16) -> Backend {
     let address = SocketAddr::from(([192, 0, 2, slot as u8], 53));
     Backend {
         slot: BackendSlot(slot),
@@ -75,14 +75,14 @@ pub(in crate::control) fn backend(slot: u16) -> Backend {
         use_client_subnet: false,
         tee: false,
         target: false,
-        lines: LineOptions::default(),
+        connections: BackendConnectionOptions::default(),
         client_address: ClientAddress::Hidden,
         health: health(HealthMode::Auto),
     }
 }
 
 /// Health settings: rise 2, fall 3, every second, no slow start.
-pub(in crate::control) fn health(mode: HealthMode) -> Health {
+pub(crate) fn health(mode: HealthMode) -> Health {
     Health {
         mode,
         probe: Probe::Udp,

@@ -1,7 +1,7 @@
 //! Whether a backend is usable: one state machine per backend, told of time and outcomes.
 //!
 //! It decides when a probe is due and what its outcome means. It asks for no time, sends nothing
-//! and writes no log: [`probe`](super::probe) does the asking, the control loop the writing.
+//! and writes no log: [`probe`](crate::control::probe) does the asking, the control loop the writing.
 //!
 //! ```text
 //!  auto   Unknown ──first outcome──► Up ◄──rise successes── Down
@@ -11,20 +11,17 @@
 //!                                       └───────────────────rise successes──────────────────────┘
 //! ```
 //! `up`, `down` and `drain` are the operator's word: no probe is ever due. Suspect is still up.
-//! Over all of it lie *ejection* (worse than its peers, see [`eject`](super::eject)) and *warmth*
+//! Over all of it lie *ejection* (worse than its peers, see [`eject`](crate::control::eject)) and *warmth*
 //! (slow start after a return).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use crate::addr::BackendSlot;
-use crate::config::snapshot::{Health, HealthMode, Lazy};
-use crate::live::{PPM, State};
-use crate::rng::ShardRng;
-use crate::time::{Tick, TickDelta};
-
-#[cfg(test)]
-mod tests;
+use crate::base::addr::BackendSlot;
+use crate::base::rng::ShardRng;
+use crate::base::time::{Tick, TickDelta};
+use crate::model::{Health, HealthMode, Lazy};
+use crate::stats::live::{PPM, State};
 
 /// Part of its usual share that a returning backend begins with: enough to fill its cache, too
 /// little to overload a cold server (a cold one saturates far below a warm one).
@@ -474,3 +471,6 @@ impl Checks {
         self.by_slot.values().any(Check::is_awaited)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,16 +3,16 @@
 //! A *file* in the kernel's words is a descriptor here. What has to be open for service to go on
 //! (listeners, UDP sockets towards servers, checks, logs) is the reserve, twice of it so that a reload
 //! can open its own beside; the rest is divided among connections and flows. See
-//! [`Descriptors`](crate::descriptors).
+//! [`Descriptors`](crate::stats::descriptors).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::snapshot::{Backend, HealthMode, LINES_MAX, Listener, Service, Snapshot};
-use crate::descriptors::{Descriptors, Division, Use};
-use crate::time::{Tick, TickDelta};
+use crate::base::time::{Tick, TickDelta};
+use crate::model::{Backend, HealthMode, LINES_MAX, Listener, Service, Snapshot};
+use crate::stats::descriptors::{Descriptors, Division, Use};
 
 /// Of the process: standard streams, the control thread's loop and signals, the service manager, a
 /// program that is started, files that are read: configuration, certificates.
@@ -142,7 +142,7 @@ impl<'s> Sockets<'s> {
     /// Descriptors that are open for as long as the configuration stands.
     fn count(&self, shards: u32) -> u32 {
         let of_listener =
-            |l: &&Listener| u32::from(l.service.takes_datagrams()) + u32::from(l.service.takes_streams());
+            |l: &&Listener| u32::from(l.service.takes_datagrams()) + u32::from(l.service.takes_connections());
         let of_backend = |b: &&Backend| if b.target { 0 } else { u32::from(b.sockets.max(1)) };
         let checks = self.backends.values().filter(|b| is_checked(b)).count() as u32;
         let each = self.listeners.values().map(of_listener).sum::<u32>()
@@ -161,17 +161,17 @@ impl<'s> Sockets<'s> {
             match &listener.service {
                 Service::Dns | Service::Dot(_) => streams = true,
                 Service::DnsUdp => {}
-                Service::TcpForward(forward) => relayed = add(relayed, forward.connections.saturating_mul(2)),
-                Service::UdpForward(forward) => {
-                    let most = if forward.connections > 0 { forward.connections } else { FLOWS_MAX };
+                Service::TcpRelay(relay) => relayed = add(relayed, relay.connections.saturating_mul(2)),
+                Service::UdpRelay(relay) => {
+                    let most = if relay.connections > 0 { relay.connections } else { FLOWS_MAX };
                     flows = add(flows, most.saturating_mul(shards));
                 }
             }
         }
-        let limits = snapshots.iter().flatten().map(|s| s.globals.streams.connections);
+        let limits = snapshots.iter().flatten().map(|s| s.globals.client_connections.connections);
         // Without a limit in one of them there is none.
         let clients = limits.map(|limit| if limit == 0 { u32::MAX } else { limit }).max();
-        let of_backend = |b: &&Backend| match b.lines.connections {
+        let of_backend = |b: &&Backend| match b.connections.connections {
             0 => LINES_MAX,
             connections => connections.min(LINES_MAX),
         };
@@ -191,7 +191,7 @@ impl<'s> Sockets<'s> {
             Use::Relayed => Demand { most: relayed, weight: 12 },
             Use::Flows => Demand { most: flows, weight: 12 },
             Use::Pipes => Demand { most: side.min(relayed), weight: 3 },
-            Use::Lingering => Demand { most: if streams { side } else { 0 }, weight: 1 },
+            Use::DrainingCloses => Demand { most: if streams { side } else { 0 }, weight: 1 },
         })
     }
 }
@@ -375,9 +375,9 @@ mod tests {
     #[test]
     fn limits_that_are_configured_are_not_exceeded() {
         let mut snapshot = fixture::snapshot(1, &[0], &[0]);
-        snapshot.globals.streams.connections = 50;
+        snapshot.globals.client_connections.connections = 50;
         let mut backend = fixture::backend(0);
-        backend.lines.connections = 10;
+        backend.connections.connections = 10;
         snapshot.backends[0] = Some(Arc::new(backend));
         let division = Means { descriptors: 1_000_000, ..MEANS }.divide(None, &snapshot).expect("enough");
         assert_eq!([Use::Clients, Use::Servers].map(|usage| division.pools[usage.index()]), [50, 20]);

@@ -1,7 +1,7 @@
 //! The control plane: one ordinary thread that starts, watches, changes and stops the shards.
 //!
 //! It may block, lock and allocate, and never touches a packet. Everything it decides by time or
-//! outcome is decided in rooms that are told both ([`health`], [`eject`], [`farm`], [`reload`]);
+//! outcome is decided in rooms that are told both ([`health`], [`eject`], [`backend_health`], [`reload`]);
 //! this one holds the clock, the signals and the sockets of the probes.
 //!
 //! ```text
@@ -18,62 +18,61 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::config::snapshot::{Backend, ClientAddress, Listener, Snapshot};
+use crate::balance::Kind;
+use crate::base::rng::ShardRng;
+use crate::base::time::{Tick, TickDelta};
 use crate::config::{Compiled, Flags, Loaded};
+use crate::control::backend_health::BackendHealth;
 use crate::control::budget::Budget;
-use crate::control::certificates::{Keeper, unix_seconds};
+use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::configured::Configured;
-use crate::control::farm::Farm;
-use crate::control::feed::{Feed, Vacant};
 use crate::control::figures::Figures;
 use crate::control::health::Due;
 use crate::control::limits::Means;
 use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, load_contained};
 use crate::control::probe::{Runner, Script};
+use crate::control::publisher::{Feed, Vacant};
 use crate::control::querylog::QueryLog;
 use crate::control::reload::{Refused, Reload};
 use crate::control::report::{Outcome, Report};
-use crate::control::shards::{Doors, Edge, Shards};
+use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::engine::{Message, clock};
-use crate::live::Board;
-use crate::rng::ShardRng;
-use crate::shard::policy::Kind;
+use crate::model::{Backend, ClientAddress, Listener, Snapshot};
 use crate::shard::{DELAY_MS_MAX, TRIES_MAX};
-use crate::time::{Tick, TickDelta};
+use crate::stats::live::LiveState;
 use crate::tls;
 
+pub mod backend_health;
 mod budget;
-mod certificates;
+pub mod certificate_monitor;
 pub mod concentrate;
 pub mod configured;
 pub mod eject;
-pub mod farm;
-pub mod feed;
 mod figures;
+#[cfg(test)]
+mod fixture;
 pub mod health;
-mod hold;
 pub mod limits;
 pub mod log;
 pub mod plan;
 pub mod privileges;
 pub mod probe;
+pub mod publisher;
 pub mod querylog;
 pub mod reload;
 mod report;
 pub mod shards;
+pub mod shutdown_handle;
 pub mod signals;
 pub mod stats;
 pub mod systemd;
 mod watchdog;
 pub mod writer;
 
-pub use hold::Hold;
-
-#[cfg(test)]
-mod fixture;
+pub use crate::control::shutdown_handle::ShutdownHandle;
 
 /// Between two looks at live traffic, unless a pool under `concentrate` has a shorter window.
 const WATCH: TickDelta = TickDelta::from_ms(200);
@@ -114,11 +113,11 @@ pub fn run_held(
     fixed: &Fixed,
     first: Plan,
     signals: Signals,
-    hold: Option<Hold>,
+    shutdown_handle: Option<ShutdownHandle>,
 ) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("the control thread: {e}"))?;
-    runtime.block_on(LocalSet::new().run_until(serve(source, fixed, first, signals, hold)))
+    runtime.block_on(LocalSet::new().run_until(serve(source, fixed, first, signals, shutdown_handle)))
 }
 
 async fn serve(
@@ -126,7 +125,7 @@ async fn serve(
     fixed: &Fixed,
     first: Plan,
     mut signals: Signals,
-    mut hold: Option<Hold>,
+    mut shutdown_handle: Option<ShutdownHandle>,
 ) -> Result<(), String> {
     signals.attend();
     let means = Means::now(fixed.shards.len());
@@ -143,9 +142,9 @@ async fn serve(
     privileges::assume(&fixed.identity)?;
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
     let division = means.divide(None, &first.snapshot)?;
-    let mut doors = Doors::new(fixed, inherited);
+    let mut listener_sockets = SocketOpener::new(fixed, inherited);
     let change_rng = ShardRng::from_seed(rng.u64());
-    let first = Reload::begin(None, first, &[], &mut doors, change_rng, clock::now());
+    let first = Reload::begin(None, first, &[], &mut listener_sockets, change_rng, clock::now());
     let first = first.map_err(|errors| errors.join("\n"))?;
     let snapshot = Arc::clone(&first.plan().snapshot);
     privileges::shed(&fixed.identity, needs_raw_sockets(&snapshot))?;
@@ -156,12 +155,12 @@ async fn serve(
     }));
     shed.await.map_err(|e| format!("giving up rights: {}", e.detail))?;
 
-    let board = Arc::new(Board::new(fixed.shards.len(), fixed.backends_max));
-    board.descriptors().divide(&division);
-    Hold::show(hold.as_ref(), &board);
-    let feed = Feed::new(snapshot, Arc::clone(&board));
-    let shards =
-        Shards::start(fixed, &feed, doors, &mut rng).map_err(|e| format!("a shard does not start: {e}"))?;
+    let live_state = Arc::new(LiveState::new(fixed.shards.len(), fixed.backends_max));
+    live_state.descriptors().divide(&division);
+    ShutdownHandle::show(shutdown_handle.as_ref(), &live_state);
+    let feed = Feed::new(snapshot, Arc::clone(&live_state));
+    let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
+        .map_err(|e| format!("a shard does not start: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng);
     let mut control = control.map_err(|e| format!("the query logs' thread: {e}"))?;
@@ -178,7 +177,7 @@ async fn serve(
             _ = signals.usr1.recv() => control.dump(),
             _ = signals.term.recv() => break None,
             _ = signals.int.recv() => break None,
-            () = Hold::let_go(&mut hold) => break None,
+            () = ShutdownHandle::let_go(&mut shutdown_handle) => break None,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             Some(()) = evaluations.recv() => control.evaluation = Evaluation::Ended,
             () = tokio::time::sleep(Duration::from(rest)) => {}
@@ -223,7 +222,7 @@ struct Control<S> {
     source: S,
     shards: Shards,
     feed: Feed,
-    farm: Farm,
+    backend_health: BackendHealth,
     script: Rc<dyn Script>,
     settings: Settings,
     reload: Option<Reload>,
@@ -239,7 +238,7 @@ struct Control<S> {
     closing: Vec<Closing>,
     figures: Figures,
     querylog: QueryLog,
-    keeper: Keeper,
+    certificate_monitor: CertificateMonitor,
     watch_at: Tick,
     watchdog: Option<Watchdog>,
     notifier: Notifier,
@@ -260,12 +259,12 @@ impl<S: Source> Control<S> {
         mut rng: ShardRng,
     ) -> io::Result<Self> {
         let ids = privileges::runner();
-        let querylog = QueryLog::start(Arc::clone(feed.board()))?;
+        let querylog = QueryLog::start(Arc::clone(feed.live_state()))?;
         Ok(Self {
             source,
-            budget: Budget::new(feed.board().descriptors(), shards.count()),
+            budget: Budget::new(feed.live_state().descriptors(), shards.count()),
             shards,
-            farm: Farm::new(Arc::clone(feed.board()), ShardRng::from_seed(rng.u64())),
+            backend_health: BackendHealth::new(Arc::clone(feed.live_state()), ShardRng::from_seed(rng.u64())),
             feed,
             script: Rc::clone(&first.script),
             settings: first.settings.clone(),
@@ -278,7 +277,7 @@ impl<S: Source> Control<S> {
             closing: Vec::new(),
             figures: Figures::new(clock::now()),
             querylog,
-            keeper: Keeper::default(),
+            certificate_monitor: CertificateMonitor::default(),
             watch_at: clock::now() + WATCH,
             watchdog: None,
             notifier,
@@ -297,7 +296,7 @@ impl<S: Source> Control<S> {
         }
         let waits = self.leaving.is_some() || self.reload.as_ref().is_some_and(Reload::is_ready);
         let soon = waits.then(|| now + SOON);
-        let probes = [self.farm.next(), self.reload.as_ref().and_then(Reload::next)];
+        let probes = [self.backend_health.next(), self.reload.as_ref().and_then(Reload::next)];
         let watchdog = self.watchdog.as_ref().map(|w| w.at);
         let due = [Some(self.watch_at), Some(self.figures.at(&self.settings)), watchdog, soon];
         due.into_iter().chain(probes).flatten().min().unwrap_or(now)
@@ -329,15 +328,15 @@ impl<S: Source> Control<S> {
             let snapshot = self.feed.current();
             self.watch_at = now + watch_period(&snapshot);
             self.feed.drop_former();
-            self.farm.watch(&snapshot, now);
+            self.backend_health.watch(&snapshot, now);
             self.budget.warn(now);
         }
-        certificates::warn(&self.keeper.turn(&self.feed.current(), now, unix_seconds()));
+        certificate_monitor::warn(&self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds()));
         if now >= self.figures.at(&self.settings) {
             self.print_line(now);
         }
         self.notifier.retry();
-        if self.serving && self.watchdog.as_mut().is_some_and(|w| w.is_alive(self.feed.board(), now)) {
+        if self.serving && self.watchdog.as_mut().is_some_and(|w| w.is_alive(self.feed.live_state(), now)) {
             self.notifier.alive();
         }
         Ok(())
@@ -346,7 +345,7 @@ impl<S: Source> Control<S> {
     /// Tells the service manager out of turn that we live, unless the shards were last seen not to.
     fn tell_alive(&mut self) {
         if self.serving
-            && self.watchdog.as_mut().is_some_and(|w| w.was_alive(self.feed.board(), clock::now()))
+            && self.watchdog.as_mut().is_some_and(|w| w.was_alive(self.feed.live_state(), clock::now()))
         {
             self.notifier.alive();
         }
@@ -412,7 +411,7 @@ impl<S: Source> Control<S> {
     /// Sends off all probes that are due, each as a task of its own.
     fn probe(&mut self, now: Tick) {
         let current = self.feed.current();
-        for due in self.farm.begin(now, &mut self.tickets) {
+        for due in self.backend_health.begin(now, &mut self.tickets) {
             let script = Rc::clone(&self.script);
             self.spawn(due, &current, script);
         }
@@ -445,7 +444,7 @@ impl<S: Source> Control<S> {
         }
         // A ticket that is not the farm's is ignored by it, as it is by the reload.
         if let Some(backend) = self.feed.current().backend(due.slot) {
-            self.farm.settle(backend, due.ticket, result, now);
+            self.backend_health.settle(backend, due.ticket, result, now);
         }
     }
 
@@ -453,7 +452,7 @@ impl<S: Source> Control<S> {
     fn commit(&mut self, now: Tick) -> Result<(), String> {
         let Some(reload) = self.reload.take() else { return Ok(()) };
         let gatherer = &mut self.figures.gatherer;
-        match reload.commit(&mut self.shards, &self.feed, &mut self.farm, gatherer, now) {
+        match reload.commit(&mut self.shards, &self.feed, &mut self.backend_health, gatherer, now) {
             Ok((plan, done)) => {
                 for change in &plan.changes {
                     tracing::info!("{change}");
@@ -471,7 +470,11 @@ impl<S: Source> Control<S> {
                 }
                 self.budget.accept();
                 self.serving = true;
-                certificates::warn(&self.keeper.adopt(&self.feed.current(), now, unix_seconds()));
+                certificate_monitor::warn(&self.certificate_monitor.adopt(
+                    &self.feed.current(),
+                    now,
+                    unix_seconds(),
+                ));
                 if !done.removed.is_empty() {
                     // An earlier change's listeners have been given up by now, or are so at once.
                     self.retire(Tick(u64::MAX));
@@ -524,17 +527,18 @@ impl<S: Source> Control<S> {
 
     fn print_line(&mut self, now: Tick) {
         let snapshot = self.feed.current();
-        let (interval, span) = self.figures.take(self.feed.board(), &snapshot, now);
+        let (interval, span) = self.figures.take(self.feed.live_state(), &snapshot, now);
         if self.settings.stats.is_some() {
-            let line = stats::text::line(&interval, span, &snapshot, &|slot| self.farm.standing(slot));
+            let line =
+                stats::text::line(&interval, span, &snapshot, &|slot| self.backend_health.standing(slot));
             log::output().file(format!("{line}\n").as_bytes());
         }
     }
 
     fn dump(&mut self) {
         let (snapshot, now) = (self.feed.current(), clock::now());
-        let (total, recent, span) = self.figures.peek(self.feed.board(), &snapshot, now);
-        let standing = |slot| self.farm.standing(slot);
+        let (total, recent, span) = self.figures.peek(self.feed.live_state(), &snapshot, now);
+        let standing = |slot| self.backend_health.standing(slot);
         let lost = [
             ("log", log::error().lost()),
             ("output", log::output().lost()),
@@ -542,9 +546,9 @@ impl<S: Source> Control<S> {
             ("key-log", tls::key_log_lines_lost()),
         ];
         let text = stats::text::lost(&lost)
-            + &stats::connections::dump(&snapshot, self.feed.board(), unix_seconds())
+            + &stats::connections::dump(&snapshot, self.feed.live_state(), unix_seconds())
             + &stats::text::dump(&total, &recent, span, &snapshot, &standing)
-            + &stats::rules::table(&snapshot, self.feed.board());
+            + &stats::rules::table(&snapshot, self.feed.live_state());
         log::output().file(text.as_bytes());
     }
 

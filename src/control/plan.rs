@@ -6,13 +6,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::addr::{BackendSlot, ListenerSlot};
-use crate::config::snapshot::Snapshot;
+use crate::base::addr::{BackendSlot, ListenerSlot};
+use crate::base::panics;
+use crate::base::time::TickDelta;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
 use crate::engine::socket::Steer;
-use crate::panics;
-use crate::time::TickDelta;
+use crate::model::Snapshot;
 
 /// One evaluated configuration, not in force yet.
 pub struct Plan {

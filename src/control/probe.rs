@@ -2,7 +2,7 @@
 //!
 //! Each probe is a future of its own with its own socket, so that any number run side by side and
 //! a slow one delays nobody. Whether the server is up is not decided here but by
-//! [`health`](super::health).
+//! [`health`](crate::control::health).
 
 use std::io;
 use std::pin::Pin;
@@ -15,15 +15,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::config::snapshot::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
 use crate::control::health::Failure;
 use crate::engine::socket::{bind_source, is_shortage};
+use crate::model::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
 use crate::tls;
 
 mod message;
 
 /// The largest answer that is read; DNS over TCP cannot be longer.
-const ANSWER_OCTETS_MAX: usize = 65_535;
+const ANSWER_BYTES_MAX: usize = 65_535;
 
 /// A failed probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,7 +198,7 @@ async fn over_udp(
     socket.connect(&backend.address.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     let mut wrong = None;
-    let mut answer = vec![0; ANSWER_OCTETS_MAX];
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
     let ask = async {
         socket.send(&greeted(backend, &query)).await?;
         loop {
@@ -225,7 +225,7 @@ async fn over_tcp(
     let query = question(backend, id, script).await?;
     let ask = async {
         let mut stream = connect(backend).await?;
-        // A question is 12 + 255 + 4 octets at most.
+        // A question is 12 + 255 + 4 bytes at most.
         let mut framed = greeted(backend, &(query.len() as u16).to_be_bytes());
         framed.extend_from_slice(&query);
         stream.write_all(&framed).await?;
@@ -252,16 +252,16 @@ async fn over_tls(
 /// Asks over TLS. A handshake that fails says why: that is what somebody has to fix.
 async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed> {
     let failed = |e: tls::Failure| Failed::new(Failure::Network, format!("TLS: {e}"));
-    let Some(tls) = &backend.lines.tls else {
+    let Some(tls) = &backend.connections.tls else {
         return Err(Failed::new(Failure::Invalid, "the server has no TLS"));
     };
     let mut stream = connect(backend).await?;
     // In full, or nobody would see that its certificate has expired, or is another one.
     let mut session = tls::Session::check(&tls.tls).map_err(failed)?;
-    // A question is 12 + 255 + 4 octets at most. Within TLS, as queries have it.
+    // A question is 12 + 255 + 4 bytes at most. Within TLS, as queries have it.
     session.send(&greeted(backend, &(query.len() as u16).to_be_bytes()));
     session.send(query);
-    let (mut octets, mut answer, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
+    let (mut bytes, mut answer, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
     loop {
         while session.wants_write() {
             session.write_to(&mut out)?;
@@ -273,12 +273,12 @@ async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed
         {
             return Ok(message.to_vec());
         }
-        let len = stream.read(&mut octets).await?;
+        let len = stream.read(&mut bytes).await?;
         if len == 0 {
             session.on_end().map_err(failed)?;
             return Err(Failed::new(Failure::Network, "the connection ended without an answer"));
         }
-        if let Err(e) = session.on_octets(&octets[..len], &mut answer) {
+        if let Err(e) = session.on_bytes(&bytes[..len], &mut answer) {
             // The server is told, too; whether it listens makes no difference.
             let _ = session.write_to(&mut out);
             let _ = stream.write_all(&out).await;
@@ -287,12 +287,12 @@ async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed
     }
 }
 
-/// Octets of an answer that are searched for what is expected.
-const TALK_OCTETS_MAX: usize = 4096;
+/// Bytes of an answer that are searched for what is expected.
+const TALK_BYTES_MAX: usize = 4096;
 
 /// Says what is to be said, and waits for what is expected, with whatever stands around it.
 async fn by_talk(backend: &Backend, talk: &SendExpect, limit: Duration) -> Result<(), Failed> {
-    let mut heard = Vec::with_capacity(TALK_OCTETS_MAX);
+    let mut heard = Vec::with_capacity(TALK_BYTES_MAX);
     match timeout(limit, hear(backend, talk, &mut heard)).await {
         Ok(result) => result?,
         Err(_) if heard.is_empty() => return Err(Failed::timeout()),
@@ -315,7 +315,7 @@ async fn hear(backend: &Backend, talk: &SendExpect, heard: &mut Vec<u8>) -> Resu
     }
     let mut stream = connect(backend).await?;
     stream.write_all(&greeted(backend, &talk.send)).await?;
-    let mut stream = stream.take(TALK_OCTETS_MAX as u64);
+    let mut stream = stream.take(TALK_BYTES_MAX as u64);
     while stream.read_buf(heard).await? > 0 && !holds(heard, &talk.expect) {}
     Ok(())
 }

@@ -17,12 +17,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::base::time::{Tick, TickDelta};
 use crate::control::log::FLUSH;
 use crate::engine::clock;
-use crate::live::Board;
-use crate::shard::journal::{Line, Passed};
-use crate::shard::rules::action::LogTarget;
-use crate::time::{Tick, TickDelta};
+use crate::rules::action::LogTarget;
+use crate::stats::live::LiveState;
+use crate::stats::log_queue::{QueryLogEntry, RelayLogEntry};
 use crate::tls;
 use crate::wire::codes::type_name;
 use crate::wire::header::QR;
@@ -63,13 +63,13 @@ impl QueryLog {
     ///
     /// # Errors
     /// When there can be no more threads.
-    pub fn start(board: Arc<Board>) -> io::Result<Self> {
+    pub fn start(live_state: Arc<LiveState>) -> io::Result<Self> {
         let orders = Arc::<Orders>::default();
         let (stop, stopped) = bounded::<()>(0);
         let (end, ended) = bounded(1);
         let told = Arc::clone(&orders);
         std::thread::Builder::new().name("query-log".into()).spawn(move || {
-            run(&board, &told, &stopped);
+            run(&live_state, &told, &stopped);
             // Whoever waited may have gone.
             let _ = end.send(());
         })?;
@@ -109,7 +109,7 @@ impl Drop for QueryLog {
     }
 }
 
-fn run(board: &Board, orders: &Orders, stopped: &Receiver<()>) {
+fn run(live_state: &LiveState, orders: &Orders, stopped: &Receiver<()>) {
     let mut files = Files::default();
     let mut reopened = 0;
     loop {
@@ -119,7 +119,7 @@ fn run(board: &Board, orders: &Orders, stopped: &Receiver<()>) {
             reopened = reopen;
             files.reopen(clock::now());
         }
-        let found = files.write(board, orders.verbose.load(Relaxed), clock::now());
+        let found = files.write(live_state, orders.verbose.load(Relaxed), clock::now());
         tls::write_key_logs();
         if ends {
             files.finish(clock::now());
@@ -146,13 +146,13 @@ struct Files {
 
 impl Files {
     /// Writes all lines that wait; how many there were.
-    fn write(&mut self, board: &Board, verbose: bool, now: Tick) -> usize {
+    fn write(&mut self, live_state: &LiveState, verbose: bool, now: Tick) -> usize {
         let mut found = 0;
-        for passed in board.shards().iter().flat_map(|s| s.journal.passed()) {
-            tracing::info!("{}", passage(&passed));
+        for passed in live_state.shards().iter().flat_map(|s| s.log_queue.passed()) {
+            tracing::info!("{}", session(&passed));
             found += 1;
         }
-        for line in board.shards().iter().flat_map(|s| s.journal.lines()) {
+        for line in live_state.shards().iter().flat_map(|s| s.log_queue.lines()) {
             self.line(&line, verbose, now);
             found += 1;
         }
@@ -195,7 +195,7 @@ impl Files {
         self.sinks.clear();
     }
 
-    fn line(&mut self, line: &Line, verbose: bool, now: Tick) {
+    fn line(&mut self, line: &QueryLogEntry, verbose: bool, now: Tick) {
         if line.target.verbose_only && line.target.path.is_empty() && !verbose {
             return;
         }
@@ -206,12 +206,12 @@ impl Files {
         let kept = self.before.contains(&line.target.path);
         let new = || Sink::new(Arc::clone(&line.target), kept);
         let sink = self.sinks.entry(line.target.path.clone()).or_insert_with(new);
-        let octets = if line.target.binary {
+        let bytes = if line.target.binary {
             binary(line)
         } else {
             (text(line, line.target.timestamp.then(SystemTime::now)) + "\n").into_bytes()
         };
-        self.lost += sink.file(&octets, now);
+        self.lost += sink.file(&bytes, now);
     }
 }
 
@@ -229,7 +229,7 @@ struct Sink {
     torn: bool,
     retry_at: Tick,
     /// It has been said that it cannot be written.
-    is_said: bool,
+    is_logged: bool,
     /// Lines lost that have not been told of, and when they may be.
     lost: u64,
     report_at: Tick,
@@ -245,7 +245,7 @@ impl Sink {
             lines: VecDeque::new(),
             torn: false,
             retry_at: Tick(0),
-            is_said: false,
+            is_logged: false,
             lost: 0,
             report_at: Tick(0),
         }
@@ -259,12 +259,12 @@ impl Sink {
         }
         if self.waiting.len() + line.len() > WAITING_MAX {
             self.lost += 1;
-            if !self.is_said {
+            if !self.is_logged {
                 tracing::error!(
                     "query log \"{}\": is not read fast enough; lines are lost",
                     self.target.path
                 );
-                self.is_said = true;
+                self.is_logged = true;
             }
             return lost + 1;
         }
@@ -286,11 +286,11 @@ impl Sink {
                 if self.lost > 0 {
                     let (path, lines) = (&self.target.path, self.lost);
                     tracing::warn!(lines, "query log \"{path}\": can be written again; lines were lost");
-                } else if self.is_said {
+                } else if self.is_logged {
                     tracing::info!("query log \"{}\": can be written again", self.target.path);
                 }
-                if self.lost > 0 || self.is_said {
-                    (self.is_said, self.lost) = (false, 0);
+                if self.lost > 0 || self.is_logged {
+                    (self.is_logged, self.lost) = (false, 0);
                     self.report_at = now + RETRY;
                 }
                 0
@@ -298,12 +298,12 @@ impl Sink {
             // A reader that is slow; it is not told to hurry.
             Err(e) if e.kind() == ErrorKind::WouldBlock => 0,
             Err(e) => {
-                if !self.is_said {
+                if !self.is_logged {
                     tracing::error!(
                         "query log \"{}\": {e}; it is tried again every second",
                         self.target.path
                     );
-                    self.is_said = true;
+                    self.is_logged = true;
                 }
                 self.file = None;
                 self.retry_at = now + RETRY;
@@ -358,7 +358,7 @@ impl Sink {
     fn close(&mut self) {
         self.file = None;
         self.retry_at = Tick(0);
-        self.is_said = false;
+        self.is_logged = false;
     }
 }
 
@@ -375,12 +375,12 @@ fn open(target: &LogTarget, kept: bool) -> io::Result<File> {
 }
 
 /// One line for people.
-fn text(line: &Line, at: Option<SystemTime>) -> String {
+fn text(line: &QueryLogEntry, at: Option<SystemTime>) -> String {
     let mut out = String::new();
     if let Some(since) = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
         let _ = write!(out, "[{}.{:03}] ", since.as_secs(), since.subsec_millis());
     }
-    let (qname, qtype) = (name::Text(line.qname.octets()), type_name(line.qtype));
+    let (qname, qtype) = (name::Text(line.qname.bytes()), type_name(line.qtype));
     let _ = match line.latency {
         Some(latency) if line.flags[0] & QR != 0 => write!(
             out,
@@ -396,7 +396,7 @@ fn text(line: &Line, at: Option<SystemTime>) -> String {
 }
 
 /// What is said of a forward's connection or flow.
-fn passage(passed: &Passed) -> String {
+fn session(passed: &RelayLogEntry) -> String {
     let kind = if passed.tcp { "connection" } else { "flow" };
     let mut out = format!("{kind} {} -> {}", passed.client, passed.listener);
     for (address, why) in &passed.tried {
@@ -406,10 +406,10 @@ fn passage(passed: &Passed) -> String {
         let _ = write!(out, ", to {target}");
     }
     let ms = passed.lasted.0 / 1_000_000;
-    let [onward, back] = passed.octets;
+    let [onward, back] = passed.bytes;
     let _ = write!(
         out,
-        ": {onward} octets there, {back} back, {}.{:03} s, ended by {}",
+        ": {onward} bytes there, {back} back, {}.{:03} s, ended by {}",
         ms / 1_000,
         ms % 1_000,
         passed.why.label()
@@ -417,11 +417,11 @@ fn passage(passed: &Passed) -> String {
     out
 }
 
-/// One line for programs, numbers in network order: id (2 octets), name (wire format), type (2),
+/// One line for programs, numbers in network order: id (2 bytes), name (wire format), type (2),
 /// the client's address (16, IPv4 mapped) and port (2).
-fn binary(line: &Line) -> Vec<u8> {
+fn binary(line: &QueryLogEntry) -> Vec<u8> {
     let mut out = line.id.to_be_bytes().to_vec();
-    out.extend_from_slice(line.qname.octets());
+    out.extend_from_slice(line.qname.bytes());
     out.extend_from_slice(&line.qtype.to_be_bytes());
     out.extend_from_slice(&line.client.ip);
     out.extend_from_slice(&line.client.port.to_be_bytes());
@@ -431,8 +431,8 @@ fn binary(line: &Line) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Endpoint;
-    use crate::shard::journal::Name;
+    use crate::base::addr::Endpoint;
+    use crate::stats::log_queue::Name;
     use std::sync::Arc;
 
     fn target(path: &str) -> LogTarget {
@@ -446,9 +446,9 @@ mod tests {
         }
     }
 
-    fn line(target: LogTarget, id: u16) -> Line {
+    fn line(target: LogTarget, id: u16) -> QueryLogEntry {
         let client: std::net::SocketAddr = "192.0.2.1:5353".parse().expect("an address");
-        Line {
+        QueryLogEntry {
             target: Arc::new(target),
             client: Endpoint::from(client),
             id,
@@ -466,11 +466,11 @@ mod tests {
         let path = std::env::temp_dir().join(format!("dnslob-querylog-{}", std::process::id()));
         std::fs::write(&path, "old\n").expect("a file");
         let name = path.display().to_string();
-        let board = Board::new(1, 1);
+        let live_state = LiveState::new(1, 1);
         let mut log = Files::default();
         for id in [1, 2] {
-            assert!(board.shards()[0].journal.file(line(target(&name), id)));
-            log.write(&board, false, Tick(0));
+            assert!(live_state.shards()[0].log_queue.file(line(target(&name), id)));
+            log.write(&live_state, false, Tick(0));
             log.reopen(Tick(0));
         }
         let text = std::fs::read_to_string(&path).expect("the file");
@@ -528,15 +528,15 @@ mod tests {
     fn a_file_that_cannot_be_opened_is_tried_again_every_second() {
         let place = Place::new("unopened");
         let path = place.path("later/log");
-        let (board, mut log) = (Board::new(1, 1), Files::default());
-        let file = |id| assert!(board.shards()[0].journal.file(line(target(&path), id)));
+        let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
+        let file = |id| assert!(live_state.shards()[0].log_queue.file(line(target(&path), id)));
         file(1);
-        assert_eq!(log.write(&board, false, Tick(1)), 1);
+        assert_eq!(log.write(&live_state, false, Tick(1)), 1);
         std::fs::create_dir(place.path("later")).expect("a directory");
         file(2);
-        log.write(&board, false, Tick(2));
+        log.write(&live_state, false, Tick(2));
         assert!(!std::path::Path::new(&path).exists(), "too early");
-        log.write(&board, false, SECOND + TickDelta(1));
+        log.write(&live_state, false, SECOND + TickDelta(1));
         let text = std::fs::read_to_string(&path).expect("the file");
         assert_eq!(text.lines().count(), 2, "{text}");
         assert_eq!(log.lost, 0);
@@ -547,20 +547,20 @@ mod tests {
         let place = Place::new("full");
         let path = place.path("log");
         std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
-        let (board, mut log) = (Board::new(1, 1), Files::default());
+        let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
         let mut filed = 0;
         for round in 0..10 {
             for _ in 0..500 {
                 filed += 1;
-                assert!(board.shards()[0].journal.file(line(target(&path), filed)));
+                assert!(live_state.shards()[0].log_queue.file(line(target(&path), filed)));
             }
-            log.write(&board, false, Tick(round));
+            log.write(&live_state, false, Tick(round));
         }
         let lost = log.lost;
         let length = text(&line(target(""), 1), None).len() + 1;
         assert!(lost > 0 && log.sinks[&path].waiting.len() > WAITING_MAX - 2 * length, "{lost}");
         std::fs::remove_file(&path).expect("to remove it");
-        log.write(&board, false, SECOND + TickDelta(20));
+        log.write(&live_state, false, SECOND + TickDelta(20));
         let kept = std::fs::read_to_string(&path).expect("the file");
         assert_eq!(kept.lines().count() as u64 + lost, u64::from(filed));
         assert!(kept.lines().all(|l| l.starts_with("Packet from ")), "whole lines");
@@ -570,48 +570,48 @@ mod tests {
     fn a_pipe_is_not_waited_for() {
         let place = Place::new("pipe");
         let path = place.pipe();
-        let (board, mut log) = (Board::new(1, 1), Files::default());
+        let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
         let mut filed = 0;
         let mut file = |lines| {
             for _ in 0..lines {
                 filed += 1;
-                assert!(board.shards()[0].journal.file(line(target(&path), filed)));
+                assert!(live_state.shards()[0].log_queue.file(line(target(&path), filed)));
             }
             filed
         };
         file(1);
-        log.write(&board, false, Tick(1));
+        log.write(&live_state, false, Tick(1));
         // Nobody reads; then somebody does, and stops.
         let mut slow = reader(&path);
         let mut now = SECOND + TickDelta(2);
         for _ in 0..10 {
             file(500);
-            log.write(&board, false, now);
+            log.write(&live_state, false, now);
         }
         let lost = log.lost;
         assert!(lost > 0);
         let mut text = read(&mut slow);
-        log.write(&board, false, now);
+        log.write(&live_state, false, now);
         text += &read(&mut slow);
         assert_eq!(text.lines().count() as u64 + lost, 5_001);
         assert!(text.starts_with("Packet from") && text.ends_with('\n'));
         // They go in the middle of a line; the next reader's first line is a whole one.
         for _ in 0..3 {
             file(500);
-            log.write(&board, false, now);
+            log.write(&live_state, false, now);
         }
         let before = log.lost;
         drop(slow);
         let mut next = reader(&path);
         file(1);
-        log.write(&board, false, now);
+        log.write(&live_state, false, now);
         now = now + RETRY;
-        log.write(&board, false, now);
+        log.write(&live_state, false, now);
         let text = read(&mut next);
         assert!(text.lines().all(|l| l.starts_with("Packet from ")), "{text}");
         assert!(log.lost <= before + 1);
         file(1);
-        log.write(&board, false, now + RETRY);
+        log.write(&live_state, false, now + RETRY);
         log.finish(now + RETRY);
     }
 
@@ -619,20 +619,20 @@ mod tests {
     fn what_nobody_reads_is_counted_at_the_end() {
         let place = Place::new("end");
         let path = place.pipe();
-        let board = Arc::new(Board::new(1, 1));
+        let live_state = Arc::new(LiveState::new(1, 1));
         for id in 0..7 {
-            assert!(board.shards()[0].journal.file(line(target(&path), id)));
+            assert!(live_state.shards()[0].log_queue.file(line(target(&path), id)));
         }
-        let mut log = QueryLog::start(board).expect("a thread");
+        let mut log = QueryLog::start(live_state).expect("a thread");
         log.finish();
         assert_eq!(log.lost(), 7);
     }
 
     #[test]
     fn a_binary_line_can_be_read_back() {
-        let octets = binary(&line(target("x"), 0x1234));
-        assert_eq!(octets[..2], [0x12, 0x34]);
-        assert_eq!(octets.len(), 2 + 10 + 2 + 16 + 2);
-        assert_eq!(octets[octets.len() - 2..], 5353_u16.to_be_bytes());
+        let bytes = binary(&line(target("x"), 0x1234));
+        assert_eq!(bytes[..2], [0x12, 0x34]);
+        assert_eq!(bytes.len(), 2 + 10 + 2 + 16 + 2);
+        assert_eq!(bytes[bytes.len() - 2..], 5353_u16.to_be_bytes());
     }
 }

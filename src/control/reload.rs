@@ -21,24 +21,21 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use crate::addr::BackendSlot;
-use crate::config::snapshot::{Backend, HealthMode, Listener, Snapshot};
-use crate::control::farm::Farm;
-use crate::control::feed::Feed;
+use crate::base::addr::BackendSlot;
+use crate::base::rng::ShardRng;
+use crate::base::time::Tick;
+use crate::control::backend_health::BackendHealth;
 use crate::control::health::{Checks, Due, Failure};
 use crate::control::plan::Plan;
+use crate::control::publisher::Feed;
 use crate::control::shards::{Edge, Open};
 use crate::control::stats::Gatherer;
 use crate::engine::Message;
-use crate::engine::socket::Ear;
-use crate::rng::ShardRng;
-use crate::time::Tick;
-
-#[cfg(test)]
-mod tests;
+use crate::engine::socket::ListenerSockets;
+use crate::model::{Backend, HealthMode, Listener, Snapshot};
 
 /// A listener's sockets, one per shard.
-pub type Opened = Vec<(Arc<Listener>, Vec<(usize, Ear)>)>;
+pub type Opened = Vec<(Arc<Listener>, Vec<(usize, ListenerSockets)>)>;
 
 /// A change under way: its new backends are being checked.
 pub struct Reload {
@@ -137,7 +134,7 @@ impl Reload {
         mut self,
         edge: &mut dyn Edge,
         feed: &Feed,
-        farm: &mut Farm,
+        backend_health: &mut BackendHealth,
         gatherer: &mut Gatherer,
         now: Tick,
     ) -> Result<(Plan, Done), Refused> {
@@ -157,22 +154,22 @@ impl Reload {
         if let Some(old) = &old {
             for gone in old.backends.iter().flatten() {
                 if self.plan.snapshot.backend(gone.slot).is_none() {
-                    farm.leave(gone.slot);
+                    backend_health.leave(gone.slot);
                 }
             }
         }
         let mut fresh: BTreeMap<_, _> = self.checks.drain().collect();
         for backend in self.plan.snapshot.backends.iter().flatten() {
             let Some(check) = fresh.remove(&backend.slot) else {
-                farm.revise(backend, now);
+                backend_health.revise(backend, now);
                 continue;
             };
             let before = old.as_ref().and_then(|o| o.backend(backend.slot));
             if before.is_none_or(|b| b.id != backend.id) {
-                gatherer.rebase(feed.board(), backend.slot);
+                gatherer.rebase(feed.live_state(), backend.slot);
             }
             let reason = self.reasons.get(&backend.slot).map_or("configuration", String::as_str);
-            farm.join(backend, check, reason, now);
+            backend_health.join(backend, check, reason, now);
         }
 
         let removed = old.as_deref().map(|o| missing(o, &self.plan.snapshot)).unwrap_or_default();
@@ -245,8 +242,8 @@ fn fault(listener: &Listener, e: &io::Error) -> String {
 /// Gives the shards their sockets, those that the kernel may give something to.
 fn hand_over(opened: Opened, edge: &mut dyn Edge) {
     for (listener, sockets) in opened {
-        for (shard, ear) in sockets {
-            tell(edge, shard, Message::Listen(Arc::clone(&listener), ear.exposed()));
+        for (shard, sockets) in sockets {
+            tell(edge, shard, Message::Listen(Arc::clone(&listener), sockets.exposed()));
         }
     }
 }
@@ -281,3 +278,6 @@ fn carries_over(old: &Backend, new: &Backend) -> bool {
         && old.source == new.source
         && old.source_interface == new.source_interface
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::config::snapshot::Backend;
 use crate::control::health::Due;
 use crate::control::probe::Failed;
+use crate::model::Backend;
 
 /// What came of a probe.
 pub(super) struct Outcome {

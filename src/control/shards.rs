@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use socket2::{Socket, Type};
 
-use crate::config::snapshot::Listener;
-use crate::control::feed::Feed;
+use crate::base::rng::ShardRng;
 use crate::control::plan::Fixed;
-use crate::engine::socket::{self, Ear, Seat, Steer};
-use crate::engine::{self, Message, Running, Setup};
-use crate::rng::ShardRng;
+use crate::control::publisher::Feed;
+use crate::engine;
+use crate::engine::socket::{ListenerSockets, ShardPosition, Steer};
+use crate::engine::{Message, Running, Setup, socket};
+use crate::model::Listener;
 
 /// Opens listeners, step by step: what has not been bound can be dropped again and nobody notices.
 pub trait Open {
@@ -23,20 +24,25 @@ pub trait Open {
     ///
     /// # Errors
     /// What the kernel says; then none is left open.
-    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>>;
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>>;
 
     /// Binds them; `alone` fails where any other socket has the address. Without it they may get at
     /// once what others got before.
     ///
     /// # Errors
     /// What the kernel says.
-    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()>;
+    fn bind(
+        &mut self,
+        listener: &Listener,
+        sockets: &[(usize, ListenerSockets)],
+        alone: bool,
+    ) -> io::Result<()>;
 
     /// Begins to take connections by sockets that are bound.
     ///
     /// # Errors
     /// What the kernel says.
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()>;
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()>;
 }
 
 /// What a reload can do to the engine.
@@ -55,18 +61,18 @@ pub trait Edge: Open {
 #[derive(Debug)]
 pub struct Shards {
     running: Vec<Running>,
-    doors: Doors,
+    listener_sockets: SocketOpener,
 }
 
 /// Opens listening sockets, also before there are shards.
 #[derive(Debug)]
-pub struct Doors {
+pub struct SocketOpener {
     cpus: Vec<Option<usize>>,
     steer: Steer,
     inherited: Vec<(SocketAddr, Socket)>,
 }
 
-impl Doors {
+impl SocketOpener {
     /// For the shards of `fixed`; `inherited` sockets are used for the listeners of their address.
     #[must_use]
     pub fn new(fixed: &Fixed, inherited: Vec<(SocketAddr, Socket)>) -> Self {
@@ -90,41 +96,46 @@ impl Doors {
     }
 }
 
-impl Open for Doors {
-    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
+impl Open for SocketOpener {
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>> {
         let shards = self.cpus.len();
-        let datagram = if listener.service.takes_datagrams() {
+        let udp = if listener.service.takes_datagrams() {
             self.take_inherited(listener, Type::DGRAM, socket::prepare_listener)?
         } else {
             None
         };
-        let stream = if listener.service.takes_streams() {
-            self.take_inherited(listener, Type::STREAM, socket::prepare_stream_listener)?
+        let tcp = if listener.service.takes_connections() {
+            self.take_inherited(listener, Type::STREAM, socket::prepare_tcp_listener)?
         } else {
             None
         };
-        if datagram.is_some() || stream.is_some() {
+        if udp.is_some() || tcp.is_some() {
             // One queue for all shards: the service manager's socket need not share its port, and
             // its owner may be another user, with whom no port can be shared. What it does not
             // pass is not served.
             let copy = |socket: &Option<Socket>| socket.as_ref().map(Socket::try_clone).transpose();
-            let ear =
-                |shard| Ok((shard, Ear { datagram: copy(&datagram)?, stream: copy(&stream)?, passed: true }));
-            return (0..shards).map(ear).collect();
+            let sockets =
+                |shard| Ok((shard, ListenerSockets { udp: copy(&udp)?, tcp: copy(&tcp)?, passed: true }));
+            return (0..shards).map(sockets).collect();
         }
         (0..shards).map(|shard| Ok((shard, socket::create(listener)?))).collect()
     }
 
-    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()> {
+    fn bind(
+        &mut self,
+        listener: &Listener,
+        sockets: &[(usize, ListenerSockets)],
+        alone: bool,
+    ) -> io::Result<()> {
         // The shards share the port with each other in any case.
-        sockets.iter().try_for_each(|(shard, ear)| socket::bind(ear, listener, alone && *shard == 0))
+        sockets.iter().try_for_each(|(shard, sockets)| socket::bind(sockets, listener, alone && *shard == 0))
     }
 
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
         let shards = self.cpus.len();
-        sockets.iter().try_for_each(|(shard, ear)| {
-            let seat = Seat { shard: *shard, shards, cpu: self.cpus[*shard] };
-            socket::hear(ear, listener, self.steer, seat)
+        sockets.iter().try_for_each(|(shard, sockets)| {
+            let position = ShardPosition { shard: *shard, shards, cpu: self.cpus[*shard] };
+            socket::hear(sockets, listener, self.steer, position)
         })
     }
 }
@@ -134,8 +145,13 @@ impl Shards {
     ///
     /// # Errors
     /// What the operating system refused; the shards started before are told to end.
-    pub fn start(fixed: &Fixed, feed: &Feed, doors: Doors, rng: &mut ShardRng) -> io::Result<Self> {
-        let mut shards = Self { running: Vec::with_capacity(fixed.shards.len()), doors };
+    pub fn start(
+        fixed: &Fixed,
+        feed: &Feed,
+        listener_sockets: SocketOpener,
+        rng: &mut ShardRng,
+    ) -> io::Result<Self> {
+        let mut shards = Self { running: Vec::with_capacity(fixed.shards.len()), listener_sockets };
         for (index, cpu) in fixed.shards.iter().enumerate() {
             let setup = Setup {
                 index,
@@ -144,7 +160,7 @@ impl Shards {
                 busy_poll_us: fixed.busy_poll_us,
                 batch_packets: fixed.batch_packets,
             };
-            match engine::spawn(setup, feed.cell(), Arc::clone(feed.board())) {
+            match engine::spawn(setup, feed.cell(), Arc::clone(feed.live_state())) {
                 Ok(running) => shards.running.push(running),
                 Err(e) => {
                     shards.tell_all(&|| Message::Abort);
@@ -177,16 +193,21 @@ impl Shards {
 }
 
 impl Open for Shards {
-    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
-        self.doors.create(listener)
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>> {
+        self.listener_sockets.create(listener)
     }
 
-    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()> {
-        self.doors.bind(listener, sockets, alone)
+    fn bind(
+        &mut self,
+        listener: &Listener,
+        sockets: &[(usize, ListenerSockets)],
+        alone: bool,
+    ) -> io::Result<()> {
+        self.listener_sockets.bind(listener, sockets, alone)
     }
 
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
-        self.doors.hear(listener, sockets)
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
+        self.listener_sockets.hear(listener, sockets)
     }
 }
 

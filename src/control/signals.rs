@@ -14,7 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::control::privileges;
-use crate::engine::sys::{self, SignalStack};
+use crate::engine::sys;
+use crate::engine::sys::SignalStack;
 
 /// How long the control loop may take after a second request to stop before the process ends without
 /// it: more than it gives shards that it has aborted.

@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use hdrhistogram::Histogram;
 
-use crate::addr::BackendSlot;
-use crate::config::snapshot::Snapshot;
+use crate::base::addr::BackendSlot;
+use crate::base::time::Tick;
 use crate::control::health::Live;
-use crate::live::{BUCKETS, Board, ForwardPage, bucket_ns};
-use crate::shard::streams::ForwardEnd;
-use crate::shard::verdict::DropReason;
-use crate::time::Tick;
+use crate::model::Snapshot;
+use crate::stats::close_reason::RelayCloseReason;
+use crate::stats::drop_reason::DropReason;
+use crate::stats::live::{BUCKETS, LiveState, RelayStats, bucket_ns};
 
 pub mod connections;
 pub mod rules;
@@ -44,7 +44,7 @@ pub struct Reading {
     /// Packets dropped.
     pub drops: Drops,
     /// Connections and flows of forwards.
-    pub forwards: ForwardReading,
+    pub relays: ForwardReading,
     /// The backends that were asked for.
     pub backends: BTreeMap<BackendSlot, BackendReading>,
 }
@@ -80,10 +80,10 @@ pub struct ForwardReading {
     pub opened: u64,
     /// Those at that time; a level.
     pub open: u64,
-    /// Octets to targets, and back.
-    pub octets: [u64; 2],
-    /// How they ended, or why they were not taken, in the order of [`ForwardEnd::ALL`].
-    pub ends: [u64; ForwardEnd::ALL.len()],
+    /// Bytes to targets, and back.
+    pub bytes: [u64; 2],
+    /// How they ended, or why they were not taken, in the order of [`RelayCloseReason::ALL`].
+    pub ends: [u64; RelayCloseReason::ALL.len()],
 }
 
 impl ForwardReading {
@@ -91,18 +91,18 @@ impl ForwardReading {
         Self {
             opened: self.opened.saturating_sub(earlier.opened),
             open: self.open,
-            octets: std::array::from_fn(|n| self.octets[n].saturating_sub(earlier.octets[n])),
+            bytes: std::array::from_fn(|n| self.bytes[n].saturating_sub(earlier.bytes[n])),
             ends: std::array::from_fn(|n| self.ends[n].saturating_sub(earlier.ends[n])),
         }
     }
 
-    fn add(&mut self, page: &ForwardPage) {
-        self.opened += page.opened.get();
-        self.open += u64::from(page.open.load(Relaxed));
-        self.octets[0] += page.octets_out.get();
-        self.octets[1] += page.octets_back.get();
-        for why in ForwardEnd::ALL {
-            self.ends[why.index()] += page.ended(why).get();
+    fn add(&mut self, stats: &RelayStats) {
+        self.opened += stats.opened.get();
+        self.open += u64::from(stats.open.load(Relaxed));
+        self.bytes[0] += stats.bytes_out.get();
+        self.bytes[1] += stats.bytes_back.get();
+        for why in RelayCloseReason::ALL {
+            self.ends[why.index()] += stats.ended(why).get();
         }
     }
 }
@@ -143,7 +143,7 @@ impl Reading {
             restarts: self.restarts.saturating_sub(earlier.restarts),
             script_errors: self.script_errors.saturating_sub(earlier.script_errors),
             drops: Drops(DropReason::ALL.map(|r| self.drops[r].saturating_sub(earlier.drops[r]))),
-            forwards: self.forwards.since(&earlier.forwards),
+            relays: self.relays.since(&earlier.relays),
             backends: self
                 .backends
                 .iter()
@@ -187,7 +187,7 @@ impl BackendReading {
     }
 }
 
-/// Answers by latency bucket (see [`crate::live::Histogram`]).
+/// Answers by latency bucket (see [`crate::stats::live::Histogram`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Latency(Box<[u64; BUCKETS]>);
 
@@ -240,44 +240,49 @@ struct Seen {
 
 impl Gatherer {
     /// Reads the pages, and the backends in `slots`.
-    pub fn gather(&mut self, board: &Board, slots: impl Iterator<Item = BackendSlot>, now: Tick) -> Reading {
+    pub fn gather(
+        &mut self,
+        live_state: &LiveState,
+        slots: impl Iterator<Item = BackendSlot>,
+        now: Tick,
+    ) -> Reading {
         let mut sum = Reading { at: now, ..Reading::default() };
-        for page in board.shards() {
-            sum.queries += page.queries.get();
-            sum.responses += page.responses.get();
-            sum.self_answered += page.self_answered.get();
-            sum.retries += page.retries.get();
-            sum.outstanding += u64::from(page.outstanding_total.load(Relaxed));
-            sum.restarts += u64::from(page.restarts.load(Relaxed));
-            sum.script_errors += page.script_errors.get();
-            sum.forwards.add(&page.forwards);
+        for stats in live_state.shards() {
+            sum.queries += stats.queries.get();
+            sum.responses += stats.responses.get();
+            sum.self_answered += stats.self_answered.get();
+            sum.retries += stats.retries.get();
+            sum.outstanding += u64::from(stats.outstanding_total.load(Relaxed));
+            sum.restarts += u64::from(stats.restarts.load(Relaxed));
+            sum.script_errors += stats.script_errors.get();
+            sum.relays.add(&stats.relays);
             for reason in DropReason::ALL {
-                sum.drops[reason] += page.dropped(reason).get();
+                sum.drops[reason] += stats.dropped(reason).get();
             }
         }
-        sum.backends = slots.map(|slot| (slot, self.gather_backend(board, slot))).collect();
+        sum.backends = slots.map(|slot| (slot, self.gather_backend(live_state, slot))).collect();
         sum
     }
 
     /// From here on a slot belongs to another backend: counts it from nothing.
-    pub fn rebase(&mut self, board: &Board, slot: BackendSlot) {
-        let last = wrapping_counts(board, slot);
-        let baseline = counters(board, slot);
+    pub fn rebase(&mut self, live_state: &LiveState, slot: BackendSlot) {
+        let last = wrapping_counts(live_state, slot);
+        let baseline = counters(live_state, slot);
         self.slots.insert(slot, Seen { last, grown: Latency::default(), baseline });
     }
 
-    fn gather_backend(&mut self, board: &Board, slot: BackendSlot) -> BackendReading {
+    fn gather_backend(&mut self, live_state: &LiveState, slot: BackendSlot) -> BackendReading {
         let seen = self.slots.entry(slot).or_insert_with(|| Seen {
             last: Box::new([0; BUCKETS]),
             grown: Latency::default(),
             baseline: BackendReading::default(),
         });
-        let counts = wrapping_counts(board, slot);
+        let counts = wrapping_counts(live_state, slot);
         for ((grown, last), count) in seen.grown.0.iter_mut().zip(seen.last.iter()).zip(counts.iter()) {
             *grown += u64::from(count.wrapping_sub(*last));
         }
         seen.last = counts;
-        let mut reading = counters(board, slot).since(&seen.baseline);
+        let mut reading = counters(live_state, slot).since(&seen.baseline);
         reading.latency = seen.grown.clone();
         reading
     }
@@ -285,9 +290,9 @@ impl Gatherer {
 
 /// Live results of a backend since the process began; differences of two are what counts.
 #[must_use]
-pub fn live(board: &Board, slot: BackendSlot) -> Live {
+pub fn live(live_state: &LiveState, slot: BackendSlot) -> Live {
     let mut sum = Live::default();
-    for backend in board.shards().iter().filter_map(|page| page.backend_if_used(slot)) {
+    for backend in live_state.shards().iter().filter_map(|stats| stats.backend_if_used(slot)) {
         sum.responses += backend.responses.get();
         sum.timeouts += backend.timeouts.get();
         sum.servfails += backend.servfails.get();
@@ -296,9 +301,10 @@ pub fn live(board: &Board, slot: BackendSlot) -> Live {
 }
 
 /// All counters but the latency.
-fn counters(board: &Board, slot: BackendSlot) -> BackendReading {
-    let mut sum = BackendReading { outstanding: u64::from(board.outstanding(slot)), ..Default::default() };
-    for backend in board.shards().iter().filter_map(|page| page.backend_if_used(slot)) {
+fn counters(live_state: &LiveState, slot: BackendSlot) -> BackendReading {
+    let mut sum =
+        BackendReading { outstanding: u64::from(live_state.outstanding(slot)), ..Default::default() };
+    for backend in live_state.shards().iter().filter_map(|stats| stats.backend_if_used(slot)) {
         sum.queries += backend.queries.get();
         sum.responses += backend.responses.get();
         sum.timeouts += backend.timeouts.get();
@@ -310,9 +316,9 @@ fn counters(board: &Board, slot: BackendSlot) -> BackendReading {
 }
 
 /// Sums of all shards' buckets, modulo 2^32 like each of them.
-fn wrapping_counts(board: &Board, slot: BackendSlot) -> Box<[u32; BUCKETS]> {
+fn wrapping_counts(live_state: &LiveState, slot: BackendSlot) -> Box<[u32; BUCKETS]> {
     let mut sum = Box::new([0_u32; BUCKETS]);
-    for backend in board.shards().iter().filter_map(|page| page.backend_if_used(slot)) {
+    for backend in live_state.shards().iter().filter_map(|stats| stats.backend_if_used(slot)) {
         for (bucket, count) in sum.iter_mut().enumerate() {
             *count = count.wrapping_add(backend.latency.count(bucket));
         }
@@ -329,21 +335,21 @@ mod tests {
 
     #[test]
     fn shards_are_added_up_and_spans_subtracted() {
-        let board = Board::new(2, 4);
+        let live_state = LiveState::new(2, 4);
         let mut gatherer = Gatherer::default();
-        board.shards()[0].queries.add(10);
-        board.shards()[1].queries.add(5);
-        board.shards()[1].dropped(DropReason::Acl).add(2);
-        board.shards()[0].backend(A).responses.add(7);
-        board.shards()[1].backend(A).responses.add(1);
-        let first = gatherer.gather(&board, [A, B].into_iter(), Tick(1));
+        live_state.shards()[0].queries.add(10);
+        live_state.shards()[1].queries.add(5);
+        live_state.shards()[1].dropped(DropReason::Acl).add(2);
+        live_state.shards()[0].backend(A).responses.add(7);
+        live_state.shards()[1].backend(A).responses.add(1);
+        let first = gatherer.gather(&live_state, [A, B].into_iter(), Tick(1));
         assert_eq!((first.queries, first.backends[&A].responses), (15, 8));
         assert_eq!(first.drops[DropReason::Acl], 2);
         assert_eq!(first.backends[&B], BackendReading::default());
 
-        board.shards()[1].queries.add(3);
-        board.shards()[0].outstanding[A.index()].store(4, Relaxed);
-        let second = gatherer.gather(&board, [A].into_iter(), Tick(2));
+        live_state.shards()[1].queries.add(3);
+        live_state.shards()[0].outstanding[A.index()].store(4, Relaxed);
+        let second = gatherer.gather(&live_state, [A].into_iter(), Tick(2));
         let span = second.since(&first);
         assert_eq!((span.queries, span.drops[DropReason::Acl]), (3, 0));
         assert_eq!(span.backends[&A].outstanding, 4);
@@ -351,12 +357,12 @@ mod tests {
 
     #[test]
     fn quantiles_come_from_all_shards() {
-        let board = Board::new(2, 1);
+        let live_state = LiveState::new(2, 1);
         for ms in 1..=50 {
-            board.shards()[0].backend(A).latency.record(ms * 1_000_000);
-            board.shards()[1].backend(A).latency.record((50 + ms) * 1_000_000);
+            live_state.shards()[0].backend(A).latency.record(ms * 1_000_000);
+            live_state.shards()[1].backend(A).latency.record((50 + ms) * 1_000_000);
         }
-        let reading = Gatherer::default().gather(&board, [A].into_iter(), Tick(0));
+        let reading = Gatherer::default().gather(&live_state, [A].into_iter(), Tick(0));
         let [p50, p99] = reading.latency(&Snapshot::default()).quantiles([0.5, 0.99]).expect("answers");
         assert!(p50.abs_diff(50_000_000) < 2_000_000, "{p50}");
         assert!(p99.abs_diff(99_000_000) < 4_000_000, "{p99}");
@@ -365,18 +371,18 @@ mod tests {
 
     #[test]
     fn a_slots_new_owner_begins_at_nothing() {
-        let board = Board::new(1, 1);
+        let live_state = LiveState::new(1, 1);
         let mut gatherer = Gatherer::default();
-        board.shards()[0].backend(A).queries.add(100);
-        board.shards()[0].backend(A).latency.record(1_000_000);
-        gatherer.rebase(&board, A);
-        board.shards()[0].backend(A).queries.add(3);
-        board.shards()[0].backend(A).latency.record(8_000_000);
-        let reading = gatherer.gather(&board, [A].into_iter(), Tick(0));
+        live_state.shards()[0].backend(A).queries.add(100);
+        live_state.shards()[0].backend(A).latency.record(1_000_000);
+        gatherer.rebase(&live_state, A);
+        live_state.shards()[0].backend(A).queries.add(3);
+        live_state.shards()[0].backend(A).latency.record(8_000_000);
+        let reading = gatherer.gather(&live_state, [A].into_iter(), Tick(0));
         assert_eq!(reading.backends[&A].queries, 3);
         let [p50] = reading.latency(&Snapshot::default()).quantiles([0.5]).expect("one answer");
         assert!(p50.abs_diff(8_000_000) < 300_000, "{p50}");
         // Live results are only ever used as differences.
-        assert_eq!(live(&board, A), Live::default());
+        assert_eq!(live(&live_state, A), Live::default());
     }
 }

@@ -189,14 +189,14 @@ mod tests {
     fn notices_arrive_at_a_path() {
         let path = std::env::temp_dir().join(format!("dnslob-notify-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let ear = UnixDatagram::bind(&path).expect("a socket");
+        let sockets = UnixDatagram::bind(&path).expect("a socket");
         let notifier = Notifier::connect(Some(path.as_os_str())).expect("a notifier");
         notifier.ready("serving 2 servers");
-        assert_eq!(heard(&ear), "READY=1\nSTATUS=serving 2 servers");
+        assert_eq!(heard(&sockets), "READY=1\nSTATUS=serving 2 servers");
         notifier.reloading(17);
-        assert_eq!(heard(&ear), "RELOADING=1\nMONOTONIC_USEC=17");
+        assert_eq!(heard(&sockets), "RELOADING=1\nMONOTONIC_USEC=17");
         notifier.alive();
-        assert_eq!(heard(&ear), "WATCHDOG=1");
+        assert_eq!(heard(&sockets), "WATCHDOG=1");
         std::fs::remove_file(&path).expect("cleaned up");
     }
 
@@ -204,7 +204,7 @@ mod tests {
     fn a_manager_that_is_behind_gets_its_notices_later_and_is_not_waited_for() {
         let name = format!("dnslob-notify-full-{}", std::process::id());
         let name = UnixAddr::from_abstract_name(&name).expect("a name");
-        let ear = UnixDatagram::bind_addr(&name).expect("a socket");
+        let sockets = UnixDatagram::bind_addr(&name).expect("a socket");
         let notifier =
             Notifier { socket: Some(UnixDatagram::unbound().expect("a socket")), ..Notifier::default() };
         let socket = notifier.socket.as_ref().expect("a socket");
@@ -218,31 +218,31 @@ mod tests {
         notifier.alive();
         (0..2 * WAITING_MAX).for_each(|n| notifier.ready(&n.to_string()));
         for _ in 0..full {
-            assert_eq!(heard(&ear), "x");
+            assert_eq!(heard(&sockets), "x");
         }
         notifier.retry();
-        ear.set_nonblocking(true).expect("a flag");
+        sockets.set_nonblocking(true).expect("a flag");
         let mut buf = [0; 256];
         let mut last = String::new();
         for _ in 0..WAITING_MAX {
-            if let Ok(len) = ear.recv(&mut buf) {
+            if let Ok(len) = sockets.recv(&mut buf) {
                 last = String::from_utf8_lossy(&buf[..len]).into_owned();
             }
             notifier.retry();
         }
         assert_eq!(last, format!("READY=1\nSTATUS={}", 2 * WAITING_MAX - 1));
         notifier.alive();
-        assert_eq!(heard(&ear), "WATCHDOG=1");
+        assert_eq!(heard(&sockets), "WATCHDOG=1");
     }
 
     #[test]
     fn notices_arrive_at_an_abstract_name() {
         let name = format!("dnslob-notify-{}", std::process::id());
-        let ear = UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(&name).expect("a name"));
-        let ear = ear.expect("a socket");
+        let sockets = UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(&name).expect("a name"));
+        let sockets = sockets.expect("a socket");
         let notifier = Notifier::connect(Some(OsStr::new(&format!("@{name}")))).expect("a notifier");
         notifier.stopping();
-        assert_eq!(heard(&ear), "STOPPING=1");
+        assert_eq!(heard(&sockets), "STOPPING=1");
     }
 
     #[test]

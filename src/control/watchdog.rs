@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::live::Board;
-use crate::time::{Tick, TickDelta};
+use crate::base::time::{Tick, TickDelta};
+use crate::stats::live::LiveState;
 
 /// Tells the service manager that we live, but only while every shard does.
 #[derive(Debug)]
@@ -24,14 +24,14 @@ impl Watchdog {
     }
 
     /// Whether it is time to say so and every shard has turned since the last time.
-    pub(super) fn is_alive(&mut self, board: &Board, now: Tick) -> bool {
+    pub(super) fn is_alive(&mut self, live_state: &LiveState, now: Tick) -> bool {
         if now < self.at {
             return false;
         }
         self.at = now + self.period;
         let mut alive = true;
-        for (shard, page) in board.shards().iter().enumerate() {
-            let beat = page.heartbeat.load(Relaxed);
+        for (shard, stats) in live_state.shards().iter().enumerate() {
+            let beat = stats.heartbeat.load(Relaxed);
             if self.heartbeats.insert(shard, beat) == Some(beat) {
                 tracing::error!(shard, "a shard hangs: the service manager is not told that we live");
                 alive = false;
@@ -43,8 +43,8 @@ impl Watchdog {
 
     /// Whether every shard turned when it was last time to look; looks if it is time now. Between
     /// two times a shard without traffic may rest, which proves nothing.
-    pub(super) fn was_alive(&mut self, board: &Board, now: Tick) -> bool {
-        self.is_alive(board, now) || self.alive
+    pub(super) fn was_alive(&mut self, live_state: &LiveState, now: Tick) -> bool {
+        self.is_alive(live_state, now) || self.alive
     }
 }
 
@@ -54,29 +54,29 @@ mod tests {
 
     #[test]
     fn the_watchdog_barks_for_one_hanging_shard() {
-        let board = Board::new(2, 1);
+        let live_state = LiveState::new(2, 1);
         let mut watchdog = Watchdog::new(Duration::from_secs(1), Tick(0));
         let second = |n: u64| Tick(n * 1_000_000_000);
-        assert!(!watchdog.is_alive(&board, Tick(1)), "not yet due");
-        assert!(watchdog.is_alive(&board, second(1)));
-        board.shards()[0].heartbeat.store(1, Relaxed);
-        board.shards()[1].heartbeat.store(1, Relaxed);
-        assert!(watchdog.is_alive(&board, second(2)));
-        board.shards()[0].heartbeat.store(2, Relaxed);
-        assert!(!watchdog.is_alive(&board, second(3)), "shard 1 stands still");
+        assert!(!watchdog.is_alive(&live_state, Tick(1)), "not yet due");
+        assert!(watchdog.is_alive(&live_state, second(1)));
+        live_state.shards()[0].heartbeat.store(1, Relaxed);
+        live_state.shards()[1].heartbeat.store(1, Relaxed);
+        assert!(watchdog.is_alive(&live_state, second(2)));
+        live_state.shards()[0].heartbeat.store(2, Relaxed);
+        assert!(!watchdog.is_alive(&live_state, second(3)), "shard 1 stands still");
     }
 
     #[test]
     fn out_of_turn_the_watchdog_knows_what_it_last_saw() {
-        let board = Board::new(1, 1);
+        let live_state = LiveState::new(1, 1);
         let mut watchdog = Watchdog::new(Duration::from_secs(1), Tick(0));
         let ms = |n: u64| Tick(n * 1_000_000);
-        assert!(watchdog.was_alive(&board, ms(1)), "nothing has been seen that speaks against it");
-        assert!(watchdog.was_alive(&board, ms(1_000)), "the first look has nothing to compare with");
-        assert!(watchdog.was_alive(&board, ms(1_500)), "too early for another");
-        assert!(!watchdog.was_alive(&board, ms(2_000)), "time to look: it stands still");
-        assert!(!watchdog.was_alive(&board, ms(2_500)), "and is remembered");
-        board.shards()[0].heartbeat.store(1, Relaxed);
-        assert!(watchdog.was_alive(&board, ms(3_000)));
+        assert!(watchdog.was_alive(&live_state, ms(1)), "nothing has been seen that speaks against it");
+        assert!(watchdog.was_alive(&live_state, ms(1_000)), "the first look has nothing to compare with");
+        assert!(watchdog.was_alive(&live_state, ms(1_500)), "too early for another");
+        assert!(!watchdog.was_alive(&live_state, ms(2_000)), "time to look: it stands still");
+        assert!(!watchdog.was_alive(&live_state, ms(2_500)), "and is remembered");
+        live_state.shards()[0].heartbeat.store(1, Relaxed);
+        assert!(watchdog.was_alive(&live_state, ms(3_000)));
     }
 }

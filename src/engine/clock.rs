@@ -2,7 +2,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::time::Tick;
+use crate::base::time::Tick;
 
 /// Monotonic time; all threads share its origin.
 #[must_use]

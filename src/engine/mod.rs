@@ -4,23 +4,15 @@
 //! on a [`Shard`](crate::shard::Shard). The control thread talks to a running shard through its
 //! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
 
-mod carrier;
 pub mod clock;
-mod doors;
-mod forward;
-mod linger;
-mod locals;
-pub mod luaffi;
-pub mod luawatch;
-mod mmsg;
-mod outbox;
-mod ready;
+pub mod datagram;
+pub mod reactor;
+pub mod readiness;
+pub mod relay;
 pub mod sim;
 pub mod socket;
-mod strays;
-mod streams;
+pub mod stream;
 pub mod sys;
-mod transparent;
 mod turn;
 
 use std::io;
@@ -29,10 +21,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::addr::ListenerSlot;
-use crate::config::snapshot::{Listener, Snapshot};
-use crate::live::Board;
-use crate::lua::thread::STACK_OCTETS;
+use crate::base::addr::ListenerSlot;
+use crate::lua::limits::thread::STACK_BYTES;
+use crate::model::{Listener, Snapshot};
+use crate::stats::live::LiveState;
 
 /// What the control thread can tell a shard. After each, the shard is woken.
 #[derive(Debug)]
@@ -42,7 +34,7 @@ pub enum Message {
     Snapshot,
     /// Hear on these sockets too; made and bound by [`socket::create`] and [`socket::bind`] on the
     /// control thread, so that their errors come before anything is published.
-    Listen(Arc<Listener>, socket::Ear),
+    Listen(Arc<Listener>, socket::ListenerSockets),
     /// Take no more there, and read what that listener still holds; outstanding queries that came by
     /// it are still answered, then its sockets are closed.
     Unlisten(ListenerSlot),
@@ -104,14 +96,14 @@ const MAIL_MAX: usize = 4096;
 ///
 /// # Errors
 /// When the thread, its epoll set or its wake-up descriptor cannot be made.
-pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, board: Arc<Board>) -> io::Result<Running> {
+pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, live_state: Arc<LiveState>) -> io::Result<Running> {
     let (messages, inbox) = crossbeam_channel::bounded(MAIL_MAX);
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
     let (started, start) = crossbeam_channel::bounded(1);
     let waker = wake.clone();
     let name = format!("shard-{}", setup.index);
     // A shard runs the configuration's functions.
-    let thread = std::thread::Builder::new().name(name).stack_size(STACK_OCTETS);
+    let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || {
         let _signals = sys::SignalStack::enlarge();
         // Pinned first: what the engine allocates is then near its CPU.
@@ -120,7 +112,7 @@ pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, board: Arc<Board>) -> i
         {
             tracing::warn!(cpu = id, "the shard cannot be pinned to its CPU");
         }
-        match mmsg::Engine::new(setup, feed, board, inbox, waker) {
+        match reactor::Engine::new(setup, feed, live_state, inbox, waker) {
             Ok(engine) => {
                 // Whoever started us waits for this word.
                 let _ = started.send(Ok(()));

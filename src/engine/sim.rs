@@ -8,7 +8,7 @@
 //!
 //! Nothing happens by itself: [`Sim::next`] lets time pass until something is to be seen from
 //! outside, a query at a backend or an answer at a client. Who drives the simulation plays both,
-//! by hand or with a [`Server`]. Spoofing needs no feature: [`Sim::answer`] takes any octets for
+//! by hand or with a [`Server`]. Spoofing needs no feature: [`Sim::answer`] takes any bytes for
 //! any [`Port`].
 //!
 //! It does not model: listeners that close, the panic and restart of a shard, full kernel buffers.
@@ -19,20 +19,22 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::addr::{BackendSlot, Client, Route, SocketSlot};
-use crate::config::snapshot::Snapshot;
-use crate::live::Board;
-use crate::packet::Packet;
-use crate::rng::ShardRng;
+use crate::base::addr::{BackendSlot, Client, Route, SocketSlot};
+use crate::base::packet::Packet;
+use crate::base::rng::ShardRng;
+use crate::base::time::{Tick, TickDelta};
+use crate::model::Snapshot;
 use crate::shard::Shard;
-use crate::shard::verdict::{DropReason, Verdict};
-use crate::time::{Tick, TickDelta};
-use crate::wire::header::{self, Header, rcode};
+use crate::shard::verdict::Verdict;
+use crate::stats::drop_reason::DropReason;
+use crate::stats::live::LiveState;
+use crate::wire::header;
+use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
 
-/// Octets of the longest message that is taken, as in the socket engine.
+/// Bytes of the longest message that is taken, as in the socket engine.
 const MESSAGE_MAX: usize = 4096;
-/// Octets behind a message, for an OPT of our own.
+/// Bytes behind a message, for an OPT of our own.
 const TAILROOM: usize = 448;
 /// An idle shard wakes this often, as in the socket engine.
 const IDLE: TickDelta = TickDelta::from_ms(250);
@@ -76,14 +78,14 @@ pub enum Seen {
         /// Whom to answer.
         port: Port,
         /// The query.
-        octets: Vec<u8>,
+        bytes: Vec<u8>,
     },
     /// A client hears an answer.
     Answer {
         /// The client.
         client: Client,
         /// The answer.
-        octets: Vec<u8>,
+        bytes: Vec<u8>,
     },
 }
 
@@ -127,7 +129,7 @@ impl Ord for Event {
 
 /// The sockets of one shard towards one backend.
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct BackendSockets {
     backend: SocketAddr,
     opened: u64,
 }
@@ -136,7 +138,7 @@ struct Link {
 #[derive(Debug)]
 struct Node {
     shard: Shard,
-    links: Vec<Option<Link>>,
+    backends: Vec<Option<BackendSockets>>,
     queries: VecDeque<(Client, Vec<u8>)>,
     responses: VecDeque<(Port, Vec<u8>)>,
     /// The wake-up that counts; any other one is stale.
@@ -169,14 +171,19 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// As many shards as `board` has pages, obeying `snapshot`; the network is perfect.
+    /// As many shards as `live_state` has pages, obeying `snapshot`; the network is perfect.
     #[must_use]
-    pub fn new(seed: u64, board: &Arc<Board>, snapshot: Arc<Snapshot>) -> Self {
+    pub fn new(seed: u64, live_state: &Arc<LiveState>, snapshot: Arc<Snapshot>) -> Self {
         let mut rng = ShardRng::from_seed(seed);
-        let nodes: Vec<Node> = (0..board.shards().len())
+        let nodes: Vec<Node> = (0..live_state.shards().len())
             .map(|index| Node {
-                shard: Shard::new(index, board.clone(), snapshot.clone(), ShardRng::from_seed(rng.u64())),
-                links: Vec::new(),
+                shard: Shard::new(
+                    index,
+                    live_state.clone(),
+                    snapshot.clone(),
+                    ShardRng::from_seed(rng.u64()),
+                ),
+                backends: Vec::new(),
                 queries: VecDeque::new(),
                 responses: VecDeque::new(),
                 wakes_at: Tick(0),
@@ -250,19 +257,19 @@ impl Sim {
     ///
     /// # Panics
     /// When there is no such shard.
-    pub fn ask(&mut self, shard: usize, client: Client, octets: &[u8]) {
+    pub fn ask(&mut self, shard: usize, client: Client, bytes: &[u8]) {
         assert!(shard < self.nodes.len(), "shard {shard} does not exist");
         let network = &mut self.network;
-        network.travel(network.clients, || What::Arrive(shard, Arrival::Query(client, octets.to_vec())));
+        network.travel(network.clients, || What::Arrive(shard, Arrival::Query(client, bytes.to_vec())));
     }
 
-    /// Whoever it is sends octets to one of our ports towards a backend, after a while. (A socket
+    /// Whoever it is sends bytes to one of our ports towards a backend, after a while. (A socket
     /// is connected: from another address than its backend's they would not get in at all.)
-    pub fn answer(&mut self, port: Port, after: TickDelta, octets: &[u8]) {
+    pub fn answer(&mut self, port: Port, after: TickDelta, bytes: &[u8]) {
         let network = &mut self.network;
         let path = network.backends;
         let path = Path { delay: TickDelta(path.delay.0.saturating_add(after.0)), ..path };
-        network.travel(path, || What::Arrive(port.shard, Arrival::Response(port, octets.to_vec())));
+        network.travel(path, || What::Arrive(port.shard, Arrival::Response(port, bytes.to_vec())));
     }
 
     /// Lets time pass until something is seen, or until `end`, when it is None.
@@ -286,8 +293,8 @@ impl Sim {
     fn arrive(&mut self, at: usize, arrival: Arrival) {
         let node = &mut self.nodes[at];
         match arrival {
-            Arrival::Query(client, octets) => node.queries.push_back((client, octets)),
-            Arrival::Response(port, octets) => node.responses.push_back((port, octets)),
+            Arrival::Query(client, bytes) => node.queries.push_back((client, bytes)),
+            Arrival::Response(port, bytes) => node.responses.push_back((port, bytes)),
         }
         let lag = TickDelta(self.network.rng.u64() % (self.wake_lag.0 + 1));
         let wake = self.network.now + lag;
@@ -313,28 +320,28 @@ impl Sim {
         let now = self.network.now;
         node.begin(&self.snapshot, &mut self.network);
         for _ in 0..BATCH {
-            let Some((port, octets)) = node.responses.pop_front() else { break };
-            if let Some((route, octets)) = node.read_response(port, octets, &mut self.network) {
-                node.send(at, route, octets, &mut self.network);
+            let Some((port, bytes)) = node.responses.pop_front() else { break };
+            if let Some((route, bytes)) = node.read_response(port, bytes, &mut self.network) {
+                node.send(at, route, bytes, &mut self.network);
             }
         }
-        let mut forwards = Vec::new();
+        let mut forwarded = Vec::new();
         for _ in 0..BATCH {
-            let Some((client, octets)) = node.queries.pop_front() else { break };
-            node.read_query(client, octets, &mut forwards, &mut self.network);
+            let Some((client, bytes)) = node.queries.pop_front() else { break };
+            node.read_query(client, bytes, &mut forwarded, &mut self.network);
         }
-        for (route, octets) in forwards {
-            node.send(at, route, octets, &mut self.network);
+        for (route, bytes) in forwarded {
+            node.send(at, route, bytes, &mut self.network);
         }
         let mut due = Vec::new();
         let network = &mut self.network;
-        node.shard.on_tick(&mut |verdict, octets| match verdict {
-            Verdict::Forward(route) => due.push((route, octets.to_vec())),
-            Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, octets),
+        node.shard.on_tick(&mut |verdict, bytes| match verdict {
+            Verdict::Forward(route) => due.push((route, bytes.to_vec())),
+            Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, bytes),
             Verdict::Drop(_) | Verdict::Hold => {}
         });
-        for (route, octets) in due {
-            node.send(at, route, octets, &mut self.network);
+        for (route, bytes) in due {
+            node.send(at, route, bytes, &mut self.network);
         }
         if now.since(node.tidied) >= IDLE {
             node.tidy(now);
@@ -354,34 +361,34 @@ impl Node {
         self.linked = snapshot.generation;
         for backend in snapshot.backends.iter().flatten() {
             let at = backend.slot.index();
-            if self.links.len() <= at {
-                self.links.resize(at + 1, None);
+            if self.backends.len() <= at {
+                self.backends.resize(at + 1, None);
             }
-            if self.links[at].is_none() {
+            if self.backends[at].is_none() {
                 network.opened += 1;
-                self.links[at] = Some(Link { backend: backend.address, opened: network.opened });
+                self.backends[at] = Some(BackendSockets { backend: backend.address, opened: network.opened });
             }
         }
     }
 
-    fn link(&self, slot: BackendSlot) -> Option<Link> {
-        self.links.get(slot.index()).copied().flatten()
+    fn backend_sockets(&self, slot: BackendSlot) -> Option<BackendSockets> {
+        self.backends.get(slot.index()).copied().flatten()
     }
 
     fn read_query(
         &mut self,
         client: Client,
-        mut octets: Vec<u8>,
-        forwards: &mut Vec<(Route, Vec<u8>)>,
+        mut bytes: Vec<u8>,
+        forwarded: &mut Vec<(Route, Vec<u8>)>,
         network: &mut Network,
     ) {
-        if octets.len() > MESSAGE_MAX {
+        if bytes.len() > MESSAGE_MAX {
             self.shard.drop(DropReason::Oversized);
             return;
         }
-        let mut packet = roomy(&mut octets);
+        let mut packet = roomy(&mut bytes);
         match self.shard.on_query(client, &mut packet) {
-            Verdict::Forward(route) => forwards.push((route, packet.bytes().to_vec())),
+            Verdict::Forward(route) => forwarded.push((route, packet.bytes().to_vec())),
             Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
             Verdict::Drop(_) | Verdict::Hold => {}
         }
@@ -391,18 +398,18 @@ impl Node {
     fn read_response(
         &mut self,
         port: Port,
-        mut octets: Vec<u8>,
+        mut bytes: Vec<u8>,
         network: &mut Network,
     ) -> Option<(Route, Vec<u8>)> {
-        if self.link(port.route.backend).is_none_or(|l| l.opened != port.opened) {
+        if self.backend_sockets(port.route.backend).is_none_or(|l| l.opened != port.opened) {
             // That socket is closed.
             return None;
         }
-        if octets.len() > MESSAGE_MAX {
+        if bytes.len() > MESSAGE_MAX {
             self.shard.drop(DropReason::Oversized);
             return None;
         }
-        let mut packet = roomy(&mut octets);
+        let mut packet = roomy(&mut bytes);
         match self.shard.on_response(port.route, &mut packet) {
             Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
             Verdict::Forward(route) => return Some((route, packet.bytes().to_vec())),
@@ -412,17 +419,19 @@ impl Node {
     }
 
     /// Sends a query, or offers it to other servers when the kernel refuses.
-    fn send(&mut self, shard: usize, mut route: Route, mut octets: Vec<u8>, network: &mut Network) {
+    fn send(&mut self, shard: usize, mut route: Route, mut bytes: Vec<u8>, network: &mut Network) {
         let mut refused = Vec::new();
         for tried in 0..=UNSENT_TRIES {
-            if let Some(link) = self.link(route.backend)
-                && !network.refuses(link.backend)
+            if let Some(backend_sockets) = self.backend_sockets(route.backend)
+                && !network.refuses(backend_sockets.backend)
             {
-                let port = Port { shard, route, opened: link.opened };
-                let seen = || What::Seen(Seen::Query { backend: link.backend, port, octets: octets.clone() });
+                let port = Port { shard, route, opened: backend_sockets.opened };
+                let seen = || {
+                    What::Seen(Seen::Query { backend: backend_sockets.backend, port, bytes: bytes.clone() })
+                };
                 return network.travel(network.backends, seen);
             }
-            let mut packet = roomy(&mut octets);
+            let mut packet = roomy(&mut bytes);
             if tried == UNSENT_TRIES {
                 return self.shard.abandon(route, &mut packet);
             }
@@ -430,7 +439,7 @@ impl Node {
             match self.shard.on_unsent(route, &mut packet, &refused) {
                 Verdict::Forward(other) => {
                     route = other;
-                    octets = packet.bytes().to_vec();
+                    bytes = packet.bytes().to_vec();
                 }
                 Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
             }
@@ -441,7 +450,7 @@ impl Node {
     fn tidy(&mut self, now: Tick) {
         let gone: Vec<BackendSlot> = self.shard.retired().collect();
         for slot in gone {
-            self.links[slot.index()] = None;
+            self.backends[slot.index()] = None;
             self.shard.detach(slot);
         }
         self.tidied = now;
@@ -454,10 +463,10 @@ impl Node {
     }
 }
 
-fn roomy(octets: &mut Vec<u8>) -> Packet<'_> {
-    let length = octets.len();
-    octets.resize(length + TAILROOM, 0);
-    Packet::new(octets, 0, length)
+fn roomy(bytes: &mut Vec<u8>) -> Packet<'_> {
+    let length = bytes.len();
+    bytes.resize(length + TAILROOM, 0);
+    Packet::new(bytes, 0, length)
 }
 
 impl Network {
@@ -476,8 +485,8 @@ impl Network {
         }
     }
 
-    fn deliver(&mut self, client: Client, octets: &[u8]) {
-        let seen = || What::Seen(Seen::Answer { client, octets: octets.to_vec() });
+    fn deliver(&mut self, client: Client, bytes: &[u8]) {
+        let seen = || What::Seen(Seen::Answer { client, bytes: bytes.to_vec() });
         self.travel(self.clients, seen);
     }
 
@@ -516,36 +525,36 @@ impl Server {
         }
         let head = Header::parse(query)?;
         let end = if head.qdcount() == 0 { header::LEN } else { Question::parse(query)?.end };
-        let mut octets = query[..end].to_vec();
-        octets[2] |= header::QR;
-        octets[3] = header::RA | (octets[3] & header::CD);
-        octets[6..header::LEN].fill(0);
+        let mut bytes = query[..end].to_vec();
+        bytes[2] |= header::QR;
+        bytes[3] = header::RA | (bytes[3] & header::CD);
+        bytes[6..header::LEN].fill(0);
         if rng.chance(self.wrong_ppm) {
-            spoil(&mut octets, rng);
+            spoil(&mut bytes, rng);
         } else if rng.chance(self.servfail_ppm) {
-            octets[3] |= rcode::SERVFAIL;
+            bytes[3] |= rcode::SERVFAIL;
         }
         // The inverse of the exponential distribution, from a uniform number in (0, 1].
         let uniform = (f64::from(rng.u32()) + 1.0) / 4_294_967_296.0;
         let tail = -uniform.ln() * self.latency_tail.0 as f64;
-        Some((TickDelta(self.latency.0 + tail as u64), octets))
+        Some((TickDelta(self.latency.0 + tail as u64), bytes))
     }
 }
 
 /// Makes an answer one that must be dropped.
-fn spoil(octets: &mut Vec<u8>, rng: &mut ShardRng) {
+fn spoil(bytes: &mut Vec<u8>, rng: &mut ShardRng) {
     match rng.below(5) {
-        0 => octets[0] ^= 0x55,
-        1 => octets[2] &= !header::QR,
-        2 => octets.truncate(rng.below(header::LEN as u32) as usize),
+        0 => bytes[0] ^= 0x55,
+        1 => bytes[2] &= !header::QR,
+        2 => bytes.truncate(rng.below(header::LEN as u32) as usize),
         3 => {
-            // Another type; the last octet but two is its low half.
-            let at = octets.len() - 3;
-            octets[at] ^= 0x11;
+            // Another type; the last byte but two is its low half.
+            let at = bytes.len() - 3;
+            bytes[at] ^= 0x11;
         }
         _ => {
-            octets.truncate(header::LEN);
-            octets[5] = 0;
+            bytes.truncate(header::LEN);
+            bytes[5] = 0;
         }
     }
 }

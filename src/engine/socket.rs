@@ -10,9 +10,9 @@ use libc::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::sys;
-use crate::addr::Endpoint;
-use crate::config::snapshot::{Backend, ClientAddress, Listener, SocketOptions};
+use crate::base::addr::Endpoint;
+use crate::engine::sys;
+use crate::model::{Backend, ClientAddress, Listener, SocketOptions};
 
 /// How packets are steered to shards (`--steer`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Steer {
 
 /// Which of how many shards a listener's socket is for.
 #[derive(Clone, Copy, Debug)]
-pub struct Seat {
+pub struct ShardPosition {
     /// The shard's number.
     pub shard: usize,
     /// Shards there are.
@@ -39,17 +39,17 @@ pub struct Seat {
 
 /// One shard's sockets of a listener: those that its service needs.
 #[derive(Debug)]
-pub struct Ear {
+pub struct ListenerSockets {
     /// For datagrams, bound after [`bind`].
-    pub datagram: Option<Socket>,
+    pub udp: Option<Socket>,
     /// For connections, bound after [`bind`], and listening after [`hear`].
-    pub stream: Option<Socket>,
+    pub tcp: Option<Socket>,
     /// A service manager passed it to us and keeps it: what we leave unread waits for our
     /// successor, and it must stay as it is.
     pub passed: bool,
 }
 
-impl Ear {
+impl ListenerSockets {
     /// The sockets that the kernel may have given something to: a datagram socket that is bound,
     /// and one for connections that listens.
     #[must_use]
@@ -58,8 +58,8 @@ impl Ear {
             s.local_addr().is_ok_and(|a| a.as_socket().is_some_and(|address| address.port() != 0))
         };
         Self {
-            datagram: self.datagram.filter(is_bound),
-            stream: self.stream.filter(|s| s.is_listener().unwrap_or(false)),
+            udp: self.udp.filter(is_bound),
+            tcp: self.tcp.filter(|s| s.is_listener().unwrap_or(false)),
             passed: self.passed,
         }
     }
@@ -71,29 +71,29 @@ impl Ear {
 ///
 /// # Errors
 /// What the kernel says: no descriptor left, no such interface, no right to bind to it.
-pub fn create(listener: &Listener) -> io::Result<Ear> {
+pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
     let ip = listener.address.ip();
     let on_interface = |socket: &Socket| match &listener.interface {
         Some(interface) => socket.bind_device(Some(interface.as_bytes())),
         None => Ok(()),
     };
     let for_datagrams = || {
-        let socket = datagram(ip)?;
+        let socket = udp(ip)?;
         on_interface(&socket)?;
         prepare_listener(&socket, listener)?;
         Ok::<_, io::Error>(socket)
     };
-    let for_streams = || {
-        let socket = stream(ip)?;
+    let for_clients = || {
+        let socket = tcp(ip)?;
         // A connection of an earlier process that still lingers does not hold the port.
         socket.set_reuse_address(true)?;
         on_interface(&socket)?;
-        prepare_stream_listener(&socket, listener)?;
+        prepare_tcp_listener(&socket, listener)?;
         Ok::<_, io::Error>(socket)
     };
-    Ok(Ear {
-        datagram: listener.service.takes_datagrams().then(for_datagrams).transpose()?,
-        stream: listener.service.takes_streams().then(for_streams).transpose()?,
+    Ok(ListenerSockets {
+        udp: listener.service.takes_datagrams().then(for_datagrams).transpose()?,
+        tcp: listener.service.takes_connections().then(for_clients).transpose()?,
         passed: false,
     })
 }
@@ -104,12 +104,12 @@ pub fn create(listener: &Listener) -> io::Result<Ear> {
 ///
 /// # Errors
 /// What the kernel says: address in use, no such address, no permission for the port.
-pub fn bind(ear: &Ear, listener: &Listener, alone: bool) -> io::Result<()> {
-    if ear.passed {
+pub fn bind(sockets: &ListenerSockets, listener: &Listener, alone: bool) -> io::Result<()> {
+    if sockets.passed {
         return Ok(());
     }
     let address = SockAddr::from(listener.address);
-    for socket in [&ear.stream, &ear.datagram].into_iter().flatten() {
+    for socket in [&sockets.tcp, &sockets.udp].into_iter().flatten() {
         socket.set_reuse_port(!alone)?;
         socket.bind(&address)?;
         // Whoever binds after this one shares the port with it only if it is set on both.
@@ -124,23 +124,28 @@ pub fn bind(ear: &Ear, listener: &Listener, alone: bool) -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn hear(ear: &Ear, listener: &Listener, steer: Steer, seat: Seat) -> io::Result<()> {
-    if ear.passed {
+pub fn hear(
+    sockets: &ListenerSockets,
+    listener: &Listener,
+    steer: Steer,
+    position: ShardPosition,
+) -> io::Result<()> {
+    if sockets.passed {
         // Whoever passed it listens already.
         return Ok(());
     }
-    if let Some(socket) = &ear.stream {
+    if let Some(socket) = &sockets.tcp {
         socket.listen(backlog(listener))?;
-        steer_group(socket, listener, steer, seat)?;
+        steer_group(socket, listener, steer, position)?;
     }
-    match &ear.datagram {
-        Some(socket) => steer_group(socket, listener, steer, seat),
+    match &sockets.udp {
+        Some(socket) => steer_group(socket, listener, steer, position),
         None => Ok(()),
     }
 }
 
 fn backlog(listener: &Listener) -> i32 {
-    i32::try_from(listener.streams.backlog).unwrap_or(i32::MAX)
+    i32::try_from(listener.connection_options.backlog).unwrap_or(i32::MAX)
 }
 
 /// Sets the options of a listener that has changed on its socket for datagrams.
@@ -152,7 +157,7 @@ pub fn revise(socket: &Socket, listener: &Listener) -> io::Result<()> {
     let SocketOptions { receive_buffer, send_buffer } = listener.sockets;
     if receive_buffer == 0 || send_buffer == 0 {
         // What a socket begins with; the kernel gives twice what it is asked for.
-        let fresh = datagram(ip)?;
+        let fresh = udp(ip)?;
         socket.set_recv_buffer_size(fresh.recv_buffer_size()? / 2)?;
         socket.set_send_buffer_size(fresh.send_buffer_size()? / 2)?;
     }
@@ -165,9 +170,9 @@ pub fn revise(socket: &Socket, listener: &Listener) -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn revise_stream(socket: &Socket, listener: &Listener, passed: bool) -> io::Result<()> {
+pub fn revise_tcp_listener(socket: &Socket, listener: &Listener, passed: bool) -> io::Result<()> {
     write_dscp(socket, listener.address.ip(), listener.dscp)?;
-    let fast_open = i32::try_from(listener.streams.fast_open).unwrap_or(i32::MAX);
+    let fast_open = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
     sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, fast_open)?;
     if passed { Ok(()) } else { socket.listen(backlog(listener)) }
 }
@@ -176,28 +181,28 @@ pub fn revise_stream(socket: &Socket, listener: &Listener, passed: bool) -> io::
 ///
 /// # Errors
 /// What the kernel says.
-pub fn prepare_stream_listener(socket: &Socket, listener: &Listener) -> io::Result<()> {
+pub fn prepare_tcp_listener(socket: &Socket, listener: &Listener) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // Inherited by the connections: each answer leaves at once (a TLS handshake otherwise waits
     // 40 ms for the peer's acknowledgement).
     socket.set_tcp_nodelay(true)?;
-    if listener.service.forward().is_some() {
+    if listener.service.relay().is_some() {
         prepare_passing(socket)?;
     }
-    if listener.streams.fast_open > 0 {
-        let backlog = i32::try_from(listener.streams.fast_open).unwrap_or(i32::MAX);
+    if listener.connection_options.fast_open > 0 {
+        let backlog = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
         sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, backlog)?;
-        if let Some(key) = &listener.streams.fast_open_key {
-            sys::set_octets(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, key)?;
+        if let Some(key) = &listener.connection_options.fast_open_key {
+            sys::set_bytes(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, key)?;
         }
     }
     set_dscp(socket, listener.address.ip(), listener.dscp)
 }
 
-/// Sets what a connection needs whose octets are passed on; connections inherit it from their
+/// Sets what a connection needs whose bytes are passed on; connections inherit it from their
 /// listener.
 fn prepare_passing(socket: &Socket) -> io::Result<()> {
-    // Urgent octets are passed on in their place: otherwise they are lost, and hold up what
+    // Urgent bytes are passed on in their place: otherwise they are lost, and hold up what
     // follows.
     socket.set_out_of_band_inline(true)?;
     // Who has vanished without a word is found out, also where nothing limits how long a
@@ -206,17 +211,22 @@ fn prepare_passing(socket: &Socket) -> io::Result<()> {
 }
 
 /// Makes a group of sockets choose by `steer`.
-fn steer_group(socket: &Socket, listener: &Listener, steer: Steer, seat: Seat) -> io::Result<()> {
+fn steer_group(
+    socket: &Socket,
+    listener: &Listener,
+    steer: Steer,
+    position: ShardPosition,
+) -> io::Result<()> {
     match steer {
         Steer::Flow => {}
         Steer::Cpu => {
-            if let Some(cpu) = seat.cpu {
+            if let Some(cpu) = position.cpu {
                 socket.set_cpu_affinity(cpu)?;
             }
         }
         // One program serves the whole group.
-        Steer::Client if seat.shard == 0 && seat.shards > 1 => {
-            let mut program = client_hash(listener.address.is_ipv4(), seat.shards as u32);
+        Steer::Client if position.shard == 0 && position.shards > 1 => {
+            let mut program = client_hash(listener.address.is_ipv4(), position.shards as u32);
             sys::set_reuseport_program(socket.as_fd(), &mut program)?;
         }
         Steer::Client => {}
@@ -253,7 +263,7 @@ pub fn prepare_listener(socket: &Socket, listener: &Listener) -> io::Result<()> 
 /// What the kernel says: no route, no such interface, no descriptors left.
 pub fn connect(backend: &Backend) -> io::Result<Socket> {
     let ip = backend.address.ip();
-    let socket = datagram(ip)?;
+    let socket = udp(ip)?;
     if let Some(interface) = &backend.source_interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
@@ -315,14 +325,14 @@ pub fn withdraw(socket: &Socket) -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel says; the socket then takes connections as before.
-pub fn withdraw_stream(socket: &Socket) -> io::Result<()> {
+pub fn withdraw_tcp_listener(socket: &Socket) -> io::Result<()> {
     // A SYN with a lower TTL is dropped (ip(7)), and nearly all hosts begin with 64 or 128. The rest of
     // a handshake is not looked at. A filter of the socket (BPF) would do the same, but some kernels
     // want a capability for it.
     set_ttl_min(socket, u8::MAX)
 }
 
-/// Sets what a connection needs that was accepted after [`withdraw_stream`].
+/// Sets what a connection needs that was accepted after [`withdraw_tcp_listener`].
 ///
 /// # Errors
 /// What the kernel says.
@@ -337,7 +347,7 @@ fn set_ttl_min(socket: &Socket, ttl: u8) -> io::Result<()> {
     sys::set_option(socket.as_fd(), level, name, ttl.into())
 }
 
-fn datagram(ip: IpAddr) -> io::Result<Socket> {
+fn udp(ip: IpAddr) -> io::Result<Socket> {
     let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     if ip.is_ipv6() {
@@ -346,7 +356,7 @@ fn datagram(ip: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn stream(ip: IpAddr) -> io::Result<Socket> {
+fn tcp(ip: IpAddr) -> io::Result<Socket> {
     let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     if ip.is_ipv6() {
@@ -360,13 +370,13 @@ fn stream(ip: IpAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// What the kernel says at once: no route, no such interface, no descriptors left.
-pub fn connect_stream(backend: &Backend, client: Option<IpAddr>) -> io::Result<Socket> {
-    begin_stream(backend, client, backend.lines.fast_open)
+pub fn connect_client(backend: &Backend, client: Option<IpAddr>) -> io::Result<Socket> {
+    begin_client(backend, client, backend.connections.fast_open)
 }
 
-fn begin_stream(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> io::Result<Socket> {
+fn begin_client(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> io::Result<Socket> {
     let ip = backend.address.ip();
-    let socket = stream(ip)?;
+    let socket = tcp(ip)?;
     socket.set_tcp_nodelay(true)?;
     if let Some(interface) = &backend.source_interface {
         socket.bind_device(Some(interface.as_bytes()))?;
@@ -392,19 +402,14 @@ fn begin_stream(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> i
 
 /// Begins a connection, or opens a connected datagram socket, to a forward's target; `client` is
 /// whose address it comes from, where the target is to see that. `fast_open`: the caller writes at
-/// once, and the first octets go with the connection's own first packet where that is possible.
+/// once, and the first bytes go with the connection's own first packet where that is possible.
 ///
 /// # Errors
-/// As [`connect_stream`]; without the right to it, what the kernel says of a foreign address.
-pub fn connect_target(
-    target: &Backend,
-    client: Endpoint,
-    datagram: bool,
-    fast_open: bool,
-) -> io::Result<Socket> {
+/// As [`connect_client`]; without the right to it, what the kernel says of a foreign address.
+pub fn connect_target(target: &Backend, client: Endpoint, udp: bool, fast_open: bool) -> io::Result<Socket> {
     let transparent = target.client_address == ClientAddress::Transparent;
-    if !datagram {
-        let socket = begin_stream(target, transparent.then(|| client.ip()), fast_open)?;
+    if !udp {
+        let socket = begin_client(target, transparent.then(|| client.ip()), fast_open)?;
         prepare_passing(&socket)?;
         return Ok(socket);
     }
@@ -412,7 +417,7 @@ pub fn connect_target(
         return connect(target);
     }
     let ip = target.address.ip();
-    let socket = self::datagram(ip)?;
+    let socket = self::udp(ip)?;
     set_transparent(&socket, ip)?;
     if let Some(interface) = &target.source_interface {
         socket.bind_device(Some(interface.as_bytes()))?;
@@ -516,7 +521,7 @@ fn write_dscp(socket: &Socket, ip: IpAddr, dscp: u8) -> io::Result<()> {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
     };
-    // DSCP is the upper six bits of the octet (RFC 2474, 3).
+    // DSCP is the upper six bits of the byte (RFC 2474, 3).
     sys::set_option(socket.as_fd(), level, name, i32::from(dscp) << 2)
 }
 
@@ -549,8 +554,8 @@ fn client_hash(ipv4: bool, shards: u32) -> Vec<libc::sock_filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::ListenerSlot;
-    use crate::config::snapshot::{ProxyHeader, Service, StreamOptions};
+    use crate::base::addr::ListenerSlot;
+    use crate::model::{ConnectionOptions, ProxyHeader, Service};
     use std::io::{Read, Write};
     use std::net::UdpSocket;
     use std::time::Duration;
@@ -564,34 +569,34 @@ mod tests {
             sockets: SocketOptions { receive_buffer: 1 << 20, send_buffer: 0 },
             dscp: 46,
             service: Service::Dns,
-            streams: StreamOptions::default(),
+            connection_options: ConnectionOptions::default(),
             proxy: ProxyHeader::default(),
         }
     }
 
     /// Bound and listening, for one shard after the other, at a port that nobody has.
-    fn open(listener: &mut Listener, steer: Steer, shards: usize) -> Vec<Ear> {
+    fn open(listener: &mut Listener, steer: Steer, shards: usize) -> Vec<ListenerSockets> {
         if listener.address.port() == 0 {
             let free = std::net::TcpListener::bind(listener.address).expect("a port");
             listener.address = free.local_addr().expect("an address");
         }
-        let ears: Vec<Ear> = (0..shards)
+        let all_sockets: Vec<ListenerSockets> = (0..shards)
             .map(|shard| {
-                let ear = create(listener).expect("sockets");
-                bind(&ear, listener, shard == 0).expect("a port");
-                ear
+                let sockets = create(listener).expect("sockets");
+                bind(&sockets, listener, shard == 0).expect("a port");
+                sockets
             })
             .collect();
-        for (shard, ear) in ears.iter().enumerate() {
-            hear(ear, listener, steer, Seat { shard, shards, cpu: None }).expect("listening");
+        for (shard, sockets) in all_sockets.iter().enumerate() {
+            hear(sockets, listener, steer, ShardPosition { shard, shards, cpu: None }).expect("listening");
         }
-        ears
+        all_sockets
     }
 
     fn group(address: &str, steer: Steer, shards: usize) -> Vec<UdpSocket> {
         let mut listener = Listener { service: Service::DnsUdp, ..listener(address) };
-        let ears = open(&mut listener, steer, shards).into_iter();
-        ears.map(|ear| ear.datagram.expect("a socket").into()).collect()
+        let all_sockets = open(&mut listener, steer, shards).into_iter();
+        all_sockets.map(|sockets| sockets.udp.expect("a socket").into()).collect()
     }
 
     fn heard(socket: &UdpSocket) -> usize {
@@ -658,7 +663,7 @@ mod tests {
 
     #[test]
     fn a_source_address_that_is_gone_is_no_way_to_a_server() {
-        let socket = datagram(Ipv4Addr::LOCALHOST.into()).expect("a socket");
+        let socket = udp(Ipv4Addr::LOCALHOST.into()).expect("a socket");
         let e = bind_source(&socket, Ipv4Addr::new(192, 0, 2, 99).into()).expect_err("not ours");
         assert_eq!((e.kind(), is_shortage(&e)), (io::ErrorKind::HostUnreachable, false), "{e}");
         bind_source(&socket, Ipv4Addr::LOCALHOST.into()).expect("ours");
@@ -711,13 +716,14 @@ mod tests {
     }
 
     fn withdraw_beside(mut listener: Listener) {
-        let mut ears = open(&mut listener, Steer::Flow, 1);
-        let old = ears.remove(0).stream.expect("a socket");
+        let mut all_sockets = open(&mut listener, Steer::Flow, 1);
+        let old = all_sockets.remove(0).tcp.expect("a socket");
         let waiting = std::net::TcpStream::connect(listener.address).expect("a connection");
-        withdraw_stream(&old).expect("withdrawn");
+        withdraw_tcp_listener(&old).expect("withdrawn");
         let fresh = create(&listener).expect("sockets");
         bind(&fresh, &listener, false).expect("beside the other");
-        hear(&fresh, &listener, Steer::Flow, Seat { shard: 0, shards: 1, cpu: None }).expect("listening");
+        hear(&fresh, &listener, Steer::Flow, ShardPosition { shard: 0, shards: 1, cpu: None })
+            .expect("listening");
         // Whichever of the two the kernel chooses for its first SYN.
         let to = listener.address;
         let clients: Vec<_> = (0..8)
@@ -732,23 +738,23 @@ mod tests {
         assert_eq!(accept(&old).expect_err("no other").kind(), io::ErrorKind::WouldBlock);
         drop(old);
         let connected: Vec<_> = clients.into_iter().map(|c| c.join().expect("a client")).collect();
-        let fresh = fresh.stream.expect("a socket");
+        let fresh = fresh.tcp.expect("a socket");
         assert_eq!(std::iter::from_fn(|| accept(&fresh).ok()).count(), connected.len());
     }
 
     #[test]
     fn an_address_is_had_alone_unless_it_is_to_be_shared() {
         let mut first = listener("127.0.0.1:0");
-        let _ears = open(&mut first, Steer::Flow, 2);
+        let _all_sockets = open(&mut first, Steer::Flow, 2);
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), first.address.port());
         for service in [Service::DnsUdp, Service::Dns] {
             for address in [first.address, any] {
                 let second = Listener { address, service: service.clone(), ..first.clone() };
-                let ear = create(&second).expect("sockets");
-                let refused = bind(&ear, &second, true).expect_err("somebody has it");
+                let sockets = create(&second).expect("sockets");
+                let refused = bind(&sockets, &second, true).expect_err("somebody has it");
                 assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{address}");
-                let ear = create(&second).expect("sockets");
-                bind(&ear, &second, false).expect("both share it");
+                let sockets = create(&second).expect("sockets");
+                bind(&sockets, &second, false).expect("both share it");
             }
         }
     }
@@ -756,60 +762,61 @@ mod tests {
     #[test]
     fn only_what_may_hold_something_is_exposed() {
         let mut listener = listener("127.0.0.1:0");
-        let ear = create(&listener).expect("sockets").exposed();
-        assert!(ear.datagram.is_none() && ear.stream.is_none(), "nothing is bound");
-        let ear = create(&listener).expect("sockets");
-        bind(&ear, &listener, true).expect("a port");
-        let ear = ear.exposed();
-        assert!(ear.datagram.is_some() && ear.stream.is_none(), "it does not listen yet");
-        let ear = open(&mut listener, Steer::Flow, 1).remove(0).exposed();
-        assert!(ear.datagram.is_some() && ear.stream.is_some());
+        let sockets = create(&listener).expect("sockets").exposed();
+        assert!(sockets.udp.is_none() && sockets.tcp.is_none(), "nothing is bound");
+        let sockets = create(&listener).expect("sockets");
+        bind(&sockets, &listener, true).expect("a port");
+        let sockets = sockets.exposed();
+        assert!(sockets.udp.is_some() && sockets.tcp.is_none(), "it does not listen yet");
+        let sockets = open(&mut listener, Steer::Flow, 1).remove(0).exposed();
+        assert!(sockets.udp.is_some() && sockets.tcp.is_some());
     }
 
     #[test]
     fn a_changed_listener_has_its_options_on_the_same_sockets() {
         let mut before = listener("127.0.0.1:0");
         before.sockets = SocketOptions { receive_buffer: 65_536, send_buffer: 65_536 };
-        let ear = open(&mut before, Steer::Flow, 1).remove(0);
-        let (datagram, stream) = (ear.datagram.expect("a socket"), ear.stream.expect("a socket"));
+        let sockets = open(&mut before, Steer::Flow, 1).remove(0);
+        let (udp, tcp) = (sockets.udp.expect("a socket"), sockets.tcp.expect("a socket"));
         let fresh = datagram_size();
-        assert_ne!(datagram.recv_buffer_size().expect("a size"), fresh);
-        let streams = StreamOptions { fast_open: 7, backlog: 5, ..before.streams };
-        let after = Listener { dscp: 0, sockets: SocketOptions::default(), streams, ..before };
-        revise(&datagram, &after).expect("set");
-        revise_stream(&stream, &after, false).expect("set");
-        assert_eq!(datagram.recv_buffer_size().expect("a size"), fresh);
-        for socket in [&datagram, &stream] {
+        assert_ne!(udp.recv_buffer_size().expect("a size"), fresh);
+        let connection_options = ConnectionOptions { fast_open: 7, backlog: 5, ..before.connection_options };
+        let after = Listener { dscp: 0, sockets: SocketOptions::default(), connection_options, ..before };
+        revise(&udp, &after).expect("set");
+        revise_tcp_listener(&tcp, &after, false).expect("set");
+        assert_eq!(udp.recv_buffer_size().expect("a size"), fresh);
+        for socket in [&udp, &tcp] {
             assert_eq!(socket.tos_v4().expect("a class"), 0);
         }
     }
 
     fn datagram_size() -> usize {
-        super::datagram(IpAddr::V4(Ipv4Addr::LOCALHOST)).and_then(|s| s.recv_buffer_size()).expect("a size")
+        super::udp(IpAddr::V4(Ipv4Addr::LOCALHOST)).and_then(|s| s.recv_buffer_size()).expect("a size")
     }
 
     #[test]
     fn the_key_of_fast_open_is_the_sockets_own() {
         let key = *b"0123456789abcdef";
-        let streams = StreamOptions { fast_open: 16, fast_open_key: Some(key), ..StreamOptions::default() };
-        let mut listener = Listener { streams, dscp: 0, ..listener("127.0.0.1:0") };
-        let socket = open(&mut listener, Steer::Flow, 1).remove(0).stream.expect("a socket");
+        let connection_options =
+            ConnectionOptions { fast_open: 16, fast_open_key: Some(key), ..ConnectionOptions::default() };
+        let mut listener = Listener { connection_options, dscp: 0, ..listener("127.0.0.1:0") };
+        let socket = open(&mut listener, Steer::Flow, 1).remove(0).tcp.expect("a socket");
         let mut found = [0; 16];
-        sys::octets_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
+        sys::bytes_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_KEY, &mut found).expect("a key");
         assert_eq!(found, key);
     }
 
     #[test]
     fn connections_are_refused_until_all_is_bound() {
         let mut listener = listener("127.0.0.1:0");
-        let seat = Seat { shard: 0, shards: 1, cpu: None };
-        let ear = create(&listener).expect("sockets");
-        bind(&ear, &listener, true).expect("a port");
-        let socket = ear.stream.as_ref().expect("a socket");
+        let position = ShardPosition { shard: 0, shards: 1, cpu: None };
+        let sockets = create(&listener).expect("sockets");
+        bind(&sockets, &listener, true).expect("a port");
+        let socket = sockets.tcp.as_ref().expect("a socket");
         listener.address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
         let refused = std::net::TcpStream::connect(listener.address).expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        hear(&ear, &listener, Steer::Flow, seat).expect("listening");
+        hear(&sockets, &listener, Steer::Flow, position).expect("listening");
         std::net::TcpStream::connect(listener.address).expect("a connection");
     }
 }

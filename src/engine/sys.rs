@@ -19,34 +19,34 @@ use libc::{
     c_int, cmsghdr, in_pktinfo, in6_pktinfo, iovec, mmsghdr, msghdr, sa_family_t, sockaddr_in, sockaddr_in6,
 };
 
+use crate::base::addr::Endpoint;
+use crate::base::packet::Packet;
 #[cfg(test)]
-pub use self::options::octets_of;
-pub use self::options::{set_octets, set_option, set_reuseport_program};
-pub use self::process::{StackBounds, at_exit, ignore_signals, inherited_socket, lua_with_ffi};
-pub use self::signal_stack::SignalStack;
-pub use self::single::send_from;
-use crate::addr::Endpoint;
-use crate::packet::Packet;
+pub use crate::engine::sys::options::bytes_of;
+pub use crate::engine::sys::options::{set_bytes, set_option, set_reuseport_program};
+pub use crate::engine::sys::process::{StackBounds, at_exit, ignore_signals, inherited_socket, lua_with_ffi};
+pub use crate::engine::sys::signal_stack::SignalStack;
+pub use crate::engine::sys::single::send_from;
 
 mod options;
 mod process;
 mod signal_stack;
 mod single;
 
-/// Longest message taken, octets: what dnsdist takes, and more than any EDNS size in use.
+/// Longest message taken, bytes: what dnsdist takes, and more than any EDNS size in use.
 pub const MESSAGE_MAX: usize = 4096;
 /// Room before each message for what edits put in front.
 const HEADROOM: usize = 64;
 /// Room behind each message for what edits add; with the others a multiple of a cache line.
 const TAILROOM: usize = 448;
-/// Octets for control messages: one IPV6_PKTINFO, or one UDP_SEGMENT beside it.
+/// Bytes for control messages: one IPV6_PKTINFO, or one UDP_SEGMENT beside it.
 const CONTROL: usize = 96;
 /// Segments in one UDP_SEGMENT message: what every kernel since 4.18 takes.
 const SEGMENTS_MAX: usize = 64;
-/// Octets in one UDP_SEGMENT message: under 65,535 less the IP and UDP headers.
+/// Bytes in one UDP_SEGMENT message: under 65,535 less the IP and UDP headers.
 const SEGMENTED_MAX: usize = 60_000;
 /// Largest segment sent with UDP_SEGMENT: the kernel refuses segments above the path's MTU, and
-/// 1232 octets fit every path (DNS flag day 2020).
+/// 1232 bytes fit every path (DNS flag day 2020).
 const SEGMENT_MAX: usize = 1232;
 
 /// Control messages must be aligned like their header.
@@ -66,7 +66,7 @@ pub struct Local {
 
 /// Datagrams that have arrived, in place, with where they came from.
 pub struct Arrivals {
-    octets: Box<[u8]>,
+    bytes: Box<[u8]>,
     /// The longest datagram taken, and with its room.
     message_max: usize,
     stride: usize,
@@ -85,7 +85,7 @@ impl std::fmt::Debug for Arrivals {
     }
 }
 
-/// What is to be noted of each datagram besides its octets.
+/// What is to be noted of each datagram besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     /// Nothing: the socket is connected.
@@ -100,18 +100,18 @@ impl Arrivals {
     /// Room for `capacity` datagrams.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self::with_room(capacity, MESSAGE_MAX)
+        Self::with_space(capacity, MESSAGE_MAX)
     }
 
-    /// Room for `capacity` datagrams of at most `message_max` octets; the kernel gives memory only
+    /// Room for `capacity` datagrams of at most `message_max` bytes; the kernel gives memory only
     /// to what is used of it.
     #[must_use]
-    pub fn with_room(capacity: usize, message_max: usize) -> Self {
+    pub fn with_space(capacity: usize, message_max: usize) -> Self {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
         let (name, vector, header) = unsafe { (zeroed(), zeroed(), zeroed()) };
         let stride = HEADROOM + message_max + TAILROOM;
         Self {
-            octets: vec![0; capacity * stride].into_boxed_slice(),
+            bytes: vec![0; capacity * stride].into_boxed_slice(),
             message_max,
             stride,
             names: vec![name; capacity].into_boxed_slice(),
@@ -149,7 +149,7 @@ impl Arrivals {
         let headers = self.headers[first..].as_mut_ptr();
         // SAFETY: `headers` points at `room` initialised headers; each points at a vector, a name
         // and a control buffer that `self` owns and that live through the call, with their true
-        // sizes, and at octets of which `message_max` lie inside `self.octets`.
+        // sizes, and at bytes of which `message_max` lie inside `self.bytes`.
         // JUSTIFICATION: one system call a batch; one a packet costs 2 to 5 % more CPU.
         let n =
             unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, room, libc::MSG_DONTWAIT, ptr::null_mut()) };
@@ -162,7 +162,7 @@ impl Arrivals {
 
     fn reset(&mut self, at: usize, note: Note) {
         self.vectors[at] = iovec {
-            iov_base: self.octets[at * self.stride + HEADROOM..].as_mut_ptr().cast(),
+            iov_base: self.bytes[at * self.stride + HEADROOM..].as_mut_ptr().cast(),
             iov_len: self.message_max,
         };
         let header = &mut self.headers[at].msg_hdr;
@@ -195,18 +195,18 @@ impl Arrivals {
     /// The datagram at `at`, in place.
     pub fn packet(&mut self, at: usize) -> Packet<'_> {
         let length = self.headers[at].msg_len as usize;
-        Packet::new(&mut self.octets[at * self.stride..(at + 1) * self.stride], HEADROOM, length)
+        Packet::new(&mut self.bytes[at * self.stride..(at + 1) * self.stride], HEADROOM, length)
     }
 
     /// The same as it was left after an edit, which may have moved it.
     pub fn packet_at(&mut self, at: usize, start: usize, length: usize) -> Packet<'_> {
-        Packet::new(&mut self.octets[at * self.stride..(at + 1) * self.stride], start, length)
+        Packet::new(&mut self.bytes[at * self.stride..(at + 1) * self.stride], start, length)
     }
 
-    /// The octets that [`Arrivals::packet`] left at `at`.
+    /// The bytes that [`Arrivals::packet`] left at `at`.
     #[must_use]
-    pub fn octets(&self, at: usize, start: usize, len: usize) -> &[u8] {
-        &self.octets[at * self.stride + start..at * self.stride + start + len]
+    pub fn bytes(&self, at: usize, start: usize, len: usize) -> &[u8] {
+        &self.bytes[at * self.stride + start..at * self.stride + start + len]
     }
 
     /// Who sent the datagram at `at`, if that was noted.
@@ -222,7 +222,7 @@ impl Arrivals {
         if header.msg_control.is_null() {
             return None;
         }
-        // SAFETY: the kernel filled `msg_controllen` octets of our aligned control buffer with
+        // SAFETY: the kernel filled `msg_controllen` bytes of our aligned control buffer with
         // whole control messages; the CMSG walk stays inside it, and the payload of these two
         // types is what is read.
         unsafe {
@@ -290,12 +290,12 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(socket2::Socket, Endpoint
     Ok((socket, peer))
 }
 
-/// One datagram to send: octets of an arrival.
+/// One datagram to send: bytes of an arrival.
 #[derive(Clone, Copy, Debug)]
-pub struct Parcel {
+pub struct OutgoingDatagram {
     /// Which arrival.
     pub at: usize,
-    /// Where its octets begin, counted from the arrival's buffer.
+    /// Where its bytes begin, counted from the arrival's buffer.
     pub start: usize,
     /// How many.
     pub len: usize,
@@ -346,17 +346,17 @@ impl Departures {
         }
     }
 
-    /// Sends `parcels` by `socket` without waiting. `failed` hears of each range of parcels that
+    /// Sends `datagrams` by `socket` without waiting. `failed` hears of each range of parcels that
     /// the kernel refused, and why; the others were sent.
     pub fn send(
         &mut self,
         socket: BorrowedFd<'_>,
         arrivals: &Arrivals,
-        parcels: &[Parcel],
+        datagrams: &[OutgoingDatagram],
         segment: Segment,
         failed: &mut dyn FnMut(std::ops::Range<usize>, &io::Error),
     ) {
-        for (done, chunk) in parcels.chunks(self.headers.len()).scan(0, |done, chunk| {
+        for (done, chunk) in datagrams.chunks(self.headers.len()).scan(0, |done, chunk| {
             let first = *done;
             *done += chunk.len();
             Some((first, chunk))
@@ -368,25 +368,25 @@ impl Departures {
         }
     }
 
-    fn fill(&mut self, arrivals: &Arrivals, parcels: &[Parcel], segment: Segment) {
+    fn fill(&mut self, arrivals: &Arrivals, datagrams: &[OutgoingDatagram], segment: Segment) {
         self.firsts.clear();
         let mut at = 0;
-        while at < parcels.len() {
+        while at < datagrams.len() {
             let run = match segment {
                 Segment::Never => 1,
-                Segment::Runs => run_length(&parcels[at..]),
+                Segment::Runs => run_length(&datagrams[at..]),
             };
-            self.message(arrivals, &parcels[at..at + run], at);
+            self.message(arrivals, &datagrams[at..at + run], at);
             at += run;
         }
-        self.firsts.push(parcels.len());
+        self.firsts.push(datagrams.len());
     }
 
     /// Prepares one message of parcels `first..first + run.len()`.
-    fn message(&mut self, arrivals: &Arrivals, run: &[Parcel], first: usize) {
-        for (vector, parcel) in self.vectors[first..].iter_mut().zip(run) {
-            let octets = arrivals.octets(parcel.at, parcel.start, parcel.len);
-            *vector = iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
+    fn message(&mut self, arrivals: &Arrivals, run: &[OutgoingDatagram], first: usize) {
+        for (vector, datagram) in self.vectors[first..].iter_mut().zip(run) {
+            let bytes = arrivals.bytes(datagram.at, datagram.start, datagram.len);
+            *vector = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         }
         let number = self.firsts.len();
         self.firsts.push(first);
@@ -404,7 +404,7 @@ impl Departures {
         header.msg_control = (&raw mut self.controls[number].0).cast();
         header.msg_controllen = CONTROL as _;
         let mut used = 0;
-        // SAFETY: the control buffer is CONTROL octets, aligned, and ours; two control messages
+        // SAFETY: the control buffer is CONTROL bytes, aligned, and ours; two control messages
         // of these types take at most 64 of them.
         unsafe {
             let mut control = libc::CMSG_FIRSTHDR(header);
@@ -465,19 +465,23 @@ impl Departures {
 }
 
 /// Parcels from the front that one UDP_SEGMENT message may hold.
-fn run_length(parcels: &[Parcel]) -> usize {
-    let first = parcels[0];
+fn run_length(datagrams: &[OutgoingDatagram]) -> usize {
+    let first = datagrams[0];
     if first.len > SEGMENT_MAX {
         return 1;
     }
     let most = SEGMENTS_MAX.min(SEGMENTED_MAX / first.len.max(1));
     let mut run = 1;
-    for parcel in parcels.iter().take(most).skip(1) {
-        if parcel.len > first.len || parcel.len == 0 || parcel.to != first.to || parcel.from != first.from {
+    for datagram in datagrams.iter().take(most).skip(1) {
+        if datagram.len > first.len
+            || datagram.len == 0
+            || datagram.to != first.to
+            || datagram.from != first.from
+        {
             break;
         }
         run += 1;
-        if parcel.len < first.len {
+        if datagram.len < first.len {
             break;
         }
     }
@@ -509,7 +513,7 @@ fn write_name(name: &mut sockaddr_in6, to: &Endpoint) -> u32 {
 /// Writes one control message and says how far it reaches.
 ///
 /// # Safety
-/// `control` must point at `CMSG_SPACE(size_of::<T>())` writable octets, aligned for `cmsghdr`.
+/// `control` must point at `CMSG_SPACE(size_of::<T>())` writable bytes, aligned for `cmsghdr`.
 unsafe fn write_control<T: Copy>(control: *mut cmsghdr, level: c_int, kind: c_int, value: &T) -> usize {
     let size = size_of::<T>() as u32;
     // SAFETY: the caller vouches for the room; CMSG_DATA lies inside it.

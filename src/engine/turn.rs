@@ -13,12 +13,12 @@
 //!
 //! A slice is measured in time, because what one step costs differs by a factor of a thousand: a small
 //! read, a TLS handshake, a query that meets rules in Lua. A step itself is bounded by number: queries
-//! and answers of a connection, octets of a relayed one, accepts, one handshake.
+//! and answers of a connection, bytes of a relayed one, accepts, one handshake.
 
 use std::collections::VecDeque;
 
-use crate::addr::{ListenerSlot, StreamSlot};
-use crate::time::{Tick, TickDelta};
+use crate::base::addr::{ConnectionSlot, ListenerSlot};
+use crate::base::time::{Tick, TickDelta};
 
 /// Connections are worked on for so long before datagrams are read again: long enough that the turn
 /// itself (two or three system calls) is one or two percent of it, and not much longer than a UDP
@@ -49,7 +49,7 @@ const LIGHT_STEPS: u32 = 4;
 pub(super) enum Weight {
     /// A read or a write of a connection: some microseconds.
     Light,
-    /// Perhaps much more: TLS handshakes, relayed octets, accepts, many messages.
+    /// Perhaps much more: TLS handshakes, relayed bytes, accepts, many messages.
     Heavy,
 }
 
@@ -97,7 +97,7 @@ pub(super) enum Stage {
     /// Connections go on with messages that they hold.
     Held,
     /// What there is to write is written, and what has ended is closed.
-    Chores,
+    Pending,
     /// Connections that are closed on our side are looked at.
     Closed,
 }
@@ -112,7 +112,7 @@ pub(super) enum Task {
     /// Accept what waits at a listener that is being closed, at most so many, then close it.
     Close(ListenerSlot, usize),
     /// Read a connection for the last time that came by such a listener.
-    ReadLast(StreamSlot),
+    ReadLast(ConnectionSlot),
     /// Connections of a listener bring no more queries.
     Finish(ListenerSlot),
 }

@@ -8,28 +8,16 @@
 //!
 //! An engine calls `begin_batch`, then any number of `on_query`, `on_response` and `on_unsent`,
 //! then `on_tick`, and sleeps until `next_deadline` or a packet. No call does more than a bounded
-//! amount of work: what is left over is asked for by `resume_next`, `next_chore`, or the next tick,
+//! amount of work: what is left over is asked for by `resume_next`, `next_pending`, or the next tick,
 //! so that the engine can look at other sockets meanwhile.
 
-mod act;
-pub mod case;
-pub mod cases;
-pub mod forward;
-mod forwarded;
-pub mod journal;
-mod later;
-mod lined;
-pub mod lines;
-mod origin;
-pub mod outstanding;
-pub mod policy;
+pub mod backend;
+pub mod client;
+pub mod dispatch;
+pub mod pipeline;
+pub mod proxied;
 mod recency;
-mod ruled;
-pub mod rules;
-pub mod script;
-pub mod streamed;
-pub mod streams;
-mod tries;
+pub mod relay;
 pub mod verdict;
 
 use std::hash::{BuildHasher, Hasher};
@@ -38,38 +26,39 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use ahash::RandomState;
 
-use crate::addr::{BackendSlot, Client, PassageSlot, PoolSlot, Route};
-use crate::config::snapshot::{Backend, Snapshot};
-use crate::live::{Board, PPM, ShardPage};
-use crate::packet::Packet;
-use crate::rng::ShardRng;
-use crate::time::{Tick, TickDelta};
-use crate::wire::answer::{self, AnswerEdns, Flags};
-use crate::wire::edit;
+use crate::base::addr::{BackendSlot, Client, PoolSlot, Route, SessionSlot};
+use crate::base::packet::Packet;
+use crate::base::rng::ShardRng;
+use crate::base::time::{Tick, TickDelta};
+use crate::model::{Backend, Snapshot};
+use crate::stats::live::{LiveState, PPM, ShardStats};
+use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::header::{Header, rcode};
-use crate::wire::keepalive;
-use crate::wire::name;
 use crate::wire::query::Question;
+use crate::wire::{answer, edit, keepalive, name};
 
-use case::Case;
-use cases::Cases;
-use forward::Passages;
-use later::Later;
-use lined::DATAGRAM_MIN;
-use lines::Lines;
-use origin::Arrived;
-use outstanding::{Asked, DELIVERED, Found, Key, Known, NO_CASE, Outstanding, Queue, TEED};
-use policy::{Selector, Subject};
-use rules::action::ResponseAction;
-use rules::limits::Limits;
-use rules::pattern::PatternCache;
-use rules::scene::Facts;
-use script::{Candidate, Script};
-use streams::Streams;
-use verdict::{DropReason, Verdict};
+use crate::balance::{Selector, Subject};
+use crate::rules::action::ResponseAction;
+use crate::rules::context::Facts;
+use crate::rules::limits::Limits;
+use crate::rules::pattern::PatternCache;
+use crate::rules::query_state::QueryState;
+use crate::rules::script::{Candidate, Script};
+use crate::shard::backend::BackendConnections;
+use crate::shard::backend::events::DATAGRAM_MIN;
+use crate::shard::client::ClientConnections;
+use crate::shard::dispatch::delayed::DelayedAnswers;
+use crate::shard::dispatch::outstanding::{
+    Asked, COPIED, DELIVERED, Found, Key, Known, NO_CASE, Outstanding, Queue,
+};
+use crate::shard::dispatch::query_table::QueryTable;
+use crate::shard::proxied::Proxied;
+use crate::shard::relay::Relay;
+use crate::shard::verdict::Verdict;
+use crate::stats::drop_reason::DropReason;
 
 /// Second tries that a pool may save up for a bad moment.
-const RETRY_SAVINGS_MAX: u64 = 1_000 * PPM as u64;
+const RETRY_TOKENS_MAX: u64 = 1_000 * PPM as u64;
 
 /// Tries that a query may have: the first, the second, and as many as rules may restart it.
 pub const TRIES_MAX: u64 = 2 + RESTARTS_MAX as u64;
@@ -85,7 +74,7 @@ pub const DELAY_MS_MAX: u32 = 60_000;
 #[derive(Debug)]
 pub struct Shard {
     index: usize,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
     snapshot: Arc<Snapshot>,
     now: Tick,
     /// Counts batches; ports are drawn anew with each.
@@ -95,27 +84,27 @@ pub struct Shard {
     hasher: RandomState,
     selector: Selector,
     outstanding: Outstanding,
-    cases: Cases,
-    later: Later,
-    streams: Streams,
-    lines: Lines,
-    passages: Passages,
+    query_table: QueryTable,
+    delayed: DelayedAnswers,
+    clients: ClientConnections,
+    backends: BackendConnections,
+    relay: Relay,
     /// Targets that a passage is not to be sent to, and passages whose target does not accept,
     /// while they are looked at.
     avoided: Vec<BackendSlot>,
-    overdue: Vec<PassageSlot>,
+    overdue: Vec<SessionSlot>,
     /// The kind of the chore that was handed out last.
-    chore_kind: u8,
+    pending_kind: u8,
     /// A message of a stream or a line, while it is looked at.
     scratch: Vec<u8>,
     /// Whence the query at hand comes.
-    arrived: Arrived,
+    proxied_query: Proxied,
     /// The PROXY header that a server gets.
     header: Vec<u8>,
     /// Queries of a line that has ended.
     orphans: Vec<(Key, Known)>,
     /// The case of the packet at hand.
-    case: Case,
+    query_state: QueryState,
     limits: Limits,
     patterns: PatternCache,
     /// What a policy in Lua chooses from.
@@ -124,7 +113,7 @@ pub struct Shard {
     /// By local slot: addresses that wildcard listeners were asked on.
     locals: Vec<[u8; 16]>,
     /// What the configuration wants done that a plain query need not pay for.
-    wants: Wants,
+    wants: Needs,
     /// A query that timed out meets its rules in here.
     buffer: Vec<u8>,
     /// Errors of the script that have been counted.
@@ -140,36 +129,37 @@ pub struct Shard {
     /// Attached slots that the snapshot does not have.
     retiring: Vec<BackendSlot>,
     /// By pool: saved second tries, parts per million of one.
-    retry_savings: Vec<u64>,
+    retry_tokens: Vec<u64>,
 }
 
 /// What a configuration wants of queries and answers; found out once, when it is adopted.
 #[derive(Clone, Copy, Debug, Default)]
-struct Wants {
+struct Needs {
     /// Queries meet rules, a script, or servers that want the client's subnet.
     rules: bool,
     /// Answers are looked at.
     answers: bool,
     /// Rules of answers, in Lua, see all that was known of the query.
-    cases: bool,
+    query_table: bool,
     /// Rules behind the query's own may ask for its tags.
     tags: bool,
     /// Queries are kept, to be asked again or for their letter case.
     queries: bool,
     /// What there is about clients' addresses.
-    origin: origin::Wants,
+    proxied: proxied::Needs,
     /// Answers may come long after a server's time-out: they are held back, or asked for again.
     late: bool,
 }
 
-impl Wants {
+impl Needs {
     fn of(snapshot: &Snapshot) -> Self {
         let chains = &snapshot.chains;
-        let restarts = |r: &rules::Rule<ResponseAction>| {
+        let restarts = |r: &crate::rules::Rule<ResponseAction>| {
             matches!(r.action, ResponseAction::Restart(..) | ResponseAction::Lua(_))
         };
-        let late =
-            |r: &rules::Rule<ResponseAction>| restarts(r) || matches!(r.action, ResponseAction::Delay(_));
+        let late = |r: &crate::rules::Rule<ResponseAction>| {
+            restarts(r) || matches!(r.action, ResponseAction::Delay(_))
+        };
         let subnets = snapshot.backends.iter().flatten().any(|b| b.use_client_subnet);
         let answers = !chains.response.is_empty();
         Self {
@@ -179,12 +169,12 @@ impl Wants {
                 || subnets
                 || snapshot.script.is_some(),
             answers: answers || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
-            cases: snapshot.script.is_some() && answers,
+            query_table: snapshot.script.is_some() && answers,
             tags: answers || !chains.timeout.is_empty(),
             queries: !chains.timeout.is_empty()
                 || snapshot.globals.fixup_case
                 || chains.response.rules().iter().any(restarts),
-            origin: origin::Wants::of(snapshot),
+            proxied: proxied::Needs::of(snapshot),
             late: snapshot.script.is_some()
                 || !chains.timeout.is_empty()
                 || chains.query.rules().iter().any(|r| r.action.delays())
@@ -198,9 +188,9 @@ impl Wants {
 struct Attached {
     queue: Queue,
     /// For queries that came by connections and go by its lines.
-    line_queue: Queue,
+    connection_queue: Queue,
     /// Every query goes by its lines.
-    by_line: bool,
+    by_connection: bool,
     /// Of the last configuration that had it: its outstanding queries outlive its removal.
     timeout: TickDelta,
 }
@@ -208,42 +198,44 @@ struct Attached {
 impl Shard {
     /// A shard that obeys `snapshot`.
     #[must_use]
-    pub fn new(index: usize, board: Arc<Board>, snapshot: Arc<Snapshot>, mut rng: ShardRng) -> Self {
+    pub fn new(index: usize, live_state: Arc<LiveState>, snapshot: Arc<Snapshot>, mut rng: ShardRng) -> Self {
         let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
-        let descriptors = board.descriptors();
-        let streams = Streams::new(Arc::clone(board.crowd()), Arc::clone(descriptors));
-        let passages = Passages::new(hasher.clone(), Arc::clone(board.crowd()), Arc::clone(descriptors));
-        let lines = Lines::new(Arc::clone(descriptors));
-        let limits = Limits::new(board.shards().len(), &mut rng);
+        let descriptors = live_state.descriptors();
+        let clients =
+            ClientConnections::new(Arc::clone(live_state.connection_limits()), Arc::clone(descriptors));
+        let relay =
+            Relay::new(hasher.clone(), Arc::clone(live_state.connection_limits()), Arc::clone(descriptors));
+        let backends = BackendConnections::new(Arc::clone(descriptors));
+        let limits = Limits::new(live_state.shards().len(), &mut rng);
         let mut shard = Self {
             index,
-            selector: Selector::new(board.clone(), index),
-            board,
+            selector: Selector::new(live_state.clone(), index),
+            live_state,
             snapshot: snapshot.clone(),
             now: Tick(0),
             batch: 0,
             rng,
             hasher,
             outstanding: Outstanding::default(),
-            cases: Cases::default(),
-            later: Later::default(),
-            streams,
-            lines,
-            passages,
+            query_table: QueryTable::default(),
+            delayed: DelayedAnswers::default(),
+            clients,
+            backends,
+            relay,
             avoided: Vec::new(),
             overdue: Vec::new(),
-            chore_kind: 0,
+            pending_kind: 0,
             scratch: Vec::new(),
-            arrived: Arrived::default(),
+            proxied_query: Proxied::default(),
             header: Vec::new(),
             orphans: Vec::new(),
-            case: Case::default(),
+            query_state: QueryState::default(),
             limits,
             patterns: PatternCache::default(),
             candidates: Vec::new(),
             script: None,
             locals: Vec::new(),
-            wants: Wants::default(),
+            wants: Needs::default(),
             buffer: Vec::new(),
             script_errors: 0,
             claimed: 0,
@@ -251,14 +243,14 @@ impl Shard {
             unawaited: 0,
             attached: Vec::new(),
             retiring: Vec::new(),
-            retry_savings: Vec::new(),
+            retry_tokens: Vec::new(),
         };
         shard.adopt(&snapshot);
         shard
     }
 
-    fn page(&self) -> &ShardPage {
-        &self.board.shards()[self.index]
+    fn stats(&self) -> &ShardStats {
+        &self.live_state.shards()[self.index]
     }
 
     /// Begins a batch: the time it all happens at, and the configuration it obeys.
@@ -280,8 +272,8 @@ impl Shard {
         self.limits.adopt(&snapshot.limits);
         self.patterns.clear();
         self.snapshot = snapshot.clone();
-        self.wants = Wants::of(snapshot);
-        snapshot.rules_fresh.iter().for_each(|slot| self.page().rule_hits(*slot).reset());
+        self.wants = Needs::of(snapshot);
+        snapshot.rules_fresh.iter().for_each(|slot| self.stats().rule_hits(*slot).reset());
         self.outstanding.renew_queues();
         for backend in snapshot.backends.iter().flatten() {
             self.attach(backend);
@@ -291,8 +283,8 @@ impl Shard {
             .map(|at| BackendSlot(at as u16))
             .filter(|slot| snapshot.backend(*slot).is_none())
             .collect();
-        self.retry_savings.resize(snapshot.pools.len(), RETRY_SAVINGS_MAX / 10);
-        self.page().generation.store(snapshot.generation, Release);
+        self.retry_tokens.resize(snapshot.pools.len(), RETRY_TOKENS_MAX / 10);
+        self.stats().generation.store(snapshot.generation, Release);
     }
 
     fn attach(&mut self, backend: &Backend) {
@@ -304,12 +296,12 @@ impl Shard {
         if self.attached.len() <= at {
             self.attached.resize(at + 1, None);
         }
-        let lines = &backend.lines;
-        let line_queue = self.outstanding.queue(lines.receive_timeout).unwrap_or(queue);
+        let backends = &backend.connections;
+        let connection_queue = self.outstanding.queue(backends.receive_timeout).unwrap_or(queue);
         // No query waits for a forward's target, whatever time that has to accept.
         let timeout = if backend.target { TickDelta(0) } else { backend.timeout };
-        self.attached[at] = Some(Attached { queue, line_queue, by_line: lines.only, timeout });
-        self.page().attached[at].store(1, Release);
+        self.attached[at] = Some(Attached { queue, connection_queue, by_connection: backends.only, timeout });
+        self.stats().attached[at].store(1, Release);
     }
 
     /// Slots that are in no snapshot any more and have nothing outstanding: the engine closes
@@ -317,8 +309,8 @@ impl Shard {
     pub fn retired(&self) -> impl Iterator<Item = BackendSlot> {
         let is_idle = |slot| {
             self.outstanding.live_of(slot) == 0
-                && self.lines.open_of(slot) == 0
-                && self.passages.open_of(slot) == 0
+                && self.backends.open_of(slot) == 0
+                && self.relay.open_of(slot) == 0
         };
         self.retiring.iter().copied().filter(move |slot| is_idle(*slot))
     }
@@ -326,17 +318,17 @@ impl Shard {
     /// Forgets a backend whose sockets are closed; its slot may be given to another.
     pub fn detach(&mut self, slot: BackendSlot) {
         self.outstanding.detach(slot);
-        self.lines.detach(slot);
+        self.backends.detach(slot);
         self.retiring.retain(|s| *s != slot);
         self.attached[slot.index()] = None;
-        self.page().attached[slot.index()].store(0, Release);
+        self.stats().attached[slot.index()].store(0, Release);
     }
 
     /// A client's query. It is edited into the query for a backend, or into our own answer.
     pub fn on_query(&mut self, from: Client, packet: &mut Packet<'_>) -> Verdict {
-        self.page().queries.add(1);
+        self.stats().queries.add(1);
         let mut has_origin = false;
-        if self.wants.origin.headers {
+        if self.wants.proxied.headers {
             match self.arrive(from, packet) {
                 Ok(has) => has_origin = has,
                 Err(reason) => return self.drop(reason),
@@ -365,17 +357,17 @@ impl Shard {
             client: from,
             client_id: header.id(),
             question: self.hash(&question),
-            case: NO_CASE,
+            query_state: NO_CASE,
             pool: PoolSlot(0),
-            flags: case::packed(case::flags_of(message)),
+            flags: crate::rules::query_state::packed(crate::rules::query_state::flags_of(message)),
         };
         if self.wants.rules || has_origin {
             let facts = Facts::from_question(&question);
-            return self.rule_query(asked, facts, has_origin, packet);
+            return self.evaluate_query(asked, facts, has_origin, packet);
         }
         let subject = Subject { qname: question.qname, client: &from.peer };
-        match self.select(asked.pool, &subject, from.stream.is_some()) {
-            Some(backend) => self.lob(backend, asked, packet),
+        match self.select(asked.pool, &subject, from.connection.is_some()) {
+            Some(backend) => self.forward(backend, asked, packet),
             None if self.snapshot.globals.servfail_when_no_server => {
                 self.answer(from, packet, rcode::SERVFAIL)
             }
@@ -384,9 +376,9 @@ impl Shard {
     }
 
     /// A server of a pool, by its policy: rather none of those that have just refused a connection.
-    /// `streams`: the query came by a connection.
-    fn select(&mut self, pool: PoolSlot, subject: &Subject<'_>, streams: bool) -> Option<BackendSlot> {
-        let avoid = self.lines.avoided(streams);
+    /// `clients`: the query came by a connection.
+    fn select(&mut self, pool: PoolSlot, subject: &Subject<'_>, clients: bool) -> Option<BackendSlot> {
+        let avoid = self.backends.avoided(clients);
         let (snapshot, rng) = (&self.snapshot, &mut self.rng);
         let chosen = self.selector.select(snapshot, pool, subject, avoid, rng);
         if chosen.is_some() || avoid.is_empty() {
@@ -412,7 +404,7 @@ impl Shard {
             Found::Foreign => return self.unexpected(from, DropReason::ResponseForeign),
         };
         let code = header.rcode();
-        if from.is_line() && self.lines.is_transfer(from) {
+        if from.is_connection() && self.backends.is_transfer(from) {
             return self.on_transfer(key, known, packet);
         }
         if header.qdcount() == 0 {
@@ -429,33 +421,36 @@ impl Shard {
                 return self.unexpected(from, DropReason::ResponseMismatch);
             }
         }
-        match known.asked.case {
+        match known.asked.query_state {
             DELIVERED => return self.came_unawaited(key, known, code, DropReason::ResponseDuplicate),
-            TEED => return self.came_unawaited(key, known, code, DropReason::TeeAnswer),
+            COPIED => return self.came_unawaited(key, known, code, DropReason::TeeAnswer),
             _ => {}
         }
-        if header.is_truncated() && !from.is_line() && known.asked.client.stream.is_some() {
-            return self.asks_by_line(key, known, packet);
+        if header.is_truncated() && !from.is_connection() && known.asked.client.connection.is_some() {
+            return self.ask_by_connection(key, known, packet);
         }
         self.settle(key, known, code);
-        if from.is_line() && keepalive::may_be_there(packet.bytes()) {
+        if from.is_connection() && keepalive::may_be_there(packet.bytes()) {
             // The server's word to us, not ours to the client (RFC 7828).
             keepalive::remove(packet);
         }
         edit::set_id(packet.bytes_mut(), known.asked.client_id);
-        case::set_flags(packet.bytes_mut(), case::unpacked(known.asked.flags));
+        crate::rules::query_state::set_flags(
+            packet.bytes_mut(),
+            crate::rules::query_state::unpacked(known.asked.flags),
+        );
         let client = known.asked.client;
         // A client that asked by a datagram may not have room for what a line can carry.
-        let limit = (from.is_line() && client.stream.is_none())
-            .then(|| self.cases.limit(known.asked.case).unwrap_or(DATAGRAM_MIN));
-        let verdict = if self.wants.answers || !self.cases.is_bare(known.asked.case) {
-            self.rule_response(key, known, limit, packet)
+        let limit = (from.is_connection() && client.connection.is_none())
+            .then(|| self.query_table.limit(known.asked.query_state).unwrap_or(DATAGRAM_MIN));
+        let verdict = if self.wants.answers || !self.query_table.is_bare(known.asked.query_state) {
+            self.evaluate_response(key, known, limit, packet)
         } else {
-            self.cases.close(known.asked.case);
+            self.query_table.close(known.asked.query_state);
             if limit.is_some_and(|limit| !answer::fit(packet, limit)) {
                 return self.drop(DropReason::AnswerTooLong);
             }
-            self.page().responses.add(1);
+            self.stats().responses.add(1);
             Verdict::Deliver(client)
         };
         self.conclude(client, verdict, packet)
@@ -468,39 +463,39 @@ impl Shard {
         let begun = claimed - std::mem::replace(&mut self.claimed, claimed);
         for _ in 0..begun.saturating_add(DUE_PER_TICK as u64) {
             let Some((key, known)) = self.outstanding.due(self.now) else { break };
-            match known.asked.case {
-                DELIVERED | TEED => self.never_came(key),
+            match known.asked.query_state {
+                DELIVERED | COPIED => self.never_came(key),
                 NO_CASE => self.give_up(key, known, out),
-                case if self.cases.take_retry(case) => self.try_second(key, known, out),
+                query_state if self.query_table.take_retry(query_state) => self.try_second(key, known, out),
                 _ => self.give_up(key, known, out),
             }
         }
         self.send_copies(out);
         self.release(out);
         self.sweep();
-        self.sweep_passages();
+        self.sweep_relay();
         self.selector.publish();
-        let page = self.page();
-        page.outstanding_total.store(self.outstanding(), Relaxed);
-        page.streams.open.store(self.streams.open_count(), Relaxed);
-        page.forwards.open.store(self.passages.open_count(), Relaxed);
-        page.heartbeat.store(self.batch, Relaxed);
+        let stats = self.stats();
+        stats.outstanding_total.store(self.outstanding(), Relaxed);
+        stats.clients.open.store(self.clients.open_count(), Relaxed);
+        stats.relays.open.store(self.relay.open_count(), Relaxed);
+        stats.heartbeat.store(self.batch, Relaxed);
         self.maintain();
     }
 
     /// When [`Shard::on_tick`] has something to do, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        let own = [self.outstanding.next_deadline(), self.later.next_deadline()];
+        let own = [self.outstanding.next_deadline(), self.delayed.next_deadline()];
         let connections =
-            [self.streams.next_deadline(), self.lines.next_deadline(), self.passages.next_deadline()];
+            [self.clients.next_deadline(), self.backends.next_deadline(), self.relay.next_deadline()];
         own.into_iter().chain(connections).flatten().min()
     }
 
     /// Queries whose client waits for an answer.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.live() - self.unawaited + self.later.held()
+        self.outstanding.live() - self.unawaited + self.delayed.held()
     }
 
     /// Longer than any query can be outstanding: two tries, and what time-outs may be late; with
@@ -524,7 +519,7 @@ impl Shard {
 
     /// Counts a packet that the engine itself had to drop, or one that it could not deliver.
     pub fn drop(&self, reason: DropReason) -> Verdict {
-        self.page().dropped(reason).add(1);
+        self.stats().dropped(reason).add(1);
         Verdict::Drop(reason)
     }
 
@@ -540,17 +535,17 @@ impl Shard {
     /// When it does not hold.
     pub fn check_invariants(&self) {
         self.outstanding.check_invariants();
-        self.streams.check_invariants();
-        self.lines.check_invariants();
-        self.passages.check_invariants();
+        self.clients.check_invariants();
+        self.backends.check_invariants();
+        self.relay.check_invariants();
         if self.outstanding.live() == 0 {
-            assert_eq!(self.cases.open_count(), 0, "no case outlives its query");
-            assert_eq!(self.streams.in_flight(), 0, "no connection waits for nothing");
+            assert_eq!(self.query_table.open_count(), 0, "no case outlives its query");
+            assert_eq!(self.clients.in_flight(), 0, "no connection waits for nothing");
         }
     }
 
     fn unexpected(&self, from: Route, reason: DropReason) -> Verdict {
-        self.page().backend(from.backend).unexpected.add(1);
+        self.stats().backend(from.backend).unexpected.add(1);
         self.drop(reason)
     }
 
@@ -559,12 +554,12 @@ impl Shard {
         if !answer::rcode(packet, u16::from(code), flags, answer_edns(&self.snapshot)) {
             return self.drop(DropReason::QueryShort);
         }
-        self.page().self_answered.add(1);
+        self.stats().self_answered.add(1);
         Verdict::Answer(to)
     }
 
-    /// A keyed hash of a question, its name folded to lower case. Eight octets at a time: this
-    /// runs for each query and each answer, and by octets it took a third of the whole path.
+    /// A keyed hash of a question, its name folded to lower case. Eight bytes at a time: this
+    /// runs for each query and each answer, and by bytes it took a third of the whole path.
     fn hash(&self, question: &Question<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         let (words, rest) = question.qname.as_chunks::<8>();

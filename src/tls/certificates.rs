@@ -16,9 +16,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureScheme};
 
-use super::error::{Fault, TlsError};
-use super::expiry::{Date, Leaf};
-use super::{files, ocsp};
+use crate::tls::error::{Fault, TlsError};
+use crate::tls::expiry::{Date, Leaf};
+use crate::tls::{files, ocsp};
 
 /// Where a certificate and its key are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,8 +157,8 @@ fn unusable(error: &Error, file: &Path) -> TlsError {
 mod tests {
     use rustls::crypto::ring;
 
-    use super::super::fixture::{Authority, Directory, Issued, ocsp_response};
     use super::*;
+    use crate::tls::fixture::{Authority, Directory, Issued, ocsp_response};
 
     const ECDSA: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256];
     const ED25519: &[SignatureScheme] = &[SignatureScheme::ED25519];
@@ -240,7 +240,7 @@ mod tests {
         let issued = root.issue(&["dns.example"]);
         let serial = Leaf::parse(issued.der()).expect("a certificate").serial;
         let with = |response: Vec<u8>| {
-            let ocsp = Some(directory.write_octets("response", &response));
+            let ocsp = Some(directory.write_bytes("response", &response));
             let files = [CertificateFiles { ocsp, ..directory.pair(&issued) }];
             Certificates::load(&files, &ring::default_provider()).expect("certificates")
         };

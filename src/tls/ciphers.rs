@@ -9,8 +9,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{self, cipher_suite as suite};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
-use super::Version;
-use super::error::{Fault, TlsError};
+use crate::tls::Version;
+use crate::tls::error::{Fault, TlsError};
 
 /// A cipher's name, and the cipher.
 pub type Named = (&'static str, SupportedCipherSuite);

@@ -9,11 +9,11 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::error::{Fault, TlsError};
-use super::server::key_log;
-use super::trust::Trust;
-use super::verify::{Authorities, Verifier};
-use super::{ALPN_DOT, Version, ciphers, files, protocols};
+use crate::tls::error::{Fault, TlsError};
+use crate::tls::server::key_log;
+use crate::tls::trust::Trust;
+use crate::tls::verify::{Authorities, Verifier};
+use crate::tls::{ALPN_DOT, Version, ciphers, files, protocols};
 
 /// Where systems keep the certificates of authorities: Debian, Fedora, openSUSE, Alpine and BSD.
 pub const SYSTEM_AUTHORITIES: &[&str] = &[

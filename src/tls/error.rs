@@ -1,12 +1,12 @@
 //! What can be wrong with what a configuration asks of TLS: the file, and what is wrong with it.
 //!
 //! Worded for the operator; what goes wrong with one connection is a
-//! [`Failure`](super::failure::Failure).
+//! [`Failure`](crate::tls::failure::Failure).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::ciphers;
+use crate::tls::ciphers;
 
 /// One thing that is wrong, and with which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Fault {
     /// The operating system's reason.
     Unwritable(String),
     /// A symbolic link where secrets are written.
-    Link,
+    BackendSockets,
     /// A file of secrets that others may read or write: its mode.
     OpenToOthers(u32),
     /// A file without a PEM section.
@@ -48,7 +48,7 @@ pub enum Fault {
     NotOcsp,
     /// More OCSP responses than certificates: how many of each.
     TooManyOcsp(usize, usize),
-    /// A file of ticket keys with this many octets.
+    /// A file of ticket keys with this many bytes.
     BadTicketKeys(usize),
     /// A listener without a certificate.
     NoCertificateGiven,
@@ -70,7 +70,7 @@ pub enum Fault {
     NoSystemAuthorities,
     /// What rustls itself says.
     Refused(String),
-    /// The operating system gave no random octets.
+    /// The operating system gave no random bytes.
     NoRandomness,
 }
 
@@ -103,7 +103,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
             Self::Unwritable(why) => write!(f, "cannot be written: {why}"),
-            Self::Link => f.write_str("is a symbolic link, which is not followed"),
+            Self::BackendSockets => f.write_str("is a symbolic link, which is not followed"),
             Self::OpenToOthers(mode) => write!(f, "others may use it (mode {mode:o}): chmod 600 FILE"),
             Self::NotPem => f.write_str("is not PEM: there is no line with BEGIN in it"),
             Self::BadPem(why) => write!(f, "is broken PEM: {why}"),
@@ -121,9 +121,9 @@ impl fmt::Display for Fault {
             Self::TooManyOcsp(responses, certificates) => {
                 write!(f, "there are {responses} OCSP responses for {certificates} certificates")
             }
-            Self::BadTicketKeys(octets) => write!(
+            Self::BadTicketKeys(bytes) => write!(
                 f,
-                "has {octets} octets; ticket keys are 80 octets each (or 48 each, where that is no multiple of 80)"
+                "has {bytes} bytes; ticket keys are 80 bytes each (or 48 each, where that is no multiple of 80)"
             ),
             Self::NoCertificateGiven => f.write_str("TLS needs a certificate and its private key"),
             Self::OldVersion(text) => {
@@ -138,14 +138,14 @@ impl fmt::Display for Fault {
                 write!(f, "{name} is not among the ciphers there are: {}", known.join(", "))
             }
             Self::NoCipherLeft => f.write_str("no cipher is left for the TLS versions asked for"),
-            Self::BadAlpn(name) => write!(f, "{name:?} is no protocol name of 1 to 255 octets"),
+            Self::BadAlpn(name) => write!(f, "{name:?} is no protocol name of 1 to 255 bytes"),
             Self::BadSubjectName(name) => write!(f, "{name:?} is neither a host name nor an address"),
             Self::NoAuthority => f.write_str("has no certificate of an authority in it that can be used"),
             Self::NoSystemAuthorities => f.write_str(
                 "the system's certificate authorities were not found; install ca-certificates or set caStore",
             ),
             Self::Refused(why) => f.write_str(why),
-            Self::NoRandomness => f.write_str("the system gave no random octets"),
+            Self::NoRandomness => f.write_str("the system gave no random bytes"),
         }
     }
 }

@@ -34,11 +34,11 @@ impl Leaf {
     ///
     /// # Errors
     ///
-    /// Octets that are no certificate.
+    /// Bytes that are no certificate.
     pub fn parse(der: &[u8]) -> Result<Self, Unreadable> {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|e| Unreadable(e.to_string()))?;
         if !rest.is_empty() {
-            return Err(Unreadable(format!("{} octets too many", rest.len())));
+            return Err(Unreadable(format!("{} bytes too many", rest.len())));
         }
         let mut names = Vec::new();
         if let Ok(Some(alternative)) = certificate.subject_alternative_name() {
@@ -93,9 +93,9 @@ impl Leaf {
 fn name(general: &GeneralName<'_>) -> Option<String> {
     match general {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        GeneralName::IPAddress(octets) => match **octets {
+        GeneralName::IPAddress(bytes) => match **bytes {
             [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).to_string()),
-            _ => <[u8; 16]>::try_from(*octets).ok().map(|octets| Ipv6Addr::from(octets).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| Ipv6Addr::from(bytes).to_string()),
         },
         _ => None,
     }
@@ -122,8 +122,8 @@ impl fmt::Display for Date {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Authority;
     use super::*;
+    use crate::tls::fixture::Authority;
 
     #[test]
     fn dates_are_those_of_the_calendar() {

@@ -1,10 +1,12 @@
 //! Why a session failed: a reason to be counted, and words for people.
 
+use crate::stats::reasons::reasons;
+
 use std::fmt;
 
 use rustls::{AlertDescription, Error, PeerIncompatible};
 
-use super::verify;
+use crate::tls::verify;
 
 reasons! {
     /// Why a session failed. The label is the metric's.

@@ -5,16 +5,16 @@ use std::path::Path;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::error::{Fault, TlsError};
+use crate::tls::error::{Fault, TlsError};
 
-/// All octets of a file.
-pub(super) fn octets(file: &Path) -> Result<Vec<u8>, TlsError> {
+/// All bytes of a file.
+pub(super) fn bytes(file: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(file).map_err(|e| Fault::Unreadable(e.to_string()).of(file))
 }
 
 /// The certificates in a PEM file, in their order; at least one.
 pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = octets(file)?;
+    let text = bytes(file)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(|e| broken(&e).of(file))?;
     match found.is_empty() {
@@ -26,7 +26,7 @@ pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// The first private key in a PEM file.
 pub(super) fn key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = octets(file)?;
+    let text = bytes(file)?;
     // PKCS #8 says so in its label, the older form in a header (RFC 1421, section 4.6.1.1).
     if contains(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(&text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(Fault::EncryptedKey.of(file));
@@ -43,14 +43,14 @@ pub(super) fn key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 /// Only its frame is looked at: one SEQUENCE (RFC 6960, section 4.2.1) that is the whole file.
 /// Clients check the rest.
 pub(super) fn ocsp_response(file: &Path) -> Result<Vec<u8>, TlsError> {
-    let octets = octets(file)?;
-    let length = match octets.as_slice() {
+    let bytes = bytes(file)?;
+    let length = match bytes.as_slice() {
         [0x30, short @ ..=0x7f, ..] => 2 + usize::from(*short),
         [0x30, 0x81, a, ..] => 3 + usize::from(*a),
         [0x30, 0x82, a, b, ..] => 4 + usize::from(u16::from_be_bytes([*a, *b])),
         _ => 0,
     };
-    if length > 2 && length == octets.len() { Ok(octets) } else { Err(Fault::NotOcsp.of(file)) }
+    if length > 2 && length == bytes.len() { Ok(bytes) } else { Err(Fault::NotOcsp.of(file)) }
 }
 
 fn is_pem(text: &[u8]) -> bool {
@@ -74,8 +74,8 @@ fn broken(error: &pem::Error) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{Authority, Directory};
     use super::*;
+    use crate::tls::fixture::{Authority, Directory};
 
     fn why<T>(result: Result<T, TlsError>) -> String {
         result.err().expect("an error").to_string()
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn an_ocsp_response_is_one_sequence() {
         let directory = Directory::new();
-        for (octets, good) in [
+        for (bytes, good) in [
             (&b"\x30\x03\x0a\x01\x00"[..], true),
             (b"\x30\x81\x01\x00", true),
             (b"\x30\x82\x00\x01\x00", true),
@@ -130,8 +130,8 @@ mod tests {
             (b"\x04\x03\x0a\x01\x00", false),
             (b"", false),
         ] {
-            let file = directory.write_octets("response", octets);
-            assert_eq!(ocsp_response(&file).is_ok(), good, "{octets:x?}");
+            let file = directory.write_bytes("response", bytes);
+            assert_eq!(ocsp_response(&file).is_ok(), good, "{bytes:x?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ED25519, date_time_ymd,
 };
 
-use super::server::CertificateFiles;
+use crate::tls::server::CertificateFiles;
 
 /// A directory that goes when it is dropped.
 pub(crate) struct Directory(PathBuf);
@@ -27,12 +27,12 @@ impl Directory {
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
-        self.write_octets(name, text.as_bytes())
+        self.write_bytes(name, text.as_bytes())
     }
 
-    pub(crate) fn write_octets(&self, name: &str, octets: &[u8]) -> PathBuf {
+    pub(crate) fn write_bytes(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, octets).expect("a file");
+        fs::write(&path, bytes).expect("a file");
         path
     }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustls::KeyLog;
 
-use super::error::{Fault, TlsError};
+use crate::tls::error::{Fault, TlsError};
 
 /// Lines that wait for one file, at most: 0.8 MB. A handshake has five.
 const LINES_MAX: usize = 4_096;
@@ -78,7 +78,7 @@ impl KeyLogFile {
                     .filter(|_| e.kind() == ErrorKind::PermissionDenied)
                 {
                     Some(known) => Ok(known),
-                    None if e.raw_os_error() == Some(libc::ELOOP) => Err(Fault::Link.of(path)),
+                    None if e.raw_os_error() == Some(libc::ELOOP) => Err(Fault::BackendSockets.of(path)),
                     None => Err(Fault::Unwritable(e.to_string()).of(path)),
                 };
             }
@@ -125,17 +125,17 @@ impl KeyLog for KeyLogFile {
     }
 }
 
-fn hex(line: &mut String, octets: &[u8]) {
-    for octet in octets {
+fn hex(line: &mut String, bytes: &[u8]) {
+    for byte in bytes {
         // Writing to a String cannot fail.
-        let _ = write!(line, "{octet:02x}");
+        let _ = write!(line, "{byte:02x}");
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{Directory, alone_with_key_logs};
     use super::*;
+    use crate::tls::fixture::{Directory, alone_with_key_logs};
 
     fn why(path: &Path) -> String {
         KeyLogFile::open(path).expect_err("an error").to_string()

@@ -1,13 +1,13 @@
 //! TLS: certificates, keys, tickets and sessions, by rustls with ring.
 //!
 //! ```text
-//!  ServerSpec ──load──► ServerTls ──► Session::server ─┐      octets in ──► plaintext
-//!  ClientSpec ──load──► ClientTls ──► Session::client ─┴─►    plaintext ──► octets out
+//!  ServerSpec ──load──► ServerTls ──► Session::server ─┐      bytes in ──► plaintext
+//!  ClientSpec ──load──► ClientTls ──► Session::client ─┴─►    plaintext ──► bytes out
 //! ```
 //!
 //! A specification is what a configuration asks; loading it reads every file it names, and fails
 //! with the file and what is wrong with it. What was loaded is shared by all shards; a
-//! [`session::Session`] is one connection's, and moves octets without knowing of sockets.
+//! [`session::Session`] is one connection's, and moves bytes without knowing of sockets.
 //!
 //! This room opens no socket, starts no thread, and never asks a shard. The only locks are those
 //! that one handshake takes: the store of sessions. Established sessions share nothing. Key logs are
@@ -36,12 +36,12 @@ pub mod tickets;
 mod trust;
 mod verify;
 
-pub use client::{CaStores, ClientSpec, ClientTls};
-pub use error::{Fault, TlsError};
-pub use failure::{Failure, Reason};
-pub use keylog::{lost as key_log_lines_lost, write as write_key_logs};
-pub use server::{CertificateFiles, ServerSpec, ServerTls};
-pub use session::{Session, TlsFacts};
+pub use crate::tls::client::{CaStores, ClientSpec, ClientTls};
+pub use crate::tls::error::{Fault, TlsError};
+pub use crate::tls::failure::{Failure, Reason};
+pub use crate::tls::keylog::{lost as key_log_lines_lost, write as write_key_logs};
+pub use crate::tls::server::{CertificateFiles, ServerSpec, ServerTls};
+pub use crate::tls::session::{Session, TlsFacts};
 
 /// A version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,7 +91,7 @@ static TLS13_ALONE: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::T
 ///
 /// # Errors
 ///
-/// RFC 7301, section 3.1: a name has 1 to 255 octets.
+/// RFC 7301, section 3.1: a name has 1 to 255 bytes.
 fn protocols(names: &[String]) -> Result<Vec<Vec<u8>>, TlsError> {
     let wrong = names.iter().find(|name| name.is_empty() || name.len() > 255);
     match wrong {

@@ -9,7 +9,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
 const INTEGER: u8 = 0x02;
-const OCTETS: u8 = 0x04;
+const BYTES: u8 = 0x04;
 const OID: u8 = 0x06;
 const ENUMERATED: u8 = 0x0a;
 const SEQUENCE: u8 = 0x30;
@@ -53,7 +53,7 @@ impl<'r> Elements<'r> {
             0..=0x7f => (usize::from(first), rest),
             0x81..=0x83 => {
                 let (long, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (long.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
+                (long.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
             }
             _ => return None,
         };
@@ -84,7 +84,7 @@ fn read(response: &[u8]) -> Option<Vec<Single<'_>>> {
     if bytes.expect(OID)? != BASIC {
         return None;
     }
-    let basic = Elements(bytes.expect(OCTETS)?).expect(SEQUENCE)?;
+    let basic = Elements(bytes.expect(BYTES)?).expect(SEQUENCE)?;
     let mut data = Elements(Elements(basic).expect(SEQUENCE)?);
     let _version = data.optional(TAGGED);
     let (_responder, _produced) = (data.next()?, data.next()?);
@@ -96,8 +96,8 @@ fn read(response: &[u8]) -> Option<Vec<Single<'_>>> {
     Some(singles)
 }
 
-fn single(octets: &[u8]) -> Option<Single<'_>> {
-    let mut single = Elements(octets);
+fn single(bytes: &[u8]) -> Option<Single<'_>> {
+    let mut single = Elements(bytes);
     let mut id = Elements(single.expect(SEQUENCE)?);
     let (_algorithm, _name, _key) = (id.next()?, id.next()?, id.next()?);
     let serial = id.expect(INTEGER)?;
@@ -115,14 +115,14 @@ fn single(octets: &[u8]) -> Option<Single<'_>> {
 
 /// A number without the zeros in front of it.
 fn bare(number: &[u8]) -> &[u8] {
-    let zeros = number.iter().take_while(|octet| **octet == 0).count();
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
     &number[zeros..]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::ocsp_response;
     use super::*;
+    use crate::tls::fixture::ocsp_response;
 
     /// 2026-01-02.
     const END: u64 = 1_767_312_000;
@@ -143,10 +143,10 @@ mod tests {
         let response = ocsp_response(&[0x7a, 1], true, Some("20260102000000Z"));
         let none = Err("cannot be read, or says that there is none");
         for length in 0..response.len() {
-            assert_eq!(good_until(&response[..length], &[0x7a, 1]), none, "{length} octets");
+            assert_eq!(good_until(&response[..length], &[0x7a, 1]), none, "{length} bytes");
         }
         assert_eq!(good_until(b"\x30\x03\x0a\x01\x06", &[1]), none, "unauthorized");
-        // Any other octet is read as something, or nothing.
+        // Any other byte is read as something, or nothing.
         for at in 0..response.len() {
             for change in [1, 0x80, 0xff] {
                 let mut changed = response.clone();

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use rustls::{KeyLog, NoKeyLog, ServerConfig};
 
-pub use super::certificates::CertificateFiles;
-use super::certificates::Certificates;
-use super::error::{Fault, TlsError};
-use super::expiry::Leaf;
-use super::keylog::KeyLogFile;
-use super::store::SessionStore;
-use super::tickets::TicketKeys;
-use super::{ALPN_DOT, Version, ciphers, protocols};
+pub use crate::tls::certificates::CertificateFiles;
+use crate::tls::certificates::Certificates;
+use crate::tls::error::{Fault, TlsError};
+use crate::tls::expiry::Leaf;
+use crate::tls::keylog::KeyLogFile;
+use crate::tls::store::SessionStore;
+use crate::tls::tickets::TicketKeys;
+use crate::tls::{ALPN_DOT, Version, ciphers, protocols};
 
 /// RFC 8446, section 4.6.1: "Servers MUST NOT use any value greater than 604800 seconds".
 pub const SESSION_SECONDS_MAX: u32 = 604_800;

@@ -1,14 +1,14 @@
-//! One TLS connection over octets: what came in, what is to go out, and plaintext on the other
+//! One TLS connection over bytes: what came in, what is to go out, and plaintext on the other
 //! side. It knows no socket and no time; deadlines are its owner's.
 //!
 //! ```text
-//!  octets  ── on_octets ──►  plaintext, appended to the caller's buffer
-//!  octets  ◄── write_to ──   send(plaintext)
+//!  bytes  ── on_bytes ──►  plaintext, appended to the caller's buffer
+//!  bytes  ◄── write_to ──   send(plaintext)
 //! ```
 //!
-//! Plaintext is never kept here: it is in the caller's hands when `on_octets` returns, and is
-//! shorter than the octets that it came in. What is to go out is kept up to
-//! [`SEND_OCTETS_MAX`], what came in up to one record, or 64 kB of one handshake message.
+//! Plaintext is never kept here: it is in the caller's hands when `on_bytes` returns, and is
+//! shorter than the bytes that it came in. What is to go out is kept up to
+//! [`SEND_BYTES_MAX`], what came in up to one record, or 64 kB of one handshake message.
 //!
 //! An idle session holds some 8 kB of memory (`tests/tls_memory.rs`), 2 kB before the handshake.
 //!
@@ -19,15 +19,15 @@ use std::io::{self, BufRead, Write};
 
 use rustls::{ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConnection};
 
-use super::client::ClientTls;
-use super::expiry::Leaf;
-use super::failure::{Failure, Reason};
-use super::server::ServerTls;
-use super::{Version, ciphers};
+use crate::tls::client::ClientTls;
+use crate::tls::expiry::Leaf;
+use crate::tls::failure::{Failure, Reason};
+use crate::tls::server::ServerTls;
+use crate::tls::{Version, ciphers};
 
-/// Octets that wait to be written before [`Session::send`] takes no more: one full record, and
+/// Bytes that wait to be written before [`Session::send`] takes no more: one full record, and
 /// room for the head of the next message.
-pub const SEND_OCTETS_MAX: usize = 18 * 1024;
+pub const SEND_BYTES_MAX: usize = 18 * 1024;
 
 /// What is known of an established session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,25 +90,25 @@ impl Session {
     }
 
     fn new(mut tls: Connection) -> Self {
-        tls.set_buffer_limit(Some(SEND_OCTETS_MAX));
+        tls.set_buffer_limit(Some(SEND_BYTES_MAX));
         Self { tls: Box::new(tls), begun: false, failure: None, peer_closed: false }
     }
 
-    /// Octets came in; all of them are taken. The plaintext in them is appended.
+    /// Bytes came in; all of them are taken. The plaintext in them is appended.
     ///
-    /// Octets behind the other side's close are forgotten (RFC 8446, section 6.1: "Any data
+    /// Bytes behind the other side's close are forgotten (RFC 8446, section 6.1: "Any data
     /// received after a closure alert has been received MUST be ignored").
     ///
     /// # Errors
     ///
     /// The session has failed; plaintext that came before is appended all the same. Every call
     /// after that says the same.
-    pub fn on_octets(&mut self, mut octets: &[u8], plaintext: &mut Vec<u8>) -> Result<(), Failure> {
+    pub fn on_bytes(&mut self, mut bytes: &[u8], plaintext: &mut Vec<u8>) -> Result<(), Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        while !octets.is_empty() && !self.peer_closed {
-            match self.tls.read_tls(&mut octets) {
+        while !bytes.is_empty() && !self.peer_closed {
+            match self.tls.read_tls(&mut bytes) {
                 // It reads nothing more, which is when the other side has closed.
                 Ok(0) => break,
                 Ok(_) => {}
@@ -128,7 +128,7 @@ impl Session {
         Ok(())
     }
 
-    /// The connection has ended without octets to come.
+    /// The connection has ended without bytes to come.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl Session {
         self.tls.writer().write(plaintext).unwrap_or(0)
     }
 
-    /// Writes octets with one call; returns how many. More may wait: [`Session::wants_write`].
+    /// Writes bytes with one call; returns how many. More may wait: [`Session::wants_write`].
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ impl Session {
         self.tls.write_tls(out)
     }
 
-    /// Whether octets wait to be written.
+    /// Whether bytes wait to be written.
     #[must_use]
     pub fn wants_write(&self) -> bool {
         self.tls.wants_write()

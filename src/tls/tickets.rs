@@ -23,20 +23,20 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::UnixTime;
 use rustls::server::ProducesTickets;
 
-use super::error::{Fault, TlsError};
-use super::files;
+use crate::tls::error::{Fault, TlsError};
+use crate::tls::files;
 
-/// Octets of a key in OpenSSL's format, which dnsdist uses: 16 name, 32 AES, 32 HMAC.
-const KEY_OCTETS: usize = 80;
-/// Octets of a key in OpenSSL's older format: 16 name, 16 AES, 16 HMAC.
-const KEY_OCTETS_OLD: usize = 48;
-/// Octets of a key's name.
-const NAME_OCTETS: usize = 16;
-/// Octets of the time of issue.
-const TIME_OCTETS: usize = 8;
-/// The longest session that becomes a ticket, in octets. rustls' are below 400 for clients
+/// Bytes of a key in OpenSSL's format, which dnsdist uses: 16 name, 32 AES, 32 HMAC.
+const KEY_BYTES: usize = 80;
+/// Bytes of a key in OpenSSL's older format: 16 name, 16 AES, 16 HMAC.
+const KEY_BYTES_OLD: usize = 48;
+/// Bytes of a key's name.
+const NAME_BYTES: usize = 16;
+/// Bytes of the time of issue.
+const TIME_BYTES: usize = 8;
+/// The longest session that becomes a ticket, in bytes. rustls' are below 400 for clients
 /// without a certificate, and nothing longer is asked of a server of DNS.
-const SESSION_OCTETS_MAX: usize = 4_096;
+const SESSION_BYTES_MAX: usize = 4_096;
 /// Keys of a file that are used; more would make names that nobody has ever seen cost more.
 const FILE_KEYS_MAX: usize = 64;
 /// Seconds that another machine's clock may be ahead of ours.
@@ -54,7 +54,7 @@ pub struct TicketKeys {
 }
 
 struct Key {
-    name: [u8; NAME_OCTETS],
+    name: [u8; NAME_BYTES],
     // "Less safe" for ring: we choose the nonces. They are random ones of 96 bits, good for 2^32
     // tickets of one key (NIST SP 800-38D, section 8.3): twelve hours of 99,000 handshakes a second.
     aead: LessSafeKey,
@@ -66,14 +66,14 @@ impl TicketKeys {
     ///
     /// # Errors
     ///
-    /// No random octets.
+    /// No random bytes.
     pub fn random(keys_max: usize, lifetime_seconds: u32) -> Result<Self, TlsError> {
         let keys = Self::empty(keys_max, lifetime_seconds, None);
         keys.rotate()?;
         Ok(keys)
     }
 
-    /// The keys of a file: 80 octets a key, or 48 when its length is no multiple of 80.
+    /// The keys of a file: 80 bytes a key, or 48 when its length is no multiple of 80.
     ///
     /// # Errors
     ///
@@ -106,8 +106,8 @@ impl TicketKeys {
         let ring = match &self.file {
             None => vec![Arc::new(Key::random(&self.random)?)],
             Some(file) => {
-                let octets = files::octets(file)?;
-                keys(&octets).ok_or_else(|| Fault::BadTicketKeys(octets.len()).of(file))?
+                let bytes = files::bytes(file)?;
+                keys(&bytes).ok_or_else(|| Fault::BadTicketKeys(bytes.len()).of(file))?
             }
         };
         let ring = self.with_older(ring, &self.ring.load());
@@ -142,15 +142,15 @@ impl TicketKeys {
     }
 
     fn seal(&self, session: &[u8], now: u64) -> Option<Vec<u8>> {
-        if session.len() > SESSION_OCTETS_MAX {
+        if session.len() > SESSION_BYTES_MAX {
             return None;
         }
         let ring = self.ring.load();
         let key = ring.first()?;
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).ok()?;
-        let head = NAME_OCTETS + NONCE_LEN;
-        let mut ticket = Vec::with_capacity(head + TIME_OCTETS + session.len() + AES_256_GCM.tag_len());
+        let head = NAME_BYTES + NONCE_LEN;
+        let mut ticket = Vec::with_capacity(head + TIME_BYTES + session.len() + AES_256_GCM.tag_len());
         ticket.extend_from_slice(&key.name);
         ticket.extend_from_slice(&nonce);
         ticket.extend_from_slice(&now.to_be_bytes());
@@ -163,9 +163,9 @@ impl TicketKeys {
     }
 
     fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
-        let (name, rest) = ticket.split_first_chunk::<NAME_OCTETS>()?;
+        let (name, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        if sealed.len() > TIME_OCTETS + SESSION_OCTETS_MAX + AES_256_GCM.tag_len() {
+        if sealed.len() > TIME_BYTES + SESSION_BYTES_MAX + AES_256_GCM.tag_len() {
             return None;
         }
         let ring = self.ring.load();
@@ -175,11 +175,11 @@ impl TicketKeys {
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let length = key.aead.open_in_place(nonce, Aad::from(key.name), &mut opened).ok()?.len();
         opened.truncate(length);
-        let (time, _) = opened.split_first_chunk::<TIME_OCTETS>()?;
+        let (time, _) = opened.split_first_chunk::<TIME_BYTES>()?;
         let issued = u64::from_be_bytes(*time);
         let good =
             issued <= now + SKEW_SECONDS && now.saturating_sub(issued) <= u64::from(self.lifetime_seconds);
-        good.then(|| opened.split_off(TIME_OCTETS))
+        good.then(|| opened.split_off(TIME_BYTES))
     }
 }
 
@@ -210,15 +210,15 @@ impl fmt::Debug for TicketKeys {
 
 impl Key {
     fn random(random: &SystemRandom) -> Result<Self, TlsError> {
-        let mut octets = [0; KEY_OCTETS];
-        random.fill(&mut octets).map_err(|_| Fault::NoRandomness)?;
-        Self::parse(&octets).ok_or_else(|| Fault::NoRandomness.into())
+        let mut bytes = [0; KEY_BYTES];
+        random.fill(&mut bytes).map_err(|_| Fault::NoRandomness)?;
+        Self::parse(&bytes).ok_or_else(|| Fault::NoRandomness.into())
     }
 
     /// A key of a file. Both of its secrets go into ours, so that neither their order nor their
     /// length matters.
-    fn parse(octets: &[u8]) -> Option<Self> {
-        let (name, secret) = octets.split_first_chunk::<NAME_OCTETS>()?;
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (name, secret) = bytes.split_first_chunk::<NAME_BYTES>()?;
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, name);
         let derived = salt.extract(secret);
         let key = derived.expand(&[b"dnslob session tickets"], &AES_256_GCM).ok()?;
@@ -226,19 +226,19 @@ impl Key {
     }
 }
 
-/// The keys in a file's octets; none when their length is wrong.
-fn keys(octets: &[u8]) -> Option<Vec<Arc<Key>>> {
-    let size = if octets.len().is_multiple_of(KEY_OCTETS) { KEY_OCTETS } else { KEY_OCTETS_OLD };
-    if octets.is_empty() || !octets.len().is_multiple_of(size) {
+/// The keys in a file's bytes; none when their length is wrong.
+fn keys(bytes: &[u8]) -> Option<Vec<Arc<Key>>> {
+    let size = if bytes.len().is_multiple_of(KEY_BYTES) { KEY_BYTES } else { KEY_BYTES_OLD };
+    if bytes.is_empty() || !bytes.len().is_multiple_of(size) {
         return None;
     }
-    octets.chunks_exact(size).take(FILE_KEYS_MAX).map(|key| Key::parse(key).map(Arc::new)).collect()
+    bytes.chunks_exact(size).take(FILE_KEYS_MAX).map(|key| Key::parse(key).map(Arc::new)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Directory;
     use super::*;
+    use crate::tls::fixture::Directory;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -280,12 +280,12 @@ mod tests {
         let keys = TicketKeys::random(1, 600).expect("keys");
         let ticket = keys.seal(b"session", NOW).expect("a ticket");
         for length in 0..ticket.len() {
-            assert_eq!(keys.open(&ticket[..length], NOW), None, "{length} octets");
+            assert_eq!(keys.open(&ticket[..length], NOW), None, "{length} bytes");
         }
         for at in 0..ticket.len() {
             let mut forged = ticket.clone();
             forged[at] ^= 0x40;
-            assert_eq!(keys.open(&forged, NOW), None, "octet {at} changed");
+            assert_eq!(keys.open(&forged, NOW), None, "byte {at} changed");
         }
         assert_eq!(keys.open(&[ticket.as_slice(), b"\0"].concat(), NOW), None);
         let other = TicketKeys::random(1, 600).expect("keys");
@@ -295,26 +295,26 @@ mod tests {
     #[test]
     fn sessions_and_tickets_have_a_longest() {
         let keys = TicketKeys::random(1, 600).expect("keys");
-        let longest = keys.seal(&[7; SESSION_OCTETS_MAX], NOW).expect("a ticket");
+        let longest = keys.seal(&[7; SESSION_BYTES_MAX], NOW).expect("a ticket");
         assert!(keys.open(&longest, NOW).is_some());
-        assert_eq!(keys.seal(&[7; SESSION_OCTETS_MAX + 1], NOW), None);
+        assert_eq!(keys.seal(&[7; SESSION_BYTES_MAX + 1], NOW), None);
     }
 
     #[test]
     fn machines_with_the_same_file_open_each_others_tickets() {
         let directory = Directory::new();
-        for size in [KEY_OCTETS, KEY_OCTETS_OLD] {
+        for size in [KEY_BYTES, KEY_BYTES_OLD] {
             let key = |fill: u8| vec![fill; size];
-            let file = directory.write_octets("keys", &[key(1), key(2)].concat());
+            let file = directory.write_bytes("keys", &[key(1), key(2)].concat());
             let here = TicketKeys::from_file(file.clone(), 1, 600).expect("keys");
             let there = TicketKeys::from_file(file.clone(), 2, 600).expect("keys");
             assert_eq!((here.count(), there.count()), (2, 2));
             let ticket = here.seal(b"session", NOW).expect("a ticket");
             assert!(there.open(&ticket, NOW).is_some());
             // The first key of the file seals.
-            assert_eq!(ticket[..NAME_OCTETS], [1; NAME_OCTETS]);
+            assert_eq!(ticket[..NAME_BYTES], [1; NAME_BYTES]);
             // Another file there: its new key seals, ours go on opening while there is room.
-            directory.write_octets("keys", &key(3));
+            directory.write_bytes("keys", &key(3));
             there.rotate().expect("rotation");
             assert_eq!(there.count(), 2);
             assert!(there.open(&ticket, NOW).is_some());
@@ -328,13 +328,13 @@ mod tests {
     #[test]
     fn a_bad_file_leaves_the_keys_as_they_were() {
         let directory = Directory::new();
-        let file = directory.write_octets("keys", &[9; 160]);
+        let file = directory.write_bytes("keys", &[9; 160]);
         let keys = TicketKeys::from_file(file.clone(), 1, 600).expect("keys");
         let ticket = keys.seal(b"session", NOW).expect("a ticket");
-        for octets in [&[][..], &[0; 79], &[0; 81]] {
-            directory.write_octets("keys", octets);
+        for bytes in [&[][..], &[0; 79], &[0; 81]] {
+            directory.write_bytes("keys", bytes);
             let why = keys.rotate().expect_err("a bad file").to_string();
-            assert!(why.contains(&format!("has {} octets", octets.len())), "{why}");
+            assert!(why.contains(&format!("has {} bytes", bytes.len())), "{why}");
             assert!(keys.open(&ticket, NOW).is_some());
         }
     }

@@ -13,9 +13,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
-use super::error::{Fault, TlsError};
-use super::expiry::{Date, Leaf};
-use super::trust::Trust;
+use crate::tls::error::{Fault, TlsError};
+use crate::tls::expiry::{Date, Leaf};
+use crate::tls::trust::Trust;
 
 /// Those whose word is taken for a certificate.
 #[derive(Debug)]

@@ -9,20 +9,21 @@
 //! A builder that returns false (no header, no question where one is needed, no room) leaves a
 //! packet that is good for nothing but to be dropped.
 
-use super::edns::{self, Outcome, code};
-use super::header::{self, Header, rcode::NXDOMAIN};
-use super::name;
-use super::query::Question;
-use super::records::{self, Section, rtype};
-use crate::packet::Packet;
+use crate::base::packet::Packet;
+use crate::wire::edns::{Outcome, code};
+use crate::wire::header::Header;
+use crate::wire::header::rcode::NXDOMAIN;
+use crate::wire::query::Question;
+use crate::wire::records::{Section, rtype};
+use crate::wire::{edns, header, name, records};
 
-pub use super::svc::{SvcParams, SvcRecord};
+pub use crate::wire::svc::{SvcParams, SvcRecord};
 
 /// A compression pointer to the name of the first question.
 const OWNER: [u8; 2] = [0xc0, header::LEN as u8];
-/// Octets of the longest question.
+/// Bytes of the longest question.
 const QUESTION_MAX: usize = name::LEN_MAX + 4;
-/// Octets that every UDP client takes (RFC 1035, 4.2.1).
+/// Bytes that every UDP client takes (RFC 1035, 4.2.1).
 const UDP_MIN: u16 = 512;
 
 /// EDNS in answers of our own.
@@ -30,7 +31,7 @@ const UDP_MIN: u16 = 512;
 pub struct AnswerEdns {
     /// Put an OPT into the answer when the query had one.
     pub wanted: bool,
-    /// UDP payload size in it, octets.
+    /// UDP payload size in it, bytes.
     pub payload: u16,
 }
 
@@ -204,13 +205,13 @@ pub fn ede(packet: &mut Packet<'_>, info_code: u16, text: &[u8]) -> bool {
             != Outcome::Failed
 }
 
-/// Octets that the sender of a query takes as an answer over UDP.
+/// Bytes that the sender of a query takes as an answer over UDP.
 #[must_use]
 pub fn udp_limit(query: &[u8]) -> usize {
     usize::from(edns::locate(query).map_or(UDP_MIN, |opt| opt.payload.max(UDP_MIN)))
 }
 
-/// Makes an answer that is longer than `limit` octets ([`udp_limit`]) one with TC=1 and no
+/// Makes an answer that is longer than `limit` bytes ([`udp_limit`]) one with TC=1 and no
 /// records. False when it had to and could not.
 #[must_use]
 pub fn fit(packet: &mut Packet<'_>, limit: usize) -> bool {
@@ -246,7 +247,7 @@ pub fn fixup_case(response: &mut [u8], qname: &[u8]) -> bool {
 }
 
 fn set_tc(message: &mut [u8]) -> bool {
-    message.get_mut(2).map(|octet| *octet |= header::TC).is_some()
+    message.get_mut(2).map(|byte| *byte |= header::TC).is_some()
 }
 
 /// Leaves header, questions and OPT of a message.

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!  | family (1: IPv4, 2: IPv6) | source prefix | scope prefix | address, cut to the source prefix |
-//!    2 octets                    1               1              0 to 16
+//!    2 bytes                    1               1              0 to 16
 //! ```
 
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::edns::{self, Outcome, code};
-use crate::packet::Packet;
+use crate::base::packet::Packet;
+use crate::wire::edns;
+use crate::wire::edns::{Outcome, code};
 
 /// What a client subnet option says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Subnet {
     pub source: u8,
     /// Bits that an answer is good for; 0 in a query.
     pub scope: u8,
-    /// Where the address's octets stand in the message, as many as there are.
+    /// Where the address's bytes stand in the message, as many as there are.
     pub address: Range<usize>,
 }
 
@@ -53,7 +54,7 @@ pub fn parse(message: &[u8]) -> Option<Subnet> {
 
 /// Tells the backend the client's network: the first `source_v4` or `source_v6` bits of its
 /// address (at most 32 and 128; an IPv4-mapped address is IPv4). `payload` is the UDP payload size
-/// of an OPT record that has to be added, octets.
+/// of an OPT record that has to be added, bytes.
 #[must_use]
 pub fn set(
     packet: &mut Packet<'_>,
@@ -184,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_survived(message in prop::collection::vec(any::<u8>(), 0..100), v4: u8, v6: u8, host: u128) {
+        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..100), v4: u8, v6: u8, host: u128) {
             for client in [V4, IpAddr::V6(host.into())] {
                 let (after, done) = with(&message, |p| set(p, client, v4, v6, true, 1232));
                 if done == Ecs::Failed {

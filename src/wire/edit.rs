@@ -2,7 +2,7 @@
 
 /// Writes the message id.
 pub fn set_id(message: &mut [u8], id: u16) {
-    if let Some(octets) = message.first_chunk_mut() {
-        *octets = id.to_be_bytes();
+    if let Some(bytes) = message.first_chunk_mut() {
+        *bytes = id.to_be_bytes();
     }
 }

@@ -7,14 +7,14 @@
 
 use std::ops::Range;
 
-use super::header::Header;
-use super::name;
-use super::records::{self, Records, Section, rtype};
-use crate::packet::Packet;
+use crate::base::packet::Packet;
+use crate::wire::header::Header;
+use crate::wire::records::{Records, Section, rtype};
+use crate::wire::{name, records};
 
 /// TYPE of the OPT record.
 pub const OPT: u16 = 41;
-/// Octets of an OPT record in front of its options.
+/// Bytes of an OPT record in front of its options.
 const FIXED: usize = 11;
 
 /// Option codes that this crate writes.
@@ -32,7 +32,7 @@ pub struct Opt {
     pub start: usize,
     /// Where it ends.
     pub end: usize,
-    /// UDP payload size that the sender can take, octets.
+    /// UDP payload size that the sender can take, bytes.
     pub payload: u16,
     /// The eight bits of the response code above the header's four.
     pub code_high: u8,
@@ -119,8 +119,8 @@ impl Iterator for Options<'_> {
 pub fn locate(message: &[u8]) -> Option<Opt> {
     // `find` reads on over further questions.
     match Header::parse(message)?.qdcount() {
-        0 => find(message, super::header::LEN),
-        _ => find(message, name::end(message, super::header::LEN)? + 4),
+        0 => find(message, crate::wire::header::LEN),
+        _ => find(message, name::end(message, crate::wire::header::LEN)? + 4),
     }
 }
 
@@ -145,7 +145,7 @@ pub enum Outcome {
 }
 
 /// Puts an option into the OPT record, where it replaces all of its code. A message without OPT
-/// gets one with `payload` (UDP payload size, octets), in front of a TSIG.
+/// gets one with `payload` (UDP payload size, bytes), in front of a TSIG.
 #[must_use]
 pub fn set_option(packet: &mut Packet<'_>, code: u16, data: &[u8], payload: u16) -> Outcome {
     put_option(packet, code, &[data], payload)
@@ -258,8 +258,8 @@ fn rewrite(packet: &mut Packet<'_>, opt: &Opt, code: u16, parts: &[&[u8]]) -> Op
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::edited;
     use super::*;
+    use crate::wire::tests::edited;
     use proptest::prelude::*;
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_survived(message in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..220) {
+        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..220) {
             if let Some(opt) = find(&message, at) {
                 prop_assert!(opt.start < opt.end && opt.end <= message.len());
             }

@@ -1,4 +1,4 @@
-//! DNS messages in a stream of octets: two octets of length, then the message (RFC 1035, 4.2.2;
+//! DNS messages in a stream of bytes: two bytes of length, then the message (RFC 1035, 4.2.2;
 //! RFC 7766, 8).
 //!
 //! ```text
@@ -7,19 +7,19 @@
 //! ```
 //!
 //! [`Frames`] takes messages out of whatever a read brought, [`Outbound`] holds what is to be
-//! written. Neither has memory of its own while a connection is idle. Both know octets only:
+//! written. Neither has memory of its own while a connection is idle. Both know bytes only:
 //! no socket, no time-outs, no number of messages; those belong to the connection.
 
 use std::fmt;
 
-use super::header;
+use crate::wire::header;
 
-/// Octets of a frame's length.
+/// Bytes of a frame's length.
 const LENGTH: usize = 2;
-/// Octets that are set aside for the beginning of a frame, unless it is shorter. More follow as
+/// Bytes that are set aside for the beginning of a frame, unless it is shorter. More follow as
 /// they arrive: what a client only announces costs no memory.
 const PARTIAL_MIN: usize = 512;
-/// Octets of an emptied [`Outbound`] that are kept for the next answers.
+/// Bytes of an emptied [`Outbound`] that are kept for the next answers.
 const OUTBOUND_KEPT: usize = 4_096;
 
 /// Whether a connection takes further messages.
@@ -37,7 +37,7 @@ pub enum Flow {
 pub enum FrameError {
     /// Its length is 0.
     Empty,
-    /// Its length, octets, is less than that of a header.
+    /// Its length, bytes, is less than that of a header.
     Short(u16),
 }
 
@@ -45,16 +45,16 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("a frame without a message"),
-            Self::Short(length) => write!(f, "a frame of {length} octets, shorter than a DNS header"),
+            Self::Short(length) => write!(f, "a frame of {length} bytes, shorter than a DNS header"),
         }
     }
 }
 
-/// Takes messages out of the octets of one connection. It holds only what was read and not yet
+/// Takes messages out of the bytes of one connection. It holds only what was read and not yet
 /// taken: the beginning of a frame, or what is behind a [`Flow::Stop`].
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// Octets that were read; those in front of `taken` are used up.
+    /// Bytes that were read; those in front of `taken` are used up.
     partial: Vec<u8>,
     taken: usize,
 }
@@ -66,11 +66,11 @@ impl Frames {
         Self { partial: Vec::new(), taken: 0 }
     }
 
-    /// Calls `message` for each message that `octets` completes, in order, until it says
-    /// [`Flow::Stop`]. A message that lies whole in `octets` is borrowed from there; only the
+    /// Calls `message` for each message that `bytes` completes, in order, until it says
+    /// [`Flow::Stop`]. A message that lies whole in `bytes` is borrowed from there; only the
     /// beginning of a frame is copied.
     ///
-    /// How many of the `octets` were used: all of them, or those up to the end of the message
+    /// How many of the `bytes` were used: all of them, or those up to the end of the message
     /// that stopped it. The rest is for [`keep`](Self::keep).
     ///
     /// # Errors
@@ -78,20 +78,20 @@ impl Frames {
     /// been handed over. The connection is to be closed.
     pub fn feed(
         &mut self,
-        octets: &[u8],
+        bytes: &[u8],
         message: &mut dyn FnMut(&[u8]) -> Flow,
     ) -> Result<usize, FrameError> {
         let mut used = 0;
         while self.pending() > 0 {
             let held = &self.partial[self.taken..];
             let Some(frame) = frame_len(held)? else {
-                let Some(second) = octets.get(used) else { return Ok(used) };
+                let Some(second) = bytes.get(used) else { return Ok(used) };
                 self.hold(&[*second], LENGTH);
                 used += 1;
                 continue;
             };
             if let Some(missing) = frame.checked_sub(held.len()).filter(|m| *m > 0) {
-                let more = &octets[used..octets.len().min(used + missing)];
+                let more = &bytes[used..bytes.len().min(used + missing)];
                 self.hold(more, frame);
                 used += more.len();
                 if more.len() < missing {
@@ -105,11 +105,11 @@ impl Frames {
             }
         }
         loop {
-            let rest = &octets[used..];
+            let rest = &bytes[used..];
             let frame = frame_len(rest)?;
             let Some(frame) = frame.filter(|frame| *frame <= rest.len()) else {
                 self.hold(rest, frame.unwrap_or(LENGTH));
-                return Ok(octets.len());
+                return Ok(bytes.len());
             };
             used += frame;
             if message(&rest[LENGTH..frame]) == Flow::Stop {
@@ -118,7 +118,7 @@ impl Frames {
         }
     }
 
-    /// Holds octets that [`feed`](Self::feed) did not use, for [`resume`](Self::resume). The
+    /// Holds bytes that [`feed`](Self::feed) did not use, for [`resume`](Self::resume). The
     /// connection should not be read before those are used: there is no limit here.
     pub fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
@@ -126,7 +126,7 @@ impl Frames {
         }
     }
 
-    /// Goes on with what is held: [`feed`](Self::feed) without new octets.
+    /// Goes on with what is held: [`feed`](Self::feed) without new bytes.
     ///
     /// # Errors
     /// As of [`feed`](Self::feed).
@@ -134,7 +134,7 @@ impl Frames {
         self.feed(&[], message).map(|_| ())
     }
 
-    /// Whether the sender owes us octets: a frame is begun and not finished, and no whole one is
+    /// Whether the sender owes us bytes: a frame is begun and not finished, and no whole one is
     /// held in front of it. For the read time-out.
     #[must_use]
     pub fn is_partial(&self) -> bool {
@@ -148,13 +148,13 @@ impl Frames {
         frame_len(held).map_or(true, |frame| frame.is_some_and(|frame| frame <= held.len()))
     }
 
-    /// Octets held.
+    /// Bytes held.
     #[must_use]
     pub const fn pending(&self) -> usize {
         self.partial.len() - self.taken
     }
 
-    /// Octets of memory, besides the struct itself.
+    /// Bytes of memory, besides the struct itself.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.partial.capacity()
@@ -162,22 +162,22 @@ impl Frames {
 
     /// Adds to what is held; `frame` is how long it can become. Memory at most doubles with what
     /// has arrived.
-    fn hold(&mut self, octets: &[u8], frame: usize) {
-        if octets.is_empty() {
+    fn hold(&mut self, bytes: &[u8], frame: usize) {
+        if bytes.is_empty() {
             return;
         }
-        let needed = self.partial.len() + octets.len();
+        let needed = self.partial.len() + bytes.len();
         if self.partial.capacity() < needed {
             // Of a frame whose length is not all there yet, that length is all that is known.
             let most = (self.taken + frame).max(needed);
             let wanted = (2 * needed).max(PARTIAL_MIN).min(most);
             self.partial.reserve_exact(wanted - self.partial.len());
         }
-        self.partial.extend_from_slice(octets);
+        self.partial.extend_from_slice(bytes);
     }
 
-    /// Marks `count` octets as used up. Memory goes with the last of them, and is closed up when
-    /// most are used: each octet is moved once at the most for each that was taken.
+    /// Marks `count` bytes as used up. Memory goes with the last of them, and is closed up when
+    /// most are used: each byte is moved once at the most for each that was taken.
     fn take(&mut self, count: usize) {
         self.taken += count;
         let left = self.pending();
@@ -191,9 +191,9 @@ impl Frames {
     }
 }
 
-/// Octets of the frame that begins here, with its length; None when that is not all there.
-fn frame_len(octets: &[u8]) -> Result<Option<usize>, FrameError> {
-    let Some(length) = octets.first_chunk().map(|length| u16::from_be_bytes(*length)) else {
+/// Bytes of the frame that begins here, with its length; None when that is not all there.
+fn frame_len(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let Some(length) = bytes.first_chunk().map(|length| u16::from_be_bytes(*length)) else {
         return Ok(None);
     };
     match usize::from(length) {
@@ -206,8 +206,8 @@ fn frame_len(octets: &[u8]) -> Result<Option<usize>, FrameError> {
 /// What one connection has still to write.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    octets: Vec<u8>,
-    /// Where the octets begin that are not written yet.
+    bytes: Vec<u8>,
+    /// Where the bytes begin that are not written yet.
     head: usize,
 }
 
@@ -215,47 +215,47 @@ impl Outbound {
     /// Nothing to write.
     #[must_use]
     pub const fn new() -> Self {
-        Self { octets: Vec::new(), head: 0 }
+        Self { bytes: Vec::new(), head: 0 }
     }
 
     /// Adds a message with its length in front. False, and nothing added, when it is longer than
-    /// the 65,535 octets that a frame can have.
+    /// the 65,535 bytes that a frame can have.
     #[must_use]
     pub fn push_frame(&mut self, message: &[u8]) -> bool {
         let Ok(length) = u16::try_from(message.len()) else { return false };
         self.make_room(LENGTH + message.len());
-        self.octets.extend_from_slice(&length.to_be_bytes());
-        self.octets.extend_from_slice(message);
+        self.bytes.extend_from_slice(&length.to_be_bytes());
+        self.bytes.extend_from_slice(message);
         true
     }
 
-    /// Adds octets as they are: a PROXY header.
-    pub fn push_raw(&mut self, octets: &[u8]) {
-        self.make_room(octets.len());
-        self.octets.extend_from_slice(octets);
+    /// Adds bytes as they are: a PROXY header.
+    pub fn push_raw(&mut self, bytes: &[u8]) {
+        self.make_room(bytes.len());
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// What is to be written, in order.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
-        &self.octets[self.head..]
+        &self.bytes[self.head..]
     }
 
-    /// Notes that the first `count` octets of [`pending`](Self::pending) are written; more than
+    /// Notes that the first `count` bytes of [`pending`](Self::pending) are written; more than
     /// there are means all of them. Of the memory of an emptied queue 4 kB stay.
     pub fn advance(&mut self, count: usize) {
         self.head += count.min(self.len());
         if self.is_empty() {
-            self.octets.clear();
-            self.octets.shrink_to(OUTBOUND_KEPT);
+            self.bytes.clear();
+            self.bytes.shrink_to(OUTBOUND_KEPT);
             self.head = 0;
         }
     }
 
-    /// Octets to be written.
+    /// Bytes to be written.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.octets.len() - self.head
+        self.bytes.len() - self.head
     }
 
     /// Whether there is nothing to write.
@@ -264,10 +264,10 @@ impl Outbound {
         self.len() == 0
     }
 
-    /// Octets of memory, besides the struct itself.
+    /// Bytes of memory, besides the struct itself.
     #[must_use]
     pub const fn capacity(&self) -> usize {
-        self.octets.capacity()
+        self.bytes.capacity()
     }
 
     /// Gives all memory back, if there is nothing to write: the connection is idle.
@@ -277,11 +277,11 @@ impl Outbound {
         }
     }
 
-    /// Closes up over what is written, rather than grow, when that moves fewer octets than were
+    /// Closes up over what is written, rather than grow, when that moves fewer bytes than were
     /// written.
     fn make_room(&mut self, count: usize) {
-        if self.octets.capacity() - self.octets.len() < count && self.head >= self.len() {
-            self.octets.drain(..self.head);
+        if self.bytes.capacity() - self.bytes.len() < count && self.head >= self.len() {
+            self.bytes.drain(..self.head);
             self.head = 0;
         }
     }
@@ -292,9 +292,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A frame of a message of `length` octets, each `octet`.
-    fn frame(length: u16, octet: u8) -> Vec<u8> {
-        [&length.to_be_bytes()[..], &vec![octet; usize::from(length)]].concat()
+    /// A frame of a message of `length` bytes, each `byte`.
+    fn frame(length: u16, byte: u8) -> Vec<u8> {
+        [&length.to_be_bytes()[..], &vec![byte; usize::from(length)]].concat()
     }
 
     /// What is taken out of `reads`, and the error that ends them.
@@ -345,9 +345,9 @@ mod tests {
         let stream = frame(12, 5);
         let mut frames = Frames::new();
         let mut seen = 0;
-        for (at, octet) in stream.iter().enumerate() {
+        for (at, byte) in stream.iter().enumerate() {
             assert_eq!((frames.is_partial(), frames.pending()), (at > 0, at));
-            let fed = frames.feed(&[*octet], &mut |_| {
+            let fed = frames.feed(&[*byte], &mut |_| {
                 seen += 1;
                 Flow::Go
             });
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_within_what_is_held_leaves_the_new_octets_unused() {
+    fn a_stop_within_what_is_held_leaves_the_new_bytes_unused() {
         let stream = [frame(12, 1), frame(12, 2)].concat();
         let (mut frames, mut seen) = (Frames::new(), Vec::new());
         frames.keep(&stream);

@@ -1,4 +1,4 @@
-//! The twelve octets in front of every message (RFC 1035, 4.1.1; AD and CD: RFC 4035, 3.1.6).
+//! The twelve bytes in front of every message (RFC 1035, 4.1.1; AD and CD: RFC 4035, 3.1.6).
 //!
 //! ```text
 //!  0      2                                    4        6        8        10
@@ -6,7 +6,7 @@
 //!          7  6..3   2  1  0  7  6 5  4  3..0
 //! ```
 
-/// Octets of a header.
+/// Bytes of a header.
 pub const LEN: usize = 12;
 
 /// Query or response.

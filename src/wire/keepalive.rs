@@ -8,10 +8,10 @@
 //! It is between the two ends of one connection and never passed on; over UDP it means nothing.
 //! Both is for the caller to see to.
 
-use super::edns;
-use super::header::Header;
-use crate::packet::Packet;
-use crate::time::TickDelta;
+use crate::base::packet::Packet;
+use crate::base::time::TickDelta;
+use crate::wire::edns;
+use crate::wire::header::Header;
 
 /// The option's code.
 pub const CODE: u16 = 11;
@@ -19,12 +19,12 @@ pub const CODE: u16 = 11;
 /// What time-outs are counted in.
 pub const UNIT: TickDelta = TickDelta::from_ms(100);
 
-/// Octets of the option in an answer.
-const OCTETS: usize = 6;
-/// Octets of a message that a frame can hold.
+/// Bytes of the option in an answer.
+const BYTES: usize = 6;
+/// Bytes of a message that a frame can hold.
 const MESSAGE_MAX: usize = u16::MAX as usize;
 
-/// Whether a message may have the option, by a look at its last octets: no need to read one that
+/// Whether a message may have the option, by a look at its last bytes: no need to read one that
 /// ends with an OPT record without options, or has no additional records.
 #[must_use]
 pub fn may_be_there(message: &[u8]) -> bool {
@@ -56,10 +56,10 @@ fn data(message: &[u8]) -> Option<&[u8]> {
 
 /// Tells `timeout` in an answer, in place of any that is there: whole units, rounded down, at most
 /// 6,553.5 s. False, and nothing changed, when the answer has no OPT record (the client gave
-/// none, so that it can be told nothing), cannot be read, or there is no room for six octets more,
+/// none, so that it can be told nothing), cannot be read, or there is no room for six bytes more,
 /// in the buffer or in the frame that it goes in.
 pub fn set(packet: &mut Packet<'_>, timeout: TickDelta) -> bool {
-    if packet.len() + OCTETS > MESSAGE_MAX {
+    if packet.len() + BYTES > MESSAGE_MAX {
         return false;
     }
     let units = u16::try_from(timeout.0 / UNIT.0).unwrap_or(u16::MAX);
@@ -76,8 +76,8 @@ pub fn remove(packet: &mut Packet<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::edited;
     use super::*;
+    use crate::wire::tests::edited;
 
     /// A message with an OPT record that has these options.
     fn with(options: &[u8]) -> Vec<u8> {

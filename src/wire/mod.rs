@@ -1,4 +1,4 @@
-//! DNS octets (RFC 1035): views and in-place edits. No I/O, no clock, and no allocation but for
+//! DNS bytes (RFC 1035): views and in-place edits. No I/O, no clock, and no allocation but for
 //! what a configuration says ([`name::from_text`], [`svc`]) and what a stream has not finished
 //! yet ([`frame`]); every function takes whatever the network sent and never panics on it.
 

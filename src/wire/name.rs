@@ -3,14 +3,14 @@
 
 use std::fmt;
 
-/// Octets of the longest name, root label included (RFC 1035, 2.3.4).
+/// Bytes of the longest name, root label included (RFC 1035, 2.3.4).
 pub const LEN_MAX: usize = 255;
 
 /// Pointers that one name is read through: more than one for each of its labels help nobody.
 const JUMPS_MAX: usize = 127;
 
 /// The end of the uncompressed name at `at`, behind its root label. None when the name runs out
-/// of the message, is longer than 255 octets, or holds a compression pointer or another label
+/// of the message, is longer than 255 bytes, or holds a compression pointer or another label
 /// type than the plain one.
 #[must_use]
 pub fn end_plain(message: &[u8], at: usize) -> Option<usize> {
@@ -59,8 +59,8 @@ pub fn extent(message: &[u8], at: usize) -> Option<(usize, Option<usize>)> {
 /// What the compression pointer at `at` points to; None when none stands there.
 #[must_use]
 pub fn pointer(message: &[u8], at: usize) -> Option<usize> {
-    let &octets = message.get(at..)?.first_chunk()?;
-    let pointer = u16::from_be_bytes(octets);
+    let &bytes = message.get(at..)?.first_chunk()?;
+    let pointer = u16::from_be_bytes(bytes);
     (pointer >= 0xc000).then_some(usize::from(pointer & 0x3fff))
 }
 
@@ -75,10 +75,10 @@ pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize
         let label = usize::from(*message.get(next)?);
         match label {
             0..=63 => {
-                let octets = message.get(next..=next + label)?;
-                out.get_mut(length..length + octets.len())?.copy_from_slice(octets);
-                length += octets.len();
-                next += octets.len();
+                let bytes = message.get(next..=next + label)?;
+                out.get_mut(length..length + bytes.len())?.copy_from_slice(bytes);
+                length += bytes.len();
+                next += bytes.len();
                 if label == 0 {
                     return Some((length, ends.unwrap_or(next)));
                 }
@@ -98,7 +98,7 @@ pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize
 }
 
 /// Whether the name at `at`, its pointers followed as [`read`] does, is the plain wire name
-/// `plain`, octet by octet.
+/// `plain`, byte by byte.
 #[must_use]
 pub fn is_at(message: &[u8], at: usize, plain: &[u8]) -> bool {
     let (mut next, mut first, mut rest, mut jumps) = (at, at, plain, 0);
@@ -125,7 +125,7 @@ pub fn is_at(message: &[u8], at: usize, plain: &[u8]) -> bool {
     }
 }
 
-/// The wire form of a name as people write it: `\.` is a dot within a label, `\DDD` the octet of
+/// The wire form of a name as people write it: `\.` is a dot within a label, `\DDD` the byte of
 /// that decimal number, `\` before anything else stands for that. A name is absolute with or
 /// without the dot at its end; `.` is the root, and so is no text at all.
 ///
@@ -138,19 +138,19 @@ pub fn from_text(text: &str) -> Result<Vec<u8>, &'static str> {
     }
     let mut wire = vec![0];
     let mut label_at = 0;
-    let mut octets = text.iter().copied();
-    while let Some(octet) = octets.next() {
-        let octet = match octet {
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
             b'.' => {
                 close(&mut wire, label_at)?;
                 label_at = wire.len();
                 wire.push(0);
                 continue;
             }
-            b'\\' => escaped(&mut octets)?,
+            b'\\' => escaped(&mut bytes)?,
             plain => plain,
         };
-        wire.push(octet);
+        wire.push(byte);
     }
     // Without the dot at the end the last label is still open; with it, its length is the root's.
     if wire.len() > label_at + 1 {
@@ -158,7 +158,7 @@ pub fn from_text(text: &str) -> Result<Vec<u8>, &'static str> {
         wire.push(0);
     }
     if wire.len() > LEN_MAX {
-        return Err("is longer than 255 octets");
+        return Err("is longer than 255 bytes");
     }
     Ok(wire)
 }
@@ -171,20 +171,20 @@ fn close(wire: &mut [u8], label_at: usize) -> Result<(), &'static str> {
             wire[label_at] = length;
             Ok(())
         }
-        _ => Err("has a label longer than 63 octets"),
+        _ => Err("has a label longer than 63 bytes"),
     }
 }
 
-/// The octet that stands behind a backslash.
-fn escaped(octets: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
+/// The byte that stands behind a backslash.
+fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
     const INCOMPLETE: &str = "ends within an escape";
-    let first = octets.next().ok_or(INCOMPLETE)?;
+    let first = bytes.next().ok_or(INCOMPLETE)?;
     if !first.is_ascii_digit() {
         return Ok(first);
     }
     let mut number = u16::from(first - b'0');
     for _ in 0..2 {
-        let digit = octets.next().ok_or(INCOMPLETE)?;
+        let digit = bytes.next().ok_or(INCOMPLETE)?;
         if !digit.is_ascii_digit() {
             return Err("has an escape of less than three digits");
         }
@@ -221,11 +221,11 @@ impl fmt::Display for Undotted<'_> {
             if number > 0 {
                 f.write_str(".")?;
             }
-            for &octet in label {
-                match octet {
-                    b'.' | b'\\' => write!(f, "\\{}", char::from(octet))?,
-                    b'!'..=b'~' => write!(f, "{}", char::from(octet))?,
-                    _ => write!(f, "\\{octet:03}")?,
+            for &byte in label {
+                match byte {
+                    b'.' | b'\\' => write!(f, "\\{}", char::from(byte))?,
+                    b'!'..=b'~' => write!(f, "{}", char::from(byte))?,
+                    _ => write!(f, "\\{byte:03}")?,
                 }
             }
         }
@@ -239,17 +239,17 @@ pub fn label_count(name: &[u8]) -> usize {
     labels_of(name).count()
 }
 
-/// Eight octets with their ASCII capitals made small (RFC 4343). Length octets are at most 63,
+/// Eight bytes with their ASCII capitals made small (RFC 4343). Length bytes are at most 63,
 /// below 'A': a whole wire name may be folded.
 #[must_use]
-pub const fn fold(octets: u64) -> u64 {
+pub const fn fold(bytes: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
-    let low = octets & (0x7f * EACH);
-    // The top bit of each octet: at least 'A', and more than 'Z'. No sum reaches the next octet.
+    let low = bytes & (0x7f * EACH);
+    // The top bit of each byte: at least 'A', and more than 'Z'. No sum reaches the next byte.
     let from_a = low + (0x80 - b'A' as u64) * EACH;
     let behind_z = low + (0x7f - b'Z' as u64) * EACH;
-    let capital = (from_a & !behind_z) & !octets & (0x80 * EACH);
-    octets | capital >> 2
+    let capital = (from_a & !behind_z) & !bytes & (0x80 * EACH);
+    bytes | capital >> 2
 }
 
 /// The last `labels` labels of a plain wire name, root included: its zone. The whole name when it
@@ -323,7 +323,7 @@ mod tests {
         assert!(is_at(&chain, at - 2, b"\x01a\0") && !is_at(&chain, at, b"\x01a\0"));
         assert_eq!(read(&chain, at, &mut out), None, "one pointer too many");
         let long = [[63; 64]; 4].concat();
-        assert_eq!(read(&[long, vec![0]].concat(), 0, &mut out), None, "256 octets and the root");
+        assert_eq!(read(&[long, vec![0]].concat(), 0, &mut out), None, "256 bytes and the root");
     }
 
     #[test]
@@ -367,19 +367,19 @@ mod tests {
 
     #[test]
     fn folding_is_that_of_ascii() {
-        for octet in 0..=u8::MAX {
+        for byte in 0..=u8::MAX {
             for place in 0..8 {
-                let mut octets = *b"Zz[@A`{\xc1";
-                octets[place] = octet;
-                let folded = fold(u64::from_le_bytes(octets)).to_le_bytes();
-                assert_eq!(folded, octets.map(|o| o.to_ascii_lowercase()));
+                let mut bytes = *b"Zz[@A`{\xc1";
+                bytes[place] = byte;
+                let folded = fold(u64::from_le_bytes(bytes)).to_le_bytes();
+                assert_eq!(folded, bytes.map(|o| o.to_ascii_lowercase()));
             }
         }
     }
 
     proptest! {
         #[test]
-        fn any_octets_are_survived(message in prop::collection::vec(any::<u8>(), 0..600), at in 0_usize..700) {
+        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..600), at in 0_usize..700) {
             for found in [end_plain(&message, at), end(&message, at)].into_iter().flatten() {
                 prop_assert!(found <= message.len() && found > at);
             }

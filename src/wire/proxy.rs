@@ -1,4 +1,4 @@
-//! The PROXY protocol (haproxy's proxy-protocol.txt): a header in front of a connection's octets,
+//! The PROXY protocol (haproxy's proxy-protocol.txt): a header in front of a connection's bytes,
 //! or of a datagram, that says between whom they were sent at first.
 //!
 //! ```text
@@ -12,25 +12,25 @@
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use self::crc::crc32c;
-use crate::addr::{Endpoint, mapped};
+use crate::base::addr::{Endpoint, mapped};
+use crate::wire::proxy::crc::crc32c;
 
 mod crc;
 
 /// What a version 2 header begins with.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Octets of a version 2 header in front of its payload.
+/// Bytes of a version 2 header in front of its payload.
 pub const FIXED: usize = 16;
 /// What a version 1 header begins with.
 const LINE_START: &[u8] = b"PROXY ";
-/// Octets of the longest version 1 header, CR LF included.
+/// Bytes of the longest version 1 header, CR LF included.
 pub const LINE_MAX: usize = 107;
-/// Octets of a TLV's type and length.
+/// Bytes of a TLV's type and length.
 const TLV_HEAD: usize = 3;
-/// Octets of two UNIX addresses.
+/// Bytes of two UNIX addresses.
 const UNIX: usize = 216;
 
-/// Octets behind the fixed part of a version 2 header that are taken unless the operator says
+/// Bytes behind the fixed part of a version 2 header that are taken unless the operator says
 /// otherwise (`setProxyProtocolMaximumPayloadSize`).
 pub const PAYLOAD_MAX: usize = 512;
 
@@ -44,7 +44,7 @@ pub mod tlv {
     pub const CRC32C: u8 = 0x03;
     /// Nothing.
     pub const NOOP: u8 = 0x04;
-    /// What tells the connection from others, at most 128 octets.
+    /// What tells the connection from others, at most 128 bytes.
     pub const UNIQUE_ID: u8 = 0x05;
     /// The client's TLS: [`Ssl`](super::Ssl).
     pub const SSL: u8 = 0x20;
@@ -93,12 +93,12 @@ pub struct Header<'o> {
     pub source: Option<Endpoint>,
     /// What the client asked; there whenever `source` is.
     pub destination: Option<Endpoint>,
-    /// What else is said. Empty without a family of addresses, where nothing says what the octets
+    /// What else is said. Empty without a family of addresses, where nothing says what the bytes
     /// are.
     pub tlvs: Tlvs<'o>,
 }
 
-/// What octets are that should begin with a header.
+/// What bytes are that should begin with a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed<'o> {
     /// All of them can belong to a header that goes on. In a datagram: no header.
@@ -107,14 +107,14 @@ pub enum Parsed<'o> {
     Header {
         /// What it says.
         header: Header<'o>,
-        /// Its octets; what was proxied is behind them.
+        /// Its bytes; what was proxied is behind them.
         len: usize,
     },
     /// No header: the connection is to be closed.
     Invalid(ProxyError),
 }
 
-/// Why octets are no header.
+/// Why bytes are no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyError {
     /// They begin with neither version's signature.
@@ -123,7 +123,7 @@ pub enum ProxyError {
     Version(u8),
     /// Family and transport are none that the protocol knows.
     Family(u8),
-    /// This many octets of payload are more than allowed.
+    /// This many bytes of payload are more than allowed.
     TooLong(usize),
     /// The payload is too short for the addresses.
     Addresses,
@@ -139,9 +139,9 @@ impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSignature => f.write_str("no PROXY header"),
-            Self::Version(octet) => write!(f, "unknown version or command {octet:#04x}"),
-            Self::Family(octet) => write!(f, "unknown family or transport {octet:#04x}"),
-            Self::TooLong(length) => write!(f, "a payload of {length} octets is too long"),
+            Self::Version(byte) => write!(f, "unknown version or command {byte:#04x}"),
+            Self::Family(byte) => write!(f, "unknown family or transport {byte:#04x}"),
+            Self::TooLong(length) => write!(f, "a payload of {length} bytes is too long"),
             Self::Addresses => f.write_str("too short for its addresses"),
             Self::Tlvs => f.write_str("TLVs that do not fit"),
             Self::Checksum => f.write_str("a wrong checksum"),
@@ -155,17 +155,17 @@ impl fmt::Display for ProxyError {
 pub struct Tlvs<'o>(&'o [u8]);
 
 impl<'o> Tlvs<'o> {
-    /// The TLVs that fill `octets`; None when they do not.
+    /// The TLVs that fill `bytes`; None when they do not.
     #[must_use]
-    pub fn parse(octets: &'o [u8]) -> Option<Self> {
-        let mut rest = Self(octets);
+    pub fn parse(bytes: &'o [u8]) -> Option<Self> {
+        let mut rest = Self(bytes);
         while rest.next().is_some() {}
-        rest.0.is_empty().then_some(Self(octets))
+        rest.0.is_empty().then_some(Self(bytes))
     }
 
-    /// Their octets, as they came.
+    /// Their bytes, as they came.
     #[must_use]
-    pub const fn octets(&self) -> &'o [u8] {
+    pub const fn bytes(&self) -> &'o [u8] {
         self.0
     }
 
@@ -188,14 +188,14 @@ impl<'o> Iterator for Tlvs<'o> {
     }
 }
 
-/// Reads the header that `octets` begin with, of either version. `max`: octets of payload that a
+/// Reads the header that `bytes` begin with, of either version. `max`: bytes of payload that a
 /// version 2 header may have behind its 16; a line of version 1 has at most 107 anyway.
 #[must_use]
-pub fn parse(octets: &[u8], max: usize) -> Parsed<'_> {
-    let parsed = if begins(octets, SIGNATURE) {
-        parse_v2(octets, max)
-    } else if begins(octets, LINE_START) {
-        parse_v1(octets)
+pub fn parse(bytes: &[u8], max: usize) -> Parsed<'_> {
+    let parsed = if begins(bytes, SIGNATURE) {
+        parse_v2(bytes, max)
+    } else if begins(bytes, LINE_START) {
+        parse_v1(bytes)
     } else {
         Err(ProxyError::NoSignature)
     };
@@ -206,29 +206,29 @@ pub fn parse(octets: &[u8], max: usize) -> Parsed<'_> {
     }
 }
 
-/// Whether `octets` begin as a header does: of version 2, or where a line can be, of version 1.
+/// Whether `bytes` begin as a header does: of version 2, or where a line can be, of version 1.
 #[must_use]
-pub fn is_header(octets: &[u8], line_too: bool) -> bool {
-    octets.starts_with(SIGNATURE) || line_too && octets.starts_with(LINE_START)
+pub fn is_header(bytes: &[u8], line_too: bool) -> bool {
+    bytes.starts_with(SIGNATURE) || line_too && bytes.starts_with(LINE_START)
 }
 
-/// Whether `octets` begin with `start`, as far as there are any.
-fn begins(octets: &[u8], start: &[u8]) -> bool {
-    octets.iter().zip(start).all(|(octet, wanted)| octet == wanted)
+/// Whether `bytes` begin with `start`, as far as there are any.
+fn begins(bytes: &[u8], start: &[u8]) -> bool {
+    bytes.iter().zip(start).all(|(byte, wanted)| byte == wanted)
 }
 
-/// A header and its octets; none of it yet; or why there will be none.
+/// A header and its bytes; none of it yet; or why there will be none.
 type Reading<'o> = Result<Option<(Header<'o>, usize)>, ProxyError>;
 
-fn parse_v2(octets: &[u8], max: usize) -> Reading<'_> {
-    // Each octet is judged as soon as it is there: a stranger is not waited for.
-    let command = match octets.get(SIGNATURE.len()) {
+fn parse_v2(bytes: &[u8], max: usize) -> Reading<'_> {
+    // Each byte is judged as soon as it is there: a stranger is not waited for.
+    let command = match bytes.get(SIGNATURE.len()) {
         None => return Ok(None),
         Some(0x20) => Command::Local,
         Some(0x21) => Command::Proxy,
         Some(other) => return Err(ProxyError::Version(*other)),
     };
-    let Some(&family) = octets.get(SIGNATURE.len() + 1) else { return Ok(None) };
+    let Some(&family) = bytes.get(SIGNATURE.len() + 1) else { return Ok(None) };
     let (transport, addresses) = match (command, family) {
         // The family of a local one is to be ignored.
         (Command::Local, _) | (_, 0x00) => (Transport::Unspec, 0),
@@ -240,7 +240,7 @@ fn parse_v2(octets: &[u8], max: usize) -> Reading<'_> {
         (_, 0x32) => (Transport::Datagram, UNIX),
         _ => return Err(ProxyError::Family(family)),
     };
-    let Some(&[l0, l1]) = octets.get(FIXED - 2..).and_then(<[u8]>::first_chunk) else { return Ok(None) };
+    let Some(&[l0, l1]) = bytes.get(FIXED - 2..).and_then(<[u8]>::first_chunk) else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([l0, l1]));
     if length > max {
         return Err(ProxyError::TooLong(length));
@@ -249,30 +249,30 @@ fn parse_v2(octets: &[u8], max: usize) -> Reading<'_> {
         return Err(ProxyError::Addresses);
     }
     let len = FIXED + length;
-    let Some(payload) = octets.get(FIXED..len) else { return Ok(None) };
+    let Some(payload) = bytes.get(FIXED..len) else { return Ok(None) };
     let mut header = Header { command, transport, source: None, destination: None, tlvs: Tlvs::default() };
     if addresses > 0 {
         let (between, rest) = payload.split_at_checked(addresses).ok_or(ProxyError::Addresses)?;
         header.tlvs = Tlvs::parse(rest).ok_or(ProxyError::Tlvs)?;
-        verify(&octets[..len], FIXED + addresses, header.tlvs)?;
+        verify(&bytes[..len], FIXED + addresses, header.tlvs)?;
         (header.source, header.destination) = endpoints(between).unzip();
     }
     Ok(Some((header, len)))
 }
 
 /// The two endpoints of a version 2 header; none of UNIX addresses.
-fn endpoints(octets: &[u8]) -> Option<(Endpoint, Endpoint)> {
-    let family = match octets.len() {
+fn endpoints(bytes: &[u8]) -> Option<(Endpoint, Endpoint)> {
+    let family = match bytes.len() {
         12 => 4,
         36 => 16,
         _ => return None,
     };
-    let (addresses, ports) = octets.split_at_checked(2 * family)?;
+    let (addresses, ports) = bytes.split_at_checked(2 * family)?;
     let (source, destination) = addresses.split_at_checked(family)?;
     let &[s0, s1, d0, d1] = ports.first_chunk()?;
-    let ip = |octets: &[u8]| match <[u8; 4]>::try_from(octets) {
+    let ip = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
         Ok(v4) => Some(mapped(Ipv4Addr::from(v4).into())),
-        Err(_) => octets.try_into().ok(),
+        Err(_) => bytes.try_into().ok(),
     };
     Some((
         Endpoint { ip: ip(source)?, scope: 0, port: u16::from_be_bytes([s0, s1]) },
@@ -293,8 +293,8 @@ fn verify(header: &[u8], mut at: usize, tlvs: Tlvs<'_>) -> Result<(), ProxyError
     Ok(())
 }
 
-fn parse_v1(octets: &[u8]) -> Reading<'_> {
-    let most = &octets[..octets.len().min(LINE_MAX)];
+fn parse_v1(bytes: &[u8]) -> Reading<'_> {
+    let most = &bytes[..bytes.len().min(LINE_MAX)];
     let Some(end) = most.windows(2).position(|two| two == b"\r\n") else {
         return if most.len() < LINE_MAX { Ok(None) } else { Err(ProxyError::Line) };
     };
@@ -304,7 +304,7 @@ fn parse_v1(octets: &[u8]) -> Reading<'_> {
 
 /// What a line of version 1 says, without its beginning and its end.
 fn line<'o>(line: &[u8]) -> Option<Header<'o>> {
-    let mut words = line.split(|octet| *octet == b' ');
+    let mut words = line.split(|byte| *byte == b' ');
     let mut header = Header {
         command: Command::Proxy,
         transport: Transport::Unspec,
@@ -347,7 +347,7 @@ fn port(word: &str) -> Option<u16> {
 /// [`Transport::Unspec`] there are no addresses, and the TLVs will not be read by everybody.
 ///
 /// A TLV of type CRC32C stands for the checksum, whatever its value: that of this header is
-/// written, once. False, and nothing appended, when the TLVs do not fit in 65,535 octets.
+/// written, once. False, and nothing appended, when the TLVs do not fit in 65,535 bytes.
 #[must_use]
 pub fn write_v2<'t>(
     out: &mut Vec<u8>,
@@ -444,7 +444,7 @@ impl Write for Text<'_> {
     }
 }
 
-/// Appends a TLV; false, and nothing appended, when its value is longer than 65,535 octets.
+/// Appends a TLV; false, and nothing appended, when its value is longer than 65,535 bytes.
 fn put_tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) -> bool {
     let Ok(length) = u16::try_from(value.len()) else { return false };
     out.push(kind);
@@ -466,7 +466,7 @@ pub struct Ssl<'o> {
 }
 
 /// The value of an SSL TLV that says no more than that the client came by TLS. Its last four
-/// octets are not 0: that would be a certificate that was verified.
+/// bytes are not 0: that would be a certificate that was verified.
 pub const SSL_PLAIN: [u8; 5] = [CLIENT_SSL, 0, 0, 0, 1];
 
 /// The bit of [`Ssl::client`] for a client that came by TLS.
@@ -483,7 +483,7 @@ impl<'o> Ssl<'o> {
 
 /// Appends the value of an SSL TLV for a client that came by TLS and showed no certificate
 /// (`proxyProtocolAdvertiseTLS`); `version` as in "TLSv1.3". What is not known is left empty, and
-/// then not said. False, and nothing appended, when a text is longer than 65,535 octets.
+/// then not said. False, and nothing appended, when a text is longer than 65,535 bytes.
 #[must_use]
 pub fn ssl_tlv(out: &mut Vec<u8>, version: &str, cipher: &str) -> bool {
     let start = out.len();

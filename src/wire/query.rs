@@ -1,7 +1,6 @@
 //! What a query asks: parsed once, borrowed from the packet.
 
-use super::header;
-use super::name;
+use crate::wire::{header, name};
 
 /// The first question of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +56,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_survived(message in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Some(q) = Question::parse(&message) {
                 prop_assert!(q.end <= message.len());
             }

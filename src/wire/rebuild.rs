@@ -1,19 +1,19 @@
 //! A message written anew: without some of its records, or with another name.
 //!
-//! Taking a record away moves the octets behind it and may take away a name that others point to.
+//! Taking a record away moves the bytes behind it and may take away a name that others point to.
 //! So all names are read through their pointers and written again, compressed where a sender may
-//! (RFC 3597, section 4) against the names written so far. Case is kept: only equal octets are
+//! (RFC 3597, section 4) against the names written so far. Case is kept: only equal bytes are
 //! shared.
 
-use super::edns::OPT;
-use super::header::{self, Header};
-use super::name;
-use super::query::Question;
-use super::records::{self, POINTER_MAX, Record, Walk};
-use crate::packet::Packet;
+use crate::base::packet::Packet;
+use crate::wire::edns::OPT;
+use crate::wire::header::Header;
+use crate::wire::query::Question;
+use crate::wire::records::{POINTER_MAX, Record, Walk};
+use crate::wire::{header, name, records};
 
-/// Octets of the longest message that can be rebuilt: what a packet's buffer has room for
-/// (4096 octets and its tailroom), trailing data included.
+/// Bytes of the longest message that can be rebuilt: what a packet's buffer has room for
+/// (4096 bytes and its tailroom), trailing data included.
 const SCRATCH: usize = 4608;
 /// Names to compress against that are remembered; further ones are written whole.
 const KNOWN_MAX: usize = 64;
@@ -171,9 +171,9 @@ impl<'n> Copy<'n> {
         }
     }
 
-    fn push(&mut self, octets: &[u8]) -> Option<()> {
-        let end = self.len + octets.len();
-        self.out.get_mut(self.len..end)?.copy_from_slice(octets);
+    fn push(&mut self, bytes: &[u8]) -> Option<()> {
+        let end = self.len + bytes.len();
+        self.out.get_mut(self.len..end)?.copy_from_slice(bytes);
         self.len = end;
         Some(())
     }
@@ -181,8 +181,8 @@ impl<'n> Copy<'n> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{ADDITIONAL, ANSWER, AUTHORITY, Rr, edited, read};
     use super::*;
+    use crate::wire::tests::{ADDITIONAL, ANSWER, AUTHORITY, Rr, edited, read};
 
     fn response([an, ns, ar]: [u8; 3], records: &[u8]) -> Vec<u8> {
         let head = [0xab, 0xcd, 0x81, 0x80, 0, 1, 0, an, 0, ns, 0, ar];

@@ -5,15 +5,15 @@
 //!                       ^ Walk::of                                               ^ end
 //! ```
 //!
-//! Compression pointers mean octets by their place, so no octet in front of a record moves unless
-//! `splice` mends the pointers, or [`super::rebuild`] writes the names anew.
+//! Compression pointers mean bytes by their place, so no byte in front of a record moves unless
+//! `splice` mends the pointers, or [`crate::wire::rebuild`] writes the names anew.
 
 use std::ops::Range;
 
-use super::edns::OPT;
-use super::header::{self, Header};
-use super::name;
-use crate::packet::Packet;
+use crate::base::packet::Packet;
+use crate::wire::edns::OPT;
+use crate::wire::header::Header;
+use crate::wire::{header, name};
 
 /// Record types whose data this crate must know (RFC 1035, 3.2.2, and those that RFC 3597,
 /// section 4, lists as possibly compressed).
@@ -105,7 +105,7 @@ pub struct Record {
     pub rtype: u16,
     /// Its class.
     pub class: u16,
-    /// Where the four octets of its TTL stand.
+    /// Where the four bytes of its TTL stand.
     pub ttl_at: usize,
     /// Its TTL, seconds; of an OPT: extended code, version and flags.
     pub ttl: u32,
@@ -116,7 +116,7 @@ pub struct Record {
 }
 
 /// A walk over the records of a message; it borrows none of it, so that the message can be edited
-/// on the way as long as no octet moves.
+/// on the way as long as no byte moves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
     /// Where the next record begins.
@@ -221,7 +221,7 @@ pub fn start(message: &[u8]) -> Option<usize> {
     walk.whole().then_some(walk.at())
 }
 
-/// Where the DNS message ends; octets behind that are trailing data. None when a record cannot be
+/// Where the DNS message ends; bytes behind that are trailing data. None when a record cannot be
 /// read.
 #[must_use]
 pub fn end(message: &[u8]) -> Option<usize> {
@@ -266,8 +266,8 @@ fn count_questions(message: &[u8], qtype: u16) -> u16 {
     let (mut at, mut found) = (header::LEN, 0);
     for _ in 0..head.qdcount() {
         let Some(name_end) = name::end(message, at) else { break };
-        let Some(octets) = message.get(name_end..name_end + 4) else { break };
-        found += u16::from(octets[..2] == qtype.to_be_bytes());
+        let Some(bytes) = message.get(name_end..name_end + 4) else { break };
+        found += u16::from(bytes[..2] == qtype.to_be_bytes());
         at = name_end + 4;
     }
     found
@@ -316,7 +316,7 @@ pub(super) fn names_in(message: &[u8], record: &Record) -> Option<(usize, u8, bo
 
 /// Hands the target of each compression pointer of a record to `moved` and writes its result in
 /// its place. False when a name cannot be read or reaches out of the record's data.
-fn mend(message: &mut [u8], record: &Record, mut moved: impl FnMut(usize) -> usize) -> bool {
+fn fix(message: &mut [u8], record: &Record, mut moved: impl FnMut(usize) -> usize) -> bool {
     let Some((first, count, _)) = names_in(message, record) else { return false };
     let mut at = record.start;
     for number in 0..=count {
@@ -335,10 +335,10 @@ fn mend(message: &mut [u8], record: &Record, mut moved: impl FnMut(usize) -> usi
     true
 }
 
-/// The farthest octet that a compression pointer can point to.
+/// The farthest byte that a compression pointer can point to.
 pub(super) const POINTER_MAX: usize = 0x3fff;
 
-/// Puts `parts` in the place of the octets at `place`, moves what is behind them, and mends the
+/// Puts `parts` in the place of the bytes at `place`, moves what is behind them, and mends the
 /// compression pointers of the records from there on. `same_start`: what begins at the start of
 /// `place` means the same afterwards, so that a pointer to it may stay.
 ///
@@ -355,7 +355,7 @@ pub(super) fn splice(
     if !can_splice(packet, place.clone(), inserted, same_start) {
         return false;
     }
-    mend_behind(packet.bytes_mut(), place.end, |target| {
+    fix_behind(packet.bytes_mut(), place.end, |target| {
         moved(target, &place, inserted, same_start).unwrap_or(target)
     });
     packet.bytes_mut().copy_within(place.end.., place.start);
@@ -369,7 +369,7 @@ pub(super) fn splice(
     true
 }
 
-/// Whether [`splice`] of so many octets would succeed.
+/// Whether [`splice`] of so many bytes would succeed.
 #[must_use]
 pub(super) fn can_splice(
     packet: &mut Packet<'_>,
@@ -381,13 +381,13 @@ pub(super) fn can_splice(
         return false;
     }
     let mut sound = true;
-    mend_behind(packet.bytes_mut(), place.end, |target| {
+    fix_behind(packet.bytes_mut(), place.end, |target| {
         sound &= moved(target, &place, inserted, same_start).is_some();
         target
     }) && sound
 }
 
-/// Where the octet that a pointer means stands after a splice; None when it is gone or too far.
+/// Where the byte that a pointer means stands after a splice; None when it is gone or too far.
 fn moved(target: usize, place: &Range<usize>, inserted: usize, same_start: bool) -> Option<usize> {
     if target < place.start || same_start && target == place.start {
         return Some(target);
@@ -395,11 +395,11 @@ fn moved(target: usize, place: &Range<usize>, inserted: usize, same_start: bool)
     (target >= place.end).then(|| target - place.len() + inserted).filter(|t| *t <= POINTER_MAX)
 }
 
-/// [`mend`] for each record that begins at `from` or behind it.
-fn mend_behind(message: &mut [u8], from: usize, mut moved: impl FnMut(usize) -> usize) -> bool {
+/// [`fix`] for each record that begins at `from` or behind it.
+fn fix_behind(message: &mut [u8], from: usize, mut moved: impl FnMut(usize) -> usize) -> bool {
     let mut walk = Walk::of(message);
     while let Some(record) = walk.next(message) {
-        if record.start >= from && !mend(message, &record, &mut moved) {
+        if record.start >= from && !fix(message, &record, &mut moved) {
             return false;
         }
     }
@@ -408,8 +408,8 @@ fn mend_behind(message: &mut [u8], from: usize, mut moved: impl FnMut(usize) -> 
 
 /// Adds `by` to the count of a section. The caller knows that it stays within 16 bits.
 pub(super) fn count(message: &mut [u8], section: Section, by: i16) {
-    if let Some(octets) = message.get_mut(section.count_at()..).and_then(<[u8]>::first_chunk_mut) {
-        *octets = u16::from_be_bytes(*octets).wrapping_add_signed(by).to_be_bytes();
+    if let Some(bytes) = message.get_mut(section.count_at()..).and_then(<[u8]>::first_chunk_mut) {
+        *bytes = u16::from_be_bytes(*bytes).wrapping_add_signed(by).to_be_bytes();
     }
 }
 

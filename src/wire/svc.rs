@@ -16,7 +16,7 @@ mod key {
 pub struct SvcParams {
     /// Keys that a client must understand.
     pub mandatory: Vec<u16>,
-    /// Protocol ids, 1 to 255 octets each.
+    /// Protocol ids, 1 to 255 bytes each.
     pub alpn: Vec<Vec<u8>>,
     /// The scheme's own protocol is not spoken.
     pub no_default_alpn: bool,
@@ -51,7 +51,7 @@ impl SvcParams {
             for id in &self.alpn {
                 match u8::try_from(id.len()) {
                     Ok(length @ 1..) => list.push(length),
-                    _ => return Err("a protocol id has 1 to 255 octets"),
+                    _ => return Err("a protocol id has 1 to 255 bytes"),
                 }
                 list.extend_from_slice(id);
             }
@@ -78,7 +78,7 @@ impl SvcParams {
         }
         let mut wire = Vec::new();
         for (key, value) in all {
-            let length = u16::try_from(value.len()).map_err(|_| "a value has at most 65535 octets")?;
+            let length = u16::try_from(value.len()).map_err(|_| "a value has at most 65535 bytes")?;
             wire.extend(key.to_be_bytes());
             wire.extend(length.to_be_bytes());
             wire.extend(value);

@@ -1,16 +1,16 @@
 //! A reader of messages of its own, against which the edits of this room are held, and messages
-//! to edit: valid ones with all kinds of compression, and what becomes of them when octets change.
+//! to edit: valid ones with all kinds of compression, and what becomes of them when bytes change.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
-use super::answer::{self, AnswerEdns, Flags, Soa};
-use super::edns::{self, OPT, Outcome};
-use super::records::{self, rtype};
-use super::svc::{SvcParams, SvcRecord};
-use super::{ecs, rebuild};
-use crate::packet::Packet;
+use crate::base::packet::Packet;
+use crate::wire::answer::{AnswerEdns, Flags, Soa};
+use crate::wire::edns::{OPT, Outcome};
+use crate::wire::records::rtype;
+use crate::wire::svc::{SvcParams, SvcRecord};
+use crate::wire::{answer, ecs, edns, rebuild, records};
 
 /// Sections by number, as `count_types` has them.
 pub(super) const ANSWER: u8 = 1;
@@ -44,20 +44,20 @@ struct Reader<'m> {
 }
 
 impl Reader<'_> {
-    fn octets(&mut self, count: usize) -> Option<Vec<u8>> {
-        let octets = self.message.get(self.at..self.at.checked_add(count)?)?.to_vec();
+    fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        let bytes = self.message.get(self.at..self.at.checked_add(count)?)?.to_vec();
         self.at += count;
-        Some(octets)
+        Some(bytes)
     }
 
     fn u16(&mut self) -> Option<u16> {
-        Some(self.octets(2)?.into_iter().fold(0, |sum, octet| sum << 8 | u16::from(octet)))
+        Some(self.bytes(2)?.into_iter().fold(0, |sum, byte| sum << 8 | u16::from(byte)))
     }
 
     fn name(&mut self) -> Option<Vec<u8>> {
         let mut name = Vec::new();
         loop {
-            let length = self.octets(1)?[0];
+            let length = self.bytes(1)?[0];
             match length {
                 0 => {
                     name.push(0);
@@ -65,10 +65,10 @@ impl Reader<'_> {
                 }
                 1..64 => {
                     name.push(length);
-                    name.extend(self.octets(usize::from(length))?);
+                    name.extend(self.bytes(usize::from(length))?);
                 }
                 192.. => {
-                    let low = self.octets(1)?[0];
+                    let low = self.bytes(1)?[0];
                     let target = usize::from(length & 63) * 256 + usize::from(low);
                     // The valid messages of these tests never point forward; that ends the recursion.
                     if target + 2 >= self.at {
@@ -110,12 +110,12 @@ pub(super) fn read(message: &[u8]) -> Option<Message> {
             };
             let mut rdata = Vec::new();
             if length > 0 {
-                rdata = reader.octets(before)?;
+                rdata = reader.bytes(before)?;
                 for _ in 0..names {
                     rdata.extend(reader.name()?);
                 }
             }
-            rdata.extend(reader.octets(end.checked_sub(reader.at)?)?);
+            rdata.extend(reader.bytes(end.checked_sub(reader.at)?)?);
             all.push(Rr { section, owner, rtype, class, ttl, rdata });
         }
     }
@@ -353,7 +353,7 @@ proptest! {
     }
 
     #[test]
-    fn any_octets_are_survived(message in prop::collection::vec(any::<u8>(), 0..200), room in 0_usize..80) {
+    fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..200), room in 0_usize..80) {
         all_edits(&message, room);
     }
 
@@ -377,9 +377,9 @@ proptest! {
         room in 0_usize..120,
     ) {
         let mut message = write(&whole);
-        for (at, octet) in changes {
+        for (at, byte) in changes {
             let at = at.index(message.len());
-            message[at] = octet;
+            message[at] = byte;
         }
         if let Some(cut) = cut {
             message.truncate(cut.index(message.len()));

@@ -10,18 +10,19 @@
 //! Only the answer sections count, as one sequence of records; where messages end in it has no
 //! meaning. A transfer is not stored, and what its records say is not judged beyond that.
 
-use super::edns::OPT;
-use super::header::{Header, rcode::NOERROR};
-use super::name;
-use super::query::Question;
-use super::records::{Record, Records, Section, rtype};
+use crate::wire::edns::OPT;
+use crate::wire::header::Header;
+use crate::wire::header::rcode::NOERROR;
+use crate::wire::name;
+use crate::wire::query::Question;
+use crate::wire::records::{Record, Records, Section, rtype};
 
 /// The question type of an incremental transfer (RFC 1995).
 pub const IXFR: u16 = 251;
 /// The question type of a whole transfer (RFC 5936).
 pub const AXFR: u16 = 252;
 
-/// Octets of an SOA's numbers; the serial is the first.
+/// Bytes of an SOA's numbers; the serial is the first.
 const NUMBERS: usize = 20;
 
 /// Whether a query of this type is answered by a transfer.
@@ -360,13 +361,13 @@ mod tests {
         }
 
         #[test]
-        fn any_octets_are_survived(octets in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..60) {
-            let mut octets = octets;
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..60) {
+            let mut bytes = bytes;
             let whole = message(&[soa(7), soa(5), A]);
-            octets.splice(0..0, whole[..at.min(whole.len())].iter().copied());
-            let mut transfer = Transfer::new(IXFR, ixfr_serial(&octets));
-            if transfer.on_message(&octets) != More {
-                prop_assert_eq!(transfer.on_message(&octets), Broken);
+            bytes.splice(0..0, whole[..at.min(whole.len())].iter().copied());
+            let mut transfer = Transfer::new(IXFR, ixfr_serial(&bytes));
+            if transfer.on_message(&bytes) != More {
+                prop_assert_eq!(transfer.on_message(&bytes), Broken);
             }
         }
     }

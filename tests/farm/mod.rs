@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::addr::BackendSlot;
-use dnslob::config::prefix::PrefixSet;
-use dnslob::config::snapshot::{ClientAddress, LineOptions, *};
-use dnslob::shard::policy::Policy;
-use dnslob::time::TickDelta;
+use dnslob::balance::Policy;
+use dnslob::base::addr::BackendSlot;
+use dnslob::base::prefix::PrefixSet;
+use dnslob::base::time::TickDelta;
+use dnslob::model::{BackendConnectionOptions, ClientAddress, *};
 
 /// A configuration of one pool with so many servers, one per order.
 pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
@@ -30,7 +30,7 @@ pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
         use_client_subnet: false,
         tee: false,
         target: false,
-        lines: LineOptions::default(),
+        connections: BackendConnectionOptions::default(),
         client_address: ClientAddress::Hidden,
         health: Health {
             mode: HealthMode::Auto,

@@ -4,24 +4,24 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, listen};
 use crate::load::{self, Plan};
-use crate::lob::{Lob, backend, listen};
 use crate::place::port;
 use crate::process;
 
 /// The load's sockets are connected: an answer from another address than the asked one is lost.
-fn serves(lob: &Lob, target: SocketAddr) {
+fn serves(instance: &Instance, target: SocketAddr) {
     let report = load::run(Plan { target, rate: 2_000, count: 200, patience: Duration::from_secs(4) });
-    report.assert_nothing_lost(&|| format!("asked at {target}; {}", lob.program.transcript()));
+    report.assert_nothing_lost(&|| format!("asked at {target}; {}", instance.program.transcript()));
 }
 
 #[test]
 fn a_wildcard_answers_from_the_asked_address() {
     let a = Backend::start(1, Manner::Prompt);
     let at = port();
-    let lob = Lob::start(&(listen(SocketAddr::from(([0, 0, 0, 0], at))) + &backend(a.address, "")));
+    let instance = Instance::start(&(listen(SocketAddr::from(([0, 0, 0, 0], at))) + &backend(a.address, "")));
     for address in [[127, 0, 0, 1], [127, 0, 0, 2], [127, 1, 2, 3]] {
-        serves(&lob, (address, at).into());
+        serves(&instance, (address, at).into());
     }
 }
 
@@ -30,8 +30,8 @@ fn an_ipv6_wildcard_answers_from_the_asked_address() {
     let a = Backend::start(1, Manner::Prompt);
     let at = port();
     let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, at));
-    let lob = Lob::start(&(listen(any) + &backend(a.address, "")));
-    serves(&lob, (std::net::Ipv6Addr::LOCALHOST, at).into());
+    let instance = Instance::start(&(listen(any) + &backend(a.address, "")));
+    serves(&instance, (std::net::Ipv6Addr::LOCALHOST, at).into());
 }
 
 #[test]
@@ -44,9 +44,9 @@ fn ipv4_and_ipv6_mix_on_both_sides() {
         + "setServerPolicy(roundrobin)\n"
         + &backend(v4.address, "")
         + &backend(v6.address, "");
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     for front in fronts {
-        serves(&lob, front);
+        serves(&instance, front);
     }
     assert_eq!(v4.queries() + v6.queries(), 400);
     assert!(v4.queries() > 100 && v6.queries() > 100, "{} and {}", v4.queries(), v6.queries());
@@ -56,10 +56,10 @@ fn ipv4_and_ipv6_mix_on_both_sides() {
 fn the_one_line_start_of_the_readme_works() {
     let (a, b) = (Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt));
     let at = SocketAddr::from(([127, 0, 0, 1], port()));
-    let mut lob = Lob::start_plain(&[at.to_string(), a.address.to_string(), b.address.to_string()]);
-    serves(&lob, at);
+    let mut instance = Instance::start_plain(&[at.to_string(), a.address.to_string(), b.address.to_string()]);
+    serves(&instance, at);
     assert!(a.others() > 0 && b.others() > 0, "both were probed before the listener opened");
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }
 
 #[test]
@@ -67,10 +67,10 @@ fn a_client_outside_the_acl_gets_no_answer() {
     let a = Backend::start(1, Manner::Prompt);
     let at = SocketAddr::from(([127, 0, 0, 1], port()));
     let lua = listen(at) + "setACL({\"127.0.0.2/32\"})\n" + &backend(a.address, "");
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     let report = load::run(Plan { target: at, rate: 2_000, count: 50, patience: Duration::from_millis(200) });
     assert_eq!((report.sent, report.answered), (50, 0));
-    assert_eq!(lob.dropped("acl"), 50);
+    assert_eq!(instance.dropped("acl"), 50);
     assert_eq!(a.queries(), 0);
     let server = format!("@{}", at.ip());
     let port = at.port().to_string();

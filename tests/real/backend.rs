@@ -26,7 +26,7 @@ pub(crate) enum Manner {
     Twice,
     /// With the query as it came, QR still 0.
     Echo,
-    /// With fewer octets than a header has.
+    /// With fewer bytes than a header has.
     Short,
 }
 

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use crate::lob::{Lob, listen};
+use crate::instance::{Instance, listen};
 use crate::place::{Directory, port};
 use crate::process::run;
 use crate::servers::{Kind, Server};
 
 /// All three servers behind one `dnslob`.
-fn farm() -> (SocketAddr, Lob, [Server; 3]) {
+fn farm() -> (SocketAddr, Instance, [Server; 3]) {
     let servers =
         [Server::start(Kind::Unbound, 31), Server::start(Kind::Nsd, 32), Server::start(Kind::Knot, 33)];
     let at = SocketAddr::from(([127, 0, 0, 1], port()));
@@ -19,12 +19,12 @@ fn farm() -> (SocketAddr, Lob, [Server; 3]) {
             server.address
         );
     }
-    (at, Lob::start(&lua), servers)
+    (at, Instance::start(&lua), servers)
 }
 
 #[test]
 fn dig_and_kdig_are_answered() {
-    let (at, lob, _servers) = farm();
+    let (at, instance, _servers) = farm();
     let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
     for n in 0..6 {
         let name = format!("n{n}.test");
@@ -35,7 +35,7 @@ fn dig_and_kdig_are_answered() {
                 assert!(
                     status.success() && text.contains("192.0.2.3"),
                     "{program}: {text}\n{}",
-                    lob.program.transcript()
+                    instance.program.transcript()
                 );
                 assert!(text.to_uppercase().contains("NOERROR"), "{program}: {text}");
             }
@@ -45,7 +45,7 @@ fn dig_and_kdig_are_answered() {
 
 #[test]
 fn dnsperf_loses_nothing() {
-    let (at, lob, _servers) = farm();
+    let (at, instance, _servers) = farm();
     let directory = Directory::new();
     let names: String = (0..1000).map(|n| format!("n{n}.test A\n")).collect();
     let file = directory.write("names", &names);
@@ -70,8 +70,8 @@ fn dnsperf_loses_nothing() {
     );
     assert!(status.success(), "{text}");
     let of = |what: &str| number_after(&text, what);
-    assert_eq!(of("Queries sent:"), Some(10_000), "{text}\n{}", lob.program.transcript());
-    assert_eq!(of("Queries completed:"), Some(10_000), "{text}\n{}", lob.program.transcript());
+    assert_eq!(of("Queries sent:"), Some(10_000), "{text}\n{}", instance.program.transcript());
+    assert_eq!(of("Queries completed:"), Some(10_000), "{text}\n{}", instance.program.transcript());
     assert!(text.contains("NOERROR 10000 (100.00%)"), "{text}");
 }
 

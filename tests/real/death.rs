@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::instance::{Instance, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, listen};
 use crate::place::{port, wait_for};
 use crate::servers::{Kind, Server};
 
@@ -14,7 +14,7 @@ struct Farm {
     at: SocketAddr,
     mortal: Server,
     _steady: Server,
-    lob: Lob,
+    instance: Instance,
 }
 
 /// Two real servers, checked every 100 ms, taking turns; `more` is further Lua.
@@ -29,8 +29,8 @@ fn farm(more: &str) -> Farm {
             server.address
         );
     }
-    let lob = Lob::start(&(lua + more));
-    Farm { at, mortal, _steady: steady, lob }
+    let instance = Instance::start(&(lua + more));
+    Farm { at, mortal, _steady: steady, instance }
 }
 
 fn load(farm: &Farm) -> Load {
@@ -63,15 +63,15 @@ fn only_the_queries_of_a_killed_server_are_lost_and_its_return_is_noticed() {
         late.is_empty(),
         "{} lost after the death was noticed\n{}",
         late.len(),
-        farm.lob.program.transcript()
+        farm.instance.program.transcript()
     );
     let before: Vec<_> =
         report.lost.values().filter(|sent| **sent + Duration::from_millis(100) < killed).collect();
     assert!(before.is_empty(), "{} lost before the death", before.len());
     assert_eq!(report.duplicates + report.strange + report.failures, 0);
     // Each lost one was outstanding at the dead server, and is counted so.
-    let counted = farm.lob.dropped("timeout");
-    assert_eq!(report.lost.len() as u64, counted, "lost and counted\n{}", farm.lob.program.transcript());
+    let counted = farm.instance.dropped("timeout");
+    assert_eq!(report.lost.len() as u64, counted, "lost and counted\n{}", farm.instance.program.transcript());
     // It took part before its death and again afterwards.
     let part = report.by_backend.get(&21).copied().unwrap_or(0);
     assert!(
@@ -89,7 +89,7 @@ fn with_retry_a_killed_server_costs_no_query() {
     farm.mortal.kill();
     answered(&running, 2_000);
     let report = running.finish();
-    report.assert_nothing_lost(&|| farm.lob.program.transcript());
+    report.assert_nothing_lost(&|| farm.instance.program.transcript());
 }
 
 #[test]
@@ -107,6 +107,6 @@ fn with_retry_a_frozen_server_costs_no_query() {
         "{} of {} lost\n{}",
         report.lost.len(),
         report.sent,
-        farm.lob.program.transcript()
+        farm.instance.program.transcript()
     );
 }

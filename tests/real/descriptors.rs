@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, binary, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, binary, listen};
 use crate::pki::Authority;
 use crate::place::{Directory, port, wait_for};
 use crate::servers::{Kind, Server};
@@ -26,12 +26,12 @@ fn local() -> SocketAddr {
 }
 
 /// A balancer that may have no more than [`LIMIT`] descriptors.
-fn start(directory: Directory, lua: &str) -> Lob {
+fn start(directory: Directory, lua: &str) -> Instance {
     let config = directory.write("dnslob.lua", lua);
     let mut command = Command::new("prlimit");
     command.arg(format!("--nofile={LIMIT}:{LIMIT}")).arg(binary());
     command.args(["--shards", "2", "-C"]).arg(config);
-    Lob::launch(command, directory)
+    Instance::launch(command, directory)
 }
 
 /// Lua for a server whose health is checked every second.
@@ -47,8 +47,8 @@ fn steady(target: SocketAddr) -> Load {
     Load::start(Plan { target, rate: 500, count: u64::MAX, patience: Duration::from_secs(10) })
 }
 
-fn figure(lob: &Lob, name: &str) -> u64 {
-    let dump = lob.dump();
+fn figure(instance: &Instance, name: &str) -> u64 {
+    let dump = instance.dump();
     let found = dump.iter().find_map(|line| {
         let mut words = line.split_whitespace().skip_while(|w| *w != name);
         words.nth(1)?.parse().ok()
@@ -79,30 +79,30 @@ fn ask_by_tcp(at: SocketAddr, number: u16) -> bool {
     })
 }
 
-fn nobody_is_down(lob: &Lob) {
-    let down = lob.program.lines_with(0, "server is down");
-    assert!(down.is_empty(), "{}", lob.program.transcript());
+fn nobody_is_down(instance: &Instance) {
+    let down = instance.program.lines_with(0, "server is down");
+    assert!(down.is_empty(), "{}", instance.program.transcript());
 }
 
 /// Idle connections to `busy`, queries over UDP and over new connections to `at`.
-fn idle_connections_harm_nobody(lob: &mut Lob, busy: SocketAddr, at: SocketAddr) {
+fn idle_connections_harm_nobody(instance: &mut Instance, busy: SocketAddr, at: SocketAddr) {
     let load = steady(at);
     let connections = idle(busy, 3 * LIMIT as usize);
     let until = Instant::now() + CHECKS;
     let mut asked = 0;
     while Instant::now() < until {
-        assert!(ask_by_tcp(at, asked), "query {asked}; {}", lob.program.transcript());
+        assert!(ask_by_tcp(at, asked), "query {asked}; {}", instance.program.transcript());
         asked += 1;
         std::thread::sleep(Duration::from_millis(50));
     }
-    load.finish().assert_nothing_lost(&|| lob.program.transcript());
-    nobody_is_down(lob);
-    assert!(figure(lob, "descriptors-open") <= LIMIT);
-    assert!(figure(lob, "stream-end-evicted") > 0, "{:#?}", lob.dump());
-    let said = lob.program.lines_with(0, "file descriptors are used up");
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
+    nobody_is_down(instance);
+    assert!(figure(instance, "descriptors-open") <= LIMIT);
+    assert!(figure(instance, "client-connection-end-evicted") > 0, "{:#?}", instance.dump());
+    let said = instance.program.lines_with(0, "file descriptors are used up");
     assert!((1..=4).contains(&said.len()), "said, and not too often: {said:#?}");
     drop(connections);
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn idle_connections_make_room_for_new_ones_and_harm_no_server() {
     let servers = [Server::start(Kind::Unbound, 21), Server::start(Kind::Nsd, 22)];
     let at = local();
     let all: String = servers.iter().map(|s| checked(s.address)).collect();
-    let mut lob = start(Directory::new(), &(listen(at) + &all));
-    idle_connections_harm_nobody(&mut lob, at, at);
+    let mut instance = start(Directory::new(), &(listen(at) + &all));
+    idle_connections_harm_nobody(&mut instance, at, at);
 }
 
 #[test]
@@ -121,8 +121,8 @@ fn so_do_those_that_never_begin_their_handshake() {
     let authority = Authority::new();
     let pair = authority.issue("listener", &["dns.test"]);
     let secure = crate::tls::listen_tls(tls, &[&pair], "");
-    let mut lob = start(Directory::new(), &(listen(at) + &secure + &checked(server.address)));
-    idle_connections_harm_nobody(&mut lob, tls, at);
+    let mut instance = start(Directory::new(), &(listen(at) + &secure + &checked(server.address)));
+    idle_connections_harm_nobody(&mut instance, tls, at);
 }
 
 /// A target that answers who says `hello`, and nobody else.
@@ -178,7 +178,7 @@ fn flows_from_made_up_addresses_push_out_their_own_kind_only() {
         "addUDPForward{{listen=\"{forward}\", to={{\"{}\"}}, check=\"none\", idleTimeout=60}}\n",
         target.address
     );
-    let mut lob = start(Directory::new(), &lua);
+    let mut instance = start(Directory::new(), &lua);
     let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
     client.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
     let mut buffer = [0; 16];
@@ -201,16 +201,21 @@ fn flows_from_made_up_addresses_push_out_their_own_kind_only() {
             sent += 1;
         }
         if sent % 1_000 == 0 {
-            assert_eq!(hello(), Some(flow.clone()), "after {sent}: it is the same flow; {:#?}", lob.dump());
+            assert_eq!(
+                hello(),
+                Some(flow.clone()),
+                "after {sent}: it is the same flow; {:#?}",
+                instance.dump()
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(hello(), Some(flow), "{:#?}", lob.dump());
-    load.finish().assert_nothing_lost(&|| lob.program.transcript());
-    nobody_is_down(&lob);
-    assert!(figure(&lob, "forward-end-evicted") > 0, "{:#?}", lob.dump());
-    assert!(figure(&lob, "descriptors-open") <= LIMIT);
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    assert_eq!(hello(), Some(flow), "{:#?}", instance.dump());
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
+    nobody_is_down(&instance);
+    assert!(figure(&instance, "relay-end-evicted") > 0, "{:#?}", instance.dump());
+    assert!(figure(&instance, "descriptors-open") <= LIMIT);
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -221,20 +226,20 @@ fn a_reload_finds_room_among_idle_connections_or_changes_nothing() {
         let more: String = (0..listeners).map(|_| listen(local())).collect();
         listen(at) + &more + &servers[..count].iter().map(|s| checked(s.address)).collect::<String>()
     };
-    let mut lob = start(Directory::new(), &with(2, 0));
+    let mut instance = start(Directory::new(), &with(2, 0));
     let load = steady(at);
     let connections = idle(at, 2 * LIMIT as usize);
     // 6 servers more, each with 4 sockets in 2 shards, and 10 listeners with 2: they find room.
-    lob.reload(&with(8, 10));
-    assert!(lob.program.lines_with(0, "reload refused").is_empty(), "{}", lob.program.transcript());
+    instance.reload(&with(8, 10));
+    assert!(instance.program.lines_with(0, "reload refused").is_empty(), "{}", instance.program.transcript());
     wait_for(
-        || format!("room for every socket; {:#?}", lob.dump()),
-        || (figure(&lob, "descriptors-open") <= LIMIT).then_some(()),
+        || format!("room for every socket; {:#?}", instance.dump()),
+        || (figure(&instance, "descriptors-open") <= LIMIT).then_some(()),
     );
     // 100 listeners with 2 sockets in 2 shards do not.
-    lob.reload(&with(8, 100));
-    let refused = lob.program.lines_with(0, "too few file descriptors: the configuration needs");
-    assert_eq!(refused.len(), 1, "{}", lob.program.transcript());
+    instance.reload(&with(8, 100));
+    let refused = instance.program.lines_with(0, "too few file descriptors: the configuration needs");
+    assert_eq!(refused.len(), 1, "{}", instance.program.transcript());
     let until = Instant::now() + CHECKS;
     let mut asked = 0;
     while Instant::now() < until {
@@ -242,11 +247,11 @@ fn a_reload_finds_room_among_idle_connections_or_changes_nothing() {
         asked += 1;
     }
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert!(report.by_backend.len() == 8 && asked > 0, "all of them serve: {:?}", report.by_backend);
-    nobody_is_down(&lob);
+    nobody_is_down(&instance);
     drop(connections);
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -265,8 +270,8 @@ fn a_limit_that_is_too_low_for_the_configuration_is_said_at_the_start() {
 }
 
 /// Sets the limit of a program that runs; its hard limit stays.
-fn lower(lob: &Lob, limit: u64) {
-    let (limit, pid) = (format!("--nofile={limit}:{LIMIT}"), lob.program.pid().to_string());
+fn lower(instance: &Instance, limit: u64) {
+    let (limit, pid) = (format!("--nofile={limit}:{LIMIT}"), instance.program.pid().to_string());
     let (status, text) = crate::process::run("prlimit", &[&limit, "--pid", &pid]);
     assert!(status.success(), "{text}");
 }
@@ -277,27 +282,27 @@ fn lower(lob: &Lob, limit: u64) {
 fn when_the_kernel_gives_none_all_that_is_open_goes_on_and_the_rest_waits() {
     let server = Server::start(Kind::Unbound, 24);
     let at = local();
-    let mut lob = start(Directory::new(), &(listen(at) + &checked(server.address)));
+    let mut instance = start(Directory::new(), &(listen(at) + &checked(server.address)));
     assert!(ask_by_tcp(at, 1));
     let load = steady(at);
-    lower(&lob, 10);
+    lower(&instance, 10);
     let waiting: Vec<_> = (0..20).map(|_| TcpStream::connect(at).expect("in the queue")).collect();
     wait_for(
-        || lob.program.transcript(),
-        || lob.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
+        || instance.program.transcript(),
+        || instance.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
     );
     std::thread::sleep(CHECKS);
-    nobody_is_down(&lob);
-    lower(&lob, LIMIT);
+    nobody_is_down(&instance);
+    lower(&instance, LIMIT);
     for (n, mut stream) in waiting.into_iter().enumerate() {
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
         stream.write_all(&framed(n as u16, "tcp.test")).expect("sent");
-        assert!(read_message(&mut stream).is_some(), "{n}: {}", lob.program.transcript());
+        assert!(read_message(&mut stream).is_some(), "{n}: {}", instance.program.transcript());
     }
     assert!(ask_by_tcp(at, 2));
-    load.finish().assert_nothing_lost(&|| lob.program.transcript());
-    nobody_is_down(&lob);
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
+    nobody_is_down(&instance);
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
 /// The number of processes of a user is limited: check programs cannot be started, which says nothing of
@@ -321,13 +326,13 @@ fn a_check_program_that_cannot_be_started_is_no_result() {
     let config = directory.write("dnslob.lua", &lua);
     let mut command = Command::new(binary());
     command.args(["--shards", "2", "-u", &NOBODY.to_string(), "-g", &NOBODY.to_string(), "-C"]).arg(config);
-    let mut lob = Lob::launch(command, directory);
+    let mut instance = Instance::launch(command, directory);
     wait_for(
-        || lob.program.transcript(),
-        || lob.program.output().iter().any(|l| l.contains("server is up")).then_some(()),
+        || instance.program.transcript(),
+        || instance.program.output().iter().any(|l| l.contains("server is up")).then_some(()),
     );
     // As many as it has threads already.
-    let pid = lob.program.pid().to_string();
+    let pid = instance.program.pid().to_string();
     let user = NOBODY.to_string();
     let become_it = ["--reuid", &user, "--regid", &user, "--clear-groups"];
     let lower = ["prlimit", "--nproc=1:1", "--pid", &pid];
@@ -335,11 +340,11 @@ fn a_check_program_that_cannot_be_started_is_no_result() {
     assert!(status.success(), "{text}");
     let load = steady(at);
     wait_for(
-        || lob.program.transcript(),
-        || lob.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
+        || instance.program.transcript(),
+        || instance.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
     );
     std::thread::sleep(CHECKS);
-    nobody_is_down(&lob);
-    load.finish().assert_nothing_lost(&|| lob.program.transcript());
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    nobody_is_down(&instance);
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::lob::Lob;
+use crate::instance::Instance;
 use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{Kind, Server, ask, ask_from};
@@ -152,7 +152,7 @@ const SCRIPTED_DIFFERENT: &[(&str, &str, &str)] = &[
 struct Pair {
     theirs: SocketAddr,
     ours: SocketAddr,
-    lob: Lob,
+    instance: Instance,
     _dnsdist: Program,
     _directory: Directory,
     _servers: [Server; 3],
@@ -177,8 +177,8 @@ impl Pair {
         let dnsdist = Program::start(command.args(["--supervised", "--disable-syslog", "-C", path]));
         wait_for(|| dnsdist.transcript(), || ask(theirs, "ready.test"));
         // One shard: a limit by client is then not shared among shards.
-        let lob = Lob::start_with(&config(ours), &["--shards", "1"]);
-        Self { theirs, ours, lob, _dnsdist: dnsdist, _directory: directory, _servers: servers }
+        let instance = Instance::start_with(&config(ours), &["--shards", "1"]);
+        Self { theirs, ours, instance, _dnsdist: dnsdist, _directory: directory, _servers: servers }
     }
 
     /// Holds them to the same answers, and to those differences that are known.
@@ -190,7 +190,7 @@ impl Pair {
                 found.push(format!("{query}\n  dnsdist: {left:#?}\n  dnslob: {right:#?}"));
             }
         }
-        assert!(found.is_empty(), "{}\n{}", found.join("\n"), self.lob.program.transcript());
+        assert!(found.is_empty(), "{}\n{}", found.join("\n"), self.instance.program.transcript());
         for (query, only_left, only_right) in different {
             let left = visible(self.theirs, query).join("\n");
             let right = visible(self.ours, query).join("\n");

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, listen};
 use crate::load::{self, Plan, Report};
-use crate::lob::{Lob, backend, listen};
 use crate::message;
 use crate::place::port;
 
@@ -56,12 +56,12 @@ impl Beside {
     }
 }
 
-/// One connection that is written as fast as it takes octets, and read.
+/// One connection that is written as fast as it takes bytes, and read.
 struct Greedy {
     stream: TcpStream,
     /// How much of the queries is written; they are written over and over.
     written: usize,
-    /// Octets read.
+    /// Bytes read.
     read: Arc<AtomicU64>,
 }
 
@@ -82,7 +82,7 @@ impl Greedy {
     }
 }
 
-/// Octets that were read or written, perhaps none at this time.
+/// Bytes that were read or written, perhaps none at this time.
 fn done(result: std::io::Result<usize>) -> usize {
     match result {
         Ok(0) => panic!("a connection was closed"),
@@ -102,7 +102,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// Keeps `count` connections busy without pause; the octets that each has read.
+/// Keeps `count` connections busy without pause; the bytes that each has read.
 fn greedy(beside: &mut Beside, at: SocketAddr, count: usize) -> Vec<Arc<AtomicU64>> {
     let mut all: Vec<Greedy> = (0..count).map(|_| Greedy::connect(at)).collect();
     let read = all.iter().map(|one| Arc::clone(&one.read)).collect();
@@ -127,7 +127,12 @@ fn ask(target: SocketAddr) -> Report {
 
 /// Asks over UDP while something else goes on: every query is answered, and within a while that is
 /// measured by what it is without, and by what the machine has left for the test itself.
-fn assert_served_beside(lob: &Lob, server: SocketAddr, at: SocketAddr, begin: impl FnOnce(&mut Beside)) {
+fn assert_served_beside(
+    instance: &Instance,
+    server: SocketAddr,
+    at: SocketAddr,
+    begin: impl FnOnce(&mut Beside),
+) {
     let alone = ask(at);
     let mut beside = Beside::new();
     begin(&mut beside);
@@ -135,7 +140,7 @@ fn assert_served_beside(lob: &Lob, server: SocketAddr, at: SocketAddr, begin: im
     let through = ask(at);
     beside.finish();
     for report in [&alone, &direct, &through] {
-        report.assert_nothing_lost(&|| format!("{:#?}", lob.dump()));
+        report.assert_nothing_lost(&|| format!("{:#?}", instance.dump()));
     }
     let [alone, direct, through] = [alone, direct, through].map(|report| report.percentile(90));
     let most = (alone + direct) * SLOWER_MAX;
@@ -146,8 +151,9 @@ fn assert_served_beside(lob: &Lob, server: SocketAddr, at: SocketAddr, begin: im
 #[test]
 fn datagrams_are_answered_beside_hundreds_of_connections_that_are_written_without_pause() {
     let (server, at) = (Backend::start(61, Manner::Prompt), local());
-    let lob = Lob::start_with(&(listen(at) + &backend(server.address, "") + OWN_ANSWERS), &["--shards", "1"]);
-    assert_served_beside(&lob, server.address, at, |beside| {
+    let instance =
+        Instance::start_with(&(listen(at) + &backend(server.address, "") + OWN_ANSWERS), &["--shards", "1"]);
+    assert_served_beside(&instance, server.address, at, |beside| {
         greedy(beside, at, GREEDY);
     });
 }
@@ -156,26 +162,26 @@ fn datagrams_are_answered_beside_hundreds_of_connections_that_are_written_withou
 fn a_connection_that_asks_one_by_one_is_answered_beside_hundreds_that_ask_without_pause() {
     const QUERIES: u16 = 20;
     let at = local();
-    let lob = Lob::start_with(&(listen(at) + OWN_ANSWERS), &["--shards", "1"]);
+    let instance = Instance::start_with(&(listen(at) + OWN_ANSWERS), &["--shards", "1"]);
     let mut beside = Beside::new();
     let read = greedy(&mut beside, at, GREEDY);
-    let octets = || read.iter().map(|one| one.load(Relaxed)).collect::<Vec<_>>();
+    let bytes = || read.iter().map(|one| one.load(Relaxed)).collect::<Vec<_>>();
     // All have begun.
     crate::place::wait_for(
-        || format!("answers for all: {:?}", octets()),
-        || octets().iter().all(|octets| *octets > 0).then_some(()),
+        || format!("answers for all: {:?}", bytes()),
+        || bytes().iter().all(|bytes| *bytes > 0).then_some(()),
     );
     let mut quiet = TcpStream::connect(at).expect("a connection");
     quiet.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
-    let before = octets();
+    let before = bytes();
     let query = framed(&message::query(7, "quiet.greedy.test"));
     for _ in 0..QUERIES {
         quiet.write_all(&query).expect("sent");
         let mut answer = vec![0; query.len()];
-        quiet.read_exact(&mut answer).unwrap_or_else(|e| panic!("{e}: {:#?}", lob.dump()));
+        quiet.read_exact(&mut answer).unwrap_or_else(|e| panic!("{e}: {:#?}", instance.dump()));
     }
     let more = |(after, before): (u64, &u64)| (after - before) / query.len() as u64;
-    let answers: Vec<u64> = octets().into_iter().zip(&before).map(more).collect();
+    let answers: Vec<u64> = bytes().into_iter().zip(&before).map(more).collect();
     beside.finish();
     // Each had as many turns as the quiet one, or a few more, and some tens of queries in each.
     let most = answers.iter().max().expect("some");
@@ -188,7 +194,7 @@ fn a_connection_that_asks_one_by_one_is_answered_beside_hundreds_that_ask_withou
 #[test]
 fn a_connection_is_answered_beside_a_flood_of_datagrams() {
     let at = local();
-    let _lob = Lob::start_with(&(listen(at) + OWN_ANSWERS), &["--shards", "1"]);
+    let _instance = Instance::start_with(&(listen(at) + OWN_ANSWERS), &["--shards", "1"]);
     let mut beside = Beside::new();
     beside.run(move |stop| {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -217,16 +223,16 @@ fn datagrams_are_answered_beside_bulk_transfers_of_a_forward() {
     let lua = listen(at)
         + &backend(server.address, "")
         + &format!("addTCPForward {{listen=\"{forward}\", to={{\"{address}\"}}}}\n");
-    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let passed = Arc::<AtomicU64>::default();
     let count = Arc::clone(&passed);
-    assert_served_beside(&lob, server.address, at, move |beside| {
+    assert_served_beside(&instance, server.address, at, move |beside| {
         target.set_nonblocking(true).expect("set");
         let mut senders: Vec<_> =
             (0..TRANSFERS).map(|_| TcpStream::connect(forward).expect("a connection")).collect();
         senders.iter().for_each(|stream| stream.set_nonblocking(true).expect("set"));
         beside.run(move |stop| {
-            let (octets, mut buffer) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+            let (bytes, mut buffer) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
             let mut receivers = Vec::new();
             while !stop.load(Relaxed) {
                 if let Ok((stream, _)) = target.accept() {
@@ -242,10 +248,10 @@ fn datagrams_are_answered_beside_bulk_transfers_of_a_forward() {
                     }
                 });
                 for sender in &mut senders {
-                    done(sender.write(&octets));
+                    done(sender.write(&bytes));
                 }
             }
         });
     });
-    assert!(passed.load(Relaxed) > 100 << 20, "{passed:?} octets");
+    assert!(passed.load(Relaxed) > 100 << 20, "{passed:?} bytes");
 }

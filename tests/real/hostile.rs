@@ -4,8 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, listen};
 use crate::load::{self, Load, Plan};
-use crate::lob::{Lob, backend, listen};
 use crate::message;
 use crate::place::{port, wait_for};
 
@@ -19,10 +19,10 @@ fn short(target: SocketAddr, count: u64) -> Plan {
     Plan { target, rate: 2_000, count, patience: Duration::from_secs(4) }
 }
 
-fn dropped_becomes(lob: &Lob, reason: &str, expected: u64) {
+fn dropped_becomes(instance: &Instance, reason: &str, expected: u64) {
     wait_for(
-        || format!("{reason} to become {expected}; {:#?}", lob.dump()),
-        || (lob.dropped(reason) == expected).then_some(()),
+        || format!("{reason} to become {expected}; {:#?}", instance.dump()),
+        || (instance.dropped(reason) == expected).then_some(()),
     );
 }
 
@@ -30,12 +30,12 @@ fn dropped_becomes(lob: &Lob, reason: &str, expected: u64) {
 fn bad_queries_are_counted_by_reason_and_service_goes_on() {
     let good = Backend::start(1, Manner::Prompt);
     let at = local();
-    let mut lob = Lob::start(&(listen(at) + &backend(good.address, "")));
+    let mut instance = Instance::start(&(listen(at) + &backend(good.address, "")));
     let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let whole = message::query(7, "bad.test");
-    let with = |at: usize, octet: u8| {
+    let with = |at: usize, byte: u8| {
         let mut m = whole.clone();
-        m[at] |= octet;
+        m[at] |= byte;
         m
     };
     let cases: [(&str, Vec<u8>); 8] = [
@@ -51,28 +51,28 @@ fn bad_queries_are_counted_by_reason_and_service_goes_on() {
     ];
     let load = Load::start(Plan { count: u64::MAX, ..short(at, 0) });
     for (reason, datagram) in &cases {
-        let before = lob.dropped(reason);
+        let before = instance.dropped(reason);
         for n in 1..=20 {
             client.send_to(datagram, at).expect("it is sent");
             // The receive buffer holds few long ones: what the kernel drops nobody can count.
             if datagram.len() > 4096 || n == 20 {
-                dropped_becomes(&lob, reason, before + n);
+                dropped_becomes(&instance, reason, before + n);
             }
         }
     }
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert_eq!(good.queries(), report.sent, "no bad query went on to the backend");
     client.set_nonblocking(true).expect("a socket that does not block");
     assert!(client.recv(&mut [0; 512]).is_err(), "no bad query was answered");
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }
 
 #[test]
 fn a_storm_of_answers_nobody_asked_for_is_counted() {
     let good = Backend::start(1, Manner::Prompt);
     let at = local();
-    let lob = Lob::start(&(listen(at) + &backend(good.address, "")));
+    let instance = Instance::start(&(listen(at) + &backend(good.address, "")));
     let storm = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let mut reply = message::query(9, "storm.test");
     reply[2] |= 0x80;
@@ -81,11 +81,11 @@ fn a_storm_of_answers_nobody_asked_for_is_counted() {
         storm.send_to(&reply, at).expect("it is sent");
         if n % 50 == 0 {
             // Never more than its receive buffer holds: what the kernel drops nobody can count.
-            dropped_becomes(&lob, "query-is-response", n + 1);
+            dropped_becomes(&instance, "query-is-response", n + 1);
         }
     }
-    dropped_becomes(&lob, "query-is-response", STORM);
-    load.finish().assert_nothing_lost(&|| lob.program.transcript());
+    dropped_becomes(&instance, "query-is-response", STORM);
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
 }
 
 /// A backend with bad manners beside nothing else: every query is lost, and counted as expected.
@@ -94,14 +94,14 @@ fn misbehaves(manner: Manner, expected: &[(&str, u64)], answered: u64) {
     let bad = Backend::start(1, manner);
     let at = local();
     // A pool with no other server, and a time-out within the client's patience.
-    let mut lob = Lob::start(&(listen(at) + &backend(bad.address, ", udpTimeout=1")));
+    let mut instance = Instance::start(&(listen(at) + &backend(bad.address, ", udpTimeout=1")));
     let report = load::run(Plan { patience: Duration::from_millis(1_500), ..short(at, COUNT) });
     assert_eq!((report.answered, report.strange, report.duplicates), (answered, 0, 0), "{manner:?}");
     assert_eq!(bad.queries(), COUNT);
     for (reason, count) in expected {
-        dropped_becomes(&lob, reason, *count);
+        dropped_becomes(&instance, reason, *count);
     }
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }
 
 #[test]

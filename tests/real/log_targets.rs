@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, binary, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, backend, binary, listen};
 use crate::place::{Directory, port, wait_for};
 
 /// With the lines of each query more than wait for one target at a time.
@@ -90,33 +90,37 @@ fn serves(stdout: Target, stderr: Target) {
     let missing = directory.path().join("no/such/directory/log");
     let command = command(&directory, &talkative(at, server.address, &[&fifo, full, &missing]));
     let ((out, _out), (err, _err)) = (stdout.open(), stderr.open());
-    let mut lob = Lob::launch_to(command, directory, out, err);
+    let mut instance = Instance::launch_to(command, directory, out, err);
     let load =
         Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
     wait_for(|| "some answers".into(), || (load.answered() > 200).then_some(()));
-    lob.reload(&talkative(at, server.address, &[&fifo, full]));
+    instance.reload(&talkative(at, server.address, &[&fifo, full]));
     let report = load.join();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert_eq!(server.queries(), report.sent);
     if stdout == Target::Read {
-        let lost = |name: &str| lob.figure(&format!("{name}-lines-lost"));
+        let lost = |name: &str| instance.figure(&format!("{name}-lines-lost"));
         // A named pipe that nobody reads and a full disk keep 64 kB each.
-        assert!(lost("query-log") > 0, "{}", lob.program.transcript());
-        assert_eq!(lost("log") > 0, stderr != Target::Read, "{}", lob.program.transcript());
+        assert!(lost("query-log") > 0, "{}", instance.program.transcript());
+        assert_eq!(lost("log") > 0, stderr != Target::Read, "{}", instance.program.transcript());
         assert_eq!(lost("output"), 0);
     }
     if stderr == Target::Read {
-        let lines = |text: &str| lob.program.lines_with(0, text).len();
-        assert!(lines("from the file") >= 2, "{}", lob.program.transcript());
-        assert!(lines("written, too") > 100 && lines("Lua: ") > 0, "{}", lob.program.transcript());
+        let lines = |text: &str| instance.program.lines_with(0, text).len();
+        assert!(lines("from the file") >= 2, "{}", instance.program.transcript());
+        assert!(lines("written, too") > 100 && lines("Lua: ") > 0, "{}", instance.program.transcript());
         let told = lines("/dev/full\": ");
-        assert!((1..=2).contains(&told), "once, and once after the reload: {}", lob.program.transcript());
+        assert!(
+            (1..=2).contains(&told),
+            "once, and once after the reload: {}",
+            instance.program.transcript()
+        );
         if stdout != Target::Read && stdout != Target::Unread {
-            assert_eq!(lines("standard output: "), 1, "{}", lob.program.transcript());
+            assert_eq!(lines("standard output: "), 1, "{}", instance.program.transcript());
         }
     }
     let begin = Instant::now();
-    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
     assert!(begin.elapsed() < STOP, "the stop took {:?}", begin.elapsed());
 }
 
@@ -164,11 +168,11 @@ fn closed_descriptors() {
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" \"$@\" >&- 2>&-"]).arg(binary());
     command.args(["-v", "--shards", "2", "--stats", "100ms", "-C"]).arg(config);
-    let mut lob = Lob::launch_to(command, directory, Stdio::null(), Stdio::null());
+    let mut instance = Instance::launch_to(command, directory, Stdio::null(), Stdio::null());
     let load =
         Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
     load.join().assert_nothing_lost(&String::new);
-    assert_eq!(lob.stop().code(), Some(0));
+    assert_eq!(instance.stop().code(), Some(0));
 }
 
 #[test]
@@ -177,11 +181,11 @@ fn a_reader_that_comes_back_is_told_what_it_missed() {
     let (at, directory) = (local(), Directory::new());
     let command = command(&directory, &talkative(at, server.address, &[]));
     let (mut reader, writer) = pipe().expect("a pipe");
-    let mut lob = Lob::launch_to(command, directory, Stdio::piped(), writer.into());
+    let mut instance = Instance::launch_to(command, directory, Stdio::piped(), writer.into());
     let load =
         Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
-    load.join().assert_nothing_lost(&|| lob.program.transcript());
-    assert!(lob.figure("log-lines-lost") > 0, "{}", lob.program.transcript());
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    assert!(instance.figure("log-lines-lost") > 0, "{}", instance.program.transcript());
     let text = Arc::<Mutex<Vec<u8>>>::default();
     let gathered = Arc::clone(&text);
     let reading = std::thread::spawn(move || {
@@ -192,15 +196,15 @@ fn a_reader_that_comes_back_is_told_what_it_missed() {
     });
     let text = || String::from_utf8_lossy(&text.lock().expect("the log")).into_owned();
     wait_for(
-        || format!("the notice; {}", lob.program.transcript()),
+        || format!("the notice; {}", instance.program.transcript()),
         || {
             let notices = text();
             let lines = notices.split("lines of the log were lost lines=").skip(1);
             let told: u64 = lines.filter_map(|l| l.split_whitespace().next()?.parse::<u64>().ok()).sum();
-            (told == lob.figure("log-lines-lost")).then_some(())
+            (told == instance.figure("log-lines-lost")).then_some(())
         },
     );
-    assert_eq!(lob.stop().code(), Some(0));
+    assert_eq!(instance.stop().code(), Some(0));
     reading.join().expect("the reader");
     assert!(
         text().lines().last().is_some_and(|l| l.ends_with("stopped")),
@@ -218,16 +222,16 @@ fn every_log_line_is_there_at_the_end() {
         + "addAction(AllRule(), LogAction('', false, false, false, false))\n"
         + &format!("addAction(AllRule(), LogAction('{}', false, true, true, false))\n", file.display());
     let command = command(&directory, &lua);
-    let mut lob = Lob::launch(command, directory);
+    let mut instance = Instance::launch(command, directory);
     let load =
         Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
-    load.join().assert_nothing_lost(&|| lob.program.transcript());
-    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
     wait_for(
-        || lob.program.transcript(),
-        || (!lob.program.lines_with(0, "stopped").is_empty()).then_some(()),
+        || instance.program.transcript(),
+        || (!instance.program.lines_with(0, "stopped").is_empty()).then_some(()),
     );
-    let logged = lob.program.lines_with(0, "Packet from ").len();
+    let logged = instance.program.lines_with(0, "Packet from ").len();
     let filed = std::fs::read_to_string(&file).expect("the query log").lines().count();
     assert_eq!((logged, filed), (QUERIES as usize, QUERIES as usize));
 }

@@ -13,8 +13,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backend;
+mod instance;
 mod load;
-mod lob;
 mod message;
 mod meter;
 mod pki;

@@ -1,9 +1,9 @@
-//! The few octets of DNS that the load client and the counting backend exchange.
+//! The few bytes of DNS that the load client and the counting backend exchange.
 //!
 //! A query's name holds its number, `q123.TAG.test.`, so that each one is known again at both
 //! ends whatever happened to its id on the way; the answer's one A record says which backend gave it.
 
-/// Octets of a DNS header.
+/// Bytes of a DNS header.
 pub(crate) const HEADER: usize = 12;
 
 /// A query for the A records of `name` (presentation format, plain letters).
@@ -51,7 +51,7 @@ pub(crate) fn answer(query: &[u8], who: u8) -> Option<Vec<u8>> {
     Some(m)
 }
 
-/// Which backend gave this answer: the last octet of the first record.
+/// Which backend gave this answer: the last byte of the first record.
 pub(crate) fn answered_by(answer: &[u8]) -> Option<u8> {
     let record = answer.get(question_end(answer)?..)?;
     (record.len() >= 16 && record[12..15] == [192, 0, 2]).then(|| record[15])

@@ -1,6 +1,6 @@
 //! Broken configurations: every mistake has one message with file and line, and the exit code is not 0.
 
-use crate::lob::run;
+use crate::instance::run;
 use crate::place::Directory;
 
 /// The text of a configuration, and for each line with a mistake what its message must name.

@@ -7,7 +7,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::lob::{Lob, binary};
+use crate::instance::{Instance, binary};
 use crate::place::{Directory, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{self, Kind};
@@ -100,7 +100,7 @@ fn an_interface_bound_listener_serves_that_side_only() {
     );
     let mut plain = Command::new(binary());
     plain.arg("-C").arg(path);
-    let mut lob = Lob::launch(spaces.command(BALANCER, &plain), config);
+    let mut instance = Instance::launch(spaces.command(BALANCER, &plain), config);
 
     let ask = |from: usize, server: &str| {
         let mut dig = Command::new("dig");
@@ -110,13 +110,13 @@ fn an_interface_bound_listener_serves_that_side_only() {
     };
     // The server may come up after the balancer's first check.
     wait_for(
-        || format!("an answer to the client; {}; {}", backend.transcript(), lob.program.transcript()),
+        || format!("an answer to the client; {}; {}", backend.transcript(), instance.program.transcript()),
         || (ask(CLIENT, "198.18.1.2") == "192.0.2.41").then_some(()),
     );
     let begun = Instant::now();
     assert_ne!(ask(BACKEND, "198.18.2.1"), "192.0.2.41", "the other side is not served");
     assert!(begun.elapsed() < Duration::from_secs(5));
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }
 
 /// What `tuning.md` says that the balancer's machine needs, so that answers to clients' addresses
@@ -159,7 +159,7 @@ fn a_server_sees_the_clients_own_address() {
     );
     let mut plain = Command::new(binary());
     plain.arg("-C").arg(file);
-    let mut lob = Lob::launch(spaces.command(BALANCER, &plain), config);
+    let mut instance = Instance::launch(spaces.command(BALANCER, &plain), config);
     let ask = |from: &str, way: &str| {
         let mut dig = Command::new("dig");
         dig.args(["@198.18.1.2", "who.test", "A", "+short", "+tries=1", "+timeout=1", "-b", from, way]);
@@ -167,15 +167,15 @@ fn a_server_sees_the_clients_own_address() {
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     };
     wait_for(
-        || format!("the client's address; {}; {}", backend.transcript(), lob.program.transcript()),
+        || format!("the client's address; {}; {}", backend.transcript(), instance.program.transcript()),
         || (ask("198.18.1.1", "+notcp") == "198.18.1.1").then_some(()),
     );
     for way in ["+notcp", "+tcp"] {
         for _ in 0..3 {
             for client in ["198.18.1.1", "198.18.1.9"] {
-                assert_eq!(ask(client, way), client, "{way}; {}", lob.program.transcript());
+                assert_eq!(ask(client, way), client, "{way}; {}", instance.program.transcript());
             }
         }
     }
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }

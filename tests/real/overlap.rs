@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{self, Instance, backend};
 use crate::load::{Load, Plan};
-use crate::lob::{self, Lob, backend};
 use crate::message;
 use crate::place::{Directory, port, wait_for};
 
@@ -136,12 +136,12 @@ fn taken() -> (SocketAddr, UdpSocket, TcpListener) {
 }
 
 /// Waits for the line that says how the reload ended.
-fn reload(lob: &mut Lob, lua: &str, word: &str) {
-    let before = lob.program.output().len();
-    lob.reload(lua);
+fn reload(instance: &mut Instance, lua: &str, word: &str) {
+    let before = instance.program.output().len();
+    instance.reload(lua);
     wait_for(
-        || format!("{word}; {}", lob.program.transcript()),
-        || (!lob.program.lines_with(before, word).is_empty()).then_some(()),
+        || format!("{word}; {}", instance.program.transcript()),
+        || (!instance.program.lines_with(before, word).is_empty()).then_some(()),
     );
 }
 
@@ -166,15 +166,15 @@ fn refused_reloads_whose_listeners_share_an_address_lose_nothing() {
         // Another service of the same port.
         listen(any(at), "doTCP=false") + &listen(foreign, "reusePort=true") + &rest(a.address),
     ];
-    let mut lob = Lob::start(&wildcard);
+    let mut instance = Instance::start(&wildcard);
     let traffic = Traffic::start(at);
     for n in 0..50 {
         traffic.let_pass();
-        reload(&mut lob, &broken[n % broken.len()], "reload refused");
+        reload(&mut instance, &broken[n % broken.len()], "reload refused");
     }
     traffic.let_pass();
-    traffic.finish(&a, &|| lob.program.transcript());
-    assert!(lob.stop().success());
+    traffic.finish(&a, &|| instance.program.transcript());
+    assert!(instance.stop().success());
 }
 
 #[test]
@@ -191,15 +191,15 @@ fn reloads_that_change_listeners_lose_nothing() {
         listen(at, "dscp=4") + &rest,
         listen(any(at), "") + "setUDPSocketBufferSizes(100000, 100000)\n" + &rest,
     ];
-    let mut lob = Lob::start_with(&configs[0], &["--shards", "4"]);
+    let mut instance = Instance::start_with(&configs[0], &["--shards", "4"]);
     let traffic = Traffic::start(at);
     for n in 1..=50 {
         traffic.let_pass();
-        reload(&mut lob, &configs[n % configs.len()], "serving");
+        reload(&mut instance, &configs[n % configs.len()], "serving");
     }
     traffic.let_pass();
-    traffic.finish(&a, &|| lob.program.transcript());
-    assert!(lob.stop().success());
+    traffic.finish(&a, &|| instance.program.transcript());
+    assert!(instance.stop().success());
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn second_starts_that_fail_lose_nothing() {
         ),
         (shared.clone(), "no such user"),
     ];
-    let mut lob = Lob::start(&shared);
+    let mut instance = Instance::start(&shared);
     let traffic = Traffic::start(at);
     let directory = Directory::new();
     for n in 0..21 {
@@ -231,31 +231,31 @@ fn second_starts_that_fail_lose_nothing() {
         let config = directory.write("second.lua", lua);
         let config = config.to_str().expect("a path in UTF-8");
         let user: &[&str] = if *word == "no such user" { &["-u", word] } else { &[] };
-        let (status, text) = lob::run(&[&["--shards", "2", "-C", config], user].concat());
+        let (status, text) = instance::run(&[&["--shards", "2", "-C", config], user].concat());
         assert!(!status.success() && text.contains(word), "{n}: {text}");
     }
     traffic.let_pass();
-    traffic.finish(&a, &|| lob.program.transcript());
-    assert!(lob.stop().success());
+    traffic.finish(&a, &|| instance.program.transcript());
+    assert!(instance.stop().success());
 }
 
 fn take_overs(flags: &[&str]) {
     let a = Backend::start(1, Manner::Prompt);
     let at = local();
     let lua = [at, any(at)].map(|at| listen(at, "reusePort=true") + &rest(a.address));
-    let mut lob = Lob::start_with(&lua[0], flags);
+    let mut instance = Instance::start_with(&lua[0], flags);
     let traffic = Traffic::start(at);
     for n in 0..6 {
         traffic.let_pass();
         // Every third one changes from the address to the wildcard, or back.
-        let mut next = Lob::start_with(&lua[n / 3], flags);
+        let mut next = Instance::start_with(&lua[n / 3], flags);
         traffic.let_pass();
-        std::mem::swap(&mut lob, &mut next);
+        std::mem::swap(&mut instance, &mut next);
         assert!(next.stop().success(), "{}", next.program.transcript());
     }
     traffic.let_pass();
-    traffic.finish(&a, &|| lob.program.transcript());
-    assert!(lob.stop().success());
+    traffic.finish(&a, &|| instance.program.transcript());
+    assert!(instance.stop().success());
 }
 
 #[test]

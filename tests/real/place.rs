@@ -83,7 +83,7 @@ pub(crate) fn wait_for<T>(describe: impl Fn() -> String, mut condition: impl FnM
 
 /// Gives a socket room for what comes at once when the program under test goes on after a pause.
 pub(crate) fn widen(socket: &std::net::UdpSocket) {
-    const OCTETS: usize = 4 << 20;
-    let wide = socket2::SockRef::from(socket).set_recv_buffer_size(OCTETS);
+    const BYTES: usize = 4 << 20;
+    let wide = socket2::SockRef::from(socket).set_recv_buffer_size(BYTES);
     wide.expect("a receive buffer");
 }

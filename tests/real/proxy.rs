@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dnslob::wire::proxy::{Transport, write_v2};
 
-use crate::lob::{Lob, listen};
+use crate::instance::{Instance, listen};
 use crate::message;
 use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
@@ -51,14 +51,14 @@ const WAYS: [&str; 2] = ["+notcp", "+tcp +keepopen a.test A"];
 fn dnsdist_tells_dnslob_who_asks() {
     let server = Server::start(Kind::Nsd, 1);
     let (front, back) = (local(), local());
-    let lob = Lob::start(&format!(
+    let instance = Instance::start(&format!(
         "{}setProxyProtocolACL({{'127.0.0.1'}})\nnewServer('{}')\n{BY_CLIENT}",
         listen(back),
         server.address
     ));
     let (dnsdist, _home) =
         dnsdist(&format!("setLocal('{front}')\nnewServer({{address='{back}', useProxyProtocol=true}})\n"));
-    ready(front, || format!("{}; {}", dnsdist.transcript(), lob.program.transcript()));
+    ready(front, || format!("{}; {}", dnsdist.transcript(), instance.program.transcript()));
     for way in WAYS {
         for _ in 0..3 {
             let said = dig(front, &format!("x.test A {way} -b 127.0.7.1"));
@@ -67,10 +67,10 @@ fn dnsdist_tells_dnslob_who_asks() {
             assert!(said.starts_with("192.0.2.1"), "{way}: {said}");
         }
     }
-    assert_eq!(lob.dropped("proxy-header"), 0);
+    assert_eq!(instance.dropped("proxy-header"), 0);
     // Whoever comes without a header where it is due gets nothing, and is counted.
     assert!(!dig(back, "x.test A +notcp").contains("192.0.2."));
-    wait_for(|| lob.program.transcript(), || (lob.dropped("proxy-header") > 0).then_some(()));
+    wait_for(|| instance.program.transcript(), || (instance.dropped("proxy-header") > 0).then_some(()));
     assert!(!dig(back, "x.test A +tcp").contains("192.0.2."));
 }
 
@@ -83,12 +83,12 @@ fn dnslob_tells_dnsdist_who_asks() {
          addAction(AndRule({{ProxyProtocolValueRule(0xe0, 'guest'), QNameRule('guest.test')}}), SpoofAction('192.0.2.78'))\n",
         server.address
     ));
-    let lob = Lob::start(&format!(
+    let instance = Instance::start(&format!(
         "{}newServer{{address='{back}', useProxyProtocol=true, checkName='ready.test.', checkInterval=0.1}}\n\
          addAction(NetmaskGroupRule('127.0.8.1/32'), SetAdditionalProxyProtocolValueAction(0xe0, 'guest'))\n",
         listen(front)
     ));
-    ready(front, || format!("{}; {}", dnsdist.transcript(), lob.program.transcript()));
+    ready(front, || format!("{}; {}", dnsdist.transcript(), instance.program.transcript()));
     for way in WAYS {
         for _ in 0..3 {
             for (client, name, answer) in [
@@ -109,20 +109,28 @@ fn two_dnslobs_keep_the_address_by_both_versions() {
     let server = Server::start(Kind::Nsd, 1);
     for version in ["true", "'v2'", "'v1'"] {
         let (front, back) = (local(), local());
-        let _back = Lob::start(&format!(
+        let _back = Instance::start(&format!(
             "{}setProxyProtocolACL({{'127.0.0.1'}})\nnewServer('{}')\n{BY_CLIENT}",
             listen(back),
             server.address
         ));
-        let lob = Lob::start(&format!(
+        let instance = Instance::start(&format!(
             "{}newServer{{address='{back}', useProxyProtocol={version}, healthCheckMode='up'}}\n",
             listen(front)
         ));
         for way in WAYS {
             let said = dig(front, &format!("x.test A {way} -b 127.0.7.1"));
-            assert!(said.starts_with("192.0.2.77"), "{version} {way}: {said}; {}", lob.program.transcript());
+            assert!(
+                said.starts_with("192.0.2.77"),
+                "{version} {way}: {said}; {}",
+                instance.program.transcript()
+            );
             let said = dig(front, &format!("x.test A {way} -b 127.0.7.2"));
-            assert!(said.starts_with("192.0.2.1"), "{version} {way}: {said}; {}", lob.program.transcript());
+            assert!(
+                said.starts_with("192.0.2.1"),
+                "{version} {way}: {said}; {}",
+                instance.program.transcript()
+            );
         }
     }
 }
@@ -134,7 +142,7 @@ fn kdig_is_a_proxy() {
         return;
     }
     let (server, at) = (Server::start(Kind::Nsd, 1), local());
-    let lob = Lob::start(&format!(
+    let instance = Instance::start(&format!(
         "{}setProxyProtocolACL({{'127.0.0.1'}})\nnewServer('{}')\n{BY_CLIENT}",
         listen(at),
         server.address
@@ -151,22 +159,22 @@ fn kdig_is_a_proxy() {
         let (_, said) = run("kdig", &words);
         // The ACL is for the proxy.
         let answer = if answer.is_empty() { "192.0.2.1" } else { answer };
-        assert!(said.contains(answer), "{way} {client}: {said}; {}", lob.program.transcript());
+        assert!(said.contains(answer), "{way} {client}: {said}; {}", instance.program.transcript());
     }
 }
 
 #[test]
 fn malformed_headers_and_those_of_strangers_are_counted() {
     let (server, at) = (Server::start(Kind::Nsd, 1), local());
-    let lob = Lob::start(&format!(
+    let instance = Instance::start(&format!(
         "{}setProxyProtocolACL({{'127.0.9.1'}})\nnewServer{{address='{}', healthCheckMode='up'}}\n",
         listen(at),
         server.address
     ));
-    let ask = |from: &str, octets: &[u8]| {
+    let ask = |from: &str, bytes: &[u8]| {
         let socket = UdpSocket::bind((from, 0)).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a time-out");
-        socket.send_to(octets, at).expect("sent");
+        socket.send_to(bytes, at).expect("sent");
         let mut buffer = [0; 512];
         socket.recv(&mut buffer).ok()
     };
@@ -176,16 +184,16 @@ fn malformed_headers_and_those_of_strangers_are_counted() {
         .map(|text| text.parse::<SocketAddr>().expect("an address").into());
     assert!(write_v2(&mut told, Transport::Datagram, client, asked, std::iter::empty()));
     let whole = [&told[..], &query].concat();
-    wait_for(|| lob.program.transcript(), || ask("127.0.9.1", &whole));
+    wait_for(|| instance.program.transcript(), || ask("127.0.9.1", &whole));
     assert!(ask("127.0.0.1", &query).is_some(), "who is no proxy needs no header");
-    for (from, octets) in [
+    for (from, bytes) in [
         ("127.0.9.1", &query[..]),
         ("127.0.9.1", &told[..20]),
         ("127.0.9.1", &[&told[..12], &[0x41], &told[13..], &query].concat()),
         ("127.0.0.1", &whole),
     ] {
-        let before = lob.dropped("proxy-header");
-        assert_eq!(ask(from, octets), None, "from {from}: {octets:02x?}");
-        assert_eq!(lob.dropped("proxy-header"), before + 1, "from {from}: {octets:02x?}");
+        let before = instance.dropped("proxy-header");
+        assert_eq!(ask(from, bytes), None, "from {from}: {bytes:02x?}");
+        assert_eq!(instance.dropped("proxy-header"), before + 1, "from {from}: {bytes:02x?}");
     }
 }

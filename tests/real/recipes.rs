@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::lob::{Lob, binary};
+use crate::instance::{Instance, binary};
 use crate::message;
 use crate::place::{Directory, port, wait_for};
 use crate::process::run;
@@ -14,7 +14,7 @@ use crate::witness::Witness;
 /// A running example.
 struct Recipe {
     at: SocketAddr,
-    lob: Lob,
+    instance: Instance,
 }
 
 impl Recipe {
@@ -40,7 +40,7 @@ impl Recipe {
         let mut command = Command::new(binary());
         // One shard: what a client may send a second is then not shared among shards.
         command.args(["--shards", "1", "-C"]).arg(config);
-        Self { at, lob: Lob::launch(command, directory) }
+        Self { at, instance: Instance::launch(command, directory) }
     }
 
     /// What a client prints, and whether it was answered.
@@ -54,7 +54,7 @@ impl Recipe {
 
     fn client(&self, program: &str, arguments: &str) -> String {
         let (answered, text) = self.try_client(program, arguments);
-        assert!(answered, "{program} {arguments}: {text}\n{}", self.lob.program.transcript());
+        assert!(answered, "{program} {arguments}: {text}\n{}", self.instance.program.transcript());
         text
     }
 
@@ -95,10 +95,10 @@ fn dnssec_clients_have_a_pool_of_their_own() {
         assert_eq!(recipe.short(&format!("a{n}.test +dnssec")), "192.0.2.2");
         assert_eq!(recipe.short(&format!("a{n}.test +noedns")), "192.0.2.1");
     }
-    assert_eq!(recipe.lob.hits("dnssec"), 4);
+    assert_eq!(recipe.instance.hits("dnssec"), 4);
     signed.kill();
     wait_for(
-        || format!("the plain servers to take over; {}", recipe.lob.program.transcript()),
+        || format!("the plain servers to take over; {}", recipe.instance.program.transcript()),
         || {
             // Until a check has failed, queries go to the dead server.
             let (answered, text) = recipe.try_client("dig", "b.test +dnssec +short +time=1 +tries=1");
@@ -122,7 +122,7 @@ fn an_abuser_soils_only_its_own_nest() {
     );
     let who = |client: [u8; 4], name: &str| {
         let answer = ask_from(IpAddr::from(client), recipe.at, name, Duration::from_secs(2));
-        let answer = answer.unwrap_or_else(|| panic!("no answer; {}", recipe.lob.program.transcript()));
+        let answer = answer.unwrap_or_else(|| panic!("no answer; {}", recipe.instance.program.transcript()));
         message::answered_by(&answer)
     };
     assert_eq!(who([127, 0, 0, 1], "a.test"), Some(1));
@@ -142,8 +142,8 @@ fn an_abuser_soils_only_its_own_nest() {
         || "the client to be forgiven".into(),
         || (who([127, 0, 8, 1], "calm.test") == Some(1)).then_some(()),
     );
-    assert_eq!(recipe.lob.hits("known"), 1);
-    assert_eq!(recipe.lob.hits("deep"), 1);
+    assert_eq!(recipe.instance.hits("known"), 1);
+    assert_eq!(recipe.instance.hits("deep"), 1);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn names_of_a_file_are_blocked() {
     // A query without EDNS gets none.
     let text = recipe.dig("ads.test +noedns");
     assert!(!text.contains("OPT PSEUDOSECTION"), "{text}");
-    assert_eq!(recipe.lob.hits("blocked"), 9);
+    assert_eq!(recipe.instance.hits("blocked"), 9);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_server_is_told_the_clients_subnet() {
             ("192.168.8.0/24", "127.0.8.0/24".into()),
         ],
     );
-    // What the server was told: family, prefix length, and the subnet's octets.
+    // What the server was told: family, prefix length, and the subnet's bytes.
     let told = |witness: &Witness, name: &str| {
         let queries = witness.queries(name);
         assert_eq!(queries.len(), 1, "queries for {name}");
@@ -262,7 +262,8 @@ fn a_server_is_told_the_clients_subnet() {
 
 #[test]
 fn the_clients_address_goes_all_the_way() {
-    use dnslob::wire::proxy::{self, Parsed, Transport, write_v2};
+    use dnslob::wire::proxy;
+    use dnslob::wire::proxy::{Parsed, Transport, write_v2};
     let (told, plain) = (Witness::start(1), Witness::start(2));
     let recipe = Recipe::start(
         "client-address",
@@ -273,22 +274,22 @@ fn the_clients_address_goes_all_the_way() {
         ],
     );
     let ask = |from: &str, client: &str, name: &str| {
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let [source, asked] =
             [client, "192.0.2.53:53"].map(|a| a.parse::<SocketAddr>().expect("an address").into());
-        assert!(write_v2(&mut octets, Transport::Datagram, source, asked, std::iter::empty()));
-        octets.extend(message::query(7, name));
+        assert!(write_v2(&mut bytes, Transport::Datagram, source, asked, std::iter::empty()));
+        bytes.extend(message::query(7, name));
         let socket = std::net::UdpSocket::bind((from, 0)).expect("a socket");
-        socket.send_to(&octets, recipe.at).expect("sent");
+        socket.send_to(&bytes, recipe.at).expect("sent");
     };
     let seen = |witness: &Witness, name: &str| {
-        wait_for(|| format!("{name}; {}", recipe.lob.program.transcript()), || witness.last(name))
+        wait_for(|| format!("{name}; {}", recipe.instance.program.transcript()), || witness.last(name))
     };
     for (client, guest) in [("192.0.2.9:4000", false), ("192.0.2.130:4000", true)] {
         let name = format!("g{guest}.test");
         ask("127.0.9.1", client, &name);
-        let octets = seen(&told, &name);
-        let Parsed::Header { header, .. } = proxy::parse(&octets, 512) else { panic!("{octets:02x?}") };
+        let bytes = seen(&told, &name);
+        let Parsed::Header { header, .. } = proxy::parse(&bytes, 512) else { panic!("{bytes:02x?}") };
         assert_eq!(header.source.map(SocketAddr::from), client.parse().ok());
         assert_eq!(header.tlvs.first(0xe0), guest.then_some(&b"guest"[..]));
     }
@@ -298,17 +299,20 @@ fn the_clients_address_goes_all_the_way() {
     ask("127.0.0.1", "192.0.2.9:4000", "stranger.test");
     ask("127.0.9.1", "198.51.100.9:4000", "outside.test");
     wait_for(
-        || recipe.lob.program.transcript(),
-        || (recipe.lob.dropped("proxy-header") == 1 && recipe.lob.dropped("acl") == 1).then_some(()),
+        || recipe.instance.program.transcript(),
+        || {
+            (recipe.instance.dropped("proxy-header") == 1 && recipe.instance.dropped("acl") == 1)
+                .then_some(())
+        },
     );
     // Others need no header, and their own address is told.
     recipe.try_client("dig", "own.test +tries=1 +time=1 -b 127.0.0.9");
-    let octets = seen(&told, "own.test");
-    let Parsed::Header { header, .. } = proxy::parse(&octets, 512) else { panic!("{octets:02x?}") };
+    let bytes = seen(&told, "own.test");
+    let Parsed::Header { header, .. } = proxy::parse(&bytes, 512) else { panic!("{bytes:02x?}") };
     assert_eq!(header.source.map(|s| s.ip().to_string()), Some("127.0.0.9".to_owned()));
 }
 
-/// The client subnet in a query with one question: family, prefix length, octets (RFC 7871, 6).
+/// The client subnet in a query with one question: family, prefix length, bytes (RFC 7871, 6).
 fn subnet(query: &[u8]) -> Option<(u16, u8, Vec<u8>)> {
     let number = |at: usize| Some(u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]));
     // Root, OPT, payload size, TTL, then the length of the options.
@@ -339,6 +343,6 @@ fn lua_tests_a_name_and_sets_a_tag() {
     // The tag is there when the answer comes.
     has(&recipe.dig("ffffffffffffffff.test"), &["\t5\tIN"]);
     has(&recipe.dig("www.test"), &["\t60\tIN"]);
-    assert_eq!(recipe.lob.hits("look"), 6);
-    assert_eq!(recipe.lob.hits("generated"), 2);
+    assert_eq!(recipe.instance.hits("look"), 6);
+    assert_eq!(recipe.instance.hits("generated"), 2);
 }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, backend, listen};
 use crate::place::{port, wait_for};
 use crate::servers::{Kind, Server, ask};
 
@@ -49,26 +49,26 @@ fn twenty_reloads_lose_nothing_and_both_ends_count_the_same() {
         // Only the slow one: the next change removes it with everything outstanding.
         listen(first) + &backend(slow.address, ""),
     ];
-    let mut lob = Lob::start(&configs[0]);
+    let mut instance = Instance::start(&configs[0]);
     let load = Load::start(endless(first));
     for n in 0..RELOADS {
         let_pass(&load, u64::from(RATE) / 20);
         let which = (n as usize + 1) % configs.len();
-        lob.reload(&configs[which]);
+        instance.reload(&configs[which]);
         if which == 2 {
             wait_for(|| "the new listener to answer".into(), || ask(second, "new.test"));
         }
     }
     let_pass(&load, u64::from(RATE) / 20);
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert!(report.sent > RELOADS * u64::from(RATE) / 20);
     let arrived = a.queries() + b.queries() + slow.queries();
     assert_eq!(arrived, report.sent, "queries at the backends and from the client");
     for who in 1..=3 {
         assert!(report.by_backend.contains_key(&who), "backend {who} had its turn: {:?}", report.by_backend);
     }
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }
 
 #[test]
@@ -89,15 +89,15 @@ fn reloads_before_real_servers_lose_nothing() {
         + &probed(&nsd, "")
         + &probed(&knot, "");
     let two = listen(at) + "setServerPolicy(wrandom)\n" + &probed(&nsd, ", weight=3") + &probed(&knot, "");
-    let mut lob = Lob::start(&all);
+    let mut instance = Instance::start(&all);
     let load = Load::start(endless(at));
     for n in 0..RELOADS {
         let_pass(&load, u64::from(RATE) / 20);
-        lob.reload(if n % 2 == 0 { &two } else { &all });
+        instance.reload(if n % 2 == 0 { &two } else { &all });
     }
     let_pass(&load, u64::from(RATE) / 20);
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     for who in [11, 12, 13] {
         assert!(report.by_backend.contains_key(&who), "server {who} had its turn: {:?}", report.by_backend);
     }
@@ -108,18 +108,18 @@ fn a_broken_configuration_changes_nothing() {
     let a = Backend::start(1, Manner::Prompt);
     let at = local();
     let good = listen(at) + &backend(a.address, "");
-    let mut lob = Lob::start(&good);
+    let mut instance = Instance::start(&good);
     let load = Load::start(endless(at));
     let_pass(&load, 200);
-    let before = lob.program.output().len();
-    lob.reload(&format!("{good}\nnoSuchFunction(1)\nnewServer {{address=\"nonsense\"}}\n"));
+    let before = instance.program.output().len();
+    instance.reload(&format!("{good}\nnoSuchFunction(1)\nnewServer {{address=\"nonsense\"}}\n"));
     wait_for(
-        || format!("a message with file and line; {}", lob.program.transcript()),
-        || (!lob.program.lines_with(before, "dnslob.lua:4").is_empty()).then_some(()),
+        || format!("a message with file and line; {}", instance.program.transcript()),
+        || (!instance.program.lines_with(before, "dnslob.lua:4").is_empty()).then_some(()),
     );
     let_pass(&load, 200);
-    load.finish().assert_nothing_lost(&|| lob.program.transcript());
-    assert!(lob.program.ended().is_none());
+    load.finish().assert_nothing_lost(&|| instance.program.transcript());
+    assert!(instance.program.ended().is_none());
 }
 
 #[test]
@@ -128,16 +128,16 @@ fn a_removed_listener_closes_and_comes_back() {
     let (first, second) = (local(), local());
     let both = listen(first) + &listen(second) + &backend(a.address, "");
     let one = listen(first) + &backend(a.address, "");
-    let mut lob = Lob::start(&both);
+    let mut instance = Instance::start(&both);
     assert!(ask(second, "x.test").is_some());
-    lob.reload(&one);
+    instance.reload(&one);
     // Closed for good: somebody else can have the address.
     wait_for(
-        || format!("{second} to be free; {}", lob.program.transcript()),
+        || format!("{second} to be free; {}", instance.program.transcript()),
         || std::net::UdpSocket::bind(second).ok(),
     );
     assert!(ask(first, "x.test").is_some());
-    lob.reload(&both);
+    instance.reload(&both);
     wait_for(|| format!("{second} to answer again"), || ask(second, "x.test"));
 }
 
@@ -150,21 +150,21 @@ fn another_user_reopens_its_listeners_without_loss() {
     let a = Backend::start(1, Manner::Prompt);
     let at = local();
     let with = |dscp: u64| format!("addLocal(\"{at}\", {{dscp={dscp}}})\n") + &backend(a.address, "");
-    let mut lob = Lob::start_with(&with(0), &["--shards", "2", "-u", "nobody"]);
+    let mut instance = Instance::start_with(&with(0), &["--shards", "2", "-u", "nobody"]);
     let load = Load::start(endless(at));
     for n in 0..RELOADS {
         let_pass(&load, u64::from(RATE) / 20);
-        let before = lob.program.output().len();
+        let before = instance.program.output().len();
         // New sockets beside the old ones, on the same port.
-        lob.reload(&with(n % 2 + 10));
+        instance.reload(&with(n % 2 + 10));
         wait_for(
-            || format!("the new configuration; {}", lob.program.transcript()),
-            || (!lob.program.lines_with(before, "serving").is_empty()).then_some(()),
+            || format!("the new configuration; {}", instance.program.transcript()),
+            || (!instance.program.lines_with(before, "serving").is_empty()).then_some(()),
         );
     }
     let_pass(&load, u64::from(RATE) / 20);
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert_eq!(a.queries(), report.sent, "queries at the backend and from the client");
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }

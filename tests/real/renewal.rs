@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::lob::{Lob, listen};
+use crate::instance::{Instance, listen};
 use crate::pki::{Authority, SecureServer};
 use crate::place::{Directory, wait_for};
 use crate::servers::{Kind, Server};
@@ -33,30 +33,30 @@ fn goes_bad(who: u8, settings: &str, resumes: bool) {
     let (secured, at) = (local(), local());
     // Its ticket keys outlive its certificates.
     let behind = listen(local()) + &listen_tls(secured, &[&pair], "") + &plain(&server);
-    let mut backend = Lob::start(&behind);
+    let mut backend = Instance::start(&behind);
     // With roundrobin it is asked even while it is down.
     let front = listen(at)
         + "setServerPolicy(roundrobin)\n"
         + settings
         + &secure(secured, &authority, ", name=\"b\", subjectName=\"dns.test\", checkIntervalMs=100");
-    let lob = Lob::start_with(&front, &["--shards", "1"]);
-    let handshakes = || dumped(&lob, "handshakes", |l| l.starts_with("tls server \"b\" "));
+    let instance = Instance::start_with(&front, &["--shards", "1"]);
+    let handshakes = || dumped(&instance, "handshakes", |l| l.starts_with("tls server \"b\" "));
     wait_for(
         || format!("a resumed session: {}", handshakes()),
         || {
-            has(&kdig(at, "a.test +short"), &answer, &lob);
+            has(&kdig(at, "a.test +short"), &answer, &instance);
             (!resumes || count(&handshakes(), "resumed") > 1).then_some(())
         },
     );
     let said = |what: &str| {
         wait_for(
-            || format!("{what}; {}", lob.program.transcript()),
-            || lob.program.lines_with(0, what).into_iter().find(|l| l.contains("\"b\"")),
+            || format!("{what}; {}", instance.program.transcript()),
+            || instance.program.lines_with(0, what).into_iter().find(|l| l.contains("\"b\"")),
         )
     };
     authority.self_signed("a", &["other.test"]);
     backend.reload(&behind);
-    has(&said("server is down"), "self-signed certificate", &lob);
+    has(&said("server is down"), "self-signed certificate", &instance);
     // Neither by a connection that stands nor by a session of before.
     let resumed = count(&handshakes(), "resumed");
     assert!(!kdig(at, "a.test +short").contains(&answer));
@@ -66,7 +66,7 @@ fn goes_bad(who: u8, settings: &str, resumes: bool) {
     backend.reload(&behind);
     said("server is up");
     wait_for(
-        || format!("an answer; {}", lob.program.transcript()),
+        || format!("an answer; {}", instance.program.transcript()),
         || kdig(at, "a.test +short").contains(&answer).then_some(()),
     );
 }
@@ -78,23 +78,23 @@ fn a_listener_whose_files_break_goes_on_as_it_was_and_a_renewed_one_is_told_of()
     let server = Server::start(Kind::Nsd, 62);
     let at = local();
     let lua = listen_tls(at, &[&pair], "ignoreTLSConfigurationErrors=true") + &plain(&server);
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let good = format!("+tls +tls-ca={} +tls-hostname=old.test a.test +short", authority.pem.display());
-    has(&kdig(at, &good), "192.0.2.62", &lob);
+    has(&kdig(at, &good), "192.0.2.62", &instance);
     // Written half.
     let whole = fs::read_to_string(&pair.pem).expect("the certificate");
     fs::write(&pair.pem, &whole[..whole.len() / 2]).expect("the certificate");
-    lob.reload(&lua);
-    has(&kdig(at, &good), "192.0.2.62", &lob);
-    let warnings = lob.program.lines_with(0, "keeps the certificates and keys that it has");
-    assert_eq!(warnings.len(), 1, "{}", lob.program.transcript());
-    assert!(lob.program.lines_with(0, "removed").is_empty(), "{}", lob.program.transcript());
+    instance.reload(&lua);
+    has(&kdig(at, &good), "192.0.2.62", &instance);
+    let warnings = instance.program.lines_with(0, "keeps the certificates and keys that it has");
+    assert_eq!(warnings.len(), 1, "{}", instance.program.transcript());
+    assert!(instance.program.lines_with(0, "removed").is_empty(), "{}", instance.program.transcript());
     authority.issue("a", &["new.test"]);
-    lob.reload(&lua);
+    instance.reload(&lua);
     let new = good.replace("hostname=old.test", "hostname=new.test");
-    has(&kdig(at, &new), "192.0.2.62", &lob);
-    let told = lob.program.lines_with(0, "certificates: old.test (serial ");
-    assert!(told.len() == 1 && told[0].contains("-> new.test (serial "), "{}", lob.program.transcript());
+    has(&kdig(at, &new), "192.0.2.62", &instance);
+    let told = instance.program.lines_with(0, "certificates: old.test (serial ");
+    assert!(told.len() == 1 && told[0].contains("-> new.test (serial "), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -109,21 +109,21 @@ fn no_query_goes_by_a_connection_of_an_authority_that_was_removed() {
             &authority,
             ", name=\"b\", subjectName=\"dns.test\", healthCheckMode=\"up\"",
         );
-    let mut lob = Lob::start_with(&lua, &["--shards", "1"]);
-    has(&kdig(at, "a.test +short"), "192.0.2.64", &lob);
+    let mut instance = Instance::start_with(&lua, &["--shards", "1"]);
+    has(&kdig(at, "a.test +short"), "192.0.2.64", &instance);
     // Read again, and the same: the connection stays.
-    lob.reload(&lua);
-    has(&kdig(at, "b.test +short"), "192.0.2.64", &lob);
-    dumped(&lob, "one connection", |l| l == "lines \"b\" opened 1");
+    instance.reload(&lua);
+    has(&kdig(at, "b.test +short"), "192.0.2.64", &instance);
+    dumped(&instance, "one connection", |l| l == "backend-connections \"b\" opened 1");
     let good = fs::read(&authority.pem).expect("the authority");
     fs::copy(&other.pem, &authority.pem).expect("another");
-    lob.reload(&lua);
-    assert!(!kdig(at, "c.test +short").contains("192.0.2.64"), "{}", lob.program.transcript());
-    dumped(&lob, "a refusal", |l| l.starts_with("tls server \"b\" ") && count(l, "bad-certificate") > 0);
+    instance.reload(&lua);
+    assert!(!kdig(at, "c.test +short").contains("192.0.2.64"), "{}", instance.program.transcript());
+    dumped(&instance, "a refusal", |l| l.starts_with("tls server \"b\" ") && count(l, "bad-certificate") > 0);
     fs::write(&authority.pem, good).expect("the authority");
-    lob.reload(&lua);
+    instance.reload(&lua);
     wait_for(
-        || format!("an answer; {}", lob.program.transcript()),
+        || format!("an answer; {}", instance.program.transcript()),
         || kdig(at, "d.test +short").contains("192.0.2.64").then_some(()),
     );
 }
@@ -139,11 +139,11 @@ fn tickets_of_a_key_file_outlive_its_next_keys() {
     let lua = listen(local())
         + &listen_tls(at, &[&pair], &format!("ticketKeyFile=\"{}\"", keys.display()))
         + "newServer('127.0.0.1:9')\n";
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let session = directory.path().join("session");
     s_client(at, &format!("-tls1_2 -sess_out {}", session.display()));
     fs::write(&keys, [2; 80]).expect("the keys");
-    lob.reload(&lua);
+    instance.reload(&lua);
     let resumed = s_client(at, &format!("-tls1_2 -sess_in {}", session.display()));
-    has(&resumed, "Reused, TLSv1.2", &lob);
+    has(&resumed, "Reused, TLSv1.2", &instance);
 }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, backend, listen};
 use crate::place::{Directory, port, wait_for};
 use crate::process::Program;
 use crate::servers::{Kind, Server, ask, ask_from, command};
@@ -51,26 +51,26 @@ fn replacing_rules_under_load_loses_neither_queries_nor_hits() {
             + base.trim_start_matches(listen(at).as_str()),
         base.clone() + &group(""),
     ];
-    let mut lob = Lob::start(&configs[0]);
+    let mut instance = Instance::start(&configs[0]);
     let plan = Plan { target: at, rate: RATE, count: u64::MAX, patience: Duration::from_secs(4) };
     let load = Load::start(plan);
     for n in 0..RELOADS {
         let goal = load.sent() + u64::from(RATE) / 20;
         wait_for(|| format!("{goal} queries to be sent"), || (load.sent() >= goal).then_some(()));
-        lob.reload(&configs[(n + 1) % configs.len()]);
+        instance.reload(&configs[(n + 1) % configs.len()]);
     }
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert!(report.sent > RELOADS as u64 * u64::from(RATE) / 20);
     assert_eq!(backends.iter().map(Backend::queries).sum::<u64>(), report.sent, "queries at both ends");
     for who in 1..=3 {
         assert!(report.by_backend.contains_key(&who), "backend {who}: {:?}", report.by_backend);
     }
     // Rules that were there all the time have seen every query, and every answer.
-    assert_eq!(lob.hits("all"), report.sent);
-    assert_eq!(lob.hits("back"), report.sent);
-    assert_eq!(lob.hits("nobody"), 0);
-    assert!(lob.stop().success());
+    assert_eq!(instance.hits("all"), report.sent);
+    assert_eq!(instance.hits("back"), report.sent);
+    assert_eq!(instance.hits("nobody"), 0);
+    assert!(instance.stop().success());
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn queries_are_logged_to_a_file_that_may_be_moved_away() {
              addResponseAction(AllRule(), LogResponseAction(\"{0}.answers\", true, false))\n",
             path.display()
         );
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let lines = |file: &std::path::Path| -> Vec<String> {
         std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
     };
@@ -100,11 +100,11 @@ fn queries_are_logged_to_a_file_that_may_be_moved_away() {
         // Opened at its first line, which the control thread writes.
         wait_for(|| "the file".into(), || std::fs::rename(&path, &moved).ok());
     });
-    lob.reload(&lua);
+    instance.reload(&lua);
     asked(50..70);
-    lob.reload(&lua);
+    instance.reload(&lua);
     wait_for(
-        || format!("20 lines in {path:?}: {:?}; {}", lines(&path), lob.program.transcript()),
+        || format!("20 lines in {path:?}: {:?}; {}", lines(&path), instance.program.transcript()),
         || (lines(&path).len() + lines(&moved).len() == 70).then_some(()),
     );
     let all: Vec<_> = lines(&moved).into_iter().chain(lines(&path)).collect();
@@ -115,7 +115,7 @@ fn queries_are_logged_to_a_file_that_may_be_moved_away() {
         assert_eq!(all.iter().filter(|l| l.ends_with(&named)).count(), 1, "{named}: {all:#?}");
     }
     assert!(lines(&path).len() >= 20, "{} lines are in the moved file", lines(&moved).len());
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
     let answers = directory.path().join("queries.log.answers");
     assert_eq!(lines(&answers).len(), 140, "flushed at the end, not a line lost over reloads");
 }
@@ -130,12 +130,12 @@ fn a_delayed_answer_comes_no_earlier() {
            addResponseAction(\"late.test\", DelayResponseAction(200))\n\
            addAction(\"both.test\", DelayAction(120))\n\
            addAction(\"both.test\", SpoofAction(\"192.0.2.77\"))\n";
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     let wait = |name: &str| {
         let began = Instant::now();
         let answer = ask_from([127, 0, 0, 1].into(), at, name, Duration::from_secs(5));
         let waited = began.elapsed();
-        assert!(answer.is_some(), "{name}: {}", lob.program.transcript());
+        assert!(answer.is_some(), "{name}: {}", instance.program.transcript());
         waited
     };
     for (name, delay) in [("a.slow.test", 150), ("a.late.test", 200), ("both.test", 120)] {
@@ -162,17 +162,17 @@ fn a_copy_of_each_query_goes_to_a_second_server() {
     let lua = listen(at)
         + &backend(server.address, "")
         + &format!("addAction(\"copied.test\", TeeAction(\"{second}\"), {{name=\"tee\"}})\n");
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     for n in 0..20 {
         let answer = ask(at, &format!("n{n}.copied.test")).expect("an answer");
         assert_eq!(crate::message::answered_by(&answer), Some(1), "the second server's answer is not used");
         assert!(ask(at, &format!("n{n}.single.test")).is_some());
     }
     wait_for(
-        || format!("20 copies; {}\n{}", second_server.transcript(), lob.program.transcript()),
+        || format!("20 copies; {}\n{}", second_server.transcript(), instance.program.transcript()),
         || (second_server.lines_with(0, ".copied.test. A IN").len() == 20).then_some(()),
     );
     assert!(second_server.lines_with(0, "single").is_empty());
-    assert_eq!(lob.hits("tee"), 20);
-    assert_eq!(lob.dropped("response-foreign"), 0);
+    assert_eq!(instance.hits("tee"), 20);
+    assert_eq!(instance.dropped("response-foreign"), 0);
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, binary, listen, run};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, backend, binary, listen, run};
 use crate::place::{Directory, port, wait_for};
 use crate::process::Program;
 use crate::servers::ask_from;
@@ -49,7 +49,7 @@ fn runaway_functions_harm_no_other_query() {
         lua += &format!("addAction('k{n}.runaway.test', LuaAction(function(dq) {body} end))\n");
     }
     lua += "addAction(AllRule(), LuaAction(function(dq) dq:setTag('seen', '1') return DNSAction.None end))\n";
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let before = server.others();
     let plan = Plan { target: at, rate: 500, count: u64::MAX, patience: Duration::from_secs(8) };
     let load = Load::start(plan);
@@ -57,23 +57,23 @@ fn runaway_functions_harm_no_other_query() {
         for (n, body) in RUNAWAYS.iter().enumerate() {
             let name = format!("r{round}.k{n}.runaway.test");
             let answer = ask_from(Ipv4Addr::LOCALHOST.into(), at, &name, Duration::from_secs(8));
-            assert!(answer.is_some(), "{name}: {body}; {}", lob.program.transcript());
+            assert!(answer.is_some(), "{name}: {body}; {}", instance.program.transcript());
         }
     }
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert_eq!(server.queries(), report.sent, "queries at both ends");
     let asked = 2 * RUNAWAYS.len() as u64;
     assert!(server.others() - before >= asked, "each went to the server as if no rule had matched");
-    let errors = lob.counted("script-errors");
+    let errors = instance.counted("script-errors");
     // Errors are shown once a second.
     wait_for(
         || format!("{asked} errors, {errors} at first"),
-        || (lob.counted("script-errors") == asked).then_some(()),
+        || (instance.counted("script-errors") == asked).then_some(()),
     );
-    let said = lob.program.lines_with(0, "Lua: ").len();
-    assert!((1..=RUNAWAYS.len()).contains(&said), "{said} lines; {}", lob.program.transcript());
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    let said = instance.program.lines_with(0, "Lua: ").len();
+    assert!((1..=RUNAWAYS.len()).contains(&said), "{said} lines; {}", instance.program.transcript());
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
 /// A file that says by another one that it is being evaluated, and goes on for ever.
@@ -115,19 +115,19 @@ fn an_endless_reload_disturbs_nobody_and_ends_with_the_process() {
         let at = local();
         let lua = listen(at) + &backend(server.address, "");
         let directory = Directory::new();
-        let mut lob = Lob::start(&lua);
+        let mut instance = Instance::start(&lua);
         let plan = Plan { target: at, rate: 500, count: u64::MAX, patience: Duration::from_secs(4) };
         let load = Load::start(plan);
         let (text, mark) = endless(&directory, how);
-        lob.begin_reload(&(lua + &text));
+        instance.begin_reload(&(lua + &text));
         wait_for(|| "the evaluation".into(), || is_there(&mark));
         let goal = load.answered() + 200;
         wait_for(|| "answers meanwhile".into(), || (load.answered() >= goal).then_some(()));
-        assert!(!lob.dump().is_empty(), "signals have their effect meanwhile");
+        assert!(!instance.dump().is_empty(), "signals have their effect meanwhile");
         let report = load.finish();
-        report.assert_nothing_lost(&|| lob.program.transcript());
+        report.assert_nothing_lost(&|| instance.program.transcript());
         let asked = std::time::Instant::now();
-        assert!(lob.stop().success(), "{how}: {}", lob.program.transcript());
+        assert!(instance.stop().success(), "{how}: {}", instance.program.transcript());
         assert!(asked.elapsed() < Duration::from_secs(15), "{how}: it took {:?}", asked.elapsed());
     }
 }
@@ -144,11 +144,11 @@ fn a_file_ends_the_process_at_its_start_only() {
     let server = Backend::start(1, Manner::Prompt);
     let at = local();
     let lua = listen(at) + &backend(server.address, "");
-    let mut lob = Lob::start(&lua);
-    lob.reload(&(lua + "os.exit(3)\n"));
-    assert_eq!(lob.program.lines_with(0, "os.exit(3) ends the process only at its start").len(), 1);
+    let mut instance = Instance::start(&lua);
+    instance.reload(&(lua + "os.exit(3)\n"));
+    assert_eq!(instance.program.lines_with(0, "os.exit(3) ends the process only at its start").len(), 1);
     assert!(ask_from(Ipv4Addr::LOCALHOST.into(), at, "q1.after.test", Duration::from_secs(4)).is_some());
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -159,10 +159,10 @@ fn a_check_function_that_sleeps_delays_no_other_check() {
                   os.execute('sleep 2') return name, qtype, qclass end";
     let checked = |server: &Backend, how: &str| format!("newServer{{address='{}', {how}}}\n", server.address);
     let lua = listen(at) + &checked(&server, "checkInterval=1") + &checked(&other, sleeps);
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let plan = Plan { target: at, rate: 200, count: 1_000, patience: Duration::from_secs(8) };
-    Load::start(plan).join().assert_nothing_lost(&|| lob.program.transcript());
-    let down = lob.program.lines_with(0, "server is down");
-    assert!(down.is_empty(), "{down:?}; {}", lob.program.transcript());
-    assert!(lob.stop().success(), "{}", lob.program.transcript());
+    Load::start(plan).join().assert_nothing_lost(&|| instance.program.transcript());
+    let down = instance.program.lines_with(0, "server is down");
+    assert!(down.is_empty(), "{down:?}; {}", instance.program.transcript());
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, backend, listen};
 use crate::place::wait_for;
 use crate::reload::{endless, let_pass, local};
 
@@ -34,7 +34,7 @@ const TAKEN: &[&str] = &[
 ];
 
 const REFUSED: &[(&str, &str)] = &[
-    ("addAction('x.example', SpoofAction(networks))", "octets of records; expected at most 3500"),
+    ("addAction('x.example', SpoofAction(networks))", "bytes of records; expected at most 3500"),
     (
         "local r = AllRule() for i = 1, 16000 do r = NotRule(r) end addAction(r, DropAction())",
         "65 rules, each within the next one",
@@ -53,37 +53,37 @@ fn reloads_at_scale_lose_nothing() {
     let at = local();
     // What a restart alone can change stands in the first configuration, too.
     let base = listen(at) + "setBackendsMax(20000)\n" + &backend(a.address, ", udpTimeout=30");
-    let mut lob = Lob::start(&base);
+    let mut instance = Instance::start(&base);
     // A shard that evaluates a file, or opens thousands of sockets, does nothing else meanwhile, and on
     // a busy machine for long.
     let load = Load::start(Plan { rate: 1_000, patience: Duration::from_secs(30), ..endless(at) });
     let_pass(&load, 500);
     for text in TAKEN {
-        let before = lob.program.output().len();
-        lob.reload(&format!("{base}{MANY}{text}\n"));
+        let before = instance.program.output().len();
+        instance.reload(&format!("{base}{MANY}{text}\n"));
         wait_for(
-            || format!("{text} to be taken; {}", lob.program.transcript()),
-            || (!lob.program.lines_with(before, "serving").is_empty()).then_some(()),
+            || format!("{text} to be taken; {}", instance.program.transcript()),
+            || (!instance.program.lines_with(before, "serving").is_empty()).then_some(()),
         );
         let_pass(&load, 200);
     }
     for (text, said) in REFUSED {
-        let before = lob.program.output().len();
-        lob.reload(&format!("{base}{MANY}{text}\n"));
+        let before = instance.program.output().len();
+        instance.reload(&format!("{base}{MANY}{text}\n"));
         wait_for(
-            || format!("\"{said}\" about {text}; {}", lob.program.transcript()),
-            || (!lob.program.lines_with(before, said).is_empty()).then_some(()),
+            || format!("\"{said}\" about {text}; {}", instance.program.transcript()),
+            || (!instance.program.lines_with(before, said).is_empty()).then_some(()),
         );
         let_pass(&load, 200);
     }
     // One after the other, without waiting for any.
     for _ in 0..20 {
-        lob.program.signal(Signal::SIGHUP);
+        instance.program.signal(Signal::SIGHUP);
     }
-    lob.reload(&base);
+    instance.reload(&base);
     let report = load.finish();
     println!("{} queries, the slowest answer after {:?}", report.sent, report.slowest);
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert_eq!(a.queries(), report.sent, "queries at the backend and from the client");
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, binary, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, backend, binary, listen};
 use crate::place::{Directory, port, wait_for};
 
 /// Evaluates for a while.
@@ -22,57 +22,61 @@ fn local() -> SocketAddr {
 }
 
 /// Starts it, and waits for nothing.
-fn start(lua: &str) -> Lob {
+fn start(lua: &str) -> Instance {
     let directory = Directory::new();
     let config = directory.write("dnslob.lua", lua);
     let mut command = Command::new(binary());
     command.args(["--shards", "2", "-C"]).arg(config);
-    Lob::launch_unready(command, directory, Stdio::piped(), Stdio::piped())
+    Instance::launch_unready(command, directory, Stdio::piped(), Stdio::piped())
 }
 
 /// Whether its handlers stand: they are there before the file is read, but not before `main`.
-fn handles_signals(lob: &Lob) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", lob.program.pid())).unwrap_or_default();
+fn handles_signals(instance: &Instance) -> bool {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", instance.program.pid())).unwrap_or_default();
     let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
     let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     let all = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT];
     all.iter().all(|s| caught >> (*s as u32 - 1) & 1 == 1)
 }
 
-fn wait_for_handlers(lob: &Lob) {
-    wait_for(|| format!("handlers; {}", lob.program.transcript()), || handles_signals(lob).then_some(()));
+fn wait_for_handlers(instance: &Instance) {
+    wait_for(
+        || format!("handlers; {}", instance.program.transcript()),
+        || handles_signals(instance).then_some(()),
+    );
 }
 
 #[test]
 fn signals_during_the_first_evaluation_are_done_once_it_serves() {
     let server = Backend::start(1, Manner::Prompt);
     let at = local();
-    let mut lob = start(&(SLOW.to_owned() + &listen(at) + &backend(server.address, "")));
-    wait_for_handlers(&lob);
+    let mut instance = start(&(SLOW.to_owned() + &listen(at) + &backend(server.address, "")));
+    wait_for_handlers(&instance);
     for _ in 0..3 {
         for signal in [Signal::SIGUSR1, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGPIPE] {
-            lob.program.signal(signal);
+            instance.program.signal(signal);
         }
     }
-    lob.wait_ready();
+    instance.wait_ready();
     // The reload's end.
-    lob.wait_ready();
-    let has = |text: &str| lob.program.lines_with(0, text).len();
-    wait_for(|| lob.program.transcript(), || (has("drop-timeout") > 0).then_some(()));
-    wait_for(|| lob.program.transcript(), || (has("serving generation=2") == 1).then_some(()));
+    instance.wait_ready();
+    let has = |text: &str| instance.program.lines_with(0, text).len();
+    wait_for(|| instance.program.transcript(), || (has("drop-timeout") > 0).then_some(()));
+    wait_for(|| instance.program.transcript(), || (has("serving generation=2") == 1).then_some(()));
     let load = Load::start(Plan { target: at, rate: 200, count: 100, patience: Duration::from_secs(4) });
-    load.join().assert_nothing_lost(&|| lob.program.transcript());
-    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }
 
 #[test]
 fn a_stop_ends_the_first_evaluation_at_once() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut lob = start("while true do end\n");
-        wait_for_handlers(&lob);
+        let mut instance = start("while true do end\n");
+        wait_for_handlers(&instance);
         let begin = Instant::now();
-        lob.program.signal(signal);
-        assert_eq!(lob.program.wait().code(), Some(0), "{}", lob.program.transcript());
+        instance.program.signal(signal);
+        assert_eq!(instance.program.wait().code(), Some(0), "{}", instance.program.transcript());
         assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
     }
 }
@@ -82,20 +86,20 @@ fn a_stop_ends_a_reloads_evaluation_at_once() {
     let slow = Backend::start(1, Manner::After(Duration::from_millis(200)));
     let at = local();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut lob = Lob::start(&(listen(at) + &backend(slow.address, "")));
-        lob.rewrite("while true do end\n");
-        lob.program.signal(Signal::SIGHUP);
-        let reloading = || !lob.program.lines_with(0, "reloading the configuration").is_empty();
-        wait_for(|| lob.program.transcript(), || reloading().then_some(()));
+        let mut instance = Instance::start(&(listen(at) + &backend(slow.address, "")));
+        instance.rewrite("while true do end\n");
+        instance.program.signal(Signal::SIGHUP);
+        let reloading = || !instance.program.lines_with(0, "reloading the configuration").is_empty();
+        wait_for(|| instance.program.transcript(), || reloading().then_some(()));
         // Meanwhile it serves, and all that came before the stop is answered.
         let before = slow.queries();
         let load =
             Load::start(Plan { target: at, rate: 1_000, count: 100, patience: Duration::from_secs(4) });
         wait_for(|| "all queries at the backend".into(), || (slow.queries() == before + 100).then_some(()));
         let begin = Instant::now();
-        lob.program.signal(signal);
-        load.join().assert_nothing_lost(&|| lob.program.transcript());
-        assert_eq!(lob.program.wait().code(), Some(0), "{}", lob.program.transcript());
+        instance.program.signal(signal);
+        load.join().assert_nothing_lost(&|| instance.program.transcript());
+        assert_eq!(instance.program.wait().code(), Some(0), "{}", instance.program.transcript());
         assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
     }
 }
@@ -107,13 +111,18 @@ fn a_check_ends_by_signals_as_any_program_does() {
         let config = directory.write("dnslob.lua", "infolog('begun')\nwhile true do end\n");
         let mut command = Command::new(binary());
         command.args(["--check-config", "-C"]).arg(config);
-        let mut lob = Lob::launch_unready(command, directory, Stdio::piped(), Stdio::piped());
+        let mut instance = Instance::launch_unready(command, directory, Stdio::piped(), Stdio::piped());
         wait_for(
-            || lob.program.transcript(),
-            || (!lob.program.lines_with(0, "begun").is_empty()).then_some(()),
+            || instance.program.transcript(),
+            || (!instance.program.lines_with(0, "begun").is_empty()).then_some(()),
         );
-        lob.program.signal(signal);
-        assert_eq!(lob.program.wait().signal(), Some(signal as i32), "{}", lob.program.transcript());
+        instance.program.signal(signal);
+        assert_eq!(
+            instance.program.wait().signal(),
+            Some(signal as i32),
+            "{}",
+            instance.program.transcript()
+        );
     }
 }
 
@@ -137,35 +146,35 @@ fn a_storm_of_signals_from_the_first_moment_on() {
     for seed in 0..24 {
         let mut numbers = Numbers(seed);
         let slow = format!("local b = os.clock()\nwhile os.clock() - b < 0.0{} do end\n", numbers.below(10));
-        let mut lob = start(&(slow + &listen(local()) + &backend(server.address, "")));
+        let mut instance = start(&(slow + &listen(local()) + &backend(server.address, "")));
         let mut handled = false;
         for _ in 0..numbers.below(60) {
             // What comes before `main` cannot be handled by it.
-            handled = handled || handles_signals(&lob);
+            handled = handled || handles_signals(&instance);
             if handled {
-                lob.program.signal(HARMLESS[numbers.below(4) as usize]);
+                instance.program.signal(HARMLESS[numbers.below(4) as usize]);
             }
             std::thread::sleep(Duration::from_micros(numbers.below(6_000)));
         }
-        assert!(lob.program.ended().is_none(), "seed {seed}: {}", lob.program.transcript());
+        assert!(instance.program.ended().is_none(), "seed {seed}: {}", instance.program.transcript());
         let stop = [Signal::SIGTERM, Signal::SIGINT][numbers.below(2) as usize];
         let begin = Instant::now();
-        handled = handled || handles_signals(&lob);
-        lob.program.signal(stop);
+        handled = handled || handles_signals(&instance);
+        instance.program.signal(stop);
         if handled {
             for _ in 0..numbers.below(3) {
                 // It may have ended.
-                let _ = nix::sys::signal::kill(lob.program.pid(), HARMLESS[numbers.below(4) as usize]);
+                let _ = nix::sys::signal::kill(instance.program.pid(), HARMLESS[numbers.below(4) as usize]);
             }
         }
-        let status = lob.program.wait();
+        let status = instance.program.wait();
         let as_asked = status.code() == Some(0) || !handled && status.signal() == Some(stop as i32);
-        assert!(as_asked, "seed {seed}: {status}, {}", lob.program.transcript());
+        assert!(as_asked, "seed {seed}: {status}, {}", instance.program.transcript());
         assert!(
             begin.elapsed() < AT_ONCE,
             "seed {seed}: {:?}, {}",
             begin.elapsed(),
-            lob.program.transcript()
+            instance.program.transcript()
         );
     }
 }
@@ -174,33 +183,33 @@ fn a_storm_of_signals_from_the_first_moment_on() {
 fn a_storm_of_signals_under_load_loses_no_query() {
     let server = Backend::start(1, Manner::Prompt);
     let at = local();
-    let mut lob = Lob::start(&(listen(at) + &backend(server.address, ", udpTimeout=8")));
+    let mut instance = Instance::start(&(listen(at) + &backend(server.address, ", udpTimeout=8")));
     let load =
         Load::start(Plan { target: at, rate: 200, count: u64::MAX, patience: Duration::from_secs(12) });
     let mut numbers = Numbers(9);
     for _ in 0..200 {
         let all = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
-        lob.program.signal(all[numbers.below(4) as usize]);
+        instance.program.signal(all[numbers.below(4) as usize]);
         std::thread::sleep(Duration::from_micros(numbers.below(8_000)));
     }
     let report = load.finish();
-    report.assert_nothing_lost(&|| lob.program.transcript());
+    report.assert_nothing_lost(&|| instance.program.transcript());
     assert_eq!(server.queries(), report.sent);
-    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }
 
 #[test]
 fn no_thread_keeps_rights_that_serving_does_not_need() {
     let server = Backend::start(1, Manner::Prompt);
-    let mut lob = Lob::start(&(listen(local()) + &backend(server.address, "")));
+    let mut instance = Instance::start(&(listen(local()) + &backend(server.address, "")));
     // Also once each of them has had something to do.
-    lob.dump();
+    instance.dump();
     let permitted = |path: &std::path::Path| {
         let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
         let mask = status.lines().find_map(|l| l.strip_prefix("CapPrm:"));
         mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0)
     };
-    let process = std::path::PathBuf::from(format!("/proc/{}", lob.program.pid()));
+    let process = std::path::PathBuf::from(format!("/proc/{}", instance.program.pid()));
     let control = permitted(&process);
     for thread in std::fs::read_dir(process.join("task")).expect("threads") {
         let thread = thread.expect("a thread").path();
@@ -210,7 +219,7 @@ fn no_thread_keeps_rights_that_serving_does_not_need() {
             || (permitted(&thread) & !control == 0).then_some(()),
         );
     }
-    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -219,9 +228,10 @@ fn a_storm_of_signals_beside_running_lua_ends_nothing() {
     let at = local();
     let busy = "addAction(AllRule(), LuaAction(function(dq) local begin = os.clock()\n\
                 while os.clock() - begin < 0.004 do end return DNSAction.None end))\n";
-    let mut lob = Lob::start_with(&(listen(at) + &backend(server.address, "") + busy), &["--shards", "4"]);
+    let mut instance =
+        Instance::start_with(&(listen(at) + &backend(server.address, "") + busy), &["--shards", "4"]);
     let load = Load::start(Plan { target: at, rate: 100, count: 100, patience: Duration::from_secs(8) });
-    let pid = lob.program.pid().to_string();
+    let pid = instance.program.pid().to_string();
     // Three senders, so that one signal comes while another is handled.
     let senders: Vec<_> = (0..3)
         .map(|_| {
@@ -236,6 +246,6 @@ fn a_storm_of_signals_beside_running_lua_ends_nothing() {
         })
         .collect();
     senders.into_iter().for_each(|s| s.join().expect("a sender"));
-    load.join().assert_nothing_lost(&|| lob.program.transcript());
-    assert_eq!(lob.stop().code(), Some(0), "{}", lob.program.transcript());
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::backend::{Backend, Manner};
+use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
-use crate::lob::{Lob, backend, listen};
 use crate::place::{port, wait_for};
 
 fn local() -> SocketAddr {
@@ -17,14 +17,14 @@ fn local() -> SocketAddr {
 fn all_received_are_answered(signal: Signal) {
     let slow = Backend::start(1, Manner::After(Duration::from_millis(300)));
     let at = local();
-    let mut lob = Lob::start(&(listen(at) + &backend(slow.address, "")));
+    let mut instance = Instance::start(&(listen(at) + &backend(slow.address, "")));
     // All are sent in a tenth of a second: every one is outstanding when the signal comes.
     let load = Load::start(Plan { target: at, rate: 5_000, count: 500, patience: Duration::from_secs(4) });
     wait_for(|| "all queries at the backend".into(), || (slow.queries() == 500).then_some(()));
-    lob.program.signal(signal);
-    load.join().assert_nothing_lost(&|| lob.program.transcript());
-    let status = lob.program.wait();
-    assert_eq!(status.code(), Some(0), "{}", lob.program.transcript());
+    instance.program.signal(signal);
+    load.join().assert_nothing_lost(&|| instance.program.transcript());
+    let status = instance.program.wait();
+    assert_eq!(status.code(), Some(0), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -42,12 +42,12 @@ fn the_drain_has_an_end() {
     let silent = Backend::start(1, Manner::Silent);
     let at = local();
     let lua = listen(at) + &backend(silent.address, ", udpTimeout=30");
-    let mut lob = Lob::start_with(&lua, &["--shards", "1", "--drain", "300ms"]);
+    let mut instance = Instance::start_with(&lua, &["--shards", "1", "--drain", "300ms"]);
     let load = Load::start(Plan { target: at, rate: 1_000, count: 20, patience: Duration::from_millis(100) });
     wait_for(|| "all queries at the backend".into(), || (silent.queries() == 20).then_some(()));
     let asked = std::time::Instant::now();
-    let status = lob.stop();
-    assert_eq!(status.code(), Some(0), "{}", lob.program.transcript());
+    let status = instance.stop();
+    assert_eq!(status.code(), Some(0), "{}", instance.program.transcript());
     assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
     assert_eq!(load.join().answered, 0);
 }
@@ -57,11 +57,11 @@ fn a_second_instance_on_the_same_port_takes_over() {
     let a = Backend::start(1, Manner::After(Duration::from_millis(20)));
     let at = local();
     let lua = format!("addLocal(\"{at}\", {{reusePort=true}})\n") + &backend(a.address, "");
-    let mut old = Lob::start(&lua);
+    let mut old = Instance::start(&lua);
     let load =
         Load::start(Plan { target: at, rate: 2_000, count: u64::MAX, patience: Duration::from_secs(4) });
     wait_for(|| "some answers".into(), || (load.answered() > 500).then_some(()));
-    let new = Lob::start(&lua);
+    let new = Instance::start(&lua);
     wait_for(|| "more answers".into(), || (load.answered() > 1_500).then_some(()));
     assert_eq!(old.stop().code(), Some(0), "{}", old.program.transcript());
     let goal = load.answered() + 1_000;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::lob::{Lob, backend, listen};
+use crate::instance::{Instance, backend, listen};
 use crate::message;
 use crate::namespaces::Namespaces;
 use crate::place::{Directory, port, wait_for};
@@ -47,10 +47,10 @@ pub(crate) fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 /// A count in the dump, once it is there.
-fn dumped(lob: &Lob, line: &str) {
+fn dumped(instance: &Instance, line: &str) {
     wait_for(
-        || format!("{line:?} in {:#?}", lob.dump()),
-        || lob.dump().iter().any(|l| l == line).then_some(()),
+        || format!("{line:?} in {:#?}", instance.dump()),
+        || instance.dump().iter().any(|l| l == line).then_some(()),
     );
 }
 
@@ -71,14 +71,19 @@ fn dig_and_kdig_get_by_tcp_what_each_server_says() {
     for (who, kind) in [(11, Kind::Unbound), (12, Kind::Nsd), (13, Kind::Knot)] {
         let server = Server::start(kind, who);
         let at = local();
-        let lob = Lob::start(&(listen(at) + &up(server.address)));
+        let instance = Instance::start(&(listen(at) + &up(server.address)));
         let port = at.port().to_string();
         let address = format!("192.0.2.{who}");
         let dig = ["@127.0.0.1", "-p", &port, "+tcp", "+short", "+keepopen", "a.test", "b.test"];
         let (_, text) = run("dig", &dig);
-        assert_eq!(text.lines().filter(|l| *l == address).count(), 2, "{text}\n{}", lob.program.transcript());
+        assert_eq!(
+            text.lines().filter(|l| *l == address).count(),
+            2,
+            "{text}\n{}",
+            instance.program.transcript()
+        );
         let (_, text) = run("kdig", &["@127.0.0.1", "-p", &port, "+tcp", "+keepopen", "+short", "c.test"]);
-        assert_eq!(text.trim(), address, "{}", lob.program.transcript());
+        assert_eq!(text.trim(), address, "{}", instance.program.transcript());
     }
 }
 
@@ -108,12 +113,12 @@ fn a_zone_of_a_hundred_thousand_names_passes_whole() {
     command.arg("-d").arg("-c").arg(configuration);
     let nsd = Program::start(&mut command);
     wait_for(|| nsd.transcript(), || crate::servers::ask(nsd_at, "ns.large.test"));
-    let lob = Lob::start(&(listen(at) + &up(nsd_at)));
+    let instance = Instance::start(&(listen(at) + &up(nsd_at)));
     let port = at.port().to_string();
     for _ in 0..2 {
         let (_, text) = run("dig", &["@127.0.0.1", "-p", &port, "+onesoa", "large.test", "AXFR"]);
         let names = text.lines().filter(|l| l.starts_with('n') && l.contains("\tA\t10.")).count();
-        assert_eq!(names, NAMES, "{}", lob.program.transcript());
+        assert_eq!(names, NAMES, "{}", instance.program.transcript());
     }
     // The zone is small to whom it is new: one SOA says so.
     let (_, text) = run("dig", &["@127.0.0.1", "-p", &port, "+tcp", "large.test", "IXFR=7"]);
@@ -126,7 +131,7 @@ fn no_query_is_lost_when_servers_die_and_configurations_change_under_load() {
     let second = Server::start(Kind::Nsd, 22);
     let at = local();
     let lua = listen(at) + &up(first.address) + &up(second.address);
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let directory = Directory::new();
     let names: String = (0..50).map(|n| format!("n{n}.test A\n")).collect();
     let names = directory.write("names", &names);
@@ -153,18 +158,18 @@ fn no_query_is_lost_when_servers_die_and_configurations_change_under_load() {
     .map(str::to_owned)
     .into();
     let load = std::thread::spawn(move || run("dnsperf", &arguments).1);
-    let answered = |lob: &Lob| {
-        lob.dump().iter().find_map(|l| l.strip_prefix("responses ").and_then(|n| n.parse::<u64>().ok()))
+    let answered = |instance: &Instance| {
+        instance.dump().iter().find_map(|l| l.strip_prefix("responses ").and_then(|n| n.parse::<u64>().ok()))
     };
-    wait_for(|| "answers".into(), || answered(&lob).filter(|n| *n > 2_000));
+    wait_for(|| "answers".into(), || answered(&instance).filter(|n| *n > 2_000));
     first.kill();
-    wait_for(|| "answers".into(), || answered(&lob).filter(|n| *n > 6_000));
+    wait_for(|| "answers".into(), || answered(&instance).filter(|n| *n > 6_000));
     first.begin();
-    lob.reload(&(lua.clone() + "setTCPRecvTimeout(30)\n"));
-    wait_for(|| "answers".into(), || answered(&lob).filter(|n| *n > 12_000));
-    lob.reload(&(listen(at) + &up(second.address)));
+    instance.reload(&(lua.clone() + "setTCPRecvTimeout(30)\n"));
+    wait_for(|| "answers".into(), || answered(&instance).filter(|n| *n > 12_000));
+    instance.reload(&(listen(at) + &up(second.address)));
     let text = load.join().expect("dnsperf's output");
-    assert!(text.contains("Queries lost:         0 ("), "{text}\n{}", lob.program.transcript());
+    assert!(text.contains("Queries lost:         0 ("), "{text}\n{}", instance.program.transcript());
     assert!(text.contains("(100.00%)"), "{text}");
 }
 
@@ -187,13 +192,13 @@ fn a_server_that_accepts_and_one_that_closes_leave_no_query_unanswered() {
         + &backend(silent, ", order=1, tcpRecvTimeoutMs=300")
         + &backend(hasty, ", order=2")
         + "setServerPolicy(firstAvailable)\n";
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     let mut stream = connect(at);
     let queries: Vec<u8> = (0..20).flat_map(|n| framed(n, &message::numbered(n.into(), "x"))).collect();
     stream.write_all(&queries).expect("sent");
     let mut numbers: Vec<u64> = (0..20)
         .map(|_| {
-            let answer = read_message(&mut stream).unwrap_or_else(|| panic!("{:#?}", lob.dump()));
+            let answer = read_message(&mut stream).unwrap_or_else(|| panic!("{:#?}", instance.dump()));
             assert_eq!(message::answered_by(&answer), Some(33));
             message::number_of(&answer).expect("its number")
         })
@@ -206,59 +211,59 @@ fn a_server_that_accepts_and_one_that_closes_leave_no_query_unanswered() {
 fn bad_clients_are_closed_and_named() {
     let server = Server::start(Kind::Nsd, 41);
     let at = local();
-    let lob = Lob::start(
+    let instance = Instance::start(
         &(listen(at) + &up(server.address) + "setTCPRecvTimeout(1)\nsetMaxTCPReadIOsPerQuery(20)\n"),
     );
     // An impossible length.
     let mut stream = connect(at);
     stream.write_all(&[0, 3, 1, 2, 3]).expect("sent");
     assert!(read_message(&mut stream).is_none());
-    dumped(&lob, "stream-end-bad-frame 1");
+    dumped(&instance, "client-connection-end-bad-frame 1");
     // Half a query, then nothing.
     let mut stream = connect(at);
     stream.write_all(&framed(1, "a.test")[..9]).expect("sent");
     assert!(read_message(&mut stream).is_none());
-    dumped(&lob, "stream-end-read-timeout 1");
+    dumped(&instance, "client-connection-end-read-timeout 1");
     // Nothing at all.
     assert!(read_message(&mut connect(at)).is_none());
-    dumped(&lob, "stream-end-idle 1");
-    // By single octets; its client is not let in again for a while.
+    dumped(&instance, "client-connection-end-idle 1");
+    // By single bytes; its client is not let in again for a while.
     let mut stream = connect(at);
     stream.set_nodelay(true).expect("set");
-    for octet in framed(1, "a-name-that-is-long-enough-for-this.test") {
-        if stream.write_all(&[octet]).is_err() {
+    for byte in framed(1, "a-name-that-is-long-enough-for-this.test") {
+        if stream.write_all(&[byte]).is_err() {
             break;
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    dumped(&lob, "stream-end-reads 1");
+    dumped(&instance, "client-connection-end-reads 1");
     // Whichever shard it comes to.
     for _ in 0..8 {
         let mut again = connect(at);
         let _ = again.write_all(&framed(1, "a.test"));
         assert!(read_message(&mut again).is_none());
     }
-    dumped(&lob, "stream-end-banned 8");
+    dumped(&instance, "client-connection-end-banned 8");
 }
 
 #[test]
 fn a_stop_answers_what_was_asked_and_waits_for_no_idle_connection() {
     let server = Server::start(Kind::Nsd, 51);
     let at = local();
-    let mut lob = Lob::start(&(listen(at) + &up(server.address)));
+    let mut instance = Instance::start(&(listen(at) + &up(server.address)));
     let (mut idle, mut busy) = (connect(at), connect(at));
     idle.write_all(&framed(1, "a.test")).expect("sent");
     assert!(read_message(&mut idle).is_some());
     let queries: Vec<u8> = (0..200).flat_map(|n| framed(n, "b.test")).collect();
     busy.write_all(&queries).expect("sent");
     assert!(read_message(&mut busy).is_some(), "the first of two hundred");
-    lob.program.signal(Signal::SIGTERM);
+    instance.program.signal(Signal::SIGTERM);
     let mut answers = 1;
     while read_message(&mut busy).is_some() {
         answers += 1;
     }
     assert_eq!(answers, 200);
-    assert!(lob.program.wait().success());
+    assert!(instance.program.wait().success());
 }
 
 /// A server that answers all that it is asked.
@@ -271,7 +276,8 @@ fn answers(mut stream: TcpStream) {
 #[test]
 fn a_client_that_asks_on_reads_all_its_answers_and_then_an_end_without_a_reset() {
     let at = local();
-    let lob = Lob::start(&(listen(at) + &up(serve(answers)) + "setMaxTCPQueriesPerConnection(20)\n"));
+    let instance =
+        Instance::start(&(listen(at) + &up(serve(answers)) + "setMaxTCPQueriesPerConnection(20)\n"));
     for round in 1..=10 {
         let mut streams: Vec<TcpStream> = (0..10).map(|_| connect(at)).collect();
         let queries: Vec<u8> = (0..50).flat_map(|n| framed(n, &message::numbered(n.into(), "x"))).collect();
@@ -279,7 +285,7 @@ fn a_client_that_asks_on_reads_all_its_answers_and_then_an_end_without_a_reset()
             stream.write_all(&queries).expect("sent");
         }
         // After the last answer: our end is closed, and the client goes on.
-        dumped(&lob, &format!("stream-end-queries {}", 10 * round));
+        dumped(&instance, &format!("client-connection-end-queries {}", 10 * round));
         for n in 50..60 {
             for stream in &mut streams {
                 let sent = stream.write_all(&framed(n, &message::numbered(n.into(), "x")));
@@ -287,10 +293,10 @@ fn a_client_that_asks_on_reads_all_its_answers_and_then_an_end_without_a_reset()
             }
         }
         for stream in &mut streams {
-            let mut octets = Vec::new();
-            let read = stream.read_to_end(&mut octets);
-            read.unwrap_or_else(|e| panic!("round {round}: {e}; {}", lob.program.transcript()));
-            let mut rest = &octets[..];
+            let mut bytes = Vec::new();
+            let read = stream.read_to_end(&mut bytes);
+            read.unwrap_or_else(|e| panic!("round {round}: {e}; {}", instance.program.transcript()));
+            let mut rest = &bytes[..];
             let mut answers = 0;
             while let Some((length, message)) = rest.split_first_chunk() {
                 rest = &message[usize::from(u16::from_be_bytes(*length))..];
@@ -307,20 +313,20 @@ fn a_lack_of_descriptors_is_said_once_and_has_an_end() {
     let directory = Directory::new();
     let path = directory.write("dnslob.lua", &(listen(at) + &up(serve(answers))));
     let mut command = std::process::Command::new("sh");
-    let binary = crate::lob::binary();
+    let binary = crate::instance::binary();
     let line = format!("ulimit -n 64; exec {} --shards 1 -C {}", binary.display(), path.display());
     command.arg("-c").arg(line);
-    let lob = Lob::launch(command, directory);
+    let instance = Instance::launch(command, directory);
     let streams: Vec<TcpStream> = (0..100).map(|_| connect(at)).collect();
-    let said = || lob.program.lines_with(0, "file descriptors are used up").len();
-    wait_for(|| lob.program.transcript(), || (said() > 0).then_some(()));
+    let said = || instance.program.lines_with(0, "file descriptors are used up").len();
+    wait_for(|| instance.program.transcript(), || (said() > 0).then_some(()));
     // It is looked at five times a second.
     std::thread::sleep(Duration::from_millis(1_100));
-    assert_eq!(said(), 1, "{}", lob.program.transcript());
+    assert_eq!(said(), 1, "{}", instance.program.transcript());
     let mut last = connect(at);
     drop(streams);
     last.write_all(&framed(1, &message::numbered(1, "x"))).expect("sent");
-    assert!(read_message(&mut last).is_some(), "{}", lob.program.transcript());
+    assert!(read_message(&mut last).is_some(), "{}", instance.program.transcript());
 }
 
 /// How often a connection of a namespace has begun with data that were taken.
@@ -354,9 +360,9 @@ fn a_server_that_has_died_is_left_in_time_though_fast_open_hears_nothing_of_it()
     let start = |which: usize, lua: &str| {
         let directory = Directory::new();
         let path = directory.write("dnslob.lua", lua);
-        let mut plain = std::process::Command::new(crate::lob::binary());
+        let mut plain = std::process::Command::new(crate::instance::binary());
         plain.arg("--shards").arg("1").arg("-C").arg(path);
-        Lob::launch(spaces.command(which, &plain), directory)
+        Instance::launch(spaces.command(which, &plain), directory)
     };
     let server = |at: &str, says: &str| {
         format!(
@@ -369,7 +375,7 @@ fn a_server_that_has_died_is_left_in_time_though_fast_open_hears_nothing_of_it()
     let lua = "addLocal(\"127.0.0.1:53\")\nsetServerPolicy(firstAvailable)\n\
                newServer {address=\"198.18.2.2:53\", order=1, healthCheckMode=\"up\", tcpFastOpen=true, tcpConnectTimeout=1}\n\
                newServer {address=\"127.0.0.1:5301\", order=2, healthCheckMode=\"up\"}\n";
-    let lob = start(0, lua);
+    let instance = start(0, lua);
     let ask = || {
         let mut dig = std::process::Command::new("dig");
         dig.args(["@127.0.0.1", "x.test", "A", "+tcp", "+short", "+tries=1", "+timeout=10"]);
@@ -378,13 +384,13 @@ fn a_server_that_has_died_is_left_in_time_though_fast_open_hears_nothing_of_it()
     };
     // The first connection brings the cookie that the second one uses.
     for times in 1..=2 {
-        assert_eq!(ask(), "192.0.2.1", "{}", lob.program.transcript());
-        dumped(&first, &format!("stream-end-idle {times}"));
+        assert_eq!(ask(), "192.0.2.1", "{}", instance.program.transcript());
+        dumped(&first, &format!("client-connection-end-idle {times}"));
     }
     assert_eq!(fast_opens(&spaces, 0), 1, "the second one has begun with the query");
     // From now on nothing reaches the server, and nobody says so.
     spaces.ip(0, "neighbour replace 198.18.2.2 lladdr 02:00:00:00:00:99 dev be nud permanent");
     let begun = std::time::Instant::now();
-    assert_eq!(ask(), "192.0.2.2", "{}", lob.program.transcript());
+    assert_eq!(ask(), "192.0.2.2", "{}", instance.program.transcript());
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }

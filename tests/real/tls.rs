@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use dnslob::tls::{CaStores, ClientSpec, ClientTls, Session};
 
-use crate::lob::{Lob, listen};
+use crate::instance::{Instance, listen};
 use crate::message;
 use crate::pki::{Authority, Pair, SecureServer};
 use crate::place::{Directory, port, wait_for};
@@ -54,15 +54,15 @@ pub(crate) fn s_client(at: SocketAddr, arguments: &str) -> String {
     run("openssl", &all).1
 }
 
-pub(crate) fn has(text: &str, part: &str, lob: &Lob) {
-    assert!(text.contains(part), "no {part:?} in\n{text}\n{}", lob.program.transcript());
+pub(crate) fn has(text: &str, part: &str, instance: &Instance) {
+    assert!(text.contains(part), "no {part:?} in\n{text}\n{}", instance.program.transcript());
 }
 
 /// Waits until a line of the dump fits.
-pub(crate) fn dumped(lob: &Lob, what: &str, fits: impl Fn(&str) -> bool) -> String {
+pub(crate) fn dumped(instance: &Instance, what: &str, fits: impl Fn(&str) -> bool) -> String {
     wait_for(
-        || format!("{what} in a dump: {:#?}", lob.dump()),
-        || lob.dump().into_iter().find(|line| fits(line)),
+        || format!("{what} in a dump: {:#?}", instance.dump()),
+        || instance.dump().into_iter().find(|line| fits(line)),
     )
 }
 
@@ -73,24 +73,24 @@ pub(crate) fn count(line: &str, word: &str) -> u64 {
 }
 
 /// A listener with TLS before a plain server.
-fn farm(pairs: &[&Pair], more: &str) -> (SocketAddr, Lob, Server) {
+fn farm(pairs: &[&Pair], more: &str) -> (SocketAddr, Instance, Server) {
     let server = Server::start(Kind::Nsd, 41);
     let at = local();
     let lua = listen(local())
         + &listen_tls(at, pairs, "")
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address)
         + more;
-    (at, Lob::start(&lua), server)
+    (at, Instance::start(&lua), server)
 }
 
 #[test]
 fn kdig_is_answered_and_finds_the_certificate_good() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test", "127.0.0.1"]);
-    let (at, lob, _server) = farm(&[&pair], "");
-    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &lob);
+    let (at, instance, _server) = farm(&[&pair], "");
+    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &instance);
     let good = format!("+tls +tls-ca={} +tls-hostname=dns.test a.test +short", authority.pem.display());
-    has(&kdig(at, &good), "192.0.2.41", &lob);
+    has(&kdig(at, &good), "192.0.2.41", &instance);
     let wrong = good.replace("hostname=dns.test", "hostname=other.test");
     assert!(!kdig(at, &wrong).contains("192.0.2.41"), "another name was taken");
     let other = Authority::new();
@@ -99,9 +99,9 @@ fn kdig_is_answered_and_finds_the_certificate_good() {
     // Several queries by one connection.
     let text = kdig(at, "+tls +keepopen a.test b.test c.test +short");
     assert_eq!(text.matches("192.0.2.41").count(), 3, "{text}");
-    let line = dumped(&lob, "handshakes", |l| l.starts_with(&format!("tls listener {at} ")));
+    let line = dumped(&instance, "handshakes", |l| l.starts_with(&format!("tls listener {at} ")));
     assert!(count(&line, "full") >= 3, "{line}");
-    dumped(&lob, "the certificate", |l| {
+    dumped(&instance, "the certificate", |l| {
         l.starts_with(&format!("certificate listener {at} dns.test expires"))
     });
 }
@@ -111,7 +111,7 @@ fn openssl_gets_the_certificate_it_asks_for_and_resumes_its_session() {
     let authority = Authority::new();
     let first = authority.issue("first", &["first.test"]);
     let second = authority.issue("second", &["second.test", "*.wild.test"]);
-    let (at, lob, _server) = farm(&[&first, &second], "");
+    let (at, instance, _server) = farm(&[&first, &second], "");
     let names = |name: &str| {
         let text = s_client(at, &format!("-servername {name} -showcerts"));
         let directory = Directory::new();
@@ -124,12 +124,12 @@ fn openssl_gets_the_certificate_it_asks_for_and_resumes_its_session() {
         ("x.wild.test", "second.test"),
         ("nobody.test", "first.test"),
     ] {
-        has(&names(asked), shown, &lob);
+        has(&names(asked), shown, &instance);
     }
-    has(&s_client(at, "-alpn dot"), "ALPN protocol: dot", &lob);
+    has(&s_client(at, "-alpn dot"), "ALPN protocol: dot", &instance);
     let verified =
         format!("-servername second.test -verify_hostname second.test -CAfile {}", authority.pem.display());
-    has(&s_client(at, &verified), "Verify return code: 0 (ok)", &lob);
+    has(&s_client(at, &verified), "Verify return code: 0 (ok)", &instance);
     assert_eq!(s_client(at, "-tls1_2 -reconnect").matches("Reused, TLSv1.2").count(), 5);
     assert_eq!(s_client(at, "-tls1_2 -no_ticket -reconnect").matches("Reused, TLSv1.2").count(), 5);
     // With TLS 1.3 the ticket comes behind the handshake: its reader must wait for it.
@@ -146,7 +146,7 @@ fn openssl_gets_the_certificate_it_asks_for_and_resumes_its_session() {
         || resumed().contains("Reused, TLSv1.3").then_some(()),
     );
     waiting.kill();
-    let line = dumped(&lob, "handshakes", |l| l.starts_with(&format!("tls listener {at} ")));
+    let line = dumped(&instance, "handshakes", |l| l.starts_with(&format!("tls listener {at} ")));
     assert!(count(&line, "resumed") >= 11, "{line}");
 }
 
@@ -158,15 +158,16 @@ fn ocsp_responses_are_stapled() {
     let at = local();
     let options = format!("ocspResponses={{\"{}\"}}", response.display());
     let lua = listen(local()) + &listen_tls(at, &[&pair], &options) + "newServer('127.0.0.1:9')\n";
-    let mut lob = Lob::start(&lua);
-    has(&s_client(at, "-status"), "OCSP Response Status: successful", &lob);
-    assert!(lob.stop().success());
+    let mut instance = Instance::start(&lua);
+    has(&s_client(at, "-status"), "OCSP Response Status: successful", &instance);
+    assert!(instance.stop().success());
     // That of another certificate is not.
     let other = authority.ocsp(&authority.issue("b", &["other.test"]));
-    let lob = Lob::start(&lua.replace(&response.display().to_string(), &other.display().to_string()));
-    has(&s_client(at, "-status"), "OCSP response: no response sent", &lob);
-    let warnings = lob.program.lines_with(0, "is about another certificate: it is not stapled");
-    assert_eq!(warnings.len(), 1, "{}", lob.program.transcript());
+    let instance =
+        Instance::start(&lua.replace(&response.display().to_string(), &other.display().to_string()));
+    has(&s_client(at, "-status"), "OCSP response: no response sent", &instance);
+    let warnings = instance.program.lines_with(0, "is about another certificate: it is not stapled");
+    assert_eq!(warnings.len(), 1, "{}", instance.program.transcript());
 }
 
 #[test]
@@ -180,11 +181,11 @@ fn rules_and_lua_see_how_it_came_and_the_name_asked_for() {
                  \x20 end\n\
                  \x20 return DNSAction.None, ''\n\
                  end))\n";
-    let (at, lob, _server) = farm(&[&pair], rules);
-    has(&kdig(at, "+tls +tls-sni=blocked.test a.test"), "status: REFUSED", &lob);
-    has(&kdig(at, "+tls +tls-sni=lua.test a.test"), "status: NXDOMAIN", &lob);
-    has(&kdig(at, "+tls +tls-sni=dns.test a.test +short"), "192.0.2.41", &lob);
-    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &lob);
+    let (at, instance, _server) = farm(&[&pair], rules);
+    has(&kdig(at, "+tls +tls-sni=blocked.test a.test"), "status: REFUSED", &instance);
+    has(&kdig(at, "+tls +tls-sni=lua.test a.test"), "status: NXDOMAIN", &instance);
+    has(&kdig(at, "+tls +tls-sni=dns.test a.test +short"), "192.0.2.41", &instance);
+    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &instance);
 }
 
 /// Runs dnsperf over TLS for so many seconds.
@@ -200,14 +201,14 @@ fn dnsperf(at: SocketAddr, seconds: &str, directory: &Directory) -> Program {
     Program::start(&mut command)
 }
 
-fn lost_nothing(load: &mut Program, lob: &Lob) {
+fn lost_nothing(load: &mut Program, instance: &Instance) {
     assert!(load.wait().success(), "{}", load.transcript());
     let lost = load.lines_with(0, "Queries lost:");
     assert!(
         lost.len() == 1 && lost[0].contains(" 0 (0.00%)"),
         "{}\n{}",
         load.transcript(),
-        lob.program.transcript()
+        instance.program.transcript()
     );
     assert!(load.lines_with(0, "Reconnections:").iter().all(|l| l.ends_with(" 0")), "{}", load.transcript());
 }
@@ -221,7 +222,7 @@ fn new_certificates_come_by_sighup_and_cost_no_query_and_no_session() {
     let lua = listen(local())
         + &listen_tls(at, &[&pair], "")
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let directory = Directory::new();
     let mut load = dnsperf(at, "4", &directory);
     let shown = |name: &str| {
@@ -234,26 +235,26 @@ fn new_certificates_come_by_sighup_and_cost_no_query_and_no_session() {
     for round in 0..4 {
         let name = format!("new{round}.test");
         authority.issue("a", &[&name]);
-        lob.reload(&lua);
-        wait_for(|| format!("{name}; {}", lob.program.transcript()), || shown(&name).then_some(()));
+        instance.reload(&lua);
+        wait_for(|| format!("{name}; {}", instance.program.transcript()), || shown(&name).then_some(()));
     }
     let resumed = s_client(at, &format!("-tls1_2 -sess_in {}", session.display()));
-    has(&resumed, "Reused, TLSv1.2", &lob);
+    has(&resumed, "Reused, TLSv1.2", &instance);
     // A key of another certificate: refused by name, and all goes on.
     let good = std::fs::read(&pair.key).expect("the key");
     std::fs::copy(authority.issue("b", &["b.test"]).key, &pair.key).expect("another's key");
-    lob.program.signal(Signal::SIGHUP);
+    instance.program.signal(Signal::SIGHUP);
     wait_for(
-        || format!("a refusal; {}", lob.program.transcript()),
+        || format!("a refusal; {}", instance.program.transcript()),
         || {
-            let refusals = lob.program.lines_with(0, "does not belong to the certificate in");
+            let refusals = instance.program.lines_with(0, "does not belong to the certificate in");
             refusals.iter().any(|l| l.contains("dnslob.lua:2") && l.contains("a.key")).then_some(())
         },
     );
     assert!(shown("new3.test"));
     std::fs::write(&pair.key, good).expect("the key");
-    lost_nothing(&mut load, &lob);
-    assert!(lob.stop().success());
+    lost_nothing(&mut load, &instance);
+    assert!(instance.stop().success());
 }
 
 #[test]
@@ -272,34 +273,34 @@ fn servers_are_asked_over_tls_and_their_sessions_resumed() {
         + &secure(unbound.address, &authority, ", name=\"unbound\", subjectName=\"dns.test\"")
         + &secure(nsd.address, &authority, ", name=\"nsd\"")
         + &secure(dnsdist.address, &authority, ", name=\"dnsdist\", subjectName=\"dns.test\"");
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     for n in 0..12 {
         for transport in ["+notcp", "+tcp"] {
             let text = kdig(at, &format!("{transport} n{n}.test +short"));
             assert!(
                 text.contains("192.0.2.4"),
                 "{text}\n{}\n{}",
-                lob.program.transcript(),
+                instance.program.transcript(),
                 unbound.transcript()
             );
         }
     }
     for name in ["unbound", "nsd", "dnsdist"] {
         let line = wait_for(
-            || format!("a resumed session with {name}: {:#?}", lob.dump()),
+            || format!("a resumed session with {name}: {:#?}", instance.dump()),
             || {
                 kdig(at, "more.test +short");
                 let start = format!("tls server \"{name}\" ");
-                lob.dump().into_iter().find(|l| l.starts_with(&start) && count(l, "resumed") > 0)
+                instance.dump().into_iter().find(|l| l.starts_with(&start) && count(l, "resumed") > 0)
             },
         );
         assert_eq!(line.split_whitespace().count(), 7, "no failure: {line}");
-        dumped(&lob, "its certificate", |l| l.starts_with(&format!("certificate server \"{name}\" ")));
+        dumped(&instance, "its certificate", |l| l.starts_with(&format!("certificate server \"{name}\" ")));
     }
 }
 
 /// A good server behind bad ones, in this order.
-fn with_bad_servers(authority: &Authority, more: &str) -> (SocketAddr, Lob, Vec<SecureServer>) {
+fn with_bad_servers(authority: &Authority, more: &str) -> (SocketAddr, Instance, Vec<SecureServer>) {
     let expired = authority.issue_until("expired", &["dns.test"], 2020);
     let alone = authority.self_signed("alone", &["dns.test"]);
     let other = authority.issue("other", &["other.test"]);
@@ -315,40 +316,40 @@ fn with_bad_servers(authority: &Authority, more: &str) -> (SocketAddr, Lob, Vec<
         let own = format!(", name=\"{name}\", order={order}, subjectName=\"dns.test\"{more}");
         lua += &secure(server.address, authority, &own);
     }
-    (at, Lob::start(&lua), servers)
+    (at, Instance::start(&lua), servers)
 }
 
 #[test]
 fn a_check_says_what_is_wrong_with_a_certificate() {
     let authority = Authority::new();
-    let (at, lob, _servers) = with_bad_servers(&authority, "");
+    let (at, instance, _servers) = with_bad_servers(&authority, "");
     for (name, why) in [
         ("expired", "certificate has expired (on 2020-01-01)"),
         ("alone", "self-signed certificate"),
         ("other", "certificate is for other.test, not dns.test"),
     ] {
         wait_for(
-            || format!("{name}: {why}; {}", lob.program.transcript()),
+            || format!("{name}: {why}; {}", instance.program.transcript()),
             || {
-                let lines = lob.program.lines_with(0, "server is down");
+                let lines = instance.program.lines_with(0, "server is down");
                 lines.iter().any(|l| l.contains(&format!("\"{name}\"")) && l.contains(why)).then_some(())
             },
         );
     }
-    has(&kdig(at, "a.test +short"), "192.0.2.54", &lob);
+    has(&kdig(at, "a.test +short"), "192.0.2.54", &instance);
 }
 
 #[test]
 fn queries_go_on_to_a_server_whose_certificate_is_good() {
     let authority = Authority::new();
     // Unchecked, so that queries are what finds out.
-    let (at, lob, _servers) = with_bad_servers(&authority, ", healthCheckMode=\"up\"");
+    let (at, instance, _servers) = with_bad_servers(&authority, ", healthCheckMode=\"up\"");
     for transport in ["+notcp", "+tcp"] {
-        has(&kdig(at, &format!("{transport} a.test +short")), "192.0.2.54", &lob);
+        has(&kdig(at, &format!("{transport} a.test +short")), "192.0.2.54", &instance);
     }
     for name in ["expired", "alone", "other"] {
         let start = format!("tls server \"{name}\" ");
-        let line = dumped(&lob, name, |l| l.starts_with(&start));
+        let line = dumped(&instance, name, |l| l.starts_with(&start));
         assert!(count(&line, "bad-certificate") > 0, "{line}");
     }
 }
@@ -357,7 +358,7 @@ fn queries_go_on_to_a_server_whose_certificate_is_good() {
 fn what_is_no_handshake_is_counted_by_its_reason() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test"]);
-    let (at, lob, _server) = farm(&[&pair], "setTCPRecvTimeout(1)\n");
+    let (at, instance, _server) = farm(&[&pair], "setTCPRecvTimeout(1)\n");
     let talk = |said: &[u8]| {
         let mut stream = TcpStream::connect(at).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
@@ -377,16 +378,18 @@ fn what_is_no_handshake_is_counted_by_its_reason() {
     s_client(at, &format!("-CAfile {} -verify_return_error", stranger.pem.display()));
     // Somebody who looks whether the port is open.
     drop(TcpStream::connect(at).expect("a connection"));
-    let line = dumped(&lob, "failures", |l| {
+    let line = dumped(&instance, "failures", |l| {
         l.starts_with(&format!("tls listener {at} ")) && count(l, "certificate-refused") > 0
     });
     assert_eq!(count(&line, "not-tls"), 2, "{line}");
     assert_eq!(count(&line, "no-shared-alpn"), 1, "{line}");
-    dumped(&lob, "the slow one", |l| l == "stream-end-handshake-timeout 1");
-    dumped(&lob, "the others", |l| l == "stream-end-handshake 4");
-    dumped(&lob, "the one that only looked", |l| l.starts_with("stream-end-client ") && !l.ends_with(" 0"));
+    dumped(&instance, "the slow one", |l| l == "client-connection-end-handshake-timeout 1");
+    dumped(&instance, "the others", |l| l == "client-connection-end-handshake 4");
+    dumped(&instance, "the one that only looked", |l| {
+        l.starts_with("client-connection-end-client ") && !l.ends_with(" 0")
+    });
     // Whoever does it well is served.
-    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &lob);
+    has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &instance);
 }
 
 /// A client of our own, which takes any certificate, and keeps no session from one to the next.
@@ -403,7 +406,7 @@ fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
     stream.write_all(outside).expect("written");
     let mut session = Session::client(&stranger()).expect("a session");
     session.send(inside);
-    let (mut octets, mut plain) = (vec![0; 16_384], Vec::new());
+    let (mut bytes, mut plain) = (vec![0; 16_384], Vec::new());
     loop {
         while session.wants_write() {
             if session.write_to(&mut stream).is_err() {
@@ -414,9 +417,9 @@ fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
         if plain.len() >= whole {
             return plain.split_off(2);
         }
-        match stream.read(&mut octets) {
+        match stream.read(&mut bytes) {
             Ok(0) | Err(_) => return plain,
-            Ok(count) if session.on_octets(&octets[..count], &mut plain).is_err() => return plain,
+            Ok(count) if session.on_bytes(&bytes[..count], &mut plain).is_err() => return plain,
             Ok(_) => {}
         }
     }
@@ -439,22 +442,22 @@ fn a_proxy_header_stands_in_front_of_tls_or_within_it() {
         + "setProxyProtocolACL('127.0.0.0/8')\n\
            addAction(NetmaskGroupRule('203.0.113.0/24'), PoolAction(''), {name='proxied'})\n"
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
-    let lob = Lob::start(&lua);
-    // Version 2, PROXY, TCP over IPv4, 12 octets of addresses and ports.
+    let instance = Instance::start(&lua);
+    // Version 2, PROXY, TCP over IPv4, 12 bytes of addresses and ports.
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend([203, 0, 113, 7, 192, 0, 2, 53, 0x30, 0x39, 3, 0x55]);
     let query = framed(&message::query(7, "a.test"));
     let answer = converse(outside, &header, &query);
-    assert_eq!(message::answered_by(&answer), Some(48), "{}", lob.program.transcript());
+    assert_eq!(message::answered_by(&answer), Some(48), "{}", instance.program.transcript());
     let answer = converse(within, b"", &[&header[..], &query].concat());
-    assert_eq!(message::answered_by(&answer), Some(48), "{}", lob.program.transcript());
-    assert_eq!(lob.hits("proxied"), 2);
+    assert_eq!(message::answered_by(&answer), Some(48), "{}", instance.program.transcript());
+    assert_eq!(instance.hits("proxied"), 2);
     // Each at the other's place, and none at all.
     assert_eq!(converse(outside, b"", &query), b"");
     assert_eq!(converse(within, &header, &query), b"");
     assert_eq!(converse(within, b"", &query), b"");
-    assert_eq!(lob.hits("proxied"), 2);
-    dumped(&lob, "wrong headers", |l| l == "stream-end-proxy 2");
+    assert_eq!(instance.hits("proxied"), 2);
+    dumped(&instance, "wrong headers", |l| l == "client-connection-end-proxy 2");
 }
 
 #[test]
@@ -467,18 +470,18 @@ fn who_opens_sessions_too_fast_is_turned_away() {
         + &listen_tls(at, &[&pair], "")
         + "setMaxTLSNewSessionRatePerClient(1)\nsetBanDurationForExceedingTCPTLSRate(60)\n"
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     let query = framed(&message::query(7, "a.test"));
     // A rate is a mean over five minutes: so many may come at once, and one more each second.
     let mut answered = 0;
     while message::answered_by(&converse(at, b"", &query)) == Some(49) {
         answered += 1;
-        assert!(answered < 1_000, "no limit; {}", lob.program.transcript());
+        assert!(answered < 1_000, "no limit; {}", instance.program.transcript());
     }
     assert!(answered >= 300, "{answered} sessions");
     assert_eq!(converse(at, b"", &query), b"");
-    dumped(&lob, "the one too many", |l| l == "stream-end-session-rate 1");
-    dumped(&lob, "the ban", |l| l == "stream-end-banned 1");
+    dumped(&instance, "the one too many", |l| l == "client-connection-end-session-rate 1");
+    dumped(&instance, "the ban", |l| l == "client-connection-end-banned 1");
 }
 
 #[test]
@@ -490,11 +493,11 @@ fn a_large_load_over_tls_both_ways_loses_nothing() {
     let lua = listen(local())
         + &listen_tls(at, &[&pair], "")
         + &secure(server.address, &authority, ", subjectName=\"dns.test\"");
-    let mut lob = Lob::start(&lua);
+    let mut instance = Instance::start(&lua);
     let directory = Directory::new();
     let mut load = dnsperf(at, "3", &directory);
-    lost_nothing(&mut load, &lob);
-    assert!(lob.stop().success());
+    lost_nothing(&mut load, &instance);
+    assert!(instance.stop().success());
 }
 
 #[test]
@@ -515,8 +518,8 @@ fn the_example_is_a_forwarder() {
         assert!(text.contains(old), "the example has no {old}");
         text = text.replace(old, &new);
     }
-    let lob = Lob::start(&text);
+    let instance = Instance::start(&text);
     for transport in ["+notcp", "+tcp"] {
-        has(&kdig(at, &format!("{transport} a.test +short")), "192.0.2.47", &lob);
+        has(&kdig(at, &format!("{transport} a.test +short")), "192.0.2.47", &instance);
     }
 }

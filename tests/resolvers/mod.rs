@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::addr::{BackendSlot, Endpoint, PoolSlot};
-use dnslob::config::snapshot::Snapshot;
+use dnslob::balance::{Policy, Selector, Subject};
+use dnslob::base::addr::{BackendSlot, Endpoint, PoolSlot};
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
 use dnslob::control::concentrate::ConcentrateDriver;
-use dnslob::live::{BUCKETS, Board, State, bucket, bucket_ns};
-use dnslob::rng::ShardRng;
-use dnslob::shard::policy::{Policy, Selector, Subject};
-use dnslob::time::{Tick, TickDelta};
+use dnslob::model::Snapshot;
+use dnslob::stats::live::{BUCKETS, LiveState, State, bucket, bucket_ns};
 
 use crate::farm;
 
@@ -182,7 +182,7 @@ struct Query {
 struct Sim {
     scenario: Scenario,
     snapshot: Snapshot,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
     selector: Selector,
     driver: ConcentrateDriver,
     rng: ShardRng,
@@ -203,9 +203,9 @@ struct Sim {
 
 /// Plays a scenario.
 pub(crate) fn play(scenario: &Scenario) -> Run {
-    let board = Arc::new(Board::new(1, 16));
+    let live_state = Arc::new(LiveState::new(1, 16));
     let snapshot = farm::snapshot(scenario.policy.clone(), scenario.servers);
-    (0..scenario.servers).for_each(|s| board.set_state(BackendSlot(s), State::Up));
+    (0..scenario.servers).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
     let cold = || Resolver {
         names: vec![0; NAMES as usize + 1],
         zones: vec![0; ZONES as usize],
@@ -213,7 +213,7 @@ pub(crate) fn play(scenario: &Scenario) -> Run {
     };
     let servers = usize::from(scenario.servers);
     let mut sim = Sim {
-        selector: Selector::new(Arc::clone(&board), 0),
+        selector: Selector::new(Arc::clone(&live_state), 0),
         driver: ConcentrateDriver::new(),
         rng: ShardRng::from_seed(scenario.seed),
         now: 0,
@@ -231,7 +231,7 @@ pub(crate) fn play(scenario: &Scenario) -> Run {
         client: Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 53))),
         scenario: scenario.clone(),
         snapshot,
-        board,
+        live_state,
     };
     sim.play();
     Run(sim.run)
@@ -276,13 +276,13 @@ impl Sim {
             let q = self.queries[query as usize];
             if q.open && q.sent == sent {
                 self.second.lost += 1;
-                self.board.shards()[0].backend(q.slot).timeouts.add(1);
+                self.live_state.shards()[0].backend(q.slot).timeouts.add(1);
                 self.selector.settled(q.slot, None);
                 self.close(query);
             }
         }
         self.selector.publish();
-        self.driver.tick(Tick(self.now), &self.snapshot, &self.board);
+        self.driver.tick(Tick(self.now), &self.snapshot, &self.live_state);
         self.selector.begin_batch(Tick(self.now), &self.snapshot);
         if self.now / S > self.run.len() as u64 {
             for (cpu, r) in self.second.cpu.iter_mut().zip(&mut self.resolvers) {
@@ -300,7 +300,7 @@ impl Sim {
             Event::Authority(us) => self.authority = us * US,
             Event::DeadZones(part) => self.dead_zones = part,
             Event::Freeze(s) => self.resolvers[usize::from(s)].frozen = true,
-            Event::Down(s) => self.board.set_state(BackendSlot(s), State::Down),
+            Event::Down(s) => self.live_state.set_state(BackendSlot(s), State::Down),
             Event::Up(s) => {
                 let r = &mut self.resolvers[usize::from(s)];
                 r.names.fill(0);
@@ -309,7 +309,7 @@ impl Sim {
                 r.life += 1;
                 r.frozen = false;
                 r.busy_until = self.now;
-                self.board.set_state(BackendSlot(s), State::Up);
+                self.live_state.set_state(BackendSlot(s), State::Up);
             }
         }
     }
@@ -334,7 +334,7 @@ impl Sim {
             return;
         };
         self.selector.claimed(slot);
-        self.board.shards()[0].backend(slot).queries.add(1);
+        self.live_state.shards()[0].backend(slot).queries.add(1);
         self.second.sent[slot.index()] += 1;
         let query = self.open(slot);
         self.ask(slot.0, name, query);
@@ -399,9 +399,9 @@ impl Sim {
             return;
         }
         let latency = self.now - q.sent;
-        let page = self.board.shards()[0].backend(q.slot);
-        page.responses.add(1);
-        page.latency.record(latency);
+        let stats = self.live_state.shards()[0].backend(q.slot);
+        stats.responses.add(1);
+        stats.latency.record(latency);
         self.second.latencies[bucket(latency)] += 1;
         self.selector.settled(q.slot, Some(TickDelta(latency)));
         self.close(query);
@@ -451,7 +451,7 @@ fn zone_of(name: u32) -> u32 {
 
 /// `nNNNNNNN.zNNNNNN.test` in wire format.
 fn qname(name: u32) -> [u8; 22] {
-    let mut wire = *b"\x08n0000000\x07z000000\x04test\0"[..].first_chunk().expect("22 octets");
+    let mut wire = *b"\x08n0000000\x07z000000\x04test\0"[..].first_chunk().expect("22 bytes");
     let digits = |field: &mut [u8], mut n: u32| {
         for d in field.iter_mut().rev() {
             *d = b'0' + (n % 10) as u8;

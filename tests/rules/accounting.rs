@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::bench::{Bench, Out};
 use crate::support::farm::client;
 use crate::support::message::message;
-use dnslob::shard::verdict::DropReason;
+use dnslob::stats::drop_reason::DropReason;
 
 /// Lines of rules, to be drawn from.
 const RULES: &[&str] = &[
@@ -88,7 +88,7 @@ fn is_about_something_else(reason: DropReason) -> bool {
 /// One run: the shard, and what servers were asked.
 struct Run {
     bench: Bench,
-    asked: Vec<(dnslob::addr::Route, Vec<u8>)>,
+    asked: Vec<(dnslob::base::addr::Route, Vec<u8>)>,
     to_clients: u64,
     /// Some configuration lets slow queries be asked again.
     second_tries: bool,
@@ -98,10 +98,10 @@ impl Run {
     fn took(&mut self, out: Vec<Out>) {
         for what in out {
             match what {
-                Out::Forward(route, octets) => self.asked.push((route, octets)),
-                Out::ToClient(_, octets) => {
-                    assert!(octets.len() >= 12 && octets[2] & 0x80 != 0, "an answer");
-                    assert_eq!(octets[..2], [0x12, 0x34], "under the client's id");
+                Out::Forward(route, bytes) => self.asked.push((route, bytes)),
+                Out::ToClient(_, bytes) => {
+                    assert!(bytes.len() >= 12 && bytes[2] & 0x80 != 0, "an answer");
+                    assert_eq!(bytes[..2], [0x12, 0x34], "under the client's id");
                     self.to_clients += 1;
                 }
                 // Counted as an answer when it leaves, and outstanding until then.
@@ -113,18 +113,18 @@ impl Run {
 
     /// Every query is answered, dropped for a reason, or still on its way.
     fn balance(&self) {
-        let page = self.bench.page();
+        let stats = self.bench.stats();
         let ended = DropReason::ALL.into_iter().filter(|r| !is_about_something_else(*r));
-        let dropped: u64 = ended.map(|r| page.dropped(r).get()).sum();
-        let answered = page.responses.get() + page.self_answered.get();
+        let dropped: u64 = ended.map(|r| stats.dropped(r).get()).sum();
+        let answered = stats.responses.get() + stats.self_answered.get();
         let outstanding = u64::from(self.bench.shard.outstanding());
         assert_eq!(answered, self.to_clients, "answers");
         let accounted = answered + dropped + outstanding;
         if self.second_tries && outstanding > 0 {
             // A query that is asked twice is outstanding twice.
-            assert!(page.queries.get() <= accounted, "queries");
+            assert!(stats.queries.get() <= accounted, "queries");
         } else {
-            assert_eq!(page.queries.get(), accounted, "queries");
+            assert_eq!(stats.queries.get(), accounted, "queries");
         }
     }
 
@@ -144,13 +144,13 @@ impl Run {
             "CUT=14",
         ][usize::from(extra)];
         let from = client(&format!("127.0.0.{}:4000", 1 + name.len()));
-        let mut octets = message(&format!("1234 {name}/{qtype} {extra}"));
+        let mut bytes = message(&format!("1234 {name}/{qtype} {extra}"));
         // Flags stand anywhere in a text, so an empty question is made by hand.
         if qtype == "SOA" && extra.is_empty() {
-            octets.truncate(12);
-            octets[5] = 0;
+            bytes.truncate(12);
+            bytes[5] = 0;
         }
-        let out = self.bench.query(from, &octets);
+        let out = self.bench.query(from, &bytes);
         self.took(out);
     }
 
@@ -158,21 +158,21 @@ impl Run {
         if self.asked.is_empty() {
             return;
         }
-        let (route, mut octets) = self.asked[usize::from(which) % self.asked.len()].clone();
-        octets[2] |= 0x80;
+        let (route, mut bytes) = self.asked[usize::from(which) % self.asked.len()].clone();
+        bytes[2] |= 0x80;
         match odd {
-            0 => octets.truncate(12),
-            1 => octets[0] ^= 1,
-            2 => octets[3] |= 2,
-            3 => octets[3] |= 5,
-            4 => octets[12] ^= 1,
-            5 => octets[2] |= 2,
-            6 => octets.truncate(octets.len() - 3),
-            7 => octets[7] = 1,
-            8 => octets[2] &= 0x7f,
+            0 => bytes.truncate(12),
+            1 => bytes[0] ^= 1,
+            2 => bytes[3] |= 2,
+            3 => bytes[3] |= 5,
+            4 => bytes[12] ^= 1,
+            5 => bytes[2] |= 2,
+            6 => bytes.truncate(bytes.len() - 3),
+            7 => bytes[7] = 1,
+            8 => bytes[2] &= 0x7f,
             _ => {}
         }
-        let out = self.bench.response(route, &octets);
+        let out = self.bench.response(route, &bytes);
         self.took(out);
     }
 }

@@ -263,9 +263,9 @@ fn a_tee_has_an_id_and_an_account_of_its_own() {
         "one client waits, two were asked"
     );
     bench.play("back", "a9 * QR SERVFAIL a/A\n ! tee-answer");
-    assert_eq!(bench.page().responses.get(), 0);
+    assert_eq!(bench.stats().responses.get(), 0);
     bench.play("back", "a1 * QR a/A\n < 1234 QR a/A");
-    assert_eq!((bench.shard.outstanding(), bench.page().responses.get()), (0, 1));
+    assert_eq!((bench.shard.outstanding(), bench.stats().responses.get()), (0, 1));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn what_is_held_back_is_outstanding_and_comes_out_at_the_end() {
     let mut bench = Bench::new(&format!("{SERVERS} addAction(AllRule(), DelayAction(60000))"));
     bench.play("held", "q 1 a/A\n > 1 * a/A\n a * QR a/A\n hold");
     assert_eq!(bench.shard.outstanding(), 1, "a drain waits for it");
-    assert_eq!(bench.shard.next_deadline(), Some(bench.now + dnslob::time::TickDelta::from_ms(60_000)));
+    assert_eq!(bench.shard.next_deadline(), Some(bench.now + dnslob::base::time::TickDelta::from_ms(60_000)));
     bench.play("out", "wait 60000\n < 0001 QR a/A");
     assert_eq!((bench.shard.outstanding(), bench.shard.next_deadline()), (0, None));
 }
@@ -291,8 +291,8 @@ fn too_many_held_back_are_dropped_and_counted_once() {
         "one too many",
         "q 1 own/A\n ! delay-full\n q 1 server/A\n > 1 * server/A\n a * QR server/A\n ! delay-full",
     );
-    let page = bench.page();
-    assert_eq!((page.queries.get(), page.self_answered.get(), page.responses.get()), (8_194, 0, 0));
+    let stats = bench.stats();
+    assert_eq!((stats.queries.get(), stats.self_answered.get(), stats.responses.get()), (8_194, 0, 0));
     assert_eq!(bench.shard.outstanding(), 8_192, "and counted as answers when they leave");
 }
 
@@ -302,10 +302,10 @@ fn a_log_action_files_a_line_for_a_query_and_for_an_answer() {
         addAction(AllRule(), SetNoRecurseAction()) addResponseAction('a', LogResponseAction('', false, true, false, true))";
     let mut bench = Bench::new(&format!("{SERVERS} {config}"));
     bench.play("asked", "q 1234 RD x.a/TXT OPT=1232\n > 1 * x.a/TXT OPT=1232\n q 1 b/A\n > 1 * b/A");
-    let lines: Vec<_> = bench.page().journal.lines().collect();
+    let lines: Vec<_> = bench.stats().log_queue.lines().collect();
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!((line.id, line.qtype, line.qclass, line.flags, line.size), (0x1234, 16, 1, [1, 0], 32));
-    assert_eq!(line.qname.octets(), b"\x01x\x01a\0");
+    assert_eq!(line.qname.bytes(), b"\x01x\x01a\0");
     assert_eq!((line.client.port, line.latency), (4000, None));
     let target = &line.target;
     assert_eq!(target.path, "/nowhere/queries.log");
@@ -315,13 +315,13 @@ fn a_log_action_files_a_line_for_a_query_and_for_an_answer() {
     );
     bench.pass(7);
     bench.play("b answers", "a * QR b/A\n < 0001 QR b/A");
-    assert_eq!(bench.page().journal.lines().count(), 0, "another name");
+    assert_eq!(bench.stats().log_queue.lines().count(), 0, "another name");
     bench.play("a", "q 1234 RD x.a/TXT\n > 1 * x.a/TXT");
     bench.pass(7);
     bench.play("a answers", "a * QR RA x.a/TXT\n < 1234 QR RD RA x.a/TXT");
-    let lines: Vec<_> = bench.page().journal.lines().collect();
+    let lines: Vec<_> = bench.stats().log_queue.lines().collect();
     let [_, line] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!((line.id, line.flags[0] & 0x80, line.size), (0x1234, 0x80, 21));
-    assert_eq!(line.latency, Some(dnslob::time::TickDelta::from_ms(7)));
+    assert_eq!(line.latency, Some(dnslob::base::time::TickDelta::from_ms(7)));
     assert!(!line.target.verbose_only && line.target.timestamp);
 }

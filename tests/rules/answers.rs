@@ -149,7 +149,7 @@ const ROWS: &[Row] = &[
          < 1234 QR REFUSED B.example/TXT/CH",
     ),
     (
-        "octets behind the query, and its other records, are not in the answer",
+        "bytes behind the query, and its other records, are not in the answer",
         "addAction(AllRule(), RCodeAction(5))",
         "q 1234 a/A TAIL=c0ffee
          < 1234 QR REFUSED a/A

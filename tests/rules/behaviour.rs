@@ -179,9 +179,9 @@ fn spoof_svc_action_adds_hints_as_additional_records_all_a_first() {
     )]);
 }
 
-/// Up to 4,096 octets, both ways; rules need not read them all.
+/// Up to 4,096 bytes, both ways; rules need not read them all.
 #[test]
-fn messages_of_4096_octets_go_both_ways() {
+fn messages_of_4096_bytes_go_both_ways() {
     let config = "addAction(AllRule(), SetTagAction('a', 'b')) addResponseAction(AllRule(), SetMaxTTLResponseAction(5))";
     let tail = "ab".repeat(4096 - 19);
     let transcript = format!(

@@ -11,7 +11,7 @@
 //! wait 100                    so many milliseconds pass, then the shard does what is due
 //! from 192.0.2.1:53           the client, from now on
 //! via 192.0.2.1:1 192.0.2.2:53 e0=616263    queries come with a PROXY header that says this, from
-//!                             now on; `via local`, `via 0d0a` (these octets), `via nothing`
+//!                             now on; `via local`, `via 0d0a` (these bytes), `via nothing`
 //! told udp 192.0.2.1:1 192.0.2.2:53 e0=616263    what goes to a server next has this header
 //! hits query 1 0              how often the rules of a chain have been hit
 //! ```
@@ -23,16 +23,18 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::addr::{Client, Route, RuleSlot};
+use dnslob::base::addr::{Client, Route, RuleSlot};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
-use dnslob::config::snapshot::Snapshot;
-use dnslob::live::{Board, ShardPage, State};
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
+use dnslob::model::Snapshot;
 use dnslob::shard::Shard;
-use dnslob::shard::verdict::{DropReason, Verdict};
-use dnslob::time::{Tick, TickDelta};
-use dnslob::wire::proxy::{self, Parsed, Transport};
+use dnslob::shard::verdict::Verdict;
+use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::live::{LiveState, ShardStats, State};
+use dnslob::wire::proxy;
+use dnslob::wire::proxy::{Parsed, Transport};
 
 use crate::support::farm::{client, configured};
 use crate::support::message::{describe, hex, message, same};
@@ -53,7 +55,7 @@ pub(crate) enum Out {
 /// A shard and what stands around it.
 pub(crate) struct Bench {
     pub(crate) shard: Shard,
-    pub(crate) board: Arc<Board>,
+    pub(crate) live_state: Arc<LiveState>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) now: Tick,
     slots: Slots,
@@ -71,12 +73,12 @@ impl Bench {
     pub(crate) fn new(text: &str) -> Self {
         let compiled = configured(text, &Slots::default(), 1);
         let (snapshot, slots) = (Arc::new(compiled.snapshot), compiled.slots);
-        let board = Arc::new(Board::new(1, 16));
-        snapshot.backends.iter().flatten().for_each(|b| board.set_state(b.slot, State::Up));
-        let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(7));
+        let live_state = Arc::new(LiveState::new(1, 16));
+        snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
+        let shard = Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(7));
         let mut bench = Self {
             shard,
-            board,
+            live_state,
             snapshot,
             now: Tick(1_000_000_000),
             slots,
@@ -96,12 +98,12 @@ impl Bench {
         let mut snapshot = compiled.snapshot;
         snapshot.inherit(&self.snapshot);
         (self.snapshot, self.slots) = (Arc::new(snapshot), compiled.slots);
-        self.snapshot.backends.iter().flatten().for_each(|b| self.board.set_state(b.slot, State::Up));
+        self.snapshot.backends.iter().flatten().for_each(|b| self.live_state.set_state(b.slot, State::Up));
         self.pass(0);
     }
 
-    pub(crate) fn page(&self) -> &ShardPage {
-        &self.board.shards()[0]
+    pub(crate) fn stats(&self) -> &ShardStats {
+        &self.live_state.shards()[0]
     }
 
     /// Lets time pass without a tick.
@@ -111,29 +113,29 @@ impl Bench {
     }
 
     /// A query comes in; what becomes of it.
-    pub(crate) fn query(&mut self, from: Client, octets: &[u8]) -> Vec<Out> {
-        self.packet(octets, |shard, packet| shard.on_query(from, packet))
+    pub(crate) fn query(&mut self, from: Client, bytes: &[u8]) -> Vec<Out> {
+        self.packet(bytes, |shard, packet| shard.on_query(from, packet))
     }
 
     /// An answer comes in.
-    pub(crate) fn response(&mut self, from: Route, octets: &[u8]) -> Vec<Out> {
-        self.packet(octets, |shard, packet| shard.on_response(from, packet))
+    pub(crate) fn response(&mut self, from: Route, bytes: &[u8]) -> Vec<Out> {
+        self.packet(bytes, |shard, packet| shard.on_response(from, packet))
     }
 
-    fn packet(&mut self, octets: &[u8], call: impl Fn(&mut Shard, &mut Packet<'_>) -> Verdict) -> Vec<Out> {
-        let mut buffer = octets.to_vec();
-        buffer.resize(octets.len().max(ROOM), 0xee);
-        let mut packet = Packet::new(&mut buffer, 0, octets.len());
+    fn packet(&mut self, bytes: &[u8], call: impl Fn(&mut Shard, &mut Packet<'_>) -> Verdict) -> Vec<Out> {
+        let mut buffer = bytes.to_vec();
+        buffer.resize(bytes.len().max(ROOM), 0xee);
+        let mut packet = Packet::new(&mut buffer, 0, bytes.len());
         let verdict = call(&mut self.shard, &mut packet);
-        let octets = packet.bytes().to_vec();
-        self.happened(vec![(verdict, octets)])
+        let bytes = packet.bytes().to_vec();
+        self.happened(vec![(verdict, bytes)])
     }
 
     /// Time passes, and the shard does what is due.
     pub(crate) fn tick(&mut self, ms: u64) -> Vec<Out> {
         self.pass(ms);
         let mut seen = Vec::new();
-        self.shard.on_tick(&mut |verdict, octets| seen.push((verdict, octets.to_vec())));
+        self.shard.on_tick(&mut |verdict, bytes| seen.push((verdict, bytes.to_vec())));
         self.happened(seen)
     }
 
@@ -141,19 +143,19 @@ impl Bench {
     fn happened(&mut self, seen: Vec<(Verdict, Vec<u8>)>) -> Vec<Out> {
         let mut out = Vec::new();
         let mut told = Vec::new();
-        for (verdict, octets) in seen {
+        for (verdict, bytes) in seen {
             match verdict {
                 Verdict::Forward(route) => {
-                    self.asked.push((route, octets[header_len(&octets)..].to_vec()));
-                    out.push(Out::Forward(route, octets));
+                    self.asked.push((route, bytes[header_len(&bytes)..].to_vec()));
+                    out.push(Out::Forward(route, bytes));
                 }
-                Verdict::Answer(to) | Verdict::Deliver(to) => out.push(Out::ToClient(to, octets)),
+                Verdict::Answer(to) | Verdict::Deliver(to) => out.push(Out::ToClient(to, bytes)),
                 Verdict::Drop(reason) => told.push(reason),
                 Verdict::Hold => out.push(Out::Hold),
             }
         }
         for reason in DropReason::ALL {
-            let count = self.page().dropped(reason).get();
+            let count = self.stats().dropped(reason).get();
             let before = std::mem::replace(&mut self.drops[reason.index()], count);
             let mut counted = count - before;
             told.retain(|r| {
@@ -212,11 +214,11 @@ impl Bench {
             "from" => self.from = client(rest),
             "via" => self.via = header(rest),
             "told" => {
-                let Some(Out::Forward(_, octets)) = self.out.front_mut() else {
+                let Some(Out::Forward(_, bytes)) = self.out.front_mut() else {
                     return Err(self.odd(self.out.front().cloned()));
                 };
-                let len = header_len(octets);
-                let is: Vec<u8> = octets.drain(..len).collect();
+                let len = header_len(bytes);
+                let is: Vec<u8> = bytes.drain(..len).collect();
                 // A checksum stands for itself.
                 if is.len() != header(rest).len()
                     || proxy::parse(&is, 65_535) != proxy::parse(&header(rest), 65_535)
@@ -227,14 +229,14 @@ impl Bench {
             ">" => {
                 let (number, text) = rest.split_once(' ').expect("a server and a message");
                 match self.out.pop_front() {
-                    Some(Out::Forward(route, octets)) if self.number(route).to_string() == number => {
-                        same(&octets, text)?;
+                    Some(Out::Forward(route, bytes)) if self.number(route).to_string() == number => {
+                        same(&bytes, text)?;
                     }
                     other => return Err(self.odd(other)),
                 }
             }
             "<" => match self.out.pop_front() {
-                Some(Out::ToClient(to, octets)) if to == self.from => same(&octets, rest)?,
+                Some(Out::ToClient(to, bytes)) if to == self.from => same(&bytes, rest)?,
                 other => return Err(self.odd(other)),
             },
             "!" => match self.out.pop_front() {
@@ -258,11 +260,11 @@ impl Bench {
                 let asked = self.asked.iter().rev();
                 let last = asked.clone().find(|(route, _)| number.is_none_or(|n| n == self.number(*route)));
                 let (route, query) = last.expect("a server was asked").clone();
-                let mut octets = message(rest);
+                let mut bytes = message(rest);
                 if rest.starts_with('*') {
-                    octets[..2].copy_from_slice(&query[..2]);
+                    bytes[..2].copy_from_slice(&query[..2]);
                 }
-                let out = self.response(route, &octets);
+                let out = self.response(route, &bytes);
                 self.out.extend(out);
             }
             _ => panic!("what is {word}?"),
@@ -280,7 +282,7 @@ impl Bench {
             "timeout" => chains.timeout.rules().iter().map(|r| r.slot).collect(),
             _ => panic!("what chain is {chain}?"),
         };
-        slots.into_iter().map(|slot| self.page().rule_hits_so_far(slot)).collect()
+        slots.into_iter().map(|slot| self.stats().rule_hits_so_far(slot)).collect()
     }
 
     fn odd(&self, out: Option<Out>) -> String {
@@ -297,17 +299,17 @@ impl Bench {
 
     fn text(&self, out: &Out) -> String {
         match out {
-            Out::Forward(route, octets) => format!("> {} {}", self.number(*route), describe(octets)),
-            Out::ToClient(to, octets) => format!("< {} (to {})", describe(octets), to.peer.port),
+            Out::Forward(route, bytes) => format!("> {} {}", self.number(*route), describe(bytes)),
+            Out::ToClient(to, bytes) => format!("< {} (to {})", describe(bytes), to.peer.port),
             Out::Drop(reason) => format!("! {}", reason.label()),
             Out::Hold => "hold".to_owned(),
         }
     }
 }
 
-/// Octets of the PROXY header in front of a message.
-fn header_len(octets: &[u8]) -> usize {
-    match proxy::parse(octets, 65_535) {
+/// Bytes of the PROXY header in front of a message.
+fn header_len(bytes: &[u8]) -> usize {
+    match proxy::parse(bytes, 65_535) {
         Parsed::Header { len, .. } => len,
         Parsed::Incomplete | Parsed::Invalid(_) => 0,
     }
@@ -334,7 +336,7 @@ pub(crate) fn header(text: &str) -> Vec<u8> {
     let (source, destination) = (endpoint().into(), endpoint().into());
     let values: Vec<(u8, Vec<u8>)> = words
         .map(|word| {
-            let (kind, value) = word.split_once('=').expect("type=octets");
+            let (kind, value) = word.split_once('=').expect("type=bytes");
             let kind = u8::from_str_radix(kind, 16).expect("a type");
             (kind, hex(value))
         })

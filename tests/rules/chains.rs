@@ -202,8 +202,8 @@ fn a_restart_after_a_second_try_answers_under_the_clients_id() {
     answer[2] |= 0x80;
     answer[3] |= 5;
     let out = bench.response(*route, &answer);
-    let [crate::bench::Out::ToClient(_, octets)] = &out[..] else { panic!("{out:?}") };
-    crate::support::message::same(octets, "1234 QR RD SERVFAIL a/A").unwrap();
+    let [crate::bench::Out::ToClient(_, bytes)] = &out[..] else { panic!("{out:?}") };
+    crate::support::message::same(bytes, "1234 QR RD SERVFAIL a/A").unwrap();
 }
 
 /// It is asked once: its answer is delivered rather than thrown away.

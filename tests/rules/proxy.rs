@@ -1,10 +1,11 @@
 //! PROXY headers and the client's address: what queries come with, what rules see of it, and what
 //! servers get; as datagrams and by connections. And the TCP keepalive option.
 
-use dnslob::addr::{Endpoint, LocalSlot, Route, StreamSlot};
-use dnslob::shard::lines::LineWish;
-use dnslob::shard::streamed::Chore;
-use dnslob::shard::streams::{StreamEnd, StreamWish};
+use dnslob::base::addr::{ConnectionSlot, Endpoint, LocalSlot, Route};
+use dnslob::shard::backend::BackendInterest;
+use dnslob::shard::client::ClientInterest;
+use dnslob::shard::client::events::PendingWork;
+use dnslob::stats::close_reason::ClientCloseReason;
 use dnslob::wire::proxy;
 
 use crate::bench::{Bench, Row, header, play_all};
@@ -276,10 +277,10 @@ fn a_query_that_the_kernel_refuses_goes_elsewhere_as_it_is_told_there() {
          setLocal('127.0.0.1:5300')",
     );
     let told = header("127.0.0.1:4000 127.0.0.1:5300");
-    let mut octets = vec![0; 4096];
+    let mut bytes = vec![0; 4096];
     let query = message("1234 a/A");
-    octets[64..64 + query.len()].copy_from_slice(&query);
-    let mut packet = dnslob::packet::Packet::new(&mut octets, 64, query.len());
+    bytes[64..64 + query.len()].copy_from_slice(&query);
+    let mut packet = dnslob::base::packet::Packet::new(&mut bytes, 64, query.len());
     let mut refused = Vec::new();
     let mut verdict = bench.shard.on_query(client("127.0.0.1:4000"), &mut packet);
     for number in 1..=3 {
@@ -306,37 +307,37 @@ impl Wires {
         Self { bench: Bench::new(&format!("setLocal('127.0.0.1:5300') {config}")) }
     }
 
-    fn connect(&mut self, peer: &str) -> Option<StreamSlot> {
+    fn connect(&mut self, peer: &str) -> Option<ConnectionSlot> {
         let peer: Endpoint = client(peer).peer;
         let listener = self.bench.snapshot.listeners[0].clone();
         self.bench.shard.on_accept(peer, &listener, LocalSlot::LISTENER)
     }
 
-    fn send(&mut self, stream: StreamSlot, octets: &[u8]) {
+    fn send(&mut self, stream: ConnectionSlot, bytes: &[u8]) {
         self.bench
             .shard
-            .on_stream_octets(stream, octets, &mut || true, &mut |verdict, _| panic!("{verdict:?}"));
+            .on_client_bytes(stream, bytes, &mut || true, &mut |verdict, _| panic!("{verdict:?}"));
     }
 
-    fn ask(&mut self, stream: StreamSlot, text: &str) {
+    fn ask(&mut self, stream: ConnectionSlot, text: &str) {
         self.send(stream, &framed(&message(text)));
     }
 
     /// What goes to servers by lines: opens them as they are wanted.
     fn lines(&mut self) -> Vec<(Route, Vec<u8>)> {
         let mut said = Vec::new();
-        while let Some(chore) = self.bench.shard.next_chore() {
-            let Chore::Line(line) = chore else { continue };
-            if self.bench.shard.line_wish(line) == LineWish::Close {
-                self.bench.shard.on_line_closed(line, None, &mut |_, _| {});
+        while let Some(chore) = self.bench.shard.next_pending() {
+            let PendingWork::Backend(line) = chore else { continue };
+            if self.bench.shard.backend_interest(line) == BackendInterest::Close {
+                self.bench.shard.on_backend_closed(line, None, &mut |_, _| {});
                 continue;
             }
-            if self.bench.shard.line_is_connecting(line) {
-                self.bench.shard.on_line_open(line);
+            if self.bench.shard.backend_is_connecting(line) {
+                self.bench.shard.on_backend_open(line);
             }
-            let octets = self.bench.shard.line_output(line).to_vec();
-            self.bench.shard.line_written(line, octets.len());
-            said.push((line, octets));
+            let bytes = self.bench.shard.backend_output(line).to_vec();
+            self.bench.shard.backend_written(line, bytes.len());
+            said.push((line, bytes));
         }
         said
     }
@@ -351,21 +352,21 @@ impl Wires {
     /// A server answers the query that is at the end of what it got.
     fn answer(&mut self, line: Route, asked: &[u8], text: &str) {
         let query = &asked[asked.len() - message("1234 a/A").len()..];
-        let mut octets = message(text);
-        octets[..2].copy_from_slice(&query[..2]);
-        self.bench.shard.on_line_octets(line, &framed(&octets), &mut || true, &mut |_, _| {});
+        let mut bytes = message(text);
+        bytes[..2].copy_from_slice(&query[..2]);
+        self.bench.shard.on_backend_bytes(line, &framed(&bytes), &mut || true, &mut |_, _| {});
     }
 
-    fn said_to(&mut self, stream: StreamSlot) -> Vec<u8> {
-        let octets = self.bench.shard.stream_output(stream).to_vec();
-        self.bench.shard.stream_written(stream, octets.len());
-        octets
+    fn said_to(&mut self, stream: ConnectionSlot) -> Vec<u8> {
+        let bytes = self.bench.shard.client_output(stream).to_vec();
+        self.bench.shard.client_written(stream, bytes.len());
+        bytes
     }
 
-    fn end(&mut self, stream: StreamSlot) -> Option<StreamEnd> {
-        match self.bench.shard.stream_wish(stream) {
-            StreamWish::Close(why) => Some(why),
-            StreamWish::Serve { .. } => None,
+    fn end(&mut self, stream: ConnectionSlot) -> Option<ClientCloseReason> {
+        match self.bench.shard.client_interest(stream) {
+            ClientInterest::Close(why) => Some(why),
+            ClientInterest::Serve { .. } => None,
         }
     }
 }
@@ -383,11 +384,11 @@ fn a_connection_begins_with_a_header_in_any_pieces() {
     for piece in [1, 2, 15, 16, 17, 27, 28, 31, 32, 33, 34, 1000] {
         let mut wires = Wires::new(TCP);
         let stream = wires.connect("127.0.0.9:1").expect("taken");
-        let octets = [&told[..], &framed(&message("1234 a/A")), &framed(&message("1235 a/A"))].concat();
-        octets.chunks(piece).for_each(|chunk| wires.send(stream, chunk));
+        let bytes = [&told[..], &framed(&message("1234 a/A")), &framed(&message("1235 a/A"))].concat();
+        bytes.chunks(piece).for_each(|chunk| wires.send(stream, chunk));
         let (line, asked) = wires.line();
         assert_eq!(&asked[..told.len()], told, "in pieces of {piece}");
-        assert_eq!(asked.len(), octets.len(), "one header, two queries");
+        assert_eq!(asked.len(), bytes.len(), "one header, two queries");
         wires.answer(line, &asked, "0000 QR a/A A=1.2.3.4");
         same(&wires.said_to(stream)[2..], "1235 QR a/A A=1.2.3.4").expect("the answer");
         wires.bench.shard.check_invariants();
@@ -398,20 +399,20 @@ fn a_connection_begins_with_a_header_in_any_pieces() {
 fn connections_without_the_header_that_is_due_end_and_so_do_strangers_with_one() {
     let told = header("tcp 192.0.2.77:4000 192.0.2.53:53");
     let mut wires = Wires::new(TCP);
-    for (peer, octets, end) in [
-        ("127.0.0.9:1", &framed(&message("1234 a/A"))[..], Some(StreamEnd::Proxy)),
-        ("127.0.0.9:1", &[&told[..12], b"\x31"].concat(), Some(StreamEnd::Proxy)),
-        ("127.0.0.9:1", b"PROXY TCP4 1.2.3.4\r\n", Some(StreamEnd::Proxy)),
+    for (peer, bytes, end) in [
+        ("127.0.0.9:1", &framed(&message("1234 a/A"))[..], Some(ClientCloseReason::Proxy)),
+        ("127.0.0.9:1", &[&told[..12], b"\x31"].concat(), Some(ClientCloseReason::Proxy)),
+        ("127.0.0.9:1", b"PROXY TCP4 1.2.3.4\r\n", Some(ClientCloseReason::Proxy)),
         ("127.0.0.9:1", b"PROXY UNKNOWN\r\n", None),
         ("127.0.0.9:1", &header("local"), None),
         ("127.0.0.9:1", &told, None),
-        ("127.0.0.1:1", &told, Some(StreamEnd::Proxy)),
-        ("127.0.0.1:1", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", Some(StreamEnd::Proxy)),
+        ("127.0.0.1:1", &told, Some(ClientCloseReason::Proxy)),
+        ("127.0.0.1:1", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", Some(ClientCloseReason::Proxy)),
         ("127.0.0.1:1", &framed(&message("1234 a/A")), None),
     ] {
         let stream = wires.connect(peer).expect("taken");
-        wires.send(stream, octets);
-        assert_eq!(wires.end(stream), end, "{peer}: {octets:02x?}");
+        wires.send(stream, bytes);
+        assert_eq!(wires.end(stream), end, "{peer}: {bytes:02x?}");
     }
 }
 
@@ -423,7 +424,7 @@ fn a_header_that_does_not_come_is_not_waited_for() {
     for _ in 0..30 {
         wires.bench.tick(100);
     }
-    assert_eq!(wires.end(stream), Some(StreamEnd::ReadTimeout));
+    assert_eq!(wires.end(stream), Some(ClientCloseReason::ReadTimeout));
 }
 
 #[test]
@@ -435,9 +436,9 @@ fn the_acl_and_the_limits_are_for_the_client_if_so_wished() {
     for (told, end) in [
         ("tcp 192.0.2.77:4000 192.0.2.53:53", None),
         ("tcp 192.0.2.78:4000 192.0.2.53:53", None),
-        ("tcp 192.0.2.77:4001 192.0.2.53:53", Some(StreamEnd::PerClient)),
-        ("tcp 198.51.100.1:4000 192.0.2.53:53", Some(StreamEnd::Acl)),
-        ("local", Some(StreamEnd::Acl)),
+        ("tcp 192.0.2.77:4001 192.0.2.53:53", Some(ClientCloseReason::PerClient)),
+        ("tcp 198.51.100.1:4000 192.0.2.53:53", Some(ClientCloseReason::Acl)),
+        ("local", Some(ClientCloseReason::Acl)),
     ] {
         let stream = wires.connect("127.0.0.9:1").expect("taken");
         wires.send(stream, &header(told));
@@ -484,7 +485,7 @@ fn clients_beyond_the_connections_of_a_server_get_those_that_are_idle() {
         assert_eq!(&asked[..told.len()], told);
         wires.answer(line, &asked, "0000 QR a/A");
         same(&wires.said_to(stream)[2..], "1234 QR a/A").expect("an answer");
-        assert!(wires.bench.shard.lines_open() <= 3, "and no more connections stand");
+        assert!(wires.bench.shard.backend_connections_open() <= 3, "and no more connections stand");
         wires.bench.shard.check_invariants();
     }
 }
@@ -515,7 +516,7 @@ fn a_line_may_be_to_come_from_its_clients_address() {
         wires.ask(stream, "1234 a/A");
         let (line, asked) = wires.line();
         same(&asked[2..], "* a/A").expect("the query alone");
-        assert_eq!(wires.bench.shard.line_source(line), source.map(|s| client(s).peer.ip), "{peer}");
+        assert_eq!(wires.bench.shard.backend_source(line), source.map(|s| client(s).peer.ip), "{peer}");
         assert_eq!(wires.bench.shard.source_of(line, &asked[2..]), Some(client(peer).peer));
         lines.push(line);
     }
@@ -537,9 +538,9 @@ fn how_long_a_connection_stays_is_told_to_who_asks_and_to_nobody_else() {
         wires.ask(stream, query);
         let (line, asked) = wires.line();
         same(&asked[2..], forwarded).expect("what the server gets");
-        let mut octets = message(answer);
-        octets[..2].copy_from_slice(&asked[2..4]);
-        wires.bench.shard.on_line_octets(line, &framed(&octets), &mut || true, &mut |_, _| {});
+        let mut bytes = message(answer);
+        bytes[..2].copy_from_slice(&asked[2..4]);
+        wires.bench.shard.on_backend_bytes(line, &framed(&bytes), &mut || true, &mut |_, _| {});
         let wanted =
             if delivered.ends_with(',') { format!("{delivered}{told}") } else { delivered.to_owned() };
         same(&wires.said_to(stream)[2..], &wanted).expect("what the client gets");
@@ -555,19 +556,19 @@ fn an_answer_that_rules_make_too_long_for_a_connection_says_so() {
         "newServer('127.0.1.1') addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'because'))",
     );
     let stream = wires.connect("127.0.0.1:1").expect("taken");
-    for (octets, delivered) in [(65_500, 65_500 + 6 + 7), (65_535, 0)] {
+    for (bytes, delivered) in [(65_500, 65_500 + 6 + 7), (65_535, 0)] {
         wires.ask(stream, "1234 a/A OPT=1232");
         let (line, asked) = wires.line();
         let mut answer = message("0000 QR a/A OPT=1232");
         answer[..2].copy_from_slice(&asked[2..4]);
         // Padding, and its place in the OPT record, which is the last.
-        let padding = octets - answer.len();
+        let padding = bytes - answer.len();
         let at = answer.len() - 2;
         answer[at..].copy_from_slice(&(padding as u16).to_be_bytes());
         answer.extend([0, 12]);
         answer.extend((padding as u16 - 4).to_be_bytes());
-        answer.resize(octets, 0);
-        wires.bench.shard.on_line_octets(line, &framed(&answer), &mut || true, &mut |_, _| {});
+        answer.resize(bytes, 0);
+        wires.bench.shard.on_backend_bytes(line, &framed(&answer), &mut || true, &mut |_, _| {});
         let said = wires.said_to(stream);
         if delivered > 0 {
             assert_eq!(said.len(), 2 + delivered);
@@ -576,20 +577,20 @@ fn an_answer_that_rules_make_too_long_for_a_connection_says_so() {
         }
         wires.bench.shard.check_invariants();
     }
-    let page = &wires.bench.board.shards()[0];
-    assert_eq!(page.dropped(dnslob::shard::verdict::DropReason::AnswerTooLong).get(), 1);
+    let stats = &wires.bench.live_state.shards()[0];
+    assert_eq!(stats.dropped(dnslob::stats::drop_reason::DropReason::AnswerTooLong).get(), 1);
 }
 
 #[test]
 fn any_header_comes_out_as_it_came_in() {
-    let mut rng = dnslob::rng::ShardRng::from_seed(11);
+    let mut rng = dnslob::base::rng::ShardRng::from_seed(11);
     let mut bench = Bench::new(
         "newServer{address='127.0.1.1', useProxyProtocol=true} setProxyProtocolACL('127.0.0.1')
          setProxyProtocolMaximumPayloadSize(2000)",
     );
     for round in 0..300 {
         let mut endpoint = |v6: bool| {
-            let mut ip = dnslob::addr::mapped(std::net::Ipv4Addr::from(rng.u32()).into());
+            let mut ip = dnslob::base::addr::mapped(std::net::Ipv4Addr::from(rng.u32()).into());
             if v6 {
                 ip = [0x20; 16];
                 ip[12..].copy_from_slice(&rng.u32().to_be_bytes());
@@ -601,14 +602,14 @@ fn any_header_comes_out_as_it_came_in() {
         let values: Vec<(u8, Vec<u8>)> = (0..rng.below(6))
             .map(|_| (rng.u32() as u8 | 0x80, vec![rng.u32() as u8; rng.below(300) as usize]))
             .collect();
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let tlvs = values.iter().map(|(kind, value)| (*kind, &value[..]));
-        assert!(proxy::write_v2(&mut octets, proxy::Transport::Datagram, source, destination, tlvs));
-        let told = octets.len();
-        octets.extend(message("1234 a/A"));
-        let out = bench.query(client("127.0.0.1:1"), &octets);
+        assert!(proxy::write_v2(&mut bytes, proxy::Transport::Datagram, source, destination, tlvs));
+        let told = bytes.len();
+        bytes.extend(message("1234 a/A"));
+        let out = bench.query(client("127.0.0.1:1"), &bytes);
         let [crate::bench::Out::Forward(route, sent)] = &out[..] else { panic!("{out:?}") };
-        assert_eq!(sent[..told], octets[..told], "round {round}");
+        assert_eq!(sent[..told], bytes[..told], "round {round}");
         same(&sent[told..], "* a/A").expect("the query");
         let mut answer = message("1234 QR a/A");
         answer[..2].copy_from_slice(&sent[told..told + 2]);

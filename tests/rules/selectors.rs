@@ -136,10 +136,10 @@ fn names() -> Vec<&'static str> {
 
 fn went_to(bench: &mut Bench, query: &str) -> u16 {
     let out = bench.query(client("127.0.0.1:4000"), &message(query));
-    let [Out::Forward(route, octets)] = &out[..] else { panic!("{query} became {out:?}") };
+    let [Out::Forward(route, bytes)] = &out[..] else { panic!("{query} became {out:?}") };
     let mut sent = message(query);
-    sent[..2].copy_from_slice(&octets[..2]);
-    assert_eq!(sent, *octets, "{query} goes as it came");
+    sent[..2].copy_from_slice(&bytes[..2]);
+    assert_eq!(sent, *bytes, "{query} goes as it came");
     bench.number(*route)
 }
 
@@ -301,10 +301,10 @@ fn the_address_that_was_asked_is_known_behind_a_wildcard_listener() {
     let mut from = client("127.0.0.1:4000");
     for (slot, ip) in [(1, "127.0.0.9"), (2, "127.0.0.8")] {
         let ip: std::net::IpAddr = ip.parse().unwrap();
-        bench.shard.on_local(dnslob::addr::LocalSlot(slot), dnslob::addr::mapped(ip));
+        bench.shard.on_local(dnslob::base::addr::LocalSlot(slot), dnslob::base::addr::mapped(ip));
     }
     for (slot, server) in [(1, 2), (2, 1)] {
-        from.local = dnslob::addr::LocalSlot(slot);
+        from.local = dnslob::base::addr::LocalSlot(slot);
         let out = bench.query(from, &message(A));
         let [Out::Forward(route, _)] = &out[..] else { panic!("{out:?}") };
         assert_eq!(bench.number(*route), server);
@@ -317,7 +317,7 @@ fn a_pool_without_a_usable_server_is_not_available() {
     assert_eq!(went_to(&mut bench, A), 2);
     let second =
         bench.snapshot.pool_named("two").and_then(|p| bench.snapshot.pool(p).members.first().copied());
-    bench.board.set_state(second.unwrap(), dnslob::live::State::Down);
+    bench.live_state.set_state(second.unwrap(), dnslob::stats::live::State::Down);
     bench.pass(1);
     assert_eq!(went_to(&mut bench, A), 1);
 }

@@ -5,9 +5,9 @@ use super::*;
 const AXFR: u16 = 252;
 
 /// A world before so many servers, of which queries are sent to the first one first.
-fn world(servers: usize, set: impl Fn(&mut dnslob::config::snapshot::Backend)) -> World {
+fn world(servers: usize, set: impl Fn(&mut dnslob::model::Backend)) -> World {
     let mut farm = Farm::new(servers);
-    farm.policy = dnslob::shard::policy::Policy::new(dnslob::shard::policy::Kind::FirstAvailable);
+    farm.policy = dnslob::balance::Policy::new(dnslob::balance::Kind::FirstAvailable);
     for backend in farm.backends.iter_mut().flatten() {
         backend.order = 1 + i32::from(backend.slot.0);
         set(backend);
@@ -16,10 +16,10 @@ fn world(servers: usize, set: impl Fn(&mut dnslob::config::snapshot::Backend)) -
 }
 
 /// The server ends a line.
-fn break_off(world: &mut World, line: Route, why: LineEnd) {
+fn break_off(world: &mut World, line: Route, why: BackendCloseReason) {
     world.lines.remove(&(line.backend.0, line.socket.0));
-    world.close_line(line, Some(why));
-    world.chores();
+    world.close_backend(line, Some(why));
+    world.pending();
 }
 
 /// The server has read what is on its lines.
@@ -32,7 +32,7 @@ fn take_heard(world: &mut World) -> Vec<(Route, Vec<u8>)> {
 }
 
 fn retries(world: &World) -> u64 {
-    world.board.shards()[0].retries.get()
+    world.live_state.shards()[0].retries.get()
 }
 
 #[test]
@@ -47,16 +47,16 @@ fn a_server_that_resets_after_each_answer_answers_all_the_same() {
         // The kernel sends a reset when a server closes with queries unread.
         let Some((line, query)) = world.heard().into_iter().next() else { break };
         world.tell(line, &framed(&answer(&query, &[], 0)));
-        break_off(&mut world, line, LineEnd::Broken);
+        break_off(&mut world, line, BackendCloseReason::Broken);
     }
     assert_eq!(world.got(stream).len(), 100);
-    assert_eq!(world.drops(DropReason::LineFailed), 0);
+    assert_eq!(world.drops(DropReason::BackendConnectionFailed), 0);
     world.shard.check_invariants();
 }
 
 #[test]
 fn a_hasty_server_gets_few_lines_and_forgiveness() {
-    let mut world = world(1, |b| b.lines.connections = 64);
+    let mut world = world(1, |b| b.connections.connections = 64);
     let stream = world.connect(CLIENT).expect("taken");
     let mut id = 0;
     let mut ask = |world: &mut World, count: u16| {
@@ -69,7 +69,7 @@ fn a_hasty_server_gets_few_lines_and_forgiveness() {
     world.pass(1);
     let (line, query) = world.heard().remove(0);
     world.tell(line, &framed(&answer(&query, &[], 0)));
-    break_off(&mut world, line, LineEnd::Closed);
+    break_off(&mut world, line, BackendCloseReason::Closed);
     assert_eq!(world.lines.len(), 49, "one query on each");
     ask(&mut world, 50);
     assert_eq!(world.lines.len(), 64, "but no more lines than may be");
@@ -96,7 +96,7 @@ fn an_idle_line_that_is_closed_just_as_it_is_asked_says_nothing_of_its_server() 
     world.pass(5_000);
     world.ask(stream, 2, 2);
     let (line, _) = take_heard(&mut world).remove(0);
-    break_off(&mut world, line, LineEnd::Closed);
+    break_off(&mut world, line, BackendCloseReason::Closed);
     for n in 3..20 {
         world.ask(stream, n, n.into());
     }
@@ -118,7 +118,7 @@ fn what_answers_nothing_is_not_taken_for_service() {
             let mut foreign = answer(&query, &[], 0);
             foreign[0] ^= 0xff;
             world.tell(line, &framed(&foreign));
-            break_off(&mut world, line, LineEnd::Closed);
+            break_off(&mut world, line, BackendCloseReason::Closed);
         } else {
             world.tell(line, &framed(&answer(&query, &[], 0)));
         }
@@ -135,10 +135,10 @@ fn a_full_server_is_passed_over_for_the_next_one() {
     }
     let (first, _) = world.heard().remove(0);
     assert_eq!(first.backend, BackendSlot(0));
-    break_off(&mut world, first, LineEnd::Refused);
+    break_off(&mut world, first, BackendCloseReason::Refused);
     world.settle();
     assert_eq!(world.got(stream).len(), 3);
-    assert_eq!((world.drops(DropReason::LineFailed), retries(&world)), (0, 3));
+    assert_eq!((world.drops(DropReason::BackendConnectionFailed), retries(&world)), (0, 3));
     world.shard.check_invariants();
 }
 
@@ -149,11 +149,14 @@ fn what_a_client_that_has_left_asked_is_not_asked_again() {
     for n in 0..50 {
         world.ask(stream, n, n.into());
     }
-    world.close(stream, StreamEnd::Broken);
+    world.close(stream, ClientCloseReason::Broken);
     let (line, _) = world.heard().remove(0);
-    break_off(&mut world, line, LineEnd::Broken);
+    break_off(&mut world, line, BackendCloseReason::Broken);
     assert_eq!((retries(&world), world.lines.len(), world.shard.outstanding()), (0, 0, 0));
-    assert_eq!((world.drops(DropReason::ClientGone), world.drops(DropReason::LineFailed)), (50, 0));
+    assert_eq!(
+        (world.drops(DropReason::ClientGone), world.drops(DropReason::BackendConnectionFailed)),
+        (50, 0)
+    );
     world.shard.check_invariants();
 }
 
@@ -183,7 +186,7 @@ fn a_query_that_no_frame_can_hold_is_dropped_and_blames_nobody() {
     assert_eq!(world.drops(DropReason::QuerySendError), 1);
     assert_eq!((world.shard.outstanding(), world.heard().len()), (0, 0));
     world.pass(40_000);
-    assert_eq!(world.board.shards()[0].backend(BackendSlot(0)).timeouts.get(), 0);
+    assert_eq!(world.live_state.shards()[0].backend(BackendSlot(0)).timeouts.get(), 0);
     world.shard.check_invariants();
 }
 
@@ -207,7 +210,7 @@ fn a_held_back_answer_is_cut_to_fit_a_datagram() {
 
 #[test]
 fn a_client_that_takes_a_zone_slowly_costs_its_server_nothing() {
-    let mut world = world(1, |b| b.lines.receive_timeout = TickDelta::from_ms(2_000));
+    let mut world = world(1, |b| b.connections.receive_timeout = TickDelta::from_ms(2_000));
     let stream = world.connect(CLIENT).expect("taken");
     world.portion = 0;
     world.send(stream, &framed(&query(3, 3, AXFR)));
@@ -221,13 +224,13 @@ fn a_client_that_takes_a_zone_slowly_costs_its_server_nothing() {
     // A little at a time, for a minute and more.
     world.portion = 5_000;
     for _ in 0..80 {
-        world.serve_stream(stream);
+        world.serve_client(stream);
         world.pass(1_000);
     }
     assert_eq!(world.got(stream).len(), 12);
-    let page = world.board.shards()[0].backend(BackendSlot(0));
-    assert_eq!((page.timeouts.get(), page.lines.ended(LineEnd::Silent).get()), (0, 0));
-    let timed: u32 = (0..dnslob::live::BUCKETS).map(|b| page.latency.count(b)).sum();
+    let stats = world.live_state.shards()[0].backend(BackendSlot(0));
+    assert_eq!((stats.timeouts.get(), stats.connections.ended(BackendCloseReason::Silent).get()), (0, 0));
+    let timed: u32 = (0..dnslob::stats::live::BUCKETS).map(|b| stats.latency.count(b)).sum();
     assert_eq!(timed, 0, "how long it took is the client's doing");
     assert_eq!(world.shard.outstanding(), 0);
     world.shard.check_invariants();
@@ -235,7 +238,7 @@ fn a_client_that_takes_a_zone_slowly_costs_its_server_nothing() {
 
 #[test]
 fn a_zone_makes_room_for_itself_among_idle_lines() {
-    let mut world = world(1, |b| b.lines.connections = 1);
+    let mut world = world(1, |b| b.connections.connections = 1);
     let stream = world.connect(CLIENT).expect("taken");
     world.ask(stream, 1, 1);
     world.settle();
@@ -270,11 +273,11 @@ fn a_zone_whose_first_message_is_none_is_asked_for_at_the_next_server() {
 
 #[test]
 fn a_zone_that_never_begins_leaves_no_line_behind() {
-    let mut world = world(1, |b| b.lines.receive_timeout = TickDelta::from_ms(1_000));
+    let mut world = world(1, |b| b.connections.receive_timeout = TickDelta::from_ms(1_000));
     let stream = world.connect(CLIENT).expect("taken");
     world.send(stream, &framed(&query(3, 3, AXFR)));
     world.pass(3_000);
-    assert_eq!((world.shard.lines_open(), world.shard.outstanding()), (0, 0));
+    assert_eq!((world.shard.backend_connections_open(), world.shard.outstanding()), (0, 0));
     world.shard.check_invariants();
 }
 
@@ -286,22 +289,22 @@ fn a_line_that_its_server_closed_is_not_opened_again_for_what_it_holds() {
     world.send(stream, &framed(&query(3, 3, AXFR)));
     let (line, heard) = take_heard(&mut world).remove(0);
     let filler = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 0x75, 0x30][..], &[0; 30_000]].concat();
-    let mut octets = framed(&answer(&heard, &soa(), 1));
-    (0..10).for_each(|_| octets.extend(framed(&answer(&heard, &filler, 1))));
-    octets.extend(framed(&answer(&heard, &soa(), 1)));
-    // The last octets and the end in one: the wish to read no more has not been heard yet.
+    let mut bytes = framed(&answer(&heard, &soa(), 1));
+    (0..10).for_each(|_| bytes.extend(framed(&answer(&heard, &filler, 1))));
+    bytes.extend(framed(&answer(&heard, &soa(), 1)));
+    // The last bytes and the end in one: the wish to read no more has not been heard yet.
     let World { shard, datagrams, .. } = &mut world;
-    shard.on_line_octets(line, &octets, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
-    break_off(&mut world, line, LineEnd::Closed);
+    shard.on_backend_bytes(line, &bytes, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+    break_off(&mut world, line, BackendCloseReason::Closed);
     assert!(world.lines.is_empty(), "no new line");
     world.portion = usize::MAX;
     for _ in 0..20 {
-        world.serve_stream(stream);
+        world.serve_client(stream);
         world.pass(0);
     }
     assert_eq!(world.got(stream).len(), 12);
-    assert_eq!(world.board.shards()[0].backend(BackendSlot(0)).lines.opened.get(), 1);
-    assert_eq!((world.shard.lines_open(), world.shard.outstanding()), (0, 0));
+    assert_eq!(world.live_state.shards()[0].backend(BackendSlot(0)).connections.opened.get(), 1);
+    assert_eq!((world.shard.backend_connections_open(), world.shard.outstanding()), (0, 0));
     world.shard.check_invariants();
 }
 
@@ -317,7 +320,7 @@ fn a_zone_that_a_rule_drops_a_message_of_ends_with_its_connection() {
     world.send(stream, &framed(&query(3, 3, AXFR)));
     let (line, heard) = take_heard(&mut world).remove(0);
     world.tell(line, &framed(&answer(&heard, &soa(), 1)));
-    assert_eq!((world.got(stream).len(), world.ended[&stream.0]), (0, StreamEnd::Transfer));
+    assert_eq!((world.got(stream).len(), world.ended[&stream.0]), (0, ClientCloseReason::Transfer));
     assert_eq!((world.drops(DropReason::ResponseRule), world.lines.len()), (1, 0));
     assert_eq!(world.shard.outstanding(), 0);
     world.shard.check_invariants();

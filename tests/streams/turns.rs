@@ -13,9 +13,9 @@ const TURN: usize = 400;
 fn world() -> World {
     let mut farm = Farm::new(1);
     let mut listener = (*farm.listeners[0]).clone();
-    listener.streams.in_flight = u16::MAX;
+    listener.connection_options.in_flight = u16::MAX;
     farm.listeners = vec![Arc::new(listener)];
-    farm.backends[0].as_mut().expect("one").lines.in_flight = u16::MAX;
+    farm.backends[0].as_mut().expect("one").connections.in_flight = u16::MAX;
     World::new(&farm, 30)
 }
 
@@ -35,13 +35,13 @@ fn a_single_query_does_not_wait_for_the_thousand_of_another_client() {
     let (busy, quiet) = (world.connect(CLIENT).expect("taken"), world.connect(CLIENT).expect("taken"));
     world.send(busy, &queries(0, MANY));
     world.send(quiet, &queries(5_000, 1));
-    assert!(!world.shard.stream_may_read(busy), "what it sent comes first");
+    assert!(!world.shard.client_may_read(busy), "what it sent comes first");
     world.pass(0);
     let heard = numbers(&world);
     let place = heard.iter().position(|n| *n == 5_000).expect("asked");
     assert!(place < STEP, "behind {place} others");
     assert_eq!(heard.len(), usize::from(MANY) + 1, "nothing is lost");
-    assert!(world.shard.stream_may_read(busy) && world.shard.resumable() == 0);
+    assert!(world.shard.client_may_read(busy) && world.shard.resumable() == 0);
     world.settle();
     assert_eq!((world.got(busy).len(), world.got(quiet).len()), (usize::from(MANY), 1));
     world.shard.check_invariants();
@@ -72,14 +72,18 @@ fn clients_that_send_without_pause_are_served_in_turn() {
 fn a_connection_that_is_at_its_limit_has_no_turns() {
     let mut farm = Farm::new(1);
     let mut listener = (*farm.listeners[0]).clone();
-    listener.streams.in_flight = 150;
+    listener.connection_options.in_flight = 150;
     farm.listeners = vec![Arc::new(listener)];
     let mut world = World::new(&farm, 31);
     let stream = world.connect(CLIENT).expect("taken");
     world.send(stream, &queries(0, MANY));
     world.pass(0);
     assert_eq!(world.heard().len(), 150);
-    assert_eq!((world.shard.resumable(), world.shard.chores()), (0, 0), "nothing to do, and nothing is done");
+    assert_eq!(
+        (world.shard.resumable(), world.shard.pending()),
+        (0, 0),
+        "nothing to do, and nothing is done"
+    );
     assert!(world.shard.next_deadline().is_some_and(|at| at > world.now));
     for _ in 0..10 {
         world.settle();
@@ -93,21 +97,21 @@ type Told = (Route, Vec<u8>);
 
 /// A world in which two clients have asked by a line each: the answers to the first one's queries,
 /// and to the second one's single query.
-fn asked() -> (World, [StreamSlot; 2], [Told; 2]) {
+fn asked() -> (World, [ConnectionSlot; 2], [Told; 2]) {
     let mut farm = Farm::new(2);
     let mut listener = (*farm.listeners[0]).clone();
-    listener.streams.in_flight = u16::MAX;
+    listener.connection_options.in_flight = u16::MAX;
     farm.listeners = vec![Arc::new(listener)];
-    farm.policy = dnslob::shard::policy::Policy::new(dnslob::shard::policy::Kind::FirstAvailable);
+    farm.policy = dnslob::balance::Policy::new(dnslob::balance::Kind::FirstAvailable);
     for backend in farm.backends.iter_mut().flatten() {
-        backend.lines.in_flight = u16::MAX;
+        backend.connections.in_flight = u16::MAX;
         backend.order = 1 + i32::from(backend.slot.0);
     }
     let mut world = World::new(&farm, 32);
     let (busy, quiet) = (world.connect(CLIENT).expect("taken"), world.connect(CLIENT).expect("taken"));
     world.send(busy, &queries(0, MANY));
     world.pass(0);
-    world.board.set_state(BackendSlot(0), State::Down);
+    world.live_state.set_state(BackendSlot(0), State::Down);
     world.pass(1_000);
     world.ask(quiet, 1, 5_000);
     let mut answers = BTreeMap::<u16, Told>::new();
@@ -128,30 +132,30 @@ fn an_answer_does_not_wait_for_the_thousand_of_another_line() {
     assert_eq!(world.got(quiet).len(), 1);
     let first = world.got(busy).len();
     assert!(first > 0 && first <= STEP, "{first} answers in one step");
-    assert!(!world.shard.line_may_read(many) && world.shard.line_may_read(single));
+    assert!(!world.shard.backend_may_read(many) && world.shard.backend_may_read(single));
     world.pass(0);
     assert_eq!(world.got(busy).len(), usize::from(MANY));
-    assert!(world.shard.line_may_read(many));
+    assert!(world.shard.backend_may_read(many));
     world.shard.check_invariants();
 }
 
 #[test]
 fn answers_that_wait_for_their_turn_outlive_their_connection() {
-    for why in [LineEnd::Closed, LineEnd::Broken] {
+    for why in [BackendCloseReason::Closed, BackendCloseReason::Broken] {
         let (mut world, [busy, _], [(many, all), _]) = asked();
         world.tell(many, &all);
         world.lines.remove(&(many.backend.0, many.socket.0));
-        world.close_line(many, Some(why));
+        world.close_backend(many, Some(why));
         // No other query goes by it.
-        world.board.set_state(BackendSlot(0), State::Up);
+        world.live_state.set_state(BackendSlot(0), State::Up);
         world.pass(20);
         world.settle();
         assert_eq!(world.got(busy).len(), usize::from(MANY), "{why:?}");
-        assert_eq!(world.drops(DropReason::LineFailed), 0, "{why:?}");
-        if why == LineEnd::Closed {
-            assert_eq!(world.board.shards()[0].retries.get(), 0, "none is asked again");
+        assert_eq!(world.drops(DropReason::BackendConnectionFailed), 0, "{why:?}");
+        if why == BackendCloseReason::Closed {
+            assert_eq!(world.live_state.shards()[0].retries.get(), 0, "none is asked again");
         }
-        assert_eq!(world.shard.lines_open(), world.lines.len() as u32, "{why:?}");
+        assert_eq!(world.shard.backend_connections_open(), world.lines.len() as u32, "{why:?}");
         world.shard.check_invariants();
     }
 }
@@ -163,10 +167,10 @@ fn thousands_of_time_outs_are_due_at_once_and_done_in_portions() {
     farm.globals.clients_stay = false;
     let mut world = World::new(&farm, 33);
     for n in 0..WAITING {
-        let mut octets = query(n as u16, n, 1);
-        let length = octets.len();
-        octets.resize(600, 0);
-        let verdict = world.shard.on_query(client(CLIENT), &mut Packet::new(&mut octets, 0, length));
+        let mut bytes = query(n as u16, n, 1);
+        let length = bytes.len();
+        bytes.resize(600, 0);
+        let verdict = world.shard.on_query(client(CLIENT), &mut Packet::new(&mut bytes, 0, length));
         assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?}");
     }
     world.pass(0);
@@ -196,10 +200,10 @@ fn what_waits_by_connections_leaves_room_for_what_is_asked_by_datagrams() {
     world.pass(0);
     assert_eq!(world.drops(DropReason::OutstandingFull), 30);
     for n in 0..60 {
-        let mut octets = query(n, n.into(), 1);
-        let length = octets.len();
-        octets.resize(600, 0);
-        let verdict = world.shard.on_query(client(CLIENT), &mut Packet::new(&mut octets, 0, length));
+        let mut bytes = query(n, n.into(), 1);
+        let length = bytes.len();
+        bytes.resize(600, 0);
+        let verdict = world.shard.on_query(client(CLIENT), &mut Packet::new(&mut bytes, 0, length));
         assert_eq!(matches!(verdict, Verdict::Forward(_)), n < 50, "{n}: {verdict:?}");
     }
     world.shard.check_invariants();
@@ -213,14 +217,14 @@ fn every_kind_of_work_has_its_turn() {
     let streams: Vec<_> = (0..20).map(|_| world.connect(CLIENT).expect("taken")).collect();
     let one = world.connect(CLIENT).expect("taken");
     // The others end: something is to be done for each.
-    streams.iter().for_each(|stream| world.shard.on_stream_end(*stream));
+    streams.iter().for_each(|stream| world.shard.on_client_end(*stream));
     let mut done = Vec::new();
     for n in 0..20 {
         // And for a line, again and again.
-        world.shard.on_stream_octets(one, &framed(&query(n, n.into(), 1)), &mut || true, &mut |_, _| {});
-        done.extend((0..2).filter_map(|_| world.shard.next_chore()));
+        world.shard.on_client_bytes(one, &framed(&query(n, n.into(), 1)), &mut || true, &mut |_, _| {});
+        done.extend((0..2).filter_map(|_| world.shard.next_pending()));
     }
-    let lines = done.iter().filter(|chore| matches!(chore, Chore::Line(_))).count();
+    let lines = done.iter().filter(|chore| matches!(chore, PendingWork::Backend(_))).count();
     assert_eq!((done.len(), lines), (40, 20), "{done:?}");
 }
 
@@ -230,7 +234,7 @@ fn many_who_ask_without_pause_leave_room_for_whoever_asks_once() {
     let mut world = world();
     for at in 0..CLIENTS {
         let busy = world.connect(CLIENT).expect("taken");
-        world.shard.on_stream_octets(busy, &queries(at * 1_000, 100), &mut || true, &mut |_, _| {});
+        world.shard.on_client_bytes(busy, &queries(at * 1_000, 100), &mut || true, &mut |_, _| {});
     }
     world.pass(0);
     let quiet = world.connect(CLIENT).expect("taken");
@@ -244,7 +248,7 @@ fn many_who_ask_without_pause_leave_room_for_whoever_asks_once() {
         world.settle();
     }
     let mut answered = BTreeMap::<usize, usize>::new();
-    world.got.values().for_each(|octets| *answered.entry(messages(octets).len()).or_default() += 1);
+    world.got.values().for_each(|bytes| *answered.entry(messages(bytes).len()).or_default() += 1);
     assert_eq!(answered, [(1, 1), (100, CLIENTS as usize)].into());
     let before = world.heard().len();
     world.send(quiet, &queries(9_100_000, MANY));

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
-use dnslob::config::prefix::{DEFAULT_ACL, Prefix};
-use dnslob::config::snapshot::{
-    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe,
-    ProxyHeader, Retry, Service, Snapshot, SocketOptions, StreamOptions,
+use dnslob::balance::{Kind, Policy, Ring};
+use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
+use dnslob::base::prefix::{DEFAULT_ACL, Prefix};
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::TickDelta;
+use dnslob::config;
+use dnslob::config::{Compiled, Flags, Slots};
+use dnslob::model::{
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, Health, HealthMode, Lazy,
+    Listener, Pool, Probe, ProxyHeader, Retry, Service, Snapshot, SocketOptions,
 };
-use dnslob::config::{self, Compiled, Flags, Slots};
-use dnslob::live::{Board, State};
-use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
-use dnslob::shard::policy::{Kind, Policy, Ring};
-use dnslob::time::TickDelta;
+use dnslob::stats::live::{LiveState, State};
 
 /// The parts of a snapshot that tests vary.
 #[derive(Clone, Debug)]
@@ -69,20 +70,20 @@ impl Farm {
     }
 
     /// A board on which every backend is up.
-    pub(crate) fn board(&self, shards: usize, backends_max: usize) -> Arc<Board> {
-        let board = Board::new(shards, backends_max);
+    pub(crate) fn live_state(&self, shards: usize, backends_max: usize) -> Arc<LiveState> {
+        let live_state = LiveState::new(shards, backends_max);
         for backend in self.backends.iter().flatten() {
-            board.set_state(backend.slot, State::Up);
+            live_state.set_state(backend.slot, State::Up);
         }
-        Arc::new(board)
+        Arc::new(live_state)
     }
 
     /// One shard, alone.
-    pub(crate) fn shard(&self, seed: u64) -> (Shard, Arc<Board>, Arc<Snapshot>) {
-        let board = self.board(1, self.backends.len().max(1));
+    pub(crate) fn shard(&self, seed: u64) -> (Shard, Arc<LiveState>, Arc<Snapshot>) {
+        let live_state = self.live_state(1, self.backends.len().max(1));
         let snapshot = self.snapshot();
-        let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(seed));
-        (shard, board, snapshot)
+        let shard = Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(seed));
+        (shard, live_state, snapshot)
     }
 }
 
@@ -110,7 +111,7 @@ pub(crate) fn backend(at: usize) -> Backend {
         use_client_subnet: false,
         tee: false,
         target: false,
-        lines: LineOptions::default(),
+        connections: BackendConnectionOptions::default(),
         client_address: ClientAddress::Hidden,
         health: up(),
     }
@@ -152,7 +153,7 @@ pub(crate) fn listener(address: &str) -> Listener {
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,
-        streams: StreamOptions::default(),
+        connection_options: ConnectionOptions::default(),
         proxy: ProxyHeader::default(),
     }
 }
@@ -160,7 +161,12 @@ pub(crate) fn listener(address: &str) -> Listener {
 /// A client of the first listener.
 pub(crate) fn client(address: &str) -> Client {
     let peer: std::net::SocketAddr = address.parse().expect("an address");
-    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None }
+    Client {
+        peer: Endpoint::from(peer),
+        listener: ListenerSlot(0),
+        local: LocalSlot::LISTENER,
+        connection: None,
+    }
 }
 
 /// What the configuration `text` compiles to, continuing from `slots`; every error if it does not.

@@ -13,15 +13,15 @@
 //! RR=3,ns.example,A,60,c0000201   a record of a section (1 to 3); owner `@` is a pointer to the
 //!               question's name, the data hexadecimal
 //! QD=2          writes another count than the true one
-//! TAIL=c0ffee   octets behind the message
-//! CUT=11        only so many octets of it
+//! TAIL=c0ffee   bytes behind the message
+//! CUT=11        only so many bytes of it
 //! ```
 
-use dnslob::wire::edns;
-use dnslob::wire::header::{self, Header};
+use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
+use dnslob::wire::{edns, header};
 
-/// Flags by name: the octet behind the id that they are in, and their bit.
+/// Flags by name: the byte behind the id that they are in, and their bit.
 const FLAGS: [(&str, usize, u8); 7] = [
     ("QR", 2, header::QR),
     ("AA", 2, header::AA),
@@ -61,8 +61,8 @@ pub(crate) fn message(text: &str) -> Vec<u8> {
         if at == 0 {
             let id = if word == "*" { 0 } else { u16::from_str_radix(word, 16).expect("an id") };
             head[..2].copy_from_slice(&id.to_be_bytes());
-        } else if let Some((_, octet, bit)) = FLAGS.iter().find(|f| f.0 == word) {
-            head[*octet] |= bit;
+        } else if let Some((_, byte, bit)) = FLAGS.iter().find(|f| f.0 == word) {
+            head[*byte] |= bit;
         } else if let Some(code) = RCODES.iter().position(|r| *r == word) {
             head[3] |= code as u8;
         } else if let Some((_, opcode)) = OPCODES.iter().find(|o| o.0 == word) {
@@ -177,40 +177,40 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Whether `octets` are what `text` says; the difference, for people, if not.
-pub(crate) fn same(octets: &[u8], text: &str) -> Result<(), String> {
+/// Whether `bytes` are what `text` says; the difference, for people, if not.
+pub(crate) fn same(bytes: &[u8], text: &str) -> Result<(), String> {
     let mut wanted = message(text);
-    if text.trim_start().starts_with('*') && octets.len() >= 2 && wanted.len() >= 2 {
-        wanted[..2].copy_from_slice(&octets[..2]);
+    if text.trim_start().starts_with('*') && bytes.len() >= 2 && wanted.len() >= 2 {
+        wanted[..2].copy_from_slice(&bytes[..2]);
     }
-    if wanted == octets {
+    if wanted == bytes {
         return Ok(());
     }
     Err(format!(
         "wanted {text}\n       {}\n   got {}\n       {}",
         dump(&wanted),
-        describe(octets),
-        dump(octets)
+        describe(bytes),
+        dump(bytes)
     ))
 }
 
-fn dump(octets: &[u8]) -> String {
-    octets.iter().map(|o| format!("{o:02x}")).collect()
+fn dump(bytes: &[u8]) -> String {
+    bytes.iter().map(|o| format!("{o:02x}")).collect()
 }
 
 /// What a message says, as far as the notation goes.
-pub(crate) fn describe(octets: &[u8]) -> String {
-    let Some(head) = Header::parse(octets) else { return format!("{} octets, no header", octets.len()) };
+pub(crate) fn describe(bytes: &[u8]) -> String {
+    let Some(head) = Header::parse(bytes) else { return format!("{} bytes, no header", bytes.len()) };
     let mut text = format!("{:04x}", head.id());
-    for (flag, octet, bit) in FLAGS {
-        if octets[octet] & bit != 0 {
+    for (flag, byte, bit) in FLAGS {
+        if bytes[byte] & bit != 0 {
             text += " ";
             text += flag;
         }
     }
     text += " ";
     text += RCODES.get(usize::from(head.rcode())).copied().unwrap_or("RCODE?");
-    if let Some(question) = Question::parse(octets) {
+    if let Some(question) = Question::parse(bytes) {
         text += " ";
         text += &String::from_utf8_lossy(question.qname).escape_debug().to_string();
         text += &format!("/{} of {}", question.qtype, head.qdcount());

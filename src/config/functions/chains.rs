@@ -1,6 +1,6 @@
 //! The table of rule chains: each has the same functions under names of its own.
 
-use super::{Entry, entry};
+use crate::config::functions::{Entry, entry};
 
 /// The functions of one chain.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What dnsdist has and dnslob has not yet, each with what to do meanwhile.
 
-use super::Missing;
+use crate::config::functions::Missing;
 
 /// The functions that dnsdist has and dnslob has not yet.
 pub static FUNCTIONS_MISSING: &[Missing] = &[

@@ -2,19 +2,23 @@
 //! Rules have tables of their own, and so has what is missing.
 //!
 //! The Lua host refuses what is not in here, and the reference is made from here. Functions of
-//! one argument that set a process setting are in [`options`](super::options) instead.
+//! one argument that set a process setting are in [`options`](crate::config::options) instead.
 
 mod chains;
-mod forwards;
 mod missing;
+pub mod relays;
 mod rules;
 mod tls;
 
-pub use chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
-pub use forwards::{FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
-pub use missing::FUNCTIONS_MISSING;
-pub use rules::{ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS};
-pub use tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS};
+pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
+pub use crate::config::functions::missing::FUNCTIONS_MISSING;
+pub use crate::config::functions::relays::{
+    FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS,
+};
+pub use crate::config::functions::rules::{
+    ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS,
+};
+pub use crate::config::functions::tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 
 /// A function, method or argument that works.
 #[derive(Debug)]
@@ -170,7 +174,7 @@ pub static FUNCTIONS: &[Entry] = &[
     entry(
         "setUDPSocketBufferSizes",
         "receive, send",
-        "Buffers of every UDP socket, octets; 0 leaves the kernel's default.",
+        "Buffers of every UDP socket, bytes; 0 leaves the kernel's default.",
     ),
     entry(
         "setHealthCheckResponseValidator",
@@ -200,7 +204,7 @@ pub static FUNCTIONS: &[Entry] = &[
         "Accepted, does nothing: no connection waits for a thread.",
     ),
     entry("setTCPUseSinglePipe", "switch", "Accepted, does nothing: there is no pipe."),
-    entry("setTCPInternalPipeBufferSize", "octets", "Accepted, does nothing: there is no pipe."),
+    entry("setTCPInternalPipeBufferSize", "bytes", "Accepted, does nothing: there is no pipe."),
     entry(
         "setTCPDownstreamCleanupInterval",
         "seconds",
@@ -485,7 +489,7 @@ mod tests {
     #[test]
     fn every_name_stands_once() {
         let mut seen = HashSet::new();
-        let setters = super::super::options::SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
+        let setters = crate::config::options::SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
         let functions = functions().map(|e| e.name).chain(POLICIES).chain(setters);
         let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
         for name in functions.chain(missing) {

@@ -1,7 +1,7 @@
 //! The tables of rules: what selects packets, what is done to them, and the sets that selectors
 //! look into.
 
-use super::{Entry, entry};
+use crate::config::functions::{Entry, entry};
 
 /// What selects packets.
 pub static SELECTORS: &[Entry] = &[
@@ -32,13 +32,13 @@ pub static SELECTORS: &[Entry] = &[
     entry("EDNSVersionRule", "version", "The EDNS version is above this."),
     entry("RecordsCountRule", "section, min, max", "Records in a section, as `DNSSection.Answer`."),
     entry("RecordsTypeCountRule", "section, type, min, max", "Records of a type in a section."),
-    entry("TrailingDataRule", "", "There are octets behind the message."),
+    entry("TrailingDataRule", "", "There are bytes behind the message."),
     entry("QNameLabelsCountRule", "min, max", "The name has fewer labels than `min`, or more than `max`."),
-    entry("QNameWireLengthRule", "min, max", "The name has fewer octets than `min`, or more than `max`."),
+    entry("QNameWireLengthRule", "min, max", "The name has fewer bytes than `min`, or more than `max`."),
     entry(
         "PayloadSizeRule",
         "comparison, size",
-        "The message's octets; \"equal\", \"greater\", \"greaterOrEqual\", \"smaller\" or \"smallerOrEqual\".",
+        "The message's bytes; \"equal\", \"greater\", \"greaterOrEqual\", \"smaller\" or \"smallerOrEqual\".",
     ),
     entry(
         "NetmaskGroupRule",
@@ -248,7 +248,7 @@ pub static NAME_SET_METHODS: &[Entry] = &[
         "The longest name of it that a name is or is below of; nil if there is none.",
     ),
     entry("len", "", "How many names are in it; `size` is the same."),
-    entry("memory", "", "Octets that its names take."),
+    entry("memory", "", "Bytes that its names take."),
     entry("empty", "", "Whether it has none."),
     entry("clear", "", "Takes all names out."),
     entry("toString", "", "What it is, in short."),

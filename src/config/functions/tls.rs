@@ -1,6 +1,6 @@
 //! The tables of what concerns TLS: options of `addTLSLocal`, arguments of `newServer`.
 
-use super::{Entry, entry};
+use crate::config::functions::{Entry, entry};
 
 /// The options of `addTLSLocal`, besides those of `addLocal`.
 pub static TLS_LOCAL_OPTIONS: &[Entry] = &[
@@ -18,11 +18,7 @@ pub static TLS_LOCAL_OPTIONS: &[Entry] = &[
     entry("preferServerCiphers", "true", "Our order of ciphers decides, not the client's."),
     entry("sessionTickets", "true", "Clients get tickets to resume their sessions."),
     entry("numberOfTicketsKeys", "5", "Ticket keys that are kept."),
-    entry(
-        "ticketKeyFile",
-        "path",
-        "Ticket keys that machines share: 80 octets each; random ones without it.",
-    ),
+    entry("ticketKeyFile", "path", "Ticket keys that machines share: 80 bytes each; random ones without it."),
     entry("ticketsKeysRotationDelay", "43200", "A new ticket key so often, seconds; 0 never."),
     entry("sessionTimeout", "43200", "For how long a session can be resumed, seconds."),
     entry("numberOfStoredSessions", "20480", "Sessions that are kept for clients without tickets."),

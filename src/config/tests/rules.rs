@@ -1,13 +1,13 @@
 //! Rules through the whole front end: each constructor, each chain, each error.
 
-use super::{File, broken, good, snapshot};
+use crate::balance::Kind;
 use crate::config::functions::{ACTIONS, CHAINS, FUNCTIONS_MISSING, RESPONSE_ACTIONS, SELECTORS, functions};
-use crate::config::ruleset::{ChainKey, Deed, FunctionKind, Interface, uuid_text};
-use crate::config::snapshot::HealthMode;
+use crate::config::ruleset::{ChainKey, FunctionKind, Interface, RuleAction, uuid_text};
+use crate::config::tests::{File, broken, good, snapshot};
 use crate::config::{Slots, compile, diff};
-use crate::shard::policy::Kind;
-use crate::shard::rules::text;
-use crate::shard::script::FunctionId;
+use crate::model::HealthMode;
+use crate::rules::script::FunctionId;
+use crate::rules::text;
 
 /// Each selector as written, and what it is; sets as they are shown.
 const GOOD_RULES: &[(&str, &str)] = &[
@@ -423,14 +423,14 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: SpoofAction: ttl is -5; expected a whole number from 0 to 2147483647",
     ),
     ("SpoofCNAMEAction('..')", "FILE:1: SpoofCNAMEAction: the name is \"..\"; expected a domain name"),
-    ("SpoofRawAction(5)", "FILE:1: SpoofRawAction: the data is 5; expected a string of octets"),
+    ("SpoofRawAction(5)", "FILE:1: SpoofRawAction: the data is 5; expected a string of bytes"),
     (
         "SpoofRawAction('a', {typeForAny='NO'})",
         "FILE:1: SpoofRawAction: typeForAny is \"NO\"; expected a type",
     ),
     (
         "SpoofRawAction(string.rep('a', 4000))",
-        "FILE:1: SpoofRawAction: 4012 octets of records; expected at most 3500",
+        "FILE:1: SpoofRawAction: 4012 bytes of records; expected at most 3500",
     ),
     (
         "SpoofSVCAction({'x'})",
@@ -438,7 +438,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "SpoofPacketAction('short')",
-        "FILE:1: SpoofPacketAction: the message is 5 octets; expected a DNS message",
+        "FILE:1: SpoofPacketAction: the message is 5 bytes; expected a DNS message",
     ),
     (
         "newSVCRecordParameters(1, 'a', {prot=5})",
@@ -482,13 +482,13 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "SetAdditionalProxyProtocolValueAction(1)",
-        "FILE:1: SetAdditionalProxyProtocolValueAction: the value is nil; expected a string of octets",
+        "FILE:1: SetAdditionalProxyProtocolValueAction: the value is nil; expected a string of bytes",
     ),
     (
         "ProxyProtocolValueRule('x')",
         "FILE:1: ProxyProtocolValueRule: the type is \"x\"; expected a whole number from 0 to 255",
     ),
-    ("SNIRule()", "FILE:1: SNIRule: nil is not allowed; expected a string of octets"),
+    ("SNIRule()", "FILE:1: SNIRule: nil is not allowed; expected a string of bytes"),
     ("SetTagAction('a')", "FILE:1: SetTagAction: the value is nil; expected a text"),
     (
         "SetECSAction('192.0.2.0/24', '192.0.2.1')",
@@ -501,7 +501,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "SetEDNSOptionAction(10, string.rep('a', 1025))",
-        "FILE:1: SetEDNSOptionAction: the data is 1025 octets; expected at most 1024",
+        "FILE:1: SetEDNSOptionAction: the data is 1025 bytes; expected at most 1024",
     ),
     (
         "SetExtendedDNSErrorAction(1, 'x', false)",
@@ -792,7 +792,7 @@ fn rules_keep_their_identity_and_slot_over_a_reload() {
     let moved = format!("addAction('new', DropAction(), {{name='n'}})\n{text}");
     let loaded = good(&moved).0;
     let second = compile(&loaded.draft, &first.slots, 2).expect("again");
-    let ids = |s: &crate::config::snapshot::Snapshot| -> Vec<(String, u32)> {
+    let ids = |s: &crate::model::Snapshot| -> Vec<(String, u32)> {
         s.chains.query.rules().iter().map(|r| (uuid_text(&r.uuid), r.slot.0)).collect()
     };
     let (a, b) = (ids(&first.snapshot), ids(&second.snapshot));
@@ -829,9 +829,8 @@ fn limits_are_numbered_and_told_apart_over_reloads() {
                 addAction(TimedIPSetRule():slice(), DropAction())";
     let (first, second) = (snapshot(text).limits, snapshot(&format!("QPSAction(1)\n{text}")).limits);
     assert_eq!((first.len(), second.len()), (5, 6));
-    let ids = |specs: &[crate::shard::rules::limits::StateSpec]| {
-        specs.iter().map(|s| s.identity).collect::<Vec<_>>()
-    };
+    let ids =
+        |specs: &[crate::rules::limits::StateSpec]| specs.iter().map(|s| s.identity).collect::<Vec<_>>();
     assert_eq!(ids(&first), ids(&second[1..]), "by what they are, not by their number");
     assert_ne!(first[0].identity, first[1].identity, "two buckets of the same figures are two");
 }
@@ -876,7 +875,7 @@ fn ten_thousand_rules_are_compiled_each_with_its_own_identity() {
     let again = compile(&loaded.draft, &compiled.slots, 2).expect("again");
     assert!(again.snapshot.rules_fresh.is_empty());
     assert!(compile(&loaded.draft, &Slots::default(), 1).is_ok());
-    assert!(loaded.draft.rules.iter().all(|(_, r)| matches!(r.deed, Deed::Query(_))));
+    assert!(loaded.draft.rules.iter().all(|(_, r)| matches!(r.action, RuleAction::Query(_))));
 }
 
 /// Names of the families that rules are made of, as configurations use them.

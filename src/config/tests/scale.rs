@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{File, Snapshot, broken, compile, diff, flags, good, load};
+use crate::config::tests::{File, Snapshot, broken, compile, diff, flags, good, load};
 use crate::config::{Flags, Slots};
 
 /// Some 8,000 Lua values can be held at a time.
@@ -125,12 +125,12 @@ const GOOD: &[(&str, &str)] = &[
 
 /// Lists that are too long for what they are for, and what is said of each.
 const TOO_LONG: &[(&str, &str)] = &[
-    ("addAction('a', SpoofAction(networks))", "320000 octets of records; expected at most 3500"),
-    ("addAction('a', SpoofRawAction(names))", "octets of records; expected at most 3500"),
+    ("addAction('a', SpoofAction(networks))", "320000 bytes of records; expected at most 3500"),
+    ("addAction('a', SpoofRawAction(names))", "bytes of records; expected at most 3500"),
     (
         "local p = {} for i = 1, n do p[i] = newSVCRecordParameters(1, '.', {port=53}) end\n\
          addAction('a', SpoofSVCAction(p))",
-        "octets of records; expected at most 3500",
+        "bytes of records; expected at most 3500",
     ),
     ("newSVCRecordParameters(1, '.', {mandatory=names})", "expected a whole number from 1 to 65535"),
     ("newSVCRecordParameters(1, '.', {alpn=names})", "expected parameters as in RFC 9460"),

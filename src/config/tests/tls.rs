@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{broken, good, only, snapshot};
 use crate::config::functions::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS};
-use crate::config::snapshot::{LineTls, Listener, Probe, ProxyHeader, Service};
+use crate::config::tests::{broken, good, only, snapshot};
 use crate::config::{compile, diff};
+use crate::model::{BackendTls, Listener, Probe, ProxyHeader, Service};
 use crate::tls::fixture::{Authority, Directory};
 use crate::tls::{ServerSpec, Version};
 
@@ -60,12 +60,12 @@ impl Files {
         self.listeners(&text)[0].service.tls().expect("TLS").spec().clone()
     }
 
-    fn server(&self, arguments: &str) -> (String, LineTls) {
+    fn server(&self, arguments: &str) -> (String, BackendTls) {
         let text = format!("newServer{{address='192.0.2.1', {arguments}}}");
         let snapshot = snapshot(&self.text(&text));
         let server = only(&snapshot);
-        assert!(server.lines.only);
-        (server.address.to_string(), server.lines.tls.clone().expect("TLS"))
+        assert!(server.connections.only);
+        (server.address.to_string(), server.connections.tls.clone().expect("TLS"))
     }
 }
 
@@ -76,7 +76,7 @@ fn a_listener_with_tls_has_its_certificates() {
     let listeners = files.listeners(one);
     assert_eq!(listeners.len(), 1);
     assert_eq!(listeners[0].address.to_string(), "127.0.0.1:853");
-    assert!(listeners[0].service.takes_streams() && !listeners[0].service.takes_datagrams());
+    assert!(listeners[0].service.takes_connections() && !listeners[0].service.takes_datagrams());
     assert_eq!(listeners[0].proxy, ProxyHeader::Inside);
     for two in [
         "addTLSLocal('127.0.0.1:8853', {'Xone.pem', 'Xtwo.pem'}, {'Xone.key', 'Xtwo.key'})",
@@ -110,7 +110,14 @@ fn a_listener_takes_options_of_both_kinds() {
     let text = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {maxInFlight=9, maxConcurrentTCPConnections=8, \
                 tcpListenQueueSize=7, interface='lo', proxyProtocolOutsideTLS=true})";
     let made = Arc::clone(&files.listeners(text)[0]);
-    assert_eq!((made.streams.in_flight, made.streams.connections, made.streams.backlog), (9, 8, 7));
+    assert_eq!(
+        (
+            made.connection_options.in_flight,
+            made.connection_options.connections,
+            made.connection_options.backlog
+        ),
+        (9, 8, 7)
+    );
     assert_eq!((made.interface.as_deref(), made.proxy), (Some("lo"), ProxyHeader::Outside));
     let text = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {proxyProtocolOutsideTLS=true, enableProxyProtocol=false})";
     assert_eq!(files.listeners(text)[0].proxy, ProxyHeader::Ignored);
@@ -273,8 +280,8 @@ fn a_server_with_tls_is_verified() {
     let snapshot = snapshot(&files.text(text));
     assert_eq!(only(&snapshot).address.port(), 53, "as written");
     assert_eq!(only(&snapshot).health.probe, Probe::Tls);
-    let plain = super::server("tls=false");
-    assert!(plain.lines.tls.is_none() && !plain.lines.only && plain.address.port() == 53);
+    let plain = crate::config::tests::server("tls=false");
+    assert!(plain.connections.tls.is_none() && !plain.connections.only && plain.address.port() == 53);
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Concentrator, Reading};
-use crate::addr::BackendSlot;
-use crate::config::snapshot::Snapshot;
-use crate::live::{BUCKETS, Board};
-use crate::shard::policy::{Kind, usable_members};
-use crate::time::Tick;
+use crate::balance::{Kind, usable_members};
+use crate::base::addr::BackendSlot;
+use crate::base::time::Tick;
+use crate::control::concentrate::{Concentrator, Reading};
+use crate::model::Snapshot;
+use crate::stats::live::{BUCKETS, LiveState};
 
 /// The controllers of all pools under `concentrate`. A server in two such pools gets the shares of
 /// the last one: the board has one share per server.
@@ -39,8 +39,8 @@ impl ConcentrateDriver {
     }
 
     /// Lets each pool's controller have a window if its last one is over; to be called at least
-    /// every [`window`](crate::shard::policy::Concentrate::window). Sets only shares that changed.
-    pub fn tick(&mut self, now: Tick, snapshot: &Snapshot, board: &Board) {
+    /// every [`window`](crate::balance::Concentrate::window). Sets only shares that changed.
+    pub fn tick(&mut self, now: Tick, snapshot: &Snapshot, live_state: &LiveState) {
         let pools = || snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
         self.pools.retain(|name, _| pools().any(|p| p.name == *name));
         self.drop_strangers(snapshot);
@@ -57,13 +57,13 @@ impl ConcentrateDriver {
             if controller.settings() != settings {
                 controller.set_settings(settings.clone());
             }
-            let usable = usable_members(snapshot, pool, board);
+            let usable = usable_members(snapshot, pool, live_state);
             let deltas: Vec<_> = usable
                 .iter()
                 .map(|(slot, _, _)| {
                     let id = || snapshot.backend(*slot).map_or_else(String::new, |b| b.id.clone());
                     let counts = self.counts.entry(*slot).or_insert_with(|| Counts::of(id()));
-                    counts.read(*slot, board)
+                    counts.read(*slot, live_state)
                 })
                 .collect();
             let readings: Vec<_> = usable
@@ -80,10 +80,10 @@ impl ConcentrateDriver {
                 })
                 .collect();
             for share in controller.tick(now, &readings) {
-                let live = board.backend(share.slot);
+                let live = live_state.backend(share.slot);
                 // Each set makes every shard rebuild its tables.
                 if (live.share_ppm(), live.trickle_ppm()) != (share.share_ppm, share.trickle_ppm) {
-                    board.set_share(share.slot, share.share_ppm, share.trickle_ppm);
+                    live_state.set_share(share.slot, share.share_ppm, share.trickle_ppm);
                 }
             }
         }
@@ -113,8 +113,9 @@ impl Counts {
     }
 
     /// Reads the counters anew and gives what they grew by: queries, responses, time-outs.
-    fn read(&mut self, slot: BackendSlot, board: &Board) -> (u64, u64, u64) {
-        let pages: Vec<_> = board.shards().iter().filter_map(|shard| shard.backend_if_used(slot)).collect();
+    fn read(&mut self, slot: BackendSlot, live_state: &LiveState) -> (u64, u64, u64) {
+        let pages: Vec<_> =
+            live_state.shards().iter().filter_map(|shard| shard.backend_if_used(slot)).collect();
         let grow = |old: &mut u64, new: u64| new.wrapping_sub(std::mem::replace(old, new));
         let deltas = (
             grow(&mut self.queries, pages.iter().map(|p| p.queries.get()).sum()),

@@ -13,9 +13,9 @@
 //!
 //! It does not know of rates, shares or other servers.
 
-use crate::live::{BUCKETS, bucket, bucket_ns};
-use crate::shard::policy::Concentrate;
-use crate::time::{Tick, TickDelta};
+use crate::balance::Concentrate;
+use crate::base::time::{Tick, TickDelta};
+use crate::stats::live::{BUCKETS, bucket, bucket_ns};
 
 /// Answers in a reading, at least: fewer are kept for the next window. The median of 32 answers
 /// of a loaded cache path strays by about a tenth.

@@ -1,9 +1,9 @@
 //! The controller, window by window, with made-up readings; the whole in front of resolvers is
 //! played by `tests/concentrate.rs`.
 
-use super::gauge::Gauge;
-use super::*;
-use crate::live::{BUCKETS, bucket};
+use crate::control::concentrate::gauge::Gauge;
+use crate::control::concentrate::*;
+use crate::stats::live::{BUCKETS, bucket};
 
 /// A margin that is small beside the latencies of these tests, so that the factor decides.
 fn settings() -> Concentrate {
@@ -92,7 +92,7 @@ fn the_floor_is_forgotten_in_time() {
 }
 
 /// A pool under a constant load, whose servers' hit path is as `latency` says.
-struct Farm {
+struct BackendHealth {
     controller: Concentrator,
     now: Tick,
     rate: f64,
@@ -102,7 +102,7 @@ struct Farm {
     shares: Vec<Share>,
 }
 
-impl Farm {
+impl BackendHealth {
     fn new(servers: usize, rate: f64) -> Self {
         let mut pool = Self {
             controller: Concentrator::new(settings()),
@@ -186,7 +186,7 @@ fn up_to(capacity: f64) -> impl Fn(usize, f64) -> u64 {
 
 #[test]
 fn it_spreads_at_first_and_contracts_upon_the_first() {
-    let mut pool = Farm::new(4, 10_000.0);
+    let mut pool = BackendHealth::new(4, 10_000.0);
     assert_eq!(pool.parts(), [25, 25, 25, 25]);
     pool.pass(80, idle);
     assert_eq!(pool.parts(), [100, 1, 0, 0], "all, and the standby's trickle");
@@ -194,7 +194,7 @@ fn it_spreads_at_first_and_contracts_upon_the_first() {
 
 #[test]
 fn without_queries_it_stays_calm() {
-    let mut pool = Farm::new(3, 0.0);
+    let mut pool = BackendHealth::new(3, 0.0);
     pool.pass(100, idle);
     assert_eq!(pool.parts()[0], 100);
     assert!(pool.shares.iter().all(|s| s.share_ppm <= PPM));
@@ -202,7 +202,7 @@ fn without_queries_it_stays_calm() {
 
 #[test]
 fn a_full_server_is_capped_and_the_next_takes_the_rest() {
-    let mut pool = Farm::new(4, 10_000.0);
+    let mut pool = BackendHealth::new(4, 10_000.0);
     pool.pass(80, up_to(20_000.0));
     pool.rate = 24_000.0;
     pool.pass(3, up_to(20_000.0));
@@ -215,7 +215,7 @@ fn a_full_server_is_capped_and_the_next_takes_the_rest() {
 
 #[test]
 fn a_server_is_closed_only_after_a_minute_well_below_the_cap() {
-    let mut pool = Farm::new(4, 10_000.0);
+    let mut pool = BackendHealth::new(4, 10_000.0);
     pool.pass(80, up_to(20_000.0));
     pool.rate = 24_000.0;
     pool.pass(60, up_to(20_000.0));
@@ -232,7 +232,7 @@ fn a_server_is_closed_only_after_a_minute_well_below_the_cap() {
 
 #[test]
 fn a_cap_is_raised_slowly_while_all_is_good() {
-    let mut pool = Farm::new(2, 10_000.0);
+    let mut pool = BackendHealth::new(2, 10_000.0);
     pool.pass(80, up_to(20_000.0));
     pool.rate = 24_000.0;
     pool.pass(20, up_to(20_000.0));
@@ -245,7 +245,7 @@ fn a_cap_is_raised_slowly_while_all_is_good() {
 
 #[test]
 fn latency_that_load_does_not_explain_becomes_the_floor() {
-    let mut pool = Farm::new(3, 10_000.0);
+    let mut pool = BackendHealth::new(3, 10_000.0);
     pool.pass(80, idle);
     // The way to the first got longer by a millisecond: at whatever rate.
     let longer = |at, _| if at == 0 { 1_100 } else { 100 };
@@ -257,7 +257,7 @@ fn latency_that_load_does_not_explain_becomes_the_floor() {
 
 #[test]
 fn a_death_spreads_over_all_survivors_and_a_return_begins_small() {
-    let mut pool = Farm::new(4, 10_000.0);
+    let mut pool = BackendHealth::new(4, 10_000.0);
     pool.pass(80, idle);
     pool.usable[0] = false;
     pool.pass(1, idle);
@@ -273,7 +273,7 @@ fn a_death_spreads_over_all_survivors_and_a_return_begins_small() {
 
 #[test]
 fn the_death_of_an_idle_server_changes_nothing() {
-    let mut pool = Farm::new(3, 10_000.0);
+    let mut pool = BackendHealth::new(3, 10_000.0);
     pool.pass(80, idle);
     pool.usable[1] = false;
     pool.pass(5, idle);
@@ -282,7 +282,7 @@ fn the_death_of_an_idle_server_changes_nothing() {
 
 #[test]
 fn a_removed_server_is_missed_like_a_dead_one() {
-    let mut pool = Farm::new(4, 10_000.0);
+    let mut pool = BackendHealth::new(4, 10_000.0);
     pool.pass(80, idle);
     // The configuration goes on without the first.
     (pool.usable, pool.orders) = (vec![true; 3], vec![1, 2, 3]);
@@ -295,7 +295,7 @@ fn a_removed_server_is_missed_like_a_dead_one() {
 
 #[test]
 fn among_equals_a_returned_server_does_not_take_over() {
-    let mut pool = Farm::new(3, 10_000.0);
+    let mut pool = BackendHealth::new(3, 10_000.0);
     pool.orders = vec![1; 3];
     pool.pass(80, idle);
     pool.usable[0] = false;
@@ -308,7 +308,7 @@ fn among_equals_a_returned_server_does_not_take_over() {
 
 #[test]
 fn what_all_together_cannot_bear_is_spread_evenly() {
-    let mut pool = Farm::new(3, 1_000.0);
+    let mut pool = BackendHealth::new(3, 1_000.0);
     pool.pass(80, up_to(2_000.0));
     pool.rate = 9_000.0;
     pool.pass(60, up_to(2_000.0));
@@ -317,7 +317,7 @@ fn what_all_together_cannot_bear_is_spread_evenly() {
 
 #[test]
 fn timeouts_alone_do_not_make_a_server_full() {
-    let mut pool = Farm::new(3, 10_000.0);
+    let mut pool = BackendHealth::new(3, 10_000.0);
     pool.pass(80, idle);
     pool.pass_with(20, idle, |at| if at == 0 { 0.05 } else { 0.0 });
     assert_eq!(pool.parts()[0], 100, "the fast answers are as fast as ever");
@@ -327,7 +327,7 @@ fn timeouts_alone_do_not_make_a_server_full() {
 
 #[test]
 fn a_server_recovers_from_an_accident_faster_than_from_being_full() {
-    let mut pool = Farm::new(3, 10_000.0);
+    let mut pool = BackendHealth::new(3, 10_000.0);
     pool.pass(80, idle);
     pool.pass_with(5, idle, |at| if at == 0 { 1.0 } else { 0.0 });
     assert!(pool.part(0) < 0.1);
@@ -337,13 +337,13 @@ fn a_server_recovers_from_an_accident_faster_than_from_being_full() {
 
 mod driver {
     use super::*;
-    use crate::config::snapshot::Snapshot;
-    use crate::live::{Board, State};
-    use crate::shard::policy::tests::{backend, snapshot};
-    use crate::shard::policy::{Kind, Policy};
+    use crate::balance::tests::{backend, snapshot};
+    use crate::balance::{Kind, Policy};
+    use crate::model::Snapshot;
+    use crate::stats::live::{LiveState, State};
 
     /// Three servers, one per order.
-    fn farm(ordered: bool) -> Snapshot {
+    fn backend_health(ordered: bool) -> Snapshot {
         let mut policy = Policy::new(Kind::Concentrate);
         policy.ordered = ordered;
         let backends: Vec<_> = (0..3).map(backend).collect();
@@ -354,59 +354,59 @@ mod driver {
         snapshot(policy, &ordered.collect::<Vec<_>>())
     }
 
-    fn shares(board: &Board) -> Vec<u32> {
-        (0..3).map(|s| board.backend(BackendSlot(s)).share_ppm() / 10_000).collect()
+    fn shares(live_state: &LiveState) -> Vec<u32> {
+        (0..3).map(|s| live_state.backend(BackendSlot(s)).share_ppm() / 10_000).collect()
     }
 
     #[test]
     fn shares_are_set_for_the_usable_and_only_when_they_change() {
-        let (board, snapshot) = (Board::new(2, 64), farm(false));
-        board.set_state(BackendSlot(1), State::Up);
-        board.set_state(BackendSlot(2), State::Up);
+        let (live_state, snapshot) = (LiveState::new(2, 64), backend_health(false));
+        live_state.set_state(BackendSlot(1), State::Up);
+        live_state.set_state(BackendSlot(2), State::Up);
         let mut driver = ConcentrateDriver::new();
-        driver.tick(Tick(0), &snapshot, &board);
-        assert_eq!(shares(&board), [0, 50, 50]);
-        let epoch = board.epoch();
+        driver.tick(Tick(0), &snapshot, &live_state);
+        assert_eq!(shares(&live_state), [0, 50, 50]);
+        let epoch = live_state.epoch();
         for window in 1..20 {
-            driver.tick(Tick(window * WINDOW.0), &snapshot, &board);
+            driver.tick(Tick(window * WINDOW.0), &snapshot, &live_state);
         }
-        assert_eq!(board.epoch(), epoch, "nothing to rebuild for");
+        assert_eq!(live_state.epoch(), epoch, "nothing to rebuild for");
     }
 
     #[test]
     fn under_order_groups_the_others_have_none() {
-        let (board, snapshot) = (Board::new(1, 64), farm(true));
-        (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
+        let (live_state, snapshot) = (LiveState::new(1, 64), backend_health(true));
+        (0..3).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
         let mut driver = ConcentrateDriver::new();
-        driver.tick(Tick(0), &snapshot, &board);
-        assert_eq!(shares(&board), [100, 0, 0]);
-        board.set_state(BackendSlot(0), State::Down);
-        driver.tick(Tick(WINDOW.0), &snapshot, &board);
-        assert_eq!(shares(&board), [0, 100, 0]);
+        driver.tick(Tick(0), &snapshot, &live_state);
+        assert_eq!(shares(&live_state), [100, 0, 0]);
+        live_state.set_state(BackendSlot(0), State::Down);
+        driver.tick(Tick(WINDOW.0), &snapshot, &live_state);
+        assert_eq!(shares(&live_state), [0, 100, 0]);
     }
 
     #[test]
     fn windows_are_summed_over_shards_and_a_slots_past_does_not_count() {
-        let (board, snapshot) = (Board::new(2, 64), farm(false));
-        (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
+        let (live_state, snapshot) = (LiveState::new(2, 64), backend_health(false));
+        (0..3).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
         let count = |n: u64, us: u64| {
-            for shard in board.shards() {
-                let page = shard.backend(BackendSlot(0));
-                page.queries.add(n);
-                page.responses.add(n);
-                (0..n).for_each(|_| page.latency.record(us * US));
+            for shard in live_state.shards() {
+                let stats = shard.backend(BackendSlot(0));
+                stats.queries.add(n);
+                stats.responses.add(n);
+                (0..n).for_each(|_| stats.latency.record(us * US));
             }
         };
         // Before the first look, perhaps of another server: slow, and many.
         count(10_000, 900_000);
         let mut driver = ConcentrateDriver::new();
-        driver.tick(Tick(0), &snapshot, &board);
+        driver.tick(Tick(0), &snapshot, &live_state);
         let mut seconds = 0;
-        while seconds < 90 && shares(&board)[0] < 100 {
+        while seconds < 90 && shares(&live_state)[0] < 100 {
             seconds += 1;
             for window in 0..5 {
                 count(100, 100);
-                driver.tick(Tick((seconds * 5 + window) * WINDOW.0), &snapshot, &board);
+                driver.tick(Tick((seconds * 5 + window) * WINDOW.0), &snapshot, &live_state);
             }
         }
         assert!((30..80).contains(&seconds), "contracted after {seconds} s");
@@ -414,18 +414,18 @@ mod driver {
 
     #[test]
     fn a_slots_new_owner_does_not_inherit() {
-        let (board, mut snapshot) = (Board::new(1, 64), farm(false));
-        (0..3).for_each(|s| board.set_state(BackendSlot(s), State::Up));
+        let (live_state, mut snapshot) = (LiveState::new(1, 64), backend_health(false));
+        (0..3).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
         let mut driver = ConcentrateDriver::new();
         for window in 0..500 {
-            driver.tick(Tick(window * WINDOW.0), &snapshot, &board);
+            driver.tick(Tick(window * WINDOW.0), &snapshot, &live_state);
         }
-        assert_eq!(shares(&board), [100, 0, 0]);
+        assert_eq!(shares(&live_state), [100, 0, 0]);
         let mut another = backend(0);
         another.id = String::from("another");
         another.order = 0;
         snapshot.backends[0] = Some(std::sync::Arc::new(another));
-        driver.tick(Tick(500 * WINDOW.0), &snapshot, &board);
-        assert_eq!(shares(&board), [33, 33, 33], "as after a death: nobody is warm");
+        driver.tick(Tick(500 * WINDOW.0), &snapshot, &live_state);
+        assert_eq!(shares(&live_state), [33, 33, 33], "as after a death: nobody is warm");
     }
 }

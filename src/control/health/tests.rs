@@ -1,5 +1,5 @@
-use super::*;
 use crate::control::fixture::health;
+use crate::control::health::*;
 
 const MS: u64 = 1_000_000;
 

@@ -1,4 +1,4 @@
-//! The octets of a health check: one question out, one answer judged.
+//! The bytes of a health check: one question out, one answer judged.
 //!
 //! Written apart from the data path's wire code because it is the other side of it: here a
 //! message is built from text and judged as a client would, on the control thread, with
@@ -6,7 +6,7 @@
 
 use crate::control::health::Failure;
 
-/// Octets of a DNS header (RFC 1035, 4.1.1).
+/// Bytes of a DNS header (RFC 1035, 4.1.1).
 pub(super) const HEADER: usize = 12;
 const QR: u16 = 1 << 15;
 /// Recursion desired.
@@ -38,42 +38,42 @@ pub(super) fn query(id: u16, flags: u16, qname: &str, qtype: u16, qclass: u16) -
 fn push_name(out: &mut Vec<u8>, text: &str) -> Result<(), &'static str> {
     let start = out.len();
     let mut label = Vec::new();
-    let mut octets = text.bytes().peekable();
-    while let Some(octet) = octets.next() {
-        match octet {
+    let mut bytes = text.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
             b'.' => {
                 if label.is_empty() && text != "." {
                     return Err("an empty label");
                 }
                 push_label(out, &mut label)?;
             }
-            b'\\' => label.push(escaped(&mut octets)?),
-            _ => label.push(octet),
+            b'\\' => label.push(escaped(&mut bytes)?),
+            _ => label.push(byte),
         }
     }
     push_label(out, &mut label)?;
     out.push(0);
-    if out.len() - start > 255 { Err("longer than 255 octets") } else { Ok(()) }
+    if out.len() - start > 255 { Err("longer than 255 bytes") } else { Ok(()) }
 }
 
 fn push_label(out: &mut Vec<u8>, label: &mut Vec<u8>) -> Result<(), &'static str> {
     if label.is_empty() {
         return Ok(());
     }
-    let len = u8::try_from(label.len()).ok().filter(|n| *n <= 63).ok_or("a label above 63 octets")?;
+    let len = u8::try_from(label.len()).ok().filter(|n| *n <= 63).ok_or("a label above 63 bytes")?;
     out.push(len);
     out.append(label);
     Ok(())
 }
 
-fn escaped(octets: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
-    let first = octets.next().ok_or("a lone backslash")?;
+fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
+    let first = bytes.next().ok_or("a lone backslash")?;
     if !first.is_ascii_digit() {
         return Ok(first);
     }
     let mut value = u16::from(first - b'0');
     for _ in 0..2 {
-        let digit = octets.next().filter(u8::is_ascii_digit).ok_or("an escape without three digits")?;
+        let digit = bytes.next().filter(u8::is_ascii_digit).ok_or("an escape without three digits")?;
         value = value * 10 + u16::from(digit - b'0');
     }
     u8::try_from(value).map_err(|_| "an escape above 255")
@@ -86,10 +86,10 @@ fn escaped(octets: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
 pub(super) fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
     let (Some(id), Some(flags), Some(questions)) = (field(answer, 0), field(answer, 2), field(answer, 4))
     else {
-        return Err((Failure::Parsing, format!("{} octets are no DNS message", answer.len())));
+        return Err((Failure::Parsing, format!("{} bytes are no DNS message", answer.len())));
     };
     if answer.len() < HEADER {
-        return Err((Failure::Parsing, format!("{} octets are no DNS message", answer.len())));
+        return Err((Failure::Parsing, format!("{} bytes are no DNS message", answer.len())));
     }
     if Some(id) != field(query, 0) {
         return Err((Failure::Mismatch, "the answer has another id".into()));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_built_octet_by_octet() {
+    fn a_query_is_built_byte_by_byte() {
         let expected = b"\x12\x34\x01\x10\0\x01\0\0\0\0\0\0\x03Www\x07Example\0\0\x1c\0\x01";
         assert_eq!(asked(), expected);
         assert_eq!(query(0, 0, ".", 2, 1).expect("the root")[HEADER..], [0, 0, 2, 0, 1]);
@@ -151,8 +151,8 @@ mod tests {
         for (name, why) in [
             ("a..b", "an empty label"),
             (".a", "an empty label"),
-            (long.as_str(), "a label above 63 octets"),
-            (longest.as_str(), "longer than 255 octets"),
+            (long.as_str(), "a label above 63 bytes"),
+            (longest.as_str(), "longer than 255 bytes"),
             ("a\\", "a lone backslash"),
             ("a\\12", "an escape without three digits"),
             ("a\\256", "an escape above 255"),

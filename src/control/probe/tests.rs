@@ -3,10 +3,10 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
-use super::*;
-use crate::config::snapshot::{Health, LineTls};
+use crate::base::time::TickDelta;
 use crate::control::fixture;
-use crate::time::TickDelta;
+use crate::control::probe::*;
+use crate::model::{BackendTls, Health};
 use std::future::ready;
 
 fn backend(address: SocketAddr, probe: Probe, timeout_ms: u64) -> Backend {
@@ -230,18 +230,18 @@ async fn over_tls_once(has: &str, wants: &str, header: &[u8]) -> Result<(), Fail
         ..tls::ClientSpec::default()
     };
     let loaded = tls::ClientTls::load(&spec, b.address.ip(), &mut tls::CaStores::default());
-    b.lines.tls = Some(LineTls { spec, tls: loaded.expect("a good server").into() });
+    b.connections.tls = Some(BackendTls { spec, tls: loaded.expect("a good server").into() });
     if !header.is_empty() {
         b.client_address = ClientAddress::Proxy { v1: false, advertise_tls: false };
     }
     let serve = async {
         let (mut stream, _) = listener.accept().await.expect("a connection");
         let mut session = tls::Session::server(&served).expect("a session");
-        let (mut octets, mut query, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
+        let (mut bytes, mut query, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
         let mut answered = false;
         loop {
-            let len = stream.read(&mut octets).await.unwrap_or(0);
-            if len == 0 || session.on_octets(&octets[..len], &mut query).is_err() {
+            let len = stream.read(&mut bytes).await.unwrap_or(0);
+            if len == 0 || session.on_bytes(&bytes[..len], &mut query).is_err() {
                 return;
             }
             if !answered
@@ -310,7 +310,7 @@ async fn conversation(probe: Probe, heard: &[u8], pieces: &[&[u8]]) -> Result<()
 
 #[test]
 fn a_conversation_is_judged_by_what_it_holds() {
-    let long = [b'x'; TALK_OCTETS_MAX];
+    let long = [b'x'; TALK_BYTES_MAX];
     type Row<'r> = (&'r str, &'r [u8], &'r [&'r [u8]], Result<(), Failure>);
     let table: [Row<'_>; 7] = [
         ("a server that speaks first", b"", &[b"220 mail ESMTP\r\n"], Ok(())),

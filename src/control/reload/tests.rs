@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering::Release;
 
 use socket2::Socket;
 
-use super::*;
-use crate::config::snapshot::LuaFunction;
+use crate::base::time::TickDelta;
 use crate::control::fixture;
 use crate::control::plan::Settings;
 use crate::control::probe::{Called, Question, Script};
-use crate::live::{Board, State};
-use crate::time::TickDelta;
+use crate::control::reload::*;
+use crate::model::LuaFunction;
+use crate::stats::live::{LiveState, State};
 use std::future::ready;
 
 struct NoScript;
@@ -40,21 +40,27 @@ struct Noting {
 }
 
 impl Open for Noting {
-    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, Ear)>> {
+    fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>> {
         self.calls.push(format!("create {}", listener.slot.0));
         let socket = || Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
-        let ear = || Ok::<_, io::Error>(Ear { datagram: Some(socket()?), stream: None, passed: false });
-        Ok(vec![(0, ear()?), (1, ear()?)])
+        let sockets =
+            || Ok::<_, io::Error>(ListenerSockets { udp: Some(socket()?), tcp: None, passed: false });
+        Ok(vec![(0, sockets()?), (1, sockets()?)])
     }
 
-    fn bind(&mut self, listener: &Listener, sockets: &[(usize, Ear)], alone: bool) -> io::Result<()> {
+    fn bind(
+        &mut self,
+        listener: &Listener,
+        sockets: &[(usize, ListenerSockets)],
+        alone: bool,
+    ) -> io::Result<()> {
         assert_eq!(sockets.len(), 2);
         let way = if alone { "alone" } else { "beside" };
         self.calls.push(format!("bind {} {way}", listener.slot.0));
         if self.refused == Some(listener.slot.0) { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) }
     }
 
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, Ear)]) -> io::Result<()> {
+    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
         assert_eq!(sockets.len(), 2);
         self.calls.push(format!("hear {}", listener.slot.0));
         Ok(())
@@ -91,7 +97,7 @@ fn plan(snapshot: Snapshot) -> Plan {
 struct World {
     edge: Noting,
     feed: Feed,
-    farm: Farm,
+    backend_health: BackendHealth,
     gatherer: Gatherer,
     tickets: u64,
 }
@@ -99,12 +105,12 @@ struct World {
 impl World {
     /// Started with this configuration, every backend healthy.
     fn started(first: Snapshot) -> Self {
-        let board = Arc::new(Board::new(2, 8));
+        let live_state = Arc::new(LiveState::new(2, 8));
         let first = plan(first);
         let mut world = Self {
             edge: Noting::default(),
-            feed: Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board)),
-            farm: Farm::new(board, ShardRng::from_seed(1)),
+            feed: Feed::new(Arc::clone(&first.snapshot), Arc::clone(&live_state)),
+            backend_health: BackendHealth::new(live_state, ShardRng::from_seed(1)),
             gatherer: Gatherer::default(),
             tickets: 0,
         };
@@ -132,20 +138,20 @@ impl World {
         }
         assert!(change.is_ready());
         let (edge, feed) = (&mut self.edge, &self.feed);
-        change.commit(edge, feed, &mut self.farm, &mut self.gatherer, Tick(0)).map(|(_, done)| done)
+        change.commit(edge, feed, &mut self.backend_health, &mut self.gatherer, Tick(0)).map(|(_, done)| done)
     }
 
     fn state(&self, slot: u16) -> State {
-        self.feed.board().backend(BackendSlot(slot)).state()
+        self.feed.live_state().backend(BackendSlot(slot)).state()
     }
 }
 
 #[test]
 fn a_start_checks_everything_then_publishes_then_listens() {
-    let board = Arc::new(Board::new(2, 8));
+    let live_state = Arc::new(LiveState::new(2, 8));
     let first = plan(fixture::snapshot(1, &[0], &[0]));
-    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
-    let mut farm = Farm::new(board, ShardRng::from_seed(1));
+    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&live_state));
+    let mut backend_health = BackendHealth::new(live_state, ShardRng::from_seed(1));
     let mut edge = Noting::default();
     let change = Reload::begin(None, first, &[], &mut edge, ShardRng::from_seed(2), Tick(0));
     let mut change = change.expect("sockets");
@@ -154,11 +160,11 @@ fn a_start_checks_everything_then_publishes_then_listens() {
     assert_eq!(due.len(), 1);
     change.settle(due[0], Ok(()), Tick(0));
     assert!(change.is_ready());
-    change.commit(&mut edge, &feed, &mut farm, &mut Gatherer::default(), Tick(0)).expect("a start");
+    change.commit(&mut edge, &feed, &mut backend_health, &mut Gatherer::default(), Tick(0)).expect("a start");
     let opened = ["create 0", "bind 0 alone", "hear 0"];
     let told = ["0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"];
     assert_eq!(edge.calls, [&opened[..], &told].concat());
-    assert_eq!(feed.board().backend(BackendSlot(0)).state(), State::Up);
+    assert_eq!(feed.live_state().backend(BackendSlot(0)).state(), State::Up);
 }
 
 #[test]
@@ -175,7 +181,7 @@ fn what_is_unchanged_is_left_alone() {
 #[test]
 fn only_the_new_is_checked_and_its_state_stands_before_it_is_published() {
     let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
-    world.feed.board().set_state(BackendSlot(1), State::Up); // left by an earlier owner
+    world.feed.live_state().set_state(BackendSlot(1), State::Up); // left by an earlier owner
     let mut change = world.begin(fixture::snapshot(2, &[0], &[0, 1]));
     let due = change.probes(Tick(0), &mut world.tickets);
     assert_eq!(due.iter().map(|d| d.slot.0).collect::<Vec<_>>(), [1]);
@@ -273,22 +279,25 @@ fn what_was_bound_beside_others_is_ended_by_the_shards_when_the_change_is_refuse
 
 #[test]
 fn a_start_that_fails_beside_others_hands_over_what_it_has_got() {
-    let board = Arc::new(Board::new(2, 8));
+    let live_state = Arc::new(LiveState::new(2, 8));
     let mut snapshot = fixture::snapshot(1, &[0, 1], &[0]);
     for listener in &mut snapshot.listeners {
         *listener = Arc::new(Listener { reuse_port: true, ..Listener::clone(listener) });
     }
     let first = plan(snapshot);
-    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&board));
-    let mut farm = Farm::new(board, ShardRng::from_seed(1));
+    let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&live_state));
+    let mut backend_health = BackendHealth::new(live_state, ShardRng::from_seed(1));
     let mut edge = Noting { refused: Some(1), ..Noting::default() };
     let change = Reload::begin(None, first, &[], &mut edge, ShardRng::from_seed(2), Tick(0));
     let mut change = change.expect("sockets");
     let due = change.probes(Tick(0), &mut 0);
     change.settle(due[0], Ok(()), Tick(0));
     edge.calls.clear();
-    change.commit(&mut edge, &feed, &mut farm, &mut Gatherer::default(), Tick(0)).err().expect("in use");
-    assert_eq!(feed.board().backend(BackendSlot(0)).state(), State::Up, "to be asked");
+    change
+        .commit(&mut edge, &feed, &mut backend_health, &mut Gatherer::default(), Tick(0))
+        .err()
+        .expect("in use");
+    assert_eq!(feed.live_state().backend(BackendSlot(0)).state(), State::Up, "to be asked");
     let told = ["0: listen 0", "1: listen 0", "0: listen 1", "1: listen 1"];
     assert_eq!(edge.calls[..2], ["bind 0 beside", "bind 1 beside"]);
     assert_eq!(edge.calls[4..], told);
@@ -345,11 +354,11 @@ fn a_removed_backend_is_no_longer_probed_and_its_slot_is_given_away_late() {
     let mut world = World::started(fixture::snapshot(1, &[], &[0, 1]));
     let change = world.begin(fixture::snapshot(2, &[], &[0]));
     world.finish(change, true).expect("a reload");
-    let due = world.farm.begin(Tick(u64::MAX), &mut world.tickets);
+    let due = world.backend_health.begin(Tick(u64::MAX), &mut world.tickets);
     assert_eq!(due.iter().map(|d| d.slot.0).collect::<Vec<_>>(), [0]);
     assert!(!world.feed.is_free(BackendSlot(1)), "no shard has begun to use the new configuration");
-    for page in world.feed.board().shards() {
-        page.generation.store(2, Release);
+    for stats in world.feed.live_state().shards() {
+        stats.generation.store(2, Release);
     }
     assert!(world.feed.is_free(BackendSlot(1)));
 }

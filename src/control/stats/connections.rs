@@ -3,42 +3,44 @@
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::config::snapshot::Snapshot;
 use crate::control::limits::open_files;
-use crate::descriptors::{Descriptors, Use};
-use crate::live::{Board, HandshakePage};
-use crate::shard::streams::{LineEnd, StreamEnd};
+use crate::model::Snapshot;
+use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
+use crate::stats::descriptors::{Descriptors, Use};
+use crate::stats::live::{HandshakeStats, LiveState};
 use crate::tls::Reason;
 
 /// A line for each counter of clients' connections, for each server with connections, and for
 /// each listener and server with TLS, with the seconds until its certificates expire at this unix
 /// time.
 #[must_use]
-pub fn dump(snapshot: &Snapshot, board: &Board, unix: u64) -> String {
+pub fn dump(snapshot: &Snapshot, live_state: &LiveState, unix: u64) -> String {
     let mut out = String::new();
-    let pages = || board.shards().iter();
+    let pages = || live_state.shards().iter();
     let _ = writeln!(
         out,
-        "streams-open {}",
-        pages().map(|p| u64::from(p.streams.open.load(Relaxed))).sum::<u64>()
+        "client-connections-open {}",
+        pages().map(|p| u64::from(p.clients.open.load(Relaxed))).sum::<u64>()
     );
-    let _ = writeln!(out, "streams-opened {}", pages().map(|p| p.streams.opened.get()).sum::<u64>());
-    for why in StreamEnd::ALL {
-        let count: u64 = pages().map(|p| p.streams.ended(why).get()).sum();
-        let _ = writeln!(out, "stream-end-{} {count}", why.label());
+    let _ =
+        writeln!(out, "client-connections-opened {}", pages().map(|p| p.clients.opened.get()).sum::<u64>());
+    for why in ClientCloseReason::ALL {
+        let count: u64 = pages().map(|p| p.clients.ended(why).get()).sum();
+        let _ = writeln!(out, "client-connection-end-{} {count}", why.label());
     }
-    descriptors(&mut out, board.descriptors());
+    descriptors(&mut out, live_state.descriptors());
     for backend in snapshot.backends.iter().flatten() {
-        let lines = || pages().filter_map(|p| p.backend_if_used(backend.slot)).map(|b| &b.lines);
+        let lines = || pages().filter_map(|p| p.backend_if_used(backend.slot)).map(|b| &b.connections);
         let opened: u64 = lines().map(|l| l.opened.get()).sum();
-        let ends: Vec<String> = LineEnd::ALL
+        let ends: Vec<String> = BackendCloseReason::ALL
             .iter()
             .map(|why| (why.label(), lines().map(|l| l.ended(*why).get()).sum::<u64>()))
             .filter(|(_, count)| *count > 0)
             .map(|(label, count)| format!(" {label} {count}"))
             .collect();
         if opened > 0 || !ends.is_empty() {
-            let _ = writeln!(out, "lines \"{}\" opened {opened}{}", backend.name, ends.concat());
+            let _ =
+                writeln!(out, "backend-connections \"{}\" opened {opened}{}", backend.name, ends.concat());
         }
     }
     for (listener, tls) in snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
@@ -50,9 +52,10 @@ pub fn dump(snapshot: &Snapshot, board: &Board, unix: u64) -> String {
         }
     }
     for backend in snapshot.backends.iter().flatten() {
-        let Some(tls) = &backend.lines.tls else { continue };
+        let Some(tls) = &backend.connections.tls else { continue };
         let name = format!("server \"{}\"", backend.name);
-        let lines = pages().filter_map(|p| p.backend_if_used(backend.slot)).map(|b| &b.lines.handshakes);
+        let lines =
+            pages().filter_map(|p| p.backend_if_used(backend.slot)).map(|b| &b.connections.handshakes);
         handshakes(&mut out, &name, lines);
         if let Some(until) = tls.tls.certificate_until() {
             certificate(&mut out, &format!("{name} {}", tls.tls.subject()), until, unix);
@@ -74,13 +77,13 @@ fn descriptors(out: &mut String, descriptors: &Descriptors) {
     }
 }
 
-fn handshakes<'p>(out: &mut String, name: &str, pages: impl Iterator<Item = &'p HandshakePage>) {
+fn handshakes<'p>(out: &mut String, name: &str, pages: impl Iterator<Item = &'p HandshakeStats>) {
     let (mut full, mut resumed, mut failed) = (0, 0, [0; Reason::ALL.len()]);
-    for page in pages {
-        full += page.full.get();
-        resumed += page.resumed.get();
+    for stats in pages {
+        full += stats.full.get();
+        resumed += stats.resumed.get();
         for why in Reason::ALL {
-            failed[why.index()] += page.failed(why).get();
+            failed[why.index()] += stats.failed(why).get();
         }
     }
     let _ = write!(out, "tls {name} full {full} resumed {resumed}");
@@ -100,9 +103,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::addr::{BackendSlot, ListenerSlot};
-    use crate::config::snapshot::{Listener, ListenerTls, Service};
+    use crate::base::addr::{BackendSlot, ListenerSlot};
     use crate::control::fixture;
+    use crate::model::{Listener, ListenerTls, Service};
     use crate::tls::fixture::{Authority, Directory};
     use crate::tls::{ServerSpec, ServerTls};
 
@@ -117,22 +120,22 @@ mod tests {
         let listener = Listener { slot: ListenerSlot(7), service, ..fixture::listener(7) };
         let address = listener.address;
         snapshot.listeners.push(Arc::new(listener));
-        let board = Board::new(2, 1);
-        for shard in board.shards() {
+        let live_state = LiveState::new(2, 1);
+        for shard in live_state.shards() {
             shard.handshakes(ListenerSlot(7)).done(false);
             shard.handshakes(ListenerSlot(7)).failed(Reason::NotTls).add(2);
-            shard.streams.ended(StreamEnd::Handshake).add(2);
-            shard.backend(BackendSlot(0)).lines.opened.add(1);
-            shard.backend(BackendSlot(0)).lines.ended(LineEnd::Idle).add(1);
+            shard.clients.ended(ClientCloseReason::Handshake).add(2);
+            shard.backend(BackendSlot(0)).connections.opened.add(1);
+            shard.backend(BackendSlot(0)).connections.ended(BackendCloseReason::Idle).add(1);
         }
-        board.shards()[1].handshakes(ListenerSlot(7)).done(true);
-        let text = dump(&snapshot, &board, 1_767_312_000 - 60);
-        for why in StreamEnd::ALL {
-            assert!(text.contains(&format!("\nstream-end-{} ", why.label())), "{why:?}");
+        live_state.shards()[1].handshakes(ListenerSlot(7)).done(true);
+        let text = dump(&snapshot, &live_state, 1_767_312_000 - 60);
+        for why in ClientCloseReason::ALL {
+            assert!(text.contains(&format!("\nclient-connection-end-{} ", why.label())), "{why:?}");
         }
         for line in [
-            "stream-end-handshake 4".to_owned(),
-            "lines \"ns0\" opened 2 idle 2".to_owned(),
+            "client-connection-end-handshake 4".to_owned(),
+            "backend-connections \"ns0\" opened 2 idle 2".to_owned(),
             format!("tls listener {address} full 2 resumed 1 not-tls 4"),
             format!("certificate listener {address} dns.example expires-in-s 60"),
         ] {

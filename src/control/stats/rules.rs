@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::config::snapshot::Snapshot;
-use crate::live::Board;
-use crate::shard::rules::names::Names;
-use crate::shard::rules::networks::Networks;
-use crate::shard::rules::text::{self, Sets};
-use crate::shard::rules::{Chain, Rule};
+use crate::model::Snapshot;
+use crate::rules::names::Names;
+use crate::rules::networks::Networks;
+use crate::rules::text::Sets;
+use crate::rules::{Chain, Rule, text};
+use crate::stats::live::LiveState;
 use crate::wire::name;
 
 /// Rules of a chain that are listed; a block list may have a hundred thousand.
@@ -21,11 +21,11 @@ const LISTED_NAMES_MAX: usize = 3;
 
 /// A table of every chain's rules with their hits since they are there; empty without rules.
 #[must_use]
-pub fn table(snapshot: &Snapshot, board: &Board) -> String {
+pub fn table(snapshot: &Snapshot, live_state: &LiveState) -> String {
     let mut out = String::new();
     let chains = &snapshot.chains;
-    list(&mut out, "query", &chains.query, text::action, board);
-    list(&mut out, "cache-miss", &chains.cache_miss, text::action, board);
+    list(&mut out, "query", &chains.query, text::action, live_state);
+    list(&mut out, "cache-miss", &chains.cache_miss, text::action, live_state);
     for (name, chain) in [
         ("response", &chains.response),
         ("cache-hit", &chains.cache_hit),
@@ -34,16 +34,17 @@ pub fn table(snapshot: &Snapshot, board: &Board) -> String {
         ("timeout", &chains.timeout),
         ("xfr", &chains.xfr),
     ] {
-        list(&mut out, name, chain, text::response_action, board);
+        list(&mut out, name, chain, text::response_action, live_state);
     }
     out
 }
 
-fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, act: fn(&A) -> String, board: &Board) {
+fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, act: fn(&A) -> String, live_state: &LiveState) {
     if chain.is_empty() {
         return;
     }
-    let hits = |rule: &Rule<A>| board.shards().iter().map(|s| s.rule_hits_so_far(rule.slot)).sum::<u64>();
+    let hits =
+        |rule: &Rule<A>| live_state.shards().iter().map(|s| s.rule_hits_so_far(rule.slot)).sum::<u64>();
     let mut rules: Vec<(usize, u64, &Rule<A>)> =
         chain.rules().iter().enumerate().map(|(at, rule)| (at, hits(rule), rule)).collect();
     // Stable: rules with as many hits stay in their order.
@@ -86,9 +87,9 @@ impl Sets for Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::RuleSlot;
-    use crate::shard::rules::action::Action;
-    use crate::shard::rules::matcher::Matcher;
+    use crate::base::addr::RuleSlot;
+    use crate::rules::action::Action;
+    use crate::rules::matcher::Matcher;
 
     #[test]
     fn the_most_hit_rule_stands_first() {
@@ -102,17 +103,17 @@ mod tests {
         };
         let mut snapshot = Snapshot::default();
         snapshot.chains.query = Chain::new(vec![rule(0, "first"), rule(1, "second"), rule(5000, "")]);
-        let board = Board::new(2, 1);
-        board.shards()[0].rule_hits(RuleSlot(1)).add(3);
-        board.shards()[1].rule_hits(RuleSlot(1)).add(4);
-        board.shards()[1].rule_hits(RuleSlot(5000)).add(1);
+        let live_state = LiveState::new(2, 1);
+        live_state.shards()[0].rule_hits(RuleSlot(1)).add(3);
+        live_state.shards()[1].rule_hits(RuleSlot(1)).add(4);
+        live_state.shards()[1].rule_hits(RuleSlot(5000)).add(1);
         assert_eq!(
-            table(&snapshot, &board),
+            table(&snapshot, &live_state),
             "query rules: 3\n\
              \x20      1            7  second: All -> drop [abuse]\n\
              \x20      2            1  All -> drop\n\
              \x20      0            0  first: All -> drop\n"
         );
-        assert_eq!(table(&Snapshot::default(), &board), "");
+        assert_eq!(table(&Snapshot::default(), &live_state), "");
     }
 }

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use crate::addr::BackendSlot;
-use crate::config::snapshot::{Backend, HealthMode, Snapshot};
+use crate::base::addr::BackendSlot;
+use crate::base::time::TickDelta;
 use crate::control::health::Failure;
 use crate::control::stats::{BackendReading, ForwardReading, Reading};
-use crate::live::State;
-use crate::shard::streams::ForwardEnd;
-use crate::shard::verdict::DropReason;
-use crate::time::TickDelta;
+use crate::model::{Backend, HealthMode, Snapshot};
+use crate::stats::close_reason::RelayCloseReason;
+use crate::stats::drop_reason::DropReason;
+use crate::stats::live::State;
 
 const MS: f64 = 1e6;
 
@@ -55,11 +55,14 @@ pub fn line(
     if let Some([p50, p90, p99, p999]) = interval.latency(snapshot).quantiles([0.5, 0.9, 0.99, 0.999]) {
         let _ = write!(out, "  p50 {} p90 {} p99 {} p99.9 {} ms", ms(p50), ms(p90), ms(p99), ms(p999));
     }
-    if interval.forwards.opened + interval.forwards.open > 0 {
-        let ForwardReading { opened, open, octets, .. } = &interval.forwards;
-        let [there, back] = octets.map(|octets| rate(octets, span) / 1e6);
+    if interval.relays.opened + interval.relays.open > 0 {
+        let ForwardReading { opened, open, bytes, .. } = &interval.relays;
+        let [there, back] = bytes.map(|bytes| rate(bytes, span) / 1e6);
         let opened = rate(*opened, span);
-        let _ = write!(out, "  forwards {open} open {opened:.0}/s {there:.1} MB/s there {back:.1} back");
+        let _ = write!(
+            out,
+            "  relays {open} open {opened:.0}/s {there:.1} MB/s to targets {back:.1} MB/s to clients"
+        );
     }
     let queries = with_readings(interval, snapshot).filter(|(backend, _)| !backend.target);
     let sent: u64 = queries.map(|(_, b)| b.queries).sum();
@@ -119,25 +122,25 @@ pub fn dump(
     {
         let _ = writeln!(out, "{name} {}", ms(value));
     }
-    if snapshot.listeners.iter().any(|l| l.service.forward().is_some()) || total.forwards.opened > 0 {
-        out.push_str(&forwards(&total.forwards));
+    if snapshot.listeners.iter().any(|l| l.service.relay().is_some()) || total.relays.opened > 0 {
+        out.push_str(&relays(&total.relays));
     }
     out.push_str(&servers(total, recent, span, snapshot, standing));
     out
 }
 
-fn forwards(reading: &ForwardReading) -> String {
+fn relays(reading: &ForwardReading) -> String {
     let mut out = String::new();
     for (name, value) in [
-        ("forward-opened", reading.opened),
-        ("forward-open", reading.open),
-        ("forward-octets-there", reading.octets[0]),
-        ("forward-octets-back", reading.octets[1]),
+        ("relay-opened", reading.opened),
+        ("relay-open", reading.open),
+        ("relay-bytes-to-targets", reading.bytes[0]),
+        ("relay-bytes-to-clients", reading.bytes[1]),
     ] {
         let _ = writeln!(out, "{name} {value}");
     }
-    for why in ForwardEnd::ALL {
-        let _ = writeln!(out, "forward-end-{} {}", why.label(), reading.ends[why.index()]);
+    for why in RelayCloseReason::ALL {
+        let _ = writeln!(out, "relay-end-{} {}", why.label(), reading.ends[why.index()]);
     }
     out
 }
@@ -300,10 +303,10 @@ fn ms(ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::Tick;
     use crate::control::fixture;
     use crate::control::stats::Gatherer;
-    use crate::live::Board;
-    use crate::time::Tick;
+    use crate::stats::live::LiveState;
 
     fn standing(slot: BackendSlot) -> Standing {
         match slot.0 {
@@ -312,36 +315,36 @@ mod tests {
         }
     }
 
-    fn scene() -> (Snapshot, Reading, Reading) {
+    fn context() -> (Snapshot, Reading, Reading) {
         let snapshot = fixture::snapshot(3, &[], &[0, 1]);
-        let board = Board::new(1, 2);
+        let live_state = LiveState::new(1, 2);
         let mut gatherer = Gatherer::default();
         let slots = [BackendSlot(0), BackendSlot(1)];
-        let page = &board.shards()[0];
-        page.queries.add(1000);
-        page.responses.add(990);
-        page.backend(slots[0]).queries.add(750);
-        page.backend(slots[1]).queries.add(250);
-        page.backend(slots[1]).timeouts.add(10);
-        page.dropped(DropReason::Timeout).add(10);
-        let first = gatherer.gather(&board, slots.into_iter(), Tick(0));
-        page.queries.add(200);
-        page.responses.add(198);
-        page.self_answered.add(2);
-        page.backend(slots[0]).queries.add(150);
-        page.backend(slots[1]).queries.add(50);
+        let stats = &live_state.shards()[0];
+        stats.queries.add(1000);
+        stats.responses.add(990);
+        stats.backend(slots[0]).queries.add(750);
+        stats.backend(slots[1]).queries.add(250);
+        stats.backend(slots[1]).timeouts.add(10);
+        stats.dropped(DropReason::Timeout).add(10);
+        let first = gatherer.gather(&live_state, slots.into_iter(), Tick(0));
+        stats.queries.add(200);
+        stats.responses.add(198);
+        stats.self_answered.add(2);
+        stats.backend(slots[0]).queries.add(150);
+        stats.backend(slots[1]).queries.add(50);
         for _ in 0..150 {
-            page.backend(slots[0]).latency.record(128_000);
+            stats.backend(slots[0]).latency.record(128_000);
         }
-        page.dropped(DropReason::NoServer).add(7);
-        let second = gatherer.gather(&board, slots.into_iter(), Tick(2_000_000_000));
+        stats.dropped(DropReason::NoServer).add(7);
+        let second = gatherer.gather(&live_state, slots.into_iter(), Tick(2_000_000_000));
         let recent = second.since(&first);
         (snapshot, second, recent)
     }
 
     #[test]
     fn the_line_of_an_interval() {
-        let (snapshot, _, recent) = scene();
+        let (snapshot, _, recent) = context();
         assert_eq!(
             line(&recent, TickDelta::from_ms(2000), &snapshot, &standing),
             "q/s 100  a/s 100  no-server 7  p50 0.128 p90 0.128 p99 0.128 p99.9 0.128 ms \
@@ -357,7 +360,7 @@ mod tests {
 
     #[test]
     fn the_dump_has_every_counter_and_the_table_of_servers() {
-        let (snapshot, total, recent) = scene();
+        let (snapshot, total, recent) = context();
         let text = dump(&total, &recent, TickDelta::from_ms(2000), &snapshot, &standing);
         let (counters, table) = text.split_once('#').expect("a table");
         assert!(

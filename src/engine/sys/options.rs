@@ -24,11 +24,11 @@ pub fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_in
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets a socket option whose value is a string of octets.
+/// Sets a socket option whose value is a string of bytes.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn set_octets(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
+pub fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
     // SAFETY: the value is a live slice and its true length is given; the kernel copies it.
     let r = unsafe {
         libc::setsockopt(
@@ -42,14 +42,14 @@ pub fn set_octets(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Reads a socket option whose value is a string of as many octets.
+/// Reads a socket option whose value is a string of as many bytes.
 ///
 /// # Errors
 /// What the kernel says.
 #[cfg(test)]
-pub fn octets_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<()> {
+pub fn bytes_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<()> {
     let mut length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    // SAFETY: the kernel writes at most `length` octets into a live slice of that length.
+    // SAFETY: the kernel writes at most `length` bytes into a live slice of that length.
     let r = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{iovec, msghdr, sockaddr_in6};
 
-use super::{CONTROL, Control, Local, write_name, write_pktinfo};
-use crate::addr::Endpoint;
+use crate::base::addr::Endpoint;
+use crate::engine::sys::{CONTROL, Control, Local, write_name, write_pktinfo};
 
 /// Sends one datagram by a socket that is not connected, from an address that need not be ours if
 /// the socket is transparent.
@@ -16,14 +16,14 @@ use crate::addr::Endpoint;
 /// What the kernel says.
 pub fn send_from(
     socket: BorrowedFd<'_>,
-    octets: &[u8],
+    bytes: &[u8],
     to: &Endpoint,
     from: Option<&Local>,
 ) -> io::Result<()> {
     // SAFETY: plain C structures for which all zeros is a valid value.
     let (mut name, mut header): (sockaddr_in6, msghdr) = unsafe { (zeroed(), zeroed()) };
     let mut control = Control([0; CONTROL]);
-    let mut vector = iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
+    let mut vector = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     header.msg_namelen = write_name(&mut name, to);
     header.msg_name = (&raw mut name).cast();
     header.msg_iov = &raw mut vector;
@@ -31,11 +31,11 @@ pub fn send_from(
     if let Some(local) = from {
         header.msg_control = (&raw mut control.0).cast();
         header.msg_controllen = CONTROL as _;
-        // SAFETY: the control buffer is CONTROL octets, aligned, and ours; one of these control
+        // SAFETY: the control buffer is CONTROL bytes, aligned, and ours; one of these control
         // messages takes at most 40 of them.
         header.msg_controllen = unsafe { write_pktinfo(libc::CMSG_FIRSTHDR(&raw const header), local) } as _;
     }
-    // SAFETY: name, vector, control and octets live through the call, with their true sizes.
+    // SAFETY: name, vector, control and bytes live through the call, with their true sizes.
     // JUSTIFICATION: no safe call sets the source address.
     let n = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 
-use super::super::fixture::{Authority, Directory, Issued, self_signed};
-use super::super::{CaStores, ClientSpec, ServerSpec};
-use super::*;
+use crate::tls::fixture::{Authority, Directory, Issued, self_signed};
+use crate::tls::session::*;
+use crate::tls::{CaStores, ClientSpec, ServerSpec};
 
 const BACKEND: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -60,7 +60,7 @@ impl World {
     }
 }
 
-/// Both ends of a connection, and the octets on their way.
+/// Both ends of a connection, and the bytes on their way.
 struct Pair {
     client: Session,
     server: Session,
@@ -122,7 +122,7 @@ fn flow(
     let mut rest = wire.as_slice();
     while !rest.is_empty() {
         let (now, later) = rest.split_at(segment(rest.len()).clamp(1, rest.len()));
-        to.on_octets(now, plaintext)?;
+        to.on_bytes(now, plaintext)?;
         rest = later;
     }
     Ok(())
@@ -229,7 +229,7 @@ fn what_both_sides_do_not_share_is_named() {
     assert_eq!(heard.reason, Reason::NoSharedCipher, "{heard}");
 
     let mut server = Session::server(&world.server()).expect("a server");
-    let old = server.on_octets(&hello_of_tls12(), &mut Vec::new()).expect_err("too old");
+    let old = server.on_bytes(&hello_of_tls12(), &mut Vec::new()).expect_err("too old");
     assert_eq!(old.reason, Reason::UnsupportedVersion, "{old}");
 
     world.client.ciphers_tls13 = String::new();
@@ -248,11 +248,11 @@ fn what_is_not_tls_ends_with_that_reason() {
     for garbage in [&query[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 64], &[0xff; 64], b"\x16\x03\x01\0\0\x16"] {
         let mut session = Session::server(&server).expect("a server");
         let mut plaintext = Vec::new();
-        let failure = session.on_octets(garbage, &mut plaintext).expect_err("garbage");
+        let failure = session.on_bytes(garbage, &mut plaintext).expect_err("garbage");
         assert_eq!(failure.reason, Reason::NotTls, "{garbage:x?}: {failure}");
         assert!(plaintext.is_empty());
         // It stays so, and says goodbye no further.
-        assert_eq!(session.on_octets(&hello_of_tls12(), &mut plaintext), Err(failure.clone()));
+        assert_eq!(session.on_bytes(&hello_of_tls12(), &mut plaintext), Err(failure.clone()));
         assert_eq!(session.on_end(), Err(failure));
         assert_eq!(session.send(b"answer"), 0);
         session.write_to(&mut Vec::new()).expect("the alert");
@@ -260,22 +260,22 @@ fn what_is_not_tls_ends_with_that_reason() {
     }
     // A backend that speaks something else.
     let mut session = Session::client(&world.client()).expect("a client");
-    let failure = session.on_octets(b"220 mail.example ESMTP\r\n", &mut Vec::new()).expect_err("garbage");
+    let failure = session.on_bytes(b"220 mail.example ESMTP\r\n", &mut Vec::new()).expect_err("garbage");
     assert_eq!(failure.reason, Reason::NotTls, "{failure}");
 }
 
 #[test]
-fn a_handshake_cut_at_any_octet_ends_with_that_reason() {
+fn a_handshake_cut_at_any_byte_ends_with_that_reason() {
     let world = World::new(&["dns.example"]);
     let (client, server) = (world.client(), world.server());
     let mut hello = Vec::new();
     Session::client(&client).expect("a client").write_to(&mut hello).expect("a vector takes all");
     for length in 0..=hello.len() {
         let mut session = Session::server(&server).expect("a server");
-        session.on_octets(&hello[..length], &mut Vec::new()).expect("no garbage");
+        session.on_bytes(&hello[..length], &mut Vec::new()).expect("no garbage");
         assert!(session.is_handshaking());
         assert_eq!(session.wants_write(), length == hello.len());
-        assert_eq!(session.on_end().expect_err("cut").reason, Reason::UnexpectedEof, "{length} octets");
+        assert_eq!(session.on_end().expect_err("cut").reason, Reason::UnexpectedEof, "{length} bytes");
     }
 }
 
@@ -287,7 +287,7 @@ fn sealed_records_that_were_changed_end_the_session() {
     let mut wire = Vec::new();
     pair.client.write_to(&mut wire).expect("a vector takes all");
     *wire.last_mut().expect("a record") ^= 1;
-    let failure = pair.server.on_octets(&wire, &mut Vec::new()).expect_err("changed");
+    let failure = pair.server.on_bytes(&wire, &mut Vec::new()).expect_err("changed");
     assert_eq!(failure.reason, Reason::Corrupt, "{failure}");
 }
 
@@ -302,11 +302,11 @@ fn closing_is_said_and_what_comes_after_forgotten() {
         pair.client.write_to(&mut wire).expect("a vector takes all");
     }
     let mut plaintext = Vec::new();
-    pair.server.on_octets(&wire, &mut plaintext).expect("a goodbye");
+    pair.server.on_bytes(&wire, &mut plaintext).expect("a goodbye");
     assert_eq!(plaintext, b"last");
     assert!(pair.server.peer_closed());
-    pair.server.on_octets(&wire, &mut plaintext).expect("nothing");
-    pair.server.on_octets(b"garbage", &mut plaintext).expect("nothing");
+    pair.server.on_bytes(&wire, &mut plaintext).expect("nothing");
+    pair.server.on_bytes(b"garbage", &mut plaintext).expect("nothing");
     assert_eq!(plaintext, b"last");
     // Our direction is still open.
     assert_eq!(pair.server.send(b"answer"), 6);
@@ -329,12 +329,12 @@ fn what_waits_to_be_written_has_a_limit() {
     let (mut sent, mut rounds) = (0, 0);
     while sent < message.len() {
         let taken = pair.server.send(&message[sent..]);
-        assert!(taken > 0 && taken <= SEND_OCTETS_MAX);
+        assert!(taken > 0 && taken <= SEND_BYTES_MAX);
         // It is full: a slow reader costs no more than that.
         assert_eq!(pair.server.send(&message[sent + taken..]), 0);
         sent += taken;
         rounds += 1;
-        pair.run().expect("octets");
+        pair.run().expect("bytes");
     }
     assert_eq!(pair.at_client, message);
     assert!(rounds <= 4, "{rounds}");
@@ -358,18 +358,18 @@ fn sessions_are_resumed_by_ticket() {
 #[test]
 fn machines_with_a_key_file_resume_each_others_sessions() {
     let mut world = World::new(&["dns.example"]);
-    world.server.ticket_key_file = Some(world.directory.write_octets("keys", &[3; 80]));
+    world.server.ticket_key_file = Some(world.directory.write_bytes("keys", &[3; 80]));
     world.server.ticket_keys = 2;
     let client = world.client();
     assert!(!Pair::done(&client, &world.server()).resumed());
     assert!(Pair::done(&client, &world.server()).resumed());
     // One of them has got new keys, and still knows the old one; one that starts does not.
     let server = world.server();
-    world.directory.write_octets("keys", &[4; 80]);
+    world.directory.write_bytes("keys", &[4; 80]);
     server.rotate().expect("rotation");
     assert!(Pair::done(&client, &server).resumed());
     assert!(Pair::done(&client, &world.server()).resumed());
-    world.directory.write_octets("keys", &[5; 80]);
+    world.directory.write_bytes("keys", &[5; 80]);
     assert!(!Pair::done(&client, &world.server()).resumed());
 }
 
@@ -421,20 +421,20 @@ fn a_listener_loaded_anew_resumes_the_sessions_of_the_old_one() {
 #[test]
 fn keys_that_were_in_the_file_go_on_opening_tickets_after_a_reload() {
     let mut world = World::new(&["dns.example"]);
-    world.server.ticket_key_file = Some(world.directory.write_octets("keys", &[3; 80]));
+    world.server.ticket_key_file = Some(world.directory.write_bytes("keys", &[3; 80]));
     world.server.ticket_keys = 2;
     let (client, old) = (world.client(), world.server());
     Pair::done(&client, &old);
-    world.directory.write_octets("keys", &[4; 80]);
+    world.directory.write_bytes("keys", &[4; 80]);
     let new = world.server().inherit(&old);
     assert_eq!((new.ticket_keys(), old.ticket_keys()), (2, 1), "the running one is left alone");
     assert!(Pair::done(&client, &new).resumed());
     // One too many, and those of another file.
-    world.directory.write_octets("keys", &[5; 80]);
+    world.directory.write_bytes("keys", &[5; 80]);
     let newer = world.server().inherit(&new);
     assert_eq!(newer.ticket_keys(), 2);
     assert!(Pair::done(&client, &newer).resumed(), "the new key has sealed the last ticket");
-    world.server.ticket_key_file = Some(world.directory.write_octets("others", &[6; 80]));
+    world.server.ticket_key_file = Some(world.directory.write_bytes("others", &[6; 80]));
     assert_eq!(world.server().inherit(&newer).ticket_keys(), 1);
 }
 
@@ -467,7 +467,7 @@ fn a_check_sees_the_certificate_and_a_bad_one_ends_all_resumption() {
     assert_eq!(why.reason, Reason::BadCertificate);
     // What stands goes on, and the good one is taken again.
     assert_eq!(standing.client.send(b"question"), 8);
-    standing.run().expect("octets");
+    standing.run().expect("bytes");
     assert!(!Pair::done(&client, &good).resumed());
     assert!(Pair::done(&client, &good).resumed());
 }
@@ -570,8 +570,8 @@ proptest! {
             pair.run().expect("a handshake");
         }
         let mut plaintext = Vec::new();
-        for octets in garbage.chunks(97) {
-            if pair.server.on_octets(octets, &mut plaintext).is_err() {
+        for bytes in garbage.chunks(97) {
+            if pair.server.on_bytes(bytes, &mut plaintext).is_err() {
                 break;
             }
         }

@@ -1,6 +1,6 @@
-use super::super::tests::{edited, read};
-use super::*;
+use crate::wire::answer::*;
 use crate::wire::header::rcode::{NOTIMP, REFUSED, SERVFAIL};
+use crate::wire::tests::{edited, read};
 
 const OWN: AnswerEdns = AnswerEdns { wanted: true, payload: 1232 };
 const PLAIN: Flags = Flags { aa: false, ad: false, ra: None, ttl: 60 };
@@ -21,7 +21,7 @@ fn query_edns(qtype: u16) -> Vec<u8> {
     query
 }
 
-/// What `query` is as an answer with these counts and octets behind its question.
+/// What `query` is as an answer with these counts and bytes behind its question.
 fn expected(flags: u16, qtype: u16, counts: [u8; 3], records: &[u8]) -> Vec<u8> {
     let ([f0, f1], [t0, t1], [an, ns, ar]) = (flags.to_be_bytes(), qtype.to_be_bytes(), counts);
     let head = [0xab, 0xcd, f0, f1, 0, 1, 0, an, 0, ns, 0, ar];

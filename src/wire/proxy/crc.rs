@@ -1,29 +1,29 @@
 //! CRC-32C (Castagnoli; RFC 3720, appendix B.4), as PROXY headers may carry it. A header is short:
-//! a table of one octet's remainders is enough.
+//! a table of one byte's remainders is enough.
 
 /// The polynomial, lowest bit first.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const REMAINDERS: [u32; 256] = {
     let mut table = [0; 256];
-    let mut octet = 0;
-    while octet < 256 {
-        let mut remainder = octet as u32;
+    let mut byte = 0;
+    while byte < 256 {
+        let mut remainder = byte as u32;
         let mut bit = 0;
         while bit < 8 {
             remainder = (remainder >> 1) ^ (POLYNOMIAL & (remainder & 1).wrapping_neg());
             bit += 1;
         }
-        table[octet] = remainder;
-        octet += 1;
+        table[byte] = remainder;
+        byte += 1;
     }
     table
 };
 
-/// The checksum of octets that are given in parts.
+/// The checksum of bytes that are given in parts.
 pub(super) fn crc32c(parts: &[&[u8]]) -> u32 {
-    let octets = parts.iter().flat_map(|part| part.iter());
-    !octets.fold(u32::MAX, |crc, octet| (crc >> 8) ^ REMAINDERS[((crc as u8) ^ octet) as usize])
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    !bytes.fold(u32::MAX, |crc, byte| (crc >> 8) ^ REMAINDERS[((crc as u8) ^ byte) as usize])
 }
 
 #[cfg(test)]
@@ -34,7 +34,7 @@ mod tests {
     fn the_examples_of_rfc_3720_come_out() {
         let up: Vec<u8> = (0..32).collect();
         let down: Vec<u8> = (0..32).rev().collect();
-        for (octets, expected) in [
+        for (bytes, expected) in [
             (&b""[..], 0),
             (b"123456789", 0xe306_9283),
             (&[0; 32], 0x8a91_36aa),
@@ -42,8 +42,8 @@ mod tests {
             (&up, 0x46dd_794e),
             (&down, 0x113f_db5c),
         ] {
-            assert_eq!(crc32c(&[octets]), expected);
-            let (a, b) = octets.split_at(octets.len() / 3);
+            assert_eq!(crc32c(&[bytes]), expected);
+            let (a, b) = bytes.split_at(bytes.len() / 3);
             assert_eq!(crc32c(&[a, b]), expected);
         }
     }

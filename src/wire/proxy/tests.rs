@@ -1,4 +1,4 @@
-use super::*;
+use crate::wire::proxy::*;
 use proptest::prelude::*;
 
 fn endpoint(text: &str) -> Endpoint {
@@ -13,9 +13,9 @@ fn v2(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
 
 const V4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 53, 0x12, 0x67, 0, 53];
 
-fn header(octets: &[u8]) -> (Header<'_>, usize) {
-    let parsed = parse(octets, PAYLOAD_MAX);
-    let Parsed::Header { header, len } = parsed else { panic!("{parsed:?} of {octets:?}") };
+fn header(bytes: &[u8]) -> (Header<'_>, usize) {
+    let parsed = parse(bytes, PAYLOAD_MAX);
+    let Parsed::Header { header, len } = parsed else { panic!("{parsed:?} of {bytes:?}") };
     (header, len)
 }
 
@@ -41,7 +41,7 @@ fn lines_are_read() {
     assert_eq!((h.command, h.transport, len), (Command::Proxy, Transport::Stream, text.len() - 4));
     assert_eq!(h.source, Some(endpoint("192.0.2.1:4711")));
     assert_eq!(h.destination, Some(endpoint("192.0.2.53:53")));
-    assert_eq!(h.tlvs.octets(), b"");
+    assert_eq!(h.tlvs.bytes(), b"");
     let (h, _) = header(b"PROXY TCP6 2001:DB8::1 ::1 65535 0\r\n");
     assert_eq!(h.source, Some(endpoint("[2001:db8::1]:65535")));
     assert_eq!(h.destination, Some(endpoint("[::1]:0")));
@@ -84,39 +84,39 @@ fn malformed_lines_are_refused() {
 
 #[test]
 fn binary_headers_are_read() {
-    let octets = [v2(0x21, 0x12, &[V4, &[tlv::ALPN, 0, 3], b"dot", &[0xe0, 0, 0]].concat()), b"x".to_vec()];
-    let octets = octets.concat();
-    let (h, len) = header(&octets);
-    assert_eq!((h.command, h.transport, len), (Command::Proxy, Transport::Datagram, octets.len() - 1));
+    let bytes = [v2(0x21, 0x12, &[V4, &[tlv::ALPN, 0, 3], b"dot", &[0xe0, 0, 0]].concat()), b"x".to_vec()];
+    let bytes = bytes.concat();
+    let (h, len) = header(&bytes);
+    assert_eq!((h.command, h.transport, len), (Command::Proxy, Transport::Datagram, bytes.len() - 1));
     assert_eq!(h.source, Some(endpoint("192.0.2.1:4711")));
     assert_eq!(h.destination, Some(endpoint("192.0.2.53:53")));
     assert_eq!(h.tlvs.collect::<Vec<_>>(), [(tlv::ALPN, &b"dot"[..]), (0xe0, b"")]);
     assert_eq!((h.tlvs.first(0xe0), h.tlvs.first(2)), (Some(&b""[..]), None));
 
     let addresses = [&[0x20, 1, 0xd, 0xb8], &[0; 11][..], &[1], &[0; 15], &[1], &[0, 7, 0, 8]].concat();
-    let octets = v2(0x21, 0x21, &addresses);
-    let (h, _) = header(&octets);
+    let bytes = v2(0x21, 0x21, &addresses);
+    let (h, _) = header(&bytes);
     assert_eq!(h.transport, Transport::Stream);
     assert_eq!((h.source, h.destination), (Some(endpoint("[2001:db8::1]:7")), Some(endpoint("[::1]:8"))));
 
-    let octets = v2(0x21, 0x31, &[&[b'/'; UNIX][..], &[tlv::NOOP, 0, 1, 0]].concat());
-    let (h, _) = header(&octets);
+    let bytes = v2(0x21, 0x31, &[&[b'/'; UNIX][..], &[tlv::NOOP, 0, 1, 0]].concat());
+    let (h, _) = header(&bytes);
     assert_eq!((h.transport, h.source, h.destination), (Transport::Stream, None, None));
     assert_eq!(h.tlvs.first(tlv::NOOP), Some(&b"\0"[..]));
 }
 
 #[test]
 fn headers_without_a_client_have_no_addresses() {
-    for (octets, command) in [
+    for (bytes, command) in [
         (v2(0x20, 0, b""), Command::Local),
         (v2(0x20, 0x11, V4), Command::Local),
         (v2(0x20, 0xff, b"anything"), Command::Local),
         (v2(0x21, 0, b""), Command::Proxy),
         (v2(0x21, 0, b"anything"), Command::Proxy),
     ] {
-        let (h, len) = header(&octets);
-        assert_eq!((h.command, h.transport, len), (command, Transport::Unspec, octets.len()));
-        assert_eq!((h.source, h.destination, h.tlvs.octets()), (None, None, &b""[..]));
+        let (h, len) = header(&bytes);
+        assert_eq!((h.command, h.transport, len), (command, Transport::Unspec, bytes.len()));
+        assert_eq!((h.source, h.destination, h.tlvs.bytes()), (None, None, &b""[..]));
     }
 }
 
@@ -124,7 +124,7 @@ fn headers_without_a_client_have_no_addresses() {
 fn malformed_headers_are_refused() {
     use ProxyError::{Addresses, Checksum, Family, NoSignature, Tlvs, TooLong, Version};
     let tail = |tail: &[u8]| v2(0x21, 0x11, &[V4, tail].concat());
-    for (octets, error) in [
+    for (bytes, error) in [
         (b"\0\x1d\x12\x34".to_vec(), NoSignature),
         (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), NoSignature),
         (b"PROXX".to_vec(), NoSignature),
@@ -149,27 +149,27 @@ fn malformed_headers_are_refused() {
         ([&SIGNATURE[..], &[0x31]].concat(), Version(0x31)),
         ([&SIGNATURE[..], &[0x21, 0x33]].concat(), Family(0x33)),
     ] {
-        assert_eq!(parse(&octets, PAYLOAD_MAX), Parsed::Invalid(error), "{octets:?}");
+        assert_eq!(parse(&bytes, PAYLOAD_MAX), Parsed::Invalid(error), "{bytes:?}");
     }
     assert!(matches!(parse(&tail(&[0; 501]), 513), Parsed::Header { .. }), "the limit is the operator's");
 }
 
 #[test]
-fn headers_can_come_octet_by_octet() {
-    for octets in [
+fn headers_can_come_byte_by_byte() {
+    for bytes in [
         v2(0x21, 0x11, &[V4, &[tlv::UNIQUE_ID, 0, 1, 7]].concat()),
         v2(0x20, 0, b""),
         b"PROXY TCP4 192.0.2.1 192.0.2.53 4711 53\r\n".to_vec(),
     ] {
-        for cut in 0..octets.len() {
-            assert_eq!(parse(&octets[..cut], PAYLOAD_MAX), Parsed::Incomplete, "{cut} of {octets:?}");
+        for cut in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..cut], PAYLOAD_MAX), Parsed::Incomplete, "{cut} of {bytes:?}");
         }
-        assert_eq!(header(&octets).1, octets.len());
+        assert_eq!(header(&bytes).1, bytes.len());
     }
 }
 
 #[test]
-fn a_written_header_has_these_octets() {
+fn a_written_header_has_these_bytes() {
     let (source, destination) = (endpoint("192.0.2.1:4711"), endpoint("192.0.2.53:53"));
     let mut out = b"x".to_vec();
     assert!(write_v2(&mut out, Transport::Stream, source, destination, [(1, &b"dot"[..])].into_iter()));
@@ -289,12 +289,12 @@ proptest! {
 
     #[test]
     fn a_header_cut_short_is_incomplete_or_invalid(
-        octets in prop::collection::vec(any::<u8>(), 0..80),
+        bytes in prop::collection::vec(any::<u8>(), 0..80),
         family in 0_u8..0x34,
     ) {
-        let octets = v2(0x21, family, &octets);
-        for cut in 0..octets.len() {
-            let is_header = matches!(parse(&octets[..cut], PAYLOAD_MAX), Parsed::Header { .. });
+        let bytes = v2(0x21, family, &bytes);
+        for cut in 0..bytes.len() {
+            let is_header = matches!(parse(&bytes[..cut], PAYLOAD_MAX), Parsed::Header { .. });
             prop_assert!(!is_header);
         }
     }

@@ -1,5 +1,5 @@
-use super::super::tests::edited;
-use super::*;
+use crate::wire::records::*;
+use crate::wire::tests::edited;
 
 /// A question, an answer, a name server, its address, an OPT, and trailing data.
 fn message() -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Any octets as a configuration file: nothing panics or hangs, every error says what and where,
+//! Any bytes as a configuration file: nothing panics or hangs, every error says what and where,
 //! and what compiles is sound. Text that could reach the machine (files, commands, foreign code) is
 //! left out; for one input at a time in a process.
 
@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use dnslob::balance::Kind;
 use dnslob::config::error::Fault;
-use dnslob::config::flags::{self, Flags};
-use dnslob::config::snapshot::Snapshot;
-use dnslob::config::{ConfigError, Interrupt, Invocation, Slots, compile, load_unless};
-use dnslob::shard::policy::Kind;
+use dnslob::config::flags::Flags;
+use dnslob::config::{ConfigError, Interrupt, Invocation, Slots, compile, flags, load_unless};
+use dnslob::model::Snapshot;
 
 /// What one evaluation may take.
 const EVALUATION_MAX: Duration = Duration::from_millis(200);

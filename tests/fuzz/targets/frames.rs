@@ -1,4 +1,4 @@
-//! Any octets as a stream, cut anywhere and stopped anywhere: the messages, and the error that
+//! Any bytes as a stream, cut anywhere and stopped anywhere: the messages, and the error that
 //! ends them, are those of the stream in one piece; and no memory stays behind.
 
 use dnslob::wire::frame::{Flow, FrameError, Frames, Outbound};
@@ -22,7 +22,7 @@ pub(crate) fn target(data: &[u8]) {
 }
 
 /// What is taken out of these reads when each `stop`th message stops (0: none), and how many
-/// octets are held in the end.
+/// bytes are held in the end.
 fn taken(reads: &[&[u8]], stop: usize) -> (Taken, usize) {
     let (mut frames, mut messages) = (Frames::new(), Vec::new());
     for read in reads {

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dnslob::addr::mapped;
-use dnslob::config::prefix::{Prefix, PrefixSet};
+use dnslob::base::addr::mapped;
+use dnslob::base::prefix::{Prefix, PrefixSet};
 
 pub(crate) fn target(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -19,8 +19,8 @@ pub(crate) fn target(data: &[u8]) {
     let own = words.iter().filter_map(|w| w.parse().ok());
     let others = [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into(), Ipv6Addr::LOCALHOST.into()];
     for address in own.chain(others) {
-        let octets = mapped(address);
-        let one_by_one = networks.iter().any(|n| PrefixSet::from_iter([*n]).contains(&octets));
-        assert_eq!(set.contains(&octets), one_by_one, "{address}");
+        let bytes = mapped(address);
+        let one_by_one = networks.iter().any(|n| PrefixSet::from_iter([*n]).contains(&bytes));
+        assert_eq!(set.contains(&bytes), one_by_one, "{address}");
     }
 }

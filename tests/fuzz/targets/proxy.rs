@@ -1,7 +1,8 @@
-//! Any octets as a PROXY header: what is read lies within them, does not depend on what is behind
+//! Any bytes as a PROXY header: what is read lies within them, does not depend on what is behind
 //! it, and is read again when it is written.
 
-use dnslob::wire::proxy::{self, Command, Header, Parsed, ProxyError, Ssl, Transport};
+use dnslob::wire::proxy;
+use dnslob::wire::proxy::{Command, Header, Parsed, ProxyError, Ssl, Transport};
 
 pub(crate) fn target(data: &[u8]) {
     for max in [proxy::PAYLOAD_MAX, 65_535] {
@@ -20,8 +21,8 @@ pub(crate) fn target(data: &[u8]) {
 }
 
 fn whole(header: &Header<'_>) {
-    let octets: usize = header.tlvs.map(|(_, value)| value.len() + 3).sum();
-    assert_eq!(octets, header.tlvs.octets().len());
+    let bytes: usize = header.tlvs.map(|(_, value)| value.len() + 3).sum();
+    assert_eq!(bytes, header.tlvs.bytes().len());
     for (_, value) in header.tlvs {
         // Whatever it is.
         let _ = Ssl::parse(value);

@@ -1,34 +1,35 @@
-//! Any octets as rules, and packets for them: selectors nested in each other and actions of every
-//! kind are made of the first octets and compiled; the others are queries and answers, and time.
+//! Any bytes as rules, and packets for them: selectors nested in each other and actions of every
+//! kind are made of the first bytes and compiled; the others are queries and answers, and time.
 //! Every packet has an end, and in the end nothing is outstanding.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use dnslob::addr::{
+use dnslob::base::addr::{
     BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolRef, PoolSlot, Route, RuleSlot,
 };
-use dnslob::config::prefix::{Prefix, PrefixSet};
-use dnslob::config::snapshot::{
-    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Pool, Probe, Retry, Snapshot,
-    SocketOptions,
+use dnslob::base::packet::Packet;
+use dnslob::base::prefix::{Prefix, PrefixSet};
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
+use dnslob::model::{
+    Backend, BackendConnectionOptions, ClientAddress, Globals, Health, HealthMode, Lazy, Pool, Probe, Retry,
+    Snapshot, SocketOptions,
 };
-use dnslob::live::{Board, ShardPage, State};
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
-use dnslob::shard::Shard;
-use dnslob::shard::case::Protocol;
-use dnslob::shard::rules::action::{
+use dnslob::rules::action::{
     Action, Addresses, ExtendedError, LogTarget, NegativeSoa, RawRecords, ResponseAction, Tee,
 };
-use dnslob::shard::rules::limits::{ClientLimit, Limit, StateKind, StateSpec, TimedSet};
-use dnslob::shard::rules::matcher::{Comparison, Matcher};
-use dnslob::shard::rules::names::Names;
-use dnslob::shard::rules::networks::Networks;
-use dnslob::shard::rules::pattern::Pattern;
-use dnslob::shard::rules::{Chain, Chains, Rule};
-use dnslob::shard::verdict::{DropReason, Verdict};
-use dnslob::time::{Tick, TickDelta};
+use dnslob::rules::limits::{ClientLimit, Limit, StateKind, StateSpec, TimedSet};
+use dnslob::rules::matcher::{Comparison, Matcher};
+use dnslob::rules::names::Names;
+use dnslob::rules::networks::Networks;
+use dnslob::rules::pattern::Pattern;
+use dnslob::rules::query_state::Protocol;
+use dnslob::rules::{Chain, Chains, Rule};
+use dnslob::shard::Shard;
+use dnslob::shard::verdict::Verdict;
+use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::live::{LiveState, ShardStats, State};
 use dnslob::wire::answer::{Flags, SvcParams, SvcRecord};
 
 const TIMEOUT: TickDelta = TickDelta::from_ms(100);
@@ -44,9 +45,10 @@ const ROOMS: [usize; 4] = [4096, 4096, 600, 0];
 pub(crate) fn target(data: &[u8]) {
     let mut input = Input { data, at: 0, states: Vec::new(), slots: 0 };
     let snapshot = Arc::new(snapshot(&mut input));
-    let board = Arc::new(Board::new(1, 3));
-    (0..3).for_each(|slot| board.set_state(BackendSlot(slot), State::Up));
-    let shard = Shard::new(0, board.clone(), snapshot.clone(), ShardRng::from_seed(u64::from(input.octet())));
+    let live_state = Arc::new(LiveState::new(1, 3));
+    (0..3).for_each(|slot| live_state.set_state(BackendSlot(slot), State::Up));
+    let shard =
+        Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(u64::from(input.byte())));
     let mut world = World { shard, snapshot, now: Tick(1_000_000), asked: Vec::new(), answered: 0 };
     world.tick(0);
     for _ in 0..EVENTS_MAX {
@@ -60,7 +62,7 @@ pub(crate) fn target(data: &[u8]) {
         world.tick(150);
     }
     assert_eq!(world.shard.outstanding(), 0, "everything has an end");
-    world.account(&board.shards()[0]);
+    world.account(&live_state.shards()[0]);
 }
 
 struct World {
@@ -77,8 +79,8 @@ impl World {
         self.now = self.now + TickDelta::from_ms(ms);
         self.shard.begin_batch(self.now, &self.snapshot);
         let (asked, answered) = (&mut self.asked, &mut self.answered);
-        self.shard.on_tick(&mut |verdict, octets| match verdict {
-            Verdict::Forward(route) => asked.push((route, octets.to_vec())),
+        self.shard.on_tick(&mut |verdict, bytes| match verdict {
+            Verdict::Forward(route) => asked.push((route, bytes.to_vec())),
             Verdict::Answer(_) | Verdict::Deliver(_) => *answered += 1,
             Verdict::Drop(_) | Verdict::Hold => panic!("a tick only sends, not {verdict:?}"),
         });
@@ -86,38 +88,38 @@ impl World {
     }
 
     /// Every query was answered once or dropped for one reason.
-    fn account(&self, page: &ShardPage) {
+    fn account(&self, stats: &ShardStats) {
         let about_another = |r: &DropReason| {
             *r != DropReason::ResponseRule
                 && ["response-", "tee-", "log-"].iter().any(|p| r.label().starts_with(p))
         };
         let ends = DropReason::ALL.into_iter().filter(|r| !about_another(r));
-        let dropped: u64 = ends.map(|r| page.dropped(r).get()).sum();
-        let answered = page.responses.get() + page.self_answered.get();
+        let dropped: u64 = ends.map(|r| stats.dropped(r).get()).sum();
+        let answered = stats.responses.get() + stats.self_answered.get();
         assert_eq!(answered, self.answered, "what is counted as answered has been");
-        assert_eq!(page.queries.get(), answered + dropped, "every query has one end");
+        assert_eq!(stats.queries.get(), answered + dropped, "every query has one end");
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.octet() % 8 {
+        match input.byte() % 8 {
             0..=3 => self.query(input),
             4..=6 => self.response(input),
-            _ => self.tick(u64::from(input.octet()) / 4),
+            _ => self.tick(u64::from(input.byte()) / 4),
         }
         self.shard.check_invariants();
     }
 
     fn query(&mut self, input: &mut Input<'_>) {
-        let octets = match input.octet() % 4 {
-            0 => input.octets(64),
+        let bytes = match input.byte() % 4 {
+            0 => input.bytes(64),
             _ => input.query(),
         };
         let client = input.client();
-        let (verdict, out) = packet(&octets, input.pick(ROOMS.len()), |p| self.shard.on_query(client, p));
+        let (verdict, out) = packet(&bytes, input.pick(ROOMS.len()), |p| self.shard.on_query(client, p));
         match verdict {
             Verdict::Answer(to) => {
                 assert_eq!(to, client, "our own answer goes to who asked");
-                assert_eq!(out[..2], octets[..2], "under its id");
+                assert_eq!(out[..2], bytes[..2], "under its id");
                 assert!(out[2] & 0x80 != 0);
                 self.answered += 1;
             }
@@ -128,25 +130,25 @@ impl World {
     }
 
     fn response(&mut self, input: &mut Input<'_>) {
-        let Some((route, mut octets)) = self.asked.get(input.pick(self.asked.len())).cloned() else { return };
-        if let Some(flags) = octets.get_mut(2) {
+        let Some((route, mut bytes)) = self.asked.get(input.pick(self.asked.len())).cloned() else { return };
+        if let Some(flags) = bytes.get_mut(2) {
             *flags |= 0x80;
         }
-        match input.octet() % 8 {
-            0 => octets.extend(input.octets(200)),
+        match input.byte() % 8 {
+            0 => bytes.extend(input.bytes(200)),
             1 => {
-                let (at, with) = (input.pick(octets.len()), input.octet());
-                octets[at] ^= with;
+                let (at, with) = (input.pick(bytes.len()), input.byte());
+                bytes[at] ^= with;
             }
-            2 => octets.truncate(input.pick(octets.len())),
-            3 => octets[3] |= input.octet() & 15,
+            2 => bytes.truncate(input.pick(bytes.len())),
+            3 => bytes[3] |= input.byte() & 15,
             4 => {
-                octets[7] = input.octet() % 3;
-                octets.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x01\x02\x03\x04");
+                bytes[7] = input.byte() % 3;
+                bytes.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x01\x02\x03\x04");
             }
             _ => {}
         }
-        let (verdict, out) = packet(&octets, input.pick(ROOMS.len()), |p| self.shard.on_response(route, p));
+        let (verdict, out) = packet(&bytes, input.pick(ROOMS.len()), |p| self.shard.on_response(route, p));
         match verdict {
             Verdict::Forward(route) => self.asked.push((route, out)),
             Verdict::Answer(_) | Verdict::Deliver(_) => self.answered += 1,
@@ -155,15 +157,15 @@ impl World {
     }
 }
 
-fn packet(octets: &[u8], room: usize, call: impl FnOnce(&mut Packet<'_>) -> Verdict) -> (Verdict, Vec<u8>) {
-    let mut buffer = octets.to_vec();
-    buffer.resize(octets.len().max(ROOMS[room]), 0xee);
-    let mut packet = Packet::new(&mut buffer, 0, octets.len());
+fn packet(bytes: &[u8], room: usize, call: impl FnOnce(&mut Packet<'_>) -> Verdict) -> (Verdict, Vec<u8>) {
+    let mut buffer = bytes.to_vec();
+    buffer.resize(bytes.len().max(ROOMS[room]), 0xee);
+    let mut packet = Packet::new(&mut buffer, 0, bytes.len());
     let verdict = call(&mut packet);
     (verdict, packet.bytes().to_vec())
 }
 
-/// The input, read octet by octet; zeros behind its end.
+/// The input, read byte by byte; zeros behind its end.
 struct Input<'d> {
     data: &'d [u8],
     at: usize,
@@ -173,28 +175,28 @@ struct Input<'d> {
 }
 
 impl Input<'_> {
-    fn octet(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         self.at += 1;
         self.data.get(self.at - 1).copied().unwrap_or(0)
     }
 
     fn word(&mut self) -> u16 {
-        u16::from_be_bytes([self.octet(), self.octet()])
+        u16::from_be_bytes([self.byte(), self.byte()])
     }
 
     fn bit(&mut self) -> bool {
-        self.octet() & 1 == 1
+        self.byte() & 1 == 1
     }
 
     /// One of `count` things.
     fn pick(&mut self, count: usize) -> usize {
-        usize::from(self.octet()) % count.max(1)
+        usize::from(self.byte()) % count.max(1)
     }
 
-    /// Up to `most` octets as they come.
-    fn octets(&mut self, most: usize) -> Vec<u8> {
+    /// Up to `most` bytes as they come.
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
         let count = self.pick(most + 1);
-        (0..count).map(|_| self.octet()).collect()
+        (0..count).map(|_| self.byte()).collect()
     }
 
     /// A name of few labels of few letters, so that rules meet their queries.
@@ -216,31 +218,31 @@ impl Input<'_> {
 
     fn client(&mut self) -> Client {
         let ip: std::net::IpAddr = match self.pick(3) {
-            0 => Ipv4Addr::new(127, 0, 0, self.octet()).into(),
-            1 => Ipv4Addr::new(10, self.octet(), 0, 1).into(),
+            0 => Ipv4Addr::new(127, 0, 0, self.byte()).into(),
+            1 => Ipv4Addr::new(10, self.byte(), 0, 1).into(),
             _ => Ipv6Addr::new(0x2001, 0xdb8, self.word(), 0, 0, 0, 0, 1).into(),
         };
         let peer = Endpoint::from(std::net::SocketAddr::new(ip, 4000));
-        Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None }
+        Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None }
     }
 
-    /// A query that is one, with or without EDNS and octets behind it.
+    /// A query that is one, with or without EDNS and bytes behind it.
     fn query(&mut self) -> Vec<u8> {
-        let mut octets = vec![self.octet(), self.octet(), self.octet() & 0x79, self.octet() & 0x30];
+        let mut bytes = vec![self.byte(), self.byte(), self.byte() & 0x79, self.byte() & 0x30];
         let edns = self.pick(3);
-        octets.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns > 0)]);
-        octets.extend(self.name());
-        octets.extend(self.qtype().to_be_bytes());
-        octets.extend([0, if self.pick(8) == 0 { 3 } else { 1 }]);
+        bytes.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns > 0)]);
+        bytes.extend(self.name());
+        bytes.extend(self.qtype().to_be_bytes());
+        bytes.extend([0, if self.pick(8) == 0 { 3 } else { 1 }]);
         match edns {
-            1 => octets.extend([0, 0, 41, 4, 0xd0, 0, 0, self.octet() & 0x80, 0, 0, 0]),
-            2 => octets.extend(b"\0\0\x29\x10\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02"),
+            1 => bytes.extend([0, 0, 41, 4, 0xd0, 0, 0, self.byte() & 0x80, 0, 0, 0]),
+            2 => bytes.extend(b"\0\0\x29\x10\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02"),
             _ => {}
         }
         if self.pick(8) == 0 {
-            octets.extend(self.octets(9));
+            bytes.extend(self.bytes(9));
         }
-        octets
+        bytes
     }
 
     fn state(&mut self, kind: StateKind) -> u32 {
@@ -250,7 +252,7 @@ impl Input<'_> {
     }
 
     fn limit(&mut self) -> Limit {
-        let (qps, burst) = (u32::from(self.octet()), u32::from(self.octet()));
+        let (qps, burst) = (u32::from(self.byte()), u32::from(self.byte()));
         let StateSpec { kind, .. } = StateSpec::rate(0, qps, burst);
         Limit { state: self.state(kind), qps, burst }
     }
@@ -279,28 +281,26 @@ impl Input<'_> {
             3 | 4 => Matcher::QNameSuffix(self.names()),
             5 => Matcher::Regex(self.pattern()),
             6 => Matcher::QType(self.qtype()),
-            7 => Matcher::QClass(self.octet().into()),
-            8 => Matcher::Opcode(self.octet() & 15),
-            9 => Matcher::RCode(self.octet() & 15),
+            7 => Matcher::QClass(self.byte().into()),
+            8 => Matcher::Opcode(self.byte() & 15),
+            9 => Matcher::RCode(self.byte() & 15),
             10 => Matcher::ERCode(self.word() & 0xfff),
             11 => Matcher::Rd,
             12 => Matcher::Dnssec,
-            13 => Matcher::EdnsVersion(self.octet()),
-            14 => Matcher::EdnsOption(self.octet().into()),
-            15 => Matcher::RecordsCount {
-                section: self.octet() & 3,
-                min: self.octet().into(),
-                max: self.word(),
-            },
+            13 => Matcher::EdnsVersion(self.byte()),
+            14 => Matcher::EdnsOption(self.byte().into()),
+            15 => {
+                Matcher::RecordsCount { section: self.byte() & 3, min: self.byte().into(), max: self.word() }
+            }
             16 => Matcher::RecordsTypeCount {
-                section: self.octet() & 3,
+                section: self.byte() & 3,
                 rtype: self.qtype(),
-                min: self.octet().into(),
+                min: self.byte().into(),
                 max: self.word(),
             },
             17 => Matcher::TrailingData,
-            18 => Matcher::QNameLabels(self.octet().into(), self.octet().into()),
-            19 => Matcher::QNameWireLength(self.octet().into(), self.octet().into()),
+            18 => Matcher::QNameLabels(self.byte().into(), self.byte().into()),
+            19 => Matcher::QNameWireLength(self.byte().into(), self.byte().into()),
             20 => {
                 let comparison = [
                     Comparison::Equal,
@@ -309,7 +309,7 @@ impl Input<'_> {
                     Comparison::Smaller,
                     Comparison::SmallerOrEqual,
                 ][self.pick(5)];
-                Matcher::PayloadSize(comparison, self.octet().into())
+                Matcher::PayloadSize(comparison, self.byte().into())
             }
             21 => Matcher::Netmask { networks: self.networks(), source: self.bit() },
             22 => Matcher::DstPort(self.word()),
@@ -318,22 +318,15 @@ impl Input<'_> {
             25 => Matcher::Tag("t".into(), self.bit().then(|| "x".into())),
             26 => Matcher::MaxQps(self.limit()),
             27 => {
-                let (qps, burst) = (u32::from(self.octet()), u32::from(self.octet()));
+                let (qps, burst) = (u32::from(self.byte()), u32::from(self.byte()));
                 let state = self.state(StateKind::Clients);
-                let (v4, v6) = (self.octet(), self.octet());
-                Matcher::MaxQpsIp(ClientLimit {
-                    state,
-                    qps,
-                    burst,
-                    v4,
-                    v6,
-                    expiration_s: self.octet().into(),
-                })
+                let (v4, v6) = (self.byte(), self.byte());
+                Matcher::MaxQpsIp(ClientLimit { state, qps, burst, v4, v6, expiration_s: self.byte().into() })
             }
             28 => Matcher::Probability(self.bit().then(|| u32::from(self.word()) << 16)),
             29 => match self.bit() {
                 true => Matcher::PoolAvailable(self.pool()),
-                false => Matcher::PoolOutstanding(self.pool(), self.octet().into()),
+                false => Matcher::PoolOutstanding(self.pool(), self.byte().into()),
             },
             30 => Matcher::TimedSet(TimedSet { state: self.state(StateKind::Timed) }),
             31 => Matcher::Not(Arc::new(self.matcher(depth + 1))),
@@ -387,7 +380,7 @@ impl Input<'_> {
             }
             9 => Action::SpoofCname(self.name().into(), self.flags()),
             10 => {
-                let rdata = (0..self.pick(4)).map(|_| self.octets(255)).collect();
+                let rdata = (0..self.pick(4)).map(|_| self.bytes(255)).collect();
                 let type_for_any = self.bit().then(|| self.word());
                 Action::SpoofRaw(Arc::new(RawRecords { rdata, type_for_any }), self.flags())
             }
@@ -397,8 +390,8 @@ impl Input<'_> {
                 let made = SvcRecord::new(1, self.name(), &params);
                 Action::SpoofSvc(made.into_iter().collect(), self.flags())
             }
-            12 => Action::SpoofPacket(if self.bit() { self.query().into() } else { self.octets(200).into() }),
-            13 => Action::Delay(TickDelta::from_ms(self.octet().into())),
+            12 => Action::SpoofPacket(if self.bit() { self.query().into() } else { self.bytes(200).into() }),
+            13 => Action::Delay(TickDelta::from_ms(self.byte().into())),
             14 => {
                 let address = "127.0.2.1:53".parse().expect("an address");
                 Action::Tee(Arc::new(Tee { address, add_ecs: self.bit(), source: None }), TEE)
@@ -411,16 +404,16 @@ impl Input<'_> {
             20 => Action::SetDisableValidation,
             21 => Action::SetEcs(self.bit()),
             22 => Action::SetEcsOverride(self.bit()),
-            23 => Action::SetEcsPrefixLength(self.octet() % 33, self.octet() % 129),
+            23 => Action::SetEcsPrefixLength(self.byte() % 33, self.byte() % 129),
             24 => Action::SetEcsTo(
                 self.bit().then_some((Ipv4Addr::new(198, 51, 100, 1), 24)),
                 self.bit().then_some((Ipv6Addr::LOCALHOST, 48)),
             ),
-            25 => Action::SetEdnsOption(self.octet().into(), self.octets(255).into()),
+            25 => Action::SetEdnsOption(self.byte().into(), self.bytes(255).into()),
             26 => Action::SetExtendedDnsError(self.error()),
             27 => Action::SetMaxReturnedTtl(self.word().into()),
             28 => Action::SetSkipCache,
-            29 => Action::SetTempFailureCacheTtl(self.octet().into()),
+            29 => Action::SetTempFailureCacheTtl(self.byte().into()),
             _ => Action::Continue(Box::new(self.action(depth + 1))),
         }
     }
@@ -435,11 +428,11 @@ impl Input<'_> {
             0 => ResponseAction::Allow,
             1 => ResponseAction::Drop,
             2 => ResponseAction::Tc,
-            3 => ResponseAction::Delay(TickDelta::from_ms(self.octet().into())),
+            3 => ResponseAction::Delay(TickDelta::from_ms(self.byte().into())),
             4 => ResponseAction::None,
             5 => ResponseAction::Log(log()),
             6 => {
-                let min = u32::from(self.octet());
+                let min = u32::from(self.byte());
                 ResponseAction::LimitTtl(
                     min,
                     min + u32::from(self.word()),
@@ -448,14 +441,14 @@ impl Input<'_> {
             }
             7 => ResponseAction::SetMinTtl(self.word().into()),
             8 => ResponseAction::SetMaxTtl(self.word().into()),
-            9 => ResponseAction::SetReducedTtl(self.octet() % 101),
+            9 => ResponseAction::SetReducedTtl(self.byte() % 101),
             10 => ResponseAction::SetMaxReturnedTtl(self.word().into()),
             11 => ResponseAction::ClearRecordTypes([self.qtype()].into()),
             12 => ResponseAction::SetTag("t".into(), "x".into()),
             13 => ResponseAction::UnsetTag("t".into()),
-            14 => ResponseAction::SetEdnsOption(self.octet().into(), self.octets(255).into()),
+            14 => ResponseAction::SetEdnsOption(self.byte().into(), self.bytes(255).into()),
             15 => ResponseAction::SetExtendedDnsError(self.error()),
-            _ => ResponseAction::Restart(self.pool(), self.octet() % 4),
+            _ => ResponseAction::Restart(self.pool(), self.byte() % 4),
         }
     }
 
@@ -534,7 +527,7 @@ fn backend(slot: u16) -> Backend {
         use_client_subnet: slot == 1,
         tee: slot == 2,
         target: false,
-        lines: LineOptions::default(),
+        connections: BackendConnectionOptions::default(),
         client_address: ClientAddress::Hidden,
         health: health(),
     }

@@ -5,20 +5,21 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
+use dnslob::balance::Selector;
+use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::ruleset::{FunctionKind, Interface, Recorded};
-use dnslob::config::snapshot::Snapshot;
-use dnslob::live::Board;
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
-use dnslob::script::{self, Files};
-use dnslob::shard::case::Case;
-use dnslob::shard::policy::Selector;
-use dnslob::shard::rules::limits::Limits;
-use dnslob::shard::rules::pattern::PatternCache;
-use dnslob::shard::rules::scene::{Answered, Env, Facts, Scene};
-use dnslob::shard::script::{FunctionId, Script};
-use dnslob::time::{Tick, TickDelta};
+use dnslob::lua::state;
+use dnslob::lua::state::Files;
+use dnslob::model::Snapshot;
+use dnslob::rules::context::{Answered, Environment, EvaluationContext, Facts};
+use dnslob::rules::limits::Limits;
+use dnslob::rules::pattern::PatternCache;
+use dnslob::rules::query_state::QueryState;
+use dnslob::rules::script::{FunctionId, Script};
+use dnslob::stats::live::LiveState;
 
 /// One function a line.
 const TEXT: &str = "local ffi, C, D = require('ffi'), require('ffi').C, require('ffi').new local p, n, o, t = D('const char*[1]'), D('size_t[1]'), D('const dnsdist_ffi_ednsoption_t*[1]'), D('const dnsdist_ffi_tag_t*[1]')
@@ -52,7 +53,7 @@ fn start() -> Box<dyn Script> {
         line,
     });
     let files = Files::one("fuzz.lua", TEXT.as_bytes());
-    let source = script::check(files, recorded.collect(), Vec::new(), Vec::new()).expect("a source");
+    let source = state::check(files, recorded.collect(), Vec::new(), Vec::new()).expect("a source");
     source.start(0).expect("a state")
 }
 
@@ -70,43 +71,47 @@ fn run(script: &mut dyn Script, function: FunctionId, data: &[u8]) {
     let mut buffer = data.to_vec();
     buffer.resize(data.len() + ROOM, 0);
     let mut packet = Packet::new(&mut buffer, 0, data.len());
-    let mut case = Case::default();
+    let mut query_state = QueryState::default();
     let endpoint = Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 4000)));
-    let mut scene = Scene {
+    let mut context = EvaluationContext {
         facts: Facts::of(packet.bytes()),
         packet: &mut packet,
-        case: &mut case,
+        query_state: &mut query_state,
         client: Client {
             peer: endpoint,
             listener: ListenerSlot(0),
             local: LocalSlot::LISTENER,
-            stream: None,
+            connection: None,
         },
         local: endpoint,
         answered: Some(Answered { backend: BackendSlot(0), latency: TickDelta(1) }),
     };
     let snapshot = Snapshot::default();
     let before = script.errors();
-    let said = script.act(
+    let action = script.act(
         function,
-        &mut scene,
-        &mut Env {
+        &mut context,
+        &mut Environment {
             now: Tick(1),
             snapshot: &snapshot,
             limits: &mut Limits::default(),
             rng: &mut ShardRng::from_seed(1),
-            farm: &Selector::new(Arc::new(Board::new(1, 1)), 0),
+            balancer: &Selector::new(Arc::new(LiveState::new(1, 1)), 0),
             script: None,
             patterns: &mut PatternCache::default(),
         },
     );
-    assert_eq!(script.errors() - before, u64::from(said.is_none()), "an error is counted, and nothing else");
-    if said.is_none() {
-        assert_eq!(scene.packet.bytes(), data, "after an error the packet is what it was");
+    assert_eq!(
+        script.errors() - before,
+        u64::from(action.is_none()),
+        "an error is counted, and nothing else"
+    );
+    if action.is_none() {
+        assert_eq!(context.packet.bytes(), data, "after an error the packet is what it was");
     }
-    let facts = Facts::of(scene.packet.bytes());
-    assert_eq!((scene.facts.qname_len, scene.facts.qtype), (facts.qname_len, facts.qtype));
+    let facts = Facts::of(context.packet.bytes());
+    assert_eq!((context.facts.qname_len, context.facts.qtype), (facts.qname_len, facts.qtype));
     if function.0 == 1 {
-        assert!(said.is_some(), "a name's text is a name");
+        assert!(action.is_some(), "a name's text is a name");
     }
 }

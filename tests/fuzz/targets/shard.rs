@@ -1,4 +1,4 @@
-//! Any octets as a stream of events into a shard, held against a shadow model: queries, answers
+//! Any bytes as a stream of events into a shard, held against a shadow model: queries, answers
 //! true and false, time, and other configurations. Nothing may reach a wrong client, no query may
 //! be answered twice, and in the end nothing is outstanding. Under some configurations queries come
 //! with PROXY headers, and some servers get them: each says whose query it is.
@@ -7,20 +7,21 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
-use dnslob::config::prefix::{Prefix, PrefixSet};
-use dnslob::config::snapshot::{
-    Backend, ClientAddress, Globals, Health, HealthMode, Lazy, LineOptions, Listener, Pool, Probe,
-    ProxyHeader, ProxyLimits, Retry, Service, Snapshot, SocketOptions, StreamOptions,
+use dnslob::balance::{Kind, Policy};
+use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
+use dnslob::base::packet::Packet;
+use dnslob::base::prefix::{Prefix, PrefixSet};
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
+use dnslob::model::{
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, Health, HealthMode, Lazy,
+    Listener, Pool, Probe, ProxyHeader, ProxyLimits, Retry, Service, Snapshot, SocketOptions,
 };
-use dnslob::live::{Board, State};
-use dnslob::packet::Packet;
-use dnslob::rng::ShardRng;
 use dnslob::shard::Shard;
-use dnslob::shard::policy::{Kind, Policy};
 use dnslob::shard::verdict::Verdict;
-use dnslob::time::{Tick, TickDelta};
-use dnslob::wire::proxy::{self, Parsed, Transport};
+use dnslob::stats::live::{LiveState, State};
+use dnslob::wire::proxy;
+use dnslob::wire::proxy::{Parsed, Transport};
 use dnslob::wire::query::Question;
 
 const BACKENDS: u16 = 4;
@@ -32,7 +33,7 @@ const NUMBER: std::ops::Range<usize> = 13..21;
 
 pub(crate) fn target(data: &[u8]) {
     let mut events = Events { data, at: 0 };
-    let mut world = World::new(u64::from(events.octet()));
+    let mut world = World::new(u64::from(events.byte()));
     for _ in 0..EVENTS_MAX {
         if events.at >= data.len() {
             break;
@@ -42,21 +43,21 @@ pub(crate) fn target(data: &[u8]) {
     world.drain();
 }
 
-/// The input, read octet by octet; zeros behind its end.
+/// The input, read byte by byte; zeros behind its end.
 struct Events<'d> {
     data: &'d [u8],
     at: usize,
 }
 
 impl Events<'_> {
-    fn octet(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         self.at += 1;
         self.data.get(self.at - 1).copied().unwrap_or(0)
     }
 
     /// One of `count` things.
     fn pick(&mut self, count: usize) -> usize {
-        usize::from(u16::from_le_bytes([self.octet(), self.octet()])) % count.max(1)
+        usize::from(u16::from_le_bytes([self.byte(), self.byte()])) % count.max(1)
     }
 }
 
@@ -80,14 +81,14 @@ struct World {
     sources: Vec<Endpoint>,
     /// Tries by what an answer must have; the number of the query they belong to, and of its sending.
     by_key: HashMap<(Route, u16), (usize, usize)>,
-    board: Arc<Board>,
+    live_state: Arc<LiveState>,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let board = Arc::new(Board::new(1, usize::from(BACKENDS)));
+        let live_state = Arc::new(LiveState::new(1, usize::from(BACKENDS)));
         for slot in 0..BACKENDS {
-            board.set_state(BackendSlot(slot), State::Up);
+            live_state.set_state(BackendSlot(slot), State::Up);
         }
         let snapshots: Vec<_> = [
             snapshot(&[0, 1, 2], Kind::RoundRobin, None),
@@ -98,7 +99,7 @@ impl World {
         ]
         .into();
         let first = publish(&snapshots[0], 1);
-        let shard = Shard::new(0, board.clone(), first.clone(), ShardRng::from_seed(seed));
+        let shard = Shard::new(0, live_state.clone(), first.clone(), ShardRng::from_seed(seed));
         Self {
             shard,
             snapshots: snapshots.into_iter().map(Arc::new).collect(),
@@ -109,22 +110,22 @@ impl World {
             askers: Vec::new(),
             sources: Vec::new(),
             by_key: HashMap::new(),
-            board,
+            live_state,
         }
     }
 
     fn step(&mut self, events: &mut Events<'_>) {
-        match events.octet() % 8 {
+        match events.byte() % 8 {
             0..=2 => self.query(events),
             3 | 4 => self.response(events),
-            5 => self.now = self.now + TickDelta::from_us(u64::from(events.octet()) * 200),
+            5 => self.now = self.now + TickDelta::from_us(u64::from(events.byte()) * 200),
             6 => {
                 self.current = events.pick(self.snapshots.len());
                 self.generation += 1;
             }
-            _ => self.board.set_state(
-                BackendSlot(u16::from(events.octet()) % BACKENDS),
-                match events.octet() % 3 {
+            _ => self.live_state.set_state(
+                BackendSlot(u16::from(events.byte()) % BACKENDS),
+                match events.byte() % 3 {
                     0 => State::Down,
                     1 => State::Draining,
                     _ => State::Up,
@@ -168,9 +169,9 @@ impl World {
     fn query(&mut self, events: &mut Events<'_>) {
         let number = self.askers.len();
         let client = client(number as u16);
-        let id = u16::from_le_bytes([events.octet(), events.octet()]);
+        let id = u16::from_le_bytes([events.byte(), events.byte()]);
         let mut message = query(id, number);
-        let spoiled = events.octet();
+        let spoiled = events.byte();
         if spoiled < 64 {
             // Something else than a proper query.
             let at = events.pick(message.len());
@@ -182,7 +183,7 @@ impl World {
         let (mut buffer, mut asker) = (Vec::new(), client.peer);
         let due = !self.snapshots[self.current].globals.proxy.peers.is_empty();
         let mut proper = !due;
-        if events.octet() % 4 == u8::from(!due) {
+        if events.byte() % 4 == u8::from(!due) {
             let source = SocketAddr::from(([192, 0, 2, number as u8], 1 + number as u16 % 60_000));
             let values = [(0xe0, &b"v"[..])];
             assert!(proxy::write_v2(
@@ -232,16 +233,16 @@ impl World {
         let mut route = self.sent[which].route;
         let mut message = self.sent[which].message.clone();
         message[2] |= 0x80;
-        let spoiled = events.octet();
+        let spoiled = events.byte();
         match spoiled % 16 {
-            0 => route.socket = SocketSlot(events.octet().into()),
-            1 => route.backend = BackendSlot(u16::from(events.octet()) % BACKENDS),
-            2 => message[0] ^= events.octet(),
+            0 => route.socket = SocketSlot(events.byte().into()),
+            1 => route.backend = BackendSlot(u16::from(events.byte()) % BACKENDS),
+            2 => message[0] ^= events.byte(),
             3 => message[2] &= 0x7f,
             4 => message.truncate(events.pick(message.len())),
             5 => {
                 let at = events.pick(message.len());
-                message[at] ^= events.octet();
+                message[at] ^= events.byte();
             }
             _ => {}
         }
@@ -285,7 +286,7 @@ impl World {
         let [claimed, settled, expired, released] = self.shard.totals();
         assert_eq!(claimed, settled + expired + released);
         let answered = self.askers.iter().filter(|a| a.2).count();
-        let delivered = self.board.shards()[0].responses.get();
+        let delivered = self.live_state.shards()[0].responses.get();
         assert_eq!(delivered, answered as u64);
         assert!(settled >= delivered, "and what lost the race to a second try");
         assert!(self.sent.iter().all(|s| s.asker < self.askers.len()));
@@ -295,7 +296,12 @@ impl World {
 fn client(number: u16) -> Client {
     let [high, low] = number.to_be_bytes();
     let peer = SocketAddr::from(([127, 0, high, low], 1024 + number % 60_000));
-    Client { peer: Endpoint::from(peer), listener: ListenerSlot(0), local: LocalSlot::LISTENER, stream: None }
+    Client {
+        peer: Endpoint::from(peer),
+        listener: ListenerSlot(0),
+        local: LocalSlot::LISTENER,
+        connection: None,
+    }
 }
 
 /// A query whose name is its asker's number.
@@ -311,7 +317,7 @@ fn asker_of(message: &[u8]) -> Option<usize> {
     std::str::from_utf8(message.get(NUMBER)?).ok()?.parse().ok()
 }
 
-/// Octets of the PROXY header in front of a query.
+/// Bytes of the PROXY header in front of a query.
 fn header_len(message: &[u8]) -> usize {
     match proxy::parse(message, proxy::PAYLOAD_MAX) {
         Parsed::Header { len, .. } => len,
@@ -348,7 +354,7 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,
-        streams: StreamOptions::default(),
+        connection_options: ConnectionOptions::default(),
         proxy: ProxyHeader::Inside,
     };
     Snapshot {
@@ -391,7 +397,7 @@ fn backend(slot: u16) -> Backend {
         use_client_subnet: false,
         tee: false,
         target: false,
-        lines: LineOptions::default(),
+        connections: BackendConnectionOptions::default(),
         client_address: if reads_headers(BackendSlot(slot)) {
             ClientAddress::Proxy { v1: false, advertise_tls: false }
         } else {

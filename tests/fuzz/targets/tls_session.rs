@@ -1,4 +1,4 @@
-//! Any octets into a server's TLS session, alone or as changes of what a real client says: no
+//! Any bytes into a server's TLS session, alone or as changes of what a real client says: no
 //! panic, a failure stays one, and no plaintext comes out that the client did not send.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,7 +28,7 @@ pub(crate) fn target(data: &[u8]) {
                 change(&mut wire, rest);
             }
             feed(&mut here, &wire, *segment, &mut plaintext);
-            if there.on_octets(&written(&mut here), &mut Vec::new()).is_err() {
+            if there.on_bytes(&written(&mut here), &mut Vec::new()).is_err() {
                 break;
             }
         }
@@ -39,11 +39,11 @@ pub(crate) fn target(data: &[u8]) {
     written(&mut here);
 }
 
-/// Hands octets over in segments, until the session fails.
-fn feed(session: &mut Session, octets: &[u8], segment: u8, plaintext: &mut Vec<u8>) {
-    for part in octets.chunks(usize::from(segment) + 1) {
-        if let Err(failure) = session.on_octets(part, plaintext) {
-            assert_eq!(session.on_octets(part, plaintext), Err(failure));
+/// Hands bytes over in segments, until the session fails.
+fn feed(session: &mut Session, bytes: &[u8], segment: u8, plaintext: &mut Vec<u8>) {
+    for part in bytes.chunks(usize::from(segment) + 1) {
+        if let Err(failure) = session.on_bytes(part, plaintext) {
+            assert_eq!(session.on_bytes(part, plaintext), Err(failure));
             return;
         }
     }
@@ -57,12 +57,12 @@ fn written(session: &mut Session) -> Vec<u8> {
     wire
 }
 
-/// Changes octets: a place of two octets and what to put there, again and again.
+/// Changes bytes: a place of two bytes and what to put there, again and again.
 fn change(wire: &mut [u8], edits: &[u8]) {
     for edit in edits.chunks_exact(3) {
         let at = usize::from(u16::from_be_bytes([edit[0], edit[1]])) % wire.len().max(1);
-        if let Some(octet) = wire.get_mut(at) {
-            *octet = edit[2];
+        if let Some(byte) = wire.get_mut(at) {
+            *byte = edit[2];
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Any octets as the messages of a transfer: it ends once, and what comes behind is refused.
+//! Any bytes as the messages of a transfer: it ends once, and what comes behind is refused.
 
 use dnslob::wire::header::Header;
-use dnslob::wire::transfer::{self, Progress, Transfer};
+use dnslob::wire::transfer;
+use dnslob::wire::transfer::{Progress, Transfer};
 
 pub(crate) fn target(data: &[u8]) {
     let Some((&kind, data)) = data.split_first() else { return };

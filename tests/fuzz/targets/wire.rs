@@ -1,12 +1,12 @@
-//! Any octets as a message: the views read no octet that is not there, and our own answer to it is sound.
+//! Any bytes as a message: the views read no byte that is not there, and our own answer to it is sound.
 
-use dnslob::packet::Packet;
-use dnslob::wire::answer::{self, AnswerEdns, Flags};
-use dnslob::wire::header::{self, Header};
+use dnslob::base::packet::Packet;
+use dnslob::wire::answer::{AnswerEdns, Flags};
+use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
-use dnslob::wire::{edns, name};
+use dnslob::wire::{answer, edns, header, name};
 
-/// Longest UDP payload over IPv4, octets.
+/// Longest UDP payload over IPv4, bytes.
 const DATAGRAM_MAX: usize = 65_507;
 
 pub(crate) fn target(data: &[u8]) {

@@ -9,7 +9,7 @@ mod udp;
 
 use std::net::SocketAddr;
 
-use crate::lob::Lob;
+use crate::instance::Instance;
 use crate::place::{port, wait_for};
 
 fn local() -> SocketAddr {
@@ -24,8 +24,8 @@ fn forward(function: &str, listen: SocketAddr, to: &[SocketAddr], more: &str) ->
 }
 
 /// A figure of the dump, which must be in it.
-fn figure(lob: &Lob, name: &str) -> u64 {
-    let dump = lob.dump();
+fn figure(instance: &Instance, name: &str) -> u64 {
+    let dump = instance.dump();
     let found = dump.iter().find_map(|line| {
         let mut words = line.split_whitespace().skip_while(|w| *w != name);
         words.nth(1)?.parse().ok()
@@ -34,17 +34,17 @@ fn figure(lob: &Lob, name: &str) -> u64 {
 }
 
 /// Waits until a figure is that.
-fn until(lob: &Lob, name: &str, wanted: u64) {
+fn until(instance: &Instance, name: &str, wanted: u64) {
     wait_for(
-        || format!("{name} {wanted}; {:#?}", lob.dump()),
-        || (figure(lob, name) == wanted).then_some(()),
+        || format!("{name} {wanted}; {:#?}", instance.dump()),
+        || (figure(instance, name) == wanted).then_some(()),
     );
 }
 
 /// Waits for a line in the log that has all of `parts`.
-fn logged(lob: &Lob, parts: &[&str]) -> String {
+fn logged(instance: &Instance, parts: &[&str]) -> String {
     wait_for(
-        || format!("a line with {parts:?}; {}", lob.program.transcript()),
-        || lob.program.output().into_iter().find(|line| parts.iter().all(|p| line.contains(p))),
+        || format!("a line with {parts:?}; {}", instance.program.transcript()),
+        || instance.program.output().into_iter().find(|line| parts.iter().all(|p| line.contains(p))),
     )
 }

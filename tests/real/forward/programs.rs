@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use super::{figure, forward, local, logged, until};
-use crate::lob::{Lob, binary};
+use crate::instance::{Instance, binary};
 use crate::place::{Directory, PATIENCE, wait_for};
 use crate::process::{Program, run};
 
@@ -20,7 +20,7 @@ fn server(command: &mut Command, at: &[SocketAddr]) -> Program {
 }
 
 /// A recipe with every `.0` of `changes` replaced by its `.1`.
-fn example(name: &str, changes: &[(&str, SocketAddr)]) -> Lob {
+fn example(name: &str, changes: &[(&str, SocketAddr)]) -> Instance {
     let path = format!("{}/examples/{name}.lua", env!("CARGO_MANIFEST_DIR"));
     let mut text = std::fs::read_to_string(path).expect("an example");
     for (old, new) in changes {
@@ -32,7 +32,7 @@ fn example(name: &str, changes: &[(&str, SocketAddr)]) -> Lob {
     let config = directory.write(&format!("{name}.lua"), &text);
     let mut command = Command::new(binary());
     command.args(["--shards", "2", "-C"]).arg(config);
-    Lob::launch(command, directory)
+    Instance::launch(command, directory)
 }
 
 /// What curl prints.
@@ -92,7 +92,7 @@ fn mail_goes_to_the_server_that_takes_it() {
     );
     let smtpd = server(Command::new("smtpd").arg("-d").arg("-f").arg(config), &[alive]);
     let targets = [("192.0.2.25:25", dead), ("198.51.100.25:25", alive), ("127.0.0.1:2525", at)];
-    let lob = example("smtp-bouncer", &targets);
+    let instance = example("smtp-bouncer", &targets);
     let body = "the quick brown fox jumps over the lazy dog\r\n".repeat(60_000);
     for n in 0..3 {
         let mut mail = Mail::connect(at);
@@ -105,9 +105,9 @@ fn mail_goes_to_the_server_that_takes_it() {
     }
     let taken = smtpd.lines_with(0, "smtp message");
     assert_eq!(taken.len(), 3, "{}", smtpd.transcript());
-    let line = logged(&lob, &["connection 127.0.0.1:", &format!("to {alive}"), "octets there"]);
-    let octets = line.split(": ").last().and_then(|t| t.split(' ').next()?.parse::<usize>().ok());
-    assert!(octets > Some(body.len()), "{line}");
+    let line = logged(&instance, &["connection 127.0.0.1:", &format!("to {alive}"), "bytes there"]);
+    let bytes = line.split(": ").last().and_then(|t| t.split(' ').next()?.parse::<usize>().ok());
+    assert!(bytes > Some(body.len()), "{line}");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
         })
         .collect();
     let at = local();
-    let lob = example(
+    let instance = example(
         "socks-farm",
         &[
             ("198.51.100.1:1080", places[0]),
@@ -147,9 +147,9 @@ fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
     // By client, the server that its connections went to.
     let ask = |last: u8| {
         let client = format!("127.0.6.{last}");
-        let from = lob.program.output().len();
+        let from = instance.program.output().len();
         let proxy = at.to_string();
-        let page = curl(&[
+        let stats = curl(&[
             "--interface",
             &client,
             "--socks5",
@@ -158,10 +158,10 @@ fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
             "",
             &format!("http://{web}/page"),
         ]);
-        assert_eq!(page, "through the farm\n");
+        assert_eq!(stats, "through the farm\n");
         let said = wait_for(
-            || format!("the line of {client}; {}", lob.program.transcript()),
-            || lob.program.lines_with(from, &format!("connection {client}:")).pop(),
+            || format!("the line of {client}; {}", instance.program.transcript()),
+            || instance.program.lines_with(from, &format!("connection {client}:")).pop(),
         );
         let served = places.iter().position(|p| said.contains(&format!("to {p}:")));
         served.unwrap_or_else(|| panic!("no server in {said}"))
@@ -200,17 +200,17 @@ fn nginx(home: &Directory, at: SocketAddr) -> Program {
 fn a_web_servers_file_arrives_whole() {
     let home = Directory::new();
     let file = home.path().join("bulk");
-    let octets: Vec<u8> = (0..48_u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
-    std::fs::write(&file, &octets).expect("a file");
+    let bytes: Vec<u8> = (0..48_u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    std::fs::write(&file, &bytes).expect("a file");
     let (web, at) = (local(), local());
     let _web = nginx(&home, web);
-    let lob = Lob::start(&forward("addTCPForward", at, &[web], ""));
+    let instance = Instance::start(&forward("addTCPForward", at, &[web], ""));
     let got = home.path().join("got");
     let url = format!("http://{at}/bulk");
     curl(&["--output", got.to_str().expect("a path"), &url]);
-    assert!(std::fs::read(&got).expect("what came") == octets, "not the same {} octets", octets.len());
-    until(&lob, "forward-open", 0);
-    assert!(figure(&lob, "forward-octets-back") > octets.len() as u64);
+    assert!(std::fs::read(&got).expect("what came") == bytes, "not the same {} bytes", bytes.len());
+    until(&instance, "relay-open", 0);
+    assert!(figure(&instance, "relay-bytes-to-clients") > bytes.len() as u64);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn haproxy_understands_who_the_client_is() {
     let lua = forward(tcp, v2, &[inner], ", useProxyProtocol=true")
         + &forward(tcp, v1, &[inner], ", useProxyProtocol=\"v1\"")
         + &forward(tcp, unread, &[inner], "");
-    let _lob = Lob::start(&lua);
+    let _instance = Instance::start(&lua);
     for asked in [v2, v1, outer] {
         // By way of `outer` it is haproxy's own header that is passed on unread.
         let said = curl(&["--interface", "127.0.0.77", &format!("http://{asked}/")]);

@@ -33,7 +33,7 @@ pub(super) struct Target {
 struct Shared {
     stop: AtomicBool,
     taken: AtomicU64,
-    octets: AtomicU64,
+    bytes: AtomicU64,
     /// Connections that a reset ended.
     broken: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
@@ -58,7 +58,7 @@ impl Target {
                 own.open.lock().expect("the list").push(connection.try_clone().expect("a copy"));
                 let own = Arc::clone(&own);
                 std::thread::spawn(move || {
-                    if serve(&connection, manner, &own.octets).is_err() {
+                    if serve(&connection, manner, &own.bytes).is_err() {
                         own.broken.fetch_add(1, SeqCst);
                     }
                     let _ = connection.shutdown(Shutdown::Both);
@@ -73,9 +73,9 @@ impl Target {
         self.shared.taken.load(SeqCst)
     }
 
-    /// Octets sent by [`Manner::Flood`].
-    pub(super) fn octets(&self) -> u64 {
-        self.shared.octets.load(SeqCst)
+    /// Bytes sent by [`Manner::Flood`].
+    pub(super) fn bytes(&self) -> u64 {
+        self.shared.bytes.load(SeqCst)
     }
 
     /// Connections that ended by an error.
@@ -105,7 +105,7 @@ impl Drop for Target {
     }
 }
 
-fn serve(connection: &TcpStream, manner: Manner, octets: &AtomicU64) -> std::io::Result<()> {
+fn serve(connection: &TcpStream, manner: Manner, bytes: &AtomicU64) -> std::io::Result<()> {
     let (mut reader, mut writer) = (BufReader::new(connection), connection);
     let mut buffer = vec![0; 64 * 1024];
     match manner {
@@ -130,7 +130,7 @@ fn serve(connection: &TcpStream, manner: Manner, octets: &AtomicU64) -> std::io:
         }
         Manner::Flood => loop {
             writer.write_all(&buffer)?;
-            octets.fetch_add(buffer.len() as u64, SeqCst);
+            bytes.fetch_add(buffer.len() as u64, SeqCst);
         },
     }
 }

@@ -1,4 +1,4 @@
-//! Connections: octets arrive as they were sent, targets fail one by one, limits hold.
+//! Connections: bytes arrive as they were sent, targets fail one by one, limits hold.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use super::target::{Manner, Target};
 use super::{figure, forward, local, logged, until};
-use crate::lob::Lob;
+use crate::instance::Instance;
 use crate::place::{PATIENCE, wait_for};
 
 const TCP: &str = "addTCPForward";
@@ -22,8 +22,8 @@ fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Octets that tell a missing, doubled or misplaced piece.
-fn octets(seed: u64, count: usize) -> Vec<u8> {
+/// Bytes that tell a missing, doubled or misplaced piece.
+fn bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut all = Vec::with_capacity(count + 8);
     while all.len() < count {
@@ -51,15 +51,15 @@ fn exchange(at: SocketAddr, sent: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn octets_arrive_as_they_were_sent_and_half_close_is_kept() {
+fn bytes_arrive_as_they_were_sent_and_half_close_is_kept() {
     let (echo, gather) = (Target::start(Manner::Echo), Target::start(Manner::Gather));
     let (one, two) = (local(), local());
     let lua = forward(TCP, one, &[echo.address], "") + &forward(TCP, two, &[gather.address], "");
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     std::thread::scope(|scope| {
         for n in 0..8 {
             scope.spawn(move || {
-                let sent = octets(n, 3_000_001 + n as usize * 77_777);
+                let sent = bytes(n, 3_000_001 + n as usize * 77_777);
                 let at = if n % 2 == 0 { one } else { two };
                 let received = exchange(at, &sent);
                 assert!(received == sent, "connection {n}: {} of {}", received.len(), sent.len());
@@ -69,24 +69,24 @@ fn octets_arrive_as_they_were_sent_and_half_close_is_kept() {
     // Nothing at all is a connection, too.
     assert!(exchange(two, b"").is_empty());
     let all: u64 = (0..8).map(|n| 3_000_001 + n * 77_777).sum();
-    until(&lob, "forward-end-client", 9);
-    assert_eq!(figure(&lob, "forward-octets-there"), all);
-    assert_eq!(figure(&lob, "forward-octets-back"), all);
-    assert_eq!(figure(&lob, "forward-open"), 0);
-    logged(&lob, &[": 3000001 octets there, 3000001 back", "ended by client"]);
+    until(&instance, "relay-end-client", 9);
+    assert_eq!(figure(&instance, "relay-bytes-to-targets"), all);
+    assert_eq!(figure(&instance, "relay-bytes-to-clients"), all);
+    assert_eq!(figure(&instance, "relay-open"), 0);
+    logged(&instance, &[": 3000001 bytes there, 3000001 back", "ended by client"]);
 }
 
 #[test]
 fn a_target_that_refuses_is_passed_over_at_once() {
     let (dead, alive) = (local(), Target::start(Manner::Number(2)));
     let at = local();
-    let lob = Lob::start(&forward(TCP, at, &[dead, alive.address], ""));
+    let instance = Instance::start(&forward(TCP, at, &[dead, alive.address], ""));
     let begun = Instant::now();
     for n in 0..20 {
         assert_eq!(call(at, n).as_deref(), Some(&*format!("2 {n}\n")));
     }
     assert!(begun.elapsed() < Duration::from_secs(3), "nobody waits: {:?}", begun.elapsed());
-    let line = logged(&lob, &[&format!("refused {dead}, to {}", alive.address)]);
+    let line = logged(&instance, &[&format!("refused {dead}, to {}", alive.address)]);
     assert!(line.contains(&format!("-> {at}")), "{line}");
     assert_eq!(alive.taken(), 20);
 }
@@ -120,21 +120,21 @@ fn a_target_that_never_accepts_is_given_up() {
     let alive = Target::start(Manner::Number(2));
     let at = local();
     let lua = forward(TCP, at, &[hole, alive.address], ", connectTimeoutMs=300");
-    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let begun = Instant::now();
     assert_eq!(call(at, 1).as_deref(), Some("2 1\n"));
     assert!(begun.elapsed() >= Duration::from_millis(300), "the first had its time");
     let begun = Instant::now();
     assert_eq!(call(at, 2).as_deref(), Some("2 2\n"));
     assert!(begun.elapsed() < Duration::from_millis(300), "the next one does not wait for it");
-    logged(&lob, &[&format!("timeout {hole}, to {}", alive.address)]);
+    logged(&instance, &[&format!("timeout {hole}, to {}", alive.address)]);
 }
 
 #[test]
 fn no_call_is_lost_that_another_target_could_take() {
     let (mut first, second) = (Target::start(Manner::Number(1)), Target::start(Manner::Number(2)));
     let at = local();
-    let lob = Lob::start(&forward(TCP, at, &[first.address, second.address], ""));
+    let instance = Instance::start(&forward(TCP, at, &[first.address, second.address], ""));
     let (stop, by_first, by_second, broken) =
         (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     const CALLERS: u64 = 8;
@@ -161,19 +161,19 @@ fn no_call_is_lost_that_another_target_could_take() {
     });
     let (one, two, lost) = (by_first.load(SeqCst), by_second.load(SeqCst), broken.load(SeqCst));
     assert!(lost <= CALLERS, "only what the first had taken when it died: {lost} of {}", one + two);
-    until(&lob, "forward-open", 0);
-    assert_eq!(figure(&lob, "forward-opened"), one + two + lost, "every call is counted");
-    assert_eq!(figure(&lob, "forward-end-no-target"), 0);
+    until(&instance, "relay-open", 0);
+    assert_eq!(figure(&instance, "relay-opened"), one + two + lost, "every call is counted");
+    assert_eq!(figure(&instance, "relay-end-no-target"), 0);
 }
 
 #[test]
 fn with_all_targets_dead_the_client_is_closed() {
     let (one, two, at) = (local(), local(), local());
-    let lob = Lob::start(&forward(TCP, at, &[one, two], ""));
+    let instance = Instance::start(&forward(TCP, at, &[one, two], ""));
     let mut stream = connect(at);
     let mut buffer = [0; 10];
     assert!(matches!(stream.read(&mut buffer), Ok(0) | Err(_)));
-    logged(&lob, &[&format!("refused {one}, refused {two}: 0 octets there"), "ended by no-target"]);
+    logged(&instance, &[&format!("refused {one}, refused {two}: 0 bytes there"), "ended by no-target"]);
 }
 
 #[test]
@@ -186,12 +186,12 @@ fn limits_and_idle_time_end_connections_by_name() {
         &[echo.address],
         ", maxConnections=3, maxConnectionsPerClient=2, idleTimeoutMs=1000",
     );
-    let lob = Lob::start(&lua);
+    let instance = Instance::start(&lua);
     let mut open: Vec<TcpStream> = (0..2).map(|_| connect(at)).collect();
-    until(&lob, "forward-open", 2);
+    until(&instance, "relay-open", 2);
     let mut third = connect(at);
     assert!(matches!(third.read(&mut [0; 4]), Ok(0) | Err(_)), "a third one of the same client is closed");
-    until(&lob, "forward-end-per-client", 1);
+    until(&instance, "relay-end-per-client", 1);
     // What is used stays; what is not is closed.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(2_500) {
@@ -201,28 +201,28 @@ fn limits_and_idle_time_end_connections_by_name() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(open[1].read(&mut [0; 4]).expect("closed in order"), 0);
-    until(&lob, "forward-end-idle", 1);
-    until(&lob, "forward-open", 1);
-    logged(&lob, &["0 octets there, 0 back", "ended by idle"]);
+    until(&instance, "relay-end-idle", 1);
+    until(&instance, "relay-open", 1);
+    logged(&instance, &["0 bytes there, 0 back", "ended by idle"]);
 }
 
 #[test]
 fn resets_are_passed_on_either_way() {
     let echo = Target::start(Manner::Echo);
     let at = local();
-    let lob = Lob::start(&forward(TCP, at, &[echo.address], ""));
+    let instance = Instance::start(&forward(TCP, at, &[echo.address], ""));
     let mut stream = connect(at);
     stream.write_all(b"x").expect("written");
     stream.read_exact(&mut [0]).expect("it stands");
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
     drop(stream);
-    until(&lob, "forward-end-client-broken", 1);
+    until(&instance, "relay-end-client-broken", 1);
     wait_for(|| "the target to hear of it".into(), || (echo.broken() == 1).then_some(()));
 
     let listener = TcpListener::bind(local()).expect("a target");
     let at = local();
-    let mut lob = lob;
-    lob.reload(&forward(TCP, at, &[listener.local_addr().expect("an address")], ""));
+    let mut instance = instance;
+    instance.reload(&forward(TCP, at, &[listener.local_addr().expect("an address")], ""));
     let mut stream = connect(at);
     let (mut target, _) = listener.accept().expect("accepted");
     stream.write_all(b"x").expect("written");
@@ -231,7 +231,7 @@ fn resets_are_passed_on_either_way() {
     drop(target);
     let e = stream.read(&mut [0; 4]).expect_err("broken, not closed");
     assert_eq!(e.kind(), ErrorKind::ConnectionReset);
-    until(&lob, "forward-end-target-broken", 1);
+    until(&instance, "relay-end-target-broken", 1);
 }
 
 #[test]
@@ -240,46 +240,46 @@ fn who_does_not_read_is_not_read_for() {
     let echo = Target::start(Manner::Echo);
     let (at, other) = (local(), local());
     let lua = forward(TCP, at, &[flood.address], "") + &forward(TCP, other, &[echo.address], "");
-    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let stream = connect(at);
     // Until nothing more is taken: the buffers of four sockets and a pipe are full.
     let mut last = (0, Instant::now());
     wait_for(
         || "the flood to stand still".into(),
         || {
-            let sent = flood.octets();
+            let sent = flood.bytes();
             if sent != last.0 {
                 last = (sent, Instant::now());
             }
             (sent > 0 && last.1.elapsed() > Duration::from_millis(500)).then_some(())
         },
     );
-    assert!(flood.octets() < 64 << 20, "{} octets are somewhere", flood.octets());
+    assert!(flood.bytes() < 64 << 20, "{} bytes are somewhere", flood.bytes());
     // Others are served meanwhile, without a busy loop.
-    let before = cpu_ticks(&lob);
+    let before = cpu_ticks(&instance);
     assert_eq!(exchange(other, b"beside").as_slice(), b"beside");
     std::thread::sleep(Duration::from_millis(500));
-    let spent = cpu_ticks(&lob) - before;
+    let spent = cpu_ticks(&instance) - before;
     assert!(spent < 20, "{spent} ticks of 10 ms in half a second of waiting");
     // Reading again sets it going again.
     let (mut reader, mut buffer) = (&stream, vec![0; 1 << 20]);
-    let stood = flood.octets();
+    let stood = flood.bytes();
     wait_for(
         || "the flood to go on".into(),
         || {
-            let count = reader.read(&mut buffer).expect("octets");
+            let count = reader.read(&mut buffer).expect("bytes");
             assert!(buffer[..count].iter().all(|o| *o == 0));
-            (flood.octets() > stood + (8 << 20)).then_some(())
+            (flood.bytes() > stood + (8 << 20)).then_some(())
         },
     );
 }
 
 #[test]
-fn urgent_octets_are_passed_on_in_their_place_and_hold_up_nothing() {
+fn urgent_bytes_are_passed_on_in_their_place_and_hold_up_nothing() {
     let (echo, gather) = (Target::start(Manner::Echo), Target::start(Manner::Gather));
     let (one, two) = (local(), local());
     let lua = forward(TCP, one, &[echo.address], "") + &forward(TCP, two, &[gather.address], "");
-    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let instance = Instance::start_with(&lua, &["--shards", "1"]);
     for at in [one, two] {
         let stream = connect(at);
         (&stream).write_all(b"abc").expect("written");
@@ -290,9 +290,9 @@ fn urgent_octets_are_passed_on_in_their_place_and_hold_up_nothing() {
             let mut answer = [0; 11];
             (&stream).read_exact(&mut answer).expect("all comes back");
             got.extend(answer);
-            let before = cpu_ticks(&lob);
+            let before = cpu_ticks(&instance);
             std::thread::sleep(Duration::from_millis(500));
-            let spent = cpu_ticks(&lob) - before;
+            let spent = cpu_ticks(&instance) - before;
             assert!(spent < 20, "{spent} ticks of 10 ms in half a second of nothing");
         } else {
             stream.shutdown(Shutdown::Write).expect("closed");
@@ -302,7 +302,7 @@ fn urgent_octets_are_passed_on_in_their_place_and_hold_up_nothing() {
     }
     // Back from the target, with nothing behind it.
     let (target, at) = (TcpListener::bind(local()).expect("a target"), local());
-    let _lob = Lob::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
+    let _instance = Instance::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
     let mut client = connect(at);
     let (speaker, _) = target.accept().expect("accepted");
     SockRef::from(&speaker).send_out_of_band(b"?").expect("sent");
@@ -316,9 +316,9 @@ fn urgent_octets_are_passed_on_in_their_place_and_hold_up_nothing() {
 fn what_was_said_before_a_reset_is_passed_on_before_it() {
     let target = TcpListener::bind(local()).expect("a target");
     let at = local();
-    let lob = Lob::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
+    let instance = Instance::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
     // So few that they have left the sender when it breaks.
-    let words = octets(7, 20_000);
+    let words = bytes(7, 20_000);
     for client_breaks in [true, false] {
         let client = connect(at);
         let (taken, _) = target.accept().expect("accepted");
@@ -327,18 +327,18 @@ fn what_was_said_before_a_reset_is_passed_on_before_it() {
         (&client).read_exact(&mut [0; 5]).expect("it stands");
         let (breaks, mut hears) = if client_breaks { (client, taken) } else { (taken, client) };
         // The words and the reset are seen at once.
-        lob.program.signal(nix::sys::signal::Signal::SIGSTOP);
+        instance.program.signal(nix::sys::signal::Signal::SIGSTOP);
         (&breaks).write_all(&words).expect("written");
         SockRef::from(&breaks).set_linger(Some(Duration::ZERO)).expect("set");
         drop(breaks);
-        lob.program.signal(nix::sys::signal::Signal::SIGCONT);
+        instance.program.signal(nix::sys::signal::Signal::SIGCONT);
         let mut heard = Vec::new();
         let end = hears.read_to_end(&mut heard).expect_err("a reset is passed on as a reset");
         assert_eq!(end.kind(), ErrorKind::ConnectionReset);
-        assert!(heard == words, "{} of {} octets", heard.len(), words.len());
+        assert!(heard == words, "{} of {} bytes", heard.len(), words.len());
     }
-    until(&lob, "forward-end-client-broken", 1);
-    until(&lob, "forward-end-target-broken", 1);
+    until(&instance, "relay-end-client-broken", 1);
+    until(&instance, "relay-end-target-broken", 1);
 }
 
 #[test]
@@ -347,15 +347,15 @@ fn connections_that_stand_go_on_without_descriptors() {
     let (one, two) = (local(), local());
     let lua = forward(TCP, one, &[deaf.local_addr().expect("an address")], "")
         + &forward(TCP, two, &[echo.address], "");
-    let lob = Lob::start_with(&lua, &["--shards", "1"]);
+    let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let (flood, mut talk) = (connect(one), connect(two));
-    let (mut said, mut back) = (octets(3, 300_000), vec![0; 300_000]);
+    let (mut said, mut back) = (bytes(3, 300_000), vec![0; 300_000]);
     talk.write_all(b"first").expect("written");
     talk.read_exact(&mut back[..5]).expect("answered");
-    until(&lob, "forward-open", 2);
+    until(&instance, "relay-open", 2);
     // From now on it gets no descriptor; the pipe that it has is the flood's.
     let limited = std::process::Command::new("prlimit")
-        .args(["--nofile=3:3", "--pid", &lob.program.pid().to_string()])
+        .args(["--nofile=3:3", "--pid", &instance.program.pid().to_string()])
         .status()
         .expect("prlimit, of util-linux");
     assert!(limited.success());
@@ -387,7 +387,7 @@ fn a_reload_that_opens_listeners_anew_turns_nobody_away() {
     let target = Target::start(Manner::Number(7));
     let at = local();
     let lua = |queue: u32| forward(TCP, at, &[target.address], &format!(", tcpListenQueueSize={queue}"));
-    let mut lob = Lob::start_with(&lua(100), &["--shards", "2"]);
+    let mut instance = Instance::start_with(&lua(100), &["--shards", "2"]);
     let (stop, calls, broken) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -406,11 +406,11 @@ fn a_reload_that_opens_listeners_anew_turns_nobody_away() {
         for queue in 101..106 {
             let goal = calls.load(SeqCst) + 100;
             wait_for(|| "calls".into(), || (calls.load(SeqCst) >= goal).then_some(()));
-            lob.reload(&lua(queue));
+            instance.reload(&lua(queue));
         }
         stop.store(true, SeqCst);
     });
-    assert_eq!(figure(&lob, "forward-end-closing"), 0);
+    assert_eq!(figure(&instance, "relay-end-closing"), 0);
     // The kernel itself resets what is in the middle of a handshake, or has just ended one, when
     // the old socket is closed: in each of two shards one of each caller at most.
     let (calls, broken) = (calls.load(SeqCst), broken.load(SeqCst));
@@ -418,8 +418,9 @@ fn a_reload_that_opens_listeners_anew_turns_nobody_away() {
 }
 
 /// CPU time of the program, in ticks of the kernel: user and system.
-fn cpu_ticks(lob: &Lob) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", lob.program.pid())).expect("its figures");
+fn cpu_ticks(instance: &Instance) -> u64 {
+    let stat =
+        std::fs::read_to_string(format!("/proc/{}/stat", instance.program.pid())).expect("its figures");
     let behind = stat.rsplit(") ").next().expect("fields");
     let fields: Vec<&str> = behind.split(' ').collect();
     fields[11..13].iter().map(|f| f.parse::<u64>().expect("a number")).sum()
@@ -429,7 +430,7 @@ fn cpu_ticks(lob: &Lob) -> u64 {
 fn many_idle_connections_hold_no_pipe() {
     let echo = Target::start(Manner::Echo);
     let at = local();
-    let lob = Lob::start_with(&forward(TCP, at, &[echo.address], ""), &["--shards", "1"]);
+    let instance = Instance::start_with(&forward(TCP, at, &[echo.address], ""), &["--shards", "1"]);
     let streams: Vec<TcpStream> = (0..200)
         .map(|n: u8| {
             let mut stream = connect(at);
@@ -440,23 +441,24 @@ fn many_idle_connections_hold_no_pipe() {
             stream
         })
         .collect();
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", lob.program.pid())).expect("its descriptors");
+    let descriptors =
+        std::fs::read_dir(format!("/proc/{}/fd", instance.program.pid())).expect("its descriptors");
     let pipes = descriptors
         .filter_map(|d| std::fs::read_link(d.ok()?.path()).ok())
         .filter(|to| to.to_string_lossy().starts_with("pipe:"))
         .count();
     assert!(pipes < 20, "{pipes} ends of pipes for 200 idle connections");
-    assert_eq!(figure(&lob, "forward-open"), 200);
+    assert_eq!(figure(&instance, "relay-open"), 200);
     drop(streams);
-    until(&lob, "forward-open", 0);
+    until(&instance, "relay-open", 0);
 }
 
 #[test]
 fn a_reload_and_a_stop_let_connections_finish() {
     let (old, new) = (Target::start(Manner::Number(1)), Target::start(Manner::Number(2)));
     let (at, other) = (local(), local());
-    let mut lob =
-        Lob::start_with(&forward(TCP, at, &[old.address], ""), &["--shards", "2", "--drain", "10s"]);
+    let mut instance =
+        Instance::start_with(&forward(TCP, at, &[old.address], ""), &["--shards", "2", "--drain", "10s"]);
     let stays = connect(at);
     let mut lines = BufReader::new(stays.try_clone().expect("a copy"));
     let mut say = |text: &str| {
@@ -467,20 +469,20 @@ fn a_reload_and_a_stop_let_connections_finish() {
     };
     assert_eq!(say("a\n"), "1 a\n");
     // Its target is taken out: it goes on, new ones go elsewhere.
-    lob.reload(&forward(TCP, at, &[new.address], ""));
+    instance.reload(&forward(TCP, at, &[new.address], ""));
     assert_eq!(say("b\n"), "1 b\n");
     assert_eq!(call(at, 5).as_deref(), Some("2 5\n"));
     // Its listener is taken out.
-    lob.reload(&forward(TCP, other, &[new.address], ""));
+    instance.reload(&forward(TCP, other, &[new.address], ""));
     assert_eq!(say("c\n"), "1 c\n");
     wait_for(|| "the port to be closed".into(), || TcpStream::connect(at).is_err().then_some(()));
     // The program is told to stop.
-    lob.program.signal(nix::sys::signal::Signal::SIGTERM);
+    instance.program.signal(nix::sys::signal::Signal::SIGTERM);
     wait_for(|| "the other port to be closed".into(), || TcpStream::connect(other).is_err().then_some(()));
     assert_eq!(say("d\n"), "1 d\n");
     stays.shutdown(Shutdown::Write).expect("closed");
     assert_eq!(say(""), "");
-    assert_eq!(lob.program.wait().code(), Some(0), "{}", lob.program.transcript());
+    assert_eq!(instance.program.wait().code(), Some(0), "{}", instance.program.transcript());
 }
 
 #[test]
@@ -488,7 +490,7 @@ fn a_second_instance_on_the_same_port_takes_over() {
     let target = Target::start(Manner::Number(7));
     let at = local();
     let lua = forward(TCP, at, &[target.address], ", reusePort=true");
-    let mut old = Lob::start(&lua);
+    let mut old = Instance::start(&lua);
     let calls = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let caller = std::thread::spawn({
@@ -507,7 +509,7 @@ fn a_second_instance_on_the_same_port_takes_over() {
         wait_for(|| "calls".into(), || (calls.load(SeqCst) >= goal || caller.is_finished()).then_some(()));
     };
     made(100);
-    let new = Lob::start(&lua);
+    let new = Instance::start(&lua);
     made(100);
     assert_eq!(old.stop().code(), Some(0), "{}", old.program.transcript());
     made(100);

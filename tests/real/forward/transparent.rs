@@ -6,7 +6,7 @@
 
 use std::process::Command;
 
-use crate::lob::{Lob, binary};
+use crate::instance::{Instance, binary};
 use crate::namespaces::Namespaces;
 use crate::place::{Directory, wait_for};
 use crate::process::Program;
@@ -88,9 +88,9 @@ fn targets_see_the_clients_own_address() {
     );
     let mut plain = Command::new(binary());
     plain.args(["--shards", "1", "-C"]).arg(path);
-    let mut lob = Lob::launch(spaces.command(BALANCER, &plain), config);
+    let mut instance = Instance::launch(spaces.command(BALANCER, &plain), config);
     let said = wait_for(
-        || format!("both answers; {}; {}", target.transcript(), lob.program.transcript()),
+        || format!("both answers; {}; {}", target.transcript(), instance.program.transcript()),
         || {
             let out =
                 spaces.command(CLIENT, &python(ASK)).output().expect("python3; scripts/test installs it");
@@ -102,5 +102,5 @@ fn targets_see_the_clients_own_address() {
     assert_eq!((tcp[0], tcp[2]), ("tcp", "198.18.1.1"), "{said}");
     assert_eq!((udp[0], udp[2]), ("udp", "198.18.1.1"), "{said}");
     assert_eq!(udp[1], udp[3], "a flow keeps its port, too");
-    assert!(lob.stop().success());
+    assert!(instance.stop().success());
 }

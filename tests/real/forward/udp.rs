@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::{figure, forward, local, logged, until};
-use crate::lob::Lob;
+use crate::instance::Instance;
 use crate::place::{PATIENCE, port};
 
 const UDP: &str = "addUDPForward";
@@ -56,8 +56,8 @@ fn clients(count: usize) -> Vec<UdpSocket> {
 }
 
 /// Sends a datagram and reads the next one.
-fn ask(socket: &UdpSocket, at: SocketAddr, octets: &[u8]) -> Vec<u8> {
-    socket.send_to(octets, at).expect("sent");
+fn ask(socket: &UdpSocket, at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    socket.send_to(bytes, at).expect("sent");
     let mut buffer = vec![0; 70_000];
     let (count, from) = socket.recv_from(&mut buffer).expect("an answer");
     assert_eq!(from, at, "from the address that was asked");
@@ -69,44 +69,44 @@ fn ask(socket: &UdpSocket, at: SocketAddr, octets: &[u8]) -> Vec<u8> {
 fn datagrams_of_every_size_go_there_and_back() {
     let echo = Echo::start(b'e');
     let at = local();
-    let lob = Lob::start(&forward(UDP, at, &[echo.address], ", idleTimeoutMs=1000"));
+    let instance = Instance::start(&forward(UDP, at, &[echo.address], ", idleTimeoutMs=1000"));
     let clients = clients(20);
     let (mut there, mut back) = (0, 0);
     for size in [0, 1, 2, 511, 1_232, 1_472, 4_096, 4_097, 9_000, 60_000, 65_506] {
         for (n, client) in clients.iter().enumerate() {
-            let octets = vec![n as u8; size];
-            let answer = ask(client, at, &octets);
-            assert!(answer[0] == b'e' && answer[1..] == octets, "{size} octets of client {n}");
+            let bytes = vec![n as u8; size];
+            let answer = ask(client, at, &bytes);
+            assert!(answer[0] == b'e' && answer[1..] == bytes, "{size} bytes of client {n}");
             (there, back) = (there + size as u64, back + 1 + size as u64);
         }
     }
-    assert_eq!(figure(&lob, "forward-opened"), 20, "one flow for each client");
-    assert_eq!(figure(&lob, "forward-octets-there"), there);
-    assert_eq!(figure(&lob, "forward-octets-back"), back);
-    until(&lob, "forward-end-idle", 20);
-    logged(&lob, &["flow 127.0.0.1:", &format!("-> {at}, to {}", echo.address), "ended by idle"]);
+    assert_eq!(figure(&instance, "relay-opened"), 20, "one flow for each client");
+    assert_eq!(figure(&instance, "relay-bytes-to-targets"), there);
+    assert_eq!(figure(&instance, "relay-bytes-to-clients"), back);
+    until(&instance, "relay-end-idle", 20);
+    logged(&instance, &["flow 127.0.0.1:", &format!("-> {at}, to {}", echo.address), "ended by idle"]);
 }
 
 #[test]
 fn a_refusal_moves_the_flow_and_its_datagram() {
     let (dead, echo) = (local(), Echo::start(b'2'));
     let at = local();
-    let lob = Lob::start(&forward(UDP, at, &[dead, echo.address], ", idleTimeoutMs=1000"));
+    let instance = Instance::start(&forward(UDP, at, &[dead, echo.address], ", idleTimeoutMs=1000"));
     for (n, client) in clients(20).iter().enumerate() {
         // Each flow's first datagram finds the first target dead, and is answered all the same.
-        let octets = vec![n as u8; n % 3];
-        assert_eq!(ask(client, at, &octets), [&b"2"[..], &octets].concat());
+        let bytes = vec![n as u8; n % 3];
+        assert_eq!(ask(client, at, &bytes), [&b"2"[..], &bytes].concat());
     }
-    assert_eq!(figure(&lob, "forward-opened"), 20);
-    assert_eq!(figure(&lob, "retries"), 20);
-    logged(&lob, &[&format!("refused {dead}, to {}", echo.address), "ended by idle"]);
+    assert_eq!(figure(&instance, "relay-opened"), 20);
+    assert_eq!(figure(&instance, "retries"), 20);
+    logged(&instance, &[&format!("refused {dead}, to {}", echo.address), "ended by idle"]);
 }
 
 #[test]
 fn a_target_that_dies_loses_its_flows_to_the_next() {
     let (one, two) = (Echo::start(b'1'), Echo::start(b'2'));
     let at = local();
-    let _lob = Lob::start(&forward(UDP, at, &[one.address, two.address], ""));
+    let _instance = Instance::start(&forward(UDP, at, &[one.address, two.address], ""));
     let client = client();
     assert_eq!(ask(&client, at, b"a"), b"1a");
     drop(one);
@@ -128,7 +128,7 @@ fn cannot_pass(from: SocketAddr, to: SocketAddr) -> bool {
     let raw =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4));
     let Ok(raw) = raw else { return false };
-    // Destination unreachable, fragmentation needed, of 1,400 octets (RFC 1191, 4); then the IPv4
+    // Destination unreachable, fragmentation needed, of 1,400 bytes (RFC 1191, 4); then the IPv4
     // and UDP headers of what could not pass.
     let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x78];
     message.extend([0x45, 0, 0x07, 0xd0, 0, 0, 0x40, 0, 64, 17, 0, 0]);
@@ -150,7 +150,7 @@ fn a_message_about_a_datagram_that_is_too_long_moves_no_flow() {
     target.set_read_timeout(Some(PATIENCE)).expect("set");
     let other = Echo::start(b'o');
     let (at, to) = (local(), target.local_addr().expect("an address"));
-    let lob = Lob::start(&forward(UDP, at, &[to, other.address], ""));
+    let instance = Instance::start(&forward(UDP, at, &[to, other.address], ""));
     let client = client();
     let mut buffer = [0; 16];
     let mut exchange = |text: &[u8]| {
@@ -170,7 +170,7 @@ fn a_message_about_a_datagram_that_is_too_long_moves_no_flow() {
     for text in [&b"one"[..], b"two", b"three"] {
         assert_eq!(exchange(text), flow, "the same socket");
     }
-    assert_eq!(figure(&lob, "retries"), 0);
+    assert_eq!(figure(&instance, "retries"), 0);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn flows_of_a_listener_that_is_gone_end_however_much_their_target_says() {
     let target = UdpSocket::bind(local()).expect("a target");
     let (at, other) = (local(), local());
     let to = target.local_addr().expect("an address");
-    let mut lob = Lob::start(&forward(UDP, at, &[to], ""));
+    let mut instance = Instance::start(&forward(UDP, at, &[to], ""));
     let client = client();
     client.send_to(b"begin", at).expect("sent");
     let (_, flow) = target.recv_from(&mut [0; 16]).expect("a datagram");
@@ -192,17 +192,17 @@ fn flows_of_a_listener_that_is_gone_end_however_much_their_target_says() {
         }
     });
     client.recv(&mut [0; 16]).expect("the target is heard");
-    lob.reload(&forward(UDP, other, &[to], ""));
-    until(&lob, "forward-end-closing", 1);
+    instance.reload(&forward(UDP, other, &[to], ""));
+    until(&instance, "relay-end-closing", 1);
     stop.store(true, SeqCst);
-    until(&lob, "forward-open", 0);
+    until(&instance, "relay-open", 0);
 }
 
 #[test]
 fn a_wildcard_answers_from_the_address_that_was_asked() {
     let echo = Echo::start(b'w');
     let at = SocketAddr::from(([0, 0, 0, 0], port()));
-    let _lob = Lob::start(&forward(UDP, at, &[echo.address], ""));
+    let _instance = Instance::start(&forward(UDP, at, &[echo.address], ""));
     let client = client();
     for last in [1, 5, 9] {
         let asked = SocketAddr::from(([127, 0, 0, last], at.port()));
@@ -214,24 +214,25 @@ fn a_wildcard_answers_from_the_address_that_was_asked() {
 fn the_table_is_bounded() {
     let echo = Echo::start(b't');
     let at = local();
-    let lob = Lob::start_with(&forward(UDP, at, &[echo.address], ", maxFlows=10"), &["--shards", "1"]);
+    let instance =
+        Instance::start_with(&forward(UDP, at, &[echo.address], ", maxFlows=10"), &["--shards", "1"]);
     for (n, client) in clients(51).iter().enumerate() {
         assert_eq!(ask(client, at, &[n as u8]), [b't', n as u8], "a new one is always served");
     }
-    assert_eq!(figure(&lob, "forward-end-crowded"), 41);
-    assert!(figure(&lob, "forward-open") <= 10);
+    assert_eq!(figure(&instance, "relay-end-evicted-at-limit"), 41);
+    assert!(figure(&instance, "relay-open") <= 10);
 }
 
 #[test]
 fn each_datagram_bears_the_clients_address_if_wished() {
     let echo = Echo::start(b'p');
     let at = local();
-    let _lob = Lob::start(&forward(UDP, at, &[echo.address], ", useProxyProtocol=true"));
+    let _instance = Instance::start(&forward(UDP, at, &[echo.address], ", useProxyProtocol=true"));
     let client = client();
     let own = client.local_addr().expect("an address");
     for text in [&b"one"[..], b"two"] {
         let answer = ask(&client, at, text);
-        // The signature, version 2 and PROXY, UDP over IPv4, twelve octets of addresses.
+        // The signature, version 2 and PROXY, UDP over IPv4, twelve bytes of addresses.
         let mut wanted = b"p\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\x7f\0\0\x01\x7f\0\0\x01".to_vec();
         wanted.extend([own.port().to_be_bytes(), at.port().to_be_bytes()].concat());
         wanted.extend(text);

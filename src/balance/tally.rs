@@ -1,0 +1,238 @@
+//! What a shard knows of each backend's load: its own part live, the others' as last published.
+//!
+//! The shard's own counts move with every claim and settlement; [`Tally::publish`] stores the moved
+//! ones on the shard's page, [`Tally::read_others`] sums what the other shards stored on theirs.
+//! No contended atomic: every page has one writer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::base::addr::BackendSlot;
+use crate::base::time::{Tick, TickDelta};
+use crate::stats::live::LiveState;
+
+/// Between two looks at the other shards' pages, at least: a batch on a busy shard is shorter.
+const LOOK_MIN: TickDelta = TickDelta::from_us(20);
+/// And so long for every counter looked at (a cache line of 16 counters costs about 100 ns when
+/// another core has written it): looking takes a few per cent of a core however many there are.
+const LOOK_PER_COUNTER: u64 = 100;
+
+/// One backend's counts.
+#[derive(Clone, Debug, Default)]
+struct Count {
+    outstanding: u32,
+    sent: u32,
+    /// Smoothed, nanoseconds; 0 before the first answer.
+    latency: u64,
+    others_outstanding: u32,
+    /// None before the first look, whose difference would be all of the past.
+    others_sent: Option<u32>,
+    others_latency_us: u64,
+    others_measured: u32,
+    bucket: Bucket,
+    touched: bool,
+}
+
+/// A token bucket that all shards model alike: it refills with time and drains by everybody's
+/// queries. It holds one second's worth.
+#[derive(Clone, Debug, Default)]
+struct Bucket {
+    /// Queries per second; 0 is no limit.
+    qps: u32,
+    /// May be negative: what others sent before this shard looked.
+    tokens: f64,
+    refilled: Tick,
+}
+
+/// The counts of one shard.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    live_state: Arc<LiveState>,
+    shard: usize,
+    counts: Box<[Count]>,
+    /// Slots whose counts moved since they were last published.
+    touched: Vec<BackendSlot>,
+    /// Slots that policies compare.
+    watched: Vec<BackendSlot>,
+    looked: Option<Tick>,
+    now: Tick,
+}
+
+impl Tally {
+    /// The tally of shard number `shard`. What its predecessor (before a panic) had outstanding is
+    /// lost and no longer counts; what it sent and measured stands.
+    pub(crate) fn new(live_state: Arc<LiveState>, shard: usize) -> Self {
+        let mut counts = vec![Count::default(); live_state.backends_max()].into_boxed_slice();
+        if let Some(stats) = live_state.shards().get(shard) {
+            for (at, count) in counts.iter_mut().enumerate() {
+                stats.outstanding[at].store(0, Relaxed);
+                count.sent = stats.sent[at].load(Relaxed);
+                count.latency = u64::from(stats.latency_us[at].load(Relaxed)) * 1_000;
+            }
+        }
+        let touched = Vec::with_capacity(counts.len());
+        Self { live_state, shard, counts, touched, watched: Vec::new(), looked: None, now: Tick(0) }
+    }
+
+    /// Sets the clock for the batch.
+    pub(crate) const fn begin_batch(&mut self, now: Tick) {
+        self.now = now;
+    }
+
+    /// Forgets what was measured: another backend has this slot.
+    pub(crate) fn reset(&mut self, slot: BackendSlot) {
+        let count = &mut self.counts[slot.index()];
+        count.latency = 0;
+        count.bucket = Bucket::default();
+        self.touch(slot);
+    }
+
+    /// Says which slots are compared by a policy; only those are looked up on other pages.
+    pub(crate) fn watch(&mut self, slots: Vec<BackendSlot>) {
+        for gone in self.watched.iter().filter(|s| !slots.contains(s)) {
+            let count = &mut self.counts[gone.index()];
+            count.others_outstanding = 0;
+            count.others_sent = None;
+        }
+        self.watched = slots;
+        self.looked = None;
+    }
+
+    /// Sets a backend's limit; a new one starts with a full bucket.
+    pub(crate) fn limit(&mut self, slot: BackendSlot, qps: u32) {
+        let bucket = &mut self.counts[slot.index()].bucket;
+        if bucket.qps != qps {
+            *bucket = Bucket { qps, tokens: f64::from(qps), refilled: self.now };
+        }
+    }
+
+    /// Looks at the other shards' pages, unless that was done just now or there are none.
+    pub(crate) fn read_others(&mut self) {
+        let others = self.live_state.shards().len().saturating_sub(1);
+        let counters = (others * self.watched.len()) as u64;
+        let wait = TickDelta(LOOK_MIN.0.max(counters * LOOK_PER_COUNTER));
+        if counters == 0 || self.looked.is_some_and(|at| self.now.since(at) < wait) {
+            return;
+        }
+        self.looked = Some(self.now);
+        for slot in &self.watched {
+            let (at, count) = (slot.index(), &mut self.counts[slot.index()]);
+            let mut sent = 0_u32;
+            count.others_outstanding = 0;
+            count.others_latency_us = 0;
+            count.others_measured = 0;
+            for (shard, stats) in self.live_state.shards().iter().enumerate() {
+                if shard == self.shard {
+                    continue;
+                }
+                let latency = stats.latency_us[at].load(Relaxed);
+                count.others_outstanding += stats.outstanding[at].load(Relaxed);
+                sent = sent.wrapping_add(stats.sent[at].load(Relaxed));
+                count.others_latency_us += u64::from(latency);
+                count.others_measured += u32::from(latency != 0);
+            }
+            let before = count.others_sent.replace(sent).unwrap_or(sent);
+            if count.bucket.qps != 0 {
+                count.bucket.refill(self.now);
+                count.bucket.take(f64::from(sent.wrapping_sub(before)), others + 1);
+            }
+        }
+    }
+
+    /// A query was sent.
+    pub(crate) fn claimed(&mut self, slot: BackendSlot) {
+        let (shards, now) = (self.live_state.shards().len(), self.now);
+        let Some(count) = self.counts.get_mut(slot.index()) else { return };
+        count.outstanding += 1;
+        count.sent = count.sent.wrapping_add(1);
+        if count.bucket.qps != 0 {
+            count.bucket.refill(now);
+            count.bucket.take(1.0, shards);
+        }
+        self.touch(slot);
+    }
+
+    /// A query is no longer outstanding.
+    pub(crate) fn settled(&mut self, slot: BackendSlot, latency: Option<TickDelta>) {
+        let Some(count) = self.counts.get_mut(slot.index()) else { return };
+        debug_assert!(count.outstanding > 0, "settled without a claim");
+        count.outstanding = count.outstanding.saturating_sub(1);
+        // A server that stops answering keeps its last latency: were it forgotten, the server
+        // would look like the fastest of all at its return.
+        if let Some(TickDelta(sample)) = latency {
+            count.latency = if count.latency == 0 {
+                sample.max(1)
+            } else {
+                // 127/128 old + 1/128 new.
+                (count.latency - count.latency / 128 + sample / 128).max(1)
+            };
+        }
+        self.touch(slot);
+    }
+
+    /// Stores what moved on the shard's page.
+    pub(crate) fn publish(&mut self) {
+        let Some(stats) = self.live_state.shards().get(self.shard) else { return };
+        for slot in self.touched.drain(..) {
+            let (at, count) = (slot.index(), &mut self.counts[slot.index()]);
+            count.touched = false;
+            stats.outstanding[at].store(count.outstanding, Relaxed);
+            stats.sent[at].store(count.sent, Relaxed);
+            stats.latency_us[at].store(micros(count.latency), Relaxed);
+        }
+    }
+
+    /// Outstanding queries, over all shards.
+    pub(crate) fn outstanding(&self, slot: BackendSlot) -> u32 {
+        let count = &self.counts[slot.index()];
+        count.outstanding.saturating_add(count.others_outstanding)
+    }
+
+    /// Smoothed latency, microseconds: the mean of the shards that have one; 0 before any answer.
+    pub(crate) fn latency_us(&self, slot: BackendSlot) -> u64 {
+        let count = &self.counts[slot.index()];
+        let own = u64::from(micros(count.latency));
+        let measured = u64::from(count.others_measured) + u64::from(own != 0);
+        (count.others_latency_us + own).checked_div(measured).unwrap_or(0)
+    }
+
+    /// Whether one more query keeps within the backend's `qps`.
+    pub(crate) fn within_qps(&self, slot: BackendSlot) -> bool {
+        let bucket = &self.counts[slot.index()].bucket;
+        bucket.qps == 0 || bucket.at(self.now) >= 1.0
+    }
+
+    fn touch(&mut self, slot: BackendSlot) {
+        let count = &mut self.counts[slot.index()];
+        if !count.touched {
+            count.touched = true;
+            self.touched.push(slot);
+        }
+    }
+}
+
+impl Bucket {
+    /// Tokens it holds at `now`.
+    fn at(&self, now: Tick) -> f64 {
+        let burst = f64::from(self.qps);
+        let seconds = now.since(self.refilled).0 as f64 / 1e9;
+        (self.tokens + seconds * burst).min(burst)
+    }
+
+    fn refill(&mut self, now: Tick) {
+        self.tokens = self.at(now);
+        self.refilled = self.refilled.max(now);
+    }
+
+    /// Takes tokens. The debt is bounded by a burst per shard, the most that they can overshoot at
+    /// once: a long overload (when all servers exceed and are used all the same) is soon forgiven.
+    fn take(&mut self, tokens: f64, shards: usize) {
+        let debt_max = f64::from(self.qps) * shards as f64;
+        self.tokens = (self.tokens - tokens).max(-debt_max);
+    }
+}
+
+/// Nanoseconds as microseconds, where only nothing becomes 0.
+fn micros(ns: u64) -> u32 {
+    u32::try_from(ns.div_ceil(1_000)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,8 @@
+//! What everything stands on: addresses, time, randomness, the packet buffer. It knows nothing of DNS.
+
+pub mod addr;
+pub mod packet;
+pub mod panics;
+pub mod prefix;
+pub mod rng;
+pub mod time;

@@ -1,0 +1,165 @@
+//! A draft's forwards: each becomes a listener, a pool of its own, and a hidden server for each
+//! target, so that health, policies and counters are those of every other server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::balance::{Kind, Policy, Ring};
+use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
+use crate::base::prefix::Prefix;
+use crate::base::time::TickDelta;
+use crate::config::draft::{Draft, DraftServer};
+use crate::config::error::Origin;
+use crate::config::options::{Key, Settings};
+use crate::model::{
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Health, Listener, Pool, ProxyHeader,
+    RelaySettings, Service, SocketOptions,
+};
+
+/// With every target down all are tried: one of them may be back since its last check.
+const PANIC_PPM: u32 = 1;
+
+/// A forward as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DraftForward {
+    /// Where it was written.
+    pub origin: Origin,
+    /// Over TCP, rather than UDP.
+    pub tcp: bool,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// On this network interface alone.
+    pub interface: Option<String>,
+    /// Another process may have the address, too.
+    pub reuse_port: bool,
+    /// Its targets, each once.
+    pub to: Vec<SocketAddr>,
+    /// How one is chosen.
+    pub policy: Policy,
+    /// Who may use it; none for those whom the process's ACL lets ask.
+    pub acl: Option<Vec<Prefix>>,
+    /// How connections are taken.
+    pub connection_options: ConnectionOptions,
+    /// `connectTimeout`.
+    pub connect_timeout: TickDelta,
+    /// `idleTimeout`; zero is no limit.
+    pub idle_timeout: TickDelta,
+    /// `maxConnections`, `maxFlows`.
+    pub connections: u32,
+    /// `maxConnectionsPerClient`, `maxFlowsPerClient`.
+    pub connections_per_client: u32,
+    /// `log`.
+    pub log: bool,
+    /// `tcpFastOpen`.
+    pub fast_open: bool,
+    /// `source`.
+    pub source: Option<std::net::IpAddr>,
+    /// How its targets learn the client's address.
+    pub client_address: ClientAddress,
+    /// The health check of its targets.
+    pub health: Health,
+}
+
+impl DraftForward {
+    /// The Lua function that makes such a one.
+    #[must_use]
+    pub const fn function(&self) -> &'static str {
+        if self.tcp { "addTCPForward" } else { "addUDPForward" }
+    }
+
+    /// What its pool is called; as listeners are told apart, so are forwards.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let interface = self.interface.iter().map(|name| format!("@{name}")).collect::<String>();
+        format!("forward {}{interface}/{}", self.listen, if self.tcp { "tcp" } else { "udp" })
+    }
+}
+
+/// Its listener, still without a slot.
+pub(crate) fn listener(relay: &DraftForward, draft: &Draft, sockets: SocketOptions) -> Listener {
+    Listener {
+        slot: ListenerSlot(0),
+        address: relay.listen,
+        interface: relay.interface.clone(),
+        reuse_port: relay.reuse_port,
+        sockets,
+        dscp: 0,
+        service: service(relay, draft, PoolSlot::NONE),
+        connection_options: relay.connection_options,
+        proxy: ProxyHeader::Ignored,
+    }
+}
+
+/// What its listener is for, once its pool has a slot.
+pub(crate) fn service(relay: &DraftForward, draft: &Draft, pool: PoolSlot) -> Service {
+    let made = Arc::new(RelaySettings {
+        pool,
+        acl: relay.acl.as_ref().unwrap_or(&draft.acl).iter().copied().collect(),
+        connect_timeout: relay.connect_timeout,
+        idle_timeout: relay.idle_timeout,
+        connections: relay.connections,
+        connections_per_client: relay.connections_per_client,
+        log: relay.log,
+    });
+    if relay.tcp { Service::TcpRelay(made) } else { Service::UdpRelay(made) }
+}
+
+/// A server for each target, still without slots, in the order of `to`.
+pub(crate) fn targets(relay: &DraftForward, sockets: SocketOptions) -> impl Iterator<Item = Backend> {
+    let name = relay.name();
+    let plain = |address| DraftServer::new(relay.origin.clone(), address);
+    relay.to.iter().zip(0..).map(move |(address, place)| {
+        let plain = plain(*address);
+        let id = format!("{name} -> {address}");
+        Backend {
+            slot: BackendSlot(0),
+            name: id.clone(),
+            id,
+            address: *address,
+            order: place,
+            weight: plain.weight,
+            qps: 0,
+            timeout: relay.connect_timeout,
+            sockets: 0,
+            outstanding_max: u16::MAX.into(),
+            outstanding_soft_max: 0,
+            source: relay.source,
+            source_interface: None,
+            dscp: 0,
+            socket_options: sockets,
+            health: relay.health.clone(),
+            use_client_subnet: false,
+            tee: false,
+            target: true,
+            connections: BackendConnectionOptions {
+                connect_timeout: relay.connect_timeout,
+                fast_open: relay.fast_open,
+                ..plain.connections
+            },
+            client_address: relay.client_address,
+        }
+    })
+}
+
+/// Its pool, of its targets in their order.
+pub(crate) fn pool(relay: &DraftForward, targets: &[Backend], settings: &Settings) -> Pool {
+    let mut policy = relay.policy.clone();
+    policy.seed = settings.number(Key::Perturbation).unwrap_or(0);
+    Pool {
+        name: relay.name(),
+        members: targets.iter().map(|b| b.slot).collect(),
+        ring: (policy.kind == Kind::CHashed).then(|| Arc::new(ring(targets))),
+        policy,
+        panic_ppm: PANIC_PPM,
+        ..Pool::default()
+    }
+}
+
+/// A ring of places rather than of servers, so that two forwards to the same machines, on whatever
+/// ports, choose the same one for a client.
+fn ring(targets: &[Backend]) -> Ring {
+    let places: Vec<Backend> =
+        targets.iter().map(|b| Backend { id: format!("place {}", b.order), ..b.clone() }).collect();
+    let members: Vec<(BackendSlot, &Backend)> = places.iter().map(|b| (b.slot, b)).collect();
+    Ring::build(&members)
+}

@@ -1,0 +1,341 @@
+//! Forwards: a line in, the listener, the pool and the hidden servers out; a wrong value, its
+//! message.
+
+use std::sync::Arc;
+
+use crate::balance::{HashKey, Kind};
+use crate::base::addr::{BackendSlot, mapped};
+use crate::base::time::TickDelta;
+use crate::config::functions::{FORWARD_ARGUMENTS, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
+use crate::config::tests::{broken, good, snapshot};
+use crate::config::{compile, diff};
+use crate::model::{
+    Backend, ClientAddress, HealthMode, Listener, Probe, RelaySettings, SendExpect, Service, Snapshot,
+};
+
+const TARGETS: &str = "listen='127.0.0.1:25', to={'192.0.2.1:25', '192.0.2.2:2525'}";
+
+/// The one forward of a snapshot, and the servers of its pool in order.
+fn forward(snapshot: &Snapshot) -> (Arc<RelaySettings>, Vec<Arc<Backend>>) {
+    let mut relays = snapshot.listeners.iter().filter_map(|l| l.service.relay());
+    let forward = Arc::clone(relays.next().expect("a forward"));
+    assert!(relays.next().is_none());
+    let members = &snapshot.pool(forward.pool).members;
+    let servers = members.iter().map(|slot| Arc::clone(snapshot.backend(*slot).expect("a target")));
+    (forward, servers.collect())
+}
+
+fn tcp(arguments: &str) -> (Arc<RelaySettings>, Vec<Arc<Backend>>) {
+    forward(&snapshot(&format!("addTCPForward{{{TARGETS}, {arguments}}}")))
+}
+
+fn udp(arguments: &str) -> (Arc<RelaySettings>, Vec<Arc<Backend>>) {
+    forward(&snapshot(&format!("addUDPForward{{{TARGETS}, {arguments}}}")))
+}
+
+#[test]
+fn a_tcp_forward_is_a_listener_a_pool_and_hidden_servers() {
+    let snapshot = snapshot(&format!("addTCPForward{{{TARGETS}}}"));
+    assert_eq!(snapshot.listeners.len(), 1, "who only forwards serves no DNS");
+    let listener = &snapshot.listeners[0];
+    assert_eq!(listener.address.to_string(), "127.0.0.1:25");
+    assert!(listener.service.takes_connections() && !listener.service.takes_datagrams());
+    let (forward, targets) = forward(&snapshot);
+    let pool = snapshot.pool(forward.pool);
+    assert_eq!((pool.name.as_str(), pool.policy.kind), ("forward 127.0.0.1:25/tcp", Kind::FirstAvailable));
+    assert_eq!(pool.panic_ppm, 1, "with all down all are tried");
+    assert_eq!(snapshot.pools[0].members, []);
+    let seen: Vec<_> = targets.iter().map(|b| (b.id.as_str(), b.order, b.sockets, b.target)).collect();
+    let want = [
+        ("forward 127.0.0.1:25/tcp -> 192.0.2.1:25", 0, 0, true),
+        ("forward 127.0.0.1:25/tcp -> 192.0.2.2:2525", 1, 0, true),
+    ];
+    assert_eq!(seen, want);
+    assert!(targets.iter().all(|b| b.health.probe == Probe::Connect && b.health.mode == HealthMode::Auto));
+    assert!(targets.iter().all(|b| b.health.slow_start == TickDelta(0)));
+    assert_eq!(forward.connect_timeout, TickDelta::from_ms(3000));
+    assert_eq!(forward.idle_timeout, TickDelta::from_ms(600_000));
+    assert_eq!((forward.connections, forward.connections_per_client, forward.log), (100_000, 0, false));
+    assert!(forward.acl.contains(&mapped([10, 0, 0, 1].into())), "the process's ACL");
+}
+
+#[test]
+fn a_udp_forward_is_one_of_flows() {
+    let snapshot = snapshot(&format!("newServer('192.0.2.53')\naddUDPForward{{{TARGETS}}}"));
+    let addresses: Vec<_> = snapshot.listeners.iter().map(|l| l.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:53", "127.0.0.1:25"], "with a server DNS is served beside it");
+    assert!(
+        snapshot.listeners[1].service.takes_datagrams() && !snapshot.listeners[1].service.takes_connections()
+    );
+    let (forward, targets) = forward(&snapshot);
+    assert_eq!((forward.idle_timeout, forward.connections), (TickDelta::from_ms(30_000), 65_536));
+    assert!(targets.iter().all(|b| b.health.mode == HealthMode::Up), "nothing is known that could be asked");
+    assert_eq!(snapshot.pools[0].members, [BackendSlot(0)]);
+}
+
+#[test]
+fn forwards_of_two_interfaces_have_targets_of_their_own() {
+    let of = |interface, to| {
+        format!("addTCPForward{{listen='0.0.0.0:25', interface='{interface}', to='192.0.2.{to}:25'}}\n")
+    };
+    let snapshot = snapshot(&(of("lo", 1) + &of("eth0", 2) + &of("lo", 1).replace("TCP", "UDP")));
+    let targets: Vec<_> = snapshot
+        .listeners
+        .iter()
+        .map(|l| {
+            let pool = snapshot.pool(l.service.relay().expect("a forward").pool);
+            let [target] = pool.members[..] else { panic!("{pool:?}") };
+            let target = snapshot.backend(target).expect("a target");
+            (pool.name.as_str(), target.id.as_str())
+        })
+        .collect();
+    assert_eq!(
+        targets,
+        [
+            ("forward 0.0.0.0:25@lo/tcp", "forward 0.0.0.0:25@lo/tcp -> 192.0.2.1:25"),
+            ("forward 0.0.0.0:25@eth0/tcp", "forward 0.0.0.0:25@eth0/tcp -> 192.0.2.2:25"),
+            ("forward 0.0.0.0:25@lo/udp", "forward 0.0.0.0:25@lo/udp -> 192.0.2.1:25"),
+        ]
+    );
+}
+
+#[test]
+fn what_is_written_is_what_is_obeyed() {
+    let (f, targets) =
+        tcp("connectTimeoutMs=250, idleTimeout=0, maxConnections=10, maxConnectionsPerClient=2, \
+                            log=true, acl={'198.51.100.0/24'}, tcpFastOpen=true, rise=2, maxCheckFailures=3, \
+                            checkInterval=0.5, checkTimeout=200, source='127.0.0.9'");
+    assert_eq!(f.connect_timeout, TickDelta::from_ms(250));
+    assert_eq!((f.idle_timeout, f.connections, f.connections_per_client, f.log), (TickDelta(0), 10, 2, true));
+    assert!(
+        f.acl.contains(&mapped([198, 51, 100, 7].into())) && !f.acl.contains(&mapped([10, 0, 0, 1].into()))
+    );
+    let b = &targets[1];
+    assert_eq!((b.health.rise, b.health.fall), (2, 3));
+    assert_eq!((b.health.interval, b.health.timeout), (TickDelta::from_ms(500), TickDelta::from_ms(200)));
+    assert_eq!((b.connections.connect_timeout, b.connections.fast_open), (f.connect_timeout, true));
+    assert_eq!(b.source.map(|ip| ip.to_string()).as_deref(), Some("127.0.0.9"));
+
+    let text =
+        format!("addTCPForward{{{TARGETS}, interface='lo', tcpListenQueueSize=9, tcpFastOpenQueueSize=8}}");
+    let listener = Listener::clone(&snapshot(&text).listeners[0]);
+    assert_eq!((listener.connection_options.backlog, listener.connection_options.fast_open), (9, 8));
+    assert_eq!(listener.interface.as_deref(), Some("lo"));
+    assert_eq!(udp("maxFlows=5, maxFlowsPerClient=1, idleTimeoutMs=900").0.connections, 5);
+}
+
+#[test]
+fn targets_are_chosen_by_the_client_alone() {
+    let policy = |arguments: &str| {
+        let snapshot = snapshot(&format!("addTCPForward{{{TARGETS}, {arguments}}}"));
+        snapshot.pool(forward(&snapshot).0.pool).policy.clone()
+    };
+    assert_eq!(policy("policy='ordered'").kind, Kind::FirstAvailable);
+    assert_eq!(policy("policy='roundrobin'").kind, Kind::RoundRobin);
+    assert_eq!(policy("policy='leastOutstanding'").kind, Kind::LeastOutstanding);
+    let hash = policy("policy='sourceHash'");
+    assert_eq!((hash.kind, hash.hash_key), (Kind::CHashed, HashKey::Client));
+    let hash = policy("policy='sourceHash', key='clientPrefix', v4=16, v6=48");
+    assert_eq!(hash.hash_key, HashKey::ClientPrefix(16, 48));
+}
+
+#[test]
+fn both_parts_of_a_client_have_the_same_ring() {
+    let snapshot = snapshot(
+        "addTCPForward{listen='127.0.0.1:1080', to={'192.0.2.1:1080', '192.0.2.2:1080', '192.0.2.3:1080'}, \
+         policy='sourceHash'}\n\
+         addUDPForward{listen='127.0.0.1:1080', to={'192.0.2.1:1081', '192.0.2.2:1081', '192.0.2.3:1081'}, \
+         policy='sourceHash'}",
+    );
+    let owners = |at: usize| {
+        let pool = snapshot.pool(snapshot.listeners[at].service.relay().expect("a forward").pool);
+        let ring = pool.ring.as_ref().expect("a ring");
+        let place = |slot| pool.members.iter().position(|m| *m == slot).expect("a member");
+        ring.owners().map(place).collect::<Vec<_>>()
+    };
+    assert!(owners(0).len() >= 300);
+    assert_eq!(owners(0), owners(1));
+}
+
+#[test]
+fn checks_are_as_written() {
+    let probe = |arguments: &str| tcp(arguments).1[0].health.probe.clone();
+    assert_eq!(tcp("check='none'").1[0].health.mode, HealthMode::Up);
+    assert_eq!(probe("check='connect'"), Probe::Connect);
+    assert_eq!(
+        probe("checkScript={'/bin/check', '-v'}"),
+        Probe::Script(vec!["/bin/check".into(), "-v".into()])
+    );
+    let talk = |datagram, send: &[u8], expect: &[u8]| {
+        Probe::SendExpect(SendExpect { datagram, send: send.into(), expect: expect.into() })
+    };
+    assert_eq!(probe("checkExpect='220'"), talk(false, b"", b"220"));
+    assert_eq!(probe(r"checkSend='\5\1\0', checkExpect='\5\0'"), talk(false, &[5, 1, 0], &[5, 0]));
+    let targets = udp("checkSend='ping', checkExpect='pong'").1;
+    assert_eq!(targets[0].health.probe, talk(true, b"ping", b"pong"));
+    assert_eq!(targets[0].health.mode, HealthMode::Auto, "what is checked may be down");
+}
+
+#[test]
+fn targets_learn_the_client_s_address() {
+    let proxy = |v1| ClientAddress::Proxy { v1, advertise_tls: false };
+    assert_eq!(tcp("useProxyProtocol=true").1[0].client_address, proxy(false));
+    assert_eq!(tcp("useProxyProtocol='v1'").1[1].client_address, proxy(true));
+    assert_eq!(udp("useProxyProtocol='v2'").1[1].client_address, proxy(false));
+    assert_eq!(tcp("transparent=true").1[0].client_address, ClientAddress::Transparent);
+}
+
+#[test]
+fn a_wrong_forward_is_told_with_its_place() {
+    for (arguments, message) in [
+        ("", "addTCPForward: listen is missing; expected IP:PORT"),
+        ("listen='127.0.0.1:25'", "addTCPForward: to is missing; expected the address of a target"),
+        ("listen='127.0.0.1', to='192.0.2.1:25'", "addTCPForward: listen is \"127.0.0.1\"; expected IP:PORT"),
+        ("listen='127.0.0.1:25', to={'mail:25'}", "addTCPForward: to is \"mail:25\"; expected IP:PORT"),
+        (
+            "listen='127.0.0.1:25', to={'192.0.2.1:25', '192.0.2.1:25'}",
+            "addTCPForward: to is \"192.0.2.1:25\" twice; expected each target once",
+        ),
+        ("listen='127.0.0.1:25', to={}", "addTCPForward: to is a list of 0 targets; expected 1 to 64"),
+        (
+            "policy='random'",
+            "addTCPForward: policy is \"random\"; expected one of \"ordered\", \"roundrobin\"",
+        ),
+        ("key='client'", "addTCPForward: key is given, and the policy hashes nothing; expected policy="),
+        ("policy='sourceHash', key='qname'", "addTCPForward: key is \"qname\"; expected \"client\" or"),
+        ("check='dns'", "addTCPForward: check is \"dns\"; expected \"connect\" or \"none\""),
+        ("checkSend='x'", "addTCPForward: checkExpect is missing; expected what a good answer holds"),
+        (
+            "check='connect', checkExpect='x'",
+            "addTCPForward: more than one check is given; expected one of check, checkScript",
+        ),
+        ("connectTimeout=0", "addTCPForward: connectTimeout is 0; expected a number of seconds from 0.001"),
+        (
+            "idleTimeout=1, idleTimeoutMs=1",
+            "addTCPForward: idleTimeout and idleTimeoutMs are both given; expected one of them",
+        ),
+        ("maxFlows=1", "addTCPForward: unknown argument \"maxFlows\""),
+        ("listem='x'", "addTCPForward: unknown argument \"listem\"; did you mean \"listen\"?"),
+        ("acl={'x'}", "addTCPForward: \"x\" is not allowed; expected ADDRESS or ADDRESS/LENGTH"),
+        (
+            "transparent=true, useProxyProtocol=true",
+            "addTCPForward: useProxyProtocol and transparent are both",
+        ),
+        (
+            "transparent=true, to='[2001:db8::1]:25'",
+            "addTCPForward: to is of another family; expected targets of the family of `listen`",
+        ),
+        ("v4=24", "addTCPForward: v4 is given, and no prefix is hashed; expected policy="),
+        (
+            "policy='sourceHash', key='client', v6=48",
+            "addTCPForward: v6 is given, and no prefix is hashed; expected policy=",
+        ),
+        (
+            "check='none', rise=2",
+            "addTCPForward: rise is given, and nothing is checked; expected a check too",
+        ),
+        (
+            "check='none', checkIntervalMs=200",
+            "addTCPForward: checkIntervalMs is given, and nothing is checked; expected a check too",
+        ),
+        (
+            "listen='127.0.0.1:25', to={'192.0.2.1:25', '127.0.0.1:25'}",
+            "addTCPForward: to is \"127.0.0.1:25\"; expected another address than `listen`",
+        ),
+        (
+            "listen='[::]:25', to='[::1]:25'",
+            "addTCPForward: to is \"[::1]:25\"; expected another address than `listen`",
+        ),
+        ("source='::1'", "addTCPForward: source is of another family than a target; expected all IPv4"),
+    ] {
+        let whole = match arguments {
+            "" => "to='192.0.2.1:25'".to_owned(),
+            written if written.contains("listen=") => written.to_owned(),
+            written if written.contains("to=") => format!("listen='127.0.0.1:25', {written}"),
+            written => format!("{TARGETS}, {written}"),
+        };
+        let errors = broken(&format!("\naddTCPForward{{{whole}}}"));
+        assert_eq!(errors.len(), 1, "{whole}: {errors:#?}");
+        assert!(errors[0].starts_with(&format!("FILE:2: {message}")), "{whole}:\n{}\n{message}", errors[0]);
+    }
+    for (text, message) in [
+        ("addTCPForward('x')", "FILE:1: addTCPForward: the argument is \"x\"; expected a table"),
+        (
+            "addUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', useProxyProtocol='v1'}",
+            "FILE:1: addUDPForward: useProxyProtocol is \"v1\"; expected \"v2\": datagrams have no version 1",
+        ),
+        (
+            "addUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', checkExpect='x'}",
+            "FILE:1: addUDPForward: checkSend is missing; expected what makes a server answer",
+        ),
+        (
+            "addUDPForward{listen='127.0.0.1:9', to='192.0.2.1:9', maxCheckFailures=3}",
+            "FILE:1: addUDPForward: maxCheckFailures is given, and nothing is checked; expected a check too",
+        ),
+        (
+            "addLocal('127.0.0.1:25')\naddTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}",
+            "FILE:2: addTCPForward: the listener 127.0.0.1:25 is there already, from FILE:1; expected it once",
+        ),
+        (
+            "getPool('forward 127.0.0.1:25/tcp')\naddTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}",
+            "FILE:2: addTCPForward: a pool is called \"forward 127.0.0.1:25/tcp\", as that of this forward is",
+        ),
+    ] {
+        let errors = broken(text);
+        assert_eq!(errors.len(), 1, "{text}: {errors:#?}");
+        assert!(errors[0].starts_with(message), "{text}:\n{}\n{message}", errors[0]);
+    }
+}
+
+#[test]
+fn dns_over_udp_and_a_tcp_forward_share_an_address() {
+    let text = "newServer('192.0.2.53')\naddLocal('127.0.0.1:25', {doTCP=false})\n\
+                addTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}";
+    let services: Vec<_> = snapshot(text).listeners.iter().map(|l| l.service.takes_connections()).collect();
+    assert_eq!(services, [false, true]);
+}
+
+#[test]
+fn every_argument_of_the_tables_is_read() {
+    for (function, own) in
+        [("addTCPForward", TCP_FORWARD_ARGUMENTS), ("addUDPForward", UDP_FORWARD_ARGUMENTS)]
+    {
+        for argument in FORWARD_ARGUMENTS.iter().chain(own) {
+            // A coroutine is no value of any argument.
+            let name = argument.name;
+            let text = format!("{function}{{{TARGETS}, {name}=coroutine.create(function() end)}}");
+            let errors = broken(&text);
+            assert!(
+                errors.iter().any(|e| e.starts_with(&format!("FILE:1: {function}: {name} is a thread"))),
+                "{text}: {errors:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_reload_keeps_what_it_can() {
+    let text = |idle: u32, second: &str| {
+        format!(
+            "addTCPForward{{listen='127.0.0.1:25', to={{'192.0.2.1:25', '{second}'}}, idleTimeout={idle}}}\n\
+             addUDPForward{{listen='127.0.0.1:25', to='192.0.2.1:25'}}"
+        )
+    };
+    let old = good(&text(60, "192.0.2.2:25")).1;
+    let (loaded, _) = good(&text(90, "192.0.2.3:25"));
+    let new = compile(&loaded.draft, &old.slots, 2).expect("good");
+    let slots = |s: &Snapshot| s.listeners.iter().map(|l| l.slot).collect::<Vec<_>>();
+    assert_eq!(slots(&old.snapshot), slots(&new.snapshot), "the sockets stay");
+    let pools = |s: &Snapshot| -> Vec<_> {
+        s.listeners.iter().filter_map(|l| l.service.relay().map(|f| f.pool)).collect()
+    };
+    assert_eq!(pools(&old.snapshot), pools(&new.snapshot));
+    let lines = diff(&old.snapshot, &new.snapshot);
+    let has = |part: &str| lines.iter().filter(|l| l.contains(part)).count();
+    assert_eq!(has("idleTimeout: 1m -> 90s"), 1, "{lines:#?}");
+    assert_eq!(has("server forward 127.0.0.1:25/tcp -> 192.0.2.2:25 removed"), 1, "{lines:#?}");
+    assert_eq!(has("server forward 127.0.0.1:25/tcp -> 192.0.2.3:25 added"), 1, "{lines:#?}");
+    assert_eq!(has("pool \"forward 127.0.0.1:25/tcp\" servers:"), 1, "{lines:#?}");
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    assert!(matches!(new.snapshot.listeners[1].service, Service::UdpRelay(_)));
+}

@@ -1,0 +1,163 @@
+//! TLS as time goes by: ticket keys that are rotated, certificates that come to their end.
+//!
+//! Told of both clocks; what it finds is for the log. Certificates are read again by a reload,
+//! not here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::base::time::{Tick, TickDelta};
+use crate::model::Snapshot;
+use crate::tls::ServerTls;
+use crate::tls::expiry::{DAY_SECONDS, Date};
+
+/// Days before its end from which a certificate is complained of.
+const COMPLAINT_DAYS: u32 = 21;
+/// Between two complaints.
+const DAY: TickDelta = TickDelta::from_ms(DAY_SECONDS * 1_000);
+
+/// The time that certificates are dated in.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
+}
+
+/// Says what is to be said.
+pub(crate) fn warn(said: &[String]) {
+    for complaint in said {
+        tracing::warn!("{complaint}");
+    }
+}
+
+/// What is to be done about TLS from time to time.
+#[derive(Debug, Default)]
+pub(crate) struct CertificateMonitor {
+    /// Ticket keys, each with when they were last rotated.
+    keys: Vec<(Arc<ServerTls>, Tick)>,
+    complained: Tick,
+}
+
+impl CertificateMonitor {
+    /// Takes a configuration that came into force; gives what is to be said of its certificates.
+    pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Tick, unix: u64) -> Vec<String> {
+        let before = std::mem::take(&mut self.keys);
+        for tls in snapshot.listeners.iter().filter_map(|l| l.service.tls()) {
+            // Listeners of one call share their keys, and so do those of a reload with the old ones.
+            if self.keys.iter().any(|(known, _)| known.same_tickets(tls)) {
+                continue;
+            }
+            let known = before.iter().find(|(known, _)| known.same_tickets(tls));
+            self.keys.push((Arc::clone(tls), known.map_or(now, |(_, at)| *at)));
+        }
+        self.complained = now;
+        complaints(snapshot, unix)
+    }
+
+    /// Does what is due; gives what is to be said.
+    pub(crate) fn turn(&mut self, snapshot: &Snapshot, now: Tick, unix: u64) -> Vec<String> {
+        let mut said = Vec::new();
+        for (tls, rotated) in &mut self.keys {
+            let seconds = tls.spec().ticket_rotation_seconds;
+            if seconds == 0 || now.since(*rotated) < TickDelta::from_ms(u64::from(seconds) * 1_000) {
+                continue;
+            }
+            *rotated = now;
+            if let Err(error) = tls.rotate() {
+                said.push(format!("ticket keys stay as they are: {error}"));
+            }
+        }
+        if now.since(self.complained) >= DAY {
+            self.complained = now;
+            said.extend(complaints(snapshot, unix));
+        }
+        said
+    }
+}
+
+/// What is to be said of the certificates of listeners, and of those that servers have shown.
+fn complaints(snapshot: &Snapshot, unix: u64) -> Vec<String> {
+    let mut said = BTreeSet::new();
+    for (listener, tls) in snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
+        let all = tls.complaints(unix, COMPLAINT_DAYS);
+        said.extend(all.into_iter().map(|c| format!("listener {}: {c}", listener.address)));
+    }
+    for backend in snapshot.backends.iter().flatten() {
+        let until = backend.connections.tls.as_ref().and_then(|tls| tls.tls.certificate_until());
+        let soon = unix + u64::from(COMPLAINT_DAYS) * DAY_SECONDS;
+        if let Some(until) = until.filter(|until| *until < soon) {
+            let ends = if until < unix { "has expired" } else { "ends" };
+            said.insert(format!("server {}: its certificate {ends} on {}", backend.name, Date(until)));
+        }
+    }
+    said.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::addr::ListenerSlot;
+    use crate::control::fixture;
+    use crate::model::{Listener, ListenerTls, Service};
+    use crate::tls::ServerSpec;
+    use crate::tls::fixture::{Authority, Directory};
+
+    /// 2026-01-02.
+    const END: u64 = 1_767_312_000;
+    /// Long before.
+    const GOOD: u64 = END - 300 * DAY_SECONDS;
+
+    fn at(seconds: u64) -> Tick {
+        Tick(seconds * 1_000_000_000)
+    }
+
+    fn snapshot(tls: &[&Arc<ServerTls>]) -> Snapshot {
+        let mut snapshot = fixture::snapshot(1, &[], &[]);
+        for (n, tls) in tls.iter().enumerate() {
+            let plain = fixture::listener(u16::try_from(n).expect("few"));
+            let service = Service::Dot(ListenerTls(Arc::clone(tls)));
+            snapshot.listeners.push(Arc::new(Listener { slot: ListenerSlot(n as u16), service, ..plain }));
+        }
+        snapshot
+    }
+
+    #[test]
+    fn keys_are_rotated_once_for_all_that_share_them_and_over_reloads() {
+        let directory = Directory::new();
+        let pair = directory.pair(&Authority::new("Root").issue_until(&["dns.example"], 2026, 1, 2));
+        let spec =
+            ServerSpec { certificates: vec![pair], ticket_rotation_seconds: 100, ..ServerSpec::default() };
+        let tls = Arc::new(ServerTls::load(&spec).expect("a listener"));
+        let first = snapshot(&[&tls, &tls]);
+        let mut certificate_monitor = CertificateMonitor::default();
+        assert_eq!(certificate_monitor.adopt(&first, at(0), GOOD), [] as [String; 0]);
+        certificate_monitor.turn(&first, at(99), GOOD);
+        assert_eq!(tls.ticket_keys(), 1);
+        certificate_monitor.turn(&first, at(100), GOOD);
+        assert_eq!(tls.ticket_keys(), 2);
+        let loaded = Arc::new(ServerTls::load(&spec).expect("a listener").inherit(&tls));
+        let second = snapshot(&[&loaded]);
+        certificate_monitor.adopt(&second, at(150), GOOD);
+        certificate_monitor.turn(&second, at(199), GOOD);
+        assert_eq!(loaded.ticket_keys(), 2, "a reload does not begin the time anew");
+        certificate_monitor.turn(&second, at(200), GOOD);
+        assert_eq!((loaded.ticket_keys(), tls.ticket_keys()), (3, 3));
+    }
+
+    #[test]
+    fn a_certificate_is_complained_of_once_a_day() {
+        let directory = Directory::new();
+        let pair = directory.pair(&Authority::new("Root").issue_until(&["dns.example"], 2026, 1, 2));
+        let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
+        let tls = Arc::new(ServerTls::load(&spec).expect("a listener"));
+        let snapshot = snapshot(&[&tls]);
+        let mut certificate_monitor = CertificateMonitor::default();
+        let early = END - 30 * DAY_SECONDS;
+        assert_eq!(certificate_monitor.adopt(&snapshot, at(0), early), [] as [String; 0]);
+        let said = certificate_monitor.adopt(&snapshot, at(0), END - 20 * DAY_SECONDS);
+        assert_eq!(said.len(), 1);
+        assert!(said[0].contains("dns.example expires in 20 days (on 2026-01-02)"), "{said:?}");
+        assert_eq!(certificate_monitor.turn(&snapshot, at(DAY_SECONDS - 1), END), [] as [String; 0]);
+        assert_eq!(certificate_monitor.turn(&snapshot, at(DAY_SECONDS), END + 1).len(), 1);
+        assert_eq!(certificate_monitor.turn(&snapshot, at(DAY_SECONDS + 1), END + 1), [] as [String; 0]);
+    }
+}

@@ -1,0 +1,7 @@
+//! Datagrams between the kernel and a shard: sockets, batches, addresses.
+
+pub mod deferred;
+pub mod local_addresses;
+pub mod send_batch;
+pub mod sockets;
+pub mod transparent;

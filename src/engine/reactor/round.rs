@@ -1,0 +1,211 @@
+//! Connections: all that is done for them, a slice of it in each turn of the loop. What is read in a
+//! round is concluded in it: [`turn`](crate::engine::turn) says why.
+
+use nix::sys::epoll::{EpollFlags, EpollTimeout};
+
+use crate::base::addr::ListenerSlot;
+use crate::engine::clock;
+use crate::engine::reactor::Engine;
+use crate::engine::readiness::{Rank, Ready};
+use crate::engine::turn::{ACCEPTS, Slice, Stage, Task, Weight};
+use crate::shard::client::events::Resumed;
+
+impl Engine {
+    /// Goes on with the round, or begins one if there is something to do.
+    pub(crate) fn serve_connections(&mut self, mut slice: Slice) {
+        if self.round.stage() == Stage::Idle {
+            self.begin_round();
+        }
+        while self.round.stage() != Stage::Idle && self.serve_stage(&mut slice) {
+            match self.round.stage() {
+                Stage::Idle => {}
+                Stage::Answers => self.round.enter(Stage::Clients, 0),
+                Stage::Clients => self.round.enter(Stage::Listeners, 0),
+                Stage::Listeners => self.round.enter(Stage::Held, self.shard.resumable()),
+                Stage::Held => self.round.enter(Stage::Pending, self.shard.pending()),
+                Stage::Pending => self.round.enter(Stage::Closed, self.connections.closed_count()),
+                Stage::Closed => self.round.enter(Stage::Idle, 0),
+            }
+        }
+    }
+
+    /// Asks which connections are ready. Messages are read between two rounds: what they open and
+    /// close is of no concern to events that were found before.
+    fn begin_round(&mut self) {
+        if self.has_mail {
+            self.read_mail();
+        }
+        let mut any = !self.round.is_free();
+        if std::mem::take(&mut self.connected_ready) {
+            any |= self.connected.wait(EpollTimeout::ZERO).is_ok_and(|count| count > 0);
+        }
+        any |= self.shard.pending() > 0 || self.shard.resumable() > 0 || self.connections.closed_count() > 0;
+        if any {
+            self.round.enter(Stage::Answers, 0);
+        }
+    }
+
+    /// Does what the present stage has to do; false when the slice has ended before.
+    fn serve_stage(&mut self, slice: &mut Slice) -> bool {
+        match self.round.stage() {
+            Stage::Idle => false,
+            Stage::Answers => self.serve_answers(slice),
+            Stage::Clients => self.serve_clients(slice),
+            Stage::Listeners => self.serve_listeners(slice),
+            Stage::Held => self.serve_held(slice),
+            Stage::Pending => self.do_all_pending(slice),
+            Stage::Closed => self.look_at_closed(slice),
+        }
+    }
+
+    fn serve_answers(&mut self, slice: &mut Slice) -> bool {
+        self.with_deferred(|connections, set, shard, out| {
+            while let Some((ready, what)) = set.next(Rank::Answers) {
+                let Ready::BackendSockets(route) = ready else { continue };
+                let step = connections.backend_weight(route);
+                let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
+                connections.on_backend(set.epoll(), route, what, shard, is_over, out);
+                if slice.ends_with(step, clock::now) {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    fn serve_clients(&mut self, slice: &mut Slice) -> bool {
+        self.with_deferred(|connections, set, shard, out| {
+            while let Some((ready, what)) = set.next(Rank::Clients) {
+                let step = match ready {
+                    Ready::Stream(connection) => {
+                        let step = connections.client_weight(connection);
+                        let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
+                        connections.on_client(set.epoll(), connection, what, shard, is_over, out);
+                        step
+                    }
+                    Ready::RelaySession(session, side) => {
+                        connections.relays.on_event(set.epoll(), session, side, what, shard);
+                        Weight::Heavy
+                    }
+                    Ready::Mail | Ready::Set(_) | Ready::ListenerSocket(_) => continue,
+                    Ready::BackendSockets(_) | Ready::TcpListenerSocket(_) | Ready::Flow(_) => continue,
+                };
+                if slice.ends_with(step, clock::now) {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    fn serve_listeners(&mut self, slice: &mut Slice) -> bool {
+        while let Some((ready, _)) = self.connected.next(Rank::Others) {
+            if let Ready::TcpListenerSocket(slot) = ready {
+                self.round.add(Task::accept(slot));
+            }
+        }
+        while let Some(task) = self.round.next_task() {
+            let more = match task {
+                Task::Accept(slot, _) | Task::Close(slot, _) => self.accept(slot),
+                Task::Empty(slot, _) => self.read_last(slot) > 0,
+                Task::ReadLast(connection) => {
+                    self.with_deferred(|connections, set, shard, out| {
+                        let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
+                        connections.on_client(
+                            set.epoll(),
+                            connection,
+                            EpollFlags::EPOLLIN,
+                            shard,
+                            is_over,
+                            out,
+                        );
+                    });
+                    false
+                }
+                Task::Finish(slot) => {
+                    self.shard.finish_clients(Some(slot));
+                    false
+                }
+            };
+            match (task.after_step(more), task) {
+                (Some(rest), _) => self.round.add(rest),
+                (None, Task::Close(slot, _)) => self.connections.close_tcp_listener(slot),
+                (None, Task::Empty(slot, _)) => self.shard.close_flows(slot, true),
+                (None, Task::Accept(..) | Task::ReadLast(_) | Task::Finish(_)) => {}
+            }
+            if slice.ends_with(Weight::Heavy, clock::now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn accept(&mut self, slot: ListenerSlot) -> bool {
+        let Self { connections, connected, shard, locals, .. } = self;
+        connections.accept(connected.epoll(), slot, shard, locals, ACCEPTS)
+    }
+
+    /// Reads a batch of a listener that is being closed; says how many came.
+    pub(crate) fn read_last(&mut self, slot: ListenerSlot) -> usize {
+        let listener_socket = self.sockets.listener_sockets.get(slot.index()).and_then(Option::as_ref);
+        if listener_socket.is_some_and(|d| d.listener.service.relay().is_some()) {
+            self.read_clients(slot)
+        } else {
+            self.read_listener(slot)
+        }
+    }
+
+    fn serve_held(&mut self, slice: &mut Slice) -> bool {
+        if !self.round.has_steps() {
+            return true;
+        }
+        let mut round = std::mem::take(&mut self.round);
+        let done = self.with_deferred(|_, _, shard, out| {
+            while round.has_steps() {
+                let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
+                match shard.resume_next(is_over, out) {
+                    Resumed::Nothing => return true,
+                    Resumed::GoesOn => {}
+                    Resumed::Done => round.end_step(),
+                }
+                if slice.ends_with(Weight::Light, clock::now) {
+                    return false;
+                }
+            }
+            true
+        });
+        self.round = round;
+        done
+    }
+
+    fn do_all_pending(&mut self, slice: &mut Slice) -> bool {
+        if !self.round.has_steps() {
+            return true;
+        }
+        let mut round = std::mem::take(&mut self.round);
+        let done = self.with_deferred(|connections, set, shard, out| {
+            while round.has_steps()
+                && let Some(chore) = shard.next_pending()
+            {
+                round.end_step();
+                connections.do_pending(set.epoll(), chore, shard, out);
+                if slice.ends_with(Weight::Light, clock::now) {
+                    return false;
+                }
+            }
+            true
+        });
+        self.round = round;
+        done
+    }
+
+    fn look_at_closed(&mut self, slice: &mut Slice) -> bool {
+        while self.round.has_steps() && self.connections.look_at_closed() {
+            self.round.end_step();
+            if slice.ends_with(Weight::Heavy, clock::now) {
+                return false;
+            }
+        }
+        true
+    }
+}

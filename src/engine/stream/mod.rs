@@ -1,0 +1,611 @@
+//! Sockets of connections: clients' streams and lines towards servers.
+//!
+//! ```text
+//!  epoll ─► listener: accept4 × n ─► on_accept      ┐
+//!        ├► stream:   read ─► on_stream_bytes      ├─► chores: write, watch, close
+//!        └► line:     read ─► on_line_bytes        ┘
+//! ```
+//!
+//! One read per connection and round: nobody who sends much keeps others waiting. One buffer for
+//! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
+
+mod closing;
+pub mod draining_close;
+mod shortage;
+pub mod transport;
+
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use socket2::Socket;
+use tracing::{debug, warn};
+
+use crate::base::addr::{ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
+use crate::base::time::Tick;
+use crate::engine::datagram::local_addresses::Locals;
+use crate::engine::readiness::Ready;
+use crate::engine::relay::is_passing;
+use crate::engine::relay::tcp::Relays;
+use crate::engine::relay::udp::Flows;
+use crate::engine::socket;
+use crate::engine::stream::draining_close::DrainingCloses;
+use crate::engine::stream::shortage::Shortage;
+use crate::engine::stream::transport::{Came, Transport};
+use crate::engine::sys::Local;
+use crate::engine::turn::Weight;
+use crate::model::Listener;
+use crate::shard::Shard;
+use crate::shard::backend::BackendInterest;
+use crate::shard::client::ClientInterest;
+use crate::shard::client::events::{IsOver, PendingWork};
+use crate::shard::verdict::Verdict;
+use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
+use crate::stats::descriptors::Descriptors;
+use crate::stats::drop_reason::DropReason;
+use crate::tls::Session;
+
+/// Something can be read: bytes, an end, or an error.
+const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLHUP).union(EpollFlags::EPOLLERR);
+/// Bytes read from a connection at a time.
+const READ: usize = 64 * 1024;
+
+/// A listener's socket for connections.
+#[derive(Debug)]
+struct TcpListenerSocket {
+    listener: Arc<Listener>,
+    socket: Socket,
+    passed: bool,
+    /// It takes no new connections; after this it is closed.
+    closes_at: Option<Tick>,
+}
+
+impl TcpListenerSocket {
+    /// What its shard is woken for. With one socket for all shards only one of them is woken by a
+    /// connection.
+    fn event(&self) -> EpollEvent {
+        let flags =
+            if self.passed { EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::EPOLLIN };
+        EpollEvent::new(flags, Ready::TcpListenerSocket(self.listener.slot).pack())
+    }
+}
+
+/// All sockets of connections of a shard.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    tcp_listeners: Vec<Option<TcpListenerSocket>>,
+    /// When the next of them is to be closed.
+    closes_at: Option<Tick>,
+    streams: Vec<Option<Transport>>,
+    /// By backend, then by line.
+    lines: Vec<Vec<Option<Transport>>>,
+    /// Connections of forwards.
+    pub(crate) relays: Relays,
+    /// And their flows.
+    pub(crate) flows: Flows,
+    buffer: Box<[u8]>,
+    /// What TLS makes of it.
+    plain: Vec<u8>,
+    /// Whether new ones can be accepted.
+    shortage: Shortage,
+    /// Closed by us, and perhaps not yet by their clients.
+    draining: DrainingCloses,
+}
+
+/// What leaves as datagrams while connections are looked at.
+pub(crate) type Out<'o> = &'o mut dyn FnMut(Verdict, &mut [u8]);
+
+impl Connections {
+    pub(crate) fn new(descriptors: &Arc<Descriptors>) -> Self {
+        Self {
+            tcp_listeners: Vec::new(),
+            closes_at: None,
+            streams: Vec::new(),
+            lines: Vec::new(),
+            relays: Relays::new(Arc::clone(descriptors)),
+            flows: Flows::default(),
+            buffer: vec![0; READ].into_boxed_slice(),
+            plain: Vec::new(),
+            shortage: Shortage::default(),
+            draining: DrainingCloses::new(Arc::clone(descriptors)),
+        }
+    }
+
+    /// Watches a listener's socket.
+    pub(crate) fn open_tcp_listener(
+        &mut self,
+        epoll: &Epoll,
+        listener: Arc<Listener>,
+        socket: Socket,
+        passed: bool,
+    ) -> io::Result<()> {
+        let at = listener.slot.index();
+        let tcp_listener = TcpListenerSocket { listener, socket, passed, closes_at: None };
+        epoll.add(&tcp_listener.socket, tcp_listener.event())?;
+        if self.tcp_listeners.len() <= at {
+            self.tcp_listeners.resize_with(at + 1, || None);
+        }
+        self.tcp_listeners[at] = Some(tcp_listener);
+        Ok(())
+    }
+
+    /// Listeners that take connections.
+    pub(crate) fn tcp_listeners(&self) -> impl Iterator<Item = ListenerSlot> + use<> {
+        let open = self.tcp_listeners.iter().flatten().map(|g| g.listener.slot);
+        open.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Accepts what waits at a listener, at most so many; whether there may be more.
+    pub(crate) fn accept(
+        &mut self,
+        epoll: &Epoll,
+        slot: ListenerSlot,
+        shard: &mut Shard,
+        locals: &mut Locals,
+        most: usize,
+    ) -> bool {
+        let mut made_room = false;
+        for _ in 0..most {
+            let Some(Some(tcp_listener)) = self.tcp_listeners.get(slot.index()) else { return false };
+            if tcp_listener.listener.service.relay().is_none() && !shard.may_accept() {
+                return false;
+            }
+            let (socket, peer) = match socket::accept(&tcp_listener.socket) {
+                Ok(taken) => taken,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                // Somebody who came and went.
+                Err(e) if socket::concerns_one(&e) => continue,
+                // Descriptors for those who come are worth more.
+                Err(_) if self.draining.close_all() => continue,
+                // Once: whoever else runs short may have taken what was given up.
+                Err(_) if !std::mem::replace(&mut made_room, true) && shard.make_room() => {
+                    self.close_evicted(epoll, shard);
+                    continue;
+                }
+                Err(e) => {
+                    if self.shortage.begin() {
+                        warn!(listener = %tcp_listener.listener.address, "cannot accept connections: {e}");
+                    }
+                    // Whoever waits there would wake us again and again.
+                    let _ = epoll.delete(&tcp_listener.socket);
+                    return false;
+                }
+            };
+            self.shortage.end();
+            made_room = false;
+            let closing = tcp_listener.closes_at.is_some();
+            if closing && let Err(e) = socket::accept_last(&socket) {
+                debug!(listener = %tcp_listener.listener.address, "a connection may hear nothing: {e}");
+            }
+            if tcp_listener.listener.service.relay().is_some() {
+                let taken = shard.on_relay_accept(peer, &tcp_listener.listener, LocalSlot::LISTENER);
+                self.close_evicted(epoll, shard);
+                if let Some(session) = taken {
+                    self.relays.open(epoll, session, socket, shard);
+                    self.relays.serve(epoll, session, shard);
+                }
+                continue;
+            }
+            let local = if tcp_listener.listener.address.ip().is_unspecified() {
+                local(&socket, shard, locals)
+            } else {
+                LocalSlot::LISTENER
+            };
+            let (taken, tls) = (
+                shard.on_accept(peer, &tcp_listener.listener, local),
+                tcp_listener.listener.service.tls().cloned(),
+            );
+            self.close_evicted(epoll, shard);
+            let Some(connection) = taken else { continue };
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Ready::Stream(connection).pack());
+            if epoll.add(&socket, event).is_err() {
+                shard.on_client_closed(connection, ClientCloseReason::Broken);
+                continue;
+            }
+            if self.streams.len() <= connection.index() {
+                self.streams.resize_with(connection.index() + 1, || None);
+            }
+            // As the configuration in force has it, unless it has let the listener go.
+            let tls = shard.tls_of(slot).or(tls.as_deref());
+            let transport = match tls.map(Session::server) {
+                None => Transport::plain(socket, false),
+                Some(Ok(session)) => Transport::tls(socket, session, false),
+                Some(Err(failure)) => {
+                    let why = shard.on_client_failure(connection, failure.reason);
+                    shard.on_client_closed(connection, why);
+                    continue;
+                }
+            };
+            self.streams[connection.index()] = Some(transport);
+            if closing {
+                shard.finish_client(connection);
+            }
+        }
+        true
+    }
+
+    /// What it costs to see to an event of a client's connection.
+    pub(crate) fn client_weight(&self, connection: ConnectionSlot) -> Weight {
+        weight(self.streams.get(connection.index()).and_then(Option::as_ref))
+    }
+
+    /// The same of a line.
+    pub(crate) fn backend_weight(&mut self, route: Route) -> Weight {
+        weight(place(&mut self.lines, route).and_then(|transport| transport.as_ref()))
+    }
+
+    /// Closes what has just made room for another connection or flow.
+    fn close_evicted(&mut self, epoll: &Epoll, shard: &mut Shard) {
+        match shard.take_evicted() {
+            Some(PendingWork::Client(connection)) => self.serve_client(epoll, connection, shard),
+            Some(PendingWork::Relay(session)) => {
+                if !self.relays.serve(epoll, session, shard) {
+                    self.flows.serve(session, shard);
+                }
+            }
+            Some(PendingWork::Backend(_)) | None => {}
+        }
+    }
+
+    /// Something has happened to a client's connection.
+    pub(crate) fn on_client(
+        &mut self,
+        epoll: &Epoll,
+        connection: ConnectionSlot,
+        what: EpollFlags,
+        shard: &mut Shard,
+        is_over: IsOver<'_>,
+        out: Out<'_>,
+    ) {
+        let Some(Some(transport)) = self.streams.get_mut(connection.index()) else { return };
+        let mut serve = what.contains(EpollFlags::EPOLLOUT);
+        if what.contains(EpollFlags::EPOLLIN) && !shard.client_may_read(connection) {
+            // What was read before comes first. To be told of more is of no use until then.
+            let writing = transport.writing;
+            watch(epoll, transport, Ready::Stream(connection), false, writing);
+        } else if what.intersects(READABLE) {
+            let shaking = transport.is_handshaking();
+            let came = transport.receive(&mut self.buffer).map(|mut bytes| {
+                if shaking && !bytes.is_empty() && shard.header_comes_first(connection) {
+                    bytes = &bytes[shard.on_header_bytes(connection, bytes).min(bytes.len())..];
+                    if bytes.is_empty() {
+                        return Came::Bytes { bytes, last: false };
+                    }
+                }
+                transport.unwrap(bytes, &mut self.plain)
+            });
+            if shaking && let Some(facts) = transport.facts() {
+                shard.on_client_handshake(connection, facts);
+            }
+            // TLS may have something to say that no query asked for.
+            serve |= transport.has_unsent();
+            match came {
+                Ok(Came::Bytes { bytes, last }) => {
+                    match bytes {
+                        [] => shard.on_client_fragment(connection),
+                        bytes => shard.on_client_bytes(connection, bytes, is_over, out),
+                    }
+                    if last {
+                        shard.on_client_end(connection);
+                    }
+                }
+                Ok(Came::End) => shard.on_client_end(connection),
+                Ok(Came::Failed(failure)) => {
+                    let why = shard.on_client_failure(connection, failure.reason);
+                    return self.drop_client(epoll, connection, why, shard);
+                }
+                Err(e) if is_passing(&e) => {}
+                Err(_) => return self.drop_client(epoll, connection, ClientCloseReason::Broken, shard),
+            }
+        }
+        if serve {
+            self.serve_client(epoll, connection, shard);
+        }
+    }
+
+    /// Writes what there is, and watches for what is wanted.
+    fn serve_client(&mut self, epoll: &Epoll, connection: ConnectionSlot, shard: &mut Shard) {
+        let Some(Some(transport)) = self.streams.get_mut(connection.index()) else {
+            return;
+        };
+        let mut sent = transport.flush();
+        while sent.is_ok() && transport.takes_bytes() && !shard.client_output(connection).is_empty() {
+            sent = transport.write(shard.client_output(connection));
+            if let Ok(count) = sent {
+                shard.client_written(connection, count);
+            }
+        }
+        let full = match sent {
+            Ok(_) => false,
+            Err(e) if is_passing(&e) => true,
+            Err(_) => return self.drop_client(epoll, connection, ClientCloseReason::Broken, shard),
+        };
+        match shard.client_interest(connection) {
+            ClientInterest::Close(why) => self.drop_client(epoll, connection, why, shard),
+            ClientInterest::Serve { read } => {
+                // Not to be read may be over before something comes: that is seen to by who hears of it.
+                let reading = read || transport.reading;
+                watch(epoll, transport, Ready::Stream(connection), reading, full);
+            }
+        }
+    }
+
+    fn drop_client(
+        &mut self,
+        epoll: &Epoll,
+        connection: ConnectionSlot,
+        why: ClientCloseReason,
+        shard: &mut Shard,
+    ) {
+        let Some(transport) = self.streams.get_mut(connection.index()).and_then(Option::take) else { return };
+        // Closing takes it out of the epoll set; one that is only shut down must not stay there.
+        if shard.client_close_drains(connection) && epoll.delete(&transport).is_ok() {
+            if let Some(socket) = transport.close_writing() {
+                self.draining.take(socket);
+            }
+        } else {
+            transport.close();
+        }
+        shard.on_client_closed(connection, why);
+    }
+
+    /// Connections that we have closed are to be looked at, four times a second.
+    pub(crate) fn look_after_closed(&mut self) {
+        self.draining.begin_look();
+    }
+
+    /// How many of these are to be looked at.
+    pub(crate) const fn closed_count(&self) -> usize {
+        self.draining.due()
+    }
+
+    /// Looks at the next of these; false when there is none.
+    pub(crate) fn look_at_closed(&mut self) -> bool {
+        self.draining.look(&mut self.buffer)
+    }
+
+    /// The process stops: closed connections are not waited for as long as otherwise.
+    pub(crate) fn hasten(&mut self) {
+        self.draining.hasten();
+    }
+
+    /// Whether the clients of some connections that we have closed may not have noticed yet.
+    pub(crate) fn lingers(&self) -> bool {
+        !self.draining.is_empty()
+    }
+
+    /// Something has happened to a line.
+    pub(crate) fn on_backend(
+        &mut self,
+        epoll: &Epoll,
+        route: Route,
+        what: EpollFlags,
+        shard: &mut Shard,
+        is_over: IsOver<'_>,
+        out: Out<'_>,
+    ) {
+        let Some(transport) = place(&mut self.lines, route).and_then(Option::as_mut) else { return };
+        let mut serve = what.contains(EpollFlags::EPOLLOUT);
+        if serve && transport.is_connecting() {
+            if let Err(e) = transport.connected() {
+                return self.drop_backend(route, Some(failure(&e)), shard, out);
+            }
+            // With TCP Fast Open the first bytes make the connection.
+            let begins = transport.is_early() && !shard.backend_output(route).is_empty();
+            if !transport.is_handshaking() && !begins {
+                shard.on_backend_open(route);
+            }
+        } else if transport.is_answered() && !transport.is_handshaking() {
+            shard.on_backend_open(route);
+        }
+        let readable = what.intersects(READABLE) && shard.backend_may_read(route);
+        if readable && (transport.reading || !what.contains(EpollFlags::EPOLLIN)) {
+            let shaking = transport.is_handshaking();
+            let came = transport.read(&mut self.buffer, &mut self.plain);
+            if shaking && let Some(facts) = transport.facts() {
+                shard.on_backend_handshake(route, facts.resumed);
+                // Queries have waited for it.
+                serve = true;
+            }
+            serve |= transport.has_unsent();
+            match came {
+                Ok(Came::Bytes { bytes, last }) => {
+                    if !bytes.is_empty() {
+                        shard.on_backend_bytes(route, bytes, is_over, out);
+                    }
+                    if last {
+                        return self.drop_backend(route, Some(BackendCloseReason::Closed), shard, out);
+                    }
+                }
+                Ok(Came::End) => {
+                    return self.drop_backend(route, Some(BackendCloseReason::Closed), shard, out);
+                }
+                Ok(Came::Failed(failure)) => {
+                    let server = shard.snapshot().backend(route.backend).map_or("", |b| &b.name);
+                    debug!(server, "TLS failed: {failure}");
+                    let why = shard.on_backend_failure(route, failure.reason);
+                    return self.drop_backend(route, Some(why), shard, out);
+                }
+                Err(e) if is_passing(&e) => {}
+                Err(e) => return self.drop_backend(route, Some(failure(&e)), shard, out),
+            }
+        }
+        if serve {
+            self.serve_backend(epoll, route, shard, out);
+        }
+    }
+
+    /// Opens a line that is not, writes what there is, and watches for what is wanted.
+    fn serve_backend(&mut self, epoll: &Epoll, route: Route, shard: &mut Shard, out: Out<'_>) {
+        let BackendInterest::Serve { read } = shard.backend_interest(route) else {
+            return self.drop_backend(route, None, shard, out);
+        };
+        if place(&mut self.lines, route).is_none_or(|p| p.is_none()) {
+            return self.open_backend(epoll, route, shard, out);
+        }
+        let Some(transport) = place(&mut self.lines, route).and_then(Option::as_mut) else { return };
+        if transport.is_connecting() {
+            return watch(epoll, transport, Ready::BackendSockets(route), read, true);
+        }
+        let mut sent = transport.flush();
+        while sent.is_ok() && transport.takes_bytes() && !shard.backend_output(route).is_empty() {
+            sent = transport.write(shard.backend_output(route));
+            if let Ok(count) = sent {
+                shard.backend_written(route, count);
+            }
+        }
+        let full = match sent {
+            Ok(_) => false,
+            Err(e) if is_passing(&e) => true,
+            Err(e) => return self.drop_backend(route, Some(failure(&e)), shard, out),
+        };
+        // What is early can be written again when somebody has answered.
+        let writing = full || transport.is_early();
+        watch(epoll, transport, Ready::BackendSockets(route), read, writing);
+    }
+
+    fn open_backend(&mut self, epoll: &Epoll, route: Route, shard: &mut Shard, out: Out<'_>) {
+        let backend = shard.snapshot().backend(route.backend).cloned();
+        let client = shard.backend_source(route).map(|ip| Ipv6Addr::from(ip).to_canonical());
+        let opened = backend.ok_or(io::Error::from(io::ErrorKind::NotFound)).and_then(|backend| {
+            let session = backend.connections.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
+            let session = session.map_err(io::Error::other)?;
+            let mut socket = socket::connect_client(&backend, client);
+            if socket.as_ref().is_err_and(is_ours) && self.draining.close_all() {
+                socket = socket::connect_client(&backend, client);
+            }
+            let socket = socket?;
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+            epoll.add(&socket, EpollEvent::new(flags, Ready::BackendSockets(route).pack()))?;
+            Ok(match session {
+                None => Transport::plain(socket, true),
+                Some(session) => Transport::tls(socket, session, true),
+            })
+        });
+        match opened {
+            Ok(transport) => {
+                let by_backend = route.backend.index();
+                if self.lines.len() <= by_backend {
+                    self.lines.resize_with(by_backend + 1, Vec::new);
+                }
+                let (lines, at) = (&mut self.lines[by_backend], number(route));
+                if lines.len() <= at {
+                    lines.resize_with(at + 1, || None);
+                }
+                lines[at] = Some(transport);
+            }
+            Err(e) => {
+                let why = if is_ours(&e) { BackendCloseReason::Local } else { BackendCloseReason::Refused };
+                self.drop_backend(route, Some(why), shard, out);
+            }
+        }
+    }
+
+    fn drop_backend(
+        &mut self,
+        route: Route,
+        why: Option<BackendCloseReason>,
+        shard: &mut Shard,
+        out: Out<'_>,
+    ) {
+        if let Some(transport) = place(&mut self.lines, route).and_then(Option::take) {
+            transport.close();
+        }
+        shard.on_backend_closed(route, why, out);
+    }
+
+    /// Does what the shard wishes for a connection.
+    pub(crate) fn do_pending(&mut self, epoll: &Epoll, chore: PendingWork, shard: &mut Shard, out: Out<'_>) {
+        match chore {
+            PendingWork::Client(connection) => self.serve_client(epoll, connection, shard),
+            PendingWork::Backend(route) => self.serve_backend(epoll, route, shard, out),
+            PendingWork::Relay(session) => {
+                if !self.relays.serve(epoll, session, shard) {
+                    self.flows.serve(session, shard);
+                }
+            }
+        }
+    }
+
+    /// Listeners that could not accept are watched again.
+    pub(crate) fn retry(&mut self, epoll: &Epoll) {
+        if self.shortage.is_over() {
+            for tcp_listener in self.tcp_listeners.iter().flatten() {
+                // Fails for those that are still watched.
+                let _ = epoll.add(&tcp_listener.socket, tcp_listener.event());
+            }
+        }
+    }
+
+    /// Closes all connections: whose shard has lost what it knew of them.
+    pub(crate) fn drop_all(&mut self) {
+        self.streams.clear();
+        self.lines.clear();
+        self.relays.drop_all();
+        self.flows.drop_all();
+    }
+}
+
+/// The slot of the address that a connection was made to; the listener's own if there is no room.
+fn local(socket: &Socket, shard: &mut Shard, locals: &mut Locals) -> LocalSlot {
+    let Some(address) = socket.local_addr().ok().and_then(|a| a.as_socket()) else {
+        return LocalSlot::LISTENER;
+    };
+    let local = Local { ip: Endpoint::from(address).ip, interface: 0 };
+    let Some((slot, new)) = locals.slot(local) else {
+        shard.drop(DropReason::LocalTableFull);
+        return LocalSlot::LISTENER;
+    };
+    if new {
+        shard.on_local(slot, local.ip);
+    }
+    slot
+}
+
+/// Watches a connection for what is wanted, if that is not what it is watched for.
+fn watch(epoll: &Epoll, transport: &mut Transport, ready: Ready, reading: bool, writing: bool) {
+    if (transport.reading, transport.writing) == (reading, writing) {
+        return;
+    }
+    (transport.reading, transport.writing) = (reading, writing);
+    let mut flags = EpollFlags::empty();
+    flags.set(EpollFlags::EPOLLIN, reading);
+    flags.set(EpollFlags::EPOLLOUT, writing);
+    // Only fails for a socket that is not in the set.
+    let _ = epoll.modify(transport.as_fd(), &mut EpollEvent::new(flags, ready.pack()));
+}
+
+/// A step of a TLS handshake takes a signature, or the check of one; whatever else comes by TLS is to be
+/// decrypted.
+fn weight(transport: Option<&Transport>) -> Weight {
+    if transport.is_some_and(Transport::is_encrypted) { Weight::Heavy } else { Weight::Light }
+}
+
+fn place(lines: &mut [Vec<Option<Transport>>], route: Route) -> Option<&mut Option<Transport>> {
+    lines.get_mut(route.backend.index())?.get_mut(number(route))
+}
+
+const fn number(route: Route) -> usize {
+    (route.socket.0 - SocketSlot::CONNECTIONS.0) as usize
+}
+
+/// Whether it says nothing of a server: something is used up here, or TLS could not begin.
+fn is_ours(e: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, Other};
+    socket::is_shortage(e) || e.raw_os_error().is_none() && [Other, NotFound].contains(&e.kind())
+}
+
+// Kinds of errors are the standard library's; a new one is as bad as the rest.
+#[allow(clippy::wildcard_enum_match_arm)]
+fn failure(e: &io::Error) -> BackendCloseReason {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    if [ConnectionRefused, HostUnreachable, NetworkUnreachable].contains(&e.kind()) {
+        BackendCloseReason::Refused
+    } else if e.kind() == TimedOut {
+        BackendCloseReason::ConnectTimeout
+    } else {
+        BackendCloseReason::Broken
+    }
+}

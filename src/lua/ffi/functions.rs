@@ -1,0 +1,478 @@
+//! The C functions themselves: each its C type, and a body that works on the running call's packet.
+//!
+//! `get_header` alone gives a pointer into the message itself. It holds until the call ends: `Current`
+//! reserves the packet's whole room when a call begins, and every edit stays within it in place, so
+//! the message never moves (`Current::leave` asserts it) and never gets shorter than a header.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use crate::lua::ffi::{
+    RawValue, Token, give, lend_aligned, lent_text, passed, raw_values, rendezvous, server_pointer, string,
+    with, with_server,
+};
+use crate::lua::state::current::{Current, Server};
+
+/// Defines C functions and the table of them: name, C type, body. Each argument `x: T`.
+macro_rules! functions {
+    ($($(#[$doc:meta])* $kind:literal fn $name:ident($($arg:ident: $t:ty),*) $(-> $r:ty)? $body:block)*) => {
+        $(
+            $(#[$doc])*
+            // SAFETY: called by scripts with the type beside it; pointers are what `passed`,
+            // `string` and `give` ask for, or the script's own fault. Nothing unwinds: bodies
+            // have no panic.
+            unsafe extern "C" fn $name($($arg: $t),*) $(-> $r)? $body
+        )*
+
+        /// Every function: its name, its C type as a pointer, and itself.
+        pub(crate) fn table() -> Vec<(&'static str, &'static str, *mut c_void)> {
+            vec![$((stringify!($name), $kind, $name as *mut c_void)),*]
+        }
+    };
+}
+
+functions! {
+    "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
+    fn dnsdist_ffi_dnsquestion_get_localaddr(dq: Token, address: *mut *const c_void, size: *mut usize) {
+        let bytes = with(dq, (std::ptr::null(), 0), |c| {
+            let endpoint = c.local;
+            let from = if endpoint.is_ipv4() { 12 } else { 0 };
+            let lent = c.lend(&endpoint.ip[from..]);
+            (lent.as_ptr(), lent.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe {
+            give(address, bytes.0.cast());
+            give(size, bytes.1);
+        }
+    }
+    "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
+    fn dnsdist_ffi_dnsquestion_get_remoteaddr(dq: Token, address: *mut *const c_void, size: *mut usize) {
+        let bytes = with(dq, (std::ptr::null(), 0), |c| {
+            let endpoint = c.client;
+            let from = if endpoint.is_ipv4() { 12 } else { 0 };
+            let lent = c.lend(&endpoint.ip[from..]);
+            (lent.as_ptr(), lent.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe {
+            give(address, bytes.0.cast());
+            give(size, bytes.1);
+        }
+    }
+    "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*, uint8_t)"
+    fn dnsdist_ffi_dnsquestion_get_masked_remoteaddr(dq: Token, address: *mut *const c_void, size: *mut usize, bits: u8) {
+        let bytes = with(dq, (std::ptr::null(), 0), |c| {
+            let from = if c.client.is_ipv4() { 12 } else { 0 };
+            let bits = (u32::from(bits) + u32::try_from(from * 8).unwrap_or(0)).min(128);
+            let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
+            let masked = (u128::from_be_bytes(c.client.ip) & mask).to_be_bytes();
+            let lent = c.lend(&masked[from..]);
+            (lent.as_ptr(), lent.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe {
+            give(address, bytes.0.cast());
+            give(size, bytes.1);
+        }
+    }
+    "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_local_port(dq: Token) -> u16 {
+        with(dq, 0, |c| c.local.port)
+    }
+    "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_remote_port(dq: Token) -> u16 {
+        with(dq, 0, |c| c.client.port)
+    }
+    "void (*)(const dnsdist_ffi_dnsquestion_t*, const char**, size_t*)"
+    fn dnsdist_ffi_dnsquestion_get_qname_raw(dq: Token, qname: *mut *const c_char, size: *mut usize) {
+        let bytes = with(dq, (std::ptr::null(), 0), |c| {
+            let name = c.qname().to_vec();
+            let lent = c.lend(&name);
+            (lent.as_ptr(), lent.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe {
+            give(qname, bytes.0.cast());
+            give(size, bytes.1);
+        }
+    }
+    "size_t (*)(const dnsdist_ffi_dnsquestion_t*, size_t)"
+    fn dnsdist_ffi_dnsquestion_get_qname_hash(dq: Token, start: usize) -> usize {
+        with(dq, 0, |c| {
+            let folded = c.qname().to_ascii_lowercase();
+            xxhash_rust::xxh3::xxh3_64_with_seed(&folded, start as u64) as usize
+        })
+    }
+    "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_qtype(dq: Token) -> u16 {
+        with(dq, 0, |c| c.facts.qtype)
+    }
+    "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_qclass(dq: Token) -> u16 {
+        with(dq, 0, |c| c.facts.qclass)
+    }
+    "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_id(dq: Token) -> u16 {
+        with(dq, 0, |c| u16::from_be_bytes([c.byte(0), c.byte(1)]))
+    }
+    "int (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_rcode(dq: Token) -> c_int {
+        with(dq, 0, |c| c_int::from(c.byte(3) & 0x0f))
+    }
+    "uint8_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_opcode(dq: Token) -> u8 {
+        with(dq, 0, |c| (c.byte(2) >> 3) & 0x0f)
+    }
+    "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_len(dq: Token) -> u16 {
+        with(dq, 0, |c| u16::try_from(c.message.len()).unwrap_or(u16::MAX))
+    }
+    "size_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_size(dq: Token) -> usize {
+        with(dq, 0, |c| c.message.len())
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_tcp(dq: Token) -> bool {
+        with(dq, false, |c| c.query_state.protocol.is_stream())
+    }
+    "uint8_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_protocol(dq: Token) -> u8 {
+        with(dq, 0, |c| c.query_state.protocol as u8)
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_skip_cache(dq: Token) -> bool {
+        with(dq, false, |c| c.query_state.skip_cache)
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_use_ecs(dq: Token) -> bool {
+        with(dq, false, |c| c.query_state.ecs.wanted)
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_ecs_override(dq: Token) -> bool {
+        with(dq, false, |c| c.query_state.ecs.replace)
+    }
+    "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_ecs_prefix_length(dq: Token) -> u16 {
+        with(dq, 0, |c| u16::from(if c.client.is_ipv4() { c.query_state.ecs.v4 } else { c.query_state.ecs.v6 }))
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_is_temp_failure_ttl_set(dq: Token) -> bool {
+        with(dq, false, |c| c.query_state.temporary_failure_ttl.is_some())
+    }
+    "uint32_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_temp_failure_ttl(dq: Token) -> u32 {
+        with(dq, 0, |c| c.query_state.temporary_failure_ttl.unwrap_or(0))
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_do(dq: Token) -> bool {
+        with(dq, false, |c| c.opt().is_some_and(|o| o.dnssec_ok))
+    }
+    "uint8_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_edns_version(dq: Token) -> u8 {
+        with(dq, 0, |c| c.opt().map_or(0, |o| o.version))
+    }
+    "uint8_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_edns_extended_rcode(dq: Token) -> u8 {
+        with(dq, 0, |c| c.opt().map_or(0, |o| c.byte(o.start + 5)))
+    }
+    "uint64_t (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_elapsed_us(dq: Token) -> u64 {
+        with(dq, 0, |c| c.elapsed().0 / 1_000)
+    }
+    "void* (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_get_header(dq: Token) -> *mut c_void {
+        with(dq, std::ptr::null_mut(), |c| {
+            if c.message.len() < crate::wire::header::LEN {
+                return std::ptr::null_mut();
+            }
+            // What is written there is the message's; nobody can see that it was. The pointer holds
+            // for the call: nothing moves the message or makes it shorter than a header meanwhile.
+            c.dirty = true;
+            c.message.as_mut_ptr().cast()
+        })
+    }
+    "void (*)(const dnsdist_ffi_dnsquestion_t*, const char**, size_t*)"
+    fn dnsdist_ffi_dnsquestion_get_sni(dq: Token, sni: *mut *const c_char, size: *mut usize) {
+        let (text, length) = with(dq, (std::ptr::null(), 0), |c| {
+            let name = c.query_state.sni.clone();
+            (lent_text(c, &name), name.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe {
+            give(sni, text);
+            give(size, length);
+        }
+    }
+    "const char* (*)(const dnsdist_ffi_dnsquestion_t*, const char*)"
+    fn dnsdist_ffi_dnsquestion_get_tag(dq: Token, name: *const c_char) -> *const c_char {
+        // SAFETY: as the macro says.
+        let name = unsafe { string(name) };
+        with(dq, std::ptr::null(), |c| {
+            let value = c.query_state.tags.value(name).map(<[u8]>::to_vec);
+            value.map_or(std::ptr::null(), |v| lent_text(c, &v))
+        })
+    }
+    "size_t (*)(const dnsdist_ffi_dnsquestion_t*, const char*, char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_get_tag_raw(dq: Token, name: *const c_char, buffer: *mut c_char, size: usize) -> usize {
+        // SAFETY: as the macro says.
+        let name = unsafe { string(name) };
+        with(dq, 0, |c| {
+            let value = c.query_state.tags.value(name).unwrap_or_default();
+            if buffer.is_null() || value.len() > size {
+                return 0;
+            }
+            // SAFETY: the script's buffer has `size` bytes, at least as many as the value.
+            unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), buffer.cast(), value.len()) };
+            value.len()
+        })
+    }
+    "size_t (*)(dnsdist_ffi_dnsquestion_t*, const dnsdist_ffi_tag_t**)"
+    fn dnsdist_ffi_dnsquestion_get_tag_array(dq: Token, out: *mut *const c_void) -> usize {
+        let found = with(dq, (std::ptr::null(), 0), |c| {
+            let tags: Vec<(Vec<u8>, Vec<u8>)> =
+                c.query_state.tags.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
+            let pointers: Vec<u8> = tags
+                .iter()
+                .flat_map(|(n, v)| [lent_text(c, n).expose_provenance(), lent_text(c, v).expose_provenance()])
+                .flat_map(usize::to_ne_bytes)
+                .collect();
+            (lend_aligned(c, &pointers), tags.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe { give(out, found.0) };
+        found.1
+    }
+    "size_t (*)(dnsdist_ffi_dnsquestion_t*, const dnsdist_ffi_ednsoption_t**)"
+    fn dnsdist_ffi_dnsquestion_get_edns_options(dq: Token, out: *mut *const c_void) -> usize {
+        let found = with(dq, (std::ptr::null(), 0), |c| {
+            let options: Vec<(u16, Vec<u8>)> = c.options().map(|(n, v)| (n, v.to_vec())).collect();
+            let mut records = Vec::with_capacity(options.len() * 16);
+            for (code, data) in &options {
+                let length = u16::try_from(data.len()).unwrap_or(0);
+                // uint16_t, uint16_t, four bytes of padding, a pointer.
+                records.extend(code.to_ne_bytes());
+                records.extend(length.to_ne_bytes());
+                records.extend([0; 4]);
+                records.extend(c.lend(data).as_ptr().expose_provenance().to_ne_bytes());
+            }
+            (lend_aligned(c, &records), options.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe { give(out, found.0) };
+        found.1
+    }
+    "size_t (*)(dnsdist_ffi_dnsquestion_t*, const char**)"
+    fn dnsdist_ffi_dnsquestion_get_trailing_data(dq: Token, out: *mut *const c_char) -> usize {
+        let bytes = with(dq, (std::ptr::null(), 0), |c| {
+            let trailing = c.trailing().to_vec();
+            let lent = c.lend(&trailing);
+            (lent.as_ptr(), lent.len())
+        });
+        // SAFETY: as the macro says.
+        unsafe { give(out, bytes.0.cast()) };
+        bytes.1
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_set_result(dq: Token, text: *const c_char, size: usize) {
+        // SAFETY: as the macro says.
+        let text = unsafe { passed(text, size) };
+        with(dq, (), |c| {
+            c.argument.clear();
+            c.argument.extend_from_slice(text);
+        });
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, int)"
+    fn dnsdist_ffi_dnsquestion_set_rcode(dq: Token, value: c_int) {
+        with(dq, (), |c| {
+            let code = u8::try_from(value & 0x0f).unwrap_or(0);
+            c.set_byte(3, (c.byte(3) & 0xf0) | code);
+        });
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
+    fn dnsdist_ffi_dnsquestion_set_skip_cache(dq: Token, value: bool) {
+        with(dq, (), |c| c.query_state.skip_cache = value);
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
+    fn dnsdist_ffi_dnsquestion_set_use_ecs(dq: Token, value: bool) {
+        with(dq, (), |c| c.query_state.ecs.wanted = value);
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
+    fn dnsdist_ffi_dnsquestion_set_ecs_override(dq: Token, value: bool) {
+        with(dq, (), |c| c.query_state.ecs.replace = value);
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t)"
+    fn dnsdist_ffi_dnsquestion_set_ecs_prefix_length(dq: Token, value: u16) {
+        with(dq, (), |c| c.set_ecs_prefix_length(u8::try_from(value).unwrap_or(128)));
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, uint32_t)"
+    fn dnsdist_ffi_dnsquestion_set_temp_failure_ttl(dq: Token, value: u32) {
+        with(dq, (), |c| c.query_state.temporary_failure_ttl = Some(value));
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_unset_temp_failure_ttl(dq: Token) {
+        with(dq, (), |c| c.query_state.temporary_failure_ttl = None);
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, uint32_t)"
+    fn dnsdist_ffi_dnsquestion_set_max_returned_ttl(dq: Token, value: u32) {
+        with(dq, (), |c| c.query_state.ttl_max = Some(value));
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_set_restartable(dq: Token) {
+        with(dq, (), |c| c.query_state.restartable = true);
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t)"
+    fn dnsdist_ffi_dnsquestion_set_len(dq: Token, value: u16) {
+        with(dq, (), |c| { c.resize(usize::from(value)); });
+    }
+    "bool (*)(dnsdist_ffi_dnsquestion_t*, size_t)"
+    fn dnsdist_ffi_dnsquestion_set_size(dq: Token, size: usize) -> bool {
+        with(dq, false, |c| c.resize(size))
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, const char*)"
+    fn dnsdist_ffi_dnsquestion_set_tag(dq: Token, name: *const c_char, value: *const c_char) {
+        // SAFETY: as the macro says.
+        let (name, value) = unsafe { (string(name), string(value)) };
+        // One more than a query may have is left out.
+        let _ = with(dq, false, |c| c.query_state.tags.set(name, value));
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, const char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_set_tag_raw(dq: Token, name: *const c_char, value: *const c_char, size: usize) {
+        // SAFETY: as the macro says.
+        let (name, value) = unsafe { (string(name), passed(value, size)) };
+        let _ = with(dq, false, |c| c.query_state.tags.set(name, value));
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t, const char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_set_extended_dns_error(dq: Token, code: u16, text: *const c_char, size: usize) {
+        // SAFETY: as the macro says.
+        let text = unsafe { passed(text, size) };
+        with(dq, (), |c| c.query_state.set_error(code, text));
+    }
+    "bool (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_set_trailing_data(dq: Token, bytes: *const c_char, size: usize) -> bool {
+        // SAFETY: as the macro says.
+        let bytes = unsafe { passed(bytes, size) };
+        with(dq, false, |c| c.set_trailing(bytes))
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, const dnsdist_ffi_raw_value_t*, size_t)"
+    fn dnsdist_ffi_dnsquestion_spoof_raw(dq: Token, values: *const RawValue, count: usize) {
+        // SAFETY: as the macro says.
+        let values = unsafe { raw_values(values, count) };
+        with(dq, (), |c| {
+            let kind = |c: &Current, _: &[u8]| c.facts.qtype;
+            let answers: Vec<(u16, &[u8])> = values.iter().map(|v| (kind(c, v), *v)).collect();
+            c.spoof(answers.into_iter());
+        });
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, const dnsdist_ffi_raw_value_t*, size_t)"
+    fn dnsdist_ffi_dnsquestion_spoof_addrs(dq: Token, values: *const RawValue, count: usize) {
+        // SAFETY: as the macro says.
+        let values = unsafe { raw_values(values, count) };
+        with(dq, (), |c| {
+            let kind = |v: &[u8]| match v.len() {
+                4 => Some(1),
+                16 => Some(28),
+                _ => None,
+            };
+            c.spoof(values.iter().filter_map(|v| Some((kind(v)?, *v))));
+        });
+    }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_spoof_packet(dq: Token, bytes: *const c_char, size: usize) {
+        // SAFETY: as the macro says.
+        let bytes = unsafe { passed(bytes, size) };
+        with(dq, (), |c| {
+            let id = [c.byte(0), c.byte(1)];
+            if c.set_content(bytes) {
+                c.set_byte(0, id[0]);
+                c.set_byte(1, id[1]);
+            }
+        });
+    }
+    "void (*)(dnsdist_ffi_dnsresponse_t*, uint32_t)"
+    fn dnsdist_ffi_dnsresponse_set_min_ttl(dr: Token, min: u32) {
+        with(dr, (), |c| c.edit_ttls(|_, _, _, ttl| ttl.max(min)));
+    }
+    "void (*)(dnsdist_ffi_dnsresponse_t*, uint32_t)"
+    fn dnsdist_ffi_dnsresponse_set_max_ttl(dr: Token, max: u32) {
+        with(dr, (), |c| c.edit_ttls(|_, _, _, ttl| ttl.min(max)));
+    }
+    "void (*)(dnsdist_ffi_dnsresponse_t*, uint32_t, uint32_t)"
+    fn dnsdist_ffi_dnsresponse_limit_ttl(dr: Token, min: u32, max: u32) {
+        with(dr, (), |c| c.edit_ttls(|_, _, _, ttl| ttl.max(min).min(max)));
+    }
+    "void (*)(dnsdist_ffi_dnsresponse_t*, uint32_t)"
+    fn dnsdist_ffi_dnsresponse_set_max_returned_ttl(dr: Token, max: u32) {
+        with(dr, (), |c| c.query_state.ttl_max = Some(max));
+    }
+    "void (*)(dnsdist_ffi_dnsresponse_t*, uint16_t)"
+    fn dnsdist_ffi_dnsresponse_clear_records_type(dr: Token, rtype: u16) {
+        let _ = with(dr, false, |c| c.clear_records(rtype));
+    }
+    "bool (*)(dnsdist_ffi_dnsresponse_t*, const char*, size_t)"
+    fn dnsdist_ffi_dnsresponse_rebase(dr: Token, name: *const c_char, size: usize) -> bool {
+        // SAFETY: as the macro says.
+        let name = unsafe { passed(name, size) };
+        with(dr, false, |c| c.change_name(name))
+    }
+    "bool (*)(dnsdist_ffi_dnsresponse_t*)"
+    fn dnsdist_ffi_dnsresponse_get_stale_cache_hit(dr: Token) -> bool {
+        // There is no cache yet: no answer is a stale one of it.
+        with(dr, false, |_| false)
+    }
+    "size_t (*)(const dnsdist_ffi_servers_list_t*)"
+    fn dnsdist_ffi_servers_list_get_count(list: Token) -> usize {
+        with(list, 0, |c| c.candidates.len())
+    }
+    "void (*)(const dnsdist_ffi_servers_list_t*, size_t, const dnsdist_ffi_server_t**)"
+    fn dnsdist_ffi_servers_list_get_server(list: Token, at: usize, out: *mut Token) {
+        let server = with(list, std::ptr::null(), |c| {
+            if at < c.candidates.len() { server_pointer(c, at) } else { std::ptr::null() }
+        });
+        // SAFETY: as the macro says.
+        unsafe { give(out, server) };
+    }
+    "size_t (*)(const dnsdist_ffi_servers_list_t*, const dnsdist_ffi_dnsquestion_t*, size_t)"
+    fn dnsdist_ffi_servers_list_chash(list: Token, _dq: Token, hash: usize) -> usize {
+        with(list, 0, |c| rendezvous(c, hash))
+    }
+    "size_t (*)(const dnsdist_ffi_servers_list_t*, const dnsdist_ffi_dnsquestion_t*, size_t)"
+    fn dnsdist_ffi_servers_list_whashed(list: Token, _dq: Token, hash: usize) -> usize {
+        with(list, 0, |c| rendezvous(c, hash))
+    }
+    "uint64_t (*)(const dnsdist_ffi_server_t*)"
+    fn dnsdist_ffi_server_get_outstanding(server: Token) -> u64 {
+        with_server(server, 0, |_, s| u64::from(s.outstanding))
+    }
+    "bool (*)(const dnsdist_ffi_server_t*)"
+    fn dnsdist_ffi_server_is_up(server: Token) -> bool {
+        with_server(server, false, |_, _| true)
+    }
+    "double (*)(const dnsdist_ffi_server_t*)"
+    fn dnsdist_ffi_server_get_latency(server: Token) -> f64 {
+        with_server(server, 0.0, |_, s| f64::from(s.latency_us) / 1_000.0)
+    }
+    "int (*)(const dnsdist_ffi_server_t*)"
+    fn dnsdist_ffi_server_get_weight(server: Token) -> c_int {
+        with_server(server, 0, |c, s| {
+            c.balancer.server(s.slot).map_or(0, |s| c_int::try_from(s.weight).unwrap_or(c_int::MAX))
+        })
+    }
+    "int (*)(const dnsdist_ffi_server_t*)"
+    fn dnsdist_ffi_server_get_order(server: Token) -> c_int {
+        with_server(server, 0, |c, s| c.balancer.server(s.slot).map_or(0, |s| s.order))
+    }
+    "const char* (*)(const dnsdist_ffi_server_t*)"
+    fn dnsdist_ffi_server_get_name(server: Token) -> *const c_char {
+        with_server(server, std::ptr::null(), |c, s| {
+            let name = c.balancer.server(s.slot).map(|s| s.name.clone()).unwrap_or_default();
+            lent_text(c, name.as_bytes())
+        })
+    }
+    "const char* (*)(const dnsdist_ffi_server_t*)"
+    fn dnsdist_ffi_server_get_name_with_addr(server: Token) -> *const c_char {
+        with_server(server, std::ptr::null(), |c, s| {
+            let text = c.balancer.server(s.slot).map(Server::name_with_address);
+            lent_text(c, text.unwrap_or_default().as_bytes())
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! The C functions of the LuaFFI family (`dnsdist_ffi_dnsquestion_*` and friends), which scripts
+//! call through LuaJIT's `ffi`: names and arguments as dnsdist documents them.
+//!
+//! The pointer that a script is given is none: it is a number that tells the running call from all
+//! others, and nothing reads what it points to. So an old one, a null one or an invented one is
+//! answered with 0 or null. What *is* read and written are the places that a script hands over for
+//! results, and the strings that it passes: a wrong one of those is the script's fault, as with
+//! every C function that `ffi` can call.
+//!
+//! ```text
+//!  script ── ffi.C.dnsdist_ffi_x(dq, ..) ──► extern "C" fn ──► with(dq) ──► Current, if dq is it
+//! ```
+//!
+//! `ffi.C` is a table in front of the real one, with function pointers: no symbol has to be visible
+//! to the dynamic linker.
+
+#![allow(unsafe_code)]
+
+mod functions;
+pub mod watch;
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::rc::Rc;
+
+use mlua::{LightUserData, Lua, Table};
+
+use crate::lua::state::current::Current;
+use crate::rules::script::Candidate;
+
+/// The types that the functions' arguments have.
+const TYPES: &str = "
+typedef struct dnsdist_ffi_dnsquestion_t dnsdist_ffi_dnsquestion_t;
+typedef struct dnsdist_ffi_dnsresponse_t dnsdist_ffi_dnsresponse_t;
+typedef struct dnsdist_ffi_servers_list_t dnsdist_ffi_servers_list_t;
+typedef struct dnsdist_ffi_server_t dnsdist_ffi_server_t;
+typedef struct dnsdist_ffi_ednsoption { uint16_t optionCode; uint16_t len; const void* data; } dnsdist_ffi_ednsoption_t;
+typedef struct dnsdist_ffi_tag { const char* name; const char* value; } dnsdist_ffi_tag_t;
+typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdist_ffi_raw_value_t;
+";
+
+/// Puts the functions behind `ffi.C`: gets the module, the types, and names with types and pointers.
+const INSTALL: &str = r#"
+local types, functions = ...
+local ffi = require("ffi")
+ffi.cdef(types)
+local own = {}
+for name, entry in pairs(functions) do own[name] = ffi.cast(entry[1], entry[2]) end
+ffi.C = setmetatable(own, { __index = ffi.C })
+"#;
+
+/// Defines the functions in a state.
+///
+/// # Errors
+/// When the state has no `ffi`.
+pub fn define(lua: &Lua) -> mlua::Result<()> {
+    let functions: Table = lua.create_table()?;
+    for (name, kind, pointer) in functions::table() {
+        let entry = lua.create_table()?;
+        entry.raw_push(kind)?;
+        entry.raw_push(LightUserData(pointer))?;
+        functions.raw_set(name, entry)?;
+    }
+    lua.load(INSTALL).set_name("=ffi").call((TYPES, functions))
+}
+
+/// What a script gets for a query: the number of the call, as a pointer to nothing.
+#[must_use]
+pub fn pointer(token: usize) -> LightUserData {
+    LightUserData(std::ptr::without_provenance_mut(token))
+}
+
+thread_local! {
+    /// The packet of the call that runs in this thread.
+    static RUNNING: RefCell<Option<Rc<RefCell<Current>>>> = const { RefCell::new(None) };
+}
+
+/// Runs `call` with the C functions working on this packet.
+pub(crate) fn during<R>(place: &Rc<RefCell<Current>>, call: impl FnOnce() -> R) -> R {
+    /// Takes it away again, also when `call` panics.
+    struct Ended;
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            RUNNING.with(|r| r.borrow_mut().take());
+        }
+    }
+    RUNNING.with(|r| *r.borrow_mut() = Some(Rc::clone(place)));
+    let _ended = Ended;
+    call()
+}
+
+/// The packet of the running call, if `token` is its number; else `otherwise`.
+fn with<R>(token: Token, otherwise: R, body: impl FnOnce(&mut Current) -> R) -> R {
+    RUNNING.with(|running| {
+        let Ok(running) = running.try_borrow() else { return otherwise };
+        let Some(Ok(mut current)) = running.as_ref().map(|r| r.try_borrow_mut()) else { return otherwise };
+        if current.open && token.addr() == current.token { body(&mut current) } else { otherwise }
+    })
+}
+
+/// What a script holds instead of a query, an answer or a list of servers.
+type Token = *const c_void;
+
+/// The bytes that a script passes.
+///
+/// # Safety
+/// `bytes` is null, or points to `length` bytes that live as long as the call.
+unsafe fn passed<'a>(bytes: *const c_char, length: usize) -> &'a [u8] {
+    if bytes.is_null() || length > MESSAGE_MAX {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(bytes.cast(), length) }
+}
+
+/// The string that a script passes.
+///
+/// # Safety
+/// `text` is null, or points to bytes that live as long as the call and end with a zero.
+unsafe fn string<'a>(text: *const c_char) -> &'a [u8] {
+    if text.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_bytes()
+}
+
+/// Writes a result where a script wants it.
+///
+/// # Safety
+/// `to` is null, or a place for a `T`.
+unsafe fn give<T>(to: *mut T, value: T) {
+    if !to.is_null() {
+        // SAFETY: the caller's promise; a script's place need not be aligned.
+        unsafe { to.write_unaligned(value) }
+    }
+}
+
+/// Longest string that a script may pass, bytes: a whole message.
+const MESSAGE_MAX: usize = 65_535;
+
+/// A string for C, until the next call begins.
+fn lent_text(current: &mut Current, bytes: &[u8]) -> *const c_char {
+    let mut text = bytes.to_vec();
+    text.push(0);
+    current.lend(&text).as_ptr().cast()
+}
+
+/// One value that a script passes.
+#[repr(C)]
+struct RawValue {
+    value: *const c_char,
+    size: u16,
+}
+
+/// The values that a script passes; at most as many as a message can hold.
+///
+/// # Safety
+/// `values` is null, or points to `count` values that live as long as the call.
+unsafe fn raw_values<'a>(values: *const RawValue, count: usize) -> Vec<&'a [u8]> {
+    if values.is_null() || count > MESSAGE_MAX {
+        return Vec::new();
+    }
+    // SAFETY: the caller's promise, for the list and for each value.
+    unsafe {
+        let values = std::slice::from_raw_parts(values, count);
+        values.iter().map(|v| passed(v.value, usize::from(v.size))).collect()
+    }
+}
+
+/// A list for C that begins at a multiple of eight, until the next call begins.
+fn lend_aligned(current: &mut Current, bytes: &[u8]) -> *const c_void {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len() + 8, 0);
+    let lent = current.lend(&padded).as_ptr();
+    let off = lent.align_offset(8);
+    if off > 0 {
+        // The room behind is for this: the same list, moved up to where C may read it.
+        let mut moved = vec![0; off];
+        moved.extend_from_slice(bytes);
+        moved.resize(padded.len(), 0);
+        return current.replace_lent(&moved, off).cast();
+    }
+    lent.cast()
+}
+
+/// A server's number in the running call, told from other calls' as the query is.
+fn server_pointer(current: &Current, at: usize) -> Token {
+    // Behind every number of a call: light user data and pointers have room for both.
+    std::ptr::without_provenance(((at + 1) << 44) | (current.token & TOKEN_MASK))
+}
+
+/// The part of a call's number that a server's pointer holds.
+const TOKEN_MASK: usize = (1 << 44) - 1;
+
+/// The server of a pointer of the running call.
+fn with_server<R>(server: Token, otherwise: R, body: impl FnOnce(&mut Current, Candidate) -> R) -> R {
+    RUNNING.with(|running| {
+        let Ok(running) = running.try_borrow() else { return otherwise };
+        let Some(Ok(mut current)) = running.as_ref().map(|r| r.try_borrow_mut()) else { return otherwise };
+        if !current.open || server.addr() & TOKEN_MASK != current.token & TOKEN_MASK {
+            return otherwise;
+        }
+        let found = (server.addr() >> 44).checked_sub(1).and_then(|at| current.candidates.get(at)).copied();
+        found.map_or(otherwise, |s| body(&mut current, s))
+    })
+}
+
+/// The place of the server that a hash falls to, by weight: the same one as long as it is there, so
+/// that the loss of a server moves only its own share (rendezvous hashing).
+fn rendezvous(current: &Current, hash: usize) -> usize {
+    let score = |candidate: &Candidate| {
+        let server = current.balancer.server(candidate.slot);
+        let weight = server.map_or(1, |s| s.weight.max(1));
+        let name = server.map_or(0, |s| xxhash_rust::xxh3::xxh3_64(s.address.to_string().as_bytes()));
+        let mixed = xxhash_rust::xxh3::xxh3_64_with_seed(&name.to_ne_bytes(), hash as u64);
+        // In (0, 1): its logarithm over the weight is the known way to weigh this hash.
+        #[allow(clippy::cast_precision_loss)]
+        let fraction = ((mixed >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        -fraction.ln() / f64::from(weight)
+    };
+    let scores = current.candidates.iter().map(score).enumerate();
+    scores.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(at, _)| at)
+}

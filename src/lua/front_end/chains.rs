@@ -1,0 +1,332 @@
+//! Rules in their chains: what adds, removes, moves, replaces and shows them, and groups.
+
+use std::fmt::Write;
+
+use mlua::{Function, Lua, UserData, UserDataMethods, Value};
+
+use crate::config::error::Fault;
+use crate::config::functions::{CHAINS, ChainFunctions};
+use crate::config::ruleset::{ChainKey, DraftRule, RuleAction, parse_uuid, uuid_text};
+use crate::lua::front_end::actions::{Done, action};
+use crate::lua::front_end::argument::{named, switch, text, whole, wrong};
+use crate::lua::front_end::arguments::{Arguments, items};
+use crate::lua::front_end::context::{Call, Context, bounded};
+use crate::lua::front_end::missing::is_inert;
+use crate::lua::front_end::selectors::{Rule, rule, stand_in};
+use crate::rules::text as rule_text;
+
+/// What names a rule.
+const SELECTOR: &str = "the number, name or UUID of a rule that is there";
+/// Bytes of the name of a rule or a group.
+const NAME_BYTES: usize = 255;
+/// The widest column of selectors in a list of rules; longer ones stand out of it. Of a rule with a
+/// list, every line would be as long otherwise.
+const MATCHER_CHARS: usize = 120;
+/// Rules that the top functions give unless told.
+const TOP: u32 = 10;
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    for (key, functions) in ChainKey::ALL.into_iter().zip(&CHAINS) {
+        define_chain(lua, context, key, functions)?;
+    }
+    for (name, key) in [("getAction", ChainKey::Query), ("getCacheMissAction", ChainKey::CacheMiss)] {
+        let own = context.clone();
+        context.define(lua, name, move |call, values| {
+            whole("", Arguments(values).at(0), 0, u32::MAX)?;
+            found(call, &own, key, Arguments(values).at(0))
+        })?;
+    }
+    let own = context.clone();
+    context.define(lua, "newRuleAction", move |call, values| {
+        let made = Arguments(values).at_most(3).and_then(|()| {
+            let rule = new_rule(call, Arguments(values), None)?;
+            Ok(Paired { context: own.clone(), rule })
+        });
+        stand_in(call, made)
+    })?;
+    let groups = [
+        ("setRuleGroup", "clearRuleGroup", ChainKey::Query),
+        ("setResponseRuleGroup", "clearResponseRuleGroup", ChainKey::Response),
+    ];
+    for (set, clear, key) in groups {
+        context.define(lua, set, move |call, values| {
+            let group = group(Arguments(values))?;
+            let mut rules = paired(call, key, Arguments(values).at(1))?;
+            rules.iter_mut().for_each(|r| r.group.clone_from(&group));
+            call.draft.rules.replace_group(key, &group, rules);
+            Ok(Value::Nil)
+        })?;
+        context.define(lua, clear, move |call, values| {
+            let group = group(Arguments(values))?;
+            call.draft.rules.replace_group(key, &group, Vec::new());
+            Ok(Value::Nil)
+        })?;
+    }
+    Ok(())
+}
+
+fn group(a: Arguments<'_>) -> Result<String, Fault> {
+    let group = label("the group", a.at(0))?;
+    if group.is_empty() { Err(wrong("the group", a.at(0), "a name, not empty")) } else { Ok(group) }
+}
+
+fn define_chain(
+    lua: &Lua,
+    context: &Context,
+    key: ChainKey,
+    functions: &'static ChainFunctions,
+) -> mlua::Result<()> {
+    let [add, rm, mv, to_top, clear, set, show, top, top_list, one] = &functions.entries;
+    let responses = functions.responses;
+    context.define(lua, add.name, move |call, values| {
+        Arguments(values).at_most(3)?;
+        let rule = new_rule(call, Arguments(values), Some(responses))?;
+        call.draft.rules.chain_mut(key).push(rule);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, rm.name, move |call, values| {
+        let argument = Arguments(values).at(0);
+        let chain = call.draft.rules.chain_mut(key);
+        let at = find(chain, argument).ok_or_else(|| wrong("", argument, SELECTOR))?;
+        chain.remove(at);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, mv.name, move |call, values| {
+        let a = Arguments(values);
+        let chain = call.draft.rules.chain_mut(key);
+        let place = |n: usize, what: &str, count: usize| -> Result<usize, Fault> {
+            let expected = || format!("the number of a rule, below {count}");
+            let number = whole(what, a.at(n), 0, u32::MAX).map_err(|_| wrong(what, a.at(n), expected()))?;
+            Some(number as usize).filter(|at| *at < count).ok_or_else(|| wrong(what, a.at(n), expected()))
+        };
+        let from = place(0, "the first argument", chain.len())?;
+        let to = place(1, "the second argument", chain.len() + 1)?;
+        let rule = chain.remove(from);
+        // In front of the rule that had that number.
+        chain.insert(if from < to { to - 1 } else { to }, rule);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, to_top.name, move |call, values| {
+        let chain = call.draft.rules.chain_mut(key);
+        let at = match Arguments(values).given(0) {
+            Some(v) => find(chain, v).ok_or_else(|| wrong("", v, SELECTOR))?,
+            None => chain.len().saturating_sub(1),
+        };
+        chain.get_mut(..=at).into_iter().for_each(|head| head.rotate_right(1));
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, clear.name, move |call, _| {
+        call.draft.rules.chain_mut(key).clear();
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, set.name, move |call, values| {
+        let rules = paired(call, key, Arguments(values).at(0))?;
+        *call.draft.rules.chain_mut(key) = rules;
+        Ok(Value::Nil)
+    })?;
+    print_function(lua, context, show.name, move |call, a| {
+        let options = Options::read(a.given(0))?;
+        let all = call.draft.rules.chain(key).len();
+        Ok(listed(call, key, all, &options))
+    })?;
+    print_function(lua, context, top.name, move |call, a| {
+        let count = a.whole_or(0, "", TOP, u32::MAX)?;
+        Ok(listed(call, key, count as usize, &Options::default()))
+    })?;
+    let own = context.clone();
+    context.define(lua, top_list.name, move |call, values| {
+        let count = Arguments(values).whole_or(0, "", TOP, u32::MAX)?;
+        let list = call.lua.create_table()?;
+        for rule in call.draft.rules.chain(key).iter().take(count as usize) {
+            list.raw_push(Paired { context: own.clone(), rule: rule.clone() })?;
+        }
+        Ok(Value::Table(list))
+    })?;
+    let own = context.clone();
+    context.define(lua, one.name, move |call, values| found(call, &own, key, Arguments(values).at(0)))
+}
+
+/// Reads a rule: what it matches, what it does, its options. Unless `responses` is said, either
+/// kind of action will do.
+fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> Result<DraftRule, Fault> {
+    let is_response = || {
+        let done = a.at(1).as_userdata().and_then(|u| u.borrow::<Done>().ok().map(|d| d.action.clone()));
+        matches!(done, Some(RuleAction::Response(_)))
+    };
+    let mut made = DraftRule {
+        origin: call.origin.clone(),
+        name: String::new(),
+        uuid: None,
+        group: String::new(),
+        matcher: rule(call, "the rule", a.at(0))?,
+        action: action("the action", a.at(1), responses.unwrap_or_else(is_response))?,
+    };
+    let Some(options) = a.given(2) else { return Ok(made) };
+    for (name, v) in named("the options", options)? {
+        match name.as_str() {
+            "name" => made.name = label(&name, &v)?,
+            "group" => made.group = label(&name, &v)?,
+            "uuid" => {
+                const UUID: &str = "a UUID, as \"123e4567-e89b-12d3-a456-426655440000\"";
+                let written = text(&name, &v, UUID)?;
+                if !written.is_empty() {
+                    made.uuid = Some(parse_uuid(&written).ok_or_else(|| wrong(&name, &v, UUID))?);
+                }
+            }
+            _ => return Err(Fault::unknown("option", &name, ["name", "uuid", "group"].into_iter())),
+        }
+    }
+    Ok(made)
+}
+
+fn label(what: &str, v: &Value) -> Result<String, Fault> {
+    const LABEL: &str = "a name of at most 255 bytes";
+    let label = text(what, v, LABEL)?;
+    if label.len() > NAME_BYTES { Err(wrong(what, v, LABEL)) } else { Ok(label) }
+}
+
+/// The place of the rule that a value names: a number, a UUID, or the first rule of a name.
+fn find(chain: &[DraftRule], value: &Value) -> Option<usize> {
+    if let Value::String(s) = value {
+        let wanted = s.to_string_lossy();
+        let uuid = parse_uuid(&wanted);
+        let by_uuid = chain.iter().position(|r| r.uuid.is_some() && r.uuid == uuid);
+        return by_uuid.or_else(|| chain.iter().position(|r| !r.name.is_empty() && r.name == wanted));
+    }
+    let at = whole("", value, 0, u32::MAX).ok()? as usize;
+    (at < chain.len()).then_some(at)
+}
+
+fn found(call: &Call<'_>, context: &Context, key: ChainKey, value: &Value) -> Result<Value, Fault> {
+    let chain = call.draft.rules.chain(key);
+    let Some(at) = find(chain, value) else { return Ok(Value::Nil) };
+    let paired = Paired { context: context.clone(), rule: chain[at].clone() };
+    Ok(Value::UserData(call.lua.create_userdata(paired)?))
+}
+
+/// The rules of a list of `newRuleAction`, of the kind that a chain takes.
+fn paired(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<DraftRule>, Fault> {
+    const RULES: &str = "a list of newRuleAction(...)";
+    let responses = CHAINS[key as usize].responses;
+    let mut rules = Vec::new();
+    if !value.is_table() && !is_inert(value) {
+        return Err(wrong("the rules", value, RULES));
+    }
+    for (at, item) in items(value)?.enumerate() {
+        let (what, item) = (format!("rule {}", at + 1), item?);
+        let paired = item.as_userdata().and_then(|u| u.borrow::<Paired>().ok().map(|p| p.rule.clone()));
+        match paired {
+            Some(rule) if matches!(rule.action, RuleAction::Response(_)) == responses => rules.push(rule),
+            Some(_) => {
+                let expected = if responses { "a response action" } else { "an action on queries" };
+                call.fail(Fault::value(&what, "of the other kind", expected));
+            }
+            None if is_inert(&item) => {}
+            None => call.fail(wrong(&what, &item, RULES)),
+        }
+    }
+    Ok(rules)
+}
+
+/// Defines a function that prints: outside of the draft, since a configuration may have another
+/// `print`.
+fn print_function<F>(lua: &Lua, context: &Context, name: &'static str, body: F) -> mlua::Result<()>
+where
+    F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<String, Fault> + 'static,
+{
+    let own = context.clone();
+    let function = bounded(lua, name, move |lua, values| {
+        let text = own.call(lua, name, |call| {
+            let text = body(call, Arguments(values))?;
+            Ok(Value::String(call.lua.create_string(text.trim_end())?))
+        })?;
+        match lua.globals().raw_get::<Option<Function>>("print")? {
+            Some(print) if !text.is_nil() => print.call::<Value>(text),
+            _ => Ok(Value::Nil),
+        }
+    })?;
+    lua.globals().raw_set(name, function)
+}
+
+/// How rules are listed.
+#[derive(Debug, Default)]
+struct Options {
+    uuids: bool,
+    width: Option<usize>,
+}
+
+impl Options {
+    fn read(value: Option<&Value>) -> Result<Self, Fault> {
+        let mut options = Self::default();
+        let Some(value) = value else { return Ok(options) };
+        for (name, v) in named("the options", value)? {
+            match name.as_str() {
+                "showUUIDs" => options.uuids = switch(&name, &v)?,
+                "truncateRuleWidth" => {
+                    options.width = usize::try_from(crate::lua::front_end::argument::signed(&name, &v)?).ok();
+                }
+                _ => {
+                    let known = ["showUUIDs", "truncateRuleWidth"];
+                    return Err(Fault::unknown("option", &name, known.into_iter()));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// The first rules of a chain as a table. What nobody has counted yet is 0, and so the order that
+/// matches would give is that of the chain.
+fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options) -> String {
+    let sets = call.sets();
+    let rules = call.draft.rules.chain(key).iter().take(count);
+    let cut = |text: String| match options.width {
+        Some(width) => text.chars().take(width).collect(),
+        None => text,
+    };
+    let mut rows: Vec<(String, String)> =
+        rules.clone().map(|r| (cut(rule_text::matcher(&r.matcher, &sets)), r.action.text())).collect();
+    rows.insert(0, ("Rule".to_owned(), "Action".to_owned()));
+    let width = rows.iter().map(|(m, _)| m.chars().count()).max().unwrap_or(0).min(MATCHER_CHARS);
+    let heads = std::iter::once(("#".to_owned(), "Name".to_owned(), "UUID".to_owned(), "Matches".to_owned()));
+    let lines = rules.enumerate().map(|(at, r)| {
+        let uuid = r.uuid.as_ref().map(uuid_text).unwrap_or_default();
+        (at.to_string(), r.name.clone(), uuid, "0".to_owned())
+    });
+    let mut out = String::new();
+    for ((number, name, uuid, matches), (matcher, action)) in heads.chain(lines).zip(rows) {
+        let uuid = if options.uuids { format!("{uuid:<38} ") } else { String::new() };
+        // Writing into a string does not fail.
+        let _ = writeln!(out, "{number:<3} {name:<30} {uuid}{matches:>9} {matcher:<width$} {action}");
+    }
+    out
+}
+
+/// A rule in a chain, or on its way there, as Lua sees it.
+#[derive(Clone, Debug)]
+struct Paired {
+    context: Context,
+    rule: DraftRule,
+}
+
+impl UserData for Paired {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_method("getAction", |_, paired, ()| {
+            let name = if matches!(paired.rule.action, RuleAction::Response(_)) {
+                "response action"
+            } else {
+                "action"
+            };
+            Ok(Done { name, action: paired.rule.action.clone() })
+        });
+        methods.add_method("getSelector", |_, paired, ()| {
+            let (context, matcher) = (paired.context.clone(), paired.rule.matcher.clone());
+            Ok(Rule { context, depth: matcher.depth(), matcher })
+        });
+        methods.add_method("getName", |_, paired, ()| Ok(paired.rule.name.clone()));
+        methods.add_method("getUUID", |_, paired, ()| {
+            Ok(paired.rule.uuid.as_ref().map(uuid_text).unwrap_or_default())
+        });
+        methods.add_method("getGroup", |_, paired, ()| Ok(paired.rule.group.clone()));
+    }
+}

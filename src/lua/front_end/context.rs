@@ -1,0 +1,313 @@
+//! What the Lua functions share while a file is evaluated: the draft they fill, and where the
+//! running call stands.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use mlua::{Function, Lua, MultiValue, RegistryKey, Value};
+
+use crate::config::draft::Draft;
+use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::ruleset::{SetText, SetTexts};
+use crate::lua::front_end::networks::NetworkContent;
+use crate::lua::front_end::sets::NameContent;
+use crate::lua::front_end::{networks, sets};
+use crate::lua::state::{File, Files};
+use crate::model::LuaFunction;
+use crate::rules::names::Names;
+use crate::rules::networks::Networks;
+use crate::rules::text::Sets;
+use crate::tls::CaStores;
+
+/// The draft under construction, shared by all functions; gone when the evaluation is over.
+#[derive(Clone, Debug)]
+pub(crate) struct Context(Rc<RefCell<Option<Build>>>);
+
+#[derive(Debug, Default)]
+struct Build {
+    draft: Draft,
+    /// In the registry, which has room for any number; values that Rust holds have little.
+    functions: Vec<RegistryKey>,
+    texts: Files,
+    objects: Objects,
+    authorities: CaStores,
+}
+
+/// What has been put into the sets of the draft, in their order.
+#[derive(Debug, Default)]
+struct Objects {
+    names: Vec<Rc<RefCell<NameContent>>>,
+    networks: Vec<Rc<RefCell<NetworkContent>>>,
+    by_key: HashMap<usize, Content>,
+}
+
+/// What has been put into one set.
+#[derive(Debug)]
+enum Content {
+    Names(Rc<RefCell<NameContent>>),
+    Networks(Rc<RefCell<NetworkContent>>),
+}
+
+impl Content {
+    fn shown(&self) -> String {
+        match self {
+            Self::Names(content) => content.borrow().shown(),
+            Self::Networks(content) => content.borrow().shown(),
+        }
+    }
+}
+
+/// Sets as people read them while the file is evaluated: with what is in them so far.
+struct SoFar<'a> {
+    texts: &'a SetTexts,
+    objects: &'a Objects,
+}
+
+impl SoFar<'_> {
+    fn of(&self, key: usize) -> String {
+        match self.objects.by_key.get(&key) {
+            Some(content) => content.shown(),
+            None => self.texts.shown_by_key(key),
+        }
+    }
+}
+
+impl Sets for SoFar<'_> {
+    fn names(&self, names: &Names) -> String {
+        self.of(names.key())
+    }
+
+    fn networks(&self, networks: &Networks) -> String {
+        self.of(networks.key())
+    }
+}
+
+/// Members of a set in a rule itself that are its identity one by one; of more, a hash is.
+const LITERALS_TOLD: usize = 20;
+
+impl Objects {
+    /// Says what the sets are called, with what is in them so far.
+    fn describe(&self, draft: &mut Draft) {
+        let names = draft.name_sets.iter().map(Names::key).zip(&self.names);
+        for (at, (key, content)) in names.enumerate() {
+            let content = Some(content.borrow().shown());
+            draft.rules.texts.insert(key, SetText { identity: format!("set {}", at + 1), content });
+        }
+        let networks = draft.networks.iter().map(Networks::key).zip(&self.networks);
+        for (at, (key, content)) in networks.enumerate() {
+            let content = Some(content.borrow().shown());
+            draft.rules.texts.insert(key, SetText { identity: format!("networks {}", at + 1), content });
+        }
+    }
+
+    /// Fills the sets with what has been put into them.
+    fn fill(&self, draft: &Draft) {
+        for (set, content) in draft.name_sets.iter().zip(&self.names) {
+            set.fill(content.borrow_mut().take());
+        }
+        for (set, content) in draft.networks.iter().zip(&self.networks) {
+            set.fill(content.borrow().set());
+        }
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new(Some(Build::default()))))
+    }
+}
+
+/// One running call of one of our functions.
+pub(crate) struct Call<'a> {
+    /// The Lua state.
+    pub(crate) lua: &'a Lua,
+    /// The draft.
+    pub(crate) draft: &'a mut Draft,
+    /// Where the call stands.
+    pub(crate) origin: Origin,
+    /// The function called.
+    pub(crate) function: &'a str,
+    /// How deep the deepest rule is that was given to it as an argument.
+    pub(crate) depth: u8,
+    functions: &'a mut Vec<RegistryKey>,
+    objects: &'a mut Objects,
+    authorities: &'a mut CaStores,
+}
+
+impl Call<'_> {
+    /// A set that is filled at the end of the evaluation, and what is put into it until then.
+    pub(crate) fn new_names(&mut self) -> (Names, Rc<RefCell<NameContent>>) {
+        let (names, content) = (Names::default(), Rc::default());
+        self.draft.name_sets.push(Names::clone(&names));
+        self.objects.names.push(Rc::clone(&content));
+        self.objects.by_key.insert(names.key(), Content::Names(Rc::clone(&content)));
+        (names, content)
+    }
+
+    /// The same for networks.
+    pub(crate) fn new_networks(&mut self) -> (Networks, Rc<RefCell<NetworkContent>>) {
+        let (networks, content) = (Networks::default(), Rc::default());
+        self.draft.networks.push(Networks::clone(&networks));
+        self.objects.networks.push(Rc::clone(&content));
+        self.objects.by_key.insert(networks.key(), Content::Networks(Rc::clone(&content)));
+        (networks, content)
+    }
+
+    /// The set of names that a rule itself lists.
+    pub(crate) fn literal_names(&mut self, list: Vec<Vec<u8>>, quiet: bool) -> Names {
+        let names = Names::default();
+        let text = sets::shown(list.iter().map(Vec::as_slice).collect());
+        self.draft.rules.texts.insert(names.key(), literal(text, list.len(), "names", quiet));
+        names.fill(list.into_iter().collect());
+        names
+    }
+
+    /// The set of networks that a rule itself lists.
+    pub(crate) fn literal_networks(&mut self, list: Vec<networks::Entry>, quiet: bool) -> Networks {
+        let networks = Networks::default();
+        let text = networks::shown(&list);
+        self.draft.rules.texts.insert(networks.key(), literal(text, list.len(), "networks", quiet));
+        networks.fill(networks::set_of(&list));
+        networks
+    }
+
+    /// What sets are called, for people.
+    pub(crate) fn sets(&self) -> impl Sets {
+        SoFar { texts: &self.draft.rules.texts, objects: self.objects }
+    }
+
+    /// The authorities that servers' certificates are checked by; each file is read once.
+    pub(crate) fn authorities(&mut self) -> &mut CaStores {
+        self.authorities
+    }
+
+    /// Records an error of this call; the call goes on.
+    pub(crate) fn fail(&mut self, fault: Fault) {
+        self.draft.errors.push(ConfigError::new(&self.origin, self.function, fault));
+    }
+
+    /// Records what is odd in this call, but no error.
+    pub(crate) fn warn(&mut self, fault: Fault) {
+        self.draft.warnings.push(ConfigError::new(&self.origin, self.function, fault));
+    }
+
+    /// Keeps a Lua function for the time after evaluation.
+    pub(crate) fn keep(&mut self, function: Function) -> Result<LuaFunction, Fault> {
+        self.functions.push(self.lua.create_registry_value(function)?);
+        Ok(LuaFunction(u32::try_from(self.functions.len() - 1).unwrap_or(u32::MAX)))
+    }
+}
+
+impl Context {
+    /// Defines a global function. An error that `body` returns is recorded, and nil returned.
+    pub(crate) fn define<F>(&self, lua: &Lua, name: &'static str, body: F) -> mlua::Result<()>
+    where
+        F: Fn(&mut Call<'_>, &[Value]) -> Result<Value, Fault> + 'static,
+    {
+        let context = self.clone();
+        let function =
+            bounded(lua, name, move |lua, arguments| context.call(lua, name, |call| body(call, arguments)))?;
+        lua.globals().raw_set(name, function)
+    }
+
+    /// Runs the body of a function or method within the context.
+    ///
+    /// # Errors
+    /// Once the evaluation is over.
+    pub(crate) fn call<F>(&self, lua: &Lua, function: &str, body: F) -> mlua::Result<Value>
+    where
+        F: FnOnce(&mut Call<'_>) -> Result<Value, Fault>,
+    {
+        // Taken already: a function of the configuration that runs within another of ours.
+        let mut build = self.0.try_borrow_mut().map_err(mlua::Error::external)?;
+        let Some(Build { draft, functions, objects, authorities, .. }) = build.as_mut() else {
+            let message = format!("{function} can be called only while the configuration is evaluated");
+            return Err(mlua::Error::runtime(message));
+        };
+        let origin = caller(lua);
+        let mut call = Call { lua, draft, origin, function, depth: 0, functions, objects, authorities };
+        Ok(body(&mut call).unwrap_or_else(|fault| {
+            call.fail(fault);
+            Value::Nil
+        }))
+    }
+
+    /// Notes a file that is evaluated: the configuration itself, or one of a directory.
+    pub(crate) fn reads(&self, directory: Option<&str>, file: File) {
+        let mut build = self.0.borrow_mut();
+        let Some(Build { texts, .. }) = build.as_mut() else { return };
+        match directory {
+            None => texts.main = Some(file),
+            Some(path) => match texts.directories.iter_mut().find(|(p, _)| p == path) {
+                // A directory that is included twice has its files once.
+                Some((_, files)) if files.iter().any(|f| f.name == file.name) => {}
+                Some((_, files)) => files.push(file),
+                None => texts.directories.push((path.to_owned(), vec![file])),
+            },
+        }
+    }
+
+    /// Ends the evaluation, and fills the sets: the draft, the functions kept, the files read.
+    pub(crate) fn finish(&self) -> (Draft, Vec<RegistryKey>, Files) {
+        let mut build = self.0.borrow_mut().take().unwrap_or_default();
+        build.objects.describe(&mut build.draft);
+        build.objects.fill(&build.draft);
+        (build.draft, build.functions, build.texts)
+    }
+}
+
+/// A function of any number of arguments. Far more of them than any function takes are refused
+/// within Lua: each would be a value that Rust holds.
+pub(crate) fn bounded<F>(lua: &Lua, name: &'static str, body: F) -> mlua::Result<Function>
+where
+    F: Fn(&Lua, &[Value]) -> mlua::Result<Value> + 'static,
+{
+    const BOUND: &str = "dnslob.bound";
+    let bound = match lua.named_registry_value::<Option<Function>>(BOUND)? {
+        Some(bound) => bound,
+        None => {
+            // A name that begins with "=" is not taken for the place of a call.
+            let bound: Function = lua.load(include_str!("bound.lua")).set_name("=bound").eval()?;
+            lua.set_named_registry_value(BOUND, &bound)?;
+            bound
+        }
+    };
+    let function = lua.create_function(move |lua, arguments: MultiValue| {
+        let arguments: Vec<Value> = arguments.into_iter().collect();
+        body(lua, &arguments)
+    })?;
+    bound.call((name, function))
+}
+
+/// What a set in a rule itself is called.
+fn literal(text: String, count: usize, what: &str, quiet: bool) -> SetText {
+    if count <= LITERALS_TOLD && !quiet {
+        return SetText { identity: text, content: None };
+    }
+    let identity = format!("{count} {what} #{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
+    SetText { identity, content: Some(format!("{count} {what}")) }
+}
+
+/// The place of the nearest Lua code on the stack: where the running function was called.
+pub(crate) fn caller(lua: &Lua) -> Origin {
+    /// Deeper than any configuration nests its own functions.
+    const LEVELS: usize = 64;
+    for level in 1..LEVELS {
+        let place = lua.inspect_stack(level, place);
+        match place {
+            Some(Some(origin)) => return origin,
+            Some(None) => {}
+            None => break,
+        }
+    }
+    Origin::file("(unknown place)")
+}
+
+/// The place of a stack level; none for one that is not Lua code, or Lua code of the library
+/// (whose names begin with `=`).
+pub(crate) fn place(debug: &mlua::Debug<'_>) -> Option<Origin> {
+    let line = debug.current_line().and_then(|l| u32::try_from(l).ok())?;
+    let source = debug.source().source.filter(|s| !s.starts_with('='))?.into_owned();
+    Some(Origin::line(source.strip_prefix('@').unwrap_or("(a string)"), line))
+}

@@ -1,0 +1,48 @@
+//! Lua functions given to rules and policies: which they are, for the shards to find them again.
+
+use mlua::{ChunkMode, Value};
+
+use crate::config::error::Fault;
+use crate::config::ruleset::{FunctionKind, Interface, Recorded};
+use crate::lua::front_end::argument::{text, wrong};
+use crate::lua::front_end::context::Call;
+use crate::rules::script::FunctionId;
+
+/// Records a function, or a text that returns one, and gives its number.
+pub(crate) fn record(
+    call: &mut Call<'_>,
+    kind: FunctionKind,
+    interface: Interface,
+    what: &str,
+    value: &Value,
+) -> Result<FunctionId, Fault> {
+    let recorded = match interface {
+        Interface::Text => {
+            const TEXT: &str = "a text that returns a function";
+            let source = text(what, value, TEXT)?;
+            let chunk = call.lua.load(source.as_str()).set_mode(ChunkMode::Text).set_name("=text");
+            if let Err(e) = chunk.into_function() {
+                let reason = crate::lua::front_end::first_line(&crate::lua::front_end::message(
+                    crate::lua::front_end::innermost(&e),
+                ))
+                .to_owned();
+                return Err(Fault::Conflict { wrong: reason, expected: TEXT.to_owned() });
+            }
+            Recorded { kind, interface, source, line: 0 }
+        }
+        Interface::Objects | Interface::Ffi => {
+            let function = value.as_function().ok_or_else(|| wrong(what, value, "a function"))?;
+            let info = function.info();
+            let is_ours = info.source.as_ref().is_some_and(|s| s.starts_with('='));
+            let line = info.line_defined.and_then(|l| u32::try_from(l).ok()).filter(|_| !is_ours);
+            // A function of the library has no place, by which the shards could know it.
+            let source = info.source.unwrap_or_default();
+            // Nor has one of ours.
+            let line = line.filter(|_| !source.starts_with('='));
+            let line = line.ok_or_else(|| wrong(what, value, "a function written in Lua"))?;
+            Recorded { kind, interface, source, line }
+        }
+    };
+    call.draft.functions.push(recorded);
+    Ok(FunctionId(u32::try_from(call.draft.functions.len() - 1).unwrap_or(u32::MAX)))
+}

@@ -1,0 +1,391 @@
+//! The Lua front end: evaluates a configuration file into a [`Draft`], and keeps the Lua state
+//! for the functions that health checks call.
+//!
+//! Functions, names and units are those of the tables in [`functions`](crate::config::functions) and
+//! [`options`](crate::config::options). A wrong argument is *recorded*, with the file and line that the
+//! call stands in, and evaluation goes on, so that one run shows every error; only an error of
+//! Lua itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read
+//! the files that the configuration names.
+//!
+//! The standard library is whole but for what [`lua`] keeps from every state. Each
+//! evaluation runs in a thread of its own, with a stack for Lua: whoever asked for it waits no longer
+//! than the evaluation may take, also for a file that hangs in a C function. The thread stays for the
+//! functions of health checks, when there are some.
+
+// The kinds of values and errors are the Lua library's; a new one is as wrong as the rest.
+#![allow(clippy::wildcard_enum_match_arm)]
+
+mod actions;
+mod answers;
+mod argument;
+mod arguments;
+mod chains;
+mod constants;
+mod context;
+mod functions;
+mod missing;
+mod networks;
+mod packet;
+mod pool;
+pub mod relays;
+mod responses;
+mod selectors;
+mod server;
+mod sets;
+mod settings;
+mod tls;
+
+use std::path::Path;
+use std::time::Duration;
+
+use mlua::{ChunkMode, Function, Lua, RegistryKey, Value};
+
+use crate::config::draft::Draft;
+use crate::config::error::{ConfigError, Fault, Origin, nearest};
+use crate::config::functions::FUNCTIONS_MISSING;
+use crate::config::options::SETTINGS;
+use crate::config::value;
+pub use crate::lua::ffi::watch::Interrupt;
+use crate::lua::ffi::watch::Why;
+use crate::lua::front_end::context::{Context, caller};
+pub use crate::lua::limits::thread::NoResult;
+use crate::lua::limits::thread::{Failed, Worker};
+use crate::lua::limits::{CHECK_TICKS, EVALUATION, Runtime};
+use crate::lua::state::File;
+use crate::lua::{limits, state};
+use crate::model::LuaFunction;
+
+/// The functions of a configuration that health checks call, in the thread that evaluated it.
+#[derive(Debug)]
+pub struct LuaHost {
+    worker: Worker<Host>,
+}
+
+/// What stays in that thread.
+#[derive(Debug)]
+struct Host {
+    runtime: Runtime,
+    functions: Vec<RegistryKey>,
+}
+
+impl Host {
+    /// Calls a function of the configuration within the limit of time.
+    fn call<R: mlua::FromLuaMulti>(
+        &self,
+        function: LuaFunction,
+        arguments: impl mlua::IntoLuaMulti,
+    ) -> Result<R, String> {
+        let function = self.functions.get(function.0 as usize).ok_or("no such function")?;
+        let function: Function = self.runtime.lua().registry_value(function).map_err(|e| e.to_string())?;
+        let (result, _) = self.runtime.run(CHECK_TICKS, || function.call::<R>(arguments));
+        result.map_err(|e| {
+            if matches!(innermost(&e), mlua::Error::MemoryError(_)) {
+                self.runtime.recover();
+            }
+            first_line(&message(innermost(&e))).to_owned()
+        })
+    }
+}
+
+/// What a `checkFunction` chose: name, type and class.
+pub type Question = (String, u16, u16);
+
+impl Host {
+    fn choose(
+        &self,
+        function: LuaFunction,
+        (qname, qtype, qclass): Question,
+        header: [u8; 12],
+    ) -> Result<(Question, [u8; 12]), String> {
+        let shared = packet::Header::new(header);
+        let chosen: (Value, Value, Value) =
+            self.call(function, (packet::Name::new(&qname), qtype, qclass, shared.clone()))?;
+        let name = packet::name(&chosen.0).ok_or("returned no name; expected qname, qtype, qclass")?;
+        let name = value::qname(&name).map_err(|e| format!("returned \"{name}\"; expected {e}"))?;
+        let number = |v: &Value, what: &str| {
+            argument::whole(what, v, 0, 65535)
+                .ok()
+                .and_then(|n| u16::try_from(n).ok())
+                .ok_or_else(|| format!("returned {} as {what}; expected a number", argument::shown(v)))
+        };
+        Ok(((name, number(&chosen.1, "qtype")?, number(&chosen.2, "qclass")?), shared.bytes()))
+    }
+
+    fn judge(&self, function: LuaFunction, server_name: String, response: &[u8]) -> Result<bool, String> {
+        let lua = self.runtime.lua();
+        let described = packet::describe(lua, response).map_err(|e| e.to_string())?;
+        let content = lua.create_string(response).map_err(|e| e.to_string())?;
+        match self.call(function, (server_name, described, content))? {
+            Value::Boolean(healthy) => Ok(healthy),
+            other => Err(format!("returned {}; expected true or false", argument::shown(&other))),
+        }
+    }
+}
+
+impl LuaHost {
+    /// Lets a `checkFunction` choose the query of a probe; it may also change the header. Gives name,
+    /// type, class and header.
+    ///
+    /// # Errors
+    /// What is wrong with the function or with what it returned, for the log.
+    pub fn choose(
+        &self,
+        function: LuaFunction,
+        qname: &str,
+        qtype: u16,
+        qclass: u16,
+        header: [u8; 12],
+    ) -> impl Future<Output = Result<(Question, [u8; 12]), NoResult>> + use<> {
+        let question = (qname.to_owned(), qtype, qclass);
+        let chosen = self.worker.call(move |host| host.choose(function, question, header));
+        async { chosen.await?.map_err(NoResult::Failed) }
+    }
+
+    /// Lets a function judge the answer to a probe of the server called `server_name`.
+    ///
+    /// # Errors
+    /// What is wrong with the function, for the log; the probe has then failed.
+    pub fn judge(
+        &self,
+        function: LuaFunction,
+        server_name: &str,
+        response: &[u8],
+    ) -> impl Future<Output = Result<bool, NoResult>> + use<> {
+        let (server_name, response) = (server_name.to_owned(), response.to_vec());
+        let judged = self.worker.call(move |host| host.judge(function, server_name, &response));
+        async { judged.await?.map_err(NoResult::Failed) }
+    }
+
+    /// Does something in the thread of these functions, if there is one: rights belong to threads.
+    ///
+    /// # Errors
+    /// When the thread does not do it.
+    pub fn within(
+        &self,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> impl Future<Output = Result<(), NoResult>> + use<> {
+        let done = self.worker.stays().then(|| self.worker.call(|_| work()));
+        async {
+            match done {
+                Some(done) => done.await,
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Evaluates a file, or nothing, into a draft, for at most 30 seconds.
+///
+/// # Errors
+/// Everything found wrong until an error of Lua itself ended the evaluation.
+pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
+    evaluate_within(file, interrupt, EVALUATION)
+}
+
+/// The same with another limit.
+fn evaluate_within(
+    file: Option<&Path>,
+    interrupt: &Interrupt,
+    limit: Duration,
+) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
+    let (path, own) = (file.map(Path::to_owned), interrupt.clone());
+    let started =
+        Worker::start("config", interrupt, limit, move || match evaluate_here(path.as_deref(), &own) {
+            Ok((draft, host)) => (Ok(draft), (!host.functions.is_empty()).then_some(host)),
+            Err(errors) => (Err(errors), None),
+        });
+    match started {
+        Ok((Ok(draft), worker)) => Ok((draft, LuaHost { worker })),
+        Ok((Err(errors), _)) => Err(errors),
+        Err(failed) => {
+            let what = match failed {
+                Failed::Start(e) => format!("no thread to evaluate it: {e}"),
+                Failed::Left => "earlier evaluations hang and are in the way: restart".to_owned(),
+                Failed::Interrupted => "interrupted".to_owned(),
+                Failed::Late => format!("not evaluated within {} s", limit.as_secs()),
+                Failed::Panicked(panic) => panic,
+            };
+            Err(vec![ConfigError::new(&Origin::file(&shown_name(file)), "", Fault::Script(what))])
+        }
+    }
+}
+
+fn shown_name(file: Option<&Path>) -> String {
+    file.map_or_else(|| "command line".to_owned(), |f| f.display().to_string())
+}
+
+fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, Host), Vec<ConfigError>> {
+    let name = shown_name(file);
+    let fatal = |e: &mlua::Error| vec![script_error(e, &[&name])];
+    let runtime = Runtime::new(interrupt).map_err(|e| fatal(&e))?;
+    let context = Context::default();
+    define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
+    let ended = runtime.evaluate(|| {
+        let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, None, f));
+        // What the file wrote without an end of line. A file that has replaced these has its reasons.
+        let _ = runtime.lua().load("io.stdout:flush() io.stderr:flush()").exec();
+        ran
+    });
+    let (mut draft, functions, files) = context.finish();
+    if let Err(e) = ended {
+        let all = files.main.iter().chain(files.directories.iter().flat_map(|d| &d.1));
+        let files: Vec<&str> = all.map(|f| f.name.as_str()).collect();
+        let mut errors = draft.errors.into_list();
+        errors.push(script_error(&e, &files));
+        return Err(errors);
+    }
+    draft.maintenance = matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
+    if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
+        let (functions, names, networks) =
+            (draft.functions.clone(), draft.name_sets.clone(), draft.networks.clone());
+        match state::check_unless(files, functions, names, networks, interrupt) {
+            Ok(source) => draft.script = Some(source),
+            Err(e) => draft.errors.push(e),
+        }
+    }
+    if !functions.is_empty() {
+        runtime.serve().map_err(|e| fatal(&e))?;
+    }
+    Ok((draft, Host { runtime, functions }))
+}
+
+/// Defines every function and constant.
+fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    constants::define(lua)?;
+    packet::define(lua, context)?;
+    settings::define(lua, context)?;
+    relays::define(lua, context)?;
+    tls::define(lua, context)?;
+    server::define(lua, context)?;
+    pool::define(lua, context)?;
+    networks::define(lua, context)?;
+    sets::define(lua, context)?;
+    selectors::define(lua, context)?;
+    actions::define(lua, context)?;
+    answers::define(lua, context)?;
+    responses::define(lua, context)?;
+    chains::define(lua, context)?;
+    missing::define(lua, context)
+}
+
+/// Evaluates one file.
+fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> mlua::Result<()> {
+    let name = path.display().to_string();
+    let text = std::fs::read(path).map_err(|e| mlua::Error::external(unreadable(&name, &e)));
+    context.reads(directory, File { name: name.clone(), text: text.as_ref().cloned().unwrap_or_default() });
+    let mut text = text?;
+    if text.starts_with(b"#") {
+        // A first line for the shell, as in any Lua script; a comment keeps the line count.
+        text.splice(0..1, *b"--");
+    }
+    lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).exec()
+}
+
+fn unreadable(path: &str, error: &std::io::Error) -> ConfigError {
+    let fault = Fault::Unreadable { path: path.to_owned(), reason: error.to_string() };
+    ConfigError::new(&Origin::file(path), "", fault)
+}
+
+/// An error of Lua itself with its place, which Lua puts before the message.
+fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
+    let mut at = error;
+    let mut traceback = "";
+    loop {
+        match at {
+            mlua::Error::CallbackError { traceback: t, cause } => (at, traceback) = (cause, t),
+            mlua::Error::BadArgument { cause, .. } => at = cause,
+            _ => break,
+        }
+    }
+    if let mlua::Error::ExternalError(e) = at
+        && let Some(known) = e.downcast_ref::<ConfigError>()
+    {
+        return known.clone();
+    }
+    if let Some(stopped) = limits::stopped(at) {
+        let place = stopped.0.place.as_ref();
+        let origin = place.map_or_else(
+            || Origin::file(files.first().copied().unwrap_or("command line")),
+            |(file, line)| Origin::line(file, *line),
+        );
+        let fault = match stopped.0.why {
+            Why::Exit => Fault::Exit(stopped.0.code),
+            Why::TooLong | Why::Interrupted | Why::Late => Fault::Script(stopped.what()),
+        };
+        return ConfigError::new(&origin, "", fault);
+    }
+    let text = message(at);
+    let (origin, message) = located(&text, files)
+        .or_else(|| {
+            let places = traceback.lines().chain(text.lines().skip(1)).map(str::trim_start);
+            let place = places.filter_map(|l| located(l, files)).next()?;
+            Some((place.0, first_line(&text).to_owned()))
+        })
+        .unwrap_or_else(|| {
+            (Origin::file(files.first().copied().unwrap_or("command line")), first_line(&text).to_owned())
+        });
+    let hint = misspelt(&message).map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
+    // error("") says nothing at all.
+    let message = if message.trim().is_empty() { "an error without a message".to_owned() } else { message };
+    ConfigError::new(&origin, "", Fault::Script(message + &hint))
+}
+
+/// Chunks of ours: no places of a configuration.
+const OURS: [&str; 2] = ["library", "prelude"];
+
+/// Takes `FILE:LINE: ` off a message. Lua cuts long names to `...` and their end.
+fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
+    let text = first_line(text);
+    let (at, line, message) = text.match_indices(':').find_map(|(at, _)| {
+        let (number, message) = text[at + 1..].split_once(':')?;
+        Some((at, number.parse::<u32>().ok()?, message))
+    })?;
+    let short = &text[..at];
+    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") || OURS.contains(&short) {
+        return None;
+    }
+    let file = match short.strip_prefix("...") {
+        Some(end) => files.iter().find(|f| f.ends_with(end)).copied().unwrap_or(short),
+        None => short,
+    };
+    Some((Origin::line(file, line), message.trim_start().to_owned()))
+}
+
+/// The function that was meant in "attempt to call global 'x' (a nil value)".
+fn misspelt(message: &str) -> Option<&'static str> {
+    let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
+    let known = crate::config::functions::functions().map(|e| e.name);
+    let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
+    nearest(name, known.chain(FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied())))
+}
+
+fn innermost(error: &mlua::Error) -> &mlua::Error {
+    match error {
+        mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => innermost(cause),
+        other => other,
+    }
+}
+
+/// Lua's own words, without those of the library around them.
+fn message(error: &mlua::Error) -> String {
+    match error {
+        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// The enumerations, for the reference.
+pub(crate) use crate::lua::front_end::constants::ENUMERATIONS;
+/// The enumerations, for the shards' states.
+pub(crate) use crate::lua::front_end::constants::define as define_constants;
+/// The options of `concentrate`, for the reference.
+pub(crate) use crate::lua::front_end::pool::CONCENTRATE;
+/// The policy of a name, and the name of a policy.
+pub(crate) use crate::lua::front_end::pool::{kind as policy_kind, name as policy_name};
+
+#[cfg(test)]
+mod tests;

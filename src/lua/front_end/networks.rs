@@ -1,0 +1,346 @@
+//! Networks and addresses: `newNMG`, `newNetmask`, `newCA`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
+
+use crate::base::addr::mapped;
+use crate::base::prefix::{Prefix, PrefixSet};
+use crate::config::error::Fault;
+use crate::config::value;
+use crate::lua::front_end::argument::{whole, wrong};
+use crate::lua::front_end::arguments::{Arguments, items};
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::selectors::stand_in;
+use crate::lua::front_end::sets::raised;
+use crate::rules::networks;
+use crate::rules::networks::Networks;
+
+/// Networks of a set that are shown.
+const NETWORKS_SHOWN: usize = 20;
+/// What a network looks like.
+const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
+/// What an address looks like.
+const ADDRESS: &str = "an address, as \"192.0.2.1\" or newCA(\"192.0.2.1\")";
+
+/// A network as written: its address and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network {
+    ip: IpAddr,
+    length: u8,
+}
+
+impl Network {
+    fn parse(text: &str) -> Option<Self> {
+        // What is a network is for the one reader of them to say.
+        text.parse::<Prefix>().ok()?;
+        let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
+        let ip: IpAddr = ip.parse().ok()?;
+        let width = if ip.is_ipv4() { 32 } else { 128 };
+        Some(Self { ip, length: length.map_or(Some(width), |l| l.parse().ok())? })
+    }
+
+    /// The address as written.
+    pub(crate) const fn ip(self) -> IpAddr {
+        self.ip
+    }
+
+    /// The length of its prefix, bits.
+    pub(crate) const fn length(self) -> u8 {
+        self.length
+    }
+
+    fn text(self) -> String {
+        format!("{}/{}", self.ip, self.length)
+    }
+
+    fn prefix(self) -> Option<Prefix> {
+        self.text().parse().ok()
+    }
+
+    /// The address without the bits behind its length.
+    fn first(self) -> IpAddr {
+        let kept = |width: u32| u32::from(self.length).min(width);
+        match self.ip {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shl(32 - kept(32)).unwrap_or(0);
+                IpAddr::V4((u32::from(ip) & mask).into())
+            }
+            IpAddr::V6(ip) => {
+                let mask = u128::MAX.checked_shl(128 - kept(128)).unwrap_or(0);
+                IpAddr::V6((u128::from(ip) & mask).into())
+            }
+        }
+    }
+
+    fn contains(self, ip: IpAddr) -> bool {
+        let set: PrefixSet = self.prefix().into_iter().collect();
+        self.ip.is_ipv4() == ip.is_ipv4() && set.contains(&mapped(ip))
+    }
+}
+
+/// The network in a value: a string, or an object.
+pub(crate) fn network(what: &str, value: &Value) -> Result<Network, Fault> {
+    let object = value.as_userdata().and_then(|u| {
+        let network = u.borrow::<Netmask>().ok().map(|n| n.0);
+        network.or_else(|| u.borrow::<Address>().ok().map(|a| alone(a.0.ip())))
+    });
+    let written = || value.as_string().and_then(|s| Network::parse(&s.to_string_lossy()));
+    object.or_else(written).ok_or_else(|| wrong(what, value, NETWORK))
+}
+
+fn alone(ip: IpAddr) -> Network {
+    Network { ip, length: if ip.is_ipv4() { 32 } else { 128 } }
+}
+
+/// The address in a value: a string, or an object.
+pub(crate) fn address(what: &str, value: &Value, expected: &str) -> Result<SocketAddr, Fault> {
+    let object = value.as_userdata().and_then(|u| u.borrow::<Address>().ok().map(|a| a.0));
+    let written = || {
+        let text = value.as_string()?.to_string_lossy();
+        // A port of 0, as newCA gives it, is no port to anybody.
+        let bare = text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 0));
+        bare.or_else(|| value::address(&text).ok())
+    };
+    object.or_else(written).ok_or_else(|| wrong(what, value, expected))
+}
+
+/// A network in a set, in or, as an exception, out.
+pub(crate) type Entry = (Network, bool);
+
+fn entry(what: &str, value: &Value) -> Result<Entry, Fault> {
+    let text = value.as_string().map(|s| s.to_string_lossy());
+    match text.as_deref().and_then(|t| t.strip_prefix('!')) {
+        Some(text) => Network::parse(text).map(|n| (n, false)).ok_or_else(|| wrong(what, value, NETWORK)),
+        None => network(what, value).map(|n| (n, true)),
+    }
+}
+
+/// The networks of a value: one, or a list.
+pub(crate) fn prefixes(what: &str, value: &Value) -> Result<Vec<Entry>, Fault> {
+    const NETWORKS: &str = "networks, as \"192.0.2.0/24\", a list of them, or newNMG()";
+    let items = items(value).map_err(|_| wrong(what, value, NETWORKS))?;
+    let entries: Vec<Entry> = items.map(|item| entry(what, &item?)).collect::<Result<_, _>>()?;
+    if entries.is_empty() { Err(Fault::value(what, "an empty list", NETWORKS)) } else { Ok(entries) }
+}
+
+/// Networks as text.
+pub(crate) fn shown(entries: &[Entry]) -> String {
+    let text = |(network, is_in): &Entry| format!("{}{}", if *is_in { "" } else { "!" }, network.text());
+    let texts: Vec<String> = entries.iter().map(text).collect();
+    texts.join(", ")
+}
+
+/// What the shards search, of networks as written.
+pub(crate) fn set_of(entries: &[Entry]) -> networks::NetworkSet {
+    entries.iter().filter_map(|(network, is_in)| Some((network.prefix()?, *is_in))).collect()
+}
+
+/// What has been put into a set.
+#[derive(Debug, Default)]
+pub(crate) struct NetworkContent {
+    entries: Vec<Entry>,
+    /// Where each network stands among them.
+    places: HashMap<(IpAddr, u8), usize>,
+    quiet: bool,
+}
+
+impl NetworkContent {
+    /// Some of it, for lists of rules.
+    pub(crate) fn shown(&self) -> String {
+        if self.quiet || self.entries.len() > NETWORKS_SHOWN {
+            return format!("{} networks", self.entries.len());
+        }
+        shown(&self.entries)
+    }
+
+    /// What the set is to be filled with.
+    pub(crate) fn set(&self) -> networks::NetworkSet {
+        set_of(&self.entries)
+    }
+
+    fn add(&mut self, (network, is_in): Entry) {
+        let place = *self.places.entry((network.first(), network.length)).or_insert(self.entries.len());
+        match self.entries.get_mut(place) {
+            Some(old) => old.1 = is_in,
+            None => self.entries.push((network, is_in)),
+        }
+    }
+
+    fn contains(&self, ip: IpAddr) -> bool {
+        let holding = self.entries.iter().filter(|(network, _)| network.contains(ip));
+        holding.max_by_key(|(network, _)| network.length).is_some_and(|(_, is_in)| *is_in)
+    }
+}
+
+/// A set of networks as Lua sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkSet {
+    context: Context,
+    networks: Networks,
+    content: Rc<RefCell<NetworkContent>>,
+}
+
+impl NetworkSet {
+    /// The set of a value, if it is one.
+    pub(crate) fn of(value: &Value, quiet: bool) -> Option<Networks> {
+        let set = value.as_userdata()?.borrow::<Self>().ok()?;
+        set.content.borrow_mut().quiet |= quiet;
+        Some(set.networks.clone())
+    }
+}
+
+/// A method that changes a set while the file is evaluated.
+type Change = fn(&mut Call<'_>, &NetworkSet, &Value) -> Result<(), Fault>;
+
+const CHANGES: [(&str, Change); 4] = [
+    ("addMask", |_, set, v| {
+        prefixes("", v)?.into_iter().for_each(|e| set.content.borrow_mut().add(e));
+        Ok(())
+    }),
+    ("addMasks", |_, set, v| {
+        let add = |network: &Value| {
+            set.content.borrow_mut().add(entry("", network)?);
+            Ok(())
+        };
+        // dnsdist's tables have addresses as keys; a plain list will do.
+        match v {
+            Value::Table(table) if table.raw_len() == 0 => {
+                table.pairs::<Value, Value>().try_for_each(|pair| add(&pair?.0))
+            }
+            _ => items(v)?.try_for_each(|item| add(&item?)),
+        }
+    }),
+    ("addNMG", |_, set, v| {
+        const SET: &str = "a set of newNMG";
+        let other =
+            v.as_userdata().and_then(|u| u.borrow::<NetworkSet>().ok().map(|s| Rc::clone(&s.content)));
+        let other = other.ok_or_else(|| wrong("", v, SET))?;
+        let entries = other.borrow().entries.clone();
+        entries.into_iter().for_each(|e| set.content.borrow_mut().add(e));
+        Ok(())
+    }),
+    ("clear", |_, set, _| {
+        let quiet = set.content.borrow().quiet;
+        *set.content.borrow_mut() = NetworkContent { quiet, ..NetworkContent::default() };
+        Ok(())
+    }),
+];
+
+impl UserData for NetworkSet {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        for (name, change) in CHANGES {
+            methods.add_method(name, move |lua, set, v: Value| {
+                set.context.call(lua, name, |call| change(call, set, &v).map(|()| Value::Nil))
+            });
+        }
+        methods.add_method("match", |lua, set, v: Value| {
+            let ip = address("", &v, ADDRESS).map_err(|fault| raised(lua, "match", &fault))?.ip();
+            Ok(set.content.borrow().contains(ip))
+        });
+        for name in ["size", "len"] {
+            methods.add_method(name, |_, set, ()| Ok(set.content.borrow().entries.len()));
+        }
+        methods.add_method("empty", |_, set, ()| Ok(set.content.borrow().entries.is_empty()));
+        methods.add_method("toString", |_, set, ()| Ok(set.content.borrow().shown()));
+        methods.add_meta_method(MetaMethod::ToString, |_, set, ()| Ok(set.content.borrow().shown()));
+    }
+}
+
+/// A network as Lua sees it.
+#[derive(Clone, Copy, Debug)]
+struct Netmask(Network);
+
+impl UserData for Netmask {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_method("getBits", |_, n, ()| Ok(n.0.length));
+        methods.add_method("getNetwork", |_, n, ()| Ok(Address(SocketAddr::new(n.0.ip, 0))));
+        methods.add_method("getMaskedNetwork", |_, n, ()| Ok(Address(SocketAddr::new(n.0.first(), 0))));
+        methods.add_method("isIPv4", |_, n, ()| Ok(n.0.ip.is_ipv4()));
+        methods.add_method("isIPv6", |_, n, ()| Ok(n.0.ip.is_ipv6()));
+        methods.add_method("empty", |_, _, ()| Ok(false));
+        methods.add_method("match", |lua, n, v: Value| {
+            let ip = address("", &v, ADDRESS).map_err(|fault| raised(lua, "match", &fault))?.ip();
+            Ok(n.0.contains(ip))
+        });
+        methods.add_method("toString", |_, n, ()| Ok(n.0.text()));
+        methods.add_meta_method(MetaMethod::ToString, |_, n, ()| Ok(n.0.text()));
+    }
+}
+
+/// An address as Lua sees it (dnsdist's ComboAddress); port 0 is none.
+#[derive(Clone, Copy, Debug)]
+struct Address(SocketAddr);
+
+impl Address {
+    fn v4_inside(self) -> Option<IpAddr> {
+        match self.0.ip() {
+            IpAddr::V6(ip) => ip.to_ipv4_mapped().map(IpAddr::V4),
+            IpAddr::V4(_) => None,
+        }
+    }
+}
+
+impl UserData for Address {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        for name in ["toString", "tostring"] {
+            methods.add_method(name, |_, a, ()| Ok(a.0.ip().to_string()));
+        }
+        for name in ["toStringWithPort", "tostringWithPort"] {
+            methods.add_method(name, |_, a, ()| Ok(a.0.to_string()));
+        }
+        methods.add_method("getPort", |_, a, ()| Ok(a.0.port()));
+        methods.add_method("getRaw", |lua, a, ()| match a.0.ip() {
+            IpAddr::V4(ip) => lua.create_string(ip.octets()),
+            IpAddr::V6(ip) => lua.create_string(ip.octets()),
+        });
+        methods.add_method("isIPv4", |_, a, ()| Ok(a.0.is_ipv4()));
+        methods.add_method("isIPv6", |_, a, ()| Ok(a.0.is_ipv6()));
+        methods.add_method("isMappedIPv4", |_, a, ()| Ok(a.v4_inside().is_some()));
+        methods.add_method("mapToIPv4", |_, a, ()| {
+            Ok(Self(SocketAddr::new(a.v4_inside().unwrap_or_else(|| a.0.ip()), a.0.port())))
+        });
+        methods.add_method_mut("truncate", |_, a, bits: u8| {
+            let first = Network { ip: a.0.ip(), length: bits }.first();
+            a.0.set_ip(first);
+            Ok(())
+        });
+        methods.add_meta_method(MetaMethod::ToString, |_, a, ()| Ok(a.0.ip().to_string()));
+        methods.add_meta_function(MetaMethod::Eq, |_, (a, b): (Value, Value)| {
+            let same = address("", &a, ADDRESS).ok().zip(address("", &b, ADDRESS).ok());
+            Ok(same.is_some_and(|(a, b)| a == b))
+        });
+    }
+}
+
+/// Defines the constructors; `newNetmask` and `newCA` work at any time.
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let own = context.clone();
+    context.define(lua, "newNMG", move |call, values| {
+        let made = Arguments(values).at_most(0).map(|()| {
+            let (networks, content) = call.new_networks();
+            NetworkSet { context: own.clone(), networks, content }
+        });
+        stand_in(call, made)
+    })?;
+    let netmask = lua.create_function(|lua, (first, length): (Value, Value)| {
+        let made = if length.is_nil() {
+            network("", &first)
+        } else {
+            let ip = address("the address", &first, ADDRESS).map(|a| a.ip());
+            ip.and_then(|ip| {
+                let bits = whole("the length", &length, 0, if ip.is_ipv4() { 32 } else { 128 })?;
+                Ok(Network { ip, length: u8::try_from(bits).unwrap_or(128) })
+            })
+        };
+        made.map(Netmask).map_err(|fault| raised(lua, "newNetmask", &fault))
+    })?;
+    lua.globals().raw_set("newNetmask", netmask)?;
+    let ca = lua.create_function(|lua, v: Value| {
+        address("", &v, value::ADDRESS).map(Address).map_err(|fault| raised(lua, "newCA", &fault))
+    })?;
+    lua.globals().raw_set("newCA", ca)
+}

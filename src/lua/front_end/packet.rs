@@ -1,0 +1,152 @@
+//! What health check functions see of DNS: a name, a header to change, an answer to judge.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use mlua::{Lua, MetaMethod, Table, UserData, UserDataMethods, UserDataRef, Value};
+
+use crate::config::error::Fault;
+use crate::config::value;
+use crate::lua::front_end::argument;
+use crate::lua::front_end::context::Context;
+
+/// A domain name (dnsdist's `DNSName`), absolute, in presentation format.
+#[derive(Clone, Debug)]
+pub(crate) struct Name(String);
+
+impl Name {
+    /// The name; what is no name is kept as it is.
+    pub(crate) fn new(text: &str) -> Self {
+        Self(value::qname(text).unwrap_or_else(|_| text.to_owned()))
+    }
+
+    fn wire(&self) -> Vec<u8> {
+        value::wire_name(&self.0).unwrap_or_default()
+    }
+
+    fn labels(&self) -> Vec<&str> {
+        // Escaped dots are rare enough in probe names to be counted as separators only here.
+        self.0.split('.').filter(|l| !l.is_empty()).collect()
+    }
+}
+
+impl UserData for Name {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        for method in ["toString", "tostring"] {
+            methods.add_method(method, |_, name, ()| Ok(name.0.clone()));
+        }
+        methods.add_method("wirelength", |_, name, ()| Ok(name.wire().len()));
+        methods.add_method("toDNSString", |lua, name, ()| lua.create_string(name.wire()));
+        methods.add_method_mut("chopOff", |_, name, ()| {
+            let wire = name.wire();
+            let rest =
+                wire.first().filter(|length| **length > 0).and_then(|l| wire.get(1 + usize::from(*l)..));
+            let rest = rest.map(|rest| crate::wire::name::Text(rest).to_string());
+            let chopped = rest.is_some();
+            name.0 = rest.unwrap_or_else(|| name.0.clone());
+            Ok(chopped)
+        });
+        methods.add_method("toStringNoDot", |_, name, ()| Ok(name.0.trim_end_matches('.').to_owned()));
+        methods.add_method("countLabels", |_, name, ()| Ok(name.labels().len()));
+        methods.add_method("isPartOf", |_, name, suffix: UserDataRef<Self>| {
+            let (name, suffix) = (name.labels(), suffix.labels());
+            let tail = name.len().checked_sub(suffix.len()).map(|from| &name[from..]);
+            Ok(tail.is_some_and(|t| t.iter().zip(&suffix).all(|(a, b)| a.eq_ignore_ascii_case(b))))
+        });
+        methods.add_meta_method(MetaMethod::ToString, |_, name, ()| Ok(name.0.clone()));
+        methods.add_meta_function(MetaMethod::Eq, |_, (a, b): (Value, Value)| {
+            Ok(matches!((name(&a), name(&b)), (Some(a), Some(b)) if a.eq_ignore_ascii_case(&b)))
+        });
+    }
+}
+
+/// The name in a value: a string, or a `DNSName`.
+pub(crate) fn name(value: &Value) -> Option<String> {
+    match value {
+        Value::String(s) => Some(s.to_string_lossy()),
+        Value::UserData(u) => u.borrow::<Name>().ok().map(|n| n.0.clone()),
+        _ => None,
+    }
+}
+
+/// The name in a value, in wire format with small letters.
+pub(crate) fn wire(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
+    let wire = match value {
+        Value::String(s) => s.to_str().ok().and_then(|s| value::wire_name(&s).ok()),
+        Value::UserData(u) => u.borrow::<Name>().ok().and_then(|n| value::wire_name(&n.0).ok()),
+        _ => None,
+    };
+    wire.ok_or_else(|| argument::wrong(what, value, value::QNAME))
+}
+
+/// The header of a probe (dnsdist's `dh`).
+#[derive(Clone, Debug)]
+pub(crate) struct Header(Rc<Cell<[u8; 12]>>);
+
+impl Header {
+    pub(crate) fn new(bytes: [u8; 12]) -> Self {
+        Self(Rc::new(Cell::new(bytes)))
+    }
+
+    pub(crate) fn bytes(&self) -> [u8; 12] {
+        self.0.get()
+    }
+}
+
+/// The header's flags (RFC 1035, 4.1.1; RFC 4035, 3): getter, setter, byte, bit.
+const FLAGS: [(&str, &str, usize, u8); 7] = [
+    ("getQR", "setQR", 2, 0x80),
+    ("getAA", "setAA", 2, 0x04),
+    ("getTC", "setTC", 2, 0x02),
+    ("getRD", "setRD", 2, 0x01),
+    ("getRA", "setRA", 3, 0x80),
+    ("getAD", "setAD", 3, 0x20),
+    ("getCD", "setCD", 3, 0x10),
+];
+
+impl UserData for Header {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_method("getID", |_, header, ()| {
+            let bytes = header.bytes();
+            Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
+        });
+        for (get, set, byte, bit) in FLAGS {
+            methods.add_method(get, move |_, header, ()| Ok(header.bytes()[byte] & bit != 0));
+            methods.add_method(set, move |_, header, on: bool| {
+                let mut bytes = header.bytes();
+                bytes[byte] = if on { bytes[byte] | bit } else { bytes[byte] & !bit };
+                header.0.set(bytes);
+                Ok(())
+            });
+        }
+    }
+}
+
+/// An answer as a table: rcode, id, flags and counts. Short answers read as zeros.
+pub(crate) fn describe(lua: &Lua, message: &[u8]) -> mlua::Result<Table> {
+    let byte = |at: usize| message.get(at).copied().unwrap_or(0);
+    let word = |at: usize| u16::from_be_bytes([byte(at), byte(at + 1)]);
+    let table = lua.create_table()?;
+    table.raw_set("id", word(0))?;
+    table.raw_set("rcode", byte(3) & 0x0f)?;
+    table.raw_set("size", message.len())?;
+    for (get, _, at, bit) in FLAGS {
+        table.raw_set(get.trim_start_matches("get").to_ascii_lowercase(), byte(at) & bit != 0)?;
+    }
+    for (name, at) in [("qdcount", 4), ("ancount", 6), ("nscount", 8), ("arcount", 10)] {
+        table.raw_set(name, word(at))?;
+    }
+    Ok(table)
+}
+
+/// Defines `newDNSName`, which check functions return; it works at any time.
+pub(crate) fn define(lua: &Lua, _: &Context) -> mlua::Result<()> {
+    let make = lua.create_function(|_, text: Value| {
+        let wrong = || {
+            mlua::Error::runtime(format!("newDNSName: {}; expected {}", argument::shown(&text), value::QNAME))
+        };
+        let text = name(&text).ok_or_else(wrong)?;
+        value::qname(&text).map(Name).map_err(|_| wrong())
+    })?;
+    lua.globals().raw_set("newDNSName", make)
+}

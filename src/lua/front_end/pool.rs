@@ -1,0 +1,403 @@
+//! Policies and pools as Lua sees them.
+
+use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
+
+use crate::balance::{Concentrate, HashKey, Kind, Policy};
+use crate::base::time::TickDelta;
+use crate::config::error::{Fault, Sited};
+use crate::config::functions::POLICIES;
+use crate::config::ruleset::{FunctionKind, Interface};
+use crate::lua::front_end::argument::{fraction, named, percent, shown, span, switch, text, whole, wrong};
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::missing::is_inert;
+use crate::lua::front_end::{functions, missing};
+use crate::model::{Eject, Retry};
+
+/// An hour, the longest span of any pool setting, milliseconds.
+const HOUR_MS: f64 = 3_600_000.0;
+
+/// The policy of a name of [`POLICIES`].
+pub(crate) fn kind(name: &str) -> Option<Kind> {
+    const KINDS: [Kind; POLICIES.len()] = [
+        Kind::LeastOutstanding,
+        Kind::FirstAvailable,
+        Kind::RoundRobin,
+        Kind::WRandom,
+        Kind::WHashed,
+        Kind::CHashed,
+        Kind::OrderedWRandUntag,
+        Kind::P2c,
+        Kind::Concentrate,
+    ];
+    POLICIES.iter().position(|p| *p == name).map(|at| KINDS[at])
+}
+
+/// The name of a policy.
+pub(crate) fn name(wanted: Kind) -> &'static str {
+    if matches!(wanted, Kind::Lua(_)) {
+        return "a Lua function";
+    }
+    POLICIES.iter().find(|p| kind(p) == Some(wanted)).copied().unwrap_or_default()
+}
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    for policy in POLICIES {
+        if let Some(kind) = kind(policy) {
+            lua.globals().raw_set(policy, Chosen { policy: Policy::new(kind), context: context.clone() })?;
+        }
+    }
+    define_combinators(lua, context)?;
+    define_written(lua, context)?;
+    context.define(lua, "setServerPolicy", |call, arguments| {
+        let policy = policy(arguments.first().unwrap_or(&Value::Nil))?;
+        call.draft.policy = Some(Sited { value: policy, origin: call.origin.clone() });
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setPoolServerPolicy", |call, arguments| {
+        let policy = policy(arguments.first().unwrap_or(&Value::Nil))?;
+        let pool =
+            text("the second argument", arguments.get(1).unwrap_or(&Value::Nil), "the name of a pool")?;
+        set_policy(call, &pool, policy);
+        Ok(Value::Nil)
+    })?;
+    let own = context.clone();
+    context.define(lua, "getPool", move |call, arguments| {
+        let name = text("", arguments.first().unwrap_or(&Value::Nil), "the name of a pool")?;
+        call.draft.pool(&name);
+        Ok(Value::UserData(call.lua.create_userdata(PoolObject { context: own.clone(), name })?))
+    })?;
+    for (name, set) in POOL_SETTERS {
+        context.define(lua, name, move |call, arguments| {
+            set(call, "", arguments.first().unwrap_or(&Value::Nil)).map(|()| Value::Nil)
+        })?;
+    }
+    Ok(())
+}
+
+/// A policy as Lua sees it; `concentrate` can be called with options.
+#[derive(Clone, Debug)]
+struct Chosen {
+    policy: Policy,
+    context: Context,
+}
+
+impl UserData for Chosen {
+    fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
+        fields.add_field_method_get("name", |_, chosen| Ok(name(chosen.policy.kind)));
+    }
+
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_meta_method(MetaMethod::ToString, |_, chosen, ()| Ok(name(chosen.policy.kind)));
+        methods.add_meta_method(MetaMethod::Call, |lua, chosen, options: Value| {
+            let function = name(chosen.policy.kind);
+            let mut made = chosen.clone();
+            chosen.context.call(lua, function, |call| {
+                if made.policy.kind == Kind::Concentrate {
+                    concentrate(call, &mut made.policy.concentrate, &options);
+                } else {
+                    call.fail(Fault::Conflict {
+                        wrong: "the policy takes no options".to_owned(),
+                        expected: format!("its name alone: {function}"),
+                    });
+                }
+                Ok(Value::Nil)
+            })?;
+            Ok(made)
+        });
+    }
+}
+
+/// The policy in a value.
+fn policy(value: &Value) -> Result<Policy, Fault> {
+    if is_inert(value) {
+        return Ok(Policy::new(Kind::LeastOutstanding));
+    }
+    if value.is_function() {
+        return Err(wrong("", value, "a policy, as newServerPolicy(\"name\", function)"));
+    }
+    let chosen = value.as_userdata().and_then(|u| u.borrow::<Chosen>().ok().map(|c| c.policy.clone()));
+    chosen.ok_or_else(|| {
+        let hint = match value {
+            Value::String(_) => " by its name without quotes",
+            Value::Nil => " (is its name misspelt?)",
+            _ => "",
+        };
+        wrong("", value, format!("a policy{hint}: {}", POLICIES.join(", ")))
+    })
+}
+
+fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    type Change = fn(&mut Policy, &[Value]) -> Result<(), Fault>;
+    let changes: [(&'static str, Change); 3] = [
+        ("ordered", |policy, _| {
+            policy.ordered = true;
+            Ok(())
+        }),
+        ("hashBy", |policy, rest| hash_by(policy, rest)),
+        ("bounded", |policy, rest| {
+            use Kind::{CHashed, Concentrate, OrderedWRandUntag, WHashed, WRandom};
+            if !matches!(policy.kind, WRandom | WHashed | CHashed | OrderedWRandUntag | Concentrate) {
+                return Err(unfit(policy, "wrandom, whashed, chashed, orderedWrandUntag or concentrate"));
+            }
+            let factor = fraction("the factor", rest.first().unwrap_or(&Value::Nil), 1.0, 1000.0)?;
+            policy.bounded = Some(factor);
+            Ok(())
+        }),
+    ];
+    for (name, change) in changes {
+        let own = context.clone();
+        context.define(lua, name, move |call, arguments| {
+            let mut made = policy(arguments.first().unwrap_or(&Value::Nil)).unwrap_or_else(|fault| {
+                call.fail(fault);
+                Policy::new(Kind::WHashed)
+            });
+            if let Err(fault) = change(&mut made, arguments.get(1..).unwrap_or_default()) {
+                call.fail(fault);
+            }
+            Ok(Value::UserData(call.lua.create_userdata(Chosen { policy: made, context: own.clone() })?))
+        })?;
+    }
+    Ok(())
+}
+
+/// The functions that make or set a policy written in Lua: how it is seen, whether for one pool.
+const WRITTEN: [(&str, Interface, bool); 6] = [
+    ("setServerPolicyLua", Interface::Objects, false),
+    ("setServerPolicyLuaFFI", Interface::Ffi, false),
+    ("setServerPolicyLuaFFIPerThread", Interface::Text, false),
+    ("setPoolServerPolicyLua", Interface::Objects, true),
+    ("setPoolServerPolicyLuaFFI", Interface::Ffi, true),
+    ("setPoolServerPolicyLuaFFIPerThread", Interface::Text, true),
+];
+
+fn define_written(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let own = context.clone();
+    context.define(lua, "newServerPolicy", move |call, values| {
+        let made = written(call, values, Interface::Objects).unwrap_or_else(|fault| {
+            call.fail(fault);
+            Policy::new(Kind::LeastOutstanding)
+        });
+        Ok(Value::UserData(call.lua.create_userdata(Chosen { policy: made, context: own.clone() })?))
+    })?;
+    for (name, interface, pooled) in WRITTEN {
+        context.define(lua, name, move |call, values| {
+            let policy = written(call, values, interface)?;
+            if pooled {
+                let pool = values.get(2).unwrap_or(&Value::Nil);
+                let pool = text("the third argument", pool, "the name of a pool")?;
+                set_policy(call, &pool, policy);
+            } else {
+                call.draft.policy = Some(Sited { value: policy, origin: call.origin.clone() });
+            }
+            Ok(Value::Nil)
+        })?;
+    }
+    Ok(())
+}
+
+/// A policy of a name and a function.
+fn written(call: &mut Call<'_>, values: &[Value], interface: Interface) -> Result<Policy, Fault> {
+    let value = |n: usize| values.get(n).unwrap_or(&Value::Nil);
+    text("the name", value(0), "a name")?;
+    let function = functions::record(call, FunctionKind::Policy, interface, "the second argument", value(1))?;
+    Ok(Policy::new(Kind::Lua(function)))
+}
+
+fn unfit(policy: &Policy, expected: &str) -> Fault {
+    Fault::Conflict {
+        wrong: format!("{} does not take this", name(policy.kind)),
+        expected: expected.to_owned(),
+    }
+}
+
+fn hash_by(policy: &mut Policy, rest: &[Value]) -> Result<(), Fault> {
+    const KEYS: &str = "\"qname\", \"zone\", \"client\" or \"clientPrefix\"";
+    if !matches!(policy.kind, Kind::WHashed | Kind::CHashed | Kind::Concentrate) {
+        return Err(unfit(policy, "whashed, chashed or concentrate"));
+    }
+    let key = rest.first().unwrap_or(&Value::Nil);
+    let (mut labels, mut v4, mut v6) = (2_u32, 24_u32, 56_u32);
+    if let Some(options) = rest.get(1) {
+        for (name, v) in named("the third argument", options)? {
+            match name.as_str() {
+                "labels" => labels = whole(&name, &v, 1, 127)?,
+                "v4" => v4 = whole(&name, &v, 0, 32)?,
+                "v6" => v6 = whole(&name, &v, 0, 128)?,
+                _ => return Err(Fault::unknown("option", &name, ["labels", "v4", "v6"].into_iter())),
+            }
+        }
+    }
+    // The ranges above bound these.
+    let byte = |n: u32| u8::try_from(n).unwrap_or(u8::MAX);
+    policy.hash_key = match text("the key", key, KEYS)?.as_str() {
+        "qname" => HashKey::QName,
+        "zone" => HashKey::Zone(byte(labels)),
+        "client" => HashKey::Client,
+        "clientPrefix" => HashKey::ClientPrefix(byte(v4), byte(v6)),
+        _ => return Err(wrong("the key", key, KEYS)),
+    };
+    Ok(())
+}
+
+/// The options of `concentrate`.
+pub(crate) const CONCENTRATE: [(&str, &str); 15] = [
+    ("fullFactor", "Full: the fast answers' latency above so many times its own floor ..."),
+    ("fullMargin", "... plus this, milliseconds or a string as \"50us\"."),
+    ("fullTimeouts", "Full too: so many percent of time-outs in a second."),
+    ("capFactor", "Cap on a full server, times its present rate."),
+    ("raiseFactor", "The cap grows by this factor ..."),
+    ("raiseInterval", "... so often, milliseconds, while latency is good."),
+    ("goodFactor", "Good: latency below so many times its floor."),
+    ("shrinkLoad", "A server is closed only if the rest stay under this part of their proven rate ..."),
+    ("shrinkAfter", "... for so long, milliseconds."),
+    ("joinShare", "First share of a joining server, 0 to 1."),
+    ("joinDouble", "That share doubles so often, milliseconds."),
+    ("standbyShare", "Random share of queries that keeps the next server warm, 0 to 1."),
+    ("spreadAfterDeath", "How long the load spreads over all survivors after a death, milliseconds."),
+    ("window", "Window of one latency reading, milliseconds."),
+    ("floorSpan", "The floor is the lowest reading of so long, milliseconds."),
+];
+
+fn concentrate(call: &mut Call<'_>, to: &mut Concentrate, options: &Value) {
+    let entries = named("the argument", options).unwrap_or_else(|fault| {
+        call.fail(fault);
+        Vec::new()
+    });
+    for (name, v) in entries {
+        if let Err(fault) = concentrate_option(to, &name, &v) {
+            call.fail(fault);
+        }
+    }
+    if to.good_factor > to.full_factor {
+        call.fail(Fault::Conflict {
+            wrong: format!("goodFactor ({}) is above fullFactor ({})", to.good_factor, to.full_factor),
+            expected: "a server that is full not to be good".to_owned(),
+        });
+    }
+}
+
+fn concentrate_option(to: &mut Concentrate, name: &str, v: &Value) -> Result<(), Fault> {
+    let time = |min_ms: f64, max_ms: f64| -> Result<TickDelta, Fault> { span(name, v, 1, min_ms, max_ms) };
+    match name {
+        "fullFactor" => to.full_factor = fraction(name, v, 1.0, 1000.0)?,
+        "fullMargin" => to.full_margin = time(0.0, 10_000.0)?,
+        "fullTimeouts" => to.full_timeouts_ppm = percent(name, v)?,
+        "capFactor" => to.cap_factor = fraction(name, v, 0.01, 1.0)?,
+        "raiseFactor" => to.raise_factor = fraction(name, v, 1.0, 10.0)?,
+        "raiseInterval" => to.raise_interval = time(100.0, HOUR_MS)?,
+        "goodFactor" => to.good_factor = fraction(name, v, 1.0, 1000.0)?,
+        "shrinkLoad" => to.shrink_load = fraction(name, v, 0.01, 1.0)?,
+        "shrinkAfter" => to.shrink_after = time(0.0, 24.0 * HOUR_MS)?,
+        "joinShare" => to.join_share = fraction(name, v, 0.001, 1.0)?,
+        "joinDouble" => to.join_double = time(100.0, HOUR_MS)?,
+        "standbyShare" => to.standby_share = fraction(name, v, 0.0, 0.5)?,
+        "spreadAfterDeath" => to.spread_after_death = time(0.0, HOUR_MS)?,
+        "window" => to.window = time(10.0, 60_000.0)?,
+        "floorSpan" => to.floor_span = time(1000.0, 24.0 * HOUR_MS)?,
+        _ => return Err(Fault::unknown("option", name, CONCENTRATE.iter().map(|(n, _)| *n))),
+    }
+    Ok(())
+}
+
+/// A setter of a pool, by the pool's name.
+type SetPool = fn(&mut Call<'_>, &str, &Value) -> Result<(), Fault>;
+
+/// Of pools as methods, and of the default pool as functions.
+const POOL_SETTERS: [(&str, SetPool); 4] = [
+    ("setRetry", |call, pool, v| {
+        let retry = retry(v)?;
+        call.draft.pool(pool).retry = Some(retry);
+        Ok(())
+    }),
+    ("setPanicThreshold", |call, pool, v| {
+        let ppm = percent("", v)?;
+        call.draft.pool(pool).panic_ppm = ppm;
+        Ok(())
+    }),
+    ("setEjection", |call, pool, v| {
+        let eject = eject(v)?;
+        call.draft.pool(pool).eject = Some(eject);
+        Ok(())
+    }),
+    ("setTCPToUDP", |call, pool, v| {
+        call.draft.pool(pool).tcp_to_udp = switch("", v)?;
+        Ok(())
+    }),
+];
+
+fn retry(v: &Value) -> Result<Retry, Fault> {
+    let (mut after, mut budget_ppm) = (None, 100_000);
+    for (name, v) in named("the argument", v)? {
+        match name.as_str() {
+            "after" => after = Some(span(&name, &v, 1, 1.0, 300_000.0)?),
+            "budget" => budget_ppm = percent(&name, &v)?,
+            _ => return Err(Fault::unknown("option", &name, ["after", "budget"].into_iter())),
+        }
+    }
+    let after = after.ok_or_else(|| Fault::value("after", "missing", "a number of milliseconds"))?;
+    Ok(Retry { after, budget_ppm })
+}
+
+fn eject(v: &Value) -> Result<Eject, Fault> {
+    let mut eject = Eject {
+        excess_ppm: 200_000,
+        span: TickDelta::from_ms(30_000),
+        share_max_ppm: 500_000,
+        queries_min: 100,
+    };
+    for (name, v) in named("the argument", v)? {
+        match name.as_str() {
+            "excess" => eject.excess_ppm = percent(&name, &v)?,
+            "time" => eject.span = span(&name, &v, 1, 1000.0, 24.0 * HOUR_MS)?,
+            "share" => eject.share_max_ppm = percent(&name, &v)?,
+            "queries" => eject.queries_min = whole(&name, &v, 1, 1_000_000)?,
+            _ => {
+                let known = ["excess", "time", "share", "queries"];
+                return Err(Fault::unknown("option", &name, known.into_iter()));
+            }
+        }
+    }
+    Ok(eject)
+}
+
+fn set_policy(call: &mut Call<'_>, pool: &str, policy: Policy) {
+    let sited = Sited { value: policy, origin: call.origin.clone() };
+    call.draft.pool(pool).policy = Some(sited);
+}
+
+/// A pool as Lua sees it: its name.
+#[derive(Clone, Debug)]
+struct PoolObject {
+    context: Context,
+    name: String,
+}
+
+impl UserData for PoolObject {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        for (name, set) in POOL_SETTERS {
+            methods.add_method(name, move |lua, pool, v: Value| {
+                pool.context.call(lua, name, |call| set(call, &pool.name, &v).map(|()| Value::Nil))
+            });
+        }
+        methods.add_method("setServerPolicy", |lua, pool, v: Value| {
+            pool.context.call(lua, "setServerPolicy", |call| {
+                set_policy(call, &pool.name, policy(&v)?);
+                Ok(Value::Nil)
+            })
+        });
+        methods.add_method("getName", |_, pool, ()| Ok(pool.name.clone()));
+        for name in ["setCache", "unsetCache", "getCache", "setECS", "getECS", "setDisableZeroScope"] {
+            methods.add_method(name, move |lua, pool, v: Value| {
+                // A cache that is not implemented has been reported where it was made.
+                if is_inert(&v) {
+                    return Ok(Value::Nil);
+                }
+                pool.context.call(lua, name, |_| {
+                    let what = format!("the method (with {})", shown(&v));
+                    Err(missing::fault(&what, "remove it: pools have no cache and change no client subnet"))
+                })
+            });
+        }
+        methods.add_meta_method(MetaMethod::ToString, |_, pool, ()| Ok(pool.name.clone()));
+    }
+}

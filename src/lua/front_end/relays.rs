@@ -1,0 +1,349 @@
+//! `addTCPForward` and `addUDPForward`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use mlua::{Lua, Value};
+
+use crate::balance::{HashKey, Kind, Policy};
+use crate::base::time::TickDelta;
+use crate::config::draft::default_health;
+use crate::config::error::Fault;
+use crate::config::functions::{
+    FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS,
+};
+use crate::config::relays::DraftForward;
+use crate::config::value;
+use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
+use crate::lua::front_end::arguments::bytes;
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::server::{client_address, proxy, script};
+use crate::lua::front_end::settings::{NETWORK, networks};
+use crate::model::{ClientAddress, ConnectionOptions, HealthMode, Probe, SendExpect};
+
+/// Targets of a forward, at most.
+const TARGETS_MAX: usize = 64;
+/// The longest connect time-out, and the longest idle one, milliseconds.
+const TIMEOUT_MS: f64 = 300_000.0;
+const DAY_MS: f64 = 86_400_000.0;
+/// Connections, or flows, at a time, and connections that wait to be accepted, at most.
+const CONNECTIONS_MAX: u32 = 10_000_000;
+const BACKLOG_MAX: u32 = 65_535;
+/// Bytes of what a check says and expects, at most.
+const TALK_BYTES_MAX: usize = 4096;
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    for (name, tcp) in [("addTCPForward", true), ("addUDPForward", false)] {
+        context.define(lua, name, move |call, arguments| {
+            let wrong_before = call.draft.errors.len();
+            let made = forward(call, tcp, arguments.first().unwrap_or(&Value::Nil))?;
+            // A wrong one would only give rise to more errors.
+            if call.draft.errors.len() == wrong_before {
+                call.draft.relays.push(made);
+            }
+            Ok(Value::Nil)
+        })?;
+    }
+    Ok(())
+}
+
+/// Arguments that mean nothing where nothing is checked.
+const OF_CHECKS: [&str; 5] = ["checkInterval", "checkIntervalMs", "checkTimeout", "rise", "maxCheckFailures"];
+
+/// Arguments that mean something together with others.
+#[derive(Default)]
+struct Parts {
+    listen: bool,
+    to: bool,
+    policy: Option<&'static str>,
+    key: Option<String>,
+    v4: Option<u8>,
+    v6: Option<u8>,
+    /// The first one given that says how a check is made.
+    of_check: Option<String>,
+    check: Option<bool>,
+    script: Option<Vec<String>>,
+    send: Option<Vec<u8>>,
+    expect: Option<Vec<u8>>,
+    proxy: Option<crate::lua::front_end::server::ProxyVersion>,
+    transparent: bool,
+}
+
+fn forward(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftForward, Fault> {
+    let mut made = DraftForward {
+        origin: call.origin.clone(),
+        tcp,
+        listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        interface: None,
+        reuse_port: false,
+        to: Vec::new(),
+        policy: Policy::new(Kind::FirstAvailable),
+        acl: None,
+        connection_options: ConnectionOptions::default(),
+        connect_timeout: TickDelta::from_ms(3_000),
+        idle_timeout: TickDelta::from_ms(if tcp { 600_000 } else { 30_000 }),
+        connections: if tcp { 100_000 } else { 65_536 },
+        connections_per_client: 0,
+        log: false,
+        fast_open: false,
+        source: None,
+        client_address: ClientAddress::Hidden,
+        health: default_health(),
+    };
+    // A target is as good as it ever was once it accepts: nothing in it has to warm up.
+    made.health.slow_start = TickDelta::default();
+    made.health.interval = TickDelta::from_ms(5_000);
+    let entries = named("the argument", given)?;
+    let mut names = entries.iter().map(|(name, _)| name);
+    let of_check = names.find(|name| OF_CHECKS.contains(&name.as_str())).cloned();
+    let mut parts = Parts { of_check, ..Parts::default() };
+    for name in ["connectTimeout", "idleTimeout", "checkInterval"] {
+        let other = format!("{name}Ms");
+        let has = |name: &str| entries.iter().any(|(n, _)| n == name);
+        if has(name) && has(&other) {
+            let wrong = format!("{name} and {other} are both given");
+            call.fail(Fault::Conflict { wrong, expected: "one of them".to_owned() });
+        }
+    }
+    for (name, v) in &entries {
+        if let Err(fault) = apply(call, &mut made, &mut parts, name, v) {
+            call.fail(fault);
+        }
+    }
+    for fault in join(&parts, &mut made) {
+        call.fail(fault);
+    }
+    Ok(made)
+}
+
+/// Reads one argument.
+fn apply(
+    call: &mut Call<'_>,
+    made: &mut DraftForward,
+    parts: &mut Parts,
+    name: &str,
+    v: &Value,
+) -> Result<(), Fault> {
+    let small = |max: u8| whole(name, v, 0, max.into()).map(|n| u8::try_from(n).unwrap_or(max));
+    // What no forward at all may have is known by the tables.
+    let own = if made.tcp { TCP_FORWARD_ARGUMENTS } else { UDP_FORWARD_ARGUMENTS };
+    if !FORWARD_ARGUMENTS.iter().chain(own).any(|e| e.name == name) {
+        let known = FORWARD_ARGUMENTS.iter().chain(own).map(|e| e.name);
+        return Err(Fault::unknown("argument", name, known));
+    }
+    let idle_min = if made.tcp { 0.0 } else { 100.0 };
+    match name {
+        "listen" => {
+            parts.listen = true;
+            made.listen = parsed(name, v, value::SERVICE_ADDRESS, value::service_address)?;
+        }
+        "to" => {
+            parts.to = true;
+            made.to = targets(name, v)?;
+        }
+        "policy" => parts.policy = Some(policy(name, v)?),
+        "key" => parts.key = Some(text(name, v, KEYS)?),
+        "v4" => parts.v4 = Some(small(32)?),
+        "v6" => parts.v6 = Some(small(128)?),
+        "acl" => {
+            let list = texts(name, v, NETWORK)?;
+            made.acl = Some(networks(call, list.iter().map(String::as_str)));
+        }
+        "log" => made.log = switch(name, v)?,
+        "reusePort" => made.reuse_port = switch(name, v)?,
+        "interface" => made.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
+        "source" => {
+            made.source = Some(parsed(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?);
+        }
+        "transparent" => parts.transparent = switch(name, v)?,
+        "useProxyProtocol" => parts.proxy = proxy(name, v)?,
+        "connectTimeout" => made.connect_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "connectTimeoutMs" => made.connect_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "idleTimeout" => made.idle_timeout = span(name, v, 1000, idle_min, DAY_MS)?,
+        "idleTimeoutMs" => made.idle_timeout = span(name, v, 1, idle_min, DAY_MS)?,
+        "maxConnections" => made.connections = whole(name, v, 0, CONNECTIONS_MAX)?,
+        "maxFlows" => made.connections = whole(name, v, 1, CONNECTIONS_MAX)?,
+        "maxConnectionsPerClient" | "maxFlowsPerClient" => {
+            made.connections_per_client = whole(name, v, 0, CONNECTIONS_MAX)?;
+        }
+        "tcpListenQueueSize" => made.connection_options.backlog = whole(name, v, 1, BACKLOG_MAX)?,
+        "tcpFastOpenQueueSize" => made.connection_options.fast_open = whole(name, v, 0, BACKLOG_MAX)?,
+        "tcpFastOpen" => made.fast_open = switch(name, v)?,
+        "check" => {
+            const CHECKS: &str = "\"connect\" or \"none\"";
+            parts.check = Some(match text(name, v, CHECKS)?.as_str() {
+                "connect" => true,
+                "none" => false,
+                _ => return Err(wrong(name, v, CHECKS)),
+            });
+        }
+        "checkScript" => parts.script = Some(script(name, v)?),
+        "checkSend" => parts.send = Some(talk(name, v)?),
+        "checkExpect" => parts.expect = Some(talk(name, v)?),
+        "checkInterval" => made.health.interval = span(name, v, 1000, 10.0, DAY_MS)?,
+        "checkIntervalMs" => made.health.interval = span(name, v, 1, 10.0, DAY_MS)?,
+        "checkTimeout" => made.health.timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "rise" => made.health.rise = whole(name, v, 1, 255)?,
+        "maxCheckFailures" => made.health.fall = whole(name, v, 1, 255)?,
+        // The tables are those of this match: a test has each of their names read.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Makes of the arguments what they mean together; everything that is wrong with that.
+fn join(parts: &Parts, made: &mut DraftForward) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if !parts.listen {
+        faults.push(Fault::value("listen", "missing", value::SERVICE_ADDRESS));
+    }
+    if !parts.to {
+        faults.push(Fault::value("to", "missing", "the address of a target, or a list of them"));
+    }
+    match joined_policy(parts) {
+        Ok(policy) => made.policy = policy,
+        Err(fault) => faults.push(fault),
+    }
+    match client_address(parts.proxy, false, parts.transparent) {
+        Ok(address) => made.client_address = address,
+        Err(fault) => faults.push(fault),
+    }
+    if let Err(fault) = check(parts, made) {
+        faults.push(fault);
+    }
+    if !made.tcp && matches!(made.client_address, ClientAddress::Proxy { v1: true, .. }) {
+        faults.push(Fault::value("useProxyProtocol", "\"v1\"", "\"v2\": datagrams have no version 1"));
+    }
+    if let Some(own) = made.to.iter().find(|to| is_own(made, **to)) {
+        let expected = "another address than `listen`, which it would forward to itself";
+        faults.push(Fault::value("to", format!("\"{own}\""), expected));
+    }
+    let other_family = |v4: bool| made.to.iter().any(|a| a.is_ipv4() != v4);
+    if parts.transparent && other_family(made.listen.is_ipv4()) {
+        let expected = "targets of the family of `listen`, which is that of the clients";
+        faults.push(Fault::value("to", "of another family", expected));
+    }
+    if made.source.is_some_and(|ip| other_family(ip.is_ipv4())) {
+        faults.push(Fault::value("source", "of another family than a target", "all IPv4 or all IPv6"));
+    }
+    if parts.transparent && made.source.is_some() {
+        faults.push(Fault::Conflict {
+            wrong: "transparent and a source address are both given".to_owned(),
+            expected: "one of them".to_owned(),
+        });
+    }
+    faults
+}
+
+/// Whether a target is where the forward itself listens.
+fn is_own(made: &DraftForward, to: SocketAddr) -> bool {
+    let listen = made.listen;
+    // On all addresses: what is sent to this machine comes back.
+    let all = listen.ip().is_unspecified()
+        && made.interface.is_none()
+        && to.ip().is_loopback()
+        && listen.is_ipv4() == to.is_ipv4();
+    to == listen || (all && to.port() == listen.port())
+}
+
+const KEYS: &str = "\"client\" or \"clientPrefix\"";
+
+fn joined_policy(parts: &Parts) -> Result<Policy, Fault> {
+    let kind = match parts.policy {
+        Some("roundrobin") => Kind::RoundRobin,
+        Some("leastOutstanding") => Kind::LeastOutstanding,
+        Some("sourceHash") => Kind::CHashed,
+        _ => Kind::FirstAvailable,
+    };
+    let mut policy = Policy::new(kind);
+    policy.hash_key = match parts.key.as_deref() {
+        None | Some("client") => HashKey::Client,
+        Some("clientPrefix") => HashKey::ClientPrefix(parts.v4.unwrap_or(24), parts.v6.unwrap_or(56)),
+        Some(other) => return Err(Fault::value("key", format!("\"{other}\""), KEYS)),
+    };
+    if parts.key.is_some() && kind != Kind::CHashed {
+        return Err(Fault::Conflict {
+            wrong: "key is given, and the policy hashes nothing".to_owned(),
+            expected: "policy=\"sourceHash\"".to_owned(),
+        });
+    }
+    let prefix = [("v4", parts.v4), ("v6", parts.v6)].into_iter().find(|(_, length)| length.is_some());
+    if let (Some((name, _)), HashKey::Client) = (prefix, policy.hash_key) {
+        return Err(Fault::Conflict {
+            wrong: format!("{name} is given, and no prefix is hashed"),
+            expected: "policy=\"sourceHash\" and key=\"clientPrefix\" too, or neither".to_owned(),
+        });
+    }
+    Ok(policy)
+}
+
+fn check(parts: &Parts, made: &mut DraftForward) -> Result<(), Fault> {
+    let talks = parts.send.is_some() || parts.expect.is_some();
+    let given = [parts.check.is_some(), parts.script.is_some(), talks];
+    if given.iter().filter(|g| **g).count() > 1 {
+        return Err(Fault::Conflict {
+            wrong: "more than one check is given".to_owned(),
+            expected: "one of check, checkScript, and checkSend with checkExpect".to_owned(),
+        });
+    }
+    let health = &mut made.health;
+    if let Some(words) = &parts.script {
+        health.probe = Probe::Script(words.clone());
+    } else if talks {
+        let (send, expect) =
+            (parts.send.clone().unwrap_or_default(), parts.expect.clone().unwrap_or_default());
+        if expect.is_empty() || (!made.tcp && send.is_empty()) {
+            let (what, expected) = if expect.is_empty() {
+                ("checkExpect", "what a good answer holds")
+            } else {
+                ("checkSend", "what makes a server answer")
+            };
+            return Err(Fault::value(what, "missing", expected));
+        }
+        health.probe = Probe::SendExpect(SendExpect { datagram: !made.tcp, send, expect });
+    } else if parts.check.unwrap_or(made.tcp) {
+        health.probe = Probe::Connect;
+    } else {
+        health.probe = Probe::Connect;
+        health.mode = HealthMode::Up;
+        if let Some(name) = &parts.of_check {
+            return Err(Fault::Conflict {
+                wrong: format!("{name} is given, and nothing is checked"),
+                expected: "a check too, or neither".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn targets(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let texts = texts(name, v, value::SERVICE_ADDRESS)?;
+    if !(1..=TARGETS_MAX).contains(&texts.len()) {
+        let expected = format!("1 to {TARGETS_MAX}");
+        return Err(Fault::value(name, format!("a list of {} targets", texts.len()), expected));
+    }
+    let mut list = Vec::with_capacity(texts.len());
+    for text in &texts {
+        let address =
+            value::service_address(text).map_err(|e| Fault::value(name, format!("\"{text}\""), e))?;
+        if list.contains(&address) {
+            return Err(Fault::value(name, format!("\"{text}\" twice"), "each target once"));
+        }
+        list.push(address);
+    }
+    Ok(list)
+}
+
+fn policy(name: &str, v: &Value) -> Result<&'static str, Fault> {
+    let expected = FORWARD_POLICIES.map(|(name, _)| format!("\"{name}\"")).join(", ");
+    let written = text(name, v, &format!("one of {expected}"))?;
+    let known = FORWARD_POLICIES.iter().find(|(name, _)| *name == written);
+    known.map(|(name, _)| *name).ok_or_else(|| wrong(name, v, format!("one of {expected}")))
+}
+
+fn talk(name: &str, v: &Value) -> Result<Vec<u8>, Fault> {
+    let bytes = bytes(name, v)?;
+    if bytes.is_empty() || bytes.len() > TALK_BYTES_MAX {
+        return Err(wrong(name, v, format!("a string of 1 to {TALK_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}

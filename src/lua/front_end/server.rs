@@ -1,0 +1,540 @@
+//! `newServer` and the server object.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
+
+use crate::base::time::TickDelta;
+use crate::config::draft::{Draft, DraftServer};
+use crate::config::error::Fault;
+use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_TLS_ARGUMENTS};
+use crate::config::value;
+use crate::lua::front_end::argument::{
+    function, named, number, parsed, shown, signed, span, switch, text, texts, whole, wrong,
+};
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::{constants, missing, tls};
+use crate::model::{ClientAddress, HealthMode, Probe};
+
+/// What an order, weight and the like may be at most (dnsdist's own bound).
+const WEIGHT_MAX: u32 = i32::MAX as u32;
+/// A day, the longest span of any server setting, milliseconds.
+const DAY_MS: f64 = 86_400_000.0;
+/// Servers that a query is tried on, at most.
+const TRIES_MAX: u32 = 5;
+/// The longest time-out, milliseconds.
+const TIMEOUT_MS: f64 = 300_000.0;
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let own = context.clone();
+    context.define(lua, "newServer", move |call, arguments| {
+        let server = new_server(call, arguments.first().unwrap_or(&Value::Nil));
+        call.draft.servers.push(server);
+        object(call.lua, &own, call.draft.servers.len() - 1)
+    })?;
+    context.define(lua, "rmServer", |call, arguments| {
+        let argument = arguments.first().unwrap_or(&Value::Nil);
+        match find(call.draft, argument) {
+            Some(at) => call.draft.servers[at].removed = true,
+            None => return Err(wrong("", argument, "a server, its number, id or name")),
+        }
+        Ok(Value::Nil)
+    })?;
+    let own = context.clone();
+    context.define(lua, "getServer", move |call, arguments| {
+        match find(call.draft, arguments.first().unwrap_or(&Value::Nil)) {
+            Some(at) => object(call.lua, &own, at),
+            None => Ok(Value::Nil),
+        }
+    })?;
+    let own = context.clone();
+    context.define(lua, "getServers", move |call, _| {
+        let list = call.lua.create_table()?;
+        for at in standing(call.draft) {
+            list.raw_push(object(call.lua, &own, at)?)?;
+        }
+        Ok(Value::Table(list))
+    })?;
+    context.define(lua, "setHealthCheckResponseValidator", |call, arguments| {
+        let judge = function("", arguments.first().unwrap_or(&Value::Nil))?;
+        call.draft.judge = Some(call.keep(judge)?);
+        Ok(Value::Nil)
+    })
+}
+
+/// The places of the servers that were not removed.
+fn standing(draft: &Draft) -> impl Iterator<Item = usize> + '_ {
+    draft.servers.iter().enumerate().filter(|(_, s)| !s.removed).map(|(at, _)| at)
+}
+
+/// A server by object, number (from 0 in order of creation), id or name.
+fn find(draft: &Draft, value: &Value) -> Option<usize> {
+    match value {
+        Value::UserData(u) => u.borrow::<Server>().ok().map(|s| s.at),
+        Value::String(s) => {
+            let wanted = s.to_string_lossy();
+            let address = wanted.parse::<SocketAddr>().ok().filter(|a| a.to_string() == wanted);
+            let is = |s: &DraftServer| {
+                let by_identity = s.id.as_ref().map_or(address == Some(s.address), |id| *id == wanted);
+                by_identity || s.name.as_deref() == Some(&*wanted)
+            };
+            standing(draft).find(|at| is(&draft.servers[*at]))
+        }
+        _ => {
+            let n = whole("", value, 0, u32::from(u16::MAX)).ok()?;
+            standing(draft).nth(n as usize)
+        }
+    }
+}
+
+/// Reads the arguments of `newServer`. Every wrong one is recorded; without a good address the
+/// server only stands in for one, so that the rest of the file can be checked.
+fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
+    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let mut server = DraftServer::new(call.origin.clone(), nowhere);
+    server.removed = true;
+    let entries = if given.is_string() {
+        vec![("address".to_owned(), given.clone())]
+    } else {
+        match named("the argument", given) {
+            Ok(entries) => entries,
+            Err(fault) => {
+                call.fail(fault);
+                return server;
+            }
+        }
+    };
+    let has = |name: &str| entries.iter().any(|(n, _)| n == name);
+    for (one, other) in [
+        ("udpTimeout", "udpTimeoutMs"),
+        ("checkInterval", "checkIntervalMs"),
+        ("check", "checkScript"),
+        ("tcpConnectTimeout", "tcpConnectTimeoutMs"),
+        ("tcpSendTimeout", "tcpSendTimeoutMs"),
+        ("tcpRecvTimeout", "tcpRecvTimeoutMs"),
+    ] {
+        if has(one) && has(other) {
+            let wrong = format!("{one} and {other} are both given");
+            call.fail(Fault::Conflict { wrong, expected: "one of them".to_owned() });
+        }
+    }
+    if !has("address") {
+        call.fail(Fault::value("address", "missing", value::ADDRESS));
+    }
+    let mut parts = Parts {
+        backoff: false,
+        backoff_max: TickDelta::from_ms(3_600_000),
+        check_tcp: None,
+        proxy: None,
+        advertise_tls: false,
+        transparent: false,
+        tls: tls::ServerArguments::default(),
+        dot_address: nowhere,
+    };
+    for (name, v) in &entries {
+        if let Err(fault) = apply(call, &mut server, &mut parts, name, v) {
+            call.fail(fault);
+        }
+    }
+    if let Err(fault) = parts.join(call, &mut server) {
+        call.fail(fault);
+    }
+    if server.health.lazy.sample_min > server.health.lazy.sample {
+        call.fail(Fault::Conflict {
+            wrong: "lazyHealthCheckMinSampleCount is above lazyHealthCheckSampleSize".to_owned(),
+            expected: "a sample that can be reached".to_owned(),
+        });
+    }
+    server.removed = server.address == nowhere;
+    server
+}
+
+/// Arguments that mean something together with others.
+struct Parts {
+    backoff: bool,
+    backoff_max: TickDelta,
+    check_tcp: Option<bool>,
+    proxy: Option<ProxyVersion>,
+    advertise_tls: bool,
+    transparent: bool,
+    tls: tls::ServerArguments,
+    /// The address with the port of DNS over TLS where none is written.
+    dot_address: SocketAddr,
+}
+
+impl Parts {
+    /// Makes of them what they mean.
+    fn join(&self, call: &mut Call<'_>, server: &mut DraftServer) -> Result<(), Fault> {
+        if self.tls.is_on() {
+            server.address = self.dot_address;
+        }
+        server.connections.tls = self.tls.load(call, server.address.ip())?;
+        server.connections.only |= server.connections.tls.is_some();
+        if self.backoff {
+            server.health.lazy.backoff_max = Some(self.backoff_max);
+        }
+        server.client_address = client_address(self.proxy, self.advertise_tls, self.transparent)?;
+        // There is no room for the line of version 1 in a datagram.
+        server.connections.only |= self.proxy == Some(ProxyVersion::One);
+        // Asked as queries are, unless told otherwise.
+        if server.connections.only && server.health.probe == Probe::Udp && self.check_tcp.is_none() {
+            server.health.probe = Probe::Tcp;
+        }
+        if server.connections.tls.is_some() && matches!(server.health.probe, Probe::Udp | Probe::Tcp) {
+            server.health.probe = Probe::Tls;
+        }
+        if self.transparent && server.source.is_some() {
+            return Err(Fault::Conflict {
+                wrong: "transparent and a source address are both given".to_owned(),
+                expected: "one of them".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The versions of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProxyVersion {
+    One,
+    Two,
+}
+
+/// Whether a PROXY header is sent, and which.
+pub(crate) fn proxy(name: &str, v: &Value) -> Result<Option<ProxyVersion>, Fault> {
+    const VERSION: &str = "true, false, \"v1\" or \"v2\"";
+    if let Some(on) = v.as_boolean() {
+        return Ok(on.then_some(ProxyVersion::Two));
+    }
+    match text(name, v, VERSION)?.as_str() {
+        "v1" => Ok(Some(ProxyVersion::One)),
+        "v2" => Ok(Some(ProxyVersion::Two)),
+        _ => Err(wrong(name, v, VERSION)),
+    }
+}
+
+/// How the client's address is told.
+pub(crate) fn client_address(
+    proxy: Option<ProxyVersion>,
+    advertise_tls: bool,
+    transparent: bool,
+) -> Result<ClientAddress, Fault> {
+    match (proxy, transparent) {
+        (Some(_), true) => Err(Fault::Conflict {
+            wrong: "useProxyProtocol and transparent are both given".to_owned(),
+            expected: "one of them".to_owned(),
+        }),
+        (Some(version), false) => {
+            // Version 1 has no values.
+            let v1 = version == ProxyVersion::One;
+            Ok(ClientAddress::Proxy { v1, advertise_tls: advertise_tls && !v1 })
+        }
+        (None, true) => Ok(ClientAddress::Transparent),
+        (None, false) => Ok(ClientAddress::Hidden),
+    }
+}
+
+/// Reads one argument.
+fn apply(
+    call: &mut Call<'_>,
+    server: &mut DraftServer,
+    parts: &mut Parts,
+    name: &str,
+    v: &Value,
+) -> Result<(), Fault> {
+    // The ranges given to `whole` bound these.
+    let small = |max: u8| whole(name, v, 1, max.into()).map(|n| u8::try_from(n).unwrap_or(max));
+    let medium =
+        |min: u16, max: u16| whole(name, v, min.into(), max.into()).map(|n| u16::try_from(n).unwrap_or(max));
+    let health = &mut server.health;
+    match name {
+        "address" => {
+            server.address = parsed(name, v, value::ADDRESS, value::address)?;
+            parts.dot_address = parsed(name, v, value::ADDRESS, tls::address)?;
+        }
+        "id" => server.id = Some(label(name, v, "an identifier, not empty")?).filter(|id| !id.is_empty()),
+        "name" => server.name = Some(label(name, v, "a name")?),
+        "pool" => {
+            let mut known = HashSet::new();
+            server.pools = texts(name, v, "the name of a pool, or a list of them")?;
+            server.pools.retain(|pool| known.insert(pool.clone()));
+        }
+        "order" => server.order = signed(name, v)?,
+        "weight" => server.weight = whole(name, v, 1, WEIGHT_MAX)?,
+        "qps" => server.qps = whole(name, v, 0, WEIGHT_MAX)?,
+        "udpTimeout" => server.timeout = Some(span(name, v, 1000, 1.0, TIMEOUT_MS)?),
+        "udpTimeoutMs" => server.timeout = Some(span(name, v, 1, 1.0, TIMEOUT_MS)?),
+        "sockets" => server.sockets = Some(small(255)?),
+        "source" => {
+            let (address, interface) = parsed(name, v, value::SOURCE, value::source)?;
+            server.source = address;
+            server.source_interface = interface.or_else(|| server.source_interface.take());
+        }
+        "interface" => server.source_interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
+        "dscp" => server.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
+        "maxOutstandingQueries" => server.outstanding_soft_max = whole(name, v, 0, WEIGHT_MAX)?,
+        "maxOutstanding" => server.outstanding_max = Some(whole(name, v, 1, 65535)?),
+        "healthCheckMode" => health.mode = mode(name, v)?,
+        "check" => {
+            health.probe = match text(name, v, CHECKS)?.as_str() {
+                "dns" => Probe::Udp,
+                "connect" => Probe::Connect,
+                _ => return Err(wrong(name, v, CHECKS)),
+            };
+        }
+        "checkScript" => health.probe = Probe::Script(script(name, v)?),
+        "checkTCP" => {
+            // `check` stands before it in the order of names: its TCP connection, or its script, stays.
+            parts.check_tcp = Some(switch(name, v)?);
+            if parts.check_tcp == Some(true) && health.probe == Probe::Udp {
+                health.probe = Probe::Tcp;
+            }
+        }
+        "checkName" => health.qname = parsed(name, v, value::QNAME, value::qname)?,
+        "checkType" => health.qtype = code(name, v, "a type, as \"AAAA\" or 28", constants::qtype)?,
+        "checkClass" => health.qclass = code(name, v, "a class, as \"IN\" or 1", constants::qclass)?,
+        "checkInterval" => health.interval = span(name, v, 1000, 10.0, DAY_MS)?,
+        "checkIntervalMs" => health.interval = span(name, v, 1, 10.0, DAY_MS)?,
+        "checkTimeout" => health.timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "checkFunction" => health.choose = Some(call.keep(function(name, v)?)?),
+        "checkResponseFunction" => health.judge = Some(call.keep(function(name, v)?)?),
+        "rise" => health.rise = whole(name, v, 1, 255)?,
+        "maxCheckFailures" => health.fall = whole(name, v, 1, 255)?,
+        "mustResolve" => health.must_resolve = switch(name, v)?,
+        "setCD" => health.set_cd = switch(name, v)?,
+        "slowStart" => health.slow_start = span(name, v, 1000, 0.0, DAY_MS)?,
+        "lazyHealthCheckThreshold" => {
+            health.lazy.threshold_percent = small(100)?;
+        }
+        "lazyHealthCheckSampleSize" => health.lazy.sample = medium(1, u16::MAX)?,
+        "lazyHealthCheckMinSampleCount" => health.lazy.sample_min = medium(1, u16::MAX)?,
+        "lazyHealthCheckFailedInterval" => health.lazy.failed_interval = span(name, v, 1000, 10.0, DAY_MS)?,
+        "lazyHealthCheckMode" => {
+            const MODES: &str = "\"TimeoutOrServFail\" or \"TimeoutOnly\"";
+            health.lazy.servfail_counts = match text(name, v, MODES)?.as_str() {
+                "TimeoutOrServFail" => true,
+                "TimeoutOnly" => false,
+                _ => return Err(wrong(name, v, MODES)),
+            };
+        }
+        "lazyHealthCheckUseExponentialBackOff" => parts.backoff = switch(name, v)?,
+        "lazyHealthCheckMaxBackOff" => parts.backoff_max = span(name, v, 1000, 10.0, DAY_MS)?,
+        "useClientSubnet" => server.use_client_subnet = switch(name, v)?,
+        "tcpOnly" => server.connections.only = switch(name, v)?,
+        "tcpConnectTimeout" => server.connections.connect_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpConnectTimeoutMs" => server.connections.connect_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "tcpSendTimeout" => server.connections.send_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpSendTimeoutMs" => server.connections.send_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "tcpRecvTimeout" => server.connections.receive_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
+        "tcpRecvTimeoutMs" => server.connections.receive_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
+        "tcpFastOpen" => server.connections.fast_open = switch(name, v)?,
+        // dnsdist's is any number of tries at the same server: more than that many servers help nobody.
+        "retries" => {
+            let tries = whole(name, v, 0, 255)?.clamp(1, TRIES_MAX);
+            server.connections.tries = u8::try_from(tries).unwrap_or(1);
+        }
+        "maxInFlight" => {
+            let in_flight = whole(name, v, 0, 65_535)?.max(1);
+            server.connections.in_flight = u16::try_from(in_flight).unwrap_or(u16::MAX);
+        }
+        "maxConcurrentTCPConnections" => server.connections.connections = whole(name, v, 0, WEIGHT_MAX)?,
+        "useProxyProtocol" => parts.proxy = proxy(name, v)?,
+        "proxyProtocolAdvertiseTLS" => parts.advertise_tls = switch(name, v)?,
+        "transparent" => parts.transparent = switch(name, v)?,
+        "reconnectOnUp" | "ipBindAddrNoPort" | "disableZeroScope" => {
+            switch(name, v)?;
+        }
+        tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(tls, v)?,
+        _ => return unusable(name, v).map_or(Ok(()), Err),
+    }
+    Ok(())
+}
+
+const CHECKS: &str = "\"dns\" or \"connect\"";
+
+/// What to say of an argument that is not read above; nothing when `false` switches off what is
+/// not there.
+fn unusable(name: &str, v: &Value) -> Option<Fault> {
+    let family = SERVER_ARGUMENTS_MISSING.iter().find(|m| m.names.contains(&name));
+    match family {
+        Some(_) if v.as_boolean() == Some(false) => None,
+        Some(m) => Some(missing::fault(&format!("argument \"{name}\" ({})", m.family), m.meanwhile)),
+        None => {
+            let known = SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS).map(|e| e.name);
+            let known = known.chain(SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied()));
+            Some(Fault::unknown("argument", name, known))
+        }
+    }
+}
+
+/// A text; a number will do.
+fn label(name: &str, v: &Value, expected: &str) -> Result<String, Fault> {
+    match v {
+        Value::Integer(_) | Value::Number(_) => Ok(shown(v)),
+        _ => text(name, v, expected),
+    }
+}
+
+fn mode(name: &str, v: &Value) -> Result<HealthMode, Fault> {
+    const MODES: &str = "\"auto\", \"up\", \"down\" or \"lazy\"";
+    match text(name, v, MODES)?.to_ascii_lowercase().as_str() {
+        "auto" => Ok(HealthMode::Auto),
+        "up" => Ok(HealthMode::Up),
+        "down" => Ok(HealthMode::Down),
+        "lazy" => Ok(HealthMode::Lazy),
+        _ => Err(wrong(name, v, MODES)),
+    }
+}
+
+fn mode_name(mode: HealthMode) -> &'static str {
+    match mode {
+        HealthMode::Auto => "auto",
+        HealthMode::Up => "up",
+        HealthMode::Down => "down",
+        HealthMode::Drain => "drain",
+        HealthMode::Lazy => "lazy",
+    }
+}
+
+/// A type or class by name or number.
+fn code(name: &str, v: &Value, expected: &str, by_name: fn(&str) -> Option<u16>) -> Result<u16, Fault> {
+    let number = number(v).and_then(|_| whole(name, v, 1, 65535).ok()).and_then(|n| u16::try_from(n).ok());
+    let named = || v.as_string().and_then(|s| by_name(&s.to_string_lossy()));
+    number.or_else(named).ok_or_else(|| wrong(name, v, expected))
+}
+
+pub(crate) fn script(name: &str, v: &Value) -> Result<Vec<String>, Fault> {
+    const SCRIPT: &str = "an absolute path, or a list of it and its arguments";
+    let words = texts(name, v, SCRIPT)?;
+    let fine = words.first().is_some_and(|w| w.starts_with('/')) && words.iter().all(|w| !w.contains('\0'));
+    if fine { Ok(words) } else { Err(wrong(name, v, SCRIPT)) }
+}
+
+/// A server as Lua sees it: its place in the draft.
+#[derive(Clone, Debug)]
+struct Server {
+    context: Context,
+    at: usize,
+}
+
+fn object(lua: &Lua, context: &Context, at: usize) -> Result<Value, Fault> {
+    Ok(Value::UserData(lua.create_userdata(Server { context: context.clone(), at })?))
+}
+
+impl Server {
+    /// Runs `body` on the server in the draft, as a method of this name.
+    fn on<F>(&self, lua: &Lua, method: &str, body: F) -> mlua::Result<Value>
+    where
+        F: FnOnce(&mut DraftServer) -> Result<Value, Fault>,
+    {
+        self.context.call(lua, method, |call| body(&mut call.draft.servers[self.at]))
+    }
+}
+
+/// A getter.
+type Get = fn(&Lua, &DraftServer) -> Result<Value, Fault>;
+/// What a method with at most one argument does.
+type Act = fn(&mut DraftServer, &Value) -> Result<(), Fault>;
+
+fn string(lua: &Lua, text: &str) -> Result<Value, Fault> {
+    Ok(Value::String(lua.create_string(text)?))
+}
+
+const FIELDS: [(&str, Get); 7] = [
+    ("order", |_, s| Ok(Value::Number(s.order.into()))),
+    ("weight", |_, s| Ok(Value::Number(s.weight.into()))),
+    ("qps", |_, s| Ok(Value::Number(s.qps.into()))),
+    ("name", |lua, s| string(lua, s.name.as_deref().unwrap_or_default())),
+    ("id", |lua, s| string(lua, &s.identity())),
+    ("pools", |lua, s| Ok(Value::Table(lua.create_sequence_from(s.pools.iter().map(String::as_str))?))),
+    ("upStatus", |_, s| Ok(Value::Boolean(is_up(s)))),
+];
+
+const QUESTIONS: [(&str, Get); 7] = [
+    ("getName", |lua, s| string(lua, s.name.as_deref().unwrap_or_default())),
+    ("getNameWithAddr", |lua, s| match s.name.as_deref().filter(|n| !n.is_empty()) {
+        Some(name) => string(lua, &format!("{name} ({})", s.address)),
+        None => string(lua, &s.address.to_string()),
+    }),
+    ("isUp", |_, s| Ok(Value::Boolean(is_up(s)))),
+    ("canAcceptQueries", |_, s| Ok(Value::Boolean(is_up(s)))),
+    ("getOutstanding", |_, _| Ok(Value::Number(0.0))),
+    ("getLatency", |_, _| Ok(Value::Number(0.0))),
+    ("getHealthCheckMode", |lua, s| string(lua, mode_name(s.health.mode))),
+];
+
+const ACTIONS: [(&str, Act); 11] = [
+    ("setUp", |s, _| force(s, HealthMode::Up)),
+    ("setDown", |s, _| force(s, HealthMode::Down)),
+    ("setAuto", |s, _| match s.health.mode {
+        HealthMode::Lazy => Ok(()),
+        HealthMode::Auto | HealthMode::Up | HealthMode::Down | HealthMode::Drain => {
+            force(s, HealthMode::Auto)
+        }
+    }),
+    ("setActiveAuto", |s, _| force(s, HealthMode::Auto)),
+    ("setLazyAuto", |s, _| force(s, HealthMode::Lazy)),
+    ("drain", |s, _| force(s, HealthMode::Drain)),
+    ("setQPS", |s, v| whole("", v, 0, WEIGHT_MAX).map(|n| s.qps = n)),
+    ("setOrder", |s, v| signed("", v).map(|n| s.order = n)),
+    ("setWeight", |s, v| whole("", v, 1, WEIGHT_MAX).map(|n| s.weight = n)),
+    ("addPool", |s, v| {
+        let pool = text("", v, "the name of a pool")?;
+        if !s.pools.contains(&pool) {
+            s.pools.push(pool);
+        }
+        Ok(())
+    }),
+    ("rmPool", |s, v| {
+        let pool = text("", v, "the name of a pool that the server is in")?;
+        let at = s.pools.iter().position(|p| *p == pool);
+        let at = at.ok_or_else(|| wrong("", v, "the name of a pool that the server is in"))?;
+        s.pools.remove(at);
+        Ok(())
+    }),
+];
+
+fn is_up(server: &DraftServer) -> bool {
+    !matches!(server.health.mode, HealthMode::Down | HealthMode::Drain)
+}
+
+fn force(server: &mut DraftServer, mode: HealthMode) -> Result<(), Fault> {
+    server.health.mode = mode;
+    Ok(())
+}
+
+impl UserData for Server {
+    fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
+        for (name, get) in FIELDS {
+            fields.add_field_method_get(name, move |lua, server| server.on(lua, name, |s| get(lua, s)));
+        }
+        for (field, method) in [("order", "setOrder"), ("weight", "setWeight"), ("qps", "setQPS")] {
+            fields.add_field_method_set(field, move |lua, server, v: Value| {
+                let act = ACTIONS.iter().find(|(name, _)| *name == method).map(|(_, act)| act);
+                server
+                    .on(lua, field, |s| act.map_or(Ok(()), |act| act(s, &v)).map(|()| Value::Nil))
+                    .map(|_| ())
+            });
+        }
+    }
+
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        for (name, get) in QUESTIONS {
+            methods.add_method(name, move |lua, server, ()| server.on(lua, name, |s| get(lua, s)));
+        }
+        for (name, act) in ACTIONS {
+            methods.add_method(name, move |lua, server, v: Value| {
+                server.on(lua, name, |s| act(s, &v).map(|()| Value::Nil))
+            });
+        }
+        methods.add_method("setHealthCheckParams", |lua, server, _: Value| {
+            let fault =
+                missing::fault("the method", "give checkInterval, checkTimeout and the like to newServer");
+            server.on(lua, "setHealthCheckParams", |_| Err(fault))
+        });
+        methods.add_meta_method(MetaMethod::ToString, |lua, server, ()| {
+            server.on(lua, "tostring", |s| string(lua, &s.called()))
+        });
+    }
+}

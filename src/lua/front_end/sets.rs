@@ -1,0 +1,245 @@
+//! Sets of names: `newSuffixMatchNode` and `newDNSNameSet`. What is in a set is gathered here
+//! while the file is evaluated, and made into what the shards search at its end, so that rules see
+//! what was added behind them too.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
+
+use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::value;
+use crate::lua::front_end::argument::{text, wrong};
+use crate::lua::front_end::arguments::{Arguments, items};
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::selectors::stand_in;
+use crate::lua::front_end::{caller, packet};
+use crate::rules::names;
+use crate::rules::names::Names;
+use crate::wire::name::{Text, labels_of};
+
+/// Wrong lines of a file that are reported one by one.
+const WRONG_LINES_SHOWN: usize = 10;
+/// Names of a set that are shown.
+const NAMES_SHOWN: usize = 20;
+
+/// What has been put into a set.
+#[derive(Debug, Default)]
+pub(crate) struct NameContent {
+    /// In wire format, small letters; gone when the set is filled.
+    names: HashSet<Box<[u8]>>,
+    /// Bytes of the names.
+    bytes: usize,
+    /// How many names; stays when the set is filled.
+    count: usize,
+    /// They are not to be shown.
+    quiet: bool,
+}
+
+impl NameContent {
+    fn add(&mut self, name: Vec<u8>) {
+        let bytes = name.len();
+        if self.names.insert(name.into_boxed_slice()) {
+            self.bytes += bytes;
+            self.count += 1;
+        }
+    }
+
+    fn remove(&mut self, name: &[u8]) -> bool {
+        let was = self.names.remove(name);
+        if was {
+            self.bytes -= name.len();
+            self.count -= 1;
+        }
+        was
+    }
+
+    /// Some of it, for lists of rules.
+    pub(crate) fn shown(&self) -> String {
+        if self.quiet || self.count > NAMES_SHOWN {
+            return format!("{} names", self.count);
+        }
+        let names: Vec<&[u8]> = self.names.iter().map(|n| &**n).collect();
+        shown(names)
+    }
+
+    /// Takes the names out, in order, for the set to be filled with.
+    pub(crate) fn take(&mut self) -> names::NameSet {
+        let mut names: Vec<Vec<u8>> = std::mem::take(&mut self.names).into_iter().map(Vec::from).collect();
+        // The order of a hash set is no order: the same file makes the same set.
+        names.sort_unstable();
+        names.into_iter().collect()
+    }
+}
+
+/// Names as text, in order.
+pub(crate) fn shown(mut names: Vec<&[u8]>) -> String {
+    names.sort_unstable();
+    let texts: Vec<String> = names.iter().map(|n| Text(n).to_string()).collect();
+    texts.join(", ")
+}
+
+/// The names of a value: one, or a list; wire format.
+pub(crate) fn names(what: &str, value: &Value) -> Result<Vec<Vec<u8>>, Fault> {
+    const NAMES: &str = "a domain name, or a list of them";
+    let items = items(value).map_err(|_| wrong(what, value, NAMES))?;
+    let names: Vec<Vec<u8>> = items.map(|item| packet::wire(what, &item?)).collect::<Result<_, _>>()?;
+    if names.is_empty() { Err(Fault::value(what, "an empty list", NAMES)) } else { Ok(names) }
+}
+
+/// A set of names as Lua sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct NameSet {
+    context: Context,
+    /// Names below a name of it are in it.
+    below: bool,
+    names: Names,
+    content: Rc<RefCell<NameContent>>,
+}
+
+impl NameSet {
+    /// The set of a value, if it is one of `newDNSNameSet`.
+    pub(crate) fn exact(value: &Value) -> Option<Names> {
+        let set = value.as_userdata()?.borrow::<Self>().ok()?;
+        (!set.below).then(|| set.names.clone())
+    }
+
+    /// The set of a value, if it is one of `newSuffixMatchNode`.
+    pub(crate) fn suffixes(value: &Value, quiet: bool) -> Option<Names> {
+        let set = value.as_userdata()?.borrow::<Self>().ok()?;
+        set.content.borrow_mut().quiet |= quiet;
+        set.below.then(|| set.names.clone())
+    }
+
+    /// The longest name of the set that `name` is or is below of.
+    fn best(&self, name: &[u8]) -> Option<Vec<u8>> {
+        if let Some(set) = self.names.set() {
+            return set.suffix_of(name).and_then(|at| name.get(at..)).map(<[u8]>::to_vec);
+        }
+        let content = self.content.borrow();
+        let mut at = 0;
+        for label in labels_of(name) {
+            if content.names.contains(&name[at..]) {
+                return Some(name[at..].to_vec());
+            }
+            at += 1 + label.len();
+        }
+        let root = content.names.contains(&[0][..]);
+        root.then(|| vec![0])
+    }
+
+    fn contains(&self, name: &[u8]) -> bool {
+        if self.below {
+            return self.best(name).is_some();
+        }
+        match self.names.set() {
+            Some(set) => set.contains(name),
+            None => self.content.borrow().names.contains(name),
+        }
+    }
+}
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    for (name, below) in [("newSuffixMatchNode", true), ("newDNSNameSet", false)] {
+        let own = context.clone();
+        context.define(lua, name, move |call, values| {
+            let made = Arguments(values).at_most(0).map(|()| {
+                let (names, content) = call.new_names();
+                NameSet { context: own.clone(), below, names, content }
+            });
+            stand_in(call, made)
+        })?;
+    }
+    Ok(())
+}
+
+/// A method that changes a set while the file is evaluated.
+type Change = fn(&mut Call<'_>, &NameSet, &Value) -> Result<Value, Fault>;
+
+const CHANGES: [(&str, Change); 5] = [
+    ("add", |_, set, v| {
+        let mut content = set.content.borrow_mut();
+        names("", v)?.into_iter().for_each(|name| content.add(name));
+        Ok(Value::Nil)
+    }),
+    ("remove", remove),
+    ("delete", remove),
+    ("addFile", add_file),
+    ("clear", |_, set, _| {
+        let quiet = set.content.borrow().quiet;
+        *set.content.borrow_mut() = NameContent { quiet, ..NameContent::default() };
+        Ok(Value::Nil)
+    }),
+];
+
+fn remove(_: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
+    let mut content = set.content.borrow_mut();
+    let count = names("", v)?.iter().filter(|name| content.remove(name)).count();
+    Ok(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)))
+}
+
+/// Adds the names of a file, one a line.
+fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
+    let path = text("", v, "the path of a file")?;
+    let bytes =
+        std::fs::read(&path).map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
+    let mut content = set.content.borrow_mut();
+    let mut wrong_lines = 0;
+    for (at, line) in bytes.split(|o| *o == b'\n').enumerate() {
+        let line = line.split(|o| *o == b'#').next().unwrap_or_default().trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        match std::str::from_utf8(line).ok().and_then(|l| value::wire_name(l).ok()) {
+            Some(name) => content.add(name),
+            None => {
+                wrong_lines += 1;
+                if wrong_lines <= WRONG_LINES_SHOWN {
+                    let origin = Origin::line(&path, u32::try_from(at + 1).unwrap_or(u32::MAX));
+                    let cut: String = String::from_utf8_lossy(line).chars().take(80).collect();
+                    let fault = Fault::value("", format!("\"{}\"", cut.escape_debug()), value::QNAME);
+                    call.draft.errors.push(ConfigError::new(&origin, call.function, fault));
+                }
+            }
+        }
+    }
+    if wrong_lines > WRONG_LINES_SHOWN {
+        let wrong = format!("{path} has {} more lines that are no names", wrong_lines - WRONG_LINES_SHOWN);
+        return Err(Fault::Conflict { wrong, expected: "a domain name a line".to_owned() });
+    }
+    Ok(Value::Nil)
+}
+
+impl UserData for NameSet {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        for (name, change) in CHANGES {
+            methods.add_method(name, move |lua, set, v: Value| {
+                set.context.call(lua, name, |call| change(call, set, &v))
+            });
+        }
+        // These work at any time: check functions may ask.
+        methods.add_method("check", |lua, set, v: Value| {
+            packet::wire("", &v).map(|name| set.contains(&name)).map_err(|fault| raised(lua, "check", &fault))
+        });
+        methods.add_method("getBestMatch", |lua, set, v: Value| {
+            let name = packet::wire("", &v).map_err(|fault| raised(lua, "getBestMatch", &fault))?;
+            Ok(set.best(&name).map(|best| packet::Name::new(&Text(&best).to_string())))
+        });
+        for name in ["len", "size"] {
+            methods.add_method(name, |_, set, ()| Ok(set.content.borrow().count));
+        }
+        methods.add_method("memory", |_, set, ()| {
+            // Once filled, what the shards search; before, the names as they stand.
+            Ok(if set.names.is_empty() { set.content.borrow().bytes } else { set.names.bytes() })
+        });
+        methods.add_method("empty", |_, set, ()| Ok(set.content.borrow().count == 0));
+        methods.add_method("toString", |_, set, ()| Ok(set.content.borrow().shown()));
+        methods.add_meta_method(MetaMethod::ToString, |_, set, ()| Ok(set.content.borrow().shown()));
+    }
+}
+
+/// An error that Lua sees, with the place of the call.
+pub(crate) fn raised(lua: &Lua, function: &str, fault: &Fault) -> mlua::Error {
+    mlua::Error::external(ConfigError::new(&caller(lua), function, fault.clone()))
+}

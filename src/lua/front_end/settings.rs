@@ -1,0 +1,316 @@
+//! Settings, listeners, the ACL, logging and includes.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use mlua::{Lua, Value};
+
+use crate::base::prefix::Prefix;
+use crate::config::draft::DraftListener;
+use crate::config::error::{ConfigError, Fault, Sited};
+use crate::config::functions::LOCAL_OPTIONS;
+use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting};
+use crate::config::{options, value};
+use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::{argument, caller, run, unreadable};
+use crate::model::{ConnectionOptions, ProxyHeader, Service};
+
+/// What a network looks like.
+pub(crate) const NETWORK: &str = "ADDRESS or ADDRESS/LENGTH, as \"192.0.2.0/24\"";
+
+/// Options of `addLocal` that are missing.
+const LOCAL_MISSING: [&str; 2] = ["xskSocket", "additionalAddresses"];
+
+/// Connections of a listener at a time, and connections that wait to be accepted, at most.
+const CONNECTIONS_MAX: u32 = 10_000_000;
+const BACKLOG_MAX: u32 = 65_535;
+/// Directories that include each other: more than anybody's, fewer than the stack has room for.
+const INCLUDES_MAX: usize = 16;
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    for setting in &SETTINGS {
+        for setter in setting.lua {
+            context.define(lua, setter.name, move |call, arguments| set(call, setting, setter, arguments))?;
+        }
+    }
+    context.define(lua, "setUDPSocketBufferSizes", |call, arguments| {
+        for (at, key, what) in [(0, Key::ReceiveBuffer, "receive"), (1, Key::SendBuffer, "send")] {
+            let Kind::Number { min, max, .. } = options::setting(key).kind else { continue };
+            let bytes = whole(what, arguments.get(at).unwrap_or(&Value::Nil), min, max)?;
+            let value = Sited { value: options::Value::Number(bytes), origin: call.origin.clone() };
+            call.draft.settings.set(key, value);
+        }
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "addLocal", |call, arguments| {
+        let listener = listener(call, arguments)?;
+        call.draft.listeners.push(listener);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setLocal", |call, arguments| {
+        let listener = listener(call, arguments)?;
+        // Of plain DNS; those with TLS have a function of their own.
+        call.draft.listeners.retain(|l| l.service.tls().is_some());
+        call.draft.listeners.push(listener);
+        Ok(Value::Nil)
+    })?;
+    define_acl(lua, context)?;
+    define_accepted(lua, context)?;
+    define_logging(lua)?;
+    define_include(lua, context)
+}
+
+/// A setter of the table.
+fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Value]) -> Result<Value, Fault> {
+    if arguments.len() > 1 {
+        return Err(Fault::Conflict {
+            wrong: format!("called with {} arguments", arguments.len()),
+            expected: format!("one: {}", setting.kind),
+        });
+    }
+    let argument = arguments.first().unwrap_or(&Value::Nil);
+    let value = match setting.kind {
+        Kind::Switch => {
+            argument.as_boolean().map(options::Value::Switch).ok_or_else(|| setting.kind.to_string())
+        }
+        Kind::Number { .. } | Kind::Factor => match argument::number(argument) {
+            Some(n) => setting.from_number(n, setter.scale),
+            None => match milliseconds(setting, argument) {
+                Some(ms) => setting.from_number(ms, 1),
+                // Not a number: of what range it should be is for the table to say.
+                None => setting.from_number(f64::NAN, setter.scale),
+            },
+        },
+        Kind::Span { .. } | Kind::Choice(_) | Kind::Cpus | Kind::Text(_) | Kind::FastOpenKey => {
+            match argument.as_string() {
+                Some(s) => setting.parse(&s.to_string_lossy()),
+                None => Err(setting.kind.to_string()),
+            }
+        }
+    };
+    let value = value.map_err(|e| wrong("", argument, e.trim_start_matches("expected ")))?;
+    call.draft.settings.set(setting.key, Sited { value, origin: call.origin.clone() });
+    Ok(Value::Nil)
+}
+
+/// A time written with its unit, as "2s", of a setting that is a number of milliseconds.
+fn milliseconds(setting: &Setting, argument: &Value) -> Option<f64> {
+    let Kind::Number { unit: "ms", .. } = setting.kind else { return None };
+    let span = value::span(&argument.as_string()?.to_string_lossy()).ok()?;
+    // A day of nanoseconds is far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    Some(span.0 as f64 / 1e6)
+}
+
+fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, Fault> {
+    let address = parsed("", arguments.first().unwrap_or(&Value::Nil), value::ADDRESS, value::address)?;
+    let mut listener = DraftListener {
+        origin: call.origin.clone(),
+        address,
+        interface: None,
+        reuse_port: false,
+        dscp: 0,
+        service: Service::Dns,
+        connection_options: ConnectionOptions::default(),
+        proxy: ProxyHeader::default(),
+    };
+    let given = arguments.get(1).unwrap_or(&Value::Nil);
+    if let Some(tcp) = given.as_boolean() {
+        older_form(&mut listener, tcp, arguments)?;
+    } else if !given.is_nil() {
+        for (name, v) in argument::named("the second argument", given)? {
+            if let Err(fault) = local_option(&mut listener, &name, &v) {
+                call.fail(fault);
+            }
+        }
+    }
+    Ok(listener)
+}
+
+/// `addLocal(address, doTCP, reusePort, tcpFastOpenQueueSize)`.
+fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> Result<(), Fault> {
+    if !tcp {
+        listener.service = Service::DnsUdp;
+    }
+    if let Some(shared) = arguments.get(2).filter(|v| !v.is_nil()) {
+        listener.reuse_port = switch("reusePort", shared)?;
+    }
+    if let Some(size) = arguments.get(3).filter(|v| !v.is_nil()) {
+        listener.connection_options.fast_open = whole("tcpFastOpenQueueSize", size, 0, BACKLOG_MAX)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
+    let streams = &mut listener.connection_options;
+    match name {
+        "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
+        "dscp" => listener.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
+        "doTCP" => listener.service = if switch(name, v)? { Service::Dns } else { Service::DnsUdp },
+        "tcpFastOpenQueueSize" => streams.fast_open = whole(name, v, 0, BACKLOG_MAX)?,
+        // 0 takes the kernel's word, as with dnsdist: as many as it lets wait.
+        "tcpListenQueueSize" => {
+            let size = whole(name, v, 0, BACKLOG_MAX)?;
+            streams.backlog = if size == 0 { ConnectionOptions::default().backlog } else { size };
+        }
+        "maxInFlight" => {
+            // None beside the one that is answered: 1.
+            streams.in_flight = u16::try_from(whole(name, v, 0, 65_535)?.max(1)).unwrap_or(u16::MAX);
+        }
+        "maxConcurrentTCPConnections" => streams.connections = whole(name, v, 0, CONNECTIONS_MAX)?,
+        "enableProxyProtocol" => {
+            listener.proxy = if switch(name, v)? { ProxyHeader::Inside } else { ProxyHeader::Ignored };
+        }
+        "reusePort" => listener.reuse_port = switch(name, v)?,
+        // Which CPU serves what is the shards' business.
+        "cpus" => {}
+        missing if LOCAL_MISSING.contains(&missing) => {
+            if v.as_boolean() != Some(false) {
+                let meanwhile = "remove it; listen on each address by an addLocal of its own".to_owned();
+                return Err(Fault::Missing { what: format!("option \"{name}\""), meanwhile });
+            }
+        }
+        _ => {
+            let known = LOCAL_OPTIONS.iter().map(|e| e.name).chain(LOCAL_MISSING);
+            return Err(Fault::unknown("option", name, known));
+        }
+    }
+    Ok(())
+}
+
+fn network(text: &str) -> Result<Prefix, Fault> {
+    text.parse().map_err(|_| Fault::value("", format!("\"{text}\""), NETWORK))
+}
+
+fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "addACL", |call, arguments| {
+        let net = network(&text("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?)?;
+        call.draft.acl.push(net);
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setACL", |call, arguments| {
+        let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
+        call.draft.acl = networks(call, texts.iter().map(String::as_str));
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setProxyProtocolACL", |call, arguments| {
+        let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
+        call.draft.proxy_peers = networks(call, texts.iter().map(String::as_str));
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "setACLFromFile", |call, arguments| {
+        let path = text("", arguments.first().unwrap_or(&Value::Nil), "the path of a file")?;
+        let content = std::fs::read_to_string(&path)
+            .map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
+        let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
+        call.draft.acl = networks(call, lines.filter(|l| !l.is_empty()));
+        Ok(Value::Nil)
+    })
+}
+
+/// The networks of a list, those apart that are none, each of which is an error.
+pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) -> Vec<Prefix> {
+    let mut list = Vec::new();
+    for text in texts {
+        match network(text) {
+            Ok(net) => list.push(net),
+            Err(fault) => call.fail(fault),
+        }
+    }
+    list
+}
+
+/// What dnslob does anyhow, or does not do at all, and so takes without effect.
+fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "setSecurityPollSuffix", |_, _| Ok(Value::Nil))?;
+    for name in ["setRandomizedOutgoingSockets", "setRandomizedIdsOverUDP"] {
+        context.define(lua, name, |_, arguments| {
+            let argument = arguments.first().unwrap_or(&Value::Nil);
+            if argument.as_boolean() == Some(true) {
+                return Ok(Value::Nil);
+            }
+            // Predictable ids invite forged answers (RFC 5452): not offered, so not accepted.
+            Err(wrong("", argument, "true: ids and sockets are always random"))
+        })?;
+    }
+    // There are no threads for connections, and nothing is passed between threads: no pipe, no
+    // queue, no round that cleans up.
+    for name in [
+        "setMaxTCPClientThreads",
+        "setMaxTCPQueuedConnections",
+        "setTCPInternalPipeBufferSize",
+        "setTCPDownstreamCleanupInterval",
+        "setOutgoingTLSSessionsCacheCleanupDelay",
+        "setOutgoingTLSSessionsCacheMaxTicketValidity",
+        "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
+    ] {
+        context.define(lua, name, |_, arguments| {
+            whole("", arguments.first().unwrap_or(&Value::Nil), 0, u32::MAX).map(|_| Value::Nil)
+        })?;
+    }
+    context.define(lua, "setTCPUseSinglePipe", |_, arguments| {
+        switch("", arguments.first().unwrap_or(&Value::Nil)).map(|_| Value::Nil)
+    })?;
+    Ok(())
+}
+
+/// The log functions work at any time.
+fn define_logging(lua: &Lua) -> mlua::Result<()> {
+    let define = |name: &'static str, write: fn(&str, &str)| {
+        let function = lua.create_function(move |lua, message: Value| {
+            let text = message.as_string().map_or_else(|| shown(&message), |s| s.to_string_lossy());
+            write(&caller(lua).to_string(), &text);
+            Ok(())
+        })?;
+        lua.globals().raw_set(name, function)
+    };
+    define("errlog", |place, text| tracing::error!(place, "{text}"))?;
+    define("warnlog", |place, text| tracing::warn!(place, "{text}"))?;
+    define("infolog", |place, text| tracing::info!(place, "{text}"))?;
+    define("vinfolog", |place, text| tracing::debug!(place, "{text}"))?;
+    let print = lua.create_function(|lua, line: mlua::String| {
+        tracing::info!(place = caller(lua).to_string(), "{}", line.to_string_lossy());
+        Ok(())
+    })?;
+    lua.load(crate::lua::state::PRINT).set_name("=print").call(print)
+}
+
+/// Evaluates a directory's `.conf` files; their functions record into the same draft, so the
+/// draft must not be held meanwhile.
+fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    let included = context.clone();
+    let depth = Cell::new(0_usize);
+    let function = lua.create_function(move |lua, argument: Value| {
+        if depth.get() == INCLUDES_MAX {
+            let wrong = format!("more than {INCLUDES_MAX} directories include each other");
+            let fault = Fault::Conflict { wrong, expected: "an end to that".to_owned() };
+            // Not noted and gone on from: each level would go on with all of its files.
+            return Err(mlua::Error::external(ConfigError::new(&caller(lua), "includeDirectory", fault)));
+        }
+        let (mut files, mut directory) = (Vec::new(), String::new());
+        included.call(lua, "includeDirectory", |_| {
+            directory = text("", &argument, "the path of a directory")?;
+            files = conf_files(Path::new(&directory))?;
+            Ok(Value::Nil)
+        })?;
+        depth.set(depth.get() + 1);
+        let ended = files.iter().try_for_each(|file| run(lua, &included, Some(&directory), file));
+        depth.set(depth.get() - 1);
+        ended
+    })?;
+    lua.globals().raw_set("includeDirectory", function)
+}
+
+fn conf_files(directory: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let entries = std::fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let name = directory.display().to_string();
+    let mut files: Vec<PathBuf> = entries
+        .map_err(|e| unreadable(&name, &e).fault)?
+        .iter()
+        .map(std::fs::DirEntry::path)
+        .filter(|p| p.extension().is_some_and(|e| e == "conf"))
+        .collect();
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,279 @@
+//! The functions of health checks, and that no script hangs the control thread.
+
+use std::time::Duration;
+
+use crate::config::functions::{POLICIES, functions};
+use crate::config::tests::{File, good};
+use crate::lua::front_end::*;
+
+fn host(text: &str) -> LuaHost {
+    good(text).0.lua
+}
+
+fn check(functions: &str) -> LuaHost {
+    host(&format!("newServer{{address='192.0.2.1', {functions}}}"))
+}
+
+const FIRST: LuaFunction = LuaFunction(0);
+
+fn wait<R>(result: impl Future<Output = Result<R, NoResult>>) -> Result<R, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(result).map_err(|why| match why {
+        NoResult::Busy => "busy".to_owned(),
+        NoResult::Failed(why) => why,
+    })
+}
+
+fn choose(lua: &LuaHost, header: &mut [u8; 12]) -> Result<Question, String> {
+    let (question, bytes) = wait(lua.choose(FIRST, "a.root-servers.net.", 1, 1, *header))?;
+    *header = bytes;
+    Ok(question)
+}
+
+fn judge(lua: &LuaHost, function: LuaFunction, server: &str, response: &[u8]) -> Result<bool, String> {
+    wait(lua.judge(function, server, response))
+}
+
+#[test]
+fn every_name_of_the_tables_is_there() {
+    let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
+    let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
+    let names = functions().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES);
+    host(&names.map(|name| format!("assert(rawget(_G, '{name}') ~= nil, '{name}')\n")).collect::<String>());
+}
+
+#[test]
+fn sets_have_the_methods_of_the_reference_in_every_state() {
+    use crate::config::functions::{NAME_SET_METHODS, NETWORK_SET_METHODS};
+    let names: Vec<_> = NAME_SET_METHODS.iter().map(|e| e.name).chain(["size", "delete"]).collect();
+    let networks: Vec<_> = NETWORK_SET_METHODS.iter().map(|e| e.name).chain(["len"]).collect();
+    let mut text = String::new();
+    let kinds = [("newSuffixMatchNode()", &names), ("newDNSNameSet()", &names), ("newNMG()", &networks)];
+    for (made, methods) in kinds {
+        for name in methods {
+            text += &format!("assert(type({made}.{name}) == 'function', '{made}.{name}')\n");
+        }
+    }
+    text +=
+        "for _, name in ipairs({'add', 'clear', 'cleanup', 'slice'}) do assert(TimedIPSetRule()[name]) end\n";
+    // With a function the file is evaluated a second time, as the shards do.
+    text += "addAction(AllRule(), LuaAction(function() return DNSAction.None end))";
+    host(&text);
+}
+
+#[test]
+fn files_that_use_sets_have_functions_too() {
+    let text = "local s = newSuffixMatchNode() s:add({'a.example', 'b.example'}) s:delete('b.example')\n\
+                s:remove('x') s:clear() s:add('a.example')\n\
+                assert(s:len() == 1 and s:size() == 1 and not s:empty() and s:memory() > 0 and s:toString() == tostring(s))\n\
+                local d = newDNSNameSet() d:add('a') d:remove('b') d:clear() d:add('c')\n\
+                assert(d:len() == 1 and d:memory() > 0 and d:getBestMatch('x.c') == newDNSName('c'))\n\
+                local n = newNMG() n:addMask(newNetmask('192.0.2.0', 24)) n:addMask(newNetmask(newCA('::1')))\n\
+                n:addMasks({['10.0.0.0/8'] = 1}) n:addMask(newCA('192.0.2.1')) n:clear() n:addMask('10.0.0.0/8')\n\
+                local o = newNMG() o:addNMG(n) assert(n:len() == 1 and n:size() == 1 and not n:empty() and tostring(n) == n:toString())\n\
+                addAction(AllRule(), LuaAction(function(dq)\n\
+                  assert(s:size() == 1 and s:toString() == 'a.example.' and o:match('10.1.1.1')) return DNSAction.None end))";
+    host(text);
+}
+
+#[test]
+fn a_directory_can_be_included_twice() {
+    let directory = std::env::temp_dir().join(format!("dnslob-twice-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory of our own");
+    let text = "addAction(AllRule(), LuaAction(function() return DNSAction.None end))";
+    std::fs::write(directory.join("a.conf"), text).expect("a file of our own");
+    // The two evaluations find as many functions, or the file would be refused.
+    host(&format!("includeDirectory('{0}') includeDirectory('{0}')", directory.display()));
+    std::fs::remove_dir_all(&directory).expect("a directory of our own");
+}
+
+#[test]
+fn the_standard_library_is_whole() {
+    host(
+        "local ffi = require('ffi'); ffi.cdef('int getpid(void);'); assert(ffi.C.getpid() > 0)\n\
+         assert(bit.band(6, 3) == 2 and DNSQType.AAAA == 28 and DNSClass.CHAOS == 3 and DNSRCode.REFUSED == 5)\n\
+         assert(io and os.exit and debug and package and string and table and math and coroutine)\n\
+         assert(DNSOpcode.Update == 5)",
+    );
+}
+
+#[test]
+fn a_check_function_chooses_the_query_and_its_header() {
+    let lua = check(
+        "checkFunction=function(qname, qtype, qclass, dh)\n\
+           assert(tostring(qname) == 'a.root-servers.net.' and qtype == 1 and qclass == 1 and dh:getID() == 258)\n\
+           assert(dh:getRD() and not dh:getCD()); dh:setCD(true); dh:setRD(false)\n\
+           return newDNSName('example.net'), DNSQType.AAAA, DNSClass.IN end",
+    );
+    let mut header = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    assert_eq!(choose(&lua, &mut header), Ok(("example.net.".to_owned(), 28, 1)));
+    assert_eq!(header, [1, 2, 0, 0x10, 0, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_check_function_that_is_wrong_says_so() {
+    for (body, message) in [
+        ("error('no')", "no"),
+        ("return 1, 1, 1", "returned no name"),
+        ("return 'a..b', 1, 1", "returned \"a..b\"; expected a domain name"),
+        ("return 'a', 'x', 1", "returned \"x\" as qtype"),
+        ("return 'a', 1, 65536", "returned 65536 as qclass"),
+        ("newServer('192.0.2.1')", "newServer can be called only while the configuration is evaluated"),
+    ] {
+        let lua = check(&format!("checkFunction=function() {body} end"));
+        let error = choose(&lua, &mut [0; 12]).expect_err(body);
+        assert!(error.contains(message), "{body}: {error}");
+    }
+}
+
+#[test]
+fn an_answer_is_judged() {
+    let lua = check(
+        "checkResponseFunction=function(name, response, content)\n\
+           return name == 'one' and response.rcode == DNSRCode.REFUSED and response.ra and not response.aa\n\
+             and response.ancount == 3 and #content == 13 and content:byte(13) == 7 end",
+    );
+    let mut answer = vec![0, 1, 0x81, 0x85, 0, 1, 0, 3, 0, 0, 0, 0, 7];
+    assert_eq!(judge(&lua, FIRST, "one", &answer), Ok(true));
+    assert_eq!(judge(&lua, FIRST, "two", &answer), Ok(false));
+    answer[3] = 0x80;
+    assert_eq!(judge(&lua, FIRST, "one", &answer), Ok(false));
+    // Hostile lengths only read as zeros.
+    for length in 0..12 {
+        assert_eq!(judge(&lua, FIRST, "one", &answer[..length]), Ok(false));
+    }
+    let vague = check("checkResponseFunction=function() return 1 end");
+    assert_eq!(judge(&vague, FIRST, "", &[]), Err("returned 1; expected true or false".to_owned()));
+}
+
+#[test]
+fn the_common_validator_is_for_servers_without_their_own() {
+    let text = "setHealthCheckResponseValidator(function() return true end)\n\
+                newServer('192.0.2.1')\n\
+                newServer{address='192.0.2.2', checkResponseFunction=function() return false end}";
+    let (loaded, compiled) = good(text);
+    let judges: Vec<_> = compiled.snapshot.backends.iter().flatten().filter_map(|b| b.health.judge).collect();
+    let verdicts: Vec<_> = judges.iter().map(|j| judge(&loaded.lua, *j, "", &[])).collect();
+    assert_eq!(verdicts, [Ok(true), Ok(false)]);
+}
+
+#[test]
+fn an_endless_check_function_is_ended_even_if_it_catches_errors() {
+    for body in [
+        "while true do end",
+        "while true do pcall(function() while true do end end) end",
+        "coroutine.wrap(function() while true do end end)()",
+        "local function f() return f() end; f()",
+        "xpcall(function() while true do end end, function() while true do end end)",
+        "jit.on() while true do end",
+        "(('a'):rep(3000)):find(('.-'):rep(5) .. 'b')",
+    ] {
+        let lua = check(&format!("checkFunction=function() {body} end"));
+        for _ in 0..2 {
+            let error = choose(&lua, &mut [0; 12]).expect_err(body);
+            assert!(error.contains("ran too long"), "{body}: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_endless_file_can_be_interrupted() {
+    let file = File::new("while true do end");
+    let interrupt = Interrupt::default();
+    let other = interrupt.clone();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(5));
+        other.interrupt();
+    });
+    let errors = evaluate(Some(file.path()), &interrupt).expect_err("interrupted");
+    thread.join().expect("the interrupting thread");
+    assert!(errors[0].to_string().ends_with(":1: interrupted"), "{}", errors[0]);
+}
+
+#[test]
+fn a_file_has_so_much_time_even_if_it_hangs_in_c() {
+    for text in [
+        "\nwhile true do end",
+        "\nxpcall(function() while true do end end, function() while true do end end)",
+        "\nwhile true do pcall(function() while true do end end) end",
+        "\n(('a'):rep(3000)):find(('.-'):rep(5) .. 'b')",
+    ] {
+        let file = File::new(text);
+        let limit = Duration::from_millis(20);
+        let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err(text);
+        let said = errors.last().expect("an error").to_string();
+        assert!(said.contains("lua:2: ") || said.contains("lua:3: "), "{text}: {said}");
+    }
+    // Nobody can end this; nobody waits for it either. The process's other tests go on meanwhile.
+    let file = File::new("require('ffi').cdef('unsigned sleep(unsigned);') require('ffi').C.sleep(2)");
+    let limit = Duration::from_millis(20);
+    let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err("too long");
+    assert!(errors[0].to_string().contains("not evaluated within"), "{errors:?}");
+}
+
+#[test]
+fn a_file_can_end_the_process_and_a_check_function_cannot() {
+    let file = File::new("newServer('nonsense')\nfor _ = 1, 10 do pcall(os.exit, 7) end");
+    let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("the end");
+    assert_eq!(crate::config::exit_code(&errors), Some(7), "{errors:?}");
+    assert!(
+        errors.last().expect("an error").to_string().contains(".lua:2: os.exit(7) ends the process only")
+    );
+    let lua = check("checkFunction=function() os.exit(0) end");
+    let error = choose(&lua, &mut [0; 12]).expect_err("no end");
+    assert!(error.contains("only the evaluation of the configuration can end the process"), "{error}");
+}
+
+#[test]
+fn directories_that_include_each_other_are_an_error_with_its_place() {
+    let directory = std::env::temp_dir().join(format!("dnslob-loop-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory of our own");
+    for name in ["a.conf", "b.conf"] {
+        let text = format!("-- once more\nincludeDirectory('{}')", directory.display());
+        std::fs::write(directory.join(name), text).expect("a file of our own");
+    }
+    let file = File::new(&format!("includeDirectory('{}')", directory.display()));
+    let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("a loop");
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let said = errors[0].to_string();
+    assert!(
+        said.contains("a.conf:2: includeDirectory: more than 16 directories include each other"),
+        "{said}"
+    );
+    std::fs::remove_dir_all(&directory).expect("a directory of our own");
+}
+
+#[test]
+fn recursion_in_a_file_is_an_error_with_its_place() {
+    let file = File::new("");
+    for text in [
+        format!("\ndofile('{}')", file.path().display()),
+        "\nlocal function f(s) return (s:gsub('.', f)) end f('x')".to_owned(),
+        "\nlocal f f = function() assert(load(f)) end f()".to_owned(),
+        "\nlocal f f = function() coroutine.wrap(f)() end f()".to_owned(),
+        "\nlocal mt = {} mt.__tostring = function(x) return ('%s'):format(x) end tostring(setmetatable({}, mt))"
+            .to_owned(),
+        "\naddAction(AllRule(), LuaAction(function() return 0 end)) local f f = function() loadstring(f()) end f()"
+            .to_owned(),
+    ] {
+        std::fs::write(file.path(), &text).expect("a file of our own");
+        let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err(&text);
+        assert!(errors[0].to_string().contains("lua:2: "), "{text}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_file_that_takes_all_memory_is_an_error() {
+    let file = File::new("local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e8) .. i end");
+    let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("no end of memory");
+    assert!(errors[0].to_string().contains("not enough memory"), "{errors:?}");
+}
+
+#[test]
+fn bytecode_is_refused_and_a_shell_line_skipped() {
+    let bytecode = File::new("\u{1b}LJ\u{2}");
+    assert!(evaluate(Some(bytecode.path()), &Interrupt::default()).is_err());
+    let shell = File::new("#!/usr/bin/env -S dnslob -C\nx = = 1");
+    let errors = evaluate(Some(shell.path()), &Interrupt::default()).expect_err("broken");
+    assert!(errors[0].to_string().contains(":2: unexpected symbol"), "{}", errors[0]);
+}

@@ -1,0 +1,409 @@
+//! `addTLSLocal`, `newTLSCertificate`, and what `newServer` is told of TLS. The files that they
+//! name are read here, so that what is wrong with one is told with the line that names it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
+
+use crate::config::draft::DraftListener;
+use crate::config::error::Fault;
+use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_OPTIONS};
+use crate::config::value;
+use crate::lua::front_end::argument::{named, parsed, switch, text, texts, whole, wrong};
+use crate::lua::front_end::arguments::{Arguments, items};
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::missing;
+use crate::lua::front_end::settings::local_option;
+use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Service};
+use crate::tls::server::SESSION_SECONDS_MAX;
+use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
+
+/// The port of DNS over TLS (RFC 7858, 3.1), where none is written.
+pub(crate) const DOT_PORT: u16 = 853;
+
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    context.define(lua, "addTLSLocal", |call, arguments| {
+        add_local(call, Arguments(arguments))?;
+        Ok(Value::Nil)
+    })?;
+    context.define(lua, "newTLSCertificate", |call, arguments| {
+        let certificate = certificate(Arguments(arguments))?;
+        Ok(Value::UserData(call.lua.create_userdata(certificate)?))
+    })?;
+    // What the files hold is read when the configuration is, and again by SIGHUP.
+    context.define(lua, "reloadAllCertificates", |_, _| Ok(Value::Nil))?;
+    context.define(lua, "getTLSFrontendCount", |call, _| {
+        Ok(Value::Integer(i64::try_from(front_ends(&call.draft.listeners).count()).unwrap_or(i64::MAX)))
+    })?;
+    for name in ["getTLSFrontend", "getTLSContext"] {
+        let own = context.clone();
+        context.define(lua, name, move |call, arguments| {
+            let n = whole("", Arguments(arguments).at(0), 0, u32::from(u16::MAX))?;
+            let Some(at) = front_ends(&call.draft.listeners).nth(n as usize) else { return Ok(Value::Nil) };
+            let front_end = FrontEnd { context: own.clone(), at };
+            Ok(Value::UserData(call.lua.create_userdata(front_end)?))
+        })?;
+    }
+    Ok(())
+}
+
+/// The places of the listeners with TLS.
+fn front_ends(listeners: &[DraftListener]) -> impl Iterator<Item = usize> + '_ {
+    listeners.iter().enumerate().filter(|(_, l)| l.service.tls().is_some()).map(|(at, _)| at)
+}
+
+/// A listener with TLS as Lua sees it: its place in the draft.
+#[derive(Clone, Debug)]
+struct FrontEnd {
+    context: Context,
+    at: usize,
+}
+
+impl FrontEnd {
+    /// Has the listener's TLS loaded anew from its changed specification.
+    fn change(
+        &self,
+        lua: &Lua,
+        method: &str,
+        change: impl FnOnce(&mut ServerSpec) -> Result<(), Fault>,
+    ) -> mlua::Result<Value> {
+        self.context.call(lua, method, |call| {
+            let Some(listener) = call.draft.listeners.get_mut(self.at) else { return Ok(Value::Nil) };
+            let Some(tls) = listener.service.tls() else { return Ok(Value::Nil) };
+            let mut spec = tls.spec().clone();
+            change(&mut spec)?;
+            let tls = ServerTls::load(&spec).map_err(|e| fault(&e))?;
+            listener.service = Service::Dot(ListenerTls(Arc::new(tls)));
+            Ok(Value::Nil)
+        })
+    }
+}
+
+impl UserData for FrontEnd {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_method("loadTicketsKeys", |lua, own, file: Value| {
+            own.change(lua, "loadTicketsKeys", |spec| {
+                spec.ticket_key_file = Some(PathBuf::from(text("", &file, PATH)?));
+                Ok(())
+            })
+        });
+        methods.add_method("loadNewCertificatesAndKeys", |lua, own, (files, keys): (Value, Value)| {
+            own.change(lua, "loadNewCertificatesAndKeys", |spec| {
+                // Where addTLSLocal has them: behind the address.
+                spec.certificates = certificates(Arguments(&[Value::Nil, files, keys]))?;
+                Ok(())
+            })
+        });
+        // Both are new a moment ago.
+        methods.add_method("rotateTicketsKey", |_, _, ()| Ok(()));
+        methods.add_method("reloadCertificates", |_, _, ()| Ok(()));
+        methods.add_method("getAddressAndPort", |lua, own, ()| {
+            own.context.call(lua, "getAddressAndPort", |call| {
+                let address = call.draft.listeners.get(own.at).map(|l| l.address.to_string());
+                Ok(Value::String(call.lua.create_string(address.unwrap_or_default())?))
+            })
+        });
+    }
+}
+
+/// What a file or a setting of TLS has wrong.
+fn fault(e: &TlsError) -> Fault {
+    Fault::Tls(e.to_string())
+}
+
+/// A certificate with its key, as Lua sees it.
+#[derive(Clone, Debug)]
+struct Certificate(CertificateFiles);
+
+impl UserData for Certificate {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_meta_method(MetaMethod::ToString, |_, this, ()| {
+            Ok(this.0.certificate.display().to_string())
+        });
+    }
+}
+
+/// `newTLSCertificate(path, {key=, password=})`.
+fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
+    let path = PathBuf::from(a.text(0, "the certificate", PATH)?);
+    let mut key = path.clone();
+    if let Some(options) = a.given(1) {
+        for (name, v) in named("the second argument", options)? {
+            match name.as_str() {
+                "key" => key = PathBuf::from(text(&name, &v, PATH)?),
+                "password" => {
+                    return Err(missing::fault(
+                        "option \"password\" (PKCS#12)",
+                        "convert the file to PEM: openssl pkcs12 -nodes",
+                    ));
+                }
+                _ => return Err(Fault::unknown("option", &name, ["key", "password"].into_iter())),
+            }
+        }
+    }
+    Ok(Certificate(CertificateFiles { certificate: path, key, ocsp: None }))
+}
+
+const PATH: &str = "the path of a file";
+
+/// Where `addTLSLocal` finds certificates and keys.
+fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
+    const CERTIFICATE: &str = "the path of a certificate, newTLSCertificate(...), or a list of them";
+    let (mut list, mut bare) = (Vec::new(), Vec::new());
+    for item in items(a.at(1))? {
+        let item = item?;
+        let made = item.as_userdata().and_then(|u| u.borrow::<Certificate>().ok().map(|c| c.0.clone()));
+        list.push(match made {
+            Some(made) => made,
+            None => {
+                bare.push(list.len());
+                let certificate = PathBuf::from(text("the certificate", &item, CERTIFICATE)?);
+                CertificateFiles { key: certificate.clone(), certificate, ocsp: None }
+            }
+        });
+    }
+    // A certificate of `newTLSCertificate` brings its own.
+    let keys = match a.given(2).filter(|_| !bare.is_empty()) {
+        Some(keys) => texts("the key", keys, "the path of a key, or a list of them")?,
+        None => Vec::new(),
+    };
+    if list.is_empty() || keys.len() != bare.len() {
+        return Err(Fault::Conflict {
+            wrong: format!("{} certificates and {} keys are given", bare.len(), keys.len()),
+            expected: "as many keys as certificates, at least one".to_owned(),
+        });
+    }
+    for (at, key) in bare.into_iter().zip(keys) {
+        list[at].key = PathBuf::from(key);
+    }
+    Ok(list)
+}
+
+/// Reads the arguments of `addTLSLocal`, and the files that they name.
+fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
+    a.at_most(4)?;
+    let address = parsed("the address", a.at(0), value::ADDRESS, address)?;
+    let mut spec = ServerSpec { certificates: certificates(a)?, ..ServerSpec::default() };
+    let mut made = DraftListener {
+        origin: call.origin.clone(),
+        address,
+        interface: None,
+        reuse_port: false,
+        dscp: 0,
+        service: Service::Dns,
+        connection_options: ConnectionOptions::default(),
+        proxy: ProxyHeader::default(),
+    };
+    let (mut outside, mut lenient, mut more) = (false, false, Vec::new());
+    if let Some(options) = a.given(3) {
+        for (name, v) in named("the options", options)? {
+            let read = match name.as_str() {
+                "proxyProtocolOutsideTLS" => switch(&name, &v).map(|on| outside = on),
+                "ignoreTLSConfigurationErrors" => switch(&name, &v).map(|on| lenient = on),
+                "additionalAddresses" => addresses(&name, &v).map(|list| more = list),
+                "ocspResponses" => ocsp(&mut spec, &name, &v),
+                own if TLS_LOCAL_OPTIONS.iter().any(|e| e.name == own) => server_option(&mut spec, own, &v),
+                // Without TCP there is no TLS.
+                "doTCP" => Err(unknown(&name)),
+                other if LOCAL_OPTIONS.iter().any(|e| e.name == other) => local_option(&mut made, other, &v),
+                _ => Err(unknown(&name)),
+            };
+            if let Err(fault) = read {
+                call.fail(fault);
+            }
+        }
+    }
+    if outside && made.proxy == ProxyHeader::Inside {
+        made.proxy = ProxyHeader::Outside;
+    }
+    warn_of_ciphers(call, spec.version_min, &spec.ciphers);
+    if let (false, Some(_)) = (spec.tickets, &spec.ticket_key_file) {
+        call.warn(without_effect("ticketKeyFile", "sessionTickets=false", "one of them"));
+    }
+    let listeners = match ServerTls::load(&spec) {
+        Ok(tls) => {
+            made.service = Service::Dot(ListenerTls(Arc::new(tls)));
+            &mut call.draft.listeners
+        }
+        Err(e) if lenient => {
+            let said = "the listener is left out, or keeps at a reload what it has";
+            call.warn(Fault::Tls(format!("{e}; {said}")));
+            &mut call.draft.left_out
+        }
+        Err(e) => return Err(fault(&e)),
+    };
+    let addresses = std::iter::once(made.address).chain(more);
+    listeners.extend(addresses.map(|address| DraftListener { address, ..made.clone() }));
+    Ok(())
+}
+
+/// An option of dnsdist's that another one makes meaningless: no error, for it runs there, too.
+fn without_effect(name: &str, beside: &str, expected: &str) -> Fault {
+    let wrong = format!("{name} has no effect beside {beside}");
+    Fault::Conflict { wrong, expected: expected.to_owned() }
+}
+
+fn warn_of_ciphers(call: &mut Call<'_>, least: Version, tls12: &str) {
+    if least > Version::Tls12 && !tls12.is_empty() {
+        let expected = "ciphersTLS13, or the version as it is by default";
+        call.warn(without_effect("ciphers", "minTLSVersion=\"tls1.3\"", expected));
+    }
+}
+
+fn unknown(name: &str) -> Fault {
+    let known = LOCAL_OPTIONS.iter().chain(TLS_LOCAL_OPTIONS).map(|e| e.name).filter(|n| *n != "doTCP");
+    Fault::unknown("option", name, known)
+}
+
+/// An address with the port of DNS over TLS where none is written.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let mut address = value::address(text)?;
+    if text.parse::<SocketAddr>().is_err() {
+        address.set_port(DOT_PORT);
+    }
+    Ok(address)
+}
+
+fn addresses(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let texts = texts(name, v, value::ADDRESS)?;
+    texts.iter().map(|t| address(t).map_err(|e| Fault::value(name, format!("\"{t}\""), e))).collect()
+}
+
+fn ocsp(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+    let files = texts(name, v, "the path of an OCSP response, or a list of them")?;
+    if files.len() > spec.certificates.len() {
+        let expected = format!("at most one for each of the {} certificates", spec.certificates.len());
+        return Err(Fault::value(name, format!("a list of {} files", files.len()), expected));
+    }
+    for (certificate, file) in spec.certificates.iter_mut().zip(files) {
+        certificate.ocsp = Some(PathBuf::from(file));
+    }
+    Ok(())
+}
+
+/// What a setting is that rustls does not have: fine where it is off.
+fn absent(name: &str, v: &Value) -> Result<(), Fault> {
+    if switch(name, v)? {
+        let what = format!("option \"{name}\"");
+        return Err(missing::fault(&what, "remove it: TLS is rustls, which does nothing of the kind"));
+    }
+    Ok(())
+}
+
+fn server_option(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+    match name {
+        "minTLSVersion" => {
+            spec.version_min = Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
+        }
+        "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
+        "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
+        "preferServerCiphers" => spec.prefer_server_ciphers = switch(name, v)?,
+        "sessionTickets" => spec.tickets = switch(name, v)?,
+        "numberOfTicketsKeys" => spec.ticket_keys = whole(name, v, 1, 64)? as usize,
+        "ticketKeyFile" => spec.ticket_key_file = Some(PathBuf::from(text(name, v, PATH)?)),
+        "ticketsKeysRotationDelay" => spec.ticket_rotation_seconds = whole(name, v, 0, u32::MAX)?,
+        "sessionTimeout" => spec.session_seconds = whole(name, v, 1, SESSION_SECONDS_MAX)?,
+        "numberOfStoredSessions" => spec.sessions = whole(name, v, 0, 10_000_000)? as usize,
+        "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
+        "provider" => {
+            const PROVIDERS: &str = "\"openssl\" or \"gnutls\"";
+            let provider = text(name, v, PROVIDERS)?;
+            if !["openssl", "gnutls", "rustls", ""].contains(&provider.as_str()) {
+                return Err(wrong(name, v, PROVIDERS));
+            }
+        }
+        "releaseBuffers" | "readAhead" => {
+            switch(name, v)?;
+        }
+        // What is left of the table.
+        _ => absent(name, v)?,
+    }
+    Ok(())
+}
+
+const CIPHERS: &str = "names of ciphers separated by colons";
+
+/// What `newServer` is told of TLS.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ServerArguments {
+    /// `tls`.
+    on: bool,
+    /// The first one given that means nothing without `tls`.
+    needless: Option<String>,
+    spec: ClientSpec,
+}
+
+impl ServerArguments {
+    /// Whether its queries go by TLS.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Reads one of [`SERVER_TLS_ARGUMENTS`](crate::config::functions::SERVER_TLS_ARGUMENTS).
+    pub(crate) fn read(&mut self, name: &str, v: &Value) -> Result<(), Fault> {
+        if name == "tls" {
+            const TLS: &str = "true, false, \"openssl\", \"gnutls\" or \"rustls\"";
+            self.on = match (v.as_boolean(), v.as_string().map(|s| s.to_string_lossy())) {
+                (Some(on), _) => on,
+                (None, Some(t)) if ["openssl", "gnutls", "rustls"].contains(&t.as_str()) => true,
+                // As with dnsdist, an empty one is none.
+                (None, Some(t)) if t.is_empty() => false,
+                _ => return Err(wrong(name, v, TLS)),
+            };
+            return Ok(());
+        }
+        let spec = &mut self.spec;
+        match name {
+            "subjectName" => {
+                spec.subject_name = Some(text(name, v, "a host name")?).filter(|n| !n.is_empty());
+            }
+            "subjectAddr" => {
+                const ADDRESS: &str = "an IP address";
+                let read = |t: &str| t.parse::<IpAddr>().map_err(|_| ADDRESS);
+                spec.subject_address = Some(parsed(name, v, ADDRESS, read)?);
+            }
+            "validateCertificates" => spec.validate = switch(name, v)?,
+            "minTLSVersion" => {
+                spec.version_min =
+                    Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
+            }
+            "caStore" => spec.ca_store = Some(PathBuf::from(text(name, v, PATH)?)),
+            "ciphers" => spec.ciphers = text(name, v, CIPHERS)?,
+            "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
+            "keyLogFile" => spec.key_log = Some(PathBuf::from(text(name, v, PATH)?)),
+            "releaseBuffers" => {
+                switch(name, v)?;
+                return Ok(());
+            }
+            // What is left of the table.
+            _ => return absent(name, v),
+        }
+        self.needless.get_or_insert_with(|| name.to_owned());
+        Ok(())
+    }
+
+    /// Reads the files; none without `tls`.
+    pub(crate) fn load(&self, call: &mut Call<'_>, server: IpAddr) -> Result<Option<BackendTls>, Fault> {
+        if let (false, Some(name)) = (self.on, &self.needless) {
+            return Err(Fault::Conflict {
+                wrong: format!("{name} is given without tls"),
+                expected: "tls=\"openssl\" too, or neither".to_owned(),
+            });
+        }
+        if !self.on {
+            return Ok(None);
+        }
+        let spec = &self.spec;
+        warn_of_ciphers(call, spec.version_min, &spec.ciphers);
+        if let (Some(_), Some(_)) = (&spec.subject_name, spec.subject_address) {
+            call.warn(without_effect("subjectAddr", "subjectName", "one of them"));
+        }
+        if let (false, Some(_)) = (spec.validate, &spec.ca_store) {
+            call.warn(without_effect("caStore", "validateCertificates=false", "one of them"));
+        }
+        let tls = ClientTls::load(spec, server, call.authorities()).map_err(|e| fault(&e))?;
+        Ok(Some(BackendTls { spec: spec.clone(), tls: Arc::new(tls) }))
+    }
+}

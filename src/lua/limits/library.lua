@@ -1,0 +1,292 @@
+-- What scripts see of Lua's standard library where it could keep a thread busy without end: C code
+-- that no hook reaches, finalisers and handlers in which hooks are off, C frames within each other.
+--
+-- core: the functions of `library.rs`.
+local core = ...
+
+local byte, sub, concat = string.byte, string.sub, table.concat
+local error, next, pcall, rawget, select, setmetatable, tonumber, type =
+  error, next, pcall, rawget, select, setmetatable, tonumber, type
+local ffi = require("ffi")
+
+-- Patterns -------------------------------------------------------------------------------------
+-- The library's own functions for what they can be trusted with: subjects so short that no pattern
+-- takes them long. `core` has a matcher that gives up.
+
+local find, match, gmatch, gsub = string.find, string.match, string.gmatch, string.gsub
+local core_find, core_substitute, has_room = core.find, core.substitute, core.has_room
+
+-- By pattern: the longest subject that the library's matcher is given.
+local REACHES_MAX = 1000
+local reaches, plain_reaches, reaches_count = nil, nil, REACHES_MAX
+local function remember(is_plain)
+  return { __index = function(_, pattern)
+    if reaches_count >= REACHES_MAX then
+      reaches, plain_reaches, reaches_count =
+        setmetatable({}, remember(false)), setmetatable({}, remember(true)), 0
+    end
+    local reach = core.reach(pattern, is_plain)
+    local of = is_plain and plain_reaches or reaches
+    of[pattern], reaches_count = reach, reaches_count + 1
+    return reach
+  end }
+end
+reaches, plain_reaches = setmetatable({}, remember(false)), setmetatable({}, remember(true))
+
+-- Numbers are text to the library; what is neither is its to complain of.
+local function text(v)
+  if type(v) == "number" then return v .. "" end
+  return v
+end
+
+local function is_number(v) return v == nil or type(v) == "number" or tonumber(v) ~= nil end
+
+-- What core.find gave, as `find` returns it: place, end, captures.
+local function found(ok, ...)
+  if not ok then error((...), 2) end
+  return ...
+end
+
+function string.find(s, p, init, plain)
+  s, p = text(s), text(p)
+  if type(s) ~= "string" or type(p) ~= "string" or not is_number(init)
+    or #s <= (plain and plain_reaches or reaches)[p] then
+    return find(s, p, init, plain)
+  end
+  return found(core_find(s, p, tonumber(init), plain and true or false, true))
+end
+
+local function captures(ok, from, to, ...)
+  if not ok then error(from, 3) end
+  return from, to, ...
+end
+
+local function matched(s, from, to, ...)
+  if not from then return nil end
+  if select("#", ...) > 0 then return ... end
+  return sub(s, from, to)
+end
+
+function string.match(s, p, init)
+  s, p = text(s), text(p)
+  if type(s) ~= "string" or type(p) ~= "string" or not is_number(init) or #s <= reaches[p] then
+    return match(s, p, init)
+  end
+  return matched(s, captures(core_find(s, p, tonumber(init), nil, true)))
+end
+
+function string.gmatch(s, p)
+  s, p = text(s), text(p)
+  -- To gmatch a ^ is a character.
+  if type(s) ~= "string" or type(p) ~= "string" or byte(p) ~= 94 and #s <= reaches[p] then
+    return gmatch(s, p)
+  end
+  local at = 1
+  local function step(from, to, ...)
+    if not from then
+      at = #s + 2
+      return nil
+    end
+    at = to < from and to + 2 or to + 1
+    if select("#", ...) > 0 then return ... end
+    return sub(s, from, to)
+  end
+  return function()
+    if at > #s + 1 then return nil end
+    return step(captures(core_find(s, p, at, nil, false)))
+  end
+end
+string.gfind = string.gfind and string.gmatch
+
+-- What stands for one match; nil and false leave it as it is.
+local function replacement(is_function, by, s, from, to, ...)
+  local value
+  if select("#", ...) == 0 then
+    local whole = sub(s, from, to)
+    if is_function then value = by(whole) else value = by[whole] end
+  elseif is_function then
+    value = by(...)
+  else
+    value = by[(...)]
+  end
+  if not value then return from, to, sub(s, from, to) end
+  if type(value) ~= "string" and type(value) ~= "number" then
+    error("invalid replacement value (a " .. type(value) .. ")", 3)
+  end
+  return from, to, value
+end
+
+local function replaced(is_function, by, s, ok, from, ...)
+  if not ok then error(from, 3) end
+  if not from then return nil end
+  return replacement(is_function, by, s, from, ...)
+end
+
+function string.gsub(s, p, by, max)
+  s, p, by = text(s), text(p), text(by)
+  local kind = type(by)
+  local by_call = kind == "function" or kind == "table"
+  if type(s) ~= "string" or type(p) ~= "string" or not by_call and kind ~= "string"
+    or not is_number(max) or #s <= reaches[p] and (kind == "string" or has_room()) then
+    return gsub(s, p, by, max)
+  end
+  max = max == nil and #s + 1 or tonumber(max)
+  max = max - max % 1
+  if not by_call then return found(core_substitute(s, p, by, max)) end
+  -- In Lua: a function that is called from here adds no C frame, of which gsub's are the largest.
+  local anchored, parts, count, made, at = byte(p) == 94, {}, 0, 0, 1
+  -- Of a table the first capture is the key; what is wrong with others is nobody's business.
+  local wanted = kind == "table" and 1 or nil
+  while made < max do
+    local from, to, value = replaced(kind == "function", by, s, core_find(s, p, at, nil, true, wanted))
+    if not from then break end
+    made = made + 1
+    parts[count + 1], parts[count + 2] = sub(s, at, from - 1), value
+    count, at = count + 2, to + 1
+    if to < from then
+      -- After an empty match the next byte stays as it is.
+      if from > #s then break end
+      parts[count + 1], count, at = sub(s, from, from), count + 1, from + 1
+    end
+    if anchored then break end
+  end
+  parts[count + 1] = sub(s, at)
+  return concat(parts), made
+end
+
+-- Sorting: C code unless it compares by a function of Lua, which it must for long lists.
+local SORTED_MAX = 1000
+local sort, getinfo = table.sort, debug.getinfo
+local function is_less(a, b) return a < b end
+function table.sort(list, less)
+  if type(list) == "table" and #list > SORTED_MAX then
+    if less == nil then
+      less = is_less
+    elseif type(less) == "function" and getinfo(less, "S").what == "C" then
+      local compare = less
+      less = function(a, b) return (compare(a, b)) end
+    end
+  end
+  return sort(list, less)
+end
+
+-- Code: text only, for bytecode is not checked by anybody. -------------------------------------
+
+local load_text, load_file = load, loadfile
+
+local function pieces(reader)
+  local parts, count = {}, 0
+  while true do
+    local piece = reader()
+    if piece == nil or piece == "" then return concat(parts) end
+    if type(piece) ~= "string" then error("reader function must return a string", 0) end
+    count = count + 1
+    parts[count] = piece
+  end
+end
+
+function load(chunk, name, _, ...)
+  if type(chunk) == "function" then
+    local ok, code = pcall(pieces, chunk)
+    if not ok then return nil, code end
+    chunk, name = code, name or "=(load)"
+  end
+  return load_text(chunk, name, "t", ...)
+end
+function loadstring(chunk, name) return load_text(chunk, name, "t") end
+function loadfile(name, _, ...) return load_file(name, "t", ...) end
+function dofile(name)
+  local chunk, wrong = load_file(name, "t")
+  if not chunk then error(wrong, 0) end
+  return chunk()
+end
+
+-- Handlers and finalisers run where hooks are off. ----------------------------------------------
+
+local function handled(handler, ok, ...)
+  if ok then return true, ... end
+  local _, value = pcall(handler, (...))
+  return false, value
+end
+function xpcall(f, handler, ...) return handled(handler, pcall(f, ...)) end
+
+newproxy = nil
+getmetatable(io.stdout).__metatable = "FILE*"
+
+-- A C function by its name is all that is sure not to call Lua: a pointer may be to a callback, and
+-- anything else has __call.
+local typeof, tostring = ffi.typeof, tostring
+local function check_finaliser(finaliser, name)
+  local is_known = finaliser == nil or type(finaliser) == "cdata"
+    and tostring(typeof(finaliser)):find("^ctype<[%w_ *]+%(%)>$") ~= nil
+  if not is_known then
+    error(name .. ": only a C function such as ffi.C.free can be a finaliser here", 3)
+  end
+end
+local gc, metatype = ffi.gc, ffi.metatype
+function ffi.gc(cdata, finaliser)
+  check_finaliser(finaliser, "ffi.gc")
+  return gc(cdata, finaliser)
+end
+function ffi.metatype(kind, methods)
+  if type(methods) ~= "table" then return metatype(kind, methods) end
+  check_finaliser(rawget(methods, "__gc"), "ffi.metatype")
+  -- A copy, to which no finaliser can be added.
+  local copy = {}
+  for event, method in next, methods do copy[event] = method end
+  return metatype(kind, copy)
+end
+
+-- Coroutines within each other are C frames: each gets one if there is room for all that it may use.
+
+local create, resume = coroutine.create, coroutine.resume
+local NO_ROOM = "too many coroutines within each other"
+function coroutine.resume(co, ...)
+  if not has_room() then return false, NO_ROOM end
+  return resume(co, ...)
+end
+-- Without another place in front: within each other they would make a message of megabytes.
+local function unwrapped(ok, ...)
+  if not ok then error((...), 0) end
+  return ...
+end
+function coroutine.wrap(f)
+  local co = create(f)
+  return function(...)
+    if not has_room() then error(NO_ROOM, 2) end
+    return unwrapped(resume(co, ...))
+  end
+end
+
+-- What could take the limits away. ---------------------------------------------------------------
+
+local function nothing() end
+local about = jit
+jit = { version = about.version, version_num = about.version_num, os = about.os, arch = about.arch,
+        on = nothing, off = nothing, flush = nothing, status = function() return false end,
+        opt = { start = nothing } }
+debug = { traceback = debug.traceback, getinfo = debug.getinfo }
+for _, modules in ipairs({ package.loaded, package.preload }) do
+  for name in pairs(modules) do
+    if type(name) == "string" and name:sub(1, 4) == "jit." then modules[name] = nil end
+  end
+end
+package.loaded.jit, package.loaded["jit.opt"], package.loaded.debug = jit, jit.opt, debug
+
+function os.exit(code)
+  if code == nil or code == true then code = 0 end
+  local wrong = core.exit(code == false and 1 or tonumber(code) or 1)
+  error("os.exit: " .. wrong, 2)
+end
+
+-- Collects garbage at the pace that is best for service: a whole collection takes as long as the
+-- file's tables are large.
+local collect = collectgarbage
+local serving = false
+function collectgarbage(what, ...)
+  if serving and what ~= "count" then return 0 end
+  return collect(what, ...)
+end
+gcinfo = function() return collect("count") end
+
+return function() serving = true end

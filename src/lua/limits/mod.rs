@@ -1,0 +1,164 @@
+//! A Lua state with its limits, as every thread has it that runs a configuration's code: the control
+//! plane's evaluation and health checks, and the shards' functions.
+//!
+//! ```text
+//!  time     Watch: a tick of the thread's CPU clock ends the call       (engine::luawatch)
+//!  C code   library.lua: patterns, sorting, handlers, finalisers        library.rs, pattern.rs
+//!  stack    a thread of its own, large enough for the deepest recursion thread.rs
+//!  memory   a limit of the allocator's: "not enough memory", an error like others
+//! ```
+//!
+//! A configuration is trusted: it may call any C function through `ffi`, start programs and read
+//! files. What is kept from it here is to stop service by mistake. The standard library is whole but
+//! for what would take the limits away: see `library.lua`.
+
+// The kinds of errors are the Lua library's; a new one is as wrong as the rest.
+#![allow(clippy::wildcard_enum_match_arm)]
+
+mod library;
+mod pattern;
+pub(crate) mod thread;
+
+use std::fmt;
+use std::time::Duration;
+
+use mlua::{Function, Lua};
+
+use crate::base::panics;
+pub use crate::lua::ffi::watch::Interrupt;
+use crate::lua::ffi::watch::{Ended, TICK, Watch, Why};
+
+/// What one call per packet may take, in ticks: 10 to 20 ms of CPU time. A shard does nothing else
+/// meanwhile, and the slowest useful functions take a hundredth of that.
+pub(crate) const PACKET_TICKS: u32 = 1;
+/// What one call of a health check's function may take: 100 ms of CPU time.
+pub(crate) const CHECK_TICKS: u32 = 10;
+/// A configuration file is evaluated for at most this long. A million names take about a second.
+pub(crate) const EVALUATION: Duration = Duration::from_secs(30);
+/// Memory of a state while the file is evaluated, bytes.
+const EVALUATION_BYTES: usize = 1 << 30;
+/// Beyond twice what the file left, bytes: for what functions keep and for their garbage. Garbage is
+/// collected when memory in use has doubled.
+const CALLS_BYTES: usize = 64 << 20;
+
+/// A state and what watches it.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    // Dropped in this order: ticks end before the state does.
+    watch: Watch,
+    lua: Lua,
+    serve: Function,
+}
+
+/// A call that was ended, as an error of Lua.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopped(pub(crate) Ended);
+
+impl Stopped {
+    /// Why, without the place.
+    pub(crate) fn what(&self) -> String {
+        match self.0.why {
+            Why::TooLong => "the function ran too long".to_owned(),
+            Why::Interrupted => "interrupted".to_owned(),
+            Why::Late => "the evaluation took too long".to_owned(),
+            Why::Exit => format!("os.exit({})", self.0.code),
+        }
+    }
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((file, line)) = &self.0.place {
+            write!(f, "{file}:{line}: ")?;
+        }
+        f.write_str(&self.what())
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+impl Runtime {
+    /// A state for the thread that calls this, and for no other.
+    pub(crate) fn new(interrupt: &Interrupt) -> mlua::Result<Self> {
+        let lua = crate::engine::sys::lua_with_ffi();
+        lua.set_memory_limit(EVALUATION_BYTES)?;
+        // Interpreted: what compiling costs and gains is another matter than ending it.
+        lua.load("jit.off()").exec()?;
+        let watch = Watch::new(&lua, interrupt)?;
+        let serve = library::define(&lua, watch.alarm())?;
+        Ok(Self { watch, lua, serve })
+    }
+
+    /// The state.
+    pub(crate) const fn lua(&self) -> &Lua {
+        &self.lua
+    }
+
+    /// Runs a call for at most so many ticks and one, and says how many it took.
+    ///
+    /// # Errors
+    /// Those of the call; [`Stopped`] when it was ended, whatever it made of that.
+    pub(crate) fn run<R>(
+        &self,
+        ticks: u32,
+        call: impl FnOnce() -> mlua::Result<R>,
+    ) -> (mlua::Result<R>, u32) {
+        self.watched(ticks, false, call)
+    }
+
+    /// Runs the evaluation of a file, which may ask for the end of the process.
+    pub(crate) fn evaluate<R>(&self, call: impl FnOnce() -> mlua::Result<R>) -> mlua::Result<R> {
+        self.watched(u32::MAX, true, call).0
+    }
+
+    fn watched<R>(
+        &self,
+        ticks: u32,
+        may_exit: bool,
+        call: impl FnOnce() -> mlua::Result<R>,
+    ) -> (mlua::Result<R>, u32) {
+        // A panic of the Lua library becomes an error of the call. The library has put its stack in
+        // order by then, and what the call did is undone as after any error.
+        let contained = || panics::caught(call).unwrap_or_else(|panic| Err(mlua::Error::runtime(panic)));
+        let (result, ended, taken) = self.watch.run(ticks, may_exit, contained);
+        match ended {
+            // It may have been over just before the hook came.
+            Some(ended) if result.is_err() || ended.place.is_some() => {
+                (Err(mlua::Error::external(Stopped(ended))), taken)
+            }
+            _ => (result, taken),
+        }
+    }
+
+    /// Ends the evaluation: collects its garbage and bounds what functions may add to the rest.
+    pub(crate) fn serve(&self) -> mlua::Result<()> {
+        self.lua.gc_collect()?;
+        self.lua.set_memory_limit(2 * self.lua.used_memory() + CALLS_BYTES)?;
+        self.serve.call(())
+    }
+
+    /// Makes room after an error: of memory, there may be nothing but garbage.
+    #[cold]
+    pub(crate) fn recover(&self) {
+        self.lua.gc_restart();
+        // What a collection raises is an error of a finaliser; there are none of Lua.
+        let _ = self.lua.gc_collect();
+    }
+}
+
+/// The call that ended an error, if one did.
+pub(crate) fn stopped(error: &mlua::Error) -> Option<&Stopped> {
+    match error {
+        mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => stopped(cause),
+        mlua::Error::ExternalError(e) => e.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// Ticks of so much CPU time.
+pub(crate) fn ticks(of: Duration) -> u32 {
+    u32::try_from(of.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,172 @@
+//! A thread with a stack that is large enough for Lua, and a value that stays in it.
+//!
+//! Whoever started it waits for what the thread made first, for as long as it likes: a script that
+//! hangs in a C function hangs nobody else. Later calls are answered one by one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::base::panics;
+use crate::engine::sys::SignalStack;
+use crate::lua::limits::Interrupt;
+
+/// The stack of every thread that runs Lua. It is address space: memory is taken only for what was
+/// once used. LuaJIT bounds recursion by its own stack, whose 65,500 places can make some 6,000 C
+/// frames. Coroutines have such a stack each, and are begun within each other only as long as seven
+/// eighths of this are free.
+pub(crate) const STACK_BYTES: usize = 64 << 20;
+/// One call's time on the clock, those before it included, beyond which it is not waited for.
+const CALL: Duration = Duration::from_secs(10);
+/// Calls that may wait: one for each server that is checked, and more.
+const WAITING_MAX: usize = 65_536;
+/// After an interruption, before the thread is left alone.
+const GRACE: Duration = Duration::from_millis(500);
+/// Between two looks at the interruption.
+const LOOK: Duration = Duration::from_millis(20);
+/// Threads that may have been left alone, and have not ended yet.
+const LEFT_MAX: usize = 4;
+
+static LEFT: AtomicUsize = AtomicUsize::new(0);
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The thread could not be started.
+    Start(io::Error),
+    /// Threads that have not ended are in the way.
+    Left,
+    /// It did not end when it was interrupted.
+    Interrupted,
+    /// It did not end in time, and not when it was interrupted.
+    Late,
+    /// It panicked.
+    Panicked(String),
+}
+
+/// Why a call has no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoResult {
+    /// Its turn did not come: an earlier call has not come back.
+    Busy,
+    /// What is wrong with it, for people.
+    Failed(String),
+}
+
+type Job<T> = Box<dyn FnOnce(&T) + Send>;
+
+/// A thread that holds a `T`; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Worker<T> {
+    jobs: Option<Sender<Job<T>>>,
+}
+
+impl<T: 'static> Worker<T> {
+    /// Starts a thread and waits for what `make` gives, until `interrupt` or `limit`. With a `T` the
+    /// thread stays, for calls.
+    pub(crate) fn start<R: Send + 'static>(
+        name: &str,
+        interrupt: &Interrupt,
+        limit: Duration,
+        make: impl FnOnce() -> (R, Option<T>) + Send + 'static,
+    ) -> Result<(R, Self), Failed> {
+        if LEFT.load(Relaxed) >= LEFT_MAX {
+            return Err(Failed::Left);
+        }
+        let (jobs, inbox) = bounded::<Job<T>>(WAITING_MAX);
+        let (made, result) = bounded(1);
+        let left = Arc::new(AtomicBool::new(false));
+        let was_left = Arc::clone(&left);
+        let log = tracing::dispatcher::get_default(Clone::clone);
+        let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+        let body = move || {
+            let _signals = SignalStack::enlarge();
+            let (first, value) = match panics::caught(make) {
+                Ok((first, value)) => (Ok(first), value),
+                Err(panic) => (Err(panic), None),
+            };
+            let stays = value.is_some();
+            // Whoever left this thread alone does not want to know.
+            let _ = made.send((first, stays));
+            if was_left.swap(true, Relaxed) {
+                LEFT.fetch_sub(1, Relaxed);
+            }
+            if let Some(value) = value {
+                inbox.iter().for_each(|job| job(&value));
+            }
+        };
+        thread.spawn(move || tracing::dispatcher::with_default(&log, body)).map_err(Failed::Start)?;
+        let begun = Instant::now();
+        let mut interrupted = None;
+        loop {
+            match result.recv_timeout(LOOK) {
+                Ok((first, stays)) => {
+                    let jobs = stays.then_some(jobs);
+                    let first = first.map_err(Failed::Panicked)?;
+                    return Ok((first, Self { jobs }));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // It ended without a word: a panic while what it had made was dropped.
+                Err(RecvTimeoutError::Disconnected) => return Err(Failed::Interrupted),
+            }
+            if begun.elapsed() >= limit {
+                interrupt.time_out();
+            }
+            if interrupt.is_set() && *interrupted.get_or_insert_with(Instant::now) + GRACE < Instant::now() {
+                // If it has ended in between, it has not seen that it is left.
+                if !left.swap(true, Relaxed) {
+                    LEFT.fetch_add(1, Relaxed);
+                }
+                return Err(if begun.elapsed() >= limit { Failed::Late } else { Failed::Interrupted });
+            }
+        }
+    }
+
+    /// Runs a call in the thread, behind those that came before; nobody is kept waiting but whoever
+    /// awaits the result.
+    ///
+    /// # Errors
+    /// See [`NoResult`].
+    pub(crate) fn call<R, F>(&self, call: F) -> impl Future<Output = Result<R, NoResult>> + use<T, R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&T) -> R + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let begun = Arc::<AtomicBool>::default();
+        let begins = Arc::clone(&begun);
+        let job: Job<T> = Box::new(move |value| {
+            // Whoever has waited for too long does not want it any more.
+            if !answer.is_closed() {
+                begins.store(true, Relaxed);
+                let _ = answer.send(panics::caught(|| call(value)));
+            }
+        });
+        let sent = match &self.jobs {
+            None => Err(NoResult::Failed("there is no thread for functions".to_owned())),
+            Some(jobs) => jobs.try_send(job).map_err(|_| NoResult::Busy),
+        };
+        async move {
+            sent?;
+            match timeout(CALL, result).await {
+                Ok(Ok(done)) => done.map_err(NoResult::Failed),
+                Ok(Err(_)) => Err(NoResult::Failed("the thread for functions has ended".to_owned())),
+                Err(_) if begun.load(Relaxed) => {
+                    Err(NoResult::Failed("the function did not come back in time".to_owned()))
+                }
+                Err(_) => Err(NoResult::Busy),
+            }
+        }
+    }
+
+    /// Whether there is a thread for calls.
+    pub(crate) const fn stays(&self) -> bool {
+        self.jobs.is_some()
+    }
+}

@@ -1,0 +1,154 @@
+//! The recording evaluation: the file is run once more, in a shard's own state, only to find the
+//! functions that the shard is to run; and the guard that they are the same ones everywhere.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use mlua::{Function, Lua, Table};
+
+use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::functions::{FUNCTIONS_MISSING, functions};
+use crate::config::options::SETTINGS;
+use crate::config::ruleset::{FunctionKind, Interface, Recorded};
+
+/// The functions found so far.
+pub(crate) type Found = Rc<RefCell<Vec<Recorded>>>;
+
+/// Configuration functions that record: name, what the function is for, how it sees that, and which
+/// argument it is.
+const RECORDING: &[(&str, FunctionKind, Interface, u8)] = &[
+    ("LuaAction", FunctionKind::Action, Interface::Objects, 1),
+    ("LuaResponseAction", FunctionKind::ResponseAction, Interface::Objects, 1),
+    ("LuaRule", FunctionKind::Rule, Interface::Objects, 1),
+    ("LuaFFIAction", FunctionKind::Action, Interface::Ffi, 1),
+    ("LuaFFIResponseAction", FunctionKind::ResponseAction, Interface::Ffi, 1),
+    ("LuaFFIRule", FunctionKind::Rule, Interface::Ffi, 1),
+    ("LuaFFIPerThreadAction", FunctionKind::Action, Interface::Text, 1),
+    ("LuaFFIPerThreadResponseAction", FunctionKind::ResponseAction, Interface::Text, 1),
+    ("LuaFFIPerThreadRule", FunctionKind::Rule, Interface::Text, 1),
+    ("newServerPolicy", FunctionKind::Policy, Interface::Objects, 2),
+    ("setServerPolicyLua", FunctionKind::Policy, Interface::Objects, 2),
+    ("setServerPolicyLuaFFI", FunctionKind::Policy, Interface::Ffi, 2),
+    ("setServerPolicyLuaFFIPerThread", FunctionKind::Policy, Interface::Text, 2),
+    ("setPoolServerPolicyLua", FunctionKind::Policy, Interface::Objects, 2),
+    ("setPoolServerPolicyLuaFFI", FunctionKind::Policy, Interface::Ffi, 2),
+    ("setPoolServerPolicyLuaFFIPerThread", FunctionKind::Policy, Interface::Text, 2),
+];
+
+/// How a function is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// It decides about a query, or an answer.
+    Act {
+        /// About an answer.
+        response: bool,
+    },
+    /// It says whether a rule matches.
+    Match,
+    /// It chooses a server.
+    Choose,
+}
+
+/// How a function is called, and whether through C's pointers.
+pub(crate) const fn usage(recorded: &Recorded) -> (Use, bool) {
+    let through_c = !matches!(recorded.interface, Interface::Objects);
+    let what = match recorded.kind {
+        FunctionKind::Action => Use::Act { response: false },
+        FunctionKind::ResponseAction => Use::Act { response: true },
+        FunctionKind::Rule => Use::Match,
+        FunctionKind::Policy => Use::Choose,
+    };
+    (what, through_c)
+}
+
+/// The names that do nothing in a recording evaluation. The prelude replaces those that do.
+pub(crate) fn stand_ins() -> Vec<&'static str> {
+    let settings = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
+    let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
+    functions().map(|e| e.name).chain(settings).chain(missing).collect()
+}
+
+/// The table of [`RECORDING`] for the prelude, and the two functions that record.
+pub(crate) fn define(lua: &Lua, core: &Table, found: &Found) -> mlua::Result<Table> {
+    let kinds = lua.create_table()?;
+    for (number, (name, _, interface, argument)) in RECORDING.iter().enumerate() {
+        let entry = lua.create_table()?;
+        entry.raw_push(*name)?;
+        entry.raw_push(number)?;
+        entry.raw_push(*argument)?;
+        entry.raw_push(*interface == Interface::Text)?;
+        kinds.raw_push(entry)?;
+    }
+    let to = Rc::clone(found);
+    let record = lua.create_function(move |_, (number, function): (usize, Function)| {
+        let info = function.info();
+        let line = info.line_defined.and_then(|l| u32::try_from(l).ok()).unwrap_or(0);
+        note(&to, number, info.source.unwrap_or_default(), line);
+        Ok(())
+    })?;
+    core.raw_set("record", record)?;
+    let to = Rc::clone(found);
+    let record = lua.create_function(move |_, (number, text): (usize, String)| {
+        note(&to, number, text, 0);
+        Ok(())
+    })?;
+    core.raw_set("record_code", record)?;
+    Ok(kinds)
+}
+
+fn note(found: &Found, number: usize, source: String, line: u32) {
+    if let Some((_, kind, interface, _)) = RECORDING.get(number) {
+        found.borrow_mut().push(Recorded { kind: *kind, interface: *interface, source, line });
+    }
+}
+
+/// The place of the nearest line of the configuration on the stack; chunks of ours begin with `=`.
+pub(crate) fn caller(lua: &Lua) -> (String, u32) {
+    /// Deeper than any configuration nests its own functions.
+    const LEVELS: usize = 64;
+    for level in 1..LEVELS {
+        let place = lua.inspect_stack(level, |debug| {
+            let line = debug.current_line().and_then(|l| u32::try_from(l).ok())?;
+            let source = debug.source().source.filter(|s| !s.starts_with('='))?.into_owned();
+            Some((source.strip_prefix('@').unwrap_or("(a string)").to_owned(), line))
+        });
+        match place {
+            Some(Some(place)) => return place,
+            Some(None) => {}
+            None => break,
+        }
+    }
+    ("(unknown place)".to_owned(), 0)
+}
+
+/// The file that a function stands in.
+fn file_of(recorded: &Recorded) -> &str {
+    recorded.source.strip_prefix('@').unwrap_or("(a string)")
+}
+
+/// Refuses a file that gives other functions here than it gave to the control thread.
+pub(crate) fn compare(expected: &[Recorded], found: &[Recorded], file: &str) -> Result<(), ConfigError> {
+    if expected == found {
+        return Ok(());
+    }
+    let at = expected.iter().zip(found).position(|(e, f)| e != f).unwrap_or(expected.len().min(found.len()));
+    let place = |r: Option<&Recorded>| {
+        r.map_or("none".to_owned(), |r| match r.interface {
+            Interface::Text => format!("a text for {:?}", r.kind),
+            Interface::Objects | Interface::Ffi => format!("{:?} at {}:{}", r.kind, file_of(r), r.line),
+        })
+    };
+    let origin = expected
+        .get(at)
+        .or_else(|| found.get(at))
+        .map_or_else(|| Origin::file(file), |r| Origin::line(file_of(r), r.line));
+    let wrong = format!(
+        "the file evaluates differently each time: function {} of those that shards run was {} first, and {} \
+         the second time",
+        at + 1,
+        place(expected.get(at)),
+        place(found.get(at)),
+    );
+    let expected = "a file whose functions depend on neither time, chance nor values of the running process";
+    Err(ConfigError::new(&origin, "", Fault::Conflict { wrong, expected: expected.to_owned() }))
+}

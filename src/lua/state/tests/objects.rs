@@ -1,0 +1,207 @@
+//! Sets, limiters and files of a configuration as functions see them; and what a failed call leaves.
+
+use crate::base::prefix::Prefix;
+use crate::lua::state::tests::*;
+use crate::rules::limits::{StateKind, StateSpec};
+use crate::rules::names::NameSet;
+use crate::rules::networks::NetworkSet;
+
+/// Names of the file's first set, and networks of its first: what the control thread filled them with.
+fn filled(text: &str) -> Fixture {
+    let names: Names = ["\x03www\x07example\x03com\0", "\x03org\0"].into_iter().collect::<NameSet>().into();
+    let networks = [("192.0.2.0/24", true), ("192.0.2.77", false), ("2001:db8::/32", true)];
+    let networks = networks.map(|(n, is_in)| (n.parse::<Prefix>().expect("a network"), is_in));
+    let networks: Networks = networks.into_iter().collect::<NetworkSet>().into();
+    let files = Files::one("test.lua", text.as_bytes());
+    let source = check(files, recorded(text), vec![names], vec![networks]).unwrap_or_else(|e| panic!("{e}"));
+    let mut fixture = Fixture::action("return DNSAction.None");
+    fixture.script = source.start(0).expect("a state");
+    fixture
+}
+
+#[test]
+fn sets_tell_what_the_file_put_into_them() {
+    for (made, own) in [("newSuffixMatchNode()", "x.org"), ("newDNSNameSet()", "net")] {
+        let mut fixture = filled(&format!(
+            "local s = {made}\n\
+             LuaAction(function(dq)\n\
+               assert(s:size() == 2 and s:len() == 2 and not s:empty() and s:memory() > 0)\n\
+               assert(s:toString() == 'org., www.example.com.', s:toString())\n\
+               assert(s:check(dq.qname) and s:getBestMatch('a.org'):toString() == 'org.')\n\
+               s:add('org') s:add('{own}') assert(s:size() == 3 and s:check('{own}'))\n\
+               assert(s:remove('{own}') == 1 and s:size() == 2 and not pcall(s.delete, s, 'org'))\n\
+               s:clear() assert(s:empty() and not s:check(dq.qname) and s:toString() == '') return DNSAction.Allow end)"
+        ));
+        assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow), "{made}");
+    }
+}
+
+#[test]
+fn the_longest_network_decides_whoever_put_it_in() {
+    let mut fixture = filled(
+        "local g = newNMG()\n\
+         LuaAction(function(dq)\n\
+           assert(g:size() == 3 and not g:empty() and tostring(g) == '192.0.2.0/24, !192.0.2.77/32, 2001:db8::/32', tostring(g))\n\
+           assert(not g:match(dq.remoteaddr) and g:match('192.0.2.1') and not g:match('10.0.0.1'))\n\
+           local copy = newNMG() copy:addNMG(g) assert(copy:size() == 3 and copy:match('192.0.2.1') and not copy:match('192.0.2.77'))\n\
+           g:addMask('!192.0.0.0/16') assert(g:match('192.0.2.1') and not g:match('192.0.3.1'))\n\
+           g:addMask('!192.0.2.0/25') assert(not g:match('192.0.2.1') and g:match('192.0.2.200'))\n\
+           g:addMask('192.0.2.77') assert(g:match(dq.remoteaddr))\n\
+           g:addMasks({['10.0.0.0/8'] = 5}) assert(g:match('10.0.0.1') and g:len() == 7)\n\
+           local all = newNMG() all:addMask('::/0') assert(all:match('::1') and not all:match('10.0.0.1'))\n\
+           g:clear() assert(g:empty() and not g:match('192.0.2.1')) return DNSAction.Allow end)",
+    );
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    holds(
+        "assert(newNetmask('192.0.2.9', 24) == newNetmask('192.0.2.0/24') and newNetmask(newCA('::1')):getBits() == 128)",
+    );
+    holds(
+        "assert(not pcall(newNetmask, '192.0.2.9', 33) and newNetmask('2001:db8::1', 32):match('2001:db8::2'))",
+    );
+}
+
+#[test]
+fn timed_sets_are_the_shards_own_under_their_numbers() {
+    let mut fixture = Fixture::new(
+        "MaxQPSRule(5) QPSAction(5) local t = TimedIPSetRule() MaxQPSIPRule(5) local u = newTimedIPSetRule() t:slice()\n\
+         LuaAction(function(dq) t:add(dq.remoteaddr, 10) u:add('192.0.2.77', 5) u:cleanup() return DNSAction.Allow end)\n\
+         LuaAction(function(dq) t:clear() return DNSAction.Allow end)\n\
+         LuaAction(function(dq) t:add(dq.remoteaddr, 10) error('x') end)\n\
+         LuaAction(function(dq) t:add(dq.remoteaddr, -1) return DNSAction.Allow end)\n\
+         setServerPolicyLua('p', function(servers, dq) t:add(dq.remoteaddr, 10) return servers[1] end)\n\
+         function maintenance() t:clear() end",
+    );
+    let timed = |identity| StateSpec { identity, kind: StateKind::Timed };
+    fixture.limits.adopt(&[
+        StateSpec::rate(1, 5, 5),
+        StateSpec::rate(2, 5, 5),
+        timed(3),
+        StateSpec { identity: 4, kind: StateKind::Clients },
+        timed(5),
+    ]);
+    let peer: SocketAddr = "192.0.2.77:4242".parse().expect("an address");
+    let ip = Endpoint::from(peer).ip;
+    let now = fixture.now;
+    let after = |s: u64| now + TickDelta::from_ms(s * 1_000);
+    let inside = |fixture: &Fixture, state, s| fixture.limits.timed_contains(state, &ip, after(s));
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    assert!(
+        inside(&fixture, 2, 9)
+            && !inside(&fixture, 2, 10)
+            && inside(&fixture, 4, 4)
+            && !inside(&fixture, 4, 5)
+    );
+    assert_eq!(fixture.number(1), Some(ScriptAction::Allow));
+    assert!(!inside(&fixture, 2, 0) && inside(&fixture, 4, 4));
+    assert_eq!((fixture.number(2), fixture.number(3), fixture.errors()), (None, None, 2));
+    assert!(!inside(&fixture, 2, 0));
+    let candidates = [Candidate { slot: BackendSlot(0), outstanding: 0, latency_us: 0 }];
+    let chosen = fixture.context(QUERY, 0, |script, context, env| {
+        script.choose(FunctionId(4), &candidates, context, env.now, env.snapshot)
+    });
+    assert_eq!((chosen, fixture.errors()), (None, 3));
+    fixture.script.maintain(now);
+    assert_eq!(fixture.errors(), 4);
+}
+
+#[test]
+fn a_failed_call_leaves_no_trace() {
+    let changes = "dq.pool = 'abuse' dq.ecsOverride = true dq.tempFailureTTL = 7 dq:setTag('a', 'b') \
+                   dq:setMaxReturnedTTL(9) dq:setExtendedDNSError(15, 'x') dq:changeName(newDNSName('n')) dq.rcode = 5";
+    for end in
+        ["error('x')", "return 'x'", "return 99", "return DNSAction.Delay, 'soon'", "while true do end"]
+    {
+        let mut fixture = Fixture::action(&format!("{changes} {end}"));
+        fixture.query_state.tags.set(b"a", b"before");
+        let before = fixture.query_state.clone();
+        assert_eq!((fixture.run(QUERY), fixture.errors()), (None, 1), "{end}");
+        assert_eq!((&fixture.query_state, &fixture.message[..]), (&before, QUERY), "{end}");
+    }
+}
+
+#[test]
+fn answers_are_of_the_type_asked_for_and_have_the_clients_flags() {
+    let spoof = "dq:spoof({newCA('192.0.2.9'), newCA('2001:db8::9')}) return DNSAction.HeaderModify";
+    for (qtype, types) in [(1, &[1][..]), (28, &[28]), (255, &[1, 28]), (15, &[])] {
+        let mut query = QUERY.to_vec();
+        query[30] = qtype;
+        let mut fixture = Fixture::action(spoof);
+        assert_eq!(fixture.run(&query), Some(ScriptAction::HeaderModify));
+        let found: Vec<u16> = Records::of(&fixture.message).map(|r| r.rtype).filter(|t| *t != 41).collect();
+        assert_eq!(found, types, "type {qtype}");
+        if types.is_empty() {
+            assert_eq!(fixture.message, query);
+        }
+    }
+    let mut fixture = Fixture::action(&format!("dq.dh:setRD(false) dq.dh:setCD(true) {spoof}"));
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::HeaderModify));
+    assert_eq!(fixture.message[2..4], [0x81, 0x80]);
+}
+
+#[test]
+fn c_functions_answer_only_what_was_asked_for() {
+    let mut fixture = Fixture::new(
+        "local ffi = require('ffi') local s = ('x'):rep(16)\n\
+         LuaFFIAction(function(dq) local v = ffi.new('dnsdist_ffi_raw_value_t[2]') v[0].value, v[0].size = s, 16 v[1].value, v[1].size = s, 5\n\
+           ffi.C.dnsdist_ffi_dnsquestion_spoof_addrs(dq, v, 2) return DNSAction.Allow end)",
+    );
+    assert_eq!((fixture.run(QUERY), &fixture.message[..]), (Some(ScriptAction::Allow), QUERY));
+}
+
+#[test]
+fn a_pointer_to_the_header_holds_while_the_message_grows() {
+    let mut fixture = Fixture::new(
+        "local ffi = require('ffi') local C = ffi.C\n\
+         LuaFFIAction(function(dq) local h = ffi.cast('uint8_t*', C.dnsdist_ffi_dnsquestion_get_header(dq))\n\
+           assert(C.dnsdist_ffi_dnsquestion_set_size(dq, 540) and C.dnsdist_ffi_dnsquestion_set_trailing_data(dq, ('x'):rep(450), 450))\n\
+           h[0] = 0xab assert(C.dnsdist_ffi_dnsquestion_get_id(dq) == 0xab34) return DNSAction.Allow end)",
+    );
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    assert_eq!(fixture.message[0], 0xab);
+}
+
+#[test]
+fn delays_are_bounded() {
+    let mut fixture = Fixture::action("return DNSAction.Delay, '4000000000'");
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Delay(60_000)));
+}
+
+#[test]
+fn another_functions_file_is_another_configuration() {
+    let file = |text: &str| (Files::one("test.lua", text.as_bytes()), recorded(text));
+    let identity = |(files, recorded)| check(files, recorded, vec![], vec![]).expect("a source").identity();
+    let text = "LuaAction(function(dq) return DNSAction.None end)";
+    assert_eq!(identity(file(text)), identity(file(text)));
+    // A file that reads another is not known by its own text.
+    let place = std::env::temp_dir().join(format!("dnslob-identity-{}", std::process::id()));
+    std::fs::write(&place, "return 1").expect("a file of our own");
+    let text = format!("dofile('{}')\nLuaAction(function(dq) return DNSAction.None end)", place.display());
+    let (first, second) = (identity(file(&text)), identity(file(&text)));
+    std::fs::remove_file(&place).expect("a file of our own");
+    assert_ne!(first, second);
+    let known = "local ffi = require('ffi')\nLuaAction(function(dq) return DNSAction.None end)";
+    assert_eq!(identity(file(known)), identity(file(known)), "what is built in is no file");
+}
+
+#[test]
+fn another_functions_text_is_another_configuration() {
+    let place = std::env::temp_dir().join(format!("dnslob-text-{}", std::process::id()));
+    let codes = ["return function() return 1 end", "return function() return 2 end"];
+    // Renaming a file to its own name tells whether it is there, and reads nothing.
+    let text = format!(
+        "LuaFFIPerThreadAction(os.rename('{0}', '{0}') and '{1}' or '{2}')",
+        place.display(),
+        codes[0],
+        codes[1]
+    );
+    let identity = |code: &str| {
+        let function = one((FunctionKind::Action, Interface::Text), code, 0);
+        let files = Files::one("test.lua", text.as_bytes());
+        check(files, vec![function], vec![], vec![]).expect("a source").identity()
+    };
+    std::fs::write(&place, "").expect("a file of our own");
+    let first = identity(codes[0]);
+    assert_eq!(first, identity(codes[0]));
+    std::fs::remove_file(&place).expect("a file of our own");
+    assert_ne!(first, identity(codes[1]));
+}

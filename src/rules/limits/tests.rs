@@ -1,0 +1,350 @@
+use crate::base::time::TickDelta;
+use crate::rules::limits::*;
+
+const SECOND: u64 = 1_000_000_000;
+/// Not at the clock's origin, where a bucket's time cannot be past.
+const BEGIN: u64 = 1_000 * SECOND;
+
+fn shards(n: usize, specs: &[StateSpec]) -> Vec<Limits> {
+    let mut rng = ShardRng::from_seed(7);
+    (0..n)
+        .map(|_| {
+            let mut limits = Limits::new(n, &mut rng);
+            limits.adopt(specs);
+            limits
+        })
+        .collect()
+}
+
+fn clients() -> StateSpec {
+    StateSpec { identity: 2, kind: StateKind::Clients }
+}
+
+fn timed() -> StateSpec {
+    StateSpec { identity: 3, kind: StateKind::Timed }
+}
+
+fn client_limit(qps: u32, burst: u32) -> ClientLimit {
+    ClientLimit { state: 0, qps, burst, v4: 32, v6: 64, expiration_s: 300 }
+}
+
+/// The n-th of many IPv4 clients.
+fn ip(n: u32) -> [u8; 16] {
+    crate::base::addr::mapped(std::net::Ipv4Addr::from(n).into())
+}
+
+/// What shards let pass of `demand` queries per second from `begin` on for ten seconds; `turn`
+/// says which shard gets the next query. At no time more than the bucket can have given.
+fn passed(
+    room: &mut [Limits],
+    limit: &Limit,
+    demand: u64,
+    begin: u64,
+    mut turn: impl FnMut(u64) -> usize,
+) -> u64 {
+    let mut passed = 0;
+    for n in 0..demand * 10 {
+        let elapsed = n * SECOND / demand;
+        let limits = &mut room[turn(n)];
+        passed += u64::from(!limits.exceeded(limit, Tick(begin + elapsed)));
+        let given = u64::from(limit.burst) + u64::from(limit.qps) * elapsed / SECOND;
+        assert!(passed <= given + 1, "{passed} of {given} after {elapsed} ns");
+    }
+    passed
+}
+
+#[test]
+fn a_rate_holds_over_all_shards() {
+    for n in [1, 2, 7] {
+        for (qps, burst) in
+            [(5, 1), (50, 50), (1_000, 100), (1_000, 1_000), (30_000, 600), (100_000, 100_000)]
+        {
+            let limit = Limit { state: 0, qps, burst };
+            for skewed in [false, true] {
+                let mut room = shards(n, &[StateSpec::rate(1, qps, burst)]);
+                let mut rng = ShardRng::from_seed(3);
+                // In turns, or nine of ten queries to the first shard.
+                let turn = |at: u64| match skewed {
+                    false => (at % n as u64) as usize,
+                    true if rng.below(10) > 0 => 0,
+                    true => rng.below(n as u32) as usize,
+                };
+                let passed = passed(&mut room, &limit, u64::from(qps) * 2 + 20, BEGIN, turn);
+                let expected = u64::from(qps) * 10 + u64::from(burst);
+                let off = passed.abs_diff(expected);
+                assert!(
+                    off <= u64::from(qps) / 10 + 1,
+                    "{n} shards, {qps}/{burst}, skewed {skewed}: {passed} of {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn below_the_rate_everything_passes() {
+    for n in [1, 2, 7] {
+        for qps in [50, 1_000, 50_000] {
+            let limit = Limit { state: 0, qps, burst: qps };
+            let mut room = shards(n, &[StateSpec::rate(1, qps, qps)]);
+            let mut rng = ShardRng::from_seed(4);
+            let demand = u64::from(qps) * 95 / 100;
+            let passed = passed(&mut room, &limit, demand, BEGIN, |_| rng.below(n as u32) as usize);
+            assert_eq!(passed, demand * 10, "{n} shards, {qps}");
+        }
+    }
+}
+
+#[test]
+fn a_burst_has_an_end() {
+    for n in [1, 2, 7] {
+        for (qps, burst) in [(10, 10), (1_000, 50), (100_000, 100_000), (100_000, 1_000)] {
+            let limit = Limit { state: 0, qps, burst };
+            let mut room = shards(n, &[StateSpec::rate(1, qps, burst)]);
+            // Every shard has tokens in hand, and the bucket fills up behind them.
+            for limits in &mut room {
+                assert!(!limits.exceeded(&limit, Tick(BEGIN)));
+            }
+            for delayed in [SECOND / 100, SECOND * 100] {
+                let now = Tick(BEGIN + delayed * 2);
+                let passed: u64 = room
+                    .iter_mut()
+                    .map(|limits| (0..burst * 2).filter(|_| !limits.exceeded(&limit, now)).count() as u64)
+                    .sum();
+                let held = u64::from((qps / 100).min(burst / 16));
+                assert!(passed <= u64::from(burst) + held, "{n} shards, {qps}/{burst}: {passed} at once");
+                assert!(
+                    delayed < SECOND || passed >= u64::from(burst),
+                    "{n} shards, {qps}/{burst}: {passed}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_shared_bucket_is_seldom_touched() {
+    let limit = Limit { state: 0, qps: 100_000, burst: 100_000 };
+    for (n, demand) in [(1, 50_000), (4, 50_000), (4, 300_000)] {
+        let spec = StateSpec::rate(1, limit.qps, limit.burst);
+        let StateKind::Rate(bucket) = &spec.kind else { unreachable!() };
+        let mut room = shards(n, std::slice::from_ref(&spec));
+        let mut writes = 0;
+        let mut before = bucket.full_at();
+        for query in 0..demand * 2 {
+            room[(query % n as u64) as usize].exceeded(&limit, Tick(BEGIN + query * SECOND / demand));
+            writes += usize::from(std::mem::replace(&mut before, bucket.full_at()) != before);
+        }
+        // Two seconds, twice under overload, and the burst in the first of them.
+        assert!(writes <= n * 100 * 5, "{n} shards, {demand}/s: {writes} writes");
+        assert!(writes > 0);
+    }
+}
+
+#[test]
+fn nothing_passes_a_closed_bucket() {
+    for (qps, burst) in [(0, 0), (0, 5), (5, 0)] {
+        let mut room = shards(1, &[StateSpec::rate(1, qps, burst), clients()]);
+        let limit = Limit { state: 0, qps, burst };
+        let by_client = ClientLimit { state: 1, ..client_limit(qps, burst) };
+        for second in 0..5 {
+            let now = Tick(BEGIN + second * SECOND);
+            assert!(room[0].exceeded(&limit, now));
+            assert!(room[0].client_exceeded(&by_client, &ip(1), false, now));
+        }
+    }
+}
+
+#[test]
+fn a_client_has_its_rate_and_its_burst() {
+    for (qps, burst) in [(1, 1), (10, 10), (5, 50), (3_000, 300)] {
+        let mut room = shards(1, &[clients()]);
+        let limit = client_limit(qps, burst);
+        let at_once = (0..burst * 2).filter(|_| !room[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN)));
+        assert_eq!(at_once.count() as u32, burst);
+        let demand = u64::from(qps) * 3;
+        let passes = |n: &u64| {
+            !room[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN + (n + 1) * SECOND / demand))
+        };
+        let passed = (0..demand * 10).filter(passes).count() as u64;
+        assert!(passed.abs_diff(u64::from(qps) * 10) * 100 <= u64::from(qps) * 10, "{qps}/{burst}: {passed}");
+    }
+}
+
+#[test]
+fn a_client_of_all_shards_has_its_rate() {
+    for n in [2, 7] {
+        let mut room = shards(n, &[clients()]);
+        let limit = client_limit(70, 70);
+        let mut count = |from: u64, shared: bool, turn: fn(u64, u64) -> u64| {
+            let passes = |q: &u64| {
+                let limits = &mut room[turn(*q, n as u64) as usize];
+                !limits.client_exceeded(
+                    &limit,
+                    &ip(9),
+                    shared,
+                    Tick(BEGIN + (from * 1_400 + q) * SECOND / 140),
+                )
+            };
+            (0..1_400).filter(passes).count() as u64
+        };
+        let spread = count(0, true, |q, n| q % n);
+        assert!(spread.abs_diff(70 * 11) <= 7 * n as u64, "{n} shards: {spread}");
+        let stuck = count(2, true, |_, _| 0);
+        assert!(stuck.abs_diff(70 * 11 / n as u64) <= 2, "{n} shards: {stuck} at one of them");
+        let exact = count(4, false, |_, _| 0);
+        assert!(exact.abs_diff(70 * 11) <= 7, "{n} shards: {exact}");
+    }
+}
+
+#[test]
+fn networks_are_clients() {
+    let mut limits = shards(1, &[clients()]).remove(0);
+    let mut passes = |v4, v6, a: &str| {
+        let limit = ClientLimit { v4, v6, ..client_limit(1, 1) };
+        let ip = crate::base::addr::mapped(a.parse().expect("an address"));
+        !limits.client_exceeded(&limit, &ip, false, Tick(BEGIN))
+    };
+    assert!(passes(24, 64, "192.0.2.1") && !passes(24, 64, "192.0.2.200"));
+    assert!(passes(24, 64, "192.0.3.1"));
+    assert!(passes(24, 64, "2001:db8::1") && !passes(24, 64, "2001:db8::2"));
+    assert!(passes(24, 64, "2001:db8:0:1::1"));
+    assert!(passes(32, 128, "192.0.2.1") && passes(99, 255, "192.0.2.2"), "too long is as long as it gets");
+    assert!(passes(0, 0, "203.0.113.1") && !passes(0, 0, "198.51.100.1"));
+}
+
+#[test]
+fn a_million_clients_are_told_apart() {
+    let mut limits = shards(1, &[clients()]).remove(0);
+    assert!(limits.bytes() <= 40 * CLIENTS_MAX, "{} bytes", limits.bytes());
+    let limit = client_limit(1, 2);
+    let mut round = || {
+        (0..CLIENTS_MAX as u32)
+            .filter(|n| limits.client_exceeded(&limit, &ip(*n), false, Tick(BEGIN)))
+            .count()
+    };
+    assert_eq!(round(), 0);
+    // A client that had to make room begins anew: less than one in a hundred thousand.
+    assert!(round() == 0);
+    let kept = round();
+    assert!(kept >= CLIENTS_MAX - 10, "{kept}");
+}
+
+#[test]
+fn a_client_is_forgotten_after_a_while() {
+    let limit = client_limit(1, 1_000);
+    for (silent, expected) in [(100, 100), (299, 299), (306, 1_000), (100_000, 1_000)] {
+        let mut limits = shards(1, &[clients()]).remove(0);
+        let mut passed =
+            |at| (0..2_000).filter(|_| !limits.client_exceeded(&limit, &ip(1), false, Tick(at))).count();
+        assert_eq!(passed(BEGIN), 1_000);
+        assert_eq!(passed(BEGIN + silent * SECOND), expected, "after {silent} s");
+    }
+    // One that goes on asking is not, though all it hears is no.
+    let mut limits = shards(1, &[clients()]).remove(0);
+    let mut passed =
+        |at| (0..2_000).filter(|_| !limits.client_exceeded(&limit, &ip(1), false, Tick(at))).count();
+    assert_eq!((0..500).map(|s| passed(BEGIN + s * SECOND)).sum::<usize>(), 1_499);
+}
+
+#[test]
+fn a_flood_of_forged_sources_frees_no_offender() {
+    let mut limits = shards(1, &[clients()]).remove(0);
+    let bytes = limits.bytes();
+    let limit = client_limit(1, 20);
+    let mut rng = ShardRng::from_seed(5);
+    let mut passed = [0; 100];
+    // Five million sources in a second; among them each offender asks a thousand times.
+    for n in 0..5_000_000_u64 {
+        let now = Tick(BEGIN + n * 200);
+        limits.client_exceeded(&limit, &ip(rng.u32() | 1 << 31), false, now);
+        if n % 50 == 0 {
+            let offender = (n / 50 % 100) as usize;
+            passed[offender] += u32::from(!limits.client_exceeded(&limit, &ip(offender as u32), false, now));
+        }
+    }
+    assert!(passed.iter().all(|n| (20..=21).contains(n)), "{passed:?}");
+    assert_eq!(limits.bytes(), bytes, "it does not grow");
+}
+
+#[test]
+fn a_set_has_an_end_for_each() {
+    let mut limits = shards(1, &[timed()]).remove(0);
+    let now = Tick(BEGIN);
+    let at = |s| now + TickDelta(s * SECOND);
+    limits.timed_add(0, &ip(1), at(10), now);
+    limits.timed_add(0, &ip(2), at(20), now);
+    limits.timed_add(0, &ip(2), at(5), now);
+    assert!(limits.timed_contains(0, &ip(1), at(9)) && !limits.timed_contains(0, &ip(1), at(10)));
+    assert!(limits.timed_contains(0, &ip(2), at(19)), "the later end holds");
+    assert!(!limits.timed_contains(0, &ip(3), now));
+    limits.timed_clear(0);
+    assert!(!limits.timed_contains(0, &ip(2), now));
+    let bytes = limits.bytes();
+    for n in 0..2 * CLIENTS_MAX as u32 {
+        limits.timed_add(0, &ip(n), at(10 + u64::from(n)), now);
+    }
+    assert_eq!(limits.bytes(), bytes, "it does not grow");
+    let last = (CLIENTS_MAX as u32..2 * CLIENTS_MAX as u32)
+        .filter(|n| limits.timed_contains(0, &ip(*n), now))
+        .count();
+    assert!(last >= CLIENTS_MAX / 1_000 * 999, "{last} of those with the latest ends");
+}
+
+#[test]
+fn a_reload_forgets_only_what_is_gone() {
+    let old = [StateSpec::rate(1, 5, 5), clients(), timed()];
+    let mut limits = shards(1, &old).remove(0);
+    let rate = |state| Limit { state, qps: 5, burst: 5 };
+    let by_client = |state| ClientLimit { state, ..client_limit(1, 1) };
+    let now = Tick(BEGIN);
+    while !limits.exceeded(&rate(0), now) {}
+    assert!(!limits.client_exceeded(&by_client(1), &ip(1), false, now));
+    limits.timed_add(2, &ip(1), now + TickDelta(SECOND), now);
+
+    // Other places, and one more of each.
+    let mut new = [
+        StateSpec { identity: 30, kind: StateKind::Timed },
+        timed(),
+        StateSpec { identity: 20, kind: StateKind::Clients },
+        clients(),
+        StateSpec::rate(10, 5, 5),
+        StateSpec::rate(1, 5, 5),
+    ];
+    StateSpec::inherit(&mut new, &old);
+    limits.adopt(&new);
+    assert!(!limits.timed_contains(0, &ip(1), now) && limits.timed_contains(1, &ip(1), now));
+    assert!(!limits.client_exceeded(&by_client(2), &ip(1), false, now));
+    assert!(limits.client_exceeded(&by_client(3), &ip(1), false, now));
+    assert!(!limits.exceeded(&rate(4), now));
+    assert!(limits.exceeded(&rate(5), now));
+
+    // The same identity with other figures is another bucket.
+    let mut changed = [StateSpec::rate(1, 6, 6)];
+    StateSpec::inherit(&mut changed, &new);
+    limits.adopt(&changed);
+    assert!(!limits.exceeded(&rate(0), now));
+    // A limiter of another kind, or none, limits nothing.
+    assert!(!limits.client_exceeded(&by_client(0), &ip(1), false, now));
+    assert!(!limits.exceeded(&rate(9), now));
+}
+
+#[test]
+fn all_tables_share_one_room() {
+    let tables =
+        |n: u64| (0..n).map(|identity| StateSpec { identity, kind: StateKind::Clients }).collect::<Vec<_>>();
+    for n in [1, 2, 8, 64] {
+        for rules in [1, 3, 10, 100] {
+            let mut room = shards(n, &tables(rules));
+            let all: usize = room.iter().map(Limits::bytes).sum();
+            // 4 KiB is the least that a table has.
+            assert!(
+                all <= DEADLINES_BYTES_MAX + n * rules as usize * 4096,
+                "{n} shards, {rules} rules: {all}"
+            );
+            let before = room[0].bytes();
+            room[0].adopt(&tables(rules + 1));
+            assert!(room[0].bytes() >= before + 4096, "a new one has some room");
+        }
+    }
+}

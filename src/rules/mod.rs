@@ -1,0 +1,167 @@
+//! The rule chains, compiled: what moves, drops, shapes or answers a packet.
+//!
+//! ```text
+//!  packet ─► Index (one question to each of: names, networks, facts, expressions)
+//!              └─► candidates in order ─► Matcher ─► Action ─┬─► decided
+//!                                          no ◄──────────────┴─► goes on to the next
+//! ```
+//!
+//! The meaning is that of a list walked from its top, first match first; the index only skips
+//! rules that cannot match, and that would have counted nothing. A chain is immutable and shared by all shards; what a rule counts or
+//! remembers (hits, token buckets) is kept by each shard under the rule's own slot.
+
+pub mod action;
+pub mod apply;
+pub mod context;
+pub mod guard;
+pub mod index;
+pub mod limits;
+pub mod matcher;
+mod name_table;
+pub mod names;
+pub mod networks;
+pub mod pattern;
+mod prefix_map;
+pub mod query_state;
+pub mod script;
+pub mod text;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::base::addr::RuleSlot;
+use crate::rules::action::{Action, ResponseAction};
+use crate::rules::context::{Environment, EvaluationContext};
+use crate::rules::guard::Guard;
+use crate::rules::index::{Candidates, Index};
+use crate::rules::matcher::Matcher;
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub struct Rule<A> {
+    /// Under which shards count its hits; stable over reloads.
+    pub slot: RuleSlot,
+    /// Its name; empty when it has none.
+    pub name: String,
+    /// Its identity, for people and programs: given, or made of what the rule says, so that the
+    /// same rule has the same one after a reload and on every machine.
+    pub uuid: [u8; 16],
+    /// The group that it is replaced with; empty when it is in none.
+    pub group: String,
+    /// Which packets it concerns.
+    pub matcher: Matcher,
+    /// What it does to them.
+    pub action: A,
+}
+
+/// A list of rules and the index over it.
+#[derive(Clone, Debug)]
+pub struct Chain<A> {
+    rules: Arc<[Rule<A>]>,
+    index: Arc<Index>,
+}
+
+impl<A> Default for Chain<A> {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+impl<A> Chain<A> {
+    /// Compiles a list.
+    #[must_use]
+    pub fn new(rules: Vec<Rule<A>>) -> Self {
+        let index = Index::build(rules.iter().map(|r| Guard::of(&r.matcher)));
+        Self { rules: rules.into(), index: Arc::new(index) }
+    }
+
+    /// The rules, in order.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule<A>] {
+        &self.rules
+    }
+
+    /// Whether there is no rule.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The next rule that matches, from `walk`'s place on.
+    pub fn next<'c>(
+        &'c self,
+        walk: &mut Walk,
+        context: &mut EvaluationContext<'_, '_>,
+        env: &mut Environment<'_>,
+    ) -> Option<&'c Rule<A>> {
+        loop {
+            let at = walk.candidates.next(&self.index, walk.from, context, env)?;
+            walk.from = at + 1;
+            let rule = self.rules.get(at as usize)?;
+            let edits = context.facts.edits;
+            let matches = rule.matcher.matches(context, env);
+            if context.facts.edits != edits {
+                // A function has changed what the index was asked about.
+                walk.renew();
+            }
+            if matches {
+                return Some(rule);
+            }
+        }
+    }
+}
+
+/// A walk of one packet down one chain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    candidates: Candidates,
+    from: u32,
+}
+
+impl Walk {
+    /// Asks the index again: an action has changed the message or the protocol, that is, what the
+    /// index was asked about. Tags, pools and limits are no such thing.
+    pub const fn renew(&mut self) {
+        self.candidates.renew();
+    }
+}
+
+/// All chains of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Chains {
+    /// What becomes of queries.
+    pub query: Chain<Action>,
+    /// The same for queries that the cache did not answer.
+    pub cache_miss: Chain<Action>,
+    /// What becomes of backends' answers.
+    pub response: Chain<ResponseAction>,
+    /// Of answers from the cache.
+    pub cache_hit: Chain<ResponseAction>,
+    /// Of answers that have been put into the cache.
+    pub cache_inserted: Chain<ResponseAction>,
+    /// Of answers of our own.
+    pub self_answered: Chain<ResponseAction>,
+    /// Of queries that no server answered in time.
+    pub timeout: Chain<ResponseAction>,
+    /// Of zone transfers.
+    pub xfr: Chain<ResponseAction>,
+}
+
+impl Chains {
+    /// Files that actions write to, each once.
+    #[must_use]
+    pub fn log_files(&self) -> BTreeSet<&str> {
+        let queries = [&self.query, &self.cache_miss];
+        let responses = [
+            &self.response,
+            &self.cache_hit,
+            &self.cache_inserted,
+            &self.self_answered,
+            &self.timeout,
+            &self.xfr,
+        ];
+        let queries = queries.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.log());
+        let responses = responses.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.log());
+        queries.chain(responses).map(|log| log.path.as_str()).filter(|path| !path.is_empty()).collect()
+    }
+}

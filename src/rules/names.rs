@@ -1,0 +1,229 @@
+//! Sets of domain names, compact and immutable.
+//!
+//! A million names take their own bytes in wire format and 18 each for the table over them. Names
+//! are compared without regard to letter case (RFC 4343) and given back in small letters.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::rules::name_table::{Builder, NameTable};
+
+/// A set that rules share, and that is filled before they are compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Names(Arc<OnceLock<NameSet>>);
+
+impl Names {
+    /// Fills it, once.
+    pub fn fill(&self, set: NameSet) {
+        let _ = self.0.set(set);
+    }
+
+    /// What it was filled with; none before.
+    #[must_use]
+    pub fn set(&self) -> Option<&NameSet> {
+        self.0.get()
+    }
+
+    /// What tells it apart from every other set that is there.
+    #[must_use]
+    pub fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Names in it; 0 before it is filled.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.set().map_or(0, NameSet::len)
+    }
+
+    /// Whether it has no name, or is not filled yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.set().map_or(0, NameSet::bytes)
+    }
+}
+
+impl From<NameSet> for Names {
+    fn from(set: NameSet) -> Self {
+        Self(Arc::new(OnceLock::from(set)))
+    }
+}
+
+/// A set of names.
+#[derive(Clone, Debug, Default)]
+pub struct NameSet {
+    table: NameTable,
+}
+
+/// Collects names in wire format. Whatever is no whole plain name is left out.
+impl<N: AsRef<[u8]>> FromIterator<N> for NameSet {
+    fn from_iter<I: IntoIterator<Item = N>>(names: I) -> Self {
+        let mut builder = Builder::new(false);
+        for name in names {
+            builder.push(name.as_ref());
+        }
+        Self { table: builder.finish() }
+    }
+}
+
+impl NameSet {
+    /// Whether the name itself is in the set.
+    #[must_use]
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.table.find(name).is_some()
+    }
+
+    /// The longest name of the set that `name` is, or is below of: where it begins in `name`. The
+    /// root, when it is in the set, is found for every name.
+    #[must_use]
+    pub fn suffix_of(&self, name: &[u8]) -> Option<usize> {
+        self.table.longest(name).map(|suffix| suffix.start)
+    }
+
+    /// Names in the set.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        size_of::<Self>() + self.table.bytes()
+    }
+
+    /// The names in wire format and small letters, in the order they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.table.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wire(text: &str) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for label in text.split('.').filter(|l| !l.is_empty()) {
+            wire.push(label.len() as u8);
+            wire.extend_from_slice(label.as_bytes());
+        }
+        wire.push(0);
+        wire
+    }
+
+    fn set(names: &[&str]) -> NameSet {
+        names.iter().map(|n| wire(n)).collect()
+    }
+
+    #[test]
+    fn the_longest_listed_suffix_is_found() {
+        let set = set(&["example.com", "a.b.example.com", "Example.ORG", "org"]);
+        for (name, start) in [
+            ("example.com", Some(0)),
+            ("www.EXAMPLE.com", Some(4)),
+            ("a.b.example.com", Some(0)),
+            ("x.a.B.example.com", Some(2)),
+            ("b.example.com", Some(2)),
+            ("www.example.org", Some(4)),
+            ("example.net", None),
+            ("notexample.com", None),
+            ("com", None),
+            ("", None),
+            ("org", Some(0)),
+        ] {
+            assert_eq!(set.suffix_of(&wire(name)), start, "{name}");
+        }
+        assert!(set.contains(&wire("EXAMPLE.org")) && !set.contains(&wire("www.example.org")));
+    }
+
+    #[test]
+    fn the_root_holds_every_name() {
+        let set = set(&["", "com"]);
+        assert_eq!(set.suffix_of(&[0]), Some(0));
+        assert_eq!(set.suffix_of(&wire("www.example.org")), Some(16));
+        assert_eq!(set.suffix_of(&wire("example.com")), Some(8));
+        assert!(set.contains(&[0]) && !set.contains(&wire("org")));
+    }
+
+    #[test]
+    fn duplicates_and_what_is_no_name_are_left_out() {
+        let mut names = vec![wire("a.example"); 50];
+        names.extend([
+            wire("A.EXAMPLE"),
+            wire("b.example"),
+            b"\x03ab".to_vec(),
+            Vec::new(),
+            b"\xc0\x0c".to_vec(),
+        ]);
+        names.push(b"\x01a\x00tail".to_vec());
+        let set: NameSet = names.into_iter().collect();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [wire("a.example"), wire("b.example")]);
+        assert_eq!(set.len(), 2);
+        for name in [&b"\x03ab"[..], b"", b"\xc0\x0c", b"\x01a\x00tail"] {
+            assert!(!set.contains(name) && set.suffix_of(name).is_none());
+        }
+        assert!(NameSet::default().suffix_of(&[0]).is_none() && NameSet::default().is_empty());
+    }
+
+    #[test]
+    fn names_of_most_labels_and_bytes_are_held() {
+        let deepest = [b"\x01a".repeat(127), vec![0]].concat();
+        let long = [&b"\x3f"[..], &[b'x'; 63]].concat().repeat(3);
+        let longest = [&long[..], b"\x3d", &[b'y'; 61], &[0]].concat();
+        assert_eq!((deepest.len(), longest.len()), (255, 255));
+        let set: NameSet = [&deepest[..], &longest[..], &longest[64..]].into_iter().collect();
+        assert_eq!(set.len(), 3);
+        assert!(set.contains(&deepest) && !set.contains(&deepest[2..]));
+        assert_eq!(set.suffix_of(&longest), Some(0));
+        let other = [b"\x3f", &[b'z'; 63][..], &longest[64..]].concat();
+        assert_eq!(set.suffix_of(&other), Some(64));
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_is_the_list_of_its_names(
+            names in prop::collection::vec("([a-cA-C]{1,2}\\.){0,4}", 0..60),
+            probes in prop::collection::vec("([a-cA-C]{1,2}\\.){0,5}", 0..40),
+        ) {
+            let list: Vec<Vec<u8>> = names.iter().map(|n| wire(&n.to_lowercase())).collect();
+            let set: NameSet = names.iter().map(|n| wire(n)).collect();
+            for probe in &probes {
+                let asked = wire(probe);
+                let folded = wire(&probe.to_lowercase());
+                prop_assert_eq!(set.contains(&asked), list.contains(&folded));
+                let mut at = 0;
+                let naive = loop {
+                    if list.iter().any(|n| n[..] == folded[at..]) {
+                        break Some(at);
+                    }
+                    if folded[at] == 0 {
+                        break None;
+                    }
+                    at += 1 + usize::from(folded[at]);
+                };
+                prop_assert_eq!(set.suffix_of(&asked), naive);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let set = set(&["", "a"]);
+            let _ = (set.contains(&bytes), set.suffix_of(&bytes));
+            let hostile: NameSet = [&bytes[..]].into_iter().collect();
+            prop_assert!(hostile.len() <= 1);
+        }
+    }
+}

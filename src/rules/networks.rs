@@ -1,0 +1,170 @@
+//! Sets of networks with exceptions.
+//!
+//! A network is in, or, as an exception, out; the longest one that holds an address decides, in
+//! whatever order they were given. IPv4 and IPv6 networks are apart: `::/0` holds no IPv4 address.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::base::prefix::Prefix;
+use crate::rules::prefix_map::PrefixMap;
+
+/// A set that rules share, and that is filled before they are compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Networks(Arc<OnceLock<NetworkSet>>);
+
+impl Networks {
+    /// Fills it, once.
+    pub fn fill(&self, set: NetworkSet) {
+        let _ = self.0.set(set);
+    }
+
+    /// What it was filled with; none before.
+    #[must_use]
+    pub fn set(&self) -> Option<&NetworkSet> {
+        self.0.get()
+    }
+
+    /// What tells it apart from every other set that is there.
+    #[must_use]
+    pub fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Networks in it, exceptions too; 0 before it is filled.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.set().map_or(0, NetworkSet::len)
+    }
+
+    /// Whether it has no network, or is not filled yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<NetworkSet> for Networks {
+    fn from(set: NetworkSet) -> Self {
+        Self(Arc::new(OnceLock::from(set)))
+    }
+}
+
+/// Networks, each in or, as an exception, out; the longest one that holds an address decides.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkSet {
+    networks: Box<[(Prefix, bool)]>,
+    map: PrefixMap,
+}
+
+/// Collects networks: `true` is in, `false` is an exception. The last word on a network counts.
+impl FromIterator<(Prefix, bool)> for NetworkSet {
+    fn from_iter<I: IntoIterator<Item = (Prefix, bool)>>(networks: I) -> Self {
+        let networks: Box<[(Prefix, bool)]> = networks.into_iter().collect();
+        let map = networks.iter().map(|(prefix, is_in)| (*prefix, u32::from(*is_in))).collect();
+        Self { networks, map }
+    }
+}
+
+impl NetworkSet {
+    /// Whether the address (16 bytes, IPv4 mapped) is in.
+    #[must_use]
+    pub fn contains(&self, ip: &[u8; 16]) -> bool {
+        self.map.find(ip) == Some(1)
+    }
+
+    /// Networks in the set, exceptions and those that came twice too.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.networks.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.networks) + self.map.bytes()
+    }
+
+    /// The networks, in the order they were given.
+    pub fn iter(&self) -> impl Iterator<Item = (Prefix, bool)> {
+        self.networks.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::addr::mapped;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    fn set(texts: &[&str]) -> NetworkSet {
+        let network = |t: &&str| {
+            let exception = t.starts_with('!');
+            (t.trim_start_matches('!').parse::<Prefix>().expect("a network"), !exception)
+        };
+        texts.iter().map(network).collect()
+    }
+
+    fn has(set: &NetworkSet, ip: &str) -> bool {
+        set.contains(&mapped(ip.parse().expect("an address")))
+    }
+
+    #[test]
+    fn the_longest_network_decides() {
+        let set = set(&["!10.0.0.0/8", "0.0.0.0/0", "10.1.0.0/16", "!10.1.2.3", "2001:db8::/32"]);
+        for ip in ["0.0.0.0", "9.255.255.255", "11.0.0.0", "10.1.2.4", "255.255.255.255", "2001:db8::1"] {
+            assert!(has(&set, ip), "{ip}");
+        }
+        for ip in ["10.0.0.0", "10.2.0.0", "10.1.2.3", "2001:db9::", "::"] {
+            assert!(!has(&set, ip), "{ip}");
+        }
+    }
+
+    #[test]
+    fn families_are_apart_and_the_last_word_counts() {
+        assert!(!has(&set(&["::/0"]), "192.0.2.1") && has(&set(&["::/0"]), "ffff::"));
+        assert!(!has(&set(&["0.0.0.0/0"]), "::1"));
+        assert!(!has(&set(&["192.0.2.0/24", "!192.0.2.0/24"]), "192.0.2.1"));
+        assert!(!has(&NetworkSet::default(), "192.0.2.1"));
+    }
+
+    /// Few distinct addresses with many lengths, so that networks nest.
+    fn networks(count: usize) -> impl Strategy<Value = Vec<(u128, u8, bool)>> {
+        let address = prop_oneof![
+            any::<u32>().prop_map(|a| u128::from(a & 0xc0f0_f00f) | 0xffff << 32),
+            any::<u128>().prop_map(|a| (0x2001_0db8 << 96) | (a & 0xff_ff00_00ff_0000_000f)),
+        ];
+        let exact = (address, 0_u8..=128, any::<bool>());
+        prop::collection::vec(exact, 0..count)
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_is_the_list_of_its_networks(list in networks(120), shift in prop::collection::vec(0_u32..128, 40)) {
+            let v4 = |a: u128| a >> 32 == 0xffff;
+            let list: Vec<(u128, u8, bool)> =
+                list.into_iter().map(|(a, l, i)| (a, if v4(a) { 96 + l % 33 } else { l }, i)).collect();
+            let text = |a: u128, l: u8| if v4(a) {
+                format!("{}/{}", Ipv4Addr::from(a as u32), l - 96)
+            } else {
+                format!("{}/{l}", std::net::Ipv6Addr::from(a))
+            };
+            let set: NetworkSet =
+                list.iter().map(|(a, l, i)| (text(*a, *l).parse().expect("a network"), *i)).collect();
+            for ((a, _, _), shift) in list.iter().zip(shift.iter().cycle()) {
+                let probe = *a ^ (1 << shift);
+                let naive = list.iter().enumerate()
+                    .filter(|(_, (a, l, _))| v4(*a) == v4(probe) && (*l == 0 || (a ^ probe) >> (128 - u32::from(*l)) == 0))
+                    .max_by_key(|(at, (_, l, _))| (*l, *at))
+                    .is_some_and(|(_, (_, _, is_in))| *is_in);
+                prop_assert_eq!(set.contains(&probe.to_be_bytes()), naive);
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Regular expressions over names.
+//!
+//! What is searched is the name's text: labels with dots between them and none at the end (the
+//! root is empty), a dot or backslash within a label with a backslash in front, and bytes that
+//! are no visible ASCII as `\DDD`. Searching takes time linear in the text, whatever the
+//! expression; its memory is in a [`PatternCache`] of each shard, so that no lock is taken.
+
+mod posix;
+
+use std::sync::Arc;
+
+use regex_automata::meta::{BuildError, Cache, Config, Regex};
+use regex_automata::util::syntax;
+use regex_automata::{Input, PatternSet};
+
+use crate::wire::name;
+
+/// Bytes of an expression as written: reading one takes some hundred times as much memory.
+const TEXT_BYTES: usize = 1 << 20;
+/// Bytes that an expression may take once it is compiled.
+const SIZE_MAX: usize = 10 << 20;
+/// Bytes that the states which searching finds may take, for each expression and shard. Names
+/// are short: more states than fit are for expressions that would fill any cache.
+const STATES_MAX: usize = 512 << 10;
+/// Expressions that a shard keeps memory for; with more it begins anew.
+const CACHES_MAX: usize = 4096;
+/// Expressions that are searched for at once. The memory of a search grows with the square of their
+/// number: with 64 it is about a megabyte, with 12,000 it would be 25 GB.
+const PART_MAX: usize = 64;
+/// Bytes of the longest name's text: at most 4 for each of its bytes.
+const TEXT_MAX: usize = 4 * name::LEN_MAX;
+
+/// One expression.
+#[derive(Clone, Debug)]
+pub struct Pattern(Arc<Compiled>);
+
+#[derive(Debug)]
+struct Compiled {
+    text: Box<str>,
+    /// As the engine reads it.
+    expression: String,
+    search: Search,
+}
+
+impl Pattern {
+    /// Reads an expression. `whole`: it must match the whole name, as `RE2Rule`'s, in the letter
+    /// case it is written in. Otherwise it must match some part of it, as `RegexRule`'s; letter
+    /// case is ignored, and brackets are read as POSIX does.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that it is longer than 1 MiB, or takes more than 10 MiB once it is
+    /// compiled.
+    pub fn new(text: &str, whole: bool) -> Result<Self, String> {
+        if text.len() > TEXT_BYTES {
+            return Err(format!("it is longer than {} MiB", TEXT_BYTES >> 20));
+        }
+        let inner = if whole { text.to_owned() } else { posix::translate(text) };
+        // Alone first: "a)(b" must not become right by what is put around it.
+        syntax::parse_with(&inner, &syntax_config()).map_err(|e| last_line(&e.to_string()))?;
+        let expression = if whole { format!(r"\A(?:{inner})\z") } else { format!("(?i:{inner})") };
+        let search = Search::new(&[&expression]).map_err(|e| match e.size_limit() {
+            Some(_) => format!("it takes more than {} MiB of memory once it is compiled", SIZE_MAX >> 20),
+            None => last_line(&e.to_string()),
+        })?;
+        Ok(Self(Arc::new(Compiled { text: text.into(), expression, search })))
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// As the engine reads it: equal for expressions that mean the same.
+    pub(crate) fn expression(&self) -> &str {
+        &self.0.expression
+    }
+
+    /// Whether it matches a name in wire format.
+    pub fn matches(&self, qname: &[u8], cache: &mut PatternCache) -> bool {
+        let mut text = [0; TEXT_MAX];
+        let text = written(qname, &mut text);
+        let search = &self.0.search;
+        let room = cache.room(search);
+        search.regex.search_half_with(&mut room.cache, &Input::new(text).earliest(true)).is_some()
+    }
+}
+
+/// A regular expression, or several, and what its memory is known by.
+#[derive(Clone, Debug)]
+struct Search {
+    regex: Regex,
+    id: Arc<()>,
+}
+
+impl Search {
+    fn new(expressions: &[&str]) -> Result<Self, Box<BuildError>> {
+        let config = Config::new()
+            .nfa_size_limit(Some(SIZE_MAX))
+            .hybrid_cache_capacity(STATES_MAX)
+            .match_kind(if expressions.len() > 1 {
+                regex_automata::MatchKind::All
+            } else {
+                regex_automata::MatchKind::LeftmostFirst
+            })
+            .utf8_empty(false);
+        let regex = Regex::builder()
+            .configure(config)
+            .syntax(syntax_config())
+            .build_many(expressions)
+            .map_err(Box::new)?;
+        Ok(Self { regex, id: Arc::default() })
+    }
+}
+
+/// Names' texts are ASCII: no tables of Unicode are needed.
+fn syntax_config() -> syntax::Config {
+    syntax::Config::new().unicode(false).utf8(false)
+}
+
+/// The parser's errors draw a picture above the line that says what is wrong.
+fn last_line(error: &str) -> String {
+    error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned()
+}
+
+/// Many expressions, searched for at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PatternIndex {
+    /// Each with the number of its first expression.
+    parts: Vec<(usize, Search)>,
+}
+
+impl PatternIndex {
+    /// Of expressions that are numbered from 0 on.
+    pub(crate) fn new(patterns: &[Pattern]) -> Self {
+        let mut index = Self::default();
+        for (part, patterns) in patterns.chunks(PART_MAX).enumerate() {
+            index.add(part * PART_MAX, patterns);
+        }
+        index
+    }
+
+    /// As few parts as the limit on size allows.
+    fn add(&mut self, first: usize, patterns: &[Pattern]) {
+        if let [one] = patterns {
+            self.parts.push((first, one.0.search.clone()));
+            return;
+        }
+        let expressions: Vec<&str> = patterns.iter().map(|p| &*p.0.expression).collect();
+        if expressions.is_empty() {
+            return;
+        }
+        if let Ok(search) = Search::new(&expressions) {
+            self.parts.push((first, search));
+            return;
+        }
+        let (low, high) = patterns.split_at(patterns.len() / 2);
+        self.add(first, low);
+        self.add(first + low.len(), high);
+    }
+
+    /// Says the number of each expression that matches a name in wire format.
+    pub(crate) fn each(&self, qname: &[u8], cache: &mut PatternCache, mut found: impl FnMut(usize)) {
+        let mut text = [0; TEXT_MAX];
+        let text = written(qname, &mut text);
+        for (first, search) in &self.parts {
+            let room = cache.room(search);
+            room.found.clear();
+            search.regex.which_overlapping_matches_with(&mut room.cache, &Input::new(text), &mut room.found);
+            for number in room.found.iter() {
+                found(first + number.as_usize());
+            }
+        }
+    }
+}
+
+/// The memory that searching needs: one for each shard, filled as expressions are first asked.
+#[derive(Debug, Default)]
+pub struct PatternCache {
+    /// By ascending address of the expression's id.
+    rooms: Vec<(usize, Box<Room>)>,
+}
+
+#[derive(Debug)]
+struct Room {
+    /// Holds the id, so that no other expression can come to have its address.
+    _id: Arc<()>,
+    cache: Cache,
+    found: PatternSet,
+}
+
+impl PatternCache {
+    /// Forgets everything: the expressions of another configuration are others.
+    pub fn clear(&mut self) {
+        self.rooms.clear();
+    }
+
+    /// Whether nothing was searched for since it was made or cleared.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    fn room(&mut self, search: &Search) -> &mut Room {
+        let key = Arc::as_ptr(&search.id).addr();
+        let at = match self.rooms.binary_search_by_key(&key, |r| r.0) {
+            Ok(at) => at,
+            Err(at) => {
+                let at = if self.rooms.len() < CACHES_MAX {
+                    at
+                } else {
+                    self.rooms.clear();
+                    0
+                };
+                let cache = search.regex.create_cache();
+                let found = PatternSet::new(search.regex.pattern_len());
+                let room = Room { _id: Arc::clone(&search.id), cache, found };
+                self.rooms.insert(at, (key, Box::new(room)));
+                at
+            }
+        };
+        &mut self.rooms[at].1
+    }
+}
+
+/// The text of a name in wire format.
+fn written<'t>(qname: &[u8], text: &'t mut [u8; TEXT_MAX]) -> &'t [u8] {
+    let mut end = 0;
+    let mut put = |bytes: &[u8]| {
+        if let Some(place) = text.get_mut(end..end + bytes.len()) {
+            place.copy_from_slice(bytes);
+            end += bytes.len();
+        }
+    };
+    for (number, label) in name::labels_of(qname).enumerate() {
+        if number > 0 {
+            put(b".");
+        }
+        for byte in label {
+            match byte {
+                b'.' | b'\\' => put(&[b'\\', *byte]),
+                0x21..=0x7e => put(&[*byte]),
+                _ => put(&[b'\\', b'0' + byte / 100, b'0' + byte / 10 % 10, b'0' + byte % 10]),
+            }
+        }
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(text: &str, whole: bool, qname: &[u8]) -> bool {
+        let mut cache = PatternCache::default();
+        let pattern = Pattern::new(text, whole).expect("an expression");
+        let first = pattern.matches(qname, &mut cache);
+        assert_eq!(pattern.matches(qname, &mut cache), first, "the same with a warm cache");
+        first
+    }
+
+    #[test]
+    fn thousands_of_expressions_are_searched_for_in_parts() {
+        let patterns: Vec<_> =
+            (0..4_000).map(|n| Pattern::new(&format!("^a{n}b*$"), false).expect("an expression")).collect();
+        let index = PatternIndex::new(&patterns);
+        assert_eq!(index.parts.len(), 4_000_usize.div_ceil(PART_MAX));
+        let mut cache = PatternCache::default();
+        for number in [0, 63, 64, 3_999] {
+            let label = format!("a{number}bb");
+            let qname = [&[label.len() as u8][..], label.as_bytes(), &[0]].concat();
+            let mut found = Vec::new();
+            index.each(&qname, &mut cache, |n| found.push(n));
+            assert_eq!(found, [number]);
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_name_is_searched() {
+        for (text, whole, qname, expected) in [
+            ("^$", false, &b"\0"[..], true),
+            ("^re[.]Example$", false, b"\x02RE\x07examplE\0", true),
+            ("part", false, b"\x01a\x04PaRt\0", true),
+            ("^part", false, b"\x01a\x04part\0", false),
+            (r"^a\\032b$", false, b"\x03a b\0", true),
+            (r"^z\\\.z$", false, b"\x03z.z\0", true),
+            (r"^z\.z$", false, b"\x03z.z\0", false),
+            (r"^x[\d]x$", false, b"\x03xdx\0", true),
+            (r"^x[\d]x$", false, b"\x03x1x\0", false),
+            ("[[:digit:]]{3}", false, b"\x05ab123\0", true),
+            ("piece", true, b"\x05piece\0", true),
+            ("piece", true, b"\x01a\x05piece\0", false),
+            (".*piece", true, b"\x01a\x05piece\0", true),
+            ("piece", true, b"\x05PIECE\0", false),
+            ("a|ab", true, b"\x02ab\0", true),
+            (r"[\d]+", true, b"\x0242\0", true),
+        ] {
+            assert_eq!(matches(text, whole, qname), expected, "{text} {qname:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_and_monstrous_expressions_are_refused() {
+        for text in ["(", "a)(b", "[a", "a{2,1}", r"(a)\1"] {
+            for whole in [false, true] {
+                let error = Pattern::new(text, whole).expect_err(text);
+                assert!(!error.is_empty() && !error.contains('\n'), "{error}");
+            }
+        }
+        let monster = Pattern::new("((a{100}){100}){100}", false).expect_err("a monster");
+        assert!(monster.contains("10 MiB"), "{monster}");
+        let long = Pattern::new(&"a".repeat((1 << 20) + 1), true).expect_err("too long");
+        assert_eq!(long, "it is longer than 1 MiB");
+    }
+
+    #[test]
+    fn many_are_searched_for_at_once() {
+        let texts = ["^www", "com$", "nowhere", "^$", "WWW[.]"];
+        let patterns: Vec<Pattern> =
+            texts.iter().map(|t| Pattern::new(t, false).expect("an expression")).collect();
+        let index = PatternIndex::new(&patterns);
+        let mut cache = PatternCache::default();
+        for (qname, expected) in
+            [(&b"\x03www\x03com\0"[..], vec![0, 1, 4]), (b"\0", vec![3]), (b"\x01x\x03net\0", vec![])]
+        {
+            let mut found = Vec::new();
+            index.each(qname, &mut cache, |number| found.push(number));
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn the_longest_text_has_room() {
+        let label = [&b"\x3f"[..], &[0xff; 63]].concat();
+        let qname = [&label[..], &label, &label, b"\x3d", &[0; 61], &[0]].concat();
+        assert_eq!(qname.len(), name::LEN_MAX);
+        assert!(matches(r"^(\\255){63}\.(.*)(\\000){61}$", false, &qname));
+    }
+}

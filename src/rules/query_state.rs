@@ -1,0 +1,426 @@
+//! What is known of a query besides its bytes: what rules decided about it, and what must be
+//! undone in its answer. Most queries have none of it; those that do keep a [`QueryState`] until they
+//! are answered, in a bounded table of records that are used again.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::base::addr::{Client, Endpoint, PoolSlot};
+use crate::base::time::{Tick, TickDelta};
+use crate::wire::ecs::Ecs;
+use crate::wire::{header, proxy};
+
+/// Bytes of all tags of a query, names and values together.
+const TAG_BYTES_MAX: usize = 4096;
+/// Tags of a query.
+const TAGS_MAX: usize = 64;
+
+/// How a query came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Plain, over UDP.
+    #[default]
+    DoUdp,
+    /// Plain, over TCP.
+    DoTcp,
+    /// DNSCrypt over UDP.
+    DnsCryptUdp,
+    /// DNSCrypt over TCP.
+    DnsCryptTcp,
+    /// Over TLS.
+    DoT,
+    /// Over HTTPS.
+    DoH,
+    /// Over QUIC.
+    DoQ,
+    /// Over HTTP/3.
+    DoH3,
+}
+
+impl Protocol {
+    /// Over a stream: nothing needs to be truncated.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        !matches!(self, Self::DoUdp | Self::DnsCryptUdp)
+    }
+
+    /// Whether nobody on the way could read it.
+    #[must_use]
+    pub const fn is_encrypted(self) -> bool {
+        !matches!(self, Self::DoUdp | Self::DoTcp)
+    }
+}
+
+/// The tags of a query: names with values, few, in one piece of memory that is used again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    bytes: Vec<u8>,
+    /// Where each name begins, its value begins, and its value ends.
+    spans: Vec<(u16, u16, u16)>,
+}
+
+impl Tags {
+    /// The value of a tag.
+    #[must_use]
+    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+    }
+
+    /// The tags with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let part = |from: u16, to: u16| &self.bytes[usize::from(from)..usize::from(to)];
+        self.spans.iter().map(move |(name, value, end)| (part(*name, *value), part(*value, *end)))
+    }
+
+    /// Sets a tag, whose name may be empty as in dnsdist; false, and nothing changed, when there
+    /// is no room for it: 64 tags, 4,096 bytes in all.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
+        let old = self.value(name).map(|v| name.len() + v.len());
+        let bytes = self.bytes.len() - old.unwrap_or(0) + name.len() + value.len();
+        if bytes > TAG_BYTES_MAX || (old.is_none() && self.spans.len() >= TAGS_MAX) {
+            return false;
+        }
+        self.unset(name);
+        // Nothing is cut: all of it is at most TAG_BYTES_MAX.
+        let start = self.bytes.len() as u16;
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(value);
+        self.spans.push((start, start + name.len() as u16, self.bytes.len() as u16));
+        true
+    }
+
+    /// Takes a tag away.
+    pub fn unset(&mut self, name: &[u8]) {
+        let Some(at) = self.iter().position(|(n, _)| n == name) else { return };
+        let (start, _, end) = self.spans.remove(at);
+        self.bytes.drain(usize::from(start)..usize::from(end));
+        for span in &mut self.spans[at..] {
+            let gone = end - start;
+            *span = (span.0 - gone, span.1 - gone, span.2 - gone);
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Takes all away; the memory stays.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.spans.clear();
+    }
+}
+
+/// Between whom a query was sent at first, as the PROXY header says that it came with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxiedAddresses {
+    /// The client.
+    pub source: Endpoint,
+    /// What the client asked.
+    pub destination: Endpoint,
+}
+
+impl ProxiedAddresses {
+    /// What a header says; none when it speaks for its sender, or of no IP addresses.
+    #[must_use]
+    pub fn of(header: &proxy::Header<'_>) -> Option<Self> {
+        Some(Self { source: header.source?, destination: header.destination? })
+    }
+}
+
+/// Bytes of all PROXY values of a query together.
+const PROXY_BYTES_MAX: usize = 4096;
+/// PROXY values of a query.
+const PROXY_VALUES_MAX: usize = 64;
+
+/// The values (TLVs) of the PROXY header that a query came with, and that its server gets: a list
+/// in which a type may stand more than once, in one piece of memory that is used again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyValues {
+    bytes: Vec<u8>,
+    /// The type of each, and where it ends; it begins where the one before it ends.
+    ends: Vec<(u8, u16)>,
+}
+
+impl ProxyValues {
+    /// The types with their values, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
+        let mut from = 0;
+        self.ends.iter().map(move |(kind, end)| {
+            let value = &self.bytes[from..usize::from(*end)];
+            from = usize::from(*end);
+            (*kind, value)
+        })
+    }
+
+    /// Adds a value; false, and nothing changed, when there is no room for it: 64 values, 4,096
+    /// bytes in all.
+    pub fn add(&mut self, kind: u8, value: &[u8]) -> bool {
+        if self.bytes.len() + value.len() > PROXY_BYTES_MAX || self.ends.len() >= PROXY_VALUES_MAX {
+            return false;
+        }
+        self.bytes.extend_from_slice(value);
+        // Nothing is cut: all of it is at most PROXY_BYTES_MAX.
+        self.ends.push((kind, self.bytes.len() as u16));
+        true
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Takes all away; the memory stays.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Becomes a copy of another list, in the memory that is there.
+    pub fn copy(&mut self, other: &Self) {
+        self.bytes.clone_from(&other.bytes);
+        self.ends.clone_from(&other.ends);
+    }
+}
+
+/// What rules wish of the client's subnet (RFC 7871).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EcsSettings {
+    /// Add it for servers that want it.
+    pub wanted: bool,
+    /// Replace one that the query brings.
+    pub replace: bool,
+    /// Prefix length for IPv4 clients.
+    pub v4: u8,
+    /// For IPv6 clients.
+    pub v6: u8,
+    /// Add this address (mapped) rather than the client's.
+    pub instead: Option<[u8; 16]>,
+}
+
+impl Default for EcsSettings {
+    fn default() -> Self {
+        Self { wanted: true, replace: false, v4: 24, v6: 56, instead: None }
+    }
+}
+
+impl EcsSettings {
+    /// The address to be told.
+    #[must_use]
+    pub fn address(&self, client: &Client) -> IpAddr {
+        self.instead.map_or_else(|| client.peer.ip(), |ip| Ipv6Addr::from(ip).to_canonical())
+    }
+}
+
+/// What is known of a query besides its bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueryState {
+    /// When it came.
+    pub received: Tick,
+    /// How it came.
+    pub protocol: Protocol,
+    /// The client's RD and CD, in the third and the fourth byte of the header, as they came.
+    pub flags: [u8; 2],
+    /// The pool chosen so far.
+    pub pool: PoolSlot,
+    /// Its tags.
+    pub tags: Tags,
+    /// Between whom it was sent at first; none when its peer is its client.
+    pub proxied: Option<ProxiedAddresses>,
+    /// Values of the PROXY header that it came with, and that its server gets.
+    pub proxy: ProxyValues,
+    /// The server name that the client's TLS handshake named; empty without one.
+    pub sni: Vec<u8>,
+    /// The client's subnet.
+    pub ecs: EcsSettings,
+    /// What was added to it for its server, and must not be in the answer: an OPT record or a
+    /// client subnet option.
+    pub added: Ecs,
+    /// How long its answer is held back.
+    pub delay: TickDelta,
+    /// Cap on the TTLs of its answer; none when absent.
+    pub ttl_max: Option<u32>,
+    /// How long the cache keeps a failure, seconds.
+    pub temporary_failure_ttl: Option<u32>,
+    /// The cache is passed by.
+    pub skip_cache: bool,
+    /// INFO-CODE of an Extended DNS Error for its answer; the text is in `error_text`.
+    pub error: Option<u16>,
+    /// Text of that error.
+    pub error_text: Vec<u8>,
+    /// The client's question (name, type and class), when a rule changed the name: the answer gets
+    /// it back.
+    pub original: Vec<u8>,
+    /// Lua asked for a copy to be kept, to ask again.
+    pub restartable: bool,
+    /// How often it has been asked again.
+    pub restarts: u8,
+}
+
+impl QueryState {
+    /// Begins anew for another query; memory is kept.
+    pub fn reset(&mut self, received: Tick, ecs: EcsSettings, flags: [u8; 2]) {
+        let mut tags = std::mem::take(&mut self.tags);
+        let mut original = std::mem::take(&mut self.original);
+        let mut error_text = std::mem::take(&mut self.error_text);
+        let mut proxy = std::mem::take(&mut self.proxy);
+        let mut sni = std::mem::take(&mut self.sni);
+        tags.clear();
+        original.clear();
+        error_text.clear();
+        proxy.clear();
+        sni.clear();
+        *self = Self { received, ecs, flags, tags, proxy, sni, original, error_text, ..Self::default() };
+    }
+
+    /// Sets the Extended DNS Error of the answer.
+    pub fn set_error(&mut self, code: u16, text: &[u8]) {
+        self.error = Some(code);
+        self.error_text.clear();
+        self.error_text.extend_from_slice(text);
+    }
+
+    /// Whether nothing in it concerns the answer, tags and flags apart.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.added == Ecs::Left
+            && self.delay == TickDelta::default()
+            && self.ttl_max.is_none()
+            && self.error.is_none()
+            && self.original.is_empty()
+            && self.proxied.is_none()
+            && self.proxy.is_empty()
+            && !self.restartable
+    }
+}
+
+/// RD and CD of a message, in their places in the third and the fourth byte of the header.
+#[must_use]
+pub fn flags_of(message: &[u8]) -> [u8; 2] {
+    let byte = |at: usize| message.get(at).copied().unwrap_or(0);
+    [byte(2) & header::RD, byte(3) & header::CD]
+}
+
+/// RD and CD in one byte: their bits do not meet.
+#[must_use]
+pub const fn packed(flags: [u8; 2]) -> u8 {
+    flags[0] & header::RD | flags[1] & header::CD
+}
+
+/// RD and CD of one byte, each in its own.
+#[must_use]
+pub const fn unpacked(flags: u8) -> [u8; 2] {
+    [flags & header::RD, flags & header::CD]
+}
+
+/// Writes RD and CD.
+pub fn set_flags(message: &mut [u8], flags: [u8; 2]) {
+    if let Some(bytes) = message.get_mut(2..4) {
+        bytes[0] = bytes[0] & !header::RD | flags[0];
+        bytes[1] = bytes[1] & !header::CD | flags[1];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn list(tags: &Tags) -> Vec<(&[u8], &[u8])> {
+        tags.iter().collect()
+    }
+
+    #[test]
+    fn tags_are_set_and_taken_away() {
+        let mut tags = Tags::default();
+        assert!(tags.is_empty() && tags.value(b"a").is_none());
+        assert!(tags.set(b"a", b"1") && tags.set(b"bb", b"") && tags.set(b"", b"3"));
+        assert_eq!(list(&tags), [(&b"a"[..], &b"1"[..]), (b"bb", b""), (b"", b"3")]);
+        assert_eq!(
+            (tags.value(b"bb"), tags.value(b""), tags.value(b"b")),
+            (Some(&b""[..]), Some(&b"3"[..]), None)
+        );
+        assert!(tags.set(b"a", b"longer than before"));
+        assert_eq!(list(&tags), [(&b"bb"[..], &b""[..]), (b"", b"3"), (b"a", b"longer than before")]);
+        tags.unset(b"none such");
+        tags.unset(b"");
+        assert_eq!(list(&tags), [(&b"bb"[..], &b""[..]), (b"a", b"longer than before")]);
+        tags.clear();
+        assert!(tags.is_empty() && tags.value(b"a").is_none());
+    }
+
+    #[test]
+    fn proxy_values_are_a_bounded_list() {
+        let mut values = ProxyValues::default();
+        assert!(values.add(42, b"one") && values.add(0, b"") && values.add(42, b"two"));
+        let listed: Vec<_> = values.iter().collect();
+        assert_eq!(listed, [(42, &b"one"[..]), (0, b""), (42, b"two")]);
+        let before = values.clone();
+        assert!(!values.add(1, &[7; PROXY_BYTES_MAX - 5]), "one byte too many");
+        assert_eq!(values, before);
+        assert!(values.add(1, &[7; PROXY_BYTES_MAX - 6]));
+        while values.ends.len() < PROXY_VALUES_MAX {
+            assert!(values.add(2, b""));
+        }
+        assert!(!values.add(2, b""), "the list is full");
+        values.clear();
+        assert!(values.is_empty() && values.iter().next().is_none());
+    }
+
+    #[test]
+    fn a_case_begins_anew_with_nothing_of_the_last() {
+        let mut query_state = QueryState::default();
+        query_state.proxy.add(1, b"x");
+        query_state.sni.extend_from_slice(b"dns.example");
+        query_state.tags.set(b"a", b"b");
+        query_state.reset(Tick(7), EcsSettings::default(), [0, 0]);
+        assert_eq!(query_state, QueryState { received: Tick(7), ..QueryState::default() });
+    }
+
+    #[test]
+    fn a_tag_without_room_changes_nothing() {
+        let mut tags = Tags::default();
+        assert!(tags.set(b"a", &[7; TAG_BYTES_MAX - 2]));
+        let before = tags.clone();
+        assert!(!tags.set(b"b", b"xx") && !tags.set(b"a", &[7; TAG_BYTES_MAX]));
+        assert!(!tags.set(&[1; 70_000], b"") && !tags.set(b"", &[1; 70_000]));
+        assert_eq!(tags, before);
+        assert!(tags.set(b"b", b""), "the last byte is there to be used");
+        assert!(tags.set(b"a", b""), "a shorter value always has room");
+
+        let mut tags = Tags::default();
+        for n in 0..TAGS_MAX {
+            assert!(tags.set(&[n as u8], b""));
+        }
+        let before = tags.clone();
+        assert!(!tags.set(b"one more", b"") && !tags.set(b"", b""));
+        assert_eq!(tags, before);
+        assert!(tags.set(&[3], b"another value"));
+    }
+
+    proptest! {
+        #[test]
+        fn tags_are_a_map(steps in prop::collection::vec((0..5_u8, any::<bool>(), 0..2_000_usize), 0..60)) {
+            let (mut tags, mut map) = (Tags::default(), std::collections::BTreeMap::new());
+            for (name, set, bytes) in steps {
+                let name = vec![b'n'; name.into()];
+                if !set {
+                    tags.unset(&name);
+                    map.remove(&name);
+                } else if tags.set(&name, &vec![bytes as u8; bytes]) {
+                    map.insert(name, vec![bytes as u8; bytes]);
+                } else {
+                    let others: usize = map.iter().filter(|(n, _)| **n != name).map(|(n, v)| n.len() + v.len()).sum();
+                    prop_assert!(others + name.len() + bytes > TAG_BYTES_MAX);
+                }
+                let mut listed: Vec<_> = tags.iter().collect();
+                listed.sort_unstable();
+                prop_assert_eq!(listed, map.iter().map(|(n, v)| (&n[..], &v[..])).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! By which line a query goes: the one of the last query until it is full, then the fullest that has
+//! room, or a new one.
+
+use crate::base::addr::{BackendSlot, Route};
+use crate::base::time::Tick;
+use crate::model::{BackendConnectionOptions, LINES_MAX};
+use crate::shard::backend::{BackendConnection, BackendConnections, PerBackend, State, number};
+use crate::stats::close_reason::BackendCloseReason;
+use crate::stats::descriptors::{Permit, Use};
+use crate::wire::frame::{Frames, Outbound};
+use crate::wire::transfer::Transfer;
+
+/// For whom a line is: nobody in particular.
+pub(crate) const ANYBODY: u64 = 0;
+/// A server that closes connections early has no more lines than so many: beyond, queries stand
+/// behind others.
+const HASTY_LINES: u32 = 512;
+/// Bytes of a line's output above which it gets no more queries.
+const OUTPUT_FULL: usize = 256 * 1024;
+
+/// What a query needs of its line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need<'o> {
+    pub(crate) options: &'o BackendConnectionOptions,
+    pub(crate) transfer: Option<Transfer>,
+    /// For whom the line is to be: [`ANYBODY`], or what tells one client from others.
+    pub(crate) key: u64,
+    /// The address that it is to come from, where that is the client's own.
+    pub(crate) source: Option<[u8; 16]>,
+}
+
+impl BackendConnections {
+    /// A line for a query; `live` says how many queries are on each. None when there are as many
+    /// as may be, and all are full.
+    pub(crate) fn pick(
+        &mut self,
+        backend: BackendSlot,
+        need: Need<'_>,
+        live: impl Fn(Route) -> u32,
+        now: Tick,
+    ) -> Option<Route> {
+        if self.by_backend.len() <= backend.index() {
+            self.by_backend.resize_with(backend.index() + 1, PerBackend::default);
+        }
+        let backend_state = &self.by_backend[backend.index()];
+        let route = |at: usize| Route { backend, socket: number(at) };
+        let live = |at: usize| live(route(at));
+        let max = match need.options.connections {
+            0 => LINES_MAX,
+            max => max.min(LINES_MAX),
+        };
+        if need.transfer.is_none()
+            && let Some(at) = backend_state
+                .last_with_room(&need, live)
+                .or_else(|| backend_state.with_space(&need, max, live))
+        {
+            self.by_backend[backend.index()].last = at;
+            return Some(route(at));
+        }
+        if backend_state.open >= max {
+            // Those that are about to be closed, or of another era, do not count; idle ones that
+            // are of no use to this query make room.
+            let leaving =
+                backend_state.connections.iter().flatten().filter(|l| l.is_leaving(&need)).count() as u32;
+            if backend_state.open >= 2 * LINES_MAX {
+                return None;
+            }
+            if backend_state.open - leaving >= max {
+                let idle = backend_state.connections.iter().enumerate().find_map(|(at, connection)| {
+                    let connection =
+                        connection.as_ref().filter(|l| l.state == State::Open && l.transfer.is_none())?;
+                    // Those that could have taken the query are full, but a transfer takes none.
+                    let is_spare = connection.key != need.key || need.transfer.is_some();
+                    (is_spare && !connection.is_leaving(&need) && live(at) == 0).then_some(at)
+                });
+                self.end(route(idle?), BackendCloseReason::Idle);
+            }
+        }
+        let permit = self.permit(backend, live)?;
+        let backend_state = &mut self.by_backend[backend.index()];
+        let at = backend_state.connections.iter().position(Option::is_none).unwrap_or_else(|| {
+            backend_state.connections.push(None);
+            backend_state.connections.len() - 1
+        });
+        backend_state.connections[at] = Some(BackendConnection::new(&need, permit, now));
+        backend_state.last = at;
+        backend_state.open += 1;
+        self.open += 1;
+        Some(route(at))
+    }
+
+    /// The right to a descriptor for a new line: one that is left, or that of an idle line of the
+    /// same backend, which ends.
+    fn permit(&mut self, backend: BackendSlot, live: impl Fn(usize) -> u32) -> Option<Permit> {
+        if let Some(permit) = self.descriptors.take(Use::Servers, 1) {
+            return Some(permit);
+        }
+        let backends = &self.by_backend[backend.index()].connections;
+        let idle = backends.iter().enumerate().find_map(|(at, connection)| {
+            let connection = connection.as_ref().filter(|l| l.state == State::Open && l.permit.is_some())?;
+            (connection.transfer.is_none() && live(at) == 0).then_some(at)
+        });
+        let Some(at) = idle else {
+            self.descriptors.want(Use::Servers);
+            return None;
+        };
+        self.descriptors.evicted();
+        let permit = self.by_backend[backend.index()].connections[at].as_mut()?.permit.take();
+        self.end(Route { backend, socket: number(at) }, BackendCloseReason::Idle);
+        permit
+    }
+}
+
+impl PerBackend {
+    /// The line that the last query went by, while it has room: to look for the fullest takes longer the
+    /// more lines there are.
+    fn last_with_room(&self, need: &Need<'_>, live: impl Fn(usize) -> u32) -> Option<usize> {
+        let connection = self.connections.get(self.last)?.as_ref()?;
+        let fits = self.depth == 0 && connection.takes(need) && connection.output.len() <= OUTPUT_FULL;
+        (fits && live(self.last) < u32::from(need.options.in_flight.max(1))).then_some(self.last)
+    }
+
+    /// The fullest line that has room for a query: the others become idle, and go.
+    fn with_space(&self, need: &Need<'_>, max: u32, live: impl Fn(usize) -> u32) -> Option<usize> {
+        let in_flight = u32::from(need.options.in_flight.max(1));
+        let depth = if self.depth == 0 { in_flight } else { self.depth.min(in_flight) };
+        let usable = self.connections.iter().enumerate().filter_map(|(at, connection)| {
+            let connection = connection.as_ref().filter(|connection| connection.takes(need))?;
+            let fits = connection.output.len() <= OUTPUT_FULL;
+            Some((live(at), at)).filter(|(live, _)| fits && *live < in_flight)
+        });
+        let within = usable.clone().filter(|(live, _)| *live < depth);
+        let fullest = within.max_by_key(|(live, at)| (*live, usize::MAX - at));
+        // All are as deep as they should be, and there may be no more: the emptiest.
+        let is_full = self.open >= max.min(HASTY_LINES);
+        fullest.or_else(|| usable.min().filter(|_| is_full)).map(|(_, at)| at)
+    }
+}
+
+impl BackendConnection {
+    fn new(need: &Need<'_>, permit: Permit, now: Tick) -> Self {
+        Self {
+            state: State::Connecting,
+            mark_pending: false,
+            opened: now,
+            active: now,
+            blocked: None,
+            answered: 0,
+            heard_at: now,
+            missed: 0,
+            hung_up: false,
+            is_new: true,
+            paused: false,
+            resuming: false,
+            frames: Frames::new(),
+            output: Outbound::new(),
+            transfer: need.transfer,
+            begun: false,
+            era: need.options.era(),
+            key: need.key,
+            source: need.source,
+            permit: Some(permit),
+        }
+    }
+
+    /// Whether it may take queries of this kind.
+    fn takes(&self, need: &Need<'_>) -> bool {
+        self.transfer.is_none() && self.key == need.key && !self.is_leaving(need)
+    }
+
+    /// Whether it ends without another query.
+    fn is_leaving(&self, need: &Need<'_>) -> bool {
+        self.hung_up || matches!(self.state, State::Ended(_)) || self.era != need.options.era()
+    }
+}

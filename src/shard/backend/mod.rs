@@ -1,0 +1,545 @@
+//! Lines: connections towards backends, all that is known of each but its socket.
+//!
+//! A query goes by the line of the last one, or another that has room for it, the fullest first, so
+//! that few are open; or by a new one. What waits on a line that ends is asked again by the shard, here or elsewhere. How
+//! many queries are on a line, the table of [`Outstanding`](crate::shard::dispatch::outstanding) knows.
+
+pub mod choice;
+pub mod events;
+mod overdue;
+
+pub(crate) use crate::shard::backend::choice::{ANYBODY, Need};
+use crate::shard::backend::overdue::SWEEP;
+
+use std::collections::VecDeque;
+
+use crate::base::addr::{BackendSlot, Route, SocketSlot};
+use crate::base::time::{Tick, TickDelta};
+use crate::stats::close_reason::BackendCloseReason;
+use crate::stats::descriptors::{Descriptors, Permit};
+use crate::wire::frame::{Frames, Outbound};
+use crate::wire::transfer::Transfer;
+
+use std::sync::Arc;
+
+/// A server that refused a connection is passed over for so long, where there is another.
+const TROUBLE: TickDelta = TickDelta::from_ms(1_000);
+/// A server that closes a connection after so few answers, with queries unanswered, gets no more
+/// than these at a time.
+const HASTY_MAX: u64 = 4;
+/// Queries at a time from which on it is as any other.
+const PATIENT: u32 = 256;
+/// Queries in a row without an answer that end a line.
+const MISSED_MAX: u8 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The engine is to open it, or has begun to.
+    Connecting,
+    /// Queries go and answers come.
+    Open,
+    /// The engine is to close it.
+    Ended(BackendCloseReason),
+}
+
+/// One connection to a backend.
+#[derive(Debug)]
+struct BackendConnection {
+    state: State,
+    mark_pending: bool,
+    opened: Tick,
+    /// The last answer, or the first query after it was idle.
+    active: Tick,
+    /// Since when its output waits to be taken.
+    blocked: Option<Tick>,
+    /// Messages that were answers to its queries.
+    answered: u64,
+    /// The last message.
+    heard_at: Tick,
+    /// Queries in a row whose time was up, with nothing heard meanwhile.
+    missed: u8,
+    /// The server has closed it, with messages on it that have not been looked at yet.
+    hung_up: bool,
+    /// It has had no query yet.
+    is_new: bool,
+    /// Who it is for does not take more.
+    paused: bool,
+    /// Its place in `resumable` is taken.
+    resuming: bool,
+    frames: Frames,
+    output: Outbound,
+    /// It is used by a zone transfer, and by nothing else.
+    transfer: Option<Transfer>,
+    /// A part of that transfer has come.
+    begun: bool,
+    /// The trust in its server that it was opened with: once that is another, it gets no more
+    /// queries, and ends with its last one.
+    era: u64,
+    /// Only for queries of this client: the server takes its address from the connection.
+    key: u64,
+    source: Option<[u8; 16]>,
+    permit: Option<Permit>,
+}
+
+/// A backend's lines.
+#[derive(Debug, Default)]
+struct PerBackend {
+    connections: Vec<Option<BackendConnection>>,
+    /// By which the last query went.
+    last: usize,
+    open: u32,
+    troubled_until: Tick,
+    /// It closes its connections with queries unanswered, and gets so many at a time on each; 0 is
+    /// as many as may be. Twice as many when a line has answered more.
+    depth: u32,
+}
+
+/// All lines of a shard.
+#[derive(Debug)]
+pub(crate) struct BackendConnections {
+    descriptors: Arc<Descriptors>,
+    by_backend: Vec<PerBackend>,
+    open: u32,
+    /// Both are served in the order of their coming, so that none is passed over.
+    pending: VecDeque<Route>,
+    /// Lines that hold messages and may go on with them.
+    resumable: VecDeque<Route>,
+    swept: Tick,
+    /// Backends that have refused a connection a moment ago, and those of them that have lines
+    /// only.
+    troubled: Vec<BackendSlot>,
+    troubled_for_all: Vec<BackendSlot>,
+}
+
+/// What an engine should do with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendInterest {
+    /// Open it if it is not, write the output; read only if so.
+    Serve {
+        /// Whether it may be read.
+        read: bool,
+    },
+    /// Close it, and forget it.
+    Close,
+}
+
+/// What became of a line that is gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClosedConnection {
+    /// It has brought answers.
+    pub(crate) answered: u64,
+    /// A transfer was on it, and had begun to arrive.
+    pub(crate) transferring: bool,
+}
+
+impl BackendConnections {
+    /// None yet.
+    pub(crate) const fn new(descriptors: Arc<Descriptors>) -> Self {
+        Self {
+            descriptors,
+            by_backend: Vec::new(),
+            open: 0,
+            pending: VecDeque::new(),
+            resumable: VecDeque::new(),
+            swept: Tick(0),
+            troubled: Vec::new(),
+            troubled_for_all: Vec::new(),
+        }
+    }
+
+    fn connection(&self, route: Route) -> Option<&BackendConnection> {
+        self.by_backend.get(route.backend.index())?.connections.get(index(route.socket))?.as_ref()
+    }
+
+    fn connection_mut(&mut self, route: Route) -> Option<&mut BackendConnection> {
+        self.by_backend.get_mut(route.backend.index())?.connections.get_mut(index(route.socket))?.as_mut()
+    }
+
+    /// Whether the connection has not come about yet.
+    pub(crate) fn is_connecting(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| l.state == State::Connecting)
+    }
+
+    /// Puts a query on a line, behind what is there; `alone`: no other one waits on it. False when
+    /// it is longer than a frame can hold, as rules may have made it.
+    pub(crate) fn ask(&mut self, route: Route, query: &[u8], alone: bool, now: Tick) -> bool {
+        let Some(connection) = self.connection_mut(route) else { return false };
+        if !connection.output.push_frame(query) {
+            return false;
+        }
+        if alone {
+            connection.active = now;
+        }
+        connection.is_new = false;
+        connection.blocked = connection.blocked.or(Some(now));
+        self.mark_pending(route);
+        true
+    }
+
+    /// A transfer's client does not take what there is: the line waits.
+    pub(crate) fn pause(&mut self, route: Route, paused: bool) {
+        let Some(connection) = self.connection_mut(route) else { return };
+        if std::mem::replace(&mut connection.paused, paused) != paused {
+            // The engine is to read, or not.
+            self.mark_pending(route);
+        }
+    }
+
+    /// Whether who it is for does not take more.
+    pub(crate) fn is_paused(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| l.paused)
+    }
+
+    /// Whether the line's next message may be looked at.
+    pub(crate) fn goes_on(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| !l.paused)
+    }
+
+    /// A paused line may go on.
+    pub(crate) fn resume(&mut self, route: Route, now: Tick) {
+        if let Some(connection) = self.connection_mut(route)
+            && std::mem::take(&mut connection.paused)
+        {
+            // The time that it was not read is not its server's.
+            connection.active = now;
+            self.go_on(route);
+        }
+    }
+
+    /// The line is to be looked at again: it may hold messages, or its server may have closed it.
+    fn go_on(&mut self, route: Route) {
+        if let Some(connection) = self.connection_mut(route)
+            && !std::mem::replace(&mut connection.resuming, true)
+        {
+            self.resumable.push_back(route);
+        }
+    }
+
+    /// A line that may go on with what it holds.
+    /// It keeps its turn until [`BackendConnections::end_step`] says otherwise.
+    pub(crate) fn next_resumable(&mut self) -> Option<Route> {
+        while let Some(route) = self.resumable.front().copied() {
+            if self.connection(route).is_some_and(|l| l.resuming) {
+                return Some(route);
+            }
+            self.resumable.pop_front();
+        }
+        None
+    }
+
+    /// The line whose turn it is has done a step of it: whether it goes on. It does as long as it
+    /// holds messages: they came by one read, and it is not read before they are used.
+    pub(crate) fn end_step(&mut self, route: Route) -> bool {
+        let holds = self.connection(route).is_some_and(BackendConnection::holds_messages);
+        if !holds {
+            self.resumable.pop_front();
+            if let Some(connection) = self.connection_mut(route) {
+                connection.resuming = false;
+            }
+        }
+        holds
+    }
+
+    /// Lines that may go on with what they hold; perhaps some more.
+    pub(crate) fn resumable_count(&self) -> usize {
+        self.resumable.len()
+    }
+
+    /// Puts bytes in front of a new line's first query: a PROXY header.
+    pub(crate) fn proxy_header(&mut self, route: Route, bytes: &[u8]) {
+        if let Some(connection) = self.connection_mut(route).filter(|l| l.is_new && l.output.is_empty()) {
+            connection.output.push_raw(bytes);
+        }
+    }
+
+    /// The address that a line is to come from, where that is its client's own.
+    pub(crate) fn source(&self, route: Route) -> Option<[u8; 16]> {
+        self.connection(route)?.source
+    }
+
+    /// Whether a line has had no query yet.
+    pub(crate) fn is_new(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| l.is_new)
+    }
+
+    /// The connection stands.
+    pub(crate) fn opened(&mut self, route: Route, now: Tick) {
+        if let Some(connection) = self.connection_mut(route).filter(|l| l.state == State::Connecting) {
+            connection.state = State::Open;
+            // Its queries could not be taken before.
+            connection.blocked = connection.blocked.map(|_| now);
+            connection.active = now;
+        }
+    }
+
+    /// The line's frames, to be fed; to be given back with [`BackendConnections::put_frames`].
+    pub(crate) fn take_frames(&mut self, route: Route) -> Option<Frames> {
+        let connection = self.connection_mut(route).filter(|l| !matches!(l.state, State::Ended(_)))?;
+        Some(std::mem::take(&mut connection.frames))
+    }
+
+    /// Gives the frames back. A line that still holds messages goes on with them in its turn.
+    pub(crate) fn put_frames(&mut self, route: Route, frames: Frames) {
+        let Some(connection) = self.connection_mut(route) else { return };
+        connection.frames = frames;
+        if connection.holds_messages() {
+            self.go_on(route);
+        }
+    }
+
+    /// Whether the engine may read: nothing that was read waits.
+    pub(crate) fn may_read(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| !l.holds_messages())
+    }
+
+    /// A message has arrived; `answers`: to one of its queries.
+    pub(crate) fn heard(&mut self, route: Route, answers: bool, now: Tick) {
+        let Some(connection) = self.connection_mut(route) else { return };
+        connection.answered += u64::from(answers);
+        connection.missed = 0;
+        connection.heard_at = now;
+        connection.active = now;
+        let answered = connection.answered;
+        let depth = &mut self.by_backend[route.backend.index()].depth;
+        if *depth > 0 && answered > u64::from(*depth) {
+            *depth = if *depth < PATIENT { *depth * 2 } else { 0 };
+        }
+    }
+
+    /// The transfer on a line.
+    pub(crate) fn transfer(&mut self, route: Route) -> Option<&mut Transfer> {
+        self.connection_mut(route)?.transfer.as_mut()
+    }
+
+    /// Bytes to be written.
+    pub(crate) fn output(&self, route: Route) -> &[u8] {
+        self.connection(route).map_or(&[], |l| l.output.pending())
+    }
+
+    /// So many of them were written.
+    pub(crate) fn written(&mut self, route: Route, count: usize, now: Tick) {
+        let Some(connection) = self.connection_mut(route) else { return };
+        connection.output.advance(count);
+        connection.blocked = (!connection.output.is_empty()).then_some(now);
+    }
+
+    /// The line has served its purpose, or failed: the engine is to close it.
+    pub(crate) fn end(&mut self, route: Route, why: BackendCloseReason) {
+        let Some(connection) = self.connection_mut(route) else { return };
+        if !matches!(connection.state, State::Ended(_)) {
+            connection.state = State::Ended(why);
+            self.mark_pending(route);
+        }
+    }
+
+    /// Forgets a line that is closed; its number may be given to another. `only`: its backend is
+    /// asked by lines alone. `owing`: since when queries wait on it.
+    pub(crate) fn forget(
+        &mut self,
+        route: Route,
+        why: BackendCloseReason,
+        only: bool,
+        owing: Option<Tick>,
+        now: Tick,
+    ) -> Option<ClosedConnection> {
+        let backend_state = self.by_backend.get_mut(route.backend.index())?;
+        let connection = backend_state.connections.get_mut(index(route.socket))?.take()?;
+        backend_state.open -= 1;
+        self.open -= 1;
+        if matches!(
+            why,
+            BackendCloseReason::Refused
+                | BackendCloseReason::ConnectTimeout
+                | BackendCloseReason::Handshake
+                | BackendCloseReason::Silent
+        ) {
+            backend_state.troubled_until = now + TROUBLE;
+            if !self.troubled.contains(&route.backend) {
+                self.troubled.push(route.backend);
+                if only {
+                    self.troubled_for_all.push(route.backend);
+                }
+            }
+        }
+        // Not one that was idle and closed just as it was asked.
+        let was_served = owing.is_some_and(|since| connection.heard_at > since);
+        let is_hasty = was_served && (1..=HASTY_MAX).contains(&connection.answered);
+        if is_hasty
+            && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken)
+            && connection.transfer.is_none()
+        {
+            backend_state.depth = connection.answered as u32;
+        }
+        Some(ClosedConnection { answered: connection.answered, transferring: connection.begun })
+    }
+
+    /// Backends that a query is better not sent to: those that have refused a connection a moment
+    /// ago. `clients`: the query came by a connection, and goes by one.
+    pub(crate) fn avoided(&self, clients: bool) -> &[BackendSlot] {
+        if clients { &self.troubled } else { &self.troubled_for_all }
+    }
+
+    /// Whether a zone transfer is on the line.
+    pub(crate) fn is_transfer(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| l.transfer.is_some())
+    }
+
+    /// A message of a zone transfer has arrived by the line, with more to come.
+    pub(crate) fn has_begun(&mut self, route: Route) {
+        if let Some(connection) = self.connection_mut(route) {
+            connection.begun = true;
+        }
+    }
+
+    /// Whether messages of a zone transfer have arrived by the line.
+    pub(crate) fn is_transferring(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| l.begun)
+    }
+
+    /// A query's time was up, with nothing heard since it was asked: a line of which that can be
+    /// said a few times in a row is taken for dead.
+    pub(crate) fn missed(&mut self, route: Route, asked: Tick) {
+        let Some(connection) = self.connection_mut(route) else { return };
+        if connection.heard_at <= asked {
+            connection.missed = connection.missed.saturating_add(1);
+            if connection.missed >= MISSED_MAX {
+                // Not its server's fault as far as we know: it may have a new one at once.
+                self.end(route, BackendCloseReason::Idle);
+            }
+        }
+    }
+
+    /// Whether messages wait on the line, for their turn or for its client to take them.
+    pub(crate) fn holds_back(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| !matches!(l.state, State::Ended(_)) && l.frames.has_more())
+    }
+
+    /// The server has closed a line that holds messages back.
+    pub(crate) fn hang_up(&mut self, route: Route) {
+        if let Some(connection) = self.connection_mut(route) {
+            connection.hung_up = true;
+        }
+    }
+
+    /// Whether a line whose server has closed it has nothing more to tell.
+    pub(crate) fn is_told(&self, route: Route) -> bool {
+        self.connection(route).is_some_and(|l| {
+            l.hung_up && !l.paused && !l.holds_messages() && !matches!(l.state, State::Ended(_))
+        })
+    }
+
+    /// A backend is no more: the next one in its slot begins anew.
+    pub(crate) fn detach(&mut self, backend: BackendSlot) {
+        if let Some(backend_state) = self.by_backend.get_mut(backend.index()) {
+            backend_state.depth = 0;
+            backend_state.troubled_until = Tick(0);
+        }
+    }
+
+    /// A line that was picked gets no query: a new one is not needed.
+    pub(crate) fn spare(&mut self, route: Route) {
+        if self.is_new(route) {
+            self.end(route, BackendCloseReason::Done);
+        }
+    }
+
+    /// Lines that are open or about to be.
+    pub(crate) const fn open_count(&self) -> u32 {
+        self.open
+    }
+
+    /// The same of one backend.
+    pub(crate) fn open_of(&self, backend: BackendSlot) -> u32 {
+        self.by_backend.get(backend.index()).map_or(0, |f| f.open)
+    }
+
+    pub(crate) fn mark_pending(&mut self, route: Route) {
+        let Some(connection) = self.connection_mut(route) else { return };
+        if connection.hung_up && !matches!(connection.state, State::Ended(_)) {
+            // There is no socket to do anything with.
+            return;
+        }
+        if !std::mem::replace(&mut connection.mark_pending, true) {
+            self.pending.push_back(route);
+        }
+    }
+
+    /// A line that the engine has something to do for.
+    pub(crate) fn next_pending(&mut self) -> Option<Route> {
+        while let Some(route) = self.pending.pop_front() {
+            if let Some(connection) = self.connection_mut(route) {
+                connection.mark_pending = false;
+                // What it was for, before its server closed it, is no more.
+                if !connection.hung_up || matches!(connection.state, State::Ended(_)) {
+                    return Some(route);
+                }
+            }
+        }
+        None
+    }
+
+    /// Lines that the engine has something to do for; perhaps some more.
+    pub(crate) fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// What the engine should do with it.
+    pub(crate) fn interest(&self, route: Route) -> BackendInterest {
+        match self.connection(route) {
+            Some(BackendConnection { state: State::Connecting | State::Open, paused, .. }) => {
+                BackendInterest::Serve { read: !paused }
+            }
+            Some(BackendConnection { state: State::Ended(_), .. }) | None => BackendInterest::Close,
+        }
+    }
+
+    /// Why the line is to be closed.
+    pub(crate) fn why(&self, route: Route) -> BackendCloseReason {
+        match self.connection(route).map(|l| l.state) {
+            Some(State::Ended(why)) => why,
+            Some(State::Connecting | State::Open) | None => BackendCloseReason::Done,
+        }
+    }
+
+    /// When [`BackendConnections::sweep`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        if !self.resumable.is_empty() {
+            return Some(Tick(0));
+        }
+        (self.open > 0 || !self.troubled.is_empty()).then(|| self.swept + SWEEP)
+    }
+
+    /// Checks what must hold between calls; for tests.
+    pub(crate) fn check_invariants(&self) {
+        for backend_state in &self.by_backend {
+            assert_eq!(
+                backend_state.connections.iter().flatten().count(),
+                backend_state.open as usize,
+                "lines are counted"
+            );
+        }
+        assert_eq!(self.by_backend.iter().map(|f| f.open).sum::<u32>(), self.open, "lines are counted");
+        for (at, backend_state) in self.by_backend.iter().enumerate() {
+            for (place, connection) in backend_state.connections.iter().enumerate() {
+                let route = Route { backend: BackendSlot(at as u16), socket: number(place) };
+                let waits = connection.as_ref().is_some_and(BackendConnection::holds_messages);
+                assert!(!waits || self.resumable.contains(&route), "what may go on does");
+            }
+        }
+    }
+}
+
+impl BackendConnection {
+    /// Whether it holds messages that may be looked at now.
+    fn holds_messages(&self) -> bool {
+        !self.paused && !matches!(self.state, State::Ended(_)) && self.frames.has_more()
+    }
+}
+
+const fn index(socket: SocketSlot) -> usize {
+    (socket.0 - SocketSlot::CONNECTIONS.0) as usize
+}
+
+const fn number(at: usize) -> SocketSlot {
+    SocketSlot(SocketSlot::CONNECTIONS.0 + at as u16)
+}

@@ -1,0 +1,93 @@
+//! Lines whose time is up.
+
+use crate::base::addr::{BackendSlot, Route};
+use crate::base::time::{Tick, TickDelta};
+use crate::model::BackendConnectionOptions;
+use crate::shard::backend::{BackendConnection, BackendConnections, State, number};
+use crate::stats::close_reason::BackendCloseReason;
+use crate::stats::descriptors::Use;
+
+/// Lines are looked at this often.
+pub(crate) const SWEEP: TickDelta = TickDelta::from_ms(50);
+
+impl BackendConnections {
+    /// Ends lines whose time is up; `live` says how many queries are on each. `options` are those
+    /// of a backend, none of one that was taken out: its lines end when their last query does.
+    pub(crate) fn sweep<'o>(
+        &mut self,
+        now: Tick,
+        live: impl Fn(Route) -> u32,
+        options: impl Fn(BackendSlot) -> Option<&'o BackendConnectionOptions>,
+    ) {
+        if now.since(self.swept) < SWEEP {
+            return;
+        }
+        self.swept = now;
+        let by_backend = &self.by_backend;
+        let is_troubled = |b: &BackendSlot| by_backend.get(b.index()).is_some_and(|f| f.troubled_until > now);
+        self.troubled.retain(is_troubled);
+        self.troubled_for_all.retain(is_troubled);
+        for at in 0..self.by_backend.len() {
+            let backend = BackendSlot(at as u16);
+            let options = options(backend);
+            let mut idle = 0;
+            for place in 0..self.by_backend[at].connections.len() {
+                let route = Route { backend, socket: number(place) };
+                let Some(connection) = &mut self.by_backend[at].connections[place] else { continue };
+                let live = live(route);
+                let why = match options {
+                    Some(options) => connection.overdue(options, live, &mut idle, now),
+                    None => (live == 0).then_some(BackendCloseReason::Done),
+                };
+                if live == 0 {
+                    connection.output.release();
+                    // Whoever has queries for another line needs its descriptor more.
+                    if connection.state == State::Open && self.descriptors.excess(Use::Servers) > 0 {
+                        connection.permit = None;
+                        self.descriptors.met(Use::Servers);
+                        self.end(route, BackendCloseReason::Idle);
+                        continue;
+                    }
+                }
+                if let Some(why) = why {
+                    self.end(route, why);
+                }
+            }
+        }
+    }
+}
+
+impl BackendConnection {
+    fn overdue(
+        &mut self,
+        options: &BackendConnectionOptions,
+        live: u32,
+        idle: &mut u32,
+        now: Tick,
+    ) -> Option<BackendCloseReason> {
+        let over = |since: Tick, span: TickDelta| now.since(since) >= span;
+        match self.state {
+            State::Connecting if over(self.opened, options.connect_timeout) => {
+                Some(BackendCloseReason::ConnectTimeout)
+            }
+            State::Connecting | State::Ended(_) => None,
+            State::Open => {
+                if self.blocked.is_some_and(|since| over(since, options.send_timeout)) {
+                    return Some(BackendCloseReason::WriteTimeout);
+                }
+                if self.paused {
+                    return None;
+                }
+                if live > 0 {
+                    // Queries time out one by one; a line that brings nothing at all is no good.
+                    return over(self.active, options.receive_timeout).then_some(BackendCloseReason::Silent);
+                }
+                if self.era != options.era() {
+                    return Some(BackendCloseReason::Done);
+                }
+                *idle += 1;
+                (*idle > options.kept || over(self.active, options.idle)).then_some(BackendCloseReason::Idle)
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Connections whose listener is closed: how they end, and which may bring one more query.
+
+use crate::base::addr::{ConnectionSlot, ListenerSlot};
+use crate::base::time::{Tick, TickDelta};
+use crate::shard::client::{ClientConnections, State};
+use crate::stats::close_reason::ClientCloseReason;
+
+/// A client whose connection is made has sent its query by then, also behind a TLS handshake.
+const LAST_QUERY: TickDelta = TickDelta::from_ms(1_000);
+
+impl ClientConnections {
+    /// Ends what came by a listener that is closed: idle ones at once, others when answered.
+    pub(crate) fn finish_listener(&mut self, listener: Option<ListenerSlot>, now: Tick) {
+        for at in 0..self.table.len() {
+            let slot = ConnectionSlot(at as u32);
+            if self.connection(slot).is_some_and(|s| listener.is_none_or(|l| s.client.listener == l)) {
+                self.finish_closing(slot, now);
+            }
+        }
+    }
+
+    /// The same for one connection. One whose query is on its way, as far as can be known, may bring
+    /// it: it has brought none yet, or a part of one.
+    pub(crate) fn finish_closing(&mut self, slot: ConnectionSlot, now: Tick) {
+        let Some(connection) = self.connection_mut(slot) else { return };
+        if connection.state == State::Open && (connection.queries == 0 || connection.frames.is_partial()) {
+            connection.last_query_by.get_or_insert(now + LAST_QUERY);
+        } else {
+            self.finish(slot, ClientCloseReason::Closing, now);
+        }
+    }
+}

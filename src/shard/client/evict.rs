@@ -1,0 +1,89 @@
+//! Room for new connections when descriptors are used up: an idle one ends.
+
+use crate::base::addr::ConnectionSlot;
+use crate::base::time::{Tick, TickDelta};
+use crate::shard::client::{ClientConnection, ClientConnections, State};
+use crate::shard::recency::Class;
+use crate::stats::close_reason::ClientCloseReason;
+use crate::stats::descriptors::{Permit, Use};
+
+/// A client that asked within this time is about to ask again, or its next query is on its way.
+const BUSY: TickDelta = TickDelta::from_ms(1_000);
+
+/// A client's first query is read within this time of the accept, unless the shard is overloaded.
+const UNREAD: TickDelta = TickDelta::from_ms(20);
+
+impl ClientConnections {
+    /// Whether a connection can be accepted now: not while the one that would make room has just been
+    /// accepted itself, and its query is not read. The kernel keeps the new one meanwhile.
+    pub(crate) fn may_accept(&self, now: Tick) -> bool {
+        if self.descriptors.used(Use::Clients) < self.descriptors.max(Use::Clients) {
+            return true;
+        }
+        let victim = self.idle.victim(0, |_| false).filter(|at| self.idle.class(*at) == Some(Class::New));
+        let victim = victim.and_then(|at| self.connection(ConnectionSlot(at as u32)));
+        victim.is_none_or(|connection| now.since(connection.active) >= UNREAD)
+    }
+
+    /// The right to a descriptor for a new connection: one that is left, or that of another
+    /// connection, which ends.
+    pub(crate) fn permit(&mut self, now: Tick) -> Option<Permit> {
+        if let Some(permit) = self.descriptors.take(Use::Clients, 1) {
+            return Some(permit);
+        }
+        let Some((slot, permit)) = self.evict(now) else {
+            self.descriptors.want(Use::Clients);
+            return None;
+        };
+        self.descriptors.evicted();
+        self.evicted = Some(slot);
+        permit
+    }
+
+    /// A connection that nothing is owed to any more can make room.
+    pub(crate) fn note_idle(&mut self, slot: ConnectionSlot) {
+        let rests = self.connection(slot).is_some_and(ClientConnection::is_idle);
+        if rests && self.idle.class(slot.index()).is_none() {
+            self.idle.put(slot.index(), 0, Class::Established);
+        }
+    }
+
+    /// Ends the connection that is to make room; gives its right to a descriptor.
+    fn evict(&mut self, now: Tick) -> Option<(ConnectionSlot, Option<Permit>)> {
+        let table = &self.table;
+        let is_busy =
+            |at: usize| table.get(at).and_then(Option::as_ref).is_some_and(|s| now.since(s.active) < BUSY);
+        let slot = ConnectionSlot(self.idle.victim(0, is_busy)? as u32);
+        let permit = self.connection_mut(slot)?.permit.take();
+        self.end(slot, ClientCloseReason::Evicted);
+        Some((slot, permit))
+    }
+
+    /// Ends an idle connection because the kernel has no descriptors left; whether there was one.
+    pub(crate) fn make_room(&mut self, now: Tick) -> bool {
+        let Some((slot, _)) = self.evict(now) else { return false };
+        self.descriptors.evicted();
+        self.evicted = Some(slot);
+        true
+    }
+
+    /// The connection that has just made room for another, and has not been closed.
+    pub(crate) fn take_evicted(&mut self) -> Option<ConnectionSlot> {
+        let slot = self.evicted.take()?;
+        self.connection(slot).is_some_and(|s| matches!(s.state, State::Ended(_))).then_some(slot)
+    }
+
+    /// Ends idle connections as long as there are more than may be, or other shards want one.
+    pub(crate) fn give_up_excess(&mut self, now: Tick) {
+        while self.descriptors.excess(Use::Clients) > 0 && self.evict(now).is_some() {
+            self.descriptors.met(Use::Clients);
+        }
+    }
+}
+
+impl ClientConnection {
+    /// Whether nothing is owed to its client: it can make room for another.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state == State::Open && self.in_flight == 0 && self.output.is_empty() && !self.frames.has_more()
+    }
+}

@@ -1,0 +1,124 @@
+//! Whose time is up: how long connections may wait, last, and take their answers.
+//!
+//! The whole table is looked through by and by, so that an end comes up to half a second late.
+//! In overload all time-outs but that of the whole connection are a tenth of what is configured.
+
+use crate::base::addr::ConnectionSlot;
+use crate::base::time::{Tick, TickDelta};
+use crate::model::ClientConnectionLimits;
+use crate::shard::client::{ClientConnection, ClientConnections, State};
+use crate::stats::close_reason::ClientCloseReason;
+use crate::stats::descriptors::Use;
+
+/// The whole table is looked through for time-outs in this time.
+const SWEEP: TickDelta = TickDelta::from_ms(500);
+/// And a part of it this often.
+const SWEEP_STEP: TickDelta = TickDelta::from_ms(50);
+/// In overload, time-outs are this part of theirs.
+const OVERLOAD_HASTE: u64 = 10;
+
+/// What becomes of a connection whose time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// What it has asked is still answered.
+    Finish(ClientCloseReason),
+    /// Nothing more.
+    End(ClientCloseReason),
+}
+
+impl ClientConnections {
+    /// Whether so many connections are open that they must go sooner.
+    pub(crate) fn is_overloaded(&self, limits: &ClientConnectionLimits) -> bool {
+        let percent = u64::from(limits.overload_percent);
+        let most = match limits.connections {
+            0 => self.descriptors.max(Use::Clients),
+            connections => connections.min(self.descriptors.max(Use::Clients)),
+        };
+        percent > 0 && u64::from(self.connection_limits.dns()) * 100 >= u64::from(most) * percent
+    }
+
+    /// When [`ClientConnections::sweep`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        if !self.resumable.is_empty() {
+            return Some(Tick(0));
+        }
+        (self.open > 0).then(|| self.swept + SWEEP_STEP)
+    }
+
+    /// Whether the connection's last answers may still be on their way to its client: it was
+    /// answered lately, and has ended because it is to ask no more.
+    pub(crate) fn lingers(&self, slot: ConnectionSlot, span: TickDelta, now: Tick) -> bool {
+        self.connection(slot).is_some_and(|s| match s.state {
+            State::Ended(why) => why.follows_answers() && s.queries > 0 && now.since(s.active) < span,
+            State::Open | State::Finishing(_) | State::Gone => false,
+        })
+    }
+
+    /// Ends connections whose time is up; looks at a part of the table at a time.
+    pub(crate) fn sweep(&mut self, limits: &ClientConnectionLimits, now: Tick) {
+        let since = now.since(self.swept);
+        if since < SWEEP_STEP || self.table.is_empty() {
+            return;
+        }
+        self.swept = now;
+        let overload = self.is_overloaded(limits);
+        let share = self.table.len() as u64 * since.0.min(SWEEP.0) / SWEEP.0;
+        for _ in 0..(share as usize + 1).min(self.table.len()) {
+            self.sweep_at = (self.sweep_at + 1) % self.table.len();
+            let Some(connection) = &mut self.table[self.sweep_at] else { continue };
+            connection.rest();
+            let due = connection.overdue(limits, overload, now);
+            let slot = ConnectionSlot(self.sweep_at as u32);
+            match due {
+                None => {}
+                Some(Due::Finish(why)) => self.finish(slot, why, now),
+                Some(Due::End(why)) => self.end(slot, why),
+            }
+        }
+        self.give_up_excess(now);
+        self.connection_limits.tidy(limits, now);
+    }
+}
+
+impl ClientConnection {
+    fn overdue(&self, limits: &ClientConnectionLimits, overload: bool, now: Tick) -> Option<Due> {
+        let haste = if overload { OVERLOAD_HASTE } else { 1 };
+        let over = |since: Tick, span: TickDelta| span.0 > 0 && now.since(since) >= span;
+        let hastily = |since: Tick, span: TickDelta| over(since, TickDelta(span.0 / haste));
+        if matches!(self.state, State::Ended(_) | State::Gone) {
+            return None;
+        }
+        // First of all: nobody stays longer by taking a little of what waits now and then.
+        if over(self.opened, limits.duration) {
+            let last = TickDelta(limits.duration.0.saturating_add(limits.send_timeout.0));
+            if self.blocked.is_some() && over(self.opened, last) {
+                return Some(Due::End(ClientCloseReason::Duration));
+            }
+            if self.state == State::Open {
+                return Some(Due::Finish(ClientCloseReason::Duration));
+            }
+        }
+        if self.blocked.is_some_and(|since| hastily(since, limits.send_timeout)) {
+            return Some(Due::End(ClientCloseReason::WriteTimeout));
+        }
+        if self.state != State::Open {
+            return None;
+        }
+        if self.last_query_by.is_some_and(|at| now >= at) {
+            return Some(Due::Finish(ClientCloseReason::Closing));
+        }
+        if self.handshaking {
+            let due = hastily(self.opened, limits.receive_timeout);
+            return due.then_some(Due::End(ClientCloseReason::HandshakeTimeout));
+        }
+        if let Some(since) = self.begun.filter(|_| self.may_go_on()) {
+            return hastily(since, limits.receive_timeout)
+                .then_some(Due::End(ClientCloseReason::ReadTimeout));
+        }
+        if self.in_flight > 0 || self.blocked.is_some() {
+            return None;
+        }
+        let why = if overload { ClientCloseReason::Overload } else { ClientCloseReason::Idle };
+        hastily(self.active, limits.receive_timeout).then_some(Due::End(why))
+    }
+}

@@ -1,0 +1,174 @@
+//! When queries stop waiting: a queue per span, a bucket per slice of time.
+//!
+//! ```text
+//!  queue of 2 s:  | bucket 7: 12 live | bucket 8: 0 live | bucket 9: 40 live, open |
+//!  keys, in order:  k k k k k k k k ...
+//! ```
+//!
+//! Settling counts a bucket down; a bucket without a live query is skipped whole, so an answered
+//! query costs its timer one decrement. Within a queue the order of arming is the order of coming
+//! due, so the next deadline is the front's.
+
+use std::collections::VecDeque;
+
+use crate::base::time::{Tick, TickDelta};
+use crate::shard::dispatch::outstanding::Key;
+
+/// Which span a query waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue(u8);
+
+impl Queue {
+    /// The queue that was made first.
+    pub const FIRST: Self = Self(0);
+
+    pub(crate) const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// Queues, one a span; within one the order of arming is the order of coming due.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    queues: Vec<Spans>,
+}
+
+#[derive(Debug)]
+struct Spans {
+    span: TickDelta,
+    /// The present configuration has asked for it, so somebody may still name it.
+    wanted: bool,
+    /// Width of a bucket: a time-out fires at most this late, never early.
+    slice: TickDelta,
+    buckets: VecDeque<Bucket>,
+    /// Number of the first bucket in `buckets`; wraps.
+    first: u32,
+    /// Keys of all buckets, in order.
+    armed: VecDeque<Key>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    /// Arming after this opens the next bucket.
+    closes: Tick,
+    live: u32,
+    armed: u32,
+}
+
+impl Timers {
+    pub(crate) fn queue(&mut self, span: TickDelta) -> Option<Queue> {
+        let at = self.queues.iter().position(|q| q.span == span).or_else(|| {
+            let fresh = Spans::new(span);
+            if self.queues.len() < usize::from(u8::MAX) {
+                self.queues.push(fresh);
+                return Some(self.queues.len() - 1);
+            }
+            // Spans of configurations that are gone make room.
+            let idle = self.queues.iter().position(|q| !q.wanted && q.buckets.iter().all(|b| b.live == 0))?;
+            self.queues[idle] = fresh;
+            Some(idle)
+        })?;
+        self.queues[at].wanted = true;
+        Some(Queue(at as u8))
+    }
+
+    /// A new configuration asks for its spans anew: those of the old one may make room.
+    pub(crate) fn renew(&mut self) {
+        self.queues.iter_mut().for_each(|q| q.wanted = false);
+    }
+
+    pub(crate) fn arm(&mut self, queue: Queue, now: Tick, key: Key) -> u32 {
+        self.queues[usize::from(queue.0)].arm(now, key)
+    }
+
+    pub(crate) fn cancel(&mut self, queue: u8, bucket: u32) {
+        if let Some(q) = self.queues.get_mut(usize::from(queue)) {
+            q.cancel(bucket);
+        }
+    }
+
+    pub(crate) fn due(&mut self, now: Tick) -> Option<(u8, u32, Key)> {
+        self.queues.iter_mut().enumerate().find_map(|(at, q)| {
+            let (bucket, key) = q.due(now)?;
+            Some((at as u8, bucket, key))
+        })
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        self.queues.iter().filter_map(Spans::next_deadline).min()
+    }
+
+    pub(crate) fn live(&self) -> u64 {
+        self.queues.iter().flat_map(|q| &q.buckets).map(|b| u64::from(b.live)).sum()
+    }
+}
+
+impl Spans {
+    const fn new(span: TickDelta) -> Self {
+        // 1/512 of the span: a 2 s time-out fires within 4 ms; never finer than 50 us, which
+        // bounds the buckets of a span at 512.
+        let slice = span.0 / 512;
+        let slice = TickDelta(if slice < 50_000 { 50_000 } else { slice });
+        Self { span, wanted: false, slice, buckets: VecDeque::new(), first: 0, armed: VecDeque::new() }
+    }
+
+    fn arm(&mut self, now: Tick, key: Key) -> u32 {
+        match self.buckets.back_mut() {
+            Some(open) if now <= open.closes => {
+                open.live += 1;
+                open.armed += 1;
+            }
+            _ => {
+                let closes = now + self.slice;
+                self.buckets.push_back(Bucket { closes, live: 1, armed: 1 });
+                self.drop_dead();
+            }
+        }
+        self.armed.push_back(key);
+        self.first.wrapping_add(self.buckets.len() as u32 - 1)
+    }
+
+    fn cancel(&mut self, bucket: u32) {
+        let at = bucket.wrapping_sub(self.first) as usize;
+        if let Some(b) = self.buckets.get_mut(at) {
+            debug_assert!(b.live > 0, "a bucket is cancelled once per arming");
+            b.live = b.live.saturating_sub(1);
+        }
+        self.drop_dead();
+    }
+
+    /// The front is what `next_deadline` looks at: keep it live. The open bucket stays.
+    fn drop_dead(&mut self) {
+        while self.buckets.len() > 1 && self.buckets[0].live == 0 {
+            self.drop_front();
+        }
+    }
+
+    fn drop_front(&mut self) {
+        if let Some(b) = self.buckets.pop_front() {
+            self.armed.drain(..b.armed as usize);
+            self.first = self.first.wrapping_add(1);
+        }
+    }
+
+    /// Takes the next key of a bucket whose time is up; its bucket's number comes with it.
+    fn due(&mut self, now: Tick) -> Option<(u32, Key)> {
+        while let Some(front) = self.buckets.front_mut() {
+            if front.live == 0 || front.closes + self.span > now {
+                return None;
+            }
+            match self.armed.pop_front() {
+                Some(key) if front.armed > 0 => {
+                    front.armed -= 1;
+                    return Some((self.first, key));
+                }
+                _ => self.drop_front(),
+            }
+        }
+        None
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        self.buckets.front().filter(|b| b.live > 0).map(|b| b.closes + self.span)
+    }
+}

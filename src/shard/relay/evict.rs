@@ -1,0 +1,115 @@
+//! Room for new connections and flows: which one ends when there are as many as may be.
+
+use crate::base::addr::{ListenerSlot, SessionSlot};
+use crate::base::time::{Tick, TickDelta};
+use crate::shard::relay::{Class, Direction, Relay, RelayCloseReason, State};
+use crate::stats::descriptors::{Permit, Use};
+
+/// A connection over which bytes went within this time is in use.
+const BUSY: TickDelta = TickDelta::from_ms(1_000);
+
+const fn usage(flows: bool) -> (Use, u32) {
+    // A connection has a socket at each end.
+    if flows { (Use::Flows, 1) } else { (Use::Relayed, 2) }
+}
+
+impl Relay {
+    /// Bytes have gone one way: an answer, or more of a client that was answered, says more of a
+    /// connection or flow than who sends alone.
+    pub(crate) fn refresh(&mut self, slot: SessionSlot, direction: Direction) {
+        let Some(class) = self.recency.class(slot.index()) else { return };
+        let class = match (class, direction) {
+            (Class::New, Direction::Back) => Class::Answered,
+            (Class::Answered, Direction::Out) => Class::Established,
+            (Class::New, Direction::Out) | (Class::Answered, Direction::Back) | (Class::Established, _) => {
+                class
+            }
+        };
+        let Some(listener) = self.session(slot).map(|p| p.client.listener.index()) else { return };
+        self.recency.put(slot.index(), listener, class);
+    }
+
+    /// The right to descriptors for a new flow of a listener that has as many as it may: that of
+    /// another one, which ends.
+    pub(crate) fn replace(&mut self, listener: ListenerSlot) -> Result<Permit, RelayCloseReason> {
+        let victim = self.recency.victim(listener.index(), |_| false);
+        let slot = SessionSlot(victim.ok_or(RelayCloseReason::Connections)? as u32);
+        let permit = self.give_up(slot, RelayCloseReason::EvictedAtLimit);
+        self.evicted = Some(slot);
+        permit.ok_or(RelayCloseReason::Local)
+    }
+
+    /// The right to descriptors for a new connection or flow: what is left, or that of another
+    /// one, which ends.
+    pub(crate) fn permit(&mut self, flows: bool, now: Tick) -> Result<Permit, RelayCloseReason> {
+        let (usage, count) = usage(flows);
+        if let Some(permit) = self.descriptors.take(usage, count) {
+            return Ok(permit);
+        }
+        let Some(slot) = self.victim(flows, now) else {
+            self.descriptors.want(usage);
+            return Err(RelayCloseReason::Local);
+        };
+        let permit = self.give_up(slot, RelayCloseReason::Evicted);
+        self.descriptors.evicted();
+        self.evicted = Some(slot);
+        permit.ok_or(RelayCloseReason::Local)
+    }
+
+    /// The one that makes room: of the listener that has the most.
+    fn victim(&self, flows: bool, now: Tick) -> Option<SessionSlot> {
+        let listeners = (0..self.by_listener.len()).filter(|at| self.for_flows[*at] == flows);
+        let group = listeners.max_by_key(|at| self.recency.len(*at))?;
+        let table = &self.table;
+        // What a datagram of a flow was for is over when it has been passed on.
+        let is_busy = |at: usize| {
+            let session = table.get(at).and_then(Option::as_ref);
+            !flows && session.is_some_and(|p| now.since(p.active) < BUSY)
+        };
+        self.recency.victim(group, is_busy).map(|at| SessionSlot(at as u32))
+    }
+
+    /// Ends one; gives its right to descriptors.
+    fn give_up(&mut self, slot: SessionSlot, why: RelayCloseReason) -> Option<Permit> {
+        let permit = self.session_mut(slot)?.permit.take();
+        self.end(slot, why);
+        permit
+    }
+
+    /// Ends the least used connection because the kernel has no descriptors left, or a flow where
+    /// there is none; whether there was one.
+    pub(crate) fn make_room(&mut self, now: Tick) -> bool {
+        let Some(slot) = self.victim(true, now).or_else(|| self.victim(false, now)) else { return false };
+        self.give_up(slot, RelayCloseReason::Evicted);
+        self.descriptors.evicted();
+        self.evicted = Some(slot);
+        true
+    }
+
+    /// The one that has just made room for another, and has not been closed.
+    pub(crate) fn take_evicted(&mut self) -> Option<SessionSlot> {
+        let slot = self.evicted.take()?;
+        self.session(slot).is_some_and(|p| matches!(p.state, State::Ended(_))).then_some(slot)
+    }
+
+    /// Ends the least used ones as long as there are more than may be, or other shards want one.
+    pub(crate) fn give_up_excess(&mut self, now: Tick) {
+        for flows in [true, false] {
+            let (usage, _) = usage(flows);
+            while self.descriptors.excess(usage) > 0
+                && let Some(slot) = self.victim(flows, now)
+            {
+                self.give_up(slot, RelayCloseReason::Evicted);
+                self.descriptors.met(usage);
+            }
+        }
+    }
+
+    /// Whether nothing but a shortage here kept a connection or flow from its targets.
+    pub(crate) fn lacked_means(&self, slot: SessionSlot) -> bool {
+        let tried = self.session(slot).map(|p| &p.tried);
+        tried.is_some_and(|tried| {
+            !tried.is_empty() && tried.iter().all(|t| t.why == crate::shard::relay::ConnectFailure::Local)
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! Why packets were dropped.
+
+use crate::stats::reasons::reasons;
+
+reasons! {
+    /// Why a packet was dropped. The label is the metric's, and the reference's entry.
+    DropReason {
+        /// A query from an address outside the ACL.
+        Acl = "acl",
+        /// A PROXY header that is missing where one is due, malformed, or from a stranger.
+        ProxyHeader = "proxy-header",
+        /// A query shorter than a DNS header.
+        QueryShort = "query-short",
+        /// A query with QR=1: an answer that nobody asked for.
+        QueryIsResponse = "query-is-response",
+        /// A query with TC=1.
+        QueryTruncated = "query-truncated",
+        /// A query whose question cannot be read.
+        QueryMalformed = "query-malformed",
+        /// A query without a question, where the configuration drops them.
+        QueryEmpty = "query-empty",
+        /// A datagram longer than 4096 bytes.
+        Oversized = "oversized",
+        /// Dropped by a rule.
+        Rule = "rule",
+        /// An answer dropped by a rule.
+        ResponseRule = "response-rule",
+        /// An answer for which there is no room: one of our own in its buffer, or any in a frame.
+        AnswerTooLong = "answer-too-long",
+        /// A query changed by rules for which there is no room to remember it.
+        QueryTableFull = "query-state-full",
+        /// An answer to be held back, with too many held back already.
+        DelayFull = "delay-full",
+        /// A copy of a query for a second server that could not be sent.
+        TeeFull = "tee-full",
+        /// The answer to such a copy.
+        TeeAnswer = "tee-answer",
+        /// A line for a query log that is not written fast enough.
+        LogFull = "log-full",
+        /// No usable server in the pool.
+        NoServer = "no-server",
+        /// The chosen server's table of outstanding queries is full, or it can have no more connections.
+        OutstandingFull = "outstanding-full",
+        /// The kernel refused to send a query to any server that could be tried.
+        QuerySendError = "query-send-error",
+        /// The kernel refused to send an answer to a client.
+        AnswerSendError = "answer-send-error",
+        /// The query's connection to its server failed, and no other server could be asked.
+        BackendConnectionFailed = "backend-connection-failed",
+        /// The client closed its connection, and then the query's connection to its server ended.
+        ClientGone = "client-gone",
+        /// No server answered in time.
+        Timeout = "timeout",
+        /// An answer shorter than a DNS header.
+        ResponseShort = "response-short",
+        /// An answer with QR=0.
+        ResponseNotResponse = "response-not-response",
+        /// An answer after its query's time-out.
+        ResponseLate = "response-late",
+        /// A second answer to a query that was answered.
+        ResponseDuplicate = "response-duplicate",
+        /// An answer to nothing that was asked: wrong id or socket.
+        ResponseForeign = "response-foreign",
+        /// An answer whose question is not the query's.
+        ResponseMismatch = "response-mismatch",
+        /// An answer without a question, NOERROR or NXDOMAIN, where the configuration drops them.
+        ResponseEmpty = "response-empty",
+        /// The client's listener has been closed.
+        ListenerGone = "listener-gone",
+        /// More distinct local addresses than the table of a wildcard listener holds.
+        LocalTableFull = "local-table-full",
+        /// A query that a shard's restart lost.
+        ShardRestart = "shard-restart",
+    }
+}

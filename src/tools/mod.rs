@@ -1,0 +1,3 @@
+//! Programs beside the server: the demonstration.
+
+pub mod demo;
