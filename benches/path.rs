@@ -16,7 +16,7 @@ use dnslob::base::addr::{BackendSlot, Client, PoolSlot, Route};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
-use dnslob::shard::dispatch::outstanding::{Asked, Found, NO_CASE, Outstanding, Terms};
+use dnslob::shard::dispatch::outstanding::{Asked, Found, Outstanding, Terms, Waiter};
 use dnslob::shard::verdict::Verdict;
 use dnslob::wire::header;
 use dnslob::wire::header::Header;
@@ -85,7 +85,7 @@ fn outstanding(c: &mut Criterion) {
         client: client("127.0.0.1:4000"),
         client_id: 1,
         question: 7,
-        query_state: NO_CASE,
+        waiter: Waiter::Client(None),
         pool: PoolSlot(0),
         flags: 0,
     };
@@ -93,7 +93,7 @@ fn outstanding(c: &mut Criterion) {
         let mut table = Outstanding::default();
         table.attach(BackendSlot(0), 4);
         let queue = table.queue(TickDelta::from_ms(2_000)).expect("a queue");
-        let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue, route: None };
+        let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue, connection: None };
         for number in 0..waiting {
             terms.batch = u64::from(number);
             table.claim(BackendSlot(0), asked, terms, &mut rng).expect("a slot");

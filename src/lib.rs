@@ -74,8 +74,12 @@
 //!
 //! rules/                the compiled rule chains
 //!   action.rs           what it does to them
-//!   apply.rs            does what rules say
+//!   apply/              walks a chain and applies the action of each rule that matches
+//!     query.rs            the actions of query rules
+//!     response.rs         the actions of response rules
+//!     script.rs           rules whose action is a function of the configuration
 //!   context.rs          what rules see and may change
+//!   copies.rs           copies of queries for second servers
 //!   guard.rs            what must hold for a rule to match
 //!   index.rs            which rules can match a packet
 //!     candidates.rs       asks it, one kind of key at a time, in order
@@ -108,31 +112,39 @@
 //! shard/                DATA PLANE: one thread, one owner, no locks
 //!   backend/            connections to backends, without their sockets
 //!     choice.rs           by which one a query goes
-//!     events.rs           what goes by them, and what becomes of it when they end
 //!     overdue.rs          whose time is up
 //!   client/             clients' connections, without their sockets
 //!     closing.rs          those whose listener is closed
-//!     events.rs           bytes of clients in, answers out
+//!     events.rs           accept, TLS, PROXY headers, close
 //!     evict.rs            which of them end when descriptors are used up
 //!     handshake.rs        their TLS handshakes
 //!     invariants.rs       what must hold between calls
 //!     keepalive.rs        how long they may stay open, for who would know
+//!     lifecycle.rs        what a connection may do in its state
 //!     overdue.rs          whose time is up
 //!     proxy_header.rs     PROXY headers in front of their queries
 //!     turns.rs            whose turn it is, and how many queries each may have in flight
+//!   context.rs          what every event is looked at with: time, configuration, randomness, counters
 //!   dispatch/           queries on their way: whom we asked, until when, and how often
-//!     attempts.rs         to which server, the second try, and giving up
-//!     delayed.rs          answers that are held back, copies of queries
+//!     attempts.rs         to which server, by which route; the second attempt, moving on
+//!     delayed.rs          answers that rules hold back
 //!     outstanding.rs      fixed slots: claim, settle, expire; O(1) next deadline
 //!       timers.rs         a queue per time-out, a bucket per slice of time
-//!     query_table.rs      the cases of outstanding queries, and queries kept to be asked again
-//!   pipeline.rs         the stages that a query and its answer pass
-//!   proxied.rs          PROXY headers in and out: for whom a query is asked
+//!     proxy_header.rs     PROXY headers that servers get
+//!     query_table.rs      what is kept of outstanding queries besides their slots
+//!   evaluator.rs        rules' own state, and the evaluation of a chain
+//!   messages.rs         bytes of connections become messages; what the engine is to do for connections
+//!   pipeline/           the stages that a query and its answer pass, and the end of every query
+//!     admission.rs        whether a query may be asked, and what it asks
+//!     evaluation.rs       the state that rules see and change
+//!     failure.rs          attempts without an answer: the query moves on, or is lost
+//!     transfer.rs         zone transfers
 //!   recency.rs          who makes room for a new connection or flow
 //!   relay/              layer-4 relay sessions, without their sockets
 //!     evict.rs            which of them end when there are too many, or descriptors are used up
 //!     flows.rs            flows by their client
 //!     targets.rs          which target each goes to, and to which one next
+//!   scratch.rs          a buffer in which a message is edited that stands elsewhere
 //!   verdict.rs          Verdict: what becomes of a packet
 //!
 //! engine/               I/O: the only modules with sockets, OS clock and `unsafe`
@@ -155,8 +167,8 @@
 //!   sim.rs              seeded network and virtual clock: delay, loss, reordering, spoofing
 //!   socket.rs           safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   stream/             sockets of connections: accept, read, write, close
-//!     closing.rs          listeners that change or end
 //!     draining_close.rs   connections that we have closed and their clients have not
+//!     listeners.rs        listeners for connections, and how they change or end
 //!     shortage.rs         when the kernel has nothing left for a new connection
 //!     transport.rs        a stream of bytes over a socket
 //!   sys.rs              every libc call, wrapped safe

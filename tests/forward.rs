@@ -19,7 +19,7 @@ use dnslob::engine::socket;
 use dnslob::engine::socket::{ShardPosition, Steer};
 use dnslob::model::{Backend, Listener, Snapshot};
 use dnslob::shard::Shard;
-use dnslob::shard::client::events::PendingWork;
+use dnslob::shard::messages::PendingWork;
 use dnslob::shard::relay::{Direction, RelayInterest};
 use dnslob::stats::close_reason::{ConnectFailure, RelayCloseReason};
 use dnslob::stats::descriptors::{Division, Use};

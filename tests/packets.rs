@@ -359,13 +359,13 @@ fn a_wrong_id_or_socket_is_foreign() {
     let good = with_id_of(&forwarded, GOOD);
     let mut wrong_id = good.clone();
     wrong_id[0] ^= 0x80;
-    let socket = SocketSlot((route.socket.0 + 1) % 4);
+    let socket = SocketSlot::from_number((route.socket.number() + 1) % 4);
     let backend = BackendSlot(1 - route.backend.0);
     let foreign = [
         (route, &wrong_id),
         (Route { socket, ..route }, &good),
         (Route { backend, ..route }, &good),
-        (Route { backend: BackendSlot(1), socket: SocketSlot(200) }, &good),
+        (Route { backend: BackendSlot(1), socket: SocketSlot::from_number(200) }, &good),
     ];
     for (number, (from, bytes)) in foreign.into_iter().enumerate() {
         let (verdict, _) = bench.response(from, bytes);

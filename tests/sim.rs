@@ -492,7 +492,7 @@ fn forge(model: &mut Model) {
     let mut port = port;
     match model.rng.below(3) {
         0 => bytes[1] = bytes[1].wrapping_add(1 + model.rng.below(255) as u8),
-        1 => port = sibling(port, (port.route.socket.0 + 1 + model.rng.below(3) as u16) % 4),
+        1 => port = sibling(port, (port.route.socket.number() + 1 + model.rng.below(3) as u16) % 4),
         _ => {
             // The first digit behind the q becomes a letter.
             bytes[header::LEN + 2] = b'x';

@@ -20,7 +20,7 @@ use dnslob::model::{Listener, ProxyHeader, Snapshot};
 use dnslob::shard::Shard;
 use dnslob::shard::backend::BackendInterest;
 use dnslob::shard::client::ClientInterest;
-use dnslob::shard::client::events::{PendingWork, Resumed};
+use dnslob::shard::messages::{PendingWork, Resumed};
 use dnslob::shard::verdict::Verdict;
 use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use dnslob::stats::drop_reason::DropReason;
@@ -221,7 +221,7 @@ impl World {
     }
 
     fn serve_backend(&mut self, line: Route) {
-        let key = (line.backend.0, line.socket.0);
+        let key = (line.backend.0, line.socket.number());
         if self.shard.backend_interest(line) == BackendInterest::Close {
             self.lines.remove(&key);
             return self.close_backend(line, None);
@@ -257,7 +257,7 @@ impl World {
     fn heard(&self) -> Vec<(Route, Vec<u8>)> {
         let route = |key: &(u16, u16)| Route {
             backend: BackendSlot(key.0),
-            socket: dnslob::base::addr::SocketSlot(key.1),
+            socket: dnslob::base::addr::SocketSlot::from_number(key.1),
         };
         let each = |(key, far): (&(u16, u16), &Far)| {
             messages(&far.heard).into_iter().map(|m| (route(key), m)).collect::<Vec<_>>()
@@ -274,7 +274,10 @@ impl World {
     /// Every server does once what its temper is.
     fn servers_turn(&mut self) {
         for key in self.lines.keys().copied().collect::<Vec<_>>() {
-            let line = Route { backend: BackendSlot(key.0), socket: dnslob::base::addr::SocketSlot(key.1) };
+            let line = Route {
+                backend: BackendSlot(key.0),
+                socket: dnslob::base::addr::SocketSlot::from_number(key.1),
+            };
             let Some(far) = self.lines.get_mut(&key) else { continue };
             let heard = messages(&std::mem::take(&mut far.heard));
             match self.tempers[line.backend.index()] {

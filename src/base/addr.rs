@@ -1,4 +1,4 @@
-//! The indexes and addresses that cross rooms: no bare `usize` travels between them.
+//! The indexes and addresses that cross modules: no bare `usize` travels between them.
 //!
 //! A *slot* is a stable index: a backend or a listener keeps its slot for as long as it lives,
 //! over any number of reloads, so that per-slot state in the shards needs no translation.
@@ -32,16 +32,20 @@ pub struct PoolRef {
     pub slot: PoolSlot,
 }
 
-/// Index of one of a backend's UDP sockets (source ports) within a shard; from
-/// [`SocketSlot::CONNECTIONS`] on, of one of its lines: connections over TCP or TLS.
+/// By which of a shard's sockets a backend is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketSlot(pub u16);
+pub enum SocketSlot {
+    /// One of its UDP sockets (source ports).
+    Datagram(u8),
+    /// One of its connections over TCP or TLS, at most [`SocketSlot::CONNECTIONS_MAX`].
+    Connection(u16),
+}
 
 /// A client's connection within a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionSlot(pub u32);
 
-/// A connection or flow of a forward within a shard: a *passage*.
+/// A relay session, a connection or a flow, within a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionSlot(pub u32);
 
@@ -56,15 +60,34 @@ impl PoolSlot {
 }
 
 impl SocketSlot {
-    /// The first line; a backend has at most 255 UDP sockets.
-    pub const CONNECTIONS: Self = Self(256);
+    /// Connections of one backend: with the UDP sockets their numbers fill 16 bits.
+    pub const CONNECTIONS_MAX: u16 = u16::MAX - Self::FIRST_CONNECTION + 1;
+    const FIRST_CONNECTION: u16 = 256;
+
+    /// One number for both kinds, for tables and for what the kernel keeps for us.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Datagram(socket) => socket as u16,
+            Self::Connection(connection) => Self::FIRST_CONNECTION + connection,
+        }
+    }
+
+    /// The socket with this [`number`](Self::number).
+    #[must_use]
+    pub const fn from_number(number: u16) -> Self {
+        match number.checked_sub(Self::FIRST_CONNECTION) {
+            Some(connection) => Self::Connection(connection),
+            None => Self::Datagram(number as u8),
+        }
+    }
 }
 
 impl Route {
     /// Whether it is a connection, not a UDP socket.
     #[must_use]
     pub const fn is_connection(self) -> bool {
-        self.socket.0 >= SocketSlot::CONNECTIONS.0
+        matches!(self.socket, SocketSlot::Connection(_))
     }
 }
 
@@ -80,7 +103,7 @@ macro_rules! index {
         pub const fn index(self) -> usize { self.0 as usize }
     })*};
 }
-index!(BackendSlot, ListenerSlot, PoolSlot, SocketSlot, LocalSlot, RuleSlot, ConnectionSlot, SessionSlot);
+index!(BackendSlot, ListenerSlot, PoolSlot, LocalSlot, RuleSlot, ConnectionSlot, SessionSlot);
 
 /// Where a query goes and its answer comes from: one connected socket of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -41,7 +41,8 @@ use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::engine::{Message, clock};
 use crate::model::{Backend, ClientAddress, Listener, Snapshot};
-use crate::shard::{DELAY_MS_MAX, TRIES_MAX};
+use crate::rules::action::DELAY_MS_MAX;
+use crate::shard::ATTEMPTS_MAX;
 use crate::stats::live::LiveState;
 use crate::tls;
 
@@ -519,7 +520,7 @@ impl<S: Source> Control<S> {
     fn close(&mut self, listeners: Vec<Arc<Listener>>) {
         let waits = self.feed.current().backends.iter().flatten().map(|b| b.timeout).max();
         let closed = clock::now()
-            + TickDelta(waits.unwrap_or_default().0.saturating_mul(TRIES_MAX))
+            + TickDelta(waits.unwrap_or_default().0.saturating_mul(ATTEMPTS_MAX))
             + TickDelta::from_ms(DELAY_MS_MAX.into())
             + CLOSING;
         self.closing.extend(listeners.into_iter().map(|listener| Closing { listener, closed }));

@@ -69,7 +69,9 @@ impl Ready {
             Self::Flow(session) => 7 << 32 | session.0 as u64,
             Self::RelaySession(session, Side::Client) => 5 << 32 | session.0 as u64,
             Self::RelaySession(session, Side::Target) => 6 << 32 | session.0 as u64,
-            Self::BackendSockets(route) => 2 << 32 | (route.backend.0 as u64) << 16 | route.socket.0 as u64,
+            Self::BackendSockets(route) => {
+                2 << 32 | (route.backend.0 as u64) << 16 | route.socket.number() as u64
+            }
         }
     }
 
@@ -86,7 +88,7 @@ impl Ready {
             9 => Self::Set(Group::Connections),
             _ => Self::BackendSockets(Route {
                 backend: BackendSlot((data >> 16) as u16),
-                socket: SocketSlot(data as u16),
+                socket: SocketSlot::from_number(data as u16),
             }),
         }
     }
@@ -187,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_kind_survives_being_packed() {
-        let route = Route { backend: BackendSlot(7), socket: SocketSlot(300) };
+        let route = Route { backend: BackendSlot(7), socket: SocketSlot::from_number(300) };
         for ready in [
             Ready::Mail,
             Ready::ListenerSocket(ListenerSlot(u16::MAX)),
@@ -223,7 +225,8 @@ mod tests {
     #[test]
     fn answers_are_served_before_clients_and_these_before_whoever_is_new() {
         let mut set = ReadySet::new(8).expect("a set");
-        let route = Ready::BackendSockets(Route { backend: BackendSlot(0), socket: SocketSlot(300) });
+        let route =
+            Ready::BackendSockets(Route { backend: BackendSlot(0), socket: SocketSlot::from_number(300) });
         let [tcp_listener, connection, session] = [
             Ready::TcpListenerSocket(ListenerSlot(1)),
             Ready::Stream(ConnectionSlot(2)),

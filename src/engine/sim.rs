@@ -562,5 +562,5 @@ fn spoil(bytes: &mut Vec<u8>, rng: &mut ShardRng) {
 /// The port of another socket of the same link: a spoofer has to guess among them.
 #[must_use]
 pub const fn sibling(port: Port, socket: u16) -> Port {
-    Port { route: Route { socket: SocketSlot(socket), ..port.route }, ..port }
+    Port { route: Route { socket: SocketSlot::from_number(socket), ..port.route }, ..port }
 }

@@ -46,7 +46,7 @@ const LIGHT_STEPS: u32 = 4;
 
 /// What a step costs, about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
+pub(crate) enum Weight {
     /// A read or a write of a connection: some microseconds.
     Light,
     /// Perhaps much more: TLS handshakes, relayed bytes, accepts, many messages.
@@ -55,7 +55,7 @@ pub(super) enum Weight {
 
 /// A part of a turn.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slice {
+pub(crate) struct Slice {
     ends: Tick,
     /// Light steps since the last look at the clock.
     light: u32,

@@ -96,10 +96,46 @@ impl Action {
         depth
     }
 
-    /// Whether it holds answers back.
+    /// What the shard must be ready for because of it.
     #[must_use]
-    pub fn delays(&self) -> bool {
-        if let Self::Continue(inner) = self { inner.delays() } else { matches!(self, Self::Delay(_)) }
+    pub fn needs(&self) -> ActionNeeds {
+        match self {
+            Self::Continue(inner) => inner.needs(),
+            Self::Delay(_) => ActionNeeds { delays: true, ..ActionNeeds::default() },
+            Self::Allow
+            | Self::Drop
+            | Self::Pool(..)
+            | Self::Qps(_)
+            | Self::QpsPool(..)
+            | Self::RCode(..)
+            | Self::NegativeAndSoa(_)
+            | Self::Tc(_)
+            | Self::Spoof(..)
+            | Self::SpoofCname(..)
+            | Self::SpoofRaw(..)
+            | Self::SpoofSvc(..)
+            | Self::SpoofPacket(_)
+            | Self::Tee(..)
+            | Self::Log(_)
+            | Self::None
+            | Self::SetTag(..)
+            | Self::UnsetTag(_)
+            | Self::SetProxyValues(_)
+            | Self::AddProxyValue(..)
+            | Self::SetNoRecurse
+            | Self::SetDisableValidation
+            | Self::SetEcs(_)
+            | Self::SetEcsOverride(_)
+            | Self::SetEcsPrefixLength(..)
+            | Self::SetEcsTo(..)
+            | Self::SetEdnsOption(..)
+            | Self::SetExtendedDnsError(_)
+            | Self::SetMaxReturnedTtl(_)
+            | Self::SetSkipCache
+            | Self::SetTempFailureCacheTtl(_)
+            // What a function may do is known of the configuration: it has a script.
+            | Self::Lua(_) => ActionNeeds::default(),
+        }
     }
 
     /// The log that it writes to.
@@ -112,6 +148,28 @@ impl Action {
         if let Self::Log(target) = action { Some(target) } else { None }
     }
 }
+
+/// What a shard must be ready for because of an action.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActionNeeds {
+    /// It holds answers back.
+    pub delays: bool,
+    /// It may have the query asked again, which must be kept for that.
+    pub restarts: bool,
+}
+
+impl std::ops::BitOr for ActionNeeds {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self { delays: self.delays || other.delays, restarts: self.restarts || other.restarts }
+    }
+}
+
+/// Times that a rule may have a query asked again.
+pub const RESTARTS_MAX: u8 = 10;
+/// How long rules may hold an answer back, milliseconds.
+pub const DELAY_MS_MAX: u32 = 60_000;
 
 /// A value of a PROXY header with its type.
 pub type ProxyValue = (u8, Box<[u8]>);
@@ -163,6 +221,31 @@ pub enum ResponseAction {
 }
 
 impl ResponseAction {
+    /// What the shard must be ready for because of it.
+    #[must_use]
+    pub const fn needs(&self) -> ActionNeeds {
+        match self {
+            Self::Delay(_) => ActionNeeds { delays: true, restarts: false },
+            Self::Restart(..) | Self::Lua(_) => ActionNeeds { delays: false, restarts: true },
+            Self::Allow
+            | Self::Drop
+            | Self::Tc
+            | Self::None
+            | Self::Log(_)
+            | Self::LimitTtl(..)
+            | Self::SetMinTtl(_)
+            | Self::SetMaxTtl(_)
+            | Self::SetReducedTtl(_)
+            | Self::SetMaxReturnedTtl(_)
+            | Self::ClearRecordTypes(_)
+            | Self::SetSkipCache
+            | Self::SetTag(..)
+            | Self::UnsetTag(_)
+            | Self::SetEdnsOption(..)
+            | Self::SetExtendedDnsError(_) => ActionNeeds { delays: false, restarts: false },
+        }
+    }
+
     /// The log that it writes to.
     #[must_use]
     pub fn log(&self) -> Option<&LogTarget> {

@@ -77,6 +77,16 @@ impl Facts {
         }
     }
 
+    /// The name asked for in wire format, in the case it came in; the root when there is none.
+    #[must_use]
+    pub fn qname<'m>(&self, message: &'m [u8]) -> &'m [u8] {
+        let end = header::LEN + usize::from(self.qname_len);
+        match message.get(header::LEN..end) {
+            Some(name) if !name.is_empty() => name,
+            _ => &[0],
+        }
+    }
+
     const fn none() -> Self {
         Self { qname_len: 0, qtype: 0, qclass: 0, question_end: header::LEN as u16, edits: 0, opt: None }
     }
@@ -86,11 +96,7 @@ impl EvaluationContext<'_, '_> {
     /// The name asked for in wire format, in the case it came in; the root when there is none.
     #[must_use]
     pub fn qname(&self) -> &[u8] {
-        let end = header::LEN + usize::from(self.facts.qname_len);
-        match self.packet.bytes().get(header::LEN..end) {
-            Some(name) if !name.is_empty() => name,
-            _ => &[0],
-        }
+        self.facts.qname(self.packet.bytes())
     }
 
     /// The message's OPT record, looked for at the first time.

@@ -13,6 +13,7 @@
 pub mod action;
 pub mod apply;
 pub mod context;
+pub mod copies;
 pub mod guard;
 pub mod index;
 pub mod limits;

@@ -218,6 +218,9 @@ impl EcsSettings {
 /// What is known of a query besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueryState {
+    /// Its protocol, flags, pool and server name are those of its query; before, only what its PROXY
+    /// header says is in it.
+    pub is_filled: bool,
     /// When it came.
     pub received: Tick,
     /// How it came.

@@ -4,7 +4,7 @@
 use dnslob::base::addr::{ConnectionSlot, Endpoint, LocalSlot, Route};
 use dnslob::shard::backend::BackendInterest;
 use dnslob::shard::client::ClientInterest;
-use dnslob::shard::client::events::PendingWork;
+use dnslob::shard::messages::PendingWork;
 use dnslob::stats::close_reason::ClientCloseReason;
 use dnslob::wire::proxy;
 

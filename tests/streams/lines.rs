@@ -17,7 +17,7 @@ fn world(servers: usize, set: impl Fn(&mut dnslob::model::Backend)) -> World {
 
 /// The server ends a line.
 fn break_off(world: &mut World, line: Route, why: BackendCloseReason) {
-    world.lines.remove(&(line.backend.0, line.socket.0));
+    world.lines.remove(&(line.backend.0, line.socket.number()));
     world.close_backend(line, Some(why));
     world.pending();
 }
@@ -81,7 +81,7 @@ fn a_hasty_server_gets_few_lines_and_forgiveness() {
     }
     ask(&mut world, 90);
     let mut loads = BTreeMap::<_, u32>::new();
-    world.heard().into_iter().for_each(|(line, _)| *loads.entry(line.socket.0).or_default() += 1);
+    world.heard().into_iter().for_each(|(line, _)| *loads.entry(line.socket.number()).or_default() += 1);
     assert!(loads.len() <= 3, "{loads:?}");
     world.settle();
     assert_eq!(world.got(stream).len(), usize::from(id));

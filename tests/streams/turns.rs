@@ -144,7 +144,7 @@ fn answers_that_wait_for_their_turn_outlive_their_connection() {
     for why in [BackendCloseReason::Closed, BackendCloseReason::Broken] {
         let (mut world, [busy, _], [(many, all), _]) = asked();
         world.tell(many, &all);
-        world.lines.remove(&(many.backend.0, many.socket.0));
+        world.lines.remove(&(many.backend.0, many.socket.number()));
         world.close_backend(many, Some(why));
         // No other query goes by it.
         world.live_state.set_state(BackendSlot(0), State::Up);

@@ -100,7 +100,12 @@ impl Sockets {
     }
 
     pub(crate) fn backend_sockets(&self, route: Route) -> Option<&Socket> {
-        self.backends.get(route.backend.index())?.as_ref()?.sockets.get(route.socket.index())?.as_ref()
+        self.backends
+            .get(route.backend.index())?
+            .as_ref()?
+            .sockets
+            .get(usize::from(route.socket.number()))?
+            .as_ref()
     }
 
     /// Opens what the snapshot's backends need and is not open.
@@ -157,7 +162,7 @@ impl Sockets {
     ) {
         let backend_sockets = self.backends.get_mut(route.backend.index()).and_then(Option::as_mut);
         let Some((place, segment)) = backend_sockets
-            .and_then(|l| Some((l.sockets.get_mut(route.socket.index())?, &mut l.segment)))
+            .and_then(|l| Some((l.sockets.get_mut(usize::from(route.socket.number()))?, &mut l.segment)))
             .filter(|(place, _)| place.is_some())
         else {
             refused.extend(0..datagrams.len());
@@ -218,7 +223,7 @@ impl Sockets {
 fn fill(epoll: &Epoll, backend: &Backend, backend_sockets: &mut BackendSockets) -> io::Result<()> {
     for (number, place) in backend_sockets.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
         let socket = socket::connect(backend)?;
-        let route = Route { backend: backend.slot, socket: SocketSlot(number as u16) };
+        let route = Route { backend: backend.slot, socket: SocketSlot::Datagram(number as u8) };
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::BackendSockets(route).pack()))?;
         *place = Some(socket);
     }

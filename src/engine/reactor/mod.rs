@@ -443,7 +443,7 @@ impl Engine {
         // Equal routes and lengths become neighbours, the shorter behind the longer, as
         // UDP_SEGMENT wants them. Datagrams promise no order.
         send_batch.queries.sort_unstable_by_key(|(route, datagram)| {
-            (route.backend.0, route.socket.0, std::cmp::Reverse(datagram.len))
+            (route.backend.0, route.socket.number(), std::cmp::Reverse(datagram.len))
         });
         let mut from = 0;
         while let Some((route, _)) = send_batch.queries.get(from).copied() {

@@ -8,7 +8,7 @@ use crate::engine::clock;
 use crate::engine::reactor::Engine;
 use crate::engine::readiness::{Rank, Ready};
 use crate::engine::turn::{ACCEPTS, Slice, Stage, Task, Weight};
-use crate::shard::client::events::Resumed;
+use crate::shard::messages::Resumed;
 
 impl Engine {
     /// Goes on with the round, or begins one if there is something to do.

@@ -23,7 +23,7 @@ use crate::engine::relay::{failure, greeting};
 use crate::engine::socket;
 use crate::engine::sys::{Arrivals, Note, OutgoingDatagram, Segment};
 use crate::shard::Shard;
-use crate::shard::client::events::PendingWork;
+use crate::shard::messages::PendingWork;
 use crate::shard::relay::{Attempt, Direction, RelayInterest};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::proxy::Transport;

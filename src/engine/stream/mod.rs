@@ -9,8 +9,8 @@
 //! One read per connection and round: nobody who sends much keeps others waiting. One buffer for
 //! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
 
-mod closing;
 pub mod draining_close;
+mod listeners;
 mod shortage;
 pub mod transport;
 
@@ -32,6 +32,7 @@ use crate::engine::relay::tcp::Relays;
 use crate::engine::relay::udp::Flows;
 use crate::engine::socket;
 use crate::engine::stream::draining_close::DrainingCloses;
+use crate::engine::stream::listeners::TcpListenerSocket;
 use crate::engine::stream::shortage::Shortage;
 use crate::engine::stream::transport::{Came, Transport};
 use crate::engine::sys::Local;
@@ -40,7 +41,7 @@ use crate::model::Listener;
 use crate::shard::Shard;
 use crate::shard::backend::BackendInterest;
 use crate::shard::client::ClientInterest;
-use crate::shard::client::events::{IsOver, PendingWork};
+use crate::shard::messages::{IsOver, PendingWork};
 use crate::shard::verdict::Verdict;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use crate::stats::descriptors::Descriptors;
@@ -51,26 +52,6 @@ use crate::tls::Session;
 const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLHUP).union(EpollFlags::EPOLLERR);
 /// Bytes read from a connection at a time.
 const READ: usize = 64 * 1024;
-
-/// A listener's socket for connections.
-#[derive(Debug)]
-struct TcpListenerSocket {
-    listener: Arc<Listener>,
-    socket: Socket,
-    passed: bool,
-    /// It takes no new connections; after this it is closed.
-    closes_at: Option<Tick>,
-}
-
-impl TcpListenerSocket {
-    /// What its shard is woken for. With one socket for all shards only one of them is woken by a
-    /// connection.
-    fn event(&self) -> EpollEvent {
-        let flags =
-            if self.passed { EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::EPOLLIN };
-        EpollEvent::new(flags, Ready::TcpListenerSocket(self.listener.slot).pack())
-    }
-}
 
 /// All sockets of connections of a shard.
 #[derive(Debug)]
@@ -587,8 +568,12 @@ fn place(lines: &mut [Vec<Option<Transport>>], route: Route) -> Option<&mut Opti
     lines.get_mut(route.backend.index())?.get_mut(number(route))
 }
 
+/// Where a connection stands among its backend's; a UDP socket stands nowhere.
 const fn number(route: Route) -> usize {
-    (route.socket.0 - SocketSlot::CONNECTIONS.0) as usize
+    match route.socket {
+        SocketSlot::Connection(connection) => connection as usize,
+        SocketSlot::Datagram(_) => usize::MAX,
+    }
 }
 
 /// Whether it says nothing of a server: something is used up here, or TLS could not begin.

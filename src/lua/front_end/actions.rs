@@ -18,8 +18,8 @@ use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::networks::network;
 use crate::lua::front_end::selectors::{DEPTH_MAX, bucket, pool, stand_in, tag_name, tag_part};
 use crate::lua::front_end::{answers, functions, missing};
+use crate::rules::action::DELAY_MS_MAX;
 use crate::rules::action::{Action, ExtendedError, LogTarget, ProxyValue, Tee};
-use crate::shard::DELAY_MS_MAX;
 
 /// The longest TTL (RFC 2181, 8).
 pub(crate) const TTL_MAX: u32 = i32::MAX as u32;

@@ -12,8 +12,8 @@ use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::functions;
 use crate::lua::front_end::selectors::{pool, tag_name, types};
+use crate::rules::action::RESTARTS_MAX;
 use crate::rules::action::ResponseAction;
-use crate::shard::RESTARTS_MAX;
 
 /// Each response action with the most arguments it takes.
 const MAKERS: [(&str, usize, Make<ResponseAction>); 20] = [

@@ -30,9 +30,9 @@ use crate::lua::state::record::{Found, Use};
 use crate::lua::state::{Shared, core, files, record};
 use crate::lua::{ffi, limits};
 use crate::model::Snapshot;
+use crate::rules::action::DELAY_MS_MAX;
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::script::{Candidate, FunctionId, Script, ScriptAction};
-use crate::shard::DELAY_MS_MAX;
 use crate::wire::header::rcode;
 
 /// A heap this small is not swept often, bytes.

@@ -5,7 +5,6 @@
 //! many queries are on a line, the table of [`Outstanding`](crate::shard::dispatch::outstanding) knows.
 
 pub mod choice;
-pub mod events;
 mod overdue;
 
 pub(crate) use crate::shard::backend::choice::{ANYBODY, Need};
@@ -15,6 +14,7 @@ use std::collections::VecDeque;
 
 use crate::base::addr::{BackendSlot, Route, SocketSlot};
 use crate::base::time::{Tick, TickDelta};
+use crate::shard::dispatch::ConnectionKey;
 use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::descriptors::{Descriptors, Permit};
 use crate::wire::frame::{Frames, Outbound};
@@ -245,10 +245,13 @@ impl BackendConnections {
         self.resumable.len()
     }
 
-    /// Puts bytes in front of a new line's first query: a PROXY header.
-    pub(crate) fn proxy_header(&mut self, route: Route, bytes: &[u8]) {
-        if let Some(connection) = self.connection_mut(route).filter(|l| l.is_new && l.output.is_empty()) {
-            connection.output.push_raw(bytes);
+    /// Begins a new connection with the PROXY header that its server wants.
+    pub(crate) fn begin(&mut self, route: Route, found: ConnectionKey, header: &[u8]) {
+        if found.key == ANYBODY || found.source.is_some() {
+            return;
+        }
+        if let Some(connection) = self.connection_mut(route).filter(|c| c.is_new && c.output.is_empty()) {
+            connection.output.push_raw(header);
         }
     }
 
@@ -536,10 +539,14 @@ impl BackendConnection {
     }
 }
 
+/// Where a connection stands among its backend's; none is where a UDP socket would.
 const fn index(socket: SocketSlot) -> usize {
-    (socket.0 - SocketSlot::CONNECTIONS.0) as usize
+    match socket {
+        SocketSlot::Connection(connection) => connection as usize,
+        SocketSlot::Datagram(_) => usize::MAX,
+    }
 }
 
 const fn number(at: usize) -> SocketSlot {
-    SocketSlot(SocketSlot::CONNECTIONS.0 + at as u16)
+    SocketSlot::Connection(at as u16)
 }

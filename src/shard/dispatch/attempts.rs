@@ -1,323 +1,447 @@
-//! The tries of a query: to the chosen server, to a second one when that is slow, to another one
-//! when the kernel refuses, and giving up.
+//! The attempts of a query: to the chosen server, to a second one when that is slow, to another one
+//! when the kernel refuses or a connection fails.
 
 use crate::balance::Subject;
-use crate::base::addr::{BackendSlot, Route};
+use crate::base::addr::{BackendSlot, Route, SocketSlot};
 use crate::base::packet::Packet;
 use crate::base::time::TickDelta;
-use crate::shard::backend::events::Moved;
-use crate::shard::dispatch::outstanding::{
-    Asked, COPIED, DELIVERED, Found, Key, Known, NO_CASE, Queue, Terms,
-};
-use crate::shard::verdict::Verdict;
-use crate::shard::{RETRY_TOKENS_MAX, Shard};
-use crate::stats::close_reason::BackendCloseReason;
+use crate::model::Retry;
+use crate::shard::Connections;
+use crate::shard::backend::Need;
+use crate::shard::context::Context;
+use crate::shard::dispatch::outstanding::{Asked, Found, Key, Known, Queue, Terms, Waiter};
+use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::dispatch::{Attached, Dispatcher, RETRY_TOKENS_MAX};
+use crate::shard::scratch::Scratch;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::PPM;
 use crate::wire::header::Header;
 use crate::wire::query::Question;
-use crate::wire::{edit, keepalive, transfer};
+use crate::wire::transfer::Transfer;
+use crate::wire::{answer, edit, keepalive, transfer};
 
-impl Shard {
-    /// Sends a query to the chosen backend.
-    pub(crate) fn forward(
+/// Bytes of an answer that leaves as a datagram, at most: what engines have room for, and more
+/// than any EDNS size in use.
+const DATAGRAM_MAX: usize = 4_096;
+/// The shortest time that a first attempt still has after a second one has begun.
+const FIRST_ATTEMPT_LEFT_MIN: TickDelta = TickDelta::from_ms(1);
+
+/// How a query was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The packet is to leave as a datagram.
+    Datagram(Route),
+    /// It is in the output of a connection.
+    Connection,
+}
+
+/// How an attempt has ended without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttemptEnd {
+    /// Its server does not serve: another one is asked.
+    Failed,
+    /// Its server has closed a connection that had served: a new one is opened.
+    Closed,
+}
+
+impl Dispatcher {
+    /// Sends a query to the chosen backend: its first attempt. What is kept of the query gets its
+    /// entry here, where it has none yet.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub(crate) fn dispatch(
         &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
         backend: BackendSlot,
-        mut asked: Asked,
+        asked: &mut Asked,
         packet: &mut Packet<'_>,
-    ) -> Verdict {
-        let attached = self.attached.get(backend.index()).copied().flatten();
-        let waits = attached.map(|a| a.timeout);
-        let clients = asked.client.connection.is_some() || attached.is_some_and(|a| a.by_connection);
-        // A second try after the server's own time-out would only make that longer.
-        let retry = self.snapshot.pool(asked.pool).retry.filter(|r| waits.is_some_and(|w| r.after < w));
-        let mut queue = None;
-        if let Some(retry) = retry {
-            let tokens = &mut self.retry_tokens[asked.pool.index()];
-            *tokens = (*tokens + u64::from(retry.budget_ppm)).min(RETRY_TOKENS_MAX);
-        }
-        let keeps = retry.is_some() || self.wants.queries;
-        if asked.query_state == NO_CASE && (keeps || clients) {
-            asked.query_state = self.query_table.open_bare().unwrap_or(NO_CASE);
-            if asked.query_state == NO_CASE
+    ) -> Result<Sent, DropReason> {
+        let attached = self.attached(backend);
+        let by_connection = asked.client.connection.is_some() || attached.is_some_and(|a| a.by_connection);
+        let retry = self.retry(cx, attached, asked);
+        let keeps = retry.is_some() || cx.needs.queries;
+        if asked.waiter == Waiter::Client(None) && (keeps || by_connection) {
+            asked.waiter = Waiter::Client(self.queries.open());
+            if asked.waiter == Waiter::Client(None)
                 && asked.client.connection.is_some()
                 && is_transfer(packet.bytes())
             {
                 // Nothing would know that more than one message comes.
-                return self.drop(DropReason::QueryTableFull);
+                return Err(DropReason::QueryTableFull);
             }
         }
-        if clients {
+        let mut queue = None;
+        if by_connection {
             if keepalive::may_be_there(packet.bytes()) {
                 // Between the client and us (RFC 7828, 3.2.1: "hop-by-hop").
                 keepalive::remove(packet);
             }
-            self.prepare_for_connection(&asked, packet.bytes());
+            self.prepare_for_connection(asked, packet.bytes());
+        } else if keeps {
+            let kept = self.queries.keep_query(asked.waiter.entry(), packet.bytes(), retry.is_some());
+            queue = retry.filter(|_| kept).and_then(|retry| self.outstanding.queue(retry.after));
         }
-        if keeps && !clients {
-            let kept = self.query_table.keep_query(asked.query_state, packet.bytes(), retry.is_some());
-            if let Some(retry) = retry.filter(|_| kept) {
-                queue = self.outstanding.queue(retry.after);
-            }
-        }
-        match self.claim(backend, asked, queue) {
-            Some(key) => self.send(key, &asked, packet),
+        match self.claim(cx, connections, backend, *asked, queue) {
+            Some(key) => self.put(cx, connections, key, asked, packet).ok_or(DropReason::QuerySendError),
             None => {
-                self.query_table.close(asked.query_state);
-                self.stats().backend(backend).send_errors.add(1);
-                self.drop(DropReason::OutstandingFull)
+                cx.stats().backend(backend).send_errors.add(1);
+                Err(DropReason::OutstandingFull)
             }
         }
     }
 
-    pub(crate) fn claim(&mut self, backend: BackendSlot, asked: Asked, queue: Option<Queue>) -> Option<Key> {
-        let max = self.snapshot.backend(backend)?.outstanding_max;
-        let attached = self.attached.get(backend.index()).copied().flatten()?;
-        let route = if self.goes_by_connection(attached, &asked) {
-            Some(self.connection_for(backend, &asked)?)
+    /// Whether a second server is asked when the first one is slow. The pool earns a part of such
+    /// an attempt with each query.
+    fn retry(&mut self, cx: &Context, attached: Option<Attached>, asked: &Asked) -> Option<Retry> {
+        // After the server's own time-out it would only make that longer.
+        let waits = attached.map(|a| a.timeout);
+        let retry =
+            cx.snapshot.pool(asked.pool).retry.filter(|r| waits.is_some_and(|waits| r.after < waits))?;
+        let tokens = &mut self.retry_tokens[asked.pool.index()];
+        *tokens = (*tokens + u64::from(retry.budget_ppm)).min(RETRY_TOKENS_MAX);
+        Some(retry)
+    }
+
+    /// Takes a slot for an attempt, and a connection if it goes by one. None when there is none.
+    fn claim(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        asked: Asked,
+        queue: Option<Queue>,
+    ) -> Option<Key> {
+        let max = cx.snapshot.backend(backend)?.outstanding_max;
+        let attached = self.attached(backend)?;
+        let connection = if self.goes_by_connection(cx, attached, &asked) {
+            Some(self.connection_for(cx, connections, backend, &asked)?)
         } else {
             None
         };
-        let own = if route.is_some() && asked.client.connection.is_some() {
+        let own = if connection.is_some() && asked.client.connection.is_some() {
             attached.connection_queue
         } else {
             attached.queue
         };
-        let terms = Terms { max, now: self.now, batch: self.batch, queue: queue.unwrap_or(own), route };
-        let Some(key) = self.outstanding.claim(backend, asked, terms, &mut self.rng) else {
-            if let Some(socket) = route {
-                self.backends.spare(Route { backend, socket });
+        let terms = Terms { max, now: cx.now, batch: cx.batch, queue: queue.unwrap_or(own), connection };
+        let Some(key) = self.outstanding.claim(backend, asked, terms, &mut cx.rng) else {
+            if let Some(connection) = connection {
+                connections.backends.spare(Route { backend, socket: SocketSlot::Connection(connection) });
             }
             return None;
         };
-        self.query_table.tried(asked.query_state, key);
-        self.selector.claimed(backend);
-        self.stats().backend(backend).queries.add(1);
+        self.queries.attempted(asked.waiter.entry(), key);
+        self.balancer.claimed(backend);
+        cx.stats().backend(backend).queries.add(1);
         Some(key)
     }
 
-    /// Sends a query that has its claim: out of here, or into a line's output. Without room for the
-    /// PROXY header that its server wants it is dropped.
-    pub(crate) fn send(&mut self, key: Key, asked: &Asked, packet: &mut Packet<'_>) -> Verdict {
-        if let Some(verdict) = self.put(key, asked, packet) {
-            return verdict;
-        }
-        if self.query_table.ended(asked.query_state, key).is_none() {
-            self.query_table.close(asked.query_state);
-        }
-        self.drop(DropReason::QuerySendError)
+    fn goes_by_connection(&self, cx: &Context, server: Attached, asked: &Asked) -> bool {
+        server.by_connection
+            || asked.client.connection.is_some()
+                && (!cx.snapshot.pool(asked.pool).tcp_to_udp
+                    || self.queries.goes_by_connection(asked.waiter.entry()))
     }
 
-    /// As [`Shard::send`]; none, and its claim taken back, when there is no room.
-    pub(crate) fn put(&mut self, key: Key, asked: &Asked, packet: &mut Packet<'_>) -> Option<Verdict> {
+    /// Keeps what is needed to ask a query again by a connection, or when its connection ends.
+    fn prepare_for_connection(&mut self, asked: &Asked, query: &[u8]) {
+        let entry = asked.waiter.entry();
+        self.queries.keep_long(entry, query);
+        if asked.client.connection.is_none() {
+            self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
+        } else if let Some(question) = Question::parse(query)
+            && transfer::is_transfer(question.qtype)
+        {
+            let serial = transfer::ixfr_serial(query);
+            self.queries.set_transfer(entry, Transfer::new(question.qtype, serial));
+            self.queries.force_connection(entry);
+        }
+    }
+
+    /// A connection to a server for a query; a new one begins with the header that the server wants.
+    fn connection_for(
+        &mut self,
+        cx: &Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        asked: &Asked,
+    ) -> Option<u16> {
+        let mut header = std::mem::take(&mut self.header);
+        let found = self.connection_key(cx, connections, backend, asked, &mut header);
+        let need = Need {
+            options: &cx.snapshot.backend(backend)?.connections,
+            transfer: self.queries.transfer(asked.waiter.entry()),
+            key: found.key,
+            source: found.source,
+        };
+        let outstanding = &self.outstanding;
+        let picked = connections.backends.pick(backend, need, |route| outstanding.live_on(route), cx.now);
+        if let Some(route) = picked {
+            connections.backends.begin(route, found, &header);
+        }
+        self.header = header;
+        match picked?.socket {
+            SocketSlot::Connection(connection) => Some(connection),
+            SocketSlot::Datagram(_) => None,
+        }
+    }
+
+    /// Sends a query that has its claim: it is made the datagram to be sent, or goes into a
+    /// connection's output. None, and its claim taken back, when there is no room for it.
+    fn put(
+        &mut self,
+        cx: &Context,
+        connections: &mut Connections,
+        key: Key,
+        asked: &Asked,
+        packet: &mut Packet<'_>,
+    ) -> Option<Sent> {
         edit::set_id(packet.bytes_mut(), key.id);
         let route = key.route;
         if route.is_connection() {
             let alone = self.outstanding.live_on(route) <= 1;
-            if self.backends.ask(route, packet.bytes(), alone, self.now) {
-                return Some(Verdict::Hold);
+            if connections.backends.ask(route, packet.bytes(), alone, cx.now) {
+                return Some(Sent::Connection);
             }
-            self.backends.spare(route);
-        } else if self.proxy_header(route.backend, asked, packet) {
-            return Some(Verdict::Forward(route));
+            connections.backends.spare(route);
+        } else if self.prepend_header(cx, connections, route.backend, asked, packet) {
+            return Some(Sent::Datagram(route));
         }
-        self.stats().backend(route.backend).send_errors.add(1);
-        self.outstanding.release(key);
-        self.selector.settled(route.backend, None);
+        self.release(cx, key);
+        self.queries.ended(asked.waiter.entry(), key);
         None
     }
 
-    /// The kernel would not send this query (its packet is as `on_query` or `on_tick` left it):
-    /// it goes to another server, none of `refused`, or is dropped.
-    pub fn on_unsent(&mut self, route: Route, packet: &mut Packet<'_>, refused: &[BackendSlot]) -> Verdict {
-        let Some((key, known)) = self.unsent(route, packet) else {
-            return self.drop(DropReason::QuerySendError);
-        };
-        if self.nobody_waits(known) {
-            return Verdict::Drop(DropReason::QuerySendError);
-        }
-        if self.query_table.ended(known.asked.query_state, key).is_some() {
-            // The first try is still out: it goes on alone.
-            return Verdict::Drop(DropReason::QuerySendError);
-        }
-        let client = self.asker(&known.asked);
-        let other = Question::parse(packet.bytes()).and_then(|question| {
-            let subject = Subject { qname: question.qname, client: &client };
-            self.selector.select(&self.snapshot, known.asked.pool, &subject, refused, &mut self.rng)
-        });
-        // The query goes as it stands: with the client's subnet only to servers that want it.
-        let other = other.filter(|b| self.sends_subnet(*b) == self.sends_subnet(route.backend));
-        match other.and_then(|backend| self.claim(backend, known.asked, None)) {
-            Some(second) => {
-                self.query_table.take_retry(known.asked.query_state);
-                let verdict = self.send(second, &known.asked, packet);
-                self.conclude(known.asked.client, verdict, packet)
-            }
-            None => {
-                self.query_table.close(known.asked.query_state);
-                let verdict = self.drop(DropReason::QuerySendError);
-                self.conclude(known.asked.client, verdict, packet)
-            }
-        }
-    }
-
-    /// The kernel would not send this query to any server that could be tried.
-    pub fn abandon(&mut self, route: Route, packet: &mut Packet<'_>) {
-        if let Some((key, known)) = self.unsent(route, packet) {
-            // A query whose other try is still out is not lost.
-            if !self.nobody_waits(known) && self.query_table.ended(known.asked.query_state, key).is_none() {
-                self.query_table.close(known.asked.query_state);
-                let verdict = self.drop(DropReason::QuerySendError);
-                self.conclude(known.asked.client, verdict, packet);
-            }
-        }
-    }
-
-    /// Whether no client waits for a try that was not sent; a copy is counted.
-    fn nobody_waits(&mut self, known: Known) -> bool {
-        if known.asked.query_state == COPIED {
-            self.drop(DropReason::TeeFull);
-        }
-        let nobody = matches!(known.asked.query_state, DELIVERED | COPIED);
-        self.unawaited -= u32::from(nobody);
-        nobody
-    }
-
-    /// Takes back the claim of a query that was not sent.
-    fn unsent(&mut self, route: Route, packet: &mut Packet<'_>) -> Option<(Key, Known)> {
-        self.strip(route.backend, packet);
+    /// Takes back the claim of a datagram that the kernel would not send.
+    pub(crate) fn unsent(
+        &mut self,
+        cx: &Context,
+        route: Route,
+        packet: &mut Packet<'_>,
+    ) -> Option<(Key, Known)> {
+        Self::strip_header(cx, route.backend, packet);
         let key = Key { route, id: Header::parse(packet.bytes())?.id() };
         let Found::Live(known) = self.outstanding.find(key) else { return None };
-        self.stats().backend(route.backend).send_errors.add(1);
-        self.outstanding.release(key);
-        self.selector.settled(route.backend, None);
+        self.release(cx, key);
         Some((key, known))
     }
 
-    /// Time is up for a try.
-    pub(crate) fn give_up(&mut self, key: Key, known: Known, out: &mut dyn FnMut(Verdict, &mut [u8])) {
-        let backend = key.route.backend;
-        if key.route.is_connection()
-            && self.backends.is_paused(key.route)
-            && let Some(queue) = self.connection_queue(backend)
-        {
-            // It is the client that keeps it waiting, and has a time-out of its own.
-            return self.outstanding.rearm(key, self.now, queue);
-        }
-        self.outstanding.expire(key);
-        self.selector.settled(backend, None);
-        self.stats().backend(backend).timeouts.add(1);
-        if key.route.is_connection() {
-            self.backends.missed(key.route, known.claimed_at);
-        }
-        // The other try may still be answered; it counts the loss if not.
-        if self.query_table.ended(known.asked.query_state, key).is_some() {
-            return;
-        }
-        if key.route.is_connection() && self.backends.is_transferring(key.route) {
-            // Half of a zone cannot be followed by the beginning of another.
-            self.backends.end(key.route, BackendCloseReason::Silent);
-            return self.lose_by_connection(known, true);
-        }
-        if key.route.is_connection() && self.backends.is_transfer(key.route) {
-            // What might still come by it is for nobody.
-            self.backends.end(key.route, BackendCloseReason::Done);
-        }
-        if !self.moves_on(key, known, Moved::Failed, out) {
-            self.timed_out(key, known, out);
-        }
-    }
-
-    /// The first server is slow: asks a second one too, and takes whichever answers first.
-    pub(crate) fn try_second(&mut self, first: Key, known: Known, out: &mut dyn FnMut(Verdict, &mut [u8])) {
-        let after = self.snapshot.pool(known.asked.pool).retry.map_or(TickDelta(0), |r| r.after);
-        let attached = self.attached.get(first.route.backend.index()).copied().flatten();
-        let timeout = attached.map_or(after, |a| a.timeout);
-        let left = TickDelta(timeout.0.saturating_sub(after.0).max(1_000_000));
-        match self.outstanding.queue(left) {
-            Some(queue) => self.outstanding.rearm(first, self.now, queue),
-            None => return self.give_up(first, known, out),
-        }
-        if let Some(second) = self.claim_second(first, known) {
-            self.stats().retries.add(1);
-            let mut query = std::mem::take(&mut self.buffer);
-            query.clear();
-            query.extend_from_slice(
-                self.query_table.query(known.asked.query_state).as_deref().unwrap_or_default(),
-            );
-            if !self.send_copy(second, &known.asked, &mut query, out) {
-                // The first try goes on alone.
-                self.query_table.ended(known.asked.query_state, second);
-            }
-            self.buffer = query;
-        }
-    }
-
-    fn claim_second(&mut self, first: Key, known: Known) -> Option<Key> {
-        let pool = known.asked.pool;
-        let tokens = self.retry_tokens.get(pool.index())?.checked_sub(u64::from(PPM))?;
-        let client = self.asker(&known.asked);
-        let question = Question::parse(self.query_table.query(known.asked.query_state)?)?;
+    /// Sends a query that the kernel refused to send to `from` to another server, none of `refused`.
+    pub(crate) fn resend(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        from: BackendSlot,
+        refused: &[BackendSlot],
+        asked: &Asked,
+        packet: &mut Packet<'_>,
+    ) -> Option<Sent> {
+        let client = self.asker(asked);
+        let question = Question::parse(packet.bytes())?;
         let subject = Subject { qname: question.qname, client: &client };
-        let avoid = [first.route.backend];
-        let backend = self.selector.select(&self.snapshot, pool, &subject, &avoid, &mut self.rng)?;
+        let backend = self.balancer.select(&cx.snapshot, asked.pool, &subject, refused, &mut cx.rng)?;
         // The query goes as it stands: with the client's subnet only to servers that want it.
-        if self.sends_subnet(backend) != self.sends_subnet(first.route.backend) {
+        if cx.sends_subnet(backend) != cx.sends_subnet(from) {
             return None;
         }
-        let second = self.claim(backend, known.asked, None)?;
-        self.retry_tokens[pool.index()] = tokens;
-        Some(second)
+        let key = self.claim(cx, connections, backend, *asked, None)?;
+        self.queries.take_retry(asked.waiter.entry());
+        self.put(cx, connections, key, asked, packet)
     }
 
-    /// A try is answered: the other one, if there is one, is not waited for any more.
-    pub(crate) fn settle(&mut self, key: Key, known: Known, code: u8) {
-        self.count_answer(key, known, code);
-        if let Some(twin) = self.query_table.ended(known.asked.query_state, key) {
-            self.let_go(twin);
-            // A restart goes on with the case, and the other try is no part of that.
-            self.query_table.ended(known.asked.query_state, twin);
+    /// Sends a query to a server once more, for a rule that asked for it: there is no second attempt
+    /// beside this one.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub(crate) fn restart(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        asked: &Asked,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        self.queries.keep_again(asked.waiter.entry(), packet.bytes());
+        self.queries.take_retry(asked.waiter.entry());
+        let key = self.claim(cx, connections, backend, *asked, None).ok_or(DropReason::OutstandingFull)?;
+        self.put(cx, connections, key, asked, packet).ok_or(DropReason::QuerySendError)
+    }
+
+    /// An answer did not fit into a datagram, and its client has a connection: it is asked for again,
+    /// by a connection, from the same server if that has one. `packet` becomes the query.
+    pub(crate) fn ask_by_connection(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        asked: &Asked,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        let entry = asked.waiter.entry();
+        self.queries.force_connection(entry);
+        if !self.queries.query(entry).is_some_and(|query| packet.replace(query)) {
+            return Err(DropReason::OutstandingFull);
         }
+        let own = self.claim(cx, connections, backend, *asked, None);
+        let claimed = own.or_else(|| {
+            self.queries.failed_by(entry, backend);
+            self.claim_elsewhere(cx, connections, backend, asked, packet.bytes())
+        });
+        let key = claimed.ok_or(DropReason::OutstandingFull)?;
+        self.put(cx, connections, key, asked, packet).ok_or(DropReason::QuerySendError)
     }
 
-    fn count_answer(&mut self, key: Key, known: Known, code: u8) {
-        let backend = key.route.backend;
-        // How long a whole zone takes says nothing of how fast its server answers.
-        let is_zone = key.route.is_connection() && self.backends.is_transferring(key.route);
-        let latency = (!is_zone).then(|| self.now.since(known.claimed_at));
-        self.outstanding.settle(key);
-        self.selector.settled(backend, latency);
-        let counts = self.stats().backend(backend);
-        counts.responses.add(1);
-        if let Some(latency) = latency {
-            counts.latency.record(latency.0);
+    /// The first server is slow: asks a second one too, with the query in `scratch`. None when there
+    /// is none, or the pool has asked too many.
+    pub(crate) fn ask_second<'s>(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        first: Key,
+        known: Known,
+        scratch: &'s mut Scratch,
+    ) -> Option<(Sent, Packet<'s>)> {
+        let (asked, entry) = (known.asked, known.asked.waiter.entry());
+        let tokens = self.retry_tokens.get(asked.pool.index())?.checked_sub(u64::from(PPM))?;
+        let client = self.asker(&asked);
+        let mut packet = scratch.load(self.queries.query(entry)?);
+        let question = Question::parse(packet.bytes())?;
+        let subject = Subject { qname: question.qname, client: &client };
+        let avoid = [first.route.backend];
+        let backend = self.balancer.select(&cx.snapshot, asked.pool, &subject, &avoid, &mut cx.rng)?;
+        // The query goes as it stands: with the client's subnet only to servers that want it.
+        if cx.sends_subnet(backend) != cx.sends_subnet(first.route.backend) {
+            return None;
         }
-        if code == crate::wire::header::rcode::SERVFAIL {
-            counts.servfails.add(1);
+        let second = self.claim(cx, connections, backend, asked, None)?;
+        self.retry_tokens[asked.pool.index()] = tokens;
+        cx.stats().retries.add(1);
+        let sent = self.put(cx, connections, second, &asked, &mut packet)?;
+        Some((sent, packet))
+    }
+
+    /// Moves a first attempt to the rest of its time, once a second one may begin; false when that
+    /// cannot be had.
+    pub(crate) fn wait_for_rest(&mut self, cx: &Context, first: Key, known: Known) -> bool {
+        let after = cx.snapshot.pool(known.asked.pool).retry.map_or(TickDelta(0), |r| r.after);
+        let timeout = self.attached(first.route.backend).map_or(after, |a| a.timeout);
+        let left = TickDelta(timeout.0.saturating_sub(after.0).max(FIRST_ATTEMPT_LEFT_MIN.0));
+        let Some(queue) = self.outstanding.queue(left) else { return false };
+        self.outstanding.rearm(first, cx.now, queue);
+        true
+    }
+
+    /// An attempt of a query has ended without an answer: the query goes to another server, or by
+    /// another connection. None when it does not, and the caller ends it.
+    pub(crate) fn move_on<'s>(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        key: Key,
+        asked: &Asked,
+        how: AttemptEnd,
+        scratch: &'s mut Scratch,
+    ) -> Option<(Sent, Packet<'s>)> {
+        let (entry, backend) = (asked.waiter.entry(), key.route.backend);
+        let has_left = asked.client.connection.is_some_and(|c| connections.clients.is_over(c));
+        if has_left || !key.route.is_connection() && asked.client.connection.is_none() {
+            return None;
         }
-    }
-
-    /// The other try of a query that is answered: its server still owes an answer, which tells of
-    /// its health. Were it let go, a server that never answers would look idle and fast.
-    fn let_go(&mut self, twin: Key) {
-        if self.outstanding.deliver(twin) {
-            self.unawaited += 1;
+        // A server that closes too many connections under one query has failed it.
+        let again = how == AttemptEnd::Closed && self.queries.moved(entry);
+        if !again {
+            self.queries.failed_by(entry, backend);
         }
+        // One that was too long to be kept is not asked again.
+        let mut packet = scratch.load(self.queries.query(entry)?);
+        let own = if again { self.claim(cx, connections, backend, *asked, None) } else { None };
+        let next = own.or_else(|| {
+            if again {
+                self.queries.failed_by(entry, backend);
+            }
+            self.claim_elsewhere(cx, connections, backend, asked, packet.bytes())
+        })?;
+        cx.stats().retries.add(1);
+        let sent = self.put(cx, connections, next, asked, &mut packet)?;
+        Some((sent, packet))
     }
 
-    /// An answer that no client waits for: of a try that lost the race, or to a copy.
-    pub(crate) fn came_unawaited(&mut self, key: Key, known: Known, code: u8, reason: DropReason) -> Verdict {
-        self.unawaited -= 1;
-        self.count_answer(key, known, code);
-        self.drop(reason)
+    /// A slot at the next server that has one, for a query that others have failed.
+    fn claim_elsewhere(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        failed: BackendSlot,
+        asked: &Asked,
+        query: &[u8],
+    ) -> Option<Key> {
+        let entry = asked.waiter.entry();
+        let most = usize::from(cx.snapshot.backend(failed).map_or(1, |b| b.connections.tries));
+        while self.queries.failed(entry).len() < most {
+            let next = self.next_server(cx, failed, asked, query)?;
+            if let Some(key) = self.claim(cx, connections, next, *asked, None) {
+                return Some(key);
+            }
+            self.queries.failed_by(entry, next);
+        }
+        None
     }
 
-    /// A try that no client waits for, and whose server never answered: its loss.
-    pub(crate) fn never_came(&mut self, key: Key) {
-        self.unawaited -= 1;
-        self.outstanding.expire(key);
-        self.selector.settled(key.route.backend, None);
-        self.stats().backend(key.route.backend).timeouts.add(1);
+    /// A server for a query that others have failed. It goes as it stands: with the client's
+    /// subnet only to servers that want it.
+    fn next_server(
+        &mut self,
+        cx: &mut Context,
+        failed: BackendSlot,
+        asked: &Asked,
+        query: &[u8],
+    ) -> Option<BackendSlot> {
+        let question = Question::parse(query)?;
+        let client = self.asker(asked);
+        let subject = Subject { qname: question.qname, client: &client };
+        let avoid = self.queries.failed(asked.waiter.entry());
+        let next = self.balancer.select(&cx.snapshot, asked.pool, &subject, avoid, &mut cx.rng)?;
+        (!avoid.contains(&next) && cx.sends_subnet(next) == cx.sends_subnet(failed)).then_some(next)
+    }
+
+    /// Sends the next copy that rules have made; its packet is in `scratch`. None when there is none
+    /// left. One that cannot be sent is counted.
+    pub(crate) fn send_copy<'s>(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        scratch: &'s mut Scratch,
+    ) -> Option<(Option<Sent>, Packet<'s>)> {
+        let (backend, bytes, len) = self.copies.take()?;
+        let mut packet = scratch.load(&bytes[..len]);
+        self.copies.put_back(bytes);
+        let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
+        let asked = Asked::copy(question);
+        let key = self.claim(cx, connections, backend, asked, None);
+        let sent = key.and_then(|key| self.put(cx, connections, key, &asked, &mut packet));
+        match sent {
+            Some(_) => self.unawaited += 1,
+            None => {
+                cx.drop(DropReason::TeeFull);
+            }
+        }
+        Some((sent, packet))
+    }
+
+    /// What is kept of a query for which rules have decided something. None when the table is full.
+    pub(crate) fn open_entry(
+        &mut self,
+        state: Box<crate::rules::query_state::QueryState>,
+    ) -> Option<EntryId> {
+        let Some(entry) = self.queries.open() else {
+            self.queries.recycle(state);
+            return None;
+        };
+        self.queries.put(Some(entry), state);
+        Some(entry)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::base::addr::{
 };
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
+use crate::shard::dispatch::query_table::EntryId;
 
 pub use crate::shard::dispatch::outstanding::timers::Queue;
 use crate::shard::dispatch::outstanding::timers::Timers;
@@ -47,12 +48,38 @@ enum State {
     Expired,
 }
 
-/// Nothing is kept of the query besides its slot.
-pub const NO_CASE: u32 = u32::MAX;
-/// The query was answered by another server; this one's answer is only counted.
-pub const DELIVERED: u32 = u32::MAX - 1;
-/// The query is a copy whose answer nobody waits for.
-pub const COPIED: u32 = u32::MAX - 2;
+/// Who waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// The client; what else is kept of its query, if anything is, has this entry in the
+    /// [`QueryTable`](super::query_table::QueryTable).
+    Client(Option<EntryId>),
+    /// Nobody: another server has answered. This one's answer is only counted.
+    Nobody,
+    /// Nobody: the query is a copy.
+    Copy,
+}
+
+impl Waiter {
+    /// What else is kept of the query.
+    #[must_use]
+    pub const fn entry(self) -> Option<EntryId> {
+        match self {
+            Self::Client(entry) => entry,
+            Self::Nobody | Self::Copy => None,
+        }
+    }
+}
+
+/// A [`Waiter`] without its entry, as a slot keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum WaiterKind {
+    Client,
+    ClientWithEntry,
+    Nobody,
+    Copy,
+}
 
 /// One query.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +93,7 @@ struct Slot {
     /// The client's connection, or the local address that it asked: which one, say the flags.
     place: u32,
     bucket: u32,
-    query_state: u32,
+    entry: EntryId,
     client_id: u16,
     id: u16,
     pool: PoolSlot,
@@ -76,6 +103,7 @@ struct Slot {
     flags: u8,
     queue: u8,
     state: State,
+    waiter: WaiterKind,
 }
 
 /// Among a slot's flags: the client has a connection.
@@ -91,7 +119,7 @@ const FREE: Slot = Slot {
     scope: 0,
     place: 0,
     bucket: 0,
-    query_state: NO_CASE,
+    entry: EntryId::FIRST,
     client_id: 0,
     id: 0,
     pool: PoolSlot(0),
@@ -101,11 +129,12 @@ const FREE: Slot = Slot {
     socket: 0,
     queue: 0,
     state: State::Free,
+    waiter: WaiterKind::Client,
 };
 
 impl Slot {
     const fn holds(&self, socket: SocketSlot, id: u16) -> bool {
-        self.id == id && self.socket == socket.0
+        self.id == id && self.socket == socket.number()
     }
 
     const fn client(&self) -> Client {
@@ -118,12 +147,21 @@ impl Slot {
         Client { peer, listener: self.listener, local, connection }
     }
 
+    const fn waiter(&self) -> Waiter {
+        match self.waiter {
+            WaiterKind::Client => Waiter::Client(None),
+            WaiterKind::ClientWithEntry => Waiter::Client(Some(self.entry)),
+            WaiterKind::Nobody => Waiter::Nobody,
+            WaiterKind::Copy => Waiter::Copy,
+        }
+    }
+
     const fn asked(&self) -> Asked {
         Asked {
             client: self.client(),
             client_id: self.client_id,
             question: self.question,
-            query_state: self.query_state,
+            waiter: self.waiter(),
             pool: self.pool,
             flags: self.flags & !CONNECTION,
         }
@@ -139,12 +177,21 @@ pub struct Asked {
     pub client_id: u16,
     /// Keyed hash of the question.
     pub question: u64,
-    /// What else is kept of it: a number in [`QueryTable`](crate::shard::dispatch::query_table::QueryTable), or [`NO_CASE`].
-    pub query_state: u32,
+    /// Who waits for its answer.
+    pub waiter: Waiter,
     /// The pool that was to answer it.
     pub pool: PoolSlot,
     /// The client's RD and CD, as [`query_state::packed`](crate::rules::query_state::packed) has them: the lower bits.
     pub flags: u8,
+}
+
+impl Asked {
+    /// A copy of a query, whose answer nobody waits for.
+    pub(crate) const fn copy(question: u64) -> Self {
+        let peer = Endpoint { ip: [0; 16], scope: 0, port: 0 };
+        let client = Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None };
+        Self { client, client_id: 0, question, waiter: Waiter::Copy, pool: PoolSlot(0), flags: 0 }
+    }
 }
 
 /// On which terms a query waits.
@@ -160,7 +207,7 @@ pub struct Terms {
     /// How long it waits.
     pub queue: Queue,
     /// The connection it goes by; none for any UDP socket.
-    pub route: Option<SocketSlot>,
+    pub connection: Option<u16>,
 }
 
 /// What is known of a query that is looked at in its slot.
@@ -199,7 +246,7 @@ struct Table {
     socket: u16,
     batch: u64,
     /// Live queries by line.
-    backends: Vec<u32>,
+    connections: Vec<u32>,
 }
 
 impl Table {
@@ -208,12 +255,12 @@ impl Table {
     }
 
     /// Live queries of a line.
-    fn route(&mut self, socket: u16) -> &mut u32 {
-        let at = usize::from(socket - SocketSlot::CONNECTIONS.0);
-        if self.backends.len() <= at {
-            self.backends.resize(at + 1, 0);
+    fn connection(&mut self, connection: u16) -> &mut u32 {
+        let at = usize::from(connection);
+        if self.connections.len() <= at {
+            self.connections.resize(at + 1, 0);
         }
-        &mut self.backends[at]
+        &mut self.connections[at]
     }
 
     /// Twice the slots, so that draws keep meeting free ones. Amortised over the claims that
@@ -261,7 +308,7 @@ impl Outstanding {
                 sockets: sockets.max(1),
                 socket: 0,
                 batch: u64::MAX,
-                backends: Vec::new(),
+                connections: Vec::new(),
             })
         });
     }
@@ -285,14 +332,15 @@ impl Outstanding {
     /// Queries that wait on a line.
     #[must_use]
     pub fn live_on(&self, route: Route) -> u32 {
-        let at = usize::from(route.socket.0 - SocketSlot::CONNECTIONS.0);
-        self.table(route.backend).and_then(|t| t.backends.get(at)).copied().unwrap_or(0)
+        let SocketSlot::Connection(at) = route.socket else { return 0 };
+        self.table(route.backend).and_then(|t| t.connections.get(usize::from(at))).copied().unwrap_or(0)
     }
 
     /// The queries that wait on one of a backend's sockets or lines; reads the whole table.
     pub fn on_route(&self, route: Route, each: &mut dyn FnMut(Key, Known)) {
         let Some(table) = self.table(route.backend) else { return };
-        for slot in table.slots.iter().filter(|s| s.state == State::Live && s.socket == route.socket.0) {
+        for slot in table.slots.iter().filter(|s| s.state == State::Live && s.socket == route.socket.number())
+        {
             each(Key { route, id: slot.id }, Known { asked: slot.asked(), claimed_at: slot.claimed_at });
         }
     }
@@ -309,13 +357,13 @@ impl Outstanding {
 
     fn slot(&self, key: Key) -> Option<&Slot> {
         let table = self.table(key.route.backend)?;
-        let slot = &table.slots[table.index(key.route.socket.0, key.id)];
+        let slot = &table.slots[table.index(key.route.socket.number(), key.id)];
         slot.holds(key.route.socket, key.id).then_some(slot)
     }
 
     fn slot_mut(&mut self, key: Key) -> Option<&mut Slot> {
         let table = self.tables.get_mut(key.route.backend.index())?.as_deref_mut()?;
-        let at = table.index(key.route.socket.0, key.id);
+        let at = table.index(key.route.socket.number(), key.id);
         Some(&mut table.slots[at]).filter(|s| s.holds(key.route.socket, key.id))
     }
 
@@ -328,20 +376,21 @@ impl Outstanding {
         terms: Terms,
         rng: &mut ShardRng,
     ) -> Option<Key> {
-        let Terms { max, now, batch, queue, route } = terms;
+        let Terms { max, now, batch, queue, connection } = terms;
         let table = self.tables.get_mut(backend.index())?.as_deref_mut()?;
-        let waiting = if route.is_some() { table.by_connections } else { table.live - table.by_connections };
+        let waiting =
+            if connection.is_some() { table.by_connections } else { table.live - table.by_connections };
         if waiting >= max {
             return None;
         }
-        if route.is_none() && table.batch != batch {
+        if connection.is_none() && table.batch != batch {
             table.batch = batch;
             table.socket = rng.below(u32::from(table.sockets)) as u16;
         }
         if table.live as usize * 2 >= table.slots.len() && table.slots.len() < table.slots_max() {
             table.grow();
         }
-        let mut socket = route.map_or(table.socket, |route| route.0);
+        let mut socket = connection.map_or(table.socket, |c| SocketSlot::Connection(c).number());
         for draw in 0..DRAWS {
             let id = rng.id();
             let at = table.index(socket, id);
@@ -360,9 +409,15 @@ impl Outstanding {
                     bucket: self.timers.arm(
                         queue,
                         now,
-                        Key { route: Route { backend, socket: SocketSlot(socket) }, id },
+                        Key { route: Route { backend, socket: SocketSlot::from_number(socket) }, id },
                     ),
-                    query_state: asked.query_state,
+                    entry: asked.waiter.entry().unwrap_or(EntryId::FIRST),
+                    waiter: match asked.waiter {
+                        Waiter::Client(None) => WaiterKind::Client,
+                        Waiter::Client(Some(_)) => WaiterKind::ClientWithEntry,
+                        Waiter::Nobody => WaiterKind::Nobody,
+                        Waiter::Copy => WaiterKind::Copy,
+                    },
                     client_id: asked.client_id,
                     id,
                     pool: asked.pool,
@@ -372,15 +427,15 @@ impl Outstanding {
                     state: State::Live,
                 };
                 table.live += 1;
-                if route.is_some() {
+                if let Some(connection) = connection {
                     table.by_connections += 1;
-                    *table.route(socket) += 1;
+                    *table.connection(connection) += 1;
                 }
                 self.live += 1;
                 self.claimed += 1;
-                return Some(Key { route: Route { backend, socket: SocketSlot(socket) }, id });
+                return Some(Key { route: Route { backend, socket: SocketSlot::from_number(socket) }, id });
             }
-            if draw >= DRAWS / 2 && route.is_none() {
+            if draw >= DRAWS / 2 && connection.is_none() {
                 // This socket's ids are nearly used up: any other may have more.
                 socket = rng.below(u32::from(table.sockets)) as u16;
             }
@@ -429,9 +484,9 @@ impl Outstanding {
         self.live -= 1;
         if let Some(table) = self.tables.get_mut(route.backend.index()).and_then(Option::as_deref_mut) {
             table.live -= 1;
-            if route.is_connection() {
+            if let SocketSlot::Connection(connection) = route.socket {
                 table.by_connections -= 1;
-                *table.route(route.socket.0) -= 1;
+                *table.connection(connection) -= 1;
             }
         }
     }
@@ -439,7 +494,7 @@ impl Outstanding {
     /// Marks a live query as answered by another server; false when it is not live.
     pub fn deliver(&mut self, key: Key) -> bool {
         let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
-        slot.query_state = DELIVERED;
+        slot.waiter = WaiterKind::Nobody;
         true
     }
 
@@ -510,7 +565,7 @@ impl Outstanding {
             .map(|t| {
                 let live = t.slots.iter().filter(|s| s.state == State::Live).count();
                 assert_eq!(live, t.live as usize, "a table's live slots are counted");
-                let by_connections: u32 = t.backends.iter().sum();
+                let by_connections: u32 = t.connections.iter().sum();
                 assert_eq!(by_connections, t.by_connections, "those by lines are counted");
                 live
             })

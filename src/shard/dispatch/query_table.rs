@@ -1,7 +1,15 @@
-//! The cases of outstanding queries: a bounded table of records that are used again.
+//! What is kept of outstanding queries besides their slots: a bounded table of records that are
+//! used again.
 //!
 //! Most queries have none. One is opened for a query that rules have decided something about, or
-//! that may be asked again; it lives until the last try of the query has ended.
+//! that may be asked again; it lives until the last attempt of the query has ended.
+//!
+//! ```text
+//!  EntryId { index, generation } ─► Entry { state, query as sent, attempts, failed servers }
+//! ```
+//!
+//! An [`EntryId`] outlives its entry: once that is closed, the id names nothing, and nothing is
+//! read, changed or closed by it.
 
 use crate::base::addr::BackendSlot;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
@@ -12,30 +20,43 @@ use crate::wire::transfer::Transfer;
 /// question and an OPT with client subnet, cookie and padding to 468 fit); a longer one is not
 /// kept, so it is asked once.
 pub const QUERY_BYTES_MAX: usize = 512;
-/// Bytes of long queries that are kept for other tries, in all: those that came by connections.
+/// Bytes of long queries that are kept for other attempts, in all: those that came by connections.
 const LONG_BYTES_MAX: usize = 32 << 20;
 /// Servers that may fail a query before it is given up.
 pub const FAILED_MAX: usize = 5;
 /// Times that a query may be moved to another connection: servers that close theirs after each
 /// answer make many of them.
 const MOVES_MAX: u8 = 64;
-/// Cases of a shard: as many as one server can have outstanding queries by one socket.
-const CASES_MAX: usize = 65_536;
+/// Entries of a shard: as many as one server can have outstanding queries by one socket.
+const ENTRIES_MAX: usize = 65_536;
+
+/// Which entry, and which of its lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryId {
+    index: u16,
+    generation: u16,
+}
+
+impl EntryId {
+    /// The first entry's first life, for slots that have none.
+    pub(super) const FIRST: Self = Self { index: 0, generation: 0 };
+}
 
 #[derive(Debug, Default)]
-struct Kept {
-    query_state: QueryState,
+struct Entry {
+    generation: u16,
+    is_open: bool,
+    /// What is known of the query besides its bytes, unless that is nothing, or at hand.
+    state: Option<Box<QueryState>>,
     /// The query as it was sent; empty when it is not kept.
     query: Vec<u8>,
     /// Where it is being asked.
-    tries: [Option<Key>; 2],
+    attempts: [Option<Key>; 2],
     /// A second server is asked when its time comes.
     retry: bool,
-    /// Nothing is known of the query but its bytes.
-    bare: bool,
     /// Bytes that a client which asked by a datagram can take.
     limit: u16,
-    /// It is to go by a line, though its pool would have it go as a datagram.
+    /// It is to go by a connection, though its pool would have it go as a datagram.
     by_connection: bool,
     /// The zone transfer that it asks for.
     transfer: Option<Transfer>,
@@ -54,127 +75,147 @@ struct Failed {
 /// The table; grows with use and never shrinks, the memory of long queries apart.
 #[derive(Debug, Default)]
 pub struct QueryTable {
-    kept: Vec<Kept>,
-    free: Vec<u32>,
+    entries: Vec<Entry>,
+    free: Vec<u16>,
+    /// States to be used again.
+    spare: Vec<Box<QueryState>>,
     /// Bytes of long queries.
     long: usize,
 }
 
 impl QueryTable {
-    /// Opens a case: what `query_state` holds goes into the table, and it gets the memory of an older
-    /// one. None when the table is full; `query_state` is then as it was.
-    pub fn open(&mut self, query_state: &mut QueryState) -> Option<u32> {
-        let at = self.open_bare()?;
-        self.put(at, query_state);
-        Some(at)
+    /// A state for the query at hand, to be reset by who uses it; [`QueryTable::recycle`] takes it
+    /// back.
+    pub fn new_state(&mut self) -> Box<QueryState> {
+        self.spare.pop().unwrap_or_default()
     }
 
-    /// Opens a case without facts, for a query that is only kept.
-    pub fn open_bare(&mut self) -> Option<u32> {
-        let at = match self.free.pop() {
-            Some(at) => at,
-            None if self.kept.len() < CASES_MAX => {
-                self.kept.push(Kept::default());
-                self.kept.len() as u32 - 1
+    /// Takes the memory of a state back that nobody needs.
+    pub fn recycle(&mut self, state: Box<QueryState>) {
+        self.spare.push(state);
+    }
+
+    /// Opens an entry without a state. None when the table is full.
+    pub fn open(&mut self) -> Option<EntryId> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None if self.entries.len() < ENTRIES_MAX => {
+                self.entries.push(Entry::default());
+                (self.entries.len() - 1) as u16
             }
             None => return None,
         };
-        let kept = &mut self.kept[at as usize];
-        kept.query.clear();
-        kept.tries = [None; 2];
-        kept.retry = false;
-        kept.bare = true;
-        kept.limit = 0;
-        kept.by_connection = false;
-        kept.transfer = None;
-        kept.failed = Failed::default();
-        Some(at)
+        let entry = &mut self.entries[usize::from(index)];
+        debug_assert!(!entry.is_open, "a free entry is closed");
+        entry.is_open = true;
+        entry.query.clear();
+        entry.attempts = [None; 2];
+        entry.retry = false;
+        entry.limit = 0;
+        entry.by_connection = false;
+        entry.transfer = None;
+        entry.failed = Failed::default();
+        Some(EntryId { index, generation: entry.generation })
     }
 
-    /// Puts what `query_state` holds into an open case, and the memory that was there into `query_state`.
-    pub fn put(&mut self, at: u32, query_state: &mut QueryState) {
-        if let Some(kept) = self.kept.get_mut(at as usize) {
-            std::mem::swap(&mut kept.query_state, query_state);
-            kept.bare = false;
-        }
+    fn entry(&self, id: Option<EntryId>) -> Option<&Entry> {
+        let id = id?;
+        self.entries.get(usize::from(id.index)).filter(|e| e.is_open && e.generation == id.generation)
+    }
+
+    fn entry_mut(&mut self, id: Option<EntryId>) -> Option<&mut Entry> {
+        let id = id?;
+        self.entries.get_mut(usize::from(id.index)).filter(|e| e.is_open && e.generation == id.generation)
+    }
+
+    /// Puts a state into an open entry.
+    pub fn put(&mut self, id: Option<EntryId>, state: Box<QueryState>) {
+        let unused = match self.entry_mut(id) {
+            Some(entry) => entry.state.replace(state),
+            None => Some(state),
+        };
+        self.spare.extend(unused);
+    }
+
+    /// Takes the state out of an entry: it is at hand until it is put back or recycled.
+    pub fn take_state(&mut self, id: Option<EntryId>) -> Option<Box<QueryState>> {
+        self.entry_mut(id)?.state.take()
     }
 
     /// Keeps the query, to be asked again; false when it is too long. `retry`: a second server is
     /// to be asked when the first one is slow.
-    pub fn keep_query(&mut self, at: u32, query: &[u8], retry: bool) -> bool {
-        let Some(kept) = self.kept.get_mut(at as usize) else { return false };
+    pub fn keep_query(&mut self, id: Option<EntryId>, query: &[u8], retry: bool) -> bool {
+        let Some(entry) = self.entry_mut(id) else { return false };
         let fits = query.len() <= QUERY_BYTES_MAX;
         if fits {
-            kept.query.extend_from_slice(query);
-            kept.retry = retry;
+            entry.query.extend_from_slice(query);
+            entry.retry = retry;
         }
         fits
     }
 
-    /// Keeps a query that goes by a line, or came by one: however long, while there is memory for
-    /// long ones. False when it is not kept.
-    pub fn keep_long(&mut self, at: u32, query: &[u8]) -> bool {
+    /// Keeps a query that goes by a connection, or came by one: however long, while there is memory
+    /// for long ones. False when it is not kept.
+    pub fn keep_long(&mut self, id: Option<EntryId>, query: &[u8]) -> bool {
         if query.len() <= QUERY_BYTES_MAX {
-            return self.keep_query(at, query, false);
+            return self.keep_query(id, query, false);
         }
-        let Some(kept) = self.kept.get_mut(at as usize) else { return false };
-        if self.long + query.len() > LONG_BYTES_MAX {
-            return false;
-        }
-        self.long += query.len();
-        kept.query.extend_from_slice(query);
+        let long = self.long + query.len();
+        let Some(entry) = self.entry_mut(id).filter(|_| long <= LONG_BYTES_MAX) else { return false };
+        entry.query.extend_from_slice(query);
+        self.long = long;
         true
     }
 
     /// Notes how much a client that asked by a datagram can take.
-    pub fn set_limit(&mut self, at: u32, limit: usize) {
-        if let Some(kept) = self.kept.get_mut(at as usize) {
-            kept.limit = u16::try_from(limit).unwrap_or(u16::MAX);
+    pub fn set_limit(&mut self, id: Option<EntryId>, limit: usize) {
+        if let Some(entry) = self.entry_mut(id) {
+            entry.limit = u16::try_from(limit).unwrap_or(u16::MAX);
         }
     }
 
     /// Bytes that the client can take, if that was noted.
     #[must_use]
-    pub fn limit(&self, at: u32) -> Option<usize> {
-        self.kept.get(at as usize).map(|k| usize::from(k.limit)).filter(|limit| *limit > 0)
+    pub fn limit(&self, id: Option<EntryId>) -> Option<usize> {
+        self.entry(id).map(|e| usize::from(e.limit)).filter(|limit| *limit > 0)
     }
 
-    /// From here on the query goes by a line.
-    pub fn force_connection(&mut self, at: u32) {
-        if let Some(kept) = self.kept.get_mut(at as usize) {
-            kept.by_connection = true;
+    /// From here on the query goes by a connection.
+    pub fn force_connection(&mut self, id: Option<EntryId>) {
+        if let Some(entry) = self.entry_mut(id) {
+            entry.by_connection = true;
         }
     }
 
-    /// Whether the query must go by a line.
+    /// Whether the query must go by a connection.
     #[must_use]
-    pub fn goes_by_connection(&self, at: u32) -> bool {
-        self.kept.get(at as usize).is_some_and(|k| k.by_connection)
+    pub fn goes_by_connection(&self, id: Option<EntryId>) -> bool {
+        self.entry(id).is_some_and(|e| e.by_connection)
     }
 
     /// Notes that the query asks for a zone transfer.
-    pub fn set_transfer(&mut self, at: u32, transfer: Transfer) {
-        if let Some(kept) = self.kept.get_mut(at as usize) {
-            kept.transfer = Some(transfer);
+    pub fn set_transfer(&mut self, id: Option<EntryId>, transfer: Transfer) {
+        if let Some(entry) = self.entry_mut(id) {
+            entry.transfer = Some(transfer);
         }
     }
 
     /// The transfer that the query asks for, at its beginning.
     #[must_use]
-    pub fn transfer(&self, at: u32) -> Option<Transfer> {
-        self.kept.get(at as usize)?.transfer
+    pub fn transfer(&self, id: Option<EntryId>) -> Option<Transfer> {
+        self.entry(id)?.transfer
     }
 
     /// Counts a move of the query to another connection: false when it has had enough of them.
-    pub fn moved(&mut self, at: u32) -> bool {
-        let Some(kept) = self.kept.get_mut(at as usize) else { return false };
-        kept.failed.moves = kept.failed.moves.saturating_add(1);
-        kept.failed.moves <= MOVES_MAX
+    pub fn moved(&mut self, id: Option<EntryId>) -> bool {
+        let Some(entry) = self.entry_mut(id) else { return false };
+        entry.failed.moves = entry.failed.moves.saturating_add(1);
+        entry.failed.moves <= MOVES_MAX
     }
 
     /// Notes that a server has failed the query.
-    pub fn failed_by(&mut self, at: u32, server: BackendSlot) {
-        let Some(failed) = self.kept.get_mut(at as usize).map(|k| &mut k.failed) else { return };
+    pub fn failed_by(&mut self, id: Option<EntryId>, server: BackendSlot) {
+        let Some(failed) = self.entry_mut(id).map(|e| &mut e.failed) else { return };
         if let Some(place) = failed.servers.get_mut(usize::from(failed.count)) {
             *place = server;
             failed.count += 1;
@@ -183,90 +224,87 @@ impl QueryTable {
 
     /// The servers that have failed the query.
     #[must_use]
-    pub fn failed(&self, at: u32) -> &[BackendSlot] {
-        self.kept.get(at as usize).map_or(&[], |k| &k.failed.servers[..usize::from(k.failed.count)])
+    pub fn failed(&self, id: Option<EntryId>) -> &[BackendSlot] {
+        self.entry(id).map_or(&[], |e| &e.failed.servers[..usize::from(e.failed.count)])
     }
 
     /// Keeps the query as it stands by now, if one was kept.
-    pub fn keep_again(&mut self, at: u32, query: &[u8]) {
-        let Some(kept) = self.kept.get_mut(at as usize).filter(|k| !k.query.is_empty()) else { return };
-        if kept.query.len() > QUERY_BYTES_MAX {
-            self.long = self.long.saturating_sub(kept.query.len());
-        }
-        kept.query.clear();
-        kept.query.extend_from_slice(query);
-        if query.len() > QUERY_BYTES_MAX {
-            self.long += query.len();
-        }
-    }
-
-    /// The case's facts; none of a bare one.
-    pub fn query_state(&mut self, at: u32) -> Option<&mut QueryState> {
-        self.kept.get_mut(at as usize).filter(|k| !k.bare).map(|k| &mut k.query_state)
+    pub fn keep_again(&mut self, id: Option<EntryId>, query: &[u8]) {
+        let long = |len: usize| if len > QUERY_BYTES_MAX { len } else { 0 };
+        let Some(entry) = self.entry_mut(id).filter(|e| !e.query.is_empty()) else { return };
+        let before = entry.query.len();
+        entry.query.clear();
+        entry.query.extend_from_slice(query);
+        self.long = self.long.saturating_sub(long(before)) + long(query.len());
     }
 
     /// Between whom the query was sent at first, if not by its peer.
     #[must_use]
-    pub fn proxied(&self, at: u32) -> Option<ProxiedAddresses> {
-        self.kept.get(at as usize).filter(|k| !k.bare)?.query_state.proxied
+    pub fn proxied(&self, id: Option<EntryId>) -> Option<ProxiedAddresses> {
+        self.entry(id)?.state.as_ref()?.proxied
     }
 
-    /// Values that the query's server gets in its PROXY header; none of a bare case.
+    /// Values that the query's server gets in its PROXY header; none without a state.
     #[must_use]
-    pub fn proxy_values(&self, at: u32) -> Option<&ProxyValues> {
-        self.kept.get(at as usize).filter(|k| !k.bare).map(|k| &k.query_state.proxy)
+    pub fn proxy_values(&self, id: Option<EntryId>) -> Option<&ProxyValues> {
+        self.entry(id)?.state.as_ref().map(|state| &state.proxy)
     }
 
-    /// Whether there is nothing that concerns the query's answer.
+    /// Whether something is known of the query besides its bytes.
     #[must_use]
-    pub fn is_bare(&self, at: u32) -> bool {
-        self.kept.get(at as usize).is_none_or(|k| k.bare)
+    pub fn has_state(&self, id: Option<EntryId>) -> bool {
+        self.entry(id).is_some_and(|e| e.state.is_some())
     }
 
-    /// The query that was kept, to be edited.
-    pub fn query(&mut self, at: u32) -> Option<&mut [u8]> {
-        self.kept.get_mut(at as usize).map(|k| k.query.as_mut_slice()).filter(|q| !q.is_empty())
+    /// The query that was kept.
+    #[must_use]
+    pub fn query(&self, id: Option<EntryId>) -> Option<&[u8]> {
+        self.entry(id).map(|e| e.query.as_slice()).filter(|q| !q.is_empty())
     }
 
     /// Whether a second server is to be asked; true once.
-    pub fn take_retry(&mut self, at: u32) -> bool {
-        self.kept.get_mut(at as usize).is_some_and(|k| std::mem::take(&mut k.retry))
+    pub fn take_retry(&mut self, id: Option<EntryId>) -> bool {
+        self.entry_mut(id).is_some_and(|e| std::mem::take(&mut e.retry))
     }
 
-    /// Notes a try.
-    pub fn tried(&mut self, at: u32, key: Key) {
-        let Some(kept) = self.kept.get_mut(at as usize) else { return };
-        if let Some(place) = kept.tries.iter_mut().find(|t| t.is_none()) {
+    /// Notes an attempt.
+    pub fn attempted(&mut self, id: Option<EntryId>, key: Key) {
+        let Some(entry) = self.entry_mut(id) else { return };
+        if let Some(place) = entry.attempts.iter_mut().find(|a| a.is_none()) {
             *place = Some(key);
         }
     }
 
-    /// Forgets a try that has ended; says which other one goes on.
-    pub fn ended(&mut self, at: u32, key: Key) -> Option<Key> {
-        let kept = self.kept.get_mut(at as usize)?;
-        for place in &mut kept.tries {
+    /// Forgets an attempt that has ended; says which other one goes on.
+    pub fn ended(&mut self, id: Option<EntryId>, key: Key) -> Option<Key> {
+        let entry = self.entry_mut(id)?;
+        for place in &mut entry.attempts {
             if *place == Some(key) {
                 *place = None;
             }
         }
-        kept.tries.iter().flatten().next().copied()
+        entry.attempts.iter().flatten().next().copied()
     }
 
-    /// Closes a case; a number that is none does nothing.
-    pub fn close(&mut self, at: u32) {
-        if let Some(kept) = self.kept.get_mut(at as usize) {
-            if kept.query.len() > QUERY_BYTES_MAX {
-                self.long = self.long.saturating_sub(kept.query.len());
-                kept.query = Vec::new();
-            }
-            self.free.push(at);
+    /// Closes an entry; an id without one does nothing.
+    pub fn close(&mut self, id: Option<EntryId>) {
+        let Some(entry) = self.entry_mut(id) else { return };
+        entry.is_open = false;
+        entry.generation = entry.generation.wrapping_add(1);
+        let state = entry.state.take();
+        let long = entry.query.len();
+        if long > QUERY_BYTES_MAX {
+            entry.query = Vec::new();
+            self.long = self.long.saturating_sub(long);
         }
+        self.spare.extend(state);
+        self.free.extend(id.map(|id| id.index));
     }
 
-    /// Cases that are open.
+    /// Entries that are open.
     #[must_use]
     pub fn open_count(&self) -> usize {
-        self.kept.len() - self.free.len()
+        self.entries.len() - self.free.len()
     }
 }
 
@@ -276,55 +314,78 @@ mod tests {
     use crate::base::addr::{Route, SocketSlot};
 
     fn key(id: u16) -> Key {
-        Key { route: Route { backend: BackendSlot(1), socket: SocketSlot(0) }, id }
+        Key { route: Route { backend: BackendSlot(1), socket: SocketSlot::Datagram(0) }, id }
     }
 
     #[test]
-    fn a_case_lives_until_it_is_closed_and_its_memory_serves_again() {
-        let (mut query_table, mut query_state) = (QueryTable::default(), QueryState::default());
-        assert!(query_state.tags.set(b"a", b"1"));
-        let first = query_table.open(&mut query_state).expect("room");
-        assert!(query_state.tags.is_empty(), "the caller has an empty one");
-        assert_eq!(query_table.query_state(first).and_then(|c| c.tags.value(b"a")), Some(&b"1"[..]));
-        query_table.close(first);
-        assert_eq!(query_table.open_count(), 0);
-        assert_eq!(query_table.open_bare(), Some(first));
-        assert!(
-            query_table.is_bare(first) && query_table.query_state(first).is_none(),
-            "another's facts are not shown"
-        );
-        query_table.put(first, &mut query_state);
-        assert!(
-            !query_table.is_bare(first) && query_state.tags.value(b"a").is_some(),
-            "to be reset by who uses it next"
-        );
+    fn an_entry_lives_until_it_is_closed_and_its_memory_serves_again() {
+        let mut table = QueryTable::default();
+        let mut state = table.new_state();
+        assert!(state.tags.set(b"a", b"1"));
+        let first = table.open();
+        assert!(first.is_some() && !table.has_state(first));
+        table.put(first, state);
+        assert!(table.has_state(first));
+        let state = table.take_state(first).expect("the state");
+        assert_eq!((state.tags.value(b"a"), table.has_state(first)), (Some(&b"1"[..]), false));
+        table.put(first, state);
+        table.close(first);
+        assert_eq!((table.open_count(), table.spare.len()), (0, 1));
+        let second = table.open();
+        assert_eq!(second.map(|id| id.index), first.map(|id| id.index), "the memory serves again");
+        assert!(!table.has_state(second), "another's state is not shown");
+        let state = table.new_state();
+        assert!(state.tags.value(b"a").is_some() && table.spare.is_empty(), "to be reset by who uses it");
+        table.put(None, state);
+        assert_eq!(table.spare.len(), 1, "no state is lost");
     }
 
     #[test]
-    fn tries_know_each_other_until_they_end() {
-        let (mut query_table, mut query_state) = (QueryTable::default(), QueryState::default());
-        let at = query_table.open(&mut query_state).expect("room");
-        query_table.tried(at, key(1));
-        query_table.tried(at, key(2));
-        assert_eq!(query_table.ended(at, key(1)), Some(key(2)));
-        assert_eq!(query_table.ended(at, key(2)), None);
+    fn the_id_of_a_closed_entry_names_nothing() {
+        let mut table = QueryTable::default();
+        let stale = table.open();
+        table.close(stale);
+        let live = table.open();
+        table.put(live, Box::default());
+        table.keep_query(live, b"kept", true);
+        assert!(!table.has_state(stale) && table.query(stale).is_none() && !table.take_retry(stale));
+        table.keep_again(stale, b"another");
+        table.failed_by(stale, BackendSlot(1));
+        table.close(stale);
+        assert_eq!(
+            (table.open_count(), table.query(live), table.failed(live)),
+            (1, Some(&b"kept"[..]), &[][..])
+        );
+        table.close(live);
+        table.close(live);
+        assert_eq!((table.open_count(), table.free.len()), (0, 1), "an entry is free once");
+    }
+
+    #[test]
+    fn attempts_know_each_other_until_they_end() {
+        let mut table = QueryTable::default();
+        let id = table.open();
+        table.attempted(id, key(1));
+        table.attempted(id, key(2));
+        assert_eq!(table.ended(id, key(1)), Some(key(2)));
+        assert_eq!(table.ended(id, key(2)), None);
     }
 
     #[test]
     fn a_query_is_kept_if_it_is_short_and_retried_once() {
-        let (mut query_table, mut query_state) = (QueryTable::default(), QueryState::default());
-        let at = query_table.open(&mut query_state).expect("room");
-        assert!(!query_table.keep_query(at, &[0; QUERY_BYTES_MAX + 1], true));
-        assert!(query_table.query(at).is_none() && !query_table.take_retry(at));
-        assert!(query_table.keep_query(at, &[7; 40], true));
-        assert_eq!(query_table.query(at).map(|q| q.len()), Some(40));
-        assert!(query_table.take_retry(at) && !query_table.take_retry(at));
+        let mut table = QueryTable::default();
+        let id = table.open();
+        assert!(!table.keep_query(id, &[0; QUERY_BYTES_MAX + 1], true));
+        assert!(table.query(id).is_none() && !table.take_retry(id));
+        assert!(table.keep_query(id, &[7; 40], true));
+        assert_eq!(table.query(id).map(<[u8]>::len), Some(40));
+        assert!(table.take_retry(id) && !table.take_retry(id));
     }
 
     #[test]
     fn there_are_no_more_than_so_many() {
-        let (mut query_table, mut query_state) = (QueryTable::default(), QueryState::default());
-        assert!((0..CASES_MAX).all(|_| query_table.open(&mut query_state).is_some()));
-        assert_eq!(query_table.open(&mut query_state), None);
+        let mut table = QueryTable::default();
+        assert!((0..ENTRIES_MAX).all(|_| table.open().is_some()));
+        assert_eq!(table.open(), None);
     }
 }

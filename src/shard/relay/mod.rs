@@ -231,7 +231,7 @@ impl Relay {
             .enter_forward(client.listener, max)
             .ok_or(RelayCloseReason::Connections)?;
         let flows_max = if relay_settings.connections > 0 { relay_settings.connections } else { FLOWS_MAX };
-        let permit = if is_flow && self.of_listener(client.listener) >= flows_max {
+        let permit = if is_flow && self.open_of_listener(client.listener) >= flows_max {
             self.replace(client.listener)
         } else {
             self.permit(is_flow, now)
@@ -274,13 +274,9 @@ impl Relay {
         Ok(slot)
     }
 
-    fn of_listener(&self, listener: ListenerSlot) -> u32 {
-        self.by_listener.get(listener.index()).copied().unwrap_or(0)
-    }
-
     /// Connections and flows of a listener.
     pub(crate) fn open_of_listener(&self, listener: ListenerSlot) -> u32 {
-        self.of_listener(listener)
+        self.by_listener.get(listener.index()).copied().unwrap_or(0)
     }
 
     /// Those that try or have a target.
@@ -498,7 +494,7 @@ impl Relay {
     }
 
     /// What the engine should do with it.
-    pub(crate) fn wish(&self, slot: SessionSlot) -> RelayInterest {
+    pub(crate) fn interest(&self, slot: SessionSlot) -> RelayInterest {
         let Some(session) = self.session(slot) else {
             return RelayInterest::Close(RelayCloseReason::Closing);
         };

@@ -7,62 +7,78 @@
 
 use std::sync::Arc;
 
-use crate::balance::Subject;
-use crate::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot, SessionSlot};
+use crate::balance::{Selector, Subject};
+use crate::base::addr::{BackendSlot, Client, Endpoint, LocalSlot, PoolSlot, SessionSlot};
 use crate::base::time::TickDelta;
 use crate::model::{HealthMode, Listener, RelaySettings, Service, Snapshot};
-use crate::shard::relay::{Attempt, Direction, RelayInterest};
-use crate::shard::{DUE_PER_TICK, Shard};
+use crate::shard::DUE_PER_TICK;
+use crate::shard::context::Context;
+use crate::shard::relay::{Attempt, Direction, Relay};
 use crate::stats::close_reason::{ConnectFailure, RelayCloseReason};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::State;
 use crate::stats::log_queue::RelayLogEntry;
 
-impl Shard {
+impl Relay {
     /// A client has connected to a forward's listener. None, and counted, when the connection is to
     /// be closed at once; otherwise [`Shard::relay_interest`] says what is to be done with it.
-    pub fn on_relay_accept(
+    pub(crate) fn on_accept(
         &mut self,
+        cx: &mut Context,
+        balancer: &mut Selector,
         peer: Endpoint,
         listener: &Arc<Listener>,
         local: LocalSlot,
     ) -> Option<SessionSlot> {
-        self.open_session(Client { peer, listener: listener.slot, local, connection: None }, listener)
+        self.open_session(
+            cx,
+            balancer,
+            Client { peer, listener: listener.slot, local, connection: None },
+            listener,
+        )
     }
 
     /// A datagram of a client for a forward's listener: the passage that it takes, a new one if
     /// need be, and by which attempt. None, and counted, when it is dropped.
-    pub fn on_datagram(
+    pub(crate) fn on_datagram(
         &mut self,
+        cx: &mut Context,
+        balancer: &mut Selector,
         client: Client,
         listener: &Arc<Listener>,
     ) -> Option<(SessionSlot, Attempt)> {
-        if let Some(slot) = self.relay.flow(&client)
-            && self.relay.is_stale(slot, self.live_state.epoch())
+        if let Some(slot) = self.flow(&client)
+            && self.is_stale(slot, cx.live_state().epoch())
         {
-            self.leave_dead_target(slot);
+            self.leave_dead_target(cx, balancer, slot);
         }
         // One that has just run out of targets has a successor, which may try all of them.
-        let slot = match self.relay.flow(&client) {
+        let slot = match self.flow(&client) {
             Some(slot) => slot,
-            None => self.open_session(client, listener)?,
+            None => self.open_session(cx, balancer, client, listener)?,
         };
-        Some((slot, self.relay.attempt(slot)?))
+        Some((slot, self.attempt(slot)?))
     }
 
-    fn open_session(&mut self, client: Client, listener: &Arc<Listener>) -> Option<SessionSlot> {
-        let taken = match relay_in(&self.snapshot, listener) {
+    fn open_session(
+        &mut self,
+        cx: &mut Context,
+        balancer: &mut Selector,
+        client: Client,
+        listener: &Arc<Listener>,
+    ) -> Option<SessionSlot> {
+        let taken = match relay_in(&cx.snapshot, listener) {
             Some((listener, relay_settings)) => {
-                let limits = &self.snapshot.globals.client_connections;
-                self.relay.open(client, listener, relay_settings, limits, self.now)
+                let limits = &cx.snapshot.globals.client_connections;
+                self.open(client, listener, relay_settings, limits, cx.now)
             }
             None => Err(RelayCloseReason::Closing),
         };
-        let counts = &self.stats().relays;
+        let counts = &cx.stats().relays;
         match taken {
             Ok(slot) => {
                 counts.opened.add(1);
-                self.try_next(slot);
+                self.try_next(cx, balancer, slot);
                 Some(slot)
             }
             Err(why) => {
@@ -72,22 +88,10 @@ impl Shard {
         }
     }
 
-    /// What the engine should do with a passage.
-    #[must_use]
-    pub fn relay_interest(&self, session: SessionSlot) -> RelayInterest {
-        self.relay.wish(session)
-    }
-
-    /// Who is at a passage's one end, and which listener took it.
-    #[must_use]
-    pub fn relay_client(&self, session: SessionSlot) -> Option<(Client, &Arc<Listener>)> {
-        self.relay.facts(session)
-    }
-
     /// The target has accepted a passage's connection.
-    pub fn on_target_open(&mut self, session: SessionSlot) {
-        if let Some((target, latency)) = self.relay.accepted(session, self.now) {
-            let stats = self.stats().backend(target);
+    pub(crate) fn on_target_open(&mut self, cx: &Context, session: SessionSlot) {
+        if let Some((target, latency)) = self.accepted(session, cx.now) {
+            let stats = cx.stats().backend(target);
             stats.responses.add(1);
             stats.latency.record(latency.0);
         }
@@ -95,25 +99,37 @@ impl Shard {
 
     /// The attempt to reach a target has failed: the wish then is to connect to another one, or to
     /// close the passage when none is left.
-    pub fn on_target_failed(&mut self, session: SessionSlot, why: ConnectFailure) {
-        let Some((target, _)) = self.relay.failed(session, why, self.now) else { return };
-        self.selector.settled(target, None);
-        let stats = self.stats().backend(target);
+    pub(crate) fn on_target_failed(
+        &mut self,
+        cx: &mut Context,
+        balancer: &mut Selector,
+        session: SessionSlot,
+        why: ConnectFailure,
+    ) {
+        let Some((target, _)) = self.failed(session, why, cx.now) else { return };
+        balancer.settled(target, None);
+        let stats = cx.stats().backend(target);
         match why {
             ConnectFailure::Timeout => stats.timeouts.add(1),
             ConnectFailure::Refused | ConnectFailure::Unreachable => stats.send_errors.add(1),
             // It has nothing to do with the target.
             ConnectFailure::Local | ConnectFailure::Down => {}
         }
-        if self.try_next(session) {
-            self.stats().retries.add(1);
+        if self.try_next(cx, balancer, session) {
+            cx.stats().retries.add(1);
         }
     }
 
     /// Bytes have been passed on.
-    pub fn on_relayed(&mut self, session: SessionSlot, direction: Direction, count: usize) {
-        let first = self.relay.passed(session, direction, count as u64, self.now);
-        let stats = self.stats();
+    pub(crate) fn on_relayed(
+        &mut self,
+        cx: &Context,
+        session: SessionSlot,
+        direction: Direction,
+        count: usize,
+    ) {
+        let first = self.passed(session, direction, count as u64, cx.now);
+        let stats = cx.stats();
         match direction {
             Direction::Out => stats.relays.bytes_out.add(count as u64),
             Direction::Back => stats.relays.bytes_back.add(count as u64),
@@ -125,13 +141,19 @@ impl Shard {
     }
 
     /// A passage's sockets are closed, as was wished or because one of them has ended.
-    pub fn on_session_closed(&mut self, session: SessionSlot, why: RelayCloseReason) {
-        let Some(past) = self.relay.forget(session, self.now) else { return };
+    pub(crate) fn on_session_closed(
+        &mut self,
+        cx: &Context,
+        balancer: &mut Selector,
+        session: SessionSlot,
+        why: RelayCloseReason,
+    ) {
+        let Some(past) = self.forget(session, cx.now) else { return };
         if let Some(attempt) = past.attempt {
-            self.selector.settled(attempt.target, None);
+            balancer.settled(attempt.target, None);
         }
-        self.stats().relays.ended(why).add(1);
-        if self.logs(&past.listener) {
+        cx.stats().relays.ended(why).add(1);
+        if Self::logs(cx, &past.listener) {
             let passed = RelayLogEntry {
                 tcp: matches!(past.listener.service, Service::TcpRelay(_)),
                 client: past.client.peer,
@@ -142,106 +164,94 @@ impl Shard {
                 lasted: past.lasted,
                 why,
             };
-            if !self.stats().log_queue.file_passed(passed) {
-                self.drop(DropReason::LogFull);
+            if !cx.stats().log_queue.file_passed(passed) {
+                cx.drop(DropReason::LogFull);
             }
         }
     }
 
-    fn logs(&self, listener: &Arc<Listener>) -> bool {
-        let now = relay_in(&self.snapshot, listener).map(|(_, relay_settings)| &**relay_settings);
+    fn logs(cx: &Context, listener: &Arc<Listener>) -> bool {
+        let now = relay_in(&cx.snapshot, listener).map(|(_, relay_settings)| &**relay_settings);
         now.or(listener.service.relay().map(|f| &**f)).is_some_and(|f| f.log)
     }
 
-    /// Connections and flows of forwards.
-    #[must_use]
-    pub const fn sessions_open(&self) -> u32 {
-        self.relay.open_count()
-    }
-
-    /// The same of one listener.
-    #[must_use]
-    pub fn sessions_of(&self, listener: ListenerSlot) -> u32 {
-        self.relay.open_of_listener(listener)
-    }
-
-    /// A listener was closed, or opened: flows of a closed one end soon, connections go on.
-    pub fn close_flows(&mut self, listener: ListenerSlot, closed: bool) {
-        self.relay.close_listener(listener, closed.then_some(self.now));
-    }
-
     /// Gives up targets that do not accept, and ends what is idle.
-    pub(crate) fn sweep_relay(&mut self) {
-        let snapshot = &self.snapshot;
+    pub(crate) fn on_tick(&mut self, cx: &mut Context, balancer: &mut Selector) {
+        let snapshot = &cx.snapshot;
         let of = |listener: &Arc<Listener>, span: fn(&RelaySettings) -> TickDelta| {
             let now = relay_in(snapshot, listener).map(|(_, relay_settings)| &**relay_settings);
             now.or(listener.service.relay().map(|f| &**f)).map_or(TickDelta::from_ms(1_000), span)
         };
-        let mut overdue = std::mem::take(&mut self.overdue);
+        // Without memory while nothing is overdue.
+        let mut overdue = Vec::new();
         let waits = |listener: &Arc<Listener>| of(listener, |f| f.connect_timeout);
-        self.relay.overdue(self.now, waits, DUE_PER_TICK, &mut overdue);
-        self.relay.sweep(self.now, |listener| of(listener, |f| f.idle_timeout));
-        for slot in overdue.drain(..) {
-            self.on_target_failed(slot, ConnectFailure::Timeout);
+        self.overdue(cx.now, waits, DUE_PER_TICK, &mut overdue);
+        self.sweep(cx.now, |listener| of(listener, |f| f.idle_timeout));
+        for slot in overdue {
+            self.on_target_failed(cx, balancer, slot, ConnectFailure::Timeout);
         }
-        self.overdue = overdue;
     }
 
     /// Sends a passage to the next target; when there is none it ends, and the answer is false.
-    fn try_next(&mut self, slot: SessionSlot) -> bool {
-        let Some((target, waits)) = self.next_target(slot) else {
-            let lacked = self.relay.lacked_means(slot);
-            self.relay.end(slot, if lacked { RelayCloseReason::Local } else { RelayCloseReason::NoTarget });
+    fn try_next(&mut self, cx: &mut Context, balancer: &mut Selector, slot: SessionSlot) -> bool {
+        let Some((target, waits)) = self.next_target(cx, balancer, slot) else {
+            let lacked = self.lacked_means(slot);
+            self.end(slot, if lacked { RelayCloseReason::Local } else { RelayCloseReason::NoTarget });
             return false;
         };
-        let Some(backend) = self.snapshot.backend(target) else { return false };
-        self.relay.begin(slot, backend, self.live_state.epoch(), waits, self.now);
-        self.selector.claimed(target);
-        self.stats().backend(target).queries.add(1);
+        let Some(backend) = cx.snapshot.backend(target) else { return false };
+        self.begin(slot, backend, cx.live_state().epoch(), waits, cx.now);
+        balancer.claimed(target);
+        cx.stats().backend(target).queries.add(1);
         true
     }
 
-    fn next_target(&mut self, slot: SessionSlot) -> Option<(BackendSlot, TickDelta)> {
-        let (client, listener) = self.relay.facts(slot)?;
-        let (_, relay_settings) = relay_in(&self.snapshot, listener)?;
+    fn next_target(
+        &mut self,
+        cx: &mut Context,
+        balancer: &mut Selector,
+        slot: SessionSlot,
+    ) -> Option<(BackendSlot, TickDelta)> {
+        let (client, listener) = self.facts(slot)?;
+        let (_, relay_settings) = relay_in(&cx.snapshot, listener)?;
         let (pool, waits) = (relay_settings.pool, relay_settings.connect_timeout);
-        let mut avoid = std::mem::take(&mut self.avoided);
+        // Without memory while nothing is to be avoided.
+        let mut avoid = Vec::new();
         let subject = Subject { qname: &[0], client: &client.peer };
         let mut next = None;
         for troubled in [true, false] {
-            if next.is_none() && (!troubled || self.relay.has_troubled()) {
-                self.relay.avoided(slot, &mut avoid, troubled, self.now);
-                next = self.selector.select(&self.snapshot, pool, &subject, &avoid, &mut self.rng);
+            if next.is_none() && (!troubled || self.has_troubled()) {
+                self.avoided(slot, &mut avoid, troubled, cx.now);
+                next = balancer.select(&cx.snapshot, pool, &subject, &avoid, &mut cx.rng);
                 next = next.filter(|target| !avoid.contains(target));
             }
         }
-        let next = next.or_else(|| self.untried(pool, &avoid));
-        self.avoided = avoid;
+        let next = next.or_else(|| Self::untried(cx, pool, &avoid));
         next.map(|target| (target, waits))
     }
 
     /// A target that was not tried and is thought to be down, unless the operator says so.
-    fn untried(&self, pool: PoolSlot, tried: &[BackendSlot]) -> Option<BackendSlot> {
-        let mut members = self.snapshot.pool(pool).members.iter().copied();
+    fn untried(cx: &Context, pool: PoolSlot, tried: &[BackendSlot]) -> Option<BackendSlot> {
+        let mut members = cx.snapshot.pool(pool).members.iter().copied();
         members.find(|target| {
-            let backend = self.snapshot.backend(*target);
+            let backend = cx.snapshot.backend(*target);
             let wanted =
                 backend.is_some_and(|b| !matches!(b.health.mode, HealthMode::Down | HealthMode::Drain));
-            wanted && !tried.contains(target) && self.live_state.backend(*target).state() != State::Draining
+            wanted && !tried.contains(target) && cx.live_state().backend(*target).state() != State::Draining
         })
     }
 
     /// A flow whose target is known to be down moves to another one, if that is up.
-    fn leave_dead_target(&mut self, slot: SessionSlot) {
-        let Some(attempt) = self.relay.attempt(slot) else { return };
-        if self.live_state.backend(attempt.target).state() != State::Down {
+    fn leave_dead_target(&mut self, cx: &mut Context, balancer: &mut Selector, slot: SessionSlot) {
+        let Some(attempt) = self.attempt(slot) else { return };
+        if cx.live_state().backend(attempt.target).state() != State::Down {
             return;
         }
         // Some that failed may have come back since; without answers nothing else would tell so.
-        self.relay.forgive(slot, |target| self.live_state.backend(target).state() == State::Up);
-        let next = self.next_target(slot).map(|(target, _)| target);
-        if next.is_some_and(|next| self.live_state.backend(next).state() == State::Up) {
-            self.on_target_failed(slot, ConnectFailure::Down);
+        self.forgive(slot, |target| cx.live_state().backend(target).state() == State::Up);
+        let next = self.next_target(cx, balancer, slot).map(|(target, _)| target);
+        if next.is_some_and(|next| cx.live_state().backend(next).state() == State::Up) {
+            self.on_target_failed(cx, balancer, slot, ConnectFailure::Down);
         }
     }
 }

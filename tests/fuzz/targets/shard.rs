@@ -235,7 +235,7 @@ impl World {
         message[2] |= 0x80;
         let spoiled = events.byte();
         match spoiled % 16 {
-            0 => route.socket = SocketSlot(events.byte().into()),
+            0 => route.socket = SocketSlot::from_number(events.byte().into()),
             1 => route.backend = BackendSlot(u16::from(events.byte()) % BACKENDS),
             2 => message[0] ^= events.byte(),
             3 => message[2] &= 0x7f,

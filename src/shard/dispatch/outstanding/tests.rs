@@ -12,7 +12,7 @@ const B: BackendSlot = BackendSlot(3);
 fn asked(question: u64) -> Asked {
     let peer = Endpoint { ip: [1; 16], scope: 0, port: 99 };
     let client = Client { peer, listener: ListenerSlot(1), local: LocalSlot(2), connection: None };
-    Asked { client, client_id: 7, question, query_state: NO_CASE, pool: PoolSlot(0), flags: 0 }
+    Asked { client, client_id: 7, question, waiter: Waiter::Client(None), pool: PoolSlot(0), flags: 0 }
 }
 
 struct World {
@@ -33,7 +33,7 @@ impl World {
 
     fn claim(&mut self, backend: BackendSlot, question: u64, max: u32, now: Tick) -> Option<Key> {
         self.batch += 1;
-        let terms = Terms { max, now, batch: self.batch, queue: self.queue, route: None };
+        let terms = Terms { max, now, batch: self.batch, queue: self.queue, connection: None };
         self.out.claim(backend, asked(question), terms, &mut self.rng)
     }
 }
@@ -50,7 +50,7 @@ fn an_answer_finds_its_query_and_a_second_one_does_not() {
     assert_eq!((known.asked, known.claimed_at), (asked(42), ms(5)));
     let stranger = Key { id: key.id.wrapping_add(1), ..key };
     assert_eq!(w.out.find(stranger), Found::Foreign);
-    let other_socket = Route { socket: SocketSlot(key.route.socket.0 ^ 1), ..key.route };
+    let other_socket = Route { socket: SocketSlot::from_number(key.route.socket.number() ^ 1), ..key.route };
     assert_eq!(w.out.find(Key { route: other_socket, ..key }), Found::Foreign);
     w.out.settle(key);
     assert_eq!(w.out.find(key), Found::Settled);
@@ -154,7 +154,7 @@ proptest! {
         for (n, (what, pick, wait)) in steps.into_iter().enumerate() {
             now = now + TickDelta::from_ms(wait);
             while let Some((key, known)) = w.out.due(now) {
-                let name = (key.route.backend.0, key.route.socket.0, key.id);
+                let name = (key.route.backend.0, key.route.socket.number(), key.id);
                 let (_, question, armed) = model.remove(&name).expect("what is due was claimed");
                 prop_assert_eq!(question, known.asked.question);
                 prop_assert!(now >= armed);
@@ -167,7 +167,7 @@ proptest! {
                 (0 | 1, _) => {
                     let key = w.claim(backend, n as u64, 300, now);
                     if let Some(key) = key {
-                        let name = (key.route.backend.0, key.route.socket.0, key.id);
+                        let name = (key.route.backend.0, key.route.socket.number(), key.id);
                         let span = TickDelta::from_ms(1_000);
                         prop_assert!(model.insert(name, (key, n as u64, now + span)).is_none(), "a live id is not drawn");
                     }
@@ -175,11 +175,11 @@ proptest! {
                 (2, Some((key, ..))) => {
                     prop_assert!(matches!(w.out.find(key), Found::Live(_)));
                     w.out.settle(key);
-                    model.remove(&(key.route.backend.0, key.route.socket.0, key.id));
+                    model.remove(&(key.route.backend.0, key.route.socket.number(), key.id));
                 }
                 (_, Some((key, question, _))) => {
                     w.out.rearm(key, now, slow);
-                    let name = (key.route.backend.0, key.route.socket.0, key.id);
+                    let name = (key.route.backend.0, key.route.socket.number(), key.id);
                     model.insert(name, (key, question, now + TickDelta::from_ms(3_000)));
                 }
                 (_, None) => {}

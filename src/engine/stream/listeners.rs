@@ -3,18 +3,41 @@
 
 use std::sync::Arc;
 
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use socket2::Socket;
 use tracing::warn;
 
 use crate::base::addr::ListenerSlot;
 use crate::base::time::{Tick, TickDelta};
+use crate::engine::readiness::Ready;
 use crate::engine::socket;
 use crate::engine::stream::Connections;
-use crate::model::Snapshot;
+use crate::model::{Listener, Snapshot};
 
 /// How long a listener that takes no new connections waits for those that are being made: longer
 /// than the way around most of the world, and a fifth of the time after which a client repeats its
 /// SYN (RFC 6298, 2).
 const HANDSHAKES: TickDelta = TickDelta::from_ms(200);
+
+/// A listener's socket for connections.
+#[derive(Debug)]
+pub(super) struct TcpListenerSocket {
+    pub(super) listener: Arc<Listener>,
+    pub(super) socket: Socket,
+    pub(super) passed: bool,
+    /// It takes no new connections; after this it is closed.
+    pub(super) closes_at: Option<Tick>,
+}
+
+impl TcpListenerSocket {
+    /// What its shard is woken for. With one socket for all shards only one of them is woken by a
+    /// connection.
+    pub(super) fn event(&self) -> EpollEvent {
+        let flags =
+            if self.passed { EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::EPOLLIN };
+        EpollEvent::new(flags, Ready::TcpListenerSocket(self.listener.slot).pack())
+    }
+}
 
 impl Connections {
     /// Sets what a new snapshot says of listeners whose sockets stay.

@@ -1,0 +1,196 @@
+//! The actions of query rules.
+
+use crate::base::addr::{BackendSlot, PoolSlot, mapped};
+use crate::rules::action::{Action, NegativeSoa};
+use crate::rules::context::{Environment, EvaluationContext};
+use crate::rules::query_state::EcsSettings;
+use crate::stats::drop_reason::DropReason;
+use crate::wire::answer::{AnswerEdns, Soa};
+use crate::wire::ecs::Ecs;
+use crate::wire::records::rtype;
+use crate::wire::{answer, ecs, edns, header};
+
+use crate::rules::apply::script::run;
+use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, limit, log, restore, set_error};
+
+pub(super) fn perform(
+    action: &Action,
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &mut Effects<'_>,
+) -> Step<Decision> {
+    match action {
+        Action::Allow => Step::Done(Decision::Forward),
+        Action::Drop => Step::Done(Decision::Drop(DropReason::Rule)),
+        Action::Pool(pool, goes_on) => to_pool(pool.slot, *goes_on, context),
+        Action::Qps(limit) if !env.limits.exceeded(limit, env.now) => Step::Next,
+        Action::Qps(_) => Step::Done(Decision::Drop(DropReason::Rule)),
+        Action::QpsPool(limit, pool, goes_on) if !env.limits.exceeded(limit, env.now) => {
+            to_pool(pool.slot, *goes_on, context)
+        }
+        Action::QpsPool(..) | Action::None => Step::Next,
+        Action::RCode(code, flags) => own(context, effects, |s, e| answer::rcode(s.packet, *code, *flags, e)),
+        Action::NegativeAndSoa(negative) => own(context, effects, |s, e| {
+            let NegativeSoa { nxdomain, zone, mname, rname, numbers, in_authority, flags } = &**negative;
+            let soa = Soa { zone, mname, rname, numbers: *numbers };
+            answer::negative_soa(s.packet, *nxdomain, &soa, *in_authority, *flags, e)
+        }),
+        Action::Tc(_) if context.query_state.protocol.is_stream() => Step::Next,
+        Action::Tc(flags) => own(context, effects, |s, e| answer::truncated(s.packet, *flags, e)),
+        Action::Spoof(addresses, flags) => {
+            let (v4, v6) = (!addresses.v4.is_empty(), !addresses.v6.is_empty());
+            if !answer::addresses_match(context.facts.qtype, v4, v6) {
+                return Step::Next;
+            }
+            own(context, effects, |s, e| answer::addresses(s.packet, &addresses.v4, &addresses.v6, *flags, e))
+        }
+        Action::SpoofCname(target, flags) => {
+            own(context, effects, |s, e| answer::cname(s.packet, target, *flags, e))
+        }
+        // Of which type would they be?
+        Action::SpoofRaw(raw, _) if context.facts.qtype == rtype::ANY && raw.type_for_any.is_none() => {
+            Step::Next
+        }
+        Action::SpoofRaw(raw, flags) => own(context, effects, |s, e| {
+            answer::raw(s.packet, &raw.rdata, raw.type_for_any.unwrap_or(rtype::ANY), *flags, e)
+        }),
+        Action::SpoofSvc(svc, flags) => own(context, effects, |s, e| answer::svc(s.packet, svc, *flags, e)),
+        Action::SpoofPacket(template) => own(context, effects, |s, _| answer::message(s.packet, template)),
+        Action::Delay(span) => {
+            context.query_state.delay = *span;
+            Step::Next
+        }
+        Action::Tee(tee, backend) => {
+            copy_to(*backend, tee.add_ecs, context, effects);
+            Step::Next
+        }
+        Action::Log(target) => {
+            log(target, context, effects);
+            Step::Next
+        }
+        Action::Continue(inner) => match perform(inner, context, env, effects) {
+            Step::Next => Step::Next,
+            Step::Changed | Step::Done(_) => Step::Changed,
+        },
+        Action::SetTag(tag, value) => {
+            context.query_state.tags.set(tag.as_bytes(), value.as_bytes());
+            Step::Next
+        }
+        Action::UnsetTag(tag) => {
+            context.query_state.tags.unset(tag.as_bytes());
+            Step::Next
+        }
+        Action::SetProxyValues(values) => {
+            context.query_state.proxy.clear();
+            for (kind, value) in values.iter() {
+                context.query_state.proxy.add(*kind, value);
+            }
+            Step::Next
+        }
+        Action::AddProxyValue(kind, value) => {
+            context.query_state.proxy.add(*kind, value);
+            Step::Next
+        }
+        Action::SetNoRecurse => set_bits(context, 2, header::RD, false),
+        Action::SetDisableValidation => set_bits(context, 3, header::CD, true),
+        Action::SetEcs(wanted) => set_ecs(context, |ecs| ecs.wanted = *wanted),
+        Action::SetEcsOverride(replace) => set_ecs(context, |ecs| ecs.replace = *replace),
+        Action::SetEcsPrefixLength(v4, v6) => set_ecs(context, |ecs| (ecs.v4, ecs.v6) = (*v4, *v6)),
+        Action::SetEcsTo(v4, v6) => {
+            let ipv4 = context.client.peer.is_ipv4();
+            set_ecs(context, |ecs| match (v4, v6) {
+                (Some((ip, bits)), _) if ipv4 => (ecs.instead, ecs.v4) = (Some(mapped((*ip).into())), *bits),
+                (_, Some((ip, bits))) if !ipv4 => (ecs.instead, ecs.v6) = (Some(mapped((*ip).into())), *bits),
+                _ => {}
+            })
+        }
+        Action::SetEdnsOption(code, data) => {
+            if edns::set_option(context.packet, *code, data, OPT_PAYLOAD) == edns::Outcome::OptAdded {
+                context.query_state.added = Ecs::OptAdded;
+            }
+            context.reread();
+            Step::Changed
+        }
+        Action::SetExtendedDnsError(error) => {
+            set_error(error, context);
+            Step::Next
+        }
+        Action::SetMaxReturnedTtl(ttl) => {
+            context.query_state.ttl_max = Some(*ttl);
+            Step::Next
+        }
+        Action::SetSkipCache => {
+            context.query_state.skip_cache = true;
+            Step::Next
+        }
+        Action::SetTempFailureCacheTtl(ttl) => {
+            context.query_state.temporary_failure_ttl = Some(*ttl);
+            Step::Next
+        }
+        Action::Lua(function) => run(*function, context, env, effects),
+    }
+}
+
+pub(super) fn to_pool(
+    pool: PoolSlot,
+    goes_on: bool,
+    context: &mut EvaluationContext<'_, '_>,
+) -> Step<Decision> {
+    context.query_state.pool = pool;
+    if goes_on { Step::Next } else { Step::Done(Decision::Forward) }
+}
+
+pub(super) fn set_ecs(
+    context: &mut EvaluationContext<'_, '_>,
+    change: impl FnOnce(&mut EcsSettings),
+) -> Step<Decision> {
+    change(&mut context.query_state.ecs);
+    Step::Next
+}
+
+pub(super) fn set_bits(
+    context: &mut EvaluationContext<'_, '_>,
+    byte: usize,
+    bit: u8,
+    on: bool,
+) -> Step<Decision> {
+    if let Some(flags) = context.packet.bytes_mut().get_mut(byte) {
+        *flags = if on { *flags | bit } else { *flags & !bit };
+    }
+    Step::Changed
+}
+
+/// Makes the packet into an answer; the client's own RD and CD are in it.
+pub(super) fn own(
+    context: &mut EvaluationContext<'_, '_>,
+    effects: &mut Effects<'_>,
+    make: impl FnOnce(&mut EvaluationContext<'_, '_>, AnswerEdns) -> bool,
+) -> Step<Decision> {
+    restore(context);
+    effects.limit = limit(context);
+    let edns = effects.edns;
+    Step::Done(if make(context, edns) {
+        Decision::Answered
+    } else {
+        Decision::Drop(DropReason::AnswerTooLong)
+    })
+}
+
+pub(super) fn copy_to(
+    backend: BackendSlot,
+    add_ecs: bool,
+    context: &EvaluationContext<'_, '_>,
+    effects: &mut Effects<'_>,
+) {
+    let wish = context.query_state.ecs;
+    let address = wish.address(&context.client);
+    let filed = effects.copies.file(backend, context.packet.bytes(), |packet| {
+        if add_ecs {
+            // Without room for it the copy goes as it is.
+            let _ = ecs::set(packet, address, wish.v4, wish.v6, true, OPT_PAYLOAD);
+        }
+    });
+    if !filed {
+        effects.stats.dropped(DropReason::TeeFull).add(1);
+    }
+}

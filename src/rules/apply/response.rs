@@ -1,0 +1,107 @@
+//! The actions of response rules.
+
+use crate::rules::action::ResponseAction;
+use crate::rules::context::{Environment, EvaluationContext};
+use crate::stats::drop_reason::DropReason;
+use crate::wire::{answer, edns, rebuild, records};
+
+use crate::rules::apply::script::run_response;
+use crate::rules::apply::{Effects, OPT_PAYLOAD, ResponseDecision, Step, log, set_error};
+
+pub(super) fn respond(
+    action: &ResponseAction,
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &mut Effects<'_>,
+) -> Step<ResponseDecision> {
+    match action {
+        ResponseAction::Allow => Step::Done(ResponseDecision::Deliver),
+        ResponseAction::Drop => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
+        ResponseAction::Tc => {
+            to_tc(context);
+            context.reread();
+            Step::Changed
+        }
+        ResponseAction::Delay(span) => {
+            context.query_state.delay = *span;
+            Step::Next
+        }
+        ResponseAction::None => Step::Next,
+        ResponseAction::Log(target) => {
+            log(target, context, effects);
+            Step::Next
+        }
+        ResponseAction::LimitTtl(min, max, types) => {
+            edit_ttl(context, |rtype, ttl| {
+                if types.is_empty() || types.contains(&rtype) { ttl.max(*min).min(*max) } else { ttl }
+            });
+            Step::Next
+        }
+        ResponseAction::SetMinTtl(min) => {
+            edit_ttl(context, |_, ttl| ttl.max(*min));
+            Step::Next
+        }
+        ResponseAction::SetMaxTtl(max) => {
+            cap_ttl(context, *max);
+            Step::Next
+        }
+        ResponseAction::SetReducedTtl(percent) => {
+            edit_ttl(context, |_, ttl| (u64::from(ttl) * u64::from(*percent) / 100) as u32);
+            Step::Next
+        }
+        ResponseAction::SetMaxReturnedTtl(ttl) => {
+            context.query_state.ttl_max = Some(*ttl);
+            Step::Next
+        }
+        ResponseAction::ClearRecordTypes(types) => {
+            // What cannot be read is passed on as it came.
+            let _ = rebuild::clear_types(context.packet, |rtype| types.contains(&rtype));
+            context.reread();
+            Step::Changed
+        }
+        ResponseAction::SetSkipCache => {
+            context.query_state.skip_cache = true;
+            Step::Next
+        }
+        ResponseAction::SetTag(tag, value) => {
+            context.query_state.tags.set(tag.as_bytes(), value.as_bytes());
+            Step::Next
+        }
+        ResponseAction::UnsetTag(tag) => {
+            context.query_state.tags.unset(tag.as_bytes());
+            Step::Next
+        }
+        ResponseAction::SetEdnsOption(code, data) => {
+            // An answer without EDNS is for a client without EDNS.
+            if context.opt().is_some() {
+                // Without room for it the answer goes as it is.
+                let _ = edns::set_option(context.packet, *code, data, OPT_PAYLOAD);
+                context.reread();
+            }
+            Step::Changed
+        }
+        ResponseAction::SetExtendedDnsError(error) => {
+            set_error(error, context);
+            Step::Next
+        }
+        ResponseAction::Restart(pool, times) if context.query_state.restarts < *times => {
+            Step::Done(ResponseDecision::Restart(pool.slot))
+        }
+        ResponseAction::Restart(..) => Step::Next,
+        ResponseAction::Lua(function) => run_response(*function, context, env),
+    }
+}
+
+pub(super) fn edit_ttl(context: &mut EvaluationContext<'_, '_>, change: impl Fn(u16, u32) -> u32) {
+    records::edit_ttls(context.packet.bytes_mut(), |_, _, rtype, ttl| change(rtype, ttl));
+}
+
+/// Cuts an answer down to TC=1; one that cannot be read becomes no worse by staying as it is.
+pub(super) fn to_tc(context: &mut EvaluationContext<'_, '_>) {
+    let _ = answer::to_tc(context.packet);
+}
+
+/// Caps the TTL of every record.
+pub(super) fn cap_ttl(context: &mut EvaluationContext<'_, '_>, max: u32) {
+    edit_ttl(context, |_, ttl| ttl.min(max));
+}

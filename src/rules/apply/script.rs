@@ -1,0 +1,111 @@
+//! Rules whose action is a function of the configuration.
+
+use crate::base::addr::PoolSlot;
+use crate::base::time::TickDelta;
+use crate::rules::action::RESTARTS_MAX;
+use crate::rules::context::{Environment, EvaluationContext};
+use crate::rules::script::{FunctionId, ScriptAction, Spoofed};
+use crate::stats::drop_reason::DropReason;
+use crate::wire::answer::Flags;
+use crate::wire::header::Header;
+use crate::wire::records::rtype;
+use crate::wire::{answer, header};
+
+use crate::rules::apply::query::{own, set_bits, to_pool};
+use crate::rules::apply::response::to_tc;
+use crate::rules::apply::{Decision, Effects, ResponseDecision, Step};
+
+/// Asks the script, and does what it says. After an error the rule has not matched.
+pub(super) fn run(
+    function: FunctionId,
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+    effects: &mut Effects<'_>,
+) -> Step<Decision> {
+    let Some(script) = env.script.take() else { return Step::Next };
+    let action = script.act(function, context, env);
+    let step = match action {
+        None => Step::Next,
+        Some(ScriptAction::None) => Step::Changed,
+        Some(ScriptAction::Allow) => Step::Done(Decision::Forward),
+        Some(ScriptAction::Drop) => Step::Done(Decision::Drop(DropReason::Rule)),
+        Some(ScriptAction::RCode(code)) => {
+            let flags = Flags {
+                ra: Some(Header::parse(context.packet.bytes()).is_some_and(|h| h.recursion_available())),
+                ..Flags::default()
+            };
+            own(context, effects, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
+        }
+        Some(ScriptAction::Spoof) => match Spoofed::read(script.argument(), context.facts.qtype) {
+            Some(spoofed) => own(context, effects, |s, e| spoofed.answer(s, e)),
+            None => Step::Changed,
+        },
+        Some(ScriptAction::SpoofRaw) => own(context, effects, |s, e| {
+            answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e)
+        }),
+        // Its QR bit says what the function has made of it.
+        Some(ScriptAction::HeaderModify) => Step::Done(Decision::Forward),
+        Some(ScriptAction::Pool) => {
+            // An unknown pool has no server; the last slot is never given to one.
+            let named = std::str::from_utf8(script.argument()).ok().and_then(|n| env.snapshot.pool_named(n));
+            to_pool(named.unwrap_or(PoolSlot::NONE), false, context)
+        }
+        Some(ScriptAction::Delay(ms)) => {
+            context.query_state.delay = TickDelta::from_ms(u64::from(ms));
+            Step::Changed
+        }
+        Some(ScriptAction::Truncate) if context.query_state.protocol.is_stream() => Step::Changed,
+        Some(ScriptAction::Truncate) => {
+            own(context, effects, |s, e| answer::truncated(s.packet, Flags::default(), e))
+        }
+        Some(ScriptAction::NoRecurse) => {
+            set_bits(context, 2, header::RD, false);
+            Step::Done(Decision::Forward)
+        }
+        // Only answers can be asked for again.
+        Some(ScriptAction::Restart) => Step::Changed,
+    };
+    env.script = Some(script);
+    step
+}
+
+pub(super) fn run_response(
+    function: FunctionId,
+    context: &mut EvaluationContext<'_, '_>,
+    env: &mut Environment<'_>,
+) -> Step<ResponseDecision> {
+    let Some(script) = env.script.take() else { return Step::Next };
+    let action = script.act(function, context, env);
+    env.script = Some(script);
+    match action {
+        None => Step::Next,
+        Some(ScriptAction::Allow | ScriptAction::HeaderModify) => Step::Done(ResponseDecision::Deliver),
+        Some(ScriptAction::Drop) => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
+        Some(ScriptAction::RCode(code)) => {
+            if let Some(byte) = context.packet.bytes_mut().get_mut(3) {
+                *byte = *byte & 0xf0 | code & 0x0f;
+            }
+            Step::Done(ResponseDecision::Deliver)
+        }
+        Some(ScriptAction::Delay(ms)) => {
+            context.query_state.delay = TickDelta::from_ms(u64::from(ms));
+            Step::Changed
+        }
+        Some(ScriptAction::Truncate) => {
+            to_tc(context);
+            Step::Done(ResponseDecision::Deliver)
+        }
+        Some(ScriptAction::Restart) if context.query_state.restarts < RESTARTS_MAX => {
+            Step::Done(ResponseDecision::Restart(context.query_state.pool))
+        }
+        // A function that always asks again has had its tries.
+        Some(ScriptAction::Restart) => Step::Changed,
+        Some(
+            ScriptAction::None
+            | ScriptAction::Spoof
+            | ScriptAction::SpoofRaw
+            | ScriptAction::Pool
+            | ScriptAction::NoRecurse,
+        ) => Step::Changed,
+    }
+}

@@ -1,0 +1,205 @@
+//! What every event is looked at with: the time, the configuration, randomness, counters.
+//!
+//! It is handed to the shard's owners with each call. It knows nothing of queries or connections.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use crate::base::addr::{BackendSlot, ListenerSlot, LocalSlot, Route, mapped};
+use crate::base::rng::ShardRng;
+use crate::base::time::Tick;
+use crate::model::{ClientAddress, ClientConnectionLimits, Listener, Snapshot};
+use crate::rules::action::ActionNeeds;
+use crate::shard::verdict::Verdict;
+use crate::stats::drop_reason::DropReason;
+use crate::stats::live::{LiveState, ShardStats};
+use crate::wire::answer::AnswerEdns;
+use crate::wire::name;
+use crate::wire::query::Question;
+
+/// What every event is looked at with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    index: usize,
+    live_state: Arc<LiveState>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) needs: Needs,
+    /// When everything in this batch happens.
+    pub(crate) now: Tick,
+    /// Counts batches; ports are drawn anew with each.
+    pub(crate) batch: u64,
+    pub(crate) rng: ShardRng,
+    /// Keyed by this shard's randomness, so that nobody can aim for a collision.
+    hasher: RandomState,
+    /// By local slot: addresses that wildcard listeners were asked on.
+    local_addresses: Vec<[u8; 16]>,
+}
+
+/// What a configuration needs beyond plain forwarding; found out once, when it is adopted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs {
+    /// Queries meet rules, a script, or servers that want the client's subnet.
+    pub(crate) rules: bool,
+    /// Answers are looked at.
+    pub(crate) answers: bool,
+    /// Rules of answers, in Lua, see all that was known of the query.
+    pub(crate) states: bool,
+    /// Rules behind the query's own may ask for its tags.
+    pub(crate) tags: bool,
+    /// Queries are kept, to be asked again or for their letter case.
+    pub(crate) queries: bool,
+    /// Clients may send PROXY headers.
+    pub(crate) proxy_headers: bool,
+    /// Somebody may ask for the values of PROXY headers.
+    pub(crate) proxy_values: bool,
+    /// Some server gets a PROXY header.
+    pub(crate) sends_proxy_headers: bool,
+    /// Answers may come long after a server's time-out: they are held back, or asked for again.
+    pub(crate) late_answers: bool,
+}
+
+impl Needs {
+    /// What this configuration needs.
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+        let chains = &snapshot.chains;
+        let queries = chains.query.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.needs());
+        let of = |chain: &crate::rules::Chain<crate::rules::action::ResponseAction>| {
+            chain.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.needs())
+        };
+        let (responses, self_answered) = (of(&chains.response), of(&chains.self_answered));
+        let backends = || snapshot.backends.iter().flatten();
+        let subnets = backends().any(|b| b.use_client_subnet);
+        let sends = backends().any(|b| matches!(b.client_address, ClientAddress::Proxy { .. }));
+        let answers = !chains.response.is_empty();
+        Self {
+            // The SERVFAIL of a pool without a server meets the self-answered rules.
+            rules: !chains.query.is_empty()
+                || !chains.self_answered.is_empty()
+                || subnets
+                || snapshot.script.is_some(),
+            answers: answers || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
+            states: snapshot.script.is_some() && answers,
+            tags: answers || !chains.timeout.is_empty(),
+            queries: !chains.timeout.is_empty() || snapshot.globals.fixup_case || responses.restarts,
+            proxy_headers: !snapshot.globals.proxy.peers.is_empty(),
+            proxy_values: sends || snapshot.script.is_some() || !chains.query.is_empty(),
+            sends_proxy_headers: sends,
+            late_answers: snapshot.script.is_some()
+                || !chains.timeout.is_empty()
+                || (queries | responses | self_answered).delays
+                || responses.restarts
+                || self_answered.restarts,
+        }
+    }
+}
+
+impl Context {
+    /// The context of one shard.
+    pub(crate) fn new(
+        index: usize,
+        live_state: Arc<LiveState>,
+        snapshot: Arc<Snapshot>,
+        mut rng: ShardRng,
+    ) -> Self {
+        let hasher = RandomState::with_seeds(rng.u64(), rng.u64(), rng.u64(), rng.u64());
+        let needs = Needs::of(&snapshot);
+        let local_addresses = Vec::new();
+        Self { index, live_state, snapshot, needs, now: Tick(0), batch: 0, rng, hasher, local_addresses }
+    }
+
+    /// The shard's number.
+    pub(crate) const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What all shards share.
+    pub(crate) const fn live_state(&self) -> &Arc<LiveState> {
+        &self.live_state
+    }
+
+    /// The shard's own counters.
+    pub(crate) fn stats(&self) -> &ShardStats {
+        &self.live_state.shards()[self.index]
+    }
+
+    /// Counters, configuration and randomness, each to be borrowed by itself.
+    pub(crate) fn parts(&mut self) -> (&ShardStats, &Snapshot, &mut ShardRng) {
+        (&self.live_state.shards()[self.index], &self.snapshot, &mut self.rng)
+    }
+
+    /// Counts a packet that is dropped.
+    pub(crate) fn drop(&self, reason: DropReason) -> Verdict {
+        self.stats().dropped(reason).add(1);
+        Verdict::Drop(reason)
+    }
+
+    /// Counts a message of a backend that answers nothing.
+    pub(crate) fn unexpected(&self, from: Route, reason: DropReason) -> Verdict {
+        self.stats().backend(from.backend).unexpected.add(1);
+        self.drop(reason)
+    }
+
+    /// What clients' connections may do.
+    pub(crate) fn client_limits(&self) -> &ClientConnectionLimits {
+        &self.snapshot.globals.client_connections
+    }
+
+    /// EDNS of answers of our own.
+    pub(crate) fn answer_edns(&self) -> AnswerEdns {
+        let globals = &self.snapshot.globals;
+        AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload }
+    }
+
+    /// The listener with this slot.
+    pub(crate) fn listener(&self, slot: ListenerSlot) -> Option<&Listener> {
+        self.snapshot.listener(slot).map(|l| &**l)
+    }
+
+    /// Whether a server's queries carry the client's subnet.
+    pub(crate) fn sends_subnet(&self, backend: BackendSlot) -> bool {
+        self.snapshot.backend(backend).is_some_and(|b| b.use_client_subnet)
+    }
+
+    /// Remembers a local address that a wildcard listener was asked on.
+    pub(crate) fn set_local_address(&mut self, slot: LocalSlot, ip: [u8; 16]) {
+        if self.local_addresses.len() <= slot.index() {
+            let unknown = mapped(std::net::Ipv4Addr::UNSPECIFIED.into());
+            self.local_addresses.resize(slot.index() + 1, unknown);
+        }
+        self.local_addresses[slot.index()] = ip;
+    }
+
+    /// That address; none for the listener's own.
+    pub(crate) fn local_address(&self, slot: LocalSlot) -> Option<[u8; 16]> {
+        if slot == LocalSlot::LISTENER { None } else { self.local_addresses.get(slot.index()).copied() }
+    }
+
+    /// A hasher keyed by this shard's randomness.
+    pub(crate) fn hasher(&self) -> impl Hasher + use<> {
+        self.hasher.build_hasher()
+    }
+
+    /// The same key for a table.
+    pub(crate) fn random_state(&self) -> RandomState {
+        self.hasher.clone()
+    }
+
+    /// A keyed hash of a question, its name folded to lower case. Eight bytes at a time: this
+    /// runs for each query and each answer, and by single bytes it took a third of the whole path.
+    pub(crate) fn hash(&self, question: &Question<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        let (words, rest) = question.qname.as_chunks::<8>();
+        for word in words {
+            hasher.write_u64(name::fold(u64::from_le_bytes(*word)));
+        }
+        let mut last = [0_u8; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        hasher.write_u64(name::fold(u64::from_le_bytes(last)));
+        // The length tells a name from one with zeros behind.
+        let length = (question.qname.len() as u64) << 32;
+        hasher.write_u64(length | u64::from(question.qtype) << 16 | u64::from(question.qclass));
+        hasher.finish()
+    }
+}

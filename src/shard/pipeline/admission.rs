@@ -1,0 +1,124 @@
+//! Whether a query may be asked, and what it asks.
+
+use crate::base::addr::{Client, PoolSlot};
+use crate::base::packet::Packet;
+use crate::model::ProxyHeader;
+use crate::rules::context::Facts;
+use crate::rules::query_state;
+use crate::rules::query_state::{ProxiedAddresses, QueryState};
+use crate::shard::Shard;
+use crate::shard::context::Context;
+use crate::shard::dispatch::outstanding::{Asked, Waiter};
+use crate::stats::drop_reason::DropReason;
+use crate::wire::header::{Header, rcode};
+use crate::wire::proxy;
+use crate::wire::query::Question;
+
+use crate::shard::pipeline::{Outcome, Query, own_answer};
+
+impl Shard {
+    /// Whether a query may be asked. The PROXY header of a datagram is taken off; what it says is in
+    /// the state, if it says anything.
+    pub(super) fn admit(
+        &mut self,
+        from: Client,
+        packet: &mut Packet<'_>,
+    ) -> Result<Option<Box<QueryState>>, Outcome> {
+        let cx = &self.context;
+        if !cx.needs.proxy_headers {
+            return if cx.snapshot.acl.contains(&from.peer.ip) {
+                Ok(None)
+            } else {
+                Err(Outcome::Dropped(DropReason::Acl))
+            };
+        }
+        let mut state = self.new_state();
+        let cx = &self.context;
+        let settings = &cx.snapshot.globals.proxy;
+        let received = match from.connection {
+            Some(connection) => {
+                if let Some((addresses, values)) = self.connections.clients.proxied(connection) {
+                    state.proxied = addresses;
+                    if cx.needs.proxy_values {
+                        state.proxy.copy(values);
+                    }
+                }
+                true
+            }
+            None if cx.listener(from.listener).is_none_or(|l| l.proxy == ProxyHeader::Ignored) => true,
+            None if settings.peers.contains(&from.peer.ip) => take_proxy_header(cx, packet, &mut state),
+            None => !proxy::is_header(packet.bytes(), false),
+        };
+        let client = state.proxied.filter(|_| settings.acl_to_client).map_or(from.peer, |p| p.source);
+        let refused = match received {
+            false => Some(DropReason::ProxyHeader),
+            true if !cx.snapshot.acl.contains(&client.ip) => Some(DropReason::Acl),
+            true => None,
+        };
+        if refused.is_none() && (state.proxied.is_some() || !state.proxy.is_empty()) {
+            return Ok(Some(state));
+        }
+        self.dispatcher.queries.recycle(state);
+        refused.map_or(Ok(None), |reason| Err(Outcome::Dropped(reason)))
+    }
+
+    /// Reads a query, as much of it as is needed.
+    pub(super) fn parse(
+        &mut self,
+        from: Client,
+        state: Option<Box<QueryState>>,
+        packet: &mut Packet<'_>,
+    ) -> Result<Query, Outcome> {
+        let cx = &self.context;
+        let message = packet.bytes();
+        let refused = match Header::parse(message) {
+            None => DropReason::QueryShort,
+            Some(header) if header.is_response() => DropReason::QueryIsResponse,
+            Some(header) if header.is_truncated() => DropReason::QueryTruncated,
+            Some(header) if header.qdcount() == 0 => {
+                if !cx.snapshot.globals.drop_empty_queries {
+                    return Err(own_answer(cx, packet, rcode::NOTIMP));
+                }
+                DropReason::QueryEmpty
+            }
+            Some(header) => match Question::parse(message) {
+                Some(question) => {
+                    let flags = query_state::flags_of(message);
+                    let asked = Asked {
+                        client: from,
+                        client_id: header.id(),
+                        question: cx.hash(&question),
+                        waiter: Waiter::Client(None),
+                        pool: PoolSlot(0),
+                        flags: query_state::packed(flags),
+                    };
+                    let facts = Facts::from_question(&question);
+                    return Ok(Query { asked, facts, state });
+                }
+                None => DropReason::QueryMalformed,
+            },
+        };
+        if let Some(state) = state {
+            self.dispatcher.queries.recycle(state);
+        }
+        Err(Outcome::Dropped(refused))
+    }
+}
+
+/// Takes the PROXY header off a datagram of a peer that must send one; false when it is none.
+pub(super) fn take_proxy_header(cx: &Context, packet: &mut Packet<'_>, state: &mut QueryState) -> bool {
+    let bytes_max = usize::from(cx.snapshot.globals.proxy.bytes_max).saturating_sub(proxy::FIXED);
+    // A line of version 1 is for connections.
+    let is_header = proxy::is_header(packet.bytes(), false);
+    let (proxy::Parsed::Header { header, len }, true) = (proxy::parse(packet.bytes(), bytes_max), is_header)
+    else {
+        return false;
+    };
+    let mut tlvs = header.tlvs.into_iter().filter(|_| cx.needs.proxy_values);
+    if !tlvs.all(|(kind, value)| state.proxy.add(kind, value)) {
+        return false;
+    }
+    state.proxied = ProxiedAddresses::of(&header);
+    packet.advance(len);
+    true
+}
