@@ -11,11 +11,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dnslob::balance::{HashKey, Kind, Policy, Selector, Subject};
+use dnslob::balance::{Selector, Subject};
 use dnslob::base::addr::{BackendSlot, Client, PoolSlot, Route};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
+use dnslob::model::policy::{HashKey, Kind, Policy};
 use dnslob::shard::dispatch::outstanding::{Asked, Found, Outstanding, Terms, Waiter};
 use dnslob::shard::verdict::Verdict;
 use dnslob::wire::header;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use dnslob::config::{Flags, Invocation, Slots, flags, generate};
 use dnslob::control::log;
 use dnslob::control::signals::Signals;
+use dnslob::lua::front_end;
 use dnslob::{config, control};
 
 fn main() -> ExitCode {
@@ -25,8 +26,8 @@ fn main() -> ExitCode {
 fn check(flags: &Flags) -> ExitCode {
     log::wait_for_readers();
     control::configured::start_log(flags);
-    let compiled =
-        config::load(flags).and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(drop));
+    let compiled = front_end::load(flags)
+        .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(drop));
     match compiled {
         Ok(()) => {
             let file = flags.file.as_deref().map_or_else(|| "command line".into(), |f| f.to_string_lossy());
@@ -51,7 +52,7 @@ fn serve(flags: &Flags) -> ExitCode {
         Err(error) => return failed(&format!("signals: {error}")),
     };
     control::configured::start_log(flags);
-    match config::load(flags) {
+    match front_end::load(flags) {
         Ok(loaded) => match config::compile(&loaded.draft, &Slots::default(), 1) {
             Ok(compiled) => control::run(flags, loaded, compiled, signals),
             Err(errors) => refuse(&errors),

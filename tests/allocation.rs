@@ -9,11 +9,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use dnslob::balance::{Kind, Policy};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
+use dnslob::model::policy::{Kind, Policy};
 use dnslob::model::{Retry, Snapshot};
 use dnslob::shard::Shard;
 use dnslob::shard::verdict::Verdict;

@@ -7,7 +7,7 @@ mod resolvers;
 
 use std::sync::OnceLock;
 
-use dnslob::balance::{Kind, Policy};
+use dnslob::model::policy::{Kind, Policy};
 use resolvers::{Event, Run, Scenario, play};
 
 const RATE: f64 = 5_000.0;

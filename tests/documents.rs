@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use dnslob::balance::Concentrate;
 use dnslob::base::time::TickDelta;
 use dnslob::config;
 use dnslob::config::functions::POLICIES;
 use dnslob::config::options::SETTINGS;
 use dnslob::config::{Flags, Slots};
+use dnslob::lua::front_end;
+use dnslob::model::policy::Concentrate;
 use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::tls::Reason;
@@ -98,7 +99,7 @@ fn every_configuration_in_the_documents_is_good() {
             let path = std::env::temp_dir().join(name);
             std::fs::write(&path, text).expect("written");
             let flags = Flags { file: Some(path.clone()), ..Flags::default() };
-            let outcome = config::load(&flags)
+            let outcome = front_end::load(&flags)
                 .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(drop));
             std::fs::remove_file(&path).expect("removed");
             let errors = outcome.err().unwrap_or_default();

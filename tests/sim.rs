@@ -11,12 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use dnslob::balance::{Kind, Policy};
 use dnslob::base::addr::{BackendSlot, Client};
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::TickDelta;
 use dnslob::engine::sim::{Path, Port, Seen, Server, Sim, sibling};
 use dnslob::model::Retry;
+use dnslob::model::policy::{Kind, Policy};
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::stats::live::{LiveState, PPM, State};
 use dnslob::wire::header;

@@ -557,7 +557,7 @@ fn answer_with_opt(asked: &[u8], length: u16) -> Vec<u8> {
 
 #[test]
 fn a_client_is_told_how_long_its_connection_stays_which_is_no_time_when_it_ends() {
-    type Set = fn(&mut dnslob::model::ClientConnectionLimits);
+    type Set = fn(&mut dnslob::stats::connection_limits::ClientConnectionLimits);
     let query_table: [(Set, u64); 5] = [
         (|_| {}, 10_000),
         (|l| l.receive_timeout = TickDelta::from_ms(50), 100),
@@ -658,7 +658,7 @@ fn what_is_no_frame_ends_the_connection_by_name() {
 
 #[test]
 fn each_limit_ends_a_connection_by_its_name() {
-    type Set = fn(&mut dnslob::model::ClientConnectionLimits);
+    type Set = fn(&mut dnslob::stats::connection_limits::ClientConnectionLimits);
     type Act = fn(&mut World, ConnectionSlot);
     let query_table: [(ClientCloseReason, Set, Act); 6] = [
         (ClientCloseReason::Idle, |_| {}, |w, _| w.pass(11_000)),

@@ -4,9 +4,9 @@
 use crate::balance::hash::{rehash, scale};
 use crate::balance::table::{Member, Table};
 use crate::balance::tally::Tally;
-use crate::balance::{Kind, Policy};
 use crate::base::addr::BackendSlot;
 use crate::base::rng::ShardRng;
+use crate::model::policy::{Kind, Policy};
 
 /// What holds for one choice, over all policies.
 #[derive(Debug)]

@@ -6,7 +6,8 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::balance::{HashKey, Subject};
+use crate::balance::Subject;
+use crate::model::policy::HashKey;
 use crate::wire::name::zone;
 
 /// Bytes of the longest name, RFC 1035, 2.3.4.

@@ -7,11 +7,12 @@ use crate::balance::choose::{Passed, View};
 use crate::balance::hash::{hash, rehash, scale};
 use crate::balance::table::Table;
 use crate::balance::tally::Tally;
-use crate::balance::{Kind, Subject, choose, table};
+use crate::balance::{Subject, choose, table};
 use crate::base::addr::{BackendSlot, PoolSlot};
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::Snapshot;
+use crate::model::policy::Kind;
 use crate::rules::script::Candidate;
 use crate::stats::live::{LiveState, PPM};
 

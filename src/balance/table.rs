@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::balance::{Kind, Policy, Ring};
 use crate::base::addr::BackendSlot;
+use crate::model::Ring;
+use crate::model::policy::{Kind, Policy};
 use crate::model::{Backend, HealthMode, Pool, Snapshot};
 use crate::stats::live::{LiveState, PPM, State};
 

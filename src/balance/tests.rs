@@ -10,6 +10,9 @@ use crate::base::addr::{BackendSlot, PoolSlot};
 use crate::base::prefix::PrefixSet;
 use crate::base::rng::ShardRng;
 use crate::base::time::Tick;
+use crate::base::time::TickDelta;
+use crate::model::Ring;
+use crate::model::policy::{HashKey, Kind, Policy};
 use crate::model::{BackendConnectionOptions, ClientAddress, *};
 use crate::stats::live::{LiveState, PPM, State};
 

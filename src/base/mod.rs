@@ -4,5 +4,6 @@ pub mod addr;
 pub mod packet;
 pub mod panics;
 pub mod prefix;
+pub mod reasons;
 pub mod rng;
 pub mod time;

@@ -6,23 +6,25 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::balance::{Kind, Policy, Ring};
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::base::time::TickDelta;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
+use crate::config::functions::policies::kind as policy_kind;
 use crate::config::options::{Key, SETTINGS, Settings, Value};
 use crate::config::relays::DraftForward;
 use crate::config::slots::{Full, LISTENERS_MAX, Slots};
 use crate::config::value::DNS_PORT;
 use crate::config::{chains, relays, value};
-use crate::engine::socket::Steer;
-use crate::lua::front_end::policy_kind;
+use crate::model::Ring;
+use crate::model::Steer;
+use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ClientConnectionLimits, ConnectionOptions, Globals,
-    HealthMode, Listener, Pool, ProxyHeader, ProxyLimits, Service, Snapshot, SocketOptions,
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, HealthMode, Listener, Pool,
+    ProxyHeader, ProxyLimits, Service, Snapshot, SocketOptions,
 };
 use crate::rules::action::Tee;
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::live::RULES_MAX;
 
 /// A configuration ready to run.

@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::balance::{HashKey, Policy};
 use crate::base::time::TickDelta;
 use crate::config::chains::called;
+use crate::config::functions::policies::name as policy_name;
 use crate::config::value::span_text;
-use crate::lua::front_end::policy_name;
+use crate::model::policy::{HashKey, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientConnectionLimits, ConnectionOptions, Health, Listener, Pool,
-    Probe, RelaySettings, Service, Snapshot,
+    Backend, BackendConnectionOptions, ConnectionOptions, Health, Listener, Pool, Probe, RelaySettings,
+    Service, Snapshot,
 };
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::text::Sets;
 use crate::rules::{Chain, Rule, text};
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::tls::expiry::{Date, Leaf};
 
 /// Lines on each kind of thing, at most; of more, the number is said.
@@ -421,7 +422,7 @@ fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
 /// A policy as it would be written.
 fn policy_text(policy: &Policy) -> String {
     let mut text = policy_name(policy.kind).to_owned();
-    if policy.concentrate != crate::balance::Concentrate::default() {
+    if policy.concentrate != crate::model::policy::Concentrate::default() {
         text += &shown(&policy.concentrate).replace("Concentrate ", "");
     }
     text = match policy.hash_key {

@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::balance::Policy;
 use crate::base::prefix::{DEFAULT_ACL, Prefix};
 use crate::base::time::TickDelta;
 use crate::config::error::{Errors, Origin, Sited};
 use crate::config::options::Settings;
 use crate::config::relays::DraftForward;
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
+use crate::model::policy::Policy;
 use crate::model::{
     BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Lazy, Listener,
     ListenerTls, LuaFunction, Probe, ProxyHeader, Retry, Service, Snapshot,

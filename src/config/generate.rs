@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use crate::config::flags::{Document, command};
+use crate::config::functions::enumerations::ENUMERATIONS;
+use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
     ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FORWARD_ARGUMENTS, FORWARD_POLICIES, FUNCTIONS, FUNCTIONS_MISSING,
     LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
@@ -11,7 +13,6 @@ use crate::config::functions::{
     UDP_FORWARD_ARGUMENTS,
 };
 use crate::config::options::SETTINGS;
-use crate::lua::front_end::{CONCENTRATE, ENUMERATIONS};
 
 /// The bytes of a document.
 #[must_use]

@@ -39,38 +39,6 @@ pub use crate::config::draft::Draft;
 pub use crate::config::error::{ConfigError, Origin};
 pub use crate::config::flags::{DemoOptions, Flags, Invocation};
 pub use crate::config::slots::Slots;
-pub use crate::lua::front_end::{Interrupt, LuaHost, NoResult};
-
-/// What [`load`] gives.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The configuration as written, with the errors found while writing it.
-    pub draft: Draft,
-    /// The Lua state, for the functions of health checks.
-    pub lua: LuaHost,
-}
-
-/// Evaluates the file that the flags name, and the flags over it.
-///
-/// # Errors
-/// Everything that was found until an error of Lua itself ended the evaluation. Other errors are
-/// in the draft, and [`compile`](compile::compile) reports them with its own.
-pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
-    load_unless(flags, &Interrupt::default())
-}
-
-/// Like [`load`]; another thread can end it.
-///
-/// # Errors
-/// Those of [`load`], and the interruption.
-pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
-    let (mut draft, lua) = crate::lua::front_end::evaluate(flags.file.as_deref(), interrupt)?;
-    flags.apply(&mut draft);
-    for odd in draft.warnings.clone().into_list() {
-        tracing::warn!("{odd}");
-    }
-    Ok(Loaded { draft, lua })
-}
 
 /// The code that the process is to end with, if the file called `os.exit`.
 #[must_use]

@@ -4,13 +4,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::balance::{Kind, Policy, Ring};
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Origin;
 use crate::config::options::{Key, Settings};
+use crate::model::Ring;
+use crate::model::policy::{Kind, Policy};
 use crate::model::{
     Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Health, Listener, Pool, ProxyHeader,
     RelaySettings, Service, SocketOptions,

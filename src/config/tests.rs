@@ -12,14 +12,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
-use crate::balance::{Concentrate, HashKey, Kind};
 use crate::base::addr::mapped;
 use crate::base::time::TickDelta;
 use crate::config::flags::{Flags, Invocation};
 use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING};
 use crate::config::options::SETTINGS;
-use crate::config::{Compiled, ConfigError, Loaded, Slots, compile, diff, flags, load};
-use crate::engine::socket::Steer;
+use crate::config::{Compiled, ConfigError, Slots, compile, diff, flags};
+use crate::lua::front_end::Loaded;
+use crate::lua::front_end::load;
+use crate::model::Steer;
+use crate::model::policy::{Concentrate, HashKey, Kind};
 use crate::model::{Backend, HealthMode, Probe, Snapshot};
 
 /// A file of its own with this text, gone when dropped.
@@ -530,7 +532,7 @@ fn pools_have_their_own_policy_and_members_by_order() {
     );
 }
 
-fn policy(text: &str) -> crate::balance::Policy {
+fn policy(text: &str) -> crate::model::policy::Policy {
     snapshot(&format!("setServerPolicy({text})")).pools[0].policy.clone()
 }
 
@@ -547,7 +549,7 @@ fn every_policy_and_its_options_reach_the_snapshot() {
         ("p2c", Kind::P2c),
         ("concentrate", Kind::Concentrate),
     ] {
-        assert_eq!(policy(name), crate::balance::Policy::new(kind), "{name}");
+        assert_eq!(policy(name), crate::model::policy::Policy::new(kind), "{name}");
     }
     assert_eq!(policy("hashBy(chashed, 'zone', {labels=3})").hash_key, HashKey::Zone(3));
     assert_eq!(policy("hashBy(whashed, 'client')").hash_key, HashKey::Client);

@@ -28,10 +28,10 @@ mod gauge;
 
 pub use crate::control::concentrate::driver::ConcentrateDriver;
 
-use crate::balance::Concentrate;
 use crate::base::addr::BackendSlot;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::concentrate::gauge::Gauge;
+use crate::model::policy::Concentrate;
 use crate::stats::live::PPM;
 
 /// Rates are smoothed over this long: a second has the five windows of a verdict.

@@ -12,7 +12,7 @@ use crate::base::addr::ListenerSlot;
 use crate::base::panics;
 use crate::config;
 use crate::config::options::Key;
-use crate::config::{Boot, Compiled, Flags, Interrupt, Loaded, LuaHost, NoResult, Slots};
+use crate::config::{Boot, Compiled, Flags, Slots};
 use crate::control::health::Failure;
 use crate::control::log;
 use crate::control::log::Format;
@@ -20,6 +20,11 @@ use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::{Called, Failed, Question, Script};
 use crate::engine::sys::SignalStack;
+use crate::lua::front_end;
+use crate::lua::front_end::Interrupt;
+use crate::lua::front_end::Loaded;
+use crate::lua::front_end::LuaHost;
+use crate::lua::front_end::NoResult;
 use crate::model::{Backend, LuaFunction, Snapshot};
 
 /// Flags and file, and what they last said.
@@ -144,7 +149,7 @@ impl Source for Configured {
 /// Evaluates the configuration and compiles it as the successor of the running one.
 fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Prepared, Vec<String>> {
     let say = |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let mut loaded = config::load_unless(flags, interrupt).map_err(say)?;
+    let mut loaded = front_end::load_unless(flags, interrupt).map_err(say)?;
     for address in loaded.draft.keep_tls(&running.snapshot) {
         tracing::warn!(%address, "a listener keeps the certificates and keys that it has");
     }
@@ -270,7 +275,7 @@ mod tests {
 
         fn start(&self) -> (Configured, Plan) {
             let flags = Flags { file: Some(self.0.clone()), ..Flags::default() };
-            let loaded = config::load(&flags).expect("a configuration");
+            let loaded = front_end::load(&flags).expect("a configuration");
             let compiled = config::compile(&loaded.draft, &Slots::default(), 1).expect("a good one");
             Configured::new(flags, loaded, compiled)
         }

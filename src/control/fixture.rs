@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::balance::{Kind, Policy};
 use crate::base::addr::{BackendSlot, ListenerSlot};
 use crate::base::prefix::PrefixSet;
 use crate::base::time::TickDelta;
+use crate::model::policy::{Kind, Policy};
 use crate::model::{
     Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Health, HealthMode, Lazy, Listener,
     Pool, Probe, ProxyHeader, Service, Snapshot, SocketOptions,

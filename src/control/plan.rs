@@ -11,8 +11,8 @@ use crate::base::panics;
 use crate::base::time::TickDelta;
 use crate::control::privileges::Identity;
 use crate::control::probe::Script;
-use crate::engine::socket::Steer;
 use crate::model::Snapshot;
+use crate::model::Steer;
 
 /// One evaluated configuration, not in force yet.
 pub struct Plan {

@@ -13,9 +13,10 @@ use crate::base::rng::ShardRng;
 use crate::control::plan::Fixed;
 use crate::control::publisher::Feed;
 use crate::engine;
-use crate::engine::socket::{ListenerSockets, ShardPosition, Steer};
+use crate::engine::socket::{ListenerSockets, ShardPosition};
 use crate::engine::{Message, Running, Setup, socket};
 use crate::model::Listener;
+use crate::model::Steer;
 
 /// Opens listeners, step by step: what has not been bound can be dropped again and nobody notices.
 pub trait Open {

@@ -12,19 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::base::addr::Endpoint;
 use crate::engine::sys;
-use crate::model::{Backend, ClientAddress, Listener, SocketOptions};
-
-/// How packets are steered to shards (`--steer`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Steer {
-    /// The kernel's hash of addresses and ports: a flow stays on its shard.
-    #[default]
-    Flow,
-    /// The shard on the CPU that received the packet.
-    Cpu,
-    /// A client's every query on one shard: the hash of its address.
-    Client,
-}
+use crate::model::{Backend, ClientAddress, Listener, SocketOptions, Steer};
 
 /// Which of how many shards a listener's socket is for.
 #[derive(Clone, Copy, Debug)]

@@ -5,22 +5,27 @@
 //! a configuration stands (health, shares, counts) lives in the [`LiveState`](crate::stats::live::LiveState).
 
 pub mod listener;
+pub mod policy;
+mod ring;
+
+pub use crate::model::listener::Steer;
+pub use crate::model::ring::Ring;
 
 pub use crate::model::listener::{
-    ClientConnectionLimits, ConnectionOptions, Listener, ListenerTls, ProxyHeader, ProxyLimits,
-    RelaySettings, Service,
+    ConnectionOptions, Listener, ListenerTls, ProxyHeader, ProxyLimits, RelaySettings, Service,
 };
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::balance::{Kind, Policy, Ring};
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
 use crate::base::prefix::PrefixSet;
 use crate::base::time::TickDelta;
+use crate::model::policy::{Kind, Policy};
 use crate::rules::Chains;
 use crate::rules::limits::StateSpec;
 use crate::rules::script::Source;
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::tls::{ClientSpec, ClientTls};
 
 /// One whole configuration, immutable.

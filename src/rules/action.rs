@@ -7,6 +7,7 @@ use crate::base::addr::{BackendSlot, PoolRef};
 use crate::base::time::TickDelta;
 use crate::rules::limits::Limit;
 use crate::rules::script::FunctionId;
+use crate::stats::log_queue::LogTarget;
 use crate::wire::answer::Flags;
 use crate::wire::svc::SvcRecord;
 
@@ -308,21 +309,4 @@ pub struct Tee {
     pub add_ecs: bool,
     /// Address to send from.
     pub source: Option<IpAddr>,
-}
-
-/// Where a log action writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogTarget {
-    /// The file; empty for the program's own log.
-    pub path: String,
-    /// Wire format with a small header, rather than text.
-    pub binary: bool,
-    /// Behind what the file holds.
-    pub append: bool,
-    /// Written when a buffer is full, rather than at once.
-    pub buffered: bool,
-    /// Only when verbose.
-    pub verbose_only: bool,
-    /// Each line begins with the time.
-    pub timestamp: bool,
 }

@@ -5,11 +5,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::rules::action::{Action, Addresses, ExtendedError, LogTarget, ResponseAction, Tee};
+use crate::rules::action::{Action, Addresses, ExtendedError, ResponseAction, Tee};
 use crate::rules::matcher::{Comparison, Matcher};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
 use crate::rules::query_state::Protocol;
+use crate::stats::log_queue::LogTarget;
 use crate::wire::codes::{rcode_name, type_name};
 use crate::wire::name::Text as Name;
 

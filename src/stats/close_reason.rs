@@ -1,6 +1,6 @@
 //! Why connections end: each has a name, and is counted under it.
 
-use crate::stats::reasons::reasons;
+use crate::base::reasons::reasons;
 
 reasons! {
     /// Why a client's connection ended.

@@ -20,9 +20,76 @@ use ahash::RandomState;
 
 use crate::base::addr::{Endpoint, ListenerSlot};
 use crate::base::time::{Tick, TickDelta};
-use crate::model::ClientConnectionLimits;
 use crate::stats::close_reason::ClientCloseReason;
 use crate::stats::live::LISTENERS_MAX;
+
+/// What clients' connections may do. A limit of 0 is no limit, where nothing else is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConnectionLimits {
+    /// A connection without a query for so long is closed, and one that has begun a query or a
+    /// handshake and does not finish it (`setTCPRecvTimeout`).
+    pub receive_timeout: TickDelta,
+    /// A connection that does not take its answers for so long is closed (`setTCPSendTimeout`).
+    pub send_timeout: TickDelta,
+    /// A connection's life (`setMaxTCPConnectionDuration`); zero is no limit.
+    pub duration: TickDelta,
+    /// Queries of a connection (`setMaxTCPQueriesPerConnection`).
+    pub queries: u32,
+    /// Connections at a time: those beyond are closed at once.
+    pub connections: u32,
+    /// Connections of a client at a time (`setMaxTCPConnectionsPerClient`).
+    pub connections_per_client: u32,
+    /// New connections of a client in a second, over five minutes
+    /// (`setMaxTCPConnectionRatePerClient`).
+    pub rate_per_client: u32,
+    /// New TLS sessions of a client in a second (`setMaxTLSNewSessionRatePerClient`).
+    pub sessions_per_client: u32,
+    /// Resumed TLS sessions of a client in a second (`setMaxTLSResumedSessionRatePerClient`).
+    pub resumptions_per_client: u32,
+    /// How long a client is turned away that exceeded one of these rates
+    /// (`setBanDurationForExceedingTCPTLSRate`).
+    pub rate_ban: TickDelta,
+    /// Reads for one query (`setMaxTCPReadIOsPerQuery`): more are a client that sends by single
+    /// bytes.
+    pub reads_per_query: u32,
+    /// How long such a client is turned away (`setBanDurationForExceedingMaxReadIOsPerQuery`).
+    pub reads_ban: TickDelta,
+    /// From so many percent of `connections` on, connections are closed after each answer and
+    /// wait a tenth of the time only (`setTCPConnectionsOverloadThreshold`); 0 switches it off.
+    pub overload_percent: u8,
+    /// Prefix length by which IPv4 clients are told apart (`setTCPConnectionsMaskV4`).
+    pub mask_v4: u8,
+    /// The same for IPv6 (`setTCPConnectionsMaskV6`).
+    pub mask_v6: u8,
+    /// The first so many bits of an IPv4 client's port tell it apart, too, 0 to 16
+    /// (`setTCPConnectionsMaskV4Port`): clients behind one address that have a range of ports each.
+    pub mask_v4_port: u8,
+}
+
+impl Default for ClientConnectionLimits {
+    /// dnsdist's, apart from `receive_timeout` (2 s there), `duration`, `connections` and
+    /// `connections_per_client`, which have no bound there.
+    fn default() -> Self {
+        Self {
+            receive_timeout: TickDelta::from_ms(10_000),
+            send_timeout: TickDelta::from_ms(10_000),
+            duration: TickDelta(0),
+            queries: 0,
+            connections: 100_000,
+            connections_per_client: 0,
+            rate_per_client: 0,
+            sessions_per_client: 0,
+            resumptions_per_client: 0,
+            rate_ban: TickDelta::from_ms(10_000),
+            reads_per_query: 50,
+            reads_ban: TickDelta::from_ms(60_000),
+            overload_percent: 90,
+            mask_v4: 32,
+            mask_v6: 128,
+            mask_v4_port: 0,
+        }
+    }
+}
 
 /// Over which time the rates of new connections are means, seconds.
 const RATE_SPAN_S: u64 = 300;

@@ -12,7 +12,7 @@
 //! A pool is asked once a connection or flow, never once a packet. How large each is, the control
 //! plane computes from the limit and the configuration.
 
-use crate::stats::reasons::reasons;
+use crate::base::reasons::reasons;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

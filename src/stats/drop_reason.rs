@@ -1,6 +1,6 @@
 //! Why packets were dropped.
 
-use crate::stats::reasons::reasons;
+use crate::base::reasons::reasons;
 
 reasons! {
     /// Why a packet was dropped. The label is the metric's, and the reference's entry.

@@ -7,9 +7,25 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::base::addr::Endpoint;
 use crate::base::time::TickDelta;
-use crate::rules::action::LogTarget;
 use crate::stats::close_reason::{ConnectFailure, RelayCloseReason};
 use crate::wire::name;
+
+/// Where a log action writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogTarget {
+    /// The file; empty for the program's own log.
+    pub path: String,
+    /// Wire format with a small header, rather than text.
+    pub binary: bool,
+    /// Behind what the file holds.
+    pub append: bool,
+    /// Written when a buffer is full, rather than at once.
+    pub buffered: bool,
+    /// Only when verbose.
+    pub verbose_only: bool,
+    /// Each line begins with the time.
+    pub timestamp: bool,
+}
 
 /// Lines that wait to be written, at most: 1.5 MB a shard, made room for by the first one.
 const LINES_MAX: usize = 4_096;

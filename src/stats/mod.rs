@@ -6,4 +6,3 @@ pub mod descriptors;
 pub mod drop_reason;
 pub mod live;
 pub mod log_queue;
-pub mod reasons;

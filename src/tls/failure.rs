@@ -1,6 +1,6 @@
 //! Why a session failed: a reason to be counted, and words for people.
 
-use crate::stats::reasons::reasons;
+use crate::base::reasons::reasons;
 
 use std::fmt;
 

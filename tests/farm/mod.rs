@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::balance::Policy;
 use dnslob::base::addr::BackendSlot;
 use dnslob::base::prefix::PrefixSet;
 use dnslob::base::time::TickDelta;
+use dnslob::model::policy::Policy;
 use dnslob::model::{BackendConnectionOptions, ClientAddress, *};
 
 /// A configuration of one pool with so many servers, one per order.

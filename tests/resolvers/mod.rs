@@ -12,12 +12,13 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::balance::{Policy, Selector, Subject};
+use dnslob::balance::{Selector, Subject};
 use dnslob::base::addr::{BackendSlot, Endpoint, PoolSlot};
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::control::concentrate::ConcentrateDriver;
 use dnslob::model::Snapshot;
+use dnslob::model::policy::Policy;
 use dnslob::stats::live::{BUCKETS, LiveState, State, bucket, bucket_ns};
 
 use crate::farm;

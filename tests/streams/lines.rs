@@ -7,7 +7,7 @@ const AXFR: u16 = 252;
 /// A world before so many servers, of which queries are sent to the first one first.
 fn world(servers: usize, set: impl Fn(&mut dnslob::model::Backend)) -> World {
     let mut farm = Farm::new(servers);
-    farm.policy = dnslob::balance::Policy::new(dnslob::balance::Kind::FirstAvailable);
+    farm.policy = dnslob::model::policy::Policy::new(dnslob::model::policy::Kind::FirstAvailable);
     for backend in farm.backends.iter_mut().flatten() {
         backend.order = 1 + i32::from(backend.slot.0);
         set(backend);

@@ -102,7 +102,7 @@ fn asked() -> (World, [ConnectionSlot; 2], [Told; 2]) {
     let mut listener = (*farm.listeners[0]).clone();
     listener.connection_options.in_flight = u16::MAX;
     farm.listeners = vec![Arc::new(listener)];
-    farm.policy = dnslob::balance::Policy::new(dnslob::balance::Kind::FirstAvailable);
+    farm.policy = dnslob::model::policy::Policy::new(dnslob::model::policy::Kind::FirstAvailable);
     for backend in farm.backends.iter_mut().flatten() {
         backend.connections.in_flight = u16::MAX;
         backend.order = 1 + i32::from(backend.slot.0);

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use dnslob::balance::{Kind, Policy, Ring};
 use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use dnslob::base::prefix::{DEFAULT_ACL, Prefix};
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::TickDelta;
 use dnslob::config;
 use dnslob::config::{Compiled, Flags, Slots};
+use dnslob::lua::front_end;
+use dnslob::model::Ring;
+use dnslob::model::policy::{Kind, Policy};
 use dnslob::model::{
     Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, Health, HealthMode, Lazy,
     Listener, Pool, Probe, ProxyHeader, Retry, Service, Snapshot, SocketOptions,
@@ -177,7 +179,7 @@ pub(crate) fn configured(text: &str, slots: &Slots, generation: u64) -> Compiled
         .join(format!("{}-{number}.lua", std::process::id()));
     std::fs::write(&file, text).expect("a file for the configuration");
     let flags = Flags { file: Some(file.clone()), ..Flags::default() };
-    let result = config::load(&flags).and_then(|loaded| config::compile(&loaded.draft, slots, generation));
+    let result = front_end::load(&flags).and_then(|loaded| config::compile(&loaded.draft, slots, generation));
     std::fs::remove_file(&file).expect("the file is still there");
     result.unwrap_or_else(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();

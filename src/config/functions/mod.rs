@@ -5,7 +5,9 @@
 //! one argument that set a process setting are in [`options`](crate::config::options) instead.
 
 mod chains;
+pub(crate) mod enumerations;
 mod missing;
+pub(crate) mod policies;
 pub mod relays;
 mod rules;
 mod tls;

@@ -6,9 +6,10 @@ use crate::base::time::TickDelta;
 use crate::config::tests::{broken, good, only, server, snapshot};
 use crate::config::{compile, diff};
 use crate::model::{
-    BackendConnectionOptions, ClientAddress, ClientConnectionLimits, ConnectionOptions, Globals, Listener,
-    Probe, ProxyHeader, ProxyLimits, Service,
+    BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, Listener, Probe, ProxyHeader,
+    ProxyLimits, Service,
 };
+use crate::stats::connection_limits::ClientConnectionLimits;
 
 fn ms(ms: u64) -> TickDelta {
     TickDelta::from_ms(ms)

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::balance::{HashKey, Kind};
 use crate::base::addr::{BackendSlot, mapped};
 use crate::base::time::TickDelta;
 use crate::config::functions::{FORWARD_ARGUMENTS, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
 use crate::config::tests::{broken, good, snapshot};
 use crate::config::{compile, diff};
+use crate::model::policy::{HashKey, Kind};
 use crate::model::{
     Backend, ClientAddress, HealthMode, Listener, Probe, RelaySettings, SendExpect, Service, Snapshot,
 };

@@ -1,11 +1,11 @@
 //! Rules through the whole front end: each constructor, each chain, each error.
 
-use crate::balance::Kind;
 use crate::config::functions::{ACTIONS, CHAINS, FUNCTIONS_MISSING, RESPONSE_ACTIONS, SELECTORS, functions};
 use crate::config::ruleset::{ChainKey, FunctionKind, Interface, RuleAction, uuid_text};
 use crate::config::tests::{File, broken, good, snapshot};
 use crate::config::{Slots, compile, diff};
 use crate::model::HealthMode;
+use crate::model::policy::Kind;
 use crate::rules::script::FunctionId;
 use crate::rules::text;
 

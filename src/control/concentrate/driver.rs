@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::balance::{Kind, usable_members};
+use crate::balance::usable_members;
 use crate::base::addr::BackendSlot;
 use crate::base::time::Tick;
 use crate::control::concentrate::{Concentrator, Reading};
 use crate::model::Snapshot;
+use crate::model::policy::Kind;
 use crate::stats::live::{BUCKETS, LiveState};
 
 /// The controllers of all pools under `concentrate`. A server in two such pools gets the shares of
@@ -39,7 +40,7 @@ impl ConcentrateDriver {
     }
 
     /// Lets each pool's controller have a window if its last one is over; to be called at least
-    /// every [`window`](crate::balance::Concentrate::window). Sets only shares that changed.
+    /// every [`window`](crate::model::policy::Concentrate::window). Sets only shares that changed.
     pub fn tick(&mut self, now: Tick, snapshot: &Snapshot, live_state: &LiveState) {
         let pools = || snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
         self.pools.retain(|name, _| pools().any(|p| p.name == *name));

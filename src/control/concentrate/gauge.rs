@@ -13,8 +13,8 @@
 //!
 //! It does not know of rates, shares or other servers.
 
-use crate::balance::Concentrate;
 use crate::base::time::{Tick, TickDelta};
+use crate::model::policy::Concentrate;
 use crate::stats::live::{BUCKETS, bucket, bucket_ns};
 
 /// Answers in a reading, at least: fewer are kept for the next window. The median of 32 answers

@@ -338,8 +338,8 @@ fn a_server_recovers_from_an_accident_faster_than_from_being_full() {
 mod driver {
     use super::*;
     use crate::balance::tests::{backend, snapshot};
-    use crate::balance::{Kind, Policy};
     use crate::model::Snapshot;
+    use crate::model::policy::{Kind, Policy};
     use crate::stats::live::{LiveState, State};
 
     /// Three servers, one per order.

@@ -19,7 +19,8 @@ use crate::lua::front_end::networks::network;
 use crate::lua::front_end::selectors::{DEPTH_MAX, bucket, pool, stand_in, tag_name, tag_part};
 use crate::lua::front_end::{answers, functions, missing};
 use crate::rules::action::DELAY_MS_MAX;
-use crate::rules::action::{Action, ExtendedError, LogTarget, ProxyValue, Tee};
+use crate::rules::action::{Action, ExtendedError, ProxyValue, Tee};
+use crate::stats::log_queue::LogTarget;
 
 /// The longest TTL (RFC 2181, 8).
 pub(crate) const TTL_MAX: u32 = i32::MAX as u32;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use mlua::{Lua, UserData, Value};
 
 use crate::config::error::Fault;
+use crate::config::functions::enumerations;
 use crate::lua::front_end::actions::{Make, TTL_MAX, ttl};
 use crate::lua::front_end::argument::{named, number, shown, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, bytes, items};
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::networks::address;
+use crate::lua::front_end::packet;
 use crate::lua::front_end::selectors::{code, low, stand_in};
-use crate::lua::front_end::{constants, packet};
 use crate::rules::action::{Action, Addresses, NegativeSoa, RawRecords};
 use crate::wire::answer::Flags;
 use crate::wire::svc::{SvcParams, SvcRecord};
@@ -163,7 +164,7 @@ fn raw(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     let mut other = |name: &str, v: &Value| {
         let known = name == "typeForAny";
         if known {
-            type_for_any = Some(code(name, v, "a type, as DNSQType.HINFO", constants::qtype)?);
+            type_for_any = Some(code(name, v, "a type, as DNSQType.HINFO", enumerations::qtype)?);
         }
         Ok(known)
     };

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, RegistryKey, Value};
 
+use crate::config::Flags;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
 use crate::config::functions::FUNCTIONS_MISSING;
@@ -54,6 +55,37 @@ use crate::lua::limits::{CHECK_TICKS, EVALUATION, Runtime};
 use crate::lua::state::File;
 use crate::lua::{limits, state};
 use crate::model::LuaFunction;
+
+/// What [`load`] gives.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration as written, with the errors found while writing it.
+    pub draft: Draft,
+    /// The Lua state, for the functions of health checks.
+    pub lua: LuaHost,
+}
+
+/// Evaluates the file that the flags name, and the flags over it.
+///
+/// # Errors
+/// Everything that was found until an error of Lua itself ended the evaluation. Other errors are
+/// in the draft, and [`compile`](compile::compile) reports them with its own.
+pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
+    load_unless(flags, &Interrupt::default())
+}
+
+/// Like [`load`]; another thread can end it.
+///
+/// # Errors
+/// Those of [`load`], and the interruption.
+pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
+    let (mut draft, lua) = evaluate(flags.file.as_deref(), interrupt)?;
+    flags.apply(&mut draft);
+    for odd in draft.warnings.clone().into_list() {
+        tracing::warn!("{odd}");
+    }
+    Ok(Loaded { draft, lua })
+}
 
 /// The functions of a configuration that health checks call, in the thread that evaluated it.
 #[derive(Debug)]
@@ -378,14 +410,8 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// The enumerations, for the reference.
-pub(crate) use crate::lua::front_end::constants::ENUMERATIONS;
 /// The enumerations, for the shards' states.
 pub(crate) use crate::lua::front_end::constants::define as define_constants;
-/// The options of `concentrate`, for the reference.
-pub(crate) use crate::lua::front_end::pool::CONCENTRATE;
-/// The policy of a name, and the name of a policy.
-pub(crate) use crate::lua::front_end::pool::{kind as policy_kind, name as policy_name};
 
 #[cfg(test)]
 mod tests;

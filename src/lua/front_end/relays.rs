@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use mlua::{Lua, Value};
 
-use crate::balance::{HashKey, Kind, Policy};
 use crate::base::time::TickDelta;
 use crate::config::draft::default_health;
 use crate::config::error::Fault;
@@ -18,6 +17,7 @@ use crate::lua::front_end::arguments::bytes;
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::server::{client_address, proxy, script};
 use crate::lua::front_end::settings::{NETWORK, networks};
+use crate::model::policy::{HashKey, Kind, Policy};
 use crate::model::{ClientAddress, ConnectionOptions, HealthMode, Probe, SendExpect};
 
 /// Targets of a forward, at most.

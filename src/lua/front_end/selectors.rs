@@ -6,6 +6,7 @@ use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::base::addr::PoolRef;
 use crate::config::error::Fault;
+use crate::config::functions::enumerations;
 use crate::config::ruleset::{DraftState, FunctionKind, Interface};
 use crate::lua::front_end::argument::{fraction, shown, text, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
@@ -13,7 +14,7 @@ use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::missing::{Inert, is_inert};
 use crate::lua::front_end::networks::{NetworkSet, prefixes};
 use crate::lua::front_end::sets::{NameSet, names};
-use crate::lua::front_end::{constants, functions, packet};
+use crate::lua::front_end::{functions, packet};
 use crate::rules::limits::{ClientLimit, Limit, TimedSet};
 use crate::rules::matcher::Matcher;
 use crate::rules::pattern::Pattern;
@@ -54,10 +55,10 @@ const SELECTORS: [(&str, usize, Make); 41] = [
     ("RegexRule", 1, |_, a| pattern(a, false)),
     ("RE2Rule", 1, |_, a| pattern(a, true)),
     ("QTypeRule", 1, |_, a| {
-        code("", a.at(0), "a type, as \"AAAA\" or DNSQType.AAAA", constants::qtype).map(Matcher::QType)
+        code("", a.at(0), "a type, as \"AAAA\" or DNSQType.AAAA", enumerations::qtype).map(Matcher::QType)
     }),
     ("QClassRule", 1, |_, a| {
-        code("", a.at(0), "a class, as \"IN\" or DNSClass.IN", constants::qclass).map(Matcher::QClass)
+        code("", a.at(0), "a class, as \"IN\" or DNSClass.IN", enumerations::qclass).map(Matcher::QClass)
     }),
     ("OpcodeRule", 1, |_, a| a.byte(0, "", 15).map(Matcher::Opcode)),
     ("RCodeRule", 1, |_, a| a.byte(0, "", 15).map(Matcher::RCode)),
@@ -72,7 +73,7 @@ const SELECTORS: [(&str, usize, Make); 41] = [
     }),
     ("RecordsTypeCountRule", 4, |_, a| {
         let (min, max) = bounds(a, 2)?;
-        let rtype = code("the type", a.at(1), "a type, as DNSQType.AAAA", constants::qtype)?;
+        let rtype = code("the type", a.at(1), "a type, as DNSQType.AAAA", enumerations::qtype)?;
         Ok(Matcher::RecordsTypeCount { section: a.byte(0, "the section", 3)?, rtype, min, max })
     }),
     ("TrailingDataRule", 0, |_, _| Ok(Matcher::TrailingData)),
@@ -335,7 +336,7 @@ pub(crate) fn code(
 /// The types of a list, or one.
 pub(crate) fn types(what: &str, v: &Value) -> Result<Vec<u16>, Fault> {
     const TYPES: &str = "a type, as DNSQType.AAAA, or a list of them";
-    items(v)?.map(|item| code(what, &item?, TYPES, constants::qtype)).collect()
+    items(v)?.map(|item| code(what, &item?, TYPES, enumerations::qtype)).collect()
 }
 
 /// Bounded by the caller to sixteen bits.

@@ -8,13 +8,14 @@ use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
 use crate::base::time::TickDelta;
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Fault;
+use crate::config::functions::enumerations;
 use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_TLS_ARGUMENTS};
 use crate::config::value;
 use crate::lua::front_end::argument::{
     function, named, number, parsed, shown, signed, span, switch, text, texts, whole, wrong,
 };
 use crate::lua::front_end::context::{Call, Context};
-use crate::lua::front_end::{constants, missing, tls};
+use crate::lua::front_end::{missing, tls};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
 /// What an order, weight and the like may be at most (dnsdist's own bound).
@@ -292,8 +293,8 @@ fn apply(
             }
         }
         "checkName" => health.qname = parsed(name, v, value::QNAME, value::qname)?,
-        "checkType" => health.qtype = code(name, v, "a type, as \"AAAA\" or 28", constants::qtype)?,
-        "checkClass" => health.qclass = code(name, v, "a class, as \"IN\" or 1", constants::qclass)?,
+        "checkType" => health.qtype = code(name, v, "a type, as \"AAAA\" or 28", enumerations::qtype)?,
+        "checkClass" => health.qclass = code(name, v, "a class, as \"IN\" or 1", enumerations::qclass)?,
         "checkInterval" => health.interval = span(name, v, 1000, 10.0, DAY_MS)?,
         "checkIntervalMs" => health.interval = span(name, v, 1, 10.0, DAY_MS)?,
         "checkTimeout" => health.timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,

@@ -19,12 +19,13 @@ use crate::rules::apply::response::{cap_ttl, respond};
 use std::sync::Arc;
 
 use crate::base::addr::PoolSlot;
-use crate::rules::action::{Action, ExtendedError, LogTarget, ResponseAction};
+use crate::rules::action::{Action, ExtendedError, ResponseAction};
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::copies::Copies;
 use crate::rules::{Chain, Walk, query_state};
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::ShardStats;
+use crate::stats::log_queue::LogTarget;
 use crate::stats::log_queue::{Name, QueryLogEntry};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;

@@ -2,13 +2,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::balance::Selector;
 use crate::balance::tests::{backend, snapshot};
-use crate::balance::{Kind, Policy, Selector};
 use crate::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot};
 use crate::base::packet::Packet;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::Snapshot;
+use crate::model::policy::{Kind, Policy};
 use crate::rules::context::Facts;
 use crate::rules::limits::{Limits, StateKind, StateSpec};
 use crate::rules::matcher::*;

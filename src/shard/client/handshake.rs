@@ -2,9 +2,9 @@
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::Tick;
-use crate::model::ClientConnectionLimits;
 use crate::shard::client::ClientConnections;
 use crate::shard::recency::Class;
+use crate::stats::connection_limits::ClientConnectionLimits;
 
 impl ClientConnections {
     /// The server name that the connection's TLS handshake named.

@@ -2,8 +2,8 @@
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::TickDelta;
-use crate::model::ClientConnectionLimits;
 use crate::shard::client::{ClientConnections, State};
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::wire::keepalive::UNIT;
 
 impl ClientConnections {

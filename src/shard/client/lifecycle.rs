@@ -1,8 +1,8 @@
 //! What a connection may do in the state that it is in.
 
-use crate::model::ClientConnectionLimits;
 use crate::shard::client::{ClientConnection, ClientInterest, OUTPUT_FULL, State};
 use crate::stats::close_reason::ClientCloseReason;
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::connection_limits::{ClientIdentity, ClientPermit};
 use crate::wire::frame::Frames;
 

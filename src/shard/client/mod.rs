@@ -27,9 +27,9 @@ pub use crate::stats::close_reason::{
 
 use crate::base::addr::{Client, ConnectionSlot, ListenerSlot, Route};
 use crate::base::time::Tick;
-use crate::model::ClientConnectionLimits;
 use crate::rules::query_state::Protocol;
 use crate::shard::recency::{Class, Recency};
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::connection_limits::{ClientPermit, ConnectionLimits, ListenerPermit};
 use crate::stats::descriptors::{Descriptors, Permit};
 use crate::wire::frame::{Frames, Outbound};

@@ -5,9 +5,9 @@
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::{Tick, TickDelta};
-use crate::model::ClientConnectionLimits;
 use crate::shard::client::{ClientConnection, ClientConnections, State};
 use crate::stats::close_reason::ClientCloseReason;
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::descriptors::Use;
 
 /// The whole table is looked through for time-outs in this time.

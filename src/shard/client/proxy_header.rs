@@ -7,10 +7,11 @@
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::Tick;
-use crate::model::{ClientConnectionLimits, ProxyLimits};
+use crate::model::ProxyLimits;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues};
 use crate::shard::client::ClientConnections;
 use crate::stats::close_reason::ClientCloseReason;
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::wire::proxy;
 use crate::wire::proxy::Parsed;
 

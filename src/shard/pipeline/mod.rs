@@ -16,11 +16,11 @@ mod evaluation;
 mod failure;
 mod transfer;
 
-use crate::balance::Kind;
 use crate::balance::Subject;
 use crate::base::addr::{BackendSlot, Client, PoolSlot, Route};
 use crate::base::packet::Packet;
 use crate::base::time::TickDelta;
+use crate::model::policy::Kind;
 use crate::rules::apply;
 use crate::rules::apply::{Decision, ResponseDecision};
 use crate::rules::context::{Answered, Facts};

@@ -22,10 +22,11 @@ use ahash::RandomState;
 
 use crate::base::addr::{BackendSlot, Client, ListenerSlot, SessionSlot};
 use crate::base::time::{Tick, TickDelta};
-use crate::model::{Backend, ClientConnectionLimits, Listener, RelaySettings, Service};
+use crate::model::{Backend, Listener, RelaySettings, Service};
 use crate::shard::recency::{Class, Recency};
 use crate::shard::relay::flows::Flows;
 use crate::stats::close_reason::{ConnectFailure, RelayCloseReason};
+use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::connection_limits::{
     ClientIdentity, ClientPermit, ConnectionLimits, ListenerPermit, TooMany,
 };

@@ -24,6 +24,7 @@ use crate::control::ShutdownHandle;
 use crate::control::configured::Configured;
 use crate::control::signals::Signals;
 use crate::engine::clock;
+use crate::lua::front_end;
 use crate::stats::live::{LiveState, State};
 use crate::{config, control};
 
@@ -128,7 +129,7 @@ impl Balancer {
 fn serve(file: File, shutdown_handle: ShutdownHandle) -> Result<(), String> {
     let said = |errors: Vec<ConfigError>| errors.iter().map(|e| format!("{e}\n")).collect::<String>();
     let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
-    let loaded = config::load(&flags).map_err(said)?;
+    let loaded = front_end::load(&flags).map_err(said)?;
     drop(file);
     let compiled = config::compile(&loaded.draft, &Slots::default(), 1).map_err(said)?;
     let (source, first) = Configured::new(flags, loaded, compiled);
@@ -211,7 +212,7 @@ mod tests {
         ))
         .expect("a file");
         let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
-        let loaded = config::load(&flags).expect("it is Lua");
+        let loaded = front_end::load(&flags).expect("it is Lua");
         let compiled = config::compile(&loaded.draft, &Slots::default(), 1).expect("it is good");
         let backends: Vec<_> = compiled.snapshot.backends.iter().flatten().collect();
         assert_eq!(backends.len(), 2);

@@ -8,11 +8,13 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use dnslob::balance::Kind;
 use dnslob::config::error::Fault;
 use dnslob::config::flags::Flags;
-use dnslob::config::{ConfigError, Interrupt, Invocation, Slots, compile, flags, load_unless};
+use dnslob::config::{ConfigError, Invocation, Slots, compile, flags};
+use dnslob::lua::front_end::Interrupt;
+use dnslob::lua::front_end::load_unless;
 use dnslob::model::Snapshot;
+use dnslob::model::policy::Kind;
 
 /// What one evaluation may take.
 const EVALUATION_MAX: Duration = Duration::from_millis(200);

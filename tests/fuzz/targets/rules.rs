@@ -16,9 +16,7 @@ use dnslob::model::{
     Backend, BackendConnectionOptions, ClientAddress, Globals, Health, HealthMode, Lazy, Pool, Probe, Retry,
     Snapshot, SocketOptions,
 };
-use dnslob::rules::action::{
-    Action, Addresses, ExtendedError, LogTarget, NegativeSoa, RawRecords, ResponseAction, Tee,
-};
+use dnslob::rules::action::{Action, Addresses, ExtendedError, NegativeSoa, RawRecords, ResponseAction, Tee};
 use dnslob::rules::limits::{ClientLimit, Limit, StateKind, StateSpec, TimedSet};
 use dnslob::rules::matcher::{Comparison, Matcher};
 use dnslob::rules::names::Names;
@@ -30,6 +28,7 @@ use dnslob::shard::Shard;
 use dnslob::shard::verdict::Verdict;
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::stats::live::{LiveState, ShardStats, State};
+use dnslob::stats::log_queue::LogTarget;
 use dnslob::wire::answer::{Flags, SvcParams, SvcRecord};
 
 const TIMEOUT: TickDelta = TickDelta::from_ms(100);

@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::balance::{Kind, Policy};
 use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, Route, SocketSlot};
 use dnslob::base::packet::Packet;
 use dnslob::base::prefix::{Prefix, PrefixSet};
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
+use dnslob::model::policy::{Kind, Policy};
 use dnslob::model::{
     Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, Health, HealthMode, Lazy,
     Listener, Pool, Probe, ProxyHeader, ProxyLimits, Retry, Service, Snapshot, SocketOptions,
