@@ -20,41 +20,19 @@ use crate::rules::{Chain, Chains, Rule, text};
 /// Every pool that a rule names; the default pool's name is empty.
 pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
     for (_, rule) in draft.rules.iter() {
-        pools_of_matcher(&rule.matcher, found);
-        match &rule.action {
-            RuleAction::Query(action) => {
-                if let Action::Pool(pool, _) | Action::QpsPool(_, pool, _) = innermost(action) {
-                    found(&pool.name);
-                }
-            }
-            RuleAction::Response(ResponseAction::Restart(pool, _)) => found(&pool.name),
-            RuleAction::Response(_) => {}
+        rule.matcher.pools(&mut |pool| found(&pool.name));
+        if let Some(pool) = rule.action.traits().pool {
+            found(&pool.name);
         }
     }
-}
-
-fn pools_of_matcher<'m>(matcher: &'m Matcher, found: &mut dyn FnMut(&'m str)) {
-    if let Matcher::And(list) | Matcher::Or(list) = matcher {
-        list.iter().for_each(|m| pools_of_matcher(m, found));
-    } else if let Matcher::Not(not) = matcher {
-        pools_of_matcher(not, found);
-    } else if let Matcher::PoolAvailable(pool) | Matcher::PoolOutstanding(pool, _) = matcher {
-        found(&pool.name);
-    }
-}
-
-/// What an action does in the end: `Continue` only says what comes behind it.
-fn innermost(action: &Action) -> &Action {
-    if let Action::Continue(inner) = action { innermost(inner) } else { action }
 }
 
 /// The servers that copies of queries go to, each once, in the order of the rules.
 pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
     let (mut copies, mut known) = (Vec::new(), HashSet::new());
     for (_, rule) in draft.rules.iter() {
-        if let RuleAction::Query(action) = &rule.action
-            && let Action::Tee(tee, _) = innermost(action)
-            && known.insert(&**tee)
+        if let Some(tee) = rule.action.traits().tee
+            && known.insert(tee)
         {
             copies.push(Tee::clone(tee));
         }

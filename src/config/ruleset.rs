@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::config::error::Origin;
-use crate::rules::action::{Action, ResponseAction};
+use crate::rules::action::{Action, ActionTraits, ResponseAction};
 use crate::rules::matcher::Matcher;
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -55,6 +55,15 @@ pub enum RuleAction {
 }
 
 impl RuleAction {
+    /// What must be known of it besides what it does.
+    #[must_use]
+    pub fn traits(&self) -> ActionTraits<'_> {
+        match self {
+            Self::Query(action) => action.traits(),
+            Self::Response(action) => action.traits(),
+        }
+    }
+
     /// As people read it.
     #[must_use]
     pub fn text(&self) -> String {

@@ -97,17 +97,19 @@ impl Action {
         depth
     }
 
-    /// What the shard must be ready for because of it.
+    /// What must be known of it besides what it does; what `Continue` stands around counts.
     #[must_use]
-    pub fn needs(&self) -> ActionNeeds {
+    pub fn traits(&self) -> ActionTraits<'_> {
+        let none = ActionTraits::default();
         match self {
-            Self::Continue(inner) => inner.needs(),
-            Self::Delay(_) => ActionNeeds { delays: true, ..ActionNeeds::default() },
+            Self::Continue(inner) => inner.traits(),
+            Self::Pool(pool, _) | Self::QpsPool(_, pool, _) => ActionTraits { pool: Some(pool), ..none },
+            Self::Delay(_) => ActionTraits { needs: ActionNeeds { delays: true, restarts: false }, ..none },
+            Self::Tee(tee, _) => ActionTraits { tee: Some(tee), ..none },
+            Self::Log(target) => ActionTraits { log: Some(target), ..none },
             Self::Allow
             | Self::Drop
-            | Self::Pool(..)
             | Self::Qps(_)
-            | Self::QpsPool(..)
             | Self::RCode(..)
             | Self::NegativeAndSoa(_)
             | Self::Tc(_)
@@ -116,8 +118,6 @@ impl Action {
             | Self::SpoofRaw(..)
             | Self::SpoofSvc(..)
             | Self::SpoofPacket(_)
-            | Self::Tee(..)
-            | Self::Log(_)
             | Self::None
             | Self::SetTag(..)
             | Self::UnsetTag(_)
@@ -135,19 +135,22 @@ impl Action {
             | Self::SetSkipCache
             | Self::SetTempFailureCacheTtl(_)
             // What a function may do is known of the configuration: it has a script.
-            | Self::Lua(_) => ActionNeeds::default(),
+            | Self::Lua(_) => none,
         }
     }
+}
 
+/// What the rest of the program must know of an action besides what it does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ActionTraits<'a> {
+    /// What the shard must be ready for.
+    pub needs: ActionNeeds,
+    /// The pool that it names.
+    pub pool: Option<&'a PoolRef>,
     /// The log that it writes to.
-    #[must_use]
-    pub fn log(&self) -> Option<&LogTarget> {
-        let mut action = self;
-        while let Self::Continue(inner) = action {
-            action = inner;
-        }
-        if let Self::Log(target) = action { Some(target) } else { None }
-    }
+    pub log: Option<&'a LogTarget>,
+    /// Where it sends copies.
+    pub tee: Option<&'a Tee>,
 }
 
 /// What a shard must be ready for because of an action.
@@ -222,17 +225,20 @@ pub enum ResponseAction {
 }
 
 impl ResponseAction {
-    /// What the shard must be ready for because of it.
+    /// What must be known of it besides what it does.
     #[must_use]
-    pub const fn needs(&self) -> ActionNeeds {
+    pub fn traits(&self) -> ActionTraits<'_> {
+        let none = ActionTraits::default();
+        let restarts = ActionNeeds { delays: false, restarts: true };
         match self {
-            Self::Delay(_) => ActionNeeds { delays: true, restarts: false },
-            Self::Restart(..) | Self::Lua(_) => ActionNeeds { delays: false, restarts: true },
+            Self::Delay(_) => ActionTraits { needs: ActionNeeds { delays: true, restarts: false }, ..none },
+            Self::Restart(pool, _) => ActionTraits { needs: restarts, pool: Some(pool), ..none },
+            Self::Lua(_) => ActionTraits { needs: restarts, ..none },
+            Self::Log(target) => ActionTraits { log: Some(target), ..none },
             Self::Allow
             | Self::Drop
             | Self::Tc
             | Self::None
-            | Self::Log(_)
             | Self::LimitTtl(..)
             | Self::SetMinTtl(_)
             | Self::SetMaxTtl(_)
@@ -243,14 +249,8 @@ impl ResponseAction {
             | Self::SetTag(..)
             | Self::UnsetTag(_)
             | Self::SetEdnsOption(..)
-            | Self::SetExtendedDnsError(_) => ActionNeeds { delays: false, restarts: false },
+            | Self::SetExtendedDnsError(_) => none,
         }
-    }
-
-    /// The log that it writes to.
-    #[must_use]
-    pub fn log(&self) -> Option<&LogTarget> {
-        if let Self::Log(target) = self { Some(target) } else { None }
     }
 }
 

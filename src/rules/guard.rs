@@ -105,7 +105,7 @@ impl Guard {
         let one = |key| Self::AnyOf(vec![key]);
         match matcher {
             Matcher::And(all) => {
-                let until = all.iter().position(has_effects).map_or(all.len(), |at| at + 1);
+                let until = all.iter().position(Matcher::has_effects).map_or(all.len(), |at| at + 1);
                 all[..until].iter().map(Self::of).min_by_key(Self::rank).unwrap_or(Self::Always)
             }
             Matcher::Or(any) => {
@@ -214,17 +214,6 @@ impl Key {
             Self::Fact(Fact::Protocol | Fact::Stream, _) => 50,
             Self::Fact(Fact::Rd | Fact::Dnssec, _) => 60,
         }
-    }
-}
-
-/// Whether asking it changes anything that can be seen later.
-fn has_effects(matcher: &Matcher) -> bool {
-    if let Matcher::And(some) | Matcher::Or(some) = matcher {
-        some.iter().any(has_effects)
-    } else if let Matcher::Not(not) = matcher {
-        has_effects(not)
-    } else {
-        matches!(matcher, Matcher::MaxQps(_) | Matcher::MaxQpsIp(_) | Matcher::Lua(_))
     }
 }
 

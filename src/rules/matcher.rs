@@ -120,6 +120,18 @@ pub enum Matcher {
     Lua(FunctionId),
 }
 
+/// What the rest of the program must know of a selector besides what it matches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MatcherTraits<'m> {
+    /// The selectors within it.
+    pub parts: &'m [Matcher],
+    /// Asking it changes something that can be seen later: it may neither be asked twice nor be left
+    /// out where the selectors before it say nothing.
+    pub has_effects: bool,
+    /// The pool that it names.
+    pub pool: Option<&'m PoolRef>,
+}
+
 /// How two numbers are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
@@ -148,6 +160,63 @@ impl Comparison {
 }
 
 impl Matcher {
+    /// What must be known of it besides what it matches; of the parts within it, each has its own.
+    #[must_use]
+    pub fn traits(&self) -> MatcherTraits<'_> {
+        let none = MatcherTraits::default();
+        match self {
+            Self::And(parts) | Self::Or(parts) => MatcherTraits { parts, ..none },
+            Self::Not(part) => MatcherTraits { parts: std::slice::from_ref(part), ..none },
+            Self::MaxQps(_) | Self::MaxQpsIp(_) | Self::Lua(_) => MatcherTraits { has_effects: true, ..none },
+            Self::PoolAvailable(pool) | Self::PoolOutstanding(pool, _) => {
+                MatcherTraits { pool: Some(pool), ..none }
+            }
+            Self::All
+            | Self::QName(_)
+            | Self::QNameSet(_)
+            | Self::QNameSuffix(_)
+            | Self::Regex(_)
+            | Self::QType(_)
+            | Self::QClass(_)
+            | Self::Opcode(_)
+            | Self::RCode(_)
+            | Self::ERCode(_)
+            | Self::Rd
+            | Self::Dnssec
+            | Self::EdnsVersion(_)
+            | Self::EdnsOption(_)
+            | Self::RecordsCount { .. }
+            | Self::RecordsTypeCount { .. }
+            | Self::TrailingData
+            | Self::QNameLabels(..)
+            | Self::QNameWireLength(..)
+            | Self::PayloadSize(..)
+            | Self::Netmask { .. }
+            | Self::DstPort(_)
+            | Self::Protocol(_)
+            | Self::Tcp(_)
+            | Self::Tag(..)
+            | Self::ProxyValue { .. }
+            | Self::Sni(_)
+            | Self::Probability(_)
+            | Self::TimedSet(_) => none,
+        }
+    }
+
+    /// Whether asking it, or a part of it, changes anything that can be seen later.
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        let traits = self.traits();
+        traits.has_effects || traits.parts.iter().any(Self::has_effects)
+    }
+
+    /// Hands out every pool that it or a part of it names.
+    pub fn pools<'m>(&'m self, found: &mut dyn FnMut(&'m PoolRef)) {
+        let traits = self.traits();
+        traits.pool.into_iter().for_each(&mut *found);
+        traits.parts.iter().for_each(|part| part.pools(found));
+    }
+
     /// How many conditions stand around the innermost one; the constructors bound it.
     #[must_use]
     pub fn depth(&self) -> u8 {

@@ -161,8 +161,10 @@ impl Chains {
             &self.timeout,
             &self.xfr,
         ];
-        let queries = queries.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.log());
-        let responses = responses.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.log());
+        let queries =
+            queries.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.traits().log);
+        let responses =
+            responses.into_iter().flat_map(|chain| chain.rules()).filter_map(|r| r.action.traits().log);
         queries.chain(responses).map(|log| log.path.as_str()).filter(|path| !path.is_empty()).collect()
     }
 }

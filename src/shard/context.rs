@@ -65,9 +65,10 @@ impl Needs {
     /// What this configuration needs.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let chains = &snapshot.chains;
-        let queries = chains.query.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.needs());
+        let queries =
+            chains.query.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.traits().needs);
         let of = |chain: &crate::rules::Chain<crate::rules::action::ResponseAction>| {
-            chain.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.needs())
+            chain.rules().iter().fold(ActionNeeds::default(), |n, r| n | r.action.traits().needs)
         };
         let (responses, self_answered) = (of(&chains.response), of(&chains.self_answered));
         let backends = || snapshot.backends.iter().flatten();
