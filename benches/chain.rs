@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dnslob::balance::Selector;
 use dnslob::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, RuleSlot, mapped};
 use dnslob::base::packet::Packet;
@@ -37,6 +37,9 @@ const QUERIES: usize = 4096;
 
 /// The same for sets of names; a power of two.
 const ASKED: usize = 1 << 16;
+
+/// Packets of a batch: what one recvmmsg brings under load.
+const BATCH: usize = 64;
 
 /// Counts what is allocated.
 struct Counting;
@@ -305,6 +308,17 @@ fn names(c: &mut Criterion) {
                 set.suffix_of(black_box(asked.name(at)))
             });
         });
+        let mut at = 0;
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(format!("suffix_of/{name}/batches of {BATCH}"), |b| {
+            b.iter(|| {
+                at = (at + BATCH) % ASKED;
+                let batch: [&[u8]; BATCH] = std::array::from_fn(|n| black_box(asked.name(at + n)));
+                set.prefetch(batch);
+                batch.iter().filter(|name| set.suffix_of(name).is_some()).count()
+            });
+        });
+        group.throughput(Throughput::Elements(1));
     }
     group.sample_size(10);
     group.bench_function("load", |b| b.iter(|| names.iter().collect::<NameSet>()));

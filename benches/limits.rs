@@ -14,10 +14,12 @@ use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::rules::limits::{CLIENTS_MAX, ClientLimit, Limit, Limits, StateKind, StateSpec};
 
+/// Packets of a batch: what one recvmmsg brings under load.
+const BATCH: usize = 64;
 /// Between two queries, nanoseconds: a million queries per second.
 const PACE: TickDelta = TickDelta::from_us(1);
 
-fn limits(specs: &[StateSpec]) -> Limits {
+fn adopted(specs: &[StateSpec]) -> Limits {
     let mut limits = Limits::new(1, &mut ShardRng::from_seed(1));
     limits.adopt(specs);
     limits
@@ -35,7 +37,7 @@ fn by_client(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let limit = ClientLimit { state: 0, qps: 10, burst: 10, v4: 32, v6: 64, expiration_s: 300 };
     for clients in [1_000, CLIENTS_MAX as u32] {
-        let mut limits = limits(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
+        let mut limits = adopted(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
         let mut now = Tick(1 << 40);
         for n in 0..clients {
             limits.client_exceeded(&limit, &mapped(Ipv4Addr::from(n).into()), false, now);
@@ -54,8 +56,24 @@ fn by_client(c: &mut Criterion) {
             });
         });
     }
+    let mut limits = adopted(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
+    let mut now = Tick(1 << 40);
+    for n in 0..CLIENTS_MAX as u32 {
+        limits.client_exceeded(&limit, &mapped(Ipv4Addr::from(n).into()), false, now);
+    }
+    let mut order = 1;
+    group.throughput(Throughput::Elements(BATCH as u64));
+    group.bench_function(format!("{CLIENTS_MAX} clients, batches of {BATCH}"), |b| {
+        b.iter(|| {
+            now = now + PACE;
+            let batch: [_; BATCH] = std::array::from_fn(|_| client(&mut order));
+            limits.prefetch_clients(&limit, black_box(&batch));
+            batch.iter().filter(|ip| limits.client_exceeded(&limit, ip, false, now)).count()
+        });
+    });
+    group.throughput(Throughput::Elements(1));
     // Every query from an address that was never seen.
-    let mut flooded = limits(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
+    let mut flooded = adopted(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
     let (mut now, mut number) = (Tick(1 << 40), 0_u32);
     group.bench_function("forged sources", |b| {
         b.iter(|| {
@@ -70,7 +88,7 @@ fn for_all(c: &mut Criterion) {
     let mut group = c.benchmark_group("MaxQPS");
     group.throughput(Throughput::Elements(1));
     for (name, qps) in [("below", 2_000_000), ("above", 100_000)] {
-        let mut limits = limits(&[StateSpec::rate(1, qps, qps)]);
+        let mut limits = adopted(&[StateSpec::rate(1, qps, qps)]);
         let limit = Limit { state: 0, qps, burst: qps };
         let mut now = Tick(1 << 40);
         group.bench_function(name, |b| {

@@ -24,6 +24,7 @@
 //!   packet.rs           Packet: bytes in place, room in front and behind
 //!   panics.rs           catches panics where they must not end the process
 //!   prefix.rs           networks, and the ACL's set of them
+//!   reasons.rs          enums of named reasons: label, sentence, place among counters
 //!   rng.rs              ShardRng: ids and ports nobody can guess, repeatable from a seed
 //!   time.rs             Tick and TickDelta: monotonic, handed in
 //!
@@ -70,7 +71,6 @@
 //!   drop_reason.rs      DropReason: why a packet was dropped
 //!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
-//!   reasons.rs          enums of named reasons: label, sentence, place among counters
 //!
 //! rules/                the compiled rule chains
 //!   action.rs           what it does to them
@@ -93,18 +93,20 @@
 //!   networks.rs         sets of networks
 //!   pattern.rs          regular expressions
 //!     posix.rs            those of POSIX in the words of the engine
+//!   prefetch.rs         far memory that the packets of a batch ask for together
 //!   prefix_map.rs       a value for each network, the longest one decides
 //!   query_state.rs      what is known of a query besides its bytes
 //!   script.rs           what the shard asks of Lua, without Lua
 //!   text.rs             rules as people read them
 //!
-//! model/                Snapshot: immutable, by index
+//! model/                Snapshot: listeners, backends, pools; immutable, by index
 //!   listener.rs         its listeners, and what clients' connections may do
+//!   policy.rs           how a pool chooses: settings
+//!   ring.rs             chashed's points
 //!
 //! balance/              which server gets a query
 //!   choose.rs           the policies, each a pure function
 //!   hash.rs             what the hashed policies hash, and how
-//!   ring.rs             chashed's points
 //!   selector.rs         table, tally and choice of one shard
 //!   table.rs            what is derived of snapshot and live state: who is usable, warmth, shares
 //!   tally.rs            outstanding, rates and latency of the whole process
@@ -174,6 +176,7 @@
 //!   sys.rs              every libc call, wrapped safe
 //!     options.rs          options of sockets
 //!     process.rs          those of the control plane
+//!     raw.rs              the three calls of a turn, without points of cancellation
 //!     signal_stack.rs     a larger stack for signal handlers
 //!     single.rs           one datagram from an address of its own
 //!   turn.rs             how much is done in one turn, and what is left for the next
@@ -226,7 +229,9 @@
 //!   flags.rs            the command line
 //!   functions/          the tables of Lua functions, arguments and methods
 //!     chains.rs           what manages the rules of each chain
+//!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
 //!     missing.rs          names of dnsdist that are not there yet
+//!     policies.rs         the policies by name, the options of `concentrate`
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     rules.rs            selectors, actions, sets
 //!     tls.rs              arguments that concern TLS

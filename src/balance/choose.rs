@@ -121,19 +121,22 @@ fn first_group<'t>(view: &View<'_>, usable: &'t [Member]) -> Option<&'t [Member]
 }
 
 fn least_outstanding<'t>(view: &View<'_>, group: &'t [Member]) -> Option<&'t Member> {
-    let load = |m: &Member| (view.tally.outstanding(m.slot), m.order);
-    let mut best: Option<(&Member, (u32, i32))> = None;
-    for member in group.iter().filter(|m| view.accepts(m)) {
-        let load = load(member);
-        let better = best.is_none_or(|(other, least)| {
-            load < least
-                || (load == least && view.tally.latency_us(member.slot) < view.tally.latency_us(other.slot))
-        });
-        if better {
-            best = Some((member, load));
+    // Each in a loop of its own: mostly there is nothing to be accepted.
+    if view.plain { least(view, group.iter()) } else { least(view, group.iter().filter(|m| view.accepts(m))) }
+}
+
+/// The one with the least load among members by order: fewest outstanding; within the lowest order
+/// of these, the lowest latency; the first of equals.
+fn least<'t>(view: &View<'_>, mut members: impl Iterator<Item = &'t Member>) -> Option<&'t Member> {
+    let mut best = members.next()?;
+    let mut least = view.tally.load(best.slot);
+    for member in members {
+        let load = view.tally.load(member.slot);
+        if load < least && (load.outstanding() < least.outstanding() || member.order == best.order) {
+            (best, least) = (member, load);
         }
     }
-    best.map(|(member, _)| member)
+    Some(best)
 }
 
 fn round_robin(view: &View<'_>, table: &mut Table, ordered: bool) -> Option<Member> {

@@ -116,7 +116,7 @@ impl Selector {
         to.extend(table.usable.iter().map(|member| Candidate {
             slot: member.slot,
             outstanding: self.tally.outstanding(member.slot),
-            latency_us: u32::try_from(self.tally.latency_us(member.slot)).unwrap_or(u32::MAX),
+            latency_us: self.tally.latency_us(member.slot),
         }));
     }
 

@@ -33,6 +33,41 @@ struct Count {
     touched: bool,
 }
 
+/// One backend's load over all shards. The order is the one of leastOutstanding: fewest
+/// outstanding, then lowest latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Load(u64);
+
+impl Load {
+    fn new(outstanding: u32, latency_us: u32) -> Self {
+        Self(u64::from(outstanding) << 32 | u64::from(latency_us))
+    }
+
+    /// Outstanding queries.
+    pub(crate) const fn outstanding(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Smoothed latency, microseconds: the mean of the shards that have one; 0 before any answer.
+    pub(crate) const fn latency_us(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl Count {
+    fn load(&self) -> Load {
+        let own = u64::from(micros(self.latency));
+        let latency = if self.others_measured == 0 {
+            own
+        } else {
+            let measured = u64::from(self.others_measured) + u64::from(own != 0);
+            (self.others_latency_us + own) / measured
+        };
+        // A mean of 32-bit numbers is one.
+        Load::new(self.outstanding.saturating_add(self.others_outstanding), latency as u32)
+    }
+}
+
 /// A token bucket that all shards model alike: it refills with time and drains by everybody's
 /// queries. It holds one second's worth.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +85,8 @@ pub(crate) struct Tally {
     live_state: Arc<LiveState>,
     shard: usize,
     counts: Box<[Count]>,
+    /// What of these policies compare for each query, by slot: eight to a cache line.
+    loads: Box<[Load]>,
     /// Slots whose counts moved since they were last published.
     touched: Vec<BackendSlot>,
     /// Slots that policies compare.
@@ -71,7 +108,8 @@ impl Tally {
             }
         }
         let touched = Vec::with_capacity(counts.len());
-        Self { live_state, shard, counts, touched, watched: Vec::new(), looked: None, now: Tick(0) }
+        let loads = counts.iter().map(Count::load).collect();
+        Self { live_state, shard, counts, loads, touched, watched: Vec::new(), looked: None, now: Tick(0) }
     }
 
     /// Sets the clock for the batch.
@@ -84,6 +122,7 @@ impl Tally {
         let count = &mut self.counts[slot.index()];
         count.latency = 0;
         count.bucket = Bucket::default();
+        self.loads[slot.index()] = count.load();
         self.touch(slot);
     }
 
@@ -93,6 +132,7 @@ impl Tally {
             let count = &mut self.counts[gone.index()];
             count.others_outstanding = 0;
             count.others_sent = None;
+            self.loads[gone.index()] = count.load();
         }
         self.watched = slots;
         self.looked = None;
@@ -131,6 +171,7 @@ impl Tally {
                 count.others_latency_us += u64::from(latency);
                 count.others_measured += u32::from(latency != 0);
             }
+            self.loads[at] = count.load();
             let before = count.others_sent.replace(sent).unwrap_or(sent);
             if count.bucket.qps != 0 {
                 count.bucket.refill(self.now);
@@ -149,6 +190,7 @@ impl Tally {
             count.bucket.refill(now);
             count.bucket.take(1.0, shards);
         }
+        self.loads[slot.index()] = count.load();
         self.touch(slot);
     }
 
@@ -167,6 +209,7 @@ impl Tally {
                 (count.latency - count.latency / 128 + sample / 128).max(1)
             };
         }
+        self.loads[slot.index()] = count.load();
         self.touch(slot);
     }
 
@@ -182,18 +225,19 @@ impl Tally {
         }
     }
 
+    /// A backend's load, over all shards.
+    pub(crate) fn load(&self, slot: BackendSlot) -> Load {
+        self.loads[slot.index()]
+    }
+
     /// Outstanding queries, over all shards.
     pub(crate) fn outstanding(&self, slot: BackendSlot) -> u32 {
-        let count = &self.counts[slot.index()];
-        count.outstanding.saturating_add(count.others_outstanding)
+        self.load(slot).outstanding()
     }
 
     /// Smoothed latency, microseconds: the mean of the shards that have one; 0 before any answer.
-    pub(crate) fn latency_us(&self, slot: BackendSlot) -> u64 {
-        let count = &self.counts[slot.index()];
-        let own = u64::from(micros(count.latency));
-        let measured = u64::from(count.others_measured) + u64::from(own != 0);
-        (count.others_latency_us + own).checked_div(measured).unwrap_or(0)
+    pub(crate) fn latency_us(&self, slot: BackendSlot) -> u32 {
+        self.load(slot).latency_us()
     }
 
     /// Whether one more query keeps within the backend's `qps`.

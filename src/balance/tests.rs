@@ -743,6 +743,55 @@ proptest! {
         }
     }
 
+    /// leastOutstanding is the least of a list that is looked through anew each time, of what
+    /// both shards have published and this one has done since.
+    #[test]
+    fn least_outstanding_is_the_least_of_all(
+        orders in proptest::collection::vec(0..3_i32, 1..10),
+        steps in proptest::collection::vec((0..5_u8, 0..10_usize, 0..3_000_u64), 0..120),
+    ) {
+        let n = orders.len();
+        let all = backends(u16::try_from(n).expect("small"), |slot, b| b.order = orders[usize::from(slot)]);
+        let mut fixture = Fixture::with_shards(Policy::new(Kind::LeastOutstanding), all, 2);
+        let mut other = Selector::new(Arc::clone(&fixture.live_state), 1);
+        other.begin_batch(Tick(0), &fixture.snapshot);
+        // Of each shard: outstanding, nanoseconds; what the first has last seen of the second.
+        let mut counts = [vec![(0_u32, 0_u64); n], vec![(0, 0); n]];
+        let mut seen = vec![(0, 0); n];
+        for (what, at, us) in steps {
+            let (at, shard) = (at % n, usize::from(what & 1));
+            let slot = BackendSlot(u16::try_from(at).expect("small"));
+            let selector = if shard == 0 { &mut fixture.selector } else { &mut other };
+            let count = &mut counts[shard][at];
+            match what {
+                0 | 1 => {
+                    selector.claimed(slot);
+                    count.0 += 1;
+                }
+                2 | 3 if count.0 > 0 => {
+                    selector.settled(slot, Some(TickDelta::from_us(us)));
+                    let sample = us * 1_000;
+                    let smooth = if count.1 == 0 { sample } else { count.1 - count.1 / 128 + sample / 128 };
+                    *count = (count.0 - 1, smooth.max(1));
+                }
+                2 | 3 => {}
+                _ => {
+                    other.publish();
+                    fixture.pass(1);
+                    seen.clone_from(&counts[1]);
+                }
+            }
+            let rank = |at: &usize| {
+                let (own, others) = (counts[0][*at], seen[*at]);
+                let measured: Vec<u64> = [own.1, others.1].into_iter().filter(|l| *l > 0).collect();
+                let sum: u64 = measured.iter().map(|ns| ns.div_ceil(1_000)).sum();
+                (own.0 + others.0, orders[*at], sum.checked_div(measured.len() as u64).unwrap_or(0), *at)
+            };
+            let least = (0..n).min_by_key(rank).expect("a server");
+            prop_assert_eq!(fixture.ask(1).map(usize::from), Some(least));
+        }
+    }
+
     /// A server's loss moves its own names and no other.
     #[test]
     fn chashed_remaps_only_the_lost_share(

@@ -17,9 +17,9 @@ use crate::stats::descriptors::{Descriptors, Division, Use};
 /// Of the process: standard streams, the control thread's loop and signals, the service manager, a
 /// program that is started, files that are read: configuration, certificates.
 const BASE: u32 = 24;
-/// Of a shard: its three epoll sets, its wake-up descriptor, a connection that has been accepted and not
-/// decided upon, files that its scripts read.
-const PER_SHARD: u32 = 10;
+/// Of a shard: its three epoll sets, its timer, its wake-up descriptor, a connection that has been
+/// accepted and not decided upon, files that its scripts read.
+const PER_SHARD: u32 = 11;
 /// Pipes of a shard take so many at most, and connections that linger as many.
 const PER_SHARD_MOST: u32 = 1_024;
 /// Flows of a forward without a limit of its own, in a shard.
@@ -357,9 +357,9 @@ mod tests {
             let division = Means { descriptors, ..MEANS }.divide(None, &snapshot);
             assert_eq!(division.is_ok(), enough, "{descriptors}: {division:?}");
         }
-        let error = Means { descriptors: 53, ..MEANS }.divide(None, &snapshot).expect_err("too few");
+        let error = Means { descriptors: 55, ..MEANS }.divide(None, &snapshot).expect_err("too few");
         assert!(
-            error.contains("too few file descriptors: the configuration needs 54 for 2 shards"),
+            error.contains("too few file descriptors: the configuration needs 56 for 2 shards"),
             "{error}"
         );
         // Beside the running one there is no room for as many others.

@@ -2,7 +2,7 @@
 //! descriptor, and the sets that sockets are watched in.
 //!
 //! ```text
-//!  datagrams ◄── DNS over UDP, mail
+//!  datagrams ◄── DNS over UDP, mail, pulse
 //!      ▲ ▲
 //!      │ └── forwarded ◄── datagrams of forwards
 //!      └──── connections ◄── listeners, clients, servers, relayed connections
@@ -16,11 +16,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::base::addr::{BackendSlot, ConnectionSlot, ListenerSlot, Route, SessionSlot, SocketSlot};
 use crate::engine::relay::tcp::Side;
+use crate::engine::sys;
 
 /// What an epoll event is about, packed into its 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
     Mail,
+    /// A timer that lets no shard sleep for too long.
+    Pulse,
     /// A listener's datagrams.
     ListenerSocket(ListenerSlot),
     /// A server's datagrams, or its line.
@@ -63,6 +66,7 @@ impl Ready {
             Self::Mail => 0,
             Self::Set(Group::Forwarded) => 8 << 32,
             Self::Set(Group::Connections) => 9 << 32,
+            Self::Pulse => 10 << 32,
             Self::ListenerSocket(slot) => 1 << 32 | slot.0 as u64,
             Self::TcpListenerSocket(slot) => 3 << 32 | slot.0 as u64,
             Self::Stream(connection) => 4 << 32 | connection.0 as u64,
@@ -86,6 +90,7 @@ impl Ready {
             6 => Self::RelaySession(SessionSlot(data as u32), Side::Target),
             8 => Self::Set(Group::Forwarded),
             9 => Self::Set(Group::Connections),
+            10 => Self::Pulse,
             _ => Self::BackendSockets(Route {
                 backend: BackendSlot((data >> 16) as u16),
                 socket: SocketSlot::from_number(data as u16),
@@ -97,7 +102,7 @@ impl Ready {
         match self {
             Self::BackendSockets(_) | Self::Flow(_) => Rank::Answers,
             Self::ListenerSocket(_) | Self::Stream(_) | Self::RelaySession(..) => Rank::Clients,
-            Self::TcpListenerSocket(_) | Self::Mail | Self::Set(_) => Rank::Others,
+            Self::TcpListenerSocket(_) | Self::Mail | Self::Pulse | Self::Set(_) => Rank::Others,
         }
     }
 }
@@ -143,7 +148,7 @@ impl ReadySet {
     /// forgotten, and ready still.
     pub(crate) fn wait(&mut self, timeout: EpollTimeout) -> nix::Result<usize> {
         self.forget();
-        self.count = match self.epoll.wait(&mut self.events, timeout) {
+        self.count = match sys::wait(&self.epoll, &mut self.events, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(e) => return Err(e),
@@ -152,10 +157,12 @@ impl ReadySet {
     }
 
     /// The next ready one of a rank, each once. A rank whose successor was asked for is over.
+    #[inline]
     pub(crate) fn next(&mut self, rank: Rank) -> Option<(Ready, EpollFlags)> {
-        if rank < self.rank {
-            return None;
-        }
+        if rank < self.rank || self.is_served() { None } else { self.look_for(rank) }
+    }
+
+    fn look_for(&mut self, rank: Rank) -> Option<(Ready, EpollFlags)> {
         if rank > self.rank {
             (self.rank, self.at) = (rank, 0);
         }
@@ -192,6 +199,7 @@ mod tests {
         let route = Route { backend: BackendSlot(7), socket: SocketSlot::from_number(300) };
         for ready in [
             Ready::Mail,
+            Ready::Pulse,
             Ready::ListenerSocket(ListenerSlot(u16::MAX)),
             Ready::TcpListenerSocket(ListenerSlot(3)),
             Ready::BackendSockets(route),

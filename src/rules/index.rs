@@ -101,6 +101,21 @@ impl Index {
         Self::with_least(guards, Kind::least)
     }
 
+    /// The rules that are asked about each packet.
+    pub(crate) fn always(&self) -> &[u32] {
+        self.lists.get(self.always.start as usize..self.always.end as usize).unwrap_or_default()
+    }
+
+    /// Whether [`Self::prefetch`] is of use.
+    pub(crate) const fn is_far(&self) -> bool {
+        self.names.table.is_far()
+    }
+
+    /// Brings near what the index will need for a batch of names.
+    pub(crate) fn prefetch(&self, names: &[&[u8]]) {
+        self.names.table.prefetch(names.iter().copied());
+    }
+
     fn with_least(guards: impl Iterator<Item = Guard>, least: impl Fn(Kind) -> usize) -> Self {
         let guards: Vec<Guard> = guards.collect();
         let mut postings = Postings::new(guards.len() as u32);

@@ -212,6 +212,21 @@ impl Limits {
         clients.take(hash, rate, u64::from(limit.expiration_s).saturating_mul(1_000_000_000), now.0)
     }
 
+    /// Brings near what [`Self::client_exceeded`] will need for a batch of clients: without it
+    /// each of them waits for far memory by itself. It counts nothing.
+    pub fn prefetch_clients(&self, limit: &ClientLimit, clients: &[[u8; 16]]) {
+        if let Some(Memory::Clients(table)) = self.memory(limit.state) {
+            table.prefetch(clients.iter().map(|ip| self.hasher.hash_one(masked(ip, limit.v4, limit.v6))));
+        }
+    }
+
+    /// The same for [`Self::timed_contains`].
+    pub fn prefetch_timed(&self, state: u32, clients: &[[u8; 16]]) {
+        if let Some(Memory::Timed(table)) = self.memory(state) {
+            table.prefetch(clients.iter().map(|ip| self.hasher.hash_one(u128::from_be_bytes(*ip))));
+        }
+    }
+
     /// Puts an address (16 bytes, IPv4 mapped) into a set, until a time; a later end replaces
     /// an earlier one. Above a million addresses, about the first to end make room.
     pub fn timed_add(&mut self, state: u32, ip: &[u8; 16], until: Tick, now: Tick) {
@@ -225,7 +240,7 @@ impl Limits {
     #[must_use]
     pub fn timed_contains(&self, state: u32, ip: &[u8; 16], now: Tick) -> bool {
         let hash = self.hasher.hash_one(u128::from_be_bytes(*ip));
-        match self.states.get(state as usize).map(|s| &s.memory) {
+        match self.memory(state) {
             Some(Memory::Timed(set)) => set.value(hash).is_some_and(|until| until > now.0),
             _ => false,
         }
@@ -243,6 +258,10 @@ impl Limits {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.states.iter().map(|s| s.memory.bytes()).sum()
+    }
+
+    fn memory(&self, state: u32) -> Option<&Memory> {
+        self.states.get(state as usize).map(|s| &s.memory)
     }
 
     fn memory_mut(&mut self, state: u32) -> Option<&mut Memory> {

@@ -22,6 +22,7 @@ mod name_table;
 pub mod names;
 pub mod networks;
 pub mod pattern;
+mod prefetch;
 mod prefix_map;
 pub mod query_state;
 pub mod script;
@@ -35,7 +36,9 @@ use crate::rules::action::{Action, ResponseAction};
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::guard::Guard;
 use crate::rules::index::{Candidates, Index};
+use crate::rules::limits::Limits;
 use crate::rules::matcher::Matcher;
+use crate::rules::prefetch::Far;
 
 /// One rule.
 #[derive(Clone, Debug)]
@@ -60,6 +63,7 @@ pub struct Rule<A> {
 pub struct Chain<A> {
     rules: Arc<[Rule<A>]>,
     index: Arc<Index>,
+    far: Arc<Far>,
 }
 
 impl<A> Default for Chain<A> {
@@ -73,7 +77,22 @@ impl<A> Chain<A> {
     #[must_use]
     pub fn new(rules: Vec<Rule<A>>) -> Self {
         let index = Index::build(rules.iter().map(|r| Guard::of(&r.matcher)));
-        Self { rules: rules.into(), index: Arc::new(index) }
+        let far = Far::of(index.always().iter().filter_map(|at| rules.get(*at as usize)).map(|r| &r.matcher));
+        Self { rules: rules.into(), index: Arc::new(index), far: Arc::new(far) }
+    }
+
+    /// Whether [`Chain::prefetch`] is of use: packets meet large sets or tables of clients.
+    #[must_use]
+    pub fn is_far(&self) -> bool {
+        self.index.is_far() || !self.far.is_empty()
+    }
+
+    /// Brings near what the packets of a batch will need of far memory, by their names (wire
+    /// format) and their clients, so that they wait for it together and not each by itself. It
+    /// decides nothing and counts nothing; a packet that is left out is only slower.
+    pub fn prefetch(&self, names: &[&[u8]], clients: &[[u8; 16]], limits: &Limits) {
+        self.index.prefetch(names);
+        self.far.prefetch(names, clients, limits);
     }
 
     /// The rules, in order.

@@ -85,6 +85,19 @@ impl NameSet {
         self.table.longest(name).map(|suffix| suffix.start)
     }
 
+    /// Brings near what [`Self::contains`] and [`Self::suffix_of`] will need for a batch of names
+    /// (wire format): without it each of them waits for far memory by itself. Of no use, and
+    /// almost no cost, for a small set.
+    pub fn prefetch<'n>(&self, names: impl IntoIterator<Item = &'n [u8]>) {
+        self.table.prefetch(names);
+    }
+
+    /// Whether that is of use: the set is so large that a search waits for memory.
+    #[must_use]
+    pub const fn is_far(&self) -> bool {
+        self.table.is_far()
+    }
+
     /// Names in the set.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -192,6 +205,31 @@ mod tests {
         assert_eq!(set.suffix_of(&other), Some(64));
     }
 
+    #[test]
+    fn names_of_any_length_are_told_apart_in_any_case() {
+        // Each length of one label, and of another in front of it, around those of whole words.
+        let label = |byte: u8, length: usize| [&[length as u8][..], &vec![byte; length]].concat();
+        let names: Vec<Vec<u8>> = (1..=63)
+            .flat_map(|n| {
+                [
+                    [label(b'm', n), vec![0]].concat(),
+                    [label(b'z', n % 9 + 1), label(b'a', n), vec![0]].concat(),
+                ]
+            })
+            .collect();
+        let set: NameSet = names.iter().collect();
+        assert_eq!(set.len(), names.len());
+        set.table.touch(names.iter().map(Vec::as_slice));
+        for name in &names {
+            assert!(set.contains(name) && set.contains(&name.to_ascii_uppercase()));
+            for at in (0..name.len()).filter(|at| name[*at].is_ascii_alphabetic()) {
+                let mut other = name.clone();
+                other[at] ^= 0x40;
+                assert!(!set.contains(&other), "{other:?}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_set_is_the_list_of_its_names(
@@ -200,6 +238,9 @@ mod tests {
         ) {
             let list: Vec<Vec<u8>> = names.iter().map(|n| wire(&n.to_lowercase())).collect();
             let set: NameSet = names.iter().map(|n| wire(n)).collect();
+            // It changes nothing, whatever it is asked about.
+            let asked: Vec<Vec<u8>> = probes.iter().map(|p| wire(p)).collect();
+            set.table.touch(asked.iter().map(Vec::as_slice));
             for probe in &probes {
                 let asked = wire(probe);
                 let folded = wire(&probe.to_lowercase());
@@ -222,6 +263,9 @@ mod tests {
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let set = set(&["", "a"]);
             let _ = (set.contains(&bytes), set.suffix_of(&bytes));
+            for set in [&set, &NameSet::default()] {
+                set.table.touch([&bytes[..], &bytes[..bytes.len() / 2]]);
+            }
             let hostile: NameSet = [&bytes[..]].into_iter().collect();
             prop_assert!(hostile.len() <= 1);
         }

@@ -101,6 +101,11 @@ impl Evaluator {
         evaluate(&mut context, &mut environment, &mut effects)
     }
 
+    /// Brings near what the query rules will need of far memory for these names and clients.
+    pub(crate) fn prefetch(&self, cx: &Context, names: &[&[u8]], clients: &[[u8; 16]]) {
+        cx.snapshot.chains.query.prefetch(names, clients, &self.limits);
+    }
+
     /// Lets the script do what it does every second.
     pub(crate) fn maintain(&mut self, cx: &Context) {
         let Some(script) = &mut self.script else { return };

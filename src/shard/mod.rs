@@ -12,9 +12,10 @@
 //! ```
 //!
 //! An engine calls `begin_batch`, then any number of `on_query`, `on_response` and `on_unsent`,
-//! then `on_tick`, and sleeps until `next_deadline` or a packet. No call does more than a bounded
-//! amount of work: what is left over is asked for by `resume_next`, `next_pending`, or the next tick,
-//! so that the engine can look at other sockets meanwhile.
+//! then `on_tick` (or, when nothing is due, `publish`), and sleeps until `next_deadline` or a
+//! packet. No call does more than a bounded amount of work: what is left over is asked for by
+//! `resume_next`, `next_pending`, or the next tick, so that the engine can look at other sockets
+//! meanwhile.
 
 pub mod backend;
 pub mod client;
@@ -54,12 +55,15 @@ use crate::stats::drop_reason::DropReason;
 use crate::stats::live::LiveState;
 use crate::tls::{Reason, ServerTls, TlsFacts};
 use crate::wire::header::Header;
+use crate::wire::query::Question;
 
 /// Attempts that a query may have: the first, the second, and as many as rules may restart it.
 pub const ATTEMPTS_MAX: u64 = 2 + RESTARTS_MAX as u64;
 /// Time-outs, and answers that were held back, in one tick. Those beyond are due in the next one,
 /// before which packets are read.
 const DUE_PER_TICK: usize = 256;
+/// Queries whose far memory is asked for together: what the nearest cache holds beside all else.
+const PREFETCH_MAX: usize = 64;
 /// What a time-out may be late by.
 const LATE_MAX: TickDelta = TickDelta::from_ms(1_000);
 
@@ -134,6 +138,30 @@ impl Shard {
         cx.stats().generation.store(snapshot.generation, Release);
     }
 
+    /// Whether [`Shard::prefetch`] is of use: queries meet large sets of names or tables of clients.
+    #[must_use]
+    pub fn needs_prefetch(&self) -> bool {
+        self.context.snapshot.chains.query.is_far()
+    }
+
+    /// Brings near what the queries of a batch will need of far memory, so that they wait for it
+    /// together and not each by itself. It decides nothing and counts nothing: a query that is left
+    /// out is only slower.
+    pub fn prefetch<'q>(&self, batch: impl Iterator<Item = ([u8; 16], &'q [u8])>) {
+        let (mut names, mut clients) = ([&[][..]; PREFETCH_MAX], [[0; 16]; PREFETCH_MAX]);
+        let mut count = 0;
+        for (client, message) in batch {
+            let Some(question) = Question::parse(message) else { continue };
+            (names[count], clients[count]) = (question.qname, client);
+            count += 1;
+            if count == PREFETCH_MAX {
+                self.evaluator.prefetch(&self.context, &names, &clients);
+                count = 0;
+            }
+        }
+        self.evaluator.prefetch(&self.context, &names[..count], &clients[..count]);
+    }
+
     /// Slots that are in no snapshot any more and have nothing outstanding: the engine closes
     /// their sockets and calls [`Shard::detach`].
     pub fn retired(&self) -> impl Iterator<Item = BackendSlot> {
@@ -164,10 +192,17 @@ impl Shard {
             |backend| cx.snapshot.backend(backend).map(|b| &b.connections),
         );
         self.relay.on_tick(cx, &mut self.dispatcher.balancer);
+        self.publish();
+    }
+
+    /// The part of [`Shard::on_tick`] that each batch needs when nothing is due: publishes this
+    /// shard's counts.
+    pub fn publish(&mut self) {
+        let cx = &self.context;
         self.dispatcher.balancer.publish();
         let stats = cx.stats();
         stats.outstanding_total.store(self.dispatcher.awaited(), Relaxed);
-        stats.clients.open.store(connections.clients.open_count(), Relaxed);
+        stats.clients.open.store(self.connections.clients.open_count(), Relaxed);
         stats.relays.open.store(self.relay.open_count(), Relaxed);
         stats.heartbeat.store(cx.batch, Relaxed);
         self.evaluator.maintain(cx);

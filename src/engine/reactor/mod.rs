@@ -4,6 +4,7 @@
 //!  epoll_wait ─► backend ready:  recvmmsg → on_response × n → sendmmsg (one call for all backends)
 //!             ├► listener ready: recvmmsg → on_query   × n → sort by route and length → sendmmsg
 //!             ├► mail: a snapshot, a listener, stop
+//!             ├► pulse: nothing has happened for a while, or seems so
 //!             └► forwards, connections: for a slice of time, what is left in the next turn
 //!  on_tick, then sleep until the next deadline, or not at all if something is left
 //! ```
@@ -18,11 +19,14 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_channel::Receiver;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tracing::error;
 
 use crate::base::addr::{BackendSlot, Client, ListenerSlot, Route};
@@ -65,6 +69,9 @@ pub(crate) struct Engine {
     feed: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     inbox: Receiver<Message>,
     wake: Arc<EventFd>,
+    /// Goes off every [`IDLE_MS`], whatever happens. A wait with a time-out would set up a timer of
+    /// its own for each: 0.12 us of the 3 that a packet takes which comes alone.
+    pulse: TimerFd,
     shard: Shard,
     /// Sockets for DNS over UDP, the mailbox, and the other two sets.
     datagrams: ReadySet,
@@ -79,6 +86,8 @@ pub(crate) struct Engine {
     round: Round,
     /// When DNS over UDP came last.
     last_datagram: Tick,
+    /// When the shard has something to do, as of the last tick.
+    due_at: Option<Tick>,
     sockets: Sockets,
     connections: Connections,
     locals: Locals,
@@ -109,6 +118,11 @@ impl Engine {
         datagrams.watch(&forwarded, Group::Forwarded)?;
         datagrams.watch(&connected, Group::Connections)?;
         datagrams.epoll().add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Mail.pack()))?;
+        let pulse =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+        let idle = TimeSpec::from_duration(Duration::from_millis(IDLE_MS.into()));
+        pulse.set(Expiration::Interval(idle), TimerSetTimeFlags::empty())?;
+        datagrams.epoll().add(&pulse, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Pulse.pack()))?;
         let rng = ShardRng::from_entropy(setup.seed);
         let shard = Shard::new(setup.index, live_state.clone(), feed.load_full(), rng);
         let batch = setup.batch_packets.clamp(1, 1024);
@@ -123,6 +137,7 @@ impl Engine {
             has_mail: false,
             round: Round::default(),
             last_datagram: Tick(0),
+            due_at: None,
             sockets: Sockets::default(),
             connections: Connections::new(live_state.descriptors()),
             locals: Locals::new(),
@@ -139,6 +154,7 @@ impl Engine {
             live_state,
             inbox,
             wake,
+            pulse,
         })
     }
 
@@ -179,6 +195,7 @@ impl Engine {
         let mut busy_until = Tick(0);
         let mut now = clock::now();
         self.begin(now);
+        self.due_at = self.shard.next_deadline();
         while !(self.ended || self.ends_at.is_some_and(|at| now >= at) && self.is_idle()) {
             let timeout =
                 if now < busy_until || self.has_work() { EpollTimeout::ZERO } else { self.sleep(now) };
@@ -198,8 +215,10 @@ impl Engine {
             if self.forwarded_ready {
                 self.serve_forwarded(Slice::begin(clock::now(), datagrams, self.last_datagram));
             }
-            self.serve_connections(Slice::begin(clock::now(), datagrams, self.last_datagram));
-            self.tick();
+            if self.has_round() {
+                self.serve_connections(Slice::begin(clock::now(), datagrams, self.last_datagram));
+            }
+            self.tick(now);
             self.close_due(now);
             if ready > 0 && self.setup.busy_poll_us > 0 {
                 busy_until = now + TickDelta::from_us(u64::from(self.setup.busy_poll_us));
@@ -238,6 +257,8 @@ impl Engine {
                     Ready::BackendSockets(route) => count += self.read_backend(route),
                     Ready::ListenerSocket(slot) => count += self.read_listener(slot),
                     Ready::Mail => self.has_mail = true,
+                    // To be ready again, it only has to be read.
+                    Ready::Pulse => drop(self.pulse.wait()),
                     Ready::Set(Group::Forwarded) => self.forwarded_ready = true,
                     Ready::Set(Group::Connections) => self.connected_ready = true,
                     Ready::TcpListenerSocket(_)
@@ -277,7 +298,7 @@ impl Engine {
                     Ready::ListenerSocket(slot) => {
                         self.read_clients(slot);
                     }
-                    Ready::Mail | Ready::Set(_) | Ready::BackendSockets(_) => {}
+                    Ready::Mail | Ready::Pulse | Ready::Set(_) | Ready::BackendSockets(_) => {}
                     Ready::TcpListenerSocket(_) | Ready::Stream(_) | Ready::RelaySession(..) => {}
                 }
                 is_over = slice.ends_with(Weight::Heavy, clock::now);
@@ -317,10 +338,11 @@ impl Engine {
 
     fn sleep(&self, now: Tick) -> EpollTimeout {
         let ends_at = self.ends_at.filter(|at| *at > now);
-        let due = [self.shard.next_deadline(), self.connections.next_close(), ends_at];
+        let due = [self.due_at, self.connections.next_close(), ends_at];
         let ms = due.into_iter().flatten().map(|at| at.since(now).as_ms_ceil()).min();
-        let ms = ms.unwrap_or(u64::from(IDLE_MS));
-        EpollTimeout::from(u16::try_from(ms).unwrap_or(IDLE_MS).min(IDLE_MS))
+        // A longer wait is the pulse's to end.
+        let ms = ms.and_then(|ms| u16::try_from(ms).ok()).filter(|ms| *ms < IDLE_MS);
+        ms.map_or(EpollTimeout::NONE, EpollTimeout::from)
     }
 
     fn begin(&mut self, now: Tick) {
@@ -339,10 +361,15 @@ impl Engine {
         let Some(Some(listener_socket)) = self.sockets.listener_sockets.get(slot.index()) else { return 0 };
         let note = listener_socket.note;
         let Ok(count) = self.queries.receive(listener_socket.socket.as_fd(), 0, note) else { return 0 };
+        if self.shard.needs_prefetch() {
+            let queries = &self.queries;
+            let batch = (0..count).filter_map(|at| Some((queries.peer(at)?.ip, queries.message(at))));
+            self.shard.prefetch(batch);
+        }
         for at in 0..count {
             self.query(slot, note, at);
         }
-        self.relay();
+        self.send_queries();
         // Answers of our own stand in `queries`, so they leave before the next batch arrives.
         self.send_batch.deliver(|slot| self.sockets.listener_socket(slot), &self.queries, &self.shard);
         count
@@ -438,7 +465,7 @@ impl Engine {
     }
 
     /// Sends one listener's queries on to their backends.
-    fn relay(&mut self) {
+    fn send_queries(&mut self) {
         let send_batch = &mut self.send_batch;
         // Equal routes and lengths become neighbours, the shorter behind the longer, as
         // UDP_SEGMENT wants them. Datagrams promise no order.
@@ -472,8 +499,15 @@ impl Engine {
     }
 
     /// Time-outs, second tries, packets that were held back, published counts.
-    fn tick(&mut self) {
-        self.with_deferred(|_, _, shard, out| shard.on_tick(out));
+    fn tick(&mut self, now: Tick) {
+        self.due_at = self.shard.next_deadline();
+        if self.due_at.is_some_and(|at| at <= now) {
+            self.with_deferred(|_, _, shard, out| shard.on_tick(out));
+            self.due_at = self.shard.next_deadline();
+        } else {
+            // Most turns: nothing is due.
+            self.shard.publish();
+        }
     }
 
     /// Closes what is finished and opens what could not be opened before.
@@ -496,6 +530,7 @@ impl Engine {
         }
         self.connections.look_after_closed();
         self.connections.retry(self.connected.epoll());
+        self.due_at = self.shard.next_deadline();
         self.tidied = now;
     }
 }

@@ -11,11 +11,16 @@ use crate::engine::turn::{ACCEPTS, Slice, Stage, Task, Weight};
 use crate::shard::messages::Resumed;
 
 impl Engine {
-    /// Goes on with the round, or begins one if there is something to do.
-    pub(crate) fn serve_connections(&mut self, mut slice: Slice) {
+    /// Whether a round goes on, or begins: there is something to do.
+    pub(crate) fn has_round(&mut self) -> bool {
         if self.round.stage() == Stage::Idle {
             self.begin_round();
         }
+        self.round.stage() != Stage::Idle
+    }
+
+    /// Goes on with the round.
+    pub(crate) fn serve_connections(&mut self, mut slice: Slice) {
         while self.round.stage() != Stage::Idle && self.serve_stage(&mut slice) {
             match self.round.stage() {
                 Stage::Idle => {}
@@ -87,7 +92,7 @@ impl Engine {
                         connections.relays.on_event(set.epoll(), session, side, what, shard);
                         Weight::Heavy
                     }
-                    Ready::Mail | Ready::Set(_) | Ready::ListenerSocket(_) => continue,
+                    Ready::Mail | Ready::Pulse | Ready::Set(_) | Ready::ListenerSocket(_) => continue,
                     Ready::BackendSockets(_) | Ready::TcpListenerSocket(_) | Ready::Flow(_) => continue,
                 };
                 if slice.ends_with(step, clock::now) {

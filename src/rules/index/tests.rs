@@ -151,7 +151,7 @@ fn chain(matchers: &[Matcher], least: Option<usize>) -> Chain<()> {
     match least {
         Some(least) => {
             let index = Arc::new(Index::with_least(guards, |_| least));
-            Chain { index, rules: rules.into() }
+            Chain { index, rules: rules.into(), far: Arc::default() }
         }
         None => Chain::new(rules),
     }

@@ -81,6 +81,13 @@ impl Deadlines {
         exceeded
     }
 
+    /// Reads the lines of some hashes, for those who are about to ask for them: loads that do not
+    /// wait for each other.
+    pub(crate) fn prefetch(&self, hashes: impl IntoIterator<Item = u64>) {
+        let lines = hashes.into_iter().flat_map(|hash| self.bases(tag(hash)));
+        std::hint::black_box(lines.fold(0, |read, base| read ^ self.words[base]));
+    }
+
     /// Sets the time of `hash`, unless it has a later one.
     pub(crate) fn raise(&mut self, hash: u64, until: u64, now: u64) {
         let tag = tag(hash);
