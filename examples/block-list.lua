@@ -1,17 +1,17 @@
--- Names of a file are answered NXDOMAIN, with a reason (EDE 15, "Blocked", RFC 8914) for those who look.
--- A name takes its own bytes and 18 more; a look-up depends on the labels of the name asked for, not on the list.
+-- A block list: the names of a file are answered with NXDOMAIN and a reason (EDE 15, "Blocked", RFC 8914).
+-- A name takes its own bytes and 18 more. A look-up depends on the number of labels of the name, not on the list.
 addLocal("127.0.0.1:5300")
 
 newServer{address = "192.0.2.1"}
 newServer{address = "192.0.2.2"}
 
--- The list is beside this file. A wrong line is an error with its number, and nothing is loaded.
+-- The list is in the directory of this file. A wrong line is reported with its number, and nothing is loaded.
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local blocked = newSuffixMatchNode()
 blocked:addFile(here .. "block-list.txt")
 infolog(string.format("%d names blocked, in %d bytes", blocked:len(), blocked:memory()))
 
--- Exceptions: these are asked for as ever, though the list has the names above them.
+-- Exceptions: these names are forwarded, although the list has names above them.
 local allowed = newSuffixMatchNode()
 allowed:add({"needed.tracker.example"})
 

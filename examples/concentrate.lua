@@ -1,5 +1,5 @@
--- As few resolvers as can bear the load, so that their caches stay hot. The first by order fills up until the
--- latency of its fast (cached) answers says that it is full; then the next one opens.
+-- Use as few resolvers as can carry the load, so that their caches stay hot. The first one by order is filled until the
+-- latency of its fast (cached) responses shows that it is full; then the next one is opened.
 addLocal("0.0.0.0:5300")
 
 for n = 1, 4 do
@@ -14,8 +14,8 @@ for n = 1, 4 do
 end
 
 setServerPolicy(concentrate{
-  fullFactor = 1.5,     -- full: fast answers take this times the server's own floor ...
-  fullMargin = "1ms",   -- ... plus this
-  standbyShare = 0.02,  -- the next server is kept warm by 2 % of the queries
+  fullFactor = 1.5,     -- full: the latency of fast responses is above this times the floor
+  fullMargin = "1ms",   -- plus this
+  standbyShare = 0.02,  -- 2 % of the queries keep the next server warm
   shrinkAfter = "60s",
 })

@@ -1,5 +1,5 @@
--- Whatever asks this address in plain text is asked of the server over TLS (DNS over TLS, RFC 7858):
--- the second line is all that it takes. The server's certificate must be for `subjectName`, signed by
--- an authority that this system trusts, or one of the file `caStore`; a health check says why if not.
+-- Queries in plain text are forwarded over TLS (DNS over TLS, RFC 7858). The server's certificate must be for
+-- `subjectName`, and signed by an authority that this system trusts, or by one of the file `caStore`. If it is not, the
+-- health check fails and says why.
 addLocal("127.0.0.1:5300")
 newServer({address="9.9.9.9", tls="openssl", subjectName="dns.quad9.net"})

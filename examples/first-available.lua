@@ -1,4 +1,4 @@
--- The first server by order takes all it may (qps), the next one what is left.
+-- The first server by order gets queries up to its qps, the next one gets the rest.
 addLocal("0.0.0.0:5300")
 addLocal("[::]:5300")
 setACL({"127.0.0.0/8", "::1/128", "10.0.0.0/8"})

@@ -1,7 +1,7 @@
--- Every way to find out whether a server is well.
+-- Every kind of health check.
 addLocal("127.0.0.1:5300")
 
--- A query of one's own choice, twice a second; down after 3 failures, up after 2 successes.
+-- A chosen query, twice per second; down after 3 failures, up after 2 successes.
 newServer{
   address = "192.0.2.1",
   checkName = "example.net", checkType = "AAAA", mustResolve = true,
@@ -13,14 +13,14 @@ newServer{address = "192.0.2.3", check = "connect"}   -- a TCP connection is eno
 newServer{address = "192.0.2.4", checkScript = {"/usr/local/bin/check-dns", "--quick"}}
 newServer{address = "192.0.2.5", healthCheckMode = "up"}
 
--- No probes while live answers are good.
+-- No checks while live responses are good.
 newServer{
   address = "192.0.2.6", healthCheckMode = "lazy",
   lazyHealthCheckThreshold = 30, lazyHealthCheckSampleSize = 100, lazyHealthCheckMinSampleCount = 10,
   lazyHealthCheckFailedInterval = 5, lazyHealthCheckUseExponentialBackOff = true, lazyHealthCheckMaxBackOff = 120,
 }
 
--- A fresh name each time, so that the answer does not come from a cache.
+-- A new name each time, so that the response does not come from a cache.
 local count = 0
 newServer{
   address = "192.0.2.7",
@@ -31,7 +31,7 @@ newServer{
   end,
 }
 
--- What counts as a good answer, for every server without a checkResponseFunction.
+-- What counts as a good response, for every server without a checkResponseFunction.
 setHealthCheckResponseValidator(function(name, response, content)
   return response.rcode == DNSRCode.NOERROR and response.ra
 end)

@@ -1,15 +1,15 @@
--- Two pools, each with its own policy; a slow answer is asked for a second time elsewhere.
+-- Two pools, each with a policy of its own; a slow query is sent to a second server.
 addLocal("0.0.0.0:5300", {interface = "lo"})
 addLocal("127.0.0.1:5301")
 
 newServer{address = "192.0.2.1", order = 1}
 newServer{address = "192.0.2.2", order = 1}
-newServer{address = "198.51.100.1", order = 2} -- another site: only when both others are down
+newServer{address = "198.51.100.1", order = 2} -- another site: used when both others are down
 
--- The servers of the lowest order that has a usable one, and the better of two random ones among them.
+-- The better of two random servers, among those of the lowest order that is up.
 setServerPolicy(ordered(p2c))
 setRetry{after = 250, budget = 10}  -- after 250 ms, for at most 10 % of all queries
-setPanicThreshold(30)               -- under 30 % up: use all rather than melt the last
+setPanicThreshold(30)               -- below 30 % up: use all, so that the last ones are not overloaded
 setEjection{excess = 20, time = "30s", share = 50}
 
 newServer{address = "192.0.2.9", pool = "abuse", maxOutstanding = 100, udpTimeoutMs = 300}

@@ -92,7 +92,7 @@ fn mail_goes_to_the_server_that_takes_it() {
     );
     let smtpd = server(Command::new("smtpd").arg("-d").arg("-f").arg(config), &[alive]);
     let targets = [("192.0.2.25:25", dead), ("198.51.100.25:25", alive), ("127.0.0.1:2525", at)];
-    let instance = example("smtp-bouncer", &targets);
+    let instance = example("smtp-failover", &targets);
     let body = "the quick brown fox jumps over the lazy dog\r\n".repeat(60_000);
     for n in 0..3 {
         let mut mail = Mail::connect(at);
@@ -136,7 +136,7 @@ fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
         .collect();
     let at = local();
     let instance = example(
-        "socks-farm",
+        "socks-relay",
         &[
             ("198.51.100.1:1080", places[0]),
             ("198.51.100.2:1080", places[1]),
