@@ -141,3 +141,23 @@ fn every_configuration_in_the_documents_is_good() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(checked >= 40, "only {checked} found");
 }
+
+#[test]
+fn every_command_line_in_the_documents_is_understood() {
+    let mut checked = 0;
+    for document in documents() {
+        let mut in_block = false;
+        for line in read(&document).lines() {
+            in_block ^= line.starts_with("```");
+            // Words in front of the program set its environment.
+            let is_command = |at: &usize| line[..*at].split(' ').all(|w| w.is_empty() || w.contains('='));
+            let Some(at) = line.find("dnslob ").filter(is_command).filter(|_| in_block) else { continue };
+            let words = line[at..].split_whitespace().take_while(|w| *w != "&");
+            if let Err(error) = config::flags::parse(words) {
+                panic!("{document}: {line}\n{error}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "only {checked} found");
+}

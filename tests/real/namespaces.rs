@@ -119,7 +119,7 @@ fn an_interface_bound_listener_serves_that_side_only() {
     assert!(instance.stop().success());
 }
 
-/// What `tuning.md` says that the balancer's machine needs, so that answers to clients' addresses
+/// What `docs/how-to/client-address.md` says that the balancer's machine needs, so that answers to clients' addresses
 /// come to it: those from the server's port, by the server's link.
 const TRANSPARENT: [&str; 3] = [
     "rule add iif be ipproto udp sport 53 lookup 100",
