@@ -1,5 +1,5 @@
 //! Nanoseconds per query of the functions that a shard runs in Lua. The target for one that tests
-//! the name and sets a tag is 500 ns; two shards are to do 1.9 times what one does.
+//! the name and sets a tag is 300 ns, for one of the LuaFFI family 150 ns; two shards are to do 1.9 times what one does.
 
 // criterion_group! makes a public function without documentation.
 #![allow(missing_docs)]
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dnslob::balance::Selector;
-use dnslob::base::addr::{BackendSlot, Endpoint};
+use dnslob::base::addr::{BackendSlot, Client, Endpoint};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::Tick;
@@ -67,6 +67,7 @@ struct Room {
     balancer: Selector,
     script: Box<dyn Script>,
     query_state: QueryState,
+    client: Client,
     query: Vec<u8>,
     buffer: Vec<u8>,
 }
@@ -82,6 +83,7 @@ impl Room {
             balancer: Selector::new(balancer.live_state(1, 4), 0),
             script: source.start(0).expect("a state"),
             query_state: QueryState::default(),
+            client: client("192.168.7.7:4000"),
             query: message("1234 RD www.example.com/A OPT=1232"),
             buffer: vec![0; 512],
         }
@@ -98,7 +100,7 @@ impl Room {
             facts: Facts::of(packet.bytes()),
             packet: &mut packet,
             query_state: &mut self.query_state,
-            client: client("192.168.7.7:4000"),
+            client: self.client,
             local: Endpoint::from(std::net::SocketAddr::from(([127, 0, 0, 1], 53))),
             answered: None,
         };
@@ -131,14 +133,7 @@ fn calls(c: &mut Criterion) {
         let mut room = Room::new(&source(NOTHING, (FunctionKind::Action, Interface::Objects)));
         b.iter(|| room.context(|_, context, _| black_box(context.facts.qtype)));
     });
-    let actions = [
-        ("LuaAction: nothing", NOTHING, (FunctionKind::Action, Interface::Objects)),
-        ("LuaAction: name part of, tag", TAG, (FunctionKind::Action, Interface::Objects)),
-        ("LuaAction: name as text, tag", TEXT, (FunctionKind::Action, Interface::Objects)),
-        ("LuaAction: type, pool", POOL, (FunctionKind::Action, Interface::Objects)),
-        ("LuaFFIAction: type, tag", FFI, (FunctionKind::Action, Interface::Ffi)),
-    ];
-    for (name, text, kind) in actions {
+    for (name, text, kind) in ACTIONS {
         let mut room = Room::new(&source(text, kind));
         group.bench_function(name, |b| b.iter(|| room.act().expect("no error")));
     }
@@ -167,6 +162,55 @@ fn calls(c: &mut Criterion) {
     }
     group.finish();
 }
+
+/// The least time of a call over many short runs, beyond the scene's: what others on the machine take
+/// away is not in it.
+fn least(_: &mut Criterion) {
+    let is_bench = std::env::args().any(|a| a == "--bench");
+    let (runs, calls) = if is_bench { (2_000, 500) } else { (2, 5) };
+    let least = |body: &mut dyn FnMut()| {
+        let run = |_| {
+            let begun = Instant::now();
+            (0..calls).for_each(|_| body());
+            begun.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
+        };
+        (0..runs).map(run).fold(f64::INFINITY, f64::min)
+    };
+    let mut room = Room::new(&source(NOTHING, (FunctionKind::Action, Interface::Objects)));
+    let context = least(&mut || {
+        black_box(room.context(|_, context, _| context.facts.qtype));
+    });
+    println!("script/least: the scene {context:.0} ns");
+    for (name, text, kind) in ACTIONS {
+        let mut room = Room::new(&source(text, kind));
+        let call = least(&mut || {
+            black_box(room.act());
+        });
+        println!("script/least: {name} {:.0} ns", call - context);
+    }
+    // Each name is a string of Lua: one that is asked again and again is in the caches.
+    let mut room = Room::new(&source(TAG, (FunctionKind::Action, Interface::Objects)));
+    room.query = message("1234 RD n00000.example.com/A OPT=1232");
+    let mut random = 1_u32;
+    let call = least(&mut || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let mut number = random >> 8;
+        for digit in &mut room.query[14..19] {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+        black_box(room.act());
+    });
+    println!("script/least: LuaAction: name part of, tag, of 100,000 names {:.0} ns", call - context);
+}
+
+const ACTIONS: [(&str, &str, (FunctionKind, Interface)); 5] = [
+    ("LuaAction: nothing", NOTHING, (FunctionKind::Action, Interface::Objects)),
+    ("LuaAction: name part of, tag", TAG, (FunctionKind::Action, Interface::Objects)),
+    ("LuaAction: name as text, tag", TEXT, (FunctionKind::Action, Interface::Objects)),
+    ("LuaAction: type, pool", POOL, (FunctionKind::Action, Interface::Objects)),
+    ("LuaFFIAction: type, tag", FFI, (FunctionKind::Action, Interface::Ffi)),
+];
 
 /// Calls a second of so many shards, each in a thread with a state of its own.
 fn throughput(source: &Arc<dyn Source>, shards: usize, calls: u32) -> f64 {
@@ -209,6 +253,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = benches;
     config = settings();
-    targets = calls, shards
+    targets = calls, least, shards
 }
 criterion_main!(benches);

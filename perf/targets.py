@@ -30,6 +30,27 @@ addAction(QNameRule("health.example."), RCodeAction(0))
 addAction(RDRule(), SetTagAction("rd","1"))
 """
 
+LUA_ACTION = """
+local suffix = newDNSName("example.")
+addAction(AllRule(), LuaAction(function(dq)
+  if dq.qname:isPartOf(suffix) then dq:setTag("zone", "example") end
+  return DNSAction.None, ""
+end))
+"""
+
+LUA_FFI = """
+local C = require("ffi").C
+addAction(AllRule(), LuaFFIAction(function(dq)
+  if C.dnsdist_ffi_dnsquestion_get_qtype(dq) == DNSQType.A then
+    C.dnsdist_ffi_dnsquestion_set_tag(dq, "zone", "example")
+  end
+  return DNSAction.None
+end))
+"""
+
+# What a target's name may have behind "dnslob-" and "dnsdist-", and what that adds to its configuration.
+ADDED = {"": "", "rules": DNSDIST_RULES, "luaaction": LUA_ACTION, "luaffi": LUA_FFI}
+
 NGINX = """
 daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/nginx-error.log crit;
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -99,15 +120,16 @@ class Targets:
         if name in ("floor", "floor-gso") and self.carrier == "udp":
             floor = [os.path.join(self.work, "floor"), "-l", str(LISTEN), "-u", str(BACKEND), "-n", str(self.backends)]
             return floor + ["-g"] * (name == "floor-gso")
-        if name in ("dnsdist", "dnsdist-rules") and self.carrier != "relay":
-            return ["dnsdist", "--supervised", "--disable-syslog", "-C", self.dnsdist(name.endswith("rules"))]
+        program, _, added = name.partition("-")
+        if program == "dnsdist" and added in ADDED and self.carrier != "relay":
+            return ["dnsdist", "--supervised", "--disable-syslog", "-C", self.dnsdist(added)]
         if name == "nginx" or (name, self.carrier) == ("nginx-64k", "relay"):
             return ["nginx", "-c", self.nginx(name), "-p", self.work]
         if name == "haproxy" or (name, self.carrier) in (("haproxy-auto", "relay"), ("haproxy-splice", "relay")):
             if self.carrier != "udp":
                 return ["haproxy", "-db", "-f", self.haproxy(name)]
-        if name in ("dnslob", "dnslob-rules"):
-            return [self.binary, "--shards", "1", "-C", self.dnslob(rules=name.endswith("rules"))]
+        if program == "dnslob" and added in ADDED:
+            return [self.binary, "--shards", "1", "-C", self.dnslob(added)]
         if name == "dnslob-default":
             return [self.binary, "-C", self.dnslob()]
         sys.exit(f"no such target for {self.carrier}: {name}")
@@ -132,7 +154,7 @@ class Targets:
         return [f'addTLSLocal("127.0.0.1:{port}", "{certificate}", "{key}", {STREAM_OPTIONS})'
                 for port in self.listens() for certificate, key in [self.certificate(port)]]
 
-    def dnslob(self, probe=False, rules=False):
+    def dnslob(self, added="", probe=False):
         mode = "" if probe else ', healthCheckMode="up"'
         stream = {"udp": "", "tcp": ", maxInFlight=1000", "dot": ", tcpOnly=true, maxInFlight=1000"}
         if self.carrier == "relay":
@@ -145,10 +167,10 @@ class Targets:
             lines += self.dot_listeners()
         if self.keep_idle:
             lines += [KEEP_IDLE]
-        name = f"dnslob-{self.carrier}-{self.backends}{'-rules' if rules else ''}.lua"
-        return self.write(name, "\n".join(lines) + (DNSDIST_RULES if rules else "") + "\n")
+        name = f"dnslob-{self.carrier}-{self.backends}{added and '-' + added}.lua"
+        return self.write(name, "\n".join(lines) + ADDED[added] + "\n")
 
-    def dnsdist(self, rules, probe=False):
+    def dnsdist(self, added="", probe=False):
         stream = f", {STREAM_OPTIONS}" if self.carrier == "tcp" else ""
         server = {"udp": "", "tcp": ", maxInFlight=1000", "dot": ", tcpOnly=true, maxInFlight=1000"}[self.carrier]
         lines = ['setSecurityPollSuffix("")', "setMaxUDPOutstanding(65535)", "setUDPMultipleMessagesVectorSize(8)",
@@ -162,8 +184,8 @@ class Targets:
         force = "" if probe else ":setUp()"
         lines += [f"newServer({{address='127.0.0.1:{port}'{server}}}){force}" for port in self.ports()]
         lines += ["setServerPolicy(leastOutstanding)"]
-        name = f"dnsdist-{self.carrier}-{self.backends}.conf"
-        return self.write(name, "\n".join(lines) + (DNSDIST_RULES if rules else "") + "\n")
+        name = f"dnsdist-{self.carrier}-{self.backends}{added and '-' + added}.conf"
+        return self.write(name, "\n".join(lines) + ADDED[added] + "\n")
 
     def nginx(self, name):
         options = {port: " udp" if self.carrier == "udp" else " backlog=4096" for port in self.listens()}

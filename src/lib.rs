@@ -183,7 +183,10 @@
 //!
 //! lua/                  everything that runs or reads Lua
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
+//!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family
+//!     objects.rs          the C functions under dq, dr, names, addresses, sets
+//!     place.rs            the packet of the running call, lent to those functions
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
 //!   front_end/          the Lua front end: evaluates a file into a Draft
 //!     actions.rs          what rules do to queries
@@ -216,7 +219,16 @@
 //!     core.rs             the steps between Lua's values and the packet
 //!     current.rs          the packet of the running call
 //!     files.rs            the configuration's text
-//!     prelude.lua         dq, dr, names, addresses, sets, as scripts see them
+//!     prelude/            dq, dr, names, addresses, sets, as scripts see them
+//!       addresses.lua     ComboAddress, networks
+//!       calls.lua         how functions are called
+//!       common.lua        what the others share
+//!       configuration.lua functions of the configuration, which only note functions
+//!       names.lua         DNSName
+//!       overlay.lua       DNSPacketOverlay
+//!       query.lua         dq, dr, their header
+//!       servers.lua       servers, for policies and answers
+//!       sets.lua          sets of names, networks, addresses
 //!     print.lua           print and io.write, by the log
 //!     record.rs           finds the functions, and that they are the same everywhere
 //!

@@ -111,6 +111,12 @@ impl Tags {
         self.bytes.clear();
         self.spans.clear();
     }
+
+    /// Becomes a copy of other tags, in the memory that is there.
+    pub fn copy(&mut self, other: &Self) {
+        self.bytes.clone_from(&other.bytes);
+        self.spans.clone_from(&other.spans);
+    }
 }
 
 /// Between whom a query was sent at first, as the PROXY header says that it came with.

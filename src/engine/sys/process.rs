@@ -33,6 +33,25 @@ pub fn lua_with_ffi() -> mlua::Lua {
     unsafe { mlua::Lua::unsafe_new() }
 }
 
+/// Whether the process may make memory executable that it has written to, and writable again.
+#[must_use]
+pub fn can_make_code() -> bool {
+    const SIZE: usize = 4096;
+    // SAFETY: a page of our own, which nothing runs or refers to, and which is given back.
+    unsafe {
+        let (write, run) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let stats = libc::mmap(std::ptr::null_mut(), SIZE, write, flags, -1, 0);
+        if stats == libc::MAP_FAILED {
+            return false;
+        }
+        stats.cast::<u8>().write(0xc3);
+        let can = libc::mprotect(stats, SIZE, run) == 0 && libc::mprotect(stats, SIZE, write) == 0;
+        libc::munmap(stats, SIZE);
+        can
+    }
+}
+
 /// Where a thread's stack is.
 #[derive(Clone, Copy, Debug)]
 pub struct StackBounds {

@@ -1,44 +1,22 @@
 //! The C functions themselves: each its C type, and a body that works on the running call's packet.
 //!
-//! `get_header` alone gives a pointer into the message itself. It holds until the call ends: `Current`
-//! reserves the packet's whole room when a call begins, and every edit stays within it in place, so
-//! the message never moves (`Current::leave` asserts it) and never gets shorter than a header.
+//! No pointer that they give is into the packet: what a script reads or writes there after its call
+//! is of no consequence. `get_header` gives one to a copy, which is taken over before anything else
+//! looks at the message.
 
 use std::ffi::{c_char, c_int, c_void};
 
+use crate::lua::ffi::place::Place;
 use crate::lua::ffi::{
-    RawValue, Token, give, lend_aligned, lent_text, passed, raw_values, rendezvous, server_pointer, string,
-    with, with_server,
+    RawValue, Token, c_functions, give, lend_aligned, lent_text, passed, raw_values, rendezvous,
+    server_pointer, string, with, with_place, with_server,
 };
-use crate::lua::state::current::{Current, Server};
+use crate::lua::state::current::Server;
 
-/// Defines C functions and the table of them: name, C type, body. Each argument `x: T`.
-macro_rules! functions {
-    ($($(#[$doc:meta])* $kind:literal fn $name:ident($($arg:ident: $t:ty),*) $(-> $r:ty)? $body:block)*) => {
-        $(
-            $(#[$doc])*
-            // SAFETY: called by scripts with the type beside it; pointers are what `passed`,
-            // `string` and `give` ask for, or the script's own fault. Nothing unwinds: bodies
-            // have no panic.
-            unsafe extern "C" fn $name($($arg: $t),*) $(-> $r)? $body
-        )*
-
-        /// Every function: its name, its C type as a pointer, and itself.
-        pub(crate) fn table() -> Vec<(&'static str, &'static str, *mut c_void)> {
-            vec![$((stringify!($name), $kind, $name as *mut c_void)),*]
-        }
-    };
-}
-
-functions! {
+c_functions! {
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_localaddr(dq: Token, address: *mut *const c_void, size: *mut usize) {
-        let bytes = with(dq, (std::ptr::null(), 0), |c| {
-            let endpoint = c.local;
-            let from = if endpoint.is_ipv4() { 12 } else { 0 };
-            let lent = c.lend(&endpoint.ip[from..]);
-            (lent.as_ptr(), lent.len())
-        });
+        let bytes = with_place(dq, (std::ptr::null(), 0), Place::local);
         // SAFETY: as the macro says.
         unsafe {
             give(address, bytes.0.cast());
@@ -47,12 +25,7 @@ functions! {
     }
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_remoteaddr(dq: Token, address: *mut *const c_void, size: *mut usize) {
-        let bytes = with(dq, (std::ptr::null(), 0), |c| {
-            let endpoint = c.client;
-            let from = if endpoint.is_ipv4() { 12 } else { 0 };
-            let lent = c.lend(&endpoint.ip[from..]);
-            (lent.as_ptr(), lent.len())
-        });
+        let bytes = with_place(dq, (std::ptr::null(), 0), Place::remote);
         // SAFETY: as the macro says.
         unsafe {
             give(address, bytes.0.cast());
@@ -62,11 +35,11 @@ functions! {
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*, uint8_t)"
     fn dnsdist_ffi_dnsquestion_get_masked_remoteaddr(dq: Token, address: *mut *const c_void, size: *mut usize, bits: u8) {
         let bytes = with(dq, (std::ptr::null(), 0), |c| {
-            let from = if c.client.is_ipv4() { 12 } else { 0 };
+            let from = if c.context().client.peer.is_ipv4() { 12 } else { 0 };
             let bits = (u32::from(bits) + u32::try_from(from * 8).unwrap_or(0)).min(128);
             let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
-            let masked = (u128::from_be_bytes(c.client.ip) & mask).to_be_bytes();
-            let lent = c.lend(&masked[from..]);
+            let masked = (u128::from_be_bytes(c.context().client.peer.ip) & mask).to_be_bytes();
+            let lent = c.current.lend(&masked[from..]);
             (lent.as_ptr(), lent.len())
         });
         // SAFETY: as the macro says.
@@ -77,18 +50,17 @@ functions! {
     }
     "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_local_port(dq: Token) -> u16 {
-        with(dq, 0, |c| c.local.port)
+        with(dq, 0, |c| c.context().local.port)
     }
     "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_remote_port(dq: Token) -> u16 {
-        with(dq, 0, |c| c.client.port)
+        with(dq, 0, |c| c.context().client.peer.port)
     }
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const char**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_qname_raw(dq: Token, qname: *mut *const c_char, size: *mut usize) {
         let bytes = with(dq, (std::ptr::null(), 0), |c| {
-            let name = c.qname().to_vec();
-            let lent = c.lend(&name);
-            (lent.as_ptr(), lent.len())
+            let name = c.keep_name();
+            (name.as_ptr(), name.len())
         });
         // SAFETY: as the macro says.
         unsafe {
@@ -105,11 +77,11 @@ functions! {
     }
     "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_qtype(dq: Token) -> u16 {
-        with(dq, 0, |c| c.facts.qtype)
+        with(dq, 0, |c| c.facts().qtype)
     }
     "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_qclass(dq: Token) -> u16 {
-        with(dq, 0, |c| c.facts.qclass)
+        with(dq, 0, |c| c.facts().qclass)
     }
     "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_id(dq: Token) -> u16 {
@@ -125,43 +97,43 @@ functions! {
     }
     "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_len(dq: Token) -> u16 {
-        with(dq, 0, |c| u16::try_from(c.message.len()).unwrap_or(u16::MAX))
+        with(dq, 0, |c| u16::try_from(c.message().len()).unwrap_or(u16::MAX))
     }
     "size_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_size(dq: Token) -> usize {
-        with(dq, 0, |c| c.message.len())
+        with(dq, 0, |c| c.message().len())
     }
     "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_tcp(dq: Token) -> bool {
-        with(dq, false, |c| c.query_state.protocol.is_stream())
+        with(dq, false, |c| c.query_state().protocol.is_stream())
     }
     "uint8_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_protocol(dq: Token) -> u8 {
-        with(dq, 0, |c| c.query_state.protocol as u8)
+        with(dq, 0, |c| c.query_state().protocol as u8)
     }
     "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_skip_cache(dq: Token) -> bool {
-        with(dq, false, |c| c.query_state.skip_cache)
+        with(dq, false, |c| c.query_state().skip_cache)
     }
     "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_use_ecs(dq: Token) -> bool {
-        with(dq, false, |c| c.query_state.ecs.wanted)
+        with(dq, false, |c| c.query_state().ecs.wanted)
     }
     "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_ecs_override(dq: Token) -> bool {
-        with(dq, false, |c| c.query_state.ecs.replace)
+        with(dq, false, |c| c.query_state().ecs.replace)
     }
     "uint16_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_ecs_prefix_length(dq: Token) -> u16 {
-        with(dq, 0, |c| u16::from(if c.client.is_ipv4() { c.query_state.ecs.v4 } else { c.query_state.ecs.v6 }))
+        with(dq, 0, |c| u16::from(if c.context().client.peer.is_ipv4() { c.query_state().ecs.v4 } else { c.query_state().ecs.v6 }))
     }
     "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_is_temp_failure_ttl_set(dq: Token) -> bool {
-        with(dq, false, |c| c.query_state.temporary_failure_ttl.is_some())
+        with(dq, false, |c| c.query_state().temporary_failure_ttl.is_some())
     }
     "uint32_t (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_temp_failure_ttl(dq: Token) -> u32 {
-        with(dq, 0, |c| c.query_state.temporary_failure_ttl.unwrap_or(0))
+        with(dq, 0, |c| c.query_state().temporary_failure_ttl.unwrap_or(0))
     }
     "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_do(dq: Token) -> bool {
@@ -181,21 +153,13 @@ functions! {
     }
     "void* (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_header(dq: Token) -> *mut c_void {
-        with(dq, std::ptr::null_mut(), |c| {
-            if c.message.len() < crate::wire::header::LEN {
-                return std::ptr::null_mut();
-            }
-            // What is written there is the message's; nobody can see that it was. The pointer holds
-            // for the call: nothing moves the message or makes it shorter than a header meanwhile.
-            c.dirty = true;
-            c.message.as_mut_ptr().cast()
-        })
+        with_place(dq, std::ptr::null_mut(), |place| place.lend_header().cast())
     }
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const char**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_sni(dq: Token, sni: *mut *const c_char, size: *mut usize) {
         let (text, length) = with(dq, (std::ptr::null(), 0), |c| {
-            let name = c.query_state.sni.clone();
-            (lent_text(c, &name), name.len())
+            let name = c.query_state().sni.clone();
+            (lent_text(c.current, &name), name.len())
         });
         // SAFETY: as the macro says.
         unsafe {
@@ -208,8 +172,8 @@ functions! {
         // SAFETY: as the macro says.
         let name = unsafe { string(name) };
         with(dq, std::ptr::null(), |c| {
-            let value = c.query_state.tags.value(name).map(<[u8]>::to_vec);
-            value.map_or(std::ptr::null(), |v| lent_text(c, &v))
+            let value = c.query_state().tags.value(name).map(<[u8]>::to_vec);
+            value.map_or(std::ptr::null(), |v| lent_text(c.current, &v))
         })
     }
     "size_t (*)(const dnsdist_ffi_dnsquestion_t*, const char*, char*, size_t)"
@@ -217,7 +181,7 @@ functions! {
         // SAFETY: as the macro says.
         let name = unsafe { string(name) };
         with(dq, 0, |c| {
-            let value = c.query_state.tags.value(name).unwrap_or_default();
+            let value = c.query_state().tags.value(name).unwrap_or_default();
             if buffer.is_null() || value.len() > size {
                 return 0;
             }
@@ -230,13 +194,13 @@ functions! {
     fn dnsdist_ffi_dnsquestion_get_tag_array(dq: Token, out: *mut *const c_void) -> usize {
         let found = with(dq, (std::ptr::null(), 0), |c| {
             let tags: Vec<(Vec<u8>, Vec<u8>)> =
-                c.query_state.tags.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
+                c.query_state().tags.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
             let pointers: Vec<u8> = tags
                 .iter()
-                .flat_map(|(n, v)| [lent_text(c, n).expose_provenance(), lent_text(c, v).expose_provenance()])
+                .flat_map(|(n, v)| [lent_text(c.current, n).expose_provenance(), lent_text(c.current, v).expose_provenance()])
                 .flat_map(usize::to_ne_bytes)
                 .collect();
-            (lend_aligned(c, &pointers), tags.len())
+            (lend_aligned(c.current, &pointers), tags.len())
         });
         // SAFETY: as the macro says.
         unsafe { give(out, found.0) };
@@ -253,9 +217,9 @@ functions! {
                 records.extend(code.to_ne_bytes());
                 records.extend(length.to_ne_bytes());
                 records.extend([0; 4]);
-                records.extend(c.lend(data).as_ptr().expose_provenance().to_ne_bytes());
+                records.extend(c.current.lend(data).as_ptr().expose_provenance().to_ne_bytes());
             }
-            (lend_aligned(c, &records), options.len())
+            (lend_aligned(c.current, &records), options.len())
         });
         // SAFETY: as the macro says.
         unsafe { give(out, found.0) };
@@ -265,7 +229,7 @@ functions! {
     fn dnsdist_ffi_dnsquestion_get_trailing_data(dq: Token, out: *mut *const c_char) -> usize {
         let bytes = with(dq, (std::ptr::null(), 0), |c| {
             let trailing = c.trailing().to_vec();
-            let lent = c.lend(&trailing);
+            let lent = c.current.lend(&trailing);
             (lent.as_ptr(), lent.len())
         });
         // SAFETY: as the macro says.
@@ -277,8 +241,8 @@ functions! {
         // SAFETY: as the macro says.
         let text = unsafe { passed(text, size) };
         with(dq, (), |c| {
-            c.argument.clear();
-            c.argument.extend_from_slice(text);
+            c.current.argument.clear();
+            c.current.argument.extend_from_slice(text);
         });
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, int)"
@@ -290,15 +254,15 @@ functions! {
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
     fn dnsdist_ffi_dnsquestion_set_skip_cache(dq: Token, value: bool) {
-        with(dq, (), |c| c.query_state.skip_cache = value);
+        with(dq, (), |c| c.case_mut().skip_cache = value);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
     fn dnsdist_ffi_dnsquestion_set_use_ecs(dq: Token, value: bool) {
-        with(dq, (), |c| c.query_state.ecs.wanted = value);
+        with(dq, (), |c| c.case_mut().ecs.wanted = value);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
     fn dnsdist_ffi_dnsquestion_set_ecs_override(dq: Token, value: bool) {
-        with(dq, (), |c| c.query_state.ecs.replace = value);
+        with(dq, (), |c| c.case_mut().ecs.replace = value);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t)"
     fn dnsdist_ffi_dnsquestion_set_ecs_prefix_length(dq: Token, value: u16) {
@@ -306,19 +270,19 @@ functions! {
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint32_t)"
     fn dnsdist_ffi_dnsquestion_set_temp_failure_ttl(dq: Token, value: u32) {
-        with(dq, (), |c| c.query_state.temporary_failure_ttl = Some(value));
+        with(dq, (), |c| c.case_mut().temporary_failure_ttl = Some(value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_unset_temp_failure_ttl(dq: Token) {
-        with(dq, (), |c| c.query_state.temporary_failure_ttl = None);
+        with(dq, (), |c| c.case_mut().temporary_failure_ttl = None);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint32_t)"
     fn dnsdist_ffi_dnsquestion_set_max_returned_ttl(dq: Token, value: u32) {
-        with(dq, (), |c| c.query_state.ttl_max = Some(value));
+        with(dq, (), |c| c.case_mut().ttl_max = Some(value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_set_restartable(dq: Token) {
-        with(dq, (), |c| c.query_state.restartable = true);
+        with(dq, (), |c| c.case_mut().restartable = true);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t)"
     fn dnsdist_ffi_dnsquestion_set_len(dq: Token, value: u16) {
@@ -333,19 +297,19 @@ functions! {
         // SAFETY: as the macro says.
         let (name, value) = unsafe { (string(name), string(value)) };
         // One more than a query may have is left out.
-        let _ = with(dq, false, |c| c.query_state.tags.set(name, value));
+        let _ = with(dq, false, |c| c.tags_mut().set(name, value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, const char*, size_t)"
     fn dnsdist_ffi_dnsquestion_set_tag_raw(dq: Token, name: *const c_char, value: *const c_char, size: usize) {
         // SAFETY: as the macro says.
         let (name, value) = unsafe { (string(name), passed(value, size)) };
-        let _ = with(dq, false, |c| c.query_state.tags.set(name, value));
+        let _ = with(dq, false, |c| c.tags_mut().set(name, value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t, const char*, size_t)"
     fn dnsdist_ffi_dnsquestion_set_extended_dns_error(dq: Token, code: u16, text: *const c_char, size: usize) {
         // SAFETY: as the macro says.
         let text = unsafe { passed(text, size) };
-        with(dq, (), |c| c.query_state.set_error(code, text));
+        with(dq, (), |c| c.case_mut().set_error(code, text));
     }
     "bool (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t)"
     fn dnsdist_ffi_dnsquestion_set_trailing_data(dq: Token, bytes: *const c_char, size: usize) -> bool {
@@ -358,9 +322,8 @@ functions! {
         // SAFETY: as the macro says.
         let values = unsafe { raw_values(values, count) };
         with(dq, (), |c| {
-            let kind = |c: &Current, _: &[u8]| c.facts.qtype;
-            let answers: Vec<(u16, &[u8])> = values.iter().map(|v| (kind(c, v), *v)).collect();
-            c.spoof(answers.into_iter());
+            let qtype = c.facts().qtype;
+            c.spoof(values.iter().map(|v| (qtype, *v)));
         });
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const dnsdist_ffi_raw_value_t*, size_t)"
@@ -402,7 +365,7 @@ functions! {
     }
     "void (*)(dnsdist_ffi_dnsresponse_t*, uint32_t)"
     fn dnsdist_ffi_dnsresponse_set_max_returned_ttl(dr: Token, max: u32) {
-        with(dr, (), |c| c.query_state.ttl_max = Some(max));
+        with(dr, (), |c| c.case_mut().ttl_max = Some(max));
     }
     "void (*)(dnsdist_ffi_dnsresponse_t*, uint16_t)"
     fn dnsdist_ffi_dnsresponse_clear_records_type(dr: Token, rtype: u16) {
@@ -421,23 +384,23 @@ functions! {
     }
     "size_t (*)(const dnsdist_ffi_servers_list_t*)"
     fn dnsdist_ffi_servers_list_get_count(list: Token) -> usize {
-        with(list, 0, |c| c.candidates.len())
+        with(list, 0, |c| c.current.candidates.len())
     }
     "void (*)(const dnsdist_ffi_servers_list_t*, size_t, const dnsdist_ffi_server_t**)"
     fn dnsdist_ffi_servers_list_get_server(list: Token, at: usize, out: *mut Token) {
         let server = with(list, std::ptr::null(), |c| {
-            if at < c.candidates.len() { server_pointer(c, at) } else { std::ptr::null() }
+            if at < c.current.candidates.len() { server_pointer(c.current, at) } else { std::ptr::null() }
         });
         // SAFETY: as the macro says.
         unsafe { give(out, server) };
     }
     "size_t (*)(const dnsdist_ffi_servers_list_t*, const dnsdist_ffi_dnsquestion_t*, size_t)"
     fn dnsdist_ffi_servers_list_chash(list: Token, _dq: Token, hash: usize) -> usize {
-        with(list, 0, |c| rendezvous(c, hash))
+        with(list, 0, |c| rendezvous(c.current, hash))
     }
     "size_t (*)(const dnsdist_ffi_servers_list_t*, const dnsdist_ffi_dnsquestion_t*, size_t)"
     fn dnsdist_ffi_servers_list_whashed(list: Token, _dq: Token, hash: usize) -> usize {
-        with(list, 0, |c| rendezvous(c, hash))
+        with(list, 0, |c| rendezvous(c.current, hash))
     }
     "uint64_t (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_outstanding(server: Token) -> u64 {
@@ -454,25 +417,25 @@ functions! {
     "int (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_weight(server: Token) -> c_int {
         with_server(server, 0, |c, s| {
-            c.balancer.server(s.slot).map_or(0, |s| c_int::try_from(s.weight).unwrap_or(c_int::MAX))
+            c.current.balancer.server(s.slot).map_or(0, |s| c_int::try_from(s.weight).unwrap_or(c_int::MAX))
         })
     }
     "int (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_order(server: Token) -> c_int {
-        with_server(server, 0, |c, s| c.balancer.server(s.slot).map_or(0, |s| s.order))
+        with_server(server, 0, |c, s| c.current.balancer.server(s.slot).map_or(0, |s| s.order))
     }
     "const char* (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_name(server: Token) -> *const c_char {
         with_server(server, std::ptr::null(), |c, s| {
-            let name = c.balancer.server(s.slot).map(|s| s.name.clone()).unwrap_or_default();
-            lent_text(c, name.as_bytes())
+            let name = c.current.balancer.server(s.slot).map(|s| s.name.clone()).unwrap_or_default();
+            lent_text(c.current, name.as_bytes())
         })
     }
     "const char* (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_name_with_addr(server: Token) -> *const c_char {
         with_server(server, std::ptr::null(), |c, s| {
-            let text = c.balancer.server(s.slot).map(Server::name_with_address);
-            lent_text(c, text.unwrap_or_default().as_bytes())
+            let text = c.current.balancer.server(s.slot).map(Server::name_with_address);
+            lent_text(c.current, text.unwrap_or_default().as_bytes())
         })
     }
 }

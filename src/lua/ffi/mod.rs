@@ -16,17 +16,41 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod call;
 mod functions;
+mod objects;
+pub(crate) mod place;
 pub mod watch;
 
-use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
-use std::rc::Rc;
 
 use mlua::{LightUserData, Lua, Table};
 
-use crate::lua::state::current::Current;
+use crate::lua::ffi::place::Place;
+use crate::lua::state::current::{Current, Open};
 use crate::rules::script::Candidate;
+
+/// Defines C functions and the table of them: name, C type, body. Each argument `x: T`.
+macro_rules! c_functions {
+    ($($(#[$doc:meta])* $kind:literal fn $name:ident($($arg:ident: $t:ty),*) $(-> $r:ty)? $body:block)*) => {
+        $(
+            $(#[$doc])*
+            // SAFETY: called by scripts, or the prelude, with the type beside it; pointers are what
+            // `passed`, `string`, `give` and `at` ask for, or the script's own fault. Nothing
+            // unwinds: bodies have no panic.
+            unsafe extern "C" fn $name($($arg: $t),*) $(-> $r)? $body
+        )*
+
+        /// Every function: its name, its C type as a pointer, and itself.
+        pub(crate) fn table() -> Vec<crate::lua::ffi::Function> {
+            vec![$((stringify!($name), $kind, $name as *mut c_void)),*]
+        }
+    };
+}
+use c_functions;
+
+/// A function's name, its C type as a pointer, and itself.
+type Function = (&'static str, &'static str, *mut c_void);
 
 /// The types that the functions' arguments have.
 const TYPES: &str = "
@@ -39,63 +63,58 @@ typedef struct dnsdist_ffi_tag { const char* name; const char* value; } dnsdist_
 typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdist_ffi_raw_value_t;
 ";
 
-/// Puts the functions behind `ffi.C`: gets the module, the types, and names with types and pointers.
+/// Puts the functions behind `ffi.C`, and gives those of objects with what they read: gets the
+/// types, both kinds of functions as names with types and pointers, and two places.
 const INSTALL: &str = r#"
-local types, functions = ...
+local types, functions, objects, live, place = ...
 local ffi = require("ffi")
 ffi.cdef(types)
-local own = {}
-for name, entry in pairs(functions) do own[name] = ffi.cast(entry[1], entry[2]) end
-ffi.C = setmetatable(own, { __index = ffi.C })
+local function cast(list, into)
+  for name, entry in pairs(list) do into[name] = ffi.cast(entry[1], entry[2]) end
+  return into
+end
+ffi.C = setmetatable(cast(functions, {}), { __index = ffi.C })
+return cast(objects, { live = ffi.cast("dnslob_live *", live), place = ffi.cast("void *", place) })
 "#;
 
-/// Defines the functions in a state.
+/// Defines the functions in a state; gives those that the prelude's objects are made of.
 ///
 /// # Errors
 /// When the state has no `ffi`.
-pub fn define(lua: &Lua) -> mlua::Result<()> {
-    let functions: Table = lua.create_table()?;
-    for (name, kind, pointer) in functions::table() {
-        let entry = lua.create_table()?;
-        entry.raw_push(kind)?;
-        entry.raw_push(LightUserData(pointer))?;
-        functions.raw_set(name, entry)?;
-    }
-    lua.load(INSTALL).set_name("=ffi").call((TYPES, functions))
-}
-
-/// What a script gets for a query: the number of the call, as a pointer to nothing.
-#[must_use]
-pub fn pointer(token: usize) -> LightUserData {
-    LightUserData(std::ptr::without_provenance_mut(token))
-}
-
-thread_local! {
-    /// The packet of the call that runs in this thread.
-    static RUNNING: RefCell<Option<Rc<RefCell<Current>>>> = const { RefCell::new(None) };
-}
-
-/// Runs `call` with the C functions working on this packet.
-pub(crate) fn during<R>(place: &Rc<RefCell<Current>>, call: impl FnOnce() -> R) -> R {
-    /// Takes it away again, also when `call` panics.
-    struct Ended;
-    impl Drop for Ended {
-        fn drop(&mut self) {
-            RUNNING.with(|r| r.borrow_mut().take());
+pub(crate) fn define(lua: &Lua, place: &Place) -> mlua::Result<Table> {
+    let list = |functions: Vec<Function>| -> mlua::Result<Table> {
+        let list = lua.create_table()?;
+        for (name, kind, pointer) in functions {
+            let entry = lua.create_table()?;
+            entry.raw_push(kind)?;
+            entry.raw_push(LightUserData(pointer))?;
+            list.raw_set(name, entry)?;
         }
-    }
-    RUNNING.with(|r| *r.borrow_mut() = Some(Rc::clone(place)));
-    let _ended = Ended;
-    call()
+        Ok(list)
+    };
+    let types = format!("{TYPES}{}", place::LIVE_TYPE);
+    let (live, own) =
+        (LightUserData(place.live()), LightUserData(std::ptr::from_ref(place).cast_mut().cast()));
+    let functions = (types, list(functions::table())?, list(objects::table())?, live, own);
+    lua.load(INSTALL).set_name("=ffi").call(functions)
 }
 
 /// The packet of the running call, if `token` is its number; else `otherwise`.
-fn with<R>(token: Token, otherwise: R, body: impl FnOnce(&mut Current) -> R) -> R {
-    RUNNING.with(|running| {
-        let Ok(running) = running.try_borrow() else { return otherwise };
-        let Some(Ok(mut current)) = running.as_ref().map(|r| r.try_borrow_mut()) else { return otherwise };
-        if current.open && token.addr() == current.token { body(&mut current) } else { otherwise }
-    })
+fn with<R>(token: Token, otherwise: R, body: impl FnOnce(&mut Open<'_, '_, '_>) -> R) -> R {
+    let mut body = Some(body);
+    let of = |place: &Place| {
+        place.open(|open| {
+            let body = body.take().filter(|_| token.addr() == open.current.token)?;
+            Some(body(open))
+        })
+    };
+    place::running(of).flatten().flatten().unwrap_or(otherwise)
+}
+
+/// The place of the running call, if `token` is its number; else `otherwise`.
+fn with_place<R>(token: Token, otherwise: R, body: impl FnOnce(&Place) -> R) -> R {
+    let is_it = |place: &Place| place.open(|open| token.addr() == open.current.token) == Some(true);
+    place::running(|place| is_it(place).then(|| body(place))).flatten().unwrap_or(otherwise)
 }
 
 /// What a script holds instead of a query, an answer or a list of servers.
@@ -186,24 +205,28 @@ fn lend_aligned(current: &mut Current, bytes: &[u8]) -> *const c_void {
 
 /// A server's number in the running call, told from other calls' as the query is.
 fn server_pointer(current: &Current, at: usize) -> Token {
-    // Behind every number of a call: light user data and pointers have room for both.
-    std::ptr::without_provenance(((at + 1) << 44) | (current.token & TOKEN_MASK))
+    // Behind every number of a call.
+    std::ptr::without_provenance(((at + 1) << 44) | current.token)
 }
 
-/// The part of a call's number that a server's pointer holds.
+/// The part of a server's pointer that is the call's number.
 const TOKEN_MASK: usize = (1 << 44) - 1;
 
 /// The server of a pointer of the running call.
-fn with_server<R>(server: Token, otherwise: R, body: impl FnOnce(&mut Current, Candidate) -> R) -> R {
-    RUNNING.with(|running| {
-        let Ok(running) = running.try_borrow() else { return otherwise };
-        let Some(Ok(mut current)) = running.as_ref().map(|r| r.try_borrow_mut()) else { return otherwise };
-        if !current.open || server.addr() & TOKEN_MASK != current.token & TOKEN_MASK {
-            return otherwise;
+fn with_server<R>(
+    server: Token,
+    otherwise: R,
+    body: impl FnOnce(&mut Open<'_, '_, '_>, Candidate) -> R,
+) -> R {
+    let found = |open: &mut Open<'_, '_, '_>| {
+        if server.addr() & TOKEN_MASK != open.current.token {
+            return None;
         }
-        let found = (server.addr() >> 44).checked_sub(1).and_then(|at| current.candidates.get(at)).copied();
-        found.map_or(otherwise, |s| body(&mut current, s))
-    })
+        let at = (server.addr() >> 44).checked_sub(1)?;
+        let candidate = open.current.candidates.get(at).copied()?;
+        Some(body(open, candidate))
+    };
+    place::running(|place| place.open(found)).flatten().flatten().unwrap_or(otherwise)
 }
 
 /// The place of the server that a hash falls to, by weight: the same one as long as it is there, so

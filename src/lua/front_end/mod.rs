@@ -276,7 +276,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         }
     }
     if !functions.is_empty() {
-        runtime.serve().map_err(|e| fatal(&e))?;
+        runtime.serve(false).map_err(|e| fatal(&e))?;
     }
     Ok((draft, Host { runtime, functions }))
 }

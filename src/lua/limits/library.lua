@@ -260,11 +260,30 @@ end
 
 -- What could take the limits away. ---------------------------------------------------------------
 
+-- Single functions can be kept from being compiled, as those must be that call a C function which
+-- calls back; the compiler as a whole is not the script's.
 local function nothing() end
 local about = jit
+local function of_function(set)
+  return function(f, deep)
+    if f == true then f = getinfo(2, "f").func end
+    if type(f) == "function" then set(f, deep) end
+  end
+end
+local compiling, calls_back = false, false
+local function interpret()
+  calls_back, compiling = true, false
+  about.off()
+  about.flush()
+end
+local cast = ffi.cast
+function ffi.cast(kind, value)
+  if type(value) == "function" then interpret() end
+  return cast(kind, value)
+end
 jit = { version = about.version, version_num = about.version_num, os = about.os, arch = about.arch,
-        on = nothing, off = nothing, flush = nothing, status = function() return false end,
-        opt = { start = nothing } }
+        on = of_function(about.on), off = of_function(about.off), flush = nothing,
+        status = function() return compiling end, opt = { start = nothing } }
 debug = { traceback = debug.traceback, getinfo = debug.getinfo }
 for _, modules in ipairs({ package.loaded, package.preload }) do
   for name in pairs(modules) do
@@ -289,4 +308,13 @@ function collectgarbage(what, ...)
 end
 gcinfo = function() return collect("count") end
 
-return function() serving = true end
+-- A function that a shard runs needs a trace or a few: with LuaJIT's own measure, thousands of functions
+-- would push each other's out. A state with callbacks is interpreted: LuaJIT ends the process when compiled
+-- code calls a C function that calls back.
+return function(compiled)
+  serving = true
+  if not compiled or calls_back then return end
+  about.opt.start("maxtrace=8000", "maxmcode=8192")
+  about.on()
+  compiling = true
+end

@@ -8,6 +8,9 @@
 //!  memory   a limit of the allocator's: "not enough memory", an error like others
 //! ```
 //!
+//! Files are evaluated by the interpreter. What a shard runs per packet is compiled, once it is proved
+//! that a compiled loop can be ended here: see [`is_compiled`].
+//!
 //! A configuration is trusted: it may call any C function through `ffi`, start programs and read
 //! files. What is kept from it here is to stop service by mistake. The standard library is whole but
 //! for what would take the limits away: see `library.lua`.
@@ -20,13 +23,14 @@ mod pattern;
 pub(crate) mod thread;
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use mlua::{Function, Lua};
 
 use crate::base::panics;
 pub use crate::lua::ffi::watch::Interrupt;
-use crate::lua::ffi::watch::{Ended, TICK, Watch, Why};
+use crate::lua::ffi::watch::{Ended, TICK, Watch, Why, prove_compiler};
 
 /// What one call per packet may take, in ticks: 10 to 20 ms of CPU time. A shard does nothing else
 /// meanwhile, and the slowest useful functions take a hundredth of that.
@@ -82,7 +86,7 @@ impl Runtime {
     pub(crate) fn new(interrupt: &Interrupt) -> mlua::Result<Self> {
         let lua = crate::engine::sys::lua_with_ffi();
         lua.set_memory_limit(EVALUATION_BYTES)?;
-        // Interpreted: what compiling costs and gains is another matter than ending it.
+        // A file is evaluated once: compiling it would cost more than it gains.
         lua.load("jit.off()").exec()?;
         let watch = Watch::new(&lua, interrupt)?;
         let serve = library::define(&lua, watch.alarm())?;
@@ -117,10 +121,13 @@ impl Runtime {
         may_exit: bool,
         call: impl FnOnce() -> mlua::Result<R>,
     ) -> (mlua::Result<R>, u32) {
+        // In its place at once: results that go from hand to hand cost as much as the call.
+        let mut result = None;
+        let call = || panics::caught(|| result = Some(call())).err();
+        let (panic, ended, taken) = self.watch.run(ticks, may_exit, call);
         // A panic of the Lua library becomes an error of the call. The library has put its stack in
         // order by then, and what the call did is undone as after any error.
-        let contained = || panics::caught(call).unwrap_or_else(|panic| Err(mlua::Error::runtime(panic)));
-        let (result, ended, taken) = self.watch.run(ticks, may_exit, contained);
+        let result = result.unwrap_or_else(|| Err(mlua::Error::runtime(panic.unwrap_or_default())));
         match ended {
             // It may have been over just before the hook came.
             Some(ended) if result.is_err() || ended.place.is_some() => {
@@ -130,11 +137,12 @@ impl Runtime {
         }
     }
 
-    /// Ends the evaluation: collects its garbage and bounds what functions may add to the rest.
-    pub(crate) fn serve(&self) -> mlua::Result<()> {
+    /// Ends the evaluation: collects its garbage and bounds what functions may add to the rest. From
+    /// here on functions that run often can be compiled.
+    pub(crate) fn serve(&self, compiled: bool) -> mlua::Result<()> {
         self.lua.gc_collect()?;
         self.lua.set_memory_limit(2 * self.lua.used_memory() + CALLS_BYTES)?;
-        self.serve.call(())
+        self.serve.call(compiled)
     }
 
     /// Makes room after an error: of memory, there may be nothing but garbage.
@@ -153,6 +161,19 @@ pub(crate) fn stopped(error: &mlua::Error) -> Option<&Stopped> {
         mlua::Error::ExternalError(e) => e.downcast_ref(),
         _ => None,
     }
+}
+
+/// Whether functions that run per packet are compiled: when it is proved that this process can end a
+/// compiled loop. The first call takes the time for that, and says so in the log when it is not.
+pub(crate) fn is_compiled() -> bool {
+    static PROVED: OnceLock<bool> = OnceLock::new();
+    *PROVED.get_or_init(|| match prove_compiler() {
+        Ok(()) => true,
+        Err(why) => {
+            tracing::warn!("functions in Lua are interpreted, and take several times as long: {why}");
+            false
+        }
+    })
 }
 
 /// Ticks of so much CPU time.

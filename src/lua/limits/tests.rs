@@ -99,7 +99,7 @@ fn only_an_evaluation_can_end_the_process() {
 #[test]
 fn memory_has_an_end_that_is_an_error() {
     let runtime = runtime();
-    runtime.serve().expect("a collection");
+    runtime.serve(false).expect("a collection");
     for script in [
         "return ('x'):rep(1e9)",
         "local t = {} for i = 1, 60 do t[i] = ('x'):rep(1e7) .. i end",

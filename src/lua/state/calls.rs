@@ -1,30 +1,30 @@
 //! One shard's Lua state: evaluates the file, calls its functions, limits and counts.
 //!
 //! # What was measured
-//! See `benches/script.rs`. For a function that tests the name and sets a tag callgrind counts 2,600
-//! instructions of the machine for the interpreter; twice as many are the way between Rust and Lua and
-//! garbage. A call into Rust costs some 900, a call between Lua functions a tenth of that: hence
-//! the prelude, and the name goes along with the call.
+//! See `benches/script.rs`. Compiled, a function that tests the name and sets a tag takes less time than
+//! one call from Lua into a function of the Lua library's making (some 200 ns), which compiled code cannot
+//! go through either. Hence the way in is C's own (`ffi::call`), each function has a wrapper of its own
+//! in Lua, and what functions use most are C functions, called by pointer (`ffi::objects`).
 //!
 //! # Invariants
 //! - A call takes at most 20 ms of CPU time, and one that took so long is not made again for four
 //!   times that: whatever a function does, most of the shard's time is for other packets.
-//! - [`Current`] is open exactly while a call runs.
+//! - A packet is lent exactly while a call about it runs; an error undoes what the call did to it.
 
-use std::cell::RefCell;
 use std::ffi::c_int;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{Either, Function, LightUserData, Lua, Table};
+use mlua::{Function, Lua, Table};
 
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
+use crate::lua::ffi::call::{Caller, Entry, Results};
+use crate::lua::ffi::place::Place;
 use crate::lua::ffi::watch;
 use crate::lua::front_end::define_constants;
 use crate::lua::limits::{Interrupt, PACKET_TICKS, Runtime};
-use crate::lua::state::core::Place;
 use crate::lua::state::current::{Current, Timed};
 use crate::lua::state::record::{Found, Use};
 use crate::lua::state::{Shared, core, files, record};
@@ -40,72 +40,60 @@ const HEAP_IDLE: usize = 8 << 20;
 /// At most one line in the log so often.
 const LOG_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 
-/// `DNSAction` and `DNSResponseAction`, one list for both: their numbers are the places here.
-const ACTIONS: [&str; 17] = [
-    "None",
-    "Allow",
-    "Drop",
-    "Nxdomain",
-    "Refused",
-    "ServFail",
-    "Spoof",
-    "SpoofRaw",
-    "SpoofPacket",
-    "HeaderModify",
-    "Pool",
-    "Delay",
-    "Truncate",
-    "NoRecurse",
-    "NoOp",
-    "SetTag",
-    "SpoofCNAME",
+/// `DNSAction` and `DNSResponseAction`, one list for both: their numbers are the places here. With what
+/// each means by itself.
+const ACTIONS: [(&str, Option<ScriptAction>); 17] = [
+    ("None", Some(ScriptAction::None)),
+    ("Allow", Some(ScriptAction::Allow)),
+    ("Drop", Some(ScriptAction::Drop)),
+    ("Nxdomain", Some(ScriptAction::RCode(rcode::NXDOMAIN))),
+    ("Refused", Some(ScriptAction::RCode(rcode::REFUSED))),
+    ("ServFail", Some(ScriptAction::RCode(rcode::SERVFAIL))),
+    ("Spoof", Some(ScriptAction::Spoof)),
+    ("SpoofRaw", Some(ScriptAction::SpoofRaw)),
+    ("SpoofPacket", None),
+    ("HeaderModify", Some(ScriptAction::HeaderModify)),
+    ("Pool", Some(ScriptAction::Pool)),
+    (DELAY, None),
+    ("Truncate", Some(ScriptAction::Truncate)),
+    ("NoRecurse", Some(ScriptAction::NoRecurse)),
+    ("NoOp", Some(ScriptAction::None)),
+    ("SetTag", None),
+    ("SpoofCNAME", Some(ScriptAction::Spoof)),
 ];
+/// The one whose argument belongs to what it means.
+const DELAY: &str = "Delay";
 
 /// One shard's script.
 pub(crate) struct State {
+    // Dropped in this order: ticks end before the state does, and the place outlives it.
     runtime: Runtime,
-    place: Place,
-    calls: Calls,
-    /// How each function is called, and whether through C's pointers.
-    usage: Vec<(Use, bool)>,
+    caller: Caller,
+    maintain: Option<Function>,
+    place: Rc<Place>,
+    /// What each function is for, and where it is called.
+    functions: Vec<(Use, Entry)>,
     resting: Resting,
     errors: u64,
     /// Errors since the last line in the log, and when that was.
     unsaid: u64,
     logged: Option<Tick>,
     argument: Vec<u8>,
-    /// The name asked for by the running call's packet, on its way to Lua.
-    name: Vec<u8>,
-    maintains: bool,
     reads_files: bool,
 }
 
-/// The prelude's ways in.
-struct Calls {
-    act: Function,
-    act_response: Function,
-    act_ffi: Function,
-    matches: Function,
-    matches_ffi: Function,
-    choose: Function,
-    choose_ffi: Function,
-    maintain: Function,
-}
-
-impl Calls {
-    fn of(table: &Table) -> mlua::Result<Self> {
-        Ok(Self {
-            act: table.raw_get("act")?,
-            act_response: table.raw_get("act_response")?,
-            act_ffi: table.raw_get("act_ffi")?,
-            matches: table.raw_get("matches")?,
-            matches_ffi: table.raw_get("matches_ffi")?,
-            choose: table.raw_get("choose")?,
-            choose_ffi: table.raw_get("choose_ffi")?,
-            maintain: table.raw_get("maintain")?,
-        })
-    }
-}
+/// The parts of the prelude, in their order: each is given the table that they share.
+const PRELUDE: [&str; 9] = [
+    include_str!("prelude/common.lua"),
+    include_str!("prelude/names.lua"),
+    include_str!("prelude/addresses.lua"),
+    include_str!("prelude/sets.lua"),
+    include_str!("prelude/servers.lua"),
+    include_str!("prelude/query.lua"),
+    include_str!("prelude/overlay.lua"),
+    include_str!("prelude/configuration.lua"),
+    include_str!("prelude/calls.lua"),
+];
 
 /// Functions that took too long, and until when they rest.
 #[derive(Debug, Default)]
@@ -164,7 +152,10 @@ impl Resting {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("functions", &self.usage.len()).field("errors", &self.errors).finish()
+        f.debug_struct("State")
+            .field("functions", &self.functions.len())
+            .field("errors", &self.errors)
+            .finish()
     }
 }
 
@@ -199,15 +190,19 @@ impl State {
     ) -> mlua::Result<(Self, u32)> {
         let runtime = Runtime::new(interrupt)?;
         let lua = runtime.lua();
-        let place: Place = Rc::new(RefCell::new(Current::default()));
+        let place = Place::new(shared);
         let core = core::table(lua, &place, shared)?;
-        let actions = ACTIONS.iter().enumerate().map(|(number, name)| (*name, number));
+        let actions = ACTIONS.iter().enumerate().map(|(number, (name, _))| (*name, number));
         core.raw_set("actions", lua.create_table_from(actions)?)?;
         define_constants(lua)?;
-        let kinds = record::define(lua, &core, found)?;
-        ffi::define(lua)?;
-        let prelude = lua.load(include_str!("prelude.lua")).set_name("=prelude");
-        let calls: Table = prelude.call((core, record::stand_ins(), kinds))?;
+        let prelude = lua.create_table()?;
+        prelude.raw_set("kinds", record::define(lua, &core, found)?)?;
+        prelude.raw_set("stand_ins", record::stand_ins())?;
+        prelude.raw_set("core", core)?;
+        prelude.raw_set("c", ffi::define(lua, &place)?)?;
+        for part in PRELUDE {
+            lua.load(part).set_name("=prelude").call::<()>(&prelude)?;
+        }
         let mut taken = 0;
         if let Some(file) = &shared.files.main {
             let chunk = lua.load(files::runnable(file)).set_name(format!("@{}", file.name));
@@ -216,23 +211,24 @@ impl State {
             evaluated?;
             taken = ticks;
         }
-        runtime.serve()?;
+        runtime.serve(limits::is_compiled())?;
         pace(lua);
-        let (maintains, reads_files) = calls.raw_get::<Function>("ready")?.call(())?;
-        let calls = Calls::of(&calls)?;
-        let usage = found.borrow().iter().map(record::usage).collect();
+        let caller = Caller::new(lua)?;
+        let (calls, maintain, reads_files): (Table, _, _) = prelude.raw_get::<Function>("ready")?.call(())?;
+        let calls = calls.sequence_values::<Function>();
+        let entries = calls.map(|f| caller.entry(&f?)).collect::<mlua::Result<Vec<_>>>()?;
+        let functions = found.borrow().iter().map(record::usage).zip(entries).collect();
         let state = Self {
             runtime,
+            caller,
+            maintain,
             place,
-            calls,
-            usage,
+            functions,
             resting: Resting::default(),
             errors: 0,
             unsaid: 0,
             logged: None,
             argument: Vec::new(),
-            name: Vec::new(),
-            maintains,
             reads_files,
         };
         Ok((state, taken))
@@ -243,49 +239,37 @@ impl State {
         self.reads_files
     }
 
-    /// Runs a call about a packet; none after an error.
+    /// Runs a function about a packet; none after an error, which may be what is `read` of its results.
     fn run<R>(
         &mut self,
-        function: FunctionId,
+        (function, entry): (FunctionId, Entry),
         context: &mut EvaluationContext<'_, '_>,
         around: (bool, Tick, &Snapshot),
         servers: Option<&[Candidate]>,
-        through_c: bool,
-        call: impl FnOnce(&Calls, Either<&str, mlua::String>, Handed) -> mlua::Result<R>,
+        read: impl FnOnce(&Results<'_>, &mut Current) -> mlua::Result<R>,
     ) -> Option<R> {
         let (response, now, snapshot) = around;
         if self.resting.holds(function, now) {
             self.failed(now, &"not called: it, or others for this batch of packets, took too long");
             return None;
         }
-        let handed = {
-            let Ok(mut current) = self.place.try_borrow_mut() else { return None };
-            current.enter(context, response, now, snapshot);
+        {
+            let Ok(mut current) = self.place.current().try_borrow_mut() else { return None };
+            current.enter(response, now, snapshot);
             current.choosing = servers.is_some();
             current.candidates.extend_from_slice(servers.unwrap_or_default());
-            self.name.clear();
-            self.name.extend_from_slice(current.qname());
-            Handed { token: ffi::pointer(current.token), qtype: current.facts.qtype }
-        };
-        let lua = self.runtime.lua();
-        let (result, ticks) = self.runtime.run(PACKET_TICKS, || {
-            // Text goes to Lua without a detour, and most names are text.
-            let name = match std::str::from_utf8(&self.name) {
-                Ok(text) => Either::Left(text),
-                Err(_) => Either::Right(lua.create_string(&self.name)?),
+        }
+        let call = || {
+            // Within the call: what a wrong decision came with is undone, too.
+            let read = |results: &Results<'_>| match self.place.current().try_borrow_mut() {
+                Ok(mut current) => read(results, &mut current),
+                Err(_) => Err(mlua::Error::runtime("the packet is in use")),
             };
-            if through_c {
-                ffi::during(&self.place, || call(&self.calls, name, handed))
-            } else {
-                call(&self.calls, name, handed)
-            }
-        });
-        let fits = self.place.try_borrow_mut().is_ok_and(|mut c| c.leave(context, result.is_ok()));
+            self.caller.call(entry, read)?
+        };
+        let (result, ticks) = self.place.during(context, || self.runtime.run(PACKET_TICKS, call));
+        self.place.leave(context, result.is_ok());
         match result {
-            Ok(_) if !fits => {
-                self.failed(now, &"the changed message does not fit the packet");
-                None
-            }
             Ok(value) => {
                 self.resting.set_trusted(function, true);
                 Some(value)
@@ -328,7 +312,10 @@ impl State {
 
     /// Changes timed sets as the call that has just ended asked for.
     fn change_timed(&self, env: &mut Environment<'_>) {
-        let Ok(mut current) = self.place.try_borrow_mut() else { return };
+        let Ok(mut current) = self.place.current().try_borrow_mut() else { return };
+        if current.timed.is_empty() {
+            return;
+        }
         for change in current.timed.drain(..) {
             match change {
                 Timed::Add(state, ip, span) => env.limits.timed_add(state, &ip, env.now + span, env.now),
@@ -337,50 +324,36 @@ impl State {
         }
     }
 
-    fn usage(&mut self, function: FunctionId, now: Tick) -> Option<(Use, bool)> {
-        let usage = self.usage.get(function.0 as usize).copied();
-        if usage.is_none() {
+    fn function(&mut self, function: FunctionId, now: Tick) -> Option<(Use, Entry)> {
+        let known = self.functions.get(function.0 as usize).copied();
+        if known.is_none() {
             self.failed(now, &"a rule names a function that this file does not have");
         }
-        usage
+        known
     }
 }
 
 /// What a number of [`ACTIONS`] means, with its argument.
-fn decision(number: usize, argument: &[u8]) -> mlua::Result<ScriptAction> {
-    let name = ACTIONS.get(number).copied().unwrap_or_default();
-    Ok(match name {
-        "None" | "NoOp" => ScriptAction::None,
-        "Allow" => ScriptAction::Allow,
-        "Drop" => ScriptAction::Drop,
-        "Nxdomain" => ScriptAction::RCode(rcode::NXDOMAIN),
-        "Refused" => ScriptAction::RCode(rcode::REFUSED),
-        "ServFail" => ScriptAction::RCode(rcode::SERVFAIL),
-        "Spoof" | "SpoofCNAME" => ScriptAction::Spoof,
-        "SpoofRaw" => ScriptAction::SpoofRaw,
-        "HeaderModify" => ScriptAction::HeaderModify,
-        "Pool" => ScriptAction::Pool,
-        "Truncate" => ScriptAction::Truncate,
-        "NoRecurse" => ScriptAction::NoRecurse,
-        "Delay" => {
+fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
+    // What is cut, or is no number at all, is no place in the list.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    let (at, is_whole) = (number as usize, number as usize as f64 == number);
+    match ACTIONS.get(at).filter(|_| is_whole) {
+        Some((_, Some(action))) => Ok(*action),
+        Some((DELAY, None)) => {
             let ms = std::str::from_utf8(argument).ok().and_then(|t| t.trim().parse::<u32>().ok());
             let ms = ms.ok_or_else(|| {
                 mlua::Error::runtime("DNSAction.Delay needs a number of milliseconds as its argument")
             })?;
             // As long as DelayAction may hold an answer back.
-            ScriptAction::Delay(ms.min(DELAY_MS_MAX))
+            Ok(ScriptAction::Delay(ms.min(DELAY_MS_MAX)))
         }
-        _ => {
+        other => {
+            let name = other.map_or("", |(name, _)| name);
             let what = format!("a function returned {number} ({name}), which is no decision here");
-            return Err(mlua::Error::runtime(what));
+            Err(mlua::Error::runtime(what))
         }
-    })
-}
-
-/// What every call is given.
-struct Handed {
-    token: LightUserData,
-    qtype: u16,
+    }
 }
 
 impl Script for State {
@@ -390,27 +363,24 @@ impl Script for State {
         context: &mut EvaluationContext<'_, '_>,
         env: &mut Environment<'_>,
     ) -> Option<ScriptAction> {
-        let (Use::Act { response }, through_c) = self.usage(function, env.now)? else {
+        let (Use::Act { response }, entry) = self.function(function, env.now)? else {
             self.failed(env.now, &"a rule names a function of another kind");
             return None;
         };
         self.argument.clear();
-        let at = function.0 + 1;
         let around = (response, env.now, env.snapshot);
-        let place = Rc::clone(&self.place);
-        let action = self.run(function, context, around, None, through_c, |calls, name, handed| {
-            let number = if through_c {
-                calls.act_ffi.call::<usize>((at, handed.token))?
-            } else if response {
-                calls.act_response.call((at, name, handed.qtype))?
-            } else {
-                calls.act.call((at, name, handed.qtype))?
-            };
-            // Within the call: what a wrong decision came with is undone, too.
-            let current = place.borrow();
-            if current.restart { Ok(ScriptAction::Restart) } else { decision(number, &current.argument) }
+        let action = self.run((function, entry), context, around, None, |results, current| {
+            let argument = results.text(2);
+            if !argument.is_empty() {
+                current.argument.clear();
+                current.argument.extend_from_slice(argument);
+            }
+            if current.restart {
+                return Ok(ScriptAction::Restart);
+            }
+            decision(results.number(1).unwrap_or(f64::NAN), &current.argument)
         })?;
-        if let Ok(mut current) = self.place.try_borrow_mut() {
+        if let Ok(mut current) = self.place.current().try_borrow_mut() {
             std::mem::swap(&mut self.argument, &mut current.argument);
         }
         self.change_timed(env);
@@ -427,20 +397,13 @@ impl Script for State {
         context: &mut EvaluationContext<'_, '_>,
         env: &mut Environment<'_>,
     ) -> Option<bool> {
-        let (Use::Match, through_c) = self.usage(function, env.now)? else {
+        let (Use::Match, entry) = self.function(function, env.now)? else {
             self.failed(env.now, &"a rule names a function of another kind");
             return None;
         };
-        let at = function.0 + 1;
         // Rules stand in both kinds of chains; their functions see a query either way.
         let around = (false, env.now, env.snapshot);
-        let matched = self.run(function, context, around, None, through_c, |calls, name, handed| {
-            if through_c {
-                calls.matches_ffi.call((at, handed.token))
-            } else {
-                calls.matches.call((at, name, handed.qtype))
-            }
-        });
+        let matched = self.run((function, entry), context, around, None, |results, _| Ok(results.truth(1)));
         self.change_timed(env);
         matched
     }
@@ -453,20 +416,14 @@ impl Script for State {
         now: Tick,
         snapshot: &Snapshot,
     ) -> Option<usize> {
-        let (Use::Choose, through_c) = self.usage(function, now)? else {
+        let (Use::Choose, entry) = self.function(function, now)? else {
             self.failed(now, &"a pool names a function of another kind");
             return None;
         };
-        let at = function.0 + 1;
         let around = (false, now, snapshot);
-        let place: f64 =
-            self.run(function, context, around, Some(servers), through_c, |calls, name, handed| {
-                if through_c {
-                    calls.choose_ffi.call((at, handed.token))
-                } else {
-                    calls.choose.call((at, name, handed.qtype, servers.len()))
-                }
-            })?;
+        let place = self.run((function, entry), context, around, Some(servers), |results, _| {
+            Ok(results.number(1).unwrap_or(0.0))
+        })?;
         // From 1; a fraction is cut, and what is no number is nobody's place.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         (1..=servers.len()).contains(&(place as usize)).then(|| place as usize - 1)
@@ -474,10 +431,8 @@ impl Script for State {
 
     fn maintain(&mut self, now: Tick) {
         pace(self.runtime.lua());
-        if !self.maintains {
-            return;
-        }
-        let (result, _) = self.runtime.run(PACKET_TICKS, || self.calls.maintain.call::<()>(()));
+        let Some(maintain) = &self.maintain else { return };
+        let (result, _) = self.runtime.run(PACKET_TICKS, || maintain.call::<()>(()));
         if let Err(e) = result {
             self.ended(&e, None, now);
         }

@@ -1,7 +1,7 @@
-//! The functions under `prelude.lua`: each a small step between Lua's values and the packet of the
-//! running call. Every one of them fails when no call is running.
+//! The functions under the prelude's rarer members: each a small step between Lua's values and the
+//! packet of the running call. Every one of them fails when no call is running. What is used most is
+//! in `engine::luaffi::objects`, where compiled code can call it.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use crate::base::addr::mapped;
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
 use crate::engine::clock;
-use crate::lua::state::current::{Current, Timed};
+use crate::lua::ffi::place::Place;
+use crate::lua::state::current::{Open, Timed};
 use crate::lua::state::{Shared, files};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -21,9 +22,6 @@ use crate::rules::query_state::Protocol;
 use crate::wire::query::Question;
 use crate::wire::records::Records;
 use crate::wire::{name, records};
-
-/// The packet that the functions of one state work on.
-pub(crate) type Place = Rc<RefCell<Current>>;
 
 /// What `dq:getProtocol()` says.
 const fn protocol_text(protocol: Protocol) -> &'static str {
@@ -43,7 +41,7 @@ const fn protocol_text(protocol: Protocol) -> &'static str {
 struct Functions<'l> {
     lua: &'l Lua,
     table: Table,
-    place: Place,
+    place: Rc<Place>,
 }
 
 fn over() -> mlua::Error {
@@ -55,7 +53,7 @@ impl Functions<'_> {
     fn define<A, R>(
         &self,
         name: &str,
-        body: impl Fn(&Lua, &mut Current, A) -> mlua::Result<R> + 'static,
+        body: impl Fn(&Lua, &mut Open<'_, '_, '_>, A) -> mlua::Result<R> + 'static,
     ) -> mlua::Result<()>
     where
         A: mlua::FromLuaMulti,
@@ -63,11 +61,7 @@ impl Functions<'_> {
     {
         let place = Rc::clone(&self.place);
         let function = self.lua.create_function(move |lua, arguments: A| {
-            let mut current = place.try_borrow_mut().map_err(|_| over())?;
-            if !current.open {
-                return Err(over());
-            }
-            body(lua, &mut current, arguments)
+            place.open(|open| body(lua, open, arguments)).unwrap_or_else(|| Err(over()))
         })?;
         self.table.raw_set(name, function)
     }
@@ -91,18 +85,13 @@ impl Functions<'_> {
         A: mlua::FromLuaMulti,
     {
         let place = Rc::clone(&self.place);
-        let function = self.lua.create_function(move |lua, arguments: A| {
-            if !place.try_borrow().is_ok_and(|c| c.open) {
-                return Err(over());
-            }
-            body(lua, &place, arguments)
-        })?;
+        let function = self.lua.create_function(move |lua, arguments: A| body(lua, &place, arguments))?;
         self.table.raw_set(name, function)
     }
 }
 
 /// The table of functions for a state.
-pub(crate) fn table(lua: &Lua, place: &Place, shared: &Arc<Shared>) -> mlua::Result<Table> {
+pub(crate) fn table(lua: &Lua, place: &Rc<Place>, shared: &Arc<Shared>) -> mlua::Result<Table> {
     let functions = Functions { lua, table: lua.create_table()?, place: Rc::clone(place) };
     message(&functions)?;
     facts(&functions)?;
@@ -117,110 +106,53 @@ pub(crate) fn table(lua: &Lua, place: &Place, shared: &Arc<Shared>) -> mlua::Res
 }
 
 fn message(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("qname", |lua, c, ()| lua.create_string(c.qname()))?;
-    f.define("byte", |_, c, at: usize| Ok(c.byte(at)))?;
-    f.define("set_byte", |_, c, (at, byte): (usize, u8)| {
-        c.set_byte(at, byte);
-        Ok(())
-    })?;
-    f.define("content", |lua, c, ()| lua.create_string(&c.message))?;
+    f.define("content", |lua, c, ()| lua.create_string(c.message()))?;
     f.define("set_content", |_, c, content: BString| Ok(c.set_content(&content)))?;
     f.define("trailing", |lua, c, ()| lua.create_string(c.trailing()))?;
     f.define("set_trailing", |_, c, bytes: BString| Ok(c.set_trailing(&bytes)))?;
     f.define("change_name", |_, c, name: BString| Ok(c.change_name(&name)))?;
-    f.define("dnssec_ok", |_, c, ()| Ok(c.opt().is_some_and(|o| o.dnssec_ok)))?;
     f.calling("options", |_, place, each: Function| {
-        let options: Vec<(u16, BString)> = {
-            let current = place.borrow();
-            current.options().map(|(code, data)| (code, data.into())).collect()
+        let options = |c: &mut Open<'_, '_, '_>| -> Vec<(u16, BString)> {
+            c.options().map(|(code, data)| (code, data.into())).collect()
         };
+        let options = place.open(options).ok_or_else(over)?;
         options.into_iter().try_for_each(|option| each.call::<()>(option))
     })
 }
 
 fn facts(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("number", |_, c, which: u8| {
-        Ok(match which {
-            0 => usize::from(c.facts.qclass),
-            1 => c.message.len(),
-            2 if c.client.is_ipv4() => usize::from(c.query_state.ecs.v4),
-            2 => usize::from(c.query_state.ecs.v6),
-            3 => usize::from(c.facts.qtype),
-            _ => usize::from(c.query_state.restarts),
-        })
-    })?;
-    f.define("flag", |_, c, which: u8| {
-        Ok(match which {
-            0 => c.query_state.protocol.is_stream(),
-            1 => c.query_state.skip_cache,
-            2 => c.query_state.ecs.wanted,
-            _ => c.query_state.ecs.replace,
-        })
-    })?;
-    f.define("set_flag", |_, c, (which, on): (u8, bool)| {
-        match which {
-            1 => c.query_state.skip_cache = on,
-            2 => c.query_state.ecs.wanted = on,
-            _ => c.query_state.ecs.replace = on,
-        }
-        Ok(())
-    })?;
-    f.define("set_ecs_prefix_length", |_, c, bits: u8| {
-        c.set_ecs_prefix_length(bits);
-        Ok(())
-    })?;
-    f.define("temporary_failure_ttl", |_, c, ()| Ok(c.query_state.temporary_failure_ttl))?;
+    f.define("temporary_failure_ttl", |_, c, ()| Ok(c.query_state().temporary_failure_ttl))?;
     f.define("set_temporary_failure_ttl", |_, c, ttl: Option<u32>| {
-        c.query_state.temporary_failure_ttl = ttl;
+        c.case_mut().temporary_failure_ttl = ttl;
         Ok(())
     })?;
-    f.define("remote", |lua, c, ()| Ok((lua.create_string(c.client.ip)?, c.client.port)))?;
-    f.define("localaddr", |lua, c, ()| Ok((lua.create_string(c.local.ip)?, c.local.port)))?;
-    f.define("protocol", |_, c, ()| Ok(protocol_text(c.query_state.protocol)))?;
-    f.define("server_name", |lua, c, ()| lua.create_string(&c.query_state.sni))?;
-    f.define("interface", |lua, c, ()| lua.create_string(c.balancer.interface(c.listener)))?;
+    f.define("protocol", |_, c, ()| Ok(protocol_text(c.query_state().protocol)))?;
+    f.define("server_name", |lua, c, ()| lua.create_string(&c.query_state().sni))?;
+    f.define("interface", |lua, c, ()| {
+        lua.create_string(c.current.balancer.interface(c.context().client.listener))
+    })?;
     f.define("elapsed_us", |_, c, ()| Ok(c.elapsed().0 / 1_000))?;
     // The engine's clock has an origin of its own: what has passed since then, taken off today.
     f.define("query_time", |_, c, ()| Ok(wall_clock(c.elapsed())))
 }
 
 fn tags(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("tag", |lua, c, name: mlua::String| {
-        lua.create_string(c.query_state.tags.value(&name.as_bytes()).unwrap_or_default())
-    })?;
-    f.define("set_tag", |_, c, (name, value): (mlua::String, mlua::String)| {
-        Ok(c.query_state.tags.set(&name.as_bytes(), &value.as_bytes()))
-    })?;
-    f.define("unset_tag", |_, c, name: mlua::String| {
-        c.query_state.tags.unset(&name.as_bytes());
-        Ok(())
-    })?;
-    let place = Rc::clone(&f.place);
-    f.plain("tags", move |lua, ()| {
-        let current = place.try_borrow().map_err(|_| over())?;
-        if !current.open {
-            return Err(over());
-        }
-        let pairs = current.query_state.tags.iter().map(|(n, v)| (BString::from(n), BString::from(v)));
+    f.define("tags", |lua, c, ()| {
+        let pairs = c.query_state().tags.iter().map(|(n, v)| (BString::from(n), BString::from(v)));
         lua.create_table_from(pairs)
     })
 }
 
 fn proxy_values(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("clear_proxy_values", |_, c, ()| {
-        c.query_state.proxy.clear();
+        c.case_mut().proxy.clear();
         Ok(())
     })?;
     f.define("add_proxy_value", |_, c, (kind, value): (u8, mlua::String)| {
-        Ok(c.query_state.proxy.add(kind, &value.as_bytes()))
+        Ok(c.case_mut().proxy.add(kind, &value.as_bytes()))
     })?;
-    let place = Rc::clone(&f.place);
-    f.plain("proxy_values", move |lua, ()| {
-        let current = place.try_borrow().map_err(|_| over())?;
-        if !current.open {
-            return Err(over());
-        }
-        let pairs = current.query_state.proxy.iter().map(|(kind, value)| (kind, BString::from(value)));
+    f.define("proxy_values", |lua, c, ()| {
+        let pairs = c.query_state().proxy.iter().map(|(kind, value)| (kind, BString::from(value)));
         lua.create_table_from(pairs)
     })
 }
@@ -230,24 +162,24 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
         Ok(c.spoof(types.into_iter().zip(contents.iter().map(|o| o.as_slice()))))
     })?;
     f.define("set_ttl_max", |_, c, ttl: u32| {
-        c.query_state.ttl_max = Some(ttl);
+        c.case_mut().ttl_max = Some(ttl);
         Ok(())
     })?;
     f.define("set_error", |_, c, (code, text): (u16, String)| {
-        c.query_state.set_error(code, text.as_bytes());
+        c.case_mut().set_error(code, text.as_bytes());
         Ok(())
     })?;
     f.define("set_restartable", |_, c, ()| {
-        c.query_state.restartable = true;
+        c.case_mut().restartable = true;
         Ok(())
     })?;
     f.define("restart", |_, c, ()| {
-        c.restart = true;
+        c.current.restart = true;
         Ok(())
     })?;
     f.calling("edit_ttls", |_, place, change: Function| {
-        // The message is taken out of its place while Lua runs, and put back whatever it says.
-        let mut message = std::mem::take(&mut place.borrow_mut().message);
+        // A copy is edited while Lua runs, and takes the message's place whatever came of that.
+        let mut message = place.open(|c| c.message().to_vec()).ok_or_else(over)?;
         let mut result = Ok(());
         records::edit_ttls(&mut message, |section, class, rtype, ttl| {
             if result.is_err() {
@@ -261,40 +193,18 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
                 }
             }
         });
-        let mut current = place.borrow_mut();
-        current.message = message;
-        current.dirty = true;
+        place.open(|c| c.set_content(&message)).ok_or_else(over)?;
         result
     })
 }
 
 fn choices(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("argue", |_, c, argument: mlua::String| {
-        c.argument.clear();
-        c.argument.extend_from_slice(&argument.as_bytes());
-        Ok(())
-    })?;
-    f.define("pool", |lua, c, ()| lua.create_string(c.balancer.pool(c.query_state.pool)))?;
-    f.define("set_pool", |_, c, name: BString| {
-        let slot = c.balancer.pool_named(&name);
-        c.query_state.pool = slot.unwrap_or(c.query_state.pool);
-        Ok(slot.is_some())
-    })?;
-    f.define("selected", |_, c, ()| Ok(c.answered.map(|a| a.backend.0)))?;
-    f.define("generation", |_, c, ()| Ok(c.balancer.generation()))?;
+    f.define("selected", |_, c, ()| Ok(c.context().answered.map(|a| a.backend.0)))?;
     f.define("server", |_, c, slot: u16| {
-        let server = c.balancer.server(crate::base::addr::BackendSlot(slot));
+        let server = c.current.balancer.server(crate::base::addr::BackendSlot(slot));
         Ok(server.map_or((None, None, None, None), |s| {
             (Some(s.name.clone()), Some(s.address.to_string()), Some(s.order), Some(s.weight))
         }))
-    })?;
-    f.define("candidate", |_, c, place: usize| {
-        Ok(place.checked_sub(1).and_then(|at| c.candidates.get(at)).map(|c| c.slot.0))
-    })?;
-    f.define("load", |_, c, slot: u16| {
-        let found = c.candidates.iter().find(|c| c.slot.0 == slot);
-        // Latency in milliseconds, as everywhere in dnsdist.
-        Ok(found.map_or((0, 0.0), |c| (c.outstanding, f64::from(c.latency_us) / 1_000.0)))
     })
 }
 
@@ -302,9 +212,7 @@ fn values(f: &Functions<'_>) -> mlua::Result<()> {
     f.plain("wire", |_, text: BString| {
         Ok(std::str::from_utf8(&text).ok().and_then(|t| name::from_text(t).ok()).map(BString::from))
     })?;
-    f.plain("text", |_, wire: BString| Ok(name::Text(&wire).to_string()))?;
     f.plain("is_wire", |_, bytes: BString| Ok(is_wire(&bytes)))?;
-    f.plain("address_text", |_, bytes: BString| Ok(address(&bytes).to_canonical().to_string()))?;
     f.plain("address", |_, text: String| {
         let parsed = text.parse::<SocketAddr>().map(|a| (a.ip(), a.port()));
         let parsed = parsed.or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, 0)));
@@ -350,18 +258,6 @@ fn address(bytes: &[u8]) -> Ipv6Addr {
 
 fn sets(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
     let known = Arc::clone(shared);
-    f.plain("suffix", move |_, (at, name): (usize, mlua::String)| {
-        let name = name.as_bytes();
-        let set = known.names.get(at).and_then(|n| n.set());
-        Ok(set.filter(|_| is_wire(&name)).and_then(|s| s.suffix_of(&name)))
-    })?;
-    let known = Arc::clone(shared);
-    f.plain("has_name", move |_, (at, name): (usize, mlua::String)| {
-        let name = name.as_bytes();
-        let set = known.names.get(at).and_then(|n| n.set());
-        Ok(set.is_some_and(|s| is_wire(&name) && s.contains(&name)))
-    })?;
-    let known = Arc::clone(shared);
     f.plain("name_count", move |_, at: usize| Ok(known.names.get(at).map_or(0, Names::len)))?;
     let known = Arc::clone(shared);
     f.plain("name_bytes", move |_, at: usize| Ok(known.names.get(at).map_or(0, Names::bytes)))?;
@@ -380,10 +276,6 @@ fn timed(f: &Functions<'_>) -> mlua::Result<()> {
     const SECONDS_MAX: f64 = 1e9;
     let place = Rc::clone(&f.place);
     f.plain("timed", move |_, (state, bytes, seconds): (u32, Option<mlua::String>, Option<f64>)| {
-        let mut current = place.try_borrow_mut().map_err(|_| over())?;
-        if !current.open || current.choosing {
-            return Ok(false);
-        }
         let change = bytes.map_or(Timed::Clear(state), |bytes| {
             let nanoseconds = seconds.unwrap_or(0.0).clamp(0.0, SECONDS_MAX) * 1e9;
             // At most 1e18, and not below 0.
@@ -391,8 +283,13 @@ fn timed(f: &Functions<'_>) -> mlua::Result<()> {
             let span = TickDelta(nanoseconds as u64);
             Timed::Add(state, address(&bytes.as_bytes()).octets(), span)
         });
-        current.timed.push(change);
-        Ok(true)
+        let asked = place.open(|c| {
+            if !c.current.choosing {
+                c.current.timed.push(change);
+            }
+            !c.current.choosing
+        });
+        Ok(asked == Some(true))
     })
 }
 
@@ -419,11 +316,6 @@ fn networks(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
         });
         // The last word on a network counts, which is what max_by_key gives.
         Ok(holding.max_by_key(|(prefix, _)| prefix.bits()).map(|(_, is_in)| is_in))
-    })?;
-    let known = Arc::clone(shared);
-    f.plain("network_has", move |_, (at, bytes): (usize, mlua::String)| {
-        let set = known.networks.get(at).and_then(|n| n.set());
-        Ok(set.is_some_and(|s| s.contains(&address(&bytes.as_bytes()).octets())))
     })
 }
 
@@ -460,18 +352,18 @@ fn wall_clock(ago: TickDelta) -> (u64, u32) {
     at.duration_since(UNIX_EPOCH).map_or((0, 0), |d| (d.as_secs(), d.subsec_nanos()))
 }
 
-impl Current {
+impl Open<'_, '_, '_> {
     /// From the query's arrival to now.
     pub(crate) fn elapsed(&self) -> TickDelta {
-        clock::now().since(self.query_state.received)
+        clock::now().since(self.query_state().received)
     }
 
     /// The client subnet's length, for the client's family.
     pub(crate) fn set_ecs_prefix_length(&mut self, bits: u8) {
-        if self.client.is_ipv4() {
-            self.query_state.ecs.v4 = bits.min(32);
+        if self.context().client.peer.is_ipv4() {
+            self.case_mut().ecs.v4 = bits.min(32);
         } else {
-            self.query_state.ecs.v6 = bits.min(128);
+            self.case_mut().ecs.v6 = bits.min(128);
         }
     }
 }

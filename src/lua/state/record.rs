@@ -49,16 +49,28 @@ pub(crate) enum Use {
     Choose,
 }
 
-/// How a function is called, and whether through C's pointers.
-pub(crate) const fn usage(recorded: &Recorded) -> (Use, bool) {
-    let through_c = !matches!(recorded.interface, Interface::Objects);
-    let what = match recorded.kind {
+/// What a function is called for.
+pub(crate) const fn usage(recorded: &Recorded) -> Use {
+    match recorded.kind {
         FunctionKind::Action => Use::Act { response: false },
         FunctionKind::ResponseAction => Use::Act { response: true },
         FunctionKind::Rule => Use::Match,
         FunctionKind::Policy => Use::Choose,
-    };
-    (what, through_c)
+    }
+}
+
+/// The prelude's name for how a function is called.
+const fn wrapper(kind: FunctionKind, interface: Interface) -> &'static str {
+    let through_c = !matches!(interface, Interface::Objects);
+    match (kind, through_c) {
+        (FunctionKind::Action, false) => "act",
+        (FunctionKind::ResponseAction, false) => "act_response",
+        (FunctionKind::Action | FunctionKind::ResponseAction, true) => "act_ffi",
+        (FunctionKind::Rule, false) => "matches",
+        (FunctionKind::Rule, true) => "matches_ffi",
+        (FunctionKind::Policy, false) => "choose",
+        (FunctionKind::Policy, true) => "choose_ffi",
+    }
 }
 
 /// The names that do nothing in a recording evaluation. The prelude replaces those that do.
@@ -68,15 +80,17 @@ pub(crate) fn stand_ins() -> Vec<&'static str> {
     functions().map(|e| e.name).chain(settings).chain(missing).collect()
 }
 
-/// The table of [`RECORDING`] for the prelude, and the two functions that record.
+/// The table of [`RECORDING`] for the prelude (name, number, argument, whether it is given as code, how
+/// it is called), and the two functions that record.
 pub(crate) fn define(lua: &Lua, core: &Table, found: &Found) -> mlua::Result<Table> {
     let kinds = lua.create_table()?;
-    for (number, (name, _, interface, argument)) in RECORDING.iter().enumerate() {
+    for (number, (name, kind, interface, argument)) in RECORDING.iter().enumerate() {
         let entry = lua.create_table()?;
         entry.raw_push(*name)?;
         entry.raw_push(number)?;
         entry.raw_push(*argument)?;
         entry.raw_push(*interface == Interface::Text)?;
+        entry.raw_push(wrapper(*kind, *interface))?;
         kinds.raw_push(entry)?;
     }
     let to = Rc::clone(found);

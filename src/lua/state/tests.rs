@@ -299,9 +299,22 @@ fn a_function_says_what_becomes_of_the_query() {
         assert_eq!(fixture.run(QUERY), Some(expected), "{name}");
         assert_eq!(fixture.script.argument(), bytes, "{name}");
     }
-    for wrong in
-        ["return", "return 'x'", "return 99", "return DNSAction.Delay, 'soon'", "error('x')", "error({})"]
-    {
+    for wrong in [
+        "return",
+        "return 'x'",
+        "return 99",
+        "return -1",
+        "return 1.5",
+        "return 0/0",
+        "return 1e300",
+        "return {}",
+        "return DNSAction.Pool, {}",
+        "return DNSAction.Delay, 'soon'",
+        "error('x')",
+        "error({})",
+        "error()",
+        "error(5)",
+    ] {
         let mut fixture = Fixture::action(wrong);
         assert_eq!((fixture.run(QUERY), fixture.errors()), (None, 1), "{wrong}");
         assert_eq!(fixture.message, QUERY);
@@ -868,6 +881,7 @@ fn calls_leave_no_garbage_behind() {
     assert_eq!(fixture.number(1), Some(ScriptAction::Allow));
 }
 
+mod compiled;
 mod objects;
 
 /// Touches all there is.

@@ -1,0 +1,87 @@
+-- How functions are called
+local P = ...
+
+local c, live, shown, server = P.c, P.c.live, P.shown, P.server
+local error, loadstring, rawequal, rawget, setmetatable, tonumber, tostring, type =
+  error, loadstring, rawequal, rawget, setmetatable, tonumber, tostring, type
+
+local E = {}
+
+function E.undecided(said)
+  error("the function returned " .. shown(said) .. "; expected a DNSAction", 0)
+end
+
+-- The argument of a decision is text.
+function E.text(argument)
+  if argument == nil then return nil end
+  if type(argument) == "number" then return tostring(argument) end
+  error("the function returned " .. shown(argument) .. " as an argument; expected a string", 0)
+end
+
+-- A policy's servers: a table of its own each time, since a function may sort it.
+function E.servers()
+  local list, all = {}, {}
+  for number = 1, live.candidates do
+    local it = server(c.candidate(c.place, number))
+    list[number], all[number] = it, it
+  end
+  return list, all
+end
+
+-- A place from 1 among the servers, 0 for none.
+function E.chosen(choice, all)
+  if type(choice) == "number" then return choice end
+  for number = 1, #all do
+    if rawequal(all[number], choice) then return number end
+  end
+  if choice == nil then return 0 end
+  error("the policy returned " .. shown(choice) .. "; expected a server, or its number from 1", 0)
+end
+
+function E.unchosen(choice)
+  error("the policy returned " .. shown(choice) .. "; expected a number from 0", 0)
+end
+
+-- Each function has a wrapper with code of its own, and so is compiled by itself: in a common one all of
+-- them would be side traces of the first.
+local DECIDED = [[
+  if type(said) ~= "number" then E.undecided(said) end
+  if argument ~= nil and type(argument) ~= "string" then argument = E.text(argument) end
+  return said, argument
+]]
+local BODIES = {
+  act = "local said, argument = f(setmetatable({ live.generation }, QUERY))" .. DECIDED,
+  act_response = "local said, argument = f(setmetatable({ live.generation }, RESPONSE))" .. DECIDED,
+  act_ffi = "local said, argument = f(live.token)" .. DECIDED,
+  matches = "return f(setmetatable({ live.generation }, QUERY)) and true or false",
+  matches_ffi = "return f(live.token) and true or false",
+  choose = [[
+    local list, all = E.servers()
+    return E.chosen(f(list, setmetatable({ live.generation }, QUERY)), all)]],
+  -- Numbers from 0.
+  choose_ffi = [[
+    local token = live.token
+    local choice = f(token, token)
+    return (tonumber(choice) or E.unchosen(choice)) + 1]],
+}
+
+local function wrapper(f, how)
+  local code = "local f, live, QUERY, RESPONSE, E, setmetatable, type, tonumber = ...\nreturn function()\n"
+    .. BODIES[how] .. "\nend"
+  return loadstring(code, "=call")(f, live, P.QUERY, P.RESPONSE, E, setmetatable, type, tonumber)
+end
+
+local function maintain()
+  local maintenance = rawget(_G, "maintenance")
+  if type(maintenance) == "function" then maintenance() end
+  for at = 1, #P.callbacks do P.callbacks[at]() end
+end
+
+-- How each function is called, in their order; maintenance, if there is any; whether the file read others.
+function P.ready()
+  P.recording = false
+  local calls = {}
+  for at, entry in ipairs(P.functions) do calls[at] = wrapper(entry[1], entry[2]) end
+  local maintains = type(rawget(_G, "maintenance")) == "function" or #P.callbacks > 0
+  return calls, maintains and maintain or nil, P.reads_files
+end

@@ -1,0 +1,198 @@
+-- Functions of the configuration, which only note what is run later; and what works at any time
+local P = ...
+
+local core = P.core
+local error, setmetatable, type, ipairs, pairs, select, tostring, rawget, loadstring =
+  error, setmetatable, type, ipairs, pairs, select, tostring, rawget, loadstring
+
+-- The functions to be run, in the order in which they were given; and those called every second.
+local functions, callbacks = {}, {}
+P.functions, P.callbacks = functions, callbacks
+
+-- Takes any use while the file is evaluated, and does nothing.
+local INERT = {}
+local inert = setmetatable({}, INERT)
+function INERT.__index() return inert end
+function INERT.__newindex() end
+function INERT.__call() return inert end
+function INERT.__concat() return "" end
+function INERT.__tostring() return "" end
+for _, event in ipairs({ "__add", "__sub", "__mul", "__div", "__mod", "__pow", "__unm" }) do
+  INERT[event] = function() return 0 end
+end
+function INERT.__lt() return false end
+function INERT.__le() return false end
+
+local function configures(name, body)
+  _G[name] = function(...)
+    if not P.recording then
+      error(name .. " can be called only while the configuration is evaluated, not by functions that are run "
+        .. "per query", 2)
+    end
+    return body(...)
+  end
+end
+
+-- Scripts that renew keys and certificates themselves need not.
+for name, instead in pairs({
+  getTLSContext = "keys rotate by ticketsKeysRotationDelay",
+  getTLSFrontend = "SIGHUP reads certificates again",
+  reloadAllCertificates = "SIGHUP reads certificates again",
+}) do
+  local said = false
+  _G[name] = function()
+    if not P.recording and not said then
+      said = true
+      core.warnlog(name .. " does nothing here: " .. instead)
+    end
+    return inert
+  end
+end
+for _, name in ipairs(P.stand_ins) do
+  -- What works at any time is there already.
+  if rawget(_G, name) == nil then configures(name, function() return inert end) end
+end
+for _, name in ipairs({ "leastOutstanding", "firstAvailable", "roundrobin", "wrandom", "whashed", "chashed",
+                        "orderedWrandUntag", "p2c", "concentrate" }) do
+  _G[name] = inert
+end
+
+-- Servers, as far as a file asks for them again.
+-- In order, with the removed ones until the next look at a number; those that stand; by what they
+-- are called.
+local given, standing, called, removed = {}, {}, {}, false
+local function call(name, it)
+  if type(name) ~= "string" then return end
+  local list = called[name]
+  if list then list[#list + 1] = it else called[name] = { it } end
+end
+local function in_order()
+  if removed then
+    local list = {}
+    for _, one in ipairs(given) do
+      if standing[one] then list[#list + 1] = one end
+    end
+    given, removed = list, false
+  end
+  return given
+end
+local function find_server(v)
+  if type(v) == "string" then
+    for _, one in ipairs(called[v] or {}) do
+      if standing[one] then return one end
+    end
+  elseif type(v) == "number" then
+    return in_order()[v + 1]
+  elseif v ~= nil and standing[v] then
+    return v
+  end
+end
+configures("newServer", function(v)
+  local it = { order = 1, weight = 1, address = v }
+  if type(v) == "table" then
+    it.address = v.address
+    for _, key in ipairs({ "order", "weight", "name", "id" }) do it[key] = v[key] or it[key] end
+  end
+  it.name = it.name or it.address
+  given[#given + 1] = setmetatable(it, { __index = function() return inert end, __tostring = function() return it.name end })
+  standing[it] = true
+  call(it.id, it)
+  call(it.name, it)
+  call(it.address, it)
+  return it
+end)
+configures("rmServer", function(v)
+  local it = find_server(v)
+  if it then standing[it], removed = nil, true end
+end)
+configures("getServer", find_server)
+configures("getServers", function()
+  local list = {}
+  for at, one in ipairs(in_order()) do list[at] = one end
+  return list
+end)
+
+for _, name in ipairs({ "QPSAction", "QPSPoolAction", "MaxQPSRule", "MaxQPSIPRule" }) do
+  configures(name, function()
+    P.limiter()
+    return inert
+  end)
+end
+local timed = P.timed
+function timed:slice() return inert end
+for _, name in ipairs({ "TimedIPSetRule", "newTimedIPSetRule" }) do
+  configures(name, function() return setmetatable({ state = P.limiter() }, P.TIMED) end)
+end
+
+-- How each is called, and with what.
+local function keep(kind, f, how)
+  if type(f) == "function" then
+    core.record(kind, f)
+    functions[#functions + 1] = { f, how }
+  end
+  return inert
+end
+local function keep_code(kind, code, how)
+  local f = type(code) == "string" and loadstring(code, "=(code of a thread)")
+  f = f and f()
+  if type(f) ~= "function" then
+    error("the code of a function per thread does not return a function", 3)
+  end
+  core.record_code(kind, code)
+  functions[#functions + 1] = { f, how }
+  return inert
+end
+-- kinds: name, number, which argument has the function, whether it is given as code, how it is called.
+for _, entry in ipairs(P.kinds) do
+  local name, kind, at, code, how = entry[1], entry[2], entry[3], entry[4], entry[5]
+  configures(name, function(...)
+    local f = (select(at, ...))
+    if code then return keep_code(kind, f, how) end
+    return keep(kind, f, how)
+  end)
+end
+configures("addMaintenanceCallback", function(f)
+  if type(f) == "function" then callbacks[#callbacks + 1] = f end
+end)
+
+-- Files that the configuration includes; the control thread has read them.
+configures("includeDirectory", function(path)
+  for _, file in ipairs(core.included(path)) do
+    local chunk, problem = loadstring(file[2], "@" .. file[1])
+    if not chunk then error(problem, 0) end
+    chunk()
+  end
+end)
+
+-- Files that the file reads of its own accord: a configuration with the same text need not be the same.
+P.reads_files = false
+local function reading(from, name, counts)
+  local real = rawget(from, name)
+  if type(real) ~= "function" then return end
+  from[name] = function(...)
+    if P.recording and (not counts or counts(...)) then P.reads_files = true end
+    return real(...)
+  end
+end
+for _, name in ipairs({ "dofile", "loadfile" }) do reading(_G, name) end
+for _, name in ipairs({ "open", "lines", "popen" }) do reading(io, name) end
+reading(_G, "require", function(name) return package.loaded[name] == nil and package.preload[name] == nil end)
+
+-- What works at any time. ----------------------------------------------------------------------
+
+function getCurrentTime()
+  local s, ns = core.wall_clock()
+  return { tv_sec = s, tv_nsec = ns }
+end
+-- A file would say everything once more in each shard.
+core.print(function(line) if not P.recording then core.infolog(line) end end)
+for _, name in ipairs({ "errlog", "warnlog", "infolog", "vinfolog" }) do
+  local write = core[name]
+  _G[name] = function(message) if not P.recording then write(tostring(message)) end end
+end
+
+DNSAction = core.actions
+DNSResponseAction = core.actions
+DNSSection = { Question = 0, Answer = 1, Authority = 2, Additional = 3 }
+EDNSOptionCode = { NSID = 3, DAU = 5, DHU = 6, N3U = 7, ECS = 8, EXPIRE = 9, COOKIE = 10, TCPKEEPALIVE = 11,
+                   PADDING = 12, CHAIN = 13, KEYTAG = 14, EXTENDEDERROR = 15 }

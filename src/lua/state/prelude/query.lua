@@ -1,0 +1,291 @@
+-- dq, dr and their header
+local P = ...
+
+local core, c, live, place = P.core, P.c, P.c.live, P.c.place
+local shown, wrong, stale, answered, whole = P.shown, P.wrong, P.stale, P.answered, P.whole
+local NAME, wire_of, address_of, is_address, server = P.NAME, P.wire_of, P.address_of, P.is_address, P.server
+local bytes, tag, set_tag = require("ffi").string, c.tag, c.set_tag
+local band, bor, bnot, rshift = bit.band, bit.bor, bit.bnot, bit.rshift
+local error, getmetatable, setmetatable, ipairs, pairs, tostring, type =
+  error, getmetatable, setmetatable, ipairs, pairs, tostring, type
+
+-- Header ---------------------------------------------------------------------------------------
+-- call: the number of the call whose header it is; a copy has the bytes [0] to [11] instead.
+
+local HEADER, headers = {}, {}
+HEADER.__index = headers
+
+-- An byte of the message, 0 behind its end.
+local function message_byte(at) return at < live.length and live.message[at] or 0 end
+
+local function byte(header, at)
+  local call = header.call
+  if not call then return header[at] end
+  if call ~= live.generation then stale() end
+  return message_byte(at)
+end
+
+for name, bits in pairs({ QR = { 2, 0x80 }, AA = { 2, 4 }, TC = { 2, 2 }, RD = { 2, 1 }, RA = { 3, 0x80 },
+                           AD = { 3, 0x20 }, CD = { 3, 0x10 } }) do
+  local at, mask = bits[1], bits[2]
+  headers["get" .. name] = function(self) return band(byte(self, at), mask) ~= 0 end
+  headers["set" .. name] = function(self, on)
+    local there = byte(self, at)
+    there = on and bor(there, mask) or band(there, bnot(mask))
+    if self.call then c.set_byte(place, at, there) else self[at] = there end
+  end
+end
+
+function headers:getID() return byte(self, 0) * 256 + byte(self, 1) end
+function headers:getOpcode() return band(rshift(byte(self, 2), 3), 15) end
+function headers:getRCode() return band(byte(self, 3), 15) end
+for name, at in pairs({ getQDCount = 4, getANCount = 6, getNSCount = 8, getARCount = 10 }) do
+  headers[name] = function(self) return byte(self, at) * 256 + byte(self, at + 1) end
+end
+
+-- dq and dr ------------------------------------------------------------------------------------
+
+local QUERY, RESPONSE = {}, {}
+local methods, response_methods, reads, writes = {}, {}, {}, {}
+
+-- What follows reads of the running call, which `index` has made sure of.
+
+function reads.qname()
+  local length = live.name_len
+  local wire = length > 0 and bytes(live.message + 12, length) or "\0"
+  return setmetatable({ wire, false, false }, NAME)
+end
+function reads.qtype() return live.qtype end
+function reads.qclass() return live.qclass end
+function reads.len() return live.length end
+function reads.remoteaddr() return address_of(bytes(live.remote, 16), live.remote_port) end
+function reads.localaddr() return address_of(bytes(live.localaddr, 16), live.local_port) end
+function reads.dh() return setmetatable({ call = live.generation }, HEADER) end
+function reads.pool() return answered(c.pool(place)) end
+function reads.opcode() return band(rshift(message_byte(2), 3), 15) end
+function reads.rcode() return band(message_byte(3), 15) end
+function reads.ecsPrefixLength() return c.number(place, 0) end
+function reads.tempFailureTTL() return core.temporary_failure_ttl() end
+function reads.tcp() return c.number(place, 2) ~= 0 end
+function reads.skipCache() return c.number(place, 3) ~= 0 end
+function reads.useECS() return c.number(place, 4) ~= 0 end
+function reads.ecsOverride() return c.number(place, 5) ~= 0 end
+
+for name, which in pairs({ skipCache = 3, useECS = 4, ecsOverride = 5 }) do
+  writes[name] = function(v)
+    if type(v) ~= "boolean" then wrong(name, v, "true or false", 3) end
+    c.set_number(place, which, v and 1 or 0)
+  end
+end
+function writes.pool(v)
+  if type(v) ~= "string" then wrong("pool", v, "the name of a pool", 3) end
+  if c.set_pool(place, v, #v) == 0 then wrong("pool", v, "the name of a pool of this configuration", 3) end
+end
+function writes.rcode(v) c.set_byte(place, 3, bor(band(message_byte(3), 0xf0), whole("rcode", v, 15))) end
+function writes.ecsPrefixLength(v) c.set_number(place, 0, whole("ecsPrefixLength", v, 128)) end
+function writes.tempFailureTTL(v)
+  core.set_temporary_failure_ttl(v ~= nil and whole("tempFailureTTL", v, 4294967295) or nil)
+end
+function writes.dh(v) methods.setHeader({ live.generation }, v) end
+
+local function index(methods_of)
+  return function(q, key)
+    local method = methods_of[key]
+    if method then return method end
+    if q[1] ~= live.generation then stale() end
+    local read = reads[key]
+    if read then return read() end
+    error("there is no member " .. shown(key) .. " here", 2)
+  end
+end
+
+local function newindex(q, key, v)
+  if q[1] ~= live.generation then stale() end
+  local write = writes[key]
+  if not write then
+    error("the member " .. shown(key) .. (reads[key] and " can only be read" or " is not there"), 2)
+  end
+  write(v)
+end
+
+QUERY.__index, QUERY.__newindex = index(methods), newindex
+RESPONSE.__index, RESPONSE.__newindex = index(response_methods), newindex
+
+-- Defines a method that needs the query to be that of the running call.
+local function method(name, body)
+  methods[name] = function(q, ...)
+    if q[1] ~= live.generation then stale() end
+    return body(...)
+  end
+end
+
+-- As everywhere in Lua, a number is text, too.
+local function text(what, v)
+  if type(v) == "string" then return v end
+  if type(v) == "number" then return tostring(v) end
+  wrong(what, v, "a string", 3)
+end
+
+function methods.setTag(q, name, value)
+  if q[1] ~= live.generation then stale() end
+  name, value = text("setTag", name), text("setTag", value)
+  if set_tag(place, name, #name, value, #value) == 0 then
+    error("setTag: no more room; a query may have 64 tags with 4096 bytes in all", 2)
+  end
+end
+function methods.getTag(q, name)
+  if q[1] ~= live.generation then stale() end
+  name = text("getTag", name)
+  return answered(tag(place, name, #name))
+end
+function methods.unsetTag(q, name)
+  if q[1] ~= live.generation then stale() end
+  name = text("unsetTag", name)
+  c.unset_tag(place, name, #name)
+end
+method("getTagArray", core.tags)
+method("setTagArray", function(tags)
+  if type(tags) ~= "table" then wrong("setTagArray", tags, "a table of names and values", 3) end
+  for name, value in pairs(tags) do
+    name, value = text("setTagArray", name), text("setTagArray", value)
+    if set_tag(place, name, #name, value, #value) == 0 then error("setTagArray: no more room", 3) end
+  end
+end)
+method("getHeader", function()
+  local copy = {}
+  for at = 0, 11 do copy[at] = message_byte(at) end
+  return setmetatable(copy, HEADER)
+end)
+method("setHeader", function(header)
+  if getmetatable(header) ~= HEADER then wrong("setHeader", header, "a header", 3) end
+  for at = 2, 3 do c.set_byte(place, at, byte(header, at)) end
+end)
+method("getDO", function() return c.number(place, 6) ~= 0 end)
+method("getContent", core.content)
+method("setContent", function(content)
+  if type(content) ~= "string" then wrong("setContent", content, "a string", 3) end
+  if not core.set_content(content) then
+    error("setContent: " .. #content .. " bytes are no message, or more than there is room for", 3)
+  end
+end)
+method("getTrailingData", core.trailing)
+method("setTrailingData", function(bytes)
+  if type(bytes) ~= "string" then wrong("setTrailingData", bytes, "a string", 3) end
+  return core.set_trailing(bytes)
+end)
+method("getProtocol", core.protocol)
+method("getQueryTime", function()
+  local s, ns = core.query_time()
+  return { tv_sec = s, tv_nsec = ns }
+end)
+method("getElapsedUs", core.elapsed_us)
+method("getIncomingInterface", core.interface)
+-- No listener speaks TLS.
+method("getServerNameIndication", core.server_name)
+method("getRestartCount", function() return c.number(place, 1) end)
+method("setRestartable", core.set_restartable)
+method("changeName", function(name)
+  return core.change_name(wire_of(name, "changeName", 4))
+end)
+method("setMaxReturnedTTL", function(max) core.set_ttl_max(whole("setMaxReturnedTTL", max, 4294967295)) end)
+method("setExtendedDNSError", function(code, text)
+  core.set_error(whole("setExtendedDNSError", code, 65535), text == nil and "" or tostring(text))
+end)
+
+local OPTION, options = {}, {}
+OPTION.__index = options
+function options:count() return #self end
+function options:getValues()
+  local copy = {}
+  for at, v in ipairs(self) do copy[at] = v end
+  return copy
+end
+
+method("getEDNSOptions", function()
+  local by_code = {}
+  core.options(function(code, data)
+    local view = by_code[code]
+    if not view then view = setmetatable({}, OPTION); by_code[code] = view end
+    view[#view + 1] = data
+  end)
+  return by_code
+end)
+
+local function bad_spoof(v)
+  wrong("spoof", v, "an address, a table of addresses, contents of a record, or a table of those", 4)
+end
+
+method("spoof", function(v)
+  local list = v
+  if type(v) ~= "table" or is_address(v) then list = { v } end
+  local types, contents = {}, {}
+  for at, one in ipairs(list) do
+    if is_address(one) then
+      types[at], contents[at] = one:isIPv4() and 1 or 28, one:getRaw()
+    elseif type(one) == "string" then
+      types[at], contents[at] = live.qtype, one
+    else
+      bad_spoof(one)
+    end
+  end
+  if #contents == 0 then bad_spoof(v) end
+  if not core.spoof(types, contents) then error("spoof: no question to answer, or no room for the answer", 3) end
+end)
+
+for _, name in ipairs({ "getHTTPHeaders", "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "getHTTPScheme",
+                        "setHTTPResponse" }) do
+  method(name, function() error(name .. " is not available: no listener speaks HTTP", 3) end)
+end
+local function add_proxy_value(name, kind, value)
+  if type(kind) ~= "number" or kind < 0 or kind > 255 or kind % 1 ~= 0 then
+    wrong(name, kind, "a type from 0 to 255", 4)
+  end
+  if type(value) ~= "string" then wrong(name, value, "a string", 4) end
+  if not core.add_proxy_value(kind, value) then
+    error(name .. ": no more room; a query may have 64 values with 4096 bytes in all", 4)
+  end
+end
+method("getProxyProtocolValues", core.proxy_values)
+method("addProxyProtocolValue", function(kind, value)
+  add_proxy_value("addProxyProtocolValue", kind, value)
+end)
+method("setProxyProtocolValues", function(values)
+  if type(values) ~= "table" then wrong("setProxyProtocolValues", values, "a table of types and values", 3) end
+  local kinds = {}
+  for kind in pairs(values) do
+    if type(kind) ~= "number" then wrong("setProxyProtocolValues", kind, "a type from 0 to 255", 3) end
+    kinds[#kinds + 1] = kind
+  end
+  table.sort(kinds)
+  core.clear_proxy_values()
+  for _, kind in ipairs(kinds) do add_proxy_value("setProxyProtocolValues", kind, values[kind]) end
+end)
+for _, name in ipairs({ "setMetaKey", "sendTrap", "setSpanAttribute", "getTraceID" }) do
+  method(name, function() error(name .. " is not available: nothing exports it", 3) end)
+end
+for _, name in ipairs({ "suspend", "setEDNSOption" }) do
+  method(name, function() error(name .. " is not available", 3) end)
+end
+
+for name, body in pairs(methods) do response_methods[name] = body end
+
+local function response_method(name, body)
+  response_methods[name] = function(q, ...)
+    if q[1] ~= live.generation then stale() end
+    return body(...)
+  end
+end
+
+response_method("restart", core.restart)
+response_method("getSelectedBackend", function()
+  local slot = core.selected()
+  return slot and server(slot) or nil
+end)
+-- There is no cache yet: no answer can be a stale one of it.
+response_method("getStaleCacheHit", function() return false end)
+response_method("editTTLs", function(change)
+  if type(change) ~= "function" then wrong("editTTLs", change, "a function", 3) end
+  core.edit_ttls(change)
+end)
+
+P.QUERY, P.RESPONSE, P.HEADER = QUERY, RESPONSE, HEADER
