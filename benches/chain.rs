@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dnslob::balance::PoolView;
 use dnslob::balance::Selector;
 use dnslob::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, RuleSlot, mapped};
 use dnslob::base::packet::Packet;
@@ -204,11 +205,12 @@ impl World {
         };
         let mut env = Environment {
             now: Tick(1),
-            snapshot: &self.snapshot,
+            chains: &self.snapshot.chains,
+            settings: self.snapshot.rule_settings(),
             limits: &mut self.limits,
             patterns: &mut self.patterns,
             rng: &mut self.rng,
-            balancer: &self.balancer,
+            pools: &PoolView { snapshot: &self.snapshot, balancer: &self.balancer },
             script: None,
         };
         chain.next(&mut Walk::default(), &mut context, &mut env).map(|r| r.slot.0)

@@ -13,6 +13,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use dnslob::balance::PoolView;
 use dnslob::balance::Selector;
 use dnslob::base::addr::{BackendSlot, Client, Endpoint};
 use dnslob::base::packet::Packet;
@@ -22,11 +23,12 @@ use dnslob::config::ruleset::{FunctionKind, Interface, Recorded};
 use dnslob::lua::state;
 use dnslob::lua::state::Files;
 use dnslob::model::Snapshot;
+use dnslob::model::Source;
 use dnslob::rules::context::{Environment, EvaluationContext, Facts};
 use dnslob::rules::limits::Limits;
 use dnslob::rules::pattern::PatternCache;
 use dnslob::rules::query_state::{EcsSettings, QueryState};
-use dnslob::rules::script::{Candidate, FunctionId, Script, ScriptAction, Source};
+use dnslob::rules::script::{Candidate, FunctionId, Script, ScriptAction};
 use support::farm::{Farm, client};
 use support::message::message;
 
@@ -65,7 +67,7 @@ struct Room {
     patterns: PatternCache,
     rng: ShardRng,
     balancer: Selector,
-    script: Box<dyn Script>,
+    script: Box<dyn dnslob::model::ConfiguredScript>,
     query_state: QueryState,
     client: Client,
     query: Vec<u8>,
@@ -74,14 +76,17 @@ struct Room {
 
 impl Room {
     fn new(source: &Arc<dyn Source>) -> Self {
-        let balancer = Farm::new(4);
+        let backends = Farm::new(4);
+        let snapshot = backends.snapshot();
+        let mut script = source.start(0).expect("a state");
+        script.adopt(&snapshot);
         Self {
-            snapshot: balancer.snapshot(),
+            snapshot,
             limits: Limits::default(),
             patterns: PatternCache::default(),
             rng: ShardRng::from_seed(1),
-            balancer: Selector::new(balancer.live_state(1, 4), 0),
-            script: source.start(0).expect("a state"),
+            balancer: Selector::new(backends.live_state(1, 4), 0),
+            script,
             query_state: QueryState::default(),
             client: client("192.168.7.7:4000"),
             query: message("1234 RD www.example.com/A OPT=1232"),
@@ -106,10 +111,11 @@ impl Room {
         };
         let mut env = Environment {
             now: Tick(1),
-            snapshot: &self.snapshot,
+            chains: &self.snapshot.chains,
+            settings: self.snapshot.rule_settings(),
             limits: &mut self.limits,
             rng: &mut self.rng,
-            balancer: &self.balancer,
+            pools: &PoolView { snapshot: &self.snapshot, balancer: &self.balancer },
             script: None,
             patterns: &mut self.patterns,
         };
@@ -155,7 +161,7 @@ fn calls(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 room.context(|script, context, env| {
-                    script.choose(FunctionId(0), &servers, context, env.now, env.snapshot).expect("no error")
+                    script.choose(FunctionId(0), &servers, context, env.now).expect("no error")
                 })
             });
         });

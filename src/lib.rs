@@ -103,10 +103,12 @@
 //!   listener.rs         its listeners, and what clients' connections may do
 //!   policy.rs           how a pool chooses: settings
 //!   ring.rs             chashed's points
+//!   script.rs           functions of a configuration, as a snapshot carries them
 //!
 //! balance/              which server gets a query
 //!   choose.rs           the policies, each a pure function
 //!   hash.rs             what the hashed policies hash, and how
+//!   pools.rs            the pools of a snapshot, as rules see them
 //!   selector.rs         table, tally and choice of one shard
 //!   table.rs            what is derived of snapshot and live state: who is usable, warmth, shares
 //!   tally.rs            outstanding, rates and latency of the whole process

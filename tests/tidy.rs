@@ -193,6 +193,51 @@ fn modules_keep_to_themselves() {
     none("modules", &wrong);
 }
 
+/// Which modules each module may use. What points to another points nowhere back, so there is no
+/// circle; `engine::sys` and `engine::clock` are what Lua's limits need of the system.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("wire", &["base"]),
+    ("tls", &["base"]),
+    ("stats", &["base", "tls", "wire"]),
+    ("rules", &["base", "stats", "wire"]),
+    ("model", &["base", "rules", "stats", "tls"]),
+    ("balance", &["base", "model", "rules", "stats", "wire"]),
+    ("shard", &["balance", "base", "model", "rules", "stats", "tls", "wire"]),
+    ("engine", &["base", "model", "shard", "stats", "tls", "wire"]),
+    ("config", &["base", "model", "rules", "stats", "tls", "wire"]),
+    ("lua", &["base", "config", "engine::clock", "engine::sys", "model", "rules", "stats", "tls", "wire"]),
+    (
+        "control",
+        &["balance", "base", "config", "engine", "lua", "model", "rules", "shard", "stats", "tls", "wire"],
+    ),
+    ("tools", &["base", "config", "control", "engine", "lua", "stats", "wire"]),
+];
+
+#[test]
+fn arrows_point_one_way() {
+    let mut wrong = Vec::new();
+    for path in files("src", &["rs"]).into_iter().filter(|p| !is_test(p) && !p.ends_with("/fixture.rs")) {
+        let Some((from, _)) = path.trim_start_matches("src/").split_once('/') else { continue };
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == from) else {
+            wrong.push(format!("{path}: {from} has no arrows"));
+            continue;
+        };
+        for (at, line) in code(&read(&path)).lines().enumerate() {
+            for to in line.split("crate::").skip(1) {
+                let end = to.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(to.len());
+                let to = to[..end].trim_end_matches(':');
+                let is_own = to.split("::").next() == Some(from);
+                let may = |m: &str| to == m || to.starts_with(&format!("{m}::"));
+                if !is_own && !allowed.iter().any(|m| may(m)) {
+                    wrong.push(format!("{path}:{}: {from} uses {to}", at + 1));
+                }
+            }
+        }
+    }
+    none("arrows", &wrong);
+}
+
 #[test]
 fn one_word_per_thing() {
     let mut wrong = Vec::new();

@@ -16,10 +16,12 @@
 
 mod choose;
 mod hash;
+mod pools;
 mod selector;
 mod table;
 mod tally;
 
+pub use crate::balance::pools::PoolView;
 pub use crate::balance::selector::Selector;
 pub use crate::balance::table::usable_members;
 

@@ -14,6 +14,7 @@ use crate::config::error::{Errors, Origin, Sited};
 use crate::config::options::Settings;
 use crate::config::relays::DraftForward;
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
+use crate::model::Source;
 use crate::model::policy::Policy;
 use crate::model::{
     BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Lazy, Listener,
@@ -21,7 +22,6 @@ use crate::model::{
 };
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
-use crate::rules::script::Source;
 
 /// The configuration as written.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::base::addr::ListenerSlot;
-use crate::lua::limits::thread::STACK_BYTES;
+use crate::engine::sys::STACK_BYTES;
 use crate::model::{Listener, Snapshot};
 use crate::stats::live::LiveState;
 

@@ -7,6 +7,7 @@
 pub mod listener;
 pub mod policy;
 mod ring;
+mod script;
 
 pub use crate::model::listener::Steer;
 pub use crate::model::ring::Ring;
@@ -22,9 +23,10 @@ use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot, RuleSlot};
 use crate::base::prefix::PrefixSet;
 use crate::base::time::TickDelta;
 use crate::model::policy::{Kind, Policy};
+pub use crate::model::script::{ConfiguredScript, Source};
 use crate::rules::Chains;
+use crate::rules::context::RuleSettings;
 use crate::rules::limits::StateSpec;
-use crate::rules::script::Source;
 use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::tls::{ClientSpec, ClientTls};
 
@@ -72,6 +74,12 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
+    /// Settings that concern rules.
+    #[must_use]
+    pub const fn rule_settings(&self) -> RuleSettings {
+        RuleSettings { truncate_tc: self.globals.truncate_tc, clients_stay: self.globals.clients_stay }
+    }
+
     /// Takes over what the rates of the configuration that stands have counted, where this one
     /// has the same rules, and of TLS the ticket keys and kept sessions of listeners and the
     /// sessions with servers. To be called before it is published.

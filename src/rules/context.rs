@@ -1,11 +1,12 @@
 //! What rules see and may change: one packet with all that is known of it, and the room around.
 
-use crate::balance::Selector;
+use std::fmt::Debug;
+
 use crate::base::addr::{BackendSlot, Client, Endpoint, PoolSlot};
 use crate::base::packet::Packet;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
-use crate::model::Snapshot;
+use crate::rules::Chains;
 use crate::rules::query_state::QueryState;
 use crate::rules::script::Script;
 use crate::wire::edns::Opt;
@@ -117,24 +118,39 @@ impl EvaluationContext<'_, '_> {
 pub struct Environment<'a> {
     /// The time of this batch.
     pub now: Tick,
-    /// The configuration.
-    pub snapshot: &'a Snapshot,
+    /// The rules.
+    pub chains: &'a Chains,
+    /// Settings that concern rules.
+    pub settings: RuleSettings,
     /// Token buckets and timed sets of this shard.
     pub limits: &'a mut Limits,
     /// What regular expressions need to be searched for.
     pub patterns: &'a mut PatternCache,
     /// Randomness.
     pub rng: &'a mut ShardRng,
-    /// What the shard knows of the farm.
-    pub balancer: &'a Selector,
+    /// The pools.
+    pub pools: &'a dyn Pools,
     /// Lua, when the configuration has functions to be run per query.
     pub script: Option<&'a mut (dyn Script + 'static)>,
 }
 
-impl Environment<'_> {
+/// Settings that concern rules.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RuleSettings {
+    /// A server's answer with TC=1 loses its records (`setTruncateTC`).
+    pub truncate_tc: bool,
+    /// All queries of a client come to the same shard, so that its limits need not be divided.
+    pub clients_stay: bool,
+}
+
+/// The pools, as rules see them.
+pub trait Pools: Debug {
+    /// The pool of this name.
+    fn named(&self, name: &str) -> Option<PoolSlot>;
+
     /// Whether a pool has a server that may get queries.
-    #[must_use]
-    pub fn pool_available(&self, pool: PoolSlot) -> bool {
-        self.balancer.usable(pool) > 0
-    }
+    fn is_available(&self, pool: PoolSlot) -> bool;
+
+    /// Outstanding queries of a pool's servers, of the whole process.
+    fn outstanding(&self, pool: PoolSlot) -> u64;
 }

@@ -295,12 +295,12 @@ impl Matcher {
             Self::Sni(name) => context.query_state.sni.eq_ignore_ascii_case(name),
             Self::MaxQps(limit) => !env.limits.exceeded(limit, env.now),
             Self::MaxQpsIp(limit) => {
-                let shared = !env.snapshot.globals.clients_stay;
+                let shared = !env.settings.clients_stay;
                 env.limits.client_exceeded(limit, &context.client.peer.ip, shared, env.now)
             }
             Self::Probability(bound) => bound.is_none_or(|bound| env.rng.u32() < bound),
-            Self::PoolAvailable(pool) => env.pool_available(pool.slot),
-            Self::PoolOutstanding(pool, most) => env.balancer.outstanding(env.snapshot, pool.slot) > *most,
+            Self::PoolAvailable(pool) => env.pools.is_available(pool.slot),
+            Self::PoolOutstanding(pool, most) => env.pools.outstanding(pool.slot) > *most,
             Self::TimedSet(set) => env.limits.timed_contains(set.state, &context.client.peer.ip, env.now),
             Self::Lua(function) => {
                 // Out of the room while it runs, so that the function may use the rest of it.

@@ -1,12 +1,11 @@
 //! What rules and policies ask of a script: the shard's own Lua state, seen from here without
-//! Lua. The room `script/` has the real one.
+//! Lua: `lua::state` has the real one.
 
 use std::fmt::Debug;
 use std::net::IpAddr;
 
 use crate::base::addr::BackendSlot;
 use crate::base::time::Tick;
-use crate::model::Snapshot;
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::{answer, name};
@@ -14,16 +13,6 @@ use crate::wire::{answer, name};
 /// Number of a function, in the order in which the configuration gives them away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FunctionId(pub u32);
-
-/// Starts a state for one shard; part of the snapshot.
-pub trait Source: Debug + Send + Sync {
-    /// A state of its own, for the shard with this number. None, with a line in the log, when the
-    /// configuration's file does not evaluate there.
-    fn start(&self, shard: usize) -> Option<Box<dyn Script>>;
-
-    /// What tells sources apart: with the same one a running state can stay.
-    fn identity(&self) -> u64;
-}
 
 /// What a function returned, its argument apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +117,6 @@ pub trait Script: Debug {
         servers: &[Candidate],
         context: &mut EvaluationContext<'_, '_>,
         now: Tick,
-        snapshot: &Snapshot,
     ) -> Option<usize>;
 
     /// Calls `maintenance`, once a second.

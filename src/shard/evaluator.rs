@@ -3,11 +3,11 @@
 //! It sets up the evaluation of a chain on one packet; which chain, and what becomes of the packet,
 //! the pipeline says.
 
-use crate::balance::Selector;
+use crate::balance::{PoolView, Selector};
 use crate::base::addr::{Client, Endpoint};
 use crate::base::packet::Packet;
 use crate::base::time::{Tick, TickDelta};
-use crate::model::Snapshot;
+use crate::model::{ConfiguredScript, Snapshot};
 use crate::rules::apply::Effects;
 use crate::rules::context::{Answered, Environment, EvaluationContext, Facts};
 use crate::rules::copies::Copies;
@@ -25,7 +25,7 @@ const MAINTENANCE: TickDelta = TickDelta::from_ms(1_000);
 pub(crate) struct Evaluator {
     limits: Limits,
     patterns: PatternCache,
-    script: Option<Box<dyn Script>>,
+    script: Option<Box<dyn ConfiguredScript>>,
     /// Errors of the script that have been counted.
     script_errors: u64,
     /// When the script was last let do what it does every second.
@@ -71,6 +71,9 @@ impl Evaluator {
             self.script = snapshot.script.as_ref().and_then(|s| s.start(shard));
             self.script_errors = 0;
         }
+        if let Some(script) = &mut self.script {
+            script.adopt(snapshot);
+        }
         self.limits.adopt(&snapshot.limits);
         self.patterns.clear();
     }
@@ -91,11 +94,12 @@ impl Evaluator {
         let mut effects = Effects { stats, copies, edns, limit: 0 };
         let mut environment = Environment {
             now,
-            snapshot,
+            chains: &snapshot.chains,
+            settings: snapshot.rule_settings(),
             limits: &mut self.limits,
             rng,
-            balancer,
-            script: self.script.as_deref_mut(),
+            pools: &PoolView { snapshot, balancer },
+            script: self.script.as_deref_mut().map(|script| script as &mut dyn Script),
             patterns: &mut self.patterns,
         };
         evaluate(&mut context, &mut environment, &mut effects)

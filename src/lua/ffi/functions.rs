@@ -417,24 +417,24 @@ c_functions! {
     "int (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_weight(server: Token) -> c_int {
         with_server(server, 0, |c, s| {
-            c.current.balancer.server(s.slot).map_or(0, |s| c_int::try_from(s.weight).unwrap_or(c_int::MAX))
+            c.current.configuration.server(s.slot).map_or(0, |s| c_int::try_from(s.weight).unwrap_or(c_int::MAX))
         })
     }
     "int (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_order(server: Token) -> c_int {
-        with_server(server, 0, |c, s| c.current.balancer.server(s.slot).map_or(0, |s| s.order))
+        with_server(server, 0, |c, s| c.current.configuration.server(s.slot).map_or(0, |s| s.order))
     }
     "const char* (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_name(server: Token) -> *const c_char {
         with_server(server, std::ptr::null(), |c, s| {
-            let name = c.current.balancer.server(s.slot).map(|s| s.name.clone()).unwrap_or_default();
+            let name = c.current.configuration.server(s.slot).map(|s| s.name.clone()).unwrap_or_default();
             lent_text(c.current, name.as_bytes())
         })
     }
     "const char* (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_name_with_addr(server: Token) -> *const c_char {
         with_server(server, std::ptr::null(), |c, s| {
-            let text = c.current.balancer.server(s.slot).map(Server::name_with_address);
+            let text = c.current.configuration.server(s.slot).map(Server::name_with_address);
             lent_text(c.current, text.unwrap_or_default().as_bytes())
         })
     }

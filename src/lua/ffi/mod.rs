@@ -233,7 +233,7 @@ fn with_server<R>(
 /// that the loss of a server moves only its own share (rendezvous hashing).
 fn rendezvous(current: &Current, hash: usize) -> usize {
     let score = |candidate: &Candidate| {
-        let server = current.balancer.server(candidate.slot);
+        let server = current.configuration.server(candidate.slot);
         let weight = server.map_or(1, |s| s.weight.max(1));
         let name = server.map_or(0, |s| xxhash_rust::xxh3::xxh3_64(s.address.to_string().as_bytes()));
         let mixed = xxhash_rust::xxh3::xxh3_64_with_seed(&name.to_ne_bytes(), hash as u64);

@@ -115,7 +115,7 @@ c_functions! {
     fn pool(place: At) -> *const u8 {
         // SAFETY: as the macro says.
         let place = unsafe { at(place) };
-        place.open(|c| answer(place, c.current.balancer.pool(c.query_state().pool).as_bytes())).unwrap_or_else(|| answer(place, &[]))
+        place.open(|c| answer(place, c.current.configuration.pool(c.query_state().pool).as_bytes())).unwrap_or_else(|| answer(place, &[]))
     }
     "int (*)(void *, const char *, int)"
     fn set_pool(place: At, name: *const c_char, length: c_int) -> c_int {
@@ -123,7 +123,7 @@ c_functions! {
         unsafe {
             let name = bytes(name, length);
             open(place, 0, |c| {
-                let slot = c.current.balancer.pool_named(name);
+                let slot = c.current.configuration.pool_named(name);
                 if let Some(slot) = slot {
                     c.case_mut().pool = slot;
                 }

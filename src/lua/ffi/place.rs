@@ -129,7 +129,7 @@ impl Place {
                 live.generation = current.token as f64;
                 live.token = ptr::without_provenance_mut(current.token);
                 live.candidates = u16::try_from(current.candidates.len()).unwrap_or(u16::MAX);
-                live.configuration = current.balancer.generation() as f64;
+                live.configuration = current.configuration.generation() as f64;
                 let Endpoint { ip, port, .. } = context.client.peer;
                 (live.remote, live.remote_port) = (ip, port);
                 (live.local, live.local_port) = (context.local.ip, context.local.port);

@@ -14,14 +14,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::base::panics;
-use crate::engine::sys::SignalStack;
+use crate::engine::sys::{STACK_BYTES, SignalStack};
 use crate::lua::limits::Interrupt;
 
-/// The stack of every thread that runs Lua. It is address space: memory is taken only for what was
-/// once used. LuaJIT bounds recursion by its own stack, whose 65,500 places can make some 6,000 C
-/// frames. Coroutines have such a stack each, and are begun within each other only as long as seven
-/// eighths of this are free.
-pub(crate) const STACK_BYTES: usize = 64 << 20;
 /// One call's time on the clock, those before it included, beyond which it is not waited for.
 const CALL: Duration = Duration::from_secs(10);
 /// Calls that may wait: one for each server that is checked, and more.

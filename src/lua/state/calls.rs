@@ -29,7 +29,7 @@ use crate::lua::state::current::{Current, Timed};
 use crate::lua::state::record::{Found, Use};
 use crate::lua::state::{Shared, core, files, record};
 use crate::lua::{ffi, limits};
-use crate::model::Snapshot;
+use crate::model::{ConfiguredScript, Snapshot};
 use crate::rules::action::DELAY_MS_MAX;
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::script::{Candidate, FunctionId, Script, ScriptAction};
@@ -244,18 +244,17 @@ impl State {
         &mut self,
         (function, entry): (FunctionId, Entry),
         context: &mut EvaluationContext<'_, '_>,
-        around: (bool, Tick, &Snapshot),
+        (response, now): (bool, Tick),
         servers: Option<&[Candidate]>,
         read: impl FnOnce(&Results<'_>, &mut Current) -> mlua::Result<R>,
     ) -> Option<R> {
-        let (response, now, snapshot) = around;
         if self.resting.holds(function, now) {
             self.failed(now, &"not called: it, or others for this batch of packets, took too long");
             return None;
         }
         {
             let Ok(mut current) = self.place.current().try_borrow_mut() else { return None };
-            current.enter(response, now, snapshot);
+            current.enter(response, now);
             current.choosing = servers.is_some();
             current.candidates.extend_from_slice(servers.unwrap_or_default());
         }
@@ -356,6 +355,15 @@ fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
     }
 }
 
+impl ConfiguredScript for State {
+    fn adopt(&mut self, snapshot: &Snapshot) {
+        // No call is running.
+        if let Ok(mut current) = self.place.current().try_borrow_mut() {
+            current.adopt(snapshot);
+        }
+    }
+}
+
 impl Script for State {
     fn act(
         &mut self,
@@ -368,7 +376,7 @@ impl Script for State {
             return None;
         };
         self.argument.clear();
-        let around = (response, env.now, env.snapshot);
+        let around = (response, env.now);
         let action = self.run((function, entry), context, around, None, |results, current| {
             let argument = results.text(2);
             if !argument.is_empty() {
@@ -402,7 +410,7 @@ impl Script for State {
             return None;
         };
         // Rules stand in both kinds of chains; their functions see a query either way.
-        let around = (false, env.now, env.snapshot);
+        let around = (false, env.now);
         let matched = self.run((function, entry), context, around, None, |results, _| Ok(results.truth(1)));
         self.change_timed(env);
         matched
@@ -414,13 +422,12 @@ impl Script for State {
         servers: &[Candidate],
         context: &mut EvaluationContext<'_, '_>,
         now: Tick,
-        snapshot: &Snapshot,
     ) -> Option<usize> {
         let (Use::Choose, entry) = self.function(function, now)? else {
             self.failed(now, &"a pool names a function of another kind");
             return None;
         };
-        let around = (false, now, snapshot);
+        let around = (false, now);
         let place = self.run((function, entry), context, around, Some(servers), |results, _| {
             Ok(results.number(1).unwrap_or(0.0))
         })?;

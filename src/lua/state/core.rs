@@ -129,7 +129,7 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("protocol", |_, c, ()| Ok(protocol_text(c.query_state().protocol)))?;
     f.define("server_name", |lua, c, ()| lua.create_string(&c.query_state().sni))?;
     f.define("interface", |lua, c, ()| {
-        lua.create_string(c.current.balancer.interface(c.context().client.listener))
+        lua.create_string(c.current.configuration.interface(c.context().client.listener))
     })?;
     f.define("elapsed_us", |_, c, ()| Ok(c.elapsed().0 / 1_000))?;
     // The engine's clock has an origin of its own: what has passed since then, taken off today.
@@ -201,7 +201,7 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
 fn choices(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("selected", |_, c, ()| Ok(c.context().answered.map(|a| a.backend.0)))?;
     f.define("server", |_, c, slot: u16| {
-        let server = c.current.balancer.server(crate::base::addr::BackendSlot(slot));
+        let server = c.current.configuration.server(crate::base::addr::BackendSlot(slot));
         Ok(server.map_or((None, None, None, None), |s| {
             (Some(s.name.clone()), Some(s.address.to_string()), Some(s.order), Some(s.weight))
         }))

@@ -49,7 +49,7 @@ pub(crate) struct Current {
     /// The servers to choose from, while a policy runs.
     pub(crate) candidates: Vec<Candidate>,
     /// Names of the configuration.
-    pub(crate) balancer: ConfigurationView,
+    pub(crate) configuration: ConfigurationView,
     /// What C functions have pointers to, until the next call begins.
     pub(crate) lent: Vec<Box<[u8]>>,
     /// Timed sets are to be changed so, once the call has ended well.
@@ -165,13 +165,17 @@ impl ConfigurationView {
 }
 
 impl Current {
-    /// Begins a call.
-    pub(crate) fn enter(&mut self, response: bool, now: Tick, snapshot: &Snapshot) {
-        self.balancer.refresh(snapshot);
-        self.now = now;
+    /// Takes a configuration up.
+    pub(crate) fn adopt(&mut self, snapshot: &Snapshot) {
+        self.configuration.refresh(snapshot);
         let globals = &snapshot.globals;
         let (wanted, payload) = (globals.self_answer_edns, globals.self_answer_payload);
         self.own = Some(AnswerEdns { wanted, payload });
+    }
+
+    /// Begins a call.
+    pub(crate) fn enter(&mut self, response: bool, now: Tick) {
+        self.now = now;
         self.response = response;
         self.argument.clear();
         self.candidates.clear();

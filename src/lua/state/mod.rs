@@ -42,9 +42,9 @@ use crate::config::ruleset::Recorded;
 use crate::lua::limits;
 use crate::lua::limits::Interrupt;
 use crate::lua::state::calls::State;
+use crate::model::{ConfiguredScript, Source};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
-use crate::rules::script::{Script, Source};
 
 /// `print` and `io.write`, and where they go; called with a function that takes a line.
 pub(crate) const PRINT: &str = include_str!("print.lua");
@@ -141,7 +141,7 @@ pub fn check_unless(
 }
 
 impl Source for Checked {
-    fn start(&self, shard: usize) -> Option<Box<dyn Script>> {
+    fn start(&self, shard: usize) -> Option<Box<dyn ConfiguredScript>> {
         // The control thread has evaluated it without a panic; one here must not end the shard.
         let made = panics::caught(|| State::new(&self.shared, &Interrupt::default(), self.ticks));
         match made.and_then(|made| made.map_err(|e| e.to_string())) {

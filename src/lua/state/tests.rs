@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
+use crate::balance::PoolView;
 use crate::balance::Selector;
 use crate::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use crate::base::packet::Packet;
@@ -12,12 +13,13 @@ use crate::base::time::{Tick, TickDelta};
 use crate::config::error::ConfigError;
 use crate::config::ruleset::{FunctionKind, Interface};
 use crate::lua::state::*;
+use crate::model::ConfiguredScript;
 use crate::model::{Pool, Snapshot};
 use crate::rules::context::{Answered, Environment, EvaluationContext, Facts};
 use crate::rules::limits::Limits;
 use crate::rules::pattern::PatternCache;
 use crate::rules::query_state::QueryState;
-use crate::rules::script::{Candidate, FunctionId, ScriptAction};
+use crate::rules::script::{Candidate, FunctionId, Script, ScriptAction};
 use crate::stats::live::LiveState;
 use crate::wire::records::Records;
 
@@ -31,7 +33,7 @@ const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x02\0\0\0\0\x03www\x07Example\x
 
 /// A shard's script, with all that stands around a packet.
 struct Fixture {
-    script: Box<dyn Script>,
+    script: Box<dyn ConfiguredScript>,
     snapshot: Snapshot,
     limits: Limits,
     rng: ShardRng,
@@ -125,13 +127,15 @@ impl Fixture {
         };
         let mut env = Environment {
             now: self.now,
-            snapshot: &self.snapshot,
+            chains: &self.snapshot.chains,
+            settings: self.snapshot.rule_settings(),
             limits: &mut self.limits,
             rng: &mut self.rng,
-            balancer: &self.balancer,
+            pools: &PoolView { snapshot: &self.snapshot, balancer: &self.balancer },
             script: None,
             patterns: &mut PatternCache::default(),
         };
+        self.script.adopt(&self.snapshot);
         let result = body(&mut *self.script, &mut context, &mut env);
         self.message = context.packet.bytes().to_vec();
         result
@@ -694,9 +698,7 @@ fn chosen(text: &str) -> Option<usize> {
     let servers =
         [3, 1, 2].map(|n| Candidate { slot: BackendSlot(n), outstanding: u32::from(n), latency_us: 1500 });
     fixture.snapshot.backends = (0..4).map(|n| Some(Arc::new(crate::balance::tests::backend(n)))).collect();
-    fixture.context(QUERY, 0, |s, context, env| {
-        s.choose(FunctionId(0), &servers, context, env.now, env.snapshot)
-    })
+    fixture.context(QUERY, 0, |s, context, env| s.choose(FunctionId(0), &servers, context, env.now))
 }
 
 #[test]

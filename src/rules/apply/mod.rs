@@ -91,7 +91,7 @@ pub(crate) fn query(
         // A function may make the query into an answer without further notice.
         effects.limit = limit(context);
     }
-    let mut outcome = walk_query(&env.snapshot.chains.query, context, env, effects);
+    let mut outcome = walk_query(&env.chains.query, context, env, effects);
     if outcome == Decision::Forward
         && Header::parse(context.packet.bytes()).is_some_and(|header| header.is_response())
     {
@@ -137,7 +137,7 @@ fn self_answered(
 ) -> Decision {
     context.reread();
     add_error(context);
-    let chain = &env.snapshot.chains.self_answered;
+    let chain = &env.chains.self_answered;
     if !chain.is_empty() {
         match walk_response(chain, context, env, effects) {
             ResponseDecision::Deliver => {}
@@ -185,7 +185,7 @@ pub(crate) fn response(
     if had_state {
         restore(context);
     }
-    let decision = match walk_response(&env.snapshot.chains.response, context, env, effects) {
+    let decision = match walk_response(&env.chains.response, context, env, effects) {
         ResponseDecision::Restart(_) if !can_restart => ResponseDecision::Deliver,
         decision @ (ResponseDecision::Deliver | ResponseDecision::Drop(_) | ResponseDecision::Restart(_)) => {
             decision
@@ -203,7 +203,7 @@ pub(crate) fn transfer(
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
 ) -> ResponseDecision {
-    walk_response(&env.snapshot.chains.xfr, context, env, effects)
+    walk_response(&env.chains.xfr, context, env, effects)
 }
 
 /// Walks the rules of a query that no server answered in time.
@@ -212,7 +212,7 @@ pub(crate) fn timeout(
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
 ) -> ResponseDecision {
-    walk_response(&env.snapshot.chains.timeout, context, env, effects)
+    walk_response(&env.chains.timeout, context, env, effects)
 }
 
 /// Walks the rules of answers.
@@ -298,9 +298,7 @@ fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);
     }
-    if env.snapshot.globals.truncate_tc
-        && Header::parse(context.packet.bytes()).is_some_and(|h| h.is_truncated())
-    {
+    if env.settings.truncate_tc && Header::parse(context.packet.bytes()).is_some_and(|h| h.is_truncated()) {
         // What cannot be read is passed on as it came.
         let _ = answer::truncate_tc(context.packet);
     }

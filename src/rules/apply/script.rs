@@ -47,7 +47,7 @@ pub(super) fn run(
         Some(ScriptAction::HeaderModify) => Step::Done(Decision::Forward),
         Some(ScriptAction::Pool) => {
             // An unknown pool has no server; the last slot is never given to one.
-            let named = std::str::from_utf8(script.argument()).ok().and_then(|n| env.snapshot.pool_named(n));
+            let named = std::str::from_utf8(script.argument()).ok().and_then(|n| env.pools.named(n));
             to_pool(named.unwrap_or(PoolSlot::NONE), false, context)
         }
         Some(ScriptAction::Delay(ms)) => {

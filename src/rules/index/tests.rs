@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use crate::balance::PoolView;
 use crate::balance::Selector;
 use crate::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, RuleSlot, mapped};
 use crate::base::packet::Packet;
@@ -80,11 +81,12 @@ impl World {
         };
         let mut env = Environment {
             now: Tick(1_000_000_000),
-            snapshot: &self.snapshot,
+            chains: &self.snapshot.chains,
+            settings: self.snapshot.rule_settings(),
             limits: &mut self.limits,
             patterns: &mut self.patterns,
             rng: &mut self.rng,
-            balancer: &self.balancer,
+            pools: &PoolView { snapshot: &self.snapshot, balancer: &self.balancer },
             script: None,
         };
         walk(&mut context, &mut env)

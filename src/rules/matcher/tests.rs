@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::balance::PoolView;
 use crate::balance::Selector;
 use crate::balance::tests::{backend, snapshot};
 use crate::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot};
@@ -77,10 +78,11 @@ impl Fixture {
         };
         let mut env = Environment {
             now: self.now,
-            snapshot: &self.snapshot,
+            chains: &self.snapshot.chains,
+            settings: self.snapshot.rule_settings(),
             limits: &mut self.limits,
             rng: &mut self.rng,
-            balancer: &self.balancer,
+            pools: &PoolView { snapshot: &self.snapshot, balancer: &self.balancer },
             script: self.script.as_deref_mut(),
             patterns: &mut PatternCache::default(),
         };
@@ -502,7 +504,6 @@ impl Script for Numbers {
         _: &[Candidate],
         _: &mut EvaluationContext<'_, '_>,
         _: Tick,
-        _: &Snapshot,
     ) -> Option<usize> {
         None
     }

@@ -181,8 +181,8 @@ impl Shard {
         self.dispatcher.balancer.candidates(query.asked.pool, &mut candidates);
         self.give_state(query);
         let chosen = self.evaluate(query, None, packet, |context, environment, _| {
-            let (now, snapshot) = (environment.now, environment.snapshot);
-            environment.script.as_deref_mut()?.choose(function, &candidates, context, now, snapshot)
+            let now = environment.now;
+            environment.script.as_deref_mut()?.choose(function, &candidates, context, now)
         });
         let backend = chosen.and_then(|at| candidates.get(at)).map(|c| c.slot);
         self.evaluator.candidates = candidates;

@@ -19,14 +19,15 @@ use tokio::sync::oneshot;
 
 use crate::base::addr::BackendSlot;
 use crate::base::time::TickDelta;
+use crate::config;
 use crate::config::{ConfigError, Flags, Slots};
+use crate::control;
 use crate::control::ShutdownHandle;
 use crate::control::configured::Configured;
 use crate::control::signals::Signals;
 use crate::engine::clock;
 use crate::lua::front_end;
 use crate::stats::live::{LiveState, State};
-use crate::{config, control};
 
 /// How a server is chosen, as the table's head says it.
 pub(crate) const POLICY: &str = "leastOutstanding";

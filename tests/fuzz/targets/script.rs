@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use dnslob::balance::PoolView;
 use dnslob::balance::Selector;
 use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use dnslob::base::packet::Packet;
@@ -13,6 +14,7 @@ use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::ruleset::{FunctionKind, Interface, Recorded};
 use dnslob::lua::state;
 use dnslob::lua::state::Files;
+use dnslob::model::ConfiguredScript;
 use dnslob::model::Snapshot;
 use dnslob::rules::context::{Answered, Environment, EvaluationContext, Facts};
 use dnslob::rules::limits::Limits;
@@ -44,7 +46,7 @@ const KINDS: [(FunctionKind, Interface); 8] = [
     (FunctionKind::ResponseAction, Interface::Ffi),
 ];
 
-fn start() -> Box<dyn Script> {
+fn start() -> Box<dyn ConfiguredScript> {
     let source = || "@fuzz.lua".to_owned();
     let recorded = KINDS.iter().zip(2_u32..).map(|((kind, interface), line)| Recorded {
         kind: *kind,
@@ -54,11 +56,13 @@ fn start() -> Box<dyn Script> {
     });
     let files = Files::one("fuzz.lua", TEXT.as_bytes());
     let source = state::check(files, recorded.collect(), Vec::new(), Vec::new()).expect("a source");
-    source.start(0).expect("a state")
+    let mut script = source.start(0).expect("a state");
+    script.adopt(&Snapshot::default());
+    script
 }
 
 pub(crate) fn target(data: &[u8]) {
-    thread_local!(static SCRIPT: RefCell<Box<dyn Script>> = RefCell::new(start()));
+    thread_local!(static SCRIPT: RefCell<Box<dyn ConfiguredScript>> = RefCell::new(start()));
     SCRIPT.with(|script| {
         for number in 0..KINDS.len() as u32 {
             run(&mut **script.borrow_mut(), FunctionId(number), data);
@@ -93,10 +97,14 @@ fn run(script: &mut dyn Script, function: FunctionId, data: &[u8]) {
         &mut context,
         &mut Environment {
             now: Tick(1),
-            snapshot: &snapshot,
+            chains: &snapshot.chains,
+            settings: snapshot.rule_settings(),
             limits: &mut Limits::default(),
             rng: &mut ShardRng::from_seed(1),
-            balancer: &Selector::new(Arc::new(LiveState::new(1, 1)), 0),
+            pools: &PoolView {
+                snapshot: &snapshot,
+                balancer: &Selector::new(Arc::new(LiveState::new(1, 1)), 0),
+            },
             script: None,
             patterns: &mut PatternCache::default(),
         },

@@ -67,7 +67,7 @@ fn endless_functions_of_every_kind_end() {
                 let before = (fixture.query_state.clone(), fixture.errors());
                 let came = fixture.context(QUERY, 500, |script, context, env| match number {
                     2 | 4 => script.matches(function, context, env).is_some(),
-                    5 | 6 => script.choose(function, &servers, context, env.now, env.snapshot).is_some(),
+                    5 | 6 => script.choose(function, &servers, context, env.now).is_some(),
                     _ => script.act(function, context, env).is_some(),
                 });
                 assert!(!came, "{number}: {body}");

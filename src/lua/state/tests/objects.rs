@@ -97,7 +97,7 @@ fn timed_sets_are_the_shards_own_under_their_numbers() {
     assert!(!inside(&fixture, 2, 0));
     let candidates = [Candidate { slot: BackendSlot(0), outstanding: 0, latency_us: 0 }];
     let chosen = fixture.context(QUERY, 0, |script, context, env| {
-        script.choose(FunctionId(4), &candidates, context, env.now, env.snapshot)
+        script.choose(FunctionId(4), &candidates, context, env.now)
     });
     assert_eq!((chosen, fixture.errors()), (None, 3));
     fixture.script.maintain(now);

@@ -1,0 +1,29 @@
+//! The pools of a snapshot with what a shard knows of their servers, as rules see them.
+
+use crate::balance::Selector;
+use crate::base::addr::PoolSlot;
+use crate::model::Snapshot;
+use crate::rules::context::Pools;
+
+/// The pools, to be asked by rules.
+#[derive(Debug)]
+pub struct PoolView<'a> {
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// What the shard knows of its servers.
+    pub balancer: &'a Selector,
+}
+
+impl Pools for PoolView<'_> {
+    fn named(&self, name: &str) -> Option<PoolSlot> {
+        self.snapshot.pool_named(name)
+    }
+
+    fn is_available(&self, pool: PoolSlot) -> bool {
+        self.balancer.usable(pool) > 0
+    }
+
+    fn outstanding(&self, pool: PoolSlot) -> u64 {
+        self.balancer.outstanding(self.snapshot, pool)
+    }
+}
