@@ -50,6 +50,7 @@
 //!   certificates.rs     which certificate a client gets
 //!   ciphers.rs          ciphers by their OpenSSL names
 //!   client.rs           what a backend needs
+//!   der.rs              DER, as far as certificates need it
 //!   error.rs            what can be wrong with what was asked for
 //!   expiry.rs           a certificate's names, and until when it is good
 //!   failure.rs          why one failed: to be counted, and for people
@@ -341,6 +342,12 @@
 //! time-out), *finish* (a query, whatever its outcome), *compile* (draft to snapshot), *publish*
 //! (snapshot to shards), *drain* (no new queries, finish the old); `on_…`: an event enters the
 //! shard. Never *upstream* or *downstream*: every program means something else by them.
+
+// What scripts/lint/clippy.toml forbids; tests may.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)
+)]
 
 pub mod balance;
 pub mod base;

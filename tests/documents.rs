@@ -4,8 +4,6 @@
 
 use dnslob::base::time::TickDelta;
 use dnslob::config;
-use dnslob::config::functions::POLICIES;
-use dnslob::config::options::SETTINGS;
 use dnslob::config::{Flags, Slots};
 use dnslob::lua::front_end;
 use dnslob::model::policy::Concentrate;
@@ -36,24 +34,6 @@ fn every_reason_is_in_the_reference_of_the_statistics() {
         .chain(RelayCloseReason::ALL.iter().map(|r| row(r.label(), r.doc())))
         .collect();
     assert_eq!(rows, expected);
-}
-
-#[test]
-fn every_policy_is_explained() {
-    let text = read("docs/how-to/pools-and-policies.md");
-    for policy in POLICIES {
-        assert!(text.contains(&format!("| `{policy}`")), "{policy}");
-    }
-}
-
-#[test]
-fn what_takes_a_restart_is_said() {
-    let text = read("docs/how-to/reload-and-restart.md");
-    let row = text.lines().find(|l| l.contains("need a restart")).expect("a row on restarts");
-    for setting in &SETTINGS {
-        let said = row.contains(&format!("`{}`", setting.name));
-        assert_eq!(said, !setting.reload, "{}", setting.name);
-    }
 }
 
 #[test]
@@ -160,4 +140,22 @@ fn every_command_line_in_the_documents_is_understood() {
         }
     }
     assert!(checked >= 10, "only {checked} found");
+}
+
+#[test]
+fn every_example_is_a_good_configuration() {
+    let directory = format!("{}/examples", env!("CARGO_MANIFEST_DIR"));
+    let mut checked = 0;
+    for entry in std::fs::read_dir(directory).expect("examples") {
+        let path = entry.expect("a file").path();
+        if path.extension().is_none_or(|extension| extension != "lua") {
+            continue;
+        }
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dnslob"));
+        let outcome = command.arg("--check-config").arg("-C").arg(&path).output().expect("it runs");
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        assert!(outcome.status.success(), "{}:\n{said}", path.display());
+        checked += 1;
+    }
+    assert!(checked >= 4, "only {checked} found");
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used)]
 
+#[path = "fuzz/targets/certificate.rs"]
+mod certificate;
 #[path = "fuzz/targets/config.rs"]
 mod config;
 #[path = "fuzz/targets/frames.rs"]
@@ -12,6 +14,8 @@ mod frames;
 mod networks;
 #[path = "fuzz/targets/proxy.rs"]
 mod proxy;
+#[path = "fuzz/targets/records.rs"]
+mod records;
 #[path = "fuzz/targets/rules.rs"]
 mod rules;
 #[path = "fuzz/targets/script.rs"]
@@ -22,6 +26,8 @@ mod shard;
 mod tls_session;
 #[path = "fuzz/targets/transfer.rs"]
 mod transfer;
+#[path = "fuzz/targets/values.rs"]
+mod values;
 #[path = "fuzz/targets/wire.rs"]
 mod wire;
 
@@ -115,6 +121,69 @@ const CONFIGURATIONS: &[&[u8]] = &[
     b"local s = getPool(''):setRetry{after='1s', budget=-1}\nsetEjection{} setPanicThreshold(101)\n",
 ];
 
+const VALUES: &[&[u8]] = &[
+    b"192.0.2.1:5353",
+    b"[2001:db8::1]:53",
+    b"1.5m",
+    b"0,2-5,4095",
+    b"00112233-44556677-8899aabb-ccddeeff",
+    b"192.0.2.1@eth0",
+    b"www.ex\\.am\\255ple.com.",
+    b"^ads?[0-9]+\\.track\\.(a|b)$",
+    b"[[:alpha:]]{2,3}[^]x-z]",
+    b"--shards 2 --stats 1s 127.0.0.1:5300 192.0.2.1",
+];
+
+/// Edits of messages: how many, twice the room behind it, and they.
+fn edited() -> Vec<Vec<u8>> {
+    let edits = b"\x0a\x40\x00\x0b\x14\x1f\x05\x23\x06\x25\x08\x09";
+    MESSAGES.iter().map(|message| [&edits[..], message].concat()).collect()
+}
+
+/// One with names, and one of its own with a common name.
+fn certificates() -> Vec<Vec<u8>> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    [vec!["dns.example".to_owned(), "192.0.2.1".to_owned()], Vec::new()]
+        .into_iter()
+        .map(|names| {
+            let params = rcgen::CertificateParams::new(names).expect("names");
+            params.self_signed(&key).expect("a certificate").der().to_vec()
+        })
+        .collect()
+}
+
+fn parts(corpus: &[Vec<u8>]) -> Vec<&[u8]> {
+    corpus.iter().map(Vec::as_slice).collect()
+}
+
+/// Where scripts/test lets cargo-fuzz find what it begins with.
+fn seeds_of(name: &str, corpus: &[&[u8]]) {
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus").join(name);
+    std::fs::create_dir_all(&directory).expect("a directory");
+    for (number, seed) in corpus.iter().enumerate() {
+        std::fs::write(directory.join(format!("seed-{number}")), seed).expect("a file");
+    }
+}
+
+#[test]
+fn seeds() {
+    let (edited, certificates) = (edited(), certificates());
+    for (name, corpus) in [
+        ("records", &parts(&edited)[..]),
+        ("certificate", &parts(&certificates)),
+        ("values", VALUES),
+        ("wire", MESSAGES),
+        ("frames", STREAMS),
+        ("proxy", PROXY_HEADERS),
+        ("transfer", TRANSFERS),
+        ("networks", NETWORKS),
+        ("script", MESSAGES),
+        ("config", CONFIGURATIONS),
+    ] {
+        seeds_of(name, corpus);
+    }
+}
+
 /// Runs `body` over `count` inputs.
 fn smoke(name: &str, corpus: &[&[u8]], length_max: u32, count: u32, body: fn(&[u8])) {
     let first = match std::env::var("FUZZ_SEED") {
@@ -169,6 +238,21 @@ fn mutate(rng: &mut ShardRng, input: &mut Vec<u8>, corpus: &[&[u8]]) {
 #[test]
 fn wire() {
     smoke("wire", MESSAGES, 600, 100_000, wire::target);
+}
+
+#[test]
+fn records() {
+    smoke("records", &parts(&edited()), 600, 50_000, records::target);
+}
+
+#[test]
+fn certificate() {
+    smoke("certificate", &parts(&certificates()), 400, 20_000, certificate::target);
+}
+
+#[test]
+fn values() {
+    smoke("values", VALUES, 100, 5_000, values::target);
 }
 
 #[test]

@@ -135,21 +135,12 @@ fn unsafe_code_is_in_the_engine_with_its_reasons() {
     none("unsafe", &wrong);
 }
 
-/// The packet path: no time, no randomness, no I/O, no lock.
+/// The packet path: no I/O, no contended atomic.
 const PACKET_PATH: &[&str] = &["src/shard", "src/rules", "src/balance", "src/wire"];
 
-/// Words that a module may not use, and why.
+/// Words that a module may not use, and why. Clocks, randomness, locks and unordered iteration are
+/// clippy's: scripts/lint/clippy.toml.
 const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
-    (
-        &["src/shard", "src/rules", "src/balance", "src/wire", "src/config", "src/model"],
-        &["Instant::now", "SystemTime::now", "UNIX_EPOCH", "thread::sleep", "thread::spawn"],
-        "time is handed in",
-    ),
-    (
-        &["src/shard", "src/rules", "src/balance", "src/wire", "src/config", "src/model"],
-        &["rand::", "RandomState::new", "getrandom"],
-        "randomness is handed in",
-    ),
     (
         PACKET_PATH,
         &["UdpSocket", "TcpStream", "TcpListener", "std::fs", "std::io", "libc::", "nix::", "socket2::"],
@@ -157,13 +148,13 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         PACKET_PATH,
-        &["Mutex", "RwLock", "fetch_add", "fetch_sub", "compare_exchange", "SeqCst"],
-        "no lock and no contended atomic on the packet path",
+        &["fetch_add", "fetch_sub", "compare_exchange", "SeqCst"],
+        "no contended atomic on the packet path",
     ),
     (PACKET_PATH, &["mlua"], "scripts are called through a trait"),
     (&["src/tls"], &["TcpStream", "TcpListener", "UdpSocket", "thread::"], "TLS is bytes: it has no sockets"),
     (PACKET_PATH, &["HashMap", "println!", "eprintln!", "dbg!"], "no map of random order, no output"),
-    (&["src"], &[".unwrap()", "todo!(", "unimplemented!("], "no panic in wait"),
+    (&["src"], &["todo!(", "unimplemented!("], "no panic in wait"),
 ];
 
 /// Uses of forbidden words that have their reason beside them.
@@ -292,14 +283,6 @@ fn nothing_tells_of_one_machine() {
 }
 
 #[test]
-fn the_readme_leads_to_everything() {
-    let readme = read("README.md");
-    for place in ["scripts/test", "perf/", "tuning.md", "examples/", "src/lib.rs", "dnslob demo"] {
-        assert!(readme.contains(place), "README.md does not mention {place}");
-    }
-}
-
-#[test]
 fn every_link_in_the_documents_leads_somewhere() {
     let mut broken = Vec::new();
     for path in files("", &["md"]) {
@@ -316,30 +299,4 @@ fn every_link_in_the_documents_leads_somewhere() {
         }
     }
     none("broken links", &broken);
-}
-
-#[test]
-fn ci_runs_what_developers_run() {
-    let ci = read(".ci/run");
-    assert!(ci.contains("scripts/test"));
-    let commands = ci.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).count();
-    assert_eq!(commands, 1, ".ci/run calls scripts/test and nothing else");
-}
-
-#[test]
-fn every_fuzz_target_is_smoked_and_buildable() {
-    let smoke = read("tests/fuzz_smoke.rs");
-    let manifest = read("tests/fuzz/Cargo.toml");
-    for path in files("tests/fuzz/targets", &["rs"]) {
-        let name = Path::new(&path).file_stem().unwrap().to_string_lossy().into_owned();
-        assert!(smoke.contains(&format!("fuzz/targets/{name}.rs")), "{name} is not in tests/fuzz_smoke.rs");
-        assert!(
-            manifest.contains(&format!("fuzz_targets/{name}.rs")),
-            "{name} is not in tests/fuzz/Cargo.toml"
-        );
-        assert!(
-            root().join(format!("tests/fuzz/fuzz_targets/{name}.rs")).exists(),
-            "{name} has no fuzz target"
-        );
-    }
 }

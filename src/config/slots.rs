@@ -93,8 +93,8 @@ impl Slots {
         let Rules { held, end, retired, free } = &mut self.rules;
         let mut before = std::mem::take(held);
         let kept: Vec<Option<u32>> = wanted.iter().map(|identity| before.remove(identity)).collect();
+        #[expect(clippy::disallowed_methods, reason = "sorted right below")]
         let mut gone: Vec<u32> = before.into_values().collect();
-        // The order of a hash map is no order.
         gone.sort_unstable();
         retired.extend(gone);
         let (mut slots, mut fresh) = (Vec::with_capacity(wanted.len()), Vec::new());

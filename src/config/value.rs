@@ -198,6 +198,8 @@ pub fn qname(text: &str) -> Result<String, &'static str> {
                 let digits = [next, tens, ones];
                 let fits = std::str::from_utf8(&digits).ok().and_then(|d| d.parse::<u8>().ok());
                 fits.ok_or(QNAME)?;
+            } else if !next.is_ascii_graphic() {
+                return Err(QNAME);
             }
         } else if !byte.is_ascii_graphic() {
             return Err(QNAME);

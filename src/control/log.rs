@@ -4,6 +4,8 @@
 //! thread, is filed with the [`Writer`] of its target. At the end of the process, however it comes
 //! about, what waits is written out within [`FLUSH`]. `RUST_LOG`, where it is set, wins over `-v`.
 
+#![expect(clippy::disallowed_methods, reason = "a flush at the end has a deadline")]
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;

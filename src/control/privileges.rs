@@ -66,6 +66,7 @@ pub fn shed(identity: &Identity, raw: bool) -> Result<(), String> {
         keep.extend(kept_by_root());
     }
     let held = caps::read(None, CapSet::Permitted).map_err(|e| format!("capabilities: {e}"))?;
+    #[expect(clippy::disallowed_methods, reason = "from a set to a set")]
     let keep: CapsHashSet = held.intersection(&keep).copied().collect();
     let said = |e| format!("giving up capabilities: {e}");
     // Programs that health checks run shall have none of ours.

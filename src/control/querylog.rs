@@ -6,6 +6,8 @@
 //! away first. One that cannot be written is said once and tried again every second; what does not fit
 //! its buffer meanwhile is lost, and counted.
 
+#![expect(clippy::disallowed_methods, reason = "lines of a log have the time of day")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};

@@ -5,6 +5,8 @@
 //! non-blocking. Whoever has something to say files it and goes on; what does not fit is dropped and
 //! counted, and the log says how much was lost once it can be written again.
 
+#![expect(clippy::disallowed_methods, reason = "waits for a reader, for so long")]
+
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,5 +1,7 @@
 //! The operating system's clock, asked once per batch.
 
+#![expect(clippy::disallowed_methods, reason = "the clock that all others are handed")]
+
 use nix::time::{ClockId, clock_gettime};
 
 use crate::base::time::Tick;

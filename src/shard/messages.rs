@@ -184,7 +184,7 @@ impl Shard {
         let verdict = self.on_response(route, &mut packet);
         match verdict {
             Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_) => {
-                out(verdict, packet.bytes_mut())
+                out(verdict, packet.bytes_mut());
             }
             Verdict::Drop(_) | Verdict::Hold => {}
         }

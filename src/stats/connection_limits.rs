@@ -12,7 +12,10 @@
 //! Clients are told apart by their network, as the configuration's masks have it. Only those with
 //! something to remember have an entry.
 
+#![expect(clippy::disallowed_types, reason = "shared by all shards, once for each connection, in stripes")]
+
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -188,11 +191,14 @@ impl ClientIdentity {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "clients must not find addresses that collide")]
+        let secret = std::hash::RandomState::new();
+        let [a, b, c, d] = [0_u64, 1, 2, 3].map(|n| secret.hash_one(n));
         Self {
             dns: AtomicU32::new(0),
             listeners: (0..LISTENERS_MAX).map(|_| AtomicU32::new(0)).collect(),
             stripes: (0..2 * STRIPES).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: RandomState::with_seeds(a, b, c, d),
             entries: AtomicUsize::new(0),
             tidied: AtomicU64::new(0),
             turn: AtomicUsize::new(0),

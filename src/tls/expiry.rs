@@ -4,7 +4,8 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use crate::tls::der;
+use crate::tls::der::{BOOLEAN, BYTES, Elements, INTEGER, OID, SEQUENCE, SET};
 
 /// Seconds of a day.
 pub const DAY_SECONDS: u64 = 86_400;
@@ -36,26 +37,7 @@ impl Leaf {
     ///
     /// Bytes that are no certificate.
     pub fn parse(der: &[u8]) -> Result<Self, Unreadable> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|e| Unreadable(e.to_string()))?;
-        if !rest.is_empty() {
-            return Err(Unreadable(format!("{} bytes too many", rest.len())));
-        }
-        let mut names = Vec::new();
-        if let Ok(Some(alternative)) = certificate.subject_alternative_name() {
-            names.extend(alternative.value.general_names.iter().filter_map(name));
-        }
-        if names.is_empty() {
-            let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
-            names.extend(common.map(str::to_ascii_lowercase));
-        }
-        let validity = certificate.validity();
-        Ok(Self {
-            names,
-            not_before: u64::try_from(validity.not_before.timestamp()).unwrap_or(0),
-            not_after: u64::try_from(validity.not_after.timestamp()).unwrap_or(0),
-            self_signed: certificate.subject().as_raw() == certificate.issuer().as_raw(),
-            serial: certificate.raw_serial().to_vec(),
-        })
+        read(der).ok_or_else(|| Unreadable("it is not a certificate in DER".to_owned()))
     }
 
     /// What people call it: its first name.
@@ -90,15 +72,106 @@ impl Leaf {
     }
 }
 
-fn name(general: &GeneralName<'_>) -> Option<String> {
-    match general {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        GeneralName::IPAddress(bytes) => match **bytes {
+/// `[0] EXPLICIT`: the version.
+const VERSION: u8 = 0xa0;
+/// `[3] EXPLICIT`.
+const EXTENSIONS: u8 = 0xa3;
+/// RFC 5280, section 4.2.1.6: id-ce-subjectAltName, 2.5.29.17, and two kinds of names in it.
+const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 17];
+const DNS_NAME: u8 = 0x82;
+const IP_ADDRESS: u8 = 0x87;
+/// 2.5.4.3.
+const COMMON_NAME: &[u8] = &[0x55, 4, 3];
+/// What a common name is written in: `UTF8String`, `PrintableString`, `IA5String`.
+const TEXTS: [u8; 3] = [0x0c, 0x13, 0x16];
+
+/// RFC 5280, section 4.1.
+fn read(der: &[u8]) -> Option<Leaf> {
+    let mut whole = Elements(der);
+    let mut certificate = Elements(whole.expect(SEQUENCE)?);
+    let mut signed = Elements(certificate.expect(SEQUENCE)?);
+    let (_algorithm, _signature) = (certificate.expect(SEQUENCE)?, certificate.next()?);
+    if !whole.is_empty() || !certificate.is_empty() {
+        return None;
+    }
+    let _version = signed.optional(VERSION);
+    let serial = signed.expect(INTEGER)?;
+    let _algorithm = signed.expect(SEQUENCE)?;
+    let issuer = signed.expect(SEQUENCE)?;
+    let mut validity = Elements(signed.expect(SEQUENCE)?);
+    let (not_before, not_after) = (der::time(&mut validity)?, der::time(&mut validity)?);
+    let subject = signed.expect(SEQUENCE)?;
+    let _key = signed.expect(SEQUENCE)?;
+    let mut names = Vec::new();
+    while let Some((tag, inner, _)) = signed.next() {
+        if tag == EXTENSIONS {
+            alternative_names(inner, &mut names)?;
+        }
+    }
+    if !signed.is_empty() {
+        return None;
+    }
+    if names.is_empty() {
+        common_names(subject, &mut names)?;
+    }
+    Some(Leaf { names, not_before, not_after, self_signed: subject == issuer, serial: serial.to_vec() })
+}
+
+fn alternative_names(extensions: &[u8], names: &mut Vec<String>) -> Option<()> {
+    let mut extensions = Elements(Elements(extensions).expect(SEQUENCE)?);
+    while !extensions.is_empty() {
+        let mut extension = Elements(extensions.expect(SEQUENCE)?);
+        let id = extension.expect(OID)?;
+        let _critical = extension.optional(BOOLEAN);
+        let value = extension.expect(BYTES)?;
+        if id != ALTERNATIVE_NAMES {
+            continue;
+        }
+        let mut general = Elements(Elements(value).expect(SEQUENCE)?);
+        while !general.is_empty() {
+            let (tag, bytes, _) = general.next()?;
+            names.extend(name(tag, bytes));
+        }
+    }
+    Some(())
+}
+
+fn name(tag: u8, bytes: &[u8]) -> Option<String> {
+    match tag {
+        DNS_NAME if bytes.is_ascii() => Some(str::from_utf8(bytes).ok()?.to_ascii_lowercase()),
+        IP_ADDRESS => match *bytes {
             [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).to_string()),
-            _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| Ipv6Addr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).to_string()),
         },
         _ => None,
     }
+}
+
+fn common_names(subject: &[u8], names: &mut Vec<String>) -> Option<()> {
+    let mut sets = Elements(subject);
+    while !sets.is_empty() {
+        let mut attributes = Elements(sets.expect(SET)?);
+        while !attributes.is_empty() {
+            let mut attribute = Elements(attributes.expect(SEQUENCE)?);
+            let id = attribute.expect(OID)?;
+            let (tag, text, _) = attribute.next()?;
+            if id == COMMON_NAME && TEXTS.contains(&tag) {
+                names.extend(str::from_utf8(text).map(str::to_ascii_lowercase));
+            }
+        }
+    }
+    Some(())
+}
+
+/// Days from the unix epoch to a day of the proleptic Gregorian calendar; nothing for one before
+/// it. The other way round is [`Date`].
+pub(super) const fn days_to(year: u64, month: u64, day: u64) -> Option<u64> {
+    // Years that begin on 1 March.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year.saturating_sub(1), month + 9) };
+    let (era, year) = (year / 400, year % 400);
+    let day_of_year = (153 * month + 2) / 5 + day - 1;
+    let days = era * 146_097 + year * 365 + year / 4 - year / 100 + day_of_year;
+    days.checked_sub(719_468)
 }
 
 /// A unix time in seconds as its day in UTC: `2026-01-02`.
@@ -137,7 +210,10 @@ mod tests {
             (4_107_542_400, "2100-03-01"),
         ] {
             assert_eq!(Date(seconds).to_string(), expected);
+            let parts: Vec<u64> = expected.split('-').map(|p| p.parse().expect("a number")).collect();
+            assert_eq!(days_to(parts[0], parts[1], parts[2]), Some(seconds / DAY_SECONDS));
         }
+        assert_eq!(days_to(1969, 12, 31), None);
     }
 
     #[test]
@@ -154,6 +230,21 @@ mod tests {
         assert!(!leaf.self_signed);
         assert!(Leaf::parse(b"\x30\x00").is_err());
         assert!(Leaf::parse(&[issued.der(), b"\0"].concat()).is_err());
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_is_no_trouble() {
+        let issued = Authority::new("Root").issue_until(&["dns.example", "192.0.2.1"], 2026, 1, 2);
+        for length in 0..issued.der().len() {
+            assert!(Leaf::parse(&issued.der()[..length]).is_err(), "{length} bytes");
+        }
+        for at in 0..issued.der().len() {
+            for change in [1, 0x80, 0xff] {
+                let mut changed = issued.der().to_vec();
+                changed[at] ^= change;
+                let _ = Leaf::parse(&changed);
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //!
 //! Handshakes file their lines and go on, since a disk may take its time; [`write()`] writes them.
 
+#![expect(clippy::disallowed_types, reason = "the secrets of all connections go to one file")]
+
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};

@@ -21,6 +21,7 @@
 pub mod certificates;
 pub mod ciphers;
 pub mod client;
+mod der;
 pub mod error;
 pub mod expiry;
 pub mod failure;

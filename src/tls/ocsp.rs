@@ -5,14 +5,9 @@
 //!  OCSPResponse ─► ResponseBytes ─► BasicOCSPResponse ─► ResponseData ─► SingleResponse, ...
 //! ```
 
-use x509_parser::prelude::FromDer;
-use x509_parser::time::ASN1Time;
+use crate::tls::der;
+use crate::tls::der::{BYTES, ENUMERATED, Elements, INTEGER, OID, SEQUENCE};
 
-const INTEGER: u8 = 0x02;
-const BYTES: u8 = 0x04;
-const OID: u8 = 0x06;
-const ENUMERATED: u8 = 0x0a;
-const SEQUENCE: u8 = 0x30;
 /// `[0] EXPLICIT`.
 const TAGGED: u8 = 0xa0;
 /// The certificate's status: `[0] IMPLICIT NULL`.
@@ -40,38 +35,6 @@ struct Single<'r> {
     serial: &'r [u8],
     good: bool,
     until: u64,
-}
-
-/// Element after element of one level.
-struct Elements<'r>(&'r [u8]);
-
-impl<'r> Elements<'r> {
-    /// The next one: its tag, what is in it, and the whole of it.
-    fn next(&mut self) -> Option<(u8, &'r [u8], &'r [u8])> {
-        let (&[tag, first], rest) = self.0.split_first_chunk::<2>()?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(first), rest),
-            0x81..=0x83 => {
-                let (long, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (long.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-            }
-            _ => return None,
-        };
-        let (inner, behind) = rest.split_at_checked(length)?;
-        let whole = &self.0[..self.0.len() - behind.len()];
-        self.0 = behind;
-        Some((tag, inner, whole))
-    }
-
-    /// What is in the next one, which is to have this tag.
-    fn expect(&mut self, tag: u8) -> Option<&'r [u8]> {
-        self.next().filter(|(found, ..)| *found == tag).map(|(_, inner, _)| inner)
-    }
-
-    /// The same, where it may be left out.
-    fn optional(&mut self, tag: u8) -> Option<&'r [u8]> {
-        if self.0.first() == Some(&tag) { self.expect(tag) } else { None }
-    }
 }
 
 fn read(response: &[u8]) -> Option<Vec<Single<'_>>> {
@@ -105,10 +68,7 @@ fn single(bytes: &[u8]) -> Option<Single<'_>> {
     let _this_update = single.next()?;
     let until = match single.optional(TAGGED) {
         None => u64::MAX,
-        Some(time) => {
-            let (_, time) = ASN1Time::from_der(time).ok()?;
-            u64::try_from(time.timestamp()).unwrap_or(0)
-        }
+        Some(time) => der::time(&mut Elements(time))?,
     };
     Some(Single { serial, good: status == GOOD, until })
 }

@@ -1,5 +1,7 @@
 //! Sessions that a server keeps for clients without tickets: bounded in number and in age.
 
+#![expect(clippy::disallowed_methods, reason = "sessions are kept until a day of the calendar")]
+
 use std::sync::Arc;
 
 use rustls::pki_types::UnixTime;

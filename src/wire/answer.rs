@@ -20,7 +20,10 @@ use crate::wire::{edns, header, name, records};
 pub use crate::wire::svc::{SvcParams, SvcRecord};
 
 /// A compression pointer to the name of the first question.
-const OWNER: [u8; 2] = [0xc0, header::LEN as u8];
+const OWNER: [u8; 2] = {
+    let [.., low] = header::LEN.to_be_bytes();
+    [0xc0, low]
+};
 /// Bytes of the longest question.
 const QUESTION_MAX: usize = name::LEN_MAX + 4;
 /// Bytes that every UDP client takes (RFC 1035, 4.2.1).
@@ -287,7 +290,8 @@ impl<'p, 'b> Draft<'p, 'b> {
         let opt = if readable { edns::find(message, end) } else { None };
         let opt = opt.map(|theirs| {
             let mut opt = edns::bare(own.payload, theirs.dnssec_ok);
-            opt[5] = (code >> 4) as u8;
+            // Of a code's twelve bits the high eight.
+            [opt[5], _] = (code << 4).to_be_bytes();
             opt
         });
         packet.truncate(end);

@@ -2,6 +2,16 @@
 //! what a configuration says ([`name::from_text`], [`svc`]) and what a stream has not finished
 //! yet ([`frame`]); every function takes whatever the network sent and never panics on it.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::cast_lossless
+    )
+)]
+
 pub mod answer;
 pub mod codes;
 pub mod ecs;

@@ -162,10 +162,11 @@ impl<'n> Copy<'n> {
     /// Remembers the labels of the name at `at` in `out`, up to its pointer.
     fn learn(&mut self, mut at: usize) {
         while let Some(&label @ 1..=63) = self.out.get(at) {
+            let Ok(place) = u16::try_from(at) else { return };
             if at > POINTER_MAX || self.known_count == KNOWN_MAX {
                 return;
             }
-            self.known[self.known_count] = at as u16;
+            self.known[self.known_count] = place;
             self.known_count += 1;
             at += 1 + usize::from(label);
         }

@@ -327,8 +327,8 @@ fn fix(message: &mut [u8], record: &Record, mut moved: impl FnMut(usize) -> usiz
         if let Some(place) = pointer_at
             && let Some(target) = name::pointer(message, place)
         {
-            let pointer = 0xc000 | (moved(target) & POINTER_MAX) as u16;
-            message[place..place + 2].copy_from_slice(&pointer.to_be_bytes());
+            let [.., high, low] = (moved(target) & POINTER_MAX).to_be_bytes();
+            message[place..place + 2].copy_from_slice(&[0xc0 | high, low]);
         }
         at = if number == 0 { first } else { name_end };
     }

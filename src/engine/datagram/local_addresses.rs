@@ -19,6 +19,7 @@ pub(crate) struct Locals {
 }
 
 impl Locals {
+    #[expect(clippy::disallowed_methods, reason = "a few addresses of our own, looked up and never walked")]
     pub(crate) fn new() -> Self {
         // Slot 0 is the listener's own address.
         Self { by_slot: vec![Local { ip: [0; 16], interface: 0 }], slots: AHashMap::new() }

@@ -60,6 +60,7 @@ impl NameContent {
         if self.quiet || self.count > NAMES_SHOWN {
             return format!("{} names", self.count);
         }
+        #[expect(clippy::disallowed_methods, reason = "sorted when they are shown")]
         let names: Vec<&[u8]> = self.names.iter().map(|n| &**n).collect();
         shown(names)
     }

@@ -1,6 +1,8 @@
 //! The functions under the prelude's rarer members: each a small step between Lua's values and the
 //! packet of the running call. Every one of them fails when no call is running. What is used most is
-//! in `engine::luaffi::objects`, where compiled code can call it.
+//! in `lua::ffi::objects`, where compiled code can call it.
+
+#![expect(clippy::disallowed_methods, reason = "the time of day in Lua")]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;

@@ -77,7 +77,8 @@ struct Failed {
 pub struct QueryTable {
     entries: Vec<Entry>,
     free: Vec<u16>,
-    /// States to be used again.
+    /// States to be used again. Boxed, as entries have them: a state of 300 bytes is never moved.
+    #[expect(clippy::vec_box, reason = "boxes come from entries and go back to them")]
     spare: Vec<Box<QueryState>>,
     /// Bytes of long queries.
     long: usize,

@@ -9,6 +9,8 @@
 //!             └───miss──► wait 3 to 9 ms ─► cache ─► answer
 //! ```
 
+#![expect(clippy::disallowed_methods, reason = "names are those of the demo")]
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;

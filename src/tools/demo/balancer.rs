@@ -4,6 +4,8 @@
 //! Nothing here is made easier for it than for a served configuration. Only its times are short
 //! (health is checked ten times a second), so that a short demo shows something.
 
+#![expect(clippy::disallowed_methods, reason = "waits for the balancer to be up")]
+
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -20,9 +22,7 @@ use tokio::sync::oneshot;
 use crate::base::addr::BackendSlot;
 use crate::base::time::TickDelta;
 use crate::config;
-use crate::config;
 use crate::config::{ConfigError, Flags, Slots};
-use crate::control;
 use crate::control;
 use crate::control::ShutdownHandle;
 use crate::control::configured::Configured;

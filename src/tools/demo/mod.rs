@@ -8,6 +8,8 @@
 //! again, its cache empty. The table shows what becomes of it, the summary adds up every query.
 //! All of it happens on loopback, on ports of the kernel's choice.
 
+#![expect(clippy::disallowed_methods, reason = "a live table is drawn so often")]
+
 mod account;
 mod backend;
 mod balancer;

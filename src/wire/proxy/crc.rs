@@ -6,15 +6,15 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const REMAINDERS: [u32; 256] = {
     let mut table = [0; 256];
-    let mut byte = 0;
+    let mut byte = 0_u32;
     while byte < 256 {
-        let mut remainder = byte as u32;
+        let mut remainder = byte;
         let mut bit = 0;
         while bit < 8 {
             remainder = (remainder >> 1) ^ (POLYNOMIAL & (remainder & 1).wrapping_neg());
             bit += 1;
         }
-        table[byte] = remainder;
+        table[byte as usize] = remainder;
         byte += 1;
     }
     table
@@ -23,7 +23,7 @@ const REMAINDERS: [u32; 256] = {
 /// The checksum of bytes that are given in parts.
 pub(super) fn crc32c(parts: &[&[u8]]) -> u32 {
     let bytes = parts.iter().flat_map(|part| part.iter());
-    !bytes.fold(u32::MAX, |crc, byte| (crc >> 8) ^ REMAINDERS[((crc as u8) ^ byte) as usize])
+    !bytes.fold(u32::MAX, |crc, byte| (crc >> 8) ^ REMAINDERS[usize::from(crc.to_le_bytes()[0] ^ byte)])
 }
 
 #[cfg(test)]
