@@ -41,11 +41,11 @@ pub enum SocketSlot {
     Connection(u16),
 }
 
-/// A client's connection within a shard.
+/// A client's connection within a shard: its index, and which of the connections that have had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionSlot(pub u32);
 
-/// A relay session, a connection or a flow, within a shard.
+/// A relay session, a connection or a flow, within a shard: as [`ConnectionSlot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionSlot(pub u32);
 
@@ -103,7 +103,57 @@ macro_rules! index {
         pub const fn index(self) -> usize { self.0 as usize }
     })*};
 }
-index!(BackendSlot, ListenerSlot, PoolSlot, LocalSlot, RuleSlot, ConnectionSlot, SessionSlot);
+index!(BackendSlot, ListenerSlot, PoolSlot, LocalSlot, RuleSlot);
+
+/// A slot that is given to one thing after another: what was meant by an old one is told from what
+/// has its index at present.
+pub trait Generational: Copy + Eq {
+    /// Bits of the index: 16 million at a time. The others count who has had it.
+    const INDEX_BITS: u32 = 24;
+
+    /// The slot of these bits.
+    fn from_bits(bits: u32) -> Self;
+
+    /// Its bits.
+    fn bits(self) -> u32;
+
+    /// The slot with an index and a generation.
+    #[must_use]
+    fn new(index: u32, generation: u8) -> Self {
+        Self::from_bits(u32::from(generation) << Self::INDEX_BITS | index)
+    }
+
+    /// The slot as an index into a table.
+    fn index(self) -> usize {
+        (self.bits() & ((1 << Self::INDEX_BITS) - 1)) as usize
+    }
+
+    /// Which of those that have had the index.
+    fn generation(self) -> u8 {
+        (self.bits() >> Self::INDEX_BITS) as u8
+    }
+}
+
+macro_rules! generational {
+    ($($t:ty),*) => {$(impl $t {
+        /// The slot as an index into a table, whoever has it at present.
+        #[must_use]
+        pub const fn index(self) -> usize {
+            (self.0 & ((1 << <Self as Generational>::INDEX_BITS) - 1)) as usize
+        }
+    }
+
+    impl Generational for $t {
+        fn from_bits(bits: u32) -> Self {
+            Self(bits)
+        }
+
+        fn bits(self) -> u32 {
+            self.0
+        }
+    })*};
+}
+generational!(ConnectionSlot, SessionSlot);
 
 /// Where a query goes and its answer comes from: one connected socket of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,12 +8,12 @@
 //!
 //! The way through, for the control thread:
 //! - [`flags::parse`] reads the command line once: serve, demo or generate.
-//! - [`load`] evaluates the flags and the file they name, at the start and at each reload.
+//! - [`load`](crate::lua::front_end::load) evaluates the flags and the file they name, at the start and at each reload.
 //! - [`compile::compile`] makes of its [`Draft`] the [`Compiled`]: [`Boot`] (compare with
 //!   [`Boot::differences`] at a reload), [`Snapshot`](crate::model::Snapshot), and the new [`Slots`],
 //!   to be kept if it is published and dropped if not. Call [`Slots::reclaim`] before.
 //! - [`diff::diff`] says in lines what a reload changed.
-//! - [`LuaHost::choose`] and [`LuaHost::judge`] run the functions that a health check names; a
+//! - [`LuaHost`](crate::lua::front_end::LuaHost)'s `choose` and `judge` run the functions that a health check names; a
 //!   [`Snapshot`](crate::model::Snapshot) goes with the `LuaHost` it was loaded with.
 //! - [`generate::document`] prints the man page, completions and the reference.
 //!

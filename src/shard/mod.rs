@@ -19,6 +19,7 @@
 
 pub mod backend;
 pub mod client;
+mod conn_table;
 mod context;
 pub mod dispatch;
 mod evaluator;
@@ -532,7 +533,7 @@ impl Shard {
 
     /// Relay sessions.
     #[must_use]
-    pub const fn sessions_open(&self) -> u32 {
+    pub fn sessions_open(&self) -> u32 {
         self.relay.open_count()
     }
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Bytes in front of TLS, a PROXY header outside of it, are for the caller, between
-//! [`Transport::receive`] and [`Transport::unwrap`]: until they are whole, the session gets nothing.
+//! `Transport::receive` and `Transport::unwrap`: until they are whole, the session gets nothing.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;

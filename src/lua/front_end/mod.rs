@@ -7,7 +7,7 @@
 //! Lua itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read
 //! the files that the configuration names.
 //!
-//! The standard library is whole but for what [`lua`] keeps from every state. Each
+//! The standard library is whole but for what [`limits`] keeps from every state. Each
 //! evaluation runs in a thread of its own, with a stack for Lua: whoever asked for it waits no longer
 //! than the evaluation may take, also for a file that hangs in a C function. The thread stays for the
 //! functions of health checks, when there are some.
@@ -69,7 +69,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// Everything that was found until an error of Lua itself ended the evaluation. Other errors are
-/// in the draft, and [`compile`](compile::compile) reports them with its own.
+/// in the draft, and [`compile`](crate::config::compile()) reports them with its own.
 pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
     load_unless(flags, &Interrupt::default())
 }

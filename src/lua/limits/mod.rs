@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Files are evaluated by the interpreter. What a shard runs per packet is compiled, once it is proved
-//! that a compiled loop can be ended here: see [`is_compiled`].
+//! that a compiled loop can be ended here: see `is_compiled`.
 //!
 //! A configuration is trusted: it may call any C function through `ffi`, start programs and read
 //! files. What is kept from it here is to stop service by mistake. The standard library is whole but

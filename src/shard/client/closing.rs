@@ -11,8 +11,8 @@ const LAST_QUERY: TickDelta = TickDelta::from_ms(1_000);
 impl ClientConnections {
     /// Ends what came by a listener that is closed: idle ones at once, others when answered.
     pub(crate) fn finish_listener(&mut self, listener: Option<ListenerSlot>, now: Tick) {
-        for at in 0..self.table.len() {
-            let slot = ConnectionSlot(at as u32);
+        let slots: Vec<_> = self.table.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
             if self.connection(slot).is_some_and(|s| listener.is_none_or(|l| s.client.listener == l)) {
                 self.finish_closing(slot, now);
             }

@@ -21,7 +21,7 @@ impl ClientConnections {
             return true;
         }
         let victim = self.idle.victim(0, |_| false).filter(|at| self.idle.class(*at) == Some(Class::New));
-        let victim = victim.and_then(|at| self.connection(ConnectionSlot(at as u32)));
+        let victim = victim.and_then(|at| self.table.at(at)).map(|(_, connection)| connection);
         victim.is_none_or(|connection| now.since(connection.active) >= UNREAD)
     }
 
@@ -51,9 +51,8 @@ impl ClientConnections {
     /// Ends the connection that is to make room; gives its right to a descriptor.
     fn evict(&mut self, now: Tick) -> Option<(ConnectionSlot, Option<Permit>)> {
         let table = &self.table;
-        let is_busy =
-            |at: usize| table.get(at).and_then(Option::as_ref).is_some_and(|s| now.since(s.active) < BUSY);
-        let slot = ConnectionSlot(self.idle.victim(0, is_busy)? as u32);
+        let is_busy = |at: usize| table.at(at).is_some_and(|(_, s)| now.since(s.active) < BUSY);
+        let (slot, _) = self.table.at(self.idle.victim(0, is_busy)?)?;
         let permit = self.connection_mut(slot)?.permit.take();
         self.end(slot, ClientCloseReason::Evicted);
         Some((slot, permit))

@@ -1,37 +1,33 @@
 //! What must hold of connections between any two calls; for tests.
 
-use crate::base::addr::ConnectionSlot;
 use crate::shard::client::{ClientConnections, State};
 
 impl ClientConnections {
     /// Checks what must hold between calls; for tests.
     pub(crate) fn check_invariants(&self) {
-        let open = self.table.iter().flatten().filter(|s| s.state != State::Gone).count();
+        let all = || self.table.iter().map(|(_, connection)| connection);
+        let open = all().filter(|c| c.state != State::Gone).count();
         assert_eq!(open, self.open as usize, "open connections are counted");
-        let busy = self.table.iter().flatten().filter(|s| s.in_flight > 0).count();
+        let busy = all().filter(|c| c.in_flight > 0).count();
         assert_eq!(busy, self.busy as usize, "busy connections are counted");
-        let in_flight: u32 = self.table.iter().flatten().map(|s| u32::from(s.in_flight)).sum();
+        let in_flight: u32 = all().map(|c| u32::from(c.in_flight)).sum();
         assert_eq!(in_flight, self.in_flight, "queries in flight are counted");
-        let bytes: usize = self.table.iter().flatten().map(|s| s.output.len()).sum();
+        let bytes: usize = all().map(|c| c.output.len()).sum();
         assert_eq!(bytes, self.output_total, "bytes to be written are counted");
         self.idle.check_invariants();
-        for (at, connection) in self.table.iter().enumerate() {
-            let (slot, Some(connection)) = (ConnectionSlot(at as u32), connection) else { continue };
+        for (slot, connection) in self.table.iter() {
             assert!(connection.in_flight <= connection.in_flight_max, "no more in flight than may be");
-            assert!(connection.state != State::Gone || connection.in_flight > 0, "what is over is forgotten");
-            let listed = self.idle.class(at).is_some();
-            assert_eq!(listed, connection.is_idle(), "those that are idle can make room");
+            let is_gone = connection.state == State::Gone;
+            assert!(!is_gone || connection.in_flight > 0, "what is over is forgotten");
+            let is_listed = self.idle.class(slot.index()).is_some();
+            assert_eq!(is_listed, connection.is_idle(), "idle connections can make room");
             assert!(!connection.feeding, "frames are given back");
-            if connection.state == State::Gone {
-                continue;
-            }
-            assert!(!connection.mark_pending || self.pending.contains(&slot), "a chore has its place");
-            assert!(
-                connection.interest() == connection.applied || connection.mark_pending,
-                "the engine is told what has changed"
-            );
-            assert!(connection.is_finished().is_none(), "what has finished ends");
-            assert!(!connection.holds_queries() || self.resumable.contains(&slot), "what may go on does");
+            assert!(is_gone || connection.is_finished().is_none(), "what has finished ends");
         }
+        self.table.check_invariants(|connection| {
+            let is_there = connection.state != State::Gone;
+            let changes = connection.interest() != connection.applied;
+            (is_there && changes, is_there && connection.holds_queries())
+        });
     }
 }

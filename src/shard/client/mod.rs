@@ -6,7 +6,7 @@
 //!              └──── not read meanwhile ◄────────┘
 //! ```
 //!
-//! An engine owns the sockets, and asks for the next [`PendingWork`](crate::shard::client::events::PendingWork): write what is in the
+//! An engine owns the sockets, and asks for the next [`PendingWork`](crate::shard::messages::PendingWork): write what is in the
 //! output, read or do not, close. An idle connection has no buffer. A stream's number is given to
 //! another connection only when none of its queries is outstanding any more.
 
@@ -28,13 +28,13 @@ pub use crate::stats::close_reason::{
 use crate::base::addr::{Client, ConnectionSlot, ListenerSlot, Route};
 use crate::base::time::Tick;
 use crate::rules::query_state::Protocol;
+use crate::shard::conn_table::ConnTable;
 use crate::shard::recency::{Class, Recency};
 use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::connection_limits::{ClientPermit, ConnectionLimits, ListenerPermit};
 use crate::stats::descriptors::{Descriptors, Permit};
 use crate::wire::frame::{Frames, Outbound};
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::shard::client::proxy_header::HeaderReader;
@@ -63,10 +63,6 @@ struct ClientConnection {
     client: Client,
     protocol: Protocol,
     state: State,
-    /// Its place in `pending` is taken.
-    mark_pending: bool,
-    /// Its place in `resumable` is taken.
-    resuming: bool,
     /// Queries of its present turn.
     turn: u16,
     /// What the engine was last told.
@@ -113,8 +109,7 @@ struct ClientConnection {
 /// All connections of a shard.
 #[derive(Debug)]
 pub(crate) struct ClientConnections {
-    table: Vec<Option<ClientConnection>>,
-    free: Vec<u32>,
+    table: ConnTable<ConnectionSlot, ClientConnection>,
     open: u32,
     /// Connections with queries in flight, and how many these are.
     busy: u32,
@@ -127,14 +122,7 @@ pub(crate) struct ClientConnections {
     idle: Recency,
     /// The one that has just made room, and is to be closed first of all.
     evicted: Option<ConnectionSlot>,
-    /// Both are served in the order of their coming, so that nobody is passed over.
-    pending: VecDeque<ConnectionSlot>,
-    /// Connections that hold whole queries and may go on with them.
-    resumable: VecDeque<ConnectionSlot>,
     output_total: usize,
-    /// How far the sweep is, and when it goes on.
-    sweep_at: usize,
-    swept: Tick,
 }
 
 /// What an engine should do with a connection.
@@ -171,8 +159,7 @@ impl ClientConnections {
     /// None yet, of the whole `connection_limits`.
     pub(crate) fn new(connection_limits: Arc<ConnectionLimits>, descriptors: Arc<Descriptors>) -> Self {
         Self {
-            table: Vec::new(),
-            free: Vec::new(),
+            table: ConnTable::default(),
             open: 0,
             busy: 0,
             in_flight: 0,
@@ -181,11 +168,7 @@ impl ClientConnections {
             descriptors,
             idle: Recency::default(),
             evicted: None,
-            pending: VecDeque::new(),
-            resumable: VecDeque::new(),
             output_total: 0,
-            sweep_at: 0,
-            swept: Tick(0),
         }
     }
 
@@ -204,17 +187,10 @@ impl ClientConnections {
             None
         };
         let permit = self.permit(now).ok_or(ClientCloseReason::Descriptors)?;
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.table.push(None);
-            self.table.len() as u32 - 1
-        });
-        let slot = ConnectionSlot(at);
-        self.table[slot.index()] = Some(ClientConnection {
+        let slot = self.table.insert(|slot| ClientConnection {
             client: Client { connection: Some(slot), ..arrival.client },
             protocol: arrival.protocol,
             state: State::Open,
-            mark_pending: false,
-            resuming: false,
             turn: 0,
             // Engines watch a new connection for bytes.
             applied: ClientInterest::Serve { read: true },
@@ -247,11 +223,11 @@ impl ClientConnections {
     }
 
     fn connection(&self, slot: ConnectionSlot) -> Option<&ClientConnection> {
-        self.table.get(slot.index())?.as_ref()
+        self.table.get(slot)
     }
 
     fn connection_mut(&mut self, slot: ConnectionSlot) -> Option<&mut ClientConnection> {
-        self.table.get_mut(slot.index())?.as_mut()
+        self.table.get_mut(slot)
     }
 
     /// Who is at the other end, and how the connection came.
@@ -421,14 +397,14 @@ impl ClientConnections {
         if let Some(why) = connection.is_finished() {
             return self.end(slot, why);
         }
-        let resumes = connection.holds_queries() && !std::mem::replace(&mut connection.resuming, true);
+        let resumes = connection.holds_queries();
         let changes = connection.interest() != connection.applied;
         if changes && connection.may_read() && connection.begun.is_some() {
             // The time that we did not read is not the client's.
             connection.begun = Some(now);
         }
         if resumes {
-            self.resumable.push_back(slot);
+            self.table.mark_resumable(slot);
         }
         if changes {
             self.mark_pending(slot);
@@ -476,25 +452,18 @@ impl ClientConnections {
     }
 
     fn forget(&mut self, slot: ConnectionSlot) {
-        self.table[slot.index()] = None;
-        self.free.push(slot.0);
+        self.table.remove(slot);
     }
 
     fn mark_pending(&mut self, slot: ConnectionSlot) {
-        let Some(connection) = self.connection_mut(slot) else { return };
-        if !std::mem::replace(&mut connection.mark_pending, true) {
-            self.pending.push_back(slot);
-        }
+        self.table.mark_pending(slot);
     }
 
     /// A connection that the engine has something to do for.
     pub(crate) fn next_pending(&mut self) -> Option<ConnectionSlot> {
-        while let Some(slot) = self.pending.pop_front() {
-            if let Some(connection) = self.connection_mut(slot) {
-                connection.mark_pending = false;
-                if connection.state != State::Gone {
-                    return Some(slot);
-                }
+        while let Some(slot) = self.table.next_pending() {
+            if self.connection(slot).is_some_and(|c| c.state != State::Gone) {
+                return Some(slot);
             }
         }
         None
@@ -502,7 +471,7 @@ impl ClientConnections {
 
     /// Connections that the engine has something to do for; perhaps some more.
     pub(crate) fn pending_count(&self) -> usize {
-        self.pending.len()
+        self.table.pending_count()
     }
 
     /// What the engine should do with it, which from then on it has been told.
@@ -551,7 +520,7 @@ impl ClientConnections {
 
     /// The connections that came by a listener.
     pub(crate) fn of(&self, listener: ListenerSlot) -> Vec<ConnectionSlot> {
-        let open = self.table.iter().flatten().filter(|s| s.state == State::Open);
+        let open = self.table.iter().map(|(_, c)| c).filter(|s| s.state == State::Open);
         open.filter(|s| s.client.listener == listener).filter_map(|s| s.client.connection).collect()
     }
 

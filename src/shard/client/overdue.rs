@@ -10,10 +10,6 @@ use crate::stats::close_reason::ClientCloseReason;
 use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::descriptors::Use;
 
-/// The whole table is looked through for time-outs in this time.
-const SWEEP: TickDelta = TickDelta::from_ms(500);
-/// And a part of it this often.
-const SWEEP_STEP: TickDelta = TickDelta::from_ms(50);
 /// In overload, time-outs are this part of theirs.
 const OVERLOAD_HASTE: u64 = 10;
 
@@ -39,10 +35,7 @@ impl ClientConnections {
 
     /// When [`ClientConnections::sweep`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
-        if !self.resumable.is_empty() {
-            return Some(Tick(0));
-        }
-        (self.open > 0).then(|| self.swept + SWEEP_STEP)
+        self.table.next_deadline()
     }
 
     /// Whether the connection's last answers may still be on their way to its client: it was
@@ -56,19 +49,16 @@ impl ClientConnections {
 
     /// Ends connections whose time is up; looks at a part of the table at a time.
     pub(crate) fn sweep(&mut self, limits: &ClientConnectionLimits, now: Tick) {
-        let since = now.since(self.swept);
-        if since < SWEEP_STEP || self.table.is_empty() {
+        let count = self.table.begin_sweep(now);
+        if count == 0 {
             return;
         }
-        self.swept = now;
         let overload = self.is_overloaded(limits);
-        let share = self.table.len() as u64 * since.0.min(SWEEP.0) / SWEEP.0;
-        for _ in 0..(share as usize + 1).min(self.table.len()) {
-            self.sweep_at = (self.sweep_at + 1) % self.table.len();
-            let Some(connection) = &mut self.table[self.sweep_at] else { continue };
+        for _ in 0..count {
+            let Some(slot) = self.table.next_in_sweep() else { continue };
+            let Some(connection) = self.connection_mut(slot) else { continue };
             connection.rest();
             let due = connection.overdue(limits, overload, now);
-            let slot = ConnectionSlot(self.sweep_at as u32);
             match due {
                 None => {}
                 Some(Due::Finish(why)) => self.finish(slot, why, now),

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::base::addr::ConnectionSlot;
-use crate::shard::client::ClientConnections;
+use crate::shard::client::{ClientConnection, ClientConnections};
 
 /// Queries of a connection in its turn: as many as its answers then need one write for. What it has sent
 /// beyond waits until all others have had theirs.
@@ -22,12 +22,8 @@ impl ClientConnections {
     /// A connection that holds whole queries and may go on with them.
     /// It keeps its turn until [`ClientConnections::end_step`] says otherwise.
     pub(crate) fn next_resumable(&mut self) -> Option<ConnectionSlot> {
-        while let Some(slot) = self.resumable.front().copied() {
-            let Some(connection) = self.connection_mut(slot).filter(|s| s.resuming) else {
-                self.resumable.pop_front();
-                continue;
-            };
-            if connection.holds_queries() {
+        while let Some(slot) = self.table.resumable() {
+            if self.connection(slot).is_some_and(ClientConnection::holds_queries) {
                 return Some(slot);
             }
             self.end_step(slot);
@@ -43,25 +39,21 @@ impl ClientConnections {
     /// The connection whose turn it is has done a step of it: whether it goes on. Whoever still holds
     /// queries at the end of a turn has another one when all others have had theirs.
     pub(crate) fn end_step(&mut self, slot: ConnectionSlot) -> bool {
-        let Some(connection) = self.connection_mut(slot) else {
-            self.resumable.pop_front();
-            return false;
-        };
-        let holds = connection.holds_queries();
-        if holds && connection.turn < QUERIES_PER_TURN {
-            return true;
+        let mut holds = false;
+        if let Some(connection) = self.connection_mut(slot) {
+            holds = connection.holds_queries();
+            if holds && connection.turn < QUERIES_PER_TURN {
+                return true;
+            }
+            connection.turn = 0;
         }
-        (connection.turn, connection.resuming) = (0, holds);
-        self.resumable.pop_front();
-        if holds {
-            self.resumable.push_back(slot);
-        }
+        self.table.end_turn(holds);
         false
     }
 
     /// Connections that hold whole queries and may go on with them; perhaps some more.
     pub(crate) fn resumable_count(&self) -> usize {
-        self.resumable.len()
+        self.table.resumable_count()
     }
 
     /// Queries that each connection which has some may have in flight: one at any rate.

@@ -62,11 +62,10 @@ impl Relay {
         let group = listeners.max_by_key(|at| self.recency.len(*at))?;
         let table = &self.table;
         // What a datagram of a flow was for is over when it has been passed on.
-        let is_busy = |at: usize| {
-            let session = table.get(at).and_then(Option::as_ref);
-            !flows && session.is_some_and(|p| now.since(p.active) < BUSY)
-        };
-        self.recency.victim(group, is_busy).map(|at| SessionSlot(at as u32))
+        let is_busy =
+            |at: usize| !flows && table.at(at).is_some_and(|(_, session)| now.since(session.active) < BUSY);
+        let victim = self.recency.victim(group, is_busy)?;
+        table.at(victim).map(|(slot, _)| slot)
     }
 
     /// Ends one; gives its right to descriptors.

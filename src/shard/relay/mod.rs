@@ -14,7 +14,6 @@ mod evict;
 mod flows;
 pub mod targets;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,6 +22,7 @@ use ahash::RandomState;
 use crate::base::addr::{BackendSlot, Client, ListenerSlot, SessionSlot};
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Listener, RelaySettings, Service};
+use crate::shard::conn_table::ConnTable;
 use crate::shard::recency::{Class, Recency};
 use crate::shard::relay::flows::Flows;
 use crate::stats::close_reason::{ConnectFailure, RelayCloseReason};
@@ -32,10 +32,6 @@ use crate::stats::connection_limits::{
 };
 use crate::stats::descriptors::{Descriptors, Permit};
 
-/// The whole table is looked through for idle ones in this time.
-const SWEEP: TickDelta = TickDelta::from_ms(500);
-/// And a part of it this often.
-const SWEEP_STEP: TickDelta = TickDelta::from_ms(50);
 /// A target that let a connection wait in vain is passed over for so long, where there is another:
 /// until a health check has had its say.
 const TROUBLE: TickDelta = TickDelta::from_ms(5_000);
@@ -91,7 +87,6 @@ struct RelaySession {
     /// As it was when the client came; its address stays.
     listener: Arc<Listener>,
     state: State,
-    mark_pending: bool,
     /// Among its listener's connections and flows.
     _listener_permit: ListenerPermit,
     /// Among its client's, where these are counted.
@@ -126,9 +121,7 @@ struct Tried {
 /// All passages of a shard.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    table: Vec<Option<RelaySession>>,
-    free: Vec<u32>,
-    open: u32,
+    table: ConnTable<SessionSlot, RelaySession>,
     flows: Flows,
     by_listener: Vec<u32>,
     /// Those that are not over, by the index of their listener.
@@ -141,8 +134,6 @@ pub(crate) struct Relay {
     descriptors: Arc<Descriptors>,
     /// By backend: passages that try or have it.
     by_target: Vec<u32>,
-    /// Served in the order of their coming.
-    pending: VecDeque<SessionSlot>,
     /// Connections that wait for their target to accept, and the earliest end of that.
     trying: Vec<SessionSlot>,
     /// By slot: it is among them, perhaps on behalf of a passage that is over.
@@ -150,8 +141,6 @@ pub(crate) struct Relay {
     trying_until: Option<Tick>,
     /// Targets that let a connection wait in vain, and until when they are passed over.
     troubled: Vec<(BackendSlot, Tick)>,
-    sweep_at: usize,
-    swept: Tick,
 }
 
 /// What there is to say of a passage that is over.
@@ -175,9 +164,7 @@ impl Relay {
         descriptors: Arc<Descriptors>,
     ) -> Self {
         Self {
-            table: Vec::new(),
-            free: Vec::new(),
-            open: 0,
+            table: ConnTable::default(),
             flows: Flows::new(hasher),
             by_listener: Vec::new(),
             recency: Recency::default(),
@@ -186,22 +173,19 @@ impl Relay {
             connection_limits,
             descriptors,
             by_target: Vec::new(),
-            pending: VecDeque::new(),
             trying: Vec::new(),
             listed: Vec::new(),
             trying_until: None,
             troubled: Vec::new(),
-            sweep_at: 0,
-            swept: Tick(0),
         }
     }
 
     fn session(&self, slot: SessionSlot) -> Option<&RelaySession> {
-        self.table.get(slot.index())?.as_ref()
+        self.table.get(slot)
     }
 
     fn session_mut(&mut self, slot: SessionSlot) -> Option<&mut RelaySession> {
-        self.table.get_mut(slot.index())?.as_mut()
+        self.table.get_mut(slot)
     }
 
     /// Takes a connection or flow in, within the limits. A new flow takes the place of an old one
@@ -238,16 +222,10 @@ impl Relay {
             self.permit(is_flow, now)
         };
         let permit = permit?;
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.table.push(None);
-            self.table.len() as u32 - 1
-        });
-        let slot = SessionSlot(at);
-        self.table[slot.index()] = Some(RelaySession {
+        let slot = self.table.insert(|_| RelaySession {
             client,
             listener: Arc::clone(listener),
             state: State::Trying,
-            mark_pending: false,
             _listener_permit: listener_permit,
             _client_permit: client_permit,
             permit: Some(permit),
@@ -261,7 +239,6 @@ impl Relay {
             bytes: [0; 2],
             epoch: 0,
         });
-        self.open += 1;
         if self.by_listener.len() <= client.listener.index() {
             self.by_listener.resize(client.listener.index() + 1, 0);
             self.for_flows.resize(client.listener.index() + 1, false);
@@ -286,8 +263,8 @@ impl Relay {
     }
 
     /// All connections and flows.
-    pub(crate) const fn open_count(&self) -> u32 {
-        self.open
+    pub(crate) fn open_count(&self) -> u32 {
+        self.table.len() as u32
     }
 
     /// The flow of a client.
@@ -441,9 +418,7 @@ impl Relay {
 
     /// Forgets one whose sockets are closed.
     pub(crate) fn forget(&mut self, slot: SessionSlot, now: Tick) -> Option<ClosedSession> {
-        let session = self.table.get_mut(slot.index())?.take()?;
-        self.free.push(slot.0);
-        self.open -= 1;
+        let session = self.table.remove(slot)?;
         self.recency.remove(slot.index());
         let client = session.client;
         self.by_listener[client.listener.index()] -= 1;
@@ -471,27 +446,17 @@ impl Relay {
     }
 
     fn mark_pending(&mut self, slot: SessionSlot) {
-        let Some(session) = self.session_mut(slot) else { return };
-        if !std::mem::replace(&mut session.mark_pending, true) {
-            self.pending.push_back(slot);
-        }
+        self.table.mark_pending(slot);
     }
 
     /// One that the engine has something to do for.
     pub(crate) fn next_pending(&mut self) -> Option<SessionSlot> {
-        while let Some(slot) = self.pending.pop_front() {
-            if let Some(session) = self.session_mut(slot)
-                && std::mem::take(&mut session.mark_pending)
-            {
-                return Some(slot);
-            }
-        }
-        None
+        self.table.next_pending()
     }
 
     /// Those that the engine has something to do for; perhaps some more.
     pub(crate) fn pending_count(&self) -> usize {
-        self.pending.len()
+        self.table.pending_count()
     }
 
     /// What the engine should do with it.
@@ -509,8 +474,7 @@ impl Relay {
 
     /// When there is something to do, if nothing else happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
-        let sweep = (self.open > 0).then(|| self.swept + SWEEP_STEP);
-        sweep.into_iter().chain(self.trying_until).min()
+        self.table.next_deadline().into_iter().chain(self.trying_until).min()
     }
 
     /// Connections whose target has not accepted in time, as `waits` has it for each; no more than
@@ -528,8 +492,7 @@ impl Relay {
         }
         let (table, listed, mut until) = (&self.table, &mut self.listed, None::<Tick>);
         self.trying.retain(|slot| {
-            let session = table.get(slot.index()).and_then(Option::as_ref);
-            let Some(session) = session.filter(|p| p.state == State::Trying) else {
+            let Some(session) = table.get(*slot).filter(|p| p.state == State::Trying) else {
                 listed[slot.index()] = false;
                 return false;
             };
@@ -546,17 +509,15 @@ impl Relay {
 
     /// Ends what was idle for too long; looks at a part of the table at a time.
     pub(crate) fn sweep(&mut self, now: Tick, idle: impl Fn(&Arc<Listener>) -> TickDelta) {
-        let since = now.since(self.swept);
-        if since < SWEEP_STEP || self.table.is_empty() {
+        let count = self.table.begin_sweep(now);
+        if count == 0 {
             return;
         }
-        self.swept = now;
         self.give_up_excess(now);
         self.troubled.retain(|(_, until)| *until > now);
-        let share = self.table.len() as u64 * since.0.min(SWEEP.0) / SWEEP.0;
-        for _ in 0..(share as usize + 1).min(self.table.len()) {
-            self.sweep_at = (self.sweep_at + 1) % self.table.len();
-            let Some(session) = &self.table[self.sweep_at] else { continue };
+        for _ in 0..count {
+            let Some(slot) = self.table.next_in_sweep() else { continue };
+            let Some(session) = self.table.get(slot) else { continue };
             if session.state != State::Open {
                 continue;
             }
@@ -564,7 +525,6 @@ impl Relay {
             let closed = self.flows.closed_at(session.client.listener).filter(|_| is_flow(&session.listener));
             let waited = now.since(session.active);
             let span = idle(&session.listener);
-            let slot = SessionSlot(self.sweep_at as u32);
             if closed.is_some_and(|at| now.since(at) >= LAST_REPLIES) {
                 self.end(slot, RelayCloseReason::Closing);
             } else if span.0 > 0 && waited >= span {
@@ -575,9 +535,12 @@ impl Relay {
 
     /// Checks what must hold between calls; for tests.
     pub(crate) fn check_invariants(&self) {
-        let all = || self.table.iter().flatten();
-        assert_eq!(all().count(), self.open as usize, "open passages are counted");
-        assert_eq!(self.by_listener.iter().sum::<u32>(), self.open, "passages are counted by listener");
+        let all = || self.table.iter().map(|(_, session)| session);
+        assert_eq!(
+            self.by_listener.iter().sum::<u32>(),
+            self.open_count(),
+            "passages are counted by listener"
+        );
         let attempts = all().filter(|p| p.attempt.is_some()).count();
         assert_eq!(self.by_target.iter().sum::<u32>() as usize, attempts, "attempts are counted by target");
         let flows = all().filter(|p| is_flow(&p.listener)).count();
@@ -585,9 +548,8 @@ impl Relay {
         let alive = all().filter(|p| !matches!(p.state, State::Ended(_))).count();
         assert_eq!(self.recency.check_invariants(), alive, "each that is not over can make room");
         self.flows.check_invariants(|slot| self.session(slot).map(|p| p.client));
-        for (at, session) in self.table.iter().enumerate() {
-            let trying = session.as_ref().is_some_and(|p| p.state == State::Trying);
-            let slot = SessionSlot(at as u32);
+        for (slot, session) in self.table.iter() {
+            let trying = session.state == State::Trying;
             let entries = self.trying.iter().filter(|s| **s == slot).count();
             assert!(entries <= 1 && (!trying || entries == 1), "who waits to be accepted has one deadline");
         }

@@ -21,7 +21,7 @@ use crate::stats::log_queue::RelayLogEntry;
 
 impl Relay {
     /// A client has connected to a forward's listener. None, and counted, when the connection is to
-    /// be closed at once; otherwise [`Shard::relay_interest`] says what is to be done with it.
+    /// be closed at once; otherwise [`Relay::interest`] says what is to be done with it.
     pub(crate) fn on_accept(
         &mut self,
         cx: &mut Context,
