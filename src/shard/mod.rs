@@ -436,7 +436,7 @@ impl Shard {
 
     /// Open connections to all backends.
     #[must_use]
-    pub const fn backend_connections_open(&self) -> u32 {
+    pub fn backend_connections_open(&self) -> u32 {
         self.connections.backends.open_count()
     }
 

@@ -4,7 +4,8 @@
 use crate::base::addr::{BackendSlot, Route};
 use crate::base::time::Tick;
 use crate::model::{BackendConnectionOptions, LINES_MAX};
-use crate::shard::backend::{BackendConnection, BackendConnections, PerBackend, State, number};
+use crate::shard::backend::{BackendConnection, BackendConnections, PerBackend, State, TableSlot, number};
+use crate::shard::conn_table::ConnTable;
 use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::descriptors::{Permit, Use};
 use crate::wire::frame::{Frames, Outbound};
@@ -51,8 +52,8 @@ impl BackendConnections {
         };
         if need.transfer.is_none()
             && let Some(at) = backend_state
-                .last_with_room(&need, live)
-                .or_else(|| backend_state.with_space(&need, max, live))
+                .last_with_room(&self.table, &need, live)
+                .or_else(|| backend_state.with_space(&self.table, &need, max, live))
         {
             self.by_backend[backend.index()].last = at;
             return Some(route(at));
@@ -60,15 +61,15 @@ impl BackendConnections {
         if backend_state.open >= max {
             // Those that are about to be closed, or of another era, do not count; idle ones that
             // are of no use to this query make room.
-            let leaving =
-                backend_state.connections.iter().flatten().filter(|l| l.is_leaving(&need)).count() as u32;
+            let leaving = backend_state.iter(&self.table).filter(|(_, c)| c.is_leaving(&need)).count() as u32;
             if backend_state.open >= 2 * LINES_MAX {
                 return None;
             }
             if backend_state.open - leaving >= max {
-                let idle = backend_state.connections.iter().enumerate().find_map(|(at, connection)| {
-                    let connection =
-                        connection.as_ref().filter(|l| l.state == State::Open && l.transfer.is_none())?;
+                let idle = backend_state.iter(&self.table).find_map(|(at, connection)| {
+                    if connection.state != State::Open || connection.transfer.is_some() {
+                        return None;
+                    }
                     // Those that could have taken the query are full, but a transfer takes none.
                     let is_spare = connection.key != need.key || need.transfer.is_some();
                     (is_spare && !connection.is_leaving(&need) && live(at) == 0).then_some(at)
@@ -82,11 +83,12 @@ impl BackendConnections {
             backend_state.connections.push(None);
             backend_state.connections.len() - 1
         });
-        backend_state.connections[at] = Some(BackendConnection::new(&need, permit, now));
+        let route = route(at);
+        let slot = self.table.insert(|_| BackendConnection::new(route, &need, permit, now));
+        backend_state.connections[at] = Some(slot);
         backend_state.last = at;
         backend_state.open += 1;
-        self.open += 1;
-        Some(route(at))
+        Some(route)
     }
 
     /// The right to a descriptor for a new line: one that is left, or that of an idle line of the
@@ -95,37 +97,56 @@ impl BackendConnections {
         if let Some(permit) = self.descriptors.take(Use::Servers, 1) {
             return Some(permit);
         }
-        let backends = &self.by_backend[backend.index()].connections;
-        let idle = backends.iter().enumerate().find_map(|(at, connection)| {
-            let connection = connection.as_ref().filter(|l| l.state == State::Open && l.permit.is_some())?;
-            (connection.transfer.is_none() && live(at) == 0).then_some(at)
+        let idle = self.by_backend[backend.index()].iter(&self.table).find_map(|(at, connection)| {
+            let is_open = connection.state == State::Open && connection.permit.is_some();
+            (is_open && connection.transfer.is_none() && live(at) == 0).then_some(at)
         });
         let Some(at) = idle else {
             self.descriptors.want(Use::Servers);
             return None;
         };
         self.descriptors.evicted();
-        let permit = self.by_backend[backend.index()].connections[at].as_mut()?.permit.take();
-        self.end(Route { backend, socket: number(at) }, BackendCloseReason::Idle);
+        let route = Route { backend, socket: number(at) };
+        let permit = self.connection_mut(route)?.permit.take();
+        self.end(route, BackendCloseReason::Idle);
         permit
     }
 }
 
 impl PerBackend {
+    /// Its connections, by the number in their routes.
+    fn iter<'t>(
+        &'t self,
+        table: &'t ConnTable<TableSlot, BackendConnection>,
+    ) -> impl Iterator<Item = (usize, &'t BackendConnection)> + Clone {
+        let slots = self.connections.iter().enumerate();
+        slots.filter_map(move |(at, slot)| Some((at, table.get((*slot)?)?)))
+    }
+
     /// The line that the last query went by, while it has room: to look for the fullest takes longer the
     /// more lines there are.
-    fn last_with_room(&self, need: &Need<'_>, live: impl Fn(usize) -> u32) -> Option<usize> {
-        let connection = self.connections.get(self.last)?.as_ref()?;
+    fn last_with_room(
+        &self,
+        table: &ConnTable<TableSlot, BackendConnection>,
+        need: &Need<'_>,
+        live: impl Fn(usize) -> u32,
+    ) -> Option<usize> {
+        let connection = table.get((*self.connections.get(self.last)?)?)?;
         let fits = self.depth == 0 && connection.takes(need) && connection.output.len() <= OUTPUT_FULL;
         (fits && live(self.last) < u32::from(need.options.in_flight.max(1))).then_some(self.last)
     }
 
     /// The fullest line that has room for a query: the others become idle, and go.
-    fn with_space(&self, need: &Need<'_>, max: u32, live: impl Fn(usize) -> u32) -> Option<usize> {
+    fn with_space(
+        &self,
+        table: &ConnTable<TableSlot, BackendConnection>,
+        need: &Need<'_>,
+        max: u32,
+        live: impl Fn(usize) -> u32,
+    ) -> Option<usize> {
         let in_flight = u32::from(need.options.in_flight.max(1));
         let depth = if self.depth == 0 { in_flight } else { self.depth.min(in_flight) };
-        let usable = self.connections.iter().enumerate().filter_map(|(at, connection)| {
-            let connection = connection.as_ref().filter(|connection| connection.takes(need))?;
+        let usable = self.iter(table).filter(|(_, c)| c.takes(need)).filter_map(|(at, connection)| {
             let fits = connection.output.len() <= OUTPUT_FULL;
             Some((live(at), at)).filter(|(live, _)| fits && *live < in_flight)
         });
@@ -138,10 +159,10 @@ impl PerBackend {
 }
 
 impl BackendConnection {
-    fn new(need: &Need<'_>, permit: Permit, now: Tick) -> Self {
+    fn new(route: Route, need: &Need<'_>, permit: Permit, now: Tick) -> Self {
         Self {
+            route,
             state: State::Connecting,
-            mark_pending: false,
             opened: now,
             active: now,
             blocked: None,
@@ -151,7 +172,6 @@ impl BackendConnection {
             hung_up: false,
             is_new: true,
             paused: false,
-            resuming: false,
             frames: Frames::new(),
             output: Outbound::new(),
             transfer: need.transfer,

@@ -10,10 +10,9 @@ mod overdue;
 pub(crate) use crate::shard::backend::choice::{ANYBODY, Need};
 use crate::shard::backend::overdue::SWEEP;
 
-use std::collections::VecDeque;
-
-use crate::base::addr::{BackendSlot, Route, SocketSlot};
+use crate::base::addr::{BackendSlot, Generational, Route, SocketSlot};
 use crate::base::time::{Tick, TickDelta};
+use crate::shard::conn_table::ConnTable;
 use crate::shard::dispatch::ConnectionKey;
 use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::descriptors::{Descriptors, Permit};
@@ -45,8 +44,8 @@ enum State {
 /// One connection to a backend.
 #[derive(Debug)]
 struct BackendConnection {
+    route: Route,
     state: State,
-    mark_pending: bool,
     opened: Tick,
     /// The last answer, or the first query after it was idle.
     active: Tick,
@@ -64,8 +63,6 @@ struct BackendConnection {
     is_new: bool,
     /// Who it is for does not take more.
     paused: bool,
-    /// Its place in `resumable` is taken.
-    resuming: bool,
     frames: Frames,
     output: Outbound,
     /// It is used by a zone transfer, and by nothing else.
@@ -84,7 +81,8 @@ struct BackendConnection {
 /// A backend's lines.
 #[derive(Debug, Default)]
 struct PerBackend {
-    connections: Vec<Option<BackendConnection>>,
+    /// By the number in their routes.
+    connections: Vec<Option<TableSlot>>,
     /// By which the last query went.
     last: usize,
     open: u32,
@@ -94,16 +92,26 @@ struct PerBackend {
     depth: u32,
 }
 
+/// Where a connection stands in the table of all backends'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TableSlot(u32);
+
+impl Generational for TableSlot {
+    fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    fn bits(self) -> u32 {
+        self.0
+    }
+}
+
 /// All lines of a shard.
 #[derive(Debug)]
 pub(crate) struct BackendConnections {
     descriptors: Arc<Descriptors>,
+    table: ConnTable<TableSlot, BackendConnection>,
     by_backend: Vec<PerBackend>,
-    open: u32,
-    /// Both are served in the order of their coming, so that none is passed over.
-    pending: VecDeque<Route>,
-    /// Lines that hold messages and may go on with them.
-    resumable: VecDeque<Route>,
     swept: Tick,
     /// Backends that have refused a connection a moment ago, and those of them that have lines
     /// only.
@@ -134,25 +142,28 @@ pub(crate) struct ClosedConnection {
 
 impl BackendConnections {
     /// None yet.
-    pub(crate) const fn new(descriptors: Arc<Descriptors>) -> Self {
+    pub(crate) fn new(descriptors: Arc<Descriptors>) -> Self {
         Self {
             descriptors,
+            table: ConnTable::default(),
             by_backend: Vec::new(),
-            open: 0,
-            pending: VecDeque::new(),
-            resumable: VecDeque::new(),
             swept: Tick(0),
             troubled: Vec::new(),
             troubled_for_all: Vec::new(),
         }
     }
 
+    fn slot(&self, route: Route) -> Option<TableSlot> {
+        let SocketSlot::Connection(number) = route.socket else { return None };
+        *self.by_backend.get(route.backend.index())?.connections.get(usize::from(number))?
+    }
+
     fn connection(&self, route: Route) -> Option<&BackendConnection> {
-        self.by_backend.get(route.backend.index())?.connections.get(index(route.socket))?.as_ref()
+        self.table.get(self.slot(route)?)
     }
 
     fn connection_mut(&mut self, route: Route) -> Option<&mut BackendConnection> {
-        self.by_backend.get_mut(route.backend.index())?.connections.get_mut(index(route.socket))?.as_mut()
+        self.table.get_mut(self.slot(route)?)
     }
 
     /// Whether the connection has not come about yet.
@@ -208,23 +219,16 @@ impl BackendConnections {
 
     /// The line is to be looked at again: it may hold messages, or its server may have closed it.
     fn go_on(&mut self, route: Route) {
-        if let Some(connection) = self.connection_mut(route)
-            && !std::mem::replace(&mut connection.resuming, true)
-        {
-            self.resumable.push_back(route);
+        if let Some(slot) = self.slot(route) {
+            self.table.mark_resumable(slot);
         }
     }
 
     /// A line that may go on with what it holds.
     /// It keeps its turn until [`BackendConnections::end_step`] says otherwise.
     pub(crate) fn next_resumable(&mut self) -> Option<Route> {
-        while let Some(route) = self.resumable.front().copied() {
-            if self.connection(route).is_some_and(|l| l.resuming) {
-                return Some(route);
-            }
-            self.resumable.pop_front();
-        }
-        None
+        let slot = self.table.resumable()?;
+        self.table.get(slot).map(|connection| connection.route)
     }
 
     /// The line whose turn it is has done a step of it: whether it goes on. It does as long as it
@@ -232,17 +236,14 @@ impl BackendConnections {
     pub(crate) fn end_step(&mut self, route: Route) -> bool {
         let holds = self.connection(route).is_some_and(BackendConnection::holds_messages);
         if !holds {
-            self.resumable.pop_front();
-            if let Some(connection) = self.connection_mut(route) {
-                connection.resuming = false;
-            }
+            self.table.end_turn(false);
         }
         holds
     }
 
     /// Lines that may go on with what they hold; perhaps some more.
     pub(crate) fn resumable_count(&self) -> usize {
-        self.resumable.len()
+        self.table.resumable_count()
     }
 
     /// Begins a new connection with the PROXY header that its server wants.
@@ -346,9 +347,10 @@ impl BackendConnections {
         now: Tick,
     ) -> Option<ClosedConnection> {
         let backend_state = self.by_backend.get_mut(route.backend.index())?;
-        let connection = backend_state.connections.get_mut(index(route.socket))?.take()?;
+        let SocketSlot::Connection(number) = route.socket else { return None };
+        let slot = backend_state.connections.get_mut(usize::from(number))?.take()?;
         backend_state.open -= 1;
-        self.open -= 1;
+        let connection = self.table.remove(slot)?;
         if matches!(
             why,
             BackendCloseReason::Refused
@@ -447,8 +449,8 @@ impl BackendConnections {
     }
 
     /// Lines that are open or about to be.
-    pub(crate) const fn open_count(&self) -> u32 {
-        self.open
+    pub(crate) fn open_count(&self) -> u32 {
+        self.table.len() as u32
     }
 
     /// The same of one backend.
@@ -457,25 +459,20 @@ impl BackendConnections {
     }
 
     pub(crate) fn mark_pending(&mut self, route: Route) {
-        let Some(connection) = self.connection_mut(route) else { return };
-        if connection.hung_up && !matches!(connection.state, State::Ended(_)) {
-            // There is no socket to do anything with.
-            return;
-        }
-        if !std::mem::replace(&mut connection.mark_pending, true) {
-            self.pending.push_back(route);
+        // Without a socket there is nothing to be done but to close it.
+        if let Some(slot) = self.slot(route)
+            && self.table.get(slot).is_some_and(BackendConnection::has_work)
+        {
+            self.table.mark_pending(slot);
         }
     }
 
     /// A line that the engine has something to do for.
     pub(crate) fn next_pending(&mut self) -> Option<Route> {
-        while let Some(route) = self.pending.pop_front() {
-            if let Some(connection) = self.connection_mut(route) {
-                connection.mark_pending = false;
-                // What it was for, before its server closed it, is no more.
-                if !connection.hung_up || matches!(connection.state, State::Ended(_)) {
-                    return Some(route);
-                }
+        while let Some(slot) = self.table.next_pending() {
+            // What it was for, before its server closed it, may be no more.
+            if let Some(connection) = self.table.get(slot).filter(|c| c.has_work()) {
+                return Some(connection.route);
             }
         }
         None
@@ -483,7 +480,7 @@ impl BackendConnections {
 
     /// Lines that the engine has something to do for; perhaps some more.
     pub(crate) fn pending_count(&self) -> usize {
-        self.pending.len()
+        self.table.pending_count()
     }
 
     /// What the engine should do with it.
@@ -506,44 +503,37 @@ impl BackendConnections {
 
     /// When [`BackendConnections::sweep`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
-        if !self.resumable.is_empty() {
+        if self.table.resumable_count() > 0 {
             return Some(Tick(0));
         }
-        (self.open > 0 || !self.troubled.is_empty()).then(|| self.swept + SWEEP)
+        (self.table.len() > 0 || !self.troubled.is_empty()).then(|| self.swept + SWEEP)
     }
 
     /// Checks what must hold between calls; for tests.
     pub(crate) fn check_invariants(&self) {
-        for backend_state in &self.by_backend {
-            assert_eq!(
-                backend_state.connections.iter().flatten().count(),
-                backend_state.open as usize,
-                "lines are counted"
-            );
-        }
-        assert_eq!(self.by_backend.iter().map(|f| f.open).sum::<u32>(), self.open, "lines are counted");
-        for (at, backend_state) in self.by_backend.iter().enumerate() {
-            for (place, connection) in backend_state.connections.iter().enumerate() {
+        for (at, backend) in self.by_backend.iter().enumerate() {
+            let slots = || backend.connections.iter().enumerate().filter_map(|(n, slot)| Some((n, (*slot)?)));
+            assert_eq!(slots().count(), backend.open as usize, "connections are counted");
+            for (place, slot) in slots() {
                 let route = Route { backend: BackendSlot(at as u16), socket: number(place) };
-                let waits = connection.as_ref().is_some_and(BackendConnection::holds_messages);
-                assert!(!waits || self.resumable.contains(&route), "what may go on does");
+                assert_eq!(self.table.get(slot).map(|c| c.route), Some(route), "routes lead to connections");
             }
         }
+        let listed: u32 = self.by_backend.iter().map(|b| b.open).sum();
+        assert_eq!(listed as usize, self.table.len(), "each connection is one of its backend's");
+        self.table.check_invariants(|connection| (false, connection.holds_messages()));
     }
 }
 
 impl BackendConnection {
+    /// Whether there can be work for the engine: its socket is open, or to be closed.
+    const fn has_work(&self) -> bool {
+        !self.hung_up || matches!(self.state, State::Ended(_))
+    }
+
     /// Whether it holds messages that may be looked at now.
     fn holds_messages(&self) -> bool {
         !self.paused && !matches!(self.state, State::Ended(_)) && self.frames.has_more()
-    }
-}
-
-/// Where a connection stands among its backend's; none is where a UDP socket would.
-const fn index(socket: SocketSlot) -> usize {
-    match socket {
-        SocketSlot::Connection(connection) => connection as usize,
-        SocketSlot::Datagram(_) => usize::MAX,
     }
 }
 
