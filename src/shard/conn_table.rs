@@ -79,12 +79,12 @@ impl<S: Generational, T> ConnTable<S, T> {
     }
 
     /// The connection with this slot.
-    pub(crate) fn get(&self, slot: S) -> Option<&T> {
+    pub(crate) fn value(&self, slot: S) -> Option<&T> {
         self.entry(slot)?.value.as_ref()
     }
 
     /// The same, to be changed.
-    pub(crate) fn get_mut(&mut self, slot: S) -> Option<&mut T> {
+    pub(crate) fn value_mut(&mut self, slot: S) -> Option<&mut T> {
         self.entry_mut(slot)?.value.as_mut()
     }
 
@@ -231,13 +231,13 @@ mod tests {
         assert_eq!((table.remove(first), table.remove(first)), (Some(1), None));
         let second = table.insert(|_| 2);
         assert_eq!((second.index(), second == first), (first.index(), false));
-        assert_eq!((table.get(first), table.get(second)), (None, Some(&2)));
+        assert_eq!((table.value(first), table.value(second)), (None, Some(&2)));
         table.mark_pending(first);
         assert_eq!((table.next_pending(), table.resumable(), table.len()), (None, None, 1));
         for _ in 0..600 {
             let slot = table.insert(|_| 3);
             table.remove(slot);
-            assert_eq!(table.get(slot), None, "over the wrap of generations");
+            assert_eq!(table.value(slot), None, "over the wrap of generations");
         }
     }
 
@@ -262,7 +262,7 @@ mod tests {
         let mut turns = Vec::new();
         for step in 0..7 {
             let Some(slot) = table.resumable() else { break };
-            turns.push(*table.get(slot).expect("a connection"));
+            turns.push(*table.value(slot).expect("a connection"));
             table.end_turn(step < 4);
         }
         assert_eq!(turns, [0, 1, 2, 0, 1, 2, 0]);
@@ -281,7 +281,7 @@ mod tests {
             let count = table.begin_sweep(now);
             assert!(count <= 11, "a part of the table at a time");
             for _ in 0..count {
-                seen.extend(table.next_in_sweep().and_then(|slot| table.get(slot)).copied());
+                seen.extend(table.next_in_sweep().and_then(|slot| table.value(slot)).copied());
             }
         }
         seen.sort_unstable();

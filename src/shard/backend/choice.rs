@@ -120,7 +120,7 @@ impl PerBackend {
         table: &'t ConnTable<TableSlot, BackendConnection>,
     ) -> impl Iterator<Item = (usize, &'t BackendConnection)> + Clone {
         let slots = self.connections.iter().enumerate();
-        slots.filter_map(move |(at, slot)| Some((at, table.get((*slot)?)?)))
+        slots.filter_map(move |(at, slot)| Some((at, table.value((*slot)?)?)))
     }
 
     /// The line that the last query went by, while it has room: to look for the fullest takes longer the
@@ -131,7 +131,7 @@ impl PerBackend {
         need: &Need<'_>,
         live: impl Fn(usize) -> u32,
     ) -> Option<usize> {
-        let connection = table.get((*self.connections.get(self.last)?)?)?;
+        let connection = table.value((*self.connections.get(self.last)?)?)?;
         let fits = self.depth == 0 && connection.takes(need) && connection.output.len() <= OUTPUT_FULL;
         (fits && live(self.last) < u32::from(need.options.in_flight.max(1))).then_some(self.last)
     }

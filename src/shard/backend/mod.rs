@@ -159,11 +159,11 @@ impl BackendConnections {
     }
 
     fn connection(&self, route: Route) -> Option<&BackendConnection> {
-        self.table.get(self.slot(route)?)
+        self.table.value(self.slot(route)?)
     }
 
     fn connection_mut(&mut self, route: Route) -> Option<&mut BackendConnection> {
-        self.table.get_mut(self.slot(route)?)
+        self.table.value_mut(self.slot(route)?)
     }
 
     /// Whether the connection has not come about yet.
@@ -228,7 +228,7 @@ impl BackendConnections {
     /// It keeps its turn until [`BackendConnections::end_step`] says otherwise.
     pub(crate) fn next_resumable(&mut self) -> Option<Route> {
         let slot = self.table.resumable()?;
-        self.table.get(slot).map(|connection| connection.route)
+        self.table.value(slot).map(|connection| connection.route)
     }
 
     /// The line whose turn it is has done a step of it: whether it goes on. It does as long as it
@@ -461,7 +461,7 @@ impl BackendConnections {
     pub(crate) fn mark_pending(&mut self, route: Route) {
         // Without a socket there is nothing to be done but to close it.
         if let Some(slot) = self.slot(route)
-            && self.table.get(slot).is_some_and(BackendConnection::has_work)
+            && self.table.value(slot).is_some_and(BackendConnection::has_work)
         {
             self.table.mark_pending(slot);
         }
@@ -471,7 +471,7 @@ impl BackendConnections {
     pub(crate) fn next_pending(&mut self) -> Option<Route> {
         while let Some(slot) = self.table.next_pending() {
             // What it was for, before its server closed it, may be no more.
-            if let Some(connection) = self.table.get(slot).filter(|c| c.has_work()) {
+            if let Some(connection) = self.table.value(slot).filter(|c| c.has_work()) {
                 return Some(connection.route);
             }
         }
@@ -516,7 +516,11 @@ impl BackendConnections {
             assert_eq!(slots().count(), backend.open as usize, "connections are counted");
             for (place, slot) in slots() {
                 let route = Route { backend: BackendSlot(at as u16), socket: number(place) };
-                assert_eq!(self.table.get(slot).map(|c| c.route), Some(route), "routes lead to connections");
+                assert_eq!(
+                    self.table.value(slot).map(|c| c.route),
+                    Some(route),
+                    "routes lead to connections"
+                );
             }
         }
         let listed: u32 = self.by_backend.iter().map(|b| b.open).sum();

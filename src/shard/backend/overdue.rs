@@ -34,7 +34,7 @@ impl BackendConnections {
             for place in 0..self.by_backend[at].connections.len() {
                 let route = Route { backend, socket: number(place) };
                 let Some(slot) = self.by_backend[at].connections[place] else { continue };
-                let Some(connection) = self.table.get_mut(slot) else { continue };
+                let Some(connection) = self.table.value_mut(slot) else { continue };
                 let live = live(route);
                 let why = match options {
                     Some(options) => connection.overdue(options, live, &mut idle, now),

@@ -223,11 +223,11 @@ impl ClientConnections {
     }
 
     fn connection(&self, slot: ConnectionSlot) -> Option<&ClientConnection> {
-        self.table.get(slot)
+        self.table.value(slot)
     }
 
     fn connection_mut(&mut self, slot: ConnectionSlot) -> Option<&mut ClientConnection> {
-        self.table.get_mut(slot)
+        self.table.value_mut(slot)
     }
 
     /// Who is at the other end, and how the connection came.

@@ -32,8 +32,8 @@ impl Relay {
     /// The right to descriptors for a new flow of a listener that has as many as it may: that of
     /// another one, which ends.
     pub(crate) fn replace(&mut self, listener: ListenerSlot) -> Result<Permit, RelayCloseReason> {
-        let victim = self.recency.victim(listener.index(), |_| false);
-        let slot = SessionSlot(victim.ok_or(RelayCloseReason::Connections)? as u32);
+        let victim = self.recency.victim(listener.index(), |_| false).and_then(|at| self.table.at(at));
+        let (slot, _) = victim.ok_or(RelayCloseReason::Connections)?;
         let permit = self.give_up(slot, RelayCloseReason::EvictedAtLimit);
         self.evicted = Some(slot);
         permit.ok_or(RelayCloseReason::Local)

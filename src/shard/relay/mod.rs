@@ -134,9 +134,9 @@ pub(crate) struct Relay {
     descriptors: Arc<Descriptors>,
     /// By backend: passages that try or have it.
     by_target: Vec<u32>,
-    /// Connections that wait for their target to accept, and the earliest end of that.
-    trying: Vec<SessionSlot>,
-    /// By slot: it is among them, perhaps on behalf of a passage that is over.
+    /// Indexes of connections that wait for their target to accept, and the earliest end of that.
+    trying: Vec<u32>,
+    /// By index: it is among them, perhaps on behalf of a passage that is over.
     listed: Vec<bool>,
     trying_until: Option<Tick>,
     /// Targets that let a connection wait in vain, and until when they are passed over.
@@ -181,11 +181,11 @@ impl Relay {
     }
 
     fn session(&self, slot: SessionSlot) -> Option<&RelaySession> {
-        self.table.get(slot)
+        self.table.value(slot)
     }
 
     fn session_mut(&mut self, slot: SessionSlot) -> Option<&mut RelaySession> {
-        self.table.get_mut(slot)
+        self.table.value_mut(slot)
     }
 
     /// Takes a connection or flow in, within the limits. A new flow takes the place of an old one
@@ -331,7 +331,7 @@ impl Relay {
                 self.listed.resize(slot.index() + 1, false);
             }
             if !std::mem::replace(&mut self.listed[slot.index()], true) {
-                self.trying.push(slot);
+                self.trying.push(slot.index() as u32);
             }
             let until = now + waits;
             self.trying_until = Some(self.trying_until.map_or(until, |at| at.min(until)));
@@ -491,14 +491,15 @@ impl Relay {
             return;
         }
         let (table, listed, mut until) = (&self.table, &mut self.listed, None::<Tick>);
-        self.trying.retain(|slot| {
-            let Some(session) = table.get(*slot).filter(|p| p.state == State::Trying) else {
-                listed[slot.index()] = false;
+        self.trying.retain(|index| {
+            let index = *index as usize;
+            let Some((slot, session)) = table.at(index).filter(|(_, s)| s.state == State::Trying) else {
+                listed[index] = false;
                 return false;
             };
             let end = session.begun + waits(&session.listener);
             if end <= now && overdue.len() < most {
-                overdue.push(*slot);
+                overdue.push(slot);
             } else {
                 until = Some(until.map_or(end, |at| at.min(end)));
             }
@@ -517,7 +518,7 @@ impl Relay {
         self.troubled.retain(|(_, until)| *until > now);
         for _ in 0..count {
             let Some(slot) = self.table.next_in_sweep() else { continue };
-            let Some(session) = self.table.get(slot) else { continue };
+            let Some(session) = self.table.value(slot) else { continue };
             if session.state != State::Open {
                 continue;
             }
@@ -550,7 +551,7 @@ impl Relay {
         self.flows.check_invariants(|slot| self.session(slot).map(|p| p.client));
         for (slot, session) in self.table.iter() {
             let trying = session.state == State::Trying;
-            let entries = self.trying.iter().filter(|s| **s == slot).count();
+            let entries = self.trying.iter().filter(|index| **index as usize == slot.index()).count();
             assert!(entries <= 1 && (!trying || entries == 1), "who waits to be accepted has one deadline");
         }
     }
