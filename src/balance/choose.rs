@@ -1,5 +1,5 @@
 //! The policies: pure functions of a pool's table, the tally, the query's hash and the random
-//! source. None ever returns a server that the [`View`] does not accept.
+//! source. None of them returns a server that the [`View`] does not accept.
 
 use crate::balance::hash::{rehash, scale};
 use crate::balance::table::{Member, Table};
@@ -8,37 +8,37 @@ use crate::base::addr::BackendSlot;
 use crate::base::rng::ShardRng;
 use crate::model::policy::{Kind, Policy};
 
-/// What holds for one choice, over all policies.
+/// Constraints of one selection, for all policies.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     pub(crate) tally: &'a Tally,
-    /// Servers that were already asked.
+    /// Servers that were tried before.
     pub(crate) avoid: &'a [BackendSlot],
-    /// Servers that were chosen and too cold.
-    pub(crate) passed: &'a Passed,
-    /// Every usable member is accepted: nothing needs to be looked at.
+    /// Servers that were selected and rejected as too cold.
+    pub(crate) skipped: &'a Skipped,
+    /// Every usable member is accepted: no member needs to be checked.
     pub(crate) plain: bool,
 }
 
 impl View<'_> {
-    /// Whether a usable member may be chosen.
+    /// Returns whether a usable member may be selected.
     pub(crate) fn accepts(&self, member: &Member) -> bool {
         self.plain
             || (!self.avoid.contains(&member.slot)
                 && (member.soft_max == 0 || self.tally.outstanding(member.slot) < member.soft_max)
-                && !self.passed.contains(member.slot))
+                && !self.skipped.contains(member.slot))
     }
 }
 
-/// A set of slots that empties in no time.
+/// A set of slots that is cleared in constant time.
 #[derive(Debug)]
-pub(crate) struct Passed {
+pub(crate) struct Skipped {
     marks: Box<[u32]>,
     mark: u32,
     empty: bool,
 }
 
-impl Passed {
+impl Skipped {
     pub(crate) fn new(slots: usize) -> Self {
         Self { marks: vec![0; slots].into_boxed_slice(), mark: 1, empty: true }
     }
@@ -69,7 +69,8 @@ impl Passed {
     }
 }
 
-/// Chooses by the pool's policy. `hash` is read by the policies that [`hashes`] names.
+/// Selects a server by the pool's policy. `hash` is read by the policies for which [`hashes`] is
+/// true.
 pub(crate) fn choose(
     view: &View<'_>,
     table: &mut Table,
@@ -110,23 +111,23 @@ pub(crate) fn choose(
     .copied()
 }
 
-/// Whether a policy looks at the query's hash.
+/// Returns whether a policy reads the query's hash.
 pub(crate) const fn hashes(kind: Kind) -> bool {
     matches!(kind, Kind::WHashed | Kind::CHashed | Kind::Concentrate)
 }
 
-/// The members of the lowest order that has an acceptable one.
+/// Returns the members of the lowest order that has an acceptable one.
 fn first_group<'t>(view: &View<'_>, usable: &'t [Member]) -> Option<&'t [Member]> {
     usable.chunk_by(|a, b| a.order == b.order).find(|g| g.iter().any(|m| view.accepts(m)))
 }
 
 fn least_outstanding<'t>(view: &View<'_>, group: &'t [Member]) -> Option<&'t Member> {
-    // Each in a loop of its own: mostly there is nothing to be accepted.
+    // A loop of its own for each case: usually every member is accepted.
     if view.plain { least(view, group.iter()) } else { least(view, group.iter().filter(|m| view.accepts(m))) }
 }
 
-/// The one with the least load among members by order: fewest outstanding; within the lowest order
-/// of these, the lowest latency; the first of equals.
+/// Returns the least loaded of members in ascending order: fewest outstanding queries; then the
+/// lowest order; then the lowest latency; then the first.
 fn least<'t>(view: &View<'_>, mut members: impl Iterator<Item = &'t Member>) -> Option<&'t Member> {
     let mut best = members.next()?;
     let mut least = view.tally.load(best.slot);
@@ -146,8 +147,8 @@ fn round_robin(view: &View<'_>, table: &mut Table, ordered: bool) -> Option<Memb
         let end = members.partition_point(|m| m.order <= first.order);
         members = &members[start..end];
     }
-    // Whoever comes in for a cold server does not use up his own turn.
-    if view.passed.is_empty() {
+    // A server that replaces a cold one keeps its own turn.
+    if view.skipped.is_empty() {
         let turn = index(table.turn, members.len())?;
         table.turn = table.turn.wrapping_add(1);
         let member = &members[turn];
@@ -156,13 +157,15 @@ fn round_robin(view: &View<'_>, table: &mut Table, ordered: bool) -> Option<Memb
         }
     }
     let usable = |m: &&Member| m.usable && view.accepts(m);
-    // A turn of its own: the first one, counted only at the dead, would always hit the same ones.
+    // A turn of its own: if the turn over all members advanced only at dead ones, it would always
+    // select the same substitutes.
     let turn = index(table.turn_usable, members.iter().filter(usable).count())?;
     table.turn_usable = table.turn_usable.wrapping_add(1);
     members.iter().filter(usable).nth(turn).copied()
 }
 
-/// roundrobin when nobody is usable: in turn all the same, but for servers that drain.
+/// Selects for roundrobin when no server is usable: in turn over all members except those that
+/// drain.
 pub(crate) fn round_robin_down(view: &View<'_>, table: &mut Table) -> Option<Member> {
     let able = |m: &&Member| !m.draining && !view.avoid.contains(&m.slot);
     let turn = index(table.turn_usable, table.members.iter().filter(able).count())?;
@@ -170,7 +173,7 @@ pub(crate) fn round_robin_down(view: &View<'_>, table: &mut Table) -> Option<Mem
     table.members.iter().filter(able).nth(turn).copied()
 }
 
-/// Walks the weights of the acceptable members to the point that `at` gives for their sum.
+/// Walks the weights of the acceptable members to the point that `at` returns for their sum.
 fn weighted<'t>(
     view: &View<'_>,
     group: &'t [Member],
@@ -187,7 +190,7 @@ fn weighted<'t>(
     let admitted = |m: &&Member| view.accepts(m) && bound.admits(view, m);
     let total: u64 = group.iter().filter(admitted).map(|m| u64::from(m.weight)).sum();
     if total == 0 {
-        // A factor below 1 can shut everybody out; a query is never lost to it.
+        // A factor below 1 can exclude every member; no query is dropped because of it.
         return if bounded.is_some() { weighted(view, group, None, at) } else { None };
     }
     let mut point = at(total);
@@ -209,7 +212,7 @@ fn consistent<'t>(
     let bound = Bound::of(view, group, bounded);
     let admitted = |m: &Member| view.accepts(m) && bound.admits(view, m);
     if !group.iter().any(admitted) {
-        // Else the walk would go all around.
+        // Otherwise the walk would go around the whole ring.
         return if bounded.is_some() { consistent(view, table, group, None, hash) } else { None };
     }
     let first = group.first()?.order;
@@ -236,9 +239,9 @@ fn two_choices<'t>(view: &View<'_>, group: &'t [Member], rng: &mut ShardRng) -> 
     Some(if wait(view, two, one) < wait(view, one, two) { two } else { one })
 }
 
-/// How long a query would wait at `member`, in no unit: the queue with it times what each took,
-/// less for a heavy server. Where either is unmeasured, only the queues are compared: a server that
-/// never answered must not look like the fastest.
+/// Returns how long a query would wait at `member`, without a unit: its queue multiplied by its
+/// latency, divided by its weight. When either latency is unmeasured, only the queues are compared:
+/// a server that never responded must not look like the fastest.
 fn wait(view: &View<'_>, member: &Member, other: &Member) -> u128 {
     let latency = match (view.tally.latency_us(member.slot), view.tally.latency_us(other.slot)) {
         (0, _) | (_, 0) => 1,
@@ -247,10 +250,11 @@ fn wait(view: &View<'_>, member: &Member, other: &Member) -> u128 {
     (u128::from(view.tally.outstanding(member.slot)) + 1) * u128::from(latency) * u128::from(other.weight)
 }
 
-/// Bounded load: nobody may hold more than `factor` times its fair part of what is outstanding.
+/// Bounded load: no server may hold more than `factor` times its fair share of the outstanding
+/// queries.
 #[derive(Debug)]
 struct Bound {
-    /// Outstanding queries per weight; infinite without a bound.
+    /// Outstanding queries per weight, at most; infinite without a bound.
     per_weight: f64,
 }
 
@@ -273,20 +277,20 @@ impl Bound {
     }
 }
 
-/// By how much a server may exceed its share of concentrate's queries where the policy has no
-/// `bounded`. Plain hashing of 16 servers' zones gives the busiest 1.8 times the mean.
+/// Factor by which a server may exceed its share of concentrate's queries where the policy has no
+/// `bounded`. With plain hashing the zones of 16 servers give the busiest 1.8 times the mean.
 const CONCENTRATE_BOUND: f64 = 1.25;
-/// And so many queries more, so that the first ones after a change do not spill at random.
+/// Queries in addition to that, so that the first ones after a change do not spill at random.
 const CONCENTRATE_SLACK: f64 = 32.0;
-/// Counts are halved at so many: the bound looks at the last few thousand queries of the shard.
+/// Counts are halved at this number: the bound covers the last few thousand queries of the shard.
 const CONCENTRATE_RECENT: u32 = 4_096;
 
-/// Lays the names over the cumulative shares, so that a changed share moves only the names at its
-/// border; a random trickle keeps the standby warm.
+/// Maps names to the cumulative shares, so that a changed share moves only the names at its border;
+/// a small random part of the queries keeps the standby server warm.
 ///
-/// The load is bounded by the queries given, not by those outstanding: one zone whose authority is
-/// slow makes its server's outstanding grow, and spilling its names to the others would only ask
-/// the slow authority from each of them.
+/// The load is bounded by the queries sent, not by those outstanding: one zone whose authority is
+/// slow makes its server's outstanding count grow, and spilling its names to other servers would
+/// only query the slow authority from each of them.
 fn concentrate(
     view: &View<'_>,
     table: &mut Table,
@@ -310,7 +314,7 @@ fn concentrate(
     }
     let total: u64 = table.members.iter().map(|m| u64::from(m.share_ppm)).sum();
     if total == 0 {
-        // The control thread has not spoken yet: the first in order takes all.
+        // The control thread has not published shares yet: the first in order takes all.
         return survivors.iter().find(accepted).copied();
     }
     let mut point = scale(hash, total);
@@ -339,8 +343,8 @@ fn concentrate(
             return Some(table.members[at]);
         }
     }
-    // The owner died since the control thread last looked, or nobody with a share is acceptable:
-    // over all survivors alike, each name to the same one.
+    // The owner died after the control thread's last reading, or no server with a share is
+    // acceptable: spread equally over all survivors, each name always to the same one.
     let count = survivors.iter().filter(accepted).count();
     let nth = usize::try_from(scale(rehash(hash), count as u64)).ok()?;
     survivors.iter().filter(accepted).nth(nth).copied()

@@ -1,8 +1,8 @@
-//! The hash of a query that the hashed policies lay over the servers.
+//! The hash of a query that the hashed policies use to select a server.
 //!
-//! The same on every machine and in every release: XXH3-64, seeded by the policy, over bytes that
-//! depend on the query alone. It spreads load; it does not protect against somebody who picks names
-//! to collide, for which the seed is no secret.
+//! It is the same on every machine and in every release: XXH3-64, seeded by the policy, over bytes
+//! that depend on the query alone. It spreads load; it does not protect against names that were
+//! chosen to collide, because the seed is no secret.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -13,7 +13,7 @@ use crate::wire::name::zone;
 /// Bytes of the longest name, RFC 1035, 2.3.4.
 const NAME_MAX: usize = 255;
 
-/// The hash of what `key` takes from `subject`.
+/// Returns the hash of what `key` takes from `subject`.
 pub(crate) fn hash(key: HashKey, seed: u32, subject: &Subject<'_>) -> u64 {
     let seed = u64::from(seed);
     match key {
@@ -29,7 +29,7 @@ pub(crate) fn hash(key: HashKey, seed: u32, subject: &Subject<'_>) -> u64 {
     }
 }
 
-/// A second, independent hash of the same query: where its first choice cannot be used.
+/// Returns a second, independent hash of the same query, for when its first choice cannot be used.
 pub(crate) const fn rehash(hash: u64) -> u64 {
     // The finaliser of SplitMix64.
     let mut z = hash.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -38,13 +38,13 @@ pub(crate) const fn rehash(hash: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A number in `0..bound` that keeps the order of hashes; 0 when `bound` is 0.
+/// Scales a hash to `0..bound`, keeping the order of hashes; returns 0 when `bound` is 0.
 pub(crate) fn scale(hash: u64, bound: u64) -> u64 {
     u64::try_from((u128::from(hash) * u128::from(bound)) >> 64).unwrap_or(0)
 }
 
-/// Hash of a name without regard to case. Length bytes are below 64 and `A` is 65, so folding
-/// every byte alike is right.
+/// Returns the hash of a name, ignoring letter case. Length bytes are below 64 and `A` is 65, so
+/// every byte can be folded alike.
 fn name(qname: &[u8], seed: u64) -> u64 {
     let mut folded = [0_u8; NAME_MAX];
     let len = qname.len().min(NAME_MAX);
@@ -71,13 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn case_does_not_matter() {
+    fn letter_case_is_ignored() {
         let upper = b"\x03WWW\x07EXAMPLE\x03Org\x00";
         assert_eq!(of(HashKey::QName, WWW, "192.0.2.1:53"), of(HashKey::QName, upper, "192.0.2.1:53"));
     }
 
     #[test]
-    fn a_zone_is_the_last_labels() {
+    fn zone_is_the_last_labels() {
         assert_eq!(zone(WWW, 2), b"\x07example\x03org\x00");
         assert_eq!(zone(WWW, 1), b"\x03org\x00");
         assert_eq!(zone(WWW, 0), b"\x00");
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_name_is_hashed_all_the_same() {
+    fn malformed_name_is_hashed() {
         for broken in [&b""[..], b"\x3fab", b"\x03www", &[1; 400]] {
             let _ = of(HashKey::QName, broken, "192.0.2.1:53");
             let _ = of(HashKey::Zone(2), broken, "192.0.2.1:53");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_groups_clients() {
+    fn prefix_groups_clients() {
         let key = HashKey::ClientPrefix(24, 56);
         assert_eq!(of(key, WWW, "192.0.2.1:1"), of(key, WWW, "192.0.2.200:2"));
         assert_ne!(of(key, WWW, "192.0.2.1:1"), of(key, WWW, "192.0.3.1:1"));

@@ -1,18 +1,19 @@
-//! Which server gets a query: the policies, and what a shard must know of the farm to apply them.
+//! Selects the server of a query: the policies, and what a shard must know of its backends to apply
+//! them.
 //!
 //! A policy is a pure function of the pool, the query, the counts and the random source. What it
 //! compares (outstanding queries, `qps`) is the whole process's: each shard publishes its own part
-//! once per batch on its own page of the [`LiveState`](crate::stats::live::LiveState) and reads the others' parts
-//! once per batch.
+//! once per batch in its own statistics of the [`LiveState`](crate::stats::live::LiveState) and
+//! reads the others' parts once per batch.
 //!
 //! ```text
-//!  Snapshot + Board ──(generation or epoch moved)──► table   members, who is usable, warmth, shares
-//!  other shards' pages ──(once per batch)──► tally            outstanding, sent, latency per slot
+//!  Snapshot + LiveState ─(generation or epoch changed)─► table   members, usable ones, warmth, shares
+//!  other shards' statistics ──────(once per batch)──────► tally   outstanding, sent, latency per slot
 //!  query ─► hash ─► choose (policy over table and tally) ─► warmth ─► slot
 //! ```
 //!
-//! Nothing here sends, knows a socket or asks for the time. A choice allocates nothing.
-//! How `concentrate` finds its shares is not here but in `control::concentrate`.
+//! Nothing here sends, owns a socket or reads a clock. A selection allocates nothing. `concentrate`
+//! only reads its shares here; `control::concentrate` computes them.
 
 mod choose;
 mod hash;
@@ -27,12 +28,12 @@ pub use crate::balance::table::usable_members;
 
 use crate::base::addr::Endpoint;
 
-/// What of a query a policy may look at.
+/// What a policy may read of a query.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'q> {
-    /// The name in wire format, uncompressed, with its root label, in the case it came in.
+    /// The name in wire format, uncompressed, with its root label, in the letter case of the query.
     pub qname: &'q [u8],
-    /// Who asks.
+    /// The client.
     pub client: &'q Endpoint,
 }
 

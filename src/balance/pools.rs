@@ -1,16 +1,16 @@
-//! The pools of a snapshot with what a shard knows of their servers, as rules see them.
+//! The pools of a snapshot with the state of their servers in this shard, as rules see them.
 
 use crate::balance::Selector;
 use crate::base::addr::PoolSlot;
 use crate::model::Snapshot;
 use crate::rules::context::Pools;
 
-/// The pools, to be asked by rules.
+/// The pools of a snapshot, for rules.
 #[derive(Debug)]
 pub struct PoolView<'a> {
     /// The configuration.
     pub snapshot: &'a Snapshot,
-    /// What the shard knows of its servers.
+    /// The state of its servers.
     pub balancer: &'a Selector,
 }
 

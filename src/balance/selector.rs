@@ -1,9 +1,9 @@
-//! One shard's selector: keeps table and tally in step with the configuration, the board and the
-//! other shards, and asks the pool's policy.
+//! One shard's selector: keeps table and tally in step with the configuration, the live state and
+//! the other shards, and applies the pool's policy.
 
 use std::sync::Arc;
 
-use crate::balance::choose::{Passed, View};
+use crate::balance::choose::{Skipped, View};
 use crate::balance::hash::{hash, rehash, scale};
 use crate::balance::table::Table;
 use crate::balance::tally::Tally;
@@ -16,28 +16,28 @@ use crate::model::policy::Kind;
 use crate::rules::script::Candidate;
 use crate::stats::live::{LiveState, PPM};
 
-/// One shard's knowledge of the farm and its choice.
+/// One shard's view of the backends, and its selection among them.
 #[derive(Debug)]
 pub struct Selector {
     live_state: Arc<LiveState>,
     shard: usize,
     tally: Tally,
     tables: Vec<Table>,
-    passed: Passed,
-    /// Whose slot each was, by backend id.
+    skipped: Skipped,
+    /// Owner of each slot, by backend id.
     owners: Vec<Option<String>>,
     generation: u64,
     epoch: u64,
 }
 
 impl Selector {
-    /// The selector of shard number `shard`.
+    /// Creates the selector of shard number `shard`.
     #[must_use]
     pub fn new(live_state: Arc<LiveState>, shard: usize) -> Self {
         Self {
             tally: Tally::new(Arc::clone(&live_state), shard),
             tables: Vec::new(),
-            passed: Passed::new(live_state.backends_max()),
+            skipped: Skipped::new(live_state.backends_max()),
             owners: Vec::new(),
             generation: 0,
             epoch: 0,
@@ -53,7 +53,8 @@ impl Selector {
         self.tally.read_others();
     }
 
-    /// Chooses a server of `pool`, none of `avoid`: none if no member may have the query.
+    /// Selects a server of `pool` that is not in `avoid`; returns none if no member may get the
+    /// query.
     pub fn select(
         &mut self,
         snapshot: &Snapshot,
@@ -66,17 +67,17 @@ impl Selector {
             self.refresh(snapshot);
         }
         let policy = &snapshot.pool(pool).policy;
-        // As Snapshot::pool: the default pool for one that this configuration does not have.
+        // As in Snapshot::pool: the default pool for an unknown slot.
         let at = if pool.index() < self.tables.len() { pool.index() } else { 0 };
         let table = self.tables.get_mut(at)?;
         let hash = if choose::hashes(policy.kind) { hash(policy.hash_key, policy.seed, subject) } else { 0 };
-        self.passed.clear();
+        self.skipped.clear();
         let mut first = None;
         loop {
-            let plain = avoid.is_empty() && !table.soft_limits && self.passed.is_empty();
-            let view = View { tally: &self.tally, avoid, passed: &self.passed, plain };
+            let plain = avoid.is_empty() && !table.soft_limits && self.skipped.is_empty();
+            let view = View { tally: &self.tally, avoid, skipped: &self.skipped, plain };
             let Some(member) = choose::choose(&view, table, policy, hash, rng) else {
-                // Nobody else: a cold server is better than none.
+                // There is no other: a cold server is better than none.
                 if table.usable.is_empty()
                     && policy.kind == Kind::RoundRobin
                     && !snapshot.globals.round_robin_fail_on_no_server
@@ -85,12 +86,13 @@ impl Selector {
                 }
                 return first;
             };
-            // concentrate's shares warm a server up on their own.
+            // concentrate's shares warm a server up by themselves.
             if member.warmth_ppm >= PPM || policy.kind == Kind::Concentrate {
                 return Some(member.slot);
             }
             let draw = if choose::hashes(policy.kind) {
-                // By name, so that a warming server gets the same ones again, and ever more.
+                // By name, so that a warming server always gets the same names, and ever more of
+                // them.
                 scale(rehash(hash ^ u64::from(member.slot.0)), u64::from(PPM))
             } else {
                 u64::from(rng.below(PPM))
@@ -99,11 +101,11 @@ impl Selector {
                 return Some(member.slot);
             }
             first = first.or(Some(member.slot));
-            self.passed.insert(member.slot);
+            self.skipped.insert(member.slot);
         }
     }
 
-    /// Servers of a pool that may get queries.
+    /// Returns the number of servers of a pool that may get queries.
     #[must_use]
     pub fn usable(&self, pool: PoolSlot) -> usize {
         self.tables.get(pool.index()).map_or(0, |t| t.usable.len())
@@ -120,29 +122,30 @@ impl Selector {
         }));
     }
 
-    /// Outstanding queries of a pool's servers, over all shards.
+    /// Returns the outstanding queries of a pool's servers, over all shards.
     #[must_use]
     pub fn outstanding(&self, snapshot: &Snapshot, pool: PoolSlot) -> u64 {
         let members = snapshot.pools.get(pool.index()).map_or(&[][..], |p| &p.members);
         members.iter().map(|slot| u64::from(self.live_state.outstanding(*slot))).sum()
     }
 
-    /// A query was sent to `slot`: it counts at once, also for the rest of this batch.
+    /// Counts a query that was sent to `slot`, effective at once for the rest of this batch.
     pub fn claimed(&mut self, slot: BackendSlot) {
         self.tally.claimed(slot);
     }
 
-    /// A query to `slot` is no longer outstanding; `latency` if it was answered.
+    /// Removes a query to `slot` from the outstanding ones; `latency` if it was answered.
     pub fn settled(&mut self, slot: BackendSlot, latency: Option<TickDelta>) {
         self.tally.settled(slot, latency);
     }
 
-    /// Publishes this shard's part for the others; once per batch.
+    /// Publishes this shard's counts for the other shards; once per batch.
     pub fn publish(&mut self) {
         self.tally.publish();
     }
 
-    /// Rebuilds the tables if the snapshot or the board moved. The only place that allocates.
+    /// Rebuilds the tables if the snapshot or the live state changed. The only place that
+    /// allocates.
     fn refresh(&mut self, snapshot: &Snapshot) {
         let epoch = self.live_state.epoch();
         let reloaded = self.generation != snapshot.generation || self.tables.is_empty();
@@ -153,7 +156,8 @@ impl Selector {
             self.adopt(snapshot);
         }
         self.tables.resize_with(snapshot.pools.len(), || Table {
-            // Shards begin at different servers, or all would send their first query to one.
+            // Each shard begins at another server; otherwise all would send their first query to
+            // the same one.
             turn: u32::try_from(self.shard).unwrap_or(0),
             ..Table::default()
         });
@@ -164,7 +168,7 @@ impl Selector {
         self.epoch = epoch;
     }
 
-    /// Takes over a new snapshot's backends: limits, what is compared, and new owners of slots.
+    /// Adopts a new snapshot's backends: limits, compared slots, and new owners of slots.
     fn adopt(&mut self, snapshot: &Snapshot) {
         let backends = || snapshot.backends.iter().take(self.live_state.backends_max());
         for (at, backend) in backends().enumerate() {

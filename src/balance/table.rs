@@ -1,7 +1,8 @@
-//! One pool as the policies want it: its members with what the control thread says of each.
+//! One pool in the form that the policies need: its members with their state from the control
+//! thread.
 //!
-//! Built anew when the snapshot or the board's epoch moved, never per query. What moves with each
-//! query (outstanding, tokens) is not here but in the tally.
+//! Rebuilt when the snapshot or the live state's epoch changed, never per query. What changes with
+//! each query (outstanding, tokens) is in the tally.
 
 use std::sync::Arc;
 
@@ -17,14 +18,14 @@ pub(crate) struct Member {
     pub(crate) slot: BackendSlot,
     pub(crate) order: i32,
     pub(crate) weight: u32,
-    /// Weights up to and with this one, over the usable members.
+    /// Sum of the weights up to and including this one, over the usable members.
     pub(crate) weight_sum: u64,
     pub(crate) soft_max: u32,
-    /// Its state, or the pool's need, lets it have queries.
+    /// It may get queries: because of its state, or because the pool is in panic.
     pub(crate) usable: bool,
-    /// The operator wants it to finish: no query, whatever happens.
+    /// The operator drains it: it gets no query in any case.
     pub(crate) draining: bool,
-    /// Part of the choices that it accepts, parts per million of the warmest member's.
+    /// Share of its selections that it accepts, parts per million of the warmest member's.
     pub(crate) warmth_ppm: u32,
     pub(crate) share_ppm: u32,
     pub(crate) trickle_ppm: u32,
@@ -39,21 +40,22 @@ pub(crate) struct Table {
     pub(crate) usable: Vec<Member>,
     /// Some usable member has a `soft_max`.
     pub(crate) soft_limits: bool,
-    /// roundrobin's turn over all members, and over the usable ones where the first hits a dead one.
+    /// roundrobin's turn over all members, and over the usable ones when the first turn selects a
+    /// dead one.
     pub(crate) turn: u32,
     pub(crate) turn_usable: u32,
-    /// chashed's ring, and where its owners are in `usable`, by slot.
+    /// chashed's ring, and the index of each owner in `usable`, by slot.
     pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) usable_at: Vec<Option<u16>>,
-    /// concentrate's queries lately laid on each of `members`.
+    /// concentrate's recent queries to each of `members`.
     pub(crate) recent: Vec<u32>,
     pub(crate) recent_total: u32,
-    /// Snapshot that the ring was built from.
+    /// Generation of the snapshot that the ring was built from.
     pub(crate) generation: u64,
 }
 
 impl Table {
-    /// Brings the table up to date with the board, and with the snapshot if that is another.
+    /// Updates the table from the live state, and from the snapshot if that changed.
     pub(crate) fn rebuild(&mut self, snapshot: &Snapshot, pool: &Pool, live_state: &LiveState) {
         let backends = backends_of(snapshot, pool, live_state);
         let before: Vec<_> = self.members.iter().map(|m| (m.slot, m.share_ppm)).collect();
@@ -63,7 +65,7 @@ impl Table {
         let warmest = self.usable.iter().map(|m| m.warmth_ppm).max().unwrap_or(PPM).max(1);
         let mut sum = 0;
         for member in &mut self.usable {
-            // When all are cold alike, none has a warmer one to leave its queries to.
+            // When all are equally cold, none has a warmer one to leave its queries to.
             let relative = u64::from(member.warmth_ppm) * u64::from(PPM) / u64::from(warmest);
             member.warmth_ppm = u32::try_from(relative).unwrap_or(PPM);
             sum += u64::from(member.weight);
@@ -97,8 +99,8 @@ impl Table {
     }
 }
 
-/// The pool's members as a selector sees them: slot, order, and whether it may have queries. Under
-/// `ordered` those above the lowest order with a usable one may not.
+/// Returns the pool's members as a selector sees them: slot, order, and whether it may get queries.
+/// Under `ordered` those above the lowest order with a usable one may not.
 #[must_use]
 pub fn usable_members(
     snapshot: &Snapshot,
@@ -111,7 +113,7 @@ pub fn usable_members(
     members.iter().map(|m| (m.slot, m.order, m.usable && within(m))).collect()
 }
 
-/// The pool's backends that this configuration and the board have.
+/// Returns the pool's backends that exist in this configuration and in the live state.
 pub(crate) fn backends_of<'s>(
     snapshot: &'s Snapshot,
     pool: &Pool,
@@ -124,7 +126,7 @@ pub(crate) fn backends_of<'s>(
         .collect()
 }
 
-/// Whether the policy compares counts that other shards move too.
+/// Returns whether the policy compares counts that other shards change too.
 pub(crate) fn compares_counts(policy: &Policy, backends: &[&Backend]) -> bool {
     policy.bounded.is_some()
         || matches!(policy.kind, Kind::LeastOutstanding | Kind::FirstAvailable | Kind::P2c | Kind::Lua(_))
@@ -135,7 +137,7 @@ fn members(backends: &[&Backend], panic_ppm: u32, live_state: &LiveState) -> Vec
     let draining = |b: &Backend| {
         b.health.mode == HealthMode::Drain || live_state.backend(b.slot).state() == State::Draining
     };
-    // Members that the operator took out are not missed: they count for neither side.
+    // Members that the operator took out count neither as up nor as missing.
     let wanted = |b: &Backend| !draining(b) && b.health.mode != HealthMode::Down;
     let up = |b: &Backend| !draining(b) && live_state.backend(b.slot).state() == State::Up;
     let wanted_count = backends.iter().filter(|b| wanted(b)).count() as u64;
@@ -153,7 +155,7 @@ fn members(backends: &[&Backend], panic_ppm: u32, live_state: &LiveState) -> Vec
                 soft_max: b.outstanding_soft_max,
                 usable: up(b) || (panic && wanted(b)),
                 draining: draining(b),
-                // In a panic everybody is needed whole.
+                // In a panic every server takes its full share.
                 warmth_ppm: if panic { PPM } else { live.warmth_ppm() },
                 share_ppm: live.share_ppm(),
                 trickle_ppm: live.trickle_ppm(),

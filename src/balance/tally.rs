@@ -1,8 +1,8 @@
-//! What a shard knows of each backend's load: its own part live, the others' as last published.
+//! Each backend's load: the shard's own part live, the other shards' as last published.
 //!
-//! The shard's own counts move with every claim and settlement; [`Tally::publish`] stores the moved
-//! ones on the shard's page, [`Tally::read_others`] sums what the other shards stored on theirs.
-//! No contended atomic: every page has one writer.
+//! The shard's own counts change with every claim and settlement; [`Tally::publish`] stores the
+//! changed ones in the shard's statistics, [`Tally::read_others`] sums what the other shards stored
+//! in theirs. No atomic is contended: each shard's statistics have one writer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,10 +11,12 @@ use crate::base::addr::BackendSlot;
 use crate::base::time::{Tick, TickDelta};
 use crate::stats::live::LiveState;
 
-/// Between two looks at the other shards' pages, at least: a batch on a busy shard is shorter.
+/// Shortest interval between two readings of the other shards' counts: a batch on a busy shard is
+/// shorter.
 const LOOK_MIN: TickDelta = TickDelta::from_us(20);
-/// And so long for every counter looked at (a cache line of 16 counters costs about 100 ns when
-/// another core has written it): looking takes a few per cent of a core however many there are.
+/// Interval per counter that is read, nanoseconds. A cache line of 16 counters costs about 100 ns
+/// when another core has written it, so reading takes a few per cent of a core however many there
+/// are.
 const LOOK_PER_COUNTER: u64 = 100;
 
 /// One backend's counts.
@@ -22,10 +24,10 @@ const LOOK_PER_COUNTER: u64 = 100;
 struct Count {
     outstanding: u32,
     sent: u32,
-    /// Smoothed, nanoseconds; 0 before the first answer.
+    /// Smoothed, nanoseconds; 0 before the first response.
     latency: u64,
     others_outstanding: u32,
-    /// None before the first look, whose difference would be all of the past.
+    /// None before the first reading: the difference to zero would be the whole past.
     others_sent: Option<u32>,
     others_latency_us: u64,
     others_measured: u32,
@@ -33,8 +35,8 @@ struct Count {
     touched: bool,
 }
 
-/// One backend's load over all shards. The order is the one of leastOutstanding: fewest
-/// outstanding, then lowest latency.
+/// One backend's load over all shards. It orders as leastOutstanding does: fewest outstanding, then
+/// lowest latency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Load(u64);
 
@@ -43,12 +45,13 @@ impl Load {
         Self(u64::from(outstanding) << 32 | u64::from(latency_us))
     }
 
-    /// Outstanding queries.
+    /// Returns the outstanding queries.
     pub(crate) const fn outstanding(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    /// Smoothed latency, microseconds: the mean of the shards that have one; 0 before any answer.
+    /// Returns the smoothed latency, microseconds: the mean of the shards that have one; 0 before
+    /// any response.
     pub(crate) const fn latency_us(self) -> u32 {
         self.0 as u32
     }
@@ -63,18 +66,18 @@ impl Count {
             let measured = u64::from(self.others_measured) + u64::from(own != 0);
             (self.others_latency_us + own) / measured
         };
-        // A mean of 32-bit numbers is one.
+        // The mean of 32-bit numbers fits 32 bits.
         Load::new(self.outstanding.saturating_add(self.others_outstanding), latency as u32)
     }
 }
 
-/// A token bucket that all shards model alike: it refills with time and drains by everybody's
-/// queries. It holds one second's worth.
+/// A token bucket that all shards model alike: it refills with time and is drained by the queries
+/// of all shards. It holds one second's worth.
 #[derive(Clone, Debug, Default)]
 struct Bucket {
     /// Queries per second; 0 is no limit.
     qps: u32,
-    /// May be negative: what others sent before this shard looked.
+    /// May be negative: other shards sent queries before this shard read their counts.
     tokens: f64,
     refilled: Tick,
 }
@@ -85,9 +88,9 @@ pub(crate) struct Tally {
     live_state: Arc<LiveState>,
     shard: usize,
     counts: Box<[Count]>,
-    /// What of these policies compare for each query, by slot: eight to a cache line.
+    /// The load that most policies compare for each query, by slot: eight to a cache line.
     loads: Box<[Load]>,
-    /// Slots whose counts moved since they were last published.
+    /// Slots whose counts changed since they were last published.
     touched: Vec<BackendSlot>,
     /// Slots that policies compare.
     watched: Vec<BackendSlot>,
@@ -96,8 +99,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// The tally of shard number `shard`. What its predecessor (before a panic) had outstanding is
-    /// lost and no longer counts; what it sent and measured stands.
+    /// Creates the tally of shard number `shard`. The queries that its predecessor (before a panic)
+    /// had outstanding are lost and not counted; what it sent and measured stays.
     pub(crate) fn new(live_state: Arc<LiveState>, shard: usize) -> Self {
         let mut counts = vec![Count::default(); live_state.backends_max()].into_boxed_slice();
         if let Some(stats) = live_state.shards().get(shard) {
@@ -112,12 +115,12 @@ impl Tally {
         Self { live_state, shard, counts, loads, touched, watched: Vec::new(), looked: None, now: Tick(0) }
     }
 
-    /// Sets the clock for the batch.
+    /// Sets the time of the batch.
     pub(crate) const fn begin_batch(&mut self, now: Tick) {
         self.now = now;
     }
 
-    /// Forgets what was measured: another backend has this slot.
+    /// Forgets the measurements of a slot: another backend has it.
     pub(crate) fn reset(&mut self, slot: BackendSlot) {
         let count = &mut self.counts[slot.index()];
         count.latency = 0;
@@ -126,7 +129,7 @@ impl Tally {
         self.touch(slot);
     }
 
-    /// Says which slots are compared by a policy; only those are looked up on other pages.
+    /// Sets the slots that a policy compares; only those are read from the other shards.
     pub(crate) fn watch(&mut self, slots: Vec<BackendSlot>) {
         for gone in self.watched.iter().filter(|s| !slots.contains(s)) {
             let count = &mut self.counts[gone.index()];
@@ -138,7 +141,7 @@ impl Tally {
         self.looked = None;
     }
 
-    /// Sets a backend's limit; a new one starts with a full bucket.
+    /// Sets a backend's limit; a new bucket starts full.
     pub(crate) fn limit(&mut self, slot: BackendSlot, qps: u32) {
         let bucket = &mut self.counts[slot.index()].bucket;
         if bucket.qps != qps {
@@ -146,7 +149,8 @@ impl Tally {
         }
     }
 
-    /// Looks at the other shards' pages, unless that was done just now or there are none.
+    /// Reads the other shards' counts, unless the last reading is recent or there are no other
+    /// shards.
     pub(crate) fn read_others(&mut self) {
         let others = self.live_state.shards().len().saturating_sub(1);
         let counters = (others * self.watched.len()) as u64;
@@ -180,7 +184,7 @@ impl Tally {
         }
     }
 
-    /// A query was sent.
+    /// Counts a query that was sent.
     pub(crate) fn claimed(&mut self, slot: BackendSlot) {
         let (shards, now) = (self.live_state.shards().len(), self.now);
         let Some(count) = self.counts.get_mut(slot.index()) else { return };
@@ -194,13 +198,13 @@ impl Tally {
         self.touch(slot);
     }
 
-    /// A query is no longer outstanding.
+    /// Removes a query from the outstanding ones.
     pub(crate) fn settled(&mut self, slot: BackendSlot, latency: Option<TickDelta>) {
         let Some(count) = self.counts.get_mut(slot.index()) else { return };
         debug_assert!(count.outstanding > 0, "settled without a claim");
         count.outstanding = count.outstanding.saturating_sub(1);
-        // A server that stops answering keeps its last latency: were it forgotten, the server
-        // would look like the fastest of all at its return.
+        // A server that stops responding keeps its last latency: without it, it would look like the
+        // fastest of all when it returns.
         if let Some(TickDelta(sample)) = latency {
             count.latency = if count.latency == 0 {
                 sample.max(1)
@@ -213,7 +217,7 @@ impl Tally {
         self.touch(slot);
     }
 
-    /// Stores what moved on the shard's page.
+    /// Publishes the changed counts in the shard's statistics.
     pub(crate) fn publish(&mut self) {
         let Some(stats) = self.live_state.shards().get(self.shard) else { return };
         for slot in self.touched.drain(..) {
@@ -225,22 +229,23 @@ impl Tally {
         }
     }
 
-    /// A backend's load, over all shards.
+    /// Returns a backend's load, over all shards.
     pub(crate) fn load(&self, slot: BackendSlot) -> Load {
         self.loads[slot.index()]
     }
 
-    /// Outstanding queries, over all shards.
+    /// Returns a backend's outstanding queries, over all shards.
     pub(crate) fn outstanding(&self, slot: BackendSlot) -> u32 {
         self.load(slot).outstanding()
     }
 
-    /// Smoothed latency, microseconds: the mean of the shards that have one; 0 before any answer.
+    /// Returns the smoothed latency, microseconds: the mean of the shards that have one; 0 before
+    /// any response.
     pub(crate) fn latency_us(&self, slot: BackendSlot) -> u32 {
         self.load(slot).latency_us()
     }
 
-    /// Whether one more query keeps within the backend's `qps`.
+    /// Returns whether one more query is within the backend's `qps`.
     pub(crate) fn within_qps(&self, slot: BackendSlot) -> bool {
         let bucket = &self.counts[slot.index()].bucket;
         bucket.qps == 0 || bucket.at(self.now) >= 1.0
@@ -256,7 +261,7 @@ impl Tally {
 }
 
 impl Bucket {
-    /// Tokens it holds at `now`.
+    /// Returns the tokens it holds at `now`.
     fn at(&self, now: Tick) -> f64 {
         let burst = f64::from(self.qps);
         let seconds = now.since(self.refilled).0 as f64 / 1e9;
@@ -268,15 +273,16 @@ impl Bucket {
         self.refilled = self.refilled.max(now);
     }
 
-    /// Takes tokens. The debt is bounded by a burst per shard, the most that they can overshoot at
-    /// once: a long overload (when all servers exceed and are used all the same) is soon forgiven.
+    /// Takes tokens. The debt is bounded by one burst per shard, the most that they can overshoot
+    /// at once: after a long overload (when all servers exceed their limits and are used all the
+    /// same) it is soon repaid.
     fn take(&mut self, tokens: f64, shards: usize) {
         let debt_max = f64::from(self.qps) * shards as f64;
         self.tokens = (self.tokens - tokens).max(-debt_max);
     }
 }
 
-/// Nanoseconds as microseconds, where only nothing becomes 0.
+/// Converts nanoseconds to microseconds; only 0 becomes 0.
 fn micros(ns: u64) -> u32 {
     u32::try_from(ns.div_ceil(1_000)).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Each policy against its table in words, then properties that hold for all of them.
+//! Tests each policy against its description, then properties that hold for all of them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const KINDS: [Kind; 9] = [
     Kind::Concentrate,
 ];
 
-/// A backend with every option at its default.
+/// Returns a backend with every option at its default.
 pub(crate) fn backend(slot: u16) -> Backend {
     Backend {
         slot: BackendSlot(slot),
@@ -79,7 +79,7 @@ pub(crate) fn backend(slot: u16) -> Backend {
     }
 }
 
-/// Backends 0..n, all up, edited by `edit`.
+/// Returns backends 0..n, all up, edited by `edit`.
 fn backends(n: u16, mut edit: impl FnMut(u16, &mut Backend)) -> Vec<Backend> {
     (0..n)
         .map(|slot| {
@@ -90,7 +90,7 @@ fn backends(n: u16, mut edit: impl FnMut(u16, &mut Backend)) -> Vec<Backend> {
         .collect()
 }
 
-/// A configuration with one pool of these backends.
+/// Returns a configuration with one pool of these backends.
 pub(crate) fn snapshot(policy: Policy, backends: &[Backend]) -> Snapshot {
     let refs: Vec<_> = backends.iter().map(|b| (b.slot, b)).collect();
     let ring = (policy.kind == Kind::CHashed).then(|| Arc::new(Ring::build(&refs)));
@@ -140,7 +140,7 @@ impl Fixture {
         Self { live_state, snapshot, selector, rng: ShardRng::from_seed(1), now: Tick(0) }
     }
 
-    /// Lets time pass and begins a batch.
+    /// Advances the time and begins a batch.
     fn pass(&mut self, ms: u64) {
         self.now = self.now + TickDelta::from_ms(ms);
         self.selector.publish();
@@ -177,7 +177,7 @@ impl Fixture {
         self.selector.settled(BackendSlot(slot), Some(TickDelta::from_us(latency_us)));
     }
 
-    /// How often each of slots 0..n is chosen for `count` names.
+    /// Returns how often each of slots 0..n is selected for `count` names.
     fn shares(&mut self, n: usize, count: u32) -> Vec<u32> {
         let mut chosen = vec![0; n];
         for name in 0..count {
@@ -187,7 +187,7 @@ impl Fixture {
     }
 }
 
-/// `www.zNNNNNN.test` in wire format.
+/// Returns `www.zNNNNNN.test` in wire format.
 fn qname(name: u32) -> Vec<u8> {
     let mut wire = vec![3];
     wire.extend(b"www");
@@ -227,7 +227,7 @@ fn least_outstanding_goes_by_queue_then_order_then_latency() {
 }
 
 #[test]
-fn latency_is_smoothed_and_survives_a_death() {
+fn latency_is_smoothed_and_kept_while_a_server_is_down() {
     let mut fixture = Fixture::new(Policy::new(Kind::LeastOutstanding), backends(2, |_, _| {}));
     for (slot, us) in [(0, 1_000), (1, 900)] {
         fixture.claim(slot, 1);
@@ -266,12 +266,13 @@ fn first_available_fills_by_order_within_qps() {
 }
 
 #[test]
-fn first_available_over_every_limit_is_least_outstanding() {
+fn first_available_above_every_limit_is_least_outstanding() {
     let mut fixture = Fixture::new(Policy::new(Kind::FirstAvailable), backends(2, |_, b| b.qps = 1));
     fixture.claim(0, 3);
     fixture.claim(1, 2);
     assert_eq!(fixture.ask(1), Some(1));
-    // However long the overload, the debt is a burst: two seconds later the first is in again.
+    // However long the overload, the debt is one burst: two seconds later the first server is used
+    // again.
     fixture.claim(0, 1_000);
     fixture.claim(1, 5_000);
     fixture.pass(2_100);
@@ -288,7 +289,7 @@ fn two_shards_keep_one_qps_limit() {
     let subject = Subject { qname: &qname(1), client: &client };
     const BATCH: u32 = 16;
     let mut sent = 0;
-    // 5 s in batches of 16, one a millisecond on each shard: 32 times the limit.
+    // 5 s in batches of 16, one per millisecond on each shard: 32 times the limit.
     for ms in 0..5_000_u64 {
         for shard in [&mut fixture.selector, &mut other] {
             shard.begin_batch(Tick(0) + TickDelta::from_ms(ms), &fixture.snapshot);
@@ -302,7 +303,7 @@ fn two_shards_keep_one_qps_limit() {
             shard.publish();
         }
     }
-    // The burst, five seconds' worth, and what overshoots: a batch of the other shard.
+    // The burst, five seconds' worth, and the overshoot: a batch of the other shard.
     assert!((5_900..=6_000 + BATCH).contains(&sent), "{sent}");
 }
 
@@ -325,7 +326,7 @@ fn shards_see_each_others_outstanding() {
 }
 
 #[test]
-fn a_shard_that_starts_again_has_nothing_outstanding() {
+fn restarted_shard_has_nothing_outstanding() {
     let mut fixture = Fixture::new(Policy::new(Kind::LeastOutstanding), backends(2, |_, _| {}));
     fixture.claim(0, 7);
     fixture.pass(1);
@@ -340,7 +341,7 @@ fn a_shard_that_starts_again_has_nothing_outstanding() {
 }
 
 #[test]
-fn round_robin_takes_turns_and_passes_over_the_dead() {
+fn round_robin_takes_turns_and_skips_dead_servers() {
     let mut fixture = Fixture::new(Policy::new(Kind::RoundRobin), backends(4, |_, _| {}));
     let turns = |fixture: &mut Fixture, n| (0..n).map(|_| fixture.ask(1)).collect::<Vec<_>>();
     assert_eq!(turns(&mut fixture, 5), [0, 1, 2, 3, 0].map(Some));
@@ -350,12 +351,12 @@ fn round_robin_takes_turns_and_passes_over_the_dead() {
 }
 
 #[test]
-fn round_robin_without_a_server_sends_all_the_same() {
+fn round_robin_without_a_usable_server_still_sends() {
     let mut fixture = Fixture::new(Policy::new(Kind::RoundRobin), backends(3, |_, _| {}));
     fixture.set(0, State::Down);
     fixture.set(1, State::Down);
     fixture.set(2, State::Draining);
-    assert_eq!(fixture.shares(3, 10), [5, 5, 0], "but to one that drains");
+    assert_eq!(fixture.shares(3, 10), [5, 5, 0], "except to one that drains");
     assert_eq!(fixture.ask_but(1, Some(0)), Some(1));
     fixture.snapshot.globals.round_robin_fail_on_no_server = true;
     assert_eq!(fixture.ask(1), None);
@@ -394,7 +395,7 @@ fn ordered_wrand_takes_the_lowest_group() {
 }
 
 #[test]
-fn hashed_policies_keep_a_name_and_share_by_weight() {
+fn hashed_policies_are_stable_and_share_by_weight() {
     for kind in [Kind::WHashed, Kind::CHashed] {
         let mut fixture = Fixture::new(
             Policy::new(kind),
@@ -411,14 +412,14 @@ fn hashed_policies_keep_a_name_and_share_by_weight() {
     }
 }
 
-/// The same on every machine and in every release: whoever changes these numbers moves every
-/// operator's names to other servers.
+/// The same on every machine and in every release: changing these numbers moves every operator's
+/// names to other servers.
 #[test]
 fn chashed_chooses_the_same_everywhere() {
     let mut fixture = Fixture::new(Policy::new(Kind::CHashed), backends(5, |_, _| {}));
     let chosen: Vec<_> = (0..16).filter_map(|name| fixture.ask(name)).collect();
     assert_eq!(chosen, CHASHED_EXPECTED);
-    // In whichever order and slots the servers come.
+    // In whichever order and slots the servers are given.
     let mut turned = Fixture::new(Policy::new(Kind::CHashed), {
         let mut b = backends(5, |slot, b| b.id = format!("backend-{}", 4 - slot));
         b.reverse();
@@ -431,7 +432,7 @@ fn chashed_chooses_the_same_everywhere() {
 const CHASHED_EXPECTED: [u16; 16] = [1, 0, 2, 3, 1, 2, 4, 1, 3, 1, 4, 4, 0, 3, 3, 1];
 
 #[test]
-fn a_chashed_pool_without_a_ring_builds_one() {
+fn chashed_pool_without_a_ring_builds_one() {
     let mut fixture = Fixture::new(Policy::new(Kind::CHashed), backends(5, |_, _| {}));
     fixture.snapshot.pools[0].ring = None;
     fixture.reload();
@@ -440,7 +441,7 @@ fn a_chashed_pool_without_a_ring_builds_one() {
 }
 
 #[test]
-fn a_ring_stays_small_and_proportional() {
+fn ring_is_bounded_and_proportional() {
     let of = |weights: [u32; 2]| {
         let all = backends(2, |slot, b| b.weight = weights[usize::from(slot)]);
         Ring::build(&all.iter().map(|b| (b.slot, b)).collect::<Vec<_>>()).len()
@@ -453,7 +454,7 @@ fn a_ring_stays_small_and_proportional() {
 }
 
 #[test]
-fn the_hash_key_is_a_choice() {
+fn hash_key_is_configurable() {
     let mut policy = Policy::new(Kind::CHashed);
     policy.hash_key = HashKey::Zone(1);
     let mut fixture = Fixture::new(policy.clone(), backends(5, |_, _| {}));
@@ -487,12 +488,12 @@ fn p2c_prefers_the_shorter_wait() {
 }
 
 #[test]
-fn order_groups_serve_every_policy() {
+fn order_groups_work_with_every_policy() {
     for kind in KINDS {
         let mut policy = Policy::new(kind);
         policy.ordered = true;
         let mut fixture = Fixture::new(policy, backends(6, |slot, b| b.order = i32::from(slot / 2)));
-        // Queues that would lead leastOutstanding and p2c astray.
+        // Queues that would mislead leastOutstanding and p2c.
         fixture.claim(0, 9);
         fixture.claim(1, 9);
         let shares = fixture.shares(6, 200);
@@ -505,7 +506,7 @@ fn order_groups_serve_every_policy() {
 }
 
 #[test]
-fn a_soft_maximum_passes_a_server_over() {
+fn soft_maximum_skips_a_server() {
     for kind in KINDS {
         let mut fixture = Fixture::new(Policy::new(kind), backends(3, |_, b| b.outstanding_soft_max = 4));
         fixture.claim(0, 4);
@@ -518,7 +519,7 @@ fn a_soft_maximum_passes_a_server_over() {
 }
 
 #[test]
-fn panic_uses_the_pool_whole() {
+fn panic_uses_the_whole_pool() {
     let mut fixture = Fixture::new(
         Policy::new(Kind::WRandom),
         backends(5, |slot, b| {
@@ -545,7 +546,7 @@ fn panic_uses_the_pool_whole() {
 }
 
 #[test]
-fn a_cold_server_takes_part_of_its_share() {
+fn cold_server_takes_part_of_its_share() {
     for kind in [Kind::WRandom, Kind::RoundRobin, Kind::CHashed, Kind::LeastOutstanding] {
         let mut fixture = Fixture::new(Policy::new(kind), backends(2, |_, b| b.weight = 1_000));
         let usual = f64::from(fixture.shares(2, 20_000)[0]) / 20_000.0;
@@ -555,12 +556,12 @@ fn a_cold_server_takes_part_of_its_share() {
         let part = f64::from(share) / 20_000.0;
         assert!((part - usual / 10.0).abs() < 0.012, "{kind:?}: {part} of {usual}");
         fixture.set(1, State::Down);
-        assert_eq!(fixture.shares(2, 100), [100, 0], "{kind:?}: nobody else, so it takes all");
+        assert_eq!(fixture.shares(2, 100), [100, 0], "{kind:?}: no other, so it takes all");
     }
 }
 
 #[test]
-fn servers_cold_alike_share_alike() {
+fn equally_cold_servers_share_equally() {
     let mut fixture = Fixture::new(Policy::new(Kind::WRandom), backends(4, |_, _| {}));
     (0..4).for_each(|slot| fixture.live_state.set_warmth(BackendSlot(slot), PPM / 100));
     fixture.pass(1);
@@ -580,19 +581,22 @@ fn bounded_load_skips_the_overloaded() {
         fixture.reload();
         fixture.claim(2, 3);
         fixture.claim(3, 3);
-        assert!((0..300).all(|name| fixture.ask(name).is_some()), "{kind:?}: all out is all in");
+        assert!(
+            (0..300).all(|name| fixture.ask(name).is_some()),
+            "{kind:?}: when all are excluded, all are used"
+        );
     }
 }
 
 #[test]
-fn an_empty_pool_has_no_server() {
+fn empty_pool_has_no_server() {
     for kind in KINDS {
         assert_eq!(Fixture::new(Policy::new(kind), Vec::new()).ask(1), None, "{kind:?}");
     }
 }
 
 #[test]
-fn a_slots_new_owner_starts_unmeasured() {
+fn new_owner_of_a_slot_starts_unmeasured() {
     let mut fixture = Fixture::new(Policy::new(Kind::LeastOutstanding), backends(2, |_, _| {}));
     for (slot, us) in [(0, 900), (1, 500)] {
         fixture.claim(slot, 1);
@@ -624,7 +628,7 @@ mod concentrate {
     }
 
     #[test]
-    fn the_first_takes_all_until_told_otherwise() {
+    fn first_server_takes_all_until_shares_are_published() {
         let mut fixture = fixture(3, &[]);
         assert_eq!(fixture.shares(3, 100), [100, 0, 0]);
         fixture.set(0, State::Down);
@@ -632,7 +636,7 @@ mod concentrate {
     }
 
     #[test]
-    fn names_lie_over_the_shares() {
+    fn names_follow_the_shares() {
         let mut fixture = fixture(4, &[60, 30, 10, 0]);
         let shares = fixture.shares(4, 50_000);
         shares.iter().zip([0.6, 0.3, 0.1, 0.0]).for_each(|(n, part)| {
@@ -642,7 +646,7 @@ mod concentrate {
     }
 
     #[test]
-    fn a_changed_share_moves_only_the_border() {
+    fn changed_share_moves_only_names_at_its_border() {
         let mut fixture = fixture(3, &[60, 40, 0]);
         let before: Vec<_> = (0..10_000).map(|name| fixture.ask(name)).collect();
         set(&mut fixture, &[55, 45, 0]);
@@ -653,7 +657,7 @@ mod concentrate {
     }
 
     #[test]
-    fn a_death_spreads_over_all_survivors_at_once() {
+    fn lost_server_is_spread_over_all_survivors() {
         let mut fixture = fixture(4, &[50, 50, 0, 0]);
         let before: Vec<_> = (0..30_000).map(|name| fixture.ask(name)).collect();
         fixture.set(0, State::Down);
@@ -665,16 +669,16 @@ mod concentrate {
     }
 
     #[test]
-    fn a_hot_zone_spills_over_the_bound() {
+    fn hot_zone_spills_over_the_bound() {
         let mut fixture = fixture(4, &[25, 25, 25, 25]);
         let hot = fixture.ask(7);
         let elsewhere = (0..10_000).filter(|_| fixture.ask(7) != hot).count();
-        // One name alone: all of it above 1.25 × 25 % goes on.
+        // One name alone: all of it above 1.25 × 25 % spills.
         assert!((6_500..7_000).contains(&elsewhere), "{elsewhere}");
     }
 
     #[test]
-    fn the_trickle_is_random_and_small() {
+    fn standby_share_is_random_and_small() {
         let mut fixture = fixture(3, &[100, 0, 0]);
         fixture.live_state.set_share(BackendSlot(1), 0, PPM / 50);
         fixture.pass(1);
@@ -683,13 +687,13 @@ mod concentrate {
     }
 
     #[test]
-    fn a_retry_goes_elsewhere() {
+    fn retry_selects_another_server() {
         let mut fixture = fixture(3, &[100, 0, 0]);
         assert!((0..100).all(|name| matches!(fixture.ask_but(name, Some(0)), Some(1 | 2))));
     }
 
     #[test]
-    fn the_zone_is_hashed_by_default() {
+    fn zone_is_hashed_by_default() {
         assert_eq!(Policy::new(Kind::Concentrate).hash_key, HashKey::Zone(2));
     }
 }
@@ -697,10 +701,10 @@ mod concentrate {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Whatever the farm looks like: never an unusable server, never the avoided one, and one
-    /// whenever there is one.
+    /// Whatever the state of the backends: never an unusable server, never the avoided one, and
+    /// always one if there is one.
     #[test]
-    fn a_choice_is_usable(
+    fn selected_server_is_usable(
         kind in 0..KINDS.len(),
         ordered: bool,
         bounded in proptest::option::of(0.1..3.0_f64),
@@ -743,7 +747,7 @@ proptest! {
         }
     }
 
-    /// leastOutstanding is the least of a list that is looked through anew each time, of what
+    /// leastOutstanding selects the least loaded of a list that is searched anew each time, by what
     /// both shards have published and this one has done since.
     #[test]
     fn least_outstanding_is_the_least_of_all(
@@ -755,7 +759,7 @@ proptest! {
         let mut fixture = Fixture::with_shards(Policy::new(Kind::LeastOutstanding), all, 2);
         let mut other = Selector::new(Arc::clone(&fixture.live_state), 1);
         other.begin_batch(Tick(0), &fixture.snapshot);
-        // Of each shard: outstanding, nanoseconds; what the first has last seen of the second.
+        // For each shard: outstanding, nanoseconds; what the first has last read of the second.
         let mut counts = [vec![(0_u32, 0_u64); n], vec![(0, 0); n]];
         let mut seen = vec![(0, 0); n];
         for (what, at, us) in steps {
@@ -792,7 +796,7 @@ proptest! {
         }
     }
 
-    /// A server's loss moves its own names and no other.
+    /// The loss of a server moves its own names and no other.
     #[test]
     fn chashed_remaps_only_the_lost_share(
         weights in proptest::collection::vec(1..1_000_u32, 2..8),
@@ -810,7 +814,7 @@ proptest! {
         }
     }
 
-    /// With bounded load nobody's queue grows beyond its bound, but for rounding.
+    /// With bounded load no queue grows beyond its bound, except by rounding.
     #[test]
     fn bounded_load_holds(
         kind in 0..4_usize,

@@ -1,4 +1,4 @@
-//! Listeners: where clients come, and what their connections may do.
+//! Listeners: the addresses that clients use, and the limits of their connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub enum Steer {
     Flow,
     /// The shard on the CPU that received the packet.
     Cpu,
-    /// A client's every query on one shard: the hash of its address.
+    /// The hash of the client's address: all queries of a client on one shard.
     Client,
 }
 
@@ -30,34 +30,34 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Bind to this network interface (`interface`).
     pub interface: Option<String>,
-    /// Another process of the same user may have the address, too (`reusePort`).
+    /// Another process of the same user may bind to the address too (`reusePort`).
     pub reuse_port: bool,
     /// Socket options.
     pub sockets: SocketOptions,
-    /// DSCP of answers, 0 to 63.
+    /// DSCP of outgoing packets, 0 to 63.
     pub dscp: u8,
     /// What is served here.
     pub service: Service,
-    /// How connections are taken.
+    /// How connections are accepted.
     pub connection_options: ConnectionOptions,
-    /// Where a PROXY header stands in what comes from [`ProxyLimits::peers`].
+    /// Where the PROXY header is in what [`ProxyLimits::peers`] send.
     pub proxy: ProxyHeader,
 }
 
 impl Listener {
-    /// Whether `self` and `other` can share their sockets: what differs besides is set on them
-    /// where [`Listener::same_options`] says no, or read from the snapshot, for each query or
-    /// connection.
+    /// Returns whether `self` and `other` can share their sockets. Other differences are set on the
+    /// sockets where [`Listener::same_options`] returns false, or read from the snapshot for each
+    /// query or connection.
     #[must_use]
     pub fn same_sockets(&self, other: &Self) -> bool {
         self.address == other.address
             && self.interface == other.interface
             && std::mem::discriminant(&self.service) == std::mem::discriminant(&other.service)
-            // The kernel's own key cannot be given back to a socket.
+            // The kernel's own key cannot be restored on a socket.
             && self.connection_options.fast_open_key == other.connection_options.fast_open_key
     }
 
-    /// Whether sockets that they share need no other options.
+    /// Returns whether sockets that they share need no other options.
     #[must_use]
     pub fn same_options(&self, other: &Self) -> bool {
         self.sockets == other.sockets
@@ -66,8 +66,8 @@ impl Listener {
             && self.connection_options.fast_open == other.connection_options.fast_open
     }
 
-    /// Whether the kernel could give a packet for one to the sockets of the other: they take the
-    /// same kind, on one port, and on addresses and interfaces that are the same or include one
+    /// Returns whether the kernel could deliver a packet for one to the sockets of the other: the
+    /// same kind, the same port, and addresses and interfaces that are equal or include one
     /// another.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -82,7 +82,7 @@ impl Listener {
     }
 }
 
-/// What a listener is for.
+/// The service of a listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Service {
     /// Plain DNS over UDP and TCP.
@@ -92,26 +92,28 @@ pub enum Service {
     DnsUdp,
     /// DNS over TLS (`addTLSLocal`).
     Dot(ListenerTls),
-    /// Any protocol over TCP: bytes both ways, unread (`addTCPForward`).
+    /// A layer-4 relay of any protocol over TCP: bytes in both directions, not parsed
+    /// (`addTCPForward`).
     TcpRelay(Arc<RelaySettings>),
-    /// Any protocol over UDP: a flow for each client's address and port (`addUDPForward`).
+    /// A layer-4 relay of any protocol over UDP: a flow for each client address and port
+    /// (`addUDPForward`).
     UdpRelay(Arc<RelaySettings>),
 }
 
 impl Service {
-    /// Whether it takes datagrams.
+    /// Returns whether it accepts datagrams.
     #[must_use]
     pub const fn takes_datagrams(&self) -> bool {
         matches!(self, Self::Dns | Self::DnsUdp | Self::UdpRelay(_))
     }
 
-    /// Whether it takes connections.
+    /// Returns whether it accepts connections.
     #[must_use]
     pub const fn takes_connections(&self) -> bool {
         matches!(self, Self::Dns | Self::Dot(_) | Self::TcpRelay(_))
     }
 
-    /// The forward, where it is one.
+    /// Returns the settings of a relay.
     #[must_use]
     pub const fn relay(&self) -> Option<&Arc<RelaySettings>> {
         match self {
@@ -120,7 +122,7 @@ impl Service {
         }
     }
 
-    /// The TLS of its connections, where they have it.
+    /// Returns the TLS of its connections, if it has any.
     #[must_use]
     pub const fn tls(&self) -> Option<&Arc<ServerTls>> {
         match self {
@@ -130,8 +132,8 @@ impl Service {
     }
 }
 
-/// A listener's TLS, as its files were when the configuration was read. Two are the same that were
-/// asked for in the same words.
+/// A listener's TLS, with its files as they were when the configuration was read. Two are equal
+/// when their configuration is.
 #[derive(Clone, Debug)]
 pub struct ListenerTls(pub Arc<ServerTls>);
 
@@ -143,53 +145,55 @@ impl PartialEq for ListenerTls {
 
 impl Eq for ListenerTls {}
 
-/// What is passed on unread: to which targets, and within which limits.
+/// A layer-4 relay: its targets and limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaySettings {
-    /// Its targets, a pool of its own. Their order is that of `to`; that pool's policy chooses
-    /// among them, by the client alone; with every target down all are tried. What a target wants
-    /// to know of the client is its `client_address`.
+    /// Its targets, a pool of its own. Their order is that of `to`; the pool's policy selects among
+    /// them, by the client alone; with every target down all are tried. How a target learns the
+    /// client's address is its `client_address`.
     pub pool: PoolSlot,
-    /// Who may connect or send: `acl`, or the process's.
+    /// Clients that may connect or send: `acl`, or the process's.
     pub acl: PrefixSet,
-    /// A target that has not accepted in this time is given up, and the next one tried; TCP only.
+    /// A target that has not accepted in this time is given up, and the next one is tried; TCP
+    /// only.
     pub connect_timeout: TickDelta,
-    /// Ends a connection, or a flow, over which nothing went either way for so long; zero is no
-    /// limit.
+    /// Closes a connection or a flow without traffic in either direction for this time; zero means
+    /// no limit.
     pub idle_timeout: TickDelta,
-    /// Connections, or flows in each shard, at a time; 0 is no limit. Flows always have one.
+    /// Concurrent connections of the process, or flows per shard; 0 means no limit. Flows always
+    /// have one.
     pub connections: u32,
-    /// Of these, a client's; 0 is no limit.
+    /// Of these, per client; 0 means no limit.
     pub connections_per_client: u32,
-    /// A line in the log at the end of each.
+    /// Whether each is logged at its end.
     pub log: bool,
 }
 
-/// Where a PROXY header stands, if there is one.
+/// Where a PROXY header is expected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyHeader {
-    /// Nowhere: what looks like one is garbage (`enableProxyProtocol=false`).
+    /// Nowhere: a header is malformed input (`enableProxyProtocol=false`).
     Ignored,
-    /// In front of a datagram, or of what a connection carries: within TLS, if there is TLS.
+    /// At the begin of a datagram, or of the connection's data: within TLS, if there is TLS.
     #[default]
     Inside,
-    /// In front of TLS (`proxyProtocolOutsideTLS=true`).
+    /// Before TLS (`proxyProtocolOutsideTLS=true`).
     Outside,
 }
 
-/// How a listener takes connections.
+/// How a listener accepts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionOptions {
-    /// Connections that wait to be accepted, in each shard (`tcpListenQueueSize`).
+    /// Backlog of connections that are not accepted yet, per shard (`tcpListenQueueSize`).
     pub backlog: u32,
-    /// Of those, with TCP Fast Open; 0 switches it off (`tcpFastOpenQueueSize`).
+    /// TCP Fast Open queue, part of the backlog; 0 switches it off (`tcpFastOpenQueueSize`).
     pub fast_open: u32,
     /// The key of its cookies, the same on machines that share an address (`setTCPFastOpenKey`);
-    /// the kernel's without one.
+    /// the kernel's by default.
     pub fast_open_key: Option<[u8; 16]>,
-    /// Queries of one connection that are answered at a time, 1 or more (`maxInFlight`).
+    /// Queries in flight per connection, 1 or more (`maxInFlight`).
     pub in_flight: u16,
-    /// Connections at a time; 0 is no limit (`maxConcurrentTCPConnections`).
+    /// Concurrent connections; 0 means no limit (`maxConcurrentTCPConnections`).
     pub connections: u32,
 }
 
@@ -199,21 +203,21 @@ impl Default for ConnectionOptions {
     }
 }
 
-/// Which PROXY headers are taken.
+/// Which PROXY headers are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyLimits {
-    /// Who must send one, on listeners that look for it (`setProxyProtocolACL`): without it, what
-    /// they send is dropped. Nobody else may.
+    /// Peers that must send a header on listeners that expect one (`setProxyProtocolACL`): without
+    /// it, their packets are dropped. Nobody else may send one.
     pub peers: PrefixSet,
-    /// The ACL is asked for the client that the header names, not for the peer that sent it
+    /// The ACL applies to the client in the header, not to the peer that sent it
     /// (`setProxyProtocolApplyACLToProxiedClients`).
     pub acl_to_client: bool,
-    /// The longest header, all of it, bytes (`setProxyProtocolMaximumPayloadSize`).
+    /// Longest header, including its values, bytes (`setProxyProtocolMaximumPayloadSize`).
     pub bytes_max: u16,
 }
 
 impl Default for ProxyLimits {
-    /// dnsdist's.
+    /// dnsdist's defaults.
     fn default() -> Self {
         Self { peers: PrefixSet::default(), acl_to_client: false, bytes_max: 512 }
     }

@@ -1,8 +1,9 @@
-//! What the shards obey: the immutable result of a configuration.
+//! The immutable result of a configuration, which the shards read.
 //!
-//! Made by [`compile`](crate::config::compile()), published whole by `control::feed`, read by both planes.
-//! Everything is an index or a value; no name is looked up on the packet path. What changes while
-//! a configuration stands (health, shares, counts) lives in the [`LiveState`](crate::stats::live::LiveState).
+//! Made by [`compile`](crate::config::compile()), published as a whole by `control::publisher`,
+//! read by both planes. Everything is an index or a value; no name is looked up on the packet path.
+//! What changes while a configuration stands (health, shares, counts) is in the
+//! [`LiveState`](crate::stats::live::LiveState).
 
 pub mod listener;
 pub mod policy;
@@ -33,30 +34,30 @@ use crate::tls::{ClientSpec, ClientTls};
 /// One whole configuration, immutable.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Counts published configurations, from 1.
+    /// Number of the published configuration, from 1.
     pub generation: u64,
     /// The listen addresses, each with its stable slot.
     pub listeners: Vec<Arc<Listener>>,
-    /// The backends by slot; a hole is a slot that nobody has.
+    /// The backends by slot; an unused slot is empty.
     pub backends: Vec<Option<Arc<Backend>>>,
     /// The pools; the first is the default pool, whose name is empty.
     pub pools: Vec<Pool>,
-    /// Who may ask.
+    /// Clients that may query.
     pub acl: PrefixSet,
     /// The rules.
     pub chains: Chains,
-    /// Rules that no earlier configuration had: their counters begin at 0.
+    /// Rules that no earlier configuration had: their counters are reset to 0.
     pub rules_fresh: Vec<RuleSlot>,
-    /// What the rules' limiters are; a limiter's `state` is its place here.
+    /// The rules' limiters; a limiter's `state` is its index here.
     pub limits: Vec<StateSpec>,
-    /// The file, for functions that shards run per query; none when there is no such function.
+    /// The source of the shards' scripts; none when no function is called per query.
     pub script: Option<Arc<dyn Source>>,
-    /// What holds for every query.
+    /// Settings that apply to every query.
     pub globals: Globals,
 }
 
 impl Default for Snapshot {
-    /// No listener, no backend, nobody may ask; one pool, the default one.
+    /// No listener, no backend, an empty ACL; one pool, the default one.
     fn default() -> Self {
         Self {
             generation: 0,
@@ -74,15 +75,15 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// Settings that concern rules.
+    /// Returns the settings that concern rules.
     #[must_use]
     pub const fn rule_settings(&self) -> RuleSettings {
         RuleSettings { truncate_tc: self.globals.truncate_tc, clients_stay: self.globals.clients_stay }
     }
 
-    /// Takes over what the rates of the configuration that stands have counted, where this one
-    /// has the same rules, and of TLS the ticket keys and kept sessions of listeners and the
-    /// sessions with servers. To be called before it is published.
+    /// Carries state over from the current configuration: the counts of rates of the same rules;
+    /// the ticket keys and TLS sessions of listeners and backends. To be called before it is
+    /// published.
     pub fn inherit(&mut self, before: &Self) {
         StateSpec::inherit(&mut self.limits, &before.limits);
         for listener in &mut self.listeners {
@@ -103,27 +104,27 @@ impl Snapshot {
         }
     }
 
-    /// The listener with this slot, if there is one.
+    /// Returns the listener with this slot, if there is one.
     #[must_use]
     pub fn listener(&self, slot: ListenerSlot) -> Option<&Arc<Listener>> {
-        // Most configurations have each listener at its slot's place.
+        // In most configurations a listener's slot is its index.
         let near = self.listeners.get(slot.index()).filter(|l| l.slot == slot);
         near.or_else(|| self.listeners.iter().find(|l| l.slot == slot))
     }
 
-    /// The backend in a slot, if this configuration has one there.
+    /// Returns the backend in a slot, if this configuration has one there.
     #[must_use]
     pub fn backend(&self, slot: BackendSlot) -> Option<&Arc<Backend>> {
         self.backends.get(slot.index())?.as_ref()
     }
 
-    /// The pool in a slot; the default pool for one that this configuration does not have.
+    /// Returns the pool in a slot; the default pool for an unknown slot.
     #[must_use]
     pub fn pool(&self, slot: PoolSlot) -> &Pool {
         self.pools.get(slot.index()).unwrap_or(&self.pools[0])
     }
 
-    /// The slot of the pool called `name`.
+    /// Returns the slot of the pool called `name`.
     #[must_use]
     pub fn pool_named(&self, name: &str) -> Option<PoolSlot> {
         let at = self.pools.iter().position(|p| p.name == name)?;
@@ -136,22 +137,22 @@ impl Snapshot {
 pub struct Globals {
     /// Answer SERVFAIL when a pool has no usable server (`setServFailWhenNoServer`).
     pub servfail_when_no_server: bool,
-    /// With roundrobin and every server down: drop, rather than send all the same.
+    /// With roundrobin and every server down, drop the query rather than send it all the same.
     pub round_robin_fail_on_no_server: bool,
-    /// Pass on header-only NOERROR and NXDOMAIN answers (`setAllowEmptyResponse`).
+    /// Pass on responses NOERROR and NXDOMAIN that are only a header (`setAllowEmptyResponse`).
     pub allow_empty_response: bool,
     /// Drop queries without a question, rather than answer NOTIMP (`setDropEmptyQueries`).
     pub drop_empty_queries: bool,
-    /// UDP payload size in the OPT of answers of our own, bytes
+    /// UDP payload size in the OPT of self-made answers, bytes
     /// (`setPayloadSizeOnSelfGeneratedAnswers`).
     pub self_answer_payload: u16,
-    /// Put an OPT into answers of our own when the query had one.
+    /// Add an OPT to self-made answers when the query had one.
     pub self_answer_edns: bool,
-    /// Take the records of an answer with TC=1 away, its OPT apart (`truncateTC`).
+    /// Remove the records of a response with TC=1, except its OPT (`truncateTC`).
     pub truncate_tc: bool,
-    /// Give the question of an answer the letter case of its query (`fixupCase`).
+    /// Restore the letter case of the query in the question of a response (`fixupCase`).
     pub fixup_case: bool,
-    /// Replace a client subnet that a query brings (`setECSOverride`).
+    /// Replace the client subnet of a query (`setECSOverride`).
     pub ecs_override: bool,
     /// Prefix length of the client subnet for IPv4 (`setECSSourcePrefixV4`).
     pub ecs_v4: u8,
@@ -159,14 +160,14 @@ pub struct Globals {
     pub ecs_v6: u8,
     /// All queries of a client come to one shard (`--steer client`): limits by client are exact.
     pub clients_stay: bool,
-    /// What clients' connections may do.
+    /// Limits of client connections.
     pub client_connections: ClientConnectionLimits,
     /// PROXY headers of clients.
     pub proxy: ProxyLimits,
 }
 
 impl Default for Globals {
-    /// dnsdist's.
+    /// dnsdist's defaults.
     fn default() -> Self {
         Self {
             servfail_when_no_server: false,
@@ -196,47 +197,47 @@ pub struct SocketOptions {
     pub send_buffer: u32,
 }
 
-/// One name server behind us.
+/// A name server behind dnslob.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
     /// Its stable slot.
     pub slot: BackendSlot,
     /// Identity over reloads and, for chashed, over machines: `id=` or the address.
     pub id: String,
-    /// Name for people; the address where none was given.
+    /// Display name; the address by default.
     pub name: String,
-    /// Where it listens.
+    /// Its address and port.
     pub address: SocketAddr,
     /// Lower is preferred by the ordered policies.
     pub order: i32,
     /// Share for the weighted policies, 1 or more.
     pub weight: u32,
-    /// Queries per second for firstAvailable, over all shards; 0 is no limit.
+    /// Queries per second for firstAvailable, over all shards; 0 means no limit.
     pub qps: u32,
-    /// How long an answer is waited for.
+    /// How long to wait for a response.
     pub timeout: TickDelta,
-    /// UDP sockets (source ports) per shard, 1 to 255; 0 for a forward's target.
+    /// UDP sockets (source ports) per shard, 1 to 255; 0 for a relay's target.
     pub sockets: u8,
     /// Outstanding queries per shard, at most; a query above it is dropped and counted.
     pub outstanding_max: u32,
-    /// Outstanding queries over all shards above which policies pass it over; 0 is no limit
+    /// Outstanding queries over all shards above which policies skip it; 0 means no limit
     /// (`maxOutstandingQueries`).
     pub outstanding_soft_max: u32,
-    /// Local address to ask from.
+    /// Local address to send from.
     pub source: Option<IpAddr>,
-    /// Local interface to ask through.
+    /// Local interface to send through.
     pub source_interface: Option<String>,
     /// DSCP of queries, 0 to 63.
     pub dscp: u8,
     /// Socket options.
     pub socket_options: SocketOptions,
-    /// How its health is found out.
+    /// How its health is determined.
     pub health: Health,
     /// Its queries carry the client's subnet (`useClientSubnet`).
     pub use_client_subnet: bool,
-    /// It is in no pool: it gets copies of queries (`TeeAction`), and its answers are forgotten.
+    /// It is in no pool: it gets copies of queries (`TeeAction`), and its responses are ignored.
     pub tee: bool,
-    /// It is a forward's target: no query goes to it, and it has no UDP sockets (`sockets` is 0).
+    /// It is a relay's target: it gets no query, and has no UDP sockets (`sockets` is 0).
     pub target: bool,
     /// Its connections.
     pub connections: BackendConnectionOptions,
@@ -244,42 +245,41 @@ pub struct Backend {
     pub client_address: ClientAddress,
 }
 
-/// A backend's connections: its *lines*.
+/// Options of the connections to a backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendConnectionOptions {
-    /// Queries that came as datagrams go by them, too (`tcpOnly`; always with `tls`).
+    /// Queries that arrived as datagrams are sent over them too (`tcpOnly`; always with `tls`).
     pub only: bool,
-    /// A connection that does not come about in this time is given up (`tcpConnectTimeout`).
+    /// Closes a connection that is not established in this time (`tcpConnectTimeout`).
     pub connect_timeout: TickDelta,
-    /// One that does not take queries for so long is given up (`tcpSendTimeout`).
+    /// Closes one that does not accept data for this time (`tcpSendTimeout`).
     pub send_timeout: TickDelta,
-    /// One that owes an answer for so long is given up (`tcpRecvTimeout`).
+    /// Closes one that owes a response for this time (`tcpRecvTimeout`).
     pub receive_timeout: TickDelta,
-    /// Queries on one at a time, 1 or more (`maxInFlight`).
+    /// Queries in flight on one connection, 1 or more (`maxInFlight`).
     pub in_flight: u16,
-    /// Servers that a query is tried on, this one included, when connections fail, 1 to 5
-    /// (`retries`).
+    /// Attempts of a query when connections fail, this server included, 1 to 5 (`retries`).
     pub tries: u8,
     /// Connect with TCP Fast Open (`tcpFastOpen`).
     pub fast_open: bool,
-    /// Connections of a shard at a time; queries above it wait for nothing and are dropped
-    /// (`maxConcurrentTCPConnections`); 0 is no limit but [`LINES_MAX`].
+    /// Concurrent connections of a shard; queries above it do not wait but are dropped
+    /// (`maxConcurrentTCPConnections`); 0 means no limit but [`LINES_MAX`].
     pub connections: u32,
-    /// Idle connections that are kept (`setMaxCachedTCPConnectionsPerDownstream`).
+    /// Idle connections that are kept open (`setMaxCachedTCPConnectionsPerDownstream`).
     pub kept: u32,
-    /// How long they are kept (`setTCPDownstreamMaxIdleTime`).
+    /// How long they are kept open (`setTCPDownstreamMaxIdleTime`).
     pub idle: TickDelta,
-    /// Their TLS (`tls`), with which `only` holds, too.
+    /// Their TLS (`tls`), which implies `only`.
     pub tls: Option<BackendTls>,
 }
 
-/// A server's TLS, as its files were when the configuration was read. Two are the same that were
-/// asked for in the same words.
+/// A server's TLS, with its files as they were when the configuration was read. Two are equal when
+/// their configuration is.
 #[derive(Clone, Debug)]
 pub struct BackendTls {
-    /// What was asked for.
+    /// The configuration that it was made from.
     pub spec: ClientSpec,
-    /// What each connection is made by.
+    /// The TLS client of each connection.
     pub tls: Arc<ClientTls>,
 }
 
@@ -290,18 +290,19 @@ impl PartialEq for BackendTls {
 }
 
 impl BackendConnectionOptions {
-    /// Which trust connections are opened with: see [`ClientTls::era`]. 0 without TLS.
+    /// Returns the generation of the trusted certificates that connections are opened with: see
+    /// [`ClientTls::era`]. 0 without TLS.
     #[must_use]
     pub fn era(&self) -> u64 {
         self.tls.as_ref().map_or(0, |tls| tls.tls.era())
     }
 }
 
-/// Lines of a backend in a shard, at most.
+/// Connections of a shard to a backend, at most.
 pub const LINES_MAX: u32 = 4096;
 
 impl Default for BackendConnectionOptions {
-    /// dnsdist's, apart from `in_flight` (1 there).
+    /// dnsdist's defaults, except `in_flight` (1 there).
     fn default() -> Self {
         Self {
             only: false,
@@ -325,20 +326,20 @@ pub enum ClientAddress {
     /// It does not.
     #[default]
     Hidden,
-    /// By a PROXY header: in front of each datagram, and at the beginning of each connection, which
-    /// then serves one client alone (`useProxyProtocol`).
+    /// By a PROXY header: in front of each datagram, and at the begin of each connection, which
+    /// then serves one client only (`useProxyProtocol`).
     Proxy {
-        /// Version 1, the line of text, which only connections can carry; otherwise version 2.
+        /// Version 1, a line of text, which only connections can carry; otherwise version 2.
         v1: bool,
-        /// Say by a TLV that the client came by TLS (`proxyProtocolAdvertiseTLS`).
+        /// Add a TLV that says that the client used TLS (`proxyProtocolAdvertiseTLS`).
         advertise_tls: bool,
     },
-    /// By the source address of what it gets, which is the client's own (`transparent`).
+    /// By the source address of its queries, which is the client's own (`transparent`).
     Transparent,
 }
 
 impl Backend {
-    /// Whether `self` and `other` can share their sockets and outstanding queries.
+    /// Returns whether `self` and `other` can share their sockets and outstanding queries.
     #[must_use]
     pub fn same_sockets(&self, other: &Self) -> bool {
         self.id == other.id
@@ -353,10 +354,10 @@ impl Backend {
     }
 }
 
-/// What the operator wants a backend's state to be.
+/// The operator's setting of a backend's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthMode {
-    /// Probe it all the time.
+    /// Probe it continuously.
     Auto,
     /// Up, without probes.
     Up,
@@ -364,11 +365,11 @@ pub enum HealthMode {
     Down,
     /// No new queries; the outstanding ones finish.
     Drain,
-    /// Probe it only when live answers fail.
+    /// Probe it only when live queries fail.
     Lazy,
 }
 
-/// What a probe is.
+/// The kind of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// A DNS query over UDP.
@@ -379,75 +380,75 @@ pub enum Probe {
     Tls,
     /// A TCP connection, opened and closed.
     Connect,
-    /// A connection, or a datagram, on which something is said and an answer expected.
+    /// A connection or a datagram that sends data and expects a response.
     SendExpect(SendExpect),
     /// A program: exit code 0 is healthy. It gets the address and the port as its last arguments.
     Script(Vec<String>),
 }
 
-/// A conversation of two lines (`checkSend`, `checkExpect`).
+/// A request and the expected response (`checkSend`, `checkExpect`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendExpect {
     /// Over UDP.
     pub datagram: bool,
-    /// What is sent; may be empty over TCP, where many servers speak first.
+    /// Data to send; may be empty over TCP, where many servers send first.
     pub send: Vec<u8>,
-    /// What the answer must hold, anywhere in its first 4096 bytes; empty for any answer.
+    /// What the response must contain, anywhere in its first 4096 bytes; empty for any response.
     pub expect: Vec<u8>,
 }
 
-/// How a backend's health is found out. Spans are measured on the control thread.
+/// How a backend's health is determined. Spans are measured on the control thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     /// Probed, forced or lazy.
     pub mode: HealthMode,
-    /// What a probe is.
+    /// Kind of the probe.
     pub probe: Probe,
-    /// Name asked for, presentation format.
+    /// Requested name, presentation format.
     pub qname: String,
-    /// Type asked for.
+    /// Requested type.
     pub qtype: u16,
-    /// Class asked for.
+    /// Requested class.
     pub qclass: u16,
     /// Set CD in the probe.
     pub set_cd: bool,
     /// NXDOMAIN and REFUSED count as failures too.
     pub must_resolve: bool,
-    /// Between probes.
+    /// Interval of probes.
     pub interval: TickDelta,
-    /// A probe unanswered after this failed.
+    /// Timeout of a probe.
     pub timeout: TickDelta,
     /// Successes in a row that bring it up, 1 or more.
     pub rise: u32,
     /// Failures in a row that take it down, 1 or more (`maxCheckFailures`).
     pub fall: u32,
-    /// A Lua function that chooses the query (`checkFunction`); an index into the
+    /// A Lua function that chooses the probe's query (`checkFunction`); an index into the
     /// configuration's functions.
     pub choose: Option<LuaFunction>,
-    /// A Lua function that judges the answer.
+    /// A Lua function that judges the response.
     pub judge: Option<LuaFunction>,
-    /// After its return its share grows from small to whole over this span; 0 switches it off.
+    /// After its return its share grows from small to full over this span; 0 switches it off.
     pub slow_start: TickDelta,
     /// Lazy probing.
     pub lazy: Lazy,
 }
 
-/// Index of a Lua function kept by the control thread.
+/// Index of a Lua function of the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LuaFunction(pub u32);
 
-/// When lazy health checking begins to probe (dnsdist's `lazyHealthCheck*`).
+/// When lazy health checks begin to probe (dnsdist's `lazyHealthCheck*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lazy {
     /// Failed live queries of the sample, percent, from which probes begin.
     pub threshold_percent: u8,
-    /// The last so many live queries are the sample.
+    /// Size of the sample: the last live queries.
     pub sample: u16,
-    /// No verdict below so many.
+    /// No decision with fewer queries than this.
     pub sample_min: u16,
-    /// Between probes of a failed server.
+    /// Interval of probes of a failed server.
     pub failed_interval: TickDelta,
-    /// Double that interval at each failure, up to this.
+    /// Doubles that interval at each failure, up to this.
     pub backoff_max: Option<TickDelta>,
     /// SERVFAIL counts as a failure, not only time-outs.
     pub servfail_counts: bool,
@@ -460,18 +461,18 @@ pub struct Pool {
     pub name: String,
     /// Its backends, by order and then as written.
     pub members: Vec<BackendSlot>,
-    /// How one of them is chosen.
+    /// How one of them is selected.
     pub policy: Policy,
     /// chashed's ring over all members, built once here.
     pub ring: Option<Arc<Ring>>,
-    /// Ask a second server when the first is slow.
+    /// Query a second server when the first is slow.
     pub retry: Option<Retry>,
     /// Under this share of members up, parts per million, all are used; 0 switches it off.
     pub panic_ppm: u32,
-    /// Take servers out that answer worse than their peers.
+    /// Eject servers that perform worse than their peers.
     pub eject: Option<Eject>,
-    /// Queries that came by a connection go over UDP, and over TCP again if the answer is
-    /// truncated (`tcpToUdp`).
+    /// Queries that arrived over a connection are sent over UDP, and again over TCP if the response
+    /// is truncated (`tcpToUdp`).
     pub tcp_to_udp: bool,
 }
 
@@ -491,7 +492,7 @@ impl Default for Pool {
     }
 }
 
-/// A second try, on another server, of a query without an answer.
+/// A second attempt, on another server, of a query without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// How long the first server has.
@@ -500,15 +501,16 @@ pub struct Retry {
     pub budget_ppm: u32,
 }
 
-/// When a server counts as an outlier among its pool.
+/// When a server counts as an outlier of its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Eject {
-    /// Failed (timed out or SERVFAIL) share above the pool's own by so much, parts per million.
+    /// The share of failures (timed out or SERVFAIL) exceeds the pool's own by this, parts per
+    /// million.
     pub excess_ppm: u32,
-    /// For how long.
+    /// Duration of the ejection.
     pub span: TickDelta,
     /// Never more than this share of the pool, parts per million.
     pub share_max_ppm: u32,
-    /// No verdict below so many queries in a window of ten seconds.
+    /// No decision with fewer queries than this in a window of ten seconds.
     pub queries_min: u32,
 }

@@ -1,18 +1,18 @@
-//! How a pool chooses among its servers: settings, without the choice.
+//! How a pool selects among its servers: settings only; `balance` selects.
 
 use crate::base::time::TickDelta;
 use crate::rules::script::FunctionId;
 
-/// How a pool chooses.
+/// How a pool selects a server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// The rule of choice.
+    /// The policy.
     pub kind: Kind,
     /// Apply it only to the servers of the lowest `order` that has a usable one.
     pub ordered: bool,
     /// What the hashed policies hash.
     pub hash_key: HashKey,
-    /// Pass over a server with more than this times its fair share of the outstanding queries.
+    /// Skip a server with more than this times its fair share of the outstanding queries.
     pub bounded: Option<f64>,
     /// Mixed into every hash (`setWHashedPerturbation`).
     pub seed: u32,
@@ -20,28 +20,28 @@ pub struct Policy {
     pub concentrate: Concentrate,
 }
 
-/// The rules of choice.
+/// The policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Fewest outstanding; then lowest order; then lowest latency.
     LeastOutstanding,
-    /// First by order within its `qps`; all exceeded: leastOutstanding.
+    /// The first by order within its `qps`; when all exceed theirs: leastOutstanding.
     FirstAvailable,
     /// In turn.
     RoundRobin,
     /// Random by weight.
     WRandom,
-    /// Hash over the weights.
+    /// By hash, in proportion to the weights.
     WHashed,
-    /// Consistent hash: a server's loss moves only its own share.
+    /// By consistent hash: the loss of a server moves only its own share.
     CHashed,
-    /// Lowest order group, random by weight, without servers that tags name.
+    /// Lowest order group, random by weight, without servers that a tag of the query names.
     OrderedWRandUntag,
     /// The better of two random servers.
     P2c,
-    /// As few servers as can bear the load.
+    /// As few servers as can take the load.
     Concentrate,
-    /// A function of the configuration; without its answer: leastOutstanding.
+    /// A function of the configuration; when it selects none: leastOutstanding.
     Lua(FunctionId),
 }
 
@@ -58,30 +58,31 @@ pub enum HashKey {
     ClientPrefix(u8, u8),
 }
 
-/// Settings of `concentrate`; see tuning.md for what each was measured to do.
+/// Settings of `concentrate`; tuning.md has the measured effect of each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Concentrate {
-    /// Full: the fast answers' latency above this times its own floor ...
+    /// A server is full when the latency of its fast responses is above this times its own floor
+    /// ...
     pub full_factor: f64,
     /// ... plus this.
     pub full_margin: TickDelta,
-    /// Or this share of time-outs in a second, parts per million.
+    /// Or when this share of queries times out in a second, parts per million.
     pub full_timeouts_ppm: u32,
-    /// Cap on a full server, times its present rate.
+    /// Cap on a full server, as a factor of its current rate.
     pub cap_factor: f64,
     /// The cap grows by this factor every `raise_interval` while latency is good.
     pub raise_factor: f64,
-    /// Between raises.
+    /// Interval of raises.
     pub raise_interval: TickDelta,
-    /// Good: latency below this times its floor.
+    /// Latency is good below this times its floor.
     pub good_factor: f64,
-    /// A server is closed only if the rest stay under this part of their proven rate.
+    /// A server is closed only if the others stay under this part of their proven rate.
     pub shrink_load: f64,
-    /// And only after that has held for so long.
+    /// And only after that has been so for this time.
     pub shrink_after: TickDelta,
     /// First share of a joining server.
     pub join_share: f64,
-    /// That share doubles every so often.
+    /// Interval in which that share doubles.
     pub join_double: TickDelta,
     /// Random share of queries that keeps the next server warm.
     pub standby_share: f64,
@@ -89,13 +90,13 @@ pub struct Concentrate {
     pub spread_after_death: TickDelta,
     /// Window of one latency reading.
     pub window: TickDelta,
-    /// The floor is the lowest reading of so long.
+    /// The floor is the lowest reading of this span.
     pub floor_span: TickDelta,
 }
 
-/// Where each value comes from: (m) read off measurements with real resolvers, (s) what the
-/// simulation of `tests/concentrate.rs` shows at this value. Only `standby_share` was compared with
-/// another value there; the others are starting values that held.
+/// The source of each value: (m) measurements with real resolvers, (s) what the simulation of
+/// `tests/concentrate.rs` shows at this value. Only `standby_share` was compared with another value
+/// there; the others are starting values that held.
 impl Default for Concentrate {
     fn default() -> Self {
         Self {
@@ -103,11 +104,11 @@ impl Default for Concentrate {
             // 10 % more load took p90 from 2 to 100 ms. (s) The second server opens when the first
             // is about 70 % busy, and its median never doubles.
             full_factor: 1.5,
-            // Before four unbound on a shared host, a margin of 50 us took the host's own
+            // Before four unbound on a shared host, a margin of 50 us mistook the host's own
             // scheduling for a full server and spread the load; a server that is really full leaves
             // its floor by tens of milliseconds within a second.
             full_margin: TickDelta::from_us(1_000),
-            // Of its own: what its peers have too is the authority's.
+            // Its own only: time-outs that its peers have too are caused by the authority.
             full_timeouts_ppm: 10_000,
             // By arithmetic: 70 % busy becomes 56 %, where (m) the median is near its floor.
             cap_factor: 0.8,
@@ -125,7 +126,7 @@ impl Default for Concentrate {
             // would have melted it cold, and the median stays under twice what it was.
             join_share: 0.08,
             join_double: TickDelta::from_ms(15_000),
-            // (s) 2 % costs 0.6 points of the farm's hit rate, 1 % half of it. (m) 1 % already
+            // (s) 2 % costs 0.6 points of the pool's hit rate, 1 % half of it. (m) 1 % already
             // brings the misses after a death from 38 to 28 %.
             standby_share: 0.01,
             // (s) The caches of an even spread are warm after 20 s.
@@ -137,8 +138,8 @@ impl Default for Concentrate {
 }
 
 impl Policy {
-    /// A policy with every option at its default. `concentrate` hashes the zone (the last two
-    /// labels), so that the names of one delegation stay together; the others hash the qname.
+    /// Returns a policy with every option at its default. `concentrate` hashes the zone (the last
+    /// two labels), so that the names of one delegation stay together; the others hash the qname.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         let hash_key = if kind == Kind::Concentrate { HashKey::Zone(2) } else { HashKey::QName };

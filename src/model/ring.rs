@@ -7,17 +7,17 @@
 //! ```
 //!
 //! The points follow from [`Backend::id`] and its weight alone, so every dnslob with the same
-//! configuration chooses alike, and an unusable server's queries go to as many others as it has
-//! points while all the rest stay. The ring does not know who is usable.
+//! configuration selects alike, and the queries of an unusable server go to as many others as it
+//! has points while all others stay. The ring does not know which servers are usable.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::base::addr::BackendSlot;
 use crate::model::Backend;
 
-/// Points of the lightest member: with 100, shares are within about 10 % of what weights ask for.
+/// Points of the lightest member: with 100, shares are within about 10 % of the weights.
 const POINTS_MIN: u64 = 100;
-/// Points of a ring, about: 2.6 MB. Above it all members are thinned alike.
+/// Points of a ring, approximately: 2.6 MB. Above it the points of all members are reduced alike.
 const POINTS_MAX: u64 = 1 << 18;
 
 /// chashed's points over all members of a pool, built once per configuration.
@@ -28,7 +28,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// The ring of `members`. Weights below 100 are scaled up together, proportions kept.
+    /// Builds the ring of `members`. Weights below 100 are scaled up together, proportions kept.
     #[must_use]
     pub fn build(members: &[(BackendSlot, &Backend)]) -> Self {
         let weight = |b: &Backend| u64::from(b.weight.max(1));
@@ -53,27 +53,27 @@ impl Ring {
         }
     }
 
-    /// The owners of the points from `hash` upward and once around. A server comes up as often as
-    /// it has points.
+    /// Returns the owners of the points from `hash` upward, once around. A server occurs as often
+    /// as it has points.
     pub(crate) fn walk(&self, hash: u64) -> impl Iterator<Item = BackendSlot> + '_ {
         let at = self.points.partition_point(|point| *point < hash);
         let (before, after) = self.owners.split_at(at);
         after.iter().chain(before).copied()
     }
 
-    /// The owner of each point, once around.
+    /// Returns the owner of each point, once around.
     #[cfg(test)]
     pub(crate) fn owners(&self) -> impl Iterator<Item = BackendSlot> + '_ {
         self.walk(0)
     }
 
-    /// Points there are.
+    /// Returns the number of points.
     #[must_use]
     pub fn len(&self) -> usize {
         self.points.len()
     }
 
-    /// Whether there is no point: no member.
+    /// Returns whether there is no point: no member.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.points.is_empty()

@@ -1,4 +1,5 @@
-//! Functions of a configuration, as a snapshot carries them: what each shard starts for itself.
+//! Functions of a configuration, as a snapshot carries them: the source from which each shard
+//! starts its script.
 
 use std::fmt::Debug;
 
@@ -7,16 +8,16 @@ use crate::rules::script::Script;
 
 /// A shard's script that knows the configuration.
 pub trait ConfiguredScript: Script {
-    /// Takes a configuration up: what scripts can ask of it. A script may outlive its snapshot.
+    /// Adopts a configuration: what scripts can read of it. A script may outlive its snapshot.
     fn adopt(&mut self, snapshot: &Snapshot);
 }
 
-/// Starts a state for one shard; part of the snapshot.
+/// Starts the script of a shard; part of the snapshot.
 pub trait Source: Debug + Send + Sync {
-    /// A state of its own, for the shard with this number. None, with a line in the log, when the
+    /// Starts a script for the shard with this number. Returns none, after logging it, when the
     /// configuration's file does not evaluate there.
     fn start(&self, shard: usize) -> Option<Box<dyn ConfiguredScript>>;
 
-    /// What tells sources apart: with the same one a running state can stay.
+    /// Returns the identity of the source: with an equal one a running script can stay.
     fn identity(&self) -> u64;
 }

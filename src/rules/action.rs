@@ -1,4 +1,5 @@
-//! What rules do: dnsdist's actions as closed enumerations, one for queries, one for answers.
+//! The actions of rules: dnsdist's actions as closed enumerations, one for queries, one for
+//! responses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,55 +12,54 @@ use crate::stats::log_queue::LogTarget;
 use crate::wire::answer::Flags;
 use crate::wire::svc::SvcRecord;
 
-/// What becomes of a query that matched.
+/// What a rule does with a query that matched.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// On to the pool chosen so far; no further rule is asked.
+    /// Goes to the pool selected so far; no further rule is evaluated.
     Allow,
-    /// Dropped.
+    /// Drops the query.
     Drop,
-    /// To a pool; further rules are asked only where `goes_on`.
+    /// Goes to a pool; further rules are evaluated only where `goes_on`.
     Pool(PoolRef, GoesOn),
-    /// Within the rate: nothing. Above it: dropped.
+    /// Does nothing within the rate and drops the query above it.
     Qps(Limit),
-    /// Within the rate: to a pool. Above it: nothing.
+    /// Goes to a pool within the rate and does nothing above it.
     QpsPool(Limit, PoolRef, GoesOn),
-    /// Answered with a response code, which may have an extended part.
+    /// Answers with a response code, which may have an extended part.
     RCode(u16, Flags),
-    /// Answered NXDOMAIN or NODATA with a SOA.
+    /// Answers NXDOMAIN or NODATA with a SOA.
     NegativeAndSoa(Arc<NegativeSoa>),
-    /// Over UDP answered TC=1; over streams nothing.
+    /// Answers TC=1 over UDP and does nothing over a connection.
     Tc(Flags),
-    /// Answered with addresses.
+    /// Answers with addresses.
     Spoof(Arc<Addresses>, Flags),
-    /// Answered with a CNAME to this name (wire format).
+    /// Answers with a CNAME to this name (wire format).
     SpoofCname(Arc<[u8]>, Flags),
-    /// Answered with records of the type asked for.
+    /// Answers with records of the requested type.
     SpoofRaw(Arc<RawRecords>, Flags),
-    /// Answered with SVCB or HTTPS records.
+    /// Answers with SVCB or HTTPS records.
     SpoofSvc(Arc<[SvcRecord]>, Flags),
-    /// Answered with this message, under the query's id.
+    /// Answers with this message, under the query's id.
     SpoofPacket(Arc<[u8]>),
-    /// The answer is held back for so long; UDP only.
+    /// Delays the answer by this span; UDP only.
     Delay(TickDelta),
-    /// A copy goes to a server, whose answer is forgotten.
+    /// Sends a copy to a server and ignores its response.
     Tee(Arc<Tee>, BackendSlot),
-    /// One line a query.
+    /// Logs one line per query.
     Log(Arc<LogTarget>),
-    /// Nothing.
+    /// Does nothing.
     None,
-    /// What another action does, and then on to the next rule.
+    /// Applies another action and continues with the next rule.
     Continue(Box<Self>),
     /// Sets a tag.
     SetTag(Arc<str>, Arc<str>),
-    /// Takes a tag away.
+    /// Removes a tag.
     UnsetTag(Arc<str>),
-    /// The values of the PROXY header that the server gets, instead of those that came: each with
-    /// its type.
+    /// Replaces the values of the PROXY header that the server gets: each with its type.
     SetProxyValues(Arc<[ProxyValue]>),
-    /// Adds a value of a type to them.
+    /// Adds a value of a type to the PROXY header that the server gets.
     AddProxyValue(u8, Arc<[u8]>),
-    /// Takes RD away from what the server gets.
+    /// Clears RD in what the server gets.
     SetNoRecurse,
     /// Sets CD in what the server gets.
     SetDisableValidation,
@@ -77,16 +77,16 @@ pub enum Action {
     SetExtendedDnsError(Arc<ExtendedError>),
     /// Caps every TTL of the answer.
     SetMaxReturnedTtl(u32),
-    /// Neither looked for in the cache nor put there.
+    /// Bypasses the cache: no look-up, no insertion.
     SetSkipCache,
     /// How long the cache keeps SERVFAIL and REFUSED, seconds.
     SetTempFailureCacheTtl(u32),
-    /// What a Lua function decides.
+    /// Calls a Lua function, which decides.
     Lua(FunctionId),
 }
 
 impl Action {
-    /// How many actions stand around the innermost one.
+    /// Returns the number of actions around the innermost one.
     #[must_use]
     pub fn depth(&self) -> usize {
         let mut at = self;
@@ -97,7 +97,7 @@ impl Action {
         depth
     }
 
-    /// What must be known of it besides what it does; what `Continue` stands around counts.
+    /// Returns the properties of the action; the action inside `Continue` counts.
     #[must_use]
     pub fn traits(&self) -> ActionTraits<'_> {
         let none = ActionTraits::default();
@@ -134,16 +134,16 @@ impl Action {
             | Self::SetMaxReturnedTtl(_)
             | Self::SetSkipCache
             | Self::SetTempFailureCacheTtl(_)
-            // What a function may do is known of the configuration: it has a script.
+            // What a function may do is a property of the configuration: it has a script.
             | Self::Lua(_) => none,
         }
     }
 }
 
-/// What the rest of the program must know of an action besides what it does.
+/// Properties of an action that other modules need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ActionTraits<'a> {
-    /// What the shard must be ready for.
+    /// What the shard must be prepared for.
     pub needs: ActionNeeds,
     /// The pool that it names.
     pub pool: Option<&'a PoolRef>,
@@ -153,12 +153,12 @@ pub struct ActionTraits<'a> {
     pub tee: Option<&'a Tee>,
 }
 
-/// What a shard must be ready for because of an action.
+/// What a shard must be prepared for because of an action.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ActionNeeds {
-    /// It holds answers back.
+    /// It delays answers.
     pub delays: bool,
-    /// It may have the query asked again, which must be kept for that.
+    /// It may restart a query, whose bytes must be kept for that.
     pub restarts: bool,
 }
 
@@ -170,62 +170,63 @@ impl std::ops::BitOr for ActionNeeds {
     }
 }
 
-/// Times that a rule may have a query asked again.
+/// Restarts of a query by rules, at most.
 pub const RESTARTS_MAX: u8 = 10;
-/// How long rules may hold an answer back, milliseconds.
+/// Longest delay of an answer by rules, milliseconds.
 pub const DELAY_MS_MAX: u32 = 60_000;
 
 /// A value of a PROXY header with its type.
 pub type ProxyValue = (u8, Box<[u8]>);
 
-/// Whether rules behind this one are asked.
+/// Whether the rules after this one are evaluated.
 pub type GoesOn = bool;
 
-/// What becomes of an answer that matched.
+/// What a rule does with a response that matched.
 #[derive(Clone, Debug)]
 pub enum ResponseAction {
-    /// To the client; no further rule is asked.
+    /// Delivers the answer to the client; no further rule is evaluated.
     Allow,
-    /// Dropped.
+    /// Drops the response.
     Drop,
-    /// Becomes TC=1 without records.
+    /// Truncates the answer: TC=1 without records.
     Tc,
-    /// Held back for so long; UDP only.
+    /// Delays the answer by this span; UDP only.
     Delay(TickDelta),
-    /// Nothing.
+    /// Does nothing.
     None,
-    /// One line an answer.
+    /// Logs one line per response.
     Log(Arc<LogTarget>),
-    /// Every TTL at least and at most this, of these types; none of them means all.
+    /// Raises every TTL to the first bound and caps it at the second, for these types; an empty
+    /// list means all types.
     LimitTtl(u32, u32, Arc<[u16]>),
-    /// Every TTL at least this.
+    /// Raises every TTL to at least this.
     SetMinTtl(u32),
-    /// Every TTL at most this.
+    /// Caps every TTL at this.
     SetMaxTtl(u32),
-    /// Every TTL to so many percent.
+    /// Reduces every TTL to this percentage.
     SetReducedTtl(u8),
-    /// TTLs of what the client gets at most this; the cache's own stay.
+    /// Caps the TTLs that the client gets; those in the cache stay.
     SetMaxReturnedTtl(u32),
-    /// Takes records of these types away.
+    /// Removes records of these types.
     ClearRecordTypes(Arc<[u16]>),
-    /// Not put into the cache.
+    /// Keeps the response out of the cache.
     SetSkipCache,
     /// Sets a tag.
     SetTag(Arc<str>, Arc<str>),
-    /// Takes a tag away.
+    /// Removes a tag.
     UnsetTag(Arc<str>),
     /// Sets an EDNS option.
     SetEdnsOption(u16, Arc<[u8]>),
     /// Adds an Extended DNS Error.
     SetExtendedDnsError(Arc<ExtendedError>),
-    /// Asks again, in another pool, at most so many times a query.
+    /// Restarts the query in another pool, at most this many times per query.
     Restart(PoolRef, u8),
-    /// What a Lua function decides.
+    /// Calls a Lua function, which decides.
     Lua(FunctionId),
 }
 
 impl ResponseAction {
-    /// What must be known of it besides what it does.
+    /// Returns the properties of the action.
     #[must_use]
     pub fn traits(&self) -> ActionTraits<'_> {
         let none = ActionTraits::default();
@@ -300,12 +301,12 @@ pub struct ExtendedError {
     pub text: String,
 }
 
-/// Where copies of queries go.
+/// Where copies of queries are sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tee {
     /// The server.
     pub address: SocketAddr,
-    /// Add the client's subnet.
+    /// Whether to add the client's subnet.
     pub add_ecs: bool,
     /// Address to send from.
     pub source: Option<IpAddr>,

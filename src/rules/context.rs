@@ -1,4 +1,5 @@
-//! What rules see and may change: one packet with all that is known of it, and the room around.
+//! What rules see and may change: one packet with its query state, and the environment of the
+//! evaluation.
 
 use std::fmt::Debug;
 
@@ -19,53 +20,54 @@ use crate::rules::pattern::PatternCache;
 /// One packet as rules see it.
 #[derive(Debug)]
 pub struct EvaluationContext<'a, 'p> {
-    /// The message, in the buffer where it arrived.
+    /// The message, in its receive buffer.
     pub packet: &'a mut Packet<'p>,
-    /// What has been read of it. An edit of the message must be followed by [`EvaluationContext::reread`].
+    /// What was parsed from it. An edit of the message must be followed by
+    /// [`EvaluationContext::reread`].
     pub facts: Facts,
     /// What is known of the query besides its bytes, and what rules decided about it.
     pub query_state: &'a mut QueryState,
-    /// Who asked.
+    /// The client.
     pub client: Client,
-    /// The address and port that were asked.
+    /// The address and port that the query was sent to.
     pub local: Endpoint,
-    /// In response chains, who answered, if anybody did.
+    /// In response chains, the server that responded, if any.
     pub answered: Option<Answered>,
 }
 
-/// Who answered, and when.
+/// The server that responded, and its latency.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered {
     /// The backend.
     pub backend: BackendSlot,
-    /// From the query's departure to its answer.
+    /// From sending the query to receiving the response.
     pub latency: TickDelta,
 }
 
-/// What has been read of a message: places and numbers, no borrow.
+/// What was parsed from a message: offsets and numbers, no borrow.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// Bytes of the question's name, which begins behind the header.
+    /// Bytes of the question's name, which follows the header.
     pub qname_len: u16,
-    /// The type asked for.
+    /// The requested type.
     pub qtype: u16,
-    /// The class asked for.
+    /// The requested class.
     pub qclass: u16,
-    /// Where the first question ends.
+    /// Offset of the end of the first question.
     pub question_end: u16,
-    /// How often the message has been read anew.
+    /// How often the message was parsed again.
     pub edits: u32,
     opt: Option<Option<Opt>>,
 }
 
 impl Facts {
-    /// Reads a message's question; that of a message without one is the root, type 0, class 0.
+    /// Parses a message's question; that of a message without one is the root, type 0, class 0.
     #[must_use]
     pub fn of(message: &[u8]) -> Self {
         Question::parse(message).map_or_else(Self::none, |q| Self::from_question(&q))
     }
 
-    /// The facts of a question that has been parsed already.
+    /// Returns the facts of a question that was parsed before.
     #[must_use]
     pub const fn from_question(question: &Question<'_>) -> Self {
         Self {
@@ -78,7 +80,8 @@ impl Facts {
         }
     }
 
-    /// The name asked for in wire format, in the case it came in; the root when there is none.
+    /// Returns the requested name in wire format, in the letter case of the message; the root when
+    /// there is none.
     #[must_use]
     pub fn qname<'m>(&self, message: &'m [u8]) -> &'m [u8] {
         let end = header::LEN + usize::from(self.qname_len);
@@ -94,26 +97,27 @@ impl Facts {
 }
 
 impl EvaluationContext<'_, '_> {
-    /// The name asked for in wire format, in the case it came in; the root when there is none.
+    /// Returns the requested name in wire format, in the letter case of the message; the root when
+    /// there is none.
     #[must_use]
     pub fn qname(&self) -> &[u8] {
         self.facts.qname(self.packet.bytes())
     }
 
-    /// The message's OPT record, looked for at the first time.
+    /// Returns the message's OPT record, which is searched for once.
     pub fn opt(&mut self) -> Option<Opt> {
         let (message, end) = (self.packet.bytes(), usize::from(self.facts.question_end));
         *self.facts.opt.get_or_insert_with(|| edns::find(message, end))
     }
 
-    /// Reads the message anew, after an edit.
+    /// Parses the message again after an edit.
     pub fn reread(&mut self) {
         let edits = self.facts.edits.wrapping_add(1);
         self.facts = Facts { edits, ..Facts::of(self.packet.bytes()) };
     }
 }
 
-/// What is around a packet: the shard's own state, and the configuration.
+/// The environment of an evaluation: the shard's own state, and the configuration.
 #[derive(Debug)]
 pub struct Environment<'a> {
     /// The time of this batch.
@@ -124,20 +128,20 @@ pub struct Environment<'a> {
     pub settings: RuleSettings,
     /// Token buckets and timed sets of this shard.
     pub limits: &'a mut Limits,
-    /// What regular expressions need to be searched for.
+    /// Caches of regular expressions.
     pub patterns: &'a mut PatternCache,
     /// Randomness.
     pub rng: &'a mut ShardRng,
     /// The pools.
     pub pools: &'a dyn Pools,
-    /// Lua, when the configuration has functions to be run per query.
+    /// Lua, when the configuration has functions to be called per query.
     pub script: Option<&'a mut (dyn Script + 'static)>,
 }
 
 /// Settings that concern rules.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RuleSettings {
-    /// A server's answer with TC=1 loses its records (`setTruncateTC`).
+    /// A server's response with TC=1 loses its records (`setTruncateTC`).
     pub truncate_tc: bool,
     /// All queries of a client come to the same shard, so that its limits need not be divided.
     pub clients_stay: bool,
@@ -145,12 +149,12 @@ pub struct RuleSettings {
 
 /// The pools, as rules see them.
 pub trait Pools: Debug {
-    /// The pool of this name.
+    /// Returns the pool with this name.
     fn named(&self, name: &str) -> Option<PoolSlot>;
 
-    /// Whether a pool has a server that may get queries.
+    /// Returns whether a pool has a server that may get queries.
     fn is_available(&self, pool: PoolSlot) -> bool;
 
-    /// Outstanding queries of a pool's servers, of the whole process.
+    /// Returns the outstanding queries of a pool's servers, over the whole process.
     fn outstanding(&self, pool: PoolSlot) -> u64;
 }

@@ -1,19 +1,19 @@
-//! Copies of queries for second servers, on their way from the rule that made them to the next
-//! tick, which sends them. Bounded, and their memory is used again.
+//! Copies of queries for second servers, from the rule that makes them to the next tick, which
+//! sends them. Bounded; their memory is reused.
 
 use crate::base::addr::BackendSlot;
 use crate::base::packet::Packet;
 
-/// Copies of queries between two ticks: those of a batch, many times over.
+/// Copies between two ticks, at most: many batches of 64.
 const COPIES_MAX: usize = 4_096;
-/// Room behind a copy, for a client subnet and the OPT record around it.
+/// Spare bytes behind a copy, for a client subnet and the OPT record around it.
 const COPY_ROOM: usize = 64;
 
 /// Copies that wait for the next tick.
 #[derive(Debug, Default)]
 pub struct Copies {
     copies: Vec<Copy>,
-    /// Copies that are filed, and how many of them have been handed out.
+    /// Number of copies queued, and how many of them were handed out.
     filed: usize,
     sent: usize,
 }
@@ -26,7 +26,8 @@ struct Copy {
 }
 
 impl Copies {
-    /// Files a copy of a query for a server; `edit` may change it. False when there are too many.
+    /// Queues a copy of a query for a server; `edit` may change it. Returns false when the queue is
+    /// full.
     pub fn file(&mut self, to: BackendSlot, query: &[u8], edit: impl FnOnce(&mut Packet<'_>)) -> bool {
         if self.filed == COPIES_MAX {
             return false;
@@ -46,8 +47,9 @@ impl Copies {
         true
     }
 
-    /// Hands out a copy: for which server, and its memory, of which so many bytes are the query.
-    /// None when all are handed out. The caller gives the memory back with [`Copies::put_back`].
+    /// Hands out a copy: its server, its buffer, and how many bytes of the buffer are the query.
+    /// Returns none when all were handed out. The caller returns the buffer with
+    /// [`Copies::put_back`].
     pub fn take(&mut self) -> Option<(BackendSlot, Vec<u8>, usize)> {
         if self.sent == self.filed {
             (self.sent, self.filed) = (0, 0);
@@ -58,14 +60,14 @@ impl Copies {
         Some((copy.to, std::mem::take(&mut copy.bytes), copy.len))
     }
 
-    /// Takes the memory of the copy handed out last back.
+    /// Takes back the buffer of the copy handed out last.
     pub fn put_back(&mut self, bytes: Vec<u8>) {
         if let Some(copy) = self.sent.checked_sub(1).and_then(|at| self.copies.get_mut(at)) {
             copy.bytes = bytes;
         }
     }
 
-    /// Whether there is nothing to send.
+    /// Returns whether there is nothing to send.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.filed == 0
@@ -77,14 +79,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_than_so_many_are_filed() {
+    fn queue_is_bounded() {
         let mut copies = Copies::default();
         assert!((0..COPIES_MAX).all(|_| copies.file(BackendSlot(1), &[1], |_| {})));
         assert!(!copies.file(BackendSlot(1), &[1], |_| {}));
     }
 
     #[test]
-    fn copies_leave_in_the_order_they_came() {
+    fn copies_leave_in_order() {
         let mut copies = Copies::default();
         for round in 0..2 {
             for at in 0..3 {
@@ -100,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_edited_and_its_memory_comes_back() {
+    fn copy_is_edited_and_its_buffer_reused() {
         let mut copies = Copies::default();
         assert!(copies.file(BackendSlot(4), b"abc", |p| assert!(p.append(b"d"))));
         assert!(!copies.is_empty(), "at the next tick");

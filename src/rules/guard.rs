@@ -1,9 +1,9 @@
-//! What must hold for a rule to match, as the index can ask it.
+//! The necessary condition of a rule, in a form that the index can look up.
 //!
-//! A guard is a necessary condition, and it is free of effects: where it does not hold, asking the
-//! matcher would say no *and* would change nothing. So a limit that stands in front of a name in
-//! an `And` hides the name from the index, since it counts each packet that reaches it. Chance is
-//! no effect: nobody can tell a coin that was not thrown.
+//! A guard is a necessary condition without effects: where it does not hold, the matcher would
+//! return false *and* would change nothing. So a limit in front of a name in an `And` hides the
+//! name from the index, because the limit counts each packet that reaches it. A probability is no
+//! effect: nobody can observe that it was not drawn.
 
 use std::sync::Arc;
 
@@ -14,50 +14,50 @@ use crate::rules::networks::Networks;
 use crate::rules::pattern::Pattern;
 use crate::wire::header;
 
-/// What must hold for a rule to match.
+/// A necessary condition for a rule to match.
 #[derive(Clone, Debug)]
 pub enum Guard {
-    /// Nothing that an index knows: the rule is asked each time.
+    /// Nothing that an index can look up: the rule is evaluated for every packet.
     Always,
-    /// One of these; none of them means that the rule never matches.
+    /// One of these; an empty list means that the rule never matches.
     AnyOf(Vec<Key>),
 }
 
-/// What a packet can be looked up by.
+/// A key that a packet can be looked up by.
 #[derive(Clone, Debug)]
 pub enum Key {
-    /// The name asked for is this one (wire format).
+    /// The requested name is this one (wire format).
     Name(Arc<[u8]>),
-    /// It is in the set.
+    /// The requested name is in the set.
     NameIn(Names),
-    /// It is in or below a name of the set.
+    /// The requested name is in or below a name of the set.
     Below(Names),
-    /// A network of the set that is no exception holds the client's address.
+    /// The longest network of the set that holds the client's address is not an exception.
     Client(Networks),
-    /// The same for the address that was asked.
+    /// The same for the local address.
     Local(Networks),
     /// A fact has this value.
     Fact(Fact, u32),
-    /// The name matches an expression.
+    /// The requested name matches an expression.
     Pattern(Pattern),
 }
 
 /// A fact with few values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fact {
-    /// The type asked for.
+    /// The requested type.
     QType,
-    /// The class asked for.
+    /// The requested class.
     QClass,
     /// The operation.
     Opcode,
     /// The response code without its extension.
     RCode,
-    /// The port that was asked.
+    /// The local port.
     DstPort,
-    /// How the query came.
+    /// The protocol of the query.
     Protocol,
-    /// Over a stream: 0 or 1.
+    /// Over a connection: 0 or 1.
     Stream,
     /// RD: 0 or 1.
     Rd,
@@ -66,7 +66,7 @@ pub enum Fact {
 }
 
 impl Fact {
-    /// All facts; each one's place is its number.
+    /// All facts; the index of each is its number.
     pub(crate) const ALL: [Self; 9] = [
         Self::QType,
         Self::QClass,
@@ -79,7 +79,8 @@ impl Fact {
         Self::Dnssec,
     ];
 
-    /// Its value in a packet; none that a rule could ask for in a message without a header.
+    /// Returns its value in a packet; none for a message without a header, unless rules can ask for
+    /// it there.
     pub(crate) fn value(self, context: &mut EvaluationContext<'_, '_>) -> u32 {
         let byte =
             |at: usize| context.packet.bytes().first_chunk::<{ header::LEN }>().map(|h| u32::from(h[at]));
@@ -98,7 +99,7 @@ impl Fact {
 }
 
 impl Guard {
-    /// That of a matcher.
+    /// Returns the guard of a matcher.
     #[must_use]
     pub fn of(matcher: &Matcher) -> Self {
         let fact = |fact, value: u32| Self::AnyOf(vec![Key::Fact(fact, value)]);
@@ -130,7 +131,8 @@ impl Guard {
                 }
             }
             Matcher::QName(name) => one(Key::Name(Arc::clone(name))),
-            // A set that is not filled says no today; what it will say, the index cannot know.
+            // A set that is not filled yet matches nothing, but the index cannot know what it will
+            // match.
             Matcher::QNameSet(names) if names.set().is_some() => one(Key::NameIn(names.clone())),
             Matcher::QNameSuffix(names) if names.set().is_some() => one(Key::Below(names.clone())),
             Matcher::Netmask { networks, source } if networks.set().is_some() => {
@@ -173,7 +175,7 @@ impl Guard {
         }
     }
 
-    /// What it can be looked up by.
+    /// Returns the keys that it can be looked up by.
     pub(crate) fn keys(&self) -> std::slice::Iter<'_, Key> {
         match self {
             Self::Always => [].iter(),
@@ -181,7 +183,7 @@ impl Guard {
         }
     }
 
-    /// How many packets it lets through, by kind: the less, the better a guard.
+    /// Returns how many packets it lets through, by kind: the fewer, the better the guard.
     fn rank(&self) -> u8 {
         match self {
             Self::Always => u8::MAX,
@@ -209,7 +211,7 @@ impl Key {
             Self::Local(_) => 12,
             Self::Fact(Fact::Opcode | Fact::RCode, 0) | Self::Fact(Fact::QClass, 1) => 80,
             Self::Fact(Fact::Opcode | Fact::RCode | Fact::QClass, _) => 15,
-            // Slow to be asked, but what is left behind it lets more packets through.
+            // Slow to evaluate, but what remains lets more packets through.
             Self::Pattern(_) => 40,
             Self::Fact(Fact::Protocol | Fact::Stream, _) => 50,
             Self::Fact(Fact::Rd | Fact::Dnssec, _) => 60,
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_selective_condition_guards() {
+    fn most_selective_condition_is_the_guard() {
         let name = Matcher::QName(Arc::from(&b"\x01a\0"[..]));
         let both = Matcher::And([Matcher::Rd, Matcher::QType(1), name.clone(), Matcher::All].into());
         assert!(matches!(&Guard::of(&both), Guard::AnyOf(k) if matches!(k[..], [Key::Name(_)])));
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_hides_what_stands_behind_it() {
+    fn limit_hides_the_conditions_after_it() {
         let limit = Matcher::MaxQps(Limit { state: 0, qps: 1, burst: 1 });
         let hidden = Matcher::And([Matcher::Not(Arc::new(limit.clone())), Matcher::QType(1)].into());
         assert_eq!(keys(&hidden), None);

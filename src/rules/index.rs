@@ -1,16 +1,16 @@
-//! Which rules of a chain can match a packet.
+//! Finds the rules of a chain that can match a packet.
 //!
 //! ```text
 //!  names      ─► table of names ─► node ─► link ─► …   the longest listed suffix, and shorter ones
 //!  client     ─► map of networks ─► node ─► link ─► …  the longest network, and wider ones
 //!  facts      ─► value ─► list                         types, opcodes, flags, ports
 //!  expressions─► one search for all ─► lists
-//!  the rest   ─► list                                  asked each time
+//!  others     ─► list                                  evaluated for every packet
 //! ```
 //!
-//! Each rule is listed under the keys of its guard. A kind of key with only few rules is not asked:
-//! asking those rules costs less. What this does not do: decide. A rule that comes out may still
-//! say no; one that does not come out would have said no.
+//! Each rule is listed under the keys of its guard. A kind of key with few rules is not indexed:
+//! evaluating those rules costs less. The index does not decide: a rule that it returns may still
+//! not match; a rule that it does not return cannot match.
 
 mod candidates;
 mod postings;
@@ -28,18 +28,18 @@ use crate::rules::prefix_map::PrefixMap;
 
 pub use crate::rules::index::candidates::Candidates;
 
-/// A node has its ancestors' lists in its own while those have at most so many rules.
+/// A node's list includes those of its ancestors while they have at most this many rules.
 const MERGED_MAX: usize = 32;
 /// No node.
 const NOWHERE: u32 = u32::MAX;
-/// Values of facts below this are looked up without a search.
+/// Fact values below this are looked up in an array, others by search.
 const DENSE: u32 = 512;
-/// A set with more names or networks than this is not copied into the index, but asked itself…
+/// A set with more names or networks than this is not copied into the index, but queried itself…
 const BIG: usize = 1 << 16;
-/// …by at most so many rules; those with the biggest sets.
+/// …for at most this many rules: those with the largest sets.
 const BIG_RULES: usize = 4;
 
-/// A kind of key, asked as one.
+/// A kind of key, looked up as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Kind {
     Fact(Fact),
@@ -60,7 +60,7 @@ impl Kind {
         }
     }
 
-    /// Rules from which on asking the kind costs less than asking them.
+    /// Returns the number of rules from which on a look-up costs less than evaluating them.
     const fn least(self) -> usize {
         match self {
             Self::Fact(_) => 6,
@@ -74,7 +74,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug)]
 struct Source {
     kind: Kind,
-    /// All rules that it can yield; never empty.
+    /// All rules that it can return; never empty.
     rules: Span,
     first: u32,
     last: u32,
@@ -95,23 +95,23 @@ pub struct Index {
 }
 
 impl Index {
-    /// An index over rules with these guards, in order.
+    /// Builds an index over rules with these guards, in order.
     #[must_use]
     pub fn build(guards: impl Iterator<Item = Guard>) -> Self {
         Self::with_least(guards, Kind::least)
     }
 
-    /// The rules that are asked about each packet.
+    /// Returns the rules that are evaluated for every packet.
     pub(crate) fn always(&self) -> &[u32] {
         self.lists.get(self.always.start as usize..self.always.end as usize).unwrap_or_default()
     }
 
-    /// Whether [`Self::prefetch`] is of use.
+    /// Returns whether [`Self::prefetch`] is of use.
     pub(crate) const fn is_far(&self) -> bool {
         self.names.table.is_far()
     }
 
-    /// Brings near what the index will need for a batch of names.
+    /// Prefetches what the look-ups of a batch of names will read.
     pub(crate) fn prefetch(&self, names: &[&[u8]]) {
         self.names.table.prefetch(names.iter().copied());
     }
@@ -155,7 +155,7 @@ impl Index {
     }
 }
 
-/// Rules that are asked each time, and the keys of all others.
+/// Returns the rules that are evaluated for every packet, and the keys of all others.
 fn divide(guards: &[Guard], least: impl Fn(Kind) -> usize) -> (Vec<u32>, Vec<(u32, &Key)>) {
     let mut big: Vec<(usize, u32)> = Vec::new();
     let mut counts: BTreeMap<Kind, (usize, u32)> = BTreeMap::new();
@@ -185,7 +185,7 @@ fn divide(guards: &[Guard], least: impl Fn(Kind) -> usize) -> (Vec<u32>, Vec<(u3
     (always, keyed)
 }
 
-/// Entries of the set that a key refers to.
+/// Returns the size of the set that a key refers to.
 fn set_len(key: &Key) -> usize {
     match key {
         Key::NameIn(names) | Key::Below(names) => names.len(),
@@ -194,8 +194,8 @@ fn set_len(key: &Key) -> usize {
     }
 }
 
-/// Nodes that hold each other, as names hold those below them and networks longer ones: the
-/// rules under each, and the next node around it whose rules are not in its own list.
+/// Nodes that contain each other, as names contain those below them and networks contain longer
+/// ones: the rules under each, and the nearest node around it whose rules are not in its own list.
 #[derive(Clone, Debug, Default)]
 struct Nest {
     lists: Vec<Span>,
@@ -207,7 +207,7 @@ impl Nest {
         Self { lists: vec![Span::EMPTY; nodes], links: vec![NOWHERE; nodes] }
     }
 
-    /// Sets a node; those around it have been set already.
+    /// Sets a node; the nodes around it must have been set before.
     fn set(&mut self, node: u32, around: Option<u32>, mut own: Vec<u32>, postings: &mut Postings) {
         if let Some(around) = around {
             let list = self.lists[around as usize];
@@ -221,7 +221,7 @@ impl Nest {
         self.lists[node as usize] = postings.put(own);
     }
 
-    /// A node's list and those of the nodes around it.
+    /// Returns a node's list and those of the nodes around it.
     fn lists(&self, node: u32) -> impl Iterator<Item = Span> {
         let mut next = node;
         std::iter::from_fn(move || {
@@ -232,13 +232,13 @@ impl Nest {
     }
 }
 
-/// Names, exact and suffixes, in one table.
+/// Exact names and suffixes in one table.
 #[derive(Clone, Debug, Default)]
 struct NameIndex {
     table: NameTable,
     /// The rules about names in or below each name.
     below: Nest,
-    /// Those, merged as in its list, and the ones about the very name.
+    /// The same rules merged with the rules about the name itself.
     exact: Box<[Span]>,
 }
 
@@ -249,13 +249,13 @@ impl NameIndex {
             builder.push(name);
         });
         let table = builder.finish();
-        // Node, about the very name, rule.
+        // Node, whether the rule is about the name itself, rule.
         let mut rules: Vec<(u32, bool, u32)> = Vec::new();
         for_names(keyed, |name, rule, exact| rules.extend(table.find(name).map(|node| (node, exact, rule))));
         rules.sort_unstable();
         rules.dedup();
 
-        // Each with how long it is: a name is longer than those it is below of.
+        // Shortest first: a name is longer than the names above it.
         let mut order: Vec<(usize, u32, &[u8])> =
             (0..).zip(table.iter()).map(|(node, name)| (name.len(), node, name)).collect();
         order.sort_unstable_by_key(|o| o.0);
@@ -276,7 +276,7 @@ impl NameIndex {
         Self { table, below, exact: exact.into() }
     }
 
-    /// The lists of all names that `qname` is or is below of.
+    /// Returns the lists of all names that `qname` is equal to or below.
     fn lists(&self, qname: &[u8]) -> impl Iterator<Item = Span> {
         let suffix = self.table.longest(qname);
         let node = suffix.map_or(NOWHERE, |s| s.number);
@@ -286,7 +286,7 @@ impl NameIndex {
     }
 }
 
-/// Each name with its rule, and whether the rule is about this very name.
+/// Calls `each` with every name, its rule, and whether the rule is about the name itself.
 fn for_names(keyed: &[(u32, &Key)], mut each: impl FnMut(&[u8], u32, bool)) {
     let names = |names: &Names, rule, exact, each: &mut dyn FnMut(&[u8], u32, bool)| {
         for name in names.set().into_iter().flat_map(|set| set.iter()) {
@@ -317,7 +317,7 @@ impl NetworkIndex {
             let included = networks.set().into_iter().flat_map(|set| set.iter()).filter(|n| n.1);
             rules.extend(included.map(|(prefix, _)| (prefix, rule)));
         }
-        // Each family by itself, and a network in front of those that it holds.
+        // Each family by itself, and a network before those that it contains.
         let order = |p: &Prefix| (p.is_ipv4(), p.bounds().0, p.bits());
         rules.sort_unstable_by_key(|(prefix, rule)| (order(prefix), *rule));
         let groups: Vec<&[(Prefix, u32)]> = rules.chunk_by(|a, b| a.0 == b.0).collect();
@@ -337,7 +337,7 @@ impl NetworkIndex {
         Self { map, nodes }
     }
 
-    /// The lists of all networks that hold the address.
+    /// Returns the lists of all networks that contain the address.
     fn lists(&self, ip: &[u8; 16]) -> impl Iterator<Item = Span> {
         self.nodes.lists(self.map.find(ip).unwrap_or(NOWHERE))
     }
@@ -374,7 +374,7 @@ impl FactIndex {
     }
 }
 
-/// The expressions, each once, and the rules under each.
+/// Returns the expressions, each once, and the rules under each.
 fn patterns(keyed: &[(u32, &Key)], postings: &mut Postings) -> (Vec<Pattern>, Box<[Span]>) {
     let (mut patterns, mut rules): (Vec<Pattern>, Vec<Vec<u32>>) = (Vec::new(), Vec::new());
     let mut known: BTreeMap<&str, usize> = BTreeMap::new();

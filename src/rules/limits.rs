@@ -1,4 +1,5 @@
-//! What limiting rules remember: token buckets, by client too, and sets with an end.
+//! The state of limiting rules: token buckets, also per client, and sets of addresses with an
+//! expiry.
 //!
 //! ```text
 //!  Snapshot.limits[state] ── StateSpec ──┬─ Rate ────── Arc<Bucket>, one for the process
@@ -7,13 +8,13 @@
 //!  Limits (one for each shard) ── [state] ── credit taken from the Bucket, or the Deadlines
 //! ```
 //!
-//! Every bucket is one number: the time at which it will be full again (GCRA, ITU-T I.371). A
-//! query moves it on by the time that one token takes to come back, and passes unless that would
-//! put it further ahead than a whole bucket takes. So a bucket needs no refilling, and one whose
-//! time is past is full: the same as one that nobody remembers.
+//! Every bucket is one number: the time at which it will be full again (GCRA, ITU-T I.371). A query
+//! advances it by the time that one token takes to come back, and passes unless that moves it
+//! further ahead than a whole bucket takes. So a bucket needs no refilling, and one whose time is
+//! past is full, the same as one without an entry.
 //!
-//! Nothing here reads a clock; `now` is the batch's time. Memory has a bound that no client can
-//! move: see [`DEADLINES_BYTES_MAX`].
+//! Nothing here reads a clock; `now` is the batch's time. Memory is bounded whatever clients send:
+//! see [`DEADLINES_BYTES_MAX`].
 
 mod bucket;
 mod deadlines;
@@ -28,17 +29,17 @@ pub use crate::rules::limits::bucket::Bucket;
 use crate::rules::limits::bucket::Credit;
 use crate::rules::limits::deadlines::Deadlines;
 
-/// Bytes of all tables by client and all timed sets of the process. One table for a million
-/// clients takes 32 MiB of it.
+/// Bytes of all per-client tables and timed sets of the process. A table for a million clients takes
+/// 32 MiB of it.
 pub const DEADLINES_BYTES_MAX: usize = 96 << 20;
 
-/// Clients (or addresses) that one table remembers while it has its full size.
+/// Clients (or addresses) that one table holds at its full size.
 pub const CLIENTS_MAX: usize = 1_000_000;
 
-/// A rate for all that reaches a rule, over all shards.
+/// A rate for everything that reaches a rule, over all shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Which bucket, in order of appearance in the configuration.
+    /// Index of the bucket, in order of appearance in the configuration.
     pub state: u32,
     /// Queries per second.
     pub qps: u32,
@@ -49,57 +50,57 @@ pub struct Limit {
 /// A rate for each client network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientLimit {
-    /// Which table, in order of appearance in the configuration.
+    /// Index of the table, in order of appearance in the configuration.
     pub state: u32,
-    /// Queries per second; with 0 every query is one too many.
+    /// Queries per second; with 0 every query exceeds it.
     pub qps: u32,
     /// Size of a bucket, queries.
     pub burst: u32,
-    /// Prefix length that is one client, IPv4; more than 32 is 32.
+    /// Prefix length that counts as one client, IPv4; more than 32 is 32.
     pub v4: u8,
     /// The same for IPv6; more than 128 is 128.
     pub v6: u8,
-    /// A bucket unused for so many seconds is forgotten, and so full again.
+    /// A bucket unused for this many seconds is forgotten, and so full again.
     pub expiration_s: u32,
 }
 
-/// A set of addresses, each with its end.
+/// A set of addresses, each with an expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimedSet {
-    /// Which set, in order of appearance in the configuration.
+    /// Index of the set, in order of appearance in the configuration.
     pub state: u32,
 }
 
-/// A limiter of a configuration; its place in `Snapshot::limits` is its `state`.
+/// A limiter of a configuration; its index in `Snapshot::limits` is its `state`.
 #[derive(Clone, Debug)]
 pub struct StateSpec {
-    /// Made of what the limiter is (its rule's identity, its kind and its figures): what it
-    /// remembers outlives a reload under the same identity, and only then.
+    /// Derived from the limiter (its rule's identity, its kind and its figures): its state survives
+    /// a reload under the same identity, and only then.
     pub identity: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: StateKind,
 }
 
-/// What a limiter is.
+/// Kinds of limiters.
 #[derive(Clone, Debug)]
 pub enum StateKind {
-    /// Of a [`Limit`]: a bucket that all shards share.
+    /// For a [`Limit`]: a bucket that all shards share.
     Rate(Arc<Bucket>),
-    /// Of a [`ClientLimit`]: buckets by client, each shard's own.
+    /// For a [`ClientLimit`]: buckets by client, one table per shard.
     Clients,
-    /// Of a [`TimedSet`]: addresses, each shard's own.
+    /// For a [`TimedSet`]: addresses, one table per shard.
     Timed,
 }
 
 impl StateSpec {
-    /// That of a [`Limit`], with a full bucket.
+    /// Creates the limiter of a [`Limit`], with a full bucket.
     #[must_use]
     pub fn rate(identity: u64, qps: u32, burst: u32) -> Self {
         Self { identity, kind: StateKind::Rate(Arc::new(Bucket::new(qps, burst))) }
     }
 
-    /// Gives the limiters of a new configuration what the standing one's remember process-wide.
-    /// What shards remember they carry over themselves, in [`Limits::adopt`].
+    /// Carries the process-wide state of a configuration's limiters over to a new configuration.
+    /// State of each shard is carried over in [`Limits::adopt`].
     pub fn inherit(specs: &mut [Self], before: &[Self]) {
         for spec in specs {
             let StateKind::Rate(bucket) = &mut spec.kind else { continue };
@@ -114,7 +115,7 @@ impl StateSpec {
     }
 }
 
-/// All that the limiting rules of one shard remember.
+/// The state of all limiting rules of one shard.
 #[derive(Debug)]
 pub struct Limits {
     shards: u32,
@@ -136,15 +137,15 @@ enum Memory {
 }
 
 impl Default for Limits {
-    /// The only shard's, with a key that others know: for tests and tools.
+    /// Creates the limits of a single shard, with a fixed hash key: for tests and tools.
     fn default() -> Self {
         Self::new(1, &mut ShardRng::from_seed(0))
     }
 }
 
 impl Limits {
-    /// Those of one of `shards` shards; `rng` makes the key under which addresses are hashed, so
-    /// that nobody can choose addresses that meet in one place.
+    /// Creates the limits of one of `shards` shards; `rng` makes the key under which addresses are
+    /// hashed, so that nobody can choose addresses that collide.
     #[must_use]
     pub fn new(shards: usize, rng: &mut ShardRng) -> Self {
         let [a, b, c, d] = std::array::from_fn(|_| rng.u64());
@@ -155,10 +156,9 @@ impl Limits {
         }
     }
 
-    /// Takes over the limiters of a configuration. Those that were there before, by identity,
-    /// keep what they remember and their size; new ones share what is left of the room. The only
-    /// place that allocates, and the room it takes is not touched before it is used: a few
-    /// microseconds for each limiter.
+    /// Adopts the limiters of a configuration. Those that existed before, by identity, keep their
+    /// state and size; new ones share the remaining memory. This is the only place that allocates,
+    /// and the memory is not touched before it is used: a few microseconds per limiter.
     pub fn adopt(&mut self, specs: &[StateSpec]) {
         let mut before = std::mem::take(&mut self.states);
         let mut kept: Vec<Option<State>> = specs.iter().map(|spec| take(&mut before, spec)).collect();
@@ -166,8 +166,8 @@ impl Limits {
         let fresh = specs.iter().zip(&kept).filter(|(spec, kept)| kept.is_none() && spec.has_table()).count();
         let whole = DEADLINES_BYTES_MAX / self.shards as usize;
         let tables = specs.iter().filter(|spec| spec.has_table()).count();
-        // A table that comes with a reload finds the room taken; a quarter of its fair share is
-        // then given on top of it, rather than a table that is of no use.
+        // A table that comes with a reload finds the memory used up; it then gets a quarter of its
+        // fair share on top, because a smaller table would be of no use.
         let room = (whole.saturating_sub(used) / fresh.max(1)).max(whole / tables.max(1) / 4);
         self.states = specs
             .iter()
@@ -185,8 +185,8 @@ impl Limits {
             .collect();
     }
 
-    /// Whether a query is one too many for a rate; if it is not, it has been counted. A state
-    /// that the configuration does not have limits nothing.
+    /// Returns whether a query exceeds a rate; if not, it was counted. An unknown state limits
+    /// nothing.
     pub fn exceeded(&mut self, limit: &Limit, now: Tick) -> bool {
         match self.memory_mut(limit.state) {
             Some(Memory::Rate(credit)) => !credit.take(now),
@@ -194,12 +194,12 @@ impl Limits {
         }
     }
 
-    /// Whether a query is one too many for its client (16 bytes, IPv4 mapped); if it is not, it
-    /// has been counted.
+    /// Returns whether a query exceeds the rate of its client (16 bytes, IPv4 mapped); if not, it
+    /// was counted.
     ///
-    /// Exact when all queries of a client come to one shard. Otherwise (`shared`) each shard
-    /// allows its part, the rate and the burst divided by the number of shards, but always one
-    /// query: a client whose queries spread evenly gets the whole rate, one that sticks to a
+    /// Exact when all queries of a client come to one shard. Otherwise (`shared`) each shard allows
+    /// its part, the rate and the burst divided by the number of shards, but always one query: a
+    /// client whose queries spread evenly gets the whole rate, one whose queries all reach the same
     /// shard gets that part of it.
     pub fn client_exceeded(&mut self, limit: &ClientLimit, ip: &[u8; 16], shared: bool, now: Tick) -> bool {
         let hash = self.hasher.hash_one(masked(ip, limit.v4, limit.v6));
@@ -212,23 +212,24 @@ impl Limits {
         clients.take(hash, rate, u64::from(limit.expiration_s).saturating_mul(1_000_000_000), now.0)
     }
 
-    /// Brings near what [`Self::client_exceeded`] will need for a batch of clients: without it
-    /// each of them waits for far memory by itself. It counts nothing.
+    /// Prefetches what [`Self::client_exceeded`] will read for a batch of clients, so that their
+    /// cache misses overlap. It counts nothing.
     pub fn prefetch_clients(&self, limit: &ClientLimit, clients: &[[u8; 16]]) {
         if let Some(Memory::Clients(table)) = self.memory(limit.state) {
             table.prefetch(clients.iter().map(|ip| self.hasher.hash_one(masked(ip, limit.v4, limit.v6))));
         }
     }
 
-    /// The same for [`Self::timed_contains`].
+    /// Prefetches what [`Self::timed_contains`] will read for a batch of clients.
     pub fn prefetch_timed(&self, state: u32, clients: &[[u8; 16]]) {
         if let Some(Memory::Timed(table)) = self.memory(state) {
             table.prefetch(clients.iter().map(|ip| self.hasher.hash_one(u128::from_be_bytes(*ip))));
         }
     }
 
-    /// Puts an address (16 bytes, IPv4 mapped) into a set, until a time; a later end replaces
-    /// an earlier one. Above a million addresses, about the first to end make room.
+    /// Adds an address (16 bytes, IPv4 mapped) to a set until a time; a later expiry replaces an
+    /// earlier one. Above a million addresses, those that expire first (approximately) are
+    /// replaced.
     pub fn timed_add(&mut self, state: u32, ip: &[u8; 16], until: Tick, now: Tick) {
         let hash = self.hasher.hash_one(u128::from_be_bytes(*ip));
         if let Some(Memory::Timed(set)) = self.memory_mut(state) {
@@ -236,7 +237,7 @@ impl Limits {
         }
     }
 
-    /// Whether an address is in a set.
+    /// Returns whether an address is in a set.
     #[must_use]
     pub fn timed_contains(&self, state: u32, ip: &[u8; 16], now: Tick) -> bool {
         let hash = self.hasher.hash_one(u128::from_be_bytes(*ip));
@@ -253,8 +254,7 @@ impl Limits {
         }
     }
 
-    /// Bytes that this shard's limiters may come to use; what was never touched is only
-    /// reserved.
+    /// Returns the bytes that this shard's limiters may use; untouched pages are only reserved.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.states.iter().map(|s| s.memory.bytes()).sum()
@@ -292,13 +292,13 @@ impl Memory {
     }
 }
 
-/// Takes out of `states` the one that a specification goes on with.
+/// Removes from `states` the one that a specification continues.
 fn take(states: &mut Vec<State>, spec: &StateSpec) -> Option<State> {
     let at = states.iter().position(|s| s.identity == spec.identity && s.memory.is_of(&spec.kind))?;
     Some(states.swap_remove(at))
 }
 
-/// The network of an address that counts as one client.
+/// Returns the network of an address that counts as one client.
 const fn masked(ip: &[u8; 16], v4: u8, v6: u8) -> u128 {
     let is_v4 = matches!(ip, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]);
     let bits = if !is_v4 {
@@ -316,18 +316,19 @@ const fn masked(ip: &[u8; 16], v4: u8, v6: u8) -> u128 {
     }
 }
 
-/// A rate and a burst as spans of time, nanoseconds.
+/// A rate and a burst as time spans, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rate {
-    /// What one token takes to come back.
+    /// Time for one token to come back.
     token_ns: u64,
-    /// What an empty bucket takes to be full; at least one token.
+    /// Time for an empty bucket to become full; at least one token.
     full_ns: u64,
 }
 
 impl Rate {
-    /// One of `parts` equal parts of a rate. A token's span is rounded up: above a million
-    /// queries per second a part in a thousand may be missing, and a thousand million is the most.
+    /// Returns one of `parts` equal parts of a rate. A token's span is rounded up: above a million
+    /// queries per second a part may be a thousandth too low, and the highest rate is a thousand
+    /// million.
     fn part(qps: u32, burst: u32, parts: u64) -> Self {
         let token_ns = (parts * 1_000_000_000).div_ceil(u64::from(qps.max(1)));
         Self { token_ns, full_ns: (u64::from(burst).saturating_mul(token_ns) / parts).max(token_ns) }

@@ -1,4 +1,4 @@
-//! Which packets a rule concerns: dnsdist's selectors as one closed enumeration.
+//! The selectors of rules: dnsdist's selectors as one closed enumeration.
 
 use std::sync::Arc;
 
@@ -13,30 +13,30 @@ use crate::rules::script::FunctionId;
 use crate::wire::header::Header;
 use crate::wire::{edns, header, name, records};
 
-/// A condition on a packet. What it refers to (pools, buckets, functions) is resolved by
-/// `compile`, so that nothing is looked up by name here. A clone shares what is within it: a list
-/// of a hundred thousand conditions may stand in many rules.
+/// A condition on a packet. References (pools, buckets, functions) are resolved by `compile`, so
+/// that nothing is looked up by name here. A clone shares its parts: a list of a hundred thousand
+/// conditions may be in many rules.
 #[derive(Clone, Debug)]
 pub enum Matcher {
     /// Every packet.
     All,
-    /// Every one of these, asked in order up to the first that says no.
+    /// All of these, evaluated in order up to the first that does not match.
     And(Arc<[Self]>),
-    /// Any of these, asked in order up to the first that says yes.
+    /// Any of these, evaluated in order up to the first that matches.
     Or(Arc<[Self]>),
     /// Not this.
     Not(Arc<Self>),
-    /// The name asked for is this one (wire format); letter case aside.
+    /// The requested name is this one (wire format), ignoring letter case.
     QName(Arc<[u8]>),
-    /// It is one of these.
+    /// The requested name is one of these.
     QNameSet(Names),
-    /// It is in or below one of these.
+    /// The requested name is in or below one of these.
     QNameSuffix(Names),
-    /// It matches an expression.
+    /// The requested name matches an expression.
     Regex(Pattern),
-    /// The type asked for.
+    /// The requested type.
     QType(u16),
-    /// The class asked for.
+    /// The requested class.
     QClass(u16),
     /// The operation.
     Opcode(u8),
@@ -46,13 +46,13 @@ pub enum Matcher {
     ERCode(u16),
     /// Recursion is desired.
     Rd,
-    /// DNSSEC records are wanted (DO).
+    /// DNSSEC records are requested (DO).
     Dnssec,
     /// The EDNS version is above this; never without EDNS.
     EdnsVersion(u8),
     /// There is an EDNS option of this code.
     EdnsOption(u16),
-    /// Records of a section (0 question to 3 additional), within these bounds.
+    /// The number of records of a section (0 question to 3 additional) is within these bounds.
     RecordsCount {
         /// The section.
         section: u8,
@@ -61,7 +61,7 @@ pub enum Matcher {
         /// At most.
         max: u16,
     },
-    /// Records of a type in a section, within these bounds.
+    /// The number of records of a type in a section is within these bounds.
     RecordsTypeCount {
         /// The section.
         section: u8,
@@ -72,61 +72,61 @@ pub enum Matcher {
         /// At most.
         max: u16,
     },
-    /// There are bytes behind the message.
+    /// Bytes follow the message.
     TrailingData,
     /// The name has fewer labels than the first, or more than the second.
     QNameLabels(u16, u16),
     /// The name in wire format is shorter than the first, or longer than the second.
     QNameWireLength(u16, u16),
-    /// Bytes of the message compared with a number.
+    /// The size of the message, bytes, compared with a number.
     PayloadSize(Comparison, u16),
-    /// The client's address (`source`), or the one that was asked, is in these networks.
+    /// The client's address (`source`), or the local one, is in these networks.
     Netmask {
         /// The networks.
         networks: Networks,
         /// The client's address.
         source: bool,
     },
-    /// The port that was asked.
+    /// The local port.
     DstPort(u16),
-    /// How the query came.
+    /// The protocol of the query.
     Protocol(Protocol),
-    /// Over TCP, or something on top of it.
+    /// Over TCP, or a protocol on top of it.
     Tcp(bool),
     /// A tag is set, to this value if one is given.
     Tag(Arc<str>, Option<Arc<str>>),
-    /// The PROXY header has a value of this type, and with this content if one is given.
+    /// The PROXY header has a value of this type, with this content if one is given.
     ProxyValue {
         /// The type.
         kind: u8,
         /// The content.
         value: Option<Arc<[u8]>>,
     },
-    /// The TLS handshake named this server; letter case aside.
+    /// The server name (SNI) of the TLS handshake, ignoring letter case.
     Sni(Arc<[u8]>),
-    /// No more queries than this have reached it per second: the ones above do not match.
+    /// At most this many queries per second have reached it: those above do not match.
     MaxQps(Limit),
     /// A client network sends more queries than this per second.
     MaxQpsIp(ClientLimit),
-    /// By chance, parts per 2^32; `None` always.
+    /// With a probability, parts per 2^32; `None` always.
     Probability(Option<u32>),
-    /// A pool has a usable server.
+    /// A pool has an available server.
     PoolAvailable(PoolRef),
     /// The servers of a pool have more outstanding queries than this.
     PoolOutstanding(PoolRef, u64),
     /// The client's address is in a set that Lua adds to.
     TimedSet(TimedSet),
-    /// A Lua function says so.
+    /// A Lua function returns true.
     Lua(FunctionId),
 }
 
-/// What the rest of the program must know of a selector besides what it matches.
+/// Properties of a selector that other modules need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MatcherTraits<'m> {
-    /// The selectors within it.
+    /// The selectors inside it.
     pub parts: &'m [Matcher],
-    /// Asking it changes something that can be seen later: it may neither be asked twice nor be left
-    /// out where the selectors before it say nothing.
+    /// Evaluating it has a visible effect: it must not be evaluated twice, and not be skipped
+    /// unless a selector before it decides.
     pub has_effects: bool,
     /// The pool that it names.
     pub pool: Option<&'m PoolRef>,
@@ -160,7 +160,7 @@ impl Comparison {
 }
 
 impl Matcher {
-    /// What must be known of it besides what it matches; of the parts within it, each has its own.
+    /// Returns the properties of the selector itself; the parts inside it have their own.
     #[must_use]
     pub fn traits(&self) -> MatcherTraits<'_> {
         let none = MatcherTraits::default();
@@ -203,21 +203,21 @@ impl Matcher {
         }
     }
 
-    /// Whether asking it, or a part of it, changes anything that can be seen later.
+    /// Returns whether evaluating it, or a part of it, has a visible effect.
     #[must_use]
     pub fn has_effects(&self) -> bool {
         let traits = self.traits();
         traits.has_effects || traits.parts.iter().any(Self::has_effects)
     }
 
-    /// Hands out every pool that it or a part of it names.
+    /// Calls `found` with every pool that it or a part of it names.
     pub fn pools<'m>(&'m self, found: &mut dyn FnMut(&'m PoolRef)) {
         let traits = self.traits();
         traits.pool.into_iter().for_each(&mut *found);
         traits.parts.iter().for_each(|part| part.pools(found));
     }
 
-    /// How many conditions stand around the innermost one; the constructors bound it.
+    /// Returns the number of conditions around the innermost one; the constructors bound it.
     #[must_use]
     pub fn depth(&self) -> u8 {
         let inner = |list: &[Self]| list.iter().map(Self::depth).max().unwrap_or(0);
@@ -230,15 +230,15 @@ impl Matcher {
         }
     }
 
-    /// Whether it concerns this packet. Limits count what they let pass, so a matcher is asked
-    /// once per packet, and behind `And` only where those before it said yes.
+    /// Returns whether it matches this packet. Limits count what they let pass, so a matcher is
+    /// evaluated once per packet, and within `And` only after those before it matched.
     pub fn matches(&self, context: &mut EvaluationContext<'_, '_>, env: &mut Environment<'_>) -> bool {
         match self {
             Self::All => true,
             Self::And(all) => all.iter().all(|m| m.matches(context, env)),
             Self::Or(any) => any.iter().any(|m| m.matches(context, env)),
             Self::Not(not) => !not.matches(context, env),
-            // Length bytes are below 'A': a whole wire name may be compared as text.
+            // Length bytes are below 'A', so a whole wire name may be compared as text.
             Self::QName(name) => context.qname().eq_ignore_ascii_case(name),
             Self::QNameSet(names) => names.set().is_some_and(|n| n.contains(context.qname())),
             Self::QNameSuffix(names) => names.set().is_some_and(|n| n.suffix_of(context.qname()).is_some()),
@@ -303,7 +303,8 @@ impl Matcher {
             Self::PoolOutstanding(pool, most) => env.pools.outstanding(pool.slot) > *most,
             Self::TimedSet(set) => env.limits.timed_contains(set.state, &context.client.peer.ip, env.now),
             Self::Lua(function) => {
-                // Out of the room while it runs, so that the function may use the rest of it.
+                // Taken out while the function runs, so that it can borrow the rest of the
+                // environment.
                 let Some(script) = env.script.take() else { return false };
                 let said = script.matches(*function, context, env);
                 env.script = Some(script);
@@ -313,18 +314,18 @@ impl Matcher {
     }
 }
 
-/// An byte of the header; none when the message is shorter than one.
+/// Returns a byte of the header; none when the message is shorter than one.
 fn byte(context: &EvaluationContext<'_, '_>, at: usize) -> Option<u8> {
     context.packet.bytes().first_chunk::<{ header::LEN }>()?.get(at).copied()
 }
 
-/// The response code with the eight bits that an OPT record puts in front (RFC 6891, 6.1.3).
+/// Returns the response code with the upper eight bits of the OPT record (RFC 6891, 6.1.3).
 fn extended_rcode(context: &mut EvaluationContext<'_, '_>) -> Option<u16> {
     let low = u16::from(byte(context, 3)? & 0x0f);
     Some(context.opt().map_or(low, |opt| u16::from(opt.code_high) << 4 | low))
 }
 
-/// Entries of a section as the header counts them.
+/// Returns the number of entries of a section according to the header.
 fn count(message: &[u8], section: u8) -> Option<u16> {
     let header = Header::parse(message)?;
     match section {

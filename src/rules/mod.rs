@@ -1,14 +1,14 @@
-//! The rule chains, compiled: what moves, drops, shapes or answers a packet.
+//! The compiled rule chains: they route, drop, modify or answer packets.
 //!
 //! ```text
-//!  packet ─► Index (one question to each of: names, networks, facts, expressions)
+//!  packet ─► Index (one look-up in each of: names, networks, facts, expressions)
 //!              └─► candidates in order ─► Matcher ─► Action ─┬─► decided
-//!                                          no ◄──────────────┴─► goes on to the next
+//!                                          no ◄──────────────┴─► next candidate
 //! ```
 //!
-//! The meaning is that of a list walked from its top, first match first; the index only skips
-//! rules that cannot match, and that would have counted nothing. A chain is immutable and shared by all shards; what a rule counts or
-//! remembers (hits, token buckets) is kept by each shard under the rule's own slot.
+//! The semantics are those of a list walked from its top, first match first; the index only skips
+//! rules that cannot match and would have counted nothing. A chain is immutable and shared by all
+//! shards; the state of a rule (hits, token buckets) is kept by each shard under the rule's slot.
 
 pub mod action;
 pub mod apply;
@@ -43,16 +43,16 @@ use crate::rules::prefetch::Far;
 /// One rule.
 #[derive(Clone, Debug)]
 pub struct Rule<A> {
-    /// Under which shards count its hits; stable over reloads.
+    /// Index of its hit counter in each shard; stable over reloads.
     pub slot: RuleSlot,
-    /// Its name; empty when it has none.
+    /// Its name; may be empty.
     pub name: String,
-    /// Its identity, for people and programs: given, or made of what the rule says, so that the
-    /// same rule has the same one after a reload and on every machine.
+    /// Its identity: given, or derived from the rule's text, so that the same rule has the same one
+    /// after a reload and on every machine.
     pub uuid: [u8; 16],
-    /// The group that it is replaced with; empty when it is in none.
+    /// The group that it belongs to and is replaced with; empty without one.
     pub group: String,
-    /// Which packets it concerns.
+    /// Which packets it applies to.
     pub matcher: Matcher,
     /// What it does to them.
     pub action: A,
@@ -73,7 +73,7 @@ impl<A> Default for Chain<A> {
 }
 
 impl<A> Chain<A> {
-    /// Compiles a list.
+    /// Compiles a list of rules.
     #[must_use]
     pub fn new(rules: Vec<Rule<A>>) -> Self {
         let index = Index::build(rules.iter().map(|r| Guard::of(&r.matcher)));
@@ -81,33 +81,34 @@ impl<A> Chain<A> {
         Self { rules: rules.into(), index: Arc::new(index), far: Arc::new(far) }
     }
 
-    /// Whether [`Chain::prefetch`] is of use: packets meet large sets or tables of clients.
+    /// Returns whether [`Chain::prefetch`] is of use: packets access large sets or tables of
+    /// clients.
     #[must_use]
     pub fn is_far(&self) -> bool {
         self.index.is_far() || !self.far.is_empty()
     }
 
-    /// Brings near what the packets of a batch will need of far memory, by their names (wire
-    /// format) and their clients, so that they wait for it together and not each by itself. It
-    /// decides nothing and counts nothing; a packet that is left out is only slower.
+    /// Prefetches the memory that a batch will access, by the names (wire format) and clients of
+    /// its packets, so that their cache misses overlap. It decides nothing and counts nothing; a
+    /// packet that is left out is only slower.
     pub fn prefetch(&self, names: &[&[u8]], clients: &[[u8; 16]], limits: &Limits) {
         self.index.prefetch(names);
         self.far.prefetch(names, clients, limits);
     }
 
-    /// The rules, in order.
+    /// Returns the rules, in order.
     #[must_use]
     pub fn rules(&self) -> &[Rule<A>] {
         &self.rules
     }
 
-    /// Whether there is no rule.
+    /// Returns whether there is no rule.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// The next rule that matches, from `walk`'s place on.
+    /// Returns the next rule that matches, from `walk`'s position on.
     pub fn next<'c>(
         &'c self,
         walk: &mut Walk,
@@ -121,7 +122,7 @@ impl<A> Chain<A> {
             let edits = context.facts.edits;
             let matches = rule.matcher.matches(context, env);
             if context.facts.edits != edits {
-                // A function has changed what the index was asked about.
+                // A function has changed what the index looks up.
                 walk.renew();
             }
             if matches {
@@ -131,7 +132,7 @@ impl<A> Chain<A> {
     }
 }
 
-/// A walk of one packet down one chain.
+/// The walk of one packet through one chain.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Walk {
     candidates: Candidates,
@@ -139,8 +140,8 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Asks the index again: an action has changed the message or the protocol, that is, what the
-    /// index was asked about. Tags, pools and limits are no such thing.
+    /// Queries the index again: an action has changed the message or the protocol, that is, what
+    /// the index looks up. Tags, pools and limits are not looked up.
     pub const fn renew(&mut self) {
         self.candidates.renew();
     }
@@ -149,26 +150,26 @@ impl Walk {
 /// All chains of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Chains {
-    /// What becomes of queries.
+    /// For queries.
     pub query: Chain<Action>,
-    /// The same for queries that the cache did not answer.
+    /// For queries that the cache did not answer.
     pub cache_miss: Chain<Action>,
-    /// What becomes of backends' answers.
+    /// For responses of backends.
     pub response: Chain<ResponseAction>,
-    /// Of answers from the cache.
+    /// For answers from the cache.
     pub cache_hit: Chain<ResponseAction>,
-    /// Of answers that have been put into the cache.
+    /// For responses that were inserted into the cache.
     pub cache_inserted: Chain<ResponseAction>,
-    /// Of answers of our own.
+    /// For answers that dnslob made itself.
     pub self_answered: Chain<ResponseAction>,
-    /// Of queries that no server answered in time.
+    /// For queries that no server answered in time.
     pub timeout: Chain<ResponseAction>,
-    /// Of zone transfers.
+    /// For zone transfers.
     pub xfr: Chain<ResponseAction>,
 }
 
 impl Chains {
-    /// Files that actions write to, each once.
+    /// Returns the files that actions write to, each once.
     #[must_use]
     pub fn log_files(&self) -> BTreeSet<&str> {
         let queries = [&self.query, &self.cache_miss];

@@ -1,5 +1,5 @@
-//! Domain names in one piece of memory, with a hash table over them: what sets of names and the
-//! chain's name index are made of.
+//! Domain names in one allocation, with a hash table over them: the base of sets of names and of
+//! the chain's name index.
 //!
 //! ```text
 //!  arena: | 3 w w w 7 e x a m p l e 0 [number] | 7 e x a m p l e 0 [number] | ...
@@ -8,22 +8,21 @@
 //! marks:  | 8 bits of each slot's hash, 0 when it is free | ...
 //! ```
 //!
-//! A name is hashed label by label from its right end, so that one pass gives the hashes of all
-//! its suffixes; only those are looked for that have as many labels as some name of the table.
-//! The marks are small enough to stay near the processor: what is not in the table is mostly told
-//! by them alone, and what is costs two lines of far memory, the bucket's and the name's.
-//! A batch of names is looked up after [`NameTable::prefetch`], in which the trips to far memory
-//! of all of them overlap: what follows finds its lines near.
+//! A name is hashed label by label from its right end, so that one pass gives the hashes of all its
+//! suffixes; only suffixes with a number of labels that occurs in the table are looked up. The
+//! marks are small enough to stay in the cache: they alone rule out most names that are not in the
+//! table, and a name that is in it costs two cache misses, its bucket and its bytes.
+//! [`NameTable::prefetch`] overlaps the cache misses of a batch of names before they are looked up.
 //!
-//! The hash needs no secret: who asks can only walk runs of full buckets that the table's own
-//! names made, and half of all slots are free.
+//! The hash needs no secret: a client can only walk runs of full buckets that the table's own names
+//! made, and half of all slots are free.
 
 use crate::wire::name;
 use crate::wire::name::LEN_MAX;
 
 /// Labels of the longest name, root not counted: 127 of one byte each.
 const LABELS_MAX: usize = 127;
-/// Bits of a slot that say where its name begins: 2^40 bytes are more than any machine has.
+/// Bits of a slot that hold the offset of its name: 2^40 bytes are more than any machine has.
 const OFFSET_BITS: u32 = 40;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 /// Slots of a bucket.
@@ -33,10 +32,10 @@ const NUMBER_LEN: usize = 4;
 /// A table of fewer bytes is not prefetched. Measured: at 4 MB (100,000 names), twice a core's
 /// second-level cache, the pass costs as much as it saves.
 const NEAR: usize = 4 << 20;
-/// Suffixes that one pass of [`NameTable::prefetch`] looks for: four of each name of a batch.
+/// Suffixes that one pass of [`NameTable::prefetch`] reads: four of each name of a batch.
 const PROBES: usize = 256;
 
-/// Names under collection: any order, duplicates welcome.
+/// Collects names, in any order, with duplicates.
 #[derive(Clone, Debug)]
 pub(crate) struct Builder {
     arena: Vec<u8>,
@@ -45,12 +44,13 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// An empty one; `numbered`: each name gets a number, from 0 on without gaps.
+    /// Creates an empty one; `numbered`: each name gets a number, from 0 on without gaps.
     pub(crate) const fn new(numbered: bool) -> Self {
         Self { arena: Vec::new(), count: 0, numbered }
     }
 
-    /// Adds a name in wire format; false, and nothing added, when it is no whole plain name.
+    /// Adds a name in wire format; returns false, and adds nothing, when it is not a complete
+    /// uncompressed name.
     pub(crate) fn push(&mut self, wire: &[u8]) -> bool {
         if name::end_plain(wire, 0) != Some(wire.len()) {
             return false;
@@ -65,12 +65,12 @@ impl Builder {
         true
     }
 
-    /// The table.
+    /// Builds the table.
     pub(crate) fn finish(self) -> NameTable {
         let extra = if self.numbered { NUMBER_LEN } else { 0 };
         let mut table = NameTable { arena: self.arena, extra, ..NameTable::default() };
         table.fill(self.count);
-        // Many duplicates: the table was made for names that are not there.
+        // Many duplicates: the table is too large for the names that remain.
         if table.len < self.count / 2 {
             table.fill(table.len);
         }
@@ -79,17 +79,17 @@ impl Builder {
     }
 }
 
-/// A name that was found as a suffix of another.
+/// A suffix that was found in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Suffix {
-    /// Where it begins in the name asked about.
+    /// Its offset in the searched name.
     pub(crate) start: usize,
     /// Its number; 0 in a table without numbers.
     pub(crate) number: u32,
 }
 
-/// A cache line of slots, filled from the first one on. The offset in a slot is one more than the
-/// name's, so that a free one is 0.
+/// A cache line of slots, filled from the first one on. A slot holds the name's offset plus one, so
+/// that a free one is 0.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 struct Bucket([u64; SLOTS]);
@@ -103,23 +103,23 @@ pub(crate) struct NameTable {
     marks: Box<[u64]>,
     /// Bit n: some name has n labels.
     depths: u128,
-    /// Bytes behind each name.
+    /// Bytes stored behind each name.
     extra: usize,
     len: usize,
 }
 
 impl NameTable {
-    /// Names in it.
+    /// Returns the number of names.
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes that it has allocated.
+    /// Returns the bytes that it has allocated.
     pub(crate) const fn bytes(&self) -> usize {
         self.arena.capacity() + size_of_val(&*self.buckets) + size_of_val(&*self.marks)
     }
 
-    /// The names, in the order they were given, in small letters.
+    /// Returns the names, in the order they were given, in lower case.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -130,7 +130,7 @@ impl NameTable {
         })
     }
 
-    /// The number of this very name.
+    /// Returns the number of exactly this name.
     pub(crate) fn find(&self, wire: &[u8]) -> Option<u32> {
         let labels = Labels::of(wire)?;
         if self.depths & 1 << labels.count == 0 {
@@ -143,7 +143,7 @@ impl NameTable {
         self.probe(hash, wire).map(|offset| self.number(offset))
     }
 
-    /// The longest name of the table that `wire` is, or is below of.
+    /// Returns the longest name of the table that `wire` is equal to or below.
     pub(crate) fn longest(&self, wire: &[u8]) -> Option<Suffix> {
         let mut found = None;
         self.suffixes(wire, |hash, start| {
@@ -152,23 +152,22 @@ impl NameTable {
         found.map(|(start, offset)| Suffix { start, number: self.number(offset) })
     }
 
-    /// Reads what the searches for these names, and for the longest suffix of each, are about to
-    /// read. Each step is a row of loads that do not wait for each other, so that a batch waits
-    /// for far memory about as long as one name would. It changes nothing but the time that the
-    /// searches take; what it leaves out (names of very many suffixes, full buckets) is found all
-    /// the same.
+    /// Reads what the searches for these names, and for the longest suffix of each, will read. Each
+    /// step is a series of loads that do not wait for each other, so that a batch waits about as
+    /// long as one name would. It changes only the time of the searches; names that it leaves out
+    /// (very many suffixes, full buckets) are found all the same.
     pub(crate) fn prefetch<'n>(&self, names: impl IntoIterator<Item = &'n [u8]>) {
         if self.is_far() {
             self.touch(names);
         }
     }
 
-    /// Whether it is so large that a search waits for memory.
+    /// Returns whether it is so large that a search waits for memory.
     pub(crate) const fn is_far(&self) -> bool {
         self.bytes() >= NEAR
     }
 
-    /// The pass itself.
+    /// Reads without checking the size of the table.
     pub(crate) fn touch<'n>(&self, names: impl IntoIterator<Item = &'n [u8]>) {
         let mut hashes = [0; PROBES];
         let mut count = 0;
@@ -185,7 +184,7 @@ impl NameTable {
         self.read(&hashes[..count]);
     }
 
-    /// Reads the marks, then the slots and then the names of these hashes.
+    /// Reads the marks, the slots and the names of these hashes.
     fn read(&self, hashes: &[u64]) {
         let mut slots = [(0, 0, 0); PROBES];
         let mut matching = 0;
@@ -202,7 +201,7 @@ impl NameTable {
             offsets[found] = (slot & OFFSET_MASK) as usize;
             found += usize::from(slot >> OFFSET_BITS == *tag);
         }
-        // A name seldom reaches further than into the second line of memory.
+        // A name rarely reaches beyond its second cache line.
         let bytes = |offset: &usize| {
             let byte = |at| self.arena.get(at).copied().map_or(0, usize::from);
             byte(offset.wrapping_sub(1)) + byte(*offset + 31)
@@ -210,8 +209,9 @@ impl NameTable {
         std::hint::black_box(offsets[..found].iter().map(bytes).sum::<usize>());
     }
 
-    /// The hash of each suffix of a name that has as many labels as some name of the table, from
-    /// the shortest on, and where it begins. None of what is no whole plain name.
+    /// Calls `each` with the hash of each suffix of a name that has as many labels as some name of
+    /// the table, from the shortest on, and its offset. Not called for what is not a complete
+    /// uncompressed name.
     fn suffixes(&self, wire: &[u8], mut each: impl FnMut(u64, usize)) {
         let Some(labels) = Labels::of(wire) else { return };
         let mut wanted = self.depths;
@@ -231,7 +231,7 @@ impl NameTable {
         }
     }
 
-    /// Where the name of this hash begins.
+    /// Returns the offset of the name with this hash.
     fn probe(&self, hash: u64, wire: &[u8]) -> Option<usize> {
         let mut at = self.place(hash);
         loop {
@@ -241,7 +241,7 @@ impl NameTable {
                 let slot = self.buckets.get(at)?.0[same.trailing_zeros() as usize / 8];
                 if slot >> OFFSET_BITS == tag(hash) {
                     let offset = (slot & OFFSET_MASK) as usize - 1;
-                    // Same bytes means same name: a wire name holds its own end.
+                    // Equal bytes mean equal names: a wire name contains its own end.
                     let name = self.arena.get(offset..offset + wire.len());
                     if name.is_some_and(|small| is_name(small, wire)) {
                         return Some(offset);
@@ -265,19 +265,19 @@ impl NameTable {
             .map_or(0, |number| u32::from_le_bytes(*number))
     }
 
-    /// The bucket that the search for a hash begins with.
+    /// Returns the bucket at which the search for a hash begins.
     const fn place(&self, hash: u64) -> usize {
         ((hash as u128 * self.buckets.len() as u128) >> 64) as usize
     }
 
-    /// The bucket behind a full one.
+    /// Returns the bucket after a full one.
     const fn behind(&self, at: usize) -> usize {
         if at + 1 == self.buckets.len() { 0 } else { at + 1 }
     }
 
-    /// Makes the table for at most `count` names of the arena, and takes duplicates out of it.
+    /// Builds the table for at most `count` names of the arena, and removes duplicates from it.
     fn fill(&mut self, count: usize) {
-        // Half of the slots stay free: few buckets are full, and there is always one that is not.
+        // Half of the slots stay free: few buckets are full, and at least one is not.
         self.buckets = vec![Bucket::default(); 2 * count / SLOTS + 1].into();
         self.marks = vec![0; self.buckets.len()].into();
         (self.depths, self.len) = (0, 0);
@@ -299,7 +299,7 @@ impl NameTable {
         self.arena.truncate(to);
     }
 
-    /// Puts a name that stands at `offset` into the table, unless it is there already.
+    /// Inserts the name at `offset` into the table, unless it is there already.
     fn insert(&mut self, wire: &[u8], offset: usize) -> bool {
         let Some(labels) = Labels::of(wire) else { return false };
         let hash = labels.starts().rev().fold(ROOT, |hash, start| add_label(hash, wire, start));
@@ -321,14 +321,14 @@ impl NameTable {
     }
 }
 
-/// Where the labels of a name begin, root not counted.
+/// Offsets of the labels of a name, root not counted.
 struct Labels {
     starts: [u8; LABELS_MAX],
     count: usize,
 }
 
 impl Labels {
-    /// None when it is no whole plain name.
+    /// Returns none when it is not a complete uncompressed name.
     fn of(wire: &[u8]) -> Option<Self> {
         let mut labels = Self { starts: [0; LABELS_MAX], count: 0 };
         let mut at = 0;
@@ -353,20 +353,20 @@ impl Labels {
     }
 }
 
-/// Bytes `from..to` of a name, between one and eight, as a number. Read in one load: a loop over
-/// odd lengths, which no branch predictor knows, would cost more than all the rest of a search.
+/// Returns bytes `from..to` of a name, between one and eight, as a number. One load: a loop over
+/// varying lengths, which no branch predictor can learn, would cost more than the rest of a search.
 fn word(wire: &[u8], from: usize, to: usize) -> u64 {
     let mask = u64::MAX >> (64 - 8 * (to - from));
-    // The eight bytes that end there, or those that the name begins with.
+    // The eight bytes that end there, or the first eight of the name.
     let at = to.saturating_sub(8);
     if let Some(chunk) = wire.get(at..).and_then(<[u8]>::first_chunk) {
         return u64::from_le_bytes(*chunk) >> (8 * (from - at)) & mask;
     }
-    // A name of fewer than eight.
+    // A name of fewer than eight bytes.
     wire[from..to].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
-/// Whether a name in small letters and one as long in any are the same.
+/// Returns whether a name in lower case and one of the same length in any case are equal.
 fn is_name(small: &[u8], wire: &[u8]) -> bool {
     (0..wire.len()).step_by(8).all(|from| {
         let to = wire.len().min(from + 8);
@@ -374,12 +374,12 @@ fn is_name(small: &[u8], wire: &[u8]) -> bool {
     })
 }
 
-/// The hash of the root, and two odd numbers of random bits (digits of pi), that mixing needs.
+/// The hash of the root, and two odd numbers of random bits (digits of pi) for mixing.
 const ROOT: u64 = 0x2436_a885_a308_d313;
 const MIX: [u64; 2] = [0x1319_8a2e_0370_7345, 0xa409_3822_299f_31d1];
 
-/// The hash of a name with one more label in front, the one that begins at `start` with its length
-/// byte; small letters and capitals alike.
+/// Returns the hash of a name with one more label in front, which begins at `start` with its length
+/// byte; letter case is ignored.
 fn add_label(mut hash: u64, wire: &[u8], start: usize) -> u64 {
     let end = start + 1 + usize::from(wire[start]);
     let mut from = start;
@@ -391,26 +391,28 @@ fn add_label(mut hash: u64, wire: &[u8], start: usize) -> u64 {
     hash
 }
 
-/// Folded 128-bit multiplication: each bit of the input reaches all of the output.
+/// Folded 128-bit multiplication: each bit of the input affects all of the output.
 const fn mix(hash: u64, bytes: u64) -> u64 {
     let product = (hash ^ MIX[0]) as u128 * (name::fold(bytes) ^ MIX[1]) as u128;
     product as u64 ^ (product >> 64) as u64
 }
 
-/// What a slot keeps of a hash: bits that its place hardly depends on. Never that of a free slot.
+/// Returns the bits of a hash that a slot keeps: bits that its bucket hardly depends on. Never
+/// equal to a free slot.
 const fn tag(hash: u64) -> u64 {
     hash & 0x00ff_ffff | 1
 }
 
-/// One in each byte.
+/// 1 in each byte.
 const EACH: u64 = 0x0101_0101_0101_0101;
 
-/// A slot's mark: other bits of the hash, and never 0.
+/// Returns a slot's mark: other bits of the hash, and never 0.
 const fn mark(hash: u64) -> u64 {
     hash >> 24 & 0xff | 0x80
 }
 
-/// Of a bucket's marks, the top bit of each that is this hash's; rarely of one above it that is not.
+/// Returns the top bit of each of a bucket's marks that equals the hash's; rarely also that of the
+/// next higher one.
 const fn same(marks: u64, hash: u64) -> u64 {
     let other = marks ^ (EACH * mark(hash));
     other.wrapping_sub(EACH) & !other & (0x80 * EACH)

@@ -1,7 +1,7 @@
 //! Sets of domain names, compact and immutable.
 //!
-//! A million names take their own bytes in wire format and 18 each for the table over them. Names
-//! are compared without regard to letter case (RFC 4343) and given back in small letters.
+//! A million names take their bytes in wire format plus 18 each for the table over them. Names are
+//! compared ignoring letter case (RFC 4343) and returned in lower case.
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,31 +17,31 @@ impl Names {
         let _ = self.0.set(set);
     }
 
-    /// What it was filled with; none before.
+    /// Returns its content; none before it is filled.
     #[must_use]
     pub fn set(&self) -> Option<&NameSet> {
         self.0.get()
     }
 
-    /// What tells it apart from every other set that is there.
+    /// Returns a key that no other living set has.
     #[must_use]
     pub fn key(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
 
-    /// Names in it; 0 before it is filled.
+    /// Returns the number of names; 0 before it is filled.
     #[must_use]
     pub fn len(&self) -> usize {
         self.set().map_or(0, NameSet::len)
     }
 
-    /// Whether it has no name, or is not filled yet.
+    /// Returns whether it has no name, or is not filled yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns the bytes of memory that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.set().map_or(0, NameSet::bytes)
@@ -60,7 +60,7 @@ pub struct NameSet {
     table: NameTable,
 }
 
-/// Collects names in wire format. Whatever is no whole plain name is left out.
+/// Collects names in wire format. What is not a complete uncompressed name is left out.
 impl<N: AsRef<[u8]>> FromIterator<N> for NameSet {
     fn from_iter<I: IntoIterator<Item = N>>(names: I) -> Self {
         let mut builder = Builder::new(false);
@@ -72,51 +72,51 @@ impl<N: AsRef<[u8]>> FromIterator<N> for NameSet {
 }
 
 impl NameSet {
-    /// Whether the name itself is in the set.
+    /// Returns whether the name itself is in the set.
     #[must_use]
     pub fn contains(&self, name: &[u8]) -> bool {
         self.table.find(name).is_some()
     }
 
-    /// The longest name of the set that `name` is, or is below of: where it begins in `name`. The
-    /// root, when it is in the set, is found for every name.
+    /// Returns the offset in `name` of the longest name of the set that it is equal to or below.
+    /// The root, when it is in the set, is found for every name.
     #[must_use]
     pub fn suffix_of(&self, name: &[u8]) -> Option<usize> {
         self.table.longest(name).map(|suffix| suffix.start)
     }
 
-    /// Brings near what [`Self::contains`] and [`Self::suffix_of`] will need for a batch of names
-    /// (wire format): without it each of them waits for far memory by itself. Of no use, and
-    /// almost no cost, for a small set.
+    /// Prefetches what [`Self::contains`] and [`Self::suffix_of`] will read for a batch of names
+    /// (wire format), so that their cache misses overlap. Of no use, and almost no cost, for a
+    /// small set.
     pub fn prefetch<'n>(&self, names: impl IntoIterator<Item = &'n [u8]>) {
         self.table.prefetch(names);
     }
 
-    /// Whether that is of use: the set is so large that a search waits for memory.
+    /// Returns whether prefetching is of use: the set is so large that a search waits for memory.
     #[must_use]
     pub const fn is_far(&self) -> bool {
         self.table.is_far()
     }
 
-    /// Names in the set.
+    /// Returns the number of names.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns the bytes of memory that it takes.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         size_of::<Self>() + self.table.bytes()
     }
 
-    /// The names in wire format and small letters, in the order they were given.
+    /// Returns the names in wire format and lower case, in the order they were given.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.table.iter()
     }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_listed_suffix_is_found() {
+    fn longest_listed_suffix_is_found() {
         let set = set(&["example.com", "a.b.example.com", "Example.ORG", "org"]);
         for (name, start) in [
             ("example.com", Some(0)),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_holds_every_name() {
+    fn root_contains_every_name() {
         let set = set(&["", "com"]);
         assert_eq!(set.suffix_of(&[0]), Some(0));
         assert_eq!(set.suffix_of(&wire("www.example.org")), Some(16));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_and_what_is_no_name_are_left_out() {
+    fn duplicates_and_invalid_names_are_left_out() {
         let mut names = vec![wire("a.example"); 50];
         names.extend([
             wire("A.EXAMPLE"),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_most_labels_and_bytes_are_held() {
+    fn longest_names_are_kept() {
         let deepest = [b"\x01a".repeat(127), vec![0]].concat();
         let long = [&b"\x3f"[..], &[b'x'; 63]].concat().repeat(3);
         let longest = [&long[..], b"\x3d", &[b'y'; 61], &[0]].concat();
@@ -206,8 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn names_of_any_length_are_told_apart_in_any_case() {
-        // Each length of one label, and of another in front of it, around those of whole words.
+    fn names_are_distinguished_at_any_length_and_case() {
+        // Each length of one label, and of another in front of it, around multiples of the word
+        // size.
         let label = |byte: u8, length: usize| [&[length as u8][..], &vec![byte; length]].concat();
         let names: Vec<Vec<u8>> = (1..=63)
             .flat_map(|n| {
@@ -232,13 +233,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_is_the_list_of_its_names(
+        fn set_equals_the_list_of_its_names(
             names in prop::collection::vec("([a-cA-C]{1,2}\\.){0,4}", 0..60),
             probes in prop::collection::vec("([a-cA-C]{1,2}\\.){0,5}", 0..40),
         ) {
             let list: Vec<Vec<u8>> = names.iter().map(|n| wire(&n.to_lowercase())).collect();
             let set: NameSet = names.iter().map(|n| wire(n)).collect();
-            // It changes nothing, whatever it is asked about.
+            // Prefetching changes nothing, whatever the names.
             let asked: Vec<Vec<u8>> = probes.iter().map(|p| wire(p)).collect();
             set.table.touch(asked.iter().map(Vec::as_slice));
             for probe in &probes {

@@ -1,7 +1,8 @@
 //! Sets of networks with exceptions.
 //!
-//! A network is in, or, as an exception, out; the longest one that holds an address decides, in
-//! whatever order they were given. IPv4 and IPv6 networks are apart: `::/0` holds no IPv4 address.
+//! A network is included or, as an exception, excluded; the longest one that contains an address
+//! decides, in whatever order they were given. IPv4 and IPv6 networks are separate: `::/0` contains
+//! no IPv4 address.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,25 +19,25 @@ impl Networks {
         let _ = self.0.set(set);
     }
 
-    /// What it was filled with; none before.
+    /// Returns its content; none before it is filled.
     #[must_use]
     pub fn set(&self) -> Option<&NetworkSet> {
         self.0.get()
     }
 
-    /// What tells it apart from every other set that is there.
+    /// Returns a key that no other living set has.
     #[must_use]
     pub fn key(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
 
-    /// Networks in it, exceptions too; 0 before it is filled.
+    /// Returns the number of networks, exceptions included; 0 before it is filled.
     #[must_use]
     pub fn len(&self) -> usize {
         self.set().map_or(0, NetworkSet::len)
     }
 
-    /// Whether it has no network, or is not filled yet.
+    /// Returns whether it has no network, or is not filled yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -49,14 +50,15 @@ impl From<NetworkSet> for Networks {
     }
 }
 
-/// Networks, each in or, as an exception, out; the longest one that holds an address decides.
+/// Networks, each included or, as an exception, excluded; the longest one that contains an address
+/// decides.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkSet {
     networks: Box<[(Prefix, bool)]>,
     map: PrefixMap,
 }
 
-/// Collects networks: `true` is in, `false` is an exception. The last word on a network counts.
+/// Collects networks: `true` includes, `false` excludes. The last value for a network counts.
 impl FromIterator<(Prefix, bool)> for NetworkSet {
     fn from_iter<I: IntoIterator<Item = (Prefix, bool)>>(networks: I) -> Self {
         let networks: Box<[(Prefix, bool)]> = networks.into_iter().collect();
@@ -66,31 +68,31 @@ impl FromIterator<(Prefix, bool)> for NetworkSet {
 }
 
 impl NetworkSet {
-    /// Whether the address (16 bytes, IPv4 mapped) is in.
+    /// Returns whether the set contains the address (16 bytes, IPv4 mapped).
     #[must_use]
     pub fn contains(&self, ip: &[u8; 16]) -> bool {
         self.map.find(ip) == Some(1)
     }
 
-    /// Networks in the set, exceptions and those that came twice too.
+    /// Returns the number of networks, exceptions and duplicates included.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.networks.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.networks.is_empty()
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns the bytes of memory that it takes.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.networks) + self.map.bytes()
     }
 
-    /// The networks, in the order they were given.
+    /// Returns the networks, in the order they were given.
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, bool)> {
         self.networks.iter().copied()
     }
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_network_decides() {
+    fn longest_network_decides() {
         let set = set(&["!10.0.0.0/8", "0.0.0.0/0", "10.1.0.0/16", "!10.1.2.3", "2001:db8::/32"]);
         for ip in ["0.0.0.0", "9.255.255.255", "11.0.0.0", "10.1.2.4", "255.255.255.255", "2001:db8::1"] {
             assert!(has(&set, ip), "{ip}");
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn families_are_apart_and_the_last_word_counts() {
+    fn families_are_separate_and_the_last_value_counts() {
         assert!(!has(&set(&["::/0"]), "192.0.2.1") && has(&set(&["::/0"]), "ffff::"));
         assert!(!has(&set(&["0.0.0.0/0"]), "::1"));
         assert!(!has(&set(&["192.0.2.0/24", "!192.0.2.0/24"]), "192.0.2.1"));
@@ -146,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_is_the_list_of_its_networks(list in networks(120), shift in prop::collection::vec(0_u32..128, 40)) {
+        fn set_equals_the_list_of_its_networks(list in networks(120), shift in prop::collection::vec(0_u32..128, 40)) {
             let v4 = |a: u128| a >> 32 == 0xffff;
             let list: Vec<(u128, u8, bool)> =
                 list.into_iter().map(|(a, l, i)| (a, if v4(a) { 96 + l % 33 } else { l }, i)).collect();

@@ -1,9 +1,9 @@
 //! Regular expressions over names.
 //!
-//! What is searched is the name's text: labels with dots between them and none at the end (the
-//! root is empty), a dot or backslash within a label with a backslash in front, and bytes that
-//! are no visible ASCII as `\DDD`. Searching takes time linear in the text, whatever the
-//! expression; its memory is in a [`PatternCache`] of each shard, so that no lock is taken.
+//! The searched text is that of the name: labels with dots between them and none at the end (the
+//! root is empty), a dot or backslash within a label escaped with a backslash, and bytes that are
+//! not visible ASCII as `\DDD`. Searching takes time linear in the text, whatever the expression;
+//! its memory is in a [`PatternCache`] of each shard, so that no lock is taken.
 
 mod posix;
 
@@ -15,14 +15,14 @@ use regex_automata::{Input, PatternSet};
 
 use crate::wire::name;
 
-/// Bytes of an expression as written: reading one takes some hundred times as much memory.
+/// Bytes of an expression as written: parsing takes some hundred times as much memory.
 const TEXT_BYTES: usize = 1 << 20;
-/// Bytes that an expression may take once it is compiled.
+/// Bytes that a compiled expression may take.
 const SIZE_MAX: usize = 10 << 20;
-/// Bytes that the states which searching finds may take, for each expression and shard. Names
-/// are short: more states than fit are for expressions that would fill any cache.
+/// Bytes of the lazily built states of an expression, per shard. Names are short: an expression
+/// that needs more would overflow a cache of any size.
 const STATES_MAX: usize = 512 << 10;
-/// Expressions that a shard keeps memory for; with more it begins anew.
+/// Expressions that a shard keeps memory for; above that it starts over.
 const CACHES_MAX: usize = 4096;
 /// Expressions that are searched for at once. The memory of a search grows with the square of their
 /// number: with 64 it is about a megabyte, with 12,000 it would be 25 GB.
@@ -37,25 +37,25 @@ pub struct Pattern(Arc<Compiled>);
 #[derive(Debug)]
 struct Compiled {
     text: Box<str>,
-    /// As the engine reads it.
+    /// Translated for the regex engine.
     expression: String,
     search: Search,
 }
 
 impl Pattern {
-    /// Reads an expression. `whole`: it must match the whole name, as `RE2Rule`'s, in the letter
-    /// case it is written in. Otherwise it must match some part of it, as `RegexRule`'s; letter
-    /// case is ignored, and brackets are read as POSIX does.
+    /// Compiles an expression. `whole`: it must match the whole name, as in `RE2Rule`, in the
+    /// letter case it is written in. Otherwise it must match some part of the name, as in
+    /// `RegexRule`; letter case is ignored, and brackets are read as POSIX does.
     ///
     /// # Errors
-    /// What is wrong with it, or that it is longer than 1 MiB, or takes more than 10 MiB once it is
-    /// compiled.
+    /// The error in the expression, or that it is longer than 1 MiB, or that it takes more than 10
+    /// MiB once it is compiled.
     pub fn new(text: &str, whole: bool) -> Result<Self, String> {
         if text.len() > TEXT_BYTES {
             return Err(format!("it is longer than {} MiB", TEXT_BYTES >> 20));
         }
         let inner = if whole { text.to_owned() } else { posix::translate(text) };
-        // Alone first: "a)(b" must not become right by what is put around it.
+        // Parsed alone first: "a)(b" must not become valid inside the parentheses that are added.
         syntax::parse_with(&inner, &syntax_config()).map_err(|e| last_line(&e.to_string()))?;
         let expression = if whole { format!(r"\A(?:{inner})\z") } else { format!("(?i:{inner})") };
         let search = Search::new(&[&expression]).map_err(|e| match e.size_limit() {
@@ -65,28 +65,28 @@ impl Pattern {
         Ok(Self(Arc::new(Compiled { text: text.into(), expression, search })))
     }
 
-    /// As it was written.
+    /// Returns it as it was written.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0.text
     }
 
-    /// As the engine reads it: equal for expressions that mean the same.
+    /// Returns it as the regex engine reads it: equal for expressions that mean the same.
     pub(crate) fn expression(&self) -> &str {
         &self.0.expression
     }
 
-    /// Whether it matches a name in wire format.
+    /// Returns whether it matches a name in wire format.
     pub fn matches(&self, qname: &[u8], cache: &mut PatternCache) -> bool {
         let mut text = [0; TEXT_MAX];
         let text = written(qname, &mut text);
         let search = &self.0.search;
-        let room = cache.room(search);
-        search.regex.search_half_with(&mut room.cache, &Input::new(text).earliest(true)).is_some()
+        let memory = cache.memory(search);
+        search.regex.search_half_with(&mut memory.cache, &Input::new(text).earliest(true)).is_some()
     }
 }
 
-/// A regular expression, or several, and what its memory is known by.
+/// One or several regular expressions, with an identity for their memory.
 #[derive(Clone, Debug)]
 struct Search {
     regex: Regex,
@@ -113,12 +113,12 @@ impl Search {
     }
 }
 
-/// Names' texts are ASCII: no tables of Unicode are needed.
+/// The text of names is ASCII: no Unicode tables are needed.
 fn syntax_config() -> syntax::Config {
     syntax::Config::new().unicode(false).utf8(false)
 }
 
-/// The parser's errors draw a picture above the line that says what is wrong.
+/// The parser's errors quote the expression above the line with the message.
 fn last_line(error: &str) -> String {
     error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned()
 }
@@ -131,7 +131,7 @@ pub(crate) struct PatternIndex {
 }
 
 impl PatternIndex {
-    /// Of expressions that are numbered from 0 on.
+    /// Creates an index of expressions that are numbered from 0 on.
     pub(crate) fn new(patterns: &[Pattern]) -> Self {
         let mut index = Self::default();
         for (part, patterns) in patterns.chunks(PART_MAX).enumerate() {
@@ -140,7 +140,7 @@ impl PatternIndex {
         index
     }
 
-    /// As few parts as the limit on size allows.
+    /// Adds as few parts as the size limit allows.
     fn add(&mut self, first: usize, patterns: &[Pattern]) {
         if let [one] = patterns {
             self.parts.push((first, one.0.search.clone()));
@@ -159,71 +159,75 @@ impl PatternIndex {
         self.add(first + low.len(), high);
     }
 
-    /// Says the number of each expression that matches a name in wire format.
+    /// Calls `found` with the number of each expression that matches a name in wire format.
     pub(crate) fn each(&self, qname: &[u8], cache: &mut PatternCache, mut found: impl FnMut(usize)) {
         let mut text = [0; TEXT_MAX];
         let text = written(qname, &mut text);
         for (first, search) in &self.parts {
-            let room = cache.room(search);
-            room.found.clear();
-            search.regex.which_overlapping_matches_with(&mut room.cache, &Input::new(text), &mut room.found);
-            for number in room.found.iter() {
+            let memory = cache.memory(search);
+            memory.found.clear();
+            search.regex.which_overlapping_matches_with(
+                &mut memory.cache,
+                &Input::new(text),
+                &mut memory.found,
+            );
+            for number in memory.found.iter() {
                 found(first + number.as_usize());
             }
         }
     }
 }
 
-/// The memory that searching needs: one for each shard, filled as expressions are first asked.
+/// The memory that searching needs: one per shard, filled as expressions are first searched for.
 #[derive(Debug, Default)]
 pub struct PatternCache {
     /// By ascending address of the expression's id.
-    rooms: Vec<(usize, Box<Room>)>,
+    entries: Vec<(usize, Box<Memory>)>,
 }
 
 #[derive(Debug)]
-struct Room {
-    /// Holds the id, so that no other expression can come to have its address.
+struct Memory {
+    /// Keeps the id alive, so that no other expression can get its address.
     _id: Arc<()>,
     cache: Cache,
     found: PatternSet,
 }
 
 impl PatternCache {
-    /// Forgets everything: the expressions of another configuration are others.
+    /// Forgets everything: another configuration has other expressions.
     pub fn clear(&mut self) {
-        self.rooms.clear();
+        self.entries.clear();
     }
 
-    /// Whether nothing was searched for since it was made or cleared.
+    /// Returns whether nothing was searched for since it was created or cleared.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.rooms.is_empty()
+        self.entries.is_empty()
     }
 
-    fn room(&mut self, search: &Search) -> &mut Room {
+    fn memory(&mut self, search: &Search) -> &mut Memory {
         let key = Arc::as_ptr(&search.id).addr();
-        let at = match self.rooms.binary_search_by_key(&key, |r| r.0) {
+        let at = match self.entries.binary_search_by_key(&key, |r| r.0) {
             Ok(at) => at,
             Err(at) => {
-                let at = if self.rooms.len() < CACHES_MAX {
+                let at = if self.entries.len() < CACHES_MAX {
                     at
                 } else {
-                    self.rooms.clear();
+                    self.entries.clear();
                     0
                 };
                 let cache = search.regex.create_cache();
                 let found = PatternSet::new(search.regex.pattern_len());
-                let room = Room { _id: Arc::clone(&search.id), cache, found };
-                self.rooms.insert(at, (key, Box::new(room)));
+                let memory = Memory { _id: Arc::clone(&search.id), cache, found };
+                self.entries.insert(at, (key, Box::new(memory)));
                 at
             }
         };
-        &mut self.rooms[at].1
+        &mut self.entries[at].1
     }
 }
 
-/// The text of a name in wire format.
+/// Returns the text of a name in wire format.
 fn written<'t>(qname: &[u8], text: &'t mut [u8; TEXT_MAX]) -> &'t [u8] {
     let mut end = 0;
     let mut put = |bytes: &[u8]| {
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_of_expressions_are_searched_for_in_parts() {
+    fn many_expressions_are_split_into_parts() {
         let patterns: Vec<_> =
             (0..4_000).map(|n| Pattern::new(&format!("^a{n}b*$"), false).expect("an expression")).collect();
         let index = PatternIndex::new(&patterns);
@@ -276,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_name_is_searched() {
+    fn text_of_the_name_is_searched() {
         for (text, whole, qname, expected) in [
             ("^$", false, &b"\0"[..], true),
             ("^re[.]Example$", false, b"\x02RE\x07examplE\0", true),
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_and_monstrous_expressions_are_refused() {
+    fn invalid_and_oversized_expressions_are_refused() {
         for text in ["(", "a)(b", "[a", "a{2,1}", r"(a)\1"] {
             for whole in [false, true] {
                 let error = Pattern::new(text, whole).expect_err(text);
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn many_are_searched_for_at_once() {
+    fn many_expressions_are_searched_at_once() {
         let texts = ["^www", "com$", "nowhere", "^$", "WWW[.]"];
         let patterns: Vec<Pattern> =
             texts.iter().map(|t| Pattern::new(t, false).expect("an expression")).collect();
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_text_has_room() {
+    fn longest_text_fits() {
         let label = [&b"\x3f"[..], &[0xff; 63]].concat();
         let qname = [&label[..], &label, &label, b"\x3d", &[0; 61], &[0]].concat();
         assert_eq!(qname.len(), name::LEN_MAX);

@@ -1,22 +1,22 @@
-//! What of a chain is so large that a packet waits for memory, and that the packets of a batch can
-//! ask for together: sets of names, tables of clients.
+//! Memory of a chain that is so large that a packet waits for it, and that a batch can read
+//! together: sets of names, tables of clients.
 //!
 //! ```text
 //!  batch ─► pass 1: names and clients of all packets ─► loads that do not wait for each other
-//!      └──► pass 2: each packet walks the chain and finds its lines near
+//!      └──► pass 2: each packet walks the chain, with its cache lines loaded
 //! ```
 //!
-//! It knows what rules ask about every packet. What only few packets come to is not worth a pass.
+//! It covers what rules access for every packet. What few packets reach is not worth a pass.
 
 use crate::rules::limits::{ClientLimit, Limits};
 use crate::rules::matcher::Matcher;
 use crate::rules::names::Names;
 
-/// So many of each kind are prefetched. More would drive each other out of the nearest cache (32 or
-/// 48 KiB; a batch of 64 takes up to 12 KiB for each).
-const MOST: usize = 2;
+/// Tables of each kind that are prefetched. More would evict each other from the first-level cache
+/// (32 or 48 KiB; a batch of 64 takes up to 12 KiB for each).
+const TABLES_MAX: usize = 2;
 
-/// The far memory of a chain.
+/// The large memory of a chain.
 #[derive(Debug, Default)]
 pub(crate) struct Far {
     names: Vec<Names>,
@@ -25,7 +25,7 @@ pub(crate) struct Far {
 }
 
 impl Far {
-    /// That of matchers which are asked about every packet.
+    /// Collects that of matchers which are evaluated for every packet.
     pub(crate) fn of<'m>(matchers: impl Iterator<Item = &'m Matcher>) -> Self {
         let mut far = Self::default();
         matchers.for_each(|matcher| far.add(matcher));
@@ -39,27 +39,27 @@ impl Far {
             self.add(not);
         } else if let Matcher::QNameSet(names) | Matcher::QNameSuffix(names) = matcher {
             let known = self.names.iter().any(|n| n.key() == names.key());
-            if !known && self.names.len() < MOST && names.set().is_some_and(|set| set.is_far()) {
+            if !known && self.names.len() < TABLES_MAX && names.set().is_some_and(|set| set.is_far()) {
                 self.names.push(names.clone());
             }
         } else if let Matcher::MaxQpsIp(limit) = matcher {
-            if !self.clients.contains(limit) && self.clients.len() < MOST {
+            if !self.clients.contains(limit) && self.clients.len() < TABLES_MAX {
                 self.clients.push(limit.clone());
             }
         } else if let Matcher::TimedSet(set) = matcher
             && !self.timed.contains(&set.state)
-            && self.timed.len() < MOST
+            && self.timed.len() < TABLES_MAX
         {
             self.timed.push(set.state);
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub(crate) const fn is_empty(&self) -> bool {
         self.names.is_empty() && self.clients.is_empty() && self.timed.is_empty()
     }
 
-    /// Reads what a batch will need.
+    /// Reads what a batch will access.
     pub(crate) fn prefetch(&self, names: &[&[u8]], clients: &[[u8; 16]], limits: &Limits) {
         for set in self.names.iter().filter_map(Names::set) {
             set.prefetch(names.iter().copied());
@@ -79,7 +79,7 @@ mod tests {
     use crate::rules::names::NameSet;
 
     #[test]
-    fn it_knows_what_is_large_and_asked_each_time() {
+    fn large_sets_of_every_packet_are_found() {
         let name = |n: u32| [&[8][..], format!("{n:08}").as_bytes(), &[0]].concat();
         let set = |count| Names::from((0..count).map(name).collect::<NameSet>());
         let (large, small) = (set(200_000), set(10));
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(far.names.iter().map(Names::key).collect::<Vec<_>>(), [large.key()]);
         assert_eq!((far.clients.len(), far.timed.len()), (1, 0));
         assert!(Far::of([Matcher::All].iter()).is_empty());
-        // A configuration may have gone on to other limits than the shard.
+        // A newer configuration may have other limits than the shard.
         far.prefetch(&[&name(7), b"\x01", b""], &[[0; 16], [0xff; 16]], &Limits::default());
     }
 }

@@ -1,19 +1,20 @@
-//! A value for each network; the longest network that holds an address decides.
+//! Maps networks to values; the longest network that contains an address decides.
 //!
 //! Networks are turned into ranges that do not overlap, each with the value of the longest network
 //! over it: a look-up is one search for the last range that begins at or before the address. A
-//! table over the first bits in which the ranges differ leaves few of them to be searched.
+//! table over the first bits in which the ranges differ leaves few of them to search.
 
 use crate::base::prefix::Prefix;
 
-/// No network holds the address.
+/// No network contains the address.
 const NONE: u32 = u32::MAX;
 /// Fewer ranges than this are searched without a table.
 const TABLE_MIN: usize = 32;
-/// Bits that the table is over, at most: 65,536 entries of four bytes.
+/// Bits of the table's key, at most: 65,536 entries of four bytes.
 const TABLE_BITS_MAX: u32 = 16;
 
-/// Networks and their values; immutable. IPv4 and IPv6 are apart: `::/0` holds no IPv4 address.
+/// Networks and their values; immutable. IPv4 and IPv6 are separate: `::/0` contains no IPv4
+/// address.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PrefixMap {
     v4: Ranges<u32>,
@@ -21,7 +22,7 @@ pub(crate) struct PrefixMap {
 }
 
 impl FromIterator<(Prefix, u32)> for PrefixMap {
-    /// Values are below `u32::MAX`. A network that comes twice has its last value.
+    /// Values are below `u32::MAX`. The last value for a network counts.
     fn from_iter<I: IntoIterator<Item = (Prefix, u32)>>(networks: I) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (prefix, value) in networks {
@@ -33,7 +34,7 @@ impl FromIterator<(Prefix, u32)> for PrefixMap {
 }
 
 impl PrefixMap {
-    /// The value of the longest network that holds an address (16 bytes, IPv4 mapped).
+    /// Returns the value of the longest network that contains an address (16 bytes, IPv4 mapped).
     pub(crate) fn find(&self, ip: &[u8; 16]) -> Option<u32> {
         match ip {
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4 @ ..] => self.v4.find(u32::from_be_bytes(*v4)),
@@ -41,22 +42,22 @@ impl PrefixMap {
         }
     }
 
-    /// Bytes that it has allocated.
+    /// Returns the bytes that it has allocated.
     pub(crate) const fn bytes(&self) -> usize {
         self.v4.bytes() + self.v6.bytes()
     }
 }
 
-/// Ranges of one family.
+/// Ranges of one address family.
 #[derive(Clone, Debug)]
 struct Ranges<A> {
     /// Where each range begins, ascending.
     starts: Box<[A]>,
     values: Box<[u32]>,
-    /// For each value of the bits that the table is over: the first range that begins there or
-    /// behind. Empty without a table.
+    /// For each value of the table's key: the first range that begins there or later. Empty without
+    /// a table.
     table: Box<[u32]>,
-    /// Leading bits that all starts have in common, and bits that the table is over.
+    /// Leading bits that all starts have in common, and bits of the table's key.
     shared: u32,
     bits: u32,
 }
@@ -68,9 +69,9 @@ impl<A> Default for Ranges<A> {
 }
 
 impl<A: Copy + Ord + Into<u128>> Ranges<A> {
-    /// Of networks as first address, last address, and value.
+    /// Builds the ranges from networks as first address, last address, and value.
     fn new(mut networks: Vec<(u128, u128, u32)>, narrow: fn(u128) -> A) -> Self {
-        // Wider ones first; stable, so that of equal ones the last comes last.
+        // Wider ones first; stable, so that of equal ones the last stays last.
         networks.sort_by_key(|(first, last, _)| (*first, u128::MAX - last));
         let mut ranges: Vec<(u128, u32)> = Vec::with_capacity(networks.len());
         let mut open: Vec<(u128, u32)> = Vec::new();
@@ -104,7 +105,7 @@ impl<A: Copy + Ord + Into<u128>> Ranges<A> {
         Self { starts, values, ..Self::default() }.tabled()
     }
 
-    /// With the table, if it is worth one.
+    /// Adds the table, if there are enough ranges.
     fn tabled(mut self) -> Self {
         let (Some(first), Some(last)) = (self.starts.first(), self.starts.last()) else { return self };
         if self.starts.len() < TABLE_MIN {
@@ -125,7 +126,7 @@ impl<A: Copy + Ord + Into<u128>> Ranges<A> {
         self
     }
 
-    /// The bits of an address that the table is over.
+    /// Returns the table's key of an address.
     const fn key(&self, address: u128) -> usize {
         ((address << self.shared) >> (128 - self.bits)) as usize
     }
@@ -140,7 +141,7 @@ impl<A: Copy + Ord + Into<u128>> Ranges<A> {
         } else if self.table.is_empty() {
             self.starts.partition_point(|s| *s <= address)
         } else {
-            // Between the first and the last, so it has their common bits too.
+            // Between the first and the last start, so it shares their common bits.
             let key = self.key(address.into());
             let (from, to) = (*self.table.get(key)? as usize, *self.table.get(key + 1)? as usize);
             from + self.starts.get(from..to)?.partition_point(|s| *s <= address)

@@ -1,6 +1,6 @@
-//! What is known of a query besides its bytes: what rules decided about it, and what must be
-//! undone in its answer. Most queries have none of it; those that do keep a [`QueryState`] until they
-//! are answered, in a bounded table of records that are used again.
+//! What is known of a query besides its bytes: what rules decided about it, and what must be undone
+//! in its response. Most queries have no such state; the others keep a [`QueryState`] until they
+//! are finished, in a bounded table of records that are reused.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -11,10 +11,10 @@ use crate::wire::{header, proxy};
 
 /// Bytes of all tags of a query, names and values together.
 const TAG_BYTES_MAX: usize = 4096;
-/// Tags of a query.
+/// Tags of a query, at most.
 const TAGS_MAX: usize = 64;
 
-/// How a query came.
+/// The protocol of a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Protocol {
@@ -38,20 +38,20 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Over a stream: nothing needs to be truncated.
+    /// Returns whether it runs over a connection: nothing needs to be truncated.
     #[must_use]
     pub const fn is_stream(self) -> bool {
         !matches!(self, Self::DoUdp | Self::DnsCryptUdp)
     }
 
-    /// Whether nobody on the way could read it.
+    /// Returns whether it is encrypted.
     #[must_use]
     pub const fn is_encrypted(self) -> bool {
         !matches!(self, Self::DoUdp | Self::DoTcp)
     }
 }
 
-/// The tags of a query: names with values, few, in one piece of memory that is used again.
+/// The tags of a query: few names with values, in one allocation that is reused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tags {
     bytes: Vec<u8>,
@@ -60,20 +60,20 @@ pub struct Tags {
 }
 
 impl Tags {
-    /// The value of a tag.
+    /// Returns the value of a tag.
     #[must_use]
     pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
         self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
 
-    /// The tags with their values.
+    /// Returns the tags with their values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let part = |from: u16, to: u16| &self.bytes[usize::from(from)..usize::from(to)];
         self.spans.iter().map(move |(name, value, end)| (part(*name, *value), part(*value, *end)))
     }
 
-    /// Sets a tag, whose name may be empty as in dnsdist; false, and nothing changed, when there
-    /// is no room for it: 64 tags, 4,096 bytes in all.
+    /// Sets a tag, whose name may be empty as in dnsdist. Returns false, and changes nothing, when
+    /// it does not fit: 64 tags, 4,096 bytes in all.
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
         let old = self.value(name).map(|v| name.len() + v.len());
         let bytes = self.bytes.len() - old.unwrap_or(0) + name.len() + value.len();
@@ -81,7 +81,7 @@ impl Tags {
             return false;
         }
         self.unset(name);
-        // Nothing is cut: all of it is at most TAG_BYTES_MAX.
+        // Cannot be truncated: the whole is at most TAG_BYTES_MAX.
         let start = self.bytes.len() as u16;
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(value);
@@ -89,7 +89,7 @@ impl Tags {
         true
     }
 
-    /// Takes a tag away.
+    /// Removes a tag.
     pub fn unset(&mut self, name: &[u8]) {
         let Some(at) = self.iter().position(|(n, _)| n == name) else { return };
         let (start, _, end) = self.spans.remove(at);
@@ -100,36 +100,36 @@ impl Tags {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
 
-    /// Takes all away; the memory stays.
+    /// Removes all; the memory is kept.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
     }
 
-    /// Becomes a copy of other tags, in the memory that is there.
+    /// Becomes a copy of other tags, in its own memory.
     pub fn copy(&mut self, other: &Self) {
         self.bytes.clone_from(&other.bytes);
         self.spans.clone_from(&other.spans);
     }
 }
 
-/// Between whom a query was sent at first, as the PROXY header says that it came with.
+/// The original addresses of a query, according to its PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxiedAddresses {
     /// The client.
     pub source: Endpoint,
-    /// What the client asked.
+    /// The address that the client sent it to.
     pub destination: Endpoint,
 }
 
 impl ProxiedAddresses {
-    /// What a header says; none when it speaks for its sender, or of no IP addresses.
+    /// Returns the addresses of a header; none for LOCAL and for families other than IP.
     #[must_use]
     pub fn of(header: &proxy::Header<'_>) -> Option<Self> {
         Some(Self { source: header.source?, destination: header.destination? })
@@ -138,20 +138,20 @@ impl ProxiedAddresses {
 
 /// Bytes of all PROXY values of a query together.
 const PROXY_BYTES_MAX: usize = 4096;
-/// PROXY values of a query.
+/// PROXY values of a query, at most.
 const PROXY_VALUES_MAX: usize = 64;
 
 /// The values (TLVs) of the PROXY header that a query came with, and that its server gets: a list
-/// in which a type may stand more than once, in one piece of memory that is used again.
+/// in which a type may occur more than once, in one allocation that is reused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyValues {
     bytes: Vec<u8>,
-    /// The type of each, and where it ends; it begins where the one before it ends.
+    /// The type of each, and where it ends; it begins where the previous one ends.
     ends: Vec<(u8, u16)>,
 }
 
 impl ProxyValues {
-    /// The types with their values, in the order in which they were added.
+    /// Returns the types with their values, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
         let mut from = 0;
         self.ends.iter().map(move |(kind, end)| {
@@ -161,38 +161,38 @@ impl ProxyValues {
         })
     }
 
-    /// Adds a value; false, and nothing changed, when there is no room for it: 64 values, 4,096
+    /// Adds a value. Returns false, and changes nothing, when it does not fit: 64 values, 4,096
     /// bytes in all.
     pub fn add(&mut self, kind: u8, value: &[u8]) -> bool {
         if self.bytes.len() + value.len() > PROXY_BYTES_MAX || self.ends.len() >= PROXY_VALUES_MAX {
             return false;
         }
         self.bytes.extend_from_slice(value);
-        // Nothing is cut: all of it is at most PROXY_BYTES_MAX.
+        // Cannot be truncated: the whole is at most PROXY_BYTES_MAX.
         self.ends.push((kind, self.bytes.len() as u16));
         true
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Takes all away; the memory stays.
+    /// Removes all; the memory is kept.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
     }
 
-    /// Becomes a copy of another list, in the memory that is there.
+    /// Becomes a copy of another list, in its own memory.
     pub fn copy(&mut self, other: &Self) {
         self.bytes.clone_from(&other.bytes);
         self.ends.clone_from(&other.ends);
     }
 }
 
-/// What rules wish of the client's subnet (RFC 7871).
+/// Settings of the client subnet option (RFC 7871) of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EcsSettings {
     /// Add it for servers that want it.
@@ -203,7 +203,7 @@ pub struct EcsSettings {
     pub v4: u8,
     /// For IPv6 clients.
     pub v6: u8,
-    /// Add this address (mapped) rather than the client's.
+    /// Add this address (mapped) in place of the client's.
     pub instead: Option<[u8; 16]>,
 }
 
@@ -214,7 +214,7 @@ impl Default for EcsSettings {
 }
 
 impl EcsSettings {
-    /// The address to be told.
+    /// Returns the address to send.
     #[must_use]
     pub fn address(&self, client: &Client) -> IpAddr {
         self.instead.map_or_else(|| client.peer.ip(), |ip| Ipv6Addr::from(ip).to_canonical())
@@ -224,53 +224,53 @@ impl EcsSettings {
 /// What is known of a query besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueryState {
-    /// Its protocol, flags, pool and server name are those of its query; before, only what its PROXY
-    /// header says is in it.
+    /// Protocol, flags, pool and server name are set; before, only the values of the PROXY header
+    /// are.
     pub is_filled: bool,
-    /// When it came.
+    /// When the query arrived.
     pub received: Tick,
-    /// How it came.
+    /// Its protocol.
     pub protocol: Protocol,
-    /// The client's RD and CD, in the third and the fourth byte of the header, as they came.
+    /// The client's RD and CD, in the third and the fourth byte of the header, as they arrived.
     pub flags: [u8; 2],
-    /// The pool chosen so far.
+    /// The pool selected so far.
     pub pool: PoolSlot,
     /// Its tags.
     pub tags: Tags,
-    /// Between whom it was sent at first; none when its peer is its client.
+    /// Its original addresses; none when the peer is the client.
     pub proxied: Option<ProxiedAddresses>,
     /// Values of the PROXY header that it came with, and that its server gets.
     pub proxy: ProxyValues,
-    /// The server name that the client's TLS handshake named; empty without one.
+    /// The server name (SNI) of the client's TLS handshake; empty without one.
     pub sni: Vec<u8>,
-    /// The client's subnet.
+    /// Settings of the client subnet option.
     pub ecs: EcsSettings,
-    /// What was added to it for its server, and must not be in the answer: an OPT record or a
-    /// client subnet option.
+    /// What was added to it for its server and must not be in the answer: an OPT record or a client
+    /// subnet option.
     pub added: Ecs,
-    /// How long its answer is held back.
+    /// How long its answer is delayed.
     pub delay: TickDelta,
-    /// Cap on the TTLs of its answer; none when absent.
+    /// Cap on the TTLs of its answer.
     pub ttl_max: Option<u32>,
     /// How long the cache keeps a failure, seconds.
     pub temporary_failure_ttl: Option<u32>,
-    /// The cache is passed by.
+    /// The cache is bypassed.
     pub skip_cache: bool,
     /// INFO-CODE of an Extended DNS Error for its answer; the text is in `error_text`.
     pub error: Option<u16>,
     /// Text of that error.
     pub error_text: Vec<u8>,
-    /// The client's question (name, type and class), when a rule changed the name: the answer gets
-    /// it back.
+    /// The client's question (name, type and class) when a rule changed the name: it is restored in
+    /// the answer.
     pub original: Vec<u8>,
-    /// Lua asked for a copy to be kept, to ask again.
+    /// Lua asked for the query to be kept, so that it can be restarted.
     pub restartable: bool,
-    /// How often it has been asked again.
+    /// How often it was restarted.
     pub restarts: u8,
 }
 
 impl QueryState {
-    /// Begins anew for another query; memory is kept.
+    /// Resets it for another query; the memory is kept.
     pub fn reset(&mut self, received: Tick, ecs: EcsSettings, flags: [u8; 2]) {
         let mut tags = std::mem::take(&mut self.tags);
         let mut original = std::mem::take(&mut self.original);
@@ -292,7 +292,7 @@ impl QueryState {
         self.error_text.extend_from_slice(text);
     }
 
-    /// Whether nothing in it concerns the answer, tags and flags apart.
+    /// Returns whether nothing in it affects the answer, tags and flags apart.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.added == Ecs::Left
@@ -306,20 +306,20 @@ impl QueryState {
     }
 }
 
-/// RD and CD of a message, in their places in the third and the fourth byte of the header.
+/// Returns RD and CD of a message, in their bits of the third and the fourth byte of the header.
 #[must_use]
 pub fn flags_of(message: &[u8]) -> [u8; 2] {
     let byte = |at: usize| message.get(at).copied().unwrap_or(0);
     [byte(2) & header::RD, byte(3) & header::CD]
 }
 
-/// RD and CD in one byte: their bits do not meet.
+/// Packs RD and CD into one byte: their bits differ.
 #[must_use]
 pub const fn packed(flags: [u8; 2]) -> u8 {
     flags[0] & header::RD | flags[1] & header::CD
 }
 
-/// RD and CD of one byte, each in its own.
+/// Unpacks RD and CD from one byte.
 #[must_use]
 pub const fn unpacked(flags: u8) -> [u8; 2] {
     [flags & header::RD, flags & header::CD]
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_set_and_taken_away() {
+    fn tags_are_set_and_removed() {
         let mut tags = Tags::default();
         assert!(tags.is_empty() && tags.value(b"a").is_none());
         assert!(tags.set(b"a", b"1") && tags.set(b"bb", b"") && tags.set(b"", b"3"));
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_begins_anew_with_nothing_of_the_last() {
+    fn reset_forgets_the_last_query() {
         let mut query_state = QueryState::default();
         query_state.proxy.add(1, b"x");
         query_state.sni.extend_from_slice(b"dns.example");
@@ -391,15 +391,15 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_without_room_changes_nothing() {
+    fn tag_that_does_not_fit_changes_nothing() {
         let mut tags = Tags::default();
         assert!(tags.set(b"a", &[7; TAG_BYTES_MAX - 2]));
         let before = tags.clone();
         assert!(!tags.set(b"b", b"xx") && !tags.set(b"a", &[7; TAG_BYTES_MAX]));
         assert!(!tags.set(&[1; 70_000], b"") && !tags.set(b"", &[1; 70_000]));
         assert_eq!(tags, before);
-        assert!(tags.set(b"b", b""), "the last byte is there to be used");
-        assert!(tags.set(b"a", b""), "a shorter value always has room");
+        assert!(tags.set(b"b", b""), "the last byte is usable");
+        assert!(tags.set(b"a", b""), "a shorter value always fits");
 
         let mut tags = Tags::default();
         for n in 0..TAGS_MAX {

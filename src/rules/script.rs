@@ -1,5 +1,5 @@
-//! What rules and policies ask of a script: the shard's own Lua state, seen from here without
-//! Lua: `lua::state` has the real one.
+//! The interface of rules and policies to a shard's script, without Lua; `lua::state` implements
+//! it.
 
 use std::fmt::Debug;
 use std::net::IpAddr;
@@ -10,50 +10,52 @@ use crate::rules::context::{Environment, EvaluationContext};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::{answer, name};
 
-/// Number of a function, in the order in which the configuration gives them away.
+/// Number of a function, in order of appearance in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FunctionId(pub u32);
 
-/// What a function returned, its argument apart.
+/// What a function returned, without its argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScriptAction {
-    /// As if the rule had not matched: `DNSAction.None`.
+    /// The rule counts as not matched: `DNSAction.None`.
     None,
-    /// No further rule.
+    /// Evaluate no further rule.
     Allow,
-    /// Drop it.
+    /// Drop the query.
     Drop,
-    /// Answer with this code; RA as it is.
+    /// Answer with this code; RA is kept.
     RCode(u8),
-    /// Answer with addresses or a name, which are the argument.
+    /// Answer with the addresses or the name in the argument.
     Spoof,
-    /// Answer with raw contents: the argument, once.
+    /// Answer with raw RDATA: the argument.
     SpoofRaw,
-    /// The function changed the header: with QR=1 the packet is an answer, else it goes to a server.
+    /// The function changed the header: with QR=1 the packet is an answer, otherwise it goes to a
+    /// server.
     HeaderModify,
-    /// To the pool that the argument names.
+    /// Go to the pool that the argument names.
     Pool,
-    /// Hold the answer back for so many milliseconds.
+    /// Delay the answer by this many milliseconds.
     Delay(u32),
     /// Answer TC=1.
     Truncate,
-    /// Take RD away.
+    /// Clear RD.
     NoRecurse,
-    /// Ask again (`dr:restart()`).
+    /// Restart the query (`dr:restart()`).
     Restart,
 }
 
-/// What a function spoofs: addresses with commas between, or one name.
+/// What a function spoofs: comma-separated addresses, or one name.
 #[derive(Debug)]
 pub enum Spoofed {
     /// IPv4 and IPv6 addresses.
     Addresses(Vec<[u8; 4]>, Vec<[u8; 16]>),
-    /// An alias, wire format.
+    /// Target of a CNAME, wire format.
     Name(Vec<u8>),
 }
 
 impl Spoofed {
-    /// None when there is nothing that a query of this type could be answered with.
+    /// Parses the argument; returns none when it contains nothing that answers a query of this
+    /// type.
     #[must_use]
     pub fn read(argument: &[u8], qtype: u16) -> Option<Self> {
         let text = std::str::from_utf8(argument).ok()?;
@@ -68,7 +70,7 @@ impl Spoofed {
         answer::addresses_match(qtype, !v4.is_empty(), !v6.is_empty()).then_some(Self::Addresses(v4, v6))
     }
 
-    /// Makes the query into that answer; false when there is no room.
+    /// Turns the query into that answer; returns false when it does not fit.
     pub fn answer(&self, context: &mut EvaluationContext<'_, '_>, edns: AnswerEdns) -> bool {
         match self {
             Self::Addresses(v4, v6) => answer::addresses(context.packet, v4, v6, Flags::default(), edns),
@@ -77,7 +79,7 @@ impl Spoofed {
     }
 }
 
-/// One usable server, as a policy in Lua sees it.
+/// An available server, as a policy in Lua sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     /// Its slot.
@@ -90,7 +92,7 @@ pub struct Candidate {
 
 /// One shard's script.
 pub trait Script: Debug {
-    /// Runs an action's function; none after an error, which has been counted.
+    /// Calls the function of an action; returns none after an error, which was counted.
     fn act(
         &mut self,
         function: FunctionId,
@@ -98,10 +100,10 @@ pub trait Script: Debug {
         env: &mut Environment<'_>,
     ) -> Option<ScriptAction>;
 
-    /// The argument of what [`Script::act`] said.
+    /// Returns the argument of the last [`Script::act`].
     fn argument(&self) -> &[u8];
 
-    /// Runs a rule's function; none after an error.
+    /// Calls the function of a selector; returns none after an error.
     fn matches(
         &mut self,
         function: FunctionId,
@@ -109,8 +111,8 @@ pub trait Script: Debug {
         env: &mut Environment<'_>,
     ) -> Option<bool>;
 
-    /// Runs a policy's function over the servers; its choice among them, if it made one. A choice
-    /// outside of them, or an error, is none.
+    /// Calls the function of a policy with the servers; returns the server that it chose. A choice
+    /// outside of the list, or an error, is none.
     fn choose(
         &mut self,
         function: FunctionId,
@@ -122,6 +124,6 @@ pub trait Script: Debug {
     /// Calls `maintenance`, once a second.
     fn maintain(&mut self, now: Tick);
 
-    /// Calls that ended in an error, ever.
+    /// Returns the number of calls that ended in an error.
     fn errors(&self) -> u64;
 }

@@ -1,7 +1,7 @@
-//! Rules as people read them, in dnsdist's style: for lists of rules, and for the identity of a
-//! rule that was given none.
+//! Text of rules in dnsdist's style: for lists of rules, and for the identity of a rule without a
+//! given one.
 //!
-//! What is in a set is not known here; [`Sets`] says.
+//! The names of sets come from [`Sets`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,15 +14,15 @@ use crate::stats::log_queue::LogTarget;
 use crate::wire::codes::{rcode_name, type_name};
 use crate::wire::name::Text as Name;
 
-/// What sets are called.
+/// Names of sets.
 pub trait Sets {
-    /// A set of names.
+    /// Returns the name of a set of names.
     fn names(&self, names: &Names) -> String;
-    /// A set of networks.
+    /// Returns the name of a set of networks.
     fn networks(&self, networks: &Networks) -> String;
 }
 
-/// How a query came, as configurations name it.
+/// Protocols and their names in configurations.
 pub const PROTOCOLS: [(&str, Protocol); 8] = [
     ("DoUDP", Protocol::DoUdp),
     ("DoTCP", Protocol::DoTcp),
@@ -34,7 +34,7 @@ pub const PROTOCOLS: [(&str, Protocol); 8] = [
     ("DoH3", Protocol::DoH3),
 ];
 
-/// Comparisons, as configurations name them, with their signs.
+/// Comparisons, their names in configurations, and their signs.
 pub const COMPARISONS: [(&str, Comparison, &str); 5] = [
     ("equal", Comparison::Equal, "=="),
     ("greater", Comparison::Greater, ">"),
@@ -43,10 +43,10 @@ pub const COMPARISONS: [(&str, Comparison, &str); 5] = [
     ("smallerOrEqual", Comparison::SmallerOrEqual, "<="),
 ];
 
-/// Sections, as dnsdist shows them.
+/// Names of sections, as dnsdist shows them.
 const SECTIONS: [&str; 4] = ["QD", "AN", "NS", "AR"];
 
-/// What a rule matches.
+/// Returns the text of a selector.
 #[must_use]
 pub fn matcher(m: &Matcher, sets: &dyn Sets) -> String {
     let all = |list: &[Matcher], sign: &str| {
@@ -116,7 +116,7 @@ pub fn matcher(m: &Matcher, sets: &dyn Sets) -> String {
     }
 }
 
-/// What a rule does to queries.
+/// Returns the text of an action of query rules.
 #[must_use]
 pub fn action(a: &Action) -> String {
     match a {
@@ -180,7 +180,7 @@ pub fn action(a: &Action) -> String {
     }
 }
 
-/// What a rule does to answers.
+/// Returns the text of an action of response rules.
 #[must_use]
 pub fn response_action(a: &ResponseAction) -> String {
     match a {

@@ -1,12 +1,12 @@
-//! Does what rules say: walks a chain, and applies the action of each rule that matches.
+//! Walks a chain and applies the action of each rule that matches.
 //!
 //! ```text
 //!  query ─► chain ─┬─► Forward: to the pool in the query state
 //!                  ├─► Answered: the packet is the answer ─► self-answered chain
 //!                  └─► Drop
-//!  answer ─► chain ─┬─► Deliver
-//!                   ├─► Restart: ask again, in another pool
-//!                   └─► Drop
+//!  response ─► chain ─┬─► Deliver
+//!                     ├─► Restart: query again, in another pool
+//!                     └─► Drop
 //! ```
 
 mod query;
@@ -32,70 +32,69 @@ use crate::wire::ecs::Ecs;
 use crate::wire::header::Header;
 use crate::wire::{answer, ecs, rebuild};
 
-/// UDP payload size in an OPT record that an action adds to a query, bytes
-/// (the DNS flag day's, 2020).
+/// UDP payload size in an OPT record that an action adds to a query, bytes (DNS flag day 2020).
 pub(crate) const OPT_PAYLOAD: u16 = 1232;
 
-/// What becomes of a query.
+/// Outcome of the query rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// On to the pool in its case.
+    /// Goes to the pool in the query state.
     Forward,
-    /// The packet has been made into the answer.
+    /// The packet holds the answer.
     Answered,
-    /// Nothing more.
+    /// Ends here.
     Drop(DropReason),
 }
 
-/// What becomes of an answer.
+/// Outcome of the response rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResponseDecision {
-    /// To the client.
+    /// Goes to the client.
     Deliver,
-    /// Nothing more.
+    /// Ends here.
     Drop(DropReason),
-    /// The query is asked again, in this pool.
+    /// Restarts the query in this pool.
     Restart(PoolSlot),
 }
 
-/// What actions can do besides editing the packet and its case.
+/// What actions can do besides editing the packet and its query state.
 #[derive(Debug)]
 pub(crate) struct Effects<'a> {
     /// The shard's counters.
     pub(crate) stats: &'a ShardStats,
     /// Copies of queries for second servers.
     pub(crate) copies: &'a mut Copies,
-    /// EDNS of answers of our own.
+    /// EDNS of answers that dnslob makes itself.
     pub(crate) edns: AnswerEdns,
-    /// Bytes that the client can take; set where an answer of our own begins.
+    /// Bytes that the client can take; set before a query is answered by rules.
     pub(crate) limit: usize,
 }
 
-/// Where an action leaves its packet.
+/// How the walk continues after an action.
 enum Step<T> {
-    /// At the next rule.
+    /// With the next rule.
     Next,
-    /// At the next rule, which may see another packet than the index was asked about.
+    /// With the next rule, after an edit that may change what the index returns.
     Changed,
-    /// At the end.
+    /// Not at all.
     Done(T),
 }
 
-/// Walks the query rules, and an answer that comes of them through the self-answered rules.
+/// Walks the query rules, and passes an answer that they made through the self-answered rules.
 pub(crate) fn query(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
 ) -> Decision {
     if env.script.is_some() {
-        // A function may make the query into an answer without further notice.
+        // A function may turn the query into an answer without returning a spoofing action.
         effects.limit = limit(context);
     }
     let mut outcome = walk_query(&env.chains.query, context, env, effects);
     if outcome == Decision::Forward
         && Header::parse(context.packet.bytes()).is_some_and(|header| header.is_response())
     {
-        // A function has made an answer of it.
+        // A function turned the query into an answer.
         outcome = Decision::Answered;
     }
     if outcome != Decision::Answered {
@@ -104,7 +103,7 @@ pub(crate) fn query(
     self_answered(context, env, effects)
 }
 
-/// Bytes that the client of a query can take.
+/// Returns the number of bytes that the client of a query can take.
 fn limit(context: &EvaluationContext<'_, '_>) -> usize {
     let stream = context.query_state.protocol.is_stream();
     if stream { usize::from(u16::MAX) } else { answer::udp_limit(context.packet.bytes()) }
@@ -128,8 +127,8 @@ fn walk_query(
     Decision::Forward
 }
 
-/// The end of an answer of our own: an Extended DNS Error, the self-answered rules, and no more
-/// bytes than the client can take.
+/// Finishes a self-made answer: adds the Extended DNS Error, applies the self-answered rules, and
+/// truncates it to what the client can take.
 fn self_answered(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
@@ -141,7 +140,7 @@ fn self_answered(
     if !chain.is_empty() {
         match walk_response(chain, context, env, effects) {
             ResponseDecision::Deliver => {}
-            // There is nobody else to ask: the answer was ours.
+            // The answer is self-made: there is no query to restart.
             ResponseDecision::Restart(_) => {}
             ResponseDecision::Drop(reason) => return Decision::Drop(reason),
         }
@@ -156,7 +155,8 @@ fn self_answered(
     }
 }
 
-/// Makes the query an answer of our own with a response code, and ends it as one that rules made.
+/// Turns the query into an answer with a response code, and finishes it like an answer that rules
+/// made.
 pub(crate) fn answer_rcode(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
@@ -173,8 +173,8 @@ pub(crate) fn answer_rcode(
     }
 }
 
-/// Walks the rules of a server's answer, and gives the client what they decided. `had_state`: its
-/// query had one; `can_restart`: its query was kept.
+/// Walks the rules of a server's response, and applies to the answer what they decided.
+/// `had_state`: the query has a query state; `can_restart`: the query's bytes were kept.
 pub(crate) fn response(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
@@ -206,7 +206,7 @@ pub(crate) fn transfer(
     walk_response(&env.chains.xfr, context, env, effects)
 }
 
-/// Walks the rules of a query that no server answered in time.
+/// Walks the rules of a query that timed out.
 pub(crate) fn timeout(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
@@ -215,7 +215,7 @@ pub(crate) fn timeout(
     walk_response(&env.chains.timeout, context, env, effects)
 }
 
-/// Walks the rules of answers.
+/// Walks a chain of response rules.
 fn walk_response(
     chain: &Chain<ResponseAction>,
     context: &mut EvaluationContext<'_, '_>,
@@ -238,11 +238,11 @@ fn set_error(error: &ExtendedError, context: &mut EvaluationContext<'_, '_>) {
     context.query_state.set_error(error.code, error.text.as_bytes());
 }
 
-/// Adds the case's Extended DNS Error to an answer whose client knows EDNS.
+/// Adds the Extended DNS Error of the query state to an answer whose client uses EDNS.
 fn add_error(context: &mut EvaluationContext<'_, '_>) {
     let Some(code) = context.query_state.error else { return };
     if context.opt().is_some() {
-        // Without room for it the answer goes as it is.
+        // If it does not fit, the answer goes without it.
         let _ = answer::ede(context.packet, code, &context.query_state.error_text);
         context.reread();
     }
@@ -267,31 +267,31 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
     }
 }
 
-/// Gives a message what its client knows, before the rules of answers or the making of one: the
-/// client's own flags and question, and nothing that was only added for the server.
+/// Restores the client's view of a message before response rules or a self-made answer: the
+/// client's own flags and question, without what was added for the server.
 fn restore(context: &mut EvaluationContext<'_, '_>) {
     let flags = context.query_state.flags;
     query_state::set_flags(context.packet.bytes_mut(), flags);
     if context.query_state.added == Ecs::Left && context.query_state.original.is_empty() {
         return;
     }
-    // An answer that cannot be read goes as it came.
+    // A malformed response is passed on unchanged.
     let _ = ecs::undo(context.packet, context.query_state.added);
     // A type and a class follow the name.
     if let Some(qname) =
         context.query_state.original.len().checked_sub(4).map(|end| &context.query_state.original[..end])
     {
-        // An answer that cannot be read goes as it came: its client asks again.
+        // A malformed response is passed on unchanged; the client retries.
         let _ = rebuild::rename(context.packet, qname);
     }
     context.reread();
 }
 
-/// The end of a backend's answer: what the case and the configuration want of every answer.
+/// Finishes a response: applies what the query state and the configuration require of every answer.
 fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
     if context.query_state.added == Ecs::OptAdded && !context.query_state.protocol.is_stream() {
-        // Our OPT record has told the server of room that a client without EDNS does not have. An
-        // answer that cannot be cut goes as it is.
+        // Our OPT record announced more bytes to the server than a client without EDNS can take. A
+        // response that cannot be truncated is passed on unchanged.
         let _ = answer::fit(context.packet, 512);
     }
     add_error(context);
@@ -299,7 +299,7 @@ fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
         cap_ttl(context, ttl);
     }
     if env.settings.truncate_tc && Header::parse(context.packet.bytes()).is_some_and(|h| h.is_truncated()) {
-        // What cannot be read is passed on as it came.
+        // A malformed response is passed on unchanged.
         let _ = answer::truncate_tc(context.packet);
     }
 }

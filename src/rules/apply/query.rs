@@ -47,7 +47,7 @@ pub(super) fn perform(
         Action::SpoofCname(target, flags) => {
             own(context, effects, |s, e| answer::cname(s.packet, target, *flags, e))
         }
-        // Of which type would they be?
+        // ANY does not say which type the records would have.
         Action::SpoofRaw(raw, _) if context.facts.qtype == rtype::ANY && raw.type_for_any.is_none() => {
             Step::Next
         }
@@ -160,7 +160,7 @@ pub(super) fn set_bits(
     Step::Changed
 }
 
-/// Makes the packet into an answer; the client's own RD and CD are in it.
+/// Turns the packet into an answer; the client's RD and CD are in it.
 pub(super) fn own(
     context: &mut EvaluationContext<'_, '_>,
     effects: &mut Effects<'_>,
@@ -182,12 +182,12 @@ pub(super) fn copy_to(
     context: &EvaluationContext<'_, '_>,
     effects: &mut Effects<'_>,
 ) {
-    let wish = context.query_state.ecs;
-    let address = wish.address(&context.client);
+    let settings = context.query_state.ecs;
+    let address = settings.address(&context.client);
     let filed = effects.copies.file(backend, context.packet.bytes(), |packet| {
         if add_ecs {
-            // Without room for it the copy goes as it is.
-            let _ = ecs::set(packet, address, wish.v4, wish.v6, true, OPT_PAYLOAD);
+            // If it does not fit, the copy goes without it.
+            let _ = ecs::set(packet, address, settings.v4, settings.v6, true, OPT_PAYLOAD);
         }
     });
     if !filed {

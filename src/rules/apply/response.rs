@@ -54,7 +54,7 @@ pub(super) fn respond(
             Step::Next
         }
         ResponseAction::ClearRecordTypes(types) => {
-            // What cannot be read is passed on as it came.
+            // A malformed response is passed on unchanged.
             let _ = rebuild::clear_types(context.packet, |rtype| types.contains(&rtype));
             context.reread();
             Step::Changed
@@ -72,9 +72,9 @@ pub(super) fn respond(
             Step::Next
         }
         ResponseAction::SetEdnsOption(code, data) => {
-            // An answer without EDNS is for a client without EDNS.
+            // A response without EDNS is for a client without EDNS.
             if context.opt().is_some() {
-                // Without room for it the answer goes as it is.
+                // If it does not fit, the answer goes without it.
                 let _ = edns::set_option(context.packet, *code, data, OPT_PAYLOAD);
                 context.reread();
             }
@@ -96,7 +96,7 @@ pub(super) fn edit_ttl(context: &mut EvaluationContext<'_, '_>, change: impl Fn(
     records::edit_ttls(context.packet.bytes_mut(), |_, _, rtype, ttl| change(rtype, ttl));
 }
 
-/// Cuts an answer down to TC=1; one that cannot be read becomes no worse by staying as it is.
+/// Truncates an answer to TC=1; a malformed one stays as it is.
 pub(super) fn to_tc(context: &mut EvaluationContext<'_, '_>) {
     let _ = answer::to_tc(context.packet);
 }

@@ -1,4 +1,4 @@
-//! Rules whose action is a function of the configuration.
+//! Rules whose action is a Lua function.
 
 use crate::base::addr::PoolSlot;
 use crate::base::time::TickDelta;
@@ -15,7 +15,7 @@ use crate::rules::apply::query::{own, set_bits, to_pool};
 use crate::rules::apply::response::to_tc;
 use crate::rules::apply::{Decision, Effects, ResponseDecision, Step};
 
-/// Asks the script, and does what it says. After an error the rule has not matched.
+/// Calls the function and applies what it returned. After an error the rule has not matched.
 pub(super) fn run(
     function: FunctionId,
     context: &mut EvaluationContext<'_, '_>,
@@ -43,10 +43,10 @@ pub(super) fn run(
         Some(ScriptAction::SpoofRaw) => own(context, effects, |s, e| {
             answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e)
         }),
-        // Its QR bit says what the function has made of it.
+        // The QR bit tells whether the function turned the query into an answer.
         Some(ScriptAction::HeaderModify) => Step::Done(Decision::Forward),
         Some(ScriptAction::Pool) => {
-            // An unknown pool has no server; the last slot is never given to one.
+            // An unknown pool has no server; the last slot is never assigned.
             let named = std::str::from_utf8(script.argument()).ok().and_then(|n| env.pools.named(n));
             to_pool(named.unwrap_or(PoolSlot::NONE), false, context)
         }
@@ -62,7 +62,7 @@ pub(super) fn run(
             set_bits(context, 2, header::RD, false);
             Step::Done(Decision::Forward)
         }
-        // Only answers can be asked for again.
+        // Only responses can be followed by a restart.
         Some(ScriptAction::Restart) => Step::Changed,
     };
     env.script = Some(script);
@@ -98,7 +98,7 @@ pub(super) fn run_response(
         Some(ScriptAction::Restart) if context.query_state.restarts < RESTARTS_MAX => {
             Step::Done(ResponseDecision::Restart(context.query_state.pool))
         }
-        // A function that always asks again has had its tries.
+        // The restarts of a function that always restarts are used up.
         Some(ScriptAction::Restart) => Step::Changed,
         Some(
             ScriptAction::None

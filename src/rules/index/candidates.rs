@@ -1,29 +1,31 @@
-//! Asks the index, one kind of key at a time, and merges what it says in the order of the rules.
+//! Queries the index, one kind of key at a time, and merges the lists that it returns in the order
+//! of the rules.
 //!
-//! A kind is asked when the merge comes to the first rule that it could yield, not before: a rule
-//! near the top that matches saves all that is only needed further down.
+//! A kind is queried when the merge reaches the first rule that the kind could return, not before:
+//! a match near the top saves the look-ups for the rules below it.
 
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::index::postings::Span;
 use crate::rules::index::{Index, Kind, Source};
 
 /// Lists that are merged at once. There are at most 14 kinds and the list of rules that are always
-/// asked; a kind that has more lists for a packet than there is room for yields all its rules.
+/// evaluated; a kind that has more lists for a packet than there are free cursors returns all its
+/// rules.
 const CURSORS: usize = 24;
-/// In place of a cursor's end: a kind that has not been asked.
+/// In place of a cursor's end: a kind that was not queried yet.
 const UNASKED: u32 = u32::MAX;
 
-/// A place in a list, or a kind that has not been asked.
+/// A position in a list, or a kind that was not queried yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
-    /// The rule there; of a kind that has not been asked, the first one that it could yield.
+    /// The rule there; of a kind that was not queried yet, the first rule that it could return.
     head: u32,
-    /// Where it is in the lists; which source.
+    /// Its position in the lists, or the source.
     at: u32,
     end: u32,
 }
 
-/// The rules that can match, in order. A few numbers on the stack: nothing is allocated.
+/// The rules that can match, in order. It lives on the stack and allocates nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Candidates {
     cursors: [Cursor; CURSORS],
@@ -32,8 +34,8 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// The first one from `from` on, which never goes back. All calls up to [`Self::renew`] are
-    /// for the same packet and index.
+    /// Returns the first one from `from` on; `from` must not decrease. All calls up to
+    /// [`Self::renew`] are for the same packet and index.
     pub fn next(
         &mut self,
         index: &Index,
@@ -65,7 +67,7 @@ impl Candidates {
         }
     }
 
-    /// Forgets what the index said: what it was asked about has changed.
+    /// Forgets the look-ups: the packet has changed.
     pub const fn renew(&mut self) {
         (self.len, self.begun) = (0, false);
     }
@@ -107,7 +109,7 @@ impl Candidates {
         }
     }
 
-    /// A cursor at a list's first rule from `from` on; false when there is no room for it.
+    /// Adds a cursor at a list's first rule from `from` on; returns false when no cursor is free.
     fn push(&mut self, index: &Index, list: Span, from: u32) -> bool {
         let Some(rules) = index.lists.get(list.start as usize..list.end as usize) else { return true };
         let skipped = match rules.first() {
@@ -130,7 +132,7 @@ impl Candidates {
         self.cursors[at] = self.cursors[self.len];
     }
 
-    /// Moves every list that stands at `rule` behind it.
+    /// Advances every cursor at `rule` behind it.
     fn pass(&mut self, index: &Index, rule: u32) {
         let mut at = 0;
         while at < self.len {
@@ -151,7 +153,8 @@ impl Candidates {
 }
 
 impl Cursor {
-    /// What the merge goes by: the rule; of the same rule, lists in front of kinds to be asked.
+    /// Returns the merge key: the rule; for equal rules, lists before kinds that were not queried
+    /// yet.
     fn rank(&self, from: u32) -> u64 {
         let unasked = self.end == UNASKED;
         let head = if unasked { self.head.max(from) } else { self.head };

@@ -1,4 +1,4 @@
-//! The lists of rules under each key: ascending numbers, all in one piece of memory.
+//! The lists of rules under each key: ascending numbers in one allocation.
 
 use std::collections::BTreeMap;
 
@@ -27,14 +27,14 @@ pub(crate) struct Postings {
 }
 
 impl Postings {
-    /// None yet, for so many rules.
+    /// Creates an empty collection for this many rules.
     pub(crate) fn new(rules: u32) -> Self {
         let all = Span { start: 0, end: rules };
         Self { rules: (0..rules).collect(), known: BTreeMap::new(), all }
     }
 
-    /// Keeps a list; sorts it first. One that there is no more room for becomes that of every
-    /// rule, which is never wrong.
+    /// Stores a list after sorting it. When the memory is used up, the list becomes that of all
+    /// rules, which is always correct.
     pub(crate) fn put(&mut self, mut list: Vec<u32>) -> Span {
         list.sort_unstable();
         list.dedup();
@@ -54,12 +54,12 @@ impl Postings {
         span
     }
 
-    /// The rules of a list.
+    /// Returns the rules of a list.
     pub(crate) fn list(&self, span: Span) -> &[u32] {
         &self.rules[span.start as usize..span.end as usize]
     }
 
-    /// The memory that all spans point into.
+    /// Returns the memory that all spans point into.
     pub(crate) fn finish(self) -> Box<[u32]> {
         self.rules.into()
     }

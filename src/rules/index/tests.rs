@@ -1,4 +1,4 @@
-//! The index against a list walked from its top: the same rules match, in the same order, and
+//! Compares the index with a linear walk of the list: the same rules match, in the same order, and
 //! limits have counted the same.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,16 +24,16 @@ use crate::stats::live::LiveState;
 use crate::wire::{edns, header};
 use proptest::prelude::*;
 
-/// One packet and what is around it.
+/// One packet and its addresses.
 #[derive(Clone, Debug)]
-struct Asked {
+struct Sample {
     message: Vec<u8>,
     client: [u8; 16],
     local: ([u8; 16], u16),
     protocol: Protocol,
 }
 
-/// The room around packets: what limits have counted stays from one to the next.
+/// The environment of packets; the counts of limits stay from one to the next.
 struct World {
     snapshot: Snapshot,
     limits: Limits,
@@ -55,28 +55,28 @@ impl World {
         }
     }
 
-    /// Shows a packet to `walk`.
+    /// Evaluates a packet with `walk`.
     fn show<R>(
         &mut self,
-        asked: &Asked,
+        sample: &Sample,
         walk: impl FnOnce(&mut EvaluationContext<'_, '_>, &mut Environment<'_>) -> R,
     ) -> R {
-        let mut buffer = asked.message.clone();
+        let mut buffer = sample.message.clone();
         let len = buffer.len();
         let mut packet = Packet::new(&mut buffer, 0, len);
-        let mut query_state = QueryState { protocol: asked.protocol, ..QueryState::default() };
+        let mut query_state = QueryState { protocol: sample.protocol, ..QueryState::default() };
         let facts = Facts::of(packet.bytes());
         let mut context = EvaluationContext {
             packet: &mut packet,
             facts,
             query_state: &mut query_state,
             client: Client {
-                peer: Endpoint { ip: asked.client, scope: 0, port: 4000 },
+                peer: Endpoint { ip: sample.client, scope: 0, port: 4000 },
                 listener: ListenerSlot(0),
                 local: LocalSlot::LISTENER,
                 connection: None,
             },
-            local: Endpoint { ip: asked.local.0, scope: 0, port: asked.local.1 },
+            local: Endpoint { ip: sample.local.0, scope: 0, port: sample.local.1 },
             answered: None,
         };
         let mut env = Environment {
@@ -92,9 +92,9 @@ impl World {
         walk(&mut context, &mut env)
     }
 
-    /// The rules that match, by the list. Every `edit`-th of them changes the message.
-    fn by_list(&mut self, rules: &[Matcher], asked: &Asked, edit: usize) -> Vec<u32> {
-        self.show(asked, |context, env| {
+    /// Returns the rules that match, by a linear walk. Every `edit`-th match changes the message.
+    fn by_list(&mut self, rules: &[Matcher], sample: &Sample, edit: usize) -> Vec<u32> {
+        self.show(sample, |context, env| {
             let mut found = Vec::new();
             for (at, matcher) in (0..).zip(rules) {
                 if matcher.matches(context, env) {
@@ -108,9 +108,9 @@ impl World {
         })
     }
 
-    /// The same, by the index.
-    fn by_index(&mut self, chain: &Chain<()>, asked: &Asked, edit: usize) -> Vec<u32> {
-        self.show(asked, |context, env| {
+    /// Returns the rules that match, by the index.
+    fn by_index(&mut self, chain: &Chain<()>, sample: &Sample, edit: usize) -> Vec<u32> {
+        self.show(sample, |context, env| {
             let (mut found, mut walk) = (Vec::new(), Walk::default());
             while let Some(rule) = chain.next(&mut walk, context, env) {
                 found.push(rule.slot.0);
@@ -124,8 +124,7 @@ impl World {
     }
 }
 
-/// What an action may do: another type is asked for, RD changes, and so does the name's first
-/// letter.
+/// Changes what an action may change: the type, RD, and the first letter of the name.
 fn change(context: &mut EvaluationContext<'_, '_>) {
     let end = usize::from(context.facts.question_end);
     let message = context.packet.bytes_mut();
@@ -172,7 +171,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Few addresses, so that networks meet them.
+/// Few addresses, so that networks contain them.
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         4 => any::<u32>().prop_map(|a| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | (a & 0x0103_0007)))),
@@ -233,7 +232,7 @@ fn matcher() -> impl Strategy<Value = Matcher> {
     })
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn sample() -> impl Strategy<Value = Sample> {
     let question = (name(), prop::sample::select(&TYPES[..]), prop::sample::select(vec![1_u16, 3, 255]));
     let opt = prop_oneof![Just(None), (any::<bool>(), 0_u8..2).prop_map(Some)];
     let message =
@@ -252,16 +251,16 @@ fn asked() -> impl Strategy<Value = Asked> {
     let bytes = prop_oneof![20 => message, 1 => prop::collection::vec(any::<u8>(), 0..40)];
     let local = (address().prop_map(mapped), prop::sample::select(vec![53_u16, 5353]));
     (bytes, address().prop_map(mapped), local, prop::sample::select(&PROTOCOLS[..]))
-        .prop_map(|(message, client, local, protocol)| Asked { message, client, local, protocol })
+        .prop_map(|(message, client, local, protocol)| Sample { message, client, local, protocol })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn the_index_finds_what_the_list_finds(
+    fn index_finds_what_the_list_finds(
         matchers in prop::collection::vec(matcher(), 0..80),
-        packets in prop::collection::vec(asked(), 1..12),
+        packets in prop::collection::vec(sample(), 1..12),
         edit in prop::sample::select(vec![usize::MAX, 1, 3]),
     ) {
         for least in [Some(0), Some(3), None] {
@@ -288,22 +287,22 @@ fn wire(text: &str) -> Arc<[u8]> {
     wire.into()
 }
 
-fn query(name: &str) -> Asked {
+fn query(name: &str) -> Sample {
     let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\0".to_vec();
     message.extend_from_slice(&wire(name));
     message.extend_from_slice(b"\0\x01\0\x01");
     let ip = mapped(Ipv4Addr::LOCALHOST.into());
-    Asked { message, client: ip, local: (ip, 53), protocol: Protocol::DoUdp }
+    Sample { message, client: ip, local: (ip, 53), protocol: Protocol::DoUdp }
 }
 
 fn suffix(names: &[&str]) -> Matcher {
     Matcher::QNameSuffix(Names::from(names.iter().map(|n| wire(n)).collect::<NameSet>()))
 }
 
-/// Rules that the index lets through for a packet.
-fn candidates(matchers: &[Matcher], asked: &Asked) -> usize {
+/// Returns the number of rules that the index returns for a packet.
+fn candidates(matchers: &[Matcher], sample: &Sample) -> usize {
     let chain = chain(matchers, None);
-    World::new().show(asked, |context, env| {
+    World::new().show(sample, |context, env| {
         let (mut candidates, mut from, mut count) = (Candidates::default(), 0, 0);
         while let Some(at) = candidates.next(&chain.index, from, context, env) {
             (from, count) = (at + 1, count + 1);
@@ -313,7 +312,7 @@ fn candidates(matchers: &[Matcher], asked: &Asked) -> usize {
 }
 
 #[test]
-fn rules_about_others_are_not_asked() {
+fn rules_about_other_names_are_not_evaluated() {
     let mut matchers: Vec<Matcher> = (0..1000).map(|n| suffix(&[&format!("n{n}.example")])).collect();
     matchers.extend((0..1000).map(|n| Matcher::QType(1000 + n)));
     matchers.push(suffix(&["example"]));
@@ -322,38 +321,38 @@ fn rules_about_others_are_not_asked() {
 }
 
 #[test]
-fn deeper_nests_than_there_is_room_for_are_walked_whole() {
-    // At each of 100 levels more rules than are merged: more lists than cursors.
+fn nests_deeper_than_the_cursors_return_all_rules() {
+    // At each of 100 levels there are more rules than are merged: more lists than cursors.
     let deep = "a.".repeat(100);
     let matchers: Vec<Matcher> =
         (0..100 * (MERGED_MAX + 1)).map(|n| suffix(&[&deep[..2 * (1 + n % 100)]])).collect();
     let chain = chain(&matchers, None);
     for (name, expected) in [(&deep[..], matchers.len()), (&deep[..20], 10 * (MERGED_MAX + 1))] {
-        let asked = query(name);
-        let found = World::new().by_index(&chain, &asked, usize::MAX);
-        assert_eq!(found, World::new().by_list(&matchers, &asked, usize::MAX));
+        let sample = query(name);
+        let found = World::new().by_index(&chain, &sample, usize::MAX);
+        assert_eq!(found, World::new().by_list(&matchers, &sample, usize::MAX));
         assert_eq!(found.len(), expected);
     }
 }
 
 #[test]
-fn kinds_below_the_first_match_are_not_asked() {
+fn kinds_below_the_first_match_are_not_queried() {
     let pattern = |text: &str| Matcher::Regex(Pattern::new(text, false).expect("an expression"));
     let mut matchers = vec![Matcher::QType(1)];
     matchers.extend((0..20).map(|n| pattern(&format!("^x{n}$"))));
     let chain = chain(&matchers, None);
     let mut world = World::new();
-    let asked = query("x7");
+    let sample = query("x7");
     let first =
-        world.show(&asked, |context, env| chain.next(&mut Walk::default(), context, env).map(|r| r.slot.0));
+        world.show(&sample, |context, env| chain.next(&mut Walk::default(), context, env).map(|r| r.slot.0));
     assert_eq!(first, Some(0));
     assert!(world.patterns.is_empty(), "no expression was searched for");
-    assert_eq!(world.by_index(&chain, &asked, usize::MAX), [0, 8]);
+    assert_eq!(world.by_index(&chain, &sample, usize::MAX), [0, 8]);
     assert!(!world.patterns.is_empty());
 }
 
 #[test]
-fn big_sets_are_asked_themselves() {
+fn big_sets_are_queried_themselves() {
     let names: Vec<Arc<[u8]>> = (0..=BIG).map(|n| wire(&format!("n{n}.example"))).collect();
     let big = Names::from(names.iter().collect::<NameSet>());
     let matchers: Vec<Matcher> = (0..BIG_RULES + 2).map(|_| Matcher::QNameSuffix(big.clone())).collect();

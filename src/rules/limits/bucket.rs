@@ -1,16 +1,15 @@
-//! One bucket for all shards, and what a shard holds of it.
+//! One bucket for all shards, and the tokens that each shard holds of it.
 //!
-//! A shard takes tokens out in chunks of what comes back in about 10 ms at its part of the rate
-//! (1 at low rates), so that the atomic is written about a hundred times per second by each shard,
-//! twice that under overload, however many queries there are. When the bucket cannot give one, the shard does not look again
-//! before the next chunk can have come back.
+//! A shard takes tokens in chunks of what comes back in about 10 ms at its part of the rate (1 at
+//! low rates), so that each shard writes the atomic about a hundred times per second, twice that
+//! under overload, however many queries there are. When the bucket is empty, the shard does not
+//! look again before the next chunk can have come back.
 //!
-//! Tokens come only from the bucket, and what a shard has not used within 20 ms goes back when
-//! it next comes by. So over any span t, all shards together let pass at most
-//! `burst + qps × t + held`, where `held` (what they had in hand when the span began) is at most
-//! the smaller of 10 ms of the rate and a sixteenth of the burst; it is 0 while a chunk is one
-//! token. Under a lasting overload the rate is exact; tokens in the hands of a shard without
-//! queries are late, not lost.
+//! Tokens come only from the bucket, and a shard returns what it has not used within 20 ms with its
+//! next access. So over any span t, all shards together let pass at most `burst + qps × t + held`,
+//! where `held` (the tokens that they held at its begin) is at most the smaller of 10 ms of the
+//! rate and a sixteenth of the burst; it is 0 while a chunk is one token. Under a lasting overload
+//! the rate is exact; tokens held by a shard without queries are late, not lost.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,11 +17,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::time::Tick;
 
-/// After so long, tokens in hand go back, nanoseconds: two chunks' time.
+/// Held tokens are returned after this time, nanoseconds: two chunks' time.
 const HELD_NS_MAX: u64 = 20_000_000;
 /// Chunks per second and shard.
 const CHUNKS_PER_S: u32 = 100;
-/// Tokens in the hands of all shards: at most this part of the burst.
+/// Tokens held by all shards are at most this part of the burst.
 const BURST_PART: u32 = 16;
 
 /// A token bucket that all shards share.
@@ -30,10 +29,10 @@ const BURST_PART: u32 = 16;
 pub struct Bucket {
     qps: u32,
     burst: u32,
-    /// What an empty one takes to be full.
+    /// Time for an empty bucket to become full.
     full_ns: u64,
     /// When it will be full again. Alone on its two cache lines (the adjacent one is prefetched
-    /// with it), since it is the one thing here that several shards write.
+    /// with it), because it is the only field that several shards write.
     full_at: Padded,
 }
 
@@ -42,24 +41,24 @@ pub struct Bucket {
 struct Padded(AtomicU64);
 
 impl Bucket {
-    /// A full bucket: `qps` queries per second, `burst` at once. With 0 for either it never
-    /// gives any.
+    /// Creates a full bucket: `qps` queries per second, `burst` at once. If either is 0, it never
+    /// gives a token.
     #[must_use]
     pub fn new(qps: u32, burst: u32) -> Self {
         let mut bucket = Self { qps, burst, full_ns: 0, full_at: Padded::default() };
         let full_ns = bucket.span_ns(u64::from(burst));
-        // Each step out of the bucket is rounded up: without room for that a full one would be
-        // empty a token early. A millionth of the bucket at most.
+        // Each step is rounded up: without this allowance a full bucket would be empty one token
+        // early. At most a millionth of the bucket.
         bucket.full_ns = full_ns + u64::from(burst).min(full_ns / 1_000_000 + u64::from(BURST_PART));
         bucket
     }
 
-    /// Whether both limit alike.
+    /// Returns whether both have the same limits.
     pub(crate) const fn same(&self, other: &Self) -> bool {
         self.qps == other.qps && self.burst == other.burst
     }
 
-    /// When it will be full again.
+    /// Returns when it will be full again.
     #[cfg(test)]
     pub(crate) fn full_at(&self) -> u64 {
         self.full_at.0.load(Relaxed)
@@ -69,13 +68,15 @@ impl Bucket {
         self.qps == 0 || self.burst == 0
     }
 
-    /// The span in which so many tokens come back, rounded up: never more than the rate.
+    /// Returns the span in which this many tokens come back, rounded up, so that the rate is never
+    /// exceeded.
     fn span_ns(&self, tokens: u64) -> u64 {
         tokens.saturating_mul(1_000_000_000).div_ceil(u64::from(self.qps.max(1)))
     }
 
-    /// Gives `back` tokens back and takes up to `wanted` out, in one step; fewer than `least` are
-    /// left there. Returns how many were taken, and when `wanted` of them will be there again.
+    /// Returns `back` tokens to the bucket and takes up to `wanted` out, in one step; if it has
+    /// fewer than `least`, none is taken. Returns how many were taken, and when `wanted` of them
+    /// will be available again.
     fn exchange(&self, back: u64, least: u64, wanted: u64, now: u64) -> (u64, u64) {
         let mut full_at = self.full_at.0.load(Relaxed);
         loop {
@@ -100,22 +101,22 @@ impl Bucket {
     }
 }
 
-/// What one shard holds of a bucket.
+/// The tokens that one shard holds of a bucket.
 #[derive(Debug)]
 pub(crate) struct Credit {
     bucket: Arc<Bucket>,
-    /// Tokens taken out at once.
+    /// Tokens taken at once.
     chunk: u64,
-    /// Tokens in hand.
+    /// Tokens held.
     held: u64,
     /// When they were taken out.
     taken_at: u64,
-    /// The bucket was empty, and is not asked before this; 0: it was not.
+    /// The bucket was empty and is not accessed before this time; 0: it was not empty.
     ask_at: u64,
 }
 
 impl Credit {
-    /// Nothing yet, for one of `shards` shards.
+    /// Holds no token, for one of `shards` shards.
     pub(crate) fn new(bucket: &Arc<Bucket>, shards: u32) -> Self {
         let all = (bucket.qps / CHUNKS_PER_S).min(bucket.burst / BURST_PART);
         let chunk = u64::from(all / shards.max(1)).max(1);
@@ -126,7 +127,7 @@ impl Credit {
         Arc::ptr_eq(&self.bucket, bucket)
     }
 
-    /// Takes one token; false when there is none.
+    /// Takes one token; returns false when there is none.
     pub(crate) fn take(&mut self, now: Tick) -> bool {
         let now = now.0;
         let stale = now.saturating_sub(self.taken_at) > HELD_NS_MAX;
@@ -138,7 +139,7 @@ impl Credit {
             return false;
         }
         let back = self.held;
-        // Once it was empty, only whole chunks are worth a write: under overload shards would
+        // After it was empty, only whole chunks are worth a write: under overload shards would
         // otherwise fetch every single token.
         let least = if self.ask_at > 0 { self.chunk } else { 1 };
         let (taken, then) = self.bucket.exchange(back, least, self.chunk, now);

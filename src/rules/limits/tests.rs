@@ -2,7 +2,7 @@ use crate::base::time::TickDelta;
 use crate::rules::limits::*;
 
 const SECOND: u64 = 1_000_000_000;
-/// Not at the clock's origin, where a bucket's time cannot be past.
+/// Not the clock's origin, where a bucket's time cannot be past.
 const BEGIN: u64 = 1_000 * SECOND;
 
 fn shards(n: usize, specs: &[StateSpec]) -> Vec<Limits> {
@@ -28,15 +28,16 @@ fn client_limit(qps: u32, burst: u32) -> ClientLimit {
     ClientLimit { state: 0, qps, burst, v4: 32, v6: 64, expiration_s: 300 }
 }
 
-/// The n-th of many IPv4 clients.
+/// Returns the n-th of many IPv4 clients.
 fn ip(n: u32) -> [u8; 16] {
     crate::base::addr::mapped(std::net::Ipv4Addr::from(n).into())
 }
 
-/// What shards let pass of `demand` queries per second from `begin` on for ten seconds; `turn`
-/// says which shard gets the next query. At no time more than the bucket can have given.
+/// Returns how many of `demand` queries per second pass the shards from `begin` on for ten seconds;
+/// `turn` selects the shard of the next query. Checks that never more pass than the bucket can have
+/// given.
 fn passed(
-    room: &mut [Limits],
+    per_shard: &mut [Limits],
     limit: &Limit,
     demand: u64,
     begin: u64,
@@ -45,7 +46,7 @@ fn passed(
     let mut passed = 0;
     for n in 0..demand * 10 {
         let elapsed = n * SECOND / demand;
-        let limits = &mut room[turn(n)];
+        let limits = &mut per_shard[turn(n)];
         passed += u64::from(!limits.exceeded(limit, Tick(begin + elapsed)));
         let given = u64::from(limit.burst) + u64::from(limit.qps) * elapsed / SECOND;
         assert!(passed <= given + 1, "{passed} of {given} after {elapsed} ns");
@@ -54,14 +55,14 @@ fn passed(
 }
 
 #[test]
-fn a_rate_holds_over_all_shards() {
+fn rate_holds_over_all_shards() {
     for n in [1, 2, 7] {
         for (qps, burst) in
             [(5, 1), (50, 50), (1_000, 100), (1_000, 1_000), (30_000, 600), (100_000, 100_000)]
         {
             let limit = Limit { state: 0, qps, burst };
             for skewed in [false, true] {
-                let mut room = shards(n, &[StateSpec::rate(1, qps, burst)]);
+                let mut per_shard = shards(n, &[StateSpec::rate(1, qps, burst)]);
                 let mut rng = ShardRng::from_seed(3);
                 // In turns, or nine of ten queries to the first shard.
                 let turn = |at: u64| match skewed {
@@ -69,7 +70,7 @@ fn a_rate_holds_over_all_shards() {
                     true if rng.below(10) > 0 => 0,
                     true => rng.below(n as u32) as usize,
                 };
-                let passed = passed(&mut room, &limit, u64::from(qps) * 2 + 20, BEGIN, turn);
+                let passed = passed(&mut per_shard, &limit, u64::from(qps) * 2 + 20, BEGIN, turn);
                 let expected = u64::from(qps) * 10 + u64::from(burst);
                 let off = passed.abs_diff(expected);
                 assert!(
@@ -86,28 +87,28 @@ fn below_the_rate_everything_passes() {
     for n in [1, 2, 7] {
         for qps in [50, 1_000, 50_000] {
             let limit = Limit { state: 0, qps, burst: qps };
-            let mut room = shards(n, &[StateSpec::rate(1, qps, qps)]);
+            let mut per_shard = shards(n, &[StateSpec::rate(1, qps, qps)]);
             let mut rng = ShardRng::from_seed(4);
             let demand = u64::from(qps) * 95 / 100;
-            let passed = passed(&mut room, &limit, demand, BEGIN, |_| rng.below(n as u32) as usize);
+            let passed = passed(&mut per_shard, &limit, demand, BEGIN, |_| rng.below(n as u32) as usize);
             assert_eq!(passed, demand * 10, "{n} shards, {qps}");
         }
     }
 }
 
 #[test]
-fn a_burst_has_an_end() {
+fn burst_is_bounded() {
     for n in [1, 2, 7] {
         for (qps, burst) in [(10, 10), (1_000, 50), (100_000, 100_000), (100_000, 1_000)] {
             let limit = Limit { state: 0, qps, burst };
-            let mut room = shards(n, &[StateSpec::rate(1, qps, burst)]);
-            // Every shard has tokens in hand, and the bucket fills up behind them.
-            for limits in &mut room {
+            let mut per_shard = shards(n, &[StateSpec::rate(1, qps, burst)]);
+            // Every shard holds tokens, and the bucket refills.
+            for limits in &mut per_shard {
                 assert!(!limits.exceeded(&limit, Tick(BEGIN)));
             }
             for delayed in [SECOND / 100, SECOND * 100] {
                 let now = Tick(BEGIN + delayed * 2);
-                let passed: u64 = room
+                let passed: u64 = per_shard
                     .iter_mut()
                     .map(|limits| (0..burst * 2).filter(|_| !limits.exceeded(&limit, now)).count() as u64)
                     .sum();
@@ -123,48 +124,48 @@ fn a_burst_has_an_end() {
 }
 
 #[test]
-fn a_shared_bucket_is_seldom_touched() {
+fn shared_bucket_is_written_rarely() {
     let limit = Limit { state: 0, qps: 100_000, burst: 100_000 };
     for (n, demand) in [(1, 50_000), (4, 50_000), (4, 300_000)] {
         let spec = StateSpec::rate(1, limit.qps, limit.burst);
         let StateKind::Rate(bucket) = &spec.kind else { unreachable!() };
-        let mut room = shards(n, std::slice::from_ref(&spec));
+        let mut per_shard = shards(n, std::slice::from_ref(&spec));
         let mut writes = 0;
         let mut before = bucket.full_at();
         for query in 0..demand * 2 {
-            room[(query % n as u64) as usize].exceeded(&limit, Tick(BEGIN + query * SECOND / demand));
+            per_shard[(query % n as u64) as usize].exceeded(&limit, Tick(BEGIN + query * SECOND / demand));
             writes += usize::from(std::mem::replace(&mut before, bucket.full_at()) != before);
         }
-        // Two seconds, twice under overload, and the burst in the first of them.
+        // Two seconds, twice that under overload, and the burst in the first of them.
         assert!(writes <= n * 100 * 5, "{n} shards, {demand}/s: {writes} writes");
         assert!(writes > 0);
     }
 }
 
 #[test]
-fn nothing_passes_a_closed_bucket() {
+fn closed_bucket_lets_nothing_pass() {
     for (qps, burst) in [(0, 0), (0, 5), (5, 0)] {
-        let mut room = shards(1, &[StateSpec::rate(1, qps, burst), clients()]);
+        let mut per_shard = shards(1, &[StateSpec::rate(1, qps, burst), clients()]);
         let limit = Limit { state: 0, qps, burst };
         let by_client = ClientLimit { state: 1, ..client_limit(qps, burst) };
         for second in 0..5 {
             let now = Tick(BEGIN + second * SECOND);
-            assert!(room[0].exceeded(&limit, now));
-            assert!(room[0].client_exceeded(&by_client, &ip(1), false, now));
+            assert!(per_shard[0].exceeded(&limit, now));
+            assert!(per_shard[0].client_exceeded(&by_client, &ip(1), false, now));
         }
     }
 }
 
 #[test]
-fn a_client_has_its_rate_and_its_burst() {
+fn client_gets_its_rate_and_burst() {
     for (qps, burst) in [(1, 1), (10, 10), (5, 50), (3_000, 300)] {
-        let mut room = shards(1, &[clients()]);
+        let mut per_shard = shards(1, &[clients()]);
         let limit = client_limit(qps, burst);
-        let at_once = (0..burst * 2).filter(|_| !room[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN)));
+        let at_once = (0..burst * 2).filter(|_| !per_shard[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN)));
         assert_eq!(at_once.count() as u32, burst);
         let demand = u64::from(qps) * 3;
         let passes = |n: &u64| {
-            !room[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN + (n + 1) * SECOND / demand))
+            !per_shard[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN + (n + 1) * SECOND / demand))
         };
         let passed = (0..demand * 10).filter(passes).count() as u64;
         assert!(passed.abs_diff(u64::from(qps) * 10) * 100 <= u64::from(qps) * 10, "{qps}/{burst}: {passed}");
@@ -172,13 +173,13 @@ fn a_client_has_its_rate_and_its_burst() {
 }
 
 #[test]
-fn a_client_of_all_shards_has_its_rate() {
+fn client_of_all_shards_gets_its_rate() {
     for n in [2, 7] {
-        let mut room = shards(n, &[clients()]);
+        let mut per_shard = shards(n, &[clients()]);
         let limit = client_limit(70, 70);
         let mut count = |from: u64, shared: bool, turn: fn(u64, u64) -> u64| {
             let passes = |q: &u64| {
-                let limits = &mut room[turn(*q, n as u64) as usize];
+                let limits = &mut per_shard[turn(*q, n as u64) as usize];
                 !limits.client_exceeded(
                     &limit,
                     &ip(9),
@@ -198,7 +199,7 @@ fn a_client_of_all_shards_has_its_rate() {
 }
 
 #[test]
-fn networks_are_clients() {
+fn client_is_a_network() {
     let mut limits = shards(1, &[clients()]).remove(0);
     let mut passes = |v4, v6, a: &str| {
         let limit = ClientLimit { v4, v6, ..client_limit(1, 1) };
@@ -209,12 +210,12 @@ fn networks_are_clients() {
     assert!(passes(24, 64, "192.0.3.1"));
     assert!(passes(24, 64, "2001:db8::1") && !passes(24, 64, "2001:db8::2"));
     assert!(passes(24, 64, "2001:db8:0:1::1"));
-    assert!(passes(32, 128, "192.0.2.1") && passes(99, 255, "192.0.2.2"), "too long is as long as it gets");
+    assert!(passes(32, 128, "192.0.2.1") && passes(99, 255, "192.0.2.2"), "longer prefixes are clamped");
     assert!(passes(0, 0, "203.0.113.1") && !passes(0, 0, "198.51.100.1"));
 }
 
 #[test]
-fn a_million_clients_are_told_apart() {
+fn million_clients_are_distinguished() {
     let mut limits = shards(1, &[clients()]).remove(0);
     assert!(limits.bytes() <= 40 * CLIENTS_MAX, "{} bytes", limits.bytes());
     let limit = client_limit(1, 2);
@@ -224,14 +225,15 @@ fn a_million_clients_are_told_apart() {
             .count()
     };
     assert_eq!(round(), 0);
-    // A client that had to make room begins anew: less than one in a hundred thousand.
+    // A client whose entry was replaced starts with a full bucket: fewer than one in a hundred
+    // thousand.
     assert!(round() == 0);
     let kept = round();
     assert!(kept >= CLIENTS_MAX - 10, "{kept}");
 }
 
 #[test]
-fn a_client_is_forgotten_after_a_while() {
+fn idle_client_is_forgotten() {
     let limit = client_limit(1, 1_000);
     for (silent, expected) in [(100, 100), (299, 299), (306, 1_000), (100_000, 1_000)] {
         let mut limits = shards(1, &[clients()]).remove(0);
@@ -240,7 +242,7 @@ fn a_client_is_forgotten_after_a_while() {
         assert_eq!(passed(BEGIN), 1_000);
         assert_eq!(passed(BEGIN + silent * SECOND), expected, "after {silent} s");
     }
-    // One that goes on asking is not, though all it hears is no.
+    // A client that continues to send is not forgotten, though every query is refused.
     let mut limits = shards(1, &[clients()]).remove(0);
     let mut passed =
         |at| (0..2_000).filter(|_| !limits.client_exceeded(&limit, &ip(1), false, Tick(at))).count();
@@ -248,13 +250,13 @@ fn a_client_is_forgotten_after_a_while() {
 }
 
 #[test]
-fn a_flood_of_forged_sources_frees_no_offender() {
+fn flood_of_forged_sources_does_not_evict_offenders() {
     let mut limits = shards(1, &[clients()]).remove(0);
     let bytes = limits.bytes();
     let limit = client_limit(1, 20);
     let mut rng = ShardRng::from_seed(5);
     let mut passed = [0; 100];
-    // Five million sources in a second; among them each offender asks a thousand times.
+    // Five million sources in a second; among them each offender sends a thousand queries.
     for n in 0..5_000_000_u64 {
         let now = Tick(BEGIN + n * 200);
         limits.client_exceeded(&limit, &ip(rng.u32() | 1 << 31), false, now);
@@ -268,7 +270,7 @@ fn a_flood_of_forged_sources_frees_no_offender() {
 }
 
 #[test]
-fn a_set_has_an_end_for_each() {
+fn timed_set_expires_each_address() {
     let mut limits = shards(1, &[timed()]).remove(0);
     let now = Tick(BEGIN);
     let at = |s| now + TickDelta(s * SECOND);
@@ -292,7 +294,7 @@ fn a_set_has_an_end_for_each() {
 }
 
 #[test]
-fn a_reload_forgets_only_what_is_gone() {
+fn reload_forgets_only_removed_limiters() {
     let old = [StateSpec::rate(1, 5, 5), clients(), timed()];
     let mut limits = shards(1, &old).remove(0);
     let rate = |state| Limit { state, qps: 5, burst: 5 };
@@ -302,7 +304,7 @@ fn a_reload_forgets_only_what_is_gone() {
     assert!(!limits.client_exceeded(&by_client(1), &ip(1), false, now));
     limits.timed_add(2, &ip(1), now + TickDelta(SECOND), now);
 
-    // Other places, and one more of each.
+    // Other indices, and one more of each.
     let mut new = [
         StateSpec { identity: 30, kind: StateKind::Timed },
         timed(),
@@ -330,21 +332,21 @@ fn a_reload_forgets_only_what_is_gone() {
 }
 
 #[test]
-fn all_tables_share_one_room() {
+fn tables_share_the_memory_limit() {
     let tables =
         |n: u64| (0..n).map(|identity| StateSpec { identity, kind: StateKind::Clients }).collect::<Vec<_>>();
     for n in [1, 2, 8, 64] {
         for rules in [1, 3, 10, 100] {
-            let mut room = shards(n, &tables(rules));
-            let all: usize = room.iter().map(Limits::bytes).sum();
+            let mut per_shard = shards(n, &tables(rules));
+            let all: usize = per_shard.iter().map(Limits::bytes).sum();
             // 4 KiB is the least that a table has.
             assert!(
                 all <= DEADLINES_BYTES_MAX + n * rules as usize * 4096,
                 "{n} shards, {rules} rules: {all}"
             );
-            let before = room[0].bytes();
-            room[0].adopt(&tables(rules + 1));
-            assert!(room[0].bytes() >= before + 4096, "a new one has some room");
+            let before = per_shard[0].bytes();
+            per_shard[0].adopt(&tables(rules + 1));
+            assert!(per_shard[0].bytes() >= before + 4096, "a new one has some memory");
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::wire::edns;
 
 const SECOND: TickDelta = TickDelta::from_ms(1_000);
 
-/// One shard without sockets, in which matchers are asked.
+/// One shard without sockets, in which matchers are evaluated.
 struct Fixture {
     now: Tick,
     snapshot: Snapshot,
@@ -87,12 +87,12 @@ impl Fixture {
             patterns: &mut PatternCache::default(),
         };
         let matched = matcher.matches(&mut context, &mut env);
-        assert_eq!(env.script.is_some(), self.script.is_some(), "the script is back in the room");
+        assert_eq!(env.script.is_some(), self.script.is_some(), "the script was put back");
         matched
     }
 }
 
-/// Bytes of a message, by its parts.
+/// The bytes of a message, by its parts.
 #[derive(Clone)]
 struct Message {
     flags: u16,
@@ -103,7 +103,7 @@ struct Message {
 
 const WWW: &[u8] = b"\x03wWw\x07example\x03org\x00";
 
-/// A query for the A records of www.example.org, RD set.
+/// Returns a query for the A records of www.example.org, RD set.
 fn query() -> Message {
     Message { flags: 0x0100, counts: [1, 0, 0, 0], qname: WWW, body: Vec::new() }
 }
@@ -119,7 +119,7 @@ impl Message {
         self
     }
 
-    /// Bytes behind the question, `n` of them counted in a section.
+    /// Adds bytes behind the question, and `n` to the count of a section.
     fn with(mut self, section: usize, n: u16, bytes: &[u8]) -> Self {
         self.counts[section] += n;
         self.body.extend(bytes);
@@ -150,10 +150,10 @@ impl Message {
     }
 }
 
-/// An A record that points to the question's name.
+/// An A record whose owner is a pointer to the question's name.
 const A: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x7f\0\0\x01";
 const NS: &[u8] = b"\xc0\x0c\0\x02\0\x01\0\0\0\x3c\0\x02\xc0\x0c";
-/// A header that promises a question.
+/// A header that counts a question.
 const NO_QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0";
 
 fn check(table: &[(&str, Matcher, Vec<u8>, bool)]) {
@@ -169,7 +169,7 @@ fn check(table: &[(&str, Matcher, Vec<u8>, bool)]) {
 }
 
 #[test]
-fn junctions_ask_up_to_the_first_that_decides() {
+fn junctions_stop_at_the_first_that_decides() {
     let (yes, no) = (|| Matcher::All, || Matcher::Not(Arc::new(Matcher::All)));
     let m = query().bytes();
     check(&[
@@ -181,19 +181,19 @@ fn junctions_ask_up_to_the_first_that_decides() {
         ("or without a yes", Matcher::Or([no(), no()].into()), m.clone(), false),
         ("or of none", Matcher::Or([].into()), m, false),
     ]);
-    // What a limit lets pass is counted only where it was asked.
+    // A limit counts only where it was evaluated.
     let mut fixture = Fixture::default();
     fixture.limits.adopt(&[StateSpec::rate(1, 1, 1)]);
     let limit = || Matcher::MaxQps(Limit { state: 0, qps: 1, burst: 1 });
     let m = query().bytes();
     assert!(!fixture.ask(&Matcher::And([no(), limit()].into()), &m));
     assert!(fixture.ask(&Matcher::Or([yes(), limit()].into()), &m));
-    assert!(fixture.ask(&limit(), &m), "nobody has taken the one token yet");
+    assert!(fixture.ask(&limit(), &m), "the one token is not taken yet");
     assert!(!fixture.ask(&limit(), &m));
 }
 
 #[test]
-fn questions_are_told_apart() {
+fn questions_are_distinguished() {
     let www = || Matcher::QName(Arc::from(&b"\x03www\x07EXAMPLE\x03org\x00"[..]));
     let m = query().bytes();
     check(&[
@@ -218,7 +218,7 @@ fn questions_are_told_apart() {
 }
 
 #[test]
-fn the_header_is_read() {
+fn header_fields_match() {
     let m = query().bytes();
     let short = m[..11].to_vec();
     check(&[
@@ -239,7 +239,7 @@ fn the_header_is_read() {
 }
 
 #[test]
-fn edns_is_read() {
+fn edns_fields_match() {
     let dnssec_ok = query().with(3, 1, &edns::bare(1232, true));
     let plain = query().opt(0, 0, b"");
     // Options: 10 with two bytes, 3 with none.
@@ -321,7 +321,7 @@ fn records_are_counted() {
 }
 
 #[test]
-fn bytes_behind_the_message_are_seen() {
+fn trailing_data_matches() {
     let tail = || Matcher::TrailingData;
     let opt = query().opt(0, 0, b"");
     check(&[
@@ -362,11 +362,11 @@ fn sizes_are_compared() {
 }
 
 #[test]
-fn the_way_it_came_is_seen() {
+fn protocol_and_addresses_match() {
     let m = query().bytes();
     let mut fixture = Fixture::default();
     assert!(fixture.ask(&Matcher::DstPort(53), &m));
-    assert!(!fixture.ask(&Matcher::DstPort(4000), &m), "that is the client's");
+    assert!(!fixture.ask(&Matcher::DstPort(4000), &m), "the client's port");
     for (protocol, stream) in [
         (Protocol::DoUdp, false),
         (Protocol::DoTcp, true),
@@ -386,7 +386,7 @@ fn the_way_it_came_is_seen() {
 }
 
 #[test]
-fn tags_are_seen() {
+fn tags_match() {
     let m = query().bytes();
     let mut fixture = Fixture::default();
     let tag = |name: &str, value: Option<&str>| Matcher::Tag(name.into(), value.map(Into::into));
@@ -400,7 +400,7 @@ fn tags_are_seen() {
 }
 
 #[test]
-fn rates_are_kept() {
+fn rates_match() {
     let m = query().bytes();
     let mut fixture = Fixture::default();
     fixture.limits.adopt(&[
@@ -436,11 +436,11 @@ fn rates_are_kept() {
     fixture.limits.timed_add(2, &endpoint(fixture.client).ip, fixture.now + SECOND, fixture.now);
     assert!(fixture.ask(&set, &m));
     fixture.now = fixture.now + SECOND;
-    assert!(!fixture.ask(&set, &m), "its time is over");
+    assert!(!fixture.ask(&set, &m), "expired");
 }
 
 #[test]
-fn chance_is_fair() {
+fn probability_is_exact() {
     let m = query().bytes();
     let mut fixture = Fixture::default();
     let mut hits = |bound| (0..10_000).filter(|_| fixture.ask(&Matcher::Probability(bound), &m)).count();
@@ -452,7 +452,7 @@ fn chance_is_fair() {
 }
 
 #[test]
-fn the_farm_is_seen() {
+fn pools_match() {
     let m = query().bytes();
     let mut fixture = Fixture::default();
     let pool = |slot| PoolRef { name: "".into(), slot: PoolSlot(slot) };
@@ -470,7 +470,7 @@ fn the_farm_is_seen() {
     assert!(!fixture.ask(&Matcher::PoolAvailable(pool(0)), &m));
 }
 
-/// A script whose functions have numbers: 0 no, 1 yes, any other an error.
+/// A script whose functions are numbers: 0 false, 1 true, any other an error.
 #[derive(Debug)]
 struct Numbers;
 
@@ -516,7 +516,7 @@ impl Script for Numbers {
 }
 
 #[test]
-fn a_script_is_asked() {
+fn script_matches() {
     let m = query().bytes();
     let mut fixture = Fixture::default();
     assert!(!fixture.ask(&Matcher::Lua(FunctionId(1)), &m), "no script");
@@ -526,7 +526,7 @@ fn a_script_is_asked() {
     }
 }
 
-/// One of every kind, with figures by chance.
+/// One of every kind, with random figures.
 fn any_matcher() -> impl Strategy<Value = Matcher> {
     let pool = |slot: u8| PoolRef { name: "".into(), slot: PoolSlot(slot.into()) };
     let limit = |state| Limit { state, qps: 5, burst: 5 };
@@ -575,7 +575,7 @@ fn any_matcher() -> impl Strategy<Value = Matcher> {
     })
 }
 
-/// Bytes without any sense, and messages that are almost right.
+/// Random bytes, and messages that are almost valid.
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
     let almost = (any::<[u16; 4]>(), prop::collection::vec(any::<u8>(), 0..80), 0..60_usize).prop_map(
         |(counts, body, cut)| {
@@ -596,7 +596,7 @@ proptest! {
         let timed = StateSpec { identity: 3, kind: StateKind::Timed };
         fixture.limits.adopt(&[StateSpec::rate(1, 5, 5), clients, timed]);
         let not = Matcher::Not(Arc::new(matcher.clone()));
-        // The same room again, since limits count and chance moves on.
+        // The same fixture again, because limits count and the random state advances.
         let matched = fixture.ask(&matcher, &message);
         let mut again = Fixture { now: Tick(now), script: Some(Box::new(Numbers)), ..Fixture::default() };
         again.limits.adopt(&[StateSpec::rate(1, 5, 5), StateSpec { identity: 2, kind: StateKind::Clients }, StateSpec { identity: 3, kind: StateKind::Timed }]);

@@ -1,10 +1,11 @@
-//! POSIX extended expressions in the words of the engine.
+//! Translates POSIX extended expressions to the syntax of the regex engine.
 //!
-//! They differ within brackets: there POSIX has no escapes, no sets within sets and no operations
-//! on sets, so `[\d]` is a backslash or a `d`. Outside of them the engine's own escapes (`\d`,
-//! `\w`, `\b` and so on) are understood too.
+//! They differ within brackets: POSIX has no escapes, no nested sets and no set operations there,
+//! so `[\d]` is a backslash or a `d`. Outside of brackets the engine's own escapes (`\d`, `\w`,
+//! `\b` and so on) work too.
 
-/// The same expression for the engine. What is wrong stays wrong, and is found by its parser.
+/// Returns the same expression for the regex engine. Errors stay in it, and its parser reports
+/// them.
 pub(crate) fn translate(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars();
@@ -19,7 +20,7 @@ pub(crate) fn translate(text: &str) -> String {
     out
 }
 
-/// The inside of a bracket expression, its closing bracket too.
+/// Translates the inside of a bracket expression, up to its closing bracket.
 fn bracket(rest: &mut std::str::Chars<'_>, out: &mut String) {
     if rest.as_str().starts_with('^') {
         out.extend(rest.next());
