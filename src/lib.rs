@@ -190,7 +190,7 @@
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family
 //!     objects.rs          the C functions under dq, dr, names, addresses, sets
-//!     place.rs            the packet of the running call, lent to those functions
+//!     running_call.rs     their access to the packet of the running call
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
 //!   front_end/          the Lua front end: evaluates a file into a Draft
 //!     actions.rs          what rules do to queries
@@ -219,9 +219,9 @@
 //!     pattern.rs          Lua's patterns, by a matcher that gives up
 //!     thread.rs           a thread with a stack for Lua, and a value that stays in it
 //!   state/              Lua per shard: functions that are run per query, without a lock
+//!     call_state.rs       what a running call keeps, and how to undo it
 //!     calls.rs            one shard's state: calls, limits, errors
 //!     core.rs             the steps between Lua's values and the packet
-//!     current.rs          the packet of the running call
 //!     files.rs            the configuration's text
 //!     prelude/            dq, dr, names, addresses, sets, as scripts see them
 //!       addresses.lua     ComboAddress, networks

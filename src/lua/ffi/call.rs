@@ -1,5 +1,4 @@
-//! Calls of a state's functions without a detour: no argument, two results at most, nothing that is
-//! allocated on the way.
+//! Direct calls of a state's functions: no argument, at most two results, no allocation.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -12,7 +11,7 @@ use mlua::ffi::{
 };
 use mlua::{Function, Lua};
 
-/// A function that can be called; it stays as long as its state.
+/// A function that can be called; it is kept as long as its state.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry(c_int);
 
@@ -21,20 +20,20 @@ pub(crate) struct Entry(c_int);
 pub(crate) struct Caller {
     lua: Lua,
     state: *mut lua_State,
-    /// The place in the registry that an error passes through.
+    /// The registry slot that an error passes through.
     error: c_int,
 }
 
-/// What a function has returned, place by place from 1.
+/// The results of a function, numbered from 1.
 #[derive(Debug)]
 pub(crate) struct Results<'c>(&'c Caller, c_int);
 
 impl Caller {
-    /// For the state's main thread, in which no function runs yet.
+    /// Creates a caller for the state's main thread, in which no function runs yet.
     pub(crate) fn new(lua: &Lua) -> mlua::Result<Self> {
         let (state, error) = (Cell::new(ptr::null_mut()), Cell::new(0));
-        // SAFETY: takes its one argument from the stack, as `exec_raw` wants it; the state that is
-        // kept is the main one, since nothing runs yet.
+        // SAFETY: takes its one argument from the stack, as `exec_raw` requires; the state that is
+        // kept is the main one, because nothing runs yet.
         unsafe {
             lua.exec_raw::<()>(true, |l| {
                 error.set(luaL_ref(l, LUA_REGISTRYINDEX));
@@ -44,7 +43,7 @@ impl Caller {
         Ok(Self { lua: lua.clone(), state: state.get(), error: error.get() })
     }
 
-    /// Gives a function a place from which it can be called.
+    /// Registers a function so that it can be called.
     pub(crate) fn entry(&self, function: &Function) -> mlua::Result<Entry> {
         let place = Cell::new(0);
         // SAFETY: takes its one argument from the stack.
@@ -52,12 +51,12 @@ impl Caller {
         Ok(Entry(place.get()))
     }
 
-    /// Calls a function, and hands over what it has returned.
+    /// Calls a function, and passes its results to `read`.
     pub(crate) fn call<R>(&self, entry: Entry, read: impl FnOnce(&Results<'_>) -> R) -> mlua::Result<R> {
-        // SAFETY: the state lives as long as `lua`, and runs in this thread only, since neither can
-        // be sent. It runs nothing now: `exec_raw` and calls of the library put its stack in order,
-        // so there is room for a few values (LUA_MINSTACK). Nothing here raises an error but the
-        // function, within `lua_pcall`.
+        // SAFETY: the state lives as long as `lua`, and runs in this thread only, because neither
+        // is `Send`. No function is running: `exec_raw` and calls of the library restore its stack,
+        // so there is space for a few values (LUA_MINSTACK). Only the function raises errors,
+        // within `lua_pcall`.
         unsafe {
             let top = lua_gettop(self.state);
             lua_rawgeti(self.state, LUA_REGISTRYINDEX, entry.0.into());
@@ -73,14 +72,14 @@ impl Caller {
         }
     }
 
-    /// The error on top of the stack, as the library has it.
+    /// Returns the error on top of the stack, as an error of the library.
     ///
     /// # Safety
-    /// There is one, from `lua_pcall` with this code.
+    /// `lua_pcall` returned this code and left an error there.
     #[cold]
     unsafe fn failed(&self, code: c_int) -> mlua::Error {
-        // SAFETY: the caller's promise. To a place of the registry that has a value another one is
-        // written without an allocation, so without an error.
+        // SAFETY: the caller's promise. A registry slot that has a value can be overwritten without
+        // an allocation, so without an error.
         unsafe {
             if code == LUA_ERRMEM {
                 return mlua::Error::MemoryError("not enough memory".to_owned());
@@ -102,7 +101,7 @@ impl Caller {
 }
 
 impl Results<'_> {
-    /// A number; a text is none.
+    /// Returns a number; none for a text.
     pub(crate) fn number(&self, place: c_int) -> Option<f64> {
         // SAFETY: see `Caller::call`; two results are there.
         unsafe {
@@ -111,13 +110,13 @@ impl Results<'_> {
         }
     }
 
-    /// Whether it counts as true.
+    /// Returns whether it counts as true.
     pub(crate) fn truth(&self, place: c_int) -> bool {
         // SAFETY: see `Caller::call`; two results are there.
         unsafe { lua_toboolean(self.0.state, self.1 + place) != 0 }
     }
 
-    /// A text; empty when it is none.
+    /// Returns a text; empty when it is none.
     pub(crate) fn text(&self, place: c_int) -> &[u8] {
         // SAFETY: see `Caller::call`; two results are there. The string stays on the stack as long
         // as this value lives.

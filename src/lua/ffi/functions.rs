@@ -1,22 +1,23 @@
-//! The C functions themselves: each its C type, and a body that works on the running call's packet.
+//! The C functions of the LuaFFI family: each its C type, and a body that works on the running
+//! call's packet.
 //!
-//! No pointer that they give is into the packet: what a script reads or writes there after its call
-//! is of no consequence. `get_header` gives one to a copy, which is taken over before anything else
-//! looks at the message.
+//! No pointer that they return is into the packet: what a script reads or writes through it after
+//! its call has no effect. `get_header` returns a pointer to a copy, which is written back before
+//! anything else reads the message.
 
 use std::ffi::{c_char, c_int, c_void};
 
-use crate::lua::ffi::place::Place;
+use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::ffi::{
-    RawValue, Token, c_functions, give, lend_aligned, lent_text, passed, raw_values, rendezvous,
-    server_pointer, string, with, with_place, with_server,
+    RawValue, Token, c_functions, give, keep_aligned, keep_text, passed, raw_values, rendezvous,
+    server_pointer, string, with, with_call, with_server,
 };
-use crate::lua::state::current::Server;
+use crate::lua::state::call_state::Server;
 
 c_functions! {
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_localaddr(dq: Token, address: *mut *const c_void, size: *mut usize) {
-        let bytes = with_place(dq, (std::ptr::null(), 0), Place::local);
+        let bytes = with_call(dq, (std::ptr::null(), 0), RunningCall::local);
         // SAFETY: as the macro says.
         unsafe {
             give(address, bytes.0.cast());
@@ -25,7 +26,7 @@ c_functions! {
     }
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_remoteaddr(dq: Token, address: *mut *const c_void, size: *mut usize) {
-        let bytes = with_place(dq, (std::ptr::null(), 0), Place::remote);
+        let bytes = with_call(dq, (std::ptr::null(), 0), RunningCall::remote);
         // SAFETY: as the macro says.
         unsafe {
             give(address, bytes.0.cast());
@@ -39,8 +40,8 @@ c_functions! {
             let bits = (u32::from(bits) + u32::try_from(from * 8).unwrap_or(0)).min(128);
             let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
             let masked = (u128::from_be_bytes(c.context().client.peer.ip) & mask).to_be_bytes();
-            let lent = c.current.lend(&masked[from..]);
-            (lent.as_ptr(), lent.len())
+            let kept = c.current.keep(&masked[from..]);
+            (kept.as_ptr(), kept.len())
         });
         // SAFETY: as the macro says.
         unsafe {
@@ -153,13 +154,13 @@ c_functions! {
     }
     "void* (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_header(dq: Token) -> *mut c_void {
-        with_place(dq, std::ptr::null_mut(), |place| place.lend_header().cast())
+        with_call(dq, std::ptr::null_mut(), |call| call.header_pointer().cast())
     }
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const char**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_sni(dq: Token, sni: *mut *const c_char, size: *mut usize) {
         let (text, length) = with(dq, (std::ptr::null(), 0), |c| {
             let name = c.query_state().sni.clone();
-            (lent_text(c.current, &name), name.len())
+            (keep_text(c.current, &name), name.len())
         });
         // SAFETY: as the macro says.
         unsafe {
@@ -173,7 +174,7 @@ c_functions! {
         let name = unsafe { string(name) };
         with(dq, std::ptr::null(), |c| {
             let value = c.query_state().tags.value(name).map(<[u8]>::to_vec);
-            value.map_or(std::ptr::null(), |v| lent_text(c.current, &v))
+            value.map_or(std::ptr::null(), |v| keep_text(c.current, &v))
         })
     }
     "size_t (*)(const dnsdist_ffi_dnsquestion_t*, const char*, char*, size_t)"
@@ -197,10 +198,10 @@ c_functions! {
                 c.query_state().tags.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
             let pointers: Vec<u8> = tags
                 .iter()
-                .flat_map(|(n, v)| [lent_text(c.current, n).expose_provenance(), lent_text(c.current, v).expose_provenance()])
+                .flat_map(|(n, v)| [keep_text(c.current, n).expose_provenance(), keep_text(c.current, v).expose_provenance()])
                 .flat_map(usize::to_ne_bytes)
                 .collect();
-            (lend_aligned(c.current, &pointers), tags.len())
+            (keep_aligned(c.current, &pointers), tags.len())
         });
         // SAFETY: as the macro says.
         unsafe { give(out, found.0) };
@@ -217,9 +218,9 @@ c_functions! {
                 records.extend(code.to_ne_bytes());
                 records.extend(length.to_ne_bytes());
                 records.extend([0; 4]);
-                records.extend(c.current.lend(data).as_ptr().expose_provenance().to_ne_bytes());
+                records.extend(c.current.keep(data).as_ptr().expose_provenance().to_ne_bytes());
             }
-            (lend_aligned(c.current, &records), options.len())
+            (keep_aligned(c.current, &records), options.len())
         });
         // SAFETY: as the macro says.
         unsafe { give(out, found.0) };
@@ -229,8 +230,8 @@ c_functions! {
     fn dnsdist_ffi_dnsquestion_get_trailing_data(dq: Token, out: *mut *const c_char) -> usize {
         let bytes = with(dq, (std::ptr::null(), 0), |c| {
             let trailing = c.trailing().to_vec();
-            let lent = c.current.lend(&trailing);
-            (lent.as_ptr(), lent.len())
+            let kept = c.current.keep(&trailing);
+            (kept.as_ptr(), kept.len())
         });
         // SAFETY: as the macro says.
         unsafe { give(out, bytes.0.cast()) };
@@ -254,15 +255,15 @@ c_functions! {
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
     fn dnsdist_ffi_dnsquestion_set_skip_cache(dq: Token, value: bool) {
-        with(dq, (), |c| c.case_mut().skip_cache = value);
+        with(dq, (), |c| c.query_state_mut().skip_cache = value);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
     fn dnsdist_ffi_dnsquestion_set_use_ecs(dq: Token, value: bool) {
-        with(dq, (), |c| c.case_mut().ecs.wanted = value);
+        with(dq, (), |c| c.query_state_mut().ecs.wanted = value);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, bool)"
     fn dnsdist_ffi_dnsquestion_set_ecs_override(dq: Token, value: bool) {
-        with(dq, (), |c| c.case_mut().ecs.replace = value);
+        with(dq, (), |c| c.query_state_mut().ecs.replace = value);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t)"
     fn dnsdist_ffi_dnsquestion_set_ecs_prefix_length(dq: Token, value: u16) {
@@ -270,19 +271,19 @@ c_functions! {
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint32_t)"
     fn dnsdist_ffi_dnsquestion_set_temp_failure_ttl(dq: Token, value: u32) {
-        with(dq, (), |c| c.case_mut().temporary_failure_ttl = Some(value));
+        with(dq, (), |c| c.query_state_mut().temporary_failure_ttl = Some(value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_unset_temp_failure_ttl(dq: Token) {
-        with(dq, (), |c| c.case_mut().temporary_failure_ttl = None);
+        with(dq, (), |c| c.query_state_mut().temporary_failure_ttl = None);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint32_t)"
     fn dnsdist_ffi_dnsquestion_set_max_returned_ttl(dq: Token, value: u32) {
-        with(dq, (), |c| c.case_mut().ttl_max = Some(value));
+        with(dq, (), |c| c.query_state_mut().ttl_max = Some(value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_set_restartable(dq: Token) {
-        with(dq, (), |c| c.case_mut().restartable = true);
+        with(dq, (), |c| c.query_state_mut().restartable = true);
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, uint16_t)"
     fn dnsdist_ffi_dnsquestion_set_len(dq: Token, value: u16) {
@@ -296,7 +297,7 @@ c_functions! {
     fn dnsdist_ffi_dnsquestion_set_tag(dq: Token, name: *const c_char, value: *const c_char) {
         // SAFETY: as the macro says.
         let (name, value) = unsafe { (string(name), string(value)) };
-        // One more than a query may have is left out.
+        // A tag beyond the limit is left out.
         let _ = with(dq, false, |c| c.tags_mut().set(name, value));
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, const char*, size_t)"
@@ -309,7 +310,7 @@ c_functions! {
     fn dnsdist_ffi_dnsquestion_set_extended_dns_error(dq: Token, code: u16, text: *const c_char, size: usize) {
         // SAFETY: as the macro says.
         let text = unsafe { passed(text, size) };
-        with(dq, (), |c| c.case_mut().set_error(code, text));
+        with(dq, (), |c| c.query_state_mut().set_error(code, text));
     }
     "bool (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t)"
     fn dnsdist_ffi_dnsquestion_set_trailing_data(dq: Token, bytes: *const c_char, size: usize) -> bool {
@@ -365,7 +366,7 @@ c_functions! {
     }
     "void (*)(dnsdist_ffi_dnsresponse_t*, uint32_t)"
     fn dnsdist_ffi_dnsresponse_set_max_returned_ttl(dr: Token, max: u32) {
-        with(dr, (), |c| c.case_mut().ttl_max = Some(max));
+        with(dr, (), |c| c.query_state_mut().ttl_max = Some(max));
     }
     "void (*)(dnsdist_ffi_dnsresponse_t*, uint16_t)"
     fn dnsdist_ffi_dnsresponse_clear_records_type(dr: Token, rtype: u16) {
@@ -379,7 +380,7 @@ c_functions! {
     }
     "bool (*)(dnsdist_ffi_dnsresponse_t*)"
     fn dnsdist_ffi_dnsresponse_get_stale_cache_hit(dr: Token) -> bool {
-        // There is no cache yet: no answer is a stale one of it.
+        // There is no cache: no answer can be stale.
         with(dr, false, |_| false)
     }
     "size_t (*)(const dnsdist_ffi_servers_list_t*)"
@@ -428,14 +429,14 @@ c_functions! {
     fn dnsdist_ffi_server_get_name(server: Token) -> *const c_char {
         with_server(server, std::ptr::null(), |c, s| {
             let name = c.current.configuration.server(s.slot).map(|s| s.name.clone()).unwrap_or_default();
-            lent_text(c.current, name.as_bytes())
+            keep_text(c.current, name.as_bytes())
         })
     }
     "const char* (*)(const dnsdist_ffi_server_t*)"
     fn dnsdist_ffi_server_get_name_with_addr(server: Token) -> *const c_char {
         with_server(server, std::ptr::null(), |c, s| {
             let text = c.current.configuration.server(s.slot).map(Server::name_with_address);
-            lent_text(c.current, text.unwrap_or_default().as_bytes())
+            keep_text(c.current, text.unwrap_or_default().as_bytes())
         })
     }
 }

@@ -1,14 +1,13 @@
 //! The C functions of the LuaFFI family (`dnsdist_ffi_dnsquestion_*` and friends), which scripts
 //! call through LuaJIT's `ffi`: names and arguments as dnsdist documents them.
 //!
-//! The pointer that a script is given is none: it is a number that tells the running call from all
-//! others, and nothing reads what it points to. So an old one, a null one or an invented one is
-//! answered with 0 or null. What *is* read and written are the places that a script hands over for
-//! results, and the strings that it passes: a wrong one of those is the script's fault, as with
-//! every C function that `ffi` can call.
+//! The pointer that a script gets is not dereferenced: it is a number that identifies the running
+//! call. So an old, null or invented one returns 0 or null. Only the output arguments and strings
+//! that a script passes are accessed: invalid ones are the script's fault, as with every C function
+//! that `ffi` can call.
 //!
 //! ```text
-//!  script ── ffi.C.dnsdist_ffi_x(dq, ..) ──► extern "C" fn ──► with(dq) ──► Current, if dq is it
+//!  script ── ffi.C.dnsdist_ffi_x(dq, ..) ──► extern "C" fn ──► with(dq) ──► packet, if dq is its handle
 //! ```
 //!
 //! `ffi.C` is a table in front of the real one, with function pointers: no symbol has to be visible
@@ -19,29 +18,29 @@
 pub(crate) mod call;
 mod functions;
 mod objects;
-pub(crate) mod place;
+pub(crate) mod running_call;
 pub mod watch;
 
 use std::ffi::{CStr, c_char, c_void};
 
 use mlua::{LightUserData, Lua, Table};
 
-use crate::lua::ffi::place::Place;
-use crate::lua::state::current::{Current, Open};
+use crate::lua::ffi::running_call::RunningCall;
+use crate::lua::state::call_state::{CallState, Open};
 use crate::rules::script::Candidate;
 
-/// Defines C functions and the table of them: name, C type, body. Each argument `x: T`.
+/// Defines C functions and the table of them: name, C type, body. Each argument is `x: T`.
 macro_rules! c_functions {
     ($($(#[$doc:meta])* $kind:literal fn $name:ident($($arg:ident: $t:ty),*) $(-> $r:ty)? $body:block)*) => {
         $(
             $(#[$doc])*
-            // SAFETY: called by scripts, or the prelude, with the type beside it; pointers are what
-            // `passed`, `string`, `give` and `at` ask for, or the script's own fault. Nothing
-            // unwinds: bodies have no panic.
+            // SAFETY: called by scripts, or the prelude, with the type beside it; pointers satisfy
+            // `passed`, `string`, `give` and `at`, or are the script's own fault. Nothing unwinds:
+            // bodies do not panic.
             unsafe extern "C" fn $name($($arg: $t),*) $(-> $r)? $body
         )*
 
-        /// Every function: its name, its C type as a pointer, and itself.
+        /// Returns every function: its name, its C type as a pointer, and its address.
         pub(crate) fn table() -> Vec<crate::lua::ffi::Function> {
             vec![$((stringify!($name), $kind, $name as *mut c_void)),*]
         }
@@ -49,10 +48,10 @@ macro_rules! c_functions {
 }
 use c_functions;
 
-/// A function's name, its C type as a pointer, and itself.
+/// A function's name, its C type as a pointer, and its address.
 type Function = (&'static str, &'static str, *mut c_void);
 
-/// The types that the functions' arguments have.
+/// C types of the functions' arguments.
 const TYPES: &str = "
 typedef struct dnsdist_ffi_dnsquestion_t dnsdist_ffi_dnsquestion_t;
 typedef struct dnsdist_ffi_dnsresponse_t dnsdist_ffi_dnsresponse_t;
@@ -63,8 +62,8 @@ typedef struct dnsdist_ffi_tag { const char* name; const char* value; } dnsdist_
 typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdist_ffi_raw_value_t;
 ";
 
-/// Puts the functions behind `ffi.C`, and gives those of objects with what they read: gets the
-/// types, both kinds of functions as names with types and pointers, and two places.
+/// Installs the functions behind `ffi.C`, and returns those of objects with what they read: takes
+/// the types, both kinds of functions as names with types and pointers, and two pointers.
 const INSTALL: &str = r#"
 local types, functions, objects, live, place = ...
 local ffi = require("ffi")
@@ -77,11 +76,11 @@ ffi.C = setmetatable(cast(functions, {}), { __index = ffi.C })
 return cast(objects, { live = ffi.cast("dnslob_live *", live), place = ffi.cast("void *", place) })
 "#;
 
-/// Defines the functions in a state; gives those that the prelude's objects are made of.
+/// Defines the functions in a state; returns those that the prelude's objects use.
 ///
 /// # Errors
 /// When the state has no `ffi`.
-pub(crate) fn define(lua: &Lua, place: &Place) -> mlua::Result<Table> {
+pub(crate) fn define(lua: &Lua, call: &RunningCall) -> mlua::Result<Table> {
     let list = |functions: Vec<Function>| -> mlua::Result<Table> {
         let list = lua.create_table()?;
         for (name, kind, pointer) in functions {
@@ -92,35 +91,36 @@ pub(crate) fn define(lua: &Lua, place: &Place) -> mlua::Result<Table> {
         }
         Ok(list)
     };
-    let types = format!("{TYPES}{}", place::LIVE_TYPE);
-    let (live, own) =
-        (LightUserData(place.live()), LightUserData(std::ptr::from_ref(place).cast_mut().cast()));
+    let types = format!("{TYPES}{}", running_call::LIVE_TYPE);
+    let (live, own) = (LightUserData(call.live()), LightUserData(std::ptr::from_ref(call).cast_mut().cast()));
     let functions = (types, list(functions::table())?, list(objects::table())?, live, own);
     lua.load(INSTALL).set_name("=ffi").call(functions)
 }
 
-/// The packet of the running call, if `token` is its number; else `otherwise`.
+/// Calls `body` with the packet of the running call, if `token` is its number; otherwise returns
+/// `otherwise`.
 fn with<R>(token: Token, otherwise: R, body: impl FnOnce(&mut Open<'_, '_, '_>) -> R) -> R {
     let mut body = Some(body);
-    let of = |place: &Place| {
-        place.open(|open| {
+    let of = |call: &RunningCall| {
+        call.open(|open| {
             let body = body.take().filter(|_| token.addr() == open.current.token)?;
             Some(body(open))
         })
     };
-    place::running(of).flatten().flatten().unwrap_or(otherwise)
+    running_call::running(of).flatten().flatten().unwrap_or(otherwise)
 }
 
-/// The place of the running call, if `token` is its number; else `otherwise`.
-fn with_place<R>(token: Token, otherwise: R, body: impl FnOnce(&Place) -> R) -> R {
-    let is_it = |place: &Place| place.open(|open| token.addr() == open.current.token) == Some(true);
-    place::running(|place| is_it(place).then(|| body(place))).flatten().unwrap_or(otherwise)
+/// Calls `body` with the state of the running call, if `token` is its number; otherwise returns
+/// `otherwise`.
+fn with_call<R>(token: Token, otherwise: R, body: impl FnOnce(&RunningCall) -> R) -> R {
+    let is_it = |call: &RunningCall| call.open(|open| token.addr() == open.current.token) == Some(true);
+    running_call::running(|call| is_it(call).then(|| body(call))).flatten().unwrap_or(otherwise)
 }
 
-/// What a script holds instead of a query, an answer or a list of servers.
+/// The handle of a query, an answer or a list of servers in a script.
 type Token = *const c_void;
 
-/// The bytes that a script passes.
+/// Returns the bytes that a script passes.
 ///
 /// # Safety
 /// `bytes` is null, or points to `length` bytes that live as long as the call.
@@ -132,7 +132,7 @@ unsafe fn passed<'a>(bytes: *const c_char, length: usize) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(bytes.cast(), length) }
 }
 
-/// The string that a script passes.
+/// Returns the string that a script passes.
 ///
 /// # Safety
 /// `text` is null, or points to bytes that live as long as the call and end with a zero.
@@ -144,13 +144,13 @@ unsafe fn string<'a>(text: *const c_char) -> &'a [u8] {
     unsafe { CStr::from_ptr(text) }.to_bytes()
 }
 
-/// Writes a result where a script wants it.
+/// Writes a result to an output argument.
 ///
 /// # Safety
-/// `to` is null, or a place for a `T`.
+/// `to` is null, or valid for writing a `T`.
 unsafe fn give<T>(to: *mut T, value: T) {
     if !to.is_null() {
-        // SAFETY: the caller's promise; a script's place need not be aligned.
+        // SAFETY: the caller's promise; a script's output argument need not be aligned.
         unsafe { to.write_unaligned(value) }
     }
 }
@@ -158,11 +158,11 @@ unsafe fn give<T>(to: *mut T, value: T) {
 /// Longest string that a script may pass, bytes: a whole message.
 const MESSAGE_MAX: usize = 65_535;
 
-/// A string for C, until the next call begins.
-fn lent_text(current: &mut Current, bytes: &[u8]) -> *const c_char {
+/// Returns a C string that is valid until the next call begins.
+fn keep_text(current: &mut CallState, bytes: &[u8]) -> *const c_char {
     let mut text = bytes.to_vec();
     text.push(0);
-    current.lend(&text).as_ptr().cast()
+    current.keep(&text).as_ptr().cast()
 }
 
 /// One value that a script passes.
@@ -172,7 +172,7 @@ struct RawValue {
     size: u16,
 }
 
-/// The values that a script passes; at most as many as a message can hold.
+/// Returns the values that a script passes; at most as many as a message can hold.
 ///
 /// # Safety
 /// `values` is null, or points to `count` values that live as long as the call.
@@ -187,32 +187,32 @@ unsafe fn raw_values<'a>(values: *const RawValue, count: usize) -> Vec<&'a [u8]>
     }
 }
 
-/// A list for C that begins at a multiple of eight, until the next call begins.
-fn lend_aligned(current: &mut Current, bytes: &[u8]) -> *const c_void {
+/// Returns a list for C that is aligned to eight bytes and valid until the next call begins.
+fn keep_aligned(current: &mut CallState, bytes: &[u8]) -> *const c_void {
     let mut padded = bytes.to_vec();
     padded.resize(bytes.len() + 8, 0);
-    let lent = current.lend(&padded).as_ptr();
-    let off = lent.align_offset(8);
+    let kept = current.keep(&padded).as_ptr();
+    let off = kept.align_offset(8);
     if off > 0 {
-        // The room behind is for this: the same list, moved up to where C may read it.
+        // The space behind the list is for this: the same list, moved to an aligned address.
         let mut moved = vec![0; off];
         moved.extend_from_slice(bytes);
         moved.resize(padded.len(), 0);
-        return current.replace_lent(&moved, off).cast();
+        return current.replace_kept(&moved, off).cast();
     }
-    lent.cast()
+    kept.cast()
 }
 
-/// A server's number in the running call, told from other calls' as the query is.
-fn server_pointer(current: &Current, at: usize) -> Token {
-    // Behind every number of a call.
+/// Returns the handle of a server: its number and that of the running call.
+fn server_pointer(current: &CallState, at: usize) -> Token {
+    // Above every call number.
     std::ptr::without_provenance(((at + 1) << 44) | current.token)
 }
 
-/// The part of a server's pointer that is the call's number.
+/// The part of a server's handle that is the call's number.
 const TOKEN_MASK: usize = (1 << 44) - 1;
 
-/// The server of a pointer of the running call.
+/// Calls `body` with the server of a handle of the running call.
 fn with_server<R>(
     server: Token,
     otherwise: R,
@@ -226,18 +226,18 @@ fn with_server<R>(
         let candidate = open.current.candidates.get(at).copied()?;
         Some(body(open, candidate))
     };
-    place::running(|place| place.open(found)).flatten().flatten().unwrap_or(otherwise)
+    running_call::running(|call| call.open(found)).flatten().flatten().unwrap_or(otherwise)
 }
 
-/// The place of the server that a hash falls to, by weight: the same one as long as it is there, so
-/// that the loss of a server moves only its own share (rendezvous hashing).
-fn rendezvous(current: &Current, hash: usize) -> usize {
+/// Returns the index of the server that a hash selects, by weight: always the same one while it
+/// exists, so that the loss of a server moves only its own share (rendezvous hashing).
+fn rendezvous(current: &CallState, hash: usize) -> usize {
     let score = |candidate: &Candidate| {
         let server = current.configuration.server(candidate.slot);
         let weight = server.map_or(1, |s| s.weight.max(1));
         let name = server.map_or(0, |s| xxhash_rust::xxh3::xxh3_64(s.address.to_string().as_bytes()));
         let mixed = xxhash_rust::xxh3::xxh3_64_with_seed(&name.to_ne_bytes(), hash as u64);
-        // In (0, 1): its logarithm over the weight is the known way to weigh this hash.
+        // In (0, 1): its logarithm divided by the weight is the usual weighted score.
         #[allow(clippy::cast_precision_loss)]
         let fraction = ((mixed >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         -fraction.ln() / f64::from(weight)

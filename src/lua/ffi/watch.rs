@@ -1,4 +1,4 @@
-//! Ends Lua that runs too long, by a timer of the thread's own CPU time.
+//! Ends Lua that runs too long, by a timer of the thread's CPU time.
 //!
 //! ```text
 //!  CPU clock of the thread ──every 10 ms──► signal, in that thread ──► Alarm::tick
@@ -6,17 +6,17 @@
 //!  hook ──► error, again and again until no code of the script is left that could catch it
 //! ```
 //!
-//! The time that counts is the thread's, not the clock's on the wall: a thread that the kernel does
-//! not run is not blamed. A call costs three plain stores. Instructions need not be counted, and C
-//! functions of the library count by what they take.
+//! CPU time counts, not wall-clock time: a call is not ended because the kernel did not run its
+//! thread. A call costs three plain stores. No instructions are counted, and C functions of the
+//! library count with the time that they take.
 //!
-//! What it does not do: end C code. A function that stays in one C call is ended when that returns;
-//! `lua::library` keeps those calls short.
+//! It does not end C code. A function that stays in one C call is ended when that returns;
+//! `lua::limits::library` keeps those calls short.
 //!
 //! # Invariants
-//! - The signal is for the thread that made the timer, which is the one that runs the state: the
+//! - The signal goes to the thread that made the timer, which is the one that runs the state: the
 //!   handler and the interpreter never run at the same time.
-//! - The hook is set only while a call runs, and taken away at its end.
+//! - The hook is set only while a call runs, and removed at its end.
 
 #![allow(unsafe_code)]
 
@@ -38,8 +38,8 @@ use mlua::ffi::{
     lua_rawgeti, lua_sethook, luaL_ref,
 };
 
-/// Between two looks at the running call, CPU time: what a call takes is known to this. The kernel
-/// looks at CPU clocks at its own ticks only, every 1 to 10 ms.
+/// CPU time between two ticks: the resolution of a call's time. The kernel checks CPU clocks only
+/// at its own ticks, every 1 to 10 ms.
 pub const TICK: Duration = Duration::from_millis(10);
 
 /// Ends a running evaluation from another thread.
@@ -52,27 +52,27 @@ impl Interrupt {
         self.0.store(Why::Interrupted as u8, Relaxed);
     }
 
-    /// Whether the evaluation is to end.
+    /// Returns whether the evaluation is to end.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Relaxed) != 0
     }
 
-    /// Ends the evaluation since its time is over.
+    /// Ends the evaluation because of its time limit.
     pub(crate) fn time_out(&self) {
-        // Who interrupted it first has the word.
+        // The first reason counts.
         let _ = self.0.compare_exchange(0, Why::Late as u8, Relaxed, Relaxed);
     }
 }
 
-/// Why a call was ended.
+/// The reason why a call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Why {
     /// It took more CPU time than it may.
     TooLong = 1,
-    /// Somebody interrupted it.
+    /// It was interrupted.
     Interrupted = 2,
-    /// It was not over in time.
+    /// It exceeded its time limit.
     Late = 3,
     /// It asked for the end of the process.
     Exit = 4,
@@ -85,15 +85,15 @@ impl Why {
 /// A call that was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Why.
+    /// The reason.
     pub why: Why,
-    /// The line of the script that ran, as far as it is known.
+    /// The line of the script that was running, if known.
     pub place: Option<(String, u32)>,
-    /// The exit code that was asked for.
+    /// The requested exit code.
     pub code: i32,
 }
 
-/// What the handler, the hook and the library see of the running call.
+/// State of the running call that the handler, the hook and the library share.
 #[derive(Debug)]
 pub struct Alarm {
     state: AtomicPtr<lua_State>,
@@ -101,7 +101,7 @@ pub struct Alarm {
     running: AtomicBool,
     /// Ticks until the call's time is up.
     left: AtomicU32,
-    /// Ticks since it began, also while it is being ended.
+    /// Ticks since it began, including those while it is being ended.
     taken: AtomicU32,
     /// Why the call is to end; 0 while it may run.
     ended: AtomicU8,
@@ -119,12 +119,12 @@ thread_local! {
 }
 
 impl Alarm {
-    /// Whether the running call is to end.
+    /// Returns whether the running call is to end.
     pub fn is_over(&self) -> bool {
         self.ended.load(Relaxed) != 0
     }
 
-    /// Ends the running call, and the process by this code, if the call may do that.
+    /// Ends the running call, and the process with this code, if the call may do that.
     pub fn exit(&self, code: i32) -> bool {
         if self.may_exit.get() && self.running.load(Relaxed) {
             self.code.store(code, Relaxed);
@@ -134,7 +134,7 @@ impl Alarm {
         false
     }
 
-    /// In the signal's handler: nothing but atomics and the hook.
+    /// Runs in the signal handler: only atomics and the hook are allowed.
     fn tick(&self) {
         if !self.running.load(Relaxed) {
             return;
@@ -146,8 +146,8 @@ impl Alarm {
         if interrupted != 0 {
             self.end(interrupted);
         } else if left == 0 || self.is_over() {
-            // Once more: the tick before may have come while the interpreter changed what a hook
-            // changes, too.
+            // Again: the previous tick may have come while the interpreter was changing what a hook
+            // changes too.
             self.end(Why::TooLong as u8);
         }
     }
@@ -157,9 +157,9 @@ impl Alarm {
             self.ended.store(why, Relaxed);
         }
         let state = self.state.load(Relaxed);
-        // SAFETY: the state lives longer than the watch, whose drop ends the ticks. Setting a hook is
-        // what LuaJIT allows in a signal's handler of the thread that runs the state. Off and on: so
-        // that the table of instructions is written anew.
+        // SAFETY: the state lives longer than the watch, whose drop ends the ticks. LuaJIT allows
+        // to set a hook in a signal handler of the thread that runs the state. Off and on, so that
+        // the dispatch table is rewritten.
         unsafe {
             lua_sethook(state, None, 0, 0);
             lua_sethook(state, Some(on_hook), LUA_MASKCOUNT, 1);
@@ -175,10 +175,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches a state, in the thread that has made it and runs it.
+    /// Watches a state, in the thread that created it and runs it.
     ///
     /// # Errors
-    /// When the system has no timer left (`RLIMIT_SIGPENDING`).
+    /// The system has no timer left (`RLIMIT_SIGPENDING`).
     pub fn new(lua: &Lua, interrupt: &Interrupt) -> mlua::Result<Self> {
         let alarm = Rc::new(Alarm {
             state: AtomicPtr::default(),
@@ -192,12 +192,12 @@ impl Watch {
             error: Cell::default(),
             place: RefCell::default(),
         });
-        // An error of its own kind: it need not be made when memory may be short, and no handler
-        // looks at it by functions of the script.
+        // Made in advance, because memory may be short when it is needed, and of a type that no
+        // handler of a script can inspect by calling functions of the script.
         let error = mlua::Value::Error(Box::new(mlua::Error::runtime("the function ran too long")));
         let own = Rc::clone(&alarm);
-        // SAFETY: takes its one argument from the stack, as `exec_raw` wants it; the state that is
-        // kept is the main one, since nothing runs yet.
+        // SAFETY: takes its one argument from the stack, as `exec_raw` requires; the state that is
+        // kept is the main one, because nothing runs yet.
         unsafe {
             lua.exec_raw::<()>(error, move |state| {
                 own.error.set(luaL_ref(state, LUA_REGISTRYINDEX));
@@ -208,17 +208,17 @@ impl Watch {
         Ok(Self { alarm, timer })
     }
 
-    /// The part that others may ask.
+    /// Returns the part that is shared with the library.
     #[must_use]
     pub const fn alarm(&self) -> &Rc<Alarm> {
         &self.alarm
     }
 
-    /// Runs a call for at most so many ticks and one; says why it was ended, if it was, and how many
+    /// Runs a call for at most `ticks` + 1 ticks; returns why it was ended, if it was, and how many
     /// ticks it took.
     pub fn run<R>(&self, ticks: u32, may_exit: bool, call: impl FnOnce() -> R) -> (R, Option<Ended>, u32) {
         if self.alarm.running.load(Relaxed) {
-            // Part of the call that runs already.
+            // Part of a call that is running already.
             return (call(), None, 0);
         }
         let ticks = ticks.saturating_add(1);
@@ -227,8 +227,8 @@ impl Watch {
         let result = call();
         drop(running);
         let taken = self.alarm.taken.load(Relaxed);
-        // No tick comes between: it changes nothing while no call runs. A swap costs as much as all else
-        // here.
+        // No tick interferes: a tick changes nothing while no call runs. A swap would cost as much
+        // as everything else here.
         let ended = if self.alarm.is_over() { self.ended() } else { None };
         (result, ended, taken)
     }
@@ -245,13 +245,13 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // SAFETY: the timer is ours, and is deleted once. Its signal is for this thread, so one that
-        // is pending comes before the call returns, while the alarm is still there.
+        // SAFETY: the timer is ours, and is deleted once. Its signal goes to this thread, so a
+        // pending one is handled before the call returns, while the alarm still exists.
         unsafe { libc::timer_delete(self.timer) };
     }
 }
 
-/// While it lives, a call runs; also when that panics it ends.
+/// A running call; ended on drop, also after a panic.
 struct Running<'a>(&'a Alarm, *const Alarm);
 
 impl<'a> Running<'a> {
@@ -279,7 +279,8 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The signal of the ticks. Real-time ones are queued one for each timer, and nobody sends them.
+/// Returns the signal of the ticks. Real-time signals are queued once per timer, and nobody else
+/// sends them.
 fn signal() -> c_int {
     libc::SIGRTMIN() + 3
 }
@@ -291,24 +292,24 @@ fn start(alarm: &Rc<Alarm>) -> io::Result<libc::timer_t> {
     let mut installed = Ok(());
     HANDLER.call_once(|| {
         // SAFETY: a plain C structure, for which zeros are a valid value; the handler has the
-        // signature that SA_SIGINFO asks for, and does only what a handler may.
+        // signature that SA_SIGINFO requires, and does only what a handler may.
         installed = unsafe {
             let mut action: libc::sigaction = zeroed();
             action.sa_sigaction = on_tick as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
-            // Others wait: it is short, and the stack of handlers is.
+            // Other signals wait: the handler is short, and the stack of handlers is small.
             libc::sigfillset(&raw mut action.sa_mask);
             checked(libc::sigaction(signal(), &raw const action, ptr::null_mut()))
         };
     });
     installed?;
-    // SAFETY: plain C structures, for which zeros are valid; the pointer that goes with the signal
-    // is to an alarm that lives until the timer is deleted.
+    // SAFETY: plain C structures, for which zeros are valid; the pointer that the signal carries is
+    // to an alarm that lives until the timer is deleted.
     unsafe {
         let mut set: libc::sigset_t = zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, signal());
-        // Whoever started this thread may have blocked all signals.
+        // The thread that started this one may have blocked all signals.
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut());
         let mut event: libc::sigevent = zeroed();
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -329,14 +330,14 @@ fn start(alarm: &Rc<Alarm>) -> io::Result<libc::timer_t> {
 }
 
 extern "C" fn on_tick(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
-    // SAFETY: the kernel hands over a valid structure.
+    // SAFETY: the kernel passes a valid structure.
     let info = unsafe { &*info };
     if info.si_code != libc::SI_TIMER {
-        // Not from a timer of ours: what it carries is no pointer.
+        // Not from one of our timers: it carries no pointer.
         return;
     }
-    // SAFETY: a timer's signal carries the pointer that it was made with, and comes only before its
-    // deletion, in the thread that owns the alarm.
+    // SAFETY: a timer's signal carries the pointer that the timer was made with, and comes only
+    // before its deletion, in the thread that owns the alarm.
     unsafe { (*info.si_value().sival_ptr.cast::<Alarm>()).tick() };
 }
 
@@ -346,8 +347,8 @@ extern "C" fn on_tick(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
 /// Called by LuaJIT, as a hook.
 unsafe extern "C-unwind" fn on_hook(state: *mut lua_State, _: *mut lua_Debug) {
     let alarm = RUNNING.get();
-    // SAFETY: set only while that alarm's call runs, which this hook is part of; LuaJIT gives the
-    // hook a valid state with room on its stack. Nothing that has to be dropped is alive when the
+    // SAFETY: set only while that alarm's call runs, which this hook is part of; LuaJIT passes the
+    // hook a valid state with free stack space. Nothing that must be dropped is alive when the
     // error leaves.
     unsafe {
         if alarm.is_null() || !(*alarm).is_over() {
@@ -364,12 +365,12 @@ unsafe extern "C-unwind" fn on_hook(state: *mut lua_State, _: *mut lua_Debug) {
     }
 }
 
-/// The nearest line of a script on the stack; chunks of ours begin with `=`.
+/// Returns the nearest line of a script on the stack; names of our own chunks begin with `=`.
 ///
 /// # Safety
 /// The state runs in this thread.
 unsafe fn running_line(state: *mut lua_State) -> Option<(String, u32)> {
-    /// Deeper than our own functions call each other.
+    /// Deeper than our own functions nest.
     const LEVELS: c_int = 16;
     for level in 0..LEVELS {
         // SAFETY: a plain C structure, which `lua_getstack` and `lua_getinfo` fill; `source` points
@@ -390,15 +391,15 @@ unsafe fn running_line(state: *mut lua_State) -> Option<(String, u32)> {
     None
 }
 
-/// Proves, in a state of its own, that Lua can be compiled here and that the end of a call's time
-/// ends a compiled loop. Takes two ticks of CPU time when all is well, about a second when it is not.
+/// Proves, in a state of its own, that Lua can be compiled here and that a compiled loop is ended
+/// when its time is up. Takes two ticks of CPU time if so, about a second if not.
 ///
 /// # Errors
-/// Why Lua is not to be compiled.
+/// Why Lua must not be compiled.
 pub fn prove_compiler() -> Result<(), String> {
-    // LuaJIT ends the process when it may not make executable what it has written.
+    // LuaJIT ends the process when it may not make its code executable.
     if !crate::engine::sys::can_make_code() {
-        return Err("the system allows no code that is made at run time".to_owned());
+        return Err("the system does not allow code to be generated at run time".to_owned());
     }
     let lua = crate::engine::sys::lua_with_ffi();
     let failed = |e: mlua::Error| e.to_string();
@@ -420,20 +421,21 @@ pub fn prove_compiler() -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// What `.cargo/config.toml` asks for: compiled loops see the hook.
+    /// `.cargo/config.toml` requires it: compiled loops check the hook.
     #[test]
     fn luajit_is_built_with_a_hook_in_compiled_loops() {
         assert_eq!(prove_compiler(), Ok(()), "cargo clean -p mlua-sys");
     }
 
-    /// And: no C frame jumps over a page of the stack without touching it.
+    /// Also required there: no C frame skips a page of the stack without touching it.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn luajit_is_built_with_probed_frames() {
         let lua = crate::engine::sys::lua_with_ffi();
         let gsub: mlua::Function = lua.load("return string.gsub").eval().expect("a function");
         let found = Cell::new(false);
-        // SAFETY: the function is one of C's, whose code is longer than what is read of it.
+        // SAFETY: the function is part of the C library, and its code is longer than what is read
+        // of it.
         unsafe {
             lua.exec_raw::<()>(gsub, |state| {
                 let code = mlua::ffi::lua_tocfunction(state, -1).map_or(ptr::null(), |f| f as *const u8);
@@ -447,10 +449,10 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_fits_its_time_is_left_alone() {
+    fn call_within_its_time_is_not_ended() {
         let lua = crate::engine::sys::lua_with_ffi();
         let watch = Watch::new(&lua, &Interrupt::default()).expect("a timer");
-        // Most of them are over within a tick, and none of them has to do with the one before.
+        // Most of them end within a tick, and none affects the next.
         for _ in 0..2_000 {
             let (result, ended, _) =
                 watch.run(1, false, || lua.load("local t = {} for i = 1, 50 do t[i] = i end").exec());

@@ -1,5 +1,5 @@
--- What scripts see of Lua's standard library where it could keep a thread busy without end: C code
--- that no hook reaches, finalisers and handlers in which hooks are off, C frames within each other.
+-- What scripts see of Lua's standard library where it could run without end: C code that no hook
+-- reaches, finalisers and handlers in which hooks are off, nested C frames.
 --
 -- core: the functions of `library.rs`.
 local core = ...
@@ -10,13 +10,13 @@ local error, next, pcall, rawget, select, setmetatable, tonumber, type =
 local ffi = require("ffi")
 
 -- Patterns -------------------------------------------------------------------------------------
--- The library's own functions for what they can be trusted with: subjects so short that no pattern
--- takes them long. `core` has a matcher that gives up.
+-- The library's own functions where they cannot take long: for short subjects. Otherwise `core` has
+-- a matcher that can be stopped.
 
 local find, match, gmatch, gsub = string.find, string.match, string.gmatch, string.gsub
 local core_find, core_substitute, has_room = core.find, core.substitute, core.has_room
 
--- By pattern: the longest subject that the library's matcher is given.
+-- By pattern: the longest subject that the library's matcher gets.
 local REACHES_MAX = 1000
 local reaches, plain_reaches, reaches_count = nil, nil, REACHES_MAX
 local function remember(is_plain)
@@ -33,7 +33,7 @@ local function remember(is_plain)
 end
 reaches, plain_reaches = setmetatable({}, remember(false)), setmetatable({}, remember(true))
 
--- Numbers are text to the library; what is neither is its to complain of.
+-- Numbers are text to the library; anything else is an error that the library reports.
 local function text(v)
   if type(v) == "number" then return v .. "" end
   return v
@@ -41,7 +41,7 @@ end
 
 local function is_number(v) return v == nil or type(v) == "number" or tonumber(v) ~= nil end
 
--- What core.find gave, as `find` returns it: place, end, captures.
+-- Returns the result of core.find as `find` does: position, end, captures.
 local function found(ok, ...)
   if not ok then error((...), 2) end
   return ...
@@ -77,7 +77,7 @@ end
 
 function string.gmatch(s, p)
   s, p = text(s), text(p)
-  -- To gmatch a ^ is a character.
+  -- In gmatch a ^ is an ordinary character.
   if type(s) ~= "string" or type(p) ~= "string" or byte(p) ~= 94 and #s <= reaches[p] then
     return gmatch(s, p)
   end
@@ -98,7 +98,7 @@ function string.gmatch(s, p)
 end
 string.gfind = string.gfind and string.gmatch
 
--- What stands for one match; nil and false leave it as it is.
+-- Returns the replacement of one match; nil and false keep the match.
 local function replacement(is_function, by, s, from, to, ...)
   local value
   if select("#", ...) == 0 then
@@ -133,9 +133,9 @@ function string.gsub(s, p, by, max)
   max = max == nil and #s + 1 or tonumber(max)
   max = max - max % 1
   if not by_call then return found(core_substitute(s, p, by, max)) end
-  -- In Lua: a function that is called from here adds no C frame, of which gsub's are the largest.
+  -- In Lua: a function that is called from here adds no C frame; gsub's are the largest.
   local anchored, parts, count, made, at = byte(p) == 94, {}, 0, 0, 1
-  -- Of a table the first capture is the key; what is wrong with others is nobody's business.
+  -- A table is indexed by the first capture; errors in others are not reported.
   local wanted = kind == "table" and 1 or nil
   while made < max do
     local from, to, value = replaced(kind == "function", by, s, core_find(s, p, at, nil, true, wanted))
@@ -154,7 +154,7 @@ function string.gsub(s, p, by, max)
   return concat(parts), made
 end
 
--- Sorting: C code unless it compares by a function of Lua, which it must for long lists.
+-- Sorting: C code unless it compares with a Lua function, which long lists must do.
 local SORTED_MAX = 1000
 local sort, getinfo = table.sort, debug.getinfo
 local function is_less(a, b) return a < b end
@@ -170,7 +170,7 @@ function table.sort(list, less)
   return sort(list, less)
 end
 
--- Code: text only, for bytecode is not checked by anybody. -------------------------------------
+-- Code: text only, because nothing verifies bytecode. ---------------------------------------
 
 local load_text, load_file = load, loadfile
 
@@ -213,7 +213,7 @@ function xpcall(f, handler, ...) return handled(handler, pcall(f, ...)) end
 newproxy = nil
 getmetatable(io.stdout).__metatable = "FILE*"
 
--- A C function by its name is all that is sure not to call Lua: a pointer may be to a callback, and
+-- Only a C function by its name is sure not to call Lua: a pointer may be to a callback, and
 -- anything else has __call.
 local typeof, tostring = ffi.typeof, tostring
 local function check_finaliser(finaliser, name)
@@ -237,7 +237,8 @@ function ffi.metatype(kind, methods)
   return metatype(kind, copy)
 end
 
--- Coroutines within each other are C frames: each gets one if there is room for all that it may use.
+-- Nested coroutines are nested C frames: a coroutine is created only while there is stack for
+-- everything it may use.
 
 local create, resume = coroutine.create, coroutine.resume
 local NO_ROOM = "too many coroutines within each other"
@@ -245,7 +246,7 @@ function coroutine.resume(co, ...)
   if not has_room() then return false, NO_ROOM end
   return resume(co, ...)
 end
--- Without another place in front: within each other they would make a message of megabytes.
+-- Without adding a position: nested coroutines would build a message of megabytes.
 local function unwrapped(ok, ...)
   if not ok then error((...), 0) end
   return ...
@@ -258,10 +259,10 @@ function coroutine.wrap(f)
   end
 end
 
--- What could take the limits away. ---------------------------------------------------------------
+-- What could lift the limits. --------------------------------------------------------------------
 
--- Single functions can be kept from being compiled, as those must be that call a C function which
--- calls back; the compiler as a whole is not the script's.
+-- Single functions can be kept from being compiled, which is required of those that call a C
+-- function that calls back; the compiler as a whole is not under the script's control.
 local function nothing() end
 local about = jit
 local function of_function(set)
@@ -298,8 +299,8 @@ function os.exit(code)
   error("os.exit: " .. wrong, 2)
 end
 
--- Collects garbage at the pace that is best for service: a whole collection takes as long as the
--- file's tables are large.
+-- Collects garbage in steps that suit a server: a full collection takes time in proportion to the
+-- file's tables.
 local collect = collectgarbage
 local serving = false
 function collectgarbage(what, ...)
@@ -308,9 +309,9 @@ function collectgarbage(what, ...)
 end
 gcinfo = function() return collect("count") end
 
--- A function that a shard runs needs a trace or a few: with LuaJIT's own measure, thousands of functions
--- would push each other's out. A state with callbacks is interpreted: LuaJIT ends the process when compiled
--- code calls a C function that calls back.
+-- A function that a shard runs needs a few traces: with LuaJIT's default limit, thousands of
+-- functions would evict each other's. A state with callbacks is interpreted: LuaJIT ends the
+-- process when compiled code calls a C function that calls back.
 return function(compiled)
   serving = true
   if not compiled or calls_back then return end

@@ -1,4 +1,4 @@
-//! The functions under `library.lua`.
+//! The Rust functions under `library.lua`.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use crate::lua::limits::pattern::{Capture, Matcher, Wrong};
 /// Characters that make a text a pattern.
 const SPECIAL: &[u8] = b"^$*+?.([%-";
 
-/// Replaces what could keep a thread busy, and gives the function that is called once the state
+/// Replaces what could run without end, and returns the function that is called once the state
 /// serves.
 pub(crate) fn define(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<mlua::Function> {
     install(lua, core(lua, alarm)?)
@@ -28,7 +28,7 @@ fn core(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<Table> {
     core.raw_set("has_room", lua.create_function(move |_, ()| Ok(stack.is_mostly_left()))?)?;
     let ender = Rc::clone(alarm);
     let exit = move |_: &Lua, code: f64| {
-        // What a process can end with; the kernel keeps the low eight bits.
+        // The range of exit codes; the kernel keeps the low eight bits.
         #[allow(clippy::cast_possible_truncation)]
         let code = code as i32;
         Ok(if ender.exit(code) { "ends the process" } else { NO_EXIT })
@@ -64,7 +64,8 @@ fn patterns(lua: &Lua, core: &Table, alarm: &Rc<Alarm>) -> mlua::Result<()> {
     core.raw_set("substitute", lua.create_function(substitute)?)
 }
 
-/// `true` and the result, or `false` and what is wrong, which the library raises with the place.
+/// Returns `true` and the result, or `false` and the error, which the library raises with its
+/// position.
 fn answer<R: IntoLuaMulti>(lua: &Lua, found: Result<mlua::Result<R>, Wrong>) -> mlua::Result<MultiValue> {
     match found {
         Ok(result) => {
@@ -76,11 +77,11 @@ fn answer<R: IntoLuaMulti>(lua: &Lua, found: Result<mlua::Result<R>, Wrong>) -> 
     }
 }
 
-/// From where, whether for a plain text (only `find` may take one without special characters for that),
-/// whether a `^` is an anchor, and how many captures are wanted.
+/// Where to begin, whether the text is plain (only `find` may treat one without special characters
+/// so), whether a `^` is an anchor, and how many captures are requested.
 type How = (Option<f64>, Option<bool>, bool, Option<usize>);
 
-/// Place, end and captures of the first match; nil when there is none.
+/// Returns position, end and captures of the first match; nil when there is none.
 fn find(
     lua: &Lua,
     s: &[u8],
@@ -113,9 +114,9 @@ fn find(
     Ok(Ok(values))
 }
 
-/// Where a search begins, from 0: a number from the end when it is negative.
+/// Returns where a search begins, from 0; a negative number counts from the end.
 fn start(init: Option<f64>, length: usize) -> usize {
-    // Saturates, as far as a string can be long.
+    // Saturates; no string is longer.
     #[allow(clippy::cast_possible_truncation)]
     let init = init.unwrap_or(1.0) as i32;
     let length = i64::try_from(length).unwrap_or(i64::MAX);
@@ -123,9 +124,9 @@ fn start(init: Option<f64>, length: usize) -> usize {
     usize::try_from(from.clamp(0, length)).unwrap_or(0)
 }
 
-/// The first place of a text.
+/// Returns the first position of a text.
 fn find_plain(s: &[u8], p: &[u8], is_over: &dyn Fn() -> bool) -> Result<Option<usize>, Wrong> {
-    /// Bytes compared between two looks at the time.
+    /// Bytes compared between two checks of the time.
     const BYTES: usize = 1 << 16;
     if p.is_empty() {
         return Ok(Some(0));
@@ -147,7 +148,7 @@ fn find_plain(s: &[u8], p: &[u8], is_over: &dyn Fn() -> bool) -> Result<Option<u
     Ok(None)
 }
 
-/// `gsub` with a text: what becomes of the subject, and the number of matches.
+/// `gsub` with a text: returns the result and the number of matches.
 fn substitute(
     s: &[u8],
     p: &[u8],
@@ -185,10 +186,11 @@ fn substitute(
     Ok((out, made))
 }
 
-/// The longest result, bytes: far more than any message, and what a text is made of costs as much.
+/// The longest result, bytes: far more than any message; the parts of a text need as much memory
+/// again.
 const OUTPUT_MAX: usize = 64 << 20;
 
-/// What a text with `%1` stands for.
+/// Expands `%1` and the like in a replacement text.
 fn expand(
     matcher: &Matcher<'_>,
     s: &[u8],
@@ -203,7 +205,7 @@ fn expand(
             out.push(*byte);
             continue;
         }
-        // What stands behind the last byte is a zero, as everywhere in C.
+        // As in C, a zero follows the last byte.
         let (digit, behind) = rest.split_first().unwrap_or((&0, &[]));
         rest = behind;
         match digit {

@@ -1,21 +1,21 @@
-//! A Lua state with its limits, as every thread has it that runs a configuration's code: the control
-//! plane's evaluation and health checks, and the shards' functions.
+//! A Lua state with limits, for every thread that runs a configuration's code: the control plane's
+//! evaluation and health checks, and the shards' functions.
 //!
 //! ```text
-//!  time     Watch: a tick of the thread's CPU clock ends the call       (engine::luawatch)
+//!  time     Watch: a tick of the thread's CPU clock ends the call       (lua::ffi::watch)
 //!  C code   library.lua: patterns, sorting, handlers, finalisers        library.rs, pattern.rs
 //!  stack    a thread of its own, large enough for the deepest recursion thread.rs
-//!  memory   a limit of the allocator's: "not enough memory", an error like others
+//!  memory   the allocator's limit: "not enough memory", an error like others
 //! ```
 //!
-//! Files are evaluated by the interpreter. What a shard runs per packet is compiled, once it is proved
-//! that a compiled loop can be ended here: see `is_compiled`.
+//! Files are evaluated by the interpreter. What a shard calls per packet is compiled, once it is
+//! proved that a compiled loop can be ended here: see `is_compiled`.
 //!
 //! A configuration is trusted: it may call any C function through `ffi`, start programs and read
-//! files. What is kept from it here is to stop service by mistake. The standard library is whole but
-//! for what would take the limits away: see `library.lua`.
+//! files. The limits keep it from stopping service by mistake. The standard library is complete
+//! except for what would lift the limits: see `library.lua`.
 
-// The kinds of errors are the Lua library's; a new one is as wrong as the rest.
+// The kinds of errors belong to the Lua library; a new one is handled like the others.
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod library;
@@ -32,20 +32,20 @@ use crate::base::panics;
 pub use crate::lua::ffi::watch::Interrupt;
 use crate::lua::ffi::watch::{Ended, TICK, Watch, Why, prove_compiler};
 
-/// What one call per packet may take, in ticks: 10 to 20 ms of CPU time. A shard does nothing else
+/// Limit of one call per packet, ticks: 10 to 20 ms of CPU time. A shard does nothing else
 /// meanwhile, and the slowest useful functions take a hundredth of that.
 pub(crate) const PACKET_TICKS: u32 = 1;
-/// What one call of a health check's function may take: 100 ms of CPU time.
+/// Limit of one call of a health check's function, ticks: 100 ms of CPU time.
 pub(crate) const CHECK_TICKS: u32 = 10;
-/// A configuration file is evaluated for at most this long. A million names take about a second.
+/// Limit of the evaluation of a configuration file. A million names take about a second.
 pub(crate) const EVALUATION: Duration = Duration::from_secs(30);
-/// Memory of a state while the file is evaluated, bytes.
+/// Memory limit of a state while the file is evaluated, bytes.
 const EVALUATION_BYTES: usize = 1 << 30;
-/// Beyond twice what the file left, bytes: for what functions keep and for their garbage. Garbage is
-/// collected when memory in use has doubled.
+/// Memory limit beyond twice what the file left, bytes: for what functions keep and for their
+/// garbage. Garbage is collected when memory in use has doubled.
 const CALLS_BYTES: usize = 64 << 20;
 
-/// A state and what watches it.
+/// A state and its watch.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     // Dropped in this order: ticks end before the state does.
@@ -54,12 +54,12 @@ pub(crate) struct Runtime {
     serve: Function,
 }
 
-/// A call that was ended, as an error of Lua.
+/// The Lua error of a call that was ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Stopped(pub(crate) Ended);
 
 impl Stopped {
-    /// Why, without the place.
+    /// Returns the reason, without the position.
     pub(crate) fn what(&self) -> String {
         match self.0.why {
             Why::TooLong => "the function ran too long".to_owned(),
@@ -82,7 +82,7 @@ impl fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 impl Runtime {
-    /// A state for the thread that calls this, and for no other.
+    /// Creates a state for the calling thread only.
     pub(crate) fn new(interrupt: &Interrupt) -> mlua::Result<Self> {
         let lua = crate::engine::sys::lua_with_ffi();
         lua.set_memory_limit(EVALUATION_BYTES)?;
@@ -93,15 +93,15 @@ impl Runtime {
         Ok(Self { watch, lua, serve })
     }
 
-    /// The state.
+    /// Returns the state.
     pub(crate) const fn lua(&self) -> &Lua {
         &self.lua
     }
 
-    /// Runs a call for at most so many ticks and one, and says how many it took.
+    /// Runs a call for at most `ticks` + 1 ticks, and returns how many it took.
     ///
     /// # Errors
-    /// Those of the call; [`Stopped`] when it was ended, whatever it made of that.
+    /// Those of the call; [`Stopped`] when it was ended, even if it caught the error.
     pub(crate) fn run<R>(
         &self,
         ticks: u32,
@@ -121,15 +121,15 @@ impl Runtime {
         may_exit: bool,
         call: impl FnOnce() -> mlua::Result<R>,
     ) -> (mlua::Result<R>, u32) {
-        // In its place at once: results that go from hand to hand cost as much as the call.
+        // Written in place: moving the result through return values costs as much as the call.
         let mut result = None;
         let call = || panics::caught(|| result = Some(call())).err();
         let (panic, ended, taken) = self.watch.run(ticks, may_exit, call);
-        // A panic of the Lua library becomes an error of the call. The library has put its stack in
-        // order by then, and what the call did is undone as after any error.
+        // A panic of the Lua library becomes an error of the call. The library has restored its
+        // stack by then, and the effects of the call are undone as after any error.
         let result = result.unwrap_or_else(|| Err(mlua::Error::runtime(panic.unwrap_or_default())));
         match ended {
-            // It may have been over just before the hook came.
+            // It may have returned just before the hook came.
             Some(ended) if result.is_err() || ended.place.is_some() => {
                 (Err(mlua::Error::external(Stopped(ended))), taken)
             }
@@ -137,24 +137,24 @@ impl Runtime {
         }
     }
 
-    /// Ends the evaluation: collects its garbage and bounds what functions may add to the rest. From
-    /// here on functions that run often can be compiled.
+    /// Ends the evaluation: collects its garbage and limits the memory that functions may add.
+    /// After it, functions that run often can be compiled.
     pub(crate) fn serve(&self, compiled: bool) -> mlua::Result<()> {
         self.lua.gc_collect()?;
         self.lua.set_memory_limit(2 * self.lua.used_memory() + CALLS_BYTES)?;
         self.serve.call(compiled)
     }
 
-    /// Makes room after an error: of memory, there may be nothing but garbage.
+    /// Frees memory after an error: it may be full of garbage.
     #[cold]
     pub(crate) fn recover(&self) {
         self.lua.gc_restart();
-        // What a collection raises is an error of a finaliser; there are none of Lua.
+        // An error in a collection comes from a finaliser, and no finaliser is in Lua.
         let _ = self.lua.gc_collect();
     }
 }
 
-/// The call that ended an error, if one did.
+/// Returns the ended call that caused an error, if one did.
 pub(crate) fn stopped(error: &mlua::Error) -> Option<&Stopped> {
     match error {
         mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => stopped(cause),
@@ -163,20 +163,20 @@ pub(crate) fn stopped(error: &mlua::Error) -> Option<&Stopped> {
     }
 }
 
-/// Whether functions that run per packet are compiled: when it is proved that this process can end a
-/// compiled loop. The first call takes the time for that, and says so in the log when it is not.
+/// Returns whether functions that run per packet are compiled: when it is proved that this process
+/// can end a compiled loop. The first call runs the proof, and logs a warning when it fails.
 pub(crate) fn is_compiled() -> bool {
     static PROVED: OnceLock<bool> = OnceLock::new();
     *PROVED.get_or_init(|| match prove_compiler() {
         Ok(()) => true,
         Err(why) => {
-            tracing::warn!("functions in Lua are interpreted, and take several times as long: {why}");
+            tracing::warn!("Lua functions are interpreted and take several times as long: {why}");
             false
         }
     })
 }
 
-/// Ticks of so much CPU time.
+/// Converts CPU time to ticks.
 pub(crate) fn ticks(of: Duration) -> u32 {
     u32::try_from(of.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX)
 }

@@ -1,22 +1,22 @@
-//! Lua's patterns: the matcher of LuaJIT's string library, with a say in how long it may take.
+//! Lua's patterns: the matcher of LuaJIT's string library, with a time limit.
 //!
-//! The matcher of the library is C code, which sees no hook: `("a"):rep(300)` against a pattern with
-//! four `.-` keeps it busy for minutes. This one asks every few thousand steps whether the call is
-//! over. Errors, captures and limits are those of LuaJIT; the library's tests compare the two.
+//! The matcher of the library is C code, which checks no hook: `("a"):rep(300)` against a pattern
+//! with four `.-` keeps it busy for minutes. This one checks every few thousand steps whether the
+//! call is over. Errors, captures and limits are those of LuaJIT; the library's tests compare the
+//! two.
 //!
-//! Like there a pattern ends at its first zero byte, and a zero is what stands behind the end of the
-//! subject.
+//! As in LuaJIT a pattern ends at its first zero byte, and a zero follows the end of the subject.
 
 use std::fmt;
 
-/// Captures of one pattern.
+/// Captures of one pattern, at most.
 const CAPTURES_MAX: usize = 32;
 /// Nested repetitions and captures.
 const DEPTH_MAX: u32 = 200;
-/// Steps between two looks at the time: some 20 us.
+/// Steps between two checks of the time: about 20 us.
 const STEPS: u32 = 4096;
 
-/// What is wrong with a pattern, or its use; the words of LuaJIT.
+/// Errors in a pattern or its use, in the words of LuaJIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     /// It took too long.
@@ -39,7 +39,7 @@ pub(crate) enum Wrong {
     InvalidCapture,
     /// `(` without `)`.
     UnfinishedCapture,
-    /// What comes of a substitution is longer than any string.
+    /// The result of a substitution is longer than any string.
     TooLong,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for Wrong {
 pub(crate) enum Capture {
     /// Bytes of the subject.
     Text(usize, usize),
-    /// A place in the subject, from 1.
+    /// A position in the subject, from 1.
     Position(usize),
 }
 
@@ -88,11 +88,11 @@ pub(crate) struct Matcher<'a> {
     is_over: &'a dyn Fn() -> bool,
 }
 
-/// Where a match ends, if there is one.
+/// The end of a match, if there is one.
 type Found = Result<Option<usize>, Wrong>;
 
 impl<'a> Matcher<'a> {
-    /// `is_over` says whether the search is to be given up.
+    /// `is_over` returns whether the search is to be given up.
     pub(crate) fn new(subject: &'a [u8], pattern: &'a [u8], is_over: &'a dyn Fn() -> bool) -> Self {
         let end = pattern.iter().position(|c| *c == 0).unwrap_or(pattern.len());
         Self {
@@ -106,7 +106,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// The first match at or behind `from`: from where to where. With `anchors` a `^` in front
+    /// Returns begin and end of the first match at or after `from`. With `anchors` a `^` in front
     /// means that it must be at `from`.
     pub(crate) fn search(&mut self, from: usize, anchors: bool) -> Result<Option<(usize, usize)>, Wrong> {
         let anchored = anchors && self.pattern.first() == Some(&b'^');
@@ -119,19 +119,19 @@ impl<'a> Matcher<'a> {
         Ok(None)
     }
 
-    /// A match that begins at `start`, by the pattern from place `p`.
+    /// Returns the end of a match that begins at `start`, by the pattern from index `p`.
     pub(crate) fn match_at(&mut self, start: usize, p: usize) -> Found {
         (self.level, self.depth) = (0, 0);
         self.matches(start, p)
     }
 
-    /// Captures of the last match.
+    /// Returns the number of captures of the last match.
     pub(crate) const fn count(&self) -> usize {
         self.level
     }
 
-    /// A capture of the last match, which went from `start` to `end` and is the first one of a
-    /// pattern without captures.
+    /// Returns a capture of the last match, which went from `start` to `end` and is the first
+    /// capture of a pattern without captures.
     pub(crate) fn capture(&self, at: usize, start: usize, end: usize) -> Result<Capture, Wrong> {
         if at >= self.level {
             return if at == 0 { Ok(Capture::Text(start, end)) } else { Err(Wrong::InvalidCapture) };
@@ -153,12 +153,12 @@ impl<'a> Matcher<'a> {
         if (self.is_over)() { Err(Wrong::Over) } else { Ok(()) }
     }
 
-    /// An byte of the pattern; zero behind its end.
+    /// Returns a byte of the pattern; zero after its end.
     fn at(&self, p: usize) -> u8 {
         self.pattern.get(p).copied().unwrap_or(0)
     }
 
-    /// An byte of the subject; zero behind its end.
+    /// Returns a byte of the subject; zero after its end.
     fn byte(&self, s: usize) -> u8 {
         self.subject.get(s).copied().unwrap_or(0)
     }
@@ -272,13 +272,13 @@ impl<'a> Matcher<'a> {
         Ok(found)
     }
 
-    /// What an earlier capture holds, once more.
+    /// Matches the text of an earlier capture again.
     fn again(&mut self, s: usize, digit: u8) -> Found {
         let at = usize::from(digit).checked_sub(usize::from(b'1')).ok_or(Wrong::InvalidCapture)?;
         let captured = self.captures[..self.level].get(at).copied();
         match captured {
             None | Some((_, Length::Unfinished)) => Err(Wrong::InvalidCapture),
-            // A place has no bytes, and matches nothing.
+            // A position has no bytes, and matches nothing.
             Some((_, Length::Position)) => Ok(None),
             Some((start, Length::Bytes(length))) => {
                 let part = &self.subject[start..start + length];
@@ -291,7 +291,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// From an opening character to the closing one that belongs to it.
+    /// Matches from an opening character to its closing one.
     fn balanced(&mut self, s: usize, p: usize) -> Found {
         let (opening, closing) = (self.at(p), self.at(p + 1));
         if opening == 0 || closing == 0 {
@@ -316,7 +316,7 @@ impl<'a> Matcher<'a> {
         Ok(None)
     }
 
-    /// Behind the single character, class or set at `p`.
+    /// Returns the index after the single character, class or set at `p`.
     fn class_end(&self, p: usize) -> Result<usize, Wrong> {
         match self.at(p) {
             b'%' if self.at(p + 1) == 0 => Err(Wrong::EndsWithEscape),
@@ -344,7 +344,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Whether the byte at `s` is one of what stands from `p` to `end`.
+    /// Returns whether the byte at `s` matches the item from `p` to `end`.
     fn fits(&self, s: usize, p: usize, end: usize) -> bool {
         let Some(byte) = self.subject.get(s).copied() else { return false };
         match self.at(p) {
@@ -355,7 +355,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Whether an byte is in the set from `[` to `]`.
+    /// Returns whether a byte is in the set from `[` to `]`.
     fn in_set(&self, byte: u8, mut p: usize, end: usize) -> bool {
         let mut inside = true;
         if self.at(p + 1) == b'^' {
@@ -385,7 +385,7 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// Whether an byte is of the class that a letter names; a capital turns it round.
+/// Returns whether a byte is in the class of a letter; a capital inverts it.
 fn is_class(byte: u8, letter: u8) -> bool {
     let found = match letter.to_ascii_lowercase() {
         b'a' => byte.is_ascii_alphabetic(),
@@ -394,7 +394,7 @@ fn is_class(byte: u8, letter: u8) -> bool {
         b'g' => byte.is_ascii_graphic(),
         b'l' => byte.is_ascii_lowercase(),
         b'p' => byte.is_ascii_punctuation(),
-        // Vertical tabs are space to C.
+        // C counts vertical tabs as space.
         b's' => byte.is_ascii_whitespace() || byte == 0x0b,
         b'u' => byte.is_ascii_uppercase(),
         b'w' => byte.is_ascii_alphanumeric(),
@@ -405,8 +405,8 @@ fn is_class(byte: u8, letter: u8) -> bool {
     found != letter.is_ascii_uppercase()
 }
 
-/// The longest subject on which the library's own matcher cannot take more than some 200,000 steps
-/// for this pattern, half a millisecond, whatever the subject holds.
+/// Returns the longest subject on which the library's own matcher takes at most some 200,000 steps
+/// for this pattern, half a millisecond, whatever the subject contains.
 pub(crate) fn reach(pattern: &[u8], is_plain: bool) -> u32 {
     const STEPS_MAX: f64 = 200_000.0;
     let length = pattern.len().max(1);
@@ -422,11 +422,11 @@ pub(crate) fn reach(pattern: &[u8], is_plain: bool) -> u32 {
             b'?' => options += 1,
             b'%' => {
                 at += 1;
-                // What is balanced, and what is captured and asked for again, may be long.
+                // What is balanced, or captured and matched again, may be long.
                 let long = pattern.get(at).is_some_and(|c| *c == b'b' || c.is_ascii_digit());
                 repetitions += u32::from(long);
             }
-            // Its end; the first character is never that.
+            // Its end; the first character never closes the set.
             b'[' => {
                 at += if pattern.get(at + 1) == Some(&b'^') { 3 } else { 2 };
                 while let Some(byte) = pattern.get(at).filter(|c| **c != b']') {
@@ -442,7 +442,7 @@ pub(crate) fn reach(pattern: &[u8], is_plain: bool) -> u32 {
     if repetitions == 0 {
         return if starts >= 1.0 { i32::MAX as u32 } else { 0 };
     }
-    // Saturates: never above 200,000, and 0 for what is below 1.
+    // Saturates: at most 200,000, and 0 for values below 1.
     starts.powf(1.0 / f64::from(repetitions)) as u32
 }
 
@@ -451,7 +451,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_search_is_given_up_and_a_short_one_is_not_asked() {
+    fn long_search_is_given_up_and_short_one_finishes() {
         let asked = std::cell::Cell::new(0);
         let over = || {
             asked.set(asked.get() + 1);
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn the_librarys_matcher_gets_what_it_can_be_trusted_with() {
+    fn librarys_matcher_gets_short_subjects() {
         for (pattern, length) in [
             ("example", 28_571),
             ("%.", 100_000),

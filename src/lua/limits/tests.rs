@@ -4,7 +4,7 @@ use std::time::Instant;
 use crate::lua::limits::thread::{Failed, Worker};
 use crate::lua::limits::*;
 
-/// Runs a test where Lua runs: in a thread with a stack for it.
+/// Runs a test in a thread with a stack for Lua.
 pub(crate) fn in_lua_thread(test: impl FnOnce() + Send + 'static) {
     let done = Worker::<()>::start("test", &Interrupt::default(), Duration::from_secs(600), move || {
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
@@ -19,7 +19,7 @@ fn runtime() -> Runtime {
     Runtime::new(&Interrupt::default()).expect("a state")
 }
 
-/// What comes of a script that gets 10 ms.
+/// Returns the outcome of a script that gets 10 ms.
 fn outcome(runtime: &Runtime, script: &str) -> String {
     let (result, _) = runtime.run(1, || runtime.lua().load(script).set_name("@t.lua").exec());
     match result {
@@ -30,7 +30,7 @@ fn outcome(runtime: &Runtime, script: &str) -> String {
 }
 
 #[test]
-fn what_runs_too_long_is_ended_with_its_place() {
+fn long_call_is_ended_with_its_position() {
     in_lua_thread(|| {
         let runtime = runtime();
         for script in [
@@ -59,7 +59,7 @@ fn what_runs_too_long_is_ended_with_its_place() {
 }
 
 #[test]
-fn an_interruption_ends_what_has_no_limit() {
+fn interruption_ends_a_call_without_limit() {
     in_lua_thread(|| {
         let interrupt = Interrupt::default();
         let runtime = Runtime::new(&interrupt).expect("a state");
@@ -97,7 +97,7 @@ fn only_an_evaluation_can_end_the_process() {
 }
 
 #[test]
-fn memory_has_an_end_that_is_an_error() {
+fn memory_limit_is_an_error() {
     let runtime = runtime();
     runtime.serve(false).expect("a collection");
     for script in [
@@ -167,7 +167,7 @@ fn recursion_ends_with_an_error() {
 }
 
 #[test]
-fn a_thread_that_hangs_is_left_alone() {
+fn hanging_thread_is_abandoned() {
     let (go_on, wait) = mpsc::channel::<()>();
     let begun = Instant::now();
     let interrupt = Interrupt::default();

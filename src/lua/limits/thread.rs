@@ -1,7 +1,7 @@
 //! A thread with a stack that is large enough for Lua, and a value that stays in it.
 //!
-//! Whoever started it waits for what the thread made first, for as long as it likes: a script that
-//! hangs in a C function hangs nobody else. Later calls are answered one by one.
+//! The thread that starts it waits for its first result, up to a limit: a script that hangs in a C
+//! function does not block the caller. Later calls run one by one.
 
 #![expect(clippy::disallowed_methods, reason = "ends Lua that runs too long")]
 
@@ -19,29 +19,29 @@ use crate::base::panics;
 use crate::engine::sys::{STACK_BYTES, SignalStack};
 use crate::lua::limits::Interrupt;
 
-/// One call's time on the clock, those before it included, beyond which it is not waited for.
+/// Wall-clock limit of one call, including those before it.
 const CALL: Duration = Duration::from_secs(10);
-/// Calls that may wait: one for each server that is checked, and more.
+/// Calls that may wait: more than one for each checked server.
 const WAITING_MAX: usize = 65_536;
-/// After an interruption, before the thread is left alone.
+/// Time after an interruption until the thread is abandoned.
 const GRACE: Duration = Duration::from_millis(500);
-/// Between two looks at the interruption.
+/// Interval of checks for an interruption.
 const LOOK: Duration = Duration::from_millis(20);
-/// Threads that may have been left alone, and have not ended yet.
+/// Abandoned threads that have not ended yet, at most.
 const LEFT_MAX: usize = 4;
 
 static LEFT: AtomicUsize = AtomicUsize::new(0);
 
-/// Why there is no result.
+/// Why the thread gave no first result.
 #[derive(Debug)]
 pub(crate) enum Failed {
     /// The thread could not be started.
     Start(io::Error),
-    /// Threads that have not ended are in the way.
+    /// Too many abandoned threads have not ended.
     Left,
     /// It did not end when it was interrupted.
     Interrupted,
-    /// It did not end in time, and not when it was interrupted.
+    /// It did not end in time, nor when it was interrupted.
     Late,
     /// It panicked.
     Panicked(String),
@@ -50,9 +50,9 @@ pub(crate) enum Failed {
 /// Why a call has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoResult {
-    /// Its turn did not come: an earlier call has not come back.
+    /// It did not start: an earlier call has not returned.
     Busy,
-    /// What is wrong with it, for people.
+    /// It failed, with this message.
     Failed(String),
 }
 
@@ -65,8 +65,8 @@ pub(crate) struct Worker<T> {
 }
 
 impl<T: 'static> Worker<T> {
-    /// Starts a thread and waits for what `make` gives, until `interrupt` or `limit`. With a `T` the
-    /// thread stays, for calls.
+    /// Starts a thread and waits for the result of `make`, until `interrupt` or `limit`. With a `T`
+    /// the thread stays, for calls.
     pub(crate) fn start<R: Send + 'static>(
         name: &str,
         interrupt: &Interrupt,
@@ -89,7 +89,7 @@ impl<T: 'static> Worker<T> {
                 Err(panic) => (Err(panic), None),
             };
             let stays = value.is_some();
-            // Whoever left this thread alone does not want to know.
+            // Nobody waits if the thread was abandoned.
             let _ = made.send((first, stays));
             if was_left.swap(true, Relaxed) {
                 LEFT.fetch_sub(1, Relaxed);
@@ -109,14 +109,14 @@ impl<T: 'static> Worker<T> {
                     return Ok((first, Self { jobs }));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                // It ended without a word: a panic while what it had made was dropped.
+                // It ended without a result: a panic while what it had made was dropped.
                 Err(RecvTimeoutError::Disconnected) => return Err(Failed::Interrupted),
             }
             if begun.elapsed() >= limit {
                 interrupt.time_out();
             }
             if interrupt.is_set() && *interrupted.get_or_insert_with(Instant::now) + GRACE < Instant::now() {
-                // If it has ended in between, it has not seen that it is left.
+                // If it has ended meanwhile, it has not seen that it is abandoned.
                 if !left.swap(true, Relaxed) {
                     LEFT.fetch_add(1, Relaxed);
                 }
@@ -125,8 +125,7 @@ impl<T: 'static> Worker<T> {
         }
     }
 
-    /// Runs a call in the thread, behind those that came before; nobody is kept waiting but whoever
-    /// awaits the result.
+    /// Runs a call in the thread, after those before it; only the awaiting task waits.
     ///
     /// # Errors
     /// See [`NoResult`].
@@ -139,30 +138,30 @@ impl<T: 'static> Worker<T> {
         let begun = Arc::<AtomicBool>::default();
         let begins = Arc::clone(&begun);
         let job: Job<T> = Box::new(move |value| {
-            // Whoever has waited for too long does not want it any more.
+            // The caller may have given up waiting.
             if !answer.is_closed() {
                 begins.store(true, Relaxed);
                 let _ = answer.send(panics::caught(|| call(value)));
             }
         });
         let sent = match &self.jobs {
-            None => Err(NoResult::Failed("there is no thread for functions".to_owned())),
+            None => Err(NoResult::Failed("there is no thread for Lua functions".to_owned())),
             Some(jobs) => jobs.try_send(job).map_err(|_| NoResult::Busy),
         };
         async move {
             sent?;
             match timeout(CALL, result).await {
                 Ok(Ok(done)) => done.map_err(NoResult::Failed),
-                Ok(Err(_)) => Err(NoResult::Failed("the thread for functions has ended".to_owned())),
+                Ok(Err(_)) => Err(NoResult::Failed("the thread for Lua functions has ended".to_owned())),
                 Err(_) if begun.load(Relaxed) => {
-                    Err(NoResult::Failed("the function did not come back in time".to_owned()))
+                    Err(NoResult::Failed("the function did not return in time".to_owned()))
                 }
                 Err(_) => Err(NoResult::Busy),
             }
         }
     }
 
-    /// Whether there is a thread for calls.
+    /// Returns whether there is a thread for calls.
     pub(crate) const fn stays(&self) -> bool {
         self.jobs.is_some()
     }

@@ -1,15 +1,17 @@
 //! One shard's Lua state: evaluates the file, calls its functions, limits and counts.
 //!
 //! # What was measured
-//! See `benches/script.rs`. Compiled, a function that tests the name and sets a tag takes less time than
-//! one call from Lua into a function of the Lua library's making (some 200 ns), which compiled code cannot
-//! go through either. Hence the way in is C's own (`ffi::call`), each function has a wrapper of its own
-//! in Lua, and what functions use most are C functions, called by pointer (`ffi::objects`).
+//! See `benches/script.rs`. Compiled, a function that tests the name and sets a tag takes less time
+//! than one call from Lua into a function made by the Lua library (some 200 ns), which compiled
+//! code cannot call either. Hence functions are entered through the C API (`ffi::call`), each
+//! function has a wrapper of its own in Lua, and the members that are used most are C functions,
+//! called by pointer (`ffi::objects`).
 //!
 //! # Invariants
-//! - A call takes at most 20 ms of CPU time, and one that took so long is not made again for four
-//!   times that: whatever a function does, most of the shard's time is for other packets.
-//! - A packet is lent exactly while a call about it runs; an error undoes what the call did to it.
+//! - A call takes at most 20 ms of CPU time, and a function that took too long is suspended for
+//!   four times that: whatever a function does, most of the shard's time is for other packets.
+//! - A packet is accessible exactly while a call about it runs; an error undoes what the call did
+//!   to it.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -21,11 +23,11 @@ use mlua::{Function, Lua, Table};
 use crate::base::time::{Tick, TickDelta};
 use crate::config::error::{ConfigError, Fault, Origin};
 use crate::lua::ffi::call::{Caller, Entry, Results};
-use crate::lua::ffi::place::Place;
+use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::ffi::watch;
 use crate::lua::front_end::define_constants;
 use crate::lua::limits::{Interrupt, PACKET_TICKS, Runtime};
-use crate::lua::state::current::{Current, Timed};
+use crate::lua::state::call_state::{CallState, TimedChange};
 use crate::lua::state::record::{Found, Use};
 use crate::lua::state::{Shared, core, files, record};
 use crate::lua::{ffi, limits};
@@ -35,13 +37,13 @@ use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::script::{Candidate, FunctionId, Script, ScriptAction};
 use crate::wire::header::rcode;
 
-/// A heap this small is not swept often, bytes.
+/// A heap below this is swept rarely, bytes.
 const HEAP_IDLE: usize = 8 << 20;
-/// At most one line in the log so often.
+/// At most one log message in this time.
 const LOG_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 
-/// `DNSAction` and `DNSResponseAction`, one list for both: their numbers are the places here. With what
-/// each means by itself.
+/// `DNSAction` and `DNSResponseAction` in one list, each number with the action that it stands for
+/// by itself.
 const ACTIONS: [(&str, Option<ScriptAction>); 17] = [
     ("None", Some(ScriptAction::None)),
     ("Allow", Some(ScriptAction::Allow)),
@@ -70,19 +72,19 @@ pub(crate) struct State {
     runtime: Runtime,
     caller: Caller,
     maintain: Option<Function>,
-    place: Rc<Place>,
-    /// What each function is for, and where it is called.
+    call: Rc<RunningCall>,
+    /// The use of each function, and its entry.
     functions: Vec<(Use, Entry)>,
-    resting: Resting,
+    suspended: Suspended,
     errors: u64,
-    /// Errors since the last line in the log, and when that was.
-    unsaid: u64,
+    /// Errors since the last log message, and its time.
+    unlogged: u64,
     logged: Option<Tick>,
     argument: Vec<u8>,
     reads_files: bool,
 }
 
-/// The parts of the prelude, in their order: each is given the table that they share.
+/// The parts of the prelude, in their order: each gets the table that they share.
 const PRELUDE: [&str; 9] = [
     include_str!("prelude/common.lua"),
     include_str!("prelude/names.lua"),
@@ -95,27 +97,27 @@ const PRELUDE: [&str; 9] = [
     include_str!("prelude/calls.lua"),
 ];
 
-/// Functions that took too long, and until when they rest.
+/// Functions that took too long, and until when they are suspended.
 #[derive(Debug, Default)]
-struct Resting {
+struct Suspended {
     functions: Vec<(FunctionId, Tick)>,
-    /// Functions whose last call was not too long.
+    /// Functions whose last call did not take too long.
     trusted: Vec<bool>,
-    /// The batch that something took too long in, how many did, and how long, all together.
+    /// The batch in which calls took too long, how many did, and their total time.
     batch: Tick,
     late: u32,
     taken: TickDelta,
 }
 
-impl Resting {
-    /// What one rests for each tick that it took: with this a function gets a fifth of the time.
+impl Suspended {
+    /// Suspension for each tick that a call took: with this a function gets a fifth of the time.
     const SHARE: u64 = 4;
-    /// Functions that may take too long in one batch of packets; beyond that, only those that are
-    /// trusted are called in it.
+    /// Calls that may take too long in one batch of packets; after that, only trusted functions are
+    /// called in it.
     const LATE_MAX: u32 = 3;
 
-    /// Lets a function rest that took so many ticks; the longer the more functions rest, so that
-    /// all of them together get no more than one.
+    /// Suspends a function that took this many ticks; the more functions are suspended, the longer,
+    /// so that all of them together get no more than one would.
     fn add(&mut self, function: FunctionId, ticks: u32, now: Tick) {
         self.functions.retain(|(other, until)| *other != function && *until > now);
         let functions = self.functions.len() as u64 + 1;
@@ -125,7 +127,7 @@ impl Resting {
         }
         self.late += 1;
         self.taken = TickDelta(self.taken.0.saturating_add(taken.0));
-        // The batch's time stands still while functions run.
+        // The batch's time does not advance while functions run.
         let rest = taken.0.saturating_mul(Self::SHARE * functions).saturating_add(self.taken.0);
         self.functions.push((function, now + TickDelta(rest)));
         self.set_trusted(function, false);
@@ -162,10 +164,10 @@ impl fmt::Debug for State {
 impl State {
     /// Evaluates the configuration.
     ///
-    /// Gives the ticks that it took, too; it may take `ticks`.
+    /// Returns the ticks that it took, too; it may take `ticks`.
     ///
     /// # Errors
-    /// What Lua says of the file; or that it gives other functions than the control thread found.
+    /// The error of Lua; or that it defines other functions than the control thread found.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         interrupt: &Interrupt,
@@ -175,7 +177,7 @@ impl State {
         let state = Self::evaluate(shared, &found, interrupt, ticks);
         let state = state.map_err(|e| {
             let origin = Origin::file(shared.name());
-            let what = format!("evaluated as a shard does: {}", action(&e));
+            let what = format!("evaluated as in a shard: {}", action(&e));
             ConfigError::new(&origin, "", Fault::Script(what))
         })?;
         record::compare(&shared.recorded, &found.borrow(), shared.name())?;
@@ -190,8 +192,8 @@ impl State {
     ) -> mlua::Result<(Self, u32)> {
         let runtime = Runtime::new(interrupt)?;
         let lua = runtime.lua();
-        let place = Place::new(shared);
-        let core = core::table(lua, &place, shared)?;
+        let call = RunningCall::new(shared);
+        let core = core::table(lua, &call, shared)?;
         let actions = ACTIONS.iter().enumerate().map(|(number, (name, _))| (*name, number));
         core.raw_set("actions", lua.create_table_from(actions)?)?;
         define_constants(lua)?;
@@ -199,7 +201,7 @@ impl State {
         prelude.raw_set("kinds", record::define(lua, &core, found)?)?;
         prelude.raw_set("stand_ins", record::stand_ins())?;
         prelude.raw_set("core", core)?;
-        prelude.raw_set("c", ffi::define(lua, &place)?)?;
+        prelude.raw_set("c", ffi::define(lua, &call)?)?;
         for part in PRELUDE {
             lua.load(part).set_name("=prelude").call::<()>(&prelude)?;
         }
@@ -222,11 +224,11 @@ impl State {
             runtime,
             caller,
             maintain,
-            place,
+            call,
             functions,
-            resting: Resting::default(),
+            suspended: Suspended::default(),
             errors: 0,
-            unsaid: 0,
+            unlogged: 0,
             logged: None,
             argument: Vec::new(),
             reads_files,
@@ -234,43 +236,45 @@ impl State {
         Ok((state, taken))
     }
 
-    /// Whether the configuration read files of its own accord while it was evaluated.
+    /// Returns whether the configuration itself read files while it was evaluated.
     pub(crate) const fn reads_files(&self) -> bool {
         self.reads_files
     }
 
-    /// Runs a function about a packet; none after an error, which may be what is `read` of its results.
+    /// Calls a function about a packet; returns none after an error, which may come from `read` of
+    /// its results.
     fn run<R>(
         &mut self,
         (function, entry): (FunctionId, Entry),
         context: &mut EvaluationContext<'_, '_>,
         (response, now): (bool, Tick),
         servers: Option<&[Candidate]>,
-        read: impl FnOnce(&Results<'_>, &mut Current) -> mlua::Result<R>,
+        read: impl FnOnce(&Results<'_>, &mut CallState) -> mlua::Result<R>,
     ) -> Option<R> {
-        if self.resting.holds(function, now) {
+        if self.suspended.holds(function, now) {
             self.failed(now, &"not called: it, or others for this batch of packets, took too long");
             return None;
         }
         {
-            let Ok(mut current) = self.place.current().try_borrow_mut() else { return None };
+            let Ok(mut current) = self.call.current().try_borrow_mut() else { return None };
             current.enter(response, now);
             current.choosing = servers.is_some();
             current.candidates.extend_from_slice(servers.unwrap_or_default());
         }
         let call = || {
-            // Within the call: what a wrong decision came with is undone, too.
-            let read = |results: &Results<'_>| match self.place.current().try_borrow_mut() {
+            // Within the call, so that the effects of a call with an invalid decision are undone,
+            // too.
+            let read = |results: &Results<'_>| match self.call.current().try_borrow_mut() {
                 Ok(mut current) => read(results, &mut current),
                 Err(_) => Err(mlua::Error::runtime("the packet is in use")),
             };
             self.caller.call(entry, read)?
         };
-        let (result, ticks) = self.place.during(context, || self.runtime.run(PACKET_TICKS, call));
-        self.place.leave(context, result.is_ok());
+        let (result, ticks) = self.call.during(context, || self.runtime.run(PACKET_TICKS, call));
+        self.call.leave(context, result.is_ok());
         match result {
             Ok(value) => {
-                self.resting.set_trusted(function, true);
+                self.suspended.set_trusted(function, true);
                 Some(value)
             }
             Err(e) => {
@@ -280,7 +284,7 @@ impl State {
         }
     }
 
-    /// Takes note of a call's error.
+    /// Handles the error of a call.
     #[cold]
     fn ended(&mut self, error: &mlua::Error, called: Option<(FunctionId, u32)>, now: Tick) {
         let is_short = matches!(innermost(error), mlua::Error::MemoryError(_));
@@ -291,34 +295,36 @@ impl State {
         if let Some((function, ticks)) = called
             && (is_short || limits::stopped(error).is_some())
         {
-            self.resting.add(function, ticks, now);
+            self.suspended.add(function, ticks, now);
         }
         self.failed(now, &action(error));
     }
 
-    /// Counts an error, and says it if none was said in the last second.
+    /// Counts an error, and logs it if none was logged in the last second.
     #[cold]
     fn failed(&mut self, now: Tick, what: &dyn fmt::Display) {
         self.errors += 1;
-        self.unsaid += 1;
+        self.unlogged += 1;
         if self.logged.is_none_or(|then| now.since(then) >= LOG_INTERVAL) {
-            let errors = self.unsaid;
+            let errors = self.unlogged;
             tracing::warn!(errors, "Lua: {what}");
-            self.unsaid = 0;
+            self.unlogged = 0;
             self.logged = Some(now);
         }
     }
 
-    /// Changes timed sets as the call that has just ended asked for.
+    /// Changes timed sets as the last call requested.
     fn change_timed(&self, env: &mut Environment<'_>) {
-        let Ok(mut current) = self.place.current().try_borrow_mut() else { return };
-        if current.timed.is_empty() {
+        let Ok(mut current) = self.call.current().try_borrow_mut() else { return };
+        if current.timed_changes.is_empty() {
             return;
         }
-        for change in current.timed.drain(..) {
+        for change in current.timed_changes.drain(..) {
             match change {
-                Timed::Add(state, ip, span) => env.limits.timed_add(state, &ip, env.now + span, env.now),
-                Timed::Clear(state) => env.limits.timed_clear(state),
+                TimedChange::Add(state, ip, span) => {
+                    env.limits.timed_add(state, &ip, env.now + span, env.now)
+                }
+                TimedChange::Clear(state) => env.limits.timed_clear(state),
             }
         }
     }
@@ -332,9 +338,9 @@ impl State {
     }
 }
 
-/// What a number of [`ACTIONS`] means, with its argument.
+/// Returns the action for a number of [`ACTIONS`], with its argument.
 fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
-    // What is cut, or is no number at all, is no place in the list.
+    // A fraction or NaN is not in the list.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     let (at, is_whole) = (number as usize, number as usize as f64 == number);
     match ACTIONS.get(at).filter(|_| is_whole) {
@@ -344,7 +350,7 @@ fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
             let ms = ms.ok_or_else(|| {
                 mlua::Error::runtime("DNSAction.Delay needs a number of milliseconds as its argument")
             })?;
-            // As long as DelayAction may hold an answer back.
+            // At most as long as DelayAction may delay an answer.
             Ok(ScriptAction::Delay(ms.min(DELAY_MS_MAX)))
         }
         other => {
@@ -358,7 +364,7 @@ fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
 impl ConfiguredScript for State {
     fn adopt(&mut self, snapshot: &Snapshot) {
         // No call is running.
-        if let Ok(mut current) = self.place.current().try_borrow_mut() {
+        if let Ok(mut current) = self.call.current().try_borrow_mut() {
             current.adopt(snapshot);
         }
     }
@@ -388,7 +394,7 @@ impl Script for State {
             }
             decision(results.number(1).unwrap_or(f64::NAN), &current.argument)
         })?;
-        if let Ok(mut current) = self.place.current().try_borrow_mut() {
+        if let Ok(mut current) = self.call.current().try_borrow_mut() {
             std::mem::swap(&mut self.argument, &mut current.argument);
         }
         self.change_timed(env);
@@ -409,7 +415,7 @@ impl Script for State {
             self.failed(env.now, &"a rule names a function of another kind");
             return None;
         };
-        // Rules stand in both kinds of chains; their functions see a query either way.
+        // Rules are in both kinds of chains; their functions see a query in either.
         let around = (false, env.now);
         let matched = self.run((function, entry), context, around, None, |results, _| Ok(results.truth(1)));
         self.change_timed(env);
@@ -431,7 +437,7 @@ impl Script for State {
         let place = self.run((function, entry), context, around, Some(servers), |results, _| {
             Ok(results.number(1).unwrap_or(0.0))
         })?;
-        // From 1; a fraction is cut, and what is no number is nobody's place.
+        // From 1; a fraction is truncated, and NaN selects none.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         (1..=servers.len()).contains(&(place as usize)).then(|| place as usize - 1)
     }
@@ -450,16 +456,16 @@ impl Script for State {
     }
 }
 
-/// Lets the heap grow to [`HEAP_IDLE`] before it is swept: of a small heap each sweep would find
-/// little garbage and look at everything that stays. A heap beyond that doubles between sweeps, which is
-/// Lua's own pace.
+/// Lets the heap grow to [`HEAP_IDLE`] before it is swept: sweeping a small heap finds little
+/// garbage and visits everything that stays. A larger heap doubles between sweeps, which is Lua's
+/// default.
 fn pace(lua: &Lua) {
     let used = lua.used_memory().max(1);
     let percent = (HEAP_IDLE / used * 100).clamp(200, 1_000);
     lua.gc_set_pause(c_int::try_from(percent).unwrap_or(200));
 }
 
-/// An error without what was called around it.
+/// Returns the innermost error.
 fn innermost(error: &mlua::Error) -> &mlua::Error {
     match error {
         mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => innermost(cause),
@@ -467,19 +473,19 @@ fn innermost(error: &mlua::Error) -> &mlua::Error {
     }
 }
 
-/// An error in Lua's own words: place and message, without the stack.
+/// Returns an error in Lua's own words: position and message, without the stack.
 fn action(error: &mlua::Error) -> String {
     let text = match innermost(error) {
         mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
         mlua::Error::MemoryError(_) => "not enough memory".to_owned(),
         other => other.to_string(),
     };
-    // Deep recursion may put its places in front of each other.
-    text.lines().next().unwrap_or_default().chars().take(SAID_MAX).collect()
+    // Deep recursion may prepend many positions.
+    text.lines().next().unwrap_or_default().chars().take(LOGGED_CHARS_MAX).collect()
 }
 
-/// Characters of an error in the log.
-const SAID_MAX: usize = 500;
+/// Characters of an error in the log, at most.
+const LOGGED_CHARS_MAX: usize = 500;
 
 #[cfg(test)]
 mod tests {
@@ -490,29 +496,29 @@ mod tests {
     }
 
     #[test]
-    fn a_function_rests_for_four_times_what_it_really_took() {
-        let mut resting = Resting::default();
-        resting.add(FunctionId(0), 100, ms(0));
-        assert!(resting.holds(FunctionId(0), ms(4_999)), "a second, and four of rest");
-        assert!(!resting.holds(FunctionId(0), ms(5_000)));
-        assert!(!resting.holds(FunctionId(1), ms(1)));
+    fn function_is_suspended_for_four_times_what_it_took() {
+        let mut suspended = Suspended::default();
+        suspended.add(FunctionId(0), 100, ms(0));
+        assert!(suspended.holds(FunctionId(0), ms(4_999)), "a second, and four of suspension");
+        assert!(!suspended.holds(FunctionId(0), ms(5_000)));
+        assert!(!suspended.holds(FunctionId(1), ms(1)));
     }
 
     #[test]
-    fn many_that_take_too_long_share_one_batch_and_leave_room_for_those_that_do_not() {
-        let mut resting = Resting::default();
-        resting.set_trusted(FunctionId(1_000), true);
+    fn slow_functions_share_one_batch_and_do_not_delay_others() {
+        let mut suspended = Suspended::default();
+        suspended.set_trusted(FunctionId(1_000), true);
         let called = (0..100).filter(|n| {
-            let called = !resting.holds(FunctionId(*n), ms(1));
+            let called = !suspended.holds(FunctionId(*n), ms(1));
             if called {
-                resting.add(FunctionId(*n), 2, ms(1));
+                suspended.add(FunctionId(*n), 2, ms(1));
             }
             called
         });
         assert_eq!(called.count(), 3, "of 20 ms each");
-        assert!(!resting.holds(FunctionId(1_000), ms(1)), "it has not taken too long before");
+        assert!(!suspended.holds(FunctionId(1_000), ms(1)), "it has not taken too long before");
         assert!(
-            resting.holds(FunctionId(50), ms(1)) && !resting.holds(FunctionId(50), ms(2)),
+            suspended.holds(FunctionId(50), ms(1)) && !suspended.holds(FunctionId(50), ms(2)),
             "in the next batch"
         );
     }

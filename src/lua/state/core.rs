@@ -1,6 +1,6 @@
-//! The functions under the prelude's rarer members: each a small step between Lua's values and the
-//! packet of the running call. Every one of them fails when no call is running. What is used most is
-//! in `lua::ffi::objects`, where compiled code can call it.
+//! The Rust functions under the prelude's less used members: each a small step between Lua's values
+//! and the packet of the running call. All of them fail when no call is running. The members that
+//! are used most are in `lua::ffi::objects`, where compiled code can call them.
 
 #![expect(clippy::disallowed_methods, reason = "the time of day in Lua")]
 
@@ -15,8 +15,8 @@ use crate::base::addr::mapped;
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
 use crate::engine::clock;
-use crate::lua::ffi::place::Place;
-use crate::lua::state::current::{Open, Timed};
+use crate::lua::ffi::running_call::RunningCall;
+use crate::lua::state::call_state::{Open, TimedChange};
 use crate::lua::state::{Shared, files};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -25,7 +25,7 @@ use crate::wire::query::Question;
 use crate::wire::records::Records;
 use crate::wire::{name, records};
 
-/// What `dq:getProtocol()` says.
+/// Returns the text of `dq:getProtocol()`.
 const fn protocol_text(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::DoUdp => "Do53 UDP",
@@ -43,7 +43,7 @@ const fn protocol_text(protocol: Protocol) -> &'static str {
 struct Functions<'l> {
     lua: &'l Lua,
     table: Table,
-    place: Rc<Place>,
+    call: Rc<RunningCall>,
 }
 
 fn over() -> mlua::Error {
@@ -51,7 +51,7 @@ fn over() -> mlua::Error {
 }
 
 impl Functions<'_> {
-    /// A function of the running call's packet.
+    /// Defines a function of the running call's packet.
     fn define<A, R>(
         &self,
         name: &str,
@@ -61,14 +61,14 @@ impl Functions<'_> {
         A: mlua::FromLuaMulti,
         R: mlua::IntoLuaMulti,
     {
-        let place = Rc::clone(&self.place);
+        let call = Rc::clone(&self.call);
         let function = self.lua.create_function(move |lua, arguments: A| {
-            place.open(|open| body(lua, open, arguments)).unwrap_or_else(|| Err(over()))
+            call.open(|open| body(lua, open, arguments)).unwrap_or_else(|| Err(over()))
         })?;
         self.table.raw_set(name, function)
     }
 
-    /// A function of nothing but its arguments.
+    /// Defines a function of its arguments only.
     fn plain<A, R>(&self, name: &str, body: impl Fn(&Lua, A) -> mlua::Result<R> + 'static) -> mlua::Result<()>
     where
         A: mlua::FromLuaMulti,
@@ -77,24 +77,24 @@ impl Functions<'_> {
         self.table.raw_set(name, self.lua.create_function(body)?)
     }
 
-    /// A function that calls back into Lua, and so must not hold the packet meanwhile.
+    /// Defines a function that calls back into Lua, and so must not hold the packet meanwhile.
     fn calling<A>(
         &self,
         name: &str,
-        body: impl Fn(&Lua, &Place, A) -> mlua::Result<()> + 'static,
+        body: impl Fn(&Lua, &RunningCall, A) -> mlua::Result<()> + 'static,
     ) -> mlua::Result<()>
     where
         A: mlua::FromLuaMulti,
     {
-        let place = Rc::clone(&self.place);
-        let function = self.lua.create_function(move |lua, arguments: A| body(lua, &place, arguments))?;
+        let call = Rc::clone(&self.call);
+        let function = self.lua.create_function(move |lua, arguments: A| body(lua, &call, arguments))?;
         self.table.raw_set(name, function)
     }
 }
 
-/// The table of functions for a state.
-pub(crate) fn table(lua: &Lua, place: &Rc<Place>, shared: &Arc<Shared>) -> mlua::Result<Table> {
-    let functions = Functions { lua, table: lua.create_table()?, place: Rc::clone(place) };
+/// Returns the table of functions for a state.
+pub(crate) fn table(lua: &Lua, call: &Rc<RunningCall>, shared: &Arc<Shared>) -> mlua::Result<Table> {
+    let functions = Functions { lua, table: lua.create_table()?, call: Rc::clone(call) };
     message(&functions)?;
     facts(&functions)?;
     tags(&functions)?;
@@ -113,11 +113,11 @@ fn message(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("trailing", |lua, c, ()| lua.create_string(c.trailing()))?;
     f.define("set_trailing", |_, c, bytes: BString| Ok(c.set_trailing(&bytes)))?;
     f.define("change_name", |_, c, name: BString| Ok(c.change_name(&name)))?;
-    f.calling("options", |_, place, each: Function| {
+    f.calling("options", |_, call, each: Function| {
         let options = |c: &mut Open<'_, '_, '_>| -> Vec<(u16, BString)> {
             c.options().map(|(code, data)| (code, data.into())).collect()
         };
-        let options = place.open(options).ok_or_else(over)?;
+        let options = call.open(options).ok_or_else(over)?;
         options.into_iter().try_for_each(|option| each.call::<()>(option))
     })
 }
@@ -125,7 +125,7 @@ fn message(f: &Functions<'_>) -> mlua::Result<()> {
 fn facts(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("temporary_failure_ttl", |_, c, ()| Ok(c.query_state().temporary_failure_ttl))?;
     f.define("set_temporary_failure_ttl", |_, c, ttl: Option<u32>| {
-        c.case_mut().temporary_failure_ttl = ttl;
+        c.query_state_mut().temporary_failure_ttl = ttl;
         Ok(())
     })?;
     f.define("protocol", |_, c, ()| Ok(protocol_text(c.query_state().protocol)))?;
@@ -134,7 +134,8 @@ fn facts(f: &Functions<'_>) -> mlua::Result<()> {
         lua.create_string(c.current.configuration.interface(c.context().client.listener))
     })?;
     f.define("elapsed_us", |_, c, ()| Ok(c.elapsed().0 / 1_000))?;
-    // The engine's clock has an origin of its own: what has passed since then, taken off today.
+    // The engine's clock has an origin of its own: the elapsed time is subtracted from the wall
+    // clock.
     f.define("query_time", |_, c, ()| Ok(wall_clock(c.elapsed())))
 }
 
@@ -147,11 +148,11 @@ fn tags(f: &Functions<'_>) -> mlua::Result<()> {
 
 fn proxy_values(f: &Functions<'_>) -> mlua::Result<()> {
     f.define("clear_proxy_values", |_, c, ()| {
-        c.case_mut().proxy.clear();
+        c.query_state_mut().proxy.clear();
         Ok(())
     })?;
     f.define("add_proxy_value", |_, c, (kind, value): (u8, mlua::String)| {
-        Ok(c.case_mut().proxy.add(kind, &value.as_bytes()))
+        Ok(c.query_state_mut().proxy.add(kind, &value.as_bytes()))
     })?;
     f.define("proxy_values", |lua, c, ()| {
         let pairs = c.query_state().proxy.iter().map(|(kind, value)| (kind, BString::from(value)));
@@ -164,24 +165,24 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
         Ok(c.spoof(types.into_iter().zip(contents.iter().map(|o| o.as_slice()))))
     })?;
     f.define("set_ttl_max", |_, c, ttl: u32| {
-        c.case_mut().ttl_max = Some(ttl);
+        c.query_state_mut().ttl_max = Some(ttl);
         Ok(())
     })?;
     f.define("set_error", |_, c, (code, text): (u16, String)| {
-        c.case_mut().set_error(code, text.as_bytes());
+        c.query_state_mut().set_error(code, text.as_bytes());
         Ok(())
     })?;
     f.define("set_restartable", |_, c, ()| {
-        c.case_mut().restartable = true;
+        c.query_state_mut().restartable = true;
         Ok(())
     })?;
     f.define("restart", |_, c, ()| {
         c.current.restart = true;
         Ok(())
     })?;
-    f.calling("edit_ttls", |_, place, change: Function| {
-        // A copy is edited while Lua runs, and takes the message's place whatever came of that.
-        let mut message = place.open(|c| c.message().to_vec()).ok_or_else(over)?;
+    f.calling("edit_ttls", |_, call, change: Function| {
+        // A copy is edited while Lua runs, and replaces the message even after an error.
+        let mut message = call.open(|c| c.message().to_vec()).ok_or_else(over)?;
         let mut result = Ok(());
         records::edit_ttls(&mut message, |section, class, rtype, ttl| {
             if result.is_err() {
@@ -195,7 +196,7 @@ fn answers(f: &Functions<'_>) -> mlua::Result<()> {
                 }
             }
         });
-        place.open(|c| c.set_content(&message)).ok_or_else(over)?;
+        call.open(|c| c.set_content(&message)).ok_or_else(over)?;
         result
     })
 }
@@ -246,12 +247,12 @@ fn values(f: &Functions<'_>) -> mlua::Result<()> {
     })
 }
 
-/// Whether these bytes are one plain name and nothing else.
+/// Returns whether these bytes are exactly one uncompressed name.
 fn is_wire(bytes: &[u8]) -> bool {
     name::end_plain(bytes, 0) == Some(bytes.len())
 }
 
-/// 16 bytes as an address; what is shorter reads as if zeros followed.
+/// Returns 16 bytes as an address; a shorter one is padded with zeros.
 fn address(bytes: &[u8]) -> Ipv6Addr {
     let mut whole = [0; 16];
     whole.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
@@ -272,22 +273,22 @@ fn sets(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
     timed(f)
 }
 
-/// Changes of timed sets: of the limiter's number, with an address and seconds, or neither.
+/// Defines changes of timed sets: by the limiter's number, with an address and seconds, or neither.
 fn timed(f: &Functions<'_>) -> mlua::Result<()> {
-    /// The longest time, seconds: as long as timers of limits go.
+    /// The longest time, seconds: that of the limiters' timers.
     const SECONDS_MAX: f64 = 1e9;
-    let place = Rc::clone(&f.place);
+    let call = Rc::clone(&f.call);
     f.plain("timed", move |_, (state, bytes, seconds): (u32, Option<mlua::String>, Option<f64>)| {
-        let change = bytes.map_or(Timed::Clear(state), |bytes| {
+        let change = bytes.map_or(TimedChange::Clear(state), |bytes| {
             let nanoseconds = seconds.unwrap_or(0.0).clamp(0.0, SECONDS_MAX) * 1e9;
             // At most 1e18, and not below 0.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let span = TickDelta(nanoseconds as u64);
-            Timed::Add(state, address(&bytes.as_bytes()).octets(), span)
+            TimedChange::Add(state, address(&bytes.as_bytes()).octets(), span)
         });
-        let asked = place.open(|c| {
+        let asked = call.open(|c| {
             if !c.current.choosing {
-                c.current.timed.push(change);
+                c.current.timed_changes.push(change);
             }
             !c.current.choosing
         });
@@ -298,7 +299,7 @@ fn timed(f: &Functions<'_>) -> mlua::Result<()> {
 fn networks(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
     let known = Arc::clone(shared);
     f.plain("network_count", move |_, at: usize| Ok(known.networks.get(at).map_or(0, Networks::len)))?;
-    // Each network's first address, length and whether it is in.
+    // Each network's first address, length and whether it is included.
     let known = Arc::clone(shared);
     f.plain("network_each", move |_, (at, each): (usize, Function)| {
         let set = known.networks.get(at).and_then(|n| n.set());
@@ -306,7 +307,8 @@ fn networks(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
             each.call::<()>((BString::from(prefix.bounds().0.to_be_bytes()), prefix.bits(), is_in))
         })
     })?;
-    // The longest network beyond `bits` that holds an address: whether it is in; nil for none.
+    // Whether the longest network above `bits` that contains an address includes it; nil without
+    // one.
     let known = Arc::clone(shared);
     f.plain("network_beyond", move |_, (at, bytes, bits): (usize, mlua::String, i32)| {
         let ip = u128::from(address(&bytes.as_bytes()));
@@ -316,7 +318,7 @@ fn networks(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
             let same_family = prefix.is_ipv4() == (ip >> 32 == 0xffff);
             i32::from(prefix.bits()) > bits && same_family && (first..=last).contains(&ip)
         });
-        // The last word on a network counts, which is what max_by_key gives.
+        // The last value for a network counts; max_by_key returns the last maximum.
         Ok(holding.max_by_key(|(prefix, _)| prefix.bits()).map(|(_, is_in)| is_in))
     })
 }
@@ -348,24 +350,24 @@ fn world(f: &Functions<'_>, shared: &Arc<Shared>) -> mlua::Result<()> {
     })
 }
 
-/// Seconds and nanoseconds of the time `ago` before this moment.
+/// Returns seconds and nanoseconds of the time `ago` before this moment.
 fn wall_clock(ago: TickDelta) -> (u64, u32) {
     let at = SystemTime::now().checked_sub(Duration::from(ago)).unwrap_or(UNIX_EPOCH);
     at.duration_since(UNIX_EPOCH).map_or((0, 0), |d| (d.as_secs(), d.subsec_nanos()))
 }
 
 impl Open<'_, '_, '_> {
-    /// From the query's arrival to now.
+    /// Returns the time since the query's arrival.
     pub(crate) fn elapsed(&self) -> TickDelta {
         clock::now().since(self.query_state().received)
     }
 
-    /// The client subnet's length, for the client's family.
+    /// Sets the client subnet's length, for the client's address family.
     pub(crate) fn set_ecs_prefix_length(&mut self, bits: u8) {
         if self.context().client.peer.is_ipv4() {
-            self.case_mut().ecs.v4 = bits.min(32);
+            self.query_state_mut().ecs.v4 = bits.min(32);
         } else {
-            self.case_mut().ecs.v6 = bits.min(128);
+            self.query_state_mut().ecs.v6 = bits.min(128);
         }
     }
 }

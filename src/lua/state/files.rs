@@ -1,21 +1,22 @@
-//! A configuration's files as text: read once, by the control thread, and evaluated by each shard.
+//! The text of a configuration's files: read once, by the control thread, and evaluated by each
+//! shard.
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct File {
-    /// Its path, as Lua's messages give it.
+    /// Its path, as in Lua's messages.
     pub name: String,
-    /// What it holds.
+    /// Its content.
     pub text: Vec<u8>,
 }
 
 /// All files of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Files {
-    /// The one that was given; none when there are only flags.
+    /// The configuration file; none when there are only flags.
     pub main: Option<File>,
-    /// Directories that `includeDirectory` was called with, as it was written, each with its files
-    /// in the order of evaluation.
+    /// Directories that `includeDirectory` was called with, as written, each with its files in the
+    /// order of evaluation.
     pub directories: Vec<(String, Vec<File>)>,
 }
 
@@ -27,13 +28,13 @@ impl Files {
         Self { main, directories: Vec::new() }
     }
 
-    /// The files of a directory; none of one that was not read.
+    /// Returns the files of a directory; none of one that was not read.
     pub(crate) fn directory(&self, path: &str) -> &[File] {
         self.directories.iter().find(|d| d.0 == path).map_or(&[], |d| &d.1)
     }
 }
 
-/// The text that Lua is given: a first line for the shell is a comment.
+/// Returns the text for Lua: a first line for the shell becomes a comment.
 pub(crate) fn runnable(file: &File) -> Vec<u8> {
     match file.text.strip_prefix(b"#") {
         Some(rest) => [b"--", rest].concat(),

@@ -1,5 +1,5 @@
-//! Lua per shard: the functions of a configuration that are run per query, in a state of the
-//! shard's own. No lock is shared, and nothing else either: a global variable is one per shard.
+//! Lua per shard: the functions of a configuration that are called per query, in a state of the
+//! shard's own. Nothing is shared, so there is no lock: a global variable is one per shard.
 //!
 //! ```text
 //!  control thread                             each shard
@@ -9,22 +9,22 @@
 //!                                               n-th function = FunctionId(n)
 //! ```
 //!
-//! The same file is evaluated in each shard with the configuration's functions standing still: they
-//! only note the functions that they are given. So the n-th function is the same one everywhere; a
-//! guard compares kind, file and line, and refuses a file that evaluates differently. Name lists and
-//! networks that the file makes are compiled once, and shared. What a file prints or logs while it
-//! is evaluated is said once, by the control thread.
+//! Each shard evaluates the same file, with configuration functions that do nothing but record the
+//! functions they get. So the n-th function is the same one in every shard; a check compares kind,
+//! file and line, and refuses a file that evaluates differently. Sets of names and networks that
+//! the file makes are compiled once, and shared. What a file prints or logs while it is evaluated
+//! is logged once, by the control thread.
 //!
-//! What this room does not do: decide what becomes of a packet (the shard does, by what a function
-//! [said](crate::rules::script::ScriptAction)); serve functions that the control thread runs (health
-//! checks: `config::lua`).
+//! This module does not decide what happens to a packet (the shard does, by the
+//! [`ScriptAction`](crate::rules::script::ScriptAction) of a function), and does not run functions
+//! of the control thread (health checks: `lua::front_end`).
 
-// The kinds of values and errors are the Lua library's; a new one is as wrong as the rest.
+// The kinds of values and errors belong to the Lua library; a new one is handled like the others.
 #![allow(clippy::wildcard_enum_match_arm)]
 
+pub(crate) mod call_state;
 pub mod calls;
 mod core;
-pub(crate) mod current;
 mod files;
 mod record;
 
@@ -49,26 +49,27 @@ use crate::rules::networks::Networks;
 /// `print` and `io.write`, and where they go; called with a function that takes a line.
 pub(crate) const PRINT: &str = include_str!("print.lua");
 
-/// What all shards' states are made of.
+/// What the states of all shards share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// The configuration's text.
+    /// The text of the configuration.
     pub(crate) files: Files,
     /// The functions that the control thread found.
     pub(crate) recorded: Vec<Recorded>,
-    /// What the n-th `newSuffixMatchNode()` or `newDNSNameSet()` of the file was filled with.
+    /// The content of the n-th `newSuffixMatchNode()` or `newDNSNameSet()` of the file.
     pub(crate) names: Vec<Names>,
-    /// What the n-th `newNMG()` of the file was filled with.
+    /// The content of the n-th `newNMG()` of the file.
     pub(crate) networks: Vec<Networks>,
 }
 
 impl Shared {
-    /// The file's name, for messages.
+    /// Returns the file's name, for messages.
     fn name(&self) -> &str {
         self.files.main.as_ref().map_or("command line", |f| &f.name)
     }
 
-    /// Where the shared sets are: other sets are another configuration, whatever the text says.
+    /// Returns the addresses of the shared sets: other sets are another configuration, even with
+    /// equal text.
     fn places(&self) -> impl Iterator<Item = usize> + '_ {
         let names = self.names.iter().map(|n| n.set().map_or(0, |s| std::ptr::from_ref(s).addr()));
         let networks = self.networks.iter().map(|n| n.set().map_or(0, |s| std::ptr::from_ref(s).addr()));
@@ -81,26 +82,27 @@ impl Shared {
 struct Checked {
     shared: Arc<Shared>,
     identity: u64,
-    /// What a shard's evaluation may take.
+    /// Limit of a shard's evaluation, ticks.
     ticks: u32,
 }
 
-/// A shard's evaluation may take as much longer than the first one did.
+/// Factor by which a shard's evaluation may be slower than the first one.
 const SLOWER_MAX: u32 = 8;
-/// And at least this: clocks are coarse, and the first one may have been lucky.
+/// Lower bound of that limit: clocks are coarse, and the first evaluation may have been fast by
+/// chance.
 const EVALUATION_MIN: Duration = Duration::from_secs(1);
 
-/// Loads of configurations that read files of their own.
+/// Number of loaded configurations that read files themselves.
 static LOADS: AtomicU64 = AtomicU64::new(0);
 
-/// Evaluates a configuration once as the shards will, and gives the source of their states.
+/// Evaluates a configuration once as the shards will, and returns the source of their states.
 ///
-/// `recorded` are the functions that the control thread found; `names` and `networks` what the n-th
-/// `newSuffixMatchNode()` and `newNMG()` of the file were filled with, or will be before a shard
-/// starts.
+/// `recorded` are the functions that the control thread found; `names` and `networks` the content
+/// of the n-th `newSuffixMatchNode()` and `newNMG()` of the file, filled at the latest before a
+/// shard starts.
 ///
 /// # Errors
-/// When the file gives other functions the second time, or does not evaluate at all.
+/// The file defines other functions the second time, or does not evaluate at all.
 pub fn check(
     files: Files,
     recorded: Vec<Recorded>,
@@ -110,7 +112,7 @@ pub fn check(
     check_unless(files, recorded, names, networks, &Interrupt::default())
 }
 
-/// Like [`check`]; another thread can end it.
+/// As [`check`], but another thread can end it.
 ///
 /// # Errors
 /// Those of [`check`], and the interruption.
@@ -123,7 +125,8 @@ pub fn check_unless(
 ) -> Result<Arc<dyn Source>, ConfigError> {
     let shared = Arc::new(Shared { files, recorded, names, networks });
     let (state, taken) = State::new(&shared, interrupt, limits::ticks(limits::EVALUATION))?;
-    // What other files held is not known: of a configuration that reads some, each load is another.
+    // The content of other files is unknown: each load of a configuration that reads some counts as
+    // another configuration.
     let mut identity = if state.reads_files() { LOADS.fetch_add(1, Relaxed) + 1 } else { 0 };
     for function in &shared.recorded {
         let kind = [function.kind as u8, function.interface as u8];

@@ -1,5 +1,5 @@
--- What scripts print goes by the log, a line at a time: standard output may be a pipe that nobody reads,
--- and nothing that is served waits for that. `log` takes a line.
+-- What scripts print goes to the log, line by line: standard output may be a pipe that nobody
+-- reads, and service must not wait for that. `log` takes a line.
 local log = ...
 
 local byte, concat, find, select, sub, tostring, type =
@@ -7,14 +7,14 @@ local byte, concat, find, select, sub, tostring, type =
 local error, rawequal = error, rawequal
 local real_output, real_type, setmetatable = io.output, io.type, setmetatable
 
--- The most of a line that is kept without its end.
+-- Longest part of a line that is kept until its end arrives, bytes.
 local LINE_MAX = 65536
 
 function print(...)
   local words = {}
   for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
   local text = concat(words, "\t")
-  -- A long one, a list of rules perhaps, goes in parts: the log has no room for it as one line.
+  -- A long line, a list of rules perhaps, is split: the log does not take it as one line.
   local from = 1
   while #text - from >= LINE_MAX do
     local to = from + LINE_MAX - 1
@@ -71,7 +71,7 @@ end
 
 local out, err = stream(), stream()
 io.stdout, io.stderr = out, err
--- Where io.write goes: ours, until a script names a file.
+-- Where io.write goes: the log, until a script names a file.
 local default = out
 
 function io.write(...) return default:write(...) end

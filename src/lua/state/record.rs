@@ -1,5 +1,5 @@
-//! The recording evaluation: the file is run once more, in a shard's own state, only to find the
-//! functions that the shard is to run; and the guard that they are the same ones everywhere.
+//! The recording evaluation: the file is evaluated again, in a shard's own state, only to find the
+//! functions that the shard is to run; and the check that they are the same in every shard.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use crate::config::ruleset::{FunctionKind, Interface, Recorded};
 /// The functions found so far.
 pub(crate) type Found = Rc<RefCell<Vec<Recorded>>>;
 
-/// Configuration functions that record: name, what the function is for, how it sees that, and which
+/// Configuration functions that record: name, what the function is for, its interface, and which
 /// argument it is.
 const RECORDING: &[(&str, FunctionKind, Interface, u8)] = &[
     ("LuaAction", FunctionKind::Action, Interface::Objects, 1),
@@ -38,18 +38,18 @@ const RECORDING: &[(&str, FunctionKind, Interface, u8)] = &[
 /// How a function is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// It decides about a query, or an answer.
+    /// It decides about a query or an answer.
     Act {
-        /// About an answer.
+        /// It is about an answer.
         response: bool,
     },
-    /// It says whether a rule matches.
+    /// It returns whether a rule matches.
     Match,
-    /// It chooses a server.
+    /// It selects a server.
     Choose,
 }
 
-/// What a function is called for.
+/// Returns what a function is called for.
 pub(crate) const fn usage(recorded: &Recorded) -> Use {
     match recorded.kind {
         FunctionKind::Action => Use::Act { response: false },
@@ -59,7 +59,7 @@ pub(crate) const fn usage(recorded: &Recorded) -> Use {
     }
 }
 
-/// The prelude's name for how a function is called.
+/// Returns the prelude's name for how a function is called.
 const fn wrapper(kind: FunctionKind, interface: Interface) -> &'static str {
     let through_c = !matches!(interface, Interface::Objects);
     match (kind, through_c) {
@@ -73,15 +73,16 @@ const fn wrapper(kind: FunctionKind, interface: Interface) -> &'static str {
     }
 }
 
-/// The names that do nothing in a recording evaluation. The prelude replaces those that do.
+/// Returns the names that do nothing in a recording evaluation. The prelude replaces those that do
+/// something.
 pub(crate) fn stand_ins() -> Vec<&'static str> {
     let settings = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
     let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
     functions().map(|e| e.name).chain(settings).chain(missing).collect()
 }
 
-/// The table of [`RECORDING`] for the prelude (name, number, argument, whether it is given as code, how
-/// it is called), and the two functions that record.
+/// Defines the table of [`RECORDING`] for the prelude (name, number, argument, whether it is given
+/// as code, how it is called), and the two functions that record.
 pub(crate) fn define(lua: &Lua, core: &Table, found: &Found) -> mlua::Result<Table> {
     let kinds = lua.create_table()?;
     for (number, (name, kind, interface, argument)) in RECORDING.iter().enumerate() {
@@ -116,7 +117,8 @@ fn note(found: &Found, number: usize, source: String, line: u32) {
     }
 }
 
-/// The place of the nearest line of the configuration on the stack; chunks of ours begin with `=`.
+/// Returns the position of the nearest line of the configuration on the stack; names of our own
+/// chunks begin with `=`.
 pub(crate) fn caller(lua: &Lua) -> (String, u32) {
     /// Deeper than any configuration nests its own functions.
     const LEVELS: usize = 64;
@@ -135,12 +137,12 @@ pub(crate) fn caller(lua: &Lua) -> (String, u32) {
     ("(unknown place)".to_owned(), 0)
 }
 
-/// The file that a function stands in.
+/// Returns the file that a function is in.
 fn file_of(recorded: &Recorded) -> &str {
     recorded.source.strip_prefix('@').unwrap_or("(a string)")
 }
 
-/// Refuses a file that gives other functions here than it gave to the control thread.
+/// Refuses a file that defines other functions here than in the control thread.
 pub(crate) fn compare(expected: &[Recorded], found: &[Recorded], file: &str) -> Result<(), ConfigError> {
     if expected == found {
         return Ok(());

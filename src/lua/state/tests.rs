@@ -1,4 +1,4 @@
-//! What a script sees and changes, one packet at a time; and what it cannot do.
+//! What a script sees and changes, one packet at a time; and its limits.
 
 use std::net::SocketAddr;
 
@@ -31,7 +31,7 @@ const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x02\0\0\0\0\x03www\x07Example\x
     \xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x07\x04host\xc0\x10\
     \xc0\x2d\0\x01\0\x01\0\0\x01\x00\0\x04\xc0\0\x02\x01";
 
-/// A shard's script, with all that stands around a packet.
+/// A shard's script, with the environment of a packet.
 struct Fixture {
     script: Box<dyn ConfiguredScript>,
     snapshot: Snapshot,
@@ -44,7 +44,7 @@ struct Fixture {
     message: Vec<u8>,
 }
 
-/// What the recording evaluation of a text finds, as a control thread would hand it over.
+/// Returns what the recording evaluation of a text finds, as the control thread would pass it.
 fn recorded(text: &str) -> Vec<Recorded> {
     let kinds = [
         ("LuaFFIPerThreadAction(", (FunctionKind::Action, Interface::Text)),
@@ -154,8 +154,8 @@ impl Fixture {
     }
 }
 
-/// Runs `body` on a query; it has to end with DNSAction.Allow, which it does not reach if one of its
-/// `assert`s fails.
+/// Runs `body` on a query; it has to end with DNSAction.Allow, which it does not reach if one of
+/// its `assert`s fails.
 fn holds(body: &str) {
     let mut fixture = Fixture::action(&format!("{body} return DNSAction.Allow"));
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow), "{body}");
@@ -216,7 +216,7 @@ fn members_are_written() {
 }
 
 #[test]
-fn headers_can_be_copied_and_given_back() {
+fn headers_can_be_copied_and_restored() {
     holds(
         "local h = dq:getHeader() h:setTC(true) assert(not dq.dh:getTC()) dq:setHeader(h)
          assert(dq.dh:getTC() and dq.dh:getRD())",
@@ -229,7 +229,7 @@ fn headers_can_be_copied_and_given_back() {
 }
 
 #[test]
-fn names_can_be_taken_apart() {
+fn names_can_be_split() {
     holds(
         "local n = dq.qname assert(n:countLabels() == 3 and n:wirelength() == 17 and n:toStringNoDot() == 'www.Example.com')",
     );
@@ -262,7 +262,7 @@ fn addresses_and_networks() {
 }
 
 #[test]
-fn sets_of_a_functions_own() {
+fn functions_can_make_sets() {
     holds("local s = newSuffixMatchNode() s:add('example.com') s:add({'a.org', newDNSName('b.org')})
            assert(s:check(dq.qname) and s:check('x.B.org') and not s:check('org'))
            assert(s:getBestMatch(dq.qname) == newDNSName('example.com')) s:remove('b.org') assert(not s:check('b.org'))");
@@ -272,7 +272,7 @@ fn sets_of_a_functions_own() {
 }
 
 #[test]
-fn a_packet_can_be_looked_at() {
+fn packet_overlay_reads_a_packet() {
     holds_for_answers(
         "local o = newDNSPacketOverlay(dr:getContent())
          assert(o.qname == dr.qname and o.qtype == 1 and o:getRecordsCountInSection(DNSSection.Answer) == 2)
@@ -282,7 +282,7 @@ fn a_packet_can_be_looked_at() {
 }
 
 #[test]
-fn a_function_says_what_becomes_of_the_query() {
+fn function_decides_about_the_query() {
     let action = [
         ("None", "''", ScriptAction::None, &b""[..]),
         ("Allow", "nil", ScriptAction::Allow, b""),
@@ -326,7 +326,7 @@ fn a_function_says_what_becomes_of_the_query() {
 }
 
 #[test]
-fn queries_are_answered_by_a_function() {
+fn function_answers_queries() {
     let mut fixture =
         Fixture::action("dq:spoof({newCA('192.0.2.9'), newCA('2001:db8::9')}) return DNSAction.HeaderModify");
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::HeaderModify));
@@ -345,7 +345,7 @@ fn queries_are_answered_by_a_function() {
 }
 
 #[test]
-fn the_message_can_be_replaced_within_its_room() {
+fn message_can_be_replaced_within_its_buffer() {
     let mut fixture = Fixture::action(
         "dq:setContent(dq:getContent():sub(1, 12) .. '\\1x\\0\\0\\28\\0\\1')
          assert(dq.qname:toString() == 'x.' and dq.qtype == DNSQType.AAAA) return DNSAction.Allow",
@@ -365,7 +365,7 @@ fn the_message_can_be_replaced_within_its_room() {
 }
 
 #[test]
-fn another_name_is_asked_for_and_the_question_kept() {
+fn name_is_changed_and_the_question_kept() {
     let mut fixture = Fixture::action(
         "assert(dq:changeName(newDNSName('other.org'))) assert(dq.qname == newDNSName('other.org')) return DNSAction.Allow",
     );
@@ -390,7 +390,7 @@ fn another_name_is_asked_for_and_the_question_kept() {
 }
 
 #[test]
-fn answers_are_edited_and_asked_again() {
+fn answers_are_edited_and_restarted() {
     let fixture = holds_for_answers(
         "dr:editTTLs(function(section, class, type, ttl)
            assert(section == 1 and class == 1) if type == DNSQType.A then return 9 end return ttl
@@ -408,7 +408,7 @@ fn answers_are_edited_and_asked_again() {
 }
 
 #[test]
-fn what_is_not_there_is_refused_by_name() {
+fn unsupported_members_are_refused_by_name() {
     for name in ["getHTTPPath", "suspend", "setMetaKey"] {
         let body = format!(
             "local ok, e = pcall(dq.{name}, dq) assert(not ok and tostring(e):find('{name} is not available'))"
@@ -426,7 +426,7 @@ fn what_is_not_there_is_refused_by_name() {
 }
 
 #[test]
-fn an_old_query_shows_no_other_ones_data() {
+fn query_of_an_earlier_call_shows_no_data() {
     let mut fixture = Fixture::action(
         "if old then
            assert(not pcall(function() return old.qtype end) and not pcall(old.setTag, old, 'a', 'b'))
@@ -448,7 +448,8 @@ fn an_old_query_shows_no_other_ones_data() {
     assert_eq!((fixture.run(QUERY), fixture.errors()), (Some(ScriptAction::Drop), 0));
 }
 
-/// Runs each body once in a shard's state: it ends with one error, and leaves the next function well.
+/// Runs each body once in a shard's state: it ends with one error, and the next function runs
+/// normally.
 fn end_with_an_error(bodies: &'static [&'static str]) {
     crate::lua::limits::tests::in_lua_thread(move || {
         for body in bodies {
@@ -518,7 +519,7 @@ fn functions_that_take_all_memory_end() {
 }
 
 #[test]
-fn functions_without_a_bottom_end() {
+fn unbounded_recursion_ends() {
     end_with_an_error(&[
         "local function f(s) return (s:gsub('.', f)) end f('x')",
         "local f f = function() coroutine.wrap(f)() end f()",
@@ -533,26 +534,26 @@ fn functions_without_a_bottom_end() {
 }
 
 #[test]
-fn a_function_that_took_too_long_rests() {
+fn function_that_took_too_long_is_suspended() {
     crate::lua::limits::tests::in_lua_thread(|| {
         let mut fixture =
             Fixture::action("if dq.qtype == 1 then while true do end end return DNSAction.Drop");
         let other = &[QUERY, &[]].concat();
         let mut other = other.clone();
-        // The type behind the name.
+        // The type after the name.
         let at = other.windows(4).rposition(|w| w == [0, 1, 0, 1]).expect("a type");
         other[at + 1] = 28;
         assert_eq!((fixture.run(&other), fixture.errors()), (Some(ScriptAction::Drop), 0));
         assert_eq!((fixture.run(QUERY), fixture.errors()), (None, 1));
-        assert_eq!((fixture.run(&other), fixture.errors()), (None, 2), "it rests");
+        assert_eq!((fixture.run(&other), fixture.errors()), (None, 2), "it is suspended");
         fixture.now = fixture.now + TickDelta::from_ms(40);
-        assert_eq!((fixture.run(&other), fixture.errors()), (None, 3), "it still does");
+        assert_eq!((fixture.run(&other), fixture.errors()), (None, 3), "it still is");
         fixture.now = fixture.now + TickDelta::from_ms(1_000);
         assert_eq!((fixture.run(&other), fixture.errors()), (Some(ScriptAction::Drop), 3));
     });
 }
 
-/// What is logged meanwhile.
+/// Returns what is logged meanwhile.
 fn logged(run: impl FnOnce()) -> String {
     use std::io::Write;
     use std::sync::Mutex;
@@ -570,14 +571,15 @@ fn logged(run: impl FnOnce()) -> String {
     let lines = Lines::default();
     let to = lines.clone();
     let log = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
-    // With a single one, whether a line is wanted is asked of the thread that comes to it first.
+    // With a single subscriber, the thread that first reaches a log call decides for all whether it
+    // is enabled.
     let _another = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
     tracing::subscriber::with_default(log, run);
     String::from_utf8(lines.0.lock().expect("the lines").clone()).expect("text")
 }
 
 #[test]
-fn what_is_printed_goes_by_the_log() {
+fn print_goes_to_the_log() {
     let text = logged(|| {
         let mut fixture = Fixture::action(
             "print('one', 2, nil) io.write('th', 'ree\\nfo') io.stdout:write('ur\\n', 5, '\\n') io.stderr:write('six\\n')
@@ -602,7 +604,7 @@ fn what_is_printed_goes_by_the_log() {
 }
 
 #[test]
-fn a_long_text_is_printed_in_parts() {
+fn long_text_is_printed_in_parts() {
     let text = logged(|| {
         let mut fixture = Fixture::action("print((('y'):rep(39) .. '\\n'):rep(4000)) return DNSAction.Drop");
         assert_eq!((fixture.run(QUERY), fixture.errors()), (Some(ScriptAction::Drop), 0));
@@ -612,7 +614,7 @@ fn a_long_text_is_printed_in_parts() {
 }
 
 #[test]
-fn errors_are_counted_and_said_once_a_second() {
+fn errors_are_counted_and_logged_once_a_second() {
     let text = logged(|| {
         let mut fixture = Fixture::action("error('wrong')");
         for step in 0..30 {
@@ -626,7 +628,7 @@ fn errors_are_counted_and_said_once_a_second() {
 }
 
 #[test]
-fn a_file_that_evaluates_differently_is_refused() {
+fn file_that_evaluates_differently_is_refused() {
     let text = "counter = os.tmpname and LuaAction(function(dq) return 0 end)\n";
     assert!(checked(text).is_ok());
     let more = [one((FunctionKind::Rule, Interface::Objects), "@test.lua", 9)];
@@ -641,7 +643,7 @@ fn a_file_that_evaluates_differently_is_refused() {
 }
 
 #[test]
-fn configuration_functions_stand_still() {
+fn configuration_functions_do_nothing() {
     let text = "local s = newServer{address='192.0.2.1:53', name='one', weight=3}\n\
         assert(s.weight == 3 and getServer(0) == s and getServer('one') == s and getServer(42) == nil and #getServers() == 1)\n\
         setACL({'0.0.0.0/0'}) addLocal('127.0.0.1') getPool('x'):setCache(newPacketCache(10)) setServerPolicy(wrandom)\n\
@@ -838,7 +840,7 @@ fn c_functions_answer() {
 }
 
 #[test]
-fn c_functions_answer_nothing_to_old_and_null_pointers() {
+fn c_functions_refuse_old_and_null_pointers() {
     let mut fixture = Fixture::new(
         "local ffi = require('ffi') local C = ffi.C local old\n\
          LuaFFIAction(function(dq)\n\
@@ -857,14 +859,14 @@ fn c_functions_answer_nothing_to_old_and_null_pointers() {
 }
 
 #[test]
-fn code_for_a_thread_is_loaded() {
+fn code_of_a_thread_is_loaded() {
     let mut fixture =
         Fixture::new("LuaFFIPerThreadAction([[return function(dq) return DNSAction.Drop end]])");
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::Drop));
 }
 
 #[test]
-fn calls_leave_no_garbage_behind() {
+fn calls_leave_no_garbage() {
     let mut fixture = Fixture::new(
         "local s = newDNSName('example.com')\n\
          LuaAction(function(dq) if dq.qname:isPartOf(s) and dq.remoteaddr:isIPv4() then dq:setTag('a', dq.qname:toString()) end return DNSAction.None end)\n\
@@ -872,7 +874,7 @@ fn calls_leave_no_garbage_behind() {
     );
     let mut query = QUERY.to_vec();
     for number in 0..100_000_u32 {
-        // Other names each time, or they would be kept but once.
+        // Other names each time; otherwise they would be interned once.
         query[13..16].copy_from_slice(&[
             b'a' + (number % 26) as u8,
             b'a' + (number / 26 % 26) as u8,
@@ -886,7 +888,7 @@ fn calls_leave_no_garbage_behind() {
 mod compiled;
 mod objects;
 
-/// Touches all there is.
+/// Uses everything.
 const EVERYTHING: &str = "local ffi = require('ffi') local C = ffi.C local function try(f, ...) pcall(f, ...) end\n\
     LuaAction(function(dq)\n\
       for _, k in ipairs({'qname', 'qtype', 'qclass', 'rcode', 'remoteaddr', 'localaddr', 'len', 'tcp', 'pool', 'opcode'}) do local v = tostring(dq[k]) end\n\
@@ -903,7 +905,7 @@ const EVERYTHING: &str = "local ffi = require('ffi') local C = ffi.C local funct
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_packet_is_survived(tail in prop::collection::vec(any::<u8>(), 0..120), cut in 0_usize..90) {
+    fn any_packet_is_handled(tail in prop::collection::vec(any::<u8>(), 0..120), cut in 0_usize..90) {
         let mut fixture = Fixture::new(EVERYTHING);
         for base in [QUERY, ANSWER] {
             let mut message = base[..cut.min(base.len())].to_vec();

@@ -2,7 +2,7 @@ use crate::base::rng::ShardRng;
 use crate::lua::ffi::watch::{Interrupt, Watch};
 use crate::lua::limits::library::*;
 
-/// A state in which every pattern is for the matcher of ours, whatever the subject's length; `own`
+/// A state in which every pattern is matched by our matcher, whatever the subject's length; `own`
 /// holds LuaJIT's functions.
 fn compared() -> (Lua, Watch) {
     let lua = crate::engine::sys::lua_with_ffi();
@@ -57,14 +57,14 @@ return function(s, p, by, init)
 end
 "##;
 
-/// Texts of so many pieces at most.
+/// Returns a text of at most this many pieces.
 fn text(rng: &mut ShardRng, pieces: &[&str], most: u64) -> Vec<u8> {
     let count = rng.u64() % (most + 1);
     (0..count).flat_map(|_| pieces[(rng.u64() % pieces.len() as u64) as usize].bytes()).collect()
 }
 
 #[test]
-fn patterns_mean_what_they_mean_to_luajit() {
+fn patterns_match_as_in_luajit() {
     let (lua, _watch) = compared();
     let compare: mlua::Function = lua.load(COMPARE).set_name("=compare").eval().expect("a function");
     let seed = std::env::var("FUZZ_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
@@ -100,7 +100,7 @@ fn patterns_mean_what_they_mean_to_luajit() {
 }
 
 #[test]
-fn arguments_are_read_as_luajit_reads_them() {
+fn arguments_are_read_as_in_luajit() {
     let (lua, _watch) = compared();
     lua.load(
         r##"
@@ -125,7 +125,7 @@ fn arguments_are_read_as_luajit_reads_them() {
 }
 
 #[test]
-fn code_is_text_and_what_could_lift_a_limit_is_gone() {
+fn bytecode_is_refused_and_limits_cannot_be_lifted() {
     let (lua, _watch) = compared();
     lua.load(
         r##"

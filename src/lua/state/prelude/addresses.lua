@@ -9,7 +9,7 @@ local address_text, place = c.address_text, c.place
 
 local function text_of(bytes) return answered(address_text(place, bytes, #bytes)) end
 
--- o: 16 bytes, IPv4 mapped; p: port.
+-- [o]: 16 bytes, IPv4 mapped; [p]: port.
 local ADDRESS, addresses = {}, {}
 ADDRESS.__index = addresses
 
@@ -21,7 +21,7 @@ local MAPPED = ("\0"):rep(10) .. "\255\255"
 
 function addresses:isIPv4() return sub(self.o, 1, 12) == MAPPED end
 function addresses:isIPv6() return sub(self.o, 1, 12) ~= MAPPED end
--- Addresses of both families are held alike: a mapped one is an IPv4 address.
+-- Addresses of both families are stored alike: a mapped one is an IPv4 address.
 function addresses:isMappedIPv4() return false end
 function addresses:mapToIPv4() return address_of(self.o, self.p) end
 function addresses:getPort() return self.p end
@@ -48,7 +48,8 @@ for _, name in ipairs({ "ipencrypt", "ipdecrypt" }) do
   addresses[name] = function() error(name .. " is not available", 2) end
 end
 
--- o: the first address, 16 bytes; b: bits of the prefix, from the mapped address's start.
+-- [o]: the first address, 16 bytes; [b]: bits of the prefix, counted from the start of the mapped
+-- address.
 local NETMASK, netmasks = {}, {}
 NETMASK.__index = netmasks
 
@@ -68,7 +69,7 @@ local function address_in(v, what, level)
   return bytes
 end
 
--- Families are apart: ::/0 holds no IPv4 address.
+-- Families are separate: ::/0 contains no IPv4 address.
 local function holds(mask, bytes)
   return core.truncate(bytes, mask.b) == mask.o and (mask.b >= 96 or sub(bytes, 1, 12) ~= MAPPED)
 end

@@ -18,7 +18,7 @@ function E.text(argument)
   error("the function returned " .. shown(argument) .. " as an argument; expected a string", 0)
 end
 
--- A policy's servers: a table of its own each time, since a function may sort it.
+-- A policy's servers: a new table for each call, because a function may sort it.
 function E.servers()
   local list, all = {}, {}
   for number = 1, live.candidates do
@@ -28,7 +28,7 @@ function E.servers()
   return list, all
 end
 
--- A place from 1 among the servers, 0 for none.
+-- An index from 1 among the servers, 0 for none.
 function E.chosen(choice, all)
   if type(choice) == "number" then return choice end
   for number = 1, #all do
@@ -42,8 +42,8 @@ function E.unchosen(choice)
   error("the policy returned " .. shown(choice) .. "; expected a number from 0", 0)
 end
 
--- Each function has a wrapper with code of its own, and so is compiled by itself: in a common one all of
--- them would be side traces of the first.
+-- Each function has a wrapper with code of its own, and so is compiled by itself: with a common one
+-- all of them would be side traces of the first.
 local DECIDED = [[
   if type(said) ~= "number" then E.undecided(said) end
   if argument ~= nil and type(argument) ~= "string" then argument = E.text(argument) end
@@ -58,7 +58,7 @@ local BODIES = {
   choose = [[
     local list, all = E.servers()
     return E.chosen(f(list, setmetatable({ live.generation }, QUERY)), all)]],
-  -- Numbers from 0.
+  -- Numbered from 0.
   choose_ffi = [[
     local token = live.token
     local choice = f(token, token)
@@ -77,7 +77,8 @@ local function maintain()
   for at = 1, #P.callbacks do P.callbacks[at]() end
 end
 
--- How each function is called, in their order; maintenance, if there is any; whether the file read others.
+-- How each function is called, in their order; maintenance, if there is any; whether the file read
+-- other files.
 function P.ready()
   P.recording = false
   local calls = {}

@@ -1,14 +1,14 @@
--- What a configuration's functions see of a query, an answer, a name, an address, a server: these files,
--- in the order of `state.rs`.
+-- What a configuration's functions see of a query, an answer, a name, an address, a server: these
+-- files, in the order of `calls.rs`.
 --
--- The objects are plain tables over C functions (`c`, called by pointer through ffi), which compiled code
--- calls without a detour, and over functions of Rust (`core`), which end it: they are for what is rare.
--- An object of a query is valid for one call: [1] is the call's number, `live.generation` that of the
--- running call, and whoever holds another object gets an error. Names and addresses are copies and can
--- be kept.
+-- The objects are plain tables over C functions (`c`, called by pointer through ffi), which
+-- compiled code calls directly, and over Rust functions (`core`), which interrupt compiled code and
+-- are for rare members. An object of a query is valid for one call: [1] is the call's number,
+-- `live.generation` that of the running call, and using an object of another call is an error.
+-- Names and addresses are copies and can be kept.
 --
--- While the file is evaluated (`P.recording`), functions of the configuration do nothing but note the
--- functions given to them.
+-- While the file is evaluated (`P.recording`), configuration functions only record the functions
+-- that they get.
 --
 -- P: what the parts share.
 local P = ...
@@ -36,7 +36,7 @@ function P.stale()
   error("this query is over: an object of a query can be used only during the call that it was given to", 3)
 end
 
--- What a C function has just answered with.
+-- The bytes that the last C function returned.
 function P.answered(pointer) return bytes(pointer, live.size) end
 
 function P.whole(what, v, max)

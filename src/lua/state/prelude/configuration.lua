@@ -1,4 +1,4 @@
--- Functions of the configuration, which only note what is run later; and what works at any time
+-- Configuration functions, which only record what is run later; and functions that work at any time
 local P = ...
 
 local core = P.core
@@ -9,7 +9,7 @@ local error, setmetatable, type, ipairs, pairs, select, tostring, rawget, loadst
 local functions, callbacks = {}, {}
 P.functions, P.callbacks = functions, callbacks
 
--- Takes any use while the file is evaluated, and does nothing.
+-- Accepts any use while the file is evaluated, and does nothing.
 local INERT = {}
 local inert = setmetatable({}, INERT)
 function INERT.__index() return inert end
@@ -49,7 +49,7 @@ for name, instead in pairs({
   end
 end
 for _, name in ipairs(P.stand_ins) do
-  -- What works at any time is there already.
+  -- Functions that work at any time are defined before.
   if rawget(_G, name) == nil then configures(name, function() return inert end) end
 end
 for _, name in ipairs({ "leastOutstanding", "firstAvailable", "roundrobin", "wrandom", "whashed", "chashed",
@@ -57,9 +57,8 @@ for _, name in ipairs({ "leastOutstanding", "firstAvailable", "roundrobin", "wra
   _G[name] = inert
 end
 
--- Servers, as far as a file asks for them again.
--- In order, with the removed ones until the next look at a number; those that stand; by what they
--- are called.
+-- Servers, as far as a file accesses them again. In order, with the removed ones until the next
+-- access by number; the current ones; by name.
 local given, standing, called, removed = {}, {}, {}, false
 local function call(name, it)
   if type(name) ~= "string" then return end
@@ -142,7 +141,8 @@ local function keep_code(kind, code, how)
   functions[#functions + 1] = { f, how }
   return inert
 end
--- kinds: name, number, which argument has the function, whether it is given as code, how it is called.
+-- kinds: name, number, index of the function's argument, whether it is given as code, how it is
+-- called.
 for _, entry in ipairs(P.kinds) do
   local name, kind, at, code, how = entry[1], entry[2], entry[3], entry[4], entry[5]
   configures(name, function(...)
@@ -164,7 +164,7 @@ configures("includeDirectory", function(path)
   end
 end)
 
--- Files that the file reads of its own accord: a configuration with the same text need not be the same.
+-- Files that the file itself reads: a configuration with the same text need not be the same.
 P.reads_files = false
 local function reading(from, name, counts)
   local real = rawget(from, name)
@@ -178,13 +178,13 @@ for _, name in ipairs({ "dofile", "loadfile" }) do reading(_G, name) end
 for _, name in ipairs({ "open", "lines", "popen" }) do reading(io, name) end
 reading(_G, "require", function(name) return package.loaded[name] == nil and package.preload[name] == nil end)
 
--- What works at any time. ----------------------------------------------------------------------
+-- Functions that work at any time. --------------------------------------------------------------
 
 function getCurrentTime()
   local s, ns = core.wall_clock()
   return { tv_sec = s, tv_nsec = ns }
 end
--- A file would say everything once more in each shard.
+-- A file would print everything again in each shard.
 core.print(function(line) if not P.recording then core.infolog(line) end end)
 for _, name in ipairs({ "errlog", "warnlog", "infolog", "vinfolog" }) do
   local write = core[name]

@@ -6,7 +6,7 @@ local byte, sub, lower = string.byte, string.sub, string.lower
 local getmetatable, setmetatable, tostring, type = getmetatable, setmetatable, tostring, type
 local part_of, text, place = c.part_of, c.text, c.place
 
--- 1: wire format; 2: the same with capitals made small; 3: text; one piece of memory in all.
+-- [1]: wire format; [2]: the same in lower case; [3]: text; one allocation in all.
 local NAME, names = {}, {}
 NAME.__index = names
 
@@ -22,7 +22,7 @@ local function wire_of(v, what, level)
   return wire
 end
 
--- Length bytes are below 'A': a whole wire name may be folded.
+-- Length bytes are below 'A', so a whole wire name can be folded.
 local function folded(name)
   local f = name[2]
   if not f then f = lower(name[1]); name[2] = f end

@@ -10,12 +10,12 @@ local error, getmetatable, setmetatable, ipairs, pairs, tostring, type =
   error, getmetatable, setmetatable, ipairs, pairs, tostring, type
 
 -- Header ---------------------------------------------------------------------------------------
--- call: the number of the call whose header it is; a copy has the bytes [0] to [11] instead.
+-- call: the number of the header's call; a copy has the bytes [0] to [11] instead.
 
 local HEADER, headers = {}, {}
 HEADER.__index = headers
 
--- An byte of the message, 0 behind its end.
+-- A byte of the message, 0 after its end.
 local function message_byte(at) return at < live.length and live.message[at] or 0 end
 
 local function byte(header, at)
@@ -48,7 +48,7 @@ end
 local QUERY, RESPONSE = {}, {}
 local methods, response_methods, reads, writes = {}, {}, {}, {}
 
--- What follows reads of the running call, which `index` has made sure of.
+-- The following members read the running call, which `index` has checked.
 
 function reads.qname()
   local length = live.name_len
@@ -111,7 +111,7 @@ end
 QUERY.__index, QUERY.__newindex = index(methods), newindex
 RESPONSE.__index, RESPONSE.__newindex = index(response_methods), newindex
 
--- Defines a method that needs the query to be that of the running call.
+-- Defines a method that requires the query of the running call.
 local function method(name, body)
   methods[name] = function(q, ...)
     if q[1] ~= live.generation then stale() end
@@ -281,7 +281,7 @@ response_method("getSelectedBackend", function()
   local slot = core.selected()
   return slot and server(slot) or nil
 end)
--- There is no cache yet: no answer can be a stale one of it.
+-- There is no cache: no answer can be stale.
 response_method("getStaleCacheHit", function() return false end)
 response_method("editTTLs", function(change)
   if type(change) ~= "function" then wrong("editTTLs", change, "a function", 3) end

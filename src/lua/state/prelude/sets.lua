@@ -10,7 +10,7 @@ local error, getmetatable, setmetatable, ipairs, pairs, tonumber, type =
 local suffix, has_name, network_has, place = c.suffix, c.has_name, c.network_has, c.place
 
 -- Those that the file makes are compiled once for all shards, and shared (`at` is their number);
--- what a function adds to one, or to one of its own making, is the shard's own.
+-- what a function adds to one, or to one that it made itself, is the shard's own.
 
 local function strings(v, what, each)
   if type(v) == "table" and getmetatable(v) == nil then
@@ -20,10 +20,10 @@ local function strings(v, what, each)
   end
 end
 
--- Names of a set that are shown.
+-- Names of a set that are shown, at most.
 local NAMES_SHOWN = 20
 
--- What both kinds of sets of names can do. own: names of the shard's own; count: how many.
+-- Methods of both kinds of sets of names. own: names of the shard's own; count: how many.
 local function name_set(class, methods)
   class.__index = methods
 
@@ -124,14 +124,14 @@ function namesets:check(name)
   return self.own[lower(wire)] == true or self.at ~= nil and has_name(place, self.at, wire, #wire) ~= 0
 end
 
--- As for suffixes: the longest name of it that a name is or is below of.
+-- As for suffixes: the longest name of the set that a name is equal to or below.
 namesets.getBestMatch = suffixes.getBestMatch
 
 local NETWORKS_SHOWN = 20
 local NETWORKS, networks = {}, {}
 NETWORKS.__index = networks
 
--- The last word on a network counts.
+-- The last value for a network counts.
 local function put_network(group, mask, inside)
   local key = mask.o .. mask.b
   local place = group.places[key] or #group.own + 1
@@ -179,7 +179,7 @@ function networks:addNMG(other)
   return self
 end
 
--- The longest network that holds the address decides; of two alike, the shard's own.
+-- The longest network that contains the address decides; of two equal ones, the shard's own.
 function networks:match(address)
   local bytes = address_in(address, "match")
   local bits, inside = -1, false
@@ -212,7 +212,7 @@ end
 NETWORKS.__tostring = networks.toString
 
 
--- The control thread numbers what limiting rules remember in the order of their constructors' calls.
+-- The control thread numbers the state of limiting rules in the order of their constructors' calls.
 
 local limiters_made = 0
 local function limiter()
@@ -221,12 +221,12 @@ local function limiter()
   return number
 end
 
--- A set of addresses, each with its end, in the shard's memory under the number `state`.
+-- A set of addresses, each with an expiry, in the shard's memory under the number `state`.
 local TIMED, timed = {}, {}
 TIMED.__index = timed
 
 local function change_timed(set, what, ...)
-  -- While the file is evaluated there is nothing to be put in yet.
+  -- While the file is evaluated there is nothing to add to yet.
   if P.recording then return end
   if not core.timed(set.state, ...) then
     error(what .. ": a timed set can be changed only by functions of rules and actions, not by policies or "
@@ -241,7 +241,7 @@ function timed:add(address, seconds)
   change_timed(self, "add", bytes, span)
 end
 function timed:clear() change_timed(self, "clear") end
--- What is over is never found, and makes room by itself.
+-- Expired entries are never found, and are replaced automatically.
 function timed:cleanup() end
 
 P.TIMED, P.timed, P.limiter = TIMED, timed, limiter

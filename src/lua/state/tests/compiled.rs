@@ -1,9 +1,9 @@
-//! Functions that are compiled: what they see, that they end, and what scripts cannot reach.
+//! Compiled functions: what they see, that they end, and what scripts cannot access.
 
 use crate::lua::limits::tests::in_lua_thread;
 use crate::lua::state::tests::*;
 
-/// Bodies that have no end, each in its way.
+/// Bodies that do not end, each in its way.
 const ENDLESS: &[&str] = &[
     "while true do end",
     "for i = 1, math.huge do end",
@@ -35,7 +35,7 @@ const ENDLESS: &[&str] = &[
     "while true do newDNSName('a.b.example'):isPartOf(newDNSName('example')) end",
 ];
 
-/// A file with a function of each kind that runs this body; the last one is well.
+/// Returns a file with a function of each kind that runs this body; the last one ends normally.
 fn of_each_kind(body: &str) -> String {
     let body = body.replace('\n', " ");
     format!(
@@ -62,7 +62,7 @@ fn endless_functions_of_every_kind_end() {
             let servers = [Candidate { slot: BackendSlot(0), outstanding: 0, latency_us: 0 }];
             for number in 0..8 {
                 let function = FunctionId(number);
-                // Beyond what the one before made others rest.
+                // Later than the suspension that the previous one caused.
                 fixture.now = fixture.now + TickDelta::from_ms(100_000);
                 let before = (fixture.query_state.clone(), fixture.errors());
                 let came = fixture.context(QUERY, 500, |script, context, env| match number {
@@ -88,7 +88,7 @@ fn endless_functions_of_every_kind_end() {
 }
 
 #[test]
-fn a_function_that_was_compiled_well_can_still_be_ended() {
+fn compiled_function_can_be_ended() {
     in_lua_thread(|| {
         let mut fixture = Fixture::action(
             "local n = dq:getDO() and 200 or 1e15 local x = 0 for i = 1, n do x = x + i % 7 end
@@ -149,7 +149,7 @@ fn compiled_functions_see_each_query_as_it_is() {
 }
 
 #[test]
-fn an_error_undoes_what_a_compiled_function_did() {
+fn error_undoes_what_a_compiled_function_did() {
     let changes = [
         "dq:setTag('a', 'b') dq.pool = 'abuse' dq:setTag('c', 'd')",
         "dq.pool = 'abuse' dq:setTag('a', 'b') dq:unsetTag('kept')",
@@ -197,7 +197,7 @@ fn pointers_of_c_functions_reach_no_packet_after_the_call() {
 }
 
 #[test]
-fn the_compiler_and_the_debugger_are_out_of_reach() {
+fn compiler_and_debugger_are_not_accessible() {
     holds(
         "jit.on() jit.flush() jit.opt.start('maxmcode=1') assert(jit.status() and package.loaded.jit == jit)
          for _, name in ipairs({'jit.util', 'jit.v', 'jit.profile', 'jit.bc'}) do
@@ -209,16 +209,16 @@ fn the_compiler_and_the_debugger_are_out_of_reach() {
          end
          assert(newproxy == nil and not pcall(require('ffi').gc, require('ffi').new('int[1]'), function() end))",
     );
-    // As those must be that call a C function which calls back.
+    // Required of functions that call a C function that calls back.
     holds(
         "local function f(x) return x end jit.off(f) jit.off(f, true) jit.off(true) jit.on(f) assert(f(1) == 1)",
     );
 }
 
 #[test]
-fn a_c_function_may_call_back() {
+fn c_function_may_call_back() {
     in_lua_thread(|| {
-        // LuaJIT ends the process when compiled code comes to a callback.
+        // LuaJIT ends the process when compiled code reaches a callback.
         for made in ["", "calls == 200 and "] {
             let mut fixture = Fixture::new(&format!(
                 "local ffi = require('ffi') ffi.cdef('void qsort(void *, size_t, size_t, int (*)(const int *, const int *));')\n\
@@ -239,7 +239,7 @@ fn a_c_function_may_call_back() {
 }
 
 #[test]
-fn ends_come_at_any_moment_and_leave_the_rest_well() {
+fn calls_can_be_ended_at_any_moment() {
     in_lua_thread(|| {
         let mut fixture = Fixture::new(
             "local zone = newDNSName('example.com')\n\

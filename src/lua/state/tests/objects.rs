@@ -1,4 +1,5 @@
-//! Sets, limiters and files of a configuration as functions see them; and what a failed call leaves.
+//! Sets, limiters and files of a configuration as functions see them; and that a failed call has no
+//! effect.
 
 use crate::base::prefix::Prefix;
 use crate::lua::state::tests::*;
@@ -6,7 +7,8 @@ use crate::rules::limits::{StateKind, StateSpec};
 use crate::rules::names::NameSet;
 use crate::rules::networks::NetworkSet;
 
-/// Names of the file's first set, and networks of its first: what the control thread filled them with.
+/// Names of the file's first set, and networks of its first: what the control thread filled them
+/// with.
 fn filled(text: &str) -> Fixture {
     let names: Names = ["\x03www\x07example\x03com\0", "\x03org\0"].into_iter().collect::<NameSet>().into();
     let networks = [("192.0.2.0/24", true), ("192.0.2.77", false), ("2001:db8::/32", true)];
@@ -20,7 +22,7 @@ fn filled(text: &str) -> Fixture {
 }
 
 #[test]
-fn sets_tell_what_the_file_put_into_them() {
+fn sets_contain_what_the_file_added() {
     for (made, own) in [("newSuffixMatchNode()", "x.org"), ("newDNSNameSet()", "net")] {
         let mut fixture = filled(&format!(
             "local s = {made}\n\
@@ -37,7 +39,7 @@ fn sets_tell_what_the_file_put_into_them() {
 }
 
 #[test]
-fn the_longest_network_decides_whoever_put_it_in() {
+fn longest_network_decides_whoever_added_it() {
     let mut fixture = filled(
         "local g = newNMG()\n\
          LuaAction(function(dq)\n\
@@ -105,7 +107,7 @@ fn timed_sets_are_the_shards_own_under_their_numbers() {
 }
 
 #[test]
-fn a_failed_call_leaves_no_trace() {
+fn failed_call_has_no_effect() {
     let changes = "dq.pool = 'abuse' dq.ecsOverride = true dq.tempFailureTTL = 7 dq:setTag('a', 'b') \
                    dq:setMaxReturnedTTL(9) dq:setExtendedDNSError(15, 'x') dq:changeName(newDNSName('n')) dq.rcode = 5";
     for end in
@@ -120,7 +122,7 @@ fn a_failed_call_leaves_no_trace() {
 }
 
 #[test]
-fn answers_are_of_the_type_asked_for_and_have_the_clients_flags() {
+fn answers_have_the_requested_type_and_the_clients_flags() {
     let spoof = "dq:spoof({newCA('192.0.2.9'), newCA('2001:db8::9')}) return DNSAction.HeaderModify";
     for (qtype, types) in [(1, &[1][..]), (28, &[28]), (255, &[1, 28]), (15, &[])] {
         let mut query = QUERY.to_vec();
@@ -139,7 +141,7 @@ fn answers_are_of_the_type_asked_for_and_have_the_clients_flags() {
 }
 
 #[test]
-fn c_functions_answer_only_what_was_asked_for() {
+fn c_functions_answer_only_the_requested_type() {
     let mut fixture = Fixture::new(
         "local ffi = require('ffi') local s = ('x'):rep(16)\n\
          LuaFFIAction(function(dq) local v = ffi.new('dnsdist_ffi_raw_value_t[2]') v[0].value, v[0].size = s, 16 v[1].value, v[1].size = s, 5\n\
@@ -149,7 +151,7 @@ fn c_functions_answer_only_what_was_asked_for() {
 }
 
 #[test]
-fn a_pointer_to_the_header_holds_while_the_message_grows() {
+fn header_pointer_stays_valid_while_the_message_grows() {
     let mut fixture = Fixture::new(
         "local ffi = require('ffi') local C = ffi.C\n\
          LuaFFIAction(function(dq) local h = ffi.cast('uint8_t*', C.dnsdist_ffi_dnsquestion_get_header(dq))\n\
@@ -167,12 +169,12 @@ fn delays_are_bounded() {
 }
 
 #[test]
-fn another_functions_file_is_another_configuration() {
+fn file_read_by_a_function_changes_the_identity() {
     let file = |text: &str| (Files::one("test.lua", text.as_bytes()), recorded(text));
     let identity = |(files, recorded)| check(files, recorded, vec![], vec![]).expect("a source").identity();
     let text = "LuaAction(function(dq) return DNSAction.None end)";
     assert_eq!(identity(file(text)), identity(file(text)));
-    // A file that reads another is not known by its own text.
+    // The text of a file that reads another does not identify it.
     let place = std::env::temp_dir().join(format!("dnslob-identity-{}", std::process::id()));
     std::fs::write(&place, "return 1").expect("a file of our own");
     let text = format!("dofile('{}')\nLuaAction(function(dq) return DNSAction.None end)", place.display());
@@ -184,10 +186,10 @@ fn another_functions_file_is_another_configuration() {
 }
 
 #[test]
-fn another_functions_text_is_another_configuration() {
+fn text_of_a_function_changes_the_identity() {
     let place = std::env::temp_dir().join(format!("dnslob-text-{}", std::process::id()));
     let codes = ["return function() return 1 end", "return function() return 2 end"];
-    // Renaming a file to its own name tells whether it is there, and reads nothing.
+    // Renaming a file to its own name tests whether it exists, and reads nothing.
     let text = format!(
         "LuaFFIPerThreadAction(os.rename('{0}', '{0}') and '{1}' or '{2}')",
         place.display(),

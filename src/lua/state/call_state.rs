@@ -1,13 +1,13 @@
-//! What a shard's functions work with besides the packet: what their calls keep, what they ask for,
-//! and how their packet was before they changed it.
+//! The state of a running call besides the packet: what calls keep, what they request, and the
+//! packet as it was before they changed it.
 //!
 //! ```text
-//!  Scene ──lent for one call──► Open ◄── functions of dq / dr (Lua), dnsdist_ffi_* (C)
-//!    edits go straight to it     └─ Before: a copy of what is about to change, put back after an error
+//!  EvaluationContext ──for one call──► Open ◄── functions of dq / dr (Lua), dnsdist_ffi_* (C)
+//!    edits go straight to it            └─ Before: copies of what changes, restored after an error
 //! ```
 //!
-//! Between calls nothing is lent (`engine::luaffi::place`): whoever still holds a `dq` gets an error,
-//! or 0 through C. It has no Lua in it.
+//! Between calls there is no access to a packet (`lua::ffi::running_call`): using a `dq` that was kept is
+//! an error, or returns 0 through C. There is no Lua in this module.
 
 use std::net::SocketAddr;
 
@@ -24,19 +24,20 @@ use crate::wire::edns::Opt;
 use crate::wire::records::Section;
 use crate::wire::{answer, edns, header, name, rebuild, records};
 
-/// Bytes that an answer of our own may be longer than its query: what MESSAGE buffers leave.
+/// Bytes by which a self-made answer may exceed its query: what MESSAGE buffers leave.
 const GROWTH_MAX: usize = 4096;
 /// QTYPE of all records.
 const ANY: u16 = 255;
 /// TTL of spoofed records, seconds (dnsdist's default).
 const SPOOF_TTL: u32 = 60;
 
-/// What calls keep and ask for.
+/// What calls keep and request.
 #[derive(Debug, Default)]
-pub(crate) struct Current {
-    /// It is about an answer.
+pub(crate) struct CallState {
+    /// The call is about an answer.
     pub(crate) response: bool,
-    /// Tells calls apart, as the pointer that C functions are given; never 0, never twice in a row.
+    /// Identifies the call, as the pointer that C functions get; never 0, never the same twice in a
+    /// row.
     pub(crate) token: usize,
     /// The message was changed.
     pub(crate) dirty: bool,
@@ -50,22 +51,22 @@ pub(crate) struct Current {
     pub(crate) candidates: Vec<Candidate>,
     /// Names of the configuration.
     pub(crate) configuration: ConfigurationView,
-    /// What C functions have pointers to, until the next call begins.
-    pub(crate) lent: Vec<Box<[u8]>>,
-    /// Timed sets are to be changed so, once the call has ended well.
-    pub(crate) timed: Vec<Timed>,
-    /// A policy runs: the shard's limiters are out of reach.
+    /// Memory that C functions have pointers to, until the next call begins.
+    pub(crate) kept: Vec<Box<[u8]>>,
+    /// Changes of timed sets, applied once the call has succeeded.
+    pub(crate) timed_changes: Vec<TimedChange>,
+    /// A policy runs: the shard's limiters are not accessible.
     pub(crate) choosing: bool,
-    /// Bytes on their way to Lua.
+    /// Bytes to be read by Lua.
     pub(crate) answer: Vec<u8>,
-    /// The name asked for, as C functions have a pointer to it.
+    /// The requested name, as C functions have a pointer to it.
     name: Vec<u8>,
     before: Before,
     own: Option<AnswerEdns>,
 }
 
-/// What the call has changed, as it was before. Each is copied when it is about to change for the
-/// first time; the memory stays.
+/// What the call has changed, as it was before. Each part is copied before its first change; the
+/// memory is reused.
 #[derive(Debug, Default)]
 struct Before {
     has_message: bool,
@@ -77,28 +78,28 @@ struct Before {
     tags: Tags,
 }
 
-/// The packet of a call that runs, with the rest.
+/// The packet of a running call, with the rest of its state.
 #[derive(Debug)]
 pub(crate) struct Open<'a, 's, 'p> {
-    /// What the call keeps and asks for.
-    pub(crate) current: &'a mut Current,
-    /// The packet; what is to be undone after an error is changed through the functions here.
+    /// What the call keeps and requests.
+    pub(crate) current: &'a mut CallState,
+    /// The packet; what must be undone after an error is changed through the functions here.
     context: &'a mut EvaluationContext<'s, 'p>,
 }
 
 /// A change of a timed set, by the number of its limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Timed {
-    /// Put an address (16 bytes, IPv4 mapped) in, for so long.
+pub(crate) enum TimedChange {
+    /// Adds an address (16 bytes, IPv4 mapped) for this time.
     Add(u32, [u8; 16], TickDelta),
-    /// Empty it.
+    /// Empties it.
     Clear(u32),
 }
 
-/// What scripts can ask of the configuration, copied once a generation.
+/// What scripts can read of the configuration, copied once per generation.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigurationView {
-    /// Whose it is; 0 before the first.
+    /// Generation of its configuration; 0 before the first.
     generation: u64,
     pools: Vec<String>,
     /// By slot.
@@ -106,7 +107,7 @@ pub(crate) struct ConfigurationView {
     listeners: Vec<(ListenerSlot, String)>,
 }
 
-/// What scripts can ask of a server.
+/// What scripts can read of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     /// Its name.
@@ -137,35 +138,35 @@ impl ConfigurationView {
         self.listeners = listeners.map(|l| (l.slot, l.interface.clone().unwrap_or_default())).collect();
     }
 
-    /// Counts configurations.
+    /// Returns the generation of the configuration.
     pub(crate) const fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// A server.
+    /// Returns a server.
     pub(crate) fn server(&self, slot: BackendSlot) -> Option<&Server> {
         self.servers.get(slot.index())?.as_ref()
     }
 
-    /// A pool's name; empty for the default pool.
+    /// Returns a pool's name; empty for the default pool.
     pub(crate) fn pool(&self, slot: PoolSlot) -> &str {
         self.pools.get(slot.index()).map_or("", String::as_str)
     }
 
-    /// The pool of a name.
+    /// Returns the pool with a name.
     pub(crate) fn pool_named(&self, name: &[u8]) -> Option<PoolSlot> {
         let at = self.pools.iter().position(|p| p.as_bytes() == name)?;
         u16::try_from(at).ok().map(PoolSlot)
     }
 
-    /// The interface that a listener is bound to; empty when it is bound to none.
+    /// Returns the interface that a listener is bound to; empty without one.
     pub(crate) fn interface(&self, slot: ListenerSlot) -> &str {
         self.listeners.iter().find(|l| l.0 == slot).map_or("", |l| l.1.as_str())
     }
 }
 
-impl Current {
-    /// Takes a configuration up.
+impl CallState {
+    /// Adopts a configuration.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot) {
         self.configuration.refresh(snapshot);
         let globals = &snapshot.globals;
@@ -179,21 +180,20 @@ impl Current {
         self.response = response;
         self.argument.clear();
         self.candidates.clear();
-        self.timed.clear();
+        self.timed_changes.clear();
         self.choosing = false;
-        if !self.lent.is_empty() {
-            self.lent.clear();
+        if !self.kept.is_empty() {
+            self.kept.clear();
         }
         self.restart = false;
         self.dirty = false;
         (self.before.has_message, self.before.has_case, self.before.has_tags) = (false, false, false);
-        // Servers' pointers have as many bits for it, and a double holds it.
+        // Handles of servers have as many bits for it, and a double holds it.
         self.token = (self.token + 1) & 0xfff_ffff_ffff;
         self.token += usize::from(self.token == 0);
     }
 
-    /// Ends the call. After one that failed the packet and what is known of the query are as they
-    /// were before it.
+    /// Ends the call. After a failed one the packet and its query state are as they were before it.
     pub(crate) fn leave(&mut self, context: &mut EvaluationContext<'_, '_>, ended_well: bool) {
         if ended_well {
             if self.dirty {
@@ -203,7 +203,7 @@ impl Current {
         }
         let before = &mut self.before;
         if before.has_message {
-            // It was there: it fits.
+            // It was there before, so it fits.
             let _ = context.packet.replace(&before.message);
             context.facts = before.facts.unwrap_or(context.facts);
         }
@@ -214,21 +214,21 @@ impl Current {
         if before.has_tags {
             std::mem::swap(&mut context.query_state.tags, &mut before.tags);
         }
-        self.timed.clear();
+        self.timed_changes.clear();
     }
 
     /// Keeps bytes until the next call begins, for C to point to.
-    pub(crate) fn lend(&mut self, bytes: &[u8]) -> &[u8] {
-        self.lent.push(bytes.into());
-        self.lent.last().map_or(&[], |b| b)
+    pub(crate) fn keep(&mut self, bytes: &[u8]) -> &[u8] {
+        self.kept.push(bytes.into());
+        self.kept.last().map_or(&[], |b| b)
     }
 
-    /// Puts other bytes in the place of the last ones lent; a pointer to `from` in them.
-    pub(crate) fn replace_lent(&mut self, bytes: &[u8], from: usize) -> *const u8 {
-        match self.lent.last_mut().filter(|l| l.len() == bytes.len() && from <= l.len()) {
-            Some(lent) => {
-                lent.copy_from_slice(bytes);
-                lent[from..].as_ptr()
+    /// Replaces the bytes that were kept last; returns a pointer to `from` in them.
+    pub(crate) fn replace_kept(&mut self, bytes: &[u8], from: usize) -> *const u8 {
+        match self.kept.last_mut().filter(|l| l.len() == bytes.len() && from <= l.len()) {
+            Some(kept) => {
+                kept.copy_from_slice(bytes);
+                kept[from..].as_ptr()
             }
             None => std::ptr::null(),
         }
@@ -236,33 +236,33 @@ impl Current {
 }
 
 impl<'a, 's, 'p> Open<'a, 's, 'p> {
-    /// A packet with what its call keeps.
-    pub(crate) const fn new(current: &'a mut Current, context: &'a mut EvaluationContext<'s, 'p>) -> Self {
+    /// Combines a packet with the state of its call.
+    pub(crate) const fn new(current: &'a mut CallState, context: &'a mut EvaluationContext<'s, 'p>) -> Self {
         Self { current, context }
     }
 
-    /// The packet and what is known of it, to be read.
+    /// Returns the packet and its query state, read-only.
     pub(crate) const fn context(&self) -> &EvaluationContext<'s, 'p> {
         self.context
     }
 
-    /// The message.
+    /// Returns the message.
     pub(crate) fn message(&self) -> &[u8] {
         self.context.packet.bytes()
     }
 
-    /// What has been read of the message.
+    /// Returns what was parsed from the message.
     pub(crate) const fn facts(&self) -> &Facts {
         &self.context.facts
     }
 
-    /// What is known of the query.
+    /// Returns the query state.
     pub(crate) const fn query_state(&self) -> &QueryState {
         self.context.query_state
     }
 
-    /// What is known of the query, to be changed.
-    pub(crate) fn case_mut(&mut self) -> &mut QueryState {
+    /// Returns the query state, to be changed.
+    pub(crate) fn query_state_mut(&mut self) -> &mut QueryState {
         if !self.current.before.has_case {
             self.current.before.has_case = true;
             self.current.before.query_state.clone_from(self.context.query_state);
@@ -270,7 +270,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         self.context.query_state
     }
 
-    /// The query's tags, to be changed.
+    /// Returns the query's tags, to be changed.
     pub(crate) fn tags_mut(&mut self) -> &mut Tags {
         if !self.current.before.has_tags {
             self.current.before.has_tags = true;
@@ -279,7 +279,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         &mut self.context.query_state.tags
     }
 
-    /// The packet, to be changed.
+    /// Returns the packet, to be changed.
     pub(crate) fn packet_mut(&mut self) -> &mut Packet<'p> {
         let before = &mut self.current.before;
         if !before.has_message {
@@ -292,12 +292,12 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         self.context.packet
     }
 
-    /// Bytes that the packet's buffer holds for a message.
-    const fn room(&self) -> usize {
+    /// Returns the size of the packet's buffer, bytes.
+    const fn capacity(&self) -> usize {
         self.context.packet.len() + self.context.packet.tailroom()
     }
 
-    /// The name asked for, wire format.
+    /// Returns the requested name, wire format.
     pub(crate) fn qname(&self) -> &[u8] {
         let end = header::LEN + usize::from(self.facts().qname_len);
         match self.message().get(header::LEN..end) {
@@ -306,7 +306,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         }
     }
 
-    /// The name asked for, for C to point to: it never moves.
+    /// Returns the requested name for C to point to: it does not move.
     pub(crate) fn keep_name(&mut self) -> &[u8] {
         let mut name = std::mem::take(&mut self.current.name);
         name.clear();
@@ -316,27 +316,27 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         &self.current.name
     }
 
-    /// An byte of the message, 0 behind its end.
+    /// Returns a byte of the message, 0 after its end.
     pub(crate) fn byte(&self, at: usize) -> u8 {
         self.message().get(at).copied().unwrap_or(0)
     }
 
-    /// Writes an byte of the message.
+    /// Writes a byte of the message.
     pub(crate) fn set_byte(&mut self, at: usize, byte: u8) {
         if at < self.context.packet.len() {
             self.packet_mut().bytes_mut()[at] = byte;
         }
     }
 
-    /// The OPT record.
+    /// Returns the OPT record.
     pub(crate) fn opt(&self) -> Option<Opt> {
         edns::find(self.message(), usize::from(self.facts().question_end))
     }
 
-    /// EDNS options: code and contents.
+    /// Returns the EDNS options: code and contents.
     pub(crate) fn options(&self) -> impl Iterator<Item = (u16, &[u8])> {
         let opt = self.opt();
-        // Behind owner (one byte), type, class, TTL and length.
+        // After owner (one byte), type, class, TTL and length.
         let mut rest = opt.and_then(|o| self.message().get(o.start + 11..o.end)).unwrap_or_default();
         std::iter::from_fn(move || {
             let (&[c0, c1, l0, l1], behind) = rest.split_first_chunk()?;
@@ -346,13 +346,13 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         })
     }
 
-    /// Puts another message in its place; false when the packet's buffer has no room for it.
+    /// Replaces the message; returns false when it does not fit the packet's buffer.
     pub(crate) fn set_content(&mut self, content: &[u8]) -> bool {
         content.len() >= header::LEN && self.edit(|packet| packet.replace(content))
     }
 
-    /// Lets an edit change the packet and reads it anew; false when the edit says so, and has
-    /// changed nothing.
+    /// Lets an edit change the packet and parses it again; returns false when the edit does, and
+    /// has changed nothing.
     fn edit(&mut self, edit: impl FnOnce(&mut Packet<'p>) -> bool) -> bool {
         let done = edit(self.packet_mut());
         if done {
@@ -361,16 +361,16 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         done
     }
 
-    /// What stands behind the message.
+    /// Returns the bytes after the message.
     pub(crate) fn trailing(&self) -> &[u8] {
         let message = self.message();
         records::end(message).and_then(|end| message.get(end..)).unwrap_or_default()
     }
 
-    /// Puts something else behind the message; false when there is no room for it.
+    /// Replaces the bytes after the message; returns false when they do not fit.
     pub(crate) fn set_trailing(&mut self, bytes: &[u8]) -> bool {
         let Some(end) = records::end(self.message()) else { return false };
-        if end + bytes.len() > self.room() {
+        if end + bytes.len() > self.capacity() {
             return false;
         }
         let packet = self.packet_mut();
@@ -378,8 +378,8 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         packet.append(bytes)
     }
 
-    /// Asks for another name, or gives an answer's own name this one; false when the message cannot
-    /// be read or there is no room.
+    /// Changes the requested name, or the owner name of an answer; returns false when the message
+    /// is malformed or does not fit.
     pub(crate) fn change_name(&mut self, new: &[u8]) -> bool {
         if name::end_plain(new, 0) != Some(new.len()) || self.facts().qname_len == 0 {
             return false;
@@ -388,24 +388,24 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         let question = question.unwrap_or_default().to_vec();
         let done = self.edit(|packet| rebuild::rename(packet, new));
         if done && !self.current.response && self.query_state().original.is_empty() {
-            self.case_mut().original = question;
+            self.query_state_mut().original = question;
         }
         done
     }
 
-    /// Takes the records of a type away; false when the message cannot be read.
+    /// Removes the records of a type; returns false when the message is malformed.
     pub(crate) fn clear_records(&mut self, rtype: u16) -> bool {
         self.edit(|packet| rebuild::clear_types(packet, |t| t == rtype))
     }
 
-    /// Gives each record the TTL that `change` makes of section, class, type and TTL.
+    /// Sets the TTL of each record to what `change` returns for section, class, type and TTL.
     pub(crate) fn edit_ttls(&mut self, change: impl FnMut(Section, u16, u16, u32) -> u32) {
         records::edit_ttls(self.packet_mut().bytes_mut(), change);
     }
 
-    /// Turns the query into an answer with those records, of these types and contents, that it asks
-    /// for; leaves it alone when there is none. False when it cannot be an answer, or there is no
-    /// room.
+    /// Turns the query into an answer with those of the records, by type and contents, that it
+    /// requests; does nothing when there is none. Returns false when it cannot be answered or the
+    /// answer does not fit.
     pub(crate) fn spoof<'r>(&mut self, answers: impl Iterator<Item = (u16, &'r [u8])>) -> bool {
         let facts = *self.facts();
         let Some(own) = self.current.own.filter(|_| facts.qname_len > 0) else { return false };
@@ -414,7 +414,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
             return true;
         }
         let mut buffer = self.message().to_vec();
-        // What rules did to RD and CD was for servers.
+        // What rules changed in RD and CD was for servers.
         query_state::set_flags(&mut buffer, self.query_state().flags);
         let length = buffer.len();
         buffer.resize(length + GROWTH_MAX, 0);
@@ -436,7 +436,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
             out.extend_from_slice(&rdata_len.to_be_bytes());
             out.extend_from_slice(rdata);
             count = count.saturating_add(1);
-            if out.len() > self.room() {
+            if out.len() > self.capacity() {
                 return false;
             }
         }
@@ -445,9 +445,10 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         self.set_content(&out)
     }
 
-    /// Cuts or fills the message with zeros to `len` bytes; false when there is no room.
+    /// Truncates the message or pads it with zeros to `len` bytes; returns false when they do not
+    /// fit.
     pub(crate) fn resize(&mut self, len: usize) -> bool {
-        if len < header::LEN || len > self.room() {
+        if len < header::LEN || len > self.capacity() {
             return false;
         }
         self.edit(|packet| {
@@ -465,7 +466,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
 }
 
 impl Server {
-    /// Its name, and its address in brackets if that is another.
+    /// Returns its name, with its address in brackets if that is different.
     pub(crate) fn name_with_address(&self) -> String {
         let address = self.address.to_string();
         if self.name == address { address } else { format!("{} ({address})", self.name) }

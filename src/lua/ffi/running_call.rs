@@ -1,9 +1,9 @@
-//! The packet of the running call, lent to the functions of one state for as long as the call runs.
+//! Access of one state's functions to the packet of the running call, for as long as the call runs.
 //!
 //! # Invariants
-//! - The pointer to the packet is set exactly while [`Place::during`] runs, which borrows the packet.
-//! - It is followed only while `current` is borrowed, so by one function at a time; none of them
-//!   runs Lua meanwhile.
+//! - The pointer to the packet is set exactly while [`RunningCall::during`] runs, which borrows the packet.
+//! - It is dereferenced only while `current` is borrowed, so by one function at a time; none of
+//!   them runs Lua meanwhile.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::c_void;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::base::addr::Endpoint;
 use crate::lua::state::Shared;
-use crate::lua::state::current::{Current, Open};
+use crate::lua::state::call_state::{CallState, Open};
 use crate::rules::context::EvaluationContext;
 use crate::wire::header;
 
@@ -21,22 +21,22 @@ use crate::wire::header;
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Live {
-    /// The number of the running call; 0 between calls. Objects of a call have it, too.
+    /// The number of the running call; 0 between calls. The objects of a call hold the same number.
     generation: f64,
-    /// The same, as the pointer that functions of the LuaFFI family are given.
+    /// The same number, as the pointer that functions of the LuaFFI family get.
     token: *mut c_void,
-    /// The message, and its bytes.
+    /// The message, and its length.
     message: *const u8,
     length: u32,
-    /// Bytes of what a function has just answered with.
+    /// Bytes of the last function's result.
     pub(crate) size: u32,
     /// Of the question.
     name_len: u16,
     qtype: u16,
     qclass: u16,
-    /// The servers to choose from.
+    /// Number of servers to choose from.
     candidates: u16,
-    /// Counts configurations.
+    /// Number of the configuration.
     configuration: f64,
     remote: [u8; 16],
     local: [u8; 16],
@@ -53,26 +53,26 @@ typedef struct {
 } dnslob_live;
 ";
 
-/// Where one state's functions find the packet of their call.
+/// Through which one state's functions reach the packet of their call.
 #[derive(Debug)]
-pub(crate) struct Place {
-    current: RefCell<Current>,
+pub(crate) struct RunningCall {
+    current: RefCell<CallState>,
     context: Cell<Option<NonNull<EvaluationContext<'static, 'static>>>>,
     live: UnsafeCell<Live>,
-    /// The header, as C functions are given a pointer to it: what is written there after the call is
-    /// of no consequence.
+    /// The header to which C functions return a pointer: what is written there after the call has
+    /// no effect.
     header: UnsafeCell<[u8; header::LEN]>,
-    header_lent: Cell<bool>,
+    header_given: Cell<bool>,
     /// The sets of the configuration.
     pub(crate) shared: Arc<Shared>,
 }
 
 thread_local! {
     /// That of the call that runs in this thread.
-    static RUNNING: Cell<*const Place> = const { Cell::new(ptr::null()) };
+    static RUNNING: Cell<*const RunningCall> = const { Cell::new(ptr::null()) };
 }
 
-impl Place {
+impl RunningCall {
     pub(crate) fn new(shared: &Arc<Shared>) -> Rc<Self> {
         let live = Live {
             generation: 0.0,
@@ -95,21 +95,21 @@ impl Place {
             context: Cell::default(),
             live: UnsafeCell::new(live),
             header: UnsafeCell::default(),
-            header_lent: Cell::default(),
+            header_given: Cell::default(),
             shared: Arc::clone(shared),
         })
     }
 
-    /// What calls keep.
-    pub(crate) const fn current(&self) -> &RefCell<Current> {
+    /// Returns the state that outlives single calls.
+    pub(crate) const fn current(&self) -> &RefCell<CallState> {
         &self.current
     }
 
-    /// Runs `call` with this packet lent.
+    /// Runs `call` with access to this packet.
     pub(crate) fn during<R>(&self, context: &mut EvaluationContext<'_, '_>, call: impl FnOnce() -> R) -> R {
-        /// Takes it back, also when `call` panics.
-        struct Lent<'a>(&'a Place, *const Place);
-        impl Drop for Lent<'_> {
+        /// Ends the access, also when `call` panics.
+        struct Access<'a>(&'a RunningCall, *const RunningCall);
+        impl Drop for Access<'_> {
             fn drop(&mut self) {
                 self.0.context.set(None);
                 // SAFETY: see `write`.
@@ -122,9 +122,9 @@ impl Place {
                 RUNNING.set(self.1);
             }
         }
-        self.header_lent.set(false);
+        self.header_given.set(false);
         if let Ok(current) = self.current.try_borrow() {
-            // No double is exact beyond 53 bits; a token has 44.
+            // A double is exact up to 53 bits; a token has 44.
             self.write(|live| {
                 live.generation = current.token as f64;
                 live.token = ptr::without_provenance_mut(current.token);
@@ -136,28 +136,28 @@ impl Place {
             });
         }
         self.show(context);
-        let lent = Lent(self, RUNNING.replace(self));
+        let kept = Access(self, RUNNING.replace(self));
         self.context.set(Some(NonNull::from(&mut *context).cast()));
         let result = call();
-        drop(lent);
+        drop(kept);
         result
     }
 
-    /// Works on the packet of the running call, if one runs and nobody else works on it.
+    /// Calls `body` with the packet of the running call, if one runs and the packet is not in use.
     pub(crate) fn open<R>(&self, body: impl for<'a, 's, 'p> FnOnce(&mut Open<'a, 's, 'p>) -> R) -> Option<R> {
         let context = self.context.get()?;
         let mut current = self.current.try_borrow_mut().ok()?;
-        // SAFETY: set only while `during` runs, which borrows the scene for itself alone. That
-        // `current` is borrowed keeps others out until `body` returns, and `body` takes any
-        // lifetime: it cannot keep the scene, nor put anything in that lives shorter.
+        // SAFETY: set only while `during` runs, which borrows the context exclusively. The borrow
+        // of `current` keeps others out until `body` returns, and `body` takes any lifetime: it
+        // cannot keep the context, nor store anything in it that lives shorter.
         let context = unsafe { &mut *context.as_ptr() };
         let mut open = Open::new(&mut current, context);
         self.take_header(&mut open);
         let result = body(&mut open);
-        if self.header_lent.get()
+        if self.header_given.get()
             && let Some(bytes) = open.message().first_chunk()
         {
-            // SAFETY: scripts write there between our functions only.
+            // SAFETY: scripts write there only between our functions.
             unsafe { *self.header.get() = *bytes };
         }
         if open.current.dirty {
@@ -166,41 +166,41 @@ impl Place {
         Some(result)
     }
 
-    /// Ends the call: takes over what it changed, or undoes that.
+    /// Ends the call: keeps what it changed, or undoes it.
     pub(crate) fn leave(&self, context: &mut EvaluationContext<'_, '_>, ended_well: bool) {
         let Ok(mut current) = self.current.try_borrow_mut() else { return };
         self.take_header(&mut Open::new(&mut current, context));
-        self.header_lent.set(false);
+        self.header_given.set(false);
         current.leave(context, ended_well);
     }
 
-    /// The client's address, for C.
+    /// Returns the client's address, for C.
     pub(crate) fn remote(&self) -> (*const u8, usize) {
         self.write(|live| bytes_of(&live.remote))
     }
 
-    /// The address that was asked, for C.
+    /// Returns the local address, for C.
     pub(crate) fn local(&self) -> (*const u8, usize) {
         self.write(|live| bytes_of(&live.local))
     }
 
-    /// A pointer to the header, which can be written to until the call ends.
-    pub(crate) fn lend_header(&self) -> *mut u8 {
-        let lent = self.open(|open| {
+    /// Returns a pointer to the header, which may be written to until the call ends.
+    pub(crate) fn header_pointer(&self) -> *mut u8 {
+        let kept = self.open(|open| {
             let bytes = open.message().first_chunk().copied();
             // SAFETY: as in `open`.
             bytes.map(|bytes| unsafe { *self.header.get() = bytes }).is_some()
         });
-        if lent != Some(true) {
+        if kept != Some(true) {
             return ptr::null_mut();
         }
-        self.header_lent.set(true);
+        self.header_given.set(true);
         self.header.get().cast()
     }
 
-    /// Takes over what a script wrote to the header.
+    /// Writes back what a script wrote to the header.
     fn take_header(&self, open: &mut Open<'_, '_, '_>) {
-        if !self.header_lent.get() {
+        if !self.header_given.get() {
             return;
         }
         // SAFETY: as in `open`.
@@ -210,7 +210,7 @@ impl Place {
         }
     }
 
-    /// Shows the message to Lua.
+    /// Publishes the message to Lua.
     fn show(&self, context: &EvaluationContext<'_, '_>) {
         let message = context.packet.bytes();
         self.write(|live| {
@@ -222,27 +222,27 @@ impl Place {
         });
     }
 
-    /// Writes what Lua reads.
+    /// Calls `body` to write what Lua reads.
     pub(crate) fn write<R>(&self, body: impl FnOnce(&mut Live) -> R) -> R {
-        // SAFETY: Lua reads it between our functions only, and `body` is none that calls another.
+        // SAFETY: Lua reads it only between our functions, and `body` calls none of them.
         body(unsafe { &mut *self.live.get() })
     }
 
-    /// Where Lua finds what it reads of the running call.
+    /// Returns the address of what Lua reads of the running call.
     pub(crate) const fn live(&self) -> *mut c_void {
         self.live.get().cast()
     }
 }
 
-/// An address as C has it: 4 bytes or 16.
+/// Returns an address in C's form: 4 bytes or 16.
 fn bytes_of(mapped: &[u8; 16]) -> (*const u8, usize) {
     let bytes = mapped.strip_prefix(b"\0\0\0\0\0\0\0\0\0\0\xff\xff").unwrap_or(mapped);
     (bytes.as_ptr(), bytes.len())
 }
 
-/// The place of the running call, if `token` is its number.
-pub(crate) fn running<R>(of: impl FnOnce(&Place) -> R) -> Option<R> {
-    let place = RUNNING.get();
-    // SAFETY: set only while that place is borrowed by `during`.
-    (!place.is_null()).then(|| of(unsafe { &*place }))
+/// Calls `of` with the state of the call that runs in this thread, if there is one.
+pub(crate) fn running<R>(of: impl FnOnce(&RunningCall) -> R) -> Option<R> {
+    let call = RUNNING.get();
+    // SAFETY: set only while its target is borrowed by `during`.
+    (!call.is_null()).then(|| of(unsafe { &*call }))
 }
