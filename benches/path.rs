@@ -17,7 +17,7 @@ use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::model::policy::{HashKey, Kind, Policy};
-use dnslob::shard::dispatch::outstanding::{Asked, Found, Outstanding, Terms, Waiter};
+use dnslob::shard::dispatch::outstanding::{Lookup, Outstanding, PendingQuery, Terms, Waiter};
 use dnslob::shard::verdict::Verdict;
 use dnslob::wire::header;
 use dnslob::wire::header::Header;
@@ -82,7 +82,7 @@ fn select(c: &mut Criterion) {
 
 fn outstanding(c: &mut Criterion) {
     let mut rng = ShardRng::from_seed(1);
-    let asked = Asked {
+    let pending = PendingQuery {
         client: client("127.0.0.1:4000"),
         client_id: 1,
         question: 7,
@@ -97,13 +97,13 @@ fn outstanding(c: &mut Criterion) {
         let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue, connection: None };
         for number in 0..waiting {
             terms.batch = u64::from(number);
-            table.claim(BackendSlot(0), asked, terms, &mut rng).expect("a slot");
+            table.claim(BackendSlot(0), pending, terms, &mut rng).expect("a slot");
         }
         c.bench_function(name, |b| {
             b.iter(|| {
                 terms.batch += 1;
-                let key = table.claim(BackendSlot(0), asked, terms, &mut rng).expect("a slot");
-                assert!(matches!(table.find(key), Found::Live(_)));
+                let key = table.claim(BackendSlot(0), pending, terms, &mut rng).expect("a slot");
+                assert!(matches!(table.find(key), Lookup::Live(_)));
                 table.settle(key);
             });
         });

@@ -1,6 +1,7 @@
-//! What every event is looked at with: the time, the configuration, randomness, counters.
+//! The environment of every event: the time, the configuration, randomness, counters.
 //!
-//! It is handed to the shard's owners with each call. It knows nothing of queries or connections.
+//! It is passed to the shard's owners with each call. It knows nothing about queries or
+//! connections.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -20,49 +21,49 @@ use crate::wire::answer::AnswerEdns;
 use crate::wire::name;
 use crate::wire::query::Question;
 
-/// What every event is looked at with.
+/// The environment of every event.
 #[derive(Debug)]
 pub(crate) struct Context {
     index: usize,
     live_state: Arc<LiveState>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) needs: Needs,
-    /// When everything in this batch happens.
+    /// The time of everything in this batch.
     pub(crate) now: Tick,
-    /// Counts batches; ports are drawn anew with each.
+    /// Number of the batch; ports are drawn anew with each.
     pub(crate) batch: u64,
     pub(crate) rng: ShardRng,
     /// Keyed by this shard's randomness, so that nobody can aim for a collision.
     hasher: RandomState,
-    /// By local slot: addresses that wildcard listeners were asked on.
+    /// Local addresses of wildcard listeners, by local slot.
     local_addresses: Vec<[u8; 16]>,
 }
 
-/// What a configuration needs beyond plain forwarding; found out once, when it is adopted.
+/// What a configuration needs beyond plain forwarding; computed once, when it is adopted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Needs {
-    /// Queries meet rules, a script, or servers that want the client's subnet.
+    /// Queries pass through rules or a script, or go to servers that get the client's subnet.
     pub(crate) rules: bool,
-    /// Answers are looked at.
+    /// Responses are evaluated.
     pub(crate) answers: bool,
-    /// Rules of answers, in Lua, see all that was known of the query.
+    /// Lua rules of responses see the whole query state.
     pub(crate) states: bool,
-    /// Rules behind the query's own may ask for its tags.
+    /// Rules after the query rules may read its tags.
     pub(crate) tags: bool,
-    /// Queries are kept, to be asked again or for their letter case.
+    /// Queries are kept, for further attempts or their letter case.
     pub(crate) queries: bool,
     /// Clients may send PROXY headers.
     pub(crate) proxy_headers: bool,
-    /// Somebody may ask for the values of PROXY headers.
+    /// The values of PROXY headers are used.
     pub(crate) proxy_values: bool,
     /// Some server gets a PROXY header.
     pub(crate) sends_proxy_headers: bool,
-    /// Answers may come long after a server's time-out: they are held back, or asked for again.
+    /// Answers may come long after a server's timeout: they are delayed, or the query is restarted.
     pub(crate) late_answers: bool,
 }
 
 impl Needs {
-    /// What this configuration needs.
+    /// Returns what this configuration needs.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let chains = &snapshot.chains;
         let queries =
@@ -76,7 +77,7 @@ impl Needs {
         let sends = backends().any(|b| matches!(b.client_address, ClientAddress::Proxy { .. }));
         let answers = !chains.response.is_empty();
         Self {
-            // The SERVFAIL of a pool without a server meets the self-answered rules.
+            // The SERVFAIL of a pool without a server passes through the self-answered rules.
             rules: !chains.query.is_empty()
                 || !chains.self_answered.is_empty()
                 || subnets
@@ -98,7 +99,7 @@ impl Needs {
 }
 
 impl Context {
-    /// The context of one shard.
+    /// Creates the context of one shard.
     pub(crate) fn new(
         index: usize,
         live_state: Arc<LiveState>,
@@ -111,22 +112,22 @@ impl Context {
         Self { index, live_state, snapshot, needs, now: Tick(0), batch: 0, rng, hasher, local_addresses }
     }
 
-    /// The shard's number.
+    /// Returns the shard's number.
     pub(crate) const fn index(&self) -> usize {
         self.index
     }
 
-    /// What all shards share.
+    /// Returns what all shards share.
     pub(crate) const fn live_state(&self) -> &Arc<LiveState> {
         &self.live_state
     }
 
-    /// The shard's own counters.
+    /// Returns the shard's own counters.
     pub(crate) fn stats(&self) -> &ShardStats {
         &self.live_state.shards()[self.index]
     }
 
-    /// Counters, configuration and randomness, each to be borrowed by itself.
+    /// Borrows counters, configuration and randomness separately.
     pub(crate) fn parts(&mut self) -> (&ShardStats, &Snapshot, &mut ShardRng) {
         (&self.live_state.shards()[self.index], &self.snapshot, &mut self.rng)
     }
@@ -137,34 +138,34 @@ impl Context {
         Verdict::Drop(reason)
     }
 
-    /// Counts a message of a backend that answers nothing.
+    /// Counts a message of a backend that matches no query.
     pub(crate) fn unexpected(&self, from: Route, reason: DropReason) -> Verdict {
         self.stats().backend(from.backend).unexpected.add(1);
         self.drop(reason)
     }
 
-    /// What clients' connections may do.
+    /// Returns the limits of client connections.
     pub(crate) fn client_limits(&self) -> &ClientConnectionLimits {
         &self.snapshot.globals.client_connections
     }
 
-    /// EDNS of answers of our own.
+    /// Returns the EDNS of self-made answers.
     pub(crate) fn answer_edns(&self) -> AnswerEdns {
         let globals = &self.snapshot.globals;
         AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload }
     }
 
-    /// The listener with this slot.
+    /// Returns the listener with this slot.
     pub(crate) fn listener(&self, slot: ListenerSlot) -> Option<&Listener> {
         self.snapshot.listener(slot).map(|l| &**l)
     }
 
-    /// Whether a server's queries carry the client's subnet.
+    /// Returns whether a server's queries carry the client's subnet.
     pub(crate) fn sends_subnet(&self, backend: BackendSlot) -> bool {
         self.snapshot.backend(backend).is_some_and(|b| b.use_client_subnet)
     }
 
-    /// Remembers a local address that a wildcard listener was asked on.
+    /// Stores a local address of a wildcard listener.
     pub(crate) fn set_local_address(&mut self, slot: LocalSlot, ip: [u8; 16]) {
         if self.local_addresses.len() <= slot.index() {
             let unknown = mapped(std::net::Ipv4Addr::UNSPECIFIED.into());
@@ -173,23 +174,24 @@ impl Context {
         self.local_addresses[slot.index()] = ip;
     }
 
-    /// That address; none for the listener's own.
+    /// Returns that address; none for the listener's own.
     pub(crate) fn local_address(&self, slot: LocalSlot) -> Option<[u8; 16]> {
         if slot == LocalSlot::LISTENER { None } else { self.local_addresses.get(slot.index()).copied() }
     }
 
-    /// A hasher keyed by this shard's randomness.
+    /// Returns a hasher keyed by this shard's randomness.
     pub(crate) fn hasher(&self) -> impl Hasher + use<> {
         self.hasher.build_hasher()
     }
 
-    /// The same key for a table.
+    /// Returns the same key for a table.
     pub(crate) fn random_state(&self) -> RandomState {
         self.hasher.clone()
     }
 
-    /// A keyed hash of a question, its name folded to lower case. Eight bytes at a time: this
-    /// runs for each query and each answer, and by single bytes it took a third of the whole path.
+    /// Returns a keyed hash of a question, its name folded to lower case. Eight bytes at a time:
+    /// this runs for each query and each response, and byte by byte it took a third of the whole
+    /// path.
     pub(crate) fn hash(&self, question: &Question<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         let (words, rest) = question.qname.as_chunks::<8>();
@@ -199,7 +201,7 @@ impl Context {
         let mut last = [0_u8; 8];
         last[..rest.len()].copy_from_slice(rest);
         hasher.write_u64(name::fold(u64::from_le_bytes(last)));
-        // The length tells a name from one with zeros behind.
+        // The length distinguishes a name from one with zeros behind it.
         let length = (question.qname.len() as u64) << 32;
         hasher.write_u64(length | u64::from(question.qtype) << 16 | u64::from(question.qclass));
         hasher.finish()

@@ -1,7 +1,7 @@
 //! What rules need besides a packet: limits, compiled expressions, the script.
 //!
-//! It sets up the evaluation of a chain on one packet; which chain, and what becomes of the packet,
-//! the pipeline says.
+//! It sets up the evaluation of a chain on one packet; the pipeline decides which chain, and what
+//! happens to the packet.
 
 use crate::balance::{PoolView, Selector};
 use crate::base::addr::{Client, Endpoint};
@@ -17,7 +17,7 @@ use crate::rules::query_state::QueryState;
 use crate::rules::script::{Candidate, Script};
 use crate::shard::context::Context;
 
-/// Between two calls of the script's `maintenance`.
+/// Interval of calls of the script's `maintenance`.
 const MAINTENANCE: TickDelta = TickDelta::from_ms(1_000);
 
 /// What rules need besides a packet.
@@ -26,33 +26,33 @@ pub(crate) struct Evaluator {
     limits: Limits,
     patterns: PatternCache,
     script: Option<Box<dyn ConfiguredScript>>,
-    /// Errors of the script that have been counted.
+    /// Errors of the script that were counted.
     script_errors: u64,
-    /// When the script was last let do what it does every second.
+    /// When `maintenance` was last called.
     maintained: Tick,
-    /// What a policy in Lua chooses from.
+    /// The servers that a Lua policy selects from.
     pub(crate) candidates: Vec<Candidate>,
 }
 
-/// A message that rules look at.
+/// A message to be evaluated.
 #[derive(Debug)]
 pub(crate) struct Message<'a, 'p> {
-    /// Who asked, as rules see it.
+    /// The client, as rules see it.
     pub(crate) client: Client,
-    /// The address and port that were asked.
+    /// The address and port that it was sent to.
     pub(crate) local: Endpoint,
-    /// What has been read of it.
+    /// What was parsed from it.
     pub(crate) facts: Facts,
-    /// Of an answer, who gave it.
+    /// For a response, the server that sent it.
     pub(crate) answered: Option<Answered>,
     /// Its bytes.
     pub(crate) packet: &'a mut Packet<'p>,
-    /// What is known of its query besides them.
+    /// Its query state.
     pub(crate) state: &'a mut QueryState,
 }
 
 impl Evaluator {
-    /// For the shards of a process, so many of them.
+    /// Creates the evaluator of one of `shards` shards.
     pub(crate) fn new(shards: usize, cx: &mut Context) -> Self {
         Self {
             limits: Limits::new(shards, &mut cx.rng),
@@ -64,7 +64,7 @@ impl Evaluator {
         }
     }
 
-    /// Takes a configuration up. A running script stays where the configuration's is the same.
+    /// Adopts a configuration. A running script stays if the configuration's script is the same.
     pub(crate) fn adopt(&mut self, shard: usize, before: &Snapshot, snapshot: &Snapshot) {
         let identity = |s: &Snapshot| s.script.as_ref().map(|s| s.identity());
         if self.script.is_none() || identity(snapshot) != identity(before) {
@@ -78,7 +78,7 @@ impl Evaluator {
         self.patterns.clear();
     }
 
-    /// Has `evaluate` happen on a message.
+    /// Calls `evaluate` with the context and environment of a message.
     pub(crate) fn run<T>(
         &mut self,
         cx: &mut Context,
@@ -105,12 +105,12 @@ impl Evaluator {
         evaluate(&mut context, &mut environment, &mut effects)
     }
 
-    /// Brings near what the query rules will need of far memory for these names and clients.
+    /// Prefetches what the query rules will read for these names and clients.
     pub(crate) fn prefetch(&self, cx: &Context, names: &[&[u8]], clients: &[[u8; 16]]) {
         cx.snapshot.chains.query.prefetch(names, clients, &self.limits);
     }
 
-    /// Lets the script do what it does every second.
+    /// Calls the script's `maintenance` once a second.
     pub(crate) fn maintain(&mut self, cx: &Context) {
         let Some(script) = &mut self.script else { return };
         if cx.now.since(self.maintained) < MAINTENANCE {

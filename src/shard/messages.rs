@@ -1,11 +1,12 @@
-//! Bytes of connections become messages for the pipeline, and what the engine is to do for connections.
+//! Turns bytes of connections into messages for the pipeline, and lists the engine's pending work
+//! for connections.
 //!
 //! ```text
 //!  client's bytes ──► frames ─► a query ────► on_query ────► the client's output, or a backend's
-//!  backend's bytes ─► frames ─► an answer ──► on_response ─► the client's output, or a datagram
+//!  backend's bytes ─► frames ─► a response ► on_response ─► the client's output, or a datagram
 //! ```
 //!
-//! A connection gets so much time in a turn; what it has sent beyond that is kept, see
+//! A connection gets a limited time per turn; what it has sent beyond that is kept, see
 //! [`Shard::resume_next`].
 
 use crate::base::addr::{ConnectionSlot, Route, SessionSlot};
@@ -17,22 +18,22 @@ use crate::wire::frame::Flow;
 use crate::wire::keepalive;
 use crate::wire::proxy;
 
-/// Messages of a connection after which the engine is asked whether there is time for more: each costs
-/// between a fifth of a microsecond and, with rules in Lua, some tens.
+/// Messages of a connection between two checks of the time: each takes between a fifth of a
+/// microsecond and, with Lua rules, some tens.
 const MESSAGES_PER_CHECK: usize = 32;
 
-/// Something for the engine to do.
+/// Pending work for the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PendingWork {
-    /// For a client's connection; see [`Shard::client_interest`].
+    /// For a client connection; see [`Shard::client_interest`].
     Client(ConnectionSlot),
-    /// For a connection to a backend; see [`Shard::backend_interest`].
+    /// For a backend connection; see [`Shard::backend_interest`].
     Backend(Route),
     /// For a relay session; see [`Shard::relay_interest`].
     Relay(SessionSlot),
 }
 
-/// Kinds of pending work, which take turns.
+/// Kinds of pending work, which alternate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum WorkKind {
     #[default]
@@ -51,34 +52,34 @@ impl WorkKind {
     }
 }
 
-/// Asks the engine whether it has to see to something else. The shard knows no time.
+/// Asks the engine whether its time is up. The shard reads no clock.
 pub type IsOver<'o> = &'o mut dyn FnMut() -> bool;
 
-/// A step of the work on one connection: messages, at most so many, as long as there is time.
+/// A step of the work on one connection: a bounded number of messages, as long as there is time.
 struct Step<'o> {
     done: usize,
     most: usize,
     is_over: IsOver<'o>,
 }
 
-/// What became of a step by [`Shard::resume_next`].
+/// Outcome of a step by [`Shard::resume_next`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resumed {
-    /// No connection holds anything that can be looked at.
+    /// No connection holds a message that can be handled.
     Nothing,
-    /// The connection whose turn it is has more in its turn.
+    /// The connection has more to do in its turn.
     GoesOn,
     /// Its turn is over.
     Done,
 }
 
 impl<'o> Step<'o> {
-    /// One of at most so many messages.
+    /// A step of at most this many messages.
     fn of(most: usize, is_over: IsOver<'o>) -> Self {
         Self { done: 0, most, is_over }
     }
 
-    /// After a message: whether another one follows in this step, if it may follow at all.
+    /// After a message: returns whether another one may follow in this step.
     fn then(&mut self, flow: Flow) -> Flow {
         self.done += 1;
         let stops =
@@ -88,8 +89,8 @@ impl<'o> Step<'o> {
 }
 
 impl Shard {
-    /// Bytes of a client. What is to be sent at once as a datagram goes to `out`; what there is no time
-    /// for is kept.
+    /// Handles bytes from a client. Datagrams to be sent go to `out`; messages for which there is
+    /// no time are kept.
     pub fn on_client_bytes(
         &mut self,
         connection: ConnectionSlot,
@@ -111,20 +112,20 @@ impl Shard {
             return clients.end(connection, ClientCloseReason::Proxy);
         }
         let Some(mut frames) = clients.take_frames(connection) else { return };
-        let fed = if clients.may_go_on(connection) {
+        let parsed = if clients.may_go_on(connection) {
             let mut step = Step::of(clients.turn_left(connection), is_over);
             frames.feed(bytes, &mut |message| step.then(self.client_query(connection, message, out)))
         } else {
             Ok(0)
         };
-        match fed {
+        match parsed {
             Ok(used) => frames.keep(&bytes[used..]),
             Err(_) => self.connections.clients.end(connection, ClientCloseReason::BadFrame),
         }
         self.connections.clients.put_frames(connection, frames, self.context.now);
     }
 
-    /// One query of a client's connection; whether another may follow.
+    /// Handles one query of a client connection; returns whether another may follow.
     fn client_query(&mut self, connection: ConnectionSlot, message: &[u8], out: Out<'_>) -> Flow {
         let (cx, clients) = (&self.context, &mut self.connections.clients);
         let Some(client) = clients.begin(connection, cx.client_limits(), cx.now) else { return Flow::Stop };
@@ -140,43 +141,43 @@ impl Shard {
         if self.connections.clients.may_go_on(connection) { Flow::Go } else { Flow::Stop }
     }
 
-    /// The engine has closed the connection, as it was asked to or because it broke.
+    /// The engine has closed the connection, as requested or because it failed.
     pub fn on_client_closed(&mut self, connection: ConnectionSlot, why: ClientCloseReason) {
         let connections = &mut self.connections;
         connections.clients.on_closed(&self.context, connection, why);
-        while let Some(route) = connections.clients.fed(connection) {
-            // The transfer that fed it has nobody to go to.
+        while let Some(route) = connections.clients.next_waiting(connection) {
+            // The client of its transfer is gone.
             connections.backends.end(route, BackendCloseReason::Done);
         }
     }
 
-    /// So many bytes of a client's output were written.
+    /// The engine has written this many bytes of a client's output.
     pub fn client_written(&mut self, connection: ConnectionSlot, count: usize) {
         let (connections, now) = (&mut self.connections, self.context.now);
         connections.clients.written(connection, count, now);
-        while let Some(route) = connections.clients.fed(connection) {
+        while let Some(route) = connections.clients.next_waiting(connection) {
             connections.backends.resume(route, now);
         }
     }
 
-    /// Bytes of a server. Answers that leave as datagrams go to `out`; what there is no time for is
-    /// kept.
+    /// Handles bytes from a server. Answers that leave as datagrams go to `out`; messages for which
+    /// there is no time are kept.
     pub fn on_backend_bytes(&mut self, route: Route, bytes: &[u8], is_over: IsOver<'_>, out: Out<'_>) {
         let Some(mut frames) = self.connections.backends.take_frames(route) else { return };
-        let fed = if self.connections.backends.goes_on(route) {
+        let parsed = if self.connections.backends.goes_on(route) {
             let mut step = Step::of(usize::MAX, is_over);
             frames.feed(bytes, &mut |message| step.then(self.backend_message(route, message, out)))
         } else {
             Ok(0)
         };
-        match fed {
+        match parsed {
             Ok(used) => frames.keep(&bytes[used..]),
             Err(_) => self.connections.backends.end(route, BackendCloseReason::BadFrame),
         }
         self.connections.backends.put_frames(route, frames);
     }
 
-    /// One message of a server's connection; whether the next may be looked at.
+    /// Handles one message of a backend connection; returns whether the next may follow.
     fn backend_message(&mut self, route: Route, message: &[u8], out: Out<'_>) -> Flow {
         let owed = self.dispatcher.outstanding.live_on(route);
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -196,7 +197,7 @@ impl Shard {
         flow
     }
 
-    /// Goes on with the messages that a server's connection holds.
+    /// Continues with the messages that a backend connection holds.
     fn resume_backend(&mut self, route: Route, is_over: IsOver<'_>, out: Out<'_>) {
         let Some(mut frames) = self.connections.backends.take_frames(route) else { return };
         let mut step = Step::of(usize::MAX, is_over);
@@ -206,16 +207,16 @@ impl Shard {
             self.connections.backends.end(route, BackendCloseReason::BadFrame);
         }
         self.connections.backends.put_frames(route, frames);
-        if self.connections.backends.is_told(route) {
+        if self.connections.backends.is_drained(route) {
             return self.on_backend_closed(route, Some(BackendCloseReason::Closed), out);
         }
         // It may be read again.
         self.connections.backends.mark_pending(route);
     }
 
-    /// Goes on, by one step, with what the connection holds whose turn it is.
+    /// Continues, by one step, with what the next connection in turn holds.
     pub fn resume_next(&mut self, is_over: IsOver<'_>, out: Out<'_>) -> Resumed {
-        // Backends first: what they hold frees what queries wait for.
+        // Backends first: their messages free what queries wait for.
         if let Some(route) = self.connections.backends.next_resumable() {
             self.resume_backend(route, is_over, out);
             let goes_on = self.connections.backends.end_step(route);
@@ -224,8 +225,8 @@ impl Shard {
         let Some(connection) = self.connections.clients.next_resumable() else { return Resumed::Nothing };
         if let Some(mut frames) = self.connections.clients.take_frames(connection) {
             let mut step = Step::of(self.connections.clients.turn_left(connection), is_over);
-            let fed = frames.resume(&mut |message| step.then(self.client_query(connection, message, out)));
-            if fed.is_err() {
+            let parsed = frames.resume(&mut |message| step.then(self.client_query(connection, message, out)));
+            if parsed.is_err() {
                 self.connections.clients.end(connection, ClientCloseReason::BadFrame);
             }
             self.connections.clients.put_frames(connection, frames, self.context.now);
@@ -233,14 +234,14 @@ impl Shard {
         if self.connections.clients.end_step(connection) { Resumed::GoesOn } else { Resumed::Done }
     }
 
-    /// Connections that hold messages which can be looked at; perhaps fewer.
+    /// Returns the number of connections that hold messages which can be handled; an upper bound.
     #[must_use]
     pub fn resumable(&self) -> usize {
         self.connections.backends.resumable_count() + self.connections.clients.resumable_count()
     }
 
-    /// The next thing for the engine to do. The kinds take turns: none waits for another that always
-    /// has something.
+    /// Returns the next pending work. The kinds alternate, so that none waits for another that
+    /// always has some.
     pub fn next_pending(&mut self) -> Option<PendingWork> {
         let connections = &mut self.connections;
         for _ in 0..3 {
@@ -257,7 +258,7 @@ impl Shard {
         None
     }
 
-    /// Things for the engine to do; perhaps fewer.
+    /// Returns the number of items of pending work; an upper bound.
     #[must_use]
     pub fn pending(&self) -> usize {
         let connections = &self.connections;

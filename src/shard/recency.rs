@@ -1,29 +1,30 @@
-//! Which connection or flow makes room for a new one: lists in the order of their last use.
+//! Selects the connection or flow that makes room for a new one: lists in the order of their last
+//! use.
 //!
 //! ```text
-//!  group (clients of DNS, or one forward's) ─► new ──────► answered ──────► established
+//!  group (DNS clients, or one relay's clients) ─► new ──────► answered ──────► established
 //!                                              oldest ...  oldest ...       oldest ... newest
 //! ```
 //!
-//! The lowest class with more than an eighth of its group loses its oldest member. So those who
-//! open connections or flows and do nothing with them, or send from addresses that are not theirs,
-//! push out their own kind; a group that is full of established members still has room for new ones.
-//! Each step costs the same however many there are.
+//! The lowest class with more than an eighth of its group loses its oldest member. So clients that
+//! open connections or flows and do nothing with them, or send from forged addresses, evict their
+//! own kind; a group that is full of established members still accepts new ones. Each step costs
+//! the same however many members there are.
 
-/// The part of a group that a class may have before it makes room for others: one of so many.
+/// Part of a group that a class may have before it makes room for others: one in this many.
 const SHARE: u32 = 8;
 /// No member.
 const NONE: u32 = u32::MAX;
 
-/// How much is known of a member. Where a client shows nothing but its queries, the class in the
+/// How far a member is proven. Where a client shows nothing but its queries, the class in the
 /// middle is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
-    /// Nobody has answered it, or it has asked nothing.
+    /// It was not answered yet, or has sent nothing.
     New,
-    /// It was answered, which a made-up address may be, too.
+    /// It was answered, which may be a forged address too.
     Answered,
-    /// Its client has gone on after an answer.
+    /// Its client has continued after an answer.
     Established,
 }
 
@@ -54,7 +55,7 @@ struct List {
 const EMPTY: List = List { oldest: NONE, newest: NONE, len: 0 };
 
 impl Recency {
-    /// Makes `slot` the newest of a class, wherever it was.
+    /// Makes `slot` the newest of a class, wherever it was before.
     pub(super) fn put(&mut self, slot: usize, group: usize, class: Class) {
         self.remove(slot);
         if self.nodes.len() <= slot {
@@ -76,7 +77,7 @@ impl Recency {
         }
     }
 
-    /// Takes `slot` out, if it is a member.
+    /// Removes `slot`, if it is a member.
     pub(super) fn remove(&mut self, slot: usize) {
         let Some(node) = self.nodes.get_mut(slot).and_then(Option::take) else { return };
         let list = &mut self.groups[node.group as usize][node.class as usize];
@@ -99,18 +100,18 @@ impl Recency {
         self.nodes.get_mut(slot as usize)?.as_mut()
     }
 
-    /// The class of a member.
+    /// Returns the class of a member.
     pub(super) fn class(&self, slot: usize) -> Option<Class> {
         self.nodes.get(slot)?.map(|node| node.class)
     }
 
-    /// Members of a group.
+    /// Returns the members of a group.
     pub(super) fn len(&self, group: usize) -> u32 {
         self.groups.get(group).map_or(0, |lists| lists.iter().map(|l| l.len).sum())
     }
 
-    /// The member that makes room; none where there is none, or none that `is_busy` does not hold
-    /// for. Members of the lowest class are never busy.
+    /// Returns the member that makes room; none if there is none, or if `is_busy` holds for all.
+    /// Members of the lowest class are never busy.
     pub(super) fn victim(&self, group: usize, is_busy: impl Fn(usize) -> bool) -> Option<usize> {
         let lists = self.groups.get(group)?;
         let total = self.len(group);
@@ -119,11 +120,11 @@ impl Recency {
         if class == Class::New as usize || !is_busy(oldest) {
             return Some(oldest);
         }
-        // All above the oldest were used later still.
+        // All above the oldest were used later.
         lists[..class].iter().find(|list| list.len > 0).map(|list| list.oldest as usize)
     }
 
-    /// Checks what must hold between calls, for tests; gives how many members there are.
+    /// Checks the invariants between calls, for tests; returns the number of members.
     pub(super) fn check_invariants(&self) -> usize {
         let mut members = 0;
         for (group, lists) in self.groups.iter().enumerate() {
@@ -150,7 +151,7 @@ mod tests {
     const FREE: fn(usize) -> bool = |_| false;
 
     #[test]
-    fn members_keep_the_order_of_their_last_use() {
+    fn members_are_in_order_of_last_use() {
         let mut recency = Recency::default();
         (0..5).for_each(|slot| recency.put(slot, 0, Class::New));
         recency.put(0, 0, Class::New);
@@ -167,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn who_makes_room_as_a_table() {
-        // New, answered and established members; then which class loses its oldest.
+    fn class_of_the_victim_as_a_table() {
+        // New, answered and established members; then the class that loses its oldest.
         for (counts, class) in [
             ([1, 0, 0], Some(Class::New)),
             ([0, 1, 0], Some(Class::Answered)),
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_busy_stays_and_a_new_one_goes() {
+    fn busy_members_stay_and_a_new_one_goes() {
         let mut recency = Recency::default();
         (0..9).for_each(|slot| recency.put(slot, 0, Class::Established));
         assert_eq!(recency.victim(0, |_| true), None);
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_new_ones_takes_an_eighth_and_no_more() {
+    fn flood_of_new_members_takes_at_most_an_eighth() {
         let (mut recency, most) = (Recency::default(), 800);
         (0..most).for_each(|slot| recency.put(slot, 0, Class::Established));
         for _ in 0..60_000 {

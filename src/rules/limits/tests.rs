@@ -161,7 +161,8 @@ fn client_gets_its_rate_and_burst() {
     for (qps, burst) in [(1, 1), (10, 10), (5, 50), (3_000, 300)] {
         let mut per_shard = shards(1, &[clients()]);
         let limit = client_limit(qps, burst);
-        let at_once = (0..burst * 2).filter(|_| !per_shard[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN)));
+        let at_once =
+            (0..burst * 2).filter(|_| !per_shard[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN)));
         assert_eq!(at_once.count() as u32, burst);
         let demand = u64::from(qps) * 3;
         let passes = |n: &u64| {

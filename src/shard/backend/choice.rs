@@ -1,5 +1,5 @@
-//! By which line a query goes: the one of the last query until it is full, then the fullest that has
-//! room, or a new one.
+//! Selects the connection of a query: that of the last query until it is full, then the fullest one
+//! with capacity, or a new one.
 
 use crate::base::addr::{BackendSlot, Route};
 use crate::base::time::Tick;
@@ -11,28 +11,28 @@ use crate::stats::descriptors::{Permit, Use};
 use crate::wire::frame::{Frames, Outbound};
 use crate::wire::transfer::Transfer;
 
-/// For whom a line is: nobody in particular.
-pub(crate) const ANYBODY: u64 = 0;
-/// A server that closes connections early has no more lines than so many: beyond, queries stand
-/// behind others.
-const HASTY_LINES: u32 = 512;
-/// Bytes of a line's output above which it gets no more queries.
+/// The connection key of connections that may serve any client.
+pub(crate) const ANY_CLIENT: u64 = 0;
+/// Connections to a server that closes them early, at most: above it, queries wait behind others.
+const EARLY_CLOSER_CONNECTIONS_MAX: u32 = 512;
+/// Bytes of a connection's output above which it gets no more queries.
 const OUTPUT_FULL: usize = 256 * 1024;
 
-/// What a query needs of its line.
+/// What a query requires of its connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need<'o> {
     pub(crate) options: &'o BackendConnectionOptions,
     pub(crate) transfer: Option<Transfer>,
-    /// For whom the line is to be: [`ANYBODY`], or what tells one client from others.
+    /// The client that the connection must serve: [`ANY_CLIENT`], or a value that identifies one
+    /// client.
     pub(crate) key: u64,
-    /// The address that it is to come from, where that is the client's own.
+    /// The source address of the connection, if that is the client's own.
     pub(crate) source: Option<[u8; 16]>,
 }
 
 impl BackendConnections {
-    /// A line for a query; `live` says how many queries are on each. None when there are as many
-    /// as may be, and all are full.
+    /// Selects a connection for a query; `live` returns the number of queries on each. Returns none
+    /// when the limit is reached and all are full.
     pub(crate) fn pick(
         &mut self,
         backend: BackendSlot,
@@ -60,7 +60,7 @@ impl BackendConnections {
         }
         if backend_state.open >= max {
             // Those that are about to be closed, or of another era, do not count; idle ones that
-            // are of no use to this query make room.
+            // this query cannot use make room.
             let leaving = backend_state.iter(&self.table).filter(|(_, c)| c.is_leaving(&need)).count() as u32;
             if backend_state.open >= 2 * LINES_MAX {
                 return None;
@@ -91,8 +91,8 @@ impl BackendConnections {
         Some(route)
     }
 
-    /// The right to a descriptor for a new line: one that is left, or that of an idle line of the
-    /// same backend, which ends.
+    /// Returns a permit for the descriptor of a new connection: a free one, or that of an idle
+    /// connection of the same backend, which ends.
     fn permit(&mut self, backend: BackendSlot, live: impl Fn(usize) -> u32) -> Option<Permit> {
         if let Some(permit) = self.descriptors.take(Use::Servers, 1) {
             return Some(permit);
@@ -114,7 +114,7 @@ impl BackendConnections {
 }
 
 impl PerBackend {
-    /// Its connections, by the number in their routes.
+    /// Returns its connections, by the number in their routes.
     fn iter<'t>(
         &'t self,
         table: &'t ConnTable<TableSlot, BackendConnection>,
@@ -123,8 +123,8 @@ impl PerBackend {
         slots.filter_map(move |(at, slot)| Some((at, table.value((*slot)?)?)))
     }
 
-    /// The line that the last query went by, while it has room: to look for the fullest takes longer the
-    /// more lines there are.
+    /// Returns the connection of the last query while it has capacity: searching the fullest takes
+    /// longer the more connections there are.
     fn last_with_room(
         &self,
         table: &ConnTable<TableSlot, BackendConnection>,
@@ -136,7 +136,8 @@ impl PerBackend {
         (fits && live(self.last) < u32::from(need.options.in_flight.max(1))).then_some(self.last)
     }
 
-    /// The fullest line that has room for a query: the others become idle, and go.
+    /// Returns the fullest connection with capacity for a query: the others become idle and are
+    /// closed.
     fn with_space(
         &self,
         table: &ConnTable<TableSlot, BackendConnection>,
@@ -152,8 +153,8 @@ impl PerBackend {
         });
         let within = usable.clone().filter(|(live, _)| *live < depth);
         let fullest = within.max_by_key(|(live, at)| (*live, usize::MAX - at));
-        // All are as deep as they should be, and there may be no more: the emptiest.
-        let is_full = self.open >= max.min(HASTY_LINES);
+        // All are as full as they should be, and no more may be opened: the emptiest.
+        let is_full = self.open >= max.min(EARLY_CLOSER_CONNECTIONS_MAX);
         fullest.or_else(|| usable.min().filter(|_| is_full)).map(|(_, at)| at)
     }
 }
@@ -169,7 +170,7 @@ impl BackendConnection {
             answered: 0,
             heard_at: now,
             missed: 0,
-            hung_up: false,
+            is_closed_by_server: false,
             is_new: true,
             paused: false,
             frames: Frames::new(),
@@ -183,13 +184,13 @@ impl BackendConnection {
         }
     }
 
-    /// Whether it may take queries of this kind.
+    /// Returns whether it may take queries of this kind.
     fn takes(&self, need: &Need<'_>) -> bool {
         self.transfer.is_none() && self.key == need.key && !self.is_leaving(need)
     }
 
-    /// Whether it ends without another query.
+    /// Returns whether it ends without another query.
     fn is_leaving(&self, need: &Need<'_>) -> bool {
-        self.hung_up || matches!(self.state, State::Ended(_)) || self.era != need.options.era()
+        self.is_closed_by_server || matches!(self.state, State::Ended(_)) || self.era != need.options.era()
     }
 }

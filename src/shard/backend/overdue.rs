@@ -1,4 +1,4 @@
-//! Lines whose time is up.
+//! Timeouts of backend connections.
 
 use crate::base::addr::{BackendSlot, Route};
 use crate::base::time::{Tick, TickDelta};
@@ -7,12 +7,13 @@ use crate::shard::backend::{BackendConnection, BackendConnections, State, number
 use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::descriptors::Use;
 
-/// Lines are looked at this often.
+/// Interval of the sweep.
 pub(crate) const SWEEP: TickDelta = TickDelta::from_ms(50);
 
 impl BackendConnections {
-    /// Ends lines whose time is up; `live` says how many queries are on each. `options` are those
-    /// of a backend, none of one that was taken out: its lines end when their last query does.
+    /// Ends connections that have timed out; `live` returns the number of queries on each.
+    /// `options` returns those of a backend, none for a removed one, whose connections end with
+    /// their last query.
     pub(crate) fn sweep<'o>(
         &mut self,
         now: Tick,
@@ -25,7 +26,7 @@ impl BackendConnections {
         self.swept = now;
         let by_backend = &self.by_backend;
         let is_troubled = |b: &BackendSlot| by_backend.get(b.index()).is_some_and(|f| f.troubled_until > now);
-        self.troubled.retain(is_troubled);
+        self.refused.retain(is_troubled);
         self.troubled_for_all.retain(is_troubled);
         for at in 0..self.by_backend.len() {
             let backend = BackendSlot(at as u16);
@@ -42,7 +43,7 @@ impl BackendConnections {
                 };
                 if live == 0 {
                     connection.output.release();
-                    // Whoever has queries for another line needs its descriptor more.
+                    // Connections with queries need the descriptor more.
                     if connection.state == State::Open && self.descriptors.excess(Use::Servers) > 0 {
                         connection.permit = None;
                         self.descriptors.met(Use::Servers);
@@ -80,7 +81,7 @@ impl BackendConnection {
                     return None;
                 }
                 if live > 0 {
-                    // Queries time out one by one; a line that brings nothing at all is no good.
+                    // Queries time out one by one; a connection that brings nothing at all is dead.
                     return over(self.active, options.receive_timeout).then_some(BackendCloseReason::Silent);
                 }
                 if self.era != options.era() {

@@ -5,11 +5,12 @@ use crate::base::time::{Tick, TickDelta};
 use crate::shard::client::{ClientConnections, State};
 use crate::stats::close_reason::ClientCloseReason;
 
-/// A client whose connection is made has sent its query by then, also behind a TLS handshake.
+/// Time for the last query: a client whose connection is established has sent its query by then,
+/// even behind a TLS handshake.
 const LAST_QUERY: TickDelta = TickDelta::from_ms(1_000);
 
 impl ClientConnections {
-    /// Ends what came by a listener that is closed: idle ones at once, others when answered.
+    /// Ends the connections of a closed listener: idle ones at once, others when answered.
     pub(crate) fn finish_listener(&mut self, listener: Option<ListenerSlot>, now: Tick) {
         let slots: Vec<_> = self.table.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -19,8 +20,8 @@ impl ClientConnections {
         }
     }
 
-    /// The same for one connection. One whose query is on its way, as far as can be known, may bring
-    /// it: it has brought none yet, or a part of one.
+    /// Does the same for one connection. A connection that has brought no query yet, or a part of
+    /// one, may bring it.
     pub(crate) fn finish_closing(&mut self, slot: ConnectionSlot, now: Tick) {
         let Some(connection) = self.connection_mut(slot) else { return };
         if connection.state == State::Open && (connection.queries == 0 || connection.frames.is_partial()) {

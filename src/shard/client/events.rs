@@ -1,4 +1,4 @@
-//! What happens to clients' connections besides their queries: accept, TLS, PROXY headers, close.
+//! Events of client connections besides their queries: accept, TLS, PROXY headers, close.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,12 +11,12 @@ use crate::shard::context::Context;
 use crate::stats::close_reason::ClientCloseReason;
 use crate::tls::{Reason, TlsFacts};
 
-/// The client of a connection that has been closed may take its last answers in this time.
+/// Time that the client of a closed connection has to take its last answers.
 const DRAIN: TickDelta = TickDelta::from_ms(1_000);
 
 impl ClientConnections {
-    /// A client has connected to a listener. None, and counted, when the connection is to be closed
-    /// at once.
+    /// A client has connected to a listener. Returns none, and counts it, when the connection must
+    /// be closed at once.
     pub(crate) fn on_accept(
         &mut self,
         cx: &Context,
@@ -41,7 +41,7 @@ impl ClientConnections {
         listener: &Listener,
         local: LocalSlot,
     ) -> Result<ConnectionSlot, ClientCloseReason> {
-        // As the configuration in force has it, unless it has let the listener go.
+        // As in the current configuration, unless that has removed the listener.
         let listener = cx.listener(listener.slot).unwrap_or(listener);
         let proxy = &cx.snapshot.globals.proxy;
         let header_due = listener.proxy != ProxyHeader::Ignored && proxy.peers.contains(&peer.ip);
@@ -63,14 +63,14 @@ impl ClientConnections {
         self.open(accepted, cx.client_limits(), cx.now)
     }
 
-    /// The TLS handshake of a connection is done.
+    /// The TLS handshake of a connection has completed.
     pub(crate) fn on_handshake(&mut self, cx: &Context, connection: ConnectionSlot, facts: TlsFacts<'_>) {
         let Some((client, _)) = self.facts(connection) else { return };
         cx.stats().handshakes(client.listener).done(facts.resumed);
-        self.shaken(connection, facts.sni, facts.resumed, cx.client_limits(), cx.now);
+        self.handshake_done(connection, facts.sni, facts.resumed, cx.client_limits(), cx.now);
     }
 
-    /// TLS has failed on a connection; the engine then closes it, for this reason.
+    /// TLS has failed on a connection; the engine then closes it for the returned reason.
     pub(crate) fn on_failure(
         &mut self,
         cx: &Context,
@@ -86,8 +86,9 @@ impl ClientConnections {
         ClientCloseReason::Handshake
     }
 
-    /// Bytes at the beginning of a connection whose PROXY header is due; says how many of them
-    /// belong to it. The connection ends when they are no header, or name a client that may not ask.
+    /// Handles bytes at the begin of a connection whose PROXY header is due; returns how many of
+    /// them belong to it. The connection ends when they are no header, or name a client outside the
+    /// ACL.
     pub(crate) fn on_header_bytes(
         &mut self,
         cx: &Context,
@@ -121,19 +122,19 @@ impl ClientConnections {
         stats.open.store(self.open_count(), Relaxed);
     }
 
-    /// Whether a connection that is to be closed was answered a moment ago, while its client may
-    /// still be sending.
+    /// Returns whether a connection that is to be closed was answered a moment ago, while its
+    /// client may still be sending.
     pub(crate) fn close_drains(&self, connection: ConnectionSlot, now: Tick) -> bool {
         self.lingers(connection, DRAIN, now)
     }
 
-    /// How a client's query came.
+    /// Returns the protocol of a client's query.
     pub(crate) fn protocol(&self, client: Client) -> Protocol {
         let facts = client.connection.and_then(|connection| self.facts(connection));
         facts.map_or(Protocol::DoUdp, |(_, protocol)| protocol)
     }
 
-    /// The address and port that a client, or the proxy in front of us, asked.
+    /// Returns the address and port that a client, or the proxy in front of us, sent its query to.
     pub(crate) fn local_of(&self, cx: &Context, client: Client) -> Endpoint {
         const UNKNOWN: Endpoint = Endpoint { ip: [0; 16], scope: 0, port: 0 };
         let mut local = cx.listener(client.listener).map_or(UNKNOWN, |l| l.address.into());

@@ -1,4 +1,4 @@
-//! Room for new connections when descriptors are used up: an idle one ends.
+//! Makes room for new connections when descriptors are used up: an idle one ends.
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::{Tick, TickDelta};
@@ -7,15 +7,16 @@ use crate::shard::recency::Class;
 use crate::stats::close_reason::ClientCloseReason;
 use crate::stats::descriptors::{Permit, Use};
 
-/// A client that asked within this time is about to ask again, or its next query is on its way.
+/// A client that sent a query within this time will probably send another soon, or its next query
+/// is in flight.
 const BUSY: TickDelta = TickDelta::from_ms(1_000);
 
 /// A client's first query is read within this time of the accept, unless the shard is overloaded.
 const UNREAD: TickDelta = TickDelta::from_ms(20);
 
 impl ClientConnections {
-    /// Whether a connection can be accepted now: not while the one that would make room has just been
-    /// accepted itself, and its query is not read. The kernel keeps the new one meanwhile.
+    /// Returns whether a connection can be accepted now: not while the one that would make room was
+    /// just accepted itself, and its query is not read. The kernel keeps the new one meanwhile.
     pub(crate) fn may_accept(&self, now: Tick) -> bool {
         if self.descriptors.used(Use::Clients) < self.descriptors.max(Use::Clients) {
             return true;
@@ -25,7 +26,7 @@ impl ClientConnections {
         victim.is_none_or(|connection| now.since(connection.active) >= UNREAD)
     }
 
-    /// The right to a descriptor for a new connection: one that is left, or that of another
+    /// Returns a permit for the descriptor of a new connection: a free one, or that of another
     /// connection, which ends.
     pub(crate) fn permit(&mut self, now: Tick) -> Option<Permit> {
         if let Some(permit) = self.descriptors.take(Use::Clients, 1) {
@@ -40,7 +41,7 @@ impl ClientConnections {
         permit
     }
 
-    /// A connection that nothing is owed to any more can make room.
+    /// Records that a connection is idle and can make room.
     pub(crate) fn note_idle(&mut self, slot: ConnectionSlot) {
         let rests = self.connection(slot).is_some_and(ClientConnection::is_idle);
         if rests && self.idle.class(slot.index()).is_none() {
@@ -48,7 +49,7 @@ impl ClientConnections {
         }
     }
 
-    /// Ends the connection that is to make room; gives its right to a descriptor.
+    /// Ends the connection that must make room; returns its permit.
     fn evict(&mut self, now: Tick) -> Option<(ConnectionSlot, Option<Permit>)> {
         let table = &self.table;
         let is_busy = |at: usize| table.at(at).is_some_and(|(_, s)| now.since(s.active) < BUSY);
@@ -58,7 +59,8 @@ impl ClientConnections {
         Some((slot, permit))
     }
 
-    /// Ends an idle connection because the kernel has no descriptors left; whether there was one.
+    /// Ends an idle connection because the kernel has no descriptors left; returns whether there
+    /// was one.
     pub(crate) fn make_room(&mut self, now: Tick) -> bool {
         let Some((slot, _)) = self.evict(now) else { return false };
         self.descriptors.evicted();
@@ -66,13 +68,13 @@ impl ClientConnections {
         true
     }
 
-    /// The connection that has just made room for another, and has not been closed.
+    /// Returns the connection that has just made room for another, and is not closed yet.
     pub(crate) fn take_evicted(&mut self) -> Option<ConnectionSlot> {
         let slot = self.evicted.take()?;
         self.connection(slot).is_some_and(|s| matches!(s.state, State::Ended(_))).then_some(slot)
     }
 
-    /// Ends idle connections as long as there are more than may be, or other shards want one.
+    /// Ends idle connections while there are more than allowed, or other shards need one.
     pub(crate) fn give_up_excess(&mut self, now: Tick) {
         while self.descriptors.excess(Use::Clients) > 0 && self.evict(now).is_some() {
             self.descriptors.met(Use::Clients);
@@ -81,7 +83,7 @@ impl ClientConnections {
 }
 
 impl ClientConnection {
-    /// Whether nothing is owed to its client: it can make room for another.
+    /// Returns whether its client waits for nothing: it can make room for another.
     pub(crate) fn is_idle(&self) -> bool {
         self.state == State::Open && self.in_flight == 0 && self.output.is_empty() && !self.frames.has_more()
     }

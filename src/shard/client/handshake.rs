@@ -1,4 +1,4 @@
-//! The TLS handshake that connections begin with: done or not, and what it named.
+//! The TLS handshake of connections: its completion and its server name.
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::Tick;
@@ -7,19 +7,19 @@ use crate::shard::recency::Class;
 use crate::stats::connection_limits::ClientConnectionLimits;
 
 impl ClientConnections {
-    /// The server name that the connection's TLS handshake named.
+    /// Returns the server name (SNI) of the connection's TLS handshake.
     pub(crate) fn sni(&self, slot: ConnectionSlot) -> Option<&str> {
         self.connection(slot)?.sni.as_deref()
     }
 
-    /// Whether the connection's TLS handshake is not done.
+    /// Returns whether the connection's TLS handshake has not completed.
     pub(crate) fn is_handshaking(&self, slot: ConnectionSlot) -> bool {
         self.connection(slot).is_some_and(|s| s.handshaking)
     }
 
-    /// The connection's TLS handshake is done. It ends at once when the client may not have so
-    /// many sessions.
-    pub(crate) fn shaken(
+    /// The connection's TLS handshake has completed. The connection ends at once when the client
+    /// exceeds its limit of TLS sessions.
+    pub(crate) fn handshake_done(
         &mut self,
         slot: ConnectionSlot,
         sni: Option<&str>,
@@ -33,7 +33,7 @@ impl ClientConnections {
         connection.active = now;
         connection.reads = 0;
         if self.idle.class(slot.index()).is_some() {
-            // Its first query has the time from here on.
+            // The timeout of its first query begins here.
             self.idle.put(slot.index(), 0, Class::New);
         }
         let Some(connection) = self.connection(slot) else { return };

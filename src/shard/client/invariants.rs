@@ -1,9 +1,9 @@
-//! What must hold of connections between any two calls; for tests.
+//! Invariants of connections between calls; for tests.
 
 use crate::shard::client::{ClientConnections, State};
 
 impl ClientConnections {
-    /// Checks what must hold between calls; for tests.
+    /// Checks the invariants between calls; for tests.
     pub(crate) fn check_invariants(&self) {
         let all = || self.table.iter().map(|(_, connection)| connection);
         let open = all().filter(|c| c.state != State::Gone).count();
@@ -16,13 +16,13 @@ impl ClientConnections {
         assert_eq!(bytes, self.output_total, "bytes to be written are counted");
         self.idle.check_invariants();
         for (slot, connection) in self.table.iter() {
-            assert!(connection.in_flight <= connection.in_flight_max, "no more in flight than may be");
+            assert!(connection.in_flight <= connection.in_flight_max, "queries in flight are limited");
             let is_gone = connection.state == State::Gone;
-            assert!(!is_gone || connection.in_flight > 0, "what is over is forgotten");
+            assert!(!is_gone || connection.in_flight > 0, "closed connections are forgotten");
             let is_listed = self.idle.class(slot.index()).is_some();
             assert_eq!(is_listed, connection.is_idle(), "idle connections can make room");
-            assert!(!connection.feeding, "frames are given back");
-            assert!(is_gone || connection.is_finished().is_none(), "what has finished ends");
+            assert!(!connection.frames_taken, "frames were returned");
+            assert!(is_gone || connection.is_finished().is_none(), "a finished connection ends");
         }
         self.table.check_invariants(|connection| {
             let is_there = connection.state != State::Gone;

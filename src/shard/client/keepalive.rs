@@ -1,4 +1,4 @@
-//! How long a connection may stay open without a query, for clients that would know (RFC 7828).
+//! The idle timeout that clients request by EDNS TCP keepalive (RFC 7828).
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::TickDelta;
@@ -7,16 +7,16 @@ use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::wire::keepalive::UNIT;
 
 impl ClientConnections {
-    /// The client would know how long the connection may stay open.
+    /// Records that the client has sent the keepalive option.
     pub(crate) fn ask_keepalive(&mut self, slot: ConnectionSlot) {
         if let Some(connection) = self.connection_mut(slot) {
             connection.keepalive = true;
         }
     }
 
-    /// How long the connection may stay open without a query, if its client would know. Zero says
-    /// that nothing more should be asked (RFC 7828, 3.4): when no more is read, and in overload,
-    /// where the connection is closed after what is in flight. Never zero otherwise.
+    /// Returns how long the connection may stay idle, if its client has sent the option. Zero tells
+    /// the client to send no more queries (RFC 7828, 3.4): when no more is read, and in overload,
+    /// where the connection is closed after its queries in flight. Never zero otherwise.
     pub(crate) fn keepalive(
         &self,
         slot: ConnectionSlot,

@@ -1,4 +1,4 @@
-//! What a connection may do in the state that it is in.
+//! What a connection may do in its state.
 
 use crate::shard::client::{ClientConnection, ClientInterest, OUTPUT_FULL, State};
 use crate::stats::close_reason::ClientCloseReason;
@@ -7,14 +7,15 @@ use crate::stats::connection_limits::{ClientIdentity, ClientPermit};
 use crate::wire::frame::Frames;
 
 impl ClientConnection {
-    /// As whose it counts where clients are told apart.
+    /// Returns the client that it counts for in per-client limits.
     pub(super) fn identity(&self, limits: &ClientConnectionLimits) -> ClientIdentity {
         self.client_permit
             .as_ref()
             .map_or_else(|| ClientIdentity::asks(self.client.peer, limits), ClientPermit::identity)
     }
 
-    /// Whether another query that was read may be asked: of a client that has closed its end, too.
+    /// Returns whether another query that was read may be handled, also if the client has closed
+    /// its end.
     pub(super) fn may_go_on(&self) -> bool {
         let state = match self.state {
             State::Open
@@ -26,24 +27,24 @@ impl ClientConnection {
         state && self.in_flight < self.in_flight_share && self.output.len() <= OUTPUT_FULL
     }
 
-    /// Whether whole queries that it holds may be asked now.
+    /// Returns whether complete queries that it holds may be handled now.
     pub(super) fn holds_queries(&self) -> bool {
         self.may_go_on() && self.frames.has_more()
     }
 
-    /// Whether the engine may read.
+    /// Returns whether the engine may read.
     pub(super) fn may_read(&self) -> bool {
         self.state == State::Open && self.may_go_on() && !self.frames.has_more()
     }
 
-    /// Gives the memory of an idle connection back.
-    pub(super) fn rest(&mut self) {
+    /// Frees the memory of an idle connection.
+    pub(super) fn free_buffers(&mut self) {
         if self.in_flight == 0 {
             self.output.release();
         }
     }
 
-    /// What the engine should do.
+    /// Returns what the engine must do.
     pub(super) fn interest(&self) -> ClientInterest {
         match self.state {
             State::Open | State::Finishing(_) => ClientInterest::Serve { read: self.may_read() },
@@ -52,7 +53,7 @@ impl ClientConnection {
         }
     }
 
-    /// Takes no more bytes; what it holds of a query is forgotten.
+    /// Stops reading; a partial query is dropped.
     pub(super) fn stop(&mut self, why: ClientCloseReason) {
         if self.state == State::Open {
             self.state = State::Finishing(why);
@@ -63,7 +64,7 @@ impl ClientConnection {
         }
     }
 
-    /// Why it is to end now that all it has asked is answered, if that is so.
+    /// Returns why it ends, if all its queries are answered and it is to end.
     pub(super) fn is_finished(&self) -> Option<ClientCloseReason> {
         let State::Finishing(why) = self.state else { return None };
         (self.in_flight == 0 && self.output.is_empty() && !self.holds_queries()).then_some(why)

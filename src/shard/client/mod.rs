@@ -1,14 +1,15 @@
-//! Clients' connections: all that is known of each but its socket.
+//! Client connections: all state of each but its socket.
 //!
 //! ```text
 //!  bytes ─► frames ─► on_query ... conclude ─► output ─► bytes
-//!              │ in flight: at most so many      │ at most so much
-//!              └──── not read meanwhile ◄────────┘
+//!              │ in flight: limited              │ limited
+//!              └── not read while at a limit ◄───┘
 //! ```
 //!
-//! An engine owns the sockets, and asks for the next [`PendingWork`](crate::shard::messages::PendingWork): write what is in the
-//! output, read or do not, close. An idle connection has no buffer. A stream's number is given to
-//! another connection only when none of its queries is outstanding any more.
+//! An engine owns the sockets, and takes the next
+//! [`PendingWork`](crate::shard::messages::PendingWork): write the output, read or do not, close. An
+//! idle connection has no buffer. A connection's slot is reused only when none of its queries is
+//! outstanding any more.
 
 mod closing;
 pub mod events;
@@ -39,15 +40,15 @@ use std::sync::Arc;
 
 use crate::shard::client::proxy_header::HeaderReader;
 
-/// A connection whose output holds so many bytes is not read, and no transfer is read for it.
+/// Output of a connection, bytes, above which it is not read, and no transfer is read for it.
 const OUTPUT_FULL: usize = 64 * 1024;
-/// Bytes of all outputs of a shard; beyond it, connections that do not take theirs are closed.
+/// Bytes of all outputs of a shard; above it, connections that do not take theirs are closed.
 const OUTPUT_TOTAL_MAX: usize = 256 << 20;
 
-/// Where a connection is in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Queries come and answers go.
+    /// It carries queries and answers.
     Open,
     /// No more queries; it ends when all answers are written.
     Finishing(ClientCloseReason),
@@ -63,77 +64,79 @@ struct ClientConnection {
     client: Client,
     protocol: Protocol,
     state: State,
-    /// Queries of its present turn.
+    /// Queries of its current turn.
     turn: u16,
-    /// What the engine was last told.
+    /// What the engine last got as its interest.
     applied: ClientInterest,
-    /// Among its listener's connections.
+    /// Counts among its listener's connections.
     listener_permit: Option<ListenerPermit>,
-    /// As whose it was counted, if it was counted among a client's connections.
+    /// Counts among a client's connections, if these are limited.
     client_permit: Option<ClientPermit>,
     permit: Option<Permit>,
-    /// The client would know how long the connection may stay open (RFC 7828).
+    /// The client has sent the keepalive option (RFC 7828).
     keepalive: bool,
-    /// Its TLS handshake is not done.
+    /// Its TLS handshake has not completed.
     handshaking: bool,
-    /// The server name that its handshake named.
+    /// The server name (SNI) of its handshake.
     sni: Option<Box<str>>,
     in_flight: u16,
     in_flight_max: u16,
-    /// As many as it may have at present: its share of all.
+    /// Queries in flight that it may have at present: its share of all.
     in_flight_share: u16,
-    /// Its last query that ended did so in overload: it goes as soon as nothing is in flight.
+    /// Its last query was finished in overload: it is closed as soon as nothing is in flight.
     leaving: bool,
-    /// Reads since the last whole query.
+    /// Reads since the last complete query.
     reads: u32,
     queries: u32,
     opened: Tick,
-    /// The last whole query, or answer, or when the last answer was taken.
+    /// The last complete query or answer, or when the last answer was written.
     active: Tick,
-    /// When the beginning of the query came that is not whole.
+    /// When the begin of a partial query arrived.
     begun: Option<Tick>,
-    /// Since when its output waits to be taken.
+    /// Since when its output waits to be written.
     blocked: Option<Tick>,
     /// The PROXY header that it begins with, if it does.
     proxy_header: Option<Box<HeaderReader>>,
-    /// Its frames are being looked at.
-    feeding: bool,
+    /// Its frames are taken out for parsing.
+    frames_taken: bool,
     frames: Frames,
     output: Outbound,
-    /// Lines that wait for this connection to take what it has.
-    feeders: Vec<Route>,
-    /// Its listener is closed: it may bring the query that it was made for by then, and no other.
+    /// Backend connections that wait until this connection has written its output.
+    waiting_backends: Vec<Route>,
+    /// Its listener is closed: until this time it may bring the query that it was opened for, and
+    /// no other.
     last_query_by: Option<Tick>,
 }
 
-/// All connections of a shard.
+/// All client connections of a shard.
 #[derive(Debug)]
 pub(crate) struct ClientConnections {
     table: ConnTable<ConnectionSlot, ClientConnection>,
     open: u32,
-    /// Connections with queries in flight, and how many these are.
+    /// Connections with queries in flight, and the number of these queries.
     busy: u32,
     in_flight: u32,
     /// Queries that each of these may have in flight.
     busy_share: u16,
     connection_limits: Arc<ConnectionLimits>,
     descriptors: Arc<Descriptors>,
-    /// Those that are idle.
+    /// The idle ones.
     idle: Recency,
-    /// The one that has just made room, and is to be closed first of all.
+    /// The one that has just made room, to be closed first.
     evicted: Option<ConnectionSlot>,
     output_total: usize,
 }
 
-/// What an engine should do with a connection.
+/// What an engine must do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientInterest {
-    /// Write the output; read more only if so.
+    /// Write the output; read more only if `read` is set.
     Serve {
         /// Whether more may be read.
         read: bool,
     },
-    /// Close it, and tell with [`Shard::on_client_closed`](crate::shard::Shard::on_client_closed).
+    /// Close it, and confirm with
+    /// [`Shard::on_client_closed`](crate::shard::Shard::on_client_closed).
     Close(ClientCloseReason),
 }
 
@@ -149,14 +152,14 @@ pub(crate) struct Accepted {
     pub(crate) listener_max: u32,
     /// It must begin with a PROXY header.
     pub(crate) header_due: bool,
-    /// That header stands in front of TLS.
+    /// That header is before TLS.
     pub(crate) header_outside: bool,
-    /// It counts as its peer's connection; otherwise as that of the client which the header names.
+    /// It counts as its peer's connection; otherwise as that of the client in the header.
     pub(crate) counts: bool,
 }
 
 impl ClientConnections {
-    /// None yet, of the whole `connection_limits`.
+    /// Creates an empty set of connections; `connection_limits` are the process's.
     pub(crate) fn new(connection_limits: Arc<ConnectionLimits>, descriptors: Arc<Descriptors>) -> Self {
         Self {
             table: ConnTable::default(),
@@ -172,7 +175,7 @@ impl ClientConnections {
         }
     }
 
-    /// Takes a connection in, within the limits.
+    /// Adds a connection, within the limits.
     pub(crate) fn open(
         &mut self,
         arrival: Accepted,
@@ -192,7 +195,7 @@ impl ClientConnections {
             protocol: arrival.protocol,
             state: State::Open,
             turn: 0,
-            // Engines watch a new connection for bytes.
+            // Engines watch a new connection for reading.
             applied: ClientInterest::Serve { read: true },
             listener_permit: Some(listener_permit),
             client_permit,
@@ -211,10 +214,10 @@ impl ClientConnections {
             begun: None,
             blocked: None,
             proxy_header: arrival.header_due.then(|| HeaderReader::due(arrival.header_outside)),
-            feeding: false,
+            frames_taken: false,
             frames: Frames::new(),
             output: Outbound::new(),
-            feeders: Vec::new(),
+            waiting_backends: Vec::new(),
             last_query_by: None,
         });
         self.open += 1;
@@ -230,17 +233,17 @@ impl ClientConnections {
         self.table.value_mut(slot)
     }
 
-    /// Who is at the other end, and how the connection came.
+    /// Returns the client and the protocol of a connection.
     pub(crate) fn facts(&self, slot: ConnectionSlot) -> Option<(Client, Protocol)> {
         self.connection(slot).map(|s| (s.client, s.protocol))
     }
 
-    /// Open connections.
+    /// Returns the number of open connections.
     pub(crate) const fn open_count(&self) -> u32 {
         self.open
     }
 
-    /// Bytes were read: whether the connection may go on. Counts reads that bring no query.
+    /// Bytes were read; returns whether the connection may continue. Counts reads without a query.
     pub(crate) fn on_read(
         &mut self,
         slot: ConnectionSlot,
@@ -253,7 +256,7 @@ impl ClientConnections {
         connection.turn = 0;
         connection.reads += 1;
         if limits.reads_per_query > 0 && connection.reads > limits.reads_per_query {
-            // A proxy is not its client: it is not turned away for one of them.
+            // A proxy stands for many clients: it is not refused because of one of them.
             if connection.client_permit.is_some() || connection.proxy_header.is_none() {
                 let identity = connection.identity(limits);
                 self.connection_limits.ban(identity, now + limits.reads_ban);
@@ -264,24 +267,25 @@ impl ClientConnections {
         true
     }
 
-    /// The connection's frames, to be fed; to be given back with [`ClientConnections::put_frames`].
+    /// Takes the connection's frames, to be parsed; to be returned with
+    /// [`ClientConnections::put_frames`].
     pub(crate) fn take_frames(&mut self, slot: ConnectionSlot) -> Option<Frames> {
         let connection = self.connection_mut(slot).filter(|s| s.state == State::Open || s.may_go_on())?;
-        connection.feeding = true;
+        connection.frames_taken = true;
         Some(std::mem::take(&mut connection.frames))
     }
 
-    /// Gives the frames back.
+    /// Returns the frames.
     pub(crate) fn put_frames(&mut self, slot: ConnectionSlot, frames: Frames, now: Tick) {
         if let Some(connection) = self.connection_mut(slot) {
             connection.begun = frames.is_partial().then(|| connection.begun.unwrap_or(now));
             connection.frames = frames;
-            connection.feeding = false;
+            connection.frames_taken = false;
             self.review(slot, now);
         }
     }
 
-    /// A whole query has been read: it is in flight. Whether another may follow.
+    /// A complete query was read and is in flight. Returns whether another may follow.
     pub(crate) fn begin(
         &mut self,
         slot: ConnectionSlot,
@@ -310,13 +314,12 @@ impl ClientConnections {
         Some(connection.client)
     }
 
-    /// Whether the connection may bring another query at once.
+    /// Returns whether the connection may bring another query at once.
     pub(crate) fn may_go_on(&self, slot: ConnectionSlot) -> bool {
         self.connection(slot).is_some_and(ClientConnection::may_go_on)
     }
 
-    /// A query of the connection is over; with its answer, if there is one, no longer than a frame
-    /// can hold.
+    /// Ends a query of the connection, with its answer if there is one, which must fit a frame.
     pub(crate) fn conclude(
         &mut self,
         slot: ConnectionSlot,
@@ -345,8 +348,8 @@ impl ClientConnections {
         self.review(slot, now);
     }
 
-    /// Writes an answer; by itself, one that is not the query's last: a part of a transfer. One
-    /// that is too long for a frame cannot be left out of that.
+    /// Writes an answer; alone, one that is not the query's last: a part of a transfer. The
+    /// connection ends with one that does not fit a frame, because a transfer cannot skip it.
     pub(crate) fn write(&mut self, slot: ConnectionSlot, answer: &[u8], now: Tick) {
         let Some(connection) = self.connection_mut(slot) else { return };
         if matches!(connection.state, State::Ended(_) | State::Gone) {
@@ -366,12 +369,12 @@ impl ClientConnections {
         }
     }
 
-    /// Bytes to be written.
+    /// Returns the bytes to be written.
     pub(crate) fn output(&self, slot: ConnectionSlot) -> &[u8] {
         self.connection(slot).map_or(&[], |s| s.output.pending())
     }
 
-    /// So many of them were written.
+    /// The engine has written this many of them.
     pub(crate) fn written(&mut self, slot: ConnectionSlot, count: usize, now: Tick) {
         let Some(connection) = self.connection_mut(slot) else { return };
         let count = count.min(connection.output.len());
@@ -384,12 +387,12 @@ impl ClientConnections {
         self.review(slot, now);
     }
 
-    /// What follows from a change, whichever it was: the connection ends, goes on with what it
-    /// holds, or the engine is to do something else than it was last told. Only while its frames
-    /// are away nothing follows: [`ClientConnections::put_frames`] sees to it.
+    /// Applies what follows from any change: the connection ends, continues with what it holds, or
+    /// the engine's interest changes. While its frames are taken out nothing follows:
+    /// [`ClientConnections::put_frames`] calls this again.
     fn review(&mut self, slot: ConnectionSlot, now: Tick) {
         let share = self.share();
-        let Some(connection) = self.connection_mut(slot).filter(|s| !s.feeding) else { return };
+        let Some(connection) = self.connection_mut(slot).filter(|s| !s.frames_taken) else { return };
         connection.in_flight_share = connection.in_flight_max.min(share);
         if connection.leaving && connection.in_flight == 0 && !connection.frames.has_more() {
             connection.stop(ClientCloseReason::Overload);
@@ -400,7 +403,7 @@ impl ClientConnections {
         let resumes = connection.holds_queries();
         let changes = connection.interest() != connection.applied;
         if changes && connection.may_read() && connection.begun.is_some() {
-            // The time that we did not read is not the client's.
+            // The time that we did not read does not count against the client.
             connection.begun = Some(now);
         }
         if resumes {
@@ -412,19 +415,20 @@ impl ClientConnections {
         self.note_idle(slot);
     }
 
-    /// Whether the engine may read: the connection is open, and nothing that was read waits.
+    /// Returns whether the engine may read: the connection is open, and nothing that was read
+    /// waits.
     pub(crate) fn may_read(&self, slot: ConnectionSlot) -> bool {
         self.connection(slot).is_some_and(ClientConnection::may_read)
     }
 
-    /// No more queries come: it ends when all answers are written.
+    /// Stops queries: it ends when all answers are written.
     pub(crate) fn finish(&mut self, slot: ConnectionSlot, why: ClientCloseReason, now: Tick) {
         let Some(connection) = self.connection_mut(slot) else { return };
         connection.stop(why);
         self.review(slot, now);
     }
 
-    /// It ends at once.
+    /// Ends it at once.
     pub(crate) fn end(&mut self, slot: ConnectionSlot, why: ClientCloseReason) {
         let Some(connection) = self.connection_mut(slot) else { return };
         if !matches!(connection.state, State::Ended(_) | State::Gone) {
@@ -459,7 +463,7 @@ impl ClientConnections {
         self.table.mark_pending(slot);
     }
 
-    /// A connection that the engine has something to do for.
+    /// Returns a connection with pending work for the engine.
     pub(crate) fn next_pending(&mut self) -> Option<ConnectionSlot> {
         while let Some(slot) = self.table.next_pending() {
             if self.connection(slot).is_some_and(|c| c.state != State::Gone) {
@@ -469,12 +473,12 @@ impl ClientConnections {
         None
     }
 
-    /// Connections that the engine has something to do for; perhaps some more.
+    /// Returns the number of connections with pending work; an upper bound.
     pub(crate) fn pending_count(&self) -> usize {
         self.table.pending_count()
     }
 
-    /// What the engine should do with it, which from then on it has been told.
+    /// Returns what the engine must do with it, and records that it knows.
     pub(crate) fn interest(&mut self, slot: ConnectionSlot) -> ClientInterest {
         let Some(connection) = self.connection_mut(slot) else {
             return ClientInterest::Close(ClientCloseReason::Closing);
@@ -483,48 +487,49 @@ impl ClientConnections {
         connection.applied
     }
 
-    /// Whether a transfer may go on to fill the connection's output; if not, `feeder` is woken
+    /// Returns whether a transfer may add to the connection's output; if not, `waiting` is resumed
     /// when it may.
-    pub(crate) fn takes_more(&mut self, slot: ConnectionSlot, feeder: Route) -> bool {
+    pub(crate) fn takes_more(&mut self, slot: ConnectionSlot, waiting: Route) -> bool {
         let Some(connection) = self.connection_mut(slot) else { return true };
         let takes = connection.output.len() <= OUTPUT_FULL;
-        connection.feeders.retain(|f| *f != feeder);
+        connection.waiting_backends.retain(|f| *f != waiting);
         if !takes {
-            connection.feeders.push(feeder);
+            connection.waiting_backends.push(waiting);
         }
         takes
     }
 
-    /// A line that has ended waits no more.
-    pub(crate) fn unfeed(&mut self, slot: ConnectionSlot, feeder: Route) {
+    /// Removes a backend connection that has ended from those that wait.
+    pub(crate) fn stop_waiting(&mut self, slot: ConnectionSlot, waiting: Route) {
         if let Some(connection) = self.connection_mut(slot) {
-            connection.feeders.retain(|f| *f != feeder);
+            connection.waiting_backends.retain(|f| *f != waiting);
         }
     }
 
-    /// A line that waited for this connection, if it may go on; to be asked until there is none.
-    pub(crate) fn fed(&mut self, slot: ConnectionSlot) -> Option<Route> {
+    /// Returns a backend connection that waited for this one, if it may continue; to be called
+    /// until there is none.
+    pub(crate) fn next_waiting(&mut self, slot: ConnectionSlot) -> Option<Route> {
         let connection = self.connection_mut(slot)?;
         if connection.output.len() > OUTPUT_FULL / 2
             && !matches!(connection.state, State::Ended(_) | State::Gone)
         {
             return None;
         }
-        connection.feeders.pop()
+        connection.waiting_backends.pop()
     }
 
-    /// Whether nobody is there any more to take what comes.
+    /// Returns whether the connection is closed for answers.
     pub(crate) fn is_over(&self, slot: ConnectionSlot) -> bool {
         self.connection(slot).is_none_or(|s| matches!(s.state, State::Ended(_) | State::Gone))
     }
 
-    /// The connections that came by a listener.
+    /// Returns the connections of a listener.
     pub(crate) fn of(&self, listener: ListenerSlot) -> Vec<ConnectionSlot> {
         let open = self.table.iter().map(|(_, c)| c).filter(|s| s.state == State::Open);
         open.filter(|s| s.client.listener == listener).filter_map(|s| s.client.connection).collect()
     }
 
-    /// Queries in flight, of all connections.
+    /// Returns the queries in flight, of all connections.
     pub(crate) const fn in_flight(&self) -> u32 {
         self.in_flight
     }

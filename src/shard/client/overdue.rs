@@ -1,7 +1,7 @@
-//! Whose time is up: how long connections may wait, last, and take their answers.
+//! Timeouts of client connections: idle, in total, and for taking their answers.
 //!
-//! The whole table is looked through by and by, so that an end comes up to half a second late.
-//! In overload all time-outs but that of the whole connection are a tenth of what is configured.
+//! The table is swept in steps, so that a connection ends up to half a second late. In overload all
+//! timeouts except the total duration are a tenth of the configured ones.
 
 use crate::base::addr::ConnectionSlot;
 use crate::base::time::{Tick, TickDelta};
@@ -10,20 +10,20 @@ use crate::stats::close_reason::ClientCloseReason;
 use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::stats::descriptors::Use;
 
-/// In overload, time-outs are this part of theirs.
+/// In overload, timeouts are divided by this.
 const OVERLOAD_HASTE: u64 = 10;
 
-/// What becomes of a connection whose time is up.
+/// What happens to a connection that has timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    /// What it has asked is still answered.
+    /// Its queries are still answered.
     Finish(ClientCloseReason),
-    /// Nothing more.
+    /// It ends at once.
     End(ClientCloseReason),
 }
 
 impl ClientConnections {
-    /// Whether so many connections are open that they must go sooner.
+    /// Returns whether so many connections are open that idle ones must end sooner.
     pub(crate) fn is_overloaded(&self, limits: &ClientConnectionLimits) -> bool {
         let percent = u64::from(limits.overload_percent);
         let most = match limits.connections {
@@ -33,13 +33,13 @@ impl ClientConnections {
         percent > 0 && u64::from(self.connection_limits.dns()) * 100 >= u64::from(most) * percent
     }
 
-    /// When [`ClientConnections::sweep`] has something to do.
+    /// Returns when [`ClientConnections::sweep`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         self.table.next_deadline()
     }
 
-    /// Whether the connection's last answers may still be on their way to its client: it was
-    /// answered lately, and has ended because it is to ask no more.
+    /// Returns whether the connection's last answers may still be in flight to its client: it was
+    /// answered recently, and has ended because it must bring no more queries.
     pub(crate) fn lingers(&self, slot: ConnectionSlot, span: TickDelta, now: Tick) -> bool {
         self.connection(slot).is_some_and(|s| match s.state {
             State::Ended(why) => why.follows_answers() && s.queries > 0 && now.since(s.active) < span,
@@ -47,7 +47,7 @@ impl ClientConnections {
         })
     }
 
-    /// Ends connections whose time is up; looks at a part of the table at a time.
+    /// Ends connections that have timed out; sweeps a part of the table.
     pub(crate) fn sweep(&mut self, limits: &ClientConnectionLimits, now: Tick) {
         let count = self.table.begin_sweep(now);
         if count == 0 {
@@ -57,7 +57,7 @@ impl ClientConnections {
         for _ in 0..count {
             let Some(slot) = self.table.next_in_sweep() else { continue };
             let Some(connection) = self.connection_mut(slot) else { continue };
-            connection.rest();
+            connection.free_buffers();
             let due = connection.overdue(limits, overload, now);
             match due {
                 None => {}
@@ -78,7 +78,7 @@ impl ClientConnection {
         if matches!(self.state, State::Ended(_) | State::Gone) {
             return None;
         }
-        // First of all: nobody stays longer by taking a little of what waits now and then.
+        // First: a client cannot stay longer by taking a little of its output now and then.
         if over(self.opened, limits.duration) {
             let last = TickDelta(limits.duration.0.saturating_add(limits.send_timeout.0));
             if self.blocked.is_some() && over(self.opened, last) {

@@ -1,7 +1,7 @@
-//! What stands in front of the queries of a connection: a PROXY header, over any segmentation.
+//! The PROXY header at the begin of a connection, in any segmentation.
 //!
 //! ```text
-//!  listed peer ─► due ─► bytes ─┬─► whole: whom it names, and its values, for all queries
+//!  listed peer ─► due ─► bytes ─┬─► complete: its client and values, for all queries
 //!                                └─► none, malformed, too long: the connection ends
 //! ```
 
@@ -18,18 +18,18 @@ use crate::wire::proxy::Parsed;
 /// The header of a connection that has one.
 #[derive(Debug)]
 pub(crate) struct HeaderReader {
-    /// It has not come yet, or not all of it.
+    /// It has not arrived completely.
     due: bool,
-    /// It stands in front of TLS, as its listener had it when the connection came.
+    /// It is before TLS, by its listener's setting when the connection was accepted.
     outside: bool,
-    /// What there is of it so far.
+    /// The part of it that has arrived.
     begun: Vec<u8>,
     proxied: Option<ProxiedAddresses>,
     values: ProxyValues,
 }
 
 impl HeaderReader {
-    /// A header that is to come.
+    /// Expects a header.
     pub(crate) fn due(outside: bool) -> Box<Self> {
         Box::new(Self {
             due: true,
@@ -40,10 +40,11 @@ impl HeaderReader {
         })
     }
 
-    /// Reads on; says how many of `bytes` belong to the header. None when it is none.
+    /// Parses more bytes; returns how many of them belong to the header, or none when it is
+    /// malformed.
     fn feed(&mut self, bytes: &[u8], bytes_max: usize) -> Option<usize> {
         let before = self.begun.len();
-        // What is beyond the longest header cannot belong to it.
+        // Bytes beyond the longest header cannot belong to it.
         let room = bytes_max.max(proxy::LINE_MAX).saturating_sub(before);
         let taken = bytes.len().min(room);
         self.begun.extend_from_slice(&bytes[..taken]);
@@ -64,28 +65,28 @@ impl HeaderReader {
 }
 
 impl ClientConnections {
-    /// Whether the connection's header has not come yet.
+    /// Returns whether the connection's header has not arrived yet.
     pub(crate) fn header_is_due(&self, slot: ConnectionSlot) -> bool {
         self.connection(slot).and_then(|s| s.proxy_header.as_ref()).is_some_and(|p| p.due)
     }
 
-    /// Whether a header that has not come yet stands in front of TLS.
+    /// Returns whether a header that has not arrived yet is before TLS.
     pub(crate) fn header_is_outside(&self, slot: ConnectionSlot) -> bool {
         self.connection(slot).and_then(|s| s.proxy_header.as_ref()).is_some_and(|p| p.due && p.outside)
     }
 
-    /// Whether nothing has been read of the connection's queries.
+    /// Returns whether no byte of the connection's queries was read.
     pub(crate) fn is_fresh(&self, slot: ConnectionSlot) -> bool {
         self.connection(slot).is_some_and(|s| s.queries == 0 && s.begun.is_none() && s.proxy_header.is_none())
     }
 
-    /// Between whom the connection was made at first, as its header says, and what else it says.
+    /// Returns the original addresses of the connection and the values, as in its header.
     pub(crate) fn proxied(&self, slot: ConnectionSlot) -> Option<(Option<ProxiedAddresses>, &ProxyValues)> {
         let proxy_header = self.connection(slot)?.proxy_header.as_ref().filter(|p| !p.due)?;
         Some((proxy_header.proxied, &proxy_header.values))
     }
 
-    /// Bytes of a header; says how many of them belong to it.
+    /// Handles bytes of a header; returns how many of them belong to it.
     pub(crate) fn on_header(
         &mut self,
         slot: ConnectionSlot,
@@ -104,7 +105,7 @@ impl ClientConnections {
         let client = proxy_header.proxied.map_or(connection.client.peer, |proxied| proxied.source);
         (connection.begun, connection.reads, connection.active) = (None, 0, now);
         if proxy.acl_to_client {
-            // It was not counted when it came: nobody knew for whom.
+            // It was not counted when it was accepted: its client was unknown.
             let client_permit = self.connection_limits.admit(client, limits, now)?;
             if let Some(connection) = self.connection_mut(slot) {
                 connection.client_permit = client_permit;
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_may_come_in_any_pieces_and_takes_no_byte_of_what_follows() {
+    fn header_is_parsed_in_any_segmentation() {
         let mut v1 = Vec::new();
         proxy::write_v1(&mut v1, endpoint("192.0.2.1:4711"), endpoint("192.0.2.53:53"));
         for whole in [header(), v1] {
@@ -154,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told_at_once_and_what_has_no_end_ends() {
+    fn invalid_header_is_refused_at_once() {
         assert_eq!(HeaderReader::due(false).feed(b"\0\x0c", 512), None, "a query");
-        assert_eq!(HeaderReader::due(false).feed(&header(), 35), None, "longer than may be");
+        assert_eq!(HeaderReader::due(false).feed(&header(), 35), None, "longer than allowed");
         let mut proxy_header = HeaderReader::due(false);
         assert_eq!(proxy_header.feed(b"PROXY UNKNOWN ", 16), Some(14));
         let endless = (0..200).all(|_| proxy_header.feed(b"x", 16).is_some());

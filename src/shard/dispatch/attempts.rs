@@ -1,5 +1,5 @@
-//! The attempts of a query: to the chosen server, to a second one when that is slow, to another one
-//! when the kernel refuses or a connection fails.
+//! The attempts of a query: on the selected server, on a second one when that is slow, on another
+//! one when the kernel refuses to send or a connection fails.
 
 use crate::balance::Subject;
 use crate::base::addr::{BackendSlot, Route, SocketSlot};
@@ -9,7 +9,7 @@ use crate::model::Retry;
 use crate::shard::Connections;
 use crate::shard::backend::Need;
 use crate::shard::context::Context;
-use crate::shard::dispatch::outstanding::{Asked, Found, Key, Known, Queue, Terms, Waiter};
+use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Queue, Terms, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::dispatch::{Attached, Dispatcher, RETRY_TOKENS_MAX};
 use crate::shard::scratch::Scratch;
@@ -20,8 +20,8 @@ use crate::wire::query::Question;
 use crate::wire::transfer::Transfer;
 use crate::wire::{answer, edit, keepalive, transfer};
 
-/// Bytes of an answer that leaves as a datagram, at most: what engines have room for, and more
-/// than any EDNS size in use.
+/// Bytes of an answer that leaves as a datagram, at most: the size of the engines' buffers, and
+/// more than any EDNS size in use.
 const DATAGRAM_MAX: usize = 4_096;
 /// The shortest time that a first attempt still has after a second one has begun.
 const FIRST_ATTEMPT_LEFT_MIN: TickDelta = TickDelta::from_ms(1);
@@ -29,24 +29,24 @@ const FIRST_ATTEMPT_LEFT_MIN: TickDelta = TickDelta::from_ms(1);
 /// How a query was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// The packet is to leave as a datagram.
+    /// The packet leaves as a datagram.
     Datagram(Route),
     /// It is in the output of a connection.
     Connection,
 }
 
-/// How an attempt has ended without an answer.
+/// How an attempt ended without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptEnd {
-    /// Its server does not serve: another one is asked.
+    /// Its server failed: another one is queried.
     Failed,
-    /// Its server has closed a connection that had served: a new one is opened.
+    /// Its server has closed a connection that had worked: a new one is opened.
     Closed,
 }
 
 impl Dispatcher {
-    /// Sends a query to the chosen backend: its first attempt. What is kept of the query gets its
-    /// entry here, where it has none yet.
+    /// Sends a query to the selected backend: its first attempt. What is kept of the query gets its
+    /// entry here, if it has none yet.
     ///
     /// # Errors
     /// Why it could not be sent.
@@ -55,36 +55,36 @@ impl Dispatcher {
         cx: &mut Context,
         connections: &mut Connections,
         backend: BackendSlot,
-        asked: &mut Asked,
+        pending: &mut PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         let attached = self.attached(backend);
-        let by_connection = asked.client.connection.is_some() || attached.is_some_and(|a| a.by_connection);
-        let retry = self.retry(cx, attached, asked);
+        let by_connection = pending.client.connection.is_some() || attached.is_some_and(|a| a.by_connection);
+        let retry = self.retry(cx, attached, pending);
         let keeps = retry.is_some() || cx.needs.queries;
-        if asked.waiter == Waiter::Client(None) && (keeps || by_connection) {
-            asked.waiter = Waiter::Client(self.queries.open());
-            if asked.waiter == Waiter::Client(None)
-                && asked.client.connection.is_some()
+        if pending.waiter == Waiter::Client(None) && (keeps || by_connection) {
+            pending.waiter = Waiter::Client(self.queries.open());
+            if pending.waiter == Waiter::Client(None)
+                && pending.client.connection.is_some()
                 && is_transfer(packet.bytes())
             {
-                // Nothing would know that more than one message comes.
+                // Without an entry nothing would tell that several messages follow.
                 return Err(DropReason::QueryTableFull);
             }
         }
         let mut queue = None;
         if by_connection {
             if keepalive::may_be_there(packet.bytes()) {
-                // Between the client and us (RFC 7828, 3.2.1: "hop-by-hop").
+                // Hop by hop, between the client and us (RFC 7828, 3.2.1).
                 keepalive::remove(packet);
             }
-            self.prepare_for_connection(asked, packet.bytes());
+            self.prepare_for_connection(pending, packet.bytes());
         } else if keeps {
-            let kept = self.queries.keep_query(asked.waiter.entry(), packet.bytes(), retry.is_some());
+            let kept = self.queries.keep_query(pending.waiter.entry(), packet.bytes(), retry.is_some());
             queue = retry.filter(|_| kept).and_then(|retry| self.outstanding.queue(retry.after));
         }
-        match self.claim(cx, connections, backend, *asked, queue) {
-            Some(key) => self.put(cx, connections, key, asked, packet).ok_or(DropReason::QuerySendError),
+        match self.claim(cx, connections, backend, *pending, queue) {
+            Some(key) => self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError),
             None => {
                 cx.stats().backend(backend).send_errors.add(1);
                 Err(DropReason::OutstandingFull)
@@ -92,64 +92,65 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a second server is asked when the first one is slow. The pool earns a part of such
-    /// an attempt with each query.
-    fn retry(&mut self, cx: &Context, attached: Option<Attached>, asked: &Asked) -> Option<Retry> {
-        // After the server's own time-out it would only make that longer.
+    /// Returns whether a second server is queried when the first one is slow. The pool earns a part
+    /// of such an attempt with each query.
+    fn retry(&mut self, cx: &Context, attached: Option<Attached>, pending: &PendingQuery) -> Option<Retry> {
+        // After the server's own timeout it would only prolong that.
         let waits = attached.map(|a| a.timeout);
         let retry =
-            cx.snapshot.pool(asked.pool).retry.filter(|r| waits.is_some_and(|waits| r.after < waits))?;
-        let tokens = &mut self.retry_tokens[asked.pool.index()];
+            cx.snapshot.pool(pending.pool).retry.filter(|r| waits.is_some_and(|waits| r.after < waits))?;
+        let tokens = &mut self.retry_tokens[pending.pool.index()];
         *tokens = (*tokens + u64::from(retry.budget_ppm)).min(RETRY_TOKENS_MAX);
         Some(retry)
     }
 
-    /// Takes a slot for an attempt, and a connection if it goes by one. None when there is none.
+    /// Claims a slot for an attempt, and a connection if it uses one. Returns none when there is
+    /// none.
     fn claim(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         backend: BackendSlot,
-        asked: Asked,
+        pending: PendingQuery,
         queue: Option<Queue>,
     ) -> Option<Key> {
         let max = cx.snapshot.backend(backend)?.outstanding_max;
         let attached = self.attached(backend)?;
-        let connection = if self.goes_by_connection(cx, attached, &asked) {
-            Some(self.connection_for(cx, connections, backend, &asked)?)
+        let connection = if self.goes_by_connection(cx, attached, &pending) {
+            Some(self.connection_for(cx, connections, backend, &pending)?)
         } else {
             None
         };
-        let own = if connection.is_some() && asked.client.connection.is_some() {
+        let own = if connection.is_some() && pending.client.connection.is_some() {
             attached.connection_queue
         } else {
             attached.queue
         };
         let terms = Terms { max, now: cx.now, batch: cx.batch, queue: queue.unwrap_or(own), connection };
-        let Some(key) = self.outstanding.claim(backend, asked, terms, &mut cx.rng) else {
+        let Some(key) = self.outstanding.claim(backend, pending, terms, &mut cx.rng) else {
             if let Some(connection) = connection {
                 connections.backends.spare(Route { backend, socket: SocketSlot::Connection(connection) });
             }
             return None;
         };
-        self.queries.attempted(asked.waiter.entry(), key);
+        self.queries.attempted(pending.waiter.entry(), key);
         self.balancer.claimed(backend);
         cx.stats().backend(backend).queries.add(1);
         Some(key)
     }
 
-    fn goes_by_connection(&self, cx: &Context, server: Attached, asked: &Asked) -> bool {
+    fn goes_by_connection(&self, cx: &Context, server: Attached, pending: &PendingQuery) -> bool {
         server.by_connection
-            || asked.client.connection.is_some()
-                && (!cx.snapshot.pool(asked.pool).tcp_to_udp
-                    || self.queries.goes_by_connection(asked.waiter.entry()))
+            || pending.client.connection.is_some()
+                && (!cx.snapshot.pool(pending.pool).tcp_to_udp
+                    || self.queries.goes_by_connection(pending.waiter.entry()))
     }
 
-    /// Keeps what is needed to ask a query again by a connection, or when its connection ends.
-    fn prepare_for_connection(&mut self, asked: &Asked, query: &[u8]) {
-        let entry = asked.waiter.entry();
+    /// Keeps what is needed to send a query again over a connection, or when its connection ends.
+    fn prepare_for_connection(&mut self, pending: &PendingQuery, query: &[u8]) {
+        let entry = pending.waiter.entry();
         self.queries.keep_long(entry, query);
-        if asked.client.connection.is_none() {
+        if pending.client.connection.is_none() {
             self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
         } else if let Some(question) = Question::parse(query)
             && transfer::is_transfer(question.qtype)
@@ -160,19 +161,20 @@ impl Dispatcher {
         }
     }
 
-    /// A connection to a server for a query; a new one begins with the header that the server wants.
+    /// Returns a connection to a server for a query; a new one begins with the server's PROXY
+    /// header.
     fn connection_for(
         &mut self,
         cx: &Context,
         connections: &mut Connections,
         backend: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
     ) -> Option<u16> {
         let mut header = std::mem::take(&mut self.header);
-        let found = self.connection_key(cx, connections, backend, asked, &mut header);
+        let found = self.connection_key(cx, connections, backend, pending, &mut header);
         let need = Need {
             options: &cx.snapshot.backend(backend)?.connections,
-            transfer: self.queries.transfer(asked.waiter.entry()),
+            transfer: self.queries.transfer(pending.waiter.entry()),
             key: found.key,
             source: found.source,
         };
@@ -188,14 +190,14 @@ impl Dispatcher {
         }
     }
 
-    /// Sends a query that has its claim: it is made the datagram to be sent, or goes into a
-    /// connection's output. None, and its claim taken back, when there is no room for it.
+    /// Sends a query that has claimed a slot: as a datagram, or in a connection's output. Returns
+    /// none, and releases the slot, when it does not fit.
     fn put(
         &mut self,
         cx: &Context,
         connections: &mut Connections,
         key: Key,
-        asked: &Asked,
+        pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Option<Sent> {
         edit::set_id(packet.bytes_mut(), key.id);
@@ -206,52 +208,53 @@ impl Dispatcher {
                 return Some(Sent::Connection);
             }
             connections.backends.spare(route);
-        } else if self.prepend_header(cx, connections, route.backend, asked, packet) {
+        } else if self.prepend_header(cx, connections, route.backend, pending, packet) {
             return Some(Sent::Datagram(route));
         }
         self.release(cx, key);
-        self.queries.ended(asked.waiter.entry(), key);
+        self.queries.ended(pending.waiter.entry(), key);
         None
     }
 
-    /// Takes back the claim of a datagram that the kernel would not send.
+    /// Releases the slot of a datagram that the kernel refused to send.
     pub(crate) fn unsent(
         &mut self,
         cx: &Context,
         route: Route,
         packet: &mut Packet<'_>,
-    ) -> Option<(Key, Known)> {
+    ) -> Option<(Key, InFlight)> {
         Self::strip_header(cx, route.backend, packet);
         let key = Key { route, id: Header::parse(packet.bytes())?.id() };
-        let Found::Live(known) = self.outstanding.find(key) else { return None };
+        let Lookup::Live(in_flight) = self.outstanding.find(key) else { return None };
         self.release(cx, key);
-        Some((key, known))
+        Some((key, in_flight))
     }
 
-    /// Sends a query that the kernel refused to send to `from` to another server, none of `refused`.
+    /// Sends a query that the kernel refused to send to `from` to another server, none of
+    /// `refused`.
     pub(crate) fn resend(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         from: BackendSlot,
         refused: &[BackendSlot],
-        asked: &Asked,
+        pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Option<Sent> {
-        let client = self.asker(asked);
+        let client = self.client_of(pending);
         let question = Question::parse(packet.bytes())?;
         let subject = Subject { qname: question.qname, client: &client };
-        let backend = self.balancer.select(&cx.snapshot, asked.pool, &subject, refused, &mut cx.rng)?;
-        // The query goes as it stands: with the client's subnet only to servers that want it.
+        let backend = self.balancer.select(&cx.snapshot, pending.pool, &subject, refused, &mut cx.rng)?;
+        // The query is sent as it is: with the client's subnet only to servers that get it.
         if cx.sends_subnet(backend) != cx.sends_subnet(from) {
             return None;
         }
-        let key = self.claim(cx, connections, backend, *asked, None)?;
-        self.queries.take_retry(asked.waiter.entry());
-        self.put(cx, connections, key, asked, packet)
+        let key = self.claim(cx, connections, backend, *pending, None)?;
+        self.queries.take_retry(pending.waiter.entry());
+        self.put(cx, connections, key, pending, packet)
     }
 
-    /// Sends a query to a server once more, for a rule that asked for it: there is no second attempt
+    /// Sends a query to a server again, because a rule restarted it: without a second attempt
     /// beside this one.
     ///
     /// # Errors
@@ -261,72 +264,72 @@ impl Dispatcher {
         cx: &mut Context,
         connections: &mut Connections,
         backend: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
-        self.queries.keep_again(asked.waiter.entry(), packet.bytes());
-        self.queries.take_retry(asked.waiter.entry());
-        let key = self.claim(cx, connections, backend, *asked, None).ok_or(DropReason::OutstandingFull)?;
-        self.put(cx, connections, key, asked, packet).ok_or(DropReason::QuerySendError)
+        self.queries.keep_again(pending.waiter.entry(), packet.bytes());
+        self.queries.take_retry(pending.waiter.entry());
+        let key = self.claim(cx, connections, backend, *pending, None).ok_or(DropReason::OutstandingFull)?;
+        self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError)
     }
 
-    /// An answer did not fit into a datagram, and its client has a connection: it is asked for again,
-    /// by a connection, from the same server if that has one. `packet` becomes the query.
+    /// Repeats a query over a connection, because its response did not fit a datagram and its
+    /// client uses a connection: on the same server if that has one. `packet` becomes the query.
     pub(crate) fn ask_by_connection(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         backend: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
-        let entry = asked.waiter.entry();
+        let entry = pending.waiter.entry();
         self.queries.force_connection(entry);
         if !self.queries.query(entry).is_some_and(|query| packet.replace(query)) {
             return Err(DropReason::OutstandingFull);
         }
-        let own = self.claim(cx, connections, backend, *asked, None);
+        let own = self.claim(cx, connections, backend, *pending, None);
         let claimed = own.or_else(|| {
             self.queries.failed_by(entry, backend);
-            self.claim_elsewhere(cx, connections, backend, asked, packet.bytes())
+            self.claim_elsewhere(cx, connections, backend, pending, packet.bytes())
         });
         let key = claimed.ok_or(DropReason::OutstandingFull)?;
-        self.put(cx, connections, key, asked, packet).ok_or(DropReason::QuerySendError)
+        self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError)
     }
 
-    /// The first server is slow: asks a second one too, with the query in `scratch`. None when there
-    /// is none, or the pool has asked too many.
+    /// Queries a second server too, because the first is slow, with the query in `scratch`. Returns
+    /// none when there is none, or the pool's budget is used up.
     pub(crate) fn ask_second<'s>(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         first: Key,
-        known: Known,
+        in_flight: InFlight,
         scratch: &'s mut Scratch,
     ) -> Option<(Sent, Packet<'s>)> {
-        let (asked, entry) = (known.asked, known.asked.waiter.entry());
-        let tokens = self.retry_tokens.get(asked.pool.index())?.checked_sub(u64::from(PPM))?;
-        let client = self.asker(&asked);
+        let (pending, entry) = (in_flight.pending, in_flight.pending.waiter.entry());
+        let tokens = self.retry_tokens.get(pending.pool.index())?.checked_sub(u64::from(PPM))?;
+        let client = self.client_of(&pending);
         let mut packet = scratch.load(self.queries.query(entry)?);
         let question = Question::parse(packet.bytes())?;
         let subject = Subject { qname: question.qname, client: &client };
         let avoid = [first.route.backend];
-        let backend = self.balancer.select(&cx.snapshot, asked.pool, &subject, &avoid, &mut cx.rng)?;
-        // The query goes as it stands: with the client's subnet only to servers that want it.
+        let backend = self.balancer.select(&cx.snapshot, pending.pool, &subject, &avoid, &mut cx.rng)?;
+        // The query is sent as it is: with the client's subnet only to servers that get it.
         if cx.sends_subnet(backend) != cx.sends_subnet(first.route.backend) {
             return None;
         }
-        let second = self.claim(cx, connections, backend, asked, None)?;
-        self.retry_tokens[asked.pool.index()] = tokens;
+        let second = self.claim(cx, connections, backend, pending, None)?;
+        self.retry_tokens[pending.pool.index()] = tokens;
         cx.stats().retries.add(1);
-        let sent = self.put(cx, connections, second, &asked, &mut packet)?;
+        let sent = self.put(cx, connections, second, &pending, &mut packet)?;
         Some((sent, packet))
     }
 
-    /// Moves a first attempt to the rest of its time, once a second one may begin; false when that
-    /// cannot be had.
-    pub(crate) fn wait_for_rest(&mut self, cx: &Context, first: Key, known: Known) -> bool {
-        let after = cx.snapshot.pool(known.asked.pool).retry.map_or(TickDelta(0), |r| r.after);
+    /// Rearms a first attempt for its remaining time, when a second one may begin; returns false
+    /// when no queue is free.
+    pub(crate) fn rearm_first(&mut self, cx: &Context, first: Key, in_flight: InFlight) -> bool {
+        let after = cx.snapshot.pool(in_flight.pending.pool).retry.map_or(TickDelta(0), |r| r.after);
         let timeout = self.attached(first.route.backend).map_or(after, |a| a.timeout);
         let left = TickDelta(timeout.0.saturating_sub(after.0).max(FIRST_ATTEMPT_LEFT_MIN.0));
         let Some(queue) = self.outstanding.queue(left) else { return false };
@@ -334,20 +337,20 @@ impl Dispatcher {
         true
     }
 
-    /// An attempt of a query has ended without an answer: the query goes to another server, or by
-    /// another connection. None when it does not, and the caller ends it.
+    /// Continues a query whose attempt has ended without a response: on another server, or over
+    /// another connection. Returns none when it cannot, and the caller finishes it.
     pub(crate) fn move_on<'s>(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         key: Key,
-        asked: &Asked,
+        pending: &PendingQuery,
         how: AttemptEnd,
         scratch: &'s mut Scratch,
     ) -> Option<(Sent, Packet<'s>)> {
-        let (entry, backend) = (asked.waiter.entry(), key.route.backend);
-        let has_left = asked.client.connection.is_some_and(|c| connections.clients.is_over(c));
-        if has_left || !key.route.is_connection() && asked.client.connection.is_none() {
+        let (entry, backend) = (pending.waiter.entry(), key.route.backend);
+        let has_left = pending.client.connection.is_some_and(|c| connections.clients.is_over(c));
+        if has_left || !key.route.is_connection() && pending.client.connection.is_none() {
             return None;
         }
         // A server that closes too many connections under one query has failed it.
@@ -355,34 +358,34 @@ impl Dispatcher {
         if !again {
             self.queries.failed_by(entry, backend);
         }
-        // One that was too long to be kept is not asked again.
+        // A query that was too long to be kept has no further attempt.
         let mut packet = scratch.load(self.queries.query(entry)?);
-        let own = if again { self.claim(cx, connections, backend, *asked, None) } else { None };
+        let own = if again { self.claim(cx, connections, backend, *pending, None) } else { None };
         let next = own.or_else(|| {
             if again {
                 self.queries.failed_by(entry, backend);
             }
-            self.claim_elsewhere(cx, connections, backend, asked, packet.bytes())
+            self.claim_elsewhere(cx, connections, backend, pending, packet.bytes())
         })?;
         cx.stats().retries.add(1);
-        let sent = self.put(cx, connections, next, asked, &mut packet)?;
+        let sent = self.put(cx, connections, next, pending, &mut packet)?;
         Some((sent, packet))
     }
 
-    /// A slot at the next server that has one, for a query that others have failed.
+    /// Claims a slot at the next server that has one, for a query that other servers have failed.
     fn claim_elsewhere(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         failed: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
         query: &[u8],
     ) -> Option<Key> {
-        let entry = asked.waiter.entry();
+        let entry = pending.waiter.entry();
         let most = usize::from(cx.snapshot.backend(failed).map_or(1, |b| b.connections.tries));
         while self.queries.failed(entry).len() < most {
-            let next = self.next_server(cx, failed, asked, query)?;
-            if let Some(key) = self.claim(cx, connections, next, *asked, None) {
+            let next = self.next_server(cx, failed, pending, query)?;
+            if let Some(key) = self.claim(cx, connections, next, *pending, None) {
                 return Some(key);
             }
             self.queries.failed_by(entry, next);
@@ -390,25 +393,25 @@ impl Dispatcher {
         None
     }
 
-    /// A server for a query that others have failed. It goes as it stands: with the client's
-    /// subnet only to servers that want it.
+    /// Selects a server for a query that others have failed. It is sent as it is: with the client's
+    /// subnet only to servers that get it.
     fn next_server(
         &mut self,
         cx: &mut Context,
         failed: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
         query: &[u8],
     ) -> Option<BackendSlot> {
         let question = Question::parse(query)?;
-        let client = self.asker(asked);
+        let client = self.client_of(pending);
         let subject = Subject { qname: question.qname, client: &client };
-        let avoid = self.queries.failed(asked.waiter.entry());
-        let next = self.balancer.select(&cx.snapshot, asked.pool, &subject, avoid, &mut cx.rng)?;
+        let avoid = self.queries.failed(pending.waiter.entry());
+        let next = self.balancer.select(&cx.snapshot, pending.pool, &subject, avoid, &mut cx.rng)?;
         (!avoid.contains(&next) && cx.sends_subnet(next) == cx.sends_subnet(failed)).then_some(next)
     }
 
-    /// Sends the next copy that rules have made; its packet is in `scratch`. None when there is none
-    /// left. One that cannot be sent is counted.
+    /// Sends the next copy that rules have made; its packet is in `scratch`. Returns none when
+    /// there is none left. One that cannot be sent is counted.
     pub(crate) fn send_copy<'s>(
         &mut self,
         cx: &mut Context,
@@ -419,9 +422,9 @@ impl Dispatcher {
         let mut packet = scratch.load(&bytes[..len]);
         self.copies.put_back(bytes);
         let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
-        let asked = Asked::copy(question);
-        let key = self.claim(cx, connections, backend, asked, None);
-        let sent = key.and_then(|key| self.put(cx, connections, key, &asked, &mut packet));
+        let pending = PendingQuery::copy(question);
+        let key = self.claim(cx, connections, backend, pending, None);
+        let sent = key.and_then(|key| self.put(cx, connections, key, &pending, &mut packet));
         match sent {
             Some(_) => self.unawaited += 1,
             None => {
@@ -431,7 +434,8 @@ impl Dispatcher {
         Some((sent, packet))
     }
 
-    /// What is kept of a query for which rules have decided something. None when the table is full.
+    /// Opens the entry of a query for which rules have decided something. Returns none when the
+    /// table is full.
     pub(crate) fn open_entry(
         &mut self,
         state: Box<crate::rules::query_state::QueryState>,
@@ -445,7 +449,7 @@ impl Dispatcher {
     }
 }
 
-/// Whether a query asks for a zone transfer.
+/// Returns whether a query requests a zone transfer.
 fn is_transfer(query: &[u8]) -> bool {
     Question::parse(query).is_some_and(|question| transfer::is_transfer(question.qtype))
 }

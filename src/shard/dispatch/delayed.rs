@@ -1,4 +1,4 @@
-//! Answers that rules hold back. Bounded, and their memory is used again.
+//! Answers that rules delay. Bounded, and their memory is reused.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,13 +6,13 @@ use std::collections::BinaryHeap;
 use crate::base::time::Tick;
 use crate::shard::verdict::Verdict;
 
-/// Answers held back at a time: with answers of 4 kB, 32 MB.
-const HELD_MAX: usize = 8_192;
+/// Delayed answers, at most: with answers of 4 kB, 32 MB.
+const ANSWERS_MAX: usize = 8_192;
 
-/// Answers that leave later than they came.
+/// Answers that leave later.
 #[derive(Debug, Default)]
 pub(crate) struct DelayedAnswers {
-    /// When, in which order, and where in `blocks`.
+    /// Time, sequence number, and index in `blocks`.
     due: BinaryHeap<Reverse<(Tick, u64, u32)>>,
     blocks: Vec<(Option<Verdict>, Vec<u8>)>,
     free: Vec<u32>,
@@ -20,11 +20,11 @@ pub(crate) struct DelayedAnswers {
 }
 
 impl DelayedAnswers {
-    /// Holds an answer back; false when too many are held.
+    /// Delays an answer; returns false when there are too many.
     pub(crate) fn hold(&mut self, until: Tick, verdict: Verdict, bytes: &[u8]) -> bool {
         let at = match self.free.pop() {
             Some(at) => at,
-            None if self.blocks.len() < HELD_MAX => {
+            None if self.blocks.len() < ANSWERS_MAX => {
                 self.blocks.push((None, Vec::new()));
                 self.blocks.len() as u32 - 1
             }
@@ -39,7 +39,7 @@ impl DelayedAnswers {
         true
     }
 
-    /// Hands out answers whose time has come, in the order of their times and no more than `most`.
+    /// Emits answers that are due, in the order of their times and no more than `most`.
     pub(crate) fn release(&mut self, now: Tick, most: usize, out: &mut dyn FnMut(Verdict, &mut [u8])) {
         for _ in 0..most {
             let Some(Reverse((_, _, block))) =
@@ -56,13 +56,13 @@ impl DelayedAnswers {
         }
     }
 
-    /// When the next one is due.
+    /// Returns when the next one is due.
     #[must_use]
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         self.due.peek().map(|Reverse((at, _, _))| *at)
     }
 
-    /// Answers held back.
+    /// Returns the number of delayed answers.
     #[must_use]
     pub(crate) fn held(&self) -> u32 {
         self.due.len() as u32
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_leave_in_the_order_of_their_times() {
+    fn answers_leave_in_order_of_time() {
         let mut delayed = DelayedAnswers::default();
         for (at, byte) in [(30, 3), (10, 1), (20, 2), (10, 9)] {
             assert!(delayed.hold(Tick(at), ANY, &[byte]));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_asked_for_leave_at_a_time() {
+    fn release_is_bounded() {
         let mut delayed = DelayedAnswers::default();
         assert!((0..5).all(|n| delayed.hold(Tick(n), ANY, &[n as u8])));
         let mut left = Vec::new();
@@ -105,11 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_so_many_are_held() {
+    fn delayed_answers_are_bounded() {
         let mut delayed = DelayedAnswers::default();
-        assert!((0..HELD_MAX).all(|_| delayed.hold(Tick(5), ANY, &[1])));
+        assert!((0..ANSWERS_MAX).all(|_| delayed.hold(Tick(5), ANY, &[1])));
         assert!(!delayed.hold(Tick(5), ANY, &[1]));
-        assert_eq!(released(&mut delayed, 5).len(), HELD_MAX);
+        assert_eq!(released(&mut delayed, 5).len(), ANSWERS_MAX);
         assert!(delayed.hold(Tick(6), ANY, &[1]));
     }
 }

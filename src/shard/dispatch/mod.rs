@@ -1,13 +1,13 @@
-//! Queries on their way to backends: whom we ask, until when, how often, and what is kept of each.
+//! Queries in flight to backends: their servers, timeouts and attempts, and what is kept of each.
 //!
 //! ```text
 //!  select ─► dispatch ─► claim (slot, id) ─► put ─► datagram, or a backend connection's output
-//!                          │ time-out: a second server, another one, or none
-//!                          └ answer: settle
+//!                          │ timeout: a second server, another one, or none
+//!                          └ response: settle
 //! ```
 //!
-//! It does not know clients, rules or the bytes of answers: what becomes of a query that has ended,
-//! the pipeline says.
+//! It does not know clients, rules or the bytes of responses: the pipeline decides what happens to
+//! a query that has ended.
 
 pub(crate) mod attempts;
 pub(crate) mod delayed;
@@ -26,17 +26,17 @@ use crate::rules::copies::Copies;
 use crate::shard::Connections;
 use crate::shard::context::Context;
 use crate::shard::dispatch::delayed::DelayedAnswers;
-use crate::shard::dispatch::outstanding::{Asked, Key, Known, Outstanding, Queue};
+use crate::shard::dispatch::outstanding::{InFlight, Key, Outstanding, PendingQuery, Queue};
 pub(crate) use crate::shard::dispatch::proxy_header::ConnectionKey;
 use crate::shard::dispatch::query_table::QueryTable;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::{LiveState, PPM};
 use crate::wire::header::rcode;
 
-/// Second attempts that a pool may save up for a bad moment.
+/// Second attempts that a pool may save up.
 const RETRY_TOKENS_MAX: u64 = 1_000 * PPM as u64;
 
-/// Queries on their way to backends.
+/// Queries in flight to backends.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(crate) balancer: Selector,
@@ -44,17 +44,17 @@ pub(crate) struct Dispatcher {
     pub(crate) queries: QueryTable,
     pub(crate) delayed: DelayedAnswers,
     pub(crate) copies: Copies,
-    /// By slot: backends this shard has a table (and its engine sockets) for.
+    /// By slot: backends for which this shard has a table (and its engine has sockets).
     attached: Vec<Option<Attached>>,
     /// Attached slots that the snapshot does not have.
     retiring: Vec<BackendSlot>,
     /// By pool: saved second attempts, parts per million of one.
     retry_tokens: Vec<u64>,
-    /// Of the outstanding: attempts whose answer no client waits for.
+    /// Outstanding attempts whose response no client waits for.
     unawaited: u32,
-    /// Queries that had been sent to servers by the last tick.
+    /// Queries that were sent to servers up to the last tick.
     claimed: u64,
-    /// Memory for PROXY headers.
+    /// Buffer for PROXY headers.
     header: Vec<u8>,
 }
 
@@ -62,16 +62,16 @@ pub(crate) struct Dispatcher {
 #[derive(Clone, Copy, Debug)]
 struct Attached {
     queue: Queue,
-    /// For queries that came by connections and go by its connections.
+    /// The timeout queue of queries that came over connections and use its connections.
     connection_queue: Queue,
-    /// Every query goes by its connections.
+    /// Every query uses its connections.
     by_connection: bool,
-    /// Of the last configuration that had it: its outstanding queries outlive its removal.
+    /// From the last configuration that had it: its outstanding queries outlive its removal.
     timeout: TickDelta,
 }
 
 impl Dispatcher {
-    /// None yet, of the shard with this number.
+    /// Creates the dispatcher of the shard with this number.
     pub(crate) fn new(live_state: &Arc<LiveState>, shard: usize) -> Self {
         Self {
             balancer: Selector::new(Arc::clone(live_state), shard),
@@ -88,7 +88,7 @@ impl Dispatcher {
         }
     }
 
-    /// Takes a configuration up: its backends get tables, those that it has not are to retire.
+    /// Adopts a configuration: its backends get tables; backends that it does not have retire.
     pub(crate) fn adopt(&mut self, cx: &Context) {
         let snapshot: &Snapshot = &cx.snapshot;
         self.outstanding.renew_queues();
@@ -106,26 +106,26 @@ impl Dispatcher {
     fn attach(&mut self, cx: &Context, backend: &Backend) {
         let at = backend.slot.index();
         self.outstanding.attach(backend.slot, backend.sockets);
-        // 255 spans at once are not reached by any sane configuration; the shortest one in use
-        // then serves, which errs on the side of giving up early.
+        // No sane configuration has 255 different timeouts; the shortest one in use is then used,
+        // so that a query may time out early.
         let queue = self.outstanding.queue(backend.timeout).unwrap_or(Queue::FIRST);
         if self.attached.len() <= at {
             self.attached.resize(at + 1, None);
         }
         let options = &backend.connections;
         let connection_queue = self.outstanding.queue(options.receive_timeout).unwrap_or(queue);
-        // No query waits for a relay's target, whatever time that has to accept.
+        // No query waits for a relay's target, whatever its connect timeout.
         let timeout = if backend.target { TickDelta(0) } else { backend.timeout };
         self.attached[at] = Some(Attached { queue, connection_queue, by_connection: options.only, timeout });
         cx.stats().attached[at].store(1, Release);
     }
 
-    /// Slots that are in no snapshot any more and have nothing outstanding.
+    /// Returns the slots that are in no snapshot any more and have no outstanding query.
     pub(crate) fn retired(&self) -> impl Iterator<Item = BackendSlot> {
         self.retiring.iter().copied().filter(|slot| self.outstanding.live_of(*slot) == 0)
     }
 
-    /// Forgets a backend whose sockets are closed; its slot may be given to another.
+    /// Forgets a backend whose sockets are closed; its slot may be reused.
     pub(crate) fn detach(&mut self, cx: &Context, slot: BackendSlot) {
         self.outstanding.detach(slot);
         self.retiring.retain(|s| *s != slot);
@@ -137,8 +137,8 @@ impl Dispatcher {
         self.attached.get(backend.index()).copied().flatten()
     }
 
-    /// A server of a pool, by its policy: rather none of those that have just refused a connection.
-    /// `by_connection`: the query came by a connection.
+    /// Selects a server of a pool by its policy, preferably none that has just refused a
+    /// connection. `by_connection`: the query came over a connection.
     pub(crate) fn select(
         &mut self,
         cx: &mut Context,
@@ -155,35 +155,35 @@ impl Dispatcher {
         self.balancer.select(&cx.snapshot, pool, subject, &[], &mut cx.rng)
     }
 
-    /// Who asked, of a query that has its claim.
-    pub(crate) fn asker(&self, asked: &Asked) -> Endpoint {
-        self.queries.proxied(asked.waiter.entry()).map_or(asked.client.peer, |proxied| proxied.source)
+    /// Returns the client of a query that has claimed a slot.
+    pub(crate) fn client_of(&self, pending: &PendingQuery) -> Endpoint {
+        self.queries.proxied(pending.waiter.entry()).map_or(pending.client.peer, |proxied| proxied.source)
     }
 
-    /// How many attempts may be looked at in one tick for their time-out: as many as have begun to
-    /// wait since the last one, and `more`, so that no backlog grows.
+    /// Returns how many timed-out attempts may be handled in one tick: as many as began since the
+    /// last one, and `more`, so that no backlog grows.
     pub(crate) fn due_per_tick(&mut self, more: usize) -> u64 {
         let [claimed, ..] = self.outstanding.totals();
         let begun = claimed - std::mem::replace(&mut self.claimed, claimed);
         begun.saturating_add(more as u64)
     }
 
-    /// How long to wait for the next part of an answer that comes by a connection.
+    /// Returns the queue for the next part of a response over a connection.
     pub(crate) fn connection_queue(&self, backend: BackendSlot) -> Option<Queue> {
         self.attached(backend).map(|a| a.connection_queue)
     }
 
-    /// Queries whose client waits for an answer.
+    /// Returns the number of queries whose client waits for an answer.
     pub(crate) fn awaited(&self) -> u32 {
         self.outstanding.live() - self.unawaited + self.delayed.held()
     }
 
-    /// The longest time-out of any backend.
+    /// Returns the longest timeout of any backend.
     pub(crate) fn longest_timeout(&self) -> TickDelta {
         self.attached.iter().flatten().map(|a| a.timeout).max().unwrap_or_default()
     }
 
-    /// When something is due, if nothing else happens.
+    /// Returns when something is due, if nothing else happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         if !self.copies.is_empty() {
             return Some(Tick(0));
@@ -191,29 +191,36 @@ impl Dispatcher {
         self.outstanding.next_deadline().into_iter().chain(self.delayed.next_deadline()).min()
     }
 
-    /// An attempt is answered: the other one, if there is one, is not waited for any more.
+    /// Settles an attempt; no client waits for the query's other attempt any more.
     pub(crate) fn settle(
         &mut self,
         cx: &Context,
         connections: &Connections,
         key: Key,
-        known: Known,
+        in_flight: InFlight,
         code: u8,
     ) {
-        self.count_answer(cx, connections, key, known, code);
-        let entry = known.asked.waiter.entry();
+        self.count_answer(cx, connections, key, in_flight, code);
+        let entry = in_flight.pending.waiter.entry();
         if let Some(twin) = self.queries.ended(entry, key) {
-            self.let_go(twin);
-            // A restart goes on with the entry, and the other attempt is no part of that.
+            self.mark_unawaited(twin);
+            // A restart keeps the entry, and the other attempt is no part of it.
             self.queries.ended(entry, twin);
         }
     }
 
-    fn count_answer(&mut self, cx: &Context, connections: &Connections, key: Key, known: Known, code: u8) {
+    fn count_answer(
+        &mut self,
+        cx: &Context,
+        connections: &Connections,
+        key: Key,
+        in_flight: InFlight,
+        code: u8,
+    ) {
         let backend = key.route.backend;
-        // How long a whole zone takes says nothing of how fast its server answers.
+        // The duration of a zone transfer does not tell how fast its server responds.
         let is_zone = key.route.is_connection() && connections.backends.is_transferring(key.route);
-        let latency = (!is_zone).then(|| cx.now.since(known.claimed_at));
+        let latency = (!is_zone).then(|| cx.now.since(in_flight.claimed_at));
         self.outstanding.settle(key);
         self.balancer.settled(backend, latency);
         let stats = cx.stats().backend(backend);
@@ -226,51 +233,52 @@ impl Dispatcher {
         }
     }
 
-    /// The other attempt of a query that is answered: its server still owes an answer, which tells of
-    /// its health. Were it let go, a server that never answers would look idle and fast.
-    fn let_go(&mut self, twin: Key) {
+    /// Marks the other attempt of an answered query as unawaited: its server still owes a response,
+    /// which counts for its health. If it were released, a server that never responds would look
+    /// idle and fast.
+    fn mark_unawaited(&mut self, twin: Key) {
         if self.outstanding.deliver(twin) {
             self.unawaited += 1;
         }
     }
 
-    /// An answer that no client waits for: of an attempt that lost the race, or to a copy.
+    /// Settles a response that no client waits for: of the slower attempt, or to a copy.
     pub(crate) fn settle_unawaited(
         &mut self,
         cx: &Context,
         connections: &Connections,
         key: Key,
-        known: Known,
+        in_flight: InFlight,
         code: u8,
     ) {
         self.unawaited -= 1;
-        self.count_answer(cx, connections, key, known, code);
+        self.count_answer(cx, connections, key, in_flight, code);
     }
 
-    /// An attempt that no client waits for, and whose server never answered: its loss.
+    /// Expires an attempt that no client waits for, as its server's loss.
     pub(crate) fn expire_unawaited(&mut self, cx: &Context, key: Key) {
         self.unawaited -= 1;
         self.expire(cx, key);
     }
 
-    /// Time is up for an attempt.
+    /// Expires an attempt.
     pub(crate) fn expire(&mut self, cx: &Context, key: Key) {
         self.outstanding.expire(key);
         self.balancer.settled(key.route.backend, None);
         cx.stats().backend(key.route.backend).timeouts.add(1);
     }
 
-    /// Takes the claim of an attempt back that was not sent, or whose connection has ended.
+    /// Releases an attempt that was not sent, or whose connection has ended.
     pub(crate) fn release(&mut self, cx: &Context, key: Key) {
         self.outstanding.release(key);
         self.balancer.settled(key.route.backend, None);
         cx.stats().backend(key.route.backend).send_errors.add(1);
     }
 
-    /// Whether no client waits for an attempt that was not sent; a copy is counted.
-    pub(crate) fn nobody_waits(&mut self, cx: &Context, known: Known) -> bool {
+    /// Returns whether no client waits for an attempt that was not sent; a copy is counted.
+    pub(crate) fn is_unawaited(&mut self, cx: &Context, in_flight: InFlight) -> bool {
         use outstanding::Waiter;
-        match known.asked.waiter {
+        match in_flight.pending.waiter {
             Waiter::Client(_) => return false,
             Waiter::Copy => {
                 cx.drop(DropReason::TeeFull);
@@ -281,14 +289,16 @@ impl Dispatcher {
         true
     }
 
-    /// One attempt fewer that no client waits for: its connection has ended.
+    /// Counts one unawaited attempt less: its connection has ended.
     pub(crate) const fn forget_unawaited(&mut self) {
         self.unawaited -= 1;
     }
 
-    /// What waits on a route that a query would go by, for whom: none when there is no such query.
+    /// Returns the client of a query on a route; none when there is no such query.
     pub(crate) fn source_of(&self, route: Route, id: u16) -> Option<Endpoint> {
-        let outstanding::Found::Live(known) = self.outstanding.find(Key { route, id }) else { return None };
-        Some(self.asker(&known.asked)).filter(|client| client.port != 0)
+        let outstanding::Lookup::Live(in_flight) = self.outstanding.find(Key { route, id }) else {
+            return None;
+        };
+        Some(self.client_of(&in_flight.pending)).filter(|client| client.port != 0)
     }
 }

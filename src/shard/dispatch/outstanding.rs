@@ -1,15 +1,16 @@
-//! Queries that wait for their answer, and when they stop waiting.
+//! Queries that wait for a response, and their timeouts.
 //!
-//! One `Table` a backend, one slot a query, no free list: the slot of a query is given by the
-//! random id that it was sent with, so claiming draws ids until one meets a free slot (at most half are
-//! taken before the table doubles, so two draws on average), and an answer finds its slot by one look.
+//! One `Table` per backend, one slot per query, no free list: the slot of a query follows from the
+//! random id that it was sent with. Claiming draws ids until one has a free slot (at most half are
+//! used before the table doubles, so two draws on average), and a response finds its slot by one
+//! access.
 //!
 //! ```text
 //!  id: 16 random bits ┐
-//!  socket or line     ┴─► (socket << 16 | id) & (slots - 1) ─► Slot, 64 bytes, one cache line
+//!  socket/connection  ┴─► (socket << 16 | id) & (slots - 1) ─► Slot, 64 bytes, one cache line
 //! ```
 //!
-//! Time-outs come from the `timers`: a queue per span, a bucket per slice of time.
+//! Timeouts come from the `timers`: a queue per span, a bucket per slice of time.
 //!
 //! Invariant: `claimed = settled + expired + released`, and live slots = the sum of the buckets.
 
@@ -27,15 +28,15 @@ use crate::shard::dispatch::outstanding::timers::Timers;
 
 /// Slots of a table at its first query: 16 kB.
 const SLOTS_MIN: usize = 256;
-/// Draws before a full table is believed: at half full, one failure in 2^32.
+/// Draws before a table counts as full: at half full, one failure in 2^32.
 const DRAWS: u32 = 32;
 
-/// Which query, exactly: the backend's socket and the id on the wire.
+/// The identity of an attempt: the backend's socket and the id on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Where it was sent.
+    /// The route that it was sent on.
     pub route: Route,
-    /// With which id.
+    /// Its id on the wire.
     pub id: u16,
 }
 
@@ -48,20 +49,20 @@ enum State {
     Expired,
 }
 
-/// Who waits for the answer.
+/// Who waits for the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiter {
-    /// The client; what else is kept of its query, if anything is, has this entry in the
-    /// [`QueryTable`](super::query_table::QueryTable).
+    /// The client; this is the query's entry in the [`QueryTable`](super::query_table::QueryTable),
+    /// if it has one.
     Client(Option<EntryId>),
-    /// Nobody: another server has answered. This one's answer is only counted.
+    /// Nobody: another server has responded. This response is only counted.
     Nobody,
     /// Nobody: the query is a copy.
     Copy,
 }
 
 impl Waiter {
-    /// What else is kept of the query.
+    /// Returns the query's entry.
     #[must_use]
     pub const fn entry(self) -> Option<EntryId> {
         match self {
@@ -71,7 +72,7 @@ impl Waiter {
     }
 }
 
-/// A [`Waiter`] without its entry, as a slot keeps it.
+/// A [`Waiter`] without its entry, as stored in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum WaiterKind {
@@ -81,7 +82,7 @@ enum WaiterKind {
     Copy,
 }
 
-/// One query.
+/// An outstanding query.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Slot {
@@ -90,7 +91,8 @@ struct Slot {
     /// The client's address, without the padding of an [`Endpoint`].
     ip: [u8; 16],
     scope: u32,
-    /// The client's connection, or the local address that it asked: which one, say the flags.
+    /// The client's connection, or the local address that the query was sent to; the flags tell
+    /// which.
     place: u32,
     bucket: u32,
     entry: EntryId,
@@ -106,10 +108,10 @@ struct Slot {
     waiter: WaiterKind,
 }
 
-/// Among a slot's flags: the client has a connection.
+/// Bit of a slot's flags: the client uses a connection.
 const CONNECTION: u8 = 0x80;
 
-// One cache line: an answer costs one miss.
+// One cache line: a response costs one miss.
 const _: () = assert!(size_of::<Slot>() == 64);
 
 const FREE: Slot = Slot {
@@ -156,8 +158,8 @@ impl Slot {
         }
     }
 
-    const fn asked(&self) -> Asked {
-        Asked {
+    const fn pending(&self) -> PendingQuery {
+        PendingQuery {
             client: self.client(),
             client_id: self.client_id,
             question: self.question,
@@ -168,25 +170,26 @@ impl Slot {
     }
 }
 
-/// What is known of a query.
+/// What is known of a query besides its bytes and its query state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Who asked.
+pub struct PendingQuery {
+    /// The client.
     pub client: Client,
-    /// The id the client used.
+    /// The client's id.
     pub client_id: u16,
     /// Keyed hash of the question.
     pub question: u64,
-    /// Who waits for its answer.
+    /// Who waits for the response.
     pub waiter: Waiter,
-    /// The pool that was to answer it.
+    /// The pool that it goes to.
     pub pool: PoolSlot,
-    /// The client's RD and CD, as [`query_state::packed`](crate::rules::query_state::packed) has them: the lower bits.
+    /// The client's RD and CD in the lower bits, as packed by
+    /// [`query_state::packed`](crate::rules::query_state::packed).
     pub flags: u8,
 }
 
-impl Asked {
-    /// A copy of a query, whose answer nobody waits for.
+impl PendingQuery {
+    /// Returns the record of a copy, whose response nobody waits for.
     pub(crate) const fn copy(question: u64) -> Self {
         let peer = Endpoint { ip: [0; 16], scope: 0, port: 0 };
         let client = Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None };
@@ -194,41 +197,41 @@ impl Asked {
     }
 }
 
-/// On which terms a query waits.
+/// The terms of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// The backend's outstanding queries in this shard, at most: so many by its sockets, and as many
-    /// by its lines, so that clients of one kind do not use up what the others need.
+    /// Outstanding queries of the backend in this shard, at most: this many on its sockets, and as
+    /// many on its connections, so that clients of one kind do not use up what the others need.
     pub max: u32,
     /// When it is sent.
     pub now: Tick,
     /// Any number that changes with each batch.
     pub batch: u64,
-    /// How long it waits.
+    /// Its timeout.
     pub queue: Queue,
-    /// The connection it goes by; none for any UDP socket.
+    /// The connection that it uses; none for any UDP socket.
     pub connection: Option<u16>,
 }
 
-/// What is known of a query that is looked at in its slot.
+/// An outstanding query as stored in its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// What was known of it.
-    pub asked: Asked,
+pub struct InFlight {
+    /// The query.
+    pub pending: PendingQuery,
     /// When it was sent.
     pub claimed_at: Tick,
 }
 
-/// What an id on a socket means.
+/// Result of looking up an id on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// It waits.
-    Live(Known),
+pub enum Lookup {
+    /// It is outstanding.
+    Live(InFlight),
     /// It was answered a moment ago.
     Settled,
-    /// Its time was up.
+    /// It timed out.
     Expired,
-    /// Nothing of the kind was asked.
+    /// There is no such query.
     Foreign,
 }
 
@@ -237,15 +240,15 @@ pub enum Found {
 struct Table {
     slots: Vec<Slot>,
     live: u32,
-    /// Of these, by lines.
+    /// Of these, on connections.
     by_connections: u32,
-    /// Sockets there are to choose from.
+    /// Number of sockets.
     sockets: u8,
     /// The socket of this batch and the batch it was drawn for: a port per batch is as hard to
     /// guess as a port per query, and keeps a batch together in one system call.
     socket: u16,
     batch: u64,
-    /// Live queries by line.
+    /// Live queries by connection.
     connections: Vec<u32>,
 }
 
@@ -254,7 +257,7 @@ impl Table {
         (usize::from(socket) << 16 | usize::from(id)) & (self.slots.len() - 1)
     }
 
-    /// Live queries of a line.
+    /// Returns the live queries of a connection.
     fn connection(&mut self, connection: u16) -> &mut u32 {
         let at = usize::from(connection);
         if self.connections.len() <= at {
@@ -263,7 +266,7 @@ impl Table {
         &mut self.connections[at]
     }
 
-    /// Twice the slots, so that draws keep meeting free ones. Amortised over the claims that
+    /// Doubles the slots, so that draws keep finding free ones. Amortised over the claims that
     /// filled the table; the largest step copies 16 MB, once in the life of a table.
     fn grow(&mut self) {
         let doubled = self.slots.len() * 2;
@@ -277,12 +280,12 @@ impl Table {
     }
 
     fn slots_max(&self) -> usize {
-        // Lines multiply the ids as further sockets do, and have as many queries as these.
+        // Connections multiply the ids as further sockets do, and have as many queries as these.
         (usize::from(self.sockets.max(2)) << 16).next_power_of_two()
     }
 }
 
-/// All of a shard's outstanding queries.
+/// All outstanding queries of a shard.
 #[derive(Debug, Default)]
 pub struct Outstanding {
     tables: Vec<Option<Box<Table>>>,
@@ -295,7 +298,7 @@ pub struct Outstanding {
 }
 
 impl Outstanding {
-    /// Makes a table for a backend with so many sockets, unless it has one.
+    /// Creates a table for a backend with this many sockets, unless it has one.
     pub fn attach(&mut self, backend: BackendSlot, sockets: u8) {
         if self.tables.len() <= backend.index() {
             self.tables.resize_with(backend.index() + 1, || None);
@@ -313,7 +316,7 @@ impl Outstanding {
         });
     }
 
-    /// Takes a backend's table away; what was live in it is released.
+    /// Removes a backend's table; live queries in it are released.
     pub fn detach(&mut self, backend: BackendSlot) {
         let Some(table) = self.tables.get_mut(backend.index()).and_then(Option::take) else { return };
         for slot in table.slots.iter().filter(|s| s.state == State::Live) {
@@ -323,29 +326,33 @@ impl Outstanding {
         }
     }
 
-    /// Queries that wait for this backend.
+    /// Returns the outstanding queries of this backend.
     #[must_use]
     pub fn live_of(&self, backend: BackendSlot) -> u32 {
         self.table(backend).map_or(0, |t| t.live)
     }
 
-    /// Queries that wait on a line.
+    /// Returns the outstanding queries on a connection.
     #[must_use]
     pub fn live_on(&self, route: Route) -> u32 {
         let SocketSlot::Connection(at) = route.socket else { return 0 };
         self.table(route.backend).and_then(|t| t.connections.get(usize::from(at))).copied().unwrap_or(0)
     }
 
-    /// The queries that wait on one of a backend's sockets or lines; reads the whole table.
-    pub fn on_route(&self, route: Route, each: &mut dyn FnMut(Key, Known)) {
+    /// Calls `each` with the queries on one of a backend's sockets or connections; scans the whole
+    /// table.
+    pub fn on_route(&self, route: Route, each: &mut dyn FnMut(Key, InFlight)) {
         let Some(table) = self.table(route.backend) else { return };
         for slot in table.slots.iter().filter(|s| s.state == State::Live && s.socket == route.socket.number())
         {
-            each(Key { route, id: slot.id }, Known { asked: slot.asked(), claimed_at: slot.claimed_at });
+            each(
+                Key { route, id: slot.id },
+                InFlight { pending: slot.pending(), claimed_at: slot.claimed_at },
+            );
         }
     }
 
-    /// Queries that wait for any backend.
+    /// Returns the outstanding queries of all backends.
     #[must_use]
     pub const fn live(&self) -> u32 {
         self.live
@@ -367,12 +374,12 @@ impl Outstanding {
         Some(&mut table.slots[at]).filter(|s| s.holds(key.route.socket, key.id))
     }
 
-    /// Takes a slot for a query to `backend` and says which id and socket to send it with. None
-    /// when the table is full or the backend has none.
+    /// Claims a slot for a query to `backend` and returns the id and socket to send it with.
+    /// Returns none when the table is full or the backend has none.
     pub fn claim(
         &mut self,
         backend: BackendSlot,
-        asked: Asked,
+        pending: PendingQuery,
         terms: Terms,
         rng: &mut ShardRng,
     ) -> Option<Key> {
@@ -396,32 +403,32 @@ impl Outstanding {
             let at = table.index(socket, id);
             if table.slots[at].state != State::Live {
                 table.slots[at] = Slot {
-                    question: asked.question,
+                    question: pending.question,
                     claimed_at: now,
-                    ip: asked.client.peer.ip,
-                    scope: asked.client.peer.scope,
-                    port: asked.client.peer.port,
-                    place: asked
+                    ip: pending.client.peer.ip,
+                    scope: pending.client.peer.scope,
+                    port: pending.client.peer.port,
+                    place: pending
                         .client
                         .connection
-                        .map_or(asked.client.local.0.into(), |connection| connection.0),
-                    listener: asked.client.listener,
+                        .map_or(pending.client.local.0.into(), |connection| connection.0),
+                    listener: pending.client.listener,
                     bucket: self.timers.arm(
                         queue,
                         now,
                         Key { route: Route { backend, socket: SocketSlot::from_number(socket) }, id },
                     ),
-                    entry: asked.waiter.entry().unwrap_or(EntryId::FIRST),
-                    waiter: match asked.waiter {
+                    entry: pending.waiter.entry().unwrap_or(EntryId::FIRST),
+                    waiter: match pending.waiter {
                         Waiter::Client(None) => WaiterKind::Client,
                         Waiter::Client(Some(_)) => WaiterKind::ClientWithEntry,
                         Waiter::Nobody => WaiterKind::Nobody,
                         Waiter::Copy => WaiterKind::Copy,
                     },
-                    client_id: asked.client_id,
+                    client_id: pending.client_id,
                     id,
-                    pool: asked.pool,
-                    flags: asked.flags | if asked.client.connection.is_some() { CONNECTION } else { 0 },
+                    pool: pending.pool,
+                    flags: pending.flags | if pending.client.connection.is_some() { CONNECTION } else { 0 },
                     socket,
                     queue: queue.number(),
                     state: State::Live,
@@ -436,23 +443,25 @@ impl Outstanding {
                 return Some(Key { route: Route { backend, socket: SocketSlot::from_number(socket) }, id });
             }
             if draw >= DRAWS / 2 && connection.is_none() {
-                // This socket's ids are nearly used up: any other may have more.
+                // This socket's ids are nearly used up: another one may have more.
                 socket = rng.below(u32::from(table.sockets)) as u16;
             }
         }
         None
     }
 
-    /// What waits under an id on a socket.
+    /// Looks up an id on a socket.
     #[must_use]
-    pub fn find(&self, key: Key) -> Found {
+    pub fn find(&self, key: Key) -> Lookup {
         match self.slot(key) {
-            None => Found::Foreign,
+            None => Lookup::Foreign,
             Some(slot) => match slot.state {
-                State::Live => Found::Live(Known { asked: slot.asked(), claimed_at: slot.claimed_at }),
-                State::Settled => Found::Settled,
-                State::Expired => Found::Expired,
-                State::Free => Found::Foreign,
+                State::Live => {
+                    Lookup::Live(InFlight { pending: slot.pending(), claimed_at: slot.claimed_at })
+                }
+                State::Settled => Lookup::Settled,
+                State::Expired => Lookup::Expired,
+                State::Free => Lookup::Foreign,
             },
         }
     }
@@ -464,7 +473,8 @@ impl Outstanding {
         }
     }
 
-    /// Ends a query that needs no answer: its twin was answered, or it could not be sent.
+    /// Ends a query that needs no response: its other attempt was answered, or it could not be
+    /// sent.
     pub fn release(&mut self, key: Key) {
         if self.leave(key, State::Settled) {
             self.released += 1;
@@ -491,7 +501,7 @@ impl Outstanding {
         }
     }
 
-    /// Marks a live query as answered by another server; false when it is not live.
+    /// Marks a live query as answered by another server; returns false when it is not live.
     pub fn deliver(&mut self, key: Key) -> bool {
         let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
         slot.waiter = WaiterKind::Nobody;
@@ -509,54 +519,55 @@ impl Outstanding {
         }
     }
 
-    /// The queue of a span; made at its first use. None when 255 spans are in use.
+    /// Returns the queue of a span; created at its first use. Returns none when 255 spans are in
+    /// use.
     pub fn queue(&mut self, span: TickDelta) -> Option<Queue> {
         self.timers.queue(span)
     }
 
-    /// Begins a new configuration: its spans are asked for anew, and unused ones make room.
+    /// Begins a new configuration, which requests its spans anew; unused ones may be replaced.
     pub fn renew_queues(&mut self) {
         self.timers.renew();
     }
 
-    /// The next query whose time is up. It stays live until it is expired, released or rearmed;
-    /// one of these must follow before the next call.
-    pub fn due(&mut self, now: Tick) -> Option<(Key, Known)> {
+    /// Returns the next query that has timed out. It stays live until it is expired, released or
+    /// rearmed; one of these must follow before the next call.
+    pub fn due(&mut self, now: Tick) -> Option<(Key, InFlight)> {
         while let Some((queue, bucket, key)) = self.timers.due(now) {
             if let Some(slot) = self.slot(key)
                 && slot.state == State::Live
                 && slot.queue == queue
                 && slot.bucket == bucket
             {
-                return Some((key, Known { asked: slot.asked(), claimed_at: slot.claimed_at }));
+                return Some((key, InFlight { pending: slot.pending(), claimed_at: slot.claimed_at }));
             }
         }
         None
     }
 
-    /// Ends a query that is due without an answer.
+    /// Ends a query that timed out.
     pub fn expire(&mut self, key: Key) {
         if self.leave(key, State::Expired) {
             self.expired += 1;
         }
     }
 
-    /// When the next time-out can be due; constant in the number of queries.
+    /// Returns when the next timeout can be due; constant in the number of queries.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
         self.timers.next_deadline()
     }
 
-    /// Queries ever claimed, settled, expired and released.
+    /// Returns the numbers of queries claimed, settled, expired and released since the start.
     #[must_use]
     pub const fn totals(&self) -> [u64; 4] {
         [self.claimed, self.settled, self.expired, self.released]
     }
 
-    /// Checks what must hold between calls; for tests.
+    /// Checks the invariants between calls; for tests.
     ///
     /// # Panics
-    /// When it does not hold.
+    /// An invariant does not hold.
     pub fn check_invariants(&self) {
         let counted: usize = self
             .tables
@@ -566,7 +577,7 @@ impl Outstanding {
                 let live = t.slots.iter().filter(|s| s.state == State::Live).count();
                 assert_eq!(live, t.live as usize, "a table's live slots are counted");
                 let by_connections: u32 = t.connections.iter().sum();
-                assert_eq!(by_connections, t.by_connections, "those by lines are counted");
+                assert_eq!(by_connections, t.by_connections, "those on connections are counted");
                 live
             })
             .sum();

@@ -1,4 +1,4 @@
-//! PROXY headers that servers get: in front of a datagram, or at the beginning of a connection.
+//! PROXY headers to servers: in front of a datagram, or at the begin of a connection.
 
 use std::hash::Hasher;
 
@@ -7,30 +7,30 @@ use crate::base::packet::Packet;
 use crate::model::ClientAddress;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues};
 use crate::shard::Connections;
-use crate::shard::backend::ANYBODY;
+use crate::shard::backend::ANY_CLIENT;
 use crate::shard::context::Context;
 use crate::shard::dispatch::Dispatcher;
-use crate::shard::dispatch::outstanding::Asked;
+use crate::shard::dispatch::outstanding::PendingQuery;
 use crate::wire::proxy;
 use crate::wire::proxy::{Parsed, Transport, tlv};
 
-/// For which client a backend connection is.
+/// The client of a backend connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectionKey {
-    /// [`ANYBODY`], or what tells one client from others.
+    /// [`ANY_CLIENT`], or a value that identifies one client.
     pub(crate) key: u64,
-    /// The address that it is to come from, where that is the client's own.
+    /// The source address of the connection, if that is the client's own.
     pub(crate) source: Option<[u8; 16]>,
 }
 
 impl Dispatcher {
-    /// Writes the PROXY header of a query for a server; false when that server gets none.
+    /// Writes the PROXY header of a query for a server; returns false when that server gets none.
     fn write_header(
         &self,
         cx: &Context,
         connections: &Connections,
         backend: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
         header: &mut Vec<u8>,
     ) -> bool {
         if !cx.needs.sends_proxy_headers {
@@ -40,45 +40,44 @@ impl Dispatcher {
         let Some(ClientAddress::Proxy { v1, advertise_tls }) = address else { return false };
         header.clear();
         let clients = &connections.clients;
-        let entry = asked.waiter.entry();
+        let entry = pending.waiter.entry();
         let proxied = self.queries.proxied(entry).unwrap_or_else(|| ProxiedAddresses {
-            source: asked.client.peer,
-            destination: clients.local_of(cx, asked.client),
+            source: pending.client.peer,
+            destination: clients.local_of(cx, pending.client),
         });
         if v1 {
             proxy::write_v1(header, proxied.source, proxied.destination);
         } else {
-            let is_connection = asked.client.connection.is_some();
+            let is_connection = pending.client.connection.is_some();
             let transport = if is_connection { Transport::Stream } else { Transport::Datagram };
-            let says_tls = advertise_tls && clients.protocol(asked.client).is_encrypted();
+            let says_tls = advertise_tls && clients.protocol(pending.client).is_encrypted();
             let values = self.queries.proxy_values(entry);
             let has_tls = values.is_some_and(|v| v.iter().any(|(kind, _)| kind == tlv::SSL));
             let tls = (says_tls && !has_tls).then_some((tlv::SSL, &proxy::SSL_PLAIN[..]));
             let tlvs = values.into_iter().flat_map(ProxyValues::iter).chain(tls);
-            // What fits into a query's state fits into a header.
+            // What fits a query's state fits a header.
             let _ = proxy::write_v2(header, transport, proxied.source, proxied.destination, tlvs);
         }
         true
     }
 
-    /// Puts the header that a server wants in front of a datagram for it; false when there is no
-    /// room for it.
+    /// Prepends a server's PROXY header to a datagram; returns false when it does not fit.
     pub(super) fn prepend_header(
         &mut self,
         cx: &Context,
         connections: &Connections,
         backend: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
         packet: &mut Packet<'_>,
     ) -> bool {
         let mut header = std::mem::take(&mut self.header);
         let fits =
-            !self.write_header(cx, connections, backend, asked, &mut header) || packet.prepend(&header);
+            !self.write_header(cx, connections, backend, pending, &mut header) || packet.prepend(&header);
         self.header = header;
         fits
     }
 
-    /// Takes the header that is in front of a datagram for a server off again.
+    /// Removes the PROXY header from the front of a datagram to a server.
     pub(super) fn strip_header(cx: &Context, backend: BackendSlot, packet: &mut Packet<'_>) {
         let address = cx.snapshot.backend(backend).map(|b| b.client_address);
         if matches!(address, Some(ClientAddress::Proxy { .. }))
@@ -88,29 +87,29 @@ impl Dispatcher {
         }
     }
 
-    /// For whom a connection to a server is that a query goes by, and the header at its beginning,
-    /// which is written to `header`.
+    /// Returns the client of the connection that a query needs; writes the PROXY header at its
+    /// begin to `header`.
     pub(super) fn connection_key(
         &self,
         cx: &Context,
         connections: &Connections,
         backend: BackendSlot,
-        asked: &Asked,
+        pending: &PendingQuery,
         header: &mut Vec<u8>,
     ) -> ConnectionKey {
         let mut hasher = cx.hasher();
-        if self.write_header(cx, connections, backend, asked, header) {
+        if self.write_header(cx, connections, backend, pending, header) {
             hasher.write(header);
             return ConnectionKey { key: hasher.finish() | 1, source: None };
         }
         let told = cx.snapshot.backend(backend).map(|b| (b.client_address, b.address.is_ipv4()));
-        let client = self.asker(asked);
+        let client = self.client_of(pending);
         if let Some((ClientAddress::Transparent, is_ipv4)) = told
             && client.is_ipv4() == is_ipv4
         {
             hasher.write(&client.ip);
             return ConnectionKey { key: hasher.finish() | 1, source: Some(client.ip) };
         }
-        ConnectionKey { key: ANYBODY, source: None }
+        ConnectionKey { key: ANY_CLIENT, source: None }
     }
 }

@@ -1,36 +1,37 @@
 //! What is kept of outstanding queries besides their slots: a bounded table of records that are
-//! used again.
+//! reused.
 //!
-//! Most queries have none. One is opened for a query that rules have decided something about, or
-//! that may be asked again; it lives until the last attempt of the query has ended.
+//! Most queries have no entry. One is opened for a query for which rules have decided something, or
+//! that may have further attempts; it is closed when the last attempt of the query has ended.
 //!
 //! ```text
 //!  EntryId { index, generation } ─► Entry { state, query as sent, attempts, failed servers }
 //! ```
 //!
-//! An [`EntryId`] outlives its entry: once that is closed, the id names nothing, and nothing is
-//! read, changed or closed by it.
+//! An [`EntryId`] outlives its entry: once that is closed, nothing is read, changed or closed by
+//! the id.
 
 use crate::base::addr::BackendSlot;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::outstanding::Key;
 use crate::wire::transfer::Transfer;
 
-/// Bytes of a query that is kept to be asked again. Queries are nearly always shorter (a
+/// Bytes of a query that is kept for further attempts. Queries are nearly always shorter (a
 /// question and an OPT with client subnet, cookie and padding to 468 fit); a longer one is not
-/// kept, so it is asked once.
+/// kept, and has one attempt.
 pub const QUERY_BYTES_MAX: usize = 512;
-/// Bytes of long queries that are kept for other attempts, in all: those that came by connections.
+/// Bytes of long queries that are kept for further attempts, in all: those that came over
+/// connections.
 const LONG_BYTES_MAX: usize = 32 << 20;
 /// Servers that may fail a query before it is given up.
 pub const FAILED_MAX: usize = 5;
 /// Times that a query may be moved to another connection: servers that close theirs after each
-/// answer make many of them.
+/// response cause many moves.
 const MOVES_MAX: u8 = 64;
-/// Entries of a shard: as many as one server can have outstanding queries by one socket.
+/// Entries of a shard: as many as one server can have outstanding queries on one socket.
 const ENTRIES_MAX: usize = 65_536;
 
-/// Which entry, and which of its lives.
+/// An entry and its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryId {
     index: u16,
@@ -38,7 +39,7 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// The first entry's first life, for slots that have none.
+    /// The first generation of the first entry, for slots without an entry.
     pub(super) const FIRST: Self = Self { index: 0, generation: 0 };
 }
 
@@ -46,25 +47,25 @@ impl EntryId {
 struct Entry {
     generation: u16,
     is_open: bool,
-    /// What is known of the query besides its bytes, unless that is nothing, or at hand.
+    /// The query state, unless it is empty or taken out.
     state: Option<Box<QueryState>>,
     /// The query as it was sent; empty when it is not kept.
     query: Vec<u8>,
-    /// Where it is being asked.
+    /// Its attempts in flight.
     attempts: [Option<Key>; 2],
-    /// A second server is asked when its time comes.
+    /// A second server is queried after the pool's delay.
     retry: bool,
-    /// Bytes that a client which asked by a datagram can take.
+    /// Bytes that a client which sent a datagram can take.
     limit: u16,
-    /// It is to go by a connection, though its pool would have it go as a datagram.
+    /// It must use a connection, even if its pool sends queries as datagrams.
     by_connection: bool,
-    /// The zone transfer that it asks for.
+    /// The zone transfer that it requests.
     transfer: Option<Transfer>,
     /// Servers that have failed it.
     failed: Failed,
 }
 
-/// Servers that have failed a query, and how often it has been moved.
+/// Servers that have failed a query, and how often it was moved.
 #[derive(Clone, Copy, Debug, Default)]
 struct Failed {
     servers: [BackendSlot; FAILED_MAX],
@@ -72,12 +73,12 @@ struct Failed {
     moves: u8,
 }
 
-/// The table; grows with use and never shrinks, the memory of long queries apart.
+/// The table; grows with use and never shrinks, except for the memory of long queries.
 #[derive(Debug, Default)]
 pub struct QueryTable {
     entries: Vec<Entry>,
     free: Vec<u16>,
-    /// States to be used again. Boxed, as entries have them: a state of 300 bytes is never moved.
+    /// Query states to be reused. Boxed, as entries have them: a state of 300 bytes is never moved.
     #[expect(clippy::vec_box, reason = "boxes come from entries and go back to them")]
     spare: Vec<Box<QueryState>>,
     /// Bytes of long queries.
@@ -85,18 +86,17 @@ pub struct QueryTable {
 }
 
 impl QueryTable {
-    /// A state for the query at hand, to be reset by who uses it; [`QueryTable::recycle`] takes it
-    /// back.
+    /// Returns a query state that the caller must reset; [`QueryTable::recycle`] takes it back.
     pub fn new_state(&mut self) -> Box<QueryState> {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Takes the memory of a state back that nobody needs.
+    /// Takes back a query state for reuse.
     pub fn recycle(&mut self, state: Box<QueryState>) {
         self.spare.push(state);
     }
 
-    /// Opens an entry without a state. None when the table is full.
+    /// Opens an entry without a query state. Returns none when the table is full.
     pub fn open(&mut self) -> Option<EntryId> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -129,7 +129,7 @@ impl QueryTable {
         self.entries.get_mut(usize::from(id.index)).filter(|e| e.is_open && e.generation == id.generation)
     }
 
-    /// Puts a state into an open entry.
+    /// Stores a query state in an open entry.
     pub fn put(&mut self, id: Option<EntryId>, state: Box<QueryState>) {
         let unused = match self.entry_mut(id) {
             Some(entry) => entry.state.replace(state),
@@ -138,13 +138,13 @@ impl QueryTable {
         self.spare.extend(unused);
     }
 
-    /// Takes the state out of an entry: it is at hand until it is put back or recycled.
+    /// Takes the query state out of an entry until it is put back or recycled.
     pub fn take_state(&mut self, id: Option<EntryId>) -> Option<Box<QueryState>> {
         self.entry_mut(id)?.state.take()
     }
 
-    /// Keeps the query, to be asked again; false when it is too long. `retry`: a second server is
-    /// to be asked when the first one is slow.
+    /// Keeps the query for further attempts; returns false when it is too long. `retry`: a second
+    /// server is queried when the first one is slow.
     pub fn keep_query(&mut self, id: Option<EntryId>, query: &[u8], retry: bool) -> bool {
         let Some(entry) = self.entry_mut(id) else { return false };
         let fits = query.len() <= QUERY_BYTES_MAX;
@@ -155,8 +155,8 @@ impl QueryTable {
         fits
     }
 
-    /// Keeps a query that goes by a connection, or came by one: however long, while there is memory
-    /// for long ones. False when it is not kept.
+    /// Keeps a query that came over a connection or uses one, of any length while there is memory
+    /// for long ones. Returns false when it is not kept.
     pub fn keep_long(&mut self, id: Option<EntryId>, query: &[u8]) -> bool {
         if query.len() <= QUERY_BYTES_MAX {
             return self.keep_query(id, query, false);
@@ -168,53 +168,53 @@ impl QueryTable {
         true
     }
 
-    /// Notes how much a client that asked by a datagram can take.
+    /// Stores the size that a client which sent a datagram can take.
     pub fn set_limit(&mut self, id: Option<EntryId>, limit: usize) {
         if let Some(entry) = self.entry_mut(id) {
             entry.limit = u16::try_from(limit).unwrap_or(u16::MAX);
         }
     }
 
-    /// Bytes that the client can take, if that was noted.
+    /// Returns the size that the client can take, if it was stored.
     #[must_use]
     pub fn limit(&self, id: Option<EntryId>) -> Option<usize> {
         self.entry(id).map(|e| usize::from(e.limit)).filter(|limit| *limit > 0)
     }
 
-    /// From here on the query goes by a connection.
+    /// Makes the query use a connection from here on.
     pub fn force_connection(&mut self, id: Option<EntryId>) {
         if let Some(entry) = self.entry_mut(id) {
             entry.by_connection = true;
         }
     }
 
-    /// Whether the query must go by a connection.
+    /// Returns whether the query must use a connection.
     #[must_use]
     pub fn goes_by_connection(&self, id: Option<EntryId>) -> bool {
         self.entry(id).is_some_and(|e| e.by_connection)
     }
 
-    /// Notes that the query asks for a zone transfer.
+    /// Stores the zone transfer that the query requests.
     pub fn set_transfer(&mut self, id: Option<EntryId>, transfer: Transfer) {
         if let Some(entry) = self.entry_mut(id) {
             entry.transfer = Some(transfer);
         }
     }
 
-    /// The transfer that the query asks for, at its beginning.
+    /// Returns a copy of the query's transfer, in its initial state.
     #[must_use]
     pub fn transfer(&self, id: Option<EntryId>) -> Option<Transfer> {
         self.entry(id)?.transfer
     }
 
-    /// Counts a move of the query to another connection: false when it has had enough of them.
+    /// Counts a move of the query to another connection; returns false when it had too many.
     pub fn moved(&mut self, id: Option<EntryId>) -> bool {
         let Some(entry) = self.entry_mut(id) else { return false };
         entry.failed.moves = entry.failed.moves.saturating_add(1);
         entry.failed.moves <= MOVES_MAX
     }
 
-    /// Notes that a server has failed the query.
+    /// Records that a server has failed the query.
     pub fn failed_by(&mut self, id: Option<EntryId>, server: BackendSlot) {
         let Some(failed) = self.entry_mut(id).map(|e| &mut e.failed) else { return };
         if let Some(place) = failed.servers.get_mut(usize::from(failed.count)) {
@@ -223,13 +223,13 @@ impl QueryTable {
         }
     }
 
-    /// The servers that have failed the query.
+    /// Returns the servers that have failed the query.
     #[must_use]
     pub fn failed(&self, id: Option<EntryId>) -> &[BackendSlot] {
         self.entry(id).map_or(&[], |e| &e.failed.servers[..usize::from(e.failed.count)])
     }
 
-    /// Keeps the query as it stands by now, if one was kept.
+    /// Replaces the kept query by its current bytes, if one was kept.
     pub fn keep_again(&mut self, id: Option<EntryId>, query: &[u8]) {
         let long = |len: usize| if len > QUERY_BYTES_MAX { len } else { 0 };
         let Some(entry) = self.entry_mut(id).filter(|e| !e.query.is_empty()) else { return };
@@ -239,36 +239,37 @@ impl QueryTable {
         self.long = self.long.saturating_sub(long(before)) + long(query.len());
     }
 
-    /// Between whom the query was sent at first, if not by its peer.
+    /// Returns the original addresses of the query, if it came with a PROXY header.
     #[must_use]
     pub fn proxied(&self, id: Option<EntryId>) -> Option<ProxiedAddresses> {
         self.entry(id)?.state.as_ref()?.proxied
     }
 
-    /// Values that the query's server gets in its PROXY header; none without a state.
+    /// Returns the values that the query's server gets in its PROXY header; none without a query
+    /// state.
     #[must_use]
     pub fn proxy_values(&self, id: Option<EntryId>) -> Option<&ProxyValues> {
         self.entry(id)?.state.as_ref().map(|state| &state.proxy)
     }
 
-    /// Whether something is known of the query besides its bytes.
+    /// Returns whether the entry holds a query state.
     #[must_use]
     pub fn has_state(&self, id: Option<EntryId>) -> bool {
         self.entry(id).is_some_and(|e| e.state.is_some())
     }
 
-    /// The query that was kept.
+    /// Returns the query that was kept.
     #[must_use]
     pub fn query(&self, id: Option<EntryId>) -> Option<&[u8]> {
         self.entry(id).map(|e| e.query.as_slice()).filter(|q| !q.is_empty())
     }
 
-    /// Whether a second server is to be asked; true once.
+    /// Returns whether a second server is to be queried; true once.
     pub fn take_retry(&mut self, id: Option<EntryId>) -> bool {
         self.entry_mut(id).is_some_and(|e| std::mem::take(&mut e.retry))
     }
 
-    /// Notes an attempt.
+    /// Records an attempt.
     pub fn attempted(&mut self, id: Option<EntryId>, key: Key) {
         let Some(entry) = self.entry_mut(id) else { return };
         if let Some(place) = entry.attempts.iter_mut().find(|a| a.is_none()) {
@@ -276,7 +277,7 @@ impl QueryTable {
         }
     }
 
-    /// Forgets an attempt that has ended; says which other one goes on.
+    /// Removes an attempt that has ended; returns the other one if that is still in flight.
     pub fn ended(&mut self, id: Option<EntryId>, key: Key) -> Option<Key> {
         let entry = self.entry_mut(id)?;
         for place in &mut entry.attempts {
@@ -287,7 +288,7 @@ impl QueryTable {
         entry.attempts.iter().flatten().next().copied()
     }
 
-    /// Closes an entry; an id without one does nothing.
+    /// Closes an entry; does nothing for an id that is not open.
     pub fn close(&mut self, id: Option<EntryId>) {
         let Some(entry) = self.entry_mut(id) else { return };
         entry.is_open = false;
@@ -302,7 +303,7 @@ impl QueryTable {
         self.free.extend(id.map(|id| id.index));
     }
 
-    /// Entries that are open.
+    /// Returns the number of open entries.
     #[must_use]
     pub fn open_count(&self) -> usize {
         self.entries.len() - self.free.len()
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_lives_until_it_is_closed_and_its_memory_serves_again() {
+    fn memory_of_a_closed_entry_is_reused() {
         let mut table = QueryTable::default();
         let mut state = table.new_state();
         assert!(state.tags.set(b"a", b"1"));
@@ -333,16 +334,16 @@ mod tests {
         table.close(first);
         assert_eq!((table.open_count(), table.spare.len()), (0, 1));
         let second = table.open();
-        assert_eq!(second.map(|id| id.index), first.map(|id| id.index), "the memory serves again");
+        assert_eq!(second.map(|id| id.index), first.map(|id| id.index), "the memory is reused");
         assert!(!table.has_state(second), "another's state is not shown");
         let state = table.new_state();
-        assert!(state.tags.value(b"a").is_some() && table.spare.is_empty(), "to be reset by who uses it");
+        assert!(state.tags.value(b"a").is_some() && table.spare.is_empty(), "the caller must reset it");
         table.put(None, state);
         assert_eq!(table.spare.len(), 1, "no state is lost");
     }
 
     #[test]
-    fn the_id_of_a_closed_entry_names_nothing() {
+    fn id_of_a_closed_entry_is_invalid() {
         let mut table = QueryTable::default();
         let stale = table.open();
         table.close(stale);
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_know_each_other_until_they_end() {
+    fn attempts_are_linked_until_they_end() {
         let mut table = QueryTable::default();
         let id = table.open();
         table.attempted(id, key(1));
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_kept_if_it_is_short_and_retried_once() {
+    fn short_query_is_kept_and_retried_once() {
         let mut table = QueryTable::default();
         let id = table.open();
         assert!(!table.keep_query(id, &[0; QUERY_BYTES_MAX + 1], true));
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_than_so_many() {
+    fn table_is_bounded() {
         let mut table = QueryTable::default();
         assert!((0..ENTRIES_MAX).all(|_| table.open().is_some()));
         assert_eq!(table.open(), None);

@@ -1,4 +1,4 @@
-//! Whether a query may be asked, and what it asks.
+//! Admission and parsing of queries.
 
 use crate::base::addr::{Client, PoolSlot};
 use crate::base::packet::Packet;
@@ -8,7 +8,7 @@ use crate::rules::query_state;
 use crate::rules::query_state::{ProxiedAddresses, QueryState};
 use crate::shard::Shard;
 use crate::shard::context::Context;
-use crate::shard::dispatch::outstanding::{Asked, Waiter};
+use crate::shard::dispatch::outstanding::{PendingQuery, Waiter};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::header::{Header, rcode};
 use crate::wire::proxy;
@@ -17,8 +17,8 @@ use crate::wire::query::Question;
 use crate::shard::pipeline::{Outcome, Query, own_answer};
 
 impl Shard {
-    /// Whether a query may be asked. The PROXY header of a datagram is taken off; what it says is in
-    /// the state, if it says anything.
+    /// Decides whether a query is admitted. The PROXY header of a datagram is removed; its content,
+    /// if any, is in the query state.
     pub(super) fn admit(
         &mut self,
         from: Client,
@@ -62,7 +62,7 @@ impl Shard {
         refused.map_or(Ok(None), |reason| Err(Outcome::Dropped(reason)))
     }
 
-    /// Reads a query, as much of it as is needed.
+    /// Parses a query as far as needed.
     pub(super) fn parse(
         &mut self,
         from: Client,
@@ -84,7 +84,7 @@ impl Shard {
             Some(header) => match Question::parse(message) {
                 Some(question) => {
                     let flags = query_state::flags_of(message);
-                    let asked = Asked {
+                    let pending = PendingQuery {
                         client: from,
                         client_id: header.id(),
                         question: cx.hash(&question),
@@ -93,7 +93,7 @@ impl Shard {
                         flags: query_state::packed(flags),
                     };
                     let facts = Facts::from_question(&question);
-                    return Ok(Query { asked, facts, state });
+                    return Ok(Query { pending, facts, state });
                 }
                 None => DropReason::QueryMalformed,
             },
@@ -105,10 +105,11 @@ impl Shard {
     }
 }
 
-/// Takes the PROXY header off a datagram of a peer that must send one; false when it is none.
+/// Removes the PROXY header from a datagram of a peer that must send one; returns false when there
+/// is none.
 pub(super) fn take_proxy_header(cx: &Context, packet: &mut Packet<'_>, state: &mut QueryState) -> bool {
     let bytes_max = usize::from(cx.snapshot.globals.proxy.bytes_max).saturating_sub(proxy::FIXED);
-    // A line of version 1 is for connections.
+    // Version 1 is for connections only.
     let is_header = proxy::is_header(packet.bytes(), false);
     let (proxy::Parsed::Header { header, len }, true) = (proxy::parse(packet.bytes(), bytes_max), is_header)
     else {

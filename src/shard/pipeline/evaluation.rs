@@ -1,4 +1,4 @@
-//! The state that rules see and change, and their evaluation on a message.
+//! The query state that rules see and change, and their evaluation on a message.
 
 use crate::base::packet::Packet;
 use crate::rules::apply;
@@ -7,10 +7,10 @@ use crate::rules::query_state;
 use crate::rules::query_state::{EcsSettings, QueryState};
 use crate::shard::Shard;
 use crate::shard::context::Context;
-use crate::shard::dispatch::outstanding::{Asked, Known};
+use crate::shard::dispatch::outstanding::{InFlight, PendingQuery};
 use crate::shard::evaluator::Message;
 
-use crate::shard::pipeline::{Query, seen};
+use crate::shard::pipeline::{Query, visible_client};
 
 impl Shard {
     pub(super) fn new_state(&mut self) -> Box<QueryState> {
@@ -19,41 +19,41 @@ impl Shard {
         state
     }
 
-    /// Gives a query the state that rules see, unless it has one whose fields are filled in.
+    /// Gives a query the state that rules see, unless it has a complete one.
     pub(super) fn give_state(&mut self, query: &mut Query) {
         if query.state.as_ref().is_some_and(|state| state.is_filled) {
             return;
         }
         let mut state = query.state.take().unwrap_or_else(|| self.new_state());
-        self.fill(&mut state, &query.asked);
+        self.fill(&mut state, &query.pending);
         query.state = Some(state);
     }
 
-    /// Takes up an outstanding query for the rules of answers: its state is the one that is kept, or
-    /// what can be said without one.
-    pub(super) fn take_up(&mut self, known: Known, packet: &Packet<'_>) -> Query {
-        let kept = self.dispatcher.queries.take_state(known.asked.waiter.entry());
+    /// Restores an outstanding query for the response rules: with its kept state, or with a new one
+    /// made from its slot.
+    pub(super) fn restore_query(&mut self, in_flight: InFlight, packet: &Packet<'_>) -> Query {
+        let kept = self.dispatcher.queries.take_state(in_flight.pending.waiter.entry());
         let state = kept.unwrap_or_else(|| {
             let mut state = self.new_state();
-            self.fill(&mut state, &known.asked);
-            state.received = known.claimed_at;
+            self.fill(&mut state, &in_flight.pending);
+            state.received = in_flight.claimed_at;
             state
         });
-        Query { asked: known.asked, facts: Facts::of(packet.bytes()), state: Some(state) }
+        Query { pending: in_flight.pending, facts: Facts::of(packet.bytes()), state: Some(state) }
     }
 
-    pub(super) fn fill(&self, state: &mut QueryState, asked: &Asked) {
+    pub(super) fn fill(&self, state: &mut QueryState, pending: &PendingQuery) {
         let clients = &self.connections.clients;
         state.is_filled = true;
-        state.flags = query_state::unpacked(asked.flags);
-        state.protocol = clients.protocol(asked.client);
-        state.pool = asked.pool;
-        if let Some(name) = asked.client.connection.and_then(|connection| clients.sni(connection)) {
+        state.flags = query_state::unpacked(pending.flags);
+        state.protocol = clients.protocol(pending.client);
+        state.pool = pending.pool;
+        if let Some(name) = pending.client.connection.and_then(|connection| clients.sni(connection)) {
             state.sni.extend_from_slice(name.as_bytes());
         }
     }
 
-    /// Has `evaluate` happen on a query's message.
+    /// Calls `evaluate` with a query's message.
     pub(super) fn evaluate<T>(
         &mut self,
         query: &mut Query,
@@ -67,10 +67,10 @@ impl Shard {
     ) -> T {
         let state = query.state.get_or_insert_default();
         let local = state.proxied.map_or_else(
-            || self.connections.clients.local_of(&self.context, query.asked.client),
+            || self.connections.clients.local_of(&self.context, query.pending.client),
             |proxied| proxied.destination,
         );
-        let client = seen(query.asked.client, Some(state));
+        let client = visible_client(query.pending.client, Some(state));
         let message = Message { client, local, facts: query.facts, answered, packet, state };
         let (balancer, copies) = (&self.dispatcher.balancer, &mut self.dispatcher.copies);
         self.evaluator.run(&mut self.context, balancer, copies, message, evaluate)

@@ -1,15 +1,15 @@
-//! The stages that a query and its answer pass, and the one place where a query ends.
+//! The stages that a query and its response pass, and the one place where a query ends.
 //!
 //! ```text
 //!  on_query:    admit → parse → evaluate → select → dispatch ─┐
 //!  on_response: match → restore → evaluate ───────────────────┤
-//!  time-outs, failed connections: move on, or give up ────────┴─► finish
+//!  timeouts, failed connections: next server, or give up ─────┴─► finish
 //! ```
 //!
 //! Dynamic blocks belong between `admit` and `evaluate`, the packet cache between `evaluate` and
-//! `select`. A stage that a configuration does not need costs a look at one flag.
+//! `select`. A stage that a configuration does not need costs the test of one flag.
 //!
-//! It does not do I/O, and owns nothing: the shard's owners do the work of each stage.
+//! It does no I/O and owns nothing: the shard's owners do the work of each stage.
 
 mod admission;
 mod evaluation;
@@ -30,7 +30,7 @@ use crate::rules::script::FunctionId;
 use crate::shard::Shard;
 use crate::shard::context::Context;
 use crate::shard::dispatch::attempts::Sent;
-use crate::shard::dispatch::outstanding::{Asked, Found, Key, Known, Waiter};
+use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::scratch::{MESSAGE_MAX, Scratch};
 use crate::shard::verdict::Verdict;
@@ -41,59 +41,60 @@ use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
 use crate::wire::{answer, ecs, edit, keepalive};
 
-/// Bytes that a client can take of whom nothing else is known (RFC 1035, 4.2.1).
+/// Bytes that a client can take if nothing else is known of it (RFC 1035, 4.2.1).
 const DATAGRAM_MIN: usize = 512;
 
-/// Takes packets that are to leave.
+/// Takes packets that are to be sent.
 pub type Out<'o> = &'o mut dyn FnMut(Verdict, &mut [u8]);
 
 /// A query between two stages.
 #[derive(Debug)]
 struct Query {
-    asked: Asked,
+    pending: PendingQuery,
     facts: Facts,
-    /// What is known of it besides its bytes, where that is anything.
+    /// The query state, if there is one.
     state: Option<Box<QueryState>>,
 }
 
-/// What has become of a query.
+/// The outcome of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It is on its way to a server.
+    /// It is in flight to a server.
     Sent(Sent),
-    /// The packet is an answer of our own.
+    /// The packet is a self-made answer.
     Answered,
-    /// The packet is a server's answer.
+    /// The packet is a server's response.
     Responded,
     /// There is no answer.
     Dropped(DropReason),
 }
 
-/// A query at its end.
+/// A query that is to be finished.
 #[derive(Debug)]
 struct Ending {
     client: Client,
     entry: Option<EntryId>,
     state: Option<Box<QueryState>>,
-    /// Bytes of a server's answer that the client can take, if they may be fewer than the server
-    /// was told.
+    /// Bytes of a server's response that the client can take, if they may be fewer than were
+    /// announced to the server.
     limit: Option<usize>,
 }
 
 impl Ending {
-    /// Of a query of which nothing is kept.
+    /// The end of a query without an entry and a state.
     const fn of(client: Client) -> Self {
         Self { client, entry: None, state: None, limit: None }
     }
 
-    /// Of a query that has its claim.
-    const fn of_asked(asked: &Asked) -> Self {
-        Self { client: asked.client, entry: asked.waiter.entry(), state: None, limit: None }
+    /// The end of a query that has claimed a slot.
+    const fn of_pending(pending: &PendingQuery) -> Self {
+        Self { client: pending.client, entry: pending.waiter.entry(), state: None, limit: None }
     }
 }
 
 impl Shard {
-    /// A client's query. It is edited into the query for a backend, or into our own answer.
+    /// Handles a client's query. It is edited into the query for a backend, or into a self-made
+    /// answer.
     pub fn on_query(&mut self, from: Client, packet: &mut Packet<'_>) -> Verdict {
         self.context.stats().queries.add(1);
         let mut query = match self.admit(from, packet).and_then(|state| self.parse(from, state, packet)) {
@@ -105,11 +106,11 @@ impl Shard {
             Decision::Answered => Outcome::Answered,
             Decision::Drop(reason) => Outcome::Dropped(reason),
         };
-        let ending = Ending { state: query.state.take(), ..Ending::of_asked(&query.asked) };
+        let ending = Ending { state: query.state.take(), ..Ending::of_pending(&query.pending) };
         self.finish(ending, outcome, packet)
     }
 
-    /// The query meets its rules, if there are any. What they decided is in its state.
+    /// Evaluates the query rules, if there are any. What they decided is in the query state.
     fn evaluate_query(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Decision {
         if !self.context.needs.rules && query.state.is_none() {
             return Decision::Forward;
@@ -120,26 +121,26 @@ impl Shard {
         });
         query.facts = facts;
         let Some(state) = &query.state else { return decision };
-        query.asked.pool = state.pool;
+        query.pending.pool = state.pool;
         if decision == Decision::Forward && !state.original.is_empty() {
             // A rule has changed the name.
             match Question::parse(packet.bytes()) {
-                Some(question) => query.asked.question = self.context.hash(&question),
+                Some(question) => query.pending.question = self.context.hash(&question),
                 None => return Decision::Drop(DropReason::QueryMalformed),
             }
         }
         decision
     }
 
-    /// On to a server of the query's pool.
+    /// Forwards the query to a server of its pool.
     fn forward(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
         let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
         if let Some(mut state) = query.state.take() {
-            self.add_subnet(backend, query.asked.client, &mut state, packet);
+            self.add_subnet(backend, query.pending.client, &mut state, packet);
             let needs = self.context.needs;
             if needs.states || !state.is_plain() || needs.tags && !state.tags.is_empty() {
                 match self.dispatcher.open_entry(state) {
-                    Some(entry) => query.asked.waiter = Waiter::Client(Some(entry)),
+                    Some(entry) => query.pending.waiter = Waiter::Client(Some(entry)),
                     None => return Outcome::Dropped(DropReason::QueryTableFull),
                 }
             } else {
@@ -147,30 +148,30 @@ impl Shard {
             }
         }
         let (cx, connections) = (&mut self.context, &mut self.connections);
-        match self.dispatcher.dispatch(cx, connections, backend, &mut query.asked, packet) {
+        match self.dispatcher.dispatch(cx, connections, backend, &mut query.pending, packet) {
             Ok(sent) => Outcome::Sent(sent),
             Err(reason) => Outcome::Dropped(reason),
         }
     }
 
-    /// A server of the pool for this query.
+    /// Selects a server of the pool for this query.
     fn select(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Option<BackendSlot> {
-        let pool = query.asked.pool;
+        let pool = query.pending.pool;
         // An unknown pool has no server.
         let kind = self.context.snapshot.pools.get(pool.index())?.policy.kind;
         if let Kind::Lua(function) = kind
-            // Without an answer the pool is served all the same.
+            // When the function selects none, the pool's fallback policy does.
             && let Some(backend) = self.select_by_script(function, query, packet)
         {
             return Some(backend);
         }
-        let client = seen(query.asked.client, query.state.as_deref()).peer;
+        let client = visible_client(query.pending.client, query.state.as_deref()).peer;
         let subject = Subject { qname: query.facts.qname(packet.bytes()), client: &client };
-        let by_connection = query.asked.client.connection.is_some();
+        let by_connection = query.pending.client.connection.is_some();
         self.dispatcher.select(&mut self.context, &self.connections, pool, &subject, by_connection)
     }
 
-    /// A server that a function of the configuration chooses; none after an error.
+    /// Selects a server by a Lua function; returns none after an error.
     fn select_by_script(
         &mut self,
         function: FunctionId,
@@ -178,7 +179,7 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) -> Option<BackendSlot> {
         let mut candidates = std::mem::take(&mut self.evaluator.candidates);
-        self.dispatcher.balancer.candidates(query.asked.pool, &mut candidates);
+        self.dispatcher.balancer.candidates(query.pending.pool, &mut candidates);
         self.give_state(query);
         let chosen = self.evaluate(query, None, packet, |context, environment, _| {
             let now = environment.now;
@@ -204,7 +205,7 @@ impl Shard {
         }
     }
 
-    /// Adds the client's subnet for a server that wants it.
+    /// Adds the client's subnet for a server that gets it.
     fn add_subnet(
         &self,
         backend: BackendSlot,
@@ -216,16 +217,16 @@ impl Shard {
         if !self.context.sends_subnet(backend) || !settings.wanted {
             return;
         }
-        let address = settings.address(&seen(client, Some(state)));
+        let address = settings.address(&visible_client(client, Some(state)));
         let (v4, v6, replace) = (settings.v4, settings.v6, settings.replace);
         let done = ecs::set(packet, address, v4, v6, replace, apply::OPT_PAYLOAD);
-        // An option beside one that a rule added goes with its record.
+        // An option beside one that a rule added is removed with its record.
         if done == Ecs::OptAdded || done == Ecs::OptionAdded && state.added == Ecs::Left {
             state.added = done;
         }
     }
 
-    /// A backend's answer. It is edited into the answer for the client.
+    /// Handles a backend's response. It is edited into the answer for the client.
     pub fn on_response(&mut self, from: Route, packet: &mut Packet<'_>) -> Verdict {
         let cx = &self.context;
         let message = packet.bytes();
@@ -236,66 +237,73 @@ impl Shard {
             return cx.unexpected(from, DropReason::ResponseNotResponse);
         }
         let key = Key { route: from, id: header.id() };
-        let known = match self.dispatcher.outstanding.find(key) {
-            Found::Live(known) => known,
-            Found::Settled => return cx.unexpected(from, DropReason::ResponseDuplicate),
-            Found::Expired => return cx.unexpected(from, DropReason::ResponseLate),
-            Found::Foreign => return cx.unexpected(from, DropReason::ResponseForeign),
+        let in_flight = match self.dispatcher.outstanding.find(key) {
+            Lookup::Live(in_flight) => in_flight,
+            Lookup::Settled => return cx.unexpected(from, DropReason::ResponseDuplicate),
+            Lookup::Expired => return cx.unexpected(from, DropReason::ResponseLate),
+            Lookup::Foreign => return cx.unexpected(from, DropReason::ResponseForeign),
         };
         if from.is_connection() && self.connections.backends.is_transfer(from) {
-            return self.on_transfer(key, known, packet);
+            return self.on_transfer(key, in_flight, packet);
         }
-        let (code, asked) = (header.rcode(), known.asked);
+        let (code, pending) = (header.rcode(), in_flight.pending);
         if header.qdcount() == 0 {
-            // A server that refuses may not have read the question; a header that says NOERROR
-            // or NXDOMAIN without one says nothing that a client could use.
-            let says_nothing = matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
-            if says_nothing && !cx.snapshot.globals.allow_empty_response {
+            // A server that refuses may not have parsed the question; a header with NOERROR or
+            // NXDOMAIN and without a question is of no use to a client.
+            let is_empty = matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
+            if is_empty && !cx.snapshot.globals.allow_empty_response {
                 return cx.unexpected(from, DropReason::ResponseEmpty);
             }
-        } else if Question::parse(message).is_none_or(|q| cx.hash(&q) != asked.question) {
+        } else if Question::parse(message).is_none_or(|q| cx.hash(&q) != pending.question) {
             // RFC 5452, 9.1: "the question section of the reply ... matches that of the query".
             return cx.unexpected(from, DropReason::ResponseMismatch);
         }
-        let unawaited = match asked.waiter {
+        let unawaited = match pending.waiter {
             Waiter::Client(_) => None,
             Waiter::Nobody => Some(DropReason::ResponseDuplicate),
             Waiter::Copy => Some(DropReason::TeeAnswer),
         };
         if let Some(reason) = unawaited {
-            self.dispatcher.settle_unawaited(cx, &self.connections, key, known, code);
+            self.dispatcher.settle_unawaited(cx, &self.connections, key, in_flight, code);
             return cx.drop(reason);
         }
-        self.dispatcher.settle(cx, &self.connections, key, known, code);
-        if header.is_truncated() && !from.is_connection() && asked.client.connection.is_some() {
+        self.dispatcher.settle(cx, &self.connections, key, in_flight, code);
+        if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.context, &mut self.connections);
-            let sent = self.dispatcher.ask_by_connection(cx, connections, from.backend, &asked, packet);
+            let sent = self.dispatcher.ask_by_connection(cx, connections, from.backend, &pending, packet);
             let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
-            return self.finish(Ending::of_asked(&asked), outcome, packet);
+            return self.finish(Ending::of_pending(&pending), outcome, packet);
         }
-        restore_header(&asked, from, packet);
-        // A client that asked by a datagram may not have room for what a connection can carry.
-        let limit = (from.is_connection() && asked.client.connection.is_none())
-            .then(|| self.dispatcher.queries.limit(asked.waiter.entry()).unwrap_or(DATAGRAM_MIN));
-        let ending = Ending { limit, ..Ending::of_asked(&asked) };
-        self.answer(key, known, ending, packet)
+        restore_header(&pending, from, packet);
+        // A client that sent a datagram may not be able to take what a connection can carry.
+        let limit = (from.is_connection() && pending.client.connection.is_none())
+            .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
+        let ending = Ending { limit, ..Ending::of_pending(&pending) };
+        self.answer(key, in_flight, ending, packet)
     }
 
-    /// A server's answer meets its rules, if there are any, and goes to the client.
-    fn answer(&mut self, key: Key, known: Known, mut ending: Ending, packet: &mut Packet<'_>) -> Verdict {
+    /// Evaluates the response rules, if there are any, and finishes the query.
+    fn answer(
+        &mut self,
+        key: Key,
+        in_flight: InFlight,
+        mut ending: Ending,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
         if !self.context.needs.answers && !self.dispatcher.queries.has_state(ending.entry) {
             return self.finish(ending, Outcome::Responded, packet);
         }
         let had_state = self.dispatcher.queries.has_state(ending.entry);
-        let mut query = self.take_up(known, packet);
+        let mut query = self.restore_query(in_flight, packet);
         if self.context.snapshot.globals.fixup_case
             && let Some(question) = self.dispatcher.queries.query(ending.entry).and_then(Question::parse)
         {
             answer::fixup_case(packet.bytes_mut(), question.qname);
         }
-        // A query too long to be kept is asked once; its answer is better than none.
+        // A query that is too long to be kept has one attempt; its response is better than none.
         let can_restart = self.dispatcher.queries.query(ending.entry).is_some();
-        let by = Answered { backend: key.route.backend, latency: self.context.now.since(known.claimed_at) };
+        let by =
+            Answered { backend: key.route.backend, latency: self.context.now.since(in_flight.claimed_at) };
         let decision = self.evaluate(&mut query, Some(by), packet, |context, environment, effects| {
             apply::response(context, environment, effects, had_state, can_restart)
         });
@@ -308,7 +316,7 @@ impl Shard {
         self.finish(ending, outcome, packet)
     }
 
-    /// Asks again, in another pool, with the query that was kept as `from` had got it.
+    /// Restarts the query in another pool, with the query that was kept as `from` got it.
     fn restart(
         &mut self,
         query: &mut Query,
@@ -316,17 +324,17 @@ impl Shard {
         pool: PoolSlot,
         packet: &mut Packet<'_>,
     ) -> Outcome {
-        let entry = query.asked.waiter.entry();
-        query.asked.pool = pool;
+        let entry = query.pending.waiter.entry();
+        query.pending.pool = pool;
         let Some(state) = &mut query.state else { return Outcome::Dropped(DropReason::NoServer) };
         state.restarts = state.restarts.saturating_add(1);
         state.pool = pool;
         let mut kept = self.dispatcher.queries.query(entry).is_some_and(|query| packet.replace(query));
         // A second attempt has left its own id in the query that was kept.
-        edit::set_id(packet.bytes_mut(), query.asked.client_id);
+        edit::set_id(packet.bytes_mut(), query.pending.client_id);
         if kept && self.context.sends_subnet(from) && state.added != Ecs::Left {
-            // Only servers that want the client's subnet may see it.
-            // A query that cannot be read again is not asked again.
+            // Only servers that get the client's subnet may see it. A malformed query is not
+            // restarted.
             kept = ecs::undo(packet, state.added);
             state.added = Ecs::Left;
         }
@@ -336,17 +344,17 @@ impl Shard {
         query.facts = Facts::of(packet.bytes());
         let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
         if let Some(mut state) = query.state.take() {
-            self.add_subnet(backend, query.asked.client, &mut state, packet);
+            self.add_subnet(backend, query.pending.client, &mut state, packet);
             self.dispatcher.queries.put(entry, state);
         }
         let (cx, connections) = (&mut self.context, &mut self.connections);
-        let sent = self.dispatcher.restart(cx, connections, backend, &query.asked, packet);
+        let sent = self.dispatcher.restart(cx, connections, backend, &query.pending, packet);
         sent.map_or_else(Outcome::Dropped, Outcome::Sent)
     }
 
-    /// The end of a query, or its departure to a server: counting, what a client can take, closing of
-    /// what is kept. An answer for a client's connection is written to it; any other one leaves by the
-    /// verdict, at once or when rules let it.
+    /// Finishes a query, or its forwarding to a server: counts it, adapts the answer to the client,
+    /// closes its entry. An answer for a client connection is written to it; any other one leaves
+    /// by the verdict, at once or delayed.
     fn finish(&mut self, ending: Ending, outcome: Outcome, packet: &mut Packet<'_>) -> Verdict {
         let Ending { client, entry, state, limit } = ending;
         let delay = state.as_ref().map_or(TickDelta(0), |s| s.delay);
@@ -375,15 +383,15 @@ impl Shard {
             return self.context.drop(DropReason::DelayFull);
         };
         counter.add(1);
-        // An answer that rules have made longer than a frame can hold becomes one that says so; that
-        // fails when its question cannot be read.
+        // An answer that rules have made longer than a frame can hold becomes TC=1; that fails when
+        // its question is malformed.
         let fits = packet.len() <= MESSAGE_MAX || {
             self.context.drop(DropReason::AnswerTooLong);
             own_answer(&self.context, packet, rcode::SERVFAIL) == Outcome::Answered
         };
         let limits = self.context.client_limits();
         if let Some(timeout) = self.connections.clients.keepalive(connection, limits) {
-            // An answer without EDNS, or without room for it, goes without.
+            // An answer without EDNS, or without space for the option, goes without it.
             let _ = keepalive::set(packet, timeout);
         }
         let answer = fits.then_some(packet.bytes());
@@ -400,7 +408,7 @@ impl Shard {
         self.context.drop(reason)
     }
 
-    /// Hands out answers that were held back and are due.
+    /// Emits delayed answers that are due.
     pub(super) fn release_delayed(&mut self, most: usize, out: Out<'_>) {
         let stats = self.context.stats();
         self.dispatcher.delayed.release(self.context.now, most, &mut |verdict, bytes| {
@@ -422,23 +430,23 @@ impl Shard {
     }
 }
 
-/// Who asked, as rules and policies see it.
-fn seen(client: Client, state: Option<&QueryState>) -> Client {
+/// Returns the client as rules and policies see it.
+fn visible_client(client: Client, state: Option<&QueryState>) -> Client {
     let proxied = state.and_then(|state| state.proxied);
     proxied.map_or(client, |proxied| Client { peer: proxied.source, ..client })
 }
 
-/// Gives an answer what is the client's: its id, its flags, and no word of the server to us.
-fn restore_header(asked: &Asked, from: Route, packet: &mut Packet<'_>) {
+/// Restores the client's id and flags in an answer, and removes the server's hop-by-hop option.
+fn restore_header(pending: &PendingQuery, from: Route, packet: &mut Packet<'_>) {
     if from.is_connection() && keepalive::may_be_there(packet.bytes()) {
-        // The server's word to us, not ours to the client (RFC 7828).
+        // It is between the server and us (RFC 7828).
         keepalive::remove(packet);
     }
-    edit::set_id(packet.bytes_mut(), asked.client_id);
-    query_state::set_flags(packet.bytes_mut(), query_state::unpacked(asked.flags));
+    edit::set_id(packet.bytes_mut(), pending.client_id);
+    query_state::set_flags(packet.bytes_mut(), query_state::unpacked(pending.flags));
 }
 
-/// Makes a query an answer of our own with a response code, which no rule sees.
+/// Turns a query into a self-made answer with a response code, without rules.
 fn own_answer(cx: &Context, packet: &mut Packet<'_>, code: u8) -> Outcome {
     let flags = Flags { ra: Some(false), ..Flags::default() };
     if answer::rcode(packet, u16::from(code), flags, cx.answer_edns()) {
@@ -448,7 +456,7 @@ fn own_answer(cx: &Context, packet: &mut Packet<'_>, code: u8) -> Outcome {
     }
 }
 
-/// Hands out a datagram that an attempt has made.
+/// Emits a datagram that an attempt has made.
 fn emit(sent: Option<(Sent, Packet<'_>)>, out: Out<'_>) {
     if let Some((Sent::Datagram(route), mut packet)) = sent {
         out(Verdict::Forward(route), packet.bytes_mut());

@@ -1,14 +1,13 @@
-//! Passages: connections and flows of forwards, all that is known of each but its sockets.
+//! Layer-4 relay sessions: connections and flows, all state of each but its sockets.
 //!
 //! ```text
-//!  a client connects ─► Trying(target) ─ accepted ─► Open ─ both ends closed, idle, broken ─► over
+//!  a client connects ─► Trying(target) ─ accepted ─► Open ─ both ends closed, idle, broken ─► closed
 //!                          ▲   │ refused, timed out
-//!                          └───┘ the next target; none is left ─► over
+//!                          └───┘ the next target; none is left ─► closed
 //! ```
 //!
-//! A flow is open at once: datagrams are not accepted by anybody. What the bytes say is never
-//! looked at. Which target comes next is chosen in `forwarded`, who makes room when there are too many
-//! in `evict`.
+//! A flow is open at once: a datagram needs no acceptance. The bytes are never parsed. The next
+//! target is selected in `targets`, the session that makes room in `evict`.
 
 mod evict;
 mod flows;
@@ -32,18 +31,17 @@ use crate::stats::connection_limits::{
 };
 use crate::stats::descriptors::{Descriptors, Permit};
 
-/// A target that let a connection wait in vain is passed over for so long, where there is another:
-/// until a health check has had its say.
-const TROUBLE: TickDelta = TickDelta::from_ms(5_000);
-/// Flows of a forward without a limit of its own, in a shard.
+/// A target that did not accept in time is avoided for this time, if there is another: until a
+/// health check can have noticed.
+const AVOID_SPAN: TickDelta = TickDelta::from_ms(5_000);
+/// Flows of a relay without a limit of its own, in a shard.
 const FLOWS_MAX: u32 = 65_536;
-/// A flow whose listener is closed gets so long to hear what its target still says.
+/// Time that a flow has for last responses after its listener is closed.
 const LAST_REPLIES: TickDelta = TickDelta::from_ms(1_000);
-/// Targets that a passage names in the log, of those that were not taken; more only while all of
-/// them are still to be avoided.
+/// Failed targets that a session remembers; more only while all of them must still be avoided.
 const TRIED_MAX: usize = 16;
 
-/// Which way bytes go.
+/// The direction of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to its target.
@@ -52,24 +50,24 @@ pub enum Direction {
     Back,
 }
 
-/// What an engine should do with a passage.
+/// What an engine must do with a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelayInterest {
-    /// Connect to this target, unless that is what this attempt has begun; give up what an earlier
-    /// one has.
+    /// Connect to this target, unless this attempt has already begun; abandon an earlier one.
     Connect(Attempt),
-    /// Pass bytes both ways.
+    /// Relay bytes in both directions.
     Serve(Attempt),
-    /// Close it, and tell with [`Shard::on_session_closed`](crate::shard::Shard::on_session_closed).
+    /// Close it, and confirm with
+    /// [`Shard::on_session_closed`](crate::shard::Shard::on_session_closed).
     Close(RelayCloseReason),
 }
 
-/// A try of a passage to reach a target.
+/// An attempt of a session to reach a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Which target.
+    /// The target.
     pub target: BackendSlot,
-    /// Tells it from the passage's other attempts.
+    /// Number of the attempt within the session.
     pub number: u16,
 }
 
@@ -84,72 +82,72 @@ enum State {
 #[derive(Debug)]
 struct RelaySession {
     client: Client,
-    /// As it was when the client came; its address stays.
+    /// As it was when the client connected; its address stays.
     listener: Arc<Listener>,
     state: State,
-    /// Among its listener's connections and flows.
+    /// Counts among its listener's connections and flows.
     _listener_permit: ListenerPermit,
-    /// Among its client's, where these are counted.
+    /// Counts among its client's, if these are limited.
     _client_permit: Option<ClientPermit>,
     permit: Option<Permit>,
-    /// The target that is tried, or taken.
+    /// The target that is tried, or connected.
     attempt: Option<Attempt>,
     attempts: u16,
-    /// Those that were not taken.
+    /// Targets that have failed.
     tried: Vec<Tried>,
     address: Option<SocketAddr>,
     opened: Tick,
     /// When the attempt began.
     begun: Tick,
-    /// The last bytes either way.
+    /// The last traffic in either direction.
     active: Tick,
     bytes: [u64; 2],
-    /// Of the board, when the target was last found to be up; flows only.
+    /// Epoch of the live state when the target was last found to be up; flows only.
     epoch: u64,
 }
 
-/// A target that was not taken.
+/// A target that has failed.
 #[derive(Clone, Copy, Debug)]
 struct Tried {
     target: BackendSlot,
     address: SocketAddr,
     why: ConnectFailure,
-    /// It may be tried again: another one has served since, or better is known of it.
+    /// It may be tried again: another one has worked since, or it has recovered.
     excused: bool,
 }
 
-/// All passages of a shard.
+/// All relay sessions of a shard.
 #[derive(Debug)]
 pub(crate) struct Relay {
     table: ConnTable<SessionSlot, RelaySession>,
     flows: Flows,
     by_listener: Vec<u32>,
-    /// Those that are not over, by the index of their listener.
+    /// Those that have not ended, by the index of their listener.
     recency: Recency,
     /// By listener: whether it is for flows.
     for_flows: Vec<bool>,
-    /// The one that has just made room, and is to be closed first of all.
+    /// The one that has just made room, to be closed first.
     evicted: Option<SessionSlot>,
     connection_limits: Arc<ConnectionLimits>,
     descriptors: Arc<Descriptors>,
-    /// By backend: passages that try or have it.
+    /// By backend: sessions that try it or are connected to it.
     by_target: Vec<u32>,
-    /// Indexes of connections that wait for their target to accept, and the earliest end of that.
+    /// Indexes of connections that wait for their target to accept, and the earliest deadline.
     trying: Vec<u32>,
-    /// By index: it is among them, perhaps on behalf of a passage that is over.
+    /// By index: it is among them, perhaps for a session that has ended.
     listed: Vec<bool>,
     trying_until: Option<Tick>,
-    /// Targets that let a connection wait in vain, and until when they are passed over.
-    troubled: Vec<(BackendSlot, Tick)>,
+    /// Targets that did not accept in time, and until when they are avoided.
+    avoided_targets: Vec<(BackendSlot, Tick)>,
 }
 
-/// What there is to say of a passage that is over.
+/// The state of a session at its end.
 #[derive(Debug)]
 pub(crate) struct ClosedSession {
     pub(crate) client: Client,
     pub(crate) listener: Arc<Listener>,
     pub(crate) tried: Vec<(SocketAddr, ConnectFailure)>,
-    /// The target that it had at its end, and whether that had been taken.
+    /// The target that it had at its end, and whether that had accepted.
     pub(crate) attempt: Option<Attempt>,
     pub(crate) target: Option<SocketAddr>,
     pub(crate) bytes: [u64; 2],
@@ -157,7 +155,8 @@ pub(crate) struct ClosedSession {
 }
 
 impl Relay {
-    /// None yet, of the whole `connection_limits`; `hasher` tells flows apart.
+    /// Creates an empty set of sessions; `connection_limits` are the process's, `hasher` hashes
+    /// flows.
     pub(crate) fn new(
         hasher: RandomState,
         connection_limits: Arc<ConnectionLimits>,
@@ -176,7 +175,7 @@ impl Relay {
             trying: Vec::new(),
             listed: Vec::new(),
             trying_until: None,
-            troubled: Vec::new(),
+            avoided_targets: Vec::new(),
         }
     }
 
@@ -188,8 +187,8 @@ impl Relay {
         self.table.value_mut(slot)
     }
 
-    /// Takes a connection or flow in, within the limits. A new flow takes the place of an old one
-    /// where there are as many as may be: that one has to be closed, too.
+    /// Adds a connection or flow, within the limits. A new flow replaces an old one at the limit:
+    /// that one must be closed, too.
     pub(crate) fn open(
         &mut self,
         client: Client,
@@ -209,7 +208,7 @@ impl Relay {
         let client_permit =
             self.connection_limits.admit_call(identity, relay_settings.connections_per_client);
         let client_permit = client_permit.map_err(|TooMany| RelayCloseReason::PerClient)?;
-        // That of flows is a limit of the shard's, and one of them makes room.
+        // The limit of flows is per shard, and one of them makes room.
         let max = if is_flow { 0 } else { relay_settings.connections };
         let listener_permit = self
             .connection_limits
@@ -252,55 +251,63 @@ impl Relay {
         Ok(slot)
     }
 
-    /// Connections and flows of a listener.
+    /// Returns the connections and flows of a listener.
     pub(crate) fn open_of_listener(&self, listener: ListenerSlot) -> u32 {
         self.by_listener.get(listener.index()).copied().unwrap_or(0)
     }
 
-    /// Those that try or have a target.
+    /// Returns those that try a target or are connected to it.
     pub(crate) fn open_of(&self, target: BackendSlot) -> u32 {
         self.by_target.get(target.index()).copied().unwrap_or(0)
     }
 
-    /// All connections and flows.
+    /// Returns the number of all connections and flows.
     pub(crate) fn open_count(&self) -> u32 {
         self.table.len() as u32
     }
 
-    /// The flow of a client.
+    /// Returns the flow of a client.
     pub(crate) fn flow(&self, client: &Client) -> Option<SessionSlot> {
         let slot = self.flows.of(client)?;
         (!matches!(self.session(slot)?.state, State::Ended(_))).then_some(slot)
     }
 
-    /// Who is at its one end, by which listener.
+    /// Returns a session's client and its listener.
     pub(crate) fn facts(&self, slot: SessionSlot) -> Option<(Client, &Arc<Listener>)> {
         self.session(slot).map(|p| (p.client, &p.listener))
     }
 
-    /// The target that is tried or taken.
+    /// Returns the target that is tried or connected.
     pub(crate) fn attempt(&self, slot: SessionSlot) -> Option<Attempt> {
         self.session(slot)?.attempt
     }
 
-    /// Targets that are not to be tried: those that were, and, unless nobody else is left, those
-    /// that have let others wait in vain.
-    pub(crate) fn avoided(&self, slot: SessionSlot, avoid: &mut Vec<BackendSlot>, troubled: bool, now: Tick) {
+    /// Collects the targets to avoid: those that were tried, and, unless no other is left, those
+    /// that did not accept others in time.
+    pub(crate) fn avoided(
+        &self,
+        slot: SessionSlot,
+        avoid: &mut Vec<BackendSlot>,
+        avoided_targets: bool,
+        now: Tick,
+    ) {
         avoid.clear();
         if let Some(session) = self.session(slot) {
             avoid.extend(session.tried.iter().filter(|t| !t.excused).map(|t| t.target));
         }
-        if troubled {
-            avoid.extend(self.troubled.iter().filter(|(_, until)| *until > now).map(|(target, _)| *target));
+        if avoided_targets {
+            avoid.extend(
+                self.avoided_targets.iter().filter(|(_, until)| *until > now).map(|(target, _)| *target),
+            );
         }
     }
 
-    /// Whether some target is passed over at present.
+    /// Returns whether some target is avoided at present.
     pub(crate) fn has_troubled(&self) -> bool {
-        !self.troubled.is_empty()
+        !self.avoided_targets.is_empty()
     }
 
-    /// Targets that failed some time ago, and of which better is known, may be tried again.
+    /// Allows targets that failed some time ago, and have recovered, to be tried again.
     pub(crate) fn forgive(&mut self, slot: SessionSlot, is_good: impl Fn(BackendSlot) -> bool) {
         if let Some(session) = self.session_mut(slot) {
             session.tried.iter_mut().for_each(|t| t.excused |= is_good(t.target));
@@ -344,7 +351,7 @@ impl Relay {
         self.mark_pending(slot);
     }
 
-    /// The attempt has failed; says at which target, and how long it took.
+    /// The attempt has failed; returns its target, and how long it took.
     pub(crate) fn failed(
         &mut self,
         slot: SessionSlot,
@@ -363,24 +370,25 @@ impl Relay {
         let lasted = now.since(session.begun);
         self.by_target[attempt.target.index()] -= 1;
         if why == ConnectFailure::Timeout {
-            self.troubled.retain(|(target, _)| *target != attempt.target);
-            self.troubled.push((attempt.target, now + TROUBLE));
+            self.avoided_targets.retain(|(target, _)| *target != attempt.target);
+            self.avoided_targets.push((attempt.target, now + AVOID_SPAN));
         }
         Some((attempt.target, lasted))
     }
 
-    /// The target has accepted; says which, and how long it took.
+    /// The target has accepted; returns which one, and how long it took.
     pub(crate) fn accepted(&mut self, slot: SessionSlot, now: Tick) -> Option<(BackendSlot, TickDelta)> {
         let session = self.session_mut(slot).filter(|p| p.state == State::Trying)?;
         let attempt = session.attempt?;
         session.state = State::Open;
         session.active = now;
         let lasted = now.since(session.begun);
-        self.troubled.retain(|(target, _)| *target != attempt.target);
+        self.avoided_targets.retain(|(target, _)| *target != attempt.target);
         Some((attempt.target, lasted))
     }
 
-    /// Bytes have gone one way; the first ones back of a flow say whose, and how long it took.
+    /// Traffic was relayed in one direction; the first response of a flow returns its target, and
+    /// how long it took.
     pub(crate) fn passed(
         &mut self,
         slot: SessionSlot,
@@ -394,19 +402,20 @@ impl Relay {
         session.active = now;
         session.bytes[direction as usize] += count;
         if direction == Direction::Back && is_flow(&session.listener) {
-            // It serves: should it refuse later on, all others may be asked again.
+            // It works: if it refuses later, all others may be tried again.
             session.tried.iter_mut().for_each(|t| t.excused = true);
         }
         let attempt = session.attempt?;
         (first && count > 0).then(|| (attempt.target, now.since(session.begun)))
     }
 
-    /// Whether a flow's target is to be looked at: the board has changed since it last was.
+    /// Returns whether a flow's target must be checked: the live state has changed since the last
+    /// check.
     pub(crate) fn is_stale(&mut self, slot: SessionSlot, epoch: u64) -> bool {
         self.session_mut(slot).is_some_and(|p| std::mem::replace(&mut p.epoch, epoch) != epoch)
     }
 
-    /// It ends.
+    /// Ends it.
     pub(crate) fn end(&mut self, slot: SessionSlot, why: RelayCloseReason) {
         let Some(session) = self.session_mut(slot) else { return };
         if !matches!(session.state, State::Ended(_)) {
@@ -439,8 +448,8 @@ impl Relay {
         })
     }
 
-    /// A listener was closed at that time, or is open again: its flows, whose clients it cannot hear
-    /// any more, wait only a little for what their targets still say. Connections go on.
+    /// A listener was closed at that time, or is open again. Its flows, which get no more from
+    /// their clients, wait only a short time for last responses. Connections continue.
     pub(crate) fn close_listener(&mut self, listener: ListenerSlot, at: Option<Tick>) {
         self.flows.close_listener(listener, at);
     }
@@ -449,17 +458,17 @@ impl Relay {
         self.table.mark_pending(slot);
     }
 
-    /// One that the engine has something to do for.
+    /// Returns one with pending work for the engine.
     pub(crate) fn next_pending(&mut self) -> Option<SessionSlot> {
         self.table.next_pending()
     }
 
-    /// Those that the engine has something to do for; perhaps some more.
+    /// Returns the number with pending work; an upper bound.
     pub(crate) fn pending_count(&self) -> usize {
         self.table.pending_count()
     }
 
-    /// What the engine should do with it.
+    /// Returns what the engine must do with it.
     pub(crate) fn interest(&self, slot: SessionSlot) -> RelayInterest {
         let Some(session) = self.session(slot) else {
             return RelayInterest::Close(RelayCloseReason::Closing);
@@ -472,13 +481,13 @@ impl Relay {
         }
     }
 
-    /// When there is something to do, if nothing else happens.
+    /// Returns when there is something to do, if nothing else happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         self.table.next_deadline().into_iter().chain(self.trying_until).min()
     }
 
-    /// Connections whose target has not accepted in time, as `waits` has it for each; no more than
-    /// `most`, the others are due next time.
+    /// Collects connections whose target has not accepted within `waits`; no more than `most`, the
+    /// others are due next time.
     pub(crate) fn overdue(
         &mut self,
         now: Tick,
@@ -508,21 +517,21 @@ impl Relay {
         self.trying_until = until;
     }
 
-    /// Ends what was idle for too long; looks at a part of the table at a time.
+    /// Ends sessions that were idle for too long; sweeps a part of the table.
     pub(crate) fn sweep(&mut self, now: Tick, idle: impl Fn(&Arc<Listener>) -> TickDelta) {
         let count = self.table.begin_sweep(now);
         if count == 0 {
             return;
         }
         self.give_up_excess(now);
-        self.troubled.retain(|(_, until)| *until > now);
+        self.avoided_targets.retain(|(_, until)| *until > now);
         for _ in 0..count {
             let Some(slot) = self.table.next_in_sweep() else { continue };
             let Some(session) = self.table.value(slot) else { continue };
             if session.state != State::Open {
                 continue;
             }
-            // However much its target has to say: the listener's place waits for it.
+            // However much its target still sends: the listener's slot is held until then.
             let closed = self.flows.closed_at(session.client.listener).filter(|_| is_flow(&session.listener));
             let waited = now.since(session.active);
             let span = idle(&session.listener);
@@ -534,25 +543,25 @@ impl Relay {
         }
     }
 
-    /// Checks what must hold between calls; for tests.
+    /// Checks the invariants between calls; for tests.
     pub(crate) fn check_invariants(&self) {
         let all = || self.table.iter().map(|(_, session)| session);
         assert_eq!(
             self.by_listener.iter().sum::<u32>(),
             self.open_count(),
-            "passages are counted by listener"
+            "sessions are counted by listener"
         );
         let attempts = all().filter(|p| p.attempt.is_some()).count();
         assert_eq!(self.by_target.iter().sum::<u32>() as usize, attempts, "attempts are counted by target");
         let flows = all().filter(|p| is_flow(&p.listener)).count();
-        assert!(self.flows.count() <= flows, "who has a flow is known by one");
+        assert!(self.flows.count() <= flows, "a client has one flow");
         let alive = all().filter(|p| !matches!(p.state, State::Ended(_))).count();
-        assert_eq!(self.recency.check_invariants(), alive, "each that is not over can make room");
+        assert_eq!(self.recency.check_invariants(), alive, "each session that has not ended can make room");
         self.flows.check_invariants(|slot| self.session(slot).map(|p| p.client));
         for (slot, session) in self.table.iter() {
             let trying = session.state == State::Trying;
             let entries = self.trying.iter().filter(|index| **index as usize == slot.index()).count();
-            assert!(entries <= 1 && (!trying || entries == 1), "who waits to be accepted has one deadline");
+            assert!(entries <= 1 && (!trying || entries == 1), "a session that waits has one deadline");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The shard's part in forwards: which target a connection or flow goes to, and to which one next.
+//! Selects the target of a connection or flow, and the next one after a failure.
 //!
-//! A target is a backend like any other: its pool's policy chooses it, by the client alone, its
-//! connections and flows count as outstanding, and its health is found out in the same way. Only
-//! when all that may be asked have failed are those tried that are known to be down: one of them
-//! may be back since its last check.
+//! A target is a backend like any other: its pool's policy selects it, by the client alone; its
+//! connections and flows count as outstanding; its health is determined in the same way. Only when
+//! all usable ones have failed, those that are known to be down are tried: one of them may have
+//! recovered since its last check.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::stats::live::State;
 use crate::stats::log_queue::RelayLogEntry;
 
 impl Relay {
-    /// A client has connected to a forward's listener. None, and counted, when the connection is to
-    /// be closed at once; otherwise [`Relay::interest`] says what is to be done with it.
+    /// A client has connected to a relay's listener. Returns none, and counts it, when the
+    /// connection must be closed at once; otherwise [`Relay::interest`] returns what to do with it.
     pub(crate) fn on_accept(
         &mut self,
         cx: &mut Context,
@@ -38,8 +38,8 @@ impl Relay {
         )
     }
 
-    /// A datagram of a client for a forward's listener: the passage that it takes, a new one if
-    /// need be, and by which attempt. None, and counted, when it is dropped.
+    /// A client has sent a datagram to a relay's listener. Returns its session, a new one if
+    /// necessary, and the attempt. Returns none, and counts it, when it is dropped.
     pub(crate) fn on_datagram(
         &mut self,
         cx: &mut Context,
@@ -52,7 +52,7 @@ impl Relay {
         {
             self.leave_dead_target(cx, balancer, slot);
         }
-        // One that has just run out of targets has a successor, which may try all of them.
+        // One that has just run out of targets gets a successor, which may try all of them.
         let slot = match self.flow(&client) {
             Some(slot) => slot,
             None => self.open_session(cx, balancer, client, listener)?,
@@ -88,7 +88,7 @@ impl Relay {
         }
     }
 
-    /// The target has accepted a passage's connection.
+    /// The target has accepted a session's connection.
     pub(crate) fn on_target_open(&mut self, cx: &Context, session: SessionSlot) {
         if let Some((target, latency)) = self.accepted(session, cx.now) {
             let stats = cx.stats().backend(target);
@@ -97,8 +97,8 @@ impl Relay {
         }
     }
 
-    /// The attempt to reach a target has failed: the wish then is to connect to another one, or to
-    /// close the passage when none is left.
+    /// The attempt to reach a target has failed: the engine must then connect to another one, or
+    /// close the session when none is left.
     pub(crate) fn on_target_failed(
         &mut self,
         cx: &mut Context,
@@ -112,7 +112,7 @@ impl Relay {
         match why {
             ConnectFailure::Timeout => stats.timeouts.add(1),
             ConnectFailure::Refused | ConnectFailure::Unreachable => stats.send_errors.add(1),
-            // It has nothing to do with the target.
+            // The target did not cause it.
             ConnectFailure::Local | ConnectFailure::Down => {}
         }
         if self.try_next(cx, balancer, session) {
@@ -120,7 +120,7 @@ impl Relay {
         }
     }
 
-    /// Bytes have been passed on.
+    /// Traffic was relayed.
     pub(crate) fn on_relayed(
         &mut self,
         cx: &Context,
@@ -140,7 +140,7 @@ impl Relay {
         }
     }
 
-    /// A passage's sockets are closed, as was wished or because one of them has ended.
+    /// A session's sockets are closed, as requested or because one of them has ended.
     pub(crate) fn on_session_closed(
         &mut self,
         cx: &Context,
@@ -175,14 +175,14 @@ impl Relay {
         now.or(listener.service.relay().map(|f| &**f)).is_some_and(|f| f.log)
     }
 
-    /// Gives up targets that do not accept, and ends what is idle.
+    /// Abandons targets that do not accept, and ends idle sessions.
     pub(crate) fn on_tick(&mut self, cx: &mut Context, balancer: &mut Selector) {
         let snapshot = &cx.snapshot;
         let of = |listener: &Arc<Listener>, span: fn(&RelaySettings) -> TickDelta| {
             let now = relay_in(snapshot, listener).map(|(_, relay_settings)| &**relay_settings);
             now.or(listener.service.relay().map(|f| &**f)).map_or(TickDelta::from_ms(1_000), span)
         };
-        // Without memory while nothing is overdue.
+        // Does not allocate while nothing is overdue.
         let mut overdue = Vec::new();
         let waits = |listener: &Arc<Listener>| of(listener, |f| f.connect_timeout);
         self.overdue(cx.now, waits, DUE_PER_TICK, &mut overdue);
@@ -192,10 +192,10 @@ impl Relay {
         }
     }
 
-    /// Sends a passage to the next target; when there is none it ends, and the answer is false.
+    /// Sends a session to the next target; returns false when there is none, and ends it.
     fn try_next(&mut self, cx: &mut Context, balancer: &mut Selector, slot: SessionSlot) -> bool {
         let Some((target, waits)) = self.next_target(cx, balancer, slot) else {
-            let lacked = self.lacked_means(slot);
+            let lacked = self.is_short_of_resources(slot);
             self.end(slot, if lacked { RelayCloseReason::Local } else { RelayCloseReason::NoTarget });
             return false;
         };
@@ -215,13 +215,13 @@ impl Relay {
         let (client, listener) = self.facts(slot)?;
         let (_, relay_settings) = relay_in(&cx.snapshot, listener)?;
         let (pool, waits) = (relay_settings.pool, relay_settings.connect_timeout);
-        // Without memory while nothing is to be avoided.
+        // Does not allocate while nothing is to be avoided.
         let mut avoid = Vec::new();
         let subject = Subject { qname: &[0], client: &client.peer };
         let mut next = None;
-        for troubled in [true, false] {
-            if next.is_none() && (!troubled || self.has_troubled()) {
-                self.avoided(slot, &mut avoid, troubled, cx.now);
+        for avoided_targets in [true, false] {
+            if next.is_none() && (!avoided_targets || self.has_troubled()) {
+                self.avoided(slot, &mut avoid, avoided_targets, cx.now);
                 next = balancer.select(&cx.snapshot, pool, &subject, &avoid, &mut cx.rng);
                 next = next.filter(|target| !avoid.contains(target));
             }
@@ -230,7 +230,7 @@ impl Relay {
         next.map(|target| (target, waits))
     }
 
-    /// A target that was not tried and is thought to be down, unless the operator says so.
+    /// Returns a target that was not tried and counts as down, unless the operator set it down.
     fn untried(cx: &Context, pool: PoolSlot, tried: &[BackendSlot]) -> Option<BackendSlot> {
         let mut members = cx.snapshot.pool(pool).members.iter().copied();
         members.find(|target| {
@@ -241,13 +241,13 @@ impl Relay {
         })
     }
 
-    /// A flow whose target is known to be down moves to another one, if that is up.
+    /// Moves a flow whose target is down to another one that is up.
     fn leave_dead_target(&mut self, cx: &mut Context, balancer: &mut Selector, slot: SessionSlot) {
         let Some(attempt) = self.attempt(slot) else { return };
         if cx.live_state().backend(attempt.target).state() != State::Down {
             return;
         }
-        // Some that failed may have come back since; without answers nothing else would tell so.
+        // Failed ones may have recovered since; without responses nothing else would tell.
         self.forgive(slot, |target| cx.live_state().backend(target).state() == State::Up);
         let next = self.next_target(cx, balancer, slot).map(|(target, _)| target);
         if next.is_some_and(|next| cx.live_state().backend(next).state() == State::Up) {
@@ -256,11 +256,11 @@ impl Relay {
     }
 }
 
-/// A forward as the configuration in force has it, with its listener; none when that has no such
+/// Returns a relay in the current configuration, with its listener; none when that has no such
 /// listener, and no targets for it.
 ///
-/// A listener whose sockets must be opened anew has another slot: what still comes by the old one
-/// is the new one's.
+/// A listener whose sockets must be opened anew has another slot: what still arrives on the old one
+/// belongs to the new one.
 fn relay_in<'s>(
     snapshot: &'s Snapshot,
     listener: &'s Arc<Listener>,

@@ -1,4 +1,4 @@
-//! Tables for single steps; a model for long random runs.
+//! Single steps as tables; long random runs against a model.
 
 use std::collections::HashMap;
 
@@ -9,10 +9,10 @@ use crate::shard::dispatch::outstanding::*;
 const A: BackendSlot = BackendSlot(0);
 const B: BackendSlot = BackendSlot(3);
 
-fn asked(question: u64) -> Asked {
+fn pending(question: u64) -> PendingQuery {
     let peer = Endpoint { ip: [1; 16], scope: 0, port: 99 };
     let client = Client { peer, listener: ListenerSlot(1), local: LocalSlot(2), connection: None };
-    Asked { client, client_id: 7, question, waiter: Waiter::Client(None), pool: PoolSlot(0), flags: 0 }
+    PendingQuery { client, client_id: 7, question, waiter: Waiter::Client(None), pool: PoolSlot(0), flags: 0 }
 }
 
 struct World {
@@ -34,7 +34,7 @@ impl World {
     fn claim(&mut self, backend: BackendSlot, question: u64, max: u32, now: Tick) -> Option<Key> {
         self.batch += 1;
         let terms = Terms { max, now, batch: self.batch, queue: self.queue, connection: None };
-        self.out.claim(backend, asked(question), terms, &mut self.rng)
+        self.out.claim(backend, pending(question), terms, &mut self.rng)
     }
 }
 
@@ -43,24 +43,24 @@ fn ms(n: u64) -> Tick {
 }
 
 #[test]
-fn an_answer_finds_its_query_and_a_second_one_does_not() {
+fn response_finds_its_query_once() {
     let mut w = World::new(1);
     let key = w.claim(A, 42, 10, ms(5)).expect("a slot");
-    let Found::Live(known) = w.out.find(key) else { panic!("live") };
-    assert_eq!((known.asked, known.claimed_at), (asked(42), ms(5)));
+    let Lookup::Live(in_flight) = w.out.find(key) else { panic!("live") };
+    assert_eq!((in_flight.pending, in_flight.claimed_at), (pending(42), ms(5)));
     let stranger = Key { id: key.id.wrapping_add(1), ..key };
-    assert_eq!(w.out.find(stranger), Found::Foreign);
+    assert_eq!(w.out.find(stranger), Lookup::Foreign);
     let other_socket = Route { socket: SocketSlot::from_number(key.route.socket.number() ^ 1), ..key.route };
-    assert_eq!(w.out.find(Key { route: other_socket, ..key }), Found::Foreign);
+    assert_eq!(w.out.find(Key { route: other_socket, ..key }), Lookup::Foreign);
     w.out.settle(key);
-    assert_eq!(w.out.find(key), Found::Settled);
+    assert_eq!(w.out.find(key), Lookup::Settled);
     w.out.settle(key);
     assert_eq!(w.out.totals(), [1, 1, 0, 0], "settled once");
     w.out.check_invariants();
 }
 
 #[test]
-fn a_time_out_is_never_early_and_at_most_a_slice_late() {
+fn timeout_is_never_early_and_at_most_a_slice_late() {
     let mut w = World::new(2);
     let key = w.claim(A, 1, 10, ms(0)).expect("a slot");
     let deadline = w.out.next_deadline().expect("a deadline");
@@ -68,13 +68,13 @@ fn a_time_out_is_never_early_and_at_most_a_slice_late() {
     assert_eq!(w.out.due(ms(1_000) - TickDelta(1)), None);
     assert_eq!(w.out.due(deadline).map(|d| d.0), Some(key));
     w.out.expire(key);
-    assert_eq!(w.out.find(key), Found::Expired);
+    assert_eq!(w.out.find(key), Lookup::Expired);
     assert_eq!(w.out.next_deadline(), None);
     w.out.check_invariants();
 }
 
 #[test]
-fn a_full_table_refuses_and_counts_nothing() {
+fn full_table_refuses_and_counts_nothing() {
     let mut w = World::new(3);
     for n in 0..5 {
         assert!(w.claim(A, n, 5, ms(n)).is_some());
@@ -85,13 +85,13 @@ fn a_full_table_refuses_and_counts_nothing() {
 }
 
 #[test]
-fn most_ids_of_a_socket_can_be_used_before_draws_give_up() {
+fn most_ids_of_a_socket_can_be_used() {
     let mut w = World::new(4);
     let mut keys = Vec::new();
     while let Some(key) = w.claim(B, 1, u32::MAX, ms(1)) {
         keys.push(key);
     }
-    assert!(keys.len() > 40_000, "one socket bore {}", keys.len());
+    assert!(keys.len() > 40_000, "one socket had {}", keys.len());
     w.out.check_invariants();
     for key in keys {
         w.out.settle(key);
@@ -101,7 +101,7 @@ fn most_ids_of_a_socket_can_be_used_before_draws_give_up() {
 }
 
 #[test]
-fn detaching_releases_what_is_live() {
+fn detach_releases_live_queries() {
     let mut w = World::new(5);
     for n in 0..3 {
         w.claim(A, n, 10, ms(n));
@@ -114,14 +114,14 @@ fn detaching_releases_what_is_live() {
 }
 
 #[test]
-fn spans_of_old_configurations_make_room_and_those_in_use_do_not() {
+fn unused_spans_of_old_configurations_are_replaced() {
     let mut w = World::new(8);
     for generation in 0..10 {
         w.out.renew_queues();
         let kept = w.out.queue(TickDelta::from_ms(1_000)).expect("a queue");
         assert_eq!(kept, w.queue, "generation {generation}");
         for span in 0..100 {
-            w.out.queue(TickDelta::from_ms(2_000 + generation * 100 + span)).expect("old ones make room");
+            w.out.queue(TickDelta::from_ms(2_000 + generation * 100 + span)).expect("old ones are replaced");
         }
     }
     let more = (0..400).filter_map(|n| w.out.queue(TickDelta::from_ms(9_000 + n))).count();
@@ -143,7 +143,7 @@ fn ids_are_spread_over_all_sixteen_bits() {
 
 proptest! {
     #[test]
-    fn a_long_run_agrees_with_a_map(
+    fn long_run_agrees_with_a_map(
         seed in any::<u64>(),
         steps in prop::collection::vec((0_u8..4, any::<u16>(), 0_u64..400), 1..400)
     ) {
@@ -153,14 +153,14 @@ proptest! {
         let mut now = ms(1);
         for (n, (what, pick, wait)) in steps.into_iter().enumerate() {
             now = now + TickDelta::from_ms(wait);
-            while let Some((key, known)) = w.out.due(now) {
+            while let Some((key, in_flight)) = w.out.due(now) {
                 let name = (key.route.backend.0, key.route.socket.number(), key.id);
                 let (_, question, armed) = model.remove(&name).expect("what is due was claimed");
-                prop_assert_eq!(question, known.asked.question);
+                prop_assert_eq!(question, in_flight.pending.question);
                 prop_assert!(now >= armed);
                 w.out.expire(key);
             }
-            prop_assert!(model.values().all(|m| m.2 + TickDelta::from_ms(7) > now), "nothing overstays");
+            prop_assert!(model.values().all(|m| m.2 + TickDelta::from_ms(7) > now), "nothing is overdue");
             let backend = if pick % 3 == 0 { B } else { A };
             let chosen = model.values().nth(usize::from(pick) % model.len().max(1)).copied();
             match (what, chosen) {
@@ -173,7 +173,7 @@ proptest! {
                     }
                 }
                 (2, Some((key, ..))) => {
-                    prop_assert!(matches!(w.out.find(key), Found::Live(_)));
+                    prop_assert!(matches!(w.out.find(key), Lookup::Live(_)));
                     w.out.settle(key);
                     model.remove(&(key.route.backend.0, key.route.socket.number(), key.id));
                 }

@@ -1,25 +1,25 @@
-//! When queries stop waiting: a queue per span, a bucket per slice of time.
+//! Timeouts of queries: a queue per span, a bucket per slice of time.
 //!
 //! ```text
 //!  queue of 2 s:  | bucket 7: 12 live | bucket 8: 0 live | bucket 9: 40 live, open |
 //!  keys, in order:  k k k k k k k k ...
 //! ```
 //!
-//! Settling counts a bucket down; a bucket without a live query is skipped whole, so an answered
-//! query costs its timer one decrement. Within a queue the order of arming is the order of coming
-//! due, so the next deadline is the front's.
+//! Settling decrements a bucket; a bucket without a live query is skipped as a whole, so an
+//! answered query costs its timer one decrement. Within a queue timers fall due in the order in
+//! which they were armed, so the next deadline is the front's.
 
 use std::collections::VecDeque;
 
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::dispatch::outstanding::Key;
 
-/// Which span a query waits for.
+/// The queue of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue(u8);
 
 impl Queue {
-    /// The queue that was made first.
+    /// The queue that was created first.
     pub const FIRST: Self = Self(0);
 
     pub(crate) const fn number(self) -> u8 {
@@ -27,7 +27,7 @@ impl Queue {
     }
 }
 
-/// Queues, one a span; within one the order of arming is the order of coming due.
+/// Queues, one per span; within one, timers fall due in the order in which they were armed.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     queues: Vec<Spans>,
@@ -36,9 +36,9 @@ pub(crate) struct Timers {
 #[derive(Debug)]
 struct Spans {
     span: TickDelta,
-    /// The present configuration has asked for it, so somebody may still name it.
+    /// The current configuration has requested it, so it may be in use.
     wanted: bool,
-    /// Width of a bucket: a time-out fires at most this late, never early.
+    /// Width of a bucket: a timeout fires at most this late, never early.
     slice: TickDelta,
     buckets: VecDeque<Bucket>,
     /// Number of the first bucket in `buckets`; wraps.
@@ -49,7 +49,7 @@ struct Spans {
 
 #[derive(Debug)]
 struct Bucket {
-    /// Arming after this opens the next bucket.
+    /// A timer armed after this opens the next bucket.
     closes: Tick,
     live: u32,
     armed: u32,
@@ -63,7 +63,7 @@ impl Timers {
                 self.queues.push(fresh);
                 return Some(self.queues.len() - 1);
             }
-            // Spans of configurations that are gone make room.
+            // Spans of former configurations are replaced.
             let idle = self.queues.iter().position(|q| !q.wanted && q.buckets.iter().all(|b| b.live == 0))?;
             self.queues[idle] = fresh;
             Some(idle)
@@ -72,7 +72,8 @@ impl Timers {
         Some(Queue(at as u8))
     }
 
-    /// A new configuration asks for its spans anew: those of the old one may make room.
+    /// Begins a new configuration, which requests its spans anew: those of the old one may be
+    /// replaced.
     pub(crate) fn renew(&mut self) {
         self.queues.iter_mut().for_each(|q| q.wanted = false);
     }
@@ -105,8 +106,8 @@ impl Timers {
 
 impl Spans {
     const fn new(span: TickDelta) -> Self {
-        // 1/512 of the span: a 2 s time-out fires within 4 ms; never finer than 50 us, which
-        // bounds the buckets of a span at 512.
+        // 1/512 of the span: a timeout of 2 s fires within 4 ms; never finer than 50 us, which
+        // limits a span to 512 buckets.
         let slice = span.0 / 512;
         let slice = TickDelta(if slice < 50_000 { 50_000 } else { slice });
         Self { span, wanted: false, slice, buckets: VecDeque::new(), first: 0, armed: VecDeque::new() }
@@ -137,7 +138,8 @@ impl Spans {
         self.drop_dead();
     }
 
-    /// The front is what `next_deadline` looks at: keep it live. The open bucket stays.
+    /// Drops dead buckets at the front, because `next_deadline` reads the front. The open bucket
+    /// stays.
     fn drop_dead(&mut self) {
         while self.buckets.len() > 1 && self.buckets[0].live == 0 {
             self.drop_front();
@@ -151,7 +153,7 @@ impl Spans {
         }
     }
 
-    /// Takes the next key of a bucket whose time is up; its bucket's number comes with it.
+    /// Takes the next key of a bucket that is due, with the bucket's number.
     fn due(&mut self, now: Tick) -> Option<(u32, Key)> {
         while let Some(front) = self.buckets.front_mut() {
             if front.live == 0 || front.closes + self.span > now {
