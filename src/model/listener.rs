@@ -174,7 +174,7 @@ pub struct RelaySettings {
 pub enum ProxyHeader {
     /// Nowhere: a header is malformed input (`enableProxyProtocol=false`).
     Ignored,
-    /// At the begin of a datagram, or of the connection's data: within TLS, if there is TLS.
+    /// At the start of a datagram, or of the connection's data: within TLS, if there is TLS.
     #[default]
     Inside,
     /// Before TLS (`proxyProtocolOutsideTLS=true`).

@@ -143,10 +143,10 @@ pub struct Globals {
     pub allow_empty_response: bool,
     /// Drop queries without a question, rather than answer NOTIMP (`setDropEmptyQueries`).
     pub drop_empty_queries: bool,
-    /// UDP payload size in the OPT of self-made answers, bytes
+    /// UDP payload size in the OPT of self-generated answers, bytes
     /// (`setPayloadSizeOnSelfGeneratedAnswers`).
     pub self_answer_payload: u16,
-    /// Add an OPT to self-made answers when the query had one.
+    /// Add an OPT to self-generated answers when the query had one.
     pub self_answer_edns: bool,
     /// Remove the records of a response with TC=1, except its OPT (`truncateTC`).
     pub truncate_tc: bool,
@@ -326,7 +326,7 @@ pub enum ClientAddress {
     /// It does not.
     #[default]
     Hidden,
-    /// By a PROXY header: in front of each datagram, and at the begin of each connection, which
+    /// By a PROXY header: in front of each datagram, and at the start of each connection, which
     /// then serves one client only (`useProxyProtocol`).
     Proxy {
         /// Version 1, a line of text, which only connections can carry; otherwise version 2.
@@ -450,7 +450,7 @@ pub struct Lazy {
     pub failed_interval: TickDelta,
     /// Doubles that interval at each failure, up to this.
     pub backoff_max: Option<TickDelta>,
-    /// SERVFAIL counts as a failure, not only time-outs.
+    /// SERVFAIL counts as a failure, not only timeouts.
     pub servfail_counts: bool,
 }
 

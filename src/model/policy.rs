@@ -108,7 +108,7 @@ impl Default for Concentrate {
             // scheduling for a full server and spread the load; a server that is really full leaves
             // its floor by tens of milliseconds within a second.
             full_margin: TickDelta::from_us(1_000),
-            // Its own only: time-outs that its peers have too are caused by the authority.
+            // Its own only: timeouts that its peers have too are caused by the authority.
             full_timeouts_ppm: 10_000,
             // By arithmetic: 70 % busy becomes 56 %, where (m) the median is near its floor.
             cap_factor: 0.8,

@@ -19,12 +19,12 @@ pub enum Action {
     Allow,
     /// Drops the query.
     Drop,
-    /// Goes to a pool; further rules are evaluated only where `goes_on`.
-    Pool(PoolRef, GoesOn),
+    /// Goes to a pool; further rules are evaluated only where `continues`.
+    Pool(PoolRef, Continues),
     /// Does nothing within the rate and drops the query above it.
     Qps(Limit),
     /// Goes to a pool within the rate and does nothing above it.
-    QpsPool(Limit, PoolRef, GoesOn),
+    QpsPool(Limit, PoolRef, Continues),
     /// Answers with a response code, which may have an extended part.
     RCode(u16, Flags),
     /// Answers NXDOMAIN or NODATA with a SOA.
@@ -179,7 +179,7 @@ pub const DELAY_MS_MAX: u32 = 60_000;
 pub type ProxyValue = (u8, Box<[u8]>);
 
 /// Whether the rules after this one are evaluated.
-pub type GoesOn = bool;
+pub type Continues = bool;
 
 /// What a rule does with a response that matched.
 #[derive(Clone, Debug)]

@@ -107,8 +107,8 @@ impl Index {
     }
 
     /// Returns whether [`Self::prefetch`] is of use.
-    pub(crate) const fn is_far(&self) -> bool {
-        self.names.table.is_far()
+    pub(crate) const fn needs_prefetch(&self) -> bool {
+        self.names.table.needs_prefetch()
     }
 
     /// Prefetches what the look-ups of a batch of names will read.

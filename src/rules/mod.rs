@@ -38,7 +38,7 @@ use crate::rules::guard::Guard;
 use crate::rules::index::{Candidates, Index};
 use crate::rules::limits::Limits;
 use crate::rules::matcher::Matcher;
-use crate::rules::prefetch::Far;
+use crate::rules::prefetch::PrefetchSet;
 
 /// One rule.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ pub struct Rule<A> {
 pub struct Chain<A> {
     rules: Arc<[Rule<A>]>,
     index: Arc<Index>,
-    far: Arc<Far>,
+    prefetch_set: Arc<PrefetchSet>,
 }
 
 impl<A> Default for Chain<A> {
@@ -77,15 +77,17 @@ impl<A> Chain<A> {
     #[must_use]
     pub fn new(rules: Vec<Rule<A>>) -> Self {
         let index = Index::build(rules.iter().map(|r| Guard::of(&r.matcher)));
-        let far = Far::of(index.always().iter().filter_map(|at| rules.get(*at as usize)).map(|r| &r.matcher));
-        Self { rules: rules.into(), index: Arc::new(index), far: Arc::new(far) }
+        let prefetch_set = PrefetchSet::of(
+            index.always().iter().filter_map(|at| rules.get(*at as usize)).map(|r| &r.matcher),
+        );
+        Self { rules: rules.into(), index: Arc::new(index), prefetch_set: Arc::new(prefetch_set) }
     }
 
     /// Returns whether [`Chain::prefetch`] is of use: packets access large sets or tables of
     /// clients.
     #[must_use]
-    pub fn is_far(&self) -> bool {
-        self.index.is_far() || !self.far.is_empty()
+    pub fn needs_prefetch(&self) -> bool {
+        self.index.needs_prefetch() || !self.prefetch_set.is_empty()
     }
 
     /// Prefetches the memory that a batch will access, by the names (wire format) and clients of
@@ -93,7 +95,7 @@ impl<A> Chain<A> {
     /// packet that is left out is only slower.
     pub fn prefetch(&self, names: &[&[u8]], clients: &[[u8; 16]], limits: &Limits) {
         self.index.prefetch(names);
-        self.far.prefetch(names, clients, limits);
+        self.prefetch_set.prefetch(names, clients, limits);
     }
 
     /// Returns the rules, in order.

@@ -157,13 +157,13 @@ impl NameTable {
     /// long as one name would. It changes only the time of the searches; names that it leaves out
     /// (very many suffixes, full buckets) are found all the same.
     pub(crate) fn prefetch<'n>(&self, names: impl IntoIterator<Item = &'n [u8]>) {
-        if self.is_far() {
+        if self.needs_prefetch() {
             self.touch(names);
         }
     }
 
     /// Returns whether it is so large that a search waits for memory.
-    pub(crate) const fn is_far(&self) -> bool {
+    pub(crate) const fn needs_prefetch(&self) -> bool {
         self.bytes() >= NEAR
     }
 

@@ -94,8 +94,8 @@ impl NameSet {
 
     /// Returns whether prefetching is of use: the set is so large that a search waits for memory.
     #[must_use]
-    pub const fn is_far(&self) -> bool {
-        self.table.is_far()
+    pub const fn needs_prefetch(&self) -> bool {
+        self.table.needs_prefetch()
     }
 
     /// Returns the number of names.
@@ -261,7 +261,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_handled(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let set = set(&["", "a"]);
             let _ = (set.contains(&bytes), set.suffix_of(&bytes));
             for set in [&set, &NameSet::default()] {

@@ -18,18 +18,18 @@ const TABLES_MAX: usize = 2;
 
 /// The large memory of a chain.
 #[derive(Debug, Default)]
-pub(crate) struct Far {
+pub(crate) struct PrefetchSet {
     names: Vec<Names>,
     clients: Vec<ClientLimit>,
     timed: Vec<u32>,
 }
 
-impl Far {
+impl PrefetchSet {
     /// Collects that of matchers which are evaluated for every packet.
     pub(crate) fn of<'m>(matchers: impl Iterator<Item = &'m Matcher>) -> Self {
-        let mut far = Self::default();
-        matchers.for_each(|matcher| far.add(matcher));
-        far
+        let mut prefetch_set = Self::default();
+        matchers.for_each(|matcher| prefetch_set.add(matcher));
+        prefetch_set
     }
 
     fn add(&mut self, matcher: &Matcher) {
@@ -39,7 +39,8 @@ impl Far {
             self.add(not);
         } else if let Matcher::QNameSet(names) | Matcher::QNameSuffix(names) = matcher {
             let known = self.names.iter().any(|n| n.key() == names.key());
-            if !known && self.names.len() < TABLES_MAX && names.set().is_some_and(|set| set.is_far()) {
+            if !known && self.names.len() < TABLES_MAX && names.set().is_some_and(|set| set.needs_prefetch())
+            {
                 self.names.push(names.clone());
             }
         } else if let Matcher::MaxQpsIp(limit) = matcher {
@@ -90,11 +91,11 @@ mod tests {
             Matcher::Or([Matcher::QNameSet(small), Matcher::MaxQpsIp(limit.clone())].into()),
             Matcher::MaxQpsIp(limit.clone()),
         ];
-        let far = Far::of(all.iter());
-        assert_eq!(far.names.iter().map(Names::key).collect::<Vec<_>>(), [large.key()]);
-        assert_eq!((far.clients.len(), far.timed.len()), (1, 0));
-        assert!(Far::of([Matcher::All].iter()).is_empty());
+        let prefetch_set = PrefetchSet::of(all.iter());
+        assert_eq!(prefetch_set.names.iter().map(Names::key).collect::<Vec<_>>(), [large.key()]);
+        assert_eq!((prefetch_set.clients.len(), prefetch_set.timed.len()), (1, 0));
+        assert!(PrefetchSet::of([Matcher::All].iter()).is_empty());
         // A newer configuration may have other limits than the shard.
-        far.prefetch(&[&name(7), b"\x01", b""], &[[0; 16], [0xff; 16]], &Limits::default());
+        prefetch_set.prefetch(&[&name(7), b"\x01", b""], &[[0; 16], [0xff; 16]], &Limits::default());
     }
 }

@@ -122,10 +122,10 @@ pub fn action(a: &Action) -> String {
     match a {
         Action::Allow => "allow".to_owned(),
         Action::Drop => "drop".to_owned(),
-        Action::Pool(pool, goes_on) => format!("to pool {}{}", pool.name, on(*goes_on)),
+        Action::Pool(pool, continues) => format!("to pool {}{}", pool.name, on(*continues)),
         Action::Qps(limit) => format!("qps limit to {}", limit.qps),
-        Action::QpsPool(limit, pool, goes_on) => {
-            format!("max {} to pool {}{}", limit.qps, pool.name, on(*goes_on))
+        Action::QpsPool(limit, pool, continues) => {
+            format!("max {} to pool {}{}", limit.qps, pool.name, on(*continues))
         }
         Action::RCode(code, _) => format!("set rcode {}", rcode_name(*code)),
         Action::NegativeAndSoa(soa) => {
@@ -208,8 +208,8 @@ pub fn response_action(a: &ResponseAction) -> String {
     }
 }
 
-const fn on(goes_on: bool) -> &'static str {
-    if goes_on { ", then go on" } else { "" }
+const fn on(continues: bool) -> &'static str {
+    if continues { ", then go on" } else { "" }
 }
 
 fn addresses_text(addresses: &Addresses) -> String {

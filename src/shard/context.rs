@@ -149,7 +149,7 @@ impl Context {
         &self.snapshot.globals.client_connections
     }
 
-    /// Returns the EDNS of self-made answers.
+    /// Returns the EDNS of self-generated answers.
     pub(crate) fn answer_edns(&self) -> AnswerEdns {
         let globals = &self.snapshot.globals;
         AnswerEdns { wanted: globals.self_answer_edns, payload: globals.self_answer_payload }

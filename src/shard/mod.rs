@@ -144,7 +144,7 @@ impl Shard {
     /// of clients.
     #[must_use]
     pub fn needs_prefetch(&self) -> bool {
-        self.context.snapshot.chains.query.is_far()
+        self.context.snapshot.chains.query.needs_prefetch()
     }
 
     /// Prefetches the memory that the queries of a batch will access, so that their cache misses
@@ -350,7 +350,7 @@ impl Shard {
         self.connections.clients.header_is_outside(connection)
     }
 
-    /// Handles bytes at the begin of a connection whose PROXY header is due; returns how many of
+    /// Handles bytes at the start of a connection whose PROXY header is due; returns how many of
     /// them belong to it. The rest is the client's. The connection ends when they are no header, or
     /// name a client outside the ACL.
     pub fn on_header_bytes(&mut self, connection: ConnectionSlot, bytes: &[u8]) -> usize {

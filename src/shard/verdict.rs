@@ -6,7 +6,7 @@ use crate::stats::drop_reason::DropReason;
 /// The shard's decision on one packet; its bytes have been edited to match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send the packet, a self-made answer, to the client.
+    /// Send the packet, a self-generated answer, to the client.
     Answer(Client),
     /// Send the packet, a backend's response, to the client.
     Deliver(Client),

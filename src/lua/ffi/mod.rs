@@ -65,7 +65,7 @@ typedef struct dnsdist_ffi_raw_value { const char* value; uint16_t size; } dnsdi
 /// Installs the functions behind `ffi.C`, and returns those of objects with what they read: takes
 /// the types, both kinds of functions as names with types and pointers, and two pointers.
 const INSTALL: &str = r#"
-local types, functions, objects, live, place = ...
+local types, functions, objects, live, running = ...
 local ffi = require("ffi")
 ffi.cdef(types)
 local function cast(list, into)
@@ -73,7 +73,7 @@ local function cast(list, into)
   return into
 end
 ffi.C = setmetatable(cast(functions, {}), { __index = ffi.C })
-return cast(objects, { live = ffi.cast("dnslob_live *", live), place = ffi.cast("void *", place) })
+return cast(objects, { live = ffi.cast("dnslob_live *", live), running = ffi.cast("void *", running) })
 "#;
 
 /// Defines the functions in a state; returns those that the prelude's objects use.

@@ -106,7 +106,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Returns begin and end of the first match at or after `from`. With `anchors` a `^` in front
+    /// Returns start and end of the first match at or after `from`. With `anchors` a `^` in front
     /// means that it must be at `from`.
     pub(crate) fn search(&mut self, from: usize, anchors: bool) -> Result<Option<(usize, usize)>, Wrong> {
         let anchored = anchors && self.pattern.first() == Some(&b'^');

@@ -49,8 +49,8 @@ fn long_call_is_ended_with_its_position() {
             "\nwhile true do local s = ('x'):rep(1e6):reverse():upper() end",
         ] {
             for _ in 0..2 {
-                let said = outcome(&runtime, script);
-                assert_eq!(said, "t.lua:2: the function ran too long", "{script}");
+                let error = outcome(&runtime, script);
+                assert_eq!(error, "t.lua:2: the function ran too long", "{script}");
             }
         }
         assert_eq!(outcome(&runtime, "return 1"), "ok", "nothing is left of all that");
@@ -92,8 +92,8 @@ fn only_an_evaluation_can_end_the_process() {
         let error = runtime.evaluate(|| chunk(text).exec()).expect_err("an end");
         assert_eq!(stopped(&error).map(|s| s.0.code), Some(code), "{text}");
     }
-    let said = outcome(&runtime, "os.exit(3)");
-    assert!(said.contains("t.lua:1: os.exit: only the evaluation"), "{said}");
+    let error = outcome(&runtime, "os.exit(3)");
+    assert!(error.contains("t.lua:1: os.exit: only the evaluation"), "{error}");
 }
 
 #[test]
@@ -113,8 +113,8 @@ fn memory_limit_is_an_error() {
     ] {
         let chunk = runtime.lua().load(script).set_name("@t.lua");
         let (result, _) = runtime.run(u32::MAX - 1, || chunk.exec());
-        let said = result.expect_err(script).to_string();
-        assert!(said.contains("not enough memory"), "{script}: {said}");
+        let error = result.expect_err(script).to_string();
+        assert!(error.contains("not enough memory"), "{script}: {error}");
         runtime.recover();
         assert_eq!(outcome(&runtime, "local t = {} for i = 1, 1000 do t[i] = {} end"), "ok");
     }

@@ -24,7 +24,7 @@ use crate::wire::edns::Opt;
 use crate::wire::records::Section;
 use crate::wire::{answer, edns, header, name, rebuild, records};
 
-/// Bytes by which a self-made answer may exceed its query: what MESSAGE buffers leave.
+/// Bytes by which a self-generated answer may exceed its query: what MESSAGE buffers leave.
 const GROWTH_MAX: usize = 4096;
 /// QTYPE of all records.
 const ANY: u16 = 255;

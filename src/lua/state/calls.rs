@@ -63,7 +63,7 @@ const ACTIONS: [(&str, Option<ScriptAction>); 17] = [
     ("SetTag", None),
     ("SpoofCNAME", Some(ScriptAction::Spoof)),
 ];
-/// The one whose argument belongs to what it means.
+/// The action whose argument is part of it.
 const DELAY: &str = "Delay";
 
 /// One shard's script.
@@ -128,8 +128,8 @@ impl Suspended {
         self.late += 1;
         self.taken = TickDelta(self.taken.0.saturating_add(taken.0));
         // The batch's time does not advance while functions run.
-        let rest = taken.0.saturating_mul(Self::SHARE * functions).saturating_add(self.taken.0);
-        self.functions.push((function, now + TickDelta(rest)));
+        let span = taken.0.saturating_mul(Self::SHARE * functions).saturating_add(self.taken.0);
+        self.functions.push((function, now + TickDelta(span)));
         self.set_trusted(function, false);
     }
 
@@ -322,7 +322,7 @@ impl State {
         for change in current.timed_changes.drain(..) {
             match change {
                 TimedChange::Add(state, ip, span) => {
-                    env.limits.timed_add(state, &ip, env.now + span, env.now)
+                    env.limits.timed_add(state, &ip, env.now + span, env.now);
                 }
                 TimedChange::Clear(state) => env.limits.timed_clear(state),
             }

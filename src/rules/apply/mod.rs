@@ -127,7 +127,7 @@ fn walk_query(
     Decision::Forward
 }
 
-/// Finishes a self-made answer: adds the Extended DNS Error, applies the self-answered rules, and
+/// Finishes a self-generated answer: adds the Extended DNS Error, applies the self-answered rules, and
 /// truncates it to what the client can take.
 fn self_answered(
     context: &mut EvaluationContext<'_, '_>,
@@ -140,7 +140,7 @@ fn self_answered(
     if !chain.is_empty() {
         match walk_response(chain, context, env, effects) {
             ResponseDecision::Deliver => {}
-            // The answer is self-made: there is no query to restart.
+            // The answer is self-generated: there is no query to restart.
             ResponseDecision::Restart(_) => {}
             ResponseDecision::Drop(reason) => return Decision::Drop(reason),
         }
@@ -267,7 +267,7 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
     }
 }
 
-/// Restores the client's view of a message before response rules or a self-made answer: the
+/// Restores the client's view of a message before response rules or a self-generated answer: the
 /// client's own flags and question, without what was added for the server.
 fn restore(context: &mut EvaluationContext<'_, '_>) {
     let flags = context.query_state.flags;

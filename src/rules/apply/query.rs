@@ -22,11 +22,11 @@ pub(super) fn perform(
     match action {
         Action::Allow => Step::Done(Decision::Forward),
         Action::Drop => Step::Done(Decision::Drop(DropReason::Rule)),
-        Action::Pool(pool, goes_on) => to_pool(pool.slot, *goes_on, context),
+        Action::Pool(pool, continues) => to_pool(pool.slot, *continues, context),
         Action::Qps(limit) if !env.limits.exceeded(limit, env.now) => Step::Next,
         Action::Qps(_) => Step::Done(Decision::Drop(DropReason::Rule)),
-        Action::QpsPool(limit, pool, goes_on) if !env.limits.exceeded(limit, env.now) => {
-            to_pool(pool.slot, *goes_on, context)
+        Action::QpsPool(limit, pool, continues) if !env.limits.exceeded(limit, env.now) => {
+            to_pool(pool.slot, *continues, context)
         }
         Action::QpsPool(..) | Action::None => Step::Next,
         Action::RCode(code, flags) => own(context, effects, |s, e| answer::rcode(s.packet, *code, *flags, e)),
@@ -133,11 +133,11 @@ pub(super) fn perform(
 
 pub(super) fn to_pool(
     pool: PoolSlot,
-    goes_on: bool,
+    continues: bool,
     context: &mut EvaluationContext<'_, '_>,
 ) -> Step<Decision> {
     context.query_state.pool = pool;
-    if goes_on { Step::Next } else { Step::Done(Decision::Forward) }
+    if continues { Step::Next } else { Step::Done(Decision::Forward) }
 }
 
 pub(super) fn set_ecs(

@@ -152,7 +152,7 @@ fn chain(matchers: &[Matcher], least: Option<usize>) -> Chain<()> {
     match least {
         Some(least) => {
             let index = Arc::new(Index::with_least(guards, |_| least));
-            Chain { index, rules: rules.into(), far: Arc::default() }
+            Chain { index, rules: rules.into(), prefetch_set: Arc::default() }
         }
         None => Chain::new(rules),
     }

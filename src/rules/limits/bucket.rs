@@ -7,7 +7,7 @@
 //!
 //! Tokens come only from the bucket, and a shard returns what it has not used within 20 ms with its
 //! next access. So over any span t, all shards together let pass at most `burst + qps × t + held`,
-//! where `held` (the tokens that they held at its begin) is at most the smaller of 10 ms of the
+//! where `held` (the tokens that they held at its start) is at most the smaller of 10 ms of the
 //! rate and a sixteenth of the burst; it is 0 while a chunk is one token. Under a lasting overload
 //! the rate is exact; tokens held by a shard without queries are late, not lost.
 

@@ -590,7 +590,7 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_survived(matcher in any_matcher(), message in any_message(), now in 0..1_u64 << 62) {
+    fn any_bytes_are_handled(matcher in any_matcher(), message in any_message(), now in 0..1_u64 << 62) {
         let mut fixture = Fixture { now: Tick(now), script: Some(Box::new(Numbers)), ..Fixture::default() };
         let clients = StateSpec { identity: 2, kind: StateKind::Clients };
         let timed = StateSpec { identity: 3, kind: StateKind::Timed };

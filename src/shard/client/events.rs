@@ -86,7 +86,7 @@ impl ClientConnections {
         ClientCloseReason::Handshake
     }
 
-    /// Handles bytes at the begin of a connection whose PROXY header is due; returns how many of
+    /// Handles bytes at the start of a connection whose PROXY header is due; returns how many of
     /// them belong to it. The connection ends when they are no header, or name a client outside the
     /// ACL.
     pub(crate) fn on_header_bytes(

@@ -91,7 +91,7 @@ struct ClientConnection {
     opened: Tick,
     /// The last complete query or answer, or when the last answer was written.
     active: Tick,
-    /// When the begin of a partial query arrived.
+    /// When the start of a partial query arrived.
     begun: Option<Tick>,
     /// Since when its output waits to be written.
     blocked: Option<Tick>,

@@ -1,4 +1,4 @@
-//! The PROXY header at the begin of a connection, in any segmentation.
+//! The PROXY header at the start of a connection, in any segmentation.
 //!
 //! ```text
 //!  listed peer ─► due ─► bytes ─┬─► complete: its client and values, for all queries

@@ -275,7 +275,7 @@ impl Dispatcher {
 
     /// Repeats a query over a connection, because its response did not fit a datagram and its
     /// client uses a connection: on the same server if that has one. `packet` becomes the query.
-    pub(crate) fn ask_by_connection(
+    pub(crate) fn repeat_over_connection(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
@@ -299,7 +299,7 @@ impl Dispatcher {
 
     /// Queries a second server too, because the first is slow, with the query in `scratch`. Returns
     /// none when there is none, or the pool's budget is used up.
-    pub(crate) fn ask_second<'s>(
+    pub(crate) fn send_second<'s>(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,

@@ -1,4 +1,4 @@
-//! PROXY headers to servers: in front of a datagram, or at the begin of a connection.
+//! PROXY headers to servers: in front of a datagram, or at the start of a connection.
 
 use std::hash::Hasher;
 

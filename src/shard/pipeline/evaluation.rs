@@ -20,7 +20,7 @@ impl Shard {
     }
 
     /// Gives a query the state that rules see, unless it has a complete one.
-    pub(super) fn give_state(&mut self, query: &mut Query) {
+    pub(super) fn ensure_state(&mut self, query: &mut Query) {
         if query.state.as_ref().is_some_and(|state| state.is_filled) {
             return;
         }

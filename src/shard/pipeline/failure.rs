@@ -60,7 +60,7 @@ impl Shard {
                         && self.dispatcher.rearm_first(&self.context, key, in_flight);
                     if asks_second {
                         let (cx, connections) = (&mut self.context, &mut self.connections);
-                        let sent = self.dispatcher.ask_second(cx, connections, key, in_flight, scratch);
+                        let sent = self.dispatcher.send_second(cx, connections, key, in_flight, scratch);
                         emit(sent, out);
                     } else {
                         self.expire_attempt(key, in_flight, scratch, out);

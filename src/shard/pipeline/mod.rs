@@ -61,7 +61,7 @@ struct Query {
 enum Outcome {
     /// It is in flight to a server.
     Sent(Sent),
-    /// The packet is a self-made answer.
+    /// The packet is a self-generated answer.
     Answered,
     /// The packet is a server's response.
     Responded,
@@ -93,7 +93,7 @@ impl Ending {
 }
 
 impl Shard {
-    /// Handles a client's query. It is edited into the query for a backend, or into a self-made
+    /// Handles a client's query. It is edited into the query for a backend, or into a self-generated
     /// answer.
     pub fn on_query(&mut self, from: Client, packet: &mut Packet<'_>) -> Verdict {
         self.context.stats().queries.add(1);
@@ -115,7 +115,7 @@ impl Shard {
         if !self.context.needs.rules && query.state.is_none() {
             return Decision::Forward;
         }
-        self.give_state(query);
+        self.ensure_state(query);
         let (decision, facts) = self.evaluate(query, None, packet, |context, environment, effects| {
             (apply::query(context, environment, effects), context.facts)
         });
@@ -180,7 +180,7 @@ impl Shard {
     ) -> Option<BackendSlot> {
         let mut candidates = std::mem::take(&mut self.evaluator.candidates);
         self.dispatcher.balancer.candidates(query.pending.pool, &mut candidates);
-        self.give_state(query);
+        self.ensure_state(query);
         let chosen = self.evaluate(query, None, packet, |context, environment, _| {
             let now = environment.now;
             environment.script.as_deref_mut()?.choose(function, &candidates, context, now)
@@ -194,7 +194,7 @@ impl Shard {
         if !self.context.snapshot.globals.servfail_when_no_server {
             return Outcome::Dropped(DropReason::NoServer);
         }
-        self.give_state(query);
+        self.ensure_state(query);
         query.facts = Facts::of(packet.bytes());
         let decision = self.evaluate(query, None, packet, |context, environment, effects| {
             apply::answer_rcode(context, environment, effects, rcode::SERVFAIL)
@@ -270,7 +270,8 @@ impl Shard {
         self.dispatcher.settle(cx, &self.connections, key, in_flight, code);
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.context, &mut self.connections);
-            let sent = self.dispatcher.ask_by_connection(cx, connections, from.backend, &pending, packet);
+            let sent =
+                self.dispatcher.repeat_over_connection(cx, connections, from.backend, &pending, packet);
             let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
             return self.finish(Ending::of_pending(&pending), outcome, packet);
         }
@@ -279,11 +280,11 @@ impl Shard {
         let limit = (from.is_connection() && pending.client.connection.is_none())
             .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
         let ending = Ending { limit, ..Ending::of_pending(&pending) };
-        self.answer(key, in_flight, ending, packet)
+        self.evaluate_response(key, in_flight, ending, packet)
     }
 
     /// Evaluates the response rules, if there are any, and finishes the query.
-    fn answer(
+    fn evaluate_response(
         &mut self,
         key: Key,
         in_flight: InFlight,
@@ -446,7 +447,7 @@ fn restore_header(pending: &PendingQuery, from: Route, packet: &mut Packet<'_>) 
     query_state::set_flags(packet.bytes_mut(), query_state::unpacked(pending.flags));
 }
 
-/// Turns a query into a self-made answer with a response code, without rules.
+/// Turns a query into a self-generated answer with a response code, without rules.
 fn own_answer(cx: &Context, packet: &mut Packet<'_>, code: u8) -> Outcome {
     let flags = Flags { ra: Some(false), ..Flags::default() };
     if answer::rcode(packet, u16::from(code), flags, cx.answer_edns()) {

@@ -138,7 +138,7 @@ pub(crate) struct Relay {
     listed: Vec<bool>,
     trying_until: Option<Tick>,
     /// Targets that did not accept in time, and until when they are avoided.
-    avoided_targets: Vec<(BackendSlot, Tick)>,
+    silent: Vec<(BackendSlot, Tick)>,
 }
 
 /// The state of a session at its end.
@@ -175,7 +175,7 @@ impl Relay {
             trying: Vec::new(),
             listed: Vec::new(),
             trying_until: None,
-            avoided_targets: Vec::new(),
+            silent: Vec::new(),
         }
     }
 
@@ -284,27 +284,19 @@ impl Relay {
 
     /// Collects the targets to avoid: those that were tried, and, unless no other is left, those
     /// that did not accept others in time.
-    pub(crate) fn avoided(
-        &self,
-        slot: SessionSlot,
-        avoid: &mut Vec<BackendSlot>,
-        avoided_targets: bool,
-        now: Tick,
-    ) {
+    pub(crate) fn avoided(&self, slot: SessionSlot, avoid: &mut Vec<BackendSlot>, silent: bool, now: Tick) {
         avoid.clear();
         if let Some(session) = self.session(slot) {
             avoid.extend(session.tried.iter().filter(|t| !t.excused).map(|t| t.target));
         }
-        if avoided_targets {
-            avoid.extend(
-                self.avoided_targets.iter().filter(|(_, until)| *until > now).map(|(target, _)| *target),
-            );
+        if silent {
+            avoid.extend(self.silent.iter().filter(|(_, until)| *until > now).map(|(target, _)| *target));
         }
     }
 
     /// Returns whether some target is avoided at present.
-    pub(crate) fn has_troubled(&self) -> bool {
-        !self.avoided_targets.is_empty()
+    pub(crate) fn has_silent(&self) -> bool {
+        !self.silent.is_empty()
     }
 
     /// Allows targets that failed some time ago, and have recovered, to be tried again.
@@ -370,8 +362,8 @@ impl Relay {
         let lasted = now.since(session.begun);
         self.by_target[attempt.target.index()] -= 1;
         if why == ConnectFailure::Timeout {
-            self.avoided_targets.retain(|(target, _)| *target != attempt.target);
-            self.avoided_targets.push((attempt.target, now + AVOID_SPAN));
+            self.silent.retain(|(target, _)| *target != attempt.target);
+            self.silent.push((attempt.target, now + AVOID_SPAN));
         }
         Some((attempt.target, lasted))
     }
@@ -383,7 +375,7 @@ impl Relay {
         session.state = State::Open;
         session.active = now;
         let lasted = now.since(session.begun);
-        self.avoided_targets.retain(|(target, _)| *target != attempt.target);
+        self.silent.retain(|(target, _)| *target != attempt.target);
         Some((attempt.target, lasted))
     }
 
@@ -524,7 +516,7 @@ impl Relay {
             return;
         }
         self.give_up_excess(now);
-        self.avoided_targets.retain(|(_, until)| *until > now);
+        self.silent.retain(|(_, until)| *until > now);
         for _ in 0..count {
             let Some(slot) = self.table.next_in_sweep() else { continue };
             let Some(session) = self.table.value(slot) else { continue };

@@ -219,9 +219,9 @@ impl Relay {
         let mut avoid = Vec::new();
         let subject = Subject { qname: &[0], client: &client.peer };
         let mut next = None;
-        for avoided_targets in [true, false] {
-            if next.is_none() && (!avoided_targets || self.has_troubled()) {
-                self.avoided(slot, &mut avoid, avoided_targets, cx.now);
+        for silent in [true, false] {
+            if next.is_none() && (!silent || self.has_silent()) {
+                self.avoided(slot, &mut avoid, silent, cx.now);
                 next = balancer.select(&cx.snapshot, pool, &subject, &avoid, &mut cx.rng);
                 next = next.filter(|target| !avoid.contains(target));
             }

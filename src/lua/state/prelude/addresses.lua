@@ -5,9 +5,9 @@ local core, c, answered, wrong = P.core, P.c, P.answered, P.wrong
 local sub, floor = string.sub, math.floor
 local error, getmetatable, setmetatable, ipairs, tonumber, type =
   error, getmetatable, setmetatable, ipairs, tonumber, type
-local address_text, place = c.address_text, c.place
+local address_text, running = c.address_text, c.running
 
-local function text_of(bytes) return answered(address_text(place, bytes, #bytes)) end
+local function text_of(bytes) return answered(address_text(running, bytes, #bytes)) end
 
 -- [o]: 16 bytes, IPv4 mapped; [p]: port.
 local ADDRESS, addresses = {}, {}

@@ -7,8 +7,8 @@ local error, loadstring, rawequal, rawget, setmetatable, tonumber, tostring, typ
 
 local E = {}
 
-function E.undecided(said)
-  error("the function returned " .. shown(said) .. "; expected a DNSAction", 0)
+function E.undecided(decision)
+  error("the function returned " .. shown(decision) .. "; expected a DNSAction", 0)
 end
 
 -- The argument of a decision is text.
@@ -22,7 +22,7 @@ end
 function E.servers()
   local list, all = {}, {}
   for number = 1, live.candidates do
-    local it = server(c.candidate(c.place, number))
+    local it = server(c.candidate(c.running, number))
     list[number], all[number] = it, it
   end
   return list, all
@@ -45,14 +45,14 @@ end
 -- Each function has a wrapper with code of its own, and so is compiled by itself: with a common one
 -- all of them would be side traces of the first.
 local DECIDED = [[
-  if type(said) ~= "number" then E.undecided(said) end
+  if type(decision) ~= "number" then E.undecided(decision) end
   if argument ~= nil and type(argument) ~= "string" then argument = E.text(argument) end
-  return said, argument
+  return decision, argument
 ]]
 local BODIES = {
-  act = "local said, argument = f(setmetatable({ live.generation }, QUERY))" .. DECIDED,
-  act_response = "local said, argument = f(setmetatable({ live.generation }, RESPONSE))" .. DECIDED,
-  act_ffi = "local said, argument = f(live.token)" .. DECIDED,
+  act = "local decision, argument = f(setmetatable({ live.generation }, QUERY))" .. DECIDED,
+  act_response = "local decision, argument = f(setmetatable({ live.generation }, RESPONSE))" .. DECIDED,
+  act_ffi = "local decision, argument = f(live.token)" .. DECIDED,
   matches = "return f(setmetatable({ live.generation }, QUERY)) and true or false",
   matches_ffi = "return f(live.token) and true or false",
   choose = [[

@@ -39,10 +39,10 @@ for name, instead in pairs({
   getTLSFrontend = "SIGHUP reads certificates again",
   reloadAllCertificates = "SIGHUP reads certificates again",
 }) do
-  local said = false
+  local logged = false
   _G[name] = function()
-    if not P.recording and not said then
-      said = true
+    if not P.recording and not logged then
+      logged = true
       core.warnlog(name .. " does nothing here: " .. instead)
     end
     return inert

@@ -4,7 +4,7 @@ local P = ...
 local core, c, answered, wrong = P.core, P.c, P.answered, P.wrong
 local byte, sub, lower = string.byte, string.sub, string.lower
 local getmetatable, setmetatable, tostring, type = getmetatable, setmetatable, tostring, type
-local part_of, text, place = c.part_of, c.text, c.place
+local part_of, text, running = c.part_of, c.text, c.running
 
 -- [1]: wire format; [2]: the same in lower case; [3]: text; one allocation in all.
 local NAME, names = {}, {}
@@ -92,7 +92,7 @@ function NAME.__le(a, b) return folded(a) <= folded(b) end
 function NAME.__tostring(name) return name:toString() end
 function NAME.__concat(a, b) return tostring(a) .. tostring(b) end
 
-function P.text(wire) return answered(text(place, wire, #wire)) end
+function P.text(wire) return answered(text(running, wire, #wire)) end
 P.NAME, P.name_of, P.is_name, P.wire_of = NAME, name_of, is_name, wire_of
 
 function newDNSName(v) return name_of(wire_of(v, "newDNSName")) end

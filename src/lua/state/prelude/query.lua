@@ -1,7 +1,7 @@
 -- dq, dr and their header
 local P = ...
 
-local core, c, live, place = P.core, P.c, P.c.live, P.c.place
+local core, c, live, running = P.core, P.c, P.c.live, P.c.running
 local shown, wrong, stale, answered, whole = P.shown, P.wrong, P.stale, P.answered, P.whole
 local NAME, wire_of, address_of, is_address, server = P.NAME, P.wire_of, P.address_of, P.is_address, P.server
 local bytes, tag, set_tag = require("ffi").string, c.tag, c.set_tag
@@ -32,7 +32,7 @@ for name, bits in pairs({ QR = { 2, 0x80 }, AA = { 2, 4 }, TC = { 2, 2 }, RD = {
   headers["set" .. name] = function(self, on)
     local there = byte(self, at)
     there = on and bor(there, mask) or band(there, bnot(mask))
-    if self.call then c.set_byte(place, at, there) else self[at] = there end
+    if self.call then c.set_byte(running, at, there) else self[at] = there end
   end
 end
 
@@ -61,28 +61,28 @@ function reads.len() return live.length end
 function reads.remoteaddr() return address_of(bytes(live.remote, 16), live.remote_port) end
 function reads.localaddr() return address_of(bytes(live.localaddr, 16), live.local_port) end
 function reads.dh() return setmetatable({ call = live.generation }, HEADER) end
-function reads.pool() return answered(c.pool(place)) end
+function reads.pool() return answered(c.pool(running)) end
 function reads.opcode() return band(rshift(message_byte(2), 3), 15) end
 function reads.rcode() return band(message_byte(3), 15) end
-function reads.ecsPrefixLength() return c.number(place, 0) end
+function reads.ecsPrefixLength() return c.number(running, 0) end
 function reads.tempFailureTTL() return core.temporary_failure_ttl() end
-function reads.tcp() return c.number(place, 2) ~= 0 end
-function reads.skipCache() return c.number(place, 3) ~= 0 end
-function reads.useECS() return c.number(place, 4) ~= 0 end
-function reads.ecsOverride() return c.number(place, 5) ~= 0 end
+function reads.tcp() return c.number(running, 2) ~= 0 end
+function reads.skipCache() return c.number(running, 3) ~= 0 end
+function reads.useECS() return c.number(running, 4) ~= 0 end
+function reads.ecsOverride() return c.number(running, 5) ~= 0 end
 
 for name, which in pairs({ skipCache = 3, useECS = 4, ecsOverride = 5 }) do
   writes[name] = function(v)
     if type(v) ~= "boolean" then wrong(name, v, "true or false", 3) end
-    c.set_number(place, which, v and 1 or 0)
+    c.set_number(running, which, v and 1 or 0)
   end
 end
 function writes.pool(v)
   if type(v) ~= "string" then wrong("pool", v, "the name of a pool", 3) end
-  if c.set_pool(place, v, #v) == 0 then wrong("pool", v, "the name of a pool of this configuration", 3) end
+  if c.set_pool(running, v, #v) == 0 then wrong("pool", v, "the name of a pool of this configuration", 3) end
 end
-function writes.rcode(v) c.set_byte(place, 3, bor(band(message_byte(3), 0xf0), whole("rcode", v, 15))) end
-function writes.ecsPrefixLength(v) c.set_number(place, 0, whole("ecsPrefixLength", v, 128)) end
+function writes.rcode(v) c.set_byte(running, 3, bor(band(message_byte(3), 0xf0), whole("rcode", v, 15))) end
+function writes.ecsPrefixLength(v) c.set_number(running, 0, whole("ecsPrefixLength", v, 128)) end
 function writes.tempFailureTTL(v)
   core.set_temporary_failure_ttl(v ~= nil and whole("tempFailureTTL", v, 4294967295) or nil)
 end
@@ -129,26 +129,26 @@ end
 function methods.setTag(q, name, value)
   if q[1] ~= live.generation then stale() end
   name, value = text("setTag", name), text("setTag", value)
-  if set_tag(place, name, #name, value, #value) == 0 then
-    error("setTag: no more room; a query may have 64 tags with 4096 bytes in all", 2)
+  if set_tag(running, name, #name, value, #value) == 0 then
+    error("setTag: the tags of a query are limited to 64 with 4096 bytes in all", 2)
   end
 end
 function methods.getTag(q, name)
   if q[1] ~= live.generation then stale() end
   name = text("getTag", name)
-  return answered(tag(place, name, #name))
+  return answered(tag(running, name, #name))
 end
 function methods.unsetTag(q, name)
   if q[1] ~= live.generation then stale() end
   name = text("unsetTag", name)
-  c.unset_tag(place, name, #name)
+  c.unset_tag(running, name, #name)
 end
 method("getTagArray", core.tags)
 method("setTagArray", function(tags)
   if type(tags) ~= "table" then wrong("setTagArray", tags, "a table of names and values", 3) end
   for name, value in pairs(tags) do
     name, value = text("setTagArray", name), text("setTagArray", value)
-    if set_tag(place, name, #name, value, #value) == 0 then error("setTagArray: no more room", 3) end
+    if set_tag(running, name, #name, value, #value) == 0 then error("setTagArray: the tags of a query are limited to 64 with 4096 bytes in all", 3) end
   end
 end)
 method("getHeader", function()
@@ -158,14 +158,14 @@ method("getHeader", function()
 end)
 method("setHeader", function(header)
   if getmetatable(header) ~= HEADER then wrong("setHeader", header, "a header", 3) end
-  for at = 2, 3 do c.set_byte(place, at, byte(header, at)) end
+  for at = 2, 3 do c.set_byte(running, at, byte(header, at)) end
 end)
-method("getDO", function() return c.number(place, 6) ~= 0 end)
+method("getDO", function() return c.number(running, 6) ~= 0 end)
 method("getContent", core.content)
 method("setContent", function(content)
   if type(content) ~= "string" then wrong("setContent", content, "a string", 3) end
   if not core.set_content(content) then
-    error("setContent: " .. #content .. " bytes are no message, or more than there is room for", 3)
+    error("setContent: " .. #content .. " bytes are not a message, or do not fit the packet's buffer", 3)
   end
 end)
 method("getTrailingData", core.trailing)
@@ -182,7 +182,7 @@ method("getElapsedUs", core.elapsed_us)
 method("getIncomingInterface", core.interface)
 -- No listener speaks TLS.
 method("getServerNameIndication", core.server_name)
-method("getRestartCount", function() return c.number(place, 1) end)
+method("getRestartCount", function() return c.number(running, 1) end)
 method("setRestartable", core.set_restartable)
 method("changeName", function(name)
   return core.change_name(wire_of(name, "changeName", 4))
@@ -229,7 +229,7 @@ method("spoof", function(v)
     end
   end
   if #contents == 0 then bad_spoof(v) end
-  if not core.spoof(types, contents) then error("spoof: no question to answer, or no room for the answer", 3) end
+  if not core.spoof(types, contents) then error("spoof: no question to answer, or the answer does not fit", 3) end
 end)
 
 for _, name in ipairs({ "getHTTPHeaders", "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "getHTTPScheme",
@@ -242,7 +242,7 @@ local function add_proxy_value(name, kind, value)
   end
   if type(value) ~= "string" then wrong(name, value, "a string", 4) end
   if not core.add_proxy_value(kind, value) then
-    error(name .. ": no more room; a query may have 64 values with 4096 bytes in all", 4)
+    error(name .. ": the values of a query are limited to 64 with 4096 bytes in all", 4)
   end
 end
 method("getProxyProtocolValues", core.proxy_values)

@@ -13,8 +13,8 @@ function servers:getName() return self.name end
 function servers:getNameWithAddr()
   return self.name == self.address and self.address or self.name .. " (" .. self.address .. ")"
 end
-function servers:getOutstanding() return c.outstanding(c.place, self.slot) end
-function servers:getLatency() return c.latency(c.place, self.slot) end
+function servers:getOutstanding() return c.outstanding(c.running, self.slot) end
+function servers:getLatency() return c.latency(c.running, self.slot) end
 function servers:isUp() return true end
 function servers:canAcceptQueries() return true end
 SERVER.__tostring = servers.getName

@@ -7,7 +7,7 @@ local NETMASK, MAPPED, netmask_of, address_in, holds = P.NETMASK, P.MAPPED, P.ne
 local byte, sub, lower = string.byte, string.sub, string.lower
 local error, getmetatable, setmetatable, ipairs, pairs, tonumber, type =
   error, getmetatable, setmetatable, ipairs, pairs, tonumber, type
-local suffix, has_name, network_has, place = c.suffix, c.has_name, c.network_has, c.place
+local suffix, has_name, network_has, running = c.suffix, c.has_name, c.network_has, c.running
 
 -- Those that the file makes are compiled once for all shards, and shared (`at` is their number);
 -- what a function adds to one, or to one that it made itself, is the shard's own.
@@ -28,7 +28,7 @@ local function name_set(class, methods)
   class.__index = methods
 
   local function has(self, wire)
-    return self.own[wire] == true or self.at ~= nil and has_name(place, self.at, wire, #wire) ~= 0
+    return self.own[wire] == true or self.at ~= nil and has_name(running, self.at, wire, #wire) ~= 0
   end
 
   function methods:add(v)
@@ -96,7 +96,7 @@ name_set(NAMESET, namesets)
 
 -- Where the longest name of the set begins in a wire name.
 local function suffix_in(set, wire)
-  local found = set.at and suffix(place, set.at, wire, #wire)
+  local found = set.at and suffix(running, set.at, wire, #wire)
   if found == -1 then found = nil end
   if set.count > 0 then
     local own, at, f = set.own, 0, lower(wire)
@@ -121,7 +121,7 @@ end
 
 function namesets:check(name)
   local wire = wire_of(name, "check")
-  return self.own[lower(wire)] == true or self.at ~= nil and has_name(place, self.at, wire, #wire) ~= 0
+  return self.own[lower(wire)] == true or self.at ~= nil and has_name(running, self.at, wire, #wire) ~= 0
 end
 
 -- As for suffixes: the longest name of the set that a name is equal to or below.
@@ -134,9 +134,9 @@ NETWORKS.__index = networks
 -- The last value for a network counts.
 local function put_network(group, mask, inside)
   local key = mask.o .. mask.b
-  local place = group.places[key] or #group.own + 1
-  group.places[key] = place
-  group.own[place] = { mask = mask, inside = inside }
+  local index = group.places[key] or #group.own + 1
+  group.places[key] = index
+  group.own[index] = { mask = mask, inside = inside }
 end
 
 local function put_written(group, one, what)
@@ -188,7 +188,7 @@ function networks:match(address)
     if mask.b > bits and holds(mask, bytes) then bits, inside = mask.b, entry.inside end
   end
   if not self.at then return inside end
-  if bits < 0 then return network_has(place, self.at, bytes, #bytes) ~= 0 end
+  if bits < 0 then return network_has(running, self.at, bytes, #bytes) ~= 0 end
   local beyond = core.network_beyond(self.at, bytes, bits)
   if beyond ~= nil then return beyond end
   return inside
