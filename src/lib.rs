@@ -66,12 +66,16 @@
 //!   verify.rs           whether a backend's certificate is good, and why not
 //!
 //! stats/                figures, limits and live state that all threads share
+//!   check_failure.rs    why health checks fail
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
 //!   descriptors.rs      file descriptors of all shards: a pool for each use, who has the right to one
 //!   drop_reason.rs      DropReason: why a packet was dropped
-//!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
+//!   histogram.rs        latencies in buckets
+//!   live.rs             LiveState: what changes while a configuration stands
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
+//!   meter.rs            counters, gauges, and what is read of them
+//!   registry.rs         EVERY METRIC: name, kind, unit, help, in one place
 //!
 //! rules/                the compiled rule chains
 //!   action.rs           what it does to them
@@ -251,7 +255,8 @@
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     rules.rs            selectors, actions, sets
 //!     tls.rs              arguments that concern TLS
-//!   generate.rs         man page, completions, reference
+//!   generate.rs         man page, completions, reference, statistics
+//!   metrics.md.in       what docs/metrics.md says besides its tables
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   ruleset.rs          the rules of a draft
@@ -284,9 +289,11 @@
 //!   shutdown_handle.rs  a hold on it from within the process, for the demo
 //!   signals.rs          signals from the first moment on
 //!   stats.rs            adds up statistics: readings, spans, percentiles
-//!     connections.rs      connections, why they ended, handshakes, certificates
+//!     connections.rs      connections to servers, handshakes, certificates
+//!     dump.rs             the dump of SIGUSR1
 //!     rules.rs            the rules with their hits
-//!     text.rs             the line of --stats, the dump of SIGUSR1
+//!     servers.rs          the table of the servers
+//!     text.rs             the line of --stats, metrics as lines
 //!   systemd.rs          sd_notify, watchdog, passed sockets
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail

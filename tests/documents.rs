@@ -7,9 +7,7 @@ use dnslob::config;
 use dnslob::config::{Flags, Slots};
 use dnslob::lua::front_end;
 use dnslob::model::policy::Concentrate;
-use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
-use dnslob::stats::drop_reason::DropReason;
-use dnslob::tls::Reason;
+use dnslob::stats::registry::METRIC_SETS;
 
 fn read(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -17,23 +15,16 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn every_reason_is_in_the_reference_of_the_statistics() {
+fn every_metric_and_every_reason_is_in_the_statistics() {
     let text = read("docs/metrics.md");
-    let mut rows = Vec::new();
-    for table in text.split("| Reason | Meaning |\n").skip(1) {
-        let lines = table.lines().take_while(|l| l.starts_with('|'));
-        rows.extend(lines.filter(|l| l.starts_with("| `")).map(str::to_owned));
+    for metric in METRIC_SETS.iter().flat_map(|set| set.metrics) {
+        let row = format!("| {} | {} | {} |", metric.kind.label(), metric.unit.label(), metric.help);
+        let of = |l: &&str| l.starts_with(&format!("| `{}", metric.name)) && l.ends_with(&row);
+        assert!(text.lines().any(|l| of(&l)), "docs/metrics.md has no row for {}", metric.name);
+        for (label, doc) in metric.reasons {
+            assert!(text.contains(&format!("\n| `{label}` | {doc} |\n")), "{}: {label}", metric.name);
+        }
     }
-    let row = |label: &str, doc: &str| format!("| `{label}` | {} |", doc.trim());
-    let expected: Vec<_> = DropReason::ALL
-        .iter()
-        .map(|r| row(r.label(), r.doc()))
-        .chain(ClientCloseReason::ALL.iter().map(|r| row(r.label(), r.doc())))
-        .chain(BackendCloseReason::ALL.iter().map(|r| row(r.label(), r.doc())))
-        .chain(Reason::ALL.iter().map(|r| row(r.label(), r.doc())))
-        .chain(RelayCloseReason::ALL.iter().map(|r| row(r.label(), r.doc())))
-        .collect();
-    assert_eq!(rows, expected);
 }
 
 #[test]

@@ -367,7 +367,7 @@ impl Play<'_> {
             }
             ("o", count) => {
                 let count: u32 = count.parse().expect("a count");
-                self.wait(line, |stats| stats.outstanding_total.load(Relaxed) == count);
+                self.wait(line, |stats| stats.outstanding_total.get() == count);
             }
             _ => panic!("what is \"{line}\"?"),
         }

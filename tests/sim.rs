@@ -260,7 +260,7 @@ impl Model {
                 lost_the_race <= stats.retries.get(),
                 "what is settled is delivered, or had a second try"
             );
-            assert_eq!(stats.outstanding_total.load(Relaxed), 0);
+            assert_eq!(stats.outstanding_total.get(), 0);
             let sent: u64 = (0..SLOTS).map(|at| u64::from(stats.sent[at].load(Relaxed))).sum();
             assert_eq!(sent, claimed, "what counts against qps is what was claimed");
             let queries = ended(&|reason| stats.dropped(reason).get())

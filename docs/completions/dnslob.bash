@@ -34,6 +34,9 @@ _dnslob() {
             dnslob__subcmd__generate,man)
                 cmd="dnslob__subcmd__generate__subcmd__man"
                 ;;
+            dnslob__subcmd__generate,metrics)
+                cmd="dnslob__subcmd__generate__subcmd__metrics"
+                ;;
             dnslob__subcmd__generate,reference)
                 cmd="dnslob__subcmd__generate__subcmd__reference"
                 ;;
@@ -45,6 +48,9 @@ _dnslob() {
                 ;;
             dnslob__subcmd__generate__subcmd__help,man)
                 cmd="dnslob__subcmd__generate__subcmd__help__subcmd__man"
+                ;;
+            dnslob__subcmd__generate__subcmd__help,metrics)
+                cmd="dnslob__subcmd__generate__subcmd__help__subcmd__metrics"
                 ;;
             dnslob__subcmd__generate__subcmd__help,reference)
                 cmd="dnslob__subcmd__generate__subcmd__help__subcmd__reference"
@@ -63,6 +69,9 @@ _dnslob() {
                 ;;
             dnslob__subcmd__help__subcmd__generate,man)
                 cmd="dnslob__subcmd__help__subcmd__generate__subcmd__man"
+                ;;
+            dnslob__subcmd__help__subcmd__generate,metrics)
+                cmd="dnslob__subcmd__help__subcmd__generate__subcmd__metrics"
                 ;;
             dnslob__subcmd__help__subcmd__generate,reference)
                 cmd="dnslob__subcmd__help__subcmd__generate__subcmd__reference"
@@ -230,7 +239,7 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__generate)
-            opts="-h --help man completions reference help"
+            opts="-h --help man completions reference metrics help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -258,7 +267,7 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__generate__subcmd__help)
-            opts="man completions reference help"
+            opts="man completions reference metrics help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -313,6 +322,20 @@ _dnslob() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        dnslob__subcmd__generate__subcmd__help__subcmd__metrics)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         dnslob__subcmd__generate__subcmd__help__subcmd__reference)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -328,6 +351,20 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__generate__subcmd__man)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        dnslob__subcmd__generate__subcmd__metrics)
             opts="-h --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -384,7 +421,7 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__help__subcmd__generate)
-            opts="man completions reference"
+            opts="man completions reference metrics"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -412,6 +449,20 @@ _dnslob() {
             return 0
             ;;
         dnslob__subcmd__help__subcmd__generate__subcmd__man)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        dnslob__subcmd__help__subcmd__generate__subcmd__metrics)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -1,6 +1,21 @@
 //! Enums of named reasons: each has a label for metrics, a sentence for people, and a place in arrays
 //! of counters.
 
+/// An enum of named reasons, as `reasons!` declares it.
+pub trait Reasons: Copy + 'static {
+    /// Label and sentence of every reason, in the order of `position`.
+    const LABELS: &'static [(&'static str, &'static str)];
+
+    /// A value for each reason.
+    type Array<T>: AsRef<[T]> + AsMut<[T]>;
+
+    /// A value for each reason, made by `of`.
+    fn array<T>(of: impl FnMut(Self) -> T) -> Self::Array<T>;
+
+    /// Its place in such an array.
+    fn position(self) -> usize;
+}
+
 macro_rules! reasons {
     ($(#[doc = $title:literal])+ $kind:ident { $($(#[doc = $doc:literal])+ $name:ident = $label:literal,)* }) => {
         $(#[doc = $title])+
@@ -28,6 +43,21 @@ macro_rules! reasons {
             #[must_use]
             pub const fn index(self) -> usize {
                 self as usize
+            }
+        }
+
+        impl $crate::base::reasons::Reasons for $kind {
+            const LABELS: &'static [(&'static str, &'static str)] =
+                &[$(($label, concat!($($doc),+).trim_ascii())),*];
+
+            type Array<T> = [T; Self::ALL.len()];
+
+            fn array<T>(of: impl FnMut(Self) -> T) -> Self::Array<T> {
+                Self::ALL.map(of)
+            }
+
+            fn position(self) -> usize {
+                self.index()
             }
         }
     };

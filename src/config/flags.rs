@@ -67,6 +67,8 @@ pub enum Document {
     Completions(Shell),
     /// The reference, Markdown.
     Reference,
+    /// The statistics, Markdown.
+    Metrics,
 }
 
 impl Flags {
@@ -114,6 +116,7 @@ where
                 Document::Completions(m.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
             Some(("man", _)) => Document::Man,
+            Some(("metrics", _)) => Document::Metrics,
             _ => Document::Reference,
         })),
         _ => serve(&matches).map(|f| Invocation::Serve(Box::new(f))),
@@ -277,11 +280,12 @@ fn demo() -> Command {
 fn generate() -> Command {
     let shell = Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell));
     Command::new("generate")
-        .about("Print a document made from the tables of settings and functions")
+        .about("Print a document made from the tables of settings, functions and metrics")
         .subcommand_required(true)
         .subcommand(Command::new("man").about("The manual page"))
         .subcommand(Command::new("completions").about("Completions for a shell").arg(shell))
         .subcommand(Command::new("reference").about("The reference of the configuration, Markdown"))
+        .subcommand(Command::new("metrics").about("The statistics, Markdown"))
 }
 
 fn value_name(kind: &Kind) -> String {

@@ -1,4 +1,4 @@
-//! The documents made from the tables: man page, shell completions, reference.
+//! The documents made from the tables: man page, shell completions, reference, statistics.
 
 use std::fmt::Write;
 
@@ -13,6 +13,7 @@ use crate::config::functions::{
     UDP_FORWARD_ARGUMENTS,
 };
 use crate::config::options::SETTINGS;
+use crate::stats::registry::METRIC_SETS;
 
 /// The bytes of a document.
 #[must_use]
@@ -30,7 +31,40 @@ pub fn document(which: Document) -> Vec<u8> {
             script
         }
         Document::Reference => reference().into_bytes(),
+        Document::Metrics => metrics().into_bytes(),
     }
+}
+
+/// What is said of the statistics by hand. A line `{metrics SET}` stands for the table of a set of
+/// metrics, a line `{reasons METRIC}` for the reasons that one is counted by.
+const METRICS: &str = include_str!("metrics.md.in");
+
+/// The statistics, Markdown.
+fn metrics() -> String {
+    let mut out = String::new();
+    for text in METRICS.lines() {
+        let place = |what| text.strip_prefix(what)?.strip_suffix('}');
+        let all = || METRIC_SETS.iter().flat_map(|set| set.metrics);
+        if let Some(set) = place("{metrics ").and_then(|name| METRIC_SETS.iter().find(|set| set.name == name))
+        {
+            out += "| Name | Kind | Unit | Meaning |\n|---|---|---|---|\n";
+            for m in set.metrics {
+                let by =
+                    if m.label.is_empty() { String::new() } else { format!("-{}", m.label.to_uppercase()) };
+                line(&mut out, &[&format!("`{}{by}`", m.name), m.kind.label(), m.unit.label(), m.help]);
+            }
+        } else if let Some(metric) = place("{reasons ").and_then(|name| all().find(|m| m.name == name)) {
+            let (first, rest) = metric.label.split_at(1);
+            let _ = write!(out, "| {}{rest} | Meaning |\n|---|---|\n", first.to_uppercase());
+            for (label, doc) in metric.reasons {
+                line(&mut out, &[&format!("`{label}`"), doc]);
+            }
+        } else {
+            out += text;
+            out.push('\n');
+        }
+    }
+    out
 }
 
 /// The reference of the configuration, Markdown.
@@ -162,8 +196,9 @@ mod tests {
     use std::path::Path;
 
     /// The committed documents, each with the command that makes it.
-    const COMMITTED: [(&str, Document, &str); 5] = [
+    const COMMITTED: [(&str, Document, &str); 6] = [
         ("docs/reference.md", Document::Reference, "reference"),
+        ("docs/metrics.md", Document::Metrics, "metrics"),
         ("docs/dnslob.1", Document::Man, "man"),
         ("docs/completions/dnslob.bash", Document::Completions(Shell::Bash), "completions bash"),
         ("docs/completions/dnslob.fish", Document::Completions(Shell::Fish), "completions fish"),
@@ -176,6 +211,20 @@ mod tests {
             let committed =
                 std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_default();
             assert!(committed == document(which), "{path} is old: cargo run -- generate {command} > {path}");
+        }
+    }
+
+    #[test]
+    fn the_statistics_have_every_set_and_every_reason() {
+        let document = metrics();
+        assert!(!document.contains("{metrics") && !document.contains("{reasons"), "no such set or metric");
+        for set in METRIC_SETS {
+            assert!(METRICS.contains(&format!("\n{{metrics {}}}\n", set.name)), "{}", set.name);
+            for metric in set.metrics.iter().filter(|m| !m.reasons.is_empty()) {
+                let shown =
+                    |(label, doc): &(&str, &str)| document.contains(&format!("| `{label}` | {doc} |"));
+                assert!(metric.reasons.iter().all(shown), "{}", metric.name);
+            }
         }
     }
 

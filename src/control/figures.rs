@@ -75,11 +75,14 @@ mod tests {
         let mut figures = Figures::new(Tick(0));
         live_state.shards()[0].queries.add(100);
         let (interval, span) = figures.take(&live_state, &snapshot, Tick(10_000_000_000));
-        assert_eq!((interval.queries, span), (100, TickDelta::from_ms(10_000)));
+        assert_eq!((interval.shards.queries, span), (100, TickDelta::from_ms(10_000)));
         live_state.shards()[0].queries.add(1);
         let (total, recent, span) = figures.peek(&live_state, &snapshot, Tick(10_500_000_000));
-        assert_eq!((total.queries, recent.queries, span), (101, 101, TickDelta::from_ms(10_500)));
+        assert_eq!(
+            (total.shards.queries, recent.shards.queries, span),
+            (101, 101, TickDelta::from_ms(10_500))
+        );
         let (_, recent, span) = figures.peek(&live_state, &snapshot, Tick(12_000_000_000));
-        assert_eq!((recent.queries, span), (1, TickDelta::from_ms(2_000)));
+        assert_eq!((recent.shards.queries, span), (1, TickDelta::from_ms(2_000)));
     }
 }

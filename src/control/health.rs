@@ -15,7 +15,6 @@
 //! (slow start after a return).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 
 use crate::base::addr::BackendSlot;
 use crate::base::rng::ShardRng;
@@ -23,56 +22,14 @@ use crate::base::time::{Tick, TickDelta};
 use crate::model::{Health, HealthMode, Lazy};
 use crate::stats::live::{PPM, State};
 
+pub use crate::stats::check_failure::Failure;
+
 /// Part of its usual share that a returning backend begins with: enough to fill its cache, too
 /// little to overload a cold server (a cold one saturates far below a warm one).
 pub const WARMTH_FIRST_PPM: u32 = 50_000;
 
 /// A probe that could not be made is made again after this, or after its interval if that is shorter.
 const RETRY: TickDelta = TickDelta::from_ms(1_000);
-
-/// Why a probe failed, or was not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// No answer in time.
-    Timeout,
-    /// The network, or the server's machine, refused.
-    Network,
-    /// An answer that is no DNS message.
-    Parsing,
-    /// An answer to something else: another id or question.
-    Mismatch,
-    /// An answer that says no: SERVFAIL, a code `mustResolve` refuses, a script's exit code, a
-    /// function's verdict.
-    Invalid,
-    /// It could not be made: no descriptor, memory, port or process was left here. It says nothing of
-    /// the server.
-    Local,
-}
-
-impl Failure {
-    /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 6] =
-        [Self::Timeout, Self::Network, Self::Parsing, Self::Mismatch, Self::Invalid, Self::Local];
-
-    /// The reason's name in logs and tables.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Timeout => "timeout",
-            Self::Network => "network",
-            Self::Parsing => "parsing",
-            Self::Mismatch => "mismatch",
-            Self::Invalid => "invalid",
-            Self::Local => "local",
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
-    }
-}
 
 /// What live traffic said of a backend since it was last asked: differences of counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

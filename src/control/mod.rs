@@ -27,7 +27,7 @@ use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::configured::Configured;
 use crate::control::figures::Figures;
 use crate::control::health::Due;
-use crate::control::limits::Means;
+use crate::control::limits::{Means, open_files};
 use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, load_contained};
 use crate::control::probe::{Runner, Script};
 use crate::control::publisher::{Feed, Vacant};
@@ -36,6 +36,7 @@ use crate::control::reload::{Refused, Reload};
 use crate::control::report::{Outcome, Report};
 use crate::control::shards::{Edge, Shards, SocketOpener};
 use crate::control::signals::Signals;
+use crate::control::stats::dump::Dump;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
 use crate::engine::{Message, clock};
@@ -45,6 +46,7 @@ use crate::model::{Backend, ClientAddress, Listener, Snapshot};
 use crate::rules::action::DELAY_MS_MAX;
 use crate::shard::ATTEMPTS_MAX;
 use crate::stats::live::LiveState;
+use crate::stats::registry::ProcessReading;
 use crate::tls;
 
 pub mod backend_health;
@@ -541,17 +543,25 @@ impl<S: Source> Control<S> {
         let (snapshot, now) = (self.feed.current(), clock::now());
         let (total, recent, span) = self.figures.peek(self.feed.live_state(), &snapshot, now);
         let standing = |slot| self.backend_health.standing(slot);
-        let lost = [
-            ("log", log::error().lost()),
-            ("output", log::output().lost()),
-            ("query-log", self.querylog.lost()),
-            ("key-log", tls::key_log_lines_lost()),
-        ];
-        let text = stats::text::lost(&lost)
-            + &stats::connections::dump(&snapshot, self.feed.live_state(), unix_seconds())
-            + &stats::text::dump(&total, &recent, span, &snapshot, &standing)
-            + &stats::rules::table(&snapshot, self.feed.live_state());
-        log::output().file(text.as_bytes());
+        let process = ProcessReading {
+            log_lines_lost: log::error().lost(),
+            output_lines_lost: log::output().lost(),
+            query_log_lines_lost: self.querylog.lost(),
+            key_log_lines_lost: tls::key_log_lines_lost(),
+            generation: snapshot.generation,
+        };
+        let dump = Dump {
+            process: &process,
+            descriptors_open: open_files().unwrap_or_default(),
+            total: &total,
+            recent: &recent,
+            span,
+            snapshot: &snapshot,
+            live_state: self.feed.live_state(),
+            standing: &standing,
+            unix: unix_seconds(),
+        };
+        log::output().file(dump.text().as_bytes());
     }
 
     /// Lets the shards finish what is outstanding, within the drain time.

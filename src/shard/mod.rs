@@ -203,9 +203,9 @@ impl Shard {
         let cx = &self.context;
         self.dispatcher.balancer.publish();
         let stats = cx.stats();
-        stats.outstanding_total.store(self.dispatcher.awaited(), Relaxed);
-        stats.clients.open.store(self.connections.clients.open_count(), Relaxed);
-        stats.relays.open.store(self.relay.open_count(), Relaxed);
+        stats.outstanding_total.set(self.dispatcher.awaited());
+        stats.clients.open.set(self.connections.clients.open_count());
+        stats.relays.open.set(self.relay.open_count());
         stats.heartbeat.store(cx.batch, Relaxed);
         self.evaluator.maintain(cx);
     }

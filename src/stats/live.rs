@@ -9,6 +9,7 @@
 //!  control ──writes──► BackendLive ◄──reads── shards (when `epoch` moved)
 //! ```
 
+use std::ops::Deref;
 use std::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -16,12 +17,11 @@ use std::sync::atomic::{
 use std::sync::{Arc, OnceLock};
 
 use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
-use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
 use crate::stats::connection_limits::ConnectionLimits;
 use crate::stats::descriptors::Descriptors;
-use crate::stats::drop_reason::DropReason;
 use crate::stats::log_queue::LogQueue;
-use crate::tls::Reason;
+use crate::stats::meter::Counter;
+use crate::stats::registry::{BackendStats, HandshakeStats, RuleStats, ShardCounters};
 
 /// Rules there can be at a time, in all chains together, removed ones included that shards still
 /// count for.
@@ -191,28 +191,6 @@ impl BackendLive {
     }
 }
 
-/// A counter with one writer; any thread may read it.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds `n`. Only the owning shard calls this: a load and a store, no locked instruction.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    /// Begins again at 0. Only the owning shard calls this.
-    pub fn reset(&self) {
-        self.0.store(0, Relaxed);
-    }
-
-    /// The count.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
 /// One shard's page. Aligned so that no two shards write the same cache line (two lines, since
 /// the adjacent one is prefetched with it).
 #[derive(Debug)]
@@ -230,28 +208,10 @@ pub struct ShardStats {
     pub generation: AtomicU64,
     /// Ticks of the shard's loop; stands still when the shard hangs.
     pub heartbeat: AtomicU64,
-    /// Times this shard panicked and was started again.
-    pub restarts: AtomicU32,
-    /// Queries read from clients.
-    pub queries: Counter,
-    /// Backends' answers delivered to clients.
-    pub responses: Counter,
-    /// Answers of our own.
-    pub self_answered: Counter,
-    /// Queries asked a second time elsewhere.
-    pub retries: Counter,
-    /// Answers of the script's that were errors.
-    pub script_errors: Counter,
-    /// Clients' connections.
-    pub clients: ClientConnectionStats,
-    /// Connections and flows of forwards.
-    pub relays: RelayStats,
-    /// What log actions have to say.
+    /// Lines of log actions and of relays that wait to be written.
     pub log_queue: LogQueue,
-    /// Queries in this shard whose client waits for an answer.
-    pub outstanding_total: AtomicU32,
-    rule_hits: Box<[OnceLock<Box<[Counter]>>]>,
-    drops: [Counter; DropReason::ALL.len()],
+    counters: ShardCounters,
+    rules: Box<[OnceLock<Box<[RuleStats]>>]>,
     backends: Box<[OnceLock<Box<BackendStats>>]>,
     handshakes: Box<[OnceLock<Box<HandshakeStats>>]>,
 }
@@ -266,18 +226,9 @@ impl ShardStats {
             attached: (0..backends_max).map(|_| AtomicU8::new(0)).collect(),
             generation: AtomicU64::new(0),
             heartbeat: AtomicU64::new(0),
-            restarts: AtomicU32::new(0),
-            queries: Counter::default(),
-            responses: Counter::default(),
-            self_answered: Counter::default(),
-            retries: Counter::default(),
-            script_errors: Counter::default(),
-            clients: ClientConnectionStats::default(),
-            relays: RelayStats::default(),
             log_queue: LogQueue::default(),
-            rule_hits: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
-            outstanding_total: AtomicU32::new(0),
-            drops: std::array::from_fn(|_| Counter::default()),
+            counters: ShardCounters::default(),
+            rules: (0..RULES_MAX / RULES_BLOCK).map(|_| OnceLock::new()).collect(),
             backends: (0..backends_max).map(|_| OnceLock::new()).collect(),
             handshakes: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
         }
@@ -295,25 +246,25 @@ impl ShardStats {
         self.handshakes.get(slot.index())?.get().map(|h| &**h)
     }
 
-    /// The counter of a reason.
-    #[must_use]
-    pub fn dropped(&self, reason: DropReason) -> &Counter {
-        &self.drops[reason.index()]
-    }
-
     /// The hits of a rule, made room for at its first one; 8 kB for each thousand rules.
     #[must_use]
     pub fn rule_hits(&self, slot: RuleSlot) -> &Counter {
-        let block = &self.rule_hits[(slot.index() / RULES_BLOCK).min(self.rule_hits.len() - 1)];
-        let counters = block.get_or_init(|| (0..RULES_BLOCK).map(|_| Counter::default()).collect());
-        &counters[slot.index() % RULES_BLOCK]
+        let block = &self.rules[(slot.index() / RULES_BLOCK).min(self.rules.len() - 1)];
+        let rules = block.get_or_init(|| (0..RULES_BLOCK).map(|_| RuleStats::default()).collect());
+        &rules[slot.index() % RULES_BLOCK].hits
+    }
+
+    /// The shard's counters of a rule, if it has ever counted one nearby.
+    #[must_use]
+    pub fn rule_if_any(&self, slot: RuleSlot) -> Option<&RuleStats> {
+        let block = self.rules.get(slot.index() / RULES_BLOCK)?.get()?;
+        block.get(slot.index() % RULES_BLOCK)
     }
 
     /// The hits of a rule so far.
     #[must_use]
     pub fn rule_hits_so_far(&self, slot: RuleSlot) -> u64 {
-        let block = self.rule_hits.get(slot.index() / RULES_BLOCK).and_then(OnceLock::get);
-        block.map_or(0, |counters| counters[slot.index() % RULES_BLOCK].get())
+        self.rule_if_any(slot).map_or(0, |rule| rule.hits.get())
     }
 
     /// The shard's counters of a backend, made at its first use (3.2 kB).
@@ -329,220 +280,11 @@ impl ShardStats {
     }
 }
 
-/// One shard's counters of one backend; they only grow, also over the slot's reuse.
-#[derive(Debug, Default)]
-pub struct BackendStats {
-    /// Queries sent to it.
-    pub queries: Counter,
-    /// Its answers that matched a query.
-    pub responses: Counter,
-    /// Queries it did not answer in time.
-    pub timeouts: Counter,
-    /// Queries the kernel refused to send, or a full table.
-    pub send_errors: Counter,
-    /// Answers with SERVFAIL.
-    pub servfails: Counter,
-    /// Answers that matched nothing (late, duplicate, foreign) or not the question.
-    pub unexpected: Counter,
-    /// Latency of its answers.
-    pub latency: Histogram,
-    /// Its connections.
-    pub connections: BackendConnectionStats,
-}
+/// What is counted for the whole shard is counted as `stats.queries`.
+impl Deref for ShardStats {
+    type Target = ShardCounters;
 
-/// One shard's counters of its clients' connections.
-#[derive(Debug)]
-pub struct ClientConnectionStats {
-    /// Connections that came, those among them that were closed at once.
-    pub opened: Counter,
-    /// Connections at this time.
-    pub open: AtomicU32,
-    ends: [Counter; ClientCloseReason::ALL.len()],
-}
-
-impl Default for ClientConnectionStats {
-    fn default() -> Self {
-        Self {
-            opened: Counter::default(),
-            open: AtomicU32::new(0),
-            ends: std::array::from_fn(|_| Counter::default()),
-        }
-    }
-}
-
-impl ClientConnectionStats {
-    /// The counter of a reason.
-    #[must_use]
-    pub fn ended(&self, why: ClientCloseReason) -> &Counter {
-        &self.ends[why.index()]
-    }
-}
-
-/// One shard's counters of the connections and flows of its forwards.
-#[derive(Debug)]
-pub struct RelayStats {
-    /// Connections and flows taken.
-    pub opened: Counter,
-    /// Those at this time.
-    pub open: AtomicU32,
-    /// Bytes passed on to targets.
-    pub bytes_out: Counter,
-    /// Bytes passed back to clients.
-    pub bytes_back: Counter,
-    ends: [Counter; RelayCloseReason::ALL.len()],
-}
-
-impl Default for RelayStats {
-    fn default() -> Self {
-        Self {
-            opened: Counter::default(),
-            open: AtomicU32::new(0),
-            bytes_out: Counter::default(),
-            bytes_back: Counter::default(),
-            ends: std::array::from_fn(|_| Counter::default()),
-        }
-    }
-}
-
-impl RelayStats {
-    /// The counter of a reason.
-    #[must_use]
-    pub fn ended(&self, why: RelayCloseReason) -> &Counter {
-        &self.ends[why.index()]
-    }
-}
-
-/// One shard's counters of TLS handshakes, with the clients of a listener or with a backend.
-#[derive(Debug)]
-pub struct HandshakeStats {
-    /// Whole ones.
-    pub full: Counter,
-    /// Those that resumed an earlier session.
-    pub resumed: Counter,
-    failures: [Counter; Reason::ALL.len()],
-}
-
-impl Default for HandshakeStats {
-    fn default() -> Self {
-        Self {
-            full: Counter::default(),
-            resumed: Counter::default(),
-            failures: std::array::from_fn(|_| Counter::default()),
-        }
-    }
-}
-
-impl HandshakeStats {
-    /// The counter of those that failed for a reason.
-    #[must_use]
-    pub fn failed(&self, why: Reason) -> &Counter {
-        &self.failures[why.index()]
-    }
-
-    /// Counts one that is done.
-    pub fn done(&self, resumed: bool) {
-        if resumed { &self.resumed } else { &self.full }.add(1);
-    }
-}
-
-/// One shard's counters of its connections to a backend.
-#[derive(Debug)]
-pub struct BackendConnectionStats {
-    /// Connections that came about.
-    pub opened: Counter,
-    /// Their TLS handshakes.
-    pub handshakes: HandshakeStats,
-    ends: [Counter; BackendCloseReason::ALL.len()],
-}
-
-impl Default for BackendConnectionStats {
-    fn default() -> Self {
-        Self {
-            opened: Counter::default(),
-            handshakes: HandshakeStats::default(),
-            ends: std::array::from_fn(|_| Counter::default()),
-        }
-    }
-}
-
-impl BackendConnectionStats {
-    /// The counter of a reason.
-    #[must_use]
-    pub fn ended(&self, why: BackendCloseReason) -> &Counter {
-        &self.ends[why.index()]
-    }
-}
-
-/// Sub-buckets per octave: a bucket is at most 1/32 = 3.1 % wide.
-const SUB_BITS: u32 = 5;
-/// Values from 2^10 ns (about 1 us) to 2^34 ns (17 s); outside they count at the ends.
-const OCTAVE_MIN: u32 = 10;
-const OCTAVES: usize = 24;
-/// Buckets of a [`Histogram`].
-pub const BUCKETS: usize = OCTAVES << SUB_BITS;
-
-/// A log-linear latency histogram with one writer: 768 counters, relative width 3.1 %.
-#[derive(Debug)]
-pub struct Histogram([AtomicU32; BUCKETS]);
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU32::new(0)))
-    }
-}
-
-impl Histogram {
-    /// Counts one latency, nanoseconds. Only the owning shard calls this.
-    pub fn record(&self, ns: u64) {
-        let c = &self.0[bucket(ns)];
-        c.store(c.load(Relaxed).wrapping_add(1), Relaxed);
-    }
-
-    /// The count in a bucket; wraps at 2^32, so readers take wrapping differences.
-    #[must_use]
-    pub fn count(&self, bucket: usize) -> u32 {
-        self.0[bucket].load(Relaxed)
-    }
-}
-
-/// The bucket of a latency.
-#[must_use]
-pub const fn bucket(ns: u64) -> usize {
-    if ns < 1 << OCTAVE_MIN {
-        return 0;
-    }
-    let octave = ns.ilog2();
-    let sub = (ns >> (octave - SUB_BITS)) as usize & ((1 << SUB_BITS) - 1);
-    let at = (((octave - OCTAVE_MIN) as usize) << SUB_BITS) + sub;
-    if at < BUCKETS { at } else { BUCKETS - 1 }
-}
-
-/// The middle of a bucket, nanoseconds.
-#[must_use]
-pub const fn bucket_ns(bucket: usize) -> u64 {
-    let octave = OCTAVE_MIN + (bucket >> SUB_BITS) as u32;
-    let sub = (bucket & ((1 << SUB_BITS) - 1)) as u64;
-    (1 << octave) + (sub << (octave - SUB_BITS)) + (1 << (octave - SUB_BITS - 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bucket_holds_its_own_middle() {
-        for b in 0..BUCKETS {
-            assert_eq!(bucket(bucket_ns(b)), b, "bucket {b}");
-        }
-        assert_eq!(bucket(0), 0);
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
-    }
-
-    #[test]
-    fn a_bucket_is_narrow() {
-        for ns in [2_000_u64, 12_345, 1_000_000, 999_999_999] {
-            let middle = bucket_ns(bucket(ns));
-            assert!(middle.abs_diff(ns) * 60 <= ns, "{ns} became {middle}");
-        }
+    fn deref(&self) -> &ShardCounters {
+        &self.counters
     }
 }

@@ -1,8 +1,12 @@
-//! Figures and limits that all threads share: counters, reasons, live state, connection limits, log queue.
+//! Figures and limits that all threads share: metrics, reasons, live state, connection limits, log queue.
 
+pub mod check_failure;
 pub mod close_reason;
 pub mod connection_limits;
 pub mod descriptors;
 pub mod drop_reason;
+pub mod histogram;
 pub mod live;
 pub mod log_queue;
+pub mod meter;
+pub mod registry;

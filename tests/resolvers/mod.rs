@@ -19,7 +19,8 @@ use dnslob::base::time::{Tick, TickDelta};
 use dnslob::control::concentrate::ConcentrateDriver;
 use dnslob::model::Snapshot;
 use dnslob::model::policy::Policy;
-use dnslob::stats::live::{BUCKETS, LiveState, State, bucket, bucket_ns};
+use dnslob::stats::histogram::{BUCKETS, bucket, bucket_ns};
+use dnslob::stats::live::{LiveState, State};
 
 use crate::farm;
 

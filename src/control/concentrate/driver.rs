@@ -8,7 +8,8 @@ use crate::base::time::Tick;
 use crate::control::concentrate::{Concentrator, Reading};
 use crate::model::Snapshot;
 use crate::model::policy::Kind;
-use crate::stats::live::{BUCKETS, LiveState};
+use crate::stats::histogram::BUCKETS;
+use crate::stats::live::LiveState;
 
 /// The controllers of all pools under `concentrate`. A server in two such pools gets the shares of
 /// the last one: the board has one share per server.

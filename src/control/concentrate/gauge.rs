@@ -15,7 +15,7 @@
 
 use crate::base::time::{Tick, TickDelta};
 use crate::model::policy::Concentrate;
-use crate::stats::live::{BUCKETS, bucket, bucket_ns};
+use crate::stats::histogram::{BUCKETS, bucket, bucket_ns};
 
 /// Answers in a reading, at least: fewer are kept for the next window. The median of 32 answers
 /// of a loaded cache path strays by about a tenth.

@@ -3,7 +3,7 @@
 
 use crate::control::concentrate::gauge::Gauge;
 use crate::control::concentrate::*;
-use crate::stats::live::{BUCKETS, bucket};
+use crate::stats::histogram::{BUCKETS, bucket};
 
 /// A margin that is small beside the latencies of these tests, so that the factor decides.
 fn settings() -> Concentrate {

@@ -18,7 +18,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
@@ -165,12 +164,13 @@ impl Engine {
             drop(panic);
             let lost = u64::from(self.shard.outstanding());
             let stats = &self.live_state.shards()[self.setup.index];
-            let restarts = stats.restarts.fetch_add(1, Relaxed) + 1;
+            stats.restarts.add(1);
+            let restarts = stats.restarts.get();
             stats.dropped(DropReason::ShardRestart).add(lost);
             error!(shard = self.setup.index, lost, restarts, "shard panicked; starting it again");
             // Another key, so that no id sequence is ever repeated.
             let mut seed = self.setup.seed;
-            for (byte, mix) in seed.iter_mut().zip(u64::from(restarts).to_le_bytes()) {
+            for (byte, mix) in seed.iter_mut().zip(restarts.to_le_bytes()) {
                 *byte ^= mix;
             }
             let snapshot = self.feed.load().clone();

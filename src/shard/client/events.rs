@@ -1,7 +1,5 @@
 //! Events of client connections besides their queries: accept, TLS, PROXY headers, close.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use crate::base::addr::{Client, ConnectionSlot, Endpoint, LocalSlot};
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Listener, ProxyHeader};
@@ -30,7 +28,7 @@ impl ClientConnections {
         if let Err(why) = taken {
             stats.ended(why).add(1);
         }
-        stats.open.store(self.open_count(), Relaxed);
+        stats.open.set(self.open_count());
         taken.ok()
     }
 
@@ -119,7 +117,7 @@ impl ClientConnections {
         self.closed(connection);
         let stats = &cx.stats().clients;
         stats.ended(why).add(1);
-        stats.open.store(self.open_count(), Relaxed);
+        stats.open.set(self.open_count());
     }
 
     /// Returns whether a connection that is to be closed was answered a moment ago, while its

@@ -74,7 +74,7 @@ impl Account {
         balancer: &Reading,
         kernel: KernelDrops,
     ) -> Self {
-        let drops = QUERY_ENDS.map(|r| (r.label(), balancer.drops[r]));
+        let drops = QUERY_ENDS.map(|r| (r.label(), balancer.shards.drops[r]));
         let kernel = [("listener-buffer-full", kernel.listeners), ("client-buffer-full", kernel.clients)];
         let lost = kernel.into_iter().chain(drops).filter(|(_, n)| *n > 0).collect();
         Self { sent, refused, answered, lost }
@@ -93,7 +93,7 @@ impl Account {
 
 /// Queries that the balancer lost, for whatever reason.
 pub(crate) fn lost(reading: &Reading) -> u64 {
-    QUERY_ENDS.iter().map(|r| reading.drops[*r]).sum()
+    QUERY_ENDS.iter().map(|r| reading.shards.drops[*r]).sum()
 }
 
 /// Datagrams dropped at the sockets bound to these ports, by the kernel's own count.
@@ -116,9 +116,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_shows() {
-        let mut balancer = Reading { queries: 97, responses: 90, ..Reading::default() };
-        balancer.drops[DropReason::Timeout] = 7;
-        balancer.drops[DropReason::ResponseLate] = 3;
+        let mut balancer = Reading::default();
+        (balancer.shards.queries, balancer.shards.responses) = (97, 90);
+        balancer.shards.drops[DropReason::Timeout] = 7;
+        balancer.shards.drops[DropReason::ResponseLate] = 3;
         let kernel = KernelDrops { listeners: 3, clients: 1 };
         let account = Account::new(100, 0, 89, &balancer, kernel);
         assert_eq!(account.lost, [("listener-buffer-full", 3), ("client-buffer-full", 1), ("timeout", 7)]);

@@ -29,7 +29,7 @@ use nix::sys::time::TimeSpec;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::engine::clock;
-use crate::stats::live::Counter;
+use crate::stats::meter::Counter;
 use crate::wire::header;
 use crate::wire::query::Question;
 

@@ -20,7 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::base::rng::ShardRng;
 use crate::base::time::Tick;
 use crate::engine::clock;
-use crate::stats::live::{Counter, Histogram};
+use crate::stats::histogram::Histogram;
+use crate::stats::meter::Counter;
 use crate::wire::header::Header;
 
 /// Client sockets: enough flows for the kernel to spread over the shards.

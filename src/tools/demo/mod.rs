@@ -29,7 +29,8 @@ use crate::config::DemoOptions;
 use crate::control::log;
 use crate::control::stats::{Gatherer, Reading};
 use crate::engine::clock;
-use crate::stats::live::{BUCKETS, PPM, State, bucket_ns};
+use crate::stats::histogram::{BUCKETS, bucket_ns};
+use crate::stats::live::{PPM, State};
 
 use crate::tools::demo::account::{Account, KernelDrops};
 use crate::tools::demo::backend::Embedded;
@@ -246,7 +247,7 @@ impl Show {
             standing: None,
             share: 1.0,
             rate: (new.clients[0] - self.last.clients[0]) as f64 / seconds,
-            outstanding: new.balancer.outstanding,
+            outstanding: new.balancer.shards.outstanding_total,
             latency: quantiles(&latency),
             hits: hit_rate(&caches),
         };
@@ -260,7 +261,7 @@ impl Show {
                 new.clients[0],
                 new.clients[1],
                 account::lost(&new.balancer) + kernel.total(),
-                new.balancer.retries,
+                new.balancer.shards.retries,
             ],
             news: &self.news,
         };
@@ -364,14 +365,14 @@ fn hit_rate(caches: &[([u64; 2], [u64; 2])]) -> Option<f64> {
 /// Part of all queries by backend.
 fn shares(reading: &Reading) -> Vec<(String, f64)> {
     let whole = reading.backends.values().map(|b| b.queries).sum::<u64>().max(1) as f64;
-    let of = |b: &crate::control::stats::BackendReading| b.queries as f64 / whole;
+    let of = |b: &crate::stats::registry::BackendReading| b.queries as f64 / whole;
     reading.backends.iter().map(|(slot, b)| (balancer::name(slot.index()), of(b))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::live::bucket;
+    use crate::stats::histogram::bucket;
 
     #[test]
     fn quantiles_are_ranks() {

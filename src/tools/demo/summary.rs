@@ -139,7 +139,7 @@ impl Outage {
         let meanwhile = self.after.since(&self.before);
         lines.push(format!(
             "meanwhile {} asked a second time elsewhere, {} lost",
-            plural(meanwhile.retries, "query was", "queries were"),
+            plural(meanwhile.shards.retries, "query was", "queries were"),
             grouped(account::lost(&meanwhile))
         ));
         lines.push(match self.used_again {
@@ -210,7 +210,7 @@ mod tests {
         outage.noticed = Some(Tick(1_250_000_000));
         assert_eq!(outage.lines()[0], "b2 fell silent and was out of use 0.25 s later");
         outage.returned = Some(Tick(2_000_000_000));
-        outage.after.retries = 1;
+        outage.after.shards.retries = 1;
         assert_eq!(outage.lines()[1], "meanwhile 1 query was asked a second time elsewhere, 0 lost");
         outage.used_again = Some(Tick(2_200_000_000));
         assert_eq!(outage.lines()[2], "it answered again and was in use 0.20 s later");

@@ -1,0 +1,215 @@
+//! The dump of SIGUSR1: every metric since the start, the servers and the rules as tables.
+
+use crate::base::addr::BackendSlot;
+use crate::base::time::TickDelta;
+use crate::control::stats::text::{Standing, lines};
+use crate::control::stats::{Reading, connections, rules, servers};
+use crate::model::Snapshot;
+use crate::stats::live::LiveState;
+use crate::stats::meter::Counts;
+use crate::stats::registry::{DescriptorReading, ProcessReading};
+
+/// What a dump shows.
+#[derive(Clone, Copy)]
+pub struct Dump<'a> {
+    /// What the process counts beside its shards.
+    pub process: &'a ProcessReading,
+    /// File descriptors that are open.
+    pub descriptors_open: u64,
+    /// What was counted since the start.
+    pub total: &'a Reading,
+    /// What was counted lately, for rates.
+    pub recent: &'a Reading,
+    /// In which time that was.
+    pub span: TickDelta,
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// What is read once a dump, as it is long: listeners, rules.
+    pub live_state: &'a LiveState,
+    /// What is known of each backend beside its counters.
+    pub standing: &'a dyn Fn(BackendSlot) -> Standing,
+    /// Seconds since 1970.
+    pub unix: u64,
+}
+
+impl Dump<'_> {
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { process, total, snapshot, live_state, .. } = *self;
+        let shards = &total.shards;
+        let mut out = String::new();
+        lines(&mut out, process.values());
+        lines(&mut out, shards.clients.values());
+        lines(&mut out, self.descriptors().values());
+        connections::dump(&mut out, total, snapshot, live_state, self.unix);
+        lines(&mut out, shards.values());
+        lines(&mut out, total.latency(snapshot).values());
+        if snapshot.listeners.iter().any(|l| l.service.relay().is_some()) || shards.relays.opened > 0 {
+            lines(&mut out, shards.relays.values());
+        }
+        out.push_str(&servers::table(total, self.recent, self.span, snapshot, self.standing));
+        out.push_str(&rules::table(snapshot, live_state));
+        out
+    }
+
+    fn descriptors(&self) -> DescriptorReading {
+        let descriptors = self.live_state.descriptors();
+        let (limit, reserve) = descriptors.limit_and_reserve();
+        let (evicted, refused) = descriptors.evicted_and_refused();
+        DescriptorReading {
+            open: self.descriptors_open,
+            limit: limit.into(),
+            reserve: reserve.into(),
+            evicted,
+            refused,
+            used: Counts::of(|usage| descriptors.used(usage).into()),
+            max: Counts::of(|usage| descriptors.max(usage).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::addr::{ListenerSlot, RuleSlot};
+    use crate::base::time::Tick;
+    use crate::control::fixture;
+    use crate::control::stats::Gatherer;
+    use crate::model::{Listener, ListenerTls, Service};
+    use crate::rules::action::Action;
+    use crate::rules::matcher::Matcher;
+    use crate::rules::{Chain, Rule};
+    use crate::stats::check_failure::Failure;
+    use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
+    use crate::stats::drop_reason::DropReason;
+    use crate::stats::live::State;
+    use crate::stats::meter::Kind;
+    use crate::stats::registry::METRIC_SETS;
+    use crate::tls::fixture::{Authority, Directory};
+    use crate::tls::{Reason, ServerSpec, ServerTls};
+
+    const BACKEND: BackendSlot = BackendSlot(0);
+    const LISTENER: ListenerSlot = ListenerSlot(7);
+    /// When the listener's certificate expires.
+    const UNTIL: u64 = 1_767_312_000;
+
+    /// A server, a listener with TLS, a rule.
+    fn snapshot() -> Snapshot {
+        let directory = Directory::new();
+        let pair = directory.pair(&Authority::new("Root").issue_until(&["dns.example"], 2026, 1, 2));
+        let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
+        let tls = ServerTls::load(&spec).expect("a listener");
+        let mut snapshot = fixture::snapshot(3, &[], &[0]);
+        let service = Service::Dot(ListenerTls(Arc::new(tls)));
+        snapshot.listeners.push(Arc::new(Listener { slot: LISTENER, service, ..fixture::listener(7) }));
+        snapshot.chains.query = Chain::new(vec![Rule {
+            slot: RuleSlot(1),
+            name: "blocked".to_owned(),
+            uuid: [0; 16],
+            group: String::new(),
+            matcher: Matcher::All,
+            action: Action::Drop,
+        }]);
+        snapshot
+    }
+
+    fn dump(snapshot: &Snapshot, live_state: &LiveState) -> String {
+        let total = Gatherer::default().gather(live_state, [BACKEND].into_iter(), Tick(0));
+        let process = ProcessReading { generation: 3, query_log_lines_lost: 4, ..ProcessReading::default() };
+        let dump = Dump {
+            process: &process,
+            descriptors_open: 12,
+            total: &total,
+            recent: &Reading::default(),
+            span: TickDelta::from_ms(2_000),
+            snapshot,
+            live_state,
+            standing: &|_| Standing { state: State::Up, failed: [1; Failure::ALL.len()] },
+            unix: UNTIL - 60,
+        };
+        dump.text()
+    }
+
+    #[test]
+    fn it_has_every_metric_of_the_registry() {
+        let (snapshot, live_state) = (snapshot(), LiveState::new(1, 1));
+        let stats = &live_state.shards()[0];
+        stats.relays.opened.add(1);
+        stats.backend(BACKEND).connections.opened.add(1);
+        BackendCloseReason::ALL.iter().for_each(|r| stats.backend(BACKEND).connections.ended(*r).add(1));
+        Reason::ALL.iter().for_each(|r| stats.handshakes(LISTENER).failed(*r).add(1));
+        let text = dump(&snapshot, &live_state);
+        // The line that shows a set with labels, or the heads of a table's columns.
+        let line =
+            |begin: &str| text.lines().find(|l| l.starts_with(begin)).unwrap_or_else(|| panic!("{text}"));
+        let mut shown = 0;
+        for (set, metric) in METRIC_SETS.iter().flat_map(|set| set.metrics.iter().map(move |m| (*set, m))) {
+            let labels = metric.reasons.iter().map(|(label, _)| *label);
+            let (place, expected): (&str, Vec<String>) = match (set.name, metric.kind) {
+                (_, Kind::Histogram) if set.labels.is_empty() => (
+                    &text,
+                    vec![format!("\n{}-p50-ms ", metric.name), format!("\n{}-p99.9-ms ", metric.name)],
+                ),
+                _ if set.labels.is_empty() && metric.reasons.is_empty() => {
+                    (&text, vec![format!("\n{} ", metric.name)])
+                }
+                _ if set.labels.is_empty() => {
+                    (&text, labels.map(|label| format!("\n{}-{label} ", metric.name)).collect())
+                }
+                ("backend", _) => (line("#"), vec![format!("  {}  ", servers::title(metric))]),
+                ("checks", _) => (line("0  "), labels.map(|label| format!("{label} 1")).collect()),
+                ("rule", _) => (line("query rules"), vec!["query rules: 1".to_owned()]),
+                (name, _) if metric.reasons.is_empty() => {
+                    (line(&format!("{name} ")), vec![format!(" {} ", set.short(metric))])
+                }
+                (name, _) => (line(&format!("{name} ")), labels.map(|label| format!(" {label} 1")).collect()),
+            };
+            for expected in expected {
+                // The first line has none in front of it.
+                let found = place.contains(&expected) || place.starts_with(expected.trim_start());
+                assert!(found, "{}: no {expected:?} in {place}", metric.name);
+                shown += 1;
+            }
+        }
+        assert!(shown > 100, "{shown}");
+    }
+
+    #[test]
+    fn counts_are_of_all_shards() {
+        let (snapshot, live_state) = (snapshot(), LiveState::new(2, 1));
+        for shard in live_state.shards() {
+            shard.queries.add(600);
+            shard.dropped(DropReason::Timeout).add(5);
+            shard.handshakes(LISTENER).done(false);
+            shard.handshakes(LISTENER).failed(Reason::NotTls).add(2);
+            shard.clients.ended(ClientCloseReason::Handshake).add(2);
+            shard.backend(BACKEND).connections.opened.add(1);
+            shard.backend(BACKEND).connections.ended(BackendCloseReason::Idle).add(1);
+            shard.rule_hits(RuleSlot(1)).add(4);
+        }
+        live_state.shards()[1].handshakes(LISTENER).done(true);
+        let text = dump(&snapshot, &live_state);
+        let address = snapshot.listeners.last().expect("a listener").address;
+        for line in [
+            "query-log-lines-lost 4".to_owned(),
+            "generation 3".to_owned(),
+            "queries 1200".to_owned(),
+            "drop-timeout 10".to_owned(),
+            "drop-acl 0".to_owned(),
+            "latency-p99.9-ms 0.000".to_owned(),
+            "client-connection-end-handshake 4".to_owned(),
+            "descriptors-open 12".to_owned(),
+            "descriptors-clients 0".to_owned(),
+            "backend-connections \"ns0\" opened 2 idle 2".to_owned(),
+            format!("tls listener {address} full 2 resumed 1 not-tls 4"),
+            format!("certificate listener {address} dns.example expires-in-s 60"),
+            "       0            8  blocked: All -> drop".to_owned(),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}:\n{text}");
+        }
+        assert!(!text.contains("\nrelay-"), "no relays: {text}");
+    }
+}

@@ -1,0 +1,140 @@
+//! Latencies, in buckets whose width grows with the latency.
+//!
+//! A shard counts in a [`Histogram`]; what is read of the shards' histograms is a [`Latency`].
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Sub-buckets per octave: a bucket is at most 1/32 = 3.1 % wide.
+const SUB_BITS: u32 = 5;
+/// Values from 2^10 ns (about 1 us) to 2^34 ns (17 s); outside they count at the ends.
+const OCTAVE_MIN: u32 = 10;
+const OCTAVES: usize = 24;
+/// Buckets of a [`Histogram`].
+pub const BUCKETS: usize = OCTAVES << SUB_BITS;
+
+/// A log-linear latency histogram with one writer: 768 counters, relative width 3.1 %.
+#[derive(Debug)]
+pub struct Histogram([AtomicU32; BUCKETS]);
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::new(0)))
+    }
+}
+
+impl Histogram {
+    /// Counts one latency, nanoseconds. Only the owning shard calls this.
+    pub fn record(&self, ns: u64) {
+        let c = &self.0[bucket(ns)];
+        c.store(c.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// The count in a bucket; wraps at 2^32, so readers take wrapping differences.
+    #[must_use]
+    pub fn count(&self, bucket: usize) -> u32 {
+        self.0[bucket].load(Relaxed)
+    }
+}
+
+/// The bucket of a latency.
+#[must_use]
+pub const fn bucket(ns: u64) -> usize {
+    if ns < 1 << OCTAVE_MIN {
+        return 0;
+    }
+    let octave = ns.ilog2();
+    let sub = (ns >> (octave - SUB_BITS)) as usize & ((1 << SUB_BITS) - 1);
+    let at = (((octave - OCTAVE_MIN) as usize) << SUB_BITS) + sub;
+    if at < BUCKETS { at } else { BUCKETS - 1 }
+}
+
+/// The middle of a bucket, nanoseconds.
+#[must_use]
+pub const fn bucket_ns(bucket: usize) -> u64 {
+    let octave = OCTAVE_MIN + (bucket >> SUB_BITS) as u32;
+    let sub = (bucket & ((1 << SUB_BITS) - 1)) as u64;
+    (1 << octave) + (sub << (octave - SUB_BITS)) + (1 << (octave - SUB_BITS - 1))
+}
+
+/// Answers by latency bucket (see [`Histogram`]).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latency(Box<[u64; BUCKETS]>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self(Box::new([0; BUCKETS]))
+    }
+}
+
+impl Latency {
+    /// The latency that `share` (0 to 1) of the answers did not exceed, nanoseconds, for each of
+    /// `shares`; none when there was no answer.
+    #[must_use]
+    pub fn quantiles<const N: usize>(&self, shares: [f64; N]) -> Option<[u64; N]> {
+        // From one nanosecond, since the lower bound is also the resolution; three digits are
+        // finer than the buckets.
+        let (low, high) = (1, bucket_ns(BUCKETS - 1) + 1);
+        let mut merged = hdrhistogram::Histogram::<u64>::new_with_bounds(low, high, 3).ok()?;
+        for (bucket, count) in self.0.iter().enumerate().filter(|(_, c)| **c > 0) {
+            merged.saturating_record_n(bucket_ns(bucket), *count);
+        }
+        (!merged.is_empty()).then(|| shares.map(|s| merged.value_at_quantile(s)))
+    }
+
+    /// Adds what a shard has counted. Its buckets wrap, so only differences of such sums have a
+    /// meaning.
+    pub(super) fn read(&mut self, histogram: &Histogram) {
+        for (sum, bucket) in self.0.iter_mut().zip(&histogram.0) {
+            *sum += u64::from(bucket.load(Relaxed));
+        }
+    }
+
+    /// Adds other latencies.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, part) in self.0.iter_mut().zip(other.0.iter()) {
+            *sum += part;
+        }
+    }
+
+    /// Growth modulo 2^32, as shards count; a busy bucket needs seven minutes for that at ten
+    /// million answers a second, and a reading is taken far more often.
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        let growth = |n: usize| self.0[n].wrapping_sub(earlier.0[n]) & u64::from(u32::MAX);
+        Self(Box::new(std::array::from_fn(growth)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_its_own_middle() {
+        for b in 0..BUCKETS {
+            assert_eq!(bucket(bucket_ns(b)), b, "bucket {b}");
+        }
+        assert_eq!(bucket(0), 0);
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_bucket_is_narrow() {
+        for ns in [2_000_u64, 12_345, 1_000_000, 999_999_999] {
+            let middle = bucket_ns(bucket(ns));
+            assert!(middle.abs_diff(ns) * 60 <= ns, "{ns} became {middle}");
+        }
+    }
+
+    #[test]
+    fn what_happened_in_a_span_outlives_the_wrap_of_a_bucket() {
+        let histogram = Histogram::default();
+        histogram.0[bucket(5_000_000)].store(u32::MAX, Relaxed);
+        let (mut earlier, mut later) = (Latency::default(), Latency::default());
+        earlier.read(&histogram);
+        (0..3).for_each(|_| histogram.record(5_000_000));
+        later.read(&histogram);
+        let mut span = Latency::default();
+        span.0[bucket(5_000_000)] = 3;
+        assert_eq!(later.since(&earlier), span);
+    }
+}

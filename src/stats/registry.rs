@@ -1,0 +1,503 @@
+//! Every metric: its name, kind, unit and help, in one place.
+//!
+//! A set of metrics is declared here once, and yields
+//!
+//! - a struct of meters that a shard counts in (after `from`; sets without it are filled by whoever
+//!   takes a reading),
+//! - a struct of what is read of them over all shards, with sums and differences,
+//! - descriptions, which the dump of SIGUSR1 and `docs/metrics.md` are made of.
+//!
+//! To add a metric, declare it here and count it. A set with labels has its values once for each
+//! server, listener or rule; the labels are named in brackets behind the set's name. A metric that
+//! is counted by reasons has a value for each of them.
+//!
+//! ```text
+//!     /// Help: one sentence.
+//!     field: Meter = "name-in-lower-case", Unit;
+//!     parts { sets that are kept inside this one }
+//! ```
+
+use crate::stats::check_failure::Failure;
+use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason, RelayCloseReason};
+use crate::stats::descriptors::Use;
+use crate::stats::drop_reason::DropReason;
+use crate::stats::histogram::Histogram;
+use crate::stats::meter::{
+    Counter, CounterBy, Gauge, GaugeBy, GaugeElsewhere, Kind, Meter, ShardMeter, SignedGauge, Value,
+};
+use crate::tls::Reason;
+
+/// What a metric's value counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Health checks.
+    Checks,
+    /// Connections.
+    Connections,
+    /// File descriptors.
+    Descriptors,
+    /// Errors.
+    Errors,
+    /// TLS handshakes.
+    Handshakes,
+    /// Lines of a log.
+    Lines,
+    /// Thousandths of a second.
+    Milliseconds,
+    /// A number that says which.
+    Number,
+    /// Packets, or messages of a connection.
+    Packets,
+    /// Queries.
+    Queries,
+    /// Responses and answers.
+    Responses,
+    /// Restarts.
+    Restarts,
+    /// Seconds.
+    Seconds,
+    /// Sessions of relays: connections and flows.
+    Sessions,
+}
+
+impl Unit {
+    /// Its name in documents.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Checks => "checks",
+            Self::Connections => "connections",
+            Self::Descriptors => "descriptors",
+            Self::Errors => "errors",
+            Self::Handshakes => "handshakes",
+            Self::Lines => "lines",
+            Self::Milliseconds => "milliseconds",
+            Self::Number => "number",
+            Self::Packets => "packets",
+            Self::Queries => "queries",
+            Self::Responses => "responses",
+            Self::Restarts => "restarts",
+            Self::Seconds => "seconds",
+            Self::Sessions => "sessions",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Lower-case words with hyphens; one by reasons is followed by the label of each.
+    pub name: &'static str,
+    /// What its value does over time.
+    pub kind: Kind,
+    /// What its value counts.
+    pub unit: Unit,
+    /// One sentence.
+    pub help: &'static str,
+    /// Label and sentence of each reason that it is counted by; none where it is one value.
+    pub reasons: &'static [(&'static str, &'static str)],
+    /// What those are called, `reason` or `use`; nothing where it is one value.
+    pub label: &'static str,
+}
+
+/// Metrics that are counted and shown together.
+#[derive(Debug)]
+pub struct Set {
+    /// Where there are labels, the metrics' names begin with it.
+    pub name: &'static str,
+    /// What there is such a set for, each; none for sets of the whole process.
+    pub labels: &'static [&'static str],
+    /// The metrics, in the order in which they are shown.
+    pub metrics: &'static [Metric],
+}
+
+impl Set {
+    /// A metric's name without the set's, for places where that stands already.
+    #[must_use]
+    pub fn short<'m>(&self, metric: &'m Metric) -> &'m str {
+        let rest = metric.name.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('-'));
+        rest.unwrap_or(metric.name)
+    }
+}
+
+macro_rules! registry {
+    ($(
+        #[doc = $title:literal]
+        $reading:ident $(from $stats:ident)? = $name:literal $labels:tt $metrics:tt
+    )*) => {
+        /// Every set of metrics.
+        pub const METRIC_SETS: &[&Set] = &[$(&$reading::SET),*];
+
+        $(
+            reading! { $title $reading $name $labels $metrics }
+            $(meters! { $title $stats $reading $metrics })?
+        )*
+    };
+}
+
+macro_rules! reading {
+    ($title:literal $reading:ident $name:literal [$($label:literal),*] {
+        $($(#[doc = $help:literal])+ $field:ident: $meter:ty = $metric:literal, $unit:ident;)*
+        $(parts { $($(#[doc = $about:literal])+ $part:ident: $part_stats:ty => $part_reading:ty;)* })?
+    }) => {
+        #[doc = concat!($title, " What was read at one moment, or happened in a span.")]
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct $reading {
+            $($(#[doc = $help])+ pub $field: <$meter as Meter>::Reading,)*
+            $($($(#[doc = $about])+ pub $part: $part_reading,)*)?
+        }
+
+        impl $reading {
+            /// The set and its metrics.
+            pub const SET: Set = Set {
+                name: $name,
+                labels: &[$($label),*],
+                metrics: &[$(Metric {
+                    name: $metric,
+                    kind: <$meter as Meter>::KIND,
+                    unit: Unit::$unit,
+                    help: concat!($($help),+).trim_ascii(),
+                    reasons: <$meter as Meter>::REASONS,
+                    label: <$meter as Meter>::LABEL,
+                }),*],
+            };
+
+            /// Each metric with its value, without those of the sets inside.
+            pub fn values(&self) -> impl Iterator<Item = (&'static Metric, Value<'_>)> {
+                Self::SET.metrics.iter().zip([$(<$meter as Meter>::value(&self.$field)),*])
+            }
+
+            /// What happened after `earlier`; levels stay as they are.
+            #[must_use]
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self {
+                    $($field: <$meter as Meter>::since(&self.$field, &earlier.$field),)*
+                    $($($part: self.$part.since(&earlier.$part),)*)?
+                }
+            }
+
+            /// Puts what happened in a span at its end; levels become the span's.
+            pub fn grow(&mut self, span: &Self) {
+                $(<$meter as Meter>::grow(&mut self.$field, &span.$field);)*
+                $($(self.$part.grow(&span.$part);)*)?
+            }
+
+            /// Adds the reading of another such set.
+            pub fn add(&mut self, part: &Self) {
+                $(<$meter as Meter>::add(&mut self.$field, &part.$field);)*
+                $($(self.$part.add(&part.$part);)*)?
+            }
+        }
+    };
+}
+
+macro_rules! meters {
+    ($title:literal $stats:ident $reading:ident {
+        $($(#[doc = $help:literal])+ $field:ident: $meter:ty = $metric:literal, $unit:ident;)*
+        $(parts { $($(#[doc = $about:literal])+ $part:ident: $part_stats:ty => $part_reading:ty;)* })?
+    }) => {
+        #[doc = concat!($title, " What one shard has counted.")]
+        #[derive(Debug, Default)]
+        pub struct $stats {
+            $($(#[doc = $help])+ pub $field: $meter,)*
+            $($($(#[doc = $about])+ pub $part: $part_stats,)*)?
+        }
+
+        impl $stats {
+            /// Adds what this shard has counted.
+            pub fn read(&self, sum: &mut $reading) {
+                $(self.$field.read(&mut sum.$field);)*
+                $($(self.$part.read(&mut sum.$part);)*)?
+            }
+        }
+    };
+}
+
+registry! {
+    /// The process.
+    ProcessReading = "process" [] {
+        /// Lines of the log that were not written.
+        log_lines_lost: Counter = "log-lines-lost", Lines;
+        /// Lines for standard output that were not written.
+        output_lines_lost: Counter = "output-lines-lost", Lines;
+        /// Lines of query logs that were not written.
+        query_log_lines_lost: Counter = "query-log-lines-lost", Lines;
+        /// Lines of logs of TLS keys that were not written.
+        key_log_lines_lost: Counter = "key-log-lines-lost", Lines;
+        /// The configuration in force; each reload adds 1.
+        generation: Gauge = "generation", Number;
+    }
+
+    /// File descriptors.
+    DescriptorReading = "descriptors" [] {
+        /// Descriptors that are open, as the kernel counts them.
+        open: Gauge = "descriptors-open", Descriptors;
+        /// Descriptors that the process may have.
+        limit: Gauge = "descriptors-limit", Descriptors;
+        /// The part of the limit that is kept for what is no connection and no flow.
+        reserve: Gauge = "descriptors-reserve", Descriptors;
+        /// Connections and flows that made room for others.
+        evicted: Counter = "descriptors-evicted", Connections;
+        /// Connections and flows that were refused, with none to make room for them.
+        refused: Counter = "descriptors-refused", Connections;
+        /// Descriptors in use, for each use.
+        used: GaugeBy<Use> = "descriptors", Descriptors;
+        /// Descriptors that there may be, for each use.
+        max: GaugeBy<Use> = "descriptors-max", Descriptors;
+    }
+
+    /// Connections of clients.
+    ClientConnectionReading from ClientConnectionStats = "client-connections" [] {
+        /// Connections at this time.
+        open: Gauge = "client-connections-open", Connections;
+        /// Connections that came, with those that were closed at once.
+        opened: Counter = "client-connections-opened", Connections;
+        /// Connections that have ended, or were closed at once, by reason.
+        ends: CounterBy<ClientCloseReason> = "client-connection-end", Connections;
+    }
+
+    /// Connections to a server.
+    BackendConnectionReading from BackendConnectionStats = "backend-connections" ["server"] {
+        /// Connections that were made.
+        opened: Counter = "backend-connections-opened", Connections;
+        /// Connections that have ended, or were not made, by reason.
+        ends: CounterBy<BackendCloseReason> = "backend-connections-end", Connections;
+        parts {
+            /// Their TLS handshakes.
+            handshakes: HandshakeStats => HandshakeReading;
+        }
+    }
+
+    /// TLS handshakes with the clients of a listener, or with a server.
+    HandshakeReading from HandshakeStats = "tls" ["listener or server"] {
+        /// Handshakes that made a new session.
+        full: Counter = "tls-full", Handshakes;
+        /// Handshakes that resumed an earlier session.
+        resumed: Counter = "tls-resumed", Handshakes;
+        /// Handshakes that failed, by reason.
+        failures: CounterBy<Reason> = "tls-failed", Handshakes;
+    }
+
+    /// A certificate of a listener or server.
+    CertificateReading = "certificate" ["listener or server", "subject"] {
+        /// The time until it expires; below 0 when it has expired.
+        expires_in_s: SignedGauge = "certificate-expires-in-s", Seconds;
+    }
+
+    /// Queries and packets.
+    ShardReading from ShardCounters = "queries" [] {
+        /// Queries that were read from clients.
+        queries: Counter = "queries", Queries;
+        /// Responses of servers that were delivered to clients.
+        responses: Counter = "responses", Responses;
+        /// Answers of dnslob itself.
+        self_answered: Counter = "self-answered", Responses;
+        /// Queries that were sent to a second server.
+        retries: Counter = "retries", Queries;
+        /// Queries whose client waits for an answer.
+        outstanding_total: Gauge = "outstanding", Queries;
+        /// Shards that were restarted after a fault.
+        restarts: Counter = "shard-restarts", Restarts;
+        /// Calls of Lua functions that ended in an error.
+        script_errors: Counter = "script-errors", Errors;
+        /// Packets that were dropped, by reason.
+        drops: CounterBy<DropReason> = "drop", Packets;
+        parts {
+            /// Connections of clients.
+            clients: ClientConnectionStats => ClientConnectionReading;
+            /// Sessions of relays.
+            relays: RelayStats => RelayReading;
+        }
+    }
+
+    /// Latency over all servers.
+    LatencyReading = "latency" [] {
+        /// Latency of the responses of all servers but the targets of relays.
+        latency: Histogram = "latency", Milliseconds;
+    }
+
+    /// Relays.
+    RelayReading from RelayStats = "relays" [] {
+        /// Sessions that were accepted.
+        opened: Counter = "relay-opened", Sessions;
+        /// Sessions at this time.
+        open: Gauge = "relay-open", Sessions;
+        /// Bytes that were sent to targets.
+        bytes_out: Counter = "relay-bytes-to-targets", Bytes;
+        /// Bytes that were sent back to clients.
+        bytes_back: Counter = "relay-bytes-to-clients", Bytes;
+        /// Sessions that have ended, or were not accepted, by reason.
+        ends: CounterBy<RelayCloseReason> = "relay-end", Sessions;
+    }
+
+    /// A server, or a target of a relay.
+    BackendReading from BackendStats = "backend" ["server"] {
+        /// Queries that were sent to it.
+        queries: Counter = "backend-queries", Queries;
+        /// Responses that matched a query.
+        responses: Counter = "backend-responses", Responses;
+        /// Queries that it did not answer in time.
+        timeouts: Counter = "backend-timeouts", Queries;
+        /// Queries that could not be sent.
+        send_errors: Counter = "backend-send-errors", Queries;
+        /// Responses with SERVFAIL.
+        servfails: Counter = "backend-servfails", Responses;
+        /// Responses that matched no query (late, duplicate, foreign), or not its question.
+        unexpected: Counter = "backend-unexpected", Responses;
+        /// Latency of its responses.
+        latency: Histogram = "backend-latency", Milliseconds;
+        /// Queries that are sent and not answered yet.
+        outstanding: GaugeElsewhere = "backend-outstanding", Queries;
+        parts {
+            /// Its connections.
+            connections: BackendConnectionStats => BackendConnectionReading;
+        }
+    }
+
+    /// Health checks of a server.
+    CheckReading = "checks" ["server"] {
+        /// Checks that failed, by reason.
+        failed: CounterBy<Failure> = "checks-failed", Checks;
+    }
+
+    /// A rule.
+    RuleReading from RuleStats = "rule" ["chain", "rule"] {
+        /// Packets that it matched.
+        hits: Counter = "rule-hits", Packets;
+    }
+}
+
+impl ShardCounters {
+    /// The counter of packets that were dropped for a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason]
+    }
+}
+
+impl ClientConnectionStats {
+    /// The counter of those that ended for a reason.
+    #[must_use]
+    pub fn ended(&self, why: ClientCloseReason) -> &Counter {
+        &self.ends[why]
+    }
+}
+
+impl BackendConnectionStats {
+    /// The counter of those that ended for a reason.
+    #[must_use]
+    pub fn ended(&self, why: BackendCloseReason) -> &Counter {
+        &self.ends[why]
+    }
+}
+
+impl RelayStats {
+    /// The counter of those that ended for a reason.
+    #[must_use]
+    pub fn ended(&self, why: RelayCloseReason) -> &Counter {
+        &self.ends[why]
+    }
+}
+
+impl HandshakeStats {
+    /// The counter of those that failed for a reason.
+    #[must_use]
+    pub fn failed(&self, why: Reason) -> &Counter {
+        &self.failures[why]
+    }
+
+    /// Counts one that is done.
+    pub fn done(&self, resumed: bool) {
+        if resumed { &self.resumed } else { &self.full }.add(1);
+    }
+}
+
+impl BackendReading {
+    /// Queries that never got an answer: timed out or not sent.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.timeouts + self.send_errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn metrics() -> impl Iterator<Item = (&'static Set, &'static Metric)> {
+        METRIC_SETS.iter().flat_map(|set| set.metrics.iter().map(move |metric| (*set, metric)))
+    }
+
+    fn is_sentence(text: &str) -> bool {
+        text.len() > 5 && text.starts_with(|c: char| c.is_ascii_uppercase()) && text.ends_with('.')
+    }
+
+    fn is_name(text: &str) -> bool {
+        let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        text.split('-').all(word)
+    }
+
+    #[test]
+    fn every_metric_has_a_name_of_its_own_and_a_help_sentence() {
+        let mut names = BTreeSet::new();
+        for (set, metric) in metrics() {
+            assert!(is_sentence(metric.help), "{}: {:?} is no sentence", metric.name, metric.help);
+            assert!(!metric.unit.label().is_empty(), "{}", metric.name);
+            let name = metric.name;
+            let all = match metric.reasons {
+                [] => vec![name.to_owned()],
+                reasons => reasons.iter().map(|(label, _)| format!("{name}-{label}")).collect(),
+            };
+            for name in all {
+                assert!(is_name(&name), "{name} is not lower-case words with hyphens");
+                assert!(names.insert(name.clone()), "{name} is there twice");
+            }
+            if !set.labels.is_empty() {
+                assert_ne!(set.short(metric), name, "its name begins with that of its set, {}", set.name);
+            }
+        }
+        assert!(names.len() > 100, "{names:?}");
+    }
+
+    #[test]
+    fn every_reason_has_a_sentence() {
+        for (label, help) in metrics().flat_map(|(_, metric)| metric.reasons) {
+            assert!(is_name(label) && is_sentence(help), "{label}: {help:?}");
+        }
+    }
+
+    #[test]
+    fn what_shards_count_is_added_up_and_spans_are_put_together() {
+        let shards = [ShardCounters::default(), ShardCounters::default()];
+        let read = || {
+            let mut sum = ShardReading::default();
+            shards.iter().for_each(|shard| shard.read(&mut sum));
+            sum
+        };
+        shards[0].queries.add(3);
+        shards[1].clients.ended(ClientCloseReason::Idle).add(2);
+        shards[0].outstanding_total.set(7);
+        let first = read();
+        shards[1].queries.add(2);
+        shards[1].outstanding_total.set(1);
+        shards[0].outstanding_total.set(4);
+        let second = read();
+        let span = second.since(&first);
+        assert_eq!((first.queries, second.queries, span.queries), (3, 5, 2));
+        assert_eq!((first.outstanding_total, span.outstanding_total), (7, 5), "a level");
+        assert_eq!((second.clients.ends[ClientCloseReason::Idle], &span.clients), (2, &Default::default()));
+        let mut total = first.clone();
+        total.grow(&span);
+        assert_eq!(total, second);
+        let mut both = first.clone();
+        both.add(&second);
+        assert_eq!((both.queries, both.outstanding_total), (8, 12));
+        let shown: Vec<_> = second.values().filter(|(m, _)| m.name == "queries").map(|(_, v)| v).collect();
+        assert_eq!(shown, [Value::Count(5)]);
+    }
+}
