@@ -11,10 +11,11 @@ use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::control::concentrate::ConcentrateDriver;
 use crate::control::eject::Ejector;
-use crate::control::health::{Check, Checks, Due, Failure, Live};
+use crate::control::health::{Check, Checks, Due, Live};
 use crate::control::stats;
 use crate::control::stats::text::{Standing, state_name};
 use crate::model::{Backend, Snapshot};
+use crate::stats::check_failure::Failure;
 use crate::stats::live::{LiveState, PPM, State};
 
 /// That checks cannot be made is said at most this often.

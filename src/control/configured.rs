@@ -13,7 +13,6 @@ use crate::base::panics;
 use crate::config;
 use crate::config::options::Key;
 use crate::config::{Boot, Compiled, Flags, Slots};
-use crate::control::health::Failure;
 use crate::control::log;
 use crate::control::log::Format;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
@@ -26,6 +25,7 @@ use crate::lua::front_end::Loaded;
 use crate::lua::front_end::LuaHost;
 use crate::lua::front_end::NoResult;
 use crate::model::{Backend, LuaFunction, Snapshot};
+use crate::stats::check_failure::Failure;
 
 /// Flags and file, and what they last said.
 #[derive(Debug)]

@@ -20,9 +20,8 @@ use crate::base::addr::BackendSlot;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Health, HealthMode, Lazy};
+use crate::stats::check_failure::Failure;
 use crate::stats::live::{PPM, State};
-
-pub use crate::stats::check_failure::Failure;
 
 /// Part of its usual share that a returning backend begins with: enough to fill its cache, too
 /// little to overload a cold server (a cold one saturates far below a warm one).

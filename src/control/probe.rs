@@ -15,9 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::control::health::Failure;
 use crate::engine::socket::{bind_source, is_shortage};
 use crate::model::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
+use crate::stats::check_failure::Failure;
 use crate::tls;
 
 mod message;

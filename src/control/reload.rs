@@ -25,7 +25,7 @@ use crate::base::addr::BackendSlot;
 use crate::base::rng::ShardRng;
 use crate::base::time::Tick;
 use crate::control::backend_health::BackendHealth;
-use crate::control::health::{Checks, Due, Failure};
+use crate::control::health::{Checks, Due};
 use crate::control::plan::Plan;
 use crate::control::publisher::Feed;
 use crate::control::shards::{Edge, Open};
@@ -33,6 +33,7 @@ use crate::control::stats::Gatherer;
 use crate::engine::Message;
 use crate::engine::socket::ListenerSockets;
 use crate::model::{Backend, HealthMode, Listener, Snapshot};
+use crate::stats::check_failure::Failure;
 
 /// A listener's sockets, one per shard.
 pub type Opened = Vec<(Arc<Listener>, Vec<(usize, ListenerSockets)>)>;

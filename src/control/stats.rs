@@ -13,10 +13,10 @@ use crate::model::Snapshot;
 use crate::stats::live::LiveState;
 use crate::stats::registry::{BackendReading, LatencyReading, ShardReading};
 
-pub mod connections;
+mod connections;
 pub mod dump;
-pub mod rules;
-pub mod servers;
+mod rules;
+mod servers;
 pub mod text;
 
 /// Every counter of the shards at one moment, or (see [`Reading::since`]) over a span.

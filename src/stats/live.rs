@@ -288,3 +288,27 @@ impl Deref for ShardStats {
         &self.counters
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn counters_share_no_cache_line_with_what_other_shards_read() {
+        const LINE: usize = 64;
+        let counters = offset_of!(ShardStats, counters);
+        let counted = counters / LINE..=(counters + size_of::<ShardCounters>() - 1) / LINE;
+        let read_by_others = [
+            offset_of!(ShardStats, outstanding),
+            offset_of!(ShardStats, sent),
+            offset_of!(ShardStats, latency_us),
+            offset_of!(ShardStats, attached),
+        ];
+        assert!(
+            read_by_others.iter().all(|at| !counted.contains(&(at / LINE))),
+            "{read_by_others:?} {counters}"
+        );
+    }
+}

@@ -458,6 +458,8 @@ mod tests {
                 assert!(names.insert(name.clone()), "{name} is there twice");
             }
             if !set.labels.is_empty() {
+                let by_reasons = set.metrics.iter().filter(|m| !m.reasons.is_empty()).count();
+                assert!(by_reasons <= 1, "{}: which metric a reason in its line is of", set.name);
                 assert_ne!(set.short(metric), name, "its name begins with that of its set, {}", set.name);
             }
         }

@@ -4,7 +4,7 @@
 //! message is built from text and judged as a client would, on the control thread, with
 //! allocation. It follows no compression pointers: a question that echoes ours needs none.
 
-use crate::control::health::Failure;
+use crate::stats::check_failure::Failure;
 
 /// Bytes of a DNS header (RFC 1035, 4.1.1).
 pub(super) const HEADER: usize = 12;

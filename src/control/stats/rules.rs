@@ -21,8 +21,7 @@ const MATCHER_CHARS: usize = 500;
 const LISTED_NAMES_MAX: usize = 3;
 
 /// A table of every chain's rules with their hits since they are there; empty without rules.
-#[must_use]
-pub fn table(snapshot: &Snapshot, live_state: &LiveState) -> String {
+pub(super) fn table(snapshot: &Snapshot, live_state: &LiveState) -> String {
     let mut out = String::new();
     let chains = &snapshot.chains;
     list(&mut out, "query", &chains.query, text::action, live_state);

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use crate::base::addr::BackendSlot;
 use crate::base::time::TickDelta;
-use crate::control::health::Failure;
 use crate::control::stats::Reading;
 use crate::model::{Backend, HealthMode, Snapshot};
+use crate::stats::check_failure::Failure;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::histogram::Latency;
 use crate::stats::live::State;
