@@ -168,7 +168,7 @@ fn query(n: usize) -> Query {
 }
 
 /// What is around packets.
-struct World {
+struct Harness {
     snapshot: Snapshot,
     limits: Limits,
     patterns: PatternCache,
@@ -177,7 +177,7 @@ struct World {
     query_state: QueryState,
 }
 
-impl World {
+impl Harness {
     fn new() -> Self {
         Self {
             snapshot: Snapshot::default(),
@@ -224,12 +224,12 @@ fn chains(c: &mut Criterion) {
     let query_table = [("none", suffix("example.invalid")), ("last", suffix("example.com"))];
     let mut group = c.benchmark_group("chain");
     let mut measure = |name: String, chain: &Chain<()>, expected: Option<u32>| {
-        let (mut world, mut at) = (World::new(), 0);
-        assert!(queries.iter_mut().all(|q| world.first(chain, q) == expected), "{name}");
+        let (mut harness, mut at) = (Harness::new(), 0);
+        assert!(queries.iter_mut().all(|q| harness.first(chain, q) == expected), "{name}");
         group.bench_function(name, |b| {
             b.iter(|| {
                 at = (at + 1) % QUERIES;
-                world.first(black_box(chain), &mut queries[at])
+                harness.first(black_box(chain), &mut queries[at])
             });
         });
     };

@@ -1,13 +1,13 @@
 //! How many instructions a packet costs on its way through the shard, counted by valgrind and
 //! compared with `perf/instructions.txt`: the same on a quiet machine and on a busy one.
 //!
-//! Each case runs twice, for a few batches and for many; the difference is what the batches cost
-//! without the start. Cachegrind counts: callgrind could tell functions apart, but ends where Lua's
-//! watchdog is tried out, which leaves a signal's handler in a way that it does not know.
+//! Each case runs twice, with few batches and with many; the difference is the cost of the batches
+//! without the start. Cachegrind counts. Callgrind could tell functions apart, but fails when Lua's
+//! watchdog is tested, because the watchdog leaves a signal handler in a way that it does not know.
 //!
 //! ```text
 //! scripts/test instructions                       count and compare
-//! cargo bench --bench instructions -- --update    write what is counted into the file
+//! cargo bench --bench instructions -- --update    write the counts into the file
 //! ```
 //!
 //! Without `--bench`, as under `cargo test`, each case only runs once. The counts are of the
@@ -36,7 +36,7 @@ use dnslob::shard::verdict::Verdict;
 use dnslob::stats::close_reason::ClientCloseReason;
 use dnslob::stats::live::{LiveState, State};
 use dnslob::wire::header;
-use support::farm::{client, configured};
+use support::config::{client, configured};
 use support::message::message;
 
 /// Packets of a batch.
@@ -49,7 +49,7 @@ const TOLERANCE: f64 = 2.0;
 const NAMES: usize = 100_000;
 
 const SERVERS: &str = "for n = 1, 4 do newServer('127.0.1.' .. n) end\n";
-/// Those that perf/side-by-side measures: sets, limits, types, an expression, a tag.
+/// The rules that perf/side-by-side measures: sets, limits, types, an expression, a tag.
 const RULES: &str = r#"
     local blocked = newSuffixMatchNode()
     for i = 1, 10000 do blocked:add('blocked' .. i .. '.example.net') end
@@ -69,44 +69,44 @@ const LUA: &str = r#"
     end))
 "#;
 
-/// What is counted: its name, its configuration behind the servers, what is asked, and how.
-struct QueryState {
+/// A case: its name, its configuration after the servers, the query, and its transport.
+struct Case {
     name: &'static str,
     text: fn() -> String,
-    asked: &'static str,
+    query: &'static str,
     tcp: bool,
 }
 
-const CASES: &[QueryState] = &[
-    QueryState { name: "udp", text: String::new, asked: "1234 RD www.example.com/A OPT=1232", tcp: false },
-    QueryState {
+const CASES: &[Case] = &[
+    Case { name: "udp", text: String::new, query: "1234 RD www.example.com/A OPT=1232", tcp: false },
+    Case {
         name: "udp-rules",
         text: || RULES.to_owned(),
-        asked: "1234 RD www.example.com/A OPT=1232",
+        query: "1234 RD www.example.com/A OPT=1232",
         tcp: false,
     },
-    QueryState {
+    Case {
         name: "udp-among-names",
         text: among_names,
-        asked: "1234 RD www.name77777.example.net/A",
+        query: "1234 RD www.name77777.example.net/A",
         tcp: false,
     },
-    QueryState {
+    Case {
         name: "udp-own-answer",
         text: own_answer,
-        asked: "1234 RD www.example.com/A OPT=1232",
+        query: "1234 RD www.example.com/A OPT=1232",
         tcp: false,
     },
-    QueryState {
+    Case {
         name: "tcp",
         text: || "setTCPToUDP(true)\n".to_owned(),
-        asked: "1234 RD www.example.com/A",
+        query: "1234 RD www.example.com/A",
         tcp: true,
     },
-    QueryState {
+    Case {
         name: "udp-lua-action",
         text: || LUA.to_owned(),
-        asked: "1234 RD www.example.com/A OPT=1232",
+        query: "1234 RD www.example.com/A OPT=1232",
         tcp: false,
     },
 ];
@@ -118,7 +118,7 @@ fn own_answer() -> String {
 fn among_names() -> String {
     let mut names = String::new();
     for number in 0..NAMES {
-        writeln!(names, "name{number}.example.net").expect("a string takes all");
+        writeln!(names, "name{number}.example.net").expect("formatting a string");
     }
     let file = temporary("names");
     std::fs::write(&file, names).expect("a list of names");
@@ -145,14 +145,14 @@ struct World {
 }
 
 impl World {
-    fn new(query_state: &QueryState) -> Self {
-        let text = format!("{SERVERS}{}", (query_state.text)());
+    fn new(case: &Case) -> Self {
+        let text = format!("{SERVERS}{}", (case.text)());
         let snapshot = Arc::new(configured(&text, &Slots::default(), 1).snapshot);
         let live_state = Arc::new(LiveState::new(1, 16));
         snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
         let shard = Shard::new(0, live_state, snapshot.clone(), ShardRng::from_seed(1));
-        let mut query = message(query_state.asked);
-        if query_state.tcp {
+        let mut query = message(case.query);
+        if case.tcp {
             query.splice(..0, (query.len() as u16).to_be_bytes());
         }
         let mut world = Self {
@@ -173,7 +173,7 @@ impl World {
         self.shard.begin_batch(self.now, &self.snapshot);
     }
 
-    /// A batch of queries by UDP, and the batch of their answers.
+    /// Handles a batch of queries over UDP, and the batch of their responses.
     fn udp(&mut self) -> usize {
         let mut answered = 0;
         self.pass();
@@ -204,15 +204,16 @@ impl World {
         answered
     }
 
-    /// The same by a connection each, asked by UDP at the servers, which is closed in the end.
+    /// The same with a TCP connection for each query, which is closed at the end; the servers use UDP.
     fn tcp(&mut self) -> usize {
         let Self { shard, snapshot, buffers, routes, .. } = self;
-        let mut streams = [None; BATCH];
+        let mut connections = [None; BATCH];
         for at in 0..BATCH {
-            let stream = shard.on_accept(self.clients[at].peer, &snapshot.listeners[0], LocalSlot::LISTENER);
-            let stream = stream.expect("there is room for it");
-            streams[at] = Some(stream);
-            shard.on_client_bytes(stream, &self.query, &mut || true, &mut |verdict, bytes| {
+            let connection =
+                shard.on_accept(self.clients[at].peer, &snapshot.listeners[0], LocalSlot::LISTENER);
+            let connection = connection.expect("an accepted connection");
+            connections[at] = Some(connection);
+            shard.on_client_bytes(connection, &self.query, &mut || true, &mut |verdict, bytes| {
                 if let Verdict::Forward(route) = verdict {
                     buffers[at][..bytes.len()].copy_from_slice(bytes);
                     routes[at] = Some((route, bytes.len()));
@@ -223,67 +224,67 @@ impl World {
         self.pass();
         let Self { shard, buffers, routes, .. } = self;
         for (buffer, route) in buffers.iter_mut().zip(routes) {
-            let (route, length) = route.take().expect("it has been asked");
+            let (route, length) = route.take().expect("a dispatched query");
             let mut packet = Packet::new(buffer, 0, length);
             packet.bytes_mut()[2] |= header::QR;
             shard.on_response(route, &mut packet);
         }
         shard.on_tick(&mut |_, _| {});
         let mut answered = 0;
-        while let Some(chore) = shard.next_pending() {
-            if let PendingWork::Client(stream) = chore {
-                let written = shard.client_output(stream).len();
+        while let Some(work) = shard.next_pending() {
+            if let PendingWork::Client(connection) = work {
+                let written = shard.client_output(connection).len();
                 answered += usize::from(written > 0);
-                shard.client_written(stream, written);
+                shard.client_written(connection, written);
             }
         }
-        for stream in streams.into_iter().flatten() {
-            shard.on_client_closed(stream, ClientCloseReason::Client);
+        for connection in connections.into_iter().flatten() {
+            shard.on_client_closed(connection, ClientCloseReason::Client);
         }
         while shard.next_pending().is_some() {}
         answered
     }
 
-    fn batches(&mut self, query_state: &QueryState, count: usize) {
+    fn batches(&mut self, case: &Case, count: usize) {
         for _ in 0..count {
-            let answered = if query_state.tcp { self.tcp() } else { self.udp() };
-            assert_eq!(answered, BATCH, "{}: every query is answered", query_state.name);
+            let answered = if case.tcp { self.tcp() } else { self.udp() };
+            assert_eq!(answered, BATCH, "{}: every query is answered", case.name);
         }
     }
 }
 
-fn run(query_state: &QueryState, batches: usize) {
-    let mut world = World::new(query_state);
-    black_box(&mut world).batches(query_state, batches);
+fn run(case: &Case, batches: usize) {
+    let mut world = World::new(case);
+    black_box(&mut world).batches(case, batches);
 }
 
-/// Instructions for each query: the difference of a long and a short run.
-fn count(query_state: &QueryState) -> Result<u64, String> {
-    let [few, many] = [FEW, MANY].map(|batches| counted(query_state, batches));
+/// Returns the instructions per query, from the difference of a long and a short run.
+fn count(case: &Case) -> Result<u64, String> {
+    let [few, many] = [FEW, MANY].map(|batches| counted(case, batches));
     let (few, many) = (few?, many?);
     many.checked_sub(few)
         .map(|more| more / ((MANY - FEW) * BATCH) as u64)
-        .ok_or_else(|| format!("{}: {few} instructions for few queries, {many} for many", query_state.name))
+        .ok_or_else(|| format!("{}: {few} instructions for few queries, {many} for many", case.name))
 }
 
-/// Instructions of a process, as cachegrind counts them.
-fn counted(query_state: &QueryState, batches: usize) -> Result<u64, String> {
+/// Returns the instructions of a process, as cachegrind counts them.
+fn counted(case: &Case, batches: usize) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let out = Command::new("valgrind")
         .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
         .arg(program)
-        .args(["--run", query_state.name, &batches.to_string()])
+        .args(["--run", case.name, &batches.to_string()])
         .stdin(Stdio::null())
         .output()
         .map_err(|e| format!("valgrind does not start: {e} (scripts/setup installs it)"))?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    let counted = said.lines().find_map(|l| l.split_once("refs:")?.1.trim().replace(',', "").parse().ok());
+    let output = String::from_utf8_lossy(&out.stderr);
+    let counted = output.lines().find_map(|l| l.split_once("refs:")?.1.trim().replace(',', "").parse().ok());
     counted
         .filter(|_| out.status.success())
-        .ok_or_else(|| format!("valgrind fails for {}:\n{said}", query_state.name))
+        .ok_or_else(|| format!("valgrind fails for {}:\n{output}", case.name))
 }
 
-/// What counts depend on besides this code.
+/// Returns what the counts depend on besides this code.
 fn compiler() -> String {
     let rustc = Command::new("rustc").arg("--version").output();
     let version = rustc.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
@@ -304,18 +305,18 @@ fn compare(update: bool) -> Result<bool, String> {
         println!("NOT COMPARED: {} was counted with another compiler than {compiler}", file.display());
     }
     let mut new = format!(
-        "# Instructions for each query and its answer: scripts/test instructions\n# counted with {compiler}\n"
+        "# Instructions per query and its response: scripts/test instructions\n# counted with {compiler}\n"
     );
     let mut good = true;
-    for query_state in CASES {
-        let now = count(query_state)?;
-        writeln!(new, "{} {now}", query_state.name).expect("a string takes all");
-        let change = before(query_state.name).map(|before| (now as f64 / before as f64 - 1.0) * 100.0);
+    for case in CASES {
+        let now = count(case)?;
+        writeln!(new, "{} {now}", case.name).expect("formatting a string");
+        let change = before(case.name).map(|before| (now as f64 / before as f64 - 1.0) * 100.0);
         let within = change.is_some_and(|change| change.abs() <= TOLERANCE);
         good &= within;
-        let said = change.map_or("not in the file".to_owned(), |change| format!("{change:+.1} %"));
+        let difference = change.map_or("not in the file".to_owned(), |change| format!("{change:+.1} %"));
         let mark = if within || update || !comparable { "" } else { "  <-- more than 2 %" };
-        println!("{:<18}{now:>8} instructions a query, {said}{mark}", query_state.name);
+        println!("{:<18}{now:>8} instructions per query, {difference}{mark}", case.name);
     }
     if update {
         std::fs::write(&file, new).map_err(|e| format!("{}: {e}", file.display()))?;
@@ -323,7 +324,7 @@ fn compare(update: bool) -> Result<bool, String> {
     }
     if comparable && !good {
         println!(
-            "If that is meant: cargo bench --bench instructions -- --update, and say why in the commit."
+            "If this is intended: cargo bench --bench instructions -- --update, and give the reason in the commit."
         );
     }
     Ok(good || !comparable)
@@ -334,13 +335,13 @@ fn main() -> ExitCode {
     let has = |name: &str| arguments.iter().any(|a| a == name);
     if let Some(at) = arguments.iter().position(|a| a == "--run") {
         let name = arguments.get(at + 1).map_or("", String::as_str);
-        let query_state = CASES.iter().find(|c| c.name == name).expect("a case of this name");
+        let case = CASES.iter().find(|c| c.name == name).expect("a case of this name");
         let batches = arguments.get(at + 2).and_then(|b| b.parse().ok()).unwrap_or(FEW);
-        run(query_state, batches);
+        run(case, batches);
         return ExitCode::SUCCESS;
     }
     if !has("--bench") {
-        CASES.iter().for_each(|query_state| run(query_state, 1));
+        CASES.iter().for_each(|case| run(case, 1));
         return ExitCode::SUCCESS;
     }
     match compare(has("--update")) {

@@ -22,7 +22,7 @@ use dnslob::shard::verdict::Verdict;
 use dnslob::wire::header;
 use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
-use support::farm::{Farm, client};
+use support::config::{TestConfig, client};
 use support::message::message;
 
 /// Packets of a batch: what one recvmmsg brings under load.
@@ -41,7 +41,7 @@ fn wire(c: &mut Criterion) {
             (id, Question::parse(bytes).map(|q| (q.qtype, q.end)))
         });
     });
-    let snapshot = Farm::new(1).snapshot();
+    let snapshot = TestConfig::new(1).snapshot();
     let from = client("192.168.7.7:4000");
     c.bench_function("acl", |b| b.iter(|| snapshot.acl.contains(&black_box(from).peer.ip)));
 }
@@ -64,9 +64,9 @@ fn select(c: &mut Criterion) {
     ];
     for (name, policy) in policies {
         for backends in [4, 100] {
-            let farm = Farm { policy: policy.clone(), ..Farm::new(backends) };
-            let live_state = farm.live_state(1, backends);
-            let snapshot = farm.snapshot();
+            let config = TestConfig { policy: policy.clone(), ..TestConfig::new(backends) };
+            let live_state = config.live_state(1, backends);
+            let snapshot = config.snapshot();
             let mut selector = Selector::new(live_state, 0);
             selector.begin_batch(Tick(1), &snapshot);
             let mut rng = ShardRng::from_seed(1);
@@ -125,8 +125,8 @@ fn path(c: &mut Criterion) {
         (4, Kind::Concentrate),
     ];
     for (backends, kind) in query_table {
-        let farm = Farm { policy: Policy::new(kind), ..Farm::new(backends) };
-        let (mut shard, _live_state, snapshot) = farm.shard(1);
+        let config = TestConfig { policy: Policy::new(kind), ..TestConfig::new(backends) };
+        let (mut shard, _live_state, snapshot) = config.shard(1);
         let bytes = query();
         let mut buffers = vec![[0_u8; 512]; BATCH];
         let mut routes: Vec<Option<Route>> = vec![None; BATCH];

@@ -1,5 +1,6 @@
 //! Nanoseconds per query of the functions that a shard runs in Lua. The target for one that tests
-//! the name and sets a tag is 300 ns, for one of the LuaFFI family 150 ns; two shards are to do 1.9 times what one does.
+//! the name and sets a tag is 300 ns,
+//! for one of the LuaFFI family 150 ns; two shards should do 1.9 times the calls of one.
 
 // criterion_group! makes a public function without documentation.
 #![allow(missing_docs)]
@@ -29,7 +30,7 @@ use dnslob::rules::limits::Limits;
 use dnslob::rules::pattern::PatternCache;
 use dnslob::rules::query_state::{EcsSettings, QueryState};
 use dnslob::rules::script::{Candidate, FunctionId, Script, ScriptAction};
-use support::farm::{Farm, client};
+use support::config::{TestConfig, client};
 use support::message::message;
 
 const TAG: &str = "local suffix = newDNSName('example.com.')\n\
@@ -60,8 +61,8 @@ const FFI_POLICY: &str = "local C = require('ffi').C local turn = 0\n\
       turn = turn + 1\n\
       return turn % tonumber(C.dnsdist_ffi_servers_list_get_count(servers))\nend)";
 
-/// What one shard has around a packet.
-struct Room {
+/// What a shard has for evaluating rules on a packet.
+struct World {
     snapshot: Arc<Snapshot>,
     limits: Limits,
     patterns: PatternCache,
@@ -74,10 +75,10 @@ struct Room {
     buffer: Vec<u8>,
 }
 
-impl Room {
+impl World {
     fn new(source: &Arc<dyn Source>) -> Self {
-        let backends = Farm::new(4);
-        let snapshot = backends.snapshot();
+        let balancer = TestConfig::new(4);
+        let snapshot = balancer.snapshot();
         let mut script = source.start(0).expect("a state");
         script.adopt(&snapshot);
         Self {
@@ -85,7 +86,7 @@ impl Room {
             limits: Limits::default(),
             patterns: PatternCache::default(),
             rng: ShardRng::from_seed(1),
-            balancer: Selector::new(backends.live_state(1, 4), 0),
+            balancer: Selector::new(balancer.live_state(1, 4), 0),
             script,
             query_state: QueryState::default(),
             client: client("192.168.7.7:4000"),
@@ -135,18 +136,18 @@ fn source(text: &str, (kind, interface): (FunctionKind, Interface)) -> Arc<dyn S
 
 fn calls(c: &mut Criterion) {
     let mut group = c.benchmark_group("script");
-    group.bench_function("(the scene alone)", |b| {
-        let mut room = Room::new(&source(NOTHING, (FunctionKind::Action, Interface::Objects)));
-        b.iter(|| room.context(|_, context, _| black_box(context.facts.qtype)));
+    group.bench_function("(the context alone)", |b| {
+        let mut world = World::new(&source(NOTHING, (FunctionKind::Action, Interface::Objects)));
+        b.iter(|| world.context(|_, context, _| black_box(context.facts.qtype)));
     });
     for (name, text, kind) in ACTIONS {
-        let mut room = Room::new(&source(text, kind));
-        group.bench_function(name, |b| b.iter(|| room.act().expect("no error")));
+        let mut world = World::new(&source(text, kind));
+        group.bench_function(name, |b| b.iter(|| world.act().expect("no error")));
     }
     group.bench_function("LuaRule: type, client", |b| {
-        let mut room = Room::new(&source(RULE, (FunctionKind::Rule, Interface::Objects)));
+        let mut world = World::new(&source(RULE, (FunctionKind::Rule, Interface::Objects)));
         b.iter(|| {
-            room.context(|script, context, env| {
+            world.context(|script, context, env| {
                 script.matches(FunctionId(0), context, env).expect("no error")
             })
         });
@@ -157,10 +158,10 @@ fn calls(c: &mut Criterion) {
         ("policy: in turn of 4", POLICY, (FunctionKind::Policy, Interface::Objects)),
         ("FFI policy: in turn of 4", FFI_POLICY, (FunctionKind::Policy, Interface::Ffi)),
     ] {
-        let mut room = Room::new(&source(text, kind));
+        let mut world = World::new(&source(text, kind));
         group.bench_function(name, |b| {
             b.iter(|| {
-                room.context(|script, context, env| {
+                world.context(|script, context, env| {
                     script.choose(FunctionId(0), &servers, context, env.now).expect("no error")
                 })
             });
@@ -169,8 +170,8 @@ fn calls(c: &mut Criterion) {
     group.finish();
 }
 
-/// The least time of a call over many short runs, beyond the scene's: what others on the machine take
-/// away is not in it.
+/// Prints the least time of a call over many short runs, without the context's: this leaves out the
+/// time that other processes take.
 fn least(_: &mut Criterion) {
     let is_bench = std::env::args().any(|a| a == "--bench");
     let (runs, calls) = if is_bench { (2_000, 500) } else { (2, 5) };
@@ -182,30 +183,30 @@ fn least(_: &mut Criterion) {
         };
         (0..runs).map(run).fold(f64::INFINITY, f64::min)
     };
-    let mut room = Room::new(&source(NOTHING, (FunctionKind::Action, Interface::Objects)));
+    let mut world = World::new(&source(NOTHING, (FunctionKind::Action, Interface::Objects)));
     let context = least(&mut || {
-        black_box(room.context(|_, context, _| context.facts.qtype));
+        black_box(world.context(|_, context, _| context.facts.qtype));
     });
-    println!("script/least: the scene {context:.0} ns");
+    println!("script/least: the context {context:.0} ns");
     for (name, text, kind) in ACTIONS {
-        let mut room = Room::new(&source(text, kind));
+        let mut world = World::new(&source(text, kind));
         let call = least(&mut || {
-            black_box(room.act());
+            black_box(world.act());
         });
         println!("script/least: {name} {:.0} ns", call - context);
     }
-    // Each name is a string of Lua: one that is asked again and again is in the caches.
-    let mut room = Room::new(&source(TAG, (FunctionKind::Action, Interface::Objects)));
-    room.query = message("1234 RD n00000.example.com/A OPT=1232");
+    // Each name is a string of Lua: one that is queried repeatedly is in the caches.
+    let mut world = World::new(&source(TAG, (FunctionKind::Action, Interface::Objects)));
+    world.query = message("1234 RD n00000.example.com/A OPT=1232");
     let mut random = 1_u32;
     let call = least(&mut || {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let mut number = random >> 8;
-        for digit in &mut room.query[14..19] {
+        for digit in &mut world.query[14..19] {
             *digit = b'0' + (number % 10) as u8;
             number /= 10;
         }
-        black_box(room.act());
+        black_box(world.act());
     });
     println!("script/least: LuaAction: name part of, tag, of 100,000 names {:.0} ns", call - context);
 }
@@ -218,18 +219,18 @@ const ACTIONS: [(&str, &str, (FunctionKind, Interface)); 5] = [
     ("LuaFFIAction: type, tag", FFI, (FunctionKind::Action, Interface::Ffi)),
 ];
 
-/// Calls a second of so many shards, each in a thread with a state of its own.
+/// Returns the calls per second of some shards, each in a thread with its own state.
 fn throughput(source: &Arc<dyn Source>, shards: usize, calls: u32) -> f64 {
     let start = Barrier::new(shards);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..shards)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut room = Room::new(source);
+                    let mut world = World::new(source);
                     start.wait();
                     let begun = Instant::now();
                     for _ in 0..calls {
-                        black_box(room.act());
+                        black_box(world.act());
                     }
                     f64::from(calls) / begun.elapsed().as_secs_f64()
                 })

@@ -66,16 +66,16 @@
 //!   verify.rs           whether a backend's certificate is good, and why not
 //!
 //! stats/                figures, limits and live state that all threads share
-//!   check_failure.rs    why health checks fail
+//!   check_failure.rs    ?
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
 //!   descriptors.rs      file descriptors of all shards: a pool for each use, who has the right to one
 //!   drop_reason.rs      DropReason: why a packet was dropped
-//!   histogram.rs        latencies in buckets
-//!   live.rs             LiveState: what changes while a configuration stands
+//!   histogram.rs        ?
+//!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
-//!   meter.rs            counters, gauges, and what is read of them
-//!   registry.rs         EVERY METRIC: name, kind, unit, help, in one place
+//!   meter.rs            ?
+//!   registry.rs         ?
 //!
 //! rules/                the compiled rule chains
 //!   action.rs           what it does to them
@@ -194,7 +194,7 @@
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family
 //!     objects.rs          the C functions under dq, dr, names, addresses, sets
-//!     running_call.rs     their access to the packet of the running call
+//!     running_call.rs     ?
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
 //!   front_end/          the Lua front end: evaluates a file into a Draft
 //!     actions.rs          what rules do to queries
@@ -223,7 +223,7 @@
 //!     pattern.rs          Lua's patterns, by a matcher that gives up
 //!     thread.rs           a thread with a stack for Lua, and a value that stays in it
 //!   state/              Lua per shard: functions that are run per query, without a lock
-//!     call_state.rs       what a running call keeps, and how to undo it
+//!     call_state.rs       ?
 //!     calls.rs            one shard's state: calls, limits, errors
 //!     core.rs             the steps between Lua's values and the packet
 //!     files.rs            the configuration's text
@@ -255,8 +255,7 @@
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     rules.rs            selectors, actions, sets
 //!     tls.rs              arguments that concern TLS
-//!   generate.rs         man page, completions, reference, statistics
-//!   metrics.md.in       what docs/metrics.md says besides its tables
+//!   generate.rs         man page, completions, reference
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   ruleset.rs          the rules of a draft
@@ -272,7 +271,6 @@
 //!     gauge.rs            full or good: the latency of fast answers against its floor
 //!   configured.rs       flags and file as a source of plans
 //!   eject.rs            finds the server that answers worse than its peers
-//!   figures.rs          readings kept for rates
 //!   fixture.rs          configurations for this module's tests
 //!   health.rs           the probe state machine; warmth, lazy checks
 //!   limits.rs           open files: how many there may be, and how they are divided
@@ -283,17 +281,18 @@
 //!     message.rs          its query, and the judgement of its answer
 //!   publisher.rs        publish: one ArcSwap, generations, acknowledgement
 //!   querylog.rs         the thread that writes query logs and key logs
+//!   rates.rs            ?
 //!   reload.rs           one change of configuration: whole, or not at all
 //!   report.rs           how a check's outcome comes back to the loop
 //!   shards.rs           its hands on the shards: open, tell, see them end
 //!   shutdown_handle.rs  a hold on it from within the process, for the demo
 //!   signals.rs          signals from the first moment on
 //!   stats.rs            adds up statistics: readings, spans, percentiles
-//!     connections.rs      connections to servers, handshakes, certificates
-//!     dump.rs             the dump of SIGUSR1
+//!     connections.rs      connections, why they ended, handshakes, certificates
+//!     dump.rs             ?
 //!     rules.rs            the rules with their hits
-//!     servers.rs          the table of the servers
-//!     text.rs             the line of --stats, metrics as lines
+//!     servers.rs          ?
+//!     text.rs             the line of --stats, the dump of SIGUSR1
 //!   systemd.rs          sd_notify, watchdog, passed sockets
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail

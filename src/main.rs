@@ -31,7 +31,7 @@ fn check(flags: &Flags) -> ExitCode {
     match compiled {
         Ok(()) => {
             let file = flags.file.as_deref().map_or_else(|| "command line".into(), |f| f.to_string_lossy());
-            log::output().file(format!("Configuration '{file}' OK!\n").as_bytes());
+            log::output().push(format!("Configuration '{file}' OK!\n").as_bytes());
             ExitCode::SUCCESS
         }
         Err(errors) => refuse(&errors),
@@ -42,7 +42,7 @@ fn refuse(errors: &[config::ConfigError]) -> ExitCode {
     if let Some(code) = config::exit_code(errors) {
         return ExitCode::from(code);
     }
-    log::error().file(flags::lines(errors).as_bytes());
+    log::error().push(flags::lines(errors).as_bytes());
     ExitCode::FAILURE
 }
 
@@ -69,6 +69,6 @@ fn demo(options: &config::DemoOptions) -> ExitCode {
 }
 
 fn failed(error: &str) -> ExitCode {
-    log::error().file(format!("dnslob: {error}\n").as_bytes());
+    log::error().push(format!("dnslob: {error}\n").as_bytes());
     ExitCode::FAILURE
 }

@@ -1,6 +1,6 @@
-//! Law 3: a query and its answer cost no allocation once the shard has met its load.
+//! Checks law 3: after the warm-up, a query and its answer cause no allocation.
 
-// An allocator cannot be written without it.
+// `GlobalAlloc` is an unsafe trait.
 #![allow(unsafe_code)]
 
 mod support;
@@ -19,10 +19,10 @@ use dnslob::shard::Shard;
 use dnslob::shard::verdict::Verdict;
 use dnslob::stats::live::{LiveState, State};
 use dnslob::wire::header;
-use support::farm::{Farm, client, configured};
+use support::config::{TestConfig, client, configured};
 use support::message::message;
 
-/// The system's allocator, counting what each thread asks of it.
+/// The system allocator, which also counts the allocations of each thread.
 struct Counting;
 
 thread_local! {
@@ -30,11 +30,11 @@ thread_local! {
 }
 
 fn count() {
-    // Fails only while a thread ends, when nobody counts.
+    // Fails only during thread exit, when no test counts.
     let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
 }
 
-// SAFETY: every call goes to the system's allocator as it came; counting touches no allocation.
+// SAFETY: every call is passed to the system allocator unchanged; counting touches no allocation.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -57,17 +57,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Rounds of 64 queries, their answers but for one in 64, and a tick; 100 us a round.
+/// Runs rounds of 64 queries, 63 answers and a tick, 100 µs per round.
 fn rounds(kind: Kind, retry: bool, warm_up: u32, measured: u32) -> (u64, u64) {
-    let mut farm = Farm::new(4);
-    farm.policy = Policy::new(kind);
-    farm.backends.iter_mut().flatten().for_each(|b| b.timeout = TickDelta::from_ms(30));
-    farm.retry = retry.then_some(Retry { after: TickDelta::from_ms(10), budget_ppm: 1_000_000 });
-    let (shard, _live_state, snapshot) = farm.shard(1);
+    let mut config = TestConfig::new(4);
+    config.policy = Policy::new(kind);
+    config.backends.iter_mut().flatten().for_each(|b| b.timeout = TickDelta::from_ms(30));
+    config.retry = retry.then_some(Retry { after: TickDelta::from_ms(10), budget_ppm: 1_000_000 });
+    let (shard, _live_state, snapshot) = config.shard(1);
     load(shard, &snapshot, warm_up, measured)
 }
 
-/// The same through a configuration whose rules every query meets.
+/// Runs the same load with rules that match every query.
 fn ruled_rounds(rules: &str, warm_up: u32, measured: u32) -> (u64, u64) {
     let text = format!("newServer{{address='192.0.2.1', udpTimeoutMs=30, useClientSubnet=true}}\n{rules}");
     let snapshot = Arc::new(configured(&text, &Slots::default(), 1).snapshot);

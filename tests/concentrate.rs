@@ -1,8 +1,8 @@
-//! `concentrate`, the real selector and the real controller, before a simulated farm of caching
-//! resolvers, against roundrobin and against the best that a farm can do: one server with every
-//! query. `SIM_SEED=` replays a seed; `--nocapture` shows the course of each run.
+//! Tests `concentrate` with the real selector and controller and simulated caching resolvers. The
+//! results are compared with roundrobin and with the optimum: one server that gets every query.
+//! `SIM_SEED=` replays a seed; `--nocapture` prints the course of each run.
 
-mod farm;
+mod backends;
 mod resolvers;
 
 use std::sync::OnceLock;
@@ -25,7 +25,7 @@ fn scenario(kind: Kind, servers: u16, seconds: u64, events: &[(u64, Event)]) -> 
     }
 }
 
-/// Plays a scenario and prints its course, five seconds a line.
+/// Runs a scenario and prints one line per five seconds.
 fn run(title: &str, scenario: &Scenario) -> Run {
     let run = play(scenario);
     println!("{title}: {:?}, SIM_SEED={}", scenario.policy.kind, scenario.seed);
@@ -47,19 +47,19 @@ fn run(title: &str, scenario: &Scenario) -> Run {
     run
 }
 
-/// Roundrobin over four, played once for all tests.
+/// The roundrobin run with four servers, shared by all tests.
 fn roundrobin() -> &'static Run {
     static RUN: OnceLock<Run> = OnceLock::new();
     RUN.get_or_init(|| run("roundrobin", &scenario(Kind::RoundRobin, 4, 150, &[])))
 }
 
 #[test]
-fn hits_as_often_as_one_server_and_costs_less_than_roundrobin() {
+fn has_the_hit_rate_of_one_server_and_costs_less_than_roundrobin() {
     let best = run("one of four", &scenario(Kind::RoundRobin, 1, 150, &[])).sum(90, 150);
     let even = roundrobin().sum(90, 150);
     let ours = run("concentrate", &scenario(Kind::Concentrate, 4, 150, &[])).sum(90, 150);
     println!(
-        "hit rate: one {:.2} %, concentrate {:.2} %, roundrobin {:.2} %; farm CPU {:.3} of \
+        "hit rate: one {:.2} %, concentrate {:.2} %, roundrobin {:.2} %; total CPU {:.3} of \
          roundrobin's",
         best.hit_rate() * 100.0,
         ours.hit_rate() * 100.0,
@@ -78,7 +78,7 @@ fn a_slow_authority_does_not_spread_the_load() {
     let run = run("slow authority", &slow);
     let (before, after) = (run.sum(75, 90), run.sum(92, 180));
     assert!(after.share(0) > 0.98, "{}", after.share(0));
-    // Misses last ten times longer, and with them what is outstanding; the hit path does not.
+    // Misses take ten times longer, which raises the outstanding count. Hits are not affected.
     assert!(after.quantile_us(0.99) > 5 * before.quantile_us(0.99));
     assert!(after.hit_rate() > before.hit_rate() - 0.02);
 }
@@ -94,7 +94,7 @@ fn a_slow_authority_from_the_start_does_not_spread_the_load() {
 fn a_dead_authority_does_not_spread_the_load() {
     let dead = scenario(Kind::Concentrate, 4, 150, &[(90, Event::DeadZones(10))]);
     let run = run("dead zones", &dead).sum(95, 150);
-    assert!(f64::from(run.lost) > 0.05 * f64::from(run.queries), "far over 1 % of time-outs");
+    assert!(f64::from(run.lost) > 0.05 * f64::from(run.queries), "far more than 1 % of timeouts");
     assert!(run.share(0) > 0.98, "{}", run.share(0));
 }
 
@@ -113,8 +113,8 @@ fn a_full_server_opens_the_next_and_closes_it_again() {
     let busy = run.sum(150, 200);
     assert!((0.5..0.85).contains(&busy.share(0)), "{}", busy.share(0));
     assert!(busy.share(1) > 0.14 && busy.share(2) < 0.02, "one more is enough: {}", busy.share(1));
-    // A server that melts has seconds of queries before it.
-    assert!(run.worst_p50_us(80, 200) < 5_000, "none melts: {}", run.worst_p50_us(80, 200));
+    // An overloaded server queues seconds of queries.
+    assert!(run.worst_p50_us(80, 200) < 5_000, "no server is overloaded: {}", run.worst_p50_us(80, 200));
     assert_eq!(run.sum(60, 330).lost, 0);
     assert!(run.sum(222, 255).share(1) > 0.02, "kept for a minute");
     assert!(run.sum(300, 330).share(0) > 0.98, "closed");
@@ -129,12 +129,12 @@ fn an_even_load_does_not_move_the_shares() {
     let shares: Vec<_> = (160..300).step_by(5).map(|s| run.sum(s, s + 5).share(0)).collect();
     let moved: f64 = shares.windows(2).map(|w| (w[1] - w[0]).abs()).sum();
     println!("share of the first moved by {moved:.2} in 140 s");
-    // Raises of 5 % per 10 s, one cut, and the sampling of five seconds.
+    // Allows raises of 5 % per 10 s, one cut, and the sampling error of five seconds.
     assert!(moved < 0.8, "{moved}");
 }
 
 #[test]
-fn a_load_that_needs_all_is_borne_by_all() {
+fn a_load_that_needs_all_servers_uses_all_servers() {
     let mut overload =
         scenario(Kind::Concentrate, 3, 270, &[(70, Event::Rate(5_500.0, 20)), (130, Event::Rate(500.0, 5))]);
     (overload.slow, overload.rate) = (8, 1_000.0);
@@ -142,14 +142,14 @@ fn a_load_that_needs_all_is_borne_by_all() {
     let full = run.sum(90, 130);
     let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
     assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
-    // Ten times the load in twenty seconds, on two cold servers.
+    // The load grows tenfold in twenty seconds, on two cold servers.
     assert_eq!(run.sum(60, 270).lost, 0);
     assert!(run.worst_p50_us(85, 130) < 3_000);
     assert!(run.sum(250, 270).share(0) > 0.9, "it contracts again");
 }
 
 #[test]
-fn more_than_all_can_bear_is_spread_evenly() {
+fn an_overload_of_all_servers_is_spread_evenly() {
     let mut overload =
         scenario(Kind::Concentrate, 3, 220, &[(70, Event::Rate(9_000.0, 20)), (110, Event::Rate(500.0, 5))]);
     (overload.slow, overload.rate) = (10, 800.0);
@@ -158,12 +158,12 @@ fn more_than_all_can_bear_is_spread_evenly() {
     assert!(full.lost > 1_000, "it is too much");
     let shares: Vec<_> = (0..3).map(|n| full.share(n)).collect();
     assert!(shares.iter().all(|s| (0.25..0.45).contains(s)), "{shares:?}");
-    assert_eq!(run.sum(120, 220).lost, 0, "and when it falls, all is well again");
+    assert_eq!(run.sum(120, 220).lost, 0, "no query is lost once the load falls");
     assert!(run.sum(200, 220).share(0) > 0.85);
 }
 
 #[test]
-fn a_death_spreads_the_load_and_then_it_contracts() {
+fn a_failed_server_spreads_the_load_until_it_contracts_again() {
     let script = [(90, Event::Freeze(0)), (92, Event::Down(0)), (170, Event::Up(0))];
     let run = run("death and return", &scenario(Kind::Concentrate, 4, 270, &script));
     let lost = run.sum(90, 96).lost;
@@ -173,7 +173,7 @@ fn a_death_spreads_the_load_and_then_it_contracts() {
     let spread = run.sum(95, 120);
     assert_eq!(spread.sent[0], 0);
     assert!((1..4).all(|n| spread.share(n) > 0.2), "over all survivors");
-    assert!(run.worst_p50_us(93, 270) < 2 * run.sum(60, 90).quantile_us(0.5), "none melts");
+    assert!(run.worst_p50_us(93, 270) < 2 * run.sum(60, 90).quantile_us(0.5), "no server is overloaded");
     let contracted = run.sum(155, 170);
     assert!(contracted.share(1) > 0.98, "{}", contracted.share(1));
     assert!(run.sum(171, 176).share(0) < 0.2, "a cold server begins small");
@@ -181,7 +181,7 @@ fn a_death_spreads_the_load_and_then_it_contracts() {
 }
 
 #[test]
-fn a_cold_server_joins_a_load_that_would_melt_it() {
+fn a_cold_server_joins_under_a_load_that_would_overload_it() {
     let script = [(80, Event::Freeze(0)), (82, Event::Down(0)), (150, Event::Up(0))];
     let mut join = scenario(Kind::Concentrate, 4, 260, &script);
     (join.slow, join.rate) = (3, 4_000.0);
@@ -189,7 +189,7 @@ fn a_cold_server_joins_a_load_that_would_melt_it() {
     assert!(ours.worst_p50_us(151, 260) < 2 * ours.sum(130, 150).quantile_us(0.5));
     assert_eq!(ours.sum(86, 260).lost, 0);
     assert!(ours.sum(240, 260).share(0) > 0.6, "{}", ours.sum(240, 260).share(0));
-    // The counter-test: all of that load at once on a cold server.
+    // Cross-check: the whole load at once overloads a cold server.
     let mut at_once = scenario(Kind::FirstAvailable, 4, 90, &[(80, Event::Up(0))]);
     (at_once.slow, at_once.rate) = (3, 4_000.0);
     let melted = run("all at once", &at_once);
@@ -197,7 +197,7 @@ fn a_cold_server_joins_a_load_that_would_melt_it() {
 }
 
 #[test]
-fn a_frozen_server_that_no_check_notices_is_emptied() {
+fn a_frozen_server_loses_its_share_without_a_health_check() {
     let frozen = scenario(Kind::Concentrate, 4, 120, &[(90, Event::Freeze(0))]);
     let run = run("unnoticed", &frozen);
     assert!(run.sum(100, 120).share(0) < 0.05, "{}", run.sum(100, 120).share(0));

@@ -1,16 +1,16 @@
-//! `dnslob demo` as it is built: it plays, tells of the outage, and its summary adds up.
+//! Runs the built `dnslob demo`: it must report the outage, and its summary must add up.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::process::Command;
 
-/// The text behind a label of the summary.
+/// Returns the text behind a label of the summary.
 fn field<'a>(text: &'a str, label: &str) -> &'a str {
     let line = text.lines().find_map(|l| l.trim_start().strip_prefix(label).filter(|r| r.starts_with(' ')));
     line.unwrap_or_else(|| panic!("no line {label:?} in\n{text}")).trim()
 }
 
-/// The number that a text begins with, its commas left out.
+/// Parses the number at the start of a text, without its commas.
 fn number(text: &str) -> u64 {
     let digits: String = text.chars().take_while(|c| c.is_ascii_digit() || *c == ',').collect();
     digits.replace(',', "").parse().unwrap_or_else(|_| panic!("no number: {text:?}"))
@@ -18,7 +18,7 @@ fn number(text: &str) -> u64 {
 
 #[test]
 fn the_demo_adds_up() {
-    // A low rate: this test shares its machine with others, and proves sums, not speed.
+    // A low rate: the test checks sums, not speed, and shares its machine with others.
     let run = Command::new(env!("CARGO_BIN_EXE_dnslob"))
         .args(["demo", "--seconds", "3", "--rate", "3000", "--backends", "3"])
         .output()
@@ -28,7 +28,7 @@ fn the_demo_adds_up() {
     assert!(!text.contains('\x1b'), "no escapes where there is no terminal");
 
     let [sent, answered, lost] = ["sent", "answered", "lost"].map(|label| number(field(&text, label)));
-    assert!(sent > 3_000, "a third of what was offered, at the very least: {sent}");
+    assert!(sent > 3_000, "at least a third of the offered load: {sent}");
     assert_eq!(sent, answered + lost, "{text}");
     let reasons: u64 = field(&text, "lost")
         .split_once(':')
@@ -43,7 +43,7 @@ fn the_demo_adds_up() {
 }
 
 #[test]
-fn a_time_too_short_for_an_outage_is_refused() {
+fn a_duration_too_short_for_an_outage_is_refused() {
     let run = Command::new(env!("CARGO_BIN_EXE_dnslob"))
         .args(["demo", "--seconds", "1"])
         .output()

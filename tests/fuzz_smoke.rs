@@ -1,6 +1,6 @@
-//! The bodies of the fuzz targets over seeded inputs, on any toolchain: random bytes, and the
-//! corpus below with mutations. Always the same inputs; `FUZZ_SEED=` tries others, and a failure
-//! prints the one to repeat.
+//! Runs the bodies of the fuzz targets with seeded inputs, on any toolchain: random bytes, and
+//! mutations of the corpus below. The inputs are always the same; `FUZZ_SEED=` selects others, and
+//! a failure prints the seed to repeat.
 
 #![allow(clippy::expect_used)]
 
@@ -35,23 +35,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use dnslob::base::rng::ShardRng;
 
-/// Messages and pieces of them, to be mutated.
+/// Messages and fragments of messages to mutate.
 const MESSAGES: &[&[u8]] = &[
     b"",
     b"\0\0\x01\0\0\0\0\0\0\0\0\0",
     b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\x03com\0\0\x01\0\x01",
-    // With an OPT: payload 1232, DO.
+    // With an OPT record: payload size 1232, DO.
     b"\xab\xcd\x01\x20\0\x01\0\0\0\0\0\x01\x01a\0\0\x1c\0\x01\0\0\x29\x04\xd0\0\0\x80\0\0\0",
-    // An answer with a compressed owner, and an OPT with a client subnet behind it.
+    // An answer with a compressed owner name, followed by an OPT record with a client subnet.
     b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\x01\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01\
       \0\0\x29\x10\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02",
-    // Pointers to themselves and to each other; two questions; the root.
+    // Pointers to themselves and to each other; two questions; the root name.
     b"\0\0\x01\0\0\x01\0\0\0\0\0\0\xc0\x0c\0\x01\0\x01",
     b"\0\0\x01\0\0\x02\0\0\0\0\0\0\x01a\xc0\x0c\0\x01\0\x01\xc0\x0e\0\x01\0\x01",
     b"\0\0\x01\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01",
 ];
 
-/// How to cut and stop a stream, and the stream: frames whole, cut short, empty and too short.
+/// Two bytes that say how to split and stop a stream, then the stream: complete, truncated, empty
+/// and too short frames.
 const STREAMS: &[&[u8]] = &[
     b"\0\0\0\x0c\0\0\x01\0\0\0\0\0\0\0\0\0",
     b"\x05\x01\0\x0d.............\0\x0c............\0\x0e..............",
@@ -70,27 +71,27 @@ const PROXY_HEADERS: &[&[u8]] = &[
     // ALPN, and SSL with a version.
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x21\xc0\0\x02\x01\xc0\0\x02\x35\x12\x67\0\x35\
       \x01\0\x03dot\x20\0\x0c\x01\0\0\0\x01\x21\0\x04TLSv",
-    // IPv6, of a mixed pair; and nothing but a checksum.
+    // IPv6 with an IPv4-mapped address; a header with only a checksum.
     b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x2b................\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\0\x02\x01\
       \x12\x67\0\x35\x03\0\x04\0\0\0\0",
 ];
 
-/// The kind of transfer, then messages of one.
+/// The kind of transfer, then messages of that kind.
 const TRANSFERS: &[&[u8]] = &[
     // An SOA, an address, and the SOA.
     b"\0\0\x01\x84\0\0\x01\0\x03\0\0\0\0\x01a\0\0\xfc\0\x01\
       \xc0\x0c\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
       \xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04\xc0\0\x02\x01\
       \xc0\x0c\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
-    // SOAs alone: incremental, from 5 to 7, without its end.
+    // Only SOA records: an incremental transfer from 5 to 7 without its end.
     b"\x40\0\x01\x84\0\0\0\0\x03\0\0\0\0\
       \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
       \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x05................\
       \0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
-    // Several messages: an SOA each, 45 bytes.
+    // Several messages with one SOA record each, 45 bytes.
     b"\x2c\0\x01\x84\0\0\0\0\x01\0\0\0\0\0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................\
       \0\x01\x84\0\0\0\0\x01\0\0\0\0\0\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x07................",
-    // A refusal, and a query with the client's serial.
+    // A REFUSED answer, and a query with the serial of the client.
     b"\0\0\x01\x84\x05\0\0\0\0\0\0\0\0",
     b"\x40\0\x01\0\0\0\x01\0\0\0\x01\0\0\x01a\0\0\xfb\0\x01\
       \xc0\x0c\0\x06\0\x01\0\0\0\0\0\x16\0\0\0\0\0\x05................",
@@ -103,7 +104,7 @@ const NETWORKS: &[&[u8]] = &[
     b"1.2.3.4/33 ::/129 /8 1.2.3/24 -1/1",
 ];
 
-/// The example configurations, and pieces that touch what they do not.
+/// The example configurations, and fragments for functions that they do not use.
 const CONFIGURATIONS: &[&[u8]] = &[
     include_bytes!("../examples/concentrate.lua"),
     include_bytes!("../examples/first-available.lua"),
@@ -134,13 +135,13 @@ const VALUES: &[&[u8]] = &[
     b"--shards 2 --stats 1s 127.0.0.1:5300 192.0.2.1",
 ];
 
-/// Edits of messages: how many, twice the room behind it, and they.
+/// Edits of messages: their number, twice the space behind the message, and the edits.
 fn edited() -> Vec<Vec<u8>> {
     let edits = b"\x0a\x40\x00\x0b\x14\x1f\x05\x23\x06\x25\x08\x09";
     MESSAGES.iter().map(|message| [&edits[..], message].concat()).collect()
 }
 
-/// One with names, and one of its own with a common name.
+/// A certificate with names, and one with only a common name.
 fn certificates() -> Vec<Vec<u8>> {
     let key = rcgen::KeyPair::generate().expect("a key");
     [vec!["dns.example".to_owned(), "192.0.2.1".to_owned()], Vec::new()]
@@ -156,7 +157,7 @@ fn parts(corpus: &[Vec<u8>]) -> Vec<&[u8]> {
     corpus.iter().map(Vec::as_slice).collect()
 }
 
-/// Where scripts/test lets cargo-fuzz find what it begins with.
+/// Writes the seeds where scripts/test lets cargo-fuzz find them.
 fn seeds_of(name: &str, corpus: &[&[u8]]) {
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus").join(name);
     std::fs::create_dir_all(&directory).expect("a directory");
@@ -184,7 +185,7 @@ fn seeds() {
     }
 }
 
-/// Runs `body` over `count` inputs.
+/// Runs `body` with `count` inputs.
 fn smoke(name: &str, corpus: &[&[u8]], length_max: u32, count: u32, body: fn(&[u8])) {
     let first = match std::env::var("FUZZ_SEED") {
         Ok(seed) => seed.parse().expect("FUZZ_SEED is a number"),
@@ -227,7 +228,7 @@ fn mutate(rng: &mut ShardRng, input: &mut Vec<u8>, corpus: &[&[u8]]) {
             input.extend(&other[from..]);
         }
         5 => {
-            // A long run: names of many labels, records of many bytes.
+            // A long run: names with many labels, records with many bytes.
             let run = vec![[1, 63, b'a', 0xff][rng.below(4) as usize]; rng.below(600) as usize];
             input.splice(at..at, run);
         }

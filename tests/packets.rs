@@ -1,5 +1,5 @@
-//! Packet in, verdict and packet out: the shard's behaviour as tables, one row a rule. The first
-//! place for whatever the data path learns.
+//! Tests the data path as tables of packets in, verdicts and packets out, one row per rule. New
+//! behaviour of the data path is tested here first.
 
 mod support;
 
@@ -15,27 +15,27 @@ use dnslob::shard::Shard;
 use dnslob::shard::verdict::Verdict;
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::stats::live::{LiveState, State};
-use support::farm::{Farm, client, configured};
+use support::config::{TestConfig, client, configured};
 use support::message::{message, same};
 
 const CLIENT: &str = "127.0.0.1:4000";
-/// Room behind a packet, as engines leave it.
+/// Free bytes behind a packet, as the engines provide.
 const TAILROOM: usize = 64;
 
-/// What becomes of a packet.
+/// The expected outcome of a packet.
 #[derive(Clone, Copy, Debug)]
 enum Out {
-    /// It goes to a backend, saying this.
+    /// Forwarded to a backend with this content.
     Forward(&'static str),
-    /// It goes back to the client, an answer of our own that says this.
+    /// Answered by dnslob with this content.
     Answer(&'static str),
-    /// It goes to the client, saying this.
+    /// Delivered to the client with this content.
     Deliver(&'static str),
-    /// It is dropped and counted.
+    /// Dropped and counted.
     Drop(DropReason),
 }
 
-/// A shard and what stands around it.
+/// A shard and its surroundings.
 struct Bench {
     shard: Shard,
     live_state: Arc<LiveState>,
@@ -44,14 +44,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(farm: &Farm) -> Self {
-        let (shard, live_state, snapshot) = farm.shard(7);
+    fn new(config: &TestConfig) -> Self {
+        let (shard, live_state, snapshot) = config.shard(7);
         let mut bench = Self { shard, live_state, snapshot, now: Tick(1_000_000_000) };
         bench.pass(0);
         bench
     }
 
-    /// A shard that obeys a configuration; all its servers are up.
+    /// Creates a shard from a configuration, with all servers up.
     fn configured(text: &str) -> Self {
         let snapshot = Arc::new(configured(text, &Slots::default(), 1).snapshot);
         let live_state = Arc::new(LiveState::new(1, 8));
@@ -89,7 +89,7 @@ impl Bench {
         (verdict, out)
     }
 
-    /// What was forwarded by a query that must be.
+    /// Sends a query and returns what was forwarded. Panics if it is not forwarded.
     fn forwarded(&mut self, text: &str) -> (Route, Vec<u8>) {
         let (verdict, bytes) = self.query(client(CLIENT), &message(text));
         let Verdict::Forward(route) = verdict else { panic!("{text} became {verdict:?}") };
@@ -104,8 +104,8 @@ impl Bench {
         DropReason::ALL.into_iter().map(|r| self.dropped(r)).sum()
     }
 
-    /// Compares a verdict and its packet with what a row wants; a drop must have been counted,
-    /// once, under its reason and no other.
+    /// Compares a verdict and its packet with the expected outcome. A drop must be counted once,
+    /// under its reason only.
     fn check(&self, name: &str, got: (Verdict, Vec<u8>), want: Out) {
         let (verdict, bytes) = got;
         let text = match (verdict, want) {
@@ -135,7 +135,7 @@ impl Bench {
     }
 }
 
-/// Name, configuration, client, query, outcome.
+/// Name, configuration, client, query, expected outcome.
 type QueryRow = (&'static str, &'static str, &'static str, &'static str, Out);
 
 const PLAIN: &str = r#"newServer("127.0.1.1") newServer("127.0.1.2")"#;
@@ -145,7 +145,7 @@ const SERVFAIL: &str = "setServFailWhenNoServer(true)";
 const QUERIES: &[QueryRow] = &[
     ("a query is forwarded", PLAIN, CLIENT, "1234 RD a.example/A", Out::Forward("* RD a.example/A")),
     (
-        "all of a query is forwarded as it came: flags, case, EDNS",
+        "a query is forwarded unchanged: flags, case, EDNS",
         PLAIN,
         CLIENT,
         "1234 RD AD CD wWw.ExAmPle/TXT OPT=4096,DO",
@@ -159,34 +159,34 @@ const QUERIES: &[QueryRow] = &[
         Out::Forward("* a.example/A TAIL=c0ffee"),
     ),
     ("the root is a name", PLAIN, CLIENT, "1234 ./NS", Out::Forward("* ./NS")),
-    ("opcodes are the backend's matter", PLAIN, CLIENT, "1 NOTIFY a/A", Out::Forward("* NOTIFY a/A")),
+    ("opcodes are left to the backend", PLAIN, CLIENT, "1 NOTIFY a/A", Out::Forward("* NOTIFY a/A")),
     ("outside the ACL", PLAIN, "192.0.2.1:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
     ("outside the ACL, IPv6", PLAIN, "[2001:db8::1]:53", "1234 a.example/A", Out::Drop(DropReason::Acl)),
     ("inside the ACL, IPv6", PLAIN, "[fd00::1]:53", "1234 a.example/A", Out::Forward("* a.example/A")),
     (
-        "an ACL of one's own replaces the default",
+        "a configured ACL replaces the default",
         r#"newServer("127.0.1.1") setACL({"192.0.2.0/24"})"#,
         "192.0.2.1:53",
         "1234 a.example/A",
         Out::Forward("* a.example/A"),
     ),
-    ("the ACL comes before anything else", PLAIN, "192.0.2.1:53", "1234 CUT=3", Out::Drop(DropReason::Acl)),
+    ("the ACL is checked first", PLAIN, "192.0.2.1:53", "1234 CUT=3", Out::Drop(DropReason::Acl)),
     ("no bytes", PLAIN, CLIENT, "1234 CUT=0", Out::Drop(DropReason::QueryShort)),
     ("eleven bytes", PLAIN, CLIENT, "1234 a.example/A CUT=11", Out::Drop(DropReason::QueryShort)),
     ("QR=1", PLAIN, CLIENT, "1234 QR a.example/A", Out::Drop(DropReason::QueryIsResponse)),
     ("TC=1", PLAIN, CLIENT, "1234 TC a.example/A", Out::Drop(DropReason::QueryTruncated)),
     ("cut in the name", PLAIN, CLIENT, "1234 a.example/A CUT=16", Out::Drop(DropReason::QueryMalformed)),
     ("cut in the type", PLAIN, CLIENT, "1234 a.example/A CUT=23", Out::Drop(DropReason::QueryMalformed)),
-    ("a header that promises more", PLAIN, CLIENT, "1234 QD=1", Out::Drop(DropReason::QueryMalformed)),
+    ("a header with a larger count", PLAIN, CLIENT, "1234 QD=1", Out::Drop(DropReason::QueryMalformed)),
     (
-        "a pointer for a name",
+        "a pointer instead of a name",
         PLAIN,
         CLIENT,
         "1234 QD=1 TAIL=c00c00010001",
         Out::Drop(DropReason::QueryMalformed),
     ),
     ("no question", PLAIN, CLIENT, "1234", Out::Answer("1234 QR NOTIMP")),
-    ("no question: RD and CD come back", PLAIN, CLIENT, "1234 RD CD", Out::Answer("1234 QR RD CD NOTIMP")),
+    ("no question: RD and CD are returned", PLAIN, CLIENT, "1234 RD CD", Out::Answer("1234 QR RD CD NOTIMP")),
     (
         "no question, configured to drop",
         r#"newServer("127.0.1.1") setDropEmptyQueries(true)"#,
@@ -203,14 +203,14 @@ const QUERIES: &[QueryRow] = &[
     ),
     ("no server", NOBODY, CLIENT, "1234 RD a.example/A", Out::Drop(DropReason::NoServer)),
     (
-        "no server, SERVFAIL wanted: RD kept, RA left alone",
+        "no server, SERVFAIL configured: RD kept, RA unchanged",
         SERVFAIL,
         CLIENT,
         "1234 RD a.example/A",
         Out::Answer("1234 QR RD SERVFAIL a.example/A"),
     ),
     (
-        "AD and AA are not for us to claim, CD comes back",
+        "AD and AA are cleared, CD is returned",
         SERVFAIL,
         CLIENT,
         "1234 RD AD CD AA a.example/A",
@@ -224,21 +224,21 @@ const QUERIES: &[QueryRow] = &[
         Out::Answer("1234 QR SERVFAIL a.example/A OPT=1232"),
     ),
     (
-        "the client's DO comes back",
+        "the DO bit of the client is returned",
         SERVFAIL,
         CLIENT,
         "1234 a.example/A OPT=512,DO",
         Out::Answer("1234 QR SERVFAIL a.example/A OPT=1232,DO"),
     ),
     (
-        "a payload size of one's own",
+        "a configured payload size",
         "setServFailWhenNoServer(true) setPayloadSizeOnSelfGeneratedAnswers(512)",
         CLIENT,
         "1234 a.example/A OPT=4096",
         Out::Answer("1234 QR SERVFAIL a.example/A OPT=512"),
     ),
     (
-        "EDNS in answers of our own switched off",
+        "EDNS in self-generated answers disabled",
         "setServFailWhenNoServer(true) setAddEDNSToSelfGeneratedResponses(false)",
         CLIENT,
         "1234 a.example/A OPT=4096",
@@ -268,21 +268,21 @@ fn queries() {
     }
 }
 
-/// The query that every answer is an answer to.
+/// The query that all answers belong to.
 const QUERY: &str = "1234 RD wWw.ExAmPle/A OPT=1232";
 
-/// Name, configuration, the backend's answer (its id is put in place), outcome.
+/// Name, configuration, answer of the backend (its id is filled in), expected outcome.
 type AnswerRow = (&'static str, &'static str, &'static str, Out);
 
 const ANSWERS: &[AnswerRow] = &[
     (
-        "an answer is delivered under the client's id",
+        "an answer is delivered with the id of the client",
         PLAIN,
         "* QR RD RA wWw.ExAmPle/A A=192.0.2.7 OPT=4096",
         Out::Deliver("1234 QR RD RA wWw.ExAmPle/A A=192.0.2.7 OPT=4096"),
     ),
     (
-        "names match without regard to case, and stay as the server wrote them",
+        "names match case-insensitively, and keep the case of the server",
         PLAIN,
         "* QR RD www.example/A A=192.0.2.7",
         Out::Deliver("1234 QR RD www.example/A A=192.0.2.7"),
@@ -341,7 +341,7 @@ fn answers() {
     }
 }
 
-/// `answer` under the id that a query was forwarded with.
+/// Replaces the id in `answer` by the id of a forwarded query.
 fn with_id_of(forwarded: &[u8], answer: &str) -> Vec<u8> {
     let mut bytes = message(answer);
     if let (Some(id), Some(place)) = (forwarded.first_chunk::<2>(), bytes.first_chunk_mut::<2>()) {
@@ -353,8 +353,8 @@ fn with_id_of(forwarded: &[u8], answer: &str) -> Vec<u8> {
 const GOOD: &str = "* QR wWw.ExAmPle/A A=192.0.2.7";
 
 #[test]
-fn a_wrong_id_or_socket_is_foreign() {
-    let mut bench = Bench::new(&Farm::new(2));
+fn an_answer_with_a_wrong_id_or_socket_is_dropped() {
+    let mut bench = Bench::new(&TestConfig::new(2));
     let (route, forwarded) = bench.forwarded(QUERY);
     let good = with_id_of(&forwarded, GOOD);
     let mut wrong_id = good.clone();
@@ -377,7 +377,7 @@ fn a_wrong_id_or_socket_is_foreign() {
 
 #[test]
 fn a_second_answer_is_a_duplicate() {
-    let mut bench = Bench::new(&Farm::new(1));
+    let mut bench = Bench::new(&TestConfig::new(1));
     let (route, forwarded) = bench.forwarded(QUERY);
     let good = with_id_of(&forwarded, GOOD);
     assert_eq!(bench.response(route, &good).0, Verdict::Deliver(client(CLIENT)));
@@ -386,8 +386,8 @@ fn a_second_answer_is_a_duplicate() {
 }
 
 #[test]
-fn an_answer_after_the_time_out_is_late() {
-    let mut bench = Bench::new(&Farm::new(1));
+fn an_answer_after_the_timeout_is_late() {
+    let mut bench = Bench::new(&TestConfig::new(1));
     let (route, forwarded) = bench.forwarded(QUERY);
     bench.pass(1_999);
     bench.shard.on_tick(&mut |verdict, _| panic!("nothing is due: {verdict:?}"));
@@ -402,8 +402,8 @@ fn an_answer_after_the_time_out_is_late() {
 }
 
 #[test]
-fn equal_ids_of_two_clients_stay_apart() {
-    let mut bench = Bench::new(&Farm::new(1));
+fn equal_ids_of_two_clients_are_kept_apart() {
+    let mut bench = Bench::new(&TestConfig::new(1));
     let clients = [client("127.0.0.1:4000"), client("127.0.0.1:4001")];
     let sent = clients.map(|from| {
         let (verdict, bytes) = bench.query(from, &message(QUERY));
@@ -420,8 +420,8 @@ fn equal_ids_of_two_clients_stay_apart() {
 }
 
 #[test]
-fn a_query_that_cannot_be_sent_goes_elsewhere_then_nowhere() {
-    let mut bench = Bench::new(&Farm::new(2));
+fn a_query_that_cannot_be_sent_goes_to_another_server_then_is_dropped() {
+    let mut bench = Bench::new(&TestConfig::new(2));
     let (first, mut bytes) = bench.forwarded(QUERY);
     let length = bytes.len();
     let mut packet = Packet::new(&mut bytes, 0, length);
@@ -437,10 +437,10 @@ fn a_query_that_cannot_be_sent_goes_elsewhere_then_nowhere() {
 }
 
 #[test]
-fn a_slow_server_is_backed_by_a_second_one() {
-    let mut farm = Farm::new(2);
-    farm.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
-    let mut bench = Bench::new(&farm);
+fn a_query_to_a_slow_server_is_retried_at_a_second_one() {
+    let mut config = TestConfig::new(2);
+    config.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
+    let mut bench = Bench::new(&config);
     let (first, forwarded) = bench.forwarded(QUERY);
     bench.pass(102);
     let mut tries = Vec::new();
@@ -449,7 +449,7 @@ fn a_slow_server_is_backed_by_a_second_one() {
     assert_ne!(first.backend, second.backend);
     same(again, "* RD wWw.ExAmPle/A OPT=1232").expect("the same query");
     assert_eq!(bench.live_state.shards()[0].retries.get(), 1);
-    // Whoever answers first is heard, the other is a duplicate.
+    // The first answer is delivered, the other one is a duplicate.
     let got = bench.response(first, &with_id_of(&forwarded, GOOD));
     assert_eq!(got.0, Verdict::Deliver(client(CLIENT)));
     same(&got.1, "1234 QR RD wWw.ExAmPle/A A=192.0.2.7").expect("the client's id");
@@ -461,12 +461,12 @@ fn a_slow_server_is_backed_by_a_second_one() {
     bench.shard.check_invariants();
 }
 
-/// A second try must not hide that the first server never answers.
+/// A retry must not hide that the first server never answers.
 #[test]
-fn a_frozen_server_is_found_out_behind_second_tries() {
-    let mut farm = Farm::new(2);
-    farm.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
-    let mut bench = Bench::new(&farm);
+fn a_frozen_server_is_detected_despite_retries() {
+    let mut config = TestConfig::new(2);
+    config.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 100_000 });
+    let mut bench = Bench::new(&config);
     let (frozen, _) = bench.forwarded(QUERY);
     bench.pass(102);
     let mut tries = Vec::new();
@@ -487,18 +487,18 @@ fn a_frozen_server_is_found_out_behind_second_tries() {
 }
 
 #[test]
-fn a_removed_server_keeps_its_time_to_answer() {
-    let mut farm = Farm::new(1);
-    // Nothing saved for a second try: the first server is all there is.
-    farm.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 0 });
-    let mut bench = Bench::new(&farm);
+fn a_removed_server_may_still_answer_until_the_timeout() {
+    let mut config = TestConfig::new(1);
+    // The retry budget is empty: only the first server is tried.
+    config.retry = Some(Retry { after: TickDelta::from_ms(100), budget_ppm: 0 });
+    let mut bench = Bench::new(&config);
     let (route, forwarded) = bench.forwarded(QUERY);
-    farm.generation += 1;
-    farm.backends.clear();
-    bench.snapshot = farm.snapshot();
+    config.generation += 1;
+    config.backends.clear();
+    bench.snapshot = config.snapshot();
     for _ in 0..18 {
         bench.pass(100);
-        bench.shard.on_tick(&mut |verdict, _| panic!("nobody else can be asked: {verdict:?}"));
+        bench.shard.on_tick(&mut |verdict, _| panic!("no other server is left: {verdict:?}"));
     }
     assert_eq!(bench.shard.retired().count(), 0, "it is not finished");
     let got = bench.response(route, &with_id_of(&forwarded, GOOD));

@@ -1,19 +1,19 @@
-//! Transcripts, `tests/scenario/*.scn`, played on the simulation and on the socket engine: the
-//! same text, the same expectations.
+//! Plays the transcripts in `tests/scenario/*.scn` on the simulation and on the socket engine, with
+//! the same expectations.
 //!
 //! ```text
-//! config                      the lines indented below it are Lua; L is the listener's address,
-//!   newServer("B1")           B1, B2, ... are those of the backends. A later one is a reload.
+//! config                      the indented lines below are Lua; L is the address of the listener,
+//!   newServer("B1")           B1, B2, … are those of the backends. A second config is a reload.
 //! c1 sends 1234 RD a/A        client 1 sends a message (the notation of support/message.rs)
-//! c1 asks at 127.0.0.9        from here on client 1 asks the listener at this address
-//! b1 hears * RD a/A           backend 1 hears it next
-//! b1 says * QR a/A            backend 1 answers what it heard last; `*` puts the id in place
-//! stranger says b1 * QR a/A   the same, to the same port, from an address that is not the backend's
-//! c1 hears 1234 QR a/A        client 1 hears it next, from the address that it asked
-//! b1 hears nothing            nothing comes for a while
+//! c1 asks at 127.0.0.9        client 1 sends its later messages to this listener address
+//! b1 receives * RD a/A        the next message at backend 1
+//! b1 sends * QR a/A           backend 1 answers the last query it received; `*` inserts its id
+//! spoofer sends b1 * QR a/A   the same, to the same port, from an address other than the backend's
+//! c1 receives 1234 QR a/A     the next message at client 1, from the address that it asked
+//! b1 receives nothing         no message arrives for a while
 //! after 200                   milliseconds pass
-//! counted timeout 1           so many drops of this reason there have been in all
-//! outstanding 0               so many queries wait for an answer
+//! counted timeout 1           the total number of drops with this reason
+//! outstanding 0               the number of outstanding queries
 //! ```
 
 mod support;
@@ -37,33 +37,33 @@ use dnslob::engine::{Message, Running, Setup, socket};
 use dnslob::model::{Listener, Service, Snapshot};
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::stats::live::{LiveState, State};
-use support::farm::{client, configured, listener};
+use support::config::{client, configured, listener};
 use support::message::{message, same};
 
-/// What is expected comes within this, or the scenario fails.
+/// The longest wait for an expected packet.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What must not come has so long to do so.
+/// How long to wait for a packet that must not arrive.
 const SILENCE: Duration = Duration::from_millis(60);
 const SLOTS: usize = 8;
 
-/// Where a scenario is played.
-trait World {
-    /// The listener's address, and the backends'.
+/// The transport that a scenario is played on.
+trait Transport {
+    /// Returns the addresses of the listener and of the backends.
     fn addresses(&self) -> (SocketAddr, Vec<SocketAddr>);
     fn start(&mut self, snapshot: Arc<Snapshot>, live_state: &Arc<LiveState>);
     fn reload(&mut self, snapshot: Arc<Snapshot>);
     fn ask(&mut self, client: usize, at: IpAddr, bytes: &[u8]);
-    /// What a client hears, and from which of our addresses.
-    fn client_hears(&mut self, client: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)>;
-    fn backend_hears(&mut self, backend: usize, within: Duration) -> Option<Vec<u8>>;
-    /// Sends to the port of ours that a backend last heard from.
-    fn backend_says(&mut self, backend: usize, bytes: &[u8]);
-    /// The same from another address.
-    fn stranger_says(&mut self, backend: usize, bytes: &[u8]);
+    /// Returns the next packet for a client, and the local address it was sent from.
+    fn client_receives(&mut self, client: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)>;
+    fn backend_receives(&mut self, backend: usize, within: Duration) -> Option<Vec<u8>>;
+    /// Sends an answer to the port that the backend last received a query from.
+    fn backend_sends(&mut self, backend: usize, bytes: &[u8]);
+    /// Sends the same from another address.
+    fn spoof(&mut self, backend: usize, bytes: &[u8]);
     fn pass(&mut self, span: Duration);
 }
 
-/// The simulation; its network is perfect.
+/// The simulation, with a perfect network.
 #[derive(Default)]
 struct Simulated {
     sim: Option<Sim>,
@@ -74,14 +74,14 @@ struct Simulated {
 
 impl Simulated {
     fn address(backend: usize) -> SocketAddr {
-        support::farm::backend(backend).address
+        support::config::backend(backend).address
     }
 
     fn sim(&mut self) -> &mut Sim {
         self.sim.as_mut().expect("a configuration comes first")
     }
 
-    /// Lets time pass until something was seen.
+    /// Advances the time until a packet is seen.
     fn next(&mut self, within: Duration) -> bool {
         let end = self.sim().now() + TickDelta::from(within);
         match self.sim().next(end) {
@@ -98,7 +98,7 @@ impl Simulated {
     }
 }
 
-impl World for Simulated {
+impl Transport for Simulated {
     fn addresses(&self) -> (SocketAddr, Vec<SocketAddr>) {
         (([127, 0, 0, 1], 5300).into(), (1..=4).map(Self::address).collect())
     }
@@ -112,7 +112,7 @@ impl World for Simulated {
     }
 
     fn ask(&mut self, number: usize, at: IpAddr, bytes: &[u8]) {
-        // The engine's table of local addresses is its own; here the last byte is the slot.
+        // The engine has its own table of local addresses; here the last byte is the slot.
         let local = match at {
             IpAddr::V4(v4) if v4.octets()[3] != 1 => LocalSlot(u16::from(v4.octets()[3])),
             IpAddr::V4(_) | IpAddr::V6(_) => LocalSlot::LISTENER,
@@ -121,7 +121,7 @@ impl World for Simulated {
         self.sim().ask(0, from, bytes);
     }
 
-    fn client_hears(&mut self, number: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)> {
+    fn client_receives(&mut self, number: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)> {
         let port = 4000 + number as u16;
         loop {
             if let Some((client, bytes)) = self.at_clients.entry(port).or_default().pop_front() {
@@ -134,10 +134,10 @@ impl World for Simulated {
         }
     }
 
-    fn backend_hears(&mut self, number: usize, within: Duration) -> Option<Vec<u8>> {
+    fn backend_receives(&mut self, number: usize, within: Duration) -> Option<Vec<u8>> {
         loop {
-            let heard = self.at_backends.entry(Self::address(number)).or_default().pop_front();
-            if let Some((port, bytes)) = heard {
+            let received = self.at_backends.entry(Self::address(number)).or_default().pop_front();
+            if let Some((port, bytes)) = received {
                 self.last.insert(number, port);
                 return Some(bytes);
             }
@@ -147,13 +147,13 @@ impl World for Simulated {
         }
     }
 
-    fn backend_says(&mut self, number: usize, bytes: &[u8]) {
+    fn backend_sends(&mut self, number: usize, bytes: &[u8]) {
         let port = self.last[&number];
         self.sim().answer(port, TickDelta(0), bytes);
     }
 
-    /// Connected sockets hear their own peer only: nothing arrives.
-    fn stranger_says(&mut self, _: usize, _: &[u8]) {}
+    /// Connected sockets receive only from their peer: nothing arrives.
+    fn spoof(&mut self, _: usize, _: &[u8]) {}
 
     fn pass(&mut self, span: Duration) {
         let end = self.sim().now() + TickDelta::from(span);
@@ -166,13 +166,13 @@ impl World for Simulated {
     }
 }
 
-/// The socket engine on loopback.
+/// The socket engine on loopback addresses.
 struct Sockets {
     wildcard: bool,
     listen: SocketAddr,
     listener_socket: Option<socket2::Socket>,
     backends: Vec<UdpSocket>,
-    stranger: UdpSocket,
+    spoofer: UdpSocket,
     last: BTreeMap<usize, SocketAddr>,
     clients: BTreeMap<usize, UdpSocket>,
     running: Option<(Running, Arc<ArcSwap<Snapshot>>)>,
@@ -191,7 +191,7 @@ impl Sockets {
             listen: ([127, 0, 0, 1], port).into(),
             listener_socket: Some(listener_socket),
             backends: (1..=4).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<io::Result<_>>()?,
-            stranger: UdpSocket::bind("127.0.0.1:0")?,
+            spoofer: UdpSocket::bind("127.0.0.1:0")?,
             last: BTreeMap::new(),
             clients: BTreeMap::new(),
             running: None,
@@ -211,7 +211,7 @@ impl Sockets {
     }
 }
 
-impl World for Sockets {
+impl Transport for Sockets {
     fn addresses(&self) -> (SocketAddr, Vec<SocketAddr>) {
         let own = |s: &UdpSocket| s.local_addr().expect("a bound socket");
         let any = SocketAddr::from(([0, 0, 0, 0], self.listen.port()));
@@ -225,7 +225,7 @@ impl World for Sockets {
         let listener_socket = self.listener_socket.take().expect("started once");
         let listen = Message::Listen(
             snapshot.listeners[0].clone(),
-            ListenerSockets { udp: Some(listener_socket), tcp: None, passed: false },
+            ListenerSockets { udp: Some(listener_socket), tcp: None, inherited: false },
         );
         running.mailbox.send(listen).expect("the shard runs");
         self.running = Some((running, feed));
@@ -242,25 +242,25 @@ impl World for Sockets {
         self.client(number).send_to(bytes, to).expect("sent");
     }
 
-    fn client_hears(&mut self, number: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)> {
+    fn client_receives(&mut self, number: usize, within: Duration) -> Option<(IpAddr, Vec<u8>)> {
         let port = self.listen.port();
         let (from, bytes) = Self::receive(self.client(number), within)?;
         assert_eq!(from.port(), port, "answers come from the listener's port");
         Some((from.ip(), bytes))
     }
 
-    fn backend_hears(&mut self, number: usize, within: Duration) -> Option<Vec<u8>> {
+    fn backend_receives(&mut self, number: usize, within: Duration) -> Option<Vec<u8>> {
         let (from, bytes) = Self::receive(&self.backends[number - 1], within)?;
         self.last.insert(number, from);
         Some(bytes)
     }
 
-    fn backend_says(&mut self, number: usize, bytes: &[u8]) {
+    fn backend_sends(&mut self, number: usize, bytes: &[u8]) {
         self.backends[number - 1].send_to(bytes, self.last[&number]).expect("sent");
     }
 
-    fn stranger_says(&mut self, number: usize, bytes: &[u8]) {
-        self.stranger.send_to(bytes, self.last[&number]).expect("sent");
+    fn spoof(&mut self, number: usize, bytes: &[u8]) {
+        self.spoofer.send_to(bytes, self.last[&number]).expect("sent");
     }
 
     fn pass(&mut self, span: Duration) {
@@ -271,26 +271,26 @@ impl World for Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         if let Some((running, _)) = self.running.take() {
-            // It may have ended by a panic that is being reported already.
+            // The thread may have panicked; that panic is already being reported.
             let _ = running.mailbox.send(Message::Abort);
             let _ = running.thread.join();
         }
     }
 }
 
-/// One scenario under way.
+/// A running scenario.
 struct Play<'w> {
-    world: &'w mut dyn World,
+    transport: &'w mut dyn Transport,
     live_state: Arc<LiveState>,
     slots: Slots,
     generation: u64,
     asked_at: BTreeMap<usize, IpAddr>,
-    heard: BTreeMap<usize, Vec<u8>>,
+    received: BTreeMap<usize, Vec<u8>>,
 }
 
 impl Play<'_> {
     fn configure(&mut self, text: &str) {
-        let (listen, backends) = self.world.addresses();
+        let (listen, backends) = self.transport.addresses();
         let mut text = text.replace("\"L\"", &format!("\"{listen}\""));
         for (at, backend) in backends.iter().enumerate() {
             text = text.replace(&format!("\"B{}\"", at + 1), &format!("\"{backend}\""));
@@ -303,20 +303,20 @@ impl Play<'_> {
         }
         let snapshot = Arc::new(snapshot);
         if self.generation == 1 {
-            self.world.start(snapshot, &self.live_state);
+            self.transport.start(snapshot, &self.live_state);
         } else {
-            self.world.reload(snapshot);
+            self.transport.reload(snapshot);
             let generation = self.generation;
             self.wait("the shard's word", |stats| stats.generation.load(Relaxed) == generation);
         }
     }
 
-    /// Waits until the shard's page shows something.
+    /// Waits until the statistics of the shard fulfil a condition.
     fn wait(&mut self, what: &str, shown: impl Fn(&dnslob::stats::live::ShardStats) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !shown(&self.live_state.shards()[0]) {
             assert!(Instant::now() < end, "{what} does not come");
-            self.world.pass(Duration::from_millis(1));
+            self.transport.pass(Duration::from_millis(1));
         }
     }
 
@@ -327,39 +327,39 @@ impl Play<'_> {
         match (&who[..1], verb) {
             ("c", "sends") => {
                 let at = self.asked_at(number());
-                self.world.ask(number(), at, &message(what));
+                self.transport.ask(number(), at, &message(what));
             }
             ("c", "asks") => {
                 let at = what.strip_prefix("at ").expect("at").parse().expect("an address");
                 self.asked_at.insert(number(), at);
             }
-            ("c", "hears") if what == "nothing" => {
-                assert_eq!(self.world.client_hears(number(), SILENCE), None);
+            ("c", "receives") if what == "nothing" => {
+                assert_eq!(self.transport.client_receives(number(), SILENCE), None);
             }
-            ("c", "hears") => {
-                let (from, bytes) = self.world.client_hears(number(), PATIENCE).expect("an answer");
-                assert_eq!(from, self.asked_at(number()), "from the address that was asked");
+            ("c", "receives") => {
+                let (from, bytes) = self.transport.client_receives(number(), PATIENCE).expect("an answer");
+                assert_eq!(from, self.asked_at(number()), "from the queried address");
                 same(&bytes, what).unwrap_or_else(|difference| panic!("{difference}"));
             }
-            ("b", "hears") if what == "nothing" => {
-                assert_eq!(self.world.backend_hears(number(), SILENCE), None);
+            ("b", "receives") if what == "nothing" => {
+                assert_eq!(self.transport.backend_receives(number(), SILENCE), None);
             }
-            ("b", "hears") => {
-                let bytes = self.world.backend_hears(number(), PATIENCE).expect("a query");
+            ("b", "receives") => {
+                let bytes = self.transport.backend_receives(number(), PATIENCE).expect("a query");
                 same(&bytes, what).unwrap_or_else(|difference| panic!("{difference}"));
-                self.heard.insert(number(), bytes);
+                self.received.insert(number(), bytes);
             }
-            ("b", "says") => {
+            ("b", "sends") => {
                 let bytes = self.answer(number(), what);
-                self.world.backend_says(number(), &bytes);
+                self.transport.backend_sends(number(), &bytes);
             }
-            ("s", "says") => {
+            ("s", "sends") => {
                 let (to, what) = what.split_once(' ').expect("a backend and a message");
                 let to = to[1..].parse().expect("a number");
                 let bytes = self.answer(to, what);
-                self.world.stranger_says(to, &bytes);
+                self.transport.spoof(to, &bytes);
             }
-            ("a", span) => self.world.pass(Duration::from_millis(span.parse().expect("milliseconds"))),
+            ("a", span) => self.transport.pass(Duration::from_millis(span.parse().expect("milliseconds"))),
             ("c", label) => {
                 let reason = DropReason::ALL.into_iter().find(|r| r.label() == label).expect("a reason");
                 let count: u64 = what.parse().expect("a count");
@@ -369,7 +369,7 @@ impl Play<'_> {
                 let count: u32 = count.parse().expect("a count");
                 self.wait(line, |stats| stats.outstanding_total.get() == count);
             }
-            _ => panic!("what is \"{line}\"?"),
+            _ => panic!("unknown line \"{line}\""),
         }
     }
 
@@ -377,32 +377,33 @@ impl Play<'_> {
         self.asked_at.get(&client).copied().unwrap_or(IpAddr::from([127, 0, 0, 1]))
     }
 
-    /// An answer, under the id of the query that a backend heard last if the text leaves it open.
+    /// Parses an answer. Without an id in the text, it gets the id of the last query to the
+    /// backend.
     fn answer(&self, backend: usize, text: &str) -> Vec<u8> {
         let mut bytes = message(text);
         if text.starts_with('*') {
-            bytes[..2].copy_from_slice(&self.heard[&backend][..2]);
+            bytes[..2].copy_from_slice(&self.received[&backend][..2]);
         }
         bytes
     }
 }
 
-fn play(text: &str, world: &mut dyn World) {
+fn play(text: &str, transport: &mut dyn Transport) {
     let live_state = Arc::new(LiveState::new(1, SLOTS));
     let mut play = Play {
-        world,
+        transport,
         live_state,
         slots: Slots::default(),
         generation: 0,
         asked_at: BTreeMap::new(),
-        heard: BTreeMap::new(),
+        received: BTreeMap::new(),
     };
     let mut lines = text.lines().enumerate().peekable();
     while let Some((at, line)) = lines.next() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        // The test's output then ends with the line that failed.
+        // The output of a failed test then ends with the line that failed.
         println!("{}: {line}", at + 1);
         if line == "config" {
             let mut config = String::new();
@@ -417,7 +418,7 @@ fn play(text: &str, world: &mut dyn World) {
     }
 }
 
-/// Every scenario, by name.
+/// Returns every scenario by name.
 fn scenarios() -> Vec<(String, String)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenario");
     let mut found: Vec<(String, String)> = std::fs::read_dir(directory)
@@ -432,7 +433,7 @@ fn scenarios() -> Vec<(String, String)> {
 }
 
 #[test]
-fn on_the_simulation() {
+fn scenarios_on_the_simulation() {
     for (name, text) in scenarios() {
         println!("{name}");
         play(&text, &mut Simulated::default());
@@ -440,10 +441,10 @@ fn on_the_simulation() {
 }
 
 #[test]
-fn on_sockets() {
+fn scenarios_on_sockets() {
     for (name, text) in scenarios() {
         println!("{name}");
-        let mut world = Sockets::new(text.contains("asks at")).expect("sockets on loopback");
-        play(&text, &mut world);
+        let mut transport = Sockets::new(text.contains("asks at")).expect("sockets on loopback");
+        play(&text, &mut transport);
     }
 }

@@ -1,7 +1,7 @@
-//! Real shards in a simulated network against a model that remembers what was asked: nothing is
-//! lost that need not be, nothing is heard by the wrong client, everything is accounted for.
+//! Runs real shards in a simulated network and compares them with a model of all queries: no query
+//! is lost without need, no client receives an answer of another, and everything is accounted for.
 //!
-//! A failure prints its seed; `SIM_SEED=` with that number replays just that run.
+//! A failure prints its seed; `SIM_SEED=` with that number replays only that run.
 
 mod support;
 
@@ -22,10 +22,10 @@ use dnslob::stats::live::{LiveState, PPM, State};
 use dnslob::wire::header;
 use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
-use support::farm::{Farm, backend, client};
+use support::config::{TestConfig, backend, client};
 use support::message::{message, name};
 
-/// Slots of the board: few, so that they are used again.
+/// The number of backend slots: few, so that they are reused.
 const SLOTS: usize = 8;
 const CLIENTS: u32 = 40;
 /// A response code that only forged answers have.
@@ -42,7 +42,7 @@ const KINDS: [Kind; 9] = [
     Kind::Concentrate,
 ];
 
-/// Runs `trial` for every seed, or for the one that `SIM_SEED` names.
+/// Runs `trial` for every seed, or for the seed in `SIM_SEED`.
 fn seeds(count: u64, trial: impl Fn(u64)) {
     let range = match std::env::var("SIM_SEED") {
         Ok(seed) => {
@@ -59,7 +59,7 @@ fn seeds(count: u64, trial: impl Fn(u64)) {
     }
 }
 
-/// One query of the model, perhaps sent again by its client.
+/// A query of the model, perhaps retransmitted by its client.
 #[derive(Debug)]
 struct Ask {
     client: Client,
@@ -69,36 +69,36 @@ struct Ask {
 }
 
 struct Model {
-    farm: Farm,
+    config: TestConfig,
     live_state: Arc<LiveState>,
     sim: Sim,
     rng: ShardRng,
     servers: BTreeMap<SocketAddr, Server>,
     asks: Vec<Ask>,
-    /// Bytes that are no query; they count as received all the same.
+    /// Messages that are not queries; they count as received, too.
     noise: u64,
-    /// Oversized datagrams, which never get as far as to be counted as queries.
+    /// Oversized datagrams, which are dropped before they count as queries.
     oversized: u64,
-    /// The last query that a backend heard.
+    /// The last query that a backend received.
     last: Option<(Port, Vec<u8>)>,
     made: usize,
     digest: u64,
 }
 
 impl Model {
-    fn new(seed: u64, shards: usize, backends: usize, configure: impl Fn(&mut Farm)) -> Self {
-        let mut farm = Farm::new(backends);
-        configure(&mut farm);
-        let live_state = farm.live_state(shards, SLOTS);
-        let sim = Sim::new(seed, &live_state, farm.snapshot());
-        let servers = farm
+    fn new(seed: u64, shards: usize, backends: usize, configure: impl Fn(&mut TestConfig)) -> Self {
+        let mut config = TestConfig::new(backends);
+        configure(&mut config);
+        let live_state = config.live_state(shards, SLOTS);
+        let sim = Sim::new(seed, &live_state, config.snapshot());
+        let servers = config
             .backends
             .iter()
             .flatten()
             .map(|b| (b.address, Server::steady(TickDelta::from_us(200))))
             .collect();
         Self {
-            farm,
+            config,
             live_state,
             sim,
             rng: ShardRng::from_seed(seed ^ 0x5eed),
@@ -116,7 +116,7 @@ impl Model {
         self.rng.below(u32::try_from(bound).expect("a small bound")) as usize
     }
 
-    /// A new query of a random client, with a name of its own in random case.
+    /// Sends a new query from a random client, with its own name in random case.
     fn ask(&mut self) {
         let client = client(&format!("127.0.0.2:{}", 1_024 + self.rng.below(CLIENTS)));
         let mut bytes = message("* RD");
@@ -133,7 +133,7 @@ impl Model {
         self.send(self.asks.len() - 1);
     }
 
-    /// Sends a query, or the same one again.
+    /// Sends a query for the first time or again.
     fn send(&mut self, at: usize) {
         let shard = self.below(self.live_state.shards().len());
         let ask = &mut self.asks[at];
@@ -141,7 +141,8 @@ impl Model {
         self.sim.ask(shard, ask.client, &ask.bytes);
     }
 
-    /// Lets time pass; the backends answer what they hear, and what clients hear is checked.
+    /// Advances the time. The backends answer their queries, and the answers to clients are
+    /// checked.
     fn pass(&mut self, span: TickDelta) {
         let end = self.sim.now() + span;
         while let Some(seen) = self.sim.next(end) {
@@ -161,7 +162,7 @@ impl Model {
         self.last = Some((port, bytes));
     }
 
-    /// The heart of it: this client asked that, under this id, and has not heard more answers
+    /// The main check: this client sent that query under this id, and has received no more answers
     /// than it sent queries.
     fn at_client(&mut self, client: Client, bytes: &[u8]) {
         bytes.iter().for_each(|o| self.digest = digest(self.digest, u64::from(*o)));
@@ -171,7 +172,7 @@ impl Model {
         let question = Question::parse(bytes).expect("a question");
         let label = String::from_utf8_lossy(&question.qname[2..1 + usize::from(question.qname[0])]);
         let ask = &mut self.asks[label.parse::<usize>().expect("a query's number")];
-        assert_eq!(client, ask.client, "heard by another client");
+        assert_eq!(client, ask.client, "received by another client");
         assert_eq!(bytes[..2], ask.bytes[..2], "under another id");
         assert_eq!(bytes[header::LEN..question.end], ask.bytes[header::LEN..question.end]);
         ask.heard += 1;
@@ -179,14 +180,14 @@ impl Model {
     }
 
     fn publish(&mut self) {
-        self.farm.generation += 1;
-        self.sim.publish(self.farm.snapshot());
+        self.config.generation += 1;
+        self.sim.publish(self.config.snapshot());
     }
 
-    /// A new backend, if a slot is free: in no configuration and held by no shard.
+    /// Adds a backend if a slot is free: in no configuration and used by no shard.
     fn add(&mut self) {
         let free = (0..SLOTS).find(|at| {
-            self.farm.backends.get(*at).is_none_or(Option::is_none)
+            self.config.backends.get(*at).is_none_or(Option::is_none)
                 && self.live_state.shards().iter().all(|s| s.attached[*at].load(Relaxed) == 0)
         });
         let Some(at) = free else { return };
@@ -195,23 +196,23 @@ impl Model {
         fresh.slot = BackendSlot(at as u16);
         fresh.sockets = 1 + self.rng.below(4) as u8;
         self.servers.insert(fresh.address, Server::steady(TickDelta::from_us(200)));
-        if self.farm.backends.len() <= at {
-            self.farm.backends.resize(at + 1, None);
+        if self.config.backends.len() <= at {
+            self.config.backends.resize(at + 1, None);
         }
-        self.farm.backends[at] = Some(fresh);
+        self.config.backends[at] = Some(fresh);
         self.live_state.set_state(BackendSlot(at as u16), State::Up);
     }
 
-    /// Takes a backend out, but never the last one.
+    /// Removes a backend, but never the last one.
     fn remove(&mut self) {
-        let present = self.farm.backends.iter().flatten().count();
-        let at = self.below(self.farm.backends.len());
+        let present = self.config.backends.iter().flatten().count();
+        let at = self.below(self.config.backends.len());
         if present > 1 {
-            self.farm.backends[at] = None;
+            self.config.backends[at] = None;
         }
     }
 
-    /// A random change of the configuration.
+    /// Makes a random change to the configuration.
     fn reload(&mut self) {
         match self.rng.below(5) {
             0 => self.add(),
@@ -220,9 +221,9 @@ impl Model {
                 self.remove();
                 self.add();
             }
-            3 => self.farm.policy = Policy::new(KINDS[self.below(KINDS.len())]),
+            3 => self.config.policy = Policy::new(KINDS[self.below(KINDS.len())]),
             _ => {
-                for b in self.farm.backends.iter_mut().flatten() {
+                for b in self.config.backends.iter_mut().flatten() {
                     b.weight = 1 + self.rng.below(10);
                     b.order = self.rng.below(3) as i32;
                     b.timeout = TickDelta::from_ms(1_500 + u64::from(self.rng.below(1_000)));
@@ -244,9 +245,9 @@ impl Model {
         self.asks.iter().map(|a| u64::from(a.sent)).sum()
     }
 
-    /// Lets everything end, then adds up.
+    /// Waits until every query is finished, then checks the sums.
     fn finish(&mut self) {
-        // The longest time-out twice over, and the shards' idle wake-ups.
+        // Twice the longest timeout, plus the idle wake-ups of the shards.
         self.pass(TickDelta::from_ms(7_000));
         for (index, shard) in self.sim.shards().enumerate() {
             shard.check_invariants();
@@ -262,7 +263,7 @@ impl Model {
             );
             assert_eq!(stats.outstanding_total.get(), 0);
             let sent: u64 = (0..SLOTS).map(|at| u64::from(stats.sent[at].load(Relaxed))).sum();
-            assert_eq!(sent, claimed, "what counts against qps is what was claimed");
+            assert_eq!(sent, claimed, "the qps count equals the claimed queries");
             let queries = ended(&|reason| stats.dropped(reason).get())
                 + stats.responses.get()
                 + stats.self_answered.get();
@@ -278,7 +279,7 @@ impl Model {
         assert!(self.heard() <= answered && answered <= self.heard() + self.noise);
     }
 
-    /// Every query was answered, and no reason was needed to drop one.
+    /// Checks that every query was answered and none was dropped.
     fn expect_all_answered(&self) {
         for ask in &self.asks {
             assert_eq!(ask.heard, ask.sent, "{ask:?}");
@@ -287,7 +288,7 @@ impl Model {
     }
 }
 
-/// Queries that ended by being dropped.
+/// Returns the number of dropped queries.
 fn ended(dropped: &dyn Fn(DropReason) -> u64) -> u64 {
     [
         DropReason::Acl,
@@ -310,7 +311,7 @@ fn digest(before: u64, value: u64) -> u64 {
     (before ^ value).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
 }
 
-/// A perfect network with slow but honest servers, reloaded all the time.
+/// A perfect network with slow but correct servers, reloaded continuously.
 #[test]
 fn reloads_lose_no_query() {
     seeds(60, |seed| {
@@ -321,9 +322,9 @@ fn reloads_lose_no_query() {
             after: TickDelta::from_ms(20 + u64::from(rng.below(300))),
             budget_ppm: rng.below(PPM),
         });
-        let mut model = Model::new(seed, shards, backends, |farm| {
-            farm.policy = Policy::new(kind);
-            farm.retry = retry;
+        let mut model = Model::new(seed, shards, backends, |config| {
+            config.policy = Policy::new(kind);
+            config.retry = retry;
         });
         model.sim.set_wake_lag(TickDelta::from_us(300));
         model.sim.set_backends(Path {
@@ -347,17 +348,17 @@ fn reloads_lose_no_query() {
     });
 }
 
-/// One server is silent and nobody has noticed; every query it gets is asked again elsewhere.
+/// One server is silent but not yet down; each of its queries is retried at another server.
 #[test]
-fn retry_saves_what_a_dead_server_gets() {
+fn retry_saves_the_queries_of_a_dead_server() {
     seeds(30, |seed| {
         let kind = KINDS[seed as usize % KINDS.len()];
-        let mut model = Model::new(seed, 2, 3, |farm| {
-            farm.policy = Policy::new(kind);
-            farm.retry = Some(Retry { after: TickDelta::from_ms(50), budget_ppm: PPM });
+        let mut model = Model::new(seed, 2, 3, |config| {
+            config.policy = Policy::new(kind);
+            config.retry = Some(Retry { after: TickDelta::from_ms(50), budget_ppm: PPM });
         });
-        // The first in order is the one that every policy gives something.
-        let dead = model.farm.backends[0].as_ref().expect("a backend").address;
+        // The first server in order gets queries from every policy.
+        let dead = model.config.backends[0].as_ref().expect("a backend").address;
         model.servers.get_mut(&dead).expect("a server").alive = false;
         for _ in 0..100 {
             for _ in 0..model.below(20) {
@@ -372,11 +373,11 @@ fn retry_saves_what_a_dead_server_gets() {
     });
 }
 
-/// The budget is kept: a farm that answers nothing gets hardly more load.
+/// The retry budget limits the additional load on servers that do not answer.
 #[test]
-fn retry_keeps_its_budget() {
-    let mut model = Model::new(1, 1, 3, |farm| {
-        farm.retry = Some(Retry { after: TickDelta::from_ms(50), budget_ppm: PPM / 10 });
+fn retry_stays_within_its_budget() {
+    let mut model = Model::new(1, 1, 3, |config| {
+        config.retry = Some(Retry { after: TickDelta::from_ms(50), budget_ppm: PPM / 10 });
     });
     model.servers.values_mut().for_each(|s| s.alive = false);
     for _ in 0..400 {
@@ -387,12 +388,12 @@ fn retry_keeps_its_budget() {
     }
     model.finish();
     let retries = model.live_state.shards()[0].retries.get();
-    // A tenth of 8000, and the hundred that a pool begins with.
+    // A tenth of 8000, and the initial budget of one hundred.
     assert!((700..=900).contains(&retries), "{retries} second tries");
     assert_eq!(model.dropped(DropReason::Timeout), 8_000, "each query times out once");
 }
 
-/// Everything at once.
+/// All faults together.
 fn storm(seed: u64) -> u64 {
     let mut rng = ShardRng::from_seed(seed);
     let (shards, backends) = (1 + rng.below(3) as usize, 1 + rng.below(5) as usize);
@@ -402,12 +403,12 @@ fn storm(seed: u64) -> u64 {
         .then(|| Retry { after: TickDelta::from_ms(20 + u64::from(rng.below(300))), budget_ppm: 300_000 });
     let full = rng.chance(PPM / 4);
     let servfail = rng.chance(PPM / 2);
-    let mut model = Model::new(seed, shards, backends, |farm| {
-        farm.policy = Policy::new(kind);
-        farm.retry = retry;
-        farm.globals.servfail_when_no_server = servfail;
+    let mut model = Model::new(seed, shards, backends, |config| {
+        config.policy = Policy::new(kind);
+        config.retry = retry;
+        config.globals.servfail_when_no_server = servfail;
         if full {
-            farm.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 30);
+            config.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 30);
         }
     });
     model.sim.set_wake_lag(TickDelta::from_us(300));
@@ -424,7 +425,7 @@ fn storm(seed: u64) -> u64 {
     model.digest
 }
 
-/// One random action.
+/// Does one random action.
 fn step(model: &mut Model) {
     match model.rng.below(100) {
         0..50 => {
@@ -484,7 +485,7 @@ fn step(model: &mut Model) {
     }
 }
 
-/// An answer by somebody who saw the query, but for one thing.
+/// Sends a forged answer that is wrong in one detail only.
 fn forge(model: &mut Model) {
     let Some((port, mut bytes)) = model.last.clone() else { return };
     bytes[2] |= header::QR;
@@ -501,11 +502,11 @@ fn forge(model: &mut Model) {
     model.sim.answer(port, TickDelta(0), &bytes);
 }
 
-/// Bytes that are no query, from an address that may ask.
+/// Sends bytes that are not a query from an allowed address.
 fn noise(model: &mut Model) {
     let length = [0, 5, 12, 40, 5_000][model.below(5)];
     let mut bytes: Vec<u8> = (0..length).map(|_| model.rng.u32() as u8).collect();
-    // What is long enough to be a query says that it is none.
+    // Bytes as long as a query have QR set.
     if let Some(flags) = bytes.get_mut(2) {
         *flags |= header::QR;
     }
@@ -518,7 +519,7 @@ fn noise(model: &mut Model) {
 }
 
 #[test]
-fn whatever_happens_each_query_has_one_end() {
+fn each_query_has_exactly_one_outcome() {
     seeds(120, |seed| {
         storm(seed);
     });
@@ -533,12 +534,12 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 #[test]
-fn the_same_faults_are_really_there() {
-    // A storm that never drops for a reason proves nothing about it.
+fn the_simulation_injects_every_fault() {
+    // Every drop reason must occur, or the test proves nothing about it.
     let mut seen = [0_u64; DropReason::ALL.len()];
     for seed in 1..=12 {
-        let mut model = Model::new(seed, 2, 4, |farm| {
-            farm.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 40);
+        let mut model = Model::new(seed, 2, 4, |config| {
+            config.backends.iter_mut().flatten().for_each(|b| b.outstanding_max = 40);
         });
         for _ in 0..250 {
             step(&mut model);
@@ -568,28 +569,28 @@ fn the_same_faults_are_really_there() {
     }
 }
 
-/// Two shards that know of each other only by the board keep one server's limit together.
+/// Two shards that share only the live state keep to one server's limit together.
 #[test]
-fn shards_keep_a_servers_qps_together() {
+fn shards_share_the_qps_limit_of_a_server() {
     const QPS: u64 = 200;
-    let mut model = Model::new(5, 2, 2, |farm| {
-        farm.policy = Policy::new(Kind::FirstAvailable);
-        farm.backends[0].as_mut().expect("a backend").qps = QPS as u32;
-        farm.backends[1].as_mut().expect("a backend").order = 2;
+    let mut model = Model::new(5, 2, 2, |config| {
+        config.policy = Policy::new(Kind::FirstAvailable);
+        config.backends[0].as_mut().expect("a backend").qps = QPS as u32;
+        config.backends[1].as_mut().expect("a backend").order = 2;
     });
     let first = |model: &Model| -> u64 {
         model.live_state.shards().iter().map(|s| s.backend(BackendSlot(0)).queries.get()).sum()
     };
     let mut before = 0;
     for second in 0..8 {
-        // 1000 queries a second, on either shard.
+        // 1000 queries per second at each shard.
         for _ in 0..1_000 {
             model.ask();
             model.pass(TickDelta::from_ms(1));
         }
         let sent = first(&model) - before;
         before += sent;
-        // The first second has the bucket's burst on top; a batch of each shard is the slack.
+        // The first second includes the burst of the bucket; the tolerance is one batch per shard.
         let most = if second == 0 { 2 * QPS } else { QPS };
         assert!((most * 97 / 100..=most + 4).contains(&sent), "{sent} in second {second}");
     }

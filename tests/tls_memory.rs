@@ -1,6 +1,6 @@
-//! What an idle TLS session costs in memory, for each has one for as long as its client likes.
+//! Measures the memory of an idle TLS session: every idle client has one.
 
-// An allocator cannot be written without it.
+// `GlobalAlloc` is an unsafe trait.
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,12 +10,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use dnslob::tls::{CaStores, CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, Session};
 
-/// Bytes that the heap may hold for an idle session after a few queries. Measured with rustls
-/// 0.23.46: 7,454 for a server's (1,960 before the client says anything) and 7,979 for a client's,
-/// of which rustls keeps 4,096 to read into.
+/// Heap bytes of an idle session after a few queries. Measured with rustls 0.23.46: 7,454 for a
+/// server session (1,960 before the first bytes of the client) and 7,979 for a client session, of
+/// which rustls keeps 4,096 as its read buffer.
 const IDLE_BYTES_MAX: i64 = 12 * 1024;
 
-/// The system's allocator, adding up what each thread holds.
+/// The system allocator, which also sums the bytes of each thread.
 struct Counting;
 
 thread_local! {
@@ -23,11 +23,11 @@ thread_local! {
 }
 
 fn add(bytes: i64) {
-    // Fails only while a thread ends, when nobody counts.
+    // Fails only during thread exit, when no test counts.
     let _ = HELD.try_with(|held| held.set(held.get() + bytes));
 }
 
-// SAFETY: every call goes to the system's allocator as it came; counting touches no allocation.
+// SAFETY: every call is passed to the system allocator unchanged; counting touches no allocation.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size() as i64);
@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What this thread's heap grew by while something ran.
+/// Returns the growth of this thread's heap while `run` runs.
 fn grown<T>(run: impl FnOnce() -> T) -> (T, i64) {
     let before = HELD.get();
     let result = run();
@@ -82,7 +82,7 @@ fn configured(least: dnslob::tls::Version) -> (ServerTls, ClientTls) {
     (server, client)
 }
 
-/// Moves what one has to write to the other, into a buffer that both use, as an engine does.
+/// Moves the output of one session to the other through a shared buffer, as an engine does.
 fn flow(from: &mut Session, to: &mut Session, wire: &mut Vec<u8>, plaintext: &mut Vec<u8>) {
     wire.clear();
     plaintext.clear();
@@ -96,7 +96,7 @@ fn flow(from: &mut Session, to: &mut Session, wire: &mut Vec<u8>, plaintext: &mu
 fn an_idle_session_is_small() {
     let (server, client) = configured(dnslob::tls::Version::Tls12);
     let (mut wire, mut plaintext) = (Vec::with_capacity(1 << 17), Vec::with_capacity(1 << 17));
-    // The first one fills what all of them share.
+    // The first session fills what all sessions share.
     for round in 0..4 {
         let (mut there, client_new) = grown(|| Session::client(&client).unwrap());
         let (mut here, server_new) = grown(|| Session::server(&server).unwrap());
@@ -113,7 +113,7 @@ fn an_idle_session_is_small() {
             assert_eq!(here.send(&[2; 1_200]), 1_200);
             exchange(&mut there, &mut here);
         }
-        // What flows between them changes both; each one's part is what goes with it.
+        // The share of each session is the memory that dropping it frees.
         let ((), server_bytes) = grown(|| drop(here));
         let ((), client_bytes) = grown(|| drop(there));
         let (server_bytes, client_bytes) = (-server_bytes, -client_bytes);

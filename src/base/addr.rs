@@ -1,17 +1,17 @@
-//! The indexes and addresses that cross modules: no bare `usize` travels between them.
+//! Indexes and addresses as types of their own, so that no bare `usize` crosses a module.
 //!
-//! A *slot* is a stable index: a backend or a listener keeps its slot for as long as it lives,
-//! over any number of reloads, so that per-slot state in the shards needs no translation.
+//! A *slot* is a stable index: a backend or a listener keeps its slot as long as it exists, over
+//! any number of reloads, so that per-slot state in the shards needs no translation.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
-/// Stable index of a backend, process-wide; kept over reloads by the backend's identity.
+/// Stable index of a backend in the process; kept across reloads by the backend's identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendSlot(pub u16);
 
-/// Stable index of a listen address, process-wide; kept over reloads by the address.
+/// Stable index of a listener in the process; kept across reloads by its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerSlot(pub u16);
 
@@ -19,52 +19,53 @@ pub struct ListenerSlot(pub u16);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolSlot(pub u16);
 
-/// Stable index of a rule, process-wide; kept over reloads by the rule's identity.
+/// Stable index of a rule in the process; kept across reloads by the rule's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleSlot(pub u32);
 
-/// A pool that something refers to: by its name as written, by its slot once compiled.
+/// A reference to a pool: by name as written, by slot once compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolRef {
     /// The name; empty for the default pool.
     pub name: Arc<str>,
-    /// The slot that `compile` found for it.
+    /// The slot that `compile` assigned.
     pub slot: PoolSlot,
 }
 
-/// By which of a shard's sockets a backend is asked.
+/// Which of a shard's sockets a query is sent to a backend from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SocketSlot {
-    /// One of its UDP sockets (source ports).
+    /// One of the backend's UDP sockets (source ports).
     Datagram(u8),
-    /// One of its connections over TCP or TLS, at most [`SocketSlot::CONNECTIONS_MAX`].
+    /// One of the backend's connections over TCP or TLS, at most [`SocketSlot::CONNECTIONS_MAX`].
     Connection(u16),
 }
 
-/// A client's connection within a shard: its index, and which of the connections that have had it.
+/// A client connection within a shard: its index, and which of the connections that have had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionSlot(pub u32);
 
-/// A relay session, a connection or a flow, within a shard: as [`ConnectionSlot`].
+/// A relay session within a shard, like [`ConnectionSlot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionSlot(pub u32);
 
-/// Index into the engine's table of local addresses that wildcard listeners were asked on.
-/// The shard only carries it from the query to its answer.
+/// Index into the engine's table of local addresses of wildcard listeners. The shard only carries
+/// it from the query to its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalSlot(pub u16);
 
 impl PoolSlot {
-    /// No pool has it: a query for it has no server.
+    /// No pool has it: queries for it have no server.
     pub const NONE: Self = Self(u16::MAX);
 }
 
 impl SocketSlot {
-    /// Connections of one backend: with the UDP sockets their numbers fill 16 bits.
+    /// Most connections of a backend: with the UDP sockets their numbers fill 16 bits.
     pub const CONNECTIONS_MAX: u16 = u16::MAX - Self::FIRST_CONNECTION + 1;
+    /// A backend has at most 255 UDP sockets.
     const FIRST_CONNECTION: u16 = 256;
 
-    /// One number for both kinds, for tables and for what the kernel keeps for us.
+    /// Returns one number for both kinds, for tables and for what the kernel stores for us.
     #[must_use]
     pub const fn number(self) -> u16 {
         match self {
@@ -73,7 +74,7 @@ impl SocketSlot {
         }
     }
 
-    /// The socket with this [`number`](Self::number).
+    /// Returns the socket with this [`number`](Self::number).
     #[must_use]
     pub const fn from_number(number: u16) -> Self {
         match number.checked_sub(Self::FIRST_CONNECTION) {
@@ -84,7 +85,7 @@ impl SocketSlot {
 }
 
 impl Route {
-    /// Whether it is a connection, not a UDP socket.
+    /// Returns whether it is a connection rather than a UDP socket.
     #[must_use]
     pub const fn is_connection(self) -> bool {
         matches!(self.socket, SocketSlot::Connection(_))
@@ -92,43 +93,43 @@ impl Route {
 }
 
 impl LocalSlot {
-    /// The listener's own address: nothing to remember.
+    /// The listener's own address.
     pub const LISTENER: Self = Self(0);
 }
 
 macro_rules! index {
     ($($t:ty),*) => {$(impl $t {
-        /// The slot as an index into a table.
+        /// Returns the slot as an index into a table.
         #[must_use]
         pub const fn index(self) -> usize { self.0 as usize }
     })*};
 }
 index!(BackendSlot, ListenerSlot, PoolSlot, LocalSlot, RuleSlot);
 
-/// A slot that is given to one thing after another: what was meant by an old one is told from what
-/// has its index at present.
+/// A slot whose index is reused: its generation tells a stale slot from the one that has its index
+/// at present.
 pub trait Generational: Copy + Eq {
-    /// Bits of the index: 16 million at a time. The others count who has had it.
+    /// Bits of the index: 16 million at a time. The others are the generation.
     const INDEX_BITS: u32 = 24;
 
-    /// The slot of these bits.
+    /// Makes a slot of its bits.
     fn from_bits(bits: u32) -> Self;
 
-    /// Its bits.
+    /// Returns its bits.
     fn bits(self) -> u32;
 
-    /// The slot with an index and a generation.
+    /// Makes a slot of an index and a generation.
     #[must_use]
     fn new(index: u32, generation: u8) -> Self {
         Self::from_bits(u32::from(generation) << Self::INDEX_BITS | index)
     }
 
-    /// The slot as an index into a table.
+    /// Returns the slot as an index into a table.
     fn index(self) -> usize {
         (self.bits() & ((1 << Self::INDEX_BITS) - 1)) as usize
     }
 
-    /// Which of those that have had the index.
+    /// Returns its generation.
     fn generation(self) -> u8 {
         (self.bits() >> Self::INDEX_BITS) as u8
     }
@@ -136,7 +137,7 @@ pub trait Generational: Copy + Eq {
 
 macro_rules! generational {
     ($($t:ty),*) => {$(impl $t {
-        /// The slot as an index into a table, whoever has it at present.
+        /// Returns the slot as an index into a table, whatever its generation.
         #[must_use]
         pub const fn index(self) -> usize {
             (self.0 & ((1 << <Self as Generational>::INDEX_BITS) - 1)) as usize
@@ -155,16 +156,16 @@ macro_rules! generational {
 }
 generational!(ConnectionSlot, SessionSlot);
 
-/// Where a query goes and its answer comes from: one connected socket of one backend.
+/// Where a query goes and its response comes from: one socket or connection of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The backend.
     pub backend: BackendSlot,
-    /// Which of its sockets.
+    /// The socket or connection.
     pub socket: SocketSlot,
 }
 
-/// An IP address and port in 24 bytes; IPv4 is held as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2).
+/// An IP address and port in 24 bytes; IPv4 is stored as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// The address, network order.
@@ -176,20 +177,20 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The address alone, with IPv4-mapped addresses given back as IPv4.
+    /// Returns the address, with IPv4-mapped addresses as IPv4.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
         Ipv6Addr::from(self.ip).to_canonical()
     }
 
-    /// Whether this is an IPv4 address.
+    /// Returns whether this is an IPv4 address.
     #[must_use]
     pub const fn is_ipv4(&self) -> bool {
         matches!(self.ip, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
     }
 }
 
-/// An address as 16 bytes, IPv4 mapped into IPv6.
+/// Returns an address as 16 bytes, with IPv4 mapped into IPv6.
 #[must_use]
 pub const fn mapped(ip: IpAddr) -> [u8; 16] {
     match ip {
@@ -223,16 +224,16 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Who asked, and through which door: all that is needed to send the answer back.
+/// The client of a query, and the listener: all that is needed to send the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Client {
     /// The client's own address.
     pub peer: Endpoint,
-    /// The listener that heard it, which must answer it.
+    /// The listener that received the query and sends the answer.
     pub listener: ListenerSlot,
-    /// The local address that was asked, when the listener is bound to a wildcard.
+    /// The destination address of the query, when the listener is bound to a wildcard.
     pub local: LocalSlot,
-    /// The connection that the query came by, and its answer leaves by; none for a datagram.
+    /// The connection of query and answer; `None` for UDP.
     pub connection: Option<ConnectionSlot>,
 }
 
@@ -241,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_survive_the_round_trip() {
+    fn endpoints_round_trip() {
         for text in ["192.0.2.1:53", "[2001:db8::1]:5353"] {
             let a: SocketAddr = text.parse().expect("an address");
             let e = Endpoint::from(a);

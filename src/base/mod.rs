@@ -1,4 +1,4 @@
-//! What everything stands on: addresses, time, randomness, the packet buffer. It knows nothing of DNS.
+//! Foundations: addresses, time, randomness, the packet buffer. Independent of DNS.
 
 pub mod addr;
 pub mod packet;

@@ -1,4 +1,4 @@
-//! A datagram where it arrived: bytes in place, with room in front and behind for edits.
+//! A message in its receive buffer, with headroom and tailroom for edits.
 //!
 //! ```text
 //!  buf: | headroom | the message ............ | tailroom |
@@ -14,7 +14,7 @@ pub struct Packet<'b> {
 }
 
 impl<'b> Packet<'b> {
-    /// A message of `len` bytes at `start` in `buf`; both are cut to what `buf` holds.
+    /// Creates a view of `len` bytes at `start` in `buf`; both are limited to `buf`.
     #[must_use]
     pub fn new(buf: &'b mut [u8], start: usize, len: usize) -> Self {
         let start = start.min(buf.len());
@@ -22,48 +22,48 @@ impl<'b> Packet<'b> {
         Self { buf, start, end }
     }
 
-    /// The message.
+    /// Returns the message.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buf[self.start..self.end]
     }
 
-    /// The message, to be edited.
+    /// Returns the message, mutable.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buf[self.start..self.end]
     }
 
-    /// Bytes of the message.
+    /// Returns the length of the message.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.end - self.start
     }
 
-    /// Whether the message has no byte.
+    /// Returns whether the message is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.end == self.start
     }
 
-    /// Where the message begins in its buffer.
+    /// Returns the offset of the message in its buffer.
     #[must_use]
     pub const fn start(&self) -> usize {
         self.start
     }
 
-    /// Bytes that can be added behind.
+    /// Returns the number of bytes that can be appended.
     #[must_use]
     pub const fn tailroom(&self) -> usize {
         self.buf.len() - self.end
     }
 
-    /// Cuts the message to `len` bytes; longer than it is changes nothing.
+    /// Truncates the message to `len` bytes; no effect if it is shorter.
     pub fn truncate(&mut self, len: usize) {
         self.end = self.end.min(self.start + len);
     }
 
-    /// Writes `bytes` behind the message; false, and nothing written, when there is no room.
+    /// Appends `bytes`; false, and nothing written, when there is no space.
     #[must_use]
     pub fn append(&mut self, bytes: &[u8]) -> bool {
         if self.tailroom() < bytes.len() {
@@ -74,13 +74,13 @@ impl<'b> Packet<'b> {
         true
     }
 
-    /// Takes `count` bytes off the front of the message, all of it at most: they become room.
+    /// Removes up to `count` bytes from the front of the message, which become headroom.
     pub fn advance(&mut self, count: usize) {
         self.start = self.end.min(self.start.saturating_add(count));
     }
 
-    /// Writes `bytes` in front of the message; a message without so much room in front moves back
-    /// in its buffer. False, and nothing changed, when there is no room at all.
+    /// Prepends `bytes`; without enough headroom the message moves back in its buffer. False, and
+    /// nothing changed, when there is no space at all.
     #[must_use]
     pub fn prepend(&mut self, bytes: &[u8]) -> bool {
         if let Some(start) = self.start.checked_sub(bytes.len()) {
@@ -97,7 +97,7 @@ impl<'b> Packet<'b> {
         true
     }
 
-    /// Replaces the whole message; false, and nothing changed, when there is no room.
+    /// Replaces the whole message; false, and nothing changed, when there is no space.
     #[must_use]
     pub fn replace(&mut self, bytes: &[u8]) -> bool {
         if self.buf.len() - self.start < bytes.len() {
@@ -114,14 +114,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_go_in_front_and_come_off_again() {
+    fn bytes_can_be_prepended_and_removed() {
         for (start, room) in [(8, 0), (3, 5), (0, 8), (2, 6)] {
             let mut buf = vec![0; start + 4 + room];
             buf[start..start + 4].copy_from_slice(b"pack");
             let mut packet = Packet::new(&mut buf, start, 4);
-            assert!(packet.prepend(b"headers:"), "{start} in front, {room} behind");
+            assert!(packet.prepend(b"headers:"), "headroom {start}, tailroom {room}");
             assert_eq!(packet.bytes(), b"headers:pack");
-            assert!(!packet.prepend(b"!"), "all room is used");
+            assert!(!packet.prepend(b"!"), "no space is left");
             packet.advance(8);
             assert_eq!(packet.bytes(), b"pack");
             assert!(packet.append(b"") && packet.prepend(b"again:"));

@@ -1,19 +1,19 @@
-//! Panics where they must not end the process: while a configuration is evaluated and compiled, and
-//! while its functions run.
+//! Catches panics where they must not end the process: while a configuration is evaluated and
+//! compiled, and while its functions run.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Does some work; an error with what the panic said if it panicked. Whatever the work was changing
-/// is then of no use, or may be half changed: the caller drops it, or says why it is whole.
+/// Runs `work` and returns a panic as an error. What `work` was changing may then be inconsistent:
+/// the caller drops it, or explains why it is consistent.
 ///
 /// # Errors
-/// The panic, in words for people.
+/// The panic's message, human-readable.
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("internal error: {}", said(&*panic)))
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("internal error: {}", message(&*panic)))
 }
 
-fn said(panic: &(dyn Any + Send)) -> &str {
+fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_an_error_that_says_what_it_said() {
+    fn a_panic_becomes_an_error_with_its_message() {
         assert_eq!(caught(|| 1), Ok(1));
         assert_eq!(caught(|| -> u8 { panic!("one") }), Err("internal error: one".to_owned()));
         let two = 2;

@@ -1,4 +1,4 @@
-//! Sets of IP networks: the ACL, and later the netmask rules.
+//! Sets of IP networks, such as the ACL.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::base::addr::mapped;
 
-/// A network: an address and a prefix length, held as IPv6 (IPv4 mapped).
+/// A network: an address and a prefix length, stored as IPv6 (IPv4 mapped).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     first: u128,
@@ -14,26 +14,26 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The first and the last address, IPv4 mapped.
+    /// Returns the first and the last address, IPv4 mapped.
     #[must_use]
     pub const fn bounds(&self) -> (u128, u128) {
         (self.first, self.first | !mask(self.bits))
     }
 
-    /// The length, counted in IPv6 bits: that of an IPv4 network and 96.
+    /// Returns the prefix length in IPv6 bits: that of an IPv4 network plus 96.
     #[must_use]
     pub const fn bits(&self) -> u8 {
         self.bits
     }
 
-    /// Whether this is a network of IPv4 addresses only.
+    /// Returns whether this is a network of IPv4 addresses only.
     #[must_use]
     pub const fn is_ipv4(&self) -> bool {
         self.bits >= 96 && self.first >> 32 == 0xffff
     }
 }
 
-/// Why a text is no network.
+/// A text that is no network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotANetwork(String);
 
@@ -52,7 +52,7 @@ impl std::error::Error for NotANetwork {}
 impl FromStr for Prefix {
     type Err = NotANetwork;
 
-    /// Reads `ADDRESS` or `ADDRESS/LENGTH`; host bits beyond the length are cleared.
+    /// Parses `ADDRESS` or `ADDRESS/LENGTH`; host bits beyond the length are cleared.
     fn from_str(text: &str) -> Result<Self, NotANetwork> {
         let wrong = || NotANetwork(text.to_owned());
         let (address, length) = match text.split_once('/') {
@@ -74,8 +74,8 @@ const fn mask(bits: u8) -> u128 {
     if bits == 0 { 0 } else { u128::MAX << (128 - bits) }
 }
 
-/// A set of networks. Overlaps are merged, so a look-up is one binary search over disjoint
-/// ranges: about four comparisons for the default ACL.
+/// A set of networks. Overlaps are merged, so a look-up is one binary search over disjoint ranges:
+/// about four comparisons for the default ACL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrefixSet {
     /// First and last address of each range, ascending, disjoint.
@@ -83,7 +83,7 @@ pub struct PrefixSet {
 }
 
 impl PrefixSet {
-    /// Whether some network of the set holds the address (16 bytes, IPv4 mapped).
+    /// Returns whether a network of the set contains the address (16 bytes, IPv4 mapped).
     #[must_use]
     pub fn contains(&self, ip: &[u8; 16]) -> bool {
         let ip = u128::from_be_bytes(*ip);
@@ -91,13 +91,13 @@ impl PrefixSet {
         after > 0 && self.ranges[after - 1].1 >= ip
     }
 
-    /// Ranges left after merging.
+    /// Returns the number of ranges after merging.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
 
-    /// Whether nothing is in the set.
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -120,8 +120,8 @@ impl FromIterator<Prefix> for PrefixSet {
     }
 }
 
-/// Loopback, private, carrier-grade NAT and link-local networks: who may ask when the
-/// configuration does not say (RFC 1918, 6598, 3927, 4193, 4291).
+/// The default ACL: loopback, private, carrier-grade NAT and link-local networks (RFC 1918, 6598,
+/// 3927, 4193, 4291).
 pub const DEFAULT_ACL: [&str; 9] = [
     "127.0.0.0/8",
     "10.0.0.0/8",
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_acl_admits_only_near_clients() {
+    fn the_default_acl_admits_only_local_networks() {
         let acl = set(&DEFAULT_ACL);
         for ip in
             ["127.0.0.1", "10.1.2.3", "100.64.0.1", "192.168.7.7", "172.31.0.1", "::1", "fd00::1", "fe80::1"]
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_its_text() {
+    fn invalid_networks_are_quoted_in_the_error() {
         for text in ["", "192.0.2.1/33", "::/129", "192.0.2.0/x", "here"] {
             let e = text.parse::<Prefix>().expect_err(text);
             assert!(e.to_string().contains(text));

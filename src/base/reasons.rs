@@ -1,5 +1,5 @@
-//! Enums of named reasons: each has a label for metrics, a sentence for people, and a place in arrays
-//! of counters.
+//! Enums of named reasons: each has a label for metrics, a description, and an index into arrays of
+//! counters.
 
 /// An enum of named reasons, as `reasons!` declares it.
 pub trait Reasons: Copy + 'static {
@@ -27,19 +27,19 @@ macro_rules! reasons {
             /// Every reason, in the order of `index`.
             pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
 
-            /// The reason's name in metrics and logs.
+            /// Returns the reason's name in metrics and logs.
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }
             }
 
-            /// One sentence for people.
+            /// Returns a description in one sentence.
             #[must_use]
             pub const fn doc(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc),+),)* }
             }
 
-            /// Position in `ALL` and in counter arrays.
+            /// Returns the position in `ALL` and in counter arrays.
             #[must_use]
             pub const fn index(self) -> usize {
                 self as usize

@@ -1,9 +1,9 @@
-//! Time as the data plane knows it: handed in by an engine, never asked for.
+//! Time in the data plane: passed in by an engine, never read from a clock.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in monotonic time, nanoseconds since an origin that only the engine knows.
+/// A point in monotonic time, nanoseconds since an origin of the engine's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tick(pub u64);
 
@@ -12,7 +12,7 @@ pub struct Tick(pub u64);
 pub struct TickDelta(pub u64);
 
 impl Tick {
-    /// The span since `earlier`; zero if `earlier` is later.
+    /// Returns the span since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> TickDelta {
         TickDelta(self.0.saturating_sub(earlier.0))
@@ -20,19 +20,19 @@ impl Tick {
 }
 
 impl TickDelta {
-    /// A span of `ms` milliseconds.
+    /// Returns a span of `ms` milliseconds.
     #[must_use]
     pub const fn from_ms(ms: u64) -> Self {
         Self(ms.saturating_mul(1_000_000))
     }
 
-    /// A span of `us` microseconds.
+    /// Returns a span of `us` microseconds.
     #[must_use]
     pub const fn from_us(us: u64) -> Self {
         Self(us.saturating_mul(1_000))
     }
 
-    /// Whole milliseconds, rounded up.
+    /// Returns whole milliseconds, rounded up.
     #[must_use]
     pub const fn as_ms_ceil(self) -> u64 {
         self.0.div_ceil(1_000_000)

@@ -1,4 +1,5 @@
-//! A draft's rules to chains: pools and copies by their slots, each rule its identity and slot.
+//! Compiles a draft's rules into chains: resolves pools and copies to slots, gives each rule its
+//! identity and slot.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::rules::limits::{StateKind, StateSpec};
 use crate::rules::matcher::Matcher;
 use crate::rules::{Chain, Chains, Rule, text};
 
-/// Every pool that a rule names; the default pool's name is empty.
+/// Calls `found` with every pool that a rule names; the default pool's name is empty.
 pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
     for (_, rule) in draft.rules.iter() {
         rule.matcher.pools(&mut |pool| found(&pool.name));
@@ -27,7 +28,7 @@ pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
     }
 }
 
-/// The servers that copies of queries go to, each once, in the order of the rules.
+/// Returns the targets of query copies, each once, in the order of the rules.
 pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
     let (mut copies, mut known) = (Vec::new(), HashSet::new());
     for (_, rule) in draft.rules.iter() {
@@ -40,8 +41,8 @@ pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
     copies
 }
 
-/// The identity of every rule, chain by chain: its UUID as given, or one made of what it says,
-/// which is the same after a reload and on every machine. A UUID twice in a chain is an error.
+/// Returns the identity of every rule, chain by chain: its UUID as given, or one derived from its
+/// text, which is stable across reloads and machines. A UUID twice in a chain is an error.
 pub(super) fn identities(draft: &Draft, errors: &mut Errors) -> Vec<(ChainKey, [u8; 16])> {
     let sets = draft.rules.texts.identities();
     let mut given: HashMap<(ChainKey, [u8; 16]), &Origin> = HashMap::new();
@@ -55,15 +56,16 @@ pub(super) fn identities(draft: &Draft, errors: &mut Errors) -> Vec<(ChainKey, [
     }
     let mut same: HashMap<(ChainKey, u128), u32> = HashMap::new();
     let made = |key: ChainKey, rule: &DraftRule, same: &mut HashMap<(ChainKey, u128), u32>| {
-        // The name too: of two rules that say the same, each keeps its own hits when they change places.
-        let said = format!(
+        // The name too: of two rules with the same text, each keeps its own hits when they swap
+        // places.
+        let description = format!(
             "{key:?}\0{}\0{}\0{}",
             rule.name,
             text::matcher(&rule.matcher, &sets),
             rule.action.text()
         );
-        let nth = same.entry((key, xxh3_128(said.as_bytes()))).and_modify(|n| *n += 1).or_insert(1);
-        let uuid = xxh3_128(format!("{said}\0{nth}").as_bytes()).to_be_bytes();
+        let nth = same.entry((key, xxh3_128(description.as_bytes()))).and_modify(|n| *n += 1).or_insert(1);
+        let uuid = xxh3_128(format!("{description}\0{nth}").as_bytes()).to_be_bytes();
         versioned(uuid)
     };
     draft
@@ -73,19 +75,19 @@ pub(super) fn identities(draft: &Draft, errors: &mut Errors) -> Vec<(ChainKey, [
         .collect()
 }
 
-/// The bits that say how a UUID was made: version 8, custom (RFC 9562, 5.8).
+/// Sets the bits that say how a UUID was made: version 8, custom (RFC 9562, 5.8).
 const fn versioned(mut uuid: [u8; 16]) -> [u8; 16] {
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     uuid
 }
 
-/// What rules keep their slots by.
+/// Returns the keys by which rules keep their slots.
 pub(super) fn slot_identities(identities: &[(ChainKey, [u8; 16])]) -> Vec<RuleIdentity> {
     identities.iter().map(|(key, uuid)| (*key as u8, *uuid)).collect()
 }
 
-/// Slots by what rules name.
+/// Slots of the pools and copies that rules name.
 pub(super) struct Targets<'p> {
     pools: HashMap<&'p str, PoolSlot>,
     copies: HashMap<Tee, BackendSlot>,
@@ -108,7 +110,8 @@ impl<'p> Targets<'p> {
         placed
     }
 
-    /// The matcher with its pools' slots; none for one that names no pool, which can be shared.
+    /// Returns the matcher with its pools' slots; `None` for one that names no pool, which can be
+    /// shared.
     fn matcher(&self, matcher: &Matcher) -> Option<Matcher> {
         if let Matcher::And(list) = matcher {
             self.matchers(list).map(Matcher::And)
@@ -150,7 +153,7 @@ impl<'p> Targets<'p> {
     }
 }
 
-/// The chains; `identities` and `slots` are those of every rule in their order.
+/// Compiles the chains; `identities` and `slots` are those of every rule in order.
 pub(super) fn compile(
     draft: &Draft,
     identities: &[(ChainKey, [u8; 16])],
@@ -192,8 +195,8 @@ fn placed<A>(rule: &DraftRule, uuid: [u8; 16], slot: RuleSlot, action: A, target
     Rule { slot, name: rule.name.clone(), uuid, group: rule.group.clone(), matcher, action }
 }
 
-/// What the limiting rules are. Each keeps what it remembers over a reload by its kind, its figures
-/// and its place among those that are the same.
+/// Returns the state that limiting rules need. Each keeps it across a reload by its kind, its
+/// parameters and its number among equals.
 pub(super) fn limits(draft: &Draft) -> Vec<StateSpec> {
     let mut same: HashMap<DraftState, u32> = HashMap::new();
     let spec = |state: &DraftState| {
@@ -208,7 +211,7 @@ pub(super) fn limits(draft: &Draft) -> Vec<StateSpec> {
     draft.states.iter().map(spec).collect()
 }
 
-/// A line of a rule for people: its name, or its UUID.
-pub(super) fn called<A>(rule: &Rule<A>) -> String {
+/// Returns a rule's name, or its UUID, for messages.
+pub(super) fn rule_name<A>(rule: &Rule<A>) -> String {
     if rule.name.is_empty() { uuid_text(&rule.uuid) } else { format!("\"{}\"", rule.name) }
 }

@@ -1,6 +1,7 @@
-//! Draft to what runs: [`Boot`] for the start, [`Snapshot`] for the shards; or every error.
+//! Compiles a draft into [`Boot`] for the start and [`Snapshot`] for the shards, or returns every
+//! error.
 //!
-//! A pure function: no file is read, no socket opened, no clock asked.
+//! A pure function: no file, no socket, no clock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,7 +13,7 @@ use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::policies::kind as policy_kind;
 use crate::config::options::{Key, SETTINGS, Settings, Value};
-use crate::config::relays::DraftForward;
+use crate::config::relays::DraftRelay;
 use crate::config::slots::{Full, LISTENERS_MAX, Slots};
 use crate::config::value::DNS_PORT;
 use crate::config::{chains, relays, value};
@@ -30,40 +31,40 @@ use crate::stats::live::RULES_MAX;
 /// A configuration ready to run.
 #[derive(Debug)]
 pub struct Compiled {
-    /// What the process is started with.
+    /// The start-up settings.
     pub boot: Boot,
-    /// What the shards obey.
+    /// The configuration of the shards.
     pub snapshot: Snapshot,
-    /// Who has which slot from now on.
+    /// The slots in use after this.
     pub slots: Slots,
 }
 
-/// What the process is started with.
+/// The settings that the process starts with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Boot {
-    /// Shards; none for as many as there are CPUs to run on.
+    /// The number of shards; `None` for one per usable CPU.
     pub shards: Option<u16>,
-    /// CPUs to pin the shards to, in turn; empty for those that the process may run on.
+    /// CPUs to pin the shards to, in turn; empty for those that the process may use.
     pub cpus: Vec<u16>,
     /// How packets are steered to shards.
     pub steer: Steer,
-    /// Spin so long before sleeping, microseconds.
+    /// How long a shard polls before sleeping, microseconds.
     pub busy_poll_us: u32,
-    /// Packets by one system call.
+    /// Packets per system call.
     pub batch_packets: usize,
-    /// Backend slots.
+    /// The number of backend slots.
     pub backends_max: usize,
     /// User to run as.
     pub user: Option<String>,
     /// Group to run as.
     pub group: Option<String>,
-    /// At the end, how long outstanding queries may take. A reload changes it.
+    /// How long outstanding queries may take at the end. A reload changes it.
     pub drain: TickDelta,
-    /// A line of figures so often. A reload changes it.
+    /// Interval of the statistics line. A reload changes it.
     pub stats: Option<TickDelta>,
     /// Log lines as JSON.
     pub log_json: bool,
-    /// Log more. A reload changes it.
+    /// Log verbosely. A reload changes it.
     pub verbose: bool,
     /// Log every failed health check. A reload changes it.
     pub verbose_health: bool,
@@ -98,7 +99,8 @@ impl Boot {
         }
     }
 
-    /// The settings in which `other` differs and that take a restart, as `name: old -> new`.
+    /// Returns the settings in which `other` differs and that need a restart, as `name: old ->
+    /// new`.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let shown = |v: Option<Value>| v.map_or_else(|| "unset".to_owned(), |v| v.to_string());
@@ -115,7 +117,7 @@ impl Boot {
 /// Compiles a draft; `slots` are those of the running configuration, or empty ones.
 ///
 /// # Errors
-/// Everything that is wrong, the draft's own errors first.
+/// All errors, the draft's own first.
 pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled, Vec<ConfigError>> {
     let mut errors = draft.errors.clone();
     let boot = Boot::new(&draft.settings);
@@ -151,14 +153,14 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
             let last = draft.rules.last_origin();
             vec![too_many(last, full, "rules", RULES_MAX, "")]
         })?;
-    // The forwards' listeners stand behind all others.
+    // The relays' listeners come after all others.
     let own = listeners.len() - draft.relays.len();
     for (listener, relay) in listeners[own..].iter_mut().zip(&draft.relays) {
         let name = relay.name();
         let pool = pools.iter().position(|p| p.name == name).and_then(|at| u16::try_from(at).ok());
         listener.service = relays::service(relay, draft, pool.map_or(PoolSlot::NONE, PoolSlot));
     }
-    // The copies' servers stand behind the written ones.
+    // The targets of copies come after the configured servers.
     let hidden = backends[standing.len()..].iter().map(|b| b.slot);
     let targets = chains::Targets::new(&pools, copies.into_iter().zip(hidden));
     let chains = chains::compile(draft, &identities, &rule_slots, &targets);
@@ -193,7 +195,7 @@ fn socket_options(settings: &Settings) -> SocketOptions {
     }
 }
 
-/// The listeners, still without slots; without any, dnsdist's default.
+/// Returns the listeners without slots; by default dnsdist's.
 fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
     let fallback = [DraftListener {
         origin: Origin::command_line(),
@@ -206,10 +208,10 @@ fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
         proxy: ProxyHeader::default(),
     }];
     let key = draft.settings.text(Key::FastOpenKey).and_then(|key| value::fast_open_key(&key).ok());
-    // Who only forwards serves no DNS.
+    // A configuration with nothing but relays serves no DNS.
     let only_forwards = !draft.relays.is_empty() && draft.servers.is_empty();
     let written = match &draft.listeners[..] {
-        // Who wants TLS is not served in plain text instead.
+        // A listener with TLS is not replaced by a plain one.
         [] if only_forwards || !draft.left_out.is_empty() => &[],
         [] => &fallback[..],
         written => written,
@@ -241,7 +243,7 @@ fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
     listeners
 }
 
-/// No two may take the datagrams, or the connections, of one address.
+/// Refuses two listeners for the same datagrams or connections.
 fn refuse_listeners_twice<'d>(
     listeners: &[Listener],
     origins: impl Iterator<Item = (&'d Origin, &'static str)>,
@@ -260,8 +262,8 @@ fn refuse_listeners_twice<'d>(
     }
 }
 
-/// The backends, still without slots, each under an identity of its own: several servers of one
-/// address and no `id` are told apart by their place among them.
+/// Returns the backends without slots, each with its own identity: servers of one address without
+/// `id` are told apart by their number.
 fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Vec<Backend> {
     let mut explicit: HashMap<&str, &Origin> = HashMap::new();
     for s in standing {
@@ -296,7 +298,7 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Ve
         backends.push(Backend {
             slot: BackendSlot(0),
             id,
-            name: s.called(),
+            name: s.display_name(),
             address: s.address,
             order: s.order,
             weight: s.weight,
@@ -320,7 +322,7 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Ve
     backends
 }
 
-/// A server's connections, with what is set for all servers.
+/// Merges a server's connection options with the global ones.
 fn backend_connections(written: &BackendConnectionOptions, settings: &Settings) -> BackendConnectionOptions {
     let default = BackendConnectionOptions::default();
     BackendConnectionOptions {
@@ -332,7 +334,7 @@ fn backend_connections(written: &BackendConnectionOptions, settings: &Settings) 
     }
 }
 
-/// The server that copies of queries go to: in no pool, never checked.
+/// Builds the server that copies of queries go to: in no pool, never checked.
 fn hidden(tee: &Tee, settings: &Settings) -> Backend {
     let origin = Origin::command_line();
     let plain = DraftServer::new(origin, tee.address);
@@ -375,7 +377,7 @@ fn by_slot(backends: Vec<Backend>) -> Vec<Option<Arc<Backend>>> {
     table
 }
 
-/// The default pool, then the others in the order in which they were first named, ever.
+/// Returns the default pool, then the others in the order in which they were first named.
 fn pools(
     draft: &Draft,
     standing: &[&DraftServer],
@@ -400,18 +402,18 @@ fn pools(
     names.extend(
         draft.pools.iter().map(|p| p.name.as_str()).filter(|n| !n.is_empty() && !members.contains_key(n)),
     );
-    // As with dnsdist, a pool that only a rule names is there, without a server.
+    // As in dnsdist, a pool that only a rule names exists without a server.
     let mut known: HashSet<&str> = names.iter().copied().collect();
     chains::pool_names(draft, &mut |name| {
         if known.insert(name) {
             names.push(name);
         }
     });
-    let forwarding = forward_pools(draft, targets);
+    let forwarding = relay_pools(draft, targets);
     for (name, (relay, _)) in &forwarding {
         if known.contains(name.as_str()) {
             let fault = Fault::Conflict {
-                wrong: format!("a pool is called \"{name}\", as that of this forward is"),
+                wrong: format!("a pool is called \"{name}\", like the pool of this relay"),
                 expected: "another name for that pool".to_owned(),
             };
             errors.push(ConfigError::new(&relay.origin, relay.function(), fault));
@@ -425,9 +427,9 @@ fn pools(
         errors.push(ConfigError::new(&Origin::command_line(), "", fault));
     }
     let fallback = default_policy(draft);
-    let said: HashMap<&str, _> = draft.pools.iter().map(|p| (p.name.as_str(), p)).collect();
+    let settings_of: HashMap<&str, _> = draft.pools.iter().map(|p| (p.name.as_str(), p)).collect();
     let policy_of =
-        |name: &str| said.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
+        |name: &str| settings_of.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
     refuse_two_shares(standing, |pool| policy_of(pool).kind == Kind::Concentrate, errors);
     names
         .iter()
@@ -439,26 +441,26 @@ fn pools(
             let mut servers = members.remove(name).unwrap_or_default();
             servers.sort_by_key(|b| b.order);
             let policy = with_globals(policy_of(name).clone(), &draft.settings);
-            let said = said.get(name);
+            let settings = settings_of.get(name);
             Pool {
                 name: name.to_owned(),
                 members: servers.iter().map(|b| b.slot).collect(),
                 ring: ring(&policy, &servers),
                 policy,
-                retry: said.and_then(|p| p.retry),
-                panic_ppm: said.map_or(0, |p| p.panic_ppm),
-                eject: said.and_then(|p| p.eject),
-                tcp_to_udp: said.is_some_and(|p| p.tcp_to_udp),
+                retry: settings.and_then(|p| p.retry),
+                panic_ppm: settings.map_or(0, |p| p.panic_ppm),
+                eject: settings.and_then(|p| p.eject),
+                tcp_to_udp: settings.is_some_and(|p| p.tcp_to_udp),
             }
         })
         .collect()
 }
 
-/// The forwards by the names of their pools, each with its targets.
-fn forward_pools<'d>(
+/// Returns the relays by the names of their pools, each with its targets.
+fn relay_pools<'d>(
     draft: &'d Draft,
     targets: &'d [Backend],
-) -> BTreeMap<String, (&'d DraftForward, &'d [Backend])> {
+) -> BTreeMap<String, (&'d DraftRelay, &'d [Backend])> {
     let mut rest = targets;
     let pools = draft.relays.iter().map(|relay| {
         let (own, behind) = rest.split_at(relay.to.len().min(rest.len()));
@@ -468,7 +470,8 @@ fn forward_pools<'d>(
     pools.collect()
 }
 
-/// A server's share is one figure on the Board: two pools that concentrate would each write its own.
+/// Refuses a server in two pools with `concentrate`, because the live state has one share per
+/// server.
 fn refuse_two_shares(standing: &[&DraftServer], concentrates: impl Fn(&str) -> bool, errors: &mut Errors) {
     for s in standing {
         let mut pools = s.pools.iter().filter(|p| concentrates(p));
@@ -482,14 +485,14 @@ fn refuse_two_shares(standing: &[&DraftServer], concentrates: impl Fn(&str) -> b
     }
 }
 
-/// The policy of pools without one: the flag's, the file's, or dnsdist's default.
+/// Returns the policy of pools without their own: the flag's, the file's, or dnsdist's default.
 fn default_policy(draft: &Draft) -> Policy {
     let flag = draft.settings.text(Key::Policy).and_then(|name| policy_kind(&name)).map(Policy::new);
     let file = || draft.policy.as_ref().map(|p| p.value.clone());
     flag.or_else(file).unwrap_or_else(|| Policy::new(Kind::LeastOutstanding))
 }
 
-/// The policy with what dnsdist sets for all pools, where it says nothing itself.
+/// Applies dnsdist's global policy settings where the policy has none.
 fn with_globals(mut policy: Policy, settings: &Settings) -> Policy {
     let factor = match policy.kind {
         Kind::WRandom | Kind::WHashed | Kind::OrderedWRandUntag => settings.factor(Key::BalancingFactor),
@@ -506,7 +509,7 @@ fn with_globals(mut policy: Policy, settings: &Settings) -> Policy {
     policy
 }
 
-/// chashed's points, built here once rather than by each shard.
+/// Builds chashed's ring once, for all shards.
 fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
     if policy.kind != Kind::CHashed {
         return None;
@@ -546,7 +549,7 @@ fn globals(draft: &Draft, steer: Steer) -> Globals {
     }
 }
 
-/// The table's defaults are those of [`ClientConnectionLimits`], which a test holds them to.
+/// The table's defaults equal those of [`ClientConnectionLimits`], which a test checks.
 fn client_connection_limits(settings: &Settings) -> ClientConnectionLimits {
     let number = |key| settings.number(key).unwrap_or(0);
     let span = |key| TickDelta::from_ms(number(key).into());

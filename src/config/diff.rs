@@ -1,11 +1,11 @@
-//! What a reload changed, line by line, for the log.
+//! The changes of a reload, line by line, for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::base::time::TickDelta;
-use crate::config::chains::called;
+use crate::config::chains::rule_name;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::value::span_text;
 use crate::model::policy::{HashKey, Policy};
@@ -20,14 +20,14 @@ use crate::rules::{Chain, Rule, text};
 use crate::stats::connection_limits::ClientConnectionLimits;
 use crate::tls::expiry::{Date, Leaf};
 
-/// Lines on each kind of thing, at most; of more, the number is said.
+/// Lines per kind of object; of the rest, the number is logged.
 const LINES_MAX: usize = 100;
-/// Lines on rules, which come in hundreds of thousands.
+/// Lines about rules, which may come in hundreds of thousands.
 const RULE_LINES: usize = 20;
-/// Characters of a value that are shown.
+/// Characters shown of a value.
 const VALUE_CHARS: usize = 200;
 
-/// The differences from `old` to `new`, a line each; empty when there is none that shows.
+/// Returns the differences from `old` to `new`, a line each; empty when there are none.
 #[must_use]
 pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let mut lines = compare("listener", &listeners(old), &listeners(new), |a, b| {
@@ -46,7 +46,7 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     lines
 }
 
-/// Which rules are new, gone or changed: by their names, or by their UUIDs where they have none.
+/// Returns which rules were added, removed or changed, by name, or by UUID where they have none.
 fn rules(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     let (a, b) = (&old.chains, &new.chains);
     let mut all = Vec::new();
@@ -61,7 +61,7 @@ fn rules(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     shortened(all, RULE_LINES, "rules")
 }
 
-/// At most so many lines, and how many more there were.
+/// Keeps at most `max` lines, and adds how many more there were.
 fn shortened(mut lines: Vec<String>, max: usize, things: &str) -> Vec<String> {
     if let Some(more) = lines.len().checked_sub(max).filter(|more| *more > 0) {
         lines.truncate(max);
@@ -70,7 +70,7 @@ fn shortened(mut lines: Vec<String>, max: usize, things: &str) -> Vec<String> {
     lines
 }
 
-/// Sets are not compared: what is in one is the business of its file.
+/// Sets are not compared: their contents are in files of their own.
 struct Unopened;
 
 impl Sets for Unopened {
@@ -88,30 +88,30 @@ fn chain<A>(
     what: &str,
     old: &Chain<A>,
     new: &Chain<A>,
-    said: impl Fn(&A) -> String,
+    action_text: impl Fn(&A) -> String,
 ) {
     let by_uuid =
         |chain: &'_ Chain<A>| -> BTreeSet<[u8; 16]> { chain.rules().iter().map(|r| r.uuid).collect() };
     let (before, after) = (by_uuid(old), by_uuid(new));
     let gone: Vec<&Rule<A>> = old.rules().iter().filter(|r| !after.contains(&r.uuid)).collect();
     let come: Vec<&Rule<A>> = new.rules().iter().filter(|r| !before.contains(&r.uuid)).collect();
-    // A name whose rule says something else now.
+    // The names whose rules have changed.
     let names = |rules: &[&Rule<A>]| -> BTreeSet<String> {
         rules.iter().filter(|r| !r.name.is_empty()).map(|r| r.name.clone()).collect()
     };
     let (gone_names, come_names) = (names(&gone), names(&come));
     for rule in gone.iter().filter(|r| !come_names.contains(&r.name)) {
-        lines.push(format!("{what} {} removed", called(rule)));
+        lines.push(format!("{what} {} removed", rule_name(rule)));
     }
     for rule in &come {
         let change = if gone_names.contains(&rule.name) { "changed" } else { "added" };
-        lines.push(format!("{what} {} {change}", called(rule)));
+        lines.push(format!("{what} {} {change}", rule_name(rule)));
     }
-    let text = |r: &Rule<A>| (text::matcher(&r.matcher, &Unopened), said(&r.action), r.name.clone());
+    let text = |r: &Rule<A>| (text::matcher(&r.matcher, &Unopened), action_text(&r.action), r.name.clone());
     let texts: BTreeMap<[u8; 16], _> = old.rules().iter().map(|r| (r.uuid, text(r))).collect();
     for rule in new.rules() {
         if texts.get(&rule.uuid).is_some_and(|before| *before != text(rule)) {
-            lines.push(format!("{what} {} changed", called(rule)));
+            lines.push(format!("{what} {} changed", rule_name(rule)));
         }
     }
     let kept = |chain: &Chain<A>, others: &BTreeSet<[u8; 16]>| -> Vec<[u8; 16]> {
@@ -149,7 +149,7 @@ fn changes(old: &Fields, new: &Fields) -> Vec<String> {
     changed.map(|((name, a), (_, b))| format!("{name}: {} -> {}", cut(a), cut(b))).collect()
 }
 
-/// A value, or its beginning: a pool may have thousands of servers.
+/// Returns a value, or its beginning: a pool may have thousands of servers.
 fn cut(value: &str) -> String {
     match value.char_indices().nth(VALUE_CHARS) {
         Some((at, _)) => format!("{}... ({} bytes)", &value[..at], value.len()),
@@ -180,7 +180,7 @@ fn listeners(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Listener>> {
     snapshot.listeners.iter().map(|l| (name(l), l)).collect()
 }
 
-/// What can change while its sockets stay; the rest is another listener.
+/// Returns what can change while the sockets stay; anything else makes another listener.
 fn listener_fields(l: &Listener) -> Fields {
     let ConnectionOptions { backlog, fast_open, fast_open_key: _, in_flight, connections } =
         l.connection_options;
@@ -196,7 +196,7 @@ fn listener_fields(l: &Listener) -> Fields {
         fields.push(("certificates", certificates(&tls.certificates())));
     }
     if let Some(relay) = l.service.relay() {
-        // Its targets are told of as servers, and their policy as that of a pool.
+        // Its targets are reported as servers, and their policy as that of a pool.
         let RelaySettings {
             pool: _,
             acl,
@@ -218,11 +218,11 @@ fn listener_fields(l: &Listener) -> Fields {
     fields
 }
 
-/// What tells a certificate from the one before it in the same file.
+/// Returns what distinguishes a certificate from its predecessor in the same file.
 fn certificates(leaves: &[Leaf]) -> String {
     let shown = leaves.iter().map(|leaf| {
         let serial: String = leaf.serial.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{} (serial {serial}, ends on {})", leaf.called(), Date(leaf.not_after))
+        format!("{} (serial {serial}, ends on {})", leaf.display_name(), Date(leaf.not_after))
     });
     shown.collect::<Vec<_>>().join(", ")
 }
@@ -232,8 +232,8 @@ fn service_name(service: &Service) -> &'static str {
         Service::Dns => "DNS over UDP and TCP",
         Service::DnsUdp => "DNS over UDP",
         Service::Dot(_) => "DNS over TLS",
-        Service::TcpRelay(_) => "TCP forward",
-        Service::UdpRelay(_) => "UDP forward",
+        Service::TcpRelay(_) => "TCP relay",
+        Service::UdpRelay(_) => "UDP relay",
     }
 }
 
@@ -242,8 +242,8 @@ fn servers(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Backend>> {
 }
 
 fn pools(snapshot: &Snapshot) -> BTreeMap<String, &Pool> {
-    // What is left of a forward that was taken out is nothing to speak of.
-    let is_left = |p: &&Pool| p.members.is_empty() && p.name.starts_with("forward ");
+    // The remains of a removed relay are not reported.
+    let is_left = |p: &&Pool| p.members.is_empty() && p.name.starts_with("relay ");
     snapshot.pools.iter().filter(|p| !is_left(p)).map(|p| (format!("\"{}\"", p.name), p)).collect()
 }
 
@@ -256,7 +256,7 @@ fn option(value: Option<impl ToString>) -> String {
 }
 
 fn fields(b: &Backend) -> Fields {
-    // Taken apart, so that a new field cannot be forgotten.
+    // Destructured, so that a new field cannot be forgotten.
     let Backend {
         slot: _,
         id: _,
@@ -332,7 +332,7 @@ fn backend_connection_fields(lines: &BackendConnectionOptions) -> Fields {
 }
 
 fn health_fields(h: &Health) -> Fields {
-    // The indices of Lua functions say nothing: whether there is one does.
+    // The indices of Lua functions are meaningless; whether there is one is not.
     let Health {
         mode,
         probe,
@@ -419,7 +419,7 @@ fn pool_fields(pool: &Pool, of: &Snapshot) -> Fields {
     ]
 }
 
-/// A policy as it would be written.
+/// Formats a policy as it would be written.
 fn policy_text(policy: &Policy) -> String {
     let mut text = policy_name(policy.kind).to_owned();
     if policy.concentrate != crate::model::policy::Concentrate::default() {

@@ -1,8 +1,8 @@
-//! The configuration as written: what the flags and the Lua file said, each thing with its place.
+//! The configuration as written: what flags and Lua file contain, each value with its origin.
 //!
-//! Both front ends fill the same [`Draft`]; what each alone can judge (kinds, ranges, names) is
-//! judged there and recorded in [`Draft::errors`]; what only the whole shows is
-//! [`compile`](crate::config::compile())'s to find.
+//! Both front ends fill the same [`Draft`]. What each can check alone (types, ranges, names) is
+//! checked there and recorded in [`Draft::errors`]; [`compile`](crate::config::compile()) finds
+//! what takes the whole.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::base::prefix::{DEFAULT_ACL, Prefix};
 use crate::base::time::TickDelta;
 use crate::config::error::{Errors, Origin, Sited};
 use crate::config::options::Settings;
-use crate::config::relays::DraftForward;
+use crate::config::relays::DraftRelay;
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
 use crate::model::Source;
 use crate::model::policy::Policy;
@@ -26,46 +26,46 @@ use crate::rules::networks::Networks;
 /// The configuration as written.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// The settings that were set.
+    /// The settings that were given.
     pub settings: Settings,
     /// The listen addresses, as written.
     pub listeners: Vec<DraftListener>,
-    /// Listeners whose TLS cannot be loaded and that may be left out for that
+    /// Listeners whose TLS cannot be loaded and that may be omitted for that reason
     /// (`ignoreTLSConfigurationErrors`); they have no service yet.
     pub left_out: Vec<DraftListener>,
-    /// The forwards, as written.
-    pub relays: Vec<DraftForward>,
+    /// The relays, as written.
+    pub relays: Vec<DraftRelay>,
     /// The servers in the order of their `newServer`, removed ones included.
     pub servers: Vec<DraftServer>,
-    /// Pools that something was said of, besides their having servers; made by [`Draft::pool`].
+    /// Pools with settings of their own, besides their servers; created by [`Draft::pool`].
     pub pools: Vec<DraftPool>,
     /// The policy of every pool without one of its own.
     pub policy: Option<Sited<Policy>>,
-    /// Who may ask.
+    /// The networks that may query.
     pub acl: Vec<Prefix>,
-    /// Who sends PROXY headers.
+    /// The networks that send PROXY headers.
     pub proxy_peers: Vec<Prefix>,
-    /// Judges the answers to the probes of every server without a function of its own.
+    /// Judges the health check answers of every server without its own function.
     pub judge: Option<LuaFunction>,
     /// The rules.
     pub rules: Ruleset,
-    /// The functions given to rules and policies; a `FunctionId` is a place in here.
+    /// The functions given to rules and policies; a `FunctionId` is an index into it.
     pub functions: Vec<Recorded>,
     /// The sets of `newSuffixMatchNode` and `newDNSNameSet`, in order of creation.
     pub name_sets: Vec<Names>,
     /// The sets of `newNMG`, in order of creation.
     pub networks: Vec<Networks>,
-    /// What limiting rules remember; the `state` of a limit is a place in here.
+    /// The state of limiting rules; the `state` of a limit is an index into it.
     pub states: Vec<DraftState>,
     /// There is a global function `maintenance`.
     pub maintenance: bool,
-    /// The file, for the shards' own states; none when no function is for them.
+    /// The file, for the shards' own Lua states; `None` when no function needs it.
     pub script: Option<Arc<dyn Source>>,
-    /// What was found wrong while it was written.
+    /// Errors found while the draft was written.
     pub errors: Errors,
-    /// What is odd, but runs as written.
+    /// Suspicious settings that work as written.
     pub warnings: Errors,
-    /// Where each pool stands among the pools.
+    /// The index of each pool in `pools`.
     pool_places: HashMap<String, usize>,
 }
 
@@ -97,7 +97,7 @@ impl Default for Draft {
 }
 
 impl Draft {
-    /// The pool called `name`, made if nothing was said of it before.
+    /// Returns the pool called `name`, created if needed.
     pub fn pool(&mut self, name: &str) -> &mut DraftPool {
         let at = self.pool_places.get(name).copied().unwrap_or_else(|| {
             self.pools.push(DraftPool { name: name.to_owned(), ..DraftPool::default() });
@@ -107,8 +107,8 @@ impl Draft {
         &mut self.pools[at]
     }
 
-    /// Takes listeners that are left out in again, with the TLS that they have in the running
-    /// configuration; says which.
+    /// Restores omitted listeners with the TLS of the running configuration; returns their
+    /// addresses.
     pub fn keep_tls(&mut self, running: &Snapshot) -> Vec<SocketAddr> {
         let mut kept = Vec::new();
         self.left_out.retain(|left| {
@@ -131,26 +131,26 @@ pub struct DraftListener {
     pub origin: Origin,
     /// The address and port.
     pub address: SocketAddr,
-    /// Bind to this network interface.
+    /// The network interface to bind to.
     pub interface: Option<String>,
-    /// Another process may have the address, too.
+    /// Another process may have the address too.
     pub reuse_port: bool,
     /// DSCP of answers.
     pub dscp: u8,
-    /// What is served there.
+    /// The service.
     pub service: Service,
-    /// How connections are taken.
+    /// The options of its connections.
     pub connection_options: ConnectionOptions,
-    /// Where a PROXY header stands.
+    /// Where a PROXY header is expected.
     pub proxy: ProxyHeader,
 }
 
-/// A server as written; what is `None` takes the process's setting.
+/// A server as written; `None` means the global setting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DraftServer {
     /// Where it was written.
     pub origin: Origin,
-    /// Taken out again by `rmServer`, or so wrong that it only stands in for one.
+    /// Removed by `rmServer`, or invalid and kept as a placeholder.
     pub removed: bool,
     /// Its address and port.
     pub address: SocketAddr,
@@ -191,7 +191,7 @@ pub struct DraftServer {
 }
 
 impl DraftServer {
-    /// A server of which only the address was said.
+    /// Creates a server from its address alone.
     #[must_use]
     pub fn new(origin: Origin, address: SocketAddr) -> Self {
         Self {
@@ -218,20 +218,20 @@ impl DraftServer {
         }
     }
 
-    /// What identifies it: its `id`, or its address.
+    /// Returns what identifies it: its `id`, or its address.
     #[must_use]
     pub fn identity(&self) -> String {
         self.id.clone().unwrap_or_else(|| self.address.to_string())
     }
 
-    /// What people call it: its `name`, or its address.
+    /// Returns what messages call it: its `name`, or its address.
     #[must_use]
-    pub fn called(&self) -> String {
+    pub fn display_name(&self) -> String {
         self.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| self.address.to_string())
     }
 }
 
-/// The health check of a server that says nothing of it: dnsdist's, and ten seconds of slow start.
+/// Returns the default health check: dnsdist's, with a slow start of ten seconds.
 #[must_use]
 pub fn default_health() -> Health {
     Health {
@@ -260,7 +260,7 @@ pub fn default_health() -> Health {
     }
 }
 
-/// What was said of a pool.
+/// The settings of a pool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DraftPool {
     /// Its name; empty for the default pool.

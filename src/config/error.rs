@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration: typed, placed, and worded for the operator.
+//! Configuration errors: typed, with their place, and worded for the operator.
 //!
 //! Every message reads `FILE:LINE: FUNCTION: what is wrong; what was expected`.
 
@@ -48,7 +48,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value with the place it was written at.
+/// A value with the place where it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sited<T> {
     /// The value.
@@ -57,23 +57,23 @@ pub struct Sited<T> {
     pub origin: Origin,
 }
 
-/// One thing that is wrong with a configuration.
+/// An error in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// Where.
     pub origin: Origin,
-    /// The Lua function or the flag; empty when it is the file itself.
+    /// The Lua function or the flag; empty for the file as a whole.
     pub function: String,
-    /// What.
+    /// The error.
     pub fault: Fault,
 }
 
-/// What is wrong.
+/// The kinds of errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Lua itself refused the file: syntax, or an error while it ran.
+    /// Lua refused the file: a syntax error, or an error at run time.
     Script(String),
-    /// The file asked for the end of the process, with this code.
+    /// The file called `os.exit` with this code.
     Exit(i32),
     /// A file or directory could not be read.
     Unreadable {
@@ -82,7 +82,7 @@ pub enum Fault {
         /// The operating system's reason.
         reason: String,
     },
-    /// A value of another kind, or outside what is allowed.
+    /// A value of the wrong type or out of range.
     Value {
         /// The argument or setting; empty when the function has only one.
         what: String,
@@ -91,25 +91,25 @@ pub enum Fault {
         /// What may be written.
         expected: String,
     },
-    /// What a file or a setting of TLS has wrong.
+    /// An error in a TLS file or setting.
     Tls(String),
-    /// A name that nobody knows.
+    /// An unknown name.
     Unknown {
-        /// What the name should have named.
+        /// What the name should refer to.
         what: &'static str,
         /// The name.
         name: String,
-        /// The nearest known name, or where to find all of them.
+        /// The nearest known name, or where to find them all.
         hint: String,
     },
-    /// A name that dnsdist has and dnslob has not yet.
+    /// A name of dnsdist that dnslob does not implement yet.
     Missing {
         /// The function, or `argument "x"`.
         what: String,
-        /// What to do for now.
+        /// What to do meanwhile.
         meanwhile: String,
     },
-    /// The second of two things of which there can be one.
+    /// The second of two things of which there may be one.
     Duplicate {
         /// The thing.
         what: String,
@@ -123,31 +123,31 @@ pub enum Fault {
         /// The limit, and the setting that raises it.
         limit: String,
     },
-    /// Two things that do not go together.
+    /// Two settings that exclude each other.
     Conflict {
         /// What is wrong.
         wrong: String,
         /// What to write.
         expected: String,
     },
-    /// So many others, which are not listed.
+    /// The number of errors that are not listed.
     More(usize),
 }
 
-/// Errors that are listed; of more, the number is said.
+/// Errors that are listed; of the rest, the number is reported.
 const ERRORS_LISTED: usize = 100;
 
-/// What was found wrong, in the order in which it was found. Bounded: each line of a generated file
-/// may repeat the same mistake.
+/// Errors in the order in which they were found. Bounded: each line of a generated file may repeat
+/// the same mistake.
 #[derive(Clone, Debug, Default)]
 pub struct Errors {
     listed: Vec<ConfigError>,
-    /// How many more there were.
+    /// Errors that are not listed.
     more: usize,
 }
 
 impl Errors {
-    /// Adds one, or counts it.
+    /// Adds an error, or counts it.
     pub fn push(&mut self, error: ConfigError) {
         if self.listed.len() < ERRORS_LISTED {
             self.listed.push(error);
@@ -156,19 +156,19 @@ impl Errors {
         }
     }
 
-    /// How many there were.
+    /// Returns the number of errors.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.listed.len() + self.more
     }
 
-    /// Whether there was none.
+    /// Returns whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.listed.is_empty()
     }
 
-    /// The list; when there were more, its last entry says how many.
+    /// Returns the list; its last entry counts the unlisted ones.
     #[must_use]
     pub fn into_list(mut self) -> Vec<ConfigError> {
         if let Some(last) = self.listed.last().filter(|_| self.more > 0) {
@@ -180,7 +180,7 @@ impl Errors {
 }
 
 impl ConfigError {
-    /// An error of `function` at `origin`.
+    /// Creates an error of `function` at `origin`.
     #[must_use]
     pub fn new(origin: &Origin, function: &str, fault: Fault) -> Self {
         Self { origin: origin.clone(), function: function.to_owned(), fault }
@@ -188,13 +188,13 @@ impl ConfigError {
 }
 
 impl Fault {
-    /// A wrong value of `what`.
+    /// Creates a fault about a wrong value of `what`.
     #[must_use]
     pub fn value(what: &str, wrong: impl fmt::Display, expected: impl fmt::Display) -> Self {
         Self::Value { what: what.to_owned(), wrong: wrong.to_string(), expected: expected.to_string() }
     }
 
-    /// A name unknown among `known`.
+    /// Creates a fault about a name that is not in `known`.
     #[must_use]
     pub fn unknown<'k>(what: &'static str, name: &str, known: impl Iterator<Item = &'k str>) -> Self {
         let hint = match nearest(name, known) {
@@ -215,11 +215,11 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Characters of a name that nobody knows, and of a whole message, that are shown.
+/// Characters shown of an unknown name, and of a whole message.
 const NAME_CHARS: usize = 80;
 const FAULT_CHARS: usize = 2_000;
 
-/// The text, or its beginning.
+/// Returns the text, or its beginning.
 fn cut(text: &str, chars: usize) -> Cow<'_, str> {
     match text.char_indices().nth(chars) {
         Some((at, _)) => format!("{}...", &text[..at]).into(),
@@ -242,7 +242,7 @@ impl fmt::Display for Fault {
             Self::Unknown { what, name, hint } => write!(f, "unknown {what} \"{name}\"; {hint}"),
             Self::Missing { what, meanwhile } => write!(f, "{what} is not implemented yet; {meanwhile}"),
             Self::Duplicate { what, first } => {
-                write!(f, "{what} is there already, from {first}; expected it once")
+                write!(f, "{what} is already defined at {first}; expected it once")
             }
             Self::Limit { what, limit } => write!(f, "{what}; expected at most {limit}"),
             Self::Conflict { wrong, expected } => write!(f, "{wrong}; expected {expected}"),
@@ -253,19 +253,19 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for ConfigError {}
 
-/// The known name nearest to `name`, if it is near enough to be a slip: letter case aside, at most
-/// a third of its letters changed, added, left out or swapped with the next.
+/// Returns the known name nearest to `name`, if it is near enough to be a typo: ignoring case, at
+/// most a third of its letters changed, added, omitted or transposed.
 #[must_use]
 pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let name = name.to_lowercase();
-    // Quadratic in the length; nobody's slip has more letters than the longest known name.
+    // Quadratic in the length; no typo of a known name is longer.
     if name.len() > 64 {
         return None;
     }
     let near = |d: usize, k: &str| d * 3 <= k.len().max(3);
     let letters: Vec<char> = name.chars().collect();
     known
-        // Each letter that one of them has more is a change.
+        // A difference in length is a lower bound of the distance.
         .filter(|k| near(letters.len().abs_diff(k.chars().count()), k))
         .map(|k| (distance(&letters, &k.to_lowercase().chars().collect::<Vec<char>>()), k))
         .filter(|(d, k)| near(*d, k))
@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_finds_its_name_and_a_stranger_none() {
+    fn a_typo_finds_its_name_and_another_word_none() {
         let known = ["checkInterval", "checkName", "weight", "order"];
         assert_eq!(nearest("checkinterval", known.into_iter()), Some("checkInterval"));
         assert_eq!(nearest("wieght", known.into_iter()), Some("weight"));

@@ -1,4 +1,4 @@
-//! The command line: flags from the one table of settings, positionals as dnsdist has them.
+//! The command line: flags from the table of settings, positional arguments as in dnsdist.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,14 +17,14 @@ use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
 /// The usage in one line.
 pub const USAGE: &str =
-    "dnslob LISTEN BACKEND...  |  dnslob -C FILE  |  dnslob -l LISTEN BACKEND...  (dnslob --help says more)";
+    "dnslob LISTEN BACKEND...  |  dnslob -C FILE  |  dnslob -l LISTEN BACKEND...  (see dnslob --help)";
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Invocation {
     /// Serve, or check a configuration.
     Serve(Box<Flags>),
-    /// Show what dnslob does.
+    /// Run the demonstration.
     Demo(DemoOptions),
     /// Print a generated document.
     Generate(Document),
@@ -35,22 +35,22 @@ pub enum Invocation {
 pub struct Flags {
     /// The configuration file.
     pub file: Option<PathBuf>,
-    /// Only say whether the configuration is good.
+    /// Only check the configuration.
     pub check: bool,
-    /// Listen addresses, which replace those of the file.
+    /// Listen addresses, replacing those of the file.
     pub locals: Vec<SocketAddr>,
     /// Networks added to the ACL.
     pub acl: Vec<Prefix>,
     /// Servers added to those of the file.
     pub backends: Vec<SocketAddr>,
-    /// Settings, which override those of the file.
+    /// Settings, overriding those of the file.
     pub settings: Settings,
 }
 
-/// What `dnslob demo` was asked for.
+/// The options of `dnslob demo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemoOptions {
-    /// How long it runs, seconds.
+    /// Duration, seconds.
     pub seconds: u32,
     /// Embedded backends.
     pub backends: u16,
@@ -58,7 +58,7 @@ pub struct DemoOptions {
     pub rate: u32,
 }
 
-/// A document made from the tables.
+/// A document generated from the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Document {
     /// The manual page, roff.
@@ -72,12 +72,12 @@ pub enum Document {
 }
 
 impl Flags {
-    /// Puts what the command line says over what the file said.
+    /// Applies the command line to the file's draft.
     pub fn apply(&self, draft: &mut Draft) {
         let origin = Origin::command_line();
         draft.settings.overlay(&self.settings);
         if !self.locals.is_empty() {
-            // As with dnsdist, those of plain DNS.
+            // As in dnsdist, those of plain DNS.
             draft.listeners.retain(|l| l.service.tls().is_some());
             draft.listeners.extend(self.locals.iter().map(|a| DraftListener {
                 origin: origin.clone(),
@@ -95,11 +95,10 @@ impl Flags {
     }
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// What clap says of it, to be shown with [`clap::Error::exit`]; that includes `--help` and
-/// `--version`.
+/// Clap's, to be shown with [`clap::Error::exit`]; they include `--help` and `--version`.
 pub fn parse<I>(arguments: I) -> Result<Invocation, clap::Error>
 where
     I: IntoIterator<Item: Into<OsString> + Clone>,
@@ -160,13 +159,13 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
 
 const DEMO: DemoOptions = DemoOptions { seconds: 10, backends: 4, rate: 20_000 };
 
-/// The whole command, for parsing, help, man page and completions.
+/// Builds the command, for parsing, help, man page and completions.
 #[must_use]
 pub fn command() -> Command {
     let address = || ValueParser::new(|t: &str| value::address(t).map_err(|e| format!("expected {e}")));
     let mut command = Command::new("dnslob")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("DNS load balancer: lobs queries to as few name servers as serve them well")
+        .about("DNS load balancer: sends queries to as few name servers as serve them well")
         .override_usage(
             "dnslob [OPTIONS] LISTEN BACKEND...\n       dnslob [OPTIONS] -C FILE [BACKEND...]\n       \
              dnslob [OPTIONS] -l LISTEN BACKEND...\n       dnslob demo [OPTIONS]\n       dnslob generate DOCUMENT",
@@ -196,7 +195,7 @@ pub fn command() -> Command {
             Arg::new("check-config")
                 .long("check-config")
                 .action(ArgAction::SetTrue)
-                .help("Report every error of the configuration and end"),
+                .help("Report every error of the configuration and exit"),
         )
         .arg(
             Arg::new("local")
@@ -205,7 +204,7 @@ pub fn command() -> Command {
                 .value_name("ADDR:PORT")
                 .action(ArgAction::Append)
                 .value_parser(address())
-                .help("Listen here, instead of where the file says; can be repeated"),
+                .help("Listen here rather than where the file says; can be repeated"),
         )
         .arg(
             Arg::new("acl")
@@ -214,13 +213,13 @@ pub fn command() -> Command {
                 .value_name("NET")
                 .action(ArgAction::Append)
                 .value_parser(value_parser!(Prefix))
-                .help("Let this network ask, too; can be repeated"),
+                .help("Allow queries from this network too; can be repeated"),
         )
         .arg(
             Arg::new("supervised")
                 .long("supervised")
                 .action(ArgAction::SetTrue)
-                .help("Accepted for dnsdist's sake: dnslob always stays in the foreground"),
+                .help("Accepted as in dnsdist: dnslob always stays in the foreground"),
         );
     for setting in SETTINGS.iter().filter(|s| s.flag) {
         let first = setting.doc.split_once(['.', ';']).map_or(setting.doc, |(first, _)| first);
@@ -238,7 +237,7 @@ pub fn command() -> Command {
         arg = match setting.kind {
             Kind::Switch => arg.action(ArgAction::SetTrue),
             Kind::Choice(words) => arg.value_name(words.join("|")).value_parser(
-                // Typed by the table, listed for the completions.
+                // Parsed by the table, listed for the completions.
                 clap::builder::TypedValueParser::try_map(
                     clap::builder::PossibleValuesParser::new(words),
                     move |word: String| setting.parse(&word),
@@ -271,7 +270,7 @@ fn demo() -> Command {
     let (backends, backends_max) = number("backends", "N", "Embedded backends", 64, DEMO.backends.into());
     let (rate, rate_max) = number("rate", "QPS", "Offered load, queries per second", 200_000, DEMO.rate);
     Command::new("demo")
-        .about("Serve embedded backends on loopback under load, and show it")
+        .about("Serve embedded backends on loopback under load, and show statistics")
         .arg(seconds.value_parser(value_parser!(u32).range(3..=seconds_max)))
         .arg(backends.value_parser(value_parser!(u16).range(2..=backends_max)))
         .arg(rate.value_parser(value_parser!(u32).range(1..=rate_max)))
@@ -280,7 +279,7 @@ fn demo() -> Command {
 fn generate() -> Command {
     let shell = Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell));
     Command::new("generate")
-        .about("Print a document made from the tables of settings, functions and metrics")
+        .about("Print a document generated from the tables of settings, functions and metrics")
         .subcommand_required(true)
         .subcommand(Command::new("man").about("The manual page"))
         .subcommand(Command::new("completions").about("Completions for a shell").arg(shell))
@@ -302,7 +301,7 @@ fn value_name(kind: &Kind) -> String {
     .to_owned()
 }
 
-/// Errors as one text, a line each.
+/// Formats errors, a line each.
 #[must_use]
 pub fn lines(errors: &[ConfigError]) -> String {
     errors.iter().map(|e| format!("{e}\n")).collect()
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_positional_is_the_listener_unless_one_is_named() {
+    fn the_first_positional_is_the_listener_unless_one_is_given() {
         let plain =
             flags(&["127.0.0.1:5300", "192.0.2.1", "192.0.2.2:5353", "2001:db8::1", "[2001:db8::2]:54"]);
         assert_eq!(texts(&plain.locals), ["127.0.0.1:5300"]);
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_refused_with_what_was_expected() {
+    fn invalid_values_are_refused_with_the_expected_ones() {
         for (arguments, expected) in [
             (["--shards", "0"], "a whole number from 1 to 1024"),
             (["--cpus", "5-2"], "a list of CPU numbers"),
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn subcommands_are_told_from_addresses() {
+    fn subcommands_are_distinguished_from_addresses() {
         let demo = parse(["dnslob", "demo", "--seconds", "3"]);
         assert!(matches!(demo, Ok(Invocation::Demo(DemoOptions { seconds: 3, .. }))), "{demo:?}");
         let man = parse(["dnslob", "generate", "man"]);

@@ -6,16 +6,16 @@ use crate::config::flags::{Document, command};
 use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
-    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FORWARD_ARGUMENTS, FORWARD_POLICIES, FUNCTIONS, FUNCTIONS_MISSING,
-    LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS,
-    POOL_METHODS, RESPONSE_ACTIONS, RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
-    SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_FORWARD_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS,
-    UDP_FORWARD_ARGUMENTS,
+    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING, LOCAL_OPTIONS, LUA_POLICIES, Missing,
+    NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS,
+    RELAY_POLICIES, RESPONSE_ACTIONS, RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
+    SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS,
+    UDP_RELAY_ARGUMENTS,
 };
 use crate::config::options::SETTINGS;
 use crate::stats::registry::METRIC_SETS;
 
-/// The bytes of a document.
+/// Generates a document.
 #[must_use]
 pub fn document(which: Document) -> Vec<u8> {
     match which {
@@ -153,13 +153,13 @@ fn entries(out: &mut String, title: &str, head: &str, entries: &[Entry], called:
 }
 
 fn relays(out: &mut String) {
-    entries(out, "Arguments of addTCPForward and addUDPForward", "Argument", FORWARD_ARGUMENTS, false);
+    entries(out, "Arguments of addTCPForward and addUDPForward", "Argument", RELAY_ARGUMENTS, false);
     *out += "\nA target is chosen by `policy`:\n\n| Policy | It chooses |\n|---|---|\n";
-    for (name, doc) in FORWARD_POLICIES {
+    for (name, doc) in RELAY_POLICIES {
         line(out, &[&format!("`{name}`"), doc]);
     }
-    entries(out, "Arguments of addTCPForward alone", "Argument", TCP_FORWARD_ARGUMENTS, false);
-    entries(out, "Arguments of addUDPForward alone", "Argument", UDP_FORWARD_ARGUMENTS, false);
+    entries(out, "Arguments of addTCPForward alone", "Argument", TCP_RELAY_ARGUMENTS, false);
+    entries(out, "Arguments of addUDPForward alone", "Argument", UDP_RELAY_ARGUMENTS, false);
 }
 
 fn chains(out: &mut String) {
@@ -206,11 +206,14 @@ mod tests {
     ];
 
     #[test]
-    fn the_committed_documents_are_the_generated_ones() {
+    fn committed_documents_are_up_to_date() {
         for (path, which, command) in COMMITTED {
             let committed =
                 std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_default();
-            assert!(committed == document(which), "{path} is old: cargo run -- generate {command} > {path}");
+            assert!(
+                committed == document(which),
+                "{path} is out of date: cargo run -- generate {command} > {path}"
+            );
         }
     }
 
@@ -237,14 +240,14 @@ mod tests {
         let entries = functions()
             .chain(SERVER_ARGUMENTS)
             .chain(LOCAL_OPTIONS)
-            .chain(FORWARD_ARGUMENTS)
+            .chain(RELAY_ARGUMENTS)
             .chain(SERVER_TLS_ARGUMENTS)
             .chain(TLS_LOCAL_OPTIONS)
             .chain(TLS_METHODS)
             .chain(methods.into_iter().flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
         let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();
-        assert_eq!(shown, SETTINGS.len(), "a setting that nobody can set");
+        assert_eq!(shown, SETTINGS.len(), "a setting without flag or function");
         for name in settings.chain(entries.map(|e| e.name)).chain(missing.copied()).chain(POLICIES) {
             let flag_only = SETTINGS.iter().any(|s| s.name == name && !s.flag);
             assert!(

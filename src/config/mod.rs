@@ -1,4 +1,4 @@
-//! What the operator asked for. Nothing in here has side effects.
+//! The operator's configuration. Nothing in here has side effects.
 //!
 //! ```text
 //!  flags ─┐
@@ -6,18 +6,18 @@
 //!  Lua ───┘     └───► LuaHost (functions of health checks)
 //! ```
 //!
-//! The way through, for the control thread:
-//! - [`flags::parse`] reads the command line once: serve, demo or generate.
-//! - [`load`](crate::lua::front_end::load) evaluates the flags and the file they name, at the start and at each reload.
-//! - [`compile::compile`] makes of its [`Draft`] the [`Compiled`]: [`Boot`] (compare with
-//!   [`Boot::differences`] at a reload), [`Snapshot`](crate::model::Snapshot), and the new [`Slots`],
-//!   to be kept if it is published and dropped if not. Call [`Slots::reclaim`] before.
-//! - [`diff::diff`] says in lines what a reload changed.
-//! - [`LuaHost`](crate::lua::front_end::LuaHost)'s `choose` and `judge` run the functions that a health check names; a
-//!   [`Snapshot`](crate::model::Snapshot) goes with the `LuaHost` it was loaded with.
-//! - [`generate::document`] prints the man page, completions and the reference.
+//! The steps, for the control thread:
+//! - [`flags::parse`] parses the command line once: serve, demo or generate.
+//! - [`load`](crate::lua::front_end::load) evaluates the flags and their file, at the start and at each reload.
+//! - [`compile::compile`] turns its [`Draft`] into the [`Compiled`]: [`Boot`] (compared with
+//!   [`Boot::differences`] at a reload), [`Snapshot`](crate::model::Snapshot), and the new
+//!   [`Slots`], to be kept if it is published and dropped if not. Call [`Slots::reclaim`] before.
+//! - [`diff::diff`] lists what a reload changed.
+//! - [`LuaHost`](crate::lua::front_end::LuaHost)'s `choose` and `judge` run the functions of a health check; a
+//!   [`Snapshot`](crate::model::Snapshot) belongs to the `LuaHost` it was loaded with.
+//! - [`generate::document`] generates the man page, completions and the reference.
 //!
-//! The tables that everything is made from: [`options`] (process settings) and [`functions`].
+//! Everything is generated from the tables [`options`] (process settings) and [`functions`].
 
 mod chains;
 pub mod compile;
@@ -40,7 +40,7 @@ pub use crate::config::error::{ConfigError, Origin};
 pub use crate::config::flags::{DemoOptions, Flags, Invocation};
 pub use crate::config::slots::Slots;
 
-/// The code that the process is to end with, if the file called `os.exit`.
+/// Returns the exit code of the process if the file called `os.exit`.
 #[must_use]
 pub fn exit_code(errors: &[ConfigError]) -> Option<u8> {
     // The low eight bits, as the kernel takes them.

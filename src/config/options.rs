@@ -1,8 +1,8 @@
-//! The one table of process settings: from it come the flags, the Lua setters, `--help`, the man
-//! page, the shell completions and the reference.
+//! The table of process settings: the source of the flags, the Lua setters, `--help`, the man page,
+//! the shell completions and the reference.
 //!
-//! A setting that is not in here does not exist. What belongs to one server, listener or pool is
-//! not here but in [`functions`](crate::config::functions).
+//! A setting that is not in here does not exist. Options of one server, listener or pool are in
+//! [`functions`](crate::config::functions).
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::base::time::TickDelta;
 use crate::config::error::Sited;
 use crate::config::value;
 
-/// Which setting; its number is its place in [`SETTINGS`].
+/// The settings; each number is an index into [`SETTINGS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // Each is documented where it is defined, in the table.
 pub enum Key {
@@ -75,21 +75,21 @@ pub enum Key {
 pub struct Setting {
     /// Which.
     pub key: Key,
-    /// Its name, which is that of its long flag where it has one.
+    /// Its name, also of its long flag where it has one.
     pub name: &'static str,
     /// Whether it can be given on the command line.
     pub flag: bool,
     /// The short form of the flag.
     pub short: Option<char>,
-    /// What values it takes.
+    /// Its type.
     pub kind: Kind,
-    /// Its default as it would be written; empty when it is unset.
+    /// Its default as written; empty when it is unset.
     pub default: &'static str,
     /// The Lua functions of one argument that set it.
     pub lua: &'static [Setter],
-    /// Whether a reload changes it; otherwise it takes a restart.
+    /// Whether a reload changes it; otherwise a restart does.
     pub reload: bool,
-    /// What it does: sentences for the reference, the first one also for `--help`.
+    /// Its description: sentences for the reference, the first one also for `--help`.
     pub doc: &'static str,
 }
 
@@ -98,13 +98,13 @@ pub struct Setting {
 pub struct Setter {
     /// The function's name.
     pub name: &'static str,
-    /// The argument times this is the setting's value.
+    /// The setting's value is the argument times this.
     pub scale: u32,
     /// Unit of the argument; empty when it has none.
     pub unit: &'static str,
 }
 
-/// What values a setting takes.
+/// The type of a setting.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// A whole number within bounds.
@@ -127,13 +127,13 @@ pub enum Kind {
     Factor,
     /// true or false; as a flag, present or absent.
     Switch,
-    /// One of some words.
+    /// One of these words.
     Choice(&'static [&'static str]),
     /// A list of CPUs.
     Cpus,
-    /// Any text that is not empty; what it names.
+    /// Any non-empty text, with a description of it.
     Text(&'static str),
-    /// Sixteen bytes as the kernel writes the key of TCP Fast Open.
+    /// Sixteen bytes in the kernel's format of a TCP Fast Open key.
     FastOpenKey,
 }
 
@@ -168,7 +168,7 @@ impl fmt::Display for Value {
 }
 
 impl fmt::Display for Kind {
-    /// What is expected, for errors and the reference.
+    /// Formats what is expected, for errors and the reference.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number { min, max, unit: "" } => write!(f, "a whole number from {min} to {max}"),
@@ -193,7 +193,7 @@ impl fmt::Display for Kind {
 }
 
 impl Setting {
-    /// Reads the setting's value as written on a command line.
+    /// Parses a value from the command line.
     ///
     /// # Errors
     /// What was expected.
@@ -218,7 +218,7 @@ impl Setting {
         value.ok_or_else(|| format!("expected {}", self.kind))
     }
 
-    /// The setting's value from a number that a Lua function was given; `scale` is the setter's.
+    /// Converts a number given to a Lua function; `scale` is the setter's.
     ///
     /// # Errors
     /// What was expected.
@@ -245,30 +245,30 @@ fn factor(x: f64) -> Option<Value> {
     (x == 0.0 || (1.0..=1000.0).contains(&x)).then_some(Value::Factor(x))
 }
 
-/// The values that were set, each with its place.
+/// The settings that were given, each with its origin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings([Option<Sited<Value>>; SETTINGS.len()]);
 
 impl Default for Settings {
-    /// Nothing set.
+    /// Creates empty settings.
     fn default() -> Self {
         Self(std::array::from_fn(|_| None))
     }
 }
 
 impl Settings {
-    /// Sets a value; the last one holds.
+    /// Sets a value, replacing an earlier one.
     pub fn set(&mut self, key: Key, value: Sited<Value>) {
         self.0[key as usize] = Some(value);
     }
 
-    /// What was set, if it was.
+    /// Returns what was given.
     #[must_use]
     pub fn written(&self, key: Key) -> Option<&Sited<Value>> {
         self.0[key as usize].as_ref()
     }
 
-    /// Takes over every value that `over` sets.
+    /// Takes every value that is set in `over`.
     pub fn overlay(&mut self, over: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(&over.0) {
             if theirs.is_some() {
@@ -277,57 +277,57 @@ impl Settings {
         }
     }
 
-    /// What was set, or the default; none if there is no default.
+    /// Returns what was given, or the default; `None` if there is no default.
     #[must_use]
     pub fn value(&self, key: Key) -> Option<Value> {
         let setting = setting(key);
         self.written(key).map(|s| s.value.clone()).or_else(|| setting.parse(setting.default).ok())
     }
 
-    /// The value of a number.
+    /// Returns a number.
     #[must_use]
     pub fn number(&self, key: Key) -> Option<u32> {
         if let Some(Value::Number(n)) = self.value(key) { Some(n) } else { None }
     }
 
-    /// The value of a span.
+    /// Returns a span.
     #[must_use]
     pub fn span(&self, key: Key) -> Option<TickDelta> {
         if let Some(Value::Span(s)) = self.value(key) { Some(s) } else { None }
     }
 
-    /// The value of a factor; none when it is 0, off.
+    /// Returns a factor; `None` for 0, off.
     #[must_use]
     pub fn factor(&self, key: Key) -> Option<f64> {
         if let Some(Value::Factor(x)) = self.value(key) { Some(x).filter(|x| *x > 0.0) } else { None }
     }
 
-    /// The value of a switch.
+    /// Returns a switch.
     #[must_use]
     pub fn switch(&self, key: Key) -> bool {
         self.value(key) == Some(Value::Switch(true))
     }
 
-    /// The value of a choice or text.
+    /// Returns a choice or text.
     #[must_use]
     pub fn text(&self, key: Key) -> Option<String> {
         if let Some(Value::Text(t)) = self.value(key) { Some(t) } else { None }
     }
 
-    /// The value of a CPU list.
+    /// Returns a CPU list.
     #[must_use]
     pub fn cpus(&self, key: Key) -> Vec<u16> {
         if let Some(Value::Cpus(c)) = self.value(key) { c } else { Vec::new() }
     }
 }
 
-/// The setting of a key.
+/// Returns the setting of a key.
 #[must_use]
 pub const fn setting(key: Key) -> &'static Setting {
     &SETTINGS[key as usize]
 }
 
-/// A time as a number of milliseconds, if it is one.
+/// Returns a time as a whole number of milliseconds, if it is one.
 fn whole_ms(span: TickDelta) -> Option<u32> {
     let ms = span.as_ms_ceil();
     (TickDelta::from_ms(ms) == span).then(|| u32::try_from(ms).ok()).flatten()
@@ -360,7 +360,7 @@ const fn milliseconds(name: &'static str) -> Setter {
 /// A day, milliseconds.
 const DAY_MS: u32 = 86_400_000;
 
-/// What every setting has unless its entry says otherwise: a flag, no default, a restart.
+/// The usual values of an entry: a flag, no default, changed by a restart.
 const BASE: Setting = Setting {
     key: Key::Shards,
     name: "",
@@ -373,7 +373,7 @@ const BASE: Setting = Setting {
     doc: "",
 };
 
-/// What every setting of the data path has: no flag, a switch, off, changed by a reload.
+/// The usual values of a data path entry: no flag, a switch, off, changed by a reload.
 const LIVE: Setting = Setting { flag: false, default: "false", reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
@@ -383,8 +383,8 @@ pub static SETTINGS: [Setting; 54] = [
         name: "shards",
         kind: count(1, 1024),
         lua: &[set("setShards")],
-        doc: "Threads that serve queries. Without it: as many as `--cpus` lists, or as many as there are CPUs \
-              that the process may run on. Each has sockets of its own for every listener and server.",
+        doc: "Threads that serve queries, each with its own sockets for every listener and \
+              server. By default one per CPU in `--cpus`, or per CPU that the process may use.",
         ..BASE
     },
     Setting {
@@ -392,7 +392,7 @@ pub static SETTINGS: [Setting; 54] = [
         name: "cpus",
         kind: Kind::Cpus,
         lua: &[set("setCPUs")],
-        doc: "CPUs that the shards are pinned to, in turn. Without it: those that the process may run on.",
+        doc: "CPUs to pin the shards to, in turn. By default those that the process may use.",
         ..BASE
     },
     Setting {
@@ -401,8 +401,9 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::Choice(&["flow", "cpu", "client"]),
         default: "flow",
         lua: &[set("setSteering")],
-        doc: "How packets of clients are spread over the shards. `flow`: the kernel's hash of addresses and ports; \
-              `cpu`: the shard on the CPU that received the packet; `client`: every query of a client on one shard.",
+        doc: "How clients' packets are distributed to shards. `flow`: by the kernel's hash of \
+              addresses and ports; `cpu`: to the shard on the CPU that received the packet; \
+              `client`: all queries of a client to one shard.",
         ..BASE
     },
     Setting {
@@ -411,7 +412,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::Number { min: 0, max: 1_000_000, unit: "us" },
         default: "0",
         lua: &[set("setBusyPoll")],
-        doc: "Spin so long for more packets before sleeping; 0 never spins. Buys latency with CPU.",
+        doc: "Poll for more packets this long before sleeping; 0 never polls. Trades CPU for latency.",
         ..BASE
     },
     Setting {
@@ -420,7 +421,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(1, 1024),
         default: "64",
         lua: &[set("setUDPMultipleMessagesVectorSize")],
-        doc: "Packets read or sent by one system call, at most.",
+        doc: "Most packets received or sent by one system call.",
         ..BASE
     },
     Setting {
@@ -430,7 +431,7 @@ pub static SETTINGS: [Setting; 54] = [
         default: "2s",
         lua: &[set("setDrainTime")],
         reload: true,
-        doc: "At the end of the process, how long outstanding queries may take to finish.",
+        doc: "How long outstanding queries may take when the process stops.",
         ..BASE
     },
     Setting {
@@ -439,7 +440,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::Span { min_ms: 100, max_ms: 86_400_000 },
         lua: &[set("setStatsInterval")],
         reload: true,
-        doc: "Print a line of figures so often. Without it: none.",
+        doc: "Print a line of statistics at this interval. By default none.",
         ..BASE
     },
     Setting {
@@ -447,7 +448,7 @@ pub static SETTINGS: [Setting; 54] = [
         name: "log-format",
         kind: Kind::Choice(&["text", "json"]),
         default: "text",
-        doc: "How log lines are written.",
+        doc: "Format of log lines.",
         ..BASE
     },
     Setting {
@@ -457,14 +458,14 @@ pub static SETTINGS: [Setting; 54] = [
         default: "false",
         lua: &[set("setVerbose")],
         reload: true,
-        doc: "Log more.",
+        doc: "Log verbosely.",
         ..BASE
     },
     Setting {
         key: Key::VerboseHealth,
         name: "verbose-health-checks",
         lua: &[set("setVerboseHealthChecks")],
-        doc: "Log every failed health check, not only changes of state.",
+        doc: "Log every failed health check rather than only changes of state.",
         ..LIVE
     },
     Setting {
@@ -489,8 +490,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(1, 65535),
         default: "1024",
         lua: &[set("setBackendsMax")],
-        doc: "Servers there can be at a time, those counted that a reload removed and that still finish their \
-              queries. Fixes the size of the counters.",
+        doc: "Most servers at a time, including removed ones that still have outstanding \
+              queries. Sets the size of the counters.",
         ..BASE
     },
     Setting {
@@ -500,8 +501,9 @@ pub static SETTINGS: [Setting; 54] = [
         default: "4",
         lua: &[set("setSockets")],
         reload: true,
-        doc: "UDP sockets, so source ports, per server and shard, where the server does not say. Each query takes \
-              a random one: more make answers harder to forge (RFC 5452) and cost a little CPU.",
+        doc: "Default number of UDP sockets, and so of source ports, per server and shard. Each \
+              query takes a random one: more make answers harder to forge (RFC 5452) and cost a \
+              little CPU.",
         ..BASE
     },
     Setting {
@@ -514,7 +516,7 @@ pub static SETTINGS: [Setting; 54] = [
             Setter { name: "setUDPTimeoutMs", scale: 1, unit: "ms" },
         ],
         reload: true,
-        doc: "How long a server's answer is waited for, where the server does not say.",
+        doc: "Default time-out of queries to a server.",
         ..BASE
     },
     Setting {
@@ -524,8 +526,8 @@ pub static SETTINGS: [Setting; 54] = [
         default: "65535",
         lua: &[set("setMaxUDPOutstanding")],
         reload: true,
-        doc: "Queries outstanding at a server, per shard, where the server does not say: so many over UDP, and \
-              as many by connections. One more is dropped and counted as `outstanding-full`.",
+        doc: "Default limit of outstanding queries per server and shard: over UDP, and as many \
+              over TCP and TLS. One more is dropped and counted as `outstanding-full`.",
         ..BASE
     },
     Setting {
@@ -534,9 +536,9 @@ pub static SETTINGS: [Setting; 54] = [
         kind: bytes(1 << 30),
         default: "4194304",
         reload: true,
-        doc: "Receive buffer of every UDP socket: what a shard may fall behind by, about 5,000 \
-              queries. 0 leaves the kernel's default. In Lua: \
-              `setUDPSocketBufferSizes`. The kernel's limit is `net.core.rmem_max`.",
+        doc: "Receive buffer of every UDP socket, about 5,000 queries; 0 keeps the kernel's \
+              default. In Lua: `setUDPSocketBufferSizes`. The kernel's limit is \
+              `net.core.rmem_max`.",
         ..BASE
     },
     Setting {
@@ -545,7 +547,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: bytes(1 << 30),
         default: "1048576",
         reload: true,
-        doc: "Send buffer of every UDP socket; 0 leaves the kernel's default. In Lua: `setUDPSocketBufferSizes`. \
+        doc: "Send buffer of every UDP socket; 0 keeps the kernel's default. In Lua: `setUDPSocketBufferSizes`. \
               The kernel's limit is `net.core.wmem_max`.",
         ..BASE
     },
@@ -554,8 +556,8 @@ pub static SETTINGS: [Setting; 54] = [
         name: "policy",
         kind: Kind::Choice(&crate::config::functions::POLICIES),
         reload: true,
-        doc: "How a server is chosen, in every pool without a policy of its own. In Lua: `setServerPolicy`. \
-              Without either: leastOutstanding.",
+        doc: "Policy of every pool without its own. In Lua: `setServerPolicy`. By default \
+              leastOutstanding.",
         ..BASE
     },
     Setting {
@@ -564,8 +566,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::Factor,
         default: "0",
         lua: &[set("setWeightedBalancingFactor")],
-        doc: "wrandom, whashed and orderedWrandUntag pass over a server that has more than this times its fair \
-              share of the outstanding queries; 0 switches it off.",
+        doc: "wrandom, whashed and orderedWrandUntag skip a server with more than this multiple \
+              of its fair share of the outstanding queries; 0 disables it.",
         ..LIVE
     },
     Setting {
@@ -574,8 +576,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::Factor,
         default: "0",
         lua: &[set("setConsistentHashingBalancingFactor")],
-        doc: "chashed passes over a server that has more than this times its fair share of the outstanding \
-              queries; 0 switches it off.",
+        doc: "chashed skips a server with more than this multiple of its fair share of the \
+              outstanding queries; 0 disables it.",
         ..LIVE
     },
     Setting {
@@ -584,28 +586,29 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, u32::MAX),
         default: "0",
         lua: &[set("setWHashedPertubation"), set("setWHashedPerturbation")],
-        doc: "Mixed into every hash of the hashed policies. Set the same number on machines that shall choose alike.",
+        doc: "Seed of the hashed policies. Set the same number on machines that should choose \
+              the same servers.",
         ..LIVE
     },
     Setting {
         key: Key::RoundRobinFail,
         name: "round-robin-fail-on-no-server",
         lua: &[set("setRoundRobinFailOnNoServer")],
-        doc: "roundrobin with every server down: choose none, rather than send all the same.",
+        doc: "With every server down, roundrobin chooses none rather than any.",
         ..LIVE
     },
     Setting {
         key: Key::Servfail,
         name: "servfail-when-no-server",
         lua: &[set("setServFailWhenNoServer")],
-        doc: "Answer SERVFAIL when a pool has no usable server, rather than nothing.",
+        doc: "Answer SERVFAIL when a pool has no usable server, rather than drop the query.",
         ..LIVE
     },
     Setting {
         key: Key::AllowEmpty,
         name: "allow-empty-response",
         lua: &[set("setAllowEmptyResponse")],
-        doc: "Pass on answers without a question whose code is NOERROR or NXDOMAIN.",
+        doc: "Accept NOERROR and NXDOMAIN answers without a question.",
         ..LIVE
     },
     Setting {
@@ -636,21 +639,21 @@ pub static SETTINGS: [Setting; 54] = [
         key: Key::TruncateTc,
         name: "truncate-tc",
         lua: &[set("truncateTC")],
-        doc: "Take the records of an answer with TC=1 away, its OPT record apart.",
+        doc: "Remove the records of an answer with TC=1, except its OPT record.",
         ..LIVE
     },
     Setting {
         key: Key::FixupCase,
         name: "fixup-case",
         lua: &[set("fixupCase")],
-        doc: "Give the question of an answer the letter case of its query.",
+        doc: "Restore the query's letter case in the question of its answer.",
         ..LIVE
     },
     Setting {
         key: Key::EcsOverride,
         name: "ecs-override",
         lua: &[set("setECSOverride")],
-        doc: "Replace the client subnet that a query brings, for servers with `useClientSubnet`.",
+        doc: "Replace a query's own client subnet, for servers with `useClientSubnet`.",
         ..LIVE
     },
     Setting {
@@ -678,8 +681,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: times_ms(1, 3_600_000),
         default: "10000",
         lua: &[seconds("setTCPRecvTimeout"), milliseconds("setTCPRecvTimeoutMs")],
-        doc: "A client's connection is closed that stands idle for so long, or that begins a query or a handshake \
-              and does not finish it in this time.",
+        doc: "Close a client's connection that is idle this long, or that does not complete a \
+              query or handshake in this time.",
         ..LIVE
     },
     Setting {
@@ -689,7 +692,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: times_ms(1, 3_600_000),
         default: "10000",
         lua: &[seconds("setTCPSendTimeout"), milliseconds("setTCPSendTimeoutMs")],
-        doc: "A client's connection is closed that does not take its answers for so long.",
+        doc: "Close a client's connection that does not read its answers this long.",
         ..LIVE
     },
     Setting {
@@ -698,7 +701,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: times_ms(0, DAY_MS),
         default: "0",
         lua: &[seconds("setMaxTCPConnectionDuration"), milliseconds("setMaxTCPConnectionDurationMs")],
-        doc: "How long a client's connection may live; 0 is no limit.",
+        doc: "Longest life of a client's connection; 0 is no limit.",
         ..LIVE
     },
     Setting {
@@ -707,7 +710,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, u32::MAX),
         default: "0",
         lua: &[set("setMaxTCPQueriesPerConnection")],
-        doc: "Queries of a client's connection, after which it is closed; 0 is no limit.",
+        doc: "Most queries of a client's connection before it is closed; 0 is no limit.",
         ..LIVE
     },
     Setting {
@@ -717,7 +720,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 10_000_000),
         default: "100000",
         lua: &[set("setMaxTCPConnections")],
-        doc: "Connections of all clients together at a time: those beyond are closed at once. 0 is no limit.",
+        doc: "Most concurrent connections of all clients; further ones are closed at once. 0 is \
+              no limit.",
         ..LIVE
     },
     Setting {
@@ -727,7 +731,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 10_000_000),
         default: "0",
         lua: &[set("setMaxTCPConnectionsPerClient")],
-        doc: "Connections of a client at a time; 0 is no limit.",
+        doc: "Most concurrent connections of a client; 0 is no limit.",
         ..LIVE
     },
     Setting {
@@ -736,7 +740,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 1_000_000),
         default: "0",
         lua: &[set("setMaxTCPConnectionRatePerClient")],
-        doc: "New connections of a client in a second, over five minutes; 0 is no limit.",
+        doc: "Most new connections of a client per second, averaged over five minutes; 0 is no limit.",
         ..LIVE
     },
     Setting {
@@ -745,7 +749,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 1_000_000),
         default: "0",
         lua: &[set("setMaxTLSNewSessionRatePerClient")],
-        doc: "New TLS sessions of a client in a second, over five minutes; 0 is no limit.",
+        doc: "Most new TLS sessions of a client per second, averaged over five minutes; 0 is no limit.",
         ..LIVE
     },
     Setting {
@@ -754,7 +758,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 1_000_000),
         default: "0",
         lua: &[set("setMaxTLSResumedSessionRatePerClient")],
-        doc: "Resumed TLS sessions of a client in a second, over five minutes; 0 is no limit.",
+        doc: "Most resumed TLS sessions of a client per second, averaged over five minutes; 0 is \
+              no limit.",
         ..LIVE
     },
     Setting {
@@ -763,7 +768,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: times_ms(0, DAY_MS),
         default: "10000",
         lua: &[seconds("setBanDurationForExceedingTCPTLSRate")],
-        doc: "For how long the connections of a client are refused that exceeded a rate of connections or sessions.",
+        doc: "How long connections of a client are refused after it exceeded a rate of \
+              connections or sessions.",
         ..LIVE
     },
     Setting {
@@ -772,8 +778,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 1_000_000),
         default: "50",
         lua: &[set("setMaxTCPReadIOsPerQuery")],
-        doc: "Reads for one query: a client that needs more sends by single bytes, and its connection is closed. \
-              0 is no limit.",
+        doc: "Most reads for one query: a client that needs more is sending byte by byte, and \
+              its connection is closed. 0 is no limit.",
         ..LIVE
     },
     Setting {
@@ -782,7 +788,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: times_ms(0, DAY_MS),
         default: "60000",
         lua: &[seconds("setBanDurationForExceedingMaxReadIOsPerQuery")],
-        doc: "For how long the connections of such a client are refused.",
+        doc: "How long connections of such a client are refused.",
         ..LIVE
     },
     Setting {
@@ -791,8 +797,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::Number { min: 0, max: 100, unit: "percent" },
         default: "90",
         lua: &[set("setTCPConnectionsOverloadThreshold")],
-        doc: "From this part of a limit of connections on, clients' connections are closed after an answer and wait \
-              a tenth of the time only; 0 switches it off.",
+        doc: "From this part of a connection limit on, clients' connections are closed after an \
+              answer, and their idle time-out is a tenth; 0 disables it.",
         ..LIVE
     },
     Setting {
@@ -801,7 +807,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 32),
         default: "32",
         lua: &[set("setTCPConnectionsMaskV4")],
-        doc: "Prefix length by which the limits of connections tell IPv4 clients apart.",
+        doc: "Prefix length that identifies an IPv4 client for connection limits.",
         ..LIVE
     },
     Setting {
@@ -819,8 +825,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 16),
         default: "0",
         lua: &[set("setTCPConnectionsMaskV4Port")],
-        doc: "The first so many bits of an IPv4 client's port tell it apart, too: for clients that share an address \
-              and have a range of ports each.",
+        doc: "Leading bits of the port that identify an IPv4 client as well: for clients that \
+              share an address and have a port range each.",
         ..LIVE
     },
     Setting {
@@ -829,8 +835,8 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::FastOpenKey,
         default: "",
         lua: &[set("setTCPFastOpenKey")],
-        doc: "Key of the cookies of TCP Fast Open, for listeners with `tcpFastOpenQueueSize`. The same one on \
-              machines that share an address lets each accept the others' clients. Without it: the kernel's.",
+        doc: "Key of TCP Fast Open cookies, for listeners with `tcpFastOpenQueueSize`. Machines \
+              that share an address need the same key. By default the kernel's.",
         ..LIVE
     },
     Setting {
@@ -839,7 +845,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: times_ms(0, DAY_MS),
         default: "300000",
         lua: &[seconds("setTCPDownstreamMaxIdleTime")],
-        doc: "How long a connection to a server is kept without a query.",
+        doc: "How long an idle connection to a server is kept.",
         ..LIVE
     },
     Setting {
@@ -848,7 +854,7 @@ pub static SETTINGS: [Setting; 54] = [
         kind: count(0, 4096),
         default: "10",
         lua: &[set("setMaxCachedTCPConnectionsPerDownstream"), set("setMaxIdleTCPConnectionsPerDownstream")],
-        doc: "Connections to each server that are kept without a query, in each shard.",
+        doc: "Most idle connections kept to each server, per shard.",
         ..LIVE
     },
     Setting {
@@ -857,14 +863,15 @@ pub static SETTINGS: [Setting; 54] = [
         kind: Kind::Number { min: 16, max: 65535, unit: "bytes" },
         default: "512",
         lua: &[set("setProxyProtocolMaximumPayloadSize")],
-        doc: "The longest PROXY header that is taken, with its values.",
+        doc: "Longest accepted PROXY header, including its values.",
         ..LIVE
     },
     Setting {
         key: Key::ProxyAcl,
         name: "proxy-protocol-acl-to-client",
         lua: &[set("setProxyProtocolApplyACLToProxiedClients")],
-        doc: "Ask the ACL for the client that a PROXY header names, rather than for the peer that sent it.",
+        doc: "Apply the ACL to the client that a PROXY header names, rather than to the peer \
+              that sent it.",
         ..LIVE
     },
 ];
@@ -899,7 +906,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_kept_on_both_ways_in() {
+    fn both_parsers_check_the_bounds() {
         let batch = setting(Key::Batch);
         assert_eq!(batch.from_number(1024.0, 1), Ok(Value::Number(1024)));
         for n in [0.0, 1025.0, 1.5, -1.0, f64::NAN, f64::INFINITY] {

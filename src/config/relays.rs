@@ -1,5 +1,5 @@
-//! A draft's forwards: each becomes a listener, a pool of its own, and a hidden server for each
-//! target, so that health, policies and counters are those of every other server.
+//! A draft's relays: each becomes a listener, a pool of its own, and a hidden server per target, so
+//! that health, policies and counters work as for every other server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use crate::model::{
     RelaySettings, Service, SocketOptions,
 };
 
-/// With every target down all are tried: one of them may be back since its last check.
+/// With every target down all are tried: one may be back since its last check.
 const PANIC_PPM: u32 = 1;
 
-/// A forward as written.
+/// A relay as written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DraftForward {
+pub struct DraftRelay {
     /// Where it was written.
     pub origin: Origin,
-    /// Over TCP, rather than UDP.
+    /// TCP, or else UDP.
     pub tcp: bool,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// On this network interface alone.
+    /// The network interface to bind to.
     pub interface: Option<String>,
-    /// Another process may have the address, too.
+    /// Another process may have the address too.
     pub reuse_port: bool,
     /// Its targets, each once.
     pub to: Vec<SocketAddr>,
-    /// How one is chosen.
+    /// How a target is chosen.
     pub policy: Policy,
-    /// Who may use it; none for those whom the process's ACL lets ask.
+    /// The networks that may use it; `None` for the process's ACL.
     pub acl: Option<Vec<Prefix>>,
-    /// How connections are taken.
+    /// The options of its connections.
     pub connection_options: ConnectionOptions,
     /// `connectTimeout`.
     pub connect_timeout: TickDelta,
@@ -61,23 +61,24 @@ pub struct DraftForward {
     pub health: Health,
 }
 
-impl DraftForward {
-    /// The Lua function that makes such a one.
+impl DraftRelay {
+    /// Returns the Lua function that defines it.
     #[must_use]
     pub const fn function(&self) -> &'static str {
         if self.tcp { "addTCPForward" } else { "addUDPForward" }
     }
 
-    /// What its pool is called; as listeners are told apart, so are forwards.
+    /// Returns the name of its pool. Like listeners, relays are told apart by address, interface
+    /// and protocol.
     #[must_use]
     pub fn name(&self) -> String {
         let interface = self.interface.iter().map(|name| format!("@{name}")).collect::<String>();
-        format!("forward {}{interface}/{}", self.listen, if self.tcp { "tcp" } else { "udp" })
+        format!("relay {}{interface}/{}", self.listen, if self.tcp { "tcp" } else { "udp" })
     }
 }
 
-/// Its listener, still without a slot.
-pub(crate) fn listener(relay: &DraftForward, draft: &Draft, sockets: SocketOptions) -> Listener {
+/// Builds its listener, without a slot.
+pub(crate) fn listener(relay: &DraftRelay, draft: &Draft, sockets: SocketOptions) -> Listener {
     Listener {
         slot: ListenerSlot(0),
         address: relay.listen,
@@ -91,8 +92,8 @@ pub(crate) fn listener(relay: &DraftForward, draft: &Draft, sockets: SocketOptio
     }
 }
 
-/// What its listener is for, once its pool has a slot.
-pub(crate) fn service(relay: &DraftForward, draft: &Draft, pool: PoolSlot) -> Service {
+/// Builds its listener's service, once its pool has a slot.
+pub(crate) fn service(relay: &DraftRelay, draft: &Draft, pool: PoolSlot) -> Service {
     let made = Arc::new(RelaySettings {
         pool,
         acl: relay.acl.as_ref().unwrap_or(&draft.acl).iter().copied().collect(),
@@ -105,8 +106,8 @@ pub(crate) fn service(relay: &DraftForward, draft: &Draft, pool: PoolSlot) -> Se
     if relay.tcp { Service::TcpRelay(made) } else { Service::UdpRelay(made) }
 }
 
-/// A server for each target, still without slots, in the order of `to`.
-pub(crate) fn targets(relay: &DraftForward, sockets: SocketOptions) -> impl Iterator<Item = Backend> {
+/// Builds a server for each target, without slots, in the order of `to`.
+pub(crate) fn targets(relay: &DraftRelay, sockets: SocketOptions) -> impl Iterator<Item = Backend> {
     let name = relay.name();
     let plain = |address| DraftServer::new(relay.origin.clone(), address);
     relay.to.iter().zip(0..).map(move |(address, place)| {
@@ -142,8 +143,8 @@ pub(crate) fn targets(relay: &DraftForward, sockets: SocketOptions) -> impl Iter
     })
 }
 
-/// Its pool, of its targets in their order.
-pub(crate) fn pool(relay: &DraftForward, targets: &[Backend], settings: &Settings) -> Pool {
+/// Builds its pool, with the targets in their order.
+pub(crate) fn pool(relay: &DraftRelay, targets: &[Backend], settings: &Settings) -> Pool {
     let mut policy = relay.policy.clone();
     policy.seed = settings.number(Key::Perturbation).unwrap_or(0);
     Pool {
@@ -156,8 +157,8 @@ pub(crate) fn pool(relay: &DraftForward, targets: &[Backend], settings: &Setting
     }
 }
 
-/// A ring of places rather than of servers, so that two forwards to the same machines, on whatever
-/// ports, choose the same one for a client.
+/// Builds a ring of positions rather than of servers, so that two relays to the same machines, on
+/// any ports, choose the same one for a client.
 fn ring(targets: &[Backend]) -> Ring {
     let places: Vec<Backend> =
         targets.iter().map(|b| Backend { id: format!("place {}", b.order), ..b.clone() }).collect();

@@ -1,4 +1,5 @@
-//! The rules of a [`Draft`](crate::config::draft::Draft): as written, in order, each with its place.
+//! The rules of a [`Draft`](crate::config::draft::Draft): as written, in order, each with its
+//! origin.
 
 use std::collections::HashMap;
 
@@ -10,24 +11,24 @@ use crate::rules::networks::Networks;
 use crate::rules::text;
 use crate::rules::text::Sets;
 
-/// Which chain.
+/// The chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChainKey {
-    /// What becomes of queries.
+    /// Queries.
     Query,
-    /// The same for queries that the cache did not answer.
+    /// Queries that the cache did not answer.
     CacheMiss,
-    /// What becomes of backends' answers.
+    /// Backends' responses.
     Response,
-    /// Of answers from the cache.
+    /// Answers from the cache.
     CacheHit,
-    /// Of answers that have been put into the cache.
+    /// Responses that were inserted into the cache.
     CacheInserted,
-    /// Of answers of our own.
+    /// Answers of our own.
     SelfAnswered,
-    /// Of queries that no server answered in time.
+    /// Queries that no server answered in time.
     Timeout,
-    /// Of the messages of zone transfers (AXFR, IXFR).
+    /// Messages of zone transfers (AXFR, IXFR).
     Xfr,
 }
 
@@ -45,17 +46,17 @@ impl ChainKey {
     ];
 }
 
-/// What a rule does: to queries, or to answers.
+/// The action of a rule.
 #[derive(Clone, Debug)]
 pub enum RuleAction {
-    /// To queries.
+    /// On queries.
     Query(Action),
-    /// To answers.
+    /// On responses.
     Response(ResponseAction),
 }
 
 impl RuleAction {
-    /// What must be known of it besides what it does.
+    /// Returns what must be known of it besides its effect.
     #[must_use]
     pub fn traits(&self) -> ActionTraits<'_> {
         match self {
@@ -64,7 +65,7 @@ impl RuleAction {
         }
     }
 
-    /// As people read it.
+    /// Returns its text form.
     #[must_use]
     pub fn text(&self) -> String {
         match self {
@@ -85,13 +86,13 @@ pub struct DraftRule {
     pub uuid: Option<[u8; 16]>,
     /// `group`; empty when it is in none.
     pub group: String,
-    /// Which packets it concerns; its pools have no slots yet.
+    /// Which packets match; its pools have no slots yet.
     pub matcher: Matcher,
-    /// What it does to them; its pools and copies have no slots yet.
+    /// The action; its pools and copies have no slots yet.
     pub action: RuleAction,
 }
 
-/// What a Lua function that was given away is called with.
+/// The purpose of a Lua function, which decides its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FunctionKind {
     /// A query; returns a `DNSAction`.
@@ -111,45 +112,45 @@ pub enum Interface {
     Objects,
     /// As pointers, through LuaJIT's ffi.
     Ffi,
-    /// The same; the function is what a text returns, which [`Recorded::source`] holds.
+    /// The same; the function is what [`Recorded::source`] returns.
     Text,
 }
 
-/// A Lua function that was given away, to be found again in the shards' own states.
+/// A Lua function of a rule or policy, to be found again in the shards' own states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// What it is called with.
+    /// Its purpose.
     pub kind: FunctionKind,
-    /// How it sees that.
+    /// How it receives its arguments.
     pub interface: Interface,
-    /// The file that it stands in, as Lua names it (`@FILE`); or the text itself.
+    /// The file in which it is defined, as Lua names it (`@FILE`); or the text itself.
     pub source: String,
-    /// The line that it begins in; 0 for a text.
+    /// The line where it begins; 0 for a text.
     pub line: u32,
 }
 
-/// What a limiting rule remembers between queries, one for each constructor's call.
+/// The state of a limiting rule, one for each constructor's call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DraftState {
     /// A bucket: queries per second and its size.
     Bucket(u32, u32),
-    /// A table of buckets by client: queries per second, size, IPv4 and IPv6 prefix lengths,
-    /// seconds to forget after.
+    /// A table of buckets by client: queries per second, size, IPv4 and IPv6 prefix lengths, and
+    /// the expiration, seconds.
     Clients(u32, u32, u8, u8, u32),
-    /// A set of addresses, each with its end.
+    /// A set of addresses, each with its expiry.
     Timed,
 }
 
-/// What sets are called in lists of rules, and in the identities of rules.
+/// The text of sets in lists of rules, and in the identities of rules.
 #[derive(Clone, Debug, Default)]
 pub struct SetTexts(HashMap<usize, SetText>);
 
-/// What one set is called.
+/// The text of one set.
 #[derive(Clone, Debug)]
 pub(crate) struct SetText {
-    /// The same at each evaluation of the file, whatever is in the set: for an object, its number.
+    /// Stable across evaluations of the file, whatever is in the set: for an object, its number.
     pub(crate) identity: String,
-    /// What is in it; none when that is the identity already.
+    /// The contents; `None` when the identity says it all.
     pub(crate) content: Option<String>,
 }
 
@@ -158,18 +159,18 @@ impl SetTexts {
         self.0.insert(key, text);
     }
 
-    /// For people: with what is in the sets.
+    /// Returns the texts for display, with the contents of sets.
     #[must_use]
     pub fn shown(&self) -> impl Sets {
         Shown { texts: self, content: true }
     }
 
-    /// One set for people, by its key.
+    /// Returns the text of one set for display, by its key.
     pub(crate) fn shown_by_key(&self, key: usize) -> String {
         Shown { texts: self, content: true }.of(key)
     }
 
-    /// For identities: objects by their numbers.
+    /// Returns the texts for identities: objects by their numbers.
     #[must_use]
     pub fn identities(&self) -> impl Sets {
         Shown { texts: self, content: false }
@@ -205,34 +206,34 @@ impl Sets for Shown<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct Ruleset {
     chains: [Vec<DraftRule>; ChainKey::ALL.len()],
-    /// What its sets are called.
+    /// The texts of its sets.
     pub texts: SetTexts,
 }
 
 impl Ruleset {
-    /// The rules of a chain, in order.
+    /// Returns the rules of a chain, in order.
     #[must_use]
     pub fn chain(&self, key: ChainKey) -> &[DraftRule] {
         &self.chains[key as usize]
     }
 
-    /// The rules of a chain, to be changed.
+    /// Returns the rules of a chain, mutable.
     pub fn chain_mut(&mut self, key: ChainKey) -> &mut Vec<DraftRule> {
         &mut self.chains[key as usize]
     }
 
-    /// Every rule, chain by chain.
+    /// Returns every rule, chain by chain.
     pub fn iter(&self) -> impl Iterator<Item = (ChainKey, &DraftRule)> {
         ChainKey::ALL.into_iter().flat_map(|key| self.chain(key).iter().map(move |rule| (key, rule)))
     }
 
-    /// Where the last rule was written.
+    /// Returns the origin of the last rule.
     #[must_use]
     pub fn last_origin(&self) -> Option<&Origin> {
         self.iter().last().map(|(_, rule)| &rule.origin)
     }
 
-    /// Replaces the rules of a group by others, where its first one stood, or at the end.
+    /// Replaces the rules of a group, at the place of its first one, or at the end.
     pub fn replace_group(&mut self, key: ChainKey, group: &str, rules: Vec<DraftRule>) {
         let chain = self.chain_mut(key);
         let at = chain.iter().position(|r| r.group == group).unwrap_or(chain.len());
@@ -241,7 +242,7 @@ impl Ruleset {
     }
 }
 
-/// Reads a UUID, with its hyphens or without.
+/// Parses a UUID, with or without hyphens.
 #[must_use]
 pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let hyphens = [8, 13, 18, 23];
@@ -254,7 +255,7 @@ pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     fine.then(|| u128::from_str_radix(&plain, 16).ok().map(u128::to_be_bytes)).flatten()
 }
 
-/// A UUID with its hyphens.
+/// Formats a UUID with hyphens.
 #[must_use]
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     let hex = format!("{:032x}", u128::from_be_bytes(*uuid));
@@ -266,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uuids_survive_the_round_trip() {
+    fn uuids_round_trip() {
         let text = "0a4bfe80-922e-4e2c-accb-ca92a4021f06";
         let uuid = parse_uuid(text).expect("a UUID");
         assert_eq!(uuid_text(&uuid), text);

@@ -1,11 +1,11 @@
-//! Who has which slot: stable indices for backends and listeners over any number of reloads.
+//! Stable slots of backends, listeners, rules and pools over any number of reloads.
 //!
 //! ```text
-//!  free ──assign──► held by an identity ──no longer wanted──► retired ──reclaim──► free
+//!  free ──assign──► held by an identity ──not wanted any more──► retired ──reclaim──► free
 //! ```
 //!
-//! A retired slot still has sockets and outstanding queries in the shards; it is given out again
-//! only after every shard has let go of it. Nothing here knows when that is: `reclaim` is told.
+//! A retired slot still has sockets and outstanding queries in the shards; it is reused only after
+//! every shard has released it. The caller of `reclaim` knows when.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -16,28 +16,28 @@ use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
 use crate::model::{Backend, Listener};
 use crate::stats::live::RULES_MAX;
 
-/// Listen addresses there can be at a time, retired ones included.
+/// Most listen addresses at a time, including retired ones.
 pub const LISTENERS_MAX: usize = crate::stats::live::LISTENERS_MAX;
 
-/// What a rule keeps its slot by: its chain and its UUID.
+/// The key of a rule's slot: its chain and its UUID.
 pub(super) type RuleIdentity = (u8, [u8; 16]);
 
-/// The slots in use. A new configuration makes a new value and leaves the old one as it was, so
-/// that a configuration that is refused changes nothing.
+/// The slots in use. A new configuration makes a new value and leaves the old one unchanged, so
+/// that a refused configuration changes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
     backends: Vec<Held<Backend>>,
     listeners: Vec<Held<Listener>>,
     rules: Rules,
-    /// Names of pools, each at its place.
+    /// Names of pools by slot.
     pools: Vec<String>,
 }
 
-/// The slots of rules: far more than those of others, so found by a map.
+/// The slots of rules: far more than the others, so they are found by a map.
 #[derive(Clone, Debug, Default)]
 struct Rules {
     held: HashMap<RuleIdentity, u32>,
-    /// Slots that nobody ever had begin here.
+    /// Slots from here on were never used.
     end: u32,
     retired: Vec<u32>,
     free: Vec<u32>,
@@ -55,25 +55,25 @@ enum Held<T> {
 pub struct Full {
     /// Slots wanted.
     pub wanted: usize,
-    /// Slots that removed ones still hold.
+    /// Slots that removed objects still hold.
     pub retired: usize,
 }
 
 impl Slots {
-    /// Gives each backend its slot: the one it had if its sockets can stay, a free one if not.
-    /// Slots that nobody wants any more are retired. `max` slots there can be.
+    /// Gives each backend its slot: its old one if its sockets can stay, else a free one. Slots
+    /// that are not wanted any more are retired. There can be `max` slots.
     ///
     /// # Errors
-    /// When there are not enough slots; `self` is then of no use.
+    /// When there are not enough slots; `self` is unusable then.
     pub fn assign_backends(&mut self, wanted: &mut [Backend], max: usize) -> Result<(), Full> {
         let key = |b: &Backend| xxh3_64(b.id.as_bytes());
         assign(&mut self.backends, wanted, max, key, Backend::same_sockets, |b, at| b.slot = BackendSlot(at))
     }
 
-    /// The same for listeners; one with another address, interface or service is another.
+    /// The same for listeners, which are identified by address, interface and service.
     ///
     /// # Errors
-    /// When there are not enough slots; `self` is then of no use.
+    /// When there are not enough slots; `self` is unusable then.
     pub fn assign_listeners(&mut self, wanted: &mut [Listener]) -> Result<(), Full> {
         let key = |l: &Listener| l.address;
         assign(&mut self.listeners, wanted, LISTENERS_MAX, key, Listener::same_sockets, |l, at| {
@@ -81,11 +81,11 @@ impl Slots {
         })
     }
 
-    /// Gives each rule its slot, and names the slots that are new: the one it had, or a free one.
-    /// Slots that nobody wants any more are retired. No identity may be there twice.
+    /// Gives each rule its slot, its old one or a free one, and returns the new ones. Slots that
+    /// are not wanted any more are retired. Identities must be unique.
     ///
     /// # Errors
-    /// When there are not enough slots; `self` is then of no use.
+    /// When there are not enough slots; `self` is unusable then.
     pub(super) fn assign_rules(
         &mut self,
         wanted: &[RuleIdentity],
@@ -119,7 +119,7 @@ impl Slots {
         Ok((slots, fresh))
     }
 
-    /// Frees the retired slots of rules of which `gone` says that no shard counts there.
+    /// Frees retired slots of rules for which `gone` returns true: no shard counts there.
     pub fn reclaim_rules(&mut self, gone: impl Fn(RuleSlot) -> bool) {
         let Rules { retired, free, .. } = &mut self.rules;
         retired.retain(|slot| {
@@ -129,13 +129,12 @@ impl Slots {
             }
             !is_gone
         });
-        // The lowest is given out first.
+        // The lowest is used first.
         free.sort_unstable_by(|a, b| b.cmp(a));
     }
 
-    /// Puts the names of pools in the order of their places. A name keeps its place for good, and
-    /// its pool stays, empty, where nobody wants it: a query that is outstanding over a reload still
-    /// means the same pool.
+    /// Returns the names of pools by slot. A name keeps its slot forever, and an unwanted pool
+    /// stays, empty: a query that is outstanding over a reload still refers to the same pool.
     pub(super) fn order_pools<'s>(&'s mut self, wanted: &[&str]) -> &'s [String] {
         let known: HashSet<&str> = self.pools.iter().map(String::as_str).collect();
         let new: Vec<String> =
@@ -144,17 +143,17 @@ impl Slots {
         &self.pools
     }
 
-    /// Frees the retired backend slots of which `gone` says that no shard holds anything there.
+    /// Frees retired backend slots for which `gone` returns true: no shard holds anything there.
     pub fn reclaim(&mut self, gone: impl Fn(BackendSlot) -> bool) {
         free(&mut self.backends, |at| gone(BackendSlot(at)));
     }
 
-    /// Frees the retired listener slots of which `gone` says so.
+    /// Frees retired listener slots for which `gone` returns true.
     pub fn reclaim_listeners(&mut self, gone: impl Fn(ListenerSlot) -> bool) {
         free(&mut self.listeners, |at| gone(ListenerSlot(at)));
     }
 
-    /// Retires listener slots that a configuration which was refused had, and that shards use still.
+    /// Retires the listener slots of a refused configuration that shards still use.
     pub fn retire_listeners(&mut self, slots: &[ListenerSlot]) {
         for slot in slots {
             if self.listeners.len() <= slot.index() {
@@ -166,14 +165,14 @@ impl Slots {
         }
     }
 
-    /// The retired backend slots.
+    /// Returns the retired backend slots.
     pub fn retired(&self) -> impl Iterator<Item = BackendSlot> + '_ {
         let at = |at: usize| BackendSlot(u16::try_from(at).unwrap_or(u16::MAX));
         self.backends.iter().enumerate().filter(|(_, h)| matches!(h, Held::Retired)).map(move |(n, _)| at(n))
     }
 }
 
-/// Two that are the `same` have the same `key`.
+/// Objects that are the `same` have the same `key`.
 fn assign<T: Clone, K: Eq + Hash>(
     held: &mut Vec<Held<T>>,
     wanted: &mut [T],
@@ -246,7 +245,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashSet;
 
-    /// A backend called `id`; `sockets` tells apart those that cannot share sockets.
+    /// Builds a backend called `id`; `sockets` distinguishes those that cannot share sockets.
     fn backend(id: u8, sockets: u8, weight: u32) -> Backend {
         Backend {
             slot: BackendSlot(u16::MAX),
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stays_keeps_its_slot_and_who_leaves_blocks_it_until_reclaimed() {
+    fn a_slot_is_kept_while_wanted_and_blocked_until_reclaimed() {
         let mut slots = Slots::default();
         assert_eq!(assigned(&mut slots, &[(1, 4), (2, 4), (3, 4)], 4), Ok(vec![0, 1, 2]));
         assert_eq!(assigned(&mut slots, &[(3, 4), (1, 4)], 4), Ok(vec![2, 0]));
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_keeps_its_slot_and_gives_it_back_when_told() {
+    fn a_rule_keeps_its_slot_until_it_is_reclaimed() {
         let mut slots = Slots::default();
         let assigned = |slots: &mut Slots, wanted: &[(u8, u8)]| {
             let wanted: Vec<RuleIdentity> = wanted.iter().map(|(chain, n)| (*chain, [*n; 16])).collect();
@@ -315,7 +314,7 @@ mod tests {
         assert_eq!(assigned(&mut slots, &[(0, 1), (0, 2), (1, 1)]), (vec![0, 1, 2], vec![0, 1, 2]));
         assert_eq!(assigned(&mut slots, &[(1, 1), (0, 3), (0, 2)]), (vec![2, 3, 1], vec![3]));
         slots.reclaim_rules(|_| false);
-        assert_eq!(assigned(&mut slots, &[(0, 1)]), (vec![4], vec![4]), "retired slots are not given out");
+        assert_eq!(assigned(&mut slots, &[(0, 1)]), (vec![4], vec![4]), "retired slots are not reused");
         slots.reclaim_rules(|slot| slot.0 != 3);
         assert_eq!(assigned(&mut slots, &[(0, 1), (0, 5), (0, 6)]), (vec![4, 0, 1], vec![0, 1]));
     }
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_slots_of_a_refused_configuration_are_given_out_only_when_they_are_free() {
+    fn listener_slots_of_a_refused_configuration_are_reused_only_when_free() {
         let mut slots = Slots::default();
         let listener = |port: u16| Listener { address: ([127, 0, 0, 1], port).into(), ..listener() };
         let mut running = [listener(53)];
@@ -393,8 +392,8 @@ mod tests {
                     prop_assert!(old.is_none_or(|b| b.1 == *slot), "{:?} moved to {}", who, slot);
                 }
                 retired.extend(before.iter().filter(|b| !now.contains(b)).map(|b| b.1));
-                let said: HashSet<u16> = slots.retired().map(|s| s.0).collect();
-                prop_assert_eq!(&said, &retired);
+                let reported: HashSet<u16> = slots.retired().map(|s| s.0).collect();
+                prop_assert_eq!(&reported, &retired);
                 before = now;
             }
         }

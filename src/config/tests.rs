@@ -1,4 +1,4 @@
-//! Files through the whole front end: text to draft to snapshot, or to its errors.
+//! Files through the whole front end: from text to draft to snapshot, or to errors.
 
 mod connections;
 mod relays;
@@ -24,7 +24,7 @@ use crate::model::Steer;
 use crate::model::policy::{Concentrate, HashKey, Kind};
 use crate::model::{Backend, HealthMode, Probe, Snapshot};
 
-/// A file of its own with this text, gone when dropped.
+/// A temporary file with this text.
 pub(crate) struct File(PathBuf);
 
 impl File {
@@ -63,7 +63,7 @@ fn snapshot(text: &str) -> Snapshot {
     good(text).1.snapshot
 }
 
-/// The messages for a broken text, with `FILE` for the file's name.
+/// Returns the messages for an invalid text, with `FILE` for the file's name.
 fn broken(text: &str) -> Vec<String> {
     let file = File::new(text);
     let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
@@ -84,7 +84,7 @@ fn server(arguments: &str) -> Arc<Backend> {
 }
 
 #[test]
-fn the_file_that_must_run_as_written_does() {
+fn the_example_of_dnsdist_runs_as_written() {
     let text = r#"newServer {address="2001:4860:4860::8888", qps=1}
 newServer {address="2001:4860:4860::8844", qps=1}
 newServer {address="2620:0:ccc::2", qps=10}
@@ -129,7 +129,7 @@ fn every_example_compiles() {
     assert!(count >= 6, "{count} examples");
 }
 
-/// One broken text, and the one message it gives.
+/// Invalid texts, each with its one message.
 const BROKEN: &[(&str, &str)] = &[
     ("newServer('nonsense')", "FILE:1: newServer: address is \"nonsense\"; expected IP[:PORT]"),
     ("newServer('example.com:53')", "FILE:1: newServer: address is \"example.com:53\"; expected IP[:PORT]"),
@@ -234,7 +234,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "newServer{\n  address='192.0.2.1', id='a'}\nnewServer{address='192.0.2.2', id='a'}",
-        "FILE:3: newServer: id \"a\" is there already, from FILE:1; expected it once",
+        "FILE:3: newServer: id \"a\" is already defined at FILE:1; expected it once",
     ),
     ("newServer('192.0.2.1'):setQPS('x')", "FILE:1: setQPS: \"x\" is not allowed; expected a whole number"),
     (
@@ -249,7 +249,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("addLocal('localhost')", "FILE:1: addLocal: \"localhost\" is not allowed; expected IP[:PORT]"),
     (
         "addLocal('127.0.0.1:53')\n\naddLocal('127.0.0.1')",
-        "FILE:3: addLocal: the listener 127.0.0.1:53 is there already, from FILE:1; expected it once",
+        "FILE:3: addLocal: the listener 127.0.0.1:53 is already defined at FILE:1; expected it once",
     ),
     (
         "addLocal('127.0.0.1', {interfase='lo'})",
@@ -366,7 +366,7 @@ const BROKEN: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_broken_file_gets_one_message_with_its_place() {
+fn every_invalid_file_gets_one_message_with_its_place() {
     let mut wrong = String::new();
     for (text, want) in BROKEN {
         let messages = broken(text);
@@ -402,16 +402,14 @@ fn several_errors_of_a_file_are_reported_together() {
             "FILE:8: attempt to call global 'undefined' (a nil value)",
         ]
     );
-    // What only the whole shows comes behind, once Lua got to the end.
+    // Errors of the whole come last, once Lua has reached the end.
     let whole = broken(&text.replace("undefined()", "").replace("never reached", "10.0.0.0/8"));
     assert_eq!(whole.len(), 7, "{whole:#?}");
-    assert!(
-        whole[6].starts_with("FILE:7: addLocal: the listener 127.0.0.1:53 is there already, from FILE:6")
-    );
+    assert!(whole[6].starts_with("FILE:7: addLocal: the listener 127.0.0.1:53 is already defined at FILE:6"));
 }
 
 #[test]
-fn an_error_in_a_file_that_cannot_be_read_names_it() {
+fn an_unreadable_file_is_named() {
     let flags = Flags { file: Some("/nonexistent/dnslob.lua".into()), ..Flags::default() };
     let errors = run(&flags).expect_err("no such file");
     assert!(
@@ -421,7 +419,7 @@ fn an_error_in_a_file_that_cannot_be_read_names_it() {
 }
 
 #[test]
-fn a_long_path_is_named_whole() {
+fn a_long_path_is_not_truncated() {
     let directory = std::env::temp_dir().join(format!("dnslob-{}-{}", std::process::id(), "long".repeat(30)));
     std::fs::create_dir_all(&directory).expect("a directory");
     let path = directory.join("x.lua");
@@ -472,7 +470,7 @@ fn every_argument_of_a_server_reaches_the_snapshot() {
 }
 
 #[test]
-fn a_server_object_changes_and_tells_its_server() {
+fn a_server_object_reads_and_changes_its_server() {
     let text = r#"
         local a = newServer{address='192.0.2.1', name='a', pool={'x', 'y'}, id='1'}
         local b = newServer('192.0.2.2')
@@ -579,7 +577,7 @@ fn every_policy_and_its_options_reach_the_snapshot() {
         floor_span: ms(300_000),
     };
     assert_eq!(all.concentrate, want);
-    // The shared object is not changed by a call with options.
+    // A call with options does not change the shared object.
     assert_eq!(policy("concentrate{fullFactor=2} and concentrate").concentrate, Concentrate::default());
 }
 
@@ -636,7 +634,7 @@ fn defaults_are_those_of_the_table() {
 }
 
 #[test]
-fn the_acl_is_replaced_added_to_and_read() {
+fn the_acl_can_be_replaced_extended_and_read_from_a_file() {
     let has = |s: &Snapshot, ip: &str| s.acl.contains(&mapped(ip.parse().expect("an address")));
     let added = snapshot("addACL('192.0.2.0/24')");
     assert!(has(&added, "192.0.2.1") && has(&added, "127.0.0.1") && !has(&added, "8.8.8.8"));
@@ -706,7 +704,7 @@ fn included_files_are_evaluated_in_order_and_named_in_errors() {
 }
 
 #[test]
-fn too_many_servers_are_refused_and_retired_ones_named() {
+fn too_many_servers_are_refused_and_retired_ones_mentioned() {
     let (loaded, first) = good("setBackendsMax(2) newServer('192.0.2.1') newServer('192.0.2.2')");
     assert!(compile(&loaded.draft, &first.slots, 2).is_ok(), "the same servers keep their slots");
     let messages = broken("setBackendsMax(1)\nnewServer('192.0.2.1')\nnewServer('192.0.2.2')");
@@ -722,7 +720,7 @@ fn too_many_servers_are_refused_and_retired_ones_named() {
 }
 
 #[test]
-fn servers_of_one_address_are_told_apart_and_keep_their_slots() {
+fn servers_of_one_address_are_distinct_and_keep_their_slots() {
     let (loaded, first) =
         good("newServer('192.0.2.1') newServer('192.0.2.1') newServer{address='192.0.2.1', id='x'}");
     let ids: Vec<&str> = first.snapshot.backends.iter().flatten().map(|b| b.id.as_str()).collect();
@@ -762,7 +760,7 @@ fn a_reload_is_described_line_by_line() {
 }
 
 #[test]
-fn what_takes_a_restart_is_named() {
+fn settings_that_need_a_restart_are_named() {
     let boot = |text: &str| good(text).1.boot;
     let old = boot("setShards(2) setDrainTime('1s')");
     let new = boot("setShards(4) setDrainTime('9s') setSteering('cpu') setVerbose(true)");
@@ -774,7 +772,7 @@ fn what_takes_a_restart_is_named() {
     );
 }
 
-/// Any Lua literal.
+/// Generates any Lua literal.
 fn literal() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<f64>().prop_map(|x| if x.is_finite() { format!("({x:e})") } else { "(1/0)".to_owned() }),
@@ -815,7 +813,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn no_value_anywhere_panics_and_every_error_has_its_place(
+    fn no_value_panics_and_every_error_has_its_place(
         arguments in prop::collection::vec((any::<prop::sample::Index>(), literal()), 0..6),
         calls in prop::collection::vec((any::<prop::sample::Index>(), literal(), literal()), 0..6),
     ) {

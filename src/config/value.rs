@@ -1,19 +1,19 @@
-//! Values as people write them: addresses, spans of time, CPU lists, DNS names.
+//! Parsers of values: addresses, spans of time, CPU lists, DNS names.
 //!
-//! Pure text to value; each function's error says what was expected.
+//! From text to value; each error says what was expected.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::time::TickDelta;
 
-/// The port of DNS, where none is written.
+/// The default port.
 pub const DNS_PORT: u16 = 53;
 
-/// What [`address`] expects.
+/// The form of an [`address`].
 pub const ADDRESS: &str =
     "IP[:PORT], as \"192.0.2.1\", \"192.0.2.1:5353\", \"2001:db8::1\" or \"[2001:db8::1]:5353\"";
 
-/// Reads `IP[:PORT]`; IPv6 bare, in brackets, or in brackets with a port. Host names are refused.
+/// Parses `IP[:PORT]`; IPv6 bare, in brackets, or in brackets with a port. Host names are refused.
 ///
 /// # Errors
 /// What was expected.
@@ -28,10 +28,10 @@ pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
         .ok_or(ADDRESS)
 }
 
-/// What [`service_address`] expects.
+/// The form of a [`service_address`].
 pub const SERVICE_ADDRESS: &str = "IP:PORT, as \"192.0.2.1:25\" or \"[2001:db8::1]:25\"";
 
-/// Reads `IP:PORT` of a service that need not be DNS, and so has no usual port.
+/// Parses `IP:PORT` of a service other than DNS, which has no default port.
 ///
 /// # Errors
 /// What was expected.
@@ -39,10 +39,10 @@ pub fn service_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0).ok_or(SERVICE_ADDRESS)
 }
 
-/// What [`span`] expects.
+/// The form of a [`span`].
 pub const SPAN: &str = "a duration, as \"200ms\", \"2s\" or \"1m\"";
 
-/// Reads a span of time with its unit: `us`, `ms`, `s`, `m` or `h`; fractions are allowed. `0`
+/// Parses a span of time with its unit: `us`, `ms`, `s`, `m` or `h`; fractions are allowed. `0`
 /// needs no unit.
 ///
 /// # Errors
@@ -63,7 +63,7 @@ pub fn span(text: &str) -> Result<TickDelta, &'static str> {
     nanoseconds(number * ns).ok_or(SPAN)
 }
 
-/// A span from a number of nanoseconds; none for negative, not finite, or more than 500 years.
+/// Converts nanoseconds to a span; `None` for negative, not finite, or more than 500 years.
 #[must_use]
 pub fn nanoseconds(ns: f64) -> Option<TickDelta> {
     // The comparison bounds the cast.
@@ -71,7 +71,7 @@ pub fn nanoseconds(ns: f64) -> Option<TickDelta> {
     (0.0..1.6e19).contains(&ns).then(|| TickDelta(ns.round() as u64))
 }
 
-/// A span in the largest unit that divides it.
+/// Formats a span in the largest unit that divides it.
 #[must_use]
 pub fn span_text(span: TickDelta) -> String {
     const UNITS: [(u64, &str); 5] = [
@@ -89,12 +89,12 @@ pub fn span_text(span: TickDelta) -> String {
     }
 }
 
-/// What [`fast_open_key`] expects.
+/// The form of a [`fast_open_key`].
 pub const FAST_OPEN_KEY: &str =
     "four groups of eight hexadecimal digits, as \"00112233-44556677-8899aabb-ccddeeff\"";
 
-/// Reads a key of TCP Fast Open as the kernel writes it (`net.ipv4.tcp_fastopen_key`): four numbers,
-/// each least significant byte first.
+/// Parses a TCP Fast Open key in the kernel's format (`net.ipv4.tcp_fastopen_key`): four numbers,
+/// each with the least significant byte first.
 ///
 /// # Errors
 /// What was expected.
@@ -109,10 +109,10 @@ pub fn fast_open_key(text: &str) -> Result<[u8; 16], &'static str> {
     if groups.next().is_some() { Err(FAST_OPEN_KEY) } else { Ok(key) }
 }
 
-/// What [`cpus`] expects.
+/// The form of [`cpus`].
 pub const CPUS: &str = "a list of CPU numbers and ranges below 4096, as \"0,2-5\"";
 
-/// Reads a list of CPUs, as the kernel writes them; keeps the order, refuses a CPU twice.
+/// Parses a list of CPUs in the kernel's format; keeps the order, refuses duplicates.
 ///
 /// # Errors
 /// What was expected.
@@ -135,7 +135,7 @@ pub fn cpus(text: &str) -> Result<Vec<u16>, &'static str> {
     Ok(list)
 }
 
-/// CPU numbers as a list, ranges joined.
+/// Formats CPU numbers as a list, with ranges joined.
 #[must_use]
 pub fn cpus_text(cpus: &[u16]) -> String {
     let mut runs: Vec<(u16, u16)> = Vec::new();
@@ -150,12 +150,12 @@ pub fn cpus_text(cpus: &[u16]) -> String {
     texts.join(",")
 }
 
-/// Reads a domain name into wire format, its letters small; without its last dot or with it.
+/// Parses a domain name into lower-case wire format; the final dot is optional.
 ///
 /// # Errors
 /// What was expected.
 pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
-    // What is meant by an empty text, or by spaces, is a slip rather than a name.
+    // An empty text or spaces are a mistake rather than a name.
     if text.is_empty() || text.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(QNAME);
     }
@@ -165,11 +165,11 @@ pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
     Ok(wire)
 }
 
-/// What [`qname`] expects.
+/// The form of a [`qname`].
 pub const QNAME: &str = "a domain name of at most 255 bytes with labels of 1 to 63";
 
-/// Reads a domain name in presentation format (RFC 1035, 5.1, with `\.` and `\DDD`) and gives it
-/// back with its final dot.
+/// Parses a domain name in presentation format (RFC 1035, 5.1, with `\.` and `\DDD`) and returns it
+/// with its final dot.
 ///
 /// # Errors
 /// What was expected.
@@ -210,10 +210,10 @@ pub fn qname(text: &str) -> Result<String, &'static str> {
     if total > 255 || label > 0 { Err(QNAME) } else { Ok(name) }
 }
 
-/// What [`source`] expects.
+/// The form of a [`source`].
 pub const SOURCE: &str = "\"ADDRESS\", \"INTERFACE\" or \"ADDRESS@INTERFACE\"";
 
-/// Reads the local end towards a backend.
+/// Parses the local end towards a backend.
 ///
 /// # Errors
 /// What was expected.
@@ -228,10 +228,10 @@ pub fn source(text: &str) -> Result<(Option<IpAddr>, Option<String>), &'static s
     Ok((address, interface))
 }
 
-/// What [`interface`] expects.
+/// The form of an [`interface`].
 pub const INTERFACE: &str = "the name of a network interface, 1 to 15 bytes";
 
-/// Reads a network interface's name (Linux: below `IFNAMSIZ`, no slash, no space, no colon).
+/// Parses a network interface's name (Linux: below `IFNAMSIZ`, no slash, no space, no colon).
 ///
 /// # Errors
 /// What was expected.
@@ -247,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn addresses_take_every_usual_form() {
+    fn every_usual_form_of_address_is_parsed() {
         for (text, want) in [
             ("192.0.2.1", "192.0.2.1:53"),
             ("192.0.2.1:5353", "192.0.2.1:5353"),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn wire_names_are_small_and_whole() {
+    fn wire_names_are_lower_case_and_absolute() {
         assert_eq!(wire_name("WWW.Example"), Ok(b"\x03www\x07example\x00".to_vec()));
         assert_eq!(wire_name("a\\.b.\\065."), Ok(b"\x03a.b\x01a\x00".to_vec()));
         assert_eq!(wire_name("."), Ok(vec![0]));
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_told_apart() {
+    fn sources_are_parsed() {
         assert_eq!(source("192.0.2.1"), Ok((Some("192.0.2.1".parse().expect("an address")), None)));
         assert_eq!(source("eth0"), Ok((None, Some("eth0".to_owned()))));
         assert_eq!(source("::1@lo"), Ok((Some("::1".parse().expect("an address")), Some("lo".to_owned()))));
@@ -318,18 +318,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_readers_take_the_same_names(text in "[a-zA-Z0-9. -]{0,80}") {
+        fn both_parsers_accept_the_same_names(text in "[a-zA-Z0-9. -]{0,80}") {
             prop_assert_eq!(wire_name(&text).is_ok(), qname(&text).is_ok(), "{}", text);
         }
 
         #[test]
-        fn a_span_survives_the_round_trip(ms in 0_u64..10_000_000) {
+        fn spans_round_trip(ms in 0_u64..10_000_000) {
             let span_written = TickDelta::from_ms(ms);
             prop_assert_eq!(span(&span_text(span_written)), Ok(span_written));
         }
 
         #[test]
-        fn a_cpu_list_survives_the_round_trip(set in prop::collection::btree_set(0_u16..4096, 1..40)) {
+        fn cpu_lists_round_trip(set in prop::collection::btree_set(0_u16..4096, 1..40)) {
             let list: Vec<u16> = set.into_iter().collect();
             prop_assert_eq!(cpus(&cpus_text(&list)), Ok(list));
         }

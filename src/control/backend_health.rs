@@ -1,7 +1,8 @@
-//! The backends as they live: puts what checks, live results and policies say on the board.
+//! The health of all backends: writes the outcome of checks, live results and policies to the live
+//! state.
 //!
-//! Told of time and outcomes like the checks it holds; it sends nothing. Each change of state is
-//! logged here once, with its reason.
+//! Time and outcomes are passed in, as to the checks that it owns; it does no I/O. Each change of
+//! state is logged here once, with its reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,27 +19,27 @@ use crate::model::{Backend, Snapshot};
 use crate::stats::check_failure::Failure;
 use crate::stats::live::{LiveState, PPM, State};
 
-/// That checks cannot be made is said at most this often.
-const UNMADE_SAID: TickDelta = TickDelta::from_ms(10_000);
+/// Interval of the warning that checks cannot be made.
+const UNMADE_WARNING_INTERVAL: TickDelta = TickDelta::from_ms(10_000);
 
-/// The backends of the configuration in force.
+/// The health of the backends of the current configuration.
 #[derive(Debug)]
 pub struct BackendHealth {
     live_state: Arc<LiveState>,
     checks: Checks,
     ejectors: BTreeMap<String, Ejector>,
     concentrate: ConcentrateDriver,
-    /// Live results up to the last look.
+    /// Live results up to the last read.
     seen: BTreeMap<BackendSlot, Live>,
-    /// States that have been put on the board.
-    shown: BTreeMap<BackendSlot, State>,
-    /// Checks that could not be made: since this was last said, and when that was.
+    /// States written to the live state.
+    published: BTreeMap<BackendSlot, State>,
+    /// Checks that could not be made since the last warning, and the time of that warning.
     unmade: u64,
-    unmade_said: Option<Tick>,
+    unmade_warned: Option<Tick>,
 }
 
 impl BackendHealth {
-    /// A farm without backends.
+    /// Creates an instance without backends.
     #[must_use]
     pub fn new(live_state: Arc<LiveState>, rng: ShardRng) -> Self {
         Self {
@@ -47,39 +48,39 @@ impl BackendHealth {
             ejectors: BTreeMap::new(),
             concentrate: ConcentrateDriver::new(),
             seen: BTreeMap::new(),
-            shown: BTreeMap::new(),
+            published: BTreeMap::new(),
             unmade: 0,
-            unmade_said: None,
+            unmade_warned: None,
         }
     }
 
-    /// Takes in a backend with what its first check found, before it is published.
+    /// Adds a backend with the result of its first check, before it is published.
     pub fn join(&mut self, backend: &Backend, check: Check, reason: &str, now: Tick) {
         let slot = backend.slot;
-        self.shown.remove(&slot);
+        self.published.remove(&slot);
         self.seen.insert(slot, stats::live(&self.live_state, slot));
         self.live_state.set_share(slot, 0, 0);
         self.live_state.set_warmth(slot, check.warmth_ppm(now));
         self.checks.insert(slot, check);
-        self.show(backend, reason);
+        self.update(backend, reason);
     }
 
-    /// Takes the new settings of a backend that stays.
+    /// Applies the new settings of a backend that stays.
     pub fn revise(&mut self, backend: &Backend, now: Tick) {
         if let Some(check) = self.checks.at_mut(backend.slot) {
             check.revise(backend.health.clone(), now);
         }
-        self.show(backend, "configuration");
+        self.update(backend, "configuration");
     }
 
-    /// Forgets a backend that is no longer configured.
+    /// Forgets a backend that has left the configuration.
     pub fn leave(&mut self, slot: BackendSlot) {
         self.checks.remove(slot);
         self.seen.remove(&slot);
-        self.shown.remove(&slot);
+        self.published.remove(&slot);
     }
 
-    /// When the next probe is due.
+    /// Returns when the next probe is due.
     #[must_use]
     pub fn next(&self) -> Option<Tick> {
         self.checks.next()
@@ -100,37 +101,37 @@ impl BackendHealth {
     ) {
         let Some(check) = self.checks.at_mut(backend.slot) else { return };
         check.settle(ticket, outcome.map_err(|(reason, _)| reason), now);
-        // Before the state: a shard shall not see it back with its full share.
+        // Before the state: no shard may see the backend back with its full share.
         warm(&self.live_state, backend.slot, check.warmth_ppm(now));
         match outcome {
-            Ok(()) => self.show(backend, "check passed"),
+            Ok(()) => self.update(backend, "check passed"),
             Err((reason, detail)) => {
-                if reason == Failure::Local && self.is_to_be_said(now) {
+                if reason == Failure::Local && self.should_warn(now) {
                     let (server, checks) = (&backend.name, std::mem::take(&mut self.unmade));
                     tracing::warn!(
                         server,
                         checks,
-                        "checks cannot be made, servers stay as they are: {detail}"
+                        "cannot make health checks, servers keep their state: {detail}"
                     );
                 }
-                self.show(backend, &format!("{reason}: {detail}"));
+                self.update(backend, &format!("{reason}: {detail}"));
             }
         }
     }
 
-    /// Counts a check that could not be made; whether that is to be said now.
-    fn is_to_be_said(&mut self, now: Tick) -> bool {
+    /// Counts a check that could not be made; returns whether to warn.
+    fn should_warn(&mut self, now: Tick) -> bool {
         self.unmade += 1;
-        let said = self.unmade_said.is_some_and(|at| now.since(at) < UNMADE_SAID);
-        if !said {
-            self.unmade_said = Some(now);
+        let warned = self.unmade_warned.is_some_and(|at| now.since(at) < UNMADE_WARNING_INTERVAL);
+        if !warned {
+            self.unmade_warned = Some(now);
         }
-        !said
+        !warned
     }
 
-    /// Looks at live traffic and at the clock: lazy checks, ejection, slow start, concentration.
+    /// Evaluates live traffic and the clock: lazy checks, ejection, slow start, concentration.
     pub fn watch(&mut self, snapshot: &Snapshot, now: Tick) {
-        let live = self.look(snapshot);
+        let live = self.read_live(snapshot);
         for (slot, check) in self.checks.iter_mut() {
             check.live(live.get(&slot).copied().unwrap_or_default(), now);
             check.pass(now);
@@ -138,21 +139,21 @@ impl BackendHealth {
         }
         self.eject(snapshot, &live, now);
         for backend in snapshot.backends.iter().flatten() {
-            self.show(backend, "its time is over");
+            self.update(backend, "time elapsed");
         }
-        // Last, so that it knows every state of this moment.
+        // Last, because it reads the state of every backend.
         self.concentrate.tick(now, snapshot, &self.live_state);
     }
 
-    /// What is known of a backend, for tables.
+    /// Returns a backend's state and failed checks, for tables.
     #[must_use]
     pub fn standing(&self, slot: BackendSlot) -> Standing {
         let failed = self.checks.at(slot).map(|c| *c.failed()).unwrap_or_default();
         Standing { state: self.live_state.backend(slot).state(), failed }
     }
 
-    /// Live results of all backends since the last look.
-    fn look(&mut self, snapshot: &Snapshot) -> BTreeMap<BackendSlot, Live> {
+    /// Returns the live results of all backends since the last call.
+    fn read_live(&mut self, snapshot: &Snapshot) -> BTreeMap<BackendSlot, Live> {
         let mut out = BTreeMap::new();
         for backend in snapshot.backends.iter().flatten() {
             let total = stats::live(&self.live_state, backend.slot);
@@ -182,16 +183,16 @@ impl BackendHealth {
                     continue;
                 };
                 check.eject(now + settings.span);
-                // At once, so that the next pool counts it as out.
-                self.show(backend, "answers worse than its peers");
+                // At once, so that the next pool counts it as ejected.
+                self.update(backend, "answers worse than its peers");
             }
         }
     }
 
-    /// Puts a backend's state on the board if it has changed, and says so.
-    fn show(&mut self, backend: &Backend, reason: &str) {
+    /// Writes a backend's state to the live state and logs it, if it has changed.
+    fn update(&mut self, backend: &Backend, reason: &str) {
         let Some(state) = self.checks.at(backend.slot).map(Check::state) else { return };
-        if self.shown.insert(backend.slot, state) == Some(state) {
+        if self.published.insert(backend.slot, state) == Some(state) {
             return;
         }
         self.live_state.set_state(backend.slot, state);
@@ -204,11 +205,11 @@ impl BackendHealth {
     }
 }
 
-/// Puts a backend's warmth on the board if it has changed enough.
+/// Writes a backend's warmth to the live state, if it has changed enough.
 fn warm(live_state: &LiveState, slot: BackendSlot, warmth: u32) {
-    // Each write makes the shards rebuild what they derive: steps of a percent will do.
-    let shown = live_state.backend(slot).warmth_ppm();
-    if warmth != shown && (warmth == PPM || warmth.abs_diff(shown) >= PPM / 100) {
+    // Each write makes the shards rebuild their tables: steps of a percent suffice.
+    let published = live_state.backend(slot).warmth_ppm();
+    if warmth != published && (warmth == PPM || warmth.abs_diff(published) >= PPM / 100) {
         live_state.set_warmth(slot, warmth);
     }
 }
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_reach_the_board() {
+    fn outcomes_reach_the_live_state() {
         let live_state = Arc::new(LiveState::new(1, 2));
         let mut snapshot = fixture::snapshot(1, &[], &[0, 1]);
         let mut forced = fixture::backend(1);
@@ -263,30 +264,30 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_checked_stays_as_it_is_and_that_is_said_once_in_a_while() {
+    fn a_backend_that_cannot_be_checked_keeps_its_state_and_warnings_are_rare() {
         let live_state = Arc::new(LiveState::new(1, 1));
         let snapshot = fixture::snapshot(1, &[], &[0]);
         let mut backend_health = joined(&snapshot, &live_state);
         let (slot, backend) = (BackendSlot(0), snapshot.backend(BackendSlot(0)).expect("a backend"));
-        let (mut tickets, mut said) = (0, Vec::new());
+        let (mut tickets, mut warned) = (0, Vec::new());
         for round in 0..25 {
             let now = at(round * 1_000);
             let due = backend_health.begin(now, &mut tickets);
-            let before = backend_health.unmade_said;
+            let before = backend_health.unmade_warned;
             backend_health.settle(backend, due[0].ticket, Err((Failure::Local, "Too many open files")), now);
             assert_eq!(live_state.backend(slot).state(), State::Up);
-            if backend_health.unmade_said != before {
-                said.push(round);
+            if backend_health.unmade_warned != before {
+                warned.push(round);
             }
         }
         assert_eq!(
-            (said, backend_health.standing(slot).failed[Failure::Local as usize]),
+            (warned, backend_health.standing(slot).failed[Failure::Local as usize]),
             (vec![0, 10, 20], 25)
         );
     }
 
     #[test]
-    fn a_server_returns_with_its_first_share_at_once() {
+    fn a_returning_backend_starts_with_its_first_share() {
         let live_state = Arc::new(LiveState::new(1, 1));
         let mut snapshot = fixture::snapshot(1, &[], &[0]);
         let mut slow = fixture::backend(0);
@@ -343,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slots_past_is_not_its_new_owners() {
+    fn a_reused_slot_inherits_nothing() {
         let live_state = Arc::new(LiveState::new(1, 1));
         let snapshot = fixture::snapshot(1, &[], &[0]);
         let slot = BackendSlot(0);
@@ -351,7 +352,7 @@ mod tests {
         live_state.set_warmth(slot, 7);
         live_state.shards()[0].backend(slot).timeouts.add(1000);
         let mut backend_health = joined(&snapshot, &live_state);
-        assert_eq!(backend_health.look(&snapshot)[&slot], Live::default());
+        assert_eq!(backend_health.read_live(&snapshot)[&slot], Live::default());
         assert_eq!((live_state.backend(slot).share_ppm(), live_state.backend(slot).warmth_ppm()), (0, PPM));
     }
 }

@@ -1,90 +1,82 @@
-//! The division of file descriptors over the life of the process: at the start, and over reloads.
+//! The file descriptor budget over the life of the process: at the start, and across reloads.
 //!
 //! ```text
-//!  load: divide for both configurations ─► idle connections make room ─► commit
-//!        └ too few: refused                                              └ refused: as before
+//!  load: divide for both configurations ─► idle connections are closed ─► commit
+//!        └ too few: refused                                               └ refused: as before
 //! ```
 
 use std::sync::Arc;
 
 use crate::base::time::{Tick, TickDelta};
-use crate::control::limits::{Means, Shortage};
+use crate::control::limits::{Resources, Shortage};
 use crate::model::Snapshot;
 use crate::stats::descriptors::{Descriptors, Division, Use};
 
-/// A change waits so long at most until idle connections have made room for its sockets: shards look at
-/// them every 250 ms or more often.
-const ROOM: TickDelta = TickDelta::from_ms(2_000);
+/// How long a change waits at most until idle connections are closed for its sockets: shards check
+/// for that at least every 250 ms.
+const ROOM_TIMEOUT: TickDelta = TickDelta::from_ms(2_000);
 
-/// How descriptors are divided.
+/// The division of descriptors.
 #[derive(Debug)]
 pub(super) struct Budget {
     descriptors: Arc<Descriptors>,
     shards: usize,
-    /// For the configuration in force, and for the change under way.
+    /// For the current configuration, and for the pending change.
     division: Division,
     next: Option<Division>,
-    /// Until then a change waits for descriptors that it needs.
-    room_by: Tick,
+    /// The time until which a change waits for descriptors.
+    wait_until: Tick,
     shortage: Shortage,
 }
 
 impl Budget {
-    /// As they are divided at present.
+    /// Creates it with the present division.
     pub(super) fn new(descriptors: &Arc<Descriptors>, shards: usize) -> Self {
         Self {
             descriptors: Arc::clone(descriptors),
             shards,
             division: descriptors.division(),
             next: None,
-            room_by: Tick(0),
+            wait_until: Tick(0),
             shortage: Shortage::default(),
         }
     }
 
-    /// A change is under way: its sockets will be open beside those that are.
+    /// Reserves descriptors for a change, whose sockets will be open beside the current ones.
     ///
     /// # Errors
-    /// When there are too few descriptors for both; then nothing has changed.
+    /// Fails when there are too few descriptors for both; nothing has changed then.
     pub(super) fn begin(&mut self, old: &Snapshot, new: &Snapshot, now: Tick) -> Result<(), String> {
         let used = Use::ALL.iter().map(|usage| self.descriptors.used(*usage)).sum();
-        let division = Means::now(self.shards).beside(old, used).divide(Some(old), new)?;
+        let division = Resources::now(self.shards).beside(old, used).divide(Some(old), new)?;
         self.descriptors.divide(&division);
-        (self.next, self.room_by) = (Some(division), now + ROOM);
+        (self.next, self.wait_until) = (Some(division), now + ROOM_TIMEOUT);
         Ok(())
     }
 
-    /// Whether connections have made room for the change under way, or have had the time to.
-    pub(super) fn has_room(&self, now: Tick) -> bool {
-        self.descriptors.fits() || now >= self.room_by
+    /// Returns whether the change's descriptors are free, or it has waited long enough.
+    pub(super) fn is_ready(&self, now: Tick) -> bool {
+        self.descriptors.fits() || now >= self.wait_until
     }
 
-    /// The change under way was refused.
+    /// Restores the division: the change was refused.
     pub(super) fn refuse(&mut self) {
         self.next = None;
         self.descriptors.divide(&self.division);
     }
 
-    /// The change under way is in force. Sockets of the configuration before it may still be open,
-    /// so that its division holds until the next change.
+    /// Makes the change's division current. Sockets of the previous configuration may still be
+    /// open, so the combined division applies until the next change.
     pub(super) fn accept(&mut self) {
         self.division = self.next.take().unwrap_or(self.division);
         let Division { limit, reserve, pools } = self.division;
         let of = |usage: Use| pools[usage.index()];
         let (clients, servers) = (of(Use::Clients), of(Use::Servers));
         let (relayed, flows) = (of(Use::Relayed) / 2, of(Use::Flows));
-        tracing::info!(
-            limit,
-            reserve,
-            clients,
-            servers,
-            relayed,
-            flows,
-            "file descriptors, and who may have them"
-        );
+        tracing::info!(limit, reserve, clients, servers, relayed, flows, "file descriptor limits");
     }
 
-    /// Warns when connections or flows have made room or were refused, once in a while.
+    /// Warns when connections or flows were evicted or refused, at a bounded rate.
     pub(super) fn warn(&mut self, now: Tick) {
         if let Some(text) = self.shortage.turn(&self.descriptors, now) {
             tracing::warn!("{text}");
@@ -98,25 +90,25 @@ mod tests {
     use crate::control::fixture;
 
     #[test]
-    fn a_change_that_is_refused_leaves_the_division_as_it_was() {
+    fn a_refused_change_restores_the_division() {
         let (old, new) = (fixture::snapshot(1, &[0], &[0]), fixture::snapshot(2, &[0, 1, 2], &[0]));
-        let division = Means::now(2).divide(None, &old).expect("enough");
+        let division = Resources::now(2).divide(None, &old).expect("enough");
         let descriptors = Arc::<Descriptors>::default();
         descriptors.divide(&division);
         let mut budget = Budget::new(&descriptors, 2);
         let at = |ms: u64| Tick(ms * 1_000_000);
         let before = descriptors.limit_and_reserve();
         budget.begin(&old, &new, at(0)).expect("enough");
-        assert!(descriptors.limit_and_reserve().1 > before.1, "its sockets are kept free");
+        assert!(descriptors.limit_and_reserve().1 > before.1, "descriptors are reserved for its sockets");
         budget.refuse();
         assert_eq!(descriptors.limit_and_reserve(), before);
         budget.begin(&old, &new, at(0)).expect("enough");
         let kept: Vec<_> = std::iter::from_fn(|| descriptors.take(Use::DrainingCloses, 1)).collect();
-        assert!(budget.has_room(at(0)), "no more than may be: {}", kept.len());
+        assert!(budget.is_ready(at(0)), "within the limit: {}", kept.len());
         descriptors.divide(&Division { pools: [0; Use::ALL.len()], ..division });
-        assert!(!budget.has_room(at(1_999)) && budget.has_room(at(2_000)), "it waits, but not for ever");
+        assert!(!budget.is_ready(at(1_999)) && budget.is_ready(at(2_000)), "it waits until the time-out");
         budget.accept();
         budget.refuse();
-        assert!(descriptors.limit_and_reserve().1 > before.1, "it is in force");
+        assert!(descriptors.limit_and_reserve().1 > before.1, "its reserve is current");
     }
 }

@@ -1,7 +1,7 @@
-//! TLS as time goes by: ticket keys that are rotated, certificates that come to their end.
+//! Rotates ticket keys, and warns of certificates that expire.
 //!
-//! Told of both clocks; what it finds is for the log. Certificates are read again by a reload,
-//! not here.
+//! Both clocks are passed in; the findings are for the log. Certificates are reloaded by a reload
+//! of the configuration, not here.
 
 #![expect(clippy::disallowed_methods, reason = "complains of certificates by the calendar")]
 
@@ -14,37 +14,38 @@ use crate::model::Snapshot;
 use crate::tls::ServerTls;
 use crate::tls::expiry::{DAY_SECONDS, Date};
 
-/// Days before its end from which a certificate is complained of.
-const COMPLAINT_DAYS: u32 = 21;
-/// Between two complaints.
+/// Days before expiry from which a warning is logged.
+const WARNING_DAYS: u32 = 21;
+/// Interval of the warnings.
 const DAY: TickDelta = TickDelta::from_ms(DAY_SECONDS * 1_000);
 
-/// The time that certificates are dated in.
+/// Returns the Unix time.
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
 }
 
-/// Says what is to be said.
-pub(crate) fn warn(said: &[String]) {
-    for complaint in said {
-        tracing::warn!("{complaint}");
+/// Logs warnings.
+pub(crate) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
 }
 
-/// What is to be done about TLS from time to time.
+/// Ticket keys and certificates of the current configuration.
 #[derive(Debug, Default)]
 pub(crate) struct CertificateMonitor {
-    /// Ticket keys, each with when they were last rotated.
+    /// Ticket keys, each with its last rotation.
     keys: Vec<(Arc<ServerTls>, Tick)>,
     complained: Tick,
 }
 
 impl CertificateMonitor {
-    /// Takes a configuration that came into force; gives what is to be said of its certificates.
+    /// Takes a new configuration; returns warnings about its certificates.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Tick, unix: u64) -> Vec<String> {
         let before = std::mem::take(&mut self.keys);
         for tls in snapshot.listeners.iter().filter_map(|l| l.service.tls()) {
-            // Listeners of one call share their keys, and so do those of a reload with the old ones.
+            // Listeners of one call share their keys, as do those of a reload with their
+            // predecessors.
             if self.keys.iter().any(|(known, _)| known.same_tickets(tls)) {
                 continue;
             }
@@ -52,12 +53,12 @@ impl CertificateMonitor {
             self.keys.push((Arc::clone(tls), known.map_or(now, |(_, at)| *at)));
         }
         self.complained = now;
-        complaints(snapshot, unix)
+        warnings_of(snapshot, unix)
     }
 
-    /// Does what is due; gives what is to be said.
+    /// Does what is due; returns warnings.
     pub(crate) fn turn(&mut self, snapshot: &Snapshot, now: Tick, unix: u64) -> Vec<String> {
-        let mut said = Vec::new();
+        let mut warnings = Vec::new();
         for (tls, rotated) in &mut self.keys {
             let seconds = tls.spec().ticket_rotation_seconds;
             if seconds == 0 || now.since(*rotated) < TickDelta::from_ms(u64::from(seconds) * 1_000) {
@@ -65,33 +66,34 @@ impl CertificateMonitor {
             }
             *rotated = now;
             if let Err(error) = tls.rotate() {
-                said.push(format!("ticket keys stay as they are: {error}"));
+                warnings.push(format!("ticket keys stay as they are: {error}"));
             }
         }
         if now.since(self.complained) >= DAY {
             self.complained = now;
-            said.extend(complaints(snapshot, unix));
+            warnings.extend(warnings_of(snapshot, unix));
         }
-        said
+        warnings
     }
 }
 
-/// What is to be said of the certificates of listeners, and of those that servers have shown.
-fn complaints(snapshot: &Snapshot, unix: u64) -> Vec<String> {
-    let mut said = BTreeSet::new();
+/// Returns warnings about the certificates of listeners, and about those that backends have
+/// presented.
+fn warnings_of(snapshot: &Snapshot, unix: u64) -> Vec<String> {
+    let mut warnings = BTreeSet::new();
     for (listener, tls) in snapshot.listeners.iter().filter_map(|l| Some((l, l.service.tls()?))) {
-        let all = tls.complaints(unix, COMPLAINT_DAYS);
-        said.extend(all.into_iter().map(|c| format!("listener {}: {c}", listener.address)));
+        let all = tls.warnings(unix, WARNING_DAYS);
+        warnings.extend(all.into_iter().map(|c| format!("listener {}: {c}", listener.address)));
     }
     for backend in snapshot.backends.iter().flatten() {
         let until = backend.connections.tls.as_ref().and_then(|tls| tls.tls.certificate_until());
-        let soon = unix + u64::from(COMPLAINT_DAYS) * DAY_SECONDS;
+        let soon = unix + u64::from(WARNING_DAYS) * DAY_SECONDS;
         if let Some(until) = until.filter(|until| *until < soon) {
             let ends = if until < unix { "has expired" } else { "ends" };
-            said.insert(format!("server {}: its certificate {ends} on {}", backend.name, Date(until)));
+            warnings.insert(format!("server {}: its certificate {ends} on {}", backend.name, Date(until)));
         }
     }
-    said.into_iter().collect()
+    warnings.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_rotated_once_for_all_that_share_them_and_over_reloads() {
+    fn shared_keys_are_rotated_once_and_across_reloads() {
         let directory = Directory::new();
         let pair = directory.pair(&Authority::new("Root").issue_until(&["dns.example"], 2026, 1, 2));
         let spec =
@@ -140,13 +142,13 @@ mod tests {
         let second = snapshot(&[&loaded]);
         certificate_monitor.adopt(&second, at(150), GOOD);
         certificate_monitor.turn(&second, at(199), GOOD);
-        assert_eq!(loaded.ticket_keys(), 2, "a reload does not begin the time anew");
+        assert_eq!(loaded.ticket_keys(), 2, "a reload keeps the rotation time");
         certificate_monitor.turn(&second, at(200), GOOD);
         assert_eq!((loaded.ticket_keys(), tls.ticket_keys()), (3, 3));
     }
 
     #[test]
-    fn a_certificate_is_complained_of_once_a_day() {
+    fn an_expiring_certificate_is_warned_of_once_a_day() {
         let directory = Directory::new();
         let pair = directory.pair(&Authority::new("Root").issue_until(&["dns.example"], 2026, 1, 2));
         let spec = ServerSpec { certificates: vec![pair], ..ServerSpec::default() };
@@ -155,9 +157,9 @@ mod tests {
         let mut certificate_monitor = CertificateMonitor::default();
         let early = END - 30 * DAY_SECONDS;
         assert_eq!(certificate_monitor.adopt(&snapshot, at(0), early), [] as [String; 0]);
-        let said = certificate_monitor.adopt(&snapshot, at(0), END - 20 * DAY_SECONDS);
-        assert_eq!(said.len(), 1);
-        assert!(said[0].contains("dns.example expires in 20 days (on 2026-01-02)"), "{said:?}");
+        let warnings = certificate_monitor.adopt(&snapshot, at(0), END - 20 * DAY_SECONDS);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("dns.example expires in 20 days (on 2026-01-02)"), "{warnings:?}");
         assert_eq!(certificate_monitor.turn(&snapshot, at(DAY_SECONDS - 1), END), [] as [String; 0]);
         assert_eq!(certificate_monitor.turn(&snapshot, at(DAY_SECONDS), END + 1).len(), 1);
         assert_eq!(certificate_monitor.turn(&snapshot, at(DAY_SECONDS + 1), END + 1), [] as [String; 0]);

@@ -1,8 +1,8 @@
-//! `concentrate`: as many queries on as few servers as can bear them.
+//! `concentrate`: as many queries on as few servers as can handle them.
 //!
-//! Every window the controller reads each server's queries, answers, time-outs and latency counts,
-//! and says which part of the pool's queries each is to have. It fills the servers by order: the
-//! first up to its *cap*, the rest to the next. A server has no cap until it was found full.
+//! In every window the controller reads each server's queries, answers, time-outs and latency
+//! counts, and sets its share of the pool's queries. It fills the servers in order: the first up to
+//! its *cap*, the rest to the next. A server has no cap until it was found full.
 //!
 //! ```text
 //!           full: cap = 0.8 × what it answers           good and at its cap: +5 % per 10 s
@@ -12,16 +12,16 @@
 //!  share ≤ cap; share ≤ twice what it was a `join_double` ago (its cache must warm up)
 //! ```
 //!
-//! Full is what the gauge says of the fast answers. Time-outs that its peers do not have count too,
-//! unless the fast answers come as ever: then an authority is dead, or packets are lost, which is
-//! for `eject` to judge. Outstanding queries and mean latency are never looked at: with a slow
-//! authority both rise while the server is idle.
+//! The gauge decides from the fast answers whether a server is full. Time-outs that its peers do
+//! not have count too, unless the fast answers are as fast as usual: then an authority is down or
+//! packets are lost, which `eject` judges. Outstanding queries and mean latency are ignored: with a
+//! slow authority both rise while the server is idle.
 //!
-//! After a death, and at the start, the load is spread evenly over all usable servers: nobody's
-//! capacity is known and no cache is warm. Then it contracts. When the caps together do not hold
-//! the load, everything is full, and it is spread evenly too.
+//! After the loss of a server, and at the start, the load is spread evenly over all usable servers:
+//! no capacity is known and no cache is warm. Then it contracts. When the caps together do not
+//! cover the load, every server is full, and the load is spread evenly as well.
 //!
-//! The [`Concentrator`] reads no clock and no counter; [`ConcentrateDriver`] does it for all pools.
+//! The [`Concentrator`] reads no clock and no counter; [`ConcentrateDriver`] does so for all pools.
 
 mod driver;
 mod gauge;
@@ -34,55 +34,55 @@ use crate::control::concentrate::gauge::Gauge;
 use crate::model::policy::Concentrate;
 use crate::stats::live::PPM;
 
-/// Rates are smoothed over this long: a second has the five windows of a verdict.
+/// Rates are smoothed over this span: a second contains the five windows of a verdict.
 const RATE_SPAN: TickDelta = TickDelta::from_ms(1_000);
-/// The pool's rate falls over this long, so that a pause does not close servers.
+/// A falling pool rate is smoothed over this span, so that a pause does not close servers.
 const RATE_FALL_SPAN: TickDelta = TickDelta::from_ms(5_000);
-/// Time-outs are judged over so many windows, and from so many time-outs.
+/// Time-outs are judged over this many windows, and from this many time-outs.
 const TIMEOUT_WINDOWS: usize = 5;
 const TIMEOUTS_MIN: f64 = 5.0;
-/// And only if they are this many times the peers': those of a dead authority come everywhere.
+/// And only when they are this many times the peers': a dead authority affects all servers.
 const TIMEOUT_EXCESS: f64 = 2.0;
-/// Peers' queries from which their time-outs are a measure.
+/// Peers' queries from which their time-out rate is significant.
 const PEER_QUERIES_MIN: f64 = 20.0;
-/// An open server that may not close yet keeps this share: enough to stay warm and measured.
+/// Share kept by an open server that may not close yet: enough to stay warm and measured.
 const HOLD_SHARE: f64 = 0.04;
-/// A share that moved by less is not worth the misses of the names at its border.
+/// A smaller change of share is not worth the cache misses that it causes.
 const SHARE_STEP: f64 = 0.02;
-/// A cap below this part of the pool's rate is a failure, which is the health check's.
+/// A cap below this part of the pool's rate means failure, which the health check judges.
 const CAP_MIN: f64 = 0.02;
-/// Latency that stays high though the rate fell to this part is not load: the floor moved.
+/// If latency stays high although the rate fell to this part, it is not load: the floor has moved.
 const REBASE_RATE: f64 = 0.4;
-/// A server had a share to lose from here on: its death spreads the load.
+/// The loss of a server with at least this share spreads the load.
 const DEATH_SHARE: f64 = 0.10;
 
-/// What one window said of one server.
+/// One server's counters in one window.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading<'a> {
+pub struct WindowStats<'a> {
     /// The server.
     pub slot: BackendSlot,
-    /// Lower is filled first.
+    /// Lower orders are filled first.
     pub order: i32,
-    /// Whether it may have queries.
+    /// Whether it may get queries.
     pub usable: bool,
-    /// Queries sent to it in the window.
+    /// Queries sent to it.
     pub queries: u64,
-    /// Its answers in the window.
+    /// Its answers.
     pub responses: u64,
-    /// Queries that it was given up on in the window.
+    /// Its queries that timed out.
     pub timeouts: u64,
     /// Its answers by latency, indexed by [`bucket`](crate::stats::live::bucket).
     pub latencies: &'a [u32],
 }
 
-/// A server's part of its pool's queries, parts per million.
+/// A server's share of its pool's queries, parts per million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// The server.
     pub slot: BackendSlot,
-    /// By name.
+    /// The share of names assigned to it.
     pub share_ppm: u32,
-    /// At random, beforehand.
+    /// A random share of all queries, taken first.
     pub trickle_ppm: u32,
 }
 
@@ -97,7 +97,7 @@ pub struct Concentrator {
     /// Queries per second to the pool.
     rate: f64,
     opened: u64,
-    /// A member left the configuration with a share that others must take.
+    /// A server left with a share that others must take.
     lost: bool,
 }
 
@@ -112,26 +112,26 @@ struct Member {
     served: f64,
     answered: [u64; TIMEOUT_WINDOWS],
     timeouts: [u64; TIMEOUT_WINDOWS],
-    /// What it can bear, queries per second, once it was full.
+    /// Its capacity, queries per second, once it was full.
     cap: Option<f64>,
     raised: Tick,
-    /// The most that it answered while it was good, queries per second.
+    /// The highest rate of answers while it was good, per second.
     proven: f64,
     /// Its rate when it was first found full, until it is good again.
     full_rate: Option<f64>,
     share: f64,
-    /// Share that its cache is warm for.
+    /// The share that its cache is warm for.
     warm: f64,
-    /// Its cache did not bear more: no growth until then.
+    /// Its cache could not handle more: no growth until then.
     held_until: Tick,
-    /// When it last began to have a share; among equals the first opened is the first filled.
+    /// When it last got a share; among equals the first opened is filled first.
     opened: Option<u64>,
     /// Since when the servers before it could do without it.
     spare_since: Option<Tick>,
 }
 
 impl Concentrator {
-    /// A controller that knows nothing yet.
+    /// Creates a controller without history.
     #[must_use]
     pub const fn new(settings: Concentrate) -> Self {
         Self {
@@ -146,33 +146,33 @@ impl Concentrator {
         }
     }
 
-    /// The settings.
+    /// Returns the settings.
     #[must_use]
     pub const fn settings(&self) -> &Concentrate {
         &self.settings
     }
 
-    /// Changes the settings; what was learnt stays.
+    /// Changes the settings and keeps what was measured.
     pub fn set_settings(&mut self, settings: Concentrate) {
         self.settings = settings;
     }
 
-    /// Forgets a server: another one has its slot.
+    /// Forgets a server whose slot was reused.
     pub fn forget(&mut self, slot: BackendSlot) {
         self.drop_members(|m| m.slot == slot);
     }
 
-    /// Takes in a window's readings, one per member, and gives each member's share.
-    pub fn tick(&mut self, now: Tick, readings: &[Reading<'_>]) -> &[Share] {
+    /// Takes a window of all members, and returns each member's share.
+    pub fn tick(&mut self, now: Tick, windows: &[WindowStats<'_>]) -> &[Share] {
         let span = self.ticked.map_or(self.settings.window, |before| now.since(before));
         let first = self.ticked.replace(now).is_none();
         if span.0 == 0 {
             return &self.shares;
         }
-        self.drop_members(|m| !readings.iter().any(|r| r.slot == m.slot));
+        self.drop_members(|m| !windows.iter().any(|r| r.slot == m.slot));
         let mut lost = std::mem::take(&mut self.lost);
-        for reading in readings {
-            lost |= self.observe(now, span, reading);
+        for stats in windows {
+            lost |= self.observe(now, span, stats);
         }
         if lost || first {
             self.spread_until = Some(now + self.settings.spread_after_death);
@@ -198,31 +198,32 @@ impl Concentrator {
         self.members.retain(|m| !gone(m));
     }
 
-    /// Updates the reading's member; true if it was lost with a share that others must take.
-    fn observe(&mut self, now: Tick, span: TickDelta, reading: &Reading<'_>) -> bool {
-        let at = self.members.iter().position(|m| m.slot == reading.slot);
+    /// Updates a member; returns whether it was lost with a share that others must take.
+    fn observe(&mut self, now: Tick, span: TickDelta, stats: &WindowStats<'_>) -> bool {
+        let at = self.members.iter().position(|m| m.slot == stats.slot);
         let at = at.unwrap_or_else(|| {
-            self.members.push(Member::new(reading, now));
+            self.members.push(Member::new(stats, now));
             self.members.len() - 1
         });
         let member = &mut self.members[at];
-        member.order = reading.order;
-        let lost = member.usable && !reading.usable && member.share >= DEATH_SHARE;
-        if member.usable && !reading.usable {
-            // Its cache will be cold at its return, and the caps it got while dying mean nothing.
+        member.order = stats.order;
+        let lost = member.usable && !stats.usable && member.share >= DEATH_SHARE;
+        if member.usable && !stats.usable {
+            // Its cache will be cold when it returns, and the caps of its last moments are
+            // meaningless.
             member.leave();
         }
-        member.usable = reading.usable;
+        member.usable = stats.usable;
         let a = smoothing(span, RATE_SPAN);
         let seconds = span.0 as f64 / 1e9;
-        member.rate += (reading.queries as f64 / seconds - member.rate) * a;
-        member.served += (reading.responses as f64 / seconds - member.served) * a;
+        member.rate += (stats.queries as f64 / seconds - member.rate) * a;
+        member.served += (stats.responses as f64 / seconds - member.served) * a;
         member.answered.rotate_right(1);
-        member.answered[0] = reading.responses;
+        member.answered[0] = stats.responses;
         member.timeouts.rotate_right(1);
-        member.timeouts[0] = reading.timeouts;
-        if reading.usable {
-            member.gauge.observe(now, reading.latencies, &self.settings);
+        member.timeouts[0] = stats.timeouts;
+        if stats.usable {
+            member.gauge.observe(now, stats.latencies, &self.settings);
         }
         lost
     }
@@ -231,7 +232,7 @@ impl Concentrator {
     fn judge(&mut self, now: Tick) {
         let all = self.members.iter().map(Member::failed).fold((0.0, 0.0), add);
         for member in &mut self.members {
-            // A trickle cannot fill a server: only one that has a share is judged.
+            // A trickle cannot fill a server: only servers with a share are judged.
             if !member.usable || member.share == 0.0 {
                 continue;
             }
@@ -246,7 +247,7 @@ impl Concentrator {
                 member.full_rate = None;
                 continue;
             }
-            // Its cache's limit is what holds it down, and not more than that was imposed on it.
+            // Limited by its cache, and by no more than the share that it was given.
             let limit = member.warm.max(self.settings.join_share);
             let warming = member.share < 0.9 && (0.9..=1.1).contains(&(member.share / limit));
             if warming && member.cap.is_none_or(|cap| rate < 0.8 * cap) && !timing_out {
@@ -263,7 +264,7 @@ impl Concentrator {
         }
     }
 
-    /// Raises the caps of the servers that bear theirs well.
+    /// Raises the caps of servers that handle theirs well.
     fn credit(&mut self, now: Tick) {
         for member in self.members.iter_mut().filter(|m| m.usable && m.gauge.is_good()) {
             member.full_rate = None;
@@ -271,22 +272,22 @@ impl Concentrator {
             member.proven = member.proven.max(rate);
             let Some(cap) = member.cap else { continue };
             if rate > cap * self.settings.raise_factor {
-                // It bears more than it was thought to: an even spread does not ask for caps.
+                // It handles more than its cap: an even spread ignores caps.
                 member.cap = Some(rate);
                 member.raised = now;
             } else if rate < 0.9 * cap {
-                // Nothing is proven by bearing less.
+                // A lower rate proves nothing.
                 member.raised = now;
             } else if now.since(member.raised) >= self.settings.raise_interval {
-                // Far below what it has borne, an accident made the cap, not its size.
-                let borne = (cap * 2.0).min(member.proven * self.settings.cap_factor);
-                member.cap = Some(borne.max(cap * self.settings.raise_factor));
+                // Far below its proven rate, the cap came from an incident, not from its size.
+                let doubled = (cap * 2.0).min(member.proven * self.settings.cap_factor);
+                member.cap = Some(doubled.max(cap * self.settings.raise_factor));
                 member.raised = now;
             }
         }
     }
 
-    /// Whether the caps together do not hold the load.
+    /// Returns whether the caps together do not cover the load.
     fn everything_full(&self) -> bool {
         let mut usable = self.members.iter().filter(|m| m.usable).peekable();
         usable.peek().is_some() && usable.map(|m| m.cap.unwrap_or(f64::INFINITY)).sum::<f64>() < self.rate
@@ -297,7 +298,7 @@ impl Concentrator {
         self.members.iter().map(|m| if m.usable { 1.0 / usable } else { 0.0 }).collect()
     }
 
-    /// Members in the order in which they are filled.
+    /// Returns members in the order in which they are filled.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<_> = (0..self.members.len()).filter(|at| self.members[*at].usable).collect();
         order.sort_by_key(|at| {
@@ -307,7 +308,7 @@ impl Concentrator {
         order
     }
 
-    /// Fills the servers by order, each up to its cap and to what its cache is warm for.
+    /// Fills the servers in order, each up to its cap and to what its cache is warm for.
     fn fill(&mut self, now: Tick) -> Vec<f64> {
         let order = self.order();
         let mut shutdown_handle = vec![0.0; self.members.len()];
@@ -318,7 +319,7 @@ impl Concentrator {
                 let spare = self.rate <= self.settings.shrink_load * caps_before;
                 member.spare_since = if spare { member.spare_since.or(Some(now)) } else { None };
                 let since = member.spare_since.map_or(TickDelta(0), |at| now.since(at));
-                // Without a cap nobody knows what the ones before can bear: they are tried.
+                // Without a cap the capacity of the servers before is unknown: they are tried.
                 if caps_before.is_finite() && since < self.settings.shrink_after {
                     shutdown_handle[*at] = HOLD_SHARE;
                 }
@@ -338,8 +339,8 @@ impl Concentrator {
         if left > 1e-6 { self.level(&order, &shares) } else { shares }
     }
 
-    /// The caches are not warm for what is left: it goes to the least loaded first, within the
-    /// caps, so that the highest share is as low as can be.
+    /// Distributes what exceeds the warm caches to the least loaded first, within the caps, so that
+    /// the highest share is as low as possible.
     fn level(&self, order: &[usize], shares: &[f64]) -> Vec<f64> {
         let raised = |at: usize, level: f64| {
             let cap = self.members[at].cap.map_or(1.0, |cap| cap / self.rate.max(1.0));
@@ -359,7 +360,7 @@ impl Concentrator {
         shares
     }
 
-    /// Gives every member its share and lets the caches warm up or cool down with it.
+    /// Sets every member's share, and lets the caches warm up or cool down accordingly.
     fn take(&mut self, now: Tick, span: TickDelta, targets: &[f64]) {
         let doublings = span.0 as f64 / self.settings.join_double.0.max(1) as f64;
         for (member, target) in self.members.iter_mut().zip(targets) {
@@ -377,13 +378,13 @@ impl Concentrator {
                     member.warm = (limit * doublings.exp2()).min(1.0);
                 }
             } else if *target < member.warm {
-                // A quarter as fast as it warmed up: entries live on for their TTL.
+                // A quarter of the speed of warming: entries live on for their TTL.
                 member.warm = target + (member.warm - target) * (-doublings / 4.0).exp2();
             }
         }
     }
 
-    /// Rounds shares to what is worth moving names for, and names the standby.
+    /// Rounds the shares to steps that are worth moving names for, and picks the standby.
     fn publish(&mut self) {
         let ppm = |part: f64| (part.clamp(0.0, 1.0) * f64::from(PPM)) as u32;
         let standby = self.order().into_iter().find(|at| self.members[*at].share == 0.0);
@@ -405,11 +406,11 @@ impl Concentrator {
 }
 
 impl Member {
-    fn new(reading: &Reading<'_>, now: Tick) -> Self {
+    fn new(stats: &WindowStats<'_>, now: Tick) -> Self {
         Self {
-            slot: reading.slot,
-            order: reading.order,
-            usable: reading.usable,
+            slot: stats.slot,
+            order: stats.order,
+            usable: stats.usable,
             gauge: Gauge::new(),
             rate: 0.0,
             served: 0.0,
@@ -440,7 +441,7 @@ impl Member {
         self.timeouts = [0; TIMEOUT_WINDOWS];
     }
 
-    /// Time-outs and all finished queries of the last second.
+    /// Returns time-outs and all finished queries of the last second.
     fn failed(&self) -> (f64, f64) {
         let timeouts = self.timeouts.iter().sum::<u64>() as f64;
         (timeouts, timeouts + self.answered.iter().sum::<u64>() as f64)
@@ -457,7 +458,7 @@ impl Member {
     }
 }
 
-/// How much of a new reading over `span` goes into a mean over `over`.
+/// Returns the weight of a new value over `span` in a mean over `over`.
 fn smoothing(span: TickDelta, over: TickDelta) -> f64 {
     1.0 - (-(span.0 as f64) / over.0 as f64).exp()
 }

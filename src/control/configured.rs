@@ -1,7 +1,7 @@
-//! The operator's configuration as a [`Source`]: flags and the Lua file they name.
+//! The operator's configuration as a [`Source`]: flags and the Lua file that they name.
 //!
-//! Keeps what a reload is compared with: the settings of the start, the slots, the snapshot in
-//! force. What a refused reload made is dropped.
+//! Keeps what a reload is compared with: the start-up settings, the slots, the current snapshot. A
+//! refused reload leaves nothing behind.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,24 +27,24 @@ use crate::lua::front_end::NoResult;
 use crate::model::{Backend, LuaFunction, Snapshot};
 use crate::stats::check_failure::Failure;
 
-/// Flags and file, and what they last said.
+/// Flags and file, and their last result.
 #[derive(Debug)]
 pub struct Configured {
     flags: Flags,
     running: Running,
-    /// What the last load made; in force once it is accepted.
+    /// The result of the last load; current once it is accepted.
     next: Option<Running>,
     evaluation: Option<Evaluation>,
 }
 
-/// An evaluation in a thread of its own.
+/// An evaluation on its own thread.
 #[derive(Debug)]
 struct Evaluation {
     interrupt: Interrupt,
     prepared: Receiver<Result<Prepared, Vec<String>>>,
 }
 
-/// What an evaluation gives: all that takes long is done.
+/// The result of an evaluation, with everything slow done.
 #[derive(Debug)]
 struct Prepared {
     next: Running,
@@ -60,7 +60,7 @@ struct Running {
 }
 
 impl Configured {
-    /// The configuration that the process was started with, as a source and as its first plan.
+    /// Returns the start-up configuration as a source and as its first plan.
     #[must_use]
     pub fn new(flags: Flags, loaded: Loaded, compiled: Compiled) -> (Self, Plan) {
         let Compiled { boot, snapshot, slots } = compiled;
@@ -69,21 +69,21 @@ impl Configured {
         (Self { flags, running: Running { boot, slots, snapshot }, next: None, evaluation: None }, plan)
     }
 
-    /// What only a restart can change.
+    /// Returns the settings that only a restart can change.
     #[must_use]
     pub fn fixed(&self) -> Fixed {
         fixed(&self.running.boot, &allowed_cpus())
     }
 }
 
-/// Begins to log as the command line asks; the file's own messages come before anything else.
+/// Starts logging as the command line asks; messages of the file come first of all.
 pub fn start_log(flags: &Flags) {
     let json = flags.settings.text(Key::LogFormat).as_deref() == Some("json");
     let format = if json { Format::Json } else { Format::Text };
     log::start(format, flags.settings.switch(Key::Verbose));
 }
 
-/// Calls a function when it is dropped.
+/// Calls a function when dropped.
 struct OnDrop(Option<Box<dyn FnOnce() + Send>>);
 
 impl Drop for OnDrop {
@@ -103,18 +103,18 @@ impl Source for Configured {
         let (flags, running, interrupt) = (self.flags.clone(), self.running.clone(), Interrupt::default());
         let (done, prepared) = bounded(1);
         let own = interrupt.clone();
-        // Also when there is no thread: nobody is to wait for ever.
+        // Also without a thread, so that nothing waits forever.
         let ended = OnDrop(Some(ended));
         let body = move || {
             let _signals = SignalStack::enlarge();
             let made = panics::caught(|| prepare(&flags, &running, &own));
-            // Whoever is gone does not want to know.
+            // The receiver may be gone.
             let _ = done.send(made.unwrap_or_else(|panic| Err(vec![panic])));
             drop(ended);
         };
-        // Without a thread the channel is closed, which says so.
+        // Without a thread the channel is closed, which reports it.
         if let Err(e) = std::thread::Builder::new().name("reload".into()).spawn(body) {
-            tracing::error!("no thread to evaluate the configuration: {e}");
+            tracing::error!("cannot start a thread to evaluate the configuration: {e}");
         }
         self.evaluation = Some(Evaluation { interrupt, prepared });
     }
@@ -146,12 +146,12 @@ impl Source for Configured {
     }
 }
 
-/// Evaluates the configuration and compiles it as the successor of the running one.
+/// Evaluates the configuration and compiles it as the successor of the current one.
 fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Prepared, Vec<String>> {
     let say = |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut loaded = front_end::load_unless(flags, interrupt).map_err(say)?;
     for address in loaded.draft.keep_tls(&running.snapshot) {
-        tracing::warn!(%address, "a listener keeps the certificates and keys that it has");
+        tracing::warn!(%address, "the listener keeps its present certificates and keys");
     }
     let generation = running.snapshot.generation + 1;
     let compiled = config::compile(&loaded.draft, &running.slots, generation).map_err(say)?;
@@ -192,8 +192,8 @@ impl Script for LuaHost {
 impl From<NoResult> for Failed {
     fn from(why: NoResult) -> Self {
         match why {
-            // Which says nothing of the server.
-            NoResult::Busy => Self::new(Failure::Local, "an earlier function has not come back yet"),
+            // This says nothing about the server.
+            NoResult::Busy => Self::new(Failure::Local, "an earlier function is still running"),
             NoResult::Failed(why) => Self::new(Failure::Invalid, why),
         }
     }
@@ -213,7 +213,7 @@ fn plan(boot: &Boot, snapshot: &Arc<Snapshot>, lua: LuaHost, changes: Vec<String
     }
 }
 
-/// The shards and their CPUs: those of `boot` in turn, or `allowed` ones.
+/// Returns the shards and their CPUs: those of `boot` in turn, or those `allowed`.
 fn fixed(boot: &Boot, allowed: &[usize]) -> Fixed {
     let cpus: Vec<usize> = if boot.cpus.is_empty() {
         allowed.to_vec()
@@ -231,7 +231,7 @@ fn fixed(boot: &Boot, allowed: &[usize]) -> Fixed {
     }
 }
 
-/// The CPUs that the process may run on; empty where the system does not say.
+/// Returns the CPUs that the process may run on; empty where the system does not report them.
 fn allowed_cpus() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|c| c.id).collect()
 }
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    /// A configuration file that ends with its test.
+    /// A configuration file that is removed with its test.
     struct File(PathBuf);
 
     impl File {
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// Evaluates anew and makes a plan.
+    /// Evaluates again and makes a plan.
     fn load(source: &mut Configured, vacancies: &dyn Vacancies) -> Result<Plan, Vec<String>> {
         source.begin(vacancies, Box::new(|| {}));
         source.load()
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_keeps_its_slot_and_a_removed_ones_is_given_away_only_when_free() {
+    fn a_server_keeps_its_slot_and_a_removed_slot_is_reused_when_free() {
         let file = File::new("slots", "newServer('192.0.2.1')\nnewServer('192.0.2.2')");
         let (mut source, first) = file.start();
         assert_eq!((slot(&first, "192.0.2.1:53"), slot(&first, "192.0.2.2:53")), (Some(0), Some(1)));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_load_leaves_the_next_one_as_if_it_had_not_been() {
+    fn a_refused_load_does_not_affect_the_next_one() {
         let file = File::new("refused", "newServer('192.0.2.1')");
         let (mut source, _) = file.start();
         file.rewrite(
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_slots_of_a_refused_plan_are_kept_while_they_are_in_use() {
+    fn listener_slots_of_a_refused_plan_are_kept_while_in_use() {
         let file = File::new("kept", "addLocal('127.0.0.1:1')\nnewServer('192.0.2.1')");
         let (mut source, _) = file.start();
         let more = "addLocal('127.0.0.1:1')\naddLocal('127.0.0.1:2')\nnewServer('192.0.2.1')";
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_restart_is_refused_by_name() {
+    fn a_change_that_needs_a_restart_is_refused_with_its_name() {
         let file = File::new("restart", "setShards(2)\nnewServer('192.0.2.1')");
         let (mut source, _) = file.start();
         file.rewrite("setShards(3)\nnewServer('192.0.2.9')");

@@ -1,8 +1,8 @@
-//! Taking servers out that answer worse than their peers: one judge per pool.
+//! Ejects servers that answer worse than their peers: one instance per pool.
 //!
-//! It compares the failed share of each member (time-outs and SERVFAIL over queries ended) with
-//! that of the whole pool over the last ten seconds. It only names servers; the caller ejects
-//! them. A pool that fails as a whole has no outlier, and never more than a set share is out.
+//! It compares the failure rate of each member (time-outs and SERVFAIL over finished queries) with
+//! that of the whole pool over the last ten seconds. It only names servers; the caller ejects them.
+//! A pool that fails as a whole has no outlier, and no more than a configured share is ejected.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use crate::control::health::Live;
 use crate::model::Eject;
 use crate::stats::live::PPM;
 
-/// Portions of the window, one a second.
+/// Portions of the window, one per second.
 const PORTIONS: usize = 10;
 const PORTION: TickDelta = TickDelta::from_ms(1_000);
 
-/// Judges the members of one pool against each other.
+/// Compares the members of one pool with each other.
 #[derive(Debug, Default)]
 pub struct Ejector {
     windows: BTreeMap<BackendSlot, [Portion; PORTIONS]>,
@@ -38,7 +38,7 @@ impl Portion {
 }
 
 impl Ejector {
-    /// Takes the live results of all members since the last call.
+    /// Adds the live results of all members since the last call.
     pub fn observe(&mut self, live: impl Iterator<Item = (BackendSlot, Live)>, now: Tick) {
         if now.since(self.since) >= PORTION {
             self.since = now;
@@ -53,8 +53,8 @@ impl Ejector {
         }
     }
 
-    /// Names the members that are to be ejected, worst first. `members` says of each whether it
-    /// is usable; the unusable count towards the share that may be out.
+    /// Returns the members to eject, the worst first. `members` tells whether each is usable;
+    /// unusable ones count towards the maximum share.
     pub fn judge(&mut self, settings: &Eject, members: &[(BackendSlot, bool)]) -> Vec<BackendSlot> {
         self.windows.retain(|slot, _| members.iter().any(|(s, _)| s == slot));
         let out = members.iter().filter(|(_, usable)| !usable).count();
@@ -80,7 +80,7 @@ impl Ejector {
         worst.sort_unstable_by(|a, b| b.cmp(a));
         worst.truncate(room);
         for (_, slot) in &worst {
-            // It is judged afresh by what it does after its return.
+            // It is judged afresh after its return.
             self.windows.remove(slot);
         }
         worst.into_iter().map(|(_, slot)| slot).collect()
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_fails_alone_is_out_and_then_judged_afresh() {
+    fn a_single_failing_server_is_ejected_and_then_judged_afresh() {
         let mut judge = Ejector::default();
         let seen = [(A, live(100, 0)), (B, live(100, 0)), (C, live(50, 50)), (D, live(100, 0))];
         judge.observe(seen.into_iter(), Tick(0));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn never_more_than_its_share_and_the_worst_first() {
+    fn at_most_the_maximum_share_is_ejected_the_worst_first() {
         let mut judge = Ejector::default();
         let seen = [(A, live(1000, 0)), (B, live(1000, 0)), (C, live(50, 50)), (D, live(20, 80))];
         judge.observe(seen.into_iter(), Tick(0));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn few_queries_or_old_ones_are_no_evidence() {
+    fn few_or_old_queries_are_no_evidence() {
         let mut judge = Ejector::default();
         judge.observe([(A, live(1000, 0)), (B, live(0, 49))].into_iter(), Tick(0));
         assert!(judge.judge(&settings(PPM), &all_usable()).is_empty());
@@ -154,6 +154,6 @@ mod tests {
         for second in 1..=10 {
             judge.observe([(A, live(1000, 0)), (B, live(10, 0))].into_iter(), Tick(second * 1_000_000_000));
         }
-        assert!(judge.judge(&settings(PPM), &all_usable()).is_empty(), "ten seconds later it is forgotten");
+        assert!(judge.judge(&settings(PPM), &all_usable()).is_empty(), "ten seconds later they have expired");
     }
 }

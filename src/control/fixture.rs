@@ -1,4 +1,4 @@
-//! Configurations for the tests of this room, made without reading any.
+//! Configurations for this module's tests, built without a file.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::model::{
     Pool, Probe, ProxyHeader, Service, Snapshot, SocketOptions,
 };
 
-/// Listeners and backends by slot, all of them with plain settings, in one pool.
+/// Builds listeners and backends by slot, with plain settings, in one pool.
 pub(crate) fn snapshot(generation: u64, listeners: &[u16], backends: &[u16]) -> Snapshot {
     let most = backends.iter().max().map_or(0, |s| usize::from(*s) + 1);
     let mut by_slot = vec![None; most];
@@ -38,7 +38,7 @@ pub(crate) fn snapshot(generation: u64, listeners: &[u16], backends: &[u16]) -> 
     }
 }
 
-/// The listener in a slot: port 5300 and the slot.
+/// Builds the listener of a slot, on port 5300 plus the slot.
 pub(crate) fn listener(slot: u16) -> Listener {
     Listener {
         slot: ListenerSlot(slot),
@@ -53,7 +53,7 @@ pub(crate) fn listener(slot: u16) -> Listener {
     }
 }
 
-/// The backend in a slot: 192.0.2.SLOT, probed every second.
+/// Builds the backend of a slot: 192.0.2.SLOT, probed every second.
 pub(crate) fn backend(slot: u16) -> Backend {
     let address = SocketAddr::from(([192, 0, 2, slot as u8], 53));
     Backend {
@@ -81,7 +81,7 @@ pub(crate) fn backend(slot: u16) -> Backend {
     }
 }
 
-/// Health settings: rise 2, fall 3, every second, no slow start.
+/// Builds health settings: rise 2, fall 3, every second, no slow start.
 pub(crate) fn health(mode: HealthMode) -> Health {
     Health {
         mode,

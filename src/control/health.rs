@@ -1,7 +1,7 @@
-//! Whether a backend is usable: one state machine per backend, told of time and outcomes.
+//! The health check of a backend: a state machine that is passed time and outcomes.
 //!
-//! It decides when a probe is due and what its outcome means. It asks for no time, sends nothing
-//! and writes no log: [`probe`](crate::control::probe) does the asking, the control loop the writing.
+//! It decides when a probe is due and what its outcome means. It reads no clock, sends nothing and
+//! logs nothing: [`probe`](crate::control::probe) sends, the control loop logs.
 //!
 //! ```text
 //!  auto   Unknown ──first outcome──► Up ◄──rise successes── Down
@@ -10,9 +10,9 @@
 //!                                       ▲◄───────rise successes──────┘                          │
 //!                                       └───────────────────rise successes──────────────────────┘
 //! ```
-//! `up`, `down` and `drain` are the operator's word: no probe is ever due. Suspect is still up.
-//! Over all of it lie *ejection* (worse than its peers, see [`eject`](crate::control::eject)) and *warmth*
-//! (slow start after a return).
+//! `up`, `down` and `drain` are forced by the operator: no probe is due. Suspect is still up. On
+//! top of these states are *ejection* (worse than its peers, see [`eject`](crate::control::eject))
+//! and *warmth* (slow start after a return).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,11 +23,11 @@ use crate::model::{Health, HealthMode, Lazy};
 use crate::stats::check_failure::Failure;
 use crate::stats::live::{PPM, State};
 
-/// Part of its usual share that a returning backend begins with: enough to fill its cache, too
-/// little to overload a cold server (a cold one saturates far below a warm one).
+/// Part of its usual share that a returning backend starts with: enough to fill its cache, too
+/// little to overload it (a cold server saturates far below a warm one).
 pub const WARMTH_FIRST_PPM: u32 = 50_000;
 
-/// A probe that could not be made is made again after this, or after its interval if that is shorter.
+/// When a probe that could not be made is repeated, unless the interval is shorter.
 const RETRY: TickDelta = TickDelta::from_ms(1_000);
 
 /// What live traffic said of a backend since it was last asked: differences of counters.
@@ -35,26 +35,26 @@ const RETRY: TickDelta = TickDelta::from_ms(1_000);
 pub struct Live {
     /// Answers.
     pub responses: u64,
-    /// Queries without one.
+    /// Queries without an answer.
     pub timeouts: u64,
     /// Answers with SERVFAIL; part of `responses`.
     pub servfails: u64,
 }
 
 impl Live {
-    /// Queries that came to an end.
+    /// Returns the number of finished queries.
     #[must_use]
     pub const fn ended(self) -> u64 {
         self.responses + self.timeouts
     }
 }
 
-/// A probe that is to be made: the outcome comes back with the same ticket.
+/// A probe to make: the outcome comes back with the same ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
     /// The backend.
     pub slot: BackendSlot,
-    /// Tells this probe's outcome from that of one that was overtaken by a reload.
+    /// Distinguishes the probe from one that a reload has overtaken.
     pub ticket: u64,
 }
 
@@ -63,7 +63,7 @@ enum Stage {
     /// Never probed: down, and the first outcome alone decides.
     Unknown,
     Up,
-    /// Lazy only: live answers fail, probes decide. Still up.
+    /// Lazy only: live answers fail and probes decide. Still up.
     Suspect,
     Down,
 }
@@ -75,11 +75,11 @@ pub struct Check {
     stage: Stage,
     successes: u32,
     failures: u32,
-    /// When the next probe is due; none while the live traffic is enough.
+    /// When the next probe is due; `None` while live traffic is sufficient.
     due: Option<Tick>,
     running: Option<u64>,
     started: Tick,
-    /// Offset of the second probe, so that many backends are not probed in step.
+    /// Offset of the second probe, so that many backends are not probed at once.
     phase: TickDelta,
     sample: Sample,
     ejected_until: Option<Tick>,
@@ -91,8 +91,8 @@ pub struct Check {
 }
 
 impl Check {
-    /// A backend that has not been probed; its first probe is due at once. With `warm_first` its
-    /// very first appearance is warmed up too, as it is for one added to a farm under load.
+    /// Creates the check of an unknown backend; its first probe is due at once. With `warm_first`
+    /// even its first appearance has a slow start, as for one added under load.
     #[must_use]
     pub fn new(settings: Health, now: Tick, phase: TickDelta, warm_first: bool) -> Self {
         let probed = probed(settings.mode);
@@ -114,7 +114,7 @@ impl Check {
         }
     }
 
-    /// Its state, as the shards shall see it.
+    /// Returns its state, as the shards see it.
     #[must_use]
     pub fn state(&self) -> State {
         match self.settings.mode {
@@ -129,37 +129,37 @@ impl Check {
         }
     }
 
-    /// Whether its first outcome is still awaited.
+    /// Returns whether its first outcome is outstanding.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         probed(self.settings.mode) && self.stage == Stage::Unknown
     }
 
-    /// Whether its first outcome is worth waiting for: not while no probe can be made.
+    /// Returns whether its first outcome is worth waiting for: not while no probe can be made.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.is_unknown() && !self.unmade
     }
 
-    /// Whether the live traffic's results matter to it.
+    /// Returns whether it uses live results.
     #[must_use]
     pub fn is_lazy(&self) -> bool {
         self.settings.mode == HealthMode::Lazy
     }
 
-    /// Failed probes by reason, in the order of [`Failure::ALL`].
+    /// Returns failed probes by reason, in the order of [`Failure::ALL`].
     #[must_use]
     pub const fn failed(&self) -> &[u64; Failure::ALL.len()] {
         &self.failed
     }
 
-    /// When its next probe is due, if none is running.
+    /// Returns when its next probe is due, if none is running.
     #[must_use]
     pub fn next(&self) -> Option<Tick> {
         self.due.filter(|_| self.running.is_none())
     }
 
-    /// Part of its usual share that it takes at `now`, parts per million.
+    /// Returns the part of its usual share that it takes at `now`, parts per million.
     #[must_use]
     pub fn warmth_ppm(&self, now: Tick) -> u32 {
         let (Some(since), span) = (self.warming_since, self.settings.slow_start.0) else { return PPM };
@@ -172,15 +172,14 @@ impl Check {
         WARMTH_FIRST_PPM + grown
     }
 
-    /// Takes it out for being worse than its peers, until `until`. One whose state is forced
-    /// stays as it is.
+    /// Ejects it until `until`. A forced state has precedence.
     pub fn eject(&mut self, until: Tick) {
         if probed(self.settings.mode) {
             self.ejected_until = Some(until);
         }
     }
 
-    /// Lets what has run out run out: ejection, warming.
+    /// Ends ejection and slow start when their time is over.
     pub fn pass(&mut self, now: Tick) {
         if self.ejected_until.is_some_and(|t| t <= now) {
             self.ejected_until = None;
@@ -200,7 +199,7 @@ impl Check {
         self.due = Some(now + if first { self.phase } else { self.interval() });
     }
 
-    /// Takes the outcome of a probe; one with another ticket than the running is ignored.
+    /// Takes the outcome of a probe; outcomes of other tickets are ignored.
     pub fn settle(&mut self, ticket: u64, outcome: Result<(), Failure>, now: Tick) {
         if self.running != Some(ticket) {
             return;
@@ -209,7 +208,7 @@ impl Check {
         self.unmade = outcome == Err(Failure::Local);
         let first = self.stage == Stage::Unknown;
         match outcome {
-            // No result: neither a success nor a failure, and the count of those before goes on.
+            // No result: neither a success nor a failure, and the running count stays.
             Err(Failure::Local) => self.failed[Failure::Local as usize] += 1,
             Ok(()) => {
                 self.failures = 0;
@@ -235,11 +234,12 @@ impl Check {
         if self.unmade {
             self.due = self.due.map(|t| t.min(now + RETRY));
         }
-        // A probe may last longer than the interval: the next one follows at once, never beside it.
+        // A probe may last longer than the interval: the next one follows at once, never in
+        // parallel.
         self.due = self.due.map(|t| t.max(now));
     }
 
-    /// Takes live results: with lazy checking, enough bad ones begin the probes.
+    /// Takes live results: with lazy checks, enough bad ones start the probes.
     pub fn live(&mut self, live: Live, now: Tick) {
         if !self.is_lazy() || self.stage != Stage::Up {
             return;
@@ -255,7 +255,7 @@ impl Check {
         }
     }
 
-    /// Takes the settings of a new configuration and keeps all that is known.
+    /// Applies new settings and keeps what is known.
     pub fn revise(&mut self, settings: Health, now: Tick) {
         if settings == self.settings {
             return;
@@ -263,7 +263,7 @@ impl Check {
         let was = self.settings.mode;
         self.settings = settings;
         if !probed(self.settings.mode) {
-            // An outcome still under way would speak of what no longer matters.
+            // A pending outcome would be about the old settings.
             self.due = None;
             self.running = None;
             self.ejected_until = None;
@@ -293,7 +293,7 @@ impl Check {
         self.stage = Stage::Up;
     }
 
-    /// From the start of one probe to the start of the next.
+    /// Returns the time from the start of one probe to the start of the next.
     fn interval(&self) -> TickDelta {
         if !self.is_lazy() || self.stage != Stage::Down {
             return self.settings.interval;
@@ -309,7 +309,7 @@ const fn probed(mode: HealthMode) -> bool {
     matches!(mode, HealthMode::Auto | HealthMode::Lazy)
 }
 
-/// The last live results, in the portions they were read in.
+/// The last live results, in the portions in which they were read.
 #[derive(Debug, Default)]
 struct Sample {
     parts: VecDeque<(u64, u64)>,
@@ -326,7 +326,7 @@ impl Sample {
         self.parts.push_back((bad, live.ended()));
         self.bad += bad;
         self.all += live.ended();
-        // Keep as few portions as still hold a whole sample.
+        // Keep as few portions as contain a whole sample.
         while let Some(&(bad, all)) = self.parts.front() {
             if self.all - all < u64::from(lazy.sample) {
                 break;
@@ -352,63 +352,63 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// No backend yet; `rng` gives each its phase.
+    /// Creates an empty set; `rng` gives each check its phase.
     #[must_use]
     pub const fn new(rng: ShardRng) -> Self {
         Self { by_slot: BTreeMap::new(), rng }
     }
 
-    /// Begins to check a backend, or begins anew.
+    /// Starts, or restarts, the check of a backend.
     pub fn add(&mut self, slot: BackendSlot, settings: &Health, now: Tick, warm_first: bool) {
         let interval_us = u32::try_from(settings.interval.0 / 1_000).unwrap_or(u32::MAX);
         let phase = TickDelta::from_us(u64::from(self.rng.below(interval_us)));
         self.by_slot.insert(slot, Check::new(settings.clone(), now, phase, warm_first));
     }
 
-    /// Puts a check under this slot, replacing what was there.
+    /// Inserts a check under this slot, replacing an earlier one.
     pub fn insert(&mut self, slot: BackendSlot, check: Check) {
         self.by_slot.insert(slot, check);
     }
 
-    /// Forgets a backend.
+    /// Removes a backend's check.
     pub fn remove(&mut self, slot: BackendSlot) -> Option<Check> {
         self.by_slot.remove(&slot)
     }
 
-    /// One backend's check.
+    /// Returns one backend's check.
     #[must_use]
     pub fn at(&self, slot: BackendSlot) -> Option<&Check> {
         self.by_slot.get(&slot)
     }
 
-    /// The same, to be told things.
+    /// The same, mutable.
     pub fn at_mut(&mut self, slot: BackendSlot) -> Option<&mut Check> {
         self.by_slot.get_mut(&slot)
     }
 
-    /// All of them, by slot.
+    /// Returns all checks by slot.
     pub fn iter(&self) -> impl Iterator<Item = (BackendSlot, &Check)> {
         self.by_slot.iter().map(|(s, c)| (*s, c))
     }
 
-    /// All of them, by slot, to be told things.
+    /// The same, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (BackendSlot, &mut Check)> {
         self.by_slot.iter_mut().map(|(s, c)| (*s, c))
     }
 
-    /// Takes all of them out.
+    /// Removes and returns all checks.
     pub fn drain(&mut self) -> impl Iterator<Item = (BackendSlot, Check)> {
         std::mem::take(&mut self.by_slot).into_iter()
     }
 
-    /// When the next probe is due.
+    /// Returns when the next probe is due.
     #[must_use]
     pub fn next(&self) -> Option<Tick> {
         self.by_slot.values().filter_map(Check::next).min()
     }
 
-    /// Begins all probes that are due. `tickets` counts them over all sets there are, so that a
-    /// check can move from one set to another.
+    /// Begins all probes that are due. `tickets` counts them over all sets, so that a check can
+    /// move from one set to another.
     pub fn begin(&mut self, now: Tick, tickets: &mut u64) -> Vec<Due> {
         let mut due = Vec::new();
         for (slot, check) in &mut self.by_slot {
@@ -421,7 +421,7 @@ impl Checks {
         due
     }
 
-    /// Whether any first outcome is still awaited.
+    /// Returns whether any first outcome is outstanding.
     #[must_use]
     pub fn any_unknown(&self) -> bool {
         self.by_slot.values().any(Check::is_awaited)

@@ -1,9 +1,8 @@
-//! What the operating system lets one process have: open files, and how they are divided.
+//! The process's limit of open files, and how its descriptors are divided.
 //!
-//! A *file* in the kernel's words is a descriptor here. What has to be open for service to go on
-//! (listeners, UDP sockets towards servers, checks, logs) is the reserve, twice of it so that a reload
-//! can open its own beside; the rest is divided among connections and flows. See
-//! [`Descriptors`](crate::stats::descriptors).
+//! Descriptors that service requires (listeners, UDP sockets towards servers, checks, logs) are the
+//! reserve, twice that number so that a reload can open its own beside them; the rest is divided
+//! among connections and flows. See [`Descriptors`](crate::stats::descriptors).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,39 +13,38 @@ use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, HealthMode, LINES_MAX, Listener, Service, Snapshot};
 use crate::stats::descriptors::{Descriptors, Division, Use};
 
-/// Of the process: standard streams, the control thread's loop and signals, the service manager, a
-/// program that is started, files that are read: configuration, certificates.
+/// Descriptors of the process: standard streams, the control loop and signals, the service manager,
+/// a started program, configuration and certificate files.
 const BASE: u32 = 24;
-/// Of a shard: its three epoll sets, its timer, its wake-up descriptor, a connection that has been
-/// accepted and not decided upon, files that its scripts read.
+/// Descriptors of a shard: its three epoll sets, its timer, its wake-up descriptor, a connection
+/// that is accepted but not admitted yet, files that its scripts read.
 const PER_SHARD: u32 = 11;
-/// Pipes of a shard take so many at most, and connections that linger as many.
+/// Descriptors of a shard's pipes at most, and of its draining connections.
 const PER_SHARD_MOST: u32 = 1_024;
-/// Flows of a forward without a limit of its own, in a shard.
+/// Flows of a relay without a limit of its own, per shard.
 const FLOWS_MAX: u32 = 65_536;
-/// Ports there are where the kernel does not say.
+/// Ephemeral ports if the kernel does not report them.
 const PORTS: u32 = 28_232;
-/// Users of descriptors were evicted or refused: said at most this often.
-const SAID: TickDelta = TickDelta::from_ms(10_000);
+/// Interval of the warning that connections or flows were evicted or refused.
+const WARNING_INTERVAL: TickDelta = TickDelta::from_ms(10_000);
 
-/// Raises the number of files that may be open from the usual (soft) limit to the highest allowed
-/// (hard) one, and gives it: each server and listener has sockets in every shard. A refusal changes
-/// nothing but the log.
+/// Raises the limit of open files from the soft to the hard limit and returns it: each server and
+/// listener has sockets in every shard. On refusal the old limit stays and is logged.
 pub fn raise_files() -> u32 {
     let limit = match raise(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => {
-            tracing::debug!(from = soft, to = hard, "files that may be open");
+            tracing::debug!(from = soft, to = hard, "limit of open files raised");
             hard
         }
         Err(e) => {
-            tracing::debug!(error = %e, "the limit of open files stays");
+            tracing::debug!(error = %e, "cannot raise the limit of open files");
             getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft)
         }
     };
     u32::try_from(limit).unwrap_or(u32::MAX)
 }
 
-/// Gives the limit before and the one now.
+/// Returns the limit before and after.
 fn raise(which: Resource) -> nix::Result<(u64, u64)> {
     let (soft, hard) = getrlimit(which)?;
     if soft != hard {
@@ -55,29 +53,29 @@ fn raise(which: Resource) -> nix::Result<(u64, u64)> {
     Ok((soft, hard))
 }
 
-/// What this machine and process have.
+/// The resources of this machine and process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Means {
-    /// Descriptors of the process.
+pub struct Resources {
+    /// The process's descriptors.
     pub descriptors: u32,
-    /// Ports that the kernel gives to sockets which ask for none.
+    /// Ephemeral ports of the kernel.
     pub ports: u32,
-    /// Shards.
+    /// The number of shards.
     pub shards: u32,
-    /// Descriptors that configurations before the running one still hold.
+    /// Descriptors that earlier configurations still hold.
     pub stale: u32,
 }
 
-impl Means {
-    /// As they are at present.
+impl Resources {
+    /// Returns the present resources.
     #[must_use]
     pub fn now(shards: usize) -> Self {
         let shards = u32::try_from(shards).unwrap_or(u32::MAX);
         Self { descriptors: raise_files(), ports: ports(), shards, stale: 0 }
     }
 
-    /// The same with what is left of configurations before the running one: their sockets stay open
-    /// for as long as answers may come. `used` are the descriptors of connections and flows.
+    /// Subtracts what earlier configurations still hold: their sockets stay open as long as answers
+    /// may come. `used` are the descriptors of connections and flows.
     #[must_use]
     pub fn beside(mut self, running: &Snapshot, used: u32) -> Self {
         let open = open_files().map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
@@ -85,17 +83,17 @@ impl Means {
         self
     }
 
-    /// What the process needs beside connections and flows.
+    /// Returns what the process needs besides connections and flows.
     fn own(&self, sockets: &Sockets<'_>) -> u32 {
         let fixed = BASE.saturating_add(self.shards.saturating_mul(PER_SHARD));
         fixed.saturating_add(sockets.count(self.shards)).saturating_add(self.stale)
     }
 
-    /// Divides the descriptors for a configuration, and for the one that it succeeds, whose sockets
-    /// stay open for a while.
+    /// Divides the descriptors for a configuration and its predecessor, whose sockets stay open for
+    /// a while.
     ///
     /// # Errors
-    /// When they do not suffice for the sockets of both.
+    /// Fails when there are too few for the sockets of both.
     pub fn divide(&self, old: Option<&Snapshot>, new: &Snapshot) -> Result<Division, String> {
         let standing = Sockets::of(old, new);
         let own = self.own(&standing);
@@ -122,7 +120,7 @@ impl Means {
     }
 }
 
-/// What needs sockets in every shard, by slot: of one configuration, or of two.
+/// What needs sockets in every shard, by slot, of one configuration or of two.
 struct Sockets<'s> {
     listeners: BTreeMap<u16, &'s Listener>,
     backends: BTreeMap<u16, &'s Backend>,
@@ -139,7 +137,7 @@ impl<'s> Sockets<'s> {
         Self { listeners: listeners.collect(), backends: backends.collect(), logs }
     }
 
-    /// Descriptors that are open for as long as the configuration stands.
+    /// Returns the descriptors that are open as long as the configuration is.
     fn count(&self, shards: u32) -> u32 {
         let of_listener =
             |l: &&Listener| u32::from(l.service.takes_datagrams()) + u32::from(l.service.takes_connections());
@@ -150,12 +148,12 @@ impl<'s> Sockets<'s> {
         each.saturating_mul(shards).saturating_add(checks).saturating_add(self.logs)
     }
 
-    /// How much each use may want, and how much of what there is it is to have beside others.
-    fn demand(&self, means: &Means, snapshots: &[Option<&Snapshot>]) -> [Demand; Use::ALL.len()] {
+    /// Returns how many descriptors each use may want, and its weight.
+    fn demand(&self, means: &Resources, snapshots: &[Option<&Snapshot>]) -> [Demand; Use::ALL.len()] {
         let shards = means.shards;
         let (mut streams, mut relayed, mut flows) = (false, Some(0_u32), Some(0_u32));
         for listener in self.listeners.values() {
-            // None is no limit.
+            // 0 means no limit.
             let add =
                 |sum: Option<u32>, most: u32| sum.filter(|_| most > 0).map(|sum| sum.saturating_add(most));
             match &listener.service {
@@ -179,7 +177,7 @@ impl<'s> Sockets<'s> {
         let servers = servers.fold(0, u32::saturating_add).saturating_mul(shards);
         let side = shards.saturating_mul(PER_SHARD_MOST);
         let relayed = relayed.unwrap_or(u32::MAX);
-        // Each flow has a port of this machine's own, and so have checks and sockets to servers.
+        // Each flow takes a local port, as do checks and sockets towards servers.
         let others = self.count(shards).saturating_mul(2);
         let ports = (means.ports / 4 * 3).min(means.ports.saturating_sub(others));
         let flows = flows.unwrap_or(u32::MAX).min(ports);
@@ -200,14 +198,14 @@ fn is_checked(backend: &Backend) -> bool {
     matches!(backend.health.mode, HealthMode::Auto | HealthMode::Lazy)
 }
 
-/// What a use may want at most, and its part beside those of others.
+/// The most that a use may want, and its weight.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
     most: u32,
     weight: u32,
 }
 
-/// Divides `total` by weight; what one use does not want is for the others.
+/// Divides `total` by weight; what one use does not want goes to the others.
 fn share(total: u32, demand: &[Demand; Use::ALL.len()]) -> [u32; Use::ALL.len()] {
     let mut given = [0; Use::ALL.len()];
     let mut open = demand.map(|d| d.most > 0);
@@ -228,7 +226,7 @@ fn share(total: u32, demand: &[Demand; Use::ALL.len()]) -> [u32; Use::ALL.len()]
     }
 }
 
-/// Ports that the kernel chooses from.
+/// Returns the number of ephemeral ports.
 fn ports() -> u32 {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut bounds = text.split_whitespace().filter_map(|word| word.parse::<u32>().ok());
@@ -238,32 +236,33 @@ fn ports() -> u32 {
     }
 }
 
-/// Descriptors that are open at present; none where the system does not say.
+/// Returns the number of open descriptors; `None` where the system does not report it.
 #[must_use]
 pub fn open_files() -> Option<u64> {
     let directory = "/proc/self/fd";
-    // Since Linux 6.2 its size is their number; before, they are counted.
+    // Since Linux 6.2 the directory's size is their number; before, they are counted.
     let known = std::fs::metadata(directory).map(|m| m.len()).ok().filter(|n| *n > 0);
     known.or_else(|| Some(std::fs::read_dir(directory).ok()?.count() as u64))
 }
 
-/// Says when connections or flows have made room for others, or were refused, for want of
-/// descriptors.
+/// Warns when connections or flows were evicted or refused for lack of descriptors.
 #[derive(Debug, Default)]
 pub struct Shortage {
     seen: (u64, u64),
-    said: Option<Tick>,
+    last_warning: Option<Tick>,
 }
 
 impl Shortage {
-    /// What is to be said now, if anything is.
+    /// Returns a warning if one is due.
     pub fn turn(&mut self, descriptors: &Arc<Descriptors>, now: Tick) -> Option<String> {
         let (evicted, refused) = descriptors.evicted_and_refused();
-        if (evicted, refused) == self.seen || self.said.is_some_and(|at| now.since(at) < SAID) {
+        if (evicted, refused) == self.seen
+            || self.last_warning.is_some_and(|at| now.since(at) < WARNING_INTERVAL)
+        {
             return None;
         }
         let (more, turned_away) = (evicted - self.seen.0, refused - self.seen.1);
-        (self.seen, self.said) = ((evicted, refused), Some(now));
+        (self.seen, self.last_warning) = ((evicted, refused), Some(now));
         let full = |usage: &Use| {
             let (used, max) = (descriptors.used(*usage), descriptors.max(*usage));
             format!(", {} {used} of {max}", usage.label())
@@ -271,7 +270,7 @@ impl Shortage {
         let pools = Use::ALL.iter().filter(|usage| descriptors.used(**usage) > 0).map(full);
         let (limit, reserve) = descriptors.limit_and_reserve();
         Some(format!(
-            "file descriptors are used up: {more} idle connections and flows were closed, {turned_away} new ones \
+            "out of file descriptors: {more} idle connections and flows were closed, {turned_away} new ones \
              refused; limit {limit}, reserve {reserve}{}",
             pools.collect::<String>()
         ))
@@ -285,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_soft_limit_becomes_the_hard_one() {
-        // A core's size: nothing in these tests depends on it.
+        // The core size: no test depends on it.
         let which = Resource::RLIMIT_CORE;
         let (_, hard) = getrlimit(which).expect("limits");
         setrlimit(which, 0, hard).expect("less is always allowed");
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_is_counted() {
+    fn open_descriptors_are_counted() {
         let before = open_files().expect("the system says so");
         let kept: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").expect("a file")).collect();
         // Other tests open and close files, too.
@@ -306,13 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn shares_as_a_table() {
+    fn descriptors_are_shared_by_weight() {
         const ALL: u32 = u32::MAX;
         for (total, most, weight, given) in [
             (60, [ALL; 6], [1; 6], [10; 6]),
             (60, [ALL, 0, 0, 0, 0, 0], [1; 6], [60, 0, 0, 0, 0, 0]),
             (60, [ALL, ALL, 0, 0, 0, 0], [2, 1, 9, 9, 9, 9], [40, 20, 0, 0, 0, 0]),
-            // What the second does not want, the others have.
+            // The second's surplus goes to the others.
             (60, [ALL, 3, ALL, 0, 0, 0], [2, 1, 1, 1, 1, 1], [38, 3, 19, 0, 0, 0]),
             (60, [1, 2, 3, 4, 5, 6], [1; 6], [1, 2, 3, 4, 5, 6]),
             (0, [ALL; 6], [1; 6], [0; 6]),
@@ -328,42 +327,42 @@ mod tests {
         }
     }
 
-    const MEANS: Means = Means { descriptors: 1_000, ports: 1_000, shards: 2, stale: 0 };
+    const RESOURCES: Resources = Resources { descriptors: 1_000, ports: 1_000, shards: 2, stale: 0 };
 
     #[test]
-    fn the_reserve_holds_the_sockets_of_this_configuration_and_of_the_next() {
+    fn the_reserve_covers_the_sockets_of_two_configurations() {
         // Two sockets for each of two shards and three listeners; one for each of two shards and
         // five backends, and one for the check of each.
         let snapshot = fixture::snapshot(1, &[0, 1, 2], &[0, 1, 2, 3, 4]);
         let sockets = 2 * 2 * 3 + 2 * 5 + 5;
-        let division = MEANS.divide(None, &snapshot).expect("enough");
+        let division = RESOURCES.divide(None, &snapshot).expect("enough");
         assert_eq!((division.limit, division.reserve), (1_000, BASE + 2 * PER_SHARD + 2 * sockets));
         assert!(division.pools.iter().sum::<u32>() + division.reserve <= 1_000);
         assert!(division.pools.iter().sum::<u32>() + division.reserve > 990, "nothing is left idle");
         assert_eq!(
             [Use::Relayed, Use::Flows, Use::Pipes].map(|usage| division.pools[usage.index()]),
             [0; 3],
-            "without a forward"
+            "without a relay"
         );
-        // A reload that changes nothing needs nothing.
-        assert_eq!(MEANS.divide(Some(&snapshot), &snapshot), Ok(division));
+        // A reload without changes needs nothing.
+        assert_eq!(RESOURCES.divide(Some(&snapshot), &snapshot), Ok(division));
     }
 
     #[test]
-    fn too_few_for_the_sockets_is_an_error_and_for_little_more_is_not() {
+    fn too_few_descriptors_for_the_sockets_is_an_error() {
         let snapshot = fixture::snapshot(1, &[0], &[0, 1]);
         let own = BASE + 2 * PER_SHARD + 4 + 4 + 2;
         for (descriptors, enough) in [(own - 1, false), (own, false), (own + 1, true), (own + 9, true)] {
-            let division = Means { descriptors, ..MEANS }.divide(None, &snapshot);
+            let division = Resources { descriptors, ..RESOURCES }.divide(None, &snapshot);
             assert_eq!(division.is_ok(), enough, "{descriptors}: {division:?}");
         }
-        let error = Means { descriptors: 55, ..MEANS }.divide(None, &snapshot).expect_err("too few");
+        let error = Resources { descriptors: 55, ..RESOURCES }.divide(None, &snapshot).expect_err("too few");
         assert!(
             error.contains("too few file descriptors: the configuration needs 56 for 2 shards"),
             "{error}"
         );
-        // Beside the running one there is no room for as many others.
-        let means = Means { descriptors: own + 9, ..MEANS };
+        // Beside the current ones there is no space for as many others.
+        let means = Resources { descriptors: own + 9, ..RESOURCES };
         means.divide(Some(&snapshot), &snapshot).expect("the same sockets");
         let mut next = fixture::snapshot(2, &[1], &[]);
         next.backends =
@@ -373,34 +372,41 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_configured_are_not_exceeded() {
+    fn configured_limits_are_not_exceeded() {
         let mut snapshot = fixture::snapshot(1, &[0], &[0]);
         snapshot.globals.client_connections.connections = 50;
         let mut backend = fixture::backend(0);
         backend.connections.connections = 10;
         snapshot.backends[0] = Some(Arc::new(backend));
-        let division = Means { descriptors: 1_000_000, ..MEANS }.divide(None, &snapshot).expect("enough");
+        let division =
+            Resources { descriptors: 1_000_000, ..RESOURCES }.divide(None, &snapshot).expect("enough");
         assert_eq!([Use::Clients, Use::Servers].map(|usage| division.pools[usage.index()]), [50, 20]);
-        // During a reload the more generous one counts.
+        // During a reload the higher limit counts.
         let next = fixture::snapshot(2, &[0], &[0]);
         let division =
-            Means { descriptors: 1_000_000, ..MEANS }.divide(Some(&snapshot), &next).expect("enough");
+            Resources { descriptors: 1_000_000, ..RESOURCES }.divide(Some(&snapshot), &next).expect("enough");
         assert_eq!(division.pools[Use::Clients.index()], 100_000);
     }
 
     #[test]
-    fn a_shortage_is_said_once_in_a_while() {
+    fn shortage_warnings_are_rare() {
         let descriptors = Arc::<Descriptors>::default();
         let mut shortage = Shortage::default();
         let at = |ms: u64| Tick(ms * 1_000_000);
         assert_eq!(shortage.turn(&descriptors, at(0)), None);
         descriptors.evicted();
-        let said = shortage.turn(&descriptors, at(100)).expect("something");
-        assert!(said.contains("1 idle connections and flows were closed, 0 new ones refused"), "{said}");
+        let last_warning = shortage.turn(&descriptors, at(100)).expect("something");
+        assert!(
+            last_warning.contains("1 idle connections and flows were closed, 0 new ones refused"),
+            "{last_warning}"
+        );
         descriptors.want(Use::Flows);
-        assert_eq!(shortage.turn(&descriptors, at(200)), None, "a moment ago");
-        let said = shortage.turn(&descriptors, at(10_100)).expect("something");
-        assert!(said.contains("0 idle connections and flows were closed, 1 new ones refused"), "{said}");
+        assert_eq!(shortage.turn(&descriptors, at(200)), None, "too soon");
+        let last_warning = shortage.turn(&descriptors, at(10_100)).expect("something");
+        assert!(
+            last_warning.contains("0 idle connections and flows were closed, 1 new ones refused"),
+            "{last_warning}"
+        );
         assert_eq!(shortage.turn(&descriptors, at(99_000)), None, "nothing has happened since");
     }
 }

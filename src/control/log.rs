@@ -1,8 +1,8 @@
-//! Sets up logging: to standard error, as text or as one JSON object a line; and standard output.
+//! Logging to standard error, as text or as one JSON object per line; and standard output.
 //!
-//! Nothing on the packet path writes a log. Nobody waits for one either: what is said, by whichever
-//! thread, is filed with the [`Writer`] of its target. At the end of the process, however it comes
-//! about, what waits is written out within [`FLUSH`]. `RUST_LOG`, where it is set, wins over `-v`.
+//! Nothing on the packet path logs. No thread waits for the log either: every line goes to the
+//! [`Writer`] of its target. When the process ends, by whatever path, pending lines are written
+//! within [`FLUSH`]. `RUST_LOG`, if set, takes precedence over `-v`.
 
 #![expect(clippy::disallowed_methods, reason = "a flush at the end has a deadline")]
 
@@ -19,35 +19,35 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::control::writer::{Notice, Writer};
 use crate::engine::sys;
 
-/// How long the end of the process waits for what is not written yet.
+/// How long the process waits at its end for unwritten lines.
 pub const FLUSH: Duration = Duration::from_secs(1);
-/// A line that is longer is lost, bytes: as many as there are threads may be in memory.
+/// Longest line, bytes; longer ones are dropped, since one per thread may be in memory.
 const LINE_MAX: usize = 1 << 20;
 
-/// Form of a log line.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
-    /// For machines.
+    /// JSON.
     Json,
 }
 
-/// Changes the filter of the running log, whatever its format's type is.
+/// Changes the filter of the active log, whatever its format's type is.
 type Change = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
 static CHANGE: OnceLock<Change> = OnceLock::new();
 static ERROR: OnceLock<Writer> = OnceLock::new();
 static OUTPUT: OnceLock<Writer> = OnceLock::new();
-/// The end of the process waits for as long as its lines take.
+/// The process waits at its end until all lines are written.
 static PATIENT: AtomicBool = AtomicBool::new(false);
 
-/// Standard error, where the log goes.
+/// Returns the writer of standard error, the target of the log.
 pub fn error() -> &'static Writer {
     ERROR.get_or_init(|| {
         flush_at_exit();
-        // That it fails can be said nowhere.
+        // A failure of the log itself cannot be reported anywhere.
         Writer::start("log", io::stderr(), |notice| {
             if let Notice::Lost(lines) = notice {
                 tracing::warn!(lines, "lines of the log were lost");
@@ -56,19 +56,19 @@ pub fn error() -> &'static Writer {
     })
 }
 
-/// Standard output, where figures go.
+/// Returns the writer of standard output, the target of statistics.
 pub fn output() -> &'static Writer {
     OUTPUT.get_or_init(|| {
         flush_at_exit();
         Writer::start("output", io::stdout(), |notice| match notice {
             Notice::Failed(e) => tracing::error!("standard output: {e}"),
-            Notice::Lost(lines) => tracing::warn!(lines, "lines for standard output were lost"),
+            Notice::Lost(lines) => tracing::warn!(lines, "lines of standard output were lost"),
         })
     })
 }
 
-/// Has the end of the process wait for whoever reads its lines, for as long as that takes: for a
-/// program that does nothing but say something.
+/// Makes the process wait at its end until its lines are read, however long that takes: for a
+/// program that only prints.
 pub fn wait_for_readers() {
     PATIENT.store(true, Relaxed);
 }
@@ -85,7 +85,7 @@ extern "C" fn at_exit() {
     }
 }
 
-/// Begins to log, panics as well. A second call changes nothing.
+/// Starts logging, panics included. Later calls have no effect.
 pub fn start(format: Format, verbose: bool) {
     let to =
         tracing_subscriber::fmt().with_env_filter(filter(verbose)).with_writer(|| Line).with_target(false);
@@ -102,13 +102,13 @@ pub fn start(format: Format, verbose: bool) {
         }
     };
     if begun.is_ok() {
-        // The first that began is the only one.
+        // Only the first start has effect.
         let _ = CHANGE.set(change);
         std::panic::set_hook(Box::new(panicked));
     }
 }
 
-/// Logs more, or no longer.
+/// Sets whether to log verbosely.
 pub fn set_verbose(verbose: bool) {
     if let Some(change) = CHANGE.get() {
         change(filter(verbose));
@@ -120,7 +120,7 @@ fn filter(verbose: bool) -> EnvFilter {
     EnvFilter::builder().with_default_directive(level.into()).from_env_lossy()
 }
 
-/// Says what the standard library would write to standard error, where it could wait for a reader.
+/// Logs what the standard library would write to standard error, where it could block.
 fn panicked(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied();
@@ -135,15 +135,15 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// What writes one event, whose lines come in one piece.
+/// Writes one event, whose lines arrive in one piece.
 struct Line;
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if line.len() > LINE_MAX {
-            error().lose(line);
+            error().count_lost(line);
         } else {
-            error().file(line);
+            error().push(line);
         }
         Ok(line.len())
     }

@@ -1,12 +1,12 @@
 //! The control plane: one ordinary thread that starts, watches, changes and stops the shards.
 //!
-//! It may block, lock and allocate, and never touches a packet. Everything it decides by time or
-//! outcome is decided in rooms that are told both ([`health`], [`eject`], [`backend_health`], [`reload`]);
-//! this one holds the clock, the signals and the sockets of the probes.
+//! It may block, lock and allocate, and never touches a packet. Decisions by time or outcome are
+//! made in modules that are passed both ([`health`], [`eject`], [`backend_health`], [`reload`]);
+//! this one owns the clock, the signals and the sockets of the probes.
 //!
 //! ```text
 //!  SIGHUP ─► Source::load ─► Reload ─► Feed ─► shards        SIGTERM, SIGINT ─► drain ─► end
-//!  probe outcomes, live counters ─► Farm ─► Board ─► shards  SIGUSR1, --stats ─► Gatherer ─► stdout
+//!  probe outcomes, live counters ─► BackendHealth ─► shards  SIGUSR1, --stats ─► Gatherer ─► stdout
 //! ```
 
 use std::io;
@@ -25,13 +25,13 @@ use crate::control::backend_health::BackendHealth;
 use crate::control::budget::Budget;
 use crate::control::certificate_monitor::{CertificateMonitor, unix_seconds};
 use crate::control::configured::Configured;
-use crate::control::figures::Figures;
 use crate::control::health::Due;
-use crate::control::limits::{Means, open_files};
+use crate::control::limits::{Resources, open_files};
 use crate::control::plan::{Evaluation, Fixed, Plan, Settings, Source, load_contained};
 use crate::control::probe::{Runner, Script};
 use crate::control::publisher::{Feed, Vacant};
 use crate::control::querylog::QueryLog;
+use crate::control::rates::Rates;
 use crate::control::reload::{Refused, Reload};
 use crate::control::report::{Outcome, Report};
 use crate::control::shards::{Edge, Shards, SocketOpener};
@@ -55,7 +55,6 @@ pub mod certificate_monitor;
 pub mod concentrate;
 pub mod configured;
 pub mod eject;
-mod figures;
 #[cfg(test)]
 mod fixture;
 pub mod health;
@@ -66,6 +65,7 @@ pub mod privileges;
 pub mod probe;
 pub mod publisher;
 pub mod querylog;
+mod rates;
 pub mod reload;
 mod report;
 pub mod shards;
@@ -78,22 +78,22 @@ pub mod writer;
 
 pub use crate::control::shutdown_handle::ShutdownHandle;
 
-/// Between two looks at live traffic, unless a pool under `concentrate` has a shorter window.
+/// Interval of reading live traffic, unless a pool under `concentrate` has a shorter window.
 const WATCH: TickDelta = TickDelta::from_ms(200);
-/// And at least this, whatever the window.
+/// The shortest interval, whatever the window.
 const WATCH_MIN: TickDelta = TickDelta::from_ms(20);
-/// While something is to happen soon: a reload's acknowledgement, the end of the threads.
+/// Interval while something is imminent: a reload's acknowledgement, the end of the threads.
 const SOON: TickDelta = TickDelta::from_ms(10);
-/// How long removed listeners wait for a shard that does not take the new configuration. It
-/// looks at least every 500 ms.
+/// How long removed listeners wait for a shard that does not take the new configuration. A shard
+/// checks at least every 500 ms.
 const ACKNOWLEDGE: TickDelta = TickDelta::from_ms(2_000);
-/// Beyond all tries of a query and the longest delay, after which a shard has closed a listener that
-/// ended.
+/// Longer than all attempts of a query and the longest delay, after which a shard has closed an
+/// ended listener.
 const CLOSING: TickDelta = TickDelta::from_ms(5_000);
-/// Shards that were told to abort end within a turn of their loop.
+/// Aborted shards end within a turn of their loop.
 const ABORT: TickDelta = TickDelta::from_ms(2_000);
 
-/// Serves what the command line and its file ask for, until told to stop; gives the exit code.
+/// Serves what the command line and its file ask for until stopped; returns the exit code.
 #[must_use]
 pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled, signals: Signals) -> ExitCode {
     let (source, first) = Configured::new(flags.clone(), loaded, compiled);
@@ -108,10 +108,10 @@ pub fn run(flags: &Flags, loaded: Loaded, compiled: Compiled, signals: Signals) 
     }
 }
 
-/// The same with any source of configurations, held by somebody.
+/// The same with any source of configurations, and an optional handle to shut it down.
 ///
 /// # Errors
-/// Why it did not start, or ended by itself.
+/// Why it did not start, or ended unexpectedly.
 pub fn run_held(
     source: impl Source,
     fixed: &Fixed,
@@ -132,16 +132,16 @@ async fn serve(
     mut shutdown_handle: Option<ShutdownHandle>,
 ) -> Result<(), String> {
     signals.attend();
-    let means = Means::now(fixed.shards.len());
+    let means = Resources::now(fixed.shards.len());
     let environment = Environment::read();
     let notifier = Notifier::connect(environment.notify.as_deref()).unwrap_or_else(|e| {
-        tracing::warn!(error = %e, "the service manager cannot be told anything");
+        tracing::warn!(error = %e, "cannot notify the service manager");
         Notifier::default()
     });
     let mut rng = entropy().map_err(|e| format!("random numbers: {e}"))?;
 
-    // As the user of all later reloads, whose sockets share ports with these, but still with all
-    // rights: what needs them, all of it before anything is published.
+    // As the user of later reloads, whose sockets share ports with these, but with all capabilities
+    // still held: everything that needs them, before anything is published.
     let inherited = systemd::sockets(environment.descriptors);
     privileges::assume(&fixed.identity)?;
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
@@ -153,25 +153,25 @@ async fn serve(
     let snapshot = Arc::clone(&first.plan().snapshot);
     privileges::shed(&fixed.identity, needs_raw_sockets(&snapshot))?;
     signals.shed();
-    // The thread that evaluated the configuration is older than this, too.
+    // The thread that evaluated the configuration started before the capabilities were dropped.
     let shed = first.plan().script.within(Box::new(|| {
         let _ = privileges::follow();
     }));
-    shed.await.map_err(|e| format!("giving up rights: {}", e.detail))?;
+    shed.await.map_err(|e| format!("dropping capabilities: {}", e.detail))?;
 
     let live_state = Arc::new(LiveState::new(fixed.shards.len(), fixed.backends_max));
     live_state.descriptors().divide(&division);
-    ShutdownHandle::show(shutdown_handle.as_ref(), &live_state);
+    ShutdownHandle::send_live_state(shutdown_handle.as_ref(), &live_state);
     let feed = Feed::new(snapshot, Arc::clone(&live_state));
     let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
-        .map_err(|e| format!("a shard does not start: {e}"))?;
+        .map_err(|e| format!("cannot start a shard: {e}"))?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let control = Control::new(source, shards, feed, notifier, sender, first.plan(), rng);
     let mut control = control.map_err(|e| format!("the query logs' thread: {e}"))?;
     let (evaluated, mut evaluations) = mpsc::unbounded_channel();
     control.evaluated = Some(evaluated);
     control.watchdog = environment.watchdog.map(|w| Watchdog::new(w / 2, clock::now()));
-    // The first change: from nothing to the configuration that the shards already hold.
+    // The first change is from nothing to the configuration that the shards already hold.
     control.reload = Some(first);
 
     let fault = loop {
@@ -181,7 +181,7 @@ async fn serve(
             _ = signals.usr1.recv() => control.dump(),
             _ = signals.term.recv() => break None,
             _ = signals.int.recv() => break None,
-            () = ShutdownHandle::let_go(&mut shutdown_handle) => break None,
+            () = ShutdownHandle::stopped(&mut shutdown_handle) => break None,
             Some(outcome) = outcomes.recv() => control.settle(outcome),
             Some(()) = evaluations.recv() => control.evaluation = Evaluation::Ended,
             () = tokio::time::sleep(Duration::from(rest)) => {}
@@ -190,13 +190,12 @@ async fn serve(
             break Some(error);
         }
     };
-    // What has been received is answered, whatever the reason.
+    // Received queries are answered, whatever the reason.
     control.stop(&mut signals).await;
     fault.map_or(Ok(()), Err)
 }
 
-/// Whether sockets are opened that take the right CAP_NET_RAW: bound to an interface, or to the
-/// addresses of clients.
+/// Returns whether sockets need CAP_NET_RAW: bound to an interface, or to clients' addresses.
 fn needs_raw_sockets(snapshot: &Snapshot) -> bool {
     let far = |b: &Backend| b.source_interface.is_some() || b.client_address == ClientAddress::Transparent;
     snapshot.listeners.iter().any(|l| l.interface.is_some())
@@ -209,19 +208,19 @@ fn entropy() -> io::Result<ShardRng> {
     Ok(ShardRng::from_entropy(seed))
 }
 
-/// Removed listeners that still hear.
+/// Removed listeners that still receive.
 struct Leaving {
     listeners: Vec<Arc<Listener>>,
     until: Tick,
 }
 
-/// A listener that has ended, and when the shards have closed its sockets.
+/// An ended listener, and when the shards have closed its sockets.
 struct Closing {
     listener: Arc<Listener>,
     closed: Tick,
 }
 
-/// The loop's state.
+/// The state of the control loop.
 struct Control<S> {
     source: S,
     shards: Shards,
@@ -231,16 +230,16 @@ struct Control<S> {
     settings: Settings,
     reload: Option<Reload>,
     budget: Budget,
-    /// The service manager has been told that we serve.
+    /// The service manager has been notified that we serve.
     serving: bool,
-    /// SIGHUP came; while a reload is under way, once more after it.
+    /// SIGHUP was received; during a reload, another one follows.
     reload_wanted: bool,
     evaluation: Evaluation,
-    /// Says that it has ended.
+    /// Notified when the evaluation has ended.
     evaluated: Option<mpsc::UnboundedSender<()>>,
     leaving: Option<Leaving>,
     closing: Vec<Closing>,
-    figures: Figures,
+    rates: Rates,
     querylog: QueryLog,
     certificate_monitor: CertificateMonitor,
     watch_at: Tick,
@@ -279,7 +278,7 @@ impl<S: Source> Control<S> {
             evaluated: None,
             leaving: None,
             closing: Vec::new(),
-            figures: Figures::new(clock::now()),
+            rates: Rates::new(clock::now()),
             querylog,
             certificate_monitor: CertificateMonitor::default(),
             watch_at: clock::now() + WATCH,
@@ -292,7 +291,7 @@ impl<S: Source> Control<S> {
         })
     }
 
-    /// When the next thing is due.
+    /// Returns when the next thing is due.
     fn wake_at(&self) -> Tick {
         let now = clock::now();
         if self.reload_due() || self.evaluation == Evaluation::Ended || self.may_commit(now) {
@@ -302,14 +301,14 @@ impl<S: Source> Control<S> {
         let soon = waits.then(|| now + SOON);
         let probes = [self.backend_health.next(), self.reload.as_ref().and_then(Reload::next)];
         let watchdog = self.watchdog.as_ref().map(|w| w.at);
-        let due = [Some(self.watch_at), Some(self.figures.at(&self.settings)), watchdog, soon];
+        let due = [Some(self.watch_at), Some(self.rates.at(&self.settings)), watchdog, soon];
         due.into_iter().chain(probes).flatten().min().unwrap_or(now)
     }
 
-    /// Does all that is due.
+    /// Does everything that is due.
     fn turn(&mut self, now: Tick) -> Result<(), String> {
         if let Some(shard) = self.shards.ended().first() {
-            return Err(format!("shard {shard} ended by itself"));
+            return Err(format!("shard {shard} ended unexpectedly"));
         }
         if self.reload_due() {
             self.reload_wanted = false;
@@ -317,11 +316,11 @@ impl<S: Source> Control<S> {
         }
         if self.evaluation == Evaluation::Ended {
             self.evaluation = Evaluation::None;
-            // To compile it may take long, and comes up to half the watchdog's time after the last
+            // Compiling may take long, and begins up to half the watchdog interval after the last
             // notice.
-            self.tell_alive();
+            self.notify_alive();
             self.load(now);
-            self.tell_alive();
+            self.notify_alive();
         }
         self.probe(now);
         if self.may_commit(now) {
@@ -336,7 +335,7 @@ impl<S: Source> Control<S> {
             self.budget.warn(now);
         }
         certificate_monitor::warn(&self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds()));
-        if now >= self.figures.at(&self.settings) {
+        if now >= self.rates.at(&self.settings) {
             self.print_line(now);
         }
         self.notifier.retry();
@@ -346,8 +345,8 @@ impl<S: Source> Control<S> {
         Ok(())
     }
 
-    /// Tells the service manager out of turn that we live, unless the shards were last seen not to.
-    fn tell_alive(&mut self) {
+    /// Sends an extra sign of life, unless the shards last seemed to hang.
+    fn notify_alive(&mut self) {
         if self.serving
             && self.watchdog.as_mut().is_some_and(|w| w.was_alive(self.feed.live_state(), clock::now()))
         {
@@ -355,12 +354,12 @@ impl<S: Source> Control<S> {
         }
     }
 
-    /// Whether a reload is wanted and none is under way.
+    /// Returns whether a reload is requested and none is in progress.
     fn reload_due(&self) -> bool {
         self.reload_wanted && self.reload.is_none() && self.evaluation == Evaluation::None
     }
 
-    /// Begins to evaluate the configuration anew, in another thread.
+    /// Starts evaluating the configuration on another thread.
     fn evaluate(&mut self, now: Tick) {
         self.notifier.reloading(now.0 / 1_000);
         tracing::info!("reloading the configuration");
@@ -369,26 +368,26 @@ impl<S: Source> Control<S> {
         let ending = self.ending(now);
         let vacancies = Vacant { feed: &self.feed, ending: &ending };
         let ended = move || {
-            // The loop that would hear of it may have ended.
+            // The control loop may have ended.
             let _ = evaluated.map(|e| e.send(()));
         };
         self.source.begin(&vacancies, Box::new(ended));
     }
 
-    /// Listeners of earlier changes whose sockets may not be closed yet.
+    /// Returns listeners of earlier changes whose sockets may still be open.
     fn ending(&mut self, now: Tick) -> Vec<Arc<Listener>> {
         self.closing.retain(|c| c.closed > now);
         let leaving = self.leaving.iter().flat_map(|l| &l.listeners);
         self.closing.iter().map(|c| &c.listener).chain(leaving).cloned().collect()
     }
 
-    /// Whether the change under way can come into force: its servers have been heard of, and idle
-    /// connections have made room for its sockets.
+    /// Returns whether the pending change can commit: its servers have been checked, and
+    /// descriptors for its sockets are free.
     fn may_commit(&self, now: Tick) -> bool {
-        self.reload.as_ref().is_some_and(Reload::is_ready) && self.budget.has_room(now)
+        self.reload.as_ref().is_some_and(Reload::is_ready) && self.budget.is_ready(now)
     }
 
-    /// Makes a change of what was evaluated; on any error the running configuration stays.
+    /// Makes a change from the evaluation; on any error the current configuration stays.
     fn load(&mut self, now: Tick) {
         let ending = self.ending(now);
         let old = self.feed.current();
@@ -408,11 +407,11 @@ impl<S: Source> Control<S> {
         for error in errors {
             tracing::error!("{error}");
         }
-        tracing::error!(errors = errors.len(), "reload refused: the running configuration stays as it is");
+        tracing::error!(errors = errors.len(), "reload refused: the running configuration is kept");
         self.ready();
     }
 
-    /// Sends off all probes that are due, each as a task of its own.
+    /// Starts all due probes, each as its own task.
     fn probe(&mut self, now: Tick) {
         let current = self.feed.current();
         for due in self.backend_health.begin(now, &mut self.tickets) {
@@ -446,16 +445,16 @@ impl<S: Source> Control<S> {
         if let Some(reload) = &mut self.reload {
             reload.settle(due, result, now);
         }
-        // A ticket that is not the farm's is ignored by it, as it is by the reload.
+        // Tickets of a reload's checks are ignored here, and vice versa.
         if let Some(backend) = self.feed.current().backend(due.slot) {
             self.backend_health.settle(backend, due.ticket, result, now);
         }
     }
 
-    /// Brings the change under way into force. Only the first one's failure is ours.
+    /// Commits the pending change. Only the first one's failure ends the process.
     fn commit(&mut self, now: Tick) -> Result<(), String> {
         let Some(reload) = self.reload.take() else { return Ok(()) };
-        let gatherer = &mut self.figures.gatherer;
+        let gatherer = &mut self.rates.gatherer;
         match reload.commit(&mut self.shards, &self.feed, &mut self.backend_health, gatherer, now) {
             Ok((plan, done)) => {
                 for change in &plan.changes {
@@ -480,7 +479,7 @@ impl<S: Source> Control<S> {
                     unix_seconds(),
                 ));
                 if !done.removed.is_empty() {
-                    // An earlier change's listeners have been given up by now, or are so at once.
+                    // Listeners of an earlier change are retired at the latest here.
                     self.retire(Tick(u64::MAX));
                     self.leaving = Some(Leaving { listeners: done.removed, until: now + ACKNOWLEDGE });
                 }
@@ -503,7 +502,7 @@ impl<S: Source> Control<S> {
         self.notifier.ready(&format!("Configuration {} with {servers} servers", snapshot.generation));
     }
 
-    /// Ends removed listeners once no shard needs them, or the time for that is over.
+    /// Ends removed listeners when every shard uses the new configuration, or after the time-out.
     fn retire(&mut self, now: Tick) {
         let Some(leaving) = &self.leaving else { return };
         let behind = self.feed.behind();
@@ -511,7 +510,7 @@ impl<S: Source> Control<S> {
             return;
         }
         if !behind.is_empty() {
-            tracing::warn!(shards = ?behind, "these shards have not taken the configuration yet");
+            tracing::warn!(shards = ?behind, "these shards do not use the new configuration yet");
         }
         reload::retire(&leaving.listeners, &mut self.shards);
         if let Some(leaving) = self.leaving.take() {
@@ -519,7 +518,7 @@ impl<S: Source> Control<S> {
         }
     }
 
-    /// Remembers listeners that were told to end until the shards have closed them.
+    /// Remembers ended listeners until the shards have closed them.
     fn close(&mut self, listeners: Vec<Arc<Listener>>) {
         let waits = self.feed.current().backends.iter().flatten().map(|b| b.timeout).max();
         let closed = clock::now()
@@ -531,17 +530,17 @@ impl<S: Source> Control<S> {
 
     fn print_line(&mut self, now: Tick) {
         let snapshot = self.feed.current();
-        let (interval, span) = self.figures.take(self.feed.live_state(), &snapshot, now);
+        let (interval, span) = self.rates.take(self.feed.live_state(), &snapshot, now);
         if self.settings.stats.is_some() {
             let line =
                 stats::text::line(&interval, span, &snapshot, &|slot| self.backend_health.standing(slot));
-            log::output().file(format!("{line}\n").as_bytes());
+            log::output().push(format!("{line}\n").as_bytes());
         }
     }
 
     fn dump(&mut self) {
         let (snapshot, now) = (self.feed.current(), clock::now());
-        let (total, recent, span) = self.figures.peek(self.feed.live_state(), &snapshot, now);
+        let (total, recent, span) = self.rates.peek(self.feed.live_state(), &snapshot, now);
         let standing = |slot| self.backend_health.standing(slot);
         let process = ProcessReading {
             log_lines_lost: log::error().lost(),
@@ -561,15 +560,15 @@ impl<S: Source> Control<S> {
             standing: &standing,
             unix: unix_seconds(),
         };
-        log::output().file(dump.text().as_bytes());
+        log::output().push(dump.text().as_bytes());
     }
 
-    /// Lets the shards finish what is outstanding, within the drain time.
+    /// Lets the shards finish outstanding queries, within the drain time.
     async fn stop(&mut self, signals: &mut Signals) {
         self.notifier.stopping();
         self.source.interrupt();
         tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
-        self.shards.tell_all(&|| Message::Stop);
+        self.shards.send_all(&|| Message::Stop);
         let deadline = clock::now() + self.settings.drain;
         while !self.shards.all_ended() && clock::now() < deadline {
             tokio::select! {
@@ -580,7 +579,7 @@ impl<S: Source> Control<S> {
         }
         if !self.shards.all_ended() {
             tracing::warn!("aborting with queries outstanding");
-            self.shards.tell_all(&|| Message::Abort);
+            self.shards.send_all(&|| Message::Abort);
             let deadline = clock::now() + ABORT;
             while !self.shards.all_ended() && clock::now() < deadline {
                 tokio::time::sleep(Duration::from(SOON)).await;

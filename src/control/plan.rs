@@ -1,7 +1,7 @@
-//! What the control plane needs of a configuration, whoever reads it.
+//! What the control plane needs of a configuration, whatever its source.
 //!
-//! The edge towards [`config`](crate::config): the loop knows [`Source`] and [`Plan`] only, so its
-//! tests hand in configurations that were never written down.
+//! The border to [`config`](crate::config): the loop only knows [`Source`] and [`Plan`], so its
+//! tests can build configurations directly.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use crate::control::probe::Script;
 use crate::model::Snapshot;
 use crate::model::Steer;
 
-/// One evaluated configuration, not in force yet.
+/// An evaluated configuration that is not current yet.
 pub struct Plan {
-    /// What the shards shall obey.
+    /// The configuration of the shards.
     pub snapshot: Arc<Snapshot>,
-    /// What the control thread shall obey.
+    /// The settings of the control thread.
     pub settings: Settings,
-    /// The functions of its health checks.
+    /// The Lua functions of its health checks.
     pub script: Rc<dyn Script>,
-    /// How it differs from the one before, a line each.
+    /// The differences from its predecessor, a line each.
     pub changes: Vec<String>,
 }
 
@@ -31,80 +31,81 @@ pub struct Plan {
 pub struct Settings {
     /// How long a stop waits for outstanding queries.
     pub drain: TickDelta,
-    /// Between two lines of figures; none prints none.
+    /// Interval of the statistics line; `None` prints none.
     pub stats: Option<TickDelta>,
-    /// Log more.
+    /// Whether to log verbosely.
     pub verbose: bool,
-    /// Log each failed probe, not only changes of state.
+    /// Whether to log each failed probe rather than only changes of state.
     pub verbose_checks: bool,
 }
 
 /// Settings that only a restart can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
-    /// The CPU of each shard, none for one that is not pinned; as many as there are shards.
+    /// The CPU of each shard, `None` for an unpinned one.
     pub shards: Vec<Option<usize>>,
     /// How packets are steered to shards.
     pub steer: Steer,
-    /// How long a shard spins for packets, microseconds.
+    /// How long a shard polls for packets before sleeping, microseconds.
     pub busy_poll_us: u32,
-    /// Packets of one system call.
+    /// Packets per system call.
     pub batch_packets: usize,
-    /// Backends at a time, those counted that finish their queries.
+    /// Backends at a time, including removed ones that finish their queries.
     pub backends_max: usize,
-    /// Who to be once the sockets are open.
+    /// The user and group after the sockets are open.
     pub identity: Identity,
 }
 
-/// Says which slots of what was removed may be given away.
+/// Tells which slots of removed objects can be reused.
 pub trait Vacancies {
-    /// Whether no shard holds anything of a backend any more.
+    /// Returns whether no shard holds anything of a backend any more.
     fn backend(&self, slot: BackendSlot) -> bool;
 
-    /// The same for a listener.
+    /// Returns the same for a listener.
     fn listener(&self, slot: ListenerSlot) -> bool;
 
-    /// Whether every shard uses the configuration in force, and so counts for no other's rules.
+    /// Returns whether every shard uses the current configuration, so that none counts hits of
+    /// older rules.
     fn rules(&self) -> bool;
 }
 
-/// The evaluation that a reload begins with.
+/// The state of a reload's evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evaluation {
-    /// There is none.
+    /// None is in progress.
     None,
-    /// It runs, in another thread.
+    /// Running on another thread.
     Running,
-    /// [`Source::load`] has nothing to wait for.
+    /// Finished: [`Source::load`] does not block.
     Ended,
 }
 
-/// Where configurations come from.
+/// A source of configurations.
 pub trait Source {
-    /// Begins to evaluate and compile the same sources anew, as successor of the configuration in force; `ended` is called, by another thread, as soon as
-    /// [`Source::load`] has nothing to wait for.
+    /// Starts evaluating and compiling the source as successor of the current configuration.
+    /// `ended` is called from another thread as soon as [`Source::load`] does not block.
     fn begin(&mut self, vacancies: &dyn Vacancies, ended: Box<dyn FnOnce() + Send>);
 
-    /// Ends an evaluation that has begun; nobody waits for what it gives.
+    /// Interrupts a running evaluation, whose result is dropped.
     fn interrupt(&mut self);
 
-    /// The plan that [`Source::begin`] has made.
+    /// Returns the plan that [`Source::begin`] has made.
     ///
     /// # Errors
-    /// Everything that is wrong, a line each; also what only a restart could change.
+    /// All errors, a line each, including settings that only a restart can change.
     fn load(&mut self) -> Result<Plan, Vec<String>>;
 
-    /// The plan of the last [`Source::load`] is in force: the next one succeeds it.
+    /// Makes the plan of the last [`Source::load`] current: the next one succeeds it.
     fn accept(&mut self);
 
-    /// That plan is refused; these listener slots of it are in use still, and so can be given away
-    /// only when [`Vacancies`] says so.
+    /// Drops that plan. `slots` are its listener slots that are still in use and can be reused only
+    /// when [`Vacancies`] says so.
     fn refuse(&mut self, slots: &[ListenerSlot]);
 }
 
-/// [`Source::load`] with a panic as an error: a fault in what reads configurations refuses the
-/// reload, and the process serves on. A source holds what is in force apart from what it loads, so
-/// that the next load finds it as it was.
+/// [`Source::load`] with a panic as an error: a bug in a configuration reader refuses the reload,
+/// and the process serves on. A source keeps its current state apart from what it loads, so the
+/// next load finds it intact.
 ///
 /// # Errors
 /// Those of the source, or the panic.

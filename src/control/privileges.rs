@@ -1,9 +1,9 @@
-//! Becomes a user of few rights: the user before any socket is opened, the rights after.
+//! Drops privileges: the user before any socket is opened, the capabilities after.
 //!
-//! The kernel lets sockets share a port only among those of one effective user: the first ones are
-//! therefore opened as whom a reload opens its own. Capabilities belong to a thread: this runs
-//! before any shard's thread is started, which then inherits what is left; threads that are older
-//! [`follow`]. Done by a process without rights it does nothing.
+//! The kernel lets sockets share a port only among those of one effective user, so the first ones
+//! are opened as the user that later reloads have. Capabilities belong to a thread: this runs
+//! before any shard thread starts, which then inherits what is left; older threads call [`follow`].
+//! Without privileges it does nothing.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -14,12 +14,12 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Group, Uid, User, fchown, geteuid, initgroups, setgroups, setresgid, setresuid};
 
-/// Who to be.
+/// The user and group to run as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// User name or number (`-u`).
     pub user: Option<String>,
-    /// Group name or number (`-g`); the user's own where none is given.
+    /// Group name or number (`-g`); by default the user's own.
     pub group: Option<String>,
 }
 
@@ -29,11 +29,10 @@ impl Identity {
     }
 }
 
-/// Changes to `identity` with all capabilities in effect, for the opening of sockets; [`shed`] is
-/// to follow.
+/// Switches to `identity` with all capabilities in effect, to open sockets; [`shed`] must follow.
 ///
 /// # Errors
-/// Which user, group or right could not be had, for people.
+/// The user, group or capability that could not be had, human-readable.
 pub fn assume(identity: &Identity) -> Result<(), String> {
     if !identity.changes() {
         return Ok(());
@@ -42,24 +41,24 @@ pub fn assume(identity: &Identity) -> Result<(), String> {
         return Err("-u and -g need to be started as root".into());
     }
     become_identity(identity)?;
-    // The change of user left them permitted, but none in effect.
+    // The change of user left them permitted, but none effective.
     caps::read(None, CapSet::Permitted)
         .and_then(|held| caps::set(None, CapSet::Effective, &held))
         .map_err(|e| format!("keeping capabilities: {e}"))
 }
 
-/// Makes a passed socket the current user's own, so that those opened now can share its port.
+/// Gives an inherited socket to the current user, so that new ones can share its port.
 pub fn own(socket: &impl AsFd) {
     if let Err(e) = fchown(socket.as_fd(), Some(geteuid()), None) {
-        tracing::debug!(error = %e, "a passed socket stays its opener's");
+        tracing::debug!(error = %e, "cannot change the owner of an inherited socket");
     }
 }
 
-/// Gives up all capabilities but those that are needed later: to open a port below 1024 and, with
-/// `raw`, to bind to an interface or to an address of others (`IP_TRANSPARENT`).
+/// Drops all capabilities except those needed later: to open a port below 1024 and, with `raw`, to
+/// bind to an interface or to a foreign address (`IP_TRANSPARENT`).
 ///
 /// # Errors
-/// What the kernel says, for people.
+/// The kernel's, human-readable.
 pub fn shed(identity: &Identity, raw: bool) -> Result<(), String> {
     let mut keep = kept(raw);
     if !identity.changes() && geteuid().is_root() {
@@ -68,35 +67,35 @@ pub fn shed(identity: &Identity, raw: bool) -> Result<(), String> {
     let held = caps::read(None, CapSet::Permitted).map_err(|e| format!("capabilities: {e}"))?;
     #[expect(clippy::disallowed_methods, reason = "from a set to a set")]
     let keep: CapsHashSet = held.intersection(&keep).copied().collect();
-    let said = |e| format!("giving up capabilities: {e}");
-    // Programs that health checks run shall have none of ours.
+    let failed = |e| format!("dropping capabilities: {e}");
+    // Programs of health checks must not inherit any.
     clear_inherited();
-    caps::set(None, CapSet::Effective, &keep).map_err(said)?;
-    caps::set(None, CapSet::Permitted, &keep).map_err(said)?;
+    caps::set(None, CapSet::Effective, &keep).map_err(failed)?;
+    caps::set(None, CapSet::Permitted, &keep).map_err(failed)?;
     SHED.store(true, Relaxed);
     Ok(())
 }
 
-/// The control thread has given up its capabilities.
+/// The control thread has dropped its capabilities.
 static SHED: AtomicBool = AtomicBool::new(false);
 
-/// Gives up all capabilities of the calling thread, which needs none, once [`shed`] has been called:
-/// before, they are what a change of the whole process's user takes in every thread. Whether it did.
+/// Drops all capabilities of the calling thread once [`shed`] has run: before that, changing the
+/// user of the whole process needs them in every thread. Returns whether it did.
 #[must_use]
 pub fn follow() -> bool {
     let is_time = SHED.load(Relaxed);
     if is_time {
         clear_inherited();
         for set in [CapSet::Effective, CapSet::Permitted] {
-            // To give up is always allowed.
+            // Dropping is always allowed.
             let _ = caps::clear(None, set);
         }
     }
     is_time
 }
 
-/// The user and group that health-check programs run as when we may choose: the `-u` user's own,
-/// or `nobody`. None when we may not choose, since they then run as ourselves.
+/// Returns the user and group of health-check programs where we may choose: the `-u` user, or
+/// `nobody`. `None` where we may not; they then run as ourselves.
 #[must_use]
 pub fn runner() -> Option<(u32, u32)> {
     if !geteuid().is_root() {
@@ -115,8 +114,8 @@ fn kept(raw: bool) -> CapsHashSet {
     keep
 }
 
-/// Who stays root reads its configuration anew at a reload, and changes the user of the programs
-/// it starts and kills.
+/// A process that stays root reads its configuration again at a reload, and changes the user of the
+/// programs that it starts and kills.
 const fn kept_by_root() -> [Capability; 4] {
     [Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL]
 }
@@ -127,7 +126,7 @@ fn clear_inherited() {
         tracing::debug!(error = %e, "no ambient capabilities to clear");
     }
     if let Err(e) = caps::clear(None, CapSet::Inheritable) {
-        tracing::debug!(error = %e, "inheritable capabilities stay");
+        tracing::debug!(error = %e, "cannot clear inheritable capabilities");
     }
 }
 
@@ -168,7 +167,7 @@ fn find_user(text: &str) -> Result<FoundUser, String> {
         let name = CString::new(user.name).ok();
         return Ok(FoundUser { uid: user.uid, gid: Some(user.gid), name });
     }
-    // A number nobody has a name for brings no group: it is its own.
+    // A number without a name has no group in the database: it is its own.
     let uid = number.ok_or_else(|| format!("there is no user {text}"))?;
     Ok(FoundUser { uid, gid: Some(Gid::from_raw(uid.as_raw())), name: None })
 }
@@ -190,8 +189,8 @@ mod tests {
         let root = find_user("root").expect("root");
         assert_eq!((root.uid.as_raw(), root.gid.map(Gid::as_raw)), (0, Some(0)));
         assert_eq!(find_user("0").expect("root by number").name, root.name);
-        let stranger = find_user("4000000001").expect("any number");
-        assert_eq!((stranger.uid.as_raw(), stranger.name), (4_000_000_001, None));
+        let unknown = find_user("4000000001").expect("any number");
+        assert_eq!((unknown.uid.as_raw(), unknown.name), (4_000_000_001, None));
         assert_eq!(find_user("no such user").expect_err("a word"), "there is no user no such user");
         assert_eq!(find_group("root").expect("root").as_raw(), 0);
         assert_eq!(find_group("4242").expect("any number").as_raw(), 4242);
@@ -199,11 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_asked_for_is_nobody_assumed() {
+    fn no_identity_changes_nothing() {
         let who = geteuid();
         assume(&Identity::default()).expect("nothing to do");
-        let stranger = Identity { user: Some("no such user".into()), group: None };
-        let refused = assume(&stranger).expect_err("neither root nor others can be a stranger");
+        let unknown = Identity { user: Some("no such user".into()), group: None };
+        let refused = assume(&unknown).expect_err("an unknown user");
         let expected = if who.is_root() {
             "there is no user no such user"
         } else {
@@ -213,8 +212,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shed_is_neither_in_effect_nor_permitted() {
-        // Capabilities are a thread's own: those of the other tests stay.
+    fn dropped_capabilities_are_neither_effective_nor_permitted() {
+        // Capabilities belong to a thread: those of the other tests stay.
         let thread = std::thread::spawn(|| {
             let held = caps::read(None, CapSet::Permitted).expect("capabilities");
             let other = Identity { user: Some("other".into()), group: None };
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn rights_are_kept_only_for_what_a_reload_needs() {
+    fn capabilities_are_kept_only_for_reloads() {
         assert_eq!(kept(false), HashSet::from([Capability::CAP_NET_BIND_SERVICE]));
         assert!(kept(true).contains(&Capability::CAP_NET_RAW));
     }

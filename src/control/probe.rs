@@ -1,8 +1,7 @@
-//! Makes one health check: asks the server, or has it asked, and says what came of it.
+//! Makes one health check: probes the server and returns the outcome.
 //!
-//! Each probe is a future of its own with its own socket, so that any number run side by side and
-//! a slow one delays nobody. Whether the server is up is not decided here but by
-//! [`health`](crate::control::health).
+//! Each probe is a future with its own socket, so that any number run in parallel and a slow one
+//! delays no other. Whether the server is up is decided by [`health`](crate::control::health).
 
 use std::io;
 use std::pin::Pin;
@@ -22,15 +21,15 @@ use crate::tls;
 
 mod message;
 
-/// The largest answer that is read; DNS over TCP cannot be longer.
+/// Longest answer, bytes: the maximum of DNS over TCP.
 const ANSWER_BYTES_MAX: usize = 65_535;
 
 /// A failed probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// The counter it belongs to.
+    /// The counter that it belongs to.
     pub reason: Failure,
-    /// What happened, for people.
+    /// What happened, human-readable.
     pub detail: String,
 }
 
@@ -58,13 +57,13 @@ impl From<io::Error> for Failed {
 
 /// Name, type and class.
 pub type Question = (String, u16, u16);
-/// What a function gives once it has come back; the time that it takes is not the server's.
+/// The pending result of a Lua function; the time that it takes does not count as the server's.
 pub type Called<R> = Pin<Box<dyn Future<Output = Result<R, Failed>>>>;
 
-/// The configuration's functions that take part in a health check.
+/// The configuration's Lua functions that take part in a health check.
 pub trait Script {
-    /// Chooses the query: name, type and class; `header` holds id, flags and counts in wire
-    /// format and may be changed, except for the id.
+    /// Chooses the query: name, type and class. `header` holds id, flags and counts in wire format
+    /// and may be changed, except for the id.
     ///
     /// # Errors
     /// What the function raised.
@@ -83,21 +82,21 @@ pub trait Script {
     /// What the function raised.
     fn judge(&self, function: LuaFunction, server: &Backend, response: &[u8]) -> Called<bool>;
 
-    /// Does something in the thread that the functions run in, when it is another one: rights belong
+    /// Runs something on the thread of the functions, if that is another one: capabilities belong
     /// to threads.
     ///
     /// # Errors
-    /// When that thread does not do it.
+    /// When that thread cannot run it.
     fn within(&self, work: Box<dyn FnOnce() + Send>) -> Called<()> {
         drop(work);
         Box::pin(std::future::ready(Ok(())))
     }
 }
 
-/// Who runs external programs, when we are allowed to choose.
+/// The user that runs external programs, where we may choose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runner {
-    /// User id; none runs them as ourselves.
+    /// User id; `None` runs them as ourselves.
     pub uid: Option<u32>,
     /// Group id.
     pub gid: Option<u32>,
@@ -106,7 +105,7 @@ pub struct Runner {
 /// Checks `backend` once; `id` is the message id of a DNS query. Ends within its time-out.
 ///
 /// # Errors
-/// Why the server is not well.
+/// Why the check failed.
 pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Runner) -> Result<(), Failed> {
     let limit = Duration::from(backend.health.timeout);
     match &backend.health.probe {
@@ -116,18 +115,18 @@ pub async fn run(backend: &Backend, id: u16, script: &Rc<dyn Script>, runner: Ru
         Probe::Connect => {
             let connect = async {
                 let mut stream = connect(backend).await?;
-                Ok(stream.write_all(greeting(backend.client_address)).await?)
+                Ok(stream.write_all(proxy_header(backend.client_address)).await?)
             };
             within(limit, connect).await
         }
-        Probe::SendExpect(talk) => by_talk(backend, talk, limit).await,
+        Probe::SendExpect(exchange) => by_send_expect(backend, exchange, limit).await,
         Probe::Script(words) => by_program(backend, words, runner, limit).await,
     }
 }
 
-/// What a server must see first that expects a PROXY header: that this is no client's doing, but
-/// the balancer's own (LOCAL, UNKNOWN).
-const fn greeting(client_address: ClientAddress) -> &'static [u8] {
+/// Returns the PROXY header for a server that expects one: it says that the connection is the
+/// balancer's own (LOCAL, UNKNOWN).
+const fn proxy_header(client_address: ClientAddress) -> &'static [u8] {
     match client_address {
         ClientAddress::Hidden | ClientAddress::Transparent => b"",
         ClientAddress::Proxy { v1: true, .. } => b"PROXY UNKNOWN\r\n",
@@ -135,16 +134,16 @@ const fn greeting(client_address: ClientAddress) -> &'static [u8] {
     }
 }
 
-/// The same with what is said behind it.
-fn greeted(backend: &Backend, said: &[u8]) -> Vec<u8> {
-    [greeting(backend.client_address), said].concat()
+/// Returns that header followed by `payload`.
+fn with_proxy_header(backend: &Backend, payload: &[u8]) -> Vec<u8> {
+    [proxy_header(backend.client_address), payload].concat()
 }
 
 async fn within<R>(limit: Duration, f: impl Future<Output = Result<R, Failed>>) -> Result<R, Failed> {
     timeout(limit, f).await.unwrap_or_else(|_| Err(Failed::timeout()))
 }
 
-/// The question of this probe, as the settings or the configuration's function want it.
+/// Builds the query, from the settings or by the configuration's function.
 async fn question(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result<Vec<u8>, Failed> {
     let h = &backend.health;
     let flags = message::RD | if h.set_cd { message::CD } else { 0 };
@@ -161,15 +160,15 @@ async fn question(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
     message::query(id, flags, &qname, qtype, qclass).map_err(invalid)
 }
 
-/// The answer's form, as far as it can be told without the configuration's functions.
+/// Whether the answer is well-formed, apart from the configuration's function.
 type Form = Result<(), (Failure, String)>;
 
 fn form(backend: &Backend, query: &[u8], answer: &[u8]) -> Form {
     message::judge(query, answer, backend.health.must_resolve)
 }
 
-/// The answer's verdict: its form, then the configuration's function if there is one, which replaces
-/// the look at the response code.
+/// Judges the answer: its form, then by the configuration's function, which replaces the check of
+/// the response code.
 async fn verdict(
     backend: &Backend,
     form: Form,
@@ -179,14 +178,16 @@ async fn verdict(
     match (backend.health.judge, form) {
         (Some(function), Ok(()) | Err((Failure::Invalid, _))) => {
             let healthy = script.judge(function, backend, answer).await?;
-            healthy.then_some(()).ok_or_else(|| Failed::new(Failure::Invalid, "the check's function said no"))
+            healthy
+                .then_some(())
+                .ok_or_else(|| Failed::new(Failure::Invalid, "the check function returned false"))
         }
         (_, form) => form.map_err(|(reason, detail)| Failed { reason, detail }),
     }
 }
 
-/// Asks over UDP. An answer that is not ours is remembered and the socket kept open: anybody could
-/// have sent it.
+/// Queries over UDP. An answer that does not match is remembered and the socket stays open: it may
+/// be forged.
 async fn over_udp(
     backend: &Backend,
     id: u16,
@@ -200,7 +201,7 @@ async fn over_udp(
     let mut wrong = None;
     let mut answer = vec![0; ANSWER_BYTES_MAX];
     let ask = async {
-        socket.send(&greeted(backend, &query)).await?;
+        socket.send(&with_proxy_header(backend, &query)).await?;
         loop {
             let len = socket.recv(&mut answer).await?;
             match form(backend, &query, &answer[..len]) {
@@ -225,8 +226,8 @@ async fn over_tcp(
     let query = question(backend, id, script).await?;
     let ask = async {
         let mut stream = connect(backend).await?;
-        // A question is 12 + 255 + 4 bytes at most.
-        let mut framed = greeted(backend, &(query.len() as u16).to_be_bytes());
+        // A query has at most 12 + 255 + 4 bytes.
+        let mut framed = with_proxy_header(backend, &(query.len() as u16).to_be_bytes());
         framed.extend_from_slice(&query);
         stream.write_all(&framed).await?;
         let len = stream.read_u16().await?;
@@ -249,17 +250,17 @@ async fn over_tls(
     verdict(backend, form(backend, &query, &answer), &answer, script).await
 }
 
-/// Asks over TLS. A handshake that fails says why: that is what somebody has to fix.
+/// Queries over TLS. A failed handshake is reported with its reason, for the operator to fix.
 async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed> {
     let failed = |e: tls::Failure| Failed::new(Failure::Network, format!("TLS: {e}"));
     let Some(tls) = &backend.connections.tls else {
         return Err(Failed::new(Failure::Invalid, "the server has no TLS"));
     };
     let mut stream = connect(backend).await?;
-    // In full, or nobody would see that its certificate has expired, or is another one.
+    // A full handshake: a resumed one would not show that the certificate has expired or changed.
     let mut session = tls::Session::check(&tls.tls).map_err(failed)?;
-    // A question is 12 + 255 + 4 bytes at most. Within TLS, as queries have it.
-    session.send(&greeted(backend, &(query.len() as u16).to_be_bytes()));
+    // A query has at most 12 + 255 + 4 bytes. The header is within TLS, as for queries.
+    session.send(&with_proxy_header(backend, &(query.len() as u16).to_be_bytes()));
     session.send(query);
     let (mut bytes, mut answer, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
     loop {
@@ -279,7 +280,7 @@ async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed
             return Err(Failed::new(Failure::Network, "the connection ended without an answer"));
         }
         if let Err(e) = session.on_bytes(&bytes[..len], &mut answer) {
-            // The server is told, too; whether it listens makes no difference.
+            // The alert is sent as a courtesy; it may fail.
             let _ = session.write_to(&mut out);
             let _ = stream.write_all(&out).await;
             return Err(failed(e));
@@ -287,48 +288,48 @@ async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed
     }
 }
 
-/// Bytes of an answer that are searched for what is expected.
-const TALK_BYTES_MAX: usize = 4096;
+/// Bytes of an answer that are searched for the expected text.
+const SEARCHED_BYTES_MAX: usize = 4096;
 
-/// Says what is to be said, and waits for what is expected, with whatever stands around it.
-async fn by_talk(backend: &Backend, talk: &SendExpect, limit: Duration) -> Result<(), Failed> {
-    let mut heard = Vec::with_capacity(TALK_BYTES_MAX);
-    match timeout(limit, hear(backend, talk, &mut heard)).await {
+/// Sends text and waits for the expected text, wherever it stands in the answer.
+async fn by_send_expect(backend: &Backend, exchange: &SendExpect, limit: Duration) -> Result<(), Failed> {
+    let mut received = Vec::with_capacity(SEARCHED_BYTES_MAX);
+    match timeout(limit, read_answer(backend, exchange, &mut received)).await {
         Ok(result) => result?,
-        Err(_) if heard.is_empty() => return Err(Failed::timeout()),
-        // It says something, only not that.
+        Err(_) if received.is_empty() => return Err(Failed::timeout()),
+        // It has answered, but not as expected.
         Err(_) => {}
     }
-    let is_silent = heard.is_empty() && !talk.datagram;
-    if holds(&heard, &talk.expect) && !is_silent { Ok(()) } else { Err(unexpected(&heard)) }
+    let is_silent = received.is_empty() && !exchange.datagram;
+    if contains(&received, &exchange.expect) && !is_silent { Ok(()) } else { Err(unexpected(&received)) }
 }
 
-/// Listens until what is expected is there, or nothing more comes.
-async fn hear(backend: &Backend, talk: &SendExpect, heard: &mut Vec<u8>) -> Result<(), Failed> {
-    if talk.datagram {
+/// Reads until the expected text is there, or nothing more comes.
+async fn read_answer(backend: &Backend, exchange: &SendExpect, received: &mut Vec<u8>) -> Result<(), Failed> {
+    if exchange.datagram {
         let socket = socket(backend, Type::DGRAM, Protocol::UDP)?;
         socket.connect(&backend.address.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
-        socket.send(&greeted(backend, &talk.send)).await?;
-        socket.recv_buf(heard).await?;
+        socket.send(&with_proxy_header(backend, &exchange.send)).await?;
+        socket.recv_buf(received).await?;
         return Ok(());
     }
     let mut stream = connect(backend).await?;
-    stream.write_all(&greeted(backend, &talk.send)).await?;
-    let mut stream = stream.take(TALK_BYTES_MAX as u64);
-    while stream.read_buf(heard).await? > 0 && !holds(heard, &talk.expect) {}
+    stream.write_all(&with_proxy_header(backend, &exchange.send)).await?;
+    let mut stream = stream.take(SEARCHED_BYTES_MAX as u64);
+    while stream.read_buf(received).await? > 0 && !contains(received, &exchange.expect) {}
     Ok(())
 }
 
-fn holds(answer: &[u8], expected: &[u8]) -> bool {
+fn contains(answer: &[u8], expected: &[u8]) -> bool {
     expected.is_empty() || answer.windows(expected.len()).any(|w| w == expected)
 }
 
 fn unexpected(answer: &[u8]) -> Failed {
-    /// Of the answer, for people.
+    /// Characters of the answer shown in the message.
     const SHOWN: usize = 64;
     let shown = answer[..answer.len().min(SHOWN)].escape_ascii();
-    Failed::new(Failure::Invalid, format!("answered \"{shown}\", which is not what is expected"))
+    Failed::new(Failure::Invalid, format!("answered \"{shown}\", which is not the expected text"))
 }
 
 async fn connect(backend: &Backend) -> io::Result<TcpStream> {
@@ -336,7 +337,7 @@ async fn connect(backend: &Backend) -> io::Result<TcpStream> {
     TcpSocket::from_std_stream(socket.into()).connect(backend.address).await
 }
 
-/// A socket that asks from where the data path asks from.
+/// Opens a socket with the source address of the data path.
 fn socket(backend: &Backend, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(backend.address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
@@ -349,8 +350,8 @@ fn socket(backend: &Backend, kind: Type, protocol: Protocol) -> io::Result<Socke
     Ok(socket)
 }
 
-/// Runs a program with the address and the port behind its own arguments, in a process group of
-/// its own, so that at the time limit its children end with it.
+/// Runs a program with address and port appended to its arguments, in its own process group, so
+/// that its children end with it at the time-out.
 async fn by_program(
     backend: &Backend,
     words: &[String],
@@ -358,7 +359,7 @@ async fn by_program(
     limit: Duration,
 ) -> Result<(), Failed> {
     let Some((program, arguments)) = words.split_first() else {
-        return Err(Failed::new(Failure::Invalid, "no program is named"));
+        return Err(Failed::new(Failure::Invalid, "no program is given"));
     };
     let mut command = tokio::process::Command::new(program);
     command
@@ -382,8 +383,8 @@ async fn by_program(
     })?;
     let mut group = Group(child.id());
     let Ok(ended) = timeout(limit, child.wait()).await else {
-        // Dropped, both are killed and the child is reaped in the background: one that cannot be
-        // killed must not hold up whoever waits for this outcome.
+        // Dropping kills both and reaps the child in the background: one that cannot be killed must
+        // not delay this outcome.
         return Err(Failed::new(Failure::Timeout, format!("{program} did not end in time")));
     };
     group.0 = None;
@@ -391,13 +392,13 @@ async fn by_program(
     if status.success() { Ok(()) } else { Err(Failed::new(Failure::Invalid, format!("{program}: {status}"))) }
 }
 
-/// Kills a process group when it is dropped, also when the probe is given up half way.
+/// Kills a process group when dropped, also when the probe is cancelled.
 struct Group(Option<u32>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) else { return };
-        // It may have ended by itself in between; then there is nothing to do.
+        // It may have ended in between, which is fine.
         let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
     }
 }

@@ -1,11 +1,12 @@
-//! Publishes configurations to the shards, and knows how far each has got.
+//! Publishes configurations to the shards, and tracks which one each shard uses.
 //!
 //! ```text
 //!  control ──store──► ArcSwap<Snapshot> ◄──load── shard, on Message::Snapshot
 //!  control ◄──reads── ShardStats.generation ◄──stores── shard, once it uses it
 //! ```
-//! One cell, so topology and selectors can never disagree. What a shard still holds of a removed
-//! backend shows in its page's `attached`; only when no shard does may the slot be given away.
+//! All parts of a configuration are in one cell, so they cannot disagree. A shard's statistics show
+//! in `attached` what it still holds of a removed backend; the slot can be reused only when no
+//! shard does.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -18,63 +19,63 @@ use crate::control::plan::Vacancies;
 use crate::model::{Listener, Snapshot};
 use crate::stats::live::LiveState;
 
-/// The cell that all shards read, and the board they answer on.
+/// The cell that all shards read, and the live state that they acknowledge in.
 #[derive(Debug)]
 pub struct Feed {
     cell: Arc<ArcSwap<Snapshot>>,
     live_state: Arc<LiveState>,
-    /// Configurations that stood there, until no shard has them: who lets go of one last takes it
-    /// apart, which takes long for one of a million names.
+    /// Former configurations that shards still use: the last owner frees one, which takes long for
+    /// a million names, so this is the last owner.
     former: RefCell<Vec<Arc<Snapshot>>>,
 }
 
 impl Feed {
-    /// A feed that begins with `first`.
+    /// Creates a feed with `first` as current configuration.
     #[must_use]
     pub fn new(first: Arc<Snapshot>, live_state: Arc<LiveState>) -> Self {
         Self { cell: Arc::new(ArcSwap::new(first)), live_state, former: RefCell::default() }
     }
 
-    /// The cell, for a shard to read.
+    /// Returns the cell, for a shard to read.
     #[must_use]
     pub fn cell(&self) -> Arc<ArcSwap<Snapshot>> {
         Arc::clone(&self.cell)
     }
 
-    /// The board that the shards write on.
+    /// Returns the live state that the shards write.
     #[must_use]
     pub const fn live_state(&self) -> &Arc<LiveState> {
         &self.live_state
     }
 
-    /// The configuration that stands.
+    /// Returns the current configuration.
     #[must_use]
     pub fn current(&self) -> Arc<Snapshot> {
         self.cell.load_full()
     }
 
-    /// Puts `next` into the cell and gives back what stood there. The shards are to be told.
+    /// Publishes `next` and returns its predecessor. The caller notifies the shards.
     pub fn publish(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
         let former = self.cell.swap(next);
         self.former.borrow_mut().push(Arc::clone(&former));
         former
     }
 
-    /// Drops the former configurations that nobody else has.
+    /// Drops former configurations that no shard uses.
     pub fn drop_former(&self) {
         self.former.borrow_mut().retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
-    /// The shards that have not yet begun to use the current configuration.
+    /// Returns the shards that do not use the current configuration yet.
     #[must_use]
     pub fn behind(&self) -> Vec<usize> {
         let generation = self.cell.load().generation;
-        let pages = self.live_state.shards().iter().enumerate();
-        pages.filter(|(_, stats)| stats.generation.load(Acquire) < generation).map(|(n, _)| n).collect()
+        let shards = self.live_state.shards().iter().enumerate();
+        shards.filter(|(_, stats)| stats.generation.load(Acquire) < generation).map(|(n, _)| n).collect()
     }
 
-    /// Whether a slot can be given to another backend: the current configuration does not have
-    /// it, every shard uses that configuration, and none has a socket left for it.
+    /// Returns whether a backend slot can be reused: the current configuration does not have it,
+    /// every shard uses that configuration, and none has a socket for it.
     #[must_use]
     pub fn is_free(&self, slot: BackendSlot) -> bool {
         slot.index() < self.live_state.backends_max()
@@ -83,8 +84,8 @@ impl Feed {
             && self.live_state.shards().iter().all(|stats| stats.attached[slot.index()].load(Acquire) == 0)
     }
 
-    /// Whether a listener's slot can be given to another, as far as connections and flows go: the
-    /// current configuration does not have it, and none that came by it is left in any shard.
+    /// Returns whether a listener slot can be reused, as far as connections and flows go: the
+    /// current configuration does not have it, and no shard has any that came by it.
     #[must_use]
     pub fn is_free_listener(&self, slot: ListenerSlot) -> bool {
         self.cell.load().listeners.iter().all(|l| l.slot != slot)
@@ -92,11 +93,11 @@ impl Feed {
     }
 }
 
-/// What was removed and is really gone.
+/// Slots of removed objects that can be reused.
 #[derive(Debug)]
 pub(crate) struct Vacant<'a> {
     pub(crate) feed: &'a Feed,
-    /// Listeners whose sockets may not be closed yet.
+    /// Listeners whose sockets may still be open.
     pub(crate) ending: &'a [Arc<Listener>],
 }
 
@@ -122,7 +123,7 @@ mod tests {
     use crate::control::fixture;
 
     #[test]
-    fn a_generation_counts_once_every_shard_has_it() {
+    fn a_generation_counts_when_every_shard_uses_it() {
         let live_state = Arc::new(LiveState::new(2, 4));
         let feed = Feed::new(Arc::new(fixture::snapshot(1, &[], &[0])), Arc::clone(&live_state));
         assert_eq!(feed.behind(), [0, 1]);
@@ -134,7 +135,7 @@ mod tests {
         let shards = Arc::downgrade(&old);
         feed.drop_former();
         drop(old);
-        assert!(shards.upgrade().is_some(), "not while somebody has it");
+        assert!(shards.upgrade().is_some(), "kept while a shard uses it");
         feed.drop_former();
         assert!(shards.upgrade().is_none());
         live_state.shards()[1].generation.store(2, Release);
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_free_only_when_nobody_holds_it() {
+    fn a_slot_is_free_only_when_no_shard_holds_it() {
         let live_state = Arc::new(LiveState::new(2, 4));
         let feed = Feed::new(Arc::new(fixture::snapshot(1, &[], &[0])), Arc::clone(&live_state));
         live_state.shards()[0].generation.store(1, Release);
@@ -156,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn a_listeners_slot_is_free_when_nothing_that_came_by_it_is_left() {
+    fn a_listener_slot_is_free_when_no_connection_is_left() {
         let live_state = Arc::new(LiveState::new(2, 4));
         let feed = Feed::new(Arc::new(fixture::snapshot(1, &[0], &[])), Arc::clone(&live_state));
         assert!(!feed.is_free_listener(ListenerSlot(0)), "in use");
-        let place = live_state.connection_limits().enter_forward(ListenerSlot(1), 0).expect("a place");
-        assert!(!feed.is_free_listener(ListenerSlot(1)), "a connection goes on");
+        let place = live_state.connection_limits().enter_forward(ListenerSlot(1), 0).expect("a permit");
+        assert!(!feed.is_free_listener(ListenerSlot(1)), "a connection is open");
         drop(place);
         assert!(feed.is_free_listener(ListenerSlot(1)));
     }

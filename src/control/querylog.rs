@@ -1,10 +1,10 @@
-//! Writes what log actions and forwards have to say, and the secrets of TLS sessions: to files, or to
-//! the program's own log.
+//! Writes the lines of log actions and relays, and TLS session secrets, to files or to the
+//! program's log.
 //!
-//! Shards file lines and go on; a thread of its own comes by many times a second, so that nobody waits
-//! for a disk. Files are opened at their first line, and anew after a reload, so that they can be moved
-//! away first. One that cannot be written is said once and tried again every second; what does not fit
-//! its buffer meanwhile is lost, and counted.
+//! Shards queue lines and continue; a thread collects them many times a second, so that no shard
+//! waits for a disk. Files are opened at their first line, and again after a reload, so that they
+//! can be rotated. A file that cannot be written is reported once and retried every second; what
+//! exceeds its buffer meanwhile is dropped and counted.
 
 #![expect(clippy::disallowed_methods, reason = "lines of a log have the time of day")]
 
@@ -30,31 +30,31 @@ use crate::wire::codes::type_name;
 use crate::wire::header::QR;
 use crate::wire::name;
 
-/// Between two rounds, unless the last one found a lot.
+/// Interval of the rounds, unless the last one found many lines.
 const PERIOD: Duration = Duration::from_millis(50);
-/// So many lines in a round are a lot: the next one follows at once, before a shard's journal is full.
+/// From this many lines per round the next one follows at once, before a shard's queue is full.
 const BUSY: usize = 1_024;
-/// A buffered file is written when so much waits, bytes.
+/// Size at which a buffered file is written, bytes.
 const CHUNK: usize = 8 << 10;
-/// And this is the most that waits for a file that cannot be written.
+/// Most that is buffered for a file that cannot be written, bytes.
 const WAITING_MAX: usize = 64 << 10;
-/// Between two attempts at a file that could not be opened or written.
+/// Interval of retries for a file that could not be opened or written.
 const RETRY: TickDelta = TickDelta::from_ms(1_000);
 
-/// The thread that writes the files.
+/// The handle of the thread that writes the files.
 #[derive(Debug)]
 pub struct QueryLog {
     orders: Arc<Orders>,
-    /// Dropped, it tells the thread to end.
+    /// Dropping it makes the thread end.
     stop: Option<Sender<()>>,
     ended: Receiver<()>,
 }
 
-/// What the thread is told, without ever being waited for.
+/// Requests to the thread, and its counters, without blocking.
 #[derive(Debug, Default)]
 struct Orders {
     verbose: AtomicBool,
-    /// How often files shall have been closed.
+    /// The number of reopen requests.
     reopen: AtomicU64,
     /// Lines that were not written.
     lost: AtomicU64,
@@ -63,22 +63,22 @@ struct Orders {
 impl QueryLog {
     /// Starts the thread.
     ///
-    /// # Errors
+    /// When the thread cannot be started.
     /// When there can be no more threads.
     pub fn start(live_state: Arc<LiveState>) -> io::Result<Self> {
         let orders = Arc::<Orders>::default();
         let (stop, stopped) = bounded::<()>(0);
         let (end, ended) = bounded(1);
-        let told = Arc::clone(&orders);
+        let thread_orders = Arc::clone(&orders);
         std::thread::Builder::new().name("query-log".into()).spawn(move || {
-            run(&live_state, &told, &stopped);
-            // Whoever waited may have gone.
+            run(&live_state, &thread_orders, &stopped);
+            // The receiver may be gone.
             let _ = end.send(());
         })?;
         Ok(Self { orders, stop: Some(stop), ended })
     }
 
-    /// Whether lines are logged that are for a verbose log only.
+    /// Sets whether to log lines that are only for a verbose log.
     pub fn set_verbose(&self, verbose: bool) {
         self.orders.verbose.store(verbose, Relaxed);
     }
@@ -88,19 +88,19 @@ impl QueryLog {
         self.orders.reopen.fetch_add(1, Relaxed);
     }
 
-    /// Lines that files did not take.
+    /// Returns the number of lines that files did not take.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.orders.lost.load(Relaxed)
     }
 
-    /// Has all that waits be written, and waits for that no longer than [`FLUSH`].
+    /// Writes all pending lines, and waits no longer than [`FLUSH`].
     pub fn finish(&mut self) {
         if self.stop.take().is_none() {
             return;
         }
         if self.ended.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("a query log cannot be written: what waits for it is lost");
+            tracing::warn!("cannot write a query log: its pending lines are lost");
         }
     }
 }
@@ -141,13 +141,13 @@ fn run(live_state: &LiveState, orders: &Orders, stopped: &Receiver<()>) {
 #[derive(Debug, Default)]
 struct Files {
     sinks: BTreeMap<String, Sink>,
-    /// Opened before: what is in them is ours, and is kept.
+    /// Opened before: their contents are ours and are kept.
     before: Vec<String>,
     lost: u64,
 }
 
 impl Files {
-    /// Writes all lines that wait; how many there were.
+    /// Writes all queued lines; returns how many there were.
     fn write(&mut self, live_state: &LiveState, verbose: bool, now: Tick) -> usize {
         let mut found = 0;
         for passed in live_state.shards().iter().flat_map(|s| s.log_queue.passed()) {
@@ -174,7 +174,7 @@ impl Files {
                 self.before.push(path.clone());
             }
             if !sink.lines.is_empty() {
-                // What could not be written goes where its path leads to then.
+                // Unwritten lines go to whatever the path names at the next open.
                 sink.close();
                 self.sinks.insert(path, sink);
             }
@@ -213,26 +213,26 @@ impl Files {
         } else {
             (text(line, line.target.timestamp.then(SystemTime::now)) + "\n").into_bytes()
         };
-        self.lost += sink.file(&bytes, now);
+        self.lost += sink.push(&bytes, now);
     }
 }
 
-/// One file, and what is not written to it yet.
+/// One file, and its unwritten lines.
 #[derive(Debug)]
 struct Sink {
     target: Arc<LogTarget>,
     file: Option<File>,
-    /// What is in it is ours.
+    /// The file's contents are ours.
     was_open: bool,
     waiting: VecDeque<u8>,
-    /// The lengths of the lines in `waiting`; of the first one, what is left of it.
+    /// The lengths of the lines in `waiting`; for the first one, of its rest.
     lines: VecDeque<usize>,
     /// A part of the first line has been written.
-    torn: bool,
+    partial_line: bool,
     retry_at: Tick,
-    /// It has been said that it cannot be written.
+    /// The failure has been logged.
     is_logged: bool,
-    /// Lines lost that have not been told of, and when they may be.
+    /// Lost lines that are not reported yet, and when they may be.
     lost: u64,
     report_at: Tick,
 }
@@ -245,7 +245,7 @@ impl Sink {
             was_open,
             waiting: VecDeque::new(),
             lines: VecDeque::new(),
-            torn: false,
+            partial_line: false,
             retry_at: Tick(0),
             is_logged: false,
             lost: 0,
@@ -253,8 +253,8 @@ impl Sink {
         }
     }
 
-    /// Files a line; how many were lost.
-    fn file(&mut self, line: &[u8], now: Tick) -> u64 {
+    /// Queues a line; returns how many lines were dropped.
+    fn push(&mut self, line: &[u8], now: Tick) -> u64 {
         let mut lost = 0;
         if self.waiting.len() + line.len() > WAITING_MAX {
             lost += self.write(now);
@@ -275,7 +275,7 @@ impl Sink {
         lost
     }
 
-    /// Writes what waits as far as it can be; how many lines were lost.
+    /// Writes as much as possible; returns how many lines were dropped.
     fn write(&mut self, now: Tick) -> u64 {
         if self.lines.is_empty() || now < self.retry_at {
             return 0;
@@ -297,21 +297,18 @@ impl Sink {
                 }
                 0
             }
-            // A reader that is slow; it is not told to hurry.
+            // A slow reader: the pipe is full.
             Err(e) if e.kind() == ErrorKind::WouldBlock => 0,
             Err(e) => {
                 if !self.is_logged {
-                    tracing::error!(
-                        "query log \"{}\": {e}; it is tried again every second",
-                        self.target.path
-                    );
+                    tracing::error!("query log \"{}\": {e}; retrying every second", self.target.path);
                     self.is_logged = true;
                 }
                 self.file = None;
                 self.retry_at = now + RETRY;
-                // Who reads a pipe next has not seen the beginning of this line.
-                if self.torn && e.kind() == ErrorKind::BrokenPipe {
-                    self.torn = false;
+                // The next reader of a pipe has not seen the beginning of this line.
+                if self.partial_line && e.kind() == ErrorKind::BrokenPipe {
+                    self.partial_line = false;
                     let rest = self.lines.pop_front().unwrap_or_default();
                     self.waiting.drain(..rest);
                     self.lost += 1;
@@ -342,13 +339,13 @@ impl Sink {
         Ok(())
     }
 
-    /// Takes what was written off the lines that wait.
+    /// Removes written bytes from the pending lines.
     fn count_off(&mut self, mut written: usize) {
-        self.torn = false;
+        self.partial_line = false;
         while let Some(line) = self.lines.front_mut().filter(|_| written > 0) {
             if written < *line {
                 *line -= written;
-                self.torn = true;
+                self.partial_line = true;
                 return;
             }
             written -= *line;
@@ -356,7 +353,7 @@ impl Sink {
         }
     }
 
-    /// Begins anew, with what waits.
+    /// Closes the file and keeps the unwritten lines.
     fn close(&mut self) {
         self.file = None;
         self.retry_at = Tick(0);
@@ -364,7 +361,7 @@ impl Sink {
     }
 }
 
-/// A pipe is not waited for: neither for somebody who reads it, nor for them to go on reading.
+/// Opens a file. A pipe must not block, neither for a reader to open it nor for it to read.
 fn open(target: &LogTarget, kept: bool) -> io::Result<File> {
     let append = target.append || kept;
     OpenOptions::new()
@@ -376,7 +373,7 @@ fn open(target: &LogTarget, kept: bool) -> io::Result<File> {
         .open(&target.path)
 }
 
-/// One line for people.
+/// Formats a line as text.
 fn text(line: &QueryLogEntry, at: Option<SystemTime>) -> String {
     let mut out = String::new();
     if let Some(since) = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
@@ -397,7 +394,7 @@ fn text(line: &QueryLogEntry, at: Option<SystemTime>) -> String {
     out
 }
 
-/// What is said of a forward's connection or flow.
+/// Formats a relay session.
 fn session(passed: &RelayLogEntry) -> String {
     let kind = if passed.tcp { "connection" } else { "flow" };
     let mut out = format!("{kind} {} -> {}", passed.client, passed.listener);
@@ -419,7 +416,7 @@ fn session(passed: &RelayLogEntry) -> String {
     out
 }
 
-/// One line for programs, numbers in network order: id (2 bytes), name (wire format), type (2),
+/// Formats a line in binary, numbers in network order: id (2 bytes), name (wire format), type (2),
 /// the client's address (16, IPv4 mapped) and port (2).
 fn binary(line: &QueryLogEntry) -> Vec<u8> {
     let mut out = line.id.to_be_bytes().to_vec();
@@ -464,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_begun_anew_once_and_kept_over_a_reload() {
+    fn a_file_is_truncated_once_and_kept_across_a_reload() {
         let path = std::env::temp_dir().join(format!("dnslob-querylog-{}", std::process::id()));
         std::fs::write(&path, "old\n").expect("a file");
         let name = path.display().to_string();
@@ -484,10 +481,10 @@ mod tests {
         );
     }
 
-    /// A path in a directory of its own, which ends with its test.
-    struct Place(std::path::PathBuf);
+    /// A temporary directory that is removed with its test.
+    struct Directory(std::path::PathBuf);
 
-    impl Place {
+    impl Directory {
         fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("dnslob-{name}-{}", std::process::id()));
             std::fs::create_dir_all(&path).expect("a directory");
@@ -505,7 +502,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for Directory {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
@@ -515,7 +512,7 @@ mod tests {
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).expect("a reader")
     }
 
-    /// What the reader of a pipe finds in it.
+    /// Returns what a pipe's reader finds in it.
     fn read(from: &mut File) -> String {
         let (mut text, mut part) = (Vec::new(), [0; 4096]);
         while let Ok(len @ 1..) = io::Read::read(from, &mut part) {
@@ -527,14 +524,14 @@ mod tests {
     const SECOND: Tick = Tick(1_000_000_000);
 
     #[test]
-    fn a_file_that_cannot_be_opened_is_tried_again_every_second() {
-        let place = Place::new("unopened");
-        let path = place.path("later/log");
+    fn a_file_that_cannot_be_opened_is_retried_every_second() {
+        let directory = Directory::new("unopened");
+        let path = directory.path("later/log");
         let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
         let file = |id| assert!(live_state.shards()[0].log_queue.file(line(target(&path), id)));
         file(1);
         assert_eq!(log.write(&live_state, false, Tick(1)), 1);
-        std::fs::create_dir(place.path("later")).expect("a directory");
+        std::fs::create_dir(directory.path("later")).expect("a directory");
         file(2);
         log.write(&live_state, false, Tick(2));
         assert!(!std::path::Path::new(&path).exists(), "too early");
@@ -545,9 +542,9 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_while_a_file_cannot_be_written_is_counted_and_nothing_else_is_lost() {
-        let place = Place::new("full");
-        let path = place.path("log");
+    fn lines_beyond_the_buffer_of_an_unwritable_file_are_counted() {
+        let directory = Directory::new("full");
+        let path = directory.path("log");
         std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
         let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
         let mut filed = 0;
@@ -569,9 +566,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_not_waited_for() {
-        let place = Place::new("pipe");
-        let path = place.pipe();
+    fn a_pipe_never_blocks() {
+        let directory = Directory::new("pipe");
+        let path = directory.pipe();
         let (live_state, mut log) = (LiveState::new(1, 1), Files::default());
         let mut filed = 0;
         let mut file = |lines| {
@@ -583,7 +580,7 @@ mod tests {
         };
         file(1);
         log.write(&live_state, false, Tick(1));
-        // Nobody reads; then somebody does, and stops.
+        // Without a reader; then with one, which stops reading.
         let mut slow = reader(&path);
         let mut now = SECOND + TickDelta(2);
         for _ in 0..10 {
@@ -597,7 +594,7 @@ mod tests {
         text += &read(&mut slow);
         assert_eq!(text.lines().count() as u64 + lost, 5_001);
         assert!(text.starts_with("Packet from") && text.ends_with('\n'));
-        // They go in the middle of a line; the next reader's first line is a whole one.
+        // Readers leave in the middle of a line; the next one's first line is complete.
         for _ in 0..3 {
             file(500);
             log.write(&live_state, false, now);
@@ -618,9 +615,9 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_is_counted_at_the_end() {
-        let place = Place::new("end");
-        let path = place.pipe();
+    fn unread_lines_are_counted_at_the_end() {
+        let directory = Directory::new("end");
+        let path = directory.pipe();
         let live_state = Arc::new(LiveState::new(1, 1));
         for id in 0..7 {
             assert!(live_state.shards()[0].log_queue.file(line(target(&path), id)));

@@ -1,20 +1,20 @@
-//! One change of configuration, from a plan to all shards: whole, or not at all.
+//! One change of configuration, from a plan to all shards, atomically.
 //!
 //! ```text
-//!  plan ──► open listeners ──► check backends ──► bind what shares ──► states on ──► publish
-//!           of their own      that are new        an address, listen   the board      │
-//!                (bounded by time-outs)           (last thing to fail)                │
-//!                   removed listeners are told to end ◄── every shard has begun ◄─────┘
+//! plan ──► open listeners ──► check new backends ──► bind shared ──► write live ──► publish
+//!          of its own         (bounded by            addresses,      states           │
+//!                              time-outs)            listen (last thing to fail)      │
+//!                  removed listeners end ◄── every shard uses the configuration ◄─────┘
 //! ```
-//! Until all is bound nothing of the running configuration has been touched. The start of the
-//! process is the same change, from nothing; its sockets are made before the rights to do so are
-//! dropped.
+//! Until everything is bound, the running configuration is untouched. The start of the process is
+//! the same change, from nothing; its sockets are created before privileges are dropped.
 //!
-//! A socket that is bound where others are gets a part of their datagrams at once, and all of them
-//! where its address is the more specific one. They must not be lost with it if the change fails
-//! after all: such sockets are bound last, when only another of their kind can fail, and if one does,
-//! the shards take the others and end them like listeners that were removed, read to the end. A
-//! listener that changed but for its address, interface and service keeps its sockets: they are given
+//! A socket bound to an address that others have gets a part of their datagrams at once, and all of
+//! them if its address is more specific. They must not be lost if the change fails: such sockets
+//! are bound last, when only another of their kind can fail, and then the shards take the others
+//! over and end them like removed listeners, read to the end. A listener that keeps its address,
+//! interface and service keeps its sockets, which get their new options when its shards begin to
+//! use the snapshot.
 //! their new options when its shards begin to use the snapshot.
 
 use std::collections::BTreeMap;
@@ -35,43 +35,43 @@ use crate::engine::socket::ListenerSockets;
 use crate::model::{Backend, HealthMode, Listener, Snapshot};
 use crate::stats::check_failure::Failure;
 
-/// A listener's sockets, one per shard.
+/// A listener's sockets, one set per shard.
 pub type Opened = Vec<(Arc<Listener>, Vec<(usize, ListenerSockets)>)>;
 
-/// A change under way: its new backends are being checked.
+/// A pending change, whose new backends are being checked.
 pub struct Reload {
     plan: Plan,
-    /// Checks of backends that are new, or that nothing is known of.
+    /// Checks of backends that are new or unknown.
     checks: Checks,
     reasons: BTreeMap<BackendSlot, String>,
-    /// Bound already: nobody else has their addresses.
+    /// Already bound: no other socket has their addresses.
     opened: Opened,
-    /// Made, and to be bound last: others have their addresses.
+    /// To be bound last: other sockets have their addresses.
     shared: Opened,
 }
 
-/// A change that is in force.
+/// A committed change.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Listeners that are gone; they hear until every shard uses the new configuration.
+    /// Removed listeners; they receive until every shard uses the new configuration.
     pub removed: Vec<Arc<Listener>>,
 }
 
 /// A change that failed when its sockets were bound.
 #[derive(Debug)]
 pub struct Refused {
-    /// Why, for people.
+    /// The reason, human-readable.
     pub error: String,
     /// Its listeners that the shards end.
     pub ending: Vec<Arc<Listener>>,
 }
 
 impl Reload {
-    /// Begins the change from `old`; none at the start of the process. `ending` are listeners of
-    /// earlier changes whose sockets may not be closed yet.
+    /// Begins the change from `old`; `None` at the start of the process. `ending` are listeners of
+    /// earlier changes whose sockets may still be open.
     ///
     /// # Errors
-    /// Each listener that cannot be opened; then nothing has changed.
+    /// Each listener that cannot be opened; nothing has changed then.
     pub fn begin(
         old: Option<&Snapshot>,
         plan: Plan,
@@ -85,20 +85,20 @@ impl Reload {
         for backend in plan.snapshot.backends.iter().flatten() {
             let before = old.and_then(|o| o.backend(backend.slot));
             if before.is_none_or(|before| !carries_over(before, backend)) {
-                // At the start all are cold alike, and none can spare another.
+                // At the start all caches are cold, and none can take over for another.
                 checks.add(backend.slot, &backend.health, now, old.is_some());
             }
         }
         Ok(Self { plan, checks, reasons: BTreeMap::new(), opened, shared })
     }
 
-    /// The plan that is to come into force.
+    /// Returns the plan of the change.
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// When its next probe is due.
+    /// Returns when its next probe is due.
     #[must_use]
     pub fn next(&self) -> Option<Tick> {
         self.checks.next()
@@ -109,7 +109,7 @@ impl Reload {
         self.checks.begin(now, tickets)
     }
 
-    /// Takes the outcome of a probe, if it is one of this change's.
+    /// Takes the outcome of a probe, if it belongs to this change.
     pub fn settle(&mut self, due: Due, outcome: Result<(), (Failure, &str)>, now: Tick) {
         let Some(check) = self.checks.at_mut(due.slot) else { return };
         let reason = match outcome {
@@ -120,17 +120,18 @@ impl Reload {
         self.reasons.insert(due.slot, reason);
     }
 
-    /// Whether every new backend has been heard of.
+    /// Returns whether every new backend has been checked.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.checks.any_unknown()
     }
 
-    /// Brings the change into force: gives back the plan's remains and what is left to do.
+    /// Commits the change: returns the plan and what is left to do.
     ///
     /// # Errors
-    /// A listener that could not be opened; then nothing has changed. Only at the start of the
-    /// process all is in force, so that what the shards have got is answered before it ends.
+    /// A listener that could not be opened; nothing has changed then. Only at the start of the
+    /// process everything is published regardless, so that received queries are answered before
+    /// it ends.
     pub fn commit(
         mut self,
         edge: &mut dyn Edge,
@@ -176,7 +177,7 @@ impl Reload {
         let removed = old.as_deref().map(|o| missing(o, &self.plan.snapshot)).unwrap_or_default();
         feed.publish(Arc::clone(&self.plan.snapshot));
         for shard in 0..edge.count() {
-            tell(edge, shard, Message::Snapshot);
+            send(edge, shard, Message::Snapshot);
         }
         hand_over(self.opened, edge);
         match exposed {
@@ -185,8 +186,8 @@ impl Reload {
         }
     }
 
-    /// Binds what shares its address, then takes connections. It ends at the first failure: each
-    /// socket more would get what it is not to have.
+    /// Binds sockets that share an address, then listens on all. It stops at the first failure:
+    /// each further socket would take traffic from others.
     fn expose(&mut self, edge: &mut dyn Edge) -> Result<(), String> {
         for (listener, sockets) in self.shared.drain(..) {
             let bound = edge.bind(&listener, &sockets, false);
@@ -196,13 +197,14 @@ impl Reload {
             fault?;
         }
         let mut opened = self.opened.iter();
-        opened
-            .try_for_each(|(listener, sockets)| edge.hear(listener, sockets).map_err(|e| fault(listener, &e)))
+        opened.try_for_each(|(listener, sockets)| {
+            edge.listen(listener, sockets).map_err(|e| fault(listener, &e))
+        })
     }
 }
 
-/// Makes the sockets of listeners that are new, and binds those whose addresses nobody else has:
-/// these, and those that are to be bound last.
+/// Creates the sockets of new listeners, and binds those with exclusive addresses. Returns these, and
+/// those to be bound last.
 fn open(
     old: Option<&Snapshot>,
     snapshot: &Snapshot,
@@ -240,28 +242,28 @@ fn fault(listener: &Listener, e: &io::Error) -> String {
     format!("cannot listen on {}: {e}{advice}", listener.address)
 }
 
-/// Gives the shards their sockets, those that the kernel may give something to.
+/// Hands the shards their sockets that may have received something.
 fn hand_over(opened: Opened, edge: &mut dyn Edge) {
     for (listener, sockets) in opened {
         for (shard, sockets) in sockets {
-            tell(edge, shard, Message::Listen(Arc::clone(&listener), sockets.exposed()));
+            send(edge, shard, Message::Listen(Arc::clone(&listener), sockets.exposed()));
         }
     }
 }
 
-/// Tells the shards to end the listeners that a change removed.
+/// Makes the shards end the listeners that a change removed.
 pub fn retire(removed: &[Arc<Listener>], edge: &mut dyn Edge) {
     for listener in removed {
         for shard in 0..edge.count() {
-            tell(edge, shard, Message::Unlisten(listener.slot));
+            send(edge, shard, Message::Unlisten(listener.slot));
         }
     }
 }
 
-/// A shard that cannot be told has ended; whoever watches the threads will find out.
-fn tell(edge: &mut dyn Edge, shard: usize, message: Message) {
-    if let Err(e) = edge.tell(shard, message) {
-        tracing::error!(shard, error = %e, "a shard does not take its messages");
+/// Sends a message. A shard that cannot receive it has ended, which the control loop detects.
+fn send(edge: &mut dyn Edge, shard: usize, message: Message) {
+    if let Err(e) = edge.send(shard, message) {
+        tracing::error!(shard, error = %e, "cannot send a message to a shard");
     }
 }
 
@@ -269,7 +271,7 @@ fn missing(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Listener>> {
     old.listeners.iter().filter(|l| new.listener(l.slot).is_none()).cloned().collect()
 }
 
-/// Whether what is known of a backend's health still holds: the same server, asked the same way.
+/// Returns whether a backend's health state is still valid: the same server, checked the same way.
 fn carries_over(old: &Backend, new: &Backend) -> bool {
     let probed = |m| matches!(m, HealthMode::Auto | HealthMode::Lazy);
     let known = !probed(new.health.mode) || probed(old.health.mode) || old.health.mode == HealthMode::Up;

@@ -1,4 +1,4 @@
-//! How a health check's outcome comes back to the control loop.
+//! Reports a health check's outcome to the control loop.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use crate::control::health::Due;
 use crate::control::probe::Failed;
 use crate::model::Backend;
 
-/// What came of a probe.
+/// The outcome of a probe.
 pub(super) struct Outcome {
     pub(super) due: Due,
     pub(super) backend: Arc<Backend>,
     pub(super) result: Result<(), Failed>,
 }
 
-/// Says what came of a probe when it ends, by a panic too: whoever waits for it would wait for
-/// ever.
+/// Reports the outcome when the probe ends, including by a panic: otherwise the loop would wait
+/// forever.
 pub(super) struct Report {
     due: Due,
     backend: Arc<Backend>,
@@ -41,7 +41,7 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or_else(|| Err(Failed::unfinished()));
-        // The loop that would listen has ended: nobody wants to know.
+        // The loop may have ended.
         let _ = self.outcomes.send(Outcome { due: self.due, backend: Arc::clone(&self.backend), result });
     }
 }

@@ -1,7 +1,7 @@
-//! The control plane's hands on the running shards: open listeners, send messages, see them end.
+//! The control plane's access to the shards: open listeners, send messages, watch for their end.
 //!
-//! [`Edge`] is what a reload needs of an engine, [`Open`] the part of it that there is before the
-//! engine runs; tests put a recording one in their place.
+//! [`Edge`] is what a reload needs of an engine, [`Open`] the part of it that exists before the
+//! engine runs; tests use a recording one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,20 +18,19 @@ use crate::engine::{Message, Running, Setup, socket};
 use crate::model::Listener;
 use crate::model::Steer;
 
-/// Opens listeners, step by step: what has not been bound can be dropped again and nobody notices.
+/// Opens listeners step by step: what is not bound can be dropped without effect.
 pub trait Open {
-    /// Makes a listener's sockets, or takes those that were passed to us: pairs of shard and
-    /// sockets.
+    /// Creates a listener's sockets, or takes inherited ones. Returns pairs of shard and sockets.
     ///
     /// # Errors
-    /// What the kernel says; then none is left open.
+    /// The kernel's; none is left open then.
     fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>>;
 
-    /// Binds them; `alone` fails where any other socket has the address. Without it they may get at
-    /// once what others got before.
+    /// Binds them; `alone` fails where any other socket has the address. Without it they may take
+    /// traffic from others at once.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's.
     fn bind(
         &mut self,
         listener: &Listener,
@@ -39,22 +38,22 @@ pub trait Open {
         alone: bool,
     ) -> io::Result<()>;
 
-    /// Begins to take connections by sockets that are bound.
+    /// Starts accepting connections on bound sockets.
     ///
     /// # Errors
-    /// What the kernel says.
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()>;
+    /// The kernel's.
+    fn listen(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()>;
 }
 
-/// What a reload can do to the engine.
+/// The operations of a reload on the engine.
 pub trait Edge: Open {
     /// Sends a message to one shard.
     ///
     /// # Errors
     /// When it has ended, or does not read its messages.
-    fn tell(&mut self, shard: usize, message: Message) -> io::Result<()>;
+    fn send(&mut self, shard: usize, message: Message) -> io::Result<()>;
 
-    /// Shards there are.
+    /// Returns the number of shards.
     fn count(&self) -> usize;
 }
 
@@ -65,7 +64,7 @@ pub struct Shards {
     listener_sockets: SocketOpener,
 }
 
-/// Opens listening sockets, also before there are shards.
+/// Opens listener sockets, also before there are shards.
 #[derive(Debug)]
 pub struct SocketOpener {
     cpus: Vec<Option<usize>>,
@@ -74,13 +73,14 @@ pub struct SocketOpener {
 }
 
 impl SocketOpener {
-    /// For the shards of `fixed`; `inherited` sockets are used for the listeners of their address.
+    /// Creates an opener for the shards of `fixed`; `inherited` sockets are used for listeners of
+    /// their address.
     #[must_use]
     pub fn new(fixed: &Fixed, inherited: Vec<(SocketAddr, Socket)>) -> Self {
         Self { cpus: fixed.shards.clone(), steer: fixed.steer, inherited }
     }
 
-    /// The socket of this kind for the listener's address that was passed to us, prepared.
+    /// Takes the inherited socket of this kind and the listener's address, and prepares it.
     fn take_inherited(
         &mut self,
         listener: &Listener,
@@ -112,11 +112,11 @@ impl Open for SocketOpener {
         };
         if udp.is_some() || tcp.is_some() {
             // One queue for all shards: the service manager's socket need not share its port, and
-            // its owner may be another user, with whom no port can be shared. What it does not
-            // pass is not served.
+            // its owner may be another user, with whom no port can be shared. Services without an
+            // inherited socket are not served.
             let copy = |socket: &Option<Socket>| socket.as_ref().map(Socket::try_clone).transpose();
             let sockets =
-                |shard| Ok((shard, ListenerSockets { udp: copy(&udp)?, tcp: copy(&tcp)?, passed: true }));
+                |shard| Ok((shard, ListenerSockets { udp: copy(&udp)?, tcp: copy(&tcp)?, inherited: true }));
             return (0..shards).map(sockets).collect();
         }
         (0..shards).map(|shard| Ok((shard, socket::create(listener)?))).collect()
@@ -132,20 +132,20 @@ impl Open for SocketOpener {
         sockets.iter().try_for_each(|(shard, sockets)| socket::bind(sockets, listener, alone && *shard == 0))
     }
 
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
+    fn listen(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
         let shards = self.cpus.len();
         sockets.iter().try_for_each(|(shard, sockets)| {
             let position = ShardPosition { shard: *shard, shards, cpu: self.cpus[*shard] };
-            socket::hear(sockets, listener, self.steer, position)
+            socket::listen(sockets, listener, self.steer, position)
         })
     }
 }
 
 impl Shards {
-    /// Starts all shards; they serve no listener until told of one.
+    /// Starts all shards; they serve nothing yet.
     ///
     /// # Errors
-    /// What the operating system refused; the shards started before are told to end.
+    /// The operating system's; the shards started before are stopped.
     pub fn start(
         fixed: &Fixed,
         feed: &Feed,
@@ -164,7 +164,7 @@ impl Shards {
             match engine::spawn(setup, feed.cell(), Arc::clone(feed.live_state())) {
                 Ok(running) => shards.running.push(running),
                 Err(e) => {
-                    shards.tell_all(&|| Message::Abort);
+                    shards.send_all(&|| Message::Abort);
                     return Err(e);
                 }
             }
@@ -172,21 +172,21 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Sends a message to all; one that has ended needs none.
-    pub fn tell_all(&self, message: &dyn Fn() -> Message) {
+    /// Sends a message to all shards; one that has ended needs none.
+    pub fn send_all(&self, message: &dyn Fn() -> Message) {
         for shard in &self.running {
             let _ = shard.mailbox.send(message());
         }
     }
 
-    /// The shards whose thread has ended.
+    /// Returns the shards whose thread has ended.
     #[must_use]
     pub fn ended(&self) -> Vec<usize> {
         let all = self.running.iter().enumerate();
         all.filter(|(_, r)| r.thread.is_finished()).map(|(n, _)| n).collect()
     }
 
-    /// Whether no thread runs any more.
+    /// Returns whether no thread is running.
     #[must_use]
     pub fn all_ended(&self) -> bool {
         self.running.iter().all(|r| r.thread.is_finished())
@@ -207,13 +207,13 @@ impl Open for Shards {
         self.listener_sockets.bind(listener, sockets, alone)
     }
 
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
-        self.listener_sockets.hear(listener, sockets)
+    fn listen(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
+        self.listener_sockets.listen(listener, sockets)
     }
 }
 
 impl Edge for Shards {
-    fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {
+    fn send(&mut self, shard: usize, message: Message) -> io::Result<()> {
         self.running[shard].mailbox.send(message)
     }
 

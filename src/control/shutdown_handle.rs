@@ -1,4 +1,5 @@
-//! A hold on the control plane from within its process: `dnslob demo` sees its board and ends it.
+//! Access to the control plane from within its process: `dnslob demo` reads its live state and ends
+//! it.
 
 use std::sync::Arc;
 
@@ -6,26 +7,26 @@ use tokio::sync::oneshot;
 
 use crate::stats::live::LiveState;
 
-/// What the one who holds a control plane gave it.
+/// What the owner of a control plane passes to it.
 #[derive(Debug)]
 pub struct ShutdownHandle {
-    /// Gets the live state once the shards are to be started.
+    /// Gets the live state when the shards are about to start.
     pub live_state: crossbeam_channel::Sender<Arc<LiveState>>,
-    /// Told or dropped: stop, as by SIGTERM.
+    /// Sent or dropped: stop, as by SIGTERM.
     pub stop: oneshot::Receiver<()>,
 }
 
 impl ShutdownHandle {
-    /// Shows the board to the one who holds us, if there is one.
-    pub(crate) fn show(shutdown_handle: Option<&Self>, live_state: &Arc<LiveState>) {
+    /// Passes the live state to the owner, if there is one.
+    pub(crate) fn send_live_state(shutdown_handle: Option<&Self>, live_state: &Arc<LiveState>) {
         if let Some(shutdown_handle) = shutdown_handle {
-            // Whoever holds us may have gone; `stop` then says so.
+            // The owner may be gone; `stop` then reports it.
             let _ = shutdown_handle.live_state.send(Arc::clone(live_state));
         }
     }
 
-    /// Ends when the one who holds us lets go; never, if nobody does.
-    pub(crate) async fn let_go(shutdown_handle: &mut Option<Self>) {
+    /// Waits until the owner drops the handle; forever without an owner.
+    pub(crate) async fn stopped(shutdown_handle: &mut Option<Self>) {
         match shutdown_handle {
             Some(shutdown_handle) => drop((&mut shutdown_handle.stop).await),
             None => std::future::pending().await,

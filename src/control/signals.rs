@@ -1,9 +1,9 @@
-//! Signals, from the first moment on: who waits for them, and what is done before anybody does.
+//! Signals: who handles them, and what happens before the control loop does.
 //!
-//! Handlers stand before the configuration is read. Until the control loop attends, a thread of their
-//! own ends the process at SIGTERM and SIGINT, for nothing is served yet; SIGHUP and SIGUSR1 wait for
-//! the loop. Once it attends, that thread only ends a process whose control loop does not stop when it
-//! is asked for the second time.
+//! The handlers are installed before the configuration is read. Until the control loop handles
+//! signals, a thread ends the process at SIGTERM and SIGINT, because nothing is served yet; SIGHUP
+//! and SIGUSR1 wait for the loop. From then on, that thread only ends a process whose control loop
+//! ignores a second request to stop.
 
 use std::io;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::control::privileges;
 use crate::engine::sys;
 use crate::engine::sys::SignalStack;
 
-/// How long the control loop may take after a second request to stop before the process ends without
-/// it: more than it gives shards that it has aborted.
+/// How long the control loop may take after a second request to stop before the process is ended
+/// without it: longer than it waits for aborted shards.
 const FORCED: Duration = Duration::from_secs(4);
 
-/// What the control loop waits for.
+/// The signals that the control loop waits for.
 #[derive(Debug)]
 pub struct Signals {
     /// SIGHUP.
@@ -34,7 +34,7 @@ pub struct Signals {
     pub int: Signal,
     attended: Arc<AtomicBool>,
     shed: Arc<Notify>,
-    /// Of the thread that called [`Signals::start`], which most signals are given to.
+    /// The stack of the thread that called [`Signals::start`], which gets most signals.
     _stack: SignalStack,
 }
 
@@ -42,7 +42,7 @@ impl Signals {
     /// Installs the handlers, and starts the thread.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The operating system's.
     pub fn start() -> io::Result<Self> {
         sys::ignore_signals()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -61,8 +61,8 @@ impl Signals {
                 shed: Arc::clone(&shed),
                 _stack: SignalStack::enlarge(),
             };
-            // Has no meaning here, and would end the process; a handler, unlike a signal that is
-            // ignored, is not inherited by the programs of health checks.
+            // It has no meaning here, and would end the process. A handler, unlike an ignored
+            // signal, is not inherited by the programs of health checks.
             drop(signal(SignalKind::user_defined2())?);
             (signals, streams()?)
         };
@@ -73,18 +73,18 @@ impl Signals {
         Ok(signals)
     }
 
-    /// From here on SIGTERM and SIGINT are the caller's.
+    /// Makes the caller responsible for SIGTERM and SIGINT from here on.
     pub fn attend(&self) {
         self.attended.store(true, Relaxed);
     }
 
-    /// The process has given up its rights: the thread gives up its own.
+    /// Makes the thread drop its capabilities, as the process has.
     pub fn shed(&self) {
         self.shed.notify_one();
     }
 }
 
-/// Sees to it that requests to stop are heard.
+/// Ensures that requests to stop are obeyed.
 async fn stop([mut term, mut int]: [Signal; 2], attended: Arc<AtomicBool>, shed: Arc<Notify>) {
     let mut asked = 0;
     loop {
@@ -97,13 +97,13 @@ async fn stop([mut term, mut int]: [Signal; 2], attended: Arc<AtomicBool>, shed:
             }
         }
         if !attended.load(Relaxed) {
-            tracing::info!("stopped before it served");
+            tracing::info!("stopped before serving");
             std::process::exit(0);
         }
         asked += 1;
         if asked == 2 {
             tokio::time::sleep(FORCED).await;
-            tracing::error!("ended by force: the control thread does not stop");
+            tracing::error!("forced to end: the control thread does not stop");
             std::process::exit(0);
         }
     }

@@ -1,8 +1,8 @@
-//! What a service manager expects of us: notices of our state, and its sockets.
+//! The service manager's protocols: notices of our state, and inherited sockets.
 //!
 //! The protocol of sd_notify(3) is one datagram to `NOTIFY_SOCKET`; that of sd_listen_fds(3) is
-//! three environment variables. Both are small enough to be written out. Without a service
-//! manager everything here does nothing.
+//! three environment variables. Both are small enough to implement here. Without a service manager
+//! everything here does nothing.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,25 +18,26 @@ use crate::engine::sys;
 
 /// The first descriptor that a service manager passes on (`SD_LISTEN_FDS_START`).
 const FIRST_DESCRIPTOR: i32 = 3;
-/// Descriptors that are looked at, at most: a limit against a wild environment.
+/// Most descriptors that are examined: a guard against a broken environment.
 const DESCRIPTORS_MAX: i32 = 1024;
-/// Notices that wait for the manager to take them, at most; the last ones count.
+/// Most unsent notices that are kept; the latest count.
 const WAITING_MAX: usize = 8;
 
-/// The service manager's ear.
+/// The connection to the service manager.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// Notices that it has not taken yet, oldest first: without READY=1 a start or a reload would
-    /// never be over for it.
+    /// Unsent notices, oldest first: without READY=1 a start or a reload would never end for the
+    /// service manager.
     waiting: RefCell<VecDeque<String>>,
 }
 
 impl Notifier {
-    /// Connects to `NOTIFY_SOCKET`'s value: a path, or an abstract name behind `@`. None, or an
-    /// empty value, makes a notifier that says nothing.
+    /// Connects to the value of `NOTIFY_SOCKET`: a path, or an abstract name after `@`. Without a
+    /// value, the notifier does nothing.
     ///
     /// # Errors
+    /// When there is a value but no such socket.
     /// When there is such a value but no such socket.
     pub fn connect(address: Option<&OsStr>) -> io::Result<Self> {
         let Some(address) = address.filter(|a| !a.is_empty()) else { return Ok(Self::default()) };
@@ -46,36 +47,36 @@ impl Notifier {
         };
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
-        // A manager that does not listen must not stop us.
+        // A manager that does not read must not block us.
         socket.set_nonblocking(true)?;
         Ok(Self { socket: Some(socket), waiting: RefCell::default() })
     }
 
-    /// Everything is up, or a reload is over.
+    /// Notifies that the start or a reload is complete.
     pub fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// A reload has begun, at `monotonic_us` of `CLOCK_MONOTONIC`.
+    /// Notifies that a reload has begun, at `monotonic_us` of `CLOCK_MONOTONIC`.
     pub fn reloading(&self, monotonic_us: u64) {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_us}"));
     }
 
-    /// The end has begun.
+    /// Notifies that the process is stopping.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
     }
 
-    /// All shards are alive.
+    /// Notifies that all shards are alive.
     pub fn alive(&self) {
         self.retry();
-        // A late one would say what is not known.
+        // A late one would be untrue.
         if self.waiting.borrow().is_empty() {
             self.try_send("WATCHDOG=1");
         }
     }
 
-    /// Sends what the manager has not taken yet.
+    /// Sends unsent notices.
     pub fn retry(&self) {
         let mut waiting = self.waiting.borrow_mut();
         while waiting.front().is_some_and(|state| self.try_send(state)) {
@@ -94,22 +95,21 @@ impl Notifier {
         }
     }
 
-    /// Whether there is nothing more to be done about it: it was sent, or cannot be.
+    /// Returns whether the notice is done with: it was sent, or cannot be.
     fn try_send(&self, state: &str) -> bool {
         let Some(socket) = &self.socket else { return true };
         match socket.send(state.as_bytes()) {
             Ok(_) => true,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
             Err(e) => {
-                tracing::debug!(error = %e, state, "the service manager did not take a notice");
+                tracing::debug!(error = %e, state, "cannot send a notice to the service manager");
                 true
             }
         }
     }
 }
 
-/// How often the service manager wants to hear from us, if it does: `WATCHDOG_USEC`, unless
-/// `WATCHDOG_PID` names another process.
+/// Returns the watchdog interval, `WATCHDOG_USEC`, unless `WATCHDOG_PID` names another process.
 #[must_use]
 pub fn watchdog(usec: Option<&str>, for_pid: Option<&str>, pid: u32) -> Option<Duration> {
     let usec: u64 = usec?.parse().ok().filter(|u| *u > 0)?;
@@ -117,16 +117,18 @@ pub fn watchdog(usec: Option<&str>, for_pid: Option<&str>, pid: u32) -> Option<D
     ours.then(|| Duration::from_micros(usec))
 }
 
-/// The number of sockets passed to us (`LISTEN_FDS`), 0 if `LISTEN_PID` names another process.
+/// Returns the number of sockets passed to us (`LISTEN_FDS`), 0 if `LISTEN_PID` names another
+/// process.
 #[must_use]
-pub fn passed(count: Option<&str>, for_pid: Option<&str>, pid: u32) -> i32 {
+pub fn socket_count(count: Option<&str>, for_pid: Option<&str>, pid: u32) -> i32 {
     let ours = for_pid.and_then(|p| p.parse().ok()) == Some(pid);
     let count = count.and_then(|c| c.parse().ok()).unwrap_or(0);
     if ours { i32::clamp(count, 0, DESCRIPTORS_MAX) } else { 0 }
 }
 
-/// The bound UDP sockets and listening TCP sockets among those passed to us, each with its address. Others are said and
-/// left alone. To be called once, before any other descriptor is opened.
+/// Returns the bound UDP sockets and listening TCP sockets among those passed to us, each with its
+/// address. Others are logged and left alone. Must be called once, before any other descriptor is
+/// opened.
 #[must_use]
 pub fn sockets(count: i32) -> Vec<(SocketAddr, socket2::Socket)> {
     let mut out = Vec::new();
@@ -139,7 +141,7 @@ pub fn sockets(count: i32) -> Vec<(SocketAddr, socket2::Socket)> {
     out
 }
 
-/// The address of a socket that a listener can use.
+/// Returns the address of a socket that a listener can use.
 fn usable(socket: &socket2::Socket) -> io::Result<SocketAddr> {
     match socket.r#type()? {
         socket2::Type::DGRAM => {}
@@ -150,7 +152,7 @@ fn usable(socket: &socket2::Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
 }
 
-/// The variables of the service manager, read once at the start.
+/// The service manager's variables, read once at the start.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     /// `NOTIFY_SOCKET`.
@@ -162,7 +164,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// What this process was started with.
+    /// Reads the environment of this process.
     #[must_use]
     pub fn read() -> Self {
         let var = |name| std::env::var(name).ok();
@@ -170,7 +172,7 @@ impl Environment {
         Self {
             notify: std::env::var_os("NOTIFY_SOCKET"),
             watchdog: watchdog(var("WATCHDOG_USEC").as_deref(), var("WATCHDOG_PID").as_deref(), pid),
-            descriptors: passed(var("LISTEN_FDS").as_deref(), var("LISTEN_PID").as_deref(), pid),
+            descriptors: socket_count(var("LISTEN_FDS").as_deref(), var("LISTEN_PID").as_deref(), pid),
         }
     }
 }
@@ -179,7 +181,7 @@ impl Environment {
 mod tests {
     use super::*;
 
-    fn heard(socket: &UnixDatagram) -> String {
+    fn received(socket: &UnixDatagram) -> String {
         let mut buf = [0; 256];
         let len = socket.recv(&mut buf).expect("a notice");
         String::from_utf8_lossy(&buf[..len]).into_owned()
@@ -192,16 +194,16 @@ mod tests {
         let sockets = UnixDatagram::bind(&path).expect("a socket");
         let notifier = Notifier::connect(Some(path.as_os_str())).expect("a notifier");
         notifier.ready("serving 2 servers");
-        assert_eq!(heard(&sockets), "READY=1\nSTATUS=serving 2 servers");
+        assert_eq!(received(&sockets), "READY=1\nSTATUS=serving 2 servers");
         notifier.reloading(17);
-        assert_eq!(heard(&sockets), "RELOADING=1\nMONOTONIC_USEC=17");
+        assert_eq!(received(&sockets), "RELOADING=1\nMONOTONIC_USEC=17");
         notifier.alive();
-        assert_eq!(heard(&sockets), "WATCHDOG=1");
+        assert_eq!(received(&sockets), "WATCHDOG=1");
         std::fs::remove_file(&path).expect("cleaned up");
     }
 
     #[test]
-    fn a_manager_that_is_behind_gets_its_notices_later_and_is_not_waited_for() {
+    fn a_slow_manager_gets_its_notices_later_and_never_blocks_us() {
         let name = format!("dnslob-notify-full-{}", std::process::id());
         let name = UnixAddr::from_abstract_name(&name).expect("a name");
         let sockets = UnixDatagram::bind_addr(&name).expect("a socket");
@@ -218,7 +220,7 @@ mod tests {
         notifier.alive();
         (0..2 * WAITING_MAX).for_each(|n| notifier.ready(&n.to_string()));
         for _ in 0..full {
-            assert_eq!(heard(&sockets), "x");
+            assert_eq!(received(&sockets), "x");
         }
         notifier.retry();
         sockets.set_nonblocking(true).expect("a flag");
@@ -232,7 +234,7 @@ mod tests {
         }
         assert_eq!(last, format!("READY=1\nSTATUS={}", 2 * WAITING_MAX - 1));
         notifier.alive();
-        assert_eq!(heard(&sockets), "WATCHDOG=1");
+        assert_eq!(received(&sockets), "WATCHDOG=1");
     }
 
     #[test]
@@ -242,28 +244,28 @@ mod tests {
         let sockets = sockets.expect("a socket");
         let notifier = Notifier::connect(Some(OsStr::new(&format!("@{name}")))).expect("a notifier");
         notifier.stopping();
-        assert_eq!(heard(&sockets), "STOPPING=1");
+        assert_eq!(received(&sockets), "STOPPING=1");
     }
 
     #[test]
-    fn without_a_manager_nothing_happens_and_a_wrong_one_is_an_error() {
+    fn no_manager_is_fine_and_a_wrong_one_is_an_error() {
         Notifier::connect(None).expect("silence").ready("");
         Notifier::connect(Some(OsStr::new(""))).expect("silence").ready("");
         Notifier::connect(Some(OsStr::new("/nonexistent/notify"))).expect_err("nobody there");
     }
 
     #[test]
-    fn variables_for_another_process_are_not_ours() {
+    fn variables_for_another_process_are_ignored() {
         assert_eq!(watchdog(Some("30000000"), None, 7), Some(Duration::from_secs(30)));
         assert_eq!(watchdog(Some("30000000"), Some("7"), 7), Some(Duration::from_secs(30)));
         assert_eq!(watchdog(Some("30000000"), Some("8"), 7), None);
         assert_eq!(watchdog(Some("0"), None, 7), None);
         assert_eq!(watchdog(Some("soon"), None, 7), None);
-        assert_eq!(passed(Some("2"), Some("7"), 7), 2);
-        assert_eq!(passed(Some("2"), Some("8"), 7), 0);
-        assert_eq!(passed(Some("2"), None, 7), 0);
-        assert_eq!(passed(Some("-3"), Some("7"), 7), 0);
-        assert_eq!(passed(Some("2000000"), Some("7"), 7), DESCRIPTORS_MAX);
+        assert_eq!(socket_count(Some("2"), Some("7"), 7), 2);
+        assert_eq!(socket_count(Some("2"), Some("8"), 7), 0);
+        assert_eq!(socket_count(Some("2"), None, 7), 0);
+        assert_eq!(socket_count(Some("-3"), Some("7"), 7), 0);
+        assert_eq!(socket_count(Some("2000000"), Some("7"), 7), DESCRIPTORS_MAX);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Writes lines to a descriptor that may block or fail: a bounded queue, and a thread that empties it.
+//! Writes lines to a descriptor that may block or fail: a bounded queue, and a thread that empties
+//! it.
 //!
-//! Standard error and standard output are whatever we were started with: a pipe that nobody reads, a
-//! terminal that is stopped, a full disk. They are shared with other processes, so they cannot be made
-//! non-blocking. Whoever has something to say files it and goes on; what does not fit is dropped and
-//! counted, and the log says how much was lost once it can be written again.
+//! Standard error and standard output may be a pipe without a reader, a stopped terminal, a full
+//! disk. They are shared with other processes, so they cannot be made non-blocking. Writers queue
+//! their lines and continue; what does not fit is dropped and counted, and the log reports how much
+//! was lost once it can be written again.
 
 #![expect(clippy::disallowed_methods, reason = "waits for a reader, for so long")]
 
@@ -23,43 +24,42 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::control::privileges;
 
-/// Entries that wait, at most.
+/// Most queued entries.
 const ENTRIES_MAX: usize = 8_192;
-/// Bytes that wait, at most; an entry is taken while there are fewer, so that one that is longer than
-/// this has its turn, too.
+/// Most queued bytes; an entry is accepted below this, so that a longer one is written too.
 const BYTES_MAX: usize = 4 << 20;
-/// Between two notices of lost lines.
+/// Interval of notices about lost lines.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks at whether all is written.
+/// Interval of checks whether everything is written.
 const FLUSH_STEP: Duration = Duration::from_millis(1);
 
 thread_local! {
-    /// What a writing thread has to say in its own target, which need not wait in its queue: whose it
-    /// is, and the text.
+    /// What a writing thread logs to its own target, which bypasses its queue: the owner, and the
+    /// text.
     static NOTICE: RefCell<Option<(usize, Vec<u8>)>> = const { RefCell::new(None) };
 }
 
-/// What there is to be said of the target.
+/// A report about the target.
 #[derive(Debug)]
 pub enum Notice {
     /// Writing has begun to fail.
     Failed(io::Error),
-    /// It can be written again, and so many lines were lost since the last notice.
+    /// Writing succeeds again; contains the number of lines lost since the last notice.
     Lost(u64),
 }
 
-/// The queue in front of one descriptor, and the thread that empties it; the thread is never waited for.
+/// The queue in front of one descriptor, and the thread that empties it, which is never waited for.
 #[derive(Debug)]
 pub struct Writer {
     entries: Sender<Box<[u8]>>,
-    state: Arc<State>,
+    shared: Arc<Shared>,
 }
 
-/// What the two sides share.
+/// What both sides share.
 #[derive(Debug, Default)]
-struct State {
+struct Shared {
     bytes: AtomicUsize,
-    /// Entries that were ever taken into the queue, and those that the thread has done with.
+    /// Entries ever queued, and those that the thread has finished.
     taken: AtomicU64,
     done: AtomicU64,
     /// Lines.
@@ -69,44 +69,44 @@ struct State {
 }
 
 impl Writer {
-    /// Starts the thread; `tell` is called by it, and may itself file a line. Where no thread can be
-    /// had, everything is lost, and counted so.
+    /// Starts the thread. It calls `notify`, which may itself queue lines. Without a thread all lines
+    /// are lost and counted.
     #[must_use]
-    pub fn start(name: &str, target: impl AsFd + Send + 'static, tell: fn(Notice)) -> Self {
+    pub fn start(name: &str, target: impl AsFd + Send + 'static, notify: fn(Notice)) -> Self {
         let (entries, queue) = bounded(ENTRIES_MAX);
-        let state = Arc::<State>::default();
+        let shared = Arc::<Shared>::default();
         let thread = Thread {
             target,
-            tell,
-            state: Arc::clone(&state),
-            torn: false,
+            notify,
+            shared: Arc::clone(&shared),
+            partial: false,
             reported: 0,
             report_at: Instant::now(),
             is_shed: false,
         };
-        // Without it the queue has no receiver, and takes nothing.
+        // Without it the queue has no receiver, and accepts nothing.
         let _ = std::thread::Builder::new().name(name.to_owned()).spawn(move || thread.run(&queue));
-        Self { entries, state }
+        Self { entries, shared }
     }
 
-    /// Files whole lines; false when they were dropped. Never waits.
-    pub fn file(&self, text: &[u8]) -> bool {
-        let state = &self.state;
+    /// Queues whole lines; false when they were dropped. Never blocks.
+    pub fn push(&self, text: &[u8]) -> bool {
+        let shared = &self.shared;
         if text.is_empty() || self.is_notice(text) {
             return true;
         }
-        let is_taken = state.bytes.fetch_add(text.len(), Relaxed) < BYTES_MAX && {
-            // Counted before it can be done with.
-            state.taken.fetch_add(1, Relaxed);
+        let is_taken = shared.bytes.fetch_add(text.len(), Relaxed) < BYTES_MAX && {
+            // Counted before it can be finished.
+            shared.taken.fetch_add(1, Relaxed);
             let sent = self.entries.try_send(text.into());
             if sent.is_err() {
-                state.taken.fetch_sub(1, Relaxed);
+                shared.taken.fetch_sub(1, Relaxed);
             }
             sent.is_ok()
         };
         if !is_taken {
-            state.bytes.fetch_sub(text.len(), Relaxed);
-            self.lose(text);
+            shared.bytes.fetch_sub(text.len(), Relaxed);
+            self.count_lost(text);
         }
         is_taken
     }
@@ -114,42 +114,41 @@ impl Writer {
     /// Takes a notice of the thread that writes here.
     fn is_notice(&self, text: &[u8]) -> bool {
         let take = |notice: &RefCell<Option<(usize, Vec<u8>)>>| match &mut *notice.borrow_mut() {
-            Some((whose, said)) if *whose == Arc::as_ptr(&self.state).addr() => {
-                said.extend_from_slice(text);
+            Some((whose, notice_text)) if *whose == Arc::as_ptr(&self.shared).addr() => {
+                notice_text.extend_from_slice(text);
                 true
             }
             Some(_) | None => false,
         };
-        // A thread that ends has nothing of the kind any more.
+        // A thread that is ending has no such value any more.
         NOTICE.try_with(take).unwrap_or(false)
     }
 
-    /// Counts lines that cannot be filed.
-    pub fn lose(&self, text: &[u8]) {
-        self.state.lost.fetch_add(lines(text), Relaxed);
+    /// Counts lines that cannot be queued.
+    pub fn count_lost(&self, text: &[u8]) {
+        self.shared.lost.fetch_add(lines(text), Relaxed);
     }
 
-    /// Lines that were dropped, or could not be written.
+    /// Returns the number of lines that were dropped or could not be written.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.state.lost.load(Relaxed)
+        self.shared.lost.load(Relaxed)
     }
 
-    /// Why the last write failed; none when it did not.
+    /// Returns why the last write failed, if it did.
     #[must_use]
     pub fn error(&self) -> Option<io::Error> {
-        let number = self.state.error.load(Relaxed);
+        let number = self.shared.error.load(Relaxed);
         (number != 0).then(|| io::Error::from_raw_os_error(number))
     }
 
-    /// Waits until everything filed is written or lost, but not beyond `deadline`; none is no limit.
-    /// Whether it came to that.
+    /// Waits until all lines are written or lost, until `deadline` if there is one. Returns whether
+    /// they are.
     ///
-    /// Asks again and again, since this runs when the process ends, where a thread may have nothing
-    /// left to be woken by.
+    /// It polls, since it runs when the process ends, where nothing may be left to wake a thread.
     pub fn flush(&self, deadline: Option<Instant>) -> bool {
         loop {
-            if self.state.done.load(Acquire) >= self.state.taken.load(Relaxed) {
+            if self.shared.done.load(Acquire) >= self.shared.taken.load(Relaxed) {
                 return true;
             }
             if deadline.is_some_and(|end| Instant::now() >= end) {
@@ -163,21 +162,21 @@ impl Writer {
 /// What the writing thread owns.
 struct Thread<T> {
     target: T,
-    tell: fn(Notice),
-    state: Arc<State>,
-    /// A part of a line was written, and then an error came.
-    torn: bool,
-    /// Lost lines that have been told of.
+    notify: fn(Notice),
+    shared: Arc<Shared>,
+    /// A part of a line was written before an error.
+    partial: bool,
+    /// Lost lines that were reported.
     reported: u64,
     report_at: Instant,
-    /// It has no capabilities left.
+    /// Its capabilities are dropped.
     is_shed: bool,
 }
 
 impl<T: AsFd> Thread<T> {
     fn run(mut self, queue: &Receiver<Box<[u8]>>) {
         loop {
-            let text = if self.owes_notice() {
+            let text = if self.has_notice() {
                 match queue.recv_deadline(self.report_at) {
                     Ok(text) => text,
                     Err(RecvTimeoutError::Timeout) => {
@@ -191,58 +190,58 @@ impl<T: AsFd> Thread<T> {
                 text
             };
             self.is_shed = self.is_shed || privileges::follow();
-            self.state.bytes.fetch_sub(text.len(), Relaxed);
+            self.shared.bytes.fetch_sub(text.len(), Relaxed);
             match self.write(&text) {
                 Ok(()) => {
-                    self.state.error.store(0, Relaxed);
+                    self.shared.error.store(0, Relaxed);
                     self.report();
                 }
                 Err(e) => {
-                    self.state.lost.fetch_add(lines(&text), Relaxed);
-                    if self.state.error.swap(e as i32, Relaxed) == 0 {
-                        (self.tell)(Notice::Failed(e.into()));
+                    self.shared.lost.fetch_add(lines(&text), Relaxed);
+                    if self.shared.error.swap(e as i32, Relaxed) == 0 {
+                        (self.notify)(Notice::Failed(e.into()));
                     }
                 }
             }
-            self.state.done.fetch_add(1, Release);
+            self.shared.done.fetch_add(1, Release);
         }
     }
 
     /// Writes everything, however long it takes.
     fn write(&mut self, text: &[u8]) -> Result<(), Errno> {
-        if self.torn {
+        if self.partial {
             all(self.target.as_fd(), b"\n").map_err(|(_, e)| e)?;
-            self.torn = false;
+            self.partial = false;
         }
         all(self.target.as_fd(), text).map_err(|(written, e)| {
-            self.torn = written > 0;
+            self.partial = written > 0;
             e
         })
     }
 
-    /// Whether lines were lost that have not been told of, and can be.
-    fn owes_notice(&self) -> bool {
-        self.state.lost.load(Relaxed) != self.reported && self.state.error.load(Relaxed) == 0
+    /// Returns whether unreported lines were lost and can be reported.
+    fn has_notice(&self) -> bool {
+        self.shared.lost.load(Relaxed) != self.reported && self.shared.error.load(Relaxed) == 0
     }
 
     fn report(&mut self) {
-        if !self.owes_notice() || Instant::now() < self.report_at {
+        if !self.has_notice() || Instant::now() < self.report_at {
             return;
         }
-        let lost = self.state.lost.load(Relaxed);
-        let whose = Arc::as_ptr(&self.state).addr();
+        let lost = self.shared.lost.load(Relaxed);
+        let whose = Arc::as_ptr(&self.shared).addr();
         NOTICE.set(Some((whose, Vec::new())));
-        (self.tell)(Notice::Lost(lost - self.reported));
-        let said = NOTICE.take().map(|(_, text)| text).unwrap_or_default();
+        (self.notify)(Notice::Lost(lost - self.reported));
+        let notice_text = NOTICE.take().map(|(_, text)| text).unwrap_or_default();
         self.report_at = Instant::now() + NOTICE_INTERVAL;
-        // One that cannot be written is told again, with what is lost until then.
-        if self.write(&said).is_ok() {
+        // A notice that cannot be written is repeated, with what is lost until then.
+        if self.write(&notice_text).is_ok() {
             self.reported = lost;
         }
     }
 }
 
-/// Writes everything; or says what came before the error.
+/// Writes everything, or returns how much was written before the error.
 fn all(target: BorrowedFd<'_>, text: &[u8]) -> Result<(), (usize, Errno)> {
     let mut written = 0;
     while written < text.len() {
@@ -250,7 +249,7 @@ fn all(target: BorrowedFd<'_>, text: &[u8]) -> Result<(), (usize, Errno)> {
             Ok(0) => return Err((written, Errno::EIO)),
             Ok(n) => written += n,
             Err(Errno::EINTR) => {}
-            // Somebody who shares the target has made it so.
+            // Another process that shares the target has made it non-blocking.
             Err(Errno::EAGAIN) => {
                 let mut fds = [PollFd::new(target, PollFlags::POLLOUT)];
                 match poll(&mut fds, PollTimeout::NONE) {
@@ -264,7 +263,7 @@ fn all(target: BorrowedFd<'_>, text: &[u8]) -> Result<(), (usize, Errno)> {
     Ok(())
 }
 
-/// Lines of a text, the last one counted even without its end.
+/// Returns the number of lines, counting a last one without its end.
 fn lines(text: &[u8]) -> u64 {
     let ends = text.iter().filter(|b| **b == b'\n').count() as u64;
     ends + u64::from(!text.ends_with(b"\n"))
@@ -278,24 +277,24 @@ mod tests {
 
     fn quiet(_: Notice) {}
 
-    /// Nothing can be waited for but the state itself.
-    fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    /// Polls: there is nothing else to wait for.
+    fn wait(what: &str, mut condition: impl FnMut() -> bool) {
         let end = Instant::now() + Duration::from_secs(20);
-        while !holds() {
+        while !condition() {
             assert!(Instant::now() < end, "waited in vain for {what}");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     #[test]
-    fn lines_come_out_whole_and_in_order() {
+    fn lines_are_written_completely_and_in_order() {
         let (mut reader, target) = std::io::pipe().expect("a pipe");
         let writer = Writer::start("test", target, quiet);
         let mut expected = Vec::new();
         for n in 0..1_000 {
             let line = format!("line {n}\n");
             expected.extend_from_slice(line.as_bytes());
-            assert!(writer.file(line.as_bytes()));
+            assert!(writer.push(line.as_bytes()));
         }
         assert!(writer.flush(None));
         drop(writer);
@@ -305,26 +304,26 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_lost_and_counted_and_told_when_somebody_reads_again() {
-        static TOLD: AtomicU64 = AtomicU64::new(0);
-        fn told(notice: Notice) {
+    fn lost_lines_are_counted_and_reported_when_reading_resumes() {
+        static NOTIFIED: AtomicU64 = AtomicU64::new(0);
+        fn notify(notice: Notice) {
             if let Notice::Lost(lines) = notice {
-                TOLD.fetch_add(lines, Relaxed);
+                NOTIFIED.fetch_add(lines, Relaxed);
             }
         }
         let (mut reader, target) = std::io::pipe().expect("a pipe");
-        let writer = Writer::start("test", target, told);
+        let writer = Writer::start("test", target, notify);
         let line = [b"x".repeat(999), b"\n".to_vec()].concat();
         let begin = Instant::now();
-        let taken = (0..20_000).filter(|_| writer.file(&line)).count() as u64;
-        assert!(begin.elapsed() < Duration::from_secs(10), "filing waited for a reader");
+        let taken = (0..20_000).filter(|_| writer.push(&line)).count() as u64;
+        assert!(begin.elapsed() < Duration::from_secs(10), "queueing never blocks");
         assert!((BYTES_MAX / 1_000..BYTES_MAX / 1_000 + 70).contains(&(taken as usize)), "{taken}");
         assert_eq!(writer.lost(), 20_000 - taken);
         assert!(!writer.flush(Some(Instant::now() + Duration::from_millis(50))), "nobody has read");
         let mut read = vec![0; taken as usize * 1_000];
         reader.read_exact(&mut read).expect("what was taken");
         assert!(writer.flush(None));
-        wait("the notice", || TOLD.load(Relaxed) == 20_000 - taken);
+        wait("the notice", || NOTIFIED.load(Relaxed) == 20_000 - taken);
     }
 
     #[test]
@@ -332,30 +331,30 @@ mod tests {
         let (_reader, target) = std::io::pipe().expect("a pipe");
         let writer = Writer::start("test", target, quiet);
         // 64 kB go into the pipe.
-        let taken = (0..200_000).filter(|_| writer.file(b"\n")).count();
+        let taken = (0..200_000).filter(|_| writer.push(b"\n")).count();
         assert!(taken <= ENTRIES_MAX + (64 << 10) + 1, "{taken}");
         assert_eq!(writer.lost(), 200_000 - taken as u64);
     }
 
     #[test]
-    fn an_entry_longer_than_the_queue_has_its_turn_and_one_behind_it_has_not() {
+    fn an_entry_longer_than_the_queue_is_written() {
         let (mut reader, target) = std::io::pipe().expect("a pipe");
         let writer = Writer::start("test", target, quiet);
-        // The thread is busy with this one, or about to be: it is beyond what a pipe holds.
-        assert!(writer.file(&vec![b'a'; 100_000]));
-        wait("the thread to take it", || writer.state.bytes.load(Relaxed) == 0);
-        assert!(writer.file(&vec![b'b'; 3 * BYTES_MAX]));
-        assert!(!writer.file(b"c\n"));
+        // The thread is busy with this one, or about to be: it exceeds what a pipe holds.
+        assert!(writer.push(&vec![b'a'; 100_000]));
+        wait("the thread to take it", || writer.shared.bytes.load(Relaxed) == 0);
+        assert!(writer.push(&vec![b'b'; 3 * BYTES_MAX]));
+        assert!(!writer.push(b"c\n"));
         let mut read = vec![0; 100_000 + 3 * BYTES_MAX];
         reader.read_exact(&mut read).expect("both");
         assert!(writer.flush(None));
-        assert!(writer.file(b"d\n"));
+        assert!(writer.push(b"d\n"));
     }
 
     #[test]
-    fn a_gone_reader_is_told_of_once_and_every_line_is_counted() {
+    fn a_lost_reader_is_reported_once_and_every_line_counted() {
         static FAILED: AtomicU64 = AtomicU64::new(0);
-        fn told(notice: Notice) {
+        fn notify(notice: Notice) {
             if let Notice::Failed(e) = notice {
                 assert_eq!(e.kind(), io::ErrorKind::BrokenPipe);
                 FAILED.fetch_add(1, Relaxed);
@@ -363,9 +362,9 @@ mod tests {
         }
         let (reader, target) = std::io::pipe().expect("a pipe");
         drop(reader);
-        let writer = Writer::start("test", target, told);
+        let writer = Writer::start("test", target, notify);
         for _ in 0..100 {
-            writer.file(b"one\ntwo\n");
+            writer.push(b"one\ntwo\n");
         }
         assert!(writer.flush(None));
         assert_eq!((writer.lost(), FAILED.load(Relaxed)), (200, 1));
@@ -373,10 +372,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_an_error_and_a_target_that_does_not_block_is_waited_for() {
+    fn a_full_disk_is_an_error_and_a_nonblocking_target_is_retried() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
         let writer = Writer::start("test", full, quiet);
-        writer.file(b"one\n");
+        writer.push(b"one\n");
         assert!(writer.flush(None));
         assert_eq!(writer.error().map(|e| e.kind()), Some(io::ErrorKind::StorageFull));
 
@@ -384,7 +383,7 @@ mod tests {
         nix::fcntl::fcntl(&target, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
             .expect("a flag");
         let writer = Writer::start("test", target, quiet);
-        writer.file(&vec![b'x'; 1 << 20]);
+        writer.push(&vec![b'x'; 1 << 20]);
         let mut read = vec![0; 1 << 20];
         reader.read_exact(&mut read).expect("all of it");
         assert!(writer.flush(None));
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_lose_nothing_uncounted() {
+    fn many_threads_lose_no_line_uncounted() {
         let (mut reader, target) = std::io::pipe().expect("a pipe");
         let writer = Arc::new(Writer::start("test", target, quiet));
         let counted = std::thread::spawn(move || {
@@ -406,7 +405,7 @@ mod tests {
                 std::thread::spawn(move || {
                     let line = [b"y".repeat(200), b"\n".to_vec()].concat();
                     for _ in 0..5_000 {
-                        writer.file(&line);
+                        writer.push(&line);
                     }
                 })
             })

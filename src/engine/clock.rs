@@ -1,4 +1,4 @@
-//! The operating system's clock, asked once per batch.
+//! The operating system's clock, read once per batch.
 
 #![expect(clippy::disallowed_methods, reason = "the clock that all others are handed")]
 
@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::base::time::Tick;
 
-/// Monotonic time; all threads share its origin.
+/// Returns monotonic time. All threads share its origin.
 #[must_use]
 pub fn now() -> Tick {
     // The monotonic clock cannot fail on Linux; 0 would only delay time-outs.

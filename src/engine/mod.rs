@@ -1,7 +1,7 @@
-//! I/O: the only rooms with sockets, the operating system's clock and `unsafe`.
+//! I/O: the only modules with sockets, the operating system's clock and `unsafe`.
 //!
-//! The engine drives, the shard answers: each engine owns its loop and makes the same five calls
-//! on a [`Shard`](crate::shard::Shard). The control thread talks to a running shard through its
+//! The engine drives, the shard answers: each engine owns its loop and makes the same few calls on
+//! a [`Shard`](crate::shard::Shard). The control thread reaches a running shard through its
 //! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
 
 pub mod clock;
@@ -26,41 +26,41 @@ use crate::engine::sys::STACK_BYTES;
 use crate::model::{Listener, Snapshot};
 use crate::stats::live::LiveState;
 
-/// What the control thread can tell a shard. After each, the shard is woken.
+/// A message from the control thread to a shard. The shard is woken after each.
 #[derive(Debug)]
 pub enum Message {
-    /// A new snapshot stands in the `ArcSwap`: begin to use it. The shard answers by storing its
-    /// generation in its page of the board.
+    /// A new snapshot is in the `ArcSwap`: use it. The shard acknowledges by storing the snapshot's
+    /// generation in its part of the live state.
     Snapshot,
-    /// Hear on these sockets too; made and bound by [`socket::create`] and [`socket::bind`] on the
-    /// control thread, so that their errors come before anything is published.
+    /// Serve these sockets too. [`socket::create`] and [`socket::bind`] have made and bound them on
+    /// the control thread, so that their errors come before anything is published.
     Listen(Arc<Listener>, socket::ListenerSockets),
-    /// Take no more there, and read what that listener still holds; outstanding queries that came by
-    /// it are still answered, then its sockets are closed.
+    /// Accept no more on this listener and read what its sockets still hold. They are closed when
+    /// the outstanding queries that came by them are answered.
     Unlisten(ListenerSlot),
-    /// Take no more anywhere, read what all listeners still hold, finish what is outstanding, and
-    /// end.
+    /// Accept no more on any listener, read what their sockets still hold, finish what is
+    /// outstanding, and end.
     Stop,
     /// End at once.
     Abort,
 }
 
-/// How a shard is started.
+/// The parameters of a shard.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Its number, from 0.
+    /// The shard's number, from 0.
     pub index: usize,
-    /// The CPU to run on, if it is to be pinned.
+    /// The CPU to pin the thread to.
     pub cpu: Option<usize>,
     /// Entropy for ids and ports.
     pub seed: [u8; 32],
-    /// Spin so long for more packets before sleeping, microseconds; 0 never spins.
+    /// How long to poll for more packets before sleeping, microseconds; 0 never polls.
     pub busy_poll_us: u32,
-    /// Packets read or sent by one system call, 1 to 1024.
+    /// Packets received or sent by one system call, 1 to 1024.
     pub batch_packets: usize,
 }
 
-/// The control thread's way to one shard.
+/// The control thread's channel to one shard.
 #[derive(Debug)]
 pub struct Mailbox {
     messages: crossbeam_channel::Sender<Message>,
@@ -71,7 +71,7 @@ impl Mailbox {
     /// Sends a message and wakes the shard.
     ///
     /// # Errors
-    /// When the shard has ended, or has not read its last 4096 messages.
+    /// Fails when the shard has ended, or has 4096 unread messages.
     pub fn send(&self, message: Message) -> io::Result<()> {
         self.messages.try_send(message).map_err(|_| io::ErrorKind::BrokenPipe)?;
         self.wake.write(1)?;
@@ -80,41 +80,41 @@ impl Mailbox {
 }
 
 /// A running shard: its mailbox and its thread, which ends after [`Message::Stop`] or
-/// [`Message::Abort`]. A panic inside is counted, and the shard goes on with the same sockets.
+/// [`Message::Abort`]. A panic in it is counted, and the shard continues with the same sockets.
 #[derive(Debug)]
 pub struct Running {
-    /// The way to it.
+    /// The channel to the shard.
     pub mailbox: Mailbox,
-    /// Its thread.
+    /// The shard's thread.
     pub thread: std::thread::JoinHandle<()>,
 }
 
 /// Messages that a shard may leave unread: far more than any reload sends.
 const MAIL_MAX: usize = 4096;
 
-/// Starts a shard on a thread of its own; it serves no listener until told of one.
+/// Starts a shard on its own thread. It serves nothing until it gets [`Message::Listen`].
 ///
 /// # Errors
-/// When the thread, its epoll set or its wake-up descriptor cannot be made.
+/// Fails when the thread, its epoll set or its wake-up descriptor cannot be created.
 pub fn spawn(setup: Setup, feed: Arc<ArcSwap<Snapshot>>, live_state: Arc<LiveState>) -> io::Result<Running> {
     let (messages, inbox) = crossbeam_channel::bounded(MAIL_MAX);
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
     let (started, start) = crossbeam_channel::bounded(1);
     let waker = wake.clone();
     let name = format!("shard-{}", setup.index);
-    // A shard runs the configuration's functions.
+    // A shard runs the Lua functions of the configuration.
     let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || {
         let _signals = sys::SignalStack::enlarge();
-        // Pinned first: what the engine allocates is then near its CPU.
+        // Pinned first, so that memory is allocated near the CPU.
         if let Some(id) = setup.cpu
             && !core_affinity::set_for_current(core_affinity::CoreId { id })
         {
-            tracing::warn!(cpu = id, "the shard cannot be pinned to its CPU");
+            tracing::warn!(cpu = id, "cannot pin the shard to its CPU");
         }
         match reactor::Engine::new(setup, feed, live_state, inbox, waker) {
             Ok(engine) => {
-                // Whoever started us waits for this word.
+                // `spawn` waits for this.
                 let _ = started.send(Ok(()));
                 engine.run();
             }

@@ -6,13 +6,12 @@
 //!                                               on_response ◄── inbox ◄── path ◄── answer
 //! ```
 //!
-//! Nothing happens by itself: [`Sim::next`] lets time pass until something is to be seen from
-//! outside, a query at a backend or an answer at a client. Who drives the simulation plays both,
-//! by hand or with a [`Server`]. Spoofing needs no feature: [`Sim::answer`] takes any bytes for
-//! any [`Port`].
+//! Nothing happens by itself: [`Sim::next`] advances the time until something is visible from
+//! outside, a query at a backend or an answer at a client. The caller plays both, by hand or with a
+//! [`Server`]. Spoofing needs no feature: [`Sim::answer`] takes any bytes for any [`Port`].
 //!
-//! It does not model: listeners that close, the panic and restart of a shard, full kernel buffers.
-//! The same seed and the same calls give the same run, bit for bit.
+//! It does not model closing listeners, the restart of a shard after a panic, or full kernel
+//! buffers. The same seed and the same calls give the same run, bit for bit.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -32,55 +31,55 @@ use crate::wire::header;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
 
-/// Bytes of the longest message that is taken, as in the socket engine.
+/// Longest accepted message, bytes, as in the socket engine.
 const MESSAGE_MAX: usize = 4096;
-/// Bytes behind a message, for an OPT of our own.
+/// Tailroom behind a message for an OPT record of our own, bytes.
 const TAILROOM: usize = 448;
 /// An idle shard wakes this often, as in the socket engine.
 const IDLE: TickDelta = TickDelta::from_ms(250);
 /// Packets of one batch.
 const BATCH: usize = 64;
-/// Servers that a query which cannot be sent is offered to, as in the socket engine.
-const UNSENT_TRIES: usize = 4;
+/// Backends that are tried for a query that cannot be sent, as in the socket engine.
+const UNSENT_ATTEMPTS: usize = 4;
 
-/// What a way through the network does to a datagram.
+/// What a network path does to a datagram.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path {
-    /// Every datagram takes so long.
+    /// The delay of every datagram.
     pub delay: TickDelta,
-    /// And up to so much more, at random: datagrams overtake each other.
+    /// Additional random delay, at most; datagrams overtake each other.
     pub jitter: TickDelta,
-    /// So many are lost, parts per million.
+    /// Datagrams lost, parts per million.
     pub loss_ppm: u32,
-    /// So many arrive twice, parts per million.
+    /// Datagrams duplicated, parts per million.
     pub twice_ppm: u32,
 }
 
-/// One of our sockets towards a backend, as the network knows it. A socket that was closed keeps
-/// its port to itself: what is sent to it is lost.
+/// One of our sockets towards a backend, as the network sees it. The port of a closed socket is
+/// never reused: what is sent to it is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Port {
-    /// The shard that it is of.
+    /// The shard that owns it.
     pub shard: usize,
-    /// Which backend and socket.
+    /// The backend and the socket.
     pub route: Route,
-    /// Counts the openings of links.
+    /// Counts how often the backend's sockets were opened.
     opened: u64,
 }
 
-/// What can be seen from outside.
+/// What is visible from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// A backend hears a query.
+    /// A backend receives a query.
     Query {
         /// The backend.
         backend: SocketAddr,
-        /// Whom to answer.
+        /// The port to answer to.
         port: Port,
         /// The query.
         bytes: Vec<u8>,
     },
-    /// A client hears an answer.
+    /// A client receives an answer.
     Answer {
         /// The client.
         client: Client,
@@ -102,17 +101,17 @@ enum What {
     Seen(Seen),
 }
 
-/// Ordered by time, then by the order of being scheduled.
+/// Ordered by time, then by the order of scheduling.
 #[derive(Debug)]
 struct Event {
     at: Tick,
-    number: u64,
+    sequence: u64,
     what: What,
 }
 
 impl PartialEq for Event {
     fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
+        self.sequence == other.sequence
     }
 }
 impl Eq for Event {}
@@ -123,7 +122,7 @@ impl PartialOrd for Event {
 }
 impl Ord for Event {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }
 }
 
@@ -141,10 +140,10 @@ struct Node {
     backends: Vec<Option<BackendSockets>>,
     queries: VecDeque<(Client, Vec<u8>)>,
     responses: VecDeque<(Port, Vec<u8>)>,
-    /// The wake-up that counts; any other one is stale.
+    /// The valid wake-up; all others are stale.
     wakes_at: Tick,
     tidied: Tick,
-    linked: u64,
+    opened_generation: u64,
 }
 
 /// Everything outside the shards.
@@ -171,7 +170,8 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// As many shards as `live_state` has pages, obeying `snapshot`; the network is perfect.
+    /// Creates as many shards as `live_state` has, with `snapshot` in force; the network is
+    /// perfect.
     #[must_use]
     pub fn new(seed: u64, live_state: &Arc<LiveState>, snapshot: Arc<Snapshot>) -> Self {
         let mut rng = ShardRng::from_seed(seed);
@@ -188,7 +188,7 @@ impl Sim {
                 responses: VecDeque::new(),
                 wakes_at: Tick(0),
                 tidied: Tick(0),
-                linked: 0,
+                opened_generation: 0,
             })
             .collect();
         let network = Network {
@@ -207,28 +207,28 @@ impl Sim {
         sim
     }
 
-    /// The virtual time.
+    /// Returns the virtual time.
     #[must_use]
     pub const fn now(&self) -> Tick {
         self.network.now
     }
 
-    /// Sets the way between clients and shards, for both directions.
+    /// Sets the path between clients and shards, for both directions.
     pub const fn set_clients(&mut self, path: Path) {
         self.network.clients = path;
     }
 
-    /// Sets the way between shards and backends, for both directions.
+    /// Sets the path between shards and backends, for both directions.
     pub const fn set_backends(&mut self, path: Path) {
         self.network.backends = path;
     }
 
-    /// So many queries are refused by the kernel when they are to be sent, parts per million.
+    /// Sets how many queries the kernel refuses to send, parts per million.
     pub const fn set_refusals(&mut self, ppm: u32) {
         self.network.refuse_ppm = ppm;
     }
 
-    /// Whether the kernel has a route to a backend; without one it refuses every query.
+    /// Sets whether the kernel has a route to a backend; without one it refuses every query.
     pub fn set_reachable(&mut self, backend: SocketAddr, reachable: bool) {
         if reachable {
             self.network.unreachable.remove(&backend);
@@ -237,23 +237,23 @@ impl Sim {
         }
     }
 
-    /// How long after an arrival a shard wakes, at most; what arrives meanwhile is its batch.
+    /// Sets how long after an arrival a shard wakes, at most; later arrivals join its batch.
     pub const fn set_wake_lag(&mut self, lag: TickDelta) {
         self.wake_lag = lag;
     }
 
-    /// Makes a configuration stand; every shard takes it with its next batch, which begins at once.
+    /// Publishes a snapshot; every shard takes it with its next batch, which begins at once.
     pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = snapshot;
         self.wake_all();
     }
 
-    /// The shards, to be examined.
+    /// Returns the shards, for inspection.
     pub fn shards(&self) -> impl Iterator<Item = &Shard> {
         self.nodes.iter().map(|n| &n.shard)
     }
 
-    /// A client sends a query; the kernel's steering chose the shard.
+    /// Sends a client's query to the shard that the kernel's steering chose.
     ///
     /// # Panics
     /// When there is no such shard.
@@ -263,8 +263,8 @@ impl Sim {
         network.travel(network.clients, || What::Arrive(shard, Arrival::Query(client, bytes.to_vec())));
     }
 
-    /// Whoever it is sends bytes to one of our ports towards a backend, after a while. (A socket
-    /// is connected: from another address than its backend's they would not get in at all.)
+    /// Sends bytes to one of our backend ports, after a delay. (The sockets are connected:
+    /// datagrams of other addresses are not modelled, because the kernel drops them.)
     pub fn answer(&mut self, port: Port, after: TickDelta, bytes: &[u8]) {
         let network = &mut self.network;
         let path = network.backends;
@@ -272,7 +272,7 @@ impl Sim {
         network.travel(path, || What::Arrive(port.shard, Arrival::Response(port, bytes.to_vec())));
     }
 
-    /// Lets time pass until something is seen, or until `end`, when it is None.
+    /// Advances the time until something is visible; `None` at `end`.
     pub fn next(&mut self, end: Tick) -> Option<Seen> {
         loop {
             if self.network.events.peek().is_none_or(|e| e.0.at > end) {
@@ -314,7 +314,7 @@ impl Sim {
         }
     }
 
-    /// One round of a shard's loop, in the order of the socket engine's.
+    /// Runs one round of a shard's loop, in the order of the socket engine.
     fn batch(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let now = self.network.now;
@@ -325,12 +325,12 @@ impl Sim {
                 node.send(at, route, bytes, &mut self.network);
             }
         }
-        let mut forwarded = Vec::new();
+        let mut outgoing = Vec::new();
         for _ in 0..BATCH {
             let Some((client, bytes)) = node.queries.pop_front() else { break };
-            node.read_query(client, bytes, &mut forwarded, &mut self.network);
+            node.read_query(client, bytes, &mut outgoing, &mut self.network);
         }
-        for (route, bytes) in forwarded {
+        for (route, bytes) in outgoing {
             node.send(at, route, bytes, &mut self.network);
         }
         let mut due = Vec::new();
@@ -355,10 +355,10 @@ impl Sim {
 impl Node {
     fn begin(&mut self, snapshot: &Arc<Snapshot>, network: &mut Network) {
         self.shard.begin_batch(network.now, snapshot);
-        if self.linked == snapshot.generation {
+        if self.opened_generation == snapshot.generation {
             return;
         }
-        self.linked = snapshot.generation;
+        self.opened_generation = snapshot.generation;
         for backend in snapshot.backends.iter().flatten() {
             let at = backend.slot.index();
             if self.backends.len() <= at {
@@ -379,7 +379,7 @@ impl Node {
         &mut self,
         client: Client,
         mut bytes: Vec<u8>,
-        forwarded: &mut Vec<(Route, Vec<u8>)>,
+        outgoing: &mut Vec<(Route, Vec<u8>)>,
         network: &mut Network,
     ) {
         if bytes.len() > MESSAGE_MAX {
@@ -388,13 +388,13 @@ impl Node {
         }
         let mut packet = roomy(&mut bytes);
         match self.shard.on_query(client, &mut packet) {
-            Verdict::Forward(route) => forwarded.push((route, packet.bytes().to_vec())),
+            Verdict::Forward(route) => outgoing.push((route, packet.bytes().to_vec())),
             Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
             Verdict::Drop(_) | Verdict::Hold => {}
         }
     }
 
-    /// Reads an answer; what comes back is a query that is asked again because of it.
+    /// Reads a response. Returns the query that must be resent because of it, if any.
     fn read_response(
         &mut self,
         port: Port,
@@ -402,7 +402,7 @@ impl Node {
         network: &mut Network,
     ) -> Option<(Route, Vec<u8>)> {
         if self.backend_sockets(port.route.backend).is_none_or(|l| l.opened != port.opened) {
-            // That socket is closed.
+            // The socket is closed.
             return None;
         }
         if bytes.len() > MESSAGE_MAX {
@@ -418,10 +418,10 @@ impl Node {
         None
     }
 
-    /// Sends a query, or offers it to other servers when the kernel refuses.
+    /// Sends a query, or offers it to other backends when the kernel refuses.
     fn send(&mut self, shard: usize, mut route: Route, mut bytes: Vec<u8>, network: &mut Network) {
         let mut refused = Vec::new();
-        for tried in 0..=UNSENT_TRIES {
+        for tried in 0..=UNSENT_ATTEMPTS {
             if let Some(backend_sockets) = self.backend_sockets(route.backend)
                 && !network.refuses(backend_sockets.backend)
             {
@@ -432,7 +432,7 @@ impl Node {
                 return network.travel(network.backends, seen);
             }
             let mut packet = roomy(&mut bytes);
-            if tried == UNSENT_TRIES {
+            if tried == UNSENT_ATTEMPTS {
                 return self.shard.abandon(route, &mut packet);
             }
             refused.push(route.backend);
@@ -472,7 +472,7 @@ fn roomy(bytes: &mut Vec<u8>) -> Packet<'_> {
 impl Network {
     fn schedule(&mut self, at: Tick, what: What) {
         self.scheduled += 1;
-        self.events.push(Reverse(Event { at, number: self.scheduled, what }));
+        self.events.push(Reverse(Event { at, sequence: self.scheduled, what }));
     }
 
     fn travel(&mut self, path: Path, what: impl Fn() -> What) {
@@ -495,29 +495,29 @@ impl Network {
     }
 }
 
-/// A name server by its statistics.
+/// The statistical behaviour of a name server.
 #[derive(Clone, Copy, Debug)]
 pub struct Server {
-    /// It answers at all.
+    /// Whether it answers at all.
     pub alive: bool,
-    /// Its fastest answer takes so long.
+    /// Its least latency.
     pub latency: TickDelta,
-    /// Mean of what comes on top, exponentially distributed.
+    /// Mean of the additional latency, exponentially distributed.
     pub latency_tail: TickDelta,
-    /// So many answers are SERVFAIL, parts per million.
+    /// SERVFAIL responses, parts per million.
     pub servfail_ppm: u32,
-    /// So many answers are such that no client should ever get them, parts per million.
+    /// Invalid responses, which no client must get, parts per million.
     pub wrong_ppm: u32,
 }
 
 impl Server {
-    /// A server that answers everything after `latency`.
+    /// Creates a server that answers everything after `latency`.
     #[must_use]
     pub const fn steady(latency: TickDelta) -> Self {
         Self { alive: true, latency, latency_tail: TickDelta(0), servfail_ppm: 0, wrong_ppm: 0 }
     }
 
-    /// What it says to a query, and after which time; None when it says nothing.
+    /// Returns its response to a query and the delay; `None` when it does not answer.
     #[must_use]
     pub fn answer(&self, query: &[u8], rng: &mut ShardRng) -> Option<(TickDelta, Vec<u8>)> {
         if !self.alive {
@@ -541,14 +541,14 @@ impl Server {
     }
 }
 
-/// Makes an answer one that must be dropped.
+/// Makes a response invalid.
 fn spoil(bytes: &mut Vec<u8>, rng: &mut ShardRng) {
     match rng.below(5) {
         0 => bytes[0] ^= 0x55,
         1 => bytes[2] &= !header::QR,
         2 => bytes.truncate(rng.below(header::LEN as u32) as usize),
         3 => {
-            // Another type; the last byte but two is its low half.
+            // Another type; the third byte from the end is its low half.
             let at = bytes.len() - 3;
             bytes[at] ^= 0x11;
         }
@@ -559,7 +559,7 @@ fn spoil(bytes: &mut Vec<u8>, rng: &mut ShardRng) {
     }
 }
 
-/// The port of another socket of the same link: a spoofer has to guess among them.
+/// Returns the port of another socket of the same backend: a spoofer has to guess among them.
 #[must_use]
 pub const fn sibling(port: Port, socket: u16) -> Port {
     Port { route: Route { socket: SocketSlot::from_number(socket), ..port.route }, ..port }

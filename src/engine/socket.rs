@@ -1,4 +1,4 @@
-//! Sockets, set up by safe calls: REUSEPORT, PKTINFO, buffers, interface, DSCP.
+//! Socket set-up by safe calls: REUSEPORT, PKTINFO, buffers, interface, DSCP.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,32 +14,32 @@ use crate::base::addr::Endpoint;
 use crate::engine::sys;
 use crate::model::{Backend, ClientAddress, Listener, SocketOptions, Steer};
 
-/// Which of how many shards a listener's socket is for.
+/// The shard that a listener's socket is for, and how many shards there are.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardPosition {
     /// The shard's number.
     pub shard: usize,
-    /// Shards there are.
+    /// The number of shards.
     pub shards: usize,
-    /// The CPU it is pinned to, if it is.
+    /// The CPU that the shard is pinned to.
     pub cpu: Option<usize>,
 }
 
-/// One shard's sockets of a listener: those that its service needs.
+/// One shard's sockets of a listener, as its service needs them.
 #[derive(Debug)]
 pub struct ListenerSockets {
-    /// For datagrams, bound after [`bind`].
+    /// The UDP socket, bound by [`bind`].
     pub udp: Option<Socket>,
-    /// For connections, bound after [`bind`], and listening after [`hear`].
+    /// The TCP socket, bound by [`bind`] and listening after [`listen`].
     pub tcp: Option<Socket>,
-    /// A service manager passed it to us and keeps it: what we leave unread waits for our
-    /// successor, and it must stay as it is.
-    pub passed: bool,
+    /// A service manager passed it to us and keeps it open: what we leave unread waits for the next
+    /// process, and its settings must stay as they are.
+    pub inherited: bool,
 }
 
 impl ListenerSockets {
-    /// The sockets that the kernel may have given something to: a datagram socket that is bound,
-    /// and one for connections that listens.
+    /// Keeps only the sockets that the kernel may have queued something on: a bound UDP socket, a
+    /// listening TCP socket.
     #[must_use]
     pub fn exposed(self) -> Self {
         let is_bound = |s: &Socket| {
@@ -48,17 +48,16 @@ impl ListenerSockets {
         Self {
             udp: self.udp.filter(is_bound),
             tcp: self.tcp.filter(|s| s.is_listener().unwrap_or(false)),
-            passed: self.passed,
+            inherited: self.inherited,
         }
     }
 }
 
-/// Makes one shard's sockets for a listener, non-blocking, and sets all that can be set before they
-/// are bound: one for datagrams, with packet information on when the address is a wildcard, and one
-/// for connections, as its service needs them.
+/// Creates one shard's non-blocking sockets for a listener and sets every option that precedes
+/// binding. A UDP socket of a wildcard address gets packet information.
 ///
 /// # Errors
-/// What the kernel says: no descriptor left, no such interface, no right to bind to it.
+/// The kernel's: no descriptor left, no such interface, no permission to bind to it.
 pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
     let ip = listener.address.ip();
     let on_interface = |socket: &Socket| match &listener.interface {
@@ -73,7 +72,7 @@ pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
     };
     let for_clients = || {
         let socket = tcp(ip)?;
-        // A connection of an earlier process that still lingers does not hold the port.
+        // Connections of an earlier process in TIME_WAIT do not block the port.
         socket.set_reuse_address(true)?;
         on_interface(&socket)?;
         prepare_tcp_listener(&socket, listener)?;
@@ -82,44 +81,44 @@ pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
     Ok(ListenerSockets {
         udp: listener.service.takes_datagrams().then(for_datagrams).transpose()?,
         tcp: listener.service.takes_connections().then(for_clients).transpose()?,
-        passed: false,
+        inherited: false,
     })
 }
 
-/// Binds what [`create`] has made, with `SO_REUSEPORT`. `alone` fails where any other socket has the
-/// address; without it datagrams may come at once that those others got before. Connections come
-/// only after [`hear`].
+/// Binds what [`create`] has made, with `SO_REUSEPORT`. `alone` fails where any other socket has
+/// the address; without it, datagrams that the other sockets would have got may arrive at once.
+/// Connections arrive only after [`listen`].
 ///
 /// # Errors
-/// What the kernel says: address in use, no such address, no permission for the port.
+/// The kernel's: address in use, no such address, no permission for the port.
 pub fn bind(sockets: &ListenerSockets, listener: &Listener, alone: bool) -> io::Result<()> {
-    if sockets.passed {
+    if sockets.inherited {
         return Ok(());
     }
     let address = SockAddr::from(listener.address);
     for socket in [&sockets.tcp, &sockets.udp].into_iter().flatten() {
         socket.set_reuse_port(!alone)?;
         socket.bind(&address)?;
-        // Whoever binds after this one shares the port with it only if it is set on both.
+        // A socket that binds later shares the port only if both have the option.
         socket.set_reuse_port(true)?;
     }
     Ok(())
 }
 
-/// Begins to take connections by what [`bind`] has bound: from here on they would be lost with the
-/// socket. The sockets of all shards, given in the order of the shards, form the group that `steer`
-/// chooses in.
+/// Starts listening on the TCP socket that [`bind`] has bound: from here on, closing it loses
+/// connections. The sockets of all shards, in the order of the shards, form the group in which
+/// `steer` chooses.
 ///
 /// # Errors
-/// What the kernel says.
-pub fn hear(
+/// The kernel's.
+pub fn listen(
     sockets: &ListenerSockets,
     listener: &Listener,
     steer: Steer,
     position: ShardPosition,
 ) -> io::Result<()> {
-    if sockets.passed {
-        // Whoever passed it listens already.
+    if sockets.inherited {
+        // An inherited socket is already listening.
         return Ok(());
     }
     if let Some(socket) = &sockets.tcp {
@@ -136,15 +135,15 @@ fn backlog(listener: &Listener) -> i32 {
     i32::try_from(listener.connection_options.backlog).unwrap_or(i32::MAX)
 }
 
-/// Sets the options of a listener that has changed on its socket for datagrams.
+/// Applies a changed listener's options to its UDP socket.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn revise(socket: &Socket, listener: &Listener) -> io::Result<()> {
     let ip = listener.address.ip();
     let SocketOptions { receive_buffer, send_buffer } = listener.sockets;
     if receive_buffer == 0 || send_buffer == 0 {
-        // What a socket begins with; the kernel gives twice what it is asked for.
+        // The default; the kernel doubles the requested size.
         let fresh = udp(ip)?;
         socket.set_recv_buffer_size(fresh.recv_buffer_size()? / 2)?;
         socket.set_send_buffer_size(fresh.send_buffer_size()? / 2)?;
@@ -153,26 +152,26 @@ pub fn revise(socket: &Socket, listener: &Listener) -> io::Result<()> {
     write_dscp(socket, ip, listener.dscp)
 }
 
-/// Sets the options of a listener that has changed on its socket for connections; `passed` says
-/// that its backlog is another's affair.
+/// Applies a changed listener's options to its TCP socket. The backlog of an inherited socket is not
+/// ours to set.
 ///
 /// # Errors
-/// What the kernel says.
-pub fn revise_tcp_listener(socket: &Socket, listener: &Listener, passed: bool) -> io::Result<()> {
+/// The kernel's.
+pub fn revise_tcp_listener(socket: &Socket, listener: &Listener, inherited: bool) -> io::Result<()> {
     write_dscp(socket, listener.address.ip(), listener.dscp)?;
     let fast_open = i32::try_from(listener.connection_options.fast_open).unwrap_or(i32::MAX);
     sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, fast_open)?;
-    if passed { Ok(()) } else { socket.listen(backlog(listener)) }
+    if inherited { Ok(()) } else { socket.listen(backlog(listener)) }
 }
 
-/// Sets what a listener's socket for connections needs, also one that was opened by somebody else.
+/// Sets what a listener's TCP socket needs, including one that a service manager opened.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn prepare_tcp_listener(socket: &Socket, listener: &Listener) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    // Inherited by the connections: each answer leaves at once (a TLS handshake otherwise waits
-    // 40 ms for the peer's acknowledgement).
+    // Inherited by the connections: each answer leaves at once (otherwise a TLS handshake waits 40
+    // ms for the peer's acknowledgement).
     socket.set_tcp_nodelay(true)?;
     if listener.service.relay().is_some() {
         prepare_passing(socket)?;
@@ -187,14 +186,12 @@ pub fn prepare_tcp_listener(socket: &Socket, listener: &Listener) -> io::Result<
     set_dscp(socket, listener.address.ip(), listener.dscp)
 }
 
-/// Sets what a connection needs whose bytes are passed on; connections inherit it from their
-/// listener.
+/// Sets what a relayed connection needs; connections inherit it from their listener.
 fn prepare_passing(socket: &Socket) -> io::Result<()> {
-    // Urgent bytes are passed on in their place: otherwise they are lost, and hold up what
-    // follows.
+    // Urgent bytes are relayed in their place: otherwise they are lost and block what follows.
     socket.set_out_of_band_inline(true)?;
-    // Who has vanished without a word is found out, also where nothing limits how long a
-    // connection may be idle; after the kernel's own time.
+    // Detects peers that vanish silently even where no idle limit is set, after the kernel's own
+    // time.
     socket.set_keepalive(true)
 }
 
@@ -222,10 +219,10 @@ fn steer_group(
     Ok(())
 }
 
-/// Sets what a listener's socket needs, also one that was opened by somebody else (systemd).
+/// Sets what a listener's UDP socket needs, including one that systemd opened.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn prepare_listener(socket: &Socket, listener: &Listener) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let ip = listener.address.ip();
@@ -237,7 +234,7 @@ pub fn prepare_listener(socket: &Socket, listener: &Listener) -> io::Result<()> 
         sys::set_option(socket.as_fd(), level, name, 1)?;
     }
     if ip.is_ipv4() {
-        // Answers are never fragmented on the word of a forged ICMP message (as unbound, knot).
+        // Answers are never fragmented because of a forged ICMP message (as in unbound and knot).
         let _ =
             sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT);
     }
@@ -245,10 +242,10 @@ pub fn prepare_listener(socket: &Socket, listener: &Listener) -> io::Result<()> 
     set_dscp(socket, ip, listener.dscp)
 }
 
-/// Opens one connected socket towards a backend, on a port of the kernel's choice.
+/// Opens one connected socket to a backend, from a port of the kernel's choice.
 ///
 /// # Errors
-/// What the kernel says: no route, no such interface, no descriptors left.
+/// The kernel's: no route, no such interface, no descriptors left.
 pub fn connect(backend: &Backend) -> io::Result<Socket> {
     let ip = backend.address.ip();
     let socket = udp(ip)?;
@@ -258,8 +255,8 @@ pub fn connect(backend: &Backend) -> io::Result<Socket> {
     set_buffers(&socket, backend.socket_options);
     set_dscp(&socket, ip, backend.dscp)?;
     if backend.client_address == ClientAddress::Transparent {
-        // One that is connected, or bound to an address of ours, would hear nothing that is sent
-        // to a client's.
+        // A socket that is connected, or bound to an address of ours, would not receive responses
+        // sent to a client's address.
         let any: IpAddr =
             if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         set_transparent(&socket, ip)?;
@@ -273,7 +270,7 @@ pub fn connect(backend: &Backend) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Lets a socket send from any address, and hear what is sent to any.
+/// Lets a socket send from, and receive for, any address.
 fn set_transparent(socket: &Socket, ip: IpAddr) -> io::Result<()> {
     let (level, name) = match ip {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
@@ -282,12 +279,12 @@ fn set_transparent(socket: &Socket, ip: IpAddr) -> io::Result<()> {
     sys::set_option(socket.as_fd(), level, name, 1)
 }
 
-/// Takes a listening socket out of its REUSEPORT group without closing it: the kernel gives a
-/// connected socket only its own peer's packets, so new queries go to the others of the group
-/// (another dnslob on the same port), while this one can still send answers from its port.
+/// Takes a UDP socket out of its REUSEPORT group without closing it. The kernel gives a connected
+/// socket only its peer's packets, so new queries go to the others of the group (another dnslob on
+/// the same port), while this one can still send answers from its port.
 ///
 /// # Errors
-/// What the kernel says; the socket then stays in the group.
+/// The kernel's; the socket then stays in the group.
 pub fn withdraw(socket: &Socket) -> io::Result<()> {
     // The socket's own address is a peer that nobody else can be.
     let mut own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
@@ -299,31 +296,31 @@ pub fn withdraw(socket: &Socket) -> io::Result<()> {
         });
     }
     socket.connect(&SockAddr::from(own))?;
-    // Some kernels leave it in the group, where a program that chooses (`--steer client`) can still
-    // choose it. To bind it to no interface, which it is not bound to, takes it out.
+    // Some kernels leave it in the group, where a program (`--steer client`) can still choose it.
+    // Binding it to no device, which it already has, takes it out.
     if socket.device().is_ok_and(|device| device.is_none()) {
         let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, 0);
     }
     Ok(())
 }
 
-/// Has a listening socket take no new connections, and lose none: those that are being made, or wait
-/// to be accepted, still come, to be given to [`accept_last`]. The client of a new one repeats its
-/// SYN, which the kernel then gives to whoever listens there without this socket, or refuses.
+/// Stops a listening socket from taking new connections without losing any: pending handshakes
+/// complete and can be accepted, then be given to [`accept_last`]. The client of a new connection
+/// repeats its SYN, which the kernel then gives to another listening socket, or refuses.
 ///
 /// # Errors
-/// What the kernel says; the socket then takes connections as before.
+/// The kernel's; the socket then accepts as before.
 pub fn withdraw_tcp_listener(socket: &Socket) -> io::Result<()> {
-    // A SYN with a lower TTL is dropped (ip(7)), and nearly all hosts begin with 64 or 128. The rest of
-    // a handshake is not looked at. A filter of the socket (BPF) would do the same, but some kernels
-    // want a capability for it.
+    // A SYN with a lower TTL is dropped (ip(7)), and nearly all hosts start with 64 or 128. The
+    // rest of a handshake is not checked. A BPF filter on the socket would do the same, but some
+    // kernels require a capability for it.
     set_ttl_min(socket, u8::MAX)
 }
 
 /// Sets what a connection needs that was accepted after [`withdraw_tcp_listener`].
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn accept_last(connection: &Socket) -> io::Result<()> {
     set_ttl_min(connection, 0)
 }
@@ -353,11 +350,11 @@ fn tcp(ip: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Begins a connection to a backend, from a port of the kernel's choice and, where `client` is
-/// given, from that address; whether it came about is known when the socket can be written.
+/// Starts a connection to a backend from a port of the kernel's choice and, where given, from the
+/// address `client`. Whether it succeeded is known when the socket becomes writable.
 ///
 /// # Errors
-/// What the kernel says at once: no route, no such interface, no descriptors left.
+/// The kernel's immediate ones: no route, no such interface, no descriptors left.
 pub fn connect_client(backend: &Backend, client: Option<IpAddr>) -> io::Result<Socket> {
     begin_client(backend, client, backend.connections.fast_open)
 }
@@ -373,7 +370,7 @@ fn begin_client(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> i
         set_transparent(&socket, ip)?;
     }
     if let Some(source) = client.or(backend.source) {
-        // The port is chosen at the connect, so that many connections can share it (ip(7)).
+        // The port is chosen at connect, so that many connections can share it (ip(7)).
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
         bind_source(&socket, source)?;
     }
@@ -388,12 +385,11 @@ fn begin_client(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> i
     }
 }
 
-/// Begins a connection, or opens a connected datagram socket, to a forward's target; `client` is
-/// whose address it comes from, where the target is to see that. `fast_open`: the caller writes at
-/// once, and the first bytes go with the connection's own first packet where that is possible.
-///
+/// Starts a connection to a relay's target, or opens a connected UDP socket to it. `client` is the
+/// source address, where the target is to see it. With `fast_open` the caller writes at once, and
+/// the first bytes go with the connection's first packet where possible.
 /// # Errors
-/// As [`connect_client`]; without the right to it, what the kernel says of a foreign address.
+/// As [`connect_client`]; without the capability, what the kernel says of a foreign address.
 pub fn connect_target(target: &Backend, client: Endpoint, udp: bool, fast_open: bool) -> io::Result<Socket> {
     let transparent = target.client_address == ClientAddress::Transparent;
     if !udp {
@@ -411,7 +407,7 @@ pub fn connect_target(target: &Backend, client: Endpoint, udp: bool, fast_open: 
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     let mut source = SocketAddr::from(client);
-    // From the client's own port, unless another flow of it has that.
+    // From the client's own port, unless another flow of that client has it.
     if socket.bind(&SockAddr::from(source)).is_err() {
         source.set_port(0);
         socket.bind(&SockAddr::from(source))?;
@@ -422,11 +418,11 @@ pub fn connect_target(target: &Backend, client: Endpoint, udp: bool, fast_open: 
     Ok(socket)
 }
 
-/// Binds a socket to the address that a server is to be asked from, and to any port.
+/// Binds a socket to a backend's source address, and to any port.
 ///
 /// # Errors
-/// What the kernel says. That the address is not this machine's is `HostUnreachable`: there is no
-/// way to the server from there, whatever else this machine has.
+/// The kernel's. An address that this machine does not have is `HostUnreachable`: the backend
+/// cannot be reached from there.
 pub fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0))).map_err(|e| {
         if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) {
@@ -436,8 +432,8 @@ pub fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
     })
 }
 
-/// Whether a call failed for want of something that this machine or process has used up: then it
-/// says nothing of the server that it was made for.
+/// Returns whether a call failed because this machine or process has run out of a resource, which
+/// says nothing about the backend.
 #[must_use]
 pub fn is_shortage(e: &io::Error) -> bool {
     const ERRORS: [i32; 8] = [
@@ -445,19 +441,19 @@ pub fn is_shortage(e: &io::Error) -> bool {
         libc::ENFILE,
         libc::ENOBUFS,
         libc::ENOMEM,
-        // Ports: of connections when they are made, of datagrams when they are bound or connected;
-        // processes, when one is started.
+        // Ports: of connections when they are made, of UDP sockets when they are bound or
+        // connected; processes, when one is started.
         libc::EADDRNOTAVAIL,
         libc::EADDRINUSE,
         libc::EAGAIN,
-        // What an epoll set may watch (fs.epoll.max_user_watches).
+        // Watches of an epoll set (fs.epoll.max_user_watches).
         libc::ENOSPC,
     ];
     e.raw_os_error().is_some_and(|number| ERRORS.contains(&number))
 }
 
-/// Whether [`accept`] failed for the one connection that was taken, so that the next may do well: it
-/// was aborted, a firewall forbids it, or the network has had an error for it (accept(2)).
+/// Returns whether [`accept`] failed for one connection only, so that the next may succeed: it was
+/// aborted, a firewall forbids it, or the network reported an error for it (accept(2)).
 #[must_use]
 pub fn concerns_one(e: &io::Error) -> bool {
     const ERRORS: [i32; 11] = [
@@ -476,16 +472,15 @@ pub fn concerns_one(e: &io::Error) -> bool {
     e.raw_os_error().is_some_and(|number| ERRORS.contains(&number))
 }
 
-/// Takes a connection that waits at a listening socket: its socket, non-blocking, and who is at
-/// the other end.
+/// Accepts a pending connection: its socket, non-blocking, and the peer's address.
 ///
 /// # Errors
-/// `WouldBlock` when nobody waits; what the kernel says otherwise.
+/// `WouldBlock` when none is pending; the kernel's otherwise.
 pub fn accept(listener: &Socket) -> io::Result<(Socket, Endpoint)> {
     sys::accept(listener.as_fd())
 }
 
-/// Asks for the sizes past the system's limit first (needs CAP_NET_ADMIN), then up to it.
+/// Requests sizes beyond the system's limit first (needs CAP_NET_ADMIN), then up to it.
 fn set_buffers(socket: &Socket, options: SocketOptions) {
     let sizes = [
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer),
@@ -494,7 +489,7 @@ fn set_buffers(socket: &Socket, options: SocketOptions) {
     for (force, plain, size) in sizes {
         let size = i32::try_from(size).unwrap_or(i32::MAX);
         if size > 0 && sys::set_option(socket.as_fd(), libc::SOL_SOCKET, force, size).is_err() {
-            // The kernel cuts a plain request to its limit rather than refuse it.
+            // The kernel caps a plain request rather than refuse it.
             let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, plain, size);
         }
     }
@@ -513,7 +508,7 @@ fn write_dscp(socket: &Socket, ip: IpAddr, dscp: u8) -> io::Result<()> {
     sys::set_option(socket.as_fd(), level, name, i32::from(dscp) << 2)
 }
 
-/// A classic BPF program that hashes the source address to a number below `shards`.
+/// Builds a classic BPF program that hashes the source address to a number below `shards`.
 fn client_hash(ipv4: bool, shards: u32) -> Vec<libc::sock_filter> {
     let op = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     // SKF_NET_OFF: offsets count from the IP header. The source address is at 12 (RFC 791) or at
@@ -562,7 +557,7 @@ mod tests {
         }
     }
 
-    /// Bound and listening, for one shard after the other, at a port that nobody has.
+    /// Opens bound and listening sockets, for one shard after the other, on a free port.
     fn open(listener: &mut Listener, steer: Steer, shards: usize) -> Vec<ListenerSockets> {
         if listener.address.port() == 0 {
             let free = std::net::TcpListener::bind(listener.address).expect("a port");
@@ -576,7 +571,7 @@ mod tests {
             })
             .collect();
         for (shard, sockets) in all_sockets.iter().enumerate() {
-            hear(sockets, listener, steer, ShardPosition { shard, shards, cpu: None }).expect("listening");
+            listen(sockets, listener, steer, ShardPosition { shard, shards, cpu: None }).expect("listening");
         }
         all_sockets
     }
@@ -592,7 +587,8 @@ mod tests {
         std::iter::from_fn(|| socket.recv(&mut buf).ok()).count()
     }
 
-    /// The sender waits until the kernel has queued all: loopback delivers inside the send call.
+    /// The sender waits until the kernel has queued everything: loopback delivers inside the send
+    /// call.
     fn ask_from(source: &str, group: &[UdpSocket], times: usize) {
         for _ in 0..times {
             let client = UdpSocket::bind(format!("{source}:0")).expect("a client");
@@ -602,13 +598,13 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_every_query_reaches_one_shard() {
+    fn all_queries_of_a_client_reach_one_shard() {
         let group = group("127.0.0.1:0", Steer::Client, 4);
         let mut used = std::collections::HashSet::new();
         for last in 1..40 {
             ask_from(&format!("127.0.0.{last}"), &group, 8);
             let counts: Vec<usize> = group.iter().map(heard).collect();
-            let shard = counts.iter().position(|n| *n > 0).expect("somebody heard");
+            let shard = counts.iter().position(|n| *n > 0).expect("one shard received it");
             assert_eq!(counts[shard], 8, "{counts:?}");
             used.insert(shard);
         }
@@ -616,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_want_of_something_keeps_a_listener_from_accepting() {
+    fn only_exhausted_resources_stop_accepting() {
         for number in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EBADF, libc::EINVAL] {
             assert!(!concerns_one(&io::Error::from_raw_os_error(number)), "{number}");
         }
@@ -626,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_here_says_nothing_of_a_server() {
+    fn local_shortages_are_recognised() {
         for (number, is_ours) in [
             (libc::EMFILE, true),
             (libc::ENFILE, true),
@@ -650,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_address_that_is_gone_is_no_way_to_a_server() {
+    fn a_source_address_that_is_gone_makes_a_backend_unreachable() {
         let socket = udp(Ipv4Addr::LOCALHOST.into()).expect("a socket");
         let e = bind_source(&socket, Ipv4Addr::new(192, 0, 2, 99).into()).expect_err("not ours");
         assert_eq!((e.kind(), is_shortage(&e)), (io::ErrorKind::HostUnreachable, false), "{e}");
@@ -669,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn withdrawn_sockets_hear_no_more_but_can_answer() {
+    fn withdrawn_sockets_receive_nothing_but_can_answer() {
         for (address, source) in [
             ("127.0.0.1:0", "127.0.0.1"),
             ("0.0.0.0:0", "127.0.0.1"),
@@ -697,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_socket_for_connections_loses_none_and_new_ones_go_to_others() {
+    fn a_withdrawn_tcp_listener_loses_no_connection() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             withdraw_beside(listener(address));
         }
@@ -710,14 +706,14 @@ mod tests {
         withdraw_tcp_listener(&old).expect("withdrawn");
         let fresh = create(&listener).expect("sockets");
         bind(&fresh, &listener, false).expect("beside the other");
-        hear(&fresh, &listener, Steer::Flow, ShardPosition { shard: 0, shards: 1, cpu: None })
+        listen(&fresh, &listener, Steer::Flow, ShardPosition { shard: 0, shards: 1, cpu: None })
             .expect("listening");
-        // Whichever of the two the kernel chooses for its first SYN.
+        // Either of the two may get the first SYN.
         let to = listener.address;
         let clients: Vec<_> = (0..8)
             .map(|_| std::thread::spawn(move || std::net::TcpStream::connect(to).expect("a connection")))
             .collect();
-        let (accepted, peer) = accept(&old).expect("it waited");
+        let (accepted, peer) = accept(&old).expect("it is pending");
         accept_last(&accepted).expect("set");
         assert_eq!(SocketAddr::from(peer), waiting.local_addr().expect("an address"));
         (&waiting).write_all(b"x").expect("sent");
@@ -731,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_had_alone_unless_it_is_to_be_shared() {
+    fn an_address_is_exclusive_unless_shared() {
         let mut first = listener("127.0.0.1:0");
         let _all_sockets = open(&mut first, Steer::Flow, 2);
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), first.address.port());
@@ -739,7 +735,7 @@ mod tests {
             for address in [first.address, any] {
                 let second = Listener { address, service: service.clone(), ..first.clone() };
                 let sockets = create(&second).expect("sockets");
-                let refused = bind(&sockets, &second, true).expect_err("somebody has it");
+                let refused = bind(&sockets, &second, true).expect_err("it is in use");
                 assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{address}");
                 let sockets = create(&second).expect("sockets");
                 bind(&sockets, &second, false).expect("both share it");
@@ -748,7 +744,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_hold_something_is_exposed() {
+    fn only_sockets_with_a_queue_are_exposed() {
         let mut listener = listener("127.0.0.1:0");
         let sockets = create(&listener).expect("sockets").exposed();
         assert!(sockets.udp.is_none() && sockets.tcp.is_none(), "nothing is bound");
@@ -761,7 +757,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_listener_has_its_options_on_the_same_sockets() {
+    fn changed_options_apply_to_open_sockets() {
         let mut before = listener("127.0.0.1:0");
         before.sockets = SocketOptions { receive_buffer: 65_536, send_buffer: 65_536 };
         let sockets = open(&mut before, Steer::Flow, 1).remove(0);
@@ -783,7 +779,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_fast_open_is_the_sockets_own() {
+    fn a_socket_has_its_own_fast_open_key() {
         let key = *b"0123456789abcdef";
         let connection_options =
             ConnectionOptions { fast_open: 16, fast_open_key: Some(key), ..ConnectionOptions::default() };
@@ -795,7 +791,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_refused_until_all_is_bound() {
+    fn connections_are_refused_before_listen() {
         let mut listener = listener("127.0.0.1:0");
         let position = ShardPosition { shard: 0, shards: 1, cpu: None };
         let sockets = create(&listener).expect("sockets");
@@ -804,7 +800,7 @@ mod tests {
         listener.address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
         let refused = std::net::TcpStream::connect(listener.address).expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        hear(&sockets, &listener, Steer::Flow, position).expect("listening");
+        listen(&sockets, &listener, Steer::Flow, position).expect("listening");
         std::net::TcpStream::connect(listener.address).expect("a connection");
     }
 }

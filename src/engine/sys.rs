@@ -1,9 +1,9 @@
 //! Every call to the operating system that needs `unsafe`, each wrapped safe.
 //!
-//! What it does not do: decide. The loops in `mmsg` own the order of things.
+//! It wraps calls and decides nothing: the loops own the order of things.
 //!
 //! ```text
-//!  Arrivals: one allocation of `n` strides
+//!  ReceiveBuffers: one allocation of `n` strides
 //!    | headroom 64 | message up to 4096 | tailroom 448 |   × n,   with name and control of each
 //! ```
 
@@ -37,16 +37,16 @@ mod raw;
 mod signal_stack;
 mod single;
 
-/// The stack of every thread that runs Lua. It is address space: memory is taken only for what was
-/// once used. LuaJIT bounds recursion by its own stack, whose 65,500 places can make some 6,000 C
-/// frames. Coroutines have such a stack each, and are begun within each other only as long as seven
-/// eighths of this are free.
+/// Stack of every thread that runs Lua, bytes. It is address space: memory is taken only for what
+/// was once used. LuaJIT limits recursion by its own stack, whose 65,500 slots can make some 6,000 C
+/// frames. Each coroutine has such a stack, and they nest only as long as seven eighths of this are
+/// free.
 pub const STACK_BYTES: usize = 64 << 20;
-/// Longest message taken, bytes: what dnsdist takes, and more than any EDNS size in use.
+/// Longest accepted message, bytes: as dnsdist, and more than any EDNS size in use.
 pub const MESSAGE_MAX: usize = 4096;
-/// Room before each message for what edits put in front.
+/// Headroom for what edits prepend, bytes.
 const HEADROOM: usize = 64;
-/// Room behind each message for what edits add; with the others a multiple of a cache line.
+/// Tailroom for what edits append, bytes; with the others a multiple of a cache line.
 const TAILROOM: usize = 448;
 /// Bytes for control messages: one IPV6_PKTINFO, or one UDP_SEGMENT beside it.
 const CONTROL: usize = 96;
@@ -63,59 +63,60 @@ const SEGMENT_MAX: usize = 1232;
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
-/// A local address that a datagram was sent to, with its interface's index.
+/// The local address of a datagram, with its interface's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
     /// The address, IPv4 mapped into IPv6.
     pub ip: [u8; 16],
-    /// The interface it came in by, for a link-local address, which means nothing without; else 0,
-    /// so that an address is one entry however often its interface changes.
+    /// The receiving interface, for a link-local address, which needs it; else 0, so that an
+    /// address is one entry however often its interface changes.
     pub interface: u32,
 }
 
-/// Datagrams that have arrived, in place, with where they came from.
-pub struct Arrivals {
+/// Received datagrams, in place, with their addresses.
+pub struct ReceiveBuffers {
     bytes: Box<[u8]>,
-    /// The longest datagram taken, and with its room.
+    /// The longest accepted datagram, bytes; and with headroom and tailroom.
     message_max: usize,
     stride: usize,
     names: Box<[sockaddr_in6]>,
     controls: Box<[Control]>,
     vectors: Box<[iovec]>,
     headers: Box<[mmsghdr]>,
-    /// What the headers are prepared to note, and how many of them the kernel may have changed.
+    /// The metadata that the headers are prepared for, and how many of them the kernel may have
+    /// changed.
     noted: Option<Note>,
     written: usize,
 }
 
-impl std::fmt::Debug for Arrivals {
+impl std::fmt::Debug for ReceiveBuffers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Arrivals").field("capacity", &self.capacity()).finish_non_exhaustive()
+        f.debug_struct("ReceiveBuffers").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
 }
 
-/// What is to be noted of each datagram besides its bytes.
+/// The metadata to record of each datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Nothing: the socket is connected.
+    /// None: the socket is connected.
     Nothing,
-    /// Who sent it.
+    /// The sender.
     Peer,
-    /// Who sent it, and to which local address.
+    /// The sender and the local address.
     PeerAndLocal,
 }
 
-impl Arrivals {
-    /// Room for `capacity` datagrams.
+impl ReceiveBuffers {
+    /// Allocates space for `capacity` datagrams.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self::with_space(capacity, MESSAGE_MAX)
+        Self::with_message_max(capacity, MESSAGE_MAX)
     }
 
-    /// Room for `capacity` datagrams of at most `message_max` bytes; the kernel gives memory only
-    /// to what is used of it.
+    /// Allocates space for `capacity` datagrams of at most `message_max` bytes; the kernel backs
+    /// only the pages that are used.
     #[must_use]
-    pub fn with_space(capacity: usize, message_max: usize) -> Self {
+    pub fn with_message_max(capacity: usize, message_max: usize) -> Self {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
         let (name, vector, header) = unsafe { (zeroed(), zeroed(), zeroed()) };
         let stride = HEADROOM + message_max + TAILROOM;
@@ -132,26 +133,26 @@ impl Arrivals {
         }
     }
 
-    /// Datagrams there is room for.
+    /// Returns the number of datagrams that fit.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.headers.len()
     }
 
-    /// Reads what `socket` has into places `first..`, without waiting, and says how many came.
+    /// Receives from `socket` into places `first..` without blocking, and returns how many.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there; what a connected socket was told by ICMP; others are
-    /// the socket's own trouble.
+    /// `WouldBlock` when nothing is there; ICMP errors of a connected socket; errors of the socket
+    /// itself.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, first: usize, note: Note) -> io::Result<usize> {
         let capacity = self.capacity();
-        // The kernel has written only into the headers that it filled.
+        // The kernel has written only the headers that it filled.
         let written = if self.noted == Some(note) { self.written } else { capacity };
         for at in first..written {
             self.reset(at, note);
         }
-        // Below `first` stand datagrams that are still wanted; only a caller that changes its
-        // note between them would leave headers there in the old form, and none does.
+        // Datagrams below `first` are still in use. Only a caller that changes its note between
+        // them would leave headers there in the old form, and none does.
         debug_assert!(first == 0 || self.noted == Some(note), "one note until all is delivered");
         self.noted = Some(note);
         // SAFETY: each header from `first` on is initialised, and points at a vector, a name and a
@@ -183,48 +184,48 @@ impl Arrivals {
         };
     }
 
-    /// Whether what was received last came with its sender's address.
+    /// Returns whether the last datagrams came with their sender's address.
     #[must_use]
     pub fn notes_peers(&self) -> bool {
         self.noted == Some(Note::Peer)
     }
 
-    /// Whether the datagram at `at` was longer than there is room for, and has been cut.
+    /// Returns whether the datagram at `at` was too long, and has been truncated.
     #[must_use]
     pub fn was_cut(&self, at: usize) -> bool {
         self.headers[at].msg_hdr.msg_flags & libc::MSG_TRUNC != 0
     }
 
-    /// The datagram at `at`, in place.
+    /// Returns the datagram at `at`, in place.
     pub fn packet(&mut self, at: usize) -> Packet<'_> {
         let length = self.headers[at].msg_len as usize;
         Packet::new(&mut self.bytes[at * self.stride..(at + 1) * self.stride], HEADROOM, length)
     }
 
-    /// The message of the datagram at `at`, as it arrived.
+    /// Returns the message of the datagram at `at`, as received.
     #[must_use]
     pub fn message(&self, at: usize) -> &[u8] {
         self.bytes(at, HEADROOM, self.headers[at].msg_len as usize)
     }
 
-    /// The same as it was left after an edit, which may have moved it.
+    /// Returns it as an edit has left it, which may have moved it.
     pub fn packet_at(&mut self, at: usize, start: usize, length: usize) -> Packet<'_> {
         Packet::new(&mut self.bytes[at * self.stride..(at + 1) * self.stride], start, length)
     }
 
-    /// The bytes that [`Arrivals::packet`] left at `at`.
+    /// Returns the bytes that [`ReceiveBuffers::packet`] left at `at`.
     #[must_use]
     pub fn bytes(&self, at: usize, start: usize, len: usize) -> &[u8] {
         &self.bytes[at * self.stride + start..at * self.stride + start + len]
     }
 
-    /// Who sent the datagram at `at`, if that was noted.
+    /// Returns the sender of the datagram at `at`, if recorded.
     #[must_use]
     pub fn peer(&self, at: usize) -> Option<Endpoint> {
         endpoint(&self.names[at])
     }
 
-    /// The local address that the datagram at `at` was sent to, if that was noted.
+    /// Returns the local address of the datagram at `at`, if recorded.
     #[must_use]
     pub fn local(&self, at: usize) -> Option<Local> {
         let header = &self.headers[at].msg_hdr;
@@ -259,7 +260,7 @@ impl Arrivals {
     }
 }
 
-/// An address that the kernel wrote.
+/// Reads an address that the kernel wrote.
 fn endpoint(name: &sockaddr_in6) -> Option<Endpoint> {
     match i32::from(name.sin6_family) {
         libc::AF_INET6 => Some(Endpoint {
@@ -278,10 +279,10 @@ fn endpoint(name: &sockaddr_in6) -> Option<Endpoint> {
     }
 }
 
-/// Takes a connection that waits at a listening socket: non-blocking, closed on exec.
+/// Accepts a pending connection: non-blocking, closed on exec.
 ///
 /// # Errors
-/// `WouldBlock` when nobody waits; what the kernel says otherwise.
+/// `WouldBlock` when none is pending; the kernel's otherwise.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(socket2::Socket, Endpoint)> {
     // SAFETY: a plain C structure for which all zeros is a valid value.
     let mut name: sockaddr_in6 = unsafe { zeroed() };
@@ -293,55 +294,55 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(socket2::Socket, Endpoint
     if n < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given us this descriptor, which nobody else knows.
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
     let socket = unsafe { socket2::Socket::from_raw_fd(n) };
     let peer = endpoint(&name).ok_or(io::ErrorKind::Unsupported)?;
     Ok((socket, peer))
 }
 
-/// One datagram to send: bytes of an arrival.
+/// One datagram to send: bytes of a received one.
 #[derive(Clone, Copy, Debug)]
 pub struct OutgoingDatagram {
-    /// Which arrival.
+    /// The index of the received datagram.
     pub at: usize,
-    /// Where its bytes begin, counted from the arrival's buffer.
+    /// Offset of its bytes in that datagram's buffer.
     pub start: usize,
-    /// How many.
+    /// Number of bytes.
     pub len: usize,
-    /// To whom; a connected socket knows.
+    /// The destination; `None` for a connected socket.
     pub to: Option<Endpoint>,
-    /// From which local address, where the socket is bound to a wildcard.
+    /// The source address, where the socket is bound to a wildcard.
     pub from: Option<Local>,
 }
 
-/// Scratch space for sending; holds nothing between calls.
-pub struct Departures {
+/// Scratch space for sending; empty between calls.
+pub struct SendBuffers {
     names: Box<[sockaddr_in6]>,
     controls: Box<[Control]>,
     vectors: Box<[iovec]>,
     headers: Box<[mmsghdr]>,
-    /// First parcel of each message.
+    /// The first datagram of each message.
     firsts: Vec<usize>,
 }
 
-impl std::fmt::Debug for Departures {
+impl std::fmt::Debug for SendBuffers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Departures").field("capacity", &self.headers.len()).finish_non_exhaustive()
+        f.debug_struct("SendBuffers").field("capacity", &self.headers.len()).finish_non_exhaustive()
     }
 }
 
-/// How a run of equal datagrams is handed to the kernel.
+/// How a run of datagrams of equal length is passed to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// One message a datagram.
+    /// One message per datagram.
     Never,
-    /// Neighbours of equal length to the same peer as one message (UDP_SEGMENT); the last of a
-    /// run may be shorter.
+    /// Neighbours of equal length to one peer as one message (UDP_SEGMENT); the last of a run may
+    /// be shorter.
     Runs,
 }
 
-impl Departures {
-    /// Space for `capacity` datagrams a call.
+impl SendBuffers {
+    /// Allocates space for `capacity` datagrams per call.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         // SAFETY: these are plain C structures for which all zeros is a valid value.
@@ -355,12 +356,12 @@ impl Departures {
         }
     }
 
-    /// Sends `datagrams` by `socket` without waiting. `failed` hears of each range of parcels that
-    /// the kernel refused, and why; the others were sent.
+    /// Sends `datagrams` by `socket` without blocking. `failed` is called with each range of
+    /// datagrams that the kernel refused, and the error; the others were sent.
     pub fn send(
         &mut self,
         socket: BorrowedFd<'_>,
-        arrivals: &Arrivals,
+        received_datagrams: &ReceiveBuffers,
         datagrams: &[OutgoingDatagram],
         segment: Segment,
         failed: &mut dyn FnMut(std::ops::Range<usize>, &io::Error),
@@ -368,14 +369,19 @@ impl Departures {
         let most = self.headers.len();
         for (number, chunk) in datagrams.chunks(most).enumerate() {
             let done = number * most;
-            self.fill(arrivals, chunk, segment);
+            self.fill(received_datagrams, chunk, segment);
             self.hand_over(socket, &mut |range, error| {
                 failed(done + range.start..done + range.end, error);
             });
         }
     }
 
-    fn fill(&mut self, arrivals: &Arrivals, datagrams: &[OutgoingDatagram], segment: Segment) {
+    fn fill(
+        &mut self,
+        received_datagrams: &ReceiveBuffers,
+        datagrams: &[OutgoingDatagram],
+        segment: Segment,
+    ) {
         self.firsts.clear();
         let mut at = 0;
         while at < datagrams.len() {
@@ -383,16 +389,16 @@ impl Departures {
                 Segment::Never => 1,
                 Segment::Runs => run_length(&datagrams[at..]),
             };
-            self.message(arrivals, &datagrams[at..at + run], at);
+            self.message(received_datagrams, &datagrams[at..at + run], at);
             at += run;
         }
         self.firsts.push(datagrams.len());
     }
 
-    /// Prepares one message of parcels `first..first + run.len()`.
-    fn message(&mut self, arrivals: &Arrivals, run: &[OutgoingDatagram], first: usize) {
+    /// Prepares one message of the datagrams `first..first + run.len()`.
+    fn message(&mut self, received_datagrams: &ReceiveBuffers, run: &[OutgoingDatagram], first: usize) {
         for (vector, datagram) in self.vectors[first..].iter_mut().zip(run) {
-            let bytes = arrivals.bytes(datagram.at, datagram.start, datagram.len);
+            let bytes = received_datagrams.bytes(datagram.at, datagram.start, datagram.len);
             *vector = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         }
         let number = self.firsts.len();
@@ -445,7 +451,7 @@ impl Departures {
         let mut sent = 0;
         let mut retried = usize::MAX;
         while sent < messages {
-            // SAFETY: headers `sent..messages` were filled by `message` from parcels that the
+            // SAFETY: headers `sent..messages` were filled by `message` from datagrams that the
             // caller's borrow keeps alive; vectors, names and controls are owned by `self`.
             // JUSTIFICATION: as for recvmmsg, and UDP_SEGMENT saves another 14 to 23 %.
             let error = match unsafe { raw::send(socket, &mut self.headers[sent..messages]) } {
@@ -456,11 +462,11 @@ impl Departures {
                 }
                 Err(error) => error,
             };
-            // A connected socket reports an earlier packet's ICMP error instead of sending this
-            // one: the second call sends it.
+            // A connected socket reports an earlier packet's ICMP error before it sends this one:
+            // the second call sends it.
             let earlier = error.kind() == io::ErrorKind::ConnectionRefused
                 || error.kind() == io::ErrorKind::Interrupted;
-            // Memory of the kernel's that the next moment may bring.
+            // The kernel lacks memory for the moment.
             let short = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
             if (earlier || short) && retried != sent {
                 retried = sent;
@@ -472,7 +478,7 @@ impl Departures {
     }
 }
 
-/// Parcels from the front that one UDP_SEGMENT message may hold.
+/// Returns how many datagrams from the front fit one UDP_SEGMENT message.
 fn run_length(datagrams: &[OutgoingDatagram]) -> usize {
     let first = datagrams[0];
     if first.len > SEGMENT_MAX {
@@ -518,7 +524,7 @@ fn write_name(name: &mut sockaddr_in6, to: &Endpoint) -> u32 {
     }
 }
 
-/// Writes one control message and says how far it reaches.
+/// Writes one control message and returns its length.
 ///
 /// # Safety
 /// `control` must point at `CMSG_SPACE(size_of::<T>())` writable bytes, aligned for `cmsghdr`.
@@ -540,13 +546,13 @@ unsafe fn write_pktinfo(control: *mut cmsghdr, local: &Local) -> usize {
     let v6 = Ipv6Addr::from(local.ip);
     match v6.to_ipv4_mapped() {
         Some(v4) => {
-            // The route decides the interface; only the source address is ours to say.
+            // Routing decides the interface; only the source address is ours to set.
             let info = in_pktinfo {
                 ipi_ifindex: 0,
                 ipi_spec_dst: libc::in_addr { s_addr: u32::from(v4).to_be() },
                 ipi_addr: libc::in_addr { s_addr: 0 },
             };
-            // SAFETY: handed on to the caller.
+            // SAFETY: the caller's promise.
             unsafe { write_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, &info) }
         }
         None => {
@@ -554,7 +560,7 @@ unsafe fn write_pktinfo(control: *mut cmsghdr, local: &Local) -> usize {
                 ipi6_addr: libc::in6_addr { s6_addr: local.ip },
                 ipi6_ifindex: local.interface,
             };
-            // SAFETY: handed on to the caller.
+            // SAFETY: the caller's promise.
             unsafe { write_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info) }
         }
     }

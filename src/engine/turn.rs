@@ -1,18 +1,18 @@
-//! How much is done in one turn of the loop, and what is left for the next one. It decides only; the
-//! clock is handed in.
+//! The budget of one turn of the loop, and what is left for the next. It only decides; the clock is
+//! passed in.
 //!
 //! ```text
 //!  turn:   datagrams │ slice │ datagrams │ slice │ datagrams │ slice │ ...
 //!  round:            │ read ─────── go on with what is held ───── write │ read ...
 //! ```
 //!
-//! DNS over UDP is served in every turn. Connections are served in rounds: those that are ready are
-//! read, those that hold messages go on, then all that this brought is written, so that what is written
-//! is as much as can be. A round takes as many turns as it needs: each works on it for one slice. So
-//! the wait of a datagram depends neither on how many connections there are nor on what they send.
+//! DNS over UDP is served in every turn. Connections are served in rounds: ready ones are read,
+//! those with buffered messages continue, then all output is written, so that one write carries as
+//! much as possible. A round takes as many turns as it needs, one slice in each. So the latency of
+//! a datagram depends neither on the number of connections nor on what they send.
 //!
-//! A slice is measured in time, because what one step costs differs by a factor of a thousand: a small
-//! read, a TLS handshake, a query that meets rules in Lua. A step itself is bounded by number: queries
+//! A slice is measured in time, because the cost of a step varies by a factor of a thousand: a
+//! small read, a TLS handshake, a query that meets Lua rules. A step is bounded by number: queries
 //! and answers of a connection, bytes of a relayed one, accepts, one handshake.
 
 use std::collections::VecDeque;
@@ -20,50 +20,50 @@ use std::collections::VecDeque;
 use crate::base::addr::{ConnectionSlot, ListenerSlot};
 use crate::base::time::{Tick, TickDelta};
 
-/// Connections are worked on for so long before datagrams are read again: long enough that the turn
-/// itself (two or three system calls) is one or two percent of it, and not much longer than a UDP
-/// query takes anyhow.
+/// Time for connections before datagrams are read again: long enough that the turn itself (two or
+/// three system calls) is one or two percent of it, and not much longer than a UDP query takes in
+/// any case.
 const SLICE: TickDelta = TickDelta::from_us(100);
-/// Without datagrams for a while: the first one that comes then waits a little longer, and the others do
-/// not.
+/// The same without recent datagrams: the first one that arrives waits a little longer, the others
+/// do not.
 const SLICE_QUIET: TickDelta = TickDelta::from_us(250);
-/// That while.
+/// Time without datagrams until the longer slice applies.
 const QUIET_AFTER: TickDelta = TickDelta::from_ms(10);
-/// And longer by so much for each datagram of the turn, which is about what one costs: however many
-/// come, connections have their share.
+/// Additional time for each datagram of the turn, about what one costs: connections get their share
+/// under any load.
 const DATAGRAM: TickDelta = TickDelta::from_us(1);
 /// Connections accepted from one listener in one step.
 pub(super) const ACCEPTS: usize = 8;
-/// And in one round: a listener that is flooded does not keep established connections waiting.
+/// The same in one round: a flooded listener does not starve established connections.
 const ACCEPTS_PER_ROUND: usize = 64;
-/// The same of a listener that is being closed: all that wait there, unless they never end.
+/// The same for a listener that is being closed: all pending ones, within a bound.
 const ACCEPTS_LAST: usize = 65_536;
 /// Batches read from a socket that is being closed.
 pub(super) const BATCHES_LAST: usize = 4_096;
 
-/// Light steps between two looks at the clock, which costs a hundredth of one.
+/// Light steps between two clock reads, each of which costs a hundredth of a step.
 const LIGHT_STEPS: u32 = 4;
 
-/// What a step costs, about.
+/// The approximate cost of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weight {
-    /// A read or a write of a connection: some microseconds.
+    /// A read or write of a connection: some microseconds.
     Light,
-    /// Perhaps much more: TLS handshakes, relayed bytes, accepts, many messages.
+    /// Possibly much more: TLS handshakes, relayed bytes, accepts, many messages.
     Heavy,
 }
 
-/// A part of a turn.
+/// The part of a turn that connections get.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slice {
     ends: Tick,
-    /// Light steps since the last look at the clock.
+    /// Light steps since the last clock read.
     light: u32,
     is_over: bool,
 }
 
 impl Slice {
-    /// Begins after a turn's `datagrams`, so many; the last one came at that time.
+    /// Begins after a turn that read `datagrams`; `last` is the time of the last datagram.
     pub(super) fn begin(now: Tick, datagrams: usize, last: Tick) -> Self {
         let span = if now.since(last) < QUIET_AFTER { SLICE } else { SLICE_QUIET };
         let extra = DATAGRAM.0.saturating_mul(datagrams as u64);
@@ -71,7 +71,8 @@ impl Slice {
         Self { ends, light: 0, is_over: false }
     }
 
-    /// Whether it has ended with this step. To be asked after it, so that there is one in each slice.
+    /// Returns whether it ends with this step. Asked after each step, so every slice has at least
+    /// one.
     pub(super) fn ends_with(&mut self, step: Weight, now: impl FnOnce() -> Tick) -> bool {
         self.light += 1;
         if !self.is_over && (step == Weight::Heavy || self.light >= LIGHT_STEPS) {
@@ -82,58 +83,58 @@ impl Slice {
     }
 }
 
-/// Where a round stands.
+/// The stage of a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// None has begun.
+    /// No round has begun.
     #[default]
     Idle,
-    /// Servers' connections are read.
+    /// Backend connections are read.
     Answers,
-    /// Clients' connections are read, and relayed ones served.
+    /// Client connections are read, and relayed ones served.
     Clients,
     /// Connections are accepted, listeners closed.
     Listeners,
-    /// Connections go on with messages that they hold.
+    /// Connections continue with messages that they have buffered.
     Held,
-    /// What there is to write is written, and what has ended is closed.
+    /// Pending output is written, and ended connections are closed.
     Pending,
-    /// Connections that are closed on our side are looked at.
+    /// Draining connections are checked.
     Closed,
 }
 
-/// One step at a listener, or of closing one.
+/// Work at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Accept connections, at most so many.
+    /// Accept connections up to this number.
     Accept(ListenerSlot, usize),
-    /// Read datagrams of a listener that is being closed, at most so many batches.
+    /// Read up to this number of batches of datagrams of a closing listener.
     Empty(ListenerSlot, usize),
-    /// Accept what waits at a listener that is being closed, at most so many, then close it.
+    /// Accept up to this number of pending connections of a closing listener, then close it.
     Close(ListenerSlot, usize),
-    /// Read a connection for the last time that came by such a listener.
+    /// Read a connection of such a listener for the last time.
     ReadLast(ConnectionSlot),
-    /// Connections of a listener bring no more queries.
+    /// Take no more queries from a listener's connections.
     Finish(ListenerSlot),
 }
 
 impl Task {
-    /// Connections wait at a listener.
+    /// Connections are pending at a listener.
     pub(super) const fn accept(listener: ListenerSlot) -> Self {
         Self::Accept(listener, ACCEPTS_PER_ROUND)
     }
 
-    /// A listener for datagrams is being closed.
+    /// A UDP listener is being closed.
     pub(super) const fn empty(listener: ListenerSlot) -> Self {
         Self::Empty(listener, BATCHES_LAST)
     }
 
-    /// A listener for connections is being closed.
+    /// A TCP listener is being closed.
     pub(super) const fn close(listener: ListenerSlot) -> Self {
         Self::Close(listener, ACCEPTS_LAST)
     }
 
-    /// What is left of it after a step that found `more` to do; none when it has had its share.
+    /// Returns what is left after a step that found `more` to do; `None` when its share is used up.
     pub(super) fn after_step(self, more: bool) -> Option<Self> {
         let left = |most: usize, step| most.checked_sub(step).filter(|left| more && *left > 0);
         match self {
@@ -147,13 +148,13 @@ impl Task {
 
 /// A round of work on connections.
 ///
-/// Connections are opened by what follows the reading of those that were found ready, and closed by
-/// their own event or after all reading: no event of a round is about the successor of its connection.
+/// Connections are opened after the ready ones have been read, and closed by their own event or
+/// after all reading: no event of a round can refer to the successor of its connection.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     stage: Stage,
     tasks: VecDeque<Task>,
-    /// Steps of the present stage that are still to come: what joins later waits for the next round.
+    /// Steps left in this stage: work added later waits for the next round.
     steps: usize,
 }
 
@@ -162,37 +163,37 @@ impl Round {
         self.stage
     }
 
-    /// Begins the next stage, which has so many steps.
+    /// Begins the next stage with this number of steps.
     pub(super) const fn enter(&mut self, stage: Stage, steps: usize) {
         (self.stage, self.steps) = (stage, steps);
     }
 
-    /// One of the steps is done.
+    /// Notes that one step is done.
     pub(super) const fn end_step(&mut self) {
         self.steps = self.steps.saturating_sub(1);
     }
 
-    /// Whether the stage has steps left.
+    /// Returns whether the stage has steps left.
     pub(super) const fn has_steps(&self) -> bool {
         self.steps > 0
     }
 
-    /// Something is to be done at a listener.
+    /// Adds work at a listener.
     pub(super) fn add(&mut self, task: Task) {
         self.tasks.push_back(task);
     }
 
-    /// Whether nothing is to be done at listeners.
+    /// Returns whether there is no work at listeners.
     pub(super) fn is_free(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Forgets what was to be done: the connections are closed.
+    /// Drops all work, because the connections are closed.
     pub(super) fn abandon(&mut self) {
         *self = Self::default();
     }
 
-    /// The next step at a listener. They take turns.
+    /// Returns the next work at a listener, in turn.
     pub(super) fn next_task(&mut self) -> Option<Task> {
         self.tasks.pop_front()
     }
@@ -207,16 +208,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_ends_on_time_or_with_the_step_that_takes_longer() {
+    fn a_slice_ends_when_its_time_is_used() {
         let mut slice = Slice::begin(us(1_000), 0, us(900));
         assert!(!slice.ends_with(Weight::Heavy, || us(1_000)));
         assert!(!slice.ends_with(Weight::Heavy, || us(1_099)));
         assert!(slice.ends_with(Weight::Heavy, || us(1_100)));
-        assert!(slice.ends_with(Weight::Light, || panic!("known")), "it stays over");
+        assert!(slice.ends_with(Weight::Light, || panic!("the clock is not needed")), "it stays ended");
     }
 
     #[test]
-    fn the_clock_is_looked_at_after_a_heavy_step_or_some_light_ones() {
+    fn the_clock_is_read_after_a_heavy_step_or_some_light_ones() {
         let mut slice = Slice::begin(us(0), 0, us(0));
         for _ in 0..3 {
             for _ in 1..LIGHT_STEPS {
@@ -233,14 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_longer_while_no_datagrams_come() {
+    fn slices_are_longer_without_datagrams() {
         let mut slice = Slice::begin(us(20_000), 0, us(5_000));
         assert!(!slice.ends_with(Weight::Heavy, || us(20_249)));
         assert!(slice.ends_with(Weight::Heavy, || us(20_250)));
     }
 
     #[test]
-    fn connections_have_half_the_time_when_datagrams_come_without_end() {
+    fn connections_get_half_the_time_under_a_datagram_flood() {
         for datagrams in [0, 64, 4_096] {
             let mut slice = Slice::begin(us(0), datagrams, us(0));
             let lasts = (0..).find(|now| slice.ends_with(Weight::Heavy, || us(*now)));
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_joins_a_stage_waits_for_the_next_round() {
+    fn work_added_to_a_stage_waits_for_the_next_round() {
         let mut round = Round::default();
         let mut waiting = VecDeque::from([1, 2, 3]);
         let mut served = Vec::new();
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_take_turns_and_a_flooded_one_has_its_share() {
+    fn listeners_take_turns_and_a_flooded_one_is_bounded() {
         let mut round = Round::default();
         round.add(Task::accept(ListenerSlot(1)));
         round.add(Task::accept(ListenerSlot(2)));
@@ -277,7 +278,7 @@ mod tests {
         while let Some(task) = round.next_task() {
             let Task::Accept(listener, _) = task else { panic!("{task:?}") };
             steps.push(listener.0);
-            // The second one has nobody waiting after the first step.
+            // The second one has nothing pending after the first step.
             if let Some(rest) = task.after_step(listener.0 == 1) {
                 round.add(rest);
             }
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_ends_however_much_comes() {
+    fn closing_ends_under_any_load() {
         for task in [Task::close(ListenerSlot(0)), Task::empty(ListenerSlot(0))] {
             let steps = std::iter::successors(Some(task), |task| task.after_step(true)).count();
             assert!(steps > 4_000 && steps <= 8_192, "{task:?}: {steps}");

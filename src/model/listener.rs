@@ -28,7 +28,7 @@ pub struct Listener {
     pub slot: ListenerSlot,
     /// The address and port.
     pub address: SocketAddr,
-    /// Bind to this network interface (`interface`).
+    /// The network interface to bind to (`interface`).
     pub interface: Option<String>,
     /// Another process of the same user may bind to the address too (`reusePort`).
     pub reuse_port: bool,
@@ -36,7 +36,7 @@ pub struct Listener {
     pub sockets: SocketOptions,
     /// DSCP of outgoing packets, 0 to 63.
     pub dscp: u8,
-    /// What is served here.
+    /// The service.
     pub service: Service,
     /// How connections are accepted.
     pub connection_options: ConnectionOptions,
@@ -88,7 +88,7 @@ pub enum Service {
     /// Plain DNS over UDP and TCP.
     #[default]
     Dns,
-    /// Plain DNS over UDP alone (`doTCP=false`).
+    /// Plain DNS over UDP only (`doTCP=false`).
     DnsUdp,
     /// DNS over TLS (`addTLSLocal`).
     Dot(ListenerTls),

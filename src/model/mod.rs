@@ -97,7 +97,7 @@ impl Snapshot {
             let old = before.backend(backend.slot).and_then(|b| b.connections.tls.as_ref());
             if let (Some(old), Some(new)) = (old, &backend.connections.tls)
                 && old == new
-                && new.tls.trusts_as(&old.tls)
+                && new.tls.trusts_like(&old.tls)
             {
                 Arc::make_mut(backend).connections.tls = Some(old.clone());
             }
@@ -156,13 +156,13 @@ pub struct Globals {
     pub ecs_override: bool,
     /// Prefix length of the client subnet for IPv4 (`setECSSourcePrefixV4`).
     pub ecs_v4: u8,
-    /// For IPv6 (`setECSSourcePrefixV6`).
+    /// The same for IPv6 (`setECSSourcePrefixV6`).
     pub ecs_v6: u8,
-    /// All queries of a client come to one shard (`--steer client`): limits by client are exact.
+    /// All queries of a client reach one shard (`--steer client`): limits by client are exact.
     pub clients_stay: bool,
     /// Limits of client connections.
     pub client_connections: ClientConnectionLimits,
-    /// PROXY headers of clients.
+    /// Limits of clients' PROXY headers.
     pub proxy: ProxyLimits,
 }
 
@@ -188,7 +188,7 @@ impl Default for Globals {
     }
 }
 
-/// Buffer sizes of a UDP socket, bytes; 0 leaves the kernel's default.
+/// Buffer sizes of a UDP socket, bytes; 0 keeps the kernel's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
     /// `SO_RCVBUF`.
@@ -202,7 +202,7 @@ pub struct SocketOptions {
 pub struct Backend {
     /// Its stable slot.
     pub slot: BackendSlot,
-    /// Identity over reloads and, for chashed, over machines: `id=` or the address.
+    /// Identity across reloads and, for chashed, across machines: `id=` or the address.
     pub id: String,
     /// Display name; the address by default.
     pub name: String,
@@ -218,7 +218,7 @@ pub struct Backend {
     pub timeout: TickDelta,
     /// UDP sockets (source ports) per shard, 1 to 255; 0 for a relay's target.
     pub sockets: u8,
-    /// Outstanding queries per shard, at most; a query above it is dropped and counted.
+    /// Most outstanding queries per shard; one more is dropped and counted.
     pub outstanding_max: u32,
     /// Outstanding queries over all shards above which policies skip it; 0 means no limit
     /// (`maxOutstandingQueries`).
@@ -239,7 +239,7 @@ pub struct Backend {
     pub tee: bool,
     /// It is a relay's target: it gets no query, and has no UDP sockets (`sockets` is 0).
     pub target: bool,
-    /// Its connections.
+    /// The options of its connections.
     pub connections: BackendConnectionOptions,
     /// How it learns the client's address.
     pub client_address: ClientAddress,
@@ -320,10 +320,10 @@ impl Default for BackendConnectionOptions {
     }
 }
 
-/// How a backend learns the client's address, besides EDNS client subnet.
+/// How a backend learns the client's address, apart from EDNS client subnet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientAddress {
-    /// It does not.
+    /// Not at all.
     #[default]
     Hidden,
     /// By a PROXY header: in front of each datagram, and at the start of each connection, which
@@ -359,11 +359,11 @@ impl Backend {
 pub enum HealthMode {
     /// Probe it continuously.
     Auto,
-    /// Up, without probes.
+    /// Forced up, without probes.
     Up,
-    /// Down, without probes.
+    /// Forced down, without probes.
     Down,
-    /// No new queries; the outstanding ones finish.
+    /// No new queries; outstanding ones finish.
     Drain,
     /// Probe it only when live queries fail.
     Lazy,
@@ -382,7 +382,7 @@ pub enum Probe {
     Connect,
     /// A connection or a datagram that sends data and expects a response.
     SendExpect(SendExpect),
-    /// A program: exit code 0 is healthy. It gets the address and the port as its last arguments.
+    /// A program: exit code 0 means healthy. Address and port are its last arguments.
     Script(Vec<String>),
 }
 
@@ -412,7 +412,7 @@ pub struct Health {
     pub qclass: u16,
     /// Set CD in the probe.
     pub set_cd: bool,
-    /// NXDOMAIN and REFUSED count as failures too.
+    /// NXDOMAIN and REFUSED are failures too.
     pub must_resolve: bool,
     /// Interval of probes.
     pub interval: TickDelta,
@@ -429,7 +429,7 @@ pub struct Health {
     pub judge: Option<LuaFunction>,
     /// After its return its share grows from small to full over this span; 0 switches it off.
     pub slow_start: TickDelta,
-    /// Lazy probing.
+    /// Settings of lazy checks.
     pub lazy: Lazy,
 }
 
@@ -440,7 +440,7 @@ pub struct LuaFunction(pub u32);
 /// When lazy health checks begin to probe (dnsdist's `lazyHealthCheck*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lazy {
-    /// Failed live queries of the sample, percent, from which probes begin.
+    /// Percentage of failed live queries in the sample from which probes start.
     pub threshold_percent: u8,
     /// Size of the sample: the last live queries.
     pub sample: u16,
@@ -454,7 +454,7 @@ pub struct Lazy {
     pub servfail_counts: bool,
 }
 
-/// A set of backends with a policy over them.
+/// A set of backends with a policy.
 #[derive(Clone, Debug)]
 pub struct Pool {
     /// Empty for the default pool.
@@ -463,11 +463,11 @@ pub struct Pool {
     pub members: Vec<BackendSlot>,
     /// How one of them is selected.
     pub policy: Policy,
-    /// chashed's ring over all members, built once here.
+    /// chashed's ring over all members, built once.
     pub ring: Option<Arc<Ring>>,
     /// Query a second server when the first is slow.
     pub retry: Option<Retry>,
-    /// Under this share of members up, parts per million, all are used; 0 switches it off.
+    /// When less than this share of members is up, parts per million, all are used; 0 disables it.
     pub panic_ppm: u32,
     /// Eject servers that perform worse than their peers.
     pub eject: Option<Eject>,
@@ -509,7 +509,7 @@ pub struct Eject {
     pub excess_ppm: u32,
     /// Duration of the ejection.
     pub span: TickDelta,
-    /// Never more than this share of the pool, parts per million.
+    /// Most ejected members of the pool, parts per million.
     pub share_max_ppm: u32,
     /// No decision with fewer queries than this in a window of ten seconds.
     pub queries_min: u32,

@@ -1,9 +1,9 @@
-//! Why connections end: each has a name, and is counted under it.
+//! Why connections end: each reason has a name and a counter.
 
 use crate::base::reasons::reasons;
 
 reasons! {
-    /// Why a client's connection ended.
+    /// Why a client connection ended.
     ClientCloseReason {
         /// The client closed it.
         Client = "client",
@@ -11,47 +11,47 @@ reasons! {
         Broken = "broken",
         /// An address outside the ACL.
         Acl = "acl",
-        /// More connections than there may be.
+        /// The limit of connections was reached.
         Connections = "connections",
-        /// More connections to a listener than it may have.
+        /// The listener's limit of connections was reached.
         ListenerConnections = "listener-connections",
-        /// More connections of this client than it may have.
+        /// The client's limit of connections was reached.
         PerClient = "per-client",
-        /// More new connections of this client than it may open.
+        /// The client's rate of new connections was exceeded.
         Rate = "rate",
-        /// A client that was turned away for a while.
+        /// The client is banned for a while.
         Banned = "banned",
-        /// No query for as long as a connection may be idle.
+        /// No query within the idle time-out.
         Idle = "idle",
-        /// A query that was begun and not finished in time.
+        /// A query was not completed in time.
         ReadTimeout = "read-timeout",
-        /// Answers that were not taken in time.
+        /// Answers were not read in time.
         WriteTimeout = "write-timeout",
-        /// More answers waiting than the shard has memory for.
+        /// More unwritten answers than the shard has memory for.
         WriteBacklog = "write-backlog",
-        /// As long as a connection may last.
+        /// The longest life of a connection was reached.
         Duration = "duration",
-        /// As many queries as a connection may bring.
+        /// The most queries of a connection were reached.
         Queries = "queries",
-        /// More reads for a query than it may take: a client that sends by single bytes.
+        /// Too many reads for a query: the client sends byte by byte.
         Reads = "reads",
-        /// A frame that no DNS message can be in.
+        /// A frame that cannot contain a DNS message.
         BadFrame = "bad-frame",
-        /// Too many connections: idle ones go first.
+        /// Too many connections: an idle one was closed.
         Overload = "overload",
-        /// It had been idle for the longest when descriptors were used up, and made room for another.
+        /// Evicted as the longest idle one when descriptors ran out.
         Evicted = "evicted",
         /// No descriptor was left for it, and no other connection was idle.
         Descriptors = "descriptors",
-        /// A zone transfer that its server did not finish, or that a rule dropped.
+        /// A zone transfer that its server did not complete, or that a rule dropped.
         Transfer = "transfer",
         /// A handshake that failed: not TLS, no common cipher or version, and the like.
         Handshake = "handshake",
-        /// A handshake that was not finished in time.
+        /// A handshake that was not completed in time.
         HandshakeTimeout = "handshake-timeout",
-        /// More new or resumed TLS sessions of this client than it may have.
+        /// The client's rate of new or resumed TLS sessions was exceeded.
         SessionRate = "session-rate",
-        /// A PROXY header that is missing where one is due, malformed, or from a stranger.
+        /// A PROXY header that is missing where required, malformed, or not allowed.
         Proxy = "proxy",
         /// Its listener was closed, or the process stops.
         Closing = "closing",
@@ -59,8 +59,8 @@ reasons! {
 }
 
 impl ClientCloseReason {
-    /// Whether the connection ends because its client is to ask no more, with all answers written,
-    /// while the client may still be sending.
+    /// Returns whether the connection ends because no more queries are accepted, with all answers
+    /// written, while the client may still be sending.
     #[must_use]
     pub const fn follows_answers(self) -> bool {
         matches!(self, Self::Duration | Self::Queries | Self::Overload | Self::Closing)
@@ -68,39 +68,39 @@ impl ClientCloseReason {
 }
 
 reasons! {
-    /// Why a line, a connection to a server, ended.
+    /// Why a backend connection ended.
     BackendCloseReason {
-        /// It was not accepted.
+        /// The server refused it.
         Refused = "refused",
-        /// It did not come about in time.
+        /// It was not established in time.
         ConnectTimeout = "connect-timeout",
         /// The server closed it.
         Closed = "closed",
         /// It broke: a reset, or an error of the network.
         Broken = "broken",
-        /// An answer was owed for too long.
+        /// An answer was outstanding for too long.
         Silent = "silent",
-        /// Queries were not taken in time.
+        /// Queries were not accepted in time.
         WriteTimeout = "write-timeout",
-        /// A frame that no DNS message can be in.
+        /// A frame that cannot contain a DNS message.
         BadFrame = "bad-frame",
-        /// The TLS handshake failed, or the certificate is not good.
+        /// The TLS handshake failed, or the certificate is invalid.
         Handshake = "handshake",
         /// No descriptor or memory was left for it.
         Local = "local",
-        /// It was idle, and enough others are kept.
+        /// It was idle, and enough others are open.
         Idle = "idle",
-        /// The server was taken out of the configuration, or its line has served its purpose.
+        /// The server left the configuration, or the connection was no longer needed.
         Done = "done",
     }
 }
 
 reasons! {
-    /// Why a passage, a connection or flow of a forward, ended.
+    /// Why a relay session, a connection or flow, ended.
     RelayCloseReason {
-        /// The client was the first to close it.
+        /// The client closed it first.
         Client = "client",
-        /// The target was the first to close it.
+        /// The target closed it first.
         Target = "target",
         /// The client's side broke: a reset, or an error of the network.
         ClientBroken = "client-broken",
@@ -108,17 +108,17 @@ reasons! {
         TargetBroken = "target-broken",
         /// Every target refused, timed out, or could not be reached.
         NoTarget = "no-target",
-        /// Nothing went either way for as long as it may be idle.
+        /// No data either way within the idle time-out.
         Idle = "idle",
-        /// An address outside the forward's ACL.
+        /// An address outside the relay's ACL.
         Acl = "acl",
-        /// More connections or flows than the forward may have.
+        /// The relay's limit of connections or flows was reached.
         Connections = "connections",
-        /// More connections or flows of this client than it may have.
+        /// The client's limit of connections or flows was reached.
         PerClient = "per-client",
-        /// A flow that gave way to a new one, the table being full.
+        /// A flow that was evicted for a new one because the table was full.
         EvictedAtLimit = "evicted-at-limit",
-        /// It had been idle for the longest when descriptors were used up, and made room for another.
+        /// Evicted as the longest idle one when descriptors ran out.
         Evicted = "evicted",
         /// No descriptor or port was left for it.
         Local = "local",
@@ -128,17 +128,17 @@ reasons! {
 }
 
 reasons! {
-    /// Why a target was not taken.
+    /// Why connecting to a target failed.
     ConnectFailure {
         /// It refused.
         Refused = "refused",
         /// It did not accept in time.
         Timeout = "timeout",
-        /// There is no way to it.
+        /// There is no route to it.
         Unreachable = "unreachable",
-        /// No descriptor, port or address was left to ask it from.
+        /// No descriptor, port or address was left to connect from.
         Local = "local",
-        /// It is known to be down; a flow that it had has moved.
+        /// It is known to be down; a flow of it has moved.
         Down = "down",
     }
 }

@@ -1,16 +1,16 @@
-//! Connections of all shards together: how many each listener and each client has, how fast a
-//! client opens them, and who is turned away.
+//! Connection limits of the whole process: how many connections each listener and each client has,
+//! how fast a client opens them, and who is banned.
 //!
-//! The kernel gives connections to shards as it likes, and limits are the process's. This is asked
-//! once a connection, never once a query: hence counters that shards share, and a lock about a few
-//! instructions.
+//! The kernel distributes connections to shards, but limits are the process's. They are checked
+//! once per connection, never per query: hence counters shared by the shards, and a lock held for a
+//! few instructions.
 //!
 //! ```text
-//!  a connection ─► enter: a Place ─► admit its client: a Visit ─► ... ─► dropped: both are given back
+//!  a connection ─► enter: a ListenerPermit ─► admit: a ClientPermit ─► ... ─► dropped: both returned
 //! ```
 //!
-//! Clients are told apart by their network, as the configuration's masks have it. Only those with
-//! something to remember have an entry.
+//! Clients are identified by their network, according to the configured masks. Only those with
+//! state have an entry.
 
 #![expect(clippy::disallowed_types, reason = "shared by all shards, once for each connection, in stripes")]
 
@@ -26,52 +26,53 @@ use crate::base::time::{Tick, TickDelta};
 use crate::stats::close_reason::ClientCloseReason;
 use crate::stats::live::LISTENERS_MAX;
 
-/// What clients' connections may do. A limit of 0 is no limit, where nothing else is said.
+/// Limits of client connections. 0 is no limit unless stated otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConnectionLimits {
-    /// A connection without a query for so long is closed, and one that has begun a query or a
-    /// handshake and does not finish it (`setTCPRecvTimeout`).
+    /// Idle time-out of a connection, and time-out of an incomplete query or handshake
+    /// (`setTCPRecvTimeout`).
     pub receive_timeout: TickDelta,
-    /// A connection that does not take its answers for so long is closed (`setTCPSendTimeout`).
+    /// Time-out of writing answers (`setTCPSendTimeout`).
     pub send_timeout: TickDelta,
-    /// A connection's life (`setMaxTCPConnectionDuration`); zero is no limit.
+    /// Longest life of a connection (`setMaxTCPConnectionDuration`); zero is no limit.
     pub duration: TickDelta,
-    /// Queries of a connection (`setMaxTCPQueriesPerConnection`).
+    /// Most queries of a connection (`setMaxTCPQueriesPerConnection`).
     pub queries: u32,
-    /// Connections at a time: those beyond are closed at once.
+    /// Most concurrent connections; further ones are closed at once.
     pub connections: u32,
-    /// Connections of a client at a time (`setMaxTCPConnectionsPerClient`).
+    /// Most concurrent connections of a client (`setMaxTCPConnectionsPerClient`).
     pub connections_per_client: u32,
-    /// New connections of a client in a second, over five minutes
+    /// Most new connections of a client per second, averaged over five minutes
     /// (`setMaxTCPConnectionRatePerClient`).
     pub rate_per_client: u32,
-    /// New TLS sessions of a client in a second (`setMaxTLSNewSessionRatePerClient`).
+    /// Most new TLS sessions of a client per second (`setMaxTLSNewSessionRatePerClient`).
     pub sessions_per_client: u32,
-    /// Resumed TLS sessions of a client in a second (`setMaxTLSResumedSessionRatePerClient`).
+    /// Most resumed TLS sessions of a client per second (`setMaxTLSResumedSessionRatePerClient`).
     pub resumptions_per_client: u32,
-    /// How long a client is turned away that exceeded one of these rates
+    /// How long a client is banned that exceeded one of these rates
     /// (`setBanDurationForExceedingTCPTLSRate`).
     pub rate_ban: TickDelta,
-    /// Reads for one query (`setMaxTCPReadIOsPerQuery`): more are a client that sends by single
-    /// bytes.
+    /// Most reads for one query (`setMaxTCPReadIOsPerQuery`): a client that needs more sends byte
+    /// by byte.
     pub reads_per_query: u32,
-    /// How long such a client is turned away (`setBanDurationForExceedingMaxReadIOsPerQuery`).
+    /// How long such a client is banned (`setBanDurationForExceedingMaxReadIOsPerQuery`).
     pub reads_ban: TickDelta,
-    /// From so many percent of `connections` on, connections are closed after each answer and
-    /// wait a tenth of the time only (`setTCPConnectionsOverloadThreshold`); 0 switches it off.
+    /// From this percentage of `connections` on, connections are closed after each answer, and
+    /// their idle time-out is a tenth (`setTCPConnectionsOverloadThreshold`); 0 disables it.
     pub overload_percent: u8,
-    /// Prefix length by which IPv4 clients are told apart (`setTCPConnectionsMaskV4`).
+    /// Prefix length that identifies an IPv4 client (`setTCPConnectionsMaskV4`).
     pub mask_v4: u8,
     /// The same for IPv6 (`setTCPConnectionsMaskV6`).
     pub mask_v6: u8,
-    /// The first so many bits of an IPv4 client's port tell it apart, too, 0 to 16
-    /// (`setTCPConnectionsMaskV4Port`): clients behind one address that have a range of ports each.
+    /// Leading bits of an IPv4 client's port that identify it as well, 0 to 16
+    /// (`setTCPConnectionsMaskV4Port`): for clients that share an address and have a port range
+    /// each.
     pub mask_v4_port: u8,
 }
 
 impl Default for ClientConnectionLimits {
-    /// dnsdist's, apart from `receive_timeout` (2 s there), `duration`, `connections` and
-    /// `connections_per_client`, which have no bound there.
+    /// dnsdist's, except `receive_timeout` (2 s there), and `duration`, `connections` and
+    /// `connections_per_client`, which are unlimited there.
     fn default() -> Self {
         Self {
             receive_timeout: TickDelta::from_ms(10_000),
@@ -94,63 +95,63 @@ impl Default for ClientConnectionLimits {
     }
 }
 
-/// Over which time the rates of new connections are means, seconds.
+/// The span over which rates of new connections are averaged, seconds.
 const RATE_SPAN_S: u64 = 300;
-/// Parts of the table, each with a lock of its own: so many for clients that ask DNS, and as many
-/// for those of forwards, whose flows anybody may make up.
-const STRIPES: usize = 64;
-/// Clients remembered at a time in each part; connections of more are not limited by client.
-const STRIPE_MAX: usize = 1 << 12;
-/// Between two searches for entries that say nothing any more, each of one part.
-const TIDY: TickDelta = TickDelta::from_ms(80);
+/// Parts of the table, each with its own lock: this many for DNS clients, and as many for those of
+/// relays, whose UDP sources may be forged.
+const PARTS: usize = 64;
+/// Most clients per part; further ones are not limited by client.
+const PART_CLIENTS_MAX: usize = 1 << 12;
+/// Interval of the removal of empty entries, one part at a time.
+const TIDY_INTERVAL: TickDelta = TickDelta::from_ms(80);
 
-/// All connections of the process, counted.
+/// The counters of all connections of the process.
 #[derive(Debug)]
 pub struct ConnectionLimits {
-    /// Of clients that ask DNS.
+    /// Connections of DNS clients.
     dns: AtomicU32,
     listeners: Box<[AtomicU32]>,
-    stripes: Box<[Mutex<BTreeMap<ClientIdentity, Known>>]>,
-    /// Says in which part a client is remembered: nobody can fill one on purpose.
+    parts: Box<[Mutex<BTreeMap<ClientIdentity, ClientState>>]>,
+    /// Chooses the part of a client, unpredictably: nobody can fill one on purpose.
     hasher: RandomState,
-    /// Entries of all stripes.
+    /// Entries of all parts.
     entries: AtomicUsize,
-    /// When a part was last looked through, and which one is next.
+    /// When a part was last cleaned, and which one is next.
     tidied: AtomicU64,
     turn: AtomicUsize,
 }
 
-/// Which connections are counted together.
+/// The client that connections are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientIdentity {
-    /// Of a forward's own count; those of DNS are one over all listeners.
+    /// The relay, which counts its own clients; DNS clients are counted over all listeners.
     relay: Option<ListenerSlot>,
-    /// The address without its host part.
+    /// The address without host bits.
     network: [u8; 16],
-    /// The port without its last bits, for clients that share an address.
+    /// The port without its low bits, for clients that share an address.
     ports: u16,
 }
 
-/// What is remembered of a client.
+/// The state of a client.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct ClientState {
     connections: u32,
-    /// Connections opened, new TLS sessions and resumed ones.
-    opened: Burst,
-    sessions: Burst,
-    resumptions: Burst,
+    /// New connections, new TLS sessions and resumed ones.
+    opened: LeakyBucket,
+    sessions: LeakyBucket,
+    resumptions: LeakyBucket,
     banned_until: Tick,
 }
 
-/// What has been done and is not yet forgiven: grows by one with each, shrinks by the rate.
+/// A leaky bucket: grows by one with each event, and drains at the rate.
 #[derive(Clone, Copy, Debug, Default)]
-struct Burst {
+struct LeakyBucket {
     count: u32,
-    /// When it was last reckoned.
+    /// When it was last drained.
     at: Tick,
 }
 
-/// A connection among its listener's; dropped when that is over.
+/// The right to one connection of a listener; returned when dropped.
 #[derive(Debug)]
 pub struct ListenerPermit {
     connection_limits: Arc<ConnectionLimits>,
@@ -158,7 +159,7 @@ pub struct ListenerPermit {
     dns: bool,
 }
 
-/// A connection among its client's; dropped when that is over.
+/// The right to one connection of a client; returned when dropped.
 #[derive(Debug)]
 pub struct ClientPermit {
     connection_limits: Arc<ConnectionLimits>,
@@ -166,13 +167,13 @@ pub struct ClientPermit {
 }
 
 impl ClientIdentity {
-    /// A client that asks DNS.
+    /// Returns the identity of a DNS client.
     #[must_use]
     pub fn asks(client: Endpoint, limits: &ClientConnectionLimits) -> Self {
         let is_v4 = matches!(client.ip, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]);
         let (v4, v6) = (limits.mask_v4.min(32), limits.mask_v6.min(128));
         let bits = u32::from(if is_v4 { 96 + v4 } else { v6 });
-        // Only whole addresses are shared by ranges of ports.
+        // Only whole addresses are shared by port ranges.
         let port_bits = if is_v4 && v4 == 32 { limits.mask_v4_port.min(16) } else { 0 };
         let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
         Self {
@@ -182,7 +183,7 @@ impl ClientIdentity {
         }
     }
 
-    /// A client of a forward.
+    /// Returns the identity of a relay's client.
     #[must_use]
     pub fn calls(client: Endpoint, listener: ListenerSlot, limits: &ClientConnectionLimits) -> Self {
         Self { relay: Some(listener), ..Self::asks(client, limits) }
@@ -197,7 +198,7 @@ impl Default for ConnectionLimits {
         Self {
             dns: AtomicU32::new(0),
             listeners: (0..LISTENERS_MAX).map(|_| AtomicU32::new(0)).collect(),
-            stripes: (0..2 * STRIPES).map(|_| Mutex::default()).collect(),
+            parts: (0..2 * PARTS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::with_seeds(a, b, c, d),
             entries: AtomicUsize::new(0),
             tidied: AtomicU64::new(0),
@@ -207,22 +208,22 @@ impl Default for ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// Connections of clients that ask DNS.
+    /// Returns the number of connections of DNS clients.
     #[must_use]
     pub fn dns(&self) -> u32 {
         self.dns.load(Relaxed)
     }
 
-    /// Connections and flows that came by a listener and are not over.
+    /// Returns the number of open connections and flows of a listener.
     #[must_use]
     pub fn by_listener(&self, listener: ListenerSlot) -> u32 {
         self.listeners.get(listener.index()).map_or(0, |count| count.load(Relaxed))
     }
 
-    /// A connection that brings DNS comes by a listener, which may have `max`; 0 is no limit.
+    /// Counts a DNS connection of a listener, which may have `max`; 0 is no limit.
     ///
     /// # Errors
-    /// Why it has no place: what all, or what this listener's may be, is reached.
+    /// The limit that is reached: the process's or the listener's.
     pub fn enter(
         self: &Arc<Self>,
         listener: ListenerSlot,
@@ -231,27 +232,27 @@ impl ConnectionLimits {
     ) -> Result<ListenerPermit, ClientCloseReason> {
         let mut listener_permit =
             self.enter_forward(listener, max).ok_or(ClientCloseReason::ListenerConnections)?;
-        if !takes_one(&self.dns, limits.connections) {
+        if !try_count(&self.dns, limits.connections) {
             return Err(ClientCloseReason::Connections);
         }
         listener_permit.dns = true;
         Ok(listener_permit)
     }
 
-    /// A connection, or flow, comes by a forward's listener, which may have `max`; 0 is no limit. None when
-    /// that is reached.
+    /// Counts a connection or flow of a relay's listener, which may have `max`; 0 is no limit.
+    /// `None` when that is reached.
     pub fn enter_forward(self: &Arc<Self>, listener: ListenerSlot, max: u32) -> Option<ListenerPermit> {
-        takes_one(self.listeners.get(listener.index())?, max).then(|| ListenerPermit {
+        try_count(self.listeners.get(listener.index())?, max).then(|| ListenerPermit {
             connection_limits: Arc::clone(self),
             listener,
             dns: false,
         })
     }
 
-    /// A new connection of a client that asks DNS. None when nothing limits it.
+    /// Counts a new connection of a DNS client. `None` when no limit applies.
     ///
     /// # Errors
-    /// Why the client is turned away.
+    /// Why the client is refused.
     pub fn admit(
         self: &Arc<Self>,
         client: Endpoint,
@@ -264,27 +265,29 @@ impl ConnectionLimits {
             return Ok(None);
         }
         let identity = ClientIdentity::asks(client, limits);
-        let mut stripe = self.stripe(identity);
-        let known = if limited { self.known(&mut stripe, identity) } else { stripe.get_mut(&identity) };
-        let Some(known) = known else { return Ok(None) };
-        if known.banned_until > now {
+        let mut part = self.part_of(identity);
+        let client_state =
+            if limited { self.client_state(&mut part, identity) } else { part.get_mut(&identity) };
+        let Some(client_state) = client_state else { return Ok(None) };
+        if client_state.banned_until > now {
             return Err(ClientCloseReason::Banned);
         }
-        if limits.connections_per_client > 0 && known.connections >= limits.connections_per_client {
+        if limits.connections_per_client > 0 && client_state.connections >= limits.connections_per_client {
             return Err(ClientCloseReason::PerClient);
         }
-        if limits.rate_per_client > 0 && !known.opened.takes_one(limits.rate_per_client, now) {
-            known.banned_until = now + limits.rate_ban;
+        if limits.rate_per_client > 0 && !client_state.opened.try_count(limits.rate_per_client, now) {
+            client_state.banned_until = now + limits.rate_ban;
             return Err(ClientCloseReason::Rate);
         }
-        known.connections += 1;
+        client_state.connections += 1;
         Ok(Some(ClientPermit { connection_limits: Arc::clone(self), identity }))
     }
 
-    /// A new connection, or flow, of a forward's client, which may have `max`.
+    /// Counts a new connection or flow of a relay's client, which may have `max`. `Ok(None)` when
+    /// no limit applies.
     ///
     /// # Errors
-    /// When it has as many. `Ok(None)`: nothing limits it.
+    /// When the limit is reached.
     pub fn admit_call(
         self: &Arc<Self>,
         identity: ClientIdentity,
@@ -293,19 +296,19 @@ impl ConnectionLimits {
         if max == 0 {
             return Ok(None);
         }
-        let mut stripe = self.stripe(identity);
-        let Some(known) = self.known(&mut stripe, identity) else { return Ok(None) };
-        if known.connections >= max {
+        let mut part = self.part_of(identity);
+        let Some(client_state) = self.client_state(&mut part, identity) else { return Ok(None) };
+        if client_state.connections >= max {
             return Err(TooMany);
         }
-        known.connections += 1;
+        client_state.connections += 1;
         Ok(Some(ClientPermit { connection_limits: Arc::clone(self), identity }))
     }
 
-    /// A client has a new TLS session, or has resumed one.
+    /// Counts a new or resumed TLS session of a client.
     ///
     /// # Errors
-    /// When it does so too fast: it is turned away for a while.
+    /// When the rate is exceeded: the client is banned for a while.
     pub fn admit_session(
         &self,
         identity: ClientIdentity,
@@ -317,85 +320,84 @@ impl ConnectionLimits {
         if rate == 0 {
             return Ok(());
         }
-        let mut stripe = self.stripe(identity);
-        let Some(known) = self.known(&mut stripe, identity) else { return Ok(()) };
-        let burst = if resumed { &mut known.resumptions } else { &mut known.sessions };
-        if burst.takes_one(rate, now) {
+        let mut part = self.part_of(identity);
+        let Some(client_state) = self.client_state(&mut part, identity) else { return Ok(()) };
+        let burst = if resumed { &mut client_state.resumptions } else { &mut client_state.sessions };
+        if burst.try_count(rate, now) {
             return Ok(());
         }
-        known.banned_until = now + limits.rate_ban;
+        client_state.banned_until = now + limits.rate_ban;
         Err(ClientCloseReason::SessionRate)
     }
 
-    /// Turns a client away until then.
+    /// Bans a client until then.
     pub fn ban(&self, identity: ClientIdentity, until: Tick) {
-        if let Some(known) = self.known(&mut self.stripe(identity), identity) {
-            known.banned_until = known.banned_until.max(until);
+        if let Some(client_state) = self.client_state(&mut self.part_of(identity), identity) {
+            client_state.banned_until = client_state.banned_until.max(until);
         }
     }
 
-    /// Forgets those of whom nothing is to be remembered: a part of the table at a time, all of it
-    /// in ten seconds.
+    /// Removes entries without state: one part at a time, all of them in ten seconds.
     pub fn tidy(&self, limits: &ClientConnectionLimits, now: Tick) {
-        // Two shards that come at a time do one part each: no harm.
-        if self.entries.load(Relaxed) == 0 || now.since(Tick(self.tidied.load(Relaxed))) < TIDY {
+        // Two shards at once clean one part each, which is harmless.
+        if self.entries.load(Relaxed) == 0 || now.since(Tick(self.tidied.load(Relaxed))) < TIDY_INTERVAL {
             return;
         }
         self.tidied.store(now.0, Relaxed);
-        let mut stripe = self.part(self.turn.fetch_add(1, Relaxed) % self.stripes.len());
-        let before = stripe.len();
-        stripe.retain(|_, known| {
-            known.opened.forgive(limits.rate_per_client, now);
-            known.sessions.forgive(limits.sessions_per_client, now);
-            known.resumptions.forgive(limits.resumptions_per_client, now);
-            known.banned_until > now || !known.says_nothing()
+        let mut part = self.part(self.turn.fetch_add(1, Relaxed) % self.parts.len());
+        let before = part.len();
+        part.retain(|_, client_state| {
+            client_state.opened.drain(limits.rate_per_client, now);
+            client_state.sessions.drain(limits.sessions_per_client, now);
+            client_state.resumptions.drain(limits.resumptions_per_client, now);
+            client_state.banned_until > now || !client_state.is_empty()
         });
-        self.entries.fetch_sub(before - stripe.len(), Relaxed);
+        self.entries.fetch_sub(before - part.len(), Relaxed);
     }
 
-    fn part(&self, at: usize) -> MutexGuard<'_, BTreeMap<ClientIdentity, Known>> {
-        // Each change is whole before anything could panic.
-        self.stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
+    fn part(&self, at: usize) -> MutexGuard<'_, BTreeMap<ClientIdentity, ClientState>> {
+        // Each change is complete before anything can panic.
+        self.parts[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a client is remembered.
-    fn stripe(&self, identity: ClientIdentity) -> MutexGuard<'_, BTreeMap<ClientIdentity, Known>> {
-        let at = self.hasher.hash_one(identity) as usize % STRIPES;
-        self.part(if identity.relay.is_some() { STRIPES + at } else { at })
+    /// Returns the part of a client.
+    fn part_of(&self, identity: ClientIdentity) -> MutexGuard<'_, BTreeMap<ClientIdentity, ClientState>> {
+        let at = self.hasher.hash_one(identity) as usize % PARTS;
+        self.part(if identity.relay.is_some() { PARTS + at } else { at })
     }
 
-    /// The entry of a client, a new one if need be; none when there are too many.
-    fn known<'a>(
+    /// Returns the entry of a client, a new one if needed; `None` when there are too many.
+    fn client_state<'a>(
         &self,
-        stripe: &'a mut BTreeMap<ClientIdentity, Known>,
+        part: &'a mut BTreeMap<ClientIdentity, ClientState>,
         identity: ClientIdentity,
-    ) -> Option<&'a mut Known> {
-        if !stripe.contains_key(&identity) {
-            if stripe.len() >= STRIPE_MAX {
+    ) -> Option<&'a mut ClientState> {
+        if !part.contains_key(&identity) {
+            if part.len() >= PART_CLIENTS_MAX {
                 return None;
             }
             self.entries.fetch_add(1, Relaxed);
         }
-        Some(stripe.entry(identity).or_default())
+        Some(part.entry(identity).or_default())
     }
 
-    fn left(&self, identity: ClientIdentity) {
-        let mut stripe = self.stripe(identity);
-        let Some(known) = stripe.get_mut(&identity) else { return };
-        known.connections = known.connections.saturating_sub(1);
-        if known.says_nothing() && known.banned_until == Tick(0) {
-            stripe.remove(&identity);
+    fn on_close(&self, identity: ClientIdentity) {
+        let mut part = self.part_of(identity);
+        let Some(client_state) = part.get_mut(&identity) else { return };
+        client_state.connections = client_state.connections.saturating_sub(1);
+        if client_state.is_empty() && client_state.banned_until == Tick(0) {
+            part.remove(&identity);
             self.entries.fetch_sub(1, Relaxed);
         }
     }
 }
 
-/// A client has as many connections as it may have.
+/// The client's limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany;
 
-/// Counts one more, unless that is more than may be; 0 is no limit.
-fn takes_one(count: &AtomicU32, max: u32) -> bool {
+/// Counts one more unless the limit is reached; 0 is no limit.
+fn try_count(count: &AtomicU32, max: u32) -> bool {
     let takes = count.fetch_add(1, Relaxed) < max || max == 0;
     if !takes {
         count.fetch_sub(1, Relaxed);
@@ -404,7 +406,7 @@ fn takes_one(count: &AtomicU32, max: u32) -> bool {
 }
 
 impl ClientPermit {
-    /// As whose it is counted.
+    /// Returns the client that it is counted for.
     #[must_use]
     pub const fn identity(&self) -> ClientIdentity {
         self.identity
@@ -413,7 +415,7 @@ impl ClientPermit {
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        self.connection_limits.left(self.identity);
+        self.connection_limits.on_close(self.identity);
     }
 }
 
@@ -426,23 +428,23 @@ impl Drop for ListenerPermit {
     }
 }
 
-impl Known {
-    /// But for a ban.
-    const fn says_nothing(&self) -> bool {
+impl ClientState {
+    /// Returns whether there is no state except a ban.
+    const fn is_empty(&self) -> bool {
         self.connections + self.opened.count + self.sessions.count + self.resumptions.count == 0
     }
 }
 
-impl Burst {
-    /// Counts one more, unless that is more than the rate allows.
-    fn takes_one(&mut self, rate: u32, now: Tick) -> bool {
-        self.forgive(rate, now);
+impl LeakyBucket {
+    /// Counts one more unless that exceeds the rate.
+    fn try_count(&mut self, rate: u32, now: Tick) -> bool {
+        self.drain(rate, now);
         let takes = u64::from(self.count) < u64::from(rate) * RATE_SPAN_S;
         self.count += u32::from(takes);
         takes
     }
 
-    fn forgive(&mut self, rate: u32, now: Tick) {
+    fn drain(&mut self, rate: u32, now: Tick) {
         let second = TickDelta::from_ms(1_000).0;
         let seconds = now.since(self.at).0 / second;
         let forgiven = seconds.saturating_mul(rate.max(1).into());
@@ -462,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_so_many_connections_and_no_more_in_whichever_shard() {
+    fn the_client_limit_applies_across_shards() {
         let limits = ClientConnectionLimits {
             connections_per_client: 2,
             mask_v4: 24,
@@ -471,17 +473,17 @@ mod tests {
         let connection_limits = Arc::new(ConnectionLimits::default());
         let admit = |text| connection_limits.admit(client(text), &limits, Tick(0));
         let first = admit("192.0.2.1:1").expect("taken").expect("counted");
-        let second = admit("192.0.2.200:2").expect("taken");
+        let second = admit("192.0.2.200:2").expect("a permit");
         assert!(matches!(admit("192.0.2.1:3"), Err(ClientCloseReason::PerClient)));
         assert!(matches!(admit("198.51.100.1:4"), Ok(Some(_))));
         drop(first);
-        assert!(matches!(admit("192.0.2.1:5"), Ok(Some(_))), "one has left");
+        assert!(matches!(admit("192.0.2.1:5"), Ok(Some(_))), "one was closed");
         drop(second);
-        assert_eq!(connection_limits.entries.load(Relaxed), 0, "nothing is left to remember");
+        assert_eq!(connection_limits.entries.load(Relaxed), 0, "no state is on_close");
     }
 
     #[test]
-    fn a_connection_is_given_back_to_whom_it_was_counted() {
+    fn a_permit_is_returned_to_the_client_it_was_counted_for() {
         let connection_limits = Arc::new(ConnectionLimits::default());
         let by_24 = ClientConnectionLimits {
             connections_per_client: 1,
@@ -489,9 +491,10 @@ mod tests {
             ..ClientConnectionLimits::default()
         };
         let by_32 = ClientConnectionLimits { mask_v4: 32, ..by_24.clone() };
-        let client_permit = connection_limits.admit(client("192.0.2.1:1"), &by_24, Tick(0)).expect("taken");
-        // A reload has other masks meanwhile.
-        let other = connection_limits.admit(client("192.0.2.1:2"), &by_32, Tick(0)).expect("taken");
+        let client_permit =
+            connection_limits.admit(client("192.0.2.1:1"), &by_24, Tick(0)).expect("a permit");
+        // A reload changes the masks meanwhile.
+        let other = connection_limits.admit(client("192.0.2.1:2"), &by_32, Tick(0)).expect("a permit");
         drop(client_permit);
         assert_eq!(
             connection_limits.admit(client("192.0.2.1:3"), &by_32, Tick(0)).err(),
@@ -502,13 +505,17 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_share_an_address_are_told_apart_by_their_ports() {
+    fn clients_that_share_an_address_are_identified_by_port_range() {
         // Six bits: ranges of 1,024 ports.
         let limits = ClientConnectionLimits { mask_v4_port: 6, ..ClientConnectionLimits::default() };
         let identity = |text| ClientIdentity::asks(client(text), &limits);
         assert_eq!(identity("192.0.2.1:1024"), identity("192.0.2.1:2047"));
         assert_ne!(identity("192.0.2.1:1023"), identity("192.0.2.1:1024"));
-        assert_eq!(identity("[2001:db8::1]:1023"), identity("[2001:db8::1]:1024"), "nobody shares these");
+        assert_eq!(
+            identity("[2001:db8::1]:1023"),
+            identity("[2001:db8::1]:1024"),
+            "only IPv4 addresses are shared"
+        );
         let all = ClientConnectionLimits {
             mask_v4_port: 0,
             mask_v4: 0,
@@ -526,18 +533,18 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_forwards_are_told_apart_by_the_same_masks() {
+    fn clients_of_relays_are_identified_by_the_same_masks() {
         let limits = ClientConnectionLimits { mask_v4: 24, mask_v6: 64, ..ClientConnectionLimits::default() };
         let identity = |text, listener| ClientIdentity::calls(client(text), ListenerSlot(listener), &limits);
         assert_eq!(identity("[2001:db8::1]:1", 0), identity("[2001:db8::ffff:2]:2", 0));
         assert_ne!(identity("[2001:db8::1]:1", 0), identity("[2001:db8:0:1::1]:1", 0));
         assert_eq!(identity("192.0.2.1:1", 0), identity("192.0.2.200:2", 0));
-        assert_ne!(identity("192.0.2.1:1", 0), identity("192.0.2.1:1", 1), "each forward counts by itself");
+        assert_ne!(identity("192.0.2.1:1", 0), identity("192.0.2.1:1", 1), "each relay counts separately");
         assert_ne!(identity("192.0.2.1:1", 0), ClientIdentity::asks(client("192.0.2.1:1"), &limits));
     }
 
     #[test]
-    fn who_opens_too_fast_is_turned_away_for_a_while() {
+    fn a_client_that_exceeds_the_rate_is_banned_for_a_while() {
         let limits = ClientConnectionLimits { rate_per_client: 1, ..ClientConnectionLimits::default() };
         let (connection_limits, one) = (Arc::new(ConnectionLimits::default()), client("192.0.2.1:1"));
         let mut now = Tick(0);
@@ -548,15 +555,16 @@ mod tests {
         now = now + TickDelta::from_ms(9_000);
         assert_eq!(connection_limits.admit(one, &limits, now).err(), Some(ClientCloseReason::Banned));
         now = now + TickDelta::from_ms(1_000);
-        assert!(connection_limits.admit(one, &limits, now).is_ok(), "ten seconds forgive ten connections");
-        for step in 0..2 * STRIPES as u64 {
-            connection_limits.tidy(&limits, now + TickDelta::from_ms(400_000 + step * TIDY.as_ms_ceil()));
+        assert!(connection_limits.admit(one, &limits, now).is_ok(), "ten seconds drain ten connections");
+        for step in 0..2 * PARTS as u64 {
+            connection_limits
+                .tidy(&limits, now + TickDelta::from_ms(400_000 + step * TIDY_INTERVAL.as_ms_ceil()));
         }
-        assert_eq!(connection_limits.entries.load(Relaxed), 0, "nothing is left to remember");
+        assert_eq!(connection_limits.entries.load(Relaxed), 0, "no state is on_close");
     }
 
     #[test]
-    fn new_and_resumed_sessions_have_rates_of_their_own() {
+    fn new_and_resumed_sessions_have_separate_rates() {
         let limits = ClientConnectionLimits {
             sessions_per_client: 1,
             resumptions_per_client: 2,
@@ -582,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn without_limits_nothing_is_remembered_but_bans() {
+    fn without_limits_only_bans_are_stored() {
         let (connection_limits, limits) =
             (Arc::new(ConnectionLimits::default()), ClientConnectionLimits::default());
         let one = client("[2001:db8::1]:1");
@@ -594,22 +602,25 @@ mod tests {
     }
 
     #[test]
-    fn listeners_and_the_process_have_so_many_places() {
+    fn listener_and_process_limits_apply() {
         let connection_limits = Arc::new(ConnectionLimits::default());
         let limits = ClientConnectionLimits { connections: 3, ..ClientConnectionLimits::default() };
         let other = ListenerSlot(1);
         let mut here: Vec<ListenerPermit> =
-            (0..2).map(|_| connection_limits.enter(LISTENER, 2, &limits).expect("a place")).collect();
+            (0..2).map(|_| connection_limits.enter(LISTENER, 2, &limits).expect("a permit")).collect();
         assert_eq!(
             connection_limits.enter(LISTENER, 2, &limits).err(),
             Some(ClientCloseReason::ListenerConnections)
         );
-        let there = connection_limits.enter(other, 0, &limits).expect("a place");
+        let there = connection_limits.enter(other, 0, &limits).expect("a permit");
         assert_eq!(connection_limits.enter(other, 0, &limits).err(), Some(ClientCloseReason::Connections));
-        assert!(connection_limits.enter_forward(ListenerSlot(2), 0).is_some(), "a forward's are no DNS");
+        assert!(
+            connection_limits.enter_forward(ListenerSlot(2), 0).is_some(),
+            "relays are counted separately"
+        );
         here.pop();
-        assert_eq!(connection_limits.dns(), 2, "who was refused has left nothing behind");
-        here.push(connection_limits.enter(LISTENER, 2, &limits).expect("a place"));
+        assert_eq!(connection_limits.dns(), 2, "a refusal is not counted");
+        here.push(connection_limits.enter(LISTENER, 2, &limits).expect("a permit"));
         drop((here, there));
         assert_eq!(connection_limits.dns(), 0);
         assert!(connection_limits.listeners.iter().all(|count| count.load(Relaxed) == 0));
@@ -620,20 +631,20 @@ mod tests {
         let connection_limits = Arc::new(ConnectionLimits::default());
         let mut client_permits = Vec::new();
         let mut unlimited = 0;
-        for n in 0..2 * (STRIPES * STRIPE_MAX) as u32 {
+        for n in 0..2 * (PARTS * PART_CLIENTS_MAX) as u32 {
             let from = Endpoint::from(std::net::SocketAddr::from((n.to_be_bytes(), 53)));
             match connection_limits
                 .admit_call(ClientIdentity::calls(from, LISTENER, &ClientConnectionLimits::default()), 1)
-                .expect("each is new")
+                .expect("a new client")
             {
                 Some(client_permit) => client_permits.push(client_permit),
                 None => unlimited += 1,
             }
         }
-        assert!(client_permits.len() <= STRIPES * STRIPE_MAX && unlimited > 0);
+        assert!(client_permits.len() <= PARTS * PART_CLIENTS_MAX && unlimited > 0);
         assert_eq!(connection_limits.entries.load(Relaxed), client_permits.len());
-        assert!(client_permits.len() > STRIPES * STRIPE_MAX / 2, "neighbours are spread");
-        // Whatever comes to forwards, clients that ask DNS are told apart.
+        assert!(client_permits.len() > PARTS * PART_CLIENTS_MAX / 2, "neighbours are spread over the parts");
+        // Clients of relays cannot displace DNS clients.
         let limits =
             ClientConnectionLimits { connections_per_client: 1, ..ClientConnectionLimits::default() };
         assert!(matches!(connection_limits.admit(client("192.0.2.1:1"), &limits, Tick(0)), Ok(Some(_))));

@@ -1,39 +1,39 @@
-//! File descriptors that connections and flows may have, counted over all shards.
+//! The process's file descriptors for connections and flows, counted over all shards.
 //!
 //! ```text
 //!  limit (RLIMIT_NOFILE) = reserve: listeners, UDP sockets towards servers, checks, logs, control
 //!                        + a pool for each use below, none of which can take from another
 //!
-//!  take ─► Some(Permit) ─► ... ─► dropped: given back
-//!       └► None: the pool is used up. The oldest idle user of the own shard makes room; where it
-//!          has none, `want` asks the other shards to end one of theirs.
+//!  take ─► Some(Permit) ─► ... ─► dropped: returned
+//!       └► None: the pool is used up. The oldest idle user of the own shard is evicted; where it
+//!          has none, `want` asks the other shards to evict one of theirs.
 //! ```
 //!
-//! A pool is asked once a connection or flow, never once a packet. How large each is, the control
-//! plane computes from the limit and the configuration.
+//! A pool is used once per connection or flow, never per packet. The control plane computes the
+//! sizes from the limit and the configuration.
 
 use crate::base::reasons::reasons;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// Requests to other shards that are remembered: more are made again soon.
+/// Requests to other shards that are remembered: further ones are made again soon.
 const WANTED_MAX: u32 = 64;
 
 reasons! {
-    /// What descriptors are used for, besides the reserve.
+    /// The uses of descriptors, besides the reserve.
     Use {
-        /// Connections of clients that ask DNS.
+        /// Connections of DNS clients.
         Clients = "clients",
         /// Connections to servers.
         Servers = "servers",
-        /// Relayed connections of forwards: two each.
+        /// Relayed connections: two each.
         Relayed = "relayed",
-        /// Flows of forwards.
+        /// Relayed flows.
         Flows = "flows",
-        /// Pipes that relayed bytes pass through: two each.
+        /// Pipes of relayed connections: two each.
         Pipes = "pipes",
-        /// Connections that we have closed and their clients may not have.
+        /// Connections that we have closed, but perhaps not yet their clients.
         DrainingCloses = "draining",
     }
 }
@@ -48,28 +48,28 @@ pub struct Descriptors {
     refused: AtomicU64,
 }
 
-/// Those of one use. Aligned so that shards which use different pools share no cache line.
+/// The pool of one use. Aligned so that shards which use different pools share no cache line.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Pool {
     max: AtomicU32,
     used: AtomicU32,
-    /// Descriptors that a shard could not find among its own idle users.
+    /// Descriptors that a shard requested from other shards' idle users.
     wanted: AtomicU32,
 }
 
-/// How the limit is divided.
+/// The division of the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Division {
-    /// Descriptors that the process may have.
+    /// Descriptors of the process.
     pub limit: u32,
-    /// Of these, those for what is no connection and no flow.
+    /// Those for anything but connections and flows.
     pub reserve: u32,
     /// Those of each use, in the order of [`Use::ALL`].
     pub pools: [u32; Use::ALL.len()],
 }
 
-/// The right to so many descriptors; given back when it is dropped.
+/// The right to a number of descriptors; returned when dropped.
 #[derive(Debug)]
 pub struct Permit {
     descriptors: Arc<Descriptors>,
@@ -78,7 +78,7 @@ pub struct Permit {
 }
 
 impl Default for Descriptors {
-    /// Without a limit.
+    /// No limit.
     fn default() -> Self {
         let pool =
             |_| Pool { max: AtomicU32::new(u32::MAX), used: AtomicU32::new(0), wanted: AtomicU32::new(0) };
@@ -93,7 +93,7 @@ impl Default for Descriptors {
 }
 
 impl Descriptors {
-    /// Divides anew. Pools that have more than they may from then on shrink as their users end.
+    /// Changes the division. Pools above their new size shrink as their users end.
     pub fn divide(&self, division: &Division) {
         self.limit.store(division.limit, Relaxed);
         self.reserve.store(division.reserve, Relaxed);
@@ -102,14 +102,14 @@ impl Descriptors {
         }
     }
 
-    /// As they are divided at present.
+    /// Returns the present division.
     #[must_use]
     pub fn division(&self) -> Division {
         let (limit, reserve) = self.limit_and_reserve();
         Division { limit, reserve, pools: Use::ALL.map(|usage| self.max(usage)) }
     }
 
-    /// Takes `count` descriptors; none when the pool has not as many left.
+    /// Takes `count` descriptors; `None` when the pool has fewer left.
     pub fn take(self: &Arc<Self>, usage: Use, count: u32) -> Option<Permit> {
         let pool = self.pool(usage);
         let max = pool.max.load(Relaxed);
@@ -118,15 +118,16 @@ impl Descriptors {
         Some(Permit { descriptors: Arc::clone(self), usage, count })
     }
 
-    /// A new user was refused, with none in its shard to make room: another shard is to end one.
+    /// Requests that another shard ends a user: a new one was refused, and its shard has none to
+    /// evict.
     pub fn want(&self, usage: Use) {
         let more = |wanted: u32| (wanted < WANTED_MAX).then_some(wanted + 1);
-        // More than that are asked for soon enough.
+        // Further requests follow soon enough.
         let _ = self.pool(usage).wanted.fetch_update(Relaxed, Relaxed, more);
         self.refused.fetch_add(1, Relaxed);
     }
 
-    /// How many descriptors are to be given up: those above what may be, and those wanted.
+    /// Returns how many descriptors to give up: those above the limit, and those requested.
     #[must_use]
     pub fn excess(&self, usage: Use) -> u32 {
         let pool = self.pool(usage);
@@ -134,43 +135,43 @@ impl Descriptors {
         above.saturating_add(pool.wanted.load(Relaxed))
     }
 
-    /// One user has been told to end, so that there is room for another.
+    /// Counts an evicted user.
     pub fn evicted(&self) {
         self.evicted.fetch_add(1, Relaxed);
     }
 
-    /// A user of the pool was ended because of [`Descriptors::excess`].
+    /// Notes that a user was ended because of [`Descriptors::excess`].
     pub fn met(&self, usage: Use) {
-        // Where it was not wanted, it was above what may be.
+        // Without a request, it was above the limit.
         let _ = self.pool(usage).wanted.fetch_update(Relaxed, Relaxed, |wanted| wanted.checked_sub(1));
         self.evicted();
     }
 
-    /// Whether no pool has more than it may.
+    /// Returns whether no pool is above its size.
     #[must_use]
     pub fn fits(&self) -> bool {
         self.pools.iter().all(|pool| pool.used.load(Relaxed) <= pool.max.load(Relaxed))
     }
 
-    /// Descriptors in use of a pool.
+    /// Returns the used descriptors of a pool.
     #[must_use]
     pub fn used(&self, usage: Use) -> u32 {
         self.pool(usage).used.load(Relaxed)
     }
 
-    /// Descriptors that a pool has.
+    /// Returns the size of a pool.
     #[must_use]
     pub fn max(&self, usage: Use) -> u32 {
         self.pool(usage).max.load(Relaxed)
     }
 
-    /// The limit, and how much of it is in reserve.
+    /// Returns the limit, and the reserve in it.
     #[must_use]
     pub fn limit_and_reserve(&self) -> (u32, u32) {
         (self.limit.load(Relaxed), self.reserve.load(Relaxed))
     }
 
-    /// Users that made room for others, and users that were refused, since the start.
+    /// Returns the evicted and the refused users since the start.
     #[must_use]
     pub fn evicted_and_refused(&self) -> (u64, u64) {
         (self.evicted.load(Relaxed), self.refused.load(Relaxed))
@@ -198,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_what_it_has_and_takes_it_back() {
+    fn dropped_grants_return_to_the_pool() {
         let descriptors = of(3);
-        let one = descriptors.take(Use::Flows, 1).expect("room");
-        let two = descriptors.take(Use::Flows, 2).expect("room");
+        let one = descriptors.take(Use::Flows, 1).expect("available");
+        let two = descriptors.take(Use::Flows, 2).expect("available");
         assert!(descriptors.take(Use::Flows, 1).is_none());
-        assert!(descriptors.take(Use::Clients, 3).is_some(), "a pool of its own");
+        assert!(descriptors.take(Use::Clients, 3).is_some(), "another pool");
         drop(two);
         assert_eq!((descriptors.used(Use::Flows), descriptors.used(Use::Clients)), (1, 0));
         assert!(descriptors.take(Use::Flows, 3).is_none(), "all or nothing");
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_never_have_more_than_there_are() {
+    fn threads_never_exceed_the_limit() {
         let descriptors = of(100);
         let taken: usize = std::thread::scope(|scope| {
             let all = || (0..1_000).filter_map(|_| descriptors.take(Use::Clients, 1)).collect::<Vec<_>>();
@@ -224,9 +225,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_and_what_is_above_the_limit_is_excess() {
+    fn requests_and_overuse_are_excess() {
         let descriptors = of(2);
-        let _kept = descriptors.take(Use::Clients, 2).expect("room");
+        let _kept = descriptors.take(Use::Clients, 2).expect("available");
         assert_eq!(descriptors.excess(Use::Clients), 0);
         descriptors.want(Use::Clients);
         assert_eq!((descriptors.excess(Use::Clients), descriptors.excess(Use::Flows)), (1, 0));

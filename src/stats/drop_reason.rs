@@ -3,19 +3,19 @@
 use crate::base::reasons::reasons;
 
 reasons! {
-    /// Why a packet was dropped. The label is the metric's, and the reference's entry.
+    /// Why a packet was dropped. The label is the metric's name.
     DropReason {
         /// A query from an address outside the ACL.
         Acl = "acl",
-        /// A PROXY header that is missing where one is due, malformed, or from a stranger.
+        /// A PROXY header that is missing where required, malformed, or not allowed.
         ProxyHeader = "proxy-header",
         /// A query shorter than a DNS header.
         QueryShort = "query-short",
-        /// A query with QR=1: an answer that nobody asked for.
+        /// A query with QR=1: an unsolicited response.
         QueryIsResponse = "query-is-response",
         /// A query with TC=1.
         QueryTruncated = "query-truncated",
-        /// A query whose question cannot be read.
+        /// A query whose question cannot be parsed.
         QueryMalformed = "query-malformed",
         /// A query without a question, where the configuration drops them.
         QueryEmpty = "query-empty",
@@ -25,17 +25,17 @@ reasons! {
         Rule = "rule",
         /// An answer dropped by a rule.
         ResponseRule = "response-rule",
-        /// An answer for which there is no room: one of our own in its buffer, or any in a frame.
+        /// An answer that exceeds its buffer, or a frame.
         AnswerTooLong = "answer-too-long",
-        /// A query changed by rules for which there is no room to remember it.
+        /// A query changed by rules, with the table of query states full.
         QueryTableFull = "query-state-full",
-        /// An answer to be held back, with too many held back already.
+        /// An answer to be delayed, with too many delayed already.
         DelayFull = "delay-full",
         /// A copy of a query for a second server that could not be sent.
         TeeFull = "tee-full",
         /// The answer to such a copy.
         TeeAnswer = "tee-answer",
-        /// A line for a query log that is not written fast enough.
+        /// A line of a query log that is not written fast enough.
         LogFull = "log-full",
         /// No usable server in the pool.
         NoServer = "no-server",
@@ -45,7 +45,7 @@ reasons! {
         QuerySendError = "query-send-error",
         /// The kernel refused to send an answer to a client.
         AnswerSendError = "answer-send-error",
-        /// The query's connection to its server failed, and no other server could be asked.
+        /// The query's connection to its server failed, and no other server could be used.
         BackendConnectionFailed = "backend-connection-failed",
         /// The client closed its connection, and then the query's connection to its server ended.
         ClientGone = "client-gone",
@@ -59,9 +59,9 @@ reasons! {
         ResponseLate = "response-late",
         /// A second answer to a query that was answered.
         ResponseDuplicate = "response-duplicate",
-        /// An answer to nothing that was asked: wrong id or socket.
+        /// A response that matches no query: wrong id or socket.
         ResponseForeign = "response-foreign",
-        /// An answer whose question is not the query's.
+        /// A response whose question differs from the query's.
         ResponseMismatch = "response-mismatch",
         /// An answer without a question, NOERROR or NXDOMAIN, where the configuration drops them.
         ResponseEmpty = "response-empty",
@@ -69,7 +69,7 @@ reasons! {
         ListenerGone = "listener-gone",
         /// More distinct local addresses than the table of a wildcard listener holds.
         LocalTableFull = "local-table-full",
-        /// A query that a shard's restart lost.
+        /// A query that was lost when a shard restarted.
         ShardRestart = "shard-restart",
     }
 }

@@ -1,8 +1,8 @@
-//! What changes while a configuration stands: the wall between the planes, with its windows.
+//! Live state: what changes while a configuration is in force, shared by control plane and shards.
 //!
-//! One [`LiveState`] lives as long as the process. Each shard has a page of its own that it alone
-//! writes and everybody reads, without a lock or a contended atomic; the control thread alone
-//! writes health, warmth and shares. Index is the backend's slot everywhere.
+//! One [`LiveState`] lives as long as the process. Each shard has statistics of its own that only
+//! it writes and everyone reads, without a lock or a contended atomic; only the control thread
+//! writes health, warmth and shares. The index is always the backend's slot.
 //!
 //! ```text
 //!  shard 0 ──writes──► ShardStats 0 ◄──reads── other shards (once per batch), control (on scrape)
@@ -23,18 +23,18 @@ use crate::stats::log_queue::LogQueue;
 use crate::stats::meter::Counter;
 use crate::stats::registry::{BackendStats, HandshakeStats, RuleStats, ShardCounters};
 
-/// Rules there can be at a time, in all chains together, removed ones included that shards still
-/// count for.
+/// Most rules at a time, in all chains together, including removed ones that shards still count
+/// for.
 pub const RULES_MAX: usize = 1 << 20;
-/// Listeners there can be at a time, removed ones included that shards still serve.
+/// Most listeners at a time, including removed ones that shards still serve.
 pub const LISTENERS_MAX: usize = 1024;
-/// Rules whose hits stand together.
+/// Rules whose hits are allocated together.
 const RULES_BLOCK: usize = 1024;
 
-/// Parts per million of "all".
+/// Parts per million of the whole.
 pub const PPM: u32 = 1_000_000;
 
-/// Whether queries may go to a backend.
+/// Whether a backend gets queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
@@ -42,13 +42,13 @@ pub enum State {
     Down = 0,
     /// Usable.
     Up = 1,
-    /// Finishes what it has; no new queries.
+    /// Finishes outstanding queries; gets no new ones.
     Draining = 2,
-    /// Worse than its peers; passed over for a while.
+    /// Worse than its peers; skipped for a while.
     Ejected = 3,
 }
 
-/// The whole process's live state.
+/// The live state of the whole process.
 #[derive(Debug)]
 pub struct LiveState {
     shards: Box<[ShardStats]>,
@@ -59,7 +59,7 @@ pub struct LiveState {
 }
 
 impl LiveState {
-    /// A board for `shards` shards and slots `0..backends_max`.
+    /// Creates the state of `shards` shards and slots `0..backends_max`.
     #[must_use]
     pub fn new(shards: usize, backends_max: usize) -> Self {
         Self {
@@ -71,44 +71,45 @@ impl LiveState {
         }
     }
 
-    /// Connections of all shards.
+    /// Returns the connection limits of all shards.
     #[must_use]
     pub const fn connection_limits(&self) -> &Arc<ConnectionLimits> {
         &self.connection_limits
     }
 
-    /// File descriptors of all shards.
+    /// Returns the file descriptors of all shards.
     #[must_use]
     pub const fn descriptors(&self) -> &Arc<Descriptors> {
         &self.descriptors
     }
 
-    /// The shards' pages.
+    /// Returns the shards' statistics.
     #[must_use]
     pub fn shards(&self) -> &[ShardStats] {
         &self.shards
     }
 
-    /// Slots there are.
+    /// Returns the number of backend slots.
     #[must_use]
     pub fn backends_max(&self) -> usize {
         self.backends.len()
     }
 
-    /// Live state of a backend.
+    /// Returns the live state of a backend.
     ///
     /// # Panics
-    /// When the slot is not below [`LiveState::backends_max`]; slots are given out by compile, which
-    /// refuses more.
+    /// When the slot is not below [`LiveState::backends_max`]; compile assigns slots, and refuses
+    /// more.
     #[must_use]
     pub fn backend(&self, slot: BackendSlot) -> &BackendLive {
         &self.backends[slot.index()]
     }
 
-    /// Changes whenever a state, warmth or share was set: shards then rebuild what they derive.
+    /// Returns a number that changes whenever a state, warmth or share is set: shards then rebuild
+    /// their tables.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        // Pairs with the setters' Release: who sees the new epoch sees what it stands for.
+        // Pairs with the setters' Release: a reader of the new epoch sees what was set before it.
         self.epoch.load(Acquire)
     }
 
@@ -118,13 +119,13 @@ impl LiveState {
         self.epoch.fetch_add(1, Release);
     }
 
-    /// Sets which part of its usual share a warming backend takes, parts per million.
+    /// Sets the part of its usual share that a warming backend gets, parts per million.
     pub fn set_warmth(&self, slot: BackendSlot, ppm: u32) {
         self.backend(slot).warmth_ppm.store(ppm.min(PPM), Relaxed);
         self.epoch.fetch_add(1, Release);
     }
 
-    /// Sets the part of its pool's queries that `concentrate` gives a backend, and the random
+    /// Sets the part of its pool's queries that a backend gets from `concentrate`, and the random
     /// trickle that keeps it warm, parts per million.
     pub fn set_share(&self, slot: BackendSlot, share_ppm: u32, trickle_ppm: u32) {
         let b = self.backend(slot);
@@ -133,14 +134,14 @@ impl LiveState {
         self.epoch.fetch_add(1, Release);
     }
 
-    /// Outstanding queries of a backend over all shards, as last published.
+    /// Returns the outstanding queries of a backend over all shards, as last published.
     #[must_use]
     pub fn outstanding(&self, slot: BackendSlot) -> u32 {
         self.shards.iter().map(|s| s.outstanding[slot.index()].load(Relaxed)).sum()
     }
 }
 
-/// What the control thread tells the shards about a backend.
+/// What the control thread publishes about a backend.
 #[derive(Debug)]
 pub struct BackendLive {
     state: AtomicU8,
@@ -161,7 +162,7 @@ impl Default for BackendLive {
 }
 
 impl BackendLive {
-    /// Its state.
+    /// Returns its state.
     #[must_use]
     pub fn state(&self) -> State {
         match self.state.load(Relaxed) {
@@ -172,19 +173,20 @@ impl BackendLive {
         }
     }
 
-    /// Part of its usual share that it takes, parts per million; [`PPM`] unless warming up.
+    /// Returns the part of its usual share that it gets, parts per million; [`PPM`] unless warming
+    /// up.
     #[must_use]
     pub fn warmth_ppm(&self) -> u32 {
         self.warmth_ppm.load(Relaxed)
     }
 
-    /// Part of the pool's queries under `concentrate`, parts per million.
+    /// Returns its part of the pool's queries under `concentrate`, parts per million.
     #[must_use]
     pub fn share_ppm(&self) -> u32 {
         self.share_ppm.load(Relaxed)
     }
 
-    /// Random part of the pool's queries that keeps it warm under `concentrate`.
+    /// Returns the random part of the pool's queries that keeps it warm under `concentrate`.
     #[must_use]
     pub fn trickle_ppm(&self) -> u32 {
         self.trickle_ppm.load(Relaxed)
@@ -198,15 +200,15 @@ impl BackendLive {
 pub struct ShardStats {
     /// Outstanding queries by backend, published once per batch.
     pub outstanding: Box<[AtomicU32]>,
-    /// Queries ever sent by backend (wrapping), published once per batch; for `qps`.
+    /// Queries sent by backend (wrapping), published once per batch; for `qps`.
     pub sent: Box<[AtomicU32]>,
     /// Smoothed latency by backend, microseconds, 0 before the first answer.
     pub latency_us: Box<[AtomicU32]>,
-    /// Sockets are open for this slot: it may not be given to another backend yet.
+    /// Whether sockets are open for a slot, which cannot be reused yet.
     pub attached: Box<[AtomicU8]>,
-    /// Generation of the snapshot this shard has begun to use.
+    /// The generation of the snapshot that the shard uses.
     pub generation: AtomicU64,
-    /// Ticks of the shard's loop; stands still when the shard hangs.
+    /// Turns of the shard's loop; constant while the shard hangs.
     pub heartbeat: AtomicU64,
     /// Lines of log actions and of relays that wait to be written.
     pub log_queue: LogQueue,
@@ -234,13 +236,13 @@ impl ShardStats {
         }
     }
 
-    /// The shard's counters of the handshakes of a listener, made at its first one.
+    /// Returns the counters of a listener's handshakes, allocated at the first one.
     #[must_use]
     pub fn handshakes(&self, slot: ListenerSlot) -> &HandshakeStats {
         self.handshakes[slot.index().min(LISTENERS_MAX - 1)].get_or_init(Box::default)
     }
 
-    /// The same, if the shard has ever seen one there.
+    /// The same, if they were allocated.
     #[must_use]
     pub fn handshakes_if_any(&self, slot: ListenerSlot) -> Option<&HandshakeStats> {
         self.handshakes.get(slot.index())?.get().map(|h| &**h)
@@ -261,19 +263,19 @@ impl ShardStats {
         block.get(slot.index() % RULES_BLOCK)
     }
 
-    /// The hits of a rule so far.
+    /// Returns the hits of a rule so far.
     #[must_use]
     pub fn rule_hits_so_far(&self, slot: RuleSlot) -> u64 {
         self.rule_if_any(slot).map_or(0, |rule| rule.hits.get())
     }
 
-    /// The shard's counters of a backend, made at its first use (3.2 kB).
+    /// Returns the counters of a backend, allocated at its first use (3.2 kB).
     #[must_use]
     pub fn backend(&self, slot: BackendSlot) -> &BackendStats {
         self.backends[slot.index()].get_or_init(Box::default)
     }
 
-    /// The same, if the shard has ever used that slot.
+    /// The same, if they were allocated.
     #[must_use]
     pub fn backend_if_used(&self, slot: BackendSlot) -> Option<&BackendStats> {
         self.backends.get(slot.index())?.get().map(|b| &**b)

@@ -1,4 +1,4 @@
-//! What log actions and forwards have to say, on its way from a shard to the thread that writes it.
+//! Lines of log actions and relays, queued from a shard to the thread that writes them.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -15,45 +15,45 @@ use crate::wire::name;
 pub struct LogTarget {
     /// The file; empty for the program's own log.
     pub path: String,
-    /// Wire format with a small header, rather than text.
+    /// Binary format with a small header rather than text.
     pub binary: bool,
-    /// Behind what the file holds.
+    /// Appends to the file rather than replacing it.
     pub append: bool,
-    /// Written when a buffer is full, rather than at once.
+    /// Written when a buffer is full rather than at once.
     pub buffered: bool,
-    /// Only when verbose.
+    /// Only in verbose mode.
     pub verbose_only: bool,
     /// Each line begins with the time.
     pub timestamp: bool,
 }
 
-/// Lines that wait to be written, at most: 1.5 MB a shard, made room for by the first one.
+/// Most queued lines: 1.5 MB per shard, allocated with the first one.
 const LINES_MAX: usize = 4_096;
 
-/// One line.
+/// One line of a query log.
 #[derive(Clone, Debug)]
 pub struct QueryLogEntry {
-    /// Where it is to be written.
+    /// Where to write it.
     pub target: Arc<LogTarget>,
-    /// Who asked.
+    /// The client.
     pub client: Endpoint,
     /// The query's id.
     pub id: u16,
-    /// The type asked for.
+    /// The queried type.
     pub qtype: u16,
-    /// The class asked for.
+    /// The queried class.
     pub qclass: u16,
     /// The third and fourth byte of the header.
     pub flags: [u8; 2],
     /// Bytes of the message.
     pub size: u16,
-    /// Of an answer: how long its server took.
+    /// For an answer, the latency of its server.
     pub latency: Option<TickDelta>,
-    /// The name asked for.
+    /// The queried name.
     pub qname: Name,
 }
 
-/// A name of its own, in wire format.
+/// An owned name in wire format.
 #[derive(Clone, Copy, Debug)]
 pub struct Name {
     bytes: [u8; name::LEN_MAX],
@@ -61,7 +61,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// A copy of a name.
+    /// Copies a name.
     #[must_use]
     pub fn new(name: &[u8]) -> Self {
         let mut bytes = [0; name::LEN_MAX];
@@ -70,35 +70,35 @@ impl Name {
         Self { bytes, len: len as u8 }
     }
 
-    /// Its bytes.
+    /// Returns its bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
 
-/// What is said of a forward's connection or flow at its end.
+/// The log line of a relay session.
 #[derive(Clone, Debug)]
 pub struct RelayLogEntry {
-    /// Over TCP, rather than UDP.
+    /// TCP, or else UDP.
     pub tcp: bool,
-    /// Who connected, or sent.
+    /// The client.
     pub client: Endpoint,
-    /// To which listener.
+    /// The listener.
     pub listener: SocketAddr,
-    /// Targets that were not taken, in the order they were tried, and why.
+    /// Targets that failed, in the order of the attempts, and why.
     pub tried: Vec<(SocketAddr, ConnectFailure)>,
-    /// The target that was.
+    /// The target that was used.
     pub target: Option<SocketAddr>,
     /// Bytes to the target, and back.
     pub bytes: [u64; 2],
-    /// How long it lasted.
+    /// Its duration.
     pub lasted: TickDelta,
     /// Why it ended.
     pub why: RelayCloseReason,
 }
 
-/// One shard's lines; neither side ever waits for the other.
+/// One shard's queues; neither side ever waits for the other.
 #[derive(Debug, Default)]
 pub struct LogQueue {
     lines: Queue<QueryLogEntry>,
@@ -106,29 +106,28 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
-    /// Files a line; false when too many wait.
+    /// Queues a line; false when too many are queued.
     pub fn file(&self, line: QueryLogEntry) -> bool {
         self.lines.file(line)
     }
 
-    /// The lines that wait, and no more than can wait at a time: the shard may be faster than who
-    /// writes them.
+    /// Takes the queued lines, at most a full queue: the shard may be faster than the writer.
     pub fn lines(&self) -> impl Iterator<Item = QueryLogEntry> {
         self.lines.drain()
     }
 
-    /// Files what is to be said of a connection or flow; false when too many wait.
+    /// Queues the line of a relay session; false when too many are queued.
     pub fn file_passed(&self, passed: RelayLogEntry) -> bool {
         self.passed.file(passed)
     }
 
-    /// What waits to be said of connections and flows, as [`LogQueue::lines`].
+    /// Takes the queued lines of relay sessions, as [`LogQueue::lines`].
     pub fn passed(&self) -> impl Iterator<Item = RelayLogEntry> {
         self.passed.drain()
     }
 }
 
-/// A bounded queue that takes no memory before its first entry.
+/// A bounded queue that allocates memory with its first entry.
 #[derive(Debug)]
 struct Queue<T>(OnceLock<(Sender<T>, Receiver<T>)>);
 

@@ -1,4 +1,5 @@
-//! Figures and limits that all threads share: metrics, reasons, live state, connection limits, log queue.
+//! Statistics and limits shared by all threads: counters, reasons, live state, connection limits,
+//! log queue.
 
 pub mod check_failure;
 pub mod close_reason;

@@ -1,10 +1,10 @@
-//! The certificates of a listener, and which of them a client gets.
+//! The certificates of a listener, and the choice among them.
 //!
-//! By the name it asks for (SNI): an exact name before a wildcard; the first certificate when
-//! none is for that name, or none was asked for. Of several for one name (one RSA, one ECDSA) the
-//! first whose signatures the client knows.
+//! The name in the client's hello (SNI) decides: an exact name before a wildcard; the first
+//! certificate when none has that name, or the client sent none. Of several for one name (one RSA,
+//! one ECDSA) the first whose signatures the client supports.
 //!
-//! An OCSP response is stapled as long as it is good, and for its certificate.
+//! An OCSP response is stapled as long as it is valid, and for its certificate.
 
 #![expect(clippy::disallowed_methods, reason = "certificates are good until a day of the calendar")]
 
@@ -22,14 +22,14 @@ use crate::tls::error::{Fault, TlsError};
 use crate::tls::expiry::{Date, Leaf};
 use crate::tls::{files, ocsp};
 
-/// Where a certificate and its key are.
+/// The files of a certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// PEM: the certificate, then its chain.
     pub certificate: PathBuf,
-    /// PEM: the private key, which may stand in the same file.
+    /// PEM: the private key; may be the same file.
     pub key: PathBuf,
-    /// DER: the OCSP response to be stapled, if any.
+    /// DER: the OCSP response to staple, if any.
     pub ocsp: Option<PathBuf>,
 }
 
@@ -37,30 +37,30 @@ pub struct CertificateFiles {
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
     all: Vec<Certificate>,
-    /// By name in lower case; a wildcard under what follows its `*`.
+    /// By name in lower case; a wildcard by what follows its `*`.
     by_name: HashMap<String, Vec<usize>>,
 }
 
 #[derive(Debug)]
 struct Certificate {
     key: Arc<CertifiedKey>,
-    /// The same with its OCSP response, and until when that is good, unix seconds.
+    /// The same with its OCSP response, and until when that is valid, unix seconds.
     stapled: Option<(Arc<CertifiedKey>, u64)>,
-    /// What is wrong with its OCSP response, which is therefore not stapled.
-    unfit: Option<&'static str>,
+    /// Why its OCSP response is not stapled.
+    staple_error: Option<&'static str>,
     leaf: Leaf,
 }
 
 impl Certificate {
-    /// What is to be said of it at this unix time: see [`Certificates::complaints`].
-    fn complaints(&self, now: u64, days: u32) -> impl Iterator<Item = String> {
+    /// Returns warnings at this unix time: see [`Certificates::warnings`].
+    fn warnings(&self, now: u64, days: u32) -> impl Iterator<Item = String> {
         let ended = self.stapled.as_ref().map(|(_, until)| *until).filter(|until| *until < now);
         let ended = ended.map(|until| format!("ended on {}", Date(until)));
-        let staple = self.unfit.map(str::to_owned).or(ended).map(|why| {
-            let name = self.leaf.called();
+        let staple = self.staple_error.map(str::to_owned).or(ended).map(|why| {
+            let name = self.leaf.display_name();
             format!("the OCSP response of certificate {name} {why}: it is not stapled")
         });
-        self.leaf.complaint(now, days).into_iter().chain(staple)
+        self.leaf.warning(now, days).into_iter().chain(staple)
     }
 }
 
@@ -71,11 +71,11 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Certificates {
-    /// Reads all files, and checks that they belong together.
+    /// Loads all files, and checks that they belong together.
     ///
     /// # Errors
     ///
-    /// The first file that is wrong, and how.
+    /// The first invalid file, and the reason.
     pub(super) fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Self, TlsError> {
         let mut table = Self::default();
         for pair in files {
@@ -93,26 +93,26 @@ impl Certificates {
         self.all.push(certificate);
     }
 
-    /// What each of them says, in the order of the configuration.
+    /// Returns what the certificates contain, in the order of the configuration.
     pub(super) fn leaves(&self) -> impl Iterator<Item = &Leaf> {
         self.all.iter().map(|certificate| &certificate.leaf)
     }
 
-    /// What is to be said of them at this unix time: not good yet, expired, or about to within
-    /// these days; an OCSP response that is not stapled.
-    pub(super) fn complaints(&self, now: u64, days: u32) -> Vec<String> {
-        self.all.iter().flat_map(|certificate| certificate.complaints(now, days)).collect()
+    /// Returns warnings at this unix time: certificates that are not valid yet, have expired or
+    /// expire within `days`; OCSP responses that are not stapled.
+    pub(super) fn warnings(&self, now: u64, days: u32) -> Vec<String> {
+        self.all.iter().flat_map(|certificate| certificate.warnings(now, days)).collect()
     }
 
     fn choose(&self, name: Option<&str>, known: &[SignatureScheme], now: u64) -> Option<Arc<CertifiedKey>> {
         let usable = |at: &usize| self.all[*at].key.key.choose_scheme(known).is_some();
         let exact = name.map(str::to_ascii_lowercase);
-        // RFC 6125, section 6.4.3: a wildcard stands for one label, the first.
+        // RFC 6125, section 6.4.3: a wildcard matches exactly one label, the first.
         let wildcard = exact.as_deref().and_then(|name| name.find('.').map(|dot| &name[dot..]));
         let named = [exact.as_deref(), wildcard].into_iter().flatten();
         let named = named.filter_map(|name| self.by_name.get(name)).flatten();
         let found = named.copied().find(usable).or_else(|| (0..self.all.len()).find(usable));
-        // With none that the client can check, rustls says so better than we can.
+        // If the client supports none of them, rustls reports that.
         let certificate = self.all.get(found.unwrap_or(0))?;
         let stapled = certificate.stapled.as_ref().filter(|(_, until)| now <= *until);
         Some(Arc::clone(stapled.map_or(&certificate.key, |(key, _)| key)))
@@ -134,14 +134,14 @@ fn load(pair: &CertificateFiles, provider: &CryptoProvider) -> Result<Certificat
         }
         Err(other) => return Err(unreadable(other.to_string())),
     }
-    let mut certificate = Certificate { key: Arc::new(certified), stapled: None, unfit: None, leaf };
+    let mut certificate = Certificate { key: Arc::new(certified), stapled: None, staple_error: None, leaf };
     if let Some(response) = pair.ocsp.as_deref().map(files::ocsp_response).transpose()? {
-        match ocsp::good_until(&response, &certificate.leaf.serial) {
+        match ocsp::valid_until(&response, &certificate.leaf.serial) {
             Ok(until) => {
                 let stapled = CertifiedKey { ocsp: Some(response), ..CertifiedKey::clone(&certificate.key) };
                 certificate.stapled = Some((Arc::new(stapled), until));
             }
-            Err(why) => certificate.unfit = Some(why),
+            Err(why) => certificate.staple_error = Some(why),
         }
     }
     Ok(certificate)
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_asked_for_chooses() {
+    fn sni_chooses_the_certificate() {
         let (directory, root) = (Directory::new(), Authority::new("Root"));
         let first = root.issue(&["first.example"]);
         let exact = root.issue(&["a.second.example"]);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_for_one_name_the_client_gets_what_it_can_check() {
+    fn of_two_certificates_for_a_name_a_supported_one_is_chosen() {
         let (directory, root) = (Directory::new(), Authority::new("Root"));
         let ecdsa = root.issue(&["dns.example"]);
         let ed25519 = root.issue_ed25519(&["dns.example", "ed.example"]);
@@ -207,12 +207,12 @@ mod tests {
         assert_eq!(chosen(&table, Some("dns.example"), ED25519).len(), 2);
         let both = [ED25519, ECDSA].concat();
         assert_eq!(chosen(&table, Some("dns.example"), &both), ["dns.example"]);
-        // None that it can check: the first all the same.
+        // None is supported: the first one.
         assert_eq!(chosen(&table, Some("ed.example"), &[SignatureScheme::RSA_PSS_SHA256]), ["dns.example"]);
     }
 
     #[test]
-    fn files_that_do_not_belong_together_are_named() {
+    fn mismatched_files_are_reported() {
         let (directory, root) = (Directory::new(), Authority::new("Root"));
         let one = directory.pair(&root.issue(&["one.example"]));
         let two = directory.pair(&root.issue(&["two.example"]));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ocsp_response_is_stapled_while_it_is_good_and_for_its_certificate() {
+    fn an_ocsp_response_is_stapled_while_it_is_valid() {
         /// 2026-01-02.
         const END: u64 = 1_767_312_000;
         let (directory, root) = (Directory::new(), Authority::new("Root"));
@@ -250,18 +250,18 @@ mod tests {
             |table: &Certificates, now| table.choose(None, ECDSA, now).expect("a certificate").ocsp.is_some();
         let good = with(ocsp_response(&serial, true, Some("20260102000000Z")));
         assert!(stapled(&good, END) && !stapled(&good, END + 1));
-        assert_eq!(good.complaints(END, 21), [] as [String; 0]);
-        let said = "the OCSP response of certificate dns.example ended on 2026-01-02: it is not stapled";
-        assert_eq!(good.complaints(END + 1, 21), [said]);
+        assert_eq!(good.warnings(END, 21), [] as [String; 0]);
+        let warning = "the OCSP response of certificate dns.example ended on 2026-01-02: it is not stapled";
+        assert_eq!(good.warnings(END + 1, 21), [warning]);
         for (response, why) in [
             (ocsp_response(&[1], true, None), "is about another certificate"),
-            (ocsp_response(&serial, false, None), "does not say that it is good"),
-            (b"\x30\x03\x0a\x01\x06".to_vec(), "cannot be read, or says that there is none"),
+            (ocsp_response(&serial, false, None), "does not have the status good"),
+            (b"\x30\x03\x0a\x01\x06".to_vec(), "cannot be parsed, or has an error status"),
         ] {
             let table = with(response);
             assert!(!stapled(&table, END), "{why}");
-            let said = format!("the OCSP response of certificate dns.example {why}: it is not stapled");
-            assert_eq!(table.complaints(END, 21), [said]);
+            let warning = format!("the OCSP response of certificate dns.example {why}: it is not stapled");
+            assert_eq!(table.warnings(END, 21), [warning]);
         }
     }
 }

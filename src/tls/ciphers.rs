@@ -1,7 +1,7 @@
-//! The ciphers there are, by the names that OpenSSL gives them and configurations use.
+//! The supported ciphers, by the OpenSSL names that configurations use.
 //!
-//! OpenSSL's expressions (`HIGH:!aNULL`) are not read: every cipher here is a good one, so that
-//! a list is enough.
+//! OpenSSL's expressions (`HIGH:!aNULL`) are not supported: every cipher here is strong, so a list
+//! is enough.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use rustls::{CipherSuite, SupportedCipherSuite};
 use crate::tls::Version;
 use crate::tls::error::{Fault, TlsError};
 
-/// A cipher's name, and the cipher.
-pub type Named = (&'static str, SupportedCipherSuite);
+/// A cipher with its name.
+pub type NamedCipher = (&'static str, SupportedCipherSuite);
 
-/// Those of TLS 1.2, best first.
-pub const TLS12: &[Named] = &[
+/// Ciphers of TLS 1.2, best first.
+pub const TLS12: &[NamedCipher] = &[
     ("ECDHE-ECDSA-AES256-GCM-SHA384", suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
     ("ECDHE-ECDSA-AES128-GCM-SHA256", suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
     ("ECDHE-ECDSA-CHACHA20-POLY1305", suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
@@ -25,21 +25,21 @@ pub const TLS12: &[Named] = &[
     ("ECDHE-RSA-CHACHA20-POLY1305", suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
 ];
 
-/// Those of TLS 1.3, best first.
-pub const TLS13: &[Named] = &[
+/// Ciphers of TLS 1.3, best first.
+pub const TLS13: &[NamedCipher] = &[
     ("TLS_AES_256_GCM_SHA384", suite::TLS13_AES_256_GCM_SHA384),
     ("TLS_AES_128_GCM_SHA256", suite::TLS13_AES_128_GCM_SHA256),
     ("TLS_CHACHA20_POLY1305_SHA256", suite::TLS13_CHACHA20_POLY1305_SHA256),
 ];
 
-/// ring with the ciphers that a configuration names, in its order; an empty list is all of them.
+/// Builds ring's provider with the configured ciphers, in their order; an empty list means all.
 ///
 /// # Errors
 ///
-/// Names that are not in the tables, and lists that leave nothing from this version on.
-pub(super) fn provider(tls12: &str, tls13: &str, least: Version) -> Result<Arc<CryptoProvider>, TlsError> {
+/// Unknown names, and lists that leave no cipher from this version on.
+pub(super) fn provider(tls12: &str, tls13: &str, lowest: Version) -> Result<Arc<CryptoProvider>, TlsError> {
     let mut suites = chosen(tls13, TLS13)?;
-    if least == Version::Tls12 {
+    if lowest == Version::Tls12 {
         suites.extend(chosen(tls12, TLS12)?);
     }
     if suites.is_empty() {
@@ -48,7 +48,7 @@ pub(super) fn provider(tls12: &str, tls13: &str, least: Version) -> Result<Arc<C
     Ok(Arc::new(CryptoProvider { cipher_suites: suites, ..ring::default_provider() }))
 }
 
-fn chosen(list: &str, known: &[Named]) -> Result<Vec<SupportedCipherSuite>, TlsError> {
+fn chosen(list: &str, known: &[NamedCipher]) -> Result<Vec<SupportedCipherSuite>, TlsError> {
     let mut names = list.split([':', ',', ' ']).filter(|name| !name.is_empty()).peekable();
     if names.peek().is_none() {
         return Ok(known.iter().map(|cipher| cipher.1).collect());
@@ -62,7 +62,7 @@ fn chosen(list: &str, known: &[Named]) -> Result<Vec<SupportedCipherSuite>, TlsE
         .collect()
 }
 
-/// The name that OpenSSL gives a cipher.
+/// Returns the OpenSSL name of a cipher.
 pub(super) fn name(cipher: CipherSuite) -> &'static str {
     let known = TLS13.iter().chain(TLS12).find(|known| known.1.suite() == cipher);
     known.map_or("unknown", |known| known.0)
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_choose_and_order() {
+    fn lists_select_and_order_ciphers() {
         let all = provider("", "", Version::Tls12).expect("all");
         assert_eq!(all.cipher_suites.len(), TLS12.len() + TLS13.len());
         let few = provider(
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn unknown_names_list_the_known_ones() {
         let wrong = provider("AES128-SHA", "", Version::Tls12).expect_err("no such cipher").to_string();
-        assert!(wrong.starts_with("AES128-SHA is not among the ciphers there are: ECDHE-ECDSA-"), "{wrong}");
+        assert!(wrong.starts_with("AES128-SHA is not a supported cipher: ECDHE-ECDSA-"), "{wrong}");
         let wrong = provider("", "HIGH", Version::Tls12).expect_err("no such cipher").to_string();
         assert!(wrong.contains("TLS_CHACHA20_POLY1305_SHA256"), "{wrong}");
     }

@@ -1,4 +1,4 @@
-//! What a backend needs for TLS: loaded once, shared by all shards.
+//! The TLS settings of a backend: loaded once, shared by all shards.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,27 +24,26 @@ pub const SYSTEM_AUTHORITIES: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
-/// What a configuration asks of a backend with TLS.
+/// The configured TLS of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSpec {
-    /// The name to send (SNI) and to find in the certificate; may be an address, which is not
-    /// sent.
+    /// The name to send (SNI) and to verify; may be an address, which is not sent.
     pub subject_name: Option<String>,
-    /// The address to find in the certificate, when there is no name; else it is the backend's.
+    /// The address to verify when there is no name; by default the backend's.
     pub subject_address: Option<IpAddr>,
-    /// A file of authorities in PEM; the system's when none.
+    /// A PEM file of authorities; by default the system's.
     pub ca_store: Option<PathBuf>,
-    /// Whether the certificate is checked at all.
+    /// Whether the certificate is verified.
     pub validate: bool,
-    /// The least version.
+    /// The lowest version.
     pub version_min: Version,
-    /// Ciphers of TLS 1.2 by their OpenSSL names, separated by colons; empty is all.
+    /// Ciphers of TLS 1.2 by their OpenSSL names, separated by colons; empty means all.
     pub ciphers: String,
-    /// The same of TLS 1.3.
+    /// The same for TLS 1.3.
     pub ciphers_tls13: String,
-    /// The protocols of ALPN; empty is no ALPN.
+    /// The protocols of ALPN; empty means no ALPN.
     pub alpn: Vec<String>,
-    /// A file for the secrets of sessions, for debugging.
+    /// A file for session secrets, for debugging.
     pub key_log: Option<PathBuf>,
 }
 
@@ -64,9 +63,9 @@ impl Default for ClientSpec {
     }
 }
 
-/// Authorities by their file, so that backends share them and each file is read once.
+/// Authorities by file, so that backends share them and each file is read once.
 ///
-/// To be made anew for each time a configuration is read.
+/// A new instance is needed each time a configuration is read.
 #[derive(Debug, Default)]
 pub struct CaStores {
     loaded: HashMap<Option<PathBuf>, Arc<Authorities>>,
@@ -100,33 +99,33 @@ fn roots(
     file: &Path,
 ) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    // Stores of systems have old certificates in them that nobody can use.
+    // System stores contain old certificates that cannot be used.
     let (good, _) = roots.add_parsable_certificates(certificates.iter().cloned());
     if good == 0 { Err(Fault::NoAuthority.of(file)) } else { Ok(Arc::new(roots)) }
 }
 
-/// A backend's TLS.
+/// The loaded TLS of a backend.
 #[derive(Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
-    /// The same without sessions: the server has to show its certificate.
-    whole: Arc<ClientConfig>,
+    /// The same without session resumption: the backend has to present its certificate.
+    full: Arc<ClientConfig>,
     name: ServerName<'static>,
-    /// None when certificates are not checked.
+    /// `None` when certificates are not verified.
     authorities: Option<Arc<Authorities>>,
     trust: Arc<Trust>,
 }
 
 impl ClientTls {
-    /// Reads every file that a specification names, for a backend with this address.
+    /// Loads every file of a specification, for a backend with this address.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, with its file.
+    /// The first error, with its file.
     pub fn load(spec: &ClientSpec, backend: IpAddr, stores: &mut CaStores) -> Result<Self, TlsError> {
         let provider = ciphers::provider(&spec.ciphers, &spec.ciphers_tls13, spec.version_min)?;
         let name = match &spec.subject_name {
-            // An absolute name is the same host, and RFC 6066 wants it without its dot.
+            // An absolute name is the same host, and RFC 6066 requires it without the final dot.
             Some(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
                 .map_err(|_| Fault::BadSubjectName(name.clone()))?,
             None => ServerName::from(spec.subject_address.unwrap_or(backend)),
@@ -134,51 +133,51 @@ impl ClientTls {
         let authorities = spec.validate.then(|| stores.load(spec.ca_store.as_ref())).transpose()?;
         let trust = Arc::new(Trust::new(spec.validate));
         let verifier = Verifier::new(authorities.clone(), &provider, Arc::clone(&trust))?;
-        let mut whole = ClientConfig::builder_with_provider(provider)
+        let mut full = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(spec.version_min.and_above())
             .map_err(|e| Fault::Refused(e.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        whole.resumption = Resumption::disabled();
-        whole.alpn_protocols = protocols(&spec.alpn)?;
-        whole.key_log = key_log(spec.key_log.as_ref())?;
-        let mut config = whole.clone();
+        full.resumption = Resumption::disabled();
+        full.alpn_protocols = protocols(&spec.alpn)?;
+        full.key_log = key_log(spec.key_log.as_ref())?;
+        let mut config = full.clone();
         config.resumption = Resumption::store(Arc::clone(&trust) as _);
-        Ok(Self { config: Arc::new(config), whole: Arc::new(whole), name, authorities, trust })
+        Ok(Self { config: Arc::new(config), full: Arc::new(full), name, authorities, trust })
     }
 
-    /// Whether this and another, loaded from the same specification at another time, take the same
-    /// certificates, so that one's sessions are the other's.
+    /// Returns whether this and another, loaded from the same specification at another time, accept
+    /// the same certificates, so that sessions can be carried over.
     #[must_use]
-    pub fn trusts_as(&self, other: &Self) -> bool {
+    pub fn trusts_like(&self, other: &Self) -> bool {
         let roots = |tls: &Self| tls.authorities.as_ref().map(|a| (a.roots.roots.clone(), a.own.clone()));
         self.name == other.name && roots(self) == roots(other)
     }
 
-    /// When the certificate expires that the backend last showed in a whole handshake, unix
-    /// seconds; none before the first.
+    /// Returns when the certificate expires that the backend presented in its last full handshake,
+    /// unix seconds; `None` before the first.
     #[must_use]
     pub fn certificate_until(&self) -> Option<u64> {
         Some(self.trust.until()).filter(|until| *until > 0)
     }
 
-    /// Which trust connections are opened with, above 0: another number than that of any other
-    /// `ClientTls`, and another one whenever a certificate of the server was refused.
+    /// Returns the trust era of new connections, above 0: unique to this `ClientTls`, and new after
+    /// every refused certificate of the backend.
     #[must_use]
     pub fn era(&self) -> u64 {
         self.trust.era()
     }
 
-    /// What is looked for in the certificate.
+    /// Returns the name or address that the certificate must have.
     #[must_use]
     pub fn subject(&self) -> String {
         self.name.to_str().into_owned()
     }
 
-    /// What a connection is made by; `whole`: one that resumes nothing.
-    pub(super) fn config(&self, whole: bool) -> Arc<ClientConfig> {
-        Arc::clone(if whole { &self.whole } else { &self.config })
+    /// Returns the rustls configuration of a connection; with `full`, one that resumes no session.
+    pub(super) fn config(&self, full: bool) -> Arc<ClientConfig> {
+        Arc::clone(if full { &self.full } else { &self.config })
     }
 
     pub(super) fn name(&self) -> ServerName<'static> {

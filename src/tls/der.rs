@@ -13,11 +13,11 @@ pub(super) const SET: u8 = 0x31;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// Element after element of one level.
+/// The elements of one level, in order.
 pub(super) struct Elements<'d>(pub(super) &'d [u8]);
 
 impl<'d> Elements<'d> {
-    /// The next one: its tag, what is in it, and the whole of it.
+    /// Returns the next one: its tag, its contents, and the whole of it.
     pub(super) fn next(&mut self) -> Option<(u8, &'d [u8], &'d [u8])> {
         let (&[tag, first], rest) = self.0.split_first_chunk::<2>()?;
         let (length, rest) = match first {
@@ -34,12 +34,12 @@ impl<'d> Elements<'d> {
         Some((tag, inner, whole))
     }
 
-    /// What is in the next one, which is to have this tag.
+    /// Returns the contents of the next one, which must have this tag.
     pub(super) fn expect(&mut self, tag: u8) -> Option<&'d [u8]> {
         self.next().filter(|(found, ..)| *found == tag).map(|(_, inner, _)| inner)
     }
 
-    /// The same, where it may be left out.
+    /// Returns the contents of the next one if it has this tag.
     pub(super) fn optional(&mut self, tag: u8) -> Option<&'d [u8]> {
         if self.0.first() == Some(&tag) { self.expect(tag) } else { None }
     }
@@ -49,8 +49,8 @@ impl<'d> Elements<'d> {
     }
 }
 
-/// The next element, a time, as unix seconds; one before 1970 counts as 0. Only the forms that RFC
-/// 5280 has (section 4.1.2.5): with seconds, in UTC.
+/// Parses the next element, a time, into Unix seconds; a time before 1970 becomes 0. Only the forms
+/// of RFC 5280, section 4.1.2.5, are valid: with seconds, in UTC.
 pub(super) fn time(elements: &mut Elements<'_>) -> Option<u64> {
     let (tag, text, _) = elements.next()?;
     let digits = text.strip_suffix(b"Z")?;
@@ -79,7 +79,7 @@ pub(super) fn time(elements: &mut Elements<'_>) -> Option<u64> {
     Some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
 
-/// Of digits.
+/// Parses digits.
 fn number(digits: &[u8]) -> u64 {
     digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_end_where_they_say() {
+    fn elements_end_at_their_length() {
         let bytes = [element(INTEGER, &[1]), element(BYTES, &[0x30; 0x7f])].concat();
         let mut elements = Elements(&bytes);
         assert_eq!(elements.optional(BOOLEAN), None);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_those_of_rfc_5280() {
+    fn only_times_of_rfc_5280_are_parsed() {
         for (tag, text, expected) in [
             (UTC_TIME, "260102000000Z", Some(1_767_312_000)),
             (GENERALIZED_TIME, "20260102000000Z", Some(1_767_312_000)),

@@ -1,6 +1,6 @@
-//! What can be wrong with what a configuration asks of TLS: the file, and what is wrong with it.
+//! Errors in the TLS part of a configuration: the file, and what is wrong with it.
 //!
-//! Worded for the operator; what goes wrong with one connection is a
+//! Worded for the operator; errors of one connection are a
 //! [`Failure`](crate::tls::failure::Failure).
 
 use std::fmt;
@@ -8,74 +8,74 @@ use std::path::{Path, PathBuf};
 
 use crate::tls::ciphers;
 
-/// One thing that is wrong, and with which file.
+/// An error, and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
-    /// The file; none when a setting itself is wrong.
+    /// The file; `None` when a setting is wrong.
     pub file: Option<PathBuf>,
-    /// What.
+    /// The error.
     pub fault: Fault,
 }
 
-/// What is wrong.
+/// The kinds of errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The operating system's reason.
     Unreadable(String),
     /// The operating system's reason.
     Unwritable(String),
-    /// A symbolic link where secrets are written.
-    BackendSockets,
-    /// A file of secrets that others may read or write: its mode.
+    /// A symbolic link to a file of secrets.
+    SymbolicLink,
+    /// A file of secrets that others can read or write: its mode.
     OpenToOthers(u32),
     /// A file without a PEM section.
     NotPem,
-    /// A PEM section that cannot be read, and why.
+    /// A PEM section that cannot be decoded, and why.
     BadPem(String),
-    /// PEM, but no certificate in it.
+    /// PEM without a certificate.
     NoCertificate,
-    /// A certificate that cannot be read, and why.
+    /// A certificate that cannot be parsed, and why.
     BadCertificate(String),
-    /// PEM, but no private key in it.
+    /// PEM without a private key.
     NoKey,
-    /// A private key behind a passphrase.
+    /// A private key with a passphrase.
     EncryptedKey,
-    /// A private key that cannot be read or used, and why.
+    /// A private key that cannot be parsed or used, and why.
     BadKey(String),
-    /// A private key of another certificate; the certificate's file.
+    /// A private key of another certificate; that certificate's file.
     KeyMismatch(PathBuf),
     /// Not an OCSP response.
     NotOcsp,
-    /// More OCSP responses than certificates: how many of each.
+    /// More OCSP responses than certificates: the number of each.
     TooManyOcsp(usize, usize),
-    /// A file of ticket keys with this many bytes.
+    /// A file of ticket keys with this number of bytes.
     BadTicketKeys(usize),
     /// A listener without a certificate.
     NoCertificateGiven,
     /// A TLS version that is too old.
     OldVersion(String),
-    /// A word that is no TLS version.
+    /// A text that is no TLS version.
     UnknownVersion(String),
-    /// A cipher that rustls does not have; whether it was asked for TLS 1.3.
+    /// An unsupported cipher; whether it was for TLS 1.3.
     UnknownCipher(String, bool),
-    /// Ciphers that leave none for a version.
+    /// No cipher is left for a version.
     NoCipherLeft,
-    /// A protocol that ALPN cannot name.
+    /// An invalid ALPN protocol name.
     BadAlpn(String),
     /// A subject name that is neither a host name nor an address.
     BadSubjectName(String),
-    /// A file of authorities with nobody in it.
+    /// A file without a usable authority.
     NoAuthority,
-    /// None of the places where systems keep their authorities.
+    /// No system store of authorities was found.
     NoSystemAuthorities,
-    /// What rustls itself says.
+    /// An error of rustls.
     Refused(String),
-    /// The operating system gave no random bytes.
+    /// The operating system returned no random bytes.
     NoRandomness,
 }
 
 impl Fault {
-    /// The fault with the file it is in.
+    /// Adds the file to the fault.
     pub(super) fn of(self, file: &Path) -> TlsError {
         TlsError { file: Some(file.to_owned()), fault: self }
     }
@@ -103,7 +103,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
             Self::Unwritable(why) => write!(f, "cannot be written: {why}"),
-            Self::BackendSockets => f.write_str("is a symbolic link, which is not followed"),
+            Self::SymbolicLink => f.write_str("is a symbolic link, which is not followed"),
             Self::OpenToOthers(mode) => write!(f, "others may use it (mode {mode:o}): chmod 600 FILE"),
             Self::NotPem => f.write_str("is not PEM: there is no line with BEGIN in it"),
             Self::BadPem(why) => write!(f, "is broken PEM: {why}"),
@@ -119,7 +119,7 @@ impl fmt::Display for Fault {
             }
             Self::NotOcsp => f.write_str("is not an OCSP response in DER"),
             Self::TooManyOcsp(responses, certificates) => {
-                write!(f, "there are {responses} OCSP responses for {certificates} certificates")
+                write!(f, "{responses} OCSP responses are given for {certificates} certificates")
             }
             Self::BadTicketKeys(bytes) => write!(
                 f,
@@ -127,25 +127,25 @@ impl fmt::Display for Fault {
             ),
             Self::NoCertificateGiven => f.write_str("TLS needs a certificate and its private key"),
             Self::OldVersion(text) => {
-                write!(f, "{text} is not supported; tls1.2 is the least, tls1.3 the other")
+                write!(f, "{text} is not supported; use tls1.2 or tls1.3")
             }
             Self::UnknownVersion(text) => {
-                write!(f, "{text} is no TLS version; there are tls1.2 and tls1.3")
+                write!(f, "{text} is no TLS version; use tls1.2 or tls1.3")
             }
             Self::UnknownCipher(name, tls13) => {
                 let known = if *tls13 { ciphers::TLS13 } else { ciphers::TLS12 };
                 let known: Vec<&str> = known.iter().map(|cipher| cipher.0).collect();
-                write!(f, "{name} is not among the ciphers there are: {}", known.join(", "))
+                write!(f, "{name} is not a supported cipher: {}", known.join(", "))
             }
-            Self::NoCipherLeft => f.write_str("no cipher is left for the TLS versions asked for"),
+            Self::NoCipherLeft => f.write_str("no cipher is left for the configured TLS versions"),
             Self::BadAlpn(name) => write!(f, "{name:?} is no protocol name of 1 to 255 bytes"),
             Self::BadSubjectName(name) => write!(f, "{name:?} is neither a host name nor an address"),
-            Self::NoAuthority => f.write_str("has no certificate of an authority in it that can be used"),
+            Self::NoAuthority => f.write_str("has no usable certificate of an authority"),
             Self::NoSystemAuthorities => f.write_str(
                 "the system's certificate authorities were not found; install ca-certificates or set caStore",
             ),
             Self::Refused(why) => f.write_str(why),
-            Self::NoRandomness => f.write_str("the system gave no random bytes"),
+            Self::NoRandomness => f.write_str("the system returned no random bytes"),
         }
     }
 }

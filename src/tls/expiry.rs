@@ -1,5 +1,5 @@
-//! What is read of a certificate besides what TLS itself checks: its names, and until when it is
-//! good. Does not ask for the time.
+//! The parts of a certificate that are read apart from its verification: names and validity. Reads
+//! no clock.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,31 +7,31 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::tls::der;
 use crate::tls::der::{BOOLEAN, BYTES, Elements, INTEGER, OID, SEQUENCE, SET};
 
-/// Seconds of a day.
+/// Seconds per day.
 pub const DAY_SECONDS: u64 = 86_400;
 
-/// The end of a chain: the certificate of a server.
+/// The end-entity certificate of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// The host names and addresses it is for, in lower case: the alternative names, or the
-    /// common name when there are none. A wildcard begins with `*.`.
+    /// Its host names and addresses, in lower case: the alternative names, or else the common name.
+    /// A wildcard begins with `*.`.
     pub names: Vec<String>,
-    /// Unix time in seconds from which it is good.
+    /// Start of validity, unix seconds.
     pub not_before: u64,
-    /// Unix time in seconds until which it is good.
+    /// End of validity, unix seconds.
     pub not_after: u64,
-    /// Whether subject and issuer are the same.
+    /// Whether subject and issuer are equal.
     pub self_signed: bool,
-    /// Its serial number, as it stands in it.
+    /// Its serial number, as encoded.
     pub serial: Vec<u8>,
 }
 
-/// A certificate that cannot be read, and why.
+/// Why a certificate cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable(pub String);
 
 impl Leaf {
-    /// What a certificate in DER says.
+    /// Parses a certificate in DER.
     ///
     /// # Errors
     ///
@@ -40,24 +40,24 @@ impl Leaf {
         read(der).ok_or_else(|| Unreadable("it is not a certificate in DER".to_owned()))
     }
 
-    /// What people call it: its first name.
+    /// Returns its first name, for messages.
     #[must_use]
-    pub fn called(&self) -> &str {
+    pub fn display_name(&self) -> &str {
         self.names.first().map_or("without a name", String::as_str)
     }
 
-    /// Whole days until it has expired at this unix time; below 0 when it has.
+    /// Returns the whole days until it expires at this unix time; negative when it has.
     #[must_use]
     pub fn days_left(&self, now: u64) -> i64 {
         let left = self.not_after as i64 - now as i64;
         left.div_euclid(DAY_SECONDS as i64)
     }
 
-    /// What is to be said about it at this unix time, if anything: it is not good yet, it has
-    /// expired, or will within these days.
+    /// Returns a warning at this unix time if the certificate is not valid yet, has expired, or
+    /// expires within `days`.
     #[must_use]
-    pub fn complaint(&self, now: u64, days: u32) -> Option<String> {
-        let name = self.called();
+    pub fn warning(&self, now: u64, days: u32) -> Option<String> {
+        let name = self.display_name();
         if now < self.not_before {
             return Some(format!("certificate {name} is not valid before {}", Date(self.not_before)));
         }
@@ -163,8 +163,8 @@ fn common_names(subject: &[u8], names: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
-/// Days from the unix epoch to a day of the proleptic Gregorian calendar; nothing for one before
-/// it. The other way round is [`Date`].
+/// Returns the days from the Unix epoch to a day of the proleptic Gregorian calendar; `None` for
+/// one before it. [`Date`] is the inverse.
 pub(super) const fn days_to(year: u64, month: u64, day: u64) -> Option<u64> {
     // Years that begin on 1 March.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year.saturating_sub(1), month + 9) };
@@ -174,14 +174,14 @@ pub(super) const fn days_to(year: u64, month: u64, day: u64) -> Option<u64> {
     days.checked_sub(719_468)
 }
 
-/// A unix time in seconds as its day in UTC: `2026-01-02`.
+/// A unix time in seconds, formatted as its day in UTC: `2026-01-02`.
 #[derive(Clone, Copy, Debug)]
 pub struct Date(pub u64);
 
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The proleptic Gregorian calendar in years that begin on 1 March, so that the odd day of
-        // a leap year is the last one; 719,468 days from 1 March of year 0 to the unix epoch.
+        // The proleptic Gregorian calendar in years that begin on 1 March, so that the leap day is
+        // the last one; 719,468 days from 1 March of year 0 to the unix epoch.
         let days = self.0 / DAY_SECONDS + 719_468;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -199,7 +199,7 @@ mod tests {
     use crate::tls::fixture::Authority;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_follow_the_calendar() {
         for (seconds, expected) in [
             (0, "1970-01-01"),
             (86_399, "1970-01-01"),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_changed_is_no_trouble() {
+    fn truncated_or_modified_certificates_do_not_panic() {
         let issued = Authority::new("Root").issue_until(&["dns.example", "192.0.2.1"], 2026, 1, 2);
         for length in 0..issued.der().len() {
             assert!(Leaf::parse(&issued.der()[..length]).is_err(), "{length} bytes");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_counts_when_there_is_no_other() {
+    fn the_common_name_is_used_without_alternative_names() {
         let root = Authority::new("Old.example");
         let leaf = Leaf::parse(root.der()).expect("a certificate");
         assert_eq!(leaf.names, ["old.example"]);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn complaints_begin_before_the_end() {
+    fn warnings_begin_before_expiry() {
         let leaf = Leaf {
             names: vec!["dns.example".to_owned()],
             not_before: 1_000,
@@ -265,14 +265,14 @@ mod tests {
             serial: vec![1],
         };
         let end = leaf.not_after;
-        assert_eq!(leaf.complaint(end - 22 * DAY_SECONDS, 21), None);
-        let soon = leaf.complaint(end - 21 * DAY_SECONDS + 1, 21);
+        assert_eq!(leaf.warning(end - 22 * DAY_SECONDS, 21), None);
+        let soon = leaf.warning(end - 21 * DAY_SECONDS + 1, 21);
         assert_eq!(soon.as_deref(), Some("certificate dns.example expires in 20 days (on 2026-01-02)"));
-        let last = leaf.complaint(end - DAY_SECONDS, 21);
+        let last = leaf.warning(end - DAY_SECONDS, 21);
         assert_eq!(last.as_deref(), Some("certificate dns.example expires in 1 day (on 2026-01-02)"));
-        let over = leaf.complaint(end + 1, 21);
+        let over = leaf.warning(end + 1, 21);
         assert_eq!(over.as_deref(), Some("certificate dns.example has expired (on 2026-01-02)"));
-        let early = leaf.complaint(999, 21);
+        let early = leaf.warning(999, 21);
         assert_eq!(early.as_deref(), Some("certificate dns.example is not valid before 1970-01-01"));
     }
 }

@@ -1,4 +1,4 @@
-//! Why a session failed: a reason to be counted, and words for people.
+//! Why a session failed: a reason for the counters, and a message.
 
 use crate::base::reasons::reasons;
 
@@ -11,35 +11,35 @@ use crate::tls::verify;
 reasons! {
     /// Why a session failed. The label is the metric's.
     Reason {
-        /// What came is not TLS.
+        /// The peer does not speak TLS.
         NotTls = "not-tls",
-        /// The other side has no TLS version that we have.
+        /// The peer has no common TLS version.
         UnsupportedVersion = "unsupported-version",
-        /// No cipher, key exchange or signature is known to both sides.
+        /// There is no common cipher, key exchange or signature.
         NoSharedCipher = "no-shared-cipher",
-        /// No protocol of ALPN is known to both sides.
+        /// There is no common ALPN protocol.
         NoSharedProtocol = "no-shared-alpn",
-        /// The other side's certificate is not good.
+        /// The peer's certificate is invalid.
         BadCertificate = "bad-certificate",
-        /// The other side did not accept our certificate.
+        /// The peer refused our certificate.
         CertificateRefused = "certificate-refused",
-        /// The connection ended in the middle of the handshake.
+        /// The connection ended during the handshake.
         UnexpectedEof = "unexpected-eof",
-        /// The other side ended it with an alert of another kind.
+        /// The peer sent another alert.
         Alert = "alert",
-        /// A record that was changed on its way, or sealed with another key.
+        /// A record was modified, or encrypted with another key.
         Corrupt = "corrupt",
-        /// Anything else that TLS does not allow.
+        /// Any other violation of TLS.
         Other = "other",
     }
 }
 
-/// The end of a session that should not have ended so.
+/// The failure of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// To be counted.
+    /// The counter.
     pub reason: Reason,
-    /// For people; without anything secret.
+    /// A human-readable message without secrets.
     pub text: Box<str>,
 }
 
@@ -48,12 +48,12 @@ impl Failure {
         Self { reason, text: text.into() }
     }
 
-    /// What rustls says; whether a message of TLS was understood before.
+    /// Converts an error of rustls; `begun` tells whether a TLS message was understood before.
     pub(super) fn of(error: &Error, begun: bool) -> Self {
         let text = match error {
-            Error::InvalidCertificate(why) => verify::words(why),
-            Error::AlertReceived(alert) => format!("the other side says: {}", alert_words(*alert)),
-            Error::InvalidMessage(_) if !begun => "what came is not TLS".to_owned(),
+            Error::InvalidCertificate(why) => verify::describe(why),
+            Error::AlertReceived(alert) => format!("the peer sent an alert: {}", alert_text(*alert)),
+            Error::InvalidMessage(_) if !begun => "the peer does not speak TLS".to_owned(),
             other => other.to_string(),
         };
         Self::new(reason(error, begun), text)
@@ -104,8 +104,8 @@ fn reason(error: &Error, begun: bool) -> Reason {
     }
 }
 
-/// The alert's name as words: `UnknownCA` is "unknown CA".
-fn alert_words(alert: AlertDescription) -> String {
+/// Returns the alert's name as words: `UnknownCA` is "unknown CA".
+fn alert_text(alert: AlertDescription) -> String {
     let name = format!("{alert:?}");
     let mut words = String::with_capacity(name.len() + 4);
     let mut last_upper = true;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_words_with_hyphens_and_differ() {
+    fn labels_are_unique_and_hyphenated() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
             assert!(reason.label().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
@@ -138,11 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn alerts_read_as_words() {
-        assert_eq!(alert_words(AlertDescription::UnknownCA), "unknown CA");
-        assert_eq!(alert_words(AlertDescription::HandshakeFailure), "handshake failure");
+    fn alerts_are_formatted_as_words() {
+        assert_eq!(alert_text(AlertDescription::UnknownCA), "unknown CA");
+        assert_eq!(alert_text(AlertDescription::HandshakeFailure), "handshake failure");
         let failure = Failure::of(&Error::AlertReceived(AlertDescription::UnknownCA), true);
         assert_eq!(failure.reason, Reason::CertificateRefused);
-        assert_eq!(failure.to_string(), "the other side says: unknown CA");
+        assert_eq!(failure.to_string(), "the peer sent an alert: unknown CA");
     }
 }

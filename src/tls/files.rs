@@ -1,4 +1,4 @@
-//! Certificates, keys and OCSP responses from files. Keeps nothing.
+//! Reads certificates, keys and OCSP responses from files. Keeps nothing.
 
 use std::path::Path;
 
@@ -7,16 +7,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::tls::error::{Fault, TlsError};
 
-/// All bytes of a file.
+/// Reads all bytes of a file.
 pub(super) fn bytes(file: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(file).map_err(|e| Fault::Unreadable(e.to_string()).of(file))
 }
 
-/// The certificates in a PEM file, in their order; at least one.
+/// Reads the certificates of a PEM file, in their order; at least one.
 pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = bytes(file)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let found = found.map_err(|e| broken(&e).of(file))?;
+    let found = found.map_err(|e| pem_fault(&e).of(file))?;
     match found.is_empty() {
         true if is_pem(&text) => Err(Fault::NoCertificate.of(file)),
         true => Err(Fault::NotPem.of(file)),
@@ -24,24 +24,24 @@ pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-/// The first private key in a PEM file.
+/// Reads the first private key of a PEM file.
 pub(super) fn key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let text = bytes(file)?;
-    // PKCS #8 says so in its label, the older form in a header (RFC 1421, section 4.6.1.1).
+    // PKCS #8 marks it in its label, the older form in a header (RFC 1421, section 4.6.1.1).
     if contains(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(&text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(Fault::EncryptedKey.of(file));
     }
     PrivateKeyDer::from_pem_slice(&text).map_err(|e| match e {
         pem::Error::NoItemsFound if is_pem(&text) => Fault::NoKey.of(file),
         pem::Error::NoItemsFound => Fault::NotPem.of(file),
-        other => broken(&other).of(file),
+        other => pem_fault(&other).of(file),
     })
 }
 
-/// An OCSP response in DER, as `openssl ocsp -respout` writes it.
+/// Reads an OCSP response in DER, as `openssl ocsp -respout` writes it.
 ///
-/// Only its frame is looked at: one SEQUENCE (RFC 6960, section 4.2.1) that is the whole file.
-/// Clients check the rest.
+/// Only its frame is checked: one SEQUENCE (RFC 6960, section 4.2.1) that is the whole file.
+/// Clients verify the rest.
 pub(super) fn ocsp_response(file: &Path) -> Result<Vec<u8>, TlsError> {
     let bytes = bytes(file)?;
     let length = match bytes.as_slice() {
@@ -61,7 +61,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-fn broken(error: &pem::Error) -> Fault {
+fn pem_fault(error: &pem::Error) -> Fault {
     Fault::BadPem(match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no line with END".to_owned(),
         pem::Error::IllegalSectionStart { line } => {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_file_and_what_is_wrong() {
+    fn errors_name_the_file_and_the_reason() {
         let directory = Directory::new();
         let cases: &[(&str, &str, &str)] = &[
             ("empty", "", "is not PEM"),
@@ -93,20 +93,20 @@ mod tests {
         ];
         for (name, text, expected) in cases {
             let file = directory.write(name, text);
-            let said = why(certificates(&file));
-            assert!(said.starts_with(&format!("{}: ", file.display())), "{said}");
-            assert!(said.contains(expected), "{name}: {said}");
+            let message = why(certificates(&file));
+            assert!(message.starts_with(&format!("{}: ", file.display())), "{message}");
+            assert!(message.contains(expected), "{name}: {message}");
         }
         let missing = directory.path("missing");
         assert!(why(certificates(&missing)).contains("cannot be read: No such file"));
     }
 
     #[test]
-    fn keys_are_found_and_encrypted_ones_named() {
+    fn keys_are_found_and_encrypted_ones_reported() {
         let directory = Directory::new();
         let issued = Authority::new("Root").issue(&["dns.example"]);
         let (certificate, private) = (issued.certificate(), issued.key());
-        // The chain may stand in the same file.
+        // The chain may be in the same file.
         assert!(key(&directory.write("both", &format!("{certificate}{private}"))).is_ok());
         assert!(why(key(&directory.write("certificate", &certificate))).contains("has no private key"));
         for text in [

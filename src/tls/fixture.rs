@@ -1,4 +1,4 @@
-//! Authorities, certificates and files for the tests of this room.
+//! Authorities, certificates and files for this module's tests.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use rcgen::{
 
 use crate::tls::server::CertificateFiles;
 
-/// A directory that goes when it is dropped.
+/// A directory that is removed when dropped.
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
@@ -36,7 +36,7 @@ impl Directory {
         path
     }
 
-    /// A certificate and its key in files of their own.
+    /// Writes a certificate and its key to separate files.
     pub(crate) fn pair(&self, issued: &Issued) -> CertificateFiles {
         let number = fs::read_dir(&self.0).expect("a directory").count();
         CertificateFiles {
@@ -75,12 +75,12 @@ impl Authority {
         self.0.der()
     }
 
-    /// Its certificate in a file, to be a `caStore`.
+    /// Writes its certificate to a file, for a `caStore`.
     pub(crate) fn file(&self, directory: &Directory) -> PathBuf {
         directory.write("authority.pem", &self.0.pem())
     }
 
-    /// A certificate with an ECDSA key, good for long.
+    /// Issues a certificate with an ECDSA key and a long validity.
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
         self.issue_until(names, 4096, 1, 1)
     }
@@ -92,7 +92,7 @@ impl Authority {
         self.sign(&params, KeyPair::generate().expect("a key"))
     }
 
-    /// A certificate with an Ed25519 key.
+    /// Issues a certificate with an Ed25519 key.
     pub(crate) fn issue_ed25519(&self, names: &[&str]) -> Issued {
         self.sign(&params(names), KeyPair::generate_for(&PKCS_ED25519).expect("a key"))
     }
@@ -103,8 +103,7 @@ impl Authority {
     }
 }
 
-/// A certificate that nobody else has signed; with the mark of an authority, as `openssl req
-/// -x509` makes them, or without.
+/// Issues a self-signed certificate; with the CA flag, as `openssl req -x509` sets it, or without.
 pub(crate) fn self_signed(names: &[&str], authority: bool) -> Issued {
     let mut params = params(names);
     if authority {
@@ -114,7 +113,7 @@ pub(crate) fn self_signed(names: &[&str], authority: bool) -> Issued {
     Issued { certificate: params.self_signed(&key).expect("a certificate"), key }
 }
 
-/// An OCSP response about a certificate, good or revoked, which nobody has signed.
+/// Builds an unsigned OCSP response about a certificate, good or revoked.
 pub(crate) fn ocsp_response(serial: &[u8], good: bool, until: Option<&str>) -> Vec<u8> {
     let part = |tag: u8, inner: &[&[u8]]| {
         let inner = inner.concat();
@@ -157,7 +156,7 @@ impl Issued {
     }
 }
 
-/// The key logs that are open are the whole process's: a test that counts on them has them alone.
+/// Serialises the tests that count open key logs, which belong to the whole process.
 pub(crate) fn alone_with_key_logs() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

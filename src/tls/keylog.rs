@@ -1,9 +1,10 @@
-//! The secrets of sessions in a file, so that a capture of their packets can be read: for
-//! debugging, and only when a configuration asks for it.
+//! Session secrets in a file, so that captured packets can be decrypted: for debugging, and only
+//! when configured.
 //!
-//! Whoever reads the file reads the sessions: it is its owner's alone, and no link to another.
+//! Whoever reads the file can read the sessions: it is private to its owner, and no symbolic link
+//! is followed.
 //!
-//! Handshakes file their lines and go on, since a disk may take its time; [`write()`] writes them.
+//! Handshakes queue their lines and continue, since a disk may be slow; [`write()`] writes them.
 
 #![expect(clippy::disallowed_types, reason = "the secrets of all connections go to one file")]
 
@@ -20,29 +21,28 @@ use rustls::KeyLog;
 
 use crate::tls::error::{Fault, TlsError};
 
-/// Lines that wait for one file, at most: 0.8 MB. A handshake has five.
+/// Most queued lines per file: 0.8 MB. A handshake has five.
 const LINES_MAX: usize = 4_096;
 
-/// The key logs that are open. A reload, which has fewer rights than the start, may not be able to
-/// open one again: it goes on with that of the same path.
+/// The open key logs. A reload has fewer privileges than the start and may not be able to open one
+/// again: it keeps using the open one with the same path.
 static OPEN: Mutex<Vec<(PathBuf, Arc<KeyLogFile>)>> = Mutex::new(Vec::new());
 /// Lines that were not written.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// A key log in the format that Wireshark reads; lines are added at the end.
+/// A key log in Wireshark's format; lines are appended.
 #[derive(Debug)]
 pub(super) struct KeyLogFile {
     file: File,
     lines: Sender<Box<str>>,
     waiting: Receiver<Box<str>>,
-    /// The last line was not written, or not whole.
-    torn: AtomicBool,
+    /// The last line was not written, or not completely.
+    partial: AtomicBool,
 }
 
-/// Writes the lines that wait for all key logs; it may take as long as their disks do. To be called by
-/// one thread.
+/// Writes the queued lines of all key logs; may take as long as the disks. Called by one thread.
 pub fn write() {
-    // Not held while writing: a reload looks for an open one.
+    // The lock is not held while writing: a reload may look for an open file.
     let open: Vec<_> = {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(_, log)| log.is_used());
@@ -51,23 +51,23 @@ pub fn write() {
     open.iter().for_each(|log| log.write());
 }
 
-/// Lines of key logs that were lost since the start.
+/// Returns the number of key log lines that were lost.
 #[must_use]
 pub fn lost() -> u64 {
     LOST.load(Relaxed)
 }
 
 impl KeyLogFile {
-    /// Opens the file, which nobody but its owner may read.
+    /// Opens the file, private to its owner.
     pub(super) fn open(path: &Path) -> Result<Arc<dyn KeyLog>, TlsError> {
         let mut options = OpenOptions::new();
-        // A pipe is not waited for.
+        // Does not wait for the reader of a pipe.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
         options.append(true).create(true).mode(0o600).custom_flags(flags);
         Self::keep(path, options.open(path)).map(|file| file as _)
     }
 
-    /// The file that was opened, or the one that is open already where we may not.
+    /// Returns the opened file, or the one that is already open where permission is denied.
     fn keep(path: &Path, opened: io::Result<File>) -> Result<Arc<Self>, TlsError> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(_, log)| log.is_used());
@@ -80,7 +80,7 @@ impl KeyLogFile {
                     .filter(|_| e.kind() == ErrorKind::PermissionDenied)
                 {
                     Some(known) => Ok(known),
-                    None if e.raw_os_error() == Some(libc::ELOOP) => Err(Fault::BackendSockets.of(path)),
+                    None if e.raw_os_error() == Some(libc::ELOOP) => Err(Fault::SymbolicLink.of(path)),
                     None => Err(Fault::Unwritable(e.to_string()).of(path)),
                 };
             }
@@ -91,22 +91,22 @@ impl KeyLogFile {
             return Err(Fault::OpenToOthers(mode & 0o777).of(path));
         }
         let (lines, waiting) = bounded(LINES_MAX);
-        let log = Arc::new(Self { file, lines, waiting, torn: AtomicBool::new(false) });
+        let log = Arc::new(Self { file, lines, waiting, partial: AtomicBool::new(false) });
         open.push((path.to_owned(), Arc::clone(&log)));
         Ok(log)
     }
 
-    /// Whether a configuration has it, or lines wait.
+    /// Returns whether a configuration uses it, or lines are queued.
     fn is_used(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1 || !self.waiting.is_empty()
     }
 
-    /// Writes the lines that wait. A full disk loses them, and ends no session.
+    /// Writes the queued lines. A full disk loses them, but ends no session.
     fn write(&self) {
         for line in self.waiting.try_iter().take(LINES_MAX) {
-            let begin = if self.torn.load(Relaxed) { "\n" } else { "" };
+            let begin = if self.partial.load(Relaxed) { "\n" } else { "" };
             let written = (&self.file).write_all(format!("{begin}{line}").as_bytes());
-            self.torn.store(written.is_err(), Relaxed);
+            self.partial.store(written.is_err(), Relaxed);
             if written.is_err() {
                 LOST.fetch_add(1, Relaxed);
             }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_may_read_and_a_link_are_refused() {
+    fn files_readable_by_others_and_symbolic_links_are_refused() {
         let directory = Directory::new();
         let file = directory.write("log", "");
         for mode in [0o644, 0o640, 0o602] {
@@ -156,7 +156,7 @@ mod tests {
             );
         }
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("a mode");
-        KeyLogFile::open(&file).expect("its owner's alone");
+        KeyLogFile::open(&file).expect("private to its owner");
         let link = directory.path("link");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
         assert!(why(&link).ends_with("link: is a symbolic link, which is not followed"), "{}", why(&link));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_open_a_file_again_goes_on_with_the_open_one() {
+    fn an_open_file_is_kept_when_permission_is_denied() {
         let _alone = alone_with_key_logs();
         let directory = Directory::new();
         let path = directory.path("log");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_waits_for_no_file() {
+    fn a_session_never_waits_for_the_file() {
         let _alone = alone_with_key_logs();
         let directory = Directory::new();
         let path = directory.path("log");
@@ -194,15 +194,15 @@ mod tests {
         for _ in 0..LINES_MAX + 10 {
             log.log("CLIENT_RANDOM", &[1, 2], &[3]);
         }
-        assert_eq!(lost() - before, 10, "no more fit");
+        assert_eq!(lost() - before, 10, "the queue is full");
         drop(log);
         write();
         let text = std::fs::read_to_string(&path).expect("the log");
-        assert_eq!(text, "CLIENT_RANDOM 0102 03\n".repeat(LINES_MAX), "also of a log that was closed");
+        assert_eq!(text, "CLIENT_RANDOM 0102 03\n".repeat(LINES_MAX), "including a closed log");
 
         let pipe = directory.path("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)
             .expect("a pipe");
-        assert!(why(&pipe).contains("No such device"), "nobody reads it: {}", why(&pipe));
+        assert!(why(&pipe).contains("No such device"), "without a reader: {}", why(&pipe));
     }
 }

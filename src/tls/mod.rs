@@ -5,17 +5,17 @@
 //!  ClientSpec ──load──► ClientTls ──► Session::client ─┴─►    plaintext ──► bytes out
 //! ```
 //!
-//! A specification is what a configuration asks; loading it reads every file it names, and fails
-//! with the file and what is wrong with it. What was loaded is shared by all shards; a
-//! [`session::Session`] is one connection's, and moves bytes without knowing of sockets.
+//! A specification is what a configuration asks for; loading it reads every file it names, and
+//! fails with the file and the reason. What was loaded is shared by all shards; a
+//! [`session::Session`] belongs to one connection, and moves bytes without knowing sockets.
 //!
-//! This room opens no socket, starts no thread, and never asks a shard. The only locks are those
-//! that one handshake takes: the store of sessions. Established sessions share nothing. Key logs are
-//! written by whoever calls [`write_key_logs`].
+//! This module opens no socket, starts no thread, and knows no shard. The only locks are taken once
+//! per handshake, for the session store. Established sessions share nothing. Key logs are written
+//! by the caller of [`write_key_logs`].
 //!
 //! TLS 1.2 and 1.3 only: rustls has no older version, and RFC 8996 forbids them.
 
-// The enums of rustls and x509-parser may grow in any release; what is new has no name here.
+// The enums of rustls and x509-parser may grow in any release; new variants have no name here.
 #![allow(clippy::wildcard_enum_match_arm)]
 
 pub mod certificates;
@@ -44,7 +44,7 @@ pub use crate::tls::keylog::{lost as key_log_lines_lost, write as write_key_logs
 pub use crate::tls::server::{CertificateFiles, ServerSpec, ServerTls};
 pub use crate::tls::session::{Session, TlsFacts};
 
-/// A version of the protocol.
+/// A protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// RFC 5246.
@@ -54,11 +54,11 @@ pub enum Version {
 }
 
 impl Version {
-    /// The version as dnsdist's `minTLSVersion` writes it: `tls1.2`, `tls1.3`.
+    /// Parses dnsdist's `minTLSVersion`: `tls1.2`, `tls1.3`.
     ///
     /// # Errors
     ///
-    /// Versions below 1.2, and words that are no version.
+    /// Versions below 1.2, and other texts.
     pub fn parse(text: &str) -> Result<Self, TlsError> {
         match text.to_ascii_lowercase().as_str() {
             "tls1.2" => Ok(Self::Tls12),
@@ -68,7 +68,7 @@ impl Version {
         }
     }
 
-    /// The version's name in logs and metrics.
+    /// Returns the version's name in logs and metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -77,7 +77,7 @@ impl Version {
         }
     }
 
-    /// This version and those above it, as rustls names them.
+    /// Returns this version and later ones for rustls.
     fn and_above(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
         match self {
             Self::Tls12 => rustls::DEFAULT_VERSIONS,
@@ -88,7 +88,7 @@ impl Version {
 
 static TLS13_ALONE: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// The protocols offered in ALPN, as the wire has them.
+/// Encodes ALPN protocol names.
 ///
 /// # Errors
 ///
@@ -101,7 +101,7 @@ fn protocols(names: &[String]) -> Result<Vec<Vec<u8>>, TlsError> {
     }
 }
 
-/// The name of DNS over TLS in ALPN, as IANA registered it for RFC 7858.
+/// The ALPN name of DNS over TLS, as registered by IANA for RFC 7858.
 pub const ALPN_DOT: &str = "dot";
 
 #[cfg(test)]
@@ -109,17 +109,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_below_1_2_are_refused_with_the_reason() {
+    fn versions_below_1_2_are_refused() {
         assert_eq!(Version::parse("tls1.2"), Ok(Version::Tls12));
         assert_eq!(Version::parse("TLS1.3"), Ok(Version::Tls13));
         let old = Version::parse("tls1.0").unwrap_err().to_string();
-        assert_eq!(old, "tls1.0 is not supported; tls1.2 is the least, tls1.3 the other");
+        assert_eq!(old, "tls1.0 is not supported; use tls1.2 or tls1.3");
         let odd = Version::parse("1.2").unwrap_err().to_string();
-        assert_eq!(odd, "1.2 is no TLS version; there are tls1.2 and tls1.3");
+        assert_eq!(odd, "1.2 is no TLS version; use tls1.2 or tls1.3");
     }
 
     #[test]
-    fn a_protocol_has_a_name() {
+    fn protocol_names_are_checked() {
         assert_eq!(protocols(&["dot".to_owned()]), Ok(vec![b"dot".to_vec()]));
         assert!(protocols(&[String::new()]).is_err());
         assert!(protocols(&["x".repeat(256)]).is_err());

@@ -1,5 +1,5 @@
-//! What an OCSP response says of a certificate (RFC 6960, section 4.2.1), as far as whoever staples
-//! it must know. Its signature is for clients to check.
+//! Parses the parts of an OCSP response (RFC 6960, section 4.2.1) that stapling needs. Its
+//! signature is verified by clients.
 //!
 //! ```text
 //!  OCSPResponse ─► ResponseBytes ─► BasicOCSPResponse ─► ResponseData ─► SingleResponse, ...
@@ -15,18 +15,20 @@ const GOOD: u8 = 0x80;
 /// RFC 6960, section 4.2.1: id-pkix-ocsp-basic, 1.3.6.1.5.5.7.48.1.1.
 const BASIC: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
 
-/// Until when a response is good for the certificate with this serial number, unix seconds;
-/// without an end that is for ever.
+/// Returns until when a response is valid for the certificate with this serial number, unix
+/// seconds; `u64::MAX` without an end.
 ///
 /// # Errors
 ///
-/// Why it is no use, for people.
-pub(super) fn good_until(response: &[u8], serial: &[u8]) -> Result<u64, &'static str> {
-    let about = read(response).ok_or("cannot be read, or says that there is none")?;
-    let own = about.into_iter().find(|single| bare(single.serial) == bare(serial));
+/// Why it cannot be stapled, human-readable.
+pub(super) fn valid_until(response: &[u8], serial: &[u8]) -> Result<u64, &'static str> {
+    let about = read(response).ok_or("cannot be parsed, or has an error status")?;
+    let own = about
+        .into_iter()
+        .find(|single| without_leading_zeros(single.serial) == without_leading_zeros(serial));
     match own {
         None => Err("is about another certificate"),
-        Some(single) if !single.good => Err("does not say that it is good"),
+        Some(single) if !single.good => Err("does not have the status good"),
         Some(single) => Ok(single.until),
     }
 }
@@ -39,7 +41,7 @@ struct Single<'r> {
 
 fn read(response: &[u8]) -> Option<Vec<Single<'_>>> {
     let mut response = Elements(Elements(response).expect(SEQUENCE)?);
-    // 0 is success; another status comes without a response.
+    // 0 is success; other statuses come without a response.
     if response.expect(ENUMERATED)? != [0] {
         return None;
     }
@@ -73,8 +75,8 @@ fn single(bytes: &[u8]) -> Option<Single<'_>> {
     Some(Single { serial, good: status == GOOD, until })
 }
 
-/// A number without the zeros in front of it.
-fn bare(number: &[u8]) -> &[u8] {
+/// Returns a number without leading zeros.
+fn without_leading_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     &number[zeros..]
 }
@@ -88,30 +90,30 @@ mod tests {
     const END: u64 = 1_767_312_000;
 
     #[test]
-    fn a_response_is_about_its_certificate_until_its_end() {
+    fn a_response_is_valid_for_its_certificate_until_its_end() {
         let response = ocsp_response(&[0x7a, 1], true, Some("20260102000000Z"));
-        assert_eq!(good_until(&response, &[0x7a, 1]), Ok(END));
-        assert_eq!(good_until(&response, &[0, 0x7a, 1]), Ok(END));
-        assert_eq!(good_until(&response, &[0x7a, 2]), Err("is about another certificate"));
-        assert_eq!(good_until(&ocsp_response(&[1], true, None), &[1]), Ok(u64::MAX));
+        assert_eq!(valid_until(&response, &[0x7a, 1]), Ok(END));
+        assert_eq!(valid_until(&response, &[0, 0x7a, 1]), Ok(END));
+        assert_eq!(valid_until(&response, &[0x7a, 2]), Err("is about another certificate"));
+        assert_eq!(valid_until(&ocsp_response(&[1], true, None), &[1]), Ok(u64::MAX));
         let revoked = ocsp_response(&[1], false, Some("20260102000000Z"));
-        assert_eq!(good_until(&revoked, &[1]), Err("does not say that it is good"));
+        assert_eq!(valid_until(&revoked, &[1]), Err("does not have the status good"));
     }
 
     #[test]
-    fn what_is_cut_changed_or_an_error_is_no_use() {
+    fn truncated_modified_or_error_responses_are_refused() {
         let response = ocsp_response(&[0x7a, 1], true, Some("20260102000000Z"));
-        let none = Err("cannot be read, or says that there is none");
+        let none = Err("cannot be parsed, or has an error status");
         for length in 0..response.len() {
-            assert_eq!(good_until(&response[..length], &[0x7a, 1]), none, "{length} bytes");
+            assert_eq!(valid_until(&response[..length], &[0x7a, 1]), none, "{length} bytes");
         }
-        assert_eq!(good_until(b"\x30\x03\x0a\x01\x06", &[1]), none, "unauthorized");
-        // Any other byte is read as something, or nothing.
+        assert_eq!(valid_until(b"\x30\x03\x0a\x01\x06", &[1]), none, "unauthorized");
+        // Any other byte may parse, but must not panic.
         for at in 0..response.len() {
             for change in [1, 0x80, 0xff] {
                 let mut changed = response.clone();
                 changed[at] ^= change;
-                let _ = good_until(&changed, &[0x7a, 1]);
+                let _ = valid_until(&changed, &[0x7a, 1]);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a listener needs for TLS: loaded once, shared by all shards. A reload loads another, which
+//! The TLS settings of a listener: loaded once, shared by all shards. A reload loads another, which
 //! inherits what lets clients resume their sessions.
 
 use std::path::PathBuf;
@@ -18,34 +18,34 @@ use crate::tls::{ALPN_DOT, Version, ciphers, protocols};
 /// RFC 8446, section 4.6.1: "Servers MUST NOT use any value greater than 604800 seconds".
 pub const SESSION_SECONDS_MAX: u32 = 604_800;
 
-/// What a configuration asks of a listener with TLS.
+/// The configured TLS of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSpec {
     /// The certificates; at least one.
     pub certificates: Vec<CertificateFiles>,
-    /// The least version.
+    /// The lowest version.
     pub version_min: Version,
-    /// Ciphers of TLS 1.2 by their OpenSSL names, separated by colons; empty is all.
+    /// Ciphers of TLS 1.2 by their OpenSSL names, separated by colons; empty means all.
     pub ciphers: String,
-    /// The same of TLS 1.3.
+    /// The same for TLS 1.3.
     pub ciphers_tls13: String,
-    /// Whether our order of ciphers decides, not the client's.
+    /// Whether our order of ciphers decides rather than the client's.
     pub prefer_server_ciphers: bool,
     /// Whether clients get session tickets.
     pub tickets: bool,
-    /// Ticket keys that are kept: the first seals, each one opens.
+    /// Ticket keys kept: the first encrypts, all decrypt.
     pub ticket_keys: usize,
-    /// A file of ticket keys that machines share; without it they are random.
+    /// A file of ticket keys shared by several machines; by default they are random.
     pub ticket_key_file: Option<PathBuf>,
-    /// Seconds after which whoever has a clock shall call [`ServerTls::rotate`]; 0 is never.
+    /// Seconds after which the owner of the clock calls [`ServerTls::rotate`]; 0 never.
     pub ticket_rotation_seconds: u32,
-    /// Sessions that are kept for clients without tickets; 0 is none.
+    /// Sessions kept for clients without tickets; 0 keeps none.
     pub sessions: usize,
     /// Seconds that a session can be resumed, at most [`SESSION_SECONDS_MAX`].
     pub session_seconds: u32,
-    /// The protocols of ALPN; empty is no ALPN.
+    /// The protocols of ALPN; empty means no ALPN.
     pub alpn: Vec<String>,
-    /// A file for the secrets of sessions, for debugging.
+    /// A file for session secrets, for debugging.
     pub key_log: Option<PathBuf>,
 }
 
@@ -69,7 +69,7 @@ impl Default for ServerSpec {
     }
 }
 
-/// A listener's TLS.
+/// The loaded TLS of a listener.
 #[derive(Debug)]
 pub struct ServerTls {
     spec: ServerSpec,
@@ -79,14 +79,14 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads every file that a specification names.
+    /// Loads every file of a specification.
     ///
-    /// A certificate that has expired is no error, for one that is about to must not keep a
-    /// server from starting: see [`ServerTls::certificates`].
+    /// An expired certificate is no error, because one that is about to expire must not prevent a
+    /// start: see [`ServerTls::certificates`].
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, with its file.
+    /// The first error, with its file.
     pub fn load(spec: &ServerSpec) -> Result<Self, TlsError> {
         let provider = ciphers::provider(&spec.ciphers, &spec.ciphers_tls13, spec.version_min)?;
         let certificates = Arc::new(Certificates::load(&spec.certificates, &provider)?);
@@ -101,8 +101,8 @@ impl ServerTls {
         }
         config.session_storage =
             SessionStore::of(spec.sessions, spec.session_seconds.min(SESSION_SECONDS_MAX));
-        // One, where rustls would send two: a client of DNS has one connection, and gets the next
-        // ticket when it comes back.
+        // One, where rustls would send two: a DNS client has one connection, and gets the next
+        // ticket when it returns.
         config.send_tls13_tickets = 1;
         config.ignore_client_order = spec.prefer_server_ciphers;
         config.alpn_protocols = protocols(&spec.alpn)?;
@@ -110,9 +110,9 @@ impl ServerTls {
         Ok(Self { spec: spec.clone(), config: Arc::new(config), certificates, tickets })
     }
 
-    /// This one with what lets the clients of another resume their sessions, for the same listener:
-    /// its random ticket keys and kept sessions, where both are of the same kind; keys that were in
-    /// the same file before go on opening tickets. No file is read.
+    /// Takes over what lets the clients of another, for the same listener, resume their sessions:
+    /// its random ticket keys and stored sessions, where both are of the same kind; earlier keys of
+    /// the same file still decrypt tickets. Reads no file.
     #[must_use]
     pub fn inherit(&self, old: &Self) -> Self {
         let (spec, mut config) = (self.spec.clone(), ServerConfig::clone(&self.config));
@@ -120,7 +120,7 @@ impl ServerTls {
         let same = old.spec.ticket_key_file == spec.ticket_key_file;
         if let (true, Some(new), Some(before)) = (same, &self.tickets, &old.tickets) {
             if spec.ticket_key_file.is_some() {
-                // The old one's ring is in use, and this one may yet be refused.
+                // The old one's keys are in use, and this one may still be refused.
                 tickets = Some(Arc::new(new.succeeding(before)));
             } else if old.spec.ticket_keys == spec.ticket_keys
                 && old.spec.session_seconds == spec.session_seconds
@@ -138,16 +138,16 @@ impl ServerTls {
         Self { spec, config: Arc::new(config), certificates, tickets }
     }
 
-    /// Puts a new ticket key first, or reads the file of them again. To be called by one thread.
+    /// Puts a new ticket key first, or reloads the key file. Called by one thread.
     ///
     /// # Errors
     ///
-    /// The file; the keys stay as they were.
+    /// Those of the file; the keys stay as they are.
     pub fn rotate(&self) -> Result<(), TlsError> {
         self.tickets.as_ref().map_or(Ok(()), |tickets| tickets.rotate())
     }
 
-    /// Whether this and another seal tickets with the same keys.
+    /// Returns whether this and another share their ticket keys.
     #[must_use]
     pub fn same_tickets(&self, other: &Self) -> bool {
         match (&self.tickets, &other.tickets) {
@@ -157,29 +157,29 @@ impl ServerTls {
         }
     }
 
-    /// Ticket keys that are kept.
+    /// Returns the number of ticket keys.
     #[must_use]
     pub fn ticket_keys(&self) -> usize {
         self.tickets.as_ref().map_or(0, |keys| keys.count())
     }
 
-    /// What was asked for.
+    /// Returns the specification.
     #[must_use]
     pub fn spec(&self) -> &ServerSpec {
         &self.spec
     }
 
-    /// What the certificates say, in the order of the configuration.
+    /// Returns what the certificates contain, in the order of the configuration.
     #[must_use]
     pub fn certificates(&self) -> Vec<Leaf> {
         self.certificates.leaves().cloned().collect()
     }
 
-    /// What is to be said of certificates at this unix time in seconds: not good yet, expired, or
-    /// about to within these days; and of OCSP responses that are not stapled.
+    /// Returns warnings at this unix time: certificates that are not valid yet, have expired or
+    /// expire within `days`; OCSP responses that are not stapled.
     #[must_use]
-    pub fn complaints(&self, now: u64, days: u32) -> Vec<String> {
-        self.certificates.complaints(now, days)
+    pub fn warnings(&self, now: u64, days: u32) -> Vec<String> {
+        self.certificates.warnings(now, days)
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
@@ -198,7 +198,7 @@ fn tickets(spec: &ServerSpec) -> Result<Option<TicketKeys>, TlsError> {
     }
 }
 
-/// The key log in a file, or none.
+/// Opens the key log, if there is one.
 pub(super) fn key_log(file: Option<&PathBuf>) -> Result<Arc<dyn KeyLog>, TlsError> {
     match file {
         Some(file) => KeyLogFile::open(file),

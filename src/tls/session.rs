@@ -1,18 +1,19 @@
-//! One TLS connection over bytes: what came in, what is to go out, and plaintext on the other
-//! side. It knows no socket and no time; deadlines are its owner's.
+//! One TLS connection over bytes: TLS records on one side, plaintext on the other. It knows no
+//! socket and no time; deadlines are its owner's.
 //!
 //! ```text
 //!  bytes  ── on_bytes ──►  plaintext, appended to the caller's buffer
 //!  bytes  ◄── write_to ──   send(plaintext)
 //! ```
 //!
-//! Plaintext is never kept here: it is in the caller's hands when `on_bytes` returns, and is
-//! shorter than the bytes that it came in. What is to go out is kept up to
-//! [`SEND_BYTES_MAX`], what came in up to one record, or 64 kB of one handshake message.
+//! Plaintext is never kept here: it is in the caller's buffer when `on_bytes` returns, and is
+//! shorter than the bytes that contained it. Output is kept up to [`SEND_BYTES_MAX`], input up to
+//! one record, or 64 kB of one handshake message.
 //!
-//! An idle session holds some 8 kB of memory (`tests/tls_memory.rs`), 2 kB before the handshake.
+//! An idle session takes some 8 kB of memory (`tests/tls_memory.rs`), 2 kB before the handshake.
 //!
-//! After a [`Failure`] there may be an alert for the other side: call [`Session::write_to`] once
+//! After a [`Failure`] there may be an alert for the peer: call [`Session::write_to`] once more,
+//! then close.
 //! more, then close.
 
 use std::io::{self, BufRead, Write};
@@ -25,57 +26,57 @@ use crate::tls::failure::{Failure, Reason};
 use crate::tls::server::ServerTls;
 use crate::tls::{Version, ciphers};
 
-/// Bytes that wait to be written before [`Session::send`] takes no more: one full record, and
-/// room for the head of the next message.
+/// Unwritten bytes above which [`Session::send`] accepts no more: one full record, and space for
+/// the head of the next message.
 pub const SEND_BYTES_MAX: usize = 18 * 1024;
 
-/// What is known of an established session.
+/// The parameters of an established session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsFacts<'s> {
     /// The version.
     pub version: Version,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
-    /// The name that the client asked for, in a server's session.
+    /// The name in the client's hello, in a server's session.
     pub sni: Option<&'s str>,
     /// The cipher, by its OpenSSL name.
     pub cipher: &'static str,
-    /// The protocol that ALPN agreed on.
+    /// The negotiated ALPN protocol.
     pub alpn: Option<&'s [u8]>,
 }
 
-/// One TLS connection, from either side.
+/// One TLS connection, as client or server.
 pub struct Session {
-    // Some 2 kB, which connections without TLS shall not carry.
+    // Some 2 kB, which plain connections should not pay for.
     tls: Box<Connection>,
-    /// Whether the other side's greeting was understood.
+    /// Whether the peer's hello was understood.
     begun: bool,
     failure: Option<Failure>,
     peer_closed: bool,
 }
 
 impl Session {
-    /// A client has connected to a listener.
+    /// Creates the session of a client that has connected to a listener.
     ///
     /// # Errors
     ///
-    /// What rustls refuses of the configuration: nothing, with one that was loaded.
+    /// What rustls refuses of the configuration: nothing, once it was loaded.
     pub fn server(tls: &ServerTls) -> Result<Self, Failure> {
         let connection = ServerConnection::new(tls.config());
         connection.map(|tls| Self::new(tls.into())).map_err(|e| Failure::of(&e, true))
     }
 
-    /// We have connected to a backend; there is something to write at once.
+    /// Creates the session of a connection to a backend; it has output at once.
     ///
     /// # Errors
     ///
-    /// What rustls refuses of the configuration: nothing, with one that was loaded.
+    /// What rustls refuses of the configuration: nothing, once it was loaded.
     pub fn client(tls: &ClientTls) -> Result<Self, Failure> {
         Self::towards(tls, false)
     }
 
-    /// The same, with a backend that has to show its certificate: no session is resumed, and what
-    /// comes of it decides whether others are.
+    /// The same with a full handshake, in which the backend presents its certificate; the result
+    /// decides whether sessions are resumed.
     ///
     /// # Errors
     ///
@@ -84,8 +85,8 @@ impl Session {
         Self::towards(tls, true)
     }
 
-    fn towards(tls: &ClientTls, whole: bool) -> Result<Self, Failure> {
-        let connection = ClientConnection::new(tls.config(whole), tls.name());
+    fn towards(tls: &ClientTls, full: bool) -> Result<Self, Failure> {
+        let connection = ClientConnection::new(tls.config(full), tls.name());
         connection.map(|tls| Self::new(tls.into())).map_err(|e| Failure::of(&e, true))
     }
 
@@ -94,22 +95,22 @@ impl Session {
         Self { tls: Box::new(tls), begun: false, failure: None, peer_closed: false }
     }
 
-    /// Bytes came in; all of them are taken. The plaintext in them is appended.
+    /// Takes received bytes, all of them, and appends the plaintext in them.
     ///
-    /// Bytes behind the other side's close are forgotten (RFC 8446, section 6.1: "Any data
-    /// received after a closure alert has been received MUST be ignored").
+    /// Bytes after the peer's close are ignored (RFC 8446, section 6.1: "Any data received after a
+    /// closure alert has been received MUST be ignored").
     ///
     /// # Errors
     ///
-    /// The session has failed; plaintext that came before is appended all the same. Every call
-    /// after that says the same.
+    /// The session has failed; plaintext before the error is appended. Every later call returns the
+    /// same error.
     pub fn on_bytes(&mut self, mut bytes: &[u8], plaintext: &mut Vec<u8>) -> Result<(), Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
         while !bytes.is_empty() && !self.peer_closed {
             match self.tls.read_tls(&mut bytes) {
-                // It reads nothing more, which is when the other side has closed.
+                // It reads no more after the peer's close.
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(e) => return Err(self.fail(Failure::new(Reason::Other, e.to_string()))),
@@ -128,12 +129,12 @@ impl Session {
         Ok(())
     }
 
-    /// The connection has ended without bytes to come.
+    /// Takes the end of the connection.
     ///
     /// # Errors
     ///
-    /// In the middle of the handshake. Later it is no error that the other side did not say
-    /// goodbye: many do not, and a message that is cut is seen by its length.
+    /// During the handshake. Later, a missing close alert is no error: many peers send none, and a
+    /// truncated message is detected by its length.
     pub fn on_end(&mut self) -> Result<(), Failure> {
         match &self.failure {
             Some(failure) => Err(failure.clone()),
@@ -162,8 +163,8 @@ impl Session {
         }
     }
 
-    /// Takes plaintext to be sent, also before the handshake is done; returns how much, which is
-    /// less than all when too much waits to be written.
+    /// Accepts plaintext to send, also before the handshake is complete; returns how much, which is
+    /// less than all when too much output is pending.
     pub fn send(&mut self, plaintext: &[u8]) -> usize {
         if self.failure.is_some() {
             return 0;
@@ -171,7 +172,8 @@ impl Session {
         self.tls.writer().write(plaintext).unwrap_or(0)
     }
 
-    /// Writes bytes with one call; returns how many. More may wait: [`Session::wants_write`].
+    /// Writes output with one call; returns the number of bytes. More may be pending:
+    /// [`Session::wants_write`].
     ///
     /// # Errors
     ///
@@ -180,38 +182,38 @@ impl Session {
         self.tls.write_tls(out)
     }
 
-    /// Whether bytes wait to be written.
+    /// Returns whether output is pending.
     #[must_use]
     pub fn wants_write(&self) -> bool {
         self.tls.wants_write()
     }
 
-    /// Whether a message of the other side was understood.
+    /// Returns whether a message of the peer was understood.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.begun
     }
 
-    /// Whether the handshake is not done.
+    /// Returns whether the handshake is incomplete.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
     }
 
-    /// Whether the other side has said that nothing more will come.
+    /// Returns whether the peer has sent its close alert.
     #[must_use]
     pub fn peer_closed(&self) -> bool {
         self.peer_closed
     }
 
-    /// Says that nothing more will be sent; to be written. After a failure the alert has said it.
+    /// Queues the close alert. After a failure its alert takes that place.
     pub fn close(&mut self) {
         if self.failure.is_none() {
             self.tls.send_close_notify();
         }
     }
 
-    /// What is known, once the handshake is done.
+    /// Returns the session's parameters once the handshake is complete.
     #[must_use]
     pub fn facts(&self) -> Option<TlsFacts<'_>> {
         if self.tls.is_handshaking() {
@@ -231,7 +233,7 @@ impl Session {
         })
     }
 
-    /// What the other side's certificate says, in a client's session once the handshake is done.
+    /// Returns the peer's certificate, in a client's session once the handshake is complete.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<Leaf> {
         Leaf::parse(self.tls.peer_certificates()?.first()?).ok()

@@ -1,4 +1,4 @@
-//! Sessions that a server keeps for clients without tickets: bounded in number and in age.
+//! Sessions stored for clients without tickets: bounded in number and age.
 
 #![expect(clippy::disallowed_methods, reason = "sessions are kept until a day of the calendar")]
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::UnixTime;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions};
 
-/// rustls' store in memory, whose sessions get a last day.
+/// rustls' memory store, with an expiry.
 #[derive(Debug)]
 pub(super) struct SessionStore {
     kept: Arc<ServerSessionMemoryCache>,
@@ -15,7 +15,8 @@ pub(super) struct SessionStore {
 }
 
 impl SessionStore {
-    /// A store of at most so many sessions, each for at most so many seconds; 0 sessions is none.
+    /// Creates a store of at most `sessions` sessions, each kept for at most `seconds_max` seconds;
+    /// 0 sessions disables it.
     pub(super) fn of(sessions: usize, seconds_max: u32) -> Arc<dyn StoresServerSessions> {
         match sessions {
             0 => Arc::new(NoServerSessionStorage {}),
@@ -26,7 +27,7 @@ impl SessionStore {
         }
     }
 
-    /// The session without its time, if it is not too old.
+    /// Returns the session without its time, unless it has expired.
     fn fresh(&self, stored: Option<Vec<u8>>, now: u64) -> Option<Vec<u8>> {
         let mut stored = stored?;
         let (time, _) = stored.split_first_chunk::<8>()?;
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_have_a_last_day() {
+    fn sessions_expire() {
         let store = SessionStore { kept: ServerSessionMemoryCache::new(8), seconds_max: 60 };
         assert!(store.put(b"one".to_vec(), b"secret".to_vec()));
         assert_eq!(store.get(b"one").as_deref(), Some(&b"secret"[..]));

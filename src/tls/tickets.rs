@@ -1,16 +1,16 @@
-//! Session tickets (RFC 5077, RFC 8446 section 4.6.1): the session, sealed, in the client's hands.
+//! Session tickets (RFC 5077, RFC 8446 section 4.6.1): the session, encrypted, kept by the client.
 //!
 //! ```text
-//!  ticket:  name (16) | nonce (12) | sealed: issued (8), session | tag (16)
+//!  ticket:  name (16) | nonce (12) | encrypted: issued (8), session | tag (16)
 //! ```
 //!
-//! A ring of keys that all shards share without a lock: the first one seals, each one opens, and
-//! the name in the ticket says which. Rotation puts a new key first and lets the last one fall,
-//! which ends every ticket it sealed. Keys are random ones of this process, or come from a file
-//! that several machines share, so that each resumes the sessions of the others.
+//! A list of keys that all shards share without a lock: the first one encrypts, all decrypt, and
+//! the name in the ticket selects. Rotation puts a new key first and drops the last one, which
+//! invalidates every ticket of it. Keys are random, or come from a file that several machines
+//! share, so that each resumes the sessions of the others.
 //!
-//! What it does not do: rotate by itself; whoever has a clock calls [`TicketKeys::rotate`].
-//! Nothing is kept per ticket.
+//! It does not rotate by itself: the owner of the clock calls [`TicketKeys::rotate`]. Nothing is
+//! kept per ticket.
 
 #![expect(clippy::disallowed_methods, reason = "keys nobody can guess, and days of the calendar")]
 
@@ -28,7 +28,7 @@ use rustls::server::ProducesTickets;
 use crate::tls::error::{Fault, TlsError};
 use crate::tls::files;
 
-/// Bytes of a key in OpenSSL's format, which dnsdist uses: 16 name, 32 AES, 32 HMAC.
+/// Bytes of a key in OpenSSL's format, as used by dnsdist: 16 name, 32 AES, 32 HMAC.
 const KEY_BYTES: usize = 80;
 /// Bytes of a key in OpenSSL's older format: 16 name, 16 AES, 16 HMAC.
 const KEY_BYTES_OLD: usize = 48;
@@ -36,18 +36,18 @@ const KEY_BYTES_OLD: usize = 48;
 const NAME_BYTES: usize = 16;
 /// Bytes of the time of issue.
 const TIME_BYTES: usize = 8;
-/// The longest session that becomes a ticket, in bytes. rustls' are below 400 for clients
-/// without a certificate, and nothing longer is asked of a server of DNS.
+/// Longest session that becomes a ticket, bytes. rustls' are below 400 for clients without a
+/// certificate, and a DNS server needs no longer ones.
 const SESSION_BYTES_MAX: usize = 4_096;
-/// Keys of a file that are used; more would make names that nobody has ever seen cost more.
+/// Keys used of a file; more would make unknown names more expensive.
 const FILE_KEYS_MAX: usize = 64;
 /// Seconds that another machine's clock may be ahead of ours.
 const SKEW_SECONDS: u64 = 60;
 
-/// A ring of ticket keys.
+/// A list of ticket keys.
 pub struct TicketKeys {
     ring: ArcSwap<Vec<Arc<Key>>>,
-    /// Keys that are kept.
+    /// Keys kept.
     keys_max: usize,
     /// Seconds that a ticket can be used.
     lifetime_seconds: u32,
@@ -57,14 +57,15 @@ pub struct TicketKeys {
 
 struct Key {
     name: [u8; NAME_BYTES],
-    // "Less safe" for ring: we choose the nonces. They are random ones of 96 bits, good for 2^32
-    // tickets of one key (NIST SP 800-38D, section 8.3): twelve hours of 99,000 handshakes a second.
+    // "Less safe" in ring's terms: we choose the nonces. They are random ones of 96 bits,
+    // sufficient for 2^32 tickets of one key (NIST SP 800-38D, section 8.3): twelve hours of 99,000
+    // handshakes a second.
     aead: LessSafeKey,
 }
 
 impl TicketKeys {
-    /// Random keys of this process, of which the newest so many are kept (at least 1), for
-    /// tickets that can be used for so many seconds.
+    /// Creates random keys, of which the newest `keys_max` are kept (at least 1), for tickets that
+    /// can be used for `lifetime_seconds`.
     ///
     /// # Errors
     ///
@@ -75,11 +76,11 @@ impl TicketKeys {
         Ok(keys)
     }
 
-    /// The keys of a file: 80 bytes a key, or 48 when its length is no multiple of 80.
+    /// Loads the keys of a file: 80 bytes per key, or 48 when its length is no multiple of 80.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, or of another length.
+    /// A file that cannot be read, or has another length.
     pub fn from_file(file: PathBuf, keys_max: usize, lifetime_seconds: u32) -> Result<Self, TlsError> {
         let keys = Self::empty(keys_max, lifetime_seconds, Some(file));
         keys.rotate()?;
@@ -96,14 +97,14 @@ impl TicketKeys {
         }
     }
 
-    /// Puts a new random key first, or reads the file again when there is one; keys that were
-    /// there go on opening tickets until they are one too many.
+    /// Puts a new random key first, or reloads the key file if there is one; earlier keys still
+    /// decrypt until there are too many.
     ///
-    /// To be called by one thread.
+    /// Called by one thread.
     ///
     /// # Errors
     ///
-    /// As when the keys were made; they stay as they were.
+    /// As on creation; the keys stay as they are.
     pub fn rotate(&self) -> Result<(), TlsError> {
         let ring = match &self.file {
             None => vec![Arc::new(Key::random(&self.random)?)],
@@ -117,8 +118,8 @@ impl TicketKeys {
         Ok(())
     }
 
-    /// These keys, with those that were used before them behind: they go on opening tickets until
-    /// they are one too many.
+    /// Returns these keys, followed by those that were used before: these still decrypt until there
+    /// are too many.
     #[must_use]
     pub fn succeeding(&self, before: &Self) -> Self {
         let keys = Self::empty(self.keys_max, self.lifetime_seconds, self.file.clone());
@@ -137,7 +138,7 @@ impl TicketKeys {
         ring
     }
 
-    /// How many keys open tickets.
+    /// Returns the number of keys.
     #[must_use]
     pub fn count(&self) -> usize {
         self.ring.load().len()
@@ -171,7 +172,7 @@ impl TicketKeys {
             return None;
         }
         let ring = self.ring.load();
-        // Names are no secret: they stand in every ticket.
+        // Names are no secret: they are in every ticket.
         let key = ring.iter().find(|key| key.name == *name)?;
         let mut opened = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
@@ -203,7 +204,7 @@ impl ProducesTickets for TicketKeys {
     }
 }
 
-// Neither keys nor their names belong into a log.
+// Neither keys nor their names belong in a log.
 impl fmt::Debug for TicketKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TicketKeys").field("count", &self.count()).field("file", &self.file).finish()
@@ -217,8 +218,8 @@ impl Key {
         Self::parse(&bytes).ok_or_else(|| Fault::NoRandomness.into())
     }
 
-    /// A key of a file. Both of its secrets go into ours, so that neither their order nor their
-    /// length matters.
+    /// Derives a key of a file. Both of its secrets go into ours, so that neither their order nor
+    /// their length matters.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (name, secret) = bytes.split_first_chunk::<NAME_BYTES>()?;
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, name);
@@ -228,7 +229,7 @@ impl Key {
     }
 }
 
-/// The keys in a file's bytes; none when their length is wrong.
+/// Parses the keys of a file; `None` when the length is wrong.
 fn keys(bytes: &[u8]) -> Option<Vec<Arc<Key>>> {
     let size = if bytes.len().is_multiple_of(KEY_BYTES) { KEY_BYTES } else { KEY_BYTES_OLD };
     if bytes.is_empty() || !bytes.len().is_multiple_of(size) {
@@ -245,14 +246,14 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     #[test]
-    fn a_ticket_opens_until_it_is_too_old() {
+    fn a_ticket_decrypts_until_it_expires() {
         let keys = TicketKeys::random(2, 600).expect("keys");
         let ticket = keys.seal(b"session", NOW).expect("a ticket");
         assert_eq!(ticket.len(), 16 + 12 + 8 + 7 + 16);
         assert_eq!(keys.open(&ticket, NOW).as_deref(), Some(&b"session"[..]));
         assert_eq!(keys.open(&ticket, NOW + 600).as_deref(), Some(&b"session"[..]));
         assert_eq!(keys.open(&ticket, NOW + 601), None);
-        // Clocks of machines differ a little, but no ticket comes from tomorrow.
+        // Machines' clocks differ a little, but a ticket of the future is refused.
         assert!(keys.open(&ticket, NOW - SKEW_SECONDS).is_some());
         assert_eq!(keys.open(&ticket, NOW - SKEW_SECONDS - 1), None);
     }
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_before_the_last_rotations_open_and_older_ones_do_not() {
+    fn recent_keys_decrypt_and_older_ones_do_not() {
         let keys = TicketKeys::random(3, 600).expect("keys");
         let ticket = keys.seal(b"session", NOW).expect("a ticket");
         for count in [2, 3] {
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_and_cut_tickets_do_not_open() {
+    fn forged_and_truncated_tickets_are_refused() {
         let keys = TicketKeys::random(1, 600).expect("keys");
         let ticket = keys.seal(b"session", NOW).expect("a ticket");
         for length in 0..ticket.len() {
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_and_tickets_have_a_longest() {
+    fn session_length_is_bounded() {
         let keys = TicketKeys::random(1, 600).expect("keys");
         let longest = keys.seal(&[7; SESSION_BYTES_MAX], NOW).expect("a ticket");
         assert!(keys.open(&longest, NOW).is_some());
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_with_the_same_file_open_each_others_tickets() {
+    fn machines_with_the_same_file_decrypt_each_others_tickets() {
         let directory = Directory::new();
         for size in [KEY_BYTES, KEY_BYTES_OLD] {
             let key = |fill: u8| vec![fill; size];
@@ -313,9 +314,9 @@ mod tests {
             assert_eq!((here.count(), there.count()), (2, 2));
             let ticket = here.seal(b"session", NOW).expect("a ticket");
             assert!(there.open(&ticket, NOW).is_some());
-            // The first key of the file seals.
+            // The first key of the file encrypts.
             assert_eq!(ticket[..NAME_BYTES], [1; NAME_BYTES]);
-            // Another file there: its new key seals, ours go on opening while there is room.
+            // Another file there: its new key encrypts, ours still decrypt while there is space.
             directory.write_bytes("keys", &key(3));
             there.rotate().expect("rotation");
             assert_eq!(there.count(), 2);
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_leaves_the_keys_as_they_were() {
+    fn an_invalid_file_leaves_the_keys_unchanged() {
         let directory = Directory::new();
         let file = directory.write_bytes("keys", &[9; 160]);
         let keys = TicketKeys::from_file(file.clone(), 1, 600).expect("keys");

@@ -1,14 +1,14 @@
-//! Trust in one server: when it last showed its certificate, and the sessions that are resumed
-//! while that holds.
+//! Trust in one backend: when it last presented its certificate, and the sessions that may be
+//! resumed as a result.
 //!
 //! ```text
-//!  whole handshake ─┬─ certificate taken ──► sessions are kept and resumed, for an hour
-//!                   └─ refused ────────────► all are forgotten, and none is kept until one is taken
+//!  full handshake ─┬─ certificate accepted ─► sessions are stored and resumed, for an hour
+//!                  └─ refused ──────────────► all are dropped, and none is stored until the next
 //! ```
 //!
-//! A server that is resumed shows no certificate (RFC 8446, section 2.2), and each resumption
-//! brings the tickets for the next ones: without an end to that, nobody would see that its
-//! certificate has expired, or is another one.
+//! A resumed handshake presents no certificate (RFC 8446, section 2.2), and each resumption brings
+//! the tickets for the next ones: without a limit, an expired or replaced certificate would never
+//! be noticed.
 
 #![expect(clippy::disallowed_methods, reason = "trust lasts until a day of the calendar")]
 
@@ -22,30 +22,29 @@ use rustls::client::{
 };
 use rustls::pki_types::{ServerName, UnixTime};
 
-/// Sessions that are kept to be resumed with one server; rustls keeps 8 tickets for a name, and
-/// each of ours has one name.
-const SESSIONS_KEPT: usize = 8;
+/// Sessions kept per backend; rustls keeps 8 tickets per name, and each backend has one name.
+const SESSIONS_MAX: usize = 8;
 
-/// For so long after a whole handshake sessions are resumed, seconds. A server whose health is
-/// checked over TLS shows its certificate far more often.
+/// How long after a full handshake sessions are resumed, seconds. A backend that is checked over
+/// TLS presents its certificate far more often.
 const RESUMED_SECONDS: u64 = 3_600;
 
-/// What is known of a server's certificate, and its sessions. The locks are rustls', taken once or
-/// twice in a handshake.
+/// The state of a backend's certificate, and its sessions. The locks are rustls', taken once or
+/// twice per handshake.
 #[derive(Debug)]
 pub(super) struct Trust {
-    /// Whether an expired certificate ends it: not where nothing is checked.
+    /// Whether an expired certificate ends the trust: not without verification.
     validated: bool,
-    /// When the certificate expires that was shown last, unix seconds; 0 before the first.
+    /// When the last presented certificate expires, unix seconds; 0 before the first.
     until: AtomicU64,
-    /// When one was last taken, unix seconds; 0 before the first, and once one is refused.
+    /// When one was last accepted, unix seconds; 0 before the first, and after a refusal.
     taken: AtomicU64,
-    /// See [`next_era`]; another one at each refusal.
+    /// See [`next_era`]; changes at each refusal.
     era: AtomicU64,
     sessions: ArcSwap<ClientSessionMemoryCache>,
 }
 
-/// A number that no trust has had.
+/// Returns a number that no trust has had.
 fn next_era() -> u64 {
     static ERA: AtomicU64 = AtomicU64::new(1);
     ERA.fetch_add(1, Relaxed)
@@ -58,56 +57,56 @@ impl Trust {
             until: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             era: AtomicU64::new(next_era()),
-            sessions: ArcSwap::new(none_kept()),
+            sessions: ArcSwap::new(empty_cache()),
         }
     }
 
-    /// When the certificate expires that was shown last, unix seconds; 0 before the first.
+    /// Returns when the last presented certificate expires, unix seconds; 0 before the first.
     pub(super) fn until(&self) -> u64 {
         self.until.load(Relaxed)
     }
 
-    /// A number for this trust, and for the time since its server was last refused.
+    /// Returns a number for this trust since the last refusal.
     pub(super) fn era(&self) -> u64 {
         self.era.load(Relaxed)
     }
 
-    /// A certificate was shown that ends then; whether it is good is not known yet.
-    pub(super) fn show(&self, until: u64) {
+    /// Notes that a certificate with this expiry was presented; it is not verified yet.
+    pub(super) fn present(&self, until: u64) {
         self.until.store(until, Relaxed);
     }
 
-    /// The certificate is good, and its key was proved.
-    pub(super) fn take(&self, now: u64) {
+    /// Notes that the certificate is valid, and possession of its key was proved.
+    pub(super) fn accept(&self, now: u64) {
         if self.taken.swap(now, Relaxed) == 0 {
-            // Whatever a connection brought that outlived the refusal of its server.
-            self.sessions.store(none_kept());
+            // Drops what a connection that outlived the refusal may have stored.
+            self.sessions.store(empty_cache());
         }
     }
 
-    /// The certificate is not good: whoever has the sessions of before may be somebody else.
+    /// Notes that the certificate is invalid: the stored sessions may be another server's.
     pub(super) fn refuse(&self) {
         self.taken.store(0, Relaxed);
         self.era.store(next_era(), Relaxed);
-        self.sessions.store(none_kept());
+        self.sessions.store(empty_cache());
     }
 
-    /// Whether a session may be resumed.
-    fn holds(&self, now: u64) -> bool {
+    /// Returns whether a session may be resumed.
+    fn is_valid(&self, now: u64) -> bool {
         let taken = self.taken.load(Relaxed);
         taken > 0
             && now.saturating_sub(taken) <= RESUMED_SECONDS
             && (!self.validated || now <= self.until.load(Relaxed))
     }
 
-    /// The sessions, if they may be resumed.
+    /// Returns the sessions, if they may be resumed.
     fn trusted(&self) -> Option<Arc<ClientSessionMemoryCache>> {
-        self.holds(UnixTime::now().as_secs()).then(|| self.sessions.load_full())
+        self.is_valid(UnixTime::now().as_secs()).then(|| self.sessions.load_full())
     }
 }
 
-fn none_kept() -> Arc<ClientSessionMemoryCache> {
-    Arc::new(ClientSessionMemoryCache::new(SESSIONS_KEPT))
+fn empty_cache() -> Arc<ClientSessionMemoryCache> {
+    Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX))
 }
 
 impl ClientSessionStore for Trust {
@@ -153,18 +152,18 @@ mod tests {
     #[test]
     fn trust_lasts_an_hour_and_no_longer_than_its_certificate() {
         let trust = Trust::new(true);
-        trust.show(NOW + 9_000);
-        assert!(!trust.holds(NOW), "nothing was proved yet");
-        trust.take(NOW);
-        assert!(trust.holds(NOW) && trust.holds(NOW + RESUMED_SECONDS));
-        assert!(!trust.holds(NOW + RESUMED_SECONDS + 1));
-        trust.take(NOW + 8_000);
-        assert!(trust.holds(NOW + 9_000) && !trust.holds(NOW + 9_001));
+        trust.present(NOW + 9_000);
+        assert!(!trust.is_valid(NOW), "no certificate was accepted yet");
+        trust.accept(NOW);
+        assert!(trust.is_valid(NOW) && trust.is_valid(NOW + RESUMED_SECONDS));
+        assert!(!trust.is_valid(NOW + RESUMED_SECONDS + 1));
+        trust.accept(NOW + 8_000);
+        assert!(trust.is_valid(NOW + 9_000) && !trust.is_valid(NOW + 9_001));
         trust.refuse();
-        assert!(!trust.holds(NOW + 8_000));
+        assert!(!trust.is_valid(NOW + 8_000));
         let unchecked = Trust::new(false);
-        unchecked.show(NOW - 1);
-        unchecked.take(NOW);
-        assert!(unchecked.holds(NOW + RESUMED_SECONDS) && !unchecked.holds(NOW + RESUMED_SECONDS + 1));
+        unchecked.present(NOW - 1);
+        unchecked.accept(NOW);
+        assert!(unchecked.is_valid(NOW + RESUMED_SECONDS) && !unchecked.is_valid(NOW + RESUMED_SECONDS + 1));
     }
 }

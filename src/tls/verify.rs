@@ -1,4 +1,4 @@
-//! Whether a backend's certificate is good, and in plain words why it is not.
+//! Verifies a backend's certificate, and reports in plain words why it is invalid.
 
 #![expect(clippy::disallowed_methods, reason = "certificates are good until a day of the calendar")]
 
@@ -19,18 +19,19 @@ use crate::tls::error::{Fault, TlsError};
 use crate::tls::expiry::{Date, Leaf};
 use crate::tls::trust::Trust;
 
-/// Those whose word is taken for a certificate.
+/// The trusted authorities.
 #[derive(Debug)]
 pub(super) struct Authorities {
     pub(super) roots: Arc<RootCertStore>,
     /// The certificates themselves, where the operator gave the file: a server's own certificate
-    /// may stand in it (`openssl req -x509` makes such), and is then good for its names and days.
+    /// may be in it (as `openssl req -x509` makes them), and is then accepted for its names and
+    /// validity.
     pub(super) own: Vec<CertificateDer<'static>>,
 }
 
-/// rustls' verifier, which also takes a certificate that the operator gave as it is, says when a
-/// certificate has signed itself, and notes what came of it. Without authorities it takes any
-/// certificate, but still has the other side prove that it has its key.
+/// rustls' verifier, which also accepts a certificate that the operator gave, reports self-signed
+/// ones as such, and records the result. Without authorities it accepts any certificate, but still
+/// requires proof of its key.
 #[derive(Debug)]
 pub(super) struct Verifier {
     by: Option<(Arc<WebPkiServerVerifier>, Arc<Authorities>)>,
@@ -53,13 +54,13 @@ impl Verifier {
         Ok(Self { by: by.transpose()?, algorithms, trust })
     }
 
-    /// Notes whether the key was proved, which comes behind a good certificate.
-    fn proved(
+    /// Records whether possession of the key was proved, which follows a valid certificate.
+    fn record_signature(
         &self,
         result: Result<HandshakeSignatureValid, Error>,
     ) -> Result<HandshakeSignatureValid, Error> {
         match &result {
-            Ok(_) => self.trust.take(UnixTime::now().as_secs()),
+            Ok(_) => self.trust.accept(UnixTime::now().as_secs()),
             Err(_) => self.trust.refuse(),
         }
         result
@@ -77,7 +78,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let leaf = Leaf::parse(end_entity).ok();
         if let Some(leaf) = &leaf {
-            self.trust.show(leaf.not_after);
+            self.trust.present(leaf.not_after);
         }
         let Some((inner, authorities)) = &self.by else { return Ok(ServerCertVerified::assertion()) };
         let verified = if authorities.own.iter().any(|own| own.as_ref() == end_entity.as_ref()) {
@@ -87,7 +88,7 @@ impl ServerCertVerifier for Verifier {
         };
         verified.map_err(|error| {
             self.trust.refuse();
-            // webpki says the second of one that is marked as an authority's.
+            // webpki reports the second for one with the CA flag.
             let nobody = matches!(
                 error,
                 Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))
@@ -106,7 +107,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.proved(verify_tls12_signature(message, certificate, signature, &self.algorithms))
+        self.record_signature(verify_tls12_signature(message, certificate, signature, &self.algorithms))
     }
 
     fn verify_tls13_signature(
@@ -115,7 +116,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.proved(verify_tls13_signature(message, certificate, signature, &self.algorithms))
+        self.record_signature(verify_tls13_signature(message, certificate, signature, &self.algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -123,7 +124,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A certificate that the operator gave: only its days and names are to be checked.
+/// Verifies a certificate that the operator gave: only validity and names.
 fn verify_own(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,
@@ -143,7 +144,7 @@ fn verify_own(
     Ok(ServerCertVerified::assertion())
 }
 
-/// Why a certificate that nobody else has signed is not taken.
+/// Why a self-signed certificate is refused.
 #[derive(Debug)]
 struct SelfSigned;
 
@@ -155,8 +156,8 @@ impl fmt::Display for SelfSigned {
 
 impl std::error::Error for SelfSigned {}
 
-/// What is wrong with a certificate, for people.
-pub(super) fn words(error: &CertificateError) -> String {
+/// Returns what is wrong with a certificate, human-readable.
+pub(super) fn describe(error: &CertificateError) -> String {
     match error {
         CertificateError::ExpiredContext { not_after, .. } => {
             format!("certificate has expired (on {})", Date(not_after.as_secs()))
@@ -167,7 +168,7 @@ pub(super) fn words(error: &CertificateError) -> String {
         }
         CertificateError::NotValidYet => "certificate is not valid yet".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names: Vec<&str> = presented.iter().map(|name| unwrap_name(name)).collect();
             let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
             format!("certificate is for {names}, not {}", expected.to_str())
         }
@@ -185,8 +186,8 @@ pub(super) fn words(error: &CertificateError) -> String {
     }
 }
 
-/// A name without webpki's wrapping of it: `DnsName("dns.example")`, `IpAddress(192.0.2.1)`.
-fn bare(presented: &str) -> &str {
+/// Returns a name without webpki's wrapping: `DnsName("dns.example")`, `IpAddress(192.0.2.1)`.
+fn unwrap_name(presented: &str) -> &str {
     let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(presented).trim_matches('"')
 }

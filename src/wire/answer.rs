@@ -1,13 +1,12 @@
-//! Answers of our own: the query in the packet becomes its answer, without leaving its buffer;
-//! and answers made shorter or plainer.
+//! Answers of our own: turns a query into its answer, in place; and shortens or simplifies answers.
 //!
-//! The client's id, opcode, RD and CD stay, and its first question; QR becomes 1, TC and Z 0
-//! (RFC 1035, 4.1.1). Trailing data go. There is an OPT record only if the query had one, with its
-//! DO (RFC 6891, 6.1.1; RFC 3225, 3) and without options. Records are owned by the question's name
-//! (a pointer to it) and have its class.
+//! The client's id, opcode, RD and CD stay, and its first question; QR becomes 1, TC and Z 0 (RFC
+//! 1035, 4.1.1). Trailing data are dropped. There is an OPT record only if the query had one, with
+//! its DO (RFC 6891, 6.1.1; RFC 3225, 3) and without options. Records are owned by the question's
+//! name (a pointer to it) and have its class.
 //!
-//! A builder that returns false (no header, no question where one is needed, no room) leaves a
-//! packet that is good for nothing but to be dropped.
+//! When a builder returns false (no header, no question where one is needed, no space), the packet
+//! is unusable and must be dropped.
 
 use crate::base::packet::Packet;
 use crate::wire::edns::{Outcome, code};
@@ -24,17 +23,17 @@ const OWNER: [u8; 2] = {
     let [.., low] = header::LEN.to_be_bytes();
     [0xc0, low]
 };
-/// Bytes of the longest question.
+/// Longest question, bytes.
 const QUESTION_MAX: usize = name::LEN_MAX + 4;
-/// Bytes that every UDP client takes (RFC 1035, 4.2.1).
+/// Bytes that every UDP client accepts (RFC 1035, 4.2.1).
 const UDP_MIN: u16 = 512;
 
 /// EDNS in answers of our own.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerEdns {
-    /// Put an OPT into the answer when the query had one.
+    /// Add an OPT record when the query had one.
     pub wanted: bool,
-    /// UDP payload size in it, bytes.
+    /// Its UDP payload size, bytes.
     pub payload: u16,
 }
 
@@ -45,7 +44,7 @@ pub struct Flags {
     pub aa: bool,
     /// Authentic data.
     pub ad: bool,
-    /// Recursion available; none makes it the query's RD.
+    /// Recursion available; `None` copies the query's RD.
     pub ra: Option<bool>,
     /// TTL of its records, seconds.
     pub ttl: u32,
@@ -64,28 +63,28 @@ pub struct Soa<'a> {
     pub zone: &'a [u8],
     /// Its primary name server.
     pub mname: &'a [u8],
-    /// The mailbox of who is in charge.
+    /// The mailbox of the responsible person.
     pub rname: &'a [u8],
     /// Serial, refresh, retry, expire and minimum; all but the serial are seconds.
     pub numbers: [u32; 5],
 }
 
-/// Answers with a response code and no records. The code's bits above 4 are told only to clients
-/// with EDNS. Without a readable question the answer is a header and has no EDNS.
+/// Answers with a response code and no records. Only clients with EDNS get the code's bits above 4.
+/// Without a parsable question the answer is a header and has no EDNS.
 #[must_use]
 pub fn rcode(packet: &mut Packet<'_>, code: u16, flags: Flags, own: AnswerEdns) -> bool {
     Draft::begin(packet, code, flags, own).is_some_and(Draft::finish)
 }
 
-/// Answers with TC=1 and no records: the client is to ask again over TCP.
+/// Answers with TC=1 and no records, so that the client retries over TCP.
 #[must_use]
 pub fn truncated(packet: &mut Packet<'_>, flags: Flags, own: AnswerEdns) -> bool {
     let answered = rcode(packet, 0, flags, own);
     answered && set_tc(packet.bytes_mut())
 }
 
-/// Whether [`addresses`] has an answer to a query of this type, with or without addresses of each
-/// family.
+/// Returns whether [`addresses`] can answer a query of this type, given whether there are addresses
+/// of each family.
 #[must_use]
 pub const fn addresses_match(qtype: u16, v4: bool, v6: bool) -> bool {
     match qtype {
@@ -113,14 +112,14 @@ pub fn addresses(
         && draft.finish()
 }
 
-/// Answers that the name is an alias of `target`, a plain wire name.
+/// Answers with a CNAME to `target`, a plain wire name.
 #[must_use]
 pub fn cname(packet: &mut Packet<'_>, target: &[u8], flags: Flags, own: AnswerEdns) -> bool {
     let Some(mut draft) = Draft::begin(packet, 0, flags, own) else { return false };
     draft.answer(rtype::CNAME, &[target]) && draft.finish()
 }
 
-/// Answers with these record data, of the type asked for; of `type_for_any` when ANY was.
+/// Answers with these record data, of the queried type; of `type_for_any` for ANY.
 #[must_use]
 pub fn raw(
     packet: &mut Packet<'_>,
@@ -135,9 +134,9 @@ pub fn raw(
     rdatas.iter().all(|rdata| draft.answer(kind, &[rdata.as_ref()])) && draft.finish()
 }
 
-/// Answers with service bindings, of the type asked for, and with their address hints as
-/// additional records: all A, then all AAAA. A target that is the root means the name asked for
-/// (RFC 9460, 2.5.2), which then owns those.
+/// Answers with service bindings, of the queried type, and with their address hints as additional
+/// records: all A, then all AAAA. The root as target means the queried name (RFC 9460, 2.5.2),
+/// which then owns the hints.
 #[must_use]
 pub fn svc(packet: &mut Packet<'_>, bindings: &[SvcRecord], flags: Flags, own: AnswerEdns) -> bool {
     let Some(mut draft) = Draft::begin(packet, 0, flags, own) else { return false };
@@ -148,8 +147,8 @@ pub fn svc(packet: &mut Packet<'_>, bindings: &[SvcRecord], flags: Flags, own: A
         && draft.finish()
 }
 
-/// Answers that there is no such name (`nxdomain`) or no record of that type, with the zone's SOA
-/// in the authority section, where resolvers look for it, or in the additional section.
+/// Answers NXDOMAIN, or NODATA, with the zone's SOA in the authority section, where resolvers look
+/// for it, or in the additional section.
 #[must_use]
 pub fn negative_soa(
     packet: &mut Packet<'_>,
@@ -168,8 +167,8 @@ pub fn negative_soa(
 }
 
 /// Answers with a whole message: `template`, with the query's id and RD, QR set, and the query's
-/// question where the template has one. False when the template is no message, or points into a
-/// question name that must be changed.
+/// question where the template has one. False when the template is no message, or has pointers into
+/// a question name that must change.
 #[must_use]
 pub fn message(packet: &mut Packet<'_>, template: &[u8]) -> bool {
     let query = packet.bytes();
@@ -184,8 +183,9 @@ pub fn message(packet: &mut Packet<'_>, template: &[u8]) -> bool {
     let answer = packet.bytes_mut();
     answer[..2].copy_from_slice(&[i0, i1]);
     answer[2] = answer[2] & !header::RD | flags & header::RD | header::QR;
-    let told = Header::parse(answer).filter(|head| head.qdcount() == 1).and_then(|_| Question::parse(answer));
-    match told.map(|q| header::LEN..q.end) {
+    let echoed =
+        Header::parse(answer).filter(|head| head.qdcount() == 1).and_then(|_| Question::parse(answer));
+    match echoed.map(|q| header::LEN..q.end) {
         Some(place) if length > 0 => {
             let question = &question[..length];
             let name = length - 4;
@@ -199,8 +199,8 @@ pub fn message(packet: &mut Packet<'_>, template: &[u8]) -> bool {
     }
 }
 
-/// Adds an extended DNS error (RFC 8914) to an answer, in place of any that it has. False when
-/// the answer has no OPT record, or there is no room.
+/// Adds an extended DNS error (RFC 8914) to an answer, replacing any that it has. False when the
+/// answer has no OPT record, or there is no space.
 #[must_use]
 pub fn ede(packet: &mut Packet<'_>, info_code: u16, text: &[u8]) -> bool {
     edns::locate(packet.bytes()).is_some()
@@ -208,21 +208,21 @@ pub fn ede(packet: &mut Packet<'_>, info_code: u16, text: &[u8]) -> bool {
             != Outcome::Failed
 }
 
-/// Bytes that the sender of a query takes as an answer over UDP.
+/// Returns the longest answer over UDP, bytes, that the sender of a query accepts.
 #[must_use]
 pub fn udp_limit(query: &[u8]) -> usize {
     usize::from(edns::locate(query).map_or(UDP_MIN, |opt| opt.payload.max(UDP_MIN)))
 }
 
-/// Makes an answer that is longer than `limit` bytes ([`udp_limit`]) one with TC=1 and no
-/// records. False when it had to and could not.
+/// Truncates an answer that is longer than `limit` bytes ([`udp_limit`]) to TC=1 without records.
+/// False when that was needed and failed.
 #[must_use]
 pub fn fit(packet: &mut Packet<'_>, limit: usize) -> bool {
     packet.len() <= limit || to_tc(packet)
 }
 
-/// Takes the records of a response that has TC=1, all but its OPT. False when it has, and they
-/// cannot be read.
+/// Removes the records of a response with TC=1, except its OPT. False when it has TC=1 and cannot
+/// be parsed.
 #[must_use]
 pub fn truncate_tc(packet: &mut Packet<'_>) -> bool {
     match Header::parse(packet.bytes()) {
@@ -231,15 +231,15 @@ pub fn truncate_tc(packet: &mut Packet<'_>) -> bool {
     }
 }
 
-/// Makes a response one with TC=1 and no records but its OPT. False, and nothing changed, when
-/// its question cannot be read.
+/// Turns a response into one with TC=1 and no records but its OPT. False, and nothing changed, when
+/// its question cannot be parsed.
 #[must_use]
 pub fn to_tc(packet: &mut Packet<'_>) -> bool {
     cut(packet) && set_tc(packet.bytes_mut())
 }
 
-/// Writes `qname` over the question name of a response when they differ in case alone. False when
-/// they differ otherwise or there is no question.
+/// Copies the letter case of `qname` to the question of a response. False when the names differ
+/// otherwise or there is no question.
 pub fn fixup_case(response: &mut [u8], qname: &[u8]) -> bool {
     let asked = Header::parse(response).is_some_and(|head| head.qdcount() > 0);
     let same = Question::parse(response).is_some_and(|q| q.qname.eq_ignore_ascii_case(qname));
@@ -253,7 +253,7 @@ fn set_tc(message: &mut [u8]) -> bool {
     message.get_mut(2).map(|byte| *byte |= header::TC).is_some()
 }
 
-/// Leaves header, questions and OPT of a message.
+/// Keeps header, questions and OPT of a message only.
 fn cut(packet: &mut Packet<'_>) -> bool {
     let message = packet.bytes_mut();
     let Some(start) = records::start(message) else { return false };
@@ -267,10 +267,10 @@ fn cut(packet: &mut Packet<'_>) -> bool {
     true
 }
 
-/// An answer that is being written behind its question.
+/// An answer that is being appended to its question.
 struct Draft<'p, 'b> {
     packet: &'p mut Packet<'b>,
-    /// Type and class of the question; none when there is no question.
+    /// Type and class of the question; `None` without a question.
     asked: Option<(u16, u16)>,
     opt: Option<[u8; 11]>,
     ttl: u32,
@@ -278,14 +278,14 @@ struct Draft<'p, 'b> {
 }
 
 impl<'p, 'b> Draft<'p, 'b> {
-    /// Makes a query the head of its answer. None when it has no whole header.
+    /// Turns a query into the head of its answer. `None` when it has no complete header.
     fn begin(packet: &'p mut Packet<'b>, code: u16, flags: Flags, own: AnswerEdns) -> Option<Self> {
         let message = packet.bytes();
         let head = Header::parse(message)?;
         let question = if head.qdcount() == 0 { None } else { Question::parse(message) };
         let end = question.map_or(header::LEN, |q| q.end);
         let asked = question.map(|q| (q.qtype, q.qclass));
-        // A question that cannot be read hides what is behind it.
+        // Whatever follows an invalid question cannot be located.
         let readable = own.wanted && (head.qdcount() == 0 || asked.is_some());
         let opt = if readable { edns::find(message, end) } else { None };
         let opt = opt.map(|theirs| {
@@ -316,7 +316,7 @@ impl<'p, 'b> Draft<'p, 'b> {
         addresses.iter().all(|ip| self.record(Section::Additional, owner, rtype, &[ip]))
     }
 
-    /// Adds a record; sections must come in their order. False without question or room.
+    /// Appends a record; sections must come in order. False without a question or space.
     fn record(&mut self, section: Section, owner: &[u8], rtype: u16, data: &[&[u8]]) -> bool {
         let Some((_, class)) = self.asked else { return false };
         let Ok(length) = u16::try_from(data.iter().map(|part| part.len()).sum::<usize>()) else {
@@ -331,7 +331,7 @@ impl<'p, 'b> Draft<'p, 'b> {
             && data.iter().all(|part| self.packet.append(part))
     }
 
-    /// Adds the OPT record and writes the counts.
+    /// Appends the OPT record and writes the counts.
     fn finish(mut self) -> bool {
         if let Some(opt) = self.opt {
             self.counts[2] = self.counts[2].saturating_add(1);

@@ -100,14 +100,14 @@ pub const RCODES: &[(&str, u16)] = &[
     ("BADCOOKIE", 23),
 ];
 
-/// The name of a type, or `TYPE123` (RFC 3597).
+/// Returns the name of a type, or `TYPE123` (RFC 3597).
 #[must_use]
 pub fn type_name(number: u16) -> String {
     let known = TYPES.iter().find(|(_, n)| *n == number);
     known.map_or_else(|| format!("TYPE{number}"), |(name, _)| (*name).to_owned())
 }
 
-/// The name of a response code, or its number.
+/// Returns the name of a response code, or its number.
 #[must_use]
 pub fn rcode_name(number: u16) -> String {
     let known = RCODES.iter().find(|(_, n)| *n == number);
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_has_its_name_and_the_rest_its_number() {
+    fn known_codes_have_names_and_others_numbers() {
         assert_eq!([type_name(28), type_name(65280)], ["AAAA", "TYPE65280"]);
         assert_eq!([rcode_name(3), rcode_name(16), rcode_name(77)], ["NXDOMAIN", "BADVERS", "77"]);
     }

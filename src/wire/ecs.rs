@@ -1,4 +1,4 @@
-//! The client subnet option (RFC 7871): how much of a client's address a backend is told.
+//! The client subnet option (RFC 7871): the part of a client's address that a backend gets.
 //!
 //! ```text
 //!  | family (1: IPv4, 2: IPv6) | source prefix | scope prefix | address, cut to the source prefix |
@@ -12,37 +12,37 @@ use crate::base::packet::Packet;
 use crate::wire::edns;
 use crate::wire::edns::{Outcome, code};
 
-/// What a client subnet option says.
+/// A client subnet option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet {
     /// Address family: 1 is IPv4, 2 is IPv6.
     pub family: u16,
-    /// Bits of the address that are told.
+    /// Significant bits of the address.
     pub source: u8,
-    /// Bits that an answer is good for; 0 in a query.
+    /// Bits for which an answer is valid; 0 in a query.
     pub scope: u8,
-    /// Where the address's bytes stand in the message, as many as there are.
+    /// Where the address bytes are in the message.
     pub address: Range<usize>,
 }
 
-/// What became of the client subnet of a query; to be undone in its response.
+/// What was done to the client subnet of a query, to be undone in its response.
 #[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ecs {
-    /// Nothing was changed: the client had sent one, and it was not to be overridden.
+    /// Nothing: the client has sent one, which is not to be overridden.
     #[default]
     Left,
     /// There was no OPT record: one with this option was added.
     OptAdded,
     /// There was an OPT record: the option was added to it.
     OptionAdded,
-    /// The option took the place of the client's.
+    /// The option replaced the client's.
     Replaced,
-    /// The message cannot be read, or there is no room; nothing was changed.
+    /// The message cannot be parsed, or there is no space; nothing was changed.
     Failed,
 }
 
-/// The first client subnet option of a message. None when there is none, or it is shorter than
-/// its fixed part.
+/// Returns the first client subnet option of a message. `None` when there is none, or it is shorter
+/// than its fixed part.
 #[must_use]
 pub fn parse(message: &[u8]) -> Option<Subnet> {
     let opt = edns::locate(message)?;
@@ -52,9 +52,9 @@ pub fn parse(message: &[u8]) -> Option<Subnet> {
     Some(Subnet { family: u16::from_be_bytes([f0, f1]), source, scope, address })
 }
 
-/// Tells the backend the client's network: the first `source_v4` or `source_v6` bits of its
-/// address (at most 32 and 128; an IPv4-mapped address is IPv4). `payload` is the UDP payload size
-/// of an OPT record that has to be added, bytes.
+/// Adds the client's network: the first `source_v4` or `source_v6` bits of its address (at most 32
+/// and 128; an IPv4-mapped address is IPv4). `payload` is the UDP payload size of an added OPT
+/// record, bytes.
 #[must_use]
 pub fn set(
     packet: &mut Packet<'_>,
@@ -96,8 +96,8 @@ pub fn set(
     }
 }
 
-/// Takes from a response what its query had been given: the whole OPT record of a client that
-/// speaks no EDNS, or the option. False when it is there and could not be taken away.
+/// Removes from a response what was added to its query: the whole OPT record for a client without
+/// EDNS, or the option. False when it is there and could not be removed.
 #[must_use]
 pub fn undo(packet: &mut Packet<'_>, done: Ecs) -> bool {
     match done {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_without_edns_gets_an_opt_that_its_response_loses() {
+    fn an_opt_added_to_a_query_is_removed_from_its_response() {
         let (query, done) = with(QUERY, |p| set(p, V4, 20, 56, false, 1232));
         assert_eq!(done, Ecs::OptAdded);
         let opt = b"\0\0\x29\x04\xd0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x14\0\xc0\0\0";
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_opt_gets_the_option_and_its_response_loses_that_alone() {
+    fn an_added_option_is_removed_from_the_response() {
         let plain = counted(&[&b"\0\0\x29\x10\0\0\0\x80\0\0\x05"[..], b"\0\x03\0\x01x"].concat());
         let client = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1));
         let (query, done) = with(&plain, |p| set(p, client, 24, 57, false, 1232));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_own_stays_unless_overridden() {
+    fn the_clients_own_subnet_is_kept_unless_overridden() {
         let (own, _) = with(QUERY, |p| set(p, V4, 32, 0, false, 512));
         assert_eq!(with(&own, |p| set(p, V4, 24, 0, false, 512)), (own.clone(), Ecs::Left));
         let (query, done) = with(&own, |p| set(p, V4, 24, 0, true, 512));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_addresses_are_ipv4_and_prefixes_are_cut_to_the_family() {
+    fn mapped_addresses_are_ipv4_and_prefixes_are_capped() {
         let mapped = IpAddr::V6(Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped());
         let (query, _) = with(QUERY, |p| set(p, mapped, 200, 8, false, 512));
         let subnet = parse(&query).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_nothing_changes() {
+    fn without_space_nothing_changes() {
         let mut buf = QUERY.to_vec();
         let mut packet = Packet::new(&mut buf, 0, QUERY.len());
         assert_eq!(set(&mut packet, V4, 24, 56, true, 512), Ecs::Failed);
@@ -185,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..100), v4: u8, v6: u8, host: u128) {
+        fn no_bytes_panic(message in prop::collection::vec(any::<u8>(), 0..100), v4: u8, v6: u8, host: u128) {
             for client in [V4, IpAddr::V6(host.into())] {
                 let (after, done) = with(&message, |p| set(p, client, v4, v6, true, 1232));
                 if done == Ecs::Failed {

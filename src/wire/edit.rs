@@ -1,4 +1,4 @@
-//! Edits of a message where it stands.
+//! In-place edits of a message.
 
 /// Writes the message id.
 pub fn set_id(message: &mut [u8], id: u16) {

@@ -1,4 +1,4 @@
-//! The OPT record (RFC 6891): where it is, what it says, and edits of it in place.
+//! The OPT record (RFC 6891): parsing, and in-place edits.
 //!
 //! ```text
 //!  | 0 | 41 | payload | code 11..4 | version | DO, Z | length | option code | length | data ...
@@ -14,7 +14,7 @@ use crate::wire::{name, records};
 
 /// TYPE of the OPT record.
 pub const OPT: u16 = 41;
-/// Bytes of an OPT record in front of its options.
+/// Bytes of an OPT record before its options.
 const FIXED: usize = 11;
 
 /// Option codes that this crate writes.
@@ -25,26 +25,26 @@ pub mod code {
     pub const EXTENDED_ERROR: u16 = 15;
 }
 
-/// What an OPT record says in its fixed part.
+/// The fixed part of an OPT record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opt {
     /// Where the record begins in the message.
     pub start: usize,
     /// Where it ends.
     pub end: usize,
-    /// UDP payload size that the sender can take, bytes.
+    /// UDP payload size that the sender accepts, bytes.
     pub payload: u16,
     /// The eight bits of the response code above the header's four.
     pub code_high: u8,
     /// EDNS version.
     pub version: u8,
-    /// Whether DNSSEC records are wanted (DO; RFC 3225).
+    /// Whether DNSSEC records are requested (DO; RFC 3225).
     pub dnssec_ok: bool,
 }
 
-/// Finds the OPT record of a message whose question section ends at `question_end`. None when
-/// there is none, or the records before it cannot be read. One whose owner is not the root is none
-/// (RFC 6891, 6.1.2).
+/// Finds the OPT record of a message whose question section ends at `question_end`. `None` when
+/// there is none, or the records before it cannot be parsed. A record whose owner is not the root
+/// does not count (RFC 6891, 6.1.2).
 #[must_use]
 pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
     let header = Header::parse(message)?;
@@ -75,7 +75,7 @@ pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
     None
 }
 
-/// An OPT record without options.
+/// Returns an OPT record without options.
 #[must_use]
 pub const fn bare(payload: u16, dnssec_ok: bool) -> [u8; 11] {
     let [p0, p1] = payload.to_be_bytes();
@@ -83,8 +83,8 @@ pub const fn bare(payload: u16, dnssec_ok: bool) -> [u8; 11] {
     [0, t0, t1, p0, p1, 0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]
 }
 
-/// The options of an OPT record: code, and where the data stand. They end early when one cannot be
-/// read.
+/// Returns the options of an OPT record: code, and range of the data. They end at the first invalid
+/// one.
 pub fn options(message: &[u8], opt: &Opt) -> impl Iterator<Item = (u16, Range<usize>)> {
     Options { message, at: opt.start + FIXED, end: opt.end.min(message.len()) }.map(|o| (o.code, o.data))
 }
@@ -114,44 +114,45 @@ impl Iterator for Options<'_> {
     }
 }
 
-/// The OPT record of a message, whatever its number of questions.
+/// Returns the OPT record of a message with any number of questions.
 #[must_use]
 pub fn locate(message: &[u8]) -> Option<Opt> {
-    // `find` reads on over further questions.
+    // `find` continues after further questions.
     match Header::parse(message)?.qdcount() {
         0 => find(message, crate::wire::header::LEN),
         _ => find(message, name::end(message, crate::wire::header::LEN)? + 4),
     }
 }
 
-/// The response code of a message, its eight high bits from the OPT record; 0 without a header.
+/// Returns the response code of a message, with its eight high bits from the OPT record; 0 without
+/// a header.
 #[must_use]
 pub fn rcode(message: &[u8]) -> u16 {
     let low = Header::parse(message).map_or(0, |head| u16::from(head.rcode()));
     locate(message).map_or(low, |opt| u16::from(opt.code_high) << 4 | low)
 }
 
-/// What became of an option that was to be set.
+/// The outcome of setting an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// There was no OPT record: one with this option was added.
     OptAdded,
     /// There was no such option: it was added.
     Added,
-    /// The option took the place of what was there.
+    /// The option replaced earlier ones.
     Replaced,
-    /// The message cannot be read, or there is no room; nothing was changed.
+    /// The message cannot be parsed, or there is no space; nothing was changed.
     Failed,
 }
 
-/// Puts an option into the OPT record, where it replaces all of its code. A message without OPT
-/// gets one with `payload` (UDP payload size, bytes), in front of a TSIG.
+/// Sets an option in the OPT record, replacing all of its code. A message without OPT gets one with
+/// `payload` (UDP payload size, bytes), before a TSIG.
 #[must_use]
 pub fn set_option(packet: &mut Packet<'_>, code: u16, data: &[u8], payload: u16) -> Outcome {
     put_option(packet, code, &[data], payload)
 }
 
-/// [`set_option`], its data in parts.
+/// [`set_option`] with its data in parts.
 pub(super) fn put_option(packet: &mut Packet<'_>, code: u16, data: &[&[u8]], payload: u16) -> Outcome {
     let Some(head) = option_head(code, data) else { return Outcome::Failed };
     let mut parts: [&[u8]; 5] = [&[]; 5];
@@ -180,13 +181,13 @@ pub(super) fn put_option(packet: &mut Packet<'_>, code: u16, data: &[&[u8]], pay
     }
 }
 
-/// Removes all options of a code. False when there was none, or the message cannot be read.
+/// Removes all options of a code. False when there was none, or the message cannot be parsed.
 pub fn remove_option(packet: &mut Packet<'_>, code: u16) -> bool {
     let Some(opt) = locate(packet.bytes()) else { return false };
     options(packet.bytes(), &opt).any(|option| option.0 == code) && rewrite(packet, &opt, code, &[]).is_some()
 }
 
-/// Takes the OPT record away. False when there is none, or the message cannot be read; nothing was
+/// Removes the OPT record. False when there is none, or the message cannot be parsed; nothing was
 /// changed then.
 pub fn strip(packet: &mut Packet<'_>) -> bool {
     let Some(opt) = locate(packet.bytes()) else { return false };
@@ -197,14 +198,14 @@ pub fn strip(packet: &mut Packet<'_>) -> bool {
     gone
 }
 
-/// The code and length of an option.
+/// Encodes code and length of an option.
 fn option_head(code: u16, data: &[&[u8]]) -> Option<[u8; 4]> {
     let length = u16::try_from(data.iter().map(|part| part.len()).sum::<usize>()).ok()?;
     let ([c0, c1], [l0, l1]) = (code.to_be_bytes(), length.to_be_bytes());
     Some([c0, c1, l0, l1])
 }
 
-/// Where a new OPT record belongs: at the end of the message, but in front of a TSIG, which is
+/// Returns where a new OPT record belongs: at the end of the message, but before a TSIG, which is
 /// last (RFC 8945, 5.1).
 fn place_for_opt(message: &[u8]) -> Option<usize> {
     let mut records = Records::of(message);
@@ -215,8 +216,8 @@ fn place_for_opt(message: &[u8]) -> Option<usize> {
     last.map_or_else(|| records::end(message), |tsig| Some(tsig.start))
 }
 
-/// Removes the options of `code` from the OPT record and adds `parts` behind the others: whether
-/// there was one. None, and nothing changed, when it cannot be.
+/// Removes the options of `code` from the OPT record and appends `parts`; returns whether there was
+/// one. `None`, and nothing changed, when that is impossible.
 fn rewrite(packet: &mut Packet<'_>, opt: &Opt, code: u16, parts: &[&[u8]]) -> Option<bool> {
     let message = packet.bytes();
     let first = opt.start + FIXED;
@@ -232,8 +233,8 @@ fn rewrite(packet: &mut Packet<'_>, opt: &Opt, code: u16, parts: &[&[u8]]) -> Op
     }
     let added = parts.iter().map(|part| part.len()).sum::<usize>();
     let length = u16::try_from(opt.end - first - removed + added).ok()?;
-    // The kept options close up at the front of the record, the removed ones go behind them: an
-    // exchange within the record, so that a splice that fails can be told before anything changed.
+    // Moves the kept options to the front of the record and the removed ones behind them: within
+    // the record, so that a failing splice is detected before anything changed.
     let kept_end = opt.end - removed;
     if !records::can_splice(packet, kept_end..opt.end, added, false) {
         return None;
@@ -251,7 +252,7 @@ fn rewrite(packet: &mut Packet<'_>, opt: &Opt, code: u16, parts: &[&[u8]]) -> Op
         }
     }
     let spliced = records::splice(packet, kept_end..opt.end, parts, false);
-    debug_assert!(spliced, "it could be");
+    debug_assert!(spliced, "checked before");
     packet.bytes_mut().get_mut(first - 2..first)?.copy_from_slice(&length.to_be_bytes());
     spliced.then_some(removed > 0)
 }
@@ -263,7 +264,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_opt_is_found_behind_other_records() {
+    fn an_opt_is_found_after_other_records() {
         let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\x02\x01a\0\0\x01\0\x01".to_vec();
         let question_end = message.len();
         message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04\x7f\0\0\x01");
@@ -285,7 +286,7 @@ mod tests {
         assert!(locate(&[&head[..], &bare(1400, false)].concat()).is_some());
     }
 
-    /// A query with an OPT of two cookies and a subnet, a TSIG behind it that is named like the
+    /// Builds a query with an OPT of two cookies and a subnet, followed by a TSIG named like the
     /// question, and trailing data.
     fn signed(options: &[u8]) -> Vec<u8> {
         let head =
@@ -306,11 +307,11 @@ mod tests {
         assert_eq!(list, [(10, b"c".to_vec()), (8, b"sn".to_vec()), (10, Vec::new())]);
         let message = signed(b"\0\x0a\0\x01c\0\x08\0\x02s");
         let opt = locate(&message).unwrap();
-        assert_eq!(options(&message, &opt).count(), 1, "the second is cut off");
+        assert_eq!(options(&message, &opt).count(), 1, "the second is truncated");
     }
 
     #[test]
-    fn an_option_replaces_all_of_its_code() {
+    fn a_set_option_replaces_all_of_its_code() {
         let (after, outcome) = edited(&signed(OPTIONS), 3, |p| set_option(p, 10, b"new one", 512));
         assert_eq!(outcome, Outcome::Replaced);
         assert_eq!(after, signed(b"\0\x08\0\x02sn\0\x0a\0\x07new one"));
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_opt_stands_in_front_of_a_signature() {
+    fn a_new_opt_precedes_a_tsig() {
         let mut plain = signed(b"");
         plain.drain(19..30);
         plain[11] = 1;
@@ -347,14 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn an_option_is_removed_and_the_record_stays() {
+    fn a_removed_option_leaves_the_record() {
         let (after, done) = edited(&signed(OPTIONS), 0, |p| remove_option(p, 10));
         assert_eq!((after, done), (signed(b"\0\x08\0\x02sn"), true));
         assert_eq!(edited(&signed(OPTIONS), 0, |p| remove_option(p, 3)), (signed(OPTIONS), false));
     }
 
     #[test]
-    fn an_opt_that_others_point_into_stays() {
+    fn an_opt_that_others_point_into_is_kept() {
         let mut message = signed(OPTIONS);
         message[46] = 19;
         assert_eq!(edited(&message, 0, strip), (message, false));
@@ -362,7 +363,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..220) {
+        fn no_bytes_panic(message in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..220) {
             if let Some(opt) = find(&message, at) {
                 prop_assert!(opt.start < opt.end && opt.end <= message.len());
             }

@@ -1,43 +1,43 @@
-//! DNS messages in a stream of bytes: two bytes of length, then the message (RFC 1035, 4.2.2;
-//! RFC 7766, 8).
+//! Framing of DNS messages in a byte stream: two bytes of length, then the message (RFC 1035,
+//! 4.2.2; RFC 7766, 8).
 //!
 //! ```text
 //!  | length (2) | message ...... | length (2) | message ...... | le
 //!    read 1 ------------------'  read 2 -----------'  read 3 ---'
 //! ```
 //!
-//! [`Frames`] takes messages out of whatever a read brought, [`Outbound`] holds what is to be
-//! written. Neither has memory of its own while a connection is idle. Both know bytes only:
-//! no socket, no time-outs, no number of messages; those belong to the connection.
+//! [`Frames`] extracts messages from what a read returned, [`Outbound`] holds pending output.
+//! Neither allocates memory while a connection is idle. Both only know bytes: sockets, time-outs
+//! and message limits are the connection's.
 
 use std::fmt;
 
 use crate::wire::header;
 
-/// Bytes of a frame's length.
+/// Bytes of a frame's length field.
 const LENGTH: usize = 2;
-/// Bytes that are set aside for the beginning of a frame, unless it is shorter. More follow as
-/// they arrive: what a client only announces costs no memory.
+/// Initial buffer for the beginning of a frame, bytes, unless the frame is shorter. More is
+/// allocated as bytes arrive: an announced length costs no memory.
 const PARTIAL_MIN: usize = 512;
-/// Bytes of an emptied [`Outbound`] that are kept for the next answers.
+/// Capacity of an emptied [`Outbound`] kept for the next answers, bytes.
 const OUTBOUND_KEPT: usize = 4_096;
 
-/// Whether a connection takes further messages.
+/// Whether a connection accepts further messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// The next message, please.
+    /// Continue with the next message.
     Go,
-    /// No more for now.
+    /// Stop for now.
     Stop,
 }
 
-/// A frame that no DNS message can be in. There is no telling where the next one begins: the
-/// connection is to be closed.
+/// A frame that cannot contain a DNS message. The next frame cannot be located: the connection must
+/// be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// Its length is 0.
     Empty,
-    /// Its length, bytes, is less than that of a header.
+    /// Its length, bytes, is less than a header's.
     Short(u16),
 }
 
@@ -50,32 +50,32 @@ impl fmt::Display for FrameError {
     }
 }
 
-/// Takes messages out of the bytes of one connection. It holds only what was read and not yet
-/// taken: the beginning of a frame, or what is behind a [`Flow::Stop`].
+/// Extracts messages from the bytes of one connection. Buffers only what was read and not consumed:
+/// the beginning of a frame, or what follows a [`Flow::Stop`].
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// Bytes that were read; those in front of `taken` are used up.
+    /// Bytes read; those before `taken` are consumed.
     partial: Vec<u8>,
     taken: usize,
 }
 
 impl Frames {
-    /// Nothing read yet.
+    /// Creates an empty instance.
     #[must_use]
     pub const fn new() -> Self {
         Self { partial: Vec::new(), taken: 0 }
     }
 
-    /// Calls `message` for each message that `bytes` completes, in order, until it says
-    /// [`Flow::Stop`]. A message that lies whole in `bytes` is borrowed from there; only the
+    /// Calls `message` for each message that `bytes` completes, in order, until it returns
+    /// [`Flow::Stop`]. A message that is completely in `bytes` is borrowed from there; only the
     /// beginning of a frame is copied.
     ///
-    /// How many of the `bytes` were used: all of them, or those up to the end of the message
-    /// that stopped it. The rest is for [`keep`](Self::keep).
+    /// Returns how many of the `bytes` were consumed: all of them, or those up to the end of the
+    /// message that stopped it. Pass the rest to [`keep`](Self::keep).
     ///
     /// # Errors
-    /// A frame of an impossible length, once its length is there; messages in front of it have
-    /// been handed over. The connection is to be closed.
+    /// A frame of an impossible length, once its length is complete; earlier messages were passed
+    /// on. The connection must be closed.
     pub fn feed(
         &mut self,
         bytes: &[u8],
@@ -86,13 +86,13 @@ impl Frames {
             let held = &self.partial[self.taken..];
             let Some(frame) = frame_len(held)? else {
                 let Some(second) = bytes.get(used) else { return Ok(used) };
-                self.hold(&[*second], LENGTH);
+                self.store(&[*second], LENGTH);
                 used += 1;
                 continue;
             };
             if let Some(missing) = frame.checked_sub(held.len()).filter(|m| *m > 0) {
                 let more = &bytes[used..bytes.len().min(used + missing)];
-                self.hold(more, frame);
+                self.store(more, frame);
                 used += more.len();
                 if more.len() < missing {
                     return Ok(used);
@@ -108,7 +108,7 @@ impl Frames {
             let rest = &bytes[used..];
             let frame = frame_len(rest)?;
             let Some(frame) = frame.filter(|frame| *frame <= rest.len()) else {
-                self.hold(rest, frame.unwrap_or(LENGTH));
+                self.store(rest, frame.unwrap_or(LENGTH));
                 return Ok(bytes.len());
             };
             used += frame;
@@ -118,57 +118,57 @@ impl Frames {
         }
     }
 
-    /// Holds bytes that [`feed`](Self::feed) did not use, for [`resume`](Self::resume). The
-    /// connection should not be read before those are used: there is no limit here.
+    /// Keeps bytes that [`feed`](Self::feed) did not consume, for [`resume`](Self::resume). The
+    /// connection should not be read before these are consumed: there is no limit here.
     pub fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
             self.partial.extend_from_slice(rest);
         }
     }
 
-    /// Goes on with what is held: [`feed`](Self::feed) without new bytes.
+    /// Continues with buffered bytes: [`feed`](Self::feed) without new ones.
     ///
     /// # Errors
-    /// As of [`feed`](Self::feed).
+    /// As [`feed`](Self::feed).
     pub fn resume(&mut self, message: &mut dyn FnMut(&[u8]) -> Flow) -> Result<(), FrameError> {
         self.feed(&[], message).map(|_| ())
     }
 
-    /// Whether the sender owes us bytes: a frame is begun and not finished, and no whole one is
-    /// held in front of it. For the read time-out.
+    /// Returns whether a frame is incomplete, with no complete one buffered before it. For the read
+    /// time-out.
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.pending() > 0 && !self.has_more()
     }
 
-    /// Whether [`resume`](Self::resume) has something to say: a whole message, or an error.
+    /// Returns whether [`resume`](Self::resume) has a message or an error to return.
     #[must_use]
     pub fn has_more(&self) -> bool {
         let held = &self.partial[self.taken..];
         frame_len(held).map_or(true, |frame| frame.is_some_and(|frame| frame <= held.len()))
     }
 
-    /// Bytes held.
+    /// Returns the number of buffered bytes.
     #[must_use]
     pub const fn pending(&self) -> usize {
         self.partial.len() - self.taken
     }
 
-    /// Bytes of memory, besides the struct itself.
+    /// Returns the bytes of memory, besides the struct itself.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.partial.capacity()
     }
 
-    /// Adds to what is held; `frame` is how long it can become. Memory at most doubles with what
+    /// Buffers bytes; `frame` is how long the frame can become. Memory at most doubles with what
     /// has arrived.
-    fn hold(&mut self, bytes: &[u8], frame: usize) {
+    fn store(&mut self, bytes: &[u8], frame: usize) {
         if bytes.is_empty() {
             return;
         }
         let needed = self.partial.len() + bytes.len();
         if self.partial.capacity() < needed {
-            // Of a frame whose length is not all there yet, that length is all that is known.
+            // Until the length field is complete, only its own size is known.
             let most = (self.taken + frame).max(needed);
             let wanted = (2 * needed).max(PARTIAL_MIN).min(most);
             self.partial.reserve_exact(wanted - self.partial.len());
@@ -176,8 +176,8 @@ impl Frames {
         self.partial.extend_from_slice(bytes);
     }
 
-    /// Marks `count` bytes as used up. Memory goes with the last of them, and is closed up when
-    /// most are used: each byte is moved once at the most for each that was taken.
+    /// Marks `count` bytes as consumed. Frees the memory after the last one, and compacts the
+    /// buffer when most are consumed: each byte is moved at most once for each consumed one.
     fn take(&mut self, count: usize) {
         self.taken += count;
         let left = self.pending();
@@ -191,7 +191,8 @@ impl Frames {
     }
 }
 
-/// Bytes of the frame that begins here, with its length; None when that is not all there.
+/// Returns the length of the frame that begins here, including its length field; `None` when that
+/// is incomplete.
 fn frame_len(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     let Some(length) = bytes.first_chunk().map(|length| u16::from_be_bytes(*length)) else {
         return Ok(None);
@@ -203,23 +204,23 @@ fn frame_len(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     }
 }
 
-/// What one connection has still to write.
+/// The pending output of a connection.
 #[derive(Debug, Default)]
 pub struct Outbound {
     bytes: Vec<u8>,
-    /// Where the bytes begin that are not written yet.
+    /// Offset of the first unwritten byte.
     head: usize,
 }
 
 impl Outbound {
-    /// Nothing to write.
+    /// Creates an empty instance.
     #[must_use]
     pub const fn new() -> Self {
         Self { bytes: Vec::new(), head: 0 }
     }
 
-    /// Adds a message with its length in front. False, and nothing added, when it is longer than
-    /// the 65,535 bytes that a frame can have.
+    /// Appends a message with its length. False, and nothing appended, when it is longer than the
+    /// 65,535 bytes of a frame.
     #[must_use]
     pub fn push_frame(&mut self, message: &[u8]) -> bool {
         let Ok(length) = u16::try_from(message.len()) else { return false };
@@ -229,20 +230,20 @@ impl Outbound {
         true
     }
 
-    /// Adds bytes as they are: a PROXY header.
+    /// Appends raw bytes: a PROXY header.
     pub fn push_raw(&mut self, bytes: &[u8]) {
         self.make_room(bytes.len());
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What is to be written, in order.
+    /// Returns the unwritten bytes, in order.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
         &self.bytes[self.head..]
     }
 
-    /// Notes that the first `count` bytes of [`pending`](Self::pending) are written; more than
-    /// there are means all of them. Of the memory of an emptied queue 4 kB stay.
+    /// Notes that the first `count` bytes of [`pending`](Self::pending) were written; a larger
+    /// number means all of them. An emptied queue keeps 4 kB of memory.
     pub fn advance(&mut self, count: usize) {
         self.head += count.min(self.len());
         if self.is_empty() {
@@ -252,33 +253,32 @@ impl Outbound {
         }
     }
 
-    /// Bytes to be written.
+    /// Returns the number of unwritten bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.bytes.len() - self.head
     }
 
-    /// Whether there is nothing to write.
+    /// Returns whether there is nothing to write.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of memory, besides the struct itself.
+    /// Returns the bytes of memory, besides the struct itself.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Gives all memory back, if there is nothing to write: the connection is idle.
+    /// Frees all memory if there is nothing to write, because the connection is idle.
     pub fn release(&mut self) {
         if self.is_empty() {
             *self = Self::new();
         }
     }
 
-    /// Closes up over what is written, rather than grow, when that moves fewer bytes than were
-    /// written.
+    /// Compacts the buffer rather than grow it, when that moves fewer bytes than were written.
     fn make_room(&mut self, count: usize) {
         if self.bytes.capacity() - self.bytes.len() < count && self.head >= self.len() {
             self.bytes.drain(..self.head);
@@ -292,12 +292,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A frame of a message of `length` bytes, each `byte`.
+    /// Builds a frame of a message of `length` bytes, each `byte`.
     fn frame(length: u16, byte: u8) -> Vec<u8> {
         [&length.to_be_bytes()[..], &vec![byte; usize::from(length)]].concat()
     }
 
-    /// What is taken out of `reads`, and the error that ends them.
+    /// Returns the messages extracted from `reads`, and the error that ends them.
     fn taken(reads: &[&[u8]]) -> (Vec<Vec<u8>>, Option<FrameError>, Frames) {
         let (mut frames, mut messages) = (Frames::new(), Vec::new());
         for read in reads {
@@ -328,20 +328,20 @@ mod tests {
     }
 
     #[test]
-    fn impossible_lengths_are_errors_wherever_a_read_ends() {
+    fn impossible_lengths_are_errors_at_any_segmentation() {
         for (length, error) in
             [(0, FrameError::Empty), (1, FrameError::Short(1)), (11, FrameError::Short(11))]
         {
             let stream = [frame(13, 7), frame(length, 8)].concat();
             for cut in 0..stream.len() {
                 let (messages, ended, _) = taken(&[&stream[..cut], &stream[cut..]]);
-                assert_eq!((messages, ended), (vec![vec![7; 13]], Some(error)), "cut at {cut}");
+                assert_eq!((messages, ended), (vec![vec![7; 13]], Some(error)), "split at {cut}");
             }
         }
     }
 
     #[test]
-    fn a_frame_that_is_begun_is_partial_until_it_ends() {
+    fn an_incomplete_frame_is_partial() {
         let stream = frame(12, 5);
         let mut frames = Frames::new();
         let mut seen = 0;
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_behind_a_stop_is_kept_for_later() {
+    fn bytes_after_a_stop_are_kept() {
         let stream: Vec<u8> = (1..=5).flat_map(|n| frame(20, n)).collect();
         let read = &stream[..stream.len() - 3];
         let (mut frames, mut seen) = (Frames::new(), Vec::new());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_within_what_is_held_leaves_the_new_bytes_unused() {
+    fn a_stop_within_buffered_bytes_leaves_the_new_ones() {
         let stream = [frame(12, 1), frame(12, 2)].concat();
         let (mut frames, mut seen) = (Frames::new(), Vec::new());
         frames.keep(&stream);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_written_in_order_and_frees_its_memory() {
+    fn output_is_written_in_order_and_frees_memory() {
         let mut out = Outbound::new();
         out.push_raw(b"PROXY");
         assert!(out.push_frame(b"one") && out.push_frame(b"") && out.push_frame(b"two"));
@@ -415,7 +415,7 @@ mod tests {
         out.advance(6);
         assert_eq!((out.pending(), out.len()), (&b"\x03one\0\0\0\x03two"[..], 11));
         out.release();
-        assert_eq!(out.len(), 11, "what is to be written stays");
+        assert_eq!(out.len(), 11, "unwritten bytes stay");
         out.advance(usize::MAX);
         assert!(out.is_empty() && out.capacity() > 0);
         out.release();
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn output_that_is_written_as_fast_as_it_comes_does_not_grow() {
+    fn output_that_is_written_at_once_does_not_grow() {
         let mut out = Outbound::new();
         for _ in 0..10_000 {
             assert!(out.push_frame(&[9; 98]));
@@ -437,7 +437,7 @@ mod tests {
         assert!(out.capacity() <= 2_048, "{}", out.capacity());
     }
 
-    /// Messages, and where the stream of them is cut.
+    /// Generates messages, and the segmentation of their stream.
     fn streams() -> impl Strategy<Value = (Vec<Vec<u8>>, Vec<usize>)> {
         let message = prop_oneof![9 => 12_usize..60, 1 => 60_usize..2_000]
             .prop_flat_map(|length| prop::collection::vec(any::<u8>(), length));

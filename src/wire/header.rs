@@ -1,4 +1,4 @@
-//! The twelve bytes in front of every message (RFC 1035, 4.1.1; AD and CD: RFC 4035, 3.1.6).
+//! The twelve-byte header of every message (RFC 1035, 4.1.1; AD and CD: RFC 4035, 3.1.6).
 //!
 //! ```text
 //!  0      2                                    4        6        8        10
@@ -24,7 +24,7 @@ pub const AD: u8 = 0x20;
 /// Checking disabled.
 pub const CD: u8 = 0x10;
 
-/// Response codes that the data path itself knows (RFC 1035, 4.1.1).
+/// Response codes that the data path uses (RFC 1035, 4.1.1).
 pub mod rcode {
     /// No error.
     pub const NOERROR: u8 = 0;
@@ -43,7 +43,7 @@ pub mod rcode {
 pub struct Header<'p>(&'p [u8; LEN]);
 
 impl<'p> Header<'p> {
-    /// The header of a message; none when the message is shorter than one.
+    /// Returns the header of a message; `None` when the message is shorter.
     #[must_use]
     pub fn parse(message: &'p [u8]) -> Option<Self> {
         message.first_chunk().map(Self)
@@ -53,55 +53,55 @@ impl<'p> Header<'p> {
         u16::from_be_bytes([self.0[at], self.0[at + 1]])
     }
 
-    /// The message id.
+    /// Returns the message id.
     #[must_use]
     pub const fn id(&self) -> u16 {
         self.u16(0)
     }
 
-    /// Whether QR says that this is a response.
+    /// Returns whether this is a response.
     #[must_use]
     pub const fn is_response(&self) -> bool {
         self.0[2] & QR != 0
     }
 
-    /// Whether TC is set.
+    /// Returns whether TC is set.
     #[must_use]
     pub const fn is_truncated(&self) -> bool {
         self.0[2] & TC != 0
     }
 
-    /// Whether RA is set.
+    /// Returns whether RA is set.
     #[must_use]
     pub const fn recursion_available(&self) -> bool {
         self.0[3] & RA != 0
     }
 
-    /// The low four bits of the response code; the rest is in the OPT record.
+    /// Returns the low four bits of the response code; the rest is in the OPT record.
     #[must_use]
     pub const fn rcode(&self) -> u8 {
         self.0[3] & 0x0f
     }
 
-    /// Entries in the question section.
+    /// Returns the number of questions.
     #[must_use]
     pub const fn qdcount(&self) -> u16 {
         self.u16(4)
     }
 
-    /// Records in the answer section.
+    /// Returns the number of answer records.
     #[must_use]
     pub const fn ancount(&self) -> u16 {
         self.u16(6)
     }
 
-    /// Records in the authority section.
+    /// Returns the number of authority records.
     #[must_use]
     pub const fn nscount(&self) -> u16 {
         self.u16(8)
     }
 
-    /// Records in the additional section.
+    /// Returns the number of additional records.
     #[must_use]
     pub const fn arcount(&self) -> u16 {
         self.u16(10)

@@ -1,6 +1,6 @@
-//! DNS bytes (RFC 1035): views and in-place edits. No I/O, no clock, and no allocation but for
-//! what a configuration says ([`name::from_text`], [`svc`]) and what a stream has not finished
-//! yet ([`frame`]); every function takes whatever the network sent and never panics on it.
+//! DNS wire format (RFC 1035): views and in-place edits. No I/O, no clock, and no allocation except
+//! for configurations ([`name::from_text`], [`svc`]) and incomplete streams ([`frame`]). Every
+//! function accepts whatever the network sends and never panics on it.
 
 #![cfg_attr(
     not(test),

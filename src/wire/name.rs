@@ -1,17 +1,16 @@
-//! Domain names as they stand in a message (RFC 1035, 3.1 and 4.1.4), and as people write them
-//! (RFC 1035, 5.1; RFC 4343, 2.1).
+//! Domain names in wire format (RFC 1035, 3.1 and 4.1.4) and in presentation format (RFC 1035, 5.1;
+//! RFC 4343, 2.1).
 
 use std::fmt;
 
-/// Bytes of the longest name, root label included (RFC 1035, 2.3.4).
+/// Bytes of the longest name, including the root label (RFC 1035, 2.3.4).
 pub const LEN_MAX: usize = 255;
 
-/// Pointers that one name is read through: more than one for each of its labels help nobody.
+/// Most pointers in one name: more than one per label is useless.
 const JUMPS_MAX: usize = 127;
 
-/// The end of the uncompressed name at `at`, behind its root label. None when the name runs out
-/// of the message, is longer than 255 bytes, or holds a compression pointer or another label
-/// type than the plain one.
+/// Returns the end of the uncompressed name at `at`, after its root label. `None` when the name
+/// exceeds the message or 255 bytes, or has a compression pointer or another label type.
 #[must_use]
 pub fn end_plain(message: &[u8], at: usize) -> Option<usize> {
     let mut next = at;
@@ -30,14 +29,14 @@ pub fn end_plain(message: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The end of the name at `at` within its record: behind its root label or its first compression
-/// pointer. The pointer is not followed, so this cannot loop.
+/// Returns the end of the name at `at` within its record: after its root label or its first
+/// compression pointer. The pointer is not followed, so this cannot loop.
 #[must_use]
 pub fn end(message: &[u8], at: usize) -> Option<usize> {
     extent(message, at).map(|e| e.0)
 }
 
-/// The end of the name at `at` as [`end`] has it, and where its compression pointer stands if it
+/// Returns the end of the name at `at` as [`end`] does, and where its compression pointer is, if it
 /// ends with one.
 #[must_use]
 pub fn extent(message: &[u8], at: usize) -> Option<(usize, Option<usize>)> {
@@ -56,7 +55,7 @@ pub fn extent(message: &[u8], at: usize) -> Option<(usize, Option<usize>)> {
     }
 }
 
-/// What the compression pointer at `at` points to; None when none stands there.
+/// Returns the target of the compression pointer at `at`; `None` without one.
 #[must_use]
 pub fn pointer(message: &[u8], at: usize) -> Option<usize> {
     let &bytes = message.get(at..)?.first_chunk()?;
@@ -64,9 +63,9 @@ pub fn pointer(message: &[u8], at: usize) -> Option<usize> {
     (pointer >= 0xc000).then_some(usize::from(pointer & 0x3fff))
 }
 
-/// Reads the name at `at` into `out`, its pointers followed: how long it is there, and where it
-/// ends in its record. None when it is no name or too long, or when a pointer does not go back in
-/// front of all that was read so far, or there are more than 127 of them.
+/// Reads the name at `at` into `out`, following pointers; returns its length, and its end in the
+/// record. `None` when it is invalid or too long, when a pointer does not point before everything
+/// read so far, or there are more than 127 of them.
 #[must_use]
 pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize, usize)> {
     let (mut next, mut first, mut length) = (at, at, 0);
@@ -97,8 +96,8 @@ pub fn read(message: &[u8], at: usize, out: &mut [u8; LEN_MAX]) -> Option<(usize
     }
 }
 
-/// Whether the name at `at`, its pointers followed as [`read`] does, is the plain wire name
-/// `plain`, byte by byte.
+/// Returns whether the name at `at`, read as by [`read`], equals the plain wire name `plain`, byte
+/// by byte.
 #[must_use]
 pub fn is_at(message: &[u8], at: usize, plain: &[u8]) -> bool {
     let (mut next, mut first, mut rest, mut jumps) = (at, at, plain, 0);
@@ -125,12 +124,12 @@ pub fn is_at(message: &[u8], at: usize, plain: &[u8]) -> bool {
     }
 }
 
-/// The wire form of a name as people write it: `\.` is a dot within a label, `\DDD` the byte of
-/// that decimal number, `\` before anything else stands for that. A name is absolute with or
-/// without the dot at its end; `.` is the root, and so is no text at all.
+/// Converts a name to wire format: `\.` is a dot within a label, `\DDD` the byte of that decimal
+/// number, `\` before any other character stands for it. A name is absolute with or without a final
+/// dot; `.` and the empty text are the root.
 ///
 /// # Errors
-/// What is wrong with it, in words that continue "the name …".
+/// What is wrong, in words that continue "the name …".
 pub fn from_text(text: &str) -> Result<Vec<u8>, &'static str> {
     let text = text.as_bytes();
     if text.is_empty() || text == b"." {
@@ -152,7 +151,7 @@ pub fn from_text(text: &str) -> Result<Vec<u8>, &'static str> {
         };
         wire.push(byte);
     }
-    // Without the dot at the end the last label is still open; with it, its length is the root's.
+    // Without a final dot the last label is still open; with it, its length is the root's.
     if wire.len() > label_at + 1 {
         close(&mut wire, label_at)?;
         wire.push(0);
@@ -175,7 +174,7 @@ fn close(wire: &mut [u8], label_at: usize) -> Result<(), &'static str> {
     }
 }
 
-/// The byte that stands behind a backslash.
+/// Returns the byte after a backslash.
 fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
     const INCOMPLETE: &str = "ends within an escape";
     let first = bytes.next().ok_or(INCOMPLETE)?;
@@ -193,16 +192,16 @@ fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
     u8::try_from(number).map_err(|_| "has an escape above \\255")
 }
 
-/// A plain wire name, to be displayed as people write it, with the dot at its end.
+/// Formats a plain wire name, with a final dot.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'n>(pub &'n [u8]);
 
-/// The same without the dot at the end, the root being nothing.
+/// Formats a plain wire name without a final dot; the root is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Undotted<'n>(pub &'n [u8]);
 
 impl<'n> Text<'n> {
-    /// The same without the dot at the end.
+    /// Returns the form without a final dot.
     #[must_use]
     pub const fn undotted(self) -> Undotted<'n> {
         Undotted(self.0)
@@ -233,27 +232,27 @@ impl fmt::Display for Undotted<'_> {
     }
 }
 
-/// Labels of a plain wire name, without the root.
+/// Returns the number of labels of a plain wire name, without the root.
 #[must_use]
 pub fn label_count(name: &[u8]) -> usize {
     labels_of(name).count()
 }
 
-/// Eight bytes with their ASCII capitals made small (RFC 4343). Length bytes are at most 63,
-/// below 'A': a whole wire name may be folded.
+/// Converts eight bytes to lower-case ASCII (RFC 4343). Length bytes are at most 63, below 'A', so
+/// a whole wire name may be converted.
 #[must_use]
 pub const fn fold(bytes: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let low = bytes & (0x7f * EACH);
-    // The top bit of each byte: at least 'A', and more than 'Z'. No sum reaches the next byte.
+    // The top bit of each byte: at least 'A', and more than 'Z'. No sum carries into the next byte.
     let from_a = low + (0x80 - b'A' as u64) * EACH;
     let behind_z = low + (0x7f - b'Z' as u64) * EACH;
     let capital = (from_a & !behind_z) & !bytes & (0x80 * EACH);
     bytes | capital >> 2
 }
 
-/// The last `labels` labels of a plain wire name, root included: its zone. The whole name when it
-/// has no more labels than that.
+/// Returns the last `labels` labels of a plain wire name, including the root: its zone. The whole
+/// name when it has no more labels.
 #[must_use]
 pub fn zone(name: &[u8], labels: u8) -> &[u8] {
     let mut surplus = labels_of(name).count().saturating_sub(usize::from(labels));
@@ -266,7 +265,7 @@ pub fn zone(name: &[u8], labels: u8) -> &[u8] {
     rest
 }
 
-/// The labels of a plain wire name, first to last, without the root.
+/// Returns the labels of a plain wire name, first to last, without the root.
 pub fn labels_of(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -283,7 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn plain_names_end_behind_their_root() {
+    fn plain_names_end_after_the_root_label() {
         assert_eq!(end_plain(b"\x03www\x07example\x00tail", 0), Some(13));
         assert_eq!(end_plain(b"\x00", 0), Some(1));
         assert_eq!(end_plain(b"\x03www\xc0\x0c", 0), None, "pointers are not plain");
@@ -307,9 +306,9 @@ mod tests {
         assert!(is_at(message, 15, b"\x03www\x07example\x03org\0"));
         assert!(!is_at(message, 15, b"\x03www\x07example\x03com\0"));
         assert!(!is_at(message, 15, b"\x03www\x07example\0"));
-        assert_eq!(read(b"\x01a\xc0\0", 0, &mut out), None, "into itself");
+        assert_eq!(read(b"\x01a\xc0\0", 0, &mut out), None, "to itself");
         assert_eq!(read(b"\xc0\x02\x01a\0", 0, &mut out), None, "forward");
-        assert_eq!(read(b"\x01a\0\xc0\x05\xc0\x03", 5, &mut out), None, "a circle");
+        assert_eq!(read(b"\x01a\0\xc0\x05\xc0\x03", 5, &mut out), None, "a loop");
         // A label, and pointers each to the one before.
         let mut chain = b"\x01a\0".to_vec();
         let mut last = 0_u16;
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn text_and_wire_are_two_forms_of_a_name() {
+    fn names_round_trip_between_text_and_wire() {
         for (text, wire) in [
             (".", &b"\0"[..]),
             ("www.Example.org.", b"\x03www\x07Example\x03org\0"),
@@ -342,13 +341,13 @@ mod tests {
             assert_eq!(label_count(wire), labels_of(wire).count());
         }
         assert_eq!(from_text("").as_deref(), Ok(&b"\0"[..]));
-        assert_eq!(from_text("a.b").as_deref(), Ok(&b"\x01a\x01b\0"[..]), "relative is absolute");
+        assert_eq!(from_text("a.b").as_deref(), Ok(&b"\x01a\x01b\0"[..]), "the final dot is optional");
         assert_eq!(from_text(r"\065\x").as_deref(), Ok(&b"\x02Ax\0"[..]));
         assert_eq!((label_count(b"\0"), label_count(b"\x01a\x01b\0")), (0, 2));
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_names_are_refused() {
         let long = format!("{}.", "a".repeat(63)).repeat(4);
         for wrong in ["a..b", ".a", "..", r"a\", r"a\06", r"a\0x1", r"a\256", &"a".repeat(64), &long] {
             assert!(from_text(wrong).is_err(), "{wrong}");
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn folding_is_that_of_ascii() {
+    fn folding_matches_ascii_lower_case() {
         for byte in 0..=u8::MAX {
             for place in 0..8 {
                 let mut bytes = *b"Zz[@A`{\xc1";
@@ -379,7 +378,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..600), at in 0_usize..700) {
+        fn no_bytes_panic(message in prop::collection::vec(any::<u8>(), 0..600), at in 0_usize..700) {
             for found in [end_plain(&message, at), end(&message, at)].into_iter().flatten() {
                 prop_assert!(found <= message.len() && found > at);
             }
@@ -397,7 +396,7 @@ mod tests {
         }
 
         #[test]
-        fn any_pointers_end(message in prop::collection::vec(prop_oneof![Just(0xc0_u8), 0..40_u8], 0..60), at in 0_usize..60) {
+        fn pointers_never_loop(message in prop::collection::vec(prop_oneof![Just(0xc0_u8), 0..40_u8], 0..60), at in 0_usize..60) {
             let mut out = [0; LEN_MAX];
             if let Some((length, _)) = read(&message, at, &mut out) {
                 prop_assert!(is_at(&message, at, &out[..length]));
@@ -405,7 +404,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_survived(text in r"[a-z.\\0-9]{0,40}|.{0,40}") {
+        fn no_text_panics(text in r"[a-z.\\0-9]{0,40}|.{0,40}") {
             if let Ok(wire) = from_text(&text) {
                 prop_assert_eq!(end_plain(&wire, 0), Some(wire.len()));
                 prop_assert_eq!(from_text(&Text(&wire).to_string()), Ok(wire));

@@ -1,5 +1,5 @@
-//! The PROXY protocol (haproxy's proxy-protocol.txt): a header in front of a connection's bytes,
-//! or of a datagram, that says between whom they were sent at first.
+//! The PROXY protocol (haproxy's proxy-protocol.txt): a header before a connection's bytes, or
+//! before a datagram, with the original source and destination.
 //!
 //! ```text
 //!  v1  | PROXY TCP4 192.0.2.1 192.0.2.53 4711 53 CR LF |
@@ -7,7 +7,7 @@
 //!                         '-- 1 ----'  '------ 1 ------'                12, 36, 216   type (1), length (2), value
 //! ```
 //!
-//! Who may send one is not decided here.
+//! The caller decides who may send one.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,34 +17,34 @@ use crate::wire::proxy::crc::crc32c;
 
 mod crc;
 
-/// What a version 2 header begins with.
+/// The signature of a version 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Bytes of a version 2 header in front of its payload.
+/// Bytes of a version 2 header before its payload.
 pub const FIXED: usize = 16;
-/// What a version 1 header begins with.
+/// The signature of a version 1 header.
 const LINE_START: &[u8] = b"PROXY ";
-/// Bytes of the longest version 1 header, CR LF included.
+/// Longest version 1 header, bytes, including CR LF.
 pub const LINE_MAX: usize = 107;
 /// Bytes of a TLV's type and length.
 const TLV_HEAD: usize = 3;
 /// Bytes of two UNIX addresses.
 const UNIX: usize = 216;
 
-/// Bytes behind the fixed part of a version 2 header that are taken unless the operator says
-/// otherwise (`setProxyProtocolMaximumPayloadSize`).
+/// Default limit of the payload of a version 2 header, bytes
+/// (`setProxyProtocolMaximumPayloadSize`).
 pub const PAYLOAD_MAX: usize = 512;
 
 /// Types of TLVs.
 pub mod tlv {
-    /// The protocol above TLS, as ALPN names it.
+    /// The protocol over TLS, as in ALPN.
     pub const ALPN: u8 = 0x01;
-    /// The host name that the client wanted (SNI).
+    /// The host name that the client requested (SNI).
     pub const AUTHORITY: u8 = 0x02;
     /// A checksum over the whole header.
     pub const CRC32C: u8 = 0x03;
-    /// Nothing.
+    /// Padding.
     pub const NOOP: u8 = 0x04;
-    /// What tells the connection from others, at most 128 bytes.
+    /// A unique id of the connection, at most 128 bytes.
     pub const UNIQUE_ID: u8 = 0x05;
     /// The client's TLS: [`Ssl`](super::Ssl).
     pub const SSL: u8 = 0x20;
@@ -62,55 +62,54 @@ pub mod tlv {
     pub const NETNS: u8 = 0x30;
 }
 
-/// Whether a header speaks of a client.
+/// Whether a header is about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// The sender speaks for itself: a health check. It has no addresses and no TLVs.
+    /// The sender's own connection: a health check. It has no addresses and no TLVs.
     Local,
-    /// The sender passes on what somebody sent.
+    /// A proxied connection or datagram.
     Proxy,
 }
 
-/// How the client sent it.
+/// The transport of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// By a connection.
+    /// A connection.
     Stream,
-    /// As a datagram.
+    /// A datagram.
     Datagram,
-    /// The header does not say.
+    /// Unspecified.
     Unspec,
 }
 
 /// A header of either version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'o> {
-    /// Whether it speaks of a client.
+    /// Whether it is about a client.
     pub command: Command,
-    /// How that client sent it.
+    /// The client's transport.
     pub transport: Transport,
-    /// The client; none when it is not said, or is no IP address.
+    /// The client; `None` when unspecified, or no IP address.
     pub source: Option<Endpoint>,
-    /// What the client asked; there whenever `source` is.
+    /// The destination of the client; present whenever `source` is.
     pub destination: Option<Endpoint>,
-    /// What else is said. Empty without a family of addresses, where nothing says what the bytes
-    /// are.
+    /// The TLVs. Empty without an address family, where the meaning of the bytes is undefined.
     pub tlvs: Tlvs<'o>,
 }
 
-/// What bytes are that should begin with a header.
+/// The result of parsing bytes that should begin with a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed<'o> {
-    /// All of them can belong to a header that goes on. In a datagram: no header.
+    /// The bytes may be the beginning of a header. In a datagram: no header.
     Incomplete,
-    /// A whole header.
+    /// A complete header.
     Header {
-        /// What it says.
+        /// The header.
         header: Header<'o>,
-        /// Its bytes; what was proxied is behind them.
+        /// Its length; the proxied bytes follow.
         len: usize,
     },
-    /// No header: the connection is to be closed.
+    /// No header: the connection must be closed.
     Invalid(ProxyError),
 }
 
@@ -121,9 +120,9 @@ pub enum ProxyError {
     NoSignature,
     /// The version is not 2, or the command is unknown.
     Version(u8),
-    /// Family and transport are none that the protocol knows.
+    /// Unknown family or transport.
     Family(u8),
-    /// This many bytes of payload are more than allowed.
+    /// The payload has more than the allowed bytes; its length.
     TooLong(usize),
     /// The payload is too short for the addresses.
     Addresses,
@@ -131,7 +130,7 @@ pub enum ProxyError {
     Tlvs,
     /// The checksum is wrong.
     Checksum,
-    /// A line of version 1 is not as it must be, or too long.
+    /// A version 1 line is malformed or too long.
     Line,
 }
 
@@ -150,12 +149,12 @@ impl fmt::Display for ProxyError {
     }
 }
 
-/// TLVs that follow one another: types and values. A header's are known to be whole.
+/// A sequence of TLVs: types and values. A header's are known to be complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tlvs<'o>(&'o [u8]);
 
 impl<'o> Tlvs<'o> {
-    /// The TLVs that fill `bytes`; None when they do not.
+    /// Parses TLVs that fill `bytes`; `None` when they do not.
     #[must_use]
     pub fn parse(bytes: &'o [u8]) -> Option<Self> {
         let mut rest = Self(bytes);
@@ -163,13 +162,13 @@ impl<'o> Tlvs<'o> {
         rest.0.is_empty().then_some(Self(bytes))
     }
 
-    /// Their bytes, as they came.
+    /// Returns the encoded TLVs.
     #[must_use]
     pub const fn bytes(&self) -> &'o [u8] {
         self.0
     }
 
-    /// The value of the first one of a type.
+    /// Returns the value of the first one of a type.
     #[must_use]
     pub fn first(&self, wanted: u8) -> Option<&'o [u8]> {
         let mut all = *self;
@@ -188,8 +187,8 @@ impl<'o> Iterator for Tlvs<'o> {
     }
 }
 
-/// Reads the header that `bytes` begin with, of either version. `max`: bytes of payload that a
-/// version 2 header may have behind its 16; a line of version 1 has at most 107 anyway.
+/// Parses the header at the beginning of `bytes`, of either version. `max` limits the payload of a
+/// version 2 header after its 16 bytes; a version 1 line has at most 107 in any case.
 #[must_use]
 pub fn parse(bytes: &[u8], max: usize) -> Parsed<'_> {
     let parsed = if begins(bytes, SIGNATURE) {
@@ -206,22 +205,22 @@ pub fn parse(bytes: &[u8], max: usize) -> Parsed<'_> {
     }
 }
 
-/// Whether `bytes` begin as a header does: of version 2, or where a line can be, of version 1.
+/// Returns whether `bytes` begin with a signature: of version 2, or with `line_too`, of version 1.
 #[must_use]
 pub fn is_header(bytes: &[u8], line_too: bool) -> bool {
     bytes.starts_with(SIGNATURE) || line_too && bytes.starts_with(LINE_START)
 }
 
-/// Whether `bytes` begin with `start`, as far as there are any.
+/// Returns whether `bytes` begin with `start`, as far as they go.
 fn begins(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(byte, wanted)| byte == wanted)
 }
 
-/// A header and its bytes; none of it yet; or why there will be none.
-type Reading<'o> = Result<Option<(Header<'o>, usize)>, ProxyError>;
+/// A header and its length; `None` while incomplete; or an error.
+type ParseResult<'o> = Result<Option<(Header<'o>, usize)>, ProxyError>;
 
-fn parse_v2(bytes: &[u8], max: usize) -> Reading<'_> {
-    // Each byte is judged as soon as it is there: a stranger is not waited for.
+fn parse_v2(bytes: &[u8], max: usize) -> ParseResult<'_> {
+    // Each byte is checked as soon as it arrives: other protocols are refused at once.
     let command = match bytes.get(SIGNATURE.len()) {
         None => return Ok(None),
         Some(0x20) => Command::Local,
@@ -230,7 +229,7 @@ fn parse_v2(bytes: &[u8], max: usize) -> Reading<'_> {
     };
     let Some(&family) = bytes.get(SIGNATURE.len() + 1) else { return Ok(None) };
     let (transport, addresses) = match (command, family) {
-        // The family of a local one is to be ignored.
+        // The family of a local one is ignored.
         (Command::Local, _) | (_, 0x00) => (Transport::Unspec, 0),
         (_, 0x11) => (Transport::Stream, 12),
         (_, 0x12) => (Transport::Datagram, 12),
@@ -260,7 +259,7 @@ fn parse_v2(bytes: &[u8], max: usize) -> Reading<'_> {
     Ok(Some((header, len)))
 }
 
-/// The two endpoints of a version 2 header; none of UNIX addresses.
+/// Returns the endpoints of a version 2 header; `None` for UNIX addresses.
 fn endpoints(bytes: &[u8]) -> Option<(Endpoint, Endpoint)> {
     let family = match bytes.len() {
         12 => 4,
@@ -280,7 +279,7 @@ fn endpoints(bytes: &[u8]) -> Option<(Endpoint, Endpoint)> {
     ))
 }
 
-/// Checks the checksums of a header whose TLVs begin at `at`: made with zeros in their place.
+/// Verifies the checksums of a header whose TLVs begin at `at`: computed with zeros in their place.
 fn verify(header: &[u8], mut at: usize, tlvs: Tlvs<'_>) -> Result<(), ProxyError> {
     for (found, value) in tlvs {
         let start = at + TLV_HEAD;
@@ -293,7 +292,7 @@ fn verify(header: &[u8], mut at: usize, tlvs: Tlvs<'_>) -> Result<(), ProxyError
     Ok(())
 }
 
-fn parse_v1(bytes: &[u8]) -> Reading<'_> {
+fn parse_v1(bytes: &[u8]) -> ParseResult<'_> {
     let most = &bytes[..bytes.len().min(LINE_MAX)];
     let Some(end) = most.windows(2).position(|two| two == b"\r\n") else {
         return if most.len() < LINE_MAX { Ok(None) } else { Err(ProxyError::Line) };
@@ -302,7 +301,7 @@ fn parse_v1(bytes: &[u8]) -> Reading<'_> {
     Ok(Some((header, end + 2)))
 }
 
-/// What a line of version 1 says, without its beginning and its end.
+/// Parses a version 1 line without its signature and CR LF.
 fn line<'o>(line: &[u8]) -> Option<Header<'o>> {
     let mut words = line.split(|byte| *byte == b' ');
     let mut header = Header {
@@ -315,7 +314,7 @@ fn line<'o>(line: &[u8]) -> Option<Header<'o>> {
     let is_v4 = match words.next()? {
         b"TCP4" => true,
         b"TCP6" => false,
-        // Whatever else it says is to be ignored.
+        // The rest of the line is ignored.
         b"UNKNOWN" => return Some(header),
         _ => return None,
     };
@@ -337,17 +336,17 @@ fn ip(word: &str, is_v4: bool) -> Option<[u8; 16]> {
     Some(mapped(ip))
 }
 
-/// A port in digits, without a sign or zeros in front.
+/// Parses a port in digits, without sign or leading zeros.
 fn port(word: &str) -> Option<u16> {
     let plain = word.bytes().all(|b| b.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
     plain.then(|| word.parse().ok())?
 }
 
-/// Appends a version 2 header. When one endpoint is IPv6 both are written as that. With
-/// [`Transport::Unspec`] there are no addresses, and the TLVs will not be read by everybody.
+/// Appends a version 2 header. When one endpoint is IPv6 both are written as IPv6. With
+/// [`Transport::Unspec`] there are no addresses, and not every receiver reads the TLVs.
 ///
-/// A TLV of type CRC32C stands for the checksum, whatever its value: that of this header is
-/// written, once. False, and nothing appended, when the TLVs do not fit in 65,535 bytes.
+/// A TLV of type CRC32C stands for the checksum, whatever its value: the checksum of this header is
+/// written, once. False, and nothing appended, when the TLVs exceed 65,535 bytes.
 #[must_use]
 pub fn write_v2<'t>(
     out: &mut Vec<u8>,
@@ -402,14 +401,13 @@ pub fn write_v2<'t>(
     true
 }
 
-/// Appends the version 2 header of a health check: we speak for ourselves.
+/// Appends the version 2 header of a health check: the balancer's own connection.
 pub fn write_v2_local(out: &mut Vec<u8>) {
     out.extend_from_slice(SIGNATURE);
     out.extend_from_slice(&[0x20, 0, 0, 0]);
 }
 
-/// Appends a version 1 header for a client that came by TCP. When one endpoint is IPv6 both are
-/// written as that.
+/// Appends a version 1 header for a TCP client. When one endpoint is IPv6 both are written as IPv6.
 pub fn write_v1(out: &mut Vec<u8>, source: Endpoint, destination: Endpoint) {
     let mut text = Text(out);
     let is_v4 = source.is_ipv4() && destination.is_ipv4();
@@ -421,7 +419,7 @@ pub fn write_v1(out: &mut Vec<u8>, source: Endpoint, destination: Endpoint) {
         {
             write!(text, " {}", Ipv4Addr::new(a, b, c, d))
         } else {
-            // In groups of hexadecimal digits throughout, which mapped addresses would not be.
+            // Always in hexadecimal groups, which `Display` does not use for mapped addresses.
             let [a, b, c, d, e, f, g, h] = Ipv6Addr::from(ip).segments();
             write!(text, " {a:x}:{b:x}:{c:x}:{d:x}:{e:x}:{f:x}:{g:x}:{h:x}")
         };
@@ -429,8 +427,8 @@ pub fn write_v1(out: &mut Vec<u8>, source: Endpoint, destination: Endpoint) {
     let _ = write!(text, " {} {}\r\n", source.port, destination.port);
 }
 
-/// Appends a version 1 header that says nothing: that of a health check, or of a client that
-/// has no TCP addresses.
+/// Appends a version 1 header without addresses: for a health check, or a client without TCP
+/// addresses.
 pub fn write_v1_unknown(out: &mut Vec<u8>) {
     out.extend_from_slice(b"PROXY UNKNOWN\r\n");
 }
@@ -453,27 +451,27 @@ fn put_tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) -> bool {
     true
 }
 
-/// The value of an SSL TLV: what is said of the client's TLS.
+/// The value of an SSL TLV: the client's TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ssl<'o> {
-    /// Bits: 1, the client came by TLS; 2, with a certificate on this connection; 4, with one in
-    /// this session.
+    /// Bits: 1, the client used TLS; 2, with a certificate on this connection; 4, with one in this
+    /// session.
     pub client: u8,
-    /// Whether it showed a certificate that was verified.
+    /// Whether its certificate was verified.
     pub verified: bool,
-    /// What else is said: version, cipher, names.
+    /// Further TLVs: version, cipher, names.
     pub tlvs: Tlvs<'o>,
 }
 
-/// The value of an SSL TLV that says no more than that the client came by TLS. Its last four
-/// bytes are not 0: that would be a certificate that was verified.
+/// The value of an SSL TLV that only says that the client used TLS. Its last four bytes are not 0:
+/// that would mean a verified certificate.
 pub const SSL_PLAIN: [u8; 5] = [CLIENT_SSL, 0, 0, 0, 1];
 
-/// The bit of [`Ssl::client`] for a client that came by TLS.
+/// The bit of [`Ssl::client`] for a client with TLS.
 pub const CLIENT_SSL: u8 = 0x01;
 
 impl<'o> Ssl<'o> {
-    /// Reads the value of an SSL TLV; None when it is malformed.
+    /// Parses the value of an SSL TLV; `None` when it is malformed.
     #[must_use]
     pub fn parse(value: &'o [u8]) -> Option<Self> {
         let (&[client, verify @ ..], rest) = value.split_first_chunk::<5>()?;
@@ -481,9 +479,9 @@ impl<'o> Ssl<'o> {
     }
 }
 
-/// Appends the value of an SSL TLV for a client that came by TLS and showed no certificate
-/// (`proxyProtocolAdvertiseTLS`); `version` as in "TLSv1.3". What is not known is left empty, and
-/// then not said. False, and nothing appended, when a text is longer than 65,535 bytes.
+/// Appends the value of an SSL TLV for a client with TLS and without a certificate
+/// (`proxyProtocolAdvertiseTLS`); `version` as in "TLSv1.3". Empty texts are omitted. False, and
+/// nothing appended, when a text is longer than 65,535 bytes.
 #[must_use]
 pub fn ssl_tlv(out: &mut Vec<u8>, version: &str, cipher: &str) -> bool {
     let start = out.len();

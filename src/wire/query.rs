@@ -1,23 +1,23 @@
-//! What a query asks: parsed once, borrowed from the packet.
+//! The question of a query: parsed once, borrowed from the packet.
 
 use crate::wire::{header, name};
 
 /// The first question of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question<'p> {
-    /// The name in wire format, uncompressed, in the case it came in.
+    /// The name in wire format, uncompressed, in its original case.
     pub qname: &'p [u8],
-    /// The type asked for.
+    /// The queried type.
     pub qtype: u16,
-    /// The class asked for.
+    /// The queried class.
     pub qclass: u16,
-    /// Where the section's first entry ends.
+    /// Where the first entry of the section ends.
     pub end: usize,
 }
 
 impl<'p> Question<'p> {
-    /// Reads the question behind the header. None when it is not all there or its name is no
-    /// plain name: a question has nothing in front of it that a pointer could mean.
+    /// Parses the question after the header. `None` when it is incomplete or its name is not plain:
+    /// nothing before a question could be a pointer's target.
     #[must_use]
     pub fn parse(message: &'p [u8]) -> Option<Self> {
         let name_end = name::end_plain(message, header::LEN)?;
@@ -30,7 +30,7 @@ impl<'p> Question<'p> {
         })
     }
 
-    /// Whether both ask the same; names are compared without regard to case (RFC 4343).
+    /// Returns whether both are the same question, ignoring case (RFC 4343).
     #[must_use]
     pub fn matches(&self, other: &Question<'_>) -> bool {
         self.qtype == other.qtype
@@ -56,7 +56,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_panic(message in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Some(q) = Question::parse(&message) {
                 prop_assert!(q.end <= message.len());
             }

@@ -1,9 +1,8 @@
-//! A message written anew: without some of its records, or with another name.
+//! Rewrites a message: without some of its records, or with another name.
 //!
-//! Taking a record away moves the bytes behind it and may take away a name that others point to.
-//! So all names are read through their pointers and written again, compressed where a sender may
-//! (RFC 3597, section 4) against the names written so far. Case is kept: only equal bytes are
-//! shared.
+//! Removing a record moves the bytes after it and may remove a name that others point to. So all
+//! names are read through their pointers and written again, compressed where a sender may (RFC
+//! 3597, section 4) against the names written so far. Case is kept: only equal bytes are shared.
 
 use crate::base::packet::Packet;
 use crate::wire::edns::OPT;
@@ -12,20 +11,20 @@ use crate::wire::query::Question;
 use crate::wire::records::{POINTER_MAX, Record, Walk};
 use crate::wire::{header, name, records};
 
-/// Bytes of the longest message that can be rebuilt: what a packet's buffer has room for
-/// (4096 bytes and its tailroom), trailing data included.
+/// Longest message that can be rewritten, bytes: what a packet's buffer holds (4096 bytes and its
+/// tailroom), including trailing data.
 const SCRATCH: usize = 4608;
-/// Names to compress against that are remembered; further ones are written whole.
+/// Names remembered for compression; further ones are written uncompressed.
 const KNOWN_MAX: usize = 64;
 
-/// Removes the records whose type is in `types` from all sections; the OPT always stays. False,
-/// and nothing changed, when a record cannot be read or the result does not fit.
+/// Removes the records whose type is in `types` from all sections; the OPT always stays. False, and
+/// nothing changed, when a record cannot be parsed or the result does not fit.
 #[must_use]
 pub fn clear_types(packet: &mut Packet<'_>, types: impl Fn(u16) -> bool) -> bool {
     keep(packet, |record| record.rtype == OPT || !types(record.rtype))
 }
 
-/// Writes the message anew with the records that `wanted` says, everything else as it was.
+/// Rewrites the message with the records for which `wanted` returns true.
 fn keep(packet: &mut Packet<'_>, wanted: impl Fn(&Record) -> bool) -> bool {
     let message = packet.bytes();
     let mut walk = Walk::of(message);
@@ -44,8 +43,8 @@ fn keep(packet: &mut Packet<'_>, wanted: impl Fn(&Record) -> bool) -> bool {
     packet.replace(&copy.out[..copy.len])
 }
 
-/// Gives the question, and each record that its name owns, the name `qname` (plain, wire format).
-/// False, and nothing changed, when there is not one question, a record cannot be read or the
+/// Renames the question, and each record that its name owns, to `qname` (plain wire format). False,
+/// and nothing changed, when there is not exactly one question, a record cannot be parsed or the
 /// result does not fit.
 #[must_use]
 pub fn rename(packet: &mut Packet<'_>, qname: &[u8]) -> bool {
@@ -65,13 +64,13 @@ pub fn rename(packet: &mut Packet<'_>, qname: &[u8]) -> bool {
     packet.replace(&copy.out[..copy.len])
 }
 
-/// The message as it is being written.
+/// The message that is being written.
 struct Copy<'n> {
-    /// The question's name, and the one to write in its place.
+    /// The question's name, and its replacement.
     renamed: Option<(&'n [u8], &'n [u8])>,
     out: [u8; SCRATCH],
     len: usize,
-    /// Where labels begin in `out` that a pointer may mean.
+    /// Offsets of labels in `out` that a pointer may refer to.
     known: [u16; KNOWN_MAX],
     known_count: usize,
 }
@@ -89,7 +88,7 @@ impl<'n> Copy<'n> {
                 self.push(new)?;
                 self.push(message.get(header::LEN + old.len()..walk.at())?)?;
             }
-            // Header and questions keep their places, so pointers among them stay right.
+            // Header and questions keep their offsets, so pointers among them stay valid.
             None => self.push(message.get(..walk.at())?)?,
         }
         if walk.at() > header::LEN && name::end_plain(&self.out[..self.len], header::LEN).is_some() {
@@ -128,7 +127,7 @@ impl<'n> Copy<'n> {
         Some(())
     }
 
-    /// Copies the name at `at` in `message`; where it ends there.
+    /// Copies the name at `at` in `message`; returns its end there.
     fn name(&mut self, message: &[u8], at: usize, compressed: bool) -> Option<usize> {
         let mut plain = [0; name::LEN_MAX];
         let (length, end) = name::read(message, at, &mut plain)?;
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_answer_says_the_same_of_another_name() {
+    fn a_renamed_answer_only_differs_in_its_name() {
         let alias = b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x09\x06target\xc0\x10";
         let address = b"\xc0\x26\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
         let whole = response([2, 0, 0], &[&alias[..], address, b"tail"].concat());
@@ -209,8 +208,8 @@ mod tests {
     }
 
     #[test]
-    fn cleared_types_leave_names_that_pointed_to_them() {
-        // An alias, whose target (in its data) owns the address behind it.
+    fn removed_types_keep_names_that_pointed_to_them() {
+        // An alias, whose target (in its data) owns the address after it.
         let alias = b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x09\x06target\xc0\x10";
         let address = b"\xc0\x26\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
         let exchange = b"\xc0\x26\0\x0f\0\x01\0\0\0\x3c\0\x04\0\x0a\xc0\x26";
@@ -240,12 +239,12 @@ mod tests {
         assert_eq!(now.records[1], rr(AUTHORITY, 15, [&[0, 10][..], &target].concat()));
         assert_eq!((now.records[2].section, now.tail), (ADDITIONAL, b"tail".to_vec()));
         let (same, done) = edited(&whole, 0, |p| clear_types(p, |t| t == 28));
-        assert!(done && same == whole, "nothing to clear changes nothing");
+        assert!(done && same == whole, "nothing to remove changes nothing");
     }
 
     #[test]
-    fn what_does_not_fit_changes_nothing() {
-        // Each service's target is compressed, which a sender may not do: written whole, they grow.
+    fn an_edit_that_does_not_fit_changes_nothing() {
+        // Each service's target is compressed, which a sender may not do: uncompressed, they grow.
         let mut records = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01".to_vec();
         for _ in 0..200 {
             records.extend(b"\xc0\x0c\0\x21\0\x01\0\0\0\x3c\0\x08\0\0\0\0\0\0\xc0\x0c");

@@ -1,12 +1,12 @@
-//! The records behind the questions of a message: a walk over them, and edits of them in place.
+//! The records of a message: iteration, and in-place edits.
 //!
 //! ```text
 //! | header | questions | answer ...... | authority .. | additional (OPT, TSIG) | trailing data |
 //!                       ^ Walk::of                                               ^ end
 //! ```
 //!
-//! Compression pointers mean bytes by their place, so no byte in front of a record moves unless
-//! `splice` mends the pointers, or [`crate::wire::rebuild`] writes the names anew.
+//! Compression pointers refer to offsets, so no byte before a record moves unless `splice` fixes
+//! the pointers, or [`crate::wire::rebuild`] rewrites the names.
 
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ use crate::wire::edns::OPT;
 use crate::wire::header::Header;
 use crate::wire::{header, name};
 
-/// Record types whose data this crate must know (RFC 1035, 3.2.2, and those that RFC 3597,
-/// section 4, lists as possibly compressed).
+/// Record types whose data must be known (RFC 1035, 3.2.2, and those that RFC 3597, section 4,
+/// lists as possibly compressed).
 pub mod rtype {
     /// An IPv4 address.
     pub const A: u16 = 1;
@@ -26,9 +26,9 @@ pub mod rtype {
     pub const MD: u16 = 3;
     /// A mail forwarder (obsolete).
     pub const MF: u16 = 4;
-    /// The true name of an alias.
+    /// A canonical name.
     pub const CNAME: u16 = 5;
-    /// The start of a zone.
+    /// The start of authority.
     pub const SOA: u16 = 6;
     /// A mailbox (experimental).
     pub const MB: u16 = 7;
@@ -56,7 +56,7 @@ pub mod rtype {
     pub const AAAA: u16 = 28;
     /// The next name of a zone (obsolete).
     pub const NXT: u16 = 30;
-    /// A service's place.
+    /// A service location.
     pub const SRV: u16 = 33;
     /// A naming authority pointer.
     pub const NAPTR: u16 = 35;
@@ -64,27 +64,27 @@ pub mod rtype {
     pub const KX: u16 = 36;
     /// An IPv6 address in parts (obsolete).
     pub const A6: u16 = 38;
-    /// An alias of a whole tree.
+    /// An alias of a subtree.
     pub const DNAME: u16 = 39;
-    /// A transaction's signature (RFC 8945); the last record of its message.
+    /// A transaction signature (RFC 8945); the last record of its message.
     pub const TSIG: u16 = 250;
     /// All types, in a question.
     pub const ANY: u16 = 255;
 }
 
-/// The part of a message that a record is in.
+/// The section of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
-    /// What answers the question.
+    /// Answer.
     Answer,
-    /// Who is in charge of it.
+    /// Authority.
     Authority,
-    /// What else helps; OPT and TSIG are here.
+    /// Additional, with OPT and TSIG.
     Additional,
 }
 
 impl Section {
-    /// Where its count stands in the header.
+    /// Returns the offset of its count in the header.
     pub(super) const fn count_at(self) -> usize {
         match self {
             Self::Answer => 6,
@@ -94,10 +94,10 @@ impl Section {
     }
 }
 
-/// One record, by its places in the message.
+/// One record, by its offsets in the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The section it is in.
+    /// Its section.
     pub section: Section,
     /// Where its owner name begins.
     pub start: usize,
@@ -105,29 +105,29 @@ pub struct Record {
     pub rtype: u16,
     /// Its class.
     pub class: u16,
-    /// Where the four bytes of its TTL stand.
+    /// Offset of the four bytes of its TTL.
     pub ttl_at: usize,
     /// Its TTL, seconds; of an OPT: extended code, version and flags.
     pub ttl: u32,
-    /// Where its data stand.
+    /// Range of its data.
     pub rdata: Range<usize>,
     /// Where it ends.
     pub end: usize,
 }
 
-/// A walk over the records of a message; it borrows none of it, so that the message can be edited
-/// on the way as long as no byte moves.
+/// An iteration over the records of a message. It does not borrow the message, which can be edited
+/// meanwhile as long as no byte moves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
     /// Where the next record begins.
     at: usize,
-    /// Records not seen yet, by section.
+    /// Remaining records, by section.
     left: [u16; 3],
     broken: bool,
 }
 
 impl Walk {
-    /// A walk from behind the questions; a broken one when those cannot be read.
+    /// Begins after the questions; invalid when those cannot be parsed.
     pub(super) fn of(message: &[u8]) -> Self {
         let start = Header::parse(message).and_then(|head| {
             let mut at = header::LEN;
@@ -142,7 +142,7 @@ impl Walk {
         }
     }
 
-    /// The next record of `message`, which must be the one that the walk began with.
+    /// Returns the next record of `message`, which must be the original message.
     pub(super) fn next(&mut self, message: &[u8]) -> Option<Record> {
         let number = self.left.iter().position(|left| *left > 0)?;
         let section = [Section::Answer, Section::Authority, Section::Additional][number];
@@ -157,12 +157,12 @@ impl Walk {
         record
     }
 
-    /// Where the walk stands: behind the last record once it is over.
+    /// Returns the current offset: after the last record at the end.
     pub(super) const fn at(&self) -> usize {
         self.at
     }
 
-    /// Whether nothing was unreadable so far.
+    /// Returns whether everything so far could be parsed.
     pub(super) const fn whole(&self) -> bool {
         !self.broken
     }
@@ -185,7 +185,7 @@ fn record_at(message: &[u8], start: usize, section: Section) -> Option<Record> {
     })
 }
 
-/// The records of a message, in order. They end early when one cannot be read.
+/// The records of a message, in order. They end at the first invalid one.
 #[derive(Clone, Debug)]
 pub struct Records<'m> {
     message: &'m [u8],
@@ -193,13 +193,14 @@ pub struct Records<'m> {
 }
 
 impl<'m> Records<'m> {
-    /// The records behind the questions of `message`.
+    /// Returns the records of `message`.
     #[must_use]
     pub fn of(message: &'m [u8]) -> Self {
         Self { message, walk: Walk::of(message) }
     }
 
-    /// Whether nothing was unreadable so far; after the last record: whether all of them are there.
+    /// Returns whether everything so far could be parsed; after the last record, whether all are
+    /// there.
     #[must_use]
     pub const fn whole(&self) -> bool {
         self.walk.whole()
@@ -214,15 +215,15 @@ impl Iterator for Records<'_> {
     }
 }
 
-/// Where the questions end and the first record begins; None when they cannot be read.
+/// Returns the offset of the first record; `None` when the questions cannot be parsed.
 #[must_use]
 pub fn start(message: &[u8]) -> Option<usize> {
     let walk = Walk::of(message);
     walk.whole().then_some(walk.at())
 }
 
-/// Where the DNS message ends; bytes behind that are trailing data. None when a record cannot be
-/// read.
+/// Returns where the DNS message ends; bytes after that are trailing data. `None` when a record
+/// cannot be parsed.
 #[must_use]
 pub fn end(message: &[u8]) -> Option<usize> {
     let mut walk = Walk::of(message);
@@ -230,8 +231,8 @@ pub fn end(message: &[u8]) -> Option<usize> {
     walk.whole().then_some(walk.at())
 }
 
-/// Sets the TTL of each record but the OPT to what `new` makes of section, class, type and TTL.
-/// False, and nothing changed, when a record cannot be read.
+/// Sets the TTL of each record except the OPT to what `new` returns for section, class, type and
+/// TTL. False, and nothing changed, when a record cannot be parsed.
 pub fn edit_ttls(message: &mut [u8], mut new: impl FnMut(Section, u16, u16, u32) -> u32) -> bool {
     if end(message).is_none() {
         return false;
@@ -246,8 +247,8 @@ pub fn edit_ttls(message: &mut [u8], mut new: impl FnMut(Section, u16, u16, u32)
     true
 }
 
-/// How many entries of a type a section has: 0 is the question section, 1 to 3 are answer,
-/// authority and additional. Only what can be read is counted.
+/// Returns the number of entries of a type in a section: 0 is the question section, 1 to 3 are
+/// answer, authority and additional. Counts only what can be parsed.
 #[must_use]
 pub fn count_types(message: &[u8], section: u8, rtype: u16) -> u16 {
     let section = match section {
@@ -273,16 +274,16 @@ fn count_questions(message: &[u8], qtype: u16) -> u16 {
     found
 }
 
-/// The names in a record's data that may be compressed: where the first begins, how many follow
-/// one another, and whether a sender may compress them (RFC 3597, section 4). None when the data
-/// are too short to hold them.
+/// Returns the names in a record's data that may be compressed: the offset of the first, the number
+/// of consecutive ones, and whether a sender may compress them (RFC 3597, section 4). `None` when
+/// the data are too short.
 pub(super) fn names_in(message: &[u8], record: &Record) -> Option<(usize, u8, bool)> {
     use rtype::{
         A6, AFSDB, CNAME, DNAME, KX, MB, MD, MF, MG, MINFO, MR, MX, NAPTR, NS, NXT, PTR, PX, RP, RT, SIG,
         SOA, SRV,
     };
     let data = message.get(record.rdata.clone())?;
-    // A record without data asks or deletes (RFC 2136, 2.4 and 2.5).
+    // A record without data is a prerequisite or a deletion (RFC 2136, 2.4 and 2.5).
     if data.is_empty() {
         return Some((record.rdata.start, 0, false));
     }
@@ -303,7 +304,7 @@ pub(super) fn names_in(message: &[u8], record: &Record) -> Option<(usize, u8, bo
             }
             (at, 1, false)
         }
-        // A prefix length and the address's other bits; a name only if there is a prefix.
+        // A prefix length and the address's other bits; a name only with a prefix.
         A6 => match *data.first()? {
             0 => (0, 0, false),
             bits @ 1..=128 => (1 + usize::from(128 - bits).div_ceil(8), 1, false),
@@ -314,8 +315,8 @@ pub(super) fn names_in(message: &[u8], record: &Record) -> Option<(usize, u8, bo
     Some((record.rdata.start + before, count, known))
 }
 
-/// Hands the target of each compression pointer of a record to `moved` and writes its result in
-/// its place. False when a name cannot be read or reaches out of the record's data.
+/// Replaces the target of each compression pointer of a record by the result of `moved`. False when
+/// a name cannot be parsed or exceeds the record's data.
 fn fix(message: &mut [u8], record: &Record, mut moved: impl FnMut(usize) -> usize) -> bool {
     let Some((first, count, _)) = names_in(message, record) else { return false };
     let mut at = record.start;
@@ -335,15 +336,15 @@ fn fix(message: &mut [u8], record: &Record, mut moved: impl FnMut(usize) -> usiz
     true
 }
 
-/// The farthest byte that a compression pointer can point to.
+/// The largest target of a compression pointer.
 pub(super) const POINTER_MAX: usize = 0x3fff;
 
-/// Puts `parts` in the place of the bytes at `place`, moves what is behind them, and mends the
-/// compression pointers of the records from there on. `same_start`: what begins at the start of
-/// `place` means the same afterwards, so that a pointer to it may stay.
+/// Replaces the bytes at `place` by `parts`, moves what follows, and fixes the compression pointers
+/// of the records from there on. `same_start`: what begins at the start of `place` keeps its
+/// meaning, so pointers to it stay valid.
 ///
-/// False, and nothing changed, when there is no room, a record cannot be read, or a pointer would
-/// lose its target.
+/// False, and nothing changed, when there is no space, a record cannot be parsed, or a pointer
+/// would lose its target.
 #[must_use]
 pub(super) fn splice(
     packet: &mut Packet<'_>,
@@ -369,7 +370,7 @@ pub(super) fn splice(
     true
 }
 
-/// Whether [`splice`] of so many bytes would succeed.
+/// Returns whether [`splice`] of `inserted` bytes would succeed.
 #[must_use]
 pub(super) fn can_splice(
     packet: &mut Packet<'_>,
@@ -387,7 +388,7 @@ pub(super) fn can_splice(
     }) && sound
 }
 
-/// Where the byte that a pointer means stands after a splice; None when it is gone or too far.
+/// Returns where the target of a pointer is after a splice; `None` when it is gone or too far.
 fn moved(target: usize, place: &Range<usize>, inserted: usize, same_start: bool) -> Option<usize> {
     if target < place.start || same_start && target == place.start {
         return Some(target);
@@ -395,7 +396,7 @@ fn moved(target: usize, place: &Range<usize>, inserted: usize, same_start: bool)
     (target >= place.end).then(|| target - place.len() + inserted).filter(|t| *t <= POINTER_MAX)
 }
 
-/// [`fix`] for each record that begins at `from` or behind it.
+/// Applies [`fix`] to each record that begins at `from` or later.
 fn fix_behind(message: &mut [u8], from: usize, mut moved: impl FnMut(usize) -> usize) -> bool {
     let mut walk = Walk::of(message);
     while let Some(record) = walk.next(message) {
@@ -406,7 +407,7 @@ fn fix_behind(message: &mut [u8], from: usize, mut moved: impl FnMut(usize) -> u
     walk.whole()
 }
 
-/// Adds `by` to the count of a section. The caller knows that it stays within 16 bits.
+/// Adds `by` to the count of a section. The caller ensures that it stays within 16 bits.
 pub(super) fn count(message: &mut [u8], section: Section, by: i16) {
     if let Some(bytes) = message.get_mut(section.count_at()..).and_then(<[u8]>::first_chunk_mut) {
         *bytes = u16::from_be_bytes(*bytes).wrapping_add_signed(by).to_be_bytes();

@@ -1,4 +1,4 @@
-//! SVCB and HTTPS records (RFC 9460) as a configuration says them, encoded once.
+//! SVCB and HTTPS records (RFC 9460) of a configuration, encoded once.
 
 /// Keys of service parameters (RFC 9460, 14.3.2).
 mod key {
@@ -11,29 +11,29 @@ mod key {
     pub(super) const IPV6HINT: u16 = 6;
 }
 
-/// The service parameters of one record; what is empty or none is not in it.
+/// The service parameters of one record; empty ones are omitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SvcParams {
     /// Keys that a client must understand.
     pub mandatory: Vec<u16>,
     /// Protocol ids, 1 to 255 bytes each.
     pub alpn: Vec<Vec<u8>>,
-    /// The scheme's own protocol is not spoken.
+    /// The scheme's default protocol is not supported.
     pub no_default_alpn: bool,
-    /// Another port than the scheme's.
+    /// Another port than the scheme's default.
     pub port: Option<u16>,
-    /// Addresses of the target.
+    /// IPv4 addresses of the target.
     pub v4: Vec<[u8; 4]>,
     /// Configurations for an encrypted ClientHello.
     pub ech: Vec<u8>,
-    /// Addresses of the target.
+    /// IPv6 addresses of the target.
     pub v6: Vec<[u8; 16]>,
     /// Other keys and their values.
     pub others: Vec<(u16, Vec<u8>)>,
 }
 
 impl SvcParams {
-    /// The parameters in wire format, keys ascending.
+    /// Encodes the parameters, keys ascending.
     fn encode(&self) -> Result<Vec<u8>, &'static str> {
         let mut all: Vec<(u16, Vec<u8>)> = self.others.clone();
         let mut add = |key, value| all.push((key, value));
@@ -74,7 +74,7 @@ impl SvcParams {
         }
         all.sort_unstable();
         if all.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err("a key stands there twice");
+            return Err("a key is given twice");
         }
         let mut wire = Vec::new();
         for (key, value) in all {
@@ -87,12 +87,12 @@ impl SvcParams {
     }
 }
 
-/// One SVCB or HTTPS record, ready to be written.
+/// One SVCB or HTTPS record, encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SvcRecord {
-    /// Which record is tried first; 0 is an alias.
+    /// Lower ones are tried first; 0 is an alias.
     pub priority: u16,
-    /// The plain wire name of the target; the root is the owner itself.
+    /// The plain wire name of the target; the root means the owner.
     pub target: Vec<u8>,
     /// The parameters in wire format, keys ascending, hints included.
     pub params: Vec<u8>,
@@ -103,7 +103,7 @@ pub struct SvcRecord {
 }
 
 impl SvcRecord {
-    /// A record of these parameters; `target` is a plain wire name.
+    /// Creates a record; `target` is a plain wire name.
     ///
     /// # Errors
     /// What is wrong with the parameters.
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_cannot_be_are_refused() {
+    fn invalid_parameters_are_refused() {
         let empty = SvcParams::default();
         for wrong in [
             SvcParams { mandatory: vec![3, 0], ..empty.clone() },

@@ -1,5 +1,5 @@
-//! A reader of messages of its own, against which the edits of this room are held, and messages
-//! to edit: valid ones with all kinds of compression, and what becomes of them when bytes change.
+//! An independent parser, against which the edits of this module are checked, and generators of
+//! messages: valid ones with all kinds of compression, and corrupted ones.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,12 +12,12 @@ use crate::wire::records::rtype;
 use crate::wire::svc::{SvcParams, SvcRecord};
 use crate::wire::{answer, ecs, edns, rebuild, records};
 
-/// Sections by number, as `count_types` has them.
+/// Sections by number, as in `count_types`.
 pub(super) const ANSWER: u8 = 1;
 pub(super) const AUTHORITY: u8 = 2;
 pub(super) const ADDITIONAL: u8 = 3;
 
-/// A message read whole, without compression.
+/// A parsed message, without compression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) id: u16,
@@ -70,7 +70,8 @@ impl Reader<'_> {
                 192.. => {
                     let low = self.bytes(1)?[0];
                     let target = usize::from(length & 63) * 256 + usize::from(low);
-                    // The valid messages of these tests never point forward; that ends the recursion.
+                    // The valid messages of these tests never point forward, which ends the
+                    // recursion.
                     if target + 2 >= self.at {
                         return None;
                     }
@@ -83,7 +84,7 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a message, or says that it is none.
+/// Parses a message; `None` when it is invalid.
 pub(super) fn read(message: &[u8]) -> Option<Message> {
     let mut reader = Reader { message, at: 0 };
     let mut head = [0; 6];
@@ -123,7 +124,7 @@ pub(super) fn read(message: &[u8]) -> Option<Message> {
     Some(Message { id: head[0], flags: head[1], questions, records: all, tail })
 }
 
-/// Edits a message in a buffer with `room` behind it.
+/// Edits a message in a buffer with `room` bytes after it.
 pub(super) fn edited<T>(
     message: &[u8],
     room: usize,
@@ -235,7 +236,7 @@ fn an_opt() -> impl Strategy<Value = Rr> {
     })
 }
 
-/// Any valid message with one question and at most one OPT, somewhere among the additional records.
+/// Generates any valid message with one question and at most one OPT among the additional records.
 pub(super) fn a_message() -> impl Strategy<Value = Message> {
     let records = prop::collection::vec(a_record(), 0..8);
     let tail = prop::collection::vec(any::<u8>(), 0..4);
@@ -283,7 +284,7 @@ fn without_opt(whole: &Message) -> Message {
 
 const OWN: AnswerEdns = AnswerEdns { wanted: true, payload: 1232 };
 
-/// Every edit there is, and whether it promises to change nothing when it fails, as this does.
+/// Applies every edit, and checks that a failing one changes nothing.
 fn all_edits(message: &[u8], room: usize) {
     let name = b"\x03new\x07example\0";
     let soa = Soa { zone: name, mname: &[0], rname: &[0], numbers: [1, 2, 3, 4, 5] };
@@ -308,7 +309,7 @@ fn all_edits(message: &[u8], room: usize) {
         let (after, done) = edited(message, room, edit);
         assert!(done || after == message, "a failed edit left another message");
     }
-    // The data of these are read by the type that was asked for, which may be any.
+    // Their data are parsed by the queried type, which may be any.
     let by_type: Vec<Edit<'_>> = vec![
         Box::new(|p| answer::raw(p, &[b"x", b"y"], 16, flags, OWN)),
         Box::new(|p| answer::svc(p, std::slice::from_ref(&binding), flags, OWN)),
@@ -348,17 +349,17 @@ const QUERY: &[u8] = b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\0\0\x0
 
 proptest! {
     #[test]
-    fn what_the_tests_write_they_read(whole in a_message()) {
+    fn messages_round_trip(whole in a_message()) {
         prop_assert_eq!(read(&write(&whole)), Some(whole));
     }
 
     #[test]
-    fn any_bytes_are_survived(message in prop::collection::vec(any::<u8>(), 0..200), room in 0_usize..80) {
+    fn no_bytes_panic(message in prop::collection::vec(any::<u8>(), 0..200), room in 0_usize..80) {
         all_edits(&message, room);
     }
 
     #[test]
-    fn any_counts_are_survived(
+    fn no_counts_panic(
         counts in prop::collection::vec(0..3_u8, 4),
         body in prop::collection::vec(prop_oneof![Just(0), Just(0xc0), 0..50_u8], 0..200),
         room in 0_usize..80,
@@ -370,7 +371,7 @@ proptest! {
     }
 
     #[test]
-    fn spoilt_messages_are_survived(
+    fn corrupted_messages_do_not_panic(
         whole in a_message(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
@@ -388,7 +389,7 @@ proptest! {
     }
 
     #[test]
-    fn cleared_types_are_gone_and_all_else_is_there(whole in a_message(), kind in prop::sample::select(vec![1_u16, 2, 5, 6, 15, 16, 33])) {
+    fn removed_types_are_gone_and_the_rest_is_kept(whole in a_message(), kind in prop::sample::select(vec![1_u16, 2, 5, 6, 15, 16, 33])) {
         let (after, done) = edited(&write(&whole), 300, |p| rebuild::clear_types(p, |t| t == kind || t == OPT));
         prop_assert!(done);
         let mut expected = whole;
@@ -397,7 +398,7 @@ proptest! {
     }
 
     #[test]
-    fn a_set_option_is_there_once_and_all_else_as_it_was(whole in a_message(), code in prop::sample::select(vec![3_u16, 8, 15, 20]), data in prop::collection::vec(any::<u8>(), 0..30)) {
+    fn a_set_option_exists_once_and_the_rest_is_kept(whole in a_message(), code in prop::sample::select(vec![3_u16, 8, 15, 20]), data in prop::collection::vec(any::<u8>(), 0..30)) {
         let message = write(&whole);
         let (after, outcome) = edited(&message, 60, |p| edns::set_option(p, code, &data, 1232));
         let now = read(&after).unwrap();
@@ -415,7 +416,7 @@ proptest! {
     }
 
     #[test]
-    fn a_removed_option_is_gone_and_all_else_as_it_was(whole in a_message(), code in prop::sample::select(vec![3_u16, 8, 15])) {
+    fn a_removed_option_is_gone_and_the_rest_is_kept(whole in a_message(), code in prop::sample::select(vec![3_u16, 8, 15])) {
         let (after, done) = edited(&write(&whole), 0, |p| edns::remove_option(p, code));
         let now = read(&after).unwrap();
         let before = options_of(&whole);
@@ -426,14 +427,14 @@ proptest! {
     }
 
     #[test]
-    fn a_stripped_opt_is_gone_and_all_else_as_it_was(whole in a_message()) {
+    fn a_stripped_opt_is_gone_and_the_rest_is_kept(whole in a_message()) {
         let (after, done) = edited(&write(&whole), 0, edns::strip);
         prop_assert_eq!(done, options_of(&whole).is_some());
         prop_assert_eq!(read(&after), Some(without_opt(&whole)));
     }
 
     #[test]
-    fn ttls_are_edited_but_that_of_the_opt(whole in a_message()) {
+    fn ttls_are_edited_except_that_of_the_opt(whole in a_message()) {
         let mut message = write(&whole);
         prop_assert_eq!(records::end(&message), Some(message.len() - whole.tail.len()));
         prop_assert!(records::edit_ttls(&mut message, |_, class, rtype, ttl| ttl / 2 + u32::from(class) + u32::from(rtype)));
@@ -456,7 +457,7 @@ proptest! {
     }
 
     #[test]
-    fn a_template_answers_whatever_is_asked(whole in a_message(), qname in a_name(), qtype: u16, rd: bool) {
+    fn a_template_answers_any_query(whole in a_message(), qname in a_name(), qtype: u16, rd: bool) {
         let query = Message { id: 0xabcd, flags: u16::from(rd) << 8, questions: vec![(qname, qtype, 3)], records: vec![], tail: vec![] };
         let template = write(&whole);
         let (after, done) = edited(&write(&query), 600, |p| answer::message(p, &template));

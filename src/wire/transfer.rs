@@ -1,4 +1,4 @@
-//! Where a zone transfer ends: AXFR (RFC 5936) and IXFR (RFC 1995) over many messages.
+//! The end of a zone transfer: AXFR (RFC 5936) and IXFR (RFC 1995) over many messages.
 //!
 //! ```text
 //!  AXFR         SOA n | records ................................................. | SOA n
@@ -7,8 +7,8 @@
 //!               SOA n | SOA a | deleted | SOA b | added | SOA b | .... | SOA n | added | SOA n
 //! ```
 //!
-//! Only the answer sections count, as one sequence of records; where messages end in it has no
-//! meaning. A transfer is not stored, and what its records say is not judged beyond that.
+//! Only the answer sections count, as one sequence of records; message boundaries are irrelevant. A
+//! transfer is not stored, and its records are not validated beyond that.
 
 use crate::wire::edns::OPT;
 use crate::wire::header::Header;
@@ -19,20 +19,20 @@ use crate::wire::records::{Record, Records, Section, rtype};
 
 /// The question type of an incremental transfer (RFC 1995).
 pub const IXFR: u16 = 251;
-/// The question type of a whole transfer (RFC 5936).
+/// The question type of a full transfer (RFC 5936).
 pub const AXFR: u16 = 252;
 
 /// Bytes of an SOA's numbers; the serial is the first.
 const NUMBERS: usize = 20;
 
-/// Whether a query of this type is answered by a transfer.
+/// Returns whether a query of this type is answered by a transfer.
 #[must_use]
 pub const fn is_transfer(qtype: u16) -> bool {
     matches!(qtype, IXFR | AXFR)
 }
 
-/// The serial of the zone that a client has: of the SOA in the authority section of its IXFR
-/// query. None when it is no such query, or has none that can be read.
+/// Returns the serial of the client's zone, from the SOA in the authority section of its IXFR
+/// query. `None` when it is no such query, or has none that can be parsed.
 #[must_use]
 pub fn ixfr_serial(query: &[u8]) -> Option<u32> {
     Question::parse(query).filter(|question| question.qtype == IXFR && question_count(query) > 0)?;
@@ -44,57 +44,58 @@ fn question_count(message: &[u8]) -> u16 {
     Header::parse(message).map_or(0, |head| head.qdcount())
 }
 
-/// What a message means for its transfer.
+/// The state of a transfer after a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// More messages follow.
     More,
-    /// This was the last one; nothing more is to be expected of this query.
+    /// This was the last one.
     Finished,
-    /// This is no transfer: malformed, out of sequence, or behind its end. What follows cannot be
-    /// told from other answers: the connection is good for nothing more.
+    /// This is no transfer: malformed, out of sequence, or after its end. Later messages cannot be
+    /// told from other answers: the connection must not be used any more.
     Broken,
 }
 
-/// Follows one transfer from its first message to its last.
+/// Tracks one transfer from its first message to its last.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
     is_ixfr: bool,
-    /// What the client has.
+    /// The client's serial.
     query_serial: Option<u32>,
     at: At,
 }
 
-/// Where in the sequence of records a transfer stands.
+/// The position of a transfer in its sequence of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// Nothing came yet.
+    /// No record yet.
     Start,
-    /// Behind the first SOA of an IXFR: what follows tells its style.
+    /// After the first SOA of an IXFR: the next record decides its style.
     Style { new: u32 },
-    /// In the records of a whole zone.
+    /// In the records of a full zone.
     Whole,
     /// In the records that a difference deletes.
     Deleted { new: u32 },
-    /// In the records that a difference adds to get to `to`.
+    /// In the records that a difference adds up to serial `to`.
     Added { new: u32, to: u32 },
-    /// Behind the last SOA.
+    /// After the last SOA.
     End,
 }
 
 impl Transfer {
-    /// The transfer that a query of this type begins. `query_serial`: that of an IXFR query
-    /// ([`ixfr_serial`]). Without it, a first message with one SOA alone is taken for all of it.
+    /// Creates the transfer of a query of this type. `query_serial` is that of an IXFR query
+    /// ([`ixfr_serial`]). Without it, a first message with a single SOA is taken for the whole
+    /// transfer.
     #[must_use]
     pub const fn new(query_type: u16, query_serial: Option<u32>) -> Self {
         Self { is_ixfr: query_type == IXFR, query_serial, at: At::Start }
     }
 
-    /// Takes the next message of the transfer; it is an answer to its query by id and question.
+    /// Takes the next message of the transfer, which matches its query by id and question.
     ///
-    /// A response code other than NOERROR ends the transfer, and so does a first message without
-    /// records: there is no transfer, but the answer is one. Messages after the first need no
-    /// question (RFC 5936, 2.2.1).
+    /// A response code other than NOERROR ends the transfer, as does a first message without
+    /// records: there is no transfer, but the answer is valid. Later messages need no question (RFC
+    /// 5936, 2.2.1).
     pub fn on_message(&mut self, message: &[u8]) -> Progress {
         let progress = self.read(message).unwrap_or(Progress::Broken);
         if progress != Progress::More {
@@ -103,7 +104,7 @@ impl Transfer {
         progress
     }
 
-    /// None when the transfer is broken.
+    /// Returns `None` when the transfer is broken.
     fn read(&mut self, message: &[u8]) -> Option<Progress> {
         let head = Header::parse(message).filter(Header::is_response)?;
         let is_first = self.at == At::Start;
@@ -138,7 +139,7 @@ impl Transfer {
 }
 
 impl At {
-    /// Where the transfer stands behind one more record; None when that cannot come here.
+    /// Returns the position after one more record; `None` when that record is invalid here.
     fn step(self, message: &[u8], record: &Record, is_ixfr: bool) -> Option<Self> {
         if record.rtype != rtype::SOA {
             return match self {
@@ -151,7 +152,7 @@ impl At {
         match self {
             Self::Start if is_ixfr => Some(Self::Style { new: serial }),
             Self::Start => Some(Self::Whole),
-            // A zone of nothing but its SOA, whole.
+            // A zone that consists of its SOA, in full.
             Self::Style { new } if serial == new => Some(Self::End),
             Self::Style { new } => Some(Self::Deleted { new }),
             Self::Whole => Some(Self::End),
@@ -168,7 +169,7 @@ fn is_opt(message: &[u8], record: &Record) -> bool {
     record.section == Section::Additional && record.rtype == OPT && message.get(record.start) == Some(&0)
 }
 
-/// The serial of an SOA; None when its data are not two names and five numbers.
+/// Returns the serial of an SOA; `None` when its data are not two names and five numbers.
 fn serial(message: &[u8], soa: &Record) -> Option<u32> {
     let numbers = name::end(message, name::end(message, soa.rdata.start)?)?;
     if numbers + NUMBERS != soa.rdata.end {
@@ -183,7 +184,7 @@ mod tests {
     use Progress::{Broken, Finished, More};
     use proptest::prelude::*;
 
-    /// A record of the question's name: an SOA with this serial, or none: an address.
+    /// Builds a record of the question's name: an SOA with this serial, or an address.
     fn record(soa: Option<u32>) -> Vec<u8> {
         let (rtype, data) = match soa {
             Some(serial) => {
@@ -197,7 +198,7 @@ mod tests {
 
     const TSIG: &[u8] = b"\0\0\xfa\0\xff\0\0\0\0\0\x01x";
 
-    /// A message of a transfer with these answers, and a TSIG behind them.
+    /// Builds a message of a transfer with these answers, followed by a TSIG.
     fn message(answers: &[Option<u32>]) -> Vec<u8> {
         let mut out = b"\0\x01\x84\0\0\x01\0\0\0\0\0\x01\x01a\0\0\xfb\0\x01".to_vec();
         out[6..8].copy_from_slice(&(answers.len() as u16).to_be_bytes());
@@ -206,7 +207,7 @@ mod tests {
         out
     }
 
-    /// What each of these messages means to one transfer.
+    /// Returns the state of one transfer after each of these messages.
     fn run(mut transfer: Transfer, messages: &[&[Option<u32>]]) -> Vec<Progress> {
         messages.iter().map(|answers| transfer.on_message(&message(answers))).collect()
     }
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_transfer_ends_at_the_second_soa() {
+    fn a_full_transfer_ends_at_the_second_soa() {
         let axfr = || Transfer::new(AXFR, None);
         assert_eq!(run(axfr(), &[&[soa(7), A, A, soa(7)]]), [Finished]);
         assert_eq!(run(axfr(), &[&[soa(7), soa(7)]]), [Finished]);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incremental_transfer_ends_as_its_style_has_it() {
+    fn an_incremental_transfer_ends_according_to_its_style() {
         let ixfr = || Transfer::new(IXFR, Some(5));
         // Up to date, or ahead.
         assert_eq!(run(ixfr(), &[&[soa(5)]]), [Finished]);
@@ -244,7 +245,7 @@ mod tests {
         // A newer one that begins with its SOA alone.
         assert_eq!(run(ixfr(), &[&[soa(7)], &[A, soa(7)]]), [More, Finished]);
         assert_eq!(run(Transfer::new(IXFR, Some(u32::MAX)), &[&[soa(3)], &[soa(3)]]), [More, Finished]);
-        // The whole zone.
+        // The full zone.
         assert_eq!(run(ixfr(), &[&[soa(7), A, A], &[soa(7)]]), [More, Finished]);
         assert_eq!(run(ixfr(), &[&[soa(7), soa(7)]]), [Finished]);
         // One difference, and two of which the first adds nothing and the second deletes nothing.
@@ -254,7 +255,7 @@ mod tests {
             [More, Finished]
         );
         assert_eq!(run(ixfr(), &[&[soa(7), soa(5), soa(7)], &[], &[soa(7)]]), [More, More, Finished]);
-        // Out of sequence, and behind the end.
+        // Out of sequence, and after the end.
         assert_eq!(run(ixfr(), &[&[soa(7), soa(5), A, soa(6), A, soa(7)]]), [Broken]);
         assert_eq!(run(ixfr(), &[&[soa(7), soa(5), soa(7), soa(7), A]]), [Broken]);
         assert_eq!(run(ixfr(), &[&[A]]), [Broken]);
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_breaks_a_transfer() {
+    fn invalid_records_break_a_transfer() {
         let whole = message(&[soa(7), A, soa(7)]);
         for cut in 0..whole.len() {
             assert_eq!(Transfer::new(AXFR, None).on_message(&whole[..cut]), Broken, "cut at {cut}");
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_s_serial_is_in_its_query() {
+    fn the_clients_serial_is_in_its_query() {
         let soa = record(Some(41));
         let query = [b"\0\x01\0\0\0\x01\0\0\0\x01\0\0\x01a\0\0\xfb\0\x01", &soa[..]].concat();
         assert_eq!(ixfr_serial(&query), Some(41));
@@ -322,7 +323,7 @@ mod tests {
         assert!(is_transfer(AXFR) && is_transfer(IXFR) && !is_transfer(rtype::SOA));
     }
 
-    /// The records of a transfer from serial 5 on, of any style.
+    /// Generates the records of a transfer from serial 5 on, of any style.
     fn transfers() -> impl Strategy<Value = (Transfer, Vec<Option<u32>>)> {
         let whole = (any::<bool>(), 0_usize..20).prop_map(|(is_ixfr, count)| {
             let transfer = Transfer::new(if is_ixfr { IXFR } else { AXFR }, is_ixfr.then_some(5));
@@ -346,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_transfer_ends_with_its_last_message_however_it_is_cut(
+        fn a_transfer_ends_with_its_last_message_at_any_segmentation(
             (transfer, records) in transfers(),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         ) {
@@ -361,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..60) {
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..60) {
             let mut bytes = bytes;
             let whole = message(&[soa(7), soa(5), A]);
             bytes.splice(0..0, whole[..at.min(whole.len())].iter().copied());

@@ -1,10 +1,10 @@
-//! A service manager that holds the socket: what is asked while nobody runs is answered by
-//! whoever is started next, and again after a restart.
+//! Socket activation: queries sent while no process runs are answered by the next process, and
+//! again after a restart.
 
 use std::process::Command;
 
-/// Plays the service manager and the client: it binds the socket, passes it as descriptor 3 as
-/// sd_listen_fds(3) says, and asks before each of two starts.
+/// Acts as the service manager and as the client: binds the socket, passes it as descriptor 3
+/// (sd_listen_fds(3)), and sends queries before each of two starts.
 const MANAGER: &str = r#"
 import os, socket, subprocess, sys, threading
 
@@ -50,7 +50,7 @@ for generation in range(2):
 "#;
 
 #[test]
-fn queries_wait_in_a_passed_socket_over_a_restart() {
+fn queries_wait_in_an_inherited_socket_during_a_restart() {
     let done = Command::new("python3")
         .args(["-c", MANAGER, env!("CARGO_BIN_EXE_dnslob")])
         .output()

@@ -1,23 +1,23 @@
-//! Listen addresses: IPv4, IPv6, several, and wildcards that answer from the address that was asked.
+//! Listen addresses: IPv4, IPv6, several, and wildcards that answer from the queried address.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{self, Plan};
 use crate::place::port;
 use crate::process;
 
-/// The load's sockets are connected: an answer from another address than the asked one is lost.
+/// The sockets of the load are connected: an answer from another address is lost.
 fn serves(instance: &Instance, target: SocketAddr) {
     let report = load::run(Plan { target, rate: 2_000, count: 200, patience: Duration::from_secs(4) });
     report.assert_nothing_lost(&|| format!("asked at {target}; {}", instance.program.transcript()));
 }
 
 #[test]
-fn a_wildcard_answers_from_the_asked_address() {
-    let a = Backend::start(1, Manner::Prompt);
+fn a_wildcard_listener_answers_from_the_queried_address() {
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = port();
     let instance = Instance::start(&(listen(SocketAddr::from(([0, 0, 0, 0], at))) + &backend(a.address, "")));
     for address in [[127, 0, 0, 1], [127, 0, 0, 2], [127, 1, 2, 3]] {
@@ -26,8 +26,8 @@ fn a_wildcard_answers_from_the_asked_address() {
 }
 
 #[test]
-fn an_ipv6_wildcard_answers_from_the_asked_address() {
-    let a = Backend::start(1, Manner::Prompt);
+fn an_ipv6_wildcard_listener_answers_from_the_queried_address() {
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = port();
     let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, at));
     let instance = Instance::start(&(listen(any) + &backend(a.address, "")));
@@ -36,8 +36,8 @@ fn an_ipv6_wildcard_answers_from_the_asked_address() {
 
 #[test]
 fn ipv4_and_ipv6_mix_on_both_sides() {
-    let v4 = Backend::start(4, Manner::Prompt);
-    let v6 = Backend::start_at((std::net::Ipv6Addr::LOCALHOST, port()).into(), 6, Manner::Prompt);
+    let v4 = Backend::start(4, Behaviour::Prompt);
+    let v6 = Backend::start_at((std::net::Ipv6Addr::LOCALHOST, port()).into(), 6, Behaviour::Prompt);
     let fronts: [SocketAddr; 2] =
         [([127, 0, 0, 1], port()).into(), (std::net::Ipv6Addr::LOCALHOST, port()).into()];
     let lua = fronts.map(listen).concat()
@@ -54,7 +54,7 @@ fn ipv4_and_ipv6_mix_on_both_sides() {
 
 #[test]
 fn the_one_line_start_of_the_readme_works() {
-    let (a, b) = (Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt));
+    let (a, b) = (Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt));
     let at = SocketAddr::from(([127, 0, 0, 1], port()));
     let mut instance = Instance::start_plain(&[at.to_string(), a.address.to_string(), b.address.to_string()]);
     serves(&instance, at);
@@ -64,7 +64,7 @@ fn the_one_line_start_of_the_readme_works() {
 
 #[test]
 fn a_client_outside_the_acl_gets_no_answer() {
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = SocketAddr::from(([127, 0, 0, 1], port()));
     let lua = listen(at) + "setACL({\"127.0.0.2/32\"})\n" + &backend(a.address, "");
     let instance = Instance::start(&lua);

@@ -1,4 +1,4 @@
-//! A backend in this process that counts every query that reaches it.
+//! A backend in this process that counts every query.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -9,28 +9,29 @@ use std::time::{Duration, Instant};
 use crate::message;
 use crate::place;
 
-/// How it answers.
+/// How a backend answers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Manner {
+pub(crate) enum Behaviour {
     /// At once.
     Prompt,
-    /// Each query after so long.
+    /// After a delay per query.
     After(Duration),
     /// Never.
     Silent,
-    /// From another port than it was asked on.
+    /// From another port than the queried one.
     ForeignPort,
-    /// With another question than the one asked.
+    /// With another question than the queried one.
     OtherQuestion,
     /// Twice.
     Twice,
-    /// With the query as it came, QR still 0.
+    /// With the unchanged query, QR still 0.
     Echo,
-    /// With fewer bytes than a header has.
+    /// With fewer bytes than a header.
     Short,
 }
 
-/// A running backend. Numbered queries (the load's) and others (health checks) are counted apart.
+/// A running backend. It counts numbered queries (from the load) and others (health checks)
+/// separately.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
@@ -46,28 +47,28 @@ struct Shared {
 }
 
 impl Backend {
-    /// `who` is its number in the answers it gives, see [`message::answered_by`].
-    pub(crate) fn start(who: u8, manner: Manner) -> Self {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], place::port())), who, manner)
+    /// `who` is the number of the backend in its answers, see [`message::answered_by`].
+    pub(crate) fn start(who: u8, behaviour: Behaviour) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], place::port())), who, behaviour)
     }
 
-    pub(crate) fn start_at(address: SocketAddr, who: u8, manner: Manner) -> Self {
+    pub(crate) fn start_at(address: SocketAddr, who: u8, behaviour: Behaviour) -> Self {
         let socket = UdpSocket::bind(address).unwrap_or_else(|e| panic!("the backend at {address}: {e}"));
         place::widen(&socket);
         let shared = Arc::<Shared>::default();
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);
-            move || serve(&socket, who, manner, &shared)
+            move || serve(&socket, who, behaviour, &shared)
         });
         Self { address, shared, thread: Some(thread) }
     }
 
-    /// Numbered queries that have arrived.
+    /// Returns the number of numbered queries received.
     pub(crate) fn queries(&self) -> u64 {
         self.shared.queries.load(Ordering::Relaxed)
     }
 
-    /// Queries that were not numbered: health checks.
+    /// Returns the number of queries without a number: health checks.
     pub(crate) fn others(&self) -> u64 {
         self.shared.others.load(Ordering::Relaxed)
     }
@@ -82,7 +83,7 @@ impl Drop for Backend {
     }
 }
 
-fn serve(socket: &UdpSocket, who: u8, manner: Manner, shared: &Shared) {
+fn serve(socket: &UdpSocket, who: u8, behaviour: Behaviour, shared: &Shared) {
     let foreign =
         UdpSocket::bind((socket.local_addr().expect("an address").ip(), 0)).expect("a second socket");
     let mut waiting = std::collections::VecDeque::<(Instant, Vec<u8>, SocketAddr)>::new();
@@ -95,7 +96,7 @@ fn serve(socket: &UdpSocket, who: u8, manner: Manner, shared: &Shared) {
             }
         }
         let patience = waiting.front().map_or(Duration::from_millis(20), |(due, ..)| *due - now);
-        // A time-out of zero would mean for ever.
+        // A timeout of zero would mean no timeout.
         socket.set_read_timeout(Some(patience.max(Duration::from_micros(50)))).expect("a time-out");
         let Ok((len, peer)) = socket.recv_from(&mut buffer) else { continue };
         let query = &buffer[..len];
@@ -103,23 +104,23 @@ fn serve(socket: &UdpSocket, who: u8, manner: Manner, shared: &Shared) {
         let count = if is_load { &shared.queries } else { &shared.others };
         count.fetch_add(1, Ordering::Relaxed);
         let Some(answer) = message::answer(query, who) else { continue };
-        // Health checks are always answered properly: the manner is the load's.
-        match if is_load { manner } else { Manner::Prompt } {
-            Manner::Prompt => drop(socket.send_to(&answer, peer)),
-            Manner::After(delay) => waiting.push_back((Instant::now() + delay, answer, peer)),
-            Manner::Silent => {}
-            Manner::ForeignPort => drop(foreign.send_to(&answer, peer)),
-            Manner::OtherQuestion => {
+        // Health checks are always answered correctly: the behaviour applies to the load only.
+        match if is_load { behaviour } else { Behaviour::Prompt } {
+            Behaviour::Prompt => drop(socket.send_to(&answer, peer)),
+            Behaviour::After(delay) => waiting.push_back((Instant::now() + delay, answer, peer)),
+            Behaviour::Silent => {}
+            Behaviour::ForeignPort => drop(foreign.send_to(&answer, peer)),
+            Behaviour::OtherQuestion => {
                 let mut other = answer;
                 other[message::HEADER + 1] ^= 1; // another letter
                 drop(socket.send_to(&other, peer));
             }
-            Manner::Twice => {
+            Behaviour::Twice => {
                 drop(socket.send_to(&answer, peer));
                 drop(socket.send_to(&answer, peer));
             }
-            Manner::Echo => drop(socket.send_to(query, peer)),
-            Manner::Short => drop(socket.send_to(&answer[..message::HEADER - 1], peer)),
+            Behaviour::Echo => drop(socket.send_to(query, peer)),
+            Behaviour::Short => drop(socket.send_to(&answer[..message::HEADER - 1], peer)),
         }
     }
 }

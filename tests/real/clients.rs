@@ -1,4 +1,4 @@
-//! The clients that operators use: dig, kdig and dnsperf, before unbound, nsd and knotd.
+//! The clients that operators use: dig, kdig and dnsperf, with unbound, nsd and knotd as servers.
 
 use std::net::SocketAddr;
 
@@ -7,8 +7,8 @@ use crate::place::{Directory, port};
 use crate::process::run;
 use crate::servers::{Kind, Server};
 
-/// All three servers behind one `dnslob`.
-fn farm() -> (SocketAddr, Instance, [Server; 3]) {
+/// Starts one `dnslob` with all three servers.
+fn setup() -> (SocketAddr, Instance, [Server; 3]) {
     let servers =
         [Server::start(Kind::Unbound, 31), Server::start(Kind::Nsd, 32), Server::start(Kind::Knot, 33)];
     let at = SocketAddr::from(([127, 0, 0, 1], port()));
@@ -24,7 +24,7 @@ fn farm() -> (SocketAddr, Instance, [Server; 3]) {
 
 #[test]
 fn dig_and_kdig_are_answered() {
-    let (at, instance, _servers) = farm();
+    let (at, instance, _servers) = setup();
     let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
     for n in 0..6 {
         let name = format!("n{n}.test");
@@ -45,7 +45,7 @@ fn dig_and_kdig_are_answered() {
 
 #[test]
 fn dnsperf_loses_nothing() {
-    let (at, instance, _servers) = farm();
+    let (at, instance, _servers) = setup();
     let directory = Directory::new();
     let names: String = (0..1000).map(|n| format!("n{n}.test A\n")).collect();
     let file = directory.write("names", &names);

@@ -1,5 +1,5 @@
-//! File descriptors used up: by idle connections, by flows from made-up addresses, by a reload, by
-//! check programs. DNS goes on, servers stay up, and new clients are served.
+//! Descriptor exhaustion by idle connections, flows from spoofed addresses, a reload, and check
+//! programs. DNS service continues, servers stay up, and new clients are served.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -8,24 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
+use crate::connections::{framed, read_message};
 use crate::instance::{Instance, binary, listen};
 use crate::load::{Load, Plan};
 use crate::pki::Authority;
 use crate::place::{Directory, port, wait_for};
 use crate::servers::{Kind, Server};
-use crate::streams::{framed, read_message};
 
-/// What the limit of descriptors is in these tests.
+/// The descriptor limit in these tests.
 const LIMIT: u64 = 300;
-/// Longer than it takes to find a server down: checks come every second, and one that fails is enough.
+/// Longer than the detection of a failed server: one failed check is enough, and checks run every
+/// second.
 const CHECKS: Duration = Duration::from_millis(2_500);
 
 fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// A balancer that may have no more than [`LIMIT`] descriptors.
+/// Starts a balancer with at most [`LIMIT`] descriptors.
 fn start(directory: Directory, lua: &str) -> Instance {
     let config = directory.write("dnslob.lua", lua);
     let mut command = Command::new("prlimit");
@@ -34,15 +35,15 @@ fn start(directory: Directory, lua: &str) -> Instance {
     Instance::launch(command, directory)
 }
 
-/// Lua for a server whose health is checked every second.
+/// Returns Lua for a server with a health check per second.
 fn checked(server: SocketAddr) -> String {
-    // Patient: on a busy machine only a shortage of descriptors is to show.
+    // A long timeout: on a busy machine only a lack of descriptors may fail a check.
     format!(
         "newServer {{address=\"{server}\", checkInterval=1, checkTimeout=5000, maxCheckFailures=1, udpTimeout=8}}\n"
     )
 }
 
-/// Queries that are all to be answered.
+/// Sends queries and expects every one to be answered.
 fn steady(target: SocketAddr) -> Load {
     Load::start(Plan { target, rate: 500, count: u64::MAX, patience: Duration::from_secs(10) })
 }
@@ -56,7 +57,7 @@ fn figure(instance: &Instance, name: &str) -> u64 {
     found.unwrap_or_else(|| panic!("no {name} in {dump:#?}"))
 }
 
-/// Connections that say nothing, more than the balancer may have; opened by a few threads.
+/// Idle connections, more than the balancer may have, opened by a few threads.
 fn idle(at: SocketAddr, count: usize) -> Vec<TcpStream> {
     let threads: Vec<_> = (0..4)
         .map(|_| {
@@ -69,7 +70,7 @@ fn idle(at: SocketAddr, count: usize) -> Vec<TcpStream> {
     threads.into_iter().flat_map(|t| t.join().expect("a thread")).collect()
 }
 
-/// Asks over a new connection, as clients do: a few times if it is refused.
+/// Sends a query over a new connection; retries a few times if it is refused, as clients do.
 fn ask_by_tcp(at: SocketAddr, number: u16) -> bool {
     (0..3).any(|_| {
         let Ok(mut stream) = TcpStream::connect_timeout(&at, Duration::from_secs(5)) else { return false };
@@ -84,7 +85,7 @@ fn nobody_is_down(instance: &Instance) {
     assert!(down.is_empty(), "{}", instance.program.transcript());
 }
 
-/// Idle connections to `busy`, queries over UDP and over new connections to `at`.
+/// Opens idle connections to `busy` and sends queries over UDP and over new connections to `at`.
 fn idle_connections_harm_nobody(instance: &mut Instance, busy: SocketAddr, at: SocketAddr) {
     let load = steady(at);
     let connections = idle(busy, 3 * LIMIT as usize);
@@ -99,14 +100,14 @@ fn idle_connections_harm_nobody(instance: &mut Instance, busy: SocketAddr, at: S
     nobody_is_down(instance);
     assert!(figure(instance, "descriptors-open") <= LIMIT);
     assert!(figure(instance, "client-connection-end-evicted") > 0, "{:#?}", instance.dump());
-    let said = instance.program.lines_with(0, "file descriptors are used up");
-    assert!((1..=4).contains(&said.len()), "said, and not too often: {said:#?}");
+    let warnings = instance.program.lines_with(0, "out of file descriptors");
+    assert!((1..=4).contains(&warnings.len()), "logged, and not too often: {warnings:#?}");
     drop(connections);
     assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
 #[test]
-fn idle_connections_make_room_for_new_ones_and_harm_no_server() {
+fn idle_connections_are_closed_for_new_ones_without_server_failures() {
     let servers = [Server::start(Kind::Unbound, 21), Server::start(Kind::Nsd, 22)];
     let at = local();
     let all: String = servers.iter().map(|s| checked(s.address)).collect();
@@ -115,7 +116,7 @@ fn idle_connections_make_room_for_new_ones_and_harm_no_server() {
 }
 
 #[test]
-fn so_do_those_that_never_begin_their_handshake() {
+fn connections_without_a_handshake_are_closed_for_new_ones() {
     let server = Server::start(Kind::Unbound, 23);
     let (at, tls) = (local(), local());
     let authority = Authority::new();
@@ -125,7 +126,7 @@ fn so_do_those_that_never_begin_their_handshake() {
     idle_connections_harm_nobody(&mut instance, tls, at);
 }
 
-/// A target that answers who says `hello`, and nobody else.
+/// A target that answers only to `hello`.
 struct Target {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -144,7 +145,7 @@ impl Target {
                 if let Ok((count, from)) = socket.recv_from(&mut buffer)
                     && buffer[..count].starts_with(b"hello")
                 {
-                    // Says by which port it was asked: another one is another flow.
+                    // The answer contains the source port: another port is another flow.
                     let _ = socket.send_to(from.port().to_string().as_bytes(), from);
                 }
             }
@@ -159,7 +160,7 @@ impl Drop for Target {
     }
 }
 
-/// A datagram from one of many addresses, each of which is used once.
+/// Sends a datagram from one of many addresses, each used once.
 fn spoof(number: u32, at: SocketAddr) {
     let source = IpAddr::from(Ipv4Addr::from(0x7f10_0000 + number));
     // The kernel chooses the port.
@@ -169,8 +170,8 @@ fn spoof(number: u32, at: SocketAddr) {
 }
 
 #[test]
-fn flows_from_made_up_addresses_push_out_their_own_kind_only() {
-    let servers = [Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt)];
+fn flows_from_spoofed_addresses_evict_only_unanswered_flows() {
+    let servers = [Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt)];
     let target = Target::start();
     let (at, forward) = (local(), local());
     let mut lua = listen(at) + &servers.iter().map(|s| checked(s.address)).collect::<String>();
@@ -183,7 +184,7 @@ fn flows_from_made_up_addresses_push_out_their_own_kind_only() {
     client.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
     let mut buffer = [0; 16];
     let mut hello = || {
-        // Beside a flood on two cores a datagram may find its receive buffer full.
+        // During the flood, on two cores, a datagram may meet a full receive buffer.
         (0..3).find_map(|_| {
             client.send_to(b"hello", forward).ok()?;
             let count = client.recv(&mut buffer).ok()?;
@@ -219,8 +220,8 @@ fn flows_from_made_up_addresses_push_out_their_own_kind_only() {
 }
 
 #[test]
-fn a_reload_finds_room_among_idle_connections_or_changes_nothing() {
-    let servers: Vec<_> = (1..=8).map(|who| Backend::start(who, Manner::Prompt)).collect();
+fn a_reload_closes_idle_connections_or_changes_nothing() {
+    let servers: Vec<_> = (1..=8).map(|who| Backend::start(who, Behaviour::Prompt)).collect();
     let at = local();
     let with = |count: usize, listeners: usize| {
         let more: String = (0..listeners).map(|_| listen(local())).collect();
@@ -229,14 +230,15 @@ fn a_reload_finds_room_among_idle_connections_or_changes_nothing() {
     let mut instance = start(Directory::new(), &with(2, 0));
     let load = steady(at);
     let connections = idle(at, 2 * LIMIT as usize);
-    // 6 servers more, each with 4 sockets in 2 shards, and 10 listeners with 2: they find room.
+    // 6 more servers with 4 sockets in each of 2 shards, and 10 listeners with 2: enough
+    // descriptors can be freed.
     instance.reload(&with(8, 10));
     assert!(instance.program.lines_with(0, "reload refused").is_empty(), "{}", instance.program.transcript());
     wait_for(
         || format!("room for every socket; {:#?}", instance.dump()),
         || (figure(&instance, "descriptors-open") <= LIMIT).then_some(()),
     );
-    // 100 listeners with 2 sockets in 2 shards do not.
+    // 100 listeners with 2 sockets in each of 2 shards: too many.
     instance.reload(&with(8, 100));
     let refused = instance.program.lines_with(0, "too few file descriptors: the configuration needs");
     assert_eq!(refused.len(), 1, "{}", instance.program.transcript());
@@ -255,7 +257,7 @@ fn a_reload_finds_room_among_idle_connections_or_changes_nothing() {
 }
 
 #[test]
-fn a_limit_that_is_too_low_for_the_configuration_is_said_at_the_start() {
+fn a_limit_too_low_for_the_configuration_is_logged_at_startup() {
     let directory = Directory::new();
     let listeners: String = (0..100).map(|_| listen(local())).collect();
     let config = directory.write("dnslob.lua", &(listeners + "newServer(\"127.0.0.1:5\")\n"));
@@ -269,17 +271,17 @@ fn a_limit_that_is_too_low_for_the_configuration_is_said_at_the_start() {
     );
 }
 
-/// Sets the limit of a program that runs; its hard limit stays.
+/// Sets the soft limit of a running program; its hard limit stays.
 fn lower(instance: &Instance, limit: u64) {
     let (limit, pid) = (format!("--nofile={limit}:{LIMIT}"), instance.program.pid().to_string());
     let (status, text) = crate::process::run("prlimit", &[&limit, "--pid", &pid]);
     assert!(status.success(), "{text}");
 }
 
-/// None at all, whatever the balancer has computed: what cannot be opened is opened later, and nobody is
-/// to blame.
+/// With no free descriptor at all, whatever the balancer has computed, sockets are opened later,
+/// and no server counts as failed.
 #[test]
-fn when_the_kernel_gives_none_all_that_is_open_goes_on_and_the_rest_waits() {
+fn without_free_descriptors_open_connections_continue_and_new_ones_wait() {
     let server = Server::start(Kind::Unbound, 24);
     let at = local();
     let mut instance = start(Directory::new(), &(listen(at) + &checked(server.address)));
@@ -289,7 +291,7 @@ fn when_the_kernel_gives_none_all_that_is_open_goes_on_and_the_rest_waits() {
     let waiting: Vec<_> = (0..20).map(|_| TcpStream::connect(at).expect("in the queue")).collect();
     wait_for(
         || instance.program.transcript(),
-        || instance.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
+        || instance.program.output().iter().any(|l| l.contains("cannot make health checks")).then_some(()),
     );
     std::thread::sleep(CHECKS);
     nobody_is_down(&instance);
@@ -305,17 +307,17 @@ fn when_the_kernel_gives_none_all_that_is_open_goes_on_and_the_rest_waits() {
     assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
-/// The number of processes of a user is limited: check programs cannot be started, which says nothing of
-/// the servers.
+/// With a limited number of processes, check programs cannot be started. That must not count as a
+/// failed check.
 #[test]
 fn a_check_program_that_cannot_be_started_is_no_result() {
-    /// A user that nobody is, so that no other process counts.
+    /// A user id without other processes.
     const NOBODY: u32 = 64_901;
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: only root can become another user");
         return;
     }
-    let server = Backend::start(1, Manner::Prompt);
+    let server = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let directory = Directory::new();
     let lua = listen(at)
@@ -331,7 +333,7 @@ fn a_check_program_that_cannot_be_started_is_no_result() {
         || instance.program.transcript(),
         || instance.program.output().iter().any(|l| l.contains("server is up")).then_some(()),
     );
-    // As many as it has threads already.
+    // As many as its current threads.
     let pid = instance.program.pid().to_string();
     let user = NOBODY.to_string();
     let become_it = ["--reuid", &user, "--regid", &user, "--clear-groups"];
@@ -341,7 +343,7 @@ fn a_check_program_that_cannot_be_started_is_no_result() {
     let load = steady(at);
     wait_for(
         || instance.program.transcript(),
-        || instance.program.output().iter().any(|l| l.contains("checks cannot be made")).then_some(()),
+        || instance.program.output().iter().any(|l| l.contains("cannot make health checks")).then_some(()),
     );
     std::thread::sleep(CHECKS);
     nobody_is_down(&instance);

@@ -1,4 +1,4 @@
-//! Configurations read by dnsdist and by dnslob, with the same effect on every query.
+//! Configurations that dnsdist and dnslob both read, with the same effect on every query.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{Kind, Server, ask, ask_from};
 
-/// What dig is asked with; `+tries=1` stands for those that nobody answers.
+/// Queries for dig; `+tries=1` marks those without an answer.
 const QUERIES: &[&str] = &[
     "www.test A",
     "www.test A +noedns",
@@ -81,15 +81,16 @@ const QUERIES: &[&str] = &[
     "moved.test A +dnssec",
 ];
 
-/// Where they differ: what is asked, and what only dnsdist's and only dnslob's answer says.
+/// Known differences: the query, and the parts that only the answer of dnsdist or of dnslob has.
 const DIFFERENT: &[(&str, &str, &str)] = &[
     // dnsdist 1.7 answers SpoofRawAction without EDNS.
     ("raw.test TXT", "ADDITIONAL: 0", "ADDITIONAL: 1"),
-    // A pool without servers: dnsdist 1.7 answers nothing, though it was told to say SERVFAIL.
+    // A pool without servers: dnsdist 1.7 does not answer, although it is configured to send
+    // SERVFAIL.
     ("nopool.test A +time=1", "no servers could be reached", "status: SERVFAIL"),
 ];
 
-/// What dig asks both of `dnsdist-lua.conf`.
+/// Queries for `dnsdist-lua.conf`.
 const SCRIPTED: &[&str] = &[
     "trunc.test A",
     "trunc.test A +noedns",
@@ -137,18 +138,18 @@ const SCRIPTED: &[&str] = &[
     "rdelay.rt.test A",
 ];
 
-/// Where they differ there.
+/// Known differences with that configuration.
 const SCRIPTED_DIFFERENT: &[(&str, &str, &str)] = &[
-    // dnsdist 1.7 leaves the query's AD in such an answer.
+    // dnsdist 1.7 keeps the AD bit of the query in such an answer.
     ("nx.test A", "qr rd ad;", "qr rd;"),
     ("refused.test A +noedns", "qr rd ad;", "qr rd;"),
-    // A function that fails, or returns nothing: the query goes on, as if the rule had not matched.
+    // A function that fails or returns nothing: the query continues as if the rule had not matched.
     ("err.test A", "status: SERVFAIL", "status: NOERROR"),
     ("nothing.test A", "status: SERVFAIL", "status: NOERROR"),
     ("rerr.rt.test A", "status: SERVFAIL", "status: NOERROR"),
 ];
 
-/// Both, with the same configuration, before the same servers.
+/// Both programs with the same configuration and the same servers.
 struct Pair {
     theirs: SocketAddr,
     ours: SocketAddr,
@@ -171,17 +172,17 @@ impl Pair {
         let directory = Directory::new();
         let path = directory.write("dnsdist.conf", &config(theirs));
         let path = path.to_str().expect("a path in UTF-8");
-        let (status, said) = run("dnsdist", &["--check-config", "-C", path]);
-        assert!(status.success(), "{said}");
+        let (status, output) = run("dnsdist", &["--check-config", "-C", path]);
+        assert!(status.success(), "{output}");
         let mut command = Command::new("dnsdist");
         let dnsdist = Program::start(command.args(["--supervised", "--disable-syslog", "-C", path]));
         wait_for(|| dnsdist.transcript(), || ask(theirs, "ready.test"));
-        // One shard: a limit by client is then not shared among shards.
+        // One shard: a limit per client is then not divided among shards.
         let instance = Instance::start_with(&config(ours), &["--shards", "1"]);
         Self { theirs, ours, instance, _dnsdist: dnsdist, _directory: directory, _servers: servers }
     }
 
-    /// Holds them to the same answers, and to those differences that are known.
+    /// Checks that both give the same answers, except for the known differences.
     fn compare(&self, same: &[&str], different: &[(&str, &str, &str)]) {
         let mut found = Vec::new();
         for query in same {
@@ -204,7 +205,7 @@ impl Pair {
 fn a_sites_configuration_has_the_same_effect_in_both() {
     let pair = Pair::start(include_str!("dnsdist-site.conf"));
     pair.compare(QUERIES, DIFFERENT);
-    // A limit by client: its burst passes, and then the odd one at most.
+    // A limit per client: after the burst, at most a few queries pass.
     for at in [pair.theirs, pair.ours] {
         let refused: Vec<bool> = (0..20)
             .map(|_| {
@@ -228,7 +229,7 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// What a client sees: everything in dig's output but ids, cookies and times, in any order.
+/// Returns dig's output without ids, cookies and times, in sorted order.
 fn visible(at: SocketAddr, query: &str) -> Vec<String> {
     let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
     let mut arguments = vec![host.as_str(), "-p", &port];

@@ -1,6 +1,6 @@
-//! Clients that take all they can get beside clients that ask now and then: hundreds of connections that
-//! are written without pause, a flood of datagrams, bulk transfers of forwards. Whoever asks little is
-//! answered, every single time, and does not wait much longer than without the others.
+//! Busy clients beside clients with few queries: hundreds of connections that send continuously, a
+//! flood of datagrams, bulk transfers of relays. Each query of a quiet client is answered, and does
+//! not wait much longer than without the others.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,36 +9,35 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{self, Plan, Report};
 use crate::message;
 use crate::place::port;
 
-/// Connections that are written without pause.
-const GREEDY: usize = 300;
-/// Queries over UDP beside them, and how many a second.
+/// Connections that send continuously.
+const BUSY: usize = 300;
+/// Queries over UDP at the same time, and their rate per second.
 const COUNT: u64 = 1_500;
 const RATE: u32 = 500;
-/// A wait beside others is at most so many times that without them. On machines with two cores, which
-/// this test and others keep busy, it is three to ten times as long; where connections are served
-/// until they have nothing more to say, some thousand times.
+/// The most a wait may grow under load, as a factor. On machines with two cores that also run other
+/// tests, it is three to ten; without fair turns between connections it is some thousand.
 const SLOWER_MAX: u32 = 50;
 
 fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// Answers what the greedy ask without a backend, so that only the balancer is kept busy.
-const OWN_ANSWERS: &str = "addAction(QNameSuffixRule(\"greedy.test\"), RCodeAction(DNSRCode.REFUSED))\n";
+/// Answers the queries of busy clients without a backend, so that only the balancer is loaded.
+const OWN_ANSWERS: &str = "addAction(QNameSuffixRule(\"busy.test\"), RCodeAction(DNSRCode.REFUSED))\n";
 
-/// Something that goes on in threads of this process until it is stopped, and what it has counted.
-struct Beside {
+/// A background load in threads of this process, and its counters.
+struct Background {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Beside {
+impl Background {
     fn new() -> Self {
         Self { stop: Arc::default(), threads: Vec::new() }
     }
@@ -56,23 +55,23 @@ impl Beside {
     }
 }
 
-/// One connection that is written as fast as it takes bytes, and read.
-struct Greedy {
+/// A connection that sends as fast as it can, and reads.
+struct BusyClient {
     stream: TcpStream,
-    /// How much of the queries is written; they are written over and over.
+    /// How much of the queries has been written; they are sent repeatedly.
     written: usize,
     /// Bytes read.
     read: Arc<AtomicU64>,
 }
 
-impl Greedy {
+impl BusyClient {
     fn connect(at: SocketAddr) -> Self {
         let stream = TcpStream::connect(at).expect("a connection");
         stream.set_nonblocking(true).expect("set");
         Self { stream, written: 0, read: Arc::default() }
     }
 
-    /// Whether something could be done.
+    /// Whether there was progress.
     fn go_on(&mut self, queries: &[u8], buffer: &mut [u8]) -> bool {
         let read = done(self.stream.read(buffer));
         self.read.fetch_add(read as u64, Relaxed);
@@ -82,7 +81,7 @@ impl Greedy {
     }
 }
 
-/// Bytes that were read or written, perhaps none at this time.
+/// Returns the number of bytes read or written; 0 if the socket would block.
 fn done(result: std::io::Result<usize>) -> usize {
     match result {
         Ok(0) => panic!("a connection was closed"),
@@ -92,9 +91,9 @@ fn done(result: std::io::Result<usize>) -> usize {
     }
 }
 
-/// Some queries for the greedy, in their frames.
+/// Returns queries with length prefixes for busy clients.
 fn queries() -> Vec<u8> {
-    let each = (0..500_u16).flat_map(|n| framed(&message::query(n, &format!("n{n}.greedy.test"))));
+    let each = (0..500_u16).flat_map(|n| framed(&message::query(n, &format!("n{n}.busy.test"))));
     each.collect()
 }
 
@@ -102,11 +101,11 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// Keeps `count` connections busy without pause; the bytes that each has read.
-fn greedy(beside: &mut Beside, at: SocketAddr, count: usize) -> Vec<Arc<AtomicU64>> {
-    let mut all: Vec<Greedy> = (0..count).map(|_| Greedy::connect(at)).collect();
+/// Keeps `count` connections busy; counts the bytes that each has read.
+fn busy_clients(background: &mut Background, at: SocketAddr, count: usize) -> Vec<Arc<AtomicU64>> {
+    let mut all: Vec<BusyClient> = (0..count).map(|_| BusyClient::connect(at)).collect();
     let read = all.iter().map(|one| Arc::clone(&one.read)).collect();
-    beside.run(move |stop| {
+    background.run(move |stop| {
         let (queries, mut buffer) = (queries(), vec![0; 256 * 1024]);
         while !stop.load(Relaxed) {
             let mut any = false;
@@ -125,48 +124,48 @@ fn ask(target: SocketAddr) -> Report {
     load::run(Plan { target, rate: RATE, count: COUNT, patience: Duration::from_secs(5) })
 }
 
-/// Asks over UDP while something else goes on: every query is answered, and within a while that is
-/// measured by what it is without, and by what the machine has left for the test itself.
-fn assert_served_beside(
+/// Sends queries over UDP under a background load. Every query must be answered, within a time
+/// relative to the unloaded latency and to the CPU time left for the test itself.
+fn assert_served_under(
     instance: &Instance,
     server: SocketAddr,
     at: SocketAddr,
-    begin: impl FnOnce(&mut Beside),
+    begin: impl FnOnce(&mut Background),
 ) {
     let alone = ask(at);
-    let mut beside = Beside::new();
-    begin(&mut beside);
+    let mut background = Background::new();
+    begin(&mut background);
     let direct = ask(server);
     let through = ask(at);
-    beside.finish();
+    background.finish();
     for report in [&alone, &direct, &through] {
         report.assert_nothing_lost(&|| format!("{:#?}", instance.dump()));
     }
     let [alone, direct, through] = [alone, direct, through].map(|report| report.percentile(90));
     let most = (alone + direct) * SLOWER_MAX;
-    assert!(through <= most, "{through:?} beside others, {alone:?} alone, {direct:?} without a balancer");
-    println!("{through:?} beside others, {alone:?} alone, {direct:?} without a balancer");
+    assert!(through <= most, "{through:?} under load, {alone:?} alone, {direct:?} without a balancer");
+    println!("{through:?} under load, {alone:?} alone, {direct:?} without a balancer");
 }
 
 #[test]
-fn datagrams_are_answered_beside_hundreds_of_connections_that_are_written_without_pause() {
-    let (server, at) = (Backend::start(61, Manner::Prompt), local());
+fn datagrams_are_answered_beside_hundreds_of_busy_connections() {
+    let (server, at) = (Backend::start(61, Behaviour::Prompt), local());
     let instance =
         Instance::start_with(&(listen(at) + &backend(server.address, "") + OWN_ANSWERS), &["--shards", "1"]);
-    assert_served_beside(&instance, server.address, at, |beside| {
-        greedy(beside, at, GREEDY);
+    assert_served_under(&instance, server.address, at, |background| {
+        busy_clients(background, at, BUSY);
     });
 }
 
 #[test]
-fn a_connection_that_asks_one_by_one_is_answered_beside_hundreds_that_ask_without_pause() {
+fn a_slow_connection_is_answered_beside_hundreds_of_busy_ones() {
     const QUERIES: u16 = 20;
     let at = local();
     let instance = Instance::start_with(&(listen(at) + OWN_ANSWERS), &["--shards", "1"]);
-    let mut beside = Beside::new();
-    let read = greedy(&mut beside, at, GREEDY);
+    let mut background = Background::new();
+    let read = busy_clients(&mut background, at, BUSY);
     let bytes = || read.iter().map(|one| one.load(Relaxed)).collect::<Vec<_>>();
-    // All have begun.
+    // All connections are active.
     crate::place::wait_for(
         || format!("answers for all: {:?}", bytes()),
         || bytes().iter().all(|bytes| *bytes > 0).then_some(()),
@@ -174,7 +173,7 @@ fn a_connection_that_asks_one_by_one_is_answered_beside_hundreds_that_ask_withou
     let mut quiet = TcpStream::connect(at).expect("a connection");
     quiet.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
     let before = bytes();
-    let query = framed(&message::query(7, "quiet.greedy.test"));
+    let query = framed(&message::query(7, "quiet.busy.test"));
     for _ in 0..QUERIES {
         quiet.write_all(&query).expect("sent");
         let mut answer = vec![0; query.len()];
@@ -182,8 +181,8 @@ fn a_connection_that_asks_one_by_one_is_answered_beside_hundreds_that_ask_withou
     }
     let more = |(after, before): (u64, &u64)| (after - before) / query.len() as u64;
     let answers: Vec<u64> = bytes().into_iter().zip(&before).map(more).collect();
-    beside.finish();
-    // Each had as many turns as the quiet one, or a few more, and some tens of queries in each.
+    background.finish();
+    // Each had about as many turns as the quiet connection, with some tens of queries per turn.
     let most = answers.iter().max().expect("some");
     assert!(*most < u64::from(QUERIES) * 500, "{most} answers for {QUERIES}");
     let all: u64 = answers.iter().sum();
@@ -192,32 +191,32 @@ fn a_connection_that_asks_one_by_one_is_answered_beside_hundreds_that_ask_withou
 }
 
 #[test]
-fn a_connection_is_answered_beside_a_flood_of_datagrams() {
+fn a_connection_is_answered_during_a_flood_of_datagrams() {
     let at = local();
     let _instance = Instance::start_with(&(listen(at) + OWN_ANSWERS), &["--shards", "1"]);
-    let mut beside = Beside::new();
-    beside.run(move |stop| {
+    let mut background = Background::new();
+    background.run(move |stop| {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let query = message::query(9, "flood.greedy.test");
+        let query = message::query(9, "flood.busy.test");
         while !stop.load(Relaxed) {
             let _ = socket.send_to(&query, at);
         }
     });
     let mut stream = TcpStream::connect(at).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
-    let query = framed(&message::query(7, "one.greedy.test"));
+    let query = framed(&message::query(7, "one.busy.test"));
     for n in 0..500 {
         stream.write_all(&query).expect("sent");
         let mut answer = vec![0; query.len()];
         stream.read_exact(&mut answer).unwrap_or_else(|e| panic!("query {n}: {e}"));
     }
-    beside.finish();
+    background.finish();
 }
 
 #[test]
-fn datagrams_are_answered_beside_bulk_transfers_of_a_forward() {
+fn datagrams_are_answered_during_bulk_transfers_of_a_relay() {
     const TRANSFERS: usize = 20;
-    let (server, at, forward) = (Backend::start(62, Manner::Prompt), local(), local());
+    let (server, at, forward) = (Backend::start(62, Behaviour::Prompt), local(), local());
     let target = TcpListener::bind("127.0.0.1:0").expect("a target");
     let address = target.local_addr().expect("its address");
     let lua = listen(at)
@@ -226,12 +225,12 @@ fn datagrams_are_answered_beside_bulk_transfers_of_a_forward() {
     let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let passed = Arc::<AtomicU64>::default();
     let count = Arc::clone(&passed);
-    assert_served_beside(&instance, server.address, at, move |beside| {
+    assert_served_under(&instance, server.address, at, move |background| {
         target.set_nonblocking(true).expect("set");
         let mut senders: Vec<_> =
             (0..TRANSFERS).map(|_| TcpStream::connect(forward).expect("a connection")).collect();
         senders.iter().for_each(|stream| stream.set_nonblocking(true).expect("set"));
-        beside.run(move |stop| {
+        background.run(move |stop| {
             let (bytes, mut buffer) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
             let mut receivers = Vec::new();
             while !stop.load(Relaxed) {
@@ -239,7 +238,7 @@ fn datagrams_are_answered_beside_bulk_transfers_of_a_forward() {
                     stream.set_nonblocking(true).expect("set");
                     receivers.push(stream);
                 }
-                // Health checks connect, too, and close at once.
+                // Health checks also connect, and close at once.
                 receivers.retain_mut(|receiver| match receiver.read(&mut buffer) {
                     Ok(0) => false,
                     read => {

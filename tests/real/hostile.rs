@@ -1,9 +1,9 @@
-//! Datagrams that are no proper query or answer: each is counted under its reason, and nothing else happens.
+//! Malformed and forged datagrams: each is counted under its reason and has no other effect.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{self, Load, Plan};
 use crate::message;
@@ -28,7 +28,7 @@ fn dropped_becomes(instance: &Instance, reason: &str, expected: u64) {
 
 #[test]
 fn bad_queries_are_counted_by_reason_and_service_goes_on() {
-    let good = Backend::start(1, Manner::Prompt);
+    let good = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let mut instance = Instance::start(&(listen(at) + &backend(good.address, "")));
     let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -46,7 +46,7 @@ fn bad_queries_are_counted_by_reason_and_service_goes_on() {
         ("query-malformed", whole[..whole.len() - 1].to_vec()),
         ("query-is-response", with(2, 0x80)),
         ("query-truncated", with(2, 0x02)),
-        // As long as UDP over IPv4 can be.
+        // The longest datagram over IPv4.
         ("oversized", [whole.clone(), vec![0xa5; 65_507 - whole.len()]].concat()),
     ];
     let load = Load::start(Plan { count: u64::MAX, ..short(at, 0) });
@@ -54,7 +54,7 @@ fn bad_queries_are_counted_by_reason_and_service_goes_on() {
         let before = instance.dropped(reason);
         for n in 1..=20 {
             client.send_to(datagram, at).expect("it is sent");
-            // The receive buffer holds few long ones: what the kernel drops nobody can count.
+            // The receive buffer holds few long datagrams, and drops in the kernel are not counted.
             if datagram.len() > 4096 || n == 20 {
                 dropped_becomes(&instance, reason, before + n);
             }
@@ -69,8 +69,8 @@ fn bad_queries_are_counted_by_reason_and_service_goes_on() {
 }
 
 #[test]
-fn a_storm_of_answers_nobody_asked_for_is_counted() {
-    let good = Backend::start(1, Manner::Prompt);
+fn a_flood_of_unsolicited_answers_is_counted() {
+    let good = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let instance = Instance::start(&(listen(at) + &backend(good.address, "")));
     let storm = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -80,7 +80,7 @@ fn a_storm_of_answers_nobody_asked_for_is_counted() {
     for n in 0..STORM {
         storm.send_to(&reply, at).expect("it is sent");
         if n % 50 == 0 {
-            // Never more than its receive buffer holds: what the kernel drops nobody can count.
+            // Never more than the receive buffer holds: drops in the kernel are not counted.
             dropped_becomes(&instance, "query-is-response", n + 1);
         }
     }
@@ -88,15 +88,15 @@ fn a_storm_of_answers_nobody_asked_for_is_counted() {
     load.finish().assert_nothing_lost(&|| instance.program.transcript());
 }
 
-/// A backend with bad manners beside nothing else: every query is lost, and counted as expected.
-fn misbehaves(manner: Manner, expected: &[(&str, u64)], answered: u64) {
+/// With a single misbehaving backend, every query is lost and counted under the expected reason.
+fn misbehaves(behaviour: Behaviour, expected: &[(&str, u64)], answered: u64) {
     const COUNT: u64 = 50;
-    let bad = Backend::start(1, manner);
+    let bad = Backend::start(1, behaviour);
     let at = local();
-    // A pool with no other server, and a time-out within the client's patience.
+    // A pool with only this server, and a timeout below the patience of the client.
     let mut instance = Instance::start(&(listen(at) + &backend(bad.address, ", udpTimeout=1")));
     let report = load::run(Plan { patience: Duration::from_millis(1_500), ..short(at, COUNT) });
-    assert_eq!((report.answered, report.strange, report.duplicates), (answered, 0, 0), "{manner:?}");
+    assert_eq!((report.answered, report.strange, report.duplicates), (answered, 0, 0), "{behaviour:?}");
     assert_eq!(bad.queries(), COUNT);
     for (reason, count) in expected {
         dropped_becomes(&instance, reason, *count);
@@ -105,32 +105,32 @@ fn misbehaves(manner: Manner, expected: &[(&str, u64)], answered: u64) {
 }
 
 #[test]
-fn an_answer_from_another_source_is_not_believed() {
-    // A connected socket never sees it: the kernel drops it, and the query times out.
-    misbehaves(Manner::ForeignPort, &[("timeout", 50)], 0);
+fn an_answer_from_another_source_is_dropped() {
+    // The kernel drops it before the connected socket, so the query times out.
+    misbehaves(Behaviour::ForeignPort, &[("timeout", 50)], 0);
 }
 
 #[test]
-fn an_answer_to_another_question_is_not_believed() {
-    misbehaves(Manner::OtherQuestion, &[("response-mismatch", 50)], 0);
+fn an_answer_to_another_question_is_dropped() {
+    misbehaves(Behaviour::OtherQuestion, &[("response-mismatch", 50)], 0);
 }
 
 #[test]
 fn a_second_answer_is_dropped() {
-    misbehaves(Manner::Twice, &[("response-duplicate", 50), ("timeout", 0)], 50);
+    misbehaves(Behaviour::Twice, &[("response-duplicate", 50), ("timeout", 0)], 50);
 }
 
 #[test]
-fn a_query_sent_back_is_not_an_answer() {
-    misbehaves(Manner::Echo, &[("response-not-response", 50)], 0);
+fn an_echoed_query_is_not_an_answer() {
+    misbehaves(Behaviour::Echo, &[("response-not-response", 50)], 0);
 }
 
 #[test]
-fn half_a_header_is_not_an_answer() {
-    misbehaves(Manner::Short, &[("response-short", 50)], 0);
+fn a_partial_header_is_not_an_answer() {
+    misbehaves(Behaviour::Short, &[("response-short", 50)], 0);
 }
 
 #[test]
 fn silence_is_a_timeout() {
-    misbehaves(Manner::Silent, &[("timeout", 50)], 0);
+    misbehaves(Behaviour::Silent, &[("timeout", 50)], 0);
 }

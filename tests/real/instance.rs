@@ -1,4 +1,4 @@
-//! The program under test: started with a configuration, reloaded, counted, ended.
+//! The program under test: start, reload, statistics, stop.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::place::{Directory, wait_for};
 use crate::process::{self, Program};
 
-/// A running `dnslob`. It tells when it is ready the way it tells systemd: by `sd_notify`.
+/// A running `dnslob`. It reports readiness as it does to systemd, with `sd_notify`.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) program: Program,
@@ -20,7 +20,7 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Starts it with a configuration in Lua and waits until it is ready.
+    /// Starts it with a Lua configuration and waits until it is ready.
     pub(crate) fn start(lua: &str) -> Self {
         Self::start_with(lua, &["--shards", "2"])
     }
@@ -45,14 +45,14 @@ impl Instance {
         Self::launch_to(command, directory, Stdio::piped(), Stdio::piped())
     }
 
-    /// The same with outputs of another kind.
+    /// Does the same with other outputs.
     pub(crate) fn launch_to(command: Command, directory: Directory, stdout: Stdio, stderr: Stdio) -> Self {
         let mut instance = Self::launch_unready(command, directory, stdout, stderr);
         instance.wait_ready();
         instance
     }
 
-    /// The same, not ready yet.
+    /// Does the same without waiting for readiness.
     pub(crate) fn launch_unready(
         mut command: Command,
         directory: Directory,
@@ -66,7 +66,7 @@ impl Instance {
         Self { program: Program::start_to(&mut command, stdout, stderr), directory, notices }
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it reports readiness.
     pub(crate) fn wait_ready(&mut self) {
         let (notices, program) = (&self.notices, std::cell::RefCell::new(&mut self.program));
         wait_for(
@@ -88,42 +88,42 @@ impl Instance {
         );
     }
 
-    /// Writes another configuration, sends SIGHUP and waits until it says that it is done.
+    /// Writes another configuration, sends SIGHUP and waits for the end of the reload.
     pub(crate) fn reload(&mut self, lua: &str) {
         self.begin_reload(lua);
         self.wait_ready();
     }
 
-    /// The same without waiting.
+    /// Does the same without waiting.
     pub(crate) fn begin_reload(&self, lua: &str) {
         self.directory.write("dnslob.lua", lua);
         self.program.signal(Signal::SIGHUP);
     }
 
-    /// Writes another configuration, and says nothing of it.
+    /// Writes another configuration without a signal.
     pub(crate) fn rewrite(&self, lua: &str) {
         self.directory.write("dnslob.lua", lua);
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits for the exit.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.program.signal(Signal::SIGTERM);
         self.program.wait()
     }
 
-    /// A figure by its name, out of a dump made now.
+    /// Returns a named statistic from a new dump.
     pub(crate) fn figure(&self, name: &str) -> u64 {
         let dump = self.dump();
         let found = dump.iter().find_map(|l| number_after(l, name));
         found.unwrap_or_else(|| panic!("no {name} in the dump {dump:#?}"))
     }
 
-    /// How many packets have been dropped for that reason, out of a dump made now (SIGUSR1).
+    /// Returns the number of packets dropped for a reason, from a new dump (SIGUSR1).
     pub(crate) fn dropped(&self, reason: &str) -> u64 {
         self.counted(&format!("drop-{reason}"))
     }
 
-    /// A figure of the process, out of a dump made now.
+    /// Returns a statistic of the process from a new dump.
     pub(crate) fn counted(&self, label: &str) -> u64 {
         let dump = self.dump();
         dump.iter()
@@ -131,7 +131,7 @@ impl Instance {
             .unwrap_or_else(|| panic!("no {label} in the dump {dump:#?}"))
     }
 
-    /// How many packets the rule called `name` matched, out of a dump made now.
+    /// Returns the hits of the rule `name` from a new dump.
     pub(crate) fn hits(&self, name: &str) -> u64 {
         let from = self.program.output().len();
         self.program.signal(Signal::SIGUSR1);
@@ -139,7 +139,7 @@ impl Instance {
             || format!("rule {name} in a dump; {}", self.program.transcript()),
             || {
                 let lines = self.program.output().split_off(from);
-                // Number, hits, name, and what it says.
+                // Number, hits, name, and description.
                 lines.iter().find_map(|l| {
                     let mut words = l.split_whitespace();
                     let hits = words.nth(1)?.parse().ok()?;
@@ -149,7 +149,7 @@ impl Instance {
         )
     }
 
-    /// A dump of all statistics, made now; the rules' table follows it.
+    /// Dumps all statistics, followed by the table of rules.
     pub(crate) fn dump(&self) -> Vec<String> {
         let from = self.program.output().len();
         self.program.signal(Signal::SIGUSR1);
@@ -163,32 +163,32 @@ impl Instance {
     }
 }
 
-/// How the last line of a dump begins: the sums of all servers.
+/// The start of the last line of a dump: the totals of all servers.
 const DUMP_END: &str = "All";
 
-/// The number behind the word `label` in a line of a dump.
+/// Returns the number after the word `label` in a line of a dump.
 fn number_after(line: &str, label: &str) -> Option<u64> {
     let mut words = line.split_whitespace();
     words.find(|w| *w == label)?;
     words.next()?.parse().ok()
 }
 
-/// Runs `dnslob` with arguments to its end.
+/// Runs `dnslob` with arguments until it exits.
 pub(crate) fn run(arguments: &[&str]) -> (ExitStatus, String) {
     process::run(binary().to_str().expect("a path in UTF-8"), arguments)
 }
 
-/// The binary that cargo built for these tests.
+/// Returns the path of the binary that cargo built for these tests.
 pub(crate) fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_dnslob"))
 }
 
-/// Lua for a listener at `address`.
+/// Returns Lua for a listener at `address`.
 pub(crate) fn listen(address: SocketAddr) -> String {
     format!("addLocal(\"{address}\")\n")
 }
 
-/// Lua for a backend that counts as up without being asked; `more` are further arguments.
+/// Returns Lua for a backend that is up without checks; `more` are further arguments.
 pub(crate) fn backend(address: SocketAddr, more: &str) -> String {
     format!("newServer {{address=\"{address}\", healthCheckMode=\"up\"{more}}}\n")
 }

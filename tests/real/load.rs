@@ -1,7 +1,8 @@
-//! A paced UDP load that accounts for every query it sent.
+//! A paced UDP load that accounts for every query.
 //!
-//! One thread per socket, open loop: queries leave at their time whether earlier ones were
-//! answered or not, unless an endless load would flood the sockets. A query is sent once; there is no second try to hide a loss.
+//! One thread per socket, open loop: queries are sent at their time whether earlier ones were
+//! answered or not, unless an endless load would flood the sockets. Each query is sent once; no
+//! retransmission hides a loss.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -12,44 +13,44 @@ use std::time::{Duration, Instant};
 
 use crate::message;
 
-/// Sockets (client ports) of one load: enough for the kernel to spread over several shards.
+/// Sockets (client ports) per load: enough for the kernel to spread over several shards.
 const SOCKETS: u64 = 8;
 
-/// Queries of a socket of an endless load that wait for their answers: on a busy machine whoever is
-/// late sends all at once, and a backend's socket holds some 270 datagrams.
+/// The most outstanding queries per socket of an endless load: on a busy machine a late thread
+/// sends all its queries at once, and the socket of a backend holds about 270 datagrams.
 const WINDOW: usize = 12;
 
-/// What is to be asked.
+/// The parameters of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
-    /// Queries a second over all sockets.
+    /// Queries per second over all sockets.
     pub(crate) rate: u32,
-    /// Queries in all; a load may also be finished early.
+    /// The total number of queries; a load may be stopped earlier.
     pub(crate) count: u64,
-    /// How long the last answers are waited for.
+    /// How long to wait for the last answers.
     pub(crate) patience: Duration,
 }
 
-/// What became of every query.
+/// The outcome of all queries.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) sent: u64,
-    /// Answered once or more, with the right id and question.
+    /// Queries answered at least once, with the correct id and question.
     pub(crate) answered: u64,
-    /// Numbers of the queries that nobody answered, and when they were sent.
+    /// Unanswered queries by number, and the times they were sent.
     pub(crate) lost: BTreeMap<u64, Instant>,
-    /// Answers beyond the first to one query.
+    /// Additional answers to answered queries.
     pub(crate) duplicates: u64,
-    /// Datagrams that are no answer to any query of this load.
+    /// Datagrams that answer no query of this load.
     pub(crate) strange: u64,
-    /// Answers with another RCODE than NOERROR.
+    /// Answers with an RCODE other than NOERROR.
     pub(crate) failures: u64,
-    /// Answers by the backend that gave them.
+    /// Answers per backend.
     pub(crate) by_backend: BTreeMap<u8, u64>,
-    /// The longest wait for an answer.
+    /// The longest latency.
     pub(crate) slowest: Duration,
-    /// All waits, in no order.
+    /// All latencies, unsorted.
     waits: Vec<Duration>,
 }
 
@@ -70,7 +71,7 @@ impl Report {
         assert_eq!(self.answered, self.sent);
     }
 
-    /// The wait that so many percent of the answers did not exceed.
+    /// Returns the given percentile of the latencies.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let mut waits = self.waits.clone();
         waits.sort_unstable();
@@ -116,23 +117,23 @@ impl Load {
         Self { threads, finish, sent, answered }
     }
 
-    /// Queries sent so far.
+    /// Returns the number of queries sent.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Queries answered so far.
+    /// Returns the number of queries answered.
     pub(crate) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Sends no more, waits for what is outstanding, and reports.
+    /// Stops sending, waits for outstanding queries, and reports.
     pub(crate) fn finish(self) -> Report {
         self.finish.store(true, Ordering::Relaxed);
         self.join()
     }
 
-    /// Waits until the whole count is sent and accounted for.
+    /// Waits until all queries are sent and accounted for.
     pub(crate) fn join(self) -> Report {
         let mut total = Report::default();
         for thread in self.threads {
@@ -142,19 +143,19 @@ impl Load {
     }
 }
 
-/// Asks the whole plan and reports.
+/// Runs the whole plan and reports.
 pub(crate) fn run(plan: Plan) -> Report {
     Load::start(plan).join()
 }
 
-/// One socket with its share of the queries: numbers `which`, `which` + SOCKETS, ...
+/// Sends the share of one socket: the queries `which`, `which` + SOCKETS, …
 struct Sender {
     plan: Plan,
     which: u64,
     begin: Instant,
     socket: UdpSocket,
     tag: String,
-    /// By number: id and time.
+    /// Id and time by query number.
     outstanding: BTreeMap<u64, (u16, Instant)>,
     done: BTreeMap<u64, u16>,
     report: Report,
@@ -170,7 +171,7 @@ impl Sender {
         };
         let socket = UdpSocket::bind(any).expect("a client socket");
         crate::place::widen(&socket);
-        // Connected: an answer from any other address never gets here.
+        // Connected: the kernel drops answers from other addresses.
         socket.connect(plan.target).expect("a route to the target");
         let tag = format!("s{}", socket.local_addr().expect("an address").port());
         Self {
@@ -202,23 +203,24 @@ impl Sender {
         while !self.outstanding.is_empty() && Instant::now() < deadline {
             self.hear_until((Instant::now() + Duration::from_millis(10)).min(deadline));
         }
-        // A second answer would follow the first at once.
+        // A duplicate would follow the first answer immediately.
         self.hear_until(Instant::now() + Duration::from_millis(20));
         self.report.lost = self.outstanding.iter().map(|(n, (_, sent))| (*n, *sent)).collect();
         self.report
     }
 
-    /// Queries that may still be answered any moment.
+    /// Returns the number of queries that may still be answered.
     fn young(&self) -> usize {
         let sent = self.outstanding.values().rev().map(|(_, sent)| sent);
         sent.take_while(|sent| sent.elapsed() < Duration::from_secs(1)).count()
     }
 
     fn ask(&mut self, number: u64) {
-        // Spread over all ids, and another order of them in each socket.
+        // Uses all ids, in a different order in each socket.
         let id = ((number / SOCKETS).wrapping_mul(40_503) ^ (self.which << 11)) as u16;
         let message = message::query(id, &message::numbered(number, &self.tag));
-        // A refusal is an earlier datagram's (ICMP port unreachable); this one is still to be sent.
+        // The error belongs to an earlier datagram (ICMP port unreachable); this one must be sent
+        // again.
         while self.socket.send(&message).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {}
         self.outstanding.insert(number, (id, Instant::now()));
         self.report.sent += 1;
@@ -230,8 +232,8 @@ impl Sender {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // Whoever is late, on a busy machine, reads all the same: answers that find no room
-                // in the socket are lost.
+                // A late thread on a busy machine must read anyway: answers that do not fit into
+                // the socket buffer are lost.
                 self.socket.set_nonblocking(true).expect("set");
                 while let Ok(len) = self.socket.recv(&mut buffer) {
                     self.settle(&buffer[..len]);
@@ -239,7 +241,7 @@ impl Sender {
                 self.socket.set_nonblocking(false).expect("set");
                 return;
             }
-            // A time-out of zero would mean for ever.
+            // A timeout of zero would mean no timeout.
             self.socket.set_read_timeout(Some(left.max(Duration::from_micros(50)))).expect("a time-out");
             if let Ok(len) = self.socket.recv(&mut buffer) {
                 self.settle(&buffer[..len]);

@@ -1,5 +1,5 @@
-//! Logs, figures and query logs that nobody takes: serving never waits for them, SIGTERM ends it in
-//! time, and what was lost is counted.
+//! Logs, statistics and query logs with blocked targets: service never waits for them, SIGTERM ends
+//! the process in time, and lost lines are counted.
 
 use std::fs::OpenOptions;
 use std::io::{PipeReader, Read, pipe};
@@ -9,34 +9,34 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, binary, listen};
 use crate::load::{Load, Plan};
 use crate::place::{Directory, port, wait_for};
 
-/// With the lines of each query more than wait for one target at a time.
+/// The lines of these queries exceed the queue of a single target.
 const QUERIES: u64 = 800;
-/// Few enough for the kernel's buffers while others have the CPUs.
+/// Few enough for the kernel buffers while others use the CPUs.
 const RATE: u32 = 200;
-/// A stop waits for nothing that is outstanding here, and at most a second each for query logs and the log;
-/// the rest is for a machine that does other things as well.
+/// A stop waits for no query here, and at most one second each for query logs and the log; the rest
+/// is for a busy machine.
 const STOP: Duration = Duration::from_secs(8);
 
-/// Where an output goes.
+/// The target of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
-    /// To this test.
+    /// A pipe to this test.
     Read,
-    /// Into a pipe whose reader is gone.
+    /// A pipe with a closed reader.
     NoReader,
-    /// Into a pipe that nobody reads.
+    /// A pipe that is not read.
     Unread,
-    /// To a full disk.
+    /// A full disk.
     Full,
 }
 
 impl Target {
-    /// The descriptor, and what has to live as long as the process.
+    /// Returns the descriptor, and what must stay alive with the process.
     fn open(self) -> (Stdio, Option<PipeReader>) {
         match self {
             Self::Read => (Stdio::piped(), None),
@@ -54,8 +54,8 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// A configuration that has a lot to say of every query: in the log by an action, by print, io.write and
-/// an error in Lua, and in `files`.
+/// Returns a configuration that logs much per query: to the log by an action, by print, io.write
+/// and a Lua error, and to `files`.
 fn talkative(at: SocketAddr, server: SocketAddr, files: &[&Path]) -> String {
     let mut lua = listen(at) + &backend(server, ", udpTimeout=8");
     lua += "addAction(AllRule(), LogAction('', false, false, false, false))\n\
@@ -67,7 +67,7 @@ fn talkative(at: SocketAddr, server: SocketAddr, files: &[&Path]) -> String {
               io.stderr:write('written, too\\n')\n\
               error('on purpose')\n\
             end))\n";
-    // Twice, to be more than waits for a file.
+    // Twice, to exceed the queue of a file.
     for file in files.iter().chain(files) {
         lua += &format!("addAction(AllRule(), LogAction('{}', false, true, false, false))\n", file.display());
     }
@@ -81,9 +81,9 @@ fn command(directory: &Directory, lua: &str) -> Command {
     command
 }
 
-/// Serves a load with these targets, has everything counted, and ends in time.
+/// Serves a load with these targets, checks the counters, and stops in time.
 fn serves(stdout: Target, stderr: Target) {
-    let server = Backend::start(1, Manner::Prompt);
+    let server = Backend::start(1, Behaviour::Prompt);
     let (at, directory) = (local(), Directory::new());
     let (fifo, full) = (directory.path().join("fifo"), Path::new("/dev/full"));
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
@@ -100,7 +100,7 @@ fn serves(stdout: Target, stderr: Target) {
     assert_eq!(server.queries(), report.sent);
     if stdout == Target::Read {
         let lost = |name: &str| instance.figure(&format!("{name}-lines-lost"));
-        // A named pipe that nobody reads and a full disk keep 64 kB each.
+        // A named pipe without a reader and a full disk each buffer 64 kB.
         assert!(lost("query-log") > 0, "{}", instance.program.transcript());
         assert_eq!(lost("log") > 0, stderr != Target::Read, "{}", instance.program.transcript());
         assert_eq!(lost("output"), 0);
@@ -109,9 +109,9 @@ fn serves(stdout: Target, stderr: Target) {
         let lines = |text: &str| instance.program.lines_with(0, text).len();
         assert!(lines("from the file") >= 2, "{}", instance.program.transcript());
         assert!(lines("written, too") > 100 && lines("Lua: ") > 0, "{}", instance.program.transcript());
-        let told = lines("/dev/full\": ");
+        let reported = lines("/dev/full\": ");
         assert!(
-            (1..=2).contains(&told),
+            (1..=2).contains(&reported),
             "once, and once after the reload: {}",
             instance.program.transcript()
         );
@@ -125,44 +125,44 @@ fn serves(stdout: Target, stderr: Target) {
 }
 
 #[test]
-fn query_logs_that_cannot_be_written() {
+fn unwritable_query_logs_do_not_stop_service() {
     serves(Target::Read, Target::Read);
 }
 
 #[test]
-fn a_log_whose_reader_is_gone() {
+fn a_log_pipe_with_a_closed_reader_does_not_stop_service() {
     serves(Target::Read, Target::NoReader);
 }
 
 #[test]
-fn a_log_that_nobody_reads() {
+fn a_log_pipe_without_a_reader_does_not_stop_service() {
     serves(Target::Read, Target::Unread);
 }
 
 #[test]
-fn a_log_on_a_full_disk() {
+fn a_log_on_a_full_disk_does_not_stop_service() {
     serves(Target::Read, Target::Full);
 }
 
 #[test]
-fn figures_whose_reader_is_gone() {
+fn statistics_with_a_closed_reader_do_not_stop_service() {
     serves(Target::NoReader, Target::Read);
 }
 
 #[test]
-fn figures_that_nobody_reads() {
+fn unread_statistics_do_not_stop_service() {
     serves(Target::Unread, Target::Read);
 }
 
 #[test]
-fn everything_broken_at_once() {
+fn all_broken_log_targets_together_do_not_stop_service() {
     serves(Target::Full, Target::NoReader);
     serves(Target::Unread, Target::Unread);
 }
 
 #[test]
-fn closed_descriptors() {
-    let server = Backend::start(1, Manner::Prompt);
+fn closed_standard_descriptors_do_not_stop_service() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let (at, directory) = (local(), Directory::new());
     let config = directory.write("dnslob.lua", &talkative(at, server.address, &[]));
     let mut command = Command::new("sh");
@@ -176,8 +176,8 @@ fn closed_descriptors() {
 }
 
 #[test]
-fn a_reader_that_comes_back_is_told_what_it_missed() {
-    let server = Backend::start(1, Manner::Prompt);
+fn a_returning_log_reader_sees_the_number_of_lost_lines() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let (at, directory) = (local(), Directory::new());
     let command = command(&directory, &talkative(at, server.address, &[]));
     let (mut reader, writer) = pipe().expect("a pipe");
@@ -200,8 +200,8 @@ fn a_reader_that_comes_back_is_told_what_it_missed() {
         || {
             let notices = text();
             let lines = notices.split("lines of the log were lost lines=").skip(1);
-            let told: u64 = lines.filter_map(|l| l.split_whitespace().next()?.parse::<u64>().ok()).sum();
-            (told == instance.figure("log-lines-lost")).then_some(())
+            let reported: u64 = lines.filter_map(|l| l.split_whitespace().next()?.parse::<u64>().ok()).sum();
+            (reported == instance.figure("log-lines-lost")).then_some(())
         },
     );
     assert_eq!(instance.stop().code(), Some(0));
@@ -213,8 +213,8 @@ fn a_reader_that_comes_back_is_told_what_it_missed() {
 }
 
 #[test]
-fn every_log_line_is_there_at_the_end() {
-    let server = Backend::start(1, Manner::Prompt);
+fn every_log_line_is_written_before_the_exit() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let (at, directory) = (local(), Directory::new());
     let file = directory.path().join("queries");
     let lua = listen(at)

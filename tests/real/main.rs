@@ -1,15 +1,15 @@
-//! Real programs on loopback: the built `dnslob` before unbound, nsd and knotd, asked by dig, kdig,
-//! dnsperf and by a load client that accounts for every single query.
+//! Tests with real programs on loopback: the built `dnslob` with unbound, nsd and knotd as servers,
+//! and dig, kdig, dnsperf and a load client that accounts for every query.
 //!
-//! Queries are counted at both ends: [`load`] knows each one it sent and what became of it, and
-//! [`backend`] each one that arrived. Nothing waits for a fixed time: a test polls for what it
-//! needs, with a deadline. Each test has ports and a directory of its own, and ends only the
+//! Queries are counted at both ends: [`load`] knows the outcome of each query it sent, and
+//! [`backend`] counts each one that arrived. Tests do not sleep for fixed times: they poll for a
+//! condition, with a deadline. Each test has its own ports and directory, and ends only the
 //! processes that it started.
 //!
-//! `scripts/test` installs the programs. Without one of them a test fails and says which; the one
-//! exception is the test in network namespaces, which says so when it may not make any.
+//! `scripts/test` installs the programs. A test fails and names the program that is missing; the
+//! only exception is the test with network namespaces, which reports that it cannot create any.
 
-// Tests may stop at the first surprise.
+// Tests may panic at the first failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backend;
@@ -26,11 +26,11 @@ mod witness;
 mod activation;
 mod addresses;
 mod clients;
-mod death;
+mod connections;
 mod descriptors;
 mod dnsdist;
+mod failover;
 mod fairness;
-mod forward;
 mod hostile;
 mod log_targets;
 mod mistakes;
@@ -38,6 +38,7 @@ mod namespaces;
 mod overlap;
 mod proxy;
 mod recipes;
+mod relay;
 mod reload;
 mod renewal;
 mod rules;
@@ -45,5 +46,4 @@ mod runaway;
 mod scale;
 mod signals;
 mod stop;
-mod streams;
 mod tls;

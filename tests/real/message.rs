@@ -1,12 +1,12 @@
-//! The few bytes of DNS that the load client and the counting backend exchange.
+//! The few DNS messages that the load client and the counting backend exchange.
 //!
-//! A query's name holds its number, `q123.TAG.test.`, so that each one is known again at both
-//! ends whatever happened to its id on the way; the answer's one A record says which backend gave it.
+//! The name of a query contains its number, `q123.TAG.test.`, which identifies it at both ends
+//! whatever its id is. The A record of the answer identifies the backend.
 
 /// Bytes of a DNS header.
 pub(crate) const HEADER: usize = 12;
 
-/// A query for the A records of `name` (presentation format, plain letters).
+/// Encodes a query for the A records of `name` (presentation format, letters without escapes).
 pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
     let mut m = vec![0; HEADER];
     m[..2].copy_from_slice(&id.to_be_bytes());
@@ -20,19 +20,19 @@ pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
     m
 }
 
-/// The name of numbered query `n`.
+/// Returns the name of query number `n`.
 pub(crate) fn numbered(n: u64, tag: &str) -> String {
     format!("q{n}.{tag}.test")
 }
 
-/// The number in a message's question, if it is one of [`numbered`].
+/// Returns the number in a question made by [`numbered`].
 pub(crate) fn number_of(message: &[u8]) -> Option<u64> {
     let len = usize::from(*message.get(HEADER)?);
     let label = message.get(HEADER + 1..HEADER + 1 + len)?;
     std::str::from_utf8(label.strip_prefix(b"q")?).ok()?.parse().ok()
 }
 
-/// Length of header and question.
+/// Returns the length of header and question.
 pub(crate) fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER;
     while *message.get(at)? != 0 {
@@ -41,7 +41,7 @@ pub(crate) fn question_end(message: &[u8]) -> Option<usize> {
     (at + 5 <= message.len()).then_some(at + 5)
 }
 
-/// The answer to `query` with one A record, 192.0.2.`who`.
+/// Encodes the answer to `query` with one A record, 192.0.2.`who`.
 pub(crate) fn answer(query: &[u8], who: u8) -> Option<Vec<u8>> {
     let mut m = query[..question_end(query)?].to_vec();
     m[2] |= 0x80; // QR
@@ -51,7 +51,7 @@ pub(crate) fn answer(query: &[u8], who: u8) -> Option<Vec<u8>> {
     Some(m)
 }
 
-/// Which backend gave this answer: the last byte of the first record.
+/// Returns the backend that sent this answer: the last byte of the first record.
 pub(crate) fn answered_by(answer: &[u8]) -> Option<u8> {
     let record = answer.get(question_end(answer)?..)?;
     (record.len() >= 16 && record[12..15] == [192, 0, 2]).then(|| record[15])

@@ -1,8 +1,8 @@
-//! The instruments themselves, without a balancer between: a count that cannot be wrong both ways.
+//! Tests of the test tools themselves, without a balancer: load client and backend must agree.
 
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::load::{self, Plan, Report};
 use crate::servers::{Kind, Server};
 
@@ -14,7 +14,7 @@ fn ask(target: std::net::SocketAddr) -> Report {
 
 #[test]
 fn a_prompt_backend_loses_nothing_and_both_ends_agree() {
-    let backend = Backend::start(7, Manner::Prompt);
+    let backend = Backend::start(7, Behaviour::Prompt);
     let report = ask(backend.address);
     report.assert_nothing_lost(&String::new);
     assert_eq!((report.sent, backend.queries(), backend.others()), (COUNT, COUNT, 0));
@@ -22,36 +22,36 @@ fn a_prompt_backend_loses_nothing_and_both_ends_agree() {
 }
 
 #[test]
-fn every_kind_of_loss_is_seen() {
-    for (manner, answered, duplicates, strange) in [
-        (Manner::Silent, 0, 0, 0),
-        (Manner::ForeignPort, 0, 0, 0),
-        (Manner::OtherQuestion, 0, 0, COUNT),
-        (Manner::Twice, COUNT, COUNT, 0),
-        (Manner::Echo, 0, 0, COUNT),
-        (Manner::Short, 0, 0, COUNT),
+fn every_kind_of_loss_is_detected() {
+    for (behaviour, answered, duplicates, strange) in [
+        (Behaviour::Silent, 0, 0, 0),
+        (Behaviour::ForeignPort, 0, 0, 0),
+        (Behaviour::OtherQuestion, 0, 0, COUNT),
+        (Behaviour::Twice, COUNT, COUNT, 0),
+        (Behaviour::Echo, 0, 0, COUNT),
+        (Behaviour::Short, 0, 0, COUNT),
     ] {
-        let backend = Backend::start(7, manner);
+        let backend = Backend::start(7, behaviour);
         let report = ask(backend.address);
         assert_eq!(
             (report.answered, report.duplicates, report.strange, report.lost.len() as u64),
             (answered, duplicates, strange, COUNT - answered),
-            "{manner:?}"
+            "{behaviour:?}"
         );
-        assert_eq!(backend.queries(), COUNT, "{manner:?}");
+        assert_eq!(backend.queries(), COUNT, "{behaviour:?}");
     }
 }
 
 #[test]
 fn a_late_answer_is_waited_for() {
-    let backend = Backend::start(7, Manner::After(Duration::from_millis(100)));
+    let backend = Backend::start(7, Behaviour::After(Duration::from_millis(100)));
     let report = ask(backend.address);
     report.assert_nothing_lost(&String::new);
     assert!(report.slowest >= Duration::from_millis(100));
 }
 
 #[test]
-fn real_servers_answer_with_their_number_and_return_after_death() {
+fn real_servers_answer_with_their_number_and_return_after_a_kill() {
     for (kind, who) in [(Kind::Unbound, 51), (Kind::Nsd, 52), (Kind::Knot, 53)] {
         let mut server = Server::start(kind, who);
         let report = ask(server.address);

@@ -1,9 +1,10 @@
-//! Broken configurations: every mistake has one message with file and line, and the exit code is not 0.
+//! Invalid configurations: each mistake has one message with file and line, and the exit code is
+//! not 0.
 
 use crate::instance::run;
 use crate::place::Directory;
 
-/// The text of a configuration, and for each line with a mistake what its message must name.
+/// A configuration, and per invalid line the texts that its message must contain.
 const CASES: &[(&str, &[(u32, &str)])] = &[
     ("newServer {address=\"nonsense\"}\n", &[(1, "nonsense")]),
     ("newServer {address=\"127.0.0.1:99999\"}\n", &[(1, "127.0.0.1:99999")]),
@@ -17,9 +18,9 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     ("newServer {}\n", &[(1, "address")]),
     ("noSuchFunction()\n", &[(1, "noSuchFunction")]),
     ("error(\"on purpose\")\n", &[(1, "on purpose")]),
-    // Known to dnsdist, not to this version: said by name.
+    // A function of dnsdist that this version lacks: reported by name.
     ("newServer(\"127.0.0.1\")\nwebserver(\"127.0.0.1:8083\")\n", &[(2, "webserver")]),
-    // Two at once.
+    // Two mistakes together.
     (
         "newServer {address=\"nonsense\"}\nnewServer {address=\"127.0.0.1\", weight=0}\n",
         &[(1, "nonsense"), (2, "weight")],
@@ -65,7 +66,7 @@ fn unknown_flags_are_refused() {
 #[test]
 fn a_good_configuration_passes_the_check() {
     let directory = Directory::new();
-    // From the documentation of the format, of which each line is in the field's own notation.
+    // From the documentation of the format, which gives each line in the notation of its field.
     let text = "newServer {address=\"2001:4860:4860::8888\", qps=1}\n\
                 newServer {address=\"2001:4860:4860::8844\", qps=1}\n\
                 newServer {address=\"2620:0:ccc::2\", qps=10}\n\

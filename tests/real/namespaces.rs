@@ -1,4 +1,4 @@
-//! Three machines in network namespaces: a client, the balancer, a name server.
+//! Three hosts in network namespaces: a client, the balancer, a name server.
 //!
 //! ```text
 //!  client 198.18.1.1 ──cl── 198.18.1.2 balancer 198.18.2.1 ──be── 198.18.2.2 backend
@@ -12,11 +12,11 @@ use crate::place::{Directory, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{self, Kind};
 
-/// Namespaces of this test's own, removed with all that is in them.
+/// The network namespaces of a test, removed with everything in them.
 pub(crate) struct Namespaces(Vec<String>);
 
 impl Namespaces {
-    /// Makes them, or says why that is not possible here.
+    /// Creates the namespaces, or returns why that is not possible here.
     pub(crate) fn new(names: &[&str]) -> Result<Self, String> {
         let mut made = Self(Vec::new());
         for name in names {
@@ -30,19 +30,19 @@ impl Namespaces {
         Ok(made)
     }
 
-    /// Runs `ip` inside one of them; it must succeed.
+    /// Runs `ip` in a namespace and panics on failure.
     pub(crate) fn ip(&self, which: usize, arguments: &str) {
         let all = ["-n", &self.0[which]].into_iter().chain(arguments.split(' ')).collect::<Vec<_>>();
         let (status, text) = run("ip", &all);
         assert!(status.success(), "ip {all:?}: {text}");
     }
 
-    /// Lays a cable between two of them.
+    /// Connects two namespaces with a veth pair.
     pub(crate) fn connect(&self, left: usize, link: &str, right: usize) {
         self.ip(left, &format!("link add {link} type veth peer name {link} netns {}", self.0[right]));
     }
 
-    /// A command line inside one of them.
+    /// Returns a command that runs in a namespace.
     pub(crate) fn command(&self, which: usize, command: &Command) -> Command {
         let mut inside = Command::new("ip");
         inside.args(["netns", "exec", &self.0[which]]).arg(command.get_program()).args(command.get_args());
@@ -62,7 +62,7 @@ const CLIENT: usize = 0;
 const BALANCER: usize = 1;
 const BACKEND: usize = 2;
 
-/// The three machines, or why they cannot be made.
+/// Creates the three hosts, or returns why that is not possible.
 fn machines() -> Option<Namespaces> {
     let spaces = match Namespaces::new(&["client", "lob", "backend"]) {
         Ok(spaces) => spaces,
@@ -108,7 +108,7 @@ fn an_interface_bound_listener_serves_that_side_only() {
         let out = spaces.command(from, &dig).output().expect("dig; scripts/test installs it");
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     };
-    // The server may come up after the balancer's first check.
+    // The server may be ready only after the first check of the balancer.
     wait_for(
         || format!("an answer to the client; {}; {}", backend.transcript(), instance.program.transcript()),
         || (ask(CLIENT, "198.18.1.2") == "192.0.2.41").then_some(()),
@@ -119,8 +119,8 @@ fn an_interface_bound_listener_serves_that_side_only() {
     assert!(instance.stop().success());
 }
 
-/// What `docs/how-to/client-address.md` says that the balancer's machine needs, so that answers to clients' addresses
-/// come to it: those from the server's port, by the server's link.
+/// Applies the settings that `docs/how-to/client-address.md` lists for the balancer's host, so that
+/// answers to client addresses reach it: packets from the server's port on the server's interface.
 const TRANSPARENT: [&str; 3] = [
     "rule add iif be ipproto udp sport 53 lookup 100",
     "rule add iif be ipproto tcp sport 53 lookup 100",
@@ -142,7 +142,7 @@ fn a_server_sees_the_clients_own_address() {
         "who.zone",
         "$ORIGIN who.test.\n@ 60 IN SOA ns hostmaster 1 3600 600 86400 60\n@ 60 IN NS ns\n",
     );
-    // Knot's whoami: the answer is the address that asked.
+    // Knot's whoami module answers with the address of the client.
     let text = format!(
         "server:\n  listen: 198.18.2.2@53\n  rundir: \"{path}\"\n  udp-workers: 1\n  tcp-workers: 1\n  \
          background-workers: 1\ndatabase:\n  storage: \"{path}/db\"\nlog:\n  - target: stderr\n    any: info\n\

@@ -1,5 +1,5 @@
 //! Sockets that share an address, within a process and among several: whatever is refused, changed,
-//! stopped or started, every query that was sent is answered.
+//! stopped or started, every query is answered.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -8,22 +8,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{self, Instance, backend};
 use crate::load::{Load, Plan};
 use crate::message;
 use crate::place::{Directory, port, wait_for};
 
-/// Queries a second of one load over UDP; there are two of eight sockets each, so that the kernel
-/// chooses each socket of a group for some of them.
+/// Queries per second of one UDP load. There are two loads with eight sockets each, so that the
+/// kernel assigns some of them to each socket of a group.
 const RATE: u32 = 2_000;
 const LOADS: usize = 2;
-/// Clients over TCP, each with a new connection for every query.
+/// TCP clients, each with a new connection per query.
 const CLIENTS: usize = 4;
-/// A SYN that is not taken is repeated after 1 s, then after 3 s (RFC 6298).
+/// A lost SYN is retransmitted after 1 s, then after 3 s (RFC 6298).
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// One query after the other over TCP, each by a connection of its own.
+/// A client that sends one query after the other over TCP, each over its own connection.
 struct Connections {
     threads: Vec<JoinHandle<Vec<String>>>,
     finish: Arc<AtomicBool>,
@@ -50,7 +50,7 @@ impl Connections {
         Self { threads: threads.collect(), finish, asked }
     }
 
-    /// Ends, and gives the number of queries; every one must have been answered.
+    /// Stops and returns the number of queries. Panics if any was not answered.
     fn finish(self, context: &dyn Fn() -> String) -> u64 {
         self.finish.store(true, Ordering::Relaxed);
         let failures: Vec<String> =
@@ -72,7 +72,7 @@ fn ask_once(at: SocketAddr, id: u16) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Queries over UDP and TCP that go on until they are counted.
+/// Continuous loads over UDP and TCP.
 struct Traffic {
     datagrams: Vec<Load>,
     connections: Connections,
@@ -87,7 +87,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until some more queries were sent by either way.
+    /// Waits until more queries were sent over each of UDP and TCP.
     fn let_pass(&self) {
         let sent = |load: &Load| load.sent() + u64::from(RATE) / 25;
         let goals: Vec<u64> = self.datagrams.iter().map(sent).collect();
@@ -97,7 +97,7 @@ impl Traffic {
         );
     }
 
-    /// Every query must have been answered, and every datagram's have reached the backend once.
+    /// Panics unless every query was answered, and every datagram reached the backend once.
     fn finish(self, backend: &Backend, context: &dyn Fn() -> String) {
         let connections = self.connections.finish(context);
         let mut sent = 0;
@@ -120,7 +120,7 @@ fn any(at: SocketAddr) -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], at.port()))
 }
 
-/// Datagrams go to the backend; queries by connections are answered at once.
+/// Datagrams are forwarded to the backend; queries over connections are answered at once.
 fn rest(backend_at: SocketAddr) -> String {
     backend(backend_at, "") + "addAction(TCPRule(true), SpoofAction(\"192.0.2.99\"))\n"
 }
@@ -129,13 +129,13 @@ fn listen(at: SocketAddr, options: &str) -> String {
     format!("addLocal(\"{at}\", {{{options}}})\n")
 }
 
-/// A port that another program has, by UDP and by TCP.
+/// Occupies a port for UDP and TCP, as another program would.
 fn taken() -> (SocketAddr, UdpSocket, TcpListener) {
     let at = local();
     (at, UdpSocket::bind(at).expect("a port"), TcpListener::bind(at).expect("a port"))
 }
 
-/// Waits for the line that says how the reload ended.
+/// Waits for the log line with the outcome of the reload.
 fn reload(instance: &mut Instance, lua: &str, word: &str) {
     let before = instance.program.output().len();
     instance.reload(lua);
@@ -147,23 +147,23 @@ fn reload(instance: &mut Instance, lua: &str, word: &str) {
 
 #[test]
 fn refused_reloads_whose_listeners_share_an_address_lose_nothing() {
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let (foreign, _udp, _tcp) = taken();
     let nowhere = SocketAddr::from(([192, 0, 2, 1], at.port()));
     let wildcard = listen(any(at), "") + &rest(a.address);
     let specific = listen(at, "");
     let broken = [
-        // More specific than what stands, before and behind one that cannot be opened.
+        // More specific addresses than the present one, before and after one that cannot be opened.
         specific.clone() + &listen(foreign, "") + &wildcard,
         listen(nowhere, "") + &specific + &wildcard,
         // The same address with other options.
         listen(any(at), "dscp=10") + &listen(foreign, "") + &rest(a.address),
-        // Instead of what stands.
+        // In place of the present one.
         specific.clone() + &listen(foreign, "") + &rest(a.address),
-        // One that may be shared and cannot: only binding it tells.
+        // An address that looks shareable but is not: only bind(2) finds out.
         specific.clone() + &listen(foreign, "reusePort=true") + &wildcard,
-        // Another service of the same port.
+        // Another service on the same port.
         listen(any(at), "doTCP=false") + &listen(foreign, "reusePort=true") + &rest(a.address),
     ];
     let mut instance = Instance::start(&wildcard);
@@ -179,15 +179,15 @@ fn refused_reloads_whose_listeners_share_an_address_lose_nothing() {
 
 #[test]
 fn reloads_that_change_listeners_lose_nothing() {
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let rest = rest(a.address);
     let configs = [
         listen(any(at), "dscp=10, tcpListenQueueSize=100") + &rest,
-        // A more specific one beside it, which goes again.
+        // A more specific listener in addition, which is removed again.
         listen(any(at), "") + &listen(at, "") + &rest,
         listen(any(at), "tcpFastOpenQueueSize=5") + &rest,
-        // One in place of the other.
+        // One listener in place of the other.
         listen(at, "dscp=4") + &rest,
         listen(any(at), "") + "setUDPSocketBufferSizes(100000, 100000)\n" + &rest,
     ];
@@ -204,13 +204,13 @@ fn reloads_that_change_listeners_lose_nothing() {
 
 #[test]
 fn second_starts_that_fail_lose_nothing() {
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let (foreign, _udp, _tcp) = taken();
     let rest = rest(a.address);
     let shared = listen(at, "reusePort=true") + &rest;
     let broken = [
-        // Nobody asked for two.
+        // Two processes are not configured to share the address.
         (listen(at, "") + &rest, "reusePort=true"),
         (listen(any(at), "") + &rest, "reusePort=true"),
         (shared.clone() + &listen(foreign, ""), "cannot listen on"),
@@ -240,14 +240,14 @@ fn second_starts_that_fail_lose_nothing() {
 }
 
 fn take_overs(flags: &[&str]) {
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let lua = [at, any(at)].map(|at| listen(at, "reusePort=true") + &rest(a.address));
     let mut instance = Instance::start_with(&lua[0], flags);
     let traffic = Traffic::start(at);
     for n in 0..6 {
         traffic.let_pass();
-        // Every third one changes from the address to the wildcard, or back.
+        // Every third listener changes from the address to the wildcard or back.
         let mut next = Instance::start_with(&lua[n / 3], flags);
         traffic.let_pass();
         std::mem::swap(&mut instance, &mut next);
@@ -259,11 +259,11 @@ fn take_overs(flags: &[&str]) {
 }
 
 #[test]
-fn a_process_that_takes_over_from_another_loses_nothing() {
+fn a_takeover_by_a_second_process_loses_nothing() {
     take_overs(&["--shards", "2"]);
 }
 
 #[test]
-fn a_process_that_takes_over_clients_that_stay_on_their_shards_loses_nothing() {
+fn a_takeover_with_shard_affinity_loses_nothing() {
     take_overs(&["--shards", "3", "--steer", "client"]);
 }

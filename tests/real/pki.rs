@@ -1,4 +1,4 @@
-//! An authority, certificates, and real name servers that serve DNS over TLS with them.
+//! A certificate authority, certificates, and real name servers that use them for DNS over TLS.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{Kind, ask, command};
 
-/// An authority with a directory for what it issues.
+/// A certificate authority with a directory for its files.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: Directory,
-    /// Its own certificate.
+    /// The certificate of the authority.
     pub(crate) pem: PathBuf,
     key: PathBuf,
 }
@@ -31,7 +31,8 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let directory = Directory::new();
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        // A name of its own: another's certificates are then not known, rather than badly signed.
+        // A unique name: certificates of other authorities are then unknown, rather than badly
+        // signed.
         let name = format!("Authority {}", directory.path().display());
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,13 +43,13 @@ impl Authority {
         Self { issuer, directory, pem, key: key_file }
     }
 
-    /// A certificate for names and addresses, in files named after `file`; an older one of that
-    /// file is replaced.
+    /// Issues a certificate for names and addresses, in files named after `file`; an older
+    /// certificate in that file is replaced.
     pub(crate) fn issue(&self, file: &str, names: &[&str]) -> Pair {
         self.issue_until(file, names, 4000)
     }
 
-    /// The same that ends with the beginning of a year.
+    /// Issues one that expires at the start of a year.
     pub(crate) fn issue_until(&self, file: &str, names: &[&str], year: i32) -> Pair {
         let mut params = params(names);
         params.not_before = date_time_ymd(2000, 1, 1);
@@ -58,7 +59,7 @@ impl Authority {
         self.write(file, &certificate.pem(), &key)
     }
 
-    /// A certificate that has signed itself.
+    /// Creates a self-signed certificate.
     pub(crate) fn self_signed(&self, file: &str, names: &[&str]) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names).self_signed(&key).expect("a certificate");
@@ -72,14 +73,15 @@ impl Authority {
         }
     }
 
-    /// An OCSP response on a certificate, that it is good; beside it.
+    /// Writes an OCSP response with the status good beside a certificate.
     pub(crate) fn ocsp(&self, pair: &Pair) -> PathBuf {
         let response = pair.pem.with_extension("der");
         let file = |path: &Path| path.display().to_string();
         let (status, serial) = run("openssl", &["x509", "-in", &file(&pair.pem), "-noout", "-serial"]);
         assert!(status.success(), "openssl x509: {serial}");
         let serial = serial.trim().trim_start_matches("serial=").to_owned();
-        // What `openssl ca` would have noted: valid, until when, not revoked, in no file, for whom.
+        // The index line that `openssl ca` would write: valid, expiry, not revoked, no file,
+        // subject.
         let index = self.directory.write("index", &format!("V\t391231000000Z\t\t{serial}\tunknown\t/CN=x\n"));
         let (status, text) = run(
             "openssl",
@@ -114,10 +116,10 @@ fn params(names: &[&str]) -> CertificateParams {
     CertificateParams::new(names).expect("parameters")
 }
 
-/// A name server that serves DNS over TLS, and plain DNS on a port beside.
+/// A name server that serves DNS over TLS, and plain DNS on another port.
 #[derive(Debug)]
 pub(crate) struct SecureServer {
-    /// Where TLS is served.
+    /// The address for TLS.
     pub(crate) address: SocketAddr,
     program: Program,
     _directory: Directory,
@@ -149,7 +151,7 @@ impl SecureServer {
         Self::wait(Program::start(&mut server), plain, address, directory)
     }
 
-    /// Starts dnsdist as a server of DNS over TLS before a plain one.
+    /// Starts dnsdist as a DNS over TLS server with a plain backend.
     pub(crate) fn dnsdist(before: SocketAddr, pair: &Pair) -> Self {
         let directory = Directory::new();
         let plain = SocketAddr::from(([127, 0, 0, 1], port()));

@@ -1,20 +1,20 @@
-//! Ports and directories that no other test has.
+//! Ports and directories that no other test uses.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a program may take to get ready, or an event to show.
+/// The longest wait for a program to be ready or for an event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Ports are taken from here up: below the kernel's own choice for clients (32768 and following).
+/// The first port: ports are allocated below the kernel's ephemeral range (32768 and up).
 const PORT_FIRST: u16 = 20_000;
 const PORT_COUNT: u16 = 10_000;
 
-/// A loopback port that is free for UDP and TCP, and that no other test of this run is given.
+/// Returns a loopback port that is free for UDP and TCP and not used by another test of this run.
 pub(crate) fn port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Another run at the same time begins elsewhere.
+    // Another run at the same time starts at a different port.
     let offset = (std::process::id() % 97) as u16 * 100;
     for _ in 0..PORT_COUNT {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -26,8 +26,8 @@ pub(crate) fn port() -> u16 {
     panic!("no free port from {PORT_FIRST} on");
 }
 
-/// Whether a socket has this port. It is not tried by binding one: a process that another test
-/// starts at that moment would hold it for a while longer.
+/// Returns whether a socket has this port. Binding it would be no safe test: a process that another
+/// test starts at that moment would inherit the socket.
 fn is_taken(port: u16) -> bool {
     let local = format!(":{port:04X}");
     ["udp", "udp6", "tcp", "tcp6"].iter().any(|table| {
@@ -53,7 +53,7 @@ impl Directory {
         &self.0
     }
 
-    /// Writes a file there, whole: readers see the old text or the new one.
+    /// Writes a file atomically: readers see the old text or the new one.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         let fresh = self.0.join(format!("{name}.new"));
@@ -69,7 +69,7 @@ impl Drop for Directory {
     }
 }
 
-/// Polls until `condition` gives something; `describe` is asked for the panic's text if it never does.
+/// Polls until `condition` returns a value; on timeout, panics with the text of `describe`.
 pub(crate) fn wait_for<T>(describe: impl Fn() -> String, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -81,7 +81,7 @@ pub(crate) fn wait_for<T>(describe: impl Fn() -> String, mut condition: impl FnM
     }
 }
 
-/// Gives a socket room for what comes at once when the program under test goes on after a pause.
+/// Enlarges a socket's receive buffer for the burst after a pause of the program under test.
 pub(crate) fn widen(socket: &std::net::UdpSocket) {
     const BYTES: usize = 4 << 20;
     let wide = socket2::SockRef::from(socket).set_recv_buffer_size(BYTES);

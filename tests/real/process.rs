@@ -1,4 +1,4 @@
-//! A child process: its output, its signals, its end.
+//! A child process: its output, its signals, its exit.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 use crate::place::wait_for;
 
-/// A program that this test started, in a process group of its own (nsd forks); the group is killed
-/// when this is dropped.
+/// A program started by this test, in its own process group (nsd forks). The group is killed when
+/// this is dropped.
 #[derive(Debug)]
 pub(crate) struct Program {
     name: String,
@@ -21,12 +21,12 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it and gathers the lines of both its outputs.
+    /// Starts a program and collects the lines of both outputs.
     pub(crate) fn start(command: &mut Command) -> Self {
         Self::start_to(command, Stdio::piped(), Stdio::piped())
     }
 
-    /// Starts it with outputs of another kind; the lines of those that are piped are gathered.
+    /// Starts it with other outputs; the lines of piped ones are collected.
     pub(crate) fn start_to(command: &mut Command, stdout: Stdio, stderr: Stdio) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command
@@ -42,17 +42,17 @@ impl Program {
         Self { name, child, output }
     }
 
-    /// What it has written so far.
+    /// Returns the lines written so far.
     pub(crate) fn output(&self) -> Vec<String> {
         self.output.lock().expect("the output").clone()
     }
 
-    /// The same as one text, for messages.
+    /// Returns them as one text, for messages.
     pub(crate) fn transcript(&self) -> String {
         format!("{} wrote:\n{}", self.name, self.output().join("\n"))
     }
 
-    /// Lines written since line number `from` that contain `text`.
+    /// Returns the lines that contain `text`, starting at line number `from`.
     pub(crate) fn lines_with(&self, from: usize, text: &str) -> Vec<String> {
         let output = self.output.lock().expect("the output");
         output.iter().skip(from).filter(|l| l.contains(text)).cloned().collect()
@@ -62,9 +62,9 @@ impl Program {
         kill(self.pid(), signal).unwrap_or_else(|e| panic!("{signal} to {}: {e}", self.name));
     }
 
-    /// Kills it and all that it forked, and waits until it is gone.
+    /// Kills the process group and waits for the exit.
     pub(crate) fn kill(&mut self) {
-        // The group is there for as long as its leader is not waited for.
+        // The group exists until its leader is reaped.
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
     }
@@ -73,12 +73,12 @@ impl Program {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 
-    /// Whether it has ended, and how.
+    /// Returns the exit status if it has exited.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child's state")
     }
 
-    /// Waits for its end.
+    /// Waits for the exit.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let name = self.name.clone();
         let output = Arc::clone(&self.output);
@@ -111,7 +111,7 @@ fn gather(stream: Option<impl Read + Send + 'static>, output: &Arc<Mutex<Vec<Str
     });
 }
 
-/// Runs a program to its end; its exit status and both outputs.
+/// Runs a program until it exits; returns its exit status and both outputs.
 pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> (ExitStatus, String) {
     let out = Command::new(program)
         .args(arguments)

@@ -1,5 +1,5 @@
-//! The client's address on its way through proxies: dnsdist before dnslob and behind it, kdig as a
-//! proxy, and strangers.
+//! The client address through proxies: dnsdist before and behind dnslob, kdig as a proxy, and
+//! sources outside the PROXY ACL.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
@@ -17,7 +17,7 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// What dig is told, in short.
+/// Arguments of dig.
 fn dig(server: SocketAddr, arguments: &str) -> String {
     let (host, port) = (format!("@{}", server.ip()), server.port().to_string());
     let mut all = vec![host.as_str(), "-p", &port, "+short", "+tries=1", "+time=2"];
@@ -35,20 +35,20 @@ fn dnsdist(text: &str) -> (Program, Directory) {
     let directory = Directory::new();
     let path = directory.write("dnsdist.conf", text);
     let path = path.to_str().expect("a path in UTF-8");
-    let (status, said) = run("dnsdist", &["--check-config", "-C", path]);
-    assert!(status.success(), "{said}");
+    let (status, output) = run("dnsdist", &["--check-config", "-C", path]);
+    assert!(status.success(), "{output}");
     let mut command = Command::new("dnsdist");
     (Program::start(command.args(["--supervised", "--disable-syslog", "-C", path])), directory)
 }
 
-/// Answers one client, 127.0.7.1, with an address of its own; in the language of both programs.
+/// Rules that answer one client, 127.0.7.1, with a different address; valid in both programs.
 const BY_CLIENT: &str = "addAction('127.0.7.1/32', SpoofAction('192.0.2.77'))\n";
 
-/// By which ways, and how often on one connection.
+/// The transports, and the queries per connection.
 const WAYS: [&str; 2] = ["+notcp", "+tcp +keepopen a.test A"];
 
 #[test]
-fn dnsdist_tells_dnslob_who_asks() {
+fn dnsdist_passes_the_client_address_to_dnslob() {
     let server = Server::start(Kind::Nsd, 1);
     let (front, back) = (local(), local());
     let instance = Instance::start(&format!(
@@ -61,21 +61,21 @@ fn dnsdist_tells_dnslob_who_asks() {
     ready(front, || format!("{}; {}", dnsdist.transcript(), instance.program.transcript()));
     for way in WAYS {
         for _ in 0..3 {
-            let said = dig(front, &format!("x.test A {way} -b 127.0.7.1"));
-            assert!(said.starts_with("192.0.2.77"), "{way}: {said}");
-            let said = dig(front, &format!("x.test A {way} -b 127.0.7.2"));
-            assert!(said.starts_with("192.0.2.1"), "{way}: {said}");
+            let output = dig(front, &format!("x.test A {way} -b 127.0.7.1"));
+            assert!(output.starts_with("192.0.2.77"), "{way}: {output}");
+            let output = dig(front, &format!("x.test A {way} -b 127.0.7.2"));
+            assert!(output.starts_with("192.0.2.1"), "{way}: {output}");
         }
     }
     assert_eq!(instance.dropped("proxy-header"), 0);
-    // Whoever comes without a header where it is due gets nothing, and is counted.
+    // A query without the expected header is not answered, and is counted.
     assert!(!dig(back, "x.test A +notcp").contains("192.0.2."));
     wait_for(|| instance.program.transcript(), || (instance.dropped("proxy-header") > 0).then_some(()));
     assert!(!dig(back, "x.test A +tcp").contains("192.0.2."));
 }
 
 #[test]
-fn dnslob_tells_dnsdist_who_asks() {
+fn dnslob_passes_the_client_address_to_dnsdist() {
     let server = Server::start(Kind::Nsd, 1);
     let (front, back) = (local(), local());
     let (dnsdist, _home) = dnsdist(&format!(
@@ -97,15 +97,19 @@ fn dnslob_tells_dnsdist_who_asks() {
                 ("127.0.8.1", "guest.test", "192.0.2.78"),
                 ("127.0.7.2", "guest.test", "192.0.2.1"),
             ] {
-                let said = dig(front, &format!("{name} A {way} -b {client}"));
-                assert!(said.starts_with(answer), "{client} {name} {way}: {said}; {}", dnsdist.transcript());
+                let output = dig(front, &format!("{name} A {way} -b {client}"));
+                assert!(
+                    output.starts_with(answer),
+                    "{client} {name} {way}: {output}; {}",
+                    dnsdist.transcript()
+                );
             }
         }
     }
 }
 
 #[test]
-fn two_dnslobs_keep_the_address_by_both_versions() {
+fn two_dnslobs_keep_the_client_address_with_both_versions() {
     let server = Server::start(Kind::Nsd, 1);
     for version in ["true", "'v2'", "'v1'"] {
         let (front, back) = (local(), local());
@@ -119,16 +123,16 @@ fn two_dnslobs_keep_the_address_by_both_versions() {
             listen(front)
         ));
         for way in WAYS {
-            let said = dig(front, &format!("x.test A {way} -b 127.0.7.1"));
+            let output = dig(front, &format!("x.test A {way} -b 127.0.7.1"));
             assert!(
-                said.starts_with("192.0.2.77"),
-                "{version} {way}: {said}; {}",
+                output.starts_with("192.0.2.77"),
+                "{version} {way}: {output}; {}",
                 instance.program.transcript()
             );
-            let said = dig(front, &format!("x.test A {way} -b 127.0.7.2"));
+            let output = dig(front, &format!("x.test A {way} -b 127.0.7.2"));
             assert!(
-                said.starts_with("192.0.2.1"),
-                "{version} {way}: {said}; {}",
+                output.starts_with("192.0.2.1"),
+                "{version} {way}: {output}; {}",
                 instance.program.transcript()
             );
         }
@@ -156,15 +160,15 @@ fn kdig_is_a_proxy() {
     ] {
         let proxy = format!("+proxy={client}@4000-192.0.2.53@53");
         let words = [&host[..], "-p", &port, "x.test", "A", "+short", "+retry=0", "+time=2", way, &proxy];
-        let (_, said) = run("kdig", &words);
-        // The ACL is for the proxy.
+        let (_, output) = run("kdig", &words);
+        // The ACL applies to the proxy.
         let answer = if answer.is_empty() { "192.0.2.1" } else { answer };
-        assert!(said.contains(answer), "{way} {client}: {said}; {}", instance.program.transcript());
+        assert!(output.contains(answer), "{way} {client}: {output}; {}", instance.program.transcript());
     }
 }
 
 #[test]
-fn malformed_headers_and_those_of_strangers_are_counted() {
+fn malformed_headers_and_those_from_other_sources_are_counted() {
     let (server, at) = (Server::start(Kind::Nsd, 1), local());
     let instance = Instance::start(&format!(
         "{}setProxyProtocolACL({{'127.0.9.1'}})\nnewServer{{address='{}', healthCheckMode='up'}}\n",
@@ -179,17 +183,17 @@ fn malformed_headers_and_those_of_strangers_are_counted() {
         socket.recv(&mut buffer).ok()
     };
     let query = message::query(7, "x.test");
-    let mut told = Vec::new();
+    let mut header = Vec::new();
     let [client, asked] = ["192.0.2.7:4000", "192.0.2.53:53"]
         .map(|text| text.parse::<SocketAddr>().expect("an address").into());
-    assert!(write_v2(&mut told, Transport::Datagram, client, asked, std::iter::empty()));
-    let whole = [&told[..], &query].concat();
+    assert!(write_v2(&mut header, Transport::Datagram, client, asked, std::iter::empty()));
+    let whole = [&header[..], &query].concat();
     wait_for(|| instance.program.transcript(), || ask("127.0.9.1", &whole));
     assert!(ask("127.0.0.1", &query).is_some(), "who is no proxy needs no header");
     for (from, bytes) in [
         ("127.0.9.1", &query[..]),
-        ("127.0.9.1", &told[..20]),
-        ("127.0.9.1", &[&told[..12], &[0x41], &told[13..], &query].concat()),
+        ("127.0.9.1", &header[..20]),
+        ("127.0.9.1", &[&header[..12], &[0x41], &header[13..], &query].concat()),
         ("127.0.0.1", &whole),
     ] {
         let before = instance.dropped("proxy-header");

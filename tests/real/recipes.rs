@@ -1,4 +1,4 @@
-//! The recipes of `examples/`: each runs as it is, but for its addresses, before real servers.
+//! The recipes in `examples/`: each runs unchanged except for its addresses, with real servers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -18,7 +18,7 @@ struct Recipe {
 }
 
 impl Recipe {
-    /// Starts `examples/NAME.lua` with every `.0` of `changes` replaced by its `.1`; names under
+    /// Starts `examples/NAME.lua` with every `.0` of `changes` replaced by its `.1`. Names under
     /// `example` become names under `test`, which the servers answer.
     fn start(name: &str, changes: &[(&str, String)]) -> Self {
         let home = format!("{}/examples", env!("CARGO_MANIFEST_DIR"));
@@ -38,12 +38,12 @@ impl Recipe {
             directory.write("block-list.txt", &read("block-list.txt").replace(".example", ".test"));
         }
         let mut command = Command::new(binary());
-        // One shard: what a client may send a second is then not shared among shards.
+        // One shard: the rate of a client is then not divided among shards.
         command.args(["--shards", "1", "-C"]).arg(config);
         Self { at, instance: Instance::launch(command, directory) }
     }
 
-    /// What a client prints, and whether it was answered.
+    /// Returns the output of a client, and whether it got an answer.
     fn try_client(&self, program: &str, arguments: &str) -> (bool, String) {
         let (host, port) = (format!("@{}", self.at.ip()), self.at.port().to_string());
         let mut all = vec![host.as_str(), "-p", &port];
@@ -62,7 +62,7 @@ impl Recipe {
         self.client("dig", &format!("+tries=3 +time=2 +ignore {arguments}"))
     }
 
-    /// The records' data alone.
+    /// Returns only the data of the records.
     fn short(&self, arguments: &str) -> String {
         self.dig(&format!("+short {arguments}")).trim().to_owned()
     }
@@ -79,7 +79,7 @@ fn has(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn dnssec_clients_have_a_pool_of_their_own() {
+fn dnssec_clients_have_their_own_pool() {
     let (plain, mut signed) = (nsd(1), nsd(2));
     let recipe = Recipe::start(
         "dnssec-pool",
@@ -108,7 +108,7 @@ fn dnssec_clients_have_a_pool_of_their_own() {
 }
 
 #[test]
-fn an_abuser_soils_only_its_own_nest() {
+fn an_abusive_client_is_limited_without_affecting_others() {
     let (good, quarantine) = (nsd(1), nsd(3));
     let recipe = Recipe::start(
         "abuse-pool",
@@ -126,17 +126,17 @@ fn an_abuser_soils_only_its_own_nest() {
         message::answered_by(&answer)
     };
     assert_eq!(who([127, 0, 0, 1], "a.test"), Some(1));
-    // Known networks, but for the exception.
+    // Blocked networks, except for the exception.
     assert_eq!(who([127, 0, 7, 1], "a.test"), Some(3));
     assert_eq!(who([127, 0, 7, 53], "a.test"), Some(1));
-    // Names.
+    // Blocked names.
     assert_eq!(who([127, 0, 0, 1], "x1.water-torture.test"), Some(3));
     assert_eq!(who([127, 0, 0, 1], "1.2.3.4.5.6.7.8.9.10.11.12.test"), Some(3));
-    // A client over its rate; its burst is 100.
+    // A client beyond its rate; its burst is 100.
     let flood: Vec<_> = (0..300).map(|n| who([127, 0, 8, 1], &format!("f{n}.test"))).collect();
     assert!(flood[..100].iter().all(|w| *w == Some(1)), "{flood:?}");
     assert!(flood[100..].contains(&Some(3)), "{flood:?}");
-    // Its neighbour is served well all the while, and so is itself once it calms down.
+    // Other clients are served meanwhile, and so is this client once it slows down.
     assert_eq!(who([127, 0, 8, 2], "a.test"), Some(1));
     wait_for(
         || "the client to be forgiven".into(),
@@ -175,7 +175,7 @@ fn a_suffix_is_truncated() {
 }
 
 #[test]
-fn names_of_a_file_are_blocked() {
+fn names_from_a_file_are_blocked() {
     let a = nsd(1);
     let recipe = Recipe::start(
         "block-list",
@@ -197,7 +197,7 @@ fn names_of_a_file_are_blocked() {
 }
 
 #[test]
-fn a_blocked_site_leads_to_a_page() {
+fn a_blocked_site_leads_to_an_information_page() {
     let a = nsd(1);
     let recipe = Recipe::start(
         "landing-page",
@@ -214,7 +214,7 @@ fn a_blocked_site_leads_to_a_page() {
     assert_eq!(sorted("gambling.test ANY +notcp"), ["2001:db8::80", "203.0.113.80", "203.0.113.81"]);
     let text = recipe.client("kdig", "+edns gambling.test A");
     has(&text, &["EDE", "Filtered", "why.landing.test", "\t30\t"]);
-    // Other types: NODATA with a SOA.
+    // Other types: NODATA with an SOA record.
     let text = recipe.dig("gambling.test MX");
     has(&text, &["status: NOERROR", "ANSWER: 0", "SOA", "hostmaster.landing.test. 1 3600 600 86400 30"]);
     has(&recipe.dig("x.betting.test AAAA"), &["CNAME\twhy.landing.test.", "\t60\tIN"]);
@@ -224,7 +224,7 @@ fn a_blocked_site_leads_to_a_page() {
 }
 
 #[test]
-fn a_server_is_told_the_clients_subnet() {
+fn a_server_receives_the_client_subnet() {
     let (ours, theirs) = (Witness::start(1), Witness::start(2));
     let recipe = Recipe::start(
         "client-subnet",
@@ -236,40 +236,40 @@ fn a_server_is_told_the_clients_subnet() {
             ("192.168.8.0/24", "127.0.8.0/24".into()),
         ],
     );
-    // What the server was told: family, prefix length, and the subnet's bytes.
-    let told = |witness: &Witness, name: &str| {
+    // Returns the client subnet that a server received: family, prefix length, and address bytes.
+    let subnet_at = |witness: &Witness, name: &str| {
         let queries = witness.queries(name);
         assert_eq!(queries.len(), 1, "queries for {name}");
         subnet(&queries[0])
     };
     let local = Some((1, 24, vec![127, 0, 0]));
     assert_eq!(recipe.short("a.test +nocookie -b 127.0.0.9"), "192.0.2.1");
-    assert_eq!(told(&ours, "a.test"), local);
+    assert_eq!(subnet_at(&ours, "a.test"), local);
     assert_eq!(recipe.short("plain.test +noedns -b 127.0.0.9"), "192.0.2.1");
-    assert_eq!(told(&ours, "plain.test"), local);
+    assert_eq!(subnet_at(&ours, "plain.test"), local);
     assert_eq!(recipe.short("x.cdn.test"), "192.0.2.2");
-    assert_eq!(told(&theirs, "x.cdn.test"), None);
+    assert_eq!(subnet_at(&theirs, "x.cdn.test"), None);
     recipe.dig("private.test -b 127.0.6.1");
-    assert_eq!(told(&ours, "private.test"), None);
+    assert_eq!(subnet_at(&ours, "private.test"), None);
     recipe.dig("tunnel.test -b 127.0.7.1");
-    assert_eq!(told(&ours, "tunnel.test"), Some((1, 24, vec![203, 0, 113])));
-    // A subnet that the query brings.
+    assert_eq!(subnet_at(&ours, "tunnel.test"), Some((1, 24, vec![203, 0, 113])));
+    // A subnet in the query.
     recipe.dig("brought.test +subnet=198.51.100.0/24");
-    assert_eq!(told(&ours, "brought.test"), Some((1, 24, vec![198, 51, 100])));
+    assert_eq!(subnet_at(&ours, "brought.test"), Some((1, 24, vec![198, 51, 100])));
     recipe.dig("claim.test +subnet=198.51.100.0/24 -b 127.0.8.1");
-    assert_eq!(told(&ours, "claim.test"), Some((1, 24, vec![127, 0, 8])));
+    assert_eq!(subnet_at(&ours, "claim.test"), Some((1, 24, vec![127, 0, 8])));
 }
 
 #[test]
-fn the_clients_address_goes_all_the_way() {
+fn the_client_address_reaches_the_server() {
     use dnslob::wire::proxy;
     use dnslob::wire::proxy::{Parsed, Transport, write_v2};
-    let (told, plain) = (Witness::start(1), Witness::start(2));
+    let (proxied, plain) = (Witness::start(1), Witness::start(2));
     let recipe = Recipe::start(
         "client-address",
         &[
             ("203.0.113.53", "127.0.9.1".into()),
-            ("192.0.2.1", told.address.to_string() + "\", healthCheckMode=\"up"),
+            ("192.0.2.1", proxied.address.to_string() + "\", healthCheckMode=\"up"),
             ("198.51.100.1", plain.address.to_string() + "\", healthCheckMode=\"up"),
         ],
     );
@@ -288,14 +288,14 @@ fn the_clients_address_goes_all_the_way() {
     for (client, guest) in [("192.0.2.9:4000", false), ("192.0.2.130:4000", true)] {
         let name = format!("g{guest}.test");
         ask("127.0.9.1", client, &name);
-        let bytes = seen(&told, &name);
+        let bytes = seen(&proxied, &name);
         let Parsed::Header { header, .. } = proxy::parse(&bytes, 512) else { panic!("{bytes:02x?}") };
         assert_eq!(header.source.map(SocketAddr::from), client.parse().ok());
         assert_eq!(header.tlvs.first(0xe0), guest.then_some(&b"guest"[..]));
     }
     ask("127.0.9.1", "192.0.2.70:4000", "subnet.test");
     assert_eq!(subnet(&seen(&plain, "subnet.test")), Some((1, 24, vec![192, 0, 2])));
-    // Strangers, and clients outside the ACL.
+    // Sources outside the PROXY ACL, and clients outside the ACL.
     ask("127.0.0.1", "192.0.2.9:4000", "stranger.test");
     ask("127.0.9.1", "198.51.100.9:4000", "outside.test");
     wait_for(
@@ -305,17 +305,18 @@ fn the_clients_address_goes_all_the_way() {
                 .then_some(())
         },
     );
-    // Others need no header, and their own address is told.
+    // Other sources need no header; the server receives their own address.
     recipe.try_client("dig", "own.test +tries=1 +time=1 -b 127.0.0.9");
-    let bytes = seen(&told, "own.test");
+    let bytes = seen(&proxied, "own.test");
     let Parsed::Header { header, .. } = proxy::parse(&bytes, 512) else { panic!("{bytes:02x?}") };
     assert_eq!(header.source.map(|s| s.ip().to_string()), Some("127.0.0.9".to_owned()));
 }
 
-/// The client subnet in a query with one question: family, prefix length, bytes (RFC 7871, 6).
+/// Returns the client subnet of a query with one question: family, prefix length, bytes (RFC 7871,
+/// 6).
 fn subnet(query: &[u8]) -> Option<(u16, u8, Vec<u8>)> {
     let number = |at: usize| Some(u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]));
-    // Root, OPT, payload size, TTL, then the length of the options.
+    // Root name, OPT, payload size, TTL, then the length of the options.
     let opt = message::question_end(query)?;
     assert_eq!(number(opt + 1)?, 41, "an OPT record is all that follows");
     let (mut at, end) = (opt + 11, opt + 11 + usize::from(number(opt + 9)?));
@@ -340,7 +341,7 @@ fn lua_tests_a_name_and_sets_a_tag() {
     assert_eq!(recipe.short("0a1b2c3d4e5f.test"), "192.0.2.2");
     assert_eq!(recipe.short("0a1b2c3d4e5g.test"), "192.0.2.1");
     assert_eq!(recipe.short("abc.test"), "192.0.2.1");
-    // The tag is there when the answer comes.
+    // The tag is still set when the answer arrives.
     has(&recipe.dig("ffffffffffffffff.test"), &["\t5\tIN"]);
     has(&recipe.dig("www.test"), &["\t60\tIN"]);
     assert_eq!(recipe.instance.hits("look"), 6);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
 use crate::place::{port, wait_for};
@@ -20,7 +20,7 @@ pub(crate) fn endless(target: SocketAddr) -> Plan {
     Plan { target, rate: RATE, count: u64::MAX, patience: Duration::from_secs(4) }
 }
 
-/// Waits until the load has gone on for `more` queries.
+/// Waits until the load has sent `more` queries.
 pub(crate) fn let_pass(load: &Load, more: u64) {
     let goal = load.sent() + more;
     wait_for(|| format!("{goal} queries to be sent"), || (load.sent() >= goal).then_some(()));
@@ -28,9 +28,9 @@ pub(crate) fn let_pass(load: &Load, more: u64) {
 
 #[test]
 fn twenty_reloads_lose_nothing_and_both_ends_count_the_same() {
-    let (a, b) = (Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt));
-    // Slow, so that each reload finds its queries outstanding.
-    let slow = Backend::start(3, Manner::After(Duration::from_millis(30)));
+    let (a, b) = (Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt));
+    // A slow server, so that each reload happens with outstanding queries.
+    let slow = Backend::start(3, Behaviour::After(Duration::from_millis(30)));
     let (first, second) = (local(), local());
     let configs = [
         // Weights.
@@ -38,15 +38,15 @@ fn twenty_reloads_lose_nothing_and_both_ends_count_the_same() {
             + "setServerPolicy(wrandom)\n"
             + &backend(a.address, ", weight=1")
             + &backend(b.address, ", weight=5"),
-        // A backend more, another policy.
+        // One more backend, another policy.
         listen(first)
             + "setServerPolicy(roundrobin)\n"
             + &backend(a.address, "")
             + &backend(b.address, "")
             + &backend(slow.address, ""),
-        // A listener more, a backend less.
+        // One more listener, one backend less.
         listen(first) + &listen(second) + &backend(b.address, "") + &backend(slow.address, ""),
-        // Only the slow one: the next change removes it with everything outstanding.
+        // Only the slow server: the next reload removes it with all its outstanding queries.
         listen(first) + &backend(slow.address, ""),
     ];
     let mut instance = Instance::start(&configs[0]);
@@ -72,7 +72,7 @@ fn twenty_reloads_lose_nothing_and_both_ends_count_the_same() {
 }
 
 #[test]
-fn reloads_before_real_servers_lose_nothing() {
+fn reloads_with_real_servers_lose_nothing() {
     let unbound = Server::start(Kind::Unbound, 11);
     let nsd = Server::start(Kind::Nsd, 12);
     let knot = Server::start(Kind::Knot, 13);
@@ -105,7 +105,7 @@ fn reloads_before_real_servers_lose_nothing() {
 
 #[test]
 fn a_broken_configuration_changes_nothing() {
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let good = listen(at) + &backend(a.address, "");
     let mut instance = Instance::start(&good);
@@ -123,15 +123,15 @@ fn a_broken_configuration_changes_nothing() {
 }
 
 #[test]
-fn a_removed_listener_closes_and_comes_back() {
-    let a = Backend::start(1, Manner::Prompt);
+fn a_removed_listener_closes_and_can_be_added_again() {
+    let a = Backend::start(1, Behaviour::Prompt);
     let (first, second) = (local(), local());
     let both = listen(first) + &listen(second) + &backend(a.address, "");
     let one = listen(first) + &backend(a.address, "");
     let mut instance = Instance::start(&both);
     assert!(ask(second, "x.test").is_some());
     instance.reload(&one);
-    // Closed for good: somebody else can have the address.
+    // The address is free for others.
     wait_for(
         || format!("{second} to be free; {}", instance.program.transcript()),
         || std::net::UdpSocket::bind(second).ok(),
@@ -142,12 +142,12 @@ fn a_removed_listener_closes_and_comes_back() {
 }
 
 #[test]
-fn another_user_reopens_its_listeners_without_loss() {
+fn an_unprivileged_user_reopens_its_listeners_without_loss() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: only root can change to another user");
         return;
     }
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let with = |dscp: u64| format!("addLocal(\"{at}\", {{dscp={dscp}}})\n") + &backend(a.address, "");
     let mut instance = Instance::start_with(&with(0), &["--shards", "2", "-u", "nobody"]);
@@ -155,7 +155,7 @@ fn another_user_reopens_its_listeners_without_loss() {
     for n in 0..RELOADS {
         let_pass(&load, u64::from(RATE) / 20);
         let before = instance.program.output().len();
-        // New sockets beside the old ones, on the same port.
+        // New sockets in addition to the old ones, on the same port.
         instance.reload(&with(n % 2 + 10));
         wait_for(
             || format!("the new configuration; {}", instance.program.transcript()),

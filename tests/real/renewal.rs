@@ -1,5 +1,5 @@
-//! Certificates and ticket keys that change while all runs: kdig and openssl before dnslob, and
-//! dnslob before dnslob.
+//! Changes of certificates and ticket keys at run time: kdig and openssl with dnslob, and dnslob as
+//! a server of dnslob.
 
 use std::fs;
 
@@ -9,19 +9,19 @@ use crate::place::{Directory, wait_for};
 use crate::servers::{Kind, Server};
 use crate::tls::{count, dumped, has, kdig, listen_tls, local, s_client, secure};
 
-/// Lua for a server that counts as up.
+/// Returns Lua for a server that is always up.
 fn plain(server: &Server) -> String {
     format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address)
 }
 
 #[test]
-fn a_server_whose_certificate_goes_bad_is_down_whatever_sessions_it_resumes() {
-    // A new connection for each query.
+fn a_server_with_an_invalid_certificate_is_down_despite_session_resumption() {
+    // A new connection per query.
     goes_bad(61, "setMaxCachedTCPConnectionsPerDownstream(0)\n", true);
 }
 
 #[test]
-fn a_server_whose_certificate_goes_bad_is_asked_by_no_connection_of_before() {
+fn connections_to_a_server_with_an_invalid_certificate_are_closed() {
     goes_bad(65, "", false);
 }
 
@@ -31,10 +31,10 @@ fn goes_bad(who: u8, settings: &str, resumes: bool) {
     let server = Server::start(Kind::Nsd, who);
     let answer = format!("192.0.2.{who}");
     let (secured, at) = (local(), local());
-    // Its ticket keys outlive its certificates.
+    // Its ticket keys survive its certificates.
     let behind = listen(local()) + &listen_tls(secured, &[&pair], "") + &plain(&server);
     let mut backend = Instance::start(&behind);
-    // With roundrobin it is asked even while it is down.
+    // Round robin tries it even while it is down.
     let front = listen(at)
         + "setServerPolicy(roundrobin)\n"
         + settings
@@ -48,7 +48,7 @@ fn goes_bad(who: u8, settings: &str, resumes: bool) {
             (!resumes || count(&handshakes(), "resumed") > 1).then_some(())
         },
     );
-    let said = |what: &str| {
+    let logged = |what: &str| {
         wait_for(
             || format!("{what}; {}", instance.program.transcript()),
             || instance.program.lines_with(0, what).into_iter().find(|l| l.contains("\"b\"")),
@@ -56,15 +56,15 @@ fn goes_bad(who: u8, settings: &str, resumes: bool) {
     };
     authority.self_signed("a", &["other.test"]);
     backend.reload(&behind);
-    has(&said("server is down"), "self-signed certificate", &instance);
-    // Neither by a connection that stands nor by a session of before.
+    has(&logged("server is down"), "self-signed certificate", &instance);
+    // Neither over an open connection nor with an earlier session.
     let resumed = count(&handshakes(), "resumed");
     assert!(!kdig(at, "a.test +short").contains(&answer));
     let line = handshakes();
     assert!(count(&line, "bad-certificate") > 0 && count(&line, "resumed") == resumed, "{line}");
     authority.issue("a", &["dns.test"]);
     backend.reload(&behind);
-    said("server is up");
+    logged("server is up");
     wait_for(
         || format!("an answer; {}", instance.program.transcript()),
         || kdig(at, "a.test +short").contains(&answer).then_some(()),
@@ -72,7 +72,7 @@ fn goes_bad(who: u8, settings: &str, resumes: bool) {
 }
 
 #[test]
-fn a_listener_whose_files_break_goes_on_as_it_was_and_a_renewed_one_is_told_of() {
+fn a_listener_keeps_its_certificates_when_its_files_break_and_logs_a_renewal() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["old.test"]);
     let server = Server::start(Kind::Nsd, 62);
@@ -81,28 +81,32 @@ fn a_listener_whose_files_break_goes_on_as_it_was_and_a_renewed_one_is_told_of()
     let mut instance = Instance::start(&lua);
     let good = format!("+tls +tls-ca={} +tls-hostname=old.test a.test +short", authority.pem.display());
     has(&kdig(at, &good), "192.0.2.62", &instance);
-    // Written half.
+    // A truncated file.
     let whole = fs::read_to_string(&pair.pem).expect("the certificate");
     fs::write(&pair.pem, &whole[..whole.len() / 2]).expect("the certificate");
     instance.reload(&lua);
     has(&kdig(at, &good), "192.0.2.62", &instance);
-    let warnings = instance.program.lines_with(0, "keeps the certificates and keys that it has");
+    let warnings = instance.program.lines_with(0, "keeps its present certificates and keys");
     assert_eq!(warnings.len(), 1, "{}", instance.program.transcript());
     assert!(instance.program.lines_with(0, "removed").is_empty(), "{}", instance.program.transcript());
     authority.issue("a", &["new.test"]);
     instance.reload(&lua);
     let new = good.replace("hostname=old.test", "hostname=new.test");
     has(&kdig(at, &new), "192.0.2.62", &instance);
-    let told = instance.program.lines_with(0, "certificates: old.test (serial ");
-    assert!(told.len() == 1 && told[0].contains("-> new.test (serial "), "{}", instance.program.transcript());
+    let renewed = instance.program.lines_with(0, "certificates: old.test (serial ");
+    assert!(
+        renewed.len() == 1 && renewed[0].contains("-> new.test (serial "),
+        "{}",
+        instance.program.transcript()
+    );
 }
 
 #[test]
-fn no_query_goes_by_a_connection_of_an_authority_that_was_removed() {
+fn no_query_uses_a_connection_trusted_by_a_removed_authority() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = SecureServer::start(Kind::Unbound, 64, &authority.issue("a", &["dns.test"]));
     let at = local();
-    // Unchecked, so that it is asked whatever becomes of its certificate.
+    // Without checks, so that queries go to it despite its certificate.
     let lua = listen(at)
         + &secure(
             server.address,
@@ -111,7 +115,7 @@ fn no_query_goes_by_a_connection_of_an_authority_that_was_removed() {
         );
     let mut instance = Instance::start_with(&lua, &["--shards", "1"]);
     has(&kdig(at, "a.test +short"), "192.0.2.64", &instance);
-    // Read again, and the same: the connection stays.
+    // The certificates are read again and unchanged: the connection stays.
     instance.reload(&lua);
     has(&kdig(at, "b.test +short"), "192.0.2.64", &instance);
     dumped(&instance, "one connection", |l| l == "backend-connections \"b\" opened 1");
@@ -129,7 +133,7 @@ fn no_query_goes_by_a_connection_of_an_authority_that_was_removed() {
 }
 
 #[test]
-fn tickets_of_a_key_file_outlive_its_next_keys() {
+fn tickets_survive_a_rotation_of_the_key_file() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test"]);
     let directory = Directory::new();

@@ -1,9 +1,9 @@
-//! Rules under load, over reloads, and the actions whose effect is outside the packet.
+//! Rules under load and during reloads, and actions with effects outside the packet.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
 use crate::place::{Directory, port, wait_for};
@@ -19,7 +19,7 @@ fn local() -> SocketAddr {
 
 #[test]
 fn replacing_rules_under_load_loses_neither_queries_nor_hits() {
-    let backends = [1, 2, 3].map(|who| Backend::start(who, Manner::Prompt));
+    let backends = [1, 2, 3].map(|who| Backend::start(who, Behaviour::Prompt));
     let at = local();
     let base = listen(at)
         + &backend(backends[0].address, "")
@@ -28,7 +28,7 @@ fn replacing_rules_under_load_loses_neither_queries_nor_hits() {
         + "addAction(AllRule(), NoneAction(), {name=\"all\"})\n\
            addResponseAction(AllRule(), SetTagResponseAction(\"seen\", \"1\"), {name=\"back\"})\n\
            addAction(\"nobody.test\", DropAction(), {name=\"nobody\"})\n";
-    // A few thousand names, so that the index of rules is another one each time.
+    // A few thousand names, so that the index of the rules differs each time.
     let names = |n: usize| {
         format!(
             "local s = newSuffixMatchNode()\nfor i = 1, 5000 do s:add('n' .. i .. '.g{n}.test') end\n\
@@ -44,7 +44,7 @@ fn replacing_rules_under_load_loses_neither_queries_nor_hits() {
                 "newRuleAction(RegexRule(\"^q[0-9]*[13579]\\\\.\"), PoolAction(\"y\"), {name=\"odd\"}), \
                  newRuleAction(QTypeRule(\"A\"), PoolAction(\"x\"), {name=\"type\"})",
             ),
-        // The kept rules behind others, so that their numbers change.
+        // The kept rules after others, so that their positions change.
         listen(at)
             + &names(2)
             + &group("newRuleAction(QTypeRule(\"A\"), NoneAction(), {name=\"first\"})")
@@ -66,7 +66,7 @@ fn replacing_rules_under_load_loses_neither_queries_nor_hits() {
     for who in 1..=3 {
         assert!(report.by_backend.contains_key(&who), "backend {who}: {:?}", report.by_backend);
     }
-    // Rules that were there all the time have seen every query, and every answer.
+    // Rules that existed all the time have seen every query and every answer.
     assert_eq!(instance.hits("all"), report.sent);
     assert_eq!(instance.hits("back"), report.sent);
     assert_eq!(instance.hits("nobody"), 0);
@@ -97,7 +97,7 @@ fn queries_are_logged_to_a_file_that_may_be_moved_away() {
     };
     asked(0..50);
     std::fs::rename(&path, &moved).unwrap_or_else(|_| {
-        // Opened at its first line, which the control thread writes.
+        // The file is opened at its first line, by the control thread.
         wait_for(|| "the file".into(), || std::fs::rename(&path, &moved).ok());
     });
     instance.reload(&lua);
@@ -110,7 +110,7 @@ fn queries_are_logged_to_a_file_that_may_be_moved_away() {
     let all: Vec<_> = lines(&moved).into_iter().chain(lines(&path)).collect();
     assert!(all.iter().all(|l| l.starts_with('[') && l.contains("Packet from 127.0.0.1:")), "{all:#?}");
     for n in 0..70 {
-        // Shards file their lines apart: they are in order within a shard.
+        // Each shard logs separately: lines are in order within a shard.
         let named = format!(" for n{n}.logged.test. A with id 4660");
         assert_eq!(all.iter().filter(|l| l.ends_with(&named)).count(), 1, "{named}: {all:#?}");
     }
@@ -121,7 +121,7 @@ fn queries_are_logged_to_a_file_that_may_be_moved_away() {
 }
 
 #[test]
-fn a_delayed_answer_comes_no_earlier() {
+fn a_delayed_answer_is_not_sent_early() {
     let server = Server::start(Kind::Nsd, 1);
     let at = local();
     let lua = listen(at)
@@ -141,7 +141,7 @@ fn a_delayed_answer_comes_no_earlier() {
     for (name, delay) in [("a.slow.test", 150), ("a.late.test", 200), ("both.test", 120)] {
         let least = (0..5).map(|_| wait(name)).min().expect("five");
         assert!(least >= Duration::from_millis(delay), "{name} after {least:?}");
-        // Generous: other tests run beside this one.
+        // A generous limit: other tests run at the same time.
         assert!(least < Duration::from_millis(delay + 100), "{name} after {least:?}");
     }
     let prompt = (0..5).map(|_| wait("prompt.test")).min().expect("five");
@@ -152,7 +152,7 @@ fn a_delayed_answer_comes_no_earlier() {
 fn a_copy_of_each_query_goes_to_a_second_server() {
     let server = Server::start(Kind::Nsd, 1);
     let (at, second, directory) = (local(), local(), Directory::new());
-    // An unbound that tells of every query.
+    // An unbound that logs every query.
     let mut unbound = command(Kind::Unbound, &directory, second, 2);
     let config = directory.path().join("server.conf");
     let text = std::fs::read_to_string(&config).expect("its configuration");

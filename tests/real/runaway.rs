@@ -1,5 +1,5 @@
-//! Lua that does not end, in rules and in the file: every query has its answer, every signal its
-//! effect.
+//! Lua that does not return, in rules and in the file: every query is answered, and every signal is
+//! handled.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, binary, listen, run};
 use crate::load::{Load, Plan};
 use crate::place::{Directory, port, wait_for};
@@ -19,7 +19,7 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// Bodies of functions that have no end, no bottom or no measure.
+/// Function bodies with endless loops, endless recursion, or unbounded memory.
 const RUNAWAYS: &[&str] = &[
     "while true do end",
     "while true do pcall(function() while true do end end) end",
@@ -41,8 +41,8 @@ const RUNAWAYS: &[&str] = &[
 ];
 
 #[test]
-fn runaway_functions_harm_no_other_query() {
-    let server = Backend::start(1, Manner::Prompt);
+fn runaway_functions_do_not_affect_other_queries() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let mut lua = listen(at) + &backend(server.address, "");
     for (n, body) in RUNAWAYS.iter().enumerate() {
@@ -66,17 +66,17 @@ fn runaway_functions_harm_no_other_query() {
     let asked = 2 * RUNAWAYS.len() as u64;
     assert!(server.others() - before >= asked, "each went to the server as if no rule had matched");
     let errors = instance.counted("script-errors");
-    // Errors are shown once a second.
+    // At most one error per second is logged.
     wait_for(
         || format!("{asked} errors, {errors} at first"),
         || (instance.counted("script-errors") == asked).then_some(()),
     );
-    let said = instance.program.lines_with(0, "Lua: ").len();
-    assert!((1..=RUNAWAYS.len()).contains(&said), "{said} lines; {}", instance.program.transcript());
+    let errors = instance.program.lines_with(0, "Lua: ").len();
+    assert!((1..=RUNAWAYS.len()).contains(&errors), "{errors} lines; {}", instance.program.transcript());
     assert!(instance.stop().success(), "{}", instance.program.transcript());
 }
 
-/// A file that says by another one that it is being evaluated, and goes on for ever.
+/// A file that creates another file to show its evaluation, and then loops endlessly.
 fn endless(directory: &Directory, how: &str) -> (String, std::path::PathBuf) {
     let mark = directory.path().join("mark");
     (format!("io.open('{}', 'w'):close()\n{how}\n", mark.display()), mark)
@@ -109,8 +109,8 @@ fn sigterm_ends_an_endless_evaluation() {
 }
 
 #[test]
-fn an_endless_reload_disturbs_nobody_and_ends_with_the_process() {
-    let server = Backend::start(1, Manner::Prompt);
+fn an_endless_reload_does_not_disturb_service_and_ends_with_the_process() {
+    let server = Backend::start(1, Behaviour::Prompt);
     for how in ENDLESS {
         let at = local();
         let lua = listen(at) + &backend(server.address, "");
@@ -141,7 +141,7 @@ fn a_file_ends_the_process_at_its_start_only() {
         let (status, output) = run(arguments);
         assert_eq!(status.code(), Some(3), "{arguments:?}: {output}");
     }
-    let server = Backend::start(1, Manner::Prompt);
+    let server = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let lua = listen(at) + &backend(server.address, "");
     let mut instance = Instance::start(&lua);
@@ -158,7 +158,7 @@ fn a_file_ends_the_process_at_its_start_only() {
 
 #[test]
 fn a_check_function_that_sleeps_delays_no_other_check() {
-    let (server, other) = (Backend::start(1, Manner::Prompt), Backend::start(2, Manner::Prompt));
+    let (server, other) = (Backend::start(1, Behaviour::Prompt), Backend::start(2, Behaviour::Prompt));
     let at = local();
     let sleeps = "pool='other', checkInterval=1, checkFunction=function(name, qtype, qclass)\n\
                   os.execute('sleep 2') return name, qtype, qclass end";

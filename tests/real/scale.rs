@@ -1,18 +1,18 @@
-//! Reloads of configurations at scale: lists longer than Lua values can be held, functions for
-//! thousands of servers, rules within rules. Whether such a file is taken or refused, the running
-//! process serves on and loses no query.
+//! Reloads of very large configurations: lists longer than the stack of referenced Lua values,
+//! functions for thousands of servers, nested rules. Whether such a file is accepted or refused,
+//! the running process continues to serve and loses no query.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
 use crate::place::wait_for;
 use crate::reload::{endless, let_pass, local};
 
-/// Beyond what the stack for held Lua values has room for, 8,000.
+/// More than the 8,000 slots of the stack for referenced Lua values.
 const MANY: &str = "local n, names, networks, rules = 10000, {}, {}, {}\n\
     for i = 1, n do\n\
       names[i] = 'n' .. i .. '.example'\n\
@@ -49,13 +49,13 @@ const REFUSED: &[(&str, &str)] = &[
 
 #[test]
 fn reloads_at_scale_lose_nothing() {
-    let a = Backend::start(1, Manner::Prompt);
+    let a = Backend::start(1, Behaviour::Prompt);
     let at = local();
-    // What a restart alone can change stands in the first configuration, too.
+    // Settings that need a restart are in the first configuration, too.
     let base = listen(at) + "setBackendsMax(20000)\n" + &backend(a.address, ", udpTimeout=30");
     let mut instance = Instance::start(&base);
-    // A shard that evaluates a file, or opens thousands of sockets, does nothing else meanwhile, and on
-    // a busy machine for long.
+    // A shard that evaluates a file or opens thousands of sockets does nothing else meanwhile,
+    // which takes long on a busy machine.
     let load = Load::start(Plan { rate: 1_000, patience: Duration::from_secs(30), ..endless(at) });
     let_pass(&load, 500);
     for text in TAKEN {
@@ -67,16 +67,16 @@ fn reloads_at_scale_lose_nothing() {
         );
         let_pass(&load, 200);
     }
-    for (text, said) in REFUSED {
+    for (text, reason) in REFUSED {
         let before = instance.program.output().len();
         instance.reload(&format!("{base}{MANY}{text}\n"));
         wait_for(
-            || format!("\"{said}\" about {text}; {}", instance.program.transcript()),
-            || (!instance.program.lines_with(before, said).is_empty()).then_some(()),
+            || format!("\"{reason}\" about {text}; {}", instance.program.transcript()),
+            || (!instance.program.lines_with(before, reason).is_empty()).then_some(()),
         );
         let_pass(&load, 200);
     }
-    // One after the other, without waiting for any.
+    // One reload after the other, without waiting for the previous one.
     for _ in 0..20 {
         instance.program.signal(Signal::SIGHUP);
     }

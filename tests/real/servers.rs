@@ -1,5 +1,5 @@
-//! Real name servers on loopback, each with a directory of its own, answering any name under
-//! `test.` with one A record that says who they are.
+//! Real name servers on loopback, each with its own directory. They answer every name under `test.`
+//! with one A record that identifies the server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::message;
 use crate::place::{Directory, port, wait_for};
 use crate::process::Program;
 
-/// Which program.
+/// The kind of name server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Unbound,
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    /// Its number in its answers, see [`message::answered_by`].
+    /// The number in its answers, see [`message::answered_by`].
     pub(crate) who: u8,
     kind: Kind,
     directory: Directory,
@@ -31,7 +31,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it on a port of its own and waits for its first answer.
+    /// Starts it on its own port and waits for the first answer.
     pub(crate) fn start(kind: Kind, who: u8) -> Self {
         Self::start_at(kind, who, SocketAddr::from(([127, 0, 0, 1], port())))
     }
@@ -42,7 +42,7 @@ impl Server {
         server
     }
 
-    /// Starts it again where it was.
+    /// Starts it again at the same address.
     pub(crate) fn begin(&mut self) {
         let mut command = command(self.kind, &self.directory, self.address, self.who);
         let program = self.program.insert(Program::start(&mut command));
@@ -52,14 +52,14 @@ impl Server {
         );
     }
 
-    /// Ends it without a chance to finish anything.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut program) = self.program.take() {
             program.kill();
         }
     }
 
-    /// Stops or continues it, with all that it forked, as a hanging machine would.
+    /// Stops or continues it and its children, to simulate a frozen host.
     pub(crate) fn freeze(&self, frozen: bool) {
         if let Some(program) = &self.program {
             let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
@@ -68,14 +68,14 @@ impl Server {
     }
 }
 
-/// Asks once for an A record; the answer, if one comes within a tenth of a second.
+/// Sends one A query and waits a tenth of a second for the answer.
 pub(crate) fn ask(server: SocketAddr, name: &str) -> Option<Vec<u8>> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     ask_from(any, server, name, Duration::from_millis(100))
 }
 
-/// The same as a client with the address `client`, with `patience`.
+/// Does the same from the client address `client`, with a timeout of `patience`.
 pub(crate) fn ask_from(
     client: IpAddr,
     server: SocketAddr,
@@ -93,8 +93,8 @@ pub(crate) fn ask_from(
     buffer.starts_with(&query[..2]).then_some(buffer)
 }
 
-/// The command line of a server that runs in the foreground, its configuration written beside it.
-/// It asks nobody, and takes none of the ports that tests are given.
+/// Writes the configuration of a server and returns its command line for the foreground. The server
+/// makes no queries and uses no port of the tests.
 pub(crate) fn command(kind: Kind, directory: &Directory, address: SocketAddr, who: u8) -> Command {
     let home = directory.path().display();
     let at = format!("{}@{}", address.ip(), address.port());

@@ -1,4 +1,4 @@
-//! Every signal at every moment: the program serves, reloads or ends, as it was asked.
+//! Every signal at every moment: the program serves, reloads or exits as requested.
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, binary, listen};
 use crate::load::{Load, Plan};
 use crate::place::{Directory, port, wait_for};
 
-/// Evaluates for a while.
+/// A configuration that evaluates for a while.
 const SLOW: &str = "local begin = os.clock()\nwhile os.clock() - begin < 0.5 do end\n";
 /// Well below the limit of an evaluation, which is 30 s.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// Starts it, and waits for nothing.
+/// Starts it without waiting.
 fn start(lua: &str) -> Instance {
     let directory = Directory::new();
     let config = directory.write("dnslob.lua", lua);
@@ -30,7 +30,8 @@ fn start(lua: &str) -> Instance {
     Instance::launch_unready(command, directory, Stdio::piped(), Stdio::piped())
 }
 
-/// Whether its handlers stand: they are there before the file is read, but not before `main`.
+/// Returns whether the signal handlers are installed: before the file is read, but not before
+/// `main`.
 fn handles_signals(instance: &Instance) -> bool {
     let status =
         std::fs::read_to_string(format!("/proc/{}/status", instance.program.pid())).unwrap_or_default();
@@ -48,8 +49,8 @@ fn wait_for_handlers(instance: &Instance) {
 }
 
 #[test]
-fn signals_during_the_first_evaluation_are_done_once_it_serves() {
-    let server = Backend::start(1, Manner::Prompt);
+fn signals_during_the_first_evaluation_are_handled_once_serving() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let mut instance = start(&(SLOW.to_owned() + &listen(at) + &backend(server.address, "")));
     wait_for_handlers(&instance);
@@ -59,7 +60,7 @@ fn signals_during_the_first_evaluation_are_done_once_it_serves() {
         }
     }
     instance.wait_ready();
-    // The reload's end.
+    // The end of the reload.
     instance.wait_ready();
     let has = |text: &str| instance.program.lines_with(0, text).len();
     wait_for(|| instance.program.transcript(), || (has("drop-timeout") > 0).then_some(()));
@@ -82,8 +83,8 @@ fn a_stop_ends_the_first_evaluation_at_once() {
 }
 
 #[test]
-fn a_stop_ends_a_reloads_evaluation_at_once() {
-    let slow = Backend::start(1, Manner::After(Duration::from_millis(200)));
+fn a_stop_ends_the_evaluation_of_a_reload_at_once() {
+    let slow = Backend::start(1, Behaviour::After(Duration::from_millis(200)));
     let at = local();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut instance = Instance::start(&(listen(at) + &backend(slow.address, "")));
@@ -91,7 +92,7 @@ fn a_stop_ends_a_reloads_evaluation_at_once() {
         instance.program.signal(Signal::SIGHUP);
         let reloading = || !instance.program.lines_with(0, "reloading the configuration").is_empty();
         wait_for(|| instance.program.transcript(), || reloading().then_some(()));
-        // Meanwhile it serves, and all that came before the stop is answered.
+        // Meanwhile it serves, and all queries before the stop are answered.
         let before = slow.queries();
         let load =
             Load::start(Plan { target: at, rate: 1_000, count: 100, patience: Duration::from_secs(4) });
@@ -105,7 +106,7 @@ fn a_stop_ends_a_reloads_evaluation_at_once() {
 }
 
 #[test]
-fn a_check_ends_by_signals_as_any_program_does() {
+fn signals_end_a_configuration_check() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let directory = Directory::new();
         let config = directory.write("dnslob.lua", "infolog('begun')\nwhile true do end\n");
@@ -126,7 +127,7 @@ fn a_check_ends_by_signals_as_any_program_does() {
     }
 }
 
-/// A generator that gives the same numbers for the same seed (splitmix64).
+/// A random number generator with a seed (splitmix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -140,16 +141,16 @@ impl Numbers {
 }
 
 #[test]
-fn a_storm_of_signals_from_the_first_moment_on() {
+fn a_flood_of_signals_during_startup_is_survived() {
     const HARMLESS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
-    let server = Backend::start(1, Manner::Prompt);
+    let server = Backend::start(1, Behaviour::Prompt);
     for seed in 0..24 {
         let mut numbers = Numbers(seed);
         let slow = format!("local b = os.clock()\nwhile os.clock() - b < 0.0{} do end\n", numbers.below(10));
         let mut instance = start(&(slow + &listen(local()) + &backend(server.address, "")));
         let mut handled = false;
         for _ in 0..numbers.below(60) {
-            // What comes before `main` cannot be handled by it.
+            // Signals before `main` cannot be handled.
             handled = handled || handles_signals(&instance);
             if handled {
                 instance.program.signal(HARMLESS[numbers.below(4) as usize]);
@@ -163,7 +164,7 @@ fn a_storm_of_signals_from_the_first_moment_on() {
         instance.program.signal(stop);
         if handled {
             for _ in 0..numbers.below(3) {
-                // It may have ended.
+                // The process may have exited.
                 let _ = nix::sys::signal::kill(instance.program.pid(), HARMLESS[numbers.below(4) as usize]);
             }
         }
@@ -180,8 +181,8 @@ fn a_storm_of_signals_from_the_first_moment_on() {
 }
 
 #[test]
-fn a_storm_of_signals_under_load_loses_no_query() {
-    let server = Backend::start(1, Manner::Prompt);
+fn a_flood_of_signals_under_load_loses_no_query() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let mut instance = Instance::start(&(listen(at) + &backend(server.address, ", udpTimeout=8")));
     let load =
@@ -199,10 +200,10 @@ fn a_storm_of_signals_under_load_loses_no_query() {
 }
 
 #[test]
-fn no_thread_keeps_rights_that_serving_does_not_need() {
-    let server = Backend::start(1, Manner::Prompt);
+fn no_thread_keeps_capabilities_that_serving_does_not_need() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let mut instance = Instance::start(&(listen(local()) + &backend(server.address, "")));
-    // Also once each of them has had something to do.
+    // Also after each thread has done some work.
     instance.dump();
     let permitted = |path: &std::path::Path| {
         let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
@@ -223,8 +224,8 @@ fn no_thread_keeps_rights_that_serving_does_not_need() {
 }
 
 #[test]
-fn a_storm_of_signals_beside_running_lua_ends_nothing() {
-    let server = Backend::start(1, Manner::Prompt);
+fn a_flood_of_signals_does_not_interrupt_lua() {
+    let server = Backend::start(1, Behaviour::Prompt);
     let at = local();
     let busy = "addAction(AllRule(), LuaAction(function(dq) local begin = os.clock()\n\
                 while os.clock() - begin < 0.004 do end return DNSAction.None end))\n";
@@ -232,7 +233,7 @@ fn a_storm_of_signals_beside_running_lua_ends_nothing() {
         Instance::start_with(&(listen(at) + &backend(server.address, "") + busy), &["--shards", "4"]);
     let load = Load::start(Plan { target: at, rate: 100, count: 100, patience: Duration::from_secs(8) });
     let pid = instance.program.pid().to_string();
-    // Three senders, so that one signal comes while another is handled.
+    // Three senders, so that a signal arrives while another is being handled.
     let senders: Vec<_> = (0..3)
         .map(|_| {
             let pid = nix::unistd::Pid::from_raw(pid.parse().expect("a number"));

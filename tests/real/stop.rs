@@ -1,11 +1,11 @@
-//! SIGTERM: what was received is answered, then the program ends well.
+//! SIGTERM: queries received before are answered, then the program exits with 0.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::backend::{Backend, Manner};
+use crate::backend::{Backend, Behaviour};
 use crate::instance::{Instance, backend, listen};
 use crate::load::{Load, Plan};
 use crate::place::{port, wait_for};
@@ -15,10 +15,10 @@ fn local() -> SocketAddr {
 }
 
 fn all_received_are_answered(signal: Signal) {
-    let slow = Backend::start(1, Manner::After(Duration::from_millis(300)));
+    let slow = Backend::start(1, Behaviour::After(Duration::from_millis(300)));
     let at = local();
     let mut instance = Instance::start(&(listen(at) + &backend(slow.address, "")));
-    // All are sent in a tenth of a second: every one is outstanding when the signal comes.
+    // All are sent within a tenth of a second: all are outstanding when the signal arrives.
     let load = Load::start(Plan { target: at, rate: 5_000, count: 500, patience: Duration::from_secs(4) });
     wait_for(|| "all queries at the backend".into(), || (slow.queries() == 500).then_some(()));
     instance.program.signal(signal);
@@ -28,18 +28,18 @@ fn all_received_are_answered(signal: Signal) {
 }
 
 #[test]
-fn sigterm_finishes_what_is_outstanding() {
+fn sigterm_waits_for_outstanding_queries() {
     all_received_are_answered(Signal::SIGTERM);
 }
 
 #[test]
-fn sigint_finishes_what_is_outstanding() {
+fn sigint_waits_for_outstanding_queries() {
     all_received_are_answered(Signal::SIGINT);
 }
 
 #[test]
-fn the_drain_has_an_end() {
-    let silent = Backend::start(1, Manner::Silent);
+fn the_drain_has_a_time_limit() {
+    let silent = Backend::start(1, Behaviour::Silent);
     let at = local();
     let lua = listen(at) + &backend(silent.address, ", udpTimeout=30");
     let mut instance = Instance::start_with(&lua, &["--shards", "1", "--drain", "300ms"]);
@@ -54,7 +54,7 @@ fn the_drain_has_an_end() {
 
 #[test]
 fn a_second_instance_on_the_same_port_takes_over() {
-    let a = Backend::start(1, Manner::After(Duration::from_millis(20)));
+    let a = Backend::start(1, Behaviour::After(Duration::from_millis(20)));
     let at = local();
     let lua = format!("addLocal(\"{at}\", {{reusePort=true}})\n") + &backend(a.address, "");
     let mut old = Instance::start(&lua);

@@ -1,4 +1,4 @@
-//! DNS over TLS, served and asked: kdig, openssl and dnsperf before unbound, nsd and dnsdist.
+//! DNS over TLS as server and as client: kdig, openssl and dnsperf, with unbound, nsd and dnsdist.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ pub(crate) fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// Lua for a listener with TLS.
+/// Returns Lua for a listener with TLS.
 pub(crate) fn listen_tls(at: SocketAddr, pairs: &[&Pair], options: &str) -> String {
     let list = |file: fn(&Pair) -> &Path| -> String {
         let files: Vec<String> = pairs.iter().map(|pair| format!("\"{}\"", file(pair).display())).collect();
@@ -30,7 +30,7 @@ pub(crate) fn listen_tls(at: SocketAddr, pairs: &[&Pair], options: &str) -> Stri
     format!("addTLSLocal(\"{at}\", {}, {}, {{{options}}})\n", list(|p| &p.pem), list(|p| &p.key))
 }
 
-/// Lua for a server that is asked over TLS.
+/// Returns Lua for a server that uses TLS.
 pub(crate) fn secure(server: SocketAddr, authority: &Authority, more: &str) -> String {
     let store = authority.pem.display();
     format!(
@@ -38,7 +38,7 @@ pub(crate) fn secure(server: SocketAddr, authority: &Authority, more: &str) -> S
     )
 }
 
-/// What kdig prints for one query.
+/// Returns the output of kdig for one query.
 pub(crate) fn kdig(at: SocketAddr, arguments: &str) -> String {
     let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
     let mut all = vec![host.as_str(), "-p", &port, "+retry=0", "+timeout=5"];
@@ -46,7 +46,7 @@ pub(crate) fn kdig(at: SocketAddr, arguments: &str) -> String {
     run("kdig", &all).1
 }
 
-/// What `openssl s_client` prints; it ends when its input does, which is at once.
+/// Returns the output of `openssl s_client`, which exits at the end of its empty input.
 pub(crate) fn s_client(at: SocketAddr, arguments: &str) -> String {
     let connect = at.to_string();
     let mut all = vec!["s_client", "-connect", connect.as_str()];
@@ -58,7 +58,7 @@ pub(crate) fn has(text: &str, part: &str, instance: &Instance) {
     assert!(text.contains(part), "no {part:?} in\n{text}\n{}", instance.program.transcript());
 }
 
-/// Waits until a line of the dump fits.
+/// Waits until a line of the dump matches.
 pub(crate) fn dumped(instance: &Instance, what: &str, fits: impl Fn(&str) -> bool) -> String {
     wait_for(
         || format!("{what} in a dump: {:#?}", instance.dump()),
@@ -66,14 +66,14 @@ pub(crate) fn dumped(instance: &Instance, what: &str, fits: impl Fn(&str) -> boo
     )
 }
 
-/// The number behind a word.
+/// Returns the number after a word.
 pub(crate) fn count(line: &str, word: &str) -> u64 {
     let mut words = line.split_whitespace().skip_while(|w| *w != word).skip(1);
     words.next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// A listener with TLS before a plain server.
-fn farm(pairs: &[&Pair], more: &str) -> (SocketAddr, Instance, Server) {
+/// Starts a TLS listener with a plain server.
+fn setup(pairs: &[&Pair], more: &str) -> (SocketAddr, Instance, Server) {
     let server = Server::start(Kind::Nsd, 41);
     let at = local();
     let lua = listen(local())
@@ -84,10 +84,10 @@ fn farm(pairs: &[&Pair], more: &str) -> (SocketAddr, Instance, Server) {
 }
 
 #[test]
-fn kdig_is_answered_and_finds_the_certificate_good() {
+fn kdig_is_answered_and_accepts_the_certificate() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test", "127.0.0.1"]);
-    let (at, instance, _server) = farm(&[&pair], "");
+    let (at, instance, _server) = setup(&[&pair], "");
     has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &instance);
     let good = format!("+tls +tls-ca={} +tls-hostname=dns.test a.test +short", authority.pem.display());
     has(&kdig(at, &good), "192.0.2.41", &instance);
@@ -96,7 +96,7 @@ fn kdig_is_answered_and_finds_the_certificate_good() {
     let other = Authority::new();
     let stranger = format!("+tls +tls-ca={} +tls-hostname=dns.test a.test", other.pem.display());
     assert!(!kdig(at, &stranger).contains("192.0.2.41"), "another authority was taken");
-    // Several queries by one connection.
+    // Several queries over one connection.
     let text = kdig(at, "+tls +keepopen a.test b.test c.test +short");
     assert_eq!(text.matches("192.0.2.41").count(), 3, "{text}");
     let line = dumped(&instance, "handshakes", |l| l.starts_with(&format!("tls listener {at} ")));
@@ -107,11 +107,11 @@ fn kdig_is_answered_and_finds_the_certificate_good() {
 }
 
 #[test]
-fn openssl_gets_the_certificate_it_asks_for_and_resumes_its_session() {
+fn openssl_gets_the_requested_certificate_and_resumes_its_session() {
     let authority = Authority::new();
     let first = authority.issue("first", &["first.test"]);
     let second = authority.issue("second", &["second.test", "*.wild.test"]);
-    let (at, instance, _server) = farm(&[&first, &second], "");
+    let (at, instance, _server) = setup(&[&first, &second], "");
     let names = |name: &str| {
         let text = s_client(at, &format!("-servername {name} -showcerts"));
         let directory = Directory::new();
@@ -132,7 +132,7 @@ fn openssl_gets_the_certificate_it_asks_for_and_resumes_its_session() {
     has(&s_client(at, &verified), "Verify return code: 0 (ok)", &instance);
     assert_eq!(s_client(at, "-tls1_2 -reconnect").matches("Reused, TLSv1.2").count(), 5);
     assert_eq!(s_client(at, "-tls1_2 -no_ticket -reconnect").matches("Reused, TLSv1.2").count(), 5);
-    // With TLS 1.3 the ticket comes behind the handshake: its reader must wait for it.
+    // With TLS 1.3 the ticket follows the handshake: the client must wait for it.
     let directory = Directory::new();
     let session = directory.path().join("session");
     let mut command = Command::new("sh");
@@ -161,7 +161,7 @@ fn ocsp_responses_are_stapled() {
     let mut instance = Instance::start(&lua);
     has(&s_client(at, "-status"), "OCSP Response Status: successful", &instance);
     assert!(instance.stop().success());
-    // That of another certificate is not.
+    // A session of another certificate is not resumed.
     let other = authority.ocsp(&authority.issue("b", &["other.test"]));
     let instance =
         Instance::start(&lua.replace(&response.display().to_string(), &other.display().to_string()));
@@ -171,7 +171,7 @@ fn ocsp_responses_are_stapled() {
 }
 
 #[test]
-fn rules_and_lua_see_how_it_came_and_the_name_asked_for() {
+fn rules_and_lua_see_the_protocol_and_the_server_name() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test"]);
     let rules = "addAction(SNIRule('blocked.test'), RCodeAction(DNSRCode.REFUSED))\n\
@@ -181,14 +181,14 @@ fn rules_and_lua_see_how_it_came_and_the_name_asked_for() {
                  \x20 end\n\
                  \x20 return DNSAction.None, ''\n\
                  end))\n";
-    let (at, instance, _server) = farm(&[&pair], rules);
+    let (at, instance, _server) = setup(&[&pair], rules);
     has(&kdig(at, "+tls +tls-sni=blocked.test a.test"), "status: REFUSED", &instance);
     has(&kdig(at, "+tls +tls-sni=lua.test a.test"), "status: NXDOMAIN", &instance);
     has(&kdig(at, "+tls +tls-sni=dns.test a.test +short"), "192.0.2.41", &instance);
     has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &instance);
 }
 
-/// Runs dnsperf over TLS for so many seconds.
+/// Runs dnsperf over TLS for `seconds` seconds.
 fn dnsperf(at: SocketAddr, seconds: &str, directory: &Directory) -> Program {
     let names: String = (0..1000).map(|n| format!("n{n}.test A\n")).collect();
     let file = directory.write("names", &names);
@@ -214,7 +214,7 @@ fn lost_nothing(load: &mut Program, instance: &Instance) {
 }
 
 #[test]
-fn new_certificates_come_by_sighup_and_cost_no_query_and_no_session() {
+fn sighup_loads_new_certificates_without_losing_queries_or_sessions() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["old.test"]);
     let server = Server::start(Kind::Nsd, 42);
@@ -240,7 +240,7 @@ fn new_certificates_come_by_sighup_and_cost_no_query_and_no_session() {
     }
     let resumed = s_client(at, &format!("-tls1_2 -sess_in {}", session.display()));
     has(&resumed, "Reused, TLSv1.2", &instance);
-    // A key of another certificate: refused by name, and all goes on.
+    // The key of another certificate: the reload reports it, and service continues.
     let good = std::fs::read(&pair.key).expect("the key");
     std::fs::copy(authority.issue("b", &["b.test"]).key, &pair.key).expect("another's key");
     instance.program.signal(Signal::SIGHUP);
@@ -258,7 +258,7 @@ fn new_certificates_come_by_sighup_and_cost_no_query_and_no_session() {
 }
 
 #[test]
-fn servers_are_asked_over_tls_and_their_sessions_resumed() {
+fn queries_to_servers_use_tls_and_resume_sessions() {
     let authority = Authority::new();
     let named = authority.issue("named", &["dns.test"]);
     let addressed = authority.issue("addressed", &["127.0.0.1"]);
@@ -299,7 +299,7 @@ fn servers_are_asked_over_tls_and_their_sessions_resumed() {
     }
 }
 
-/// A good server behind bad ones, in this order.
+/// Starts bad servers followed by a good one, in this order.
 fn with_bad_servers(authority: &Authority, more: &str) -> (SocketAddr, Instance, Vec<SecureServer>) {
     let expired = authority.issue_until("expired", &["dns.test"], 2020);
     let alone = authority.self_signed("alone", &["dns.test"]);
@@ -320,7 +320,7 @@ fn with_bad_servers(authority: &Authority, more: &str) -> (SocketAddr, Instance,
 }
 
 #[test]
-fn a_check_says_what_is_wrong_with_a_certificate() {
+fn a_health_check_reports_a_bad_certificate() {
     let authority = Authority::new();
     let (at, instance, _servers) = with_bad_servers(&authority, "");
     for (name, why) in [
@@ -340,9 +340,9 @@ fn a_check_says_what_is_wrong_with_a_certificate() {
 }
 
 #[test]
-fn queries_go_on_to_a_server_whose_certificate_is_good() {
+fn queries_continue_at_a_server_with_a_valid_certificate() {
     let authority = Authority::new();
-    // Unchecked, so that queries are what finds out.
+    // Without checks: only queries detect the failure.
     let (at, instance, _servers) = with_bad_servers(&authority, ", healthCheckMode=\"up\"");
     for transport in ["+notcp", "+tcp"] {
         has(&kdig(at, &format!("{transport} a.test +short")), "192.0.2.54", &instance);
@@ -355,28 +355,28 @@ fn queries_go_on_to_a_server_whose_certificate_is_good() {
 }
 
 #[test]
-fn what_is_no_handshake_is_counted_by_its_reason() {
+fn failed_handshakes_are_counted_by_reason() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test"]);
-    let (at, instance, _server) = farm(&[&pair], "setTCPRecvTimeout(1)\n");
-    let talk = |said: &[u8]| {
+    let (at, instance, _server) = setup(&[&pair], "setTCPRecvTimeout(1)\n");
+    let talk = |request: &[u8]| {
         let mut stream = TcpStream::connect(at).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
-        stream.write_all(said).expect("written");
+        stream.write_all(request).expect("written");
         let mut heard = Vec::new();
-        // A reset is as good an end.
+        // A reset is accepted as an end, too.
         let _ = stream.read_to_end(&mut heard);
         heard
     };
-    // A plain query, and another protocol.
+    // A plain DNS query, and another protocol.
     talk(b"\x00\x1d\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x04test\x00\x00\x01\x00\x01");
     talk(b"GET / HTTP/1.1\r\nHost: dns.test\r\n\r\n");
-    // The beginning of a handshake, and nothing more.
+    // The start of a handshake, and nothing more.
     assert!(talk(b"\x16\x03\x01\x02\x00\x01\x00").len() < 20);
     s_client(at, "-alpn h2");
     let stranger = Authority::new();
     s_client(at, &format!("-CAfile {} -verify_return_error", stranger.pem.display()));
-    // Somebody who looks whether the port is open.
+    // A port scan: connect and close.
     drop(TcpStream::connect(at).expect("a connection"));
     let line = dumped(&instance, "failures", |l| {
         l.starts_with(&format!("tls listener {at} ")) && count(l, "certificate-refused") > 0
@@ -388,18 +388,18 @@ fn what_is_no_handshake_is_counted_by_its_reason() {
     dumped(&instance, "the one that only looked", |l| {
         l.starts_with("client-connection-end-client ") && !l.ends_with(" 0")
     });
-    // Whoever does it well is served.
+    // A correct client is served.
     has(&kdig(at, "+tls a.test +short"), "192.0.2.41", &instance);
 }
 
-/// A client of our own, which takes any certificate, and keeps no session from one to the next.
+/// A client in this process that accepts any certificate and resumes no session.
 fn stranger() -> ClientTls {
     let spec = ClientSpec { validate: false, ..ClientSpec::default() };
     ClientTls::load(&spec, [127, 0, 0, 1].into(), &mut CaStores::default()).expect("a client")
 }
 
-/// Sends `outside` as it is and `inside` by TLS; what comes by TLS until the other side ends it, or
-/// until a message is whole.
+/// Sends `outside` in plain text and `inside` over TLS. Returns what arrives over TLS until the
+/// peer closes or a message is complete.
 fn converse(at: SocketAddr, outside: &[u8], inside: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(at).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
@@ -431,7 +431,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_proxy_header_stands_in_front_of_tls_or_within_it() {
+fn a_proxy_header_is_read_before_tls_or_inside_it() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test"]);
     let server = Server::start(Kind::Nsd, 48);
@@ -452,7 +452,7 @@ fn a_proxy_header_stands_in_front_of_tls_or_within_it() {
     let answer = converse(within, b"", &[&header[..], &query].concat());
     assert_eq!(message::answered_by(&answer), Some(48), "{}", instance.program.transcript());
     assert_eq!(instance.hits("proxied"), 2);
-    // Each at the other's place, and none at all.
+    // Each header in the wrong place, and no header.
     assert_eq!(converse(outside, b"", &query), b"");
     assert_eq!(converse(within, &header, &query), b"");
     assert_eq!(converse(within, b"", &query), b"");
@@ -461,7 +461,7 @@ fn a_proxy_header_stands_in_front_of_tls_or_within_it() {
 }
 
 #[test]
-fn who_opens_sessions_too_fast_is_turned_away() {
+fn clients_that_open_sessions_too_fast_are_refused() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test"]);
     let server = Server::start(Kind::Nsd, 49);
@@ -472,7 +472,7 @@ fn who_opens_sessions_too_fast_is_turned_away() {
         + &format!("newServer {{address=\"{}\", healthCheckMode=\"up\"}}\n", server.address);
     let instance = Instance::start(&lua);
     let query = framed(&message::query(7, "a.test"));
-    // A rate is a mean over five minutes: so many may come at once, and one more each second.
+    // A rate is an average over five minutes: the burst, then one more per second.
     let mut answered = 0;
     while message::answered_by(&converse(at, b"", &query)) == Some(49) {
         answered += 1;
@@ -501,7 +501,7 @@ fn a_large_load_over_tls_both_ways_loses_nothing() {
 }
 
 #[test]
-fn the_example_is_a_forwarder() {
+fn the_example_configuration_forwards_over_tls() {
     let authority = Authority::new();
     let pair = authority.issue("a", &["dns.test"]);
     let server = SecureServer::start(Kind::Unbound, 47, &pair);

@@ -1,4 +1,4 @@
-//! A backend that keeps every query it gets, for tests that ask what a server was told.
+//! A backend that records every query, for tests of what a server receives.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{message, place};
 
-/// A running backend, whose answers say `who` it is (see [`message::answered_by`]).
+/// A running backend whose answers contain the number `who` (see [`message::answered_by`]).
 #[derive(Debug)]
 pub(crate) struct Witness {
     pub(crate) address: SocketAddr,
@@ -44,14 +44,14 @@ impl Witness {
         Self { address, shared, thread: Some(thread) }
     }
 
-    /// The last datagram with a query for `name` in it, whatever stands in front of that.
+    /// Returns the last datagram with a query for `name`, including any bytes before the query.
     pub(crate) fn last(&self, name: &str) -> Option<Vec<u8>> {
         let asked = message::query(0, name)[message::HEADER..].to_vec();
         let queries = self.shared.queries.lock().expect("the queries");
         queries.iter().rev().find(|q| q.windows(asked.len()).any(|w| w == asked)).cloned()
     }
 
-    /// The queries for `name` that have arrived.
+    /// Returns the received queries for `name`.
     pub(crate) fn queries(&self, name: &str) -> Vec<Vec<u8>> {
         let asked = message::query(0, name)[message::HEADER..].to_vec();
         let queries = self.shared.queries.lock().expect("the queries");

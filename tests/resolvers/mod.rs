@@ -1,11 +1,12 @@
-//! A farm of caching resolvers in virtual time, behind the real selector and the real controller.
+//! Caching resolvers in virtual time, behind the real selector and the real controller.
 //!
-//! Each resolver has one CPU that does its work in turn, a cache that ends entries by their TTL,
-//! and an authority a round trip away that it asks once for each missing name and zone. Names are
-//! asked by Zipf 1.0. Costs were read off real resolvers (one of four at 10,000 queries a second:
-//! 25 us of CPU a query, roundrobin 40; full at 15,000 with a cold cache, 43 % busy at 16,000 with a
-//! warm one) and doubled, as the rate is halved, to save real time: the hit rates are the same with
-//! half the names. Not modelled: caches that are too small, retransmissions, several cores.
+//! Each resolver has one CPU with a queue of work, a cache with TTLs, and an authority one round
+//! trip away, which it asks once for each missing name and zone. Names are queried with a Zipf
+//! distribution (exponent 1.0). The costs were measured on real resolvers (one of four at 10,000
+//! queries per second: 25 µs of CPU per query, roundrobin 40; saturated at 15,000 with a cold
+//! cache, 43 % busy at 16,000 with a warm one) and doubled, since the rate is halved to save real
+//! time; the hit rates are the same with half the names. Not modelled: caches that are too small,
+//! retransmissions, several cores.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -22,38 +23,39 @@ use dnslob::model::policy::Policy;
 use dnslob::stats::histogram::{BUCKETS, bucket, bucket_ns};
 use dnslob::stats::live::{LiveState, State};
 
-use crate::farm;
+use crate::backends;
 
-/// Microsecond and second of the virtual clock.
+/// Microseconds and seconds of the virtual clock.
 const US: u64 = 1_000;
 pub(crate) const S: u64 = 1_000_000_000;
-/// Names there are, and the zones that they are in.
+/// The number of names, and of the zones that they belong to.
 const NAMES: u32 = 500_000;
 const ZONES: u32 = NAMES / 20;
-/// CPU of an answer from the cache, of asking the authority and hearing from it, and of waking up.
+/// CPU time of an answer from the cache, of a query to the authority with its answer, and of a
+/// wake-up.
 const HIT: u64 = 8 * US;
 const ASK: u64 = 50 * US;
 const WAKE: u64 = 10 * US;
-/// Waking up costs all of it after this long asleep.
+/// The idle time after which a wake-up costs its full time.
 const ASLEEP: u64 = 600 * US;
-/// Way to a resolver and back.
+/// One-way latency to a resolver.
 const NET: u64 = 200 * US;
-/// Work that fits into a resolver's socket buffer.
+/// The work that fits into a resolver's socket buffer.
 const QUEUE_MAX: u64 = 400_000 * US;
 const TIMEOUT: u64 = 2 * S;
 
-/// What happens to the farm, and when.
+/// An event for the resolvers during a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
-    /// Queries per second, reached in a straight line over so many seconds.
+    /// Queries per second, reached linearly over the given seconds.
     Rate(f64, u64),
-    /// Round trip to the authority.
+    /// The round-trip time to the authority.
     Authority(u64),
-    /// The authority of so many per cent of the zones answers no more.
+    /// The authority stops answering for this percentage of the zones.
     DeadZones(u32),
-    /// The server stops answering; its health check has not noticed.
+    /// The server stops answering; the health check has not noticed yet.
     Freeze(u16),
-    /// The health check has noticed.
+    /// The health check has noticed the failure.
     Down(u16),
     /// The server is back with an empty cache.
     Up(u16),
@@ -76,7 +78,7 @@ pub(crate) struct Second {
 pub(crate) struct Run(pub Vec<Second>);
 
 impl Run {
-    /// The sum of seconds `from..to`.
+    /// Sums the seconds `from..to`.
     pub(crate) fn sum(&self, from: usize, to: usize) -> Second {
         let mut sum = Second::new(self.0[0].sent.len());
         for s in &self.0[from..to] {
@@ -91,7 +93,7 @@ impl Run {
         sum
     }
 
-    /// The worst median of any second in `from..to`, microseconds.
+    /// Returns the worst median of any second in `from..to`, microseconds.
     pub(crate) fn worst_p50_us(&self, from: usize, to: usize) -> u64 {
         self.0[from..to].iter().map(|s| s.quantile_us(0.5)).max().unwrap_or(0)
     }
@@ -133,12 +135,12 @@ impl Second {
     }
 }
 
-/// What a run is made of.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub policy: Policy,
     pub servers: u16,
-    /// How many times slower than measured the CPUs are.
+    /// The factor by which the CPUs are slower than measured.
     pub slow: u64,
     pub rate: f64,
     pub seconds: u64,
@@ -148,7 +150,7 @@ pub(crate) struct Scenario {
 
 #[derive(Debug, Default)]
 struct Resolver {
-    /// When each name and zone leaves the cache.
+    /// When each name and zone expires from the cache.
     names: Vec<u64>,
     zones: Vec<u64>,
     /// Queries that wait for a name.
@@ -164,7 +166,8 @@ enum Due {
     Arrive,
     Batch,
     Script(usize),
-    /// The authority's answer about a zone (first) or a name, to the resolver in its given life.
+    /// The authority's answer about a zone (first) or a name, for the given incarnation of a
+    /// resolver.
     Heard {
         server: u16,
         name: u32,
@@ -203,10 +206,10 @@ struct Sim {
     client: Endpoint,
 }
 
-/// Plays a scenario.
+/// Runs a scenario.
 pub(crate) fn play(scenario: &Scenario) -> Run {
     let live_state = Arc::new(LiveState::new(1, 16));
-    let snapshot = farm::snapshot(scenario.policy.clone(), scenario.servers);
+    let snapshot = backends::snapshot(scenario.policy.clone(), scenario.servers);
     (0..scenario.servers).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
     let cold = || Resolver {
         names: vec![0; NAMES as usize + 1],
@@ -268,7 +271,7 @@ impl Sim {
         self.due.push(Reverse((time, self.scheduled, due)));
     }
 
-    /// Every millisecond: a batch of the shard, time-outs, and the controller when it wants to.
+    /// Runs every millisecond: a batch of the shard, timeouts, and the controller when it is due.
     fn batch(&mut self) {
         while let Some((sent, query)) = self.expiring.front().copied() {
             if sent + TIMEOUT > self.now {
@@ -325,7 +328,7 @@ impl Sim {
     fn arrive(&mut self) {
         let gap = -uniform(&mut self.rng).ln() / self.rate_now();
         self.at(self.now + (gap * S as f64) as u64, Due::Arrive);
-        // The logarithm of the rank is uniform: Zipf 1.0 but for the first few names.
+        // The logarithm of the rank is uniform: Zipf 1.0 except for the first few names.
         let name = (f64::from(NAMES).ln() * uniform(&mut self.rng)).exp() as u32;
         let qname = qname(name);
         let subject = Subject { qname: &qname, client: &self.client };
@@ -373,13 +376,13 @@ impl Sim {
             return;
         }
         if dead {
-            // The next query for it asks again.
+            // The next query for the name asks again.
             r.waiting.remove(&name);
             return;
         }
         if zone {
             r.zones[zone_of(name) as usize] = now + 60 * S;
-            // Hears of the delegation, asks for the name.
+            // Receives the delegation and asks for the name.
             let done = r.work(now, ASK * slow, slow);
             self.second.asked += 1;
             self.at(done + authority, Due::Heard { server, name, life, zone: false });
@@ -396,7 +399,7 @@ impl Sim {
 
     fn answer(&mut self, query: u32) {
         let q = self.queries[query as usize];
-        // Late answers find their query gone; its number may have been given again since.
+        // The query of a late answer is gone; its number may be in use again.
         if !q.open || self.now - q.sent > TIMEOUT || self.now < q.sent + NET {
             return;
         }
@@ -427,7 +430,7 @@ impl Sim {
 }
 
 impl Resolver {
-    /// Does work after what is queued; gives when it is done.
+    /// Queues work and returns when it is finished.
     fn work(&mut self, now: u64, cost: u64, slow: u64) -> u64 {
         let asleep = now.saturating_sub(self.busy_until).min(ASLEEP);
         let wake = WAKE * slow * asleep / ASLEEP;
@@ -451,7 +454,7 @@ fn zone_of(name: u32) -> u32 {
     mix(name ^ 0x5a5a) % ZONES
 }
 
-/// `nNNNNNNN.zNNNNNN.test` in wire format.
+/// Encodes `nNNNNNNN.zNNNNNN.test` in wire format.
 fn qname(name: u32) -> [u8; 22] {
     let mut wire = *b"\x08n0000000\x07z000000\x04test\0"[..].first_chunk().expect("22 bytes");
     let digits = |field: &mut [u8], mut n: u32| {

@@ -1,13 +1,13 @@
-//! Every query has one end: whatever the rules, whatever the servers say.
+//! Checks that every query has exactly one outcome, whatever the rules and the servers do.
 
 use proptest::prelude::*;
 
 use crate::bench::{Bench, Out};
-use crate::support::farm::client;
+use crate::support::config::client;
 use crate::support::message::message;
 use dnslob::stats::drop_reason::DropReason;
 
-/// Lines of rules, to be drawn from.
+/// Rules to choose from.
 const RULES: &[&str] = &[
     "addAction(QTypeRule('A'), PoolAction('two'))",
     "addAction('b', PoolAction('two', false))",
@@ -55,12 +55,12 @@ const SERVERS: &str = r#"newServer("127.0.1.1") newServer{address="127.0.1.4", m
     newServer{address="127.0.1.2", pool="two", useClientSubnet=true}
     newServer{address="127.0.1.3", pool={"three"}, udpTimeout=1} "#;
 
-/// What happens.
+/// A random event.
 #[derive(Clone, Debug)]
 enum Event {
-    /// A query: name, type, and what else it says.
+    /// A query: name, type, and other properties.
     Query(u8, u8, u8),
-    /// An answer to one of the queries that servers have, and what is odd about it.
+    /// An answer to one of the outstanding queries, and its defect.
     Response(u16, u8),
     /// Milliseconds pass.
     Pass(u16),
@@ -78,19 +78,19 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..120)
 }
 
-/// Reasons that are not the end of a query.
+/// Drop reasons that are not the outcome of a query.
 fn is_about_something_else(reason: DropReason) -> bool {
     let label = reason.label();
     reason != DropReason::ResponseRule
         && ["response-", "tee-", "log-", "oversized"].iter().any(|p| label.starts_with(p))
 }
 
-/// One run: the shard, and what servers were asked.
+/// A run: the shard, and the queries at its servers.
 struct Run {
     bench: Bench,
     asked: Vec<(dnslob::base::addr::Route, Vec<u8>)>,
     to_clients: u64,
-    /// Some configuration lets slow queries be asked again.
+    /// Whether some configuration allows retries.
     second_tries: bool,
 }
 
@@ -104,14 +104,14 @@ impl Run {
                     assert_eq!(bytes[..2], [0x12, 0x34], "under the client's id");
                     self.to_clients += 1;
                 }
-                // Counted as an answer when it leaves, and outstanding until then.
+                // It counts as answered when it is sent, and is outstanding until then.
                 Out::Hold | Out::Drop(_) => {}
             }
         }
         self.balance();
     }
 
-    /// Every query is answered, dropped for a reason, or still on its way.
+    /// Checks that every query is answered, dropped for a reason, or still outstanding.
     fn balance(&self) {
         let stats = self.bench.stats();
         let ended = DropReason::ALL.into_iter().filter(|r| !is_about_something_else(*r));
@@ -121,7 +121,7 @@ impl Run {
         assert_eq!(answered, self.to_clients, "answers");
         let accounted = answered + dropped + outstanding;
         if self.second_tries && outstanding > 0 {
-            // A query that is asked twice is outstanding twice.
+            // A retried query is outstanding twice.
             assert!(stats.queries.get() <= accounted, "queries");
         } else {
             assert_eq!(stats.queries.get(), accounted, "queries");
@@ -145,7 +145,7 @@ impl Run {
         ][usize::from(extra)];
         let from = client(&format!("127.0.0.{}:4000", 1 + name.len()));
         let mut bytes = message(&format!("1234 {name}/{qtype} {extra}"));
-        // Flags stand anywhere in a text, so an empty question is made by hand.
+        // Flags may stand anywhere in a text, so an empty question is built by hand.
         if qtype == "SOA" && extra.is_empty() {
             bytes.truncate(12);
             bytes[5] = 0;
@@ -181,7 +181,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_query_has_one_end(
+    fn every_query_has_exactly_one_outcome(
         rules in prop::collection::vec(prop::sample::subsequence(RULES, 0..12).prop_shuffle(), 3),
         events in events(),
     ) {
@@ -201,7 +201,7 @@ proptest! {
                 }
             }
         }
-        // All that is outstanding times out, is asked again at most a few times, and ends.
+        // All outstanding queries time out, are retried a few times at most, and end.
         for _ in 0..40 {
             let out = run.bench.tick(1_000);
             run.took(out);

@@ -1,10 +1,10 @@
-//! Actions on queries that are not answered by them: where a query goes, and what goes along.
+//! Tests actions that forward a query: its destination, and what is sent with it.
 
 use crate::bench::{Bench, Row, SERVERS, play_all};
 
 const ROWS: &[Row] = &[
     (
-        "AllowAction: to the pool chosen so far, and no further rule",
+        "AllowAction: forwards to the chosen pool, without further rules",
         r#"addAction("a", AllowAction()) addAction("b", PoolAction("two", false)) addAction("b", AllowAction())
            addAction(AllRule(), DropAction())"#,
         "q 1 a/A
@@ -17,7 +17,7 @@ const ROWS: &[Row] = &[
     ),
     ("DropAction", r#"addAction(AllRule(), DropAction())"#, "q 1 a/A OPT=1232\n ! rule"),
     (
-        "PoolAction: stops unless told",
+        "PoolAction: ends the chain by default",
         r#"addAction("a", PoolAction("two")) addAction("b", PoolAction("two", true))
            addAction("c", PoolAction("two", false)) addAction(AllRule(), DropAction())"#,
         "q 1 a/A
@@ -35,14 +35,14 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "NoneAction: the next rule",
+        "NoneAction: continues with the next rule",
         r#"addAction(AllRule(), NoneAction()) addAction(AllRule(), PoolAction("two"))"#,
         "q 1 a/A
          > 2 * a/A
          hits query 1 1",
     ),
     (
-        "ContinueAction: what another does, and on",
+        "ContinueAction: runs another action and continues",
         r#"addAction(AllRule(), ContinueAction(PoolAction("two"))) addAction("b", DropAction())
            addAction("c", PoolAction(""))"#,
         "q 1 a/A
@@ -53,7 +53,7 @@ const ROWS: &[Row] = &[
          > 1 * c/A",
     ),
     (
-        "ContinueAction: of what would end the walk, nothing is left",
+        "ContinueAction: the inner action does not end the chain",
         r#"addAction("a", ContinueAction(DropAction())) addAction("b", ContinueAction(AllowAction()))
            addAction("b", DropAction())"#,
         "q 1 a/A
@@ -62,7 +62,7 @@ const ROWS: &[Row] = &[
          ! rule",
     ),
     (
-        "DelayAction: the answer of a server is held back",
+        "DelayAction: the answer of a server is delayed",
         "addAction(AllRule(), DelayAction(100))",
         "q 1234 RD a/A
          > 1 * RD a/A
@@ -75,7 +75,7 @@ const ROWS: &[Row] = &[
          wait 5000",
     ),
     (
-        "DelayAction: an answer of our own too",
+        "DelayAction: a self-generated answer is delayed, too",
         r#"addAction(AllRule(), DelayAction(20)) addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))"#,
         "q 1234 RD a/A
          hold
@@ -84,7 +84,7 @@ const ROWS: &[Row] = &[
          < 1234 QR RD RA REFUSED a/A",
     ),
     (
-        "DelayAction: each in its own time",
+        "DelayAction: each answer has its own delay",
         r#"addAction("a", DelayAction(20)) addAction("b", DelayAction(10)) addAction(AllRule(), TCAction())"#,
         "q 1 a/A
          hold
@@ -97,7 +97,7 @@ const ROWS: &[Row] = &[
          < 0001 QR TC a/A",
     ),
     (
-        "SetTagAction and UnsetTagAction: seen by rules and by those of the answer",
+        "SetTagAction and UnsetTagAction: visible to query and response rules",
         r#"addAction("a", SetTagAction("t", "x")) addAction("u.a", UnsetTagAction("t"))
            addAction(TagRule("t", "x"), PoolAction("two")) addResponseAction(TagRule("t"), DropResponseAction())"#,
         "q 1 a/A
@@ -117,7 +117,7 @@ const ROWS: &[Row] = &[
          > 2 * a/A",
     ),
     (
-        "SetNoRecurseAction: the server gets no RD, the client its own back",
+        "SetNoRecurseAction: RD=0 at the server, restored for the client",
         "addAction(AllRule(), SetNoRecurseAction())",
         "q 1234 RD a/A
          > 1 * a/A
@@ -129,7 +129,7 @@ const ROWS: &[Row] = &[
          < 1234 QR a/A",
     ),
     (
-        "SetDisableValidationAction: the server gets CD, the client its own back",
+        "SetDisableValidationAction: CD=1 at the server, restored for the client",
         "addAction(AllRule(), SetDisableValidationAction())",
         "q 1234 RD a/A
          > 1 * RD CD a/A
@@ -141,7 +141,7 @@ const ROWS: &[Row] = &[
          < 1234 QR RD RA CD a/A",
     ),
     (
-        "rules behind see what an action changed",
+        "later rules see the changes of an action",
         r#"addAction(AllRule(), SetNoRecurseAction()) addAction(RDRule(), DropAction())"#,
         "q 1234 RD a/A
          > 1 * a/A",
@@ -155,13 +155,13 @@ const ROWS: &[Row] = &[
          < 0001 QR a/A CNAME=b,30 RR=1,b,A,20,c0000201 RR=2,a,NS,30,00 OPT=1232",
     ),
     (
-        "SetMaxReturnedTTLAction: of answers of our own too",
+        "SetMaxReturnedTTLAction: applies to self-generated answers, too",
         r#"addAction(AllRule(), SetMaxReturnedTTLAction(30)) addAction(AllRule(), SpoofAction("192.0.2.1"))"#,
         "q 1 a/A
          < 0001 QR a/A A=192.0.2.1,30",
     ),
     (
-        "SetSkipCacheAction and SetTempFailureCacheTTLAction: on to the next rule",
+        "SetSkipCacheAction and SetTempFailureCacheTTLAction: continue with the next rule",
         r#"addAction(AllRule(), SetSkipCacheAction()) addAction(AllRule(), SetTempFailureCacheTTLAction(9))
            addAction(AllRule(), PoolAction("two"))"#,
         "q 1 a/A OPT=1232
@@ -171,7 +171,7 @@ const ROWS: &[Row] = &[
          hits query 1 1 1",
     ),
     (
-        "TeeAction: a copy goes out, and its answer is forgotten",
+        "TeeAction: a copy is sent, and its answer is dropped",
         r#"addAction("a", TeeAction("127.0.1.9:53")) addAction(AllRule(), PoolAction("two"))"#,
         "q 1234 RD a/A OPT=1232 TAIL=0102
          > 2 * RD a/A OPT=1232 TAIL=0102
@@ -191,7 +191,7 @@ const ROWS: &[Row] = &[
          wait 5000",
     ),
     (
-        "TeeAction: a silent server costs nobody anything",
+        "TeeAction: a silent server affects no query",
         r#"addAction(AllRule(), TeeAction("127.0.1.9:53")) addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))"#,
         "q 1 a/A
          < 0001 QR REFUSED a/A
@@ -203,7 +203,7 @@ const ROWS: &[Row] = &[
          ! response-late",
     ),
     (
-        "TeeAction: with the client's subnet",
+        "TeeAction: with the client subnet",
         r#"addAction(AllRule(), TeeAction("127.0.1.9", true))"#,
         "q 1 a/A
          > 1 * a/A
@@ -215,7 +215,7 @@ const ROWS: &[Row] = &[
          > 9 * b/A OPT=4096,DO,8:000118007f0000",
     ),
     (
-        "TeeAction: what rules in front of it changed is in the copy",
+        "TeeAction: the copy has the changes of earlier rules",
         r#"addAction(AllRule(), SetNoRecurseAction()) addAction(AllRule(), TeeAction("127.0.1.9"))
            addAction(AllRule(), SetDisableValidationAction())"#,
         "q 1 RD a/A
@@ -230,7 +230,7 @@ fn actions() {
     play_all(ROWS);
 }
 
-/// All rows of this test's tables, as one text.
+/// Returns all rows of the tables in this file as one text.
 fn tables() -> String {
     [
         include_str!("actions.rs"),
@@ -245,7 +245,7 @@ fn tables() -> String {
 }
 
 #[test]
-fn no_action_has_been_forgotten() {
+fn every_action_is_tested() {
     use dnslob::config::functions::{ACTIONS, RESPONSE_ACTIONS};
     let tables = tables();
     let names = ACTIONS.iter().chain(RESPONSE_ACTIONS).map(|e| e.name).filter(|n| !n.starts_with("Lua"));
@@ -254,7 +254,7 @@ fn no_action_has_been_forgotten() {
 }
 
 #[test]
-fn a_tee_has_an_id_and_an_account_of_its_own() {
+fn a_tee_has_its_own_id_and_counters() {
     let mut bench = Bench::new(&format!("{SERVERS} addAction(AllRule(), TeeAction('127.0.1.9'))"));
     bench.play("out", "q 1234 a/A\n > 1 * a/A\n wait 0\n > 9 * a/A");
     assert_eq!(
@@ -269,7 +269,7 @@ fn a_tee_has_an_id_and_an_account_of_its_own() {
 }
 
 #[test]
-fn what_is_held_back_is_outstanding_and_comes_out_at_the_end() {
+fn delayed_packets_are_outstanding_and_sent_at_shutdown() {
     let mut bench = Bench::new(&format!("{SERVERS} addAction(AllRule(), DelayAction(60000))"));
     bench.play("held", "q 1 a/A\n > 1 * a/A\n a * QR a/A\n hold");
     assert_eq!(bench.shard.outstanding(), 1, "a drain waits for it");
@@ -278,9 +278,9 @@ fn what_is_held_back_is_outstanding_and_comes_out_at_the_end() {
     assert_eq!((bench.shard.outstanding(), bench.shard.next_deadline()), (0, None));
 }
 
-/// What is one too many is dropped, and is not counted as answered as well.
+/// A packet beyond the limit is dropped, and does not count as answered, too.
 #[test]
-fn too_many_held_back_are_dropped_and_counted_once() {
+fn delayed_packets_beyond_the_limit_are_dropped_and_counted_once() {
     let config =
         "addAction('own', DelayAction(10)) addAction('own', TCAction()) addAction('server', DelayAction(10))";
     let mut bench = Bench::new(&format!("{SERVERS} {config}"));
@@ -297,7 +297,7 @@ fn too_many_held_back_are_dropped_and_counted_once() {
 }
 
 #[test]
-fn a_log_action_files_a_line_for_a_query_and_for_an_answer() {
+fn a_log_action_logs_queries_and_answers() {
     let config = "addAction('a', LogAction('/nowhere/queries.log', false, true, false)) \
         addAction(AllRule(), SetNoRecurseAction()) addResponseAction('a', LogResponseAction('', false, true, false, true))";
     let mut bench = Bench::new(&format!("{SERVERS} {config}"));

@@ -1,4 +1,4 @@
-//! Actions that answer: what the client gets.
+//! Tests actions that answer: the bytes that the client receives.
 
 use crate::bench::{Row, play_all};
 
@@ -21,7 +21,7 @@ const ROWS: &[Row] = &[
          < 1234 QR RD REFUSED b/A",
     ),
     (
-        "RCodeAction: the opcode stays",
+        "RCodeAction: the opcode is kept",
         "addAction(OpcodeRule(DNSOpcode.Notify), RCodeAction(DNSRCode.NOTIMP))",
         "q 1234 NOTIFY a/SOA
          < 1234 QR NOTIFY NOTIMP a/SOA",
@@ -60,7 +60,7 @@ const ROWS: &[Row] = &[
          < 1234 QR TC a/A OPT=1232,DO",
     ),
     (
-        "TCAction with TCRule: only what came over UDP",
+        "TCAction with TCPRule: only queries over UDP",
         "addAction(AndRule{TCPRule(false), QTypeRule('ANY')}, TCAction())",
         "q 1234 a/ANY
          < 1234 QR TC a/ANY
@@ -68,7 +68,7 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "SpoofAction: A, AAAA and ANY; any other type is for the next rule",
+        "SpoofAction: A, AAAA and ANY; other types continue with the next rule",
         "addAction(AllRule(), SpoofAction({'192.0.2.1', '192.0.2.2', '2001:db8::1'}))",
         "q 1234 RD a/A
          < 1234 QR RD RA a/A A=192.0.2.1 A=192.0.2.2
@@ -80,7 +80,7 @@ const ROWS: &[Row] = &[
          > 1 * a/TXT",
     ),
     (
-        "SpoofAction: of one family, the other is for the next rule",
+        "SpoofAction: one family only; the other continues with the next rule",
         "addAction(AllRule(), SpoofAction('192.0.2.1')) addAction(AllRule(), DropAction())",
         "q 1234 a/A
          < 1234 QR a/A A=192.0.2.1
@@ -109,7 +109,7 @@ const ROWS: &[Row] = &[
          < 1234 QR AA c/AAAA CNAME=b,1",
     ),
     (
-        "SpoofRawAction: of the type asked for",
+        "SpoofRawAction: of the queried type",
         r#"addAction("a", SpoofRawAction("\003abc")) addAction("b", SpoofRawAction({"\001x", "\001y"}, {ttl=9, aa=true}))
            addAction("c", SpoofRawAction("\003abc", {typeForAny=DNSQType.TXT}))"#,
         "q 1234 RD a/TXT
@@ -130,7 +130,7 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "SpoofPacketAction: a whole message, under the query's id and question",
+        "SpoofPacketAction: a complete message with the id and question of the query",
         r#"addAction("a", SpoofPacketAction("\000\000\133\005\000\001\000\001\000\000\000\000\001a\000\000\001\000\001\192\012\000\001\000\001\000\000\000\007\000\004\192\000\002\001"))
            addAction("b", SpoofPacketAction("\000\000\128\005\000\000\000\000\000\000\000\000trailing", 12))"#,
         "q 1234 RD A/A OPT=1232
@@ -141,7 +141,7 @@ const ROWS: &[Row] = &[
          < 1234 QR RD REFUSED",
     ),
     (
-        "the name asked for keeps its letter case, and the answer its class",
+        "the queried name keeps its letter case, and the answer its class",
         "addAction('a.example', SpoofAction('192.0.2.1')) addAction('b.example', RCodeAction(5))",
         "q 1234 A.eXample/A
          < 1234 QR A.eXample/A A=192.0.2.1
@@ -149,7 +149,7 @@ const ROWS: &[Row] = &[
          < 1234 QR REFUSED B.example/TXT/CH",
     ),
     (
-        "bytes behind the query, and its other records, are not in the answer",
+        "trailing bytes and other records of the query are not in the answer",
         "addAction(AllRule(), RCodeAction(5))",
         "q 1234 a/A TAIL=c0ffee
          < 1234 QR REFUSED a/A
@@ -157,7 +157,7 @@ const ROWS: &[Row] = &[
          < 1234 QR REFUSED a/A OPT=1232",
     ),
     (
-        "an answer longer than the client takes becomes TC=1",
+        "an answer longer than the client accepts becomes TC=1",
         "local all = {} for n = 1, 60 do all[n] = '192.0.2.' .. n end addAction(AllRule(), SpoofAction(all))",
         "q 1234 RD a/A
          < 1234 QR TC RD RA a/A
@@ -167,6 +167,6 @@ const ROWS: &[Row] = &[
 ];
 
 #[test]
-fn answers_of_our_own() {
+fn self_generated_answers() {
     play_all(ROWS);
 }

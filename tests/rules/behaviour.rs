@@ -1,8 +1,8 @@
-//! What users of dnsdist's rules rely on, a test for each line of the list.
+//! Tests the behaviour of rules that users of dnsdist rely on, one test per item.
 
 use crate::bench::{Bench, SERVERS, play_all};
 
-/// One shard, one configuration behind the two servers, one transcript.
+/// Plays one transcript on one shard with one configuration and two servers.
 fn play(config: &str, transcript: &str) {
     Bench::new(&format!("{SERVERS}{config}")).play(config, transcript);
 }
@@ -39,7 +39,7 @@ fn aa_and_ad_are_0_unless_asked_for() {
 }
 
 #[test]
-fn the_clients_own_rd_and_cd_come_back_even_when_an_action_changed_them() {
+fn the_rd_and_cd_bits_of_the_client_are_restored_after_actions() {
     let changed =
         "addAction(AllRule(), SetNoRecurseAction()) addAction(AllRule(), SetDisableValidationAction()) ";
     for (bits, ra) in [("", ""), ("RD", "RA"), ("CD", ""), ("RD CD", "RA")] {
@@ -82,7 +82,7 @@ fn raw_spoofing_needs_type_for_any() {
 }
 
 #[test]
-fn edns_in_an_answer_of_our_own_only_if_the_query_had_it() {
+fn a_self_generated_answer_has_edns_only_if_the_query_had_it() {
     let config = "addAction(AllRule(), RCodeAction(5))";
     play(config, "q 1 a/A\n < 0001 QR REFUSED a/A");
     play(config, "q 1 a/A OPT=4096\n < 0001 QR REFUSED a/A OPT=1232");
@@ -110,7 +110,7 @@ fn truncate_tc_drops_the_records_of_a_truncated_answer_and_keeps_its_opt() {
 }
 
 #[test]
-fn odd_queries_do_not_come_to_the_rules() {
+fn invalid_queries_do_not_reach_the_rules() {
     let config = "addAction(AllRule(), PoolAction('two'))";
     let transcript = "q 1 QR a/A
          ! query-is-response
@@ -140,7 +140,7 @@ fn a_header_only_answer_is_passed_on_if_refused_and_dropped_if_noerror_or_nxdoma
 }
 
 #[test]
-fn an_answer_whose_question_differs_is_dropped() {
+fn an_answer_with_another_question_is_dropped() {
     let config =
         "addAction(AllRule(), SetTagAction('a', 'b')) addResponseAction(AllRule(), TCResponseAction())";
     let transcript = "q 1 a/A
@@ -179,7 +179,7 @@ fn spoof_svc_action_adds_hints_as_additional_records_all_a_first() {
     )]);
 }
 
-/// Up to 4,096 bytes, both ways; rules need not read them all.
+/// Messages of up to 4,096 bytes in both directions; rules need not read all of them.
 #[test]
 fn messages_of_4096_bytes_go_both_ways() {
     let config = "addAction(AllRule(), SetTagAction('a', 'b')) addResponseAction(AllRule(), SetMaxTTLResponseAction(5))";
@@ -191,7 +191,7 @@ fn messages_of_4096_bytes_go_both_ways() {
 }
 
 #[test]
-fn trailing_data_goes_to_the_server_as_it_came() {
+fn trailing_data_is_forwarded_unchanged() {
     let config = "addAction(TrailingDataRule(), PoolAction('two'))";
     play(
         config,

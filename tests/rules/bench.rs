@@ -1,4 +1,4 @@
-//! A shard under a configuration, and transcripts of what goes in and must come out.
+//! A shard with a configuration, and transcripts of packets in and expected results.
 //!
 //! ```text
 //! q 1234 RD a.example/A       a query comes from the client
@@ -8,15 +8,16 @@
 //! < 1234 QR a.example/A       the client gets this
 //! ! rule                      something is dropped, and counted under this reason
 //! hold                        it is held back
-//! wait 100                    so many milliseconds pass, then the shard does what is due
+//! wait 100                    milliseconds pass, then the shard does what is due
 //! from 192.0.2.1:53           the client, from now on
 //! via 192.0.2.1:1 192.0.2.2:53 e0=616263    queries come with a PROXY header that says this, from
 //!                             now on; `via local`, `via 0d0a` (these bytes), `via nothing`
-//! told udp 192.0.2.1:1 192.0.2.2:53 e0=616263    what goes to a server next has this header
+//! header udp 192.0.2.1:1 192.0.2.2:53 e0=616263    the next packet to a server begins with this
+//!                             PROXY header
 //! hits query 1 0              how often the rules of a chain have been hit
 //! ```
 //!
-//! Between two packets in, all that comes out must be in the transcript, in order.
+//! Between two packets in, the transcript must contain every result, in order.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -36,14 +37,14 @@ use dnslob::stats::live::{LiveState, ShardStats, State};
 use dnslob::wire::proxy;
 use dnslob::wire::proxy::{Parsed, Transport};
 
-use crate::support::farm::{client, configured};
+use crate::support::config::{client, configured};
 use crate::support::message::{describe, hex, message, same};
 
-/// Room of a packet, as engines have it.
+/// The size of a packet buffer, as in the engines.
 const ROOM: usize = 4096;
 const CLIENT: &str = "127.0.0.1:4000";
 
-/// What came out.
+/// A result of the shard.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Out {
     Forward(Route, Vec<u8>),
@@ -52,7 +53,7 @@ pub(crate) enum Out {
     Hold,
 }
 
-/// A shard and what stands around it.
+/// A shard and its surroundings.
 pub(crate) struct Bench {
     pub(crate) shard: Shard,
     pub(crate) live_state: Arc<LiveState>,
@@ -60,16 +61,16 @@ pub(crate) struct Bench {
     pub(crate) now: Tick,
     slots: Slots,
     from: Client,
-    /// What queries begin with.
+    /// Bytes that queries start with.
     via: Vec<u8>,
-    /// What servers were asked, in order.
+    /// The queries that were sent to servers, in order.
     asked: Vec<(Route, Vec<u8>)>,
     out: VecDeque<Out>,
     drops: [u64; DropReason::ALL.len()],
 }
 
 impl Bench {
-    /// A shard that obeys a configuration; its servers are all up.
+    /// Creates a shard from a configuration, with all servers up.
     pub(crate) fn new(text: &str) -> Self {
         let compiled = configured(text, &Slots::default(), 1);
         let (snapshot, slots) = (Arc::new(compiled.snapshot), compiled.slots);
@@ -92,7 +93,7 @@ impl Bench {
         bench
     }
 
-    /// Another configuration takes the place of the one that stands.
+    /// Replaces the configuration.
     pub(crate) fn reload(&mut self, text: &str) {
         let compiled = configured(text, &self.slots, self.snapshot.generation + 1);
         let mut snapshot = compiled.snapshot;
@@ -106,18 +107,18 @@ impl Bench {
         &self.live_state.shards()[0]
     }
 
-    /// Lets time pass without a tick.
+    /// Advances the time without a tick.
     pub(crate) fn pass(&mut self, ms: u64) {
         self.now = self.now + TickDelta::from_ms(ms);
         self.shard.begin_batch(self.now, &self.snapshot);
     }
 
-    /// A query comes in; what becomes of it.
+    /// Receives a query and records its outcome.
     pub(crate) fn query(&mut self, from: Client, bytes: &[u8]) -> Vec<Out> {
         self.packet(bytes, |shard, packet| shard.on_query(from, packet))
     }
 
-    /// An answer comes in.
+    /// Receives an answer.
     pub(crate) fn response(&mut self, from: Route, bytes: &[u8]) -> Vec<Out> {
         self.packet(bytes, |shard, packet| shard.on_response(from, packet))
     }
@@ -131,7 +132,7 @@ impl Bench {
         self.happened(vec![(verdict, bytes)])
     }
 
-    /// Time passes, and the shard does what is due.
+    /// Advances the time and lets the shard do what is due.
     pub(crate) fn tick(&mut self, ms: u64) -> Vec<Out> {
         self.pass(ms);
         let mut seen = Vec::new();
@@ -139,10 +140,10 @@ impl Bench {
         self.happened(seen)
     }
 
-    /// What came out; what was counted as dropped must have been, once.
+    /// Records a result; a drop must have been counted once.
     fn happened(&mut self, seen: Vec<(Verdict, Vec<u8>)>) -> Vec<Out> {
         let mut out = Vec::new();
-        let mut told = Vec::new();
+        let mut reasons = Vec::new();
         for (verdict, bytes) in seen {
             match verdict {
                 Verdict::Forward(route) => {
@@ -150,7 +151,7 @@ impl Bench {
                     out.push(Out::Forward(route, bytes));
                 }
                 Verdict::Answer(to) | Verdict::Deliver(to) => out.push(Out::ToClient(to, bytes)),
-                Verdict::Drop(reason) => told.push(reason),
+                Verdict::Drop(reason) => reasons.push(reason),
                 Verdict::Hold => out.push(Out::Hold),
             }
         }
@@ -158,7 +159,7 @@ impl Bench {
             let count = self.stats().dropped(reason).get();
             let before = std::mem::replace(&mut self.drops[reason.index()], count);
             let mut counted = count - before;
-            told.retain(|r| {
+            reasons.retain(|r| {
                 *r != reason || {
                     counted = counted.checked_sub(1).expect("counted");
                     out.push(Out::Drop(reason));
@@ -167,12 +168,12 @@ impl Bench {
             });
             out.extend((0..counted).map(|_| Out::Drop(reason)));
         }
-        assert!(told.is_empty());
+        assert!(reasons.is_empty());
         self.shard.check_invariants();
         out
     }
 
-    /// The number of the server 127.0.1.N.
+    /// Returns the number N of the server 127.0.1.N.
     pub(crate) fn number(&self, route: Route) -> u16 {
         let backend = self.snapshot.backend(route.backend).expect("a server");
         match backend.address.ip() {
@@ -181,14 +182,14 @@ impl Bench {
         }
     }
 
-    /// Plays a transcript to its end.
+    /// Plays a transcript and panics at the first difference.
     pub(crate) fn play(&mut self, name: &str, transcript: &str) {
         if let Err(wrong) = self.try_play(transcript) {
             panic!("{name}: {wrong}");
         }
     }
 
-    /// Plays a transcript; says what is not as it says.
+    /// Plays a transcript and returns the first difference as an error.
     fn try_play(&mut self, transcript: &str) -> Result<(), String> {
         for line in transcript.lines().map(str::trim).filter(|l| !l.is_empty()) {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -213,13 +214,13 @@ impl Bench {
             }
             "from" => self.from = client(rest),
             "via" => self.via = header(rest),
-            "told" => {
+            "header" => {
                 let Some(Out::Forward(_, bytes)) = self.out.front_mut() else {
                     return Err(self.odd(self.out.front().cloned()));
                 };
                 let len = header_len(bytes);
                 let is: Vec<u8> = bytes.drain(..len).collect();
-                // A checksum stands for itself.
+                // Parsed headers are compared, since checksums may differ.
                 if is.len() != header(rest).len()
                     || proxy::parse(&is, 65_535) != proxy::parse(&header(rest), 65_535)
                 {
@@ -267,12 +268,12 @@ impl Bench {
                 let out = self.response(route, &bytes);
                 self.out.extend(out);
             }
-            _ => panic!("what is {word}?"),
+            _ => panic!("unknown word {word}"),
         }
         Ok(())
     }
 
-    /// How often the rules of a chain have been hit.
+    /// Returns the hit counters of the rules of a chain.
     pub(crate) fn hits(&self, chain: &str) -> Vec<u64> {
         let chains = &self.snapshot.chains;
         let slots: Vec<RuleSlot> = match chain {
@@ -307,7 +308,7 @@ impl Bench {
     }
 }
 
-/// Bytes of the PROXY header in front of a message.
+/// Returns the length of the PROXY header before a message.
 fn header_len(bytes: &[u8]) -> usize {
     match proxy::parse(bytes, 65_535) {
         Parsed::Header { len, .. } => len,
@@ -315,7 +316,7 @@ fn header_len(bytes: &[u8]) -> usize {
     }
 }
 
-/// A PROXY header as a transcript says it: of a datagram, unless it begins with another word.
+/// Builds a PROXY header from its notation; for datagrams unless it starts with another word.
 pub(crate) fn header(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut words = text.split(' ').peekable();
@@ -349,10 +350,10 @@ pub(crate) fn header(text: &str) -> Vec<u8> {
 /// Name, configuration, transcript.
 pub(crate) type Row = (&'static str, &'static str, &'static str);
 
-/// Two servers, the second in a pool of its own.
+/// Two servers, the second one in its own pool.
 pub(crate) const SERVERS: &str = r#"newServer("127.0.1.1") newServer{address="127.0.1.2", pool="two"} "#;
 
-/// Plays every row on a shard of its own; says all that is wrong at once.
+/// Plays every row on its own shard and reports all failures together.
 pub(crate) fn play_all(rows: &[Row]) {
     let mut wrong = Vec::new();
     for (name, config, transcript) in rows {

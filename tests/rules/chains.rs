@@ -1,10 +1,10 @@
-//! Chains: order, what edits them, groups, and the chains of answers of our own and of time-outs.
+//! Tests chains: order, editing, groups, and the chains of self-generated answers and timeouts.
 
 use crate::bench::{Bench, Row, SERVERS, play_all};
 
 const ROWS: &[Row] = &[
     (
-        "the first match that decides wins, whatever kind of selector",
+        "the first rule that ends the chain wins, with any kind of selector",
         r#"addAction(AndRule{QTypeRule("A"), QNameSuffixRule("x")}, PoolAction("two")) addAction("b.x", DropAction())
            addAction(RegexRule("^c"), RCodeAction(5)) addAction("127.0.0.0/8", TCAction())"#,
         "q 1 b.x/A
@@ -18,7 +18,7 @@ const ROWS: &[Row] = &[
          hits query 1 1 1 1",
     ),
     (
-        "addAction: a string is a name and all below it, a list too",
+        "addAction: a string is a name suffix, also in a list",
         r#"addAction("a.example", DropAction()) addAction({"b.example", "c.example."}, PoolAction("two"))"#,
         "q 1 x.A.example/A
          ! rule
@@ -39,7 +39,7 @@ const ROWS: &[Row] = &[
          hits query 1 0",
     ),
     (
-        "mvRule: in front of another, or to the end",
+        "mvRule: before another rule, or to the end",
         r#"addAction("a", DropAction()) addAction("a", RCodeAction(5)) addAction("a", TCAction()) mvRule(0, 3) mvRule(1, 0)"#,
         "q 1 a/A
          < 0001 QR TC a/A
@@ -55,7 +55,7 @@ const ROWS: &[Row] = &[
          < 0001 QR TC a/TXT",
     ),
     (
-        "a group is replaced as one, where it stands",
+        "a group is replaced as a whole, at its position",
         r#"addAction("a", RCodeAction(1), {group="g"}) addAction("b", PoolAction("two")) addAction("a", RCodeAction(2), {group="g"})
            setRuleGroup("g", {newRuleAction("a", RCodeAction(3)), newRuleAction("b", RCodeAction(4))})"#,
         "q 1 a/A
@@ -65,7 +65,7 @@ const ROWS: &[Row] = &[
          hits query 1 1 0",
     ),
     (
-        "clearRuleGroup takes only its own",
+        "clearRuleGroup removes only rules of the group",
         r#"addAction("a", DropAction(), {group="g"}) addAction("a", TCAction(), {group="h"}) clearRuleGroup("g")"#,
         "q 1 a/A
          < 0001 QR TC a/A",
@@ -84,7 +84,7 @@ const ROWS: &[Row] = &[
          ! response-rule",
     ),
     (
-        "self-answered rules: answers of our own, not those of servers",
+        "self-answered rules: self-generated answers only",
         r#"addAction("own", SpoofAction("192.0.2.1")) addAction("dropped", RCodeAction(5))
            addSelfAnsweredResponseAction("dropped", DropResponseAction()) addSelfAnsweredResponseAction(AllRule(), SetMaxTTLResponseAction(7))"#,
         "q 1 own/A
@@ -98,7 +98,7 @@ const ROWS: &[Row] = &[
          hits self-answered 1 1",
     ),
     (
-        "response rules: answers of servers, not our own",
+        "response rules: answers of servers only",
         r#"addAction("own", SpoofAction("192.0.2.1")) addResponseAction(AllRule(), DropResponseAction())"#,
         "q 1 own/A
          < 0001 QR own/A A=192.0.2.1
@@ -119,7 +119,7 @@ const ROWS: &[Row] = &[
          < 0001 QR REFUSED own/A",
     ),
     (
-        "time-out rules: asked again in another pool",
+        "timeout rules: retried in another pool",
         r#"addTimeoutResponseAction("a", RestartResponseAction("two"))"#,
         "q 1234 RD a/A OPT=512
          > 1 * RD a/A OPT=512
@@ -134,7 +134,7 @@ const ROWS: &[Row] = &[
          hits timeout 1",
     ),
     (
-        "time-out rules: the second time-out is the last",
+        "timeout rules: the second timeout is the last",
         r#"addTimeoutResponseAction(AllRule(), RestartResponseAction("two"))"#,
         "q 1234 a/A
          > 1 * a/A
@@ -147,7 +147,7 @@ const ROWS: &[Row] = &[
          hits timeout 2",
     ),
     (
-        "time-out rules: into a pool without a server",
+        "timeout rules: into a pool without a server",
         r#"setServFailWhenNoServer(true) addTimeoutResponseAction("a", RestartResponseAction("none"))
            addTimeoutResponseAction("b", DropResponseAction())"#,
         "q 1234 RD a/A
@@ -166,9 +166,9 @@ fn chains() {
     play_all(ROWS);
 }
 
-/// A cache is another milestone's; its chains take rules already.
+/// There is no cache yet; its chains already accept rules.
 #[test]
-fn chains_of_the_cache_take_rules_and_ask_none() {
+fn cache_chains_accept_rules_and_never_run_them() {
     let mut bench = Bench::new(&format!(
         "{SERVERS} addCacheMissAction(AllRule(), DropAction()) addCacheHitResponseAction(AllRule(), DropResponseAction())
          addCacheInsertedResponseAction(AllRule(), DropResponseAction())"
@@ -185,14 +185,14 @@ fn chains_of_the_cache_take_rules_and_ask_none() {
     bench.play("no cache", "q 1 a/A\n > 1 * a/A\n a * QR a/A\n < 0001 QR a/A");
 }
 
-/// With a second try, the query that was kept has that try's id.
+/// With a retry, the stored query has the id of the retry.
 #[test]
 fn a_restart_after_a_second_try_answers_under_the_clients_id() {
     let config = r#"newServer("127.0.1.1") newServer("127.0.1.2") setRetry{after=100, budget=100} setServFailWhenNoServer(true)
         addResponseAction(RCodeRule(5), RestartResponseAction("none"))"#;
     let mut bench = Bench::new(config);
     let out = bench.query(
-        crate::support::farm::client("127.0.0.1:4000"),
+        crate::support::config::client("127.0.0.1:4000"),
         &crate::support::message::message("1234 RD a/A"),
     );
     assert_eq!(out.len(), 1, "{out:?}");
@@ -206,7 +206,7 @@ fn a_restart_after_a_second_try_answers_under_the_clients_id() {
     crate::support::message::same(bytes, "1234 QR RD SERVFAIL a/A").unwrap();
 }
 
-/// It is asked once: its answer is delivered rather than thrown away.
+/// The query is sent once: its answer is delivered rather than dropped.
 #[test]
 fn an_answer_to_a_query_too_long_to_be_kept_is_delivered() {
     let long = "00".repeat(600);
@@ -218,9 +218,9 @@ fn an_answer_to_a_query_too_long_to_be_kept_is_delivered() {
     bench.play("too long", &transcript);
 }
 
-/// Flags and tags of one query are not another's, whatever memory they share.
+/// Flags and tags of a query do not leak into another query in the same memory.
 #[test]
-fn a_query_that_is_only_kept_has_a_case_of_its_own() {
+fn a_query_that_is_only_kept_is_stored_separately() {
     for config in [
         "setRetry{after=100, budget=10}",
         "fixupCase(true)",
@@ -239,7 +239,7 @@ fn a_query_that_is_only_kept_has_a_case_of_its_own() {
 }
 
 #[test]
-fn self_answered_rules_alone_see_the_servfail_of_a_pool_without_a_server() {
+fn only_self_answered_rules_see_the_servfail_of_a_pool_without_a_server() {
     Bench::new("setServFailWhenNoServer(true) addSelfAnsweredResponseAction('a', DropResponseAction())")
         .play(
             "no server",
@@ -247,14 +247,16 @@ fn self_answered_rules_alone_see_the_servfail_of_a_pool_without_a_server() {
         );
 }
 
-/// The first try, which nobody waits for any more, must not stand for the one that was asked again.
+/// The first attempt, which is finished, must not be used in place of the restarted one.
 #[test]
 fn a_restart_after_a_second_try_that_times_out_is_counted() {
     let config = r#"newServer("127.0.1.1") newServer("127.0.1.2") newServer{address="127.0.1.3", pool="three"}
         setRetry{after=100, budget=100} addResponseAction(RCodeRule(2), RestartResponseAction("three"))"#;
     let mut bench = Bench::new(config);
-    let mut asked = bench
-        .query(crate::support::farm::client("127.0.0.1:4000"), &crate::support::message::message("1234 a/A"));
+    let mut asked = bench.query(
+        crate::support::config::client("127.0.0.1:4000"),
+        &crate::support::message::message("1234 a/A"),
+    );
     asked.extend(bench.tick(110));
     let [_, crate::bench::Out::Forward(second, query)] = &asked[..] else { panic!("{asked:?}") };
     let mut answer = query.clone();
@@ -265,6 +267,6 @@ fn a_restart_after_a_second_try_that_times_out_is_counted() {
         matches!(&again[..], [crate::bench::Out::Forward(route, _)] if bench.number(*route) == 3),
         "{again:?}"
     );
-    bench.play("nobody answers", "wait 1000\n wait 2000\n ! timeout");
+    bench.play("no server answers", "wait 1000\n wait 2000\n ! timeout");
     assert_eq!(bench.shard.outstanding(), 0);
 }

@@ -1,14 +1,14 @@
-//! EDNS: client subnets, options and Extended DNS Errors, on the way there and back.
+//! Tests EDNS in both directions: client subnets, options and Extended DNS Errors.
 
 use crate::bench::{Row, play_all};
 
-/// The second pool's server wants the client's subnet.
+/// The server of the second pool requests the client subnet.
 const ECS: &str = r#"newServer{address="127.0.1.3", pool="three", useClientSubnet=true}
     setACL("0.0.0.0/0") addACL("::/0") "#;
 
 const SUBNETS: &[Row] = &[
     (
-        "useClientSubnet: a client without EDNS gets an answer without",
+        "useClientSubnet: a client without EDNS gets an answer without EDNS",
         "addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
          q 1234 RD a/A
@@ -21,7 +21,7 @@ const SUBNETS: &[Row] = &[
          < 1234 QR RD RA a/A",
     ),
     (
-        "useClientSubnet: a client with EDNS gets its own OPT back, without the subnet",
+        "useClientSubnet: a client with EDNS gets an OPT record without the subnet",
         "addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
          q 1234 a/A OPT=4096,DO,10:0102030405060708
@@ -37,7 +37,7 @@ const SUBNETS: &[Row] = &[
          > 3 * a/A OPT=1232,8:0002380020010db8000102",
     ),
     (
-        "useClientSubnet: a subnet that the query brings stays, and the answer's too",
+        "useClientSubnet: a subnet in the query is kept, and so is the one in the answer",
         "addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
          q 1234 a/A OPT=4096,8:00011000c633
@@ -46,7 +46,7 @@ const SUBNETS: &[Row] = &[
          < 1234 QR a/A OPT=1232,8:00011010c633",
     ),
     (
-        "without rules: only servers that want it get it",
+        "without rules: only servers configured for it get a subnet",
         "newServer('127.0.1.4') getServer(0):rmPool('')",
         "from 192.0.2.77:1
          q 1234 a/A
@@ -62,7 +62,7 @@ const SUBNETS: &[Row] = &[
          > 3 * a/A OPT=4096,8:00011000c000",
     ),
     (
-        "SetECSOverrideAction, either way",
+        "SetECSOverrideAction: on and off",
         "addAction('a', SetECSOverrideAction(true)) addAction('b', SetECSOverrideAction(false)) addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
          q 1234 a/A OPT=4096,8:00011000c633
@@ -100,7 +100,7 @@ const SUBNETS: &[Row] = &[
          > 3 * a/A OPT=512,8:00011000c633",
     ),
     (
-        "SetECSAction: this subnet rather than the client's",
+        "SetECSAction: a given subnet in place of the client subnet",
         "addAction('a', SetECSAction('203.0.113.0/25')) addAction('b', SetECSAction('203.0.113.0/24', '2001:db8:f::/48'))
          addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
@@ -113,7 +113,7 @@ const SUBNETS: &[Row] = &[
          > 3 * b/A OPT=1232,8:0002300020010db8000f",
     ),
     (
-        "a query that is not sent after all brings no subnet into its answer",
+        "a query that is not sent adds no subnet to its answer",
         "addAction('own', PoolAction('three', false)) addAction('own', RCodeAction(5))",
         "from 192.0.2.77:1
          q 1234 own/A
@@ -131,7 +131,7 @@ fn client_subnets() {
 
 const OPTIONS: &[Row] = &[
     (
-        "SetEDNSOptionAction: a client without EDNS gets an answer without",
+        "SetEDNSOptionAction: a client without EDNS gets an answer without EDNS",
         r#"addAction(AllRule(), SetEDNSOptionAction(10, "abcd"))"#,
         "q 1234 RD a/A
          > 1 * RD a/A OPT=1232,10:61626364
@@ -139,7 +139,7 @@ const OPTIONS: &[Row] = &[
          < 1234 QR RD RA a/A A=192.0.2.1",
     ),
     (
-        "SetEDNSOptionAction: added to the client's options, or in place of its own",
+        "SetEDNSOptionAction: adds an option, or replaces one of the client",
         r#"addAction(AllRule(), SetEDNSOptionAction(EDNSOptionCode.COOKIE, "abcd"))"#,
         "q 1234 a/A OPT=4096,DO
          > 1 * a/A OPT=4096,DO,10:61626364
@@ -149,13 +149,13 @@ const OPTIONS: &[Row] = &[
          > 1 * a/A OPT=4096,3:,10:61626364",
     ),
     (
-        "SetEDNSOptionAction: rules behind see the option",
+        "SetEDNSOptionAction: later rules see the option",
         r#"addAction(AllRule(), SetEDNSOptionAction(65001, "")) addAction(EDNSOptionRule(65001), PoolAction("two"))"#,
         "q 1234 a/A
          > 2 * a/A OPT=1232,65001:",
     ),
     (
-        "SetEDNSOptionAction: an answer of our own has only the EDNS that its client has",
+        "SetEDNSOptionAction: a self-generated answer has EDNS only if the query has",
         r#"setServFailWhenNoServer(true) addAction(AllRule(), SetEDNSOptionAction(10, "abcd"))
            addAction("a", RCodeAction(5)) addAction("b", PoolAction("none"))"#,
         "q 1234 a/A
@@ -178,7 +178,7 @@ const OPTIONS: &[Row] = &[
          < 1234 QR a/A",
     ),
     (
-        "SetExtendedDNSErrorAction: in the answer of a server, if the client knows EDNS",
+        "SetExtendedDNSErrorAction: in the answer of a server, if the client uses EDNS",
         r#"addAction(AllRule(), SetExtendedDNSErrorAction(15, "no"))"#,
         "q 1234 a/A OPT=4096
          > 1 * a/A OPT=4096
@@ -190,7 +190,7 @@ const OPTIONS: &[Row] = &[
          < 1234 QR NXDOMAIN a/A",
     ),
     (
-        "SetExtendedDNSErrorAction: in an answer of our own",
+        "SetExtendedDNSErrorAction: in a self-generated answer",
         "addAction(AllRule(), SetExtendedDNSErrorAction(17)) addAction(AllRule(), RCodeAction(5))",
         "q 1234 a/A OPT=4096,DO
          < 1234 QR REFUSED a/A OPT=1232,DO,15:0011
@@ -198,7 +198,7 @@ const OPTIONS: &[Row] = &[
          < 1234 QR REFUSED a/A",
     ),
     (
-        "SetExtendedDNSErrorResponseAction: in place of the server's",
+        "SetExtendedDNSErrorResponseAction: replaces that of the server",
         r#"addResponseAction(RCodeRule(DNSRCode.SERVFAIL), SetExtendedDNSErrorResponseAction(22, "x"))"#,
         "q 1234 a/A OPT=4096
          > 1 * a/A OPT=4096

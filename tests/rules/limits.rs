@@ -1,4 +1,4 @@
-//! Rates: what they let pass as time goes on, and what they remember over a reload.
+//! Tests rate limits: what they allow over time, and what they keep at a reload.
 
 use crate::bench::{Bench, Row, SERVERS, play_all};
 
@@ -20,7 +20,7 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "MaxQPSRule: a burst of its own",
+        "MaxQPSRule: a configured burst",
         r#"addAction(MaxQPSRule(1, 3), PoolAction("two"))"#,
         "q 1 a/A
          > 2 * a/A
@@ -37,7 +37,7 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "MaxQPSRule counts only what comes to it",
+        "MaxQPSRule counts only the queries that reach it",
         r#"addAction(AndRule{QNameRule("a"), MaxQPSRule(1)}, PoolAction("two"))"#,
         "q 1 b/A
          > 1 * b/A
@@ -49,7 +49,7 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "the recipe: what is above the rate is dropped",
+        "the recipe: queries above the rate are dropped",
         r#"addAction(NotRule(MaxQPSRule(1)), DropAction())"#,
         "q 1 a/A
          > 1 * a/A
@@ -79,7 +79,7 @@ const ROWS: &[Row] = &[
          ! rule",
     ),
     (
-        "MaxQPSIPRule: prefixes are one client, and a burst",
+        "MaxQPSIPRule: a prefix counts as one client; a configured burst",
         r#"setACL("0.0.0.0/0") addACL("::/0") addAction(MaxQPSIPRule(1, 24, 48, 2), DropAction())"#,
         "from 192.0.2.1:1
          q 1 a/A
@@ -107,7 +107,7 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "QPSAction: drops what is above, else goes on",
+        "QPSAction: drops queries above the rate, else continues",
         r#"addAction("a", QPSAction(1)) addAction(AllRule(), PoolAction("two"))"#,
         "q 1 a/A
          > 2 * a/A
@@ -121,7 +121,7 @@ const ROWS: &[Row] = &[
          hits query 3 3",
     ),
     (
-        "QPSPoolAction: to the pool within the rate, else goes on",
+        "QPSPoolAction: to the pool within the rate, else continues",
         r#"addAction(AllRule(), QPSPoolAction(1, "two")) addAction("b", DropAction())"#,
         "q 1 b/A
          > 2 * b/A
@@ -134,7 +134,7 @@ const ROWS: &[Row] = &[
          > 2 * b/A",
     ),
     (
-        "QPSPoolAction that does not stop",
+        "QPSPoolAction that does not end the chain",
         r#"addAction(AllRule(), QPSPoolAction(1, "two", false)) addAction("b", DropAction())"#,
         "q 1 b/A
          ! rule
@@ -152,12 +152,12 @@ fn rates() {
 }
 
 #[test]
-fn a_reload_keeps_what_rules_have_counted_and_remember() {
+fn a_reload_keeps_counters_and_limiters_of_rules() {
     let rules = r#"addAction(QNameRule("x"), DropAction()) addAction(MaxQPSIPRule(1), DropAction())
         addAction(NotRule(MaxQPSRule(3)), RCodeAction(DNSRCode.REFUSED))"#;
     let mut bench = Bench::new(&format!("{SERVERS}{rules}"));
     bench.play("before", "q 1 x/A\n ! rule\n q 1 a/A\n > 1 * a/A\n q 1 a/A\n ! rule\n hits query 1 1 0");
-    // The same rules, a new one in front: numbers belong to rules, not to places.
+    // The same rules after a new one: counters belong to rules, not to positions.
     bench.reload(&format!("{SERVERS} addAction(\"y\", DropAction()) {rules}"));
     bench.play(
         "after",
@@ -178,7 +178,7 @@ fn a_reload_keeps_what_rules_have_counted_and_remember() {
 }
 
 #[test]
-fn a_rule_that_came_back_begins_at_zero() {
+fn a_rule_added_again_starts_at_zero() {
     let mut bench = Bench::new(&format!("{SERVERS} addAction('x', DropAction())"));
     bench.play("before", "q 1 x/A\n ! rule\n hits query 1");
     bench.reload(&format!("{SERVERS} addAction('y', DropAction())"));

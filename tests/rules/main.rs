@@ -1,7 +1,7 @@
-//! Rules as tables: a configuration, packets in, and what becomes of them. Every selector, every
-//! action and every chain has its rows; see [`bench`] for how a row is written.
+//! Tests rules as tables: a configuration, packets in, and their outcome. Every selector, action
+//! and chain has its rows; [`bench`] describes the notation.
 
-// Tests may stop at the first surprise.
+// Tests may panic at the first failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../support/mod.rs"]

@@ -1,5 +1,5 @@
-//! PROXY headers and the client's address: what queries come with, what rules see of it, and what
-//! servers get; as datagrams and by connections. And the TCP keepalive option.
+//! Tests PROXY headers and the client address, over UDP and over connections: what queries carry,
+//! what rules see, and what servers receive. Also tests the TCP keepalive option.
 
 use dnslob::base::addr::{ConnectionSlot, Endpoint, LocalSlot, Route};
 use dnslob::shard::backend::BackendInterest;
@@ -9,19 +9,19 @@ use dnslob::stats::close_reason::ClientCloseReason;
 use dnslob::wire::proxy;
 
 use crate::bench::{Bench, Row, header, play_all};
-use crate::support::farm::client;
+use crate::support::config::client;
 use crate::support::message::{message, same};
 
 const IN: &[Row] = &[
     (
-        "nobody is listed: what looks like a header is a query, and a bad one",
+        "empty PROXY ACL: a header is treated as an invalid query",
         "",
         "via 192.0.2.77:4000 192.0.2.53:53
          q 1234 a/A
          ! query-malformed",
     ),
     (
-        "a listed peer: its header is taken off, its answer goes to it, not to the client",
+        "a listed peer: its header is removed; the answer goes to the peer, not to the client",
         "setProxyProtocolACL('127.0.0.1')",
         "via 192.0.2.77:4000 192.0.2.53:53 e0=6162 04=
          q 1234 RD a/A
@@ -30,7 +30,7 @@ const IN: &[Row] = &[
          < 1234 QR RD a/A A=1.2.3.4",
     ),
     (
-        "a listed peer without a header, with half of one, with one of version 1, with a wrong one",
+        "a listed peer: no header, a partial, a version 1 and an invalid header",
         "setProxyProtocolACL('127.0.0.1')",
         "q 1234 a/A
          ! proxy-header
@@ -45,7 +45,7 @@ const IN: &[Row] = &[
          ! proxy-header",
     ),
     (
-        "a stranger's header is refused; a stranger without one is served",
+        "an unlisted peer: a header is refused, a plain query is served",
         "setProxyProtocolACL('127.0.0.9')",
         "via 192.0.2.77:4000 192.0.2.53:53
          q 1234 a/A
@@ -55,20 +55,20 @@ const IN: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "a listener that looks for none",
+        "a listener without PROXY protocol",
         "setLocal('127.0.0.1:5300', {enableProxyProtocol=false}) setProxyProtocolACL('127.0.0.1')",
         "q 1234 a/A
          > 1 * a/A",
     ),
     (
-        "a proxy that speaks for itself",
+        "a LOCAL header",
         "setProxyProtocolACL('127.0.0.1') addAction(NotRule(NetmaskGroupRule('127.0.0.1')), DropAction())",
         "via local
          q 1234 a/A
          > 1 * a/A",
     ),
     (
-        "a header longer than it may be",
+        "a header longer than the maximum",
         "setProxyProtocolACL('127.0.0.1') setProxyProtocolMaximumPayloadSize(40)",
         "via 192.0.2.77:4000 192.0.2.53:53 e0=112233445566778899
          q 1234 a/A
@@ -78,21 +78,21 @@ const IN: &[Row] = &[
          ! proxy-header",
     ),
     (
-        "a header and less than a query",
+        "a header and an incomplete query",
         "setProxyProtocolACL('127.0.0.1')",
         "via 192.0.2.77:4000 192.0.2.53:53
          q 1234 a/A CUT=11
          ! query-short",
     ),
     (
-        "the ACL is for the peer",
+        "the ACL applies to the peer",
         "setProxyProtocolACL('127.0.0.1') setACL('127.0.0.1')",
         "via 192.0.2.77:4000 192.0.2.53:53
          q 1234 a/A
          > 1 * a/A",
     ),
     (
-        "or for the client",
+        "or the ACL applies to the client",
         "setProxyProtocolACL('127.0.0.1') setACL('192.0.2.0/24') setProxyProtocolApplyACLToProxiedClients(true)",
         "via 192.0.2.77:4000 192.0.2.53:53
          q 1234 a/A
@@ -102,7 +102,7 @@ const IN: &[Row] = &[
          ! acl",
     ),
     (
-        "rules see the client, what it asked, and the values",
+        "rules see the client, its destination address, and the values",
         "setProxyProtocolACL('127.0.0.1')
          addAction(AndRule{NetmaskGroupRule('192.0.2.77'), NetmaskGroupRule('192.0.2.53', false), DSTPortRule(5353),
                            ProxyProtocolValueRule(0xe0, 'ab'), NotRule(ProxyProtocolValueRule(0xe1))},
@@ -120,7 +120,7 @@ const IN: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "so do those of answers",
+        "response rules see the client, too",
         "setProxyProtocolACL('127.0.0.1') addResponseAction(NetmaskGroupRule('192.0.2.77'), DropResponseAction())",
         "via 192.0.2.77:4000 192.0.2.53:53
          q 1234 a/A
@@ -134,14 +134,14 @@ const IN: &[Row] = &[
          < 1234 QR a/A",
     ),
     (
-        "answers of our own go to the peer",
+        "self-generated answers go to the peer",
         "setProxyProtocolACL('127.0.0.1') addAction('a', SpoofAction('1.2.3.4'))",
         "via [2001:db8::1]:4000 [2001:db8::53]:53
          q 1234 a/A
          < 1234 QR a/A A=1.2.3.4",
     ),
     (
-        "the client's subnet is that of the client",
+        "the client subnet is that of the proxied client",
         "newServer{address='127.0.1.3', pool='three', useClientSubnet=true}
          setProxyProtocolACL('127.0.0.1') addAction(AllRule(), PoolAction('three'))",
         "via 192.0.2.77:4000 192.0.2.53:53
@@ -149,7 +149,7 @@ const IN: &[Row] = &[
          > 3 * RD a/A OPT=1232,8:00011800c00002",
     ),
     (
-        "limits count clients",
+        "limits apply per proxied client",
         "setProxyProtocolACL('127.0.0.1') addAction(MaxQPSIPRule(1), DropAction())",
         "via 192.0.2.77:4000 192.0.2.53:53
          q 1234 a/A
@@ -162,7 +162,7 @@ const IN: &[Row] = &[
          ! rule",
     ),
     (
-        "what is asked again is still the client's",
+        "a retried query keeps its client",
         "newServer{address='127.0.1.3', pool='three', useClientSubnet=true}
          setProxyProtocolACL('127.0.0.1') addResponseAction(RCodeRule(DNSRCode.SERVFAIL), LuaResponseAction(function(dr)
            dr.pool = 'three' dr:restart() return DNSResponseAction.None end))",
@@ -175,7 +175,7 @@ const IN: &[Row] = &[
          < 1234 QR a/A",
     ),
     (
-        "functions see it, too",
+        "Lua functions see the client, too",
         "setProxyProtocolACL('127.0.0.1') addAction(AllRule(), LuaAction(function(dq)
            assert(dq.remoteaddr:toString() == '192.0.2.77' and dq.localaddr:toString() == '192.0.2.53')
            local values = dq:getProxyProtocolValues()
@@ -191,28 +191,28 @@ const IN: &[Row] = &[
 
 const OUT: &[Row] = &[
     (
-        "a server gets the client in front of the query, and answers without",
+        "a server gets a header before the query, and answers without one",
         "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} addAction(AllRule(), PoolAction('three'))
          setLocal('127.0.0.1:5300')",
         "q 1234 RD a/A
-         told 127.0.0.1:4000 127.0.0.1:5300
+         header 127.0.0.1:4000 127.0.0.1:5300
          > 3 * RD a/A
          a * QR RD a/A A=1.2.3.4
          < 1234 QR RD a/A A=1.2.3.4",
     ),
     (
-        "one that came by a header is passed on, with its values",
+        "a received header is passed on with its values",
         "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} addAction(AllRule(), PoolAction('three'))
          setProxyProtocolACL('127.0.0.1')",
         "via [2001:db8::1]:4000 [2001:db8::53]:53 e0=6162 05=31
          q 1234 RD a/A OPT=1232
-         told [2001:db8::1]:4000 [2001:db8::53]:53 e0=6162 05=31
+         header [2001:db8::1]:4000 [2001:db8::53]:53 e0=6162 05=31
          > 3 * RD a/A OPT=1232
          a * QR RD a/A A=1.2.3.4
          < 1234 QR RD a/A A=1.2.3.4",
     ),
     (
-        "rules set the values, or add some; other servers get no header",
+        "rules replace or add values; other servers get no header",
         "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} setProxyProtocolACL('127.0.0.1')
          addAction('set', SetProxyProtocolValuesAction({[0xe1]='b', [0xe0]='a'}))
          addAction('add', SetAdditionalProxyProtocolValueAction(0xe1, 'b'))
@@ -220,39 +220,39 @@ const OUT: &[Row] = &[
          addAction(NotRule(QNameRule('other')), PoolAction('three'))",
         "via 192.0.2.77:4000 192.0.2.53:53 e7=77
          q 1234 set/A
-         told 192.0.2.77:4000 192.0.2.53:53 e0=61 e1=62
+         header 192.0.2.77:4000 192.0.2.53:53 e0=61 e1=62
          > 3 * set/A
          q 1234 add/A
-         told 192.0.2.77:4000 192.0.2.53:53 e7=77 e1=62
+         header 192.0.2.77:4000 192.0.2.53:53 e7=77 e1=62
          > 3 * add/A
          q 1234 none/A
-         told 192.0.2.77:4000 192.0.2.53:53
+         header 192.0.2.77:4000 192.0.2.53:53
          > 3 * none/A
          q 1234 other/A
          > 1 * other/A",
     ),
     (
-        "a function sets them",
+        "a Lua function sets values",
         "newServer{address='127.0.1.3', pool='three', useProxyProtocol=true} setLocal('127.0.0.1:5300')
          addAction(AllRule(), LuaAction(function(dq)
            dq:setProxyProtocolValues({[2]='foo', [3]='bar'}) dq:addProxyProtocolValue(0xee, '')
            return DNSAction.Pool, 'three' end))",
         "q 1234 a/A
-         told 127.0.0.1:4000 127.0.0.1:5300 02=666f6f 03=00000000 ee=
+         header 127.0.0.1:4000 127.0.0.1:5300 02=666f6f 03=00000000 ee=
          > 3 * a/A",
     ),
     (
-        "the second try of a slow server is told the same",
+        "a retry gets the same header",
         "newServer{address='127.0.1.3', pool='three', order=1, useProxyProtocol=true}
          newServer{address='127.0.1.4', pool='three', order=2, useProxyProtocol=true}
          setPoolServerPolicy(firstAvailable, 'three') getPool('three'):setRetry{after=50, budget=100}
          addAction(AllRule(), PoolAction('three')) setProxyProtocolACL('127.0.0.1')",
         "via 192.0.2.77:4000 192.0.2.53:53 e7=77
          q 1234 a/A
-         told 192.0.2.77:4000 192.0.2.53:53 e7=77
+         header 192.0.2.77:4000 192.0.2.53:53 e7=77
          > 3 * a/A
          wait 60
-         told 192.0.2.77:4000 192.0.2.53:53 e7=77
+         header 192.0.2.77:4000 192.0.2.53:53 e7=77
          > 4 * a/A
          a4 * QR a/A
          < 1234 QR a/A",
@@ -260,23 +260,23 @@ const OUT: &[Row] = &[
 ];
 
 #[test]
-fn queries_come_with_headers() {
+fn proxy_headers_of_queries_are_read() {
     play_all(IN);
 }
 
 #[test]
-fn servers_get_headers() {
+fn proxy_headers_are_sent_to_servers() {
     play_all(OUT);
 }
 
 #[test]
-fn a_query_that_the_kernel_refuses_goes_elsewhere_as_it_is_told_there() {
+fn a_query_refused_by_the_kernel_is_resent_with_the_header_of_the_next_server() {
     let mut bench = Bench::new(
         "newServer{address='127.0.1.1', useProxyProtocol=true, order=1} newServer{address='127.0.1.2', order=2}
          newServer{address='127.0.1.3', useProxyProtocol=true, order=3} setServerPolicy(firstAvailable)
          setLocal('127.0.0.1:5300')",
     );
-    let told = header("127.0.0.1:4000 127.0.0.1:5300");
+    let prefix = header("127.0.0.1:4000 127.0.0.1:5300");
     let mut bytes = vec![0; 4096];
     let query = message("1234 a/A");
     bytes[64..64 + query.len()].copy_from_slice(&query);
@@ -286,7 +286,7 @@ fn a_query_that_the_kernel_refuses_goes_elsewhere_as_it_is_told_there() {
     for number in 1..=3 {
         let dnslob::shard::verdict::Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
         assert_eq!(bench.number(route), number);
-        let front = if number == 2 { &[][..] } else { &told };
+        let front = if number == 2 { &[][..] } else { &prefix };
         assert_eq!(&packet.bytes()[..front.len()], front, "server {number}");
         same(&packet.bytes()[front.len()..], "* a/A").expect("the query");
         refused.push(route.backend);
@@ -297,7 +297,7 @@ fn a_query_that_the_kernel_refuses_goes_elsewhere_as_it_is_told_there() {
     bench.shard.check_invariants();
 }
 
-/// A client's connection, and the shard's to its servers.
+/// A client connection, and the backend connections of the shard.
 struct Wires {
     bench: Bench,
 }
@@ -323,41 +323,41 @@ impl Wires {
         self.send(stream, &framed(&message(text)));
     }
 
-    /// What goes to servers by lines: opens them as they are wanted.
-    fn lines(&mut self) -> Vec<(Route, Vec<u8>)> {
-        let mut said = Vec::new();
-        while let Some(chore) = self.bench.shard.next_pending() {
-            let PendingWork::Backend(line) = chore else { continue };
-            if self.bench.shard.backend_interest(line) == BackendInterest::Close {
-                self.bench.shard.on_backend_closed(line, None, &mut |_, _| {});
+    /// Returns the output to servers; opens the connections it needs.
+    fn backend_output(&mut self) -> Vec<(Route, Vec<u8>)> {
+        let mut output = Vec::new();
+        while let Some(work) = self.bench.shard.next_pending() {
+            let PendingWork::Backend(route) = work else { continue };
+            if self.bench.shard.backend_interest(route) == BackendInterest::Close {
+                self.bench.shard.on_backend_closed(route, None, &mut |_, _| {});
                 continue;
             }
-            if self.bench.shard.backend_is_connecting(line) {
-                self.bench.shard.on_backend_open(line);
+            if self.bench.shard.backend_is_connecting(route) {
+                self.bench.shard.on_backend_open(route);
             }
-            let bytes = self.bench.shard.backend_output(line).to_vec();
-            self.bench.shard.backend_written(line, bytes.len());
-            said.push((line, bytes));
+            let bytes = self.bench.shard.backend_output(route).to_vec();
+            self.bench.shard.backend_written(route, bytes.len());
+            output.push((route, bytes));
         }
-        said
+        output
     }
 
-    /// What goes to a server, when it is one query.
-    fn line(&mut self) -> (Route, Vec<u8>) {
-        let mut said = self.lines();
-        assert_eq!(said.len(), 1, "{said:02x?}");
-        said.remove(0)
+    /// Returns the output to a server if it is a single query.
+    fn next_output(&mut self) -> (Route, Vec<u8>) {
+        let mut output = self.backend_output();
+        assert_eq!(output.len(), 1, "{output:02x?}");
+        output.remove(0)
     }
 
-    /// A server answers the query that is at the end of what it got.
-    fn answer(&mut self, line: Route, asked: &[u8], text: &str) {
+    /// Answers the last query of a server's input.
+    fn answer(&mut self, route: Route, asked: &[u8], text: &str) {
         let query = &asked[asked.len() - message("1234 a/A").len()..];
         let mut bytes = message(text);
         bytes[..2].copy_from_slice(&query[..2]);
-        self.bench.shard.on_backend_bytes(line, &framed(&bytes), &mut || true, &mut |_, _| {});
+        self.bench.shard.on_backend_bytes(route, &framed(&bytes), &mut || true, &mut |_, _| {});
     }
 
-    fn said_to(&mut self, stream: ConnectionSlot) -> Vec<u8> {
+    fn sent_to(&mut self, stream: ConnectionSlot) -> Vec<u8> {
         let bytes = self.bench.shard.client_output(stream).to_vec();
         self.bench.shard.client_written(stream, bytes.len());
         bytes
@@ -379,34 +379,34 @@ const TCP: &str = "newServer{address='127.0.1.1', useProxyProtocol=true} setProx
                    setMaxTCPReadIOsPerQuery(200) ";
 
 #[test]
-fn a_connection_begins_with_a_header_in_any_pieces() {
-    let told = header("tcp 192.0.2.77:4000 192.0.2.53:53 e0=6162");
+fn a_proxy_header_may_be_split_at_any_byte() {
+    let prefix = header("tcp 192.0.2.77:4000 192.0.2.53:53 e0=6162");
     for piece in [1, 2, 15, 16, 17, 27, 28, 31, 32, 33, 34, 1000] {
         let mut wires = Wires::new(TCP);
         let stream = wires.connect("127.0.0.9:1").expect("taken");
-        let bytes = [&told[..], &framed(&message("1234 a/A")), &framed(&message("1235 a/A"))].concat();
+        let bytes = [&prefix[..], &framed(&message("1234 a/A")), &framed(&message("1235 a/A"))].concat();
         bytes.chunks(piece).for_each(|chunk| wires.send(stream, chunk));
-        let (line, asked) = wires.line();
-        assert_eq!(&asked[..told.len()], told, "in pieces of {piece}");
+        let (route, asked) = wires.next_output();
+        assert_eq!(&asked[..prefix.len()], prefix, "in pieces of {piece}");
         assert_eq!(asked.len(), bytes.len(), "one header, two queries");
-        wires.answer(line, &asked, "0000 QR a/A A=1.2.3.4");
-        same(&wires.said_to(stream)[2..], "1235 QR a/A A=1.2.3.4").expect("the answer");
+        wires.answer(route, &asked, "0000 QR a/A A=1.2.3.4");
+        same(&wires.sent_to(stream)[2..], "1235 QR a/A A=1.2.3.4").expect("the answer");
         wires.bench.shard.check_invariants();
     }
 }
 
 #[test]
-fn connections_without_the_header_that_is_due_end_and_so_do_strangers_with_one() {
-    let told = header("tcp 192.0.2.77:4000 192.0.2.53:53");
+fn connections_without_an_expected_header_or_with_an_unexpected_one_are_closed() {
+    let prefix = header("tcp 192.0.2.77:4000 192.0.2.53:53");
     let mut wires = Wires::new(TCP);
     for (peer, bytes, end) in [
         ("127.0.0.9:1", &framed(&message("1234 a/A"))[..], Some(ClientCloseReason::Proxy)),
-        ("127.0.0.9:1", &[&told[..12], b"\x31"].concat(), Some(ClientCloseReason::Proxy)),
+        ("127.0.0.9:1", &[&prefix[..12], b"\x31"].concat(), Some(ClientCloseReason::Proxy)),
         ("127.0.0.9:1", b"PROXY TCP4 1.2.3.4\r\n", Some(ClientCloseReason::Proxy)),
         ("127.0.0.9:1", b"PROXY UNKNOWN\r\n", None),
         ("127.0.0.9:1", &header("local"), None),
-        ("127.0.0.9:1", &told, None),
-        ("127.0.0.1:1", &told, Some(ClientCloseReason::Proxy)),
+        ("127.0.0.9:1", &prefix, None),
+        ("127.0.0.1:1", &prefix, Some(ClientCloseReason::Proxy)),
         ("127.0.0.1:1", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", Some(ClientCloseReason::Proxy)),
         ("127.0.0.1:1", &framed(&message("1234 a/A")), None),
     ] {
@@ -417,7 +417,7 @@ fn connections_without_the_header_that_is_due_end_and_so_do_strangers_with_one()
 }
 
 #[test]
-fn a_header_that_does_not_come_is_not_waited_for() {
+fn a_missing_proxy_header_closes_the_connection_in_time() {
     let mut wires = Wires::new(&format!("{TCP} setTCPRecvTimeout(2)"));
     let stream = wires.connect("127.0.0.9:1").expect("taken");
     wires.send(stream, b"\r\n\r\n");
@@ -428,12 +428,12 @@ fn a_header_that_does_not_come_is_not_waited_for() {
 }
 
 #[test]
-fn the_acl_and_the_limits_are_for_the_client_if_so_wished() {
+fn the_acl_and_limits_apply_to_the_proxied_client_if_configured() {
     let config = "newServer('127.0.1.1') setProxyProtocolACL('127.0.0.9') setACL('192.0.2.0/24') \
                   setMaxTCPConnectionsPerClient(1) setProxyProtocolApplyACLToProxiedClients(true)";
     let mut wires = Wires::new(config);
     assert_eq!(wires.connect("127.0.0.1:1"), None, "who is not listed is no proxy");
-    for (told, end) in [
+    for (prefix, end) in [
         ("tcp 192.0.2.77:4000 192.0.2.53:53", None),
         ("tcp 192.0.2.78:4000 192.0.2.53:53", None),
         ("tcp 192.0.2.77:4001 192.0.2.53:53", Some(ClientCloseReason::PerClient)),
@@ -441,22 +441,22 @@ fn the_acl_and_the_limits_are_for_the_client_if_so_wished() {
         ("local", Some(ClientCloseReason::Acl)),
     ] {
         let stream = wires.connect("127.0.0.9:1").expect("taken");
-        wires.send(stream, &header(told));
-        assert_eq!(wires.end(stream), end, "{told}");
+        wires.send(stream, &header(prefix));
+        assert_eq!(wires.end(stream), end, "{prefix}");
     }
     wires.bench.shard.check_invariants();
 }
 
 #[test]
-fn a_line_serves_one_client_with_the_same_values() {
+fn a_backend_connection_serves_one_client_and_one_set_of_values() {
     let mut wires = Wires::new(TCP);
-    let mut ask = |told: &str| {
+    let mut ask = |prefix: &str| {
         let stream = wires.connect("127.0.0.9:1").expect("taken");
-        wires.send(stream, &[&header(told)[..], &framed(&message("1234 a/A"))].concat());
-        let (line, asked) = wires.line();
-        wires.answer(line, &asked, "0000 QR a/A");
-        assert!(!wires.said_to(stream).is_empty());
-        (line, asked.len() > framed(&message("1234 a/A")).len())
+        wires.send(stream, &[&header(prefix)[..], &framed(&message("1234 a/A"))].concat());
+        let (route, asked) = wires.next_output();
+        wires.answer(route, &asked, "0000 QR a/A");
+        assert!(!wires.sent_to(stream).is_empty());
+        (route, asked.len() > framed(&message("1234 a/A")).len())
     };
     let (first, is_new) = ask("tcp 192.0.2.77:4000 192.0.2.53:53 e0=61");
     assert!(is_new);
@@ -467,45 +467,45 @@ fn a_line_serves_one_client_with_the_same_values() {
         "tcp 192.0.2.77:4000 192.0.2.53:53 e0=62",
         "tcp 192.0.2.77:4000 192.0.2.53:53",
     ] {
-        let (line, is_new) = ask(other);
-        assert!(line != first && is_new, "{other}");
+        let (route, is_new) = ask(other);
+        assert!(route != first && is_new, "{other}");
     }
 }
 
 #[test]
-fn clients_beyond_the_connections_of_a_server_get_those_that_are_idle() {
+fn clients_beyond_the_backend_connections_reuse_idle_ones() {
     let mut wires = Wires::new(
         "newServer{address='127.0.1.1', useProxyProtocol=true, maxConcurrentTCPConnections=2} setACL('0.0.0.0/0')",
     );
     for client in 1..=20 {
         let stream = wires.connect(&format!("192.0.2.{client}:4000")).expect("taken");
         wires.ask(stream, "1234 a/A");
-        let (line, asked) = wires.line();
-        let told = header(&format!("tcp 192.0.2.{client}:4000 127.0.0.1:5300"));
-        assert_eq!(&asked[..told.len()], told);
-        wires.answer(line, &asked, "0000 QR a/A");
-        same(&wires.said_to(stream)[2..], "1234 QR a/A").expect("an answer");
+        let (route, asked) = wires.next_output();
+        let prefix = header(&format!("tcp 192.0.2.{client}:4000 127.0.0.1:5300"));
+        assert_eq!(&asked[..prefix.len()], prefix);
+        wires.answer(route, &asked, "0000 QR a/A");
+        same(&wires.sent_to(stream)[2..], "1234 QR a/A").expect("an answer");
         assert!(wires.bench.shard.backend_connections_open() <= 3, "and no more connections stand");
         wires.bench.shard.check_invariants();
     }
 }
 
 #[test]
-fn version_1_is_a_line_of_text() {
+fn version_1_headers_are_read() {
     let mut wires = Wires::new("newServer{address='127.0.1.1', useProxyProtocol='v1'}");
     let stream = wires.connect("127.0.0.1:4000").expect("taken");
     wires.ask(stream, "1234 a/A");
-    let (_, asked) = wires.line();
-    let told = b"PROXY TCP4 127.0.0.1 127.0.0.1 4000 5300\r\n";
-    assert_eq!(&asked[..told.len()], told);
-    same(&asked[told.len() + 2..], "* a/A").expect("the query");
+    let (_, asked) = wires.next_output();
+    let prefix = b"PROXY TCP4 127.0.0.1 127.0.0.1 4000 5300\r\n";
+    assert_eq!(&asked[..prefix.len()], prefix);
+    same(&asked[prefix.len() + 2..], "* a/A").expect("the query");
 }
 
 #[test]
-fn a_line_may_be_to_come_from_its_clients_address() {
+fn a_backend_connection_may_use_the_client_address_as_source() {
     let mut wires =
         Wires::new("newServer{address='127.0.1.1', transparent=true} setACL({'0.0.0.0/0', '::/0'})");
-    let mut lines = Vec::new();
+    let mut routes = Vec::new();
     for (peer, source) in [
         ("192.0.2.1:4000", Some("192.0.2.1:0")),
         ("192.0.2.1:4001", Some("192.0.2.1:0")),
@@ -514,20 +514,20 @@ fn a_line_may_be_to_come_from_its_clients_address() {
     ] {
         let stream = wires.connect(peer).expect("taken");
         wires.ask(stream, "1234 a/A");
-        let (line, asked) = wires.line();
+        let (route, asked) = wires.next_output();
         same(&asked[2..], "* a/A").expect("the query alone");
-        assert_eq!(wires.bench.shard.backend_source(line), source.map(|s| client(s).peer.ip), "{peer}");
-        assert_eq!(wires.bench.shard.source_of(line, &asked[2..]), Some(client(peer).peer));
-        lines.push(line);
+        assert_eq!(wires.bench.shard.backend_source(route), source.map(|s| client(s).peer.ip), "{peer}");
+        assert_eq!(wires.bench.shard.source_of(route, &asked[2..]), Some(client(peer).peer));
+        routes.push(route);
     }
-    assert!(lines[0] == lines[1] && lines[1] != lines[2] && lines[2] != lines[3]);
+    assert!(routes[0] == routes[1] && routes[1] != routes[2] && routes[2] != routes[3]);
 }
 
 #[test]
-fn how_long_a_connection_stays_is_told_to_who_asks_and_to_nobody_else() {
+fn the_keepalive_option_is_only_sent_to_clients_that_sent_it() {
     let mut wires =
         Wires::new("newServer('127.0.1.1') setTCPRecvTimeout(30) addAction('own', SpoofAction('1.2.3.4'))");
-    let told = "11:012c";
+    let keepalive = "11:012c";
     for (query, forwarded, answer, delivered) in [
         ("1234 a/A OPT=1232", "* a/A OPT=1232", "0000 QR a/A OPT=1232,11:0001", "1234 QR a/A OPT=1232"),
         ("1234 a/A OPT=1232,11:", "* a/A OPT=1232", "0000 QR a/A OPT=1232", "1234 QR a/A OPT=1232,"),
@@ -536,44 +536,45 @@ fn how_long_a_connection_stays_is_told_to_who_asks_and_to_nobody_else() {
     ] {
         let stream = wires.connect("127.0.0.1:1").expect("taken");
         wires.ask(stream, query);
-        let (line, asked) = wires.line();
+        let (route, asked) = wires.next_output();
         same(&asked[2..], forwarded).expect("what the server gets");
         let mut bytes = message(answer);
         bytes[..2].copy_from_slice(&asked[2..4]);
-        wires.bench.shard.on_backend_bytes(line, &framed(&bytes), &mut || true, &mut |_, _| {});
+        wires.bench.shard.on_backend_bytes(route, &framed(&bytes), &mut || true, &mut |_, _| {});
         let wanted =
-            if delivered.ends_with(',') { format!("{delivered}{told}") } else { delivered.to_owned() };
-        same(&wires.said_to(stream)[2..], &wanted).expect("what the client gets");
+            if delivered.ends_with(',') { format!("{delivered}{keepalive}") } else { delivered.to_owned() };
+        same(&wires.sent_to(stream)[2..], &wanted).expect("what the client gets");
     }
     let stream = wires.connect("127.0.0.1:1").expect("taken");
     wires.ask(stream, "1234 own/A OPT=1232,11:");
-    same(&wires.said_to(stream)[2..], &format!("1234 QR own/A A=1.2.3.4 OPT=1232,{told}")).expect("ours");
+    same(&wires.sent_to(stream)[2..], &format!("1234 QR own/A A=1.2.3.4 OPT=1232,{keepalive}"))
+        .expect("ours");
 }
 
 #[test]
-fn an_answer_that_rules_make_too_long_for_a_connection_says_so() {
+fn an_answer_made_too_long_by_rules_becomes_servfail() {
     let mut wires = Wires::new(
         "newServer('127.0.1.1') addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, 'because'))",
     );
     let stream = wires.connect("127.0.0.1:1").expect("taken");
     for (bytes, delivered) in [(65_500, 65_500 + 6 + 7), (65_535, 0)] {
         wires.ask(stream, "1234 a/A OPT=1232");
-        let (line, asked) = wires.line();
+        let (route, asked) = wires.next_output();
         let mut answer = message("0000 QR a/A OPT=1232");
         answer[..2].copy_from_slice(&asked[2..4]);
-        // Padding, and its place in the OPT record, which is the last.
+        // Padding, which must be in the last record, the OPT record.
         let padding = bytes - answer.len();
         let at = answer.len() - 2;
         answer[at..].copy_from_slice(&(padding as u16).to_be_bytes());
         answer.extend([0, 12]);
         answer.extend((padding as u16 - 4).to_be_bytes());
         answer.resize(bytes, 0);
-        wires.bench.shard.on_backend_bytes(line, &framed(&answer), &mut || true, &mut |_, _| {});
-        let said = wires.said_to(stream);
+        wires.bench.shard.on_backend_bytes(route, &framed(&answer), &mut || true, &mut |_, _| {});
+        let output = wires.sent_to(stream);
         if delivered > 0 {
-            assert_eq!(said.len(), 2 + delivered);
+            assert_eq!(output.len(), 2 + delivered);
         } else {
-            same(&said[2..], "1234 QR SERVFAIL a/A OPT=1232").expect("an answer");
+            same(&output[2..], "1234 QR SERVFAIL a/A OPT=1232").expect("an answer");
         }
         wires.bench.shard.check_invariants();
     }
@@ -582,7 +583,7 @@ fn an_answer_that_rules_make_too_long_for_a_connection_says_so() {
 }
 
 #[test]
-fn any_header_comes_out_as_it_came_in() {
+fn any_header_is_forwarded_unchanged() {
     let mut rng = dnslob::base::rng::ShardRng::from_seed(11);
     let mut bench = Bench::new(
         "newServer{address='127.0.1.1', useProxyProtocol=true} setProxyProtocolACL('127.0.0.1')
@@ -605,14 +606,14 @@ fn any_header_comes_out_as_it_came_in() {
         let mut bytes = Vec::new();
         let tlvs = values.iter().map(|(kind, value)| (*kind, &value[..]));
         assert!(proxy::write_v2(&mut bytes, proxy::Transport::Datagram, source, destination, tlvs));
-        let told = bytes.len();
+        let header_length = bytes.len();
         bytes.extend(message("1234 a/A"));
         let out = bench.query(client("127.0.0.1:1"), &bytes);
         let [crate::bench::Out::Forward(route, sent)] = &out[..] else { panic!("{out:?}") };
-        assert_eq!(sent[..told], bytes[..told], "round {round}");
-        same(&sent[told..], "* a/A").expect("the query");
+        assert_eq!(sent[..header_length], bytes[..header_length], "round {round}");
+        same(&sent[header_length..], "* a/A").expect("the query");
         let mut answer = message("1234 QR a/A");
-        answer[..2].copy_from_slice(&sent[told..told + 2]);
+        answer[..2].copy_from_slice(&sent[header_length..header_length + 2]);
         let out = bench.response(*route, &answer);
         let [crate::bench::Out::ToClient(to, _)] = &out[..] else { panic!("{out:?}") };
         assert_eq!(to.peer, client("127.0.0.1:1").peer);

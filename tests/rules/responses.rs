@@ -1,10 +1,10 @@
-//! Actions on answers, and what the configuration wants of every answer.
+//! Tests response actions, and settings that apply to every answer.
 
 use crate::bench::{Row, play_all};
 
 const ROWS: &[Row] = &[
     (
-        "AllowResponseAction: no further rule",
+        "AllowResponseAction: ends the chain",
         "addResponseAction('a', AllowResponseAction()) addResponseAction(AllRule(), DropResponseAction())",
         "q 1 a/A
          > 1 * a/A
@@ -17,7 +17,7 @@ const ROWS: &[Row] = &[
          hits response 1 1",
     ),
     (
-        "DropResponseAction: the query is over",
+        "DropResponseAction: the query is finished",
         "addResponseAction(AllRule(), DropResponseAction())",
         "q 1 a/A
          > 1 * a/A
@@ -28,7 +28,7 @@ const ROWS: &[Row] = &[
          wait 5000",
     ),
     (
-        "TCResponseAction: TC=1, records gone, the OPT stays",
+        "TCResponseAction: TC=1, records removed, the OPT record stays",
         "addResponseAction(QTypeRule('ANY'), TCResponseAction())",
         "q 1 RD a/ANY OPT=4096
          > 1 * RD a/ANY OPT=4096
@@ -128,7 +128,7 @@ const ROWS: &[Row] = &[
          < 0001 QR b/A CNAME=c",
     ),
     (
-        "SetSkipCacheResponseAction: the next rule",
+        "SetSkipCacheResponseAction: continues with the next rule",
         "addResponseAction(AllRule(), SetSkipCacheResponseAction()) addResponseAction(AllRule(), DropResponseAction())",
         "q 1 a/A
          > 1 * a/A
@@ -155,7 +155,7 @@ const ROWS: &[Row] = &[
          < 0001 QR c/A",
     ),
     (
-        "RestartResponseAction: asked again in another pool, once unless told",
+        "RestartResponseAction: retried in another pool, once by default",
         "addResponseAction(RCodeRule(DNSRCode.SERVFAIL), RestartResponseAction('two'))",
         "q 1234 RD a/A OPT=512
          > 1 * RD a/A OPT=512
@@ -184,7 +184,7 @@ const ROWS: &[Row] = &[
          < 0001 QR TC a/A",
     ),
     (
-        "RestartResponseAction: what the query had changed stays changed, and comes back",
+        "RestartResponseAction: changes to the query are kept, and undone for the client",
         "addAction(AllRule(), SetNoRecurseAction()) addAction(AllRule(), SetTagAction('t', '1'))
          addResponseAction(AndRule{TagRule('t'), RCodeRule(5)}, RestartResponseAction('two'))",
         "q 1234 RD a/A
@@ -203,7 +203,7 @@ const ROWS: &[Row] = &[
          ! no-server",
     ),
     (
-        "RestartResponseAction: the other server's time-out is the end",
+        "RestartResponseAction: a timeout of the other server is final",
         "addResponseAction(AllRule(), RestartResponseAction('two'))",
         "q 1 a/A
          > 1 * a/A
@@ -216,7 +216,7 @@ const ROWS: &[Row] = &[
          ! response-late",
     ),
     (
-        "LogResponseAction: the next rule",
+        "LogResponseAction: continues with the next rule",
         "addResponseAction(AllRule(), LogResponseAction('')) addResponseAction(AllRule(), DropResponseAction())",
         "q 1 a/A
          > 1 * a/A
@@ -224,7 +224,7 @@ const ROWS: &[Row] = &[
          ! response-rule",
     ),
     (
-        "truncateTC: records of a truncated answer go, its OPT stays",
+        "truncateTC: removes the records of a truncated answer except OPT",
         "truncateTC(true)",
         "q 1 a/A OPT=512
          > 1 * a/A OPT=512
@@ -236,7 +236,7 @@ const ROWS: &[Row] = &[
          < 0001 QR a/A A=192.0.2.1",
     ),
     (
-        "fixupCase: the question as the client wrote it",
+        "fixupCase: the question in the letter case of the client",
         "fixupCase(true)",
         "q 1 wWw.A/A
          > 1 * wWw.A/A
@@ -248,7 +248,7 @@ const ROWS: &[Row] = &[
          < 0001 QR REFUSED",
     ),
     (
-        "setAllowEmptyResponse: with rules too",
+        "setAllowEmptyResponse: also with rules",
         "setAllowEmptyResponse(true) addAction(AllRule(), SetTagAction('a', 'b')) addResponseAction(AllRule(), SetMaxTTLResponseAction(3))",
         "q 1 a/A
          > 1 * a/A
@@ -256,7 +256,7 @@ const ROWS: &[Row] = &[
          < 0001 QR NXDOMAIN",
     ),
     (
-        "answers that are none stay none with rules",
+        "invalid answers are dropped with rules, too",
         "addResponseAction(AllRule(), TCResponseAction())",
         "q 1 a/A
          > 1 * a/A

@@ -1,10 +1,10 @@
-//! Selectors: what they match and what they do not.
+//! Tests selectors: what they match, and what they do not match.
 
 use crate::bench::{Bench, Out, Row, SERVERS, play_all};
-use crate::support::farm::client;
+use crate::support::config::client;
 use crate::support::message::message;
 
-/// A selector, queries that it matches, and queries that it does not.
+/// A selector, queries that it matches, and queries that it does not match.
 type Selector = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const A: &str = "1234 RD a.example/A";
@@ -129,7 +129,7 @@ const QUERIES: &[Selector] = &[
     (r#"makeRule(RDRule())"#, &[A], &["1 a.example/A"]),
 ];
 
-/// Every function that the reference lists as a selector and that needs no Lua per query.
+/// Every selector in the reference that needs no Lua call per query.
 fn names() -> Vec<&'static str> {
     dnslob::config::functions::SELECTORS.iter().map(|e| e.name).filter(|n| !n.starts_with("Lua")).collect()
 }
@@ -144,7 +144,7 @@ fn went_to(bench: &mut Bench, query: &str) -> u16 {
 }
 
 #[test]
-fn selectors_match_what_they_say_and_nothing_else() {
+fn selectors_match() {
     let mut wrong = Vec::new();
     for (selector, hits, misses) in QUERIES {
         let config = format!("{SERVERS} addLocal('127.0.0.1:5300') addAction({selector}, PoolAction('two'))");
@@ -164,15 +164,15 @@ fn selectors_match_what_they_say_and_nothing_else() {
 }
 
 #[test]
-fn no_selector_has_been_forgotten() {
-    // SNIRule needs a client by TLS: see the tests with real programs.
+fn every_selector_is_tested() {
+    // SNIRule needs a TLS client: see the tests with real programs.
     let elsewhere = [include_str!("limits.rs"), include_str!("proxy.rs"), "SNIRule"].concat();
     let all: String = QUERIES.iter().map(|row| row.0).collect::<Vec<_>>().join(" ") + &elsewhere;
     let forgotten: Vec<_> = names().into_iter().filter(|name| !all.contains(name)).collect();
     assert!(forgotten.is_empty(), "{forgotten:?}");
 }
 
-/// What must stand before a selector can match.
+/// The rules that a selector needs before it to match.
 const ROWS: &[Row] = &[
     (
         "TagRule: a tag of an action, with and without its value",
@@ -187,14 +187,14 @@ const ROWS: &[Row] = &[
          hits query 1 1 1 1",
     ),
     (
-        "TagRule: another tag is none",
+        "TagRule: another tag does not match",
         r#"addAction(AllRule(), SetTagAction("t", "")) addAction(TagRule("u"), DropAction())
            addAction(TagRule("t", "x"), DropAction()) addAction(TagRule("t", ""), PoolAction("two"))"#,
         "q 1 a/A
          > 2 * a/A",
     ),
     (
-        "PoolOutstandingRule: more than so many",
+        "PoolOutstandingRule: more than the limit",
         r#"addAction("a", PoolAction("two")) addAction(PoolOutstandingRule("two", 1), DropAction())"#,
         "q 1 a/A
          > 2 * a/A
@@ -213,7 +213,7 @@ const ROWS: &[Row] = &[
          > 1 * b/A",
     ),
     (
-        "the client's network decides, not its port",
+        "the client network matters, not its port",
         r#"setACL("0.0.0.0/0") addACL("::/0") addAction("192.0.2.0/24", PoolAction("two"))
            addAction({"2001:db8::/32", "198.51.100.1"}, DropAction())"#,
         "from 192.0.2.255:1
@@ -233,7 +233,7 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
-        "of nested networks the longest decides",
+        "the longest of nested networks matches",
         r#"setACL("0.0.0.0/0") addAction(NetmaskGroupRule{"10.0.0.0/8", "!10.1.0.0/16", "10.1.2.0/24"}, DropAction())"#,
         "from 10.2.3.4:1
          q 1 a/A
@@ -246,7 +246,7 @@ const ROWS: &[Row] = &[
          ! rule",
     ),
     (
-        "RCodeRule and ERCodeRule look at answers too",
+        "RCodeRule and ERCodeRule match answers, too",
         r#"addResponseAction(RCodeRule(DNSRCode.SERVFAIL), DropResponseAction())
            addResponseAction(ERCodeRule(DNSRCode.BADCOOKIE), DropResponseAction())"#,
         "q 1 a/A
@@ -263,7 +263,7 @@ const ROWS: &[Row] = &[
          < 0001 QR RCODE=7 a/A",
     ),
     (
-        "selectors of the question work on answers",
+        "selectors of the question match answers",
         r#"addResponseAction(AndRule{QNameSuffixRule("example"), QTypeRule("AAAA")}, DropResponseAction())"#,
         "q 1 a.example/AAAA
          > 1 * a.example/AAAA
@@ -289,12 +289,12 @@ const ROWS: &[Row] = &[
 ];
 
 #[test]
-fn selectors_in_their_surroundings() {
+fn selectors_with_context() {
     play_all(ROWS);
 }
 
 #[test]
-fn the_address_that_was_asked_is_known_behind_a_wildcard_listener() {
+fn the_destination_address_is_known_behind_a_wildcard_listener() {
     let mut bench = Bench::new(&format!(
         "{SERVERS} setLocal('0.0.0.0:5300') addAction(NetmaskGroupRule('127.0.0.9', false), PoolAction('two'))"
     ));
@@ -322,9 +322,9 @@ fn a_pool_without_a_usable_server_is_not_available() {
     assert_eq!(went_to(&mut bench, A), 1);
 }
 
-/// Chance: neither always nor never, about as often as said.
+/// ProbaRule matches neither always nor never, but about as often as configured.
 #[test]
-fn proba_rule_matches_its_share() {
+fn proba_rule_matches_at_its_probability() {
     let mut bench = Bench::new(&format!("{SERVERS} addAction(ProbaRule(0.25), DropAction())"));
     for _ in 0..4_000 {
         bench.query(client("127.0.0.1:4000"), &message(A));

@@ -14,14 +14,14 @@
 //!               question's name, the data hexadecimal
 //! QD=2          writes another count than the true one
 //! TAIL=c0ffee   bytes behind the message
-//! CUT=11        only so many bytes of it
+//! CUT=11        only the first bytes of the message
 //! ```
 
 use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
 use dnslob::wire::{edns, header};
 
-/// Flags by name: the byte behind the id that they are in, and their bit.
+/// Flags by name: the index of their byte after the id, and their bit.
 const FLAGS: [(&str, usize, u8); 7] = [
     ("QR", 2, header::QR),
     ("AA", 2, header::AA),
@@ -49,10 +49,10 @@ const TYPES: [(&str, u16); 12] = [
 ];
 const CLASSES: [(&str, u16); 3] = [("IN", 1), ("CH", 3), ("ANY", 255)];
 
-/// The message that `text` says.
+/// Encodes the message that `text` describes.
 ///
 /// # Panics
-/// When it says none; texts stand in tests.
+/// Panics if the text is invalid.
 pub(crate) fn message(text: &str) -> Vec<u8> {
     let mut head = [0_u8; header::LEN];
     let (mut body, mut tail, mut cut) = (Vec::new(), Vec::new(), usize::MAX);
@@ -88,7 +88,7 @@ pub(crate) fn message(text: &str) -> Vec<u8> {
             head[7] += 1;
         } else if let (Some(value), true) = (value, word.starts_with("RR=")) {
             let parts: Vec<&str> = value.split(',').collect();
-            let [section, owner, rtype, ttl, data] = parts[..] else { panic!("what is {word}?") };
+            let [section, owner, rtype, ttl, data] = parts[..] else { panic!("unknown word {word}") };
             body.extend(record(owner, number(rtype, &TYPES), ttl.parse().expect("a TTL"), &hex(data)));
             head[5 + 2 * section.parse::<usize>().expect("a section")] += 1;
         } else if let (Some(value), true) = (value, word.starts_with("QD=")) {
@@ -98,7 +98,7 @@ pub(crate) fn message(text: &str) -> Vec<u8> {
         } else if let (Some(value), true) = (value, word.starts_with("CUT=")) {
             cut = value.parse().expect("a length");
         } else {
-            let (name, qtype) = word.split_once('/').unwrap_or_else(|| panic!("what is {word}?"));
+            let (name, qtype) = word.split_once('/').unwrap_or_else(|| panic!("unknown word {word}"));
             let (qtype, qclass) = qtype.split_once('/').unwrap_or((qtype, "IN"));
             body.extend(self::name(name));
             body.extend(number(qtype, &TYPES).to_be_bytes());
@@ -113,7 +113,8 @@ pub(crate) fn message(text: &str) -> Vec<u8> {
     whole
 }
 
-/// An OPT record: payload size, then DO, vN (version), xN (upper bits of the code), code:data.
+/// Encodes an OPT record: payload size, then DO, vN (version), xN (upper bits of the code),
+/// code:data.
 fn opt(text: &str) -> Vec<u8> {
     let mut parts = text.split(',');
     let payload = parts.next().and_then(|p| p.parse().ok()).expect("a size");
@@ -126,7 +127,7 @@ fn opt(text: &str) -> Vec<u8> {
         } else if let Some(code) = part.strip_prefix('x') {
             record[5] = code.parse().expect("a code");
         } else {
-            let (code, data) = part.split_once(':').unwrap_or_else(|| panic!("what is {part}?"));
+            let (code, data) = part.split_once(':').unwrap_or_else(|| panic!("unknown part {part}"));
             let data = hex(data);
             record.extend(code.parse::<u16>().expect("a code").to_be_bytes());
             record.extend(u16::try_from(data.len()).expect("a short option").to_be_bytes());
@@ -138,12 +139,12 @@ fn opt(text: &str) -> Vec<u8> {
     record
 }
 
-/// What stands before a comma, and the TTL behind it; 60 without one.
+/// Splits a value from the TTL behind its comma; the default is 60.
 fn with_ttl(text: &str) -> (&str, u32) {
     text.split_once(',').map_or((text, 60), |(what, ttl)| (what, ttl.parse().expect("a TTL")))
 }
 
-/// A record of class IN.
+/// Encodes a record of class IN.
 fn record(owner: &str, rtype: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
     let mut record = if owner == "@" { vec![0xc0, 0x0c] } else { name(owner) };
     record.extend(rtype.to_be_bytes());
@@ -154,13 +155,13 @@ fn record(owner: &str, rtype: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The number that a name of `known` stands for, or that stands there.
+/// Returns the number of a name in `known`, or parses a number.
 fn number(text: &str, known: &[(&str, u16)]) -> u16 {
     let named = known.iter().find(|k| k.0 == text).map(|k| k.1);
-    named.or_else(|| text.parse().ok()).unwrap_or_else(|| panic!("what is {text}?"))
+    named.or_else(|| text.parse().ok()).unwrap_or_else(|| panic!("unknown value {text}"))
 }
 
-/// A name in wire format.
+/// Encodes a name in wire format.
 pub(crate) fn name(text: &str) -> Vec<u8> {
     let mut wire = Vec::new();
     for label in text.split('.').filter(|l| !l.is_empty()) {
@@ -177,7 +178,7 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Whether `bytes` are what `text` says; the difference, for people, if not.
+/// Compares `bytes` with `text`; the error describes the difference.
 pub(crate) fn same(bytes: &[u8], text: &str) -> Result<(), String> {
     let mut wanted = message(text);
     if text.trim_start().starts_with('*') && bytes.len() >= 2 && wanted.len() >= 2 {
@@ -198,7 +199,7 @@ fn dump(bytes: &[u8]) -> String {
     bytes.iter().map(|o| format!("{o:02x}")).collect()
 }
 
-/// What a message says, as far as the notation goes.
+/// Decodes a message into the notation above, as far as it goes.
 pub(crate) fn describe(bytes: &[u8]) -> String {
     let Some(head) = Header::parse(bytes) else { return format!("{} bytes, no header", bytes.len()) };
     let mut text = format!("{:04x}", head.id());

@@ -1,7 +1,7 @@
-//! What the tests and benches share: a farm to configure by hand and DNS messages as text.
+//! Helpers shared by tests and benches: configurations built by hand, and DNS messages as text.
 
-// Each test uses its own part of this.
+// Each test uses a different part of this module.
 #![allow(dead_code)]
 
-pub(crate) mod farm;
+pub(crate) mod config;
 pub(crate) mod message;

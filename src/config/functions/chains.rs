@@ -1,11 +1,11 @@
-//! The table of rule chains: each has the same functions under names of its own.
+//! The table of rule chains: each has the same functions under its own names.
 
 use crate::config::functions::{Entry, entry};
 
 /// The functions of one chain.
 #[derive(Debug)]
 pub struct ChainFunctions {
-    /// Whether its rules are for answers, and take response actions.
+    /// Whether its rules are for responses, and take response actions.
     pub responses: bool,
     /// What its rules are called.
     pub what: &'static str,
@@ -58,7 +58,7 @@ macro_rules! chain {
                 entry(
                     concat!("getTop", $stem, "Rules"),
                     "[number=10]",
-                    concat!("A list of each ", $what, " with the most matches."),
+                    concat!("Returns a list of each ", $what, " with the most matches."),
                 ),
                 entry(
                     concat!("get", $stem, "Rule"),
@@ -84,15 +84,20 @@ pub static CHAINS: [ChainFunctions; 8] = [
 
 /// Functions on rules that belong to no single chain.
 pub static CHAIN_EXTRAS: &[Entry] = &[
-    entry("getAction", "number", "A query rule by its number; nil if there is none."),
-    entry("getCacheMissAction", "number", "A cache-miss rule by its number; nil if there is none."),
-    entry("newRuleAction", "rule, action [, {name=, uuid=, group=}]", "A rule that is in no chain yet."),
+    entry("getAction", "number", "Returns a query rule by its number; nil if there is none."),
+    entry("getCacheMissAction", "number", "Returns a cache-miss rule by its number; nil if there is none."),
+    entry(
+        "newRuleAction",
+        "rule, action [, {name=, uuid=, group=}]",
+        "Returns a rule that is in no chain yet.",
+    ),
     entry(
         "setRuleGroup",
         "group, {newRuleAction(...), ...}",
-        "Replaces all query rules of a group as one, where its first one stood, or at the end. dnslob's own.",
+        "Replaces all query rules of a group, at the place of its first one, or at the end. Not in \
+         dnsdist.",
     ),
-    entry("clearRuleGroup", "group", "Removes all query rules of a group. dnslob's own."),
+    entry("clearRuleGroup", "group", "Removes all query rules of a group. Not in dnsdist."),
     entry(
         "setResponseRuleGroup",
         "group, {newRuleAction(...), ...}",
@@ -103,9 +108,9 @@ pub static CHAIN_EXTRAS: &[Entry] = &[
 
 /// The methods of a rule in a chain.
 pub static RULE_METHODS: &[Entry] = &[
-    entry("getAction", "", "Its action."),
-    entry("getSelector", "", "What it matches; `getMatches()` of it is 0 while the file is evaluated."),
-    entry("getName", "", "Its name; empty when it has none."),
-    entry("getUUID", "", "Its UUID; empty until the end of the file when none was given."),
-    entry("getGroup", "", "Its group; empty when it is in none."),
+    entry("getAction", "", "Returns its action."),
+    entry("getSelector", "", "Returns its selector, whose `getMatches()` is 0 while the file is evaluated."),
+    entry("getName", "", "Returns its name; empty when it has none."),
+    entry("getUUID", "", "Returns its UUID; empty until the end of the file when none was given."),
+    entry("getGroup", "", "Returns its group; empty when it is in none."),
 ];

@@ -1,4 +1,4 @@
-//! Names of numbers that configurations use: DNSQType, DNSRCode and the like.
+//! Names of the numbers that configurations use: `DNSQType`, `DNSRCode` and others,
 //! `EDNSOptionCode` (IANA's DNS parameters), `DNSAction` and `DNSResponseAction` (dnsdist's numbers).
 
 use crate::wire::codes::{RCODES, TYPES};
@@ -56,14 +56,14 @@ pub(crate) const ENUMERATIONS: [(&str, &[(&str, u16)]); 8] = [
     ("DNSResponseAction", RESPONSE_ACTIONS),
 ];
 
-/// The number of a type: by its name in any letter case, or as `TYPE123` (RFC 3597).
+/// Returns the number of a type, by name in any case, or as `TYPE123` (RFC 3597).
 pub(crate) fn qtype(name: &str) -> Option<u16> {
     let upper = name.to_ascii_uppercase();
     let known = TYPES.iter().find(|(n, _)| *n == upper).map(|(_, number)| *number);
     known.or_else(|| upper.strip_prefix("TYPE")?.parse().ok())
 }
 
-/// The number of a class: by its name in any letter case, or as `CLASS3`.
+/// Returns the number of a class, by name in any case, or as `CLASS3`.
 pub(crate) fn qclass(name: &str) -> Option<u16> {
     let upper = name.to_ascii_uppercase();
     let known = CLASSES.iter().find(|(n, _)| *n == upper).map(|(_, number)| *number);

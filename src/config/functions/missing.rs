@@ -1,22 +1,22 @@
-//! What dnsdist has and dnslob has not yet, each with what to do meanwhile.
+//! dnsdist's functions that dnslob does not implement yet, each with what to do meanwhile.
 
 use crate::config::functions::Missing;
 
-/// The functions that dnsdist has and dnslob has not yet.
+/// The functions of dnsdist that dnslob does not implement yet.
 pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing {
-        family: "rules on what only DNS over HTTPS brings",
-        meanwhile: "remove the rule: no query comes that way in this version",
+        family: "rules on DNS over HTTPS",
+        meanwhile: "remove the rule: this version has no DNS over HTTPS",
         names: &["HTTPHeaderRule", "HTTPPathRegexRule", "HTTPPathRule", "HTTPStatusAction"],
     },
     Missing {
         family: "rules",
-        meanwhile: "remove it; the counters of rules tell how many queries each got",
+        meanwhile: "remove it; the counters of rules show how many queries each got",
         names: &["SetMacAddrAction", "setQueryCount", "setQueryCountFilter", "benchRule"],
     },
     Missing {
         family: "Lua objects and callbacks",
-        meanwhile: "remove it: what a function of a rule sees of a query it gets as its argument",
+        meanwhile: "remove it: a function of a rule gets the query as its argument",
         names: &[
             "newDNSPacketOverlay",
             "parseARecord",
@@ -39,7 +39,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "packet cache",
-        meanwhile: "rely on the servers' own caches; the policy concentrate keeps them hot",
+        meanwhile: "rely on the servers' own caches; the policy concentrate keeps them warm",
         names: &[
             "newPacketCache",
             "setStaleCacheEntriesTTL",
@@ -49,7 +49,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "console, web server, metrics",
-        meanwhile: "use --stats 1s and SIGUSR1 to see figures, SIGHUP to change the configuration",
+        meanwhile: "use --stats 1s and SIGUSR1 for statistics, SIGHUP to change the configuration",
         names: &[
             "controlSocket",
             "setKey",
@@ -162,7 +162,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "encrypted DNS",
-        meanwhile: "remove it: there is DNS over TLS (addTLSLocal, newServer{tls=}), whose files SIGHUP reads again",
+        meanwhile: "remove it: use DNS over TLS (addTLSLocal, newServer{tls=}), whose files SIGHUP reloads",
         names: &[
             "addDOHLocal",
             "addDOH3Local",
@@ -219,7 +219,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "key-value stores",
-        meanwhile: "remove the look-up: every query goes to the default pool in this version",
+        meanwhile: "remove the look-up: this version has no key-value stores",
         names: &[
             "newLMDBKVStore",
             "newMMDBKVStore",

@@ -1,8 +1,8 @@
 //! The tables of what a Lua configuration can call: functions, arguments of `newServer`, methods.
-//! Rules have tables of their own, and so has what is missing.
+//! Rules and missing functions have tables of their own.
 //!
-//! The Lua host refuses what is not in here, and the reference is made from here. Functions of
-//! one argument that set a process setting are in [`options`](crate::config::options) instead.
+//! The Lua front end refuses what is not in here, and the reference is generated from here.
+//! Functions of one argument that set a process setting are in [`options`](crate::config::options).
 
 mod chains;
 pub(crate) mod enumerations;
@@ -15,30 +15,30 @@ mod tls;
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use crate::config::functions::missing::FUNCTIONS_MISSING;
 pub use crate::config::functions::relays::{
-    FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS,
+    RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS,
 };
 pub use crate::config::functions::rules::{
     ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS,
 };
 pub use crate::config::functions::tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 
-/// A function, method or argument that works.
+/// A function, method or argument.
 #[derive(Debug)]
 pub struct Entry {
     /// Its name.
     pub name: &'static str,
-    /// Its arguments as one would write them; for an argument of `newServer`: its value.
+    /// Its arguments as written; for an argument of `newServer`, its value.
     pub arguments: &'static str,
     /// What it does.
     pub doc: &'static str,
 }
 
-/// dnsdist's functions, or arguments, of one capability that dnslob does not have yet.
+/// dnsdist's functions or arguments of one capability that dnslob does not implement yet.
 #[derive(Debug)]
 pub struct Missing {
     /// The capability.
     pub family: &'static str,
-    /// What to do for now.
+    /// What to do meanwhile.
     pub meanwhile: &'static str,
     /// The names.
     pub names: &'static [&'static str],
@@ -61,21 +61,22 @@ pub static POLICIES: [&str; 9] = [
     "concentrate",
 ];
 
-/// What each of [`POLICIES`] does, in their order.
+/// The descriptions of [`POLICIES`], in their order.
 pub static POLICY_DOCS: [&str; 9] = [
     "the server with the fewest outstanding queries; among equals the lowest order, then the lowest latency",
     "the first server by order within its `qps`; with all exceeded, leastOutstanding",
     "the servers in turn",
     "a random server, by weight",
     "a hash of the query over the weights",
-    "a consistent hash: the loss of a server moves only its own share; wants weights of 100 to 1000",
+    "a consistent hash: the loss of a server moves only its own share; needs weights of 100 to \
+         1000",
     "random by weight among the usable servers of the lowest order",
     "the better of two random servers, by outstanding queries and latency",
-    "as few servers as can bear the load, the first ones by order, judged by the latency of their fast answers; \
-     `concentrate{...}` sets its options",
+    "as few servers as can handle the load, by order, judged by the latency of their fast \
+         answers; `concentrate{...}` sets its options",
 ];
 
-/// The functions that work, besides those of the settings.
+/// The functions, besides those of the settings.
 pub static FUNCTIONS: &[Entry] = &[
     entry(
         "newServer",
@@ -86,157 +87,176 @@ pub static FUNCTIONS: &[Entry] = &[
     entry(
         "getServer",
         "number | id",
-        "The server with this number, from 0 in order of creation, or this id or name; nil if there is none.",
+        "Returns a server by number, from 0 in order of creation, or by id or name; nil if there is \
+         none.",
     ),
     entry("getServers", "", "All servers, as a list."),
     entry(
         "addLocal",
         "address [, {...}]",
-        "Listens on an address, for UDP and TCP; port 53 unless given. Its options are listed below.",
+        "Listens on an address, over UDP and TCP; the default port is 53. Its options are listed \
+         below.",
     ),
     entry(
         "addTLSLocal",
         "address, certificate | {...}, key | {...} [, {...}]",
-        "Listens for DNS over TLS; port 853 unless given. Files are PEM; its options are listed below.",
+        "Listens for DNS over TLS; the default port is 853. Files are PEM; its options are listed \
+         below.",
     ),
     entry(
         "newTLSCertificate",
         "path [, {key=path}]",
-        "A certificate with its key, for addTLSLocal; without `key` both are in one file.",
+        "Returns a certificate with its key, for addTLSLocal; without `key` both are in one file.",
     ),
     entry(
         "getTLSFrontend",
         "number",
-        "The listener with TLS with this number, from 0; nil if there is none. Its methods are listed below.",
+        "Returns a TLS listener by number, from 0; nil if there is none. Its methods are listed \
+         below.",
     ),
     entry("getTLSContext", "number", "The same as getTLSFrontend."),
-    entry("getTLSFrontendCount", "", "Listeners with TLS so far."),
+    entry("getTLSFrontendCount", "", "Returns the number of TLS listeners so far."),
     entry(
         "reloadAllCertificates",
         "",
-        "Accepted, does nothing: SIGHUP reads certificates and keys again, and connections are not touched.",
+        "Accepted without effect: SIGHUP reloads certificates and keys, without touching connections.",
     ),
     entry(
         "addTCPForward",
         "{listen=, to=, ...}",
-        "Passes connections on to the first target that accepts, whatever they carry; its arguments are listed below.",
+        "Relays TCP connections to the first target that accepts, whatever they carry; its arguments \
+         are listed below.",
     ),
     entry(
         "addUDPForward",
         "{listen=, to=, ...}",
-        "Passes datagrams that are not DNS on to a target, and its answers back; its arguments are listed below.",
+        "Relays UDP datagrams that are not DNS to a target, and its replies back; its arguments are \
+         listed below.",
     ),
-    entry("setLocal", "address [, {...}]", "Listens on this address instead of those before."),
-    entry("setACL", "network | {network, ...}", "Lets these networks ask, and no other."),
-    entry("addACL", "network", "Lets this network ask, too."),
+    entry("setLocal", "address [, {...}]", "Listens on this address only."),
+    entry("setACL", "network | {network, ...}", "Allows queries from these networks only."),
+    entry("addACL", "network", "Allows queries from this network as well."),
     entry(
         "setACLFromFile",
         "path",
-        "Like setACL with the networks of a file, one a line; `#` begins a comment.",
+        "Like setACL with the networks of a file, one per line; `#` begins a comment.",
     ),
     entry(
         "setProxyProtocolACL",
         "network | {network, ...}",
-        "These send a PROXY header, and are dropped without one; nobody else may. At first: nobody.",
+        "Peers that send a PROXY header, and are dropped without one; others may not send one. By \
+         default none.",
     ),
-    entry("setServerPolicy", "policy", "The policy of every pool without one of its own."),
-    entry("setPoolServerPolicy", "policy, pool", "The policy of a pool."),
-    entry("getPool", "name", "The pool with this name, made if needed; the default pool's name is empty."),
+    entry("setServerPolicy", "policy", "Sets the policy of every pool without its own."),
+    entry("setPoolServerPolicy", "policy, pool", "Sets the policy of a pool."),
+    entry(
+        "getPool",
+        "name",
+        "Returns the pool with this name, created if needed; the default pool's name is empty.",
+    ),
     entry(
         "setRetry",
         "{after=, budget=}",
-        "The default pool: a query unanswered `after` so many milliseconds goes to a second server, for at most `budget` percent (10) of all queries.",
+        "In the default pool, sends a query that is unanswered `after` this many milliseconds to a \
+         second server, for at most `budget` percent (10) of all queries.",
     ),
     entry(
         "setPanicThreshold",
         "percent",
-        "The default pool: with less than this part of its servers up, use all of them. 0, the default, switches it off.",
+        "In the default pool, uses all servers when less than this percentage is up. 0, the default, \
+         disables it.",
     ),
     entry(
         "setEjection",
         "{excess=, time=, share=, queries=}",
-        "The default pool: passes over a server whose share of failed queries is `excess` percent (20) above its pool's, for `time` milliseconds (30000), never more than `share` percent (50) of the pool, not below `queries` (100) in ten seconds.",
+        "In the default pool, ejects a server whose share of failed queries is `excess` percent (20) \
+         above its pool's, for `time` milliseconds (30000), at most `share` percent (50) of the pool, \
+         from `queries` (100) in ten seconds on.",
     ),
     entry(
         "setTCPToUDP",
         "switch",
-        "The default pool: queries that came by a connection are asked over UDP, and over TCP only if that answer is truncated; AXFR and IXFR always over TCP.",
+        "In the default pool, sends queries that came over TCP or TLS over UDP, and over TCP only if \
+         that answer is truncated; AXFR and IXFR always go over TCP.",
     ),
-    entry("ordered", "policy", "This policy among the usable servers of the lowest order that has one."),
+    entry("ordered", "policy", "Returns this policy, restricted to the usable servers of the lowest order."),
     entry(
         "hashBy",
         "policy, key [, {labels=2, v4=24, v6=56}]",
-        "A hashed policy with another key: \"qname\", \"zone\" (the last labels), \"client\" or \"clientPrefix\".",
+        "Returns a hashed policy with another key: \"qname\", \"zone\" (the last labels), \"client\" \
+         or \"clientPrefix\".",
     ),
     entry(
         "bounded",
         "policy, factor",
-        "This policy, passing over a server with more than so many times its fair share of the outstanding queries.",
+        "Returns this policy, skipping a server with more than this multiple of its fair share of the \
+         outstanding queries.",
     ),
     entry(
         "setUDPSocketBufferSizes",
         "receive, send",
-        "Buffers of every UDP socket, bytes; 0 leaves the kernel's default.",
+        "Sets the buffers of every UDP socket, bytes; 0 keeps the kernel's default.",
     ),
     entry(
         "setHealthCheckResponseValidator",
         "function(name, response, content)",
-        "Judges the answers to health checks: true is healthy. `response` has rcode, id, the flags and the counts; `content` is the message.",
+        "Judges the answers to health checks: true means healthy. `response` has rcode, id, flags and \
+         counts; `content` is the message.",
     ),
-    entry("newDNSName", "text", "A domain name, for check functions to return or compare."),
+    entry("newDNSName", "text", "Returns a domain name, for check functions to return or compare."),
     entry(
         "includeDirectory",
         "path",
-        "Evaluates the files of a directory that end in `.conf`, in the order of their names.",
+        "Evaluates the files of a directory that end in `.conf`, in order of name.",
     ),
     entry("errlog", "text", "Logs an error."),
     entry("warnlog", "text", "Logs a warning."),
     entry("infolog", "text", "Logs a line."),
     entry("vinfolog", "text", "Logs a line when verbose."),
-    entry("setRandomizedOutgoingSockets", "true", "Accepted: each query takes a random socket anyhow."),
-    entry("setRandomizedIdsOverUDP", "true", "Accepted: ids are random anyhow."),
+    entry("setRandomizedOutgoingSockets", "true", "Accepted: each query always takes a random socket."),
+    entry("setRandomizedIdsOverUDP", "true", "Accepted: ids are always random."),
     entry(
         "setMaxTCPClientThreads",
         "number",
-        "Accepted, does nothing: the shards serve connections themselves.",
+        "Accepted without effect: the shards serve connections themselves.",
     ),
     entry(
         "setMaxTCPQueuedConnections",
         "number",
-        "Accepted, does nothing: no connection waits for a thread.",
+        "Accepted without effect: no connection waits for a thread.",
     ),
-    entry("setTCPUseSinglePipe", "switch", "Accepted, does nothing: there is no pipe."),
-    entry("setTCPInternalPipeBufferSize", "bytes", "Accepted, does nothing: there is no pipe."),
+    entry("setTCPUseSinglePipe", "switch", "Accepted without effect: there is no pipe."),
+    entry("setTCPInternalPipeBufferSize", "bytes", "Accepted without effect: there is no pipe."),
     entry(
         "setTCPDownstreamCleanupInterval",
         "seconds",
-        "Accepted, does nothing: an idle connection to a server ends when its time is over.",
+        "Accepted without effect: an idle connection to a server is closed when its time-out expires.",
     ),
     entry(
         "setOutgoingTLSSessionsCacheCleanupDelay",
         "seconds",
-        "Accepted, does nothing: sessions with servers are few, and replaced as they are used.",
+        "Accepted without effect: sessions with servers are few, and replaced as they are used.",
     ),
     entry(
         "setOutgoingTLSSessionsCacheMaxTicketValidity",
         "seconds",
-        "Accepted, does nothing: a ticket is good for as long as its server says.",
+        "Accepted without effect: the server decides how long a ticket is valid.",
     ),
     entry(
         "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
         "number",
-        "Accepted, does nothing: there are enough for every shard.",
+        "Accepted without effect: there are enough for every shard.",
     ),
-    entry("setSecurityPollSuffix", "suffix", "Accepted, does nothing: dnslob asks nobody about itself."),
+    entry("setSecurityPollSuffix", "suffix", "Accepted without effect: dnslob does not poll for advisories."),
 ];
 
-/// Policies that are written in Lua.
+/// Policies written in Lua.
 pub static LUA_POLICIES: &[Entry] = &[
     entry(
         "newServerPolicy",
         "name, function(servers, dq)",
-        "A policy in Lua, for setServerPolicy: returns the number of the chosen server, from 1. It runs in the \
-         shard's own Lua state; without an answer leastOutstanding chooses.",
+        "Returns a policy in Lua, for setServerPolicy: the function returns the number of a server, \
+         from 1. It runs in the shard's own Lua state; if it fails, leastOutstanding chooses.",
     ),
     entry(
         "setServerPolicyLua",
@@ -246,15 +266,15 @@ pub static LUA_POLICIES: &[Entry] = &[
     entry(
         "setServerPolicyLuaFFI",
         "name, function(servers, dq)",
-        "The same through LuaJIT's ffi; servers count from 0.",
+        "The same through LuaJIT's ffi; servers are numbered from 0.",
     ),
-    entry("setServerPolicyLuaFFIPerThread", "name, text", "The same, of a text that returns the function."),
+    entry("setServerPolicyLuaFFIPerThread", "name, text", "The same, with a text that returns the function."),
     entry("setPoolServerPolicyLua", "name, function(servers, dq), pool", "Such a policy for one pool."),
     entry("setPoolServerPolicyLuaFFI", "name, function(servers, dq), pool", "Such a policy for one pool."),
     entry("setPoolServerPolicyLuaFFIPerThread", "name, text, pool", "Such a policy for one pool."),
 ];
 
-/// Every function that works, besides those of the settings.
+/// Returns every function, besides those of the settings.
 pub fn functions() -> impl Iterator<Item = &'static Entry> {
     let chains = CHAINS.iter().flat_map(|c| c.entries.iter());
     let rules = [CHAIN_EXTRAS, SELECTORS, ACTIONS, RESPONSE_ACTIONS, SETS, LUA_POLICIES];
@@ -263,104 +283,101 @@ pub fn functions() -> impl Iterator<Item = &'static Entry> {
 
 /// The methods of a server.
 pub static SERVER_METHODS: &[Entry] = &[
-    entry("setUp", "", "Up, without health checks."),
-    entry("setDown", "", "Down, without health checks."),
-    entry("setAuto", "[status]", "Health by checks, all the time, unless the server's mode was lazy."),
-    entry("setActiveAuto", "[status]", "Health by checks, all the time."),
-    entry("setLazyAuto", "[status]", "Health by checks, when live answers fail."),
-    entry("drain", "", "No new queries; the outstanding ones finish."),
-    entry("setQPS", "number", "Queries per second for firstAvailable; 0 is no limit."),
-    entry("setOrder", "number", "Its order."),
-    entry("setWeight", "number", "Its weight."),
-    entry("addPool", "name", "Puts it into a pool."),
-    entry("rmPool", "name", "Takes it out of a pool."),
-    entry("getName", "", "Its name."),
-    entry("getNameWithAddr", "", "Its name and address."),
-    entry("isUp", "", "Whether it is up; before the start, whether it is not forced down."),
-    entry("getOutstanding", "", "Its outstanding queries; 0 before the start."),
-    entry("getLatency", "", "Its latency; 0 before the start."),
+    entry("setUp", "", "Forces it up, without health checks."),
+    entry("setDown", "", "Forces it down, without health checks."),
+    entry("setAuto", "[status]", "Enables health checks, active ones unless the server's mode was lazy."),
+    entry("setActiveAuto", "[status]", "Enables active health checks."),
+    entry("setLazyAuto", "[status]", "Enables lazy health checks, which start when live answers fail."),
+    entry("drain", "", "Stops new queries; outstanding ones finish."),
+    entry("setQPS", "number", "Sets the queries per second for firstAvailable; 0 is no limit."),
+    entry("setOrder", "number", "Sets its order."),
+    entry("setWeight", "number", "Sets its weight."),
+    entry("addPool", "name", "Adds it to a pool."),
+    entry("rmPool", "name", "Removes it from a pool."),
+    entry("getName", "", "Returns its name."),
+    entry("getNameWithAddr", "", "Returns its name and address."),
+    entry("isUp", "", "Returns whether it is up; before the start, whether it is not forced down."),
+    entry("getOutstanding", "", "Returns its outstanding queries; 0 before the start."),
+    entry("getLatency", "", "Returns its latency; 0 before the start."),
     entry("getHealthCheckMode", "", "\"auto\", \"up\", \"down\", \"lazy\" or \"drain\"."),
 ];
 
 /// The options of `addLocal` and `setLocal`.
 pub static LOCAL_OPTIONS: &[Entry] = &[
-    entry("interface", "name", "Listen on this network interface alone."),
+    entry("interface", "name", "Listen on this network interface only."),
     entry("dscp", "0", "DSCP of answers, 0 to 63."),
-    entry("doTCP", "true", "Whether TCP is served, too."),
-    entry("tcpFastOpenQueueSize", "0", "Connections by TCP Fast Open that may wait; 0 switches it off."),
-    entry("tcpListenQueueSize", "4096", "Connections that wait to be accepted, in each shard."),
+    entry("doTCP", "true", "Whether to serve TCP too."),
+    entry("tcpFastOpenQueueSize", "0", "Most pending TCP Fast Open connections; 0 disables it."),
+    entry("tcpListenQueueSize", "4096", "Most pending connections, per shard."),
     entry(
         "maxInFlight",
         "100",
-        "Queries of one connection that are answered at a time, in any order; with 0 or 1 in the order in which \
-         they came.",
+        "Concurrent queries of one connection, answered in any order; with 0 or 1 in the order of \
+         arrival.",
     ),
     entry(
         "maxConcurrentTCPConnections",
         "0",
-        "Connections at a time; 0 is no limit but `setMaxTCPConnections`.",
+        "Most concurrent connections; 0 leaves only `setMaxTCPConnections`.",
     ),
-    entry("enableProxyProtocol", "true", "Whether those in `setProxyProtocolACL` begin with a PROXY header."),
+    entry("enableProxyProtocol", "true", "Whether peers in `setProxyProtocolACL` send a PROXY header."),
     entry(
         "reusePort",
         "false",
-        "Whether another process of the same user may have the address, too; otherwise a start, or a reload, is \
-         refused where one has. The shards of one process share it anyhow.",
+        "Whether another process of the same user may listen on the address too; otherwise a start or \
+         reload fails if one does. The shards of one process always share it.",
     ),
-    entry(
-        "cpus",
-        "{number, ...}",
-        "Accepted, does nothing: `--cpus` and `--steer` say which CPU serves what.",
-    ),
+    entry("cpus", "{number, ...}", "Accepted without effect: use `--cpus` and `--steer`."),
 ];
 
 /// The methods of a pool.
 pub static POOL_METHODS: &[Entry] = &[
-    entry("setServerPolicy", "policy", "Its policy."),
+    entry("setServerPolicy", "policy", "Sets its policy."),
     entry("setRetry", "{after=, budget=}", "See the function setRetry."),
     entry("setPanicThreshold", "percent", "See the function setPanicThreshold."),
     entry("setEjection", "{excess=, time=, share=, queries=}", "See the function setEjection."),
     entry("setTCPToUDP", "switch", "See the function setTCPToUDP."),
 ];
 
-/// The arguments of `newServer` that work.
+/// The arguments of `newServer`.
 pub static SERVER_ARGUMENTS: &[Entry] = &[
-    entry("address", "\"IP[:PORT]\"", "Its address, port 53 unless given. Required."),
-    entry("id", "text", "Identity over reloads and, for chashed, over machines; its address without one."),
-    entry("name", "text", "Name for people."),
-    entry("pool", "name | {name, ...}", "Its pools; the default pool without it."),
-    entry("order", "1", "Lower is preferred by the policies that go by order."),
-    entry("weight", "1", "Share for the policies that go by weight."),
+    entry("address", "\"IP[:PORT]\"", "Its address; the default port is 53. Required."),
+    entry("id", "text", "Identity across reloads and, for chashed, across machines; by default its address."),
+    entry("name", "text", "Name in logs and tables; by default its address."),
+    entry("pool", "name | {name, ...}", "Its pools; by default the default pool."),
+    entry("order", "1", "Lower is preferred by policies that use the order."),
+    entry("weight", "1", "Share for policies that use the weight."),
     entry("qps", "0", "Queries per second for firstAvailable, over all shards; 0 is no limit."),
-    entry("udpTimeout", "2", "How long its answer is waited for, seconds; fractions are allowed."),
+    entry("udpTimeout", "2", "Time-out of queries, seconds; fractions are allowed."),
     entry("udpTimeoutMs", "2000", "The same, milliseconds."),
     entry("sockets", "4", "UDP sockets (source ports) per shard, 1 to 255."),
-    entry("source", "\"ADDRESS\" | \"INTERFACE\" | \"ADDRESS@INTERFACE\"", "Where to ask it from."),
-    entry("interface", "name", "Local interface to ask it through."),
+    entry("source", "\"ADDRESS\" | \"INTERFACE\" | \"ADDRESS@INTERFACE\"", "Source of queries to it."),
+    entry("interface", "name", "Source interface of queries to it."),
     entry("dscp", "0", "DSCP of queries, 0 to 63."),
     entry(
         "maxOutstandingQueries",
         "0",
-        "Outstanding queries over all shards above which policies pass it over; 0 is no limit.",
+        "Outstanding queries over all shards above which policies skip it; 0 is no limit.",
     ),
     entry(
         "maxOutstanding",
         "65535",
-        "Outstanding queries per shard, so many over UDP and as many by connections; one more is dropped and counted.",
+        "Most outstanding queries per shard, over UDP, and as many over TCP and TLS; one more is \
+         dropped and counted.",
     ),
     entry("healthCheckMode", "\"auto\"", "\"auto\", \"up\", \"down\" or \"lazy\"."),
-    entry("check", "\"dns\"", "What a check is: \"dns\", or \"connect\" for a TCP connection."),
+    entry("check", "\"dns\"", "The kind of check: \"dns\", or \"connect\" for a TCP connection."),
     entry(
         "checkScript",
         "{\"/path\", \"argument\", ...}",
-        "A program as the check: exit code 0 is healthy; it gets address and port as its last arguments.",
+        "A program as the check: exit code 0 means healthy; address and port are its last arguments.",
     ),
-    entry("checkName", "\"a.root-servers.net.\"", "Name that a check asks for."),
-    entry("checkType", "\"A\"", "Type that a check asks for, its name or number."),
-    entry("checkClass", "1", "Class that a check asks for."),
-    entry("checkInterval", "1", "Between checks, seconds; fractions are allowed."),
+    entry("checkName", "\"a.root-servers.net.\"", "Queried name of a check."),
+    entry("checkType", "\"A\"", "Queried type of a check, by name or number."),
+    entry("checkClass", "1", "Queried class of a check."),
+    entry("checkInterval", "1", "Interval of checks, seconds; fractions are allowed."),
     entry("checkIntervalMs", "1000", "The same, milliseconds."),
-    entry("checkTimeout", "1000", "A check unanswered so long failed, milliseconds."),
+    entry("checkTimeout", "1000", "Time-out of a check, milliseconds."),
     entry("checkTCP", "false", "Check over TCP."),
     entry(
         "checkFunction",
@@ -370,25 +387,26 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
     entry(
         "checkResponseFunction",
         "function(name, response, content)",
-        "Judges the answer of each check: true is healthy.",
+        "Judges the answer of each check: true means healthy.",
     ),
-    entry("rise", "1", "Good checks in a row that bring it up."),
+    entry("rise", "1", "Successful checks in a row that bring it up."),
     entry("maxCheckFailures", "1", "Failed checks in a row that take it down."),
-    entry("mustResolve", "false", "NXDOMAIN, REFUSED and SERVFAIL fail a check too."),
+    entry("mustResolve", "false", "NXDOMAIN and REFUSED fail a check as well as SERVFAIL."),
     entry("setCD", "false", "Set CD in checks."),
     entry(
         "slowStart",
         "10",
-        "After its return its share grows to whole over so many seconds; 0 switches it off.",
+        "Slow start: its share grows to the full one over this many seconds after its return; 0 \
+         disables it.",
     ),
     entry(
         "lazyHealthCheckThreshold",
         "20",
-        "Failed part of live queries, percent, from which lazy checks begin.",
+        "Percentage of failed live queries from which lazy checks begin.",
     ),
-    entry("lazyHealthCheckSampleSize", "100", "Live queries that lazy checks look back on."),
-    entry("lazyHealthCheckMinSampleCount", "1", "Live queries below which lazy checks do not begin."),
-    entry("lazyHealthCheckFailedInterval", "30", "Between lazy checks of a failed server, seconds."),
+    entry("lazyHealthCheckSampleSize", "100", "Number of recent live queries that lazy checks consider."),
+    entry("lazyHealthCheckMinSampleCount", "1", "Least live queries for lazy checks to begin."),
+    entry("lazyHealthCheckFailedInterval", "30", "Interval of lazy checks of a failed server, seconds."),
     entry(
         "lazyHealthCheckMode",
         "\"TimeoutOrServFail\"",
@@ -397,65 +415,63 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
     entry(
         "lazyHealthCheckUseExponentialBackOff",
         "false",
-        "Double the time between lazy checks at each failure.",
+        "Double the interval of lazy checks at each failure.",
     ),
-    entry("lazyHealthCheckMaxBackOff", "3600", "The longest time that doubling leads to, seconds."),
+    entry("lazyHealthCheckMaxBackOff", "3600", "Longest interval by doubling, seconds."),
     entry("useClientSubnet", "false", "Its queries carry the client's subnet (RFC 7871)."),
-    entry("tcpOnly", "false", "Queries that came over UDP go to it by TCP, too."),
-    entry(
-        "tcpConnectTimeout",
-        "5",
-        "A connection that does not come about in this time is given up, seconds.",
-    ),
+    entry("tcpOnly", "false", "Queries that came over UDP go to it over TCP as well."),
+    entry("tcpConnectTimeout", "5", "Time-out of connecting, seconds."),
     entry("tcpConnectTimeoutMs", "5000", "The same, milliseconds."),
-    entry("tcpSendTimeout", "30", "A connection that takes no query for so long is given up, seconds."),
+    entry(
+        "tcpSendTimeout",
+        "30",
+        "Time-out of sending, seconds: a connection that accepts no query this long is closed.",
+    ),
     entry("tcpSendTimeoutMs", "30000", "The same, milliseconds."),
-    entry("tcpRecvTimeout", "30", "A connection that owes an answer for so long is given up, seconds."),
+    entry(
+        "tcpRecvTimeout",
+        "30",
+        "Time-out of receiving, seconds: a connection that answers no query this long is closed.",
+    ),
     entry("tcpRecvTimeoutMs", "30000", "The same, milliseconds."),
     entry("tcpFastOpen", "false", "Connect with TCP Fast Open."),
     entry(
         "retries",
         "5",
-        "Servers that a query is tried on when connections fail, this one included, 1 to 5; 0 is 1, more are 5.",
+        "Servers to try when connections fail, including this one, 1 to 5; 0 means 1, more mean 5.",
     ),
     entry(
         "maxInFlight",
         "64",
-        "Queries on one connection at a time; with 1, or 0, the server gets the next one after its answer.",
+        "Concurrent queries on one connection; with 1 or 0, the server gets the next one after its \
+         answer.",
     ),
     entry(
         "maxConcurrentTCPConnections",
         "0",
-        "Connections to it at a time, in each shard; a query for which there is none is dropped. 0 is no limit \
-         but 4096.",
+        "Most concurrent connections to it, per shard; a query that finds none is dropped. 0 means \
+         4096.",
     ),
     entry(
         "useProxyProtocol",
         "false",
-        "It learns the client's address by a PROXY header, version 2; each of its connections then serves one \
-         client. \"v2\" is true; with \"v1\" the header is the line of text of version 1, and queries go to it \
-         over TCP alone.",
+        "Send the client's address in a PROXY header, version 2; each connection then serves one \
+         client. \"v2\" means true; \"v1\" sends the text header of version 1, and queries over TCP \
+         only.",
     ),
-    entry(
-        "proxyProtocolAdvertiseTLS",
-        "false",
-        "A value in that header says so when the client came by TLS.",
-    ),
+    entry("proxyProtocolAdvertiseTLS", "false", "Add a value to that header when the client used TLS."),
     entry(
         "transparent",
         "false",
-        "It gets queries from the client's own address, for which the network must be set up: see the tuning guide.",
+        "Send queries from the client's own address, for which the network must be set up: see the \
+         tuning guide.",
     ),
-    entry(
-        "disableZeroScope",
-        "false",
-        "Accepted: there is no packet cache whose entries a zero scope would widen.",
-    ),
+    entry("disableZeroScope", "false", "Accepted: there is no packet cache."),
     entry("reconnectOnUp", "false", "Accepted: sockets are kept."),
-    entry("ipBindAddrNoPort", "true", "Accepted: no port is set apart by binding a source address."),
+    entry("ipBindAddrNoPort", "true", "Accepted: binding a source address never reserves a port."),
 ];
 
-/// The arguments of `newServer` that dnsdist has and dnslob has not yet.
+/// The arguments of `newServer` of dnsdist that dnslob does not implement yet.
 pub static SERVER_ARGUMENTS_MISSING: &[Missing] = &[
     Missing {
         family: "curves of TLS",
@@ -489,7 +505,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_name_stands_once() {
+    fn every_name_is_listed_once() {
         let mut seen = HashSet::new();
         let setters = crate::config::options::SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
         let functions = functions().map(|e| e.name).chain(POLICIES).chain(setters);

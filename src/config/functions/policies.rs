@@ -3,7 +3,7 @@
 use crate::config::functions::POLICIES;
 use crate::model::policy::Kind;
 
-/// The policy of a name of [`POLICIES`].
+/// Returns the policy of a name of [`POLICIES`].
 pub(crate) fn kind(name: &str) -> Option<Kind> {
     const KINDS: [Kind; POLICIES.len()] = [
         Kind::LeastOutstanding,
@@ -19,7 +19,7 @@ pub(crate) fn kind(name: &str) -> Option<Kind> {
     POLICIES.iter().position(|p| *p == name).map(|at| KINDS[at])
 }
 
-/// The name of a policy.
+/// Returns the name of a policy.
 pub(crate) fn name(wanted: Kind) -> &'static str {
     if matches!(wanted, Kind::Lua(_)) {
         return "a Lua function";
@@ -29,19 +29,22 @@ pub(crate) fn name(wanted: Kind) -> &'static str {
 
 /// The options of `concentrate`.
 pub(crate) const CONCENTRATE: [(&str, &str); 15] = [
-    ("fullFactor", "Full: the fast answers' latency above so many times its own floor ..."),
+    ("fullFactor", "Full: latency of fast answers above this multiple of its floor ..."),
     ("fullMargin", "... plus this, milliseconds or a string as \"50us\"."),
-    ("fullTimeouts", "Full too: so many percent of time-outs in a second."),
-    ("capFactor", "Cap on a full server, times its present rate."),
+    ("fullTimeouts", "Also full: this percentage of time-outs in a second."),
+    ("capFactor", "Cap of a full server, as a multiple of its present rate."),
     ("raiseFactor", "The cap grows by this factor ..."),
-    ("raiseInterval", "... so often, milliseconds, while latency is good."),
-    ("goodFactor", "Good: latency below so many times its floor."),
-    ("shrinkLoad", "A server is closed only if the rest stay under this part of their proven rate ..."),
-    ("shrinkAfter", "... for so long, milliseconds."),
+    ("raiseInterval", "... at this interval, milliseconds, while latency is good."),
+    ("goodFactor", "Good: latency below this multiple of its floor."),
+    ("shrinkLoad", "A server is closed only if the others stay below this part of their proven rate ..."),
+    ("shrinkAfter", "... for this time, milliseconds."),
     ("joinShare", "First share of a joining server, 0 to 1."),
-    ("joinDouble", "That share doubles so often, milliseconds."),
+    ("joinDouble", "That share doubles at this interval, milliseconds."),
     ("standbyShare", "Random share of queries that keeps the next server warm, 0 to 1."),
-    ("spreadAfterDeath", "How long the load spreads over all survivors after a death, milliseconds."),
-    ("window", "Window of one latency reading, milliseconds."),
-    ("floorSpan", "The floor is the lowest reading of so long, milliseconds."),
+    (
+        "spreadAfterDeath",
+        "How long the load is spread over all others after the loss of a server, milliseconds.",
+    ),
+    ("window", "Window of one latency sample, milliseconds."),
+    ("floorSpan", "The floor is the lowest sample of this span, milliseconds."),
 ];

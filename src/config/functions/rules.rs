@@ -1,38 +1,37 @@
-//! The tables of rules: what selects packets, what is done to them, and the sets that selectors
-//! look into.
+//! The tables of rules: selectors, actions, and the sets that selectors use.
 
 use crate::config::functions::{Entry, entry};
 
-/// What selects packets.
+/// The selectors.
 pub static SELECTORS: &[Entry] = &[
     entry("AllRule", "", "Every packet."),
-    entry("AndRule", "{rule, ...}", "Every one of these, asked in order up to the first that says no."),
-    entry("OrRule", "{rule, ...}", "Any of these, asked in order up to the first that says yes."),
-    entry("NotRule", "rule", "Not this one."),
-    entry("QNameRule", "name", "The name asked for is this one."),
-    entry("QNameSetRule", "set", "The name asked for is in a set of `newDNSNameSet`."),
+    entry("AndRule", "{rule, ...}", "All of these match; evaluated in order up to the first that does not."),
+    entry("OrRule", "{rule, ...}", "Any of these matches; evaluated in order up to the first that does."),
+    entry("NotRule", "rule", "This one does not match."),
+    entry("QNameRule", "name", "The queried name is this one."),
+    entry("QNameSetRule", "set", "The queried name is in a set of `newDNSNameSet`."),
     entry(
         "QNameSuffixRule",
         "set | name | {name, ...} [, quiet=false]",
-        "The name asked for is, or is below, one of these names or those of `newSuffixMatchNode`. A set may be \
-         added to behind the rule: it counts as it is at the end of the file. `quiet` keeps the names out of \
-         showRules.",
+        "The queried name is, or is below, one of these names or those of `newSuffixMatchNode`. A set \
+         may be extended after the rule: its state at the end of the file counts. `quiet` omits the \
+         names from showRules.",
     ),
     entry("SuffixMatchNodeRule", "set | name | {name, ...} [, quiet=false]", "The same as QNameSuffixRule."),
-    entry("RegexRule", "expression", "A part of the name, without its last dot, matches; letter case aside."),
+    entry("RegexRule", "expression", "A part of the name, without its final dot, matches; case is ignored."),
     entry("RE2Rule", "expression", "The whole name matches."),
-    entry("QTypeRule", "type", "The type asked for, by name or number."),
-    entry("QClassRule", "class", "The class asked for, by name or number."),
+    entry("QTypeRule", "type", "The queried type, by name or number."),
+    entry("QClassRule", "class", "The queried class, by name or number."),
     entry("OpcodeRule", "code", "The operation, as `DNSOpcode.Update`."),
     entry("RCodeRule", "code", "The response code, without its extension."),
     entry("ERCodeRule", "code", "The response code with the extension of its OPT record."),
     entry("RDRule", "", "Recursion is desired."),
-    entry("DNSSECRule", "", "DNSSEC records are wanted (DO)."),
+    entry("DNSSECRule", "", "DNSSEC records are requested (DO)."),
     entry("EDNSOptionRule", "code", "There is an EDNS option of this code."),
     entry("EDNSVersionRule", "version", "The EDNS version is above this."),
     entry("RecordsCountRule", "section, min, max", "Records in a section, as `DNSSection.Answer`."),
     entry("RecordsTypeCountRule", "section, type, min, max", "Records of a type in a section."),
-    entry("TrailingDataRule", "", "There are bytes behind the message."),
+    entry("TrailingDataRule", "", "There are bytes after the message."),
     entry("QNameLabelsCountRule", "min, max", "The name has fewer labels than `min`, or more than `max`."),
     entry("QNameWireLengthRule", "min, max", "The name has fewer bytes than `min`, or more than `max`."),
     entry(
@@ -43,34 +42,35 @@ pub static SELECTORS: &[Entry] = &[
     entry(
         "NetmaskGroupRule",
         "networks | network | {network, ...} [, source=true [, quiet=false]]",
-        "The client's address is in these networks; with `source` false, the address that was asked.",
+        "The client's address is in these networks; with `source` false, the destination address.",
     ),
-    entry("DSTPortRule", "port", "The port that was asked."),
+    entry("DSTPortRule", "port", "The destination port."),
     entry(
         "IncomingProtocolRule",
         "protocol",
-        "How it came: \"DoUDP\", \"DoTCP\", \"DNSCryptUDP\", \"DNSCryptTCP\", \"DoT\", \"DoH\", \"DoQ\" or \"DoH3\".",
+        "The protocol: \"DoUDP\", \"DoTCP\", \"DNSCryptUDP\", \"DNSCryptTCP\", \"DoT\", \"DoH\", \"DoQ\" or \"DoH3\".",
     ),
-    entry("TCPRule", "tcp", "It came over TCP, or with false: not."),
+    entry("TCPRule", "tcp", "It came over TCP; with false, it did not."),
     entry(
         "ProxyProtocolValueRule",
         "type [, value]",
-        "The PROXY header that the query came with has a value of this type, and with this content if one is given.",
+        "The query's PROXY header has a value of this type, with this content if one is given.",
     ),
     entry("SNIRule", "name", "The client's TLS handshake named this server."),
     entry("TagRule", "name [, value]", "A tag is set, to this value if one is given."),
     entry(
         "MaxQPSRule",
         "qps [, burst=qps]",
-        "As long as no more queries than this reach it per second, over all shards.",
+        "No more than this many queries per second reach the rule, over all shards.",
     ),
     entry(
         "MaxQPSIPRule",
         "qps [, v4=32 [, v6=64 [, burst=qps [, expiration=300 [, cleanupDelay, scanFraction, shards]]]]]",
-        "A client, of these prefix lengths, sends more queries than this per second. A client that is silent for \
-         `expiration` seconds is forgotten. The last three are accepted: nothing needs to be swept.",
+        "A client, identified by these prefix lengths, sends more queries than this per second. A \
+         client that is silent for `expiration` seconds is forgotten. The last three are accepted \
+         without effect.",
     ),
-    entry("ProbaRule", "probability", "By chance; 1 is always."),
+    entry("ProbaRule", "probability", "With this probability; 1 is always."),
     entry("PoolAvailableRule", "pool", "A pool has a usable server."),
     entry(
         "PoolOutstandingRule",
@@ -80,108 +80,118 @@ pub static SELECTORS: &[Entry] = &[
     entry(
         "TimedIPSetRule",
         "",
-        "A set of addresses, each with its end, that functions of rules add to; `slice()` is the rule.",
+        "A set of addresses, each with its expiry, which functions of rules add to; `slice()` is the \
+         rule.",
     ),
     entry("newTimedIPSetRule", "", "The same as TimedIPSetRule."),
-    entry("LuaRule", "function(dq)", "A Lua function says so, in the shard's own Lua state."),
+    entry("LuaRule", "function(dq)", "A Lua function returns true, in the shard's own Lua state."),
     entry("LuaFFIRule", "function(dq)", "The same through LuaJIT's ffi."),
-    entry("LuaFFIPerThreadRule", "text", "The same, of a text that returns the function."),
-    entry("makeRule", "name | network | {name, ...} | {network, ...}", "What a string stands for as a rule."),
+    entry("LuaFFIPerThreadRule", "text", "The same, with a text that returns the function."),
+    entry(
+        "makeRule",
+        "name | network | {name, ...} | {network, ...}",
+        "Returns the rule that a name or network stands for.",
+    ),
 ];
 
-/// What is done to queries.
+/// The actions on queries.
 pub static ACTIONS: &[Entry] = &[
-    entry("AllowAction", "", "On to the pool chosen so far; no further rule is asked."),
+    entry("AllowAction", "", "Sends the query to the pool chosen so far; no further rule is evaluated."),
     entry("DropAction", "", "Drops it."),
-    entry("PoolAction", "pool [, stop=true]", "To a pool. Rules behind are asked only if `stop` is false."),
-    entry("QPSAction", "qps", "Drops what is above this rate; below it, the next rule is asked."),
+    entry(
+        "PoolAction",
+        "pool [, stop=true]",
+        "Chooses a pool. Later rules are evaluated only if `stop` is false.",
+    ),
+    entry("QPSAction", "qps", "Drops queries above this rate; below it, the next rule is evaluated."),
     entry(
         "QPSPoolAction",
         "qps, pool [, stop=true]",
-        "To a pool within this rate; above it, the next rule is asked.",
+        "Chooses a pool within this rate; above it, the next rule is evaluated.",
     ),
     entry("RCodeAction", "code [, {aa=, ad=, ra=}]", "Answers with this code."),
-    entry("ERCodeAction", "code [, {aa=, ad=, ra=}]", "Answers with this code, extended part and all."),
+    entry("ERCodeAction", "code [, {aa=, ad=, ra=}]", "Answers with this code, including its extended part."),
     entry(
         "NegativeAndSOAAction",
         "nxd, zone, ttl, mname, rname, serial, refresh, retry, expire, minimum [, {aa=, ad=, ra=, \
          soaInAuthoritySection=false}]",
         "Answers NXDOMAIN, or NODATA, with a SOA.",
     ),
-    entry("TCAction", "", "Over UDP answers TC=1; over TCP nothing."),
+    entry("TCAction", "", "Answers TC=1 over UDP; no effect over TCP."),
     entry(
         "SpoofAction",
         "address | {address, ...} [, {aa=, ad=, ra=, ttl=60}]",
-        "Answers A, AAAA and ANY with these addresses. The older form SpoofAction(v4, v6) is understood.",
+        "Answers A, AAAA and ANY with these addresses. The older form SpoofAction(v4, v6) is accepted.",
     ),
     entry("SpoofCNAMEAction", "name [, {aa=, ad=, ra=, ttl=60}]", "Answers with a CNAME."),
     entry(
         "SpoofRawAction",
         "data | {data, ...} [, {aa=, ad=, ra=, ttl=60, typeForAny=}]",
-        "Answers with records of the type asked for and these contents; ANY only with `typeForAny`.",
+        "Answers with records of the queried type and these contents; ANY only with `typeForAny`.",
     ),
     entry(
         "SpoofSVCAction",
         "{parameters, ...} [, {aa=, ad=, ra=, ttl=60}]",
         "Answers with SVCB or HTTPS records of `newSVCRecordParameters`, their hints as additional records.",
     ),
-    entry("SpoofPacketAction", "message [, length]", "Answers with this message, under the query's id."),
-    entry("DelayAction", "milliseconds", "Holds the answer back; UDP only."),
+    entry("SpoofPacketAction", "message [, length]", "Answers with this message and the query's id."),
+    entry("DelayAction", "milliseconds", "Delays the answer; UDP only."),
     entry(
         "TeeAction",
         "\"IP[:PORT]\" [, addECS=false [, source]]",
-        "Sends a copy to another server and forgets its answer.",
+        "Sends a copy to another server and ignores its answer.",
     ),
     entry(
         "LogAction",
         "[path [, binary=true [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false]]]]]]",
         "Logs each query to a file, or to the log without a path.",
     ),
-    entry("NoneAction", "", "Nothing: the next rule is asked."),
-    entry("ContinueAction", "action", "What another action does, and then on to the next rule."),
+    entry("NoneAction", "", "No effect; the next rule is evaluated."),
+    entry("ContinueAction", "action", "Performs another action, then evaluates the next rule."),
     entry(
         "SetProxyProtocolValuesAction",
         "{[type]=value, ...}",
-        "Values of the PROXY header that the server gets, instead of those that the query came with.",
+        "Sets the values of the PROXY header towards the server, replacing those of the query.",
     ),
     entry(
         "SetAdditionalProxyProtocolValueAction",
         "type, value",
-        "Adds a value to the PROXY header that the server gets.",
+        "Adds a value to the PROXY header towards the server.",
     ),
-    entry("SetTagAction", "name, value", "Sets a tag, which the answer has too."),
-    entry("UnsetTagAction", "name", "Takes a tag away."),
-    entry("SetNoRecurseAction", "", "Takes RD away from what the server gets."),
-    entry("SetDisableValidationAction", "", "Sets CD in what the server gets."),
-    entry("SetDisableECSAction", "", "No client subnet is added."),
-    entry("SetECSOverrideAction", "override", "Whether a client subnet that the query brings is replaced."),
-    entry("SetECSPrefixLengthAction", "v4, v6", "Prefix lengths of the client subnet."),
+    entry("SetTagAction", "name, value", "Sets a tag, which the response has too."),
+    entry("UnsetTagAction", "name", "Removes a tag."),
+    entry("SetNoRecurseAction", "", "Clears RD towards the server."),
+    entry("SetDisableValidationAction", "", "Sets CD towards the server."),
+    entry("SetDisableECSAction", "", "Adds no client subnet."),
+    entry("SetECSOverrideAction", "override", "Sets whether a query's own client subnet is replaced."),
+    entry("SetECSPrefixLengthAction", "v4, v6", "Sets the prefix lengths of the client subnet."),
     entry(
         "SetECSAction",
         "network [, network]",
-        "Adds this subnet rather than the client's; of two, one for IPv4 clients and one for IPv6 clients.",
+        "Adds this subnet rather than the client's; of two, one is for IPv4 clients and one for IPv6 \
+         clients.",
     ),
-    entry("SetEDNSOptionAction", "code, data", "Sets an EDNS option in what the server gets."),
+    entry("SetEDNSOptionAction", "code, data", "Sets an EDNS option towards the server."),
     entry("SetExtendedDNSErrorAction", "code [, text]", "Adds an Extended DNS Error to the answer."),
-    entry("SetMaxReturnedTTLAction", "seconds", "TTLs of the answer are at most this."),
-    entry("SetSkipCacheAction", "", "Neither looked for in a cache nor put there."),
-    entry("SetTempFailureCacheTTLAction", "seconds", "How long a cache keeps SERVFAIL and REFUSED."),
+    entry("SetMaxReturnedTTLAction", "seconds", "Limits the TTLs of the answer to this."),
+    entry("SetSkipCacheAction", "", "Bypasses the cache."),
+    entry("SetTempFailureCacheTTLAction", "seconds", "Sets how long a cache keeps SERVFAIL and REFUSED."),
     entry(
         "LuaAction",
         "function(dq)",
-        "What a Lua function returns, as `DNSAction.Pool, \"abuse\"`; it runs in the shard's own Lua state, without \
-         a lock. An error counts, and the query goes on.",
+        "Performs what a Lua function returns, as `DNSAction.Pool, \"abuse\"`; it runs in the shard's \
+         own Lua state, without a lock. An error is counted, and the next rule is evaluated.",
     ),
     entry("LuaFFIAction", "function(dq)", "The same through LuaJIT's ffi."),
-    entry("LuaFFIPerThreadAction", "text", "The same, of a text that returns the function."),
+    entry("LuaFFIPerThreadAction", "text", "The same, with a text that returns the function."),
 ];
 
-/// What is done to answers.
+/// The actions on responses.
 pub static RESPONSE_ACTIONS: &[Entry] = &[
-    entry("AllowResponseAction", "", "To the client; no further rule is asked."),
+    entry("AllowResponseAction", "", "Sends the answer to the client; no further rule is evaluated."),
     entry("DropResponseAction", "", "Drops it."),
-    entry("TCResponseAction", "", "Becomes TC=1 without records."),
-    entry("DelayResponseAction", "milliseconds", "Holds it back; UDP only."),
+    entry("TCResponseAction", "", "Turns the answer into TC=1 without records."),
+    entry("DelayResponseAction", "milliseconds", "Delays the answer; UDP only."),
     entry(
         "LogResponseAction",
         "[path [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false]]]]]",
@@ -190,80 +200,85 @@ pub static RESPONSE_ACTIONS: &[Entry] = &[
     entry(
         "LimitTTLResponseAction",
         "min [, max [, {type, ...}]]",
-        "TTLs of these types, or of all, are at least and at most this.",
+        "Limits the TTLs of these types, or of all, to this range.",
     ),
-    entry("SetMinTTLResponseAction", "seconds", "TTLs are at least this."),
-    entry("SetMaxTTLResponseAction", "seconds", "TTLs are at most this."),
-    entry("SetReducedTTLResponseAction", "percent", "TTLs are this part of what they were."),
+    entry("SetMinTTLResponseAction", "seconds", "Raises TTLs to at least this."),
+    entry("SetMaxTTLResponseAction", "seconds", "Limits TTLs to at most this."),
+    entry("SetReducedTTLResponseAction", "percent", "Reduces TTLs to this percentage."),
     entry(
         "SetMaxReturnedTTLResponseAction",
         "seconds",
-        "TTLs of what the client gets are at most this; a cache keeps them as they came.",
+        "Limits TTLs towards the client; a cache keeps the original ones.",
     ),
-    entry("ClearRecordTypesResponseAction", "type | {type, ...}", "Takes records of these types away."),
-    entry("SetSkipCacheResponseAction", "", "Not put into a cache."),
+    entry("ClearRecordTypesResponseAction", "type | {type, ...}", "Removes records of these types."),
+    entry("SetSkipCacheResponseAction", "", "Keeps it out of the cache."),
     entry("SetTagResponseAction", "name, value", "Sets a tag."),
-    entry("UnsetTagResponseAction", "name", "Takes a tag away."),
+    entry("UnsetTagResponseAction", "name", "Removes a tag."),
     entry("SetEDNSOptionResponseAction", "code, data", "Sets an EDNS option."),
     entry("SetExtendedDNSErrorResponseAction", "code [, text]", "Adds an Extended DNS Error."),
     entry(
         "RestartResponseAction",
         "pool [, times=1]",
-        "Asks again, in another pool, at most so many times a query (1 to 10). dnslob's own.",
+        "Sends the query again, to another pool, at most this many times per query (1 to 10). Not in \
+         dnsdist.",
     ),
-    entry("LuaResponseAction", "function(dr)", "What a Lua function returns, as `DNSResponseAction.Drop`."),
+    entry(
+        "LuaResponseAction",
+        "function(dr)",
+        "Performs what a Lua function returns, as `DNSResponseAction.Drop`.",
+    ),
     entry("LuaFFIResponseAction", "function(dr)", "The same through LuaJIT's ffi."),
-    entry("LuaFFIPerThreadResponseAction", "text", "The same, of a text that returns the function."),
+    entry("LuaFFIPerThreadResponseAction", "text", "The same, with a text that returns the function."),
 ];
 
-/// What rules are made of besides.
+/// Other objects that rules are made of.
 pub static SETS: &[Entry] = &[
-    entry("newSuffixMatchNode", "", "A set of names that matches what is below them too."),
-    entry("newDNSNameSet", "", "A set of names."),
-    entry("newNMG", "", "A set of networks; the longest that holds an address decides."),
-    entry("newNetmask", "network | address, length", "A network."),
-    entry("newCA", "\"IP[:PORT]\"", "An address."),
+    entry("newSuffixMatchNode", "", "Returns a set of names that matches what is below them too."),
+    entry("newDNSNameSet", "", "Returns a set of names."),
+    entry("newNMG", "", "Returns a set of networks; the longest one that contains an address decides."),
+    entry("newNetmask", "network | address, length", "Returns a network."),
+    entry("newCA", "\"IP[:PORT]\"", "Returns an address."),
     entry(
         "newSVCRecordParameters",
         "priority, target [, {mandatory=, alpn=, noDefaultAlpn=, port=, ipv4hint=, ech=, ipv6hint=, keyN=}]",
-        "One SVCB or HTTPS record (RFC 9460). The longer form (priority, target, mandatory, alpns, noDefaultAlpn, \
-         port, ech, ipv4hints, ipv6hints, {[N]=data}) is understood too.",
+        "Returns one SVCB or HTTPS record (RFC 9460). The longer form (priority, target, mandatory, \
+         alpns, noDefaultAlpn, port, ech, ipv4hints, ipv6hints, {[N]=data}) is accepted too.",
     ),
 ];
 
 /// The methods of a set of names.
 pub static NAME_SET_METHODS: &[Entry] = &[
     entry("add", "name | {name, ...}", "Adds names."),
-    entry("remove", "name | {name, ...}", "Takes names out again; `delete` is the same."),
+    entry("remove", "name | {name, ...}", "Removes names; `delete` is the same."),
     entry(
         "addFile",
         "path",
-        "Adds the names of a file, one a line; `#` begins a comment. dnslob's own. Wrong lines are reported, the \
-         first ten of them.",
+        "Adds the names of a file, one per line; `#` begins a comment. The first ten invalid lines \
+         are reported. Not in dnsdist.",
     ),
-    entry("check", "name", "Whether a name is in it, or for newSuffixMatchNode below one that is."),
+    entry("check", "name", "Returns whether a name is in it, or for newSuffixMatchNode, below one that is."),
     entry(
         "getBestMatch",
         "name",
-        "The longest name of it that a name is or is below of; nil if there is none.",
+        "Returns its longest name that equals a name or is above it; nil if there is none.",
     ),
-    entry("len", "", "How many names are in it; `size` is the same."),
-    entry("memory", "", "Bytes that its names take."),
-    entry("empty", "", "Whether it has none."),
-    entry("clear", "", "Takes all names out."),
-    entry("toString", "", "What it is, in short."),
+    entry("len", "", "Returns the number of names; `size` is the same."),
+    entry("memory", "", "Returns the memory of its names, bytes."),
+    entry("empty", "", "Returns whether it is empty."),
+    entry("clear", "", "Removes all names."),
+    entry("toString", "", "Returns a short description."),
 ];
 
 /// The methods of a set of networks.
 pub static NETWORK_SET_METHODS: &[Entry] = &[
-    entry("addMask", "network | {network, ...}", "Adds networks; one behind `!` is an exception."),
+    entry("addMask", "network | {network, ...}", "Adds networks; one after `!` is an exception."),
     entry(
         "addMasks",
         "{network, ...} | {[address]=number}",
         "Adds the networks of a list, or the keys of a table.",
     ),
-    entry("addNMG", "networks", "Adds those of another set."),
-    entry("match", "address", "Whether an address is in it."),
-    entry("size", "", "How many networks are in it; `len` is the same."),
-    entry("clear", "", "Takes all networks out."),
+    entry("addNMG", "networks", "Adds the networks of another set."),
+    entry("match", "address", "Returns whether an address is in it."),
+    entry("size", "", "Returns the number of networks; `len` is the same."),
+    entry("clear", "", "Removes all networks."),
 ];

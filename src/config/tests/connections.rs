@@ -1,5 +1,4 @@
-//! What a file says of connections, PROXY headers and forwards: a line in, the snapshot's fields
-//! out; a wrong value, its message.
+//! Connections, PROXY headers and relays: from a line to the snapshot's fields, or to the message.
 
 use crate::base::addr::mapped;
 use crate::base::time::TickDelta;
@@ -25,7 +24,7 @@ fn globals(text: &str) -> Globals {
     snapshot(text).globals
 }
 
-/// Wrong texts, each with the beginning of its one message.
+/// Checks invalid texts, each with the beginning of its one message.
 fn refuses(cases: &[(&str, &str)]) {
     for (text, message) in cases {
         let errors = broken(text);
@@ -35,7 +34,7 @@ fn refuses(cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn the_defaults_of_the_table_are_those_of_the_types() {
+fn the_defaults_of_table_and_types_agree() {
     assert_eq!(globals("").client_connections, ClientConnectionLimits::default());
     assert_eq!(globals("").proxy, ProxyLimits::default());
     let text = "newServer('192.0.2.1')";
@@ -47,7 +46,7 @@ fn the_defaults_of_the_table_are_those_of_the_types() {
 }
 
 #[test]
-fn a_listener_takes_its_options() {
+fn listener_options_are_read() {
     let options = "{doTCP=true, tcpFastOpenQueueSize=64, tcpListenQueueSize=512, maxInFlight=20, \
                    maxConcurrentTCPConnections=1000, reusePort=true, cpus={0, 1}, enableProxyProtocol=false}";
     let made = listener(options);
@@ -91,7 +90,7 @@ fn a_listener_takes_its_options() {
 }
 
 #[test]
-fn the_limits_of_connections_are_set() {
+fn connection_limits_are_read() {
     type Read = fn(ClientConnectionLimits) -> u64;
     let cases: [(&str, Read, u64); 20] = [
         ("setTCPRecvTimeout(3)", |l| l.receive_timeout.0, ms(3000).0),
@@ -148,24 +147,24 @@ fn the_limits_of_connections_are_set() {
 }
 
 #[test]
-fn what_has_no_counterpart_is_accepted() {
+fn settings_without_counterpart_are_accepted() {
     let text = "setMaxTCPClientThreads(10)\nsetMaxTCPQueuedConnections(1000)\nsetTCPUseSinglePipe(true)\n\
                 setTCPInternalPipeBufferSize(1048576)\nsetTCPDownstreamCleanupInterval(60)";
     assert_eq!(globals(text), globals(""));
 }
 
 #[test]
-fn the_key_of_fast_open_reaches_every_listener() {
+fn the_fast_open_key_reaches_every_listener() {
     let text = "setTCPFastOpenKey('00112233-44556677-8899aabb-ccddeeff')\naddLocal('127.0.0.1')";
     let key = snapshot(text).listeners[0].connection_options.fast_open_key.expect("a key");
-    // Each number with its least significant byte first, as the kernel has it.
+    // Each number with its least significant byte first, as in the kernel.
     assert_eq!(key[..8], [0x33, 0x22, 0x11, 0x00, 0x77, 0x66, 0x55, 0x44]);
     let message = "FILE:1: setTCPFastOpenKey: \"secret\" is not allowed; expected four groups of eight";
     refuses(&[("setTCPFastOpenKey('secret')", message)]);
 }
 
 #[test]
-fn a_server_takes_what_concerns_its_connections() {
+fn connection_options_of_servers_are_read() {
     let made = server(
         "tcpOnly=true, tcpConnectTimeout=2, tcpSendTimeoutMs=300, tcpRecvTimeout=4, tcpFastOpen=true, retries=2, \
          maxInFlight=10, maxConcurrentTCPConnections=20",
@@ -182,7 +181,7 @@ fn a_server_takes_what_concerns_its_connections() {
         ..BackendConnectionOptions::default()
     };
     assert_eq!(made.connections, want);
-    assert_eq!(made.health.probe, Probe::Tcp, "checked as it is asked");
+    assert_eq!(made.health.probe, Probe::Tcp, "checked over TCP as well");
     assert_eq!(server("tcpOnly=true, checkTCP=false").health.probe, Probe::Udp);
     assert_eq!(server("maxInFlight=0").connections.in_flight, 1);
     assert_eq!((server("retries=0").connections.tries, server("retries=9").connections.tries), (1, 5));
@@ -207,7 +206,7 @@ fn a_server_takes_what_concerns_its_connections() {
 }
 
 #[test]
-fn what_is_kept_towards_servers_holds_for_all() {
+fn limits_of_idle_backend_connections_apply_to_all_servers() {
     let text =
         "newServer('192.0.2.1')\nsetTCPDownstreamMaxIdleTime(20)\nsetMaxCachedTCPConnectionsPerDownstream(3)";
     let lines = only(&snapshot(text)).connections.clone();
@@ -217,7 +216,7 @@ fn what_is_kept_towards_servers_holds_for_all() {
 }
 
 #[test]
-fn pools_say_whether_they_leave_tcp() {
+fn tcp_to_udp_is_set_per_pool() {
     let pools = snapshot("setTCPToUDP(true)\ngetPool('x')\ngetPool('y'):setTCPToUDP(true)").pools;
     let crossing: Vec<_> = pools.iter().map(|p| (p.name.as_str(), p.tcp_to_udp)).collect();
     assert_eq!(crossing, [("", true), ("x", false), ("y", true)]);
@@ -226,7 +225,7 @@ fn pools_say_whether_they_leave_tcp() {
 }
 
 #[test]
-fn the_chain_of_zone_transfers_is_filled() {
+fn zone_transfer_rules_are_read() {
     let text = "addXFRResponseAction(AllRule(), DropResponseAction(), {name='none'})\n\
                 addXFRResponseAction(QTypeRule(DNSQType.AXFR), AllowResponseAction())\nmvXFRResponseRuleToTop()";
     let chains = snapshot(text).chains;
@@ -239,7 +238,7 @@ fn the_chain_of_zone_transfers_is_filled() {
 }
 
 #[test]
-fn a_client_s_address_is_told_in_one_way() {
+fn the_client_address_is_passed_in_one_way() {
     let proxy = |v1, advertise_tls| ClientAddress::Proxy { v1, advertise_tls };
     for (arguments, want) in [
         ("useProxyProtocol=true", proxy(false, false)),
@@ -251,7 +250,7 @@ fn a_client_s_address_is_told_in_one_way() {
     ] {
         assert_eq!(server(arguments).client_address, want, "{arguments}");
     }
-    assert!(server("useProxyProtocol='v1'").connections.only, "a datagram has no room for version 1");
+    assert!(server("useProxyProtocol='v1'").connections.only, "version 1 needs a connection");
     refuses(&[
         (
             "newServer{address='192.0.2.1', useProxyProtocol='v3'}",
@@ -269,7 +268,7 @@ fn a_client_s_address_is_told_in_one_way() {
 }
 
 #[test]
-fn proxy_headers_are_taken_from_listed_peers() {
+fn proxy_headers_are_accepted_from_listed_peers() {
     let text = "setProxyProtocolACL({'192.0.2.0/24', '2001:db8::/32'})\nsetProxyProtocolMaximumPayloadSize(1024)\n\
                 setProxyProtocolApplyACLToProxiedClients(true)";
     let proxy = globals(text).proxy;
@@ -293,7 +292,7 @@ fn proxy_headers_are_taken_from_listed_peers() {
 }
 
 #[test]
-fn a_change_of_limits_keeps_the_listeners_sockets() {
+fn changed_limits_keep_the_listener_sockets() {
     let old = good("addLocal('127.0.0.1', {maxInFlight=5})\nsetTCPRecvTimeout(5)").1;
     let reload = |text: &str| {
         let (loaded, _) = good(text);

@@ -1,11 +1,10 @@
-//! Forwards: a line in, the listener, the pool and the hidden servers out; a wrong value, its
-//! message.
+//! Relays: from a line to the listener, the pool and the hidden servers, or to the message.
 
 use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, mapped};
 use crate::base::time::TickDelta;
-use crate::config::functions::{FORWARD_ARGUMENTS, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS};
+use crate::config::functions::{RELAY_ARGUMENTS, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
 use crate::config::tests::{broken, good, snapshot};
 use crate::config::{compile, diff};
 use crate::model::policy::{HashKey, Kind};
@@ -15,66 +14,66 @@ use crate::model::{
 
 const TARGETS: &str = "listen='127.0.0.1:25', to={'192.0.2.1:25', '192.0.2.2:2525'}";
 
-/// The one forward of a snapshot, and the servers of its pool in order.
-fn forward(snapshot: &Snapshot) -> (Arc<RelaySettings>, Vec<Arc<Backend>>) {
+/// Returns the one relay of a snapshot, and the servers of its pool in order.
+fn relay(snapshot: &Snapshot) -> (Arc<RelaySettings>, Vec<Arc<Backend>>) {
     let mut relays = snapshot.listeners.iter().filter_map(|l| l.service.relay());
-    let forward = Arc::clone(relays.next().expect("a forward"));
+    let relay = Arc::clone(relays.next().expect("a relay"));
     assert!(relays.next().is_none());
-    let members = &snapshot.pool(forward.pool).members;
+    let members = &snapshot.pool(relay.pool).members;
     let servers = members.iter().map(|slot| Arc::clone(snapshot.backend(*slot).expect("a target")));
-    (forward, servers.collect())
+    (relay, servers.collect())
 }
 
 fn tcp(arguments: &str) -> (Arc<RelaySettings>, Vec<Arc<Backend>>) {
-    forward(&snapshot(&format!("addTCPForward{{{TARGETS}, {arguments}}}")))
+    relay(&snapshot(&format!("addTCPForward{{{TARGETS}, {arguments}}}")))
 }
 
 fn udp(arguments: &str) -> (Arc<RelaySettings>, Vec<Arc<Backend>>) {
-    forward(&snapshot(&format!("addUDPForward{{{TARGETS}, {arguments}}}")))
+    relay(&snapshot(&format!("addUDPForward{{{TARGETS}, {arguments}}}")))
 }
 
 #[test]
-fn a_tcp_forward_is_a_listener_a_pool_and_hidden_servers() {
+fn a_tcp_relay_is_a_listener_a_pool_and_hidden_servers() {
     let snapshot = snapshot(&format!("addTCPForward{{{TARGETS}}}"));
-    assert_eq!(snapshot.listeners.len(), 1, "who only forwards serves no DNS");
+    assert_eq!(snapshot.listeners.len(), 1, "a configuration with only relays serves no DNS");
     let listener = &snapshot.listeners[0];
     assert_eq!(listener.address.to_string(), "127.0.0.1:25");
     assert!(listener.service.takes_connections() && !listener.service.takes_datagrams());
-    let (forward, targets) = forward(&snapshot);
-    let pool = snapshot.pool(forward.pool);
-    assert_eq!((pool.name.as_str(), pool.policy.kind), ("forward 127.0.0.1:25/tcp", Kind::FirstAvailable));
+    let (relay, targets) = relay(&snapshot);
+    let pool = snapshot.pool(relay.pool);
+    assert_eq!((pool.name.as_str(), pool.policy.kind), ("relay 127.0.0.1:25/tcp", Kind::FirstAvailable));
     assert_eq!(pool.panic_ppm, 1, "with all down all are tried");
     assert_eq!(snapshot.pools[0].members, []);
     let seen: Vec<_> = targets.iter().map(|b| (b.id.as_str(), b.order, b.sockets, b.target)).collect();
     let want = [
-        ("forward 127.0.0.1:25/tcp -> 192.0.2.1:25", 0, 0, true),
-        ("forward 127.0.0.1:25/tcp -> 192.0.2.2:2525", 1, 0, true),
+        ("relay 127.0.0.1:25/tcp -> 192.0.2.1:25", 0, 0, true),
+        ("relay 127.0.0.1:25/tcp -> 192.0.2.2:2525", 1, 0, true),
     ];
     assert_eq!(seen, want);
     assert!(targets.iter().all(|b| b.health.probe == Probe::Connect && b.health.mode == HealthMode::Auto));
     assert!(targets.iter().all(|b| b.health.slow_start == TickDelta(0)));
-    assert_eq!(forward.connect_timeout, TickDelta::from_ms(3000));
-    assert_eq!(forward.idle_timeout, TickDelta::from_ms(600_000));
-    assert_eq!((forward.connections, forward.connections_per_client, forward.log), (100_000, 0, false));
-    assert!(forward.acl.contains(&mapped([10, 0, 0, 1].into())), "the process's ACL");
+    assert_eq!(relay.connect_timeout, TickDelta::from_ms(3000));
+    assert_eq!(relay.idle_timeout, TickDelta::from_ms(600_000));
+    assert_eq!((relay.connections, relay.connections_per_client, relay.log), (100_000, 0, false));
+    assert!(relay.acl.contains(&mapped([10, 0, 0, 1].into())), "the process's ACL");
 }
 
 #[test]
-fn a_udp_forward_is_one_of_flows() {
+fn a_udp_relay_has_flows() {
     let snapshot = snapshot(&format!("newServer('192.0.2.53')\naddUDPForward{{{TARGETS}}}"));
     let addresses: Vec<_> = snapshot.listeners.iter().map(|l| l.address.to_string()).collect();
     assert_eq!(addresses, ["127.0.0.1:53", "127.0.0.1:25"], "with a server DNS is served beside it");
     assert!(
         snapshot.listeners[1].service.takes_datagrams() && !snapshot.listeners[1].service.takes_connections()
     );
-    let (forward, targets) = forward(&snapshot);
-    assert_eq!((forward.idle_timeout, forward.connections), (TickDelta::from_ms(30_000), 65_536));
-    assert!(targets.iter().all(|b| b.health.mode == HealthMode::Up), "nothing is known that could be asked");
+    let (relay, targets) = relay(&snapshot);
+    assert_eq!((relay.idle_timeout, relay.connections), (TickDelta::from_ms(30_000), 65_536));
+    assert!(targets.iter().all(|b| b.health.mode == HealthMode::Up), "there is no default check");
     assert_eq!(snapshot.pools[0].members, [BackendSlot(0)]);
 }
 
 #[test]
-fn forwards_of_two_interfaces_have_targets_of_their_own() {
+fn relays_of_two_interfaces_have_their_own_targets() {
     let of = |interface, to| {
         format!("addTCPForward{{listen='0.0.0.0:25', interface='{interface}', to='192.0.2.{to}:25'}}\n")
     };
@@ -83,7 +82,7 @@ fn forwards_of_two_interfaces_have_targets_of_their_own() {
         .listeners
         .iter()
         .map(|l| {
-            let pool = snapshot.pool(l.service.relay().expect("a forward").pool);
+            let pool = snapshot.pool(l.service.relay().expect("a relay").pool);
             let [target] = pool.members[..] else { panic!("{pool:?}") };
             let target = snapshot.backend(target).expect("a target");
             (pool.name.as_str(), target.id.as_str())
@@ -92,15 +91,15 @@ fn forwards_of_two_interfaces_have_targets_of_their_own() {
     assert_eq!(
         targets,
         [
-            ("forward 0.0.0.0:25@lo/tcp", "forward 0.0.0.0:25@lo/tcp -> 192.0.2.1:25"),
-            ("forward 0.0.0.0:25@eth0/tcp", "forward 0.0.0.0:25@eth0/tcp -> 192.0.2.2:25"),
-            ("forward 0.0.0.0:25@lo/udp", "forward 0.0.0.0:25@lo/udp -> 192.0.2.1:25"),
+            ("relay 0.0.0.0:25@lo/tcp", "relay 0.0.0.0:25@lo/tcp -> 192.0.2.1:25"),
+            ("relay 0.0.0.0:25@eth0/tcp", "relay 0.0.0.0:25@eth0/tcp -> 192.0.2.2:25"),
+            ("relay 0.0.0.0:25@lo/udp", "relay 0.0.0.0:25@lo/udp -> 192.0.2.1:25"),
         ]
     );
 }
 
 #[test]
-fn what_is_written_is_what_is_obeyed() {
+fn every_setting_reaches_the_snapshot() {
     let (f, targets) =
         tcp("connectTimeoutMs=250, idleTimeout=0, maxConnections=10, maxConnectionsPerClient=2, \
                             log=true, acl={'198.51.100.0/24'}, tcpFastOpen=true, rise=2, maxCheckFailures=3, \
@@ -125,10 +124,10 @@ fn what_is_written_is_what_is_obeyed() {
 }
 
 #[test]
-fn targets_are_chosen_by_the_client_alone() {
+fn targets_are_chosen_by_the_client() {
     let policy = |arguments: &str| {
         let snapshot = snapshot(&format!("addTCPForward{{{TARGETS}, {arguments}}}"));
-        snapshot.pool(forward(&snapshot).0.pool).policy.clone()
+        snapshot.pool(relay(&snapshot).0.pool).policy.clone()
     };
     assert_eq!(policy("policy='ordered'").kind, Kind::FirstAvailable);
     assert_eq!(policy("policy='roundrobin'").kind, Kind::RoundRobin);
@@ -140,7 +139,7 @@ fn targets_are_chosen_by_the_client_alone() {
 }
 
 #[test]
-fn both_parts_of_a_client_have_the_same_ring() {
+fn relays_to_the_same_machines_have_the_same_ring() {
     let snapshot = snapshot(
         "addTCPForward{listen='127.0.0.1:1080', to={'192.0.2.1:1080', '192.0.2.2:1080', '192.0.2.3:1080'}, \
          policy='sourceHash'}\n\
@@ -148,7 +147,7 @@ fn both_parts_of_a_client_have_the_same_ring() {
          policy='sourceHash'}",
     );
     let owners = |at: usize| {
-        let pool = snapshot.pool(snapshot.listeners[at].service.relay().expect("a forward").pool);
+        let pool = snapshot.pool(snapshot.listeners[at].service.relay().expect("a relay").pool);
         let ring = pool.ring.as_ref().expect("a ring");
         let place = |slot| pool.members.iter().position(|m| *m == slot).expect("a member");
         ring.owners().map(place).collect::<Vec<_>>()
@@ -158,7 +157,7 @@ fn both_parts_of_a_client_have_the_same_ring() {
 }
 
 #[test]
-fn checks_are_as_written() {
+fn health_checks_are_read() {
     let probe = |arguments: &str| tcp(arguments).1[0].health.probe.clone();
     assert_eq!(tcp("check='none'").1[0].health.mode, HealthMode::Up);
     assert_eq!(probe("check='connect'"), Probe::Connect);
@@ -177,7 +176,7 @@ fn checks_are_as_written() {
 }
 
 #[test]
-fn targets_learn_the_client_s_address() {
+fn targets_can_learn_the_client_address() {
     let proxy = |v1| ClientAddress::Proxy { v1, advertise_tls: false };
     assert_eq!(tcp("useProxyProtocol=true").1[0].client_address, proxy(false));
     assert_eq!(tcp("useProxyProtocol='v1'").1[1].client_address, proxy(true));
@@ -186,7 +185,7 @@ fn targets_learn_the_client_s_address() {
 }
 
 #[test]
-fn a_wrong_forward_is_told_with_its_place() {
+fn an_invalid_relay_is_reported_with_its_place() {
     for (arguments, message) in [
         ("", "addTCPForward: listen is missing; expected IP:PORT"),
         ("listen='127.0.0.1:25'", "addTCPForward: to is missing; expected the address of a target"),
@@ -274,11 +273,11 @@ fn a_wrong_forward_is_told_with_its_place() {
         ),
         (
             "addLocal('127.0.0.1:25')\naddTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}",
-            "FILE:2: addTCPForward: the listener 127.0.0.1:25 is there already, from FILE:1; expected it once",
+            "FILE:2: addTCPForward: the listener 127.0.0.1:25 is already defined at FILE:1; expected it once",
         ),
         (
-            "getPool('forward 127.0.0.1:25/tcp')\naddTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}",
-            "FILE:2: addTCPForward: a pool is called \"forward 127.0.0.1:25/tcp\", as that of this forward is",
+            "getPool('relay 127.0.0.1:25/tcp')\naddTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}",
+            "FILE:2: addTCPForward: a pool is called \"relay 127.0.0.1:25/tcp\", like the pool of this relay",
         ),
     ] {
         let errors = broken(text);
@@ -288,7 +287,7 @@ fn a_wrong_forward_is_told_with_its_place() {
 }
 
 #[test]
-fn dns_over_udp_and_a_tcp_forward_share_an_address() {
+fn dns_over_udp_and_a_tcp_relay_share_an_address() {
     let text = "newServer('192.0.2.53')\naddLocal('127.0.0.1:25', {doTCP=false})\n\
                 addTCPForward{listen='127.0.0.1:25', to='192.0.2.1:25'}";
     let services: Vec<_> = snapshot(text).listeners.iter().map(|l| l.service.takes_connections()).collect();
@@ -297,11 +296,9 @@ fn dns_over_udp_and_a_tcp_forward_share_an_address() {
 
 #[test]
 fn every_argument_of_the_tables_is_read() {
-    for (function, own) in
-        [("addTCPForward", TCP_FORWARD_ARGUMENTS), ("addUDPForward", UDP_FORWARD_ARGUMENTS)]
-    {
-        for argument in FORWARD_ARGUMENTS.iter().chain(own) {
-            // A coroutine is no value of any argument.
+    for (function, own) in [("addTCPForward", TCP_RELAY_ARGUMENTS), ("addUDPForward", UDP_RELAY_ARGUMENTS)] {
+        for argument in RELAY_ARGUMENTS.iter().chain(own) {
+            // A coroutine is no valid argument.
             let name = argument.name;
             let text = format!("{function}{{{TARGETS}, {name}=coroutine.create(function() end)}}");
             let errors = broken(&text);
@@ -314,7 +311,7 @@ fn every_argument_of_the_tables_is_read() {
 }
 
 #[test]
-fn a_reload_keeps_what_it_can() {
+fn a_reload_keeps_unchanged_sockets() {
     let text = |idle: u32, second: &str| {
         format!(
             "addTCPForward{{listen='127.0.0.1:25', to={{'192.0.2.1:25', '{second}'}}, idleTimeout={idle}}}\n\
@@ -333,9 +330,9 @@ fn a_reload_keeps_what_it_can() {
     let lines = diff(&old.snapshot, &new.snapshot);
     let has = |part: &str| lines.iter().filter(|l| l.contains(part)).count();
     assert_eq!(has("idleTimeout: 1m -> 90s"), 1, "{lines:#?}");
-    assert_eq!(has("server forward 127.0.0.1:25/tcp -> 192.0.2.2:25 removed"), 1, "{lines:#?}");
-    assert_eq!(has("server forward 127.0.0.1:25/tcp -> 192.0.2.3:25 added"), 1, "{lines:#?}");
-    assert_eq!(has("pool \"forward 127.0.0.1:25/tcp\" servers:"), 1, "{lines:#?}");
+    assert_eq!(has("server relay 127.0.0.1:25/tcp -> 192.0.2.2:25 removed"), 1, "{lines:#?}");
+    assert_eq!(has("server relay 127.0.0.1:25/tcp -> 192.0.2.3:25 added"), 1, "{lines:#?}");
+    assert_eq!(has("pool \"relay 127.0.0.1:25/tcp\" servers:"), 1, "{lines:#?}");
     assert_eq!(lines.len(), 4, "{lines:#?}");
     assert!(matches!(new.snapshot.listeners[1].service, Service::UdpRelay(_)));
 }

@@ -9,7 +9,7 @@ use crate::model::policy::Kind;
 use crate::rules::script::FunctionId;
 use crate::rules::text;
 
-/// Each selector as written, and what it is; sets as they are shown.
+/// Each selector as written, and its compiled form.
 const GOOD_RULES: &[(&str, &str)] = &[
     ("AllRule()", "All"),
     ("AndRule{TCPRule(true), RDRule()}", "And([Tcp(true), Rd])"),
@@ -67,7 +67,7 @@ const GOOD_RULES: &[(&str, &str)] = &[
     ("LuaFFIPerThreadRule('return function() return true end')", "Lua(FunctionId(0))"),
 ];
 
-/// Selectors that look into sets, and how they are shown.
+/// Selectors with sets, and their text form.
 const GOOD_SETS: &[(&str, &str)] = &[
     ("QNameSuffixRule('Example.com')", "qname in example.com."),
     ("SuffixMatchNodeRule({'b', 'a.'}, true)", "qname in 2 names"),
@@ -94,7 +94,7 @@ const GOOD_SETS: &[(&str, &str)] = &[
     ("RE2Rule('a+')", "Regex: a+"),
 ];
 
-/// Each action as written, and what it is.
+/// Each action as written, and its compiled form.
 const GOOD_ACTIONS: &[(&str, &str)] = &[
     ("AllowAction()", "Allow"),
     ("DropAction()", "Drop"),
@@ -198,7 +198,7 @@ const GOOD_ACTIONS: &[(&str, &str)] = &[
     ("LuaFFIPerThreadAction('return function() end')", "Lua(FunctionId(0))"),
 ];
 
-/// Each response action as written, and what it is.
+/// Each response action as written, and its compiled form.
 const GOOD_RESPONSE_ACTIONS: &[(&str, &str)] = &[
     ("AllowResponseAction()", "Allow"),
     ("DropResponseAction()", "Drop"),
@@ -233,7 +233,7 @@ const GOOD_RESPONSE_ACTIONS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_selector_is_what_it_says() {
+fn every_selector_compiles_as_written() {
     let mut wrong = String::new();
     for (written, want) in GOOD_RULES {
         let (_, compiled) = good(&format!("addAction({written}, NoneAction())"));
@@ -258,7 +258,7 @@ fn every_selector_is_what_it_says() {
 }
 
 #[test]
-fn every_action_is_what_it_says() {
+fn every_action_compiles_as_written() {
     let mut wrong = String::new();
     for (written, want) in GOOD_ACTIONS {
         let (_, compiled) = good(&format!("addAction(AllRule(), {written})"));
@@ -281,7 +281,7 @@ fn every_action_is_what_it_says() {
     }
 }
 
-/// One broken text, and the one message it gives.
+/// Invalid texts, each with its one message.
 const BROKEN: &[(&str, &str)] = &[
     ("addAction()", "FILE:1: addAction: the rule is nil; expected a rule, a name or a network, or a list"),
     ("addAction(AllRule())", "FILE:1: addAction: the action is nil; expected an action, as DropAction()"),
@@ -335,9 +335,9 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "local o = {uuid='123e4567-e89b-12d3-a456-426655440000'}\naddAction(AllRule(), DropAction(), o)\naddAction(RDRule(), DropAction(), o)",
-        "FILE:3: addAction: a rule with the UUID 123e4567-e89b-12d3-a456-426655440000 is there already, from FILE:2",
+        "FILE:3: addAction: a rule with the UUID 123e4567-e89b-12d3-a456-426655440000 is already defined at FILE:2",
     ),
-    // A wrong constructor is reported where it stands, and only there.
+    // An invalid constructor is reported where it stands, and only there.
     (
         "\naddAction(QTypeRule('nope'), DropAction())",
         "FILE:2: QTypeRule: \"nope\" is not allowed; expected a type",
@@ -566,12 +566,12 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "addAction(HTTPPathRule('x'), DropAction())",
-        "FILE:1: HTTPPathRule: the function (rules on what only DNS over HTTPS",
+        "FILE:1: HTTPPathRule: the function (rules on DNS over HTTPS)",
     ),
 ];
 
 #[test]
-fn every_broken_rule_gets_one_message_with_its_place() {
+fn every_invalid_rule_gets_one_message_with_its_place() {
     let mut wrong = String::new();
     for (text, want) in BROKEN {
         let messages = broken(text);
@@ -630,7 +630,7 @@ fn chains_are_changed_by_number_name_and_uuid() {
 }
 
 #[test]
-fn a_group_is_replaced_as_one_where_it_stood() {
+fn a_group_is_replaced_at_its_place() {
     let rules = |text: &str| -> Vec<String> {
         let begin = "addAction('a', DropAction(), {name='a'})\n\
                      addAction('b', DropAction(), {name='b', group='g'})\n\
@@ -654,7 +654,7 @@ fn a_group_is_replaced_as_one_where_it_stood() {
 }
 
 #[test]
-fn sets_hold_what_they_were_given_and_answer_at_once() {
+fn sets_can_be_queried_while_the_file_runs() {
     let list = File::new("# block list\nexample.com\n  WWW.Example.net.  # with a comment\n\nexample.com.\n");
     let text = format!(
         "local s = newSuffixMatchNode()\n\
@@ -697,7 +697,7 @@ fn sets_hold_what_they_were_given_and_answer_at_once() {
 }
 
 #[test]
-fn a_rule_sees_what_is_added_to_its_set_behind_it() {
+fn a_rule_sees_later_additions_to_its_set() {
     let (loaded, _) =
         good("s = newSuffixMatchNode() addAction(QNameSuffixRule(s), DropAction()) s:add('late')");
     let rules = &loaded.draft.rules;
@@ -706,7 +706,7 @@ fn a_rule_sees_what_is_added_to_its_set_behind_it() {
 }
 
 #[test]
-fn wrong_lines_of_a_list_are_named_up_to_ten() {
+fn up_to_ten_invalid_lines_of_a_list_are_reported() {
     let lines: String = (0..14).map(|n| format!("good{n}\nbad..{n}\n")).collect();
     let list = File::new(&lines);
     let path = list.path().display().to_string();
@@ -719,12 +719,12 @@ fn wrong_lines_of_a_list_are_named_up_to_ten() {
     assert!(messages[9].starts_with("LIST:20: addFile: \"bad..9\""), "{}", messages[9]);
     assert_eq!(
         messages[10],
-        "FILE:1: addFile: LIST has 4 more lines that are no names; expected a domain name a line"
+        "FILE:1: addFile: LIST has 4 more invalid lines; expected a domain name per line"
     );
 }
 
 #[test]
-fn functions_are_numbered_in_the_order_in_which_they_are_given() {
+fn functions_are_numbered_in_order_of_use() {
     let text = "local f = function() end\n\
                 addAction(LuaRule(f), LuaAction(function()\n end))\n\
                 addResponseAction(AllRule(), LuaFFIResponseAction(f))\n\
@@ -758,7 +758,7 @@ fn functions_are_numbered_in_the_order_in_which_they_are_given() {
 }
 
 #[test]
-fn a_pool_that_only_a_rule_names_is_there_and_empty() {
+fn a_pool_named_only_by_a_rule_is_empty() {
     let s = snapshot(
         "newServer{address='192.0.2.1', pool='x'} addAction('a', PoolAction('y')) addAction('b', PoolAction('x'))\n\
          addResponseAction('c', RestartResponseAction('z')) addAction(NotRule(PoolAvailableRule('w')), DropAction())",
@@ -785,7 +785,7 @@ fn copies_go_to_a_server_in_no_pool() {
 }
 
 #[test]
-fn rules_keep_their_identity_and_slot_over_a_reload() {
+fn rules_keep_identity_and_slot_across_a_reload() {
     let text = "addAction('a', DropAction()) addAction('b', DropAction()) addAction('b', DropAction())\n\
                 addResponseAction('a', DropResponseAction())";
     let (_, first) = good(text);
@@ -796,7 +796,7 @@ fn rules_keep_their_identity_and_slot_over_a_reload() {
         s.chains.query.rules().iter().map(|r| (uuid_text(&r.uuid), r.slot.0)).collect()
     };
     let (a, b) = (ids(&first.snapshot), ids(&second.snapshot));
-    assert_eq!(a, b[1..], "the old rules, behind the new one");
+    assert_eq!(a, b[1..], "the old rules, after the new one");
     assert_ne!(a[1].0, a[2].0, "the same rule twice is two rules");
     assert_eq!(second.snapshot.rules_fresh.iter().map(|s| s.0).collect::<Vec<_>>(), [4]);
     assert_eq!(first.snapshot.rules_fresh.len(), 4);
@@ -808,7 +808,7 @@ fn rules_keep_their_identity_and_slot_over_a_reload() {
 }
 
 #[test]
-fn a_reload_tells_of_twenty_rules_and_counts_the_rest() {
+fn a_reload_lists_twenty_rules_and_counts_the_rest() {
     let lines = diff(&snapshot(""), &snapshot("for n = 1, 50 do addAction('n' .. n, DropAction()) end"));
     assert_eq!(lines.len(), 21);
     assert_eq!(lines[20], "30 more rules added, removed or changed");
@@ -824,19 +824,19 @@ fn a_reload_tells_of_twenty_rules_and_counts_the_rest() {
 }
 
 #[test]
-fn limits_are_numbered_and_told_apart_over_reloads() {
+fn limits_keep_their_identity_across_reloads() {
     let text = "addAction(MaxQPSRule(5), QPSAction(5)) addAction(MaxQPSIPRule(7), QPSPoolAction(9, 'x'))\n\
                 addAction(TimedIPSetRule():slice(), DropAction())";
     let (first, second) = (snapshot(text).limits, snapshot(&format!("QPSAction(1)\n{text}")).limits);
     assert_eq!((first.len(), second.len()), (5, 6));
     let ids =
         |specs: &[crate::rules::limits::StateSpec]| specs.iter().map(|s| s.identity).collect::<Vec<_>>();
-    assert_eq!(ids(&first), ids(&second[1..]), "by what they are, not by their number");
-    assert_ne!(first[0].identity, first[1].identity, "two buckets of the same figures are two");
+    assert_eq!(ids(&first), ids(&second[1..]), "by kind and parameters, not by number");
+    assert_ne!(first[0].identity, first[1].identity, "equal buckets are distinct");
 }
 
 #[test]
-fn settings_of_rules_and_the_subnet_reach_the_snapshot() {
+fn settings_of_rules_and_client_subnet_reach_the_snapshot() {
     let s = snapshot(
         "truncateTC(true) fixupCase(true) setECSOverride(true) setECSSourcePrefixV4(20) setECSSourcePrefixV6(48)\n\
          setSteering('client') newServer{address='192.0.2.1', useClientSubnet=true, disableZeroScope=true}",
@@ -860,7 +860,7 @@ fn constants_have_dnsdists_numbers() {
 }
 
 #[test]
-fn ten_thousand_rules_are_compiled_each_with_its_own_identity() {
+fn ten_thousand_rules_have_distinct_identities() {
     let (loaded, compiled) = good(
         "for n = 1, 10000 do\n\
          local m = n % 4\n\
@@ -878,7 +878,7 @@ fn ten_thousand_rules_are_compiled_each_with_its_own_identity() {
     assert!(loaded.draft.rules.iter().all(|(_, r)| matches!(r.action, RuleAction::Query(_))));
 }
 
-/// Names of the families that rules are made of, as configurations use them.
+/// Names of the functions that rules are made of, as configurations use them.
 const EXPECTED: &str = "addAction SpoofAction RCodeAction SuffixMatchNodeRule DropAction AndRule QTypeRule \
     newSuffixMatchNode newDNSName truncateTC RegexRule TCAction TCPRule makeRule LuaAction AllRule addResponseAction \
     LuaResponseAction QNameRule setECSSourcePrefixV4 QNameSuffixRule SpoofCNAMEAction setAllowEmptyResponse \
@@ -902,7 +902,7 @@ const EXPECTED: &str = "addAction SpoofAction RCodeAction SuffixMatchNodeRule Dr
     setRules showRules topRules getTopRules getRule getAction showResponseRules getTopSelfAnsweredResponseRules";
 
 #[test]
-fn every_name_that_rules_are_made_of_is_there() {
+fn every_expected_rule_function_exists() {
     for name in EXPECTED.split_whitespace() {
         let setter = crate::config::options::SETTINGS.iter().flat_map(|s| s.lua).any(|l| l.name == name);
         assert!(setter || functions().any(|e| e.name == name), "{name}");

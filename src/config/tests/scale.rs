@@ -1,5 +1,5 @@
-//! Configurations at scale: lists far longer than there is room for held Lua values, and that time
-//! and messages grow no faster than the file does.
+//! Configurations at scale: lists longer than the number of Lua values that Rust can hold, and time
+//! and messages that grow linearly with the file.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use nix::time::{ClockId, clock_gettime};
 use crate::config::tests::{File, Snapshot, broken, compile, diff, flags, good, load};
 use crate::config::{Flags, Slots};
 
-/// Some 8,000 Lua values can be held at a time.
+/// More than the some 8,000 Lua values that Rust can hold at a time.
 const MANY: usize = 20_000;
 
-/// What the texts below are about: lists of so many names, networks and rules.
+/// Defines long lists of names, networks and rules for the texts below.
 fn lists(n: usize) -> String {
     format!(
         "local n = {n}\n\
@@ -24,7 +24,7 @@ fn lists(n: usize) -> String {
     )
 }
 
-/// One or more texts for each function that takes a list or can be called for each of many things.
+/// Texts for each function that takes a list or can be called many times.
 const GOOD: &[(&str, &str)] = &[
     (
         "sets of suffixes",
@@ -123,7 +123,7 @@ const GOOD: &[(&str, &str)] = &[
     ),
 ];
 
-/// Lists that are too long for what they are for, and what is said of each.
+/// Lists that are too long for their purpose, with the error of each.
 const TOO_LONG: &[(&str, &str)] = &[
     ("addAction('a', SpoofAction(networks))", "320000 bytes of records; expected at most 3500"),
     ("addAction('a', SpoofRawAction(names))", "bytes of records; expected at most 3500"),
@@ -172,7 +172,7 @@ const TOO_LONG: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn lists_of_any_length_are_read() {
+fn long_lists_are_read() {
     for (what, text) in GOOD {
         println!("{what}");
         good(&(lists(MANY) + text));
@@ -180,18 +180,18 @@ fn lists_of_any_length_are_read() {
 }
 
 #[test]
-fn lists_that_are_too_long_are_errors_and_few_of_them() {
-    for (text, said) in TOO_LONG {
+fn too_long_lists_give_few_errors() {
+    for (text, expected) in TOO_LONG {
         println!("{text}");
         let errors = broken(&(lists(MANY) + text));
         let last = errors.last().unwrap_or_else(|| panic!("{text} is no error"));
-        assert!(last.contains(said) && last.starts_with("FILE"), "{text}\n{last}");
+        assert!(last.contains(expected) && last.starts_with("FILE"), "{text}\n{last}");
         assert!(errors.len() <= 101, "{} errors of {text}", errors.len());
     }
 }
 
 #[test]
-fn rules_are_held_by_each_other_to_a_depth_and_no_deeper() {
+fn the_nesting_depth_of_rules_is_bounded() {
     let nested = |around: &str, n: usize, first: &str| {
         format!(
             "local r = {first}\nfor i = 1, {n} do\n  r = {around}\nend\naddAction({})",
@@ -212,20 +212,20 @@ fn rules_are_held_by_each_other_to_a_depth_and_no_deeper() {
         for n in [65, 20_000] {
             let errors = broken(&nested(around, n, first));
             let [error, ..] = &errors[..] else { panic!("{n} times {around} is no error") };
-            let said = format!("65 {things}, each within the next one; expected at most 64");
-            assert!(error.starts_with("FILE:3: ") && error.ends_with(&said), "{error}");
+            let expected = format!("65 {things}, each within the next one; expected at most 64");
+            assert!(error.starts_with("FILE:3: ") && error.ends_with(&expected), "{error}");
         }
     }
-    // A rule that is taken out of its chain again is as deep as it was.
+    // A rule that was removed from its chain keeps its depth.
     let again = "local r = AllRule() for i = 1, 64 do r = NotRule(r) end addAction(r, DropAction())\n\
                  NotRule(getRule(0):getSelector())";
     assert_eq!(broken(again), ["FILE:2: NotRule: 65 rules, each within the next one; expected at most 64"]);
-    // What stands side by side is no deeper for it.
+    // Rules side by side add no depth.
     good("local r = {} for i = 1, 1000 do r[i] = NotRule(AllRule()) end addAction(OrRule(r), DropAction())");
 }
 
 #[test]
-fn a_rule_within_many_is_there_once() {
+fn nested_rules_are_shared() {
     let text = lists(100_000)
         + "local all = OrRule(rules)\n\
            for i = 1, 62 do all = AndRule({all, TCPRule(true)}) end\n\
@@ -234,9 +234,9 @@ fn a_rule_within_many_is_there_once() {
 }
 
 #[test]
-fn tables_that_are_odd_are_errors_and_no_more() {
-    for (text, said) in [
-        // What a metatable says is not asked: a list is what is in it.
+fn odd_tables_are_plain_errors() {
+    for (text, expected) in [
+        // Metatables are ignored: a list is its contents.
         ("addAction(setmetatable({}, {__index=function() error('no') end}), DropAction())", "an empty list"),
         ("local t = {} t[1] = t addAction(t, DropAction())", "a table"),
         ("local t = {} t.t = t newServer(t)", "unknown argument \"t\""),
@@ -250,17 +250,18 @@ fn tables_that_are_odd_are_errors_and_no_more() {
         ("addAction(RegexRule(('('):rep(1e5)), DropAction())", "a regular expression"),
     ] {
         let errors = broken(text);
-        let error = errors.iter().find(|e| e.contains(said)).unwrap_or_else(|| panic!("{text}\n{errors:?}"));
+        let error =
+            errors.iter().find(|e| e.contains(expected)).unwrap_or_else(|| panic!("{text}\n{errors:?}"));
         assert!(error.starts_with("FILE:1") && error.len() < 3_000, "{text}\n{error}");
     }
 }
 
-/// What this thread has taken of a CPU, which other threads' work does not add to.
+/// Returns this thread's CPU time, which other threads do not affect.
 fn cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock").into()
 }
 
-/// Texts that are made of so many things, each with what it gives at a reload of itself.
+/// Texts about many things, with the expected number of changes at a reload.
 const GROWING: &[(&str, &str)] = &[
     ("one rule of many", "addAction(OrRule(rules), DropAction())"),
     ("many rules", "for i = 1, n do addAction(rules[i], DropAction()) end"),
@@ -288,7 +289,7 @@ const GROWING: &[(&str, &str)] = &[
     ),
 ];
 
-/// The time to evaluate and compile a text, and to reload it with its end cut off.
+/// Returns the time to evaluate and compile a text, and to reload it with its end cut off.
 fn work(text: &str, n: usize) -> Duration {
     let (file, less) = (File::new(&(lists(n) + text)), File::new(&(lists(n - n / 10) + text)));
     let flags = |file: &File| Flags { file: Some(file.path().to_owned()), ..Flags::default() };
@@ -304,10 +305,10 @@ fn work(text: &str, n: usize) -> Duration {
     cpu() - began
 }
 
-/// Four times as many things take about four times as long; if time grew with their square it were
-/// sixteen times. Of the CPU's time, and the best of some: others use the machine too.
+/// Four times as many things take about four times as long; quadratic growth would take sixteen.
+/// CPU time, and the best of several runs: other processes use the machine too.
 #[test]
-fn time_grows_as_the_file_does() {
+fn time_grows_linearly_with_the_file() {
     const FEW: usize = 2_500;
     for (what, text) in GROWING {
         let ratio = || work(text, 4 * FEW).as_secs_f64() / work(text, FEW).as_secs_f64();

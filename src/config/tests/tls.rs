@@ -1,5 +1,4 @@
-//! What a file says of TLS: listeners and servers with real certificates in, what was loaded out;
-//! a wrong file or value, its message.
+//! TLS: from listeners and servers with real certificates to the loaded objects, or to the message.
 
 use std::sync::Arc;
 
@@ -32,23 +31,23 @@ impl Files {
         text.replace('X', &self.0.path("").display().to_string())
     }
 
-    /// The messages for a broken text, with `X` for the directory.
+    /// Returns the messages for an invalid text, with `X` for the directory.
     fn broken(&self, text: &str) -> Vec<String> {
         let path = self.0.path("").display().to_string();
         broken(&self.text(text)).iter().map(|e| e.replace(&path, "X")).collect()
     }
 
-    /// What a good text is warned of, with `X` for the directory and `FILE` for the file.
+    /// Returns the warnings for a valid text, with `X` for the directory and `FILE` for the file.
     fn warnings(&self, text: &str) -> Vec<String> {
         let path = self.0.path("").display().to_string();
         let draft = good(&self.text(text)).0.draft;
-        let said = draft
+        let changes = draft
             .warnings
             .clone()
             .into_list()
             .into_iter()
             .map(|w| w.to_string().replace(&path, "X").replace(w.origin.file_name(), "FILE"));
-        said.collect()
+        changes.collect()
     }
 
     fn listeners(&self, text: &str) -> Vec<Arc<Listener>> {
@@ -70,7 +69,7 @@ impl Files {
 }
 
 #[test]
-fn a_listener_with_tls_has_its_certificates() {
+fn a_tls_listener_has_its_certificates() {
     let files = Files::new();
     let one = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')";
     let listeners = files.listeners(one);
@@ -81,7 +80,7 @@ fn a_listener_with_tls_has_its_certificates() {
     for two in [
         "addTLSLocal('127.0.0.1:8853', {'Xone.pem', 'Xtwo.pem'}, {'Xone.key', 'Xtwo.key'})",
         "addTLSLocal('127.0.0.1:8853', {newTLSCertificate('Xone.pem', {key='Xone.key'}), newTLSCertificate('Xtwo.both')})",
-        // Keys are for certificates that bring none.
+        // Keys are for certificates without one.
         "addTLSLocal('127.0.0.1:8853', {newTLSCertificate('Xone.pem', {key='Xone.key'}), newTLSCertificate('Xtwo.both')}, '')",
         "addTLSLocal('127.0.0.1:8853', {newTLSCertificate('Xone.both'), 'Xtwo.pem'}, 'Xtwo.key')",
     ] {
@@ -124,7 +123,7 @@ fn a_listener_takes_options_of_both_kinds() {
 }
 
 #[test]
-fn what_is_wrong_with_a_listener_is_told_with_its_place() {
+fn listener_errors_are_reported_with_their_place() {
     let files = Files::new();
     for (arguments, message) in [
         ("'Xnone.pem', 'Xone.key'", "Xnone.pem: cannot be read: No such file"),
@@ -135,7 +134,7 @@ fn what_is_wrong_with_a_listener_is_told_with_its_place() {
             "2 certificates and 1 keys are given; expected as many keys",
         ),
         ("nil, 'Xone.key'", "the certificate is nil; expected the path of a certificate"),
-        ("'Xone.pem', 'Xone.key', {minTLSVersion='tls1.0'}", "tls1.0 is not supported; tls1.2 is the least"),
+        ("'Xone.pem', 'Xone.key', {minTLSVersion='tls1.0'}", "tls1.0 is not supported; use tls1.2 or tls1.3"),
         ("'Xone.pem', 'Xone.key', {ciphers='NULL'}", "NULL"),
         (
             "'Xone.pem', 'Xone.key', {ktls=true}",
@@ -164,11 +163,14 @@ fn what_is_wrong_with_a_listener_is_told_with_its_place() {
     );
     let twice = "addLocal('127.0.0.1:853')\naddTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')";
     let errors = files.broken(twice);
-    assert!(errors[0].starts_with("FILE:2: addTLSLocal: the listener 127.0.0.1:853 is there"), "{errors:?}");
+    assert!(
+        errors[0].starts_with("FILE:2: addTLSLocal: the listener 127.0.0.1:853 is already defined"),
+        "{errors:?}"
+    );
 }
 
 #[test]
-fn a_listener_is_changed_by_its_object() {
+fn a_listener_object_changes_its_listener() {
     let files = Files::new();
     let listeners = files.listeners(
         "addLocal('127.0.0.1:5300')\n\
@@ -190,7 +192,7 @@ fn a_listener_is_changed_by_its_object() {
 }
 
 #[test]
-fn a_listener_may_be_left_out_for_its_files_but_not_replaced_by_plain_dns() {
+fn an_omitted_tls_listener_is_not_replaced_by_plain_dns() {
     let files = Files::new();
     let broken = "addTLSLocal('127.0.0.1', 'Xnone.pem', 'Xone.key', {ignoreTLSConfigurationErrors=true})";
     let text = format!("addLocal('127.0.0.1')\n{broken}");
@@ -202,7 +204,7 @@ fn a_listener_may_be_left_out_for_its_files_but_not_replaced_by_plain_dns() {
 }
 
 #[test]
-fn a_listener_whose_files_are_broken_keeps_its_tls_at_a_reload() {
+fn a_listener_with_broken_files_keeps_its_tls_at_a_reload() {
     let files = Files::new();
     let options = "{ignoreTLSConfigurationErrors=true, additionalAddresses={'127.0.0.2'}}";
     let text = files.text(&format!("addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {options})"));
@@ -218,14 +220,14 @@ fn a_listener_whose_files_are_broken_keeps_its_tls_at_a_reload() {
         let names = |l: &Listener| l.service.tls().expect("TLS").certificates()[0].names.clone();
         assert_eq!(names(before), names(after));
     }
-    // One that is new has nothing to keep.
+    // A new one has nothing to keep.
     let mut draft = good(&text.replace("127.0.0.1", "127.0.0.3")).0.draft;
     assert_eq!(draft.keep_tls(&old.snapshot).len(), 1);
     assert_eq!((draft.left_out.len(), draft.listeners.len()), (1, 1));
 }
 
 #[test]
-fn options_without_effect_are_warned_of_and_run() {
+fn options_without_effect_only_warn() {
     let files = Files::new();
     for (text, warning) in [
         (
@@ -255,7 +257,7 @@ fn options_without_effect_are_warned_of_and_run() {
 }
 
 #[test]
-fn plain_listeners_are_replaced_and_those_with_tls_stay() {
+fn set_local_replaces_plain_listeners_only() {
     let files = Files::new();
     let text =
         "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')\naddLocal('127.0.0.1')\nsetLocal('127.0.0.2')";
@@ -285,7 +287,7 @@ fn a_server_with_tls_is_verified() {
 }
 
 #[test]
-fn what_is_wrong_with_a_server_is_told_with_its_place() {
+fn server_errors_are_reported_with_their_place() {
     let files = Files::new();
     for (arguments, message) in [
         ("tls='schannel'", "tls is \"schannel\"; expected true, false, \"openssl\""),
@@ -315,7 +317,7 @@ fn a_reload_reads_certificates_again_and_keeps_the_sockets() {
     let files = Files::new();
     let text = files.text("addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')");
     let old = good(&text).1;
-    // The files of another certificate in their place, as an ACME client would.
+    // Replace the files by those of another certificate, as an ACME client would.
     for kind in ["pem", "key"] {
         std::fs::copy(files.0.path(&format!("two.{kind}")), files.0.path(&format!("one.{kind}")))
             .expect("copied");
@@ -324,11 +326,11 @@ fn a_reload_reads_certificates_again_and_keeps_the_sockets() {
     let mut new = compile(&loaded.draft, &old.slots, 2).expect("good").snapshot;
     new.inherit(&old.snapshot);
     assert_eq!(old.snapshot.listeners[0].slot, new.listeners[0].slot);
-    let said = diff(&old.snapshot, &new);
-    assert_eq!(said.len(), 1, "the words are the same: {said:#?}");
-    assert!(said[0].starts_with("listener 127.0.0.1:853 over TLS "), "{said:#?}");
-    assert!(said[0].contains(" certificates: one.example (serial "), "{said:#?}");
-    assert!(said[0].contains(" -> two.example (serial "), "{said:#?}");
+    let changes = diff(&old.snapshot, &new);
+    assert_eq!(changes.len(), 1, "one change: {changes:#?}");
+    assert!(changes[0].starts_with("listener 127.0.0.1:853 over TLS "), "{changes:#?}");
+    assert!(changes[0].contains(" certificates: one.example (serial "), "{changes:#?}");
+    assert!(changes[0].contains(" -> two.example (serial "), "{changes:#?}");
     let tls = |l: &Listener| Arc::clone(l.service.tls().expect("TLS"));
     let (before, after) = (tls(&old.snapshot.listeners[0]), tls(&new.listeners[0]));
     assert_ne!(format!("{:?}", before.certificates()), format!("{:?}", after.certificates()));
@@ -337,7 +339,7 @@ fn a_reload_reads_certificates_again_and_keeps_the_sockets() {
 #[test]
 fn every_entry_of_the_tables_is_read() {
     let files = Files::new();
-    // A coroutine is no value of anything.
+    // A coroutine is no valid value.
     for name in TLS_LOCAL_OPTIONS.iter().map(|e| e.name) {
         let text = format!(
             "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key', {{{name}=coroutine.create(function() end)}})"

@@ -1,30 +1,30 @@
-//! Reads the board for every pool under `concentrate` and sets the shares that come out.
+//! Reads the live state of every pool under `concentrate`, and writes the shares.
 
 use std::collections::BTreeMap;
 
 use crate::balance::usable_members;
 use crate::base::addr::BackendSlot;
 use crate::base::time::Tick;
-use crate::control::concentrate::{Concentrator, Reading};
+use crate::control::concentrate::{Concentrator, WindowStats};
 use crate::model::Snapshot;
 use crate::model::policy::Kind;
 use crate::stats::histogram::BUCKETS;
 use crate::stats::live::LiveState;
 
 /// The controllers of all pools under `concentrate`. A server in two such pools gets the shares of
-/// the last one: the board has one share per server.
+/// the last one: the live state has one share per server.
 #[derive(Debug, Default)]
 pub struct ConcentrateDriver {
     pools: BTreeMap<String, (Option<Tick>, Concentrator)>,
     counts: BTreeMap<BackendSlot, Counts>,
 }
 
-/// A server's counters as last read, over all shards, and what the last window added.
+/// A server's counters as last read, over all shards, and their growth in the last window.
 #[derive(Debug)]
 struct Counts {
-    /// Whose they are.
+    /// The server's identity.
     id: String,
-    /// Read once: what they grew by since is known.
+    /// Read at least once, so that growth is known.
     primed: bool,
     queries: u64,
     responses: u64,
@@ -34,18 +34,18 @@ struct Counts {
 }
 
 impl ConcentrateDriver {
-    /// A driver that knows nothing yet.
+    /// Creates a driver without controllers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets each pool's controller have a window if its last one is over; to be called at least
-    /// every [`window`](crate::model::policy::Concentrate::window). Sets only shares that changed.
+    /// Runs each pool's controller if its window is over; called at least every
+    /// [`window`](crate::model::policy::Concentrate::window). Writes only changed shares.
     pub fn tick(&mut self, now: Tick, snapshot: &Snapshot, live_state: &LiveState) {
         let pools = || snapshot.pools.iter().filter(|p| p.policy.kind == Kind::Concentrate);
         self.pools.retain(|name, _| pools().any(|p| p.name == *name));
-        self.drop_strangers(snapshot);
+        self.drop_removed(snapshot);
         for pool in pools() {
             let settings = &pool.policy.concentrate;
             let (ticked, controller) = self
@@ -68,10 +68,10 @@ impl ConcentrateDriver {
                     counts.read(*slot, live_state)
                 })
                 .collect();
-            let readings: Vec<_> = usable
+            let windows: Vec<_> = usable
                 .iter()
                 .zip(deltas)
-                .map(|((slot, order, usable), (queries, responses, timeouts))| Reading {
+                .map(|((slot, order, usable), (queries, responses, timeouts))| WindowStats {
                     slot: *slot,
                     order: *order,
                     usable: *usable,
@@ -81,9 +81,9 @@ impl ConcentrateDriver {
                     latencies: self.counts.get(slot).map_or(&[], |c| &c.window),
                 })
                 .collect();
-            for share in controller.tick(now, &readings) {
+            for share in controller.tick(now, &windows) {
                 let live = live_state.backend(share.slot);
-                // Each set makes every shard rebuild its tables.
+                // Each write makes every shard rebuild its tables.
                 if (live.share_ppm(), live.trickle_ppm()) != (share.share_ppm, share.trickle_ppm) {
                     live_state.set_share(share.slot, share.share_ppm, share.trickle_ppm);
                 }
@@ -93,8 +93,8 @@ impl ConcentrateDriver {
 }
 
 impl ConcentrateDriver {
-    /// Forgets servers that are gone, also where another one has their slot.
-    fn drop_strangers(&mut self, snapshot: &Snapshot) {
+    /// Forgets servers that are gone, including those whose slot was reused.
+    fn drop_removed(&mut self, snapshot: &Snapshot) {
         let same = |slot: BackendSlot, id: &str| snapshot.backend(slot).is_some_and(|b| b.id == id);
         let controllers = &mut self.pools;
         self.counts.retain(|slot, counts| {
@@ -114,24 +114,24 @@ impl Counts {
         Self { id, primed: false, queries: 0, responses: 0, timeouts: 0, latencies, window }
     }
 
-    /// Reads the counters anew and gives what they grew by: queries, responses, time-outs.
+    /// Reads the counters and returns their growth: queries, responses, time-outs.
     fn read(&mut self, slot: BackendSlot, live_state: &LiveState) -> (u64, u64, u64) {
-        let pages: Vec<_> =
+        let shards: Vec<_> =
             live_state.shards().iter().filter_map(|shard| shard.backend_if_used(slot)).collect();
         let grow = |old: &mut u64, new: u64| new.wrapping_sub(std::mem::replace(old, new));
         let deltas = (
-            grow(&mut self.queries, pages.iter().map(|p| p.queries.get()).sum()),
-            grow(&mut self.responses, pages.iter().map(|p| p.responses.get()).sum()),
-            grow(&mut self.timeouts, pages.iter().map(|p| p.timeouts.get()).sum()),
+            grow(&mut self.queries, shards.iter().map(|p| p.queries.get()).sum()),
+            grow(&mut self.responses, shards.iter().map(|p| p.responses.get()).sum()),
+            grow(&mut self.timeouts, shards.iter().map(|p| p.timeouts.get()).sum()),
         );
         for (at, (old, window)) in self.latencies.iter_mut().zip(&mut self.window).enumerate() {
-            let new = pages.iter().fold(0_u32, |sum, p| sum.wrapping_add(p.latency.count(at)));
+            let new = shards.iter().fold(0_u32, |sum, p| sum.wrapping_add(p.latency.count(at)));
             *window = new.wrapping_sub(std::mem::replace(old, new));
         }
         if std::mem::replace(&mut self.primed, true) {
             return deltas;
         }
-        // The counters tell of all the slot's past, perhaps of another server.
+        // The counters cover the slot's whole past, possibly of another server.
         self.window.fill(0);
         (0, 0, 0)
     }

@@ -1,9 +1,9 @@
-//! Whether one server is full, read from the latency of its fast answers alone.
+//! Decides whether a server is full, from the latency of its fast answers alone.
 //!
-//! A resolver's answers are of two kinds: those from its cache, which take as long as its CPU
-//! makes them wait, and those that it had to ask for, which take as long as the authority does.
-//! Only the first kind says whether the server is full, so the gauge looks at a quantile that lies
-//! among them and compares it with the lowest that the same quantile has been: its floor.
+//! A resolver's answers are of two kinds: those from its cache, delayed only by its CPU, and those
+//! that it had to fetch, as slow as the authority. Only the first kind shows whether the server is
+//! full, so the gauge takes a quantile among them and compares it with the lowest value of the same
+//! quantile: its floor.
 //!
 //! ```text
 //!  answers  |▇▇▇▇▇▇▇▇▇▇▇▇▇▇         ▂▃▂▂   ▁   |      hits 70 %: p50 is among them
@@ -11,29 +11,29 @@
 //!           |         ▂▃▅▇▇▇▇▅▃▂        ▂▃▂▂   |      full: every quantile has left its floor
 //! ```
 //!
-//! It does not know of rates, shares or other servers.
+//! It does not know rates, shares or other servers.
 
 use crate::base::time::{Tick, TickDelta};
 use crate::model::policy::Concentrate;
 use crate::stats::histogram::{BUCKETS, bucket, bucket_ns};
 
-/// Answers in a reading, at least: fewer are kept for the next window. The median of 32 answers
-/// of a loaded cache path strays by about a tenth.
+/// Least answers per sample: fewer are kept for the next window. The median of 32 answers of a
+/// loaded cache path varies by about a tenth.
 const ANSWERS_MIN: u32 = 32;
-/// Answers waiting longer for company than this are forgotten: they tell of another load.
+/// Pending answers older than this are dropped: they belong to another load.
 const PENDING_MAX: TickDelta = TickDelta::from_ms(5_000);
-/// The quantiles that are watched, and the part of answers that must be fast for each to be used:
-/// a fifth more, for the uppermost of the fast answers are their slow tail.
+/// The quantiles, and for each the part of answers that must be fast for it to be used: a fifth
+/// more, because the slowest of the fast answers are their tail.
 const LEVELS: [(f64, f64); 3] = [(0.50, 0.60), (0.25, 0.30), (0.10, 0.0)];
-/// Fast: under this times the floor of the lowest quantile. A full server's answers leave it
-/// together, and then the lowest quantile is compared, which has left its floor too.
+/// Fast: below this multiple of the lowest quantile's floor. On a full server all quantiles leave
+/// it together; then the lowest is compared, which has left its floor too.
 const FAST_FACTOR: f64 = 4.0;
-/// Readings of the verdict: full if at least FULL_MIN of them are.
+/// Samples of a verdict: full if at least FULL_MIN of them are.
 const VERDICT: usize = 5;
 const FULL_MIN: u32 = 3;
-/// A reading older than this says nothing of now.
+/// The age at which a sample is stale.
 const CALM_SPAN: TickDelta = TickDelta::from_ms(1_000);
-/// The floor's span is kept in so many parts.
+/// Parts of the floor's span.
 const SPANS: usize = 10;
 
 /// One server's gauge.
@@ -45,11 +45,11 @@ pub(super) struct Gauge {
     /// Lowest latency per level and part of the floor's span, newest first; nanoseconds.
     floors: [[Option<u64>; SPANS]; LEVELS.len()],
     span_began: Option<Tick>,
-    /// The last readings per level, for a median that one lucky reading does not move.
+    /// The last samples per level, for a median that a single outlier does not move.
     last: [[u64; VERDICT]; LEVELS.len()],
-    readings: usize,
+    samples: usize,
     read: Option<Tick>,
-    /// One bit per reading, newest lowest, since the last `forget`.
+    /// One bit per sample, the newest lowest, since the last `forget`.
     full: u32,
     good: u32,
     judged: usize,
@@ -64,7 +64,7 @@ impl Gauge {
             floors: [[None; SPANS]; LEVELS.len()],
             span_began: None,
             last: [[0; VERDICT]; LEVELS.len()],
-            readings: 0,
+            samples: 0,
             read: None,
             full: 0,
             good: 0,
@@ -72,7 +72,7 @@ impl Gauge {
         }
     }
 
-    /// Takes in a window's answers, counted by [`bucket`].
+    /// Takes a window's answers, counted by [`bucket`].
     pub(super) fn observe(&mut self, now: Tick, answers: &[u32], settings: &Concentrate) {
         if self.pending_since.is_some_and(|since| now.since(since) > PENDING_MAX) {
             self.clear_pending();
@@ -87,44 +87,45 @@ impl Gauge {
             *pending += n;
         }
         if self.pending_count >= ANSWERS_MIN {
-            let reading = LEVELS.map(|(quantile, _)| self.quantile(quantile));
+            let sample = LEVELS.map(|(quantile, _)| self.quantile(quantile));
             self.read = Some(now);
-            self.learn(now, reading, settings);
-            self.judge(reading, settings);
+            self.learn(now, sample, settings);
+            self.judge(sample, settings);
             self.clear_pending();
         }
     }
 
-    /// Whether most of the last readings were above the floor: the server cannot take more.
+    /// Returns whether most of the last samples were above the floor: the server is full.
     pub(super) const fn is_full(&self) -> bool {
         self.full.count_ones() >= FULL_MIN
     }
 
-    /// Whether all of the last readings were near the floor: it can.
+    /// Returns whether all of the last samples were near the floor: it can take more.
     pub(super) const fn is_good(&self) -> bool {
         self.judged >= VERDICT && self.good.count_ones() as usize == VERDICT
     }
 
-    /// Whether it answers from its cache as ever: no reading of late was full, and there is one.
+    /// Returns whether it answers from its cache as usual: there is a recent sample, and none was
+    /// full.
     pub(super) fn is_calm(&self, now: Tick) -> bool {
         self.full == 0 && self.read.is_some_and(|at| now.since(at) <= CALM_SPAN)
     }
 
-    /// Forgets the verdict, after something was done about it.
+    /// Clears the verdict after a reaction.
     pub(super) const fn forget(&mut self) {
         self.full = 0;
         self.good = 0;
         self.judged = 0;
     }
 
-    /// Forgets the floor: latency has changed for a reason that is not load.
+    /// Forgets the floor: latency has changed for a reason other than load.
     pub(super) fn rebase(&mut self) {
         self.floors = [[None; SPANS]; LEVELS.len()];
-        self.readings = 0;
+        self.samples = 0;
         self.forget();
     }
 
-    /// The server's idle latency, as far as it has shown, nanoseconds.
+    /// Returns the server's idle latency as far as measured, nanoseconds.
     #[cfg(test)]
     pub(super) fn floor_ns(&self) -> Option<u64> {
         self.floor(0)
@@ -148,7 +149,7 @@ impl Gauge {
         bucket_ns(BUCKETS - 1)
     }
 
-    fn learn(&mut self, now: Tick, reading: [u64; LEVELS.len()], settings: &Concentrate) {
+    fn learn(&mut self, now: Tick, sample: [u64; LEVELS.len()], settings: &Concentrate) {
         let began = *self.span_began.get_or_insert(now);
         if now.since(began).0 > settings.floor_span.0 / SPANS as u64 {
             self.span_began = Some(now);
@@ -157,11 +158,11 @@ impl Gauge {
                 floors[0] = None;
             }
         }
-        let at = self.readings % VERDICT;
-        self.readings += 1;
-        for (level, value) in reading.into_iter().enumerate() {
+        let at = self.samples % VERDICT;
+        self.samples += 1;
+        for (level, value) in sample.into_iter().enumerate() {
             self.last[level][at] = value;
-            if self.readings >= VERDICT {
+            if self.samples >= VERDICT {
                 let mut sorted = self.last[level];
                 sorted.sort_unstable();
                 let median = sorted[VERDICT / 2];
@@ -175,7 +176,7 @@ impl Gauge {
         self.floors[level].iter().flatten().min().copied()
     }
 
-    fn judge(&mut self, reading: [u64; LEVELS.len()], settings: &Concentrate) {
+    fn judge(&mut self, sample: [u64; LEVELS.len()], settings: &Concentrate) {
         let Some(lowest) = self.floor(LEVELS.len() - 1) else { return };
         let margin = settings.full_margin.0 as f64;
         let limit = bucket((FAST_FACTOR * (lowest as f64 + margin)) as u64);
@@ -183,7 +184,7 @@ impl Gauge {
         let fast = f64::from(fast) / f64::from(self.pending_count);
         let level = LEVELS.iter().position(|(_, part)| fast >= *part).unwrap_or(LEVELS.len() - 1);
         let Some(floor) = self.floor(level) else { return };
-        let (value, floor) = (reading[level] as f64, floor as f64);
+        let (value, floor) = (sample[level] as f64, floor as f64);
         let full = value > settings.full_factor * floor + margin;
         // A fifth of the margin: at small floors the histogram's own steps are this wide.
         let good = value < settings.good_factor * floor + margin / 5.0;

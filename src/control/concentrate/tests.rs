@@ -1,11 +1,11 @@
-//! The controller, window by window, with made-up readings; the whole in front of resolvers is
-//! played by `tests/concentrate.rs`.
+//! The controller, window by window, with synthetic values; `tests/concentrate.rs` tests the whole
+//! in front of simulated resolvers.
 
 use crate::control::concentrate::gauge::Gauge;
 use crate::control::concentrate::*;
 use crate::stats::histogram::{BUCKETS, bucket};
 
-/// A margin that is small beside the latencies of these tests, so that the factor decides.
+/// A margin that is small beside these latencies, so that the factor decides.
 fn settings() -> Concentrate {
     Concentrate { full_margin: TickDelta::from_us(50), ..Concentrate::default() }
 }
@@ -13,14 +13,14 @@ fn settings() -> Concentrate {
 const WINDOW: TickDelta = TickDelta::from_ms(200);
 const US: u64 = 1_000;
 
-/// Answers: so many at each latency, microseconds.
+/// Builds a histogram from counts of answers per latency, microseconds.
 fn answers(kinds: &[(u32, u64)]) -> Vec<u32> {
     let mut counts = vec![0; BUCKETS];
     kinds.iter().for_each(|(n, us)| counts[bucket(us * US)] += n);
     counts
 }
 
-/// A gauge that has seen `windows` of each of these answers.
+/// Returns a gauge after `windows` of each of these answers.
 fn gauge(seen: &[(usize, &[(u32, u64)])]) -> Gauge {
     let (mut gauge, mut now) = (Gauge::new(), Tick(0));
     for (windows, kinds) in seen {
@@ -35,10 +35,10 @@ fn gauge(seen: &[(usize, &[(u32, u64)])]) -> Gauge {
 const WARM: &[(u32, u64)] = &[(700, 100), (300, 20_000)];
 
 #[test]
-fn misses_say_nothing_of_fullness() {
+fn cache_misses_do_not_make_a_server_full() {
     for after in [
         &[(700, 100), (300, 200_000)][..],
-        // Cold: the quarter of the fastest is still among the hits; then only the tenth is.
+        // Cold: first the fastest quarter is still hits, then only the fastest tenth.
         &[(400, 100), (600, 200_000)],
         &[(200, 100), (800, 200_000)],
     ] {
@@ -48,7 +48,7 @@ fn misses_say_nothing_of_fullness() {
 }
 
 #[test]
-fn the_hit_path_says_it_all() {
+fn slow_cache_hits_make_a_server_full() {
     for (after, full) in [
         (&[(700, 119), (300, 20_000)][..], false),
         (&[(700, 185), (300, 20_000)], false),
@@ -59,25 +59,25 @@ fn the_hit_path_says_it_all() {
         let gauge = gauge(&[(20, WARM), (3, after)]);
         assert_eq!(gauge.is_full(), full, "{after:?}");
     }
-    assert!(!gauge(&[(20, WARM), (2, &[(1_000, 90_000)])]).is_full(), "two of five are not three");
+    assert!(!gauge(&[(20, WARM), (2, &[(1_000, 90_000)])]).is_full(), "two of five are not enough");
 }
 
 #[test]
-fn few_answers_wait_for_more() {
+fn too_few_answers_are_kept_for_the_next_window() {
     let mut gauge = gauge(&[(20, WARM)]);
     let slow = answers(&[(12, 90_000)]);
     let settings = settings();
     let start = Tick(60_000_000_000);
     for window in 0..8 {
         gauge.observe(start + TickDelta(WINDOW.0 * window), &slow, &settings);
-        assert!(!gauge.is_full(), "window {window}: under three readings of 32");
+        assert!(!gauge.is_full(), "window {window}: under three windows of 32");
     }
     gauge.observe(start + TickDelta(WINDOW.0 * 8), &slow, &settings);
     assert!(gauge.is_full());
 }
 
 #[test]
-fn the_floor_is_forgotten_in_time() {
+fn an_old_floor_expires() {
     let mut gauge = gauge(&[(20, WARM)]);
     let settings = settings();
     let slower = answers(&[(1_000, 400)]);
@@ -91,8 +91,8 @@ fn the_floor_is_forgotten_in_time() {
     assert!(!gauge.is_full() && gauge.floor_ns().is_some_and(|f| f > 380 * US));
 }
 
-/// A pool under a constant load, whose servers' hit path is as `latency` says.
-struct BackendHealth {
+/// A pool under constant load, whose servers' cache hits take `latency`.
+struct Pool {
     controller: Concentrator,
     now: Tick,
     rate: f64,
@@ -102,7 +102,7 @@ struct BackendHealth {
     shares: Vec<Share>,
 }
 
-impl BackendHealth {
+impl Pool {
     fn new(servers: usize, rate: f64) -> Self {
         let mut pool = Self {
             controller: Concentrator::new(settings()),
@@ -117,12 +117,13 @@ impl BackendHealth {
         pool
     }
 
-    /// Lets `seconds` pass; `latency` of server and its queries per second, microseconds.
+    /// Simulates `seconds`; `latency` is a function of server and its queries per second,
+    /// microseconds.
     fn pass(&mut self, seconds: u64, latency: impl Fn(usize, f64) -> u64) {
         self.pass_with(seconds, latency, |_| 0.0);
     }
 
-    /// Also with a part of a server's queries unanswered.
+    /// The same with a part of a server's queries unanswered.
     fn pass_with(&mut self, seconds: u64, latency: impl Fn(usize, f64) -> u64, lost: impl Fn(usize) -> f64) {
         for _ in 0..seconds * 5 {
             self.now = self.now + WINDOW;
@@ -137,10 +138,10 @@ impl BackendHealth {
                     (queries, timeouts, answers(&[(hits, us), (misses, us + 20_000)]))
                 })
                 .collect();
-            let readings: Vec<_> = windows
+            let windows: Vec<_> = windows
                 .iter()
                 .enumerate()
-                .map(|(at, (queries, timeouts, latencies))| Reading {
+                .map(|(at, (queries, timeouts, latencies))| WindowStats {
                     slot: BackendSlot(self.slots[at]),
                     order: self.orders[at],
                     usable: self.usable[at],
@@ -150,11 +151,11 @@ impl BackendHealth {
                     latencies,
                 })
                 .collect();
-            self.shares = self.controller.tick(self.now, &readings).to_vec();
+            self.shares = self.controller.tick(self.now, &windows).to_vec();
         }
     }
 
-    /// Part of the pool's queries that a server has.
+    /// Returns the part of the pool's queries that a server gets.
     fn part(&self, at: usize) -> f64 {
         let sum: u32 = self.shares.iter().map(|s| s.share_ppm).sum();
         self.shares
@@ -171,7 +172,7 @@ fn idle(_: usize, _: f64) -> u64 {
     100
 }
 
-/// A server that waits in a queue from `capacity` queries per second on.
+/// Returns the latency of a server that queues from `capacity` queries per second on.
 fn up_to(capacity: f64) -> impl Fn(usize, f64) -> u64 {
     move |_, rate| {
         if rate > capacity {
@@ -185,24 +186,24 @@ fn up_to(capacity: f64) -> impl Fn(usize, f64) -> u64 {
 }
 
 #[test]
-fn it_spreads_at_first_and_contracts_upon_the_first() {
-    let mut pool = BackendHealth::new(4, 10_000.0);
+fn load_is_spread_first_and_then_contracts_to_the_first_server() {
+    let mut pool = Pool::new(4, 10_000.0);
     assert_eq!(pool.parts(), [25, 25, 25, 25]);
     pool.pass(80, idle);
-    assert_eq!(pool.parts(), [100, 1, 0, 0], "all, and the standby's trickle");
+    assert_eq!(pool.parts(), [100, 1, 0, 0], "all, and the trickle of the standby");
 }
 
 #[test]
-fn without_queries_it_stays_calm() {
-    let mut pool = BackendHealth::new(3, 0.0);
+fn a_pool_without_queries_is_left_alone() {
+    let mut pool = Pool::new(3, 0.0);
     pool.pass(100, idle);
     assert_eq!(pool.parts()[0], 100);
     assert!(pool.shares.iter().all(|s| s.share_ppm <= PPM));
 }
 
 #[test]
-fn a_full_server_is_capped_and_the_next_takes_the_rest() {
-    let mut pool = BackendHealth::new(4, 10_000.0);
+fn a_full_server_is_capped_and_the_next_one_opens() {
+    let mut pool = Pool::new(4, 10_000.0);
     pool.pass(80, up_to(20_000.0));
     pool.rate = 24_000.0;
     pool.pass(3, up_to(20_000.0));
@@ -214,8 +215,8 @@ fn a_full_server_is_capped_and_the_next_takes_the_rest() {
 }
 
 #[test]
-fn a_server_is_closed_only_after_a_minute_well_below_the_cap() {
-    let mut pool = BackendHealth::new(4, 10_000.0);
+fn a_server_closes_only_after_a_minute_well_below_the_cap() {
+    let mut pool = Pool::new(4, 10_000.0);
     pool.pass(80, up_to(20_000.0));
     pool.rate = 24_000.0;
     pool.pass(60, up_to(20_000.0));
@@ -231,8 +232,8 @@ fn a_server_is_closed_only_after_a_minute_well_below_the_cap() {
 }
 
 #[test]
-fn a_cap_is_raised_slowly_while_all_is_good() {
-    let mut pool = BackendHealth::new(2, 10_000.0);
+fn a_cap_rises_slowly_while_latency_is_good() {
+    let mut pool = Pool::new(2, 10_000.0);
     pool.pass(80, up_to(20_000.0));
     pool.rate = 24_000.0;
     pool.pass(20, up_to(20_000.0));
@@ -244,20 +245,20 @@ fn a_cap_is_raised_slowly_while_all_is_good() {
 }
 
 #[test]
-fn latency_that_load_does_not_explain_becomes_the_floor() {
-    let mut pool = BackendHealth::new(3, 10_000.0);
+fn latency_unrelated_to_load_becomes_the_floor() {
+    let mut pool = Pool::new(3, 10_000.0);
     pool.pass(80, idle);
-    // The way to the first got longer by a millisecond: at whatever rate.
+    // The path to the first is longer by a millisecond at any rate.
     let longer = |at, _| if at == 0 { 1_100 } else { 100 };
     pool.pass(4, longer);
-    assert!(pool.part(0) < 0.7, "taken for full at first: {:?}", pool.parts());
+    assert!(pool.part(0) < 0.7, "first taken for full: {:?}", pool.parts());
     pool.pass(600, longer);
     assert!(pool.part(0) > 0.9, "{:?}", pool.parts());
 }
 
 #[test]
-fn a_death_spreads_over_all_survivors_and_a_return_begins_small() {
-    let mut pool = BackendHealth::new(4, 10_000.0);
+fn a_lost_server_spreads_the_load_and_returns_with_a_small_share() {
+    let mut pool = Pool::new(4, 10_000.0);
     pool.pass(80, idle);
     pool.usable[0] = false;
     pool.pass(1, idle);
@@ -272,8 +273,8 @@ fn a_death_spreads_over_all_survivors_and_a_return_begins_small() {
 }
 
 #[test]
-fn the_death_of_an_idle_server_changes_nothing() {
-    let mut pool = BackendHealth::new(3, 10_000.0);
+fn the_loss_of_an_idle_server_changes_nothing() {
+    let mut pool = Pool::new(3, 10_000.0);
     pool.pass(80, idle);
     pool.usable[1] = false;
     pool.pass(5, idle);
@@ -281,10 +282,10 @@ fn the_death_of_an_idle_server_changes_nothing() {
 }
 
 #[test]
-fn a_removed_server_is_missed_like_a_dead_one() {
-    let mut pool = BackendHealth::new(4, 10_000.0);
+fn a_removed_server_spreads_the_load_like_a_lost_one() {
+    let mut pool = Pool::new(4, 10_000.0);
     pool.pass(80, idle);
-    // The configuration goes on without the first.
+    // The next configuration lacks the first.
     (pool.usable, pool.orders) = (vec![true; 3], vec![1, 2, 3]);
     pool.slots = vec![1, 2, 3];
     pool.pass(1, idle);
@@ -295,7 +296,7 @@ fn a_removed_server_is_missed_like_a_dead_one() {
 
 #[test]
 fn among_equals_a_returned_server_does_not_take_over() {
-    let mut pool = BackendHealth::new(3, 10_000.0);
+    let mut pool = Pool::new(3, 10_000.0);
     pool.orders = vec![1; 3];
     pool.pass(80, idle);
     pool.usable[0] = false;
@@ -307,8 +308,8 @@ fn among_equals_a_returned_server_does_not_take_over() {
 }
 
 #[test]
-fn what_all_together_cannot_bear_is_spread_evenly() {
-    let mut pool = BackendHealth::new(3, 1_000.0);
+fn an_overload_of_all_servers_is_spread_evenly() {
+    let mut pool = Pool::new(3, 1_000.0);
     pool.pass(80, up_to(2_000.0));
     pool.rate = 9_000.0;
     pool.pass(60, up_to(2_000.0));
@@ -317,17 +318,17 @@ fn what_all_together_cannot_bear_is_spread_evenly() {
 
 #[test]
 fn timeouts_alone_do_not_make_a_server_full() {
-    let mut pool = BackendHealth::new(3, 10_000.0);
+    let mut pool = Pool::new(3, 10_000.0);
     pool.pass(80, idle);
     pool.pass_with(20, idle, |at| if at == 0 { 0.05 } else { 0.0 });
-    assert_eq!(pool.parts()[0], 100, "the fast answers are as fast as ever");
+    assert_eq!(pool.parts()[0], 100, "the fast answers are as fast as before");
     pool.pass_with(5, idle, |at| if at == 0 { 1.0 } else { 0.0 });
-    assert!(pool.part(0) < 0.1, "silence is another matter: {:?}", pool.parts());
+    assert!(pool.part(0) < 0.1, "a silent server is full: {:?}", pool.parts());
 }
 
 #[test]
-fn a_server_recovers_from_an_accident_faster_than_from_being_full() {
-    let mut pool = BackendHealth::new(3, 10_000.0);
+fn a_server_recovers_faster_from_an_incident_than_from_overload() {
+    let mut pool = Pool::new(3, 10_000.0);
     pool.pass(80, idle);
     pool.pass_with(5, idle, |at| if at == 0 { 1.0 } else { 0.0 });
     assert!(pool.part(0) < 0.1);
@@ -342,8 +343,8 @@ mod driver {
     use crate::model::policy::{Kind, Policy};
     use crate::stats::live::{LiveState, State};
 
-    /// Three servers, one per order.
-    fn backend_health(ordered: bool) -> Snapshot {
+    /// Returns three servers, one per order.
+    fn pool(ordered: bool) -> Snapshot {
         let mut policy = Policy::new(Kind::Concentrate);
         policy.ordered = ordered;
         let backends: Vec<_> = (0..3).map(backend).collect();
@@ -360,7 +361,7 @@ mod driver {
 
     #[test]
     fn shares_are_set_for_the_usable_and_only_when_they_change() {
-        let (live_state, snapshot) = (LiveState::new(2, 64), backend_health(false));
+        let (live_state, snapshot) = (LiveState::new(2, 64), pool(false));
         live_state.set_state(BackendSlot(1), State::Up);
         live_state.set_state(BackendSlot(2), State::Up);
         let mut driver = ConcentrateDriver::new();
@@ -370,12 +371,12 @@ mod driver {
         for window in 1..20 {
             driver.tick(Tick(window * WINDOW.0), &snapshot, &live_state);
         }
-        assert_eq!(live_state.epoch(), epoch, "nothing to rebuild for");
+        assert_eq!(live_state.epoch(), epoch, "nothing to rebuild");
     }
 
     #[test]
-    fn under_order_groups_the_others_have_none() {
-        let (live_state, snapshot) = (LiveState::new(1, 64), backend_health(true));
+    fn with_order_groups_other_groups_get_no_share() {
+        let (live_state, snapshot) = (LiveState::new(1, 64), pool(true));
         (0..3).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
         let mut driver = ConcentrateDriver::new();
         driver.tick(Tick(0), &snapshot, &live_state);
@@ -386,8 +387,8 @@ mod driver {
     }
 
     #[test]
-    fn windows_are_summed_over_shards_and_a_slots_past_does_not_count() {
-        let (live_state, snapshot) = (LiveState::new(2, 64), backend_health(false));
+    fn windows_are_summed_over_shards_and_start_at_zero() {
+        let (live_state, snapshot) = (LiveState::new(2, 64), pool(false));
         (0..3).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
         let count = |n: u64, us: u64| {
             for shard in live_state.shards() {
@@ -397,7 +398,7 @@ mod driver {
                 (0..n).for_each(|_| stats.latency.record(us * US));
             }
         };
-        // Before the first look, perhaps of another server: slow, and many.
+        // Before the first read, possibly of another server: slow, and many.
         count(10_000, 900_000);
         let mut driver = ConcentrateDriver::new();
         driver.tick(Tick(0), &snapshot, &live_state);
@@ -413,8 +414,8 @@ mod driver {
     }
 
     #[test]
-    fn a_slots_new_owner_does_not_inherit() {
-        let (live_state, mut snapshot) = (LiveState::new(1, 64), backend_health(false));
+    fn a_reused_slot_inherits_no_share() {
+        let (live_state, mut snapshot) = (LiveState::new(1, 64), pool(false));
         (0..3).for_each(|s| live_state.set_state(BackendSlot(s), State::Up));
         let mut driver = ConcentrateDriver::new();
         for window in 0..500 {
@@ -426,6 +427,6 @@ mod driver {
         another.order = 0;
         snapshot.backends[0] = Some(std::sync::Arc::new(another));
         driver.tick(Tick(500 * WINDOW.0), &snapshot, &live_state);
-        assert_eq!(shares(&live_state), [33, 33, 33], "as after a death: nobody is warm");
+        assert_eq!(shares(&live_state), [33, 33, 33], "as after a loss: no cache is warm");
     }
 }

@@ -7,7 +7,7 @@ fn at(ms: u64) -> Tick {
     Tick(ms * MS)
 }
 
-/// Runs one probe that is due at `ms` to its end, at once.
+/// Runs one probe that is due at `ms`, which ends at once.
 fn probe(check: &mut Check, ms: u64, ok: bool) -> State {
     assert!(check.next().is_some_and(|t| t <= at(ms)), "no probe due at {ms} ms: {:?}", check.next());
     check.begin(ms, at(ms));
@@ -16,7 +16,7 @@ fn probe(check: &mut Check, ms: u64, ok: bool) -> State {
 }
 
 #[test]
-fn the_operators_word_needs_no_probe() {
+fn forced_states_need_no_probe() {
     for (mode, state) in
         [(HealthMode::Up, State::Up), (HealthMode::Down, State::Down), (HealthMode::Drain, State::Draining)]
     {
@@ -26,13 +26,13 @@ fn the_operators_word_needs_no_probe() {
 }
 
 #[test]
-fn rise_and_fall_as_a_table() {
-    // Each letter is a probe's outcome, each sign below the state after it.
+fn rise_and_fall_counts() {
+    // Each letter is the outcome of a probe, each sign below it the state afterwards.
     for (outcomes, states) in [
         ("+", "U"),             // the first alone decides
         ("-", "D"),             //
-        ("+--+---", "UUUUUUD"), // a success starts the count of failures anew
-        ("-+-++", "DDDDU"),     // and the other way round
+        ("+--+---", "UUUUUUD"), // a success resets the count of failures
+        ("-+-++", "DDDDU"),     // and vice versa
         ("+---++---", "UUUDDUUUD"),
     ] {
         let mut check = Check::new(health(HealthMode::Auto), at(0), TickDelta(0), false);
@@ -46,14 +46,14 @@ fn rise_and_fall_as_a_table() {
 }
 
 #[test]
-fn a_probe_that_cannot_be_made_is_no_result() {
+fn a_probe_that_cannot_be_sent_has_no_result() {
     // As above; `x` is a probe that could not be made.
     for mode in [HealthMode::Auto, HealthMode::Lazy] {
         for (outcomes, states) in [
-            ("x", "D"), // nothing is known of it yet
+            ("x", "D"), // still unknown
             ("xx+", "DDU"),
             ("+xxxxxxxxx", "UUUUUUUUUU"),
-            ("+-x-x-", "UUUUUD"), // it does not forgive either
+            ("+-x-x-", "UUUUUD"), // it does not reset the count
             ("+---xxxx++", "UUUDDDDDDU"),
         ] {
             let mut check = Check::new(health(mode), at(0), TickDelta(0), false);
@@ -84,13 +84,13 @@ fn a_probe_that_cannot_be_made_is_no_result() {
 }
 
 #[test]
-fn a_probe_that_cannot_be_made_is_made_again_soon_and_not_waited_for() {
+fn a_probe_that_cannot_be_made_is_repeated_soon_and_not_awaited() {
     let slow = Health { interval: TickDelta::from_ms(60_000), ..health(HealthMode::Auto) };
     let mut check = Check::new(slow, at(0), TickDelta::from_ms(50_000), false);
     assert!(check.is_awaited());
     check.begin(1, at(0));
     check.settle(1, Err(Failure::Local), at(10));
-    assert!(check.is_unknown() && !check.is_awaited(), "a start or reload goes on without");
+    assert!(check.is_unknown() && !check.is_awaited(), "a start or reload does not wait");
     assert_eq!(check.next(), Some(at(1_010)));
     check.begin(2, at(1_010));
     check.settle(2, Ok(()), at(1_020));
@@ -98,7 +98,7 @@ fn a_probe_that_cannot_be_made_is_made_again_soon_and_not_waited_for() {
 }
 
 #[test]
-fn the_second_probe_comes_after_the_phase_then_the_interval_counts() {
+fn the_second_probe_follows_the_phase_and_later_ones_the_interval() {
     let mut check = Check::new(health(HealthMode::Auto), at(0), TickDelta::from_ms(300), false);
     probe(&mut check, 0, true);
     assert_eq!(check.next(), Some(at(300)));
@@ -107,7 +107,7 @@ fn the_second_probe_comes_after_the_phase_then_the_interval_counts() {
 }
 
 #[test]
-fn probes_of_one_backend_never_overlap_and_strangers_outcomes_are_ignored() {
+fn probes_of_a_backend_never_overlap_and_stale_outcomes_are_ignored() {
     let mut check = Check::new(health(HealthMode::Auto), at(0), TickDelta(0), false);
     check.begin(1, at(0));
     assert_eq!(check.next(), None);
@@ -128,7 +128,7 @@ fn failures_are_counted_by_reason() {
 }
 
 #[test]
-fn a_return_is_warmed_up_linearly_and_a_first_appearance_only_on_request() {
+fn a_returning_backend_warms_up_linearly_and_a_new_one_on_request() {
     let mut settings = health(HealthMode::Auto);
     settings.slow_start = TickDelta::from_ms(10_000);
     settings.rise = 1;
@@ -147,7 +147,7 @@ fn a_return_is_warmed_up_linearly_and_a_first_appearance_only_on_request() {
 }
 
 #[test]
-fn lazy_probes_only_once_live_answers_fail() {
+fn lazy_probes_start_when_live_answers_fail() {
     let mut check = Check::new(health(HealthMode::Lazy), at(0), TickDelta(0), false);
     assert_eq!(probe(&mut check, 0, true), State::Up);
     assert_eq!(check.next(), None);
@@ -184,11 +184,11 @@ fn lazy_goes_from_suspect_to_failed_with_growing_intervals_and_back() {
     assert_eq!(probe(&mut check, ms, true), State::Down);
     assert_eq!(check.next(), Some(at(ms + 4000)));
     assert_eq!(probe(&mut check, ms + 4000, true), State::Up);
-    assert_eq!(check.next(), None, "healthy again: nothing to ask");
+    assert_eq!(check.next(), None, "healthy again: no probe is due");
 }
 
 #[test]
-fn a_lazy_sample_forgets_what_is_older_than_itself() {
+fn a_lazy_sample_drops_old_results() {
     let lazy = health(HealthMode::Lazy).lazy;
     let mut sample = Sample::default();
     sample.add(Live { responses: 0, timeouts: 9, servfails: 0 }, &lazy);
@@ -219,7 +219,7 @@ fn an_ejection_ends_with_a_warm_up() {
 }
 
 #[test]
-fn who_is_up_by_word_is_neither_ejected_nor_warmed_up() {
+fn a_forced_up_backend_is_neither_ejected_nor_warmed_up() {
     let mut settings = health(HealthMode::Up);
     settings.slow_start = TickDelta::from_ms(1000);
     let mut check = Check::new(settings, at(0), TickDelta(0), false);
@@ -230,7 +230,7 @@ fn who_is_up_by_word_is_neither_ejected_nor_warmed_up() {
 }
 
 #[test]
-fn a_revision_keeps_what_is_known() {
+fn new_settings_keep_the_state() {
     let mut check = Check::new(health(HealthMode::Auto), at(0), TickDelta(0), false);
     probe(&mut check, 0, false);
     let mut faster = health(HealthMode::Auto);
@@ -240,7 +240,7 @@ fn a_revision_keeps_what_is_known() {
     check.revise(health(HealthMode::Up), at(60));
     assert_eq!((check.state(), check.next()), (State::Up, None));
     check.revise(health(HealthMode::Auto), at(70));
-    assert_eq!((check.state(), check.is_unknown()), (State::Up, false), "up stays up until probes say no");
+    assert_eq!((check.state(), check.is_unknown()), (State::Up, false), "up until probes fail");
     check.revise(health(HealthMode::Drain), at(80));
     assert_eq!(check.state(), State::Draining);
     check.revise(health(HealthMode::Auto), at(90));
@@ -248,7 +248,7 @@ fn a_revision_keeps_what_is_known() {
 }
 
 #[test]
-fn a_set_begins_what_is_due_with_phases_from_its_seed() {
+fn a_set_begins_due_probes_with_seeded_phases() {
     let make = |seed| {
         let mut checks = Checks::new(ShardRng::from_seed(seed));
         for slot in 0..20 {

@@ -1,8 +1,8 @@
-//! The bytes of a health check: one question out, one answer judged.
+//! The wire format of a health check: builds one query, judges one answer.
 //!
-//! Written apart from the data path's wire code because it is the other side of it: here a
-//! message is built from text and judged as a client would, on the control thread, with
-//! allocation. It follows no compression pointers: a question that echoes ours needs none.
+//! It is separate from the data path's wire code because it is the client side: the message is
+//! built from text and judged as a client would, on the control thread, with allocation. It follows
+//! no compression pointers: a question that echoes ours needs none.
 
 use crate::stats::check_failure::Failure;
 
@@ -79,10 +79,10 @@ fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
     u8::try_from(value).map_err(|_| "an escape above 255")
 }
 
-/// Judges an answer to `query` from the server that was asked.
+/// Judges an answer to `query`.
 ///
 /// # Errors
-/// What is wrong with it, for the counters and for people.
+/// What is wrong with it, for counters and log.
 pub(super) fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
     let (Some(id), Some(flags), Some(questions)) = (field(answer, 0), field(answer, 2), field(answer, 4))
     else {
@@ -95,10 +95,10 @@ pub(super) fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(
         return Err((Failure::Mismatch, "the answer has another id".into()));
     }
     if flags & QR == 0 {
-        return Err((Failure::Mismatch, "a query came back".into()));
+        return Err((Failure::Mismatch, "the answer is a query".into()));
     }
     let rcode = flags & 0xf;
-    // A server that refuses may leave the question out.
+    // A server that refuses may omit the question.
     let bare = questions == 0 && rcode != NOERROR && rcode != NXDOMAIN;
     if !bare {
         let question = &query[HEADER..];
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_said() {
+    fn invalid_names_are_refused_with_a_reason() {
         let long = "a".repeat(64);
         let longest = "abcdefg.".repeat(32);
         for (name, why) in [
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_as_a_table() {
+    fn answers_are_judged() {
         let mut other_id = answer(0);
         other_id[0] = 0;
         let mut other_name = answer(0);

@@ -21,13 +21,13 @@ fn backend(address: SocketAddr, probe: Probe, timeout_ms: u64) -> Backend {
     b
 }
 
-/// Functions as a configuration could have them; it notes what was asked of it.
+/// Records the calls of the configuration's functions.
 #[derive(Default)]
-struct Noting {
+struct Recorder {
     judged: RefCell<Vec<Vec<u8>>>,
 }
 
-impl Script for Noting {
+impl Script for Recorder {
     fn choose(
         &self,
         function: LuaFunction,
@@ -50,7 +50,7 @@ impl Script for Noting {
 }
 
 fn no_script() -> Rc<dyn Script> {
-    Rc::new(Noting::default())
+    Rc::new(Recorder::default())
 }
 
 fn block_on<T>(f: impl Future<Output = T>) -> T {
@@ -59,7 +59,7 @@ fn block_on<T>(f: impl Future<Output = T>) -> T {
 
 const ANY: &str = "127.0.0.1:0";
 
-/// Answers one query over UDP with what `edit` makes of it.
+/// Runs a UDP server that answers one query with what `edit` makes of it.
 async fn udp_once(
     probe: impl Fn(&mut Backend),
     edit: impl Fn(Vec<u8>) -> Vec<Vec<u8>>,
@@ -85,7 +85,7 @@ fn response(mut query: Vec<u8>, rcode: u8) -> Vec<u8> {
 }
 
 #[test]
-fn udp_answers_as_a_table() {
+fn udp_answers_are_judged() {
     type Edit = fn(Vec<u8>) -> Vec<Vec<u8>>;
     let table: [(&str, Edit, Option<Failure>); 6] = [
         ("good", |q| vec![response(q, 0)], None),
@@ -108,7 +108,7 @@ fn flipped(query: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn the_query_is_what_the_settings_ask_for() {
+fn the_query_follows_the_settings() {
     let check = |q: Vec<u8>| {
         assert_eq!(&q[..4], b"\x42\x42\x01\x10", "id, RD, CD");
         vec![response(q, 0)]
@@ -117,7 +117,7 @@ fn the_query_is_what_the_settings_ask_for() {
 }
 
 #[test]
-fn a_shortage_here_is_no_failure_of_the_server() {
+fn a_local_resource_shortage_is_not_a_failed_check() {
     for (number, reason) in [
         (libc::EMFILE, Failure::Local),
         (libc::ENFILE, Failure::Local),
@@ -138,7 +138,7 @@ fn a_shortage_here_is_no_failure_of_the_server() {
 }
 
 #[test]
-fn a_source_address_that_is_gone_is_the_way_to_the_server() {
+fn a_lost_source_address_is_a_network_failure() {
     let mut b = backend("127.0.0.1:53".parse().expect("an address"), Probe::Udp, 300);
     b.source = Some([192, 0, 2, 99].into());
     for probe in [Probe::Udp, Probe::Tcp, Probe::Connect] {
@@ -160,7 +160,7 @@ fn functions_choose_and_judge() {
     let servfail = |q| vec![response(q, 2)];
     assert_eq!(block_on(udp_once(|b| b.health.judge = Some(LuaFunction(1)), servfail)), Ok(()));
     let refused = block_on(udp_once(|b| b.health.judge = Some(LuaFunction(2)), servfail));
-    assert_eq!(refused.expect_err("a no").reason, Failure::Invalid);
+    assert_eq!(refused.expect_err("a negative verdict").reason, Failure::Invalid);
 }
 
 #[test]
@@ -213,7 +213,8 @@ fn tcp_is_framed_and_asks_from_the_source() {
     });
 }
 
-/// The outcome of a check over TLS of a server with a certificate for `has`, looked for as `wants`.
+/// Returns the outcome of a check over TLS of a server with a certificate for `has`, expected to be
+/// `wants`.
 async fn over_tls_once(has: &str, wants: &str, header: &[u8]) -> Result<(), Failed> {
     let directory = tls::fixture::Directory::new();
     let authority = tls::fixture::Authority::new("test");
@@ -269,11 +270,11 @@ async fn over_tls_once(has: &str, wants: &str, header: &[u8]) -> Result<(), Fail
 }
 
 #[test]
-fn over_tls_the_answer_counts_and_a_wrong_certificate_is_told() {
+fn over_tls_the_answer_counts_and_a_wrong_certificate_is_reported() {
     assert_eq!(block_on(over_tls_once("dns.example", "dns.example", b"")), Ok(()));
-    let header = greeting(ClientAddress::Proxy { v1: false, advertise_tls: false });
+    let header = proxy_header(ClientAddress::Proxy { v1: false, advertise_tls: false });
     assert_eq!(block_on(over_tls_once("dns.example", "dns.example", header)), Ok(()));
-    let wrong = block_on(over_tls_once("other.example", "dns.example", b"")).expect_err("another's name");
+    let wrong = block_on(over_tls_once("other.example", "dns.example", b"")).expect_err("another name");
     assert_eq!(wrong.reason, Failure::Network);
     assert!(wrong.detail.starts_with("TLS: ") && wrong.detail.contains("other.example"), "{}", wrong.detail);
     let outcome = block_on(async {
@@ -283,23 +284,22 @@ fn over_tls_the_answer_counts_and_a_wrong_certificate_is_told() {
     assert_eq!(outcome, Err(Failed::new(Failure::Invalid, "the server has no TLS")));
 }
 
-fn talk(datagram: bool, send: &[u8], expect: &[u8]) -> Probe {
+fn exchange(datagram: bool, send: &[u8], expect: &[u8]) -> Probe {
     Probe::SendExpect(SendExpect { datagram, send: send.into(), expect: expect.into() })
 }
 
-/// The outcome of a conversation with a server that sends these pieces once it has read `heard`,
-/// and then closes.
-async fn conversation(probe: Probe, heard: &[u8], pieces: &[&[u8]]) -> Result<(), Failed> {
+/// Returns the outcome of a probe of a server that reads `received`, sends these pieces, and closes.
+async fn conversation(probe: Probe, received: &[u8], pieces: &[&[u8]]) -> Result<(), Failed> {
     let server = TcpListener::bind(ANY).await.expect("a server");
     let b = backend(server.local_addr().expect("its address"), probe, 300);
     let serve = async {
         let (mut stream, _) = server.accept().await.expect("a connection");
         stream.set_nodelay(true).expect("an option");
-        let mut read = vec![0; heard.len()];
+        let mut read = vec![0; received.len()];
         stream.read_exact(&mut read).await.expect("what the probe says");
-        assert_eq!(read, heard);
+        assert_eq!(read, received);
         for piece in pieces {
-            // The probe may have heard enough and be gone.
+            // The probe may have read enough and closed.
             let _ = stream.write_all(piece).await;
             tokio::task::yield_now().await;
         }
@@ -309,8 +309,8 @@ async fn conversation(probe: Probe, heard: &[u8], pieces: &[&[u8]]) -> Result<()
 }
 
 #[test]
-fn a_conversation_is_judged_by_what_it_holds() {
-    let long = [b'x'; TALK_BYTES_MAX];
+fn a_conversation_is_judged_by_the_expected_text() {
+    let long = [b'x'; SEARCHED_BYTES_MAX];
     type Row<'r> = (&'r str, &'r [u8], &'r [&'r [u8]], Result<(), Failure>);
     let table: [Row<'_>; 7] = [
         ("a server that speaks first", b"", &[b"220 mail ESMTP\r\n"], Ok(())),
@@ -321,34 +321,34 @@ fn a_conversation_is_judged_by_what_it_holds() {
         ("half of it, then the end", b"", &[b"22"], Err(Failure::Invalid)),
         ("too late", b"", &[&long, b"220"], Err(Failure::Invalid)),
     ];
-    for (what, said, pieces, expected) in table {
-        let outcome = block_on(conversation(talk(false, said, b"220"), said, pieces));
+    for (what, payload, pieces, expected) in table {
+        let outcome = block_on(conversation(exchange(false, payload, b"220"), payload, pieces));
         assert_eq!(outcome.map_err(|f| f.reason), expected, "{what}");
     }
-    let outcome = block_on(conversation(talk(false, b"", b"220"), b"", &[b"554 no\r\n"]));
-    let detail = outcome.expect_err("a no").detail;
-    assert_eq!(detail, r#"answered "554 no\r\n", which is not what is expected"#);
+    let outcome = block_on(conversation(exchange(false, b"", b"220"), b"", &[b"554 no\r\n"]));
+    let detail = outcome.expect_err("a negative verdict").detail;
+    assert_eq!(detail, r#"answered "554 no\r\n", which is not the expected text"#);
     let silent = block_on(async {
         let server = TcpListener::bind(ANY).await.expect("a server");
-        let b = backend(server.local_addr().expect("its address"), talk(false, b"", b"220"), 50);
+        let b = backend(server.local_addr().expect("its address"), exchange(false, b"", b"220"), 50);
         run(&b, 1, &no_script(), Runner::default()).await
     });
-    assert_eq!(silent, Err(Failed::timeout()), "accepted by the kernel, never says anything");
+    assert_eq!(silent, Err(Failed::timeout()), "accepted by the kernel, never answered");
     let patient = block_on(async {
         let server = TcpListener::bind(ANY).await.expect("a server");
-        let b = backend(server.local_addr().expect("its address"), talk(false, b"", b"220"), 50);
+        let b = backend(server.local_addr().expect("its address"), exchange(false, b"", b"220"), 50);
         let serve = async {
             let (mut stream, _) = server.accept().await.expect("a connection");
             stream.write_all(b"421 busy\r\n").await.expect("written");
             stream
         };
         let script = no_script();
-        // What it has written to stays open until the probe has made up its mind.
+        // The server's socket stays open until the probe has ended.
         let (outcome, _open) = tokio::join!(run(&b, 1, &script, Runner::default()), serve);
         outcome
     });
-    let detail = patient.expect_err("a no").detail;
-    assert_eq!(detail, r#"answered "421 busy\r\n", which is not what is expected"#);
+    let detail = patient.expect_err("a negative verdict").detail;
+    assert_eq!(detail, r#"answered "421 busy\r\n", which is not the expected text"#);
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn a_conversation_over_udp_is_one_datagram_each() {
     for (answer, expected) in [(&b"a pong"[..], Ok(())), (b"ping", Err(Failure::Invalid))] {
         let outcome = block_on(async {
             let server = UdpSocket::bind(ANY).await.expect("a server");
-            let b = backend(server.local_addr().expect("its address"), talk(true, b"ping", b"pong"), 300);
+            let b = backend(server.local_addr().expect("its address"), exchange(true, b"ping", b"pong"), 300);
             let serve = async {
                 let mut buf = [0; 64];
                 let (len, from) = server.recv_from(&mut buf).await.expect("a datagram");
@@ -371,7 +371,7 @@ fn a_conversation_over_udp_is_one_datagram_each() {
 }
 
 #[test]
-fn a_server_that_wants_a_proxy_header_gets_one_that_names_no_client() {
+fn a_proxy_header_of_a_check_names_no_client() {
     const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
     let proxy = |v1| ClientAddress::Proxy { v1, advertise_tls: false };
     let edit = |q: Vec<u8>| {
@@ -380,7 +380,7 @@ fn a_server_that_wants_a_proxy_header_gets_one_that_names_no_client() {
     };
     assert_eq!(block_on(udp_once(|b| b.client_address = proxy(false), edit)), Ok(()));
     for (v1, header) in [(false, V2), (true, &b"PROXY UNKNOWN\r\n"[..])] {
-        for probe in [Probe::Tcp, Probe::Connect, talk(false, b"hello", b"220")] {
+        for probe in [Probe::Tcp, Probe::Connect, exchange(false, b"hello", b"220")] {
             let outcome = block_on(async {
                 let server = TcpListener::bind(ANY).await.expect("a server");
                 let mut b = backend(server.local_addr().expect("its address"), probe.clone(), 300);
@@ -421,8 +421,8 @@ fn a_program_gets_the_address_and_its_exit_code_counts() {
 }
 
 #[test]
-fn a_program_out_of_reach_delays_nobody() {
-    // It leaves the group that is killed at the time limit for that of its parent: us.
+fn a_program_that_cannot_be_killed_delays_nothing() {
+    // It leaves its process group, which is killed at the time-out, for that of its parent: ours.
     let words = ["perl", "-e", "setpgrp(0, getpgrp(getppid())); sleep 60"].map(String::from).to_vec();
     let b = backend("[::1]:5353".parse().expect("an address"), Probe::Script(words), 500);
     let outcome = block_on(async {
@@ -434,7 +434,7 @@ fn a_program_out_of_reach_delays_nobody() {
 }
 
 #[test]
-fn a_slow_probe_delays_nobody() {
+fn a_slow_probe_delays_no_other() {
     block_on(async {
         let silent = UdpSocket::bind(ANY).await.expect("a server");
         let quick = TcpListener::bind(ANY).await.expect("a server");

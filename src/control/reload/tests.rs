@@ -32,19 +32,19 @@ impl Script for NoScript {
     }
 }
 
-/// An engine that only notes what it is told.
+/// An engine that only records its calls.
 #[derive(Default)]
-struct Noting {
+struct Recorder {
     calls: Vec<String>,
     refused: Option<u16>,
 }
 
-impl Open for Noting {
+impl Open for Recorder {
     fn create(&mut self, listener: &Listener) -> io::Result<Vec<(usize, ListenerSockets)>> {
         self.calls.push(format!("create {}", listener.slot.0));
         let socket = || Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
         let sockets =
-            || Ok::<_, io::Error>(ListenerSockets { udp: Some(socket()?), tcp: None, passed: false });
+            || Ok::<_, io::Error>(ListenerSockets { udp: Some(socket()?), tcp: None, inherited: false });
         Ok(vec![(0, sockets()?), (1, sockets()?)])
     }
 
@@ -60,15 +60,15 @@ impl Open for Noting {
         if self.refused == Some(listener.slot.0) { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) }
     }
 
-    fn hear(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
+    fn listen(&mut self, listener: &Listener, sockets: &[(usize, ListenerSockets)]) -> io::Result<()> {
         assert_eq!(sockets.len(), 2);
-        self.calls.push(format!("hear {}", listener.slot.0));
+        self.calls.push(format!("listen {}", listener.slot.0));
         Ok(())
     }
 }
 
-impl Edge for Noting {
-    fn tell(&mut self, shard: usize, message: Message) -> io::Result<()> {
+impl Edge for Recorder {
+    fn send(&mut self, shard: usize, message: Message) -> io::Result<()> {
         self.calls.push(match message {
             Message::Snapshot => format!("{shard}: snapshot"),
             Message::Listen(listener, _) => format!("{shard}: listen {}", listener.slot.0),
@@ -94,31 +94,31 @@ fn plan(snapshot: Snapshot) -> Plan {
 }
 
 /// A process without threads.
-struct World {
-    edge: Noting,
+struct Harness {
+    edge: Recorder,
     feed: Feed,
     backend_health: BackendHealth,
     gatherer: Gatherer,
     tickets: u64,
 }
 
-impl World {
-    /// Started with this configuration, every backend healthy.
+impl Harness {
+    /// Starts with this configuration, every backend healthy.
     fn started(first: Snapshot) -> Self {
         let live_state = Arc::new(LiveState::new(2, 8));
         let first = plan(first);
-        let mut world = Self {
-            edge: Noting::default(),
+        let mut harness = Self {
+            edge: Recorder::default(),
             feed: Feed::new(Arc::clone(&first.snapshot), Arc::clone(&live_state)),
             backend_health: BackendHealth::new(live_state, ShardRng::from_seed(1)),
             gatherer: Gatherer::default(),
             tickets: 0,
         };
-        let change = Reload::begin(None, first, &[], &mut world.edge, ShardRng::from_seed(2), Tick(0));
+        let change = Reload::begin(None, first, &[], &mut harness.edge, ShardRng::from_seed(2), Tick(0));
         let change = change.expect("sockets");
-        world.finish(change, true).expect("a start");
-        world.edge.calls.clear();
-        world
+        harness.finish(change, true).expect("a start");
+        harness.edge.calls.clear();
+        harness
     }
 
     fn begin(&mut self, next: Snapshot) -> Reload {
@@ -130,7 +130,7 @@ impl World {
         Reload::begin(Some(&self.feed.current()), plan(next), ending, &mut self.edge, rng, Tick(0))
     }
 
-    /// Lets every first check end as `healthy`, and commits.
+    /// Ends every first check as `healthy`, and commits.
     fn finish(&mut self, mut change: Reload, healthy: bool) -> Result<Done, Refused> {
         for due in change.probes(Tick(0), &mut self.tickets) {
             let outcome = if healthy { Ok(()) } else { Err((Failure::Timeout, "silent")) };
@@ -147,12 +147,12 @@ impl World {
 }
 
 #[test]
-fn a_start_checks_everything_then_publishes_then_listens() {
+fn a_start_checks_then_publishes_then_listens() {
     let live_state = Arc::new(LiveState::new(2, 8));
     let first = plan(fixture::snapshot(1, &[0], &[0]));
     let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&live_state));
     let mut backend_health = BackendHealth::new(live_state, ShardRng::from_seed(1));
-    let mut edge = Noting::default();
+    let mut edge = Recorder::default();
     let change = Reload::begin(None, first, &[], &mut edge, ShardRng::from_seed(2), Tick(0));
     let mut change = change.expect("sockets");
     assert!(!change.is_ready(), "no answer from the backend yet");
@@ -161,51 +161,51 @@ fn a_start_checks_everything_then_publishes_then_listens() {
     change.settle(due[0], Ok(()), Tick(0));
     assert!(change.is_ready());
     change.commit(&mut edge, &feed, &mut backend_health, &mut Gatherer::default(), Tick(0)).expect("a start");
-    let opened = ["create 0", "bind 0 alone", "hear 0"];
-    let told = ["0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"];
-    assert_eq!(edge.calls, [&opened[..], &told].concat());
+    let opened = ["create 0", "bind 0 alone", "listen 0"];
+    let messages = ["0: snapshot", "1: snapshot", "0: listen 0", "1: listen 0"];
+    assert_eq!(edge.calls, [&opened[..], &messages].concat());
     assert_eq!(feed.live_state().backend(BackendSlot(0)).state(), State::Up);
 }
 
 #[test]
-fn what_is_unchanged_is_left_alone() {
-    let mut world = World::started(fixture::snapshot(1, &[0, 1], &[0, 1]));
-    let change = world.begin(fixture::snapshot(2, &[0, 1], &[0, 1]));
+fn unchanged_objects_are_left_alone() {
+    let mut harness = Harness::started(fixture::snapshot(1, &[0, 1], &[0, 1]));
+    let change = harness.begin(fixture::snapshot(2, &[0, 1], &[0, 1]));
     assert!(change.is_ready(), "nothing new to check");
-    let done = world.finish(change, true).expect("a reload");
-    assert_eq!(world.edge.calls, ["0: snapshot", "1: snapshot"]);
+    let done = harness.finish(change, true).expect("a reload");
+    assert_eq!(harness.edge.calls, ["0: snapshot", "1: snapshot"]);
     assert!(done.removed.is_empty());
-    assert_eq!((world.state(0), world.feed.current().generation), (State::Up, 2));
+    assert_eq!((harness.state(0), harness.feed.current().generation), (State::Up, 2));
 }
 
 #[test]
-fn only_the_new_is_checked_and_its_state_stands_before_it_is_published() {
-    let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
-    world.feed.live_state().set_state(BackendSlot(1), State::Up); // left by an earlier owner
-    let mut change = world.begin(fixture::snapshot(2, &[0], &[0, 1]));
-    let due = change.probes(Tick(0), &mut world.tickets);
+fn only_new_backends_are_checked_and_their_state_is_set_before_publishing() {
+    let mut harness = Harness::started(fixture::snapshot(1, &[0], &[0]));
+    harness.feed.live_state().set_state(BackendSlot(1), State::Up); // left by an earlier owner
+    let mut change = harness.begin(fixture::snapshot(2, &[0], &[0, 1]));
+    let due = change.probes(Tick(0), &mut harness.tickets);
     assert_eq!(due.iter().map(|d| d.slot.0).collect::<Vec<_>>(), [1]);
     change.settle(due[0], Err((Failure::Network, "refused")), Tick(0));
-    world.finish(change, false).expect("a reload");
-    assert_eq!((world.state(0), world.state(1)), (State::Up, State::Down));
+    harness.finish(change, false).expect("a reload");
+    assert_eq!((harness.state(0), harness.state(1)), (State::Up, State::Down));
 }
 
 #[test]
-fn a_listener_that_cannot_open_leaves_everything_as_it_is() {
-    let mut world = World::started(fixture::snapshot(1, &[0], &[0]));
-    world.edge.refused = Some(2);
-    let errors = world.try_begin(fixture::snapshot(2, &[1, 2], &[1]), &[]).err().expect("port in use");
+fn a_listener_that_cannot_open_changes_nothing() {
+    let mut harness = Harness::started(fixture::snapshot(1, &[0], &[0]));
+    harness.edge.refused = Some(2);
+    let errors = harness.try_begin(fixture::snapshot(2, &[1, 2], &[1]), &[]).err().expect("port in use");
     assert_eq!(errors.len(), 1);
     assert!(errors[0].starts_with("cannot listen on 127.0.0.1:5302: "), "{errors:?}");
     assert!(errors[0].ends_with("by reusePort=true"), "{errors:?}");
-    assert_eq!(world.edge.calls, ["create 1", "create 2", "bind 1 alone", "bind 2 alone"]);
+    assert_eq!(harness.edge.calls, ["create 1", "create 2", "bind 1 alone", "bind 2 alone"]);
     assert_eq!(
-        (world.feed.current().generation, world.state(0), world.state(1)),
+        (harness.feed.current().generation, harness.state(0), harness.state(1)),
         (1, State::Up, State::Down)
     );
 }
 
-/// The listeners with these slots and addresses.
+/// Builds listeners with these slots and addresses.
 fn listening(generation: u64, listeners: &[(u16, &str)]) -> Snapshot {
     let made = listeners.iter().map(|(slot, address)| {
         Arc::new(Listener { address: address.parse().expect("an address"), ..fixture::listener(*slot) })
@@ -214,9 +214,9 @@ fn listening(generation: u64, listeners: &[(u16, &str)]) -> Snapshot {
 }
 
 #[test]
-fn who_shares_an_address_is_bound_last_and_connections_are_taken_when_all_is_bound() {
-    // The wildcard of what stands, a specific address of it, another port, two of one port.
-    let mut world = World::started(listening(1, &[(0, "127.0.0.1:53"), (1, "0.0.0.0:54")]));
+fn shared_addresses_are_bound_last_and_listening_follows_all_binds() {
+    // The current wildcard, a specific address of it, another port, two of one port.
+    let mut harness = Harness::started(listening(1, &[(0, "127.0.0.1:53"), (1, "0.0.0.0:54")]));
     let mut next = listening(
         2,
         &[
@@ -233,34 +233,34 @@ fn who_shares_an_address_is_bound_last_and_connections_are_taken_when_all_is_bou
     next.listeners[5] = Arc::new(asked);
     let ending = fixture::listener(57);
     let ending = Listener { address: next.listeners[6].address, ..ending };
-    let mut change = world.try_begin(next, &[Arc::new(ending)]).expect("sockets");
+    let mut change = harness.try_begin(next, &[Arc::new(ending)]).expect("sockets");
     let created: Vec<String> = (2..9).map(|n| format!("create {n}")).collect();
     let alone = ["bind 4 alone", "bind 5 alone"];
-    assert_eq!(world.edge.calls[..7], created);
-    assert_eq!(world.edge.calls[7..], alone);
-    world.edge.calls.clear();
+    assert_eq!(harness.edge.calls[..7], created);
+    assert_eq!(harness.edge.calls[7..], alone);
+    harness.edge.calls.clear();
     assert!(change.probes(Tick(0), &mut 0).is_empty());
-    world.finish(change, true).expect("a reload");
+    harness.finish(change, true).expect("a reload");
     let beside = ["bind 2 beside", "bind 3 beside", "bind 6 beside", "bind 7 beside", "bind 8 beside"];
-    assert_eq!(world.edge.calls[..5], beside);
-    let heard = ["hear 4", "hear 5", "hear 2", "hear 3", "hear 6", "hear 7", "hear 8"];
-    assert_eq!(world.edge.calls[5..12], heard);
+    assert_eq!(harness.edge.calls[..5], beside);
+    let listened = ["listen 4", "listen 5", "listen 2", "listen 3", "listen 6", "listen 7", "listen 8"];
+    assert_eq!(harness.edge.calls[5..12], listened);
 }
 
 #[test]
-fn what_was_bound_beside_others_is_ended_by_the_shards_when_the_change_is_refused() {
-    let mut world = World::started(listening(1, &[(0, "0.0.0.0:53")]));
+fn shards_end_shared_listeners_of_a_refused_change() {
+    let mut harness = Harness::started(listening(1, &[(0, "0.0.0.0:53")]));
     let next =
         || listening(2, &[(0, "0.0.0.0:53"), (1, "127.0.0.1:53"), (2, "127.0.0.2:53"), (3, "127.0.0.3:53")]);
-    world.edge.refused = Some(2);
-    let change = world.begin(next());
-    world.edge.calls.clear();
-    let refused = world.finish(change, true).expect_err("in use");
+    harness.edge.refused = Some(2);
+    let change = harness.begin(next());
+    harness.edge.calls.clear();
+    let refused = harness.finish(change, true).expect_err("in use");
     assert!(refused.error.starts_with("cannot listen on 127.0.0.2:53: "), "{refused:?}");
-    // The one that failed, too: some of its shards' sockets may be bound.
+    // Including the one that failed: some of its shards' sockets may be bound.
     assert_eq!(refused.ending.iter().map(|l| l.slot.0).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(
-        world.edge.calls,
+        harness.edge.calls,
         [
             "bind 1 beside",
             "bind 2 beside",
@@ -274,11 +274,11 @@ fn what_was_bound_beside_others_is_ended_by_the_shards_when_the_change_is_refuse
             "1: unlisten 2"
         ]
     );
-    assert_eq!(world.feed.current().generation, 1);
+    assert_eq!(harness.feed.current().generation, 1);
 }
 
 #[test]
-fn a_start_that_fails_beside_others_hands_over_what_it_has_got() {
+fn a_failed_start_answers_what_its_shared_sockets_received() {
     let live_state = Arc::new(LiveState::new(2, 8));
     let mut snapshot = fixture::snapshot(1, &[0, 1], &[0]);
     for listener in &mut snapshot.listeners {
@@ -287,7 +287,7 @@ fn a_start_that_fails_beside_others_hands_over_what_it_has_got() {
     let first = plan(snapshot);
     let feed = Feed::new(Arc::clone(&first.snapshot), Arc::clone(&live_state));
     let mut backend_health = BackendHealth::new(live_state, ShardRng::from_seed(1));
-    let mut edge = Noting { refused: Some(1), ..Noting::default() };
+    let mut edge = Recorder { refused: Some(1), ..Recorder::default() };
     let change = Reload::begin(None, first, &[], &mut edge, ShardRng::from_seed(2), Tick(0));
     let mut change = change.expect("sockets");
     let due = change.probes(Tick(0), &mut 0);
@@ -298,23 +298,23 @@ fn a_start_that_fails_beside_others_hands_over_what_it_has_got() {
         .err()
         .expect("in use");
     assert_eq!(feed.live_state().backend(BackendSlot(0)).state(), State::Up, "to be asked");
-    let told = ["0: listen 0", "1: listen 0", "0: listen 1", "1: listen 1"];
+    let messages = ["0: listen 0", "1: listen 0", "0: listen 1", "1: listen 1"];
     assert_eq!(edge.calls[..2], ["bind 0 beside", "bind 1 beside"]);
-    assert_eq!(edge.calls[4..], told);
+    assert_eq!(edge.calls[4..], messages);
 }
 
 #[test]
 fn new_listeners_open_first_and_removed_ones_end_last() {
-    let mut world = World::started(fixture::snapshot(1, &[0, 1], &[0]));
-    let change = world.begin(fixture::snapshot(2, &[1, 2], &[0]));
-    let done = world.finish(change, true).expect("a reload");
-    retire(&done.removed, &mut world.edge);
+    let mut harness = Harness::started(fixture::snapshot(1, &[0, 1], &[0]));
+    let change = harness.begin(fixture::snapshot(2, &[1, 2], &[0]));
+    let done = harness.finish(change, true).expect("a reload");
+    retire(&done.removed, &mut harness.edge);
     assert_eq!(
-        world.edge.calls,
+        harness.edge.calls,
         [
             "create 2",
             "bind 2 alone",
-            "hear 2",
+            "listen 2",
             "0: snapshot",
             "1: snapshot",
             "0: listen 2",
@@ -326,8 +326,8 @@ fn new_listeners_open_first_and_removed_ones_end_last() {
 }
 
 #[test]
-fn a_moved_backend_is_checked_anew_and_a_drained_one_when_it_returns() {
-    let mut world = World::started(fixture::snapshot(1, &[], &[0, 1]));
+fn a_moved_backend_is_checked_again_and_a_drained_one_when_it_returns() {
+    let mut harness = Harness::started(fixture::snapshot(1, &[], &[0, 1]));
     let with = |generation, edit: &dyn Fn(&mut Backend)| {
         let mut next = fixture::snapshot(generation, &[], &[0, 1]);
         let mut backend = fixture::backend(1);
@@ -335,30 +335,30 @@ fn a_moved_backend_is_checked_anew_and_a_drained_one_when_it_returns() {
         next.backends[1] = Some(Arc::new(backend));
         next
     };
-    let change = world.begin(with(2, &|b| b.address.set_port(5353)));
+    let change = harness.begin(with(2, &|b| b.address.set_port(5353)));
     assert!(!change.is_ready());
     drop(change);
 
-    let change = world.begin(with(2, &|b| b.health.mode = HealthMode::Drain));
+    let change = harness.begin(with(2, &|b| b.health.mode = HealthMode::Drain));
     assert!(change.is_ready());
-    world.finish(change, true).expect("a reload");
-    assert_eq!(world.state(1), State::Draining);
-    let change = world.begin(with(3, &|_| ()));
-    assert!(!change.is_ready(), "nobody looked at it while it drained");
-    world.finish(change, true).expect("a reload");
-    assert_eq!(world.state(1), State::Up);
+    harness.finish(change, true).expect("a reload");
+    assert_eq!(harness.state(1), State::Draining);
+    let change = harness.begin(with(3, &|_| ()));
+    assert!(!change.is_ready(), "it was not checked while it drained");
+    harness.finish(change, true).expect("a reload");
+    assert_eq!(harness.state(1), State::Up);
 }
 
 #[test]
-fn a_removed_backend_is_no_longer_probed_and_its_slot_is_given_away_late() {
-    let mut world = World::started(fixture::snapshot(1, &[], &[0, 1]));
-    let change = world.begin(fixture::snapshot(2, &[], &[0]));
-    world.finish(change, true).expect("a reload");
-    let due = world.backend_health.begin(Tick(u64::MAX), &mut world.tickets);
+fn a_removed_backend_is_not_probed_and_its_slot_is_reused_late() {
+    let mut harness = Harness::started(fixture::snapshot(1, &[], &[0, 1]));
+    let change = harness.begin(fixture::snapshot(2, &[], &[0]));
+    harness.finish(change, true).expect("a reload");
+    let due = harness.backend_health.begin(Tick(u64::MAX), &mut harness.tickets);
     assert_eq!(due.iter().map(|d| d.slot.0).collect::<Vec<_>>(), [0]);
-    assert!(!world.feed.is_free(BackendSlot(1)), "no shard has begun to use the new configuration");
-    for stats in world.feed.live_state().shards() {
+    assert!(!harness.feed.is_free(BackendSlot(1)), "no shard has begun to use the new configuration");
+    for stats in harness.feed.live_state().shards() {
         stats.generation.store(2, Release);
     }
-    assert!(world.feed.is_free(BackendSlot(1)));
+    assert!(harness.feed.is_free(BackendSlot(1)));
 }

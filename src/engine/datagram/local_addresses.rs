@@ -1,5 +1,5 @@
-//! The local addresses that wildcard listeners of one shard were asked on, so that each answer
-//! leaves from the address that was asked. A query carries only the slot.
+//! The local addresses on which a shard's wildcard listeners received queries, so that each answer
+//! leaves from the address that was queried. A query carries only the slot of its address.
 
 use ahash::AHashMap;
 
@@ -8,10 +8,10 @@ use crate::engine::sys::Local;
 use crate::shard::Shard;
 use crate::stats::drop_reason::DropReason;
 
-/// Distinct local addresses that wildcard listeners of one shard remember: 96 kB.
+/// Local addresses that a shard remembers for its wildcard listeners: 96 kB.
 const LOCALS_MAX: usize = 4096;
 
-/// Local addresses of wildcard listeners, by their slot and back.
+/// A two-way map between local addresses and their slots.
 #[derive(Debug)]
 pub(crate) struct Locals {
     by_slot: Vec<Local>,
@@ -25,7 +25,7 @@ impl Locals {
         Self { by_slot: vec![Local { ip: [0; 16], interface: 0 }], slots: AHashMap::new() }
     }
 
-    /// The slot of an address, and whether it is a new one; none when the table is full.
+    /// Returns the slot of an address, and whether it is new; `None` when the table is full.
     pub(crate) fn slot(&mut self, local: Local) -> Option<(LocalSlot, bool)> {
         if let Some(slot) = self.slots.get(&local) {
             return Some((*slot, false));
@@ -39,8 +39,8 @@ impl Locals {
         Some((slot, true))
     }
 
-    /// The slot of the address that a datagram was sent to, which the shard hears of; none, and
-    /// counted, when the table is full.
+    /// Returns the slot of a datagram's local address and reports a new one to the shard; `None`,
+    /// and counted, when the table is full.
     pub(crate) fn slot_for(&mut self, local: Option<Local>, shard: &mut Shard) -> Option<LocalSlot> {
         let Some(address) = local else { return Some(LocalSlot::LISTENER) };
         let Some((slot, new)) = self.slot(address) else {
@@ -53,7 +53,7 @@ impl Locals {
         Some(slot)
     }
 
-    /// All addresses with their slots.
+    /// Returns all addresses with their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (LocalSlot, Local)> {
         self.by_slot.iter().enumerate().skip(1).map(|(at, local)| (LocalSlot(at as u16), *local))
     }

@@ -1,4 +1,4 @@
-//! Datagrams between the kernel and a shard: sockets, batches, addresses.
+//! UDP between the kernel and a shard: sockets, batches, local addresses.
 
 pub mod deferred;
 pub mod local_addresses;

@@ -1,22 +1,22 @@
-//! Packets of one batch on their way out: queries by their route, answers by their listener.
+//! The outgoing datagrams of one batch: queries by route, answers by listener.
 
 use std::os::fd::AsFd;
 
 use socket2::Socket;
 
 use crate::base::addr::{ListenerSlot, Route};
-use crate::engine::sys::{Arrivals, Departures, OutgoingDatagram, Segment};
+use crate::engine::sys::{OutgoingDatagram, ReceiveBuffers, Segment, SendBuffers};
 use crate::shard::Shard;
 use crate::stats::drop_reason::DropReason;
 
-/// Packets of one batch on their way out.
+/// The outgoing datagrams of one batch.
 #[derive(Debug)]
 pub(crate) struct SendBatch {
     pub(crate) queries: Vec<(Route, OutgoingDatagram)>,
     pub(crate) deliveries: Vec<(ListenerSlot, OutgoingDatagram)>,
     pub(crate) datagrams: Vec<OutgoingDatagram>,
     pub(crate) refused: Vec<usize>,
-    pub(crate) departures: Departures,
+    pub(crate) send_buffers: SendBuffers,
 }
 
 impl SendBatch {
@@ -26,28 +26,28 @@ impl SendBatch {
             deliveries: Vec::with_capacity(batch),
             datagrams: Vec::with_capacity(batch),
             refused: Vec::with_capacity(batch),
-            departures: Departures::new(batch),
+            send_buffers: SendBuffers::new(batch),
         }
     }
 
-    /// Sends answers to clients, one call a listener.
+    /// Sends answers to clients, with one call per listener.
     #[inline]
     pub(crate) fn deliver<'s>(
         &mut self,
         socket: impl Fn(ListenerSlot) -> Option<&'s Socket>,
-        arrivals: &Arrivals,
+        received_datagrams: &ReceiveBuffers,
         shard: &Shard,
     ) {
-        // Four times in each turn, and mostly there is none.
+        // Called four times in each turn, mostly with nothing to send.
         if !self.deliveries.is_empty() {
-            self.deliver_all(socket, arrivals, shard);
+            self.deliver_all(socket, received_datagrams, shard);
         }
     }
 
     fn deliver_all<'s>(
         &mut self,
         socket: impl Fn(ListenerSlot) -> Option<&'s Socket>,
-        arrivals: &Arrivals,
+        received_datagrams: &ReceiveBuffers,
         shard: &Shard,
     ) {
         self.deliveries.sort_by_key(|d| d.0);
@@ -64,11 +64,17 @@ impl SendBatch {
                 continue;
             };
             let socket = socket.as_fd();
-            self.departures.send(socket, arrivals, &self.datagrams, Segment::Never, &mut |range, _| {
-                range.for_each(|_| {
-                    shard.drop(DropReason::AnswerSendError);
-                });
-            });
+            self.send_buffers.send(
+                socket,
+                received_datagrams,
+                &self.datagrams,
+                Segment::Never,
+                &mut |range, _| {
+                    range.for_each(|_| {
+                        shard.drop(DropReason::AnswerSendError);
+                    });
+                },
+            );
         }
         self.deliveries.clear();
     }

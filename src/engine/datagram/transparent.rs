@@ -1,13 +1,13 @@
-//! Datagrams towards servers that carry their client's address as their source (`IP_TRANSPARENT`).
+//! Queries to backends that carry their client's address as source (`IP_TRANSPARENT`).
 //!
 //! ```text
-//!  connected socket:   kernel knows the server, chooses our address, hears only the server
-//!  transparent socket: bound to a port alone; each datagram says whence and whereto, and what
-//!                      comes in says from whom it is
+//!  connected socket:   the kernel chooses our address and accepts only the backend's datagrams
+//!  transparent socket: bound to a port only; each datagram sent names its source and destination,
+//!                      each one received its sender
 //! ```
 //!
-//! The network must bring the answers, which are to the client's address, back to this machine,
-//! and this machine must take them in (see tuning.md).
+//! The network must route the responses, which are addressed to the client, back to this machine,
+//! and the machine must accept them (see tuning.md).
 
 use std::os::fd::AsFd;
 
@@ -15,21 +15,22 @@ use socket2::Socket;
 
 use crate::base::addr::{Endpoint, Route};
 use crate::engine::sys;
-use crate::engine::sys::{Arrivals, Local, OutgoingDatagram};
+use crate::engine::sys::{Local, OutgoingDatagram, ReceiveBuffers};
 use crate::model::{Backend, ClientAddress};
 use crate::shard::Shard;
 
-/// The address to write on each datagram for a backend; none where its sockets are connected.
+/// Returns the destination to set on each datagram; `None` where the backend's sockets are
+/// connected.
 pub(crate) fn server(backend: &Backend) -> Option<Endpoint> {
     (backend.client_address == ClientAddress::Transparent).then(|| backend.address.into())
 }
 
-/// Writes on each parcel for a server whence and whereto it goes.
+/// Sets source and destination on each outgoing datagram for a backend.
 pub(crate) fn address(
     datagrams: &mut [OutgoingDatagram],
     server: Endpoint,
     route: Route,
-    queries: &Arrivals,
+    queries: &ReceiveBuffers,
     shard: &Shard,
 ) {
     for datagram in datagrams {
@@ -39,7 +40,7 @@ pub(crate) fn address(
     }
 }
 
-/// Sends one query; false when the kernel would not.
+/// Sends one query; false when the kernel refused it.
 pub(crate) fn send(socket: &Socket, server: Endpoint, route: Route, query: &[u8], shard: &Shard) -> bool {
     let from = source(server, route, query, shard);
     let send = || sys::send_from(socket.as_fd(), query, &server, from.as_ref());
@@ -47,8 +48,8 @@ pub(crate) fn send(socket: &Socket, server: Endpoint, route: Route, query: &[u8]
     send().or_else(|_| send()).is_ok()
 }
 
-/// The client of a query, where a datagram of the server's family can come from it: if not, from
-/// us.
+/// Returns the query's client as source address. `None`, which means our own address, when the
+/// address families differ.
 fn source(server: Endpoint, route: Route, query: &[u8], shard: &Shard) -> Option<Local> {
     let client = shard.source_of(route, query)?;
     (client.is_ipv4() == server.is_ipv4()).then_some(Local { ip: client.ip, interface: client.scope })

@@ -1,4 +1,4 @@
-//! What the control thread tells a shard, and closing listeners.
+//! Messages from the control thread, and the closing of listeners.
 
 use std::sync::Arc;
 
@@ -12,10 +12,9 @@ use crate::engine::turn::{BATCHES_LAST, Task};
 use crate::engine::{Message, clock, socket};
 
 impl Engine {
-    /// Reads messages, up to one that closes listeners: what comes behind it waits until they are
-    /// closed.
+    /// Reads messages up to one that closes listeners: later ones wait until these are closed.
     pub(crate) fn read_mail(&mut self) {
-        // Reading resets the count; nothing to read means that an earlier wake-up saw it all.
+        // Reading resets the counter; an empty read means that an earlier wake-up read it.
         let _ = self.wake.read();
         while self.round.is_free() {
             let Ok(message) = self.inbox.try_recv() else {
@@ -23,22 +22,27 @@ impl Engine {
                 return;
             };
             match message {
-                // Taken at the top of each round.
+                // Read at the start of each round.
                 Message::Snapshot => {}
                 Message::Listen(listener, sockets) => {
-                    let ListenerSockets { udp, tcp, passed } = sockets;
+                    let ListenerSockets { udp, tcp, inherited } = sockets;
                     self.shard.close_flows(listener.slot, false);
                     let connected = self.connected.epoll();
                     let tcp_listener = tcp.map_or(Ok(()), |socket| {
-                        self.connections.open_tcp_listener(connected, Arc::clone(&listener), socket, passed)
+                        self.connections.open_tcp_listener(
+                            connected,
+                            Arc::clone(&listener),
+                            socket,
+                            inherited,
+                        )
                     });
                     let relay = listener.service.relay().is_some();
-                    let set = if relay { &self.forwarded } else { &self.datagrams };
+                    let set = if relay { &self.relay_datagrams } else { &self.datagrams };
                     let listener_socket = udp.map_or(Ok(()), |socket| {
-                        self.sockets.open_listener(set.epoll(), listener, socket, passed)
+                        self.sockets.open_listener(set.epoll(), listener, socket, inherited)
                     });
                     if let Err(e) = tcp_listener.and(listener_socket) {
-                        error!(shard = self.setup.index, "a listener's socket cannot be watched: {e}");
+                        error!(shard = self.setup.index, "cannot watch a listener's socket: {e}");
                     }
                 }
                 Message::Unlisten(slot) => {
@@ -49,11 +53,11 @@ impl Engine {
                     for slot in self.connections.tcp_listeners() {
                         self.close_tcp_listener(slot);
                     }
-                    self.connections.hasten();
+                    self.connections.shorten_draining();
                     self.stopping = true;
                 }
                 Message::Abort => {
-                    // What can be answered at once still is.
+                    // Read what can still be answered.
                     for at in 0..self.sockets.listener_sockets.len() {
                         let slot = ListenerSlot(at as u16);
                         self.close_listener(slot);
@@ -65,9 +69,8 @@ impl Engine {
         }
     }
 
-    /// Takes no new connections at a listener, which is closed when those that are being made have
-    /// come. Connections that came by it end when what they asked is answered; what has arrived by
-    /// now is read.
+    /// Stops accepting at a listener. It is closed when pending handshakes have completed; its
+    /// connections end when their outstanding queries are answered. What has arrived is read.
     fn close_tcp_listener(&mut self, slot: ListenerSlot) {
         self.connections.withdraw_tcp_listener(slot, clock::now());
         for connection in self.shard.clients_of(slot) {
@@ -76,8 +79,8 @@ impl Engine {
         self.round.add(Task::Finish(slot));
     }
 
-    /// Closes listeners for connections whose time has come. A stop goes on to take datagrams until
-    /// there is none, so that they are not refused for longer than it takes to answer the last ones.
+    /// Closes listeners whose time has come. A stopping shard goes on reading datagrams until there
+    /// are none, so that clients see refusals as briefly as possible.
     pub(crate) fn close_due(&mut self, now: Tick) {
         for slot in self.connections.due_to_close(now) {
             self.round.add(Task::close(slot));
@@ -90,25 +93,26 @@ impl Engine {
         }
     }
 
-    /// Takes a listener out of its group, has read what it still holds, and keeps its socket until
-    /// every query that came by it is answered or timed out: no query falls between two listeners.
+    /// Takes a listener out of its port group, reads what it holds, and keeps its socket until
+    /// every query that came by it is answered or timed out: no query is lost between two
+    /// listeners.
     fn close_listener(&mut self, slot: ListenerSlot) {
         let Some(Some(listener_socket)) = self.sockets.listener_sockets.get_mut(slot.index()) else { return };
         if listener_socket.closes_at.is_some() {
             return;
         }
         listener_socket.closes_at = Some(clock::now() + self.shard.longest_wait());
-        if listener_socket.passed {
-            // What waits in it, and what comes, is for whoever is started next.
+        if listener_socket.inherited {
+            // Unread and later datagrams are left to the next process.
             let relay = listener_socket.listener.service.relay().is_some();
-            let set = if relay { &self.forwarded } else { &self.datagrams };
+            let set = if relay { &self.relay_datagrams } else { &self.datagrams };
             self.sockets.ignore_listener(set.epoll(), slot);
             return self.shard.close_flows(slot, true);
         }
         match socket::withdraw(&listener_socket.socket) {
             Ok(()) => self.round.add(Task::empty(slot)),
             Err(e) => {
-                warn!(listener = %listener_socket.listener.address, "cannot leave the port's group: {e}");
+                warn!(listener = %listener_socket.listener.address, "cannot leave the port group: {e}");
                 self.shard.close_flows(slot, true);
             }
         }

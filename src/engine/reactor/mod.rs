@@ -3,13 +3,13 @@
 //! ```text
 //!  epoll_wait ─► backend ready:  recvmmsg → on_response × n → sendmmsg (one call for all backends)
 //!             ├► listener ready: recvmmsg → on_query   × n → sort by route and length → sendmmsg
-//!             ├► mail: a snapshot, a listener, stop
-//!             ├► pulse: nothing has happened for a while, or seems so
-//!             └► forwards, connections: for a slice of time, what is left in the next turn
-//!  on_tick, then sleep until the next deadline, or not at all if something is left
+//!             ├► mailbox: a snapshot, a listener, stop
+//!             ├► pulse: a timer that limits each sleep
+//!             └► relays, connections: for a slice of time; the rest waits for the next turn
+//!  on_tick, then sleep until the next deadline, or not at all if work is left
 //! ```
 //!
-//! It owns sockets and buffers, and decides nothing about a packet: that is the shard's.
+//! It owns sockets and buffers. It decides nothing about a packet: the shard does.
 
 pub mod mailbox;
 mod round;
@@ -37,10 +37,10 @@ use crate::engine::datagram::local_addresses::Locals;
 use crate::engine::datagram::send_batch::SendBatch;
 use crate::engine::datagram::sockets::{ListenerSocket, Sockets, resend};
 use crate::engine::datagram::transparent;
-use crate::engine::readiness::{Group, Rank, Ready, ReadySet};
+use crate::engine::readiness::{Group, Priority, Ready, ReadySet};
 use crate::engine::relay::udp::FlowListener;
 use crate::engine::stream::{Connections, Out};
-use crate::engine::sys::{Arrivals, Note, OutgoingDatagram};
+use crate::engine::sys::{Note, OutgoingDatagram, ReceiveBuffers};
 use crate::engine::turn::{Round, Slice, Stage, Weight};
 use crate::engine::{Message, Setup, clock};
 use crate::model::Snapshot;
@@ -49,18 +49,20 @@ use crate::shard::verdict::Verdict;
 use crate::stats::drop_reason::DropReason;
 use crate::stats::live::LiveState;
 
-/// An idle shard still wakes this often: to take a new snapshot and to show that it lives.
+/// An idle shard wakes this often, milliseconds, to take a new snapshot and to show that it is
+/// alive.
 const IDLE_MS: u16 = 250;
-/// Ready sockets of DNS over UDP that are read in one turn, a batch of each.
+/// Ready UDP sockets that are read in one turn, a batch of each.
 const DATAGRAM_EVENTS: usize = 64;
-/// Ready connections, or flows, of one round.
+/// Ready connections or flows of one round.
 const EVENTS: usize = 256;
-/// A datagram that the kernel had given to a socket when the socket was withdrawn is in it by then.
+/// How long a withdrawn socket may still receive datagrams that the kernel had already steered to
+/// it.
 const LAST_DATAGRAMS: TickDelta = TickDelta::from_ms(10);
-/// Room for the PROXY header of another server in front of a query that is offered to it, bytes.
+/// Headroom for another backend's PROXY header when a refused query is offered to it, bytes.
 const RESEND_ROOM: usize = 4_608;
 
-/// One shard's loop and all that it owns.
+/// One shard's event loop and everything it owns.
 #[derive(Debug)]
 pub(crate) struct Engine {
     setup: Setup,
@@ -68,38 +70,39 @@ pub(crate) struct Engine {
     feed: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     inbox: Receiver<Message>,
     wake: Arc<EventFd>,
-    /// Goes off every [`IDLE_MS`], whatever happens. A wait with a time-out would set up a timer of
-    /// its own for each: 0.12 us of the 3 that a packet takes which comes alone.
+    /// Expires every [`IDLE_MS`], whatever happens. A wait with a time-out would set up a timer each
+    /// time: 0.12 us of the 3 us that a single packet takes.
     pulse: TimerFd,
     shard: Shard,
-    /// Sockets for DNS over UDP, the mailbox, and the other two sets.
+    /// DNS over UDP, the mailbox, and the two sets below.
     datagrams: ReadySet,
-    /// Sockets for datagrams of forwards.
-    forwarded: ReadySet,
-    /// Sockets of connections.
+    /// Datagrams of relays.
+    relay_datagrams: ReadySet,
+    /// Connections.
     connected: ReadySet,
-    /// The sets of these two that have something ready, and mail.
-    forwarded_ready: bool,
+    /// Which of these sets have ready sockets, and whether there are messages.
+    relay_ready: bool,
     connected_ready: bool,
     has_mail: bool,
     round: Round,
-    /// When DNS over UDP came last.
+    /// When DNS over UDP was last received.
     last_datagram: Tick,
-    /// When the shard has something to do, as of the last tick.
+    /// The next deadline of the shard, as of the last tick.
     due_at: Option<Tick>,
     sockets: Sockets,
     connections: Connections,
     locals: Locals,
-    queries: Arrivals,
-    responses: Arrivals,
+    queries: ReceiveBuffers,
+    responses: ReceiveBuffers,
     send_batch: SendBatch,
-    /// Answers in `responses` that are not delivered yet.
+    /// Answers in `responses` that are not sent yet.
     received: usize,
-    /// Generation of the snapshot that sockets are open for.
-    linked: u64,
+    /// The generation of the snapshot that sockets are open for.
+    opened_generation: u64,
     tidied: Tick,
     stopping: bool,
-    /// It stops, and takes no more queries; what was on its way then is read by this time.
+    /// Set when the shard stops and accepts no more queries: when the last datagrams have been
+    /// read.
     ends_at: Option<Tick>,
     ended: bool,
 }
@@ -113,8 +116,8 @@ impl Engine {
         wake: Arc<EventFd>,
     ) -> io::Result<Self> {
         let datagrams = ReadySet::new(DATAGRAM_EVENTS)?;
-        let (forwarded, connected) = (ReadySet::new(EVENTS)?, ReadySet::new(EVENTS)?);
-        datagrams.watch(&forwarded, Group::Forwarded)?;
+        let (relay_datagrams, connected) = (ReadySet::new(EVENTS)?, ReadySet::new(EVENTS)?);
+        datagrams.watch(&relay_datagrams, Group::RelayDatagrams)?;
         datagrams.watch(&connected, Group::Connections)?;
         datagrams.epoll().add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Mail.pack()))?;
         let pulse =
@@ -129,9 +132,9 @@ impl Engine {
             feed: Cache::new(feed),
             shard,
             datagrams,
-            forwarded,
+            relay_datagrams,
             connected,
-            forwarded_ready: false,
+            relay_ready: false,
             connected_ready: false,
             has_mail: false,
             round: Round::default(),
@@ -140,11 +143,11 @@ impl Engine {
             sockets: Sockets::default(),
             connections: Connections::new(live_state.descriptors()),
             locals: Locals::new(),
-            queries: Arrivals::new(batch),
-            responses: Arrivals::new(batch),
+            queries: ReceiveBuffers::new(batch),
+            responses: ReceiveBuffers::new(batch),
             send_batch: SendBatch::new(batch),
             received: 0,
-            linked: 0,
+            opened_generation: 0,
             tidied: Tick(0),
             stopping: false,
             ends_at: None,
@@ -157,8 +160,8 @@ impl Engine {
         })
     }
 
-    /// Runs until told to stop. A panic loses what this shard had outstanding, is counted, and
-    /// the shard goes on with the same sockets.
+    /// Runs until stopped. A panic loses the outstanding queries, is counted, and the shard
+    /// continues with the same sockets.
     pub(crate) fn run(mut self) {
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
             drop(panic);
@@ -167,8 +170,8 @@ impl Engine {
             stats.restarts.add(1);
             let restarts = stats.restarts.get();
             stats.dropped(DropReason::ShardRestart).add(lost);
-            error!(shard = self.setup.index, lost, restarts, "shard panicked; starting it again");
-            // Another key, so that no id sequence is ever repeated.
+            error!(shard = self.setup.index, lost, restarts, "shard panicked; restarting it");
+            // Another seed, so that no sequence of ids is repeated.
             let mut seed = self.setup.seed;
             for (byte, mix) in seed.iter_mut().zip(restarts.to_le_bytes()) {
                 *byte ^= mix;
@@ -177,17 +180,17 @@ impl Engine {
             let rng = ShardRng::from_entropy(seed);
             self.shard = Shard::new(self.setup.index, self.live_state.clone(), snapshot, rng);
             self.locals.iter().for_each(|(slot, local)| self.shard.on_local(slot, local.ip));
-            // What was on its way belonged to the old shard's claims, and so did the sockets
-            // towards servers that it was about to forget.
+            // Both refer to slots of the lost shard, and its pending closes are lost as well.
             self.send_batch.queries.clear();
             self.send_batch.deliveries.clear();
             self.send_batch.refused.clear();
             self.received = 0;
             self.connections.drop_all();
-            self.forwarded.forget();
+            self.relay_datagrams.forget();
             self.connected.forget();
             self.round.abandon();
-            self.sockets.unlink_all_but(self.shard.snapshot(), &self.live_state.shards()[self.setup.index]);
+            self.sockets
+                .close_removed_backends(self.shard.snapshot(), &self.live_state.shards()[self.setup.index]);
         }
     }
 
@@ -212,8 +215,8 @@ impl Engine {
             if datagrams > 0 {
                 self.last_datagram = now;
             }
-            if self.forwarded_ready {
-                self.serve_forwarded(Slice::begin(clock::now(), datagrams, self.last_datagram));
+            if self.relay_ready {
+                self.serve_relay_datagrams(Slice::begin(clock::now(), datagrams, self.last_datagram));
             }
             if self.has_round() {
                 self.serve_connections(Slice::begin(clock::now(), datagrams, self.last_datagram));
@@ -229,40 +232,40 @@ impl Engine {
         }
     }
 
-    /// Whether nothing is owed to anybody.
+    /// Returns whether nothing is outstanding.
     fn is_idle(&self) -> bool {
         let is_idle = self.shard.outstanding() == 0 && self.shard.clients_open() == 0;
-        is_idle && self.shard.sessions_open() == 0 && !self.connections.lingers() && self.round.is_free()
+        is_idle && self.shard.sessions_open() == 0 && !self.connections.is_draining() && self.round.is_free()
     }
 
-    /// Whether something is left to do that no socket will tell of.
+    /// Returns whether work is left that no socket event announces.
     fn has_work(&self) -> bool {
         self.round.stage() != Stage::Idle
             || !self.round.is_free()
             || self.has_mail
-            || self.forwarded_ready
+            || self.relay_ready
             || self.shard.pending() > 0
             || self.shard.resumable() > 0
             || self.connections.closed_count() > 0
     }
 
-    /// Reads one batch of each socket for DNS over UDP that is ready, and notes what else is; says
-    /// how many datagrams came.
+    /// Reads one batch of each ready UDP socket, and notes which other sets are ready. Returns the
+    /// number of datagrams.
     fn serve_datagrams(&mut self) -> usize {
         let mut count = 0;
-        // Answers first: they free slots, and their deliveries must not mix with our own.
-        for rank in [Rank::Answers, Rank::Clients, Rank::Others] {
-            while let Some((ready, _)) = self.datagrams.next(rank) {
+        // Responses first: they free slots, and their answers must not mix with the listeners'.
+        for priority in [Priority::Answers, Priority::Clients, Priority::Others] {
+            while let Some((ready, _)) = self.datagrams.next(priority) {
                 match ready {
                     Ready::BackendSockets(route) => count += self.read_backend(route),
                     Ready::ListenerSocket(slot) => count += self.read_listener(slot),
                     Ready::Mail => self.has_mail = true,
                     // To be ready again, it only has to be read.
                     Ready::Pulse => drop(self.pulse.wait()),
-                    Ready::Set(Group::Forwarded) => self.forwarded_ready = true,
+                    Ready::Set(Group::RelayDatagrams) => self.relay_ready = true,
                     Ready::Set(Group::Connections) => self.connected_ready = true,
                     Ready::TcpListenerSocket(_)
-                    | Ready::Stream(_)
+                    | Ready::ClientConnection(_)
                     | Ready::RelaySession(..)
                     | Ready::Flow(_) => {}
                 }
@@ -272,23 +275,24 @@ impl Engine {
         count
     }
 
-    /// Datagrams of forwards, both ways: a batch of each socket that is ready. Those that the slice has
-    /// no time for are left for the next turn.
-    fn serve_forwarded(&mut self, mut slice: Slice) {
-        if self.forwarded.is_served() && !self.forwarded.wait(EpollTimeout::ZERO).is_ok_and(|count| count > 0)
+    /// Reads a batch of each ready relay socket, in both directions. What does not fit the slice
+    /// waits for the next turn.
+    fn serve_relay_datagrams(&mut self, mut slice: Slice) {
+        if self.relay_datagrams.is_served()
+            && !self.relay_datagrams.wait(EpollTimeout::ZERO).is_ok_and(|count| count > 0)
         {
-            self.forwarded_ready = false;
+            self.relay_ready = false;
             return;
         }
         let mut is_over = false;
-        for rank in [Rank::Answers, Rank::Clients] {
-            while !is_over && let Some((ready, _)) = self.forwarded.next(rank) {
+        for priority in [Priority::Answers, Priority::Clients] {
+            while !is_over && let Some((ready, _)) = self.relay_datagrams.next(priority) {
                 match ready {
                     Ready::Flow(session) => {
-                        let Self { connections, sockets, shard, locals, forwarded, .. } = self;
+                        let Self { connections, sockets, shard, locals, relay_datagrams, .. } = self;
                         let listener_socket = |slot| sockets.listener_socket(slot);
                         connections.flows.read_flow(
-                            forwarded.epoll(),
+                            relay_datagrams.epoll(),
                             session,
                             listener_socket,
                             shard,
@@ -299,17 +303,17 @@ impl Engine {
                         self.read_clients(slot);
                     }
                     Ready::Mail | Ready::Pulse | Ready::Set(_) | Ready::BackendSockets(_) => {}
-                    Ready::TcpListenerSocket(_) | Ready::Stream(_) | Ready::RelaySession(..) => {}
+                    Ready::TcpListenerSocket(_) | Ready::ClientConnection(_) | Ready::RelaySession(..) => {}
                 }
                 is_over = slice.ends_with(Weight::Heavy, clock::now);
             }
         }
         let Self { connections, sockets, shard, .. } = self;
         connections.flows.deliver(|slot| sockets.listener_socket(slot), shard);
-        self.forwarded_ready = !self.forwarded.is_served();
+        self.relay_ready = !self.relay_datagrams.is_served();
     }
 
-    /// Does work of which single datagrams come, and sends these.
+    /// Does work that produces single datagrams, and sends these.
     fn with_deferred<T>(
         &mut self,
         work: impl FnOnce(&mut Connections, &mut ReadySet, &mut Shard, Out<'_>) -> T,
@@ -321,7 +325,7 @@ impl Engine {
             Verdict::Forward(route) if !sockets.send_connected(route, bytes) => {
                 refused.push((route, bytes.to_vec()));
             }
-            Verdict::Deliver(to) | Verdict::Answer(to) => deferred.file(to, bytes),
+            Verdict::Deliver(to) | Verdict::Answer(to) => deferred.push(to, bytes),
             Verdict::Forward(_) | Verdict::Drop(_) | Verdict::Hold => {}
         });
         deferred.deliver(|slot| sockets.listener_socket(slot), shard);
@@ -348,15 +352,15 @@ impl Engine {
     fn begin(&mut self, now: Tick) {
         let snapshot = self.feed.load();
         self.shard.begin_batch(now, snapshot);
-        if snapshot.generation != self.linked {
-            self.linked = snapshot.generation;
+        if snapshot.generation != self.opened_generation {
+            self.opened_generation = snapshot.generation;
             self.sockets.open_backends(self.datagrams.epoll(), snapshot);
             self.sockets.revise(snapshot);
             self.connections.revise(snapshot);
         }
     }
 
-    /// Reads one batch from a listener and sends on what comes of it; says how many came.
+    /// Reads one batch of a listener and sends the outcome. Returns the number of datagrams.
     fn read_listener(&mut self, slot: ListenerSlot) -> usize {
         let Some(Some(listener_socket)) = self.sockets.listener_sockets.get(slot.index()) else { return 0 };
         let note = listener_socket.note;
@@ -370,12 +374,12 @@ impl Engine {
             self.query(slot, note, at);
         }
         self.send_queries();
-        // Answers of our own stand in `queries`, so they leave before the next batch arrives.
+        // Our own answers lie in `queries`, so they leave before the next batch arrives.
         self.send_batch.deliver(|slot| self.sockets.listener_socket(slot), &self.queries, &self.shard);
         count
     }
 
-    /// The same of a forward's listener.
+    /// Does the same for a relay's listener.
     fn read_clients(&mut self, slot: ListenerSlot) -> usize {
         let Some(Some(listener_socket)) = self.sockets.listener_sockets.get(slot.index()) else { return 0 };
         let flow_listener = FlowListener {
@@ -383,17 +387,17 @@ impl Engine {
             socket: &listener_socket.socket,
             note: listener_socket.note,
         };
-        let (epoll, flows) = (self.forwarded.epoll(), &mut self.connections.flows);
+        let (epoll, flows) = (self.relay_datagrams.epoll(), &mut self.connections.flows);
         flows.read_clients(epoll, flow_listener, &mut self.shard, &mut self.locals)
     }
 
-    /// Asks the shard about one query and files what is to be sent.
+    /// Passes one query to the shard and queues the result.
     fn query(&mut self, listener: ListenerSlot, note: Note, at: usize) {
         if self.queries.was_cut(at) {
             self.shard.drop(DropReason::Oversized);
             return;
         }
-        // A datagram socket of these families has no other kind of peer.
+        // Sockets of these families have no other kind of peer.
         let Some(peer) = self.queries.peer(at) else { return };
         let local = if note == Note::PeerAndLocal { self.queries.local(at) } else { None };
         let Some(local) = self.locals.slot_for(local, &mut self.shard) else { return };
@@ -412,18 +416,19 @@ impl Engine {
         }
     }
 
-    /// Reads one batch of a backend's answers; they are delivered when the buffer is full or all
-    /// ready sockets have been read, so that one system call serves many backends. Says how many came.
+    /// Reads one batch of a backend's responses. The answers are sent when the buffer is full or
+    /// all ready sockets are read, so that one call serves many backends. Returns the number of
+    /// datagrams.
     fn read_backend(&mut self, route: Route) -> usize {
         let server = self.sockets.server(route);
         if server.is_some() || self.responses.notes_peers() {
-            // Those that wait have other things noted of them.
+            // The pending ones were received with other metadata.
             self.deliver();
         }
         let Some(socket) = self.sockets.backend_sockets(route) else { return 0 };
         let note = if server.is_some() { Note::Peer } else { Note::Nothing };
-        // An error is the ICMP message of an earlier query, reported once; what is behind it is
-        // read in the next round.
+        // An error is the ICMP message for an earlier query, reported once; the datagrams behind it
+        // are read in the next round.
         let Ok(count) = self.responses.receive(socket.as_fd(), self.received, note) else {
             return 0;
         };
@@ -445,7 +450,7 @@ impl Engine {
                         .deliveries
                         .push((to.listener, OutgoingDatagram { at, start, len, to: Some(to.peer), from }));
                 }
-                // Asked again, because of the answer.
+                // Sent again, to another backend.
                 Verdict::Forward(again) if self.sockets.send_one(&self.shard, again, packet.bytes()) => {}
                 Verdict::Forward(again) => resend(&mut self.shard, &self.sockets, again, &mut packet),
                 Verdict::Drop(_) | Verdict::Hold => {}
@@ -464,11 +469,11 @@ impl Engine {
         self.send_batch.deliver(|slot| self.sockets.listener_socket(slot), &self.responses, &self.shard);
     }
 
-    /// Sends one listener's queries on to their backends.
+    /// Sends one listener's queries to their backends.
     fn send_queries(&mut self) {
         let send_batch = &mut self.send_batch;
-        // Equal routes and lengths become neighbours, the shorter behind the longer, as
-        // UDP_SEGMENT wants them. Datagrams promise no order.
+        // Equal routes and lengths become neighbours, shorter after longer, as UDP_SEGMENT needs
+        // them. UDP promises no order.
         send_batch.queries.sort_unstable_by_key(|(route, datagram)| {
             (route.backend.0, route.socket.number(), std::cmp::Reverse(datagram.len))
         });
@@ -486,7 +491,7 @@ impl Engine {
                 route,
                 &self.queries,
                 &send_batch.datagrams,
-                &mut send_batch.departures,
+                &mut send_batch.send_buffers,
                 &mut send_batch.refused,
             );
             for at in send_batch.refused.drain(..) {
@@ -498,7 +503,7 @@ impl Engine {
         send_batch.queries.clear();
     }
 
-    /// Time-outs, second tries, packets that were held back, published counts.
+    /// Handles time-outs, retries and delayed packets, and publishes counters.
     fn tick(&mut self, now: Tick) {
         self.due_at = self.shard.next_deadline();
         if self.due_at.is_some_and(|at| at <= now) {
@@ -510,11 +515,11 @@ impl Engine {
         }
     }
 
-    /// Closes what is finished and opens what could not be opened before.
+    /// Closes what is finished, and opens what could not be opened before.
     fn tidy(&mut self, now: Tick) {
         let gone: Vec<BackendSlot> = self.shard.retired().collect();
         for slot in gone {
-            self.sockets.unlink(slot);
+            self.sockets.close_backend(slot);
             self.shard.detach(slot);
         }
         for listener_socket in &mut self.sockets.listener_sockets {
@@ -528,7 +533,7 @@ impl Engine {
         if self.sockets.incomplete {
             self.sockets.open_backends(self.datagrams.epoll(), self.shard.snapshot());
         }
-        self.connections.look_after_closed();
+        self.connections.begin_draining_checks();
         self.connections.retry(self.connected.epoll());
         self.due_at = self.shard.next_deadline();
         self.tidied = now;

@@ -1,17 +1,17 @@
-//! Connections: all that is done for them, a slice of it in each turn of the loop. What is read in a
-//! round is concluded in it: [`turn`](crate::engine::turn) says why.
+//! Connections: their work is done in slices, one per turn of the loop.
+//! [`turn`](crate::engine::turn) says why what a round reads is finished in the same round.
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
 
 use crate::base::addr::ListenerSlot;
 use crate::engine::clock;
 use crate::engine::reactor::Engine;
-use crate::engine::readiness::{Rank, Ready};
+use crate::engine::readiness::{Priority, Ready};
 use crate::engine::turn::{ACCEPTS, Slice, Stage, Task, Weight};
 use crate::shard::messages::Resumed;
 
 impl Engine {
-    /// Whether a round goes on, or begins: there is something to do.
+    /// Returns whether a round continues, or begins because there is work.
     pub(crate) fn has_round(&mut self) -> bool {
         if self.round.stage() == Stage::Idle {
             self.begin_round();
@@ -34,8 +34,8 @@ impl Engine {
         }
     }
 
-    /// Asks which connections are ready. Messages are read between two rounds: what they open and
-    /// close is of no concern to events that were found before.
+    /// Asks which connections are ready. Mailbox messages are handled between rounds, so no event
+    /// is about a connection that they opened or closed.
     fn begin_round(&mut self) {
         if self.has_mail {
             self.read_mail();
@@ -50,7 +50,7 @@ impl Engine {
         }
     }
 
-    /// Does what the present stage has to do; false when the slice has ended before.
+    /// Runs the current stage; false when the slice has ended first.
     fn serve_stage(&mut self, slice: &mut Slice) -> bool {
         match self.round.stage() {
             Stage::Idle => false,
@@ -59,13 +59,13 @@ impl Engine {
             Stage::Listeners => self.serve_listeners(slice),
             Stage::Held => self.serve_held(slice),
             Stage::Pending => self.do_all_pending(slice),
-            Stage::Closed => self.look_at_closed(slice),
+            Stage::Closed => self.check_draining(slice),
         }
     }
 
     fn serve_answers(&mut self, slice: &mut Slice) -> bool {
         self.with_deferred(|connections, set, shard, out| {
-            while let Some((ready, what)) = set.next(Rank::Answers) {
+            while let Some((ready, what)) = set.next(Priority::Answers) {
                 let Ready::BackendSockets(route) = ready else { continue };
                 let step = connections.backend_weight(route);
                 let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
@@ -80,9 +80,9 @@ impl Engine {
 
     fn serve_clients(&mut self, slice: &mut Slice) -> bool {
         self.with_deferred(|connections, set, shard, out| {
-            while let Some((ready, what)) = set.next(Rank::Clients) {
+            while let Some((ready, what)) = set.next(Priority::Clients) {
                 let step = match ready {
-                    Ready::Stream(connection) => {
+                    Ready::ClientConnection(connection) => {
                         let step = connections.client_weight(connection);
                         let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
                         connections.on_client(set.epoll(), connection, what, shard, is_over, out);
@@ -104,7 +104,7 @@ impl Engine {
     }
 
     fn serve_listeners(&mut self, slice: &mut Slice) -> bool {
-        while let Some((ready, _)) = self.connected.next(Rank::Others) {
+        while let Some((ready, _)) = self.connected.next(Priority::Others) {
             if let Ready::TcpListenerSocket(slot) = ready {
                 self.round.add(Task::accept(slot));
             }
@@ -150,7 +150,7 @@ impl Engine {
         connections.accept(connected.epoll(), slot, shard, locals, ACCEPTS)
     }
 
-    /// Reads a batch of a listener that is being closed; says how many came.
+    /// Reads a batch of a listener that is being closed. Returns the number of datagrams.
     pub(crate) fn read_last(&mut self, slot: ListenerSlot) -> usize {
         let listener_socket = self.sockets.listener_sockets.get(slot.index()).and_then(Option::as_ref);
         if listener_socket.is_some_and(|d| d.listener.service.relay().is_some()) {
@@ -190,10 +190,10 @@ impl Engine {
         let mut round = std::mem::take(&mut self.round);
         let done = self.with_deferred(|connections, set, shard, out| {
             while round.has_steps()
-                && let Some(chore) = shard.next_pending()
+                && let Some(work) = shard.next_pending()
             {
                 round.end_step();
-                connections.do_pending(set.epoll(), chore, shard, out);
+                connections.do_pending(set.epoll(), work, shard, out);
                 if slice.ends_with(Weight::Light, clock::now) {
                     return false;
                 }
@@ -204,8 +204,8 @@ impl Engine {
         done
     }
 
-    fn look_at_closed(&mut self, slice: &mut Slice) -> bool {
-        while self.round.has_steps() && self.connections.look_at_closed() {
+    fn check_draining(&mut self, slice: &mut Slice) -> bool {
+        while self.round.has_steps() && self.connections.check_draining() {
             self.round.end_step();
             if slice.ends_with(Weight::Heavy, clock::now) {
                 return false;

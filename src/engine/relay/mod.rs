@@ -1,7 +1,7 @@
-//! Sockets of forwards: connections and flows between clients and targets, unread.
+//! Sockets of relays: TCP connections and UDP flows between clients and targets, never parsed.
 //!
-//! Which target, and when it is over, the shard decides; here is what connects, moves bytes and
-//! closes. Both kinds share the shard's epoll set with all that is DNS.
+//! The shard chooses the target and decides when a session ends; this module connects, moves bytes
+//! and closes. Both kinds share the shard's epoll sets with DNS.
 
 mod pipe;
 pub mod splice_pump;
@@ -16,8 +16,8 @@ use crate::stats::close_reason::ConnectFailure;
 use crate::wire::proxy;
 use crate::wire::proxy::Transport;
 
-/// What a target is told of the client before the client's own bytes.
-fn greeting(
+/// Builds the PROXY header that a target gets before the client's own bytes.
+fn proxy_header(
     how: ClientAddress,
     transport: Transport,
     client: Endpoint,
@@ -25,7 +25,7 @@ fn greeting(
     out: &mut Vec<u8>,
 ) {
     let ClientAddress::Proxy { v1, .. } = how else { return };
-    // An address that cannot be found out leaves the client's, which is what matters.
+    // If the destination cannot be determined, the client's address is what matters.
     let asked = asked().unwrap_or(Endpoint { port: 0, ..client });
     if v1 {
         proxy::write_v1(out, client, asked);
@@ -35,12 +35,12 @@ fn greeting(
     }
 }
 
-/// Whether a call only has to be made again later.
-pub(crate) fn is_passing(e: &io::Error) -> bool {
+/// Returns whether a call only has to be repeated later.
+pub(crate) fn is_transient(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Why a target could not be reached.
+/// Classifies why a target could not be reached.
 fn failure(e: &io::Error) -> ConnectFailure {
     use io::ErrorKind;
     let is = |kinds: &[ErrorKind]| kinds.contains(&e.kind());

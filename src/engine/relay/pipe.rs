@@ -4,9 +4,9 @@
 //!  client's socket ──splice──► pipe ──splice──► target's socket
 //! ```
 //!
-//! A pipe belongs to a connection only while it holds bytes; otherwise to the shard's stock. An
-//! idle connection has none. Pipes are bounded, so that clients who send much to targets that do not
-//! read take neither all descriptors nor all memory; bytes of those without one are copied.
+//! A pipe belongs to a connection only while it holds bytes, otherwise to the shard's stock; an
+//! idle connection has none. Pipes are bounded, so that clients who send much to targets that do
+//! not read exhaust neither descriptors nor memory. Without a pipe, bytes are copied.
 
 #![allow(unsafe_code)]
 
@@ -20,16 +20,16 @@ use socket2::Socket;
 
 use crate::stats::descriptors::{Descriptors, Permit, Use};
 
-/// Pipes kept for the next connections; the others are closed.
-const KEPT: usize = 64;
-/// Pipes of a shard: with what a pipe may hold, 128 MB and 1,024 descriptors.
-const MOST: usize = 512;
-/// Bytes copied at a time where no pipe serves.
-const BUFFER: usize = 64 * 1024;
-/// What a pipe is asked to hold, bytes: 64 of the kernel's buffers. From a network card a buffer
-/// holds one packet, so that the usual 16 are 23 kB. Without the right to so much (fs.pipe-user-pages-soft)
-/// a pipe stays as it comes.
-const SIZE: i32 = 256 * 1024;
+/// Empty pipes kept for reuse; others are closed.
+const EMPTY_MAX: usize = 64;
+/// Pipes per shard: with the size below, 128 MB and 1,024 descriptors.
+const PIPES_MAX: usize = 512;
+/// Bytes copied at a time without a pipe.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Requested capacity of a pipe, bytes: 64 kernel buffers. A buffer filled by a network card holds
+/// one packet, so the default of 16 holds only 23 kB. Beyond fs.pipe-user-pages-soft a pipe keeps
+/// its default size.
+const PIPE_BYTES: i32 = 256 * 1024;
 
 /// One pipe.
 #[derive(Debug)]
@@ -43,26 +43,26 @@ pub(crate) struct Pipe {
 #[derive(Debug)]
 pub(crate) struct Pipes {
     empty: Vec<Pipe>,
-    /// Pipes that connections have.
+    /// Pipes in use.
     taken: usize,
     most: usize,
     descriptors: Arc<Descriptors>,
-    /// For bytes that are copied; made when the first are.
+    /// For copied bytes; allocated on first use.
     buffer: Vec<u8>,
 }
 
 impl Pipes {
-    /// An empty stock.
+    /// Creates an empty stock.
     pub(crate) const fn new(descriptors: Arc<Descriptors>) -> Self {
-        Self::with_most(MOST, descriptors)
+        Self::with_max(PIPES_MAX, descriptors)
     }
 
-    /// A stock of no more than that many.
-    pub(crate) const fn with_most(most: usize, descriptors: Arc<Descriptors>) -> Self {
+    /// Creates an empty stock of at most `most` pipes.
+    pub(crate) const fn with_max(most: usize, descriptors: Arc<Descriptors>) -> Self {
         Self { empty: Vec::new(), taken: 0, most, descriptors, buffer: Vec::new() }
     }
 
-    /// An empty pipe; none when all are taken, or there are no descriptors left.
+    /// Takes an empty pipe; `None` when all are in use, or no descriptors are left.
     pub(crate) fn take(&mut self) -> Option<Pipe> {
         if self.taken >= self.most {
             return None;
@@ -75,29 +75,29 @@ impl Pipes {
         Some(pipe)
     }
 
-    /// Takes an empty pipe back.
+    /// Returns an empty pipe to the stock.
     pub(crate) fn give(&mut self, pipe: Pipe) {
         self.taken -= 1;
-        if self.empty.len() < KEPT {
+        if self.empty.len() < EMPTY_MAX {
             self.empty.push(pipe);
         }
     }
 
-    /// Takes a pipe back that may hold something: it is closed.
-    pub(crate) fn scrap(&mut self, pipe: Pipe) {
+    /// Closes a pipe that may hold bytes.
+    pub(crate) fn discard(&mut self, pipe: Pipe) {
         self.taken -= 1;
         drop(pipe);
     }
 
-    /// All connections were dropped, with the pipes that they had.
+    /// Resets the count after all connections were dropped with their pipes.
     pub(crate) const fn forget_taken(&mut self) {
         self.taken = 0;
     }
 
-    /// Room for bytes that are copied.
+    /// Returns the buffer for copied bytes.
     pub(crate) fn buffer(&mut self) -> &mut [u8] {
         if self.buffer.is_empty() {
-            self.buffer.resize(BUFFER, 0);
+            self.buffer.resize(BUFFER_BYTES, 0);
         }
         &mut self.buffer
     }
@@ -106,14 +106,14 @@ impl Pipes {
 impl Pipe {
     fn new(permit: Permit) -> io::Result<Self> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SIZE));
+        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         Ok(Self { reader, writer, _permit: permit })
     }
 
-    /// Moves at most `most` bytes from a socket into the pipe; 0 at the end of what it sends.
+    /// Moves at most `most` bytes from a socket into the pipe; 0 at the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there, or the pipe is full; others end the connection.
+    /// `WouldBlock` when the socket is empty or the pipe is full; other errors end the connection.
     pub(crate) fn fill(&self, from: &Socket, most: usize) -> io::Result<usize> {
         splice(from, &self.writer, most)
     }
@@ -121,7 +121,7 @@ impl Pipe {
     /// Moves at most `most` bytes from the pipe into a socket.
     ///
     /// # Errors
-    /// `WouldBlock` when there is no room; others end the connection.
+    /// `WouldBlock` when the socket is full; other errors end the connection.
     pub(crate) fn drain(&self, to: &Socket, most: usize) -> io::Result<usize> {
         splice(&self.reader, to, most)
     }
@@ -132,7 +132,7 @@ fn splice(from: &impl AsFd, to: &impl AsFd, most: usize) -> io::Result<usize> {
     let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
     // SAFETY: both descriptors are open for as long as the borrows last; no offsets are given, and
     // no memory of ours is read or written.
-    // JUSTIFICATION: bytes that nobody reads need not come to user space and go back.
+    // JUSTIFICATION: relayed bytes need no copy to user space and back.
     let n = unsafe { libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), most, flags) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_go_through_a_pipe_and_it_is_used_again() {
+    fn a_drained_pipe_is_reused() {
         let ((mut client, ours), (theirs, mut target)) = (pair(), pair());
         let (ours, theirs) = (Socket::from(ours), Socket::from(theirs));
         ours.set_nonblocking(true).expect("set");
@@ -175,12 +175,12 @@ mod tests {
     }
     #[test]
     fn pipes_are_bounded() {
-        let mut pipes = Pipes::with_most(2, Arc::default());
+        let mut pipes = Pipes::with_max(2, Arc::default());
         let (one, _two) = (pipes.take().expect("a pipe"), pipes.take().expect("a pipe"));
         assert!(pipes.take().is_none());
-        pipes.scrap(one);
-        let again = pipes.take().expect("there is room for another");
-        assert!(pipes.empty.is_empty(), "what holds something is not used again");
+        pipes.discard(one);
+        let again = pipes.take().expect("one is free again");
+        assert!(pipes.empty.is_empty(), "a pipe that may hold bytes is not reused");
         pipes.give(again);
         assert!(pipes.take().is_some());
     }

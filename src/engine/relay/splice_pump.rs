@@ -1,13 +1,13 @@
-//! One way of a connection: bytes from the sender's socket to the receiver's.
+//! One direction of a relayed connection: bytes from the sender's socket to the receiver's.
 //!
 //! ```text
-//!  sender ──splice──► pipe ──splice──► receiver      what is usual
-//!  sender ──peek──► the shard's buffer ──write──► receiver, then it is taken from the sender
+//!  sender ──splice──► pipe ──splice──► receiver      the usual way
+//!  sender ──peek──► the shard's buffer ──write──► receiver, then discarded at the sender
 //! ```
 //!
-//! The copy does what `splice` does not: it passes bytes that are marked urgent (as ordinary ones,
-//! in their place), and needs no pipe, when there is none left. It reads nothing that the receiver
-//! does not take, so nothing is kept for it.
+//! The copy handles what `splice` cannot: urgent bytes, which are passed on in their place as
+//! ordinary ones, and the lack of a pipe. It consumes only what the receiver has accepted, so
+//! nothing is buffered.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -17,79 +17,77 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::Socket;
 
-use crate::engine::relay::is_passing;
+use crate::engine::relay::is_transient;
 use crate::engine::relay::pipe::{Pipe, Pipes};
 
-/// Bytes moved one way in one turn.
+/// Bytes moved in one direction per turn.
 pub(crate) const TURN: usize = 256 * 1024;
-/// Bytes asked for by one call.
+/// Bytes requested by one call.
 const CHUNK: usize = 256 * 1024;
-/// Fewer than this, and there is probably no more at this time: the call that would tell so is
-/// saved.
+/// A read shorter than this probably drained the socket: another call to find out is saved.
 const SMALL: usize = 16 * 1024;
 
-/// One way of a connection.
+/// One direction of a relayed connection.
 #[derive(Debug, Default)]
 pub(crate) struct SplicePump {
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
     held: usize,
-    /// The receiver had no room for bytes that still stand in the sender's socket.
+    /// The receiver's socket is full while the sender's has unread bytes.
     full: bool,
-    /// The sender has closed it.
+    /// The sender has shut down its writing end.
     ended: bool,
-    /// And the receiver was told.
-    told: bool,
+    /// The shutdown was passed on to the receiver.
+    shutdown_sent: bool,
 }
 
-/// What is known of the two ends of a stretch.
+/// What is known of the two ends of a direction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Readiness {
-    /// There is something to be read from the sender.
-    pub(crate) came: bool,
-    /// One of them says that it has closed an end.
-    pub(crate) ends: bool,
-    /// The sender has broken: that it has nothing more to say is not an end to be passed on.
-    pub(crate) broke: bool,
+    /// The sender is readable.
+    pub(crate) readable: bool,
+    /// One of the ends has reported a close.
+    pub(crate) closing: bool,
+    /// The sender's connection broke: its end is no orderly shutdown to pass on.
+    pub(crate) broken: bool,
 }
 
-/// Which end of a stretch broke.
+/// Which end of a direction broke.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Broken {
     Sender,
     Receiver,
 }
 
-/// What became of an attempt to move bytes by a copy.
+/// The outcome of a copy.
 enum Copied {
     Some(usize),
-    /// The sender has sent all.
+    /// The sender has shut down.
     End,
-    /// Nothing is there.
+    /// Nothing to read.
     Nothing,
-    /// The receiver has no room.
+    /// The receiver's socket is full.
     Full,
 }
 
 impl SplicePump {
-    /// Something waits for room at the receiver.
+    /// Returns whether bytes wait for space at the receiver.
     pub(crate) const fn waits(&self) -> bool {
         self.held > 0 || self.full
     }
 
-    /// The sender has closed it.
+    /// Returns whether the sender has shut down.
     pub(crate) const fn ended(&self) -> bool {
         self.ended
     }
 
-    /// All was said, and the receiver knows.
+    /// Returns whether all bytes and the shutdown were passed on.
     pub(crate) const fn is_over(&self) -> bool {
-        self.told
+        self.shutdown_sent
     }
 
-    /// Moves bytes from one socket to the other, as long as there are some, there is room, and it
-    /// is this connection's turn.
-    pub(crate) fn carry(
+    /// Moves bytes while there are some, the receiver accepts them, and the turn's budget lasts.
+    pub(crate) fn pump(
         &mut self,
         from: &Socket,
         to: &Socket,
@@ -105,23 +103,23 @@ impl SplicePump {
                 }
                 self.full = false;
                 self.pipe = self.pipe.take().or_else(|| pipes.take());
-                // Urgent bytes are the end, or nothing, to splice.
+                // To `splice`, urgent bytes look like the end, or like nothing.
                 let may_copy = match self.pipe.as_ref().map(|pipe| pipe.fill(from, CHUNK)) {
                     Some(Ok(count)) if count > 0 => {
                         self.held = count;
-                        last = count < SMALL && !readiness.ends;
+                        last = count < SMALL && !readiness.closing;
                         false
                     }
                     None | Some(Ok(_)) => true,
-                    Some(Err(e)) if is_passing(&e) && readiness.came && *bytes == 0 => true,
-                    Some(Err(e)) if is_passing(&e) => break,
+                    Some(Err(e)) if is_transient(&e) && readiness.readable && *bytes == 0 => true,
+                    Some(Err(e)) if is_transient(&e) => break,
                     Some(Err(_)) => return Err(Broken::Sender),
                 };
                 if may_copy {
                     match copy(from, to, pipes.buffer())? {
                         Copied::Some(count) => {
                             *bytes += count;
-                            if count < SMALL && !readiness.ends {
+                            if count < SMALL && !readiness.closing {
                                 break;
                             }
                             continue;
@@ -139,7 +137,7 @@ impl SplicePump {
                     self.held -= count;
                     *bytes += count;
                 }
-                Err(e) if is_passing(&e) => break,
+                Err(e) if is_transient(&e) => break,
                 Err(_) => return Err(Broken::Receiver),
             }
             if last && self.held == 0 {
@@ -150,24 +148,24 @@ impl SplicePump {
             if let Some(pipe) = self.pipe.take() {
                 pipes.give(pipe);
             }
-            if self.ended && !self.told && !readiness.broke {
-                self.told = true;
-                // A socket that is gone tells so when it is read.
+            if self.ended && !self.shutdown_sent && !readiness.broken {
+                self.shutdown_sent = true;
+                // A socket that is gone reports it when it is read.
                 let _ = to.shutdown(Shutdown::Write);
             }
         }
         Ok(())
     }
 
-    /// The connection is over: its pipe goes, with what it holds.
-    pub(crate) fn give_up(&mut self, pipes: &mut Pipes) {
+    /// Closes the pipe with whatever it holds: the connection is over.
+    pub(crate) fn close(&mut self, pipes: &mut Pipes) {
         if let Some(pipe) = self.pipe.take() {
-            pipes.scrap(pipe);
+            pipes.discard(pipe);
         }
     }
 }
 
-/// Moves what fits in `buffer` and is taken.
+/// Copies what fits into `buffer` and is accepted.
 fn copy(from: &Socket, mut to: &Socket, buffer: &mut [u8]) -> Result<Copied, Broken> {
     let there = match recv(from.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
         Ok(0) => return Ok(Copied::End),
@@ -177,14 +175,14 @@ fn copy(from: &Socket, mut to: &Socket, buffer: &mut [u8]) -> Result<Copied, Bro
     };
     let taken = match to.write(&buffer[..there]) {
         Ok(count) => count,
-        Err(e) if is_passing(&e) => return Ok(Copied::Full),
+        Err(e) if is_transient(&e) => return Ok(Copied::Full),
         Err(_) => return Err(Broken::Receiver),
     };
     discard(from, &mut buffer[..taken]).map_err(|_| Broken::Sender)?;
     Ok(Copied::Some(taken))
 }
 
-/// Takes as many bytes as `buffers` has from a socket in which they are known to stand.
+/// Discards the bytes that `buffers` has room for, which are known to be in the socket.
 pub(crate) fn discard(from: &Socket, mut buffers: &mut [u8]) -> io::Result<()> {
     while !buffers.is_empty() {
         // One call stops in front of an urgent byte. With MSG_TRUNC nothing is copied (tcp(7)).
@@ -206,9 +204,9 @@ mod tests {
 
     use super::*;
 
-    const CAME: Readiness = Readiness { came: true, ends: false, broke: false };
+    const READABLE: Readiness = Readiness { readable: true, closing: false, broken: false };
 
-    /// Two ends of a connection; the second one is ours, and does not wait.
+    /// Returns both ends of a connection; the second one is ours and non-blocking.
     fn pair() -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let theirs = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
@@ -218,12 +216,12 @@ mod tests {
         (theirs, ours)
     }
 
-    /// Carries what has been sent until nothing more comes; the bytes that were moved.
-    fn carry_all(pump: &mut SplicePump, from: &Socket, to: &Socket, pipes: &mut Pipes) -> usize {
+    /// Pumps until nothing more arrives; returns the bytes moved.
+    fn pump_all(pump: &mut SplicePump, from: &Socket, to: &Socket, pipes: &mut Pipes) -> usize {
         let mut all = 0;
         loop {
             let mut bytes = 0;
-            pump.carry(from, to, pipes, CAME, &mut bytes).expect("nothing breaks");
+            pump.pump(from, to, pipes, READABLE, &mut bytes).expect("nothing breaks");
             all += bytes;
             if bytes == 0 {
                 return all;
@@ -232,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn urgent_bytes_pass_in_their_place() {
-        for stock in [Pipes::new(Arc::default()), Pipes::with_most(0, Arc::default())] {
+    fn urgent_bytes_keep_their_place() {
+        for stock in [Pipes::new(Arc::default()), Pipes::with_max(0, Arc::default())] {
             let ((client, ours), (mut target, theirs)) = (pair(), pair());
             let (mut pump, mut pipes) = (SplicePump::default(), stock);
             let client = Socket::from(client);
@@ -241,7 +239,7 @@ mod tests {
             client.send_out_of_band(b"!").expect("sent");
             client.send(b"defghij").expect("sent");
             client.shutdown(Shutdown::Write).expect("closed");
-            assert_eq!(carry_all(&mut pump, &ours, &theirs, &mut pipes), 11);
+            assert_eq!(pump_all(&mut pump, &ours, &theirs, &mut pipes), 11);
             assert!(pump.is_over());
             let mut got = Vec::new();
             target.read_to_end(&mut got).expect("read");
@@ -250,10 +248,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pipe_bytes_are_copied_and_none_is_read_that_is_not_taken() {
+    fn without_a_pipe_only_accepted_bytes_are_consumed() {
         let ((mut client, ours), (mut target, theirs)) = (pair(), pair());
-        let (mut pump, mut pipes) = (SplicePump::default(), Pipes::with_most(0, Arc::default()));
-        // More than all socket buffers on the way may hold.
+        let (mut pump, mut pipes) = (SplicePump::default(), Pipes::with_max(0, Arc::default()));
+        // More than all socket buffers on the way hold.
         let sent: Vec<u8> = (0..32_000_000_u32).map(|n| (n % 251) as u8).collect();
         let bytes = sent.clone();
         let sender = std::thread::spawn(move || client.write_all(&bytes).expect("written"));
@@ -261,7 +259,7 @@ mod tests {
         let mut piece = vec![0; 1 << 20];
         let mut was_full = false;
         while !pump.is_over() {
-            pump.carry(&ours, &theirs, &mut pipes, CAME, &mut 0).expect("nothing breaks");
+            pump.pump(&ours, &theirs, &mut pipes, READABLE, &mut 0).expect("nothing breaks");
             if pump.waits() {
                 was_full = true;
                 let count = target.read(&mut piece).expect("read");
@@ -270,7 +268,7 @@ mod tests {
         }
         sender.join().expect("all was sent");
         target.read_to_end(&mut got).expect("read");
-        assert!(was_full, "the receiver did not read at first");
+        assert!(was_full, "the receiver does not read at first");
         assert!(got == sent, "{} of {}", got.len(), sent.len());
     }
 }

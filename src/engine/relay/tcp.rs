@@ -1,13 +1,13 @@
-//! Connections of forwards: bytes both ways by `splice`, half-close kept, resets passed on.
+//! Relayed TCP connections: bytes both ways by `splice`, half-close kept, resets passed on.
 //!
 //! ```text
 //!  client ═══ out: pipe ═══► target        a pipe is there only while it holds bytes
 //!         ◄══ back: pipe ═══
 //! ```
 //!
-//! What one side does not take is not read from the other. One turn moves a bounded number of
-//! bytes each way, so that nobody who sends much keeps others waiting. What a side had said before
-//! it broke is passed on first.
+//! What one side does not accept is not read from the other. One turn moves a bounded number of
+//! bytes each way, so that no busy connection starves others. Bytes that a side sent before it
+//! broke are passed on first.
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -22,7 +22,7 @@ use crate::base::addr::{Endpoint, SessionSlot};
 use crate::engine::readiness::Ready;
 use crate::engine::relay::pipe::Pipes;
 use crate::engine::relay::splice_pump::{Broken, Readiness, SplicePump, TURN, discard};
-use crate::engine::relay::{failure, greeting, is_passing};
+use crate::engine::relay::{failure, is_transient, proxy_header};
 use crate::engine::socket;
 use crate::shard::Shard;
 use crate::shard::relay::{Attempt, Direction, RelayInterest};
@@ -30,10 +30,10 @@ use crate::stats::close_reason::RelayCloseReason;
 use crate::stats::descriptors::Descriptors;
 use crate::wire::proxy::Transport;
 
-/// Bytes of a client that may go with the first packet of TCP Fast Open: they fit in one.
+/// Client bytes that may go with the first packet of TCP Fast Open: they fit in one.
 const FIRST: usize = 1_200;
 
-/// Which end of a connection.
+/// One end of a relayed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
@@ -45,23 +45,23 @@ pub(crate) enum Side {
 struct Relay {
     client: Socket,
     target: Option<Socket>,
-    /// Which attempt `target` is for.
+    /// The attempt that `target` belongs to.
     attempt: Option<Attempt>,
-    /// It has accepted.
-    stands: bool,
-    /// What the target is to hear first.
-    greeting: Vec<u8>,
-    /// Bytes of the client that went with the first packet, and still stand in its socket.
+    /// The target has accepted.
+    connected: bool,
+    /// The PROXY header that the target gets first.
+    proxy_header: Vec<u8>,
+    /// Client bytes that went with the first packet and are still in the client's socket.
     early: usize,
     out: SplicePump,
     back: SplicePump,
-    /// The side that was the first to close.
+    /// The side that closed first.
     closed_by: Option<RelayCloseReason>,
-    /// What each side is watched for; none when it is not.
+    /// The events that each side is watched for; `None` when it is in no epoll set.
     watched: [Option<EpollFlags>; 2],
 }
 
-/// All connections of a shard's forwards.
+/// All relayed TCP connections of a shard.
 #[derive(Debug)]
 pub(crate) struct Relays {
     table: Vec<Option<Box<Relay>>>,
@@ -69,14 +69,14 @@ pub(crate) struct Relays {
 }
 
 impl Relays {
-    /// None yet.
+    /// Creates an empty set.
     pub(crate) const fn new(descriptors: Arc<Descriptors>) -> Self {
         Self { table: Vec::new(), pipes: Pipes::new(descriptors) }
     }
 
-    /// A client has connected, and the shard has taken it.
+    /// Adds a client's connection that the shard has accepted.
     pub(crate) fn open(&mut self, epoll: &Epoll, session: SessionSlot, client: Socket, shard: &mut Shard) {
-        // Nothing is read before there is a target; that the client goes is heard all the same.
+        // Nothing is read before there is a target, but a reset by the client is still reported.
         let watched = EpollFlags::empty();
         let event = EpollEvent::new(watched, Ready::RelaySession(session, Side::Client).pack());
         if epoll.add(&client, event).is_err() {
@@ -89,8 +89,8 @@ impl Relays {
             client,
             target: None,
             attempt: None,
-            stands: false,
-            greeting: Vec::new(),
+            connected: false,
+            proxy_header: Vec::new(),
             early: 0,
             out: SplicePump::default(),
             back: SplicePump::default(),
@@ -99,7 +99,7 @@ impl Relays {
         }));
     }
 
-    /// Does what the shard wishes for a connection; false when it is none.
+    /// Does the shard's pending work for a connection; false when there is no such connection.
     pub(crate) fn serve(&mut self, epoll: &Epoll, session: SessionSlot, shard: &mut Shard) -> bool {
         loop {
             let Some(Some(relay)) = self.table.get_mut(session.index()) else { return false };
@@ -121,7 +121,7 @@ impl Relays {
         }
     }
 
-    /// Something has happened to a connection.
+    /// Handles an event of a connection.
     pub(crate) fn on_event(
         &mut self,
         epoll: &Epoll,
@@ -131,15 +131,15 @@ impl Relays {
         shard: &mut Shard,
     ) {
         let Some(Some(relay)) = self.table.get_mut(session.index()) else { return };
-        if !relay.stands {
+        if !relay.connected {
             match side {
-                // It cannot be read or written yet: the client has reset it.
+                // It is not watched for reading or writing yet: the client has reset it.
                 Side::Client => return self.close(session, RelayCloseReason::ClientBroken, shard),
                 Side::Target => {
                     let Some(target) = &relay.target else { return };
                     match target.take_error().and_then(|e| e.map_or(Ok(()), Err)) {
                         Ok(()) if what.contains(EpollFlags::EPOLLOUT) => {
-                            relay.stands = true;
+                            relay.connected = true;
                             shard.on_target_open(session);
                             relay.forget_early(session, shard);
                         }
@@ -166,20 +166,20 @@ impl Relays {
 
     fn close(&mut self, session: SessionSlot, why: RelayCloseReason, shard: &mut Shard) {
         let Some(mut relay) = self.table.get_mut(session.index()).and_then(Option::take) else { return };
-        relay.out.give_up(&mut self.pipes);
-        relay.back.give_up(&mut self.pipes);
+        relay.out.close(&mut self.pipes);
+        relay.back.close(&mut self.pipes);
         if matches!(why, RelayCloseReason::ClientBroken | RelayCloseReason::TargetBroken) {
-            // The other side is to hear that it broke, not that all was said.
+            // The other side must see a reset, not an orderly end.
             for socket in [Some(&relay.client), relay.target.as_ref()].into_iter().flatten() {
                 let _ = socket.set_linger(Some(Duration::ZERO));
             }
         }
-        // Closing takes them out of the epoll set.
+        // Closing removes them from the epoll set.
         drop(relay);
         shard.on_session_closed(session, why);
     }
 
-    /// Closes all: whose shard has lost what it knew of them.
+    /// Closes all connections: the shard has lost its state of them.
     pub(crate) fn drop_all(&mut self) {
         self.table.clear();
         self.pipes.forget_taken();
@@ -201,26 +201,27 @@ impl Relay {
         let target = shard.snapshot().backend(attempt.target).ok_or_else(gone)?;
         let (client, _) = shard.relay_client(session).ok_or_else(gone)?;
         let asked = || self.client.local_addr().ok()?.as_socket().map(Endpoint::from);
-        self.greeting.clear();
-        greeting(target.client_address, Transport::Stream, client.peer, asked, &mut self.greeting);
+        self.proxy_header.clear();
+        proxy_header(target.client_address, Transport::Stream, client.peer, asked, &mut self.proxy_header);
         let mut first = [0; FIRST];
         let mut early = 0;
-        if target.connections.fast_open && self.greeting.is_empty() {
-            // They stay where they are, for the next target if this one fails.
+        if target.connections.fast_open && self.proxy_header.is_empty() {
+            // The bytes stay in the socket, for the next target if this one fails.
             let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
             early = recv(self.client.as_raw_fd(), &mut first, flags).unwrap_or(0);
         }
-        // Without a word to say the connection would never begin: a server may have to speak first.
-        let fast_open = target.connections.fast_open && (early > 0 || !self.greeting.is_empty());
+        // Without data to send the connection would never begin, and the target may have to speak
+        // first.
+        let fast_open = target.connections.fast_open && (early > 0 || !self.proxy_header.is_empty());
         let socket = socket::connect_target(target, client.peer, false, fast_open)?;
         self.early = 0;
         if fast_open {
-            let words = if early > 0 { &first[..early] } else { &self.greeting[..] };
-            match (&socket).write(words) {
+            let first_bytes = if early > 0 { &first[..early] } else { &self.proxy_header[..] };
+            match (&socket).write(first_bytes) {
                 Ok(count) if early > 0 => self.early = count,
-                Ok(count) => drop(self.greeting.drain(..count)),
-                // The kernel knows no cookie of this target: the connection begins in the usual way.
-                Err(e) if is_passing(&e) || e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+                Ok(count) => drop(self.proxy_header.drain(..count)),
+                // The kernel has no cookie of this target: the connection begins in the usual way.
+                Err(e) if is_transient(&e) || e.raw_os_error() == Some(libc::EINPROGRESS) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -231,7 +232,8 @@ impl Relay {
         Ok(())
     }
 
-    /// The target has what went with the first packet: it is taken out of the client's socket.
+    /// The target has the bytes that went with the first packet: removes them from the client's
+    /// socket.
     fn forget_early(&mut self, session: SessionSlot, shard: &mut Shard) {
         let mut rest = [0; FIRST];
         let count = std::mem::take(&mut self.early);
@@ -240,7 +242,7 @@ impl Relay {
         }
     }
 
-    /// Moves what can be moved.
+    /// Moves bytes both ways.
     fn turn(
         &mut self,
         session: SessionSlot,
@@ -252,29 +254,29 @@ impl Relay {
         let Some(target) = &self.target else { return Ok(()) };
         let socket = if side == Side::Client { &self.client } else { target };
         if what.contains(EpollFlags::EPOLLERR) && !matches!(socket.take_error(), Ok(None)) {
-            return Err(self.broke(session, side, pipes, shard));
+            return Err(self.on_broken(session, side, pipes, shard));
         }
-        while !self.greeting.is_empty() {
-            match (&mut &*target).write(&self.greeting) {
+        while !self.proxy_header.is_empty() {
+            match (&mut &*target).write(&self.proxy_header) {
                 Ok(count) => {
-                    self.greeting.drain(..count);
-                    if self.greeting.is_empty() {
-                        self.greeting = Vec::new();
+                    self.proxy_header.drain(..count);
+                    if self.proxy_header.is_empty() {
+                        self.proxy_header = Vec::new();
                     }
                 }
-                Err(e) if is_passing(&e) => return Ok(()),
-                Err(_) => return Err(self.broke(session, Side::Target, pipes, shard)),
+                Err(e) if is_transient(&e) => return Ok(()),
+                Err(_) => return Err(self.on_broken(session, Side::Target, pipes, shard)),
             }
         }
-        // What this side has said goes one way, and what it has room for the other.
-        let ends = what.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP);
-        let (came, buffers) =
-            (what.contains(EpollFlags::EPOLLIN) || ends, what.contains(EpollFlags::EPOLLOUT));
+        // A readable side feeds one direction, a writable side drains the other.
+        let closing = what.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP);
+        let (readable, buffers) =
+            (what.contains(EpollFlags::EPOLLIN) || closing, what.contains(EpollFlags::EPOLLOUT));
         let other = if side == Side::Client { Side::Target } else { Side::Client };
-        for (sender, goes, came) in [(side, came, came), (other, buffers, false)] {
-            let readiness = Readiness { came, ends, broke: false };
-            if goes && let Err(broken) = self.carry(session, sender, readiness, pipes, shard) {
-                return Err(self.broke(session, broken.side(sender), pipes, shard));
+        for (sender, goes, readable) in [(side, readable, readable), (other, buffers, false)] {
+            let readiness = Readiness { readable, closing, broken: false };
+            if goes && let Err(broken) = self.pump(session, sender, readiness, pipes, shard) {
+                return Err(self.on_broken(session, broken.side(sender), pipes, shard));
             }
         }
         if self.closed_by.is_none() {
@@ -287,8 +289,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Moves what one side has said to the other; says how many bytes.
-    fn carry(
+    /// Moves bytes from one side to the other; returns how many.
+    fn pump(
         &mut self,
         session: SessionSlot,
         sender: Side,
@@ -302,26 +304,27 @@ impl Relay {
             Side::Target => (Direction::Back, &mut self.back, target, &self.client),
         };
         let mut bytes = 0;
-        let carried = pump.carry(from, to, pipes, readiness, &mut bytes);
+        let carried = pump.pump(from, to, pipes, readiness, &mut bytes);
         if bytes > 0 {
             shard.on_relayed(session, way, bytes);
         }
         carried.map(|()| bytes)
     }
 
-    /// A side has broken: what it had said before is passed on, as far as the other side takes it.
-    fn broke(
+    /// Handles a broken side: passes on the bytes that it sent before, as far as the other side
+    /// accepts them.
+    fn on_broken(
         &mut self,
         session: SessionSlot,
         side: Side,
         pipes: &mut Pipes,
         shard: &mut Shard,
     ) -> RelayCloseReason {
-        // Nothing more arrives there, so that this ends. A target that has not heard the greeting
-        // would take a client's bytes for it.
-        let readiness = Readiness { came: true, ends: true, broke: true };
-        while (side == Side::Target || self.greeting.is_empty())
-            && matches!(self.carry(session, side, readiness, pipes, shard), Ok(TURN..))
+        // Nothing more arrives, so this ends. A target that has not got the PROXY header would take
+        // the client's bytes for it.
+        let readiness = Readiness { readable: true, closing: true, broken: true };
+        while (side == Side::Target || self.proxy_header.is_empty())
+            && matches!(self.pump(session, side, readiness, pipes, shard), Ok(TURN..))
         {}
         side.broken()
     }
@@ -329,24 +332,25 @@ impl Relay {
     /// Watches both sides for what can be done next.
     fn watch(&mut self, epoll: &Epoll, session: SessionSlot, side: Side, what: EpollFlags) {
         let Some(target) = &self.target else { return };
-        let stretches = [
+        let directions = [
             (Side::Client, &self.client, &self.out, &self.back),
             (Side::Target, target, &self.back, &self.out),
         ];
-        for (at, (this, socket, from, to)) in stretches.into_iter().enumerate() {
+        for (at, (this, socket, from, to)) in directions.into_iter().enumerate() {
             let mut flags = EpollFlags::empty();
-            let greets = !self.greeting.is_empty();
+            let greets = !self.proxy_header.is_empty();
             flags
                 .set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, !from.waits() && !from.ended() && !greets);
             flags.set(EpollFlags::EPOLLOUT, to.waits() || greets && this == Side::Target);
             let packed = Ready::RelaySession(session, this).pack();
-            // A side that is closed both ways says so without end: it is no longer listened to.
+            // A side that is closed both ways would report it endlessly: it is removed from the
+            // set.
             let wanted =
                 (!flags.is_empty() || this != side || !what.contains(EpollFlags::EPOLLHUP)).then_some(flags);
             if self.watched[at] == wanted {
                 continue;
             }
-            // These only fail for a socket that is, or is not, in the set.
+            // Fails only for a socket that already is, or is not, in the set.
             let _ = match (self.watched[at], wanted) {
                 (Some(_), Some(flags)) => epoll.modify(socket, &mut EpollEvent::new(flags, packed)),
                 (None, Some(flags)) if !flags.is_empty() => epoll.add(socket, EpollEvent::new(flags, packed)),
@@ -359,7 +363,7 @@ impl Relay {
 }
 
 impl Broken {
-    /// Which side that is, when the sender is `sender`.
+    /// Returns the side whose direction it is, when the sender is `sender`.
     const fn side(self, sender: Side) -> Side {
         match (self, sender) {
             (Self::Sender, side) => side,

@@ -1,13 +1,13 @@
-//! Flows of forwards: datagrams of a client's address and port, by a socket of their own, to a
-//! target and back.
+//! Relayed UDP flows: the datagrams of one client address and port, through a socket of the flow's
+//! own to a target and back.
 //!
 //! ```text
-//!  listener's socket ─ recvmmsg ─► on_datagram ─► by flow ─ sendmmsg ─► the flow's socket, connected
-//!  client ◄─ sendmmsg, from the address that was asked ─ recvmmsg ◄─────┘
+//!  listener socket ─ recvmmsg ─► on_datagram ─► by flow ─ sendmmsg ─► the flow's connected socket
+//!  client ◄─ sendmmsg, from the address the client used ─ recvmmsg ◄─────┘
 //! ```
 //!
-//! A target's refusal (ICMP) moves the flow to the next target. The last datagram of a flow that
-//! was never answered is kept, within a bound, so that the next target gets it, too.
+//! A target's refusal (ICMP) moves the flow to the next target. The last datagram of a flow without
+//! any reply is kept, within a bound, and sent to the next target too.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,22 +19,22 @@ use crate::base::addr::{Client, Endpoint, ListenerSlot, SessionSlot};
 use crate::engine::datagram::local_addresses::Locals;
 use crate::engine::datagram::send_batch::SendBatch;
 use crate::engine::readiness::Ready;
-use crate::engine::relay::{failure, greeting};
+use crate::engine::relay::{failure, proxy_header};
 use crate::engine::socket;
-use crate::engine::sys::{Arrivals, Note, OutgoingDatagram, Segment};
+use crate::engine::sys::{Note, OutgoingDatagram, ReceiveBuffers, Segment};
 use crate::shard::Shard;
 use crate::shard::messages::PendingWork;
 use crate::shard::relay::{Attempt, Direction, RelayInterest};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::proxy::Transport;
 
-/// Bytes of the longest datagram: 65,535 less the headers of IPv4 and UDP.
+/// Longest UDP datagram, bytes: 65,535 less the headers of IPv4 and UDP.
 const DATAGRAM_MAX: usize = 65_507;
-/// Datagrams read or sent by one system call; each has 64 kB of room.
+/// Datagrams received or sent by one system call; each has a buffer of 64 kB.
 const BATCH: usize = 32;
-/// The longest unanswered datagram that is kept for the next target, bytes: what fits in a packet.
+/// Longest unanswered datagram that is kept for the next target, bytes: what fits in a packet.
 const KEPT_MAX: usize = 1_500;
-/// Bytes kept in a shard.
+/// Bytes kept per shard.
 const KEPT_TOTAL_MAX: usize = 4 << 20;
 
 /// A flow's socket.
@@ -42,28 +42,28 @@ const KEPT_TOTAL_MAX: usize = 4 << 20;
 struct Flow {
     socket: Socket,
     attempt: Attempt,
-    /// What stands in front of each datagram: a PROXY header.
-    greeting: Vec<u8>,
-    /// The last datagram, greeting excluded, as long as none was answered.
+    /// The PROXY header in front of each datagram.
+    proxy_header: Vec<u8>,
+    /// The last datagram, without the PROXY header, until the first reply.
     kept: Option<Vec<u8>>,
     answered: bool,
 }
 
-/// All flows of a shard's forwards.
+/// All relayed UDP flows of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
     table: Vec<Option<Flow>>,
-    /// Made when the first listener for flows is opened.
+    /// Allocated when the first UDP relay is opened.
     buffers: Option<Box<Buffers>>,
     kept_total: usize,
 }
 
-/// Buffers of both ways.
+/// Buffers of both directions.
 #[derive(Debug)]
 struct Buffers {
-    queries: Arrivals,
-    replies: Arrivals,
-    /// Replies that are not delivered yet.
+    queries: ReceiveBuffers,
+    replies: ReceiveBuffers,
+    /// Replies that are not sent yet.
     received: usize,
     outgoing: Vec<(SessionSlot, OutgoingDatagram)>,
     datagrams: Vec<OutgoingDatagram>,
@@ -74,8 +74,8 @@ struct Buffers {
 impl Buffers {
     fn new() -> Box<Self> {
         Box::new(Self {
-            queries: Arrivals::with_space(BATCH, DATAGRAM_MAX),
-            replies: Arrivals::with_space(BATCH, DATAGRAM_MAX),
+            queries: ReceiveBuffers::with_message_max(BATCH, DATAGRAM_MAX),
+            replies: ReceiveBuffers::with_message_max(BATCH, DATAGRAM_MAX),
             received: 0,
             outgoing: Vec::with_capacity(BATCH),
             datagrams: Vec::with_capacity(BATCH),
@@ -94,7 +94,7 @@ pub(crate) struct FlowListener<'d> {
 }
 
 impl Flows {
-    /// Reads one batch of a listener's datagrams and sends them on; says how many came.
+    /// Reads one batch of a listener's datagrams and relays them. Returns the number of datagrams.
     pub(crate) fn read_clients(
         &mut self,
         epoll: &Epoll,
@@ -112,7 +112,7 @@ impl Flows {
             let client = Client { peer, listener: flow_listener.listener.slot, local, connection: None };
             let taken = shard.on_datagram(client, flow_listener.listener);
             if let Some(PendingWork::Relay(evicted)) = shard.take_evicted() {
-                // What it has sent before leaves by its own socket; its slot may have a new owner.
+                // Earlier datagrams leave by the flow's own socket; its slot may be reused.
                 self.send(epoll, &mut buffers, shard, locals);
                 self.serve(evicted, shard);
             }
@@ -124,7 +124,7 @@ impl Flows {
             let mut packet = buffers.queries.packet(at);
             shard.on_relayed(session, Direction::Out, packet.len());
             flow.keep(packet.bytes(), &mut self.kept_total);
-            if !packet.prepend(&flow.greeting) {
+            if !packet.prepend(&flow.proxy_header) {
                 shard.drop(DropReason::Oversized);
                 continue;
             }
@@ -137,7 +137,7 @@ impl Flows {
         count
     }
 
-    /// Sends what stands in `outgoing`: one call a flow, the datagrams of each in their order.
+    /// Sends the datagrams in `outgoing`, with one call per flow, in their order.
     fn send(&mut self, epoll: &Epoll, buffers: &mut Buffers, shard: &mut Shard, locals: &Locals) {
         buffers.outgoing.sort_by_key(|(session, _)| *session);
         let mut from = 0;
@@ -147,11 +147,17 @@ impl Flows {
             buffers.datagrams.extend(same.map(|o| o.1));
             from += buffers.datagrams.len();
             let Some(Some(flow)) = self.table.get(session.index()) else { continue };
-            let (departures, failed) = (&mut buffers.send_batch.departures, &mut buffers.failed);
+            let (send_buffers, failed) = (&mut buffers.send_batch.send_buffers, &mut buffers.failed);
             let socket = flow.socket.as_fd();
-            departures.send(socket, &buffers.queries, &buffers.datagrams, Segment::Never, &mut |range, e| {
-                failed.extend(range.map(|at| (at, e.raw_os_error())));
-            });
+            send_buffers.send(
+                socket,
+                &buffers.queries,
+                &buffers.datagrams,
+                Segment::Never,
+                &mut |range, e| {
+                    failed.extend(range.map(|at| (at, e.raw_os_error())));
+                },
+            );
             let attempt = flow.attempt;
             for (at, code) in buffers.failed.drain(..) {
                 let e = code.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from_raw_os_error);
@@ -159,7 +165,7 @@ impl Flows {
                     shard.drop(DropReason::QuerySendError);
                     continue;
                 }
-                // An earlier one of the batch may have moved it already.
+                // An earlier datagram of the batch may have moved the flow already.
                 let moved = self.table.get(session.index()).and_then(Option::as_ref).map(|f| f.attempt);
                 if moved == Some(attempt) {
                     self.move_on(epoll, session, &e, shard, locals);
@@ -172,7 +178,7 @@ impl Flows {
         buffers.outgoing.clear();
     }
 
-    /// Reads one batch of what a target says; it is delivered when the buffer is full or all ready
+    /// Reads one batch of a target's replies. They are sent when the buffer is full or all ready
     /// sockets have been read.
     pub(crate) fn read_flow<'d>(
         &mut self,
@@ -203,17 +209,17 @@ impl Flows {
                         deliver(&mut buffers, &listener_socket, shard);
                     }
                 }
-                Err(e) if crate::engine::relay::is_passing(&e) => {}
-                // A datagram was too long for the way: the target has said nothing against us.
+                Err(e) if crate::engine::relay::is_transient(&e) => {}
+                // A datagram was too long for the path: this is no refusal by the target.
                 Err(e) if is_of_datagram(&e) => {}
                 Err(e) => {
-                    let kept = flow.let_go(&mut self.kept_total);
+                    let kept = flow.take_kept(&mut self.kept_total);
                     if self.move_on(epoll, session, &e, shard, locals)
                         && let Some(kept) = kept
                         && let Some(Some(flow)) = self.table.get_mut(session.index())
                     {
                         flow.keep(&kept, &mut self.kept_total);
-                        let bytes = [&flow.greeting[..], &kept].concat();
+                        let bytes = [&flow.proxy_header[..], &kept].concat();
                         self.send_again(session, &bytes, shard);
                     }
                 }
@@ -222,7 +228,7 @@ impl Flows {
         self.buffers = Some(buffers);
     }
 
-    /// Delivers what [`Flows::read_flow`] has gathered.
+    /// Sends the replies that [`Flows::read_flow`] has gathered.
     pub(crate) fn deliver<'d>(
         &mut self,
         listener_socket: impl Fn(ListenerSlot) -> Option<&'d Socket>,
@@ -241,7 +247,7 @@ impl Flows {
         }
     }
 
-    /// The flow's target refuses: the next one gets it. False when there is none.
+    /// Moves a flow to the next target after a refusal; false when there is none.
     fn move_on(
         &mut self,
         epoll: &Epoll,
@@ -259,7 +265,7 @@ impl Flows {
         }
     }
 
-    /// Opens the socket of an attempt, unless it is; that of a later attempt when that fails.
+    /// Opens the socket of an attempt if needed, and moves on to later attempts when that fails.
     fn ensure(
         &mut self,
         epoll: &Epoll,
@@ -273,7 +279,7 @@ impl Flows {
             if now.is_some_and(|f| f.attempt == attempt) {
                 return true;
             }
-            // A target that is left behind is heard no more.
+            // Replies of the previous target are not accepted any more.
             self.drop_flow(session);
             match open(epoll, session, attempt, shard, locals) {
                 Ok(flow) => {
@@ -292,7 +298,7 @@ impl Flows {
         }
     }
 
-    /// Does what the shard wishes for a flow.
+    /// Does the shard's pending work for a flow.
     pub(crate) fn serve(&mut self, session: SessionSlot, shard: &mut Shard) {
         if let RelayInterest::Close(why) = shard.relay_interest(session) {
             self.drop_flow(session);
@@ -302,12 +308,12 @@ impl Flows {
 
     fn drop_flow(&mut self, session: SessionSlot) {
         if let Some(flow) = self.table.get_mut(session.index()).and_then(Option::take) {
-            // Closing takes it out of the epoll set.
+            // Closing removes it from the epoll set.
             self.kept_total -= flow.kept.map_or(0, |kept| kept.len());
         }
     }
 
-    /// Closes all: whose shard has lost what it knew of them.
+    /// Closes all flows: the shard has lost its state of them.
     pub(crate) fn drop_all(&mut self) {
         self.table.clear();
         self.kept_total = 0;
@@ -320,19 +326,19 @@ impl Flows {
 }
 
 impl Flow {
-    /// Takes the datagram that is kept.
-    fn let_go(&mut self, total: &mut usize) -> Option<Vec<u8>> {
+    /// Takes the kept datagram.
+    fn take_kept(&mut self, total: &mut usize) -> Option<Vec<u8>> {
         let kept = self.kept.take()?;
         *total -= kept.len();
         Some(kept)
     }
 
-    /// Keeps a datagram that may have to be sent to another target, if there is room.
+    /// Keeps a datagram that may have to be sent to another target, if there is space.
     fn keep(&mut self, bytes: &[u8], total: &mut usize) {
         if self.answered {
             return;
         }
-        let mut kept = self.let_go(total).unwrap_or_default();
+        let mut kept = self.take_kept(total).unwrap_or_default();
         if bytes.len() <= KEPT_MAX && *total + bytes.len() <= KEPT_TOTAL_MAX {
             kept.clear();
             kept.extend_from_slice(bytes);
@@ -343,7 +349,7 @@ impl Flow {
 
     fn forget_kept(&mut self, total: &mut usize) {
         self.answered = true;
-        self.let_go(total);
+        self.take_kept(total);
     }
 }
 
@@ -363,10 +369,10 @@ fn open(
         Some(at.unwrap_or_else(|| listener.address.into()))
     };
     let mut header = Vec::new();
-    greeting(target.client_address, Transport::Datagram, client.peer, asked, &mut header);
+    proxy_header(target.client_address, Transport::Datagram, client.peer, asked, &mut header);
     let socket = socket::connect_target(target, client.peer, true, false)?;
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::Flow(session).pack()))?;
-    Ok(Flow { socket, attempt, greeting: header, kept: None, answered: false })
+    Ok(Flow { socket, attempt, proxy_header: header, kept: None, answered: false })
 }
 
 fn deliver<'d>(
@@ -378,7 +384,7 @@ fn deliver<'d>(
     buffers.send_batch.deliver(listener_socket, &buffers.replies, shard);
 }
 
-/// Whether the datagram itself is what the kernel does not like, or it has no room for it now.
+/// Returns whether the error concerns this datagram only, or a momentary lack of buffers.
 fn is_of_datagram(e: &io::Error) -> bool {
     matches!(
         e.raw_os_error(),

@@ -1,13 +1,14 @@
-//! Sockets of connections: clients' streams and lines towards servers.
+//! Sockets of connections: client connections and backend connections.
 //!
 //! ```text
 //!  epoll ─► listener: accept4 × n ─► on_accept      ┐
-//!        ├► stream:   read ─► on_stream_bytes      ├─► chores: write, watch, close
-//!        └► line:     read ─► on_line_bytes        ┘
+//!        ├► client:   read ─► on_client_bytes      ├─► pending work: write, watch, close
+//!        └► backend:  read ─► on_backend_bytes     ┘
 //! ```
 //!
-//! One read per connection and round: nobody who sends much keeps others waiting. One buffer for
-//! all: an idle connection costs its socket and what the shard knows of it. It decides nothing.
+//! One read per connection and round, so that no busy connection starves others. All share one read
+//! buffer: an idle connection costs its socket and the shard's state of it. This module decides
+//! nothing.
 
 pub mod draining_close;
 mod listeners;
@@ -27,14 +28,14 @@ use crate::base::addr::{ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, Route
 use crate::base::time::Tick;
 use crate::engine::datagram::local_addresses::Locals;
 use crate::engine::readiness::Ready;
-use crate::engine::relay::is_passing;
+use crate::engine::relay::is_transient;
 use crate::engine::relay::tcp::Relays;
 use crate::engine::relay::udp::Flows;
 use crate::engine::socket;
 use crate::engine::stream::draining_close::DrainingCloses;
 use crate::engine::stream::listeners::TcpListenerSocket;
 use crate::engine::stream::shortage::Shortage;
-use crate::engine::stream::transport::{Came, Transport};
+use crate::engine::stream::transport::{Received, Transport};
 use crate::engine::sys::Local;
 use crate::engine::turn::Weight;
 use crate::model::Listener;
@@ -53,29 +54,29 @@ const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLHUP).uni
 /// Bytes read from a connection at a time.
 const READ: usize = 64 * 1024;
 
-/// All sockets of connections of a shard.
+/// All TCP sockets of a shard.
 #[derive(Debug)]
 pub(crate) struct Connections {
     tcp_listeners: Vec<Option<TcpListenerSocket>>,
-    /// When the next of them is to be closed.
+    /// When to close the next listener.
     closes_at: Option<Tick>,
     streams: Vec<Option<Transport>>,
-    /// By backend, then by line.
-    lines: Vec<Vec<Option<Transport>>>,
-    /// Connections of forwards.
+    /// By backend, then by connection.
+    backends: Vec<Vec<Option<Transport>>>,
+    /// Relayed TCP connections.
     pub(crate) relays: Relays,
-    /// And their flows.
+    /// Relayed UDP flows.
     pub(crate) flows: Flows,
     buffer: Box<[u8]>,
-    /// What TLS makes of it.
+    /// Decrypted bytes.
     plain: Vec<u8>,
-    /// Whether new ones can be accepted.
+    /// Whether new connections can be accepted.
     shortage: Shortage,
-    /// Closed by us, and perhaps not yet by their clients.
+    /// Closed by us, but perhaps not yet by their clients.
     draining: DrainingCloses,
 }
 
-/// What leaves as datagrams while connections are looked at.
+/// Takes the datagrams that leave while connections are served.
 pub(crate) type Out<'o> = &'o mut dyn FnMut(Verdict, &mut [u8]);
 
 impl Connections {
@@ -84,7 +85,7 @@ impl Connections {
             tcp_listeners: Vec::new(),
             closes_at: None,
             streams: Vec::new(),
-            lines: Vec::new(),
+            backends: Vec::new(),
             relays: Relays::new(Arc::clone(descriptors)),
             flows: Flows::default(),
             buffer: vec![0; READ].into_boxed_slice(),
@@ -100,10 +101,10 @@ impl Connections {
         epoll: &Epoll,
         listener: Arc<Listener>,
         socket: Socket,
-        passed: bool,
+        inherited: bool,
     ) -> io::Result<()> {
         let at = listener.slot.index();
-        let tcp_listener = TcpListenerSocket { listener, socket, passed, closes_at: None };
+        let tcp_listener = TcpListenerSocket { listener, socket, inherited, closes_at: None };
         epoll.add(&tcp_listener.socket, tcp_listener.event())?;
         if self.tcp_listeners.len() <= at {
             self.tcp_listeners.resize_with(at + 1, || None);
@@ -112,13 +113,13 @@ impl Connections {
         Ok(())
     }
 
-    /// Listeners that take connections.
+    /// Returns the listeners with a TCP socket.
     pub(crate) fn tcp_listeners(&self) -> impl Iterator<Item = ListenerSlot> + use<> {
         let open = self.tcp_listeners.iter().flatten().map(|g| g.listener.slot);
         open.collect::<Vec<_>>().into_iter()
     }
 
-    /// Accepts what waits at a listener, at most so many; whether there may be more.
+    /// Accepts pending connections up to a limit; returns whether there may be more.
     pub(crate) fn accept(
         &mut self,
         epoll: &Epoll,
@@ -136,11 +137,11 @@ impl Connections {
             let (socket, peer) = match socket::accept(&tcp_listener.socket) {
                 Ok(taken) => taken,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                // Somebody who came and went.
+                // One connection failed, not the listener.
                 Err(e) if socket::concerns_one(&e) => continue,
-                // Descriptors for those who come are worth more.
+                // Descriptors are worth more to new connections.
                 Err(_) if self.draining.close_all() => continue,
-                // Once: whoever else runs short may have taken what was given up.
+                // Once: another thread or process may have taken what was freed.
                 Err(_) if !std::mem::replace(&mut made_room, true) && shard.make_room() => {
                     self.close_evicted(epoll, shard);
                     continue;
@@ -149,7 +150,7 @@ impl Connections {
                     if self.shortage.begin() {
                         warn!(listener = %tcp_listener.listener.address, "cannot accept connections: {e}");
                     }
-                    // Whoever waits there would wake us again and again.
+                    // Pending connections would wake us again and again.
                     let _ = epoll.delete(&tcp_listener.socket);
                     return false;
                 }
@@ -158,7 +159,7 @@ impl Connections {
             made_room = false;
             let closing = tcp_listener.closes_at.is_some();
             if closing && let Err(e) = socket::accept_last(&socket) {
-                debug!(listener = %tcp_listener.listener.address, "a connection may hear nothing: {e}");
+                debug!(listener = %tcp_listener.listener.address, "cannot watch a connection: {e}");
             }
             if tcp_listener.listener.service.relay().is_some() {
                 let taken = shard.on_relay_accept(peer, &tcp_listener.listener, LocalSlot::LISTENER);
@@ -180,7 +181,7 @@ impl Connections {
             );
             self.close_evicted(epoll, shard);
             let Some(connection) = taken else { continue };
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, Ready::Stream(connection).pack());
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Ready::ClientConnection(connection).pack());
             if epoll.add(&socket, event).is_err() {
                 shard.on_client_closed(connection, ClientCloseReason::Broken);
                 continue;
@@ -188,7 +189,7 @@ impl Connections {
             if self.streams.len() <= connection.index() {
                 self.streams.resize_with(connection.index() + 1, || None);
             }
-            // As the configuration in force has it, unless it has let the listener go.
+            // As the current configuration has it, unless that has dropped the listener.
             let tls = shard.tls_of(slot).or(tls.as_deref());
             let transport = match tls.map(Session::server) {
                 None => Transport::plain(socket, false),
@@ -207,17 +208,17 @@ impl Connections {
         true
     }
 
-    /// What it costs to see to an event of a client's connection.
+    /// Returns the cost of an event of a client connection.
     pub(crate) fn client_weight(&self, connection: ConnectionSlot) -> Weight {
         weight(self.streams.get(connection.index()).and_then(Option::as_ref))
     }
 
-    /// The same of a line.
+    /// Returns the cost of an event of a backend connection.
     pub(crate) fn backend_weight(&mut self, route: Route) -> Weight {
-        weight(place(&mut self.lines, route).and_then(|transport| transport.as_ref()))
+        weight(entry(&mut self.backends, route).and_then(|transport| transport.as_ref()))
     }
 
-    /// Closes what has just made room for another connection or flow.
+    /// Closes what was just evicted for another connection or flow.
     fn close_evicted(&mut self, epoll: &Epoll, shard: &mut Shard) {
         match shard.take_evicted() {
             Some(PendingWork::Client(connection)) => self.serve_client(epoll, connection, shard),
@@ -230,7 +231,7 @@ impl Connections {
         }
     }
 
-    /// Something has happened to a client's connection.
+    /// Handles an event of a client connection.
     pub(crate) fn on_client(
         &mut self,
         epoll: &Epoll,
@@ -243,16 +244,16 @@ impl Connections {
         let Some(Some(transport)) = self.streams.get_mut(connection.index()) else { return };
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
         if what.contains(EpollFlags::EPOLLIN) && !shard.client_may_read(connection) {
-            // What was read before comes first. To be told of more is of no use until then.
+            // Bytes that were read before come first. No read events are needed until then.
             let writing = transport.writing;
-            watch(epoll, transport, Ready::Stream(connection), false, writing);
+            watch(epoll, transport, Ready::ClientConnection(connection), false, writing);
         } else if what.intersects(READABLE) {
             let shaking = transport.is_handshaking();
-            let came = transport.receive(&mut self.buffer).map(|mut bytes| {
+            let received = transport.receive(&mut self.buffer).map(|mut bytes| {
                 if shaking && !bytes.is_empty() && shard.header_comes_first(connection) {
                     bytes = &bytes[shard.on_header_bytes(connection, bytes).min(bytes.len())..];
                     if bytes.is_empty() {
-                        return Came::Bytes { bytes, last: false };
+                        return Received::Bytes { bytes, last: false };
                     }
                 }
                 transport.unwrap(bytes, &mut self.plain)
@@ -260,10 +261,10 @@ impl Connections {
             if shaking && let Some(facts) = transport.facts() {
                 shard.on_client_handshake(connection, facts);
             }
-            // TLS may have something to say that no query asked for.
+            // TLS may have something to send that no query asked for.
             serve |= transport.has_unsent();
-            match came {
-                Ok(Came::Bytes { bytes, last }) => {
+            match received {
+                Ok(Received::Bytes { bytes, last }) => {
                     match bytes {
                         [] => shard.on_client_fragment(connection),
                         bytes => shard.on_client_bytes(connection, bytes, is_over, out),
@@ -272,12 +273,12 @@ impl Connections {
                         shard.on_client_end(connection);
                     }
                 }
-                Ok(Came::End) => shard.on_client_end(connection),
-                Ok(Came::Failed(failure)) => {
+                Ok(Received::End) => shard.on_client_end(connection),
+                Ok(Received::Failed(failure)) => {
                     let why = shard.on_client_failure(connection, failure.reason);
                     return self.drop_client(epoll, connection, why, shard);
                 }
-                Err(e) if is_passing(&e) => {}
+                Err(e) if is_transient(&e) => {}
                 Err(_) => return self.drop_client(epoll, connection, ClientCloseReason::Broken, shard),
             }
         }
@@ -286,7 +287,7 @@ impl Connections {
         }
     }
 
-    /// Writes what there is, and watches for what is wanted.
+    /// Writes pending bytes, and updates the watched events.
     fn serve_client(&mut self, epoll: &Epoll, connection: ConnectionSlot, shard: &mut Shard) {
         let Some(Some(transport)) = self.streams.get_mut(connection.index()) else {
             return;
@@ -300,15 +301,15 @@ impl Connections {
         }
         let full = match sent {
             Ok(_) => false,
-            Err(e) if is_passing(&e) => true,
+            Err(e) if is_transient(&e) => true,
             Err(_) => return self.drop_client(epoll, connection, ClientCloseReason::Broken, shard),
         };
         match shard.client_interest(connection) {
             ClientInterest::Close(why) => self.drop_client(epoll, connection, why, shard),
             ClientInterest::Serve { read } => {
-                // Not to be read may be over before something comes: that is seen to by who hears of it.
+                // Reading may resume before the next event: the shard schedules that.
                 let reading = read || transport.reading;
-                watch(epoll, transport, Ready::Stream(connection), reading, full);
+                watch(epoll, transport, Ready::ClientConnection(connection), reading, full);
             }
         }
     }
@@ -321,7 +322,7 @@ impl Connections {
         shard: &mut Shard,
     ) {
         let Some(transport) = self.streams.get_mut(connection.index()).and_then(Option::take) else { return };
-        // Closing takes it out of the epoll set; one that is only shut down must not stay there.
+        // Closing removes it from the epoll set; one that is only shut down must be removed here.
         if shard.client_close_drains(connection) && epoll.delete(&transport).is_ok() {
             if let Some(socket) = transport.close_writing() {
                 self.draining.take(socket);
@@ -332,32 +333,32 @@ impl Connections {
         shard.on_client_closed(connection, why);
     }
 
-    /// Connections that we have closed are to be looked at, four times a second.
-    pub(crate) fn look_after_closed(&mut self) {
-        self.draining.begin_look();
+    /// Makes all draining connections due for a check; called four times a second.
+    pub(crate) fn begin_draining_checks(&mut self) {
+        self.draining.begin_checks();
     }
 
-    /// How many of these are to be looked at.
+    /// Returns how many are due.
     pub(crate) const fn closed_count(&self) -> usize {
         self.draining.due()
     }
 
-    /// Looks at the next of these; false when there is none.
-    pub(crate) fn look_at_closed(&mut self) -> bool {
-        self.draining.look(&mut self.buffer)
+    /// Checks the next one; false when none is due.
+    pub(crate) fn check_draining(&mut self) -> bool {
+        self.draining.check(&mut self.buffer)
     }
 
-    /// The process stops: closed connections are not waited for as long as otherwise.
-    pub(crate) fn hasten(&mut self) {
-        self.draining.hasten();
+    /// Shortens the draining of closed connections, because the process stops.
+    pub(crate) fn shorten_draining(&mut self) {
+        self.draining.shorten();
     }
 
-    /// Whether the clients of some connections that we have closed may not have noticed yet.
-    pub(crate) fn lingers(&self) -> bool {
+    /// Returns whether some closed connections are still draining.
+    pub(crate) fn is_draining(&self) -> bool {
         !self.draining.is_empty()
     }
 
-    /// Something has happened to a line.
+    /// Handles an event of a backend connection.
     pub(crate) fn on_backend(
         &mut self,
         epoll: &Epoll,
@@ -367,7 +368,7 @@ impl Connections {
         is_over: IsOver<'_>,
         out: Out<'_>,
     ) {
-        let Some(transport) = place(&mut self.lines, route).and_then(Option::as_mut) else { return };
+        let Some(transport) = entry(&mut self.backends, route).and_then(Option::as_mut) else { return };
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
         if serve && transport.is_connecting() {
             if let Err(e) = transport.connected() {
@@ -384,15 +385,15 @@ impl Connections {
         let readable = what.intersects(READABLE) && shard.backend_may_read(route);
         if readable && (transport.reading || !what.contains(EpollFlags::EPOLLIN)) {
             let shaking = transport.is_handshaking();
-            let came = transport.read(&mut self.buffer, &mut self.plain);
+            let received = transport.read(&mut self.buffer, &mut self.plain);
             if shaking && let Some(facts) = transport.facts() {
                 shard.on_backend_handshake(route, facts.resumed);
-                // Queries have waited for it.
+                // Queries have waited for the handshake.
                 serve = true;
             }
             serve |= transport.has_unsent();
-            match came {
-                Ok(Came::Bytes { bytes, last }) => {
+            match received {
+                Ok(Received::Bytes { bytes, last }) => {
                     if !bytes.is_empty() {
                         shard.on_backend_bytes(route, bytes, is_over, out);
                     }
@@ -400,16 +401,16 @@ impl Connections {
                         return self.drop_backend(route, Some(BackendCloseReason::Closed), shard, out);
                     }
                 }
-                Ok(Came::End) => {
+                Ok(Received::End) => {
                     return self.drop_backend(route, Some(BackendCloseReason::Closed), shard, out);
                 }
-                Ok(Came::Failed(failure)) => {
+                Ok(Received::Failed(failure)) => {
                     let server = shard.snapshot().backend(route.backend).map_or("", |b| &b.name);
                     debug!(server, "TLS failed: {failure}");
                     let why = shard.on_backend_failure(route, failure.reason);
                     return self.drop_backend(route, Some(why), shard, out);
                 }
-                Err(e) if is_passing(&e) => {}
+                Err(e) if is_transient(&e) => {}
                 Err(e) => return self.drop_backend(route, Some(failure(&e)), shard, out),
             }
         }
@@ -418,15 +419,15 @@ impl Connections {
         }
     }
 
-    /// Opens a line that is not, writes what there is, and watches for what is wanted.
+    /// Opens a backend connection if needed, writes pending bytes, and updates the watched events.
     fn serve_backend(&mut self, epoll: &Epoll, route: Route, shard: &mut Shard, out: Out<'_>) {
         let BackendInterest::Serve { read } = shard.backend_interest(route) else {
             return self.drop_backend(route, None, shard, out);
         };
-        if place(&mut self.lines, route).is_none_or(|p| p.is_none()) {
+        if entry(&mut self.backends, route).is_none_or(|p| p.is_none()) {
             return self.open_backend(epoll, route, shard, out);
         }
-        let Some(transport) = place(&mut self.lines, route).and_then(Option::as_mut) else { return };
+        let Some(transport) = entry(&mut self.backends, route).and_then(Option::as_mut) else { return };
         if transport.is_connecting() {
             return watch(epoll, transport, Ready::BackendSockets(route), read, true);
         }
@@ -439,10 +440,10 @@ impl Connections {
         }
         let full = match sent {
             Ok(_) => false,
-            Err(e) if is_passing(&e) => true,
+            Err(e) if is_transient(&e) => true,
             Err(e) => return self.drop_backend(route, Some(failure(&e)), shard, out),
         };
-        // What is early can be written again when somebody has answered.
+        // Early data may only be continued once the backend has answered.
         let writing = full || transport.is_early();
         watch(epoll, transport, Ready::BackendSockets(route), read, writing);
     }
@@ -454,7 +455,7 @@ impl Connections {
             let session = backend.connections.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
             let session = session.map_err(io::Error::other)?;
             let mut socket = socket::connect_client(&backend, client);
-            if socket.as_ref().is_err_and(is_ours) && self.draining.close_all() {
+            if socket.as_ref().is_err_and(is_local_failure) && self.draining.close_all() {
                 socket = socket::connect_client(&backend, client);
             }
             let socket = socket?;
@@ -468,17 +469,18 @@ impl Connections {
         match opened {
             Ok(transport) => {
                 let by_backend = route.backend.index();
-                if self.lines.len() <= by_backend {
-                    self.lines.resize_with(by_backend + 1, Vec::new);
+                if self.backends.len() <= by_backend {
+                    self.backends.resize_with(by_backend + 1, Vec::new);
                 }
-                let (lines, at) = (&mut self.lines[by_backend], number(route));
-                if lines.len() <= at {
-                    lines.resize_with(at + 1, || None);
+                let (backends, at) = (&mut self.backends[by_backend], index_of(route));
+                if backends.len() <= at {
+                    backends.resize_with(at + 1, || None);
                 }
-                lines[at] = Some(transport);
+                backends[at] = Some(transport);
             }
             Err(e) => {
-                let why = if is_ours(&e) { BackendCloseReason::Local } else { BackendCloseReason::Refused };
+                let is_local = is_local_failure(&e);
+                let why = if is_local { BackendCloseReason::Local } else { BackendCloseReason::Refused };
                 self.drop_backend(route, Some(why), shard, out);
             }
         }
@@ -491,15 +493,15 @@ impl Connections {
         shard: &mut Shard,
         out: Out<'_>,
     ) {
-        if let Some(transport) = place(&mut self.lines, route).and_then(Option::take) {
+        if let Some(transport) = entry(&mut self.backends, route).and_then(Option::take) {
             transport.close();
         }
         shard.on_backend_closed(route, why, out);
     }
 
-    /// Does what the shard wishes for a connection.
-    pub(crate) fn do_pending(&mut self, epoll: &Epoll, chore: PendingWork, shard: &mut Shard, out: Out<'_>) {
-        match chore {
+    /// Does the shard's pending work for a connection.
+    pub(crate) fn do_pending(&mut self, epoll: &Epoll, work: PendingWork, shard: &mut Shard, out: Out<'_>) {
+        match work {
             PendingWork::Client(connection) => self.serve_client(epoll, connection, shard),
             PendingWork::Backend(route) => self.serve_backend(epoll, route, shard, out),
             PendingWork::Relay(session) => {
@@ -510,7 +512,7 @@ impl Connections {
         }
     }
 
-    /// Listeners that could not accept are watched again.
+    /// Watches listeners again that could not accept.
     pub(crate) fn retry(&mut self, epoll: &Epoll) {
         if self.shortage.is_over() {
             for tcp_listener in self.tcp_listeners.iter().flatten() {
@@ -520,16 +522,16 @@ impl Connections {
         }
     }
 
-    /// Closes all connections: whose shard has lost what it knew of them.
+    /// Closes all connections: the shard has lost its state of them.
     pub(crate) fn drop_all(&mut self) {
         self.streams.clear();
-        self.lines.clear();
+        self.backends.clear();
         self.relays.drop_all();
         self.flows.drop_all();
     }
 }
 
-/// The slot of the address that a connection was made to; the listener's own if there is no room.
+/// Returns the slot of a connection's local address; the listener's own if the table is full.
 fn local(socket: &Socket, shard: &mut Shard, locals: &mut Locals) -> LocalSlot {
     let Some(address) = socket.local_addr().ok().and_then(|a| a.as_socket()) else {
         return LocalSlot::LISTENER;
@@ -545,7 +547,7 @@ fn local(socket: &Socket, shard: &mut Shard, locals: &mut Locals) -> LocalSlot {
     slot
 }
 
-/// Watches a connection for what is wanted, if that is not what it is watched for.
+/// Updates the events that a connection is watched for, if they differ.
 fn watch(epoll: &Epoll, transport: &mut Transport, ready: Ready, reading: bool, writing: bool) {
     if (transport.reading, transport.writing) == (reading, writing) {
         return;
@@ -554,35 +556,36 @@ fn watch(epoll: &Epoll, transport: &mut Transport, ready: Ready, reading: bool, 
     let mut flags = EpollFlags::empty();
     flags.set(EpollFlags::EPOLLIN, reading);
     flags.set(EpollFlags::EPOLLOUT, writing);
-    // Only fails for a socket that is not in the set.
+    // Fails only for a socket that is not in the set.
     let _ = epoll.modify(transport.as_fd(), &mut EpollEvent::new(flags, ready.pack()));
 }
 
-/// A step of a TLS handshake takes a signature, or the check of one; whatever else comes by TLS is to be
+/// A step of a TLS handshake takes a signature or its verification; other TLS input must be
 /// decrypted.
 fn weight(transport: Option<&Transport>) -> Weight {
     if transport.is_some_and(Transport::is_encrypted) { Weight::Heavy } else { Weight::Light }
 }
 
-fn place(lines: &mut [Vec<Option<Transport>>], route: Route) -> Option<&mut Option<Transport>> {
-    lines.get_mut(route.backend.index())?.get_mut(number(route))
+fn entry(backends: &mut [Vec<Option<Transport>>], route: Route) -> Option<&mut Option<Transport>> {
+    backends.get_mut(route.backend.index())?.get_mut(index_of(route))
 }
 
-/// Where a connection stands among its backend's; a UDP socket stands nowhere.
-const fn number(route: Route) -> usize {
+/// Returns the index of a connection among its backend's; a UDP socket has none.
+const fn index_of(route: Route) -> usize {
     match route.socket {
         SocketSlot::Connection(connection) => connection as usize,
         SocketSlot::Datagram(_) => usize::MAX,
     }
 }
 
-/// Whether it says nothing of a server: something is used up here, or TLS could not begin.
-fn is_ours(e: &io::Error) -> bool {
+/// Returns whether the error says nothing about the backend: a local shortage, or TLS could not be
+/// set up.
+fn is_local_failure(e: &io::Error) -> bool {
     use io::ErrorKind::{NotFound, Other};
     socket::is_shortage(e) || e.raw_os_error().is_none() && [Other, NotFound].contains(&e.kind())
 }
 
-// Kinds of errors are the standard library's; a new one is as bad as the rest.
+// The standard library's kinds grow; an unknown one is treated like the rest.
 #[allow(clippy::wildcard_enum_match_arm)]
 fn failure(e: &io::Error) -> BackendCloseReason {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};

@@ -1,25 +1,25 @@
-//! What is done when the kernel has nothing left for a new connection.
+//! What happens when the kernel has no resources for a new connection.
 
-/// Shortage of descriptors or memory: nothing is accepted until the next idle wake-up.
+/// A shortage of descriptors or memory: nothing is accepted until the next idle wake-up.
 #[derive(Debug, Default)]
 pub(crate) struct Shortage {
     waiting: bool,
-    told: bool,
+    reported: bool,
 }
 
 impl Shortage {
-    /// Accepting has failed; whether that is to be said, as it is once until one succeeds.
+    /// Notes that accepting failed; returns whether to log it, once until it succeeds again.
     pub(crate) const fn begin(&mut self) -> bool {
         self.waiting = true;
-        !std::mem::replace(&mut self.told, true)
+        !std::mem::replace(&mut self.reported, true)
     }
 
-    /// Accepting has succeeded.
+    /// Notes that accepting succeeded.
     pub(crate) const fn end(&mut self) {
-        self.told = false;
+        self.reported = false;
     }
 
-    /// Whether to try again now.
+    /// Returns whether to retry.
     pub(crate) const fn is_over(&mut self) -> bool {
         std::mem::replace(&mut self.waiting, false)
     }
@@ -30,11 +30,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shortage_is_told_once_however_often_it_is_tried_again() {
+    fn a_shortage_is_reported_once_however_often_it_is_retried() {
         let mut shortage = Shortage::default();
-        assert!(!shortage.is_over(), "nothing to try again");
+        assert!(!shortage.is_over(), "nothing to retry");
         assert!(shortage.begin() && shortage.is_over() && !shortage.is_over());
-        assert!(!shortage.begin() && shortage.is_over(), "said before");
+        assert!(!shortage.begin() && shortage.is_over(), "already reported");
         shortage.end();
         assert!(shortage.begin(), "another one");
     }

@@ -1,15 +1,15 @@
-//! A stream of bytes over a socket, as plain as the kernel has it or within TLS.
+//! A byte stream over a socket, plain or within TLS.
 //!
-//! What reads and writes connections does so through here, and knows nothing of what is between:
-//! the bytes that come out are the messages' own.
+//! Everything that reads and writes connections does so through this type and does not see the
+//! layers between: the bytes that come out are those of the messages.
 //!
 //! ```text
 //!  socket ─► receive ─► (bytes in front) ─► unwrap ─► bytes      socket ◄── write ◄── bytes
 //!                                              └ session                         └ session
 //! ```
 //!
-//! Bytes in front of TLS, a PROXY header outside of it, are for the caller, between
-//! `Transport::receive` and `Transport::unwrap`: until they are whole, the session gets nothing.
+//! Bytes in front of TLS, namely a PROXY header, are the caller's between `Transport::receive` and
+//! `Transport::unwrap`: until the header is complete, the session gets nothing.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -23,94 +23,97 @@ use crate::tls::{Failure, Session, TlsFacts};
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: Socket,
-    /// Boxed, so that connections without it do not carry it.
+    /// Boxed, so that plain connections do not pay for it.
     tls: Option<Box<Tls>>,
     connecting: bool,
-    /// By TCP Fast Open: it can be written, but nobody has answered yet.
+    /// TCP Fast Open: it can be written, but the peer has not answered yet.
     early: bool,
     /// What the epoll set reports of it.
     pub(crate) reading: bool,
     pub(crate) writing: bool,
 }
 
-/// What TLS needs besides.
+/// The state of TLS.
 #[derive(Debug)]
 struct Tls {
     session: Session,
-    /// Bytes that the session has taken, and the kernel not yet all of: they are reported as
-    /// written when it has, so that nobody takes the connection for idle or closes it meanwhile.
+    /// Bytes that the session has accepted and the kernel has not all: they are reported as written
+    /// when it has, so that the connection is not taken for idle or closed meanwhile.
     owed: usize,
 }
 
-/// What a read brought.
+/// The outcome of a read.
 #[derive(Debug)]
-pub(crate) enum Came<'b> {
-    /// Bytes, perhaps none when TLS had something for itself; nothing comes after the last ones.
+pub(crate) enum Received<'b> {
+    /// Bytes, perhaps none when TLS consumed them; nothing follows the last ones.
     Bytes {
         /// The bytes.
         bytes: &'b [u8],
-        /// The peer has said that these are the last.
+        /// The peer has announced that these are the last.
         last: bool,
     },
     /// The peer has closed its end.
     End,
-    /// TLS does not go on; the connection is to be closed.
+    /// TLS has failed; the connection must be closed.
     Failed(Failure),
 }
 
 impl Transport {
-    /// A connection without encryption; it is watched for reading, and for writing when it is not
-    /// made yet.
+    /// Wraps a plain socket. It is watched for reading, and for writing while it is connecting.
     pub(crate) const fn plain(socket: Socket, connecting: bool) -> Self {
         Self { socket, tls: None, connecting, early: false, reading: true, writing: connecting }
     }
 
-    /// The same within TLS.
+    /// Wraps a socket within TLS.
     pub(crate) fn tls(socket: Socket, session: Session, connecting: bool) -> Self {
         let tls = Some(Box::new(Tls { session, owed: 0 }));
         Self { socket, tls, connecting, early: false, reading: true, writing: connecting }
     }
 
-    /// Reads without waiting, by one call; none when the peer has closed its end.
+    /// Reads by one non-blocking call; empty when the peer has closed its end.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there; others end the connection.
+    /// `WouldBlock` when nothing is there; other errors end the connection.
     pub(crate) fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
         let count = self.socket.read(buffer)?;
         Ok(&buffer[..count])
     }
 
-    /// What bytes that were received are without TLS, for which `plain` is used.
-    pub(crate) fn unwrap<'b>(&mut self, bytes: &'b [u8], plain: &'b mut Vec<u8>) -> Came<'b> {
+    /// Removes TLS from received bytes, using `plain` as the buffer.
+    pub(crate) fn unwrap<'b>(&mut self, bytes: &'b [u8], plain: &'b mut Vec<u8>) -> Received<'b> {
         let Some(tls) = &mut self.tls else {
-            return if bytes.is_empty() { Came::End } else { Came::Bytes { bytes, last: false } };
+            return if bytes.is_empty() { Received::End } else { Received::Bytes { bytes, last: false } };
         };
         if bytes.is_empty() {
-            // Who has said nothing at all has not failed: somebody looked whether the port is open.
+            // A client that sends nothing at all has not failed: it is a port check.
             let failed = if tls.session.has_begun() { tls.session.on_end().err() } else { None };
-            return failed.map_or(Came::End, Came::Failed);
+            return failed.map_or(Received::End, Received::Failed);
         }
         plain.clear();
         match tls.session.on_bytes(bytes, plain) {
-            Ok(()) => Came::Bytes { bytes: plain, last: tls.session.peer_closed() },
-            Err(failure) => Came::Failed(failure),
+            Ok(()) => Received::Bytes { bytes: plain, last: tls.session.peer_closed() },
+            Err(failure) => Received::Failed(failure),
         }
     }
 
-    /// The same of a read without anything between.
+    /// Receives and unwraps.
     ///
     /// # Errors
     /// As [`Transport::receive`].
-    pub(crate) fn read<'b>(&mut self, buffer: &'b mut [u8], plain: &'b mut Vec<u8>) -> io::Result<Came<'b>> {
+    pub(crate) fn read<'b>(
+        &mut self,
+        buffer: &'b mut [u8],
+        plain: &'b mut Vec<u8>,
+    ) -> io::Result<Received<'b>> {
         let bytes = self.receive(buffer)?;
         Ok(self.unwrap(bytes, plain))
     }
 
-    /// Writes without waiting, as much as there is room for. What is given again after
-    /// `WouldBlock` must begin with the same bytes.
+    /// Writes as much as there is space for, without blocking. After `WouldBlock`, the next call
+    /// must begin with the same bytes.
     ///
     /// # Errors
-    /// `WouldBlock` when there is no room; others end the connection.
+    /// `WouldBlock` when there is no space; other errors end the connection.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.socket.write(bytes) };
         if tls.owed == 0 {
@@ -123,7 +126,7 @@ impl Transport {
         Ok(std::mem::take(&mut tls.owed))
     }
 
-    /// Writes what TLS has to say for itself; nothing is counted as written.
+    /// Writes what TLS has to send of its own; these bytes are not counted as written.
     ///
     /// # Errors
     /// As [`Transport::write`].
@@ -134,38 +137,38 @@ impl Transport {
         }
     }
 
-    /// Whether TLS has something to write.
+    /// Returns whether TLS has something to write.
     pub(crate) fn has_unsent(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.session.wants_write())
     }
 
-    /// Whether bytes may be written: the connection stands, and its handshake is done.
+    /// Returns whether bytes may be written: it is connected, and the handshake is complete.
     pub(crate) fn takes_bytes(&self) -> bool {
         !self.connecting && !self.is_handshaking()
     }
 
-    /// Whether the connection has not come about yet.
+    /// Returns whether the connection is still being made.
     pub(crate) const fn is_connecting(&self) -> bool {
         self.connecting
     }
 
-    /// Whether it is within TLS.
+    /// Returns whether it is within TLS.
     pub(crate) const fn is_encrypted(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether its handshake is not done.
+    /// Returns whether its TLS handshake is incomplete.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.session.is_handshaking())
     }
 
-    /// What is known of its TLS once the handshake is done.
+    /// Returns what is known of its TLS session once the handshake is complete.
     pub(crate) fn facts(&self) -> Option<TlsFacts<'_>> {
         self.tls.as_ref()?.session.facts()
     }
 
-    /// How the attempt to connect ended. With TCP Fast Open it may only begin with the first bytes
-    /// that are written: [`Transport::is_early`].
+    /// Returns how the attempt to connect ended. With TCP Fast Open it may only begin with the
+    /// first bytes that are written: [`Transport::is_early`].
     ///
     /// # Errors
     /// Why it failed.
@@ -176,29 +179,31 @@ impl Transport {
         Ok(())
     }
 
-    /// Whether it can be written although nobody has answered yet.
+    /// Returns whether it can be written although the peer has not answered yet.
     pub(crate) const fn is_early(&self) -> bool {
         self.early
     }
 
-    /// Whether somebody has answered now who had not when it was first written.
+    /// Returns whether the peer of an early connection has answered, which it had not at the last
+    /// call.
     pub(crate) fn is_answered(&mut self) -> bool {
         let answered = self.early && self.has_peer();
         self.early &= !answered;
         answered
     }
 
-    /// Whether both ends know of the connection: the kernel names no peer before.
+    /// Returns whether both ends know of the connection: before that, the kernel names no peer.
     fn has_peer(&self) -> bool {
         self.socket.peer_addr().is_ok()
     }
 
-    /// Closes it. TLS says goodbye, or what is wrong, if there is room for that.
+    /// Closes it. TLS sends its close or alert if there is space.
     pub(crate) fn close(mut self) {
         self.say_goodbye();
     }
 
-    /// Closes our end of it. The socket can still be read; none when there is nobody to hear.
+    /// Shuts down our end. Returns the socket, which can still be read; `None` when the peer is
+    /// gone.
     pub(crate) fn close_writing(mut self) -> Option<Socket> {
         self.say_goodbye();
         self.socket.shutdown(Shutdown::Write).is_ok().then_some(self.socket)
@@ -207,7 +212,7 @@ impl Transport {
     fn say_goodbye(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.session.close();
-            // The peer sees the connection end anyhow.
+            // The peer sees the connection end in any case.
             let _ = flush(tls, &mut self.socket);
         }
     }

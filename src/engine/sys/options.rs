@@ -1,4 +1,4 @@
-//! Options of sockets.
+//! Socket options.
 
 use std::io;
 use std::mem::size_of;
@@ -6,10 +6,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_void};
 
-/// Sets a socket option whose value is an integer.
+/// Sets an integer socket option.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the value is a live integer and its true size is given.
     let r = unsafe {
@@ -24,10 +24,10 @@ pub fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_in
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets a socket option whose value is a string of bytes.
+/// Sets a socket option whose value is a byte string.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
     // SAFETY: the value is a live slice and its true length is given; the kernel copies it.
     let r = unsafe {
@@ -42,10 +42,10 @@ pub fn set_bytes(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Reads a socket option whose value is a string of as many bytes.
+/// Reads a socket option whose value is a byte string of that length.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 #[cfg(test)]
 pub fn bytes_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<()> {
     let mut length = u32::try_from(value.len()).unwrap_or(u32::MAX);
@@ -62,10 +62,10 @@ pub fn bytes_of(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut [
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets a classic BPF program choose the socket of a REUSEPORT group.
+/// Installs a classic BPF program that chooses the socket of a REUSEPORT group.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn set_reuseport_program(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the kernel copies `len` instructions during the call; both outlive it.

@@ -1,30 +1,30 @@
-//! What the control plane needs of the system that cannot be had without `unsafe`: sockets that were
-//! passed to us, signals that are ignored, the end of the process, and a Lua state with `ffi`.
+//! What the control plane needs of the system and only `unsafe` offers: inherited sockets, ignored
+//! signals, exit handlers, and a Lua state with `ffi`.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-/// Takes over a socket that the process was started with.
+/// Takes over an inherited socket.
 ///
 /// # Errors
-/// When the descriptor is below 3, is not open or is no socket.
+/// Fails when the descriptor is below 3, not open, or no socket.
 pub fn inherited_socket(descriptor: i32) -> io::Result<socket2::Socket> {
     if descriptor < 3 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: only borrowed to be asked whether it is open and a socket; nothing is closed here,
-    // and a closed descriptor makes the call fail with EBADF.
+    // SAFETY: only borrowed to ask whether it is open and a socket; nothing is closed here, and a
+    // closed descriptor makes the call fail with EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     nix::sys::socket::getsockopt(&borrowed, nix::sys::socket::sockopt::SockType)?;
     nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    // SAFETY: it is open, and was passed to this process by its parent for it alone to own; the
-    // caller asks once per descriptor, before it opens any of its own.
+    // SAFETY: it is open, and the parent passed it to this process as its only owner; the caller
+    // asks once per descriptor, before it opens any of its own.
     Ok(unsafe { socket2::Socket::from_raw_fd(descriptor) })
 }
 
-/// A Lua state with LuaJIT's `ffi`, which configurations rely on.
+/// Creates a Lua state with LuaJIT's `ffi`, which configurations rely on.
 #[must_use]
 pub fn lua_with_ffi() -> mlua::Lua {
     // SAFETY: with `ffi` a script can call any C function. The script is the operator's own
@@ -33,26 +33,27 @@ pub fn lua_with_ffi() -> mlua::Lua {
     unsafe { mlua::Lua::unsafe_new() }
 }
 
-/// Whether the process may make memory executable that it has written to, and writable again.
+/// Returns whether the process may make memory executable that it has written to, and writable
+/// again.
 #[must_use]
 pub fn can_make_code() -> bool {
     const SIZE: usize = 4096;
-    // SAFETY: a page of our own, which nothing runs or refers to, and which is given back.
+    // SAFETY: a page of our own, which nothing runs or refers to, and which is unmapped at the end.
     unsafe {
         let (write, run) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let stats = libc::mmap(std::ptr::null_mut(), SIZE, write, flags, -1, 0);
-        if stats == libc::MAP_FAILED {
+        let page = libc::mmap(std::ptr::null_mut(), SIZE, write, flags, -1, 0);
+        if page == libc::MAP_FAILED {
             return false;
         }
-        stats.cast::<u8>().write(0xc3);
-        let can = libc::mprotect(stats, SIZE, run) == 0 && libc::mprotect(stats, SIZE, write) == 0;
-        libc::munmap(stats, SIZE);
+        page.cast::<u8>().write(0xc3);
+        let can = libc::mprotect(page, SIZE, run) == 0 && libc::mprotect(page, SIZE, write) == 0;
+        libc::munmap(page, SIZE);
         can
     }
 }
 
-/// Where a thread's stack is.
+/// The bounds of a thread's stack.
 #[derive(Clone, Copy, Debug)]
 pub struct StackBounds {
     low: usize,
@@ -60,12 +61,12 @@ pub struct StackBounds {
 }
 
 impl StackBounds {
-    /// Those of the calling thread.
+    /// Returns those of the calling thread.
     #[must_use]
     pub fn of_this_thread() -> Self {
         let (mut low, mut size) = (std::ptr::null_mut(), 0);
-        // SAFETY: a plain C structure that the first call fills and the last one frees; the thread is
-        // this one, which runs.
+        // SAFETY: a plain C structure that the first call fills and the last one frees; the thread
+        // is the calling one.
         unsafe {
             let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
             if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) == 0 {
@@ -76,7 +77,7 @@ impl StackBounds {
         Self { low: low.addr(), size }
     }
 
-    /// Whether more than seven eighths of it are free. Asked within that thread.
+    /// Returns whether more than seven eighths are free. Must be called on that thread.
     #[must_use]
     pub fn is_mostly_left(self) -> bool {
         let here = 0_u8;
@@ -84,12 +85,12 @@ impl StackBounds {
     }
 }
 
-/// Ignores what would end or stop the process for a write that fails: SIGPIPE (nobody reads), SIGXFSZ
-/// (a limit of the file's size) and SIGTTOU (a terminal that is another process group's). The write
-/// then says so itself, or is done.
+/// Ignores the signals that would kill or stop the process for a failed write: SIGPIPE (no reader),
+/// SIGXFSZ (file size limit) and SIGTTOU (another process group's terminal). The write then returns
+/// the error, or succeeds.
 ///
 /// # Errors
-/// What the operating system says.
+/// The operating system's.
 pub fn ignore_signals() -> io::Result<()> {
     for number in [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU] {
         // SAFETY: no handler is installed, so nothing of ours runs when one comes.
@@ -98,10 +99,10 @@ pub fn ignore_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Has `call` run when the process ends by `exit`, whoever calls it: this program, or a script. A call
-/// for which there is no room is left out.
+/// Registers `call` to run when the process exits, whether by this program or by a script. A call
+/// beyond the system's limit is not registered.
 pub fn at_exit(call: extern "C" fn()) {
-    // SAFETY: it is a function for C without arguments, which is what is called; it lives as long as
-    // the program does, and a panic in it aborts instead of unwinding into C.
+    // SAFETY: the function takes no arguments and has C linkage, as atexit(3) expects; it lives as
+    // long as the program, and a panic in it aborts rather than unwind into C.
     let _ = unsafe { libc::atexit(call) };
 }

@@ -1,8 +1,8 @@
-//! The three system calls of a turn, without the C library's functions around them.
+//! The three system calls of a turn, without the wrappers of the C library.
 //!
-//! Those are points of cancellation: where a process has several threads, glibc (2.36) sets and
-//! clears a mark on the thread around each call. That is some thirty instructions, two of them
-//! locked, and at low rates each packet has three calls of its own. Nobody cancels a shard's thread.
+//! The wrappers are cancellation points: in a process with several threads, glibc (2.36) sets and
+//! clears a flag of the thread around each call. That is some thirty instructions, two of them
+//! locked, and at low rates each packet has three calls of its own. Nothing cancels a shard's thread.
 
 #![allow(unsafe_code)]
 
@@ -14,15 +14,15 @@ use libc::{c_int, c_long, mmsghdr, timespec};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 
-/// The number of what a system call did, or its error.
+/// Converts the result of a system call into a count, or its error.
 fn number(n: c_long) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// `recvmmsg` without waiting: how many datagrams came.
+/// Calls `recvmmsg` without blocking; returns the number of datagrams.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the system call.
 ///
 /// # Safety
 /// As recvmmsg(2): what `headers` point to, vectors, names and control buffers, is writable and as
@@ -30,7 +30,7 @@ fn number(n: c_long) -> io::Result<usize> {
 pub(super) unsafe fn receive(socket: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
     let (socket, count) = (c_long::from(socket.as_raw_fd()), headers.len() as c_long);
     let flags = c_long::from(libc::MSG_DONTWAIT);
-    // SAFETY: the headers are a slice of so many, and of what they point to the caller vouches.
+    // SAFETY: the slice has `count` headers, and the caller guarantees what they point to.
     // JUSTIFICATION: one system call a batch; one a packet costs 2 to 5 % more CPU.
     number(unsafe {
         let none = ptr::null_mut::<timespec>();
@@ -38,10 +38,10 @@ pub(super) unsafe fn receive(socket: BorrowedFd<'_>, headers: &mut [mmsghdr]) ->
     })
 }
 
-/// `sendmmsg` without waiting: how many messages were sent.
+/// Calls `sendmmsg` without blocking; returns the number of messages sent.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the system call.
 ///
 /// # Safety
 /// As sendmmsg(2): what `headers` point to, vectors, names and control buffers, is readable and as
@@ -49,20 +49,20 @@ pub(super) unsafe fn receive(socket: BorrowedFd<'_>, headers: &mut [mmsghdr]) ->
 pub(super) unsafe fn send(socket: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
     let (socket, count) = (c_long::from(socket.as_raw_fd()), headers.len() as c_long);
     let flags = c_long::from(libc::MSG_DONTWAIT);
-    // SAFETY: the headers are a slice of so many, and of what they point to the caller vouches.
+    // SAFETY: the slice has `count` headers, and the caller guarantees what they point to.
     // JUSTIFICATION: as for recvmmsg, and UDP_SEGMENT saves another 14 to 23 %.
     number(unsafe { libc::syscall(libc::SYS_sendmmsg, socket, headers.as_mut_ptr(), count, flags) })
 }
 
-/// `epoll_pwait` with the signals that are blocked anyhow: how many events there are.
+/// Calls `epoll_pwait` with the signal mask unchanged; returns the number of events.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the system call.
 pub fn wait(epoll: &Epoll, events: &mut [EpollEvent], timeout: EpollTimeout) -> nix::Result<usize> {
     let (set, count) = (c_long::from(epoll.0.as_fd().as_raw_fd()), events.len() as c_long);
     let timeout = c_long::from(c_int::from(timeout));
-    // SAFETY: nix's event is the kernel's (`repr(transparent)`), and the slice has so many. Without
-    // a mask of signals its size is not looked at.
+    // SAFETY: nix's event has the kernel's layout (`repr(transparent)`), and the slice has `count`.
+    // Without a signal mask its size is ignored.
     // JUSTIFICATION: see above.
     let n = unsafe {
         let none = ptr::null::<libc::sigset_t>();

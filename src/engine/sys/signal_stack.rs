@@ -3,12 +3,12 @@
 use std::ptr;
 
 /// Bytes. The standard library gives a thread 8 kB, of which one handler takes up to 3.6 kB with
-/// AVX-512 and 11 kB with AMX. As many may interrupt each other as there are handlers: five of the
-/// control plane's, the tick of running Lua, and the one for faults.
+/// AVX-512 and 11 kB with AMX. All handlers may nest: five of the control plane's, the timer of
+/// running Lua, and the one for faults.
 const BYTES: usize = 128 << 10;
 
-/// Replaces the calling thread's stack for signal handlers while it lives; not to be sent to another
-/// thread.
+/// A larger alternate stack for the signal handlers of the calling thread, while it lives. It must
+/// stay on that thread.
 #[derive(Debug)]
 pub struct SignalStack {
     memory: Box<[u8]>,
@@ -16,14 +16,13 @@ pub struct SignalStack {
 }
 
 impl SignalStack {
-    /// For the calling thread. Where the system refuses, the thread keeps the one that it has.
+    /// Installs it. Where the system refuses, the thread keeps its own.
     #[must_use]
     pub fn enlarge() -> Self {
         let mut memory = vec![0; BYTES].into_boxed_slice();
         let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: BYTES };
         let mut before = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
-        // SAFETY: the memory is ours and stays where it is until this is dropped, which takes it away
-        // from the thread first.
+        // SAFETY: the memory is ours and does not move until `drop`, which first uninstalls it.
         unsafe { libc::sigaltstack(&raw const stack, &raw mut before) };
         Self { memory, before }
     }
@@ -31,9 +30,9 @@ impl SignalStack {
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
-        debug_assert_eq!(self.memory.len(), BYTES, "the stack is there until here");
-        // SAFETY: what the thread had before is still there: its owner, the standard library, frees it
-        // at the thread's end. No handler runs on ours, for this is no handler.
+        debug_assert_eq!(self.memory.len(), BYTES, "the stack is still installed");
+        // SAFETY: the previous stack still exists: its owner, the standard library, frees it when
+        // the thread ends. No handler runs on ours, because this code is no handler.
         unsafe { libc::sigaltstack(&raw const self.before, ptr::null_mut()) };
     }
 }

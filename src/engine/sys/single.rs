@@ -1,4 +1,4 @@
-//! One datagram from an address of its own.
+//! One datagram with an explicit source address.
 
 use std::io;
 use std::mem::zeroed;
@@ -9,11 +9,11 @@ use libc::{iovec, msghdr, sockaddr_in6};
 use crate::base::addr::Endpoint;
 use crate::engine::sys::{CONTROL, Control, Local, write_name, write_pktinfo};
 
-/// Sends one datagram by a socket that is not connected, from an address that need not be ours if
-/// the socket is transparent.
+/// Sends one datagram by an unconnected socket. If the socket is transparent, the source address
+/// need not be ours.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 pub fn send_from(
     socket: BorrowedFd<'_>,
     bytes: &[u8],

@@ -1,4 +1,4 @@
-//! What rules do to queries, answers of our own apart: dnsdist's actions as Lua sees them.
+//! dnsdist's actions on queries as Lua functions, except answers of our own.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use crate::stats::log_queue::LogTarget;
 
 /// The longest TTL (RFC 2181, 8).
 pub(crate) const TTL_MAX: u32 = i32::MAX as u32;
-/// Bytes of an EDNS option, at most: a query with it must still fit into a datagram.
+/// Longest EDNS option, bytes: a query with it must still fit into a datagram.
 const OPTION_BYTES: usize = 1024;
 
-/// Makes an action of its arguments.
+/// Creates an action from its arguments.
 pub(crate) type Make<T> = fn(&mut Call<'_>, Arguments<'_>) -> Result<T, Fault>;
 
-/// Each action with the most arguments it takes.
+/// Each action with its most arguments.
 const MAKERS: [(&str, usize, Make<Action>); 28] = [
     ("AllowAction", 0, |_, _| Ok(Action::Allow)),
     ("DropAction", 0, |_, _| Ok(Action::Drop)),
@@ -69,7 +69,7 @@ const MAKERS: [(&str, usize, Make<Action>); 28] = [
     ("SetAdditionalProxyProtocolValueAction", 2, |_, a| {
         let kind = a.byte(0, "the type", u8::MAX)?;
         let value = a.bytes(1, "the value")?;
-        proxy_room("the value", a.at(1), value.len())?;
+        check_proxy_bytes("the value", a.at(1), value.len())?;
         Ok(Action::AddProxyValue(kind, value.into()))
     }),
     ("SetNoRecurseAction", 0, |_, _| Ok(Action::SetNoRecurse)),
@@ -110,23 +110,23 @@ pub(crate) fn define_one<T: 'static>(
     context.define(lua, name, move |call, values| {
         let arguments = Arguments(values);
         let made = arguments.at_most(most).and_then(|()| make(call, arguments));
-        let made = made.map(|made| Done { name, action: action(made) });
+        let made = made.map(|made| ActionObject { name, action: action(made) });
         stand_in(call, made)
     })
 }
 
-/// Bytes of the values of a PROXY header that rules set, at most: a query with them must still fit
-/// into a datagram.
+/// Most bytes of PROXY header values set by rules: a query with them must still fit into a
+/// datagram.
 const PROXY_BYTES: usize = 1024;
 
-fn proxy_room(what: &str, v: &Value, bytes: usize) -> Result<(), Fault> {
+fn check_proxy_bytes(what: &str, v: &Value, bytes: usize) -> Result<(), Fault> {
     if bytes <= PROXY_BYTES {
         return Ok(());
     }
     Err(wrong(what, v, format!("at most {PROXY_BYTES} bytes in all")))
 }
 
-/// Values of a PROXY header by type, as `{[42]="text"}`, in the order of the types.
+/// Reads values of a PROXY header by type, as `{[42]="text"}`, in the order of the types.
 fn proxy_values(a: Arguments<'_>) -> Result<Arc<[ProxyValue]>, Fault> {
     const VALUES: &str = "a table of values by type, as {[42]=\"text\"}";
     let table = a.at(0).as_table().ok_or_else(|| wrong("", a.at(0), VALUES))?;
@@ -137,32 +137,32 @@ fn proxy_values(a: Arguments<'_>) -> Result<Arc<[ProxyValue]>, Fault> {
         values.push((kind, bytes(&format!("the value of type {kind}"), &value)?.into_boxed_slice()));
     }
     values.sort_by_key(|(kind, _)| *kind);
-    proxy_room("", a.at(0), values.iter().map(|(_, v)| v.len()).sum())?;
+    check_proxy_bytes("", a.at(0), values.iter().map(|(_, v)| v.len()).sum())?;
     Ok(values.into())
 }
 
-/// An action as Lua sees it.
+/// An action as a Lua object.
 #[derive(Clone, Debug)]
-pub(crate) struct Done {
+pub(crate) struct ActionObject {
     /// Its constructor.
     pub(crate) name: &'static str,
     /// What it does.
     pub(crate) action: RuleAction,
 }
 
-impl UserData for Done {
+impl UserData for ActionObject {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_method("getStats", |lua, _, ()| lua.create_table());
-        // Log files are opened by the shards' side, and anew at each reload of the configuration.
+        // Log files are opened by the control plane, and again at each reload.
         methods.add_method("reload", |_, _, ()| Ok(()));
-        methods.add_method("toString", |_, done, ()| Ok(done.action.text()));
-        methods.add_meta_method(MetaMethod::ToString, |_, done, ()| Ok(done.action.text()));
+        methods.add_method("toString", |_, object, ()| Ok(object.action.text()));
+        methods.add_meta_method(MetaMethod::ToString, |_, object, ()| Ok(object.action.text()));
     }
 }
 
-/// The action in a value, of the kind that its place wants.
+/// Reads an action of the kind that the caller expects.
 pub(crate) fn action(what: &str, value: &Value, responses: bool) -> Result<RuleAction, Fault> {
-    // The error of what is missing, or wrong, stands already.
+    // A missing or invalid action was reported already.
     if is_inert(value) {
         let stand_in = crate::rules::action::ResponseAction::None;
         return Ok(if responses { RuleAction::Response(stand_in) } else { RuleAction::Query(Action::None) });
@@ -172,32 +172,32 @@ pub(crate) fn action(what: &str, value: &Value, responses: bool) -> Result<RuleA
     } else {
         ("an action, as DropAction()", ACTIONS)
     };
-    let done = value.as_userdata().and_then(|u| u.borrow::<Done>().ok().map(|d| (*d).clone()));
-    let Some(done) = done else { return Err(wrong(what, value, expected)) };
-    if matches!(done.action, RuleAction::Response(_)) == responses {
-        return Ok(done.action);
+    let object = value.as_userdata().and_then(|u| u.borrow::<ActionObject>().ok().map(|d| (*d).clone()));
+    let Some(object) = object else { return Err(wrong(what, value, expected)) };
+    if matches!(object.action, RuleAction::Response(_)) == responses {
+        return Ok(object.action);
     }
-    let stem = done.name.trim_end_matches("Action").trim_end_matches("Response");
+    let stem = object.name.trim_end_matches("Action").trim_end_matches("Response");
     let near = format!("{stem}{}", if responses { "ResponseAction" } else { "Action" });
     let known = table.iter().any(|e| e.name == near);
     let (has, hint) = (
         if responses { "for queries" } else { "for answers" },
         if known { format!("{near}()") } else { expected.to_owned() },
     );
-    Err(Fault::Conflict { wrong: format!("{}() is an action {has}", done.name), expected: hint })
+    Err(Fault::Conflict { wrong: format!("{}() is an action {has}", object.name), expected: hint })
 }
 
-/// Milliseconds, the first argument.
+/// Reads milliseconds, the first argument.
 pub(crate) fn delay(a: Arguments<'_>) -> Result<TickDelta, Fault> {
     a.whole(0, "", DELAY_MS_MAX).map(|ms| TickDelta::from_ms(ms.into()))
 }
 
-/// A tag's name and value.
+/// Reads a tag's name and value.
 pub(crate) fn tag(a: Arguments<'_>) -> Result<(Arc<str>, Arc<str>), Fault> {
     Ok((tag_name(a)?.into(), tag_part("the value", a.at(1))?.into()))
 }
 
-/// An EDNS option's code and content.
+/// Reads an EDNS option's code and data.
 pub(crate) fn option(a: Arguments<'_>) -> Result<(u16, Arc<[u8]>), Fault> {
     let (code, data) = (a.word(0, "the code")?, a.bytes(1, "the data")?);
     if data.len() > OPTION_BYTES {
@@ -206,7 +206,7 @@ pub(crate) fn option(a: Arguments<'_>) -> Result<(u16, Arc<[u8]>), Fault> {
     Ok((code, data.into()))
 }
 
-/// An Extended DNS Error.
+/// Reads an Extended DNS Error.
 pub(crate) fn error(a: Arguments<'_>) -> Result<Arc<ExtendedError>, Fault> {
     /// What fits beside any question into the smallest datagram.
     const TEXT_BYTES: usize = 200;
@@ -220,7 +220,7 @@ pub(crate) fn error(a: Arguments<'_>) -> Result<Arc<ExtendedError>, Fault> {
     Ok(Arc::new(ExtendedError { code: a.word(0, "the code")?, text }))
 }
 
-/// The target of a log action; the switches begin at `from`.
+/// Reads the target of a log action; the switches begin at argument `from`.
 pub(crate) fn log(a: Arguments<'_>, binary: bool, from: usize) -> Result<LogTarget, Fault> {
     let path = a.given(0).map_or(Ok(String::new()), |_| a.text(0, "the path", "the path of a file"))?;
     if path.contains('\0') {
@@ -272,7 +272,7 @@ fn lua_action(call: &mut Call<'_>, a: Arguments<'_>, interface: Interface) -> Re
     functions::record(call, FunctionKind::Action, interface, "", a.at(0)).map(Action::Lua)
 }
 
-/// A whole number of seconds that need not be given.
+/// Reads an optional whole number of seconds.
 pub(crate) fn ttl(what: &str, value: &Value) -> Result<u32, Fault> {
     whole(what, value, 0, TTL_MAX)
 }

@@ -1,4 +1,4 @@
-//! Answers of our own: response codes, negative answers, the spoofing actions, SVCB parameters.
+//! Actions that answer queries: response codes, negative answers, spoofing, SVCB parameters.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::rules::action::{Action, Addresses, NegativeSoa, RawRecords};
 use crate::wire::answer::Flags;
 use crate::wire::svc::{SvcParams, SvcRecord};
 
-/// Bytes of the contents of all records of an answer, at most: it must fit into a datagram.
+/// Most bytes of an answer's records: it must fit into a datagram.
 const CONTENTS_BYTES: usize = 3_500;
-/// Bytes of a whole message: the most that is sent over UDP.
+/// Longest message, bytes: the most that is sent over UDP.
 const MESSAGE_BYTES: usize = 4_096;
 
-/// Each action with the most arguments it takes.
+/// Each action with its most arguments.
 pub(crate) const MAKERS: [(&str, usize, Make<Action>); 9] = [
     ("RCodeAction", 2, |_, a| {
         let code = a.byte(0, "the code", 15)?;
@@ -66,14 +66,14 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
-/// An option besides those of every answer; false when it is unknown.
+/// Reads an option besides those of every answer; false when it is unknown.
 type Other<'f> = dyn FnMut(&str, &Value) -> Result<bool, Fault> + 'f;
 
 fn no_more(_: &str, _: &Value) -> Result<bool, Fault> {
     Ok(false)
 }
 
-/// Reads `{aa=, ad=, ra=}` and, where it is among the `further` options, `ttl=`.
+/// Reads `{aa=, ad=, ra=}` and, if it is among the `further` options, `ttl=`.
 fn flags(value: Option<&Value>, further: &[&str], other: &mut Other<'_>) -> Result<Flags, Fault> {
     let mut flags = Flags::default();
     let Some(value) = value else { return Ok(flags) };
@@ -172,7 +172,7 @@ fn raw(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     Ok(Action::SpoofRaw(Arc::new(RawRecords { rdata, type_for_any }), flags))
 }
 
-/// What `newSVCRecordParameters` gives.
+/// The result of `newSVCRecordParameters`.
 #[derive(Clone, Debug)]
 struct Parameters(SvcRecord);
 
@@ -198,7 +198,7 @@ fn services(value: &Value) -> Result<Vec<SvcRecord>, Fault> {
     Ok(records)
 }
 
-/// SvcParamKeys that have a name (RFC 9460, 14.3.2), and dnsdist's names.
+/// SvcParamKeys with a name (RFC 9460, 14.3.2), and dnsdist's names.
 const KEYS: [(&str, u16); 8] = [
     ("mandatory", 0),
     ("alpn", 1),
@@ -222,11 +222,11 @@ fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
             parameter(&name, key(&name)?, &v, &mut params)?;
         }
     }
-    // Each is looked for among all others below.
+    // Each is searched among all others below.
     fitting(2 * params.mandatory.len() + 4 * params.others.len())?;
     if let Some(key) = params.mandatory.iter().find(|key| !is_given(&params, **key)) {
         let wrong = format!("key {key} is mandatory and not given");
-        return Err(Fault::Conflict { wrong, expected: "only keys that are there (RFC 9460, 8)".to_owned() });
+        return Err(Fault::Conflict { wrong, expected: "only keys that are given (RFC 9460, 8)".to_owned() });
     }
     SvcRecord::new(priority, target, &params).map_err(|e| Fault::Conflict {
         wrong: e.to_owned(),
@@ -236,7 +236,7 @@ fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
 
 fn is_given(params: &SvcParams, key: u16) -> bool {
     match key {
-        // That the key mandatory is not mandatory itself is for the encoder to say.
+        // The encoder checks that the key mandatory is not mandatory itself.
         0 => true,
         1 => !params.alpn.is_empty(),
         2 => params.no_default_alpn,
@@ -248,7 +248,7 @@ fn is_given(params: &SvcParams, key: u16) -> bool {
     }
 }
 
-/// The longer form of dnsdist: mandatory, alpns, noDefaultAlpn, port, ech, hints, further keys.
+/// Reads dnsdist's longer form: mandatory, alpns, noDefaultAlpn, port, ech, hints, further keys.
 fn positional(a: Arguments<'_>, params: &mut SvcParams) -> Result<(), Fault> {
     for (at, name, key) in [
         (2, "mandatory", 0),

@@ -1,4 +1,4 @@
-//! Reads arguments: Lua values to ours, each error saying what was there and what was expected.
+//! Converts Lua values to Rust; each error says what was given and what was expected.
 
 use mlua::{Function, Table, Value};
 
@@ -6,7 +6,7 @@ use crate::base::time::TickDelta;
 use crate::config::error::Fault;
 use crate::config::value;
 
-/// A value as the operator wrote it, for messages; long strings are cut.
+/// Formats a value for messages; long strings are truncated.
 pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Nil => "nil".to_owned(),
@@ -23,15 +23,15 @@ pub(crate) fn shown(value: &Value) -> String {
     }
 }
 
-/// A wrong value of `what`.
+/// Creates the error of an invalid value of `what`.
 pub(crate) fn wrong(what: &str, value: &Value, expected: impl std::fmt::Display) -> Fault {
     Fault::value(what, shown(value), expected)
 }
 
-/// A number; a string that reads as one will do, as everywhere in Lua.
+/// Reads a number; like Lua, accepts a numeric string.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
-        // Configuration numbers beyond 2^53 have no meaning anywhere.
+        // Configuration numbers beyond 2^53 are meaningless.
         #[allow(clippy::cast_precision_loss)]
         Value::Integer(n) => Some(*n as f64),
         Value::Number(x) => Some(*x),
@@ -40,7 +40,7 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// A whole number from `min` to `max`.
+/// Reads a whole number from `min` to `max`.
 pub(crate) fn whole(what: &str, value: &Value, min: u32, max: u32) -> Result<u32, Fault> {
     let n = number(value).filter(|x| x.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(x));
     // The filter bounds the cast.
@@ -48,7 +48,7 @@ pub(crate) fn whole(what: &str, value: &Value, min: u32, max: u32) -> Result<u32
     n.map(|x| x as u32).ok_or_else(|| wrong(what, value, format!("a whole number from {min} to {max}")))
 }
 
-/// A whole number, also negative.
+/// Reads a whole number, possibly negative.
 pub(crate) fn signed(what: &str, value: &Value) -> Result<i32, Fault> {
     let range = f64::from(i32::MIN)..=f64::from(i32::MAX);
     let n = number(value).filter(|x| x.fract() == 0.0 && range.contains(x));
@@ -58,13 +58,13 @@ pub(crate) fn signed(what: &str, value: &Value) -> Result<i32, Fault> {
         .ok_or_else(|| wrong(what, value, format!("a whole number from {} to {}", i32::MIN, i32::MAX)))
 }
 
-/// A number from `min` to `max`, with a fraction if need be.
+/// Reads a number from `min` to `max`, possibly with a fraction.
 pub(crate) fn fraction(what: &str, value: &Value, min: f64, max: f64) -> Result<f64, Fault> {
     let n = number(value).filter(|x| (min..=max).contains(x));
     n.ok_or_else(|| wrong(what, value, format!("a number from {min} to {max}")))
 }
 
-/// Percent, as parts per million.
+/// Reads percent, as parts per million.
 pub(crate) fn percent(what: &str, value: &Value) -> Result<u32, Fault> {
     let n = number(value).filter(|x| (0.0..=100.0).contains(x));
     // The filter bounds the cast.
@@ -73,7 +73,7 @@ pub(crate) fn percent(what: &str, value: &Value) -> Result<u32, Fault> {
         .ok_or_else(|| wrong(what, value, "a number of percent from 0 to 100"))
 }
 
-/// A span of time from `min_ms` to `max_ms`: a number of `unit_ms`, or a string with its unit.
+/// Reads a span of time from `min_ms` to `max_ms`: a number of `unit_ms`, or a string with a unit.
 pub(crate) fn span(
     what: &str,
     value: &Value,
@@ -101,18 +101,18 @@ pub(crate) fn span(
     written.filter(|s| bounds.contains(s)).ok_or_else(|| wrong(what, value, expected()))
 }
 
-/// true or false.
+/// Reads true or false.
 pub(crate) fn switch(what: &str, value: &Value) -> Result<bool, Fault> {
     value.as_boolean().ok_or_else(|| wrong(what, value, "true or false"))
 }
 
-/// A string of UTF-8.
+/// Reads a UTF-8 string.
 pub(crate) fn text(what: &str, value: &Value, expected: &str) -> Result<String, Fault> {
     let string = value.as_string().and_then(|s| s.to_str().ok().map(|s| s.to_owned()));
     string.ok_or_else(|| wrong(what, value, expected))
 }
 
-/// A string that `read` makes something of.
+/// Reads a string with a parser.
 pub(crate) fn parsed<T>(
     what: &str,
     value: &Value,
@@ -122,7 +122,7 @@ pub(crate) fn parsed<T>(
     read(&text(what, value, expected)?).map_err(|e| wrong(what, value, e))
 }
 
-/// A string or a list of strings.
+/// Reads a string or a list of strings.
 pub(crate) fn texts(what: &str, value: &Value, expected: &str) -> Result<Vec<String>, Fault> {
     let Value::Table(list) = value else {
         return Ok(vec![text(what, value, expected)?]);
@@ -130,14 +130,13 @@ pub(crate) fn texts(what: &str, value: &Value, expected: &str) -> Result<Vec<Str
     list.sequence_values::<Value>().map(|item| text(what, &item?, expected)).collect()
 }
 
-/// A function.
+/// Reads a function.
 pub(crate) fn function(what: &str, value: &Value) -> Result<Function, Fault> {
     value.as_function().cloned().ok_or_else(|| wrong(what, value, "a function"))
 }
 
-/// The named entries of a table in the order of their names, so that errors come in the same
-/// order at each run; an entry without a name is an error. Their values are held all at once, so
-/// they are bounded.
+/// Reads the named entries of a table, sorted by name, so that errors come in a stable order; an
+/// entry without a name is an error. All values are held at once, so their number is bounded.
 pub(crate) fn named(what: &str, value: &Value) -> Result<Vec<(String, Value)>, Fault> {
     /// More than any function has.
     const ENTRIES_MAX: usize = 256;

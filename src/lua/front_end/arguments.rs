@@ -1,21 +1,21 @@
-//! The arguments of one call, by their place.
+//! The arguments of one call, by position.
 
 use mlua::{TableSequence, Value};
 
 use crate::config::error::Fault;
 use crate::lua::front_end::argument;
 
-/// The arguments of a call; what was not given is nil.
+/// The arguments of a call; missing ones are nil.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments<'a>(pub(crate) &'a [Value]);
 
 impl<'a> Arguments<'a> {
-    /// An argument, from 0.
+    /// Returns an argument, from 0.
     pub(crate) fn at(&self, n: usize) -> &'a Value {
         self.0.get(n).unwrap_or(&Value::Nil)
     }
 
-    /// An argument that need not be given.
+    /// Returns an optional argument.
     pub(crate) fn given(&self, n: usize) -> Option<&'a Value> {
         self.0.get(n).filter(|v| !v.is_nil())
     }
@@ -29,61 +29,61 @@ impl<'a> Arguments<'a> {
         Err(Fault::Conflict { wrong: format!("called with {} arguments", self.0.len()), expected })
     }
 
-    /// A whole number.
+    /// Reads a whole number.
     pub(crate) fn whole(&self, n: usize, what: &str, max: u32) -> Result<u32, Fault> {
         argument::whole(what, self.at(n), 0, max)
     }
 
-    /// A whole number that need not be given.
+    /// Reads an optional whole number.
     pub(crate) fn whole_or(&self, n: usize, what: &str, default: u32, max: u32) -> Result<u32, Fault> {
         self.given(n).map_or(Ok(default), |v| argument::whole(what, v, 0, max))
     }
 
-    /// A whole number of sixteen bits.
+    /// Reads a sixteen-bit number.
     pub(crate) fn word(&self, n: usize, what: &str) -> Result<u16, Fault> {
         // The range bounds it.
         self.whole(n, what, u16::MAX.into()).map(|n| u16::try_from(n).unwrap_or(u16::MAX))
     }
 
-    /// A whole number of eight bits, at most `max`.
+    /// Reads an optional eight-bit number, at most `max`.
     pub(crate) fn byte_or(&self, n: usize, what: &str, default: u8, max: u8) -> Result<u8, Fault> {
         let whole = self.whole_or(n, what, default.into(), max.into());
         whole.map(|n| u8::try_from(n).unwrap_or(max))
     }
 
-    /// A whole number of eight bits, at most `max`.
+    /// Reads an eight-bit number, at most `max`.
     pub(crate) fn byte(&self, n: usize, what: &str, max: u8) -> Result<u8, Fault> {
         self.whole(n, what, max.into()).map(|n| u8::try_from(n).unwrap_or(max))
     }
 
-    /// true or false; the default when it was not given.
+    /// Reads an optional switch.
     pub(crate) fn switch_or(&self, n: usize, what: &str, default: bool) -> Result<bool, Fault> {
         self.given(n).map_or(Ok(default), |v| argument::switch(what, v))
     }
 
-    /// A string of UTF-8.
+    /// Reads a UTF-8 string.
     pub(crate) fn text(&self, n: usize, what: &str, expected: &str) -> Result<String, Fault> {
         argument::text(what, self.at(n), expected)
     }
 
-    /// A string of any bytes.
+    /// Reads a byte string.
     pub(crate) fn bytes(&self, n: usize, what: &str) -> Result<Vec<u8>, Fault> {
         bytes(what, self.at(n))
     }
 }
 
-/// A string of any bytes.
+/// Reads a byte string.
 pub(crate) fn bytes(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
     let bytes = value.as_string().map(|s| s.as_bytes().to_vec());
     bytes.ok_or_else(|| argument::wrong(what, value, "a string of bytes"))
 }
 
-/// The items of a list, one by one; a single value is a list of itself.
+/// The items of a list, one by one; a single value counts as a list of one.
 ///
-/// Whoever reads them keeps what he makes of an item, never the item: each [`Value`] that is held
-/// takes a slot of a Lua stack that has some 8,000, and the Lua library panics without one.
+/// Callers must not keep the items: each [`Value`] held by Rust takes a slot of a Lua stack of some
+/// 8,000, and the Lua library panics when it is full.
 pub(crate) enum Items<'v> {
-    /// What is no list.
+    /// A single value.
     One(Option<Value>),
     /// A list.
     List(TableSequence<'v, Value>),
@@ -100,7 +100,7 @@ impl Iterator for Items<'_> {
     }
 }
 
-/// Begins to read the items of a list.
+/// Reads the items of a list.
 pub(crate) fn items(value: &Value) -> Result<Items<'_>, Fault> {
     let Value::Table(list) = value else { return Ok(Items::One(Some(value.clone()))) };
     // A table of names and values is no list.

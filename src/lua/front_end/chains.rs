@@ -1,4 +1,4 @@
-//! Rules in their chains: what adds, removes, moves, replaces and shows them, and groups.
+//! Rules in their chains: functions that add, remove, move, replace and show them, and groups.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use mlua::{Function, Lua, UserData, UserDataMethods, Value};
 use crate::config::error::Fault;
 use crate::config::functions::{CHAINS, ChainFunctions};
 use crate::config::ruleset::{ChainKey, DraftRule, RuleAction, parse_uuid, uuid_text};
-use crate::lua::front_end::actions::{Done, action};
+use crate::lua::front_end::actions::{ActionObject, action};
 use crate::lua::front_end::argument::{named, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context, bounded};
@@ -15,14 +15,14 @@ use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::selectors::{Rule, rule, stand_in};
 use crate::rules::text as rule_text;
 
-/// What names a rule.
-const SELECTOR: &str = "the number, name or UUID of a rule that is there";
-/// Bytes of the name of a rule or a group.
+/// What identifies a rule.
+const SELECTOR: &str = "the number, name or UUID of a rule";
+/// Longest name of a rule or a group, bytes.
 const NAME_BYTES: usize = 255;
-/// The widest column of selectors in a list of rules; longer ones stand out of it. Of a rule with a
-/// list, every line would be as long otherwise.
+/// Widest column of selectors in a list of rules; longer ones exceed it, or a rule with a list
+/// would widen every line.
 const MATCHER_CHARS: usize = 120;
-/// Rules that the top functions give unless told.
+/// Default number of rules of the top functions.
 const TOP: u32 = 10;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
@@ -40,7 +40,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "newRuleAction", move |call, values| {
         let made = Arguments(values).at_most(3).and_then(|()| {
             let rule = new_rule(call, Arguments(values), None)?;
-            Ok(Paired { context: own.clone(), rule })
+            Ok(RuleObject { context: own.clone(), rule })
         });
         stand_in(call, made)
     })?;
@@ -51,7 +51,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (set, clear, key) in groups {
         context.define(lua, set, move |call, values| {
             let group = group(Arguments(values))?;
-            let mut rules = paired(call, key, Arguments(values).at(1))?;
+            let mut rules = read_rules(call, key, Arguments(values).at(1))?;
             rules.iter_mut().for_each(|r| r.group.clone_from(&group));
             call.draft.rules.replace_group(key, &group, rules);
             Ok(Value::Nil)
@@ -102,7 +102,7 @@ fn define_chain(
         let from = place(0, "the first argument", chain.len())?;
         let to = place(1, "the second argument", chain.len() + 1)?;
         let rule = chain.remove(from);
-        // In front of the rule that had that number.
+        // Before the rule that had that number.
         chain.insert(if from < to { to - 1 } else { to }, rule);
         Ok(Value::Nil)
     })?;
@@ -120,7 +120,7 @@ fn define_chain(
         Ok(Value::Nil)
     })?;
     context.define(lua, set.name, move |call, values| {
-        let rules = paired(call, key, Arguments(values).at(0))?;
+        let rules = read_rules(call, key, Arguments(values).at(0))?;
         *call.draft.rules.chain_mut(key) = rules;
         Ok(Value::Nil)
     })?;
@@ -138,7 +138,7 @@ fn define_chain(
         let count = Arguments(values).whole_or(0, "", TOP, u32::MAX)?;
         let list = call.lua.create_table()?;
         for rule in call.draft.rules.chain(key).iter().take(count as usize) {
-            list.raw_push(Paired { context: own.clone(), rule: rule.clone() })?;
+            list.raw_push(RuleObject { context: own.clone(), rule: rule.clone() })?;
         }
         Ok(Value::Table(list))
     })?;
@@ -146,11 +146,11 @@ fn define_chain(
     context.define(lua, one.name, move |call, values| found(call, &own, key, Arguments(values).at(0)))
 }
 
-/// Reads a rule: what it matches, what it does, its options. Unless `responses` is said, either
-/// kind of action will do.
+/// Reads a rule: selector, action, options. Without `responses`, both kinds of action are accepted.
 fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> Result<DraftRule, Fault> {
     let is_response = || {
-        let done = a.at(1).as_userdata().and_then(|u| u.borrow::<Done>().ok().map(|d| d.action.clone()));
+        let done =
+            a.at(1).as_userdata().and_then(|u| u.borrow::<ActionObject>().ok().map(|d| d.action.clone()));
         matches!(done, Some(RuleAction::Response(_)))
     };
     let mut made = DraftRule {
@@ -185,7 +185,8 @@ fn label(what: &str, v: &Value) -> Result<String, Fault> {
     if label.len() > NAME_BYTES { Err(wrong(what, v, LABEL)) } else { Ok(label) }
 }
 
-/// The place of the rule that a value names: a number, a UUID, or the first rule of a name.
+/// Returns the index of the rule that a value identifies: a number, a UUID, or the first rule of a
+/// name.
 fn find(chain: &[DraftRule], value: &Value) -> Option<usize> {
     if let Value::String(s) = value {
         let wanted = s.to_string_lossy();
@@ -200,12 +201,12 @@ fn find(chain: &[DraftRule], value: &Value) -> Option<usize> {
 fn found(call: &Call<'_>, context: &Context, key: ChainKey, value: &Value) -> Result<Value, Fault> {
     let chain = call.draft.rules.chain(key);
     let Some(at) = find(chain, value) else { return Ok(Value::Nil) };
-    let paired = Paired { context: context.clone(), rule: chain[at].clone() };
-    Ok(Value::UserData(call.lua.create_userdata(paired)?))
+    let read_rules = RuleObject { context: context.clone(), rule: chain[at].clone() };
+    Ok(Value::UserData(call.lua.create_userdata(read_rules)?))
 }
 
-/// The rules of a list of `newRuleAction`, of the kind that a chain takes.
-fn paired(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<DraftRule>, Fault> {
+/// Reads a list of `newRuleAction`, of the kind that a chain accepts.
+fn read_rules(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<DraftRule>, Fault> {
     const RULES: &str = "a list of newRuleAction(...)";
     let responses = CHAINS[key as usize].responses;
     let mut rules = Vec::new();
@@ -214,8 +215,9 @@ fn paired(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<Draft
     }
     for (at, item) in items(value)?.enumerate() {
         let (what, item) = (format!("rule {}", at + 1), item?);
-        let paired = item.as_userdata().and_then(|u| u.borrow::<Paired>().ok().map(|p| p.rule.clone()));
-        match paired {
+        let read_rules =
+            item.as_userdata().and_then(|u| u.borrow::<RuleObject>().ok().map(|p| p.rule.clone()));
+        match read_rules {
             Some(rule) if matches!(rule.action, RuleAction::Response(_)) == responses => rules.push(rule),
             Some(_) => {
                 let expected = if responses { "a response action" } else { "an action on queries" };
@@ -228,7 +230,7 @@ fn paired(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<Draft
     Ok(rules)
 }
 
-/// Defines a function that prints: outside of the draft, since a configuration may have another
+/// Defines a function that prints: outside of the draft, because a configuration may replace
 /// `print`.
 fn print_function<F>(lua: &Lua, context: &Context, name: &'static str, body: F) -> mlua::Result<()>
 where
@@ -248,7 +250,7 @@ where
     lua.globals().raw_set(name, function)
 }
 
-/// How rules are listed.
+/// The options of listing rules.
 #[derive(Debug, Default)]
 struct Options {
     uuids: bool,
@@ -275,8 +277,8 @@ impl Options {
     }
 }
 
-/// The first rules of a chain as a table. What nobody has counted yet is 0, and so the order that
-/// matches would give is that of the chain.
+/// Formats the first rules of a chain as a table. All counters are 0 here, so the order by matches
+/// is that of the chain.
 fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options) -> String {
     let sets = call.sets();
     let rules = call.draft.rules.chain(key).iter().take(count);
@@ -302,31 +304,31 @@ fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options) -> St
     out
 }
 
-/// A rule in a chain, or on its way there, as Lua sees it.
+/// A rule with its action as a Lua object.
 #[derive(Clone, Debug)]
-struct Paired {
+struct RuleObject {
     context: Context,
     rule: DraftRule,
 }
 
-impl UserData for Paired {
+impl UserData for RuleObject {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("getAction", |_, paired, ()| {
-            let name = if matches!(paired.rule.action, RuleAction::Response(_)) {
+        methods.add_method("getAction", |_, read_rules, ()| {
+            let name = if matches!(read_rules.rule.action, RuleAction::Response(_)) {
                 "response action"
             } else {
                 "action"
             };
-            Ok(Done { name, action: paired.rule.action.clone() })
+            Ok(ActionObject { name, action: read_rules.rule.action.clone() })
         });
-        methods.add_method("getSelector", |_, paired, ()| {
-            let (context, matcher) = (paired.context.clone(), paired.rule.matcher.clone());
+        methods.add_method("getSelector", |_, read_rules, ()| {
+            let (context, matcher) = (read_rules.context.clone(), read_rules.rule.matcher.clone());
             Ok(Rule { context, depth: matcher.depth(), matcher })
         });
-        methods.add_method("getName", |_, paired, ()| Ok(paired.rule.name.clone()));
-        methods.add_method("getUUID", |_, paired, ()| {
-            Ok(paired.rule.uuid.as_ref().map(uuid_text).unwrap_or_default())
+        methods.add_method("getName", |_, read_rules, ()| Ok(read_rules.rule.name.clone()));
+        methods.add_method("getUUID", |_, read_rules, ()| {
+            Ok(read_rules.rule.uuid.as_ref().map(uuid_text).unwrap_or_default())
         });
-        methods.add_method("getGroup", |_, paired, ()| Ok(paired.rule.group.clone()));
+        methods.add_method("getGroup", |_, read_rules, ()| Ok(read_rules.rule.group.clone()));
     }
 }

@@ -1,5 +1,5 @@
-//! What the Lua functions share while a file is evaluated: the draft they fill, and where the
-//! running call stands.
+//! The state that the Lua functions share while a file is evaluated: the draft, and the origin of
+//! the running call.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,21 +20,21 @@ use crate::rules::networks::Networks;
 use crate::rules::text::Sets;
 use crate::tls::CaStores;
 
-/// The draft under construction, shared by all functions; gone when the evaluation is over.
+/// The draft under construction, shared by all functions; `None` after the evaluation.
 #[derive(Clone, Debug)]
 pub(crate) struct Context(Rc<RefCell<Option<Build>>>);
 
 #[derive(Debug, Default)]
 struct Build {
     draft: Draft,
-    /// In the registry, which has room for any number; values that Rust holds have little.
+    /// In the registry, which can hold any number; Rust can hold few values.
     functions: Vec<RegistryKey>,
     texts: Files,
     objects: Objects,
     authorities: CaStores,
 }
 
-/// What has been put into the sets of the draft, in their order.
+/// The contents of the draft's sets, in their order.
 #[derive(Debug, Default)]
 struct Objects {
     names: Vec<Rc<RefCell<NameContent>>>,
@@ -42,7 +42,7 @@ struct Objects {
     by_key: HashMap<usize, Content>,
 }
 
-/// What has been put into one set.
+/// The contents of one set.
 #[derive(Debug)]
 enum Content {
     Names(Rc<RefCell<NameContent>>),
@@ -58,13 +58,13 @@ impl Content {
     }
 }
 
-/// Sets as people read them while the file is evaluated: with what is in them so far.
-struct SoFar<'a> {
+/// The text of sets while the file is evaluated, with their present contents.
+struct PresentTexts<'a> {
     texts: &'a SetTexts,
     objects: &'a Objects,
 }
 
-impl SoFar<'_> {
+impl PresentTexts<'_> {
     fn of(&self, key: usize) -> String {
         match self.objects.by_key.get(&key) {
             Some(content) => content.shown(),
@@ -73,7 +73,7 @@ impl SoFar<'_> {
     }
 }
 
-impl Sets for SoFar<'_> {
+impl Sets for PresentTexts<'_> {
     fn names(&self, names: &Names) -> String {
         self.of(names.key())
     }
@@ -83,11 +83,11 @@ impl Sets for SoFar<'_> {
     }
 }
 
-/// Members of a set in a rule itself that are its identity one by one; of more, a hash is.
-const LITERALS_TOLD: usize = 20;
+/// Members of a literal set that form its identity; for larger sets, a hash does.
+const LITERALS_MAX: usize = 20;
 
 impl Objects {
-    /// Says what the sets are called, with what is in them so far.
+    /// Describes the sets with their present contents.
     fn describe(&self, draft: &mut Draft) {
         let names = draft.name_sets.iter().map(Names::key).zip(&self.names);
         for (at, (key, content)) in names.enumerate() {
@@ -101,7 +101,7 @@ impl Objects {
         }
     }
 
-    /// Fills the sets with what has been put into them.
+    /// Fills the sets with their contents.
     fn fill(&self, draft: &Draft) {
         for (set, content) in draft.name_sets.iter().zip(&self.names) {
             set.fill(content.borrow_mut().take());
@@ -118,17 +118,17 @@ impl Default for Context {
     }
 }
 
-/// One running call of one of our functions.
+/// A running call of one of our functions.
 pub(crate) struct Call<'a> {
     /// The Lua state.
     pub(crate) lua: &'a Lua,
     /// The draft.
     pub(crate) draft: &'a mut Draft,
-    /// Where the call stands.
+    /// The origin of the call.
     pub(crate) origin: Origin,
     /// The function called.
     pub(crate) function: &'a str,
-    /// How deep the deepest rule is that was given to it as an argument.
+    /// The depth of the deepest rule among its arguments.
     pub(crate) depth: u8,
     functions: &'a mut Vec<RegistryKey>,
     objects: &'a mut Objects,
@@ -136,7 +136,8 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// A set that is filled at the end of the evaluation, and what is put into it until then.
+    /// Creates a set of names that is filled at the end of the evaluation, and its contents until
+    /// then.
     pub(crate) fn new_names(&mut self) -> (Names, Rc<RefCell<NameContent>>) {
         let (names, content) = (Names::default(), Rc::default());
         self.draft.name_sets.push(Names::clone(&names));
@@ -145,7 +146,7 @@ impl Call<'_> {
         (names, content)
     }
 
-    /// The same for networks.
+    /// Creates the same for networks.
     pub(crate) fn new_networks(&mut self) -> (Networks, Rc<RefCell<NetworkContent>>) {
         let (networks, content) = (Networks::default(), Rc::default());
         self.draft.networks.push(Networks::clone(&networks));
@@ -154,7 +155,7 @@ impl Call<'_> {
         (networks, content)
     }
 
-    /// The set of names that a rule itself lists.
+    /// Creates the set of names that a rule lists.
     pub(crate) fn literal_names(&mut self, list: Vec<Vec<u8>>, quiet: bool) -> Names {
         let names = Names::default();
         let text = sets::shown(list.iter().map(Vec::as_slice).collect());
@@ -163,7 +164,7 @@ impl Call<'_> {
         names
     }
 
-    /// The set of networks that a rule itself lists.
+    /// Creates the set of networks that a rule lists.
     pub(crate) fn literal_networks(&mut self, list: Vec<networks::Entry>, quiet: bool) -> Networks {
         let networks = Networks::default();
         let text = networks::shown(&list);
@@ -172,27 +173,27 @@ impl Call<'_> {
         networks
     }
 
-    /// What sets are called, for people.
+    /// Returns the texts of sets, for display.
     pub(crate) fn sets(&self) -> impl Sets {
-        SoFar { texts: &self.draft.rules.texts, objects: self.objects }
+        PresentTexts { texts: &self.draft.rules.texts, objects: self.objects }
     }
 
-    /// The authorities that servers' certificates are checked by; each file is read once.
+    /// Returns the authorities for servers' certificates; each file is read once.
     pub(crate) fn authorities(&mut self) -> &mut CaStores {
         self.authorities
     }
 
-    /// Records an error of this call; the call goes on.
+    /// Records an error of this call, which continues.
     pub(crate) fn fail(&mut self, fault: Fault) {
         self.draft.errors.push(ConfigError::new(&self.origin, self.function, fault));
     }
 
-    /// Records what is odd in this call, but no error.
+    /// Records a warning of this call.
     pub(crate) fn warn(&mut self, fault: Fault) {
         self.draft.warnings.push(ConfigError::new(&self.origin, self.function, fault));
     }
 
-    /// Keeps a Lua function for the time after evaluation.
+    /// Keeps a Lua function beyond the evaluation.
     pub(crate) fn keep(&mut self, function: Function) -> Result<LuaFunction, Fault> {
         self.functions.push(self.lua.create_registry_value(function)?);
         Ok(LuaFunction(u32::try_from(self.functions.len() - 1).unwrap_or(u32::MAX)))
@@ -200,7 +201,7 @@ impl Call<'_> {
 }
 
 impl Context {
-    /// Defines a global function. An error that `body` returns is recorded, and nil returned.
+    /// Defines a global function. An error of `body` is recorded, and nil returned.
     pub(crate) fn define<F>(&self, lua: &Lua, name: &'static str, body: F) -> mlua::Result<()>
     where
         F: Fn(&mut Call<'_>, &[Value]) -> Result<Value, Fault> + 'static,
@@ -214,12 +215,12 @@ impl Context {
     /// Runs the body of a function or method within the context.
     ///
     /// # Errors
-    /// Once the evaluation is over.
+    /// After the evaluation.
     pub(crate) fn call<F>(&self, lua: &Lua, function: &str, body: F) -> mlua::Result<Value>
     where
         F: FnOnce(&mut Call<'_>) -> Result<Value, Fault>,
     {
-        // Taken already: a function of the configuration that runs within another of ours.
+        // Already borrowed: a function of the configuration runs within another call of ours.
         let mut build = self.0.try_borrow_mut().map_err(mlua::Error::external)?;
         let Some(Build { draft, functions, objects, authorities, .. }) = build.as_mut() else {
             let message = format!("{function} can be called only while the configuration is evaluated");
@@ -233,14 +234,14 @@ impl Context {
         }))
     }
 
-    /// Notes a file that is evaluated: the configuration itself, or one of a directory.
+    /// Records a file that is evaluated: the configuration itself, or one of a directory.
     pub(crate) fn reads(&self, directory: Option<&str>, file: File) {
         let mut build = self.0.borrow_mut();
         let Some(Build { texts, .. }) = build.as_mut() else { return };
         match directory {
             None => texts.main = Some(file),
             Some(path) => match texts.directories.iter_mut().find(|(p, _)| p == path) {
-                // A directory that is included twice has its files once.
+                // A directory that is included twice has its files listed once.
                 Some((_, files)) if files.iter().any(|f| f.name == file.name) => {}
                 Some((_, files)) => files.push(file),
                 None => texts.directories.push((path.to_owned(), vec![file])),
@@ -248,7 +249,7 @@ impl Context {
         }
     }
 
-    /// Ends the evaluation, and fills the sets: the draft, the functions kept, the files read.
+    /// Ends the evaluation and fills the sets. Returns the draft, the functions and the files.
     pub(crate) fn finish(&self) -> (Draft, Vec<RegistryKey>, Files) {
         let mut build = self.0.borrow_mut().take().unwrap_or_default();
         build.objects.describe(&mut build.draft);
@@ -257,8 +258,8 @@ impl Context {
     }
 }
 
-/// A function of any number of arguments. Far more of them than any function takes are refused
-/// within Lua: each would be a value that Rust holds.
+/// Creates a function of any number of arguments. Excessive numbers are refused within Lua: each
+/// would be a value that Rust holds.
 pub(crate) fn bounded<F>(lua: &Lua, name: &'static str, body: F) -> mlua::Result<Function>
 where
     F: Fn(&Lua, &[Value]) -> mlua::Result<Value> + 'static,
@@ -267,7 +268,7 @@ where
     let bound = match lua.named_registry_value::<Option<Function>>(BOUND)? {
         Some(bound) => bound,
         None => {
-            // A name that begins with "=" is not taken for the place of a call.
+            // Chunk names that begin with "=" are no origins of calls.
             let bound: Function = lua.load(include_str!("bound.lua")).set_name("=bound").eval()?;
             lua.set_named_registry_value(BOUND, &bound)?;
             bound
@@ -280,16 +281,16 @@ where
     bound.call((name, function))
 }
 
-/// What a set in a rule itself is called.
+/// Returns the text of a literal set.
 fn literal(text: String, count: usize, what: &str, quiet: bool) -> SetText {
-    if count <= LITERALS_TOLD && !quiet {
+    if count <= LITERALS_MAX && !quiet {
         return SetText { identity: text, content: None };
     }
     let identity = format!("{count} {what} #{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
     SetText { identity, content: Some(format!("{count} {what}")) }
 }
 
-/// The place of the nearest Lua code on the stack: where the running function was called.
+/// Returns the origin of the nearest Lua code on the stack: where the running function was called.
 pub(crate) fn caller(lua: &Lua) -> Origin {
     /// Deeper than any configuration nests its own functions.
     const LEVELS: usize = 64;
@@ -304,8 +305,8 @@ pub(crate) fn caller(lua: &Lua) -> Origin {
     Origin::file("(unknown place)")
 }
 
-/// The place of a stack level; none for one that is not Lua code, or Lua code of the library
-/// (whose names begin with `=`).
+/// Returns the origin of a stack level; `None` for code that is not Lua, or is our own (chunk names
+/// with `=`).
 pub(crate) fn place(debug: &mlua::Debug<'_>) -> Option<Origin> {
     let line = debug.current_line().and_then(|l| u32::try_from(l).ok())?;
     let source = debug.source().source.filter(|s| !s.starts_with('='))?.into_owned();

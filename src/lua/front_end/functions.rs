@@ -1,4 +1,5 @@
-//! Lua functions given to rules and policies: which they are, for the shards to find them again.
+//! Lua functions given to rules and policies: records where they are, so that shards find them
+//! again.
 
 use mlua::{ChunkMode, Value};
 
@@ -8,7 +9,7 @@ use crate::lua::front_end::argument::{text, wrong};
 use crate::lua::front_end::context::Call;
 use crate::rules::script::FunctionId;
 
-/// Records a function, or a text that returns one, and gives its number.
+/// Records a function, or a text that returns one, and returns its number.
 pub(crate) fn record(
     call: &mut Call<'_>,
     kind: FunctionKind,
@@ -35,7 +36,7 @@ pub(crate) fn record(
             let info = function.info();
             let is_ours = info.source.as_ref().is_some_and(|s| s.starts_with('='));
             let line = info.line_defined.and_then(|l| u32::try_from(l).ok()).filter(|_| !is_ours);
-            // A function of the library has no place, by which the shards could know it.
+            // A library function has no origin by which the shards could find it.
             let source = info.source.unwrap_or_default();
             // Nor has one of ours.
             let line = line.filter(|_| !source.starts_with('='));

@@ -1,6 +1,6 @@
-//! dnsdist's functions that dnslob does not have yet: each exists and records an error that says
-//! what to do meanwhile. What they return takes any further use, so that evaluation goes on and
-//! the rest of the file is checked too.
+//! dnsdist's functions that dnslob does not implement yet: each exists and records an error that
+//! says what to do meanwhile. Their results accept any further use, so that evaluation continues
+//! and the rest of the file is checked too.
 
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
@@ -8,7 +8,7 @@ use crate::config::error::Fault;
 use crate::config::functions::FUNCTIONS_MISSING;
 use crate::lua::front_end::context::Context;
 
-/// Stands in for whatever a missing function would have returned.
+/// The result of a missing function.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inert;
 
@@ -22,17 +22,17 @@ impl UserData for Inert {
     }
 }
 
-/// The error of a missing function, method or argument.
+/// Creates the error of a missing function, method or argument.
 pub(crate) fn fault(what: &str, meanwhile: &str) -> Fault {
     Fault::Missing { what: what.to_owned(), meanwhile: meanwhile.to_owned() }
 }
 
-/// Whether a value is what a missing function returned: its error stands already.
+/// Returns whether a value is the result of a missing function, whose error was recorded.
 pub(crate) fn is_inert(value: &Value) -> bool {
     value.as_userdata().is_some_and(mlua::AnyUserData::is::<Inert>)
 }
 
-/// Defines them all.
+/// Defines all of them.
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for family in FUNCTIONS_MISSING {
         for name in family.names {

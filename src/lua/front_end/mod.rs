@@ -1,18 +1,18 @@
-//! The Lua front end: evaluates a configuration file into a [`Draft`], and keeps the Lua state
-//! for the functions that health checks call.
+//! The Lua front end: evaluates a configuration file into a [`Draft`], and keeps the Lua state for
+//! the functions of health checks.
 //!
-//! Functions, names and units are those of the tables in [`functions`](crate::config::functions) and
-//! [`options`](crate::config::options). A wrong argument is *recorded*, with the file and line that the
-//! call stands in, and evaluation goes on, so that one run shows every error; only an error of
-//! Lua itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read
-//! the files that the configuration names.
+//! Functions, names and units are those of the tables in [`functions`](crate::config::functions)
+//! and [`options`](crate::config::options). An invalid argument is *recorded*, with file and line
+//! of the call, and evaluation continues, so that one run shows every error; only an error of Lua
+//! itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read the
+//! files of the configuration.
 //!
-//! The standard library is whole but for what [`limits`] keeps from every state. Each
-//! evaluation runs in a thread of its own, with a stack for Lua: whoever asked for it waits no longer
-//! than the evaluation may take, also for a file that hangs in a C function. The thread stays for the
-//! functions of health checks, when there are some.
+//! The standard library is complete except for what [`limits`] removes from every state. Each
+//! evaluation runs on a thread of its own, with a stack for Lua: the caller waits no longer than
+//! the time limit, even for a file that hangs in a C function. The thread stays for the functions
+//! of health checks, if there are any.
 
-// The kinds of values and errors are the Lua library's; a new one is as wrong as the rest.
+// The Lua library's kinds of values and errors may grow; a new one is as invalid as the rest.
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod actions;
@@ -56,7 +56,7 @@ use crate::lua::state::File;
 use crate::lua::{limits, state};
 use crate::model::LuaFunction;
 
-/// What [`load`] gives.
+/// The result of [`load`].
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration as written, with the errors found while writing it.
@@ -65,16 +65,16 @@ pub struct Loaded {
     pub lua: LuaHost,
 }
 
-/// Evaluates the file that the flags name, and the flags over it.
+/// Evaluates the file that the flags name, and the flags.
 ///
 /// # Errors
-/// Everything that was found until an error of Lua itself ended the evaluation. Other errors are
-/// in the draft, and [`compile`](crate::config::compile()) reports them with its own.
+/// All errors that were found until an error of Lua ended the evaluation. Other errors are in the
+/// draft, and [`compile`](crate::config::compile()) reports them with its own.
 pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
     load_unless(flags, &Interrupt::default())
 }
 
-/// Like [`load`]; another thread can end it.
+/// Like [`load`], but another thread can interrupt it.
 ///
 /// # Errors
 /// Those of [`load`], and the interruption.
@@ -87,13 +87,13 @@ pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<C
     Ok(Loaded { draft, lua })
 }
 
-/// The functions of a configuration that health checks call, in the thread that evaluated it.
+/// The functions of health checks, on the thread that evaluated the configuration.
 #[derive(Debug)]
 pub struct LuaHost {
     worker: Worker<Host>,
 }
 
-/// What stays in that thread.
+/// The part that stays on that thread.
 #[derive(Debug)]
 struct Host {
     runtime: Runtime,
@@ -101,7 +101,7 @@ struct Host {
 }
 
 impl Host {
-    /// Calls a function of the configuration within the limit of time.
+    /// Calls a function of the configuration within the time limit.
     fn call<R: mlua::FromLuaMulti>(
         &self,
         function: LuaFunction,
@@ -119,7 +119,7 @@ impl Host {
     }
 }
 
-/// What a `checkFunction` chose: name, type and class.
+/// The result of a `checkFunction`: name, type and class.
 pub type Question = (String, u16, u16);
 
 impl Host {
@@ -155,11 +155,11 @@ impl Host {
 }
 
 impl LuaHost {
-    /// Lets a `checkFunction` choose the query of a probe; it may also change the header. Gives name,
-    /// type, class and header.
+    /// Lets a `checkFunction` choose the query of a probe; it may also change the header. Returns
+    /// name, type, class and header.
     ///
     /// # Errors
-    /// What is wrong with the function or with what it returned, for the log.
+    /// What is wrong with the function or its result, for the log.
     pub fn choose(
         &self,
         function: LuaFunction,
@@ -176,7 +176,7 @@ impl LuaHost {
     /// Lets a function judge the answer to a probe of the server called `server_name`.
     ///
     /// # Errors
-    /// What is wrong with the function, for the log; the probe has then failed.
+    /// What is wrong with the function, for the log; the probe has failed then.
     pub fn judge(
         &self,
         function: LuaFunction,
@@ -188,10 +188,11 @@ impl LuaHost {
         async { judged.await?.map_err(NoResult::Failed) }
     }
 
-    /// Does something in the thread of these functions, if there is one: rights belong to threads.
+    /// Runs something on the thread of these functions, if there is one: capabilities belong to
+    /// threads.
     ///
     /// # Errors
-    /// When the thread does not do it.
+    /// When the thread cannot run it.
     pub fn within(
         &self,
         work: Box<dyn FnOnce() + Send>,
@@ -209,12 +210,12 @@ impl LuaHost {
 /// Evaluates a file, or nothing, into a draft, for at most 30 seconds.
 ///
 /// # Errors
-/// Everything found wrong until an error of Lua itself ended the evaluation.
+/// All errors found until an error of Lua ended the evaluation.
 pub fn evaluate(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, LuaHost), Vec<ConfigError>> {
     evaluate_within(file, interrupt, EVALUATION)
 }
 
-/// The same with another limit.
+/// The same with another time limit.
 fn evaluate_within(
     file: Option<&Path>,
     interrupt: &Interrupt,
@@ -231,8 +232,8 @@ fn evaluate_within(
         Ok((Err(errors), _)) => Err(errors),
         Err(failed) => {
             let what = match failed {
-                Failed::Start(e) => format!("no thread to evaluate it: {e}"),
-                Failed::Left => "earlier evaluations hang and are in the way: restart".to_owned(),
+                Failed::Start(e) => format!("cannot start a thread to evaluate it: {e}"),
+                Failed::Left => "earlier evaluations hang: a restart is needed".to_owned(),
                 Failed::Interrupted => "interrupted".to_owned(),
                 Failed::Late => format!("not evaluated within {} s", limit.as_secs()),
                 Failed::Panicked(panic) => panic,
@@ -254,7 +255,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
     define(runtime.lua(), &context).map_err(|e| fatal(&e))?;
     let ended = runtime.evaluate(|| {
         let ran = file.map_or(Ok(()), |f| run(runtime.lua(), &context, None, f));
-        // What the file wrote without an end of line. A file that has replaced these has its reasons.
+        // Flushes what the file wrote without a line end. A file may have replaced these functions.
         let _ = runtime.lua().load("io.stdout:flush() io.stderr:flush()").exec();
         ran
     });
@@ -307,7 +308,7 @@ fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> ml
     context.reads(directory, File { name: name.clone(), text: text.as_ref().cloned().unwrap_or_default() });
     let mut text = text?;
     if text.starts_with(b"#") {
-        // A first line for the shell, as in any Lua script; a comment keeps the line count.
+        // A shebang line, as in any Lua script; a comment keeps the line numbers.
         text.splice(0..1, *b"--");
     }
     lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).exec()
@@ -318,7 +319,7 @@ fn unreadable(path: &str, error: &std::io::Error) -> ConfigError {
     ConfigError::new(&Origin::file(path), "", fault)
 }
 
-/// An error of Lua itself with its place, which Lua puts before the message.
+/// Converts an error of Lua, which puts the origin before the message.
 fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
     let mut at = error;
     let mut traceback = "";
@@ -357,15 +358,15 @@ fn script_error(error: &mlua::Error, files: &[&str]) -> ConfigError {
             (Origin::file(files.first().copied().unwrap_or("command line")), first_line(&text).to_owned())
         });
     let hint = misspelt(&message).map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
-    // error("") says nothing at all.
+    // error("") has no text.
     let message = if message.trim().is_empty() { "an error without a message".to_owned() } else { message };
     ConfigError::new(&origin, "", Fault::Script(message + &hint))
 }
 
-/// Chunks of ours: no places of a configuration.
-const OURS: [&str; 2] = ["library", "prelude"];
+/// Our own chunks, which are no origins in a configuration.
+const OWN_CHUNKS: [&str; 2] = ["library", "prelude"];
 
-/// Takes `FILE:LINE: ` off a message. Lua cuts long names to `...` and their end.
+/// Removes `FILE:LINE: ` from a message. Lua truncates long names to `...` and their end.
 fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
     let text = first_line(text);
     let (at, line, message) = text.match_indices(':').find_map(|(at, _)| {
@@ -373,7 +374,11 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
         Some((at, number.parse::<u32>().ok()?, message))
     })?;
     let short = &text[..at];
-    if short.is_empty() || short.starts_with('[') || short.starts_with("__mlua") || OURS.contains(&short) {
+    if short.is_empty()
+        || short.starts_with('[')
+        || short.starts_with("__mlua")
+        || OWN_CHUNKS.contains(&short)
+    {
         return None;
     }
     let file = match short.strip_prefix("...") {
@@ -383,7 +388,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
     Some((Origin::line(file, line), message.trim_start().to_owned()))
 }
 
-/// The function that was meant in "attempt to call global 'x' (a nil value)".
+/// Returns the intended function of "attempt to call global 'x' (a nil value)".
 fn misspelt(message: &str) -> Option<&'static str> {
     let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
     let known = crate::config::functions::functions().map(|e| e.name);
@@ -398,7 +403,7 @@ fn innermost(error: &mlua::Error) -> &mlua::Error {
     }
 }
 
-/// Lua's own words, without those of the library around them.
+/// Returns Lua's own message, without the library's additions.
 fn message(error: &mlua::Error) -> String {
     match error {
         mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),

@@ -21,12 +21,12 @@ use crate::rules::networks::Networks;
 
 /// Networks of a set that are shown.
 const NETWORKS_SHOWN: usize = 20;
-/// What a network looks like.
+/// The form of a network.
 const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
-/// What an address looks like.
+/// The form of an address.
 const ADDRESS: &str = "an address, as \"192.0.2.1\" or newCA(\"192.0.2.1\")";
 
-/// A network as written: its address and its length.
+/// A network as written: its address and prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network {
     ip: IpAddr,
@@ -35,7 +35,7 @@ pub(crate) struct Network {
 
 impl Network {
     fn parse(text: &str) -> Option<Self> {
-        // What is a network is for the one reader of them to say.
+        // The common parser decides what is a network.
         text.parse::<Prefix>().ok()?;
         let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
         let ip: IpAddr = ip.parse().ok()?;
@@ -43,12 +43,12 @@ impl Network {
         Some(Self { ip, length: length.map_or(Some(width), |l| l.parse().ok())? })
     }
 
-    /// The address as written.
+    /// Returns the address as written.
     pub(crate) const fn ip(self) -> IpAddr {
         self.ip
     }
 
-    /// The length of its prefix, bits.
+    /// Returns the prefix length, bits.
     pub(crate) const fn length(self) -> u8 {
         self.length
     }
@@ -61,7 +61,7 @@ impl Network {
         self.text().parse().ok()
     }
 
-    /// The address without the bits behind its length.
+    /// Returns the address without host bits.
     fn first(self) -> IpAddr {
         let kept = |width: u32| u32::from(self.length).min(width);
         match self.ip {
@@ -82,7 +82,7 @@ impl Network {
     }
 }
 
-/// The network in a value: a string, or an object.
+/// Reads a network: a string, or an object.
 pub(crate) fn network(what: &str, value: &Value) -> Result<Network, Fault> {
     let object = value.as_userdata().and_then(|u| {
         let network = u.borrow::<Netmask>().ok().map(|n| n.0);
@@ -96,19 +96,19 @@ fn alone(ip: IpAddr) -> Network {
     Network { ip, length: if ip.is_ipv4() { 32 } else { 128 } }
 }
 
-/// The address in a value: a string, or an object.
+/// Reads an address: a string, or an object.
 pub(crate) fn address(what: &str, value: &Value, expected: &str) -> Result<SocketAddr, Fault> {
     let object = value.as_userdata().and_then(|u| u.borrow::<Address>().ok().map(|a| a.0));
     let written = || {
         let text = value.as_string()?.to_string_lossy();
-        // A port of 0, as newCA gives it, is no port to anybody.
+        // Port 0, as newCA returns it, is no port.
         let bare = text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 0));
         bare.or_else(|| value::address(&text).ok())
     };
     object.or_else(written).ok_or_else(|| wrong(what, value, expected))
 }
 
-/// A network in a set, in or, as an exception, out.
+/// A network of a set, included or, as an exception, excluded.
 pub(crate) type Entry = (Network, bool);
 
 fn entry(what: &str, value: &Value) -> Result<Entry, Fault> {
@@ -119,7 +119,7 @@ fn entry(what: &str, value: &Value) -> Result<Entry, Fault> {
     }
 }
 
-/// The networks of a value: one, or a list.
+/// Reads one network or a list.
 pub(crate) fn prefixes(what: &str, value: &Value) -> Result<Vec<Entry>, Fault> {
     const NETWORKS: &str = "networks, as \"192.0.2.0/24\", a list of them, or newNMG()";
     let items = items(value).map_err(|_| wrong(what, value, NETWORKS))?;
@@ -127,29 +127,29 @@ pub(crate) fn prefixes(what: &str, value: &Value) -> Result<Vec<Entry>, Fault> {
     if entries.is_empty() { Err(Fault::value(what, "an empty list", NETWORKS)) } else { Ok(entries) }
 }
 
-/// Networks as text.
+/// Formats networks.
 pub(crate) fn shown(entries: &[Entry]) -> String {
     let text = |(network, is_in): &Entry| format!("{}{}", if *is_in { "" } else { "!" }, network.text());
     let texts: Vec<String> = entries.iter().map(text).collect();
     texts.join(", ")
 }
 
-/// What the shards search, of networks as written.
+/// Builds the set that the shards search.
 pub(crate) fn set_of(entries: &[Entry]) -> networks::NetworkSet {
     entries.iter().filter_map(|(network, is_in)| Some((network.prefix()?, *is_in))).collect()
 }
 
-/// What has been put into a set.
+/// The contents of a set.
 #[derive(Debug, Default)]
 pub(crate) struct NetworkContent {
     entries: Vec<Entry>,
-    /// Where each network stands among them.
+    /// The index of each network.
     places: HashMap<(IpAddr, u8), usize>,
     quiet: bool,
 }
 
 impl NetworkContent {
-    /// Some of it, for lists of rules.
+    /// Returns a part of the contents, for lists of rules.
     pub(crate) fn shown(&self) -> String {
         if self.quiet || self.entries.len() > NETWORKS_SHOWN {
             return format!("{} networks", self.entries.len());
@@ -157,7 +157,7 @@ impl NetworkContent {
         shown(&self.entries)
     }
 
-    /// What the set is to be filled with.
+    /// Builds the set.
     pub(crate) fn set(&self) -> networks::NetworkSet {
         set_of(&self.entries)
     }
@@ -176,7 +176,7 @@ impl NetworkContent {
     }
 }
 
-/// A set of networks as Lua sees it.
+/// A set of networks as a Lua object.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkSet {
     context: Context,
@@ -185,7 +185,7 @@ pub(crate) struct NetworkSet {
 }
 
 impl NetworkSet {
-    /// The set of a value, if it is one.
+    /// Returns the set of a value, if it is one.
     pub(crate) fn of(value: &Value, quiet: bool) -> Option<Networks> {
         let set = value.as_userdata()?.borrow::<Self>().ok()?;
         set.content.borrow_mut().quiet |= quiet;
@@ -206,7 +206,7 @@ const CHANGES: [(&str, Change); 4] = [
             set.content.borrow_mut().add(entry("", network)?);
             Ok(())
         };
-        // dnsdist's tables have addresses as keys; a plain list will do.
+        // dnsdist's tables have addresses as keys; a plain list is accepted too.
         match v {
             Value::Table(table) if table.raw_len() == 0 => {
                 table.pairs::<Value, Value>().try_for_each(|pair| add(&pair?.0))
@@ -250,7 +250,7 @@ impl UserData for NetworkSet {
     }
 }
 
-/// A network as Lua sees it.
+/// A network as a Lua object.
 #[derive(Clone, Copy, Debug)]
 struct Netmask(Network);
 
@@ -271,7 +271,7 @@ impl UserData for Netmask {
     }
 }
 
-/// An address as Lua sees it (dnsdist's ComboAddress); port 0 is none.
+/// An address as a Lua object (dnsdist's ComboAddress); port 0 is none.
 #[derive(Clone, Copy, Debug)]
 struct Address(SocketAddr);
 

@@ -1,4 +1,4 @@
-//! What health check functions see of DNS: a name, a header to change, an answer to judge.
+//! DNS objects of health check functions: a name, a header to change, an answer to judge.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::lua::front_end::context::Context;
 pub(crate) struct Name(String);
 
 impl Name {
-    /// The name; what is no name is kept as it is.
+    /// Creates a name; an invalid one is kept as it is.
     pub(crate) fn new(text: &str) -> Self {
         Self(value::qname(text).unwrap_or_else(|_| text.to_owned()))
     }
@@ -25,7 +25,7 @@ impl Name {
     }
 
     fn labels(&self) -> Vec<&str> {
-        // Escaped dots are rare enough in probe names to be counted as separators only here.
+        // Escaped dots are rare in probe names; here they count as separators.
         self.0.split('.').filter(|l| !l.is_empty()).collect()
     }
 }
@@ -60,7 +60,7 @@ impl UserData for Name {
     }
 }
 
-/// The name in a value: a string, or a `DNSName`.
+/// Reads a name: a string, or a `DNSName`.
 pub(crate) fn name(value: &Value) -> Option<String> {
     match value {
         Value::String(s) => Some(s.to_string_lossy()),
@@ -69,7 +69,7 @@ pub(crate) fn name(value: &Value) -> Option<String> {
     }
 }
 
-/// The name in a value, in wire format with small letters.
+/// Reads a name, in lower-case wire format.
 pub(crate) fn wire(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
     let wire = match value {
         Value::String(s) => s.to_str().ok().and_then(|s| value::wire_name(&s).ok()),
@@ -122,7 +122,7 @@ impl UserData for Header {
     }
 }
 
-/// An answer as a table: rcode, id, flags and counts. Short answers read as zeros.
+/// Describes an answer as a table: rcode, id, flags and counts. Missing bytes read as zeros.
 pub(crate) fn describe(lua: &Lua, message: &[u8]) -> mlua::Result<Table> {
     let byte = |at: usize| message.get(at).copied().unwrap_or(0);
     let word = |at: usize| u16::from_be_bytes([byte(at), byte(at + 1)]);

@@ -1,4 +1,4 @@
-//! Policies and pools as Lua sees them.
+//! Policies and pools as Lua objects.
 
 use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
 
@@ -20,7 +20,8 @@ const HOUR_MS: f64 = 3_600_000.0;
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for policy in POLICIES {
         if let Some(kind) = kind(policy) {
-            lua.globals().raw_set(policy, Chosen { policy: Policy::new(kind), context: context.clone() })?;
+            lua.globals()
+                .raw_set(policy, PolicyObject { policy: Policy::new(kind), context: context.clone() })?;
         }
     }
     define_combinators(lua, context)?;
@@ -51,24 +52,24 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     Ok(())
 }
 
-/// A policy as Lua sees it; `concentrate` can be called with options.
+/// A policy as a Lua object; `concentrate` can be called with options.
 #[derive(Clone, Debug)]
-struct Chosen {
+struct PolicyObject {
     policy: Policy,
     context: Context,
 }
 
-impl UserData for Chosen {
+impl UserData for PolicyObject {
     fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
-        fields.add_field_method_get("name", |_, chosen| Ok(name(chosen.policy.kind)));
+        fields.add_field_method_get("name", |_, object| Ok(name(object.policy.kind)));
     }
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_meta_method(MetaMethod::ToString, |_, chosen, ()| Ok(name(chosen.policy.kind)));
-        methods.add_meta_method(MetaMethod::Call, |lua, chosen, options: Value| {
-            let function = name(chosen.policy.kind);
-            let mut made = chosen.clone();
-            chosen.context.call(lua, function, |call| {
+        methods.add_meta_method(MetaMethod::ToString, |_, object, ()| Ok(name(object.policy.kind)));
+        methods.add_meta_method(MetaMethod::Call, |lua, object, options: Value| {
+            let function = name(object.policy.kind);
+            let mut made = object.clone();
+            object.context.call(lua, function, |call| {
                 if made.policy.kind == Kind::Concentrate {
                     concentrate(call, &mut made.policy.concentrate, &options);
                 } else {
@@ -84,7 +85,7 @@ impl UserData for Chosen {
     }
 }
 
-/// The policy in a value.
+/// Reads a policy.
 fn policy(value: &Value) -> Result<Policy, Fault> {
     if is_inert(value) {
         return Ok(Policy::new(Kind::LeastOutstanding));
@@ -92,8 +93,8 @@ fn policy(value: &Value) -> Result<Policy, Fault> {
     if value.is_function() {
         return Err(wrong("", value, "a policy, as newServerPolicy(\"name\", function)"));
     }
-    let chosen = value.as_userdata().and_then(|u| u.borrow::<Chosen>().ok().map(|c| c.policy.clone()));
-    chosen.ok_or_else(|| {
+    let object = value.as_userdata().and_then(|u| u.borrow::<PolicyObject>().ok().map(|c| c.policy.clone()));
+    object.ok_or_else(|| {
         let hint = match value {
             Value::String(_) => " by its name without quotes",
             Value::Nil => " (is its name misspelt?)",
@@ -114,7 +115,10 @@ fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
         ("bounded", |policy, rest| {
             use Kind::{CHashed, Concentrate, OrderedWRandUntag, WHashed, WRandom};
             if !matches!(policy.kind, WRandom | WHashed | CHashed | OrderedWRandUntag | Concentrate) {
-                return Err(unfit(policy, "wrandom, whashed, chashed, orderedWrandUntag or concentrate"));
+                return Err(unsupported(
+                    policy,
+                    "wrandom, whashed, chashed, orderedWrandUntag or concentrate",
+                ));
             }
             let factor = fraction("the factor", rest.first().unwrap_or(&Value::Nil), 1.0, 1000.0)?;
             policy.bounded = Some(factor);
@@ -131,13 +135,16 @@ fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
             if let Err(fault) = change(&mut made, arguments.get(1..).unwrap_or_default()) {
                 call.fail(fault);
             }
-            Ok(Value::UserData(call.lua.create_userdata(Chosen { policy: made, context: own.clone() })?))
+            Ok(Value::UserData(
+                call.lua.create_userdata(PolicyObject { policy: made, context: own.clone() })?,
+            ))
         })?;
     }
     Ok(())
 }
 
-/// The functions that make or set a policy written in Lua: how it is seen, whether for one pool.
+/// The functions that create or set a policy written in Lua: its interface, and whether for one
+/// pool.
 const WRITTEN: [(&str, Interface, bool); 6] = [
     ("setServerPolicyLua", Interface::Objects, false),
     ("setServerPolicyLuaFFI", Interface::Ffi, false),
@@ -154,7 +161,7 @@ fn define_written(lua: &Lua, context: &Context) -> mlua::Result<()> {
             call.fail(fault);
             Policy::new(Kind::LeastOutstanding)
         });
-        Ok(Value::UserData(call.lua.create_userdata(Chosen { policy: made, context: own.clone() })?))
+        Ok(Value::UserData(call.lua.create_userdata(PolicyObject { policy: made, context: own.clone() })?))
     })?;
     for (name, interface, pooled) in WRITTEN {
         context.define(lua, name, move |call, values| {
@@ -172,7 +179,7 @@ fn define_written(lua: &Lua, context: &Context) -> mlua::Result<()> {
     Ok(())
 }
 
-/// A policy of a name and a function.
+/// Reads a name and a function.
 fn written(call: &mut Call<'_>, values: &[Value], interface: Interface) -> Result<Policy, Fault> {
     let value = |n: usize| values.get(n).unwrap_or(&Value::Nil);
     text("the name", value(0), "a name")?;
@@ -180,7 +187,7 @@ fn written(call: &mut Call<'_>, values: &[Value], interface: Interface) -> Resul
     Ok(Policy::new(Kind::Lua(function)))
 }
 
-fn unfit(policy: &Policy, expected: &str) -> Fault {
+fn unsupported(policy: &Policy, expected: &str) -> Fault {
     Fault::Conflict {
         wrong: format!("{} does not take this", name(policy.kind)),
         expected: expected.to_owned(),
@@ -190,7 +197,7 @@ fn unfit(policy: &Policy, expected: &str) -> Fault {
 fn hash_by(policy: &mut Policy, rest: &[Value]) -> Result<(), Fault> {
     const KEYS: &str = "\"qname\", \"zone\", \"client\" or \"clientPrefix\"";
     if !matches!(policy.kind, Kind::WHashed | Kind::CHashed | Kind::Concentrate) {
-        return Err(unfit(policy, "whashed, chashed or concentrate"));
+        return Err(unsupported(policy, "whashed, chashed or concentrate"));
     }
     let key = rest.first().unwrap_or(&Value::Nil);
     let (mut labels, mut v4, mut v6) = (2_u32, 24_u32, 56_u32);
@@ -257,10 +264,10 @@ fn concentrate_option(to: &mut Concentrate, name: &str, v: &Value) -> Result<(),
     Ok(())
 }
 
-/// A setter of a pool, by the pool's name.
+/// A setter of a pool, given the pool's name.
 type SetPool = fn(&mut Call<'_>, &str, &Value) -> Result<(), Fault>;
 
-/// Of pools as methods, and of the default pool as functions.
+/// Methods of pools, and functions for the default pool.
 const POOL_SETTERS: [(&str, SetPool); 4] = [
     ("setRetry", |call, pool, v| {
         let retry = retry(v)?;
@@ -323,7 +330,7 @@ fn set_policy(call: &mut Call<'_>, pool: &str, policy: Policy) {
     call.draft.pool(pool).policy = Some(sited);
 }
 
-/// A pool as Lua sees it: its name.
+/// A pool as a Lua object: its name.
 #[derive(Clone, Debug)]
 struct PoolObject {
     context: Context,
@@ -346,7 +353,7 @@ impl UserData for PoolObject {
         methods.add_method("getName", |_, pool, ()| Ok(pool.name.clone()));
         for name in ["setCache", "unsetCache", "getCache", "setECS", "getECS", "setDisableZeroScope"] {
             methods.add_method(name, move |lua, pool, v: Value| {
-                // A cache that is not implemented has been reported where it was made.
+                // The missing cache was reported where it was created.
                 if is_inert(&v) {
                     return Ok(Value::Nil);
                 }

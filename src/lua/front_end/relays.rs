@@ -7,10 +7,8 @@ use mlua::{Lua, Value};
 use crate::base::time::TickDelta;
 use crate::config::draft::default_health;
 use crate::config::error::Fault;
-use crate::config::functions::{
-    FORWARD_ARGUMENTS, FORWARD_POLICIES, TCP_FORWARD_ARGUMENTS, UDP_FORWARD_ARGUMENTS,
-};
-use crate::config::relays::DraftForward;
+use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
+use crate::config::relays::DraftRelay;
 use crate::config::value;
 use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::bytes;
@@ -20,23 +18,23 @@ use crate::lua::front_end::settings::{NETWORK, networks};
 use crate::model::policy::{HashKey, Kind, Policy};
 use crate::model::{ClientAddress, ConnectionOptions, HealthMode, Probe, SendExpect};
 
-/// Targets of a forward, at most.
+/// Most targets of a relay.
 const TARGETS_MAX: usize = 64;
-/// The longest connect time-out, and the longest idle one, milliseconds.
+/// The longest connect time-out and idle time-out, milliseconds.
 const TIMEOUT_MS: f64 = 300_000.0;
 const DAY_MS: f64 = 86_400_000.0;
-/// Connections, or flows, at a time, and connections that wait to be accepted, at most.
+/// Most concurrent connections or flows, and most pending connections.
 const CONNECTIONS_MAX: u32 = 10_000_000;
 const BACKLOG_MAX: u32 = 65_535;
-/// Bytes of what a check says and expects, at most.
-const TALK_BYTES_MAX: usize = 4096;
+/// Longest payload and expected answer of a check, bytes.
+const CHECK_BYTES_MAX: usize = 4096;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (name, tcp) in [("addTCPForward", true), ("addUDPForward", false)] {
         context.define(lua, name, move |call, arguments| {
             let wrong_before = call.draft.errors.len();
-            let made = forward(call, tcp, arguments.first().unwrap_or(&Value::Nil))?;
-            // A wrong one would only give rise to more errors.
+            let made = relay(call, tcp, arguments.first().unwrap_or(&Value::Nil))?;
+            // An invalid relay would only cause more errors.
             if call.draft.errors.len() == wrong_before {
                 call.draft.relays.push(made);
             }
@@ -46,10 +44,10 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     Ok(())
 }
 
-/// Arguments that mean nothing where nothing is checked.
+/// Arguments that require a check.
 const OF_CHECKS: [&str; 5] = ["checkInterval", "checkIntervalMs", "checkTimeout", "rise", "maxCheckFailures"];
 
-/// Arguments that mean something together with others.
+/// Arguments that depend on others.
 #[derive(Default)]
 struct Parts {
     listen: bool,
@@ -58,7 +56,7 @@ struct Parts {
     key: Option<String>,
     v4: Option<u8>,
     v6: Option<u8>,
-    /// The first one given that says how a check is made.
+    /// The first argument that concerns a check.
     of_check: Option<String>,
     check: Option<bool>,
     script: Option<Vec<String>>,
@@ -68,8 +66,8 @@ struct Parts {
     transparent: bool,
 }
 
-fn forward(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftForward, Fault> {
-    let mut made = DraftForward {
+fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fault> {
+    let mut made = DraftRelay {
         origin: call.origin.clone(),
         tcp,
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -89,7 +87,7 @@ fn forward(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftForward
         client_address: ClientAddress::Hidden,
         health: default_health(),
     };
-    // A target is as good as it ever was once it accepts: nothing in it has to warm up.
+    // A target needs no slow start: it has no cache to warm up.
     made.health.slow_start = TickDelta::default();
     made.health.interval = TickDelta::from_ms(5_000);
     let entries = named("the argument", given)?;
@@ -118,16 +116,16 @@ fn forward(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftForward
 /// Reads one argument.
 fn apply(
     call: &mut Call<'_>,
-    made: &mut DraftForward,
+    made: &mut DraftRelay,
     parts: &mut Parts,
     name: &str,
     v: &Value,
 ) -> Result<(), Fault> {
     let small = |max: u8| whole(name, v, 0, max.into()).map(|n| u8::try_from(n).unwrap_or(max));
-    // What no forward at all may have is known by the tables.
-    let own = if made.tcp { TCP_FORWARD_ARGUMENTS } else { UDP_FORWARD_ARGUMENTS };
-    if !FORWARD_ARGUMENTS.iter().chain(own).any(|e| e.name == name) {
-        let known = FORWARD_ARGUMENTS.iter().chain(own).map(|e| e.name);
+    // The tables know the arguments of each kind.
+    let own = if made.tcp { TCP_RELAY_ARGUMENTS } else { UDP_RELAY_ARGUMENTS };
+    if !RELAY_ARGUMENTS.iter().chain(own).any(|e| e.name == name) {
+        let known = RELAY_ARGUMENTS.iter().chain(own).map(|e| e.name);
         return Err(Fault::unknown("argument", name, known));
     }
     let idle_min = if made.tcp { 0.0 } else { 100.0 };
@@ -177,21 +175,21 @@ fn apply(
             });
         }
         "checkScript" => parts.script = Some(script(name, v)?),
-        "checkSend" => parts.send = Some(talk(name, v)?),
-        "checkExpect" => parts.expect = Some(talk(name, v)?),
+        "checkSend" => parts.send = Some(check_bytes(name, v)?),
+        "checkExpect" => parts.expect = Some(check_bytes(name, v)?),
         "checkInterval" => made.health.interval = span(name, v, 1000, 10.0, DAY_MS)?,
         "checkIntervalMs" => made.health.interval = span(name, v, 1, 10.0, DAY_MS)?,
         "checkTimeout" => made.health.timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
         "rise" => made.health.rise = whole(name, v, 1, 255)?,
         "maxCheckFailures" => made.health.fall = whole(name, v, 1, 255)?,
-        // The tables are those of this match: a test has each of their names read.
+        // The tables and this match have the same names, as a test checks.
         _ => {}
     }
     Ok(())
 }
 
-/// Makes of the arguments what they mean together; everything that is wrong with that.
-fn join(parts: &Parts, made: &mut DraftForward) -> Vec<Fault> {
+/// Combines the arguments; returns all errors.
+fn join(parts: &Parts, made: &mut DraftRelay) -> Vec<Fault> {
     let mut faults = Vec::new();
     if !parts.listen {
         faults.push(Fault::value("listen", "missing", value::SERVICE_ADDRESS));
@@ -214,7 +212,7 @@ fn join(parts: &Parts, made: &mut DraftForward) -> Vec<Fault> {
         faults.push(Fault::value("useProxyProtocol", "\"v1\"", "\"v2\": datagrams have no version 1"));
     }
     if let Some(own) = made.to.iter().find(|to| is_own(made, **to)) {
-        let expected = "another address than `listen`, which it would forward to itself";
+        let expected = "another address than `listen`, or it would relay to itself";
         faults.push(Fault::value("to", format!("\"{own}\""), expected));
     }
     let other_family = |v4: bool| made.to.iter().any(|a| a.is_ipv4() != v4);
@@ -234,10 +232,10 @@ fn join(parts: &Parts, made: &mut DraftForward) -> Vec<Fault> {
     faults
 }
 
-/// Whether a target is where the forward itself listens.
-fn is_own(made: &DraftForward, to: SocketAddr) -> bool {
+/// Returns whether a target is the relay's own address.
+fn is_own(made: &DraftRelay, to: SocketAddr) -> bool {
     let listen = made.listen;
-    // On all addresses: what is sent to this machine comes back.
+    // On a wildcard address, traffic to this machine comes back.
     let all = listen.ip().is_unspecified()
         && made.interface.is_none()
         && to.ip().is_loopback()
@@ -276,7 +274,7 @@ fn joined_policy(parts: &Parts) -> Result<Policy, Fault> {
     Ok(policy)
 }
 
-fn check(parts: &Parts, made: &mut DraftForward) -> Result<(), Fault> {
+fn check(parts: &Parts, made: &mut DraftRelay) -> Result<(), Fault> {
     let talks = parts.send.is_some() || parts.expect.is_some();
     let given = [parts.check.is_some(), parts.script.is_some(), talks];
     if given.iter().filter(|g| **g).count() > 1 {
@@ -334,16 +332,16 @@ fn targets(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
 }
 
 fn policy(name: &str, v: &Value) -> Result<&'static str, Fault> {
-    let expected = FORWARD_POLICIES.map(|(name, _)| format!("\"{name}\"")).join(", ");
+    let expected = RELAY_POLICIES.map(|(name, _)| format!("\"{name}\"")).join(", ");
     let written = text(name, v, &format!("one of {expected}"))?;
-    let known = FORWARD_POLICIES.iter().find(|(name, _)| *name == written);
+    let known = RELAY_POLICIES.iter().find(|(name, _)| *name == written);
     known.map(|(name, _)| *name).ok_or_else(|| wrong(name, v, format!("one of {expected}")))
 }
 
-fn talk(name: &str, v: &Value) -> Result<Vec<u8>, Fault> {
+fn check_bytes(name: &str, v: &Value) -> Result<Vec<u8>, Fault> {
     let bytes = bytes(name, v)?;
-    if bytes.is_empty() || bytes.len() > TALK_BYTES_MAX {
-        return Err(wrong(name, v, format!("a string of 1 to {TALK_BYTES_MAX} bytes")));
+    if bytes.is_empty() || bytes.len() > CHECK_BYTES_MAX {
+        return Err(wrong(name, v, format!("a string of 1 to {CHECK_BYTES_MAX} bytes")));
     }
     Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! What rules do to answers: dnsdist's response actions as Lua sees them.
+//! dnsdist's response actions as Lua functions.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::lua::front_end::selectors::{pool, tag_name, types};
 use crate::rules::action::RESTARTS_MAX;
 use crate::rules::action::ResponseAction;
 
-/// Each response action with the most arguments it takes.
+/// Each response action with its most arguments.
 const MAKERS: [(&str, usize, Make<ResponseAction>); 20] = [
     ("AllowResponseAction", 0, |_, _| Ok(ResponseAction::Allow)),
     ("DropResponseAction", 0, |_, _| Ok(ResponseAction::Drop)),

@@ -1,4 +1,4 @@
-//! What rules match: dnsdist's selectors as Lua sees them.
+//! dnsdist's selectors as Lua functions.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ use crate::rules::pattern::Pattern;
 use crate::rules::text;
 use crate::rules::text::{COMPARISONS, PROTOCOLS};
 
-/// Rules within rules, and actions within actions, at most.
+/// Deepest nesting of rules, and of actions.
 pub(crate) const DEPTH_MAX: u8 = 64;
-/// What stands for a rule.
+/// What is accepted as a rule.
 const RULE: &str = "a rule, a name or a network, or a list of names or networks";
 /// The name of a pool.
 pub(crate) const POOL: &str = "the name of a pool";
 
 type Make = fn(&mut Call<'_>, Arguments<'_>) -> Result<Matcher, Fault>;
 
-/// Each selector with the most arguments it takes.
+/// Each selector with its most arguments.
 const SELECTORS: [(&str, usize, Make); 41] = [
     ("AllRule", 0, |_, _| Ok(Matcher::All)),
     ("AndRule", 1, |call, a| {
@@ -158,7 +158,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     Ok(())
 }
 
-/// What was made; or, with the error recorded, what takes any further use.
+/// Returns the object, or, with the error recorded, one that accepts any further use.
 pub(crate) fn stand_in<T: UserData + 'static>(
     call: &mut Call<'_>,
     made: Result<T, Fault>,
@@ -173,18 +173,18 @@ pub(crate) fn stand_in<T: UserData + 'static>(
     Ok(Value::UserData(object))
 }
 
-/// A rule's selector as Lua sees it.
+/// A rule's selector as a Lua object.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) context: Context,
     pub(crate) matcher: Matcher,
-    /// How many rules within rules it is.
+    /// Its nesting depth.
     pub(crate) depth: u8,
 }
 
 impl UserData for Rule {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        // Only the shards count, and not while a file is evaluated.
+        // Only the shards count matches, and not while a file is evaluated.
         methods.add_method("getMatches", |_, _, ()| Ok(0));
         let show = |lua: &Lua, rule: &Self, (): ()| {
             let matcher = &rule.matcher;
@@ -198,8 +198,8 @@ impl UserData for Rule {
     }
 }
 
-/// A set of addresses, each with its end. What is added to it is kept by the shards, which
-/// evaluate the file too; here nothing is.
+/// A set of addresses, each with its expiry. The shards, which evaluate the file too, keep the
+/// additions; nothing is kept here.
 #[derive(Clone, Debug)]
 struct Timed(Rule);
 
@@ -212,9 +212,9 @@ impl UserData for Timed {
     }
 }
 
-/// What a value selects: a rule, or what its strings stand for.
+/// Reads a selector: a rule, or names or networks that stand for one.
 pub(crate) fn rule(call: &mut Call<'_>, what: &str, value: &Value) -> Result<Matcher, Fault> {
-    // The error of what is missing, or wrong, stands already.
+    // A missing or invalid rule was reported already.
     if is_inert(value) {
         return Ok(Matcher::All);
     }
@@ -269,7 +269,7 @@ pub(crate) fn rule(call: &mut Call<'_>, what: &str, value: &Value) -> Result<Mat
     Ok(Matcher::QNameSuffix(call.literal_names(names(what, value)?, false)))
 }
 
-/// The rules of a list.
+/// Reads a list of rules.
 fn rules(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Vec<Matcher>, Fault> {
     const RULES: &str = "a list of rules, as {QTypeRule(\"ANY\"), TCPRule(false)}";
     if is_inert(a.at(0)) {
@@ -285,8 +285,8 @@ fn rules(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Vec<Matcher>, Fault> {
     Ok(list)
 }
 
-/// Makes the rule under construction one deeper than those that it is around. What walks down a
-/// rule calls itself for each level, per query too: hence the limit.
+/// Increments the depth of the rule under construction. Evaluation recurses for each level, per
+/// query too: hence the limit.
 fn around(call: &mut Call<'_>) -> Result<(), Fault> {
     if call.depth == DEPTH_MAX {
         let what = format!("{} rules, each within the next one", u32::from(DEPTH_MAX) + 1);
@@ -316,7 +316,7 @@ fn pattern(a: Arguments<'_>, whole: bool) -> Result<Matcher, Fault> {
     })
 }
 
-/// A number from 0, or a name that stands for one.
+/// Reads a number from 0, or a name of one.
 pub(crate) fn code(
     what: &str,
     v: &Value,
@@ -333,13 +333,13 @@ pub(crate) fn code(
     }
 }
 
-/// The types of a list, or one.
+/// Reads one type or a list.
 pub(crate) fn types(what: &str, v: &Value) -> Result<Vec<u16>, Fault> {
     const TYPES: &str = "a type, as DNSQType.AAAA, or a list of them";
     items(v)?.map(|item| code(what, &item?, TYPES, enumerations::qtype)).collect()
 }
 
-/// Bounded by the caller to sixteen bits.
+/// The caller bounds it to sixteen bits.
 pub(crate) fn low(n: u32) -> u16 {
     u16::try_from(n).unwrap_or(u16::MAX)
 }
@@ -353,15 +353,15 @@ fn bounds(a: Arguments<'_>, from: usize) -> Result<(u16, u16), Fault> {
     Ok((min, max))
 }
 
-/// The name of a tag, the first argument.
+/// Reads the name of a tag, the first argument.
 pub(crate) fn tag_name(a: Arguments<'_>) -> Result<String, Fault> {
     let name = tag_part("the name", a.at(0))?;
     if name.is_empty() { Err(wrong("the name", a.at(0), "the name of a tag, not empty")) } else { Ok(name) }
 }
 
-/// The name or value of a tag.
+/// Reads the name or value of a tag.
 pub(crate) fn tag_part(what: &str, v: &Value) -> Result<String, Fault> {
-    /// Fewer than a query's tags may have in all.
+    /// Fewer than a query's tags may have in total.
     const TAG_BYTES: usize = 1024;
     let part = match v {
         Value::Integer(_) | Value::Number(_) => shown(v),
@@ -370,7 +370,7 @@ pub(crate) fn tag_part(what: &str, v: &Value) -> Result<String, Fault> {
     if part.len() > TAG_BYTES { Err(wrong(what, v, "at most 1024 bytes")) } else { Ok(part) }
 }
 
-/// A pool by its name; `compile` finds its slot.
+/// Reads a pool name; `compile` resolves its slot.
 pub(crate) fn pool(what: &str, v: &Value) -> Result<PoolRef, Fault> {
     let name = match v {
         Value::Integer(_) | Value::Number(_) => shown(v),
@@ -379,13 +379,13 @@ pub(crate) fn pool(what: &str, v: &Value) -> Result<PoolRef, Fault> {
     Ok(PoolRef { name: name.into(), slot: Default::default() })
 }
 
-/// Keeps what a limiting rule remembers, and gives its number.
+/// Records the state of a limiting rule, and returns its number.
 fn state(call: &mut Call<'_>, state: DraftState) -> u32 {
     call.draft.states.push(state);
     u32::try_from(call.draft.states.len() - 1).unwrap_or(u32::MAX)
 }
 
-/// A bucket of its own.
+/// Records a bucket.
 pub(crate) fn bucket(call: &mut Call<'_>, qps: u32, burst: u32) -> Limit {
     Limit { state: state(call, DraftState::Bucket(qps, burst)), qps, burst }
 }

@@ -18,12 +18,12 @@ use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::{missing, tls};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
-/// What an order, weight and the like may be at most (dnsdist's own bound).
+/// Largest order, weight and the like (dnsdist's own limit).
 const WEIGHT_MAX: u32 = i32::MAX as u32;
 /// A day, the longest span of any server setting, milliseconds.
 const DAY_MS: f64 = 86_400_000.0;
-/// Servers that a query is tried on, at most.
-const TRIES_MAX: u32 = 5;
+/// Most servers to try.
+const SERVERS_TO_TRY_MAX: u32 = 5;
 /// The longest time-out, milliseconds.
 const TIMEOUT_MS: f64 = 300_000.0;
 
@@ -64,12 +64,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
-/// The places of the servers that were not removed.
+/// Returns the indexes of the servers that were not removed.
 fn standing(draft: &Draft) -> impl Iterator<Item = usize> + '_ {
     draft.servers.iter().enumerate().filter(|(_, s)| !s.removed).map(|(at, _)| at)
 }
 
-/// A server by object, number (from 0 in order of creation), id or name.
+/// Returns the index of a server by object, number (from 0 in order of creation), id or name.
 fn find(draft: &Draft, value: &Value) -> Option<usize> {
     match value {
         Value::UserData(u) => u.borrow::<Server>().ok().map(|s| s.at),
@@ -89,8 +89,8 @@ fn find(draft: &Draft, value: &Value) -> Option<usize> {
     }
 }
 
-/// Reads the arguments of `newServer`. Every wrong one is recorded; without a good address the
-/// server only stands in for one, so that the rest of the file can be checked.
+/// Reads the arguments of `newServer`. Every invalid one is recorded; without a valid address the
+/// server is a placeholder, so that the rest of the file can be checked.
 fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let mut server = DraftServer::new(call.origin.clone(), nowhere);
@@ -151,7 +151,7 @@ fn new_server(call: &mut Call<'_>, given: &Value) -> DraftServer {
     server
 }
 
-/// Arguments that mean something together with others.
+/// Arguments that depend on others.
 struct Parts {
     backoff: bool,
     backoff_max: TickDelta,
@@ -160,12 +160,12 @@ struct Parts {
     advertise_tls: bool,
     transparent: bool,
     tls: tls::ServerArguments,
-    /// The address with the port of DNS over TLS where none is written.
+    /// The address with the default port of DNS over TLS.
     dot_address: SocketAddr,
 }
 
 impl Parts {
-    /// Makes of them what they mean.
+    /// Combines the arguments.
     fn join(&self, call: &mut Call<'_>, server: &mut DraftServer) -> Result<(), Fault> {
         if self.tls.is_on() {
             server.address = self.dot_address;
@@ -176,9 +176,9 @@ impl Parts {
             server.health.lazy.backoff_max = Some(self.backoff_max);
         }
         server.client_address = client_address(self.proxy, self.advertise_tls, self.transparent)?;
-        // There is no room for the line of version 1 in a datagram.
+        // A datagram cannot carry version 1.
         server.connections.only |= self.proxy == Some(ProxyVersion::One);
-        // Asked as queries are, unless told otherwise.
+        // Checked over the transport of queries by default.
         if server.connections.only && server.health.probe == Probe::Udp && self.check_tcp.is_none() {
             server.health.probe = Probe::Tcp;
         }
@@ -202,7 +202,7 @@ pub(crate) enum ProxyVersion {
     Two,
 }
 
-/// Whether a PROXY header is sent, and which.
+/// Reads whether a PROXY header is sent, and which.
 pub(crate) fn proxy(name: &str, v: &Value) -> Result<Option<ProxyVersion>, Fault> {
     const VERSION: &str = "true, false, \"v1\" or \"v2\"";
     if let Some(on) = v.as_boolean() {
@@ -215,7 +215,7 @@ pub(crate) fn proxy(name: &str, v: &Value) -> Result<Option<ProxyVersion>, Fault
     }
 }
 
-/// How the client's address is told.
+/// Returns how the client's address is passed on.
 pub(crate) fn client_address(
     proxy: Option<ProxyVersion>,
     advertise_tls: bool,
@@ -227,7 +227,7 @@ pub(crate) fn client_address(
             expected: "one of them".to_owned(),
         }),
         (Some(version), false) => {
-            // Version 1 has no values.
+            // Version 1 has no TLVs.
             let v1 = version == ProxyVersion::One;
             Ok(ClientAddress::Proxy { v1, advertise_tls: advertise_tls && !v1 })
         }
@@ -286,7 +286,7 @@ fn apply(
         }
         "checkScript" => health.probe = Probe::Script(script(name, v)?),
         "checkTCP" => {
-            // `check` stands before it in the order of names: its TCP connection, or its script, stays.
+            // `check` precedes it in the order of names: a TCP connection or a script is kept.
             parts.check_tcp = Some(switch(name, v)?);
             if parts.check_tcp == Some(true) && health.probe == Probe::Udp {
                 health.probe = Probe::Tcp;
@@ -330,9 +330,10 @@ fn apply(
         "tcpRecvTimeout" => server.connections.receive_timeout = span(name, v, 1000, 1.0, TIMEOUT_MS)?,
         "tcpRecvTimeoutMs" => server.connections.receive_timeout = span(name, v, 1, 1.0, TIMEOUT_MS)?,
         "tcpFastOpen" => server.connections.fast_open = switch(name, v)?,
-        // dnsdist's is any number of tries at the same server: more than that many servers help nobody.
+        // dnsdist's is any number of attempts on the same server; more servers than this are of no
+        // use.
         "retries" => {
-            let tries = whole(name, v, 0, 255)?.clamp(1, TRIES_MAX);
+            let tries = whole(name, v, 0, 255)?.clamp(1, SERVERS_TO_TRY_MAX);
             server.connections.tries = u8::try_from(tries).unwrap_or(1);
         }
         "maxInFlight" => {
@@ -354,8 +355,8 @@ fn apply(
 
 const CHECKS: &str = "\"dns\" or \"connect\"";
 
-/// What to say of an argument that is not read above; nothing when `false` switches off what is
-/// not there.
+/// Returns the error of an argument that is not read above; `None` when `false` disables something
+/// that does not exist.
 fn unusable(name: &str, v: &Value) -> Option<Fault> {
     let family = SERVER_ARGUMENTS_MISSING.iter().find(|m| m.names.contains(&name));
     match family {
@@ -369,7 +370,7 @@ fn unusable(name: &str, v: &Value) -> Option<Fault> {
     }
 }
 
-/// A text; a number will do.
+/// Reads a text; a number is accepted.
 fn label(name: &str, v: &Value, expected: &str) -> Result<String, Fault> {
     match v {
         Value::Integer(_) | Value::Number(_) => Ok(shown(v)),
@@ -398,7 +399,7 @@ fn mode_name(mode: HealthMode) -> &'static str {
     }
 }
 
-/// A type or class by name or number.
+/// Reads a type or class by name or number.
 fn code(name: &str, v: &Value, expected: &str, by_name: fn(&str) -> Option<u16>) -> Result<u16, Fault> {
     let number = number(v).and_then(|_| whole(name, v, 1, 65535).ok()).and_then(|n| u16::try_from(n).ok());
     let named = || v.as_string().and_then(|s| by_name(&s.to_string_lossy()));
@@ -412,7 +413,7 @@ pub(crate) fn script(name: &str, v: &Value) -> Result<Vec<String>, Fault> {
     if fine { Ok(words) } else { Err(wrong(name, v, SCRIPT)) }
 }
 
-/// A server as Lua sees it: its place in the draft.
+/// A server as a Lua object: its index in the draft.
 #[derive(Clone, Debug)]
 struct Server {
     context: Context,
@@ -435,8 +436,8 @@ impl Server {
 
 /// A getter.
 type Get = fn(&Lua, &DraftServer) -> Result<Value, Fault>;
-/// What a method with at most one argument does.
-type Act = fn(&mut DraftServer, &Value) -> Result<(), Fault>;
+/// A method with at most one argument.
+type Method = fn(&mut DraftServer, &Value) -> Result<(), Fault>;
 
 fn string(lua: &Lua, text: &str) -> Result<Value, Fault> {
     Ok(Value::String(lua.create_string(text)?))
@@ -452,7 +453,7 @@ const FIELDS: [(&str, Get); 7] = [
     ("upStatus", |_, s| Ok(Value::Boolean(is_up(s)))),
 ];
 
-const QUESTIONS: [(&str, Get); 7] = [
+const GETTERS: [(&str, Get); 7] = [
     ("getName", |lua, s| string(lua, s.name.as_deref().unwrap_or_default())),
     ("getNameWithAddr", |lua, s| match s.name.as_deref().filter(|n| !n.is_empty()) {
         Some(name) => string(lua, &format!("{name} ({})", s.address)),
@@ -465,7 +466,7 @@ const QUESTIONS: [(&str, Get); 7] = [
     ("getHealthCheckMode", |lua, s| string(lua, mode_name(s.health.mode))),
 ];
 
-const ACTIONS: [(&str, Act); 11] = [
+const ACTIONS: [(&str, Method); 11] = [
     ("setUp", |s, _| force(s, HealthMode::Up)),
     ("setDown", |s, _| force(s, HealthMode::Down)),
     ("setAuto", |s, _| match s.health.mode {
@@ -521,7 +522,7 @@ impl UserData for Server {
     }
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        for (name, get) in QUESTIONS {
+        for (name, get) in GETTERS {
             methods.add_method(name, move |lua, server, ()| server.on(lua, name, |s| get(lua, s)));
         }
         for (name, act) in ACTIONS {
@@ -535,7 +536,7 @@ impl UserData for Server {
             server.on(lua, "setHealthCheckParams", |_| Err(fault))
         });
         methods.add_meta_method(MetaMethod::ToString, |lua, server, ()| {
-            server.on(lua, "tostring", |s| string(lua, &s.called()))
+            server.on(lua, "tostring", |s| string(lua, &s.display_name()))
         });
     }
 }

@@ -1,6 +1,6 @@
-//! Sets of names: `newSuffixMatchNode` and `newDNSNameSet`. What is in a set is gathered here
-//! while the file is evaluated, and made into what the shards search at its end, so that rules see
-//! what was added behind them too.
+//! Sets of names: `newSuffixMatchNode` and `newDNSNameSet`. The contents are collected while the
+//! file is evaluated and converted for the shards at its end, so that rules see later additions
+//! too.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -19,21 +19,21 @@ use crate::rules::names;
 use crate::rules::names::Names;
 use crate::wire::name::{Text, labels_of};
 
-/// Wrong lines of a file that are reported one by one.
+/// Invalid lines of a file that are reported one by one.
 const WRONG_LINES_SHOWN: usize = 10;
 /// Names of a set that are shown.
 const NAMES_SHOWN: usize = 20;
 
-/// What has been put into a set.
+/// The contents of a set.
 #[derive(Debug, Default)]
 pub(crate) struct NameContent {
-    /// In wire format, small letters; gone when the set is filled.
+    /// In lower-case wire format; empty once the set is filled.
     names: HashSet<Box<[u8]>>,
     /// Bytes of the names.
     bytes: usize,
-    /// How many names; stays when the set is filled.
+    /// Number of names; kept when the set is filled.
     count: usize,
-    /// They are not to be shown.
+    /// The names are not shown.
     quiet: bool,
 }
 
@@ -55,7 +55,7 @@ impl NameContent {
         was
     }
 
-    /// Some of it, for lists of rules.
+    /// Returns a part of the contents, for lists of rules.
     pub(crate) fn shown(&self) -> String {
         if self.quiet || self.count > NAMES_SHOWN {
             return format!("{} names", self.count);
@@ -65,23 +65,23 @@ impl NameContent {
         shown(names)
     }
 
-    /// Takes the names out, in order, for the set to be filled with.
+    /// Takes the names, sorted, to fill the set.
     pub(crate) fn take(&mut self) -> names::NameSet {
         let mut names: Vec<Vec<u8>> = std::mem::take(&mut self.names).into_iter().map(Vec::from).collect();
-        // The order of a hash set is no order: the same file makes the same set.
+        // The order of a hash set is random: the same file must make the same set.
         names.sort_unstable();
         names.into_iter().collect()
     }
 }
 
-/// Names as text, in order.
+/// Formats names, sorted.
 pub(crate) fn shown(mut names: Vec<&[u8]>) -> String {
     names.sort_unstable();
     let texts: Vec<String> = names.iter().map(|n| Text(n).to_string()).collect();
     texts.join(", ")
 }
 
-/// The names of a value: one, or a list; wire format.
+/// Reads one name or a list, in wire format.
 pub(crate) fn names(what: &str, value: &Value) -> Result<Vec<Vec<u8>>, Fault> {
     const NAMES: &str = "a domain name, or a list of them";
     let items = items(value).map_err(|_| wrong(what, value, NAMES))?;
@@ -89,31 +89,31 @@ pub(crate) fn names(what: &str, value: &Value) -> Result<Vec<Vec<u8>>, Fault> {
     if names.is_empty() { Err(Fault::value(what, "an empty list", NAMES)) } else { Ok(names) }
 }
 
-/// A set of names as Lua sees it.
+/// A set of names as a Lua object.
 #[derive(Clone, Debug)]
 pub(crate) struct NameSet {
     context: Context,
-    /// Names below a name of it are in it.
+    /// Whether names below one of its names match too.
     below: bool,
     names: Names,
     content: Rc<RefCell<NameContent>>,
 }
 
 impl NameSet {
-    /// The set of a value, if it is one of `newDNSNameSet`.
+    /// Returns the set of a value, if it is one of `newDNSNameSet`.
     pub(crate) fn exact(value: &Value) -> Option<Names> {
         let set = value.as_userdata()?.borrow::<Self>().ok()?;
         (!set.below).then(|| set.names.clone())
     }
 
-    /// The set of a value, if it is one of `newSuffixMatchNode`.
+    /// Returns the set of a value, if it is one of `newSuffixMatchNode`.
     pub(crate) fn suffixes(value: &Value, quiet: bool) -> Option<Names> {
         let set = value.as_userdata()?.borrow::<Self>().ok()?;
         set.content.borrow_mut().quiet |= quiet;
         set.below.then(|| set.names.clone())
     }
 
-    /// The longest name of the set that `name` is or is below of.
+    /// Returns the longest name of the set that equals `name` or is above it.
     fn best(&self, name: &[u8]) -> Option<Vec<u8>> {
         if let Some(set) = self.names.set() {
             return set.suffix_of(name).and_then(|at| name.get(at..)).map(<[u8]>::to_vec);
@@ -180,7 +180,7 @@ fn remove(_: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
     Ok(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)))
 }
 
-/// Adds the names of a file, one a line.
+/// Adds the names of a file, one per line.
 fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
     let path = text("", v, "the path of a file")?;
     let bytes =
@@ -206,8 +206,8 @@ fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Faul
         }
     }
     if wrong_lines > WRONG_LINES_SHOWN {
-        let wrong = format!("{path} has {} more lines that are no names", wrong_lines - WRONG_LINES_SHOWN);
-        return Err(Fault::Conflict { wrong, expected: "a domain name a line".to_owned() });
+        let wrong = format!("{path} has {} more invalid lines", wrong_lines - WRONG_LINES_SHOWN);
+        return Err(Fault::Conflict { wrong, expected: "a domain name per line".to_owned() });
     }
     Ok(Value::Nil)
 }
@@ -219,7 +219,7 @@ impl UserData for NameSet {
                 set.context.call(lua, name, |call| change(call, set, &v))
             });
         }
-        // These work at any time: check functions may ask.
+        // These work at any time, for check functions.
         methods.add_method("check", |lua, set, v: Value| {
             packet::wire("", &v).map(|name| set.contains(&name)).map_err(|fault| raised(lua, "check", &fault))
         });
@@ -231,7 +231,7 @@ impl UserData for NameSet {
             methods.add_method(name, |_, set, ()| Ok(set.content.borrow().count));
         }
         methods.add_method("memory", |_, set, ()| {
-            // Once filled, what the shards search; before, the names as they stand.
+            // Once filled, the memory of the shards' set; before, that of the names.
             Ok(if set.names.is_empty() { set.content.borrow().bytes } else { set.names.bytes() })
         });
         methods.add_method("empty", |_, set, ()| Ok(set.content.borrow().count == 0));
@@ -240,7 +240,7 @@ impl UserData for NameSet {
     }
 }
 
-/// An error that Lua sees, with the place of the call.
+/// Creates an error that Lua sees, with the origin of the call.
 pub(crate) fn raised(lua: &Lua, function: &str, fault: &Fault) -> mlua::Error {
     mlua::Error::external(ConfigError::new(&caller(lua), function, fault.clone()))
 }

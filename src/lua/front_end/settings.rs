@@ -16,16 +16,16 @@ use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::{argument, caller, run, unreadable};
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
-/// What a network looks like.
+/// The form of a network.
 pub(crate) const NETWORK: &str = "ADDRESS or ADDRESS/LENGTH, as \"192.0.2.0/24\"";
 
-/// Options of `addLocal` that are missing.
+/// Options of `addLocal` that are not implemented.
 const LOCAL_MISSING: [&str; 2] = ["xskSocket", "additionalAddresses"];
 
-/// Connections of a listener at a time, and connections that wait to be accepted, at most.
+/// Most concurrent connections of a listener, and most pending ones.
 const CONNECTIONS_MAX: u32 = 10_000_000;
 const BACKLOG_MAX: u32 = 65_535;
-/// Directories that include each other: more than anybody's, fewer than the stack has room for.
+/// Deepest nesting of included directories: more than anyone needs, less than the stack allows.
 const INCLUDES_MAX: usize = 16;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
@@ -50,7 +50,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setLocal", |call, arguments| {
         let listener = listener(call, arguments)?;
-        // Of plain DNS; those with TLS have a function of their own.
+        // Of plain DNS; listeners with TLS have a function of their own.
         call.draft.listeners.retain(|l| l.service.tls().is_some());
         call.draft.listeners.push(listener);
         Ok(Value::Nil)
@@ -61,7 +61,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     define_include(lua, context)
 }
 
-/// A setter of the table.
+/// Applies a setter of the table.
 fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Value]) -> Result<Value, Fault> {
     if arguments.len() > 1 {
         return Err(Fault::Conflict {
@@ -78,7 +78,7 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Val
             Some(n) => setting.from_number(n, setter.scale),
             None => match milliseconds(setting, argument) {
                 Some(ms) => setting.from_number(ms, 1),
-                // Not a number: of what range it should be is for the table to say.
+                // Not a number: the table's error states the range.
                 None => setting.from_number(f64::NAN, setter.scale),
             },
         },
@@ -94,7 +94,7 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Val
     Ok(Value::Nil)
 }
 
-/// A time written with its unit, as "2s", of a setting that is a number of milliseconds.
+/// Reads a time with a unit, as "2s", for a setting in milliseconds.
 fn milliseconds(setting: &Setting, argument: &Value) -> Option<f64> {
     let Kind::Number { unit: "ms", .. } = setting.kind else { return None };
     let span = value::span(&argument.as_string()?.to_string_lossy()).ok()?;
@@ -128,7 +128,7 @@ fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, F
     Ok(listener)
 }
 
-/// `addLocal(address, doTCP, reusePort, tcpFastOpenQueueSize)`.
+/// Reads `addLocal(address, doTCP, reusePort, tcpFastOpenQueueSize)`.
 fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> Result<(), Fault> {
     if !tcp {
         listener.service = Service::DnsUdp;
@@ -143,31 +143,31 @@ fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> R
 }
 
 pub(crate) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
-    let streams = &mut listener.connection_options;
+    let options = &mut listener.connection_options;
     match name {
         "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "dscp" => listener.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
         "doTCP" => listener.service = if switch(name, v)? { Service::Dns } else { Service::DnsUdp },
-        "tcpFastOpenQueueSize" => streams.fast_open = whole(name, v, 0, BACKLOG_MAX)?,
-        // 0 takes the kernel's word, as with dnsdist: as many as it lets wait.
+        "tcpFastOpenQueueSize" => options.fast_open = whole(name, v, 0, BACKLOG_MAX)?,
+        // As in dnsdist, 0 means the kernel's limit.
         "tcpListenQueueSize" => {
             let size = whole(name, v, 0, BACKLOG_MAX)?;
-            streams.backlog = if size == 0 { ConnectionOptions::default().backlog } else { size };
+            options.backlog = if size == 0 { ConnectionOptions::default().backlog } else { size };
         }
         "maxInFlight" => {
-            // None beside the one that is answered: 1.
-            streams.in_flight = u16::try_from(whole(name, v, 0, 65_535)?.max(1)).unwrap_or(u16::MAX);
+            // No further query beside the current one: 1.
+            options.in_flight = u16::try_from(whole(name, v, 0, 65_535)?.max(1)).unwrap_or(u16::MAX);
         }
-        "maxConcurrentTCPConnections" => streams.connections = whole(name, v, 0, CONNECTIONS_MAX)?,
+        "maxConcurrentTCPConnections" => options.connections = whole(name, v, 0, CONNECTIONS_MAX)?,
         "enableProxyProtocol" => {
             listener.proxy = if switch(name, v)? { ProxyHeader::Inside } else { ProxyHeader::Ignored };
         }
         "reusePort" => listener.reuse_port = switch(name, v)?,
-        // Which CPU serves what is the shards' business.
+        // `--cpus` and `--steer` decide which CPU serves what.
         "cpus" => {}
         missing if LOCAL_MISSING.contains(&missing) => {
             if v.as_boolean() != Some(false) {
-                let meanwhile = "remove it; listen on each address by an addLocal of its own".to_owned();
+                let meanwhile = "remove it; use one addLocal per address".to_owned();
                 return Err(Fault::Missing { what: format!("option \"{name}\""), meanwhile });
             }
         }
@@ -209,7 +209,7 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })
 }
 
-/// The networks of a list, those apart that are none, each of which is an error.
+/// Reads the networks of a list; each invalid one is an error.
 pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) -> Vec<Prefix> {
     let mut list = Vec::new();
     for text in texts {
@@ -221,7 +221,7 @@ pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t 
     list
 }
 
-/// What dnslob does anyhow, or does not do at all, and so takes without effect.
+/// Defines the functions that are accepted without effect.
 fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setSecurityPollSuffix", |_, _| Ok(Value::Nil))?;
     for name in ["setRandomizedOutgoingSockets", "setRandomizedIdsOverUDP"] {
@@ -234,8 +234,7 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
             Err(wrong("", argument, "true: ids and sockets are always random"))
         })?;
     }
-    // There are no threads for connections, and nothing is passed between threads: no pipe, no
-    // queue, no round that cleans up.
+    // There are no connection threads, and no pipes or queues between threads.
     for name in [
         "setMaxTCPClientThreads",
         "setMaxTCPQueuedConnections",
@@ -276,16 +275,16 @@ fn define_logging(lua: &Lua) -> mlua::Result<()> {
     lua.load(crate::lua::state::PRINT).set_name("=print").call(print)
 }
 
-/// Evaluates a directory's `.conf` files; their functions record into the same draft, so the
-/// draft must not be held meanwhile.
+/// Evaluates a directory's `.conf` files; their functions record into the same draft, which must not
+/// be borrowed meanwhile.
 fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let included = context.clone();
     let depth = Cell::new(0_usize);
     let function = lua.create_function(move |lua, argument: Value| {
         if depth.get() == INCLUDES_MAX {
             let wrong = format!("more than {INCLUDES_MAX} directories include each other");
-            let fault = Fault::Conflict { wrong, expected: "an end to that".to_owned() };
-            // Not noted and gone on from: each level would go on with all of its files.
+            let fault = Fault::Conflict { wrong, expected: "no such loop".to_owned() };
+            // Raised rather than recorded: each level would continue with all of its files.
             return Err(mlua::Error::external(ConfigError::new(&caller(lua), "includeDirectory", fault)));
         }
         let (mut files, mut directory) = (Vec::new(), String::new());

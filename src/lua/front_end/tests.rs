@@ -88,7 +88,7 @@ fn a_directory_can_be_included_twice() {
 }
 
 #[test]
-fn the_standard_library_is_whole() {
+fn the_standard_library_is_complete() {
     host(
         "local ffi = require('ffi'); ffi.cdef('int getpid(void);'); assert(ffi.C.getpid() > 0)\n\
          assert(bit.band(6, 3) == 2 and DNSQType.AAAA == 28 and DNSClass.CHAOS == 3 and DNSRCode.REFUSED == 5)\n\
@@ -111,7 +111,7 @@ fn a_check_function_chooses_the_query_and_its_header() {
 }
 
 #[test]
-fn a_check_function_that_is_wrong_says_so() {
+fn errors_of_check_functions_are_reported() {
     for (body, message) in [
         ("error('no')", "no"),
         ("return 1, 1, 1", "returned no name"),
@@ -191,7 +191,7 @@ fn an_endless_file_can_be_interrupted() {
 }
 
 #[test]
-fn a_file_has_so_much_time_even_if_it_hangs_in_c() {
+fn evaluation_is_limited_in_time_even_in_c() {
     for text in [
         "\nwhile true do end",
         "\nxpcall(function() while true do end end, function() while true do end end)",
@@ -201,10 +201,11 @@ fn a_file_has_so_much_time_even_if_it_hangs_in_c() {
         let file = File::new(text);
         let limit = Duration::from_millis(20);
         let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err(text);
-        let said = errors.last().expect("an error").to_string();
-        assert!(said.contains("lua:2: ") || said.contains("lua:3: "), "{text}: {said}");
+        let message = errors.last().expect("an error").to_string();
+        assert!(message.contains("lua:2: ") || message.contains("lua:3: "), "{text}: {message}");
     }
-    // Nobody can end this; nobody waits for it either. The process's other tests go on meanwhile.
+    // Nothing can end this, and nothing waits for it. Other tests of the process continue
+    // meanwhile.
     let file = File::new("require('ffi').cdef('unsigned sleep(unsigned);') require('ffi').C.sleep(2)");
     let limit = Duration::from_millis(20);
     let errors = evaluate_within(Some(file.path()), &Interrupt::default(), limit).expect_err("too long");
@@ -225,7 +226,7 @@ fn a_file_can_end_the_process_and_a_check_function_cannot() {
 }
 
 #[test]
-fn directories_that_include_each_other_are_an_error_with_its_place() {
+fn directories_that_include_each_other_are_an_error() {
     let directory = std::env::temp_dir().join(format!("dnslob-loop-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory of our own");
     for name in ["a.conf", "b.conf"] {
@@ -235,16 +236,16 @@ fn directories_that_include_each_other_are_an_error_with_its_place() {
     let file = File::new(&format!("includeDirectory('{}')", directory.display()));
     let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("a loop");
     assert_eq!(errors.len(), 1, "{errors:?}");
-    let said = errors[0].to_string();
+    let message = errors[0].to_string();
     assert!(
-        said.contains("a.conf:2: includeDirectory: more than 16 directories include each other"),
-        "{said}"
+        message.contains("a.conf:2: includeDirectory: more than 16 directories include each other"),
+        "{message}"
     );
     std::fs::remove_dir_all(&directory).expect("a directory of our own");
 }
 
 #[test]
-fn recursion_in_a_file_is_an_error_with_its_place() {
+fn recursion_in_a_file_is_an_error() {
     let file = File::new("");
     for text in [
         format!("\ndofile('{}')", file.path().display()),
@@ -263,7 +264,7 @@ fn recursion_in_a_file_is_an_error_with_its_place() {
 }
 
 #[test]
-fn a_file_that_takes_all_memory_is_an_error() {
+fn a_file_that_exhausts_memory_is_an_error() {
     let file = File::new("local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e8) .. i end");
     let errors = evaluate(Some(file.path()), &Interrupt::default()).expect_err("no end of memory");
     assert!(errors[0].to_string().contains("not enough memory"), "{errors:?}");

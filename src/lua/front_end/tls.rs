@@ -1,5 +1,5 @@
-//! `addTLSLocal`, `newTLSCertificate`, and what `newServer` is told of TLS. The files that they
-//! name are read here, so that what is wrong with one is told with the line that names it.
+//! `addTLSLocal`, `newTLSCertificate`, and the TLS arguments of `newServer`. The files are loaded
+//! here, so that errors are reported with the line that names the file.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Serv
 use crate::tls::server::SESSION_SECONDS_MAX;
 use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, TlsError, Version};
 
-/// The port of DNS over TLS (RFC 7858, 3.1), where none is written.
+/// The default port of DNS over TLS (RFC 7858, 3.1).
 pub(crate) const DOT_PORT: u16 = 853;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
@@ -32,7 +32,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let certificate = certificate(Arguments(arguments))?;
         Ok(Value::UserData(call.lua.create_userdata(certificate)?))
     })?;
-    // What the files hold is read when the configuration is, and again by SIGHUP.
+    // Files are loaded with the configuration, and again by SIGHUP.
     context.define(lua, "reloadAllCertificates", |_, _| Ok(Value::Nil))?;
     context.define(lua, "getTLSFrontendCount", |call, _| {
         Ok(Value::Integer(i64::try_from(front_ends(&call.draft.listeners).count()).unwrap_or(i64::MAX)))
@@ -49,12 +49,12 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     Ok(())
 }
 
-/// The places of the listeners with TLS.
+/// Returns the indexes of the TLS listeners.
 fn front_ends(listeners: &[DraftListener]) -> impl Iterator<Item = usize> + '_ {
     listeners.iter().enumerate().filter(|(_, l)| l.service.tls().is_some()).map(|(at, _)| at)
 }
 
-/// A listener with TLS as Lua sees it: its place in the draft.
+/// A TLS listener as a Lua object: its index in the draft.
 #[derive(Clone, Debug)]
 struct FrontEnd {
     context: Context,
@@ -62,7 +62,7 @@ struct FrontEnd {
 }
 
 impl FrontEnd {
-    /// Has the listener's TLS loaded anew from its changed specification.
+    /// Changes the listener's specification and loads its TLS again.
     fn change(
         &self,
         lua: &Lua,
@@ -91,12 +91,12 @@ impl UserData for FrontEnd {
         });
         methods.add_method("loadNewCertificatesAndKeys", |lua, own, (files, keys): (Value, Value)| {
             own.change(lua, "loadNewCertificatesAndKeys", |spec| {
-                // Where addTLSLocal has them: behind the address.
+                // As for addTLSLocal, after the address.
                 spec.certificates = certificates(Arguments(&[Value::Nil, files, keys]))?;
                 Ok(())
             })
         });
-        // Both are new a moment ago.
+        // Both were just created.
         methods.add_method("rotateTicketsKey", |_, _, ()| Ok(()));
         methods.add_method("reloadCertificates", |_, _, ()| Ok(()));
         methods.add_method("getAddressAndPort", |lua, own, ()| {
@@ -108,12 +108,12 @@ impl UserData for FrontEnd {
     }
 }
 
-/// What a file or a setting of TLS has wrong.
+/// Converts an error in a file or setting of TLS.
 fn fault(e: &TlsError) -> Fault {
     Fault::Tls(e.to_string())
 }
 
-/// A certificate with its key, as Lua sees it.
+/// A certificate with its key, as a Lua object.
 #[derive(Clone, Debug)]
 struct Certificate(CertificateFiles);
 
@@ -125,7 +125,7 @@ impl UserData for Certificate {
     }
 }
 
-/// `newTLSCertificate(path, {key=, password=})`.
+/// Reads `newTLSCertificate(path, {key=, password=})`.
 fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
     let path = PathBuf::from(a.text(0, "the certificate", PATH)?);
     let mut key = path.clone();
@@ -148,7 +148,7 @@ fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
 
 const PATH: &str = "the path of a file";
 
-/// Where `addTLSLocal` finds certificates and keys.
+/// Reads the certificates and keys of `addTLSLocal`.
 fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
     const CERTIFICATE: &str = "the path of a certificate, newTLSCertificate(...), or a list of them";
     let (mut list, mut bare) = (Vec::new(), Vec::new());
@@ -164,7 +164,7 @@ fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
             }
         });
     }
-    // A certificate of `newTLSCertificate` brings its own.
+    // A certificate of `newTLSCertificate` has its own key.
     let keys = match a.given(2).filter(|_| !bare.is_empty()) {
         Some(keys) => texts("the key", keys, "the path of a key, or a list of them")?,
         None => Vec::new(),
@@ -181,7 +181,7 @@ fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
     Ok(list)
 }
 
-/// Reads the arguments of `addTLSLocal`, and the files that they name.
+/// Reads the arguments of `addTLSLocal`, and loads the files.
 fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
     a.at_most(4)?;
     let address = parsed("the address", a.at(0), value::ADDRESS, address)?;
@@ -205,7 +205,7 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
                 "additionalAddresses" => addresses(&name, &v).map(|list| more = list),
                 "ocspResponses" => ocsp(&mut spec, &name, &v),
                 own if TLS_LOCAL_OPTIONS.iter().any(|e| e.name == own) => server_option(&mut spec, own, &v),
-                // Without TCP there is no TLS.
+                // TLS requires TCP.
                 "doTCP" => Err(unknown(&name)),
                 other if LOCAL_OPTIONS.iter().any(|e| e.name == other) => local_option(&mut made, other, &v),
                 _ => Err(unknown(&name)),
@@ -228,8 +228,8 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
             &mut call.draft.listeners
         }
         Err(e) if lenient => {
-            let said = "the listener is left out, or keeps at a reload what it has";
-            call.warn(Fault::Tls(format!("{e}; {said}")));
+            let consequence = "the listener is omitted, or keeps its previous TLS at a reload";
+            call.warn(Fault::Tls(format!("{e}; {consequence}")));
             &mut call.draft.left_out
         }
         Err(e) => return Err(fault(&e)),
@@ -239,7 +239,7 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// An option of dnsdist's that another one makes meaningless: no error, for it runs there, too.
+/// An option that another one makes ineffective: a warning, because dnsdist accepts it too.
 fn without_effect(name: &str, beside: &str, expected: &str) -> Fault {
     let wrong = format!("{name} has no effect beside {beside}");
     Fault::Conflict { wrong, expected: expected.to_owned() }
@@ -257,7 +257,7 @@ fn unknown(name: &str) -> Fault {
     Fault::unknown("option", name, known)
 }
 
-/// An address with the port of DNS over TLS where none is written.
+/// Parses an address with the default port of DNS over TLS.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     let mut address = value::address(text)?;
     if text.parse::<SocketAddr>().is_err() {
@@ -283,7 +283,7 @@ fn ocsp(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What a setting is that rustls does not have: fine where it is off.
+/// Accepts a setting that rustls lacks if it is off.
 fn absent(name: &str, v: &Value) -> Result<(), Fault> {
     if switch(name, v)? {
         let what = format!("option \"{name}\"");
@@ -317,7 +317,7 @@ fn server_option(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fau
         "releaseBuffers" | "readAhead" => {
             switch(name, v)?;
         }
-        // What is left of the table.
+        // The rest of the table.
         _ => absent(name, v)?,
     }
     Ok(())
@@ -325,18 +325,18 @@ fn server_option(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fau
 
 const CIPHERS: &str = "names of ciphers separated by colons";
 
-/// What `newServer` is told of TLS.
+/// The TLS arguments of `newServer`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServerArguments {
     /// `tls`.
     on: bool,
-    /// The first one given that means nothing without `tls`.
+    /// The first one given that requires `tls`.
     needless: Option<String>,
     spec: ClientSpec,
 }
 
 impl ServerArguments {
-    /// Whether its queries go by TLS.
+    /// Returns whether its queries use TLS.
     pub(crate) const fn is_on(&self) -> bool {
         self.on
     }
@@ -348,7 +348,7 @@ impl ServerArguments {
             self.on = match (v.as_boolean(), v.as_string().map(|s| s.to_string_lossy())) {
                 (Some(on), _) => on,
                 (None, Some(t)) if ["openssl", "gnutls", "rustls"].contains(&t.as_str()) => true,
-                // As with dnsdist, an empty one is none.
+                // As in dnsdist, an empty one means none.
                 (None, Some(t)) if t.is_empty() => false,
                 _ => return Err(wrong(name, v, TLS)),
             };
@@ -377,14 +377,14 @@ impl ServerArguments {
                 switch(name, v)?;
                 return Ok(());
             }
-            // What is left of the table.
+            // The rest of the table.
             _ => return absent(name, v),
         }
         self.needless.get_or_insert_with(|| name.to_owned());
         Ok(())
     }
 
-    /// Reads the files; none without `tls`.
+    /// Loads the files; `None` without `tls`.
     pub(crate) fn load(&self, call: &mut Call<'_>, server: IpAddr) -> Result<Option<BackendTls>, Fault> {
         if let (false, Some(name)) = (self.on, &self.needless) {
             return Err(Fault::Conflict {

@@ -1,16 +1,16 @@
-//! Where every query went: what the clients, the balancer and the kernel counted, put together.
+//! Accounts for every query, from the counters of clients, balancer and kernel.
 //!
 //! ```text
 //!  sent ──kernel──► queries read ──balancer──► answers sent ──kernel──► answered
 //!          └ listener's buffer      └ drops by reason            └ clients' buffers
 //! ```
-//! Each of the three counts for itself, so that the sum is a check and not a definition.
+//! Each of the three counts independently, so that the sum is a real check.
 
 use crate::control::stats::Reading;
 use crate::stats::drop_reason::DropReason;
 
-/// The reasons that end a query, each counted once a query. Other reasons are about answers that
-/// nobody waits for.
+/// The reasons that end a query, each counted once per query. Other reasons concern answers that no
+/// client waits for.
 const QUERY_ENDS: [DropReason; 22] = [
     DropReason::Acl,
     DropReason::QueryShort,
@@ -36,20 +36,20 @@ const QUERY_ENDS: [DropReason; 22] = [
     DropReason::ShardRestart,
 ];
 
-/// All that was counted.
+/// The counters of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Account {
     /// Queries that the clients sent.
     pub(crate) sent: u64,
-    /// Queries that the kernel would not take from them.
+    /// Queries that the kernel refused to send.
     pub(crate) refused: u64,
-    /// Queries that they got an answer to.
+    /// Queries with an answer.
     pub(crate) answered: u64,
-    /// Lost ones by reason, none with 0.
+    /// Lost queries by reason, without zeros.
     pub(crate) lost: Vec<(&'static str, u64)>,
 }
 
-/// Datagrams that the kernel threw away because a socket's buffer was full.
+/// Datagrams that the kernel dropped because a socket's buffer was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KernelDrops {
     /// At the balancer's listeners.
@@ -59,14 +59,14 @@ pub(crate) struct KernelDrops {
 }
 
 impl KernelDrops {
-    /// Of both.
+    /// Returns the sum of both.
     pub(crate) const fn total(self) -> u64 {
         self.listeners + self.clients
     }
 }
 
 impl Account {
-    /// Puts the counts together.
+    /// Combines the counters.
     pub(crate) fn new(
         sent: u64,
         refused: u64,
@@ -80,12 +80,12 @@ impl Account {
         Self { sent, refused, answered, lost }
     }
 
-    /// All lost queries that have a reason.
+    /// Returns all lost queries with a reason.
     pub(crate) fn lost_total(&self) -> u64 {
         self.lost.iter().map(|(_, n)| n).sum()
     }
 
-    /// Whether every query sent was answered or lost for a reason.
+    /// Returns whether every query sent was answered or lost for a reason.
     pub(crate) fn adds_up(&self) -> bool {
         self.sent == self.answered + self.lost_total()
     }
@@ -96,9 +96,9 @@ pub(crate) fn lost(reading: &Reading) -> u64 {
     QUERY_ENDS.iter().map(|r| reading.shards.drops[*r]).sum()
 }
 
-/// Datagrams dropped at the sockets bound to these ports, by the kernel's own count.
+/// Returns the datagrams that the kernel dropped at the sockets bound to these ports.
 ///
-/// `table` is the text of `/proc/net/udp`: a head, then a line per socket, whose second field is
+/// `table` is the text of `/proc/net/udp`: a header, then a line per socket, whose second field is
 /// `ADDRESS:PORT` in hexadecimal and whose last field is the count.
 pub(crate) fn kernel_drops(table: &str, ports: &[u16]) -> u64 {
     let drops = |line: &str| {
@@ -128,9 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_either_a_querys_end_or_about_an_answer() {
+    fn every_reason_ends_a_query_or_concerns_an_answer() {
         for reason in DropReason::ALL {
-            // A copy, a line of a log and a strange answer are nobody's query.
+            // A copy, a log line and an unexpected answer end no query.
             let other =
                 ["response-", "tee-", "log-", "oversized"].iter().any(|p| reason.label().starts_with(p))
                     && reason != DropReason::ResponseRule;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_table_is_read() {
+    fn the_kernel_table_is_parsed() {
         let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
             \x20 17: 0100007F:14B4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 12\n\
             \x20 18: 0100007F:14B4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 30\n\

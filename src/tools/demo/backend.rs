@@ -1,8 +1,8 @@
-//! A name server to be asked: answers every A query, and has a cache that it must fill first.
+//! An embedded name server: answers every A query, and has a cache that starts cold.
 //!
-//! It models only what a balancer can see of a caching resolver: a name asked lately is answered
-//! at once, any other one after a walk to an authority. It resolves nothing, and forgets all when
-//! it is silenced, as a server does that is started again.
+//! It models only what a balancer can see of a caching resolver: a recently queried name is
+//! answered at once, any other one after a round trip to an authority. It resolves nothing, and
+//! loses its cache while it is silenced, like a restarted server.
 //!
 //! ```text
 //!  query ─► cache ──hit──► answer
@@ -33,22 +33,22 @@ use crate::stats::meter::Counter;
 use crate::wire::header;
 use crate::wire::query::Question;
 
-/// How long a name stays in the cache; also the answers' TTL.
+/// TTL of cached names and of answers.
 const TTL: TickDelta = TickDelta::from_ms(2_000);
-/// The walk to an authority takes at least this, and at most [`WALK_SPREAD_US`] more.
-const WALK: TickDelta = TickDelta::from_ms(3);
-/// See [`WALK`]; microseconds.
-const WALK_SPREAD_US: u32 = 6_000;
-/// Names in the cache, at most: more than the demo's load has.
+/// Least round trip to an authority; [`ROUND_TRIP_SPREAD_US`] is added at most.
+const ROUND_TRIP: TickDelta = TickDelta::from_ms(3);
+/// See [`ROUND_TRIP`]; microseconds.
+const ROUND_TRIP_SPREAD_US: u32 = 6_000;
+/// Most names in the cache: more than the demo's load uses.
 const NAMES_MAX: usize = 100_000;
-/// Answers that wait for their authority, at most; a query above it is not answered.
+/// Most answers that wait for their authority; further queries are not answered.
 const WAITING_MAX: usize = 100_000;
-/// Queries read before the answers that became due are sent.
+/// Queries read before due answers are sent.
 const BATCH: usize = 64;
-/// How long the thread sleeps at most, so that it hears of its end.
+/// Longest sleep of the thread, so that it notices its end.
 const SLEEP: TickDelta = TickDelta::from_ms(20);
 
-/// A running name server on a port of its own.
+/// A running name server on its own port.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     address: SocketAddr,
@@ -69,7 +69,7 @@ impl Embedded {
     /// Starts a name server on loopback, on a port of the kernel's choice.
     ///
     /// # Errors
-    /// When the socket or the thread cannot be made.
+    /// When the socket or the thread cannot be created.
     pub(crate) fn start(name: &str, rng: ShardRng) -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_nonblocking(true)?;
@@ -82,22 +82,22 @@ impl Embedded {
         Ok(Self { address, shared, thread: Some(thread) })
     }
 
-    /// Where it is asked.
+    /// Returns its address.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether it has stopped answering.
+    /// Returns whether it has stopped answering.
     pub(crate) fn is_silent(&self) -> bool {
         self.shared.silent.load(Relaxed)
     }
 
-    /// Stops or begins to answer; its socket stays open, so nobody is told.
+    /// Stops or resumes answering; its socket stays open, so the failure is silent.
     pub(crate) fn silence(&self, silent: bool) {
         self.shared.silent.store(silent, Relaxed);
     }
 
-    /// Queries answered from its cache, and others.
+    /// Returns the queries answered from its cache, and the others.
     pub(crate) fn hits_and_misses(&self) -> [u64; 2] {
         [self.shared.hits.get(), self.shared.misses.get()]
     }
@@ -107,15 +107,15 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         self.shared.ending.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A panic over there has been printed already.
+            // A panic of the thread was printed already.
             let _ = thread.join();
         }
     }
 }
 
-/// An answer on its way from the authority; ordered by when it arrives.
+/// An answer on its way from the authority; ordered by arrival.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Walk {
+struct PendingAnswer {
     due: Tick,
     name: u64,
     client: SocketAddr,
@@ -127,9 +127,9 @@ struct Server {
     shared: Arc<Shared>,
     rng: ShardRng,
     hasher: RandomState,
-    /// Hash of the name to when it leaves the cache.
+    /// Expiry by hash of the name.
     cache: AHashMap<u64, Tick>,
-    walks: BinaryHeap<Reverse<Walk>>,
+    walks: BinaryHeap<Reverse<PendingAnswer>>,
 }
 
 impl Server {
@@ -163,7 +163,7 @@ impl Server {
         let until = self.walks.peek().map_or(SLEEP, |Reverse(w)| w.due.since(clock::now()));
         let span = Duration::from(until.min(SLEEP));
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        // Woken by a signal or by an error: the loop goes round all the same.
+        // A signal or an error wakes it, which is harmless.
         let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(span)), None);
     }
 
@@ -178,12 +178,12 @@ impl Server {
         }
         self.shared.misses.add(1);
         if self.walks.len() < WAITING_MAX {
-            let spread = TickDelta::from_us(self.rng.below(WALK_SPREAD_US).into());
-            self.walks.push(Reverse(Walk { due: now + WALK + spread, name, client, answer }));
+            let spread = TickDelta::from_us(self.rng.below(ROUND_TRIP_SPREAD_US).into());
+            self.walks.push(Reverse(PendingAnswer { due: now + ROUND_TRIP + spread, name, client, answer }));
         }
     }
 
-    /// Answers what the authorities have answered by `now`.
+    /// Sends what the authorities have answered by `now`.
     fn arrive(&mut self, now: Tick) {
         while self.walks.peek().is_some_and(|Reverse(w)| w.due <= now) {
             let Some(Reverse(walk)) = self.walks.pop() else { return };
@@ -196,12 +196,12 @@ impl Server {
     }
 
     fn send(&self, answer: &[u8], client: SocketAddr) {
-        // What the kernel refuses is lost, as on any network; the balancer counts it.
+        // A refused answer is lost, as on any network; the balancer counts it.
         let _ = self.socket.send_to(answer, client);
     }
 }
 
-/// The query with QR and RA set and one A record behind its question.
+/// Builds an answer with QR and RA set, and one A record after the question.
 fn answer(query: &[u8], question: &Question<'_>) -> Vec<u8> {
     let mut message = query[..question.end].to_vec();
     message[2] |= 0x80;
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_walked_for_once() {
+    fn a_name_is_fetched_once() {
         let server = Embedded::start("b", ShardRng::from_seed(1)).expect("a server");
         let client = client(&server);
         let mut buffer = [0; 512];
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_forgets_the_cache() {
+    fn silencing_clears_the_cache() {
         let server = Embedded::start("b", ShardRng::from_seed(1)).expect("a server");
         let client = client(&server);
         let mut buffer = [0; 512];
@@ -258,6 +258,6 @@ mod tests {
         client.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
         client.send(QUERY).expect("sent");
         client.recv(&mut buffer).expect("an answer");
-        assert_eq!(server.hits_and_misses(), [0, 2], "both were walked for");
+        assert_eq!(server.hits_and_misses(), [0, 2], "both were fetched");
     }
 }

@@ -1,8 +1,8 @@
-//! The balancer under demonstration: a Lua configuration, the control plane, shards; all real, in
-//! this process.
+//! The balancer of the demo: a Lua configuration, the real control plane and real shards, in this
+//! process.
 //!
-//! Nothing here is made easier for it than for a served configuration. Only its times are short
-//! (health is checked ten times a second), so that a short demo shows something.
+//! Nothing is simplified compared to a served configuration. Only its times are short (ten health
+//! checks per second), so that a short demo shows something.
 
 #![expect(clippy::disallowed_methods, reason = "waits for the balancer to be up")]
 
@@ -31,22 +31,22 @@ use crate::engine::clock;
 use crate::lua::front_end;
 use crate::stats::live::{LiveState, State};
 
-/// How a server is chosen, as the table's head says it.
+/// The policy, as in the table's title.
 pub(crate) const POLICY: &str = "leastOutstanding";
-/// An answer is waited for so long.
+/// Time-out of queries, milliseconds.
 pub(crate) const TIMEOUT_MS: u64 = 500;
-/// A query unanswered after this goes to a second server: well above the slowest usual answer.
+/// A query unanswered after this is sent to a second server: well above the slowest usual answer.
 const RETRY_AFTER_MS: u64 = 50;
-/// A query asked twice is waited for so long in all.
+/// Longest time of a query with a retry.
 pub(crate) const QUERY_MAX: TickDelta = TickDelta::from_ms(TIMEOUT_MS + RETRY_AFTER_MS);
-/// How long a returned server is warmed up.
+/// Slow start of a returned server, seconds.
 pub(crate) const SLOW_START_S: u64 = 1;
-/// The balancer is given up as not starting after this.
+/// Time-out of the start.
 const START_MAX: TickDelta = TickDelta::from_ms(10_000);
-/// Shards, at most: the demo shares the machine with its own load.
+/// Most shards: the demo shares the machine with its own load.
 const SHARDS_MAX: usize = 4;
 
-/// The configuration, but for the listener and the servers.
+/// The configuration, without listener and servers.
 const CONFIGURATION: &str = "\
 setUDPTimeoutMs(500)
 setUDPSocketBufferSizes(4194304, 0)
@@ -61,18 +61,18 @@ end
 /// A running balancer.
 #[derive(Debug)]
 pub(crate) struct Balancer {
-    /// Where it is asked.
+    /// Its address.
     pub(crate) address: SocketAddr,
     /// Its live state.
     pub(crate) live_state: Arc<LiveState>,
-    /// Threads that serve.
+    /// Its number of shards.
     pub(crate) shards: usize,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Result<(), String>>,
 }
 
 impl Balancer {
-    /// Starts a balancer before `backends`; all of them are up when this returns.
+    /// Starts a balancer in front of `backends`; all of them are up when this returns.
     ///
     /// # Errors
     /// When it does not start, or a backend fails its first check.
@@ -90,12 +90,13 @@ impl Balancer {
         };
         let balancer = Self { address, live_state, shards, stop, thread };
         balancer.wait(backends.len())?;
-        // Every shard has bound its socket: the port is held without this one, which nobody reads.
+        // Every shard has bound its socket: the port stays in use without this one, which is never
+        // read.
         drop(placeholder);
         Ok(balancer)
     }
 
-    /// Whether it ended by itself, or by a signal.
+    /// Returns whether it ended unexpectedly, or by a signal.
     pub(crate) fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
@@ -103,9 +104,9 @@ impl Balancer {
     /// Stops it as SIGTERM does.
     ///
     /// # Errors
-    /// What the control thread ended with.
+    /// The error of the control thread.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
-        // It may have been ended by a signal already.
+        // A signal may have ended it already.
         let _ = self.stop.send(());
         match self.thread.join() {
             Ok(Ok(())) => Ok(()),
@@ -128,13 +129,13 @@ impl Balancer {
     }
 }
 
-/// What `dnslob -C FILE` does, but that somebody holds it and nothing is logged.
+/// Does what `dnslob -C FILE` does, with a shutdown handle and without a log.
 fn serve(file: File, shutdown_handle: ShutdownHandle) -> Result<(), String> {
-    let said = |errors: Vec<ConfigError>| errors.iter().map(|e| format!("{e}\n")).collect::<String>();
+    let messages = |errors: Vec<ConfigError>| errors.iter().map(|e| format!("{e}\n")).collect::<String>();
     let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
-    let loaded = front_end::load(&flags).map_err(said)?;
+    let loaded = front_end::load(&flags).map_err(messages)?;
     drop(file);
-    let compiled = config::compile(&loaded.draft, &Slots::default(), 1).map_err(said)?;
+    let compiled = config::compile(&loaded.draft, &Slots::default(), 1).map_err(messages)?;
     let (source, first) = Configured::new(flags, loaded, compiled);
     let fixed = source.fixed();
     let signals = Signals::start().map_err(|e| format!("signals: {e}"))?;
@@ -149,13 +150,13 @@ fn outcome(thread: JoinHandle<Result<(), String>>) -> String {
     }
 }
 
-/// The slot of the n-th backend: the first configuration gives them out in order.
+/// Returns the slot of the n-th backend: the first configuration assigns them in order.
 pub(crate) fn slot(n: usize) -> BackendSlot {
     // There are at most 64 of them.
     BackendSlot(n as u16)
 }
 
-/// The name of the n-th backend.
+/// Returns the name of the n-th backend.
 pub(crate) fn name(n: usize) -> String {
     format!("b{}", n + 1)
 }
@@ -169,13 +170,13 @@ fn configuration(listen: SocketAddr, shards: usize, backends: &[SocketAddr]) -> 
     text
 }
 
-/// A file that exists as long as this does.
+/// A file that is removed when dropped.
 struct File(PathBuf);
 
 impl File {
     fn write(text: &str) -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("dnslob-demo-{}.lua", std::process::id()));
-        // One that is there already is not ours to write, or to follow.
+        // An existing file must not be written or followed.
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         let written = Self(path);
         file.write_all(text.as_bytes())?;
@@ -193,7 +194,7 @@ impl Drop for File {
     }
 }
 
-/// A port that nobody has, and the socket that keeps it so: shards bind beside it (REUSEPORT).
+/// Returns a free port, and the socket that keeps it: shards bind beside it (REUSEPORT).
 fn free_port() -> io::Result<(SocketAddr, Socket)> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
     socket.set_reuse_port(true)?;
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_configuration_says_what_the_constants_do() {
+    fn configuration_and_constants_agree() {
         let file = File::write(&configuration(
             SocketAddr::from(([127, 0, 0, 1], 5300)),
             2,
@@ -215,8 +216,8 @@ mod tests {
         ))
         .expect("a file");
         let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
-        let loaded = front_end::load(&flags).expect("it is Lua");
-        let compiled = config::compile(&loaded.draft, &Slots::default(), 1).expect("it is good");
+        let loaded = front_end::load(&flags).expect("valid Lua");
+        let compiled = config::compile(&loaded.draft, &Slots::default(), 1).expect("a valid configuration");
         let backends: Vec<_> = compiled.snapshot.backends.iter().flatten().collect();
         assert_eq!(backends.len(), 2);
         for (n, backend) in backends.iter().enumerate() {

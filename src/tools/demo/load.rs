@@ -1,8 +1,8 @@
-//! The demo's clients: an open-loop load of names by Zipf, and the measure of its answers.
+//! The demo's clients: an open-loop load with a Zipf distribution of names, and its measurements.
 //!
-//! Open loop: queries go out by the clock, whether or not answers come, so that a slow server
-//! cannot slow its own load down and look good by it. Latency is from a query's `send` to its
-//! answer's `recv`. Nothing is asked twice: a lost query stays lost, and is accounted for.
+//! Open loop: queries are sent by the clock, whether or not answers arrive, so that a slow server
+//! cannot reduce its own load and look good. Latency is from a query's `send` to its answer's
+//! `recv`. Nothing is retried: a lost query stays lost, and is accounted for.
 
 #![expect(clippy::disallowed_methods, reason = "an open-loop load has its own pace")]
 
@@ -24,40 +24,40 @@ use crate::stats::histogram::Histogram;
 use crate::stats::meter::Counter;
 use crate::wire::header::Header;
 
-/// Client sockets: enough flows for the kernel to spread over the shards.
+/// Client sockets: enough flows for the kernel to distribute over the shards.
 const SOCKETS: usize = 8;
-/// The highest rate at which a message id comes round again (after 2.6 s) later than any answer
-/// can: above it an answer could be taken for another's.
+/// The highest rate at which a message id is reused (after 2.6 s) later than any answer can arrive:
+/// above it an answer could match another query.
 pub(crate) const RATE_MAX: u32 = 200_000;
-/// Between two looks at the clock.
+/// Interval of sending.
 const PACE: Duration = Duration::from_micros(500);
-/// After a stall, at most so many times the usual number of queries go out at once.
+/// Most queries sent at once after a stall, as a multiple of the usual number.
 const CATCH_UP: u64 = 4;
-/// Names there are; the n-th most popular is asked for in proportion to 1/n.
+/// Number of names; the n-th most popular is queried in proportion to 1/n.
 const NAMES: u32 = 20_000;
-/// Message ids.
+/// Number of message ids.
 const IDS: usize = 1 << 16;
-/// Receive buffer asked for, bytes; the kernel may give less.
+/// Requested receive buffer, bytes; the kernel may grant less.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// How long the receiver sleeps at most, so that it hears of its end.
+/// Longest sleep of the receiver, so that it notices its end.
 const SLEEP_MS: u16 = 20;
 
-/// What the clients count.
+/// The clients' counters.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Queries sent.
     pub(crate) sent: Counter,
-    /// Queries the kernel refused to take; not part of `sent`.
+    /// Queries that the kernel refused; not part of `sent`.
     pub(crate) refused: Counter,
     /// First answers to them.
     pub(crate) answered: Counter,
-    /// Datagrams that answer nothing, or no longer.
-    pub(crate) deferred_answer: Counter,
+    /// Datagrams that match no outstanding query.
+    pub(crate) unexpected: Counter,
     /// Latency of the answers.
     pub(crate) latency: Histogram,
 }
 
-/// A load that runs.
+/// A running load.
 #[derive(Debug)]
 pub(crate) struct Load {
     tally: Arc<Tally>,
@@ -67,7 +67,7 @@ pub(crate) struct Load {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// A client socket and when each message id was last sent; 0 when it is answered.
+/// A client socket, and when each message id was last sent; 0 once answered.
 #[derive(Debug)]
 struct Flow {
     socket: UdpSocket,
@@ -75,10 +75,10 @@ struct Flow {
 }
 
 impl Load {
-    /// Begins to send `rate` queries per second to `target`.
+    /// Starts sending `rate` queries per second to `target`.
     ///
     /// # Errors
-    /// When a socket or a thread cannot be made.
+    /// When a socket or a thread cannot be created.
     pub(crate) fn start(target: SocketAddr, rate: u32, rng: ShardRng) -> io::Result<Self> {
         let flows: Arc<[Flow]> = (0..SOCKETS).map(|_| Flow::open(target)).collect::<io::Result<_>>()?;
         let ports = flows.iter().map(|f| Ok(f.socket.local_addr()?.port())).collect::<io::Result<_>>()?;
@@ -99,17 +99,17 @@ impl Load {
         Ok(load)
     }
 
-    /// The counts.
+    /// Returns the counters.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally
     }
 
-    /// The clients' ports.
+    /// Returns the clients' ports.
     pub(crate) fn ports(&self) -> &[u16] {
         &self.ports
     }
 
-    /// Sends no more, once this returns; answers are still heard.
+    /// Stops sending when this returns; answers are still received.
     pub(crate) fn finish(&mut self) {
         self.sending.store(false, Relaxed);
         if let Some(sender) = self.threads.pop_if(|_| true) {
@@ -123,7 +123,7 @@ impl Drop for Load {
         self.sending.store(false, Relaxed);
         self.receiving.store(false, Relaxed);
         for thread in self.threads.drain(..) {
-            // A panic over there has been printed already.
+            // A panic of the thread was printed already.
             let _ = thread.join();
         }
     }
@@ -134,7 +134,7 @@ impl Flow {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect(target)?;
         socket.set_nonblocking(true)?;
-        // Less than asked for does no harm: what the buffer cannot hold is counted by the kernel.
+        // A smaller buffer does no harm: the kernel counts what it drops.
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
         Ok(Self { socket, sent_at: (0..IDS).map(|_| AtomicU64::new(0)).collect() })
     }
@@ -166,7 +166,7 @@ fn send(flows: &[Flow], tally: &Tally, sending: &AtomicBool, rate: u32, mut rng:
     }
 }
 
-/// Queries that should have been sent by `now`.
+/// Returns the number of queries that should have been sent by `now`.
 fn due(rate: u32, begin: Tick, now: Tick) -> u64 {
     (u128::from(now.since(begin).0) * u128::from(rate) / 1_000_000_000) as u64
 }
@@ -175,7 +175,7 @@ fn receive(flows: &[Flow], tally: &Tally, receiving: &AtomicBool) {
     let mut buffer = [0; 4096];
     let mut fds: Vec<_> = flows.iter().map(|f| PollFd::new(f.socket.as_fd(), PollFlags::POLLIN)).collect();
     while receiving.load(Relaxed) {
-        // Woken by a signal or by an error: the loop goes round all the same.
+        // A signal or an error wakes it, which is harmless.
         let _ = poll(&mut fds, PollTimeout::from(SLEEP_MS));
         for flow in flows {
             while let Ok(length) = flow.socket.recv(&mut buffer) {
@@ -184,7 +184,7 @@ fn receive(flows: &[Flow], tally: &Tally, receiving: &AtomicBool) {
                     .filter(Header::is_response)
                     .map_or(0, |h| flow.sent_at[usize::from(h.id())].swap(0, Relaxed));
                 if sent_at == 0 {
-                    tally.deferred_answer.add(1);
+                    tally.unexpected.add(1);
                 } else {
                     tally.answered.add(1);
                     tally.latency.record(now.since(Tick(sent_at)).0);
@@ -194,7 +194,7 @@ fn receive(flows: &[Flow], tally: &Tally, receiving: &AtomicBool) {
     }
 }
 
-/// A query for the A records of a numbered name.
+/// Writes a query for the A records of a numbered name.
 fn write_query(query: &mut Vec<u8>, id: u16, name: u32) {
     query.clear();
     query.extend(id.to_be_bytes());
@@ -209,9 +209,9 @@ fn write_query(query: &mut Vec<u8>, id: u16, name: u32) {
     query.extend(b"\x04demo\x04test\0\0\x01\0\x01");
 }
 
-/// Zipf's law with exponent 1 over [`NAMES`] names.
+/// A Zipf distribution with exponent 1 over [`NAMES`] names.
 struct Popularity {
-    /// By name, the part of all queries that asks for it or a more popular one, of 2^32.
+    /// By name, the part of all queries for it or a more popular one, of 2^32.
     cumulative: Vec<u32>,
 }
 
@@ -242,7 +242,7 @@ mod tests {
     use crate::wire::query::Question;
 
     #[test]
-    fn popular_names_are_asked_for_more() {
+    fn popular_names_are_queried_more() {
         let (popularity, mut rng) = (Popularity::new(), ShardRng::from_seed(7));
         let mut asked = vec![0_u32; NAMES as usize];
         for _ in 0..200_000 {
@@ -251,11 +251,11 @@ mod tests {
         // The first has 1/10.48 of all, the tenth a tenth of that.
         assert!((18_000..20_000).contains(&asked[0]), "{}", asked[0]);
         assert!((1_600..2_200).contains(&asked[9]), "{}", asked[9]);
-        assert!(asked[10_000..].iter().sum::<u32>() > 10_000, "the tail is asked for too");
+        assert!(asked[10_000..].iter().sum::<u32>() > 10_000, "the tail is queried too");
     }
 
     #[test]
-    fn a_query_is_a_query() {
+    fn queries_are_well_formed() {
         let mut query = Vec::new();
         write_query(&mut query, 0x1234, 19_999);
         let question = Question::parse(&query).expect("a question");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_says_how_many_are_due() {
+    fn the_number_of_due_queries_follows_the_clock() {
         assert_eq!(due(20_000, Tick(5), Tick(5)), 0);
         assert_eq!(due(20_000, Tick(5), Tick(1_000_000_005)), 20_000);
         assert_eq!(due(RATE_MAX, Tick(0), Tick(86_400_000_000_000)), 17_280_000_000);

@@ -1,12 +1,12 @@
-//! `dnslob demo`: the whole of it in one process, with no server at hand.
+//! `dnslob demo`: load, balancer and backends in one process.
 //!
 //! ```text
 //!  load ──► balancer (control plane, shards) ──► b1 … bn, each with a cache
-//!    └────────────► table ◄── Board ────────────────┘
+//!    └────────────► table ◄── live state ───────────┘
 //! ```
 //! At 40 % of the time the second backend falls silent, its socket still open; at 65 % it answers
-//! again, its cache empty. The table shows what becomes of it, the summary adds up every query.
-//! All of it happens on loopback, on ports of the kernel's choice.
+//! again, its cache empty. The table shows the consequences, the summary accounts for every query.
+//! Everything runs on loopback, on ports of the kernel's choice.
 
 #![expect(clippy::disallowed_methods, reason = "a live table is drawn so often")]
 
@@ -39,25 +39,25 @@ use crate::tools::demo::load::{Load, Tally};
 use crate::tools::demo::summary::{Outage, Summary};
 use crate::tools::demo::table::{Frame, Row, Screen, Standing, Table, grouped};
 
-/// Seconds that the demo runs at least: below, the outage is over before it is noticed.
+/// Shortest duration, seconds: below, the outage is over before it is noticed.
 pub const SECONDS_MIN: u32 = 3;
-/// Between two looks at what happens.
-const LOOK: Duration = Duration::from_millis(5);
-/// Between two tables.
-const REDRAW: TickDelta = TickDelta::from_ms(500);
-/// Between two lines.
-const PRINT: TickDelta = TickDelta::from_ms(1_000);
-/// After the last time-out, so long for the counts to settle.
+/// Interval of the checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
+/// Interval of the tables.
+const REDRAW_INTERVAL: TickDelta = TickDelta::from_ms(500);
+/// Interval of the lines.
+const PRINT_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
+/// Time for the counters to settle after the last time-out.
 const GRACE: TickDelta = TickDelta::from_ms(1_000);
 /// The backend that falls silent.
-const VICTIM: usize = 1;
-/// When it falls silent and when it answers again, percent of the time.
+const OUTAGE_BACKEND: usize = 1;
+/// Start and end of the outage, percent of the duration.
 const OUTAGE_PERCENT: [u64; 2] = [40, 65];
 
 /// Runs the demo and prints it to standard output.
 ///
 /// # Errors
-/// When something does not start, when the options are out of range, and when the figures do not
+/// When something does not start, when the options are out of range, and when the counters do not
 /// add up: a query sent that was neither answered nor lost for a known reason.
 pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
     let DemoOptions { seconds, backends, rate } = *options;
@@ -75,7 +75,7 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
     let load = Load::start(balancer.address, rate, rng).context("the load")?;
     let mut show = Show::new(options, embedded, balancer, load);
     show.play()?;
-    // The load went on after the balancer had stopped: its figures mean nothing.
+    // The load has outlived the balancer: its measurements mean nothing.
     ensure!(!show.balancer.has_ended(), "interrupted");
     let summary = show.finish()?;
     print(&summary.text())?;
@@ -89,17 +89,16 @@ fn entropy() -> io::Result<ShardRng> {
     Ok(ShardRng::from_entropy(seed))
 }
 
-/// Shows something. Nothing waits for whoever looks at it, or the load would; when nobody can, the demo
-/// has no point.
+/// Prints a text without blocking, or the load would stall; fails when nobody can read it.
 fn print(text: &str) -> io::Result<()> {
     let output = log::output();
-    output.file(text.as_bytes());
+    output.push(text.as_bytes());
     output.error().map_or(Ok(()), Err)
 }
 
-/// What was counted until some moment.
+/// The counters at a point in time.
 #[derive(Clone, Debug)]
-struct Moment {
+struct Sample {
     balancer: Reading,
     caches: Vec<[u64; 2]>,
     /// Sent and answered, by the clients.
@@ -117,7 +116,7 @@ struct Show {
     begin: Tick,
     table: Table,
     screen: Screen,
-    last: Moment,
+    last: Sample,
     news: Vec<(f64, String)>,
     outage: Outage,
 }
@@ -127,7 +126,7 @@ impl Show {
         let DemoOptions { backends, rate, .. } = *options;
         let mut gatherer = Gatherer::default();
         let now = clock::now();
-        let last = moment(&mut gatherer, &balancer, &embedded, load.tally(), now);
+        let last = sample(&mut gatherer, &balancer, &embedded, load.tally(), now);
         let screen = Screen::detect();
         Self {
             options: *options,
@@ -141,19 +140,19 @@ impl Show {
             screen,
             last,
             news: Vec::new(),
-            outage: Outage { backend: balancer::name(VICTIM), ..Outage::default() },
+            outage: Outage { backend: balancer::name(OUTAGE_BACKEND), ..Outage::default() },
         }
     }
 
-    /// Lets it run, and shows it.
+    /// Runs the demo, and shows it.
     fn play(&mut self) -> anyhow::Result<()> {
         let whole = TickDelta::from_ms(u64::from(self.options.seconds) * 1_000);
-        let step = if self.screen.redraw { REDRAW } else { PRINT };
+        let step = if self.screen.redraw { REDRAW_INTERVAL } else { PRINT_INTERVAL };
         let mut next = self.begin + step;
         loop {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CHECK_INTERVAL);
             let now = clock::now();
-            self.direct(now, whole);
+            self.control_outage(now, whole);
             if now >= next {
                 next = next + step;
                 self.show(now)?;
@@ -164,28 +163,28 @@ impl Show {
         }
     }
 
-    /// Makes the outage, and watches what the balancer makes of it.
-    fn direct(&mut self, now: Tick, whole: TickDelta) {
+    /// Controls the outage, and watches the balancer's reaction.
+    fn control_outage(&mut self, now: Tick, whole: TickDelta) {
         let [falls, returns] = OUTAGE_PERCENT.map(|p| self.begin + TickDelta(whole.0 / 100 * p));
         let name = self.outage.backend.clone();
-        let state = self.balancer.live_state.backend(balancer::slot(VICTIM)).state();
-        let silent = self.embedded[VICTIM].is_silent();
+        let state = self.balancer.live_state.backend(balancer::slot(OUTAGE_BACKEND)).state();
+        let silent = self.embedded[OUTAGE_BACKEND].is_silent();
         if !silent && now >= falls && now < returns {
-            self.embedded[VICTIM].silence(true);
+            self.embedded[OUTAGE_BACKEND].silence(true);
             self.outage.fell = Some(now);
             self.outage.before = self.read(now);
-            self.tell(now, format!("{name} falls silent; its socket stays open, so nobody is told"));
+            self.announce(now, format!("{name} falls silent; its socket stays open, so no error reports it"));
         } else if silent && now >= returns {
-            self.embedded[VICTIM].silence(false);
+            self.embedded[OUTAGE_BACKEND].silence(false);
             self.outage.returned = Some(now);
             self.outage.after = self.read(now);
-            self.tell(now, format!("{name} answers again, its cache empty"));
+            self.announce(now, format!("{name} answers again, its cache empty"));
         }
         let seconds = |since: Option<Tick>| since.map_or(0.0, |t| now.since(t).0 as f64 / 1e9);
         if self.outage.fell.is_some() && self.outage.noticed.is_none() && state != State::Up {
             self.outage.noticed = Some(now);
             let after = seconds(self.outage.fell);
-            self.tell(now, format!("{name} is out of use, {after:.2} s after its last answer"));
+            self.announce(now, format!("{name} is out of use, {after:.2} s after its last answer"));
         }
         if self.outage.returned.is_some()
             && self.outage.noticed.is_some()
@@ -195,14 +194,14 @@ impl Show {
             self.outage.used_again = Some(now);
             let after = seconds(self.outage.returned);
             let warm = balancer::SLOW_START_S;
-            self.tell(now, format!("{name} is in use again after {after:.2} s, warming up for {warm} s"));
+            self.announce(now, format!("{name} is in use again after {after:.2} s, warming up for {warm} s"));
         }
     }
 
-    fn tell(&mut self, now: Tick, words: String) {
+    fn announce(&mut self, now: Tick, words: String) {
         let at = now.since(self.begin).0 as f64 / 1e9;
         if !self.screen.redraw {
-            // Nothing is lost if nobody reads it.
+            // A lost line does no harm.
             let _ = print(&format!("{at:5.1} s  * {words}\n"));
         }
         self.news.push((at, words));
@@ -213,17 +212,17 @@ impl Show {
         self.gatherer.gather(&self.balancer.live_state, slots, now)
     }
 
-    /// Shows what happened since it was shown last.
+    /// Shows what happened since the last time.
     fn show(&mut self, now: Tick) -> anyhow::Result<()> {
         let kernel = self.kernel()?;
-        let new = moment(&mut self.gatherer, &self.balancer, &self.embedded, self.load.tally(), now);
+        let new = sample(&mut self.gatherer, &self.balancer, &self.embedded, self.load.tally(), now);
         let span = new.balancer.since(&self.last.balancer);
         let seconds = now.since(self.last.balancer.at).0.max(1) as f64 / 1e9;
         let whole = span.backends.values().map(|b| b.queries).sum::<u64>().max(1) as f64;
         let rows = (0..self.embedded.len())
             .filter_map(|n| {
                 let slot = balancer::slot(n);
-                let reading = span.backends.get(&slot)?;
+                let totals = span.backends.get(&slot)?;
                 let live = self.balancer.live_state.backend(slot);
                 Some(Row {
                     name: balancer::name(n),
@@ -232,10 +231,10 @@ impl Show {
                         warming: live.warmth_ppm() < PPM,
                         silent: self.embedded[n].is_silent(),
                     }),
-                    share: reading.queries as f64 / whole,
-                    rate: reading.queries as f64 / seconds,
-                    outstanding: reading.outstanding,
-                    latency: reading.latency.quantiles(SHARES),
+                    share: totals.queries as f64 / whole,
+                    rate: totals.queries as f64 / seconds,
+                    outstanding: totals.outstanding,
+                    latency: totals.latency.quantiles(SHARES),
                     hits: hit_rate(&[(self.last.caches[n], new.caches[n])]),
                 })
             })
@@ -270,26 +269,26 @@ impl Show {
         Ok(print(&text)?)
     }
 
-    /// Ends the load, waits for what is outstanding, and adds everything up.
+    /// Stops the load, waits for what is outstanding, and adds everything up.
     fn finish(mut self) -> anyhow::Result<Summary> {
         let ended = clock::now();
         self.load.finish();
         let sent = self.load.tally().sent.get();
-        // Everything outstanding ends by answer or time-out; the last answers then still have to
-        // come out of the clients' buffers.
+        // Everything outstanding ends by answer or time-out; then the last answers have to leave
+        // the clients' buffers.
         let deadline = clock::now() + balancer::QUERY_MAX + GRACE;
-        let (reading, kernel) = loop {
+        let (totals, kernel) = loop {
             let now = clock::now();
             let kernel = self.kernel()?;
-            let reading = self.read(now);
-            let account = Account::new(sent, 0, self.load.tally().answered.get(), &reading, kernel);
+            let totals = self.read(now);
+            let account = Account::new(sent, 0, self.load.tally().answered.get(), &totals, kernel);
             if account.adds_up() || now >= deadline {
-                break (reading, kernel);
+                break (totals, kernel);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CHECK_INTERVAL);
         };
         let tally = self.load.tally();
-        let account = Account::new(sent, tally.refused.get(), tally.answered.get(), &reading, kernel);
+        let account = Account::new(sent, tally.refused.get(), tally.answered.get(), &totals, kernel);
         let summary = Summary {
             account,
             span: ended.since(self.begin),
@@ -297,8 +296,8 @@ impl Show {
             shards: self.balancer.shards,
             sockets: self.load.ports().len(),
             latency: quantiles(&counts(tally)),
-            deferred_answer: tally.deferred_answer.get(),
-            shares: shares(&reading),
+            unexpected: tally.unexpected.get(),
+            shares: shares(&totals),
             outage: self.outage,
         };
         drop(self.load);
@@ -315,18 +314,18 @@ impl Show {
     }
 }
 
-/// The shares of answers whose latency is shown.
+/// The quantiles of latency that are shown.
 const SHARES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
-fn moment(
+fn sample(
     gatherer: &mut Gatherer,
     balancer: &Balancer,
     embedded: &[Embedded],
     tally: &Tally,
     now: Tick,
-) -> Moment {
+) -> Sample {
     let slots = (0..embedded.len()).map(balancer::slot);
-    Moment {
+    Sample {
         balancer: gatherer.gather(&balancer.live_state, slots, now),
         caches: embedded.iter().map(Embedded::hits_and_misses).collect(),
         clients: [tally.sent.get(), tally.answered.get()],
@@ -334,13 +333,13 @@ fn moment(
     }
 }
 
-/// The clients' latency buckets. They wrap at 2^32, which takes a bucket six hours at the highest
-/// rate, and every counter here begins at 0.
+/// Returns the clients' latency buckets. They wrap at 2^32, which takes a bucket six hours at the
+/// highest rate, and every counter starts at 0.
 fn counts(tally: &Tally) -> [u64; BUCKETS] {
     std::array::from_fn(|b| tally.latency.count(b).into())
 }
 
-/// The latency that each of [`SHARES`] did not exceed, to the width of a bucket.
+/// Returns the latency that each of [`SHARES`] did not exceed, to the width of a bucket.
 fn quantiles(counts: &[u64; BUCKETS]) -> Option<[u64; 4]> {
     let whole: u64 = counts.iter().sum();
     let at = |share: f64| {
@@ -355,7 +354,7 @@ fn quantiles(counts: &[u64; BUCKETS]) -> Option<[u64; 4]> {
     (whole > 0).then(|| SHARES.map(at))
 }
 
-/// Hits, part of all, between pairs of moments.
+/// Returns the hit rate between pairs of counters.
 fn hit_rate(caches: &[([u64; 2], [u64; 2])]) -> Option<f64> {
     let grown = |at: usize| caches.iter().map(|(old, new)| new[at] - old[at]).sum::<u64>() as f64;
     let [hits, misses] = [grown(0), grown(1)];
@@ -400,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn hit_rates_are_of_the_span() {
+    fn hit_rates_cover_the_span() {
         assert_eq!(hit_rate(&[([5, 5], [5, 5])]), None);
         assert_eq!(hit_rate(&[([5, 5], [8, 6])]), Some(0.75));
         assert_eq!(hit_rate(&[([0, 0], [1, 0]), ([0, 0], [0, 1])]), Some(0.5));

@@ -1,4 +1,4 @@
-//! What the demo says at its end.
+//! The demo's summary.
 
 use std::fmt::Write;
 
@@ -8,55 +8,55 @@ use crate::tools::demo::account;
 use crate::tools::demo::account::Account;
 use crate::tools::demo::table::{grouped, ms};
 
-/// The whole run.
+/// The results of the whole run.
 #[derive(Debug)]
 pub(crate) struct Summary {
-    /// Where every query went.
+    /// The account of every query.
     pub(crate) account: Account,
     /// How long queries were sent.
     pub(crate) span: TickDelta,
-    /// Queries per second that were to be sent.
+    /// Offered queries per second.
     pub(crate) offered: u32,
-    /// Threads that served.
+    /// The number of shards.
     pub(crate) shards: usize,
     /// Client sockets.
     pub(crate) sockets: usize,
     /// p50, p90, p99, p99.9 at the clients, nanoseconds.
     pub(crate) latency: Option<[u64; 4]>,
-    /// Datagrams that clients got and did not wait for.
-    pub(crate) deferred_answer: u64,
+    /// Datagrams that matched no outstanding query of the clients.
+    pub(crate) unexpected: u64,
     /// Part of all queries by backend.
     pub(crate) shares: Vec<(String, f64)>,
-    /// What became of the outage.
+    /// The course of the outage.
     pub(crate) outage: Outage,
 }
 
-/// One backend's silence.
+/// The outage of one backend.
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
-    /// Its name.
+    /// The backend's name.
     pub(crate) backend: String,
-    /// When it fell silent.
+    /// When it stopped answering.
     pub(crate) fell: Option<Tick>,
     /// When the balancer took it out.
     pub(crate) noticed: Option<Tick>,
-    /// When it answered again.
+    /// When it resumed answering.
     pub(crate) returned: Option<Tick>,
     /// When the balancer used it again.
     pub(crate) used_again: Option<Tick>,
-    /// The balancer's counts when it fell silent.
+    /// The balancer's counters when it stopped answering.
     pub(crate) before: Reading,
-    /// The same when it answered again.
+    /// The same when it resumed answering.
     pub(crate) after: Reading,
 }
 
-/// Below this part of the offered load, the load itself is what the figures are limited by.
+/// Below this part of the offered load, the load itself limits the measurements.
 const OFFERED_PART: f64 = 0.95;
-/// Columns of the labels.
+/// Width of the labels.
 const LABEL: usize = 11;
 
 impl Summary {
-    /// The text, with a line feed at its end.
+    /// Returns the text, with a final line feed.
     pub(crate) fn text(&self) -> String {
         let Account { sent, refused, answered, .. } = self.account;
         let lost = self.account.lost_total();
@@ -84,13 +84,13 @@ impl Summary {
         line(&mut out, "answered", &format!("{} ({})", grouped(answered), percent(answered, sent)));
         line(&mut out, "lost", &format!("{}{}", grouped(lost), reasons(&self.account.lost)));
         if refused > 0 {
-            line(&mut out, "not sent", &format!("{} that the kernel would not take", grouped(refused)));
+            line(&mut out, "not sent", &format!("{} that the kernel refused", grouped(refused)));
         }
-        if self.deferred_answer > 0 {
+        if self.unexpected > 0 {
             line(
                 &mut out,
-                "stray",
-                &format!("{} datagrams that answer nothing", grouped(self.deferred_answer)),
+                "unexpected",
+                &format!("{} datagrams that match no query", grouped(self.unexpected)),
             );
         }
         if let Some([p50, p90, p99, p999]) = self.latency {
@@ -121,7 +121,7 @@ impl Summary {
 }
 
 impl Outage {
-    /// What happened, a line each.
+    /// Returns what happened, a line each.
     fn lines(&self) -> Vec<String> {
         let Some(fell) = self.fell else { return vec!["none: the demo ended before it".to_owned()] };
         let after = |from: Tick, to: Tick| to.since(from).0 as f64 / 1e9;
@@ -138,7 +138,7 @@ impl Outage {
         };
         let meanwhile = self.after.since(&self.before);
         lines.push(format!(
-            "meanwhile {} asked a second time elsewhere, {} lost",
+            "meanwhile {} sent again to another backend, {} lost",
             plural(meanwhile.shards.retries, "query was", "queries were"),
             grouped(account::lost(&meanwhile))
         ));
@@ -160,7 +160,7 @@ fn reasons(lost: &[(&str, u64)]) -> String {
 }
 
 fn percent(part: u64, whole: u64) -> String {
-    // Rounded down: anything lost must not read as 100 %.
+    // Rounded down: anything lost must not be shown as 100 %.
     let thousandths = u128::from(part) * 100_000 / u128::from(whole.max(1));
     format!("{}.{:03} %", thousandths / 1_000, thousandths % 1_000)
 }
@@ -182,14 +182,14 @@ mod tests {
             shards: 2,
             sockets: 8,
             latency: Some([50_000, 60_000, 70_000, 80_000]),
-            deferred_answer: 0,
+            unexpected: 0,
             shares: vec![("b1".into(), 0.5), ("b2".into(), 0.5)],
             outage: Outage::default(),
         }
     }
 
     #[test]
-    fn it_says_whether_it_adds_up() {
+    fn the_summary_tells_whether_it_adds_up() {
         let text = summary(29_993, 7).text();
         assert!(text.contains("sent       30,000 queries, 10,000 q/s for 3.0 s"), "{text}");
         assert!(text.contains("lost       7: timeout 7\n"), "{text}");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_told_to_where_it_got() {
+    fn an_outage_is_described_as_far_as_it_got() {
         let mut outage = Outage { backend: "b2".into(), ..Outage::default() };
         assert_eq!(outage.lines().len(), 1);
         outage.fell = Some(Tick(1_000_000_000));
@@ -211,13 +211,13 @@ mod tests {
         assert_eq!(outage.lines()[0], "b2 fell silent and was out of use 0.25 s later");
         outage.returned = Some(Tick(2_000_000_000));
         outage.after.shards.retries = 1;
-        assert_eq!(outage.lines()[1], "meanwhile 1 query was asked a second time elsewhere, 0 lost");
+        assert_eq!(outage.lines()[1], "meanwhile 1 query was sent again to another backend, 0 lost");
         outage.used_again = Some(Tick(2_200_000_000));
         assert_eq!(outage.lines()[2], "it answered again and was in use 0.20 s later");
     }
 
     #[test]
-    fn a_loss_never_reads_as_all() {
+    fn a_loss_is_never_shown_as_100_percent() {
         assert_eq!(percent(999_999_999, 1_000_000_000), "99.999 %");
         assert_eq!(percent(5, 5), "100.000 %");
         assert_eq!(percent(0, 0), "0.000 %");

@@ -1,74 +1,74 @@
-//! How the demo looks: a table that is drawn over itself on a terminal, plain lines elsewhere.
+//! The demo's display: a table that is redrawn on a terminal, plain lines elsewhere.
 //!
-//! Less than 80 columns wide: the last one would be erased with the rest of its line. On a
-//! narrower terminal lines are cut, not wrapped, so that drawing over the last table always finds
-//! its first line. Colour says nothing that a word does not.
+//! It is less than 80 columns wide, because the last column would be erased with the rest of its
+//! line. On a narrower terminal lines are truncated rather than wrapped, so that redrawing always
+//! finds the first line. Colour adds no information.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 
 use crate::stats::live::State;
 
-/// Rows of backends that are shown; more would not fit 24 lines.
+/// Most backends shown; more would not fit 24 lines.
 const ROWS_MAX: usize = 9;
-/// Lines of news below the table.
+/// Most lines of events below the table.
 const NEWS_MAX: usize = 4;
 /// Cells of a bar.
 const BAR: usize = 8;
 
-/// What one backend, or all together, did lately.
+/// The recent activity of one backend, or of all.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
     /// Its name.
     pub(crate) name: String,
-    /// How it stands; none for all together.
+    /// The state; `None` for all.
     pub(crate) standing: Option<Standing>,
     /// Part of all queries, 0 to 1.
     pub(crate) share: f64,
     /// Queries per second.
     pub(crate) rate: f64,
-    /// Queries that wait for an answer.
+    /// Outstanding queries.
     pub(crate) outstanding: u64,
-    /// p50, p90, p99, p99.9, nanoseconds; none without an answer.
+    /// p50, p90, p99, p99.9, nanoseconds; `None` without an answer.
     pub(crate) latency: Option<[u64; 4]>,
-    /// Answers from the cache, part of all, 0 to 1; none without an answer.
+    /// Cache hit rate, 0 to 1; `None` without an answer.
     pub(crate) hits: Option<f64>,
 }
 
-/// How a backend stands.
+/// The state of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// What the balancer takes it for.
+    /// The state as the balancer sees it.
     pub(crate) state: State,
     /// Its share is still growing.
     pub(crate) warming: bool,
-    /// It has stopped answering, whatever the balancer knows of it.
+    /// It has stopped answering, whether or not the balancer knows.
     pub(crate) silent: bool,
 }
 
-/// All that is shown at one moment.
+/// All that is shown at a point in time.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame<'a> {
-    /// One line on what runs.
+    /// The title.
     pub(crate) title: &'a str,
-    /// Since the beginning, seconds.
+    /// Seconds since the start.
     pub(crate) elapsed: f64,
-    /// How long it runs, seconds.
+    /// Duration, seconds.
     pub(crate) seconds: u32,
     /// A row per backend.
     pub(crate) rows: Vec<Row>,
-    /// All together; its latency is the clients' own.
+    /// All backends; its latency is measured at the clients.
     pub(crate) all: Row,
-    /// Queries since the beginning: sent, answered, lost, asked twice.
+    /// Queries since the start: sent, answered, lost, retried.
     pub(crate) totals: [u64; 4],
-    /// What happened, oldest first: seconds and words.
+    /// What happened, oldest first: seconds and text.
     pub(crate) news: &'a [(f64, String)],
 }
 
-/// Where it is shown, and what that place can do.
+/// The capabilities of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Screen {
-    /// Draw over the last table; else print lines.
+    /// Redraw the table; otherwise print lines.
     pub(crate) redraw: bool,
     /// Use colour.
     pub(crate) colour: bool,
@@ -77,8 +77,7 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// What standard output is, and what the environment wants of it (`NO_COLOR`, `TERM`, the
-    /// locale).
+    /// Detects them from standard output and the environment (`NO_COLOR`, `TERM`, the locale).
     pub(crate) fn detect() -> Self {
         let set = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
         let redraw = io::stdout().is_terminal() && set("TERM").is_none_or(|t| t != "dumb");
@@ -91,7 +90,7 @@ impl Screen {
         }
     }
 
-    /// A text in a colour, by its number (SGR); 0 is none.
+    /// Returns a text in a colour, by its number (SGR); 0 is none.
     fn paint(self, colour: u8, text: &str) -> String {
         if self.colour && colour != 0 { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -104,7 +103,7 @@ const GREEN: u8 = 32;
 const YELLOW: u8 = 33;
 const CYAN: u8 = 36;
 
-/// Draws tables over each other.
+/// Redraws tables.
 #[derive(Debug)]
 pub(crate) struct Table {
     screen: Screen,
@@ -117,14 +116,14 @@ impl Table {
         Self { screen, drawn: 0 }
     }
 
-    /// The text that shows `frame` in the place of the one before.
+    /// Returns the text that replaces the last table by `frame`.
     pub(crate) fn draw(&mut self, frame: &Frame<'_>) -> String {
         let lines = table(self.screen, frame);
         let mut out = String::new();
         if self.drawn > 0 {
             let _ = write!(out, "\x1b[{}A", self.drawn);
         }
-        // Without wrapping (DECAWM), while it is drawn.
+        // Without wrapping (DECAWM) while drawing.
         out.push_str("\x1b[?7l");
         for line in &lines {
             let _ = write!(out, "\r{line}\x1b[K\n");
@@ -162,7 +161,7 @@ fn table(screen: Screen, frame: &Frame<'_>) -> Vec<String> {
     let [sent, answered, lost, twice] = frame.totals.map(grouped);
     let red = if frame.totals[2] > 0 { RED } else { 0 };
     let lost = screen.paint(red, &format!("lost {lost}"));
-    lines.push(format!(" sent {sent}   answered {answered}   {lost}   asked twice {twice}"));
+    lines.push(format!(" sent {sent}   answered {answered}   {lost}   retried {twice}"));
     lines.push(String::new());
     let old = frame.news.len().saturating_sub(NEWS_MAX);
     lines.extend(frame.news[old..].iter().map(|(at, words)| {
@@ -192,7 +191,7 @@ fn row(screen: Screen, row: &Row, of_most: f64) -> String {
 }
 
 impl Standing {
-    /// One word, and its colour.
+    /// Returns one word, and its colour.
     const fn word(self) -> (&'static str, u8) {
         match (self.state, self.silent) {
             (State::Up, true) => ("silent", YELLOW),
@@ -205,7 +204,8 @@ impl Standing {
     }
 }
 
-/// A bar that fills `part` (0 to 1) of its cells, to an eighth of a cell where there are blocks.
+/// Returns a bar that fills `part` (0 to 1) of its cells, to an eighth of a cell with block
+/// characters.
 fn bar(blocks: bool, part: f64) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let eighths = (part.clamp(0.0, 1.0) * (BAR * 8) as f64).round() as usize;
@@ -219,11 +219,10 @@ fn bar(blocks: bool, part: f64) -> String {
         .collect()
 }
 
-/// One line on one moment, for what is no terminal.
+/// Returns one line, where the output is no terminal.
 pub(crate) fn line(frame: &Frame<'_>) -> String {
     let [_, _, lost, twice] = frame.totals;
-    let mut out =
-        format!("{:5.1} s  q/s {:.0}  lost {lost}  asked-twice {twice}", frame.elapsed, frame.all.rate);
+    let mut out = format!("{:5.1} s  q/s {:.0}  lost {lost}  retried {twice}", frame.elapsed, frame.all.rate);
     if let Some([p50, p90, p99, p999]) = frame.all.latency {
         let _ = write!(out, "  p50 {} p90 {} p99 {} p99.9 {} ms", ms(p50), ms(p90), ms(p99), ms(p999));
     }
@@ -240,7 +239,7 @@ pub(crate) fn line(frame: &Frame<'_>) -> String {
     out
 }
 
-/// Nanoseconds as milliseconds, three digits that matter.
+/// Formats nanoseconds as milliseconds, with three significant digits.
 pub(crate) fn ms(ns: u64) -> String {
     let ms = ns as f64 / 1e6;
     match ms {
@@ -250,7 +249,7 @@ pub(crate) fn ms(ns: u64) -> String {
     }
 }
 
-/// A number with commas between its thousands.
+/// Formats a number with commas between thousands.
 pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() * 4 / 3);
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_wider_than_a_terminal() {
+    fn the_table_fits_a_terminal() {
         let news: Vec<_> = (0..9).map(|n| (f64::from(n), "b1 is silent".to_owned())).collect();
         for blocks in [false, true] {
             let screen = Screen { redraw: true, colour: false, blocks };
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_table_is_drawn_over_the_last() {
+    fn a_table_is_redrawn_in_place() {
         let mut table = Table::new(Screen { redraw: true, colour: true, blocks: true });
         let first = table.draw(&frame(&[]));
         let height = first.matches('\n').count();
@@ -315,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn colour_is_only_where_it_is_wanted() {
+    fn colour_is_optional() {
         let plain = Screen { redraw: true, colour: false, blocks: false };
         assert!(table(plain, &frame(&[])).iter().all(|l| !l.contains('\x1b')));
         assert!(!line(&frame(&[])).contains('\x1b'));
     }
 
     #[test]
-    fn numbers_read_well() {
+    fn numbers_are_formatted() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([51_234, 9_994_000, 12_340_000, 500_400_000].map(ms), ["0.05", "9.99", "12.3", "500"]);
         assert_eq!(bar(true, 0.5), "████    ");

@@ -6,13 +6,13 @@ const OWN: AnswerEdns = AnswerEdns { wanted: true, payload: 1232 };
 const PLAIN: Flags = Flags { aa: false, ad: false, ra: None, ttl: 60 };
 const ROOM: usize = 600;
 
-/// A query of `www.Test` with RD, CD and trailing data.
+/// Builds a query of `www.Test` with RD, CD and trailing data.
 fn query(qtype: u16) -> Vec<u8> {
     let [t0, t1] = qtype.to_be_bytes();
     [&b"\xab\xcd\x01\x30\0\x01\0\0\0\0\0\0\x03www\x04Test\0"[..], &[t0, t1, 0, 1], b"tail"].concat()
 }
 
-/// The same with EDNS: payload 1400, DO, an option.
+/// Builds the same with EDNS: payload 1400, DO, an option.
 fn query_edns(qtype: u16) -> Vec<u8> {
     let mut query = query(qtype);
     query.truncate(query.len() - 4);
@@ -21,7 +21,7 @@ fn query_edns(qtype: u16) -> Vec<u8> {
     query
 }
 
-/// What `query` is as an answer with these counts and bytes behind its question.
+/// Builds the answer to `query` with these counts, and these bytes after its question.
 fn expected(flags: u16, qtype: u16, counts: [u8; 3], records: &[u8]) -> Vec<u8> {
     let ([f0, f1], [t0, t1], [an, ns, ar]) = (flags.to_be_bytes(), qtype.to_be_bytes(), counts);
     let head = [0xab, 0xcd, f0, f1, 0, 1, 0, an, 0, ns, 0, ar];
@@ -33,12 +33,12 @@ const OPT_DO: &[u8] = b"\0\0\x29\x04\xd0\0\0\x80\0\0\0";
 fn built(query: &[u8], build: impl FnOnce(&mut Packet<'_>) -> bool) -> Vec<u8> {
     let (answer, done) = edited(query, ROOM, build);
     assert!(done);
-    assert!(read(&answer).is_some_and(|whole| whole.tail.is_empty()), "read by another reader");
+    assert!(read(&answer).is_some_and(|whole| whole.tail.is_empty()), "parsed by the test's parser");
     answer
 }
 
 #[test]
-fn an_answer_keeps_id_opcode_question_rd_and_cd_and_no_more() {
+fn an_answer_keeps_id_opcode_question_rd_and_cd_only() {
     let mut query = query(1);
     query[2..4].copy_from_slice(&[0x2f, 0xf7]);
     let answer = built(&query, |p| rcode(p, u16::from(SERVFAIL), PLAIN, OWN));
@@ -49,7 +49,7 @@ fn an_answer_keeps_id_opcode_question_rd_and_cd_and_no_more() {
 }
 
 #[test]
-fn aa_ad_and_ra_are_as_asked_for() {
+fn aa_ad_and_ra_are_set_as_configured() {
     for (flags, bits) in [
         (PLAIN, 0x8190),
         (Flags { aa: true, ..PLAIN }, 0x8590),
@@ -90,14 +90,14 @@ fn a_query_without_question_is_answered_with_its_header() {
 }
 
 #[test]
-fn a_truncated_answer_says_tc_alone() {
+fn a_truncated_answer_has_no_records() {
     assert_eq!(built(&query(1), |p| truncated(p, PLAIN, OWN)), expected(0x8390, 1, [0; 3], b""));
     let answer = built(&query_edns(1), |p| truncated(p, PLAIN, OWN));
     assert_eq!(answer, expected(0x8390, 1, [0, 0, 1], OPT_DO));
 }
 
 #[test]
-fn addresses_answer_the_type_asked_for() {
+fn addresses_answer_the_queried_type() {
     let v4 = [[192, 0, 2, 1], [192, 0, 2, 2]];
     let v6 = [[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]];
     let a = [
@@ -114,11 +114,11 @@ fn addresses_answer_the_type_asked_for() {
     assert_eq!(answer(&query(16)), expected(0x8190, 16, [0; 3], b""));
     let mut chaos = query(28);
     chaos[25] = 3;
-    assert_eq!(read(&answer(&chaos)).unwrap().records[0].class, 3, "the class asked for");
+    assert_eq!(read(&answer(&chaos)).unwrap().records[0].class, 3, "the queried class");
 }
 
 #[test]
-fn addresses_match_what_they_have() {
+fn addresses_match_by_family() {
     for (qtype, matches) in
         [(1, [false, true, false]), (28, [false, false, true]), (255, [false, true, true])]
     {
@@ -129,7 +129,7 @@ fn addresses_match_what_they_have() {
 }
 
 #[test]
-fn an_alias_is_a_whole_name() {
+fn a_cname_is_written_uncompressed() {
     let flags = Flags { aa: true, ttl: 33, ..PLAIN };
     let answer = built(&query_edns(1), |p| cname(p, b"\x06target\x07Example\0", flags, OWN));
     let record = b"\xc0\x0c\0\x05\0\x01\0\0\0\x21\0\x10\x06target\x07Example\0";
@@ -137,7 +137,7 @@ fn an_alias_is_a_whole_name() {
 }
 
 #[test]
-fn raw_data_are_of_the_type_asked_for() {
+fn raw_data_have_the_queried_type() {
     let flags = Flags { ad: true, ra: Some(false), ttl: 7, ..PLAIN };
     let answer = |qtype| built(&query(qtype), |p| raw(p, &[b"\x01a", b"\x01b"], 99, flags, OWN));
     let txt = b"\xc0\x0c\0\x10\0\x01\0\0\0\x07\0\x02\x01a\xc0\x0c\0\x10\0\x01\0\0\0\x07\0\x02\x01b";
@@ -147,7 +147,7 @@ fn raw_data_are_of_the_type_asked_for() {
 }
 
 #[test]
-fn service_bindings_bring_their_hints() {
+fn service_bindings_add_their_hints() {
     let (v4, v6) = ([[192, 0, 2, 9], [192, 0, 2, 10]], [[6; 16]]);
     let params = SvcParams { port: Some(853), v4: v4.to_vec(), v6: v6.to_vec(), ..SvcParams::default() };
     let second = SvcParams { v4: vec![[192, 0, 2, 8]], ..SvcParams::default() };
@@ -173,7 +173,7 @@ fn service_bindings_bring_their_hints() {
 }
 
 #[test]
-fn negative_answers_bring_their_soa() {
+fn negative_answers_have_an_soa() {
     let soa = Soa {
         zone: b"\x04test\0",
         mname: b"\x01m\x04test\0",
@@ -194,21 +194,21 @@ fn a_template_answers_with_the_querys_id_rd_and_question() {
     let template =
         [&b"\x11\x11\x04\x05\0\x01\0\x01\0\0\0\0\x03WWW\x04tesT\0\0\xff\0\x01"[..], record].concat();
     let answer = built(&query(16), |p| message(p, &template));
-    assert_eq!(answer, expected(0x8505, 16, [1, 0, 0], record), "letters and type of the query");
+    assert_eq!(answer, expected(0x8505, 16, [1, 0, 0], record), "case and type of the query");
     let other = [&b"\x11\x11\x05\x05\0\x01\0\x01\0\0\0\0\x07another\0\0\x10\0\x01"[..], record].concat();
     assert_eq!(built(&query(16), |p| message(p, &other)), expected(0x8505, 16, [1, 0, 0], record));
     let head = *b"\x11\x11\x80\x04\0\0\0\0\0\0\0\0";
     let answer = built(&query(16), |p| message(p, &head));
     assert_eq!(answer, b"\xab\xcd\x81\x04\0\0\0\0\0\0\0\0");
     assert!(!edited(&query(16), ROOM, |p| message(p, b"short")).1);
-    // A record named by the middle of a name that is not the query's.
+    // A record named by a pointer into a name that is not the query's.
     let inside =
         [&b"\x11\x11\x84\0\0\x01\0\x01\0\0\0\0\x01a\x01b\0\0\x10\0\x01\xc0\x0e"[..], &record[2..]].concat();
     assert!(!edited(&query(16), ROOM, |p| message(p, &inside)).1);
 }
 
 #[test]
-fn an_error_is_explained_where_there_is_edns() {
+fn an_extended_error_needs_edns() {
     let answer =
         built(&query_edns(1), |p| rcode(p, 5, PLAIN, OWN) && ede(p, 15, b"no") && ede(p, 16, b"never"));
     let opt = b"\0\0\x29\x04\xd0\0\0\x80\0\0\x0b\0\x0f\0\x07\0\x10never";
@@ -247,7 +247,7 @@ fn a_truncated_response_loses_its_records_but_not_its_opt() {
 }
 
 #[test]
-fn the_querys_letters_are_put_back() {
+fn the_case_of_the_query_is_restored() {
     let mut response = expected(0x8180, 1, [0; 3], b"");
     assert!(fixup_case(&mut response, b"\x03wWw\x04tEST\0"));
     assert_eq!(&response[12..22], b"\x03wWw\x04tEST\0");

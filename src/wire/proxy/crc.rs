@@ -1,5 +1,5 @@
-//! CRC-32C (Castagnoli; RFC 3720, appendix B.4), as PROXY headers may carry it. A header is short:
-//! a table of one byte's remainders is enough.
+//! CRC-32C (Castagnoli; RFC 3720, appendix B.4), as used in PROXY headers. Headers are short, so a
+//! table for single bytes is sufficient.
 
 /// The polynomial, lowest bit first.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -20,7 +20,7 @@ const REMAINDERS: [u32; 256] = {
     table
 };
 
-/// The checksum of bytes that are given in parts.
+/// Returns the checksum of bytes given in parts.
 pub(super) fn crc32c(parts: &[&[u8]]) -> u32 {
     let bytes = parts.iter().flat_map(|part| part.iter());
     !bytes.fold(u32::MAX, |crc, byte| (crc >> 8) ^ REMAINDERS[usize::from(crc.to_le_bytes()[0] ^ byte)])
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_examples_of_rfc_3720_come_out() {
+    fn the_examples_of_rfc_3720_match() {
         let up: Vec<u8> = (0..32).collect();
         let down: Vec<u8> = (0..32).rev().collect();
         for (bytes, expected) in [

@@ -5,7 +5,7 @@ fn endpoint(text: &str) -> Endpoint {
     text.parse::<std::net::SocketAddr>().expect("an address").into()
 }
 
-/// A version 2 header with this command, family and payload.
+/// Builds a version 2 header with this command, family and payload.
 fn v2(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).expect("a short payload").to_be_bytes();
     [&SIGNATURE[..], &[command, family], &length, payload].concat()
@@ -21,7 +21,7 @@ fn header(bytes: &[u8]) -> (Header<'_>, usize) {
 
 #[test]
 fn a_header_of_dnsdist_is_read_and_written() {
-    // As dnsdist 1.7.3 sends it in front of a UDP query, with a value that a rule added.
+    // As sent by dnsdist 1.7.3 before a UDP query, with a value that a rule added.
     let sent = b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x14\x7f\0\0\x01\x7f\0\0\x01\xb3\x91\x62\xd4\xe0\0\x05hello";
     let (h, len) = header(sent);
     assert_eq!((h.transport, len), (Transport::Datagram, sent.len()));
@@ -29,7 +29,7 @@ fn a_header_of_dnsdist_is_read_and_written() {
     assert_eq!(h.destination, Some(endpoint("127.0.0.1:25300")));
     assert_eq!(h.tlvs.first(0xe0), Some(&b"hello"[..]));
     let mut out = Vec::new();
-    let [source, destination] = [h.source, h.destination].map(|e| e.expect("it is there"));
+    let [source, destination] = [h.source, h.destination].map(|e| e.expect("an endpoint"));
     assert!(write_v2(&mut out, h.transport, source, destination, h.tlvs));
     assert_eq!(out, sent);
 }
@@ -144,18 +144,18 @@ fn malformed_headers_are_refused() {
         (tail(&[tlv::CRC32C, 0, 4, 0, 0, 0, 0]), Checksum),
         (tail(&[tlv::CRC32C, 0, 0]), Checksum),
         (tail(&[0; 501]), TooLong(513)),
-        // What comes is judged before all of it is there.
+        // Bytes are checked before the header is complete.
         ([&SIGNATURE[..], &[0x21, 0x11, 0xff, 0xff]].concat(), TooLong(65_535)),
         ([&SIGNATURE[..], &[0x31]].concat(), Version(0x31)),
         ([&SIGNATURE[..], &[0x21, 0x33]].concat(), Family(0x33)),
     ] {
         assert_eq!(parse(&bytes, PAYLOAD_MAX), Parsed::Invalid(error), "{bytes:?}");
     }
-    assert!(matches!(parse(&tail(&[0; 501]), 513), Parsed::Header { .. }), "the limit is the operator's");
+    assert!(matches!(parse(&tail(&[0; 501]), 513), Parsed::Header { .. }), "the limit is configurable");
 }
 
 #[test]
-fn headers_can_come_byte_by_byte() {
+fn headers_can_arrive_byte_by_byte() {
     for bytes in [
         v2(0x21, 0x11, &[V4, &[tlv::UNIQUE_ID, 0, 1, 7]].concat()),
         v2(0x20, 0, b""),
@@ -169,7 +169,7 @@ fn headers_can_come_byte_by_byte() {
 }
 
 #[test]
-fn a_written_header_has_these_bytes() {
+fn written_headers_have_the_expected_bytes() {
     let (source, destination) = (endpoint("192.0.2.1:4711"), endpoint("192.0.2.53:53"));
     let mut out = b"x".to_vec();
     assert!(write_v2(&mut out, Transport::Stream, source, destination, [(1, &b"dot"[..])].into_iter()));
@@ -202,7 +202,7 @@ fn mixed_families_are_written_as_ipv6() {
 }
 
 #[test]
-fn a_checksum_is_made_for_the_header_it_is_in() {
+fn a_checksum_covers_its_header() {
     let at = endpoint("192.0.2.1:4711");
     let mut out = b"in front".to_vec();
     let tlvs = [(1, &b"dot"[..]), (tlv::CRC32C, b"of another"), (tlv::CRC32C, b""), (0xe0, b"x")];
@@ -220,7 +220,7 @@ fn a_checksum_is_made_for_the_header_it_is_in() {
 }
 
 #[test]
-fn what_does_not_fit_is_not_written() {
+fn oversized_values_are_not_written() {
     let at = endpoint("192.0.2.1:4711");
     let long = vec![0; 65_536];
     let mut out = b"x".to_vec();
@@ -241,7 +241,7 @@ fn what_does_not_fit_is_not_written() {
 fn tls_is_advertised() {
     let mut value = Vec::new();
     assert!(ssl_tlv(&mut value, "TLSv1.3", "TLS_AES_128_GCM_SHA256"));
-    let ssl = Ssl::parse(&value).expect("it is whole");
+    let ssl = Ssl::parse(&value).expect("a complete value");
     assert_eq!((ssl.client, ssl.verified), (CLIENT_SSL, false));
     assert_eq!(ssl.tlvs.first(tlv::SSL_VERSION), Some(&b"TLSv1.3"[..]));
     assert_eq!(ssl.tlvs.first(tlv::SSL_CIPHER), Some(&b"TLS_AES_128_GCM_SHA256"[..]));
@@ -260,7 +260,7 @@ fn endpoints() -> impl Strategy<Value = Endpoint> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_again(
+    fn headers_round_trip(
         source in endpoints(),
         destination in endpoints(),
         datagram in any::<bool>(),
@@ -288,7 +288,7 @@ proptest! {
     }
 
     #[test]
-    fn a_header_cut_short_is_incomplete_or_invalid(
+    fn a_truncated_header_is_incomplete_or_invalid(
         bytes in prop::collection::vec(any::<u8>(), 0..80),
         family in 0_u8..0x34,
     ) {

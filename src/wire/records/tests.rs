@@ -1,7 +1,7 @@
 use crate::wire::records::*;
 use crate::wire::tests::edited;
 
-/// A question, an answer, a name server, its address, an OPT, and trailing data.
+/// Builds a question, an answer, a name server, its address, an OPT, and trailing data.
 fn message() -> Vec<u8> {
     let records = [
         &b"\0\x01\x81\x80\0\x01\0\x01\0\x01\0\x02\x01a\0\0\x01\0\x01"[..],
@@ -41,7 +41,7 @@ fn records_are_walked_in_order() {
 }
 
 #[test]
-fn a_walk_ends_at_what_cannot_be_read() {
+fn a_walk_ends_at_a_malformed_record() {
     let message = message();
     let cut = &message[..70];
     let mut records = Records::of(cut);
@@ -110,6 +110,6 @@ fn a_splice_mends_the_pointers_behind_it() {
     assert!(done);
     assert_eq!(after[62..67], *b"abcde");
     assert_eq!(after[pointer_at + 5..pointer_at + 7], [0xc0, 94 + 5]);
-    assert!(!edited(&whole, 4, |p| splice(p, 62..62, &[b"ab", b"cde"], false)).1, "no room");
-    assert!(!edited(&whole, 0, |p| splice(p, 35..51, &[], false)).1, "a pointer would mean nothing");
+    assert!(!edited(&whole, 4, |p| splice(p, 62..62, &[b"ab", b"cde"], false)).1, "no space");
+    assert!(!edited(&whole, 0, |p| splice(p, 35..51, &[], false)).1, "a pointer would lose its target");
 }

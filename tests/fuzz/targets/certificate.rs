@@ -1,4 +1,4 @@
-//! Any bytes as a certificate: what is read of it lies within it.
+//! Any bytes as a certificate: what is parsed lies within it.
 
 use dnslob::tls::expiry::{Date, Leaf};
 
@@ -8,9 +8,9 @@ pub(crate) fn target(data: &[u8]) {
     assert!(leaf.serial.len() < data.len());
     assert_eq!(Leaf::parse(data), Ok(leaf.clone()));
     let longer = [data, b"\0"].concat();
-    assert!(Leaf::parse(&longer).is_err(), "bytes behind it");
+    assert!(Leaf::parse(&longer).is_err(), "trailing bytes");
     for now in [0, leaf.not_before, leaf.not_after, u64::from(u32::MAX)] {
-        let _ = leaf.complaint(now, 21);
+        let _ = leaf.warning(now, 21);
     }
     assert_eq!(Date(leaf.not_after).to_string().len(), 10, "a day within four digits of years");
 }

@@ -1,6 +1,6 @@
-//! Any bytes as a configuration file: nothing panics or hangs, every error says what and where,
-//! and what compiles is sound. Text that could reach the machine (files, commands, foreign code) is
-//! left out; for one input at a time in a process.
+//! Arbitrary bytes as a configuration file: no panic, no hang, every error has a location, and a
+//! compiled configuration is valid. Text with access to the host (files, commands, foreign code) is
+//! skipped. Only one input at a time per process.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use dnslob::lua::front_end::load_unless;
 use dnslob::model::Snapshot;
 use dnslob::model::policy::Kind;
 
-/// What one evaluation may take.
+/// The time limit of an evaluation.
 const EVALUATION_MAX: Duration = Duration::from_millis(200);
 
-/// Words of a text that is not evaluated: the library's ways to the machine, to code that is not in
-/// the text, and around the hook that ends an evaluation.
+/// Texts with these words are not evaluated: library functions that reach the host, load other
+/// code, or avoid the hook that ends an evaluation.
 const OUTSIDE: &[&str] = &[
     "os",
     "io",
@@ -72,7 +72,7 @@ fn explained(error: &ConfigError, file: &str) {
         let line = place.strip_prefix(file).and_then(|rest| rest.strip_prefix(':')?.parse::<u32>().ok());
         assert!(line.is_some_and(|n| n > 0), "an error of the file without its line: {error}");
     } else {
-        // The file is all that was given: only a count of things belongs to no line of it.
+        // Only this file was given: only errors about limits have no line in it.
         assert!(matches!(error.fault, Fault::Limit { .. }), "an error of {file} placed elsewhere: {error}");
     }
 }
@@ -103,7 +103,7 @@ fn sound(snapshot: &Snapshot) {
     }
 }
 
-/// The process's file of the current input, removed with it.
+/// The file of the current input in this process, removed when dropped.
 struct File(PathBuf);
 
 impl File {
@@ -131,7 +131,7 @@ impl Drop for File {
     }
 }
 
-/// An evaluation under the eyes of the process's watchdog, until it is dropped.
+/// An evaluation that the watchdog of the process supervises until this is dropped.
 struct Evaluation {
     interrupt: Interrupt,
 }
@@ -150,15 +150,16 @@ impl Drop for Evaluation {
     }
 }
 
-/// The thread that is told of every evaluation's begin and end, and interrupts a long one.
+/// The watchdog thread: it learns of the start and end of each evaluation, and interrupts long
+/// ones.
 fn watchdog() -> &'static Sender<Option<Interrupt>> {
     static WATCHDOG: OnceLock<Sender<Option<Interrupt>>> = OnceLock::new();
     WATCHDOG.get_or_init(|| {
-        let (sender, told) = channel::<Option<Interrupt>>();
+        let (sender, receiver) = channel::<Option<Interrupt>>();
         std::thread::spawn(move || {
-            while let Ok(begun) = told.recv() {
+            while let Ok(begun) = receiver.recv() {
                 let Some(interrupt) = begun else { continue };
-                if matches!(told.recv_timeout(EVALUATION_MAX), Err(RecvTimeoutError::Timeout)) {
+                if matches!(receiver.recv_timeout(EVALUATION_MAX), Err(RecvTimeoutError::Timeout)) {
                     interrupt.interrupt();
                 }
             }

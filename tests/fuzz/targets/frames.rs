@@ -1,5 +1,5 @@
-//! Any bytes as a stream, cut anywhere and stopped anywhere: the messages, and the error that
-//! ends them, are those of the stream in one piece; and no memory stays behind.
+//! Arbitrary bytes as a stream, split anywhere and stopped anywhere: the messages, and the final
+//! error, are the same as for the unsplit stream, and no memory is kept.
 
 use dnslob::wire::frame::{Flow, FrameError, Frames, Outbound};
 
@@ -8,7 +8,7 @@ type Taken = (Vec<Vec<u8>>, Option<FrameError>);
 pub(crate) fn target(data: &[u8]) {
     let Some((&[cut, stop], stream)) = data.split_first_chunk() else { return };
     let (whole, left) = taken(&[stream], 0);
-    // What a stream says, said plainly.
+    // A simple reference implementation.
     assert_eq!(whole, plain(stream));
     let reads: Vec<&[u8]> = stream.chunks(1 + usize::from(cut % 64)).collect();
     let (cut, left_of_cut) = taken(&reads, usize::from(stop % 4));
@@ -21,8 +21,8 @@ pub(crate) fn target(data: &[u8]) {
     }
 }
 
-/// What is taken out of these reads when each `stop`th message stops (0: none), and how many
-/// bytes are held in the end.
+/// Returns the messages of these reads, where every `stop`th message stops reading (0: none), and
+/// the number of bytes that remain buffered.
 fn taken(reads: &[&[u8]], stop: usize) -> (Taken, usize) {
     let (mut frames, mut messages) = (Frames::new(), Vec::new());
     for read in reads {
@@ -61,7 +61,7 @@ fn plain(mut stream: &[u8]) -> Taken {
     (messages, None)
 }
 
-/// Writing the messages gives the stream they were taken from.
+/// Writing the messages reproduces the stream.
 fn output(messages: &[Vec<u8>], stream: &[u8]) {
     let (mut out, mut written) = (Outbound::new(), Vec::new());
     for message in messages {

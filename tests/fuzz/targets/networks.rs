@@ -1,4 +1,4 @@
-//! Any text as a list of networks: what is read behaves as a set.
+//! Arbitrary text as a list of networks: a parsed list behaves as a set.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,10 +11,10 @@ pub(crate) fn target(data: &[u8]) {
     let networks: Vec<Prefix> = words.iter().filter_map(|w| w.parse().ok()).collect();
     let set: PrefixSet = networks.iter().copied().collect();
     assert!(set.len() <= networks.len());
-    // The order of writing does not matter.
+    // The order in the text does not matter.
     let backwards: PrefixSet = networks.iter().rev().copied().collect();
     assert_eq!(set, backwards);
-    // An address is in the set when it is in one of its networks.
+    // An address is in the set if it is in one of its networks.
     words.retain(|w| w.parse::<IpAddr>().is_ok());
     let own = words.iter().filter_map(|w| w.parse().ok());
     let others = [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into(), Ipv6Addr::LOCALHOST.into()];

@@ -1,5 +1,5 @@
-//! Any bytes as a PROXY header: what is read lies within them, does not depend on what is behind
-//! it, and is read again when it is written.
+//! Arbitrary bytes as a PROXY header: a parsed header lies within them, does not depend on the
+//! bytes behind it, and parses again after it was written.
 
 use dnslob::wire::proxy;
 use dnslob::wire::proxy::{Command, Header, Parsed, ProxyError, Ssl, Transport};
@@ -24,17 +24,17 @@ fn whole(header: &Header<'_>) {
     let bytes: usize = header.tlvs.map(|(_, value)| value.len() + 3).sum();
     assert_eq!(bytes, header.tlvs.bytes().len());
     for (_, value) in header.tlvs {
-        // Whatever it is.
+        // Whatever the result is.
         let _ = Ssl::parse(value);
     }
     assert_eq!(header.source.is_some(), header.destination.is_some());
     let (Some(source), Some(destination)) = (header.source, header.destination) else { return };
     assert!(header.command == Command::Proxy && header.transport != Transport::Unspec);
     let mut out = Vec::new();
-    // Two checksums become one, a mixed pair longer: it may not fit any more.
+    // Two checksums become one, and a mixed address pair becomes longer: it may not fit any more.
     if proxy::write_v2(&mut out, header.transport, source, destination, header.tlvs) {
         let Parsed::Header { header: again, len } = proxy::parse(&out, 65_535) else {
-            panic!("what was written is no header")
+            panic!("the written header does not parse")
         };
         assert_eq!(len, out.len());
         assert_eq!((again.command, again.transport), (header.command, header.transport));

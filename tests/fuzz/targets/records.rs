@@ -1,5 +1,5 @@
-//! Any bytes as a message, and edits of it one after the other: a message that could be read can
-//! be read afterwards, and an edit that fails has changed nothing.
+//! Any bytes as a message, and a sequence of edits: a message that could be parsed can be parsed
+//! afterwards, and an edit that fails has changed nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,14 +17,14 @@ const MESSAGE_MAX: usize = 4_096;
 const NAMES: [&[u8]; 3] =
     [b"\0", b"\x01a\x07example\0", b"\x3f222222222222222222222222222222222222222222222222222222222222222\0"];
 
-/// The first byte is a number of edits, then come those, then room, then the message.
+/// The input is the number of edits, half the space behind the message, the edits, the message.
 pub(crate) fn target(data: &[u8]) {
-    let Some((&[count, room], rest)) = data.split_first_chunk::<2>() else { return };
+    let Some((&[count, space], rest)) = data.split_first_chunk::<2>() else { return };
     let count = usize::from(count).min(EDITS_MAX);
     let Some((edits, message)) = rest.split_at_checked(count) else { return };
     let message = &message[..message.len().min(MESSAGE_MAX)];
     let mut buffer = message.to_vec();
-    buffer.resize(message.len() + 2 * usize::from(room), 0xee);
+    buffer.resize(message.len() + 2 * usize::from(space), 0xee);
     let mut packet = Packet::new(&mut buffer, 0, message.len());
     walk(packet.bytes());
     for edit in edits {
@@ -32,12 +32,12 @@ pub(crate) fn target(data: &[u8]) {
         let changed = apply(&mut packet, *edit);
         walk(packet.bytes());
         if !changed {
-            assert_eq!(packet.bytes(), before, "edit {edit} failed, and changed it");
+            assert_eq!(packet.bytes(), before, "edit {edit} failed, but changed the message");
         }
         if records::end(&before).is_some() {
-            assert!(records::end(packet.bytes()).is_some(), "edit {edit} makes it unreadable: {before:x?}");
+            assert!(records::end(packet.bytes()).is_some(), "edit {edit} makes it malformed: {before:x?}");
         }
-        // Those that rename are the only ones that may touch the question.
+        // Only renaming may change the question.
         let asked = Header::parse(&before).is_some_and(|head| head.qdcount() > 0);
         if let Some(question) = Question::parse(&before).filter(|_| asked && edit % 10 != 4) {
             let after = Question::parse(packet.bytes()).expect("the question is still there");
@@ -46,7 +46,7 @@ pub(crate) fn target(data: &[u8]) {
     }
 }
 
-/// Whether it did something; one that only may have is not to be held to that.
+/// Returns whether the edit changed something; also true for edits that may have changed nothing.
 fn apply(packet: &mut Packet<'_>, edit: u8) -> bool {
     let choice = edit / 10;
     match edit % 10 {
@@ -54,10 +54,10 @@ fn apply(packet: &mut Packet<'_>, edit: u8) -> bool {
             let data = vec![choice; usize::from(choice) * 3];
             let done = edns::set_option(packet, u16::from(choice) % 4, &data, 1232);
             if done != Outcome::Failed {
-                let opt = edns::locate(packet.bytes()).expect("it has an OPT record");
+                let opt = edns::locate(packet.bytes()).expect("an OPT record");
                 let of_code = |o: &(u16, std::ops::Range<usize>)| o.0 == u16::from(choice) % 4;
                 let found: Vec<_> = edns::options(packet.bytes(), &opt).filter(of_code).collect();
-                assert_eq!(found.len(), 1, "one of its code");
+                assert_eq!(found.len(), 1, "one option of its code");
                 assert_eq!(packet.bytes()[found[0].1.clone()], data);
             }
             done != Outcome::Failed
@@ -79,7 +79,7 @@ fn apply(packet: &mut Packet<'_>, edit: u8) -> bool {
                 let length = undone.len();
                 let mut undone = Packet::new(&mut undone, 0, length);
                 assert!(ecs::undo(&mut undone, done));
-                assert_eq!(undone.bytes(), before, "what was added is taken away");
+                assert_eq!(undone.bytes(), before, "the added option is removed");
             }
             !matches!(done, Ecs::Failed | Ecs::Left)
         }

@@ -1,6 +1,6 @@
-//! Any bytes as rules, and packets for them: selectors nested in each other and actions of every
-//! kind are made of the first bytes and compiled; the others are queries and answers, and time.
-//! Every packet has an end, and in the end nothing is outstanding.
+//! Arbitrary bytes as rules and packets: the first bytes become nested selectors and actions of
+//! every kind, which are compiled; the others become queries, answers and time. Every packet has
+//! one outcome, and nothing is outstanding at the end.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -32,13 +32,13 @@ use dnslob::stats::log_queue::LogTarget;
 use dnslob::wire::answer::{Flags, SvcParams, SvcRecord};
 
 const TIMEOUT: TickDelta = TickDelta::from_ms(100);
-/// The server that copies go to.
+/// The server that receives copies.
 const TEE: BackendSlot = BackendSlot(2);
-/// Rules of a chain, and selectors in each other.
+/// Rules per chain, and the nesting depth of selectors.
 const RULES_MAX: usize = 12;
 const DEPTH_MAX: usize = 5;
 const EVENTS_MAX: usize = 400;
-/// Room of a packet, as engines have it; smaller ones must do as well.
+/// The size of a packet buffer, as in the engines; smaller ones must work, too.
 const ROOMS: [usize; 4] = [4096, 4096, 600, 0];
 
 pub(crate) fn target(data: &[u8]) {
@@ -48,23 +48,23 @@ pub(crate) fn target(data: &[u8]) {
     (0..3).for_each(|slot| live_state.set_state(BackendSlot(slot), State::Up));
     let shard =
         Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(u64::from(input.byte())));
-    let mut world = World { shard, snapshot, now: Tick(1_000_000), asked: Vec::new(), answered: 0 };
-    world.tick(0);
+    let mut harness = Harness { shard, snapshot, now: Tick(1_000_000), asked: Vec::new(), answered: 0 };
+    harness.tick(0);
     for _ in 0..EVENTS_MAX {
         if input.at >= data.len() {
             break;
         }
-        world.step(&mut input);
+        harness.step(&mut input);
     }
-    // Each restart takes a time-out, and a delay at most a second.
+    // Each restart takes a timeout, and a delay at most a second.
     for _ in 0..40 {
-        world.tick(150);
+        harness.tick(150);
     }
-    assert_eq!(world.shard.outstanding(), 0, "everything has an end");
-    world.account(&live_state.shards()[0]);
+    assert_eq!(harness.shard.outstanding(), 0, "everything has an end");
+    harness.account(&live_state.shards()[0]);
 }
 
-struct World {
+struct Harness {
     shard: Shard,
     snapshot: Arc<Snapshot>,
     now: Tick,
@@ -73,7 +73,7 @@ struct World {
     answered: u64,
 }
 
-impl World {
+impl Harness {
     fn tick(&mut self, ms: u64) {
         self.now = self.now + TickDelta::from_ms(ms);
         self.shard.begin_batch(self.now, &self.snapshot);
@@ -86,7 +86,7 @@ impl World {
         self.shard.check_invariants();
     }
 
-    /// Every query was answered once or dropped for one reason.
+    /// Checks that every query was answered once or dropped for one reason.
     fn account(&self, stats: &ShardStats) {
         let about_another = |r: &DropReason| {
             *r != DropReason::ResponseRule
@@ -95,7 +95,7 @@ impl World {
         let ends = DropReason::ALL.into_iter().filter(|r| !about_another(r));
         let dropped: u64 = ends.map(|r| stats.dropped(r).get()).sum();
         let answered = stats.responses.get() + stats.self_answered.get();
-        assert_eq!(answered, self.answered, "what is counted as answered has been");
+        assert_eq!(answered, self.answered, "answers are counted as sent");
         assert_eq!(stats.queries.get(), answered + dropped, "every query has one end");
     }
 
@@ -164,11 +164,11 @@ fn packet(bytes: &[u8], room: usize, call: impl FnOnce(&mut Packet<'_>) -> Verdi
     (verdict, packet.bytes().to_vec())
 }
 
-/// The input, read byte by byte; zeros behind its end.
+/// The input, read byte by byte, followed by zeros.
 struct Input<'d> {
     data: &'d [u8],
     at: usize,
-    /// Limiters of the rules made so far.
+    /// The number of limiters in the rules so far.
     states: Vec<StateSpec>,
     slots: u32,
 }
@@ -187,18 +187,18 @@ impl Input<'_> {
         self.byte() & 1 == 1
     }
 
-    /// One of `count` things.
+    /// Returns a number below `count`.
     fn pick(&mut self, count: usize) -> usize {
         usize::from(self.byte()) % count.max(1)
     }
 
-    /// Up to `most` bytes as they come.
+    /// Returns up to `most` bytes of the input.
     fn bytes(&mut self, most: usize) -> Vec<u8> {
         let count = self.pick(most + 1);
         (0..count).map(|_| self.byte()).collect()
     }
 
-    /// A name of few labels of few letters, so that rules meet their queries.
+    /// Returns a name of few labels and letters, so that rules match queries.
     fn name(&mut self) -> Vec<u8> {
         let mut name = Vec::new();
         for _ in 0..self.pick(5) {
@@ -225,7 +225,7 @@ impl Input<'_> {
         Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None }
     }
 
-    /// A query that is one, with or without EDNS and bytes behind it.
+    /// Returns a valid query, with or without EDNS and trailing bytes.
     fn query(&mut self) -> Vec<u8> {
         let mut bytes = vec![self.byte(), self.byte(), self.byte() & 0x79, self.byte() & 0x30];
         let edns = self.pick(3);
@@ -257,7 +257,7 @@ impl Input<'_> {
     }
 
     fn pool(&mut self) -> PoolRef {
-        // The last one is none.
+        // The last one is invalid.
         let slot = [PoolSlot(0), PoolSlot(1), PoolSlot(2), PoolSlot::NONE][self.pick(4)];
         PoolRef { name: "p".into(), slot }
     }
@@ -504,7 +504,7 @@ fn snapshot(input: &mut Input<'_>) -> Snapshot {
     }
 }
 
-/// Server 1 wants the client's subnet; server 2 gets copies.
+/// Server 1 requests the client subnet; server 2 receives copies.
 fn backend(slot: u16) -> Backend {
     let address = std::net::SocketAddr::from(([127, 0, 2, slot as u8], 53));
     Backend {

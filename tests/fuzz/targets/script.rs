@@ -1,5 +1,5 @@
-//! Any packet before functions in Lua that touch all there is: no panic, and whatever a function does,
-//! the packet stays within its buffer and is what was read of it.
+//! Arbitrary packets and Lua functions that use the whole interface: no panic, and the packet stays
+//! within its buffer and consistent with what was parsed.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use dnslob::rules::query_state::QueryState;
 use dnslob::rules::script::{FunctionId, Script};
 use dnslob::stats::live::LiveState;
 
-/// One function a line.
+/// One function per line.
 const TEXT: &str = "local ffi, C, D = require('ffi'), require('ffi').C, require('ffi').new local p, n, o, t = D('const char*[1]'), D('size_t[1]'), D('const dnsdist_ffi_ednsoption_t*[1]'), D('const dnsdist_ffi_tag_t*[1]')
 LuaAction(function(dq) for _, k in ipairs({'qname', 'qtype', 'qclass', 'rcode', 'remoteaddr', 'localaddr', 'len', 'tcp', 'pool', 'opcode'}) do tostring(dq[k]) end dq:getEDNSOptions() dq:getDO() dq:getTrailingData() return DNSAction.None end)
 LuaAction(function(dq) local name = dq.qname:toString() assert(newDNSName(name) == dq.qname) while dq.qname:countLabels() > 200 do end return DNSAction.Pool, name end)
@@ -115,7 +115,7 @@ fn run(script: &mut dyn Script, function: FunctionId, data: &[u8]) {
         "an error is counted, and nothing else"
     );
     if action.is_none() {
-        assert_eq!(context.packet.bytes(), data, "after an error the packet is what it was");
+        assert_eq!(context.packet.bytes(), data, "after an error the packet is unchanged");
     }
     let facts = Facts::of(context.packet.bytes());
     assert_eq!((context.facts.qname_len, context.facts.qtype), (facts.qname_len, facts.qtype));

@@ -1,7 +1,7 @@
-//! Any bytes as a stream of events into a shard, held against a shadow model: queries, answers
-//! true and false, time, and other configurations. Nothing may reach a wrong client, no query may
-//! be answered twice, and in the end nothing is outstanding. Under some configurations queries come
-//! with PROXY headers, and some servers get them: each says whose query it is.
+//! Arbitrary bytes as events for a shard, compared with a model: queries, true and forged answers,
+//! time, and reloads. No answer may reach a wrong client, no query may be answered twice, and
+//! nothing is outstanding at the end. In some configurations queries have PROXY headers, and some
+//! servers receive them: each must name the right client.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,24 +26,24 @@ use dnslob::wire::query::Question;
 
 const BACKENDS: u16 = 4;
 const TIMEOUT: TickDelta = TickDelta::from_ms(100);
-/// More events than this in one input only repeat.
+/// More events in one input only repeat.
 const EVENTS_MAX: usize = 2_000;
-/// Where a query's name says its asker's number.
+/// The position of the client's number in the name of a query.
 const NUMBER: std::ops::Range<usize> = 13..21;
 
 pub(crate) fn target(data: &[u8]) {
     let mut events = Events { data, at: 0 };
-    let mut world = World::new(u64::from(events.byte()));
+    let mut harness = Harness::new(u64::from(events.byte()));
     for _ in 0..EVENTS_MAX {
         if events.at >= data.len() {
             break;
         }
-        world.step(&mut events);
+        harness.step(&mut events);
     }
-    world.drain();
+    harness.drain();
 }
 
-/// The input, read byte by byte; zeros behind its end.
+/// The input, read byte by byte, followed by zeros.
 struct Events<'d> {
     data: &'d [u8],
     at: usize,
@@ -55,20 +55,20 @@ impl Events<'_> {
         self.data.get(self.at - 1).copied().unwrap_or(0)
     }
 
-    /// One of `count` things.
+    /// Returns a number below `count`.
     fn pick(&mut self, count: usize) -> usize {
         usize::from(u16::from_le_bytes([self.byte(), self.byte()])) % count.max(1)
     }
 }
 
-/// A query as it went to a backend, and who waits for its answer.
+/// A query as sent to a backend, and the client that waits for its answer.
 struct Sent {
     route: Route,
     message: Vec<u8>,
     asker: usize,
 }
 
-struct World {
+struct Harness {
     shard: Shard,
     snapshots: Vec<Arc<Snapshot>>,
     current: usize,
@@ -77,14 +77,15 @@ struct World {
     sent: Vec<Sent>,
     /// By number: the client, the id it chose, and whether it was answered.
     askers: Vec<(Client, u16, bool)>,
-    /// By number: who asked, as servers are told.
+    /// By number: the client address that servers must receive.
     sources: Vec<Endpoint>,
-    /// Tries by what an answer must have; the number of the query they belong to, and of its sending.
+    /// Attempts by the expected properties of their answers; the number of their query, and of the
+    /// attempt.
     by_key: HashMap<(Route, u16), (usize, usize)>,
     live_state: Arc<LiveState>,
 }
 
-impl World {
+impl Harness {
     fn new(seed: u64) -> Self {
         let live_state = Arc::new(LiveState::new(1, usize::from(BACKENDS)));
         for slot in 0..BACKENDS {
@@ -143,7 +144,7 @@ impl World {
         self.shard.on_tick(&mut |verdict, message| again.push((verdict, message.to_vec())));
         for (verdict, message) in again {
             let Verdict::Forward(route) = verdict else { panic!("a tick only asks again, not {verdict:?}") };
-            // The same query: found by its question, which names the asker.
+            // The same query: found by its question, which contains the client.
             let start = header_len(&message);
             let asker = asker_of(&message[start..]).expect("a query of ours");
             let message = self.unwrapped(route, &message, self.sources[asker]);
@@ -154,7 +155,7 @@ impl World {
         }
     }
 
-    /// Takes the header off that a server gets, which must say whose query it is.
+    /// Removes the header that a server receives, which must contain the client of the query.
     fn unwrapped(&self, route: Route, message: &[u8], asker: Endpoint) -> Vec<u8> {
         if !reads_headers(route.backend) {
             return message.to_vec();
@@ -162,7 +163,7 @@ impl World {
         let Parsed::Header { header, len } = proxy::parse(message, proxy::PAYLOAD_MAX) else {
             panic!("no header for {route:?}")
         };
-        assert_eq!(header.source, Some(asker), "the server is told who asks");
+        assert_eq!(header.source, Some(asker), "the server receives the client address");
         message[len..].to_vec()
     }
 
@@ -173,7 +174,7 @@ impl World {
         let mut message = query(id, number);
         let spoiled = events.byte();
         if spoiled < 64 {
-            // Something else than a proper query.
+            // An invalid query.
             let at = events.pick(message.len());
             if !NUMBER.contains(&at) {
                 message[at] ^= spoiled | 1;
@@ -254,9 +255,9 @@ impl World {
             Verdict::Deliver(to) => {
                 let (number, sending) = expected.expect("an answer that fits no query was delivered");
                 if message[4..6] != [0, 0] {
-                    let (asked, told) =
+                    let (asked, echoed) =
                         (Question::parse(&self.sent[sending].message), Question::parse(&message));
-                    let same = asked.zip(told).is_some_and(|(asked, told)| told.matches(&asked));
+                    let same = asked.zip(echoed).is_some_and(|(asked, echoed)| echoed.matches(&asked));
                     assert!(same, "an answer to another question was delivered");
                 }
                 let (client, id, answered) = &mut self.askers[number];
@@ -264,7 +265,7 @@ impl World {
                 assert!(!*answered, "delivered once");
                 *answered = true;
                 assert_eq!(packet.bytes()[..2], id.to_be_bytes(), "with the client's own id");
-                // The client's RD and CD come back whatever the server makes of them.
+                // The RD and CD bits of the client are restored whatever the server sends.
                 let asked = &self.sent[sending].message;
                 message[2] = message[2] & !0x01 | asked[2] & 0x01;
                 message[3] = message[3] & !0x10 | asked[3] & 0x10;
@@ -275,7 +276,7 @@ impl World {
         }
     }
 
-    /// Lets all time-outs pass: nothing is left.
+    /// Waits for all timeouts: nothing is outstanding.
     fn drain(&mut self) {
         for _ in 0..4 {
             self.now = self.now + TIMEOUT + TIMEOUT;
@@ -304,7 +305,7 @@ fn client(number: u16) -> Client {
     }
 }
 
-/// A query whose name is its asker's number.
+/// Returns a query whose name contains the number of its client.
 fn query(id: u16, number: usize) -> Vec<u8> {
     let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8];
     message[..2].copy_from_slice(&id.to_be_bytes());
@@ -317,7 +318,7 @@ fn asker_of(message: &[u8]) -> Option<usize> {
     std::str::from_utf8(message.get(NUMBER)?).ok()?.parse().ok()
 }
 
-/// Bytes of the PROXY header in front of a query.
+/// Returns the length of the PROXY header before a query.
 fn header_len(message: &[u8]) -> usize {
     match proxy::parse(message, proxy::PAYLOAD_MAX) {
         Parsed::Header { len, .. } => len,
@@ -325,19 +326,19 @@ fn header_len(message: &[u8]) -> usize {
     }
 }
 
-/// Whether a server gets PROXY headers.
+/// Returns whether a server receives PROXY headers.
 const fn reads_headers(backend: BackendSlot) -> bool {
     backend.0 >= 2
 }
 
-/// All clients are proxies, and their headers are looked for.
+/// Makes all clients proxies whose headers are parsed.
 fn with_headers(mut snapshot: Snapshot) -> Snapshot {
     let peers = ["127.0.0.0/8"].iter().map(|p| p.parse::<Prefix>().expect("a network")).collect();
     snapshot.globals.proxy = ProxyLimits { peers, ..ProxyLimits::default() };
     snapshot
 }
 
-/// The same configuration under another generation.
+/// Returns the same configuration with another generation.
 fn publish(snapshot: &Snapshot, generation: u64) -> Arc<Snapshot> {
     Arc::new(Snapshot { generation, ..snapshot.clone() })
 }

@@ -1,12 +1,12 @@
-//! Any bytes into a server's TLS session, alone or as changes of what a real client says: no
-//! panic, a failure stays one, and no plaintext comes out that the client did not send.
+//! Arbitrary bytes for a TLS server session, alone or as changes to the bytes of a real client: no
+//! panic, a failed session stays failed, and no plaintext appears that the client did not send.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
 
 use dnslob::tls::{CaStores, CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls, Session};
 
-/// What the client sends once it may.
+/// The client's data after the handshake.
 const SENT: &[u8] = b"\0\x1d\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\x03com\0\0\x01\0\x01";
 
 pub(crate) fn target(data: &[u8]) {
@@ -14,8 +14,8 @@ pub(crate) fn target(data: &[u8]) {
     let (server, client) = both();
     let mut here = Session::server(server).expect("a server's session");
     let mut plaintext = Vec::new();
-    // 0: the input itself. Else the flight of a client that is changed: its first or its second,
-    // which has the queries in it.
+    // 0: the input itself. Otherwise the client's first or second flight with changes; the second
+    // one contains the queries.
     let flight = mode % 3;
     if flight == 0 {
         feed(&mut here, rest, *segment, &mut plaintext);
@@ -39,7 +39,7 @@ pub(crate) fn target(data: &[u8]) {
     written(&mut here);
 }
 
-/// Hands bytes over in segments, until the session fails.
+/// Passes bytes in segments until the session fails.
 fn feed(session: &mut Session, bytes: &[u8], segment: u8, plaintext: &mut Vec<u8>) {
     for part in bytes.chunks(usize::from(segment) + 1) {
         if let Err(failure) = session.on_bytes(part, plaintext) {
@@ -57,7 +57,7 @@ fn written(session: &mut Session) -> Vec<u8> {
     wire
 }
 
-/// Changes bytes: a place of two bytes and what to put there, again and again.
+/// Applies changes: two bytes of position and the new byte, repeatedly.
 fn change(wire: &mut [u8], edits: &[u8]) {
     for edit in edits.chunks_exact(3) {
         let at = usize::from(u16::from_be_bytes([edit[0], edit[1]])) % wire.len().max(1);
@@ -67,7 +67,7 @@ fn change(wire: &mut [u8], edits: &[u8]) {
     }
 }
 
-/// A listener and its client, with a certificate made for this run.
+/// Returns a listener and its client, with a certificate created for this run.
 fn both() -> &'static (ServerTls, ClientTls) {
     static BOTH: OnceLock<(ServerTls, ClientTls)> = OnceLock::new();
     BOTH.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Any bytes as the messages of a transfer: it ends once, and what comes behind is refused.
+//! Arbitrary bytes as the messages of a transfer: it ends once, and later messages are refused.
 
 use dnslob::wire::header::Header;
 use dnslob::wire::transfer;

@@ -1,5 +1,5 @@
-//! Any text as what people write in configurations and on the command line: what is read is
-//! written so that it is read again, and expressions end.
+//! Any text as a value of configurations and command lines: a parsed value is formatted so that it
+//! can be parsed again, and evaluation of expressions ends.
 
 use std::cell::RefCell;
 
@@ -7,7 +7,7 @@ use dnslob::config::{flags, value};
 use dnslob::rules::pattern::{Pattern, PatternCache};
 use dnslob::wire::name;
 
-/// Bytes of an expression: what takes long to compile has a test of its own.
+/// Longest expression, bytes: expressions that take long to compile have a test of their own.
 const PATTERN_MAX: usize = 64;
 
 pub(crate) fn target(data: &[u8]) {
@@ -28,7 +28,7 @@ pub(crate) fn target(data: &[u8]) {
     let _ = (value::fast_open_key(text), value::source(text), value::interface(text));
     names(text);
     patterns(text);
-    // Options that only say something of the program are none of its configuration.
+    // Options that only print something about the program have no configuration.
     let words = text.split_whitespace().take(16);
     let _ = flags::parse(std::iter::once("dnslob").chain(words));
 }
@@ -41,7 +41,7 @@ fn names(text: &str) {
     }
     if let Ok(qname) = value::qname(text) {
         assert_eq!(value::qname(&qname), Ok(qname.clone()));
-        assert!(value::wire_name(&qname).is_ok(), "{qname:?} can be asked");
+        assert!(value::wire_name(&qname).is_ok(), "{qname:?} can be queried");
     }
 }
 

@@ -1,4 +1,5 @@
-//! Any bytes as a message: the views read no byte that is not there, and our own answer to it is sound.
+//! Arbitrary bytes as a message: parsers read no byte beyond the end, and our answer to it is
+//! valid.
 
 use dnslob::base::packet::Packet;
 use dnslob::wire::answer::{AnswerEdns, Flags};
@@ -6,7 +7,7 @@ use dnslob::wire::header::Header;
 use dnslob::wire::query::Question;
 use dnslob::wire::{answer, edns, header, name};
 
-/// Longest UDP payload over IPv4, bytes.
+/// The longest UDP payload over IPv4, bytes.
 const DATAGRAM_MAX: usize = 65_507;
 
 pub(crate) fn target(data: &[u8]) {
@@ -40,7 +41,7 @@ fn names(data: &[u8]) {
 }
 
 fn answer(data: &[u8], question: Option<&Question<'_>>) {
-    // Each edit with no room behind the message, and with plenty.
+    // Each edit with no free bytes behind the message, and with many.
     for room in [0, 64] {
         let mut buffer = data.to_vec();
         buffer.resize(data.len() + room, 0xee);
@@ -61,8 +62,8 @@ fn answer(data: &[u8], question: Option<&Question<'_>>) {
         let asked = question.filter(|_| before.qdcount() > 0);
         assert_eq!(usize::from(after.qdcount()), usize::from(asked.is_some()));
         if let Some(asked) = asked {
-            let told = Question::parse(answer).expect("the question is told back");
-            assert_eq!((told.qname, told.qtype, told.qclass), (asked.qname, asked.qtype, asked.qclass));
+            let echoed = Question::parse(answer).expect("the answer repeats the question");
+            assert_eq!((echoed.qname, echoed.qtype, echoed.qclass), (asked.qname, asked.qtype, asked.qclass));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! DNS over TCP before real servers: dig, kdig, dnsperf, whole zones, servers that die or misbehave,
-//! clients that do.
+//! DNS over TCP with real servers: dig, kdig, dnsperf, complete zone transfers, servers that die or
+//! misbehave, and clients that misbehave.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::place::{Directory, port, wait_for};
 use crate::process::{Program, run};
 use crate::servers::{Kind, Server};
 
-/// Names in the large zone, besides those of its own.
+/// Names in the large zone, in addition to its own records.
 const NAMES: usize = 100_000;
 
 fn local() -> SocketAddr {
@@ -25,7 +25,7 @@ fn up(server: SocketAddr) -> String {
     backend(server, "")
 }
 
-/// A query in its frame.
+/// Returns a query with its length prefix.
 pub(crate) fn framed(id: u16, name: &str) -> Vec<u8> {
     let query = message::query(id, name);
     [&(query.len() as u16).to_be_bytes()[..], &query].concat()
@@ -37,7 +37,7 @@ fn connect(at: SocketAddr) -> TcpStream {
     stream
 }
 
-/// One message of a stream; none when it has ended.
+/// Reads one message of a stream; `None` at its end.
 pub(crate) fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).ok()?;
@@ -46,7 +46,7 @@ pub(crate) fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// A count in the dump, once it is there.
+/// Waits for a counter to appear in the statistics.
 fn dumped(instance: &Instance, line: &str) {
     wait_for(
         || format!("{line:?} in {:#?}", instance.dump()),
@@ -54,7 +54,7 @@ fn dumped(instance: &Instance, line: &str) {
     );
 }
 
-/// A server whose connections are served by `serve`, each in a thread of its own that ends with it.
+/// A server that runs `serve` for each connection, in a separate thread.
 fn serve(serve: fn(TcpStream)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let address = listener.local_addr().expect("its address");
@@ -67,7 +67,7 @@ fn serve(serve: fn(TcpStream)) -> SocketAddr {
 }
 
 #[test]
-fn dig_and_kdig_get_by_tcp_what_each_server_says() {
+fn dig_and_kdig_get_answers_over_tcp() {
     for (who, kind) in [(11, Kind::Unbound), (12, Kind::Nsd), (13, Kind::Knot)] {
         let server = Server::start(kind, who);
         let at = local();
@@ -88,7 +88,7 @@ fn dig_and_kdig_get_by_tcp_what_each_server_says() {
 }
 
 #[test]
-fn a_zone_of_a_hundred_thousand_names_passes_whole() {
+fn a_zone_of_a_hundred_thousand_names_is_transferred_completely() {
     let (directory, nsd_at, at) = (Directory::new(), local(), local());
     let home = directory.path().display();
     let mut zone =
@@ -120,7 +120,7 @@ fn a_zone_of_a_hundred_thousand_names_passes_whole() {
         let names = text.lines().filter(|l| l.starts_with('n') && l.contains("\tA\t10.")).count();
         assert_eq!(names, NAMES, "{}", instance.program.transcript());
     }
-    // The zone is small to whom it is new: one SOA says so.
+    // A single SOA record: the zone has not changed.
     let (_, text) = run("dig", &["@127.0.0.1", "-p", &port, "+tcp", "large.test", "IXFR=7"]);
     assert!(text.contains("1 records"), "{text}");
 }
@@ -174,8 +174,8 @@ fn no_query_is_lost_when_servers_die_and_configurations_change_under_load() {
 }
 
 #[test]
-fn a_server_that_accepts_and_one_that_closes_leave_no_query_unanswered() {
-    // Accepts and never answers; closes after each answer.
+fn servers_that_only_accept_or_close_leave_no_query_unanswered() {
+    // One server accepts and never answers; one closes after each answer.
     let silent = serve(|mut stream| {
         let _ = stream.read_to_end(&mut Vec::new());
     });
@@ -208,13 +208,13 @@ fn a_server_that_accepts_and_one_that_closes_leave_no_query_unanswered() {
 }
 
 #[test]
-fn bad_clients_are_closed_and_named() {
+fn bad_clients_are_closed_and_counted_by_reason() {
     let server = Server::start(Kind::Nsd, 41);
     let at = local();
     let instance = Instance::start(
         &(listen(at) + &up(server.address) + "setTCPRecvTimeout(1)\nsetMaxTCPReadIOsPerQuery(20)\n"),
     );
-    // An impossible length.
+    // An invalid length.
     let mut stream = connect(at);
     stream.write_all(&[0, 3, 1, 2, 3]).expect("sent");
     assert!(read_message(&mut stream).is_none());
@@ -224,10 +224,10 @@ fn bad_clients_are_closed_and_named() {
     stream.write_all(&framed(1, "a.test")[..9]).expect("sent");
     assert!(read_message(&mut stream).is_none());
     dumped(&instance, "client-connection-end-read-timeout 1");
-    // Nothing at all.
+    // No bytes at all.
     assert!(read_message(&mut connect(at)).is_none());
     dumped(&instance, "client-connection-end-idle 1");
-    // By single bytes; its client is not let in again for a while.
+    // Single bytes; the client is blocked for a while afterwards.
     let mut stream = connect(at);
     stream.set_nodelay(true).expect("set");
     for byte in framed(1, "a-name-that-is-long-enough-for-this.test") {
@@ -237,7 +237,7 @@ fn bad_clients_are_closed_and_named() {
         std::thread::sleep(Duration::from_millis(2));
     }
     dumped(&instance, "client-connection-end-reads 1");
-    // Whichever shard it comes to.
+    // At whichever shard it arrives.
     for _ in 0..8 {
         let mut again = connect(at);
         let _ = again.write_all(&framed(1, "a.test"));
@@ -247,7 +247,7 @@ fn bad_clients_are_closed_and_named() {
 }
 
 #[test]
-fn a_stop_answers_what_was_asked_and_waits_for_no_idle_connection() {
+fn a_stop_answers_pending_queries_and_closes_idle_connections() {
     let server = Server::start(Kind::Nsd, 51);
     let at = local();
     let mut instance = Instance::start(&(listen(at) + &up(server.address)));
@@ -266,7 +266,7 @@ fn a_stop_answers_what_was_asked_and_waits_for_no_idle_connection() {
     assert!(instance.program.wait().success());
 }
 
-/// A server that answers all that it is asked.
+/// A server that answers every query.
 fn answers(mut stream: TcpStream) {
     while let Some(answer) = read_message(&mut stream).and_then(|query| message::answer(&query, 33)) {
         let _ = stream.write_all(&[&(answer.len() as u16).to_be_bytes()[..], &answer].concat());
@@ -274,7 +274,7 @@ fn answers(mut stream: TcpStream) {
 }
 
 #[test]
-fn a_client_that_asks_on_reads_all_its_answers_and_then_an_end_without_a_reset() {
+fn a_client_reads_all_its_answers_before_an_orderly_close() {
     let at = local();
     let instance =
         Instance::start(&(listen(at) + &up(serve(answers)) + "setMaxTCPQueriesPerConnection(20)\n"));
@@ -284,7 +284,7 @@ fn a_client_that_asks_on_reads_all_its_answers_and_then_an_end_without_a_reset()
         for stream in &mut streams {
             stream.write_all(&queries).expect("sent");
         }
-        // After the last answer: our end is closed, and the client goes on.
+        // After the last answer, the balancer has closed its side while the client still sends.
         dumped(&instance, &format!("client-connection-end-queries {}", 10 * round));
         for n in 50..60 {
             for stream in &mut streams {
@@ -308,7 +308,7 @@ fn a_client_that_asks_on_reads_all_its_answers_and_then_an_end_without_a_reset()
 }
 
 #[test]
-fn a_lack_of_descriptors_is_said_once_and_has_an_end() {
+fn descriptor_exhaustion_is_logged_once_and_ends() {
     let at = local();
     let directory = Directory::new();
     let path = directory.write("dnslob.lua", &(listen(at) + &up(serve(answers))));
@@ -318,18 +318,18 @@ fn a_lack_of_descriptors_is_said_once_and_has_an_end() {
     command.arg("-c").arg(line);
     let instance = Instance::launch(command, directory);
     let streams: Vec<TcpStream> = (0..100).map(|_| connect(at)).collect();
-    let said = || instance.program.lines_with(0, "file descriptors are used up").len();
-    wait_for(|| instance.program.transcript(), || (said() > 0).then_some(()));
-    // It is looked at five times a second.
+    let warnings = || instance.program.lines_with(0, "out of file descriptors").len();
+    wait_for(|| instance.program.transcript(), || (warnings() > 0).then_some(()));
+    // The condition is checked five times per second.
     std::thread::sleep(Duration::from_millis(1_100));
-    assert_eq!(said(), 1, "{}", instance.program.transcript());
+    assert_eq!(warnings(), 1, "{}", instance.program.transcript());
     let mut last = connect(at);
     drop(streams);
     last.write_all(&framed(1, &message::numbered(1, "x"))).expect("sent");
     assert!(read_message(&mut last).is_some(), "{}", instance.program.transcript());
 }
 
-/// How often a connection of a namespace has begun with data that were taken.
+/// Returns how often a connection in a namespace sent data in its SYN (TCP Fast Open).
 fn fast_opens(spaces: &Namespaces, which: usize) -> u64 {
     let mut netstat = std::process::Command::new("cat");
     netstat.arg("/proc/net/netstat");
@@ -341,7 +341,7 @@ fn fast_opens(spaces: &Namespaces, which: usize) -> u64 {
 }
 
 #[test]
-fn a_server_that_has_died_is_left_in_time_though_fast_open_hears_nothing_of_it() {
+fn a_dead_server_is_left_in_time_with_tcp_fast_open() {
     let spaces = match Namespaces::new(&["fastlob", "fastserver"]) {
         Ok(spaces) => spaces,
         Err(why) => return eprintln!("SKIPPED: network namespaces cannot be made here: {why}"),
@@ -382,13 +382,13 @@ fn a_server_that_has_died_is_left_in_time_though_fast_open_hears_nothing_of_it()
         let out = spaces.command(0, &dig).output().expect("dig; scripts/test installs it");
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     };
-    // The first connection brings the cookie that the second one uses.
+    // The first connection gets the cookie that the second one uses.
     for times in 1..=2 {
         assert_eq!(ask(), "192.0.2.1", "{}", instance.program.transcript());
         dumped(&first, &format!("client-connection-end-idle {times}"));
     }
     assert_eq!(fast_opens(&spaces, 0), 1, "the second one has begun with the query");
-    // From now on nothing reaches the server, and nobody says so.
+    // From here on nothing reaches the server, without any ICMP error.
     spaces.ip(0, "neighbour replace 198.18.2.2 lladdr 02:00:00:00:00:99 dev be nud permanent");
     let begun = std::time::Instant::now();
     assert_eq!(ask(), "192.0.2.2", "{}", instance.program.transcript());

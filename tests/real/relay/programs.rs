@@ -1,11 +1,11 @@
-//! Real servers behind forwards: mail, SOCKS, the web, and haproxy, which knows PROXY headers. The
-//! recipes of `examples/` run as they are, but for their addresses.
+//! Real servers behind relays: mail, SOCKS, web, and haproxy with PROXY headers. The recipes in
+//! `examples/` run unchanged except for their addresses.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use super::{figure, forward, local, logged, until};
+use super::{figure, local, logged, relay, until};
 use crate::instance::{Instance, binary};
 use crate::place::{Directory, PATIENCE, wait_for};
 use crate::process::{Program, run};
@@ -19,7 +19,7 @@ fn server(command: &mut Command, at: &[SocketAddr]) -> Program {
     program
 }
 
-/// A recipe with every `.0` of `changes` replaced by its `.1`.
+/// Returns a recipe with every `.0` of `changes` replaced by its `.1`.
 fn example(name: &str, changes: &[(&str, SocketAddr)]) -> Instance {
     let path = format!("{}/examples/{name}.lua", env!("CARGO_MANIFEST_DIR"));
     let mut text = std::fs::read_to_string(path).expect("an example");
@@ -35,7 +35,7 @@ fn example(name: &str, changes: &[(&str, SocketAddr)]) -> Instance {
     Instance::launch(command, directory)
 }
 
-/// What curl prints.
+/// Returns the output of curl.
 fn curl(arguments: &[&str]) -> String {
     let all = [&["--silent", "--show-error", "--max-time", "30"], arguments].concat();
     let (status, text) = run("curl", &all);
@@ -77,7 +77,7 @@ impl Mail {
 }
 
 #[test]
-fn mail_goes_to_the_server_that_takes_it() {
+fn mail_goes_to_the_server_that_accepts_it() {
     let (dead, alive, at) = (local(), local(), local());
     let home = Directory::new();
     let config = home.write(
@@ -111,13 +111,13 @@ fn mail_goes_to_the_server_that_takes_it() {
 }
 
 #[test]
-fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
+fn a_client_keeps_its_socks_server_while_it_is_up() {
     let home = Directory::new();
-    home.write("page", "through the farm\n");
+    home.write("page", "through the relay\n");
     let web = local();
     let _web = nginx(&home, web);
     let places = [local(), local(), local()];
-    let mut farm: Vec<Program> = places
+    let mut servers: Vec<Program> = places
         .iter()
         .map(|at| {
             let own = home.write(
@@ -144,7 +144,7 @@ fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
             ("127.0.0.1:1080", at),
         ],
     );
-    // By client, the server that its connections went to.
+    // The server of each client's connections.
     let ask = |last: u8| {
         let client = format!("127.0.6.{last}");
         let from = instance.program.output().len();
@@ -158,20 +158,20 @@ fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
             "",
             &format!("http://{web}/page"),
         ]);
-        assert_eq!(stats, "through the farm\n");
-        let said = wait_for(
+        assert_eq!(stats, "through the relay\n");
+        let output = wait_for(
             || format!("the line of {client}; {}", instance.program.transcript()),
             || instance.program.lines_with(from, &format!("connection {client}:")).pop(),
         );
-        let served = places.iter().position(|p| said.contains(&format!("to {p}:")));
-        served.unwrap_or_else(|| panic!("no server in {said}"))
+        let served = places.iter().position(|p| output.contains(&format!("to {p}:")));
+        served.unwrap_or_else(|| panic!("no server in {output}"))
     };
     let clients: Vec<u8> = (1..=12).collect();
     let before: Vec<usize> = clients.iter().map(|c| ask(*c)).collect();
     assert!((0..3).all(|place| before.contains(&place)), "all are used: {before:?}");
     assert_eq!(clients.iter().map(|c| ask(*c)).collect::<Vec<_>>(), before);
     let lost = before[0];
-    farm[lost].kill();
+    servers[lost].kill();
     for (client, place) in clients.iter().zip(&before) {
         let served = ask(*client);
         assert!(
@@ -181,7 +181,7 @@ fn a_client_keeps_its_socks_server_as_long_as_that_is_up() {
     }
 }
 
-/// A web server for the files in `home`.
+/// Starts a web server for the files in `home`.
 fn nginx(home: &Directory, at: SocketAddr) -> Program {
     let path = home.path().display();
     let config = home.write(
@@ -197,14 +197,14 @@ fn nginx(home: &Directory, at: SocketAddr) -> Program {
 }
 
 #[test]
-fn a_web_servers_file_arrives_whole() {
+fn a_file_from_a_web_server_arrives_complete() {
     let home = Directory::new();
     let file = home.path().join("bulk");
     let bytes: Vec<u8> = (0..48_u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
     std::fs::write(&file, &bytes).expect("a file");
     let (web, at) = (local(), local());
     let _web = nginx(&home, web);
-    let instance = Instance::start(&forward("addTCPForward", at, &[web], ""));
+    let instance = Instance::start(&relay("addTCPForward", at, &[web], ""));
     let got = home.path().join("got");
     let url = format!("http://{at}/bulk");
     curl(&["--output", got.to_str().expect("a path"), &url]);
@@ -214,7 +214,7 @@ fn a_web_servers_file_arrives_whole() {
 }
 
 #[test]
-fn haproxy_understands_who_the_client_is() {
+fn haproxy_reads_the_client_address_from_the_proxy_header() {
     let (inner, outer) = (local(), local());
     let [v2, v1, unread] = [local(), local(), local()];
     let home = Directory::new();
@@ -229,13 +229,13 @@ fn haproxy_understands_who_the_client_is() {
     );
     let _haproxy = server(Command::new("haproxy").arg("-db").arg("-f").arg(config), &[inner, outer]);
     let tcp = "addTCPForward";
-    let lua = forward(tcp, v2, &[inner], ", useProxyProtocol=true")
-        + &forward(tcp, v1, &[inner], ", useProxyProtocol=\"v1\"")
-        + &forward(tcp, unread, &[inner], "");
+    let lua = relay(tcp, v2, &[inner], ", useProxyProtocol=true")
+        + &relay(tcp, v1, &[inner], ", useProxyProtocol=\"v1\"")
+        + &relay(tcp, unread, &[inner], "");
     let _instance = Instance::start(&lua);
     for asked in [v2, v1, outer] {
-        // By way of `outer` it is haproxy's own header that is passed on unread.
-        let said = curl(&["--interface", "127.0.0.77", &format!("http://{asked}/")]);
-        assert_eq!(said, format!("127.0.0.77 to {asked}"));
+        // Through `outer` it is haproxy's own header, passed on unread.
+        let output = curl(&["--interface", "127.0.0.77", &format!("http://{asked}/")]);
+        assert_eq!(output, format!("127.0.0.77 to {asked}"));
     }
 }

@@ -1,4 +1,4 @@
-//! Connections: bytes arrive as they were sent, targets fail one by one, limits hold.
+//! TCP relays: bytes arrive unchanged, failover works, limits are enforced.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::target::{Manner, Target};
-use super::{figure, forward, local, logged, until};
+use super::target::{Behaviour, Target};
+use super::{figure, local, logged, relay, until};
 use crate::instance::Instance;
 use crate::place::{PATIENCE, wait_for};
 
@@ -22,7 +22,7 @@ fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Bytes that tell a missing, doubled or misplaced piece.
+/// Returns bytes in which a missing, doubled or misplaced part is noticed.
 fn bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut all = Vec::with_capacity(count + 8);
@@ -36,7 +36,7 @@ fn bytes(seed: u64, count: usize) -> Vec<u8> {
     all
 }
 
-/// Sends all, closes its end, and reads until the other end is closed.
+/// Sends everything, closes the sending side, and reads to the end.
 fn exchange(at: SocketAddr, sent: &[u8]) -> Vec<u8> {
     let stream = connect(at);
     let mut received = Vec::new();
@@ -51,10 +51,10 @@ fn exchange(at: SocketAddr, sent: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn bytes_arrive_as_they_were_sent_and_half_close_is_kept() {
-    let (echo, gather) = (Target::start(Manner::Echo), Target::start(Manner::Gather));
+fn bytes_arrive_unchanged_and_half_close_is_relayed() {
+    let (echo, gather) = (Target::start(Behaviour::Echo), Target::start(Behaviour::Gather));
     let (one, two) = (local(), local());
-    let lua = forward(TCP, one, &[echo.address], "") + &forward(TCP, two, &[gather.address], "");
+    let lua = relay(TCP, one, &[echo.address], "") + &relay(TCP, two, &[gather.address], "");
     let instance = Instance::start(&lua);
     std::thread::scope(|scope| {
         for n in 0..8 {
@@ -66,7 +66,7 @@ fn bytes_arrive_as_they_were_sent_and_half_close_is_kept() {
             });
         }
     });
-    // Nothing at all is a connection, too.
+    // A connection without data counts, too.
     assert!(exchange(two, b"").is_empty());
     let all: u64 = (0..8).map(|n| 3_000_001 + n * 77_777).sum();
     until(&instance, "relay-end-client", 9);
@@ -77,21 +77,21 @@ fn bytes_arrive_as_they_were_sent_and_half_close_is_kept() {
 }
 
 #[test]
-fn a_target_that_refuses_is_passed_over_at_once() {
-    let (dead, alive) = (local(), Target::start(Manner::Number(2)));
+fn a_target_that_refuses_is_skipped_at_once() {
+    let (dead, alive) = (local(), Target::start(Behaviour::Number(2)));
     let at = local();
-    let instance = Instance::start(&forward(TCP, at, &[dead, alive.address], ""));
+    let instance = Instance::start(&relay(TCP, at, &[dead, alive.address], ""));
     let begun = Instant::now();
     for n in 0..20 {
         assert_eq!(call(at, n).as_deref(), Some(&*format!("2 {n}\n")));
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "nobody waits: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "no connection waits: {:?}", begun.elapsed());
     let line = logged(&instance, &[&format!("refused {dead}, to {}", alive.address)]);
     assert!(line.contains(&format!("-> {at}")), "{line}");
     assert_eq!(alive.taken(), 20);
 }
 
-/// One call: a connection, a line, its answer, the end.
+/// One connection: a line, its answer, the close.
 fn call(at: SocketAddr, number: u64) -> Option<String> {
     let stream = TcpStream::connect(at).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -102,8 +102,8 @@ fn call(at: SocketAddr, number: u64) -> Option<String> {
 }
 
 #[test]
-fn a_target_that_never_accepts_is_given_up() {
-    // A listener whose queue is full drops what else comes: its kernel says nothing at all.
+fn a_target_that_never_accepts_is_skipped() {
+    // With a full backlog the kernel drops further SYNs without an answer.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     let hole = local();
     socket.bind(&hole.into()).expect("bound");
@@ -117,9 +117,9 @@ fn a_target_that_never_accepts_is_given_up() {
             filler
         })
         .collect();
-    let alive = Target::start(Manner::Number(2));
+    let alive = Target::start(Behaviour::Number(2));
     let at = local();
-    let lua = forward(TCP, at, &[hole, alive.address], ", connectTimeoutMs=300");
+    let lua = relay(TCP, at, &[hole, alive.address], ", connectTimeoutMs=300");
     let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let begun = Instant::now();
     assert_eq!(call(at, 1).as_deref(), Some("2 1\n"));
@@ -131,10 +131,10 @@ fn a_target_that_never_accepts_is_given_up() {
 }
 
 #[test]
-fn no_call_is_lost_that_another_target_could_take() {
-    let (mut first, second) = (Target::start(Manner::Number(1)), Target::start(Manner::Number(2)));
+fn no_connection_is_lost_while_another_target_accepts() {
+    let (mut first, second) = (Target::start(Behaviour::Number(1)), Target::start(Behaviour::Number(2)));
     let at = local();
-    let instance = Instance::start(&forward(TCP, at, &[first.address, second.address], ""));
+    let instance = Instance::start(&relay(TCP, at, &[first.address, second.address], ""));
     let (stop, by_first, by_second, broken) =
         (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     const CALLERS: u64 = 8;
@@ -167,9 +167,9 @@ fn no_call_is_lost_that_another_target_could_take() {
 }
 
 #[test]
-fn with_all_targets_dead_the_client_is_closed() {
+fn with_all_targets_down_the_client_is_closed() {
     let (one, two, at) = (local(), local(), local());
-    let instance = Instance::start(&forward(TCP, at, &[one, two], ""));
+    let instance = Instance::start(&relay(TCP, at, &[one, two], ""));
     let mut stream = connect(at);
     let mut buffer = [0; 10];
     assert!(matches!(stream.read(&mut buffer), Ok(0) | Err(_)));
@@ -177,22 +177,18 @@ fn with_all_targets_dead_the_client_is_closed() {
 }
 
 #[test]
-fn limits_and_idle_time_end_connections_by_name() {
-    let echo = Target::start(Manner::Echo);
+fn limits_and_idle_timeouts_close_connections_with_their_reasons() {
+    let echo = Target::start(Behaviour::Echo);
     let at = local();
-    let lua = forward(
-        TCP,
-        at,
-        &[echo.address],
-        ", maxConnections=3, maxConnectionsPerClient=2, idleTimeoutMs=1000",
-    );
+    let lua =
+        relay(TCP, at, &[echo.address], ", maxConnections=3, maxConnectionsPerClient=2, idleTimeoutMs=1000");
     let instance = Instance::start(&lua);
     let mut open: Vec<TcpStream> = (0..2).map(|_| connect(at)).collect();
     until(&instance, "relay-open", 2);
     let mut third = connect(at);
     assert!(matches!(third.read(&mut [0; 4]), Ok(0) | Err(_)), "a third one of the same client is closed");
     until(&instance, "relay-end-per-client", 1);
-    // What is used stays; what is not is closed.
+    // An active connection stays; an idle one is closed.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(2_500) {
         open[0].write_all(b"x").expect("written");
@@ -207,22 +203,22 @@ fn limits_and_idle_time_end_connections_by_name() {
 }
 
 #[test]
-fn resets_are_passed_on_either_way() {
-    let echo = Target::start(Manner::Echo);
+fn resets_are_relayed_in_both_directions() {
+    let echo = Target::start(Behaviour::Echo);
     let at = local();
-    let instance = Instance::start(&forward(TCP, at, &[echo.address], ""));
+    let instance = Instance::start(&relay(TCP, at, &[echo.address], ""));
     let mut stream = connect(at);
     stream.write_all(b"x").expect("written");
     stream.read_exact(&mut [0]).expect("it stands");
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
     drop(stream);
     until(&instance, "relay-end-client-broken", 1);
-    wait_for(|| "the target to hear of it".into(), || (echo.broken() == 1).then_some(()));
+    wait_for(|| "the target to notice it".into(), || (echo.broken() == 1).then_some(()));
 
     let listener = TcpListener::bind(local()).expect("a target");
     let at = local();
     let mut instance = instance;
-    instance.reload(&forward(TCP, at, &[listener.local_addr().expect("an address")], ""));
+    instance.reload(&relay(TCP, at, &[listener.local_addr().expect("an address")], ""));
     let mut stream = connect(at);
     let (mut target, _) = listener.accept().expect("accepted");
     stream.write_all(b"x").expect("written");
@@ -235,14 +231,14 @@ fn resets_are_passed_on_either_way() {
 }
 
 #[test]
-fn who_does_not_read_is_not_read_for() {
-    let flood = Target::start(Manner::Flood);
-    let echo = Target::start(Manner::Echo);
+fn backpressure_reaches_the_sender() {
+    let flood = Target::start(Behaviour::Flood);
+    let echo = Target::start(Behaviour::Echo);
     let (at, other) = (local(), local());
-    let lua = forward(TCP, at, &[flood.address], "") + &forward(TCP, other, &[echo.address], "");
+    let lua = relay(TCP, at, &[flood.address], "") + &relay(TCP, other, &[echo.address], "");
     let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let stream = connect(at);
-    // Until nothing more is taken: the buffers of four sockets and a pipe are full.
+    // Until the sender blocks: the buffers of four sockets and a pipe are full.
     let mut last = (0, Instant::now());
     wait_for(
         || "the flood to stand still".into(),
@@ -255,13 +251,13 @@ fn who_does_not_read_is_not_read_for() {
         },
     );
     assert!(flood.bytes() < 64 << 20, "{} bytes are somewhere", flood.bytes());
-    // Others are served meanwhile, without a busy loop.
+    // Other connections are served meanwhile, without a busy loop.
     let before = cpu_ticks(&instance);
     assert_eq!(exchange(other, b"beside").as_slice(), b"beside");
     std::thread::sleep(Duration::from_millis(500));
     let spent = cpu_ticks(&instance) - before;
     assert!(spent < 20, "{spent} ticks of 10 ms in half a second of waiting");
-    // Reading again sets it going again.
+    // Reading resumes the transfer.
     let (mut reader, mut buffer) = (&stream, vec![0; 1 << 20]);
     let stood = flood.bytes();
     wait_for(
@@ -275,10 +271,10 @@ fn who_does_not_read_is_not_read_for() {
 }
 
 #[test]
-fn urgent_bytes_are_passed_on_in_their_place_and_hold_up_nothing() {
-    let (echo, gather) = (Target::start(Manner::Echo), Target::start(Manner::Gather));
+fn urgent_data_keeps_its_position_and_blocks_nothing() {
+    let (echo, gather) = (Target::start(Behaviour::Echo), Target::start(Behaviour::Gather));
     let (one, two) = (local(), local());
-    let lua = forward(TCP, one, &[echo.address], "") + &forward(TCP, two, &[gather.address], "");
+    let lua = relay(TCP, one, &[echo.address], "") + &relay(TCP, two, &[gather.address], "");
     let instance = Instance::start_with(&lua, &["--shards", "1"]);
     for at in [one, two] {
         let stream = connect(at);
@@ -300,9 +296,9 @@ fn urgent_bytes_are_passed_on_in_their_place_and_hold_up_nothing() {
         }
         assert_eq!(got, b"abc!defghij");
     }
-    // Back from the target, with nothing behind it.
+    // From the target, with nothing behind it.
     let (target, at) = (TcpListener::bind(local()).expect("a target"), local());
-    let _instance = Instance::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
+    let _instance = Instance::start(&relay(TCP, at, &[target.local_addr().expect("an address")], ""));
     let mut client = connect(at);
     let (speaker, _) = target.accept().expect("accepted");
     SockRef::from(&speaker).send_out_of_band(b"?").expect("sent");
@@ -313,11 +309,11 @@ fn urgent_bytes_are_passed_on_in_their_place_and_hold_up_nothing() {
 }
 
 #[test]
-fn what_was_said_before_a_reset_is_passed_on_before_it() {
+fn data_sent_before_a_reset_is_relayed_before_it() {
     let target = TcpListener::bind(local()).expect("a target");
     let at = local();
-    let instance = Instance::start(&forward(TCP, at, &[target.local_addr().expect("an address")], ""));
-    // So few that they have left the sender when it breaks.
+    let instance = Instance::start(&relay(TCP, at, &[target.local_addr().expect("an address")], ""));
+    // So few that they have left the sender before the reset.
     let words = bytes(7, 20_000);
     for client_breaks in [true, false] {
         let client = connect(at);
@@ -326,7 +322,7 @@ fn what_was_said_before_a_reset_is_passed_on_before_it() {
         (&taken).write_all(b"hello").expect("written");
         (&client).read_exact(&mut [0; 5]).expect("it stands");
         let (breaks, mut hears) = if client_breaks { (client, taken) } else { (taken, client) };
-        // The words and the reset are seen at once.
+        // The data and the reset arrive together.
         instance.program.signal(nix::sys::signal::Signal::SIGSTOP);
         (&breaks).write_all(&words).expect("written");
         SockRef::from(&breaks).set_linger(Some(Duration::ZERO)).expect("set");
@@ -342,18 +338,18 @@ fn what_was_said_before_a_reset_is_passed_on_before_it() {
 }
 
 #[test]
-fn connections_that_stand_go_on_without_descriptors() {
-    let (deaf, echo) = (TcpListener::bind(local()).expect("a target"), Target::start(Manner::Echo));
+fn established_connections_continue_without_free_descriptors() {
+    let (deaf, echo) = (TcpListener::bind(local()).expect("a target"), Target::start(Behaviour::Echo));
     let (one, two) = (local(), local());
-    let lua = forward(TCP, one, &[deaf.local_addr().expect("an address")], "")
-        + &forward(TCP, two, &[echo.address], "");
+    let lua = relay(TCP, one, &[deaf.local_addr().expect("an address")], "")
+        + &relay(TCP, two, &[echo.address], "");
     let instance = Instance::start_with(&lua, &["--shards", "1"]);
     let (flood, mut talk) = (connect(one), connect(two));
-    let (mut said, mut back) = (bytes(3, 300_000), vec![0; 300_000]);
+    let (mut payload, mut back) = (bytes(3, 300_000), vec![0; 300_000]);
     talk.write_all(b"first").expect("written");
     talk.read_exact(&mut back[..5]).expect("answered");
     until(&instance, "relay-open", 2);
-    // From now on it gets no descriptor; the pipe that it has is the flood's.
+    // From here on it gets no descriptor; the flood already has the only pipe.
     let limited = std::process::Command::new("prlimit")
         .args(["--nofile=3:3", "--pid", &instance.program.pid().to_string()])
         .status()
@@ -362,7 +358,7 @@ fn connections_that_stand_go_on_without_descriptors() {
     flood.set_nonblocking(true).expect("set");
     let (mut stuck, mut taken) = (0, 0);
     while stuck < 50 {
-        match (&flood).write(&said) {
+        match (&flood).write(&payload) {
             Ok(count) => (stuck, taken) = (0, taken + count),
             Err(_) => {
                 stuck += 1;
@@ -370,23 +366,23 @@ fn connections_that_stand_go_on_without_descriptors() {
             }
         }
     }
-    assert!(taken > said.len(), "the flood fills what is on its way");
+    assert!(taken > payload.len(), "the flood fills all buffers");
     for round in 0..5 {
-        said.rotate_left(round);
+        payload.rotate_left(round);
         std::thread::scope(|scope| {
-            scope.spawn(|| (&talk).write_all(&said).expect("written"));
+            scope.spawn(|| (&talk).write_all(&payload).expect("written"));
             (&talk).read_exact(&mut back).expect("answered");
         });
-        assert!(back == said, "round {round}");
+        assert!(back == payload, "round {round}");
     }
     drop((flood, deaf));
 }
 
 #[test]
-fn a_reload_that_opens_listeners_anew_turns_nobody_away() {
-    let target = Target::start(Manner::Number(7));
+fn a_reload_that_reopens_listeners_refuses_no_connection() {
+    let target = Target::start(Behaviour::Number(7));
     let at = local();
-    let lua = |queue: u32| forward(TCP, at, &[target.address], &format!(", tcpListenQueueSize={queue}"));
+    let lua = |queue: u32| relay(TCP, at, &[target.address], &format!(", tcpListenQueueSize={queue}"));
     let mut instance = Instance::start_with(&lua(100), &["--shards", "2"]);
     let (stop, calls, broken) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -411,13 +407,13 @@ fn a_reload_that_opens_listeners_anew_turns_nobody_away() {
         stop.store(true, SeqCst);
     });
     assert_eq!(figure(&instance, "relay-end-closing"), 0);
-    // The kernel itself resets what is in the middle of a handshake, or has just ended one, when
-    // the old socket is closed: in each of two shards one of each caller at most.
+    // The kernel resets connections in the middle of a handshake or just after it when the old
+    // socket is closed: at most one per client in each of two shards.
     let (calls, broken) = (calls.load(SeqCst), broken.load(SeqCst));
     assert!(broken <= 5 * 2 * 3, "{broken} of {calls}");
 }
 
-/// CPU time of the program, in ticks of the kernel: user and system.
+/// Returns the CPU time of the program in kernel ticks: user and system.
 fn cpu_ticks(instance: &Instance) -> u64 {
     let stat =
         std::fs::read_to_string(format!("/proc/{}/stat", instance.program.pid())).expect("its figures");
@@ -427,10 +423,10 @@ fn cpu_ticks(instance: &Instance) -> u64 {
 }
 
 #[test]
-fn many_idle_connections_hold_no_pipe() {
-    let echo = Target::start(Manner::Echo);
+fn idle_connections_use_no_pipe() {
+    let echo = Target::start(Behaviour::Echo);
     let at = local();
-    let instance = Instance::start_with(&forward(TCP, at, &[echo.address], ""), &["--shards", "1"]);
+    let instance = Instance::start_with(&relay(TCP, at, &[echo.address], ""), &["--shards", "1"]);
     let streams: Vec<TcpStream> = (0..200)
         .map(|n: u8| {
             let mut stream = connect(at);
@@ -455,10 +451,10 @@ fn many_idle_connections_hold_no_pipe() {
 
 #[test]
 fn a_reload_and_a_stop_let_connections_finish() {
-    let (old, new) = (Target::start(Manner::Number(1)), Target::start(Manner::Number(2)));
+    let (old, new) = (Target::start(Behaviour::Number(1)), Target::start(Behaviour::Number(2)));
     let (at, other) = (local(), local());
     let mut instance =
-        Instance::start_with(&forward(TCP, at, &[old.address], ""), &["--shards", "2", "--drain", "10s"]);
+        Instance::start_with(&relay(TCP, at, &[old.address], ""), &["--shards", "2", "--drain", "10s"]);
     let stays = connect(at);
     let mut lines = BufReader::new(stays.try_clone().expect("a copy"));
     let mut say = |text: &str| {
@@ -468,15 +464,15 @@ fn a_reload_and_a_stop_let_connections_finish() {
         line
     };
     assert_eq!(say("a\n"), "1 a\n");
-    // Its target is taken out: it goes on, new ones go elsewhere.
-    instance.reload(&forward(TCP, at, &[new.address], ""));
+    // Its target is removed: the connection continues, new ones go elsewhere.
+    instance.reload(&relay(TCP, at, &[new.address], ""));
     assert_eq!(say("b\n"), "1 b\n");
     assert_eq!(call(at, 5).as_deref(), Some("2 5\n"));
-    // Its listener is taken out.
-    instance.reload(&forward(TCP, other, &[new.address], ""));
+    // Its listener is removed.
+    instance.reload(&relay(TCP, other, &[new.address], ""));
     assert_eq!(say("c\n"), "1 c\n");
     wait_for(|| "the port to be closed".into(), || TcpStream::connect(at).is_err().then_some(()));
-    // The program is told to stop.
+    // The program receives SIGTERM.
     instance.program.signal(nix::sys::signal::Signal::SIGTERM);
     wait_for(|| "the other port to be closed".into(), || TcpStream::connect(other).is_err().then_some(()));
     assert_eq!(say("d\n"), "1 d\n");
@@ -487,9 +483,9 @@ fn a_reload_and_a_stop_let_connections_finish() {
 
 #[test]
 fn a_second_instance_on_the_same_port_takes_over() {
-    let target = Target::start(Manner::Number(7));
+    let target = Target::start(Behaviour::Number(7));
     let at = local();
-    let lua = forward(TCP, at, &[target.address], ", reusePort=true");
+    let lua = relay(TCP, at, &[target.address], ", reusePort=true");
     let mut old = Instance::start(&lua);
     let calls = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,7 +1,8 @@
-//! Forwards without a socket: which target a client's connection or flow goes to, and to which one
-//! next; limits, time-outs, accounting. First as a table of cases, then as a seeded simulation.
+//! Tests TCP and UDP relays without sockets: the target of a connection or flow, the next target
+//! after a failure, limits, timeouts and accounting. First a table of cases, then a seeded
+//! simulation.
 //!
-//! A failure of the simulation prints its seed; `SIM_SEED=` with that number replays just that run.
+//! A failure of the simulation prints its seed; `SIM_SEED=` with that number replays only that run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -26,9 +27,9 @@ use dnslob::stats::close_reason::{ConnectFailure, RelayCloseReason};
 use dnslob::stats::descriptors::{Division, Use};
 use dnslob::stats::live::{LiveState, State};
 use dnslob::stats::log_queue::RelayLogEntry;
-use support::farm::configured;
+use support::config::configured;
 
-/// Three targets in the forward `more` is put into.
+/// Returns a configuration with a TCP relay to three targets; `more` are further arguments.
 fn tcp(more: &str) -> String {
     format!(
         "setACL({{\"192.0.2.0/24\"}})\n\
@@ -40,14 +41,14 @@ fn udp(more: &str) -> String {
     tcp(more).replace("addTCPForward", "addUDPForward")
 }
 
-/// A shard, and an engine that does what it is told.
+/// A shard, and an engine that carries out its orders.
 struct Bench {
     shard: Shard,
     live_state: Arc<LiveState>,
     snapshot: Arc<Snapshot>,
     slots: Slots,
     now: Tick,
-    /// Passages that were closed, and why.
+    /// Closed relay sessions, and their close reasons.
     closed: Vec<(SessionSlot, RelayCloseReason)>,
 }
 
@@ -64,14 +65,14 @@ impl Bench {
         bench
     }
 
-    /// Another configuration, from the next batch on.
+    /// Publishes another configuration for the next batch.
     fn reload(&mut self, text: &str) {
         let compiled = configured(text, &self.slots, self.snapshot.generation + 1);
         (self.snapshot, self.slots) = (Arc::new(compiled.snapshot), compiled.slots);
         self.pass(1);
     }
 
-    /// Time passes in steps that no time-out is missed by, with all that an engine does.
+    /// Advances the time in steps that miss no timeout, and does the work of the engine.
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50).max(1) {
             self.now = self.now + TickDelta::from_ms(ms.min(50));
@@ -86,8 +87,8 @@ impl Bench {
     }
 
     fn pending(&mut self) {
-        while let Some(chore) = self.shard.next_pending() {
-            let PendingWork::Relay(session) = chore else { panic!("{chore:?} of a forward") };
+        while let Some(work) = self.shard.next_pending() {
+            let PendingWork::Relay(session) = work else { panic!("{work:?} of a relay") };
             if let RelayInterest::Close(why) = self.shard.relay_interest(session) {
                 self.close(session, why);
             }
@@ -126,7 +127,7 @@ impl Bench {
         taken
     }
 
-    /// The last byte of the target's address that a passage tries or has.
+    /// Returns the last byte of the target address that a session tries or uses.
     fn target(&self, session: SessionSlot) -> u8 {
         match self.shard.relay_interest(session) {
             RelayInterest::Connect(attempt) | RelayInterest::Serve(attempt) => {
@@ -200,18 +201,18 @@ fn targets_are_tried_in_order_until_one_accepts() {
     assert_eq!([1, 2, 3].map(|n| of(n).send_errors.get()), [1, 1, 0]);
     assert_eq!([1, 2, 3].map(|n| of(n).responses.get()), [0, 0, 1]);
     assert_eq!(stats.retries.get(), 2);
-    let [said] = &bench.logged()[..] else { panic!("one line") };
+    let [entry] = &bench.logged()[..] else { panic!("one line") };
     assert_eq!(
-        said.tried,
+        entry.tried,
         [
             ("127.0.1.1:25".parse().unwrap(), ConnectFailure::Refused),
             ("127.0.1.2:25".parse().unwrap(), ConnectFailure::Unreachable)
         ]
     );
-    assert_eq!(said.target, Some("127.0.1.3:25".parse().unwrap()));
-    assert_eq!((said.bytes, said.why, said.tcp), ([10, 7], RelayCloseReason::Client, true));
-    assert_eq!(said.lasted, TickDelta::from_ms(20));
-    // The next client begins at the first again: a refusal costs no time.
+    assert_eq!(entry.target, Some("127.0.1.3:25".parse().unwrap()));
+    assert_eq!((entry.bytes, entry.why, entry.tcp), ([10, 7], RelayCloseReason::Client, true));
+    assert_eq!(entry.lasted, TickDelta::from_ms(20));
+    // The next client starts at the first target again: a refusal costs no time.
     let session = bench.connect(TWO).expect("taken");
     assert_eq!(bench.target(session), 1);
 }
@@ -230,7 +231,7 @@ fn the_client_is_closed_only_when_all_have_failed() {
 }
 
 #[test]
-fn who_does_not_accept_in_time_is_given_up_and_passed_over() {
+fn a_target_that_does_not_accept_in_time_is_skipped() {
     let mut bench = Bench::new(&tcp(", connectTimeoutMs=200"));
     let session = bench.connect(ONE).expect("taken");
     bench.pass(150);
@@ -240,8 +241,8 @@ fn who_does_not_accept_in_time_is_given_up_and_passed_over() {
     let stats = &bench.live_state.shards()[0];
     assert_eq!(stats.backend(bench.slot(1)).timeouts.get(), 1);
     let other = bench.connect(TWO).expect("taken");
-    assert_eq!(bench.target(other), 2, "nobody else waits for the first one");
-    // Where all the others fail, it is tried all the same.
+    assert_eq!(bench.target(other), 2, "no other client waits for the first one");
+    // If all other targets fail, it is tried, too.
     bench.fail(other, ConnectFailure::Refused);
     bench.fail(other, ConnectFailure::Refused);
     assert_eq!(bench.target(other), 1);
@@ -251,7 +252,7 @@ fn who_does_not_accept_in_time_is_given_up_and_passed_over() {
 }
 
 #[test]
-fn what_is_down_is_tried_last() {
+fn targets_that_are_down_are_tried_last() {
     let mut bench = Bench::new(&tcp(""));
     bench.set(1, State::Down);
     bench.pass(1);
@@ -261,7 +262,7 @@ fn what_is_down_is_tried_last() {
     assert_eq!(bench.target(session), 3);
     bench.fail(session, ConnectFailure::Refused);
     assert_eq!(bench.target(session), 1, "it may be back since its last check");
-    // With all down they are tried in order.
+    // If all targets are down, they are tried in order.
     bench.set(2, State::Down);
     bench.set(3, State::Down);
     bench.pass(1);
@@ -275,7 +276,7 @@ fn what_is_down_is_tried_last() {
 }
 
 #[test]
-fn policies_choose_by_turn_by_connections_and_by_client() {
+fn policies_choose_by_round_robin_connections_and_client() {
     let mut bench = Bench::new(&tcp(", policy=\"roundrobin\""));
     let mut turns: Vec<u8> = (0..6)
         .map(|_| {
@@ -297,7 +298,7 @@ fn policies_choose_by_turn_by_connections_and_by_client() {
 }
 
 #[test]
-fn a_clients_connections_and_flows_reach_the_same_machine() {
+fn connections_and_flows_of_a_client_reach_the_same_server() {
     let one = tcp(", policy=\"sourceHash\"");
     let other =
         udp(", policy=\"sourceHash\"").replace("setACL({\"192.0.2.0/24\"})", "").replace(":25\"", ":53\"");
@@ -314,7 +315,7 @@ fn a_clients_connections_and_flows_reach_the_same_machine() {
 }
 
 #[test]
-fn limits_hold_and_are_counted() {
+fn limits_are_enforced_and_counted() {
     let mut bench = Bench::new(&tcp(", maxConnections=3, maxConnectionsPerClient=2"));
     let first = bench.connect(ONE).expect("taken");
     bench.connect("192.0.2.1:4999").expect("another port of the same client");
@@ -331,7 +332,7 @@ fn limits_hold_and_are_counted() {
 }
 
 #[test]
-fn what_is_idle_ends_and_what_is_used_does_not() {
+fn idle_connections_end_and_active_ones_stay() {
     let mut bench = Bench::new(&tcp(", idleTimeout=2"));
     let (idle, used) = (bench.connect(ONE).expect("taken"), bench.connect(TWO).expect("taken"));
     for session in [idle, used] {
@@ -347,7 +348,7 @@ fn what_is_idle_ends_and_what_is_used_does_not() {
 }
 
 #[test]
-fn a_reload_lets_connections_go_on() {
+fn a_reload_keeps_connections() {
     let mut bench = Bench::new(&tcp(""));
     let (one, two) = (bench.connect(ONE).expect("taken"), bench.connect(TWO).expect("taken"));
     bench.shard.on_target_open(one);
@@ -362,7 +363,7 @@ fn a_reload_lets_connections_go_on() {
     bench.close(one, RelayCloseReason::Client);
     assert_eq!(bench.shard.retired().collect::<Vec<_>>(), [first]);
     bench.shard.detach(first);
-    // Its listener goes, too.
+    // Its listener is removed, too.
     bench.shard.on_target_open(two);
     bench.reload("newServer{address=\"127.0.1.9\"}\n");
     bench.pass(5_000);
@@ -371,17 +372,17 @@ fn a_reload_lets_connections_go_on() {
     assert_eq!(bench.shard.sessions_open(), 0);
 }
 
-/// Makes all listeners new ones, whose old sockets still hear for a while.
-fn with_key(key: u32, text: &str) -> String {
+/// Returns a configuration that reopens all listeners; the old sockets still receive for a while.
+fn versioned(key: u32, text: &str) -> String {
     format!("setTCPFastOpenKey(\"{key:08x}-00000000-00000000-00000000\")\n{text}")
 }
 
 #[test]
-fn what_comes_by_a_listener_that_is_opened_anew_is_served() {
-    let mut bench = Bench::new(&with_key(1, &tcp("")));
+fn connections_of_a_reopened_listener_are_served() {
+    let mut bench = Bench::new(&versioned(1, &tcp("")));
     let old = bench.listener(0);
     let waits = bench.connect(ONE).expect("taken");
-    bench.reload(&with_key(2, &tcp(", maxConnections=2").replace("127.0.1.2", "127.0.1.4")));
+    bench.reload(&versioned(2, &tcp(", maxConnections=2").replace("127.0.1.2", "127.0.1.4")));
     assert_ne!(bench.listener(0).slot, old.slot);
     bench.set(4, State::Up);
     bench.pass(1);
@@ -393,17 +394,17 @@ fn what_comes_by_a_listener_that_is_opened_anew_is_served() {
         assert_eq!(bench.target(session), 4, "its targets are those of the new one");
         bench.close(session, RelayCloseReason::Client);
     }
-    // Without a new one there is nobody to serve them.
+    // Without a new listener, the session cannot be served.
     bench.reload("newServer{address=\"127.0.1.9\"}\n");
     assert_eq!(bench.connect_by(&old, TWO), None);
     assert_eq!(bench.ended(RelayCloseReason::Closing), 1);
 }
 
 #[test]
-fn datagrams_that_come_by_a_listener_that_is_opened_anew_are_taken() {
-    let mut bench = Bench::new(&with_key(1, &udp("")));
+fn datagrams_of_a_reopened_listener_are_accepted() {
+    let mut bench = Bench::new(&versioned(1, &udp("")));
     let old = bench.listener(0);
-    bench.reload(&with_key(2, &udp("")));
+    bench.reload(&versioned(2, &udp("")));
     assert_ne!(bench.listener(0).slot, old.slot);
     let flow = bench.send_by(&old, ONE).expect("taken");
     assert_eq!(bench.target(flow), 1);
@@ -422,14 +423,14 @@ fn a_network_counts_as_one_client_where_the_masks_say_so() {
 }
 
 #[test]
-fn connections_of_a_forward_find_out_who_vanished_and_keep_urgent_bytes_in_place() {
+fn relay_sockets_have_keepalive_and_inline_urgent_data() {
     let snapshot = configured(&tcp(""), &Slots::default(), 1).snapshot;
     let any = "127.0.0.1:0".parse().expect("an address");
     let listener = Listener { address: any, ..Listener::clone(&snapshot.listeners[0]) };
     let position = ShardPosition { shard: 0, shards: 1, cpu: None };
     let sockets = socket::create(&listener).expect("made");
     socket::bind(&sockets, &listener, true).expect("bound");
-    socket::hear(&sockets, &listener, Steer::Flow, position).expect("a listener");
+    socket::listen(&sockets, &listener, Steer::Flow, position).expect("a listener");
     let open = sockets.tcp.expect("for connections");
     let at = open.local_addr().expect("told").as_socket().expect("an IP address");
     let _client = std::net::TcpStream::connect(at).expect("connected");
@@ -445,13 +446,13 @@ fn connections_of_a_forward_find_out_who_vanished_and_keep_urgent_bytes_in_place
 }
 
 #[test]
-fn a_flow_is_a_clients_address_and_port() {
+fn a_flow_is_identified_by_client_address_and_port() {
     let mut bench = Bench::new(&udp(", policy=\"roundrobin\""));
     let one = bench.send(ONE, 0).expect("taken");
     assert_eq!(bench.send(ONE, 0), Some(one));
     let other = bench.send("192.0.2.1:4999", 0).expect("taken");
     assert_ne!((one, bench.target(one)), (other, bench.target(other)));
-    // A refusal moves it, and what it says next goes there.
+    // A refusal moves the flow, and its next datagram goes to the new target.
     let before = bench.target(one);
     bench.fail(one, ConnectFailure::Refused);
     assert_eq!(bench.send(ONE, 0), Some(one));
@@ -492,7 +493,7 @@ fn a_flow_without_answers_goes_back_to_a_target_that_is_up_again() {
 }
 
 #[test]
-fn a_flow_that_finds_nobody_has_a_successor() {
+fn a_flow_without_a_target_is_replaced_by_the_next_datagram() {
     let mut bench = Bench::new(&udp(""));
     let flow = bench.send(ONE, 0).expect("taken");
     for _ in 0..3 {
@@ -504,7 +505,7 @@ fn a_flow_that_finds_nobody_has_a_successor() {
 }
 
 #[test]
-fn those_never_answered_give_way_first() {
+fn unanswered_flows_are_evicted_first() {
     let mut bench = Bench::new(&udp(", maxFlows=4"));
     let served = bench.send(ONE, 0).expect("taken");
     bench.shard.on_relayed(served, Direction::Back, 100);
@@ -517,7 +518,7 @@ fn those_never_answered_give_way_first() {
     assert_eq!(bench.send(ONE, 0), Some(served), "who is served stays");
 }
 
-/// Divides descriptors: so many for relayed connections, two each, and for flows.
+/// Divides the descriptors: two per relayed connection, one per flow.
 fn divide(bench: &Bench, relayed: u32, flows: u32) {
     let mut pools = [0; Use::ALL.len()];
     (pools[Use::Relayed.index()], pools[Use::Flows.index()]) = (relayed, flows);
@@ -525,7 +526,7 @@ fn divide(bench: &Bench, relayed: u32, flows: u32) {
 }
 
 #[test]
-fn made_up_addresses_do_not_push_out_flows_that_are_in_use() {
+fn spoofed_addresses_do_not_evict_active_flows() {
     for (max_flows, pool) in [(", maxFlows=64", 1_000), ("", 64)] {
         let mut bench = Bench::new(&udp(max_flows));
         divide(&bench, 0, pool);
@@ -541,7 +542,7 @@ fn made_up_addresses_do_not_push_out_flows_that_are_in_use() {
             let from = format!("192.0.2.{}:{}", 100 + n % 100, 2 + n / 100);
             let flow = bench.send(&from, 0).expect("another one makes room");
             if n % 2 == 0 {
-                // The target answers anybody.
+                // The target answers every client.
                 bench.shard.on_relayed(flow, Direction::Back, 10);
             }
             assert!(bench.shard.sessions_open() <= 64);
@@ -550,13 +551,13 @@ fn made_up_addresses_do_not_push_out_flows_that_are_in_use() {
         let left = served.iter().filter(|from| bench.send(from, 0).is_some()).count();
         assert_eq!(left, 56);
         let fresh = bench.live_state.shards()[0].relays.opened.get() - opened;
-        // An eighth of those that answered nobody, and as many that were answered once.
+        // An eighth of the flows without an answer, and as many with one answer.
         assert!(fresh <= 10, "{fresh} of 56 were pushed out {max_flows}");
     }
 }
 
 #[test]
-fn the_forward_with_the_most_flows_makes_room() {
+fn the_relay_with_the_most_flows_is_evicted_from() {
     let two = udp("") + "addUDPForward{listen=\"127.0.0.1:2626\", to=\"127.0.1.1:25\"}\n";
     let mut bench = Bench::new(&two);
     divide(&bench, 0, 20);
@@ -565,11 +566,11 @@ fn the_forward_with_the_most_flows_makes_room() {
         bench.send(&format!("192.0.2.7:{}", 1 + n), 0).expect("another one makes room");
     }
     assert_eq!(bench.ended(RelayCloseReason::Evicted), 85);
-    assert!(bench.closed.iter().all(|(flow, _)| !small.contains(flow)), "not the other's");
+    assert!(bench.closed.iter().all(|(flow, _)| !small.contains(flow)), "flows of the other relay stay");
 }
 
 #[test]
-fn connections_in_use_stay_and_idle_ones_make_room() {
+fn idle_connections_are_evicted_and_active_ones_stay() {
     let mut bench = Bench::new(&tcp(""));
     divide(&bench, 8, 0);
     let mut all = Vec::new();
@@ -584,7 +585,7 @@ fn connections_in_use_stay_and_idle_ones_make_room() {
     bench.pass(500);
     bench.shard.on_relayed(all[0], Direction::Out, 1);
     bench.pass(500);
-    // Another shard was told of the first refusal, and one here has made room since.
+    // The refusal above requested a descriptor, and this shard has evicted a session since.
     bench.connect("192.0.2.9:1").expect("taken");
     bench.connect("192.0.2.9:2").expect("the second has been idle for longest");
     assert!(bench.closed.contains(&(all[1], RelayCloseReason::Evicted)), "{:?}", bench.closed);
@@ -593,7 +594,7 @@ fn connections_in_use_stay_and_idle_ones_make_room() {
 }
 
 #[test]
-fn a_want_of_descriptors_is_no_targets_fault() {
+fn descriptor_exhaustion_is_not_a_target_failure() {
     let mut bench = Bench::new(&tcp(""));
     let session = bench.connect(ONE).expect("taken");
     for _ in 0..3 {
@@ -606,9 +607,9 @@ fn a_want_of_descriptors_is_no_targets_fault() {
     }
 }
 
-/// What a new flow costs in a full table does not depend on the connections beside it.
+/// The cost of a new flow in a full table must not depend on the number of connections.
 #[test]
-fn room_is_made_without_a_look_at_what_is_no_flow() {
+fn eviction_examines_only_flows() {
     const FLOWS: u32 = 20;
     let many = tcp(", maxConnections=0");
     let some = udp(&format!(", maxFlows={FLOWS}")).replace("setACL({\"192.0.2.0/24\"})", "");
@@ -643,7 +644,7 @@ fn room_is_made_without_a_look_at_what_is_no_flow() {
 }
 
 #[test]
-fn flows_of_a_closed_listener_end_soon_whatever_their_targets_say() {
+fn flows_of_a_closed_listener_end_despite_target_traffic() {
     let mut bench = Bench::new(&udp(", idleTimeout=60"));
     let flow = bench.send(ONE, 0).expect("taken");
     bench.pass(3_000);
@@ -658,13 +659,13 @@ fn flows_of_a_closed_listener_end_soon_whatever_their_targets_say() {
         bench.pass(100);
     }
     assert_eq!(bench.closed, [(flow, RelayCloseReason::Closing)]);
-    // Its place is free for another listener only then.
+    // Only then may another listener use its slot.
     assert_eq!(bench.live_state.connection_limits().by_listener(ListenerSlot(0)), 0);
 }
 
 // ---- simulation ----
 
-/// Runs `trial` for every seed, or for the one that `SIM_SEED` names.
+/// Runs `trial` for every seed, or for the seed in `SIM_SEED`.
 fn seeds(count: u64, trial: impl Fn(u64)) {
     let range = match std::env::var("SIM_SEED") {
         Ok(seed) => {
@@ -681,7 +682,7 @@ fn seeds(count: u64, trial: impl Fn(u64)) {
     }
 }
 
-/// What the model knows of a connection: the targets that it was seen to try.
+/// The model of a connection: the targets that it has tried.
 #[derive(Debug, Default)]
 struct Seen {
     tried: Vec<u8>,
@@ -693,17 +694,16 @@ const SIMULATED: &str = "setACL({\"192.0.2.0/24\"})\n\
     connectTimeout=1, idleTimeout=4, maxConnections=40, maxConnectionsPerClient=9, policy=\"POLICY\"}\n\
     addUDPForward{listen=\"127.0.0.1:5353\", to={\"127.0.1.1:53\", \"127.0.1.2:53\"}, maxFlows=12, idleTimeout=2}\n";
 
-/// Everything that can happen to passages, in any order: whatever happens, the counts stay true, a
-/// connection is closed for want of a target only after it has tried each once, and at the end
-/// nothing is left over.
+/// Runs random events in random order. The counters stay consistent, a connection is closed for
+/// lack of a target only after each target was tried once, and nothing is left at the end.
 #[test]
-fn any_order_of_events_keeps_the_counts_true() {
+fn counters_stay_consistent_under_any_order_of_events() {
     let policies = ["ordered", "roundrobin", "leastOutstanding", "sourceHash"];
     seeds(40, |seed| {
         let text = SIMULATED.replace("POLICY", policies[seed as usize % policies.len()]);
-        let mut bench = Bench::new(&with_key(0, &text));
+        let mut bench = Bench::new(&versioned(0, &text));
         let mut rng = ShardRng::from_seed(seed);
-        // Listeners of earlier configurations, which may still hear.
+        // Listeners of earlier configurations, which may still receive.
         let mut tcp_listeners = vec![bench.listener(0)];
         let mut seen: BTreeMap<SessionSlot, Seen> = BTreeMap::new();
         let mut refused = 0;
@@ -721,7 +721,7 @@ fn any_order_of_events_keeps_the_counts_true() {
                     None => refused += 1,
                 },
                 (3, _) => {
-                    // Flows are the shard's own affair: their sum is checked at the end.
+                    // Flows are internal to the shard: their sum is checked at the end.
                     let _ = bench.send(&from, 1);
                 }
                 (4, Some(session)) if !seen[&session].open => {
@@ -743,7 +743,7 @@ fn any_order_of_events_keeps_the_counts_true() {
                 }
                 (9, _) if rng.below(8) == 0 => {
                     let closes = bench.listener(1).slot;
-                    bench.reload(&with_key(tcp_listeners.len() as u32, &text));
+                    bench.reload(&versioned(tcp_listeners.len() as u32, &text));
                     bench.shard.close_flows(closes, true);
                     tcp_listeners.push(bench.listener(0));
                 }

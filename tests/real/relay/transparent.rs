@@ -1,4 +1,4 @@
-//! The client's own address as the source of what targets get, in network namespaces.
+//! Targets that see the client's own address as the source, in network namespaces.
 //!
 //! ```text
 //!  client 198.18.1.1 ──cl── 198.18.1.2 balancer 198.18.2.1 ──be── 198.18.2.2 target
@@ -15,7 +15,7 @@ const CLIENT: usize = 0;
 const BALANCER: usize = 1;
 const TARGET: usize = 2;
 
-/// Says to everybody who connects, or sends, who that is.
+/// Answers every connection and datagram with its source address.
 const TARGETS: &str = "
 import socket, threading
 def flows():
@@ -32,14 +32,14 @@ while True:
     c.close()
 ";
 
-/// Asks over both; prints its own port and what it was told.
+/// Connects over both protocols; prints the local port and the answer.
 const ASK: &str = "
 import socket
 t = socket.create_connection(('198.18.1.2', 2525), 5)
 t.settimeout(5)
-told = t.recv(100).decode()
-assert told, 'no target took the connection'
-print('tcp', t.getsockname()[1], told)
+answer = t.recv(100).decode()
+assert answer, 'no target took the connection'
+print('tcp', t.getsockname()[1], answer)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 u.settimeout(5)
 u.connect(('198.18.1.2', 2525))
@@ -68,7 +68,7 @@ fn targets_see_the_clients_own_address() {
         spaces.ip(which, &format!("link set {link} up"));
         spaces.ip(which, "link set lo up");
     }
-    // The target answers by way of the balancer, and there all that comes from it is for the program.
+    // The target answers through the balancer, which must deliver all its packets to the program.
     spaces.ip(TARGET, "route add default via 198.18.2.1");
     spaces.ip(BALANCER, "rule add iif be lookup 100");
     spaces.ip(BALANCER, "route add local 0.0.0.0/0 dev lo table 100");
@@ -89,7 +89,7 @@ fn targets_see_the_clients_own_address() {
     let mut plain = Command::new(binary());
     plain.args(["--shards", "1", "-C"]).arg(path);
     let mut instance = Instance::launch(spaces.command(BALANCER, &plain), config);
-    let said = wait_for(
+    let output = wait_for(
         || format!("both answers; {}; {}", target.transcript(), instance.program.transcript()),
         || {
             let out =
@@ -97,10 +97,10 @@ fn targets_see_the_clients_own_address() {
             out.status.success().then(|| String::from_utf8_lossy(&out.stdout).into_owned())
         },
     );
-    let words: Vec<Vec<&str>> = said.lines().map(|l| l.split(' ').collect()).collect();
-    let [tcp, udp] = &words[..] else { panic!("{said}") };
-    assert_eq!((tcp[0], tcp[2]), ("tcp", "198.18.1.1"), "{said}");
-    assert_eq!((udp[0], udp[2]), ("udp", "198.18.1.1"), "{said}");
+    let words: Vec<Vec<&str>> = output.lines().map(|l| l.split(' ').collect()).collect();
+    let [tcp, udp] = &words[..] else { panic!("{output}") };
+    assert_eq!((tcp[0], tcp[2]), ("tcp", "198.18.1.1"), "{output}");
+    assert_eq!((udp[0], udp[2]), ("udp", "198.18.1.1"), "{output}");
     assert_eq!(udp[1], udp[3], "a flow keeps its port, too");
     assert!(instance.stop().success());
 }

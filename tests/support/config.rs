@@ -1,4 +1,5 @@
-//! A farm: put together by hand (backends, one pool, a listener), or from a configuration's text.
+//! A configuration for tests: built by hand (backends, one pool, one listener) or compiled from
+//! text.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -21,9 +22,9 @@ use dnslob::stats::live::{LiveState, State};
 
 /// The parts of a snapshot that tests vary.
 #[derive(Clone, Debug)]
-pub(crate) struct Farm {
+pub(crate) struct TestConfig {
     pub(crate) generation: u64,
-    /// At the index of their slots.
+    /// Indexed by slot.
     pub(crate) backends: Vec<Option<Backend>>,
     pub(crate) policy: Policy,
     pub(crate) retry: Option<Retry>,
@@ -32,8 +33,8 @@ pub(crate) struct Farm {
     pub(crate) listeners: Vec<Arc<Listener>>,
 }
 
-impl Farm {
-    /// So many backends on 127.0.1.x and a listener on 127.0.0.1:5300.
+impl TestConfig {
+    /// Creates `backends` backends on 127.0.1.x and a listener on 127.0.0.1:5300.
     pub(crate) fn new(backends: usize) -> Self {
         Self {
             generation: 1,
@@ -71,7 +72,7 @@ impl Farm {
         })
     }
 
-    /// A board on which every backend is up.
+    /// Returns a live state with every backend up.
     pub(crate) fn live_state(&self, shards: usize, backends_max: usize) -> Arc<LiveState> {
         let live_state = LiveState::new(shards, backends_max);
         for backend in self.backends.iter().flatten() {
@@ -80,7 +81,7 @@ impl Farm {
         Arc::new(live_state)
     }
 
-    /// One shard, alone.
+    /// Returns a single shard.
     pub(crate) fn shard(&self, seed: u64) -> (Shard, Arc<LiveState>, Arc<Snapshot>) {
         let live_state = self.live_state(1, self.backends.len().max(1));
         let snapshot = self.snapshot();
@@ -89,7 +90,7 @@ impl Farm {
     }
 }
 
-/// The backend of slot `at`.
+/// Returns the backend of slot `at`.
 pub(crate) fn backend(at: usize) -> Backend {
     let slot = u16::try_from(at).expect("a slot");
     let [high, low] = slot.to_be_bytes();
@@ -160,7 +161,7 @@ pub(crate) fn listener(address: &str) -> Listener {
     }
 }
 
-/// A client of the first listener.
+/// Returns a client of the first listener.
 pub(crate) fn client(address: &str) -> Client {
     let peer: std::net::SocketAddr = address.parse().expect("an address");
     Client {
@@ -171,7 +172,7 @@ pub(crate) fn client(address: &str) -> Client {
     }
 }
 
-/// What the configuration `text` compiles to, continuing from `slots`; every error if it does not.
+/// Compiles the configuration `text`, continuing from `slots`. Panics with every error.
 pub(crate) fn configured(text: &str, slots: &Slots, generation: u64) -> Compiled {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Relaxed);

@@ -1,4 +1,4 @@
-//! Targets within this process: what they do is known, and they can die.
+//! Targets in this process with a known behaviour, which can be stopped.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,20 +8,20 @@ use std::thread::JoinHandle;
 
 use super::local;
 
-/// What a target does with a connection.
+/// The behaviour of a target's connections.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Manner {
-    /// Sends everything back as it comes, until the client has closed its end.
+pub(super) enum Behaviour {
+    /// Echoes everything until the client closes its side.
     Echo,
-    /// Reads to the end, then sends all of it back.
+    /// Reads to the end, then echoes everything.
     Gather,
-    /// Answers each line with its own number and that line.
+    /// Answers each line with the number of the target and the line.
     Number(u8),
-    /// Sends as much as is taken.
+    /// Sends as much as the client accepts.
     Flood,
 }
 
-/// A server of connections.
+/// A TCP server.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
@@ -34,13 +34,13 @@ struct Shared {
     stop: AtomicBool,
     taken: AtomicU64,
     bytes: AtomicU64,
-    /// Connections that a reset ended.
+    /// Connections ended by a reset.
     broken: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
 }
 
 impl Target {
-    pub(super) fn start(manner: Manner) -> Self {
+    pub(super) fn start(behaviour: Behaviour) -> Self {
         let address = local();
         let listener = TcpListener::bind(address).expect("a target's listener");
         let shared = Arc::<Shared>::default();
@@ -49,7 +49,8 @@ impl Target {
             loop {
                 let taken = listener.accept();
                 if own.stop.load(SeqCst) {
-                    // Before what was just taken ends: who hears of that finds nobody here.
+                    // Before the accepted connection ends: a client that notices the end finds no
+                    // listener.
                     drop(listener);
                     return;
                 }
@@ -58,7 +59,7 @@ impl Target {
                 own.open.lock().expect("the list").push(connection.try_clone().expect("a copy"));
                 let own = Arc::clone(&own);
                 std::thread::spawn(move || {
-                    if serve(&connection, manner, &own.bytes).is_err() {
+                    if serve(&connection, behaviour, &own.bytes).is_err() {
                         own.broken.fetch_add(1, SeqCst);
                     }
                     let _ = connection.shutdown(Shutdown::Both);
@@ -68,25 +69,25 @@ impl Target {
         Self { address, shared, thread: Some(thread) }
     }
 
-    /// Connections taken.
+    /// Returns the number of accepted connections.
     pub(super) fn taken(&self) -> u64 {
         self.shared.taken.load(SeqCst)
     }
 
-    /// Bytes sent by [`Manner::Flood`].
+    /// Returns the bytes sent by [`Behaviour::Flood`].
     pub(super) fn bytes(&self) -> u64 {
         self.shared.bytes.load(SeqCst)
     }
 
-    /// Connections that ended by an error.
+    /// Returns the number of connections that ended with an error.
     pub(super) fn broken(&self) -> u64 {
         self.shared.broken.load(SeqCst)
     }
 
-    /// Dies: it listens no more, and its connections end.
+    /// Stops listening and closes all connections.
     pub(super) fn kill(&mut self) {
         self.shared.stop.store(true, SeqCst);
-        // Wakes the thread, which closes the listener as it ends.
+        // Wakes the thread, which closes the listener when it ends.
         drop(TcpStream::connect(self.address));
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the target's thread");
@@ -105,22 +106,22 @@ impl Drop for Target {
     }
 }
 
-fn serve(connection: &TcpStream, manner: Manner, bytes: &AtomicU64) -> std::io::Result<()> {
+fn serve(connection: &TcpStream, behaviour: Behaviour, bytes: &AtomicU64) -> std::io::Result<()> {
     let (mut reader, mut writer) = (BufReader::new(connection), connection);
     let mut buffer = vec![0; 64 * 1024];
-    match manner {
-        Manner::Echo => loop {
+    match behaviour {
+        Behaviour::Echo => loop {
             match reader.read(&mut buffer)? {
                 0 => return Ok(()),
                 count => writer.write_all(&buffer[..count])?,
             }
         },
-        Manner::Gather => {
+        Behaviour::Gather => {
             let mut all = Vec::new();
             reader.read_to_end(&mut all)?;
             writer.write_all(&all)
         }
-        Manner::Number(number) => {
+        Behaviour::Number(number) => {
             let mut line = String::new();
             while reader.read_line(&mut line)? > 0 {
                 writer.write_all(format!("{number} {line}").as_bytes())?;
@@ -128,7 +129,7 @@ fn serve(connection: &TcpStream, manner: Manner, bytes: &AtomicU64) -> std::io::
             }
             Ok(())
         }
-        Manner::Flood => loop {
+        Behaviour::Flood => loop {
             writer.write_all(&buffer)?;
             bytes.fetch_add(buffer.len() as u64, SeqCst);
         },

@@ -1,5 +1,5 @@
-//! Forwards: connections and flows of any protocol, through the real program to targets of this
-//! test's own and to real mail, SOCKS and web servers.
+//! TCP and UDP relays: connections and flows through the real program to targets in this process
+//! and to real mail, SOCKS and web servers.
 
 mod programs;
 mod target;
@@ -16,14 +16,14 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port()))
 }
 
-/// A forward in Lua, whose targets count as up without being asked.
-fn forward(function: &str, listen: SocketAddr, to: &[SocketAddr], more: &str) -> String {
+/// Returns Lua for a relay whose targets are always up.
+fn relay(function: &str, listen: SocketAddr, to: &[SocketAddr], more: &str) -> String {
     let to: Vec<String> = to.iter().map(|a| format!("\"{a}\"")).collect();
     let to = to.join(", ");
     format!("{function}{{listen=\"{listen}\", to={{{to}}}, check=\"none\", log=true{more}}}\n")
 }
 
-/// A figure of the dump, which must be in it.
+/// Returns a statistic of the dump. Panics if it is missing.
 fn figure(instance: &Instance, name: &str) -> u64 {
     let dump = instance.dump();
     let found = dump.iter().find_map(|line| {
@@ -33,7 +33,7 @@ fn figure(instance: &Instance, name: &str) -> u64 {
     found.unwrap_or_else(|| panic!("no {name} in {dump:#?}"))
 }
 
-/// Waits until a figure is that.
+/// Waits until a statistic has a value.
 fn until(instance: &Instance, name: &str, wanted: u64) {
     wait_for(
         || format!("{name} {wanted}; {:#?}", instance.dump()),
@@ -41,7 +41,7 @@ fn until(instance: &Instance, name: &str, wanted: u64) {
     );
 }
 
-/// Waits for a line in the log that has all of `parts`.
+/// Waits for a log line with all of `parts`.
 fn logged(instance: &Instance, parts: &[&str]) -> String {
     wait_for(
         || format!("a line with {parts:?}; {}", instance.program.transcript()),

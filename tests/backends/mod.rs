@@ -1,4 +1,4 @@
-//! A configuration for tests that need a farm and no file.
+//! A snapshot for tests that need several backends and no file.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use dnslob::base::time::TickDelta;
 use dnslob::model::policy::Policy;
 use dnslob::model::{BackendConnectionOptions, ClientAddress, *};
 
-/// A configuration of one pool with so many servers, one per order.
+/// Returns a configuration of one pool with `servers` servers, one per order.
 pub(crate) fn snapshot(policy: Policy, servers: u16) -> Snapshot {
     let backend = |slot: u16| Backend {
         slot: BackendSlot(slot),

@@ -1,17 +1,17 @@
-//! Flows: datagrams there and back, whichever target they end at.
+//! UDP relays: datagrams in both directions, whichever target they reach.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use super::{figure, forward, local, logged, until};
+use super::{figure, local, logged, relay, until};
 use crate::instance::Instance;
 use crate::place::{PATIENCE, port};
 
 const UDP: &str = "addUDPForward";
 
-/// Sends every datagram back, with its own mark in front.
+/// Echoes every datagram with a mark of the target in front.
 struct Echo {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -49,8 +49,8 @@ fn client() -> UdpSocket {
     socket
 }
 
-/// That many clients at once: the port of one that ended may be given to the next, which would be
-/// the same flow.
+/// All clients exist at once: the port of a closed one could be reused, which would be the same
+/// flow.
 fn clients(count: usize) -> Vec<UdpSocket> {
     (0..count).map(|_| client()).collect()
 }
@@ -66,10 +66,10 @@ fn ask(socket: &UdpSocket, at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn datagrams_of_every_size_go_there_and_back() {
+fn datagrams_of_every_size_are_relayed_in_both_directions() {
     let echo = Echo::start(b'e');
     let at = local();
-    let instance = Instance::start(&forward(UDP, at, &[echo.address], ", idleTimeoutMs=1000"));
+    let instance = Instance::start(&relay(UDP, at, &[echo.address], ", idleTimeoutMs=1000"));
     let clients = clients(20);
     let (mut there, mut back) = (0, 0);
     for size in [0, 1, 2, 511, 1_232, 1_472, 4_096, 4_097, 9_000, 60_000, 65_506] {
@@ -91,9 +91,9 @@ fn datagrams_of_every_size_go_there_and_back() {
 fn a_refusal_moves_the_flow_and_its_datagram() {
     let (dead, echo) = (local(), Echo::start(b'2'));
     let at = local();
-    let instance = Instance::start(&forward(UDP, at, &[dead, echo.address], ", idleTimeoutMs=1000"));
+    let instance = Instance::start(&relay(UDP, at, &[dead, echo.address], ", idleTimeoutMs=1000"));
     for (n, client) in clients(20).iter().enumerate() {
-        // Each flow's first datagram finds the first target dead, and is answered all the same.
+        // The first datagram of each flow meets a dead target, and is answered by the next.
         let bytes = vec![n as u8; n % 3];
         assert_eq!(ask(client, at, &bytes), [&b"2"[..], &bytes].concat());
     }
@@ -103,33 +103,33 @@ fn a_refusal_moves_the_flow_and_its_datagram() {
 }
 
 #[test]
-fn a_target_that_dies_loses_its_flows_to_the_next() {
+fn flows_of_a_dead_target_move_to_the_next() {
     let (one, two) = (Echo::start(b'1'), Echo::start(b'2'));
     let at = local();
-    let _instance = Instance::start(&forward(UDP, at, &[one.address, two.address], ""));
+    let _instance = Instance::start(&relay(UDP, at, &[one.address, two.address], ""));
     let client = client();
     assert_eq!(ask(&client, at, b"a"), b"1a");
     drop(one);
     client.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
-    // It hears of the death by the first datagram that is refused; the client says it again.
+    // The first refused datagram reports the failure; the client retransmits.
     let mut buffer = [0; 16];
-    let said = (0..40).find_map(|_| {
+    let answered = (0..40).find_map(|_| {
         client.send_to(b"b", at).expect("sent");
         let count = client.recv(&mut buffer).ok()?;
         (buffer[..count] == *b"2b").then_some(())
     });
-    assert_eq!(said, Some(()), "the second one answers");
+    assert_eq!(answered, Some(()), "the second one answers");
 }
 
-/// An ICMP message "fragmentation needed", as a router sends it about a datagram from one address
-/// to the other; false without the right to send any.
+/// Sends an ICMP message "fragmentation needed", as a router does for a datagram between two
+/// addresses; returns false without the privilege.
 fn cannot_pass(from: SocketAddr, to: SocketAddr) -> bool {
     let (SocketAddr::V4(source), SocketAddr::V4(target)) = (from, to) else { panic!("{from} {to}") };
     let raw =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4));
     let Ok(raw) = raw else { return false };
-    // Destination unreachable, fragmentation needed, of 1,400 bytes (RFC 1191, 4); then the IPv4
-    // and UDP headers of what could not pass.
+    // Destination unreachable, fragmentation needed, MTU 1,400 (RFC 1191, 4); then the IPv4 and UDP
+    // headers of the rejected datagram.
     let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x78];
     message.extend([0x45, 0, 0x07, 0xd0, 0, 0, 0x40, 0, 64, 17, 0, 0]);
     message.extend(source.ip().octets().into_iter().chain(target.ip().octets()));
@@ -144,18 +144,18 @@ fn cannot_pass(from: SocketAddr, to: SocketAddr) -> bool {
 }
 
 #[test]
-fn a_message_about_a_datagram_that_is_too_long_moves_no_flow() {
-    // An address of its own: the kernel remembers what may pass on the way there.
+fn an_error_for_an_oversized_datagram_does_not_move_the_flow() {
+    // A separate address: the kernel caches the path MTU per destination.
     let target = UdpSocket::bind(("127.0.77.9", port())).expect("a target");
     target.set_read_timeout(Some(PATIENCE)).expect("set");
     let other = Echo::start(b'o');
     let (at, to) = (local(), target.local_addr().expect("an address"));
-    let instance = Instance::start(&forward(UDP, at, &[to, other.address], ""));
+    let instance = Instance::start(&relay(UDP, at, &[to, other.address], ""));
     let client = client();
     let mut buffer = [0; 16];
     let mut exchange = |text: &[u8]| {
         client.send_to(text, at).expect("sent");
-        let (count, from) = target.recv_from(&mut buffer).expect("the first target hears it");
+        let (count, from) = target.recv_from(&mut buffer).expect("the first target receives it");
         assert_eq!(&buffer[..count], text);
         target.send_to(text, from).expect("sent");
         let (count, _) = client.recv_from(&mut buffer).expect("an answer");
@@ -174,11 +174,11 @@ fn a_message_about_a_datagram_that_is_too_long_moves_no_flow() {
 }
 
 #[test]
-fn flows_of_a_listener_that_is_gone_end_however_much_their_target_says() {
+fn flows_of_a_closed_listener_end_while_their_target_sends() {
     let target = UdpSocket::bind(local()).expect("a target");
     let (at, other) = (local(), local());
     let to = target.local_addr().expect("an address");
-    let mut instance = Instance::start(&forward(UDP, at, &[to], ""));
+    let mut instance = Instance::start(&relay(UDP, at, &[to], ""));
     let client = client();
     client.send_to(b"begin", at).expect("sent");
     let (_, flow) = target.recv_from(&mut [0; 16]).expect("a datagram");
@@ -186,23 +186,23 @@ fn flows_of_a_listener_that_is_gone_end_however_much_their_target_says() {
     let ends = Arc::clone(&stop);
     std::thread::spawn(move || {
         while !ends.load(SeqCst) {
-            // When the flow is gone its port refuses.
+            // The port of a closed flow refuses datagrams.
             let _ = target.send_to(b"on and on", flow);
             std::thread::sleep(Duration::from_millis(20));
         }
     });
-    client.recv(&mut [0; 16]).expect("the target is heard");
-    instance.reload(&forward(UDP, other, &[to], ""));
+    client.recv(&mut [0; 16]).expect("the target answers");
+    instance.reload(&relay(UDP, other, &[to], ""));
     until(&instance, "relay-end-closing", 1);
     stop.store(true, SeqCst);
     until(&instance, "relay-open", 0);
 }
 
 #[test]
-fn a_wildcard_answers_from_the_address_that_was_asked() {
+fn a_wildcard_listener_answers_from_the_queried_address() {
     let echo = Echo::start(b'w');
     let at = SocketAddr::from(([0, 0, 0, 0], port()));
-    let _instance = Instance::start(&forward(UDP, at, &[echo.address], ""));
+    let _instance = Instance::start(&relay(UDP, at, &[echo.address], ""));
     let client = client();
     for last in [1, 5, 9] {
         let asked = SocketAddr::from(([127, 0, 0, last], at.port()));
@@ -215,7 +215,7 @@ fn the_table_is_bounded() {
     let echo = Echo::start(b't');
     let at = local();
     let instance =
-        Instance::start_with(&forward(UDP, at, &[echo.address], ", maxFlows=10"), &["--shards", "1"]);
+        Instance::start_with(&relay(UDP, at, &[echo.address], ", maxFlows=10"), &["--shards", "1"]);
     for (n, client) in clients(51).iter().enumerate() {
         assert_eq!(ask(client, at, &[n as u8]), [b't', n as u8], "a new one is always served");
     }
@@ -224,10 +224,10 @@ fn the_table_is_bounded() {
 }
 
 #[test]
-fn each_datagram_bears_the_clients_address_if_wished() {
+fn each_datagram_carries_a_proxy_header_if_configured() {
     let echo = Echo::start(b'p');
     let at = local();
-    let _instance = Instance::start(&forward(UDP, at, &[echo.address], ", useProxyProtocol=true"));
+    let _instance = Instance::start(&relay(UDP, at, &[echo.address], ", useProxyProtocol=true"));
     let client = client();
     let own = client.local_addr().expect("an address");
     for text in [&b"one"[..], b"two"] {

@@ -1,0 +1,1162 @@
+//! Tests client and backend connections without sockets: bytes in pieces of any size, work in any
+//! portions, and servers that misbehave. Counters must add up, and no query may be lost that some
+//! server would have answered.
+
+#[path = "connections/backends.rs"]
+mod backends;
+#[path = "connections/evict.rs"]
+mod evict;
+mod support;
+#[path = "connections/turns.rs"]
+mod turns;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use dnslob::base::addr::{BackendSlot, Client, ConnectionSlot, LocalSlot, Route};
+use dnslob::base::packet::Packet;
+use dnslob::base::rng::ShardRng;
+use dnslob::base::time::{Tick, TickDelta};
+use dnslob::model::{Listener, ProxyHeader, Snapshot};
+use dnslob::shard::Shard;
+use dnslob::shard::backend::BackendInterest;
+use dnslob::shard::client::ClientInterest;
+use dnslob::shard::messages::{PendingWork, Resumed};
+use dnslob::shard::verdict::Verdict;
+use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason};
+use dnslob::stats::drop_reason::DropReason;
+use dnslob::stats::live::{LiveState, State};
+use dnslob::wire::keepalive;
+use support::config::{TestConfig, client};
+
+const CLIENT: &str = "127.0.0.1:4000";
+
+/// Returns a query for `q<number>.example`, type A, or a transfer query for that name.
+fn query(id: u16, number: u32, qtype: u16) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    bytes[..2].copy_from_slice(&id.to_be_bytes());
+    let label = format!("q{number}");
+    bytes.push(label.len() as u8);
+    bytes.extend(label.bytes());
+    bytes.extend(b"\x07example\0");
+    bytes.extend(qtype.to_be_bytes());
+    bytes.extend([0, 1]);
+    bytes
+}
+
+/// Returns an answer to a query: its header and question, then `count` records.
+fn answer(query: &[u8], records: &[u8], count: u8) -> Vec<u8> {
+    let mut bytes = query.to_vec();
+    bytes[2] |= 0x80;
+    bytes[7] = count;
+    bytes.extend(records);
+    bytes
+}
+
+fn soa() -> Vec<u8> {
+    let mut record = vec![0xc0, 0x0c, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22, 0, 0];
+    record.extend([0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
+    record
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes()[..], message].concat()
+}
+
+/// Splits a byte stream into its messages. Panics on an incomplete message.
+fn messages(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some((length, rest)) = bytes.split_at_checked(2) {
+        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+        all.push(rest[..length].to_vec());
+        bytes = &rest[length..];
+    }
+    assert!(bytes.is_empty(), "whole frames");
+    all
+}
+
+fn number(message: &[u8]) -> u32 {
+    let length = usize::from(message[12]);
+    std::str::from_utf8(&message[14..13 + length]).expect("a label").parse().expect("a number")
+}
+
+/// The behaviour of a simulated server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behaviour {
+    Answers,
+    Refuses,
+    NeverConnects,
+    NeverAnswers,
+    ClosesAfterEach,
+}
+
+/// The server side of a backend connection.
+#[derive(Debug, Default)]
+struct ServerEnd {
+    received: Vec<u8>,
+    open: bool,
+}
+
+/// A shard with simulated connections.
+struct Harness {
+    shard: Shard,
+    live_state: Arc<LiveState>,
+    snapshot: Arc<Snapshot>,
+    now: Tick,
+    rng: ShardRng,
+    behaviours: Vec<Behaviour>,
+    connections: BTreeMap<(u16, u16), ServerEnd>,
+    /// Bytes received by clients, and the close reasons of their connections.
+    got: BTreeMap<u32, Vec<u8>>,
+    ended: BTreeMap<u32, ClientCloseReason>,
+    read_off: BTreeSet<u32>,
+    datagrams: VecDeque<(Verdict, Vec<u8>)>,
+    /// The most bytes that a client connection accepts per write.
+    portion: usize,
+}
+
+impl Harness {
+    fn new(config: &TestConfig, seed: u64) -> Self {
+        let (shard, live_state, snapshot) = config.shard(seed);
+        let mut harness = Self {
+            shard,
+            live_state,
+            snapshot,
+            now: Tick(1_000_000_000),
+            rng: ShardRng::from_seed(seed),
+            behaviours: vec![Behaviour::Answers; config.backends.len()],
+            connections: BTreeMap::new(),
+            got: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            read_off: BTreeSet::new(),
+            datagrams: VecDeque::new(),
+            portion: usize::MAX,
+        };
+        harness.pass(0);
+        harness
+    }
+
+    fn connect(&mut self, address: &str) -> Option<ConnectionSlot> {
+        let listener = self.snapshot.listeners[0].clone();
+        let stream = self.shard.on_accept(client(address).peer, &listener, LocalSlot::LISTENER)?;
+        self.got.insert(stream.0, Vec::new());
+        self.ended.remove(&stream.0);
+        self.read_off.remove(&stream.0);
+        Some(stream)
+    }
+
+    fn send(&mut self, stream: ConnectionSlot, bytes: &[u8]) {
+        let Self { shard, datagrams, .. } = self;
+        shard.on_client_bytes(stream, bytes, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        self.pending();
+    }
+
+    fn ask(&mut self, stream: ConnectionSlot, id: u16, number: u32) {
+        self.send(stream, &framed(&query(id, number, 1)));
+    }
+
+    /// Advances the time in steps that end at the deadlines of the shard.
+    fn pass(&mut self, ms: u64) {
+        let until = self.now + TickDelta::from_ms(ms);
+        loop {
+            self.shard.begin_batch(self.now, &self.snapshot);
+            let Self { shard, datagrams, .. } = self;
+            shard.on_tick(&mut |v, o| datagrams.push_back((v, o.to_vec())));
+            self.resume();
+            self.pending();
+            if self.now >= until {
+                break;
+            }
+            self.now = until.min(self.now + TickDelta::from_ms(20));
+        }
+    }
+
+    /// Resumes connections with unprocessed input, each in its turn.
+    fn resume(&mut self) {
+        let Self { shard, datagrams, .. } = self;
+        while shard.resume_next(&mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())))
+            != Resumed::Nothing
+        {}
+    }
+
+    /// Does the work of the engine. A connection takes `portion` bytes, then its buffer is full.
+    fn pending(&mut self) {
+        while let Some(work) = self.shard.next_pending() {
+            match work {
+                PendingWork::Client(stream) => self.serve_client(stream),
+                PendingWork::Backend(route) => self.serve_backend(route),
+                PendingWork::Relay(_) => unreachable!("no relay here"),
+            }
+        }
+    }
+
+    fn serve_client(&mut self, stream: ConnectionSlot) {
+        if self.ended.contains_key(&stream.0) {
+            return;
+        }
+        let bytes = self.shard.client_output(stream);
+        let taken = bytes[..bytes.len().min(self.portion)].to_vec();
+        self.shard.client_written(stream, taken.len());
+        self.got.get_mut(&stream.0).expect("an open one").extend(taken);
+        match self.shard.client_interest(stream) {
+            ClientInterest::Close(why) => self.close(stream, why),
+            ClientInterest::Serve { read: false } => {
+                self.read_off.insert(stream.0);
+            }
+            ClientInterest::Serve { read: true } => {
+                self.read_off.remove(&stream.0);
+            }
+        }
+    }
+
+    /// Makes a connection writable. An engine reports this only if there is output.
+    fn on_room(&mut self, stream: ConnectionSlot) {
+        if !self.ended.contains_key(&stream.0) && !self.shard.client_output(stream).is_empty() {
+            self.serve_client(stream);
+        }
+    }
+
+    fn close(&mut self, stream: ConnectionSlot, why: ClientCloseReason) {
+        self.ended.insert(stream.0, why);
+        self.shard.on_client_closed(stream, why);
+    }
+
+    fn serve_backend(&mut self, route: Route) {
+        let key = (route.backend.0, route.socket.number());
+        if self.shard.backend_interest(route) == BackendInterest::Close {
+            self.connections.remove(&key);
+            return self.close_backend(route, None);
+        }
+        let behaviour = self.behaviours[route.backend.index()];
+        let is_open = self.connections.contains_key(&key);
+        if !is_open {
+            match behaviour {
+                Behaviour::Refuses => return self.close_backend(route, Some(BackendCloseReason::Refused)),
+                Behaviour::NeverConnects => {
+                    self.connections.insert(key, ServerEnd::default());
+                }
+                Behaviour::Answers | Behaviour::NeverAnswers | Behaviour::ClosesAfterEach => {
+                    self.connections.insert(key, ServerEnd { open: true, ..ServerEnd::default() });
+                    self.shard.on_backend_open(route);
+                }
+            }
+        }
+        let server_end = self.connections.get_mut(&key).expect("just made");
+        if server_end.open {
+            let bytes = self.shard.backend_output(route).to_vec();
+            server_end.received.extend(&bytes);
+            self.shard.backend_written(route, bytes.len());
+        }
+    }
+
+    fn close_backend(&mut self, route: Route, why: Option<BackendCloseReason>) {
+        let Self { shard, datagrams, .. } = self;
+        shard.on_backend_closed(route, why, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+    }
+
+    /// Returns the queries that servers have received over connections.
+    fn received(&self) -> Vec<(Route, Vec<u8>)> {
+        let route = |key: &(u16, u16)| Route {
+            backend: BackendSlot(key.0),
+            socket: dnslob::base::addr::SocketSlot::from_number(key.1),
+        };
+        let each = |(key, server_end): (&(u16, u16), &ServerEnd)| {
+            messages(&server_end.received).into_iter().map(|m| (route(key), m)).collect::<Vec<_>>()
+        };
+        self.connections.iter().flat_map(each).collect()
+    }
+
+    fn deliver(&mut self, route: Route, bytes: &[u8]) {
+        let Self { shard, datagrams, .. } = self;
+        shard.on_backend_bytes(route, bytes, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+        self.pending();
+    }
+
+    /// Each server acts once according to its behaviour.
+    fn servers_turn(&mut self) {
+        for key in self.connections.keys().copied().collect::<Vec<_>>() {
+            let route = Route {
+                backend: BackendSlot(key.0),
+                socket: dnslob::base::addr::SocketSlot::from_number(key.1),
+            };
+            let Some(server_end) = self.connections.get_mut(&key) else { continue };
+            let received = messages(&std::mem::take(&mut server_end.received));
+            match self.behaviours[route.backend.index()] {
+                Behaviour::Answers => {
+                    let mut replies: Vec<_> = received.iter().map(|q| framed(&answer(q, &[], 0))).collect();
+                    // Out of order, and split at an arbitrary byte.
+                    for at in (1..replies.len()).rev() {
+                        replies.swap(at, self.rng.below(at as u32 + 1) as usize);
+                    }
+                    let all = replies.concat();
+                    let cut = self.rng.below(all.len() as u32 + 1) as usize;
+                    self.deliver(route, &all[..cut]);
+                    self.deliver(route, &all[cut..]);
+                }
+                Behaviour::ClosesAfterEach => {
+                    if let Some(first) = received.first() {
+                        self.deliver(route, &framed(&answer(first, &[], 0)));
+                        if self.connections.remove(&key).is_some() {
+                            self.close_backend(route, Some(BackendCloseReason::Closed));
+                            self.pending();
+                        }
+                    }
+                }
+                Behaviour::NeverAnswers => {}
+                Behaviour::Refuses | Behaviour::NeverConnects => {
+                    if !received.is_empty() && self.connections.remove(&key).is_some() {
+                        self.close_backend(route, Some(BackendCloseReason::Broken));
+                        self.pending();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A client sends a query by UDP. Its server answers over TCP with more bytes than the client
+    /// accepts.
+    fn answer_at_length(&mut self, from: Client) {
+        let mut bytes = query(77, 5, 1);
+        let length = bytes.len();
+        bytes.resize(600, 0);
+        let verdict = self.shard.on_query(from, &mut Packet::new(&mut bytes, 0, length));
+        assert_eq!(verdict, Verdict::Hold);
+        self.pending();
+        let (route, received) = self.received().remove(0);
+        let record = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 2, 88][..], &[0; 600]].concat();
+        self.deliver(route, &framed(&answer(&received, &record, 1)));
+    }
+
+    fn ends(&self, why: ClientCloseReason) -> u64 {
+        self.live_state.shards()[0].clients.ended(why).get()
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.live_state.shards()[0].dropped(reason).get()
+    }
+
+    fn got(&self, stream: ConnectionSlot) -> Vec<Vec<u8>> {
+        messages(&self.got[&stream.0])
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            self.servers_turn();
+            self.pass(0);
+        }
+    }
+}
+
+#[test]
+fn queries_split_at_any_byte_are_answered_in_order_of_completion() {
+    let mut harness = Harness::new(&TestConfig::new(1), 1);
+    let stream = harness.connect(CLIENT).expect("taken");
+    let bytes: Vec<u8> = (0..9).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    for piece in bytes.chunks(5) {
+        harness.send(stream, piece);
+    }
+    assert_eq!(harness.received().len(), 9, "all go by one connection");
+    assert_eq!(harness.connections.len(), 1);
+    harness.settle();
+    let ids: BTreeSet<u16> = harness.got(stream).iter().map(|m| u16::from_be_bytes([m[0], m[1]])).collect();
+    assert_eq!(ids, (0..9).collect());
+    for message in harness.got(stream) {
+        assert_eq!(u32::from(u16::from_be_bytes([message[0], message[1]])), number(&message));
+    }
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_connection_at_its_in_flight_limit_is_not_read() {
+    let mut config = TestConfig::new(1);
+    let mut listener = (*config.listeners[0]).clone();
+    listener.connection_options.in_flight = 2;
+    config.listeners = vec![Arc::new(listener)];
+    let mut harness = Harness::new(&config, 2);
+    let stream = harness.connect(CLIENT).expect("taken");
+    let bytes: Vec<u8> = (0..5).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    harness.send(stream, &bytes);
+    harness.pass(0);
+    assert_eq!(harness.received().len(), 2);
+    assert!(harness.read_off.contains(&stream.0));
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 5, "each answer lets another query go");
+    assert!(!harness.read_off.contains(&stream.0));
+}
+
+/// Limits connections to one query in flight.
+fn one_at_a_time(config: &mut TestConfig) {
+    let mut listener = (*config.listeners[0]).clone();
+    listener.connection_options.in_flight = 1;
+    config.listeners = vec![Arc::new(listener)];
+}
+
+/// Returns a message that is dropped at once, without an answer, since it is not a query.
+fn no_query(id: u16) -> Vec<u8> {
+    framed(&answer(&query(id, id.into(), 1), &[], 0))
+}
+
+#[test]
+fn a_connection_at_its_limit_is_read_again_after_a_lost_query() {
+    let mut config = TestConfig::new(1);
+    one_at_a_time(&mut config);
+    config.globals.client_connections.receive_timeout = TickDelta::from_ms(60_000);
+    config.backends[0].as_mut().expect("one").connections.receive_timeout = TickDelta::from_ms(600);
+    let mut harness = Harness::new(&config, 21);
+    harness.behaviours = vec![Behaviour::NeverAnswers];
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    harness.pass(0);
+    assert!(harness.read_off.contains(&stream.0));
+    harness.pass(2_000);
+    assert_eq!((harness.shard.outstanding(), harness.got(stream).len()), (0, 0), "it is lost");
+    assert!(!harness.read_off.contains(&stream.0), "the next one is read");
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_connection_is_read_again_after_all_its_queries_are_dropped() {
+    let mut config = TestConfig::new(1);
+    one_at_a_time(&mut config);
+    let mut harness = Harness::new(&config, 22);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &[framed(&query(1, 1, 1)), no_query(2), no_query(3)].concat());
+    harness.pass(0);
+    assert!(harness.read_off.contains(&stream.0));
+    harness.settle();
+    assert_eq!((harness.got(stream).len(), harness.drops(DropReason::QueryIsResponse)), (1, 2));
+    assert!(!harness.read_off.contains(&stream.0));
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn the_receive_timeout_restarts_when_reading_resumes() {
+    let mut config = TestConfig::new(1);
+    one_at_a_time(&mut config);
+    let connections = &mut config.backends[0].as_mut().expect("one").connections;
+    (connections.receive_timeout, connections.tries) = (TickDelta::from_ms(15_000), 1);
+    let mut harness = Harness::new(&config, 23);
+    harness.behaviours = vec![Behaviour::NeverAnswers];
+    let stream = harness.connect(CLIENT).expect("taken");
+    let next = framed(&query(2, 2, 1));
+    harness.send(stream, &[&framed(&query(1, 1, 1))[..], &next[..9]].concat());
+    harness.pass(14_000);
+    assert_eq!(harness.shard.outstanding(), 1);
+    harness.pass(5_000);
+    assert_eq!((harness.shard.outstanding(), harness.ended.get(&stream.0)), (0, None), "lost, and open");
+    harness.pass(12_000);
+    assert_eq!(
+        harness.ended.get(&stream.0),
+        Some(&ClientCloseReason::ReadTimeout),
+        "the second half never comes"
+    );
+}
+
+#[test]
+fn reading_slowly_does_not_extend_a_connection() {
+    let mut config = TestConfig::new(1);
+    config.globals.client_connections.duration = TickDelta::from_ms(30_000);
+    let mut harness = Harness::new(&config, 24);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.portion = 0;
+    harness.ask(stream, 1, 1);
+    harness.settle();
+    for second in 0..40 {
+        assert!(!harness.ended.contains_key(&stream.0), "{second} s");
+        harness.pass(1_000);
+        harness.portion = usize::from(second % 5 == 0);
+        harness.serve_client(stream);
+        harness.portion = 0;
+    }
+    harness.pass(1_000);
+    assert_eq!(
+        harness.ended.get(&stream.0),
+        Some(&ClientCloseReason::Duration),
+        "after another receive timeout"
+    );
+    assert!(harness.got[&stream.0].len() > 5, "it has taken some");
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn queries_read_before_the_deadline_are_answered() {
+    let mut config = TestConfig::new(1);
+    one_at_a_time(&mut config);
+    config.globals.client_connections.duration = TickDelta::from_ms(5_000);
+    let mut harness = Harness::new(&config, 25);
+    let stream = harness.connect(CLIENT).expect("taken");
+    let bytes: Vec<u8> = (0..3).flat_map(|n| framed(&query(n, n.into(), 1))).collect();
+    harness.send(stream, &bytes);
+    harness.pass(6_000);
+    assert!(harness.ended.is_empty(), "its first query is still asked");
+    harness.settle();
+    assert_eq!((harness.got(stream).len(), harness.ended[&stream.0]), (3, ClientCloseReason::Duration));
+}
+
+/// Returns a harness with nine of ten allowed connections open: above the overload threshold.
+fn near_the_limit(seed: u64) -> (Harness, Vec<ConnectionSlot>) {
+    let mut config = TestConfig::new(1);
+    config.globals.client_connections.connections = 10;
+    config.globals.client_connections.overload_percent = 50;
+    let mut harness = Harness::new(&config, seed);
+    let streams = (0..9).map(|_| harness.connect(CLIENT).expect("taken")).collect();
+    (harness, streams)
+}
+
+#[test]
+fn near_the_limit_partial_queries_and_unread_answers_do_not_extend_a_connection() {
+    let (mut harness, streams) = near_the_limit(26);
+    harness.send(streams[0], &[0]);
+    harness.portion = 0;
+    harness.ask(streams[1], 1, 1);
+    harness.servers_turn();
+    harness.pass(0);
+    harness.portion = usize::MAX;
+    harness.pass(2_000);
+    assert_eq!(harness.ended.get(&streams[0].0), Some(&ClientCloseReason::ReadTimeout));
+    assert_eq!(harness.ended.get(&streams[1].0), Some(&ClientCloseReason::WriteTimeout));
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn near_the_limit_a_connection_is_closed_after_its_answers() {
+    let (mut harness, streams) = near_the_limit(27);
+    for n in 0..3 {
+        harness.ask(streams[0], n, n.into());
+    }
+    harness.pass(0);
+    assert!(harness.ended.is_empty());
+    harness.settle();
+    assert_eq!(harness.got(streams[0]).len(), 3, "each is answered");
+    assert_eq!(harness.ended, BTreeMap::from([(streams[0].0, ClientCloseReason::Overload)]));
+    // A dropped message counts as finished, too; a query after it in the same read does not.
+    harness.send(streams[1], &[no_query(1), framed(&query(2, 2, 1))].concat());
+    harness.settle();
+    assert_eq!(
+        (harness.got(streams[1]).len(), harness.ended[&streams[1].0]),
+        (1, ClientCloseReason::Overload)
+    );
+    harness.shard.check_invariants();
+}
+
+/// Returns a query with the edns-tcp-keepalive option (RFC 7828).
+fn query_with_keepalive(id: u16) -> Vec<u8> {
+    let mut bytes = query(id, 1, 1);
+    bytes[11] = 1;
+    bytes.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0]);
+    bytes
+}
+
+fn answer_with_opt(asked: &[u8], length: u16) -> Vec<u8> {
+    let mut bytes = asked[..asked.len() - 11].to_vec();
+    bytes[2] |= 0x80;
+    bytes[7] = 1;
+    bytes.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
+    bytes.extend(length.to_be_bytes());
+    bytes.resize(bytes.len() + usize::from(length), 0);
+    bytes.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+#[test]
+fn the_keepalive_option_is_the_idle_timeout_and_0_when_the_connection_ends() {
+    type Set = fn(&mut dnslob::stats::connection_limits::ClientConnectionLimits);
+    let query_table: [(Set, u64); 5] = [
+        (|_| {}, 10_000),
+        (|l| l.receive_timeout = TickDelta::from_ms(50), 100),
+        (|l| l.queries = 1, 0),
+        (|l| l.connections = 1, 0),
+        (|l| (l.connections, l.overload_percent) = (1, 0), 10_000),
+    ];
+    for (at, (set, timeout_ms)) in query_table.into_iter().enumerate() {
+        let mut config = TestConfig::new(1);
+        set(&mut config.globals.client_connections);
+        let mut harness = Harness::new(&config, 28);
+        let stream = harness.connect(CLIENT).expect("taken");
+        harness.send(stream, &framed(&query_with_keepalive(1)));
+        let (route, asked) = harness.received().remove(0);
+        harness.deliver(route, &framed(&answer_with_opt(&asked, 10)));
+        let got = harness.got(stream);
+        assert_eq!(keepalive::timeout(&got[0]), Some(TickDelta::from_ms(timeout_ms)), "case {at}");
+    }
+    // The option is 0, too, if the connection is about to close because its listener is closed.
+    let mut harness = Harness::new(&TestConfig::new(1), 28);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query_with_keepalive(1)));
+    harness.shard.finish_clients(None);
+    let (route, asked) = harness.received().remove(0);
+    harness.deliver(route, &framed(&answer_with_opt(&asked, 10)));
+    assert_eq!(keepalive::timeout(&harness.got(stream)[0]), Some(TickDelta(0)));
+}
+
+#[test]
+fn a_connection_of_a_closed_listener_answers_its_first_query() {
+    let mut harness = Harness::new(&TestConfig::new(1), 30);
+    let connected: Vec<ConnectionSlot> =
+        (1..=4).map(|n| harness.connect(&format!("10.0.0.{n}:1")).expect("taken")).collect();
+    let [fresh, begun, idle, silent] = connected[..] else { panic!("four connections") };
+    for stream in [begun, idle] {
+        harness.ask(stream, 1, 1);
+        harness.settle();
+        assert_eq!(harness.got(stream).len(), 1);
+    }
+    let second = framed(&query(2, 2, 1));
+    harness.send(begun, &second[..7]);
+    harness.shard.finish_clients(None);
+    harness.pass(0);
+    let ended = |harness: &Harness| harness.ended.clone().into_iter().collect::<Vec<_>>();
+    assert_eq!(
+        ended(&harness),
+        [(idle.0, ClientCloseReason::Closing)],
+        "a client may ask where it was answered before"
+    );
+    harness.pass(500);
+    harness.send(begun, &second[7..]);
+    // Two queries in one read: both are forwarded.
+    harness.send(fresh, &[framed(&query(3, 3, 1)), framed(&query(4, 4, 1))].concat());
+    harness.settle();
+    assert_eq!((harness.got(begun).len(), harness.got(fresh).len()), (2, 2));
+    assert_eq!(harness.ended.get(&silent.0), None, "its query may be on its way");
+    harness.pass(1_100);
+    assert!(
+        connected.iter().all(|s| harness.ended.get(&s.0) == Some(&ClientCloseReason::Closing)),
+        "{:?}",
+        harness.ended
+    );
+}
+
+#[test]
+fn the_longest_answer_is_delivered_to_a_client_with_the_keepalive_option() {
+    for spare in [0, 1, 5, 6, 7] {
+        let mut harness = Harness::new(&TestConfig::new(1), 29);
+        let stream = harness.connect(CLIENT).expect("taken");
+        harness.send(stream, &framed(&query_with_keepalive(1)));
+        let (route, asked) = harness.received().remove(0);
+        let around = answer_with_opt(&asked, 0).len() as u16;
+        let answer = answer_with_opt(&asked, u16::MAX - spare - around);
+        assert_eq!(answer.len(), usize::from(u16::MAX - spare));
+        harness.deliver(route, &framed(&answer));
+        let got = harness.got(stream);
+        assert_eq!(got.len(), 1, "{spare} bytes to spare");
+        assert_eq!(keepalive::timeout(&got[0]).is_some(), spare >= 6, "{spare} bytes to spare");
+        harness.shard.check_invariants();
+    }
+}
+
+#[test]
+fn an_invalid_frame_closes_the_connection_with_its_reason() {
+    for (bytes, why) in [
+        (&[0_u8, 0][..], ClientCloseReason::BadFrame),
+        (&[0, 11], ClientCloseReason::BadFrame),
+        (b"GET / HTTP/1.1\r\n\r\n", ClientCloseReason::ReadTimeout),
+    ] {
+        let mut harness = Harness::new(&TestConfig::new(1), 3);
+        let stream = harness.connect(CLIENT).expect("taken");
+        harness.send(stream, bytes);
+        harness.pass(11_000);
+        assert_eq!(harness.ended.get(&stream.0), Some(&why), "{bytes:?}");
+        assert_eq!((harness.ends(why), harness.shard.clients_open()), (1, 0));
+    }
+}
+
+#[test]
+fn each_limit_closes_a_connection_with_its_own_reason() {
+    type Set = fn(&mut dnslob::stats::connection_limits::ClientConnectionLimits);
+    type Act = fn(&mut Harness, ConnectionSlot);
+    let query_table: [(ClientCloseReason, Set, Act); 6] = [
+        (ClientCloseReason::Idle, |_| {}, |w, _| w.pass(11_000)),
+        (
+            ClientCloseReason::ReadTimeout,
+            |_| {},
+            |w, s| {
+                w.send(s, &[0]);
+                w.pass(11_000);
+            },
+        ),
+        (
+            ClientCloseReason::Reads,
+            |l| l.reads_per_query = 10,
+            |w, s| (0..12).for_each(|_| w.send(s, if s.0 == 0 { &[0] } else { &[] })),
+        ),
+        (
+            ClientCloseReason::Queries,
+            |l| l.queries = 2,
+            |w, s| {
+                w.ask(s, 1, 1);
+                w.ask(s, 2, 2);
+                w.ask(s, 3, 3);
+                w.settle();
+                assert_eq!(w.got(s).len(), 2);
+            },
+        ),
+        (
+            ClientCloseReason::Duration,
+            |l| l.duration = TickDelta::from_ms(30_000),
+            |w, s| {
+                for n in 0..40 {
+                    if !w.ended.contains_key(&s.0) {
+                        w.ask(s, n, n.into());
+                        w.settle();
+                        w.pass(1_000);
+                    }
+                }
+            },
+        ),
+        (
+            ClientCloseReason::WriteTimeout,
+            |_| {},
+            |w, s| {
+                w.portion = 0;
+                w.ask(s, 1, 1);
+                w.settle();
+                w.pass(11_000);
+            },
+        ),
+    ];
+    for (why, set, act) in query_table {
+        let mut config = TestConfig::new(1);
+        set(&mut config.globals.client_connections);
+        let mut harness = Harness::new(&config, 4);
+        let stream = harness.connect(CLIENT).expect("taken");
+        // The test of the read limit needs a frame that never ends.
+        if why == ClientCloseReason::Reads {
+            harness.send(stream, &[1]);
+        }
+        act(&mut harness, stream);
+        assert_eq!(harness.ended.get(&stream.0), Some(&why), "{why:?}");
+        assert_eq!(harness.ends(why), 1, "{why:?}");
+        harness.shard.check_invariants();
+    }
+}
+
+#[test]
+fn connections_beyond_a_limit_are_refused_and_counted() {
+    let mut config = TestConfig::new(1);
+    config.globals.client_connections.connections = 3;
+    config.globals.client_connections.overload_percent = 0;
+    config.globals.client_connections.connections_per_client = 2;
+    let mut harness = Harness::new(&config, 5);
+    assert!(harness.connect(CLIENT).is_some() && harness.connect(CLIENT).is_some());
+    assert!(harness.connect(CLIENT).is_none());
+    assert_eq!(harness.ends(ClientCloseReason::PerClient), 1);
+    assert!(harness.connect("127.0.0.2:1").is_some());
+    assert!(harness.connect("127.0.0.3:1").is_none());
+    assert_eq!(harness.ends(ClientCloseReason::Connections), 1);
+    assert!(harness.connect("192.0.2.1:1").is_none());
+    assert_eq!(harness.ends(ClientCloseReason::Acl), 1);
+    harness.pass(11_000);
+    assert!(harness.connect(CLIENT).is_some(), "those that ended make room");
+}
+
+#[test]
+fn near_the_limit_idle_connections_close_ten_times_sooner() {
+    let mut config = TestConfig::new(1);
+    config.globals.client_connections.connections = 10;
+    let mut harness = Harness::new(&config, 6);
+    let streams: Vec<_> = (0..9).map(|_| harness.connect(CLIENT).expect("taken")).collect();
+    harness.pass(2_000);
+    assert!(streams.iter().any(|s| harness.ended.get(&s.0) == Some(&ClientCloseReason::Overload)));
+}
+
+#[test]
+fn a_client_that_has_closed_its_end_is_still_answered() {
+    let mut harness = Harness::new(&TestConfig::new(1), 7);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    harness.shard.on_client_end(stream);
+    harness.pending();
+    assert!(harness.ended.is_empty());
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 1);
+    assert_eq!(harness.ended[&stream.0], ClientCloseReason::Client);
+}
+
+#[test]
+fn a_query_goes_to_the_next_server_after_any_failure_of_the_first() {
+    for behaviour in
+        [Behaviour::Refuses, Behaviour::NeverConnects, Behaviour::NeverAnswers, Behaviour::ClosesAfterEach]
+    {
+        let mut config = TestConfig::new(3);
+        for backend in config.backends.iter_mut().flatten() {
+            backend.order = if backend.slot.0 < 2 { 1 } else { 2 };
+            backend.connections.connect_timeout = TickDelta::from_ms(500);
+            backend.connections.receive_timeout = TickDelta::from_ms(1_000);
+        }
+        let mut harness = Harness::new(&config, 8);
+        harness.behaviours = vec![behaviour, behaviour, Behaviour::Answers];
+        let stream = harness.connect(CLIENT).expect("taken");
+        for n in 0..50 {
+            harness.ask(stream, n, n.into());
+        }
+        for _ in 0..100 {
+            harness.settle();
+            harness.pass(100);
+        }
+        let answered: BTreeSet<u32> = harness.got(stream).iter().map(|m| number(m)).collect();
+        assert_eq!(answered.len(), 50, "{behaviour:?}");
+        assert_eq!(harness.got(stream).len(), 50, "{behaviour:?}: each once");
+        assert_eq!(
+            (harness.drops(DropReason::BackendConnectionFailed), harness.drops(DropReason::Timeout)),
+            (0, 0)
+        );
+        assert_eq!(harness.shard.outstanding(), 0);
+        harness.shard.check_invariants();
+    }
+}
+
+#[test]
+fn a_query_without_a_server_is_dropped_with_its_reason() {
+    let mut harness = Harness::new(&TestConfig::new(2), 9);
+    harness.behaviours = vec![Behaviour::Refuses; 2];
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    harness.settle();
+    assert_eq!((harness.drops(DropReason::BackendConnectionFailed), harness.shard.outstanding()), (1, 0));
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_datagram_to_a_tcp_only_server_gets_a_truncated_answer() {
+    let mut config = TestConfig::new(1);
+    config.backends[0].as_mut().expect("one").connections.only = true;
+    let mut harness = Harness::new(&config, 10);
+    let from: Client = client(CLIENT);
+    harness.answer_at_length(from);
+    let (verdict, answer) = harness.datagrams.pop_front().expect("an answer");
+    assert_eq!(verdict, Verdict::Deliver(from));
+    assert_eq!((answer[2] & 2, answer[7], &answer[..2]), (2, 0, &[0, 77][..]), "TC, no records, own id");
+}
+
+#[test]
+fn a_truncated_answer_is_retried_over_tcp() {
+    let config = TestConfig::new(1);
+    let mut harness = Harness::new(&config, 11);
+    let mut snapshot = (*config.snapshot()).clone();
+    snapshot.pools[0].tcp_to_udp = true;
+    snapshot.generation = 2;
+    harness.snapshot = Arc::new(snapshot);
+    harness.pass(0);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 9, 9);
+    let (verdict, asked) = harness.datagrams.pop_front().expect("a datagram");
+    let Verdict::Forward(route) = verdict else { panic!("{verdict:?}") };
+    let mut truncated = answer(&asked, &[], 0);
+    truncated[2] |= 2;
+    let length = truncated.len();
+    let verdict = harness.shard.on_response(route, &mut Packet::new(&mut truncated, 0, length));
+    assert_eq!(verdict, Verdict::Hold);
+    harness.pending();
+    assert_eq!(harness.received().len(), 1, "by a connection");
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 1);
+    assert_eq!(harness.got(stream)[0][2] & 2, 0, "whole");
+    // A transfer uses TCP at once.
+    harness.send(stream, &framed(&query(10, 10, 252)));
+    assert!(harness.datagrams.is_empty());
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_transfer_is_complete_and_waits_for_a_slow_client() {
+    let mut harness = Harness::new(&TestConfig::new(1), 12);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.portion = 0;
+    harness.send(stream, &framed(&query(3, 3, 252)));
+    let (route, received) = harness.received().remove(0);
+    let filler = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 0x75, 0x30][..], &[0; 30_000]].concat();
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    for _ in 0..10 {
+        harness.deliver(route, &framed(&answer(&received, &filler, 1)));
+    }
+    assert!(matches!(harness.shard.backend_interest(route), BackendInterest::Serve { read: false }));
+    assert!(harness.shard.client_output(stream).len() < 200_000, "no more is taken than the client takes");
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    harness.portion = usize::MAX;
+    for _ in 0..20 {
+        harness.serve_client(stream);
+        harness.pass(0);
+    }
+    assert_eq!(harness.got(stream).len(), 12);
+    assert!(harness.got(stream).iter().all(|m| m[..2] == [0, 3]));
+    assert!(harness.connections.is_empty(), "its connection is used for nothing else");
+    assert_eq!(harness.shard.outstanding(), 0);
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_broken_transfer_closes_the_client_connection() {
+    let mut harness = Harness::new(&TestConfig::new(2), 13);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, 252)));
+    let (route, received) = harness.received().remove(0);
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    harness.connections.clear();
+    harness.close_backend(route, Some(BackendCloseReason::Closed));
+    harness.pending();
+    assert_eq!(harness.ended[&stream.0], ClientCloseReason::Transfer);
+    assert_eq!(harness.drops(DropReason::BackendConnectionFailed), 1);
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_reload_and_a_removed_server_lose_no_query() {
+    let mut config = TestConfig::new(2);
+    let mut harness = Harness::new(&config, 14);
+    let stream = harness.connect(CLIENT).expect("taken");
+    for n in 0..20 {
+        harness.ask(stream, n, n.into());
+    }
+    config.backends[0] = None;
+    config.generation = 2;
+    harness.snapshot = config.snapshot();
+    harness.pass(0);
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 20);
+    harness.pass(1_000);
+    assert!(harness.shard.retired().any(|s| s == BackendSlot(0)), "its connections are closed");
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_proxy_header_before_tls_is_expected_after_the_listener_has_changed() {
+    let mut harness = Harness::new(&TestConfig::new(1), 15);
+    let change = |harness: &mut Harness, change: &dyn Fn(&mut Snapshot)| {
+        let mut next = Snapshot::clone(&harness.snapshot);
+        next.generation += 1;
+        change(&mut next);
+        harness.snapshot = Arc::new(next);
+        harness.pass(0);
+    };
+    change(&mut harness, &|next| {
+        let outside = Listener { proxy: ProxyHeader::Outside, ..Listener::clone(&next.listeners[0]) };
+        next.listeners[0] = Arc::new(outside);
+        next.globals.proxy.peers = "127.0.0.0/8".parse().into_iter().collect();
+    });
+    let stream = harness.connect(CLIENT).expect("taken");
+    assert!(harness.shard.header_comes_first(stream));
+    // A reload has opened other listeners in its place.
+    change(&mut harness, &|next| next.listeners.clear());
+    assert!(harness.shard.header_comes_first(stream));
+    let header = b"PROXY TCP4 127.0.0.7 127.0.0.1 4711 853\r\n";
+    assert_eq!(harness.shard.on_header_bytes(stream, &[&header[..], b"\x16\x03\x01"].concat()), header.len());
+    assert!(!harness.shard.header_comes_first(stream));
+}
+
+/// Runs random events in random order. Counters must add up, and each query that a good server
+/// could answer is answered exactly once.
+fn play(seed: u64) {
+    let mut config = TestConfig::new(4);
+    for backend in config.backends.iter_mut().flatten() {
+        backend.connections.connect_timeout = TickDelta::from_ms(300);
+        backend.connections.receive_timeout = TickDelta::from_ms(600);
+        backend.connections.in_flight = 8;
+        backend.connections.only = backend.slot.0 == 1;
+    }
+    config.globals.client_connections.receive_timeout = TickDelta::from_ms(60_000);
+    config.globals.client_connections.send_timeout = TickDelta::from_ms(60_000);
+    let mut harness = Harness::new(&config, seed);
+    let behaviours =
+        [Behaviour::Refuses, Behaviour::NeverConnects, Behaviour::NeverAnswers, Behaviour::ClosesAfterEach];
+    // Server 3 always answers.
+    harness.live_state.set_state(BackendSlot(3), State::Up);
+    let (mut streams, mut waiting) = (Vec::new(), BTreeMap::<u32, Vec<u8>>::new());
+    let mut asked = BTreeMap::<u32, Vec<u32>>::new();
+    let mut next = 0;
+    for _ in 0..400 {
+        match harness.rng.below(12) {
+            0 => {
+                if let Some(stream) = harness.connect(CLIENT) {
+                    assert!(!streams.contains(&stream), "a number is not in use twice");
+                    streams.push(stream);
+                    asked.insert(stream.0, Vec::new());
+                    waiting.insert(stream.0, Vec::new());
+                }
+            }
+            1..=5 if !streams.is_empty() => {
+                let stream = streams[harness.rng.below(streams.len() as u32) as usize];
+                let bytes = waiting.get_mut(&stream.0).expect("open");
+                for _ in 0..harness.rng.below(4) {
+                    bytes.extend(framed(&query(harness.rng.id(), next, 1)));
+                    asked.get_mut(&stream.0).expect("open").push(next);
+                    next += 1;
+                }
+                if !harness.read_off.contains(&stream.0) {
+                    let count = harness.rng.below(bytes.len() as u32 + 1) as usize;
+                    let piece: Vec<u8> = bytes.drain(..count).collect();
+                    harness.send(stream, &piece);
+                }
+            }
+            6 => {
+                let at = harness.rng.below(3) as usize;
+                harness.behaviours[at] = behaviours[harness.rng.below(4) as usize];
+            }
+            7 => harness.behaviours[harness.rng.below(3) as usize] = Behaviour::Answers,
+            8 => harness.portion = [0, 1, 7, usize::MAX][harness.rng.below(4) as usize],
+            9 => {
+                // The good server is never slow.
+                let ms = harness.rng.below(200).into();
+                harness.servers_turn();
+                harness.pass(ms);
+                harness.servers_turn();
+            }
+            10 if streams.len() > 3 && harness.rng.below(8) == 0 => {
+                // The client has left.
+                let stream = streams.swap_remove(0);
+                harness.close(stream, ClientCloseReason::Broken);
+                asked.remove(&stream.0);
+                waiting.remove(&stream.0);
+            }
+            _ => harness.servers_turn(),
+        }
+        harness.shard.check_invariants();
+    }
+    harness.portion = usize::MAX;
+    for round in 0..400 {
+        for stream in streams.clone() {
+            harness.on_room(stream);
+            let bytes = waiting.get_mut(&stream.0).expect("open");
+            if !harness.read_off.contains(&stream.0) && !bytes.is_empty() {
+                let rest = std::mem::take(bytes);
+                harness.send(stream, &rest);
+            }
+        }
+        harness.servers_turn();
+        harness.pass(if round % 4 == 0 { 50 } else { 0 });
+    }
+    assert_eq!(harness.shard.outstanding(), 0);
+    let drops = DropReason::ALL.map(|r| (r.label(), harness.drops(r)));
+    let drops: Vec<_> = drops.iter().filter(|(_, n)| *n > 0).collect();
+    for stream in streams {
+        assert!(!harness.ended.contains_key(&stream.0), "{:?}", harness.ended.get(&stream.0));
+        let mut got: Vec<u32> = harness.got(stream).iter().map(|m| number(m)).collect();
+        got.sort_unstable();
+        assert_eq!(got, asked[&stream.0], "{drops:?}");
+    }
+    let stats = &harness.live_state.shards()[0];
+    let left = harness.drops(DropReason::ClientGone) + harness.drops(DropReason::Timeout);
+    assert_eq!(
+        stats.queries.get(),
+        stats.responses.get() + left,
+        "only who has left gets none, but {drops:?}"
+    );
+    harness.shard.check_invariants();
+}
+
+/// Runs servers that fail, clients at their limits and dropped messages in random order. Afterwards
+/// no connection may be left that is neither read nor written.
+fn strain(seed: u64) {
+    let mut rng = ShardRng::from_seed(seed ^ 0x5eed);
+    let mut config = TestConfig::new(2);
+    for backend in config.backends.iter_mut().flatten() {
+        backend.connections.connect_timeout = TickDelta::from_ms(200);
+        backend.connections.receive_timeout = TickDelta::from_ms(400);
+    }
+    let mut listener = (*config.listeners[0]).clone();
+    listener.connection_options.in_flight = rng.below(3) as u16 + 1;
+    config.listeners = vec![Arc::new(listener)];
+    let limits = &mut config.globals.client_connections;
+    limits.receive_timeout = TickDelta::from_ms(60_000);
+    limits.send_timeout = TickDelta::from_ms(60_000);
+    // Some listeners have their own limits.
+    match rng.below(4) {
+        0 => limits.queries = 7,
+        1 => limits.duration = TickDelta::from_ms(1_500),
+        2 => (limits.connections, limits.overload_percent) = (10, 40),
+        _ => {}
+    }
+    let mut harness = Harness::new(&config, seed);
+    let behaviours = [
+        Behaviour::Refuses,
+        Behaviour::NeverConnects,
+        Behaviour::NeverAnswers,
+        Behaviour::ClosesAfterEach,
+        Behaviour::Answers,
+    ];
+    let mut streams: Vec<(ConnectionSlot, Vec<u8>)> = Vec::new();
+    let mut next = 0;
+    for _ in 0..200 {
+        match harness.rng.below(10) {
+            0 if streams.len() < 6 => streams.extend(harness.connect(CLIENT).map(|s| (s, Vec::new()))),
+            1..=4 if !streams.is_empty() => {
+                let at = harness.rng.below(streams.len() as u32) as usize;
+                let (stream, bytes) = &mut streams[at];
+                for _ in 0..harness.rng.below(5) {
+                    next += 1;
+                    if harness.rng.below(3) == 0 {
+                        bytes.extend(no_query(next));
+                    } else {
+                        bytes.extend(framed(&query(next, next.into(), 1)));
+                    }
+                }
+                if !harness.read_off.contains(&stream.0) {
+                    let count = harness.rng.below(bytes.len() as u32 + 1) as usize;
+                    let piece: Vec<u8> = bytes.drain(..count).collect();
+                    let stream = *stream;
+                    harness.send(stream, &piece);
+                }
+            }
+            5 => {
+                harness.behaviours[harness.rng.below(2) as usize] = behaviours[harness.rng.below(5) as usize]
+            }
+            6 => harness.portion = [0, 1, 40, usize::MAX][harness.rng.below(4) as usize],
+            7 => {
+                let ms = harness.rng.below(300).into();
+                harness.pass(ms);
+            }
+            8 if !streams.is_empty() && harness.rng.below(6) == 0 => {
+                let at = harness.rng.below(streams.len() as u32) as usize;
+                let (stream, bytes) = &mut streams[at];
+                // Some clients close their side, some disappear, and some listeners are closed.
+                bytes.clear();
+                let stream = *stream;
+                match harness.rng.below(8) {
+                    0 => harness.shard.finish_clients(None),
+                    1..=4 => harness.shard.on_client_end(stream),
+                    _ => harness.close(stream, ClientCloseReason::Broken),
+                }
+            }
+            _ => harness.servers_turn(),
+        }
+        harness.shard.check_invariants();
+        streams.retain(|(stream, _)| !harness.ended.contains_key(&stream.0));
+    }
+    harness.portion = usize::MAX;
+    harness.behaviours = vec![Behaviour::NeverAnswers, Behaviour::Answers];
+    for _ in 0..400 {
+        for (stream, bytes) in &mut streams {
+            harness.on_room(*stream);
+            if !harness.ended.contains_key(&stream.0) && !harness.read_off.contains(&stream.0) {
+                let rest = std::mem::take(bytes);
+                harness.send(*stream, &rest);
+            }
+        }
+        harness.servers_turn();
+        harness.pass(50);
+        harness.shard.check_invariants();
+    }
+    assert_eq!(harness.shard.outstanding(), 0);
+    for (stream, bytes) in streams.iter().filter(|(s, _)| !harness.ended.contains_key(&s.0)) {
+        assert!(bytes.is_empty(), "all of {stream:?} is read");
+        assert!(!harness.read_off.contains(&stream.0), "{stream:?} is read");
+    }
+}
+
+#[test]
+fn no_connection_hangs() {
+    for seed in 0..300 {
+        if let Err(panic) = std::panic::catch_unwind(|| strain(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn every_query_that_a_server_can_answer_is_answered() {
+    for seed in 0..150 {
+        if let Err(panic) = std::panic::catch_unwind(|| play(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Tests backend connections that break, stall, are full or carry unsolicited messages.
+
+use super::*;
+
+const AXFR: u16 = 252;
+
+/// Returns a harness with `servers` servers; queries go to the first one first.
+fn harness(servers: usize, set: impl Fn(&mut dnslob::model::Backend)) -> Harness {
+    let mut config = TestConfig::new(servers);
+    config.policy = dnslob::model::policy::Policy::new(dnslob::model::policy::Kind::FirstAvailable);
+    for backend in config.backends.iter_mut().flatten() {
+        backend.order = 1 + i32::from(backend.slot.0);
+        set(backend);
+    }
+    Harness::new(&config, 20)
+}
+
+/// Closes a connection from the server side.
+fn break_off(harness: &mut Harness, route: Route, why: BackendCloseReason) {
+    harness.connections.remove(&(route.backend.0, route.socket.number()));
+    harness.close_backend(route, Some(why));
+    harness.pending();
+}
+
+/// Returns the queries that the server has received, and clears them.
+fn take_received(harness: &mut Harness) -> Vec<(Route, Vec<u8>)> {
+    let received = harness.received();
+    for server_end in harness.connections.values_mut() {
+        server_end.received.clear();
+    }
+    received
+}
+
+fn retries(harness: &Harness) -> u64 {
+    harness.live_state.shards()[0].retries.get()
+}
+
+#[test]
+fn a_server_that_resets_after_each_answer_still_answers_every_query() {
+    let mut harness = harness(1, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    for n in 0..100 {
+        harness.ask(stream, n, n.into());
+    }
+    for _ in 0..400 {
+        harness.pass(1);
+        // The kernel sends a reset when a server closes a socket with unread queries.
+        let Some((route, query)) = harness.received().into_iter().next() else { break };
+        harness.deliver(route, &framed(&answer(&query, &[], 0)));
+        break_off(&mut harness, route, BackendCloseReason::Broken);
+    }
+    assert_eq!(harness.got(stream).len(), 100);
+    assert_eq!(harness.drops(DropReason::BackendConnectionFailed), 0);
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_server_that_closes_early_gets_few_connections_and_is_not_blamed() {
+    let mut harness = harness(1, |b| b.connections.connections = 64);
+    let stream = harness.connect(CLIENT).expect("taken");
+    let mut id = 0;
+    let mut ask = |harness: &mut Harness, count: u16| {
+        for _ in 0..count {
+            harness.ask(stream, id, id.into());
+            id += 1;
+        }
+    };
+    ask(&mut harness, 50);
+    harness.pass(1);
+    let (route, query) = harness.received().remove(0);
+    harness.deliver(route, &framed(&answer(&query, &[], 0)));
+    break_off(&mut harness, route, BackendCloseReason::Closed);
+    assert_eq!(harness.connections.len(), 49, "one query on each");
+    ask(&mut harness, 50);
+    assert_eq!(harness.connections.len(), 64, "but no more connections than may be");
+    // A single failure: more answers allow more queries.
+    harness.settle();
+    for _ in 0..20 {
+        ask(&mut harness, 90);
+        harness.settle();
+    }
+    ask(&mut harness, 90);
+    let mut loads = BTreeMap::<_, u32>::new();
+    harness
+        .received()
+        .into_iter()
+        .for_each(|(route, _)| *loads.entry(route.socket.number()).or_default() += 1);
+    assert!(loads.len() <= 3, "{loads:?}");
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), usize::from(id));
+}
+
+#[test]
+fn an_idle_connection_closed_as_a_query_is_sent_is_not_a_server_failure() {
+    let mut harness = harness(1, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    harness.settle();
+    harness.pass(5_000);
+    harness.ask(stream, 2, 2);
+    let (route, _) = take_received(&mut harness).remove(0);
+    break_off(&mut harness, route, BackendCloseReason::Closed);
+    for n in 3..20 {
+        harness.ask(stream, n, n.into());
+    }
+    assert_eq!(harness.connections.len(), 1, "they go by one connection");
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 19);
+}
+
+#[test]
+fn unsolicited_messages_do_not_count_as_answers() {
+    let mut harness = harness(2, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    let mut connections = 0;
+    // It sends something each time, then closes: no second connection is tried.
+    while let Some((route, query)) = take_received(&mut harness).into_iter().next() {
+        connections += 1;
+        if route.backend == BackendSlot(0) {
+            let mut foreign = answer(&query, &[], 0);
+            foreign[0] ^= 0xff;
+            harness.deliver(route, &framed(&foreign));
+            break_off(&mut harness, route, BackendCloseReason::Closed);
+        } else {
+            harness.deliver(route, &framed(&answer(&query, &[], 0)));
+        }
+    }
+    assert_eq!((connections, harness.got(stream).len()), (2, 1));
+}
+
+#[test]
+fn a_full_server_is_skipped() {
+    let mut harness = harness(3, |b| b.outstanding_max = if b.slot.0 == 1 { 1 } else { 65_535 });
+    let stream = harness.connect(CLIENT).expect("taken");
+    for n in 0..3 {
+        harness.ask(stream, n, n.into());
+    }
+    let (first, _) = harness.received().remove(0);
+    assert_eq!(first.backend, BackendSlot(0));
+    break_off(&mut harness, first, BackendCloseReason::Refused);
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 3);
+    assert_eq!((harness.drops(DropReason::BackendConnectionFailed), retries(&harness)), (0, 3));
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn queries_of_a_closed_client_are_not_retried() {
+    let mut harness = harness(2, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    for n in 0..50 {
+        harness.ask(stream, n, n.into());
+    }
+    harness.close(stream, ClientCloseReason::Broken);
+    let (route, _) = harness.received().remove(0);
+    break_off(&mut harness, route, BackendCloseReason::Broken);
+    assert_eq!((retries(&harness), harness.connections.len(), harness.shard.outstanding()), (0, 0, 0));
+    assert_eq!(
+        (harness.drops(DropReason::ClientGone), harness.drops(DropReason::BackendConnectionFailed)),
+        (50, 0)
+    );
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_query_too_long_for_a_frame_is_dropped_without_a_server_failure() {
+    let config = TestConfig::new(1);
+    let mut harness = Harness::new(&config, 21);
+    let mut snapshot = (*config.snapshot()).clone();
+    let mut backend = (**snapshot.backends[0].as_ref().expect("one")).clone();
+    backend.use_client_subnet = true;
+    snapshot.backends[0] = Some(Arc::new(backend));
+    snapshot.generation = 2;
+    harness.snapshot = Arc::new(snapshot);
+    harness.pass(0);
+    let stream = harness.connect(CLIENT).expect("taken");
+    let mut longest = query(7, 7, 1);
+    // An OPT record whose only option fills the frame.
+    longest[11] = 1;
+    let data = usize::from(u16::MAX) - longest.len() - 11;
+    let option = data - 4;
+    longest.extend([0, 0, 41, 16, 0, 0, 0, 0, 0]);
+    longest.extend((data as u16).to_be_bytes());
+    longest.extend([0xfd, 0xe9]);
+    longest.extend((option as u16).to_be_bytes());
+    longest.resize(usize::from(u16::MAX), 0);
+    harness.send(stream, &framed(&longest));
+    assert_eq!(harness.drops(DropReason::QuerySendError), 1);
+    assert_eq!((harness.shard.outstanding(), harness.received().len()), (0, 0));
+    harness.pass(40_000);
+    assert_eq!(harness.live_state.shards()[0].backend(BackendSlot(0)).timeouts.get(), 0);
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_delayed_answer_is_truncated_to_fit_a_datagram() {
+    let mut harness = Harness::new(&TestConfig::new(1), 22);
+    let text = "newServer{address='127.0.1.0:53', tcpOnly=true, healthCheckMode='up'}\n\
+                addResponseAction(AllRule(), DelayResponseAction(100))\n";
+    let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
+    harness.snapshot = Arc::new(compiled.snapshot);
+    harness.pass(0);
+    let from: Client = client(CLIENT);
+    harness.answer_at_length(from);
+    harness.pass(50);
+    assert!(harness.datagrams.is_empty());
+    harness.pass(100);
+    let (verdict, answer) = harness.datagrams.pop_front().expect("an answer");
+    assert_eq!(verdict, Verdict::Deliver(from));
+    assert_eq!((answer[2] & 2, answer[7], answer.len() <= 512), (2, 0, true), "TC, no records");
+}
+
+#[test]
+fn a_slow_transfer_client_does_not_count_against_its_server() {
+    let mut harness = harness(1, |b| b.connections.receive_timeout = TickDelta::from_ms(2_000));
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.portion = 0;
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    let filler = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 0x75, 0x30][..], &[0; 30_000]].concat();
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    for _ in 0..10 {
+        harness.deliver(route, &framed(&answer(&received, &filler, 1)));
+    }
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    // A little at a time, for more than a minute.
+    harness.portion = 5_000;
+    for _ in 0..80 {
+        harness.serve_client(stream);
+        harness.pass(1_000);
+    }
+    assert_eq!(harness.got(stream).len(), 12);
+    let stats = harness.live_state.shards()[0].backend(BackendSlot(0));
+    assert_eq!((stats.timeouts.get(), stats.connections.ended(BackendCloseReason::Silent).get()), (0, 0));
+    let timed: u32 = (0..dnslob::stats::histogram::BUCKETS).map(|b| stats.latency.count(b)).sum();
+    assert_eq!(timed, 0, "how long it took is the client's doing");
+    assert_eq!(harness.shard.outstanding(), 0);
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_transfer_closes_an_idle_backend_connection_to_get_its_own() {
+    let mut harness = harness(1, |b| b.connections.connections = 1);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    harness.settle();
+    assert_eq!(harness.connections.len(), 1, "kept");
+    harness.send(stream, &framed(&query(2, 2, AXFR)));
+    let zone = [framed(&answer(&query(2, 2, AXFR), &[soa(), soa()].concat(), 2))].concat();
+    assert_eq!(harness.drops(DropReason::OutstandingFull), 0);
+    let (route, received) = take_received(&mut harness).remove(0);
+    let mut zone = zone;
+    zone[2..4].copy_from_slice(&received[..2]);
+    harness.deliver(route, &zone);
+    assert_eq!(harness.got(stream).len(), 2);
+}
+
+#[test]
+fn a_transfer_with_an_invalid_first_message_goes_to_the_next_server() {
+    let mut harness = harness(2, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    assert_eq!(route.backend, BackendSlot(0));
+    // An answer to another question.
+    let mut other = answer(&received, &soa(), 1);
+    other[13] ^= 1;
+    harness.deliver(route, &framed(&other));
+    let (route, received) = take_received(&mut harness).remove(0);
+    assert_eq!(route.backend, BackendSlot(1));
+    harness.deliver(route, &framed(&answer(&received, &[soa(), soa()].concat(), 2)));
+    assert_eq!((harness.got(stream).len(), harness.ended.get(&stream.0)), (1, None));
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_transfer_without_an_answer_closes_its_backend_connection() {
+    let mut harness = harness(1, |b| b.connections.receive_timeout = TickDelta::from_ms(1_000));
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    harness.pass(3_000);
+    assert_eq!((harness.shard.backend_connections_open(), harness.shard.outstanding()), (0, 0));
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_connection_closed_by_its_server_is_not_reopened_for_its_queries() {
+    let mut harness = harness(1, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.portion = 0;
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    let filler = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 0x75, 0x30][..], &[0; 30_000]].concat();
+    let mut bytes = framed(&answer(&received, &soa(), 1));
+    (0..10).for_each(|_| bytes.extend(framed(&answer(&received, &filler, 1))));
+    bytes.extend(framed(&answer(&received, &soa(), 1)));
+    // The last bytes arrive together with the close, before reading could be paused.
+    let Harness { shard, datagrams, .. } = &mut harness;
+    shard.on_backend_bytes(route, &bytes, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
+    break_off(&mut harness, route, BackendCloseReason::Closed);
+    assert!(harness.connections.is_empty(), "no new connection");
+    harness.portion = usize::MAX;
+    for _ in 0..20 {
+        harness.serve_client(stream);
+        harness.pass(0);
+    }
+    assert_eq!(harness.got(stream).len(), 12);
+    assert_eq!(harness.live_state.shards()[0].backend(BackendSlot(0)).connections.opened.get(), 1);
+    assert_eq!((harness.shard.backend_connections_open(), harness.shard.outstanding()), (0, 0));
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn a_transfer_with_a_message_dropped_by_a_rule_closes_its_connection() {
+    let mut harness = Harness::new(&TestConfig::new(1), 23);
+    let text = "newServer{address='127.0.1.0:53', healthCheckMode='up'}\n\
+                addXFRResponseAction(QTypeRule('AXFR'), DropResponseAction())\n";
+    let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
+    harness.snapshot = Arc::new(compiled.snapshot);
+    harness.pass(0);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    assert_eq!((harness.got(stream).len(), harness.ended[&stream.0]), (0, ClientCloseReason::Transfer));
+    assert_eq!((harness.drops(DropReason::ResponseRule), harness.connections.len()), (1, 0));
+    assert_eq!(harness.shard.outstanding(), 0);
+    harness.shard.check_invariants();
+}

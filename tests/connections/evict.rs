@@ -1,0 +1,124 @@
+//! Tests eviction: which connections are closed for a new one when descriptors are short.
+
+use dnslob::stats::descriptors::{Division, Use};
+
+use super::*;
+
+/// Returns a harness with descriptors for `clients` client and `servers` backend connections.
+fn harness(clients: u32, servers: u32) -> Harness {
+    let mut config = TestConfig::new(1);
+    // Excludes the shorter idle timeout near the connection limit.
+    config.globals.client_connections.overload_percent = 0;
+    config.globals.client_connections.receive_timeout = TickDelta::from_ms(60_000);
+    let harness = Harness::new(&config, 40);
+    divide(&harness, clients, servers);
+    harness
+}
+
+fn divide(harness: &Harness, clients: u32, servers: u32) {
+    let mut pools = [0; Use::ALL.len()];
+    (pools[Use::Clients.index()], pools[Use::Servers.index()]) = (clients, servers);
+    harness.live_state.descriptors().divide(&Division { limit: 1_000, reserve: 0, pools });
+}
+
+/// Opens a connection. The evicted connection is closed first, as in the engines.
+fn connect(harness: &mut Harness) -> Option<ConnectionSlot> {
+    let listener = harness.snapshot.listeners[0].clone();
+    let stream = harness.shard.on_accept(client(CLIENT).peer, &listener, LocalSlot::LISTENER);
+    if let Some(PendingWork::Client(evicted)) = harness.shard.take_evicted() {
+        assert_eq!(harness.shard.client_interest(evicted), ClientInterest::Close(ClientCloseReason::Evicted));
+        harness.close(evicted, ClientCloseReason::Evicted);
+    }
+    assert!(harness.shard.clients_open() <= harness.live_state.descriptors().max(Use::Clients));
+    if let Some(stream) = stream {
+        harness.got.insert(stream.0, Vec::new());
+        harness.ended.remove(&stream.0);
+    }
+    harness.shard.check_invariants();
+    stream
+}
+
+fn ended(harness: &Harness, why: ClientCloseReason) -> u64 {
+    harness.live_state.shards()[0].clients.ended(why).get()
+}
+
+#[test]
+fn connections_without_a_query_are_evicted_first_oldest_first() {
+    let mut harness = harness(10, 10);
+    let all: Vec<_> = (0..10).map(|_| connect(&mut harness).expect("room")).collect();
+    harness.ask(all[0], 1, 1);
+    harness.settle();
+    harness.pass(2_000);
+    for (n, gone) in all[1..].iter().enumerate().take(8) {
+        connect(&mut harness).expect("another one is evicted");
+        assert_eq!(harness.ended.get(&gone.0), Some(&ClientCloseReason::Evicted));
+        assert_eq!(ended(&harness, ClientCloseReason::Evicted), n as u64 + 1);
+    }
+    assert!(!harness.got(all[0]).is_empty(), "who has asked stays");
+    harness.ask(all[0], 2, 2);
+    harness.settle();
+    assert_eq!(harness.got(all[0]).len(), 2, "and is answered");
+}
+
+#[test]
+fn active_connections_are_not_evicted_and_the_new_one_is_refused() {
+    let mut harness = harness(4, 10);
+    harness.behaviours = vec![Behaviour::NeverAnswers];
+    let all: Vec<_> = (0..4).map(|_| connect(&mut harness).expect("room")).collect();
+    all.iter().enumerate().for_each(|(n, stream)| harness.ask(*stream, n as u16, n as u32));
+    assert_eq!(connect(&mut harness), None);
+    assert_eq!(
+        (ended(&harness, ClientCloseReason::Descriptors), ended(&harness, ClientCloseReason::Evicted)),
+        (1, 0)
+    );
+    harness.behaviours = vec![Behaviour::Answers];
+    harness.settle();
+    assert_eq!(connect(&mut harness), None, "answered a moment ago");
+    harness.pass(1_000);
+    connect(&mut harness).expect("the first has been idle for a second");
+    assert_eq!(ended(&harness, ClientCloseReason::Descriptors), 2);
+    let evicted = ended(&harness, ClientCloseReason::Evicted);
+    assert!(evicted >= 1, "for it, or for those that were refused");
+    assert_eq!(harness.live_state.descriptors().evicted_and_refused(), (evicted, 2));
+}
+
+#[test]
+fn a_shrunken_pool_closes_only_idle_connections() {
+    let mut harness = harness(10, 10);
+    let all: Vec<_> = (0..10).map(|_| connect(&mut harness).expect("room")).collect();
+    harness.behaviours = vec![Behaviour::NeverAnswers];
+    (8..10).for_each(|n| harness.ask(all[n], n as u16, n as u32));
+    divide(&harness, 1, 10);
+    harness.pass(100);
+    assert_eq!((harness.shard.clients_open(), ended(&harness, ClientCloseReason::Evicted)), (2, 8));
+    assert_eq!(harness.live_state.descriptors().used(Use::Clients), 2, "all is given back");
+    harness.shard.check_invariants();
+}
+
+#[test]
+fn an_idle_connection_is_closed_for_another_shard() {
+    let mut harness = harness(10, 10);
+    for _ in 0..10 {
+        connect(&mut harness).expect("room");
+    }
+    harness.live_state.descriptors().want(Use::Clients);
+    harness.live_state.descriptors().want(Use::Clients);
+    harness.pass(100);
+    assert_eq!((harness.shard.clients_open(), ended(&harness, ClientCloseReason::Evicted)), (8, 2));
+    assert_eq!(harness.live_state.descriptors().excess(Use::Clients), 0);
+}
+
+#[test]
+fn without_a_descriptor_a_query_is_dropped_without_a_server_failure() {
+    let mut harness = harness(10, 0);
+    let stream = connect(&mut harness).expect("room");
+    harness.ask(stream, 1, 1);
+    harness.settle();
+    let stats = &harness.live_state.shards()[0];
+    assert_eq!(stats.dropped(DropReason::OutstandingFull).get(), 1);
+    assert_eq!(stats.backend(BackendSlot(0)).timeouts.get(), 0);
+    divide(&harness, 10, 1);
+    harness.ask(stream, 2, 2);
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 1, "the next one finds it as it was");
+}
