@@ -14,7 +14,7 @@ local ffi = require("ffi")
 -- a matcher that can be stopped.
 
 local find, match, gmatch, gsub = string.find, string.match, string.gmatch, string.gsub
-local core_find, core_substitute, has_room = core.find, core.substitute, core.has_room
+local core_find, core_substitute, has_stack = core.find, core.substitute, core.has_stack
 
 -- By pattern: the longest subject that the library's matcher gets.
 local REACHES_MAX = 1000
@@ -127,7 +127,7 @@ function string.gsub(s, p, by, max)
   local kind = type(by)
   local by_call = kind == "function" or kind == "table"
   if type(s) ~= "string" or type(p) ~= "string" or not by_call and kind ~= "string"
-    or not is_number(max) or #s <= reaches[p] and (kind == "string" or has_room()) then
+    or not is_number(max) or #s <= reaches[p] and (kind == "string" or has_stack()) then
     return gsub(s, p, by, max)
   end
   max = max == nil and #s + 1 or tonumber(max)
@@ -241,9 +241,9 @@ end
 -- everything it may use.
 
 local create, resume = coroutine.create, coroutine.resume
-local NO_ROOM = "too many coroutines within each other"
+local NO_STACK = "too many nested coroutines"
 function coroutine.resume(co, ...)
-  if not has_room() then return false, NO_ROOM end
+  if not has_stack() then return false, NO_STACK end
   return resume(co, ...)
 end
 -- Without adding a position: nested coroutines would build a message of megabytes.
@@ -254,7 +254,7 @@ end
 function coroutine.wrap(f)
   local co = create(f)
   return function(...)
-    if not has_room() then error(NO_ROOM, 2) end
+    if not has_stack() then error(NO_STACK, 2) end
     return unwrapped(resume(co, ...))
   end
 end

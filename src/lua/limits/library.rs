@@ -25,7 +25,7 @@ fn core(lua: &Lua, alarm: &Rc<Alarm>) -> mlua::Result<Table> {
     let core = lua.create_table()?;
     patterns(lua, &core, alarm)?;
     let stack = crate::engine::sys::StackBounds::of_this_thread();
-    core.raw_set("has_room", lua.create_function(move |_, ()| Ok(stack.is_mostly_left()))?)?;
+    core.raw_set("has_stack", lua.create_function(move |_, ()| Ok(stack.is_mostly_left()))?)?;
     let ender = Rc::clone(alarm);
     let exit = move |_: &Lua, code: f64| {
         // The range of exit codes; the kernel keeps the low eight bits.

@@ -29,7 +29,7 @@ pub(crate) enum Wrong {
     UnbalancedBalance,
     /// `%f` without a set.
     MissingFrontier,
-    /// Repetitions and captures within each other.
+    /// Repetitions and captures are nested too deep.
     TooComplex,
     /// More than 32 captures.
     TooManyCaptures,

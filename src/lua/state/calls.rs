@@ -355,7 +355,7 @@ fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
         }
         other => {
             let name = other.map_or("", |(name, _)| name);
-            let what = format!("a function returned {number} ({name}), which is no decision here");
+            let what = format!("a function returned {number} ({name}), which is not a decision here");
             Err(mlua::Error::runtime(what))
         }
     }

@@ -148,7 +148,9 @@ method("setTagArray", function(tags)
   if type(tags) ~= "table" then wrong("setTagArray", tags, "a table of names and values", 3) end
   for name, value in pairs(tags) do
     name, value = text("setTagArray", name), text("setTagArray", value)
-    if set_tag(running, name, #name, value, #value) == 0 then error("setTagArray: the tags of a query are limited to 64 with 4096 bytes in all", 3) end
+    if set_tag(running, name, #name, value, #value) == 0 then
+      error("setTagArray: the tags of a query are limited to 64 with 4096 bytes in all", 3)
+    end
   end
 end)
 method("getHeader", function()
@@ -180,7 +182,6 @@ method("getQueryTime", function()
 end)
 method("getElapsedUs", core.elapsed_us)
 method("getIncomingInterface", core.interface)
--- No listener speaks TLS.
 method("getServerNameIndication", core.server_name)
 method("getRestartCount", function() return c.number(running, 1) end)
 method("setRestartable", core.set_restartable)

@@ -48,7 +48,7 @@ local function name_set(class, methods)
         self.own[wire] = nil
         self.count, removed = self.count - 1, removed + 1
       elseif not P.recording and has(self, wire) then
-        error("remove: the names that the file put into a set cannot be taken out of it by a function", 4)
+        error("remove: the names that the file added to a set cannot be removed by a function", 4)
       end
     end)
     return removed
