@@ -66,16 +66,16 @@
 //!   verify.rs           whether a backend's certificate is good, and why not
 //!
 //! stats/                figures, limits and live state that all threads share
-//!   check_failure.rs    ?
+//!   check_failure.rs    why a health check failed
 //!   close_reason.rs     why connections end
 //!   connection_limits.rs connections of all shards: by listener, by client, and who is turned away
 //!   descriptors.rs      file descriptors of all shards: a pool for each use, who has the right to one
 //!   drop_reason.rs      DropReason: why a packet was dropped
-//!   histogram.rs        ?
+//!   histogram.rs        latency histograms
 //!   live.rs             LiveState: what changes while a configuration stands; counters, histograms
 //!   log_queue.rs        what log actions have to say, on its way to the thread that writes it
-//!   meter.rs            ?
-//!   registry.rs         ?
+//!   meter.rs            counters and gauges that shards write, and readings of them
+//!   registry.rs         every metric: name, kind, unit, help, labels
 //!
 //! rules/                the compiled rule chains
 //!   action.rs           what it does to them
@@ -194,7 +194,7 @@
 //!     call.rs             calls of Lua functions without a detour
 //!     functions.rs        the C functions of the LuaFFI family
 //!     objects.rs          the C functions under dq, dr, names, addresses, sets
-//!     running_call.rs     ?
+//!     running_call.rs     the packet of the running call, lent to those functions
 //!     watch.rs            ends Lua that runs too long: a timer of the thread's CPU time
 //!   front_end/          the Lua front end: evaluates a file into a Draft
 //!     actions.rs          what rules do to queries
@@ -223,7 +223,7 @@
 //!     pattern.rs          Lua's patterns, by a matcher that gives up
 //!     thread.rs           a thread with a stack for Lua, and a value that stays in it
 //!   state/              Lua per shard: functions that are run per query, without a lock
-//!     call_state.rs       ?
+//!     call_state.rs       what a script knows of the running call
 //!     calls.rs            one shard's state: calls, limits, errors
 //!     core.rs             the steps between Lua's values and the packet
 //!     files.rs            the configuration's text
@@ -281,7 +281,7 @@
 //!     message.rs          its query, and the judgement of its answer
 //!   publisher.rs        publish: one ArcSwap, generations, acknowledgement
 //!   querylog.rs         the thread that writes query logs and key logs
-//!   rates.rs            ?
+//!   rates.rs            readings kept for rates
 //!   reload.rs           one change of configuration: whole, or not at all
 //!   report.rs           how a check's outcome comes back to the loop
 //!   shards.rs           its hands on the shards: open, tell, see them end
@@ -289,9 +289,9 @@
 //!   signals.rs          signals from the first moment on
 //!   stats.rs            adds up statistics: readings, spans, percentiles
 //!     connections.rs      connections, why they ended, handshakes, certificates
-//!     dump.rs             ?
+//!     dump.rs             the dump of SIGUSR1
 //!     rules.rs            the rules with their hits
-//!     servers.rs          ?
+//!     servers.rs          the table of servers
 //!     text.rs             the line of --stats, the dump of SIGUSR1
 //!   systemd.rs          sd_notify, watchdog, passed sockets
 //!   watchdog.rs         a sign of life only while every shard turns
