@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dnslob::balance::Balancer;
 use dnslob::balance::PoolView;
-use dnslob::balance::Selector;
 use dnslob::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, RuleSlot, mapped};
 use dnslob::base::packet::Packet;
 use dnslob::base::prefix::Prefix;
@@ -173,7 +173,7 @@ struct Harness {
     limits: Limits,
     patterns: PatternCache,
     rng: ShardRng,
-    balancer: Selector,
+    balancer: Balancer,
     query_state: QueryState,
 }
 
@@ -184,7 +184,7 @@ impl Harness {
             limits: Limits::default(),
             patterns: PatternCache::default(),
             rng: ShardRng::from_seed(1),
-            balancer: Selector::new(Arc::new(LiveState::new(1, 1)), 0),
+            balancer: Balancer::new(Arc::new(LiveState::new(1, 1)), 0),
             query_state: QueryState::default(),
         }
     }

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dnslob::balance::{Selector, Subject};
+use dnslob::balance::{Balancer, Subject};
 use dnslob::base::addr::{BackendSlot, Client, PoolSlot, Route};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
@@ -67,13 +67,13 @@ fn select(c: &mut Criterion) {
             let config = TestConfig { policy: policy.clone(), ..TestConfig::new(backends) };
             let live_state = config.live_state(1, backends);
             let snapshot = config.snapshot();
-            let mut selector = Selector::new(live_state, 0);
-            selector.begin_batch(Tick(1), &snapshot);
+            let mut balancer = Balancer::new(live_state, 0);
+            balancer.begin_batch(Tick(1), &snapshot);
             let mut rng = ShardRng::from_seed(1);
             let from = client("127.0.0.1:4000");
             let subject = Subject { qname: b"\x03www\x07example\x03com\0", client: &from.peer };
             group.bench_function(format!("{name}/{backends}"), |b| {
-                b.iter(|| selector.select(&snapshot, PoolSlot(0), black_box(&subject), &[], &mut rng));
+                b.iter(|| balancer.select(&snapshot, PoolSlot(0), black_box(&subject), &[], &mut rng));
             });
         }
     }

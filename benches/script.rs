@@ -14,8 +14,8 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use dnslob::balance::Balancer;
 use dnslob::balance::PoolView;
-use dnslob::balance::Selector;
 use dnslob::base::addr::{BackendSlot, Client, Endpoint};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
@@ -67,7 +67,7 @@ struct World {
     limits: Limits,
     patterns: PatternCache,
     rng: ShardRng,
-    balancer: Selector,
+    balancer: Balancer,
     script: Box<dyn dnslob::model::ConfiguredScript>,
     query_state: QueryState,
     client: Client,
@@ -86,7 +86,7 @@ impl World {
             limits: Limits::default(),
             patterns: PatternCache::default(),
             rng: ShardRng::from_seed(1),
-            balancer: Selector::new(balancer.live_state(1, 4), 0),
+            balancer: Balancer::new(balancer.live_state(1, 4), 0),
             script,
             query_state: QueryState::default(),
             client: client("192.168.7.7:4000"),

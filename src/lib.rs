@@ -6,7 +6,7 @@
 //! # The path of a query
 //!
 //! ```text
-//!  engine receives ─► pipeline: parse → access list → query rules → select → dispatch ─► engine sends
+//!  engine receives ─► pipeline: access list → parse → query rules → select → dispatch ─► engine sends
 //!  engine receives ─► dispatch: match (socket, id, question; RFC 5452) → response rules → finish ─► engine sends
 //! ```
 //!
@@ -111,10 +111,10 @@
 //!   script.rs           functions of a configuration, as a snapshot carries them
 //!
 //! balance/              which server gets a query
+//!   balancer.rs         tables, tally and choice of one shard
 //!   choose.rs           the policies, each a pure function
 //!   hash.rs             what the hashed policies hash, and how
 //!   pools.rs            the pools of a snapshot, as rules see them
-//!   selector.rs         table, tally and choice of one shard
 //!   table.rs            what is derived of snapshot and live state: who is usable, warmth, shares
 //!   tally.rs            outstanding, rates and latency of the whole process
 //!

@@ -15,15 +15,15 @@
 //! Nothing here sends, owns a socket or reads a clock. A selection allocates nothing. `concentrate`
 //! only reads its shares here; `control::concentrate` computes them.
 
+mod balancer;
 mod choose;
 mod hash;
 mod pools;
-mod selector;
 mod table;
 mod tally;
 
+pub use crate::balance::balancer::Balancer;
 pub use crate::balance::pools::PoolView;
-pub use crate::balance::selector::Selector;
 pub use crate::balance::table::usable_members;
 
 use crate::base::addr::Endpoint;

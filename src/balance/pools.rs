@@ -1,6 +1,6 @@
 //! The pools of a snapshot with the state of their servers in this shard, as rules see them.
 
-use crate::balance::Selector;
+use crate::balance::Balancer;
 use crate::base::addr::PoolSlot;
 use crate::model::Snapshot;
 use crate::rules::context::Pools;
@@ -11,7 +11,7 @@ pub struct PoolView<'a> {
     /// The configuration.
     pub snapshot: &'a Snapshot,
     /// The state of its servers.
-    pub balancer: &'a Selector,
+    pub balancer: &'a Balancer,
 }
 
 impl Pools for PoolView<'_> {

@@ -120,7 +120,7 @@ pub(crate) fn snapshot(policy: Policy, backends: &[Backend]) -> Snapshot {
 struct Fixture {
     live_state: Arc<LiveState>,
     snapshot: Snapshot,
-    selector: Selector,
+    balancer: Balancer,
     rng: ShardRng,
     now: Tick,
 }
@@ -135,16 +135,16 @@ impl Fixture {
         backends.iter().for_each(|b| live_state.set_state(b.slot, State::Up));
         backends.sort_by_key(|b| b.order);
         let snapshot = snapshot(policy, &backends);
-        let mut selector = Selector::new(Arc::clone(&live_state), 0);
-        selector.begin_batch(Tick(0), &snapshot);
-        Self { live_state, snapshot, selector, rng: ShardRng::from_seed(1), now: Tick(0) }
+        let mut balancer = Balancer::new(Arc::clone(&live_state), 0);
+        balancer.begin_batch(Tick(0), &snapshot);
+        Self { live_state, snapshot, balancer, rng: ShardRng::from_seed(1), now: Tick(0) }
     }
 
     /// Advances the time and begins a batch.
     fn pass(&mut self, ms: u64) {
         self.now = self.now + TickDelta::from_ms(ms);
-        self.selector.publish();
-        self.selector.begin_batch(self.now, &self.snapshot);
+        self.balancer.publish();
+        self.balancer.begin_batch(self.now, &self.snapshot);
     }
 
     fn set(&mut self, slot: u16, state: State) {
@@ -166,15 +166,15 @@ impl Fixture {
         let client = Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 53)));
         let subject = Subject { qname: &qname, client: &client };
         let avoid = avoid.map(BackendSlot);
-        self.selector.select(&self.snapshot, POOL, &subject, avoid.as_slice(), &mut self.rng).map(|s| s.0)
+        self.balancer.select(&self.snapshot, POOL, &subject, avoid.as_slice(), &mut self.rng).map(|s| s.0)
     }
 
     fn claim(&mut self, slot: u16, times: u32) {
-        (0..times).for_each(|_| self.selector.claimed(BackendSlot(slot)));
+        (0..times).for_each(|_| self.balancer.claimed(BackendSlot(slot)));
     }
 
     fn settle(&mut self, slot: u16, latency_us: u64) {
-        self.selector.settled(BackendSlot(slot), Some(TickDelta::from_us(latency_us)));
+        self.balancer.settled(BackendSlot(slot), Some(TickDelta::from_us(latency_us)));
     }
 
     /// Returns how often each of slots 0..n is selected for `count` names.
@@ -243,7 +243,7 @@ fn latency_is_smoothed_and_kept_while_a_server_is_down() {
     fixture.settle(1, 5_000);
     fixture.set(1, State::Down);
     fixture.claim(1, 1);
-    fixture.selector.settled(BackendSlot(1), None);
+    fixture.balancer.settled(BackendSlot(1), None);
     fixture.set(1, State::Up);
     assert_eq!(fixture.ask(1), Some(0), "the returned server is not the fastest");
 }
@@ -284,14 +284,14 @@ fn two_shards_keep_one_qps_limit() {
     let policy = Policy::new(Kind::FirstAvailable);
     let mut fixture =
         Fixture::with_shards(policy, backends(2, |slot, b| b.qps = u32::from(slot == 0) * 1_000), 2);
-    let mut other = Selector::new(Arc::clone(&fixture.live_state), 1);
+    let mut other = Balancer::new(Arc::clone(&fixture.live_state), 1);
     let client = Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 53)));
     let subject = Subject { qname: &qname(1), client: &client };
     const BATCH: u32 = 16;
     let mut sent = 0;
     // 5 s in batches of 16, one per millisecond on each shard: 32 times the limit.
     for ms in 0..5_000_u64 {
-        for shard in [&mut fixture.selector, &mut other] {
+        for shard in [&mut fixture.balancer, &mut other] {
             shard.begin_batch(Tick(0) + TickDelta::from_ms(ms), &fixture.snapshot);
             for _ in 0..BATCH {
                 let slot = shard.select(&fixture.snapshot, POOL, &subject, &[], &mut fixture.rng);
@@ -311,7 +311,7 @@ fn two_shards_keep_one_qps_limit() {
 fn shards_see_each_others_outstanding() {
     let policy = Policy::new(Kind::LeastOutstanding);
     let mut fixture = Fixture::with_shards(policy, backends(2, |_, _| {}), 2);
-    let mut other = Selector::new(Arc::clone(&fixture.live_state), 1);
+    let mut other = Balancer::new(Arc::clone(&fixture.live_state), 1);
     other.begin_batch(Tick(0), &fixture.snapshot);
     other.claimed(BackendSlot(0));
     assert_eq!(fixture.ask(1), Some(0), "not yet published");
@@ -331,7 +331,7 @@ fn restarted_shard_has_nothing_outstanding() {
     fixture.claim(0, 7);
     fixture.pass(1);
     assert_eq!(fixture.live_state.outstanding(BackendSlot(0)), 7);
-    fixture.selector = Selector::new(Arc::clone(&fixture.live_state), 0);
+    fixture.balancer = Balancer::new(Arc::clone(&fixture.live_state), 0);
     assert_eq!(fixture.live_state.outstanding(BackendSlot(0)), 0);
     fixture.pass(1);
     fixture.claim(0, 1);
@@ -757,7 +757,7 @@ proptest! {
         let n = orders.len();
         let all = backends(u16::try_from(n).expect("small"), |slot, b| b.order = orders[usize::from(slot)]);
         let mut fixture = Fixture::with_shards(Policy::new(Kind::LeastOutstanding), all, 2);
-        let mut other = Selector::new(Arc::clone(&fixture.live_state), 1);
+        let mut other = Balancer::new(Arc::clone(&fixture.live_state), 1);
         other.begin_batch(Tick(0), &fixture.snapshot);
         // For each shard: outstanding, nanoseconds; what the first has last read of the second.
         let mut counts = [vec![(0_u32, 0_u64); n], vec![(0, 0); n]];
@@ -765,15 +765,15 @@ proptest! {
         for (what, at, us) in steps {
             let (at, shard) = (at % n, usize::from(what & 1));
             let slot = BackendSlot(u16::try_from(at).expect("small"));
-            let selector = if shard == 0 { &mut fixture.selector } else { &mut other };
+            let balancer = if shard == 0 { &mut fixture.balancer } else { &mut other };
             let count = &mut counts[shard][at];
             match what {
                 0 | 1 => {
-                    selector.claimed(slot);
+                    balancer.claimed(slot);
                     count.0 += 1;
                 }
                 2 | 3 if count.0 > 0 => {
-                    selector.settled(slot, Some(TickDelta::from_us(us)));
+                    balancer.settled(slot, Some(TickDelta::from_us(us)));
                     let sample = us * 1_000;
                     let smooth = if count.1 == 0 { sample } else { count.1 - count.1 / 128 + sample / 128 };
                     *count = (count.0 - 1, smooth.max(1));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::base::time::{Tick, TickDelta};
-use crate::model::{Backend, HealthMode, LINES_MAX, Listener, Service, Snapshot};
+use crate::model::{BACKEND_CONNECTIONS_MAX, Backend, HealthMode, Listener, Service, Snapshot};
 use crate::stats::descriptors::{Descriptors, Division, Use};
 
 /// Descriptors of the process: standard streams, the control loop and signals, the service manager,
@@ -170,8 +170,8 @@ impl<'s> Sockets<'s> {
         // Without a limit in one of them there is none.
         let clients = limits.map(|limit| if limit == 0 { u32::MAX } else { limit }).max();
         let of_backend = |b: &&Backend| match b.connections.connections {
-            0 => LINES_MAX,
-            connections => connections.min(LINES_MAX),
+            0 => BACKEND_CONNECTIONS_MAX,
+            connections => connections.min(BACKEND_CONNECTIONS_MAX),
         };
         let servers = self.backends.values().filter(|b| !b.target).map(of_backend);
         let servers = servers.fold(0, u32::saturating_add).saturating_mul(shards);

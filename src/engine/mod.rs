@@ -1,7 +1,7 @@
 //! I/O: the only modules with sockets, the operating system's clock and `unsafe`.
 //!
-//! The engine drives, the shard answers: each engine owns its loop and makes the same few calls on
-//! a [`Shard`](crate::shard::Shard). The control thread reaches a running shard through its
+//! The engine drives, the shard answers: each engine owns its loop and drives a
+//! [`Shard`](crate::shard::Shard) by its `on_…` calls. The control thread reaches a running shard through its
 //! [`Mailbox`]; configurations arrive through the one `ArcSwap` that all shards read.
 
 pub mod clock;

@@ -1,7 +1,7 @@
 //! The simulation engine: a seeded network and a virtual clock around real shards.
 //!
 //! ```text
-//!  ask ──► path (delay, loss, copies) ──► inbox of a shard ──► batch: the same calls as mmsg's
+//!  ask ──► path (delay, loss, copies) ──► inbox of a shard ──► batch: the same calls as the reactor's
 //!  Seen::Answer ◄── path ◄── on_response        on_query ──► path ──► Seen::Query
 //!                                               on_response ◄── inbox ◄── path ◄── answer
 //! ```

@@ -7,6 +7,7 @@ use crate::base::addr::{ListenerSlot, PoolSlot};
 use crate::base::prefix::PrefixSet;
 use crate::base::time::TickDelta;
 use crate::model::SocketOptions;
+use crate::rules::query_state::Protocol;
 use crate::tls::ServerTls;
 
 /// How packets are steered to shards (`--steer`).
@@ -104,13 +105,29 @@ impl Service {
     /// Returns whether it accepts datagrams.
     #[must_use]
     pub const fn takes_datagrams(&self) -> bool {
-        matches!(self, Self::Dns | Self::DnsUdp | Self::UdpRelay(_))
+        match self {
+            Self::Dns | Self::DnsUdp | Self::UdpRelay(_) => true,
+            Self::Dot(_) | Self::TcpRelay(_) => false,
+        }
     }
 
     /// Returns whether it accepts connections.
     #[must_use]
     pub const fn takes_connections(&self) -> bool {
-        matches!(self, Self::Dns | Self::Dot(_) | Self::TcpRelay(_))
+        match self {
+            Self::Dns | Self::Dot(_) | Self::TcpRelay(_) => true,
+            Self::DnsUdp | Self::UdpRelay(_) => false,
+        }
+    }
+
+    /// Returns how queries come by its connections; none for a service without DNS connections.
+    #[must_use]
+    pub const fn protocol(&self) -> Option<Protocol> {
+        match self {
+            Self::Dns => Some(Protocol::DoTcp),
+            Self::Dot(_) => Some(Protocol::DoT),
+            Self::DnsUdp | Self::TcpRelay(_) | Self::UdpRelay(_) => None,
+        }
     }
 
     /// Returns the settings of a relay.

@@ -263,7 +263,7 @@ pub struct BackendConnectionOptions {
     /// Connect with TCP Fast Open (`tcpFastOpen`).
     pub fast_open: bool,
     /// Concurrent connections of a shard; queries above it do not wait but are dropped
-    /// (`maxConcurrentTCPConnections`); 0 means no limit but [`LINES_MAX`].
+    /// (`maxConcurrentTCPConnections`); 0 means no limit but [`BACKEND_CONNECTIONS_MAX`].
     pub connections: u32,
     /// Idle connections that are kept open (`setMaxCachedTCPConnectionsPerDownstream`).
     pub kept: u32,
@@ -299,7 +299,7 @@ impl BackendConnectionOptions {
 }
 
 /// Connections of a shard to a backend, at most.
-pub const LINES_MAX: u32 = 4096;
+pub const BACKEND_CONNECTIONS_MAX: u32 = 4096;
 
 impl Default for BackendConnectionOptions {
     /// dnsdist's defaults, except `in_flight` (1 there).

@@ -3,7 +3,7 @@
 //! It sets up the evaluation of a chain on one packet; the pipeline decides which chain, and what
 //! happens to the packet.
 
-use crate::balance::{PoolView, Selector};
+use crate::balance::{Balancer, PoolView};
 use crate::base::addr::{Client, Endpoint};
 use crate::base::packet::Packet;
 use crate::base::time::{Tick, TickDelta};
@@ -82,7 +82,7 @@ impl Evaluator {
     pub(crate) fn run<T>(
         &mut self,
         cx: &mut Context,
-        balancer: &Selector,
+        balancer: &Balancer,
         copies: &mut Copies,
         message: Message<'_, '_>,
         evaluate: impl FnOnce(&mut EvaluationContext<'_, '_>, &mut Environment<'_>, &mut Effects<'_>) -> T,

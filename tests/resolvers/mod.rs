@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::balance::{Selector, Subject};
+use dnslob::balance::{Balancer, Subject};
 use dnslob::base::addr::{BackendSlot, Endpoint, PoolSlot};
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
@@ -188,7 +188,7 @@ struct Sim {
     scenario: Scenario,
     snapshot: Snapshot,
     live_state: Arc<LiveState>,
-    selector: Selector,
+    balancer: Balancer,
     driver: ConcentrateDriver,
     rng: ShardRng,
     now: u64,
@@ -218,7 +218,7 @@ pub(crate) fn play(scenario: &Scenario) -> Run {
     };
     let servers = usize::from(scenario.servers);
     let mut sim = Sim {
-        selector: Selector::new(Arc::clone(&live_state), 0),
+        balancer: Balancer::new(Arc::clone(&live_state), 0),
         driver: ConcentrateDriver::new(),
         rng: ShardRng::from_seed(scenario.seed),
         now: 0,
@@ -282,13 +282,13 @@ impl Sim {
             if q.open && q.sent == sent {
                 self.second.lost += 1;
                 self.live_state.shards()[0].backend(q.slot).timeouts.add(1);
-                self.selector.settled(q.slot, None);
+                self.balancer.settled(q.slot, None);
                 self.close(query);
             }
         }
-        self.selector.publish();
+        self.balancer.publish();
         self.driver.tick(Tick(self.now), &self.snapshot, &self.live_state);
-        self.selector.begin_batch(Tick(self.now), &self.snapshot);
+        self.balancer.begin_batch(Tick(self.now), &self.snapshot);
         if self.now / S > self.run.len() as u64 {
             for (cpu, r) in self.second.cpu.iter_mut().zip(&mut self.resolvers) {
                 *cpu = std::mem::take(&mut r.cpu);
@@ -333,12 +333,12 @@ impl Sim {
         let qname = qname(name);
         let subject = Subject { qname: &qname, client: &self.client };
         self.second.queries += 1;
-        let slot = self.selector.select(&self.snapshot, PoolSlot(0), &subject, &[], &mut self.rng);
+        let slot = self.balancer.select(&self.snapshot, PoolSlot(0), &subject, &[], &mut self.rng);
         let Some(slot) = slot else {
             self.second.lost += 1;
             return;
         };
-        self.selector.claimed(slot);
+        self.balancer.claimed(slot);
         self.live_state.shards()[0].backend(slot).queries.add(1);
         self.second.sent[slot.index()] += 1;
         let query = self.open(slot);
@@ -408,7 +408,7 @@ impl Sim {
         stats.responses.add(1);
         stats.latency.record(latency);
         self.second.latencies[bucket(latency)] += 1;
-        self.selector.settled(q.slot, Some(TickDelta(latency)));
+        self.balancer.settled(q.slot, Some(TickDelta(latency)));
         self.close(query);
     }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
+use crate::balance::Balancer;
 use crate::balance::PoolView;
-use crate::balance::Selector;
 use crate::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use crate::base::packet::Packet;
 use crate::base::rng::ShardRng;
@@ -37,7 +37,7 @@ struct Fixture {
     snapshot: Snapshot,
     limits: Limits,
     rng: ShardRng,
-    balancer: Selector,
+    balancer: Balancer,
     query_state: QueryState,
     now: Tick,
     /// The last packet, after its call.
@@ -85,7 +85,7 @@ impl Fixture {
             snapshot: Snapshot { generation: 1, pools, ..Snapshot::default() },
             limits: Limits::default(),
             rng: ShardRng::from_seed(1),
-            balancer: Selector::new(Arc::new(LiveState::new(1, 1)), 0),
+            balancer: Balancer::new(Arc::new(LiveState::new(1, 1)), 0),
             query_state: QueryState { flags: [1, 0], ..QueryState::default() },
             now: Tick(5_000_000_000),
             message: Vec::new(),

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use crate::balance::Balancer;
 use crate::balance::PoolView;
-use crate::balance::Selector;
 use crate::base::addr::{Client, Endpoint, ListenerSlot, LocalSlot, RuleSlot, mapped};
 use crate::base::packet::Packet;
 use crate::base::rng::ShardRng;
@@ -38,7 +38,7 @@ struct World {
     snapshot: Snapshot,
     limits: Limits,
     rng: ShardRng,
-    balancer: Selector,
+    balancer: Balancer,
     patterns: PatternCache,
 }
 
@@ -50,7 +50,7 @@ impl World {
             snapshot: Snapshot::default(),
             limits,
             rng: ShardRng::from_seed(1),
-            balancer: Selector::new(Arc::new(LiveState::new(1, 1)), 0),
+            balancer: Balancer::new(Arc::new(LiveState::new(1, 1)), 0),
             patterns: PatternCache::default(),
         }
     }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::balance::Balancer;
 use crate::balance::PoolView;
-use crate::balance::Selector;
 use crate::balance::tests::{backend, snapshot};
 use crate::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, PoolSlot};
 use crate::base::packet::Packet;
@@ -29,7 +29,7 @@ struct Fixture {
     limits: Limits,
     rng: ShardRng,
     live_state: Arc<LiveState>,
-    balancer: Selector,
+    balancer: Balancer,
     script: Option<Box<dyn Script>>,
     query_state: QueryState,
     client: &'static str,
@@ -42,7 +42,7 @@ impl Default for Fixture {
         let live_state = Arc::new(LiveState::new(1, 64));
         live_state.set_state(BackendSlot(0), State::Up);
         let snapshot = snapshot(Policy::new(Kind::RoundRobin), &[backend(0), backend(1)]);
-        let mut balancer = Selector::new(Arc::clone(&live_state), 0);
+        let mut balancer = Balancer::new(Arc::clone(&live_state), 0);
         balancer.begin_batch(Tick(0), &snapshot);
         Self {
             now: Tick(1_000_000_000),

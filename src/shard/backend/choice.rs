@@ -3,7 +3,7 @@
 
 use crate::base::addr::{BackendSlot, Route};
 use crate::base::time::Tick;
-use crate::model::{BackendConnectionOptions, LINES_MAX};
+use crate::model::{BACKEND_CONNECTIONS_MAX, BackendConnectionOptions};
 use crate::shard::backend::{BackendConnection, BackendConnections, PerBackend, State, TableSlot, number};
 use crate::shard::conn_table::ConnTable;
 use crate::stats::close_reason::BackendCloseReason;
@@ -47,8 +47,8 @@ impl BackendConnections {
         let route = |at: usize| Route { backend, socket: number(at) };
         let live = |at: usize| live(route(at));
         let max = match need.options.connections {
-            0 => LINES_MAX,
-            max => max.min(LINES_MAX),
+            0 => BACKEND_CONNECTIONS_MAX,
+            max => max.min(BACKEND_CONNECTIONS_MAX),
         };
         if need.transfer.is_none()
             && let Some(at) = backend_state
@@ -62,7 +62,7 @@ impl BackendConnections {
             // Those that are about to be closed, or of another era, do not count; idle ones that
             // this query cannot use make room.
             let leaving = backend_state.iter(&self.table).filter(|(_, c)| c.is_leaving(&need)).count() as u32;
-            if backend_state.open >= 2 * LINES_MAX {
+            if backend_state.open >= 2 * BACKEND_CONNECTIONS_MAX {
                 return None;
             }
             if backend_state.open - leaving >= max {

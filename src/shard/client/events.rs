@@ -50,7 +50,7 @@ impl ClientConnections {
         let tls = listener.service.tls().is_some();
         let accepted = Accepted {
             client: Client { peer, listener: listener.slot, local, connection: None },
-            protocol: if tls { Protocol::DoT } else { Protocol::DoTcp },
+            protocol: listener.service.protocol().unwrap_or(Protocol::DoTcp),
             handshake: tls,
             in_flight_max: listener.connection_options.in_flight,
             header_due,

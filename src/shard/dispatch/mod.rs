@@ -6,8 +6,8 @@
 //!                          └ response: settle
 //! ```
 //!
-//! It does not know clients, rules or the bytes of responses: the pipeline decides what happens to
-//! a query that has ended.
+//! It does not evaluate rules or read responses: the pipeline decides what happens to a query that
+//! has ended.
 
 pub(crate) mod attempts;
 pub(crate) mod delayed;
@@ -18,7 +18,7 @@ pub mod query_table;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 
-use crate::balance::{Selector, Subject};
+use crate::balance::{Balancer, Subject};
 use crate::base::addr::{BackendSlot, Endpoint, PoolSlot, Route};
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Snapshot};
@@ -39,7 +39,7 @@ const RETRY_TOKENS_MAX: u64 = 1_000 * PPM as u64;
 /// Queries in flight to backends.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
-    pub(crate) balancer: Selector,
+    pub(crate) balancer: Balancer,
     pub(crate) outstanding: Outstanding,
     pub(crate) queries: QueryTable,
     pub(crate) delayed: DelayedAnswers,
@@ -74,7 +74,7 @@ impl Dispatcher {
     /// Creates the dispatcher of the shard with this number.
     pub(crate) fn new(live_state: &Arc<LiveState>, shard: usize) -> Self {
         Self {
-            balancer: Selector::new(Arc::clone(live_state), shard),
+            balancer: Balancer::new(Arc::clone(live_state), shard),
             outstanding: Outstanding::default(),
             queries: QueryTable::default(),
             delayed: DelayedAnswers::default(),

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::balance::{Selector, Subject};
+use crate::balance::{Balancer, Subject};
 use crate::base::addr::{BackendSlot, Client, Endpoint, LocalSlot, PoolSlot, SessionSlot};
 use crate::base::time::TickDelta;
 use crate::model::{HealthMode, Listener, RelaySettings, Service, Snapshot};
@@ -25,7 +25,7 @@ impl Relay {
     pub(crate) fn on_accept(
         &mut self,
         cx: &mut Context,
-        balancer: &mut Selector,
+        balancer: &mut Balancer,
         peer: Endpoint,
         listener: &Arc<Listener>,
         local: LocalSlot,
@@ -43,7 +43,7 @@ impl Relay {
     pub(crate) fn on_datagram(
         &mut self,
         cx: &mut Context,
-        balancer: &mut Selector,
+        balancer: &mut Balancer,
         client: Client,
         listener: &Arc<Listener>,
     ) -> Option<(SessionSlot, Attempt)> {
@@ -63,7 +63,7 @@ impl Relay {
     fn open_session(
         &mut self,
         cx: &mut Context,
-        balancer: &mut Selector,
+        balancer: &mut Balancer,
         client: Client,
         listener: &Arc<Listener>,
     ) -> Option<SessionSlot> {
@@ -102,7 +102,7 @@ impl Relay {
     pub(crate) fn on_target_failed(
         &mut self,
         cx: &mut Context,
-        balancer: &mut Selector,
+        balancer: &mut Balancer,
         session: SessionSlot,
         why: ConnectFailure,
     ) {
@@ -144,7 +144,7 @@ impl Relay {
     pub(crate) fn on_session_closed(
         &mut self,
         cx: &Context,
-        balancer: &mut Selector,
+        balancer: &mut Balancer,
         session: SessionSlot,
         why: RelayCloseReason,
     ) {
@@ -176,7 +176,7 @@ impl Relay {
     }
 
     /// Abandons targets that do not accept, and ends idle sessions.
-    pub(crate) fn on_tick(&mut self, cx: &mut Context, balancer: &mut Selector) {
+    pub(crate) fn on_tick(&mut self, cx: &mut Context, balancer: &mut Balancer) {
         let snapshot = &cx.snapshot;
         let of = |listener: &Arc<Listener>, span: fn(&RelaySettings) -> TickDelta| {
             let now = relay_in(snapshot, listener).map(|(_, relay_settings)| &**relay_settings);
@@ -193,7 +193,7 @@ impl Relay {
     }
 
     /// Sends a session to the next target; returns false when there is none, and ends it.
-    fn try_next(&mut self, cx: &mut Context, balancer: &mut Selector, slot: SessionSlot) -> bool {
+    fn try_next(&mut self, cx: &mut Context, balancer: &mut Balancer, slot: SessionSlot) -> bool {
         let Some((target, waits)) = self.next_target(cx, balancer, slot) else {
             let lacked = self.is_short_of_resources(slot);
             self.end(slot, if lacked { RelayCloseReason::Local } else { RelayCloseReason::NoTarget });
@@ -209,7 +209,7 @@ impl Relay {
     fn next_target(
         &mut self,
         cx: &mut Context,
-        balancer: &mut Selector,
+        balancer: &mut Balancer,
         slot: SessionSlot,
     ) -> Option<(BackendSlot, TickDelta)> {
         let (client, listener) = self.facts(slot)?;
@@ -242,7 +242,7 @@ impl Relay {
     }
 
     /// Moves a flow whose target is down to another one that is up.
-    fn leave_dead_target(&mut self, cx: &mut Context, balancer: &mut Selector, slot: SessionSlot) {
+    fn leave_dead_target(&mut self, cx: &mut Context, balancer: &mut Balancer, slot: SessionSlot) {
         let Some(attempt) = self.attempt(slot) else { return };
         if cx.live_state().backend(attempt.target).state() != State::Down {
             return;

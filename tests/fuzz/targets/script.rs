@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use dnslob::balance::Balancer;
 use dnslob::balance::PoolView;
-use dnslob::balance::Selector;
 use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
@@ -103,7 +103,7 @@ fn run(script: &mut dyn Script, function: FunctionId, data: &[u8]) {
             rng: &mut ShardRng::from_seed(1),
             pools: &PoolView {
                 snapshot: &snapshot,
-                balancer: &Selector::new(Arc::new(LiveState::new(1, 1)), 0),
+                balancer: &Balancer::new(Arc::new(LiveState::new(1, 1)), 0),
             },
             script: None,
             patterns: &mut PatternCache::default(),

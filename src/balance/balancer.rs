@@ -18,7 +18,7 @@ use crate::stats::live::{LiveState, PPM};
 
 /// One shard's view of the backends, and its selection among them.
 #[derive(Debug)]
-pub struct Selector {
+pub struct Balancer {
     live_state: Arc<LiveState>,
     shard: usize,
     tally: Tally,
@@ -30,7 +30,7 @@ pub struct Selector {
     epoch: u64,
 }
 
-impl Selector {
+impl Balancer {
     /// Creates the selector of shard number `shard`.
     #[must_use]
     pub fn new(live_state: Arc<LiveState>, shard: usize) -> Self {
