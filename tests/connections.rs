@@ -1096,7 +1096,7 @@ fn strain(seed: u64) {
                 }
             }
             5 => {
-                harness.behaviours[harness.rng.below(2) as usize] = behaviours[harness.rng.below(5) as usize]
+                harness.behaviours[harness.rng.below(2) as usize] = behaviours[harness.rng.below(5) as usize];
             }
             6 => harness.portion = [0, 1, 40, usize::MAX][harness.rng.below(4) as usize],
             7 => {
