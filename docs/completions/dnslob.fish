@@ -65,7 +65,7 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -s v -l verbose -d 'Log verb
 complete -c dnslob -n "__fish_dnslob_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s V -l version -d 'Print version'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
-complete -c dnslob -n "__fish_dnslob_needs_command" -a "generate" -d 'Print a document generated from the tables of settings and functions'
+complete -c dnslob -n "__fish_dnslob_needs_command" -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l seconds -d 'How long to run, 3 or more' -r
 complete -c dnslob -n "__fish_dnslob_using_subcommand demo" -l backends -d 'Embedded backends' -r
@@ -87,7 +87,7 @@ complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "metrics" -d 'The statistics, Markdown'
 complete -c dnslob -n "__fish_dnslob_using_subcommand generate; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo generate help" -f -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'
-complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo generate help" -f -a "generate" -d 'Print a document generated from the tables of settings and functions'
+complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo generate help" -f -a "generate" -d 'Print a document generated from the tables of settings, functions and metrics'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and not __fish_seen_subcommand_from demo generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "man" -d 'The manual page'
 complete -c dnslob -n "__fish_dnslob_using_subcommand help; and __fish_seen_subcommand_from generate" -f -a "completions" -d 'Completions for a shell'

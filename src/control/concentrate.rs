@@ -71,7 +71,7 @@ pub struct WindowStats<'a> {
     pub responses: u64,
     /// Its queries that timed out.
     pub timeouts: u64,
-    /// Its answers by latency, indexed by [`bucket`](crate::stats::live::bucket).
+    /// Its answers by latency, indexed by [`bucket`](crate::stats::histogram::bucket).
     pub latencies: &'a [u32],
 }
 
