@@ -209,7 +209,7 @@ fn entropy() -> io::Result<ShardRng> {
 }
 
 /// Removed listeners that still receive.
-struct Leaving {
+struct Retiring {
     listeners: Vec<Arc<Listener>>,
     until: Tick,
 }
@@ -237,7 +237,7 @@ struct Control<S> {
     evaluation: Evaluation,
     /// Notified when the evaluation has ended.
     evaluated: Option<mpsc::UnboundedSender<()>>,
-    leaving: Option<Leaving>,
+    retiring: Option<Retiring>,
     closing: Vec<Closing>,
     rates: Rates,
     querylog: QueryLog,
@@ -276,7 +276,7 @@ impl<S: Source> Control<S> {
             reload_wanted: false,
             evaluation: Evaluation::None,
             evaluated: None,
-            leaving: None,
+            retiring: None,
             closing: Vec::new(),
             rates: Rates::new(clock::now()),
             querylog,
@@ -297,7 +297,7 @@ impl<S: Source> Control<S> {
         if self.reload_due() || self.evaluation == Evaluation::Ended || self.may_commit(now) {
             return now;
         }
-        let waits = self.leaving.is_some() || self.reload.as_ref().is_some_and(Reload::is_ready);
+        let waits = self.retiring.is_some() || self.reload.as_ref().is_some_and(Reload::is_ready);
         let soon = waits.then(|| now + SOON);
         let probes = [self.backend_health.next(), self.reload.as_ref().and_then(Reload::next)];
         let watchdog = self.watchdog.as_ref().map(|w| w.at);
@@ -377,8 +377,8 @@ impl<S: Source> Control<S> {
     /// Returns listeners of earlier changes whose sockets may still be open.
     fn ending(&mut self, now: Tick) -> Vec<Arc<Listener>> {
         self.closing.retain(|c| c.closed > now);
-        let leaving = self.leaving.iter().flat_map(|l| &l.listeners);
-        self.closing.iter().map(|c| &c.listener).chain(leaving).cloned().collect()
+        let retiring = self.retiring.iter().flat_map(|l| &l.listeners);
+        self.closing.iter().map(|c| &c.listener).chain(retiring).cloned().collect()
     }
 
     /// Returns whether the pending change can commit: its servers have been checked, and
@@ -481,7 +481,7 @@ impl<S: Source> Control<S> {
                 if !done.removed.is_empty() {
                     // Listeners of an earlier change are retired at the latest here.
                     self.retire(Tick(u64::MAX));
-                    self.leaving = Some(Leaving { listeners: done.removed, until: now + ACKNOWLEDGE });
+                    self.retiring = Some(Retiring { listeners: done.removed, until: now + ACKNOWLEDGE });
                 }
                 self.ready();
                 Ok(())
@@ -504,17 +504,17 @@ impl<S: Source> Control<S> {
 
     /// Ends removed listeners when every shard uses the new configuration, or after the time-out.
     fn retire(&mut self, now: Tick) {
-        let Some(leaving) = &self.leaving else { return };
+        let Some(retiring) = &self.retiring else { return };
         let behind = self.feed.behind();
-        if !behind.is_empty() && now < leaving.until {
+        if !behind.is_empty() && now < retiring.until {
             return;
         }
         if !behind.is_empty() {
             tracing::warn!(shards = ?behind, "these shards do not use the new configuration yet");
         }
-        reload::retire(&leaving.listeners, &mut self.shards);
-        if let Some(leaving) = self.leaving.take() {
-            self.close(leaving.listeners);
+        reload::retire(&retiring.listeners, &mut self.shards);
+        if let Some(retiring) = self.retiring.take() {
+            self.close(retiring.listeners);
         }
     }
 

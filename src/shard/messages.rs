@@ -68,7 +68,7 @@ pub enum Resumed {
     /// No connection holds a message that can be handled.
     Nothing,
     /// The connection has more to do in its turn.
-    GoesOn,
+    HasMore,
     /// Its turn is over.
     Done,
 }
@@ -112,7 +112,7 @@ impl Shard {
             return clients.end(connection, ClientCloseReason::Proxy);
         }
         let Some(mut frames) = clients.take_frames(connection) else { return };
-        let parsed = if clients.may_go_on(connection) {
+        let parsed = if clients.may_continue(connection) {
             let mut step = Step::of(clients.turn_left(connection), is_over);
             frames.feed(bytes, &mut |message| step.then(self.client_query(connection, message, out)))
         } else {
@@ -138,7 +138,7 @@ impl Shard {
             out(verdict, packet.bytes_mut());
         }
         self.scratch = scratch;
-        if self.connections.clients.may_go_on(connection) { Flow::Go } else { Flow::Stop }
+        if self.connections.clients.may_continue(connection) { Flow::Go } else { Flow::Stop }
     }
 
     /// The engine has closed the connection, as requested or because it failed.
@@ -164,7 +164,7 @@ impl Shard {
     /// there is no time are kept.
     pub fn on_backend_bytes(&mut self, route: Route, bytes: &[u8], is_over: IsOver<'_>, out: Out<'_>) {
         let Some(mut frames) = self.connections.backends.take_frames(route) else { return };
-        let parsed = if self.connections.backends.goes_on(route) {
+        let parsed = if self.connections.backends.may_continue(route) {
             let mut step = Step::of(usize::MAX, is_over);
             frames.feed(bytes, &mut |message| step.then(self.backend_message(route, message, out)))
         } else {
@@ -191,9 +191,10 @@ impl Shard {
         }
         self.scratch = scratch;
         let backends = &mut self.connections.backends;
-        let flow = if verdict == Verdict::Hold && !backends.goes_on(route) { Flow::Stop } else { Flow::Go };
+        let flow =
+            if verdict == Verdict::Hold && !backends.may_continue(route) { Flow::Stop } else { Flow::Go };
         let answers = self.dispatcher.outstanding.live_on(route) < owed || backends.is_transferring(route);
-        backends.heard(route, answers, self.context.now);
+        backends.on_message(route, answers, self.context.now);
         flow
     }
 
@@ -201,7 +202,7 @@ impl Shard {
     fn resume_backend(&mut self, route: Route, is_over: IsOver<'_>, out: Out<'_>) {
         let Some(mut frames) = self.connections.backends.take_frames(route) else { return };
         let mut step = Step::of(usize::MAX, is_over);
-        if self.connections.backends.goes_on(route)
+        if self.connections.backends.may_continue(route)
             && frames.resume(&mut |message| step.then(self.backend_message(route, message, out))).is_err()
         {
             self.connections.backends.end(route, BackendCloseReason::BadFrame);
@@ -219,8 +220,8 @@ impl Shard {
         // Backends first: their messages free what queries wait for.
         if let Some(route) = self.connections.backends.next_resumable() {
             self.resume_backend(route, is_over, out);
-            let goes_on = self.connections.backends.end_step(route);
-            return if goes_on { Resumed::GoesOn } else { Resumed::Done };
+            let has_more = self.connections.backends.end_step(route);
+            return if has_more { Resumed::HasMore } else { Resumed::Done };
         }
         let Some(connection) = self.connections.clients.next_resumable() else { return Resumed::Nothing };
         if let Some(mut frames) = self.connections.clients.take_frames(connection) {
@@ -231,7 +232,7 @@ impl Shard {
             }
             self.connections.clients.put_frames(connection, frames, self.context.now);
         }
-        if self.connections.clients.end_step(connection) { Resumed::GoesOn } else { Resumed::Done }
+        if self.connections.clients.end_step(connection) { Resumed::HasMore } else { Resumed::Done }
     }
 
     /// Returns the number of connections that hold messages which can be handled; an upper bound.

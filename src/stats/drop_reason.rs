@@ -29,6 +29,8 @@ reasons! {
         AnswerTooLong = "answer-too-long",
         /// A query changed by rules, with the table of query states full.
         QueryTableFull = "query-state-full",
+        /// A query to be sent again that was too long to be kept, or is malformed.
+        QueryNotKept = "query-not-kept",
         /// An answer to be delayed, with too many delayed already.
         DelayFull = "delay-full",
         /// A copy of a query for a second server that could not be sent.

@@ -48,15 +48,15 @@ impl Failure {
         Self { reason, text: text.into() }
     }
 
-    /// Converts an error of rustls; `begun` tells whether a TLS message was understood before.
-    pub(super) fn of(error: &Error, begun: bool) -> Self {
+    /// Converts an error of rustls; `handshake_started` tells whether a TLS message was understood before.
+    pub(super) fn of(error: &Error, handshake_started: bool) -> Self {
         let text = match error {
             Error::InvalidCertificate(why) => verify::describe(why),
             Error::AlertReceived(alert) => format!("the peer sent an alert: {}", alert_text(*alert)),
-            Error::InvalidMessage(_) if !begun => "the peer does not speak TLS".to_owned(),
+            Error::InvalidMessage(_) if !handshake_started => "the peer does not speak TLS".to_owned(),
             other => other.to_string(),
         };
-        Self::new(reason(error, begun), text)
+        Self::new(reason(error, handshake_started), text)
     }
 }
 
@@ -68,9 +68,9 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-fn reason(error: &Error, begun: bool) -> Reason {
+fn reason(error: &Error, handshake_started: bool) -> Reason {
     match error {
-        Error::InvalidMessage(_) | Error::PeerSentOversizedRecord if !begun => Reason::NotTls,
+        Error::InvalidMessage(_) | Error::PeerSentOversizedRecord if !handshake_started => Reason::NotTls,
         Error::PeerIncompatible(why) => match why {
             PeerIncompatible::NoCipherSuitesInCommon
             | PeerIncompatible::NoKxGroupsInCommon

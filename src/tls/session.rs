@@ -50,7 +50,7 @@ pub struct Session {
     // Some 2 kB, which plain connections should not pay for.
     tls: Box<Connection>,
     /// Whether the peer's hello was understood.
-    begun: bool,
+    handshake_started: bool,
     failure: Option<Failure>,
     peer_closed: bool,
 }
@@ -92,7 +92,7 @@ impl Session {
 
     fn new(mut tls: Connection) -> Self {
         tls.set_buffer_limit(Some(SEND_BYTES_MAX));
-        Self { tls: Box::new(tls), begun: false, failure: None, peer_closed: false }
+        Self { tls: Box::new(tls), handshake_started: false, failure: None, peer_closed: false }
     }
 
     /// Takes received bytes, all of them, and appends the plaintext in them.
@@ -120,11 +120,11 @@ impl Session {
             match state {
                 Ok(state) => self.peer_closed |= state.peer_has_closed(),
                 Err(e) => {
-                    let failure = Failure::of(&e, self.begun);
+                    let failure = Failure::of(&e, self.handshake_started);
                     return Err(self.fail(failure));
                 }
             }
-            self.begun |= self.tls.protocol_version().is_some();
+            self.handshake_started |= self.tls.protocol_version().is_some();
         }
         Ok(())
     }
@@ -190,8 +190,8 @@ impl Session {
 
     /// Returns whether a message of the peer was understood.
     #[must_use]
-    pub fn has_begun(&self) -> bool {
-        self.begun
+    pub fn handshake_started(&self) -> bool {
+        self.handshake_started
     }
 
     /// Returns whether the handshake is incomplete.

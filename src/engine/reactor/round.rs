@@ -170,7 +170,7 @@ impl Engine {
                 let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
                 match shard.resume_next(is_over, out) {
                     Resumed::Nothing => return true,
-                    Resumed::GoesOn => {}
+                    Resumed::HasMore => {}
                     Resumed::Done => round.end_step(),
                 }
                 if slice.ends_with(Weight::Light, clock::now) {

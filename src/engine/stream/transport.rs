@@ -86,7 +86,7 @@ impl Transport {
         };
         if bytes.is_empty() {
             // A client that sends nothing at all has not failed: it is a port check.
-            let failed = if tls.session.has_begun() { tls.session.on_end().err() } else { None };
+            let failed = if tls.session.handshake_started() { tls.session.on_end().err() } else { None };
             return failed.map_or(Received::End, Received::Failed);
         }
         plain.clear();

@@ -61,18 +61,19 @@ impl BackendConnections {
         if backend_state.open >= max {
             // Those that are about to be closed, or of another era, do not count; idle ones that
             // this query cannot use make room.
-            let leaving = backend_state.iter(&self.table).filter(|(_, c)| c.is_leaving(&need)).count() as u32;
+            let ending =
+                backend_state.iter(&self.table).filter(|(_, c)| c.takes_no_more(&need)).count() as u32;
             if backend_state.open >= 2 * BACKEND_CONNECTIONS_MAX {
                 return None;
             }
-            if backend_state.open - leaving >= max {
+            if backend_state.open - ending >= max {
                 let idle = backend_state.iter(&self.table).find_map(|(at, connection)| {
                     if connection.state != State::Open || connection.transfer.is_some() {
                         return None;
                     }
                     // Those that could have taken the query are full, but a transfer takes none.
-                    let is_spare = connection.key != need.key || need.transfer.is_some();
-                    (is_spare && !connection.is_leaving(&need) && live(at) == 0).then_some(at)
+                    let is_of_no_use = connection.key != need.key || need.transfer.is_some();
+                    (is_of_no_use && !connection.takes_no_more(&need) && live(at) == 0).then_some(at)
                 });
                 self.end(route(idle?), BackendCloseReason::Idle);
             }
@@ -168,7 +169,7 @@ impl BackendConnection {
             active: now,
             blocked: None,
             answered: 0,
-            heard_at: now,
+            last_message: now,
             missed: 0,
             is_closed_by_server: false,
             is_new: true,
@@ -176,7 +177,7 @@ impl BackendConnection {
             frames: Frames::new(),
             output: Outbound::new(),
             transfer: need.transfer,
-            begun: false,
+            transfer_started: false,
             era: need.options.era(),
             key: need.key,
             source: need.source,
@@ -186,11 +187,11 @@ impl BackendConnection {
 
     /// Returns whether it may take queries of this kind.
     fn takes(&self, need: &Need<'_>) -> bool {
-        self.transfer.is_none() && self.key == need.key && !self.is_leaving(need)
+        self.transfer.is_none() && self.key == need.key && !self.takes_no_more(need)
     }
 
     /// Returns whether it ends without another query.
-    fn is_leaving(&self, need: &Need<'_>) -> bool {
+    fn takes_no_more(&self, need: &Need<'_>) -> bool {
         self.is_closed_by_server || matches!(self.state, State::Ended(_)) || self.era != need.options.era()
     }
 }

@@ -55,7 +55,7 @@ struct BackendConnection {
     /// Messages that were responses to its queries.
     answered: u64,
     /// When the last message arrived.
-    heard_at: Tick,
+    last_message: Tick,
     /// Queries in a row that timed out, with no message in between.
     missed: u8,
     /// The server has closed it; messages on it were not handled yet.
@@ -69,7 +69,7 @@ struct BackendConnection {
     /// It is used by a zone transfer, and by nothing else.
     transfer: Option<Transfer>,
     /// A part of that transfer has arrived.
-    begun: bool,
+    transfer_started: bool,
     /// The generation of trusted certificates that it was opened with: once that is outdated, it
     /// gets no more queries, and ends with its last one.
     era: u64,
@@ -203,7 +203,7 @@ impl BackendConnections {
     }
 
     /// Returns whether the connection's next message may be handled.
-    pub(crate) fn goes_on(&self, route: Route) -> bool {
+    pub(crate) fn may_continue(&self, route: Route) -> bool {
         self.connection(route).is_some_and(|l| !l.paused)
     }
 
@@ -214,13 +214,13 @@ impl BackendConnections {
         {
             // The time that it was not read does not count against its server.
             connection.active = now;
-            self.go_on(route);
+            self.mark_resumable(route);
         }
     }
 
     /// Queues the connection to be served again: it may hold messages, or its server may have
     /// closed it.
-    fn go_on(&mut self, route: Route) {
+    fn mark_resumable(&mut self, route: Route) {
         if let Some(slot) = self.slot(route) {
             self.table.mark_resumable(slot);
         }
@@ -290,7 +290,7 @@ impl BackendConnections {
         let Some(connection) = self.connection_mut(route) else { return };
         connection.frames = frames;
         if connection.holds_messages() {
-            self.go_on(route);
+            self.mark_resumable(route);
         }
     }
 
@@ -300,11 +300,11 @@ impl BackendConnections {
     }
 
     /// A message has arrived; `answers`: it is a response to one of its queries.
-    pub(crate) fn heard(&mut self, route: Route, answers: bool, now: Tick) {
+    pub(crate) fn on_message(&mut self, route: Route, answers: bool, now: Tick) {
         let Some(connection) = self.connection_mut(route) else { return };
         connection.answered += u64::from(answers);
         connection.missed = 0;
-        connection.heard_at = now;
+        connection.last_message = now;
         connection.active = now;
         let answered = connection.answered;
         let depth = &mut self.by_backend[route.backend.index()].depth;
@@ -370,7 +370,7 @@ impl BackendConnections {
             }
         }
         // Not an idle one that was closed just as a query was sent.
-        let was_served = owing.is_some_and(|since| connection.heard_at > since);
+        let was_served = owing.is_some_and(|since| connection.last_message > since);
         let is_hasty = was_served && (1..=EARLY_CLOSER_QUERIES_MAX).contains(&connection.answered);
         if is_hasty
             && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken)
@@ -378,7 +378,7 @@ impl BackendConnections {
         {
             backend_state.depth = connection.answered as u32;
         }
-        Some(ClosedConnection { answered: connection.answered, transferring: connection.begun })
+        Some(ClosedConnection { answered: connection.answered, transferring: connection.transfer_started })
     }
 
     /// Returns backends to avoid: those that have recently refused a connection. `clients`: the
@@ -393,22 +393,22 @@ impl BackendConnections {
     }
 
     /// A message of a zone transfer has arrived on the connection, with more to come.
-    pub(crate) fn has_begun(&mut self, route: Route) {
+    pub(crate) fn on_transfer_started(&mut self, route: Route) {
         if let Some(connection) = self.connection_mut(route) {
-            connection.begun = true;
+            connection.transfer_started = true;
         }
     }
 
     /// Returns whether messages of a zone transfer have arrived on the connection.
     pub(crate) fn is_transferring(&self, route: Route) -> bool {
-        self.connection(route).is_some_and(|l| l.begun)
+        self.connection(route).is_some_and(|l| l.transfer_started)
     }
 
     /// A query has timed out without any message since it was sent: after a few of these in a row
     /// the connection counts as dead.
     pub(crate) fn missed(&mut self, route: Route, asked: Tick) {
         let Some(connection) = self.connection_mut(route) else { return };
-        if connection.heard_at <= asked {
+        if connection.last_message <= asked {
             connection.missed = connection.missed.saturating_add(1);
             if connection.missed >= MISSED_MAX {
                 // Nothing tells that its server has failed: it may get a new one at once.
@@ -445,7 +445,7 @@ impl BackendConnections {
     }
 
     /// Releases a selected connection that gets no query: a new one is not needed.
-    pub(crate) fn spare(&mut self, route: Route) {
+    pub(crate) fn close_if_new(&mut self, route: Route) {
         if self.is_new(route) {
             self.end(route, BackendCloseReason::Done);
         }

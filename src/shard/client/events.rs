@@ -123,7 +123,7 @@ impl ClientConnections {
     /// Returns whether a connection that is to be closed was answered a moment ago, while its
     /// client may still be sending.
     pub(crate) fn close_drains(&self, connection: ConnectionSlot, now: Tick) -> bool {
-        self.lingers(connection, DRAIN, now)
+        self.was_just_answered(connection, DRAIN, now)
     }
 
     /// Returns the protocol of a client's query.

@@ -16,7 +16,7 @@ impl ClientConnection {
 
     /// Returns whether another query that was read may be handled, also if the client has closed
     /// its end.
-    pub(super) fn may_go_on(&self) -> bool {
+    pub(super) fn may_continue(&self) -> bool {
         let state = match self.state {
             State::Open
             | State::Finishing(
@@ -29,12 +29,12 @@ impl ClientConnection {
 
     /// Returns whether complete queries that it holds may be handled now.
     pub(super) fn holds_queries(&self) -> bool {
-        self.may_go_on() && self.frames.has_more()
+        self.may_continue() && self.frames.has_more()
     }
 
     /// Returns whether the engine may read.
     pub(super) fn may_read(&self) -> bool {
-        self.state == State::Open && self.may_go_on() && !self.frames.has_more()
+        self.state == State::Open && self.may_continue() && !self.frames.has_more()
     }
 
     /// Frees the memory of an idle connection.
@@ -60,7 +60,7 @@ impl ClientConnection {
             if self.frames.is_partial() {
                 self.frames = Frames::new();
             }
-            self.begun = None;
+            self.partial_since = None;
         }
     }
 

@@ -84,7 +84,7 @@ struct ClientConnection {
     /// Queries in flight that it may have at present: its share of all.
     in_flight_share: u16,
     /// Its last query was finished in overload: it is closed as soon as nothing is in flight.
-    leaving: bool,
+    close_when_idle: bool,
     /// Reads since the last complete query.
     reads: u32,
     queries: u32,
@@ -92,7 +92,7 @@ struct ClientConnection {
     /// The last complete query or answer, or when the last answer was written.
     active: Tick,
     /// When the start of a partial query arrived.
-    begun: Option<Tick>,
+    partial_since: Option<Tick>,
     /// Since when its output waits to be written.
     blocked: Option<Tick>,
     /// The PROXY header that it begins with, if it does.
@@ -206,12 +206,12 @@ impl ClientConnections {
             in_flight: 0,
             in_flight_max: arrival.in_flight_max.max(1),
             in_flight_share: arrival.in_flight_max.max(1),
-            leaving: false,
+            close_when_idle: false,
             reads: 0,
             queries: 0,
             opened: now,
             active: now,
-            begun: None,
+            partial_since: None,
             blocked: None,
             proxy_header: arrival.header_due.then(|| HeaderReader::due(arrival.header_outside)),
             frames_taken: false,
@@ -270,7 +270,7 @@ impl ClientConnections {
     /// Takes the connection's frames, to be parsed; to be returned with
     /// [`ClientConnections::put_frames`].
     pub(crate) fn take_frames(&mut self, slot: ConnectionSlot) -> Option<Frames> {
-        let connection = self.connection_mut(slot).filter(|s| s.state == State::Open || s.may_go_on())?;
+        let connection = self.connection_mut(slot).filter(|s| s.state == State::Open || s.may_continue())?;
         connection.frames_taken = true;
         Some(std::mem::take(&mut connection.frames))
     }
@@ -278,7 +278,7 @@ impl ClientConnections {
     /// Returns the frames.
     pub(crate) fn put_frames(&mut self, slot: ConnectionSlot, frames: Frames, now: Tick) {
         if let Some(connection) = self.connection_mut(slot) {
-            connection.begun = frames.is_partial().then(|| connection.begun.unwrap_or(now));
+            connection.partial_since = frames.is_partial().then(|| connection.partial_since.unwrap_or(now));
             connection.frames = frames;
             connection.frames_taken = false;
             self.review(slot, now);
@@ -305,7 +305,7 @@ impl ClientConnections {
         connection.queries = connection.queries.wrapping_add(1);
         connection.reads = 0;
         connection.active = now;
-        connection.begun = None;
+        connection.partial_since = None;
         if limits.queries > 0 && connection.queries >= limits.queries {
             connection.state = State::Finishing(ClientCloseReason::Queries);
         } else if connection.last_query_by.is_some() && connection.state == State::Open {
@@ -315,8 +315,8 @@ impl ClientConnections {
     }
 
     /// Returns whether the connection may bring another query at once.
-    pub(crate) fn may_go_on(&self, slot: ConnectionSlot) -> bool {
-        self.connection(slot).is_some_and(ClientConnection::may_go_on)
+    pub(crate) fn may_continue(&self, slot: ConnectionSlot) -> bool {
+        self.connection(slot).is_some_and(ClientConnection::may_continue)
     }
 
     /// Ends a query of the connection, with its answer if there is one, which must fit a frame.
@@ -330,7 +330,7 @@ impl ClientConnections {
         let overload = self.is_overloaded(limits);
         let Some(connection) = self.connection_mut(slot) else { return };
         connection.in_flight -= 1;
-        connection.leaving = overload;
+        connection.close_when_idle = overload;
         let (is_idle, is_gone) = (connection.in_flight == 0, connection.state == State::Gone);
         self.in_flight -= 1;
         if is_idle {
@@ -394,7 +394,7 @@ impl ClientConnections {
         let share = self.share();
         let Some(connection) = self.connection_mut(slot).filter(|s| !s.frames_taken) else { return };
         connection.in_flight_share = connection.in_flight_max.min(share);
-        if connection.leaving && connection.in_flight == 0 && !connection.frames.has_more() {
+        if connection.close_when_idle && connection.in_flight == 0 && !connection.frames.has_more() {
             connection.stop(ClientCloseReason::Overload);
         }
         if let Some(why) = connection.is_finished() {
@@ -402,9 +402,9 @@ impl ClientConnections {
         }
         let resumes = connection.holds_queries();
         let changes = connection.interest() != connection.applied;
-        if changes && connection.may_read() && connection.begun.is_some() {
+        if changes && connection.may_read() && connection.partial_since.is_some() {
             // The time that we did not read does not count against the client.
-            connection.begun = Some(now);
+            connection.partial_since = Some(now);
         }
         if resumes {
             self.table.mark_resumable(slot);

@@ -40,7 +40,7 @@ impl ClientConnections {
 
     /// Returns whether the connection's last answers may still be in flight to its client: it was
     /// answered recently, and has ended because it must bring no more queries.
-    pub(crate) fn lingers(&self, slot: ConnectionSlot, span: TickDelta, now: Tick) -> bool {
+    pub(crate) fn was_just_answered(&self, slot: ConnectionSlot, span: TickDelta, now: Tick) -> bool {
         self.connection(slot).is_some_and(|s| match s.state {
             State::Ended(why) => why.follows_answers() && s.queries > 0 && now.since(s.active) < span,
             State::Open | State::Finishing(_) | State::Gone => false,
@@ -101,7 +101,7 @@ impl ClientConnection {
             let due = hastily(self.opened, limits.receive_timeout);
             return due.then_some(Due::End(ClientCloseReason::HandshakeTimeout));
         }
-        if let Some(since) = self.begun.filter(|_| self.may_go_on()) {
+        if let Some(since) = self.partial_since.filter(|_| self.may_continue()) {
             return hastily(since, limits.receive_timeout)
                 .then_some(Due::End(ClientCloseReason::ReadTimeout));
         }

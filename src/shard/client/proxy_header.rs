@@ -23,7 +23,7 @@ pub(crate) struct HeaderReader {
     /// It is before TLS, by its listener's setting when the connection was accepted.
     outside: bool,
     /// The part of it that has arrived.
-    begun: Vec<u8>,
+    received: Vec<u8>,
     proxied: Option<ProxiedAddresses>,
     values: ProxyValues,
 }
@@ -34,7 +34,7 @@ impl HeaderReader {
         Box::new(Self {
             due: true,
             outside,
-            begun: Vec::new(),
+            received: Vec::new(),
             proxied: None,
             values: ProxyValues::default(),
         })
@@ -43,12 +43,12 @@ impl HeaderReader {
     /// Parses more bytes; returns how many of them belong to the header, or none when it is
     /// malformed.
     fn feed(&mut self, bytes: &[u8], bytes_max: usize) -> Option<usize> {
-        let before = self.begun.len();
+        let before = self.received.len();
         // Bytes beyond the longest header cannot belong to it.
         let room = bytes_max.max(proxy::LINE_MAX).saturating_sub(before);
         let taken = bytes.len().min(room);
-        self.begun.extend_from_slice(&bytes[..taken]);
-        match proxy::parse(&self.begun, bytes_max.saturating_sub(proxy::FIXED)) {
+        self.received.extend_from_slice(&bytes[..taken]);
+        match proxy::parse(&self.received, bytes_max.saturating_sub(proxy::FIXED)) {
             Parsed::Incomplete => (taken < room).then_some(taken),
             Parsed::Invalid(_) => None,
             Parsed::Header { header, len } => {
@@ -57,7 +57,7 @@ impl HeaderReader {
                     return None;
                 }
                 self.due = false;
-                self.begun = Vec::new();
+                self.received = Vec::new();
                 len.checked_sub(before)
             }
         }
@@ -77,7 +77,8 @@ impl ClientConnections {
 
     /// Returns whether no byte of the connection's queries was read.
     pub(crate) fn is_fresh(&self, slot: ConnectionSlot) -> bool {
-        self.connection(slot).is_some_and(|s| s.queries == 0 && s.begun.is_none() && s.proxy_header.is_none())
+        self.connection(slot)
+            .is_some_and(|s| s.queries == 0 && s.partial_since.is_none() && s.proxy_header.is_none())
     }
 
     /// Returns the original addresses of the connection and the values, as in its header.
@@ -96,14 +97,14 @@ impl ClientConnections {
         now: Tick,
     ) -> Result<usize, ClientCloseReason> {
         let Some(connection) = self.connection_mut(slot) else { return Ok(0) };
-        connection.begun = connection.begun.or(Some(now));
+        connection.partial_since = connection.partial_since.or(Some(now));
         let Some(proxy_header) = connection.proxy_header.as_mut().filter(|p| p.due) else { return Ok(0) };
         let used = proxy_header.feed(bytes, proxy.bytes_max.into()).ok_or(ClientCloseReason::Proxy)?;
         if proxy_header.due {
             return Ok(used);
         }
         let client = proxy_header.proxied.map_or(connection.client.peer, |proxied| proxied.source);
-        (connection.begun, connection.reads, connection.active) = (None, 0, now);
+        (connection.partial_since, connection.reads, connection.active) = (None, 0, now);
         if proxy.acl_to_client {
             // It was not counted when it was accepted: its client was unknown.
             let client_permit = self.connection_limits.admit(client, limits, now)?;
@@ -161,6 +162,6 @@ mod tests {
         let mut proxy_header = HeaderReader::due(false);
         assert_eq!(proxy_header.feed(b"PROXY UNKNOWN ", 16), Some(14));
         let endless = (0..200).all(|_| proxy_header.feed(b"x", 16).is_some());
-        assert!(!endless && proxy_header.begun.len() <= proxy::LINE_MAX);
+        assert!(!endless && proxy_header.received.len() <= proxy::LINE_MAX);
     }
 }

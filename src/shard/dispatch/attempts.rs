@@ -129,7 +129,9 @@ impl Dispatcher {
         let terms = Terms { max, now: cx.now, batch: cx.batch, queue: queue.unwrap_or(own), connection };
         let Some(key) = self.outstanding.claim(backend, pending, terms, &mut cx.rng) else {
             if let Some(connection) = connection {
-                connections.backends.spare(Route { backend, socket: SocketSlot::Connection(connection) });
+                connections
+                    .backends
+                    .close_if_new(Route { backend, socket: SocketSlot::Connection(connection) });
             }
             return None;
         };
@@ -207,7 +209,7 @@ impl Dispatcher {
             if connections.backends.ask(route, packet.bytes(), alone, cx.now) {
                 return Some(Sent::Connection);
             }
-            connections.backends.spare(route);
+            connections.backends.close_if_new(route);
         } else if self.prepend_header(cx, connections, route.backend, pending, packet) {
             return Some(Sent::Datagram(route));
         }
@@ -286,7 +288,7 @@ impl Dispatcher {
         let entry = pending.waiter.entry();
         self.queries.force_connection(entry);
         if !self.queries.query(entry).is_some_and(|query| packet.replace(query)) {
-            return Err(DropReason::OutstandingFull);
+            return Err(DropReason::QueryNotKept);
         }
         let own = self.claim(cx, connections, backend, *pending, None);
         let claimed = own.or_else(|| {

@@ -327,7 +327,7 @@ impl Shard {
     ) -> Outcome {
         let entry = query.pending.waiter.entry();
         query.pending.pool = pool;
-        let Some(state) = &mut query.state else { return Outcome::Dropped(DropReason::NoServer) };
+        let Some(state) = &mut query.state else { return Outcome::Dropped(DropReason::QueryNotKept) };
         state.restarts = state.restarts.saturating_add(1);
         state.pool = pool;
         let mut kept = self.dispatcher.queries.query(entry).is_some_and(|query| packet.replace(query));
@@ -340,7 +340,7 @@ impl Shard {
             state.added = Ecs::Left;
         }
         if !kept {
-            return Outcome::Dropped(DropReason::NoServer);
+            return Outcome::Dropped(DropReason::QueryNotKept);
         }
         query.facts = Facts::of(packet.bytes());
         let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
@@ -432,12 +432,14 @@ impl Shard {
 }
 
 /// Returns the client as rules and policies see it.
+#[inline]
 fn visible_client(client: Client, state: Option<&QueryState>) -> Client {
     let proxied = state.and_then(|state| state.proxied);
     proxied.map_or(client, |proxied| Client { peer: proxied.source, ..client })
 }
 
 /// Restores the client's id and flags in an answer, and removes the server's hop-by-hop option.
+#[inline]
 fn restore_header(pending: &PendingQuery, from: Route, packet: &mut Packet<'_>) {
     if from.is_connection() && keepalive::may_be_there(packet.bytes()) {
         // It is between the server and us (RFC 7828).

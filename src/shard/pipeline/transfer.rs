@@ -85,7 +85,7 @@ impl Shard {
     ) -> Verdict {
         let (route, now) = (key.route, self.context.now);
         let connections = &mut self.connections;
-        connections.backends.has_begun(route);
+        connections.backends.on_transfer_started(route);
         if let Some(queue) = self.dispatcher.connection_queue(route.backend) {
             self.dispatcher.outstanding.rearm(key, now, queue);
         }

@@ -98,7 +98,7 @@ struct RelaySession {
     address: Option<SocketAddr>,
     opened: Tick,
     /// When the attempt began.
-    begun: Tick,
+    started: Tick,
     /// The last traffic in either direction.
     active: Tick,
     bytes: [u64; 2],
@@ -233,7 +233,7 @@ impl Relay {
             tried: Vec::new(),
             address: None,
             opened: now,
-            begun: now,
+            started: now,
             active: now,
             bytes: [0; 2],
             epoch: 0,
@@ -320,7 +320,7 @@ impl Relay {
         session.attempts = session.attempts.wrapping_add(1);
         session.attempt = Some(Attempt { target: target.slot, number: session.attempts });
         session.address = Some(target.address);
-        session.begun = now;
+        session.started = now;
         session.epoch = epoch;
         if is_flow(&session.listener) {
             session.state = State::Open;
@@ -359,7 +359,7 @@ impl Relay {
             session.tried.remove(at);
         }
         session.tried.push(Tried { target: attempt.target, address, why, excused: false });
-        let lasted = now.since(session.begun);
+        let lasted = now.since(session.started);
         self.by_target[attempt.target.index()] -= 1;
         if why == ConnectFailure::Timeout {
             self.silent.retain(|(target, _)| *target != attempt.target);
@@ -374,7 +374,7 @@ impl Relay {
         let attempt = session.attempt?;
         session.state = State::Open;
         session.active = now;
-        let lasted = now.since(session.begun);
+        let lasted = now.since(session.started);
         self.silent.retain(|(target, _)| *target != attempt.target);
         Some((attempt.target, lasted))
     }
@@ -398,7 +398,7 @@ impl Relay {
             session.tried.iter_mut().for_each(|t| t.excused = true);
         }
         let attempt = session.attempt?;
-        (first && count > 0).then(|| (attempt.target, now.since(session.begun)))
+        (first && count > 0).then(|| (attempt.target, now.since(session.started)))
     }
 
     /// Returns whether a flow's target must be checked: the live state has changed since the last
@@ -498,7 +498,7 @@ impl Relay {
                 listed[index] = false;
                 return false;
             };
-            let end = session.begun + waits(&session.listener);
+            let end = session.started + waits(&session.listener);
             if end <= now && overdue.len() < most {
                 overdue.push(slot);
             } else {

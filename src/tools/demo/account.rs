@@ -11,7 +11,7 @@ use crate::stats::drop_reason::DropReason;
 
 /// The reasons that end a query, each counted once per query. Other reasons concern answers that no
 /// client waits for.
-const QUERY_ENDS: [DropReason; 22] = [
+const QUERY_ENDS: [DropReason; 23] = [
     DropReason::Acl,
     DropReason::QueryShort,
     DropReason::QueryIsResponse,
@@ -22,6 +22,7 @@ const QUERY_ENDS: [DropReason; 22] = [
     DropReason::ResponseRule,
     DropReason::AnswerTooLong,
     DropReason::QueryTableFull,
+    DropReason::QueryNotKept,
     DropReason::DelayFull,
     DropReason::NoServer,
     DropReason::OutstandingFull,
