@@ -71,6 +71,7 @@ impl Skipped {
 
 /// Selects a server by the pool's policy. `hash` is read by the policies for which [`hashes`] is
 /// true.
+#[inline]
 pub(crate) fn choose(
     view: &View<'_>,
     table: &mut Table,
@@ -121,6 +122,7 @@ fn first_group<'t>(view: &View<'_>, usable: &'t [Member]) -> Option<&'t [Member]
     usable.chunk_by(|a, b| a.order == b.order).find(|g| g.iter().any(|m| view.accepts(m)))
 }
 
+#[inline]
 fn least_outstanding<'t>(view: &View<'_>, group: &'t [Member]) -> Option<&'t Member> {
     // A loop of its own for each case: usually every member is accepted.
     if view.plain { least(view, group.iter()) } else { least(view, group.iter().filter(|m| view.accepts(m))) }

@@ -58,6 +58,7 @@ impl Load {
 }
 
 impl Count {
+    #[inline]
     fn load(&self) -> Load {
         let own = u64::from(micros(self.latency));
         let latency = if self.others_measured == 0 {
@@ -185,6 +186,7 @@ impl Tally {
     }
 
     /// Counts a query that was sent.
+    #[inline]
     pub(crate) fn claimed(&mut self, slot: BackendSlot) {
         let (shards, now) = (self.live_state.shards().len(), self.now);
         let Some(count) = self.counts.get_mut(slot.index()) else { return };
@@ -199,6 +201,7 @@ impl Tally {
     }
 
     /// Removes a query from the outstanding ones.
+    #[inline]
     pub(crate) fn settled(&mut self, slot: BackendSlot, latency: Option<TickDelta>) {
         let Some(count) = self.counts.get_mut(slot.index()) else { return };
         debug_assert!(count.outstanding > 0, "settled without a claim");
@@ -230,6 +233,7 @@ impl Tally {
     }
 
     /// Returns a backend's load, over all shards.
+    #[inline]
     pub(crate) fn load(&self, slot: BackendSlot) -> Load {
         self.loads[slot.index()]
     }
@@ -251,6 +255,7 @@ impl Tally {
         bucket.qps == 0 || bucket.at(self.now) >= 1.0
     }
 
+    #[inline]
     fn touch(&mut self, slot: BackendSlot) {
         let count = &mut self.counts[slot.index()];
         if !count.touched {

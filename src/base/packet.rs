@@ -16,6 +16,7 @@ pub struct Packet<'b> {
 impl<'b> Packet<'b> {
     /// Creates a view of `len` bytes at `start` in `buf`; both are limited to `buf`.
     #[must_use]
+    #[inline]
     pub fn new(buf: &'b mut [u8], start: usize, len: usize) -> Self {
         let start = start.min(buf.len());
         let end = start.saturating_add(len).min(buf.len());
@@ -24,18 +25,21 @@ impl<'b> Packet<'b> {
 
     /// Returns the message.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.buf[self.start..self.end]
     }
 
     /// Returns the message, mutable.
     #[must_use]
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buf[self.start..self.end]
     }
 
     /// Returns the length of the message.
     #[must_use]
+    #[inline]
     pub const fn len(&self) -> usize {
         self.end - self.start
     }

@@ -123,16 +123,19 @@ impl Context {
     }
 
     /// Returns the shard's own counters.
+    #[inline]
     pub(crate) fn stats(&self) -> &ShardStats {
         &self.live_state.shards()[self.index]
     }
 
     /// Borrows counters, configuration and randomness separately.
+    #[inline]
     pub(crate) fn parts(&mut self) -> (&ShardStats, &Snapshot, &mut ShardRng) {
         (&self.live_state.shards()[self.index], &self.snapshot, &mut self.rng)
     }
 
     /// Counts a packet that is dropped.
+    #[inline]
     pub(crate) fn drop(&self, reason: DropReason) -> Verdict {
         self.stats().dropped(reason).add(1);
         Verdict::Drop(reason)
@@ -145,6 +148,7 @@ impl Context {
     }
 
     /// Returns the limits of client connections.
+    #[inline]
     pub(crate) fn client_limits(&self) -> &ClientConnectionLimits {
         &self.snapshot.globals.client_connections
     }
@@ -156,11 +160,13 @@ impl Context {
     }
 
     /// Returns the listener with this slot.
+    #[inline]
     pub(crate) fn listener(&self, slot: ListenerSlot) -> Option<&Listener> {
         self.snapshot.listener(slot).map(|l| &**l)
     }
 
     /// Returns whether a server's queries carry the client's subnet.
+    #[inline]
     pub(crate) fn sends_subnet(&self, backend: BackendSlot) -> bool {
         self.snapshot.backend(backend).is_some_and(|b| b.use_client_subnet)
     }
@@ -192,6 +198,7 @@ impl Context {
     /// Returns a keyed hash of a question, its name folded to lower case. Eight bytes at a time:
     /// this runs for each query and each response, and byte by byte it took a third of the whole
     /// path.
+    #[inline]
     pub(crate) fn hash(&self, question: &Question<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         let (words, rest) = question.qname.as_chunks::<8>();

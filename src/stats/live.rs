@@ -85,6 +85,7 @@ impl LiveState {
 
     /// Returns the shards' statistics.
     #[must_use]
+    #[inline]
     pub fn shards(&self) -> &[ShardStats] {
         &self.shards
     }
@@ -101,6 +102,7 @@ impl LiveState {
     /// When the slot is not below [`LiveState::backends_max`]; compile assigns slots, and refuses
     /// more.
     #[must_use]
+    #[inline]
     pub fn backend(&self, slot: BackendSlot) -> &BackendLive {
         &self.backends[slot.index()]
     }
@@ -271,6 +273,7 @@ impl ShardStats {
 
     /// Returns the counters of a backend, allocated at its first use (3.2 kB).
     #[must_use]
+    #[inline]
     pub fn backend(&self, slot: BackendSlot) -> &BackendStats {
         self.backends[slot.index()].get_or_init(Box::default)
     }
@@ -286,6 +289,7 @@ impl ShardStats {
 impl Deref for ShardStats {
     type Target = ShardCounters;
 
+    #[inline]
     fn deref(&self) -> &ShardCounters {
         &self.counters
     }

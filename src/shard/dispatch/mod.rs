@@ -133,12 +133,14 @@ impl Dispatcher {
         cx.stats().attached[slot.index()].store(0, Release);
     }
 
+    #[inline]
     fn attached(&self, backend: BackendSlot) -> Option<Attached> {
         self.attached.get(backend.index()).copied().flatten()
     }
 
     /// Selects a server of a pool by its policy, preferably none that has just refused a
     /// connection. `by_connection`: the query came over a connection.
+    #[inline]
     pub(crate) fn select(
         &mut self,
         cx: &mut Context,
@@ -192,6 +194,7 @@ impl Dispatcher {
     }
 
     /// Settles an attempt; no client waits for the query's other attempt any more.
+    #[inline]
     pub(crate) fn settle(
         &mut self,
         cx: &Context,
@@ -209,6 +212,7 @@ impl Dispatcher {
         }
     }
 
+    #[inline]
     fn count_answer(
         &mut self,
         cx: &Context,

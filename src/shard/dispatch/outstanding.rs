@@ -376,6 +376,7 @@ impl Outstanding {
 
     /// Claims a slot for a query to `backend` and returns the id and socket to send it with.
     /// Returns none when the table is full or the backend has none.
+    #[inline]
     pub fn claim(
         &mut self,
         backend: BackendSlot,
@@ -452,6 +453,7 @@ impl Outstanding {
 
     /// Looks up an id on a socket.
     #[must_use]
+    #[inline]
     pub fn find(&self, key: Key) -> Lookup {
         match self.slot(key) {
             None => Lookup::Foreign,
@@ -467,6 +469,7 @@ impl Outstanding {
     }
 
     /// Ends a query that was answered.
+    #[inline]
     pub fn settle(&mut self, key: Key) {
         if self.leave(key, State::Settled) {
             self.settled += 1;
@@ -481,6 +484,7 @@ impl Outstanding {
         }
     }
 
+    #[inline]
     fn leave(&mut self, key: Key, state: State) -> bool {
         let Some(slot) = self.slot_mut(key).filter(|s| s.state == State::Live) else { return false };
         slot.state = state;

@@ -25,6 +25,7 @@ pub(crate) struct ConnectionKey {
 
 impl Dispatcher {
     /// Writes the PROXY header of a query for a server; returns false when that server gets none.
+    #[inline]
     fn write_header(
         &self,
         cx: &Context,

@@ -97,6 +97,7 @@ impl QueryTable {
     }
 
     /// Opens an entry without a query state. Returns none when the table is full.
+    #[inline]
     pub fn open(&mut self) -> Option<EntryId> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -119,11 +120,13 @@ impl QueryTable {
         Some(EntryId { index, generation: entry.generation })
     }
 
+    #[inline]
     fn entry(&self, id: Option<EntryId>) -> Option<&Entry> {
         let id = id?;
         self.entries.get(usize::from(id.index)).filter(|e| e.is_open && e.generation == id.generation)
     }
 
+    #[inline]
     fn entry_mut(&mut self, id: Option<EntryId>) -> Option<&mut Entry> {
         let id = id?;
         self.entries.get_mut(usize::from(id.index)).filter(|e| e.is_open && e.generation == id.generation)
@@ -254,12 +257,14 @@ impl QueryTable {
 
     /// Returns whether the entry holds a query state.
     #[must_use]
+    #[inline]
     pub fn has_state(&self, id: Option<EntryId>) -> bool {
         self.entry(id).is_some_and(|e| e.state.is_some())
     }
 
     /// Returns the query that was kept.
     #[must_use]
+    #[inline]
     pub fn query(&self, id: Option<EntryId>) -> Option<&[u8]> {
         self.entry(id).map(|e| e.query.as_slice()).filter(|q| !q.is_empty())
     }
@@ -278,6 +283,7 @@ impl QueryTable {
     }
 
     /// Removes an attempt that has ended; returns the other one if that is still in flight.
+    #[inline]
     pub fn ended(&mut self, id: Option<EntryId>, key: Key) -> Option<Key> {
         let entry = self.entry_mut(id)?;
         for place in &mut entry.attempts {
@@ -289,6 +295,7 @@ impl QueryTable {
     }
 
     /// Closes an entry; does nothing for an id that is not open.
+    #[inline]
     pub fn close(&mut self, id: Option<EntryId>) {
         let Some(entry) = self.entry_mut(id) else { return };
         entry.is_open = false;

@@ -78,10 +78,12 @@ impl Timers {
         self.queues.iter_mut().for_each(|q| q.wanted = false);
     }
 
+    #[inline]
     pub(crate) fn arm(&mut self, queue: Queue, now: Tick, key: Key) -> u32 {
         self.queues[usize::from(queue.0)].arm(now, key)
     }
 
+    #[inline]
     pub(crate) fn cancel(&mut self, queue: u8, bucket: u32) {
         if let Some(q) = self.queues.get_mut(usize::from(queue)) {
             q.cancel(bucket);
@@ -113,6 +115,7 @@ impl Spans {
         Self { span, wanted: false, slice, buckets: VecDeque::new(), first: 0, armed: VecDeque::new() }
     }
 
+    #[inline]
     fn arm(&mut self, now: Tick, key: Key) -> u32 {
         match self.buckets.back_mut() {
             Some(open) if now <= open.closes => {
@@ -129,6 +132,7 @@ impl Spans {
         self.first.wrapping_add(self.buckets.len() as u32 - 1)
     }
 
+    #[inline]
     fn cancel(&mut self, bucket: u32) {
         let at = bucket.wrapping_sub(self.first) as usize;
         if let Some(b) = self.buckets.get_mut(at) {
