@@ -240,6 +240,22 @@ fn a_slow_transfer_client_does_not_count_against_its_server() {
 }
 
 #[test]
+fn an_unanswered_query_times_out_before_its_connection_counts_as_dead() {
+    for seconds in [1, 5, 12, 30, 300] {
+        let mut harness = harness(1, |b| b.connections.receive_timeout = TickDelta::from_ms(seconds * 1_000));
+        let stream = harness.connect(CLIENT).expect("taken");
+        harness.ask(stream, 1, 1);
+        for _ in 0..seconds * 102 {
+            harness.pass(10);
+        }
+        let stats = harness.live_state.shards()[0].backend(BackendSlot(0));
+        let silent = stats.connections.ended(BackendCloseReason::Silent).get();
+        assert_eq!((stats.timeouts.get(), silent), (1, 0), "{seconds} s");
+        harness.shard.check_invariants();
+    }
+}
+
+#[test]
 fn a_transfer_closes_an_idle_backend_connection_to_get_its_own() {
     let mut harness = harness(1, |b| b.connections.connections = 1);
     let stream = harness.connect(CLIENT).expect("taken");

@@ -9,6 +9,8 @@ use crate::stats::descriptors::Use;
 
 /// Interval of the sweep.
 pub(crate) const SWEEP: TickDelta = TickDelta::from_ms(50);
+/// Nanoseconds that a timer may fire late besides a part of its span.
+const TIMER_SLACK: u64 = 1_000_000;
 
 impl BackendConnections {
     /// Ends connections that have timed out; `live` returns the number of queries on each.
@@ -82,7 +84,15 @@ impl BackendConnection {
                 }
                 if live > 0 {
                     // Queries time out one by one; a connection that brings nothing at all is dead.
-                    return over(self.active, options.receive_timeout).then_some(BackendCloseReason::Silent);
+                    // A timer may fire a little late, and must come first: what a timeout does to
+                    // its query does not depend on which of the two is looked at earlier.
+                    let span = TickDelta(
+                        options
+                            .receive_timeout
+                            .0
+                            .saturating_add(options.receive_timeout.0 / 256 + TIMER_SLACK),
+                    );
+                    return over(self.active, span).then_some(BackendCloseReason::Silent);
                 }
                 if self.era != options.era() {
                     return Some(BackendCloseReason::Done);
