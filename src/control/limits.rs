@@ -115,7 +115,20 @@ impl Resources {
         };
         // A reload opens its sockets beside these.
         let ahead = Sockets::of(None, new).count(self.shards).min(left / 2);
-        let pools = share(left - ahead, &standing.demand(self, &[old, Some(new)]));
+        let demand = standing.demand(self, &[old, Some(new)]);
+        let pools = share(left - ahead, &demand);
+        for usage in [Use::Clients, Use::Servers, Use::Relayed, Use::Flows] {
+            let at = usage.index();
+            if demand[at].most > 0 && pools[at] == 0 {
+                let usage = usage.label();
+                tracing::warn!(
+                    usage,
+                    limit,
+                    own,
+                    "too few file descriptors: none left for these connections"
+                );
+            }
+        }
         Ok(Division { limit, reserve: own + ahead, pools })
     }
 }
