@@ -140,6 +140,10 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: newServer: the table holds \"192.0.2.1\" without a name; expected name=value",
     ),
     (
+        "newServer{address='192.0.2.1', name='a\\nb'}",
+        "FILE:1: newServer: name is \"a\\nb\"; expected a name without control characters",
+    ),
+    (
         "newServer{address='192.0.2.1', qps=-1}",
         "FILE:1: newServer: qps is -1; expected a whole number from 0",
     ),

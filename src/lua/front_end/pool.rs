@@ -358,7 +358,11 @@ impl UserData for PoolObject {
                     return Ok(Value::Nil);
                 }
                 pool.context.call(lua, name, |_| {
-                    let what = format!("the method (with {})", shown(&v));
+                    let what = if v.is_nil() {
+                        "the method".to_owned()
+                    } else {
+                        format!("the method (with {})", shown(&v))
+                    };
                     Err(missing::fault(&what, "remove it: pools have no cache and change no client subnet"))
                 })
             });

@@ -372,10 +372,15 @@ fn unusable(name: &str, v: &Value) -> Option<Fault> {
 
 /// Reads a text; a number is accepted.
 fn label(name: &str, v: &Value, expected: &str) -> Result<String, Fault> {
-    match v {
-        Value::Integer(_) | Value::Number(_) => Ok(shown(v)),
-        _ => text(name, v, expected),
+    let label = match v {
+        Value::Integer(_) | Value::Number(_) => shown(v),
+        _ => text(name, v, expected)?,
+    };
+    if label.chars().any(char::is_control) {
+        // It would break lines of logs and tables.
+        return Err(Fault::value(name, shown(v), format!("{expected} without control characters")));
     }
+    Ok(label)
 }
 
 fn mode(name: &str, v: &Value) -> Result<HealthMode, Fault> {
