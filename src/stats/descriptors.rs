@@ -31,7 +31,7 @@ reasons! {
         Relayed = "relayed",
         /// Relayed flows.
         Flows = "flows",
-        /// Pipes of relayed connections: two each.
+        /// Pipes of relayed connections, two each, and the few that are kept for the next ones.
         Pipes = "pipes",
         /// Connections that we have closed, but perhaps not yet their clients.
         DrainingCloses = "draining",
