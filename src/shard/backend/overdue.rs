@@ -4,13 +4,12 @@ use crate::base::addr::{BackendSlot, Route};
 use crate::base::time::{Tick, TickDelta};
 use crate::model::BackendConnectionOptions;
 use crate::shard::backend::{BackendConnection, BackendConnections, State, number};
+use crate::shard::dispatch::outstanding::timers::slice;
 use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::descriptors::Use;
 
 /// Interval of the sweep.
 pub(crate) const SWEEP: TickDelta = TickDelta::from_ms(50);
-/// Nanoseconds that a timer may fire late besides a part of its span.
-const TIMER_SLACK: u64 = 1_000_000;
 
 impl BackendConnections {
     /// Ends connections that have timed out; `live` returns the number of queries on each.
@@ -86,13 +85,9 @@ impl BackendConnection {
                     // Queries time out one by one; a connection that brings nothing at all is dead.
                     // A timer may fire a little late, and must come first: what a timeout does to
                     // its query does not depend on which of the two is looked at earlier.
-                    let span = TickDelta(
-                        options
-                            .receive_timeout
-                            .0
-                            .saturating_add(options.receive_timeout.0 / 256 + TIMER_SLACK),
-                    );
-                    return over(self.active, span).then_some(BackendCloseReason::Silent);
+                    let active = self.active + slice(options.receive_timeout) + SWEEP;
+                    let is_dead = over(active, options.receive_timeout);
+                    return is_dead.then_some(BackendCloseReason::Silent);
                 }
                 if self.era != options.era() {
                     return Some(BackendCloseReason::Done);

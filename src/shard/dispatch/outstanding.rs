@@ -14,7 +14,7 @@
 //!
 //! Invariant: `claimed = settled + expired + released`, and live slots = the sum of the buckets.
 
-mod timers;
+pub(crate) mod timers;
 
 use crate::base::addr::{
     BackendSlot, Client, ConnectionSlot, Endpoint, ListenerSlot, LocalSlot, PoolSlot, Route, SocketSlot,

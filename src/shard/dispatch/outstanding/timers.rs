@@ -27,6 +27,13 @@ impl Queue {
     }
 }
 
+/// Returns how late a timer of this span may fire: 1/512 of it, so a timeout of 2 s fires within
+/// 4 ms; never finer than 50 us, which limits a span to 512 buckets.
+pub(crate) const fn slice(span: TickDelta) -> TickDelta {
+    let slice = span.0 / 512;
+    TickDelta(if slice < 50_000 { 50_000 } else { slice })
+}
+
 /// Queues, one per span; within one, timers fall due in the order in which they were armed.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
@@ -108,11 +115,14 @@ impl Timers {
 
 impl Spans {
     const fn new(span: TickDelta) -> Self {
-        // 1/512 of the span: a timeout of 2 s fires within 4 ms; never finer than 50 us, which
-        // limits a span to 512 buckets.
-        let slice = span.0 / 512;
-        let slice = TickDelta(if slice < 50_000 { 50_000 } else { slice });
-        Self { span, wanted: false, slice, buckets: VecDeque::new(), first: 0, armed: VecDeque::new() }
+        Self {
+            span,
+            wanted: false,
+            slice: slice(span),
+            buckets: VecDeque::new(),
+            first: 0,
+            armed: VecDeque::new(),
+        }
     }
 
     #[inline]
