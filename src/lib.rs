@@ -255,7 +255,6 @@
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     rules.rs            selectors, actions, sets
 //!     tls.rs              arguments that concern TLS
-//!   generate.rs         man page, completions, reference
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   ruleset.rs          the rules of a draft
@@ -305,6 +304,7 @@
 //!     load.rs             an open-loop load, and the measure of its answers
 //!     summary.rs          what is said at the end
 //!     table.rs            the live table
+//!   documents.rs        man page, completions, reference, statistics
 //! ```
 //!
 //! A directory's line is its `mod.rs`. Allowed arrows:

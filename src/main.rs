@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use dnslob::config::{Flags, Invocation, Slots, flags, generate};
+use dnslob::config::{Flags, Invocation, Slots, flags};
 use dnslob::control::log;
 use dnslob::control::signals::Signals;
 use dnslob::lua::front_end;
+use dnslob::tools::documents;
 use dnslob::{config, control};
 
 fn main() -> ExitCode {
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Serve(flags)) => serve(&flags),
         Ok(Invocation::Demo(options)) => demo(&options),
         Ok(Invocation::Generate(which)) => {
-            let written = std::io::stdout().write_all(&generate::document(which));
+            let written = std::io::stdout().write_all(&documents::document(which));
             if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(e) => e.exit(),

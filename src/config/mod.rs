@@ -15,9 +15,9 @@
 //! - [`diff::diff`] lists what a reload changed.
 //! - [`LuaHost`](crate::lua::front_end::LuaHost)'s `choose` and `judge` run the functions of a health check; a
 //!   [`Snapshot`](crate::model::Snapshot) belongs to the `LuaHost` it was loaded with.
-//! - [`generate::document`] generates the man page, completions and the reference.
 //!
-//! Everything is generated from the tables [`options`] (process settings) and [`functions`].
+//! The [documents](crate::tools::documents) are generated from the tables [`options`] (process settings)
+//! and [`functions`].
 
 mod chains;
 pub mod compile;
@@ -26,7 +26,6 @@ pub mod draft;
 pub mod error;
 pub mod flags;
 pub mod functions;
-pub mod generate;
 pub mod options;
 pub mod relays;
 pub mod ruleset;

@@ -1,3 +1,4 @@
-//! Programs beside the server: the demonstration.
+//! Programs beside the server: the demonstration, the documents.
 
 pub mod demo;
+pub mod documents;
