@@ -205,6 +205,7 @@
 //!     chains.rs           rules in their chains, groups
 //!     constants.rs        DNSQType, DNSRCode and the like
 //!     context.rs          where a call stands, and the draft it fills
+//!     declared.rs         selectors and actions as they are declared; methods of objects
 //!     functions.rs        Lua functions given to rules and policies
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
 //!     networks.rs         sets of networks, addresses
@@ -217,6 +218,7 @@
 //!     sets.rs             sets of names
 //!     settings.rs         setters, listeners, ACL, includes
 //!     tls.rs              addTLSLocal, certificates, servers' TLS
+//!     values.rs           what several selectors and actions take: types, tags, pools
 //!   limits/             a Lua state with its limits: time, memory, stack
 //!     library.lua         what scripts see of the standard library where it could be without end
 //!     library.rs          the functions under it
@@ -251,9 +253,10 @@
 //!     chains.rs           what manages the rules of each chain
 //!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
 //!     missing.rs          names of dnsdist that are not there yet
+//!     objects.rs          sets, networks, names, and the methods of objects
 //!     policies.rs         the policies by name, the options of `concentrate`
 //!     relays.rs           arguments of addTCPForward and addUDPForward
-//!     rules.rs            selectors, actions, sets
+//!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   relays.rs           its relays → listeners, pools and hidden servers

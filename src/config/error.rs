@@ -253,6 +253,12 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for ConfigError {}
 
+/// Formats a number of things: "1 file", "2 files".
+#[must_use]
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Returns the known name nearest to `name`, if it is near enough to be a typo: ignoring case, at
 /// most a third of its letters changed, added, omitted or transposed.
 #[must_use]

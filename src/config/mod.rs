@@ -16,8 +16,8 @@
 //! - [`LuaHost`](crate::lua::front_end::LuaHost)'s `choose` and `judge` run the functions of a health check; a
 //!   [`Snapshot`](crate::model::Snapshot) belongs to the `LuaHost` it was loaded with.
 //!
-//! The [documents](crate::tools::documents) are generated from the tables [`options`] (process settings)
-//! and [`functions`].
+//! The documents are generated from the tables [`options`] (process settings) and [`functions`], and
+//! from what the Lua front end declares: [`documents`](crate::tools::documents).
 
 mod chains;
 pub mod compile;

@@ -1,4 +1,5 @@
-//! The documents made from the tables: man page, shell completions, reference, statistics.
+//! The documents made from the tables and declarations: man page, shell completions, reference,
+//! statistics.
 
 use std::fmt::Write;
 
@@ -6,13 +7,14 @@ use crate::config::flags::{Document, command};
 use crate::config::functions::enumerations::ENUMERATIONS;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
-    ACTIONS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING, LOCAL_OPTIONS, LUA_POLICIES, Missing,
-    NAME_SET_METHODS, NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS,
-    RELAY_POLICIES, RESPONSE_ACTIONS, RULE_METHODS, SELECTORS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING,
-    SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS, TCP_RELAY_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS,
-    UDP_RELAY_ARGUMENTS,
+    ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING,
+    HEADER_METHODS, LOCAL_OPTIONS, LUA_POLICIES, Missing, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
+    NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS,
+    SELECTOR_METHODS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS,
+    TCP_RELAY_ARGUMENTS, TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, UDP_RELAY_ARGUMENTS,
 };
 use crate::config::options::SETTINGS;
+use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
 use crate::stats::registry::METRIC_SETS;
 
 /// Generates a document.
@@ -75,7 +77,9 @@ fn reference() -> String {
          A configuration is a Lua file (LuaJIT, whole standard library, `ffi` and `bit` too). Functions and units \
          are dnsdist's. Where a function or argument is dnslob's own, numbers for times are milliseconds; a string \
          with a unit, as \"200ms\", \"2s\" or \"1m\", is understood for every time. Wrong arguments are reported all \
-         at once, with file and line.\n",
+         at once, with file and line, and so are more arguments than a function takes.\n\n\
+         Arguments within brackets may be omitted; behind `=` is what they are then. `|` separates forms of one \
+         argument, `or` forms of all of them.\n",
     );
     settings(&mut out);
     entries(&mut out, "Functions", "Function", FUNCTIONS, true);
@@ -102,16 +106,14 @@ fn reference() -> String {
     for (name, doc) in CONCENTRATE {
         line(&mut out, &[&format!("`{name}`"), doc]);
     }
-    for (title, head, table, called) in [
-        ("Policies written in Lua", "Function", LUA_POLICIES, true),
-        ("Selectors", "Selector", SELECTORS, true),
-        ("Actions on queries", "Action", ACTIONS, true),
-        ("Actions on answers", "Action", RESPONSE_ACTIONS, true),
-        ("Sets and parameters", "Function", SETS, true),
-        ("Methods of a set of names", "Method", NAME_SET_METHODS, true),
-        ("Methods of a set of networks", "Method", NETWORK_SET_METHODS, true),
-    ] {
-        entries(&mut out, title, head, table, called);
+    entries(&mut out, "Policies written in Lua", "Function", LUA_POLICIES, true);
+    entries(&mut out, "Selectors", "Selector", selectors(), true);
+    entries(&mut out, "Actions on queries", "Action", query_actions(), true);
+    entries(&mut out, "Actions that answer queries", "Action", answers(), true);
+    entries(&mut out, "Actions on answers", "Action", response_actions(), true);
+    entries(&mut out, "Sets and parameters", "Function", SETS, true);
+    for (title, methods) in OBJECTS {
+        entries(&mut out, title, "Method", *methods, true);
     }
     chains(&mut out);
     out +=
@@ -143,7 +145,26 @@ fn settings(out: &mut String) {
     }
 }
 
-fn entries(out: &mut String, title: &str, head: &str, entries: &[Entry], called: bool) {
+/// The methods of what rules and functions are made of.
+const OBJECTS: &[(&str, &[Entry])] = &[
+    ("Methods of a set of names", NAME_SET_METHODS),
+    ("Methods of a set of networks", NETWORK_SET_METHODS),
+    ("Methods of a TimedIPSetRule", TIMED_SET_METHODS),
+    ("Methods of a selector", SELECTOR_METHODS),
+    ("Methods of an action", ACTION_METHODS),
+    ("Methods of a network", NETMASK_METHODS),
+    ("Methods of an address", ADDRESS_METHODS),
+    ("Methods of a domain name", NAME_METHODS),
+    ("Methods of the header of a health check", HEADER_METHODS),
+];
+
+fn entries<'e>(
+    out: &mut String,
+    title: &str,
+    head: &str,
+    entries: impl IntoIterator<Item = &'e Entry>,
+    called: bool,
+) {
     let second = if called { "Arguments" } else { "Value" };
     let _ = write!(out, "\n## {title}\n\n| {head} | {second} | What it does |\n|---|---|---|\n");
     for e in entries {
@@ -191,7 +212,7 @@ fn line(out: &mut String, cells: &[&str]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::functions::functions;
+    use crate::lua::front_end::every_function;
     use clap_complete::Shell;
     use std::path::Path;
 
@@ -236,15 +257,16 @@ mod tests {
         let reference = reference();
         let settings =
             SETTINGS.iter().map(|s| s.name).chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
-        let methods = [SERVER_METHODS, POOL_METHODS, NAME_SET_METHODS, NETWORK_SET_METHODS, RULE_METHODS];
-        let entries = functions()
+        let methods = [SERVER_METHODS, POOL_METHODS, RULE_METHODS].into_iter();
+        let methods = methods.chain(OBJECTS.iter().map(|(_, methods)| *methods));
+        let entries = every_function()
             .chain(SERVER_ARGUMENTS)
             .chain(LOCAL_OPTIONS)
             .chain(RELAY_ARGUMENTS)
             .chain(SERVER_TLS_ARGUMENTS)
             .chain(TLS_LOCAL_OPTIONS)
             .chain(TLS_METHODS)
-            .chain(methods.into_iter().flatten());
+            .chain(methods.flatten());
         let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
         let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();
         assert_eq!(shown, SETTINGS.len(), "a setting without flag or function");

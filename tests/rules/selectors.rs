@@ -131,7 +131,7 @@ const QUERIES: &[Selector] = &[
 
 /// Every selector in the reference that needs no Lua call per query.
 fn names() -> Vec<&'static str> {
-    dnslob::config::functions::SELECTORS.iter().map(|e| e.name).filter(|n| !n.starts_with("Lua")).collect()
+    dnslob::lua::front_end::selectors().map(|e| e.name).filter(|n| !n.starts_with("Lua")).collect()
 }
 
 fn went_to(bench: &mut Bench, query: &str) -> u16 {

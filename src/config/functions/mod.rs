@@ -1,5 +1,6 @@
 //! The tables of what a Lua configuration can call: functions, arguments of `newServer`, methods.
-//! Rules and missing functions have tables of their own.
+//! Rules' chains, sets and missing functions have tables of their own; selectors and actions are
+//! declared where they are made, in the Lua front end.
 //!
 //! The Lua front end refuses what is not in here, and the reference is generated from here.
 //! Functions of one argument that set a process setting are in [`options`](crate::config::options).
@@ -7,19 +8,22 @@
 mod chains;
 pub(crate) mod enumerations;
 mod missing;
+mod objects;
 pub(crate) mod policies;
 pub mod relays;
-mod rules;
+pub mod signature;
 mod tls;
 
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
 pub use crate::config::functions::missing::FUNCTIONS_MISSING;
+pub use crate::config::functions::objects::{
+    ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
+    NETWORK_SET_METHODS, SELECTOR_METHODS, SETS, TIMED_SET_METHODS,
+};
 pub use crate::config::functions::relays::{
     RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS,
 };
-pub use crate::config::functions::rules::{
-    ACTIONS, NAME_SET_METHODS, NETWORK_SET_METHODS, RESPONSE_ACTIONS, SELECTORS, SETS,
-};
+use crate::config::functions::signature::Signature;
 pub use crate::config::functions::tls::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 
 /// A function, method or argument.
@@ -42,6 +46,14 @@ pub struct Missing {
     pub meanwhile: &'static str,
     /// The names.
     pub names: &'static [&'static str],
+}
+
+impl Entry {
+    /// Returns its arguments as a signature; only of a function or method.
+    #[must_use]
+    pub const fn signature(&self) -> Signature {
+        Signature::new(self.arguments)
+    }
 }
 
 const fn entry(name: &'static str, arguments: &'static str, doc: &'static str) -> Entry {
@@ -93,7 +105,7 @@ pub static FUNCTIONS: &[Entry] = &[
     entry("getServers", "", "All servers, as a list."),
     entry(
         "addLocal",
-        "address [, {...}]",
+        "address [, {...}] or address, doTCP [, reusePort [, tcpFastOpenQueueSize]]",
         "Listens on an address, over UDP and TCP; the default port is 53. Its options are listed \
          below.",
     ),
@@ -133,7 +145,11 @@ pub static FUNCTIONS: &[Entry] = &[
         "Relays UDP datagrams that are not DNS to a target, and its replies back; its arguments are \
          listed below.",
     ),
-    entry("setLocal", "address [, {...}]", "Listens on this address only."),
+    entry(
+        "setLocal",
+        "address [, {...}] or address, doTCP [, reusePort [, tcpFastOpenQueueSize]]",
+        "Listens on this address only.",
+    ),
     entry("setACL", "network | {network, ...}", "Allows queries from these networks only."),
     entry("addACL", "network", "Allows queries from this network as well."),
     entry(
@@ -274,11 +290,10 @@ pub static LUA_POLICIES: &[Entry] = &[
     entry("setPoolServerPolicyLuaFFIPerThread", "name, text, pool", "Such a policy for one pool."),
 ];
 
-/// Returns every function, besides those of the settings.
+/// Returns every function, besides those of the settings, selectors and actions.
 pub fn functions() -> impl Iterator<Item = &'static Entry> {
     let chains = CHAINS.iter().flat_map(|c| c.entries.iter());
-    let rules = [CHAIN_EXTRAS, SELECTORS, ACTIONS, RESPONSE_ACTIONS, SETS, LUA_POLICIES];
-    FUNCTIONS.iter().chain(chains).chain(rules.into_iter().flatten())
+    FUNCTIONS.iter().chain(chains).chain([CHAIN_EXTRAS, SETS, LUA_POLICIES].into_iter().flatten())
 }
 
 /// The methods of a server.
@@ -297,6 +312,7 @@ pub static SERVER_METHODS: &[Entry] = &[
     entry("getName", "", "Returns its name."),
     entry("getNameWithAddr", "", "Returns its name and address."),
     entry("isUp", "", "Returns whether it is up; before the start, whether it is not forced down."),
+    entry("canAcceptQueries", "", "The same as isUp."),
     entry("getOutstanding", "", "Returns its outstanding queries; 0 before the start."),
     entry("getLatency", "", "Returns its latency; 0 before the start."),
     entry("getHealthCheckMode", "", "\"auto\", \"up\", \"down\", \"lazy\" or \"drain\"."),
@@ -337,6 +353,7 @@ pub static POOL_METHODS: &[Entry] = &[
     entry("setPanicThreshold", "percent", "See the function setPanicThreshold."),
     entry("setEjection", "{excess=, time=, share=, queries=}", "See the function setEjection."),
     entry("setTCPToUDP", "switch", "See the function setTCPToUDP."),
+    entry("getName", "", "Returns its name."),
 ];
 
 /// The arguments of `newServer`.
@@ -505,14 +522,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_name_is_listed_once() {
-        let mut seen = HashSet::new();
-        let setters = crate::config::options::SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
-        let functions = functions().map(|e| e.name).chain(POLICIES).chain(setters);
-        let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
-        for name in functions.chain(missing) {
-            assert!(seen.insert(name), "{name} twice");
-        }
+    fn every_argument_is_listed_once() {
         let mut seen = HashSet::new();
         let missing = SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied());
         for name in SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS).map(|e| e.name).chain(missing) {

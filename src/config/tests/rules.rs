@@ -1,9 +1,10 @@
 //! Rules through the whole front end: each constructor, each chain, each error.
 
-use crate::config::functions::{ACTIONS, CHAINS, FUNCTIONS_MISSING, RESPONSE_ACTIONS, SELECTORS, functions};
+use crate::config::functions::{CHAINS, FUNCTIONS_MISSING};
 use crate::config::ruleset::{ChainKey, FunctionKind, Interface, RuleAction, uuid_text};
 use crate::config::tests::{File, broken, good, snapshot};
 use crate::config::{Slots, compile, diff};
+use crate::lua::front_end::{answers, every_function, query_actions, response_actions, selectors};
 use crate::model::HealthMode;
 use crate::model::policy::Kind;
 use crate::rules::script::FunctionId;
@@ -251,7 +252,7 @@ fn every_selector_compiles_as_written() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    for e in SELECTORS {
+    for e in selectors() {
         let named = GOOD_RULES.iter().chain(GOOD_SETS).any(|(text, _)| text.contains(e.name));
         assert!(named || e.name == "newTimedIPSetRule", "{} is in no row", e.name);
     }
@@ -276,7 +277,7 @@ fn every_action_compiles_as_written() {
     }
     assert!(wrong.is_empty(), "{wrong}");
     let rows = || GOOD_ACTIONS.iter().chain(GOOD_RESPONSE_ACTIONS);
-    for e in ACTIONS.iter().chain(RESPONSE_ACTIONS) {
+    for e in query_actions().chain(answers()).chain(response_actions()) {
         assert!(rows().any(|(text, _)| text.starts_with(e.name)), "{} is in no row", e.name);
     }
 }
@@ -328,7 +329,10 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: addAction: uuid is \"zzz\"; expected a UUID, as \"123e4567",
     ),
     ("addAction(AllRule(), DropAction(), {name=5})", "FILE:1: addAction: name is 5; expected a name"),
-    ("addAction(AllRule(), DropAction(), 1)", "FILE:1: addAction: the options is 1; expected a table"),
+    (
+        "addAction(AllRule(), DropAction(), 1)",
+        "FILE:1: addAction: the table of options is 1; expected a table",
+    ),
     (
         "addAction(AllRule(), DropAction(), {}, 1)",
         "FILE:1: addAction: called with 4 arguments; expected at most 3",
@@ -342,7 +346,7 @@ const BROKEN: &[(&str, &str)] = &[
         "\naddAction(QTypeRule('nope'), DropAction())",
         "FILE:2: QTypeRule: \"nope\" is not allowed; expected a type",
     ),
-    ("AllRule(1)", "FILE:1: AllRule: called with 1 arguments; expected none"),
+    ("AllRule(1)", "FILE:1: AllRule: called with 1 argument; expected none"),
     ("AndRule(AllRule())", "FILE:1: AndRule: a userdata is not allowed; expected a list of rules"),
     ("AndRule{AllRule(), 5}", "FILE:1: AndRule: rule 2 is 5; expected a rule, a name or a network"),
     ("NotRule()", "FILE:1: NotRule: nil is not allowed; expected a rule"),
@@ -351,8 +355,11 @@ const BROKEN: &[(&str, &str)] = &[
         "QNameSetRule(newSuffixMatchNode())",
         "FILE:1: QNameSetRule: a userdata is not allowed; expected a set of newDNSNameSet",
     ),
-    ("QNameSuffixRule({})", "FILE:1: QNameSuffixRule: an empty list is not allowed; expected a domain name"),
-    ("QNameSuffixRule('a', 1)", "FILE:1: QNameSuffixRule: the second argument is 1; expected true or false"),
+    (
+        "QNameSuffixRule({})",
+        "FILE:1: QNameSuffixRule: the first argument is an empty list; expected a domain name",
+    ),
+    ("QNameSuffixRule('a', 1)", "FILE:1: QNameSuffixRule: quiet is 1; expected true or false"),
     ("RegexRule(5)", "FILE:1: RegexRule: 5 is not allowed; expected a regular expression"),
     ("QTypeRule(65536)", "FILE:1: QTypeRule: 65536 is not allowed; expected a whole number from 0 to 65535"),
     ("QClassRule('XX')", "FILE:1: QClassRule: \"XX\" is not allowed; expected a class"),
@@ -365,21 +372,15 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "RecordsCountRule(4, 0, 1)",
-        "FILE:1: RecordsCountRule: the section is 4; expected a whole number from 0 to 3",
+        "FILE:1: RecordsCountRule: section is 4; expected a whole number from 0 to 3",
     ),
-    (
-        "RecordsCountRule(1, 2, 1)",
-        "FILE:1: RecordsCountRule: the minimum (2) is above the maximum (1); expected",
-    ),
+    ("RecordsCountRule(1, 2, 1)", "FILE:1: RecordsCountRule: min (2) is above max (1); expected"),
     (
         "PayloadSizeRule('more', 1)",
-        "FILE:1: PayloadSizeRule: the comparison is \"more\"; expected \"equal\", \"greater\"",
+        "FILE:1: PayloadSizeRule: comparison is \"more\"; expected \"equal\", \"greater\"",
     ),
-    ("NetmaskGroupRule('x')", "FILE:1: NetmaskGroupRule: \"x\" is not allowed; expected a network"),
-    (
-        "NetmaskGroupRule('10.0.0.0/8', 'src')",
-        "FILE:1: NetmaskGroupRule: the second argument is \"src\"; expected true",
-    ),
+    ("NetmaskGroupRule('x')", "FILE:1: NetmaskGroupRule: the first argument is \"x\"; expected a network"),
+    ("NetmaskGroupRule('10.0.0.0/8', 'src')", "FILE:1: NetmaskGroupRule: source is \"src\"; expected true"),
     (
         "DSTPortRule(70000)",
         "FILE:1: DSTPortRule: 70000 is not allowed; expected a whole number from 0 to 65535",
@@ -389,22 +390,19 @@ const BROKEN: &[(&str, &str)] = &[
         "FILE:1: IncomingProtocolRule: \"UDP\" is not allowed; expected \"DoUDP\"",
     ),
     ("TCPRule()", "FILE:1: TCPRule: nil is not allowed; expected true or false"),
-    ("TagRule('')", "FILE:1: TagRule: the name is \"\"; expected the name of a tag, not empty"),
-    ("MaxQPSRule(-1)", "FILE:1: MaxQPSRule: the rate is -1; expected a whole number from 0"),
-    (
-        "MaxQPSIPRule(1, 33)",
-        "FILE:1: MaxQPSIPRule: the IPv4 prefix length is 33; expected a whole number from 0 to 32",
-    ),
+    ("TagRule('')", "FILE:1: TagRule: name is \"\"; expected the name of a tag, not empty"),
+    ("MaxQPSRule(-1)", "FILE:1: MaxQPSRule: qps is -1; expected a whole number from 0"),
+    ("MaxQPSIPRule(1, 33)", "FILE:1: MaxQPSIPRule: v4 is 33; expected a whole number from 0 to 32"),
     ("ProbaRule(2)", "FILE:1: ProbaRule: 2 is not allowed; expected a number from 0 to 1"),
     ("PoolAvailableRule()", "FILE:1: PoolAvailableRule: nil is not allowed; expected the name of a pool"),
     ("LuaRule('f')", "FILE:1: LuaRule: \"f\" is not allowed; expected a function"),
     ("LuaRule(print)", "FILE:1: LuaRule: a function is not allowed; expected a function written in Lua"),
     ("LuaFFIPerThreadRule('return (')", "FILE:1: LuaFFIPerThreadRule: text:1: unexpected symbol"),
     ("makeRule()", "FILE:1: makeRule: nil is not allowed; expected a rule, a name or a network"),
-    ("PoolAction()", "FILE:1: PoolAction: the pool is nil; expected the name of a pool"),
-    ("PoolAction('p', 1)", "FILE:1: PoolAction: the second argument is 1; expected true or false"),
+    ("PoolAction()", "FILE:1: PoolAction: pool is nil; expected the name of a pool"),
+    ("PoolAction('p', 1)", "FILE:1: PoolAction: stop is 1; expected true or false"),
     ("QPSAction('x')", "FILE:1: QPSAction: \"x\" is not allowed; expected a whole number"),
-    ("RCodeAction(16)", "FILE:1: RCodeAction: the code is 16; expected a whole number from 0 to 15"),
+    ("RCodeAction(16)", "FILE:1: RCodeAction: code is 16; expected a whole number from 0 to 15"),
     ("RCodeAction(5, {ttl=5})", "FILE:1: RCodeAction: unknown option \"ttl\"; "),
     ("RCodeAction(5, {aa=1})", "FILE:1: RCodeAction: aa is 1; expected true or false"),
     (
@@ -422,7 +420,7 @@ const BROKEN: &[(&str, &str)] = &[
         "SpoofAction('::1', {ttl=-5})",
         "FILE:1: SpoofAction: ttl is -5; expected a whole number from 0 to 2147483647",
     ),
-    ("SpoofCNAMEAction('..')", "FILE:1: SpoofCNAMEAction: the name is \"..\"; expected a domain name"),
+    ("SpoofCNAMEAction('..')", "FILE:1: SpoofCNAMEAction: name is \"..\"; expected a domain name"),
     ("SpoofRawAction(5)", "FILE:1: SpoofRawAction: the data is 5; expected a string of bytes"),
     (
         "SpoofRawAction('a', {typeForAny='NO'})",
@@ -434,12 +432,9 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "SpoofSVCAction({'x'})",
-        "FILE:1: SpoofSVCAction: the records is \"x\"; expected a list of newSVCRecordParameters",
+        "FILE:1: SpoofSVCAction: the record is \"x\"; expected a list of newSVCRecordParameters",
     ),
-    (
-        "SpoofPacketAction('short')",
-        "FILE:1: SpoofPacketAction: the message is 5 bytes; expected a DNS message",
-    ),
+    ("SpoofPacketAction('short')", "FILE:1: SpoofPacketAction: message is 5 bytes; expected a DNS message"),
     (
         "newSVCRecordParameters(1, 'a', {prot=5})",
         "FILE:1: newSVCRecordParameters: unknown option \"prot\"; did you mean \"port\"?",
@@ -456,7 +451,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("TeeAction('nope')", "FILE:1: TeeAction: the server is \"nope\"; expected IP[:PORT]"),
     (
         "TeeAction('192.0.2.1', false, '::1')",
-        "FILE:1: TeeAction: the source is \"::1\"; expected an address to send from",
+        "FILE:1: TeeAction: source is \"::1\"; expected an address to send from",
     ),
     (
         "TeeAction('192.0.2.1', false, nil, true)",
@@ -478,30 +473,27 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "SetAdditionalProxyProtocolValueAction(1, string.rep('x', 1025))",
-        "FILE:1: SetAdditionalProxyProtocolValueAction: the value is \"xx",
+        "FILE:1: SetAdditionalProxyProtocolValueAction: value is \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...\"; expected at most 1024 bytes in all",
     ),
     (
         "SetAdditionalProxyProtocolValueAction(1)",
-        "FILE:1: SetAdditionalProxyProtocolValueAction: the value is nil; expected a string of bytes",
+        "FILE:1: SetAdditionalProxyProtocolValueAction: value is nil; expected a string of bytes",
     ),
     (
         "ProxyProtocolValueRule('x')",
-        "FILE:1: ProxyProtocolValueRule: the type is \"x\"; expected a whole number from 0 to 255",
+        "FILE:1: ProxyProtocolValueRule: type is \"x\"; expected a whole number from 0 to 255",
     ),
     ("SNIRule()", "FILE:1: SNIRule: nil is not allowed; expected a string of bytes"),
-    ("SetTagAction('a')", "FILE:1: SetTagAction: the value is nil; expected a text"),
+    ("SetTagAction('a')", "FILE:1: SetTagAction: value is nil; expected a text"),
     (
         "SetECSAction('192.0.2.0/24', '192.0.2.1')",
         "FILE:1: SetECSAction: the second network is of the same family as the first",
     ),
     ("SetECSAction('x')", "FILE:1: SetECSAction: the first network is \"x\"; expected a network"),
-    (
-        "SetECSPrefixLengthAction(33, 1)",
-        "FILE:1: SetECSPrefixLengthAction: the IPv4 prefix length is 33; expected",
-    ),
+    ("SetECSPrefixLengthAction(33, 1)", "FILE:1: SetECSPrefixLengthAction: v4 is 33; expected"),
     (
         "SetEDNSOptionAction(10, string.rep('a', 1025))",
-        "FILE:1: SetEDNSOptionAction: the data is 1025 bytes; expected at most 1024",
+        "FILE:1: SetEDNSOptionAction: data is 1025 bytes; expected at most 1024",
     ),
     (
         "SetExtendedDNSErrorAction(1, 'x', false)",
@@ -510,7 +502,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("LuaAction()", "FILE:1: LuaAction: nil is not allowed; expected a function"),
     (
         "LimitTTLResponseAction(5, 4)",
-        "FILE:1: LimitTTLResponseAction: the minimum (5) is above the maximum (4)",
+        "FILE:1: LimitTTLResponseAction: min (5) is above max (4); expected bounds that a TTL is within",
     ),
     (
         "SetReducedTTLResponseAction(101)",
@@ -522,19 +514,19 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "RestartResponseAction('p', 0)",
-        "FILE:1: RestartResponseAction: the times is 0; expected a whole number from 1 to 10",
+        "FILE:1: RestartResponseAction: times is 0; expected a whole number from 1 to 10",
     ),
     (
         "rmRule('nope')",
         "FILE:1: rmRule: \"nope\" is not allowed; expected the number, name or UUID of a rule",
     ),
     ("rmRule(0)", "FILE:1: rmRule: 0 is not allowed; expected the number, name or UUID of a rule"),
-    ("mvRule(0, 1)", "FILE:1: mvRule: the first argument is 0; expected the number of a rule, below 0"),
+    ("mvRule(0, 1)", "FILE:1: mvRule: from is 0; expected the number of a rule, below 0"),
     (
         "addAction('a', DropAction()) mvRule(0, 2)",
-        "FILE:1: mvRule: the second argument is 2; expected the number of a rule, below 2",
+        "FILE:1: mvRule: to is 2; expected the number of a rule, below 2",
     ),
-    ("setRules(5)", "FILE:1: setRules: the rules is 5; expected a list of newRuleAction(...)"),
+    ("setRules(5)", "FILE:1: setRules: the list is 5; expected a list of newRuleAction(...)"),
     (
         "setRules({newRuleAction(AllRule(), DropResponseAction())})",
         "FILE:1: setRules: rule 1 is of the other kind; expected an action on queries",
@@ -558,7 +550,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("newServerPolicy('x', 5)", "FILE:1: newServerPolicy: the second argument is 5; expected a function"),
     (
         "setPoolServerPolicyLua('x', function() end)",
-        "FILE:1: setPoolServerPolicyLua: the third argument is nil; expected the name",
+        "FILE:1: setPoolServerPolicyLua: pool is nil; expected the name",
     ),
     (
         "setECSSourcePrefixV4(33)",
@@ -719,7 +711,7 @@ fn up_to_ten_invalid_lines_of_a_list_are_reported() {
     assert!(messages[9].starts_with("LIST:20: addFile: \"bad..9\""), "{}", messages[9]);
     assert_eq!(
         messages[10],
-        "FILE:1: addFile: LIST has 4 more invalid lines; expected a domain name per line"
+        "FILE:1: addFile: LIST has 4 further invalid lines; expected a domain name per line"
     );
 }
 
@@ -905,7 +897,7 @@ const EXPECTED: &str = "addAction SpoofAction RCodeAction SuffixMatchNodeRule Dr
 fn every_expected_rule_function_exists() {
     for name in EXPECTED.split_whitespace() {
         let setter = crate::config::options::SETTINGS.iter().flat_map(|s| s.lua).any(|l| l.name == name);
-        assert!(setter || functions().any(|e| e.name == name), "{name}");
+        assert!(setter || every_function().any(|e| e.name == name), "{name}");
         assert!(!FUNCTIONS_MISSING.iter().any(|m| m.names.contains(&name)), "{name}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::functions::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS};
+use crate::config::functions::{SERVER_TLS_ARGUMENTS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 use crate::config::tests::{broken, good, only, snapshot};
 use crate::config::{compile, diff};
 use crate::model::{BackendTls, Listener, Probe, ProxyHeader, Service};
@@ -69,6 +69,21 @@ impl Files {
 }
 
 #[test]
+fn methods_of_a_listener_refuse_surplus_arguments() {
+    let files = Files::new();
+    for method in TLS_METHODS {
+        let too_many = method.signature().most() + 1;
+        let arguments = vec!["1"; too_many].join(", ");
+        let messages = files.broken(&format!(
+            "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')\ngetTLSFrontend(0):{}({arguments})",
+            method.name
+        ));
+        let want = format!("FILE:2: {}: called with {too_many} argument", method.name);
+        assert!(messages.len() == 1 && messages[0].starts_with(&want), "{}: {messages:#?}", method.name);
+    }
+}
+
+#[test]
 fn a_tls_listener_has_its_certificates() {
     let files = Files::new();
     let one = "addTLSLocal('127.0.0.1', 'Xone.pem', 'Xone.key')";
@@ -129,10 +144,7 @@ fn listener_errors_are_reported_with_their_place() {
         ("'Xnone.pem', 'Xone.key'", "Xnone.pem: cannot be read: No such file"),
         ("'Xone.key', 'Xone.key'", "Xone.key: "),
         ("'Xone.pem', 'Xtwo.key'", "Xtwo.key: "),
-        (
-            "{'Xone.pem', 'Xtwo.pem'}, 'Xone.key'",
-            "2 certificates and 1 keys are given; expected as many keys",
-        ),
+        ("{'Xone.pem', 'Xtwo.pem'}, 'Xone.key'", "2 certificates and 1 key are given; expected as many keys"),
         ("nil, 'Xone.key'", "the certificate is nil; expected the path of a certificate"),
         ("'Xone.pem', 'Xone.key', {minTLSVersion='tls1.0'}", "tls1.0 is not supported; use tls1.2 or tls1.3"),
         ("'Xone.pem', 'Xone.key', {ciphers='NULL'}", "NULL"),

@@ -8,16 +8,18 @@ use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 use crate::base::addr::BackendSlot;
 use crate::base::time::TickDelta;
 use crate::config::error::Fault;
-use crate::config::functions::{ACTIONS, RESPONSE_ACTIONS};
+use crate::config::functions::{ACTION_METHODS, Entry};
 use crate::config::ruleset::{FunctionKind, Interface, RuleAction};
 use crate::config::value;
-use crate::lua::front_end::argument::{parsed, shown, switch, whole, wrong};
+use crate::lua::front_end::argument::{parsed, shown, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, bytes};
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::{Declared, Methods, declared};
 use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::networks::network;
-use crate::lua::front_end::selectors::{DEPTH_MAX, bucket, pool, stand_in, tag_name, tag_part};
-use crate::lua::front_end::{answers, functions, missing};
+use crate::lua::front_end::selectors::{DEPTH_MAX, stand_in};
+use crate::lua::front_end::values::{bucket, pool, tag_name, tag_part};
+use crate::lua::front_end::{every_function, functions, missing};
 use crate::rules::action::DELAY_MS_MAX;
 use crate::rules::action::{Action, ExtendedError, ProxyValue, Tee};
 use crate::stats::log_queue::LogTarget;
@@ -27,92 +29,181 @@ pub(crate) const TTL_MAX: u32 = i32::MAX as u32;
 /// Longest EDNS option, bytes: a query with it must still fit into a datagram.
 const OPTION_BYTES: usize = 1024;
 
-/// Creates an action from its arguments.
-pub(crate) type Make<T> = fn(&mut Call<'_>, Arguments<'_>) -> Result<T, Fault>;
-
-/// Each action with its most arguments.
-const MAKERS: [(&str, usize, Make<Action>); 28] = [
-    ("AllowAction", 0, |_, _| Ok(Action::Allow)),
-    ("DropAction", 0, |_, _| Ok(Action::Drop)),
-    ("PoolAction", 2, |_, a| {
-        let stop = a.switch_or(1, "the second argument", true)?;
-        Ok(Action::Pool(pool("the pool", a.at(0))?, !stop))
+/// The actions on queries, besides those that answer them.
+static ACTIONS: &[Declared<Action>] = &[
+    declared(
+        "AllowAction",
+        "",
+        "Sends the query to the pool chosen so far; no further rule is evaluated.",
+        |_, _| Ok(Action::Allow),
+    ),
+    declared("DropAction", "", "Drops it.", |_, _| Ok(Action::Drop)),
+    declared(
+        "PoolAction",
+        "pool [, stop=true]",
+        "Chooses a pool. Later rules are evaluated only if `stop` is false.",
+        |_, a| {
+            let stop = a.switch(1)?;
+            Ok(Action::Pool(pool(a, 0)?, !stop))
+        },
+    ),
+    declared(
+        "QPSAction",
+        "qps",
+        "Drops queries above this rate; below it, the next rule is evaluated.",
+        |call, a| {
+            let qps = a.whole(0, u32::MAX)?;
+            Ok(Action::Qps(bucket(call, qps, qps)))
+        },
+    ),
+    declared(
+        "QPSPoolAction",
+        "qps, pool [, stop=true]",
+        "Chooses a pool within this rate; above it, the next rule is evaluated.",
+        |call, a| {
+            let qps = a.whole(0, u32::MAX)?;
+            let stop = a.switch(2)?;
+            let pool = pool(a, 1)?;
+            Ok(Action::QpsPool(bucket(call, qps, qps), pool, !stop))
+        },
+    ),
+    declared("DelayAction", "milliseconds", "Delays the answer; UDP only.", |_, a| {
+        delay(a).map(Action::Delay)
     }),
-    ("QPSAction", 1, |call, a| {
-        let qps = a.whole(0, "", u32::MAX)?;
-        Ok(Action::Qps(bucket(call, qps, qps)))
-    }),
-    ("QPSPoolAction", 3, |call, a| {
-        let qps = a.whole(0, "the rate", u32::MAX)?;
-        let stop = a.switch_or(2, "the third argument", true)?;
-        let pool = pool("the pool", a.at(1))?;
-        Ok(Action::QpsPool(bucket(call, qps, qps), pool, !stop))
-    }),
-    ("DelayAction", 1, |_, a| delay(a).map(Action::Delay)),
-    ("TeeAction", 4, tee),
-    ("LogAction", 6, |_, a| {
-        let binary = a.switch_or(1, "binary", true)?;
-        log(a, binary, 2).map(|target| Action::Log(Arc::new(target)))
-    }),
-    ("NoneAction", 0, |_, _| Ok(Action::None)),
-    ("ContinueAction", 1, |_, a| match action("", a.at(0), false)? {
-        RuleAction::Query(action) if action.depth() >= DEPTH_MAX.into() => {
-            let what = format!("{} actions, each within the next one", action.depth() + 1);
-            Err(Fault::Limit { what, limit: DEPTH_MAX.to_string() })
+    declared(
+        "TeeAction",
+        "\"IP[:PORT]\" [, addECS=false [, source [, addProxyProtocol=false]]]",
+        "Sends a copy to another server and ignores its answer. `addProxyProtocol` must be false.",
+        tee,
+    ),
+    declared(
+        "LogAction",
+        "[path [, binary=true [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false]]]]]]",
+        "Logs each query to a file, or to the log without a path.",
+        |_, a| {
+            let binary = a.switch(1)?;
+            log(a, binary, 2).map(|target| Action::Log(Arc::new(target)))
+        },
+    ),
+    declared("NoneAction", "", "No effect; the next rule is evaluated.", |_, _| Ok(Action::None)),
+    declared("ContinueAction", "action", "Performs another action, then evaluates the next rule.", |_, a| {
+        match action(a.what(0), a.at(0), false)? {
+            RuleAction::Query(action) if action.depth() >= DEPTH_MAX.into() => {
+                let what = format!("{} actions, each within the next one", action.depth() + 1);
+                Err(Fault::Limit { what, limit: DEPTH_MAX.to_string() })
+            }
+            RuleAction::Query(action) => Ok(Action::Continue(Box::new(action))),
+            RuleAction::Response(_) => Err(a.wrong(0, "an action on queries")),
         }
-        RuleAction::Query(action) => Ok(Action::Continue(Box::new(action))),
-        RuleAction::Response(_) => Err(wrong("", a.at(0), "an action on queries")),
     }),
-    ("SetTagAction", 2, |_, a| tag(a).map(|(name, value)| Action::SetTag(name, value))),
-    ("UnsetTagAction", 1, |_, a| Ok(Action::UnsetTag(tag_name(a)?.into()))),
-    ("SetProxyProtocolValuesAction", 1, |_, a| proxy_values(a).map(Action::SetProxyValues)),
-    ("SetAdditionalProxyProtocolValueAction", 2, |_, a| {
-        let kind = a.byte(0, "the type", u8::MAX)?;
-        let value = a.bytes(1, "the value")?;
-        check_proxy_bytes("the value", a.at(1), value.len())?;
-        Ok(Action::AddProxyValue(kind, value.into()))
+    declared("SetTagAction", "name, value", "Sets a tag, which the response has too.", |_, a| {
+        tag(a).map(|(name, value)| Action::SetTag(name, value))
     }),
-    ("SetNoRecurseAction", 0, |_, _| Ok(Action::SetNoRecurse)),
-    ("SetDisableValidationAction", 0, |_, _| Ok(Action::SetDisableValidation)),
-    ("SetDisableECSAction", 0, |_, _| Ok(Action::SetEcs(false))),
-    ("SetECSOverrideAction", 1, |_, a| switch("", a.at(0)).map(Action::SetEcsOverride)),
-    ("SetECSPrefixLengthAction", 2, |_, a| {
-        let v4 = a.byte(0, "the IPv4 prefix length", 32)?;
-        Ok(Action::SetEcsPrefixLength(v4, a.byte(1, "the IPv6 prefix length", 128)?))
+    declared("UnsetTagAction", "name", "Removes a tag.", |_, a| Ok(Action::UnsetTag(tag_name(a)?.into()))),
+    declared(
+        "SetProxyProtocolValuesAction",
+        "{[type]=value, ...}",
+        "Sets the values of the PROXY header towards the server, replacing those of the query.",
+        |_, a| proxy_values(a).map(Action::SetProxyValues),
+    ),
+    declared(
+        "SetAdditionalProxyProtocolValueAction",
+        "type, value",
+        "Adds a value to the PROXY header towards the server.",
+        |_, a| {
+            let kind = a.byte(0, u8::MAX)?;
+            let value = a.bytes(1)?;
+            check_proxy_bytes(a.what(1), a.at(1), value.len())?;
+            Ok(Action::AddProxyValue(kind, value.into()))
+        },
+    ),
+    declared("SetNoRecurseAction", "", "Clears RD towards the server.", |_, _| Ok(Action::SetNoRecurse)),
+    declared("SetDisableValidationAction", "", "Sets CD towards the server.", |_, _| {
+        Ok(Action::SetDisableValidation)
     }),
-    ("SetECSAction", 2, ecs),
-    ("SetEDNSOptionAction", 2, |_, a| option(a).map(|(code, data)| Action::SetEdnsOption(code, data))),
-    ("SetExtendedDNSErrorAction", 3, |_, a| error(a).map(Action::SetExtendedDnsError)),
-    ("SetMaxReturnedTTLAction", 1, |_, a| a.whole(0, "", TTL_MAX).map(Action::SetMaxReturnedTtl)),
-    ("SetSkipCacheAction", 0, |_, _| Ok(Action::SetSkipCache)),
-    ("SetTempFailureCacheTTLAction", 1, |_, a| a.whole(0, "", TTL_MAX).map(Action::SetTempFailureCacheTtl)),
-    ("LuaAction", 1, |call, a| lua_action(call, a, Interface::Objects)),
-    ("LuaFFIAction", 1, |call, a| lua_action(call, a, Interface::Ffi)),
-    ("LuaFFIPerThreadAction", 1, |call, a| lua_action(call, a, Interface::Text)),
+    declared("SetDisableECSAction", "", "Adds no client subnet.", |_, _| Ok(Action::SetEcs(false))),
+    declared(
+        "SetECSOverrideAction",
+        "override",
+        "Sets whether a query's own client subnet is replaced.",
+        |_, a| a.switch(0).map(Action::SetEcsOverride),
+    ),
+    declared(
+        "SetECSPrefixLengthAction",
+        "v4, v6",
+        "Sets the prefix lengths of the client subnet.",
+        |_, a| {
+            let v4 = a.byte(0, 32)?;
+            Ok(Action::SetEcsPrefixLength(v4, a.byte(1, 128)?))
+        },
+    ),
+    declared(
+        "SetECSAction",
+        "network [, network]",
+        "Adds this subnet rather than the client's; of two, one is for IPv4 clients and one for IPv6 \
+         clients.",
+        ecs,
+    ),
+    declared("SetEDNSOptionAction", "code, data", "Sets an EDNS option towards the server.", |_, a| {
+        option(a).map(|(code, data)| Action::SetEdnsOption(code, data))
+    }),
+    declared(
+        "SetExtendedDNSErrorAction",
+        "code [, text [, clearExisting=true]]",
+        "Adds an Extended DNS Error to the answer. `clearExisting` must be true.",
+        |_, a| error(a).map(Action::SetExtendedDnsError),
+    ),
+    declared("SetMaxReturnedTTLAction", "seconds", "Limits the TTLs of the answer to this.", |_, a| {
+        a.whole(0, TTL_MAX).map(Action::SetMaxReturnedTtl)
+    }),
+    declared("SetSkipCacheAction", "", "Bypasses the cache.", |_, _| Ok(Action::SetSkipCache)),
+    declared(
+        "SetTempFailureCacheTTLAction",
+        "seconds",
+        "Sets how long a cache keeps SERVFAIL and REFUSED.",
+        |_, a| a.whole(0, TTL_MAX).map(Action::SetTempFailureCacheTtl),
+    ),
+    declared(
+        "LuaAction",
+        "function(dq)",
+        "Performs what a Lua function returns, as `DNSAction.Pool, \"abuse\"`; it runs in the shard's \
+         own Lua state, without a lock. An error is counted, and the next rule is evaluated.",
+        |call, a| lua_action(call, a, Interface::Objects),
+    ),
+    declared("LuaFFIAction", "function(dq)", "The same through LuaJIT's ffi.", |call, a| {
+        lua_action(call, a, Interface::Ffi)
+    }),
+    declared(
+        "LuaFFIPerThreadAction",
+        "text",
+        "The same, with a text that returns the function.",
+        |call, a| lua_action(call, a, Interface::Text),
+    ),
 ];
 
-pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    for (name, most, make) in MAKERS.into_iter().chain(answers::MAKERS) {
-        define_one(lua, context, name, most, make, RuleAction::Query)?;
-    }
-    Ok(())
+/// Returns every action on queries, besides those that answer them.
+pub fn query_actions() -> impl Iterator<Item = &'static Entry> {
+    ACTIONS.iter().map(|action| &action.entry)
 }
 
-/// Defines the constructor of one action.
-pub(crate) fn define_one<T: 'static>(
+pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
+    define_actions(lua, context, ACTIONS, RuleAction::Query)
+}
+
+/// Defines the constructors of actions.
+pub(crate) fn define_actions<T: 'static>(
     lua: &Lua,
     context: &Context,
-    name: &'static str,
-    most: usize,
-    make: Make<T>,
+    actions: &'static [Declared<T>],
     action: fn(T) -> RuleAction,
 ) -> mlua::Result<()> {
-    context.define(lua, name, move |call, values| {
-        let arguments = Arguments(values);
-        let made = arguments.at_most(most).and_then(|()| make(call, arguments));
-        let made = made.map(|made| ActionObject { name, action: action(made) });
-        stand_in(call, made)
-    })
+    for Declared { entry, make } in actions {
+        context.define_entry(lua, entry, move |call, a| {
+            let made = make(call, a).map(|made| ActionObject { name: entry.name, action: action(made) });
+            stand_in(call, made)
+        })?;
+    }
+    Ok(())
 }
 
 /// Most bytes of PROXY header values set by rules: a query with them must still fit into a
@@ -129,7 +220,7 @@ fn check_proxy_bytes(what: &str, v: &Value, bytes: usize) -> Result<(), Fault> {
 /// Reads values of a PROXY header by type, as `{[42]="text"}`, in the order of the types.
 fn proxy_values(a: Arguments<'_>) -> Result<Arc<[ProxyValue]>, Fault> {
     const VALUES: &str = "a table of values by type, as {[42]=\"text\"}";
-    let table = a.at(0).as_table().ok_or_else(|| wrong("", a.at(0), VALUES))?;
+    let table = a.at(0).as_table().ok_or_else(|| a.wrong(0, VALUES))?;
     let mut values = Vec::new();
     for pair in table.pairs::<Value, Value>() {
         let (kind, value) = pair?;
@@ -137,7 +228,7 @@ fn proxy_values(a: Arguments<'_>) -> Result<Arc<[ProxyValue]>, Fault> {
         values.push((kind, bytes(&format!("the value of type {kind}"), &value)?.into_boxed_slice()));
     }
     values.sort_by_key(|(kind, _)| *kind);
-    check_proxy_bytes("", a.at(0), values.iter().map(|(_, v)| v.len()).sum())?;
+    check_proxy_bytes(a.what(0), a.at(0), values.iter().map(|(_, v)| v.len()).sum())?;
     Ok(values.into())
 }
 
@@ -152,10 +243,11 @@ pub(crate) struct ActionObject {
 
 impl UserData for ActionObject {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("getStats", |lua, _, ()| lua.create_table());
+        let mut all = Methods::new(methods, ACTION_METHODS);
+        all.add("getStats", |lua, _, _| lua.create_table());
         // Log files are opened by the control plane, and again at each reload.
-        methods.add_method("reload", |_, _, ()| Ok(()));
-        methods.add_method("toString", |_, object, ()| Ok(object.action.text()));
+        all.add("reload", |_, _, _| Ok(Value::Nil));
+        all.add("toString", |_, object, _| Ok(object.action.text()));
         methods.add_meta_method(MetaMethod::ToString, |_, object, ()| Ok(object.action.text()));
     }
 }
@@ -167,11 +259,8 @@ pub(crate) fn action(what: &str, value: &Value, responses: bool) -> Result<RuleA
         let stand_in = crate::rules::action::ResponseAction::None;
         return Ok(if responses { RuleAction::Response(stand_in) } else { RuleAction::Query(Action::None) });
     }
-    let (expected, table) = if responses {
-        ("a response action, as DropResponseAction()", RESPONSE_ACTIONS)
-    } else {
-        ("an action, as DropAction()", ACTIONS)
-    };
+    let expected =
+        if responses { "a response action, as DropResponseAction()" } else { "an action, as DropAction()" };
     let object = value.as_userdata().and_then(|u| u.borrow::<ActionObject>().ok().map(|d| (*d).clone()));
     let Some(object) = object else { return Err(wrong(what, value, expected)) };
     if matches!(object.action, RuleAction::Response(_)) == responses {
@@ -179,7 +268,7 @@ pub(crate) fn action(what: &str, value: &Value, responses: bool) -> Result<RuleA
     }
     let stem = object.name.trim_end_matches("Action").trim_end_matches("Response");
     let near = format!("{stem}{}", if responses { "ResponseAction" } else { "Action" });
-    let known = table.iter().any(|e| e.name == near);
+    let known = every_function().any(|e| e.name == near);
     let (has, hint) = (
         if responses { "for queries" } else { "for answers" },
         if known { format!("{near}()") } else { expected.to_owned() },
@@ -189,19 +278,19 @@ pub(crate) fn action(what: &str, value: &Value, responses: bool) -> Result<RuleA
 
 /// Reads milliseconds, the first argument.
 pub(crate) fn delay(a: Arguments<'_>) -> Result<TickDelta, Fault> {
-    a.whole(0, "", DELAY_MS_MAX).map(|ms| TickDelta::from_ms(ms.into()))
+    a.whole(0, DELAY_MS_MAX).map(|ms| TickDelta::from_ms(ms.into()))
 }
 
 /// Reads a tag's name and value.
 pub(crate) fn tag(a: Arguments<'_>) -> Result<(Arc<str>, Arc<str>), Fault> {
-    Ok((tag_name(a)?.into(), tag_part("the value", a.at(1))?.into()))
+    Ok((tag_name(a)?.into(), tag_part(a.what(1), a.at(1))?.into()))
 }
 
 /// Reads an EDNS option's code and data.
 pub(crate) fn option(a: Arguments<'_>) -> Result<(u16, Arc<[u8]>), Fault> {
-    let (code, data) = (a.word(0, "the code")?, a.bytes(1, "the data")?);
+    let (code, data) = (a.word(0)?, a.bytes(1)?);
     if data.len() > OPTION_BYTES {
-        return Err(Fault::value("the data", format!("{} bytes", data.len()), "at most 1024"));
+        return Err(Fault::value(a.what(1), format!("{} bytes", data.len()), "at most 1024"));
     }
     Ok((code, data.into()))
 }
@@ -210,42 +299,42 @@ pub(crate) fn option(a: Arguments<'_>) -> Result<(u16, Arc<[u8]>), Fault> {
 pub(crate) fn error(a: Arguments<'_>) -> Result<Arc<ExtendedError>, Fault> {
     /// What fits beside any question into the smallest datagram.
     const TEXT_BYTES: usize = 200;
-    let text = a.given(1).map_or(Ok(String::new()), |_| a.text(1, "the text", "a text"))?;
+    let text = a.given(1).map_or(Ok(String::new()), |_| a.text(1, "a text"))?;
     if text.len() > TEXT_BYTES {
-        return Err(Fault::value("the text", format!("{} bytes", text.len()), "at most 200"));
+        return Err(Fault::value(a.what(1), format!("{} bytes", text.len()), "at most 200"));
     }
-    if !a.switch_or(2, "the third argument", true)? {
-        return Err(missing::fault("keeping other Extended DNS Errors", "leave the third argument out"));
+    if !a.switch(2)? {
+        return Err(missing::fault("keeping other Extended DNS Errors", "leave clearExisting out"));
     }
-    Ok(Arc::new(ExtendedError { code: a.word(0, "the code")?, text }))
+    Ok(Arc::new(ExtendedError { code: a.word(0)?, text }))
 }
 
 /// Reads the target of a log action; the switches begin at argument `from`.
 pub(crate) fn log(a: Arguments<'_>, binary: bool, from: usize) -> Result<LogTarget, Fault> {
-    let path = a.given(0).map_or(Ok(String::new()), |_| a.text(0, "the path", "the path of a file"))?;
+    let path = a.given(0).map_or(Ok(String::new()), |_| a.text(0, "the path of a file"))?;
     if path.contains('\0') {
-        return Err(wrong("the path", a.at(0), "the path of a file"));
+        return Err(a.wrong(0, "the path of a file"));
     }
     Ok(LogTarget {
         // The program's own log has no binary form.
         binary: binary && !path.is_empty(),
         path,
-        append: a.switch_or(from, "append", false)?,
-        buffered: a.switch_or(from + 1, "buffered", true)?,
-        verbose_only: a.switch_or(from + 2, "verboseOnly", true)?,
-        timestamp: a.switch_or(from + 3, "includeTimestamp", false)?,
+        append: a.switch(from)?,
+        buffered: a.switch(from + 1)?,
+        verbose_only: a.switch(from + 2)?,
+        timestamp: a.switch(from + 3)?,
     })
 }
 
 fn tee(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     const SOURCE: &str = "an address to send from, of the same family";
     let address: SocketAddr = parsed("the server", a.at(0), value::ADDRESS, value::address)?;
-    let add_ecs = a.switch_or(1, "addECS", false)?;
+    let add_ecs = a.switch(1)?;
     let read =
         |text: &str| text.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv4() == address.is_ipv4()).ok_or(SOURCE);
-    let source = a.given(2).map(|v| parsed("the source", v, SOURCE, read)).transpose()?;
-    if a.switch_or(3, "addProxyProtocol", false)? {
-        return Err(missing::fault("the PROXY protocol towards a server", "leave the fourth argument out"));
+    let source = a.given(2).map(|v| parsed(a.what(2), v, SOURCE, read)).transpose()?;
+    if a.switch(3)? {
+        return Err(missing::fault("the PROXY protocol towards a server", "leave addProxyProtocol out"));
     }
     Ok(Action::Tee(Arc::new(Tee { address, add_ecs, source }), BackendSlot(0)))
 }

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use mlua::{Lua, UserData, Value};
 
 use crate::config::error::Fault;
-use crate::config::functions::enumerations;
-use crate::lua::front_end::actions::{Make, TTL_MAX, ttl};
+use crate::config::functions::{Entry, enumerations};
+use crate::config::ruleset::RuleAction;
+use crate::lua::front_end::actions::{TTL_MAX, define_actions, ttl};
 use crate::lua::front_end::argument::{named, number, shown, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, bytes, items};
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::{Declared, declared};
 use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::networks::address;
 use crate::lua::front_end::packet;
-use crate::lua::front_end::selectors::{code, low, stand_in};
+use crate::lua::front_end::selectors::stand_in;
+use crate::lua::front_end::values::{code, low};
 use crate::rules::action::{Action, Addresses, NegativeSoa, RawRecords};
 use crate::wire::answer::Flags;
 use crate::wire::svc::{SvcParams, SvcRecord};
@@ -24,44 +27,82 @@ const CONTENTS_BYTES: usize = 3_500;
 /// Longest message, bytes: the most that is sent over UDP.
 const MESSAGE_BYTES: usize = 4_096;
 
-/// Each action with its most arguments.
-pub(crate) const MAKERS: [(&str, usize, Make<Action>); 9] = [
-    ("RCodeAction", 2, |_, a| {
-        let code = a.byte(0, "the code", 15)?;
+/// The actions that answer queries.
+static ANSWERS: &[Declared<Action>] = &[
+    declared("RCodeAction", "code [, {aa=, ad=, ra=}]", "Answers with this code.", |_, a| {
+        let code = a.byte(0, 15)?;
         Ok(Action::RCode(code.into(), flags(a.given(1), &[], &mut no_more)?))
     }),
-    ("ERCodeAction", 2, |_, a| {
-        let code = a.whole(0, "the code", 4095)?;
-        Ok(Action::RCode(low(code), flags(a.given(1), &[], &mut no_more)?))
+    declared(
+        "ERCodeAction",
+        "code [, {aa=, ad=, ra=}]",
+        "Answers with this code, including its extended part.",
+        |_, a| {
+            let code = a.whole(0, 4095)?;
+            Ok(Action::RCode(low(code), flags(a.given(1), &[], &mut no_more)?))
+        },
+    ),
+    declared("TCAction", "", "Answers TC=1 over UDP; no effect over TCP.", |_, _| {
+        Ok(Action::Tc(Flags::default()))
     }),
-    ("TCAction", 0, |_, _| Ok(Action::Tc(Flags::default()))),
-    ("NegativeAndSOAAction", 11, negative),
-    ("SpoofAction", 3, spoof),
-    ("SpoofCNAMEAction", 2, |_, a| {
-        let name = packet::wire("the name", a.at(0))?;
+    declared(
+        "NegativeAndSOAAction",
+        "nxd, zone, ttl, mname, rname, serial, refresh, retry, expire, minimum [, {aa=, ad=, ra=, \
+         soaInAuthoritySection=false}]",
+        "Answers NXDOMAIN, or NODATA, with a SOA.",
+        negative,
+    ),
+    declared(
+        "SpoofAction",
+        "address | {address, ...} [, {aa=, ad=, ra=, ttl=60}] or v4, v6 [, {aa=, ad=, ra=, ttl=60}]",
+        "Answers A, AAAA and ANY with these addresses.",
+        spoof,
+    ),
+    declared("SpoofCNAMEAction", "name [, {aa=, ad=, ra=, ttl=60}]", "Answers with a CNAME.", |_, a| {
+        let name = packet::wire(a.what(0), a.at(0))?;
         Ok(Action::SpoofCname(name.into(), flags(a.given(1), &["ttl"], &mut no_more)?))
     }),
-    ("SpoofRawAction", 2, raw),
-    ("SpoofSVCAction", 2, |_, a| {
-        let records = services(a.at(0))?;
-        Ok(Action::SpoofSvc(records.into(), flags(a.given(1), &["ttl"], &mut no_more)?))
-    }),
-    ("SpoofPacketAction", 2, |_, a| {
-        let mut message = a.bytes(0, "the message")?;
-        let length = a.whole_or(1, "the length", u32::MAX, u32::MAX)?;
-        message.truncate(length as usize);
-        if !(12..=MESSAGE_BYTES).contains(&message.len()) {
-            let wrong = format!("{} bytes", message.len());
-            return Err(Fault::value("the message", wrong, "a DNS message of 12 to 4096 bytes"));
-        }
-        Ok(Action::SpoofPacket(message.into()))
-    }),
+    declared(
+        "SpoofRawAction",
+        "data | {data, ...} [, {aa=, ad=, ra=, ttl=60, typeForAny=}]",
+        "Answers with records of the queried type and these contents; ANY only with `typeForAny`.",
+        raw,
+    ),
+    declared(
+        "SpoofSVCAction",
+        "{parameters, ...} [, {aa=, ad=, ra=, ttl=60}]",
+        "Answers with SVCB or HTTPS records of `newSVCRecordParameters`, their hints as additional records.",
+        |_, a| {
+            let records = services(a.at(0))?;
+            Ok(Action::SpoofSvc(records.into(), flags(a.given(1), &["ttl"], &mut no_more)?))
+        },
+    ),
+    declared(
+        "SpoofPacketAction",
+        "message [, length]",
+        "Answers with this message and the query's id.",
+        |_, a| {
+            let mut message = a.bytes(0)?;
+            let length = a.given(1).map_or(Ok(u32::MAX), |_| a.whole(1, u32::MAX))?;
+            message.truncate(length as usize);
+            if !(12..=MESSAGE_BYTES).contains(&message.len()) {
+                let wrong = format!("{} bytes", message.len());
+                return Err(Fault::value(a.what(0), wrong, "a DNS message of 12 to 4096 bytes"));
+            }
+            Ok(Action::SpoofPacket(message.into()))
+        },
+    ),
 ];
 
+/// Returns every action that answers queries.
+pub fn answers() -> impl Iterator<Item = &'static Entry> {
+    ANSWERS.iter().map(|action| &action.entry)
+}
+
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    context.define(lua, "newSVCRecordParameters", |call, values| {
-        let arguments = Arguments(values);
-        let made = arguments.at_most(10).and_then(|()| parameters(arguments)).map(Parameters);
+    define_actions(lua, context, ANSWERS, RuleAction::Query)?;
+    context.define(lua, "newSVCRecordParameters", |call, a| {
+        let made = parameters(a).map(Parameters);
         stand_in(call, made)
     })
 }
@@ -77,7 +118,7 @@ fn no_more(_: &str, _: &Value) -> Result<bool, Fault> {
 fn flags(value: Option<&Value>, further: &[&str], other: &mut Other<'_>) -> Result<Flags, Fault> {
     let mut flags = Flags::default();
     let Some(value) = value else { return Ok(flags) };
-    for (name, v) in named("the options", value)? {
+    for (name, v) in named("the table of options", value)? {
         match name.as_str() {
             "aa" => flags.aa = switch(&name, &v)?,
             "ad" => flags.ad = switch(&name, &v)?,
@@ -95,10 +136,10 @@ fn flags(value: Option<&Value>, further: &[&str], other: &mut Other<'_>) -> Resu
 }
 
 fn negative(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
-    const NUMBERS: [&str; 5] = ["serial", "refresh", "retry", "expire", "minimum"];
+    // serial, refresh, retry, expire, minimum
     let mut numbers = [0; 5];
-    for (at, what) in NUMBERS.into_iter().enumerate() {
-        numbers[at] = a.whole(5 + at, what, u32::MAX)?;
+    for (at, number) in numbers.iter_mut().enumerate() {
+        *number = a.whole(5 + at, u32::MAX)?;
     }
     let mut in_authority = false;
     let mut other = |name: &str, v: &Value| {
@@ -109,12 +150,12 @@ fn negative(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
         Ok(known)
     };
     let mut flags = flags(a.given(10), &["soaInAuthoritySection"], &mut other)?;
-    flags.ttl = a.whole(2, "ttl", TTL_MAX)?;
+    flags.ttl = a.whole(2, TTL_MAX)?;
     Ok(Action::NegativeAndSoa(Arc::new(NegativeSoa {
-        nxdomain: switch("nxd", a.at(0))?,
-        zone: packet::wire("zone", a.at(1))?,
-        mname: packet::wire("mname", a.at(3))?,
-        rname: packet::wire("rname", a.at(4))?,
+        nxdomain: a.switch(0)?,
+        zone: packet::wire(a.what(1), a.at(1))?,
+        mname: packet::wire(a.what(3), a.at(3))?,
+        rname: packet::wire(a.what(4), a.at(4))?,
         numbers,
         in_authority,
         flags,
@@ -128,7 +169,7 @@ fn spoof(_: &mut Call<'_>, a: Arguments<'_>) -> Result<Action, Fault> {
     let second = options.filter(|v| !v.is_table());
     if second.is_some() {
         options = a.given(2);
-    } else if a.given(2).is_some() {
+    } else {
         a.at_most(2)?;
     }
     let mut addresses = Addresses::default();
@@ -181,13 +222,13 @@ impl UserData for Parameters {}
 fn services(value: &Value) -> Result<Vec<SvcRecord>, Fault> {
     const RECORDS: &str = "a list of newSVCRecordParameters(...)";
     let mut records = Vec::new();
-    for item in items(value).map_err(|_| wrong("the records", value, RECORDS))? {
+    for item in items(value).map_err(|_| wrong("the list", value, RECORDS))? {
         let item = item?;
         let record = item.as_userdata().and_then(|u| u.borrow::<Parameters>().ok().map(|p| p.0.clone()));
         match record {
             Some(record) => records.push(record),
             None if is_inert(&item) => {}
-            None => return Err(wrong("the records", &item, RECORDS)),
+            None => return Err(wrong("the record", &item, RECORDS)),
         }
     }
     let bytes = |r: &SvcRecord| {
@@ -211,14 +252,14 @@ const KEYS: [(&str, u16); 8] = [
 ];
 
 fn parameters(a: Arguments<'_>) -> Result<SvcRecord, Fault> {
-    let priority = a.word(0, "the priority")?;
-    let target = packet::wire("the target", a.at(1))?;
+    let priority = a.word(0)?;
+    let target = packet::wire(a.what(1), a.at(1))?;
     let mut params = SvcParams::default();
     let is_list = a.given(2).and_then(Value::as_table).is_none_or(|t| t.raw_len() > 0);
-    if a.0.len() > 3 || (a.given(2).is_some() && is_list) {
+    if a.count() > 3 || (a.given(2).is_some() && is_list) {
         positional(a, &mut params)?;
     } else if let Some(value) = a.given(2) {
-        for (name, v) in named("the parameters", value)? {
+        for (name, v) in named("the table of parameters", value)? {
             parameter(&name, key(&name)?, &v, &mut params)?;
         }
     }
@@ -267,8 +308,7 @@ fn positional(a: Arguments<'_>, params: &mut SvcParams) -> Result<(), Fault> {
     }
     params.ech = a.given(6).map_or(Ok(Vec::new()), |v| bytes("ech", v))?;
     let Some(further) = a.given(9) else { return Ok(()) };
-    let table =
-        further.as_table().ok_or_else(|| wrong("the further keys", further, "a table, as {[42]=data}"))?;
+    let table = further.as_table().ok_or_else(|| a.wrong(9, "a table of further keys, as {[42]=data}"))?;
     for pair in table.pairs::<Value, Value>() {
         let (name, v) = pair?;
         let key = low(whole("a key", &name, 0, u16::MAX.into())?);

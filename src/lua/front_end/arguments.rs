@@ -1,74 +1,117 @@
-//! The arguments of one call, by position.
+//! The arguments of one call, by position, and what the function's signature says of them.
+
+use std::borrow::Cow;
 
 use mlua::{TableSequence, Value};
 
-use crate::config::error::Fault;
+use crate::config::error::{Fault, counted};
+use crate::config::functions::signature::{Preset, Signature};
 use crate::lua::front_end::argument;
 
 /// The arguments of a call; missing ones are nil.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arguments<'a>(pub(crate) &'a [Value]);
+pub(crate) struct Arguments<'a> {
+    values: &'a [Value],
+    signature: Signature,
+}
 
 impl<'a> Arguments<'a> {
-    /// Returns an argument, from 0.
-    pub(crate) fn at(&self, n: usize) -> &'a Value {
-        self.0.get(n).unwrap_or(&Value::Nil)
+    /// Creates the arguments of a function with this signature.
+    pub(crate) fn new(signature: Signature, values: &'a [Value]) -> Self {
+        Self { values, signature }
     }
 
-    /// Returns an optional argument.
-    pub(crate) fn given(&self, n: usize) -> Option<&'a Value> {
-        self.0.get(n).filter(|v| !v.is_nil())
+    /// Returns the error of more arguments than the function takes, whose form is `form`. A nil at
+    /// the end is no argument.
+    pub(crate) fn surplus(&self, form: &str) -> Option<Fault> {
+        let (count, most) = (self.count(), self.signature.most());
+        if count <= most {
+            return None;
+        }
+        let expected = if most == 0 { "none".to_owned() } else { format!("at most {most}: {form}") };
+        Some(Fault::Conflict { wrong: format!("called with {}", counted(count, "argument")), expected })
     }
 
-    /// Refuses more arguments than this.
-    pub(crate) fn at_most(&self, max: usize) -> Result<(), Fault> {
-        if self.0.len() <= max {
+    /// Refuses more arguments than this: some forms of a function have fewer than others.
+    pub(crate) fn at_most(&self, most: usize) -> Result<(), Fault> {
+        let count = self.count();
+        if count <= most {
             return Ok(());
         }
-        let expected = if max == 0 { "none".to_owned() } else { format!("at most {max}") };
-        Err(Fault::Conflict { wrong: format!("called with {} arguments", self.0.len()), expected })
+        let expected = format!("at most {most} in this form: {}", self.signature.text());
+        Err(Fault::Conflict { wrong: format!("called with {}", counted(count, "argument")), expected })
+    }
+
+    /// Returns the number of arguments, without nils at the end.
+    pub(crate) fn count(&self) -> usize {
+        self.values.iter().rposition(|v| !v.is_nil()).map_or(0, |last| last + 1)
+    }
+
+    /// Returns an argument, from 0.
+    pub(crate) fn at(&self, n: usize) -> &'a Value {
+        self.values.get(n).unwrap_or(&Value::Nil)
+    }
+
+    /// Returns an argument, if it is given.
+    pub(crate) fn given(&self, n: usize) -> Option<&'a Value> {
+        self.values.get(n).filter(|v| !v.is_nil())
+    }
+
+    /// Returns what messages call an argument.
+    pub(crate) fn what(&self, n: usize) -> &'static str {
+        self.signature.what(n)
+    }
+
+    /// Returns an argument, or what the signature says that it is when it is omitted.
+    fn value(&self, n: usize) -> Cow<'a, Value> {
+        match (self.given(n), self.signature.preset(n)) {
+            (Some(value), _) => Cow::Borrowed(value),
+            (None, Some(Preset::Switch(on))) => Cow::Owned(Value::Boolean(on)),
+            (None, Some(Preset::Number(number))) => Cow::Owned(Value::Integer(number.into())),
+            (None, Some(Preset::Argument(other))) => self.value(other),
+            (None, None) => Cow::Borrowed(&Value::Nil),
+        }
     }
 
     /// Reads a whole number.
-    pub(crate) fn whole(&self, n: usize, what: &str, max: u32) -> Result<u32, Fault> {
-        argument::whole(what, self.at(n), 0, max)
+    pub(crate) fn whole(&self, n: usize, max: u32) -> Result<u32, Fault> {
+        self.whole_from(n, 0, max)
     }
 
-    /// Reads an optional whole number.
-    pub(crate) fn whole_or(&self, n: usize, what: &str, default: u32, max: u32) -> Result<u32, Fault> {
-        self.given(n).map_or(Ok(default), |v| argument::whole(what, v, 0, max))
+    /// Reads a whole number from `min` to `max`.
+    pub(crate) fn whole_from(&self, n: usize, min: u32, max: u32) -> Result<u32, Fault> {
+        argument::whole(self.what(n), &self.value(n), min, max)
     }
 
     /// Reads a sixteen-bit number.
-    pub(crate) fn word(&self, n: usize, what: &str) -> Result<u16, Fault> {
+    pub(crate) fn word(&self, n: usize) -> Result<u16, Fault> {
         // The range bounds it.
-        self.whole(n, what, u16::MAX.into()).map(|n| u16::try_from(n).unwrap_or(u16::MAX))
-    }
-
-    /// Reads an optional eight-bit number, at most `max`.
-    pub(crate) fn byte_or(&self, n: usize, what: &str, default: u8, max: u8) -> Result<u8, Fault> {
-        let whole = self.whole_or(n, what, default.into(), max.into());
-        whole.map(|n| u8::try_from(n).unwrap_or(max))
+        self.whole(n, u16::MAX.into()).map(|n| u16::try_from(n).unwrap_or(u16::MAX))
     }
 
     /// Reads an eight-bit number, at most `max`.
-    pub(crate) fn byte(&self, n: usize, what: &str, max: u8) -> Result<u8, Fault> {
-        self.whole(n, what, max.into()).map(|n| u8::try_from(n).unwrap_or(max))
+    pub(crate) fn byte(&self, n: usize, max: u8) -> Result<u8, Fault> {
+        self.whole(n, max.into()).map(|n| u8::try_from(n).unwrap_or(max))
     }
 
-    /// Reads an optional switch.
-    pub(crate) fn switch_or(&self, n: usize, what: &str, default: bool) -> Result<bool, Fault> {
-        self.given(n).map_or(Ok(default), |v| argument::switch(what, v))
+    /// Reads a switch.
+    pub(crate) fn switch(&self, n: usize) -> Result<bool, Fault> {
+        argument::switch(self.what(n), &self.value(n))
     }
 
     /// Reads a UTF-8 string.
-    pub(crate) fn text(&self, n: usize, what: &str, expected: &str) -> Result<String, Fault> {
-        argument::text(what, self.at(n), expected)
+    pub(crate) fn text(&self, n: usize, expected: &str) -> Result<String, Fault> {
+        argument::text(self.what(n), self.at(n), expected)
     }
 
     /// Reads a byte string.
-    pub(crate) fn bytes(&self, n: usize, what: &str) -> Result<Vec<u8>, Fault> {
-        bytes(what, self.at(n))
+    pub(crate) fn bytes(&self, n: usize) -> Result<Vec<u8>, Fault> {
+        bytes(self.what(n), self.at(n))
+    }
+
+    /// Creates the error of an invalid argument.
+    pub(crate) fn wrong(&self, n: usize, expected: impl std::fmt::Display) -> Fault {
+        argument::wrong(self.what(n), self.at(n), expected)
     }
 }
 

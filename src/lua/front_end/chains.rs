@@ -2,15 +2,16 @@
 
 use std::fmt::Write;
 
-use mlua::{Function, Lua, UserData, UserDataMethods, Value};
+use mlua::{Lua, UserData, UserDataMethods, Value};
 
 use crate::config::error::Fault;
-use crate::config::functions::{CHAINS, ChainFunctions};
+use crate::config::functions::{CHAINS, ChainFunctions, RULE_METHODS};
 use crate::config::ruleset::{ChainKey, DraftRule, RuleAction, parse_uuid, uuid_text};
 use crate::lua::front_end::actions::{ActionObject, action};
 use crate::lua::front_end::argument::{named, switch, text, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
-use crate::lua::front_end::context::{Call, Context, bounded};
+use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing::is_inert;
 use crate::lua::front_end::selectors::{Rule, rule, stand_in};
 use crate::rules::text as rule_text;
@@ -22,8 +23,6 @@ const NAME_BYTES: usize = 255;
 /// Widest column of selectors in a list of rules; longer ones exceed it, or a rule with a list
 /// would widen every line.
 const MATCHER_CHARS: usize = 120;
-/// Default number of rules of the top functions.
-const TOP: u32 = 10;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (key, functions) in ChainKey::ALL.into_iter().zip(&CHAINS) {
@@ -31,17 +30,14 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     }
     for (name, key) in [("getAction", ChainKey::Query), ("getCacheMissAction", ChainKey::CacheMiss)] {
         let own = context.clone();
-        context.define(lua, name, move |call, values| {
-            whole("", Arguments(values).at(0), 0, u32::MAX)?;
-            found(call, &own, key, Arguments(values).at(0))
+        context.define(lua, name, move |call, a| {
+            a.whole(0, u32::MAX)?;
+            found(call, &own, key, a.at(0))
         })?;
     }
     let own = context.clone();
-    context.define(lua, "newRuleAction", move |call, values| {
-        let made = Arguments(values).at_most(3).and_then(|()| {
-            let rule = new_rule(call, Arguments(values), None)?;
-            Ok(RuleObject { context: own.clone(), rule })
-        });
+    context.define(lua, "newRuleAction", move |call, a| {
+        let made = new_rule(call, a, None).map(|rule| RuleObject { context: own.clone(), rule });
         stand_in(call, made)
     })?;
     let groups = [
@@ -49,15 +45,15 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         ("setResponseRuleGroup", "clearResponseRuleGroup", ChainKey::Response),
     ];
     for (set, clear, key) in groups {
-        context.define(lua, set, move |call, values| {
-            let group = group(Arguments(values))?;
-            let mut rules = read_rules(call, key, Arguments(values).at(1))?;
+        context.define(lua, set, move |call, a| {
+            let group = group(a)?;
+            let mut rules = read_rules(call, key, a.at(1))?;
             rules.iter_mut().for_each(|r| r.group.clone_from(&group));
             call.draft.rules.replace_group(key, &group, rules);
             Ok(Value::Nil)
         })?;
-        context.define(lua, clear, move |call, values| {
-            let group = group(Arguments(values))?;
+        context.define(lua, clear, move |call, a| {
+            let group = group(a)?;
             call.draft.rules.replace_group(key, &group, Vec::new());
             Ok(Value::Nil)
         })?;
@@ -78,64 +74,60 @@ fn define_chain(
 ) -> mlua::Result<()> {
     let [add, rm, mv, to_top, clear, set, show, top, top_list, one] = &functions.entries;
     let responses = functions.responses;
-    context.define(lua, add.name, move |call, values| {
-        Arguments(values).at_most(3)?;
-        let rule = new_rule(call, Arguments(values), Some(responses))?;
+    context.define_entry(lua, add, move |call, a| {
+        let rule = new_rule(call, a, Some(responses))?;
         call.draft.rules.chain_mut(key).push(rule);
         Ok(Value::Nil)
     })?;
-    context.define(lua, rm.name, move |call, values| {
-        let argument = Arguments(values).at(0);
+    context.define_entry(lua, rm, move |call, a| {
         let chain = call.draft.rules.chain_mut(key);
-        let at = find(chain, argument).ok_or_else(|| wrong("", argument, SELECTOR))?;
+        let at = find(chain, a.at(0)).ok_or_else(|| a.wrong(0, SELECTOR))?;
         chain.remove(at);
         Ok(Value::Nil)
     })?;
-    context.define(lua, mv.name, move |call, values| {
-        let a = Arguments(values);
+    context.define_entry(lua, mv, move |call, a| {
         let chain = call.draft.rules.chain_mut(key);
-        let place = |n: usize, what: &str, count: usize| -> Result<usize, Fault> {
-            let expected = || format!("the number of a rule, below {count}");
-            let number = whole(what, a.at(n), 0, u32::MAX).map_err(|_| wrong(what, a.at(n), expected()))?;
-            Some(number as usize).filter(|at| *at < count).ok_or_else(|| wrong(what, a.at(n), expected()))
+        let place = |n: usize, count: usize| -> Result<usize, Fault> {
+            let at = a.whole(n, u32::MAX).ok().map(|at| at as usize).filter(|at| *at < count);
+            at.ok_or_else(|| a.wrong(n, format!("the number of a rule, below {count}")))
         };
-        let from = place(0, "the first argument", chain.len())?;
-        let to = place(1, "the second argument", chain.len() + 1)?;
+        let from = place(0, chain.len())?;
+        let to = place(1, chain.len() + 1)?;
         let rule = chain.remove(from);
         // Before the rule that had that number.
         chain.insert(if from < to { to - 1 } else { to }, rule);
         Ok(Value::Nil)
     })?;
-    context.define(lua, to_top.name, move |call, values| {
+    context.define_entry(lua, to_top, move |call, a| {
         let chain = call.draft.rules.chain_mut(key);
-        let at = match Arguments(values).given(0) {
+        let at = match a.given(0) {
             Some(v) => find(chain, v).ok_or_else(|| wrong("", v, SELECTOR))?,
             None => chain.len().saturating_sub(1),
         };
         chain.get_mut(..=at).into_iter().for_each(|head| head.rotate_right(1));
         Ok(Value::Nil)
     })?;
-    context.define(lua, clear.name, move |call, _| {
+    context.define_entry(lua, clear, move |call, _| {
         call.draft.rules.chain_mut(key).clear();
         Ok(Value::Nil)
     })?;
-    context.define(lua, set.name, move |call, values| {
-        let rules = read_rules(call, key, Arguments(values).at(0))?;
+    context.define_entry(lua, set, move |call, a| {
+        let rules = read_rules(call, key, a.at(0))?;
         *call.draft.rules.chain_mut(key) = rules;
         Ok(Value::Nil)
     })?;
-    print_function(lua, context, show.name, move |call, a| {
+    context.define_printing(lua, show, move |call, a| {
         let options = Options::read(a.given(0))?;
         let all = call.draft.rules.chain(key).len();
         Ok(listed(call, key, all, &options))
     })?;
-    print_function(lua, context, top.name, move |call, a| {
-        let count = a.whole_or(0, "", TOP, u32::MAX)?;
+    context.define_printing(lua, top, move |call, a| {
+        let count = a.whole(0, u32::MAX)?;
         Ok(listed(call, key, count as usize, &Options::default()))
     })?;
     let own = context.clone();
-    context.define(lua, top_list.name, move |call, values| {
-        let count = Arguments(values).whole_or(0, "", TOP, u32::MAX)?;
+    context.define_entry(lua, top_list, move |call, a| {
+        let count = a.whole(0, u32::MAX)?;
         let list = call.lua.create_table()?;
         for rule in call.draft.rules.chain(key).iter().take(count as usize) {
             list.raw_push(RuleObject { context: own.clone(), rule: rule.clone() })?;
@@ -143,7 +135,7 @@ fn define_chain(
         Ok(Value::Table(list))
     })?;
     let own = context.clone();
-    context.define(lua, one.name, move |call, values| found(call, &own, key, Arguments(values).at(0)))
+    context.define_entry(lua, one, move |call, a| found(call, &own, key, a.at(0)))
 }
 
 /// Reads a rule: selector, action, options. Without `responses`, both kinds of action are accepted.
@@ -162,7 +154,7 @@ fn new_rule(call: &mut Call<'_>, a: Arguments<'_>, responses: Option<bool>) -> R
         action: action("the action", a.at(1), responses.unwrap_or_else(is_response))?,
     };
     let Some(options) = a.given(2) else { return Ok(made) };
-    for (name, v) in named("the options", options)? {
+    for (name, v) in named("the table of options", options)? {
         match name.as_str() {
             "name" => made.name = label(&name, &v)?,
             "group" => made.group = label(&name, &v)?,
@@ -211,7 +203,7 @@ fn read_rules(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<D
     let responses = CHAINS[key as usize].responses;
     let mut rules = Vec::new();
     if !value.is_table() && !is_inert(value) {
-        return Err(wrong("the rules", value, RULES));
+        return Err(wrong("the list", value, RULES));
     }
     for (at, item) in items(value)?.enumerate() {
         let (what, item) = (format!("rule {}", at + 1), item?);
@@ -230,26 +222,6 @@ fn read_rules(call: &mut Call<'_>, key: ChainKey, value: &Value) -> Result<Vec<D
     Ok(rules)
 }
 
-/// Defines a function that prints: outside of the draft, because a configuration may replace
-/// `print`.
-fn print_function<F>(lua: &Lua, context: &Context, name: &'static str, body: F) -> mlua::Result<()>
-where
-    F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<String, Fault> + 'static,
-{
-    let own = context.clone();
-    let function = bounded(lua, name, move |lua, values| {
-        let text = own.call(lua, name, |call| {
-            let text = body(call, Arguments(values))?;
-            Ok(Value::String(call.lua.create_string(text.trim_end())?))
-        })?;
-        match lua.globals().raw_get::<Option<Function>>("print")? {
-            Some(print) if !text.is_nil() => print.call::<Value>(text),
-            _ => Ok(Value::Nil),
-        }
-    })?;
-    lua.globals().raw_set(name, function)
-}
-
 /// The options of listing rules.
 #[derive(Debug, Default)]
 struct Options {
@@ -261,7 +233,7 @@ impl Options {
     fn read(value: Option<&Value>) -> Result<Self, Fault> {
         let mut options = Self::default();
         let Some(value) = value else { return Ok(options) };
-        for (name, v) in named("the options", value)? {
+        for (name, v) in named("the table of options", value)? {
             match name.as_str() {
                 "showUUIDs" => options.uuids = switch(&name, &v)?,
                 "truncateRuleWidth" => {
@@ -313,7 +285,8 @@ struct RuleObject {
 
 impl UserData for RuleObject {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("getAction", |_, read_rules, ()| {
+        let mut all = Methods::new(methods, RULE_METHODS);
+        all.add("getAction", |_, read_rules, _| {
             let name = if matches!(read_rules.rule.action, RuleAction::Response(_)) {
                 "response action"
             } else {
@@ -321,14 +294,14 @@ impl UserData for RuleObject {
             };
             Ok(ActionObject { name, action: read_rules.rule.action.clone() })
         });
-        methods.add_method("getSelector", |_, read_rules, ()| {
+        all.add("getSelector", |_, read_rules, _| {
             let (context, matcher) = (read_rules.context.clone(), read_rules.rule.matcher.clone());
             Ok(Rule { context, depth: matcher.depth(), matcher })
         });
-        methods.add_method("getName", |_, read_rules, ()| Ok(read_rules.rule.name.clone()));
-        methods.add_method("getUUID", |_, read_rules, ()| {
+        all.add("getName", |_, read_rules, _| Ok(read_rules.rule.name.clone()));
+        all.add("getUUID", |_, read_rules, _| {
             Ok(read_rules.rule.uuid.as_ref().map(uuid_text).unwrap_or_default())
         });
-        methods.add_method("getGroup", |_, read_rules, ()| Ok(read_rules.rule.group.clone()));
+        all.add("getGroup", |_, read_rules, _| Ok(read_rules.rule.group.clone()));
     }
 }

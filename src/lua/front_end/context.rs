@@ -1,6 +1,7 @@
 //! The state that the Lua functions share while a file is evaluated: the draft, and the origin of
 //! the running call.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,7 +10,12 @@ use mlua::{Function, Lua, MultiValue, RegistryKey, Value};
 
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::functions::signature::Signature;
+use crate::config::functions::{Entry, functions};
 use crate::config::ruleset::{SetText, SetTexts};
+use crate::lua::front_end::arguments::Arguments;
+use crate::lua::front_end::declared::raised;
+use crate::lua::front_end::missing::Inert;
 use crate::lua::front_end::networks::NetworkContent;
 use crate::lua::front_end::sets::NameContent;
 use crate::lua::front_end::{networks, sets};
@@ -201,15 +207,81 @@ impl Call<'_> {
 }
 
 impl Context {
-    /// Defines a global function. An error of `body` is recorded, and nil returned.
+    /// Defines a global function of the tables. An error of `body` is recorded, and nil returned.
     pub(crate) fn define<F>(&self, lua: &Lua, name: &'static str, body: F) -> mlua::Result<()>
     where
-        F: Fn(&mut Call<'_>, &[Value]) -> Result<Value, Fault> + 'static,
+        F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<Value, Fault> + 'static,
+    {
+        self.define_entry(lua, entry(name)?, body)
+    }
+
+    /// Defines the global function of an entry.
+    pub(crate) fn define_entry<F>(&self, lua: &Lua, entry: &'static Entry, body: F) -> mlua::Result<()>
+    where
+        F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<Value, Fault> + 'static,
+    {
+        self.define_as(lua, entry.name, entry.signature(), entry.arguments.into(), body)
+    }
+
+    /// Defines a global function with this signature, which messages show as `form`. Surplus
+    /// arguments are recorded; the result then accepts any further use.
+    pub(crate) fn define_as<F>(
+        &self,
+        lua: &Lua,
+        name: &'static str,
+        signature: Signature,
+        form: Cow<'static, str>,
+        body: F,
+    ) -> mlua::Result<()>
+    where
+        F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<Value, Fault> + 'static,
     {
         let context = self.clone();
-        let function =
-            bounded(lua, name, move |lua, arguments| context.call(lua, name, |call| body(call, arguments)))?;
+        let function = bounded(lua, name, move |lua, values| {
+            let arguments = Arguments::new(signature, values);
+            context.call(lua, name, |call| match arguments.surplus(&form) {
+                Some(fault) => {
+                    call.fail(fault);
+                    Ok(Value::UserData(call.lua.create_userdata(Inert)?))
+                }
+                None => body(call, arguments),
+            })
+        })?;
         lua.globals().raw_set(name, function)
+    }
+
+    /// Defines a global function that does not look at its arguments.
+    pub(crate) fn define_any<F>(&self, lua: &Lua, name: &'static str, body: F) -> mlua::Result<()>
+    where
+        F: Fn(&mut Call<'_>) -> Result<Value, Fault> + 'static,
+    {
+        let context = self.clone();
+        let function = bounded(lua, name, move |lua, _| context.call(lua, name, &body))?;
+        lua.globals().raw_set(name, function)
+    }
+
+    /// Defines the global function of an entry that prints what `body` returns.
+    pub(crate) fn define_printing<F>(&self, lua: &Lua, entry: &'static Entry, body: F) -> mlua::Result<()>
+    where
+        F: Fn(&mut Call<'_>, Arguments<'_>) -> Result<String, Fault> + 'static,
+    {
+        let own = self.clone();
+        let function = bounded(lua, entry.name, move |lua, values| {
+            let arguments = Arguments::new(entry.signature(), values);
+            let text = own.call(lua, entry.name, |call| {
+                if let Some(fault) = arguments.surplus(entry.arguments) {
+                    return Err(fault);
+                }
+                let text = body(call, arguments)?;
+                Ok(Value::String(call.lua.create_string(text.trim_end())?))
+            })?;
+            // Outside of the draft, because a configuration may replace `print`.
+            match lua.globals().raw_get::<Option<Function>>("print")? {
+                Some(print) if !text.is_nil() => print.call::<Value>(text),
+                _ => Ok(Value::Nil),
+            }
+        })?;
+        lua.globals().raw_set(entry.name, function)
     }
 
     /// Runs the body of a function or method within the context.
@@ -256,6 +328,29 @@ impl Context {
         build.objects.fill(&build.draft);
         (build.draft, build.functions, build.texts)
     }
+}
+
+/// Defines a global function of the tables that works at any time. Its errors, surplus arguments
+/// too, are errors that Lua sees.
+pub(crate) fn define_anytime<F>(lua: &Lua, name: &'static str, body: F) -> mlua::Result<()>
+where
+    F: Fn(&Lua, Arguments<'_>) -> mlua::Result<Value> + 'static,
+{
+    let entry = entry(name)?;
+    let function = bounded(lua, name, move |lua, values| {
+        let arguments = Arguments::new(entry.signature(), values);
+        match arguments.surplus(entry.arguments) {
+            Some(fault) => Err(raised(lua, name, &fault)),
+            None => body(lua, arguments),
+        }
+    })?;
+    lua.globals().raw_set(name, function)
+}
+
+/// Returns the entry of a function.
+fn entry(name: &str) -> mlua::Result<&'static Entry> {
+    let found = functions().find(|e| e.name == name);
+    found.ok_or_else(|| mlua::Error::runtime(format!("the function {name} is in no table")))
 }
 
 /// Creates a function of any number of arguments. Excessive numbers are refused within Lua: each

@@ -36,7 +36,7 @@ pub(crate) fn is_inert(value: &Value) -> bool {
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for family in FUNCTIONS_MISSING {
         for name in family.names {
-            context.define(lua, name, move |call, _| {
+            context.define_any(lua, name, move |call| {
                 call.fail(Fault::Missing {
                     what: format!("the function ({})", family.family),
                     meanwhile: family.meanwhile.to_owned(),

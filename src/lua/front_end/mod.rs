@@ -2,7 +2,7 @@
 //! the functions of health checks.
 //!
 //! Functions, names and units are those of the tables in [`functions`](crate::config::functions)
-//! and [`options`](crate::config::options). An invalid argument is *recorded*, with file and line
+//! and [`options`](crate::config::options), and the selectors and actions that are declared here. An invalid argument is *recorded*, with file and line
 //! of the call, and evaluation continues, so that one run shows every error; only an error of Lua
 //! itself ends it. Nothing here opens a socket or starts anything: the only I/O is to read the
 //! files of the configuration.
@@ -22,6 +22,7 @@ mod arguments;
 mod chains;
 mod constants;
 mod context;
+mod declared;
 mod functions;
 mod missing;
 mod networks;
@@ -34,6 +35,7 @@ mod server;
 mod sets;
 mod settings;
 mod tls;
+mod values;
 
 use std::path::Path;
 use std::time::Duration;
@@ -43,18 +45,28 @@ use mlua::{ChunkMode, Function, Lua, RegistryKey, Value};
 use crate::config::Flags;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
-use crate::config::functions::FUNCTIONS_MISSING;
+use crate::config::functions::{Entry, FUNCTIONS_MISSING};
 use crate::config::options::SETTINGS;
 use crate::config::value;
 pub use crate::lua::ffi::watch::Interrupt;
 use crate::lua::ffi::watch::Why;
+pub use crate::lua::front_end::actions::query_actions;
+pub use crate::lua::front_end::answers::answers;
 use crate::lua::front_end::context::{Context, caller};
+pub use crate::lua::front_end::responses::response_actions;
+pub use crate::lua::front_end::selectors::selectors;
 pub use crate::lua::limits::thread::NoResult;
 use crate::lua::limits::thread::{Failed, Worker};
 use crate::lua::limits::{CHECK_TICKS, EVALUATION, Runtime};
 use crate::lua::state::File;
 use crate::lua::{limits, state};
 use crate::model::LuaFunction;
+
+/// Returns every function that a configuration can call, besides those of the settings.
+pub fn every_function() -> impl Iterator<Item = &'static Entry> {
+    let rules = selectors().chain(query_actions()).chain(answers()).chain(response_actions());
+    crate::config::functions::functions().chain(rules)
+}
 
 /// The result of [`load`].
 #[derive(Debug)]
@@ -391,7 +403,7 @@ fn located(text: &str, files: &[&str]) -> Option<(Origin, String)> {
 /// Returns the intended function of "attempt to call global 'x' (a nil value)".
 fn misspelt(message: &str) -> Option<&'static str> {
     let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
-    let known = crate::config::functions::functions().map(|e| e.name);
+    let known = every_function().map(|e| e.name);
     let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
     nearest(name, known.chain(FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied())))
 }

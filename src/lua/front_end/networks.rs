@@ -10,12 +10,13 @@ use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 use crate::base::addr::mapped;
 use crate::base::prefix::{Prefix, PrefixSet};
 use crate::config::error::Fault;
+use crate::config::functions::{ADDRESS_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS};
 use crate::config::value;
-use crate::lua::front_end::argument::{whole, wrong};
-use crate::lua::front_end::arguments::{Arguments, items};
-use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::argument::wrong;
+use crate::lua::front_end::arguments::items;
+use crate::lua::front_end::context::{Call, Context, define_anytime};
+use crate::lua::front_end::declared::{Methods, raised};
 use crate::lua::front_end::selectors::stand_in;
-use crate::lua::front_end::sets::raised;
 use crate::rules::networks;
 use crate::rules::networks::Networks;
 
@@ -232,20 +233,23 @@ const CHANGES: [(&str, Change); 4] = [
 
 impl UserData for NetworkSet {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut all = Methods::new(methods, NETWORK_SET_METHODS);
         for (name, change) in CHANGES {
-            methods.add_method(name, move |lua, set, v: Value| {
-                set.context.call(lua, name, |call| change(call, set, &v).map(|()| Value::Nil))
-            });
+            all.add_recorded(
+                name,
+                |set| &set.context,
+                move |call, set, a| change(call, set, a.at(0)).map(|()| Value::Nil),
+            );
         }
-        methods.add_method("match", |lua, set, v: Value| {
-            let ip = address("", &v, ADDRESS).map_err(|fault| raised(lua, "match", &fault))?.ip();
+        all.add("match", |lua, set, a| {
+            let ip = address("", a.at(0), ADDRESS).map_err(|fault| raised(lua, "match", &fault))?.ip();
             Ok(set.content.borrow().contains(ip))
         });
         for name in ["size", "len"] {
-            methods.add_method(name, |_, set, ()| Ok(set.content.borrow().entries.len()));
+            all.add(name, |_, set, _| Ok(set.content.borrow().entries.len()));
         }
-        methods.add_method("empty", |_, set, ()| Ok(set.content.borrow().entries.is_empty()));
-        methods.add_method("toString", |_, set, ()| Ok(set.content.borrow().shown()));
+        all.add("empty", |_, set, _| Ok(set.content.borrow().entries.is_empty()));
+        all.add("toString", |_, set, _| Ok(set.content.borrow().shown()));
         methods.add_meta_method(MetaMethod::ToString, |_, set, ()| Ok(set.content.borrow().shown()));
     }
 }
@@ -256,17 +260,18 @@ struct Netmask(Network);
 
 impl UserData for Netmask {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("getBits", |_, n, ()| Ok(n.0.length));
-        methods.add_method("getNetwork", |_, n, ()| Ok(Address(SocketAddr::new(n.0.ip, 0))));
-        methods.add_method("getMaskedNetwork", |_, n, ()| Ok(Address(SocketAddr::new(n.0.first(), 0))));
-        methods.add_method("isIPv4", |_, n, ()| Ok(n.0.ip.is_ipv4()));
-        methods.add_method("isIPv6", |_, n, ()| Ok(n.0.ip.is_ipv6()));
-        methods.add_method("empty", |_, _, ()| Ok(false));
-        methods.add_method("match", |lua, n, v: Value| {
-            let ip = address("", &v, ADDRESS).map_err(|fault| raised(lua, "match", &fault))?.ip();
+        let mut all = Methods::new(methods, NETMASK_METHODS);
+        all.add("getBits", |_, n, _| Ok(n.0.length));
+        all.add("getNetwork", |_, n, _| Ok(Address(SocketAddr::new(n.0.ip, 0))));
+        all.add("getMaskedNetwork", |_, n, _| Ok(Address(SocketAddr::new(n.0.first(), 0))));
+        all.add("isIPv4", |_, n, _| Ok(n.0.ip.is_ipv4()));
+        all.add("isIPv6", |_, n, _| Ok(n.0.ip.is_ipv6()));
+        all.add("empty", |_, _, _| Ok(false));
+        all.add("match", |lua, n, a| {
+            let ip = address("", a.at(0), ADDRESS).map_err(|fault| raised(lua, "match", &fault))?.ip();
             Ok(n.0.contains(ip))
         });
-        methods.add_method("toString", |_, n, ()| Ok(n.0.text()));
+        all.add("toString", |_, n, _| Ok(n.0.text()));
         methods.add_meta_method(MetaMethod::ToString, |_, n, ()| Ok(n.0.text()));
     }
 }
@@ -286,27 +291,29 @@ impl Address {
 
 impl UserData for Address {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut all = Methods::new(methods, ADDRESS_METHODS);
         for name in ["toString", "tostring"] {
-            methods.add_method(name, |_, a, ()| Ok(a.0.ip().to_string()));
+            all.add(name, |_, a, _| Ok(a.0.ip().to_string()));
         }
         for name in ["toStringWithPort", "tostringWithPort"] {
-            methods.add_method(name, |_, a, ()| Ok(a.0.to_string()));
+            all.add(name, |_, a, _| Ok(a.0.to_string()));
         }
-        methods.add_method("getPort", |_, a, ()| Ok(a.0.port()));
-        methods.add_method("getRaw", |lua, a, ()| match a.0.ip() {
+        all.add("getPort", |_, a, _| Ok(a.0.port()));
+        all.add("getRaw", |lua, a, _| match a.0.ip() {
             IpAddr::V4(ip) => lua.create_string(ip.octets()),
             IpAddr::V6(ip) => lua.create_string(ip.octets()),
         });
-        methods.add_method("isIPv4", |_, a, ()| Ok(a.0.is_ipv4()));
-        methods.add_method("isIPv6", |_, a, ()| Ok(a.0.is_ipv6()));
-        methods.add_method("isMappedIPv4", |_, a, ()| Ok(a.v4_inside().is_some()));
-        methods.add_method("mapToIPv4", |_, a, ()| {
+        all.add("isIPv4", |_, a, _| Ok(a.0.is_ipv4()));
+        all.add("isIPv6", |_, a, _| Ok(a.0.is_ipv6()));
+        all.add("isMappedIPv4", |_, a, _| Ok(a.v4_inside().is_some()));
+        all.add("mapToIPv4", |_, a, _| {
             Ok(Self(SocketAddr::new(a.v4_inside().unwrap_or_else(|| a.0.ip()), a.0.port())))
         });
-        methods.add_method_mut("truncate", |_, a, bits: u8| {
-            let first = Network { ip: a.0.ip(), length: bits }.first();
-            a.0.set_ip(first);
-            Ok(())
+        all.add_mut("truncate", |lua, own, a| {
+            let length = a.byte(0, u8::MAX).map_err(|fault| raised(lua, "truncate", &fault))?;
+            let first = Network { ip: own.0.ip(), length }.first();
+            own.0.set_ip(first);
+            Ok(Value::Nil)
         });
         methods.add_meta_method(MetaMethod::ToString, |_, a, ()| Ok(a.0.ip().to_string()));
         methods.add_meta_function(MetaMethod::Eq, |_, (a, b): (Value, Value)| {
@@ -319,28 +326,24 @@ impl UserData for Address {
 /// Defines the constructors; `newNetmask` and `newCA` work at any time.
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let own = context.clone();
-    context.define(lua, "newNMG", move |call, values| {
-        let made = Arguments(values).at_most(0).map(|()| {
-            let (networks, content) = call.new_networks();
-            NetworkSet { context: own.clone(), networks, content }
-        });
-        stand_in(call, made)
+    context.define(lua, "newNMG", move |call, _| {
+        let (networks, content) = call.new_networks();
+        stand_in(call, Ok(NetworkSet { context: own.clone(), networks, content }))
     })?;
-    let netmask = lua.create_function(|lua, (first, length): (Value, Value)| {
-        let made = if length.is_nil() {
-            network("", &first)
-        } else {
-            let ip = address("the address", &first, ADDRESS).map(|a| a.ip());
-            ip.and_then(|ip| {
-                let bits = whole("the length", &length, 0, if ip.is_ipv4() { 32 } else { 128 })?;
-                Ok(Network { ip, length: u8::try_from(bits).unwrap_or(128) })
-            })
+    define_anytime(lua, "newNetmask", |lua, a| {
+        let made = match a.given(1) {
+            None => network("", a.at(0)),
+            Some(_) => address("the address", a.at(0), ADDRESS).and_then(|address| {
+                let ip = address.ip();
+                Ok(Network { ip, length: a.byte(1, if ip.is_ipv4() { 32 } else { 128 })? })
+            }),
         };
-        made.map(Netmask).map_err(|fault| raised(lua, "newNetmask", &fault))
+        let made = made.map(Netmask).map_err(|fault| raised(lua, "newNetmask", &fault))?;
+        Ok(Value::UserData(lua.create_userdata(made)?))
     })?;
-    lua.globals().raw_set("newNetmask", netmask)?;
-    let ca = lua.create_function(|lua, v: Value| {
-        address("", &v, value::ADDRESS).map(Address).map_err(|fault| raised(lua, "newCA", &fault))
-    })?;
-    lua.globals().raw_set("newCA", ca)
+    define_anytime(lua, "newCA", |lua, a| {
+        let made = address("", a.at(0), value::ADDRESS).map(Address);
+        let made = made.map_err(|fault| raised(lua, "newCA", &fault))?;
+        Ok(Value::UserData(lua.create_userdata(made)?))
+    })
 }

@@ -3,12 +3,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use mlua::{Lua, MetaMethod, Table, UserData, UserDataMethods, UserDataRef, Value};
+use mlua::{FromLua, Lua, MetaMethod, Table, UserData, UserDataMethods, UserDataRef, Value};
 
 use crate::config::error::Fault;
+use crate::config::functions::{HEADER_METHODS, NAME_METHODS};
 use crate::config::value;
 use crate::lua::front_end::argument;
-use crate::lua::front_end::context::Context;
+use crate::lua::front_end::context::{Context, define_anytime};
+use crate::lua::front_end::declared::Methods;
 
 /// A domain name (dnsdist's `DNSName`), absolute, in presentation format.
 #[derive(Clone, Debug)]
@@ -32,12 +34,13 @@ impl Name {
 
 impl UserData for Name {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut all = Methods::new(methods, NAME_METHODS);
         for method in ["toString", "tostring"] {
-            methods.add_method(method, |_, name, ()| Ok(name.0.clone()));
+            all.add(method, |_, name, _| Ok(name.0.clone()));
         }
-        methods.add_method("wirelength", |_, name, ()| Ok(name.wire().len()));
-        methods.add_method("toDNSString", |lua, name, ()| lua.create_string(name.wire()));
-        methods.add_method_mut("chopOff", |_, name, ()| {
+        all.add("wirelength", |_, name, _| Ok(name.wire().len()));
+        all.add("toDNSString", |lua, name, _| lua.create_string(name.wire()));
+        all.add_mut("chopOff", |_, name, _| {
             let wire = name.wire();
             let rest =
                 wire.first().filter(|length| **length > 0).and_then(|l| wire.get(1 + usize::from(*l)..));
@@ -46,9 +49,10 @@ impl UserData for Name {
             name.0 = rest.unwrap_or_else(|| name.0.clone());
             Ok(chopped)
         });
-        methods.add_method("toStringNoDot", |_, name, ()| Ok(name.0.trim_end_matches('.').to_owned()));
-        methods.add_method("countLabels", |_, name, ()| Ok(name.labels().len()));
-        methods.add_method("isPartOf", |_, name, suffix: UserDataRef<Self>| {
+        all.add("toStringNoDot", |_, name, _| Ok(name.0.trim_end_matches('.').to_owned()));
+        all.add("countLabels", |_, name, _| Ok(name.labels().len()));
+        all.add("isPartOf", |lua, name, a| {
+            let suffix = UserDataRef::<Self>::from_lua(a.at(0).clone(), lua)?;
             let (name, suffix) = (name.labels(), suffix.labels());
             let tail = name.len().checked_sub(suffix.len()).map(|from| &name[from..]);
             Ok(tail.is_some_and(|t| t.iter().zip(&suffix).all(|(a, b)| a.eq_ignore_ascii_case(b))))
@@ -106,17 +110,19 @@ const FLAGS: [(&str, &str, usize, u8); 7] = [
 
 impl UserData for Header {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("getID", |_, header, ()| {
+        let mut all = Methods::new(methods, HEADER_METHODS);
+        all.add("getID", |_, header, _| {
             let bytes = header.bytes();
             Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
         });
         for (get, set, byte, bit) in FLAGS {
-            methods.add_method(get, move |_, header, ()| Ok(header.bytes()[byte] & bit != 0));
-            methods.add_method(set, move |_, header, on: bool| {
+            all.add(get, move |_, header, _| Ok(header.bytes()[byte] & bit != 0));
+            all.add(set, move |lua, header, a| {
+                let on = bool::from_lua(a.at(0).clone(), lua)?;
                 let mut bytes = header.bytes();
                 bytes[byte] = if on { bytes[byte] | bit } else { bytes[byte] & !bit };
                 header.0.set(bytes);
-                Ok(())
+                Ok(Value::Nil)
             });
         }
     }
@@ -141,12 +147,16 @@ pub(crate) fn describe(lua: &Lua, message: &[u8]) -> mlua::Result<Table> {
 
 /// Defines `newDNSName`, which check functions return; it works at any time.
 pub(crate) fn define(lua: &Lua, _: &Context) -> mlua::Result<()> {
-    let make = lua.create_function(|_, text: Value| {
+    define_anytime(lua, "newDNSName", |lua, a| {
         let wrong = || {
-            mlua::Error::runtime(format!("newDNSName: {}; expected {}", argument::shown(&text), value::QNAME))
+            mlua::Error::runtime(format!(
+                "newDNSName: {}; expected {}",
+                argument::shown(a.at(0)),
+                value::QNAME
+            ))
         };
-        let text = name(&text).ok_or_else(wrong)?;
-        value::qname(&text).map(Name).map_err(|_| wrong())
-    })?;
-    lua.globals().raw_set("newDNSName", make)
+        let text = name(a.at(0)).ok_or_else(wrong)?;
+        let made = value::qname(&text).map(Name).map_err(|_| wrong())?;
+        Ok(Value::UserData(lua.create_userdata(made)?))
+    })
 }

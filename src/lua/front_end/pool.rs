@@ -4,12 +4,15 @@ use mlua::{Lua, MetaMethod, UserData, UserDataFields, UserDataMethods, Value};
 
 use crate::base::time::TickDelta;
 use crate::config::error::{Fault, Sited};
-use crate::config::functions::POLICIES;
 use crate::config::functions::policies::{CONCENTRATE, kind, name};
+use crate::config::functions::{POLICIES, POOL_METHODS};
 use crate::config::ruleset::{FunctionKind, Interface};
-use crate::lua::front_end::argument::{fraction, named, percent, shown, span, switch, text, whole, wrong};
+use crate::lua::front_end::argument::{fraction, named, percent, shown, span, switch, whole, wrong};
+use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing::is_inert;
+use crate::lua::front_end::values::POOL;
 use crate::lua::front_end::{functions, missing};
 use crate::model::policy::{Concentrate, HashKey, Kind, Policy};
 use crate::model::{Eject, Retry};
@@ -26,28 +29,25 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     }
     define_combinators(lua, context)?;
     define_written(lua, context)?;
-    context.define(lua, "setServerPolicy", |call, arguments| {
-        let policy = policy(arguments.first().unwrap_or(&Value::Nil))?;
+    context.define(lua, "setServerPolicy", |call, a| {
+        let policy = policy(a.at(0))?;
         call.draft.policy = Some(Sited { value: policy, origin: call.origin.clone() });
         Ok(Value::Nil)
     })?;
-    context.define(lua, "setPoolServerPolicy", |call, arguments| {
-        let policy = policy(arguments.first().unwrap_or(&Value::Nil))?;
-        let pool =
-            text("the second argument", arguments.get(1).unwrap_or(&Value::Nil), "the name of a pool")?;
+    context.define(lua, "setPoolServerPolicy", |call, a| {
+        let policy = policy(a.at(0))?;
+        let pool = a.text(1, POOL)?;
         set_policy(call, &pool, policy);
         Ok(Value::Nil)
     })?;
     let own = context.clone();
-    context.define(lua, "getPool", move |call, arguments| {
-        let name = text("", arguments.first().unwrap_or(&Value::Nil), "the name of a pool")?;
+    context.define(lua, "getPool", move |call, a| {
+        let name = a.text(0, POOL)?;
         call.draft.pool(&name);
         Ok(Value::UserData(call.lua.create_userdata(PoolObject { context: own.clone(), name })?))
     })?;
     for (name, set) in POOL_SETTERS {
-        context.define(lua, name, move |call, arguments| {
-            set(call, "", arguments.first().unwrap_or(&Value::Nil)).map(|()| Value::Nil)
-        })?;
+        context.define(lua, name, move |call, a| set(call, "", a.at(0)).map(|()| Value::Nil))?;
     }
     Ok(())
 }
@@ -66,11 +66,16 @@ impl UserData for PolicyObject {
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_meta_method(MetaMethod::ToString, |_, object, ()| Ok(name(object.policy.kind)));
-        methods.add_meta_method(MetaMethod::Call, |lua, object, options: Value| {
+        methods.add_meta_method(MetaMethod::Call, |lua, object, (options, surplus): (Value, Value)| {
             let function = name(object.policy.kind);
             let mut made = object.clone();
             object.context.call(lua, function, |call| {
-                if made.policy.kind == Kind::Concentrate {
+                if !surplus.is_nil() {
+                    call.fail(Fault::Conflict {
+                        wrong: "called with more than one argument".to_owned(),
+                        expected: "the options alone, as {name=value}".to_owned(),
+                    });
+                } else if made.policy.kind == Kind::Concentrate {
                     concentrate(call, &mut made.policy.concentrate, &options);
                 } else {
                     call.fail(Fault::Conflict {
@@ -105,14 +110,14 @@ fn policy(value: &Value) -> Result<Policy, Fault> {
 }
 
 fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    type Change = fn(&mut Policy, &[Value]) -> Result<(), Fault>;
+    type Change = fn(&mut Policy, Arguments<'_>) -> Result<(), Fault>;
     let changes: [(&'static str, Change); 3] = [
         ("ordered", |policy, _| {
             policy.ordered = true;
             Ok(())
         }),
-        ("hashBy", |policy, rest| hash_by(policy, rest)),
-        ("bounded", |policy, rest| {
+        ("hashBy", hash_by),
+        ("bounded", |policy, a| {
             use Kind::{CHashed, Concentrate, OrderedWRandUntag, WHashed, WRandom};
             if !matches!(policy.kind, WRandom | WHashed | CHashed | OrderedWRandUntag | Concentrate) {
                 return Err(unsupported(
@@ -120,19 +125,19 @@ fn define_combinators(lua: &Lua, context: &Context) -> mlua::Result<()> {
                     "wrandom, whashed, chashed, orderedWrandUntag or concentrate",
                 ));
             }
-            let factor = fraction("the factor", rest.first().unwrap_or(&Value::Nil), 1.0, 1000.0)?;
+            let factor = fraction(a.what(1), a.at(1), 1.0, 1000.0)?;
             policy.bounded = Some(factor);
             Ok(())
         }),
     ];
     for (name, change) in changes {
         let own = context.clone();
-        context.define(lua, name, move |call, arguments| {
-            let mut made = policy(arguments.first().unwrap_or(&Value::Nil)).unwrap_or_else(|fault| {
+        context.define(lua, name, move |call, a| {
+            let mut made = policy(a.at(0)).unwrap_or_else(|fault| {
                 call.fail(fault);
                 Policy::new(Kind::WHashed)
             });
-            if let Err(fault) = change(&mut made, arguments.get(1..).unwrap_or_default()) {
+            if let Err(fault) = change(&mut made, a) {
                 call.fail(fault);
             }
             Ok(Value::UserData(
@@ -156,20 +161,18 @@ const WRITTEN: [(&str, Interface, bool); 6] = [
 
 fn define_written(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let own = context.clone();
-    context.define(lua, "newServerPolicy", move |call, values| {
-        let made = written(call, values, Interface::Objects).unwrap_or_else(|fault| {
+    context.define(lua, "newServerPolicy", move |call, a| {
+        let made = written(call, a, Interface::Objects).unwrap_or_else(|fault| {
             call.fail(fault);
             Policy::new(Kind::LeastOutstanding)
         });
         Ok(Value::UserData(call.lua.create_userdata(PolicyObject { policy: made, context: own.clone() })?))
     })?;
     for (name, interface, pooled) in WRITTEN {
-        context.define(lua, name, move |call, values| {
-            let policy = written(call, values, interface)?;
+        context.define(lua, name, move |call, a| {
+            let policy = written(call, a, interface)?;
             if pooled {
-                let pool = values.get(2).unwrap_or(&Value::Nil);
-                let pool = text("the third argument", pool, "the name of a pool")?;
-                set_policy(call, &pool, policy);
+                set_policy(call, &a.text(2, POOL)?, policy);
             } else {
                 call.draft.policy = Some(Sited { value: policy, origin: call.origin.clone() });
             }
@@ -180,10 +183,9 @@ fn define_written(lua: &Lua, context: &Context) -> mlua::Result<()> {
 }
 
 /// Reads a name and a function.
-fn written(call: &mut Call<'_>, values: &[Value], interface: Interface) -> Result<Policy, Fault> {
-    let value = |n: usize| values.get(n).unwrap_or(&Value::Nil);
-    text("the name", value(0), "a name")?;
-    let function = functions::record(call, FunctionKind::Policy, interface, "the second argument", value(1))?;
+fn written(call: &mut Call<'_>, a: Arguments<'_>, interface: Interface) -> Result<Policy, Fault> {
+    a.text(0, "a name")?;
+    let function = functions::record(call, FunctionKind::Policy, interface, a.what(1), a.at(1))?;
     Ok(Policy::new(Kind::Lua(function)))
 }
 
@@ -194,15 +196,14 @@ fn unsupported(policy: &Policy, expected: &str) -> Fault {
     }
 }
 
-fn hash_by(policy: &mut Policy, rest: &[Value]) -> Result<(), Fault> {
+fn hash_by(policy: &mut Policy, a: Arguments<'_>) -> Result<(), Fault> {
     const KEYS: &str = "\"qname\", \"zone\", \"client\" or \"clientPrefix\"";
     if !matches!(policy.kind, Kind::WHashed | Kind::CHashed | Kind::Concentrate) {
         return Err(unsupported(policy, "whashed, chashed or concentrate"));
     }
-    let key = rest.first().unwrap_or(&Value::Nil);
     let (mut labels, mut v4, mut v6) = (2_u32, 24_u32, 56_u32);
-    if let Some(options) = rest.get(1) {
-        for (name, v) in named("the third argument", options)? {
+    if let Some(options) = a.given(2) {
+        for (name, v) in named(a.what(2), options)? {
             match name.as_str() {
                 "labels" => labels = whole(&name, &v, 1, 127)?,
                 "v4" => v4 = whole(&name, &v, 0, 32)?,
@@ -213,12 +214,12 @@ fn hash_by(policy: &mut Policy, rest: &[Value]) -> Result<(), Fault> {
     }
     // The ranges above bound these.
     let byte = |n: u32| u8::try_from(n).unwrap_or(u8::MAX);
-    policy.hash_key = match text("the key", key, KEYS)?.as_str() {
+    policy.hash_key = match a.text(1, KEYS)?.as_str() {
         "qname" => HashKey::QName,
         "zone" => HashKey::Zone(byte(labels)),
         "client" => HashKey::Client,
         "clientPrefix" => HashKey::ClientPrefix(byte(v4), byte(v6)),
-        _ => return Err(wrong("the key", key, KEYS)),
+        _ => return Err(a.wrong(1, KEYS)),
     };
     Ok(())
 }
@@ -339,18 +340,18 @@ struct PoolObject {
 
 impl UserData for PoolObject {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut all = Methods::new(methods, POOL_METHODS);
+        let context: fn(&Self) -> &Context = |pool| &pool.context;
         for (name, set) in POOL_SETTERS {
-            methods.add_method(name, move |lua, pool, v: Value| {
-                pool.context.call(lua, name, |call| set(call, &pool.name, &v).map(|()| Value::Nil))
+            all.add_recorded(name, context, move |call, pool, a| {
+                set(call, &pool.name, a.at(0)).map(|()| Value::Nil)
             });
         }
-        methods.add_method("setServerPolicy", |lua, pool, v: Value| {
-            pool.context.call(lua, "setServerPolicy", |call| {
-                set_policy(call, &pool.name, policy(&v)?);
-                Ok(Value::Nil)
-            })
+        all.add_recorded("setServerPolicy", context, |call, pool, a| {
+            set_policy(call, &pool.name, policy(a.at(0))?);
+            Ok(Value::Nil)
         });
-        methods.add_method("getName", |_, pool, ()| Ok(pool.name.clone()));
+        all.add("getName", |_, pool, _| Ok(pool.name.clone()));
         for name in ["setCache", "unsetCache", "getCache", "setECS", "getECS", "setDisableZeroScope"] {
             methods.add_method(name, move |lua, pool, v: Value| {
                 // The missing cache was reported where it was created.

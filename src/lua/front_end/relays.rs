@@ -31,9 +31,9 @@ const CHECK_BYTES_MAX: usize = 4096;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (name, tcp) in [("addTCPForward", true), ("addUDPForward", false)] {
-        context.define(lua, name, move |call, arguments| {
+        context.define(lua, name, move |call, a| {
             let wrong_before = call.draft.errors.len();
-            let made = relay(call, tcp, arguments.first().unwrap_or(&Value::Nil))?;
+            let made = relay(call, tcp, a.at(0))?;
             // An invalid relay would only cause more errors.
             if call.draft.errors.len() == wrong_before {
                 call.draft.relays.push(made);

@@ -5,68 +5,133 @@ use std::sync::Arc;
 use mlua::Lua;
 
 use crate::config::error::Fault;
+use crate::config::functions::Entry;
 use crate::config::ruleset::{FunctionKind, Interface, RuleAction};
-use crate::lua::front_end::actions::{Make, TTL_MAX, define_one, delay, error, log, option, tag};
-use crate::lua::front_end::argument::whole;
+use crate::lua::front_end::actions::{TTL_MAX, define_actions, delay, error, log, option, tag};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::{Declared, declared};
 use crate::lua::front_end::functions;
-use crate::lua::front_end::selectors::{pool, tag_name, types};
+use crate::lua::front_end::values::{pool, tag_name, types};
 use crate::rules::action::RESTARTS_MAX;
 use crate::rules::action::ResponseAction;
 
-/// Each response action with its most arguments.
-const MAKERS: [(&str, usize, Make<ResponseAction>); 20] = [
-    ("AllowResponseAction", 0, |_, _| Ok(ResponseAction::Allow)),
-    ("DropResponseAction", 0, |_, _| Ok(ResponseAction::Drop)),
-    ("TCResponseAction", 0, |_, _| Ok(ResponseAction::Tc)),
-    ("DelayResponseAction", 1, |_, a| delay(a).map(ResponseAction::Delay)),
-    ("LogResponseAction", 5, |_, a| log(a, false, 1).map(|target| ResponseAction::Log(Arc::new(target)))),
-    ("LimitTTLResponseAction", 3, |_, a| {
-        let min = a.whole(0, "the minimum", TTL_MAX)?;
-        let max = a.whole_or(1, "the maximum", u32::MAX, u32::MAX)?;
-        if min > max {
-            let wrong = format!("the minimum ({min}) is above the maximum ({max})");
-            return Err(Fault::Conflict { wrong, expected: "bounds that a TTL is within".to_owned() });
-        }
-        let types = a.given(2).map_or(Ok(Vec::new()), |v| types("the types", v))?;
-        Ok(ResponseAction::LimitTtl(min, max, types.into()))
+/// The actions on answers.
+static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
+    declared(
+        "AllowResponseAction",
+        "",
+        "Sends the answer to the client; no further rule is evaluated.",
+        |_, _| Ok(ResponseAction::Allow),
+    ),
+    declared("DropResponseAction", "", "Drops it.", |_, _| Ok(ResponseAction::Drop)),
+    declared("TCResponseAction", "", "Turns the answer into TC=1 without records.", |_, _| {
+        Ok(ResponseAction::Tc)
     }),
-    ("SetMinTTLResponseAction", 1, |_, a| a.whole(0, "", TTL_MAX).map(ResponseAction::SetMinTtl)),
-    ("SetMaxTTLResponseAction", 1, |_, a| a.whole(0, "", TTL_MAX).map(ResponseAction::SetMaxTtl)),
-    ("SetReducedTTLResponseAction", 1, |_, a| a.byte(0, "", 100).map(ResponseAction::SetReducedTtl)),
-    ("SetMaxReturnedTTLResponseAction", 1, |_, a| {
-        a.whole(0, "", TTL_MAX).map(ResponseAction::SetMaxReturnedTtl)
+    declared("DelayResponseAction", "milliseconds", "Delays the answer; UDP only.", |_, a| {
+        delay(a).map(ResponseAction::Delay)
     }),
-    ("ClearRecordTypesResponseAction", 1, |_, a| {
-        let types = types("", a.at(0))?;
-        if types.is_empty() {
-            return Err(Fault::value("", "an empty list", "a type, as DNSQType.AAAA, or a list of them"));
-        }
-        Ok(ResponseAction::ClearRecordTypes(types.into()))
+    declared(
+        "LogResponseAction",
+        "[path [, append=false [, buffered=true [, verboseOnly=true [, includeTimestamp=false]]]]]",
+        "Logs each answer to a file, or to the log without a path.",
+        |_, a| log(a, false, 1).map(|target| ResponseAction::Log(Arc::new(target))),
+    ),
+    declared(
+        "LimitTTLResponseAction",
+        "min [, max [, {type, ...}]]",
+        "Limits the TTLs of these types, or of all, to this range.",
+        |_, a| {
+            let min = a.whole(0, TTL_MAX)?;
+            let max = a.given(1).map_or(Ok(u32::MAX), |_| a.whole(1, u32::MAX))?;
+            if min > max {
+                let wrong = format!("min ({min}) is above max ({max})");
+                return Err(Fault::Conflict { wrong, expected: "bounds that a TTL is within".to_owned() });
+            }
+            let types = a.given(2).map_or(Ok(Vec::new()), |v| types("the type", v))?;
+            Ok(ResponseAction::LimitTtl(min, max, types.into()))
+        },
+    ),
+    declared("SetMinTTLResponseAction", "seconds", "Raises TTLs to at least this.", |_, a| {
+        a.whole(0, TTL_MAX).map(ResponseAction::SetMinTtl)
     }),
-    ("SetSkipCacheResponseAction", 0, |_, _| Ok(ResponseAction::SetSkipCache)),
-    ("SetTagResponseAction", 2, |_, a| tag(a).map(|(name, value)| ResponseAction::SetTag(name, value))),
-    ("UnsetTagResponseAction", 1, |_, a| Ok(ResponseAction::UnsetTag(tag_name(a)?.into()))),
-    ("SetEDNSOptionResponseAction", 2, |_, a| {
+    declared("SetMaxTTLResponseAction", "seconds", "Limits TTLs to at most this.", |_, a| {
+        a.whole(0, TTL_MAX).map(ResponseAction::SetMaxTtl)
+    }),
+    declared("SetReducedTTLResponseAction", "percent", "Reduces TTLs to this percentage.", |_, a| {
+        a.byte(0, 100).map(ResponseAction::SetReducedTtl)
+    }),
+    declared(
+        "SetMaxReturnedTTLResponseAction",
+        "seconds",
+        "Limits TTLs towards the client; a cache keeps the original ones.",
+        |_, a| a.whole(0, TTL_MAX).map(ResponseAction::SetMaxReturnedTtl),
+    ),
+    declared(
+        "ClearRecordTypesResponseAction",
+        "type | {type, ...}",
+        "Removes records of these types.",
+        |_, a| {
+            let types = types(a.what(0), a.at(0))?;
+            if types.is_empty() {
+                return Err(Fault::value("", "an empty list", "a type, as DNSQType.AAAA, or a list of them"));
+            }
+            Ok(ResponseAction::ClearRecordTypes(types.into()))
+        },
+    ),
+    declared("SetSkipCacheResponseAction", "", "Keeps it out of the cache.", |_, _| {
+        Ok(ResponseAction::SetSkipCache)
+    }),
+    declared("SetTagResponseAction", "name, value", "Sets a tag.", |_, a| {
+        tag(a).map(|(name, value)| ResponseAction::SetTag(name, value))
+    }),
+    declared("UnsetTagResponseAction", "name", "Removes a tag.", |_, a| {
+        Ok(ResponseAction::UnsetTag(tag_name(a)?.into()))
+    }),
+    declared("SetEDNSOptionResponseAction", "code, data", "Sets an EDNS option.", |_, a| {
         option(a).map(|(code, data)| ResponseAction::SetEdnsOption(code, data))
     }),
-    ("SetExtendedDNSErrorResponseAction", 3, |_, a| error(a).map(ResponseAction::SetExtendedDnsError)),
-    ("RestartResponseAction", 2, |_, a| {
-        let times = a.given(1).map_or(Ok(1), |v| whole("the times", v, 1, RESTARTS_MAX.into()))?;
-        // The range bounds it.
-        Ok(ResponseAction::Restart(pool("the pool", a.at(0))?, u8::try_from(times).unwrap_or(1)))
+    declared(
+        "SetExtendedDNSErrorResponseAction",
+        "code [, text [, clearExisting=true]]",
+        "Adds an Extended DNS Error. `clearExisting` must be true.",
+        |_, a| error(a).map(ResponseAction::SetExtendedDnsError),
+    ),
+    declared(
+        "RestartResponseAction",
+        "pool [, times=1]",
+        "Sends the query again, to another pool, at most this many times per query (1 to 10). Not in \
+         dnsdist.",
+        |_, a| {
+            let times = a.whole_from(1, 1, RESTARTS_MAX.into())?;
+            // The range bounds it.
+            Ok(ResponseAction::Restart(pool(a, 0)?, u8::try_from(times).unwrap_or(1)))
+        },
+    ),
+    declared(
+        "LuaResponseAction",
+        "function(dr)",
+        "Performs what a Lua function returns, as `DNSResponseAction.Drop`.",
+        |call, a| lua_action(call, a, Interface::Objects),
+    ),
+    declared("LuaFFIResponseAction", "function(dr)", "The same through LuaJIT's ffi.", |call, a| {
+        lua_action(call, a, Interface::Ffi)
     }),
-    ("LuaResponseAction", 1, |call, a| lua_action(call, a, Interface::Objects)),
-    ("LuaFFIResponseAction", 1, |call, a| lua_action(call, a, Interface::Ffi)),
-    ("LuaFFIPerThreadResponseAction", 1, |call, a| lua_action(call, a, Interface::Text)),
+    declared(
+        "LuaFFIPerThreadResponseAction",
+        "text",
+        "The same, with a text that returns the function.",
+        |call, a| lua_action(call, a, Interface::Text),
+    ),
 ];
 
+/// Returns every action on answers.
+pub fn response_actions() -> impl Iterator<Item = &'static Entry> {
+    RESPONSE_ACTIONS.iter().map(|action| &action.entry)
+}
+
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    for (name, most, make) in MAKERS {
-        define_one(lua, context, name, most, make, RuleAction::Response)?;
-    }
-    Ok(())
+    define_actions(lua, context, RESPONSE_ACTIONS, RuleAction::Response)
 }
 
 fn lua_action(call: &mut Call<'_>, a: Arguments<'_>, interface: Interface) -> Result<ResponseAction, Fault> {

@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
-use crate::base::addr::PoolRef;
 use crate::config::error::Fault;
-use crate::config::functions::enumerations;
+use crate::config::functions::{Entry, SELECTOR_METHODS, TIMED_SET_METHODS, enumerations};
 use crate::config::ruleset::{DraftState, FunctionKind, Interface};
-use crate::lua::front_end::argument::{fraction, shown, text, wrong};
+use crate::lua::front_end::argument::{fraction, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::{Declared, Methods, declared};
 use crate::lua::front_end::missing::{Inert, is_inert};
 use crate::lua::front_end::networks::{NetworkSet, prefixes};
 use crate::lua::front_end::sets::{NameSet, names};
+use crate::lua::front_end::values::{bucket, code, low, pool, state, tag_name, tag_part};
 use crate::lua::front_end::{functions, packet};
-use crate::rules::limits::{ClientLimit, Limit, TimedSet};
+use crate::rules::limits::{ClientLimit, TimedSet};
 use crate::rules::matcher::Matcher;
 use crate::rules::pattern::Pattern;
 use crate::rules::text;
@@ -25,134 +26,260 @@ use crate::rules::text::{COMPARISONS, PROTOCOLS};
 pub(crate) const DEPTH_MAX: u8 = 64;
 /// What is accepted as a rule.
 const RULE: &str = "a rule, a name or a network, or a list of names or networks";
-/// The name of a pool.
-pub(crate) const POOL: &str = "the name of a pool";
 
-type Make = fn(&mut Call<'_>, Arguments<'_>) -> Result<Matcher, Fault>;
-
-/// Each selector with its most arguments.
-const SELECTORS: [(&str, usize, Make); 41] = [
-    ("AllRule", 0, |_, _| Ok(Matcher::All)),
-    ("AndRule", 1, |call, a| {
-        let rules = rules(call, a)?;
-        around(call).map(|()| Matcher::And(rules.into()))
-    }),
-    ("OrRule", 1, |call, a| {
-        let rules = rules(call, a)?;
-        around(call).map(|()| Matcher::Or(rules.into()))
-    }),
-    ("NotRule", 1, |call, a| {
+/// The selectors.
+static SELECTORS: &[Declared<Matcher>] = &[
+    declared("AllRule", "", "Every packet.", |_, _| Ok(Matcher::All)),
+    declared(
+        "AndRule",
+        "{rule, ...}",
+        "All of these match; evaluated in order up to the first that does not.",
+        |call, a| {
+            let rules = rules(call, a)?;
+            around(call).map(|()| Matcher::And(rules.into()))
+        },
+    ),
+    declared(
+        "OrRule",
+        "{rule, ...}",
+        "Any of these matches; evaluated in order up to the first that does.",
+        |call, a| {
+            let rules = rules(call, a)?;
+            around(call).map(|()| Matcher::Or(rules.into()))
+        },
+    ),
+    declared("NotRule", "rule", "This one does not match.", |call, a| {
         let rule = rule(call, "", a.at(0))?;
         around(call).map(|()| Matcher::Not(Arc::new(rule)))
     }),
-    ("QNameRule", 1, |_, a| Ok(Matcher::QName(packet::wire("", a.at(0))?.into()))),
-    ("QNameSetRule", 1, |_, a| match NameSet::exact(a.at(0)) {
-        Some(set) => Ok(Matcher::QNameSet(set)),
-        None => Err(wrong("", a.at(0), "a set of newDNSNameSet")),
+    declared("QNameRule", "name", "The queried name is this one.", |_, a| {
+        Ok(Matcher::QName(packet::wire(a.what(0), a.at(0))?.into()))
     }),
-    ("QNameSuffixRule", 2, suffixes),
-    ("SuffixMatchNodeRule", 2, suffixes),
-    ("RegexRule", 1, |_, a| pattern(a, false)),
-    ("RE2Rule", 1, |_, a| pattern(a, true)),
-    ("QTypeRule", 1, |_, a| {
-        code("", a.at(0), "a type, as \"AAAA\" or DNSQType.AAAA", enumerations::qtype).map(Matcher::QType)
+    declared("QNameSetRule", "set", "The queried name is in a set of `newDNSNameSet`.", |_, a| {
+        match NameSet::exact(a.at(0)) {
+            Some(set) => Ok(Matcher::QNameSet(set)),
+            None => Err(a.wrong(0, "a set of newDNSNameSet")),
+        }
     }),
-    ("QClassRule", 1, |_, a| {
-        code("", a.at(0), "a class, as \"IN\" or DNSClass.IN", enumerations::qclass).map(Matcher::QClass)
+    declared(
+        "QNameSuffixRule",
+        "set | name | {name, ...} [, quiet=false]",
+        "The queried name is, or is below, one of these names or those of `newSuffixMatchNode`. A set \
+         may be extended after the rule: its state at the end of the file counts. `quiet` omits the \
+         names from showRules.",
+        suffixes,
+    ),
+    declared(
+        "SuffixMatchNodeRule",
+        "set | name | {name, ...} [, quiet=false]",
+        "The same as QNameSuffixRule.",
+        suffixes,
+    ),
+    declared(
+        "RegexRule",
+        "expression",
+        "A part of the name, without its final dot, matches; case is ignored.",
+        |_, a| pattern(a, false),
+    ),
+    declared("RE2Rule", "expression", "The whole name matches.", |_, a| pattern(a, true)),
+    declared("QTypeRule", "type", "The queried type, by name or number.", |_, a| {
+        code(a.what(0), a.at(0), "a type, as \"AAAA\" or DNSQType.AAAA", enumerations::qtype)
+            .map(Matcher::QType)
     }),
-    ("OpcodeRule", 1, |_, a| a.byte(0, "", 15).map(Matcher::Opcode)),
-    ("RCodeRule", 1, |_, a| a.byte(0, "", 15).map(Matcher::RCode)),
-    ("ERCodeRule", 1, |_, a| Ok(Matcher::ERCode(low(a.whole(0, "", 4095)?)))),
-    ("RDRule", 0, |_, _| Ok(Matcher::Rd)),
-    ("DNSSECRule", 0, |_, _| Ok(Matcher::Dnssec)),
-    ("EDNSOptionRule", 1, |_, a| a.word(0, "").map(Matcher::EdnsOption)),
-    ("EDNSVersionRule", 1, |_, a| a.byte(0, "", u8::MAX).map(Matcher::EdnsVersion)),
-    ("RecordsCountRule", 3, |_, a| {
-        let (min, max) = bounds(a, 1)?;
-        Ok(Matcher::RecordsCount { section: a.byte(0, "the section", 3)?, min, max })
+    declared("QClassRule", "class", "The queried class, by name or number.", |_, a| {
+        code(a.what(0), a.at(0), "a class, as \"IN\" or DNSClass.IN", enumerations::qclass)
+            .map(Matcher::QClass)
     }),
-    ("RecordsTypeCountRule", 4, |_, a| {
+    declared("OpcodeRule", "code", "The operation, as `DNSOpcode.Update`.", |_, a| {
+        a.byte(0, 15).map(Matcher::Opcode)
+    }),
+    declared("RCodeRule", "code", "The response code, without its extension.", |_, a| {
+        a.byte(0, 15).map(Matcher::RCode)
+    }),
+    declared("ERCodeRule", "code", "The response code with the extension of its OPT record.", |_, a| {
+        Ok(Matcher::ERCode(low(a.whole(0, 4095)?)))
+    }),
+    declared("RDRule", "", "Recursion is desired.", |_, _| Ok(Matcher::Rd)),
+    declared("DNSSECRule", "", "DNSSEC records are requested (DO).", |_, _| Ok(Matcher::Dnssec)),
+    declared("EDNSOptionRule", "code", "There is an EDNS option of this code.", |_, a| {
+        a.word(0).map(Matcher::EdnsOption)
+    }),
+    declared("EDNSVersionRule", "version", "The EDNS version is above this.", |_, a| {
+        a.byte(0, u8::MAX).map(Matcher::EdnsVersion)
+    }),
+    declared(
+        "RecordsCountRule",
+        "section, min, max",
+        "Records in a section, as `DNSSection.Answer`.",
+        |_, a| {
+            let (min, max) = bounds(a, 1)?;
+            Ok(Matcher::RecordsCount { section: a.byte(0, 3)?, min, max })
+        },
+    ),
+    declared("RecordsTypeCountRule", "section, type, min, max", "Records of a type in a section.", |_, a| {
         let (min, max) = bounds(a, 2)?;
-        let rtype = code("the type", a.at(1), "a type, as DNSQType.AAAA", enumerations::qtype)?;
-        Ok(Matcher::RecordsTypeCount { section: a.byte(0, "the section", 3)?, rtype, min, max })
+        let rtype = code(a.what(1), a.at(1), "a type, as DNSQType.AAAA", enumerations::qtype)?;
+        Ok(Matcher::RecordsTypeCount { section: a.byte(0, 3)?, rtype, min, max })
     }),
-    ("TrailingDataRule", 0, |_, _| Ok(Matcher::TrailingData)),
-    ("QNameLabelsCountRule", 2, |_, a| bounds(a, 0).map(|(min, max)| Matcher::QNameLabels(min, max))),
-    ("QNameWireLengthRule", 2, |_, a| bounds(a, 0).map(|(min, max)| Matcher::QNameWireLength(min, max))),
-    ("PayloadSizeRule", 2, |_, a| {
-        const SIGNS: &str = "\"equal\", \"greater\", \"greaterOrEqual\", \"smaller\" or \"smallerOrEqual\"";
-        let name = a.text(0, "the comparison", SIGNS)?;
-        let known = COMPARISONS.iter().find(|(n, _, _)| *n == name).map(|(_, c, _)| *c);
-        let comparison = known.ok_or_else(|| wrong("the comparison", a.at(0), SIGNS))?;
-        Ok(Matcher::PayloadSize(comparison, a.word(1, "the size")?))
+    declared("TrailingDataRule", "", "There are bytes after the message.", |_, _| Ok(Matcher::TrailingData)),
+    declared(
+        "QNameLabelsCountRule",
+        "min, max",
+        "The name has fewer labels than `min`, or more than `max`.",
+        |_, a| bounds(a, 0).map(|(min, max)| Matcher::QNameLabels(min, max)),
+    ),
+    declared(
+        "QNameWireLengthRule",
+        "min, max",
+        "The name has fewer bytes than `min`, or more than `max`.",
+        |_, a| bounds(a, 0).map(|(min, max)| Matcher::QNameWireLength(min, max)),
+    ),
+    declared(
+        "PayloadSizeRule",
+        "comparison, size",
+        "The message's bytes; \"equal\", \"greater\", \"greaterOrEqual\", \"smaller\" or \"smallerOrEqual\".",
+        |_, a| {
+            const SIGNS: &str =
+                "\"equal\", \"greater\", \"greaterOrEqual\", \"smaller\" or \"smallerOrEqual\"";
+            let name = a.text(0, SIGNS)?;
+            let known = COMPARISONS.iter().find(|(n, _, _)| *n == name).map(|(_, c, _)| *c);
+            let comparison = known.ok_or_else(|| a.wrong(0, SIGNS))?;
+            Ok(Matcher::PayloadSize(comparison, a.word(1)?))
+        },
+    ),
+    declared(
+        "NetmaskGroupRule",
+        "networks | network | {network, ...} [, source=true [, quiet=false]]",
+        "The client's address is in these networks; with `source` false, the destination address.",
+        |call, a| {
+            let source = a.switch(1)?;
+            let quiet = a.switch(2)?;
+            let networks = match NetworkSet::of(a.at(0), quiet) {
+                Some(networks) => networks,
+                None => call.literal_networks(prefixes(a.what(0), a.at(0))?, quiet),
+            };
+            Ok(Matcher::Netmask { networks, source })
+        },
+    ),
+    declared("DSTPortRule", "port", "The destination port.", |_, a| a.word(0).map(Matcher::DstPort)),
+    declared(
+        "IncomingProtocolRule",
+        "protocol",
+        "The protocol: \"DoUDP\", \"DoTCP\", \"DNSCryptUDP\", \"DNSCryptTCP\", \"DoT\", \"DoH\", \"DoQ\" or \"DoH3\".",
+        |_, a| {
+            let names = PROTOCOLS.map(|(name, _)| format!("\"{name}\"")).join(", ");
+            let name = a.text(0, &names)?;
+            let known = PROTOCOLS.iter().find(|(n, _)| *n == name).map(|(_, protocol)| *protocol);
+            known.map(Matcher::Protocol).ok_or_else(|| a.wrong(0, names))
+        },
+    ),
+    declared("TCPRule", "tcp", "It came over TCP; with false, it did not.", |_, a| {
+        a.switch(0).map(Matcher::Tcp)
     }),
-    ("NetmaskGroupRule", 3, |call, a| {
-        let source = a.switch_or(1, "the second argument", true)?;
-        let quiet = a.switch_or(2, "the third argument", false)?;
-        let networks = match NetworkSet::of(a.at(0), quiet) {
-            Some(networks) => networks,
-            None => call.literal_networks(prefixes("", a.at(0))?, quiet),
-        };
-        Ok(Matcher::Netmask { networks, source })
-    }),
-    ("DSTPortRule", 1, |_, a| a.word(0, "").map(Matcher::DstPort)),
-    ("IncomingProtocolRule", 1, |_, a| {
-        let names = PROTOCOLS.map(|(name, _)| format!("\"{name}\"")).join(", ");
-        let name = a.text(0, "", &names)?;
-        let known = PROTOCOLS.iter().find(|(n, _)| *n == name).map(|(_, protocol)| *protocol);
-        known.map(Matcher::Protocol).ok_or_else(|| wrong("", a.at(0), names))
-    }),
-    ("TCPRule", 1, |_, a| crate::lua::front_end::argument::switch("", a.at(0)).map(Matcher::Tcp)),
-    ("TagRule", 2, |_, a| {
-        let value = a.given(1).map(|v| tag_part("the value", v)).transpose()?;
+    declared("TagRule", "name [, value]", "A tag is set, to this value if one is given.", |_, a| {
+        let value = a.given(1).map(|v| tag_part(a.what(1), v)).transpose()?;
         Ok(Matcher::Tag(tag_name(a)?.into(), value.map(Into::into)))
     }),
-    ("ProxyProtocolValueRule", 2, |_, a| {
-        let value = a.given(1).map(|_| a.bytes(1, "the value")).transpose()?;
-        Ok(Matcher::ProxyValue { kind: a.byte(0, "the type", u8::MAX)?, value: value.map(Into::into) })
+    declared(
+        "ProxyProtocolValueRule",
+        "type [, value]",
+        "The query's PROXY header has a value of this type, with this content if one is given.",
+        |_, a| {
+            let value = a.given(1).map(|_| a.bytes(1)).transpose()?;
+            Ok(Matcher::ProxyValue { kind: a.byte(0, u8::MAX)?, value: value.map(Into::into) })
+        },
+    ),
+    declared("SNIRule", "name", "The client's TLS handshake named this server.", |_, a| {
+        a.bytes(0).map(|name| Matcher::Sni(name.into()))
     }),
-    ("SNIRule", 1, |_, a| a.bytes(0, "").map(|name| Matcher::Sni(name.into()))),
-    ("MaxQPSRule", 2, |call, a| {
-        let qps = a.whole(0, "the rate", u32::MAX)?;
-        let burst = a.whole_or(1, "the burst", qps, u32::MAX)?;
-        Ok(Matcher::MaxQps(bucket(call, qps, burst)))
-    }),
-    ("MaxQPSIPRule", 8, clients),
-    ("ProbaRule", 1, |_, a| {
-        let p = fraction("", a.at(0), 0.0, 1.0)?;
+    declared(
+        "MaxQPSRule",
+        "qps [, burst=qps]",
+        "No more than this many queries per second reach the rule, over all shards.",
+        |call, a| {
+            let qps = a.whole(0, u32::MAX)?;
+            let burst = a.whole(1, u32::MAX)?;
+            Ok(Matcher::MaxQps(bucket(call, qps, burst)))
+        },
+    ),
+    declared(
+        "MaxQPSIPRule",
+        "qps [, v4=32 [, v6=64 [, burst=qps [, expiration=300 [, cleanupDelay, scanFraction, shards]]]]]",
+        "A client, identified by these prefix lengths, sends more queries than this per second. A \
+         client that is silent for `expiration` seconds is forgotten. The last three are accepted \
+         without effect.",
+        clients,
+    ),
+    declared("ProbaRule", "probability", "With this probability; 1 is always.", |_, a| {
+        let p = fraction(a.what(0), a.at(0), 0.0, 1.0)?;
         // Below 1 this is below 2^32.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Ok(Matcher::Probability((p < 1.0).then_some((p * 4_294_967_296.0) as u32)))
     }),
-    ("PoolAvailableRule", 1, |_, a| pool("", a.at(0)).map(Matcher::PoolAvailable)),
-    ("PoolOutstandingRule", 2, |_, a| {
-        let limit = a.whole(1, "the limit", u32::MAX)?;
-        Ok(Matcher::PoolOutstanding(pool("the pool", a.at(0))?, limit.into()))
+    declared("PoolAvailableRule", "pool", "A pool has a usable server.", |_, a| {
+        pool(a, 0).map(Matcher::PoolAvailable)
     }),
-    ("LuaRule", 1, |call, a| lua_rule(call, a, Interface::Objects)),
-    ("LuaFFIRule", 1, |call, a| lua_rule(call, a, Interface::Ffi)),
-    ("LuaFFIPerThreadRule", 1, |call, a| lua_rule(call, a, Interface::Text)),
-    ("makeRule", 1, |call, a| rule(call, "", a.at(0))),
+    declared(
+        "PoolOutstandingRule",
+        "pool, limit",
+        "The servers of a pool have more outstanding queries than this.",
+        |_, a| {
+            let limit = a.whole(1, u32::MAX)?;
+            Ok(Matcher::PoolOutstanding(pool(a, 0)?, limit.into()))
+        },
+    ),
+    declared(
+        "LuaRule",
+        "function(dq)",
+        "A Lua function returns true, in the shard's own Lua state.",
+        |call, a| lua_rule(call, a, Interface::Objects),
+    ),
+    declared("LuaFFIRule", "function(dq)", "The same through LuaJIT's ffi.", |call, a| {
+        lua_rule(call, a, Interface::Ffi)
+    }),
+    declared("LuaFFIPerThreadRule", "text", "The same, with a text that returns the function.", |call, a| {
+        lua_rule(call, a, Interface::Text)
+    }),
+    declared(
+        "makeRule",
+        "name | network | {name, ...} | {network, ...}",
+        "Returns the rule that a name or network stands for.",
+        |call, a| rule(call, "", a.at(0)),
+    ),
 ];
 
+/// The selectors whose object is a set, which is none itself.
+static TIMED_SETS: &[Entry] = &[
+    Entry {
+        name: "TimedIPSetRule",
+        arguments: "",
+        doc: "A set of addresses, each with its expiry, which functions of rules add to; `slice()` is the rule.",
+    },
+    Entry { name: "newTimedIPSetRule", arguments: "", doc: "The same as TimedIPSetRule." },
+];
+
+/// Returns every selector.
+pub fn selectors() -> impl Iterator<Item = &'static Entry> {
+    SELECTORS.iter().map(|selector| &selector.entry).chain(TIMED_SETS)
+}
+
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    for (name, most, make) in SELECTORS {
+    for selector in SELECTORS {
         let own = context.clone();
-        context.define(lua, name, move |call, values| {
-            let arguments = Arguments(values);
-            let made = arguments.at_most(most).and_then(|()| make(call, arguments));
+        context.define_entry(lua, &selector.entry, move |call, a| {
+            let made = (selector.make)(call, a);
             let made = made.map(|matcher| Rule { context: own.clone(), matcher, depth: call.depth });
             stand_in(call, made)
         })?;
     }
-    for name in ["TimedIPSetRule", "newTimedIPSetRule"] {
+    for entry in TIMED_SETS {
         let own = context.clone();
-        context.define(lua, name, move |call, values| {
-            let made = Arguments(values).at_most(0).map(|()| {
-                let set = TimedSet { state: state(call, DraftState::Timed) };
-                Timed(Rule { context: own.clone(), matcher: Matcher::TimedSet(set), depth: 0 })
-            });
-            stand_in(call, made)
+        context.define_entry(lua, entry, move |call, _| {
+            let set = TimedSet { state: state(call, DraftState::Timed) };
+            stand_in(
+                call,
+                Ok(Timed(Rule { context: own.clone(), matcher: Matcher::TimedSet(set), depth: 0 })),
+            )
         })?;
     }
     Ok(())
@@ -184,17 +311,19 @@ pub(crate) struct Rule {
 
 impl UserData for Rule {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut all = Methods::new(methods, SELECTOR_METHODS);
         // Only the shards count matches, and not while a file is evaluated.
-        methods.add_method("getMatches", |_, _, ()| Ok(0));
-        let show = |lua: &Lua, rule: &Self, (): ()| {
-            let matcher = &rule.matcher;
-            rule.context.call(lua, "toString", |call| {
-                let text = text::matcher(matcher, &call.sets());
-                Ok(Value::String(call.lua.create_string(text)?))
-            })
-        };
-        methods.add_method("toString", show);
-        methods.add_meta_method(MetaMethod::ToString, show);
+        all.add("getMatches", |_, _, _| Ok(0));
+        all.add_recorded("toString", |rule| &rule.context, |call, rule, _| rule.shown(call));
+        methods.add_meta_method(MetaMethod::ToString, |lua, rule, ()| {
+            rule.context.call(lua, "toString", |call| rule.shown(call))
+        });
+    }
+}
+
+impl Rule {
+    fn shown(&self, call: &Call<'_>) -> Result<Value, Fault> {
+        Ok(Value::String(call.lua.create_string(text::matcher(&self.matcher, &call.sets()))?))
     }
 }
 
@@ -205,9 +334,10 @@ struct Timed(Rule);
 
 impl UserData for Timed {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("slice", |_, timed, ()| Ok(timed.0.clone()));
+        let mut all = Methods::new(methods, TIMED_SET_METHODS);
+        all.add("slice", |_, timed, _| Ok(timed.0.clone()));
         for name in ["add", "cleanup", "clear"] {
-            methods.add_method(name, |_, _, ()| Ok(()));
+            all.add(name, |_, _, _| Ok(Value::Nil));
         }
     }
 }
@@ -276,7 +406,7 @@ fn rules(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Vec<Matcher>, Fault> {
         return Ok(Vec::new());
     }
     if !a.at(0).is_table() {
-        return Err(wrong("", a.at(0), RULES));
+        return Err(a.wrong(0, RULES));
     }
     let mut list = Vec::new();
     for (at, item) in items(a.at(0))?.enumerate() {
@@ -297,11 +427,11 @@ fn around(call: &mut Call<'_>) -> Result<(), Fault> {
 }
 
 fn suffixes(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
-    let quiet = a.switch_or(1, "the second argument", false)?;
+    let quiet = a.switch(1)?;
     let set = match NameSet::suffixes(a.at(0), quiet) {
         Some(set) => set,
         None => {
-            let list = names("", a.at(0))?;
+            let list = names(a.what(0), a.at(0))?;
             call.literal_names(list, quiet)
         }
     };
@@ -309,95 +439,30 @@ fn suffixes(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
 }
 
 fn pattern(a: Arguments<'_>, whole: bool) -> Result<Matcher, Fault> {
-    let text = a.text(0, "", "a regular expression")?;
+    let text = a.text(0, "a regular expression")?;
     let pattern = Pattern::new(&text, whole);
     pattern.map(Matcher::Regex).map_err(|e| {
-        wrong("", a.at(0), format!("a regular expression ({})", e.lines().last().unwrap_or_default().trim()))
+        a.wrong(0, format!("a regular expression ({})", e.lines().last().unwrap_or_default().trim()))
     })
 }
 
-/// Reads a number from 0, or a name of one.
-pub(crate) fn code(
-    what: &str,
-    v: &Value,
-    expected: &str,
-    by_name: fn(&str) -> Option<u16>,
-) -> Result<u16, Fault> {
-    let number = crate::lua::front_end::argument::number(v)
-        .map(|_| crate::lua::front_end::argument::whole(what, v, 0, u16::MAX.into()));
-    match number {
-        Some(number) => number.map(low),
-        None => {
-            v.as_string().and_then(|s| by_name(&s.to_string_lossy())).ok_or_else(|| wrong(what, v, expected))
-        }
-    }
-}
-
-/// Reads one type or a list.
-pub(crate) fn types(what: &str, v: &Value) -> Result<Vec<u16>, Fault> {
-    const TYPES: &str = "a type, as DNSQType.AAAA, or a list of them";
-    items(v)?.map(|item| code(what, &item?, TYPES, enumerations::qtype)).collect()
-}
-
-/// The caller bounds it to sixteen bits.
-pub(crate) fn low(n: u32) -> u16 {
-    u16::try_from(n).unwrap_or(u16::MAX)
-}
-
 fn bounds(a: Arguments<'_>, from: usize) -> Result<(u16, u16), Fault> {
-    let (min, max) = (a.word(from, "the minimum")?, a.word(from + 1, "the maximum")?);
+    let (min, max) = (a.word(from)?, a.word(from + 1)?);
     if min > max {
-        let wrong = format!("the minimum ({min}) is above the maximum ({max})");
+        let wrong = format!("{} ({min}) is above {} ({max})", a.what(from), a.what(from + 1));
         return Err(Fault::Conflict { wrong, expected: "bounds that something is within".to_owned() });
     }
     Ok((min, max))
 }
 
-/// Reads the name of a tag, the first argument.
-pub(crate) fn tag_name(a: Arguments<'_>) -> Result<String, Fault> {
-    let name = tag_part("the name", a.at(0))?;
-    if name.is_empty() { Err(wrong("the name", a.at(0), "the name of a tag, not empty")) } else { Ok(name) }
-}
-
-/// Reads the name or value of a tag.
-pub(crate) fn tag_part(what: &str, v: &Value) -> Result<String, Fault> {
-    /// Fewer than a query's tags may have in total.
-    const TAG_BYTES: usize = 1024;
-    let part = match v {
-        Value::Integer(_) | Value::Number(_) => shown(v),
-        _ => text(what, v, "a text")?,
-    };
-    if part.len() > TAG_BYTES { Err(wrong(what, v, "at most 1024 bytes")) } else { Ok(part) }
-}
-
-/// Reads a pool name; `compile` resolves its slot.
-pub(crate) fn pool(what: &str, v: &Value) -> Result<PoolRef, Fault> {
-    let name = match v {
-        Value::Integer(_) | Value::Number(_) => shown(v),
-        _ => text(what, v, POOL)?,
-    };
-    Ok(PoolRef { name: name.into(), slot: Default::default() })
-}
-
-/// Records the state of a limiting rule, and returns its number.
-fn state(call: &mut Call<'_>, state: DraftState) -> u32 {
-    call.draft.states.push(state);
-    u32::try_from(call.draft.states.len() - 1).unwrap_or(u32::MAX)
-}
-
-/// Records a bucket.
-pub(crate) fn bucket(call: &mut Call<'_>, qps: u32, burst: u32) -> Limit {
-    Limit { state: state(call, DraftState::Bucket(qps, burst)), qps, burst }
-}
-
 fn clients(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
-    let qps = a.whole(0, "the rate", u32::MAX)?;
-    let v4 = a.byte_or(1, "the IPv4 prefix length", 32, 32)?;
-    let v6 = a.byte_or(2, "the IPv6 prefix length", 64, 128)?;
-    let burst = a.whole_or(3, "the burst", qps, u32::MAX)?;
-    let expiration_s = a.whole_or(4, "the expiration", 300, 86_400)?;
-    for (at, what) in [(5, "the clean-up delay"), (6, "the scan fraction"), (7, "the shards")] {
-        a.whole_or(at, what, 0, u32::MAX)?;
+    let qps = a.whole(0, u32::MAX)?;
+    let v4 = a.byte(1, 32)?;
+    let v6 = a.byte(2, 128)?;
+    let burst = a.whole(3, u32::MAX)?;
+    let expiration_s = a.whole(4, 86_400)?;
+    for at in (5..8).filter(|at| a.given(*at).is_some()) {
+        a.whole(at, u32::MAX)?;
     }
     let state = state(call, DraftState::Clients(qps, burst, v4, v6, expiration_s));
     Ok(Matcher::MaxQpsIp(ClientLimit { state, qps, burst, v4, v6, expiration_s }))

@@ -9,12 +9,15 @@ use crate::base::time::TickDelta;
 use crate::config::draft::{Draft, DraftServer};
 use crate::config::error::Fault;
 use crate::config::functions::enumerations;
-use crate::config::functions::{SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_TLS_ARGUMENTS};
+use crate::config::functions::{
+    SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS,
+};
 use crate::config::value;
 use crate::lua::front_end::argument::{
     function, named, number, parsed, shown, signed, span, switch, text, texts, whole, wrong,
 };
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::{missing, tls};
 use crate::model::{ClientAddress, HealthMode, Probe};
 
@@ -29,25 +32,22 @@ const TIMEOUT_MS: f64 = 300_000.0;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let own = context.clone();
-    context.define(lua, "newServer", move |call, arguments| {
-        let server = new_server(call, arguments.first().unwrap_or(&Value::Nil));
+    context.define(lua, "newServer", move |call, a| {
+        let server = new_server(call, a.at(0));
         call.draft.servers.push(server);
         object(call.lua, &own, call.draft.servers.len() - 1)
     })?;
-    context.define(lua, "rmServer", |call, arguments| {
-        let argument = arguments.first().unwrap_or(&Value::Nil);
-        match find(call.draft, argument) {
+    context.define(lua, "rmServer", |call, a| {
+        match find(call.draft, a.at(0)) {
             Some(at) => call.draft.servers[at].removed = true,
-            None => return Err(wrong("", argument, "a server, its number, id or name")),
+            None => return Err(a.wrong(0, "a server, its number, id or name")),
         }
         Ok(Value::Nil)
     })?;
     let own = context.clone();
-    context.define(lua, "getServer", move |call, arguments| {
-        match find(call.draft, arguments.first().unwrap_or(&Value::Nil)) {
-            Some(at) => object(call.lua, &own, at),
-            None => Ok(Value::Nil),
-        }
+    context.define(lua, "getServer", move |call, a| match find(call.draft, a.at(0)) {
+        Some(at) => object(call.lua, &own, at),
+        None => Ok(Value::Nil),
     })?;
     let own = context.clone();
     context.define(lua, "getServers", move |call, _| {
@@ -57,8 +57,8 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
         }
         Ok(Value::Table(list))
     })?;
-    context.define(lua, "setHealthCheckResponseValidator", |call, arguments| {
-        let judge = function("", arguments.first().unwrap_or(&Value::Nil))?;
+    context.define(lua, "setHealthCheckResponseValidator", |call, a| {
+        let judge = function("", a.at(0))?;
         call.draft.judge = Some(call.keep(judge)?);
         Ok(Value::Nil)
     })
@@ -527,12 +527,16 @@ impl UserData for Server {
     }
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut all = Methods::new(methods, SERVER_METHODS);
+        let context: fn(&Self) -> &Context = |server| &server.context;
         for (name, get) in GETTERS {
-            methods.add_method(name, move |lua, server, ()| server.on(lua, name, |s| get(lua, s)));
+            all.add_recorded(name, context, move |call, server, _| {
+                get(call.lua, &call.draft.servers[server.at])
+            });
         }
         for (name, act) in ACTIONS {
-            methods.add_method(name, move |lua, server, v: Value| {
-                server.on(lua, name, |s| act(s, &v).map(|()| Value::Nil))
+            all.add_recorded(name, context, move |call, server, a| {
+                act(&mut call.draft.servers[server.at], a.at(0)).map(|()| Value::Nil)
             });
         }
         methods.add_method("setHealthCheckParams", |lua, server, _: Value| {

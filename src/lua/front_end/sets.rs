@@ -8,13 +8,15 @@ use std::rc::Rc;
 
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
-use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::error::{ConfigError, Fault, Origin, counted};
+use crate::config::functions::NAME_SET_METHODS;
 use crate::config::value;
 use crate::lua::front_end::argument::{text, wrong};
-use crate::lua::front_end::arguments::{Arguments, items};
+use crate::lua::front_end::arguments::items;
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::{Methods, raised};
+use crate::lua::front_end::packet;
 use crate::lua::front_end::selectors::stand_in;
-use crate::lua::front_end::{caller, packet};
 use crate::rules::names;
 use crate::rules::names::Names;
 use crate::wire::name::{Text, labels_of};
@@ -144,12 +146,9 @@ impl NameSet {
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for (name, below) in [("newSuffixMatchNode", true), ("newDNSNameSet", false)] {
         let own = context.clone();
-        context.define(lua, name, move |call, values| {
-            let made = Arguments(values).at_most(0).map(|()| {
-                let (names, content) = call.new_names();
-                NameSet { context: own.clone(), below, names, content }
-            });
-            stand_in(call, made)
+        context.define(lua, name, move |call, _| {
+            let (names, content) = call.new_names();
+            stand_in(call, Ok(NameSet { context: own.clone(), below, names, content }))
         })?;
     }
     Ok(())
@@ -206,7 +205,8 @@ fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Faul
         }
     }
     if wrong_lines > WRONG_LINES_SHOWN {
-        let wrong = format!("{path} has {} more invalid lines", wrong_lines - WRONG_LINES_SHOWN);
+        let more = counted(wrong_lines - WRONG_LINES_SHOWN, "further invalid line");
+        let wrong = format!("{path} has {more}");
         return Err(Fault::Conflict { wrong, expected: "a domain name per line".to_owned() });
     }
     Ok(Value::Nil)
@@ -214,33 +214,29 @@ fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Faul
 
 impl UserData for NameSet {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        let mut all = Methods::new(methods, NAME_SET_METHODS);
         for (name, change) in CHANGES {
-            methods.add_method(name, move |lua, set, v: Value| {
-                set.context.call(lua, name, |call| change(call, set, &v))
-            });
+            all.add_recorded(name, |set| &set.context, move |call, set, a| change(call, set, a.at(0)));
         }
         // These work at any time, for check functions.
-        methods.add_method("check", |lua, set, v: Value| {
-            packet::wire("", &v).map(|name| set.contains(&name)).map_err(|fault| raised(lua, "check", &fault))
+        all.add("check", |lua, set, a| {
+            packet::wire("", a.at(0))
+                .map(|name| set.contains(&name))
+                .map_err(|fault| raised(lua, "check", &fault))
         });
-        methods.add_method("getBestMatch", |lua, set, v: Value| {
-            let name = packet::wire("", &v).map_err(|fault| raised(lua, "getBestMatch", &fault))?;
+        all.add("getBestMatch", |lua, set, a| {
+            let name = packet::wire("", a.at(0)).map_err(|fault| raised(lua, "getBestMatch", &fault))?;
             Ok(set.best(&name).map(|best| packet::Name::new(&Text(&best).to_string())))
         });
         for name in ["len", "size"] {
-            methods.add_method(name, |_, set, ()| Ok(set.content.borrow().count));
+            all.add(name, |_, set, _| Ok(set.content.borrow().count));
         }
-        methods.add_method("memory", |_, set, ()| {
+        all.add("memory", |_, set, _| {
             // Once filled, the memory of the shards' set; before, that of the names.
             Ok(if set.names.is_empty() { set.content.borrow().bytes } else { set.names.bytes() })
         });
-        methods.add_method("empty", |_, set, ()| Ok(set.content.borrow().count == 0));
-        methods.add_method("toString", |_, set, ()| Ok(set.content.borrow().shown()));
+        all.add("empty", |_, set, _| Ok(set.content.borrow().count == 0));
+        all.add("toString", |_, set, _| Ok(set.content.borrow().shown()));
         methods.add_meta_method(MetaMethod::ToString, |_, set, ()| Ok(set.content.borrow().shown()));
     }
-}
-
-/// Creates an error that Lua sees, with the origin of the call.
-pub(crate) fn raised(lua: &Lua, function: &str, fault: &Fault) -> mlua::Error {
-    mlua::Error::external(ConfigError::new(&caller(lua), function, fault.clone()))
 }

@@ -9,10 +9,12 @@ use crate::base::prefix::Prefix;
 use crate::config::draft::DraftListener;
 use crate::config::error::{ConfigError, Fault, Sited};
 use crate::config::functions::LOCAL_OPTIONS;
+use crate::config::functions::signature::Signature;
 use crate::config::options::{Key, Kind, SETTINGS, Setter, Setting};
 use crate::config::{options, value};
 use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
-use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::arguments::Arguments;
+use crate::lua::front_end::context::{Call, Context, define_anytime};
 use crate::lua::front_end::{argument, caller, run, unreadable};
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
@@ -31,25 +33,28 @@ const INCLUDES_MAX: usize = 16;
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     for setting in &SETTINGS {
         for setter in setting.lua {
-            context.define(lua, setter.name, move |call, arguments| set(call, setting, setter, arguments))?;
+            let form = setting.kind.to_string().into();
+            context.define_as(lua, setter.name, Signature::new("value"), form, move |call, a| {
+                set(call, setting, setter, a.at(0))
+            })?;
         }
     }
-    context.define(lua, "setUDPSocketBufferSizes", |call, arguments| {
-        for (at, key, what) in [(0, Key::ReceiveBuffer, "receive"), (1, Key::SendBuffer, "send")] {
+    context.define(lua, "setUDPSocketBufferSizes", |call, a| {
+        for (at, key) in [(0, Key::ReceiveBuffer), (1, Key::SendBuffer)] {
             let Kind::Number { min, max, .. } = options::setting(key).kind else { continue };
-            let bytes = whole(what, arguments.get(at).unwrap_or(&Value::Nil), min, max)?;
+            let bytes = a.whole_from(at, min, max)?;
             let value = Sited { value: options::Value::Number(bytes), origin: call.origin.clone() };
             call.draft.settings.set(key, value);
         }
         Ok(Value::Nil)
     })?;
-    context.define(lua, "addLocal", |call, arguments| {
-        let listener = listener(call, arguments)?;
+    context.define(lua, "addLocal", |call, a| {
+        let listener = listener(call, a)?;
         call.draft.listeners.push(listener);
         Ok(Value::Nil)
     })?;
-    context.define(lua, "setLocal", |call, arguments| {
-        let listener = listener(call, arguments)?;
+    context.define(lua, "setLocal", |call, a| {
+        let listener = listener(call, a)?;
         // Of plain DNS; listeners with TLS have a function of their own.
         call.draft.listeners.retain(|l| l.service.tls().is_some());
         call.draft.listeners.push(listener);
@@ -62,14 +67,7 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 }
 
 /// Applies a setter of the table.
-fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, arguments: &[Value]) -> Result<Value, Fault> {
-    if arguments.len() > 1 {
-        return Err(Fault::Conflict {
-            wrong: format!("called with {} arguments", arguments.len()),
-            expected: format!("one: {}", setting.kind),
-        });
-    }
-    let argument = arguments.first().unwrap_or(&Value::Nil);
+fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, argument: &Value) -> Result<Value, Fault> {
     let value = match setting.kind {
         Kind::Switch => {
             argument.as_boolean().map(options::Value::Switch).ok_or_else(|| setting.kind.to_string())
@@ -103,8 +101,8 @@ fn milliseconds(setting: &Setting, argument: &Value) -> Option<f64> {
     Some(span.0 as f64 / 1e6)
 }
 
-fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, Fault> {
-    let address = parsed("", arguments.first().unwrap_or(&Value::Nil), value::ADDRESS, value::address)?;
+fn listener(call: &mut Call<'_>, a: Arguments<'_>) -> Result<DraftListener, Fault> {
+    let address = parsed("", a.at(0), value::ADDRESS, value::address)?;
     let mut listener = DraftListener {
         origin: call.origin.clone(),
         address,
@@ -115,11 +113,12 @@ fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, F
         connection_options: ConnectionOptions::default(),
         proxy: ProxyHeader::default(),
     };
-    let given = arguments.get(1).unwrap_or(&Value::Nil);
-    if let Some(tcp) = given.as_boolean() {
-        older_form(&mut listener, tcp, arguments)?;
-    } else if !given.is_nil() {
-        for (name, v) in argument::named("the second argument", given)? {
+    if let Some(tcp) = a.at(1).as_boolean() {
+        older_form(&mut listener, tcp, a)?;
+    } else if let Some(options) = a.given(1) {
+        let named = argument::named(a.what(1), options)?;
+        a.at_most(2)?;
+        for (name, v) in named {
             if let Err(fault) = local_option(&mut listener, &name, &v) {
                 call.fail(fault);
             }
@@ -129,15 +128,15 @@ fn listener(call: &mut Call<'_>, arguments: &[Value]) -> Result<DraftListener, F
 }
 
 /// Reads `addLocal(address, doTCP, reusePort, tcpFastOpenQueueSize)`.
-fn older_form(listener: &mut DraftListener, tcp: bool, arguments: &[Value]) -> Result<(), Fault> {
+fn older_form(listener: &mut DraftListener, tcp: bool, a: Arguments<'_>) -> Result<(), Fault> {
     if !tcp {
         listener.service = Service::DnsUdp;
     }
-    if let Some(shared) = arguments.get(2).filter(|v| !v.is_nil()) {
-        listener.reuse_port = switch("reusePort", shared)?;
+    if a.given(2).is_some() {
+        listener.reuse_port = a.switch(2)?;
     }
-    if let Some(size) = arguments.get(3).filter(|v| !v.is_nil()) {
-        listener.connection_options.fast_open = whole("tcpFastOpenQueueSize", size, 0, BACKLOG_MAX)?;
+    if a.given(3).is_some() {
+        listener.connection_options.fast_open = a.whole(3, BACKLOG_MAX)?;
     }
     Ok(())
 }
@@ -184,23 +183,23 @@ fn network(text: &str) -> Result<Prefix, Fault> {
 }
 
 fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    context.define(lua, "addACL", |call, arguments| {
-        let net = network(&text("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?)?;
+    context.define(lua, "addACL", |call, a| {
+        let net = network(&text("", a.at(0), NETWORK)?)?;
         call.draft.acl.push(net);
         Ok(Value::Nil)
     })?;
-    context.define(lua, "setACL", |call, arguments| {
-        let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
+    context.define(lua, "setACL", |call, a| {
+        let texts = texts("", a.at(0), NETWORK)?;
         call.draft.acl = networks(call, texts.iter().map(String::as_str));
         Ok(Value::Nil)
     })?;
-    context.define(lua, "setProxyProtocolACL", |call, arguments| {
-        let texts = texts("", arguments.first().unwrap_or(&Value::Nil), NETWORK)?;
+    context.define(lua, "setProxyProtocolACL", |call, a| {
+        let texts = texts("", a.at(0), NETWORK)?;
         call.draft.proxy_peers = networks(call, texts.iter().map(String::as_str));
         Ok(Value::Nil)
     })?;
-    context.define(lua, "setACLFromFile", |call, arguments| {
-        let path = text("", arguments.first().unwrap_or(&Value::Nil), "the path of a file")?;
+    context.define(lua, "setACLFromFile", |call, a| {
+        let path = text("", a.at(0), "the path of a file")?;
         let content = std::fs::read_to_string(&path)
             .map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
         let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
@@ -225,13 +224,12 @@ pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t 
 fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "setSecurityPollSuffix", |_, _| Ok(Value::Nil))?;
     for name in ["setRandomizedOutgoingSockets", "setRandomizedIdsOverUDP"] {
-        context.define(lua, name, |_, arguments| {
-            let argument = arguments.first().unwrap_or(&Value::Nil);
-            if argument.as_boolean() == Some(true) {
+        context.define(lua, name, |_, a| {
+            if a.at(0).as_boolean() == Some(true) {
                 return Ok(Value::Nil);
             }
             // Predictable ids invite forged answers (RFC 5452): not offered, so not accepted.
-            Err(wrong("", argument, "true: ids and sockets are always random"))
+            Err(a.wrong(0, "true: ids and sockets are always random"))
         })?;
     }
     // There are no connection threads, and no pipes or queues between threads.
@@ -244,25 +242,20 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
         "setOutgoingTLSSessionsCacheMaxTicketValidity",
         "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
     ] {
-        context.define(lua, name, |_, arguments| {
-            whole("", arguments.first().unwrap_or(&Value::Nil), 0, u32::MAX).map(|_| Value::Nil)
-        })?;
+        context.define(lua, name, |_, a| a.whole(0, u32::MAX).map(|_| Value::Nil))?;
     }
-    context.define(lua, "setTCPUseSinglePipe", |_, arguments| {
-        switch("", arguments.first().unwrap_or(&Value::Nil)).map(|_| Value::Nil)
-    })?;
+    context.define(lua, "setTCPUseSinglePipe", |_, a| a.switch(0).map(|_| Value::Nil))?;
     Ok(())
 }
 
 /// The log functions work at any time.
 fn define_logging(lua: &Lua) -> mlua::Result<()> {
     let define = |name: &'static str, write: fn(&str, &str)| {
-        let function = lua.create_function(move |lua, message: Value| {
-            let text = message.as_string().map_or_else(|| shown(&message), |s| s.to_string_lossy());
+        define_anytime(lua, name, move |lua, a| {
+            let text = a.at(0).as_string().map_or_else(|| shown(a.at(0)), |s| s.to_string_lossy());
             write(&caller(lua).to_string(), &text);
-            Ok(())
-        })?;
-        lua.globals().raw_set(name, function)
+            Ok(Value::Nil)
+        })
     };
     define("errlog", |place, text| tracing::error!(place, "{text}"))?;
     define("warnlog", |place, text| tracing::warn!(place, "{text}"))?;
@@ -280,7 +273,7 @@ fn define_logging(lua: &Lua) -> mlua::Result<()> {
 fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
     let included = context.clone();
     let depth = Cell::new(0_usize);
-    let function = lua.create_function(move |lua, argument: Value| {
+    define_anytime(lua, "includeDirectory", move |lua, a| {
         if depth.get() == INCLUDES_MAX {
             let wrong = format!("more than {INCLUDES_MAX} directories include each other");
             let fault = Fault::Conflict { wrong, expected: "no such loop".to_owned() };
@@ -289,16 +282,15 @@ fn define_include(lua: &Lua, context: &Context) -> mlua::Result<()> {
         }
         let (mut files, mut directory) = (Vec::new(), String::new());
         included.call(lua, "includeDirectory", |_| {
-            directory = text("", &argument, "the path of a directory")?;
+            directory = a.text(0, "the path of a directory")?;
             files = conf_files(Path::new(&directory))?;
             Ok(Value::Nil)
         })?;
         depth.set(depth.get() + 1);
         let ended = files.iter().try_for_each(|file| run(lua, &included, Some(&directory), file));
         depth.set(depth.get() - 1);
-        ended
-    })?;
-    lua.globals().raw_set("includeDirectory", function)
+        ended.map(|()| Value::Nil)
+    })
 }
 
 fn conf_files(directory: &Path) -> Result<Vec<PathBuf>, Fault> {

@@ -1,8 +1,9 @@
 //! The functions of health checks, and that no script hangs the control thread.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::config::functions::{POLICIES, functions};
+use crate::config::functions::{HEADER_METHODS, POLICIES};
 use crate::config::tests::{File, good};
 use crate::lua::front_end::*;
 
@@ -38,15 +39,26 @@ fn judge(lua: &LuaHost, function: LuaFunction, server: &str, response: &[u8]) ->
 fn every_name_of_the_tables_is_there() {
     let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
     let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
-    let names = functions().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES);
+    let names = every_function().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES);
     host(&names.map(|name| format!("assert(rawget(_G, '{name}') ~= nil, '{name}')\n")).collect::<String>());
+}
+
+#[test]
+fn every_name_is_listed_once() {
+    let mut seen = HashSet::new();
+    let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
+    let functions = every_function().map(|e| e.name).chain(POLICIES).chain(setters);
+    let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
+    for name in functions.chain(missing) {
+        assert!(seen.insert(name), "{name} twice");
+    }
 }
 
 #[test]
 fn sets_have_the_methods_of_the_reference_in_every_state() {
     use crate::config::functions::{NAME_SET_METHODS, NETWORK_SET_METHODS};
-    let names: Vec<_> = NAME_SET_METHODS.iter().map(|e| e.name).chain(["size", "delete"]).collect();
-    let networks: Vec<_> = NETWORK_SET_METHODS.iter().map(|e| e.name).chain(["len"]).collect();
+    let names: Vec<_> = NAME_SET_METHODS.iter().map(|e| e.name).collect();
+    let networks: Vec<_> = NETWORK_SET_METHODS.iter().map(|e| e.name).collect();
     let mut text = String::new();
     let kinds = [("newSuffixMatchNode()", &names), ("newDNSNameSet()", &names), ("newNMG()", &networks)];
     for (made, methods) in kinds {
@@ -108,6 +120,17 @@ fn a_check_function_chooses_the_query_and_its_header() {
     let mut header = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     assert_eq!(choose(&lua, &mut header), Ok(("example.net.".to_owned(), 28, 1)));
     assert_eq!(header, [1, 2, 0, 0x10, 0, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn methods_of_the_header_refuse_surplus_arguments() {
+    for method in HEADER_METHODS {
+        let too_many = method.signature().most() + 1;
+        let arguments = vec!["true"; too_many].join(", ");
+        let lua = check(&format!("checkFunction=function(n, t, c, dh) dh:{}({arguments}) end", method.name));
+        let error = choose(&lua, &mut [0; 12]).expect_err(method.name);
+        assert!(error.contains(&format!("{}: called with {too_many} argument", method.name)), "{error}");
+    }
 }
 
 #[test]

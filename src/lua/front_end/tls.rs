@@ -8,12 +8,13 @@ use std::sync::Arc;
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::config::draft::DraftListener;
-use crate::config::error::Fault;
-use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_OPTIONS};
+use crate::config::error::{Fault, counted};
+use crate::config::functions::{LOCAL_OPTIONS, TLS_LOCAL_OPTIONS, TLS_METHODS};
 use crate::config::value;
 use crate::lua::front_end::argument::{named, parsed, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::{Arguments, items};
 use crate::lua::front_end::context::{Call, Context};
+use crate::lua::front_end::declared::Methods;
 use crate::lua::front_end::missing;
 use crate::lua::front_end::settings::local_option;
 use crate::model::{BackendTls, ConnectionOptions, ListenerTls, ProxyHeader, Service};
@@ -24,12 +25,12 @@ use crate::tls::{CertificateFiles, ClientSpec, ClientTls, ServerSpec, ServerTls,
 pub(crate) const DOT_PORT: u16 = 853;
 
 pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
-    context.define(lua, "addTLSLocal", |call, arguments| {
-        add_local(call, Arguments(arguments))?;
+    context.define(lua, "addTLSLocal", |call, a| {
+        add_local(call, a)?;
         Ok(Value::Nil)
     })?;
-    context.define(lua, "newTLSCertificate", |call, arguments| {
-        let certificate = certificate(Arguments(arguments))?;
+    context.define(lua, "newTLSCertificate", |call, a| {
+        let certificate = certificate(a)?;
         Ok(Value::UserData(call.lua.create_userdata(certificate)?))
     })?;
     // Files are loaded with the configuration, and again by SIGHUP.
@@ -39,9 +40,9 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     for name in ["getTLSFrontend", "getTLSContext"] {
         let own = context.clone();
-        context.define(lua, name, move |call, arguments| {
-            let n = whole("", Arguments(arguments).at(0), 0, u32::from(u16::MAX))?;
-            let Some(at) = front_ends(&call.draft.listeners).nth(n as usize) else { return Ok(Value::Nil) };
+        context.define(lua, name, move |call, a| {
+            let n = a.word(0)?;
+            let Some(at) = front_ends(&call.draft.listeners).nth(n.into()) else { return Ok(Value::Nil) };
             let front_end = FrontEnd { context: own.clone(), at };
             Ok(Value::UserData(call.lua.create_userdata(front_end)?))
         })?;
@@ -65,45 +66,41 @@ impl FrontEnd {
     /// Changes the listener's specification and loads its TLS again.
     fn change(
         &self,
-        lua: &Lua,
-        method: &str,
+        call: &mut Call<'_>,
         change: impl FnOnce(&mut ServerSpec) -> Result<(), Fault>,
-    ) -> mlua::Result<Value> {
-        self.context.call(lua, method, |call| {
-            let Some(listener) = call.draft.listeners.get_mut(self.at) else { return Ok(Value::Nil) };
-            let Some(tls) = listener.service.tls() else { return Ok(Value::Nil) };
-            let mut spec = tls.spec().clone();
-            change(&mut spec)?;
-            let tls = ServerTls::load(&spec).map_err(|e| fault(&e))?;
-            listener.service = Service::Dot(ListenerTls(Arc::new(tls)));
-            Ok(Value::Nil)
-        })
+    ) -> Result<Value, Fault> {
+        let Some(listener) = call.draft.listeners.get_mut(self.at) else { return Ok(Value::Nil) };
+        let Some(tls) = listener.service.tls() else { return Ok(Value::Nil) };
+        let mut spec = tls.spec().clone();
+        change(&mut spec)?;
+        let tls = ServerTls::load(&spec).map_err(|e| fault(&e))?;
+        listener.service = Service::Dot(ListenerTls(Arc::new(tls)));
+        Ok(Value::Nil)
     }
 }
 
 impl UserData for FrontEnd {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("loadTicketsKeys", |lua, own, file: Value| {
-            own.change(lua, "loadTicketsKeys", |spec| {
-                spec.ticket_key_file = Some(PathBuf::from(text("", &file, PATH)?));
+        let mut all = Methods::new(methods, TLS_METHODS);
+        let context: fn(&Self) -> &Context = |own| &own.context;
+        all.add_recorded("loadTicketsKeys", context, |call, own, a| {
+            own.change(call, |spec| {
+                spec.ticket_key_file = Some(PathBuf::from(a.text(0, PATH)?));
                 Ok(())
             })
         });
-        methods.add_method("loadNewCertificatesAndKeys", |lua, own, (files, keys): (Value, Value)| {
-            own.change(lua, "loadNewCertificatesAndKeys", |spec| {
-                // As for addTLSLocal, after the address.
-                spec.certificates = certificates(Arguments(&[Value::Nil, files, keys]))?;
+        all.add_recorded("loadNewCertificatesAndKeys", context, |call, own, a| {
+            own.change(call, |spec| {
+                spec.certificates = certificates(a.at(0), a.given(1))?;
                 Ok(())
             })
         });
         // Both were just created.
-        methods.add_method("rotateTicketsKey", |_, _, ()| Ok(()));
-        methods.add_method("reloadCertificates", |_, _, ()| Ok(()));
-        methods.add_method("getAddressAndPort", |lua, own, ()| {
-            own.context.call(lua, "getAddressAndPort", |call| {
-                let address = call.draft.listeners.get(own.at).map(|l| l.address.to_string());
-                Ok(Value::String(call.lua.create_string(address.unwrap_or_default())?))
-            })
+        all.add("rotateTicketsKey", |_, _, _| Ok(Value::Nil));
+        all.add("reloadCertificates", |_, _, _| Ok(Value::Nil));
+        all.add_recorded("getAddressAndPort", context, |call, own, _| {
+            let address = call.draft.listeners.get(own.at).map(|l| l.address.to_string());
+            Ok(Value::String(call.lua.create_string(address.unwrap_or_default())?))
         });
     }
 }
@@ -127,10 +124,10 @@ impl UserData for Certificate {
 
 /// Reads `newTLSCertificate(path, {key=, password=})`.
 fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
-    let path = PathBuf::from(a.text(0, "the certificate", PATH)?);
+    let path = PathBuf::from(a.text(0, PATH)?);
     let mut key = path.clone();
     if let Some(options) = a.given(1) {
-        for (name, v) in named("the second argument", options)? {
+        for (name, v) in named(a.what(1), options)? {
             match name.as_str() {
                 "key" => key = PathBuf::from(text(&name, &v, PATH)?),
                 "password" => {
@@ -149,10 +146,10 @@ fn certificate(a: Arguments<'_>) -> Result<Certificate, Fault> {
 const PATH: &str = "the path of a file";
 
 /// Reads the certificates and keys of `addTLSLocal`.
-fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
+fn certificates(files: &Value, keys: Option<&Value>) -> Result<Vec<CertificateFiles>, Fault> {
     const CERTIFICATE: &str = "the path of a certificate, newTLSCertificate(...), or a list of them";
     let (mut list, mut bare) = (Vec::new(), Vec::new());
-    for item in items(a.at(1))? {
+    for item in items(files)? {
         let item = item?;
         let made = item.as_userdata().and_then(|u| u.borrow::<Certificate>().ok().map(|c| c.0.clone()));
         list.push(match made {
@@ -165,13 +162,17 @@ fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
         });
     }
     // A certificate of `newTLSCertificate` has its own key.
-    let keys = match a.given(2).filter(|_| !bare.is_empty()) {
+    let keys = match keys.filter(|_| !bare.is_empty()) {
         Some(keys) => texts("the key", keys, "the path of a key, or a list of them")?,
         None => Vec::new(),
     };
     if list.is_empty() || keys.len() != bare.len() {
         return Err(Fault::Conflict {
-            wrong: format!("{} certificates and {} keys are given", bare.len(), keys.len()),
+            wrong: format!(
+                "{} and {} are given",
+                counted(bare.len(), "certificate"),
+                counted(keys.len(), "key")
+            ),
             expected: "as many keys as certificates, at least one".to_owned(),
         });
     }
@@ -183,9 +184,8 @@ fn certificates(a: Arguments<'_>) -> Result<Vec<CertificateFiles>, Fault> {
 
 /// Reads the arguments of `addTLSLocal`, and loads the files.
 fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
-    a.at_most(4)?;
     let address = parsed("the address", a.at(0), value::ADDRESS, address)?;
-    let mut spec = ServerSpec { certificates: certificates(a)?, ..ServerSpec::default() };
+    let mut spec = ServerSpec { certificates: certificates(a.at(1), a.given(2))?, ..ServerSpec::default() };
     let mut made = DraftListener {
         origin: call.origin.clone(),
         address,
@@ -198,7 +198,7 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
     };
     let (mut outside, mut lenient, mut more) = (false, false, Vec::new());
     if let Some(options) = a.given(3) {
-        for (name, v) in named("the options", options)? {
+        for (name, v) in named("the table of options", options)? {
             let read = match name.as_str() {
                 "proxyProtocolOutsideTLS" => switch(&name, &v).map(|on| outside = on),
                 "ignoreTLSConfigurationErrors" => switch(&name, &v).map(|on| lenient = on),
@@ -274,8 +274,8 @@ fn addresses(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
 fn ocsp(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
     let files = texts(name, v, "the path of an OCSP response, or a list of them")?;
     if files.len() > spec.certificates.len() {
-        let expected = format!("at most one for each of the {} certificates", spec.certificates.len());
-        return Err(Fault::value(name, format!("a list of {} files", files.len()), expected));
+        let expected = format!("at most one for each certificate, which are {}", spec.certificates.len());
+        return Err(Fault::value(name, format!("a list of {}", counted(files.len(), "file")), expected));
     }
     for (certificate, file) in spec.certificates.iter_mut().zip(files) {
         certificate.ocsp = Some(PathBuf::from(file));

@@ -7,9 +7,10 @@ use std::rc::Rc;
 use mlua::{Function, Lua, Table};
 
 use crate::config::error::{ConfigError, Fault, Origin};
-use crate::config::functions::{FUNCTIONS_MISSING, functions};
+use crate::config::functions::FUNCTIONS_MISSING;
 use crate::config::options::SETTINGS;
 use crate::config::ruleset::{FunctionKind, Interface, Recorded};
+use crate::lua::front_end::every_function;
 
 /// The functions found so far.
 pub(crate) type Found = Rc<RefCell<Vec<Recorded>>>;
@@ -78,7 +79,7 @@ const fn wrapper(kind: FunctionKind, interface: Interface) -> &'static str {
 pub(crate) fn stand_ins() -> Vec<&'static str> {
     let settings = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
     let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
-    functions().map(|e| e.name).chain(settings).chain(missing).collect()
+    every_function().map(|e| e.name).chain(settings).chain(missing).collect()
 }
 
 /// Defines the table of [`RECORDING`] for the prelude (name, number, argument, whether it is given
