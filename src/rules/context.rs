@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 
 use crate::base::addr::{BackendSlot, Client, Endpoint, PoolSlot};
+use crate::base::narrow::to_u16;
 use crate::base::packet::Packet;
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
@@ -71,10 +72,10 @@ impl Facts {
     #[must_use]
     pub const fn from_question(question: &Question<'_>) -> Self {
         Self {
-            qname_len: question.qname.len() as u16,
+            qname_len: to_u16(question.qname.len()),
             qtype: question.qtype,
             qclass: question.qclass,
-            question_end: question.end as u16,
+            question_end: to_u16(question.end),
             edits: 0,
             opt: None,
         }
@@ -92,7 +93,7 @@ impl Facts {
     }
 
     const fn none() -> Self {
-        Self { qname_len: 0, qtype: 0, qclass: 0, question_end: header::LEN as u16, edits: 0, opt: None }
+        Self { qname_len: 0, qtype: 0, qclass: 0, question_end: to_u16(header::LEN), edits: 0, opt: None }
     }
 }
 

@@ -17,6 +17,7 @@ mod postings;
 
 use std::collections::BTreeMap;
 
+use crate::base::narrow::to_u32;
 use crate::base::prefix::Prefix;
 use crate::rules::guard::{Fact, Guard, Key};
 use crate::rules::index::postings::{Postings, Span};
@@ -118,7 +119,7 @@ impl Index {
 
     fn with_least(guards: impl Iterator<Item = Guard>, least: impl Fn(Kind) -> usize) -> Self {
         let guards: Vec<Guard> = guards.collect();
-        let mut postings = Postings::new(guards.len() as u32);
+        let mut postings = Postings::new(to_u32(guards.len()));
         let (always, keyed) = divide(&guards, least);
         let mut index = Self { always: postings.put(always), ..Self::default() };
 

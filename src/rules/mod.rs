@@ -10,6 +10,16 @@
 //! rules that cannot match and would have counted nothing. A chain is immutable and shared by all
 //! shards; the state of a rule (hits, token buckets) is kept by each shard under the rule's slot.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::cast_lossless
+    )
+)]
+
 pub mod action;
 pub mod apply;
 pub mod context;

@@ -17,6 +17,8 @@
 //! The hash needs no secret: a client can only walk runs of full buckets that the table's own names
 //! made, and half of all slots are free.
 
+use crate::base::narrow;
+use crate::base::narrow::{to_u8, to_u32};
 use crate::wire::name;
 use crate::wire::name::LEN_MAX;
 
@@ -267,7 +269,7 @@ impl NameTable {
 
     /// Returns the bucket at which the search for a hash begins.
     const fn place(&self, hash: u64) -> usize {
-        ((hash as u128 * self.buckets.len() as u128) >> 64) as usize
+        narrow::place(hash, self.buckets.len())
     }
 
     /// Returns the bucket after a full one.
@@ -290,7 +292,7 @@ impl NameTable {
             wire[..length].copy_from_slice(&self.arena[to..to + length]);
             if self.insert(&wire[..length], to) {
                 if self.extra > 0 {
-                    let number = self.len as u32 - 1;
+                    let number = to_u32(self.len - 1);
                     self.arena[to + length..to + length + self.extra].copy_from_slice(&number.to_le_bytes());
                 }
                 to += length + self.extra;
@@ -342,7 +344,7 @@ impl Labels {
                 1..=63 => {}
                 64.. => return None,
             }
-            *labels.starts.get_mut(labels.count)? = at as u8;
+            *labels.starts.get_mut(labels.count)? = to_u8(at);
             labels.count += 1;
             at += 1 + usize::from(length);
         }
@@ -391,10 +393,13 @@ fn add_label(mut hash: u64, wire: &[u8], start: usize) -> u64 {
     hash
 }
 
+/// The lower half of a product.
+const LOW: u128 = 0xffff_ffff_ffff_ffff;
+
 /// Folded 128-bit multiplication: each bit of the input affects all of the output.
 const fn mix(hash: u64, bytes: u64) -> u64 {
     let product = (hash ^ MIX[0]) as u128 * (name::fold(bytes) ^ MIX[1]) as u128;
-    product as u64 ^ (product >> 64) as u64
+    (product & LOW) as u64 ^ (product >> 64) as u64
 }
 
 /// Returns the bits of a hash that a slot keeps: bits that its bucket hardly depends on. Never

@@ -4,6 +4,7 @@
 //! over it: a look-up is one search for the last range that begins at or before the address. A
 //! table over the first bits in which the ranges differ leaves few of them to search.
 
+use crate::base::narrow::to_u32;
 use crate::base::prefix::Prefix;
 
 /// No network contains the address.
@@ -29,8 +30,14 @@ impl FromIterator<(Prefix, u32)> for PrefixMap {
             let (first, last) = prefix.bounds();
             if prefix.is_ipv4() { v4.push((first, last, value)) } else { v6.push((first, last, value)) }
         }
-        Self { v4: Ranges::new(v4, |a| a as u32), v6: Ranges::new(v6, |a| a) }
+        Self { v4: Ranges::new(v4, low), v6: Ranges::new(v6, |a| a) }
     }
+}
+
+/// Returns the address of IPv4 in a mapped one.
+const fn low(mapped: u128) -> u32 {
+    let [.., a, b, c, d] = mapped.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 impl PrefixMap {
@@ -120,7 +127,7 @@ impl<A: Copy + Ord + Into<u128>> Ranges<A> {
             while self.starts.get(at).is_some_and(|s| self.key((*s).into()) < key) {
                 at += 1;
             }
-            table.push(at as u32);
+            table.push(to_u32(at));
         }
         self.table = table.into();
         self

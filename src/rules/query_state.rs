@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::base::addr::{Client, Endpoint, PoolSlot};
+use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::wire::ecs::Ecs;
 use crate::wire::{header, proxy};
@@ -81,11 +82,11 @@ impl Tags {
             return false;
         }
         self.unset(name);
-        // Cannot be truncated: the whole is at most TAG_BYTES_MAX.
-        let start = self.bytes.len() as u16;
+        // The whole is at most TAG_BYTES_MAX.
+        let start = to_u16(self.bytes.len());
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(value);
-        self.spans.push((start, start + name.len() as u16, self.bytes.len() as u16));
+        self.spans.push((start, start + to_u16(name.len()), to_u16(self.bytes.len())));
         true
     }
 
@@ -168,8 +169,8 @@ impl ProxyValues {
             return false;
         }
         self.bytes.extend_from_slice(value);
-        // Cannot be truncated: the whole is at most PROXY_BYTES_MAX.
-        self.ends.push((kind, self.bytes.len() as u16));
+        // The whole is at most PROXY_BYTES_MAX.
+        self.ends.push((kind, to_u16(self.bytes.len())));
         true
     }
 

@@ -256,7 +256,7 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
         qtype: context.facts.qtype,
         qclass: context.facts.qclass,
         flags: message.get(2..4).map_or([0; 2], |f| [f[0], f[1]]),
-        size: message.len() as u16,
+        size: u16::try_from(message.len()).unwrap_or(u16::MAX),
         latency: context.answered.map(|a| a.latency),
         target: target.clone(),
         client: context.client.peer,

@@ -46,7 +46,8 @@ pub(super) fn respond(
             Step::Next
         }
         ResponseAction::SetReducedTtl(percent) => {
-            edit_ttl(context, |_, ttl| (u64::from(ttl) * u64::from(*percent) / 100) as u32);
+            let part = |ttl: u32| u64::from(ttl) * u64::from(*percent) / 100;
+            edit_ttl(context, |_, ttl| u32::try_from(part(ttl)).unwrap_or(ttl));
             Step::Next
         }
         ResponseAction::SetMaxReturnedTtl(ttl) => {

@@ -4,6 +4,7 @@
 //! A kind is queried when the merge reaches the first rule that the kind could return, not before:
 //! a match near the top saves the look-ups for the rules below it.
 
+use crate::base::narrow::to_u32;
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::rules::index::postings::Span;
 use crate::rules::index::{Index, Kind, Source};
@@ -117,7 +118,7 @@ impl Candidates {
             _ => 0,
         };
         let Some(head) = rules.get(skipped) else { return true };
-        self.put(Cursor { head: *head, at: list.start + skipped as u32, end: list.end })
+        self.put(Cursor { head: *head, at: list.start + to_u32(skipped), end: list.end })
     }
 
     fn put(&mut self, cursor: Cursor) -> bool {

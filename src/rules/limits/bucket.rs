@@ -85,7 +85,8 @@ impl Bucket {
             let there = if self.span_ns(wanted) <= room {
                 wanted
             } else {
-                (u128::from(room) * u128::from(self.qps) / 1_000_000_000) as u64
+                let tokens = u128::from(room) * u128::from(self.qps) / 1_000_000_000;
+                u64::try_from(tokens).unwrap_or(u64::MAX)
             };
             let taken = if there < least { 0 } else { there };
             let next = begin + self.span_ns(taken);

@@ -17,6 +17,7 @@
 //! thousand finds both groups full. Addresses are distinguished by 48 bits of a keyed hash: among a
 //! million clients the chance that any two share a bucket is one in five hundred.
 
+use crate::base::narrow::place;
 use crate::rules::limits::Rate;
 
 const LINE: usize = 64;
@@ -63,12 +64,12 @@ impl Deadlines {
     /// Takes one token out of the bucket of `hash`; returns true when there is none. `expiry_ns`: a
     /// bucket that was unused for this long is full.
     pub(crate) fn take(&mut self, hash: u64, rate: Rate, expiry_ns: u64, now: u64) -> bool {
-        let used = (now / (expiry_ns / AGES).max(1)) as u16;
+        let used = ((now / (expiry_ns / AGES).max(1)) & USED) as u16;
         let tag = tag(hash);
         let (at, known) = self.place(tag, now);
         let mut full_at = now;
         if known {
-            let age = u64::from(used.wrapping_sub(self.words[at] as u16));
+            let age = u64::from(used.wrapping_sub((self.words[at] & USED) as u16));
             if age <= AGES {
                 full_at = full_at.max(self.words[at + 1]);
             }
@@ -129,15 +130,18 @@ impl Deadlines {
 
     /// Returns where the two groups of a tag begin.
     fn bases(&self, tag: u64) -> [usize; 2] {
-        let scale = |hash: u64| ((u128::from(hash) * self.groups as u128) >> 64) as usize;
         // The second group by other bits of the tag: an odd factor spreads them over the upper
         // ones.
-        [tag, tag.wrapping_mul(0x9e37_79b9_7f4a_7c15)].map(|hash| self.first + scale(hash) * WORDS)
+        [tag, tag.wrapping_mul(0x9e37_79b9_7f4a_7c15)]
+            .map(|hash| self.first + place(hash, self.groups) * WORDS)
     }
 }
 
 /// Bits of an entry's first word that hold its tag.
-const TAG: u64 = !0xffff;
+const TAG: u64 = !USED;
+/// Bits of an entry's first word that hold when it was last used, in parts of the span, modulo
+/// their number.
+const USED: u64 = 0xffff;
 
 /// Returns the tag of a hash: its upper 48 bits, never 0.
 const fn tag(hash: u64) -> u64 {
