@@ -12,6 +12,10 @@ mod config;
 mod frames;
 #[path = "fuzz/targets/networks.rs"]
 mod networks;
+#[path = "fuzz/targets/pattern.rs"]
+mod pattern;
+#[path = "fuzz/targets/probe.rs"]
+mod probe;
 #[path = "fuzz/targets/proxy.rs"]
 mod proxy;
 #[path = "fuzz/targets/records.rs"]
@@ -22,6 +26,8 @@ mod rules;
 mod script;
 #[path = "fuzz/targets/shard.rs"]
 mod shard;
+#[path = "fuzz/targets/svc.rs"]
+mod svc;
 #[path = "fuzz/targets/tls_session.rs"]
 mod tls_session;
 #[path = "fuzz/targets/transfer.rs"]
@@ -135,6 +141,34 @@ const VALUES: &[&[u8]] = &[
     b"--shards 2 --stats 1s 127.0.0.1:5300 192.0.2.1",
 ];
 
+/// The length of a Lua pattern, the pattern, and its subject.
+const PATTERNS: &[&[u8]] = &[
+    b"\x0b^(.-)%.(.-)$www.example.com",
+    b"\x0c[^%s-a%d]+()aa 12 - xyz 9",
+    b"\x0d%f[%w]%w+%f%W one two",
+    b"\x07(%b())%1(a(b)c)(a(b)c)",
+    b"\x0a((a*)b?)-c%2aaabaac",
+    b"\x06[]x-]+]]x-",
+    b"\x08%z[%z\x01]\0\0\x01\0\x01",
+    b"\x05(()x)xx",
+];
+
+/// Parameters of SVCB records: kind, length, value.
+const SERVICES: &[&[u8]] = &[
+    b"\x01\x02h2\x01\x03dot\x03\x02\x03\x55\x04\x04\xc0\0\x02\x01\x05\x03abc\x06\x10................",
+    b"\0\x02\0\x03\0\x02\0\x01\x01\x02h3\x02\0\x03\x02\x20\xfb\x09\x04\xff\0ab\x09\x02\0\x07",
+    b"\x09\x02\0\x03\x03\x02\0\x35",
+    b"\x07\x02\xff\xff\x08\x80",
+];
+
+/// The length of a name, options, a type, the name, and an answer or its beginning.
+const PROBES: &[&[u8]] = &[
+    b"\x07\x03\x01example\x12\x34\x81\x80\0\x01",
+    b"\x0a\0\x1ca\\.b\\065.c.\x12\x34\x81\x85\0\0\0\0\0\0\0\0",
+    b"\x01\x02\x02.\x12\x34\x81\x83\0\x01\0\0\0\0\0\0\0\0\x02\0\x01",
+    b"\x03\x10\x01a\\1\x12\x34\x81\x82",
+];
+
 /// Edits of messages: their number, twice the space behind the message, and the edits.
 fn edited() -> Vec<Vec<u8>> {
     let edits = b"\x0a\x40\x00\x0b\x14\x1f\x05\x23\x06\x25\x08\x09";
@@ -178,6 +212,9 @@ fn seeds() {
         ("proxy", PROXY_HEADERS),
         ("transfer", TRANSFERS),
         ("networks", NETWORKS),
+        ("pattern", PATTERNS),
+        ("svc", SERVICES),
+        ("probe", PROBES),
         ("script", MESSAGES),
         ("config", CONFIGURATIONS),
     ] {
@@ -269,6 +306,21 @@ fn proxy() {
 #[test]
 fn transfer() {
     smoke("transfer", TRANSFERS, 600, 50_000, transfer::target);
+}
+
+#[test]
+fn pattern() {
+    smoke("pattern", PATTERNS, 100, 20_000, pattern::target);
+}
+
+#[test]
+fn svc() {
+    smoke("svc", SERVICES, 300, 20_000, svc::target);
+}
+
+#[test]
+fn probe() {
+    smoke("probe", PROBES, 300, 50_000, probe::target);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::model::{Backend, ClientAddress, LuaFunction, Probe, SendExpect};
 use crate::stats::check_failure::Failure;
 use crate::tls;
 
-mod message;
+pub mod message;
 
 /// Longest answer, bytes: the maximum of DNS over TCP.
 const ANSWER_BYTES_MAX: usize = 65_535;

@@ -7,12 +7,12 @@
 use crate::stats::check_failure::Failure;
 
 /// Bytes of a DNS header (RFC 1035, 4.1.1).
-pub(super) const HEADER: usize = 12;
+pub const HEADER: usize = 12;
 const QR: u16 = 1 << 15;
 /// Recursion desired.
-pub(super) const RD: u16 = 1 << 8;
+pub const RD: u16 = 1 << 8;
 /// Checking disabled.
-pub(super) const CD: u16 = 1 << 4;
+pub const CD: u16 = 1 << 4;
 
 const NOERROR: u16 = 0;
 const SERVFAIL: u16 = 2;
@@ -23,7 +23,7 @@ const REFUSED: u16 = 5;
 ///
 /// # Errors
 /// When `qname` is no domain name in presentation format.
-pub(super) fn query(id: u16, flags: u16, qname: &str, qtype: u16, qclass: u16) -> Result<Vec<u8>, String> {
+pub fn query(id: u16, flags: u16, qname: &str, qtype: u16, qclass: u16) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(HEADER + qname.len() + 6);
     for field in [id, flags, 1, 0, 0, 0] {
         out.extend_from_slice(&field.to_be_bytes());
@@ -83,7 +83,7 @@ fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
 ///
 /// # Errors
 /// What is wrong with it, for counters and log.
-pub(super) fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
+pub fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
     let (Some(id), Some(flags), Some(questions)) = (field(answer, 0), field(answer, 2), field(answer, 4))
     else {
         return Err((Failure::Parsing, format!("{} bytes are no DNS message", answer.len())));

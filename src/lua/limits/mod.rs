@@ -19,7 +19,7 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod library;
-mod pattern;
+pub mod pattern;
 pub(crate) mod thread;
 
 use std::fmt;

@@ -18,7 +18,7 @@ const STEPS: u32 = 4096;
 
 /// Errors in a pattern or its use, in the words of LuaJIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wrong {
+pub enum Wrong {
     /// It took too long.
     Over,
     /// `%` at its end.
@@ -63,7 +63,7 @@ impl fmt::Display for Wrong {
 
 /// One capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Capture {
+pub enum Capture {
     /// Bytes of the subject.
     Text(usize, usize),
     /// A position in the subject, from 1.
@@ -78,7 +78,7 @@ enum Length {
 }
 
 /// A subject and a pattern.
-pub(crate) struct Matcher<'a> {
+pub struct Matcher<'a> {
     subject: &'a [u8],
     pattern: &'a [u8],
     captures: [(usize, Length); CAPTURES_MAX],
@@ -93,7 +93,8 @@ type Found = Result<Option<usize>, Wrong>;
 
 impl<'a> Matcher<'a> {
     /// `is_over` returns whether the search is to be given up.
-    pub(crate) fn new(subject: &'a [u8], pattern: &'a [u8], is_over: &'a dyn Fn() -> bool) -> Self {
+    #[must_use]
+    pub fn new(subject: &'a [u8], pattern: &'a [u8], is_over: &'a dyn Fn() -> bool) -> Self {
         let end = pattern.iter().position(|c| *c == 0).unwrap_or(pattern.len());
         Self {
             subject,
@@ -108,7 +109,10 @@ impl<'a> Matcher<'a> {
 
     /// Returns start and end of the first match at or after `from`. With `anchors` a `^` in front
     /// means that it must be at `from`.
-    pub(crate) fn search(&mut self, from: usize, anchors: bool) -> Result<Option<(usize, usize)>, Wrong> {
+    ///
+    /// # Errors
+    /// What is wrong with the pattern, or that the search was given up.
+    pub fn search(&mut self, from: usize, anchors: bool) -> Result<Option<(usize, usize)>, Wrong> {
         let anchored = anchors && self.pattern.first() == Some(&b'^');
         let last = if anchored { from } else { self.subject.len() };
         for start in from..=last {
@@ -126,13 +130,17 @@ impl<'a> Matcher<'a> {
     }
 
     /// Returns the number of captures of the last match.
-    pub(crate) const fn count(&self) -> usize {
+    #[must_use]
+    pub const fn count(&self) -> usize {
         self.level
     }
 
     /// Returns a capture of the last match, which went from `start` to `end` and is the first
     /// capture of a pattern without captures.
-    pub(crate) fn capture(&self, at: usize, start: usize, end: usize) -> Result<Capture, Wrong> {
+    ///
+    /// # Errors
+    /// There is no such capture, or it has no end.
+    pub fn capture(&self, at: usize, start: usize, end: usize) -> Result<Capture, Wrong> {
         if at >= self.level {
             return if at == 0 { Ok(Capture::Text(start, end)) } else { Err(Wrong::InvalidCapture) };
         }
@@ -407,7 +415,8 @@ fn is_class(byte: u8, letter: u8) -> bool {
 
 /// Returns the longest subject on which the library's own matcher takes at most some 200,000 steps
 /// for this pattern, half a millisecond, whatever the subject contains.
-pub(crate) fn reach(pattern: &[u8], is_plain: bool) -> u32 {
+#[must_use]
+pub fn reach(pattern: &[u8], is_plain: bool) -> u32 {
     const STEPS_MAX: f64 = 200_000.0;
     let length = pattern.len().max(1);
     if is_plain {
