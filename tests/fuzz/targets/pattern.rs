@@ -65,11 +65,13 @@ fn theirs(pattern: &[u8], subject: &[u8]) -> Found {
         let mut found: MultiValue =
             function.call((text(subject), text(pattern))).expect("pcall raises nothing");
         let matched = found.pop_front() == Some(Value::Boolean(true));
-        let bytes = |value: &Value| match value {
-            Value::String(text) => Some(text.as_bytes().to_vec()),
-            Value::Integer(place) => Some(place.to_string().into_bytes()),
-            Value::Number(place) => Some(place.to_string().into_bytes()),
-            _ => None,
+        let place = |value: &Value| match (value.as_integer(), value.as_number()) {
+            (Some(place), _) => Some(place.to_string()),
+            (None, place) => place.map(|place| place.to_string()),
+        };
+        let bytes = |value: &Value| match value.as_string() {
+            Some(text) => Some(text.as_bytes().to_vec()),
+            None => place(value).map(String::into_bytes),
         };
         let all: Option<Vec<Vec<u8>>> = found.iter().map(bytes).collect();
         if matched {
