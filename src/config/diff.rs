@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::base::time::TickDelta;
 use crate::config::chains::rule_name;
+use crate::config::error::counted;
 use crate::config::functions::policies::name as policy_name;
 use crate::config::value::span_text;
 use crate::model::policy::{HashKey, Policy};
@@ -58,14 +59,14 @@ fn rules(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     chain(&mut all, "self-answered rule", &a.self_answered, &b.self_answered, text::response_action);
     chain(&mut all, "time-out rule", &a.timeout, &b.timeout, text::response_action);
     chain(&mut all, "zone transfer rule", &a.xfr, &b.xfr, text::response_action);
-    shortened(all, RULE_LINES, "rules")
+    shortened(all, RULE_LINES, "rule")
 }
 
 /// Keeps at most `max` lines, and adds how many more there were.
-fn shortened(mut lines: Vec<String>, max: usize, things: &str) -> Vec<String> {
+fn shortened(mut lines: Vec<String>, max: usize, thing: &str) -> Vec<String> {
     if let Some(more) = lines.len().checked_sub(max).filter(|more| *more > 0) {
         lines.truncate(max);
-        lines.push(format!("{more} more {things} added, removed or changed"));
+        lines.push(format!("{} added, removed or changed", counted(more, &format!("more {thing}"))));
     }
     lines
 }
@@ -138,7 +139,7 @@ fn compare<T>(
             Some(a) => lines.extend(changed(a, b).into_iter().map(|c| format!("{what} {name} {c}"))),
         }
     }
-    shortened(lines, LINES_MAX, &format!("{what}s"))
+    shortened(lines, LINES_MAX, what)
 }
 
 /// A field's name and its value as text.

@@ -246,6 +246,7 @@ impl fmt::Display for Fault {
             }
             Self::Limit { what, limit } => write!(f, "{what}; expected at most {limit}"),
             Self::Conflict { wrong, expected } => write!(f, "{wrong}; expected {expected}"),
+            Self::More(1) => f.write_str("1 more, which is not listed"),
             Self::More(count) => write!(f, "{count} more, which are not listed"),
         }
     }

@@ -4,6 +4,7 @@
 //! built from text and judged as a client would, on the control thread, with allocation. It follows
 //! no compression pointers: a question that echoes ours needs none.
 
+use crate::config::error::counted;
 use crate::stats::check_failure::Failure;
 
 /// Bytes of a DNS header (RFC 1035, 4.1.1).
@@ -84,13 +85,12 @@ fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
 /// # Errors
 /// What is wrong with it, for counters and log.
 pub fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
-    let (Some(id), Some(flags), Some(questions)) = (field(answer, 0), field(answer, 2), field(answer, 4))
+    let fields = (field(answer, 0), field(answer, 2), field(answer, 4));
+    let (Some(id), Some(flags), Some(questions), HEADER..) = (fields.0, fields.1, fields.2, answer.len())
     else {
-        return Err((Failure::Parsing, format!("{} bytes are no DNS message", answer.len())));
+        let what = format!("the answer is {}, too few for a DNS message", counted(answer.len(), "byte"));
+        return Err((Failure::Parsing, what));
     };
-    if answer.len() < HEADER {
-        return Err((Failure::Parsing, format!("{} bytes are no DNS message", answer.len())));
-    }
     if Some(id) != field(query, 0) {
         return Err((Failure::Mismatch, "the answer has another id".into()));
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::config::error::counted;
 use crate::model::Snapshot;
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -83,7 +84,7 @@ impl Sets for Sizes {
     }
 
     fn networks(&self, networks: &Networks) -> String {
-        format!("{} networks", networks.len())
+        counted(networks.len(), "network")
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mlua::{Lua, UserData, Value};
 
-use crate::config::error::Fault;
+use crate::config::error::{Fault, counted};
 use crate::config::functions::{Entry, enumerations};
 use crate::config::ruleset::RuleAction;
 use crate::lua::front_end::actions::{TTL_MAX, define_actions, ttl};
@@ -86,7 +86,7 @@ static ANSWERS: &[Declared<Action>] = &[
             let length = a.given(1).map_or(Ok(u32::MAX), |_| a.whole(1, u32::MAX))?;
             message.truncate(length as usize);
             if !(12..=MESSAGE_BYTES).contains(&message.len()) {
-                let wrong = format!("{} bytes", message.len());
+                let wrong = counted(message.len(), "byte");
                 return Err(Fault::value(a.what(0), wrong, "a DNS message of 12 to 4096 bytes"));
             }
             Ok(Action::SpoofPacket(message.into()))

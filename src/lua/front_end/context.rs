@@ -9,7 +9,7 @@ use std::rc::Rc;
 use mlua::{Function, Lua, MultiValue, RegistryKey, Value};
 
 use crate::config::draft::Draft;
-use crate::config::error::{ConfigError, Fault, Origin};
+use crate::config::error::{ConfigError, Fault, Origin, counted};
 use crate::config::functions::signature::Signature;
 use crate::config::functions::{Entry, functions};
 use crate::config::ruleset::{SetText, SetTexts};
@@ -165,7 +165,7 @@ impl Call<'_> {
     pub(crate) fn literal_names(&mut self, list: Vec<Vec<u8>>, quiet: bool) -> Names {
         let names = Names::default();
         let text = sets::shown(list.iter().map(Vec::as_slice).collect());
-        self.draft.rules.texts.insert(names.key(), literal(text, list.len(), "names", quiet));
+        self.draft.rules.texts.insert(names.key(), literal(text, list.len(), "name", quiet));
         names.fill(list.into_iter().collect());
         names
     }
@@ -174,7 +174,7 @@ impl Call<'_> {
     pub(crate) fn literal_networks(&mut self, list: Vec<networks::Entry>, quiet: bool) -> Networks {
         let networks = Networks::default();
         let text = networks::shown(&list);
-        self.draft.rules.texts.insert(networks.key(), literal(text, list.len(), "networks", quiet));
+        self.draft.rules.texts.insert(networks.key(), literal(text, list.len(), "network", quiet));
         networks.fill(networks::set_of(&list));
         networks
     }
@@ -381,8 +381,9 @@ fn literal(text: String, count: usize, what: &str, quiet: bool) -> SetText {
     if count <= LITERALS_MAX && !quiet {
         return SetText { identity: text, content: None };
     }
-    let identity = format!("{count} {what} #{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
-    SetText { identity, content: Some(format!("{count} {what}")) }
+    // Always in the plural: the UUIDs of rules are derived from it.
+    let identity = format!("{count} {what}s #{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
+    SetText { identity, content: Some(counted(count, what)) }
 }
 
 /// Returns the origin of the nearest Lua code on the stack: where the running function was called.

@@ -9,7 +9,7 @@ use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::base::addr::mapped;
 use crate::base::prefix::{Prefix, PrefixSet};
-use crate::config::error::Fault;
+use crate::config::error::{Fault, counted};
 use crate::config::functions::{ADDRESS_METHODS, NETMASK_METHODS, NETWORK_SET_METHODS};
 use crate::config::value;
 use crate::lua::front_end::argument::wrong;
@@ -153,7 +153,7 @@ impl NetworkContent {
     /// Returns a part of the contents, for lists of rules.
     pub(crate) fn shown(&self) -> String {
         if self.quiet || self.entries.len() > NETWORKS_SHOWN {
-            return format!("{} networks", self.entries.len());
+            return counted(self.entries.len(), "network");
         }
         shown(&self.entries)
     }

@@ -6,7 +6,7 @@ use mlua::{Lua, Value};
 
 use crate::base::time::TickDelta;
 use crate::config::draft::default_health;
-use crate::config::error::Fault;
+use crate::config::error::{Fault, counted};
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
 use crate::config::relays::DraftRelay;
 use crate::config::value;
@@ -317,7 +317,7 @@ fn targets(name: &str, v: &Value) -> Result<Vec<SocketAddr>, Fault> {
     let texts = texts(name, v, value::SERVICE_ADDRESS)?;
     if !(1..=TARGETS_MAX).contains(&texts.len()) {
         let expected = format!("1 to {TARGETS_MAX}");
-        return Err(Fault::value(name, format!("a list of {} targets", texts.len()), expected));
+        return Err(Fault::value(name, format!("a list of {}", counted(texts.len(), "target")), expected));
     }
     let mut list = Vec::with_capacity(texts.len());
     for text in &texts {

@@ -60,7 +60,7 @@ impl NameContent {
     /// Returns a part of the contents, for lists of rules.
     pub(crate) fn shown(&self) -> String {
         if self.quiet || self.count > NAMES_SHOWN {
-            return format!("{} names", self.count);
+            return counted(self.count, "name");
         }
         #[expect(clippy::disallowed_methods, reason = "sorted when they are shown")]
         let names: Vec<&[u8]> = self.names.iter().map(|n| &**n).collect();
