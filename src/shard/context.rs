@@ -205,9 +205,13 @@ impl Context {
         for word in words {
             hasher.write_u64(name::fold(u64::from_le_bytes(*word)));
         }
-        let mut last = [0_u8; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        hasher.write_u64(name::fold(u64::from_le_bytes(last)));
+        // The last bytes come in registers: copied into a word in memory, they could not be read
+        // before the copy has left the store buffer. A long name overlaps itself.
+        let last = match question.qname.last_chunk::<8>() {
+            Some(last) => u64::from_le_bytes(*last),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        hasher.write_u64(name::fold(last));
         // The length distinguishes a name from one with zeros behind it.
         let length = (question.qname.len() as u64) << 32;
         hasher.write_u64(length | u64::from(question.qtype) << 16 | u64::from(question.qclass));

@@ -11,8 +11,8 @@
 //! transfer is not stored, and its records are not validated beyond that.
 
 use crate::wire::edns::OPT;
-use crate::wire::header::Header;
 use crate::wire::header::rcode::NOERROR;
+use crate::wire::header::{self, Header};
 use crate::wire::name;
 use crate::wire::query::Question;
 use crate::wire::records::{Record, Records, Section, rtype};
@@ -29,6 +29,14 @@ const NUMBERS: usize = 20;
 #[must_use]
 pub const fn is_transfer(qtype: u16) -> bool {
     matches!(qtype, IXFR | AXFR)
+}
+
+/// Returns the type of a query that requests a transfer.
+#[must_use]
+pub fn requested(query: &[u8]) -> Option<u16> {
+    let rest = query.get(name::end_plain(query, header::LEN)?..)?;
+    let &[high, low, _, _] = rest.first_chunk()?;
+    Some(u16::from_be_bytes([high, low])).filter(|qtype| is_transfer(*qtype))
 }
 
 /// Returns the serial of the client's zone, from the SOA in the authority section of its IXFR
