@@ -50,13 +50,14 @@
 //!   certificates.rs     which certificate a client gets
 //!   ciphers.rs          ciphers by their OpenSSL names
 //!   client.rs           what a backend needs
+//!   date.rs             days of the calendar
 //!   der.rs              DER, as far as certificates need it
 //!   error.rs            what can be wrong with what was asked for
-//!   expiry.rs           a certificate's names, and until when it is good
 //!   failure.rs          why one failed: to be counted, and for people
 //!   files.rs            PEM and DER from files
 //!   fixture.rs          certificates for this module's tests
 //!   keylog.rs           secrets in a file, for debugging
+//!   leaf.rs             a certificate's names, and until when it is good
 //!   ocsp.rs             until when an OCSP response is good, and for which certificate
 //!   server.rs           what a listener needs; what it inherits at a reload
 //!   session.rs          one connection: bytes here, plaintext there
@@ -64,6 +65,7 @@
 //!   tickets.rs          the ring of keys that seal session tickets
 //!   trust.rs            since when a backend's certificate is known to be good; its sessions
 //!   verify.rs           whether a backend's certificate is good, and why not
+//!   version.rs          versions of TLS, and protocols by their ALPN names
 //!
 //! stats/                figures, limits and live state that all threads share
 //!   check_failure.rs    why a health check failed

@@ -17,7 +17,7 @@ use crate::model::{Backend, Listener};
 use crate::stats::live::RULES_MAX;
 
 /// Most listen addresses at a time, including retired ones.
-pub const LISTENERS_MAX: usize = crate::stats::live::LISTENERS_MAX;
+pub use crate::base::addr::LISTENERS_MAX;
 
 /// The key of a rule's slot: its chain and its UUID.
 pub(super) type RuleIdentity = (u8, [u8; 16]);

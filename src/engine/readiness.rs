@@ -15,8 +15,14 @@
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::base::addr::{BackendSlot, ConnectionSlot, ListenerSlot, Route, SessionSlot, SocketSlot};
-use crate::engine::relay::tcp::Side;
 use crate::engine::sys;
+
+/// One end of a relayed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Target,
+}
 
 /// The subject of an epoll event, packed into its 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

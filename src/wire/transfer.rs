@@ -10,7 +10,6 @@
 //! Only the answer sections count, as one sequence of records; message boundaries are irrelevant. A
 //! transfer is not stored, and its records are not validated beyond that.
 
-use crate::wire::edns::OPT;
 use crate::wire::header::rcode::NOERROR;
 use crate::wire::header::{self, Header};
 use crate::wire::name;
@@ -174,7 +173,9 @@ impl At {
 }
 
 fn is_opt(message: &[u8], record: &Record) -> bool {
-    record.section == Section::Additional && record.rtype == OPT && message.get(record.start) == Some(&0)
+    record.section == Section::Additional
+        && record.rtype == rtype::OPT
+        && message.get(record.start) == Some(&0)
 }
 
 /// Returns the serial of an SOA; `None` when its data are not two names and five numbers.
