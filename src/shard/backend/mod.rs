@@ -381,10 +381,10 @@ impl BackendConnections {
         Some(ClosedConnection { answered: connection.answered, transferring: connection.transfer_started })
     }
 
-    /// Returns backends to avoid: those that have recently refused a connection. `clients`: the
-    /// query came over a connection, and uses one.
-    pub(crate) fn avoided(&self, clients: bool) -> &[BackendSlot] {
-        if clients { &self.refused } else { &self.troubled_for_all }
+    /// Returns backends to avoid: those that have recently refused a connection.
+    /// `came_by_connection`: the query did, so that it may use one at any server.
+    pub(crate) fn avoided(&self, came_by_connection: bool) -> &[BackendSlot] {
+        if came_by_connection { &self.refused } else { &self.troubled_for_all }
     }
 
     /// Returns whether a zone transfer is on the connection.

@@ -56,6 +56,8 @@ pub(crate) struct Dispatcher {
     claimed: u64,
     /// Buffer for PROXY headers.
     header: Vec<u8>,
+    /// Buffer for the servers that a selection avoids.
+    avoided: Vec<BackendSlot>,
 }
 
 /// What a shard keeps of a backend over snapshots.
@@ -65,7 +67,7 @@ struct Attached {
     /// The timeout queue of queries that came over connections and use its connections.
     connection_queue: Queue,
     /// Every query uses its connections.
-    by_connection: bool,
+    only_connections: bool,
     /// From the last configuration that had it: its outstanding queries outlive its removal.
     timeout: TickDelta,
 }
@@ -85,6 +87,7 @@ impl Dispatcher {
             unawaited: 0,
             claimed: 0,
             header: Vec::new(),
+            avoided: Vec::new(),
         }
     }
 
@@ -116,7 +119,8 @@ impl Dispatcher {
         let connection_queue = self.outstanding.queue(options.receive_timeout).unwrap_or(queue);
         // No query waits for a relay's target, whatever its connect timeout.
         let timeout = if backend.target { TickDelta(0) } else { backend.timeout };
-        self.attached[at] = Some(Attached { queue, connection_queue, by_connection: options.only, timeout });
+        self.attached[at] =
+            Some(Attached { queue, connection_queue, only_connections: options.only, timeout });
         cx.stats().attached[at].store(1, Release);
     }
 
@@ -138,8 +142,8 @@ impl Dispatcher {
         self.attached.get(backend.index()).copied().flatten()
     }
 
-    /// Selects a server of a pool by its policy, preferably none that has just refused a
-    /// connection. `by_connection`: the query came over a connection.
+    /// Selects a server of a pool by its policy: none of `excluded`, and preferably none that has
+    /// just refused a connection. `came_by_connection`: as the query did.
     #[inline]
     pub(crate) fn select(
         &mut self,
@@ -147,14 +151,18 @@ impl Dispatcher {
         connections: &Connections,
         pool: PoolSlot,
         subject: &Subject<'_>,
-        by_connection: bool,
+        came_by_connection: bool,
+        excluded: &[BackendSlot],
     ) -> Option<BackendSlot> {
-        let avoid = connections.backends.avoided(by_connection);
-        let chosen = self.balancer.select(&cx.snapshot, pool, subject, avoid, &mut cx.rng);
-        if chosen.is_some() || avoid.is_empty() {
-            return chosen;
+        let avoided = connections.backends.avoided(came_by_connection);
+        if avoided.is_empty() {
+            return self.balancer.select(&cx.snapshot, pool, subject, excluded, &mut cx.rng);
         }
-        self.balancer.select(&cx.snapshot, pool, subject, &[], &mut cx.rng)
+        self.avoided.clear();
+        self.avoided.extend_from_slice(excluded);
+        self.avoided.extend_from_slice(avoided);
+        let chosen = self.balancer.select(&cx.snapshot, pool, subject, &self.avoided, &mut cx.rng);
+        chosen.or_else(|| self.balancer.select(&cx.snapshot, pool, subject, excluded, &mut cx.rng))
     }
 
     /// Returns the client of a query that has claimed a slot.

@@ -167,8 +167,9 @@ impl Shard {
         }
         let client = visible_client(query.pending.client, query.state.as_deref()).peer;
         let subject = Subject { qname: query.facts.qname(packet.bytes()), client: &client };
-        let by_connection = query.pending.client.connection.is_some();
-        self.dispatcher.select(&mut self.context, &self.connections, pool, &subject, by_connection)
+        let came_by_connection = query.pending.came_by_connection();
+        let (cx, connections) = (&mut self.context, &self.connections);
+        self.dispatcher.select(cx, connections, pool, &subject, came_by_connection, &[])
     }
 
     /// Selects a server by a Lua function; returns none after an error.
