@@ -1,6 +1,6 @@
 //! Attempts that ended without a response: the query continues on another server, or is lost.
 
-use crate::base::addr::{BackendSlot, Route};
+use crate::base::addr::Route;
 use crate::base::packet::Packet;
 use crate::rules::apply;
 use crate::rules::apply::ResponseDecision;
@@ -15,23 +15,35 @@ use crate::stats::drop_reason::DropReason;
 
 use crate::shard::pipeline::{Ending, Out, Outcome, emit};
 
+/// Other servers to which a query is offered that the kernel refuses to send.
+const RESENDS_MAX: usize = 4;
+
 impl Shard {
     /// The kernel refused to send this query (its packet is as `on_query` or `on_tick` left it): it
-    /// goes to another server, none of `refused`, or is dropped.
-    pub fn on_unsent(&mut self, route: Route, packet: &mut Packet<'_>, refused: &[BackendSlot]) -> Verdict {
-        let Some(pending) = self.unsent(route, packet) else {
-            return Verdict::Drop(DropReason::QuerySendError);
-        };
-        let (cx, connections) = (&mut self.context, &mut self.connections);
-        let sent = self.dispatcher.resend(cx, connections, route.backend, refused, &pending, packet);
-        let outcome = sent.map_or(Outcome::Dropped(DropReason::QuerySendError), Outcome::Sent);
-        self.finish(Ending::of_pending(&pending), outcome, packet)
-    }
-
-    /// The kernel refused to send this query to any server that could be tried.
-    pub fn abandon(&mut self, route: Route, packet: &mut Packet<'_>) {
-        if let Some(pending) = self.unsent(route, packet) {
-            self.finish(Ending::of_pending(&pending), Outcome::Dropped(DropReason::QuerySendError), packet);
+    /// is offered to other servers until `send` returns that it was sent, and dropped when there is
+    /// none left, or [`RESENDS_MAX`] have been tried.
+    pub fn on_unsent(
+        &mut self,
+        mut route: Route,
+        packet: &mut Packet<'_>,
+        mut send: impl FnMut(&Self, Route, &[u8]) -> bool,
+    ) {
+        let mut refused = [route.backend; RESENDS_MAX];
+        for resends in 0..=RESENDS_MAX {
+            let Some(pending) = self.unsent(route, packet) else { return };
+            let mut sent = None;
+            if let Some(place) = refused.get_mut(resends) {
+                *place = route.backend;
+                let (cx, connections) = (&mut self.context, &mut self.connections);
+                let refused = &refused[..=resends];
+                sent = self.dispatcher.resend(cx, connections, route.backend, refused, &pending, packet);
+            }
+            let outcome = sent.map_or(Outcome::Dropped(DropReason::QuerySendError), Outcome::Sent);
+            match self.finish(Ending::of_pending(&pending), outcome, packet) {
+                Verdict::Forward(other) if send(self, other, packet.bytes()) => return,
+                Verdict::Forward(other) => route = other,
+                Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
+            }
         }
     }
 
