@@ -12,7 +12,7 @@
 //! It owns sockets and buffers. It decides nothing about a packet: the shard does.
 
 pub mod mailbox;
-mod round;
+mod serve;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -39,9 +39,9 @@ use crate::engine::datagram::sockets::{ListenerSocket, Sockets};
 use crate::engine::datagram::transparent;
 use crate::engine::readiness::{Group, Priority, Ready, ReadySet};
 use crate::engine::relay::udp::FlowListener;
+use crate::engine::schedule::{Round, Slice, Stage, Weight};
 use crate::engine::stream::{Connections, Out};
 use crate::engine::sys::{Note, OutgoingDatagram, ReceiveBuffers};
-use crate::engine::turn::{Round, Slice, Stage, Weight};
 use crate::engine::{Message, Setup, clock};
 use crate::model::Snapshot;
 use crate::shard::Shard;
@@ -254,7 +254,7 @@ impl Engine {
     fn serve_datagrams(&mut self) -> usize {
         let mut count = 0;
         // Responses first: they free slots, and their answers must not mix with the listeners'.
-        for priority in [Priority::Answers, Priority::Clients, Priority::Others] {
+        for priority in [Priority::Responses, Priority::Clients, Priority::Others] {
             while let Some((ready, _)) = self.datagrams.next(priority) {
                 match ready {
                     Ready::BackendSockets(route) => count += self.read_backend(route),
@@ -285,7 +285,7 @@ impl Engine {
             return;
         }
         let mut is_over = false;
-        for priority in [Priority::Answers, Priority::Clients] {
+        for priority in [Priority::Responses, Priority::Clients] {
             while !is_over && let Some((ready, _)) = self.relay_datagrams.next(priority) {
                 match ready {
                     Ready::Flow(session) => {

@@ -168,7 +168,7 @@ impl BackendConnection {
             opened: now,
             active: now,
             blocked: None,
-            answered: 0,
+            responses: 0,
             last_message: now,
             missed: 0,
             is_closed_by_server: false,

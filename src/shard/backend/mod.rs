@@ -53,7 +53,7 @@ struct BackendConnection {
     /// Since when its output waits to be written.
     blocked: Option<Tick>,
     /// Messages that were responses to its queries.
-    answered: u64,
+    responses: u64,
     /// When the last message arrived.
     last_message: Tick,
     /// Queries in a row that timed out, with no message in between.
@@ -136,7 +136,7 @@ pub enum BackendInterest {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClosedConnection {
     /// Responses that it has brought.
-    pub(crate) answered: u64,
+    pub(crate) responses: u64,
     /// A transfer was on it, and had begun to arrive.
     pub(crate) transferring: bool,
 }
@@ -299,16 +299,16 @@ impl BackendConnections {
         self.connection(route).is_some_and(|l| !l.holds_messages())
     }
 
-    /// A message has arrived; `answers`: it is a response to one of its queries.
-    pub(crate) fn on_message(&mut self, route: Route, answers: bool, now: Tick) {
+    /// A message has arrived; `is_response`: to one of its queries.
+    pub(crate) fn on_message(&mut self, route: Route, is_response: bool, now: Tick) {
         let Some(connection) = self.connection_mut(route) else { return };
-        connection.answered += u64::from(answers);
+        connection.responses += u64::from(is_response);
         connection.missed = 0;
         connection.last_message = now;
         connection.active = now;
-        let answered = connection.answered;
+        let responses = connection.responses;
         let depth = &mut self.by_backend[route.backend.index()].depth;
-        if *depth > 0 && answered > u64::from(*depth) {
+        if *depth > 0 && responses > u64::from(*depth) {
             *depth = if *depth < NORMAL_QUERIES_MIN { *depth * 2 } else { 0 };
         }
     }
@@ -371,14 +371,14 @@ impl BackendConnections {
         }
         // Not an idle one that was closed just as a query was sent.
         let was_served = owing.is_some_and(|since| connection.last_message > since);
-        let is_hasty = was_served && (1..=EARLY_CLOSER_QUERIES_MAX).contains(&connection.answered);
+        let is_hasty = was_served && (1..=EARLY_CLOSER_QUERIES_MAX).contains(&connection.responses);
         if is_hasty
             && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken)
             && connection.transfer.is_none()
         {
-            backend_state.depth = connection.answered as u32;
+            backend_state.depth = connection.responses as u32;
         }
-        Some(ClosedConnection { answered: connection.answered, transferring: connection.transfer_started })
+        Some(ClosedConnection { responses: connection.responses, transferring: connection.transfer_started })
     }
 
     /// Returns backends to avoid: those that have recently refused a connection.

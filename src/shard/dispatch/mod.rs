@@ -211,7 +211,7 @@ impl Dispatcher {
         in_flight: InFlight,
         code: u8,
     ) {
-        self.count_answer(cx, connections, key, in_flight, code);
+        self.count_response(cx, connections, key, in_flight, code);
         let entry = in_flight.pending.waiter.entry();
         if let Some(twin) = self.queries.ended(entry, key) {
             self.mark_unawaited(twin);
@@ -221,7 +221,7 @@ impl Dispatcher {
     }
 
     #[inline]
-    fn count_answer(
+    fn count_response(
         &mut self,
         cx: &Context,
         connections: &Connections,
@@ -264,7 +264,7 @@ impl Dispatcher {
         code: u8,
     ) {
         self.unawaited -= 1;
-        self.count_answer(cx, connections, key, in_flight, code);
+        self.count_response(cx, connections, key, in_flight, code);
     }
 
     /// Expires an attempt that no client waits for, as its server's loss.
