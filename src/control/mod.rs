@@ -145,7 +145,7 @@ async fn serve(
     let inherited = systemd::sockets(environment.descriptors);
     privileges::assume(&fixed.identity)?;
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
-    let division = means.divide(None, &first.snapshot)?;
+    let divided = means.divide(None, &first.snapshot)?;
     let mut listener_sockets = SocketOpener::new(fixed, inherited);
     let change_rng = ShardRng::from_seed(rng.u64());
     let first = Reload::begin(None, first, &[], &mut listener_sockets, change_rng, clock::now());
@@ -160,7 +160,8 @@ async fn serve(
     shed.await.map_err(|e| format!("dropping capabilities: {}", e.detail))?;
 
     let live_state = Arc::new(LiveState::new(fixed.shards.len(), fixed.backends_max));
-    live_state.descriptors().divide(&division);
+    live_state.descriptors().divide(&divided.division);
+    divided.warn();
     ShutdownHandle::send_live_state(shutdown_handle.as_ref(), &live_state);
     let feed = Feed::new(snapshot, Arc::clone(&live_state));
     let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
@@ -333,6 +334,9 @@ impl<S: Source> Control<S> {
             self.feed.drop_former();
             self.backend_health.watch(&snapshot, now);
             self.budget.warn(now);
+            if self.reload.is_none() && self.ending(now).is_empty() {
+                self.budget.reclaim(&snapshot);
+            }
         }
         certificate_monitor::warn(&self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds()));
         if now >= self.rates.at(&self.settings) {
