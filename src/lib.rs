@@ -293,6 +293,7 @@
 //!     rules.rs            the rules with their hits
 //!     servers.rs          the table of servers
 //!     text.rs             the line of --stats, the dump of SIGUSR1
+//!   stop.rs             the end of the process: what is finished, and what is cut
 //!   systemd.rs          sd_notify, watchdog, passed sockets
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail

@@ -39,7 +39,7 @@ use crate::control::signals::Signals;
 use crate::control::stats::dump::Dump;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
-use crate::engine::{Message, clock};
+use crate::engine::clock;
 use crate::lua::front_end::Loaded;
 use crate::model::policy::Kind;
 use crate::model::{Backend, ClientAddress, Listener, Snapshot};
@@ -72,6 +72,7 @@ pub mod shards;
 pub mod shutdown_handle;
 pub mod signals;
 pub mod stats;
+mod stop;
 pub mod systemd;
 mod watchdog;
 pub mod writer;
@@ -90,8 +91,6 @@ const ACKNOWLEDGE: TickDelta = TickDelta::from_ms(2_000);
 /// Longer than all attempts of a query and the longest delay, after which a shard has closed an
 /// ended listener.
 const CLOSING: TickDelta = TickDelta::from_ms(5_000);
-/// Aborted shards end within a turn of their loop.
-const ABORT: TickDelta = TickDelta::from_ms(2_000);
 
 /// Serves what the command line and its file ask for until stopped; returns the exit code.
 #[must_use]
@@ -565,32 +564,6 @@ impl<S: Source> Control<S> {
             unix: unix_seconds(),
         };
         log::output().push(dump.text().as_bytes());
-    }
-
-    /// Lets the shards finish outstanding queries, within the drain time.
-    async fn stop(&mut self, signals: &mut Signals) {
-        self.notifier.stopping();
-        self.source.interrupt();
-        tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
-        self.shards.send_all(&|| Message::Stop);
-        let deadline = clock::now() + self.settings.drain;
-        while !self.shards.all_ended() && clock::now() < deadline {
-            tokio::select! {
-                _ = signals.term.recv() => break,
-                _ = signals.int.recv() => break,
-                () = tokio::time::sleep(Duration::from(SOON)) => {}
-            }
-        }
-        if !self.shards.all_ended() {
-            tracing::warn!("aborting with queries outstanding");
-            self.shards.send_all(&|| Message::Abort);
-            let deadline = clock::now() + ABORT;
-            while !self.shards.all_ended() && clock::now() < deadline {
-                tokio::time::sleep(Duration::from(SOON)).await;
-            }
-        }
-        self.querylog.finish();
-        tracing::info!("stopped");
     }
 }
 

@@ -50,6 +50,11 @@ fn the_drain_has_a_time_limit() {
     assert_eq!(status.code(), Some(0), "{}", instance.program.transcript());
     assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
     assert_eq!(load.join().answered, 0);
+    let cut = instance.program.lines_with(0, "aborting what has not finished");
+    assert!(
+        cut.len() == 1 && cut[0].contains("queries=20") && cut[0].contains("relay_sessions=0"),
+        "{cut:?}"
+    );
 }
 
 #[test]
