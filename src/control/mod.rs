@@ -466,6 +466,11 @@ impl<S: Source> Control<S> {
                 let (generation, servers) =
                     (plan.snapshot.generation, plan.snapshot.backends.iter().flatten().count());
                 tracing::info!(generation, servers, listeners = plan.snapshot.listeners.len(), "serving");
+                if serves_nothing(&plan.snapshot) {
+                    tracing::warn!(
+                        "the configuration has no server, relay or rule: queries cannot be answered"
+                    );
+                }
                 self.script = plan.script;
                 self.settings = plan.settings;
                 log::set_verbose(self.settings.verbose);
@@ -565,6 +570,11 @@ impl<S: Source> Control<S> {
         };
         log::output().push(dump.text().as_bytes());
     }
+}
+
+/// Returns whether a configuration is as good as empty: nothing could answer.
+fn serves_nothing(snapshot: &Snapshot) -> bool {
+    snapshot.backends.iter().flatten().all(|b| b.tee) && snapshot.chains.query.is_empty()
 }
 
 fn watch_period(snapshot: &Snapshot) -> TickDelta {

@@ -58,6 +58,19 @@ fn the_drain_has_a_time_limit() {
 }
 
 #[test]
+fn a_configuration_that_cannot_answer_is_warned_of() {
+    let at = local();
+    let mut instance = Instance::start(&listen(at));
+    let warnings = |instance: &Instance| instance.program.lines_with(0, "no server, relay or rule").len();
+    assert_eq!(warnings(&instance), 1, "{}", instance.program.transcript());
+    instance.reload(&(listen(at) + "addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n"));
+    assert_eq!(warnings(&instance), 1, "{}", instance.program.transcript());
+    instance.reload(&listen(at));
+    assert_eq!(warnings(&instance), 2, "{}", instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+}
+
+#[test]
 fn a_second_instance_on_the_same_port_takes_over() {
     let a = Backend::start(1, Behaviour::After(Duration::from_millis(20)));
     let at = local();
