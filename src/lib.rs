@@ -337,6 +337,7 @@
 //! | response | a message that a backend sent; its *response rules*, its counters |
 //! | answer | a message that a client gets: an edited response, or one of our own (*self-answered*) |
 //! | query state | what is known of a query besides its bytes; the *query table* keeps it |
+//! | attempt | one sending of a query to a backend: the first, a second beside it, or a later one |
 //! | outstanding | sent to a backend and not answered yet |
 //! | slot | a stable index: of a backend, a listener, an outstanding query |
 //! | route | a backend and one of our sockets or connections towards it |

@@ -1,5 +1,6 @@
 //! The attempts of a query: on the selected server, on a second one when that is slow, on another
-//! one when the kernel refuses to send or a connection fails.
+//! one when the kernel refuses to send or a connection fails. `select_next` chooses the server of
+//! each further attempt, and `send` sends every one; [`AttemptKind`] is what differs.
 
 use crate::balance::Subject;
 use crate::base::addr::{BackendSlot, Route, SocketSlot};

@@ -1,9 +1,10 @@
 //! Queries in flight to backends: their servers, timeouts and attempts, and what is kept of each.
 //!
 //! ```text
-//!  select ─► dispatch ─► claim (slot, id) ─► put ─► datagram, or a backend connection's output
-//!                          │ timeout: a second server, another one, or none
-//!                          └ response: settle
+//!  select ─► send: claim (slot, id), put ─► datagram, or a backend connection's output
+//!     ▲              │ timeout, failure: an attempt on a second server, another one, or none
+//!     └──────────────┤
+//!                    └ response: settle
 //! ```
 //!
 //! It does not evaluate rules or read responses: the pipeline decides what happens to a query that
