@@ -21,6 +21,7 @@
 //!
 //! base/                 what everything stands on: addresses, time, randomness, the packet buffer
 //!   addr.rs             Client, Route, slots: no bare index between modules
+//!   narrow.rs           counts and indexes in narrower types
 //!   packet.rs           Packet: bytes in place, room in front and behind
 //!   panics.rs           catches panics where they must not end the process
 //!   prefix.rs           networks, and the ACL's set of them

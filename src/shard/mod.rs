@@ -17,6 +17,16 @@
 //! packet. Each call does a bounded amount of work: the remainder is requested by `resume_next`,
 //! `next_pending`, or the next tick, so that the engine can serve other sockets meanwhile.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::cast_lossless
+    )
+)]
+
 pub mod backend;
 pub mod client;
 mod conn_table;

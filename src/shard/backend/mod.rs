@@ -12,6 +12,7 @@ pub(crate) use crate::shard::backend::choice::{ANY_CLIENT, Need};
 use crate::shard::backend::overdue::SWEEP;
 
 use crate::base::addr::{BackendSlot, Generational, Route, SocketSlot};
+use crate::base::narrow::{to_u16, to_u32};
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::conn_table::ConnTable;
 use crate::shard::dispatch::ConnectionKey;
@@ -376,7 +377,7 @@ impl BackendConnections {
             && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken)
             && connection.transfer.is_none()
         {
-            backend_state.depth = connection.responses as u32;
+            backend_state.depth = u32::try_from(connection.responses).unwrap_or(u32::MAX);
         }
         Some(ClosedConnection { responses: connection.responses, transferring: connection.transfer_started })
     }
@@ -453,7 +454,7 @@ impl BackendConnections {
 
     /// Returns the number of connections that are open or opening.
     pub(crate) fn open_count(&self) -> u32 {
-        self.table.len() as u32
+        to_u32(self.table.len())
     }
 
     /// Returns the same for one backend.
@@ -518,7 +519,7 @@ impl BackendConnections {
             let slots = || backend.connections.iter().enumerate().filter_map(|(n, slot)| Some((n, (*slot)?)));
             assert_eq!(slots().count(), backend.open as usize, "connections are counted");
             for (place, slot) in slots() {
-                let route = Route { backend: BackendSlot(at as u16), socket: number(place) };
+                let route = Route { backend: BackendSlot(to_u16(at)), socket: number(place) };
                 assert_eq!(
                     self.table.value(slot).map(|c| c.route),
                     Some(route),
@@ -544,6 +545,6 @@ impl BackendConnection {
     }
 }
 
-const fn number(at: usize) -> SocketSlot {
-    SocketSlot::Connection(at as u16)
+fn number(at: usize) -> SocketSlot {
+    SocketSlot::Connection(to_u16(at))
 }

@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering::Release;
 
 use crate::balance::{Balancer, Subject};
 use crate::base::addr::{BackendSlot, Endpoint, PoolSlot, Route};
+use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Snapshot};
 use crate::rules::copies::Copies;
@@ -101,7 +102,7 @@ impl Dispatcher {
         }
         self.retiring = (0..self.attached.len())
             .filter(|at| self.attached[*at].is_some())
-            .map(|at| BackendSlot(at as u16))
+            .map(|at| BackendSlot(to_u16(at)))
             .filter(|slot| snapshot.backend(*slot).is_none())
             .collect();
         self.retry_tokens.resize(snapshot.pools.len(), RETRY_TOKENS_MAX / 10);

@@ -141,7 +141,8 @@ impl Slot {
 
     const fn client(&self) -> Client {
         let (local, connection) = if self.flags & CONNECTION == 0 {
-            (LocalSlot(self.place as u16), None)
+            let [low, high, ..] = self.place.to_le_bytes();
+            (LocalSlot(u16::from_le_bytes([low, high])), None)
         } else {
             (LocalSlot::LISTENER, Some(ConnectionSlot(self.place)))
         };
@@ -399,7 +400,7 @@ impl Outstanding {
         }
         if connection.is_none() && table.batch != batch {
             table.batch = batch;
-            table.socket = rng.below(u32::from(table.sockets)) as u16;
+            table.socket = rng.below_u8(table.sockets).into();
         }
         if table.live as usize * 2 >= table.slots.len() && table.slots.len() < table.slots_max() {
             table.grow();
@@ -451,7 +452,7 @@ impl Outstanding {
             }
             if draw >= DRAWS / 2 && connection.is_none() {
                 // This socket's ids are nearly used up: another one may have more.
-                socket = rng.below(u32::from(table.sockets)) as u16;
+                socket = rng.below_u8(table.sockets).into();
             }
         }
         None

@@ -12,6 +12,7 @@
 //! the id.
 
 use crate::base::addr::BackendSlot;
+use crate::base::narrow::to_u16;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::outstanding::Key;
 use crate::wire::transfer::Transfer;
@@ -111,7 +112,7 @@ impl QueryTable {
             Some(index) => index,
             None if self.entries.len() < ENTRIES_MAX => {
                 self.entries.push(Entry::default());
-                (self.entries.len() - 1) as u16
+                to_u16(self.entries.len() - 1)
             }
             None => return None,
         };
