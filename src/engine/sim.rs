@@ -39,8 +39,6 @@ const TAILROOM: usize = 448;
 const IDLE: TickDelta = TickDelta::from_ms(250);
 /// Packets of one batch.
 const BATCH: usize = 64;
-/// Backends that are tried for a query that cannot be sent, as in the socket engine.
-const UNSENT_ATTEMPTS: usize = 4;
 
 /// What a network path does to a datagram.
 #[derive(Clone, Copy, Debug, Default)]
@@ -419,30 +417,22 @@ impl Node {
     }
 
     /// Sends a query, or offers it to other backends when the kernel refuses.
-    fn send(&mut self, shard: usize, mut route: Route, mut bytes: Vec<u8>, network: &mut Network) {
-        let mut refused = Vec::new();
-        for tried in 0..=UNSENT_ATTEMPTS {
-            if let Some(backend_sockets) = self.backend_sockets(route.backend)
-                && !network.refuses(backend_sockets.backend)
-            {
-                let port = Port { shard, route, opened: backend_sockets.opened };
-                let seen = || {
-                    What::Seen(Seen::Query { backend: backend_sockets.backend, port, bytes: bytes.clone() })
-                };
-                return network.travel(network.backends, seen);
+    fn send(&mut self, shard: usize, route: Route, mut bytes: Vec<u8>, network: &mut Network) {
+        let backends = &self.backends;
+        let mut send = |route: Route, bytes: &[u8]| {
+            let backend_sockets = backends.get(route.backend.index()).copied().flatten();
+            let Some(BackendSockets { backend, opened }) = backend_sockets else { return false };
+            if network.refuses(backend) {
+                return false;
             }
+            let port = Port { shard, route, opened };
+            let seen = || What::Seen(Seen::Query { backend, port, bytes: bytes.to_vec() });
+            network.travel(network.backends, seen);
+            true
+        };
+        if !send(route, &bytes) {
             let mut packet = roomy(&mut bytes);
-            if tried == UNSENT_ATTEMPTS {
-                return self.shard.abandon(route, &mut packet);
-            }
-            refused.push(route.backend);
-            match self.shard.on_unsent(route, &mut packet, &refused) {
-                Verdict::Forward(other) => {
-                    route = other;
-                    bytes = packet.bytes().to_vec();
-                }
-                Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
-            }
+            self.shard.on_unsent(route, &mut packet, |_, route, bytes| send(route, bytes));
         }
     }
 
