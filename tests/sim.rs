@@ -150,6 +150,8 @@ impl Model {
             match seen {
                 Seen::Query { backend, port, bytes } => self.at_backend(backend, port, bytes),
                 Seen::Answer { client, bytes } => self.at_client(client, &bytes),
+                Seen::Relayed { .. } | Seen::Connect { .. } | Seen::Bytes { .. } => panic!("{seen:?}"),
+                Seen::End { .. } | Seen::Reset { .. } => panic!("{seen:?}"),
             }
         }
     }
