@@ -290,20 +290,27 @@ impl Sim {
         }
     }
 
-    /// Lets everything of this instant arrive, and runs at most one turn of a shard. What becomes
-    /// visible is returned by [`Sim::next`] later.
-    pub fn turn(&mut self, shard: usize) {
+    /// Lets everything of this instant arrive, and runs one turn of a shard and none of others.
+    /// Returns what is visible at this instant.
+    pub fn turn(&mut self, shard: usize) -> Vec<Seen> {
+        let mut seen = self.arrivals();
+        self.run_turn(shard);
+        seen.extend(self.arrivals());
+        seen
+    }
+
+    /// Handles the events of this instant but the wake-ups, which stay.
+    fn arrivals(&mut self) -> Vec<Seen> {
         let mut seen = Vec::new();
         while let Some(event) = self.network.next_event(self.network.now) {
             match event.what {
-                What::Arrive(at, arrival) => self.arrive(at, arrival),
-                What::Seen(_) => seen.push(event.what),
-                What::Wake(at) if at != shard && self.nodes[at].wakes_at == event.at => self.run_turn(at),
+                What::Seen(what) => seen.push(what),
+                What::Arrive(at, arrival) => self.nodes[at].arrive(arrival, &mut self.network),
                 What::Wake(_) => {}
             }
         }
-        seen.into_iter().for_each(|what| self.network.schedule(self.network.now, what));
-        self.run_turn(shard);
+        self.wake_all();
+        seen
     }
 
     fn arrive(&mut self, at: usize, arrival: Arrival) {

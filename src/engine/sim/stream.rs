@@ -244,6 +244,8 @@ impl Network {
         match arrival {
             // What is sent to a closed socket is answered with a reset.
             Arrival::Bytes(..) if tcp.closed.is_some() && !tcp.is_draining => return self.break_off(stream),
+            // Nothing follows the end.
+            Arrival::Bytes(..) if tcp.ended => return,
             Arrival::Bytes(_, bytes) => tcp.unread.extend(bytes),
             Arrival::End(_, announced) => (tcp.ended, tcp.announced) = (true, announced),
             Arrival::Reset(_) => (tcp.broken, tcp.is_gone) = (true, true),
@@ -409,6 +411,12 @@ impl Sim {
     #[must_use]
     pub fn closed(&self, stream: Stream) -> Option<Closed> {
         self.network.streams[stream.0 as usize].closed
+    }
+
+    /// Returns how many bytes have arrived at the shard that its engine has not read.
+    #[must_use]
+    pub fn unread(&self, stream: Stream) -> usize {
+        self.network.streams[stream.0 as usize].unread.len()
     }
 
     /// Returns whether the shard's engine reads a connection.
