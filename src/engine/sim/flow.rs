@@ -207,7 +207,7 @@ impl Node {
     pub(super) fn serve_flow(&mut self, session: SessionSlot) {
         if let RelayInterest::Close(why) = self.shard.relay_interest(session) {
             self.flows.remove(&session);
-            self.shard.on_session_closed(session, why);
+            self.end_session(session, why);
         }
     }
 }

@@ -37,7 +37,7 @@ pub mod stream;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::base::addr::{Client, ListenerSlot, Route};
+use crate::base::addr::{Client, ListenerSlot, Route, SessionSlot};
 use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 pub use crate::engine::sim::flow::FlowPort;
@@ -48,6 +48,7 @@ pub use crate::engine::sim::server::{Server, sibling};
 pub use crate::engine::sim::stream::{Closed, Connects, Role, Stream};
 use crate::model::Snapshot;
 use crate::shard::Shard;
+use crate::stats::close_reason::RelayCloseReason;
 use crate::stats::live::LiveState;
 
 /// Bytes of one read, as in the socket engine.
@@ -223,6 +224,11 @@ impl Sim {
     #[must_use]
     pub fn is_listening(&self, shard: usize, listener: ListenerSlot) -> bool {
         self.nodes[shard].listener(listener).is_some()
+    }
+
+    /// Returns the relay sessions of a shard that have ended since the last call, and why.
+    pub fn ended_sessions(&mut self, shard: usize) -> Vec<(SessionSlot, RelayCloseReason)> {
+        std::mem::take(&mut self.nodes[shard].ended_sessions)
     }
 
     /// Returns the shards, for inspection.

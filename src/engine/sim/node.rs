@@ -22,6 +22,7 @@ use crate::engine::turn::{ACCEPTS, Round, Slice, Stage, Task, Weight};
 use crate::model::{Listener, Service, Snapshot};
 use crate::shard::Shard;
 use crate::shard::messages::Resumed;
+use crate::stats::close_reason::RelayCloseReason;
 
 /// An idle shard wakes this often, as in the socket engine.
 const IDLE: TickDelta = TickDelta::from_ms(250);
@@ -82,6 +83,8 @@ pub(super) struct Node {
     pub(super) links: BTreeMap<(u16, u16), Stream>,
     pub(super) relays: BTreeMap<SessionSlot, RelayedConnection>,
     pub(super) flows: BTreeMap<SessionSlot, Flow>,
+    /// Sessions that have ended, and why, for the caller.
+    pub(super) ended_sessions: Vec<(SessionSlot, RelayCloseReason)>,
     /// Shut down, but perhaps not yet closed by their clients: how often each is still checked.
     pub(super) draining: VecDeque<(Stream, u8)>,
     /// Those of them that are due for a check.
@@ -116,6 +119,7 @@ impl Node {
             links: BTreeMap::new(),
             relays: BTreeMap::new(),
             flows: BTreeMap::new(),
+            ended_sessions: Vec::new(),
             draining: VecDeque::new(),
             draining_due: 0,
             round: Round::default(),
@@ -445,6 +449,12 @@ impl Node {
         }
         self.draining_due = self.draining.len();
         self.tidied = now;
+    }
+
+    /// Reports to the shard that a session's sockets are closed.
+    pub(super) fn end_session(&mut self, session: SessionSlot, why: RelayCloseReason) {
+        self.shard.on_session_closed(session, why);
+        self.ended_sessions.push((session, why));
     }
 
     /// Returns the connection of a route.

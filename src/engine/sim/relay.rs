@@ -180,7 +180,7 @@ impl Node {
             }
             network.close(stream, Closed::Relay(why));
         }
-        self.shard.on_session_closed(session, why);
+        self.end_session(session, why);
     }
 }
 
