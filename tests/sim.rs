@@ -3,6 +3,8 @@
 //!
 //! A failure prints its seed; `SIM_SEED=` with that number replays only that run.
 
+#[path = "sim/mixed.rs"]
+mod mixed;
 mod support;
 
 use std::collections::BTreeMap;
