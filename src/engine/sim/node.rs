@@ -444,7 +444,10 @@ impl Node {
     fn tidy(&mut self, now: Tick) {
         let gone: Vec<BackendSlot> = self.shard.retired().collect();
         for slot in gone {
-            self.backends[slot.index()] = None;
+            // One that was replaced before the first turn has no sockets.
+            if let Some(sockets) = self.backends.get_mut(slot.index()) {
+                *sockets = None;
+            }
             self.shard.detach(slot);
         }
         self.draining_due = self.draining.len();
