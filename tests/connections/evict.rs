@@ -42,7 +42,7 @@ fn connections_without_a_query_are_evicted_first_oldest_first() {
     harness.pass(2_000);
     for (n, gone) in all[1..].iter().enumerate().take(8) {
         connect(&mut harness).expect("another one is evicted");
-        assert_eq!(harness.ended.get(&gone), Some(&ClientCloseReason::Evicted));
+        assert_eq!(harness.ended.get(gone), Some(&ClientCloseReason::Evicted));
         assert_eq!(ended(&harness, ClientCloseReason::Evicted), n as u64 + 1);
     }
     assert!(!harness.got(all[0]).is_empty(), "who has asked stays");

@@ -168,15 +168,13 @@ impl Node {
 
     /// Returns whether there is work that needs no event of the network.
     pub(super) fn has_work(&self, network: &Network) -> bool {
-        self.round.stage() != Stage::Idle
+        let queries = self.queries.len() + self.responses.len();
+        let relayed = self.relayed.len() + self.replies.len();
+        let shard = self.shard.pending() + self.shard.resumable();
+        queries + relayed + shard + self.unlisten.len() + self.draining_due > 0
+            || self.round.stage() != Stage::Idle
             || !self.round.is_free()
-            || !(self.queries.is_empty() && self.responses.is_empty())
-            || !(self.relayed.is_empty() && self.replies.is_empty())
-            || !self.unlisten.is_empty()
             || self.listeners.iter().flatten().any(|l| !l.waiting.is_empty())
-            || self.shard.pending() > 0
-            || self.shard.resumable() > 0
-            || self.draining_due > 0
             || network.has_ready(self.index)
     }
 
@@ -258,10 +256,10 @@ impl Node {
         }
         let waiting = self.listeners.iter().flatten().filter(|l| !l.waiting.is_empty());
         let accepts: Vec<_> = waiting.map(|l| Task::accept(l.listener.slot)).collect();
-        let any = !self.round.is_free()
-            || !(accepts.is_empty() && self.answers.is_empty() && self.events.is_empty());
         accepts.into_iter().for_each(|task| self.round.add(task));
-        if any || self.shard.pending() > 0 || self.shard.resumable() > 0 || self.draining_due > 0 {
+        let events = self.answers.len() + self.events.len();
+        let shard = self.shard.pending() + self.shard.resumable();
+        if events + shard + self.draining_due > 0 || !self.round.is_free() {
             self.round.enter(Stage::Answers, 0);
         }
     }

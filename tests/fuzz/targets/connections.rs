@@ -235,7 +235,7 @@ impl World {
                 // In two parts, with time between them or not.
                 let (first, second) = bytes.split_at(bytes.len() * usize::from(events.byte()) / 256);
                 self.sim.send(stream, first);
-                if events.byte() % 2 == 0 {
+                if events.byte().is_multiple_of(2) {
                     self.run();
                 }
                 self.sim.send(stream, second);
@@ -278,7 +278,7 @@ impl World {
             }
             17 => {
                 let Some(port) = self.flows.pop() else { return };
-                if events.byte() % 4 == 0 {
+                if events.byte().is_multiple_of(4) {
                     self.sim.refuse(port);
                 } else {
                     self.sim.reply(port, TickDelta(0), b"a reply");
