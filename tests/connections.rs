@@ -12,6 +12,7 @@ mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -1157,22 +1158,29 @@ fn strain(seed: u64) {
     }
 }
 
-#[test]
-fn no_connection_hangs() {
-    for seed in 0..300 {
-        if let Err(panic) = std::panic::catch_unwind(|| strain(seed)) {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
+/// Runs `trial` for every seed, or for the seed in `SIM_SEED`.
+fn seeds(count: u64, trial: impl Fn(u64)) {
+    let range = match std::env::var("SIM_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("SIM_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..count,
+    };
+    for seed in range {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| trial(seed))) {
+            eprintln!("replay with SIM_SEED={seed}");
+            resume_unwind(panic);
         }
     }
 }
 
 #[test]
+fn no_connection_hangs() {
+    seeds(300, strain);
+}
+
+#[test]
 fn every_query_that_a_server_can_answer_is_answered() {
-    for seed in 0..150 {
-        if let Err(panic) = std::panic::catch_unwind(|| play(seed)) {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    seeds(150, play);
 }
