@@ -178,7 +178,15 @@
 //!     tcp.rs              connections: half-close, resets, what each side is watched for
 //!     udp.rs              flows: a socket to the target for each
 //!   schedule.rs         how much is done in one turn of a loop, and what is left for the next
-//!   sim.rs              seeded network and virtual clock: delay, loss, reordering, spoofing
+//!   sim/                the simulator: seeded network and virtual clock around real shards
+//!     connections.rs      connections of clients and to backends, as the reactor serves them
+//!     datagram.rs         DNS over UDP
+//!     flow.rs             relayed flows
+//!     network.rs          what is under way: delay, loss, reordering
+//!     node.rs             a shard and what its engine would own; turns and rounds
+//!     relay.rs            relayed connections
+//!     server.rs           how a name server behaves, statistically
+//!     stream.rs           connections as their peers see them: segments, windows, half-close, reset
 //!   socket.rs           safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   stream/             sockets of connections: accept, read, write, close
 //!     draining_close.rs   connections that we have closed and their clients have not

@@ -210,6 +210,7 @@ impl Shard {
     /// The part of [`Shard::on_tick`] that each batch needs when nothing is due: publishes this
     /// shard's counts.
     pub fn publish(&mut self) {
+        self.dispatcher.end_batch();
         let cx = &self.cx;
         self.dispatcher.balancer.publish();
         let stats = cx.stats();

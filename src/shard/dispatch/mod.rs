@@ -54,7 +54,7 @@ pub(crate) struct Dispatcher {
     retry_tokens: Vec<u64>,
     /// Outstanding attempts whose response no client waits for.
     unawaited: u32,
-    /// Queries that were sent to servers up to the last tick.
+    /// Queries that were sent to servers up to the last batch.
     claimed: u64,
     /// Buffer for PROXY headers.
     header: Vec<u8>,
@@ -172,12 +172,17 @@ impl Dispatcher {
         self.queries.proxied(pending.waiter.entry()).map_or(pending.client.peer, |proxied| proxied.source)
     }
 
-    /// Returns how many timed-out attempts may be handled in one tick: as many as began since the
-    /// last one, and `more`, so that no backlog grows.
-    pub(crate) fn due_per_tick(&mut self, more: usize) -> u64 {
+    /// Returns how many timed-out attempts may be handled in one tick: as many as began in this
+    /// batch, and `more`, so that no backlog grows.
+    pub(crate) const fn due_per_tick(&self, more: usize) -> u64 {
         let [claimed, ..] = self.outstanding.totals();
-        let begun = claimed - std::mem::replace(&mut self.claimed, claimed);
-        begun.saturating_add(more as u64)
+        (claimed - self.claimed).saturating_add(more as u64)
+    }
+
+    /// A batch ends.
+    pub(crate) const fn end_batch(&mut self) {
+        let [claimed, ..] = self.outstanding.totals();
+        self.claimed = claimed;
     }
 
     /// Returns the queue for the next part of a response over a connection.
