@@ -24,14 +24,14 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
-use dnslob::base::addr::{Client, LocalSlot, Route};
+use dnslob::base::addr::{Client, ConnectionSlot, LocalSlot, Route};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
 use dnslob::model::Snapshot;
 use dnslob::shard::Shard;
-use dnslob::shard::messages::PendingWork;
+use dnslob::shard::messages::{PendingWork, Resumed};
 use dnslob::shard::verdict::Verdict;
 use dnslob::stats::close_reason::ClientCloseReason;
 use dnslob::stats::live::{LiveState, State};
@@ -74,40 +74,62 @@ struct Case {
     name: &'static str,
     text: fn() -> String,
     query: &'static str,
-    tcp: bool,
+    transport: Transport,
+}
+
+/// How queries arrive and leave.
+#[derive(Clone, Copy)]
+enum Transport {
+    /// Over UDP on both sides.
+    Udp,
+    /// A TCP connection for each query, to backends over UDP.
+    TcpEach,
+    /// All over one TCP connection, to backends over their connections.
+    TcpPipelined,
 }
 
 const CASES: &[Case] = &[
-    Case { name: "udp", text: String::new, query: "1234 RD www.example.com/A OPT=1232", tcp: false },
+    Case {
+        name: "udp",
+        text: String::new,
+        query: "1234 RD www.example.com/A OPT=1232",
+        transport: Transport::Udp,
+    },
     Case {
         name: "udp-rules",
         text: || RULES.to_owned(),
         query: "1234 RD www.example.com/A OPT=1232",
-        tcp: false,
+        transport: Transport::Udp,
     },
     Case {
         name: "udp-among-names",
         text: among_names,
         query: "1234 RD www.name77777.example.net/A",
-        tcp: false,
+        transport: Transport::Udp,
     },
     Case {
         name: "udp-own-answer",
         text: own_answer,
         query: "1234 RD www.example.com/A OPT=1232",
-        tcp: false,
+        transport: Transport::Udp,
     },
     Case {
         name: "tcp",
         text: || "setTCPToUDP(true)\n".to_owned(),
         query: "1234 RD www.example.com/A",
-        tcp: true,
+        transport: Transport::TcpEach,
+    },
+    Case {
+        name: "tcp-pipelined",
+        text: String::new,
+        query: "1234 RD www.example.com/A",
+        transport: Transport::TcpPipelined,
     },
     Case {
         name: "udp-lua-action",
         text: || LUA.to_owned(),
         query: "1234 RD www.example.com/A OPT=1232",
-        tcp: false,
+        transport: Transport::Udp,
     },
 ];
 
@@ -142,6 +164,8 @@ struct World {
     clients: Vec<Client>,
     buffers: Vec<[u8; 1024]>,
     routes: Vec<Option<(Route, usize)>>,
+    /// The connection of pipelined queries.
+    pipelined: Option<ConnectionSlot>,
 }
 
 impl World {
@@ -152,7 +176,7 @@ impl World {
         snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
         let shard = Shard::new(0, live_state, snapshot.clone(), ShardRng::from_seed(1));
         let mut query = message(case.query);
-        if case.tcp {
+        if !matches!(case.transport, Transport::Udp) {
             query.splice(..0, (query.len() as u16).to_be_bytes());
         }
         let mut world = Self {
@@ -163,6 +187,7 @@ impl World {
             clients: (0..BATCH).map(|at| client(&format!("127.0.0.1:{}", 4_000 + at))).collect(),
             buffers: vec![[0; 1024]; BATCH],
             routes: vec![None; BATCH],
+            pipelined: None,
         };
         world.pass();
         world
@@ -205,7 +230,7 @@ impl World {
     }
 
     /// The same with a TCP connection for each query, which is closed at the end; the servers use UDP.
-    fn tcp(&mut self) -> usize {
+    fn tcp_each(&mut self) -> usize {
         let Self { shard, snapshot, buffers, routes, .. } = self;
         let mut connections = [None; BATCH];
         for at in 0..BATCH {
@@ -245,9 +270,54 @@ impl World {
         answered
     }
 
+    /// A batch of queries in one read of a connection that stays open, and of their responses in one
+    /// read of each backend connection.
+    fn tcp_pipelined(&mut self) -> usize {
+        let Self { shard, snapshot, query, .. } = self;
+        let client = *self.pipelined.get_or_insert_with(|| {
+            let accepted = shard.on_accept(self.clients[0].peer, &snapshot.listeners[0], LocalSlot::LISTENER);
+            accepted.expect("an accepted connection")
+        });
+        let queries = query.repeat(BATCH);
+        shard.on_client_bytes(client, &queries, &mut || true, &mut |_, _| {});
+        while shard.resume_next(&mut || true, &mut |_, _| {}) != Resumed::Nothing {}
+        let mut read = Vec::new();
+        while let Some(work) = shard.next_pending() {
+            let PendingWork::Backend(route) = work else { continue };
+            if shard.backend_is_connecting(route) {
+                shard.on_backend_open(route);
+            }
+            let output = shard.backend_output(route).to_vec();
+            shard.backend_written(route, output.len());
+            read.push((route, output));
+        }
+        shard.on_tick(&mut |_, _| {});
+        self.pass();
+        let shard = &mut self.shard;
+        let frame = self.query.len();
+        for (route, mut bytes) in read {
+            bytes.chunks_mut(frame).for_each(|message| message[4] |= header::QR);
+            shard.on_backend_bytes(route, &bytes, &mut || true, &mut |_, _| {});
+        }
+        while shard.resume_next(&mut || true, &mut |_, _| {}) != Resumed::Nothing {}
+        shard.on_tick(&mut |_, _| {});
+        let answered = shard.client_output(client).len() / frame;
+        while let Some(work) = shard.next_pending() {
+            if let PendingWork::Client(connection) = work {
+                let written = shard.client_output(connection).len();
+                shard.client_written(connection, written);
+            }
+        }
+        answered
+    }
+
     fn batches(&mut self, case: &Case, count: usize) {
         for _ in 0..count {
-            let answered = if case.tcp { self.tcp() } else { self.udp() };
+            let answered = match case.transport {
+                Transport::Udp => self.udp(),
+                Transport::TcpEach => self.tcp_each(),
+                Transport::TcpPipelined => self.tcp_pipelined(),
+            };
             assert_eq!(answered, BATCH, "{}: every query is answered", case.name);
         }
     }

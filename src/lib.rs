@@ -51,13 +51,14 @@
 //!   certificates.rs     which certificate a client gets
 //!   ciphers.rs          ciphers by their OpenSSL names
 //!   client.rs           what a backend needs
+//!   date.rs             days of the calendar
 //!   der.rs              DER, as far as certificates need it
 //!   error.rs            what can be wrong with what was asked for
-//!   expiry.rs           a certificate's names, and until when it is good
 //!   failure.rs          why one failed: to be counted, and for people
 //!   files.rs            PEM and DER from files
 //!   fixture.rs          certificates for this module's tests
 //!   keylog.rs           secrets in a file, for debugging
+//!   leaf.rs             a certificate's names, and until when it is good
 //!   ocsp.rs             until when an OCSP response is good, and for which certificate
 //!   server.rs           what a listener needs; what it inherits at a reload
 //!   session.rs          one connection: bytes here, plaintext there
@@ -65,6 +66,7 @@
 //!   tickets.rs          the ring of keys that seal session tickets
 //!   trust.rs            since when a backend's certificate is known to be good; its sessions
 //!   verify.rs           whether a backend's certificate is good, and why not
+//!   version.rs          versions of TLS, and protocols by their ALPN names
 //!
 //! stats/                figures, limits and live state that all threads share
 //!   check_failure.rs    why a health check failed
@@ -143,12 +145,12 @@
 //!       timers.rs         a queue per time-out, a bucket per slice of time
 //!     proxy_header.rs     PROXY headers that servers get
 //!     query_table.rs      what is kept of outstanding queries besides their slots
-//!   evaluator.rs        rules' own state, and the evaluation of a chain
+//!   evaluator.rs        what rules keep between packets; sets up the evaluation of a chain
 //!   messages.rs         bytes of connections become messages; what the engine is to do for connections
-//!   pipeline/           the stages that a query and its answer pass, and the end of every query
+//!   pipeline/           the stages that a query and its response pass, and the end of every query
 //!     admission.rs        whether a query may be asked, and what it asks
-//!     evaluation.rs       the state that rules see and change
-//!     failure.rs          attempts without an answer: the query moves on, or is lost
+//!     failure.rs          attempts without a response: the query moves on, or is lost
+//!     rules.rs            the stage of rules: the state that they see and change
 //!     transfer.rs         zone transfers
 //!   recency.rs          who makes room for a new connection or flow
 //!   relay/              layer-4 relay sessions, without their sockets
@@ -168,14 +170,23 @@
 //!     transparent.rs      datagrams that come from their client's address
 //!   reactor/            the loop: epoll, recvmmsg, sendmmsg, UDP_SEGMENT
 //!     mailbox.rs          what the control thread says; closing listeners
-//!     round.rs            what is done for connections, a slice of time in each turn
+//!     serve.rs            serves connections, a slice of time in each turn
 //!   readiness.rs        sets of sockets, and what an epoll event is about
 //!   relay/              sockets of relay sessions: what is passed on unread
 //!     pipe.rs             the pipes that splice moves bytes through
 //!     splice_pump.rs      one direction of a connection, by splice; by copies where that does not do
 //!     tcp.rs              connections: half-close, resets, what each side is watched for
 //!     udp.rs              flows: a socket to the target for each
-//!   sim.rs              seeded network and virtual clock: delay, loss, reordering, spoofing
+//!   schedule.rs         how much is done in one turn of a loop, and what is left for the next
+//!   sim/                the simulator: seeded network and virtual clock around real shards
+//!     connections.rs      connections of clients and to backends, as the reactor serves them
+//!     datagram.rs         DNS over UDP
+//!     flow.rs             relayed flows
+//!     network.rs          what is under way: delay, loss, reordering
+//!     node.rs             a shard and what its engine would own; turns and rounds
+//!     relay.rs            relayed connections
+//!     server.rs           how a name server behaves, statistically
+//!     stream.rs           connections as their peers see them: segments, windows, half-close, reset
 //!   socket.rs           safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   stream/             sockets of connections: accept, read, write, close
 //!     draining_close.rs   connections that we have closed and their clients have not
@@ -188,7 +199,6 @@
 //!     raw.rs              the three calls of a turn, without points of cancellation
 //!     signal_stack.rs     a larger stack for signal handlers
 //!     single.rs           one datagram from an address of its own
-//!   turn.rs             how much is done in one turn, and what is left for the next
 //!
 //! lua/                  everything that runs or reads Lua
 //!   ffi/                what scripts reach through LuaJIT's ffi: which call, whose memory
@@ -296,6 +306,7 @@
 //!     rules.rs            the rules with their hits
 //!     servers.rs          the table of servers
 //!     text.rs             the line of --stats, the dump of SIGUSR1
+//!   stop.rs             the end of the process: what is finished, and what is cut
 //!   systemd.rs          sd_notify, watchdog, passed sockets
 //!   watchdog.rs         a sign of life only while every shard turns
 //!   writer.rs           bounded queue and thread before a descriptor that may block or fail
@@ -336,8 +347,11 @@
 //! | chain, rule | what moves, drops or answers a query before a policy sees it |
 //! | selector, action | what a rule matches, and what it does |
 //! | policy | chooses a backend of a pool for a query |
-//! | query, response, answer | what a client asks; what a backend says; what a client gets |
+//! | query | what a client asks, and what we ask a backend for it |
+//! | response | a message that a backend sent; its *response rules*, its counters |
+//! | answer | a message that a client gets: an edited response, or one of our own (*self-answered*) |
 //! | query state | what is known of a query besides its bytes; the *query table* keeps it |
+//! | attempt | one sending of a query to a backend: the first, a second beside it, or a later one |
 //! | outstanding | sent to a backend and not answered yet |
 //! | slot | a stable index: of a backend, a listener, an outstanding query |
 //! | route | a backend and one of our sockets or connections towards it |
@@ -349,7 +363,7 @@
 //! | verdict | what becomes of a packet |
 //!
 //! Verbs have one meaning: *parse* (bytes to a view), *evaluate* (a chain), *apply* (an action),
-//! *select* (a backend), *claim* (a slot for a query), *settle* (by its answer), *expire* (by its
+//! *select* (a backend), *claim* (a slot for a query), *settle* (by its response), *expire* (by its
 //! time-out), *finish* (a query, whatever its outcome), *compile* (draft to snapshot), *publish*
 //! (snapshot to shards), *drain* (no new queries, finish the old); `on_…`: an event enters the
 //! shard. Never *upstream* or *downstream*: every program means something else by them.

@@ -8,6 +8,8 @@
 mod certificate;
 #[path = "fuzz/targets/config.rs"]
 mod config;
+#[path = "fuzz/targets/connections.rs"]
+mod connections;
 #[path = "fuzz/targets/frames.rs"]
 mod frames;
 #[path = "fuzz/targets/networks.rs"]
@@ -331,6 +333,11 @@ fn networks() {
 #[test]
 fn shard() {
     smoke("shard", &[], 4_000, 1_000, shard::target);
+}
+
+#[test]
+fn connections() {
+    smoke("connections", &[], 3_000, 1_000, connections::target);
 }
 
 #[test]

@@ -12,7 +12,9 @@ use dnslob::base::time::{Tick, TickDelta};
 use dnslob::config::Slots;
 use dnslob::model::{Retry, Snapshot};
 use dnslob::shard::Shard;
+use dnslob::shard::messages::PendingWork;
 use dnslob::shard::verdict::Verdict;
+use dnslob::stats::close_reason::BackendCloseReason;
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::stats::live::{LiveState, State};
 use support::config::{TestConfig, client, configured};
@@ -425,14 +427,52 @@ fn a_query_that_cannot_be_sent_goes_to_another_server_then_is_dropped() {
     let (first, mut bytes) = bench.forwarded(QUERY);
     let length = bytes.len();
     let mut packet = Packet::new(&mut bytes, 0, length);
-    let Verdict::Forward(second) = bench.shard.on_unsent(first, &mut packet, &[first.backend]) else {
-        panic!("there is another server")
-    };
-    assert_ne!(first.backend, second.backend);
-    let verdict = bench.shard.on_unsent(second, &mut packet, &[first.backend, second.backend]);
-    assert_eq!(verdict, Verdict::Drop(DropReason::QuerySendError));
+    let mut offered = Vec::new();
+    bench.shard.on_unsent(first, &mut packet, |_, route, _| {
+        offered.push(route.backend);
+        false
+    });
+    assert_eq!(offered.len(), 1, "there is one other server");
+    assert_ne!(offered[0], first.backend);
     assert_eq!(bench.dropped(DropReason::QuerySendError), 1);
     assert_eq!(bench.shard.totals(), [2, 0, 0, 2], "claimed twice, released twice");
+    bench.shard.check_invariants();
+}
+
+/// Returns the servers to which the engine is to open a connection.
+fn opened(bench: &mut Bench) -> Vec<Route> {
+    let work = std::iter::from_fn(|| bench.shard.next_pending());
+    let routes: Vec<Route> = work
+        .filter_map(|work| if let PendingWork::Backend(route) = work { Some(route) } else { None })
+        .collect();
+    routes.into_iter().filter(|route| bench.shard.backend_is_connecting(*route)).collect()
+}
+
+#[test]
+fn a_query_that_moves_on_avoids_a_server_that_has_just_refused_a_connection() {
+    let mut bench = Bench::configured(
+        "newServer{address='127.0.1.1', tcpOnly=true, order=1} newServer{address='127.0.1.2', tcpOnly=true, order=2}
+         newServer{address='127.0.1.3', tcpOnly=true, order=3} setServerPolicy(firstAvailable)",
+    );
+    let ask = |bench: &mut Bench| {
+        let (verdict, _) = bench.query(client(CLIENT), &message(QUERY));
+        assert_eq!(verdict, Verdict::Hold);
+    };
+    let close = |bench: &mut Bench, route: Route, why: BackendCloseReason| {
+        bench.shard.on_backend_closed(route, Some(why), &mut |verdict, _| panic!("{verdict:?}"));
+    };
+    let backends = |routes: &[Route]| routes.iter().map(|route| route.backend.0).collect::<Vec<_>>();
+    ask(&mut bench);
+    let first = opened(&mut bench);
+    assert_eq!(backends(&first), [0]);
+    close(&mut bench, first[0], BackendCloseReason::Refused);
+    let second = opened(&mut bench);
+    assert_eq!(backends(&second), [1]);
+    // Another query, which the first server has not failed.
+    ask(&mut bench);
+    close(&mut bench, second[0], BackendCloseReason::Broken);
+    assert_eq!(backends(&opened(&mut bench)), [2], "both queries");
+    assert_eq!((bench.shard.outstanding(), bench.live_state.shards()[0].retries.get()), (2, 3));
     bench.shard.check_invariants();
 }
 

@@ -1,4 +1,4 @@
-//! Tests TCP and UDP relays without sockets: the target of a connection or flow, the next target
+//! Tests TCP and UDP relays in the simulator: the target of a connection or flow, the next target
 //! after a failure, limits, timeouts and accounting. First a table of cases, then a seeded
 //! simulation.
 //!
@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot, SessionSlot};
 use dnslob::base::rng::ShardRng;
-use dnslob::base::time::{Tick, TickDelta};
+use dnslob::base::time::TickDelta;
 use dnslob::config::Slots;
+use dnslob::engine::sim::{Connects, Role, Seen, Sim, Stream};
 use dnslob::engine::socket;
 use dnslob::engine::socket::ShardPosition;
 use dnslob::model::Steer;
@@ -41,15 +42,18 @@ fn udp(more: &str) -> String {
     tcp(more).replace("addTCPForward", "addUDPForward")
 }
 
-/// A shard, and an engine that carries out its orders.
+/// Clients and targets that play in the simulator, with one shard between them. Targets accept only
+/// when a test says so.
 struct Bench {
-    shard: Shard,
+    sim: Sim,
     live_state: Arc<LiveState>,
     snapshot: Arc<Snapshot>,
     slots: Slots,
-    now: Tick,
     /// Closed relay sessions, and their close reasons.
     closed: Vec<(SessionSlot, RelayCloseReason)>,
+    /// The connections of each session: from its client, and to the target that it tries or uses.
+    clients: BTreeMap<SessionSlot, Stream>,
+    targets: BTreeMap<SessionSlot, Stream>,
 }
 
 impl Bench {
@@ -58,48 +62,75 @@ impl Bench {
         let (snapshot, slots) = (Arc::new(compiled.snapshot), compiled.slots);
         let live_state = Arc::new(LiveState::new(1, 16));
         snapshot.backends.iter().flatten().for_each(|b| live_state.set_state(b.slot, State::Up));
-        let shard = Shard::new(0, live_state.clone(), snapshot.clone(), ShardRng::from_seed(7));
-        let now = Tick(1_000_000_000);
-        let mut bench = Self { shard, live_state, snapshot, slots, now, closed: Vec::new() };
-        bench.pass(0);
+        let sim = Sim::new(7, &live_state, snapshot.clone());
+        let (clients, targets) = (BTreeMap::new(), BTreeMap::new());
+        let mut bench = Self { sim, live_state, snapshot, slots, closed: Vec::new(), clients, targets };
+        bench.hang();
+        bench.run();
         bench
     }
 
-    /// Publishes another configuration for the next batch.
+    /// Lets no target react to a connection.
+    fn hang(&mut self) {
+        for target in self.snapshot.backends.iter().flatten() {
+            self.sim.set_connects(target.address, Connects::Hangs);
+        }
+    }
+
+    /// Publishes another configuration for the next turn.
     fn reload(&mut self, text: &str) {
         let compiled = configured(text, &self.slots, self.snapshot.generation + 1);
         (self.snapshot, self.slots) = (Arc::new(compiled.snapshot), compiled.slots);
+        self.hang();
+        self.sim.publish(self.snapshot.clone());
         self.pass(1);
     }
 
-    /// Advances the time in steps that miss no timeout, and does the work of the engine.
+    fn shard(&self) -> &Shard {
+        self.sim.shard(0)
+    }
+
+    /// Advances the time.
     fn pass(&mut self, ms: u64) {
-        for _ in 0..ms.div_ceil(50).max(1) {
-            self.now = self.now + TickDelta::from_ms(ms.min(50));
-            self.batch();
+        let until = self.sim.now() + TickDelta::from_ms(ms);
+        while let Some(seen) = self.sim.next(until) {
+            self.see(&seen);
+        }
+        self.run();
+    }
+
+    /// Lets the shard do all its work of this instant.
+    fn run(&mut self) {
+        while let Some(seen) = self.sim.next_at_once() {
+            self.see(&seen);
+        }
+        self.closed.extend(self.sim.ended_sessions(0));
+        self.shard().check_invariants();
+    }
+
+    fn see(&mut self, seen: &Seen) {
+        if let Seen::Connect { stream, .. } = seen
+            && let Role::Target(session) = self.sim.role(*stream)
+        {
+            self.targets.insert(session, *stream);
         }
     }
 
-    fn batch(&mut self) {
-        self.shard.begin_batch(self.now, &self.snapshot);
-        self.shard.on_tick(&mut |_, _| {});
-        self.pending();
-    }
-
-    fn pending(&mut self) {
-        while let Some(work) = self.shard.next_pending() {
-            let PendingWork::Relay(session) = work else { panic!("{work:?} of a relay") };
-            if let RelayInterest::Close(why) = self.shard.relay_interest(session) {
-                self.close(session, why);
-            }
-        }
-        self.shard.check_invariants();
-    }
-
+    /// Closes a session as its client or its target would.
     fn close(&mut self, session: SessionSlot, why: RelayCloseReason) {
-        self.shard.on_session_closed(session, why);
-        self.closed.push((session, why));
-        self.shard.check_invariants();
+        let (client, target) = (self.clients[&session], self.targets[&session]);
+        if why == RelayCloseReason::ClientBroken {
+            self.sim.reset(client);
+        } else {
+            self.open(session);
+            let [first, second] =
+                if why == RelayCloseReason::Client { [client, target] } else { [target, client] };
+            self.sim.end(first);
+            self.run();
+            self.sim.end(second);
+        }
+        self.run();
+        assert!(self.closed.contains(&(session, why)), "{session:?}: {:?}", self.closed);
     }
 
     fn listener(&self, at: usize) -> Arc<Listener> {
@@ -111,25 +142,54 @@ impl Bench {
     }
 
     fn connect_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<SessionSlot> {
-        let session = self.shard.on_relay_accept(endpoint(from), listener, LocalSlot::LISTENER);
-        self.pending();
-        session
+        let stream = self.sim.connect(0, listener.slot, endpoint(from));
+        self.run();
+        let Role::Relayed(session) = self.sim.role(stream) else { return None };
+        self.clients.insert(session, stream);
+        Some(session)
     }
 
     fn send(&mut self, from: &str, at: usize) -> Option<SessionSlot> {
         self.send_by(&self.listener(at), from)
     }
 
+    /// Sends a datagram; returns the flow by which its target receives it.
     fn send_by(&mut self, listener: &Arc<Listener>, from: &str) -> Option<SessionSlot> {
-        let client = Client { listener: listener.slot, ..client(from) };
-        let taken = self.shard.on_datagram(client, listener).map(|(session, _)| session);
-        self.pending();
+        self.sim.ask(0, Client { listener: listener.slot, ..client(from) }, b"a datagram");
+        let mut taken = None;
+        while let Some(seen) = self.sim.next_at_once() {
+            if let Seen::Relayed { port, .. } = seen {
+                taken = Some(port.session);
+            }
+        }
+        self.run();
         taken
+    }
+
+    /// The target accepts.
+    fn open(&mut self, session: SessionSlot) {
+        self.sim.accept(self.targets[&session]);
+        self.run();
+    }
+
+    /// Lets a number of bytes pass, or a datagram of that length.
+    fn relay(&mut self, session: SessionSlot, way: Direction, count: usize) {
+        let bytes = vec![7; count];
+        match (self.sim.flow_port(0, session), way) {
+            (Some(port), Direction::Back) => self.sim.reply(port, TickDelta(0), &bytes),
+            (Some(_), Direction::Out) => {
+                let (client, _) = self.shard().relay_client(session).expect("a flow");
+                self.sim.ask(0, client, &bytes);
+            }
+            (None, Direction::Out) => self.sim.send(self.clients[&session], &bytes),
+            (None, Direction::Back) => self.sim.send(self.targets[&session], &bytes),
+        }
+        self.run();
     }
 
     /// Returns the last byte of the target address that a session tries or uses.
     fn target(&self, session: SessionSlot) -> u8 {
-        match self.shard.relay_interest(session) {
+        match self.shard().relay_interest(session) {
             RelayInterest::Connect(attempt) | RelayInterest::Serve(attempt) => {
                 number(&self.snapshot, attempt.target)
             }
@@ -137,9 +197,13 @@ impl Bench {
         }
     }
 
+    /// The attempt to reach the target fails.
     fn fail(&mut self, session: SessionSlot, why: ConnectFailure) {
-        self.shard.on_target_failed(session, why);
-        self.pending();
+        match self.sim.flow_port(0, session) {
+            Some(port) => self.sim.refuse(port),
+            None => self.sim.fail(self.targets[&session], why),
+        }
+        self.run();
     }
 
     fn slot(&self, number_wanted: u8) -> BackendSlot {
@@ -187,9 +251,9 @@ fn targets_are_tried_in_order_until_one_accepts() {
     assert_eq!(bench.target(session), 2);
     bench.fail(session, ConnectFailure::Unreachable);
     assert_eq!(bench.target(session), 3);
-    bench.shard.on_target_open(session);
-    bench.shard.on_relayed(session, Direction::Out, 10);
-    bench.shard.on_relayed(session, Direction::Back, 7);
+    bench.open(session);
+    bench.relay(session, Direction::Out, 10);
+    bench.relay(session, Direction::Back, 7);
     bench.pass(20);
     assert_eq!(bench.live_state.outstanding(bench.slot(3)), 1);
     bench.close(session, RelayCloseReason::Client);
@@ -227,7 +291,7 @@ fn the_client_is_closed_only_when_all_have_failed() {
     }
     bench.fail(session, ConnectFailure::Refused);
     assert_eq!(bench.closed, [(session, RelayCloseReason::NoTarget)]);
-    assert_eq!((bench.ended(RelayCloseReason::NoTarget), bench.shard.sessions_open()), (1, 0));
+    assert_eq!((bench.ended(RelayCloseReason::NoTarget), bench.shard().sessions_open()), (1, 0));
 }
 
 #[test]
@@ -246,7 +310,7 @@ fn a_target_that_does_not_accept_in_time_is_skipped() {
     bench.fail(other, ConnectFailure::Refused);
     bench.fail(other, ConnectFailure::Refused);
     assert_eq!(bench.target(other), 1);
-    bench.shard.on_target_open(other);
+    bench.open(other);
     let third = bench.connect(TWO).expect("taken");
     assert_eq!(bench.target(third), 1, "it has accepted since");
 }
@@ -336,11 +400,11 @@ fn idle_connections_end_and_active_ones_stay() {
     let mut bench = Bench::new(&tcp(", idleTimeout=2"));
     let (idle, used) = (bench.connect(ONE).expect("taken"), bench.connect(TWO).expect("taken"));
     for session in [idle, used] {
-        bench.shard.on_target_open(session);
+        bench.open(session);
     }
     for _ in 0..8 {
         bench.pass(500);
-        bench.shard.on_relayed(used, Direction::Back, 1);
+        bench.relay(used, Direction::Back, 1);
     }
     assert_eq!(bench.closed, [(idle, RelayCloseReason::Idle)]);
     bench.pass(3_000);
@@ -351,25 +415,26 @@ fn idle_connections_end_and_active_ones_stay() {
 fn a_reload_keeps_connections() {
     let mut bench = Bench::new(&tcp(""));
     let (one, two) = (bench.connect(ONE).expect("taken"), bench.connect(TWO).expect("taken"));
-    bench.shard.on_target_open(one);
+    bench.open(one);
     let first = bench.slot(1);
     bench.reload(&tcp("").replace("\"127.0.1.1:25\", ", ""));
     bench.pass(2_000);
-    assert_eq!(bench.shard.retired().count(), 0, "its connections hold the slot");
-    let RelayInterest::Serve(attempt) = bench.shard.relay_interest(one) else { panic!("it goes on") };
+    assert_eq!(bench.shard().retired().count(), 0, "its connections hold the slot");
+    let RelayInterest::Serve(attempt) = bench.shard().relay_interest(one) else { panic!("it goes on") };
     assert_eq!(attempt.target, first);
     bench.fail(two, ConnectFailure::Refused);
     assert_eq!(bench.target(two), 2, "a new try goes by the new configuration");
     bench.close(one, RelayCloseReason::Client);
-    assert_eq!(bench.shard.retired().collect::<Vec<_>>(), [first]);
-    bench.shard.detach(first);
+    assert_eq!(bench.shard().retired().collect::<Vec<_>>(), [first]);
+    bench.pass(300);
+    assert_eq!(bench.shard().retired().count(), 0, "it is detached");
     // Its listener is removed, too.
-    bench.shard.on_target_open(two);
+    bench.open(two);
     bench.reload("newServer{address=\"127.0.1.9\"}\n");
     bench.pass(5_000);
-    assert!(matches!(bench.shard.relay_interest(two), RelayInterest::Serve(_)));
+    assert!(matches!(bench.shard().relay_interest(two), RelayInterest::Serve(_)));
     bench.close(two, RelayCloseReason::Client);
-    assert_eq!(bench.shard.sessions_open(), 0);
+    assert_eq!(bench.shard().sessions_open(), 0);
 }
 
 /// Returns a configuration that reopens all listeners; the old sockets still receive for a while.
@@ -472,7 +537,7 @@ fn a_flow_leaves_a_target_that_is_known_to_be_down() {
     bench.pass(1);
     assert_eq!(bench.send(ONE, 0), Some(flow));
     assert_eq!(bench.target(flow), 2, "it stays where it is served");
-    bench.shard.on_relayed(flow, Direction::Back, 5);
+    bench.relay(flow, Direction::Back, 5);
     bench.set(2, State::Down);
     bench.pass(1);
     bench.send(ONE, 0).expect("taken");
@@ -508,11 +573,11 @@ fn a_flow_without_a_target_is_replaced_by_the_next_datagram() {
 fn unanswered_flows_are_evicted_first() {
     let mut bench = Bench::new(&udp(", maxFlows=4"));
     let served = bench.send(ONE, 0).expect("taken");
-    bench.shard.on_relayed(served, Direction::Back, 100);
+    bench.relay(served, Direction::Back, 100);
     for n in 10..60 {
         bench.pass(1);
         bench.send(&format!("192.0.2.{n}:1"), 0).expect("another one makes room");
-        assert!(bench.shard.sessions_open() <= 4, "the table is bounded");
+        assert!(bench.shard().sessions_open() <= 4, "the table is bounded");
     }
     assert_eq!(bench.ended(RelayCloseReason::EvictedAtLimit), 47);
     assert_eq!(bench.send(ONE, 0), Some(served), "who is served stays");
@@ -533,9 +598,9 @@ fn spoofed_addresses_do_not_evict_active_flows() {
         let served: Vec<_> = (0..56).map(|n| format!("192.0.2.{n}:1")).collect();
         for from in &served {
             let flow = bench.send(from, 0).expect("taken");
-            bench.shard.on_relayed(flow, Direction::Out, 10);
-            bench.shard.on_relayed(flow, Direction::Back, 10);
-            bench.shard.on_relayed(flow, Direction::Out, 10);
+            bench.relay(flow, Direction::Out, 10);
+            bench.relay(flow, Direction::Back, 10);
+            bench.relay(flow, Direction::Out, 10);
         }
         bench.pass(1_000);
         for n in 0..60_000_u32 {
@@ -543,9 +608,9 @@ fn spoofed_addresses_do_not_evict_active_flows() {
             let flow = bench.send(&from, 0).expect("another one makes room");
             if n % 2 == 0 {
                 // The target answers every client.
-                bench.shard.on_relayed(flow, Direction::Back, 10);
+                bench.relay(flow, Direction::Back, 10);
             }
-            assert!(bench.shard.sessions_open() <= 64);
+            assert!(bench.shard().sessions_open() <= 64);
         }
         let opened = bench.live_state.shards()[0].relays.opened.get();
         let left = served.iter().filter(|from| bench.send(from, 0).is_some()).count();
@@ -576,14 +641,14 @@ fn idle_connections_are_evicted_and_active_ones_stay() {
     let mut all = Vec::new();
     for n in 1..=4 {
         let session = bench.connect(&format!("192.0.2.{n}:1")).expect("taken");
-        bench.shard.on_target_open(session);
-        bench.shard.on_relayed(session, Direction::Back, 1);
+        bench.open(session);
+        bench.relay(session, Direction::Back, 1);
         all.push(session);
     }
     assert_eq!(bench.connect("192.0.2.9:1"), None, "all were used a moment ago");
     assert_eq!((bench.ended(RelayCloseReason::Local), bench.ended(RelayCloseReason::Evicted)), (1, 0));
     bench.pass(500);
-    bench.shard.on_relayed(all[0], Direction::Out, 1);
+    bench.relay(all[0], Direction::Out, 1);
     bench.pass(500);
     // The refusal above requested a descriptor, and this shard has evicted a session since.
     bench.connect("192.0.2.9:1").expect("taken");
@@ -617,14 +682,15 @@ fn eviction_examines_only_flows() {
     let [tcp, udp] = [bench.listener(0), bench.listener(1)];
     let mut flows = 0..;
     let mut cost = |bench: &mut Bench| {
+        let shard = bench.sim.shard_mut(0);
         let mut round = || {
             let begun = std::time::Instant::now();
             for n in flows.by_ref().take(500) {
                 let from = Client { listener: udp.slot, ..client(&format!("192.0.2.{}:{n}", n % 250)) };
-                bench.shard.on_datagram(from, &udp).expect("another one makes room");
-                while let Some(PendingWork::Relay(session)) = bench.shard.next_pending() {
-                    if let RelayInterest::Close(why) = bench.shard.relay_interest(session) {
-                        bench.shard.on_session_closed(session, why);
+                shard.on_datagram(from, &udp).expect("another one makes room");
+                while let Some(PendingWork::Relay(session)) = shard.next_pending() {
+                    if let RelayInterest::Close(why) = shard.relay_interest(session) {
+                        shard.on_session_closed(session, why);
                     }
                 }
             }
@@ -635,12 +701,12 @@ fn eviction_examines_only_flows() {
     let alone = cost(&mut bench);
     for n in 0..50_000_u16 {
         let from = endpoint(&format!("192.0.2.{}:{n}", n % 250));
-        bench.shard.on_relay_accept(from, &tcp, LocalSlot::LISTENER).expect("taken");
+        bench.sim.shard_mut(0).on_relay_accept(from, &tcp, LocalSlot::LISTENER).expect("taken");
     }
     let beside = cost(&mut bench);
     assert!(beside < alone * 8, "{beside:?} with connections beside, {alone:?} without");
-    bench.shard.check_invariants();
-    assert_eq!(bench.shard.sessions_of(udp.slot), FLOWS);
+    bench.shard().check_invariants();
+    assert_eq!(bench.shard().sessions_of(udp.slot), FLOWS);
 }
 
 #[test]
@@ -650,12 +716,15 @@ fn flows_of_a_closed_listener_end_despite_target_traffic() {
     bench.pass(3_000);
     assert!(bench.closed.is_empty());
     assert_eq!(bench.live_state.connection_limits().by_listener(ListenerSlot(0)), 1);
-    bench.shard.close_flows(ListenerSlot(0), true);
+    bench.sim.unlisten(ListenerSlot(0));
+    bench.run();
     assert_eq!(bench.send(TWO, 0), None, "no new ones");
     bench.pass(500);
     assert!(bench.closed.is_empty(), "last words");
     for _ in 0..15 {
-        bench.shard.on_relayed(flow, Direction::Back, 3);
+        if bench.closed.is_empty() {
+            bench.relay(flow, Direction::Back, 3);
+        }
         bench.pass(100);
     }
     assert_eq!(bench.closed, [(flow, RelayCloseReason::Closing)]);
@@ -684,7 +753,7 @@ fn seeds(count: u64, trial: impl Fn(u64)) {
 
 /// The model of a connection: the targets that it has tried.
 #[derive(Debug, Default)]
-struct Seen {
+struct Known {
     tried: Vec<u8>,
     open: bool,
 }
@@ -705,7 +774,7 @@ fn counters_stay_consistent_under_any_order_of_events() {
         let mut rng = ShardRng::from_seed(seed);
         // Listeners of earlier configurations, which may still receive.
         let mut tcp_listeners = vec![bench.listener(0)];
-        let mut seen: BTreeMap<SessionSlot, Seen> = BTreeMap::new();
+        let mut seen: BTreeMap<SessionSlot, Known> = BTreeMap::new();
         let mut refused = 0;
         for _ in 0..1_500 {
             let known: Vec<SessionSlot> = seen.keys().copied().collect();
@@ -716,7 +785,7 @@ fn counters_stay_consistent_under_any_order_of_events() {
                     .connect_by(&tcp_listeners[rng.below(tcp_listeners.len() as u32) as usize], &from)
                 {
                     Some(session) => {
-                        assert!(seen.insert(session, Seen::default()).is_none(), "a slot for each");
+                        assert!(seen.insert(session, Known::default()).is_none(), "a slot for each");
                     }
                     None => refused += 1,
                 },
@@ -728,12 +797,13 @@ fn counters_stay_consistent_under_any_order_of_events() {
                     bench.fail(session, ConnectFailure::Refused);
                 }
                 (5, Some(session)) if !seen[&session].open => {
-                    bench.shard.on_target_open(session);
+                    bench.open(session);
                     seen.get_mut(&session).expect("known").open = true;
                 }
                 (6, Some(session)) => {
-                    let way = if rng.below(2) == 0 { Direction::Out } else { Direction::Back };
-                    bench.shard.on_relayed(session, way, rng.below(9_000) as usize);
+                    let is_back = rng.below(2) == 0 && seen[&session].open;
+                    let way = if is_back { Direction::Back } else { Direction::Out };
+                    bench.relay(session, way, rng.below(9_000) as usize);
                 }
                 (7, Some(session)) => bench.close(session, RelayCloseReason::ClientBroken),
                 (8, _) => {
@@ -744,7 +814,8 @@ fn counters_stay_consistent_under_any_order_of_events() {
                 (9, _) if rng.below(8) == 0 => {
                     let closes = bench.listener(1).slot;
                     bench.reload(&versioned(tcp_listeners.len() as u32, &text));
-                    bench.shard.close_flows(closes, true);
+                    bench.sim.unlisten(closes);
+                    bench.run();
                     tcp_listeners.push(bench.listener(0));
                 }
                 _ => bench.pass(u64::from(rng.below(400))),
@@ -768,7 +839,7 @@ fn counters_stay_consistent_under_any_order_of_events() {
         let left: Vec<_> = seen.keys().copied().collect();
         left.into_iter().for_each(|p| bench.close(p, RelayCloseReason::Client));
         bench.pass(5_000);
-        assert_eq!(bench.shard.sessions_open(), 0, "flows are idle by then");
+        assert_eq!(bench.shard().sessions_open(), 0, "flows are idle by then");
         let outstanding =
             bench.snapshot.backends.iter().flatten().map(|b| bench.live_state.outstanding(b.slot));
         assert_eq!(outstanding.sum::<u32>(), 0, "nothing is left on any target");

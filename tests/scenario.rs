@@ -93,6 +93,13 @@ impl Simulated {
                 self.at_clients.entry(client.peer.port).or_default().push_back((client, bytes));
                 true
             }
+            Some(
+                other @ (Seen::Relayed { .. }
+                | Seen::Connect { .. }
+                | Seen::Bytes { .. }
+                | Seen::End { .. }
+                | Seen::Reset { .. }),
+            ) => panic!("a transcript has datagrams only: {other:?}"),
             None => false,
         }
     }

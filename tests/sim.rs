@@ -3,6 +3,8 @@
 //!
 //! A failure prints its seed; `SIM_SEED=` with that number replays only that run.
 
+#[path = "sim/mixed.rs"]
+mod mixed;
 mod support;
 
 use std::collections::BTreeMap;
@@ -150,6 +152,8 @@ impl Model {
             match seen {
                 Seen::Query { backend, port, bytes } => self.at_backend(backend, port, bytes),
                 Seen::Answer { client, bytes } => self.at_client(client, &bytes),
+                Seen::Relayed { .. } | Seen::Connect { .. } | Seen::Bytes { .. } => panic!("{seen:?}"),
+                Seen::End { .. } | Seen::Reset { .. } => panic!("{seen:?}"),
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::base::time::Tick;
 use crate::base::time::TickDelta;
 use crate::model::Ring;
 use crate::model::policy::{HashKey, Kind, Policy};
-use crate::model::{BackendConnectionOptions, ClientAddress, *};
+use crate::model::*;
 use crate::stats::live::{LiveState, PPM, State};
 
 const POOL: PoolSlot = PoolSlot(0);
@@ -31,52 +31,9 @@ const KINDS: [Kind; 9] = [
 
 /// Returns a backend with every option at its default.
 pub(crate) fn backend(slot: u16) -> Backend {
-    Backend {
-        slot: BackendSlot(slot),
-        id: format!("backend-{slot}"),
-        name: format!("b{slot}"),
-        address: SocketAddr::from(([127, 0, 0, 1], 5300 + slot)),
-        order: 1,
-        weight: 1,
-        qps: 0,
-        timeout: TickDelta::from_ms(2_000),
-        sockets: 4,
-        outstanding_max: 65_536,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
-        use_client_subnet: false,
-        tee: false,
-        target: false,
-        connections: BackendConnectionOptions::default(),
-        client_address: ClientAddress::Hidden,
-        health: Health {
-            mode: HealthMode::Auto,
-            probe: Probe::Udp,
-            qname: String::from("a.root-servers.net."),
-            qtype: 1,
-            qclass: 1,
-            set_cd: false,
-            must_resolve: false,
-            interval: TickDelta::from_ms(1_000),
-            timeout: TickDelta::from_ms(1_000),
-            rise: 1,
-            fall: 1,
-            choose: None,
-            judge: None,
-            slow_start: TickDelta(0),
-            lazy: Lazy {
-                threshold_percent: 20,
-                sample: 100,
-                sample_min: 1,
-                failed_interval: TickDelta::from_ms(30_000),
-                backoff_max: None,
-                servfail_counts: true,
-            },
-        },
-    }
+    let plain = Backend::new(BackendSlot(slot), SocketAddr::from(([127, 0, 0, 1], 5300 + slot)));
+    let health = Health { slow_start: TickDelta(0), ..Health::default() };
+    Backend { id: format!("backend-{slot}"), name: format!("b{slot}"), health, ..plain }
 }
 
 /// Returns backends 0..n, all up, edited by `edit`.

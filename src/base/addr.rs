@@ -15,6 +15,9 @@ pub struct BackendSlot(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerSlot(pub u16);
 
+/// Most listeners at a time, including removed ones that shards still serve.
+pub const LISTENERS_MAX: usize = 1024;
+
 /// Index of a pool in one [`Snapshot`](crate::model::Snapshot); 0 is the default pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolSlot(pub u16);

@@ -42,6 +42,12 @@ impl ShardRng {
         ((u64::from(self.0.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
+    /// The same for a small bound.
+    #[inline]
+    pub fn below_u8(&mut self, bound: u8) -> u8 {
+        u8::try_from(self.below(bound.into())).unwrap_or(0)
+    }
+
     /// Returns true with probability `ppm` / 1,000,000.
     pub fn chance(&mut self, ppm: u32) -> bool {
         self.below(1_000_000) < ppm

@@ -21,7 +21,7 @@ use crate::model::Ring;
 use crate::model::Steer;
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, HealthMode, Listener, Pool,
+    Backend, BackendConnectionOptions, ConnectionOptions, Globals, Health, HealthMode, Listener, Pool,
     ProxyHeader, ProxyLimits, Service, Snapshot, SocketOptions,
 };
 use crate::rules::action::Tee;
@@ -277,9 +277,6 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Ve
     }
     let mut occurrences: HashMap<SocketAddr, u32> = HashMap::new();
     let settings = &draft.settings;
-    let timeout = TickDelta::from_ms(settings.number(Key::UdpTimeout).unwrap_or(2000).into());
-    let sockets = settings.number(Key::Sockets).and_then(|n| u8::try_from(n).ok()).unwrap_or(4);
-    let outstanding_max = settings.number(Key::OutstandingMax).unwrap_or(65535);
     let mut backends = Vec::with_capacity(standing.len());
     for s in standing {
         if s.source.is_some_and(|ip| ip.is_ipv4() != s.address.is_ipv4()) {
@@ -295,31 +292,41 @@ fn backends(draft: &Draft, standing: &[&DraftServer], errors: &mut Errors) -> Ve
         });
         let mut health = s.health.clone();
         health.judge = health.judge.or(draft.judge);
+        let plain = plain(s.address, settings);
         backends.push(Backend {
-            slot: BackendSlot(0),
             id,
             name: s.display_name(),
-            address: s.address,
             order: s.order,
             weight: s.weight,
             qps: s.qps,
-            timeout: s.timeout.unwrap_or(timeout),
-            sockets: s.sockets.unwrap_or(sockets),
-            outstanding_max: s.outstanding_max.unwrap_or(outstanding_max),
+            timeout: s.timeout.unwrap_or(plain.timeout),
+            sockets: s.sockets.unwrap_or(plain.sockets),
+            outstanding_max: s.outstanding_max.unwrap_or(plain.outstanding_max),
             outstanding_soft_max: s.outstanding_soft_max,
             source: s.source,
             source_interface: s.source_interface.clone(),
             dscp: s.dscp,
-            socket_options: socket_options(settings),
             health,
             use_client_subnet: s.use_client_subnet,
-            tee: false,
-            target: false,
             connections: backend_connections(&s.connections, settings),
             client_address: s.client_address,
+            ..plain
         });
     }
     backends
+}
+
+/// Returns a server of which only the address is written, without a slot.
+fn plain(address: SocketAddr, settings: &Settings) -> Backend {
+    let default = Backend::new(BackendSlot(0), address);
+    Backend {
+        timeout: settings.number(Key::UdpTimeout).map_or(default.timeout, |ms| TickDelta::from_ms(ms.into())),
+        sockets: settings.number(Key::Sockets).and_then(|n| u8::try_from(n).ok()).unwrap_or(default.sockets),
+        outstanding_max: settings.number(Key::OutstandingMax).unwrap_or(default.outstanding_max),
+        socket_options: socket_options(settings),
+        connections: backend_connections(&default.connections, settings),
+        ..default
+    }
 }
 
 /// Merges a server's connection options with the global ones.
@@ -336,34 +343,17 @@ fn backend_connections(written: &BackendConnectionOptions, settings: &Settings) 
 
 /// Builds the server that copies of queries go to: in no pool, never checked.
 fn hidden(tee: &Tee, settings: &Settings) -> Backend {
-    let origin = Origin::command_line();
-    let plain = DraftServer::new(origin, tee.address);
     let source = tee.source.map(|ip| format!(" from {ip}")).unwrap_or_default();
     let id = format!("tee {}{}{source}", tee.address, if tee.add_ecs { " with ECS" } else { "" });
-    let mut health = plain.health;
-    health.mode = HealthMode::Up;
+    let plain = plain(tee.address, settings);
     Backend {
-        slot: BackendSlot(0),
         name: id.clone(),
         id,
-        address: tee.address,
-        order: plain.order,
-        weight: plain.weight,
-        qps: 0,
-        timeout: TickDelta::from_ms(settings.number(Key::UdpTimeout).unwrap_or(2000).into()),
-        sockets: settings.number(Key::Sockets).and_then(|n| u8::try_from(n).ok()).unwrap_or(4),
-        outstanding_max: settings.number(Key::OutstandingMax).unwrap_or(65535),
-        outstanding_soft_max: 0,
         source: tee.source,
-        source_interface: None,
-        dscp: 0,
-        socket_options: socket_options(settings),
-        health,
+        health: Health { mode: HealthMode::Up, ..plain.health },
         use_client_subnet: tee.add_ecs,
         tee: true,
-        target: false,
-        connections: backend_connections(&BackendConnectionOptions::default(), settings),
-        client_address: ClientAddress::Hidden,
+        ..plain
     }
 }
 

@@ -19,7 +19,8 @@ use crate::rules::networks::Networks;
 use crate::rules::text::Sets;
 use crate::rules::{Chain, Rule, text};
 use crate::stats::connection_limits::ClientConnectionLimits;
-use crate::tls::expiry::{Date, Leaf};
+use crate::tls::date::Date;
+use crate::tls::leaf::Leaf;
 
 /// Lines per kind of object; of the rest, the number is logged.
 const LINES_MAX: usize = 100;

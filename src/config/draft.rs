@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::base::addr::BackendSlot;
 use crate::base::prefix::{DEFAULT_ACL, Prefix};
 use crate::base::time::TickDelta;
 use crate::config::error::{Errors, Origin, Sited};
@@ -17,8 +18,8 @@ use crate::config::ruleset::{DraftState, Recorded, Ruleset};
 use crate::model::Source;
 use crate::model::policy::Policy;
 use crate::model::{
-    BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, HealthMode, Lazy, Listener,
-    ListenerTls, LuaFunction, Probe, ProxyHeader, Retry, Service, Snapshot,
+    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Eject, Health, Listener,
+    ListenerTls, LuaFunction, ProxyHeader, Retry, Service, Snapshot,
 };
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -194,6 +195,7 @@ impl DraftServer {
     /// Creates a server from its address alone.
     #[must_use]
     pub fn new(origin: Origin, address: SocketAddr) -> Self {
+        let default = Backend::new(BackendSlot(0), address);
         Self {
             origin,
             removed: false,
@@ -201,20 +203,20 @@ impl DraftServer {
             id: None,
             name: None,
             pools: vec![String::new()],
-            order: 1,
-            weight: 1,
-            qps: 0,
+            order: default.order,
+            weight: default.weight,
+            qps: default.qps,
             timeout: None,
             sockets: None,
             outstanding_max: None,
-            outstanding_soft_max: 0,
-            source: None,
-            source_interface: None,
-            dscp: 0,
-            health: default_health(),
-            use_client_subnet: false,
-            connections: BackendConnectionOptions::default(),
-            client_address: ClientAddress::Hidden,
+            outstanding_soft_max: default.outstanding_soft_max,
+            source: default.source,
+            source_interface: default.source_interface,
+            dscp: default.dscp,
+            health: default.health,
+            use_client_subnet: default.use_client_subnet,
+            connections: default.connections,
+            client_address: default.client_address,
         }
     }
 
@@ -228,35 +230,6 @@ impl DraftServer {
     #[must_use]
     pub fn display_name(&self) -> String {
         self.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| self.address.to_string())
-    }
-}
-
-/// Returns the default health check: dnsdist's, with a slow start of ten seconds.
-#[must_use]
-pub fn default_health() -> Health {
-    Health {
-        mode: HealthMode::Auto,
-        probe: Probe::Udp,
-        qname: "a.root-servers.net.".to_owned(),
-        qtype: 1,
-        qclass: 1,
-        set_cd: false,
-        must_resolve: false,
-        interval: TickDelta::from_ms(1000),
-        timeout: TickDelta::from_ms(1000),
-        rise: 1,
-        fall: 1,
-        choose: None,
-        judge: None,
-        slow_start: TickDelta::from_ms(10_000),
-        lazy: Lazy {
-            threshold_percent: 20,
-            sample: 100,
-            sample_min: 1,
-            failed_interval: TickDelta::from_ms(30_000),
-            backoff_max: None,
-            servfail_counts: true,
-        },
     }
 }
 

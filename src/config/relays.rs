@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
-use crate::config::draft::{Draft, DraftServer};
+use crate::config::draft::Draft;
 use crate::config::error::Origin;
 use crate::config::options::{Key, Settings};
 use crate::model::Ring;
@@ -109,29 +109,18 @@ pub(crate) fn service(relay: &DraftRelay, draft: &Draft, pool: PoolSlot) -> Serv
 /// Builds a server for each target, without slots, in the order of `to`.
 pub(crate) fn targets(relay: &DraftRelay, sockets: SocketOptions) -> impl Iterator<Item = Backend> {
     let name = relay.name();
-    let plain = |address| DraftServer::new(relay.origin.clone(), address);
     relay.to.iter().zip(0..).map(move |(address, place)| {
-        let plain = plain(*address);
+        let plain = Backend::new(BackendSlot(0), *address);
         let id = format!("{name} -> {address}");
         Backend {
-            slot: BackendSlot(0),
             name: id.clone(),
             id,
-            address: *address,
             order: place,
-            weight: plain.weight,
-            qps: 0,
             timeout: relay.connect_timeout,
             sockets: 0,
-            outstanding_max: u16::MAX.into(),
-            outstanding_soft_max: 0,
             source: relay.source,
-            source_interface: None,
-            dscp: 0,
             socket_options: sockets,
             health: relay.health.clone(),
-            use_client_subnet: false,
-            tee: false,
             target: true,
             connections: BackendConnectionOptions {
                 connect_timeout: relay.connect_timeout,
@@ -139,6 +128,7 @@ pub(crate) fn targets(relay: &DraftRelay, sockets: SocketOptions) -> impl Iterat
                 ..plain.connections
             },
             client_address: relay.client_address,
+            ..plain
         }
     })
 }

@@ -17,7 +17,7 @@ use crate::model::{Backend, Listener};
 use crate::stats::live::RULES_MAX;
 
 /// Most listen addresses at a time, including retired ones.
-pub const LISTENERS_MAX: usize = crate::stats::live::LISTENERS_MAX;
+pub use crate::base::addr::LISTENERS_MAX;
 
 /// The key of a rule's slot: its chain and its UUID.
 pub(super) type RuleIdentity = (u8, [u8; 16]);
@@ -237,39 +237,14 @@ fn index(at: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::time::TickDelta;
-    use crate::config::draft::default_health;
-    use crate::model::{
-        BackendConnectionOptions, ClientAddress, ConnectionOptions, ProxyHeader, Service, SocketOptions,
-    };
+    use crate::model::{ConnectionOptions, ProxyHeader, Service, SocketOptions};
     use proptest::prelude::*;
     use std::collections::HashSet;
 
     /// Builds a backend called `id`; `sockets` distinguishes those that cannot share sockets.
     fn backend(id: u8, sockets: u8, weight: u32) -> Backend {
-        Backend {
-            slot: BackendSlot(u16::MAX),
-            id: id.to_string(),
-            name: String::new(),
-            address: ([192, 0, 2, id], 53).into(),
-            order: 1,
-            weight,
-            qps: 0,
-            timeout: TickDelta::from_ms(1),
-            sockets,
-            outstanding_max: 1,
-            outstanding_soft_max: 0,
-            source: None,
-            source_interface: None,
-            dscp: 0,
-            socket_options: SocketOptions::default(),
-            use_client_subnet: false,
-            tee: false,
-            target: false,
-            connections: BackendConnectionOptions::default(),
-            client_address: ClientAddress::Hidden,
-            health: default_health(),
-        }
+        let address = ([192, 0, 2, id], 53).into();
+        Backend { id: id.to_string(), weight, sockets, ..Backend::new(BackendSlot(u16::MAX), address) }
     }
 
     fn assigned(slots: &mut Slots, wanted: &[(u8, u8)], max: usize) -> Result<Vec<u16>, Full> {

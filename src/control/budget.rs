@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::base::time::{Tick, TickDelta};
-use crate::control::limits::{Resources, Shortage};
+use crate::control::limits::{Divided, Resources, Shortage};
 use crate::model::Snapshot;
 use crate::stats::descriptors::{Descriptors, Division, Use};
 
@@ -23,7 +23,9 @@ pub(super) struct Budget {
     shards: usize,
     /// For the current configuration, and for the pending change.
     division: Division,
-    next: Option<Division>,
+    next: Option<Divided>,
+    /// The division is also for the configuration before the current one.
+    is_shared: bool,
     /// The time until which a change waits for descriptors.
     wait_until: Tick,
     shortage: Shortage,
@@ -37,6 +39,7 @@ impl Budget {
             shards,
             division: descriptors.division(),
             next: None,
+            is_shared: false,
             wait_until: Tick(0),
             shortage: Shortage::default(),
         }
@@ -47,10 +50,9 @@ impl Budget {
     /// # Errors
     /// Fails when there are too few descriptors for both; nothing has changed then.
     pub(super) fn begin(&mut self, old: &Snapshot, new: &Snapshot, now: Tick) -> Result<(), String> {
-        let used = Use::ALL.iter().map(|usage| self.descriptors.used(*usage)).sum();
-        let division = Resources::now(self.shards).beside(old, used).divide(Some(old), new)?;
-        self.descriptors.divide(&division);
-        (self.next, self.wait_until) = (Some(division), now + ROOM_TIMEOUT);
+        let divided = self.resources(old).divide(Some(old), new)?;
+        self.descriptors.divide(&divided.division);
+        (self.next, self.wait_until) = (Some(divided), now + ROOM_TIMEOUT);
         Ok(())
     }
 
@@ -65,10 +67,42 @@ impl Budget {
         self.descriptors.divide(&self.division);
     }
 
+    /// Returns the resources beside what this configuration and earlier ones hold.
+    fn resources(&self, running: &Snapshot) -> Resources {
+        let used = Use::ALL.iter().map(|usage| self.descriptors.used(*usage)).sum();
+        Resources::now(self.shards).beside(running, used)
+    }
+
     /// Makes the change's division current. Sockets of the previous configuration may still be
-    /// open, so the combined division applies until the next change.
+    /// open, so the combined division applies until [`Budget::reclaim`] replaces it.
     pub(super) fn accept(&mut self) {
-        self.division = self.next.take().unwrap_or(self.division);
+        if let Some(divided) = self.next.take() {
+            divided.warn();
+            (self.division, self.is_shared) = (divided.division, true);
+        }
+        self.log();
+    }
+
+    /// Divides for the current configuration alone, once the sockets of the previous one are closed
+    /// and no connection or flow would have to end for it: the share of a removed relay is of use
+    /// to others.
+    pub(super) fn reclaim(&mut self, running: &Snapshot) {
+        if !self.is_shared || self.next.is_some() {
+            return;
+        }
+        let Ok(divided) = self.resources(running).divide(None, running) else { return };
+        let fits = |usage: &Use| self.descriptors.used(*usage) <= divided.division.pools[usage.index()];
+        if Use::ALL.iter().all(fits) {
+            self.descriptors.divide(&divided.division);
+            let is_change = self.division != divided.division;
+            (self.division, self.is_shared) = (divided.division, false);
+            if is_change {
+                self.log();
+            }
+        }
+    }
+
+    fn log(&self) {
         let Division { limit, reserve, pools } = self.division;
         let of = |usage: Use| pools[usage.index()];
         let (clients, servers) = (of(Use::Clients), of(Use::Servers));
@@ -92,7 +126,7 @@ mod tests {
     #[test]
     fn a_refused_change_restores_the_division() {
         let (old, new) = (fixture::snapshot(1, &[0], &[0]), fixture::snapshot(2, &[0, 1, 2], &[0]));
-        let division = Resources::now(2).divide(None, &old).expect("enough");
+        let division = Resources::now(2).divide(None, &old).expect("enough").division;
         let descriptors = Arc::<Descriptors>::default();
         descriptors.divide(&division);
         let mut budget = Budget::new(&descriptors, 2);
@@ -110,5 +144,26 @@ mod tests {
         budget.accept();
         budget.refuse();
         assert!(descriptors.limit_and_reserve().1 > before.1, "its reserve is current");
+    }
+
+    #[test]
+    fn share_of_the_previous_configuration_is_given_back_once_unused() {
+        let (mut old, new) = (fixture::snapshot(1, &[0], &[0]), fixture::snapshot(2, &[], &[0]));
+        old.globals.client_connections.connections = 64;
+        let descriptors = Arc::<Descriptors>::default();
+        descriptors.divide(&Resources::now(2).divide(None, &old).expect("enough").division);
+        let mut budget = Budget::new(&descriptors, 2);
+        let clients = || descriptors.max(Use::Clients);
+        budget.reclaim(&old);
+        assert_eq!(clients(), 64, "there is no previous configuration");
+        budget.begin(&old, &new, Tick(0)).expect("enough");
+        budget.reclaim(&old);
+        budget.accept();
+        let held = descriptors.take(Use::Clients, 1);
+        budget.reclaim(&new);
+        assert!(held.is_some() && clients() > 0, "a connection of the removed listener is open");
+        drop(held);
+        budget.reclaim(&new);
+        assert_eq!(clients(), 0, "no listener takes connections");
     }
 }

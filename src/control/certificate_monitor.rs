@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::base::time::{Tick, TickDelta};
 use crate::model::Snapshot;
 use crate::tls::ServerTls;
-use crate::tls::expiry::{DAY_SECONDS, Date};
+use crate::tls::date::{DAY_SECONDS, Date};
 
 /// Days before expiry from which a warning is logged.
 const WARNING_DAYS: u32 = 21;

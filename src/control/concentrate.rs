@@ -1,6 +1,6 @@
 //! `concentrate`: as many queries on as few servers as can handle them.
 //!
-//! In every window the controller reads each server's queries, answers, time-outs and latency
+//! In every window the controller reads each server's queries, responses, time-outs and latency
 //! counts, and sets its share of the pool's queries. It fills the servers in order: the first up to
 //! its *cap*, the rest to the next. A server has no cap until it was found full.
 //!
@@ -12,8 +12,8 @@
 //!  share ≤ cap; share ≤ twice what it was a `join_double` ago (its cache must warm up)
 //! ```
 //!
-//! The gauge decides from the fast answers whether a server is full. Time-outs that its peers do
-//! not have count too, unless the fast answers are as fast as usual: then an authority is down or
+//! The gauge decides from the fast responses whether a server is full. Time-outs that its peers do
+//! not have count too, unless the fast responses are as fast as usual: then an authority is down or
 //! packets are lost, which `eject` judges. Outstanding queries and mean latency are ignored: with a
 //! slow authority both rise while the server is idle.
 //!
@@ -67,11 +67,11 @@ pub struct WindowStats<'a> {
     pub usable: bool,
     /// Queries sent to it.
     pub queries: u64,
-    /// Its answers.
+    /// Its responses.
     pub responses: u64,
     /// Its queries that timed out.
     pub timeouts: u64,
-    /// Its answers by latency, indexed by [`bucket`](crate::stats::histogram::bucket).
+    /// Its responses by latency, indexed by [`bucket`](crate::stats::histogram::bucket).
     pub latencies: &'a [u32],
 }
 
@@ -107,15 +107,15 @@ struct Member {
     order: i32,
     usable: bool,
     gauge: Gauge,
-    /// Queries and answers per second.
+    /// Queries and responses per second.
     rate: f64,
     served: f64,
-    answered: [u64; TIMEOUT_WINDOWS],
+    responses: [u64; TIMEOUT_WINDOWS],
     timeouts: [u64; TIMEOUT_WINDOWS],
     /// Its capacity, queries per second, once it was full.
     cap: Option<f64>,
     raised: Tick,
-    /// The highest rate of answers while it was good, per second.
+    /// The highest rate of responses while it was good, per second.
     proven: f64,
     /// Its rate when it was first found full, until it is good again.
     full_rate: Option<f64>,
@@ -218,8 +218,8 @@ impl Concentrator {
         let seconds = span.0 as f64 / 1e9;
         member.rate += (stats.queries as f64 / seconds - member.rate) * a;
         member.served += (stats.responses as f64 / seconds - member.served) * a;
-        member.answered.rotate_right(1);
-        member.answered[0] = stats.responses;
+        member.responses.rotate_right(1);
+        member.responses[0] = stats.responses;
         member.timeouts.rotate_right(1);
         member.timeouts[0] = stats.timeouts;
         if stats.usable {
@@ -259,7 +259,7 @@ impl Concentrator {
                 member.raised = now;
             }
             member.gauge.forget();
-            member.answered = [0; TIMEOUT_WINDOWS];
+            member.responses = [0; TIMEOUT_WINDOWS];
             member.timeouts = [0; TIMEOUT_WINDOWS];
         }
     }
@@ -414,7 +414,7 @@ impl Member {
             gauge: Gauge::new(),
             rate: 0.0,
             served: 0.0,
-            answered: [0; TIMEOUT_WINDOWS],
+            responses: [0; TIMEOUT_WINDOWS],
             timeouts: [0; TIMEOUT_WINDOWS],
             cap: None,
             raised: now,
@@ -437,14 +437,14 @@ impl Member {
         self.opened = None;
         self.spare_since = None;
         self.gauge.forget();
-        self.answered = [0; TIMEOUT_WINDOWS];
+        self.responses = [0; TIMEOUT_WINDOWS];
         self.timeouts = [0; TIMEOUT_WINDOWS];
     }
 
     /// Returns time-outs and all finished queries of the last second.
     fn failed(&self) -> (f64, f64) {
         let timeouts = self.timeouts.iter().sum::<u64>() as f64;
-        (timeouts, timeouts + self.answered.iter().sum::<u64>() as f64)
+        (timeouts, timeouts + self.responses.iter().sum::<u64>() as f64)
     }
 
     fn times_out(&self, all: (f64, f64), settings: &Concentrate) -> bool {

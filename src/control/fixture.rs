@@ -8,8 +8,8 @@ use crate::base::prefix::PrefixSet;
 use crate::base::time::TickDelta;
 use crate::model::policy::{Kind, Policy};
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Health, HealthMode, Lazy, Listener,
-    Pool, Probe, ProxyHeader, Service, Snapshot, SocketOptions,
+    Backend, ConnectionOptions, Health, HealthMode, Lazy, Listener, Pool, ProxyHeader, Service, Snapshot,
+    SocketOptions,
 };
 
 /// Builds listeners and backends by slot, with plain settings, in one pool.
@@ -57,27 +57,11 @@ pub(crate) fn listener(slot: u16) -> Listener {
 pub(crate) fn backend(slot: u16) -> Backend {
     let address = SocketAddr::from(([192, 0, 2, slot as u8], 53));
     Backend {
-        slot: BackendSlot(slot),
-        id: address.to_string(),
         name: format!("ns{slot}"),
-        address,
-        order: 1,
-        weight: 1,
-        qps: 0,
-        timeout: TickDelta::from_ms(2000),
         sockets: 1,
         outstanding_max: 100,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
-        use_client_subnet: false,
-        tee: false,
-        target: false,
-        connections: BackendConnectionOptions::default(),
-        client_address: ClientAddress::Hidden,
         health: health(HealthMode::Auto),
+        ..Backend::new(BackendSlot(slot), address)
     }
 }
 
@@ -85,26 +69,16 @@ pub(crate) fn backend(slot: u16) -> Backend {
 pub(crate) fn health(mode: HealthMode) -> Health {
     Health {
         mode,
-        probe: Probe::Udp,
-        qname: "a.root-servers.net.".into(),
-        qtype: 1,
-        qclass: 1,
-        set_cd: false,
-        must_resolve: false,
-        interval: TickDelta::from_ms(1000),
         timeout: TickDelta::from_ms(500),
         rise: 2,
         fall: 3,
-        choose: None,
-        judge: None,
         slow_start: TickDelta(0),
         lazy: Lazy {
-            threshold_percent: 20,
-            sample: 100,
             sample_min: 10,
             failed_interval: TickDelta::from_ms(4000),
             backoff_max: Some(TickDelta::from_ms(10_000)),
-            servfail_counts: true,
+            ..Lazy::default()
         },
+        ..Health::default()
     }
 }

@@ -33,11 +33,11 @@ const RETRY: TickDelta = TickDelta::from_ms(1_000);
 /// What live traffic said of a backend since it was last asked: differences of counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
-    /// Answers.
+    /// Responses.
     pub responses: u64,
     /// Queries without an answer.
     pub timeouts: u64,
-    /// Answers with SERVFAIL; part of `responses`.
+    /// Responses with SERVFAIL; part of `responses`.
     pub servfails: u64,
 }
 

@@ -94,7 +94,7 @@ impl Resources {
     ///
     /// # Errors
     /// Fails when there are too few for the sockets of both.
-    pub fn divide(&self, old: Option<&Snapshot>, new: &Snapshot) -> Result<Division, String> {
+    pub fn divide(&self, old: Option<&Snapshot>, new: &Snapshot) -> Result<Divided, String> {
         let standing = Sockets::of(old, new);
         let own = self.own(&standing);
         let limit = self.descriptors;
@@ -117,19 +117,32 @@ impl Resources {
         let ahead = Sockets::of(None, new).count(self.shards).min(left / 2);
         let demand = standing.demand(self, &[old, Some(new)]);
         let pools = share(left - ahead, &demand);
-        for usage in [Use::Clients, Use::Servers, Use::Relayed, Use::Flows] {
-            let at = usage.index();
-            if demand[at].most > 0 && pools[at] == 0 {
-                let usage = usage.label();
-                tracing::warn!(
-                    usage,
-                    limit,
-                    own,
-                    "too few file descriptors: none left for these connections"
-                );
-            }
+        let is_starved = |usage: &Use| demand[usage.index()].most > 0 && pools[usage.index()] == 0;
+        let starved = [Use::Clients, Use::Servers, Use::Relayed, Use::Flows].into_iter().filter(is_starved);
+        let starved = starved.collect();
+        Ok(Divided { division: Division { limit, reserve: own + ahead, pools }, own, starved })
+    }
+}
+
+/// A division of the descriptors, and what it is not enough for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divided {
+    /// The division.
+    pub division: Division,
+    /// Descriptors that the process needs besides connections and flows.
+    pub own: u32,
+    /// Uses that the configuration has and that get nothing.
+    pub starved: Vec<Use>,
+}
+
+impl Divided {
+    /// Warns of what it is not enough for. To be called when it takes effect.
+    pub fn warn(&self) {
+        let (limit, own) = (self.division.limit, self.own);
+        for usage in &self.starved {
+            let usage = usage.label();
+            tracing::warn!(usage, limit, own, "too few file descriptors: none left for these connections");
         }
-        Ok(Division { limit, reserve: own + ahead, pools })
     }
 }
 
@@ -348,7 +361,8 @@ mod tests {
         // five backends, and one for the check of each.
         let snapshot = fixture::snapshot(1, &[0, 1, 2], &[0, 1, 2, 3, 4]);
         let sockets = 2 * 2 * 3 + 2 * 5 + 5;
-        let division = RESOURCES.divide(None, &snapshot).expect("enough");
+        let divided = RESOURCES.divide(None, &snapshot).expect("enough");
+        let division = divided.division;
         assert_eq!((division.limit, division.reserve), (1_000, BASE + 2 * PER_SHARD + 2 * sockets));
         assert!(division.pools.iter().sum::<u32>() + division.reserve <= 1_000);
         assert!(division.pools.iter().sum::<u32>() + division.reserve > 990, "nothing is left idle");
@@ -358,7 +372,8 @@ mod tests {
             "without a relay"
         );
         // A reload without changes needs nothing.
-        assert_eq!(RESOURCES.divide(Some(&snapshot), &snapshot), Ok(division));
+        assert_eq!(divided.starved, []);
+        assert_eq!(RESOURCES.divide(Some(&snapshot), &snapshot), Ok(divided));
     }
 
     #[test]
@@ -385,19 +400,37 @@ mod tests {
     }
 
     #[test]
+    fn uses_that_get_nothing_are_named() {
+        let snapshot = fixture::snapshot(1, &[0], &[0, 1]);
+        let own = BASE + 2 * PER_SHARD + 4 + 4 + 2;
+        let starved = |descriptors| {
+            let divided = Resources { descriptors, ..RESOURCES }.divide(None, &snapshot).expect("enough");
+            assert_eq!(divided.own, own);
+            divided.starved
+        };
+        assert_eq!(starved(own + 1), [Use::Clients, Use::Servers]);
+        assert_eq!(starved(own + 4), [Use::Servers], "clients have more weight");
+        assert_eq!(starved(own + 100), []);
+    }
+
+    #[test]
     fn configured_limits_are_not_exceeded() {
         let mut snapshot = fixture::snapshot(1, &[0], &[0]);
         snapshot.globals.client_connections.connections = 50;
         let mut backend = fixture::backend(0);
         backend.connections.connections = 10;
         snapshot.backends[0] = Some(Arc::new(backend));
-        let division =
-            Resources { descriptors: 1_000_000, ..RESOURCES }.divide(None, &snapshot).expect("enough");
+        let division = Resources { descriptors: 1_000_000, ..RESOURCES }
+            .divide(None, &snapshot)
+            .expect("enough")
+            .division;
         assert_eq!([Use::Clients, Use::Servers].map(|usage| division.pools[usage.index()]), [50, 20]);
         // During a reload the higher limit counts.
         let next = fixture::snapshot(2, &[0], &[0]);
-        let division =
-            Resources { descriptors: 1_000_000, ..RESOURCES }.divide(Some(&snapshot), &next).expect("enough");
+        let division = Resources { descriptors: 1_000_000, ..RESOURCES }
+            .divide(Some(&snapshot), &next)
+            .expect("enough")
+            .division;
         assert_eq!(division.pools[Use::Clients.index()], 100_000);
     }
 

@@ -39,7 +39,7 @@ use crate::control::signals::Signals;
 use crate::control::stats::dump::Dump;
 use crate::control::systemd::{Environment, Notifier};
 use crate::control::watchdog::Watchdog;
-use crate::engine::{Message, clock};
+use crate::engine::clock;
 use crate::lua::front_end::Loaded;
 use crate::model::policy::Kind;
 use crate::model::{Backend, ClientAddress, Listener, Snapshot};
@@ -72,6 +72,7 @@ pub mod shards;
 pub mod shutdown_handle;
 pub mod signals;
 pub mod stats;
+mod stop;
 pub mod systemd;
 mod watchdog;
 pub mod writer;
@@ -90,8 +91,6 @@ const ACKNOWLEDGE: TickDelta = TickDelta::from_ms(2_000);
 /// Longer than all attempts of a query and the longest delay, after which a shard has closed an
 /// ended listener.
 const CLOSING: TickDelta = TickDelta::from_ms(5_000);
-/// Aborted shards end within a turn of their loop.
-const ABORT: TickDelta = TickDelta::from_ms(2_000);
 
 /// Serves what the command line and its file ask for until stopped; returns the exit code.
 #[must_use]
@@ -145,7 +144,7 @@ async fn serve(
     let inherited = systemd::sockets(environment.descriptors);
     privileges::assume(&fixed.identity)?;
     inherited.iter().for_each(|(_, socket)| privileges::own(socket));
-    let division = means.divide(None, &first.snapshot)?;
+    let divided = means.divide(None, &first.snapshot)?;
     let mut listener_sockets = SocketOpener::new(fixed, inherited);
     let change_rng = ShardRng::from_seed(rng.u64());
     let first = Reload::begin(None, first, &[], &mut listener_sockets, change_rng, clock::now());
@@ -160,7 +159,8 @@ async fn serve(
     shed.await.map_err(|e| format!("dropping capabilities: {}", e.detail))?;
 
     let live_state = Arc::new(LiveState::new(fixed.shards.len(), fixed.backends_max));
-    live_state.descriptors().divide(&division);
+    live_state.descriptors().divide(&divided.division);
+    divided.warn();
     ShutdownHandle::send_live_state(shutdown_handle.as_ref(), &live_state);
     let feed = Feed::new(snapshot, Arc::clone(&live_state));
     let shards = Shards::start(fixed, &feed, listener_sockets, &mut rng)
@@ -333,6 +333,9 @@ impl<S: Source> Control<S> {
             self.feed.drop_former();
             self.backend_health.watch(&snapshot, now);
             self.budget.warn(now);
+            if self.reload.is_none() && self.ending(now).is_empty() {
+                self.budget.reclaim(&snapshot);
+            }
         }
         certificate_monitor::warn(&self.certificate_monitor.turn(&self.feed.current(), now, unix_seconds()));
         if now >= self.rates.at(&self.settings) {
@@ -463,6 +466,11 @@ impl<S: Source> Control<S> {
                 let (generation, servers) =
                     (plan.snapshot.generation, plan.snapshot.backends.iter().flatten().count());
                 tracing::info!(generation, servers, listeners = plan.snapshot.listeners.len(), "serving");
+                if serves_nothing(&plan.snapshot) {
+                    tracing::warn!(
+                        "the configuration has no server, relay or rule: queries cannot be answered"
+                    );
+                }
                 self.script = plan.script;
                 self.settings = plan.settings;
                 log::set_verbose(self.settings.verbose);
@@ -562,32 +570,11 @@ impl<S: Source> Control<S> {
         };
         log::output().push(dump.text().as_bytes());
     }
+}
 
-    /// Lets the shards finish outstanding queries, within the drain time.
-    async fn stop(&mut self, signals: &mut Signals) {
-        self.notifier.stopping();
-        self.source.interrupt();
-        tracing::info!(drain_ms = self.settings.drain.as_ms_ceil(), "stopping");
-        self.shards.send_all(&|| Message::Stop);
-        let deadline = clock::now() + self.settings.drain;
-        while !self.shards.all_ended() && clock::now() < deadline {
-            tokio::select! {
-                _ = signals.term.recv() => break,
-                _ = signals.int.recv() => break,
-                () = tokio::time::sleep(Duration::from(SOON)) => {}
-            }
-        }
-        if !self.shards.all_ended() {
-            tracing::warn!("aborting with queries outstanding");
-            self.shards.send_all(&|| Message::Abort);
-            let deadline = clock::now() + ABORT;
-            while !self.shards.all_ended() && clock::now() < deadline {
-                tokio::time::sleep(Duration::from(SOON)).await;
-            }
-        }
-        self.querylog.finish();
-        tracing::info!("stopped");
-    }
+/// Returns whether a configuration is as good as empty: nothing could answer.
+fn serves_nothing(snapshot: &Snapshot) -> bool {
+    snapshot.backends.iter().flatten().all(|b| b.tee) && snapshot.chains.query.is_empty()
 }
 
 fn watch_period(snapshot: &Snapshot) -> TickDelta {

@@ -21,8 +21,8 @@ use crate::tls;
 
 pub mod message;
 
-/// Longest answer, bytes: the maximum of DNS over TCP.
-const ANSWER_BYTES_MAX: usize = 65_535;
+/// Longest response, bytes: the maximum of DNS over TCP.
+const RESPONSE_BYTES_MAX: usize = 65_535;
 
 /// A failed probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Failed {
     }
 
     fn timeout() -> Self {
-        Self::new(Failure::Timeout, "no answer in time")
+        Self::new(Failure::Timeout, "no response in time")
     }
 
     /// A check that ended without an outcome.
@@ -160,24 +160,24 @@ async fn question(backend: &Backend, id: u16, script: &Rc<dyn Script>) -> Result
     message::query(id, flags, &qname, qtype, qclass).map_err(invalid)
 }
 
-/// Whether the answer is well-formed, apart from the configuration's function.
+/// Whether the response is well-formed, apart from the configuration's function.
 type Form = Result<(), (Failure, String)>;
 
-fn form(backend: &Backend, query: &[u8], answer: &[u8]) -> Form {
-    message::judge(query, answer, backend.health.must_resolve)
+fn form(backend: &Backend, query: &[u8], response: &[u8]) -> Form {
+    message::judge(query, response, backend.health.must_resolve)
 }
 
-/// Judges the answer: its form, then by the configuration's function, which replaces the check of
+/// Judges the response: its form, then by the configuration's function, which replaces the check of
 /// the response code.
 async fn verdict(
     backend: &Backend,
     form: Form,
-    answer: &[u8],
+    response: &[u8],
     script: &Rc<dyn Script>,
 ) -> Result<(), Failed> {
     match (backend.health.judge, form) {
         (Some(function), Ok(()) | Err((Failure::Invalid, _))) => {
-            let healthy = script.judge(function, backend, answer).await?;
+            let healthy = script.judge(function, backend, response).await?;
             healthy
                 .then_some(())
                 .ok_or_else(|| Failed::new(Failure::Invalid, "the check function returned false"))
@@ -186,7 +186,7 @@ async fn verdict(
     }
 }
 
-/// Queries over UDP. An answer that does not match is remembered and the socket stays open: it may
+/// Queries over UDP. A response that does not match is remembered and the socket stays open: it may
 /// be forged.
 async fn over_udp(
     backend: &Backend,
@@ -199,19 +199,19 @@ async fn over_udp(
     socket.connect(&backend.address.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     let mut wrong = None;
-    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    let mut response = vec![0; RESPONSE_BYTES_MAX];
     let ask = async {
         socket.send(&with_proxy_header(backend, &query)).await?;
         loop {
-            let len = socket.recv(&mut answer).await?;
-            match form(backend, &query, &answer[..len]) {
+            let len = socket.recv(&mut response).await?;
+            match form(backend, &query, &response[..len]) {
                 Err((Failure::Mismatch, detail)) => wrong = Some(Failed::new(Failure::Mismatch, detail)),
                 form => return Ok((len, form)),
             }
         }
     };
     match timeout(limit, ask).await {
-        Ok(Ok((len, form))) => verdict(backend, form, &answer[..len], script).await,
+        Ok(Ok((len, form))) => verdict(backend, form, &response[..len], script).await,
         Ok(Err(failed)) => Err(failed),
         Err(_) => Err(wrong.unwrap_or_else(Failed::timeout)),
     }
@@ -231,12 +231,12 @@ async fn over_tcp(
         framed.extend_from_slice(&query);
         stream.write_all(&framed).await?;
         let len = stream.read_u16().await?;
-        let mut answer = vec![0; usize::from(len)];
-        stream.read_exact(&mut answer).await?;
-        Ok(answer)
+        let mut response = vec![0; usize::from(len)];
+        stream.read_exact(&mut response).await?;
+        Ok(response)
     };
-    let answer = within(limit, ask).await?;
-    verdict(backend, form(backend, &query, &answer), &answer, script).await
+    let response = within(limit, ask).await?;
+    verdict(backend, form(backend, &query, &response), &response, script).await
 }
 
 async fn over_tls(
@@ -246,8 +246,8 @@ async fn over_tls(
     limit: Duration,
 ) -> Result<(), Failed> {
     let query = question(backend, id, script).await?;
-    let answer = within(limit, ask_over_tls(backend, &query)).await?;
-    verdict(backend, form(backend, &query, &answer), &answer, script).await
+    let response = within(limit, ask_over_tls(backend, &query)).await?;
+    verdict(backend, form(backend, &query, &response), &response, script).await
 }
 
 /// Queries over TLS. A failed handshake is reported with its reason, for the operator to fix.
@@ -262,14 +262,14 @@ async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed
     // A query has at most 12 + 255 + 4 bytes. The header is within TLS, as for queries.
     session.send(&with_proxy_header(backend, &(query.len() as u16).to_be_bytes()));
     session.send(query);
-    let (mut bytes, mut answer, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
+    let (mut bytes, mut response, mut out) = (vec![0; 4096], Vec::new(), Vec::new());
     loop {
         while session.wants_write() {
             session.write_to(&mut out)?;
         }
         stream.write_all(&out).await?;
         out.clear();
-        if let Some((len, message)) = answer.split_first_chunk::<2>()
+        if let Some((len, message)) = response.split_first_chunk::<2>()
             && let Some(message) = message.get(..usize::from(u16::from_be_bytes(*len)))
         {
             return Ok(message.to_vec());
@@ -277,9 +277,9 @@ async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed
         let len = stream.read(&mut bytes).await?;
         if len == 0 {
             session.on_end().map_err(failed)?;
-            return Err(Failed::new(Failure::Network, "the connection ended without an answer"));
+            return Err(Failed::new(Failure::Network, "the connection ended without a response"));
         }
-        if let Err(e) = session.on_bytes(&bytes[..len], &mut answer) {
+        if let Err(e) = session.on_bytes(&bytes[..len], &mut response) {
             // The alert is sent as a courtesy; it may fail.
             let _ = session.write_to(&mut out);
             let _ = stream.write_all(&out).await;
@@ -288,13 +288,13 @@ async fn ask_over_tls(backend: &Backend, query: &[u8]) -> Result<Vec<u8>, Failed
     }
 }
 
-/// Bytes of an answer that are searched for the expected text.
+/// Bytes of a response that are searched for the expected text.
 const SEARCHED_BYTES_MAX: usize = 4096;
 
-/// Sends text and waits for the expected text, wherever it stands in the answer.
+/// Sends text and waits for the expected text, wherever it stands in the response.
 async fn by_send_expect(backend: &Backend, exchange: &SendExpect, limit: Duration) -> Result<(), Failed> {
     let mut received = Vec::with_capacity(SEARCHED_BYTES_MAX);
-    match timeout(limit, read_answer(backend, exchange, &mut received)).await {
+    match timeout(limit, read_response(backend, exchange, &mut received)).await {
         Ok(result) => result?,
         Err(_) if received.is_empty() => return Err(Failed::timeout()),
         // It has answered, but not as expected.
@@ -305,7 +305,11 @@ async fn by_send_expect(backend: &Backend, exchange: &SendExpect, limit: Duratio
 }
 
 /// Reads until the expected text is there, or nothing more comes.
-async fn read_answer(backend: &Backend, exchange: &SendExpect, received: &mut Vec<u8>) -> Result<(), Failed> {
+async fn read_response(
+    backend: &Backend,
+    exchange: &SendExpect,
+    received: &mut Vec<u8>,
+) -> Result<(), Failed> {
     if exchange.datagram {
         let socket = socket(backend, Type::DGRAM, Protocol::UDP)?;
         socket.connect(&backend.address.into())?;
@@ -321,14 +325,14 @@ async fn read_answer(backend: &Backend, exchange: &SendExpect, received: &mut Ve
     Ok(())
 }
 
-fn contains(answer: &[u8], expected: &[u8]) -> bool {
-    expected.is_empty() || answer.windows(expected.len()).any(|w| w == expected)
+fn contains(response: &[u8], expected: &[u8]) -> bool {
+    expected.is_empty() || response.windows(expected.len()).any(|w| w == expected)
 }
 
-fn unexpected(answer: &[u8]) -> Failed {
-    /// Characters of the answer shown in the message.
+fn unexpected(response: &[u8]) -> Failed {
+    /// Characters of the response shown in the message.
     const SHOWN: usize = 64;
-    let shown = answer[..answer.len().min(SHOWN)].escape_ascii();
+    let shown = response[..response.len().min(SHOWN)].escape_ascii();
     Failed::new(Failure::Invalid, format!("answered \"{shown}\", which is not the expected text"))
 }
 

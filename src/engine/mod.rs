@@ -9,11 +9,11 @@ pub mod datagram;
 pub mod reactor;
 pub mod readiness;
 pub mod relay;
+mod schedule;
 pub mod sim;
 pub mod socket;
 pub mod stream;
 pub mod sys;
-mod turn;
 
 use std::io;
 use std::sync::Arc;

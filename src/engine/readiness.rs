@@ -15,8 +15,14 @@
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::base::addr::{BackendSlot, ConnectionSlot, ListenerSlot, Route, SessionSlot, SocketSlot};
-use crate::engine::relay::tcp::Side;
 use crate::engine::sys;
+
+/// One end of a relayed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Target,
+}
 
 /// The subject of an epoll event, packed into its 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +59,7 @@ pub(crate) enum Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Priority {
     /// Backends and targets: their responses free what queries wait for.
-    Answers,
+    Responses,
     /// Clients.
     Clients,
     /// Listeners and other sets.
@@ -100,7 +106,7 @@ impl Ready {
 
     pub(crate) const fn priority(self) -> Priority {
         match self {
-            Self::BackendSockets(_) | Self::Flow(_) => Priority::Answers,
+            Self::BackendSockets(_) | Self::Flow(_) => Priority::Responses,
             Self::ListenerSocket(_) | Self::ClientConnection(_) | Self::RelaySession(..) => Priority::Clients,
             Self::TcpListenerSocket(_) | Self::Mail | Self::Pulse | Self::Set(_) => Priority::Others,
         }
@@ -128,7 +134,7 @@ impl ReadySet {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             events: vec![EpollEvent::empty(); most].into_boxed_slice(),
             count: 0,
-            priority: Priority::Answers,
+            priority: Priority::Responses,
             at: 0,
             served: 0,
         })
@@ -184,7 +190,7 @@ impl ReadySet {
 
     /// Drops all events, because the sockets are closed.
     pub(crate) const fn forget(&mut self) {
-        (self.count, self.priority, self.at, self.served) = (0, Priority::Answers, 0, 0);
+        (self.count, self.priority, self.at, self.served) = (0, Priority::Responses, 0, 0);
     }
 }
 
@@ -222,7 +228,7 @@ mod tests {
     }
 
     fn all(set: &mut ReadySet) -> Vec<Ready> {
-        let priorities = [Priority::Answers, Priority::Clients, Priority::Others];
+        let priorities = [Priority::Responses, Priority::Clients, Priority::Others];
         let mut found = Vec::new();
         for priority in priorities {
             found.extend(std::iter::from_fn(|| set.next(priority)).map(|(ready, _)| ready));
@@ -231,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_served_before_clients_and_clients_before_listeners() {
+    fn responses_are_served_before_clients_and_clients_before_listeners() {
         let mut set = ReadySet::new(8).expect("a set");
         let route =
             Ready::BackendSockets(Route { backend: BackendSlot(0), socket: SocketSlot::from_number(300) });
@@ -243,7 +249,7 @@ mod tests {
         let _open = [tcp_listener, connection, route, session].map(|ready| add(&set, ready));
         assert_eq!(set.wait(EpollTimeout::ZERO), Ok(4));
         assert_eq!(all(&mut set), [route, connection, session, tcp_listener]);
-        assert_eq!((set.next(Priority::Answers), set.next(Priority::Others)), (None, None), "each once");
+        assert_eq!((set.next(Priority::Responses), set.next(Priority::Others)), (None, None), "each once");
         assert_eq!(set.wait(EpollTimeout::ZERO), Ok(4), "all are still ready");
         set.forget();
         assert_eq!(all(&mut set), []);

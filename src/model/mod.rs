@@ -338,7 +338,43 @@ pub enum ClientAddress {
     Transparent,
 }
 
+/// How long a response is waited for, unless the configuration says otherwise.
+pub const TIMEOUT: TickDelta = TickDelta::from_ms(2_000);
+/// UDP sockets of a backend per shard, unless the configuration says otherwise.
+pub const SOCKETS: u8 = 4;
+/// Outstanding queries of a backend per shard, unless the configuration says otherwise.
+pub const OUTSTANDING_MAX: u32 = 65_535;
+
 impl Backend {
+    /// Returns the backend of a slot with every option at its default; its address is its id and
+    /// name.
+    #[must_use]
+    pub fn new(slot: BackendSlot, address: SocketAddr) -> Self {
+        Self {
+            slot,
+            id: address.to_string(),
+            name: address.to_string(),
+            address,
+            order: 1,
+            weight: 1,
+            qps: 0,
+            timeout: TIMEOUT,
+            sockets: SOCKETS,
+            outstanding_max: OUTSTANDING_MAX,
+            outstanding_soft_max: 0,
+            source: None,
+            source_interface: None,
+            dscp: 0,
+            socket_options: SocketOptions::default(),
+            health: Health::default(),
+            use_client_subnet: false,
+            tee: false,
+            target: false,
+            connections: BackendConnectionOptions::default(),
+            client_address: ClientAddress::default(),
+        }
+    }
+
     /// Returns whether `self` and `other` can share their sockets and outstanding queries.
     #[must_use]
     pub fn same_sockets(&self, other: &Self) -> bool {
@@ -433,6 +469,29 @@ pub struct Health {
     pub lazy: Lazy,
 }
 
+impl Default for Health {
+    /// dnsdist's defaults, with a slow start of ten seconds.
+    fn default() -> Self {
+        Self {
+            mode: HealthMode::Auto,
+            probe: Probe::Udp,
+            qname: "a.root-servers.net.".to_owned(),
+            qtype: 1,
+            qclass: 1,
+            set_cd: false,
+            must_resolve: false,
+            interval: TickDelta::from_ms(1_000),
+            timeout: TickDelta::from_ms(1_000),
+            rise: 1,
+            fall: 1,
+            choose: None,
+            judge: None,
+            slow_start: TickDelta::from_ms(10_000),
+            lazy: Lazy::default(),
+        }
+    }
+}
+
 /// Index of a Lua function of the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LuaFunction(pub u32);
@@ -452,6 +511,20 @@ pub struct Lazy {
     pub backoff_max: Option<TickDelta>,
     /// SERVFAIL counts as a failure, not only timeouts.
     pub servfail_counts: bool,
+}
+
+impl Default for Lazy {
+    /// dnsdist's defaults.
+    fn default() -> Self {
+        Self {
+            threshold_percent: 20,
+            sample: 100,
+            sample_min: 1,
+            failed_interval: TickDelta::from_ms(30_000),
+            backoff_max: None,
+            servfail_counts: true,
+        }
+    }
 }
 
 /// A set of backends with a policy.

@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 
 use crate::base::addr::Generational;
+use crate::base::narrow::to_u32;
 use crate::base::time::{Tick, TickDelta};
 
 /// The whole table is looked through for time-outs in this time.
@@ -59,7 +60,7 @@ impl<S: Generational, T> ConnTable<S, T> {
         let index = self.free.pop().unwrap_or_else(|| {
             let entry = Entry { generation: 0, is_pending: false, is_resumable: false, value: None };
             self.entries.push(entry);
-            self.entries.len() as u32 - 1
+            to_u32(self.entries.len() - 1)
         });
         let entry = &mut self.entries[index as usize];
         debug_assert!(entry.value.is_none(), "a free entry is empty");
@@ -74,7 +75,7 @@ impl<S: Generational, T> ConnTable<S, T> {
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
         (entry.is_pending, entry.is_resumable) = (false, false);
-        self.free.push(slot.index() as u32);
+        self.free.push(to_u32(slot.index()));
         Some(value)
     }
 
@@ -99,7 +100,7 @@ impl<S: Generational, T> ConnTable<S, T> {
     /// The connection that has an index at present, for lists that keep indexes.
     pub(crate) fn at(&self, index: usize) -> Option<(S, &T)> {
         let entry = self.entries.get(index)?;
-        Some((S::new(index as u32, entry.generation), entry.value.as_ref()?))
+        Some((S::new(to_u32(index), entry.generation), entry.value.as_ref()?))
     }
 
     /// All connections.

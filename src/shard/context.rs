@@ -45,7 +45,7 @@ pub(crate) struct Needs {
     /// Queries pass through rules or a script, or go to servers that get the client's subnet.
     pub(crate) rules: bool,
     /// Responses are evaluated.
-    pub(crate) answers: bool,
+    pub(crate) responses: bool,
     /// Lua rules of responses see the whole query state.
     pub(crate) states: bool,
     /// Rules after the query rules may read its tags.
@@ -75,16 +75,16 @@ impl Needs {
         let backends = || snapshot.backends.iter().flatten();
         let subnets = backends().any(|b| b.use_client_subnet);
         let sends = backends().any(|b| matches!(b.client_address, ClientAddress::Proxy { .. }));
-        let answers = !chains.response.is_empty();
+        let has_response_rules = !chains.response.is_empty();
         Self {
             // The SERVFAIL of a pool without a server passes through the self-answered rules.
             rules: !chains.query.is_empty()
                 || !chains.self_answered.is_empty()
                 || subnets
                 || snapshot.script.is_some(),
-            answers: answers || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
-            states: snapshot.script.is_some() && answers,
-            tags: answers || !chains.timeout.is_empty(),
+            responses: has_response_rules || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
+            states: snapshot.script.is_some() && has_response_rules,
+            tags: has_response_rules || !chains.timeout.is_empty(),
             queries: !chains.timeout.is_empty() || snapshot.globals.fixup_case || responses.restarts,
             proxy_headers: !snapshot.globals.proxy.peers.is_empty(),
             proxy_values: sends || snapshot.script.is_some() || !chains.query.is_empty(),
@@ -205,9 +205,13 @@ impl Context {
         for word in words {
             hasher.write_u64(name::fold(u64::from_le_bytes(*word)));
         }
-        let mut last = [0_u8; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        hasher.write_u64(name::fold(u64::from_le_bytes(last)));
+        // The last bytes come in registers: copied into a word in memory, they could not be read
+        // before the copy has left the store buffer. A long name overlaps itself.
+        let last = match question.qname.last_chunk::<8>() {
+            Some(last) => u64::from_le_bytes(*last),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        hasher.write_u64(name::fold(last));
         // The length distinguishes a name from one with zeros behind it.
         let length = (question.qname.len() as u64) << 32;
         hasher.write_u64(length | u64::from(question.qtype) << 16 | u64::from(question.qclass));

@@ -98,7 +98,7 @@ impl Shard {
         is_over: IsOver<'_>,
         out: Out<'_>,
     ) {
-        let (cx, clients) = (&self.context, &mut self.connections.clients);
+        let (cx, clients) = (&self.cx, &mut self.connections.clients);
         if !clients.on_read(connection, cx.client_limits(), cx.now) {
             return;
         }
@@ -122,12 +122,12 @@ impl Shard {
             Ok(used) => frames.keep(&bytes[used..]),
             Err(_) => self.connections.clients.end(connection, ClientCloseReason::BadFrame),
         }
-        self.connections.clients.put_frames(connection, frames, self.context.now);
+        self.connections.clients.put_frames(connection, frames, self.cx.now);
     }
 
     /// Handles one query of a client connection; returns whether another may follow.
     fn client_query(&mut self, connection: ConnectionSlot, message: &[u8], out: Out<'_>) -> Flow {
-        let (cx, clients) = (&self.context, &mut self.connections.clients);
+        let (cx, clients) = (&self.cx, &mut self.connections.clients);
         let Some(client) = clients.begin(connection, cx.client_limits(), cx.now) else { return Flow::Stop };
         if keepalive::may_be_there(message) && keepalive::is_asked(message) {
             clients.ask_keepalive(connection);
@@ -144,7 +144,7 @@ impl Shard {
     /// The engine has closed the connection, as requested or because it failed.
     pub fn on_client_closed(&mut self, connection: ConnectionSlot, why: ClientCloseReason) {
         let connections = &mut self.connections;
-        connections.clients.on_closed(&self.context, connection, why);
+        connections.clients.on_closed(&self.cx, connection, why);
         while let Some(route) = connections.clients.next_waiting(connection) {
             // The client of its transfer is gone.
             connections.backends.end(route, BackendCloseReason::Done);
@@ -153,7 +153,7 @@ impl Shard {
 
     /// The engine has written this many bytes of a client's output.
     pub fn client_written(&mut self, connection: ConnectionSlot, count: usize) {
-        let (connections, now) = (&mut self.connections, self.context.now);
+        let (connections, now) = (&mut self.connections, self.cx.now);
         connections.clients.written(connection, count, now);
         while let Some(route) = connections.clients.next_waiting(connection) {
             connections.backends.resume(route, now);
@@ -194,7 +194,7 @@ impl Shard {
         let flow =
             if verdict == Verdict::Hold && !backends.may_continue(route) { Flow::Stop } else { Flow::Go };
         let answers = self.dispatcher.outstanding.live_on(route) < owed || backends.is_transferring(route);
-        backends.on_message(route, answers, self.context.now);
+        backends.on_message(route, answers, self.cx.now);
         flow
     }
 
@@ -230,7 +230,7 @@ impl Shard {
             if parsed.is_err() {
                 self.connections.clients.end(connection, ClientCloseReason::BadFrame);
             }
-            self.connections.clients.put_frames(connection, frames, self.context.now);
+            self.connections.clients.put_frames(connection, frames, self.cx.now);
         }
         if self.connections.clients.end_step(connection) { Resumed::HasMore } else { Resumed::Done }
     }

@@ -17,6 +17,16 @@
 //! packet. Each call does a bounded amount of work: the remainder is requested by `resume_next`,
 //! `next_pending`, or the next tick, so that the engine can serve other sockets meanwhile.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::cast_lossless
+    )
+)]
+
 pub mod backend;
 pub mod client;
 mod conn_table;
@@ -72,7 +82,7 @@ const LATE_MAX: TickDelta = TickDelta::from_ms(1_000);
 /// One shard: everything that happens to a packet between two system calls.
 #[derive(Debug)]
 pub struct Shard {
-    context: Context,
+    cx: Context,
     evaluator: Evaluator,
     dispatcher: Dispatcher,
     connections: Connections,
@@ -104,11 +114,11 @@ impl Shard {
         };
         let dispatcher = Dispatcher::new(&live_state, index);
         let shards = live_state.shards().len();
-        let mut context = Context::new(index, Arc::clone(&live_state), Arc::clone(&snapshot), rng);
-        let relay = Relay::new(context.random_state(), Arc::clone(limits), Arc::clone(descriptors));
+        let mut cx = Context::new(index, Arc::clone(&live_state), Arc::clone(&snapshot), rng);
+        let relay = Relay::new(cx.random_state(), Arc::clone(limits), Arc::clone(descriptors));
         let mut shard = Self {
-            evaluator: Evaluator::new(shards, &mut context),
-            context,
+            evaluator: Evaluator::new(shards, &mut cx),
+            cx,
             dispatcher,
             connections,
             relay,
@@ -122,16 +132,16 @@ impl Shard {
 
     /// Begins a batch: sets its time and configuration.
     pub fn begin_batch(&mut self, now: Tick, snapshot: &Arc<Snapshot>) {
-        self.context.now = now;
-        self.context.batch = self.context.batch.wrapping_add(1);
-        if snapshot.generation != self.context.snapshot.generation {
+        self.cx.now = now;
+        self.cx.batch = self.cx.batch.wrapping_add(1);
+        if snapshot.generation != self.cx.snapshot.generation {
             self.adopt(snapshot);
         }
-        self.dispatcher.balancer.begin_batch(now, &self.context.snapshot);
+        self.dispatcher.balancer.begin_batch(now, &self.cx.snapshot);
     }
 
     fn adopt(&mut self, snapshot: &Arc<Snapshot>) {
-        let cx = &mut self.context;
+        let cx = &mut self.cx;
         let before = std::mem::replace(&mut cx.snapshot, Arc::clone(snapshot));
         self.evaluator.adopt(cx.index(), &before, snapshot);
         cx.needs = Needs::of(snapshot);
@@ -144,7 +154,7 @@ impl Shard {
     /// of clients.
     #[must_use]
     pub fn needs_prefetch(&self) -> bool {
-        self.context.snapshot.chains.query.needs_prefetch()
+        self.cx.snapshot.chains.query.needs_prefetch()
     }
 
     /// Prefetches the memory that the queries of a batch will access, so that their cache misses
@@ -157,11 +167,11 @@ impl Shard {
             (names[count], clients[count]) = (question.qname, client);
             count += 1;
             if count == PREFETCH_MAX {
-                self.evaluator.prefetch(&self.context, &names, &clients);
+                self.evaluator.prefetch(&self.cx, &names, &clients);
                 count = 0;
             }
         }
-        self.evaluator.prefetch(&self.context, &names[..count], &clients[..count]);
+        self.evaluator.prefetch(&self.cx, &names[..count], &clients[..count]);
     }
 
     /// Returns the slots that are in no snapshot any more and have no outstanding query: the engine
@@ -174,7 +184,7 @@ impl Shard {
 
     /// Forgets a backend whose sockets are closed; its slot may be reused.
     pub fn detach(&mut self, slot: BackendSlot) {
-        self.dispatcher.detach(&self.context, slot);
+        self.dispatcher.detach(&self.cx, slot);
         self.connections.backends.detach(slot);
     }
 
@@ -185,7 +195,7 @@ impl Shard {
         self.send_copies(&mut scratch, out);
         self.scratch = scratch;
         self.release_delayed(DUE_PER_TICK, out);
-        let (cx, connections) = (&mut self.context, &mut self.connections);
+        let (cx, connections) = (&mut self.cx, &mut self.connections);
         connections.clients.sweep(cx.client_limits(), cx.now);
         let outstanding = &self.dispatcher.outstanding;
         connections.backends.sweep(
@@ -200,7 +210,8 @@ impl Shard {
     /// The part of [`Shard::on_tick`] that each batch needs when nothing is due: publishes this
     /// shard's counts.
     pub fn publish(&mut self) {
-        let cx = &self.context;
+        self.dispatcher.end_batch();
+        let cx = &self.cx;
         self.dispatcher.balancer.publish();
         let stats = cx.stats();
         stats.outstanding_total.set(self.dispatcher.awaited());
@@ -233,7 +244,7 @@ impl Shard {
     /// lateness of timeouts; with rules that restart or delay, the most that these may add.
     #[must_use]
     pub fn longest_wait(&self) -> TickDelta {
-        let (attempts, held) = if self.context.needs.late_answers {
+        let (attempts, held) = if self.cx.needs.late_answers {
             (ATTEMPTS_MAX, TickDelta::from_ms(DELAY_MS_MAX.into()))
         } else {
             (2, TickDelta(0))
@@ -245,12 +256,12 @@ impl Shard {
     /// Returns the current configuration.
     #[must_use]
     pub const fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.context.snapshot
+        &self.cx.snapshot
     }
 
     /// Counts a packet that the engine itself had to drop, or could not deliver.
     pub fn drop(&self, reason: DropReason) -> Verdict {
-        self.context.drop(reason)
+        self.cx.drop(reason)
     }
 
     /// Returns the numbers of claims, settlements, expiries and releases since the start; for tests
@@ -277,7 +288,7 @@ impl Shard {
 
     /// A wildcard listener has received the first packet for a local address, which gets this slot.
     pub fn on_local(&mut self, slot: LocalSlot, ip: [u8; 16]) {
-        self.context.set_local_address(slot, ip);
+        self.cx.set_local_address(slot, ip);
     }
 
     /// Returns the client of a query on one of a server's sockets, whose address is the source
@@ -297,7 +308,7 @@ impl Shard {
     /// Ends the least recently used connection because the kernel has no descriptor or memory for a
     /// new one; [`Shard::take_evicted`] then returns it. Returns false when none could end.
     pub fn make_room(&mut self) -> bool {
-        self.connections.clients.make_room(self.context.now) || self.relay.make_room(self.context.now)
+        self.connections.clients.make_room(self.cx.now) || self.relay.make_room(self.cx.now)
     }
 
     // Client connections.
@@ -310,35 +321,35 @@ impl Shard {
         listener: &Listener,
         local: LocalSlot,
     ) -> Option<ConnectionSlot> {
-        self.connections.clients.on_accept(&self.context, peer, listener, local)
+        self.connections.clients.on_accept(&self.cx, peer, listener, local)
     }
 
     /// Returns whether a client connection can be accepted at this time.
     #[must_use]
     pub fn may_accept(&self) -> bool {
-        self.connections.clients.may_accept(self.context.now)
+        self.connections.clients.may_accept(self.cx.now)
     }
 
     /// Returns the TLS of a listener's connections, in the current configuration.
     #[must_use]
     pub fn tls_of(&self, listener: ListenerSlot) -> Option<&ServerTls> {
-        self.context.listener(listener)?.service.tls().map(|tls| &**tls)
+        self.cx.listener(listener)?.service.tls().map(|tls| &**tls)
     }
 
     /// The TLS handshake of a client connection has completed.
     pub fn on_client_handshake(&mut self, connection: ConnectionSlot, facts: TlsFacts<'_>) {
-        self.connections.clients.on_handshake(&self.context, connection, facts);
+        self.connections.clients.on_handshake(&self.cx, connection, facts);
     }
 
     /// TLS has failed on a client connection, which the engine then closes for the returned reason.
     pub fn on_client_failure(&mut self, connection: ConnectionSlot, why: Reason) -> ClientCloseReason {
-        self.connections.clients.on_failure(&self.context, connection, why)
+        self.connections.clients.on_failure(&self.cx, connection, why)
     }
 
     /// Bytes from a client contained no data yet: a part of a handshake, or of a record. They count
     /// as a read all the same.
     pub fn on_client_fragment(&mut self, connection: ConnectionSlot) {
-        let (limits, now) = (self.context.client_limits(), self.context.now);
+        let (limits, now) = (self.cx.client_limits(), self.cx.now);
         self.connections.clients.on_read(connection, limits, now);
     }
 
@@ -354,12 +365,12 @@ impl Shard {
     /// them belong to it. The rest is the client's. The connection ends when they are no header, or
     /// name a client outside the ACL.
     pub fn on_header_bytes(&mut self, connection: ConnectionSlot, bytes: &[u8]) -> usize {
-        self.connections.clients.on_header_bytes(&self.context, connection, bytes)
+        self.connections.clients.on_header_bytes(&self.cx, connection, bytes)
     }
 
     /// The client has closed its end; its queries are still answered.
     pub fn on_client_end(&mut self, connection: ConnectionSlot) {
-        self.connections.clients.finish(connection, ClientCloseReason::Client, self.context.now);
+        self.connections.clients.finish(connection, ClientCloseReason::Client, self.cx.now);
     }
 
     /// Returns the connections of a listener that may still bring queries.
@@ -372,12 +383,12 @@ impl Shard {
     /// accept no more queries, except one that a new connection was opened for or that has begun to
     /// arrive.
     pub fn finish_clients(&mut self, listener: Option<ListenerSlot>) {
-        self.connections.clients.finish_listener(listener, self.context.now);
+        self.connections.clients.finish_listener(listener, self.cx.now);
     }
 
     /// Does the same for one connection, whose listener is closed.
     pub fn finish_client(&mut self, connection: ConnectionSlot) {
-        self.connections.clients.finish_closing(connection, self.context.now);
+        self.connections.clients.finish_closing(connection, self.cx.now);
     }
 
     /// Returns the number of open client connections.
@@ -404,7 +415,7 @@ impl Shard {
     /// discard answers that were not read yet.
     #[must_use]
     pub fn client_close_drains(&self, connection: ConnectionSlot) -> bool {
-        self.connections.clients.close_drains(connection, self.context.now)
+        self.connections.clients.close_drains(connection, self.cx.now)
     }
 
     /// Returns whether the engine may read a client connection at this time: bytes that were read
@@ -418,13 +429,13 @@ impl Shard {
 
     /// A backend connection is established.
     pub fn on_backend_open(&mut self, route: Route) {
-        self.connections.backends.opened(route, self.context.now);
-        self.context.stats().backend(route.backend).connections.opened.add(1);
+        self.connections.backends.opened(route, self.cx.now);
+        self.cx.stats().backend(route.backend).connections.opened.add(1);
     }
 
     /// Its TLS handshake has completed, so it is established.
     pub fn on_backend_handshake(&mut self, route: Route, resumed: bool) {
-        self.context.stats().backend(route.backend).connections.handshakes.done(resumed);
+        self.cx.stats().backend(route.backend).connections.handshakes.done(resumed);
         self.on_backend_open(route);
     }
 
@@ -433,7 +444,7 @@ impl Shard {
         if !self.connections.backends.is_connecting(route) {
             return BackendCloseReason::Broken;
         }
-        self.context.stats().backend(route.backend).connections.handshakes.failed(why).add(1);
+        self.cx.stats().backend(route.backend).connections.handshakes.failed(why).add(1);
         BackendCloseReason::Handshake
     }
 
@@ -451,7 +462,7 @@ impl Shard {
 
     /// The engine has written this many of them.
     pub fn backend_written(&mut self, route: Route, count: usize) {
-        self.connections.backends.written(route, count, self.context.now);
+        self.connections.backends.written(route, count, self.cx.now);
     }
 
     /// Returns whether the engine may read such a connection at this time: bytes that were read
@@ -490,7 +501,7 @@ impl Shard {
         listener: &Arc<Listener>,
         local: LocalSlot,
     ) -> Option<SessionSlot> {
-        self.relay.on_accept(&mut self.context, &mut self.dispatcher.balancer, peer, listener, local)
+        self.relay.on_accept(&mut self.cx, &mut self.dispatcher.balancer, peer, listener, local)
     }
 
     /// A client has sent a datagram to a relay's listener. Returns its session, a new one if
@@ -500,7 +511,7 @@ impl Shard {
         client: Client,
         listener: &Arc<Listener>,
     ) -> Option<(SessionSlot, Attempt)> {
-        self.relay.on_datagram(&mut self.context, &mut self.dispatcher.balancer, client, listener)
+        self.relay.on_datagram(&mut self.cx, &mut self.dispatcher.balancer, client, listener)
     }
 
     /// Returns what the engine must do with a session.
@@ -517,23 +528,23 @@ impl Shard {
 
     /// The target has accepted a session's connection.
     pub fn on_target_open(&mut self, session: SessionSlot) {
-        self.relay.on_target_open(&self.context, session);
+        self.relay.on_target_open(&self.cx, session);
     }
 
     /// The attempt to reach a target has failed: the engine must then connect to another one, or
     /// close the session when none is left.
     pub fn on_target_failed(&mut self, session: SessionSlot, why: ConnectFailure) {
-        self.relay.on_target_failed(&mut self.context, &mut self.dispatcher.balancer, session, why);
+        self.relay.on_target_failed(&mut self.cx, &mut self.dispatcher.balancer, session, why);
     }
 
     /// Bytes were relayed.
     pub fn on_relayed(&mut self, session: SessionSlot, direction: Direction, count: usize) {
-        self.relay.on_relayed(&self.context, session, direction, count);
+        self.relay.on_relayed(&self.cx, session, direction, count);
     }
 
     /// A session's sockets are closed, as requested or because one of them has ended.
     pub fn on_session_closed(&mut self, session: SessionSlot, why: RelayCloseReason) {
-        self.relay.on_session_closed(&self.context, &mut self.dispatcher.balancer, session, why);
+        self.relay.on_session_closed(&self.cx, &mut self.dispatcher.balancer, session, why);
     }
 
     /// Returns the number of relay sessions.
@@ -551,6 +562,6 @@ impl Shard {
     /// A relay's listener was closed or opened: flows of a closed one end soon, connections
     /// continue.
     pub fn close_flows(&mut self, listener: ListenerSlot, closed: bool) {
-        self.relay.close_listener(listener, closed.then_some(self.context.now));
+        self.relay.close_listener(listener, closed.then_some(self.cx.now));
     }
 }

@@ -11,6 +11,8 @@
 //! own kind; a group that is full of established members still accepts new ones. Each step costs
 //! the same however many members there are.
 
+use crate::base::narrow::to_u32;
+
 /// Part of a group that a class may have before it makes room for others: one in this many.
 const SHARE: u32 = 8;
 /// No member.
@@ -65,13 +67,13 @@ impl Recency {
             self.groups.resize(group + 1, [EMPTY; CLASSES]);
         }
         let list = &mut self.groups[group][class as usize];
-        let (slot32, older) = (slot as u32, list.newest);
+        let (slot32, older) = (to_u32(slot), list.newest);
         list.newest = slot32;
         list.len += 1;
         if older == NONE {
             list.oldest = slot32;
         }
-        self.nodes[slot] = Some(Node { older, newer: NONE, group: group as u32, class });
+        self.nodes[slot] = Some(Node { older, newer: NONE, group: to_u32(group), class });
         if let Some(node) = self.node_mut(older) {
             node.newer = slot32;
         }

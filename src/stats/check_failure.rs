@@ -7,15 +7,15 @@ use crate::base::reasons::reasons;
 reasons! {
     /// Why a health check failed, or was not made.
     Failure {
-        /// No answer in time.
+        /// No response in time.
         Timeout = "timeout",
         /// The network, or the server's machine, refused.
         Network = "network",
-        /// An answer that is no DNS message.
+        /// A response that is no DNS message.
         Parsing = "parsing",
-        /// An answer to something else: another id or question.
+        /// A response to something else: another id or question.
         Mismatch = "mismatch",
-        /// An answer that says no: SERVFAIL, a code `mustResolve` refuses, a script's exit code, a
+        /// A response that says no: SERVFAIL, a code `mustResolve` refuses, a script's exit code, a
         /// function's verdict.
         Invalid = "invalid",
         /// It could not be made: no descriptor, memory, port or process was left here. It says nothing of

@@ -78,7 +78,7 @@ reasons! {
         Closed = "closed",
         /// It broke: a reset, or an error of the network.
         Broken = "broken",
-        /// An answer was outstanding for too long.
+        /// A response was outstanding for too long.
         Silent = "silent",
         /// Queries were not accepted in time.
         WriteTimeout = "write-timeout",

@@ -21,10 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ahash::RandomState;
 
-use crate::base::addr::{Endpoint, ListenerSlot};
+use crate::base::addr::{Endpoint, LISTENERS_MAX, ListenerSlot};
 use crate::base::time::{Tick, TickDelta};
 use crate::stats::close_reason::ClientCloseReason;
-use crate::stats::live::LISTENERS_MAX;
 
 /// Limits of client connections. 0 is no limit unless stated otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ reasons! {
         Oversized = "oversized",
         /// Dropped by a rule.
         Rule = "rule",
-        /// An answer dropped by a rule.
+        /// A response dropped by a rule.
         ResponseRule = "response-rule",
         /// An answer that exceeds its buffer, or a frame.
         AnswerTooLong = "answer-too-long",
@@ -35,8 +35,8 @@ reasons! {
         DelayFull = "delay-full",
         /// A copy of a query for a second server that could not be sent.
         TeeFull = "tee-full",
-        /// The answer to such a copy.
-        TeeAnswer = "tee-answer",
+        /// The response to such a copy.
+        TeeResponse = "tee-response",
         /// A line of a query log that is not written fast enough.
         LogFull = "log-full",
         /// No usable server in the pool.
@@ -53,19 +53,19 @@ reasons! {
         ClientGone = "client-gone",
         /// No server answered in time.
         Timeout = "timeout",
-        /// An answer shorter than a DNS header.
+        /// A response shorter than a DNS header.
         ResponseShort = "response-short",
-        /// An answer with QR=0.
+        /// A response with QR=0.
         ResponseNotResponse = "response-not-response",
-        /// An answer after its query's time-out.
+        /// A response after its query's time-out.
         ResponseLate = "response-late",
-        /// A second answer to a query that was answered.
+        /// A second response to a query that was answered.
         ResponseDuplicate = "response-duplicate",
         /// A response that matches no query: wrong id or socket.
         ResponseForeign = "response-foreign",
         /// A response whose question differs from the query's.
         ResponseMismatch = "response-mismatch",
-        /// An answer without a question, NOERROR or NXDOMAIN, where the configuration drops them.
+        /// A response without a question, NOERROR or NXDOMAIN, where the configuration drops them.
         ResponseEmpty = "response-empty",
         /// The client's listener has been closed.
         ListenerGone = "listener-gone",

@@ -56,7 +56,7 @@ pub const fn bucket_ns(bucket: usize) -> u64 {
     (1 << octave) + (sub << (octave - SUB_BITS)) + (1 << (octave - SUB_BITS - 1))
 }
 
-/// Answers by latency bucket (see [`Histogram`]).
+/// Responses by latency bucket (see [`Histogram`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Latency(Box<[u64; BUCKETS]>);
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 
-use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
+use crate::base::addr::{BackendSlot, LISTENERS_MAX, ListenerSlot, RuleSlot};
 use crate::stats::connection_limits::ConnectionLimits;
 use crate::stats::descriptors::Descriptors;
 use crate::stats::log_queue::LogQueue;
@@ -26,8 +26,6 @@ use crate::stats::registry::{BackendStats, HandshakeStats, RuleStats, ShardCount
 /// Most rules at a time, in all chains together, including removed ones that shards still count
 /// for.
 pub const RULES_MAX: usize = 1 << 20;
-/// Most listeners at a time, including removed ones that shards still serve.
-pub const LISTENERS_MAX: usize = 1024;
 /// Rules whose hits are allocated together.
 const RULES_BLOCK: usize = 1024;
 

@@ -18,8 +18,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureScheme};
 
+use crate::tls::date::Date;
 use crate::tls::error::{Fault, TlsError};
-use crate::tls::expiry::{Date, Leaf};
+use crate::tls::leaf::Leaf;
 use crate::tls::{files, ocsp};
 
 /// The files of a certificate and its key.

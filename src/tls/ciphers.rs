@@ -9,8 +9,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{self, cipher_suite as suite};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
-use crate::tls::Version;
 use crate::tls::error::{Fault, TlsError};
+use crate::tls::version::Version;
 
 /// A cipher with its name.
 pub type NamedCipher = (&'static str, SupportedCipherSuite);
@@ -56,8 +56,10 @@ fn chosen(list: &str, known: &[NamedCipher]) -> Result<Vec<SupportedCipherSuite>
     names
         .map(|name| {
             let found = known.iter().find(|cipher| cipher.0.eq_ignore_ascii_case(name));
-            let tls13 = known.len() == TLS13.len();
-            found.map(|cipher| cipher.1).ok_or_else(|| Fault::UnknownCipher(name.to_owned(), tls13).into())
+            found.map(|cipher| cipher.1).ok_or_else(|| {
+                let names = known.iter().map(|cipher| cipher.0).collect();
+                Fault::UnknownCipher(name.to_owned(), names).into()
+            })
         })
         .collect()
 }

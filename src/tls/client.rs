@@ -13,7 +13,8 @@ use crate::tls::error::{Fault, TlsError};
 use crate::tls::server::key_log;
 use crate::tls::trust::Trust;
 use crate::tls::verify::{Authorities, Verifier};
-use crate::tls::{ALPN_DOT, Version, ciphers, files, protocols};
+use crate::tls::version::{ALPN_DOT, Version, protocols};
+use crate::tls::{ciphers, files};
 
 /// Where systems keep the certificates of authorities: Debian, Fedora, openSUSE, Alpine and BSD.
 pub const SYSTEM_AUTHORITIES: &[&str] = &[

@@ -1,7 +1,7 @@
 //! DER (X.690), as far as certificates and OCSP responses need it: elements one behind the other,
 //! and points in time.
 
-use crate::tls::expiry::days_to;
+use crate::tls::date::days_to;
 
 pub(super) const BOOLEAN: u8 = 0x01;
 pub(super) const INTEGER: u8 = 0x02;

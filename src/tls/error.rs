@@ -6,8 +6,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::tls::ciphers;
-
 /// An error, and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
@@ -56,8 +54,8 @@ pub enum Fault {
     OldVersion(String),
     /// A text that is no TLS version.
     UnknownVersion(String),
-    /// An unsupported cipher; whether it was for TLS 1.3.
-    UnknownCipher(String, bool),
+    /// An unsupported cipher, and those of its version that are supported.
+    UnknownCipher(String, Vec<&'static str>),
     /// No cipher is left for a version.
     NoCipherLeft,
     /// An invalid ALPN protocol name.
@@ -132,9 +130,7 @@ impl fmt::Display for Fault {
             Self::UnknownVersion(text) => {
                 write!(f, "{text} is no TLS version; use tls1.2 or tls1.3")
             }
-            Self::UnknownCipher(name, tls13) => {
-                let known = if *tls13 { ciphers::TLS13 } else { ciphers::TLS12 };
-                let known: Vec<&str> = known.iter().map(|cipher| cipher.0).collect();
+            Self::UnknownCipher(name, known) => {
                 write!(f, "{name} is not a supported cipher: {}", known.join(", "))
             }
             Self::NoCipherLeft => f.write_str("no cipher is left for the configured TLS versions"),

@@ -8,12 +8,13 @@ use rustls::{KeyLog, NoKeyLog, ServerConfig};
 
 pub use crate::tls::certificates::CertificateFiles;
 use crate::tls::certificates::Certificates;
+use crate::tls::ciphers;
 use crate::tls::error::{Fault, TlsError};
-use crate::tls::expiry::Leaf;
 use crate::tls::keylog::KeyLogFile;
+use crate::tls::leaf::Leaf;
 use crate::tls::store::SessionStore;
 use crate::tls::tickets::TicketKeys;
-use crate::tls::{ALPN_DOT, Version, ciphers, protocols};
+use crate::tls::version::{ALPN_DOT, Version, protocols};
 
 /// RFC 8446, section 4.6.1: "Servers MUST NOT use any value greater than 604800 seconds".
 pub const SESSION_SECONDS_MAX: u32 = 604_800;

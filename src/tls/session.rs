@@ -20,11 +20,12 @@ use std::io::{self, BufRead, Write};
 
 use rustls::{ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConnection};
 
+use crate::tls::ciphers;
 use crate::tls::client::ClientTls;
-use crate::tls::expiry::Leaf;
 use crate::tls::failure::{Failure, Reason};
+use crate::tls::leaf::Leaf;
 use crate::tls::server::ServerTls;
-use crate::tls::{Version, ciphers};
+use crate::tls::version::Version;
 
 /// Unwritten bytes above which [`Session::send`] accepts no more: one full record, and space for
 /// the head of the next message.

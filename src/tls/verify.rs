@@ -15,8 +15,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
+use crate::tls::date::Date;
 use crate::tls::error::{Fault, TlsError};
-use crate::tls::expiry::{Date, Leaf};
+use crate::tls::leaf::Leaf;
 use crate::tls::trust::Trust;
 
 /// The trusted authorities.

@@ -12,8 +12,6 @@ use crate::wire::header::Header;
 use crate::wire::records::{Records, Section, rtype};
 use crate::wire::{name, records};
 
-/// TYPE of the OPT record.
-pub const OPT: u16 = 41;
 /// Bytes of an OPT record before its options.
 const FIXED: usize = 11;
 
@@ -60,7 +58,7 @@ pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
         if end > message.len() {
             return None;
         }
-        if number >= before && fixed == at + 1 && u16::from_be_bytes([t0, t1]) == OPT {
+        if number >= before && fixed == at + 1 && u16::from_be_bytes([t0, t1]) == rtype::OPT {
             return Some(Opt {
                 start: at,
                 end,
@@ -79,7 +77,7 @@ pub fn find(message: &[u8], question_end: usize) -> Option<Opt> {
 #[must_use]
 pub const fn bare(payload: u16, dnssec_ok: bool) -> [u8; 11] {
     let [p0, p1] = payload.to_be_bytes();
-    let [t0, t1] = OPT.to_be_bytes();
+    let [t0, t1] = rtype::OPT.to_be_bytes();
     [0, t0, t1, p0, p1, 0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]
 }
 

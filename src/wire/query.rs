@@ -19,6 +19,7 @@ impl<'p> Question<'p> {
     /// Parses the question after the header. `None` when it is incomplete or its name is not plain:
     /// nothing before a question could be a pointer's target.
     #[must_use]
+    #[inline]
     pub fn parse(message: &'p [u8]) -> Option<Self> {
         let name_end = name::end_plain(message, header::LEN)?;
         let &[t0, t1, c0, c1] = message.get(name_end..name_end + 4)?.first_chunk()?;

@@ -5,10 +5,9 @@
 //! 3597, section 4) against the names written so far. Case is kept: only equal bytes are shared.
 
 use crate::base::packet::Packet;
-use crate::wire::edns::OPT;
 use crate::wire::header::Header;
 use crate::wire::query::Question;
-use crate::wire::records::{POINTER_MAX, Record, Walk};
+use crate::wire::records::{POINTER_MAX, Record, Walk, rtype};
 use crate::wire::{header, name, records};
 
 /// Longest message that can be rewritten, bytes: what a packet's buffer holds (4096 bytes and its
@@ -21,7 +20,7 @@ const KNOWN_MAX: usize = 64;
 /// nothing changed, when a record cannot be parsed or the result does not fit.
 #[must_use]
 pub fn clear_types(packet: &mut Packet<'_>, types: impl Fn(u16) -> bool) -> bool {
-    keep(packet, |record| record.rtype == OPT || !types(record.rtype))
+    keep(packet, |record| record.rtype == rtype::OPT || !types(record.rtype))
 }
 
 /// Rewrites the message with the records for which `wanted` returns true.

@@ -11,7 +11,6 @@
 use std::ops::Range;
 
 use crate::base::packet::Packet;
-use crate::wire::edns::OPT;
 use crate::wire::header::Header;
 use crate::wire::{header, name};
 
@@ -66,6 +65,8 @@ pub mod rtype {
     pub const A6: u16 = 38;
     /// An alias of a subtree.
     pub const DNAME: u16 = 39;
+    /// The pseudo-record of EDNS (RFC 6891).
+    pub const OPT: u16 = 41;
     /// A transaction signature (RFC 8945); the last record of its message.
     pub const TSIG: u16 = 250;
     /// All types, in a question.
@@ -239,7 +240,7 @@ pub fn edit_ttls(message: &mut [u8], mut new: impl FnMut(Section, u16, u16, u32)
     }
     let mut walk = Walk::of(message);
     while let Some(record) = walk.next(message) {
-        if record.rtype != OPT {
+        if record.rtype != rtype::OPT {
             let ttl = new(record.section, record.class, record.rtype, record.ttl);
             message[record.ttl_at..record.ttl_at + 4].copy_from_slice(&ttl.to_be_bytes());
         }

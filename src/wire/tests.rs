@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::base::packet::Packet;
 use crate::wire::answer::{AnswerEdns, Flags, Soa};
-use crate::wire::edns::{OPT, Outcome};
+use crate::wire::edns::Outcome;
 use crate::wire::records::rtype;
 use crate::wire::svc::{SvcParams, SvcRecord};
 use crate::wire::{answer, ecs, edns, rebuild, records};
@@ -232,7 +232,7 @@ fn an_opt() -> impl Strategy<Value = Rr> {
             rdata.extend((length as u16).to_be_bytes());
             rdata.extend(vec![9; length]);
         }
-        Rr { section: ADDITIONAL, owner: vec![0], rtype: OPT, class: 1400, ttl, rdata }
+        Rr { section: ADDITIONAL, owner: vec![0], rtype: rtype::OPT, class: 1400, ttl, rdata }
     })
 }
 
@@ -266,7 +266,7 @@ pub(super) fn a_message() -> impl Strategy<Value = Message> {
 }
 
 fn options_of(whole: &Message) -> Option<Vec<(u16, Vec<u8>)>> {
-    let opt = whole.records.iter().find(|r| r.rtype == OPT)?;
+    let opt = whole.records.iter().find(|r| r.rtype == rtype::OPT)?;
     let (mut rest, mut options) = (&opt.rdata[..], Vec::new());
     while let [c0, c1, l0, l1, data @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*l0, *l1]));
@@ -278,7 +278,7 @@ fn options_of(whole: &Message) -> Option<Vec<(u16, Vec<u8>)>> {
 
 fn without_opt(whole: &Message) -> Message {
     let mut rest = whole.clone();
-    rest.records.retain(|r| r.rtype != OPT);
+    rest.records.retain(|r| r.rtype != rtype::OPT);
     rest
 }
 
@@ -336,7 +336,7 @@ fn all_edits(message: &[u8], room: usize) {
         let (after, done) = edited(query, room, |p| answer::message(p, template));
         assert!(!done || after.len() >= 12 && after[..2] == query[..2]);
     }
-    for rtype in [rtype::A, OPT] {
+    for rtype in [rtype::A, rtype::OPT] {
         for section in 0..=4 {
             assert!(usize::from(records::count_types(message, section, rtype)) <= message.len());
         }
@@ -390,7 +390,7 @@ proptest! {
 
     #[test]
     fn removed_types_are_gone_and_the_rest_is_kept(whole in a_message(), kind in prop::sample::select(vec![1_u16, 2, 5, 6, 15, 16, 33])) {
-        let (after, done) = edited(&write(&whole), 300, |p| rebuild::clear_types(p, |t| t == kind || t == OPT));
+        let (after, done) = edited(&write(&whole), 300, |p| rebuild::clear_types(p, |t| t == kind || t == rtype::OPT));
         prop_assert!(done);
         let mut expected = whole;
         expected.records.retain(|r| r.rtype != kind);
@@ -439,7 +439,7 @@ proptest! {
         prop_assert_eq!(records::end(&message), Some(message.len() - whole.tail.len()));
         prop_assert!(records::edit_ttls(&mut message, |_, class, rtype, ttl| ttl / 2 + u32::from(class) + u32::from(rtype)));
         let mut expected = whole;
-        for r in expected.records.iter_mut().filter(|r| r.rtype != OPT) {
+        for r in expected.records.iter_mut().filter(|r| r.rtype != rtype::OPT) {
             r.ttl = r.ttl / 2 + u32::from(r.class) + u32::from(r.rtype);
         }
         prop_assert_eq!(read(&message), Some(expected));
@@ -451,7 +451,7 @@ proptest! {
         prop_assert!(done);
         let mut expected = whole;
         expected.flags |= 0x0200;
-        expected.records.retain(|r| r.rtype == OPT);
+        expected.records.retain(|r| r.rtype == rtype::OPT);
         expected.tail.clear();
         prop_assert_eq!(read(&after), Some(expected));
     }

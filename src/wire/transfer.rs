@@ -10,9 +10,8 @@
 //! Only the answer sections count, as one sequence of records; message boundaries are irrelevant. A
 //! transfer is not stored, and its records are not validated beyond that.
 
-use crate::wire::edns::OPT;
-use crate::wire::header::Header;
 use crate::wire::header::rcode::NOERROR;
+use crate::wire::header::{self, Header};
 use crate::wire::name;
 use crate::wire::query::Question;
 use crate::wire::records::{Record, Records, Section, rtype};
@@ -29,6 +28,14 @@ const NUMBERS: usize = 20;
 #[must_use]
 pub const fn is_transfer(qtype: u16) -> bool {
     matches!(qtype, IXFR | AXFR)
+}
+
+/// Returns the type of a query that requests a transfer.
+#[must_use]
+pub fn requested(query: &[u8]) -> Option<u16> {
+    let rest = query.get(name::end_plain(query, header::LEN)?..)?;
+    let &[high, low, _, _] = rest.first_chunk()?;
+    Some(u16::from_be_bytes([high, low])).filter(|qtype| is_transfer(*qtype))
 }
 
 /// Returns the serial of the client's zone, from the SOA in the authority section of its IXFR
@@ -166,7 +173,9 @@ impl At {
 }
 
 fn is_opt(message: &[u8], record: &Record) -> bool {
-    record.section == Section::Additional && record.rtype == OPT && message.get(record.start) == Some(&0)
+    record.section == Section::Additional
+        && record.rtype == rtype::OPT
+        && message.get(record.start) == Some(&0)
 }
 
 /// Returns the serial of an SOA; `None` when its data are not two names and five numbers.

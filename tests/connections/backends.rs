@@ -1,5 +1,7 @@
 //! Tests backend connections that break, stall, are full or carry unsolicited messages.
 
+use dnslob::stats::close_reason::ConnectFailure;
+
 use super::*;
 
 const AXFR: u16 = 252;
@@ -15,19 +17,10 @@ fn harness(servers: usize, set: impl Fn(&mut dnslob::model::Backend)) -> Harness
     Harness::new(&config, 20)
 }
 
-/// Closes a connection from the server side.
-fn break_off(harness: &mut Harness, route: Route, why: BackendCloseReason) {
-    harness.connections.remove(&(route.backend.0, route.socket.number()));
-    harness.close_backend(route, Some(why));
-    harness.pending();
-}
-
 /// Returns the queries that the server has received, and clears them.
-fn take_received(harness: &mut Harness) -> Vec<(Route, Vec<u8>)> {
+fn take_received(harness: &mut Harness) -> Vec<(Stream, Vec<u8>)> {
     let received = harness.received();
-    for server_end in harness.connections.values_mut() {
-        server_end.received.clear();
-    }
+    harness.connections.values_mut().for_each(Vec::clear);
     received
 }
 
@@ -47,11 +40,11 @@ fn a_server_that_resets_after_each_answer_still_answers_every_query() {
         // The kernel sends a reset when a server closes a socket with unread queries.
         let Some((route, query)) = harness.received().into_iter().next() else { break };
         harness.deliver(route, &framed(&answer(&query, &[], 0)));
-        break_off(&mut harness, route, BackendCloseReason::Broken);
+        harness.break_off(route, BackendCloseReason::Broken);
     }
     assert_eq!(harness.got(stream).len(), 100);
     assert_eq!(harness.drops(DropReason::BackendConnectionFailed), 0);
-    harness.shard.check_invariants();
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -69,7 +62,7 @@ fn a_server_that_closes_early_gets_few_connections_and_is_not_blamed() {
     harness.pass(1);
     let (route, query) = harness.received().remove(0);
     harness.deliver(route, &framed(&answer(&query, &[], 0)));
-    break_off(&mut harness, route, BackendCloseReason::Closed);
+    harness.break_off(route, BackendCloseReason::Closed);
     assert_eq!(harness.connections.len(), 49, "one query on each");
     ask(&mut harness, 50);
     assert_eq!(harness.connections.len(), 64, "but no more connections than may be");
@@ -81,10 +74,7 @@ fn a_server_that_closes_early_gets_few_connections_and_is_not_blamed() {
     }
     ask(&mut harness, 90);
     let mut loads = BTreeMap::<_, u32>::new();
-    harness
-        .received()
-        .into_iter()
-        .for_each(|(route, _)| *loads.entry(route.socket.number()).or_default() += 1);
+    harness.received().into_iter().for_each(|(route, _)| *loads.entry(route).or_default() += 1);
     assert!(loads.len() <= 3, "{loads:?}");
     harness.settle();
     assert_eq!(harness.got(stream).len(), usize::from(id));
@@ -99,7 +89,7 @@ fn an_idle_connection_closed_as_a_query_is_sent_is_not_a_server_failure() {
     harness.pass(5_000);
     harness.ask(stream, 2, 2);
     let (route, _) = take_received(&mut harness).remove(0);
-    break_off(&mut harness, route, BackendCloseReason::Closed);
+    harness.break_off(route, BackendCloseReason::Closed);
     for n in 3..20 {
         harness.ask(stream, n, n.into());
     }
@@ -117,11 +107,11 @@ fn unsolicited_messages_do_not_count_as_answers() {
     // It sends something each time, then closes: no second connection is tried.
     while let Some((route, query)) = take_received(&mut harness).into_iter().next() {
         connections += 1;
-        if route.backend == BackendSlot(0) {
+        if harness.route(route).backend == BackendSlot(0) {
             let mut foreign = answer(&query, &[], 0);
             foreign[0] ^= 0xff;
             harness.deliver(route, &framed(&foreign));
-            break_off(&mut harness, route, BackendCloseReason::Closed);
+            harness.break_off(route, BackendCloseReason::Closed);
         } else {
             harness.deliver(route, &framed(&answer(&query, &[], 0)));
         }
@@ -132,17 +122,20 @@ fn unsolicited_messages_do_not_count_as_answers() {
 #[test]
 fn a_full_server_is_skipped() {
     let mut harness = harness(3, |b| b.outstanding_max = if b.slot.0 == 1 { 1 } else { 65_535 });
+    harness.behaviours[0] = Behaviour::NeverConnects;
     let stream = harness.connect(CLIENT).expect("taken");
     for n in 0..3 {
         harness.ask(stream, n, n.into());
     }
-    let (first, _) = harness.received().remove(0);
-    assert_eq!(first.backend, BackendSlot(0));
-    break_off(&mut harness, first, BackendCloseReason::Refused);
+    let first = *harness.connections.keys().next().expect("an attempt");
+    assert_eq!(harness.route(first).backend, BackendSlot(0));
+    harness.sim.fail(first, ConnectFailure::Refused);
+    harness.run();
+    assert_eq!(harness.sim.closed(first), Some(Closed::Backend(Some(BackendCloseReason::Refused))));
     harness.settle();
     assert_eq!(harness.got(stream).len(), 3);
     assert_eq!((harness.drops(DropReason::BackendConnectionFailed), retries(&harness)), (0, 3));
-    harness.shard.check_invariants();
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -152,15 +145,15 @@ fn queries_of_a_closed_client_are_not_retried() {
     for n in 0..50 {
         harness.ask(stream, n, n.into());
     }
-    harness.close(stream, ClientCloseReason::Broken);
+    harness.leave(stream);
     let (route, _) = harness.received().remove(0);
-    break_off(&mut harness, route, BackendCloseReason::Broken);
-    assert_eq!((retries(&harness), harness.connections.len(), harness.shard.outstanding()), (0, 0, 0));
+    harness.break_off(route, BackendCloseReason::Broken);
+    assert_eq!((retries(&harness), harness.connections.len(), harness.shard().outstanding()), (0, 0, 0));
     assert_eq!(
         (harness.drops(DropReason::ClientGone), harness.drops(DropReason::BackendConnectionFailed)),
         (50, 0)
     );
-    harness.shard.check_invariants();
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -172,8 +165,7 @@ fn a_query_too_long_for_a_frame_is_dropped_without_a_server_failure() {
     backend.use_client_subnet = true;
     snapshot.backends[0] = Some(Arc::new(backend));
     snapshot.generation = 2;
-    harness.snapshot = Arc::new(snapshot);
-    harness.pass(0);
+    harness.publish(Arc::new(snapshot));
     let stream = harness.connect(CLIENT).expect("taken");
     let mut longest = query(7, 7, 1);
     // An OPT record whose only option fills the frame.
@@ -187,10 +179,10 @@ fn a_query_too_long_for_a_frame_is_dropped_without_a_server_failure() {
     longest.resize(usize::from(u16::MAX), 0);
     harness.send(stream, &framed(&longest));
     assert_eq!(harness.drops(DropReason::QuerySendError), 1);
-    assert_eq!((harness.shard.outstanding(), harness.received().len()), (0, 0));
+    assert_eq!((harness.shard().outstanding(), harness.received().len()), (0, 0));
     harness.pass(40_000);
     assert_eq!(harness.live_state.shards()[0].backend(BackendSlot(0)).timeouts.get(), 0);
-    harness.shard.check_invariants();
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -199,15 +191,14 @@ fn a_delayed_answer_is_truncated_to_fit_a_datagram() {
     let text = "newServer{address='127.0.1.0:53', tcpOnly=true, healthCheckMode='up'}\n\
                 addResponseAction(AllRule(), DelayResponseAction(100))\n";
     let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
-    harness.snapshot = Arc::new(compiled.snapshot);
-    harness.pass(0);
+    harness.publish(Arc::new(compiled.snapshot));
     let from: Client = client(CLIENT);
     harness.answer_at_length(from);
     harness.pass(50);
     assert!(harness.datagrams.is_empty());
     harness.pass(100);
-    let (verdict, answer) = harness.datagrams.pop_front().expect("an answer");
-    assert_eq!(verdict, Verdict::Deliver(from));
+    let (to, answer) = harness.answered();
+    assert_eq!(to, from);
     assert_eq!((answer[2] & 2, answer[7], answer.len() <= 512), (2, 0, true), "TC, no records");
 }
 
@@ -215,7 +206,7 @@ fn a_delayed_answer_is_truncated_to_fit_a_datagram() {
 fn a_slow_transfer_client_does_not_count_against_its_server() {
     let mut harness = harness(1, |b| b.connections.receive_timeout = TickDelta::from_ms(2_000));
     let stream = harness.connect(CLIENT).expect("taken");
-    harness.portion = 0;
+    harness.set_portion(0);
     harness.send(stream, &framed(&query(3, 3, AXFR)));
     let (route, received) = take_received(&mut harness).remove(0);
     let filler = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 0x75, 0x30][..], &[0; 30_000]].concat();
@@ -225,9 +216,8 @@ fn a_slow_transfer_client_does_not_count_against_its_server() {
     }
     harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
     // A little at a time, for more than a minute.
-    harness.portion = 5_000;
     for _ in 0..80 {
-        harness.serve_client(stream);
+        harness.take(stream, 5_000);
         harness.pass(1_000);
     }
     assert_eq!(harness.got(stream).len(), 12);
@@ -235,8 +225,8 @@ fn a_slow_transfer_client_does_not_count_against_its_server() {
     assert_eq!((stats.timeouts.get(), stats.connections.ended(BackendCloseReason::Silent).get()), (0, 0));
     let timed: u32 = (0..dnslob::stats::histogram::BUCKETS).map(|b| stats.latency.count(b)).sum();
     assert_eq!(timed, 0, "how long it took is the client's doing");
-    assert_eq!(harness.shard.outstanding(), 0);
-    harness.shard.check_invariants();
+    assert_eq!(harness.shard().outstanding(), 0);
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -251,7 +241,7 @@ fn an_unanswered_query_times_out_before_its_connection_counts_as_dead() {
         let stats = harness.live_state.shards()[0].backend(BackendSlot(0));
         let silent = stats.connections.ended(BackendCloseReason::Silent).get();
         assert_eq!((stats.timeouts.get(), silent), (1, 0), "{seconds} s");
-        harness.shard.check_invariants();
+        harness.shard().check_invariants();
     }
 }
 
@@ -278,16 +268,16 @@ fn a_transfer_with_an_invalid_first_message_goes_to_the_next_server() {
     let stream = harness.connect(CLIENT).expect("taken");
     harness.send(stream, &framed(&query(3, 3, AXFR)));
     let (route, received) = take_received(&mut harness).remove(0);
-    assert_eq!(route.backend, BackendSlot(0));
+    assert_eq!(harness.route(route).backend, BackendSlot(0));
     // An answer to another question.
     let mut other = answer(&received, &soa(), 1);
     other[13] ^= 1;
     harness.deliver(route, &framed(&other));
     let (route, received) = take_received(&mut harness).remove(0);
-    assert_eq!(route.backend, BackendSlot(1));
+    assert_eq!(harness.route(route).backend, BackendSlot(1));
     harness.deliver(route, &framed(&answer(&received, &[soa(), soa()].concat(), 2)));
-    assert_eq!((harness.got(stream).len(), harness.ended.get(&stream.0)), (1, None));
-    harness.shard.check_invariants();
+    assert_eq!((harness.got(stream).len(), harness.ended.get(&stream)), (1, None));
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -296,15 +286,15 @@ fn a_transfer_without_an_answer_closes_its_backend_connection() {
     let stream = harness.connect(CLIENT).expect("taken");
     harness.send(stream, &framed(&query(3, 3, AXFR)));
     harness.pass(3_000);
-    assert_eq!((harness.shard.backend_connections_open(), harness.shard.outstanding()), (0, 0));
-    harness.shard.check_invariants();
+    assert_eq!((harness.shard().backend_connections_open(), harness.shard().outstanding()), (0, 0));
+    harness.shard().check_invariants();
 }
 
 #[test]
 fn a_connection_closed_by_its_server_is_not_reopened_for_its_queries() {
     let mut harness = harness(1, |_| {});
     let stream = harness.connect(CLIENT).expect("taken");
-    harness.portion = 0;
+    harness.set_portion(0);
     harness.send(stream, &framed(&query(3, 3, AXFR)));
     let (route, received) = take_received(&mut harness).remove(0);
     let filler = [&[0xc0, 0x0c, 0, 16, 0, 1, 0, 0, 0, 60, 0x75, 0x30][..], &[0; 30_000]].concat();
@@ -312,19 +302,18 @@ fn a_connection_closed_by_its_server_is_not_reopened_for_its_queries() {
     (0..10).for_each(|_| bytes.extend(framed(&answer(&received, &filler, 1))));
     bytes.extend(framed(&answer(&received, &soa(), 1)));
     // The last bytes arrive together with the close, before reading could be paused.
-    let Harness { shard, datagrams, .. } = &mut harness;
-    shard.on_backend_bytes(route, &bytes, &mut || true, &mut |v, o| datagrams.push_back((v, o.to_vec())));
-    break_off(&mut harness, route, BackendCloseReason::Closed);
+    harness.sim.set_read_max(bytes.len());
+    harness.sim.send(route, &bytes);
+    harness.sim.end_announced(route);
+    harness.run();
+    assert_eq!(harness.sim.closed(route), Some(Closed::Backend(Some(BackendCloseReason::Closed))));
     assert!(harness.connections.is_empty(), "no new connection");
-    harness.portion = usize::MAX;
-    for _ in 0..20 {
-        harness.serve_client(stream);
-        harness.pass(0);
-    }
+    harness.take(stream, usize::MAX);
+    harness.pass(0);
     assert_eq!(harness.got(stream).len(), 12);
     assert_eq!(harness.live_state.shards()[0].backend(BackendSlot(0)).connections.opened.get(), 1);
-    assert_eq!((harness.shard.backend_connections_open(), harness.shard.outstanding()), (0, 0));
-    harness.shard.check_invariants();
+    assert_eq!((harness.shard().backend_connections_open(), harness.shard().outstanding()), (0, 0));
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -333,14 +322,13 @@ fn a_transfer_with_a_message_dropped_by_a_rule_closes_its_connection() {
     let text = "newServer{address='127.0.1.0:53', healthCheckMode='up'}\n\
                 addXFRResponseAction(QTypeRule('AXFR'), DropResponseAction())\n";
     let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
-    harness.snapshot = Arc::new(compiled.snapshot);
-    harness.pass(0);
+    harness.publish(Arc::new(compiled.snapshot));
     let stream = harness.connect(CLIENT).expect("taken");
     harness.send(stream, &framed(&query(3, 3, AXFR)));
     let (route, received) = take_received(&mut harness).remove(0);
     harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
-    assert_eq!((harness.got(stream).len(), harness.ended[&stream.0]), (0, ClientCloseReason::Transfer));
+    assert_eq!((harness.got(stream).len(), harness.ended[&stream]), (0, ClientCloseReason::Transfer));
     assert_eq!((harness.drops(DropReason::ResponseRule), harness.connections.len()), (1, 0));
-    assert_eq!(harness.shard.outstanding(), 0);
-    harness.shard.check_invariants();
+    assert_eq!(harness.shard().outstanding(), 0);
+    harness.shard().check_invariants();
 }

@@ -21,20 +21,11 @@ fn divide(harness: &Harness, clients: u32, servers: u32) {
     harness.live_state.descriptors().divide(&Division { limit: 1_000, reserve: 0, pools });
 }
 
-/// Opens a connection. The evicted connection is closed first, as in the engines.
-fn connect(harness: &mut Harness) -> Option<ConnectionSlot> {
-    let listener = harness.snapshot.listeners[0].clone();
-    let stream = harness.shard.on_accept(client(CLIENT).peer, &listener, LocalSlot::LISTENER);
-    if let Some(PendingWork::Client(evicted)) = harness.shard.take_evicted() {
-        assert_eq!(harness.shard.client_interest(evicted), ClientInterest::Close(ClientCloseReason::Evicted));
-        harness.close(evicted, ClientCloseReason::Evicted);
-    }
-    assert!(harness.shard.clients_open() <= harness.live_state.descriptors().max(Use::Clients));
-    if let Some(stream) = stream {
-        harness.got.insert(stream.0, Vec::new());
-        harness.ended.remove(&stream.0);
-    }
-    harness.shard.check_invariants();
+/// Opens a connection. The evicted connection is closed first.
+fn connect(harness: &mut Harness) -> Option<Stream> {
+    let stream = harness.connect(CLIENT);
+    assert!(harness.shard().clients_open() <= harness.live_state.descriptors().max(Use::Clients));
+    harness.shard().check_invariants();
     stream
 }
 
@@ -51,7 +42,7 @@ fn connections_without_a_query_are_evicted_first_oldest_first() {
     harness.pass(2_000);
     for (n, gone) in all[1..].iter().enumerate().take(8) {
         connect(&mut harness).expect("another one is evicted");
-        assert_eq!(harness.ended.get(&gone.0), Some(&ClientCloseReason::Evicted));
+        assert_eq!(harness.ended.get(gone), Some(&ClientCloseReason::Evicted));
         assert_eq!(ended(&harness, ClientCloseReason::Evicted), n as u64 + 1);
     }
     assert!(!harness.got(all[0]).is_empty(), "who has asked stays");
@@ -90,9 +81,9 @@ fn a_shrunken_pool_closes_only_idle_connections() {
     (8..10).for_each(|n| harness.ask(all[n], n as u16, n as u32));
     divide(&harness, 1, 10);
     harness.pass(100);
-    assert_eq!((harness.shard.clients_open(), ended(&harness, ClientCloseReason::Evicted)), (2, 8));
+    assert_eq!((harness.shard().clients_open(), ended(&harness, ClientCloseReason::Evicted)), (2, 8));
     assert_eq!(harness.live_state.descriptors().used(Use::Clients), 2, "all is given back");
-    harness.shard.check_invariants();
+    harness.shard().check_invariants();
 }
 
 #[test]
@@ -104,7 +95,7 @@ fn an_idle_connection_is_closed_for_another_shard() {
     harness.live_state.descriptors().want(Use::Clients);
     harness.live_state.descriptors().want(Use::Clients);
     harness.pass(100);
-    assert_eq!((harness.shard.clients_open(), ended(&harness, ClientCloseReason::Evicted)), (8, 2));
+    assert_eq!((harness.shard().clients_open(), ended(&harness, ClientCloseReason::Evicted)), (8, 2));
     assert_eq!(harness.live_state.descriptors().excess(Use::Clients), 0);
 }
 

@@ -271,6 +271,24 @@ fn a_limit_too_low_for_the_configuration_is_logged_at_startup() {
     );
 }
 
+#[test]
+fn a_limit_that_leaves_nothing_for_connections_is_warned_of() {
+    let directory = Directory::new();
+    let server = local();
+    let config = directory.write("dnslob.lua", &(listen(local()) + &format!("newServer(\"{server}\")\n")));
+    let mut command = Command::new("prlimit");
+    // 43 are needed: 24, a shard's 11, 2 listener sockets, 4 to the server, a check, and one left.
+    command.arg("--nofile=43:43").arg(binary()).args(["--shards", "1", "-C"]).arg(config);
+    let mut instance = Instance::launch(command, directory);
+    let warned = instance.program.lines_with(0, "none left for these connections");
+    assert!(
+        warned.iter().any(|line| line.contains("usage=\"clients\"")),
+        "{}",
+        instance.program.transcript()
+    );
+    assert!(instance.stop().success(), "{}", instance.program.transcript());
+}
+
 /// Sets the soft limit of a running program; its hard limit stays.
 fn lower(instance: &Instance, limit: u64) {
     let (limit, pid) = (format!("--nofile={limit}:{LIMIT}"), instance.program.pid().to_string());

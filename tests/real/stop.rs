@@ -50,6 +50,24 @@ fn the_drain_has_a_time_limit() {
     assert_eq!(status.code(), Some(0), "{}", instance.program.transcript());
     assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
     assert_eq!(load.join().answered, 0);
+    let cut = instance.program.lines_with(0, "aborting what has not finished");
+    assert!(
+        cut.len() == 1 && cut[0].contains("queries=20") && cut[0].contains("relay_sessions=0"),
+        "{cut:?}"
+    );
+}
+
+#[test]
+fn a_configuration_that_cannot_answer_is_warned_of() {
+    let at = local();
+    let mut instance = Instance::start(&listen(at));
+    let warnings = |instance: &Instance| instance.program.lines_with(0, "no server, relay or rule").len();
+    assert_eq!(warnings(&instance), 1, "{}", instance.program.transcript());
+    instance.reload(&(listen(at) + "addAction(AllRule(), RCodeAction(DNSRCode.REFUSED))\n"));
+    assert_eq!(warnings(&instance), 1, "{}", instance.program.transcript());
+    instance.reload(&listen(at));
+    assert_eq!(warnings(&instance), 2, "{}", instance.program.transcript());
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
 }
 
 #[test]

@@ -178,7 +178,7 @@ const ROWS: &[Row] = &[
          wait 0
          > 9 * RD a/A OPT=1232 TAIL=0102
          a9 * QR RD a/A A=192.0.2.66
-         ! tee-answer
+         ! tee-response
          a2 * QR RD a/A A=192.0.2.1
          < 1234 QR RD a/A A=192.0.2.1
          a9 * QR RD a/A
@@ -266,7 +266,7 @@ fn a_tee_has_its_own_id_and_counters() {
         (1, 2),
         "one client waits, two were asked"
     );
-    bench.play("back", "a9 * QR SERVFAIL a/A\n ! tee-answer");
+    bench.play("back", "a9 * QR SERVFAIL a/A\n ! tee-response");
     assert_eq!(bench.stats().responses.get(), 0);
     bench.play("back", "a1 * QR a/A\n < 1234 QR a/A");
     assert_eq!((bench.shard.outstanding(), bench.stats().responses.get()), (0, 1));

@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use dnslob::base::addr::{BackendSlot, Client, Endpoint, ListenerSlot, LocalSlot};
 use dnslob::base::prefix::{DEFAULT_ACL, Prefix};
 use dnslob::base::rng::ShardRng;
-use dnslob::base::time::TickDelta;
 use dnslob::config;
 use dnslob::config::{Compiled, Flags, Slots};
 use dnslob::lua::front_end;
 use dnslob::model::Ring;
 use dnslob::model::policy::{Kind, Policy};
 use dnslob::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, Health, HealthMode, Lazy,
-    Listener, Pool, Probe, ProxyHeader, Retry, Service, Snapshot, SocketOptions,
+    Backend, ConnectionOptions, Globals, Health, HealthMode, Listener, Pool, ProxyHeader, Retry, Service,
+    Snapshot, SocketOptions,
 };
 use dnslob::shard::Shard;
 use dnslob::stats::live::{LiveState, State};
@@ -96,54 +95,8 @@ pub(crate) fn backend(at: usize) -> Backend {
     let [high, low] = slot.to_be_bytes();
     let address = std::net::SocketAddr::from(([127, 0, high + 1, low], 53));
     Backend {
-        slot: BackendSlot(slot),
-        id: address.to_string(),
-        name: address.to_string(),
-        address,
-        order: 1,
-        weight: 1,
-        qps: 0,
-        timeout: TickDelta::from_ms(2_000),
-        sockets: 4,
-        outstanding_max: 65_535,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
-        use_client_subnet: false,
-        tee: false,
-        target: false,
-        connections: BackendConnectionOptions::default(),
-        client_address: ClientAddress::Hidden,
-        health: up(),
-    }
-}
-
-fn up() -> Health {
-    Health {
-        mode: HealthMode::Up,
-        probe: Probe::Udp,
-        qname: "a.root-servers.net.".to_owned(),
-        qtype: 1,
-        qclass: 1,
-        set_cd: false,
-        must_resolve: false,
-        interval: TickDelta::from_ms(1_000),
-        timeout: TickDelta::from_ms(1_000),
-        rise: 1,
-        fall: 1,
-        choose: None,
-        judge: None,
-        slow_start: TickDelta(0),
-        lazy: Lazy {
-            threshold_percent: 20,
-            sample: 100,
-            sample_min: 1,
-            failed_interval: TickDelta::from_ms(30_000),
-            backoff_max: None,
-            servfail_counts: false,
-        },
+        health: Health { mode: HealthMode::Up, ..Health::default() },
+        ..Backend::new(BackendSlot(slot), address)
     }
 }
 

@@ -1,12 +1,12 @@
-//! Decides whether a server is full, from the latency of its fast answers alone.
+//! Decides whether a server is full, from the latency of its fast responses alone.
 //!
-//! A resolver's answers are of two kinds: those from its cache, delayed only by its CPU, and those
+//! A resolver's responses are of two kinds: those from its cache, delayed only by its CPU, and those
 //! that it had to fetch, as slow as the authority. Only the first kind shows whether the server is
 //! full, so the gauge takes a quantile among them and compares it with the lowest value of the same
 //! quantile: its floor.
 //!
 //! ```text
-//!  answers  |▇▇▇▇▇▇▇▇▇▇▇▇▇▇         ▂▃▂▂   ▁   |      hits 70 %: p50 is among them
+//!  responses  |▇▇▇▇▇▇▇▇▇▇▇▇▇▇         ▂▃▂▂   ▁   |      hits 70 %: p50 is among them
 //!           |▇▇▇▇▇▇▇▇         ▂▃▅▆▅▃▂▂   ▁     |      hits 40 % (cold): p25 is
 //!           |         ▂▃▅▇▇▇▇▅▃▂        ▂▃▂▂   |      full: every quantile has left its floor
 //! ```
@@ -17,13 +17,13 @@ use crate::base::time::{Tick, TickDelta};
 use crate::model::policy::Concentrate;
 use crate::stats::histogram::{BUCKETS, bucket, bucket_ns};
 
-/// Least answers per sample: fewer are kept for the next window. The median of 32 answers of a
+/// Least responses per sample: fewer are kept for the next window. The median of 32 responses of a
 /// loaded cache path varies by about a tenth.
 const ANSWERS_MIN: u32 = 32;
-/// Pending answers older than this are dropped: they belong to another load.
+/// Pending responses older than this are dropped: they belong to another load.
 const PENDING_MAX: TickDelta = TickDelta::from_ms(5_000);
-/// The quantiles, and for each the part of answers that must be fast for it to be used: a fifth
-/// more, because the slowest of the fast answers are their tail.
+/// The quantiles, and for each the part of responses that must be fast for it to be used: a fifth
+/// more, because the slowest of the fast responses are their tail.
 const LEVELS: [(f64, f64); 3] = [(0.50, 0.60), (0.25, 0.30), (0.10, 0.0)];
 /// Fast: below this multiple of the lowest quantile's floor. On a full server all quantiles leave
 /// it together; then the lowest is compared, which has left its floor too.
@@ -72,18 +72,18 @@ impl Gauge {
         }
     }
 
-    /// Takes a window's answers, counted by [`bucket`].
-    pub(super) fn observe(&mut self, now: Tick, answers: &[u32], settings: &Concentrate) {
+    /// Takes a window's responses, counted by [`bucket`].
+    pub(super) fn observe(&mut self, now: Tick, responses: &[u32], settings: &Concentrate) {
         if self.pending_since.is_some_and(|since| now.since(since) > PENDING_MAX) {
             self.clear_pending();
         }
-        let count: u32 = answers.iter().sum();
+        let count: u32 = responses.iter().sum();
         if count == 0 {
             return;
         }
         self.pending_since.get_or_insert(now);
         self.pending_count += count;
-        for (pending, n) in self.pending.iter_mut().zip(answers) {
+        for (pending, n) in self.pending.iter_mut().zip(responses) {
             *pending += n;
         }
         if self.pending_count >= ANSWERS_MIN {

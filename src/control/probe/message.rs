@@ -1,4 +1,4 @@
-//! The wire format of a health check: builds one query, judges one answer.
+//! The wire format of a health check: builds one query, judges one response.
 //!
 //! It is separate from the data path's wire code because it is the client side: the message is
 //! built from text and judged as a client would, on the control thread, with allocation. It follows
@@ -80,33 +80,33 @@ fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, &'static str> {
     u8::try_from(value).map_err(|_| "an escape above 255")
 }
 
-/// Judges an answer to `query`.
+/// Judges a response to `query`.
 ///
 /// # Errors
 /// What is wrong with it, for counters and log.
-pub fn judge(query: &[u8], answer: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
-    let fields = (field(answer, 0), field(answer, 2), field(answer, 4));
-    let (Some(id), Some(flags), Some(questions), HEADER..) = (fields.0, fields.1, fields.2, answer.len())
+pub fn judge(query: &[u8], response: &[u8], must_resolve: bool) -> Result<(), (Failure, String)> {
+    let fields = (field(response, 0), field(response, 2), field(response, 4));
+    let (Some(id), Some(flags), Some(questions), HEADER..) = (fields.0, fields.1, fields.2, response.len())
     else {
-        let what = format!("the answer is {}, too few for a DNS message", counted(answer.len(), "byte"));
+        let what = format!("the response is {}, too few for a DNS message", counted(response.len(), "byte"));
         return Err((Failure::Parsing, what));
     };
     if Some(id) != field(query, 0) {
-        return Err((Failure::Mismatch, "the answer has another id".into()));
+        return Err((Failure::Mismatch, "the response has another id".into()));
     }
     if flags & QR == 0 {
-        return Err((Failure::Mismatch, "the answer is a query".into()));
+        return Err((Failure::Mismatch, "the response is a query".into()));
     }
     let rcode = flags & 0xf;
     // A server that refuses may omit the question.
     let bare = questions == 0 && rcode != NOERROR && rcode != NXDOMAIN;
     if !bare {
         let question = &query[HEADER..];
-        let Some(echo) = answer.get(HEADER..HEADER + question.len()) else {
-            return Err((Failure::Parsing, "the answer ends within its question".into()));
+        let Some(echo) = response.get(HEADER..HEADER + question.len()) else {
+            return Err((Failure::Parsing, "the response ends within its question".into()));
         };
         if questions != 1 || !echo.eq_ignore_ascii_case(question) {
-            return Err((Failure::Mismatch, "the answer has another question".into()));
+            return Err((Failure::Mismatch, "the response has another question".into()));
         }
     }
     match rcode {
@@ -129,7 +129,7 @@ mod tests {
         query(0x1234, RD | CD, "Www.Example.", 28, 1).expect("a query")
     }
 
-    fn answer(rcode: u8) -> Vec<u8> {
+    fn response(rcode: u8) -> Vec<u8> {
         let mut a = asked();
         a[2] |= 0x80;
         a[3] = rcode;
@@ -163,27 +163,27 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_judged() {
-        let mut other_id = answer(0);
+    fn responses_are_judged() {
+        let mut other_id = response(0);
         other_id[0] = 0;
-        let mut other_name = answer(0);
+        let mut other_name = response(0);
         other_name[13] = b'x';
-        let mut bare = answer(REFUSED as u8)[..HEADER].to_vec();
+        let mut bare = response(REFUSED as u8)[..HEADER].to_vec();
         bare[5] = 0;
-        let mut empty = answer(0)[..HEADER].to_vec();
+        let mut empty = response(0)[..HEADER].to_vec();
         empty[5] = 0;
-        let folded = answer(0).to_ascii_lowercase();
+        let folded = response(0).to_ascii_lowercase();
         for (what, bytes, must_resolve, expected) in [
-            ("good", answer(0), true, None),
+            ("good", response(0), true, None),
             ("folded", folded, true, None),
-            ("nxdomain", answer(3), false, None),
-            ("nxdomain, must resolve", answer(3), true, Some(Failure::Invalid)),
-            ("refused", answer(5), false, None),
-            ("refused, must resolve", answer(5), true, Some(Failure::Invalid)),
-            ("servfail", answer(2), false, Some(Failure::Invalid)),
+            ("nxdomain", response(3), false, None),
+            ("nxdomain, must resolve", response(3), true, Some(Failure::Invalid)),
+            ("refused", response(5), false, None),
+            ("refused, must resolve", response(5), true, Some(Failure::Invalid)),
+            ("servfail", response(2), false, Some(Failure::Invalid)),
             ("short", vec![1, 2, 3], false, Some(Failure::Parsing)),
-            ("cut header", answer(0)[..11].to_vec(), false, Some(Failure::Parsing)),
-            ("cut", answer(0)[..20].to_vec(), false, Some(Failure::Parsing)),
+            ("cut header", response(0)[..11].to_vec(), false, Some(Failure::Parsing)),
+            ("cut", response(0)[..20].to_vec(), false, Some(Failure::Parsing)),
             ("other id", other_id, false, Some(Failure::Mismatch)),
             ("other name", other_name, false, Some(Failure::Mismatch)),
             ("echo", asked(), false, Some(Failure::Mismatch)),

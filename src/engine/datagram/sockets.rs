@@ -11,7 +11,6 @@ use socket2::Socket;
 use tracing::warn;
 
 use crate::base::addr::{BackendSlot, Endpoint, ListenerSlot, Route, SocketSlot};
-use crate::base::packet::Packet;
 use crate::base::time::Tick;
 use crate::engine::datagram::transparent;
 use crate::engine::readiness::Ready;
@@ -19,11 +18,7 @@ use crate::engine::socket;
 use crate::engine::sys::{Note, OutgoingDatagram, ReceiveBuffers, Segment, SendBuffers};
 use crate::model::{Backend, Listener, Snapshot};
 use crate::shard::Shard;
-use crate::shard::verdict::Verdict;
 use crate::stats::live::ShardStats;
-
-/// Backends that are tried for a query that the kernel refuses to send.
-const UNSENT_ATTEMPTS: usize = 4;
 
 /// A listener's UDP socket.
 #[derive(Debug)]
@@ -229,18 +224,4 @@ fn fill(epoll: &Epoll, backend: &Backend, backend_sockets: &mut BackendSockets) 
         *entry = Some(socket);
     }
     Ok(())
-}
-
-/// Offers a query that the kernel refused to backends that have not refused it.
-pub(crate) fn resend(shard: &mut Shard, sockets: &Sockets, mut route: Route, packet: &mut Packet<'_>) {
-    let mut refused = [route.backend; UNSENT_ATTEMPTS];
-    for tries in 1..=UNSENT_ATTEMPTS {
-        refused[tries - 1] = route.backend;
-        match shard.on_unsent(route, packet, &refused[..tries]) {
-            Verdict::Forward(other) if sockets.send_one(shard, other, packet.bytes()) => return,
-            Verdict::Forward(other) => route = other,
-            Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
-        }
-    }
-    shard.abandon(route, packet);
 }

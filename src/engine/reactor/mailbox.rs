@@ -7,8 +7,8 @@ use tracing::{error, warn};
 use crate::base::addr::ListenerSlot;
 use crate::base::time::Tick;
 use crate::engine::reactor::{Engine, LAST_DATAGRAMS};
+use crate::engine::schedule::{BATCHES_LAST, Task};
 use crate::engine::socket::ListenerSockets;
-use crate::engine::turn::{BATCHES_LAST, Task};
 use crate::engine::{Message, clock, socket};
 
 impl Engine {

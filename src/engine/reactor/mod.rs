@@ -12,7 +12,7 @@
 //! It owns sockets and buffers. It decides nothing about a packet: the shard does.
 
 pub mod mailbox;
-mod round;
+mod serve;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -35,13 +35,13 @@ use crate::base::time::{Tick, TickDelta};
 use crate::engine::datagram::deferred::DeferredAnswers;
 use crate::engine::datagram::local_addresses::Locals;
 use crate::engine::datagram::send_batch::SendBatch;
-use crate::engine::datagram::sockets::{ListenerSocket, Sockets, resend};
+use crate::engine::datagram::sockets::{ListenerSocket, Sockets};
 use crate::engine::datagram::transparent;
 use crate::engine::readiness::{Group, Priority, Ready, ReadySet};
 use crate::engine::relay::udp::FlowListener;
+use crate::engine::schedule::{Round, Slice, Stage, Weight};
 use crate::engine::stream::{Connections, Out};
 use crate::engine::sys::{Note, OutgoingDatagram, ReceiveBuffers};
-use crate::engine::turn::{Round, Slice, Stage, Weight};
 use crate::engine::{Message, Setup, clock};
 use crate::model::Snapshot;
 use crate::shard::Shard;
@@ -254,7 +254,7 @@ impl Engine {
     fn serve_datagrams(&mut self) -> usize {
         let mut count = 0;
         // Responses first: they free slots, and their answers must not mix with the listeners'.
-        for priority in [Priority::Answers, Priority::Clients, Priority::Others] {
+        for priority in [Priority::Responses, Priority::Clients, Priority::Others] {
             while let Some((ready, _)) = self.datagrams.next(priority) {
                 match ready {
                     Ready::BackendSockets(route) => count += self.read_backend(route),
@@ -285,7 +285,7 @@ impl Engine {
             return;
         }
         let mut is_over = false;
-        for priority in [Priority::Answers, Priority::Clients] {
+        for priority in [Priority::Responses, Priority::Clients] {
             while !is_over && let Some((ready, _)) = self.relay_datagrams.next(priority) {
                 match ready {
                     Ready::Flow(session) => {
@@ -335,7 +335,10 @@ impl Engine {
             }
             let length = bytes.len();
             bytes.resize(length + RESEND_ROOM, 0);
-            resend(&mut self.shard, &self.sockets, route, &mut Packet::new(&mut bytes, 0, length));
+            let mut packet = Packet::new(&mut bytes, 0, length);
+            self.shard.on_unsent(route, &mut packet, |shard, route, bytes| {
+                self.sockets.send_one(shard, route, bytes)
+            });
         }
         done
     }
@@ -452,7 +455,11 @@ impl Engine {
                 }
                 // Sent again, to another backend.
                 Verdict::Forward(again) if self.sockets.send_one(&self.shard, again, packet.bytes()) => {}
-                Verdict::Forward(again) => resend(&mut self.shard, &self.sockets, again, &mut packet),
+                Verdict::Forward(again) => {
+                    self.shard.on_unsent(again, &mut packet, |shard, route, bytes| {
+                        self.sockets.send_one(shard, route, bytes)
+                    });
+                }
                 Verdict::Drop(_) | Verdict::Hold => {}
             }
         }
@@ -497,7 +504,9 @@ impl Engine {
             for at in send_batch.refused.drain(..) {
                 let datagram = send_batch.datagrams[at];
                 let mut packet = self.queries.packet_at(datagram.at, datagram.start, datagram.len);
-                resend(&mut self.shard, &self.sockets, route, &mut packet);
+                self.shard.on_unsent(route, &mut packet, |shard, route, bytes| {
+                    self.sockets.send_one(shard, route, bytes)
+                });
             }
         }
         send_batch.queries.clear();

@@ -17,7 +17,7 @@ use crate::wire::proxy;
 use crate::wire::proxy::Transport;
 
 /// Builds the PROXY header that a target gets before the client's own bytes.
-fn proxy_header(
+pub(crate) fn proxy_header(
     how: ClientAddress,
     transport: Transport,
     client: Endpoint,

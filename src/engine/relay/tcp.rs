@@ -19,7 +19,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use socket2::Socket;
 
 use crate::base::addr::{Endpoint, SessionSlot};
-use crate::engine::readiness::Ready;
+use crate::engine::readiness::{Ready, Side};
 use crate::engine::relay::pipe::Pipes;
 use crate::engine::relay::splice_pump::{Broken, Readiness, SplicePump, TURN, discard};
 use crate::engine::relay::{failure, is_transient, proxy_header};
@@ -32,13 +32,6 @@ use crate::wire::proxy::Transport;
 
 /// Client bytes that may go with the first packet of TCP Fast Open: they fit in one.
 const FIRST: usize = 1_200;
-
-/// One end of a relayed connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    Target,
-}
 
 /// A connection between a client and its target.
 #[derive(Debug)]

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use mlua::{Lua, Value};
 
 use crate::base::time::TickDelta;
-use crate::config::draft::default_health;
 use crate::config::error::{Fault, counted};
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
 use crate::config::relays::DraftRelay;
@@ -16,7 +15,7 @@ use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::server::{client_address, proxy, script};
 use crate::lua::front_end::settings::{NETWORK, networks};
 use crate::model::policy::{HashKey, Kind, Policy};
-use crate::model::{ClientAddress, ConnectionOptions, HealthMode, Probe, SendExpect};
+use crate::model::{ClientAddress, ConnectionOptions, Health, HealthMode, Probe, SendExpect};
 
 /// Most targets of a relay.
 const TARGETS_MAX: usize = 64;
@@ -85,7 +84,7 @@ fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fa
         fast_open: false,
         source: None,
         client_address: ClientAddress::Hidden,
-        health: default_health(),
+        health: Health::default(),
     };
     // A target needs no slow start: it has no cache to warm up.
     made.health.slow_start = TickDelta::default();

@@ -2,6 +2,7 @@
 //! with capacity, or a new one.
 
 use crate::base::addr::{BackendSlot, Route};
+use crate::base::narrow::to_u32;
 use crate::base::time::Tick;
 use crate::model::{BACKEND_CONNECTIONS_MAX, BackendConnectionOptions};
 use crate::shard::backend::{BackendConnection, BackendConnections, PerBackend, State, TableSlot, number};
@@ -62,7 +63,7 @@ impl BackendConnections {
             // Those that are about to be closed, or of another era, do not count; idle ones that
             // this query cannot use make room.
             let ending =
-                backend_state.iter(&self.table).filter(|(_, c)| c.takes_no_more(&need)).count() as u32;
+                to_u32(backend_state.iter(&self.table).filter(|(_, c)| c.takes_no_more(&need)).count());
             if backend_state.open >= 2 * BACKEND_CONNECTIONS_MAX {
                 return None;
             }
@@ -168,7 +169,7 @@ impl BackendConnection {
             opened: now,
             active: now,
             blocked: None,
-            answered: 0,
+            responses: 0,
             last_message: now,
             missed: 0,
             is_closed_by_server: false,

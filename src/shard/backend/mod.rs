@@ -12,6 +12,7 @@ pub(crate) use crate::shard::backend::choice::{ANY_CLIENT, Need};
 use crate::shard::backend::overdue::SWEEP;
 
 use crate::base::addr::{BackendSlot, Generational, Route, SocketSlot};
+use crate::base::narrow::{to_u16, to_u32};
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::conn_table::ConnTable;
 use crate::shard::dispatch::ConnectionKey;
@@ -53,7 +54,7 @@ struct BackendConnection {
     /// Since when its output waits to be written.
     blocked: Option<Tick>,
     /// Messages that were responses to its queries.
-    answered: u64,
+    responses: u64,
     /// When the last message arrived.
     last_message: Tick,
     /// Queries in a row that timed out, with no message in between.
@@ -136,7 +137,7 @@ pub enum BackendInterest {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClosedConnection {
     /// Responses that it has brought.
-    pub(crate) answered: u64,
+    pub(crate) responses: u64,
     /// A transfer was on it, and had begun to arrive.
     pub(crate) transferring: bool,
 }
@@ -299,16 +300,16 @@ impl BackendConnections {
         self.connection(route).is_some_and(|l| !l.holds_messages())
     }
 
-    /// A message has arrived; `answers`: it is a response to one of its queries.
-    pub(crate) fn on_message(&mut self, route: Route, answers: bool, now: Tick) {
+    /// A message has arrived; `is_response`: to one of its queries.
+    pub(crate) fn on_message(&mut self, route: Route, is_response: bool, now: Tick) {
         let Some(connection) = self.connection_mut(route) else { return };
-        connection.answered += u64::from(answers);
+        connection.responses += u64::from(is_response);
         connection.missed = 0;
         connection.last_message = now;
         connection.active = now;
-        let answered = connection.answered;
+        let responses = connection.responses;
         let depth = &mut self.by_backend[route.backend.index()].depth;
-        if *depth > 0 && answered > u64::from(*depth) {
+        if *depth > 0 && responses > u64::from(*depth) {
             *depth = if *depth < NORMAL_QUERIES_MIN { *depth * 2 } else { 0 };
         }
     }
@@ -371,20 +372,20 @@ impl BackendConnections {
         }
         // Not an idle one that was closed just as a query was sent.
         let was_served = owing.is_some_and(|since| connection.last_message > since);
-        let is_hasty = was_served && (1..=EARLY_CLOSER_QUERIES_MAX).contains(&connection.answered);
+        let is_hasty = was_served && (1..=EARLY_CLOSER_QUERIES_MAX).contains(&connection.responses);
         if is_hasty
             && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken)
             && connection.transfer.is_none()
         {
-            backend_state.depth = connection.answered as u32;
+            backend_state.depth = u32::try_from(connection.responses).unwrap_or(u32::MAX);
         }
-        Some(ClosedConnection { answered: connection.answered, transferring: connection.transfer_started })
+        Some(ClosedConnection { responses: connection.responses, transferring: connection.transfer_started })
     }
 
-    /// Returns backends to avoid: those that have recently refused a connection. `clients`: the
-    /// query came over a connection, and uses one.
-    pub(crate) fn avoided(&self, clients: bool) -> &[BackendSlot] {
-        if clients { &self.refused } else { &self.troubled_for_all }
+    /// Returns backends to avoid: those that have recently refused a connection.
+    /// `came_by_connection`: the query did, so that it may use one at any server.
+    pub(crate) fn avoided(&self, came_by_connection: bool) -> &[BackendSlot] {
+        if came_by_connection { &self.refused } else { &self.troubled_for_all }
     }
 
     /// Returns whether a zone transfer is on the connection.
@@ -453,7 +454,7 @@ impl BackendConnections {
 
     /// Returns the number of connections that are open or opening.
     pub(crate) fn open_count(&self) -> u32 {
-        self.table.len() as u32
+        to_u32(self.table.len())
     }
 
     /// Returns the same for one backend.
@@ -518,7 +519,7 @@ impl BackendConnections {
             let slots = || backend.connections.iter().enumerate().filter_map(|(n, slot)| Some((n, (*slot)?)));
             assert_eq!(slots().count(), backend.open as usize, "connections are counted");
             for (place, slot) in slots() {
-                let route = Route { backend: BackendSlot(at as u16), socket: number(place) };
+                let route = Route { backend: BackendSlot(to_u16(at)), socket: number(place) };
                 assert_eq!(
                     self.table.value(slot).map(|c| c.route),
                     Some(route),
@@ -544,6 +545,6 @@ impl BackendConnection {
     }
 }
 
-const fn number(at: usize) -> SocketSlot {
-    SocketSlot::Connection(at as u16)
+fn number(at: usize) -> SocketSlot {
+    SocketSlot::Connection(to_u16(at))
 }

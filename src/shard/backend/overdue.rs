@@ -1,6 +1,7 @@
 //! Timeouts of backend connections.
 
 use crate::base::addr::{BackendSlot, Route};
+use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::BackendConnectionOptions;
 use crate::shard::backend::{BackendConnection, BackendConnections, State, number};
@@ -30,7 +31,7 @@ impl BackendConnections {
         self.refused.retain(is_troubled);
         self.troubled_for_all.retain(is_troubled);
         for at in 0..self.by_backend.len() {
-            let backend = BackendSlot(at as u16);
+            let backend = BackendSlot(to_u16(at));
             let options = options(backend);
             let mut idle = 0;
             for place in 0..self.by_backend[at].connections.len() {

@@ -1,5 +1,6 @@
 //! The attempts of a query: on the selected server, on a second one when that is slow, on another
-//! one when the kernel refuses to send or a connection fails.
+//! one when the kernel refuses to send or a connection fails. `select_next` chooses the server of
+//! each further attempt, and `send` sends every one; [`AttemptKind`] is what differs.
 
 use crate::balance::Subject;
 use crate::base::addr::{BackendSlot, Route, SocketSlot};
@@ -44,6 +45,25 @@ pub(crate) enum AttemptEnd {
     Closed,
 }
 
+/// Why a query is sent to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AttemptKind {
+    /// It is its first attempt; a second one follows after the time of this queue.
+    First(Option<Queue>),
+    /// The first attempt is slow: it is in flight beside this one.
+    Second,
+    /// The kernel refused to send it to another server.
+    Refused,
+    /// The connection of an earlier attempt has ended, or its server owes the response.
+    Failover,
+    /// A rule restarted it.
+    Restart,
+    /// Its response did not fit a datagram.
+    Truncated,
+    /// It is a copy, whose response nobody waits for.
+    Copy,
+}
+
 impl Dispatcher {
     /// Sends a query to the selected backend: its first attempt. What is kept of the query gets its
     /// entry here, if it has none yet.
@@ -59,13 +79,13 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         let attached = self.attached(backend);
-        let by_connection = pending.client.connection.is_some() || attached.is_some_and(|a| a.by_connection);
+        let may_use_connection = pending.came_by_connection() || attached.is_some_and(|a| a.only_connections);
         let retry = self.retry(cx, attached, pending);
         let keeps = retry.is_some() || cx.needs.queries;
-        if pending.waiter == Waiter::Client(None) && (keeps || by_connection) {
+        if pending.waiter == Waiter::Client(None) && (keeps || may_use_connection) {
             pending.waiter = Waiter::Client(self.queries.open());
             if pending.waiter == Waiter::Client(None)
-                && pending.client.connection.is_some()
+                && pending.came_by_connection()
                 && is_transfer(packet.bytes())
             {
                 // Without an entry nothing would tell that several messages follow.
@@ -73,7 +93,7 @@ impl Dispatcher {
             }
         }
         let mut queue = None;
-        if by_connection {
+        if may_use_connection {
             if keepalive::may_be_there(packet.bytes()) {
                 // Hop by hop, between the client and us (RFC 7828, 3.2.1).
                 keepalive::remove(packet);
@@ -83,13 +103,7 @@ impl Dispatcher {
             let kept = self.queries.keep_query(pending.waiter.entry(), packet.bytes(), retry.is_some());
             queue = retry.filter(|_| kept).and_then(|retry| self.outstanding.queue(retry.after));
         }
-        match self.claim(cx, connections, backend, *pending, queue) {
-            Some(key) => self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError),
-            None => {
-                cx.stats().backend(backend).send_errors.add(1);
-                Err(DropReason::OutstandingFull)
-            }
-        }
+        self.send(cx, connections, backend, AttemptKind::First(queue), pending, packet)
     }
 
     /// Returns whether a second server is queried when the first one is slow. The pool earns a part
@@ -104,6 +118,274 @@ impl Dispatcher {
         Some(retry)
     }
 
+    /// Keeps what is needed to send a query again over a connection, or when its connection ends.
+    fn prepare_for_connection(&mut self, pending: &PendingQuery, query: &[u8]) {
+        let entry = pending.waiter.entry();
+        self.queries.keep_long(entry, query);
+        if !pending.came_by_connection() {
+            self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
+        } else if let Some(question) = Question::parse(query)
+            && transfer::is_transfer(question.qtype)
+        {
+            let serial = transfer::ixfr_serial(query);
+            self.queries.set_transfer(entry, Transfer::new(question.qtype, serial));
+            self.queries.require_connection(entry);
+        }
+    }
+
+    /// Sends a query to a server again, because a rule restarted it: without a second attempt
+    /// beside this one.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub(crate) fn restart(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        self.queries.keep_again(pending.waiter.entry(), packet.bytes());
+        self.send(cx, connections, backend, AttemptKind::Restart, pending, packet)
+    }
+
+    /// Releases the slot of a datagram that the kernel refused to send.
+    pub(crate) fn unsent(
+        &mut self,
+        cx: &Context,
+        route: Route,
+        packet: &mut Packet<'_>,
+    ) -> Option<(Key, InFlight)> {
+        Self::strip_header(cx, route.backend, packet);
+        let key = Key { route, id: Header::parse(packet.bytes())?.id() };
+        let Lookup::Live(in_flight) = self.outstanding.find(key) else { return None };
+        self.release(cx, key);
+        Some((key, in_flight))
+    }
+
+    /// Sends a query that the kernel refused to send to `from` to another server, none of
+    /// `refused`.
+    pub(crate) fn resend(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        from: BackendSlot,
+        refused: &[BackendSlot],
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Option<Sent> {
+        let next = self.select_next(cx, connections, from, refused, pending, packet.bytes())?;
+        self.send(cx, connections, next, AttemptKind::Refused, pending, packet).ok()
+    }
+
+    /// Queries a second server too, because the first is slow, with the query in `scratch`. Returns
+    /// none when there is none, or the pool's budget is used up.
+    pub(crate) fn send_second<'s>(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        first: Key,
+        in_flight: InFlight,
+        scratch: &'s mut Scratch,
+    ) -> Option<(Sent, Packet<'s>)> {
+        let (pending, from) = (in_flight.pending, first.route.backend);
+        if *self.retry_tokens.get(pending.pool.index())? < u64::from(PPM) {
+            return None;
+        }
+        let mut packet = scratch.load(self.queries.query(pending.waiter.entry())?);
+        let next = self.select_next(cx, connections, from, &[from], &pending, packet.bytes())?;
+        let sent = self.send(cx, connections, next, AttemptKind::Second, &pending, &mut packet).ok()?;
+        Some((sent, packet))
+    }
+
+    /// Rearms a first attempt for its remaining time, when a second one may begin; returns false
+    /// when no queue is free.
+    pub(crate) fn rearm_first(&mut self, cx: &Context, first: Key, in_flight: InFlight) -> bool {
+        let after = cx.snapshot.pool(in_flight.pending.pool).retry.map_or(TickDelta(0), |r| r.after);
+        let timeout = self.attached(first.route.backend).map_or(after, |a| a.timeout);
+        let left = TickDelta(timeout.0.saturating_sub(after.0).max(FIRST_ATTEMPT_LEFT_MIN.0));
+        let Some(queue) = self.outstanding.queue(left) else { return false };
+        self.outstanding.rearm(first, cx.now, queue);
+        true
+    }
+
+    /// Repeats a query over a connection, because its response did not fit a datagram and its
+    /// client uses a connection: on the same server if that has one. `packet` becomes the query.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub(crate) fn repeat_over_connection(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        let entry = pending.waiter.entry();
+        self.queries.require_connection(entry);
+        if !self.queries.query(entry).is_some_and(|query| packet.replace(query)) {
+            return Err(DropReason::QueryNotKept);
+        }
+        self.send_here_or_elsewhere(cx, connections, backend, AttemptKind::Truncated, pending, packet)
+    }
+
+    /// Continues a query whose attempt has ended without a response: on another server, or over
+    /// another connection. Returns none when it cannot, and the caller finishes it.
+    pub(crate) fn move_on<'s>(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        key: Key,
+        pending: &PendingQuery,
+        how: AttemptEnd,
+        scratch: &'s mut Scratch,
+    ) -> Option<(Sent, Packet<'s>)> {
+        let (entry, backend) = (pending.waiter.entry(), key.route.backend);
+        let has_left = pending.client.connection.is_some_and(|c| connections.clients.is_over(c));
+        if has_left || !key.route.is_connection() && !pending.came_by_connection() {
+            return None;
+        }
+        // A query that was too long to be kept has no further attempt.
+        let mut packet = scratch.load(self.queries.query(entry)?);
+        // A server that closes too many connections under one query has failed it.
+        let stays = how == AttemptEnd::Closed && self.queries.moved(entry);
+        let (kind, to) = (AttemptKind::Failover, &mut packet);
+        let sent = if stays {
+            self.send_here_or_elsewhere(cx, connections, backend, kind, pending, to)
+        } else {
+            self.send_elsewhere(cx, connections, backend, kind, pending, to)
+        };
+        Some((sent.ok()?, packet))
+    }
+
+    /// Sends the next copy that rules have made; its packet is in `scratch`. Returns none when
+    /// there is none left. One that cannot be sent is counted.
+    pub(crate) fn send_copy<'s>(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        scratch: &'s mut Scratch,
+    ) -> Option<(Option<Sent>, Packet<'s>)> {
+        let (backend, bytes, len) = self.copies.take()?;
+        let mut packet = scratch.load(&bytes[..len]);
+        self.copies.put_back(bytes);
+        let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
+        let pending = PendingQuery::copy(question);
+        let sent = self.send(cx, connections, backend, AttemptKind::Copy, &pending, &mut packet).ok();
+        match sent {
+            Some(_) => self.unawaited += 1,
+            None => {
+                cx.drop(DropReason::TeeFull);
+            }
+        }
+        Some((sent, packet))
+    }
+
+    /// Sends a query to the server of its last attempt again, or elsewhere if that takes no more.
+    fn send_here_or_elsewhere(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        from: BackendSlot,
+        kind: AttemptKind,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        match self.send(cx, connections, from, kind, pending, packet) {
+            Err(DropReason::OutstandingFull) => {
+                self.send_elsewhere(cx, connections, from, kind, pending, packet)
+            }
+            sent => sent,
+        }
+    }
+
+    /// Sends a query that `from` has failed to the next server that takes it and has not failed it.
+    fn send_elsewhere(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        from: BackendSlot,
+        kind: AttemptKind,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        let entry = pending.waiter.entry();
+        self.queries.failed_by(entry, from);
+        let most = usize::from(cx.snapshot.backend(from).map_or(1, |b| b.connections.tries));
+        loop {
+            let failed = self.queries.failed(entry);
+            if failed.as_slice().len() >= most {
+                return Err(DropReason::OutstandingFull);
+            }
+            let next = self.select_next(cx, connections, from, failed.as_slice(), pending, packet.bytes());
+            let next = next.ok_or(DropReason::OutstandingFull)?;
+            match self.send(cx, connections, next, kind, pending, packet) {
+                Err(DropReason::OutstandingFull) => self.queries.failed_by(entry, next),
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Selects the server of a further attempt, none of `excluded`, by the policy of the pool (a
+    /// Lua policy's fallback).
+    fn select_next(
+        &mut self,
+        cx: &mut Context,
+        connections: &Connections,
+        from: BackendSlot,
+        excluded: &[BackendSlot],
+        pending: &PendingQuery,
+        query: &[u8],
+    ) -> Option<BackendSlot> {
+        let question = Question::parse(query)?;
+        let client = self.client_of(pending);
+        let subject = Subject { qname: question.qname, client: &client };
+        let came_by_connection = pending.came_by_connection();
+        let next = self.select(cx, connections, pending.pool, &subject, came_by_connection, excluded)?;
+        // The query is sent as it is: with the client's subnet only to servers that get it.
+        (cx.sends_subnet(next) == cx.sends_subnet(from)).then_some(next)
+    }
+
+    /// Sends a query to a server: claims a slot and counts the attempt.
+    ///
+    /// # Errors
+    /// [`DropReason::OutstandingFull`] when the server takes no more queries, or
+    /// [`DropReason::QuerySendError`].
+    #[inline]
+    fn send(
+        &mut self,
+        cx: &mut Context,
+        connections: &mut Connections,
+        backend: BackendSlot,
+        kind: AttemptKind,
+        pending: &PendingQuery,
+        packet: &mut Packet<'_>,
+    ) -> Result<Sent, DropReason> {
+        let queue = if let AttemptKind::First(queue) = kind { queue } else { None };
+        let Some(key) = self.claim(cx, connections, backend, *pending, queue) else {
+            if matches!(kind, AttemptKind::First(_)) {
+                cx.stats().backend(backend).send_errors.add(1);
+            }
+            return Err(DropReason::OutstandingFull);
+        };
+        match kind {
+            AttemptKind::First(_) | AttemptKind::Truncated | AttemptKind::Copy => {}
+            AttemptKind::Failover => cx.stats().retries.add(1),
+            AttemptKind::Second => {
+                let tokens = &mut self.retry_tokens[pending.pool.index()];
+                *tokens = tokens.saturating_sub(u64::from(PPM));
+                cx.stats().retries.add(1);
+            }
+            // It has no second attempt beside it.
+            AttemptKind::Refused | AttemptKind::Restart => {
+                self.queries.take_retry(pending.waiter.entry());
+            }
+        }
+        self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError)
+    }
+
     /// Claims a slot for an attempt, and a connection if it uses one. Returns none when there is
     /// none.
     fn claim(
@@ -116,12 +398,12 @@ impl Dispatcher {
     ) -> Option<Key> {
         let max = cx.snapshot.backend(backend)?.outstanding_max;
         let attached = self.attached(backend)?;
-        let connection = if self.goes_by_connection(cx, attached, &pending) {
+        let connection = if self.uses_connection(cx, attached, &pending) {
             Some(self.connection_for(cx, connections, backend, &pending)?)
         } else {
             None
         };
-        let own = if connection.is_some() && pending.client.connection.is_some() {
+        let own = if connection.is_some() && pending.came_by_connection() {
             attached.connection_queue
         } else {
             attached.queue
@@ -141,26 +423,12 @@ impl Dispatcher {
         Some(key)
     }
 
-    fn goes_by_connection(&self, cx: &Context, server: Attached, pending: &PendingQuery) -> bool {
-        server.by_connection
-            || pending.client.connection.is_some()
+    /// Returns whether an attempt on this server uses a connection.
+    fn uses_connection(&self, cx: &Context, server: Attached, pending: &PendingQuery) -> bool {
+        server.only_connections
+            || pending.came_by_connection()
                 && (!cx.snapshot.pool(pending.pool).tcp_to_udp
-                    || self.queries.goes_by_connection(pending.waiter.entry()))
-    }
-
-    /// Keeps what is needed to send a query again over a connection, or when its connection ends.
-    fn prepare_for_connection(&mut self, pending: &PendingQuery, query: &[u8]) {
-        let entry = pending.waiter.entry();
-        self.queries.keep_long(entry, query);
-        if pending.client.connection.is_none() {
-            self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
-        } else if let Some(question) = Question::parse(query)
-            && transfer::is_transfer(question.qtype)
-        {
-            let serial = transfer::ixfr_serial(query);
-            self.queries.set_transfer(entry, Transfer::new(question.qtype, serial));
-            self.queries.force_connection(entry);
-        }
+                    || self.queries.requires_connection(pending.waiter.entry()))
     }
 
     /// Returns a connection to a server for a query; a new one begins with the server's PROXY
@@ -216,224 +484,6 @@ impl Dispatcher {
         self.release(cx, key);
         self.queries.ended(pending.waiter.entry(), key);
         None
-    }
-
-    /// Releases the slot of a datagram that the kernel refused to send.
-    pub(crate) fn unsent(
-        &mut self,
-        cx: &Context,
-        route: Route,
-        packet: &mut Packet<'_>,
-    ) -> Option<(Key, InFlight)> {
-        Self::strip_header(cx, route.backend, packet);
-        let key = Key { route, id: Header::parse(packet.bytes())?.id() };
-        let Lookup::Live(in_flight) = self.outstanding.find(key) else { return None };
-        self.release(cx, key);
-        Some((key, in_flight))
-    }
-
-    /// Sends a query that the kernel refused to send to `from` to another server, none of
-    /// `refused`.
-    pub(crate) fn resend(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        from: BackendSlot,
-        refused: &[BackendSlot],
-        pending: &PendingQuery,
-        packet: &mut Packet<'_>,
-    ) -> Option<Sent> {
-        let client = self.client_of(pending);
-        let question = Question::parse(packet.bytes())?;
-        let subject = Subject { qname: question.qname, client: &client };
-        let backend = self.balancer.select(&cx.snapshot, pending.pool, &subject, refused, &mut cx.rng)?;
-        // The query is sent as it is: with the client's subnet only to servers that get it.
-        if cx.sends_subnet(backend) != cx.sends_subnet(from) {
-            return None;
-        }
-        let key = self.claim(cx, connections, backend, *pending, None)?;
-        self.queries.take_retry(pending.waiter.entry());
-        self.put(cx, connections, key, pending, packet)
-    }
-
-    /// Sends a query to a server again, because a rule restarted it: without a second attempt
-    /// beside this one.
-    ///
-    /// # Errors
-    /// Why it could not be sent.
-    pub(crate) fn restart(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        backend: BackendSlot,
-        pending: &PendingQuery,
-        packet: &mut Packet<'_>,
-    ) -> Result<Sent, DropReason> {
-        self.queries.keep_again(pending.waiter.entry(), packet.bytes());
-        self.queries.take_retry(pending.waiter.entry());
-        let key = self.claim(cx, connections, backend, *pending, None).ok_or(DropReason::OutstandingFull)?;
-        self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError)
-    }
-
-    /// Repeats a query over a connection, because its response did not fit a datagram and its
-    /// client uses a connection: on the same server if that has one. `packet` becomes the query.
-    pub(crate) fn repeat_over_connection(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        backend: BackendSlot,
-        pending: &PendingQuery,
-        packet: &mut Packet<'_>,
-    ) -> Result<Sent, DropReason> {
-        let entry = pending.waiter.entry();
-        self.queries.force_connection(entry);
-        if !self.queries.query(entry).is_some_and(|query| packet.replace(query)) {
-            return Err(DropReason::QueryNotKept);
-        }
-        let own = self.claim(cx, connections, backend, *pending, None);
-        let claimed = own.or_else(|| {
-            self.queries.failed_by(entry, backend);
-            self.claim_elsewhere(cx, connections, backend, pending, packet.bytes())
-        });
-        let key = claimed.ok_or(DropReason::OutstandingFull)?;
-        self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError)
-    }
-
-    /// Queries a second server too, because the first is slow, with the query in `scratch`. Returns
-    /// none when there is none, or the pool's budget is used up.
-    pub(crate) fn send_second<'s>(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        first: Key,
-        in_flight: InFlight,
-        scratch: &'s mut Scratch,
-    ) -> Option<(Sent, Packet<'s>)> {
-        let (pending, entry) = (in_flight.pending, in_flight.pending.waiter.entry());
-        let tokens = self.retry_tokens.get(pending.pool.index())?.checked_sub(u64::from(PPM))?;
-        let client = self.client_of(&pending);
-        let mut packet = scratch.load(self.queries.query(entry)?);
-        let question = Question::parse(packet.bytes())?;
-        let subject = Subject { qname: question.qname, client: &client };
-        let avoid = [first.route.backend];
-        let backend = self.balancer.select(&cx.snapshot, pending.pool, &subject, &avoid, &mut cx.rng)?;
-        // The query is sent as it is: with the client's subnet only to servers that get it.
-        if cx.sends_subnet(backend) != cx.sends_subnet(first.route.backend) {
-            return None;
-        }
-        let second = self.claim(cx, connections, backend, pending, None)?;
-        self.retry_tokens[pending.pool.index()] = tokens;
-        cx.stats().retries.add(1);
-        let sent = self.put(cx, connections, second, &pending, &mut packet)?;
-        Some((sent, packet))
-    }
-
-    /// Rearms a first attempt for its remaining time, when a second one may begin; returns false
-    /// when no queue is free.
-    pub(crate) fn rearm_first(&mut self, cx: &Context, first: Key, in_flight: InFlight) -> bool {
-        let after = cx.snapshot.pool(in_flight.pending.pool).retry.map_or(TickDelta(0), |r| r.after);
-        let timeout = self.attached(first.route.backend).map_or(after, |a| a.timeout);
-        let left = TickDelta(timeout.0.saturating_sub(after.0).max(FIRST_ATTEMPT_LEFT_MIN.0));
-        let Some(queue) = self.outstanding.queue(left) else { return false };
-        self.outstanding.rearm(first, cx.now, queue);
-        true
-    }
-
-    /// Continues a query whose attempt has ended without a response: on another server, or over
-    /// another connection. Returns none when it cannot, and the caller finishes it.
-    pub(crate) fn move_on<'s>(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        key: Key,
-        pending: &PendingQuery,
-        how: AttemptEnd,
-        scratch: &'s mut Scratch,
-    ) -> Option<(Sent, Packet<'s>)> {
-        let (entry, backend) = (pending.waiter.entry(), key.route.backend);
-        let has_left = pending.client.connection.is_some_and(|c| connections.clients.is_over(c));
-        if has_left || !key.route.is_connection() && pending.client.connection.is_none() {
-            return None;
-        }
-        // A server that closes too many connections under one query has failed it.
-        let again = how == AttemptEnd::Closed && self.queries.moved(entry);
-        if !again {
-            self.queries.failed_by(entry, backend);
-        }
-        // A query that was too long to be kept has no further attempt.
-        let mut packet = scratch.load(self.queries.query(entry)?);
-        let own = if again { self.claim(cx, connections, backend, *pending, None) } else { None };
-        let next = own.or_else(|| {
-            if again {
-                self.queries.failed_by(entry, backend);
-            }
-            self.claim_elsewhere(cx, connections, backend, pending, packet.bytes())
-        })?;
-        cx.stats().retries.add(1);
-        let sent = self.put(cx, connections, next, pending, &mut packet)?;
-        Some((sent, packet))
-    }
-
-    /// Claims a slot at the next server that has one, for a query that other servers have failed.
-    fn claim_elsewhere(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        failed: BackendSlot,
-        pending: &PendingQuery,
-        query: &[u8],
-    ) -> Option<Key> {
-        let entry = pending.waiter.entry();
-        let most = usize::from(cx.snapshot.backend(failed).map_or(1, |b| b.connections.tries));
-        while self.queries.failed(entry).len() < most {
-            let next = self.next_server(cx, failed, pending, query)?;
-            if let Some(key) = self.claim(cx, connections, next, *pending, None) {
-                return Some(key);
-            }
-            self.queries.failed_by(entry, next);
-        }
-        None
-    }
-
-    /// Selects a server for a query that others have failed. It is sent as it is: with the client's
-    /// subnet only to servers that get it.
-    fn next_server(
-        &mut self,
-        cx: &mut Context,
-        failed: BackendSlot,
-        pending: &PendingQuery,
-        query: &[u8],
-    ) -> Option<BackendSlot> {
-        let question = Question::parse(query)?;
-        let client = self.client_of(pending);
-        let subject = Subject { qname: question.qname, client: &client };
-        let avoid = self.queries.failed(pending.waiter.entry());
-        let next = self.balancer.select(&cx.snapshot, pending.pool, &subject, avoid, &mut cx.rng)?;
-        (!avoid.contains(&next) && cx.sends_subnet(next) == cx.sends_subnet(failed)).then_some(next)
-    }
-
-    /// Sends the next copy that rules have made; its packet is in `scratch`. Returns none when
-    /// there is none left. One that cannot be sent is counted.
-    pub(crate) fn send_copy<'s>(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        scratch: &'s mut Scratch,
-    ) -> Option<(Option<Sent>, Packet<'s>)> {
-        let (backend, bytes, len) = self.copies.take()?;
-        let mut packet = scratch.load(&bytes[..len]);
-        self.copies.put_back(bytes);
-        let question = Question::parse(packet.bytes()).map_or(0, |q| cx.hash(&q));
-        let pending = PendingQuery::copy(question);
-        let key = self.claim(cx, connections, backend, pending, None);
-        let sent = key.and_then(|key| self.put(cx, connections, key, &pending, &mut packet));
-        match sent {
-            Some(_) => self.unawaited += 1,
-            None => {
-                cx.drop(DropReason::TeeFull);
-            }
-        }
-        Some((sent, packet))
     }
 
     /// Opens the entry of a query for which rules have decided something. Returns none when the

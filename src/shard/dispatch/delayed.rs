@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::base::narrow::to_u32;
 use crate::base::time::Tick;
 use crate::shard::verdict::Verdict;
 
@@ -26,7 +27,7 @@ impl DelayedAnswers {
             Some(at) => at,
             None if self.blocks.len() < ANSWERS_MAX => {
                 self.blocks.push((None, Vec::new()));
-                self.blocks.len() as u32 - 1
+                to_u32(self.blocks.len() - 1)
             }
             None => return false,
         };
@@ -65,7 +66,7 @@ impl DelayedAnswers {
     /// Returns the number of delayed answers.
     #[must_use]
     pub(crate) fn held(&self) -> u32 {
-        self.due.len() as u32
+        to_u32(self.due.len())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Queries in flight to backends: their servers, timeouts and attempts, and what is kept of each.
 //!
 //! ```text
-//!  select ─► dispatch ─► claim (slot, id) ─► put ─► datagram, or a backend connection's output
-//!                          │ timeout: a second server, another one, or none
-//!                          └ response: settle
+//!  select ─► send: claim (slot, id), put ─► datagram, or a backend connection's output
+//!     ▲              │ timeout, failure: an attempt on a second server, another one, or none
+//!     └──────────────┤
+//!                    └ response: settle
 //! ```
 //!
 //! It does not evaluate rules or read responses: the pipeline decides what happens to a query that
@@ -20,6 +21,7 @@ use std::sync::atomic::Ordering::Release;
 
 use crate::balance::{Balancer, Subject};
 use crate::base::addr::{BackendSlot, Endpoint, PoolSlot, Route};
+use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Snapshot};
 use crate::rules::copies::Copies;
@@ -52,10 +54,12 @@ pub(crate) struct Dispatcher {
     retry_tokens: Vec<u64>,
     /// Outstanding attempts whose response no client waits for.
     unawaited: u32,
-    /// Queries that were sent to servers up to the last tick.
+    /// Queries that were sent to servers up to the last batch.
     claimed: u64,
     /// Buffer for PROXY headers.
     header: Vec<u8>,
+    /// Buffer for the servers that a selection avoids.
+    avoided: Vec<BackendSlot>,
 }
 
 /// What a shard keeps of a backend over snapshots.
@@ -65,7 +69,7 @@ struct Attached {
     /// The timeout queue of queries that came over connections and use its connections.
     connection_queue: Queue,
     /// Every query uses its connections.
-    by_connection: bool,
+    only_connections: bool,
     /// From the last configuration that had it: its outstanding queries outlive its removal.
     timeout: TickDelta,
 }
@@ -85,6 +89,7 @@ impl Dispatcher {
             unawaited: 0,
             claimed: 0,
             header: Vec::new(),
+            avoided: Vec::new(),
         }
     }
 
@@ -97,7 +102,7 @@ impl Dispatcher {
         }
         self.retiring = (0..self.attached.len())
             .filter(|at| self.attached[*at].is_some())
-            .map(|at| BackendSlot(at as u16))
+            .map(|at| BackendSlot(to_u16(at)))
             .filter(|slot| snapshot.backend(*slot).is_none())
             .collect();
         self.retry_tokens.resize(snapshot.pools.len(), RETRY_TOKENS_MAX / 10);
@@ -116,7 +121,8 @@ impl Dispatcher {
         let connection_queue = self.outstanding.queue(options.receive_timeout).unwrap_or(queue);
         // No query waits for a relay's target, whatever its connect timeout.
         let timeout = if backend.target { TickDelta(0) } else { backend.timeout };
-        self.attached[at] = Some(Attached { queue, connection_queue, by_connection: options.only, timeout });
+        self.attached[at] =
+            Some(Attached { queue, connection_queue, only_connections: options.only, timeout });
         cx.stats().attached[at].store(1, Release);
     }
 
@@ -138,8 +144,8 @@ impl Dispatcher {
         self.attached.get(backend.index()).copied().flatten()
     }
 
-    /// Selects a server of a pool by its policy, preferably none that has just refused a
-    /// connection. `by_connection`: the query came over a connection.
+    /// Selects a server of a pool by its policy: none of `excluded`, and preferably none that has
+    /// just refused a connection. `came_by_connection`: as the query did.
     #[inline]
     pub(crate) fn select(
         &mut self,
@@ -147,14 +153,18 @@ impl Dispatcher {
         connections: &Connections,
         pool: PoolSlot,
         subject: &Subject<'_>,
-        by_connection: bool,
+        came_by_connection: bool,
+        excluded: &[BackendSlot],
     ) -> Option<BackendSlot> {
-        let avoid = connections.backends.avoided(by_connection);
-        let chosen = self.balancer.select(&cx.snapshot, pool, subject, avoid, &mut cx.rng);
-        if chosen.is_some() || avoid.is_empty() {
-            return chosen;
+        let avoided = connections.backends.avoided(came_by_connection);
+        if avoided.is_empty() {
+            return self.balancer.select(&cx.snapshot, pool, subject, excluded, &mut cx.rng);
         }
-        self.balancer.select(&cx.snapshot, pool, subject, &[], &mut cx.rng)
+        self.avoided.clear();
+        self.avoided.extend_from_slice(excluded);
+        self.avoided.extend_from_slice(avoided);
+        let chosen = self.balancer.select(&cx.snapshot, pool, subject, &self.avoided, &mut cx.rng);
+        chosen.or_else(|| self.balancer.select(&cx.snapshot, pool, subject, excluded, &mut cx.rng))
     }
 
     /// Returns the client of a query that has claimed a slot.
@@ -162,12 +172,17 @@ impl Dispatcher {
         self.queries.proxied(pending.waiter.entry()).map_or(pending.client.peer, |proxied| proxied.source)
     }
 
-    /// Returns how many timed-out attempts may be handled in one tick: as many as began since the
-    /// last one, and `more`, so that no backlog grows.
-    pub(crate) fn due_per_tick(&mut self, more: usize) -> u64 {
+    /// Returns how many timed-out attempts may be handled in one tick: as many as began in this
+    /// batch, and `more`, so that no backlog grows.
+    pub(crate) const fn due_per_tick(&self, more: usize) -> u64 {
         let [claimed, ..] = self.outstanding.totals();
-        let begun = claimed - std::mem::replace(&mut self.claimed, claimed);
-        begun.saturating_add(more as u64)
+        (claimed - self.claimed).saturating_add(more as u64)
+    }
+
+    /// A batch ends.
+    pub(crate) const fn end_batch(&mut self) {
+        let [claimed, ..] = self.outstanding.totals();
+        self.claimed = claimed;
     }
 
     /// Returns the queue for the next part of a response over a connection.
@@ -203,7 +218,7 @@ impl Dispatcher {
         in_flight: InFlight,
         code: u8,
     ) {
-        self.count_answer(cx, connections, key, in_flight, code);
+        self.count_response(cx, connections, key, in_flight, code);
         let entry = in_flight.pending.waiter.entry();
         if let Some(twin) = self.queries.ended(entry, key) {
             self.mark_unawaited(twin);
@@ -213,7 +228,7 @@ impl Dispatcher {
     }
 
     #[inline]
-    fn count_answer(
+    fn count_response(
         &mut self,
         cx: &Context,
         connections: &Connections,
@@ -256,7 +271,7 @@ impl Dispatcher {
         code: u8,
     ) {
         self.unawaited -= 1;
-        self.count_answer(cx, connections, key, in_flight, code);
+        self.count_response(cx, connections, key, in_flight, code);
     }
 
     /// Expires an attempt that no client waits for, as its server's loss.

@@ -141,7 +141,8 @@ impl Slot {
 
     const fn client(&self) -> Client {
         let (local, connection) = if self.flags & CONNECTION == 0 {
-            (LocalSlot(self.place as u16), None)
+            let [low, high, ..] = self.place.to_le_bytes();
+            (LocalSlot(u16::from_le_bytes([low, high])), None)
         } else {
             (LocalSlot::LISTENER, Some(ConnectionSlot(self.place)))
         };
@@ -195,6 +196,12 @@ impl PendingQuery {
         let client = Client { peer, listener: ListenerSlot(0), local: LocalSlot::LISTENER, connection: None };
         Self { client, client_id: 0, question, waiter: Waiter::Copy, pool: PoolSlot(0), flags: 0 }
     }
+
+    /// Returns whether the client sent it over a connection.
+    #[inline]
+    pub(crate) const fn came_by_connection(&self) -> bool {
+        self.client.connection.is_some()
+    }
 }
 
 /// The terms of a claim.
@@ -240,8 +247,8 @@ pub enum Lookup {
 struct Table {
     slots: Vec<Slot>,
     live: u32,
-    /// Of these, on connections.
-    by_connections: u32,
+    /// Live queries on connections.
+    on_connections: u32,
     /// Number of sockets.
     sockets: u8,
     /// The socket of this batch and the batch it was drawn for: a port per batch is as hard to
@@ -307,7 +314,7 @@ impl Outstanding {
             Box::new(Table {
                 slots: vec![FREE; SLOTS_MIN],
                 live: 0,
-                by_connections: 0,
+                on_connections: 0,
                 sockets: sockets.max(1),
                 socket: 0,
                 batch: u64::MAX,
@@ -387,13 +394,13 @@ impl Outstanding {
         let Terms { max, now, batch, queue, connection } = terms;
         let table = self.tables.get_mut(backend.index())?.as_deref_mut()?;
         let waiting =
-            if connection.is_some() { table.by_connections } else { table.live - table.by_connections };
+            if connection.is_some() { table.on_connections } else { table.live - table.on_connections };
         if waiting >= max {
             return None;
         }
         if connection.is_none() && table.batch != batch {
             table.batch = batch;
-            table.socket = rng.below(u32::from(table.sockets)) as u16;
+            table.socket = rng.below_u8(table.sockets).into();
         }
         if table.live as usize * 2 >= table.slots.len() && table.slots.len() < table.slots_max() {
             table.grow();
@@ -436,7 +443,7 @@ impl Outstanding {
                 };
                 table.live += 1;
                 if let Some(connection) = connection {
-                    table.by_connections += 1;
+                    table.on_connections += 1;
                     *table.connection(connection) += 1;
                 }
                 self.live += 1;
@@ -445,7 +452,7 @@ impl Outstanding {
             }
             if draw >= DRAWS / 2 && connection.is_none() {
                 // This socket's ids are nearly used up: another one may have more.
-                socket = rng.below(u32::from(table.sockets)) as u16;
+                socket = rng.below_u8(table.sockets).into();
             }
         }
         None
@@ -499,7 +506,7 @@ impl Outstanding {
         if let Some(table) = self.tables.get_mut(route.backend.index()).and_then(Option::as_deref_mut) {
             table.live -= 1;
             if let SocketSlot::Connection(connection) = route.socket {
-                table.by_connections -= 1;
+                table.on_connections -= 1;
                 *table.connection(connection) -= 1;
             }
         }
@@ -580,8 +587,8 @@ impl Outstanding {
             .map(|t| {
                 let live = t.slots.iter().filter(|s| s.state == State::Live).count();
                 assert_eq!(live, t.live as usize, "a table's live slots are counted");
-                let by_connections: u32 = t.connections.iter().sum();
-                assert_eq!(by_connections, t.by_connections, "those on connections are counted");
+                let on_connections: u32 = t.connections.iter().sum();
+                assert_eq!(on_connections, t.on_connections, "those on connections are counted");
                 live
             })
             .sum();

@@ -12,6 +12,7 @@
 //! the id.
 
 use crate::base::addr::BackendSlot;
+use crate::base::narrow::to_u16;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::outstanding::Key;
 use crate::wire::transfer::Transfer;
@@ -58,7 +59,7 @@ struct Entry {
     /// Bytes that a client which sent a datagram can take.
     limit: u16,
     /// It must use a connection, even if its pool sends queries as datagrams.
-    by_connection: bool,
+    requires_connection: bool,
     /// The zone transfer that it requests.
     transfer: Option<Transfer>,
     /// Servers that have failed it.
@@ -67,10 +68,18 @@ struct Entry {
 
 /// Servers that have failed a query, and how often it was moved.
 #[derive(Clone, Copy, Debug, Default)]
-struct Failed {
+pub struct Failed {
     servers: [BackendSlot; FAILED_MAX],
     count: u8,
     moves: u8,
+}
+
+impl Failed {
+    /// Returns the servers.
+    #[must_use]
+    pub fn as_slice(&self) -> &[BackendSlot] {
+        &self.servers[..usize::from(self.count)]
+    }
 }
 
 /// The table; grows with use and never shrinks, except for the memory of long queries.
@@ -103,7 +112,7 @@ impl QueryTable {
             Some(index) => index,
             None if self.entries.len() < ENTRIES_MAX => {
                 self.entries.push(Entry::default());
-                (self.entries.len() - 1) as u16
+                to_u16(self.entries.len() - 1)
             }
             None => return None,
         };
@@ -114,7 +123,7 @@ impl QueryTable {
         entry.attempts = [None; 2];
         entry.retry = false;
         entry.limit = 0;
-        entry.by_connection = false;
+        entry.requires_connection = false;
         entry.transfer = None;
         entry.failed = Failed::default();
         Some(EntryId { index, generation: entry.generation })
@@ -185,16 +194,16 @@ impl QueryTable {
     }
 
     /// Makes the query use a connection from here on.
-    pub fn force_connection(&mut self, id: Option<EntryId>) {
+    pub fn require_connection(&mut self, id: Option<EntryId>) {
         if let Some(entry) = self.entry_mut(id) {
-            entry.by_connection = true;
+            entry.requires_connection = true;
         }
     }
 
     /// Returns whether the query must use a connection.
     #[must_use]
-    pub fn goes_by_connection(&self, id: Option<EntryId>) -> bool {
-        self.entry(id).is_some_and(|e| e.by_connection)
+    pub fn requires_connection(&self, id: Option<EntryId>) -> bool {
+        self.entry(id).is_some_and(|e| e.requires_connection)
     }
 
     /// Stores the zone transfer that the query requests.
@@ -228,8 +237,8 @@ impl QueryTable {
 
     /// Returns the servers that have failed the query.
     #[must_use]
-    pub fn failed(&self, id: Option<EntryId>) -> &[BackendSlot] {
-        self.entry(id).map_or(&[], |e| &e.failed.servers[..usize::from(e.failed.count)])
+    pub fn failed(&self, id: Option<EntryId>) -> Failed {
+        self.entry(id).map_or_else(Failed::default, |e| e.failed)
     }
 
     /// Replaces the kept query by its current bytes, if one was kept.
@@ -362,7 +371,7 @@ mod tests {
         table.failed_by(stale, BackendSlot(1));
         table.close(stale);
         assert_eq!(
-            (table.open_count(), table.query(live), table.failed(live)),
+            (table.open_count(), table.query(live), table.failed(live).as_slice()),
             (1, Some(&b"kept"[..]), &[][..])
         );
         table.close(live);

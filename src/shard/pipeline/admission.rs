@@ -24,7 +24,7 @@ impl Shard {
         from: Client,
         packet: &mut Packet<'_>,
     ) -> Result<Option<Box<QueryState>>, Outcome> {
-        let cx = &self.context;
+        let cx = &self.cx;
         if !cx.needs.proxy_headers {
             return if cx.snapshot.acl.contains(&from.peer.ip) {
                 Ok(None)
@@ -33,7 +33,7 @@ impl Shard {
             };
         }
         let mut state = self.new_state();
-        let cx = &self.context;
+        let cx = &self.cx;
         let settings = &cx.snapshot.globals.proxy;
         let received = match from.connection {
             Some(connection) => {
@@ -69,7 +69,7 @@ impl Shard {
         state: Option<Box<QueryState>>,
         packet: &mut Packet<'_>,
     ) -> Result<Query, Outcome> {
-        let cx = &self.context;
+        let cx = &self.cx;
         let message = packet.bytes();
         let refused = match Header::parse(message) {
             None => DropReason::QueryShort,

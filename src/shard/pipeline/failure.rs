@@ -1,6 +1,6 @@
 //! Attempts that ended without a response: the query continues on another server, or is lost.
 
-use crate::base::addr::{BackendSlot, Route};
+use crate::base::addr::Route;
 use crate::base::packet::Packet;
 use crate::rules::apply;
 use crate::rules::apply::ResponseDecision;
@@ -15,33 +15,45 @@ use crate::stats::drop_reason::DropReason;
 
 use crate::shard::pipeline::{Ending, Out, Outcome, emit};
 
+/// Other servers to which a query is offered that the kernel refuses to send.
+const RESENDS_MAX: usize = 4;
+
 impl Shard {
     /// The kernel refused to send this query (its packet is as `on_query` or `on_tick` left it): it
-    /// goes to another server, none of `refused`, or is dropped.
-    pub fn on_unsent(&mut self, route: Route, packet: &mut Packet<'_>, refused: &[BackendSlot]) -> Verdict {
-        let Some(pending) = self.unsent(route, packet) else {
-            return Verdict::Drop(DropReason::QuerySendError);
-        };
-        let (cx, connections) = (&mut self.context, &mut self.connections);
-        let sent = self.dispatcher.resend(cx, connections, route.backend, refused, &pending, packet);
-        let outcome = sent.map_or(Outcome::Dropped(DropReason::QuerySendError), Outcome::Sent);
-        self.finish(Ending::of_pending(&pending), outcome, packet)
-    }
-
-    /// The kernel refused to send this query to any server that could be tried.
-    pub fn abandon(&mut self, route: Route, packet: &mut Packet<'_>) {
-        if let Some(pending) = self.unsent(route, packet) {
-            self.finish(Ending::of_pending(&pending), Outcome::Dropped(DropReason::QuerySendError), packet);
+    /// is offered to other servers until `send` returns that it was sent, and dropped when there is
+    /// none left, or [`RESENDS_MAX`] have been tried.
+    pub fn on_unsent(
+        &mut self,
+        mut route: Route,
+        packet: &mut Packet<'_>,
+        mut send: impl FnMut(&Self, Route, &[u8]) -> bool,
+    ) {
+        let mut refused = [route.backend; RESENDS_MAX];
+        for resends in 0..=RESENDS_MAX {
+            let Some(pending) = self.unsent(route, packet) else { return };
+            let mut sent = None;
+            if let Some(place) = refused.get_mut(resends) {
+                *place = route.backend;
+                let (cx, connections) = (&mut self.cx, &mut self.connections);
+                let refused = &refused[..=resends];
+                sent = self.dispatcher.resend(cx, connections, route.backend, refused, &pending, packet);
+            }
+            let outcome = sent.map_or(Outcome::Dropped(DropReason::QuerySendError), Outcome::Sent);
+            match self.finish(Ending::of_pending(&pending), outcome, packet) {
+                Verdict::Forward(other) if send(self, other, packet.bytes()) => return,
+                Verdict::Forward(other) => route = other,
+                Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Drop(_) | Verdict::Hold => return,
+            }
         }
     }
 
     /// Returns a query that was not sent, if its client waits for this attempt alone.
     pub(super) fn unsent(&mut self, route: Route, packet: &mut Packet<'_>) -> Option<PendingQuery> {
-        let Some((key, in_flight)) = self.dispatcher.unsent(&self.context, route, packet) else {
-            self.context.drop(DropReason::QuerySendError);
+        let Some((key, in_flight)) = self.dispatcher.unsent(&self.cx, route, packet) else {
+            self.cx.drop(DropReason::QuerySendError);
             return None;
         };
-        if self.dispatcher.is_unawaited(&self.context, in_flight) {
+        if self.dispatcher.is_unawaited(&self.cx, in_flight) {
             return None;
         }
         // While another attempt is in flight, the query is not lost.
@@ -52,14 +64,14 @@ impl Shard {
     /// Handles attempts that have timed out, no more than `most`.
     pub(in crate::shard) fn expire(&mut self, scratch: &mut Scratch, most: usize, out: Out<'_>) {
         for _ in 0..self.dispatcher.due_per_tick(most) {
-            let Some((key, in_flight)) = self.dispatcher.outstanding.due(self.context.now) else { break };
+            let Some((key, in_flight)) = self.dispatcher.outstanding.due(self.cx.now) else { break };
             match in_flight.pending.waiter {
-                Waiter::Nobody | Waiter::Copy => self.dispatcher.expire_unawaited(&self.context, key),
+                Waiter::Nobody | Waiter::Copy => self.dispatcher.expire_unawaited(&self.cx, key),
                 Waiter::Client(entry) => {
                     let asks_second = self.dispatcher.queries.take_retry(entry)
-                        && self.dispatcher.rearm_first(&self.context, key, in_flight);
+                        && self.dispatcher.rearm_first(&self.cx, key, in_flight);
                     if asks_second {
-                        let (cx, connections) = (&mut self.context, &mut self.connections);
+                        let (cx, connections) = (&mut self.cx, &mut self.connections);
                         let sent = self.dispatcher.send_second(cx, connections, key, in_flight, scratch);
                         emit(sent, out);
                     } else {
@@ -78,7 +90,7 @@ impl Shard {
         scratch: &mut Scratch,
         out: Out<'_>,
     ) {
-        let (route, now) = (key.route, self.context.now);
+        let (route, now) = (key.route, self.cx.now);
         let backends = &mut self.connections.backends;
         if route.is_connection()
             && backends.is_paused(route)
@@ -87,7 +99,7 @@ impl Shard {
             // The client is what it waits for, and has a timeout of its own.
             return self.dispatcher.outstanding.rearm(key, now, queue);
         }
-        self.dispatcher.expire(&self.context, key);
+        self.dispatcher.expire(&self.cx, key);
         if route.is_connection() {
             backends.missed(route, in_flight.claimed_at);
         }
@@ -117,7 +129,7 @@ impl Shard {
         scratch: &mut Scratch,
         out: Out<'_>,
     ) -> bool {
-        let (cx, connections) = (&mut self.context, &mut self.connections);
+        let (cx, connections) = (&mut self.cx, &mut self.connections);
         let sent = self.dispatcher.move_on(cx, connections, key, pending, how, scratch);
         let moves = sent.is_some();
         emit(sent, out);
@@ -129,12 +141,11 @@ impl Shard {
         let pending = in_flight.pending;
         let entry = pending.waiter.entry();
         let kept =
-            self.dispatcher.queries.query(entry).filter(|_| !self.context.snapshot.chains.timeout.is_empty());
+            self.dispatcher.queries.query(entry).filter(|_| !self.cx.snapshot.chains.timeout.is_empty());
         let Some(kept) = kept else { return self.finish_lost(&pending, DropReason::Timeout) };
         let mut packet = scratch.load(kept);
         let mut query = self.restore_query(in_flight, &packet);
-        let by =
-            Answered { backend: key.route.backend, latency: self.context.now.since(in_flight.claimed_at) };
+        let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
         let decision = self.evaluate(&mut query, Some(by), &mut packet, |context, environment, effects| {
             apply::timeout(context, environment, effects)
         });
@@ -159,7 +170,7 @@ impl Shard {
             return backends.hang_up(route);
         }
         let why = why.unwrap_or_else(|| backends.why(route));
-        let only = self.context.snapshot.backend(route.backend).is_some_and(|b| b.connections.only);
+        let only = self.cx.snapshot.backend(route.backend).is_some_and(|b| b.connections.only);
         let mut lost_queries = std::mem::take(&mut self.lost_queries);
         if self.dispatcher.outstanding.live_on(route) > 0 {
             self.dispatcher
@@ -167,14 +178,14 @@ impl Shard {
                 .on_route(route, &mut |key, in_flight| lost_queries.push((key, in_flight)));
         }
         let owing = lost_queries.iter().map(|(_, in_flight)| in_flight.claimed_at).min();
-        let Some(past) = backends.forget(route, why, only, owing, self.context.now) else {
+        let Some(past) = backends.forget(route, why, only, owing, self.cx.now) else {
             lost_queries.clear();
             self.lost_queries = lost_queries;
             return;
         };
-        self.context.stats().backend(route.backend).connections.ended(why).add(1);
+        self.cx.stats().backend(route.backend).connections.ended(why).add(1);
         let had_served =
-            past.answered > 0 && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken);
+            past.responses > 0 && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken);
         let how = if had_served || matches!(why, BackendCloseReason::Done | BackendCloseReason::Idle) {
             AttemptEnd::Closed
         } else {
@@ -183,7 +194,7 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         for (key, in_flight) in lost_queries.drain(..) {
             let pending = in_flight.pending;
-            self.dispatcher.release(&self.context, key);
+            self.dispatcher.release(&self.cx, key);
             if let Some(connection) = pending.client.connection {
                 self.connections.clients.stop_waiting(connection, route);
             }

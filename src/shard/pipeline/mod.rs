@@ -12,8 +12,8 @@
 //! It does no I/O and owns nothing: the shard's owners do the work of each stage.
 
 mod admission;
-mod evaluation;
 mod failure;
+mod rules;
 mod transfer;
 
 use crate::balance::Subject;
@@ -96,7 +96,7 @@ impl Shard {
     /// Handles a client's query. It is edited into the query for a backend, or into a self-generated
     /// answer.
     pub fn on_query(&mut self, from: Client, packet: &mut Packet<'_>) -> Verdict {
-        self.context.stats().queries.add(1);
+        self.cx.stats().queries.add(1);
         let mut query = match self.admit(from, packet).and_then(|state| self.parse(from, state, packet)) {
             Ok(query) => query,
             Err(outcome) => return self.finish(Ending::of(from), outcome, packet),
@@ -112,7 +112,7 @@ impl Shard {
 
     /// Evaluates the query rules, if there are any. What they decided is in the query state.
     fn evaluate_query(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Decision {
-        if !self.context.needs.rules && query.state.is_none() {
+        if !self.cx.needs.rules && query.state.is_none() {
             return Decision::Forward;
         }
         self.ensure_state(query);
@@ -125,7 +125,7 @@ impl Shard {
         if decision == Decision::Forward && !state.original.is_empty() {
             // A rule has changed the name.
             match Question::parse(packet.bytes()) {
-                Some(question) => query.pending.question = self.context.hash(&question),
+                Some(question) => query.pending.question = self.cx.hash(&question),
                 None => return Decision::Drop(DropReason::QueryMalformed),
             }
         }
@@ -137,7 +137,7 @@ impl Shard {
         let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
         if let Some(mut state) = query.state.take() {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
-            let needs = self.context.needs;
+            let needs = self.cx.needs;
             if needs.states || !state.is_plain() || needs.tags && !state.tags.is_empty() {
                 match self.dispatcher.open_entry(state) {
                     Some(entry) => query.pending.waiter = Waiter::Client(Some(entry)),
@@ -147,7 +147,7 @@ impl Shard {
                 self.dispatcher.queries.recycle(state);
             }
         }
-        let (cx, connections) = (&mut self.context, &mut self.connections);
+        let (cx, connections) = (&mut self.cx, &mut self.connections);
         match self.dispatcher.dispatch(cx, connections, backend, &mut query.pending, packet) {
             Ok(sent) => Outcome::Sent(sent),
             Err(reason) => Outcome::Dropped(reason),
@@ -158,7 +158,7 @@ impl Shard {
     fn select(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Option<BackendSlot> {
         let pool = query.pending.pool;
         // An unknown pool has no server.
-        let kind = self.context.snapshot.pools.get(pool.index())?.policy.kind;
+        let kind = self.cx.snapshot.pools.get(pool.index())?.policy.kind;
         if let Kind::Lua(function) = kind
             // When the function selects none, the pool's fallback policy does.
             && let Some(backend) = self.select_by_script(function, query, packet)
@@ -167,8 +167,9 @@ impl Shard {
         }
         let client = visible_client(query.pending.client, query.state.as_deref()).peer;
         let subject = Subject { qname: query.facts.qname(packet.bytes()), client: &client };
-        let by_connection = query.pending.client.connection.is_some();
-        self.dispatcher.select(&mut self.context, &self.connections, pool, &subject, by_connection)
+        let came_by_connection = query.pending.came_by_connection();
+        let (cx, connections) = (&mut self.cx, &self.connections);
+        self.dispatcher.select(cx, connections, pool, &subject, came_by_connection, &[])
     }
 
     /// Selects a server by a Lua function; returns none after an error.
@@ -191,7 +192,7 @@ impl Shard {
     }
 
     fn no_server(&mut self, query: &mut Query, packet: &mut Packet<'_>) -> Outcome {
-        if !self.context.snapshot.globals.servfail_when_no_server {
+        if !self.cx.snapshot.globals.servfail_when_no_server {
             return Outcome::Dropped(DropReason::NoServer);
         }
         self.ensure_state(query);
@@ -214,7 +215,7 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) {
         let settings = state.ecs;
-        if !self.context.sends_subnet(backend) || !settings.wanted {
+        if !self.cx.sends_subnet(backend) || !settings.wanted {
             return;
         }
         let address = settings.address(&visible_client(client, Some(state)));
@@ -228,7 +229,7 @@ impl Shard {
 
     /// Handles a backend's response. It is edited into the answer for the client.
     pub fn on_response(&mut self, from: Route, packet: &mut Packet<'_>) -> Verdict {
-        let cx = &self.context;
+        let cx = &self.cx;
         let message = packet.bytes();
         let Some(header) = Header::parse(message) else {
             return cx.unexpected(from, DropReason::ResponseShort);
@@ -261,7 +262,7 @@ impl Shard {
         let unawaited = match pending.waiter {
             Waiter::Client(_) => None,
             Waiter::Nobody => Some(DropReason::ResponseDuplicate),
-            Waiter::Copy => Some(DropReason::TeeAnswer),
+            Waiter::Copy => Some(DropReason::TeeResponse),
         };
         if let Some(reason) = unawaited {
             self.dispatcher.settle_unawaited(cx, &self.connections, key, in_flight, code);
@@ -269,7 +270,7 @@ impl Shard {
         }
         self.dispatcher.settle(cx, &self.connections, key, in_flight, code);
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
-            let (cx, connections) = (&mut self.context, &mut self.connections);
+            let (cx, connections) = (&mut self.cx, &mut self.connections);
             let sent =
                 self.dispatcher.repeat_over_connection(cx, connections, from.backend, &pending, packet);
             let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
@@ -291,20 +292,19 @@ impl Shard {
         mut ending: Ending,
         packet: &mut Packet<'_>,
     ) -> Verdict {
-        if !self.context.needs.answers && !self.dispatcher.queries.has_state(ending.entry) {
+        if !self.cx.needs.responses && !self.dispatcher.queries.has_state(ending.entry) {
             return self.finish(ending, Outcome::Responded, packet);
         }
         let had_state = self.dispatcher.queries.has_state(ending.entry);
         let mut query = self.restore_query(in_flight, packet);
-        if self.context.snapshot.globals.fixup_case
+        if self.cx.snapshot.globals.fixup_case
             && let Some(question) = self.dispatcher.queries.query(ending.entry).and_then(Question::parse)
         {
             answer::fixup_case(packet.bytes_mut(), question.qname);
         }
         // A query that is too long to be kept has one attempt; its response is better than none.
         let can_restart = self.dispatcher.queries.query(ending.entry).is_some();
-        let by =
-            Answered { backend: key.route.backend, latency: self.context.now.since(in_flight.claimed_at) };
+        let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
         let decision = self.evaluate(&mut query, Some(by), packet, |context, environment, effects| {
             apply::response(context, environment, effects, had_state, can_restart)
         });
@@ -333,7 +333,7 @@ impl Shard {
         let mut kept = self.dispatcher.queries.query(entry).is_some_and(|query| packet.replace(query));
         // A second attempt has left its own id in the query that was kept.
         edit::set_id(packet.bytes_mut(), query.pending.client_id);
-        if kept && self.context.sends_subnet(from) && state.added != Ecs::Left {
+        if kept && self.cx.sends_subnet(from) && state.added != Ecs::Left {
             // Only servers that get the client's subnet may see it. A malformed query is not
             // restarted.
             kept = ecs::undo(packet, state.added);
@@ -348,7 +348,7 @@ impl Shard {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
             self.dispatcher.queries.put(entry, state);
         }
-        let (cx, connections) = (&mut self.context, &mut self.connections);
+        let (cx, connections) = (&mut self.cx, &mut self.connections);
         let sent = self.dispatcher.restart(cx, connections, backend, &query.pending, packet);
         sent.map_or_else(Outcome::Dropped, Outcome::Sent)
     }
@@ -369,8 +369,8 @@ impl Shard {
             Outcome::Responded if limit.is_some_and(|limit| !answer::fit(packet, limit)) => {
                 return self.finish_dropped(client, entry, DropReason::AnswerTooLong);
             }
-            Outcome::Responded => (Verdict::Deliver(client), &self.context.stats().responses),
-            Outcome::Answered => (Verdict::Answer(client), &self.context.stats().self_answered),
+            Outcome::Responded => (Verdict::Deliver(client), &self.cx.stats().responses),
+            Outcome::Answered => (Verdict::Answer(client), &self.cx.stats().self_answered),
         };
         self.dispatcher.queries.close(entry);
         let Some(connection) = client.connection else {
@@ -378,41 +378,41 @@ impl Shard {
                 counter.add(1);
                 return verdict;
             }
-            if self.dispatcher.delayed.hold(self.context.now + delay, verdict, packet.bytes()) {
+            if self.dispatcher.delayed.hold(self.cx.now + delay, verdict, packet.bytes()) {
                 return Verdict::Hold;
             }
-            return self.context.drop(DropReason::DelayFull);
+            return self.cx.drop(DropReason::DelayFull);
         };
         counter.add(1);
         // An answer that rules have made longer than a frame can hold becomes TC=1; that fails when
         // its question is malformed.
         let fits = packet.len() <= MESSAGE_MAX || {
-            self.context.drop(DropReason::AnswerTooLong);
-            own_answer(&self.context, packet, rcode::SERVFAIL) == Outcome::Answered
+            self.cx.drop(DropReason::AnswerTooLong);
+            own_answer(&self.cx, packet, rcode::SERVFAIL) == Outcome::Answered
         };
-        let limits = self.context.client_limits();
+        let limits = self.cx.client_limits();
         if let Some(timeout) = self.connections.clients.keepalive(connection, limits) {
             // An answer without EDNS, or without space for the option, goes without it.
             let _ = keepalive::set(packet, timeout);
         }
         let answer = fits.then_some(packet.bytes());
-        self.connections.clients.conclude(connection, answer, limits, self.context.now);
+        self.connections.clients.conclude(connection, answer, limits, self.cx.now);
         Verdict::Hold
     }
 
     fn finish_dropped(&mut self, client: Client, entry: Option<EntryId>, reason: DropReason) -> Verdict {
         self.dispatcher.queries.close(entry);
         if let Some(connection) = client.connection {
-            let (limits, now) = (self.context.client_limits(), self.context.now);
+            let (limits, now) = (self.cx.client_limits(), self.cx.now);
             self.connections.clients.conclude(connection, None, limits, now);
         }
-        self.context.drop(reason)
+        self.cx.drop(reason)
     }
 
     /// Emits delayed answers that are due.
     pub(super) fn release_delayed(&mut self, most: usize, out: Out<'_>) {
-        let stats = self.context.stats();
-        self.dispatcher.delayed.release(self.context.now, most, &mut |verdict, bytes| {
+        let stats = self.cx.stats();
+        self.dispatcher.delayed.release(self.cx.now, most, &mut |verdict, bytes| {
             match verdict {
                 Verdict::Answer(_) => stats.self_answered.add(1),
                 Verdict::Deliver(_) => stats.responses.add(1),
@@ -424,7 +424,7 @@ impl Shard {
 
     /// Sends the copies that rules have made.
     pub(super) fn send_copies(&mut self, scratch: &mut Scratch, out: Out<'_>) {
-        let (cx, connections) = (&mut self.context, &mut self.connections);
+        let (cx, connections) = (&mut self.cx, &mut self.connections);
         while let Some((sent, packet)) = self.dispatcher.send_copy(cx, connections, scratch) {
             emit(sent.map(|sent| (sent, packet)), out);
         }

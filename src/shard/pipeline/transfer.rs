@@ -24,21 +24,21 @@ impl Shard {
         let code = header.map_or(0, |h| h.rcode());
         // Messages after the first need no question (RFC 5936, 2.2.1).
         let has_question = header.is_some_and(|h| h.qdcount() > 0);
-        let same = Question::parse(message).is_some_and(|q| self.context.hash(&q) == pending.question);
+        let same = Question::parse(message).is_some_and(|q| self.cx.hash(&q) == pending.question);
         let progress = match self.connections.backends.transfer(route) {
             Some(transfer) if same || !has_question => transfer.on_message(message),
             Some(_) | None => Progress::Broken,
         };
         if progress == Progress::Broken {
             self.connections.backends.end(route, BackendCloseReason::BadFrame);
-            return self.context.unexpected(route, DropReason::ResponseMismatch);
+            return self.cx.unexpected(route, DropReason::ResponseMismatch);
         }
         restore_header(&pending, route, packet);
         let passes = self.evaluate_transfer(key, in_flight, packet);
         if passes && progress == Progress::More {
             return self.forward_transfer(key, &pending, packet);
         }
-        self.dispatcher.settle(&self.context, &self.connections, key, in_flight, code);
+        self.dispatcher.settle(&self.cx, &self.connections, key, in_flight, code);
         self.connections.backends.end(route, BackendCloseReason::Done);
         if passes {
             return self.finish(Ending::of_pending(&pending), Outcome::Responded, packet);
@@ -57,14 +57,13 @@ impl Shard {
         in_flight: InFlight,
         packet: &mut Packet<'_>,
     ) -> bool {
-        if self.context.snapshot.chains.xfr.is_empty() {
+        if self.cx.snapshot.chains.xfr.is_empty() {
             return true;
         }
         let entry = in_flight.pending.waiter.entry();
         let had_state = self.dispatcher.queries.has_state(entry);
         let mut query = self.restore_query(in_flight, packet);
-        let by =
-            Answered { backend: key.route.backend, latency: self.context.now.since(in_flight.claimed_at) };
+        let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
         let decision = self.evaluate(&mut query, Some(by), packet, |context, environment, effects| {
             apply::transfer(context, environment, effects)
         });
@@ -83,7 +82,7 @@ impl Shard {
         pending: &PendingQuery,
         packet: &Packet<'_>,
     ) -> Verdict {
-        let (route, now) = (key.route, self.context.now);
+        let (route, now) = (key.route, self.cx.now);
         let connections = &mut self.connections;
         connections.backends.on_transfer_started(route);
         if let Some(queue) = self.dispatcher.connection_queue(route.backend) {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::base::addr::{BackendSlot, Client, ListenerSlot, SessionSlot};
+use crate::base::narrow::to_u32;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Listener, RelaySettings, Service};
 use crate::shard::conn_table::ConnTable;
@@ -263,7 +264,7 @@ impl Relay {
 
     /// Returns the number of all connections and flows.
     pub(crate) fn open_count(&self) -> u32 {
-        self.table.len() as u32
+        to_u32(self.table.len())
     }
 
     /// Returns the flow of a client.
@@ -330,7 +331,7 @@ impl Relay {
                 self.listed.resize(slot.index() + 1, false);
             }
             if !std::mem::replace(&mut self.listed[slot.index()], true) {
-                self.trying.push(slot.index() as u32);
+                self.trying.push(to_u32(slot.index()));
             }
             let until = now + waits;
             self.trying_until = Some(self.trying_until.map_or(until, |at| at.min(until)));

@@ -1,6 +1,7 @@
 //! Any bytes as a certificate: what is parsed lies within it.
 
-use dnslob::tls::expiry::{Date, Leaf};
+use dnslob::tls::date::Date;
+use dnslob::tls::leaf::Leaf;
 
 pub(crate) fn target(data: &[u8]) {
     let Ok(leaf) = Leaf::parse(data) else { return };

@@ -89,7 +89,7 @@ fn apply(packet: &mut Packet<'_>, edit: u8) -> bool {
             let changed = records::edit_ttls(packet.bytes_mut(), |_, _, _, _| ttl);
             if changed {
                 let all = records::Records::of(packet.bytes());
-                assert!(all.filter(|r| r.rtype != edns::OPT).all(|r| r.ttl == ttl));
+                assert!(all.filter(|r| r.rtype != records::rtype::OPT).all(|r| r.ttl == ttl));
             }
             changed
         }

@@ -12,10 +12,7 @@ use dnslob::base::packet::Packet;
 use dnslob::base::prefix::{Prefix, PrefixSet};
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
-use dnslob::model::{
-    Backend, BackendConnectionOptions, ClientAddress, Globals, Health, HealthMode, Lazy, Pool, Probe, Retry,
-    Snapshot, SocketOptions,
-};
+use dnslob::model::{Backend, Globals, Health, HealthMode, Pool, Retry, Snapshot};
 use dnslob::rules::action::{Action, Addresses, ExtendedError, NegativeSoa, RawRecords, ResponseAction, Tee};
 use dnslob::rules::limits::{ClientLimit, Limit, StateKind, StateSpec, TimedSet};
 use dnslob::rules::matcher::{Comparison, Matcher};
@@ -508,53 +505,12 @@ fn snapshot(input: &mut Input<'_>) -> Snapshot {
 fn backend(slot: u16) -> Backend {
     let address = std::net::SocketAddr::from(([127, 0, 2, slot as u8], 53));
     Backend {
-        slot: BackendSlot(slot),
-        id: address.to_string(),
-        name: address.to_string(),
-        address,
-        order: 1,
-        weight: 1,
-        qps: 0,
         timeout: TIMEOUT,
         sockets: 1,
         outstanding_max: 20,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
         use_client_subnet: slot == 1,
         tee: slot == 2,
-        target: false,
-        connections: BackendConnectionOptions::default(),
-        client_address: ClientAddress::Hidden,
-        health: health(),
-    }
-}
-
-fn health() -> Health {
-    Health {
-        mode: HealthMode::Up,
-        probe: Probe::Udp,
-        qname: "a.root-servers.net.".into(),
-        qtype: 1,
-        qclass: 1,
-        set_cd: false,
-        must_resolve: false,
-        interval: TickDelta::from_ms(1000),
-        timeout: TickDelta::from_ms(1000),
-        rise: 1,
-        fall: 1,
-        choose: None,
-        judge: None,
-        slow_start: TickDelta(0),
-        lazy: Lazy {
-            threshold_percent: 20,
-            sample: 100,
-            sample_min: 1,
-            failed_interval: TickDelta::from_ms(30_000),
-            backoff_max: None,
-            servfail_counts: true,
-        },
+        health: Health { mode: HealthMode::Up, ..Health::default() },
+        ..Backend::new(BackendSlot(slot), address)
     }
 }

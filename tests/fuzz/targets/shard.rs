@@ -14,8 +14,8 @@ use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::model::policy::{Kind, Policy};
 use dnslob::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Globals, Health, HealthMode, Lazy,
-    Listener, Pool, Probe, ProxyHeader, ProxyLimits, Retry, Service, Snapshot, SocketOptions,
+    Backend, ClientAddress, ConnectionOptions, Globals, Health, HealthMode, Listener, Pool, ProxyHeader,
+    ProxyLimits, Retry, Service, Snapshot, SocketOptions,
 };
 use dnslob::shard::Shard;
 use dnslob::shard::verdict::Verdict;
@@ -379,54 +379,17 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
 
 fn backend(slot: u16) -> Backend {
     let address = SocketAddr::from(([192, 0, 2, 1 + slot as u8], 53));
+    let client_address = if reads_headers(BackendSlot(slot)) {
+        ClientAddress::Proxy { v1: false, advertise_tls: false }
+    } else {
+        ClientAddress::Hidden
+    };
     Backend {
-        slot: BackendSlot(slot),
-        id: address.to_string(),
-        name: address.to_string(),
-        address,
-        order: 1,
-        weight: 1,
-        qps: 0,
         timeout: TIMEOUT,
         sockets: 2,
         outstanding_max: 64,
-        outstanding_soft_max: 0,
-        source: None,
-        source_interface: None,
-        dscp: 0,
-        socket_options: SocketOptions::default(),
-        use_client_subnet: false,
-        tee: false,
-        target: false,
-        connections: BackendConnectionOptions::default(),
-        client_address: if reads_headers(BackendSlot(slot)) {
-            ClientAddress::Proxy { v1: false, advertise_tls: false }
-        } else {
-            ClientAddress::Hidden
-        },
-        health: Health {
-            mode: HealthMode::Up,
-            probe: Probe::Udp,
-            qname: "a.root-servers.net.".into(),
-            qtype: 1,
-            qclass: 1,
-            set_cd: false,
-            must_resolve: false,
-            interval: TickDelta::from_ms(1000),
-            timeout: TickDelta::from_ms(1000),
-            rise: 1,
-            fall: 1,
-            choose: None,
-            judge: None,
-            slow_start: TickDelta(0),
-            lazy: Lazy {
-                threshold_percent: 20,
-                sample: 100,
-                sample_min: 1,
-                failed_interval: TickDelta::from_ms(30_000),
-                backoff_max: None,
-                servfail_counts: true,
-            },
-        },
+        health: Health { mode: HealthMode::Up, ..Health::default() },
+        client_address,
+        ..Backend::new(BackendSlot(slot), address)
     }
 }

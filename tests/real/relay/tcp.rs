@@ -482,6 +482,20 @@ fn a_reload_and_a_stop_let_connections_finish() {
 }
 
 #[test]
+fn a_stop_says_that_it_cuts_an_idle_connection() {
+    let target = Target::start(Behaviour::Number(1));
+    let at = local();
+    let mut instance =
+        Instance::start_with(&relay(TCP, at, &[target.address], ""), &["--shards", "1", "--drain", "300ms"]);
+    let idle = connect(at);
+    until(&instance, "relay-open", 1);
+    assert_eq!(instance.stop().code(), Some(0), "{}", instance.program.transcript());
+    let cut = instance.program.lines_with(0, "aborting what has not finished");
+    assert!(cut.len() == 1 && cut[0].contains("queries=0") && cut[0].contains("relay_sessions=1"), "{cut:?}");
+    drop(idle);
+}
+
+#[test]
 fn a_second_instance_on_the_same_port_takes_over() {
     let target = Target::start(Behaviour::Number(7));
     let at = local();

@@ -50,6 +50,8 @@ struct Spans {
     buckets: VecDeque<Bucket>,
     /// Number of the first bucket in `buckets`; wraps.
     first: u32,
+    /// Number of the last one, which is open; one less than `first` if there is none.
+    last: u32,
     /// Keys of all buckets, in order.
     armed: VecDeque<Key>,
 }
@@ -76,7 +78,7 @@ impl Timers {
             Some(idle)
         })?;
         self.queues[at].wanted = true;
-        Some(Queue(at as u8))
+        u8::try_from(at).ok().map(Queue)
     }
 
     /// Begins a new configuration, which requests its spans anew: those of the old one may be
@@ -98,9 +100,9 @@ impl Timers {
     }
 
     pub(crate) fn due(&mut self, now: Tick) -> Option<(u8, u32, Key)> {
-        self.queues.iter_mut().enumerate().find_map(|(at, q)| {
+        self.queues.iter_mut().zip(0_u8..).find_map(|(q, at)| {
             let (bucket, key) = q.due(now)?;
-            Some((at as u8, bucket, key))
+            Some((at, bucket, key))
         })
     }
 
@@ -121,6 +123,7 @@ impl Spans {
             slice: slice(span),
             buckets: VecDeque::new(),
             first: 0,
+            last: u32::MAX,
             armed: VecDeque::new(),
         }
     }
@@ -135,11 +138,12 @@ impl Spans {
             _ => {
                 let closes = now + self.slice;
                 self.buckets.push_back(Bucket { closes, live: 1, armed: 1 });
+                self.last = self.last.wrapping_add(1);
                 self.drop_dead();
             }
         }
         self.armed.push_back(key);
-        self.first.wrapping_add(self.buckets.len() as u32 - 1)
+        self.last
     }
 
     #[inline]

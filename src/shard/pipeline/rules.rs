@@ -1,4 +1,5 @@
-//! The query state that rules see and change, and their evaluation on a message.
+//! The stage of rules: the query state that they see and change, and their evaluation on a message
+//! by the shard's [`Evaluator`](crate::shard::evaluator::Evaluator).
 
 use crate::base::packet::Packet;
 use crate::rules::apply;
@@ -15,7 +16,7 @@ use crate::shard::pipeline::{Query, visible_client};
 impl Shard {
     pub(super) fn new_state(&mut self) -> Box<QueryState> {
         let mut state = self.dispatcher.queries.new_state();
-        state.reset(self.context.now, ecs_settings(&self.context), [0; 2]);
+        state.reset(self.cx.now, ecs_settings(&self.cx), [0; 2]);
         state
     }
 
@@ -67,13 +68,13 @@ impl Shard {
     ) -> T {
         let state = query.state.get_or_insert_default();
         let local = state.proxied.map_or_else(
-            || self.connections.clients.local_of(&self.context, query.pending.client),
+            || self.connections.clients.local_of(&self.cx, query.pending.client),
             |proxied| proxied.destination,
         );
         let client = visible_client(query.pending.client, Some(state));
         let message = Message { client, local, facts: query.facts, answered, packet, state };
         let (balancer, copies) = (&self.dispatcher.balancer, &mut self.dispatcher.copies);
-        self.evaluator.run(&mut self.context, balancer, copies, message, evaluate)
+        self.evaluator.run(&mut self.cx, balancer, copies, message, evaluate)
     }
 }
 

@@ -90,7 +90,7 @@ pub(super) enum Stage {
     #[default]
     Idle,
     /// Backend connections are read.
-    Answers,
+    Responses,
     /// Client connections are read, and relayed ones served.
     Clients,
     /// Connections are accepted, listeners closed.

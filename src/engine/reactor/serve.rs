@@ -1,5 +1,5 @@
-//! Connections: their work is done in slices, one per turn of the loop.
-//! [`turn`](crate::engine::turn) says why what a round reads is finished in the same round.
+//! Serves connections: their work is done in slices, one per turn of the loop.
+//! [`schedule`](crate::engine::schedule) says why what a round reads is finished in the same round.
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
 
@@ -7,7 +7,7 @@ use crate::base::addr::ListenerSlot;
 use crate::engine::clock;
 use crate::engine::reactor::Engine;
 use crate::engine::readiness::{Priority, Ready};
-use crate::engine::turn::{ACCEPTS, Slice, Stage, Task, Weight};
+use crate::engine::schedule::{ACCEPTS, Slice, Stage, Task, Weight};
 use crate::shard::messages::Resumed;
 
 impl Engine {
@@ -24,7 +24,7 @@ impl Engine {
         while self.round.stage() != Stage::Idle && self.serve_stage(&mut slice) {
             match self.round.stage() {
                 Stage::Idle => {}
-                Stage::Answers => self.round.enter(Stage::Clients, 0),
+                Stage::Responses => self.round.enter(Stage::Clients, 0),
                 Stage::Clients => self.round.enter(Stage::Listeners, 0),
                 Stage::Listeners => self.round.enter(Stage::Held, self.shard.resumable()),
                 Stage::Held => self.round.enter(Stage::Pending, self.shard.pending()),
@@ -46,7 +46,7 @@ impl Engine {
         }
         any |= self.shard.pending() > 0 || self.shard.resumable() > 0 || self.connections.closed_count() > 0;
         if any {
-            self.round.enter(Stage::Answers, 0);
+            self.round.enter(Stage::Responses, 0);
         }
     }
 
@@ -54,7 +54,7 @@ impl Engine {
     fn serve_stage(&mut self, slice: &mut Slice) -> bool {
         match self.round.stage() {
             Stage::Idle => false,
-            Stage::Answers => self.serve_answers(slice),
+            Stage::Responses => self.serve_responses(slice),
             Stage::Clients => self.serve_clients(slice),
             Stage::Listeners => self.serve_listeners(slice),
             Stage::Held => self.serve_held(slice),
@@ -63,9 +63,9 @@ impl Engine {
         }
     }
 
-    fn serve_answers(&mut self, slice: &mut Slice) -> bool {
+    fn serve_responses(&mut self, slice: &mut Slice) -> bool {
         self.with_deferred(|connections, set, shard, out| {
-            while let Some((ready, what)) = set.next(Priority::Answers) {
+            while let Some((ready, what)) = set.next(Priority::Responses) {
                 let Ready::BackendSockets(route) = ready else { continue };
                 let step = connections.backend_weight(route);
                 let is_over = &mut || slice.ends_with(Weight::Heavy, clock::now);
