@@ -139,6 +139,29 @@ fn a_full_server_is_skipped() {
 }
 
 #[test]
+fn queries_move_on_from_a_server_that_a_reload_has_removed() {
+    for why in [BackendCloseReason::Closed, BackendCloseReason::Broken] {
+        let mut harness = harness(2, |b| b.use_client_subnet = true);
+        let stream = harness.connect(CLIENT).expect("taken");
+        for n in 0..3 {
+            harness.ask(stream, n, n.into());
+        }
+        let (first, _) = harness.received().remove(0);
+        assert_eq!(harness.route(first).backend, BackendSlot(0));
+        let mut next = Snapshot::clone(&harness.snapshot);
+        next.generation += 1;
+        next.backends[0] = None;
+        next.pools[0].members = vec![BackendSlot(1)];
+        harness.publish(Arc::new(next));
+        harness.break_off(first, why);
+        harness.settle();
+        assert_eq!(harness.got(stream).len(), 3, "{why:?}");
+        assert_eq!(harness.drops(DropReason::BackendConnectionFailed), 0, "{why:?}");
+        harness.shard().check_invariants();
+    }
+}
+
+#[test]
 fn queries_of_a_closed_client_are_not_retried() {
     let mut harness = harness(2, |_| {});
     let stream = harness.connect(CLIENT).expect("taken");

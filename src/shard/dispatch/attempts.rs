@@ -313,7 +313,7 @@ impl Dispatcher {
     ) -> Result<Sent, DropReason> {
         let entry = pending.waiter.entry();
         self.queries.failed_by(entry, from);
-        let most = usize::from(cx.snapshot.backend(from).map_or(1, |b| b.connections.tries));
+        let most = usize::from(self.attached(from).map_or(1, |a| a.tries));
         loop {
             let failed = self.queries.failed(entry);
             if failed.as_slice().len() >= most {
@@ -345,7 +345,9 @@ impl Dispatcher {
         let came_by_connection = pending.came_by_connection();
         let next = self.select(cx, connections, pending.pool, &subject, came_by_connection, excluded)?;
         // The query is sent as it is: with the client's subnet only to servers that get it.
-        (cx.sends_subnet(next) == cx.sends_subnet(from)).then_some(next)
+        // The failed one may have left the configuration.
+        let had_subnet = self.attached(from).is_some_and(|a| a.sends_subnet);
+        (cx.sends_subnet(next) == had_subnet).then_some(next)
     }
 
     /// Sends a query to a server: claims a slot and counts the attempt.

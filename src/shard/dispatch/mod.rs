@@ -72,6 +72,11 @@ struct Attached {
     only_connections: bool,
     /// From the last configuration that had it: its outstanding queries outlive its removal.
     timeout: TickDelta,
+    /// Servers that a query which it has failed may try, itself included; from that configuration
+    /// too.
+    tries: u8,
+    /// It gets the client's subnet.
+    sends_subnet: bool,
 }
 
 impl Dispatcher {
@@ -121,8 +126,14 @@ impl Dispatcher {
         let connection_queue = self.outstanding.queue(options.receive_timeout).unwrap_or(queue);
         // No query waits for a relay's target, whatever its connect timeout.
         let timeout = if backend.target { TickDelta(0) } else { backend.timeout };
-        self.attached[at] =
-            Some(Attached { queue, connection_queue, only_connections: options.only, timeout });
+        self.attached[at] = Some(Attached {
+            queue,
+            connection_queue,
+            only_connections: options.only,
+            timeout,
+            tries: options.tries,
+            sends_subnet: backend.use_client_subnet,
+        });
         cx.stats().attached[at].store(1, Release);
     }
 
