@@ -97,12 +97,12 @@ fn outstanding(c: &mut Criterion) {
         let mut terms = Terms { max: u32::MAX, now: Tick(0), batch: 0, queue, connection: None };
         for number in 0..waiting {
             terms.batch = u64::from(number);
-            table.claim(BackendSlot(0), pending, terms, &mut rng).expect("a slot");
+            table.claim(BackendSlot(0), &pending, terms, &mut rng).expect("a slot");
         }
         c.bench_function(name, |b| {
             b.iter(|| {
                 terms.batch += 1;
-                let key = table.claim(BackendSlot(0), pending, terms, &mut rng).expect("a slot");
+                let key = table.claim(BackendSlot(0), &pending, terms, &mut rng).expect("a slot");
                 assert!(matches!(table.find(key), Lookup::Live(_)));
                 table.settle(key);
             });

@@ -86,7 +86,7 @@ impl Dispatcher {
             pending.waiter = Waiter::Client(self.queries.open());
             if pending.waiter == Waiter::Client(None)
                 && pending.came_by_connection()
-                && is_transfer(packet.bytes())
+                && transfer::requested(packet.bytes()).is_some()
             {
                 // Without an entry nothing would tell that several messages follow.
                 return Err(DropReason::QueryTableFull);
@@ -124,11 +124,9 @@ impl Dispatcher {
         self.queries.keep_long(entry, query);
         if !pending.came_by_connection() {
             self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
-        } else if let Some(question) = Question::parse(query)
-            && transfer::is_transfer(question.qtype)
-        {
+        } else if let Some(qtype) = transfer::requested(query) {
             let serial = transfer::ixfr_serial(query);
-            self.queries.set_transfer(entry, Transfer::new(question.qtype, serial));
+            self.queries.set_transfer(entry, Transfer::new(qtype, serial));
             self.queries.require_connection(entry);
         }
     }
@@ -186,7 +184,7 @@ impl Dispatcher {
         cx: &mut Context,
         connections: &mut Connections,
         first: Key,
-        in_flight: InFlight,
+        in_flight: &InFlight,
         scratch: &'s mut Scratch,
     ) -> Option<(Sent, Packet<'s>)> {
         let (pending, from) = (in_flight.pending, first.route.backend);
@@ -201,7 +199,7 @@ impl Dispatcher {
 
     /// Rearms a first attempt for its remaining time, when a second one may begin; returns false
     /// when no queue is free.
-    pub(crate) fn rearm_first(&mut self, cx: &Context, first: Key, in_flight: InFlight) -> bool {
+    pub(crate) fn rearm_first(&mut self, cx: &Context, first: Key, in_flight: &InFlight) -> bool {
         let after = cx.snapshot.pool(in_flight.pending.pool).retry.map_or(TickDelta(0), |r| r.after);
         let timeout = self.attached(first.route.backend).map_or(after, |a| a.timeout);
         let left = TickDelta(timeout.0.saturating_sub(after.0).max(FIRST_ATTEMPT_LEFT_MIN.0));
@@ -366,7 +364,7 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         let queue = if let AttemptKind::First(queue) = kind { queue } else { None };
-        let Some(key) = self.claim(cx, connections, backend, *pending, queue) else {
+        let Some(key) = self.claim(cx, connections, backend, pending, queue) else {
             if matches!(kind, AttemptKind::First(_)) {
                 cx.stats().backend(backend).send_errors.add(1);
             }
@@ -395,13 +393,13 @@ impl Dispatcher {
         cx: &mut Context,
         connections: &mut Connections,
         backend: BackendSlot,
-        pending: PendingQuery,
+        pending: &PendingQuery,
         queue: Option<Queue>,
     ) -> Option<Key> {
         let max = cx.snapshot.backend(backend)?.outstanding_max;
         let attached = self.attached(backend)?;
-        let connection = if self.uses_connection(cx, attached, &pending) {
-            Some(self.connection_for(cx, connections, backend, &pending)?)
+        let connection = if self.uses_connection(cx, attached, pending) {
+            Some(self.connection_for(cx, connections, backend, pending)?)
         } else {
             None
         };
@@ -501,9 +499,4 @@ impl Dispatcher {
         self.queries.put(Some(entry), state);
         Some(entry)
     }
-}
-
-/// Returns whether a query requests a zone transfer.
-fn is_transfer(query: &[u8]) -> bool {
-    Question::parse(query).is_some_and(|question| transfer::is_transfer(question.qtype))
 }

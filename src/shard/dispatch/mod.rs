@@ -226,7 +226,7 @@ impl Dispatcher {
         cx: &Context,
         connections: &Connections,
         key: Key,
-        in_flight: InFlight,
+        in_flight: &InFlight,
         code: u8,
     ) {
         self.count_response(cx, connections, key, in_flight, code);
@@ -244,7 +244,7 @@ impl Dispatcher {
         cx: &Context,
         connections: &Connections,
         key: Key,
-        in_flight: InFlight,
+        in_flight: &InFlight,
         code: u8,
     ) {
         let backend = key.route.backend;
@@ -278,7 +278,7 @@ impl Dispatcher {
         cx: &Context,
         connections: &Connections,
         key: Key,
-        in_flight: InFlight,
+        in_flight: &InFlight,
         code: u8,
     ) {
         self.unawaited -= 1;
@@ -306,7 +306,7 @@ impl Dispatcher {
     }
 
     /// Returns whether no client waits for an attempt that was not sent; a copy is counted.
-    pub(crate) fn is_unawaited(&mut self, cx: &Context, in_flight: InFlight) -> bool {
+    pub(crate) fn is_unawaited(&mut self, cx: &Context, in_flight: &InFlight) -> bool {
         use outstanding::Waiter;
         match in_flight.pending.waiter {
             Waiter::Client(_) => return false,

@@ -387,7 +387,7 @@ impl Outstanding {
     pub fn claim(
         &mut self,
         backend: BackendSlot,
-        pending: PendingQuery,
+        pending: &PendingQuery,
         terms: Terms,
         rng: &mut ShardRng,
     ) -> Option<Key> {

@@ -53,7 +53,7 @@ impl Shard {
             self.cx.drop(DropReason::QuerySendError);
             return None;
         };
-        if self.dispatcher.is_unawaited(&self.cx, in_flight) {
+        if self.dispatcher.is_unawaited(&self.cx, &in_flight) {
             return None;
         }
         // While another attempt is in flight, the query is not lost.
@@ -69,13 +69,13 @@ impl Shard {
                 Waiter::Nobody | Waiter::Copy => self.dispatcher.expire_unawaited(&self.cx, key),
                 Waiter::Client(entry) => {
                     let asks_second = self.dispatcher.queries.take_retry(entry)
-                        && self.dispatcher.rearm_first(&self.cx, key, in_flight);
+                        && self.dispatcher.rearm_first(&self.cx, key, &in_flight);
                     if asks_second {
                         let (cx, connections) = (&mut self.cx, &mut self.connections);
-                        let sent = self.dispatcher.send_second(cx, connections, key, in_flight, scratch);
+                        let sent = self.dispatcher.send_second(cx, connections, key, &in_flight, scratch);
                         emit(sent, out);
                     } else {
-                        self.expire_attempt(key, in_flight, scratch, out);
+                        self.expire_attempt(key, &in_flight, scratch, out);
                     }
                 }
             }
@@ -86,7 +86,7 @@ impl Shard {
     pub(super) fn expire_attempt(
         &mut self,
         key: Key,
-        in_flight: InFlight,
+        in_flight: &InFlight,
         scratch: &mut Scratch,
         out: Out<'_>,
     ) {
@@ -137,7 +137,7 @@ impl Shard {
     }
 
     /// No server responded in time: the timeout rules may restart the query.
-    pub(super) fn on_timeout(&mut self, key: Key, in_flight: InFlight, scratch: &mut Scratch, out: Out<'_>) {
+    pub(super) fn on_timeout(&mut self, key: Key, in_flight: &InFlight, scratch: &mut Scratch, out: Out<'_>) {
         let pending = in_flight.pending;
         let entry = pending.waiter.entry();
         let kept =

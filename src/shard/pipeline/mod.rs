@@ -245,9 +245,9 @@ impl Shard {
             Lookup::Foreign => return cx.unexpected(from, DropReason::ResponseForeign),
         };
         if from.is_connection() && self.connections.backends.is_transfer(from) {
-            return self.on_transfer(key, in_flight, packet);
+            return self.on_transfer(key, &in_flight, packet);
         }
-        let (code, pending) = (header.rcode(), in_flight.pending);
+        let (code, pending) = (header.rcode(), &in_flight.pending);
         if header.qdcount() == 0 {
             // A server that refuses may not have parsed the question; a header with NOERROR or
             // NXDOMAIN and without a question is of no use to a client.
@@ -265,30 +265,29 @@ impl Shard {
             Waiter::Copy => Some(DropReason::TeeResponse),
         };
         if let Some(reason) = unawaited {
-            self.dispatcher.settle_unawaited(cx, &self.connections, key, in_flight, code);
+            self.dispatcher.settle_unawaited(cx, &self.connections, key, &in_flight, code);
             return cx.drop(reason);
         }
-        self.dispatcher.settle(cx, &self.connections, key, in_flight, code);
+        self.dispatcher.settle(cx, &self.connections, key, &in_flight, code);
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.cx, &mut self.connections);
-            let sent =
-                self.dispatcher.repeat_over_connection(cx, connections, from.backend, &pending, packet);
+            let sent = self.dispatcher.repeat_over_connection(cx, connections, from.backend, pending, packet);
             let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
-            return self.finish(Ending::of_pending(&pending), outcome, packet);
+            return self.finish(Ending::of_pending(pending), outcome, packet);
         }
-        restore_header(&pending, from, packet);
+        restore_header(pending, from, packet);
         // A client that sent a datagram may not be able to take what a connection can carry.
         let limit = (from.is_connection() && pending.client.connection.is_none())
             .then(|| self.dispatcher.queries.limit(pending.waiter.entry()).unwrap_or(DATAGRAM_MIN));
-        let ending = Ending { limit, ..Ending::of_pending(&pending) };
-        self.evaluate_response(key, in_flight, ending, packet)
+        let ending = Ending { limit, ..Ending::of_pending(pending) };
+        self.evaluate_response(key, &in_flight, ending, packet)
     }
 
     /// Evaluates the response rules, if there are any, and finishes the query.
     fn evaluate_response(
         &mut self,
         key: Key,
-        in_flight: InFlight,
+        in_flight: &InFlight,
         mut ending: Ending,
         packet: &mut Packet<'_>,
     ) -> Verdict {

@@ -32,7 +32,7 @@ impl Shard {
 
     /// Restores an outstanding query for the response rules: with its kept state, or with a new one
     /// made from its slot.
-    pub(super) fn restore_query(&mut self, in_flight: InFlight, packet: &Packet<'_>) -> Query {
+    pub(super) fn restore_query(&mut self, in_flight: &InFlight, packet: &Packet<'_>) -> Query {
         let kept = self.dispatcher.queries.take_state(in_flight.pending.waiter.entry());
         let state = kept.unwrap_or_else(|| {
             let mut state = self.new_state();

@@ -17,7 +17,7 @@ use crate::shard::pipeline::{Ending, Outcome, restore_header};
 
 impl Shard {
     /// Handles a message of a zone transfer.
-    pub(super) fn on_transfer(&mut self, key: Key, in_flight: InFlight, packet: &mut Packet<'_>) -> Verdict {
+    pub(super) fn on_transfer(&mut self, key: Key, in_flight: &InFlight, packet: &mut Packet<'_>) -> Verdict {
         let (pending, route) = (in_flight.pending, key.route);
         let message = packet.bytes();
         let header = Header::parse(message);
@@ -54,7 +54,7 @@ impl Shard {
     pub(super) fn evaluate_transfer(
         &mut self,
         key: Key,
-        in_flight: InFlight,
+        in_flight: &InFlight,
         packet: &mut Packet<'_>,
     ) -> bool {
         if self.cx.snapshot.chains.xfr.is_empty() {

@@ -34,7 +34,7 @@ impl World {
     fn claim(&mut self, backend: BackendSlot, question: u64, max: u32, now: Tick) -> Option<Key> {
         self.batch += 1;
         let terms = Terms { max, now, batch: self.batch, queue: self.queue, connection: None };
-        self.out.claim(backend, pending(question), terms, &mut self.rng)
+        self.out.claim(backend, &pending(question), terms, &mut self.rng)
     }
 }
 
