@@ -21,7 +21,7 @@ const RESENDS_MAX: usize = 4;
 impl Shard {
     /// The kernel refused to send this query (its packet is as `on_query` or `on_tick` left it): it
     /// is offered to other servers until `send` returns that it was sent, and dropped when there is
-    /// none left, or [`RESENDS_MAX`] have been tried.
+    /// none left, or four have been tried.
     pub fn on_unsent(
         &mut self,
         mut route: Route,
