@@ -162,6 +162,27 @@ fn queries_move_on_from_a_server_that_a_reload_has_removed() {
 }
 
 #[test]
+fn a_subnet_that_one_server_got_is_not_sent_to_another_after_a_reload() {
+    let mut harness = harness(2, |b| b.use_client_subnet = true);
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.ask(stream, 1, 1);
+    let (first, query) = take_received(&mut harness).remove(0);
+    assert!(query.windows(4).any(|w| w == [0, 8, 0, 7]), "the option, with 24 bits of an address");
+    // Neither server gets it by the next configuration.
+    let mut next = Snapshot::clone(&harness.snapshot);
+    next.generation += 1;
+    for backend in next.backends.iter_mut().flatten() {
+        Arc::make_mut(backend).use_client_subnet = false;
+    }
+    harness.publish(Arc::new(next));
+    harness.break_off(first, BackendCloseReason::Broken);
+    harness.settle();
+    assert_eq!(harness.received().len(), 0, "the query would reveal it");
+    assert_eq!(harness.drops(DropReason::BackendConnectionFailed), 1);
+    harness.shard().check_invariants();
+}
+
+#[test]
 fn queries_of_a_closed_client_are_not_retried() {
     let mut harness = harness(2, |_| {});
     let stream = harness.connect(CLIENT).expect("taken");

@@ -343,9 +343,13 @@ impl Dispatcher {
         let came_by_connection = pending.came_by_connection();
         let next = self.select(cx, connections, pending.pool, &subject, came_by_connection, excluded)?;
         // The query is sent as it is: with the client's subnet only to servers that get it.
-        // The failed one may have left the configuration.
-        let had_subnet = self.attached(from).is_some_and(|a| a.sends_subnet);
-        (cx.sends_subnet(next) == had_subnet).then_some(next)
+        (cx.sends_subnet(next) == self.has_subnet(cx, from, pending)).then_some(next)
+    }
+
+    /// Returns whether a query is as servers get it that get the client's subnet: as `from` got it.
+    pub(crate) fn has_subnet(&self, cx: &Context, from: BackendSlot, pending: &PendingQuery) -> bool {
+        // Without an entry it was sent in this batch, by this configuration.
+        self.queries.with_subnet(pending.waiter.entry()).unwrap_or_else(|| cx.sends_subnet(from))
     }
 
     /// Sends a query to a server: claims a slot and counts the attempt.
@@ -396,7 +400,8 @@ impl Dispatcher {
         pending: &PendingQuery,
         queue: Option<Queue>,
     ) -> Option<Key> {
-        let max = cx.snapshot.backend(backend)?.outstanding_max;
+        let server = cx.snapshot.backend(backend)?;
+        let (max, with_subnet) = (server.outstanding_max, server.use_client_subnet);
         let attached = self.attached(backend)?;
         let connection = if self.uses_connection(cx, attached, pending) {
             Some(self.connection_for(cx, connections, backend, pending)?)
@@ -417,7 +422,7 @@ impl Dispatcher {
             }
             return None;
         };
-        self.queries.attempted(pending.waiter.entry(), key);
+        self.queries.attempted(pending.waiter.entry(), key, with_subnet);
         self.balancer.claimed(backend);
         cx.stats().backend(backend).queries.add(1);
         Some(key)

@@ -75,8 +75,6 @@ struct Attached {
     /// Servers that a query which it has failed may try, itself included; from that configuration
     /// too.
     tries: u8,
-    /// It gets the client's subnet.
-    sends_subnet: bool,
 }
 
 impl Dispatcher {
@@ -132,7 +130,6 @@ impl Dispatcher {
             only_connections: options.only,
             timeout,
             tries: options.tries,
-            sends_subnet: backend.use_client_subnet,
         });
         cx.stats().attached[at].store(1, Release);
     }

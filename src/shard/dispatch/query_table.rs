@@ -62,6 +62,8 @@ struct Entry {
     requires_connection: bool,
     /// The zone transfer that it requests.
     transfer: Option<Transfer>,
+    /// The server of its last attempt gets the client's subnet.
+    with_subnet: bool,
     /// Servers that have failed it.
     failed: Failed,
 }
@@ -283,12 +285,20 @@ impl QueryTable {
         self.entry_mut(id).is_some_and(|e| std::mem::take(&mut e.retry))
     }
 
-    /// Records an attempt.
-    pub fn attempted(&mut self, id: Option<EntryId>, key: Key) {
+    /// Records an attempt on a server; `with_subnet`: that gets the client's subnet.
+    pub fn attempted(&mut self, id: Option<EntryId>, key: Key, with_subnet: bool) {
         let Some(entry) = self.entry_mut(id) else { return };
+        entry.with_subnet = with_subnet;
         if let Some(place) = entry.attempts.iter_mut().find(|a| a.is_none()) {
             *place = Some(key);
         }
+    }
+
+    /// Returns whether the server of the last attempt gets the client's subnet; its configuration
+    /// may have changed since. Returns none without an entry.
+    #[must_use]
+    pub fn with_subnet(&self, id: Option<EntryId>) -> Option<bool> {
+        self.entry(id).map(|entry| entry.with_subnet)
     }
 
     /// Removes an attempt that has ended; returns the other one if that is still in flight.
@@ -383,8 +393,8 @@ mod tests {
     fn attempts_are_linked_until_they_end() {
         let mut table = QueryTable::default();
         let id = table.open();
-        table.attempted(id, key(1));
-        table.attempted(id, key(2));
+        table.attempted(id, key(1), false);
+        table.attempted(id, key(2), false);
         assert_eq!(table.ended(id, key(1)), Some(key(2)));
         assert_eq!(table.ended(id, key(2)), None);
     }

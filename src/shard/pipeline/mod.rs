@@ -332,7 +332,8 @@ impl Shard {
         let mut kept = self.dispatcher.queries.query(entry).is_some_and(|query| packet.replace(query));
         // A second attempt has left its own id in the query that was kept.
         edit::set_id(packet.bytes_mut(), query.pending.client_id);
-        if kept && self.cx.sends_subnet(from) && state.added != Ecs::Left {
+        let has_subnet = self.dispatcher.has_subnet(&self.cx, from, &query.pending);
+        if kept && has_subnet && state.added != Ecs::Left {
             // Only servers that get the client's subnet may see it. A malformed query is not
             // restarted.
             kept = ecs::undo(packet, state.added);
