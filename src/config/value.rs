@@ -168,46 +168,17 @@ pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
 /// The form of a [`qname`].
 pub const QNAME: &str = "a domain name of at most 255 bytes with labels of 1 to 63";
 
-/// Parses a domain name in presentation format (RFC 1035, 5.1, with `\.` and `\DDD`) and returns it
-/// with its final dot.
+/// Parses a domain name in presentation format (RFC 1035, 5.1, with `\.` and `\DDD`) of printable
+/// ASCII, and returns it as it is formatted everywhere: with its final dot, escaped where needed.
 ///
 /// # Errors
 /// What was expected.
 pub fn qname(text: &str) -> Result<String, &'static str> {
-    let name =
-        if text.ends_with('.') && !text.ends_with("\\.") { text.to_owned() } else { format!("{text}.") };
-    if name == "." {
-        return if text.is_empty() { Err(QNAME) } else { Ok(name) };
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(QNAME);
     }
-    // The root label's byte counts.
-    let (mut total, mut label) = (1_usize, 0_usize);
-    let mut bytes = name.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'.' {
-            if label == 0 || label > 63 {
-                return Err(QNAME);
-            }
-            total += label + 1;
-            label = 0;
-            continue;
-        }
-        if byte == b'\\' {
-            let next = bytes.next().ok_or(QNAME)?;
-            if next.is_ascii_digit() {
-                let (tens, ones) = (bytes.next().ok_or(QNAME)?, bytes.next().ok_or(QNAME)?);
-                let digits = [next, tens, ones];
-                let fits = std::str::from_utf8(&digits).ok().and_then(|d| d.parse::<u8>().ok());
-                fits.ok_or(QNAME)?;
-            } else if !next.is_ascii_graphic() {
-                return Err(QNAME);
-            }
-        } else if !byte.is_ascii_graphic() {
-            return Err(QNAME);
-        }
-        label += 1;
-    }
-    // A label left open ends in an escaped dot.
-    if total > 255 || label > 0 { Err(QNAME) } else { Ok(name) }
+    let wire = crate::wire::name::from_text(text).map_err(|_| QNAME)?;
+    Ok(crate::wire::name::Text(&wire).to_string())
 }
 
 /// The form of a [`source`].
@@ -283,9 +254,17 @@ mod tests {
 
     #[test]
     fn names_are_checked_and_made_absolute() {
-        for (text, want) in
-            [("example.net", "example.net."), (".", "."), ("a\\.b.c.", "a\\.b.c."), ("\\255.x", "\\255.x.")]
-        {
+        for (text, want) in [
+            ("example.net", "example.net."),
+            (".", "."),
+            ("a\\.b.c.", "a\\.b.c."),
+            ("\\255.x", "\\255.x."),
+            // The last dot is escaped, or follows an escaped backslash.
+            ("a\\.", "a\\.."),
+            ("a\\\\.", "a\\\\."),
+            ("a\\\\", "a\\\\."),
+            ("\\065\\b", "Ab."),
+        ] {
             assert_eq!(qname(text), Ok(want.to_owned()), "{text}");
         }
         let (long_label, long_name) = ("a".repeat(64), "abc.".repeat(64));
@@ -318,8 +297,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_parsers_accept_the_same_names(text in "[a-zA-Z0-9. -]{0,80}") {
+        fn both_parsers_accept_the_same_names(text in r"[a-zA-Z0-9. \\-]{0,80}") {
             prop_assert_eq!(wire_name(&text).is_ok(), qname(&text).is_ok(), "{}", text);
+        }
+
+        #[test]
+        fn a_formatted_name_is_the_same_name(text in r"[a.\\0-9]{1,12}") {
+            if let Ok(name) = qname(&text) {
+                prop_assert_eq!(qname(&name), Ok(name.clone()));
+                prop_assert_eq!(wire_name(&name), wire_name(&text));
+            }
         }
 
         #[test]
