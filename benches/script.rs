@@ -25,11 +25,11 @@ use dnslob::lua::state;
 use dnslob::lua::state::Files;
 use dnslob::model::Snapshot;
 use dnslob::model::Source;
-use dnslob::rules::context::{Environment, EvaluationContext, Facts};
+use dnslob::rules::context::{Environment, EvaluationContext, Facts, Script};
 use dnslob::rules::limits::Limits;
 use dnslob::rules::pattern::PatternCache;
 use dnslob::rules::query_state::{EcsSettings, QueryState};
-use dnslob::rules::script::{Candidate, FunctionId, Script, ScriptAction};
+use dnslob::rules::script::{Candidate, FunctionId, ScriptAction};
 use support::config::{TestConfig, client};
 use support::message::message;
 

@@ -83,6 +83,7 @@
 //! rules/                the compiled rule chains
 //!   action.rs           what it does to them
 //!   apply/              walks a chain and applies the action of each rule that matches
+//!     edits.rs            what several actions do to a message
 //!     query.rs            the actions of query rules
 //!     response.rs         the actions of response rules
 //!     script.rs           rules whose action is a function of the configuration
@@ -104,7 +105,7 @@
 //!   prefetch.rs         far memory that the packets of a batch ask for together
 //!   prefix_map.rs       a value for each network, the longest one decides
 //!   query_state.rs      what is known of a query besides its bytes
-//!   script.rs           what the shard asks of Lua, without Lua
+//!   script.rs           what rules and functions exchange, without Lua
 //!   text.rs             rules as people read them
 //!
 //! model/                Snapshot: listeners, backends, pools; immutable, by index
@@ -141,6 +142,7 @@
 //!   dispatch/           queries on their way: whom we asked, until when, and how often
 //!     attempts.rs         to which server, by which route; the second attempt, moving on
 //!     delayed.rs          answers that rules hold back
+//!     key.rs              what an attempt is known by
 //!     outstanding.rs      fixed slots: claim, settle, expire; O(1) next deadline
 //!       timers.rs         a queue per time-out, a bucket per slice of time
 //!     proxy_header.rs     PROXY headers that servers get

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -227,6 +228,67 @@ fn arrows_point_one_way() {
         }
     }
     none("arrows", &wrong);
+}
+
+/// Folders whose files may use each other in a circle: a network and what happens on it, and the
+/// context of a configuration and what a configuration contains.
+const CIRCLES: [&str; 2] = ["engine::sim", "lua::front_end"];
+
+/// A module and its parent are one thing in several files; any other two files depend on each other
+/// in one direction, at any distance.
+#[test]
+fn files_do_not_depend_on_each_other_in_circles() {
+    let module = |path: &str| {
+        let name = path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+        name.replace('/', "::")
+    };
+    let sources = files("src", &["rs"]).into_iter().filter(|p| !is_test(p) && !p.ends_with("/fixture.rs"));
+    let modules: BTreeMap<String, String> = sources.map(|path| (module(&path), code(&read(&path)))).collect();
+    let within = |inner: &str, outer: &str| inner == outer || inner.starts_with(&format!("{outer}::"));
+    let mut uses: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, text) in &modules {
+        let used = imports(text).into_iter().filter_map(|path| {
+            let mut module = path.as_str();
+            while !modules.contains_key(module) {
+                module = module.rsplit_once("::")?.0;
+            }
+            modules.get_key_value(module).map(|(key, _)| key.as_str())
+        });
+        let apart = |other: &&str| !within(other, name) && !within(name, other);
+        let excepted = |other: &&str| CIRCLES.iter().any(|c| within(name, c) && within(other, c));
+        uses.insert(name, used.filter(apart).filter(|other| !excepted(other)).collect());
+    }
+    // What uses nothing that is left is in no circle.
+    while let Some(done) = uses.iter().find(|(_, used)| used.is_empty()).map(|(name, _)| *name) {
+        uses.remove(done);
+        for used in uses.values_mut() {
+            used.remove(done);
+        }
+    }
+    // What nothing that is left uses is in none either.
+    while let Some(done) = uses.keys().copied().find(|name| !uses.values().any(|used| used.contains(name))) {
+        uses.remove(done);
+    }
+    none(
+        "files in a circle",
+        &uses.iter().map(|(name, used)| format!("{name}: {used:?}")).collect::<Vec<_>>(),
+    );
+}
+
+/// Returns every path that the text names from the root of the crate, those of groups included.
+fn imports(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in text.split("crate::").skip(1) {
+        let end = path.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(path.len());
+        let (base, rest) = path.split_at(end);
+        match (base.strip_suffix("::"), rest.strip_prefix('{').and_then(|r| r.split_once('}'))) {
+            (Some(base), Some((group, _))) => {
+                found.extend(group.split(',').map(|item| format!("{base}::{}", item.trim())));
+            }
+            _ => found.push(base.to_owned()),
+        }
+    }
+    found
 }
 
 #[test]

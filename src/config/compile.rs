@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
 use crate::base::time::TickDelta;
+use crate::config::draft::DraftRelay;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Errors, Fault, Origin};
 use crate::config::functions::policies::kind as policy_kind;
 use crate::config::options::{Key, SETTINGS, Settings, Value};
-use crate::config::relays::DraftRelay;
 use crate::config::slots::{Full, LISTENERS_MAX, Slots};
 use crate::config::value::DNS_PORT;
 use crate::config::{chains, relays, value};

@@ -13,7 +13,6 @@ use crate::base::prefix::{DEFAULT_ACL, Prefix};
 use crate::base::time::TickDelta;
 use crate::config::error::{Errors, Origin, Sited};
 use crate::config::options::Settings;
-use crate::config::relays::DraftRelay;
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
 use crate::model::Source;
 use crate::model::policy::Policy;
@@ -248,4 +247,61 @@ pub struct DraftPool {
     pub eject: Option<Eject>,
     /// `tcpToUdp`.
     pub tcp_to_udp: bool,
+}
+
+/// A relay as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DraftRelay {
+    /// Where it was written.
+    pub origin: Origin,
+    /// TCP, or else UDP.
+    pub tcp: bool,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The network interface to bind to.
+    pub interface: Option<String>,
+    /// Another process may have the address too.
+    pub reuse_port: bool,
+    /// Its targets, each once.
+    pub to: Vec<SocketAddr>,
+    /// How a target is chosen.
+    pub policy: Policy,
+    /// The networks that may use it; `None` for the process's ACL.
+    pub acl: Option<Vec<Prefix>>,
+    /// The options of its connections.
+    pub connection_options: ConnectionOptions,
+    /// `connectTimeout`.
+    pub connect_timeout: TickDelta,
+    /// `idleTimeout`; zero is no limit.
+    pub idle_timeout: TickDelta,
+    /// `maxConnections`, `maxFlows`.
+    pub connections: u32,
+    /// `maxConnectionsPerClient`, `maxFlowsPerClient`.
+    pub connections_per_client: u32,
+    /// `log`.
+    pub log: bool,
+    /// `tcpFastOpen`.
+    pub fast_open: bool,
+    /// `source`.
+    pub source: Option<IpAddr>,
+    /// How its targets learn the client's address.
+    pub client_address: ClientAddress,
+    /// The health check of its targets.
+    pub health: Health,
+}
+
+impl DraftRelay {
+    /// Returns the Lua function that defines it.
+    #[must_use]
+    pub const fn function(&self) -> &'static str {
+        if self.tcp { "addTCPForward" } else { "addUDPForward" }
+    }
+
+    /// Returns the name of its pool. Like listeners, relays are told apart by address, interface
+    /// and protocol.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let interface = self.interface.iter().map(|name| format!("@{name}")).collect::<String>();
+        format!("relay {}{interface}/{}", self.listen, if self.tcp { "tcp" } else { "udp" })
+    }
 }

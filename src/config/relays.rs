@@ -1,81 +1,19 @@
 //! A draft's relays: each becomes a listener, a pool of its own, and a hidden server per target, so
 //! that health, policies and counters work as for every other server.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, PoolSlot};
-use crate::base::prefix::Prefix;
-use crate::base::time::TickDelta;
-use crate::config::draft::Draft;
-use crate::config::error::Origin;
+use crate::config::draft::{Draft, DraftRelay};
 use crate::config::options::{Key, Settings};
 use crate::model::Ring;
-use crate::model::policy::{Kind, Policy};
+use crate::model::policy::Kind;
 use crate::model::{
-    Backend, BackendConnectionOptions, ClientAddress, ConnectionOptions, Health, Listener, Pool, ProxyHeader,
-    RelaySettings, Service, SocketOptions,
+    Backend, BackendConnectionOptions, Listener, Pool, ProxyHeader, RelaySettings, Service, SocketOptions,
 };
 
 /// With every target down all are tried: one may be back since its last check.
 const PANIC_PPM: u32 = 1;
-
-/// A relay as written.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DraftRelay {
-    /// Where it was written.
-    pub origin: Origin,
-    /// TCP, or else UDP.
-    pub tcp: bool,
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// The network interface to bind to.
-    pub interface: Option<String>,
-    /// Another process may have the address too.
-    pub reuse_port: bool,
-    /// Its targets, each once.
-    pub to: Vec<SocketAddr>,
-    /// How a target is chosen.
-    pub policy: Policy,
-    /// The networks that may use it; `None` for the process's ACL.
-    pub acl: Option<Vec<Prefix>>,
-    /// The options of its connections.
-    pub connection_options: ConnectionOptions,
-    /// `connectTimeout`.
-    pub connect_timeout: TickDelta,
-    /// `idleTimeout`; zero is no limit.
-    pub idle_timeout: TickDelta,
-    /// `maxConnections`, `maxFlows`.
-    pub connections: u32,
-    /// `maxConnectionsPerClient`, `maxFlowsPerClient`.
-    pub connections_per_client: u32,
-    /// `log`.
-    pub log: bool,
-    /// `tcpFastOpen`.
-    pub fast_open: bool,
-    /// `source`.
-    pub source: Option<std::net::IpAddr>,
-    /// How its targets learn the client's address.
-    pub client_address: ClientAddress,
-    /// The health check of its targets.
-    pub health: Health,
-}
-
-impl DraftRelay {
-    /// Returns the Lua function that defines it.
-    #[must_use]
-    pub const fn function(&self) -> &'static str {
-        if self.tcp { "addTCPForward" } else { "addUDPForward" }
-    }
-
-    /// Returns the name of its pool. Like listeners, relays are told apart by address, interface
-    /// and protocol.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let interface = self.interface.iter().map(|name| format!("@{name}")).collect::<String>();
-        format!("relay {}{interface}/{}", self.listen, if self.tcp { "tcp" } else { "udp" })
-    }
-}
 
 /// Builds its listener, without a slot.
 pub(crate) fn listener(relay: &DraftRelay, draft: &Draft, sockets: SocketOptions) -> Listener {

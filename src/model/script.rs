@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use crate::model::Snapshot;
-use crate::rules::script::Script;
+use crate::rules::context::Script;
 
 /// A shard's script that knows the configuration.
 pub trait ConfiguredScript: Script {

@@ -10,7 +10,7 @@ use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::rules::Chains;
 use crate::rules::query_state::QueryState;
-use crate::rules::script::Script;
+use crate::rules::script::{Candidate, FunctionId, ScriptAction};
 use crate::wire::edns::Opt;
 use crate::wire::query::Question;
 use crate::wire::{edns, header};
@@ -158,4 +158,43 @@ pub trait Pools: Debug {
 
     /// Returns the outstanding queries of a pool's servers, over the whole process.
     fn outstanding(&self, pool: PoolSlot) -> u64;
+}
+
+/// One shard's script, without Lua: `lua::state` implements it. It and the context that its functions
+/// work on know each other.
+pub trait Script: Debug {
+    /// Calls the function of an action; returns none after an error, which was counted.
+    fn act(
+        &mut self,
+        function: FunctionId,
+        context: &mut EvaluationContext<'_, '_>,
+        env: &mut Environment<'_>,
+    ) -> Option<ScriptAction>;
+
+    /// Returns the argument of the last [`Script::act`].
+    fn argument(&self) -> &[u8];
+
+    /// Calls the function of a selector; returns none after an error.
+    fn matches(
+        &mut self,
+        function: FunctionId,
+        context: &mut EvaluationContext<'_, '_>,
+        env: &mut Environment<'_>,
+    ) -> Option<bool>;
+
+    /// Calls the function of a policy with the servers; returns the server that it chose. A choice
+    /// outside of the list, or an error, is none.
+    fn choose(
+        &mut self,
+        function: FunctionId,
+        servers: &[Candidate],
+        context: &mut EvaluationContext<'_, '_>,
+        now: Tick,
+    ) -> Option<usize>;
+
+    /// Calls `maintenance`, once a second.
+    fn maintain(&mut self, now: Tick);
+
+    /// Returns the number of calls that ended in an error.
+    fn errors(&self) -> u64;
 }

@@ -1,12 +1,10 @@
-//! The interface of rules and policies to a shard's script, without Lua; `lua::state` implements
-//! it.
+//! What rules and policies exchange with the functions of a script
+//! ([`Script`](crate::rules::context::Script)).
 
-use std::fmt::Debug;
 use std::net::IpAddr;
 
 use crate::base::addr::BackendSlot;
-use crate::base::time::Tick;
-use crate::rules::context::{Environment, EvaluationContext};
+use crate::base::packet::Packet;
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::{answer, name};
 
@@ -71,10 +69,10 @@ impl Spoofed {
     }
 
     /// Turns the query into that answer; returns false when it does not fit.
-    pub fn answer(&self, context: &mut EvaluationContext<'_, '_>, edns: AnswerEdns) -> bool {
+    pub fn answer(&self, packet: &mut Packet<'_>, edns: AnswerEdns) -> bool {
         match self {
-            Self::Addresses(v4, v6) => answer::addresses(context.packet, v4, v6, Flags::default(), edns),
-            Self::Name(target) => answer::cname(context.packet, target, Flags::default(), edns),
+            Self::Addresses(v4, v6) => answer::addresses(packet, v4, v6, Flags::default(), edns),
+            Self::Name(target) => answer::cname(packet, target, Flags::default(), edns),
         }
     }
 }
@@ -88,42 +86,4 @@ pub struct Candidate {
     pub outstanding: u32,
     /// Smoothed latency, microseconds.
     pub latency_us: u32,
-}
-
-/// One shard's script.
-pub trait Script: Debug {
-    /// Calls the function of an action; returns none after an error, which was counted.
-    fn act(
-        &mut self,
-        function: FunctionId,
-        context: &mut EvaluationContext<'_, '_>,
-        env: &mut Environment<'_>,
-    ) -> Option<ScriptAction>;
-
-    /// Returns the argument of the last [`Script::act`].
-    fn argument(&self) -> &[u8];
-
-    /// Calls the function of a selector; returns none after an error.
-    fn matches(
-        &mut self,
-        function: FunctionId,
-        context: &mut EvaluationContext<'_, '_>,
-        env: &mut Environment<'_>,
-    ) -> Option<bool>;
-
-    /// Calls the function of a policy with the servers; returns the server that it chose. A choice
-    /// outside of the list, or an error, is none.
-    fn choose(
-        &mut self,
-        function: FunctionId,
-        servers: &[Candidate],
-        context: &mut EvaluationContext<'_, '_>,
-        now: Tick,
-    ) -> Option<usize>;
-
-    /// Calls `maintenance`, once a second.
-    fn maintain(&mut self, now: Tick);
-
-    /// Returns the number of calls that ended in an error.
-    fn errors(&self) -> u64;
 }

@@ -9,12 +9,12 @@ use crate::base::packet::Packet;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::{ConfiguredScript, Snapshot};
 use crate::rules::apply::Effects;
-use crate::rules::context::{Answered, Environment, EvaluationContext, Facts};
+use crate::rules::context::{Answered, Environment, EvaluationContext, Facts, Script};
 use crate::rules::copies::Copies;
 use crate::rules::limits::Limits;
 use crate::rules::pattern::PatternCache;
 use crate::rules::query_state::QueryState;
-use crate::rules::script::{Candidate, Script};
+use crate::rules::script::Candidate;
 use crate::shard::context::Context;
 
 /// Interval of calls of the script's `maintenance`.

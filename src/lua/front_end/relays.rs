@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use mlua::{Lua, Value};
 
 use crate::base::time::TickDelta;
+use crate::config::draft::DraftRelay;
 use crate::config::error::{Fault, counted};
 use crate::config::functions::{RELAY_ARGUMENTS, RELAY_POLICIES, TCP_RELAY_ARGUMENTS, UDP_RELAY_ARGUMENTS};
-use crate::config::relays::DraftRelay;
 use crate::config::value;
 use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::bytes;

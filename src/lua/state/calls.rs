@@ -33,8 +33,8 @@ use crate::lua::state::{Shared, core, files, record};
 use crate::lua::{ffi, limits};
 use crate::model::{ConfiguredScript, Snapshot};
 use crate::rules::action::DELAY_MS_MAX;
-use crate::rules::context::{Environment, EvaluationContext};
-use crate::rules::script::{Candidate, FunctionId, Script, ScriptAction};
+use crate::rules::context::{Environment, EvaluationContext, Script};
+use crate::rules::script::{Candidate, FunctionId, ScriptAction};
 use crate::wire::header::rcode;
 
 /// A heap below this is swept rarely, bytes.

@@ -15,11 +15,11 @@ use crate::config::ruleset::{FunctionKind, Interface};
 use crate::lua::state::*;
 use crate::model::ConfiguredScript;
 use crate::model::{Pool, Snapshot};
-use crate::rules::context::{Answered, Environment, EvaluationContext, Facts};
+use crate::rules::context::{Answered, Environment, EvaluationContext, Facts, Script};
 use crate::rules::limits::Limits;
 use crate::rules::pattern::PatternCache;
 use crate::rules::query_state::QueryState;
-use crate::rules::script::{Candidate, FunctionId, Script, ScriptAction};
+use crate::rules::script::{Candidate, FunctionId, ScriptAction};
 use crate::stats::live::LiveState;
 use crate::wire::records::Records;
 

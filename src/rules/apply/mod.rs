@@ -9,12 +9,14 @@
 //!                     └─► Drop
 //! ```
 
+mod edits;
 mod query;
 mod response;
 mod script;
 
+use crate::rules::apply::edits::cap_ttl;
 use crate::rules::apply::query::perform;
-use crate::rules::apply::response::{cap_ttl, respond};
+use crate::rules::apply::response::respond;
 
 use std::sync::Arc;
 

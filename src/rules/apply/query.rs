@@ -1,17 +1,17 @@
 //! The actions of query rules.
 
-use crate::base::addr::{BackendSlot, PoolSlot, mapped};
+use crate::base::addr::mapped;
 use crate::rules::action::{Action, NegativeSoa};
 use crate::rules::context::{Environment, EvaluationContext};
-use crate::rules::query_state::EcsSettings;
 use crate::stats::drop_reason::DropReason;
-use crate::wire::answer::{AnswerEdns, Soa};
+use crate::wire::answer::Soa;
 use crate::wire::ecs::Ecs;
 use crate::wire::records::rtype;
-use crate::wire::{answer, ecs, edns, header};
+use crate::wire::{answer, edns, header};
 
+use crate::rules::apply::edits::{copy_to, own, set_bits, set_ecs, to_pool};
 use crate::rules::apply::script::run;
-use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, limit, log, restore, set_error};
+use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, log, set_error};
 
 pub(super) fn perform(
     action: &Action,
@@ -128,69 +128,5 @@ pub(super) fn perform(
             Step::Next
         }
         Action::Lua(function) => run(*function, context, env, effects),
-    }
-}
-
-pub(super) fn to_pool(
-    pool: PoolSlot,
-    continues: bool,
-    context: &mut EvaluationContext<'_, '_>,
-) -> Step<Decision> {
-    context.query_state.pool = pool;
-    if continues { Step::Next } else { Step::Done(Decision::Forward) }
-}
-
-pub(super) fn set_ecs(
-    context: &mut EvaluationContext<'_, '_>,
-    change: impl FnOnce(&mut EcsSettings),
-) -> Step<Decision> {
-    change(&mut context.query_state.ecs);
-    Step::Next
-}
-
-pub(super) fn set_bits(
-    context: &mut EvaluationContext<'_, '_>,
-    byte: usize,
-    bit: u8,
-    on: bool,
-) -> Step<Decision> {
-    if let Some(flags) = context.packet.bytes_mut().get_mut(byte) {
-        *flags = if on { *flags | bit } else { *flags & !bit };
-    }
-    Step::Changed
-}
-
-/// Turns the packet into an answer; the client's RD and CD are in it.
-pub(super) fn own(
-    context: &mut EvaluationContext<'_, '_>,
-    effects: &mut Effects<'_>,
-    make: impl FnOnce(&mut EvaluationContext<'_, '_>, AnswerEdns) -> bool,
-) -> Step<Decision> {
-    restore(context);
-    effects.limit = limit(context);
-    let edns = effects.edns;
-    Step::Done(if make(context, edns) {
-        Decision::Answered
-    } else {
-        Decision::Drop(DropReason::AnswerTooLong)
-    })
-}
-
-pub(super) fn copy_to(
-    backend: BackendSlot,
-    add_ecs: bool,
-    context: &EvaluationContext<'_, '_>,
-    effects: &mut Effects<'_>,
-) {
-    let settings = context.query_state.ecs;
-    let address = settings.address(&context.client);
-    let filed = effects.copies.file(backend, context.packet.bytes(), |packet| {
-        if add_ecs {
-            // If it does not fit, the copy goes without it.
-            let _ = ecs::set(packet, address, settings.v4, settings.v6, true, OPT_PAYLOAD);
-        }
-    });
-    if !filed {
-        effects.stats.dropped(DropReason::TeeFull).add(1);
     }
 }

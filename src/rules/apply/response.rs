@@ -3,8 +3,9 @@
 use crate::rules::action::ResponseAction;
 use crate::rules::context::{Environment, EvaluationContext};
 use crate::stats::drop_reason::DropReason;
-use crate::wire::{answer, edns, rebuild, records};
+use crate::wire::{edns, rebuild};
 
+use crate::rules::apply::edits::{cap_ttl, edit_ttl, to_tc};
 use crate::rules::apply::script::run_response;
 use crate::rules::apply::{Effects, OPT_PAYLOAD, ResponseDecision, Step, log, set_error};
 
@@ -91,18 +92,4 @@ pub(super) fn respond(
         ResponseAction::Restart(..) => Step::Next,
         ResponseAction::Lua(function) => run_response(*function, context, env),
     }
-}
-
-pub(super) fn edit_ttl(context: &mut EvaluationContext<'_, '_>, change: impl Fn(u16, u32) -> u32) {
-    records::edit_ttls(context.packet.bytes_mut(), |_, _, rtype, ttl| change(rtype, ttl));
-}
-
-/// Truncates an answer to TC=1; a malformed one stays as it is.
-pub(super) fn to_tc(context: &mut EvaluationContext<'_, '_>) {
-    let _ = answer::to_tc(context.packet);
-}
-
-/// Caps the TTL of every record.
-pub(super) fn cap_ttl(context: &mut EvaluationContext<'_, '_>, max: u32) {
-    edit_ttl(context, |_, ttl| ttl.min(max));
 }

@@ -11,8 +11,7 @@ use crate::wire::header::Header;
 use crate::wire::records::rtype;
 use crate::wire::{answer, header};
 
-use crate::rules::apply::query::{own, set_bits, to_pool};
-use crate::rules::apply::response::to_tc;
+use crate::rules::apply::edits::{own, set_bits, to_pool, to_tc};
 use crate::rules::apply::{Decision, Effects, ResponseDecision, Step};
 
 /// Calls the function and applies what it returned. After an error the rule has not matched.
@@ -37,7 +36,7 @@ pub(super) fn run(
             own(context, effects, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }
         Some(ScriptAction::Spoof) => match Spoofed::read(script.argument(), context.facts.qtype) {
-            Some(spoofed) => own(context, effects, |s, e| spoofed.answer(s, e)),
+            Some(spoofed) => own(context, effects, |s, e| spoofed.answer(s.packet, e)),
             None => Step::Changed,
         },
         Some(ScriptAction::SpoofRaw) => own(context, effects, |s, e| {

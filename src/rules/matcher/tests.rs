@@ -11,12 +11,12 @@ use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::model::Snapshot;
 use crate::model::policy::{Kind, Policy};
-use crate::rules::context::Facts;
+use crate::rules::context::{Facts, Script};
 use crate::rules::limits::{Limits, StateKind, StateSpec};
 use crate::rules::matcher::*;
 use crate::rules::pattern::PatternCache;
 use crate::rules::query_state::QueryState;
-use crate::rules::script::{Candidate, Script, ScriptAction};
+use crate::rules::script::{Candidate, ScriptAction};
 use crate::stats::live::{LiveState, State};
 use crate::wire::edns;
 

@@ -12,6 +12,7 @@
 
 pub(crate) mod attempts;
 pub(crate) mod delayed;
+pub mod key;
 pub mod outstanding;
 mod proxy_header;
 pub mod query_table;

@@ -23,6 +23,7 @@ use crate::base::rng::ShardRng;
 use crate::base::time::{Tick, TickDelta};
 use crate::shard::dispatch::query_table::EntryId;
 
+pub use crate::shard::dispatch::key::Key;
 pub use crate::shard::dispatch::outstanding::timers::Queue;
 use crate::shard::dispatch::outstanding::timers::Timers;
 
@@ -30,15 +31,6 @@ use crate::shard::dispatch::outstanding::timers::Timers;
 const SLOTS_MIN: usize = 256;
 /// Draws before a table counts as full: at half full, one failure in 2^32.
 const DRAWS: u32 = 32;
-
-/// The identity of an attempt: the backend's socket and the id on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// The route that it was sent on.
-    pub route: Route,
-    /// Its id on the wire.
-    pub id: u16,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

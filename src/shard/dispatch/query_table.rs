@@ -14,7 +14,7 @@
 use crate::base::addr::BackendSlot;
 use crate::base::narrow::to_u16;
 use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
-use crate::shard::dispatch::outstanding::Key;
+use crate::shard::dispatch::key::Key;
 use crate::wire::transfer::Transfer;
 
 /// Bytes of a query that is kept for further attempts. Queries are nearly always shorter (a

@@ -16,11 +16,11 @@ use dnslob::lua::state;
 use dnslob::lua::state::Files;
 use dnslob::model::ConfiguredScript;
 use dnslob::model::Snapshot;
-use dnslob::rules::context::{Answered, Environment, EvaluationContext, Facts};
+use dnslob::rules::context::{Answered, Environment, EvaluationContext, Facts, Script};
 use dnslob::rules::limits::Limits;
 use dnslob::rules::pattern::PatternCache;
 use dnslob::rules::query_state::QueryState;
-use dnslob::rules::script::{FunctionId, Script};
+use dnslob::rules::script::FunctionId;
 use dnslob::stats::live::LiveState;
 
 /// One function per line.

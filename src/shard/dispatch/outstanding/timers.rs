@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 
 use crate::base::time::{Tick, TickDelta};
-use crate::shard::dispatch::outstanding::Key;
+use crate::shard::dispatch::key::Key;
 
 /// The queue of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

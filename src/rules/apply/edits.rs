@@ -1,0 +1,87 @@
+//! What several actions do to a message and its query state, those of Lua functions included.
+
+use crate::base::addr::{BackendSlot, PoolSlot};
+use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, limit, restore};
+use crate::rules::context::EvaluationContext;
+use crate::rules::query_state::EcsSettings;
+use crate::stats::drop_reason::DropReason;
+use crate::wire::answer::AnswerEdns;
+use crate::wire::{answer, ecs, records};
+
+pub(super) fn to_pool(
+    pool: PoolSlot,
+    continues: bool,
+    context: &mut EvaluationContext<'_, '_>,
+) -> Step<Decision> {
+    context.query_state.pool = pool;
+    if continues { Step::Next } else { Step::Done(Decision::Forward) }
+}
+
+pub(super) fn set_ecs(
+    context: &mut EvaluationContext<'_, '_>,
+    change: impl FnOnce(&mut EcsSettings),
+) -> Step<Decision> {
+    change(&mut context.query_state.ecs);
+    Step::Next
+}
+
+pub(super) fn set_bits(
+    context: &mut EvaluationContext<'_, '_>,
+    byte: usize,
+    bit: u8,
+    on: bool,
+) -> Step<Decision> {
+    if let Some(flags) = context.packet.bytes_mut().get_mut(byte) {
+        *flags = if on { *flags | bit } else { *flags & !bit };
+    }
+    Step::Changed
+}
+
+/// Turns the packet into an answer; the client's RD and CD are in it.
+pub(super) fn own(
+    context: &mut EvaluationContext<'_, '_>,
+    effects: &mut Effects<'_>,
+    make: impl FnOnce(&mut EvaluationContext<'_, '_>, AnswerEdns) -> bool,
+) -> Step<Decision> {
+    restore(context);
+    effects.limit = limit(context);
+    let edns = effects.edns;
+    Step::Done(if make(context, edns) {
+        Decision::Answered
+    } else {
+        Decision::Drop(DropReason::AnswerTooLong)
+    })
+}
+
+pub(super) fn copy_to(
+    backend: BackendSlot,
+    add_ecs: bool,
+    context: &EvaluationContext<'_, '_>,
+    effects: &mut Effects<'_>,
+) {
+    let settings = context.query_state.ecs;
+    let address = settings.address(&context.client);
+    let filed = effects.copies.file(backend, context.packet.bytes(), |packet| {
+        if add_ecs {
+            // If it does not fit, the copy goes without it.
+            let _ = ecs::set(packet, address, settings.v4, settings.v6, true, OPT_PAYLOAD);
+        }
+    });
+    if !filed {
+        effects.stats.dropped(DropReason::TeeFull).add(1);
+    }
+}
+
+pub(super) fn edit_ttl(context: &mut EvaluationContext<'_, '_>, change: impl Fn(u16, u32) -> u32) {
+    records::edit_ttls(context.packet.bytes_mut(), |_, _, rtype, ttl| change(rtype, ttl));
+}
+
+/// Truncates an answer to TC=1; a malformed one stays as it is.
+pub(super) fn to_tc(context: &mut EvaluationContext<'_, '_>) {
+    let _ = answer::to_tc(context.packet);
+}
+
+/// Caps the TTL of every record.
+pub(super) fn cap_ttl(context: &mut EvaluationContext<'_, '_>, max: u32) {
+    edit_ttl(context, |_, ttl| ttl.min(max));
+}
