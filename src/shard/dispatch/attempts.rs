@@ -43,6 +43,9 @@ pub(crate) enum AttemptEnd {
     Failed,
     /// Its server has closed a connection that had worked: a new one is opened.
     Closed,
+    /// Its server was silent on a connection, which may be the connection's fault: another server is
+    /// queried, or the same one by a new connection if there is no other.
+    Silent,
 }
 
 /// Why a query is sent to a server.
@@ -247,13 +250,24 @@ impl Dispatcher {
         }
         // A query that was too long to be kept has no further attempt.
         let mut packet = scratch.load(self.queries.query(entry)?);
-        // A server that closes too many connections under one query has failed it.
-        let stays = how == AttemptEnd::Closed && self.queries.moved(entry);
         let (kind, to) = (AttemptKind::Failover, &mut packet);
-        let sent = if stays {
-            self.send_here_or_elsewhere(cx, connections, backend, kind, pending, to)
-        } else {
-            self.send_elsewhere(cx, connections, backend, kind, pending, to)
+        let sent = match how {
+            // A server that closes too many connections under one query has failed it.
+            AttemptEnd::Closed if self.queries.moved(entry) => {
+                self.send_here_or_elsewhere(cx, connections, backend, kind, pending, to)
+            }
+            // One that was silent twice has, too.
+            AttemptEnd::Silent if !self.queries.has_failed(entry, backend) && self.queries.moved(entry) => {
+                match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
+                    Err(DropReason::OutstandingFull) => {
+                        self.send(cx, connections, backend, kind, pending, to)
+                    }
+                    sent => sent,
+                }
+            }
+            AttemptEnd::Failed | AttemptEnd::Closed | AttemptEnd::Silent => {
+                self.send_elsewhere(cx, connections, backend, kind, pending, to)
+            }
         };
         Some((sent.ok()?, packet))
     }
