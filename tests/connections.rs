@@ -16,13 +16,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use dnslob::base::addr::{BackendSlot, Client, ConnectionSlot, ListenerSlot, Route};
+use dnslob::base::addr::{BackendSlot, Client, ConnectionSlot, ListenerSlot, LocalSlot, Route};
+use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
-use dnslob::base::time::TickDelta;
+use dnslob::base::time::{Tick, TickDelta};
 use dnslob::engine::sim::{Closed, Connects, Role, Seen, Sim, Stream};
 use dnslob::model::{Listener, ProxyHeader, Snapshot};
 use dnslob::shard::Shard;
 use dnslob::shard::backend::BackendInterest;
+use dnslob::shard::verdict::Verdict;
 use dnslob::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use dnslob::stats::drop_reason::DropReason;
 use dnslob::stats::live::{LiveState, State};
@@ -831,14 +833,83 @@ fn a_datagram_to_a_tcp_only_server_gets_a_truncated_answer() {
     assert_eq!((answer[2] & 2, answer[7], &answer[..2]), (2, 0, &[0, 77][..]), "TC, no records, own id");
 }
 
-#[test]
-fn a_truncated_answer_is_retried_over_tcp() {
+/// Returns a harness whose servers get queries that came over TCP over UDP first.
+fn tcp_to_udp(seed: u64) -> Harness {
     let config = TestConfig::new(1);
-    let mut harness = Harness::new(&config, 11);
+    let mut harness = Harness::new(&config, seed);
     let mut snapshot = (*config.snapshot()).clone();
     snapshot.pools[0].tcp_to_udp = true;
     snapshot.generation = 2;
     harness.publish(Arc::new(snapshot));
+    harness
+}
+
+/// Returns a query of this length, by an EDNS option.
+fn padded(id: u16, length: usize) -> Vec<u8> {
+    let mut bytes = query(id, id.into(), 1);
+    bytes[11] = 1;
+    let data = length - bytes.len() - 11;
+    bytes.extend([0, 0, 41, 16, 0, 0, 0, 0, 0]);
+    bytes.extend((data as u16).to_be_bytes());
+    bytes.extend([0, 12]);
+    bytes.extend(((data - 4) as u16).to_be_bytes());
+    bytes.resize(length, 0);
+    bytes
+}
+
+#[test]
+fn a_query_is_sent_by_a_datagram_only_if_it_could_be_repeated() {
+    let mut harness = tcp_to_udp(25);
+    let stream = harness.connect(CLIENT).expect("taken");
+    for (id, length) in [100, 513, 4_096].into_iter().enumerate() {
+        harness.send(stream, &framed(&padded(id as u16, length)));
+        let Some(Seen::Query { port, bytes: asked, .. }) = harness.datagrams.pop_front() else {
+            panic!("no datagram of {length} bytes")
+        };
+        let mut truncated = answer(&asked[..asked.len() - (length - 28)], &[], 0);
+        (truncated[2], truncated[11]) = (truncated[2] | 2, 0);
+        harness.sim.answer(port, TickDelta(0), &truncated);
+        harness.run();
+        harness.settle();
+        assert_eq!(harness.got(stream).len(), id + 1, "{length} bytes");
+    }
+    for (id, length) in [4_097, 9_000, 65_507, 65_508, 65_535].into_iter().enumerate() {
+        harness.send(stream, &framed(&padded(id as u16, length)));
+        assert!(harness.datagrams.is_empty(), "{length} bytes");
+        harness.settle();
+        assert_eq!(harness.got(stream).len(), id + 4, "{length} bytes");
+    }
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn a_truncated_answer_is_delivered_if_its_query_cannot_be_repeated() {
+    let mut config = TestConfig::new(1);
+    config.globals.client_connections.receive_timeout = TickDelta::from_ms(60_000);
+    let (mut shard, _, snapshot) = config.shard(26);
+    let mut snapshot = (*snapshot).clone();
+    (snapshot.pools[0].tcp_to_udp, snapshot.generation) = (true, 2);
+    shard.begin_batch(Tick(1), &Arc::new(snapshot));
+    let taken = shard.on_accept(client(CLIENT).peer, &config.listeners[0], LocalSlot::LISTENER);
+    let (stream, mut sent) = (taken.expect("taken"), Vec::new());
+    shard.on_client_bytes(stream, &framed(&padded(1, 4_000)), &mut || false, &mut |verdict, bytes| {
+        sent.push((verdict, bytes.to_vec()));
+    });
+    let [(Verdict::Forward(route), asked)] = &sent[..] else { panic!("{sent:?}") };
+    // A buffer without space for the query.
+    let mut truncated = answer(&asked[..28], &[], 0);
+    (truncated[2], truncated[11]) = (truncated[2] | 2, 0);
+    let length = truncated.len();
+    shard.on_response(*route, &mut Packet::new(&mut truncated, 0, length));
+    let got = messages(shard.client_output(stream));
+    assert_eq!((got.len(), &got[0][..2], got[0][2] & 2), (1, &[0, 1][..], 2), "with TC");
+    assert_eq!(shard.outstanding(), 0);
+    shard.check_invariants();
+}
+
+#[test]
+fn a_truncated_answer_is_retried_over_tcp() {
+    let mut harness = tcp_to_udp(11);
     let stream = harness.connect(CLIENT).expect("taken");
     harness.ask(stream, 9, 9);
     let Some(Seen::Query { port, bytes: asked, .. }) = harness.datagrams.pop_front() else {

@@ -324,10 +324,11 @@ impl Shard {
         self.connections.clients.on_accept(&self.cx, peer, listener, local)
     }
 
-    /// Returns whether a client connection can be accepted at this time.
+    /// Returns until when no client connection is to be accepted; none if one may be at this time,
+    /// which may be so earlier, when another one closes.
     #[must_use]
-    pub fn may_accept(&self) -> bool {
-        self.connections.clients.may_accept(self.cx.now)
+    pub fn accepts_from(&self) -> Option<Tick> {
+        self.connections.clients.accepts_from(self.cx.now)
     }
 
     /// Returns the TLS of a listener's connections, in the current configuration.

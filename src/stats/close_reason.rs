@@ -78,7 +78,7 @@ reasons! {
         Closed = "closed",
         /// It broke: a reset, or an error of the network.
         Broken = "broken",
-        /// A response was outstanding for too long.
+        /// Its server did not answer for too long, or several queries in a row timed out.
         Silent = "silent",
         /// Queries were not accepted in time.
         WriteTimeout = "write-timeout",

@@ -138,6 +138,95 @@ fn a_full_server_is_skipped() {
     harness.shard().check_invariants();
 }
 
+/// Asks ten queries, one each 100 ms, of a server that is silent. The first one then times out, and
+/// its connection has brought nothing for the receive time-out. Returns the client.
+fn ask_a_silent_server(harness: &mut Harness) -> Stream {
+    harness.behaviours[0] = Behaviour::NeverAnswers;
+    let stream = harness.connect(CLIENT).expect("taken");
+    for n in 0..10 {
+        harness.ask(stream, n, n.into());
+        harness.pass(100);
+    }
+    stream
+}
+
+fn silent_ends(harness: &Harness) -> u64 {
+    let stats = harness.live_state.shards()[0].backend(BackendSlot(0));
+    stats.connections.ended(BackendCloseReason::Silent).get()
+}
+
+#[test]
+fn queries_on_a_silent_connection_go_to_another_server() {
+    let mut harness = harness(2, |b| b.connections.receive_timeout = TickDelta::from_ms(1_000));
+    let stream = ask_a_silent_server(&mut harness);
+    harness.pass(300);
+    let waiting: BTreeSet<BackendSlot> =
+        harness.received().iter().map(|(route, _)| harness.route(*route).backend).collect();
+    assert_eq!((silent_ends(&harness), waiting), (1, BTreeSet::from([BackendSlot(1)])));
+    harness.ask(stream, 10, 10);
+    assert_eq!(harness.received().len(), 11, "the silent server is avoided");
+    harness.settle();
+    assert_eq!((harness.got(stream).len(), retries(&harness)), (11, 10));
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn queries_on_a_silent_connection_go_by_a_new_one_to_the_only_server() {
+    let mut harness = harness(1, |b| b.connections.receive_timeout = TickDelta::from_ms(1_000));
+    let stream = ask_a_silent_server(&mut harness);
+    harness.pass(300);
+    assert_eq!((silent_ends(&harness), harness.received().len(), harness.connections.len()), (1, 9, 1));
+    harness.behaviours[0] = Behaviour::Answers;
+    harness.settle();
+    assert_eq!((harness.got(stream).len(), harness.drops(DropReason::Timeout)), (9, 1));
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn queries_that_time_out_one_after_another_end_a_silent_connection() {
+    for servers in [1, 2] {
+        let mut harness =
+            harness(servers, |b| (b.connections.only, b.timeout) = (true, TickDelta::from_ms(1_000)));
+        harness.behaviours[0] = Behaviour::NeverAnswers;
+        for n in 0..10 {
+            harness.sim.ask(0, client(CLIENT), &query(n, n.into(), 1));
+            harness.pass(100);
+        }
+        harness.pass(300);
+        let (moved_to, waiting) = (BackendSlot(servers as u16 - 1), harness.received());
+        assert!(waiting.iter().all(|(route, _)| harness.route(*route).backend == moved_to), "{servers}");
+        let lost = if servers == 1 { 3 } else { 0 };
+        assert_eq!((silent_ends(&harness), waiting.len() as u64), (1, 10 - lost), "{servers}");
+        harness.behaviours[0] = Behaviour::Answers;
+        harness.settle();
+        assert_eq!((harness.datagrams.len() as u64, harness.drops(DropReason::Timeout)), (10 - lost, lost));
+        harness.shard().check_invariants();
+    }
+}
+
+#[test]
+fn queries_to_a_server_that_stays_silent_end_as_timeouts() {
+    let mut harness = Harness::new(&TestConfig::new(2), 24);
+    let text = "newServer{address='127.0.1.0:53', tcpRecvTimeoutMs=1000, healthCheckMode='up'}\n\
+                newServer{address='127.0.1.1:53', pool='late', healthCheckMode='up'}\n\
+                addTimeoutResponseAction('q9.example', RestartResponseAction('late'))\n";
+    let compiled = support::config::configured(text, &dnslob::config::Slots::default(), 2);
+    harness.publish(Arc::new(compiled.snapshot));
+    let stream = ask_a_silent_server(&mut harness);
+    for _ in 0..40 {
+        harness.pass(100);
+    }
+    harness.settle();
+    let asked = harness.live_state.shards()[0].backend(BackendSlot(0)).queries.get();
+    assert_eq!(asked, 19, "those that could go by a new connection did so once");
+    assert_eq!(
+        (harness.drops(DropReason::Timeout), harness.drops(DropReason::BackendConnectionFailed)),
+        (9, 0)
+    );
+    assert_eq!((harness.got(stream).len(), harness.shard().outstanding()), (1, 0), "a rule restarted one");
+    harness.shard().check_invariants();
+}
+
 #[test]
 fn queries_move_on_from_a_server_that_a_reload_has_removed() {
     for why in [BackendCloseReason::Closed, BackendCloseReason::Broken] {

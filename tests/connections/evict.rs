@@ -74,6 +74,37 @@ fn active_connections_are_not_evicted_and_the_new_one_is_refused() {
 }
 
 #[test]
+fn a_shard_sleeps_while_it_accepts_no_connection() {
+    let mut harness = harness(2, 10);
+    let slot = ListenerSlot(0);
+    let before = harness.sim.turns(0);
+    let all: Vec<Stream> = (0..10).map(|_| harness.sim.connect(0, slot, client(CLIENT).peer)).collect();
+    for at in 1..=10 {
+        harness.pass(20);
+        let accepted = all.iter().filter(|s| harness.sim.role(**s) != Role::Unaccepted).count();
+        // The first two are accepted at once; each other one waits for an older one's query.
+        assert!(accepted <= 2 + 2 * at, "{accepted} after {at} times 20 ms");
+    }
+    assert!(all.iter().all(|s| harness.sim.role(*s) != Role::Unaccepted));
+    let turns = harness.sim.turns(0) - before;
+    assert!(turns < 100, "{turns} turns in 200 ms");
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn a_closed_connection_lets_the_next_one_be_accepted_at_once() {
+    let mut harness = harness(2, 10);
+    let first = harness.connect(CLIENT).expect("room");
+    harness.connect(CLIENT).expect("room");
+    let next = harness.sim.connect(0, ListenerSlot(0), client(CLIENT).peer);
+    harness.pass(1);
+    assert_eq!(harness.sim.role(next), Role::Unaccepted);
+    harness.leave(first);
+    assert_ne!(harness.sim.role(next), Role::Unaccepted);
+    assert_eq!(ended(&harness, ClientCloseReason::Evicted), 0);
+}
+
+#[test]
 fn a_shrunken_pool_closes_only_idle_connections() {
     let mut harness = harness(10, 10);
     let all: Vec<_> = (0..10).map(|_| connect(&mut harness).expect("room")).collect();

@@ -494,8 +494,8 @@ fn the_world_has_every_fault() {
         BackendCloseReason::Closed,
         BackendCloseReason::ConnectTimeout,
         BackendCloseReason::Done,
-        BackendCloseReason::Idle,
         BackendCloseReason::Refused,
+        BackendCloseReason::Silent,
     ] {
         let of = |at| stats.iter().map(move |s| s.backend(BackendSlot(at)).connections.ended(why).get());
         if (0..128).flat_map(of).sum::<u64>() == 0 {

@@ -193,7 +193,7 @@ pub static FUNCTIONS: &[Entry] = &[
         "setTCPToUDP",
         "switch",
         "In the default pool, sends queries that came over TCP or TLS over UDP, and over TCP only if \
-         that answer is truncated; AXFR and IXFR always go over TCP.",
+         that answer is truncated; AXFR, IXFR and queries longer than 4096 bytes always go over TCP.",
     ),
     entry("ordered", "policy", "Returns this policy, restricted to the usable servers of the lowest order."),
     entry(

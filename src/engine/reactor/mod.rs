@@ -222,6 +222,7 @@ impl Engine {
                 self.serve_connections(Slice::begin(clock::now(), datagrams, self.last_datagram));
             }
             self.tick(now);
+            self.connections.resume_tcp_listeners(self.connected.epoll(), &self.shard);
             self.close_due(now);
             if ready > 0 && self.setup.busy_poll_us > 0 {
                 busy_until = now + TickDelta::from_us(u64::from(self.setup.busy_poll_us));
@@ -345,7 +346,7 @@ impl Engine {
 
     fn sleep(&self, now: Tick) -> EpollTimeout {
         let ends_at = self.ends_at.filter(|at| *at > now);
-        let due = [self.due_at, self.connections.next_close(), ends_at];
+        let due = [self.due_at, self.connections.next_close(), self.connections.next_accept(), ends_at];
         let ms = due.into_iter().flatten().map(|at| at.since(now).as_ms_ceil()).min();
         // A longer wait is the pulse's to end.
         let ms = ms.and_then(|ms| u16::try_from(ms).ok()).filter(|ms| *ms < IDLE_MS);

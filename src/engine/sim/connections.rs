@@ -24,7 +24,12 @@ impl Node {
     ) -> bool {
         let Some(Some(open)) = self.listeners.get_mut(slot.index()) else { return false };
         let is_relay = open.listener.service.relay().is_some();
-        if !is_relay && !self.shard.may_accept() {
+        if !is_relay
+            && open.closes_at.is_none()
+            && let Some(accepts_from) = self.shard.accepts_from()
+        {
+            open.paused = true;
+            self.accepts_from = Some(accepts_from);
             return false;
         }
         let Some(stream) = open.waiting.pop_front() else { return false };

@@ -242,6 +242,12 @@ impl Sim {
         &self.nodes[shard].shard
     }
 
+    /// Returns the turns that a shard has taken.
+    #[must_use]
+    pub fn turns(&self, shard: usize) -> u64 {
+        self.nodes[shard].turns_total
+    }
+
     /// Returns a shard for single calls that no event of the network leads to. Its next turn begins
     /// at once.
     pub fn shard_mut(&mut self, shard: usize) -> &mut Shard {

@@ -42,6 +42,15 @@ pub(super) struct OpenListener {
     pub(super) waiting: VecDeque<Stream>,
     /// Set when it accepts no new connections: the time to close it.
     pub(super) closes_at: Option<Tick>,
+    /// It is not watched, because its shard accepts no connection for a while.
+    pub(super) paused: bool,
+}
+
+impl OpenListener {
+    /// Returns whether it is watched and has something to accept.
+    fn is_ready(&self) -> bool {
+        !self.paused && !self.waiting.is_empty()
+    }
 }
 
 /// The time that a turn has left for connections. A look at the clock takes time, so that slices
@@ -76,6 +85,8 @@ pub(super) struct Node {
     pub(super) relayed: VecDeque<(Client, Vec<u8>)>,
     pub(super) replies: VecDeque<(FlowPort, Option<Vec<u8>>)>,
     pub(super) listeners: Vec<Option<OpenListener>>,
+    /// Listeners are paused until this time, or until another connection closes.
+    pub(super) accepts_from: Option<Tick>,
     /// Listeners to be closed, from the control thread.
     pub(super) unlisten: VecDeque<ListenerSlot>,
     pub(super) clients: BTreeMap<ConnectionSlot, Stream>,
@@ -98,6 +109,8 @@ pub(super) struct Node {
     pub(super) wakes_at: Tick,
     /// Turns since the time has advanced.
     turns: u32,
+    /// Turns since the start.
+    pub(super) turns_total: u64,
     turned: Tick,
     tidied: Tick,
     opened_generation: u64,
@@ -114,6 +127,7 @@ impl Node {
             relayed: VecDeque::new(),
             replies: VecDeque::new(),
             listeners: Vec::new(),
+            accepts_from: None,
             unlisten: VecDeque::new(),
             clients: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -128,6 +142,7 @@ impl Node {
             last_datagram: Tick(0),
             wakes_at: Tick(0),
             turns: 0,
+            turns_total: 0,
             turned: Tick(0),
             tidied: Tick(0),
             opened_generation: u64::MAX,
@@ -174,7 +189,7 @@ impl Node {
         queries + relayed + shard + self.unlisten.len() + self.draining_due > 0
             || self.round.stage() != Stage::Idle
             || !self.round.is_free()
-            || self.listeners.iter().flatten().any(|l| !l.waiting.is_empty())
+            || self.listeners.iter().flatten().any(OpenListener::is_ready)
             || network.has_ready(self.index)
     }
 
@@ -186,6 +201,7 @@ impl Node {
         network: &mut Network,
     ) -> Tick {
         let now = network.now;
+        self.turns_total += 1;
         self.begin(snapshot, network);
         let datagrams = self.serve_datagrams(network);
         if datagrams > 0 {
@@ -196,6 +212,7 @@ impl Node {
         self.begin_round(network);
         self.serve_connections(&mut Budget { slice, now, step_cost }, network);
         self.tick(network);
+        self.resume_listeners();
         self.close_due(now);
         if now.since(self.tidied) >= IDLE {
             self.tidy(now);
@@ -208,7 +225,7 @@ impl Node {
     fn next_turn(&self, network: &Network) -> Tick {
         let now = network.now;
         let closes = self.listeners.iter().flatten().filter_map(|l| l.closes_at);
-        let due = self.shard.next_deadline().into_iter().chain(closes).min();
+        let due = self.shard.next_deadline().into_iter().chain(closes).chain(self.accepts_from).min();
         let wait = if self.has_work(network) {
             TickDelta(0)
         } else {
@@ -236,7 +253,17 @@ impl Node {
             }
             self.shard.close_flows(listener.slot, false);
             let (listener, waiting) = (Arc::clone(listener), VecDeque::new());
-            self.listeners[at] = Some(OpenListener { listener, waiting, closes_at: None });
+            self.listeners[at] = Some(OpenListener { listener, waiting, closes_at: None, paused: false });
+        }
+    }
+
+    /// Watches paused listeners again, when the shard accepts connections.
+    fn resume_listeners(&mut self) {
+        if self.accepts_from.is_some() {
+            self.accepts_from = self.shard.accepts_from();
+            if self.accepts_from.is_none() {
+                self.listeners.iter_mut().flatten().for_each(|l| l.paused = false);
+            }
         }
     }
 
@@ -254,7 +281,7 @@ impl Node {
             let events = if is_backend { &mut self.answers } else { &mut self.events };
             events.push_back((stream, what));
         }
-        let waiting = self.listeners.iter().flatten().filter(|l| !l.waiting.is_empty());
+        let waiting = self.listeners.iter().flatten().filter(|l| l.is_ready());
         let accepts: Vec<_> = waiting.map(|l| Task::accept(l.listener.slot)).collect();
         accepts.into_iter().for_each(|task| self.round.add(task));
         let events = self.answers.len() + self.events.len();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::Socket;
 use tracing::warn;
 
@@ -13,6 +13,7 @@ use crate::engine::readiness::Ready;
 use crate::engine::socket;
 use crate::engine::stream::Connections;
 use crate::model::{Listener, Snapshot};
+use crate::shard::Shard;
 
 /// How long a withdrawn listener waits for pending handshakes: longer than most round trips, and a
 /// fifth of the time after which a client repeats its SYN (RFC 6298, 2).
@@ -26,6 +27,8 @@ pub(super) struct TcpListenerSocket {
     pub(super) inherited: bool,
     /// Set when it accepts no new connections: the time to close it.
     pub(super) closes_at: Option<Tick>,
+    /// It is not watched, because its shard accepts no connection for a while.
+    pub(super) paused: bool,
 }
 
 impl TcpListenerSocket {
@@ -89,6 +92,46 @@ impl Connections {
         let due = due.map(|(slot, _)| slot).collect();
         self.closes_at = closing().map(|(_, at)| at).filter(|at| *at > now).min();
         due
+    }
+
+    /// Stops watching a listener until its shard accepts connections: pending ones would wake it
+    /// again and again.
+    pub(super) fn pause_tcp_listener(&mut self, epoll: &Epoll, slot: ListenerSlot, accepts_from: Tick) {
+        let Some(Some(tcp_listener)) = self.tcp_listeners.get_mut(slot.index()) else { return };
+        tcp_listener.paused = epoll.delete(&tcp_listener.socket).is_ok();
+        self.accepts_from = Some(accepts_from);
+    }
+
+    /// Watches paused listeners again, when the shard accepts connections.
+    pub(crate) fn resume_tcp_listeners(&mut self, epoll: &Epoll, shard: &Shard) {
+        if self.accepts_from.is_none() {
+            return;
+        }
+        self.accepts_from = shard.accepts_from();
+        if self.accepts_from.is_some() {
+            return;
+        }
+        for tcp_listener in self.tcp_listeners.iter_mut().flatten() {
+            if std::mem::take(&mut tcp_listener.paused) {
+                // Fails only when it is watched.
+                let _ = epoll.add(&tcp_listener.socket, tcp_listener.event());
+            }
+        }
+    }
+
+    /// Returns when to call [`Connections::resume_tcp_listeners`], at the latest.
+    pub(crate) const fn next_accept(&self) -> Option<Tick> {
+        self.accepts_from
+    }
+
+    /// Watches listeners again that could not accept.
+    pub(crate) fn retry(&mut self, epoll: &Epoll) {
+        if self.shortage.is_over() {
+            for tcp_listener in self.tcp_listeners.iter().flatten().filter(|g| !g.paused) {
+                // Fails for those that are still watched.
+                let _ = epoll.add(&tcp_listener.socket, tcp_listener.event());
+            }
+        }
     }
 
     /// Closes a listener's socket.

@@ -60,6 +60,8 @@ pub(crate) struct Connections {
     tcp_listeners: Vec<Option<TcpListenerSocket>>,
     /// When to close the next listener.
     closes_at: Option<Tick>,
+    /// Listeners are paused until this time, or until another connection closes.
+    accepts_from: Option<Tick>,
     streams: Vec<Option<Transport>>,
     /// By backend, then by connection.
     backends: Vec<Vec<Option<Transport>>>,
@@ -84,6 +86,7 @@ impl Connections {
         Self {
             tcp_listeners: Vec::new(),
             closes_at: None,
+            accepts_from: None,
             streams: Vec::new(),
             backends: Vec::new(),
             relays: Relays::new(Arc::clone(descriptors)),
@@ -104,7 +107,7 @@ impl Connections {
         inherited: bool,
     ) -> io::Result<()> {
         let at = listener.slot.index();
-        let tcp_listener = TcpListenerSocket { listener, socket, inherited, closes_at: None };
+        let tcp_listener = TcpListenerSocket { listener, socket, inherited, closes_at: None, paused: false };
         epoll.add(&tcp_listener.socket, tcp_listener.event())?;
         if self.tcp_listeners.len() <= at {
             self.tcp_listeners.resize_with(at + 1, || None);
@@ -131,7 +134,12 @@ impl Connections {
         let mut made_room = false;
         for _ in 0..most {
             let Some(Some(tcp_listener)) = self.tcp_listeners.get(slot.index()) else { return false };
-            if tcp_listener.listener.service.relay().is_none() && !shard.may_accept() {
+            // What a listener that closes has pending would be lost.
+            if tcp_listener.listener.service.relay().is_none()
+                && tcp_listener.closes_at.is_none()
+                && let Some(accepts_from) = shard.accepts_from()
+            {
+                self.pause_tcp_listener(epoll, slot, accepts_from);
                 return false;
             }
             let (socket, peer) = match socket::accept(&tcp_listener.socket) {
@@ -508,16 +516,6 @@ impl Connections {
                 if !self.relays.serve(epoll, session, shard) {
                     self.flows.serve(session, shard);
                 }
-            }
-        }
-    }
-
-    /// Watches listeners again that could not accept.
-    pub(crate) fn retry(&mut self, epoll: &Epoll) {
-        if self.shortage.is_over() {
-            for tcp_listener in self.tcp_listeners.iter().flatten() {
-                // Fails for those that are still watched.
-                let _ = epoll.add(&tcp_listener.socket, tcp_listener.event());
             }
         }
     }

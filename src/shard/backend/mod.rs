@@ -23,7 +23,8 @@ use crate::wire::transfer::Transfer;
 
 use std::sync::Arc;
 
-/// A server that refused a connection is avoided for this time, if there is another.
+/// A server that refused a connection, or was silent on one, is avoided for this time, if there is
+/// another.
 const AVOID_SPAN: TickDelta = TickDelta::from_ms(1_000);
 /// A server that closes a connection after this few responses, with queries outstanding, gets no
 /// more than these at a time.
@@ -115,8 +116,8 @@ pub(crate) struct BackendConnections {
     table: ConnTable<TableSlot, BackendConnection>,
     by_backend: Vec<PerBackend>,
     swept: Tick,
-    /// Backends that have recently refused a connection, and those of them that use connections
-    /// only.
+    /// Backends that have recently refused a connection or were silent on one, and those of them
+    /// that use connections only.
     refused: Vec<BackendSlot>,
     troubled_for_all: Vec<BackendSlot>,
 }
@@ -382,7 +383,8 @@ impl BackendConnections {
         Some(ClosedConnection { responses: connection.responses, transferring: connection.transfer_started })
     }
 
-    /// Returns backends to avoid: those that have recently refused a connection.
+    /// Returns backends to avoid: those that have recently refused a connection, or were silent on
+    /// one.
     /// `came_by_connection`: the query did, so that it may use one at any server.
     pub(crate) fn avoided(&self, came_by_connection: bool) -> &[BackendSlot] {
         if came_by_connection { &self.refused } else { &self.troubled_for_all }
@@ -406,14 +408,14 @@ impl BackendConnections {
     }
 
     /// A query has timed out without any message since it was sent: after a few of these in a row
-    /// the connection counts as dead.
+    /// the connection counts as dead. Whether that is its server's fault is not known; other servers
+    /// come first for a while.
     pub(crate) fn missed(&mut self, route: Route, asked: Tick) {
         let Some(connection) = self.connection_mut(route) else { return };
         if connection.last_message <= asked {
             connection.missed = connection.missed.saturating_add(1);
             if connection.missed >= MISSED_MAX {
-                // Nothing tells that its server has failed: it may get a new one at once.
-                self.end(route, BackendCloseReason::Idle);
+                self.end(route, BackendCloseReason::Silent);
             }
         }
     }

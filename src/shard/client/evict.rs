@@ -15,15 +15,16 @@ const BUSY: TickDelta = TickDelta::from_ms(1_000);
 const UNREAD: TickDelta = TickDelta::from_ms(20);
 
 impl ClientConnections {
-    /// Returns whether a connection can be accepted now: not while the one that would make room was
-    /// just accepted itself, and its query is not read. The kernel keeps the new one meanwhile.
-    pub(crate) fn may_accept(&self, now: Tick) -> bool {
+    /// Returns until when no connection can be accepted; none if one can: not while the one that
+    /// would make room was just accepted itself, and its query is not read. The kernel keeps the
+    /// new one meanwhile.
+    pub(crate) fn accepts_from(&self, now: Tick) -> Option<Tick> {
         if self.descriptors.used(Use::Clients) < self.descriptors.max(Use::Clients) {
-            return true;
+            return None;
         }
         let victim = self.idle.victim(0, |_| false).filter(|at| self.idle.class(*at) == Some(Class::New));
-        let victim = victim.and_then(|at| self.table.at(at)).map(|(_, connection)| connection);
-        victim.is_none_or(|connection| now.since(connection.active) >= UNREAD)
+        let (_, connection) = self.table.at(victim?)?;
+        Some(connection.active + UNREAD).filter(|at| *at > now)
     }
 
     /// Returns a permit for the descriptor of a new connection: a free one, or that of another

@@ -24,6 +24,10 @@ use crate::wire::{answer, edit, keepalive, transfer};
 /// Bytes of an answer that leaves as a datagram, at most: the size of the engines' buffers, and
 /// more than any EDNS size in use.
 const DATAGRAM_MAX: usize = 4_096;
+/// Bytes of a query that came over a connection and may leave as a datagram first, at most: when
+/// its response is truncated, the query is repeated in the buffer of that. It is far below what a
+/// datagram can carry, too.
+const DATAGRAM_FIRST_MAX: usize = DATAGRAM_MAX;
 /// The shortest time that a first attempt still has after a second one has begun.
 const FIRST_ATTEMPT_LEFT_MIN: TickDelta = TickDelta::from_ms(1);
 
@@ -43,6 +47,9 @@ pub(crate) enum AttemptEnd {
     Failed,
     /// Its server has closed a connection that had worked: a new one is opened.
     Closed,
+    /// Its server was silent on a connection, which may be the connection's fault: another server is
+    /// queried, or the same one by a new connection if there is no other.
+    Silent,
 }
 
 /// Why a query is sent to a server.
@@ -121,12 +128,16 @@ impl Dispatcher {
     /// Keeps what is needed to send a query again over a connection, or when its connection ends.
     fn prepare_for_connection(&mut self, pending: &PendingQuery, query: &[u8]) {
         let entry = pending.waiter.entry();
-        self.queries.keep_long(entry, query);
+        let is_kept = self.queries.keep_long(entry, query);
         if !pending.came_by_connection() {
-            self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
-        } else if let Some(qtype) = transfer::requested(query) {
+            return self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
+        }
+        let transfer = transfer::requested(query);
+        if let Some(qtype) = transfer {
             let serial = transfer::ixfr_serial(query);
             self.queries.set_transfer(entry, Transfer::new(qtype, serial));
+        }
+        if transfer.is_some() || !is_kept || query.len() > DATAGRAM_FIRST_MAX {
             self.queries.require_connection(entry);
         }
     }
@@ -247,13 +258,24 @@ impl Dispatcher {
         }
         // A query that was too long to be kept has no further attempt.
         let mut packet = scratch.load(self.queries.query(entry)?);
-        // A server that closes too many connections under one query has failed it.
-        let stays = how == AttemptEnd::Closed && self.queries.moved(entry);
         let (kind, to) = (AttemptKind::Failover, &mut packet);
-        let sent = if stays {
-            self.send_here_or_elsewhere(cx, connections, backend, kind, pending, to)
-        } else {
-            self.send_elsewhere(cx, connections, backend, kind, pending, to)
+        let sent = match how {
+            // A server that closes too many connections under one query has failed it.
+            AttemptEnd::Closed if self.queries.moved(entry) => {
+                self.send_here_or_elsewhere(cx, connections, backend, kind, pending, to)
+            }
+            // One that was silent twice has, too.
+            AttemptEnd::Silent if !self.queries.has_failed(entry, backend) && self.queries.moved(entry) => {
+                match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
+                    Err(DropReason::OutstandingFull) => {
+                        self.send(cx, connections, backend, kind, pending, to)
+                    }
+                    sent => sent,
+                }
+            }
+            AttemptEnd::Failed | AttemptEnd::Closed | AttemptEnd::Silent => {
+                self.send_elsewhere(cx, connections, backend, kind, pending, to)
+            }
         };
         Some((sent.ok()?, packet))
     }
@@ -430,10 +452,13 @@ impl Dispatcher {
 
     /// Returns whether an attempt on this server uses a connection.
     fn uses_connection(&self, cx: &Context, server: Attached, pending: &PendingQuery) -> bool {
+        let entry = pending.waiter.entry();
         server.only_connections
             || pending.came_by_connection()
                 && (!cx.snapshot.pool(pending.pool).tcp_to_udp
-                    || self.queries.requires_connection(pending.waiter.entry()))
+                    // Without an entry it could not be repeated.
+                    || entry.is_none()
+                    || self.queries.requires_connection(entry))
     }
 
     /// Returns a connection to a server for a query; a new one begins with the server's PROXY

@@ -243,6 +243,12 @@ impl QueryTable {
         self.entry(id).map_or_else(Failed::default, |e| e.failed)
     }
 
+    /// Returns whether this server has failed the query.
+    #[must_use]
+    pub fn has_failed(&self, id: Option<EntryId>, server: BackendSlot) -> bool {
+        self.entry(id).is_some_and(|e| e.failed.as_slice().contains(&server))
+    }
+
     /// Replaces the kept query by its current bytes, if one was kept.
     pub fn keep_again(&mut self, id: Option<EntryId>, query: &[u8]) {
         let long = |len: usize| if len > QUERY_BYTES_MAX { len } else { 0 };

@@ -188,6 +188,8 @@ impl Shard {
             past.responses > 0 && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken);
         let how = if had_served || matches!(why, BackendCloseReason::Done | BackendCloseReason::Idle) {
             AttemptEnd::Closed
+        } else if why == BackendCloseReason::Silent {
+            AttemptEnd::Silent
         } else {
             AttemptEnd::Failed
         };
@@ -203,10 +205,19 @@ impl Shard {
                 Waiter::Client(entry) => {
                     // In the middle of a zone transfer, which cannot be repeated.
                     let is_cut = past.transferring;
-                    if self.dispatcher.queries.ended(entry, key).is_none()
-                        && (is_cut || !self.move_on(key, &pending, how, &mut scratch, out))
-                    {
+                    if self.dispatcher.queries.ended(entry, key).is_some() {
+                        continue;
+                    }
+                    if is_cut || self.has_left(&pending) {
                         self.finish_disconnected(&pending, is_cut);
+                    } else if !self.move_on(key, &pending, how, &mut scratch, out) {
+                        match how {
+                            // It is lost as those are whose own time was up.
+                            AttemptEnd::Silent => self.on_timeout(key, &in_flight, &mut scratch, out),
+                            AttemptEnd::Failed | AttemptEnd::Closed => {
+                                self.finish_disconnected(&pending, false);
+                            }
+                        }
                     }
                 }
             }
@@ -217,13 +228,17 @@ impl Shard {
     /// Ends a query whose connection has ended; `is_cut`: in the middle of a zone transfer, with
     /// which the client connection ends.
     pub(super) fn finish_disconnected(&mut self, pending: &PendingQuery, is_cut: bool) {
-        let clients = &mut self.connections.clients;
-        let has_left = pending.client.connection.is_some_and(|c| clients.is_over(c));
+        let has_left = self.has_left(pending);
         if let Some(connection) = pending.client.connection.filter(|_| is_cut) {
-            clients.end(connection, ClientCloseReason::Transfer);
+            self.connections.clients.end(connection, ClientCloseReason::Transfer);
         }
         let reason = if has_left { DropReason::ClientGone } else { DropReason::BackendConnectionFailed };
         self.finish_lost(pending, reason);
+    }
+
+    /// Returns whether the query's client has closed its connection.
+    fn has_left(&self, pending: &PendingQuery) -> bool {
+        pending.client.connection.is_some_and(|c| self.connections.clients.is_over(c))
     }
 
     /// Ends a query without an answer and without a packet.

@@ -272,8 +272,11 @@ impl Shard {
         if header.is_truncated() && !from.is_connection() && pending.client.connection.is_some() {
             let (cx, connections) = (&mut self.cx, &mut self.connections);
             let sent = self.dispatcher.repeat_over_connection(cx, connections, from.backend, pending, packet);
-            let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
-            return self.finish(Ending::of_pending(pending), outcome, packet);
+            // A query that is not there to be repeated gets the truncated answer.
+            if sent != Err(DropReason::QueryNotKept) {
+                let outcome = sent.map_or_else(Outcome::Dropped, Outcome::Sent);
+                return self.finish(Ending::of_pending(pending), outcome, packet);
+            }
         }
         restore_header(pending, from, packet);
         // A client that sent a datagram may not be able to take what a connection can carry.
