@@ -25,6 +25,7 @@
 //!   packet.rs           Packet: bytes in place, room in front and behind
 //!   panics.rs           catches panics where they must not end the process
 //!   prefix.rs           networks, and the ACL's set of them
+//!   printable.rs        text of others, which stays within its line
 //!   reasons.rs          enums of named reasons: label, sentence, place among counters
 //!   rng.rs              ShardRng: ids and ports nobody can guess, repeatable from a seed
 //!   time.rs             Tick and TickDelta: monotonic, handed in

@@ -5,6 +5,7 @@ pub mod narrow;
 pub mod packet;
 pub mod panics;
 pub mod prefix;
+pub mod printable;
 pub mod reasons;
 pub mod rng;
 pub mod time;

@@ -606,11 +606,15 @@ fn print_goes_to_the_log() {
 #[test]
 fn long_text_is_printed_in_parts() {
     let text = logged(|| {
-        let mut fixture = Fixture::action("print((('y'):rep(39) .. '\\n'):rep(4000)) return DNSAction.Drop");
+        let mut fixture = Fixture::action(
+            "print(('y'):rep(160000)) print(('x\\n'):rep(400)) print('\\nz') print() return DNSAction.Drop",
+        );
         assert_eq!((fixture.run(QUERY), fixture.errors()), (Some(ScriptAction::Drop), 0));
     });
-    assert_eq!(text.matches(&"y".repeat(39)).count(), 4_000);
-    assert_eq!(text.matches("INFO").count(), 3, "160,000 bytes");
+    let lines = |what: &str| text.lines().filter(|l| l.contains("INFO") && l.contains(what)).count();
+    assert_eq!((lines("yyy"), text.matches('y').count()), (3, 160_000));
+    assert_eq!((lines(" x "), lines(" z ")), (400, 1));
+    assert_eq!(text.lines().count(), 3 + 400 + 2 + 1, "a line for each");
 }
 
 #[test]
