@@ -21,6 +21,7 @@
 //!
 //! base/                 what everything stands on: addresses, time, randomness, the packet buffer
 //!   addr.rs             Client, Route, slots: no bare index between modules
+//!   files.rs            reads files of any kind, within limits
 //!   narrow.rs           conversions to narrower numbers whose bounds are known
 //!   packet.rs           Packet: bytes in place, room in front and behind
 //!   panics.rs           catches panics where they must not end the process

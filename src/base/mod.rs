@@ -1,6 +1,7 @@
 //! Foundations: addresses, time, randomness, the packet buffer. Independent of DNS.
 
 pub mod addr;
+pub mod files;
 pub mod narrow;
 pub mod packet;
 pub mod panics;
