@@ -281,6 +281,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         errors.push(script_error(&e, &files));
         return Err(errors);
     }
+    draft.is_blank = files.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
     draft.maintenance = matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
     if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
         let (functions, names, networks) =
