@@ -632,6 +632,27 @@ fn errors_are_counted_and_logged_once_a_second() {
 }
 
 #[test]
+fn an_error_of_one_function_does_not_hide_that_of_another() {
+    let text = logged(|| {
+        let mut fixture = Fixture::new(
+            "function maintenance() error('upkeep') end
+             addAction(AllRule(), LuaAction(function(dq) error('rule') end))",
+        );
+        for step in 0..20 {
+            fixture.now = Tick(1) + TickDelta::from_ms(step * 100);
+            fixture.script.maintain(fixture.now);
+            assert_eq!(fixture.run(QUERY), None);
+        }
+        assert_eq!(fixture.errors(), 40);
+    });
+    for what in ["test.lua:1: upkeep", "test.lua:2: rule"] {
+        let lines: Vec<_> = text.lines().filter(|l| l.contains(what)).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[1].ends_with("10"), "the second stands for ten errors: {text}");
+    }
+}
+
+#[test]
 fn file_that_evaluates_differently_is_refused() {
     let text = "counter = os.tmpname and LuaAction(function(dq) return 0 end)\n";
     assert!(checked(text).is_ok());
