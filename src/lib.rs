@@ -21,10 +21,12 @@
 //!
 //! base/                 what everything stands on: addresses, time, randomness, the packet buffer
 //!   addr.rs             Client, Route, slots: no bare index between modules
+//!   files.rs            reads files of any kind, within limits
 //!   narrow.rs           conversions to narrower numbers whose bounds are known
 //!   packet.rs           Packet: bytes in place, room in front and behind
 //!   panics.rs           catches panics where they must not end the process
 //!   prefix.rs           networks, and the ACL's set of them
+//!   printable.rs        text of others, which stays within its line
 //!   reasons.rs          enums of named reasons: label, sentence, place among counters
 //!   rng.rs              ShardRng: ids and ports nobody can guess, repeatable from a seed
 //!   time.rs             Tick and TickDelta: monotonic, handed in

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use dnslob::base::printable::Printable;
 use dnslob::config::{Flags, Invocation, Slots, flags};
 use dnslob::control::log;
 use dnslob::control::signals::Signals;
@@ -32,7 +33,7 @@ fn check(flags: &Flags) -> ExitCode {
     match compiled {
         Ok(()) => {
             let file = flags.file.as_deref().map_or_else(|| "command line".into(), |f| f.to_string_lossy());
-            log::output().push(format!("Configuration '{file}' OK!\n").as_bytes());
+            log::output().push(format!("Configuration '{}' OK!\n", Printable(file)).as_bytes());
             ExitCode::SUCCESS
         }
         Err(errors) => refuse(&errors),
@@ -70,6 +71,6 @@ fn demo(options: &config::DemoOptions) -> ExitCode {
 }
 
 fn failed(error: &str) -> ExitCode {
-    log::error().push(format!("dnslob: {error}\n").as_bytes());
+    log::error().push(format!("dnslob: {}\n", Printable(error)).as_bytes());
     ExitCode::FAILURE
 }

@@ -57,6 +57,8 @@ pub struct Draft {
     pub networks: Vec<Networks>,
     /// The state of limiting rules; the `state` of a limit is an index into it.
     pub states: Vec<DraftState>,
+    /// The file is empty, or has white space only.
+    pub is_blank: bool,
     /// There is a global function `maintenance`.
     pub maintenance: bool,
     /// The file, for the shards' own Lua states; `None` when no function needs it.
@@ -87,6 +89,7 @@ impl Default for Draft {
             name_sets: Vec::new(),
             networks: Vec::new(),
             states: Vec::new(),
+            is_blank: false,
             maintenance: false,
             script: None,
             errors: Errors::default(),

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::base::printable::Printable;
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -207,11 +209,12 @@ impl Fault {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.origin)?;
+        write!(f, "{}: ", Printable(&self.origin))?;
         if !self.function.is_empty() {
             write!(f, "{}: ", self.function)?;
         }
-        f.write_str(&cut(&self.fault.to_string(), FAULT_CHARS))
+        // It quotes what the file contains.
+        Printable(cut(&self.fault.to_string(), FAULT_CHARS)).fmt(f)
     }
 }
 

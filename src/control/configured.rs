@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::base::addr::ListenerSlot;
 use crate::base::panics;
 use crate::config;
+use crate::config::error::{ConfigError, Fault, Origin};
 use crate::config::options::Key;
 use crate::config::{Boot, Compiled, Flags, Slots};
 use crate::control::log;
@@ -57,6 +58,8 @@ struct Running {
     boot: Boot,
     slots: Slots,
     snapshot: Arc<Snapshot>,
+    /// Its file was empty.
+    is_blank: bool,
 }
 
 impl Configured {
@@ -66,7 +69,8 @@ impl Configured {
         let Compiled { boot, snapshot, slots } = compiled;
         let snapshot = Arc::new(snapshot);
         let plan = plan(&boot, &snapshot, loaded.lua, Vec::new());
-        (Self { flags, running: Running { boot, slots, snapshot }, next: None, evaluation: None }, plan)
+        let running = Running { boot, slots, snapshot, is_blank: loaded.draft.is_blank };
+        (Self { flags, running, next: None, evaluation: None }, plan)
     }
 
     /// Returns the settings that only a restart can change.
@@ -150,6 +154,16 @@ impl Source for Configured {
 fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Prepared, Vec<String>> {
     let say = |errors: Vec<config::ConfigError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut loaded = front_end::load_unless(flags, interrupt).map_err(say)?;
+    let is_blank = loaded.draft.is_blank;
+    if is_blank && !running.is_blank {
+        // Most often it is being written. Whoever means it can say so in a comment.
+        let file = flags.file.as_deref().map(|f| f.display().to_string()).unwrap_or_default();
+        let fault = Fault::Conflict {
+            wrong: "is empty".to_owned(),
+            expected: "a configuration, or a comment if there is to be none".to_owned(),
+        };
+        return Err(say(vec![ConfigError::new(&Origin::file(&file), "", fault)]));
+    }
     for address in loaded.draft.keep_tls(&running.snapshot) {
         tracing::warn!(%address, "the listener keeps its present certificates and keys");
     }
@@ -162,7 +176,8 @@ fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Pr
     let Compiled { boot, mut snapshot, slots } = compiled;
     snapshot.inherit(&running.snapshot);
     let changes = config::diff(&running.snapshot, &snapshot);
-    Ok(Prepared { next: Running { boot, slots, snapshot: Arc::new(snapshot) }, lua: loaded.lua, changes })
+    let next = Running { boot, slots, snapshot: Arc::new(snapshot), is_blank };
+    Ok(Prepared { next, lua: loaded.lua, changes })
 }
 
 impl Script for LuaHost {
@@ -344,6 +359,25 @@ mod tests {
             "its sockets are not closed"
         );
         assert_eq!(slots(load(&mut source, &All(true)).expect("a plan")), [0, 1]);
+    }
+
+    #[test]
+    fn an_emptied_file_is_refused_unless_it_was_empty() {
+        let file = File::new("emptied", "newServer('192.0.2.1')");
+        let (mut source, _) = file.start();
+        for text in ["", " \n\t\n"] {
+            file.rewrite(text);
+            let errors = load(&mut source, &All(true)).err().expect("a refusal");
+            let expected = "is empty; expected a configuration, or a comment if there is to be none";
+            assert_eq!(errors, [format!("{}: {expected}", file.0.display())]);
+        }
+        file.rewrite("-- on purpose\n");
+        load(&mut source, &All(true)).expect("a plan");
+        source.accept();
+        file.rewrite("");
+        load(&mut source, &All(true)).err().expect("a refusal");
+        let (mut source, _) = file.start();
+        load(&mut source, &All(true)).expect("a plan");
     }
 
     #[test]

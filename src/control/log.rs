@@ -7,15 +7,20 @@
 #![expect(clippy::disallowed_methods, reason = "a flush at the end has a deadline")]
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format;
+use tracing_subscriber::fmt::format::debug_fn;
 
+use crate::base::printable::Printable;
 use crate::control::writer::{Notice, Writer};
 use crate::engine::sys;
 
@@ -23,6 +28,11 @@ use crate::engine::sys;
 pub const FLUSH: Duration = Duration::from_secs(1);
 /// Longest line, bytes; longer ones are dropped, since one per thread may be in memory.
 const LINE_MAX: usize = 1 << 20;
+
+/// How a terminal shows the names of fields, and the sign behind them.
+const ITALIC: &str = "\x1b[3m";
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +101,8 @@ pub fn start(format: Format, verbose: bool) {
         tracing_subscriber::fmt().with_env_filter(filter(verbose)).with_writer(|| Line).with_target(false);
     let (begun, change): (_, Change) = match format {
         Format::Text => {
-            let to = to.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
+            let to = to.with_ansi(io::stderr().is_terminal()).fmt_fields(debug_fn(field));
+            let to = to.with_filter_reloading();
             let handle = to.reload_handle();
             (to.try_init(), Box::new(move |filter| drop(handle.reload(filter))))
         }
@@ -105,6 +116,20 @@ pub fn start(format: Format, verbose: bool) {
         // Only the first start has effect.
         let _ = CHANGE.set(change);
         std::panic::set_hook(Box::new(panicked));
+    }
+}
+
+/// Writes one field of an event in the text format, which does not leave its line. JSON escapes by
+/// itself.
+fn field(to: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = Printable(format_args!("{value:?}"));
+    match field.name() {
+        // It comes first.
+        "message" => write!(to, "{value}"),
+        // Where a library's record comes from, which the line says already.
+        name if name.starts_with("log.") => Ok(()),
+        name if to.has_ansi_escapes() => write!(to, " {ITALIC}{name}{PLAIN}{DIM}={PLAIN}{value}"),
+        name => write!(to, " {name}={value}"),
     }
 }
 
@@ -131,7 +156,9 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     // Only if RUST_BACKTRACE asks for one.
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
-        tracing::error!("{backtrace}");
+        for line in backtrace.to_string().lines() {
+            tracing::error!("{line}");
+        }
     }
 }
 

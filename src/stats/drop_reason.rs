@@ -49,7 +49,7 @@ reasons! {
         AnswerSendError = "answer-send-error",
         /// The query's connection to its server failed, and no other server could be used.
         BackendConnectionFailed = "backend-connection-failed",
-        /// The client closed its connection, and then the query's connection to its server ended.
+        /// The client's connection ended before its query had an answer.
         ClientGone = "client-gone",
         /// No server answered in time.
         Timeout = "timeout",

@@ -5,11 +5,13 @@ use std::path::Path;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::base::files;
+use crate::base::files::CERTIFICATE_BYTES_MAX;
 use crate::tls::error::{Fault, TlsError};
 
 /// Reads all bytes of a file.
 pub(super) fn bytes(file: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(file).map_err(|e| Fault::Unreadable(e.to_string()).of(file))
+    files::read(file, CERTIFICATE_BYTES_MAX).map_err(|e| Fault::Unreadable(e.to_string()).of(file))
 }
 
 /// Reads the certificates of a PEM file, in their order; at least one.

@@ -272,6 +272,21 @@ fn a_subnet_that_one_server_got_is_not_sent_to_another_after_a_reload() {
 }
 
 #[test]
+fn answers_for_a_closed_client_are_dropped() {
+    let mut harness = harness(2, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    for n in 0..50 {
+        harness.ask(stream, n, n.into());
+    }
+    harness.leave(stream);
+    harness.servers_turn();
+    let stats = &harness.live_state.shards()[0];
+    assert_eq!((stats.responses.get(), harness.drops(DropReason::ClientGone)), (0, 50));
+    assert_eq!((harness.shard().outstanding(), harness.shard().clients_open()), (0, 0));
+    harness.shard().check_invariants();
+}
+
+#[test]
 fn queries_of_a_closed_client_are_not_retried() {
     let mut harness = harness(2, |_| {});
     let stream = harness.connect(CLIENT).expect("taken");

@@ -26,6 +26,38 @@ fn dropped_becomes(instance: &Instance, reason: &str, expected: u64) {
     );
 }
 
+/// Names and patterns with line ends and escape sequences: one line each in the dump, in the log,
+/// and in errors.
+#[test]
+fn texts_of_the_configuration_stay_within_their_lines() {
+    let server = Backend::start(1, Behaviour::Prompt);
+    let lua = |text: &str| {
+        listen(local())
+            + &backend(server.address, &format!(", pool='{text}'"))
+            + &format!(
+                "addAction(RegexRule('{text}'), SetTagAction('{text}', 'v'), {{name='{text}'}})\n\
+                 addAction(TagRule('{text}', '{text}'), SetExtendedDNSErrorAction(15, '{text}'))\n\
+                 addAction(AllRule(), LogAction('/tmp/{text}', false, true, false, false))\n\
+                 infolog('{text}') showRules()\n"
+            )
+    };
+    let mut instance = Instance::start(&lua("a\\nFORGED 1\\27[2J"));
+    instance.reload(&lua("b\\nFORGED 1\\27[2J"));
+    let dump = instance.dump();
+    let table = dump.join("\n");
+    assert!(table.contains(r"b\nFORGED 1\u{1b}[2J"), "{table}");
+    instance.reload("newServer('c\\nFORGED 1\\27[2J')");
+    wait_for(
+        || format!("the error in the log; {}", instance.program.transcript()),
+        || (!instance.program.lines_with(0, "reload refused").is_empty()).then_some(()),
+    );
+    let log = instance.program.transcript();
+    assert!(log.contains(r"a\nFORGED 1\u{1b}[2J") && log.contains(r"c\nFORGED"), "{log}");
+    for line in log.lines().chain(dump.iter().map(String::as_str)) {
+        assert!(!line.trim_start().starts_with("FORGED") && !line.contains('\u{1b}'), "{line:?}");
+    }
+}
+
 #[test]
 fn bad_queries_are_counted_by_reason_and_service_goes_on() {
     let good = Backend::start(1, Behaviour::Prompt);

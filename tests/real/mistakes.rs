@@ -58,6 +58,15 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
+fn a_file_without_end_is_refused() {
+    let (status, output) = run(&["--check-config", "-C", "/dev/zero"]);
+    assert!(!status.success(), "{output}");
+    assert_eq!(output.trim(), "/dev/zero: cannot read \"/dev/zero\": it is larger than 512 MiB");
+    let (status, output) = run(&["--check-config", "-C", "/dev/null"]);
+    assert!(status.success(), "{output}");
+}
+
+#[test]
 fn unknown_flags_are_refused() {
     let (status, output) = run(&["--no-such-flag"]);
     assert!(!status.success() && output.contains("--no-such-flag"), "{output}");

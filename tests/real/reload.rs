@@ -118,6 +118,13 @@ fn a_broken_configuration_changes_nothing() {
         || (!instance.program.lines_with(before, "dnslob.lua:4").is_empty()).then_some(()),
     );
     let_pass(&load, 200);
+    let before = instance.program.output().len();
+    instance.reload("\n");
+    wait_for(
+        || format!("a message about an empty file; {}", instance.program.transcript()),
+        || (!instance.program.lines_with(before, "dnslob.lua: is empty").is_empty()).then_some(()),
+    );
+    let_pass(&load, 200);
     load.finish().assert_nothing_lost(&|| instance.program.transcript());
     assert!(instance.program.ended().is_none());
 }

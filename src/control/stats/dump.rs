@@ -178,6 +178,29 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_the_configuration_stay_within_their_lines() {
+        let mut snapshot = snapshot();
+        let dump_lines = |snapshot: &Snapshot| dump(snapshot, &LiveState::new(1, 1)).lines().count();
+        let before = dump_lines(&snapshot);
+        let hostile = "x\ndrop-timeout 999\r\u{1b}[2J\u{2028}";
+        snapshot.pools.iter_mut().for_each(|p| p.name = hostile.to_owned());
+        snapshot.chains.query = Chain::new(vec![Rule {
+            slot: RuleSlot(1),
+            name: hostile.to_owned(),
+            uuid: [0; 16],
+            group: hostile.to_owned(),
+            matcher: Matcher::Tag(hostile.into(), Some(hostile.into())),
+            action: Action::SetTag(hostile.into(), hostile.into()),
+        }]);
+        let text = dump(&snapshot, &LiveState::new(1, 1));
+        assert_eq!(text.lines().count(), before, "{text}");
+        assert!(!text.contains(['\r', '\u{1b}', '\u{2028}']), "{text}");
+        let shown = r"x\ndrop-timeout 999\r\u{1b}[2J\u{2028}";
+        // The pool of the server, and the six of the rule.
+        assert_eq!(text.matches(shown).count(), 7, "{text}");
+    }
+
+    #[test]
     fn counts_are_of_all_shards() {
         let (snapshot, live_state) = (snapshot(), LiveState::new(2, 1));
         for shard in live_state.shards() {

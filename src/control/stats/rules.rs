@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::base::printable::Printable;
 use crate::config::error::counted;
 use crate::model::Snapshot;
 use crate::rules::names::Names;
@@ -64,7 +65,8 @@ fn list<A>(out: &mut String, name: &str, chain: &Chain<A>, act: fn(&A) -> String
             matches.truncate(at);
             matches.push_str("...");
         }
-        let _ = writeln!(out, "  {at:>6} {hits:>12}  {name}{matches} -> {does}{group}");
+        let text = format!("{name}{matches} -> {does}{group}");
+        let _ = writeln!(out, "  {at:>6} {hits:>12}  {}", Printable(text));
     }
     if more > 0 {
         let _ = writeln!(out, "  and {more} more");

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::base::addr::BackendSlot;
+use crate::base::printable::Printable;
 use crate::base::time::TickDelta;
 use crate::control::stats::Reading;
 use crate::control::stats::text::{Standing, cell, rate, state_name, with_readings};
@@ -73,7 +74,8 @@ fn row(
     back: [String; BACK.len()],
 ) -> Vec<String> {
     metrics.splice(1..1, lost);
-    front.into_iter().chain(metrics).chain(back).collect()
+    let cells = front.into_iter().chain(metrics).chain(back);
+    cells.map(|cell| Printable(cell).to_string()).collect()
 }
 
 /// A column's title: `backend-send-errors` is "Send errors".

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::base::addr::BackendSlot;
+use crate::base::printable::Printable;
 use crate::base::time::TickDelta;
 use crate::control::stats::Reading;
 use crate::model::{Backend, HealthMode, Snapshot};
@@ -82,7 +83,7 @@ pub fn line(
         }
         let _ = write!(out, " {state}");
     }
-    out
+    Printable(out).to_string()
 }
 
 /// A line for each metric of a set without labels, and for each reason that one is counted by.
@@ -114,7 +115,7 @@ pub(super) fn labelled<'r>(
     of: &str,
     values: impl Iterator<Item = (&'static Metric, Value<'r>)>,
 ) {
-    let _ = write!(out, "{} {of}", set.name);
+    let _ = write!(out, "{} {}", set.name, Printable(of));
     for (metric, value) in values {
         if let Value::Reasons(counts) = value {
             for ((label, _), count) in metric.reasons.iter().zip(counts).filter(|(_, count)| **count > 0) {

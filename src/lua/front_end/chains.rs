@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use mlua::{Lua, UserData, UserDataMethods, Value};
 
+use crate::base::printable::Printable;
 use crate::config::error::Fault;
 use crate::config::functions::{CHAINS, ChainFunctions, RULE_METHODS};
 use crate::config::ruleset::{ChainKey, DraftRule, RuleAction, parse_uuid, uuid_text};
@@ -271,7 +272,8 @@ fn listed(call: &Call<'_>, key: ChainKey, count: usize, options: &Options) -> St
     for ((number, name, uuid, matches), (matcher, action)) in heads.chain(lines).zip(rows) {
         let uuid = if options.uuids { format!("{uuid:<38} ") } else { String::new() };
         // Writing into a string does not fail.
-        let _ = writeln!(out, "{number:<3} {name:<30} {uuid}{matches:>9} {matcher:<width$} {action}");
+        let row = format!("{number:<3} {name:<30} {uuid}{matches:>9} {matcher:<width$} {action}");
+        let _ = writeln!(out, "{}", Printable(row));
     }
     out
 }

@@ -42,6 +42,8 @@ use std::time::Duration;
 
 use mlua::{ChunkMode, Function, Lua, RegistryKey, Value};
 
+use crate::base::files;
+use crate::base::files::LIST_BYTES_MAX;
 use crate::config::Flags;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
@@ -279,6 +281,7 @@ fn evaluate_here(file: Option<&Path>, interrupt: &Interrupt) -> Result<(Draft, H
         errors.push(script_error(&e, &files));
         return Err(errors);
     }
+    draft.is_blank = files.main.as_ref().is_some_and(|f| f.text.trim_ascii().is_empty());
     draft.maintenance = matches!(runtime.lua().globals().raw_get("maintenance"), Ok(Value::Function(_)));
     if draft.errors.is_empty() && (draft.maintenance || !draft.functions.is_empty()) {
         let (functions, names, networks) =
@@ -316,7 +319,7 @@ fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
 /// Evaluates one file.
 fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> mlua::Result<()> {
     let name = path.display().to_string();
-    let text = std::fs::read(path).map_err(|e| mlua::Error::external(unreadable(&name, &e)));
+    let text = files::read(path, LIST_BYTES_MAX).map_err(|e| mlua::Error::external(unreadable(&name, &e)));
     context.reads(directory, File { name: name.clone(), text: text.as_ref().cloned().unwrap_or_default() });
     let mut text = text?;
     if text.starts_with(b"#") {
@@ -324,6 +327,11 @@ fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> ml
         text.splice(0..1, *b"--");
     }
     lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).exec()
+}
+
+/// Reads a file of names or networks.
+fn read_list(path: &str) -> Result<Vec<u8>, Fault> {
+    files::read(Path::new(path), LIST_BYTES_MAX).map_err(|e| unreadable(path, &e).fault)
 }
 
 fn unreadable(path: &str, error: &std::io::Error) -> ConfigError {

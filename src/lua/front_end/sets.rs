@@ -16,6 +16,7 @@ use crate::lua::front_end::arguments::items;
 use crate::lua::front_end::context::{Call, Context};
 use crate::lua::front_end::declared::{Methods, raised};
 use crate::lua::front_end::packet;
+use crate::lua::front_end::read_list;
 use crate::lua::front_end::selectors::stand_in;
 use crate::rules::names;
 use crate::rules::names::Names;
@@ -182,8 +183,7 @@ fn remove(_: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
 /// Adds the names of a file, one per line.
 fn add_file(call: &mut Call<'_>, set: &NameSet, v: &Value) -> Result<Value, Fault> {
     let path = text("", v, "the path of a file")?;
-    let bytes =
-        std::fs::read(&path).map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
+    let bytes = read_list(&path)?;
     let mut content = set.content.borrow_mut();
     let mut wrong_lines = 0;
     for (at, line) in bytes.split(|o| *o == b'\n').enumerate() {

@@ -15,7 +15,7 @@ use crate::config::{options, value};
 use crate::lua::front_end::argument::{parsed, shown, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::Arguments;
 use crate::lua::front_end::context::{Call, Context, define_anytime};
-use crate::lua::front_end::{argument, caller, run, unreadable};
+use crate::lua::front_end::{argument, caller, read_list, run, unreadable};
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
 /// The form of a network.
@@ -200,8 +200,9 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     })?;
     context.define(lua, "setACLFromFile", |call, a| {
         let path = text("", a.at(0), "the path of a file")?;
-        let content = std::fs::read_to_string(&path)
-            .map_err(|e| Fault::Unreadable { path: path.clone(), reason: e.to_string() })?;
+        let unreadable = |reason| Fault::Unreadable { path: path.clone(), reason };
+        let content =
+            String::from_utf8(read_list(&path)?).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
         let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
         call.draft.acl = networks(call, lines.filter(|l| !l.is_empty()));
         Ok(Value::Nil)

@@ -39,8 +39,10 @@ use crate::wire::header::rcode;
 
 /// A heap below this is swept rarely, bytes.
 const HEAP_IDLE: usize = 8 << 20;
-/// At most one log message in this time.
+/// At most one error of a function is logged in this time.
 const LOG_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
+/// Most lines about errors in an interval: a configuration may have thousands of functions.
+const LOG_LINES_MAX: usize = 20;
 
 /// `DNSAction` and `DNSResponseAction` in one list, each number with the action that it stands for
 /// by itself.
@@ -77,9 +79,7 @@ pub(crate) struct State {
     functions: Vec<(Use, Entry)>,
     suspended: Suspended,
     errors: u64,
-    /// Errors since the last log message, and its time.
-    unlogged: u64,
-    logged: Option<Tick>,
+    log: ErrorLog,
     argument: Vec<u8>,
     reads_files: bool,
 }
@@ -96,6 +96,37 @@ const PRELUDE: [&str; 9] = [
     include_str!("prelude/configuration.lua"),
     include_str!("prelude/calls.lua"),
 ];
+
+/// Which errors are logged: one of each function in an interval, so that none hides another's.
+#[derive(Debug, Default)]
+struct ErrorLog {
+    /// For `maintenance`, then for each function: the errors since its last line, and its time.
+    functions: Vec<(u64, Option<Tick>)>,
+    /// When the interval began, and the lines in it.
+    begun: Option<Tick>,
+    lines: usize,
+}
+
+impl ErrorLog {
+    /// Adds an error; returns how many of its function there are to be logged, if it may be.
+    fn add(&mut self, function: Option<FunctionId>, now: Tick) -> Option<u64> {
+        let at = function.map_or(0, |f| f.0 as usize + 1);
+        if self.functions.len() <= at {
+            self.functions.resize(at + 1, (0, None));
+        }
+        if self.begun.is_none_or(|then| now.since(then) >= LOG_INTERVAL) {
+            (self.begun, self.lines) = (Some(now), 0);
+        }
+        let (errors, logged) = &mut self.functions[at];
+        *errors += 1;
+        let is_due = logged.is_none_or(|then| now.since(then) >= LOG_INTERVAL);
+        (is_due && self.lines < LOG_LINES_MAX).then(|| {
+            self.lines += 1;
+            *logged = Some(now);
+            std::mem::take(errors)
+        })
+    }
+}
 
 /// Functions that took too long, and until when they are suspended.
 #[derive(Debug, Default)]
@@ -228,8 +259,7 @@ impl State {
             functions,
             suspended: Suspended::default(),
             errors: 0,
-            unlogged: 0,
-            logged: None,
+            log: ErrorLog::default(),
             argument: Vec::new(),
             reads_files,
         };
@@ -252,7 +282,11 @@ impl State {
         read: impl FnOnce(&Results<'_>, &mut CallState) -> mlua::Result<R>,
     ) -> Option<R> {
         if self.suspended.holds(function, now) {
-            self.failed(now, &"not called: it, or others for this batch of packets, took too long");
+            self.failed(
+                Some(function),
+                now,
+                &"not called: it, or others for this batch of packets, took too long",
+            );
             return None;
         }
         {
@@ -297,19 +331,16 @@ impl State {
         {
             self.suspended.add(function, ticks, now);
         }
-        self.failed(now, &action(error));
+        self.failed(called.map(|(function, _)| function), now, &action(error));
     }
 
-    /// Counts an error, and logs it if none was logged in the last second.
+    /// Counts an error of a function, or of `maintenance`, and logs it unless one of the same
+    /// function was logged in the last second.
     #[cold]
-    fn failed(&mut self, now: Tick, what: &dyn fmt::Display) {
+    fn failed(&mut self, function: Option<FunctionId>, now: Tick, what: &dyn fmt::Display) {
         self.errors += 1;
-        self.unlogged += 1;
-        if self.logged.is_none_or(|then| now.since(then) >= LOG_INTERVAL) {
-            let errors = self.unlogged;
+        if let Some(errors) = self.log.add(function, now) {
             tracing::warn!(errors, "Lua: {what}");
-            self.unlogged = 0;
-            self.logged = Some(now);
         }
     }
 
@@ -332,7 +363,7 @@ impl State {
     fn function(&mut self, function: FunctionId, now: Tick) -> Option<(Use, Entry)> {
         let known = self.functions.get(function.0 as usize).copied();
         if known.is_none() {
-            self.failed(now, &"a rule names a function that this file does not have");
+            self.failed(Some(function), now, &"a rule names a function that this file does not have");
         }
         known
     }
@@ -378,7 +409,7 @@ impl Script for State {
         env: &mut Environment<'_>,
     ) -> Option<ScriptAction> {
         let (Use::Act { response }, entry) = self.function(function, env.now)? else {
-            self.failed(env.now, &"a rule names a function of another kind");
+            self.failed(Some(function), env.now, &"a rule names a function of another kind");
             return None;
         };
         self.argument.clear();
@@ -412,7 +443,7 @@ impl Script for State {
         env: &mut Environment<'_>,
     ) -> Option<bool> {
         let (Use::Match, entry) = self.function(function, env.now)? else {
-            self.failed(env.now, &"a rule names a function of another kind");
+            self.failed(Some(function), env.now, &"a rule names a function of another kind");
             return None;
         };
         // Rules are in both kinds of chains; their functions see a query in either.
@@ -430,7 +461,7 @@ impl Script for State {
         now: Tick,
     ) -> Option<usize> {
         let (Use::Choose, entry) = self.function(function, now)? else {
-            self.failed(now, &"a pool names a function of another kind");
+            self.failed(Some(function), now, &"a pool names a function of another kind");
             return None;
         };
         let around = (false, now);

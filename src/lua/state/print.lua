@@ -2,8 +2,8 @@
 -- reads, and service must not wait for that. `log` takes a line.
 local log = ...
 
-local byte, concat, find, select, sub, tostring, type =
-  string.byte, table.concat, string.find, select, string.sub, tostring, type
+local concat, find, select, sub, tostring, type =
+  table.concat, string.find, select, string.sub, tostring, type
 local error, rawequal = error, rawequal
 local real_output, real_type, setmetatable = io.output, io.type, setmetatable
 
@@ -14,16 +14,17 @@ function print(...)
   local words = {}
   for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
   local text = concat(words, "\t")
-  -- A long line, a list of rules perhaps, is split: the log does not take it as one line.
   local from = 1
-  while #text - from >= LINE_MAX do
-    local to = from + LINE_MAX - 1
-    while to > from and byte(text, to) ~= 10 do to = to - 1 end
-    if to == from then to = from + LINE_MAX end
-    log(sub(text, from, to - 1))
-    from = byte(text, to) == 10 and to + 1 or to
-  end
-  log(sub(text, from))
+  repeat
+    local line_end = find(text, "\n", from, true) or #text + 1
+    -- A long line is split: the log does not take it as one.
+    while line_end - from > LINE_MAX do
+      log(sub(text, from, from + LINE_MAX - 1))
+      from = from + LINE_MAX
+    end
+    log(sub(text, from, line_end - 1))
+    from = line_end + 1
+  until from > #text
 end
 
 -- Stands for standard output, or standard error.

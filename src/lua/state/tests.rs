@@ -606,11 +606,15 @@ fn print_goes_to_the_log() {
 #[test]
 fn long_text_is_printed_in_parts() {
     let text = logged(|| {
-        let mut fixture = Fixture::action("print((('y'):rep(39) .. '\\n'):rep(4000)) return DNSAction.Drop");
+        let mut fixture = Fixture::action(
+            "print(('y'):rep(160000)) print(('x\\n'):rep(400)) print('\\nz') print() return DNSAction.Drop",
+        );
         assert_eq!((fixture.run(QUERY), fixture.errors()), (Some(ScriptAction::Drop), 0));
     });
-    assert_eq!(text.matches(&"y".repeat(39)).count(), 4_000);
-    assert_eq!(text.matches("INFO").count(), 3, "160,000 bytes");
+    let lines = |what: &str| text.lines().filter(|l| l.contains("INFO") && l.contains(what)).count();
+    assert_eq!((lines("yyy"), text.matches('y').count()), (3, 160_000));
+    assert_eq!((lines(" x "), lines(" z ")), (400, 1));
+    assert_eq!(text.lines().count(), 3 + 400 + 2 + 1, "a line for each");
 }
 
 #[test]
@@ -625,6 +629,27 @@ fn errors_are_counted_and_logged_once_a_second() {
     });
     assert_eq!(text.lines().count(), 3, "{text}");
     assert!(text.contains("test.lua:1: wrong"), "{text}");
+}
+
+#[test]
+fn an_error_of_one_function_does_not_hide_that_of_another() {
+    let text = logged(|| {
+        let mut fixture = Fixture::new(
+            "function maintenance() error('upkeep') end
+             addAction(AllRule(), LuaAction(function(dq) error('rule') end))",
+        );
+        for step in 0..20 {
+            fixture.now = Tick(1) + TickDelta::from_ms(step * 100);
+            fixture.script.maintain(fixture.now);
+            assert_eq!(fixture.run(QUERY), None);
+        }
+        assert_eq!(fixture.errors(), 40);
+    });
+    for what in ["test.lua:1: upkeep", "test.lua:2: rule"] {
+        let lines: Vec<_> = text.lines().filter(|l| l.contains(what)).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[1].ends_with("10"), "the second stands for ten errors: {text}");
+    }
 }
 
 #[test]

@@ -386,6 +386,9 @@ impl Shard {
             }
             return self.cx.drop(DropReason::DelayFull);
         };
+        if self.connections.clients.is_over(connection) {
+            return self.finish_dropped(client, None, DropReason::ClientGone);
+        }
         counter.add(1);
         // An answer that rules have made longer than a frame can hold becomes TC=1; that fails when
         // its question is malformed.

@@ -1,0 +1,152 @@
+//! Reads files that the operator names: up to a limit, and without waiting forever.
+//!
+//! A path may lead to a device without end or to a pipe that nobody writes to, by mistake or since
+//! another program is not done. Pipes and devices as such are welcome: a shell's `<(...)` is one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Longest configuration file, list of names or networks, bytes: a hundred times what is usual, and
+/// within the memory of a small machine.
+pub const LIST_BYTES_MAX: u64 = 512 << 20;
+/// Longest file of certificates, keys or responses, bytes: all authorities together have 300 kB.
+pub const CERTIFICATE_BYTES_MAX: u64 = 16 << 20;
+/// How long a pipe may be silent. Its writer may ask another host for what it writes; the process
+/// does not start meanwhile.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Reads a whole file of at most `bytes_max`.
+///
+/// # Errors
+/// Those of the operating system; that it is larger; that nothing was written to it.
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    read_within(path, bytes_max, SILENCE_MAX)
+}
+
+fn read_within(path: &Path, bytes_max: u64, silence_max: Duration) -> io::Result<Vec<u8>> {
+    // Otherwise the first of these waits for a pipe's writer, and the second may make a terminal
+    // that of the process.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let larger = || io::Error::other(format!("it is larger than {} MiB", bytes_max >> 20));
+    let metadata = file.metadata()?;
+    let mut content = Vec::new();
+    if metadata.is_file() {
+        if metadata.len() > bytes_max {
+            return Err(larger());
+        }
+        content.reserve(usize::try_from(metadata.len()).unwrap_or_default());
+    }
+    loop {
+        wait(&file, silence_max)?;
+        // One more shows that it is larger.
+        let rest = (bytes_max + 1).saturating_sub(content.len() as u64);
+        match (&file).take(rest).read_to_end(&mut content) {
+            Ok(_) if content.len() as u64 > bytes_max => return Err(larger()),
+            Ok(_) => return Ok(content),
+            // What was read is in `content`.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Waits until a file can be read; a regular one always can.
+fn wait(file: &File, silence_max: Duration) -> io::Result<()> {
+    let timeout = PollTimeout::try_from(silence_max).map_err(io::Error::other)?;
+    loop {
+        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => {
+                let text = format!("nothing was written to it within {} s", silence_max.as_secs());
+                return Err(io::Error::new(ErrorKind::TimedOut, text));
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A path that is removed with its test.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("dnslob-files-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_file(&path);
+            Self(path)
+        }
+
+        fn pipe(name: &str) -> Self {
+            let place = Self::new(name);
+            nix::unistd::mkfifo(&place.0, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
+            place
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn refused(path: &Path, bytes_max: u64) -> String {
+        read_within(path, bytes_max, Duration::from_millis(20)).expect_err("a refusal").to_string()
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_the_limit() {
+        let file = Place::new("limit");
+        std::fs::write(&file.0, b"12345678").expect("a file");
+        assert_eq!(read(&file.0, 8).expect("it fits"), b"12345678");
+        assert_eq!(refused(&file.0, 7), "it is larger than 0 MiB");
+        assert_eq!(refused(Path::new("/dev/zero"), 3 << 20), "it is larger than 3 MiB");
+        assert_eq!(read(Path::new("/dev/null"), 0).expect("nothing"), b"");
+        assert!(!read(Path::new("/proc/self/stat"), 4096).expect("a file without a length").is_empty());
+        assert!(refused(&std::env::temp_dir(), 8).contains("directory"));
+        assert!(refused(&file.0.join("x"), 8).contains("directory"));
+    }
+
+    #[test]
+    fn a_pipe_is_read_to_its_end_and_a_silent_one_refused() {
+        let pipe = Place::pipe("pipe");
+        assert_eq!(refused(&pipe.0, 8), "nothing was written to it within 0 s");
+        let path = pipe.0.clone();
+        let writer = std::thread::spawn(move || {
+            let mut pipe = OpenOptions::new().write(true).open(path).expect("a reader");
+            // More than a pipe holds, so that its reader has to wait.
+            for _ in 0..100 {
+                pipe.write_all(&[b'x'; 4_000]).expect("it is read");
+            }
+        });
+        assert_eq!(read(&pipe.0, 1 << 20).expect("its text").len(), 400_000);
+        writer.join().expect("it has written");
+        // A writer that writes nothing.
+        let _writer = OpenOptions::new().read(true).write(true).open(&pipe.0).expect("both ends");
+        assert_eq!(refused(&pipe.0, 8), "nothing was written to it within 0 s");
+    }
+
+    #[test]
+    fn a_shells_pipe_is_read_by_its_path() {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        writer.write_all(b"text").expect("room");
+        drop(writer);
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(read(Path::new(&path), 8).expect("its text"), b"text");
+    }
+}

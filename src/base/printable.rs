@@ -1,0 +1,63 @@
+//! Text for people that others have supplied: it stays within its line.
+//!
+//! Names, regular expressions and paths of a configuration, and texts of packets, may contain line
+//! ends and the escape sequences of terminals. Written as they are, they could add lines to a log or
+//! a table, or change what a terminal shows. Whatever writes such lines wraps them.
+
+use std::fmt::{self, Display, Write};
+
+/// Formats a value with its control characters escaped as in Rust: `\n`, `\u{1b}`.
+///
+/// Backslashes stay: the text is not parsed again, and regular expressions and names are full of
+/// them.
+#[derive(Clone, Copy, Debug)]
+pub struct Printable<T>(pub T);
+
+impl<T: Display> Display for Printable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// Writes text on, escaped.
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some(at) = rest.find(breaks_lines) {
+            self.0.write_str(&rest[..at])?;
+            let mut behind = rest[at..].chars();
+            for character in behind.next().into_iter().flat_map(char::escape_debug) {
+                self.0.write_char(character)?;
+            }
+            rest = behind.as_str();
+        }
+        self.0.write_str(rest)
+    }
+}
+
+/// Control characters, and the line ends of Unicode, which some viewers follow.
+fn breaks_lines(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_all_others_stay() {
+        for (text, expected) in [
+            ("", ""),
+            (r"^a\.b$ 'x' é 世界", r"^a\.b$ 'x' é 世界"),
+            ("a\nb\r\n", r"a\nb\r\n"),
+            ("\t\0\u{7f}", r"\t\0\u{7f}"),
+            ("\u{1b}[31mred", r"\u{1b}[31mred"),
+            ("\u{9b}2J\u{85}", r"\u{9b}2J\u{85}"),
+            ("a\u{2028}b\u{2029}", r"a\u{2028}b\u{2029}"),
+        ] {
+            assert_eq!(Printable(text).to_string(), expected);
+        }
+    }
+}
