@@ -327,7 +327,7 @@ impl Shard {
     /// Returns until when no client connection is to be accepted; none if one may be at this time,
     /// which may be so earlier, when another one closes.
     #[must_use]
-    pub fn accepts_from(&self) -> Option<Tick> {
+    pub fn accepts_from(&mut self) -> Option<Tick> {
         self.connections.clients.accepts_from(self.cx.now)
     }
 

@@ -127,6 +127,11 @@ impl Descriptors {
         self.refused.fetch_add(1, Relaxed);
     }
 
+    /// Does the same for a new user that waits, however often it asks.
+    pub fn await_one(&self, usage: Use) {
+        self.pool(usage).wanted.fetch_max(1, Relaxed);
+    }
+
     /// Returns how many descriptors to give up: those above the limit, and those requested.
     #[must_use]
     pub fn excess(&self, usage: Use) -> u32 {

@@ -57,7 +57,10 @@ fn active_connections_are_not_evicted_and_the_new_one_is_refused() {
     harness.behaviours = vec![Behaviour::NeverAnswers];
     let all: Vec<_> = (0..4).map(|_| connect(&mut harness).expect("room")).collect();
     all.iter().enumerate().for_each(|(n, stream)| harness.ask(*stream, n as u16, n as u32));
-    assert_eq!(connect(&mut harness), None);
+    let next = harness.sim.connect(0, ListenerSlot(0), client(CLIENT).peer);
+    harness.pass(100);
+    assert_eq!(harness.sim.role(next), Role::Unaccepted, "another shard may have an idle one");
+    harness.pass(500);
     assert_eq!(
         (ended(&harness, ClientCloseReason::Descriptors), ended(&harness, ClientCloseReason::Evicted)),
         (1, 0)
@@ -128,6 +131,36 @@ fn an_idle_connection_is_closed_for_another_shard() {
     harness.pass(100);
     assert_eq!((harness.shard().clients_open(), ended(&harness, ClientCloseReason::Evicted)), (8, 2));
     assert_eq!(harness.live_state.descriptors().excess(Use::Clients), 0);
+}
+
+#[test]
+fn a_connection_waits_for_one_of_another_shard_to_end() {
+    let mut harness = harness(10, 10);
+    let descriptors = Arc::clone(harness.live_state.descriptors());
+    let (one, others) = (descriptors.take(Use::Clients, 1), descriptors.take(Use::Clients, 9));
+    let next = harness.sim.connect(0, ListenerSlot(0), client(CLIENT).peer);
+    harness.pass(100);
+    assert_eq!(harness.sim.role(next), Role::Unaccepted);
+    assert_eq!(descriptors.excess(Use::Clients), 1, "one for one, however often it is asked for");
+    drop(one);
+    descriptors.met(Use::Clients);
+    harness.pass(20);
+    assert_ne!(harness.sim.role(next), Role::Unaccepted);
+    assert_eq!(ended(&harness, ClientCloseReason::Descriptors), 0);
+    drop(others);
+}
+
+#[test]
+fn a_connection_is_not_given_up_before_its_query_is_read() {
+    let mut harness = harness(100, 10);
+    for opened in 1..=60 {
+        connect(&mut harness).expect("room");
+        (0..64).for_each(|_| harness.live_state.descriptors().want(Use::Clients));
+        harness.pass(5);
+        let open = harness.shard().clients_open();
+        assert!(open >= opened.min(3), "{open} of {opened} are open, three are younger than 20 ms");
+    }
+    assert!(ended(&harness, ClientCloseReason::Evicted) > 0, "older ones are given up");
 }
 
 #[test]

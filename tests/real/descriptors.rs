@@ -92,7 +92,12 @@ fn idle_connections_harm_nobody(instance: &mut Instance, busy: SocketAddr, at: S
     let until = Instant::now() + CHECKS;
     let mut asked = 0;
     while Instant::now() < until {
-        assert!(ask_by_tcp(at, asked), "query {asked}; {}", instance.program.transcript());
+        assert!(
+            ask_by_tcp(at, asked),
+            "query {asked}; {}\n{:#?}",
+            instance.program.transcript(),
+            instance.dump()
+        );
         asked += 1;
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -222,7 +222,7 @@ impl Engine {
                 self.serve_connections(Slice::begin(clock::now(), datagrams, self.last_datagram));
             }
             self.tick(now);
-            self.connections.resume_tcp_listeners(self.connected.epoll(), &self.shard);
+            self.connections.resume_tcp_listeners(self.connected.epoll(), &mut self.shard);
             self.close_due(now);
             if ready > 0 && self.setup.busy_poll_us > 0 {
                 busy_until = now + TickDelta::from_us(u64::from(self.setup.busy_poll_us));

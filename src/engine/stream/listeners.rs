@@ -103,7 +103,7 @@ impl Connections {
     }
 
     /// Watches paused listeners again, when the shard accepts connections.
-    pub(crate) fn resume_tcp_listeners(&mut self, epoll: &Epoll, shard: &Shard) {
+    pub(crate) fn resume_tcp_listeners(&mut self, epoll: &Epoll, shard: &mut Shard) {
         if self.accepts_from.is_none() {
             return;
         }

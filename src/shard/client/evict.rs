@@ -14,17 +14,42 @@ const BUSY: TickDelta = TickDelta::from_ms(1_000);
 /// A client's first query is read within this time of the accept, unless the shard is overloaded.
 const UNREAD: TickDelta = TickDelta::from_ms(20);
 
+/// How long a shard without an idle connection waits for one of another shard to end, before it
+/// refuses new connections, and how often it asks for one.
+const PATIENCE: TickDelta = TickDelta::from_ms(500);
+const ASKS_EACH: TickDelta = TickDelta::from_ms(10);
+
 impl ClientConnections {
     /// Returns until when no connection can be accepted; none if one can: not while the one that
-    /// would make room was just accepted itself, and its query is not read. The kernel keeps the
-    /// new one meanwhile.
-    pub(crate) fn accepts_from(&self, now: Tick) -> Option<Tick> {
-        if self.descriptors.used(Use::Clients) < self.descriptors.max(Use::Clients) {
+    /// would make room was just accepted itself, and its query is not read, and not while another
+    /// shard is asked for room. The kernel keeps the new one meanwhile.
+    pub(crate) fn accepts_from(&mut self, now: Tick) -> Option<Tick> {
+        let max = self.descriptors.max(Use::Clients);
+        if self.descriptors.used(Use::Clients) < max {
+            self.short_since = None;
             return None;
         }
-        let victim = self.idle.victim(0, |_| false).filter(|at| self.idle.class(*at) == Some(Class::New));
-        let (_, connection) = self.table.at(victim?)?;
-        Some(connection.active + UNREAD).filter(|at| *at > now)
+        if let Some(victim) = self.victim(now) {
+            self.short_since = None;
+            return self.unread_until(victim).filter(|at| *at > now);
+        }
+        let since = *self.short_since.get_or_insert(now);
+        if max == 0 || now.since(since) >= PATIENCE {
+            return None;
+        }
+        self.descriptors.await_one(Use::Clients);
+        Some(now + ASKS_EACH)
+    }
+
+    /// Returns the index of the connection that must make room.
+    fn victim(&self, now: Tick) -> Option<usize> {
+        self.idle.victim(0, |at| self.table.at(at).is_some_and(|(_, c)| now.since(c.active) < BUSY))
+    }
+
+    /// Returns when the first query of a connection will have been read; none if it has sent one.
+    fn unread_until(&self, at: usize) -> Option<Tick> {
+        let (_, connection) = self.table.at(at)?;
+        (self.idle.class(at) == Some(Class::New)).then_some(connection.active + UNREAD)
     }
 
     /// Returns a permit for the descriptor of a new connection: a free one, or that of another
@@ -52,9 +77,7 @@ impl ClientConnections {
 
     /// Ends the connection that must make room; returns its permit.
     fn evict(&mut self, now: Tick) -> Option<(ConnectionSlot, Option<Permit>)> {
-        let table = &self.table;
-        let is_busy = |at: usize| table.at(at).is_some_and(|(_, s)| now.since(s.active) < BUSY);
-        let (slot, _) = self.table.at(self.idle.victim(0, is_busy)?)?;
+        let (slot, _) = self.table.at(self.victim(now)?)?;
         let permit = self.connection_mut(slot)?.permit.take();
         self.end(slot, ClientCloseReason::Evicted);
         Some((slot, permit))
@@ -75,9 +98,13 @@ impl ClientConnections {
         self.connection(slot).is_some_and(|s| matches!(s.state, State::Ended(_))).then_some(slot)
     }
 
-    /// Ends idle connections while there are more than allowed, or other shards need one.
+    /// Ends idle connections while there are more than allowed, or other shards need one; not those
+    /// whose first query is not read.
     pub(crate) fn give_up_excess(&mut self, now: Tick) {
-        while self.descriptors.excess(Use::Clients) > 0 && self.evict(now).is_some() {
+        let is_unread = |this: &Self| {
+            this.victim(now).and_then(|at| this.unread_until(at)).is_some_and(|until| until > now)
+        };
+        while self.descriptors.excess(Use::Clients) > 0 && !is_unread(self) && self.evict(now).is_some() {
             self.descriptors.met(Use::Clients);
         }
     }

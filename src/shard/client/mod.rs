@@ -120,6 +120,8 @@ pub(crate) struct ClientConnections {
     busy_share: u16,
     connection_limits: Arc<ConnectionLimits>,
     descriptors: Arc<Descriptors>,
+    /// Since when there is neither a free descriptor nor an idle connection.
+    short_since: Option<Tick>,
     /// The idle ones.
     idle: Recency,
     /// The one that has just made room, to be closed first.
@@ -169,6 +171,7 @@ impl ClientConnections {
             busy_share: u16::MAX,
             connection_limits,
             descriptors,
+            short_since: None,
             idle: Recency::default(),
             evicted: None,
             output_total: 0,
