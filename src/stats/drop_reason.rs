@@ -43,6 +43,8 @@ reasons! {
         NoServer = "no-server",
         /// The chosen server's table of outstanding queries is full, or it can have no more connections.
         OutstandingFull = "outstanding-full",
+        /// No file descriptor was left for a connection to a server, and the query could not go without one.
+        Descriptors = "descriptors",
         /// The kernel refused to send a query to any server that could be tried.
         QuerySendError = "query-send-error",
         /// The kernel refused to send an answer to a client.

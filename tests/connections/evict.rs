@@ -6,7 +6,22 @@ use super::*;
 
 /// Returns a harness with descriptors for `clients` client and `servers` backend connections.
 fn harness(clients: u32, servers: u32) -> Harness {
-    let mut config = TestConfig::new(1);
+    harness_of(TestConfig::new(1), clients, servers)
+}
+
+/// Returns the same with `backends` backends that are queried over connections only, the first one
+/// first.
+fn only_connections(backends: usize, servers: u32) -> Harness {
+    let mut config = TestConfig::new(backends);
+    config.policy = dnslob::model::policy::Policy::new(dnslob::model::policy::Kind::FirstAvailable);
+    for backend in config.backends.iter_mut().flatten() {
+        backend.order = 1 + i32::from(backend.slot.0);
+        backend.connections.only = true;
+    }
+    harness_of(config, 10, servers)
+}
+
+fn harness_of(mut config: TestConfig, clients: u32, servers: u32) -> Harness {
     // Excludes the shorter idle timeout near the connection limit.
     config.globals.client_connections.overload_percent = 0;
     config.globals.client_connections.receive_timeout = TickDelta::from_ms(60_000);
@@ -165,15 +180,74 @@ fn a_connection_is_not_given_up_before_its_query_is_read() {
 
 #[test]
 fn without_a_descriptor_a_query_is_dropped_without_a_server_failure() {
-    let mut harness = harness(10, 0);
+    let mut harness = only_connections(1, 0);
     let stream = connect(&mut harness).expect("room");
     harness.ask(stream, 1, 1);
     harness.settle();
     let stats = &harness.live_state.shards()[0];
-    assert_eq!(stats.dropped(DropReason::OutstandingFull).get(), 1);
+    assert_eq!(stats.dropped(DropReason::Descriptors).get(), 1);
     assert_eq!(stats.backend(BackendSlot(0)).timeouts.get(), 0);
     divide(&harness, 10, 1);
     harness.ask(stream, 2, 2);
     harness.settle();
     assert_eq!(harness.got(stream).len(), 1, "the next one finds it as it was");
+}
+
+#[test]
+fn without_a_descriptor_a_query_goes_by_a_datagram() {
+    let mut harness = harness(10, 0);
+    let stream = connect(&mut harness).expect("room");
+    harness.ask(stream, 1, 1);
+    let Some(Seen::Query { port, bytes, .. }) = harness.datagrams.pop_front() else { panic!("no datagram") };
+    harness.sim.answer(port, TickDelta(0), &answer(&bytes, &[], 0));
+    harness.run();
+    assert_eq!(harness.got(stream).len(), 1);
+    // A zone transfer has to use a connection.
+    harness.send(stream, &framed(&query(2, 2, 252)));
+    assert_eq!((harness.datagrams.len(), harness.drops(DropReason::Descriptors)), (0, 1));
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn without_a_descriptor_a_query_waits_behind_others() {
+    let mut harness = only_connections(1, 1);
+    let stream = connect(&mut harness).expect("room");
+    (0..5).for_each(|n| harness.ask(stream, n, n.into()));
+    let (link, query) = harness.received().remove(0);
+    harness.deliver(link, &framed(&answer(&query, &[], 0)));
+    // A server that closes early gets one query per connection, where there may be more than one.
+    harness.break_off(link, BackendCloseReason::Closed);
+    assert_eq!((harness.connections.len(), harness.received().len()), (1, 4));
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 5);
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn an_idle_connection_makes_room_for_one_to_another_server() {
+    let mut harness = only_connections(2, 1);
+    let stream = connect(&mut harness).expect("room");
+    harness.ask(stream, 1, 1);
+    harness.settle();
+    harness.live_state.set_state(BackendSlot(0), State::Down);
+    harness.ask(stream, 2, 2);
+    harness.settle();
+    assert_eq!(harness.got(stream).len(), 2);
+    assert_eq!(harness.live_state.descriptors().used(Use::Servers), 1);
+    harness.shard().check_invariants();
+}
+
+#[test]
+fn without_a_descriptor_a_query_goes_to_a_server_that_has_a_connection() {
+    let mut harness = only_connections(2, 1);
+    harness.behaviours = vec![Behaviour::NeverAnswers; 2];
+    let stream = connect(&mut harness).expect("room");
+    harness.live_state.set_state(BackendSlot(0), State::Down);
+    harness.ask(stream, 1, 1);
+    harness.live_state.set_state(BackendSlot(0), State::Up);
+    harness.ask(stream, 2, 2);
+    let servers: Vec<u16> =
+        harness.received().iter().map(|(link, _)| harness.route(*link).backend.0).collect();
+    assert_eq!((servers, harness.drops(DropReason::Descriptors)), (vec![1, 1], 0));
+    harness.shard().check_invariants();
 }

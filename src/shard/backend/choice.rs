@@ -2,13 +2,14 @@
 //! with capacity, or a new one.
 
 use crate::base::addr::{BackendSlot, Route};
-use crate::base::narrow::to_u32;
+use crate::base::narrow::{to_u16, to_u32};
 use crate::base::time::Tick;
 use crate::model::{BACKEND_CONNECTIONS_MAX, BackendConnectionOptions};
 use crate::shard::backend::{BackendConnection, BackendConnections, PerBackend, State, TableSlot, number};
 use crate::shard::conn_table::ConnTable;
 use crate::stats::close_reason::BackendCloseReason;
 use crate::stats::descriptors::{Permit, Use};
+use crate::stats::drop_reason::DropReason;
 use crate::wire::frame::{Frames, Outbound};
 use crate::wire::transfer::Transfer;
 
@@ -32,21 +33,25 @@ pub(crate) struct Need<'o> {
 }
 
 impl BackendConnections {
-    /// Selects a connection for a query; `live` returns the number of queries on each. Returns none
-    /// when the limit is reached and all are full.
+    /// Selects a connection for a query; `live` returns the number of queries on each.
+    ///
+    /// # Errors
+    /// [`DropReason::OutstandingFull`] when the limit is reached and all are full,
+    /// [`DropReason::Descriptors`] when all are full and there is no descriptor for a new one.
     pub(crate) fn pick(
         &mut self,
         backend: BackendSlot,
         need: Need<'_>,
         live: impl Fn(Route) -> u32,
         now: Tick,
-    ) -> Option<Route> {
+    ) -> Result<Route, DropReason> {
         if self.by_backend.len() <= backend.index() {
             self.by_backend.resize_with(backend.index() + 1, PerBackend::default);
         }
         let backend_state = &self.by_backend[backend.index()];
         let route = |at: usize| Route { backend, socket: number(at) };
-        let live = |at: usize| live(route(at));
+        let live_on = live;
+        let live = |at: usize| live_on(route(at));
         let max = match need.options.connections {
             0 => BACKEND_CONNECTIONS_MAX,
             max => max.min(BACKEND_CONNECTIONS_MAX),
@@ -57,7 +62,7 @@ impl BackendConnections {
                 .or_else(|| backend_state.with_space(&self.table, &need, max, live))
         {
             self.by_backend[backend.index()].last = at;
-            return Some(route(at));
+            return Ok(route(at));
         }
         if backend_state.open >= max {
             // Those that are about to be closed, or of another era, do not count; idle ones that
@@ -65,7 +70,7 @@ impl BackendConnections {
             let ending =
                 to_u32(backend_state.iter(&self.table).filter(|(_, c)| c.takes_no_more(&need)).count());
             if backend_state.open >= 2 * BACKEND_CONNECTIONS_MAX {
-                return None;
+                return Err(DropReason::OutstandingFull);
             }
             if backend_state.open - ending >= max {
                 let idle = backend_state.iter(&self.table).find_map(|(at, connection)| {
@@ -76,10 +81,17 @@ impl BackendConnections {
                     let is_of_no_use = connection.key != need.key || need.transfer.is_some();
                     (is_of_no_use && !connection.takes_no_more(&need) && live(at) == 0).then_some(at)
                 });
-                self.end(route(idle?), BackendCloseReason::Idle);
+                self.end(route(idle.ok_or(DropReason::OutstandingFull)?), BackendCloseReason::Idle);
             }
         }
-        let permit = self.permit(backend, live)?;
+        let Some(permit) = self.permit(backend, &live_on, now) else {
+            // Behind more queries than a connection should have is better than not at all.
+            let emptiest = need
+                .transfer
+                .is_none()
+                .then(|| self.by_backend[backend.index()].with_space(&self.table, &need, 0, live));
+            return emptiest.flatten().map(route).ok_or(DropReason::Descriptors);
+        };
         let backend_state = &mut self.by_backend[backend.index()];
         let at = backend_state.connections.iter().position(Option::is_none).unwrap_or_else(|| {
             backend_state.connections.push(None);
@@ -90,28 +102,40 @@ impl BackendConnections {
         backend_state.connections[at] = Some(slot);
         backend_state.last = at;
         backend_state.open += 1;
-        Some(route)
+        Ok(route)
     }
 
     /// Returns a permit for the descriptor of a new connection: a free one, or that of an idle
-    /// connection of the same backend, which ends.
-    fn permit(&mut self, backend: BackendSlot, live: impl Fn(usize) -> u32) -> Option<Permit> {
+    /// connection, which ends, of the same backend if there is one. Where this shard has none,
+    /// another one is asked to end one.
+    fn permit(&mut self, backend: BackendSlot, live: impl Fn(Route) -> u32, now: Tick) -> Option<Permit> {
         if let Some(permit) = self.descriptors.take(Use::Servers, 1) {
             return Some(permit);
         }
-        let idle = self.by_backend[backend.index()].iter(&self.table).find_map(|(at, connection)| {
-            let is_open = connection.state == State::Open && connection.permit.is_some();
-            (is_open && connection.transfer.is_none() && live(at) == 0).then_some(at)
-        });
-        let Some(at) = idle else {
+        let mut idle = self.idle_of(backend, &live);
+        // Once in a batch: in a shortage each of its queries may come here.
+        if idle.is_none() && self.searched != Some(now) {
+            let others = (0..self.by_backend.len()).map(|at| BackendSlot(to_u16(at)));
+            idle = others.filter(|other| *other != backend).find_map(|other| self.idle_of(other, &live));
+            self.searched = if idle.is_none() { Some(now) } else { None };
+        }
+        let Some(route) = idle else {
             self.descriptors.want(Use::Servers);
             return None;
         };
         self.descriptors.evicted();
-        let route = Route { backend, socket: number(at) };
         let permit = self.connection_mut(route)?.permit.take();
         self.end(route, BackendCloseReason::Idle);
         permit
+    }
+
+    /// Returns an open connection to a backend that has no query.
+    fn idle_of(&self, backend: BackendSlot, live: impl Fn(Route) -> u32) -> Option<Route> {
+        self.by_backend.get(backend.index())?.iter(&self.table).find_map(|(at, connection)| {
+            let route = Route { backend, socket: number(at) };
+            let is_open = connection.state == State::Open && connection.permit.is_some();
+            (is_open && connection.transfer.is_none() && live(route) == 0).then_some(route)
+        })
     }
 }
 

@@ -116,6 +116,8 @@ pub(crate) struct BackendConnections {
     table: ConnTable<TableSlot, BackendConnection>,
     by_backend: Vec<PerBackend>,
     swept: Tick,
+    /// When no idle connection was found that could make room for another one.
+    searched: Option<Tick>,
     /// Backends that have recently refused a connection or were silent on one, and those of them
     /// that use connections only.
     refused: Vec<BackendSlot>,
@@ -151,6 +153,7 @@ impl BackendConnections {
             table: ConnTable::default(),
             by_backend: Vec::new(),
             swept: Tick(0),
+            searched: None,
             refused: Vec::new(),
             troubled_for_all: Vec::new(),
         }

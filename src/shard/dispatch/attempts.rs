@@ -59,7 +59,8 @@ enum AttemptKind {
     First(Option<Queue>),
     /// The first attempt is slow: it is in flight beside this one.
     Second,
-    /// The kernel refused to send it to another server.
+    /// The kernel refused to send it to another server, or no descriptor was left for a connection
+    /// to that.
     Refused,
     /// The connection of an earlier attempt has ended, or its server owes the response.
     Failover,
@@ -110,7 +111,16 @@ impl Dispatcher {
             let kept = self.queries.keep_query(pending.waiter.entry(), packet.bytes(), retry.is_some());
             queue = retry.filter(|_| kept).and_then(|retry| self.outstanding.queue(retry.after));
         }
-        self.send(cx, connections, backend, AttemptKind::First(queue), pending, packet)
+        match self.send(cx, connections, backend, AttemptKind::First(queue), pending, packet) {
+            Err(DropReason::Descriptors) => {
+                // Another server may have a connection.
+                self.queries.set_subnet(pending.waiter.entry(), cx.sends_subnet(backend));
+                let sent =
+                    self.send_elsewhere(cx, connections, backend, AttemptKind::Refused, pending, packet);
+                sent.map_err(|_| DropReason::Descriptors)
+            }
+            sent => sent,
+        }
     }
 
     /// Returns whether a second server is queried when the first one is slow. The pool earns a part
@@ -267,7 +277,7 @@ impl Dispatcher {
             // One that was silent twice has, too.
             AttemptEnd::Silent if !self.queries.has_failed(entry, backend) && self.queries.moved(entry) => {
                 match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
-                    Err(DropReason::OutstandingFull) => {
+                    Err(reason) if is_unavailable(reason) => {
                         self.send(cx, connections, backend, kind, pending, to)
                     }
                     sent => sent,
@@ -314,7 +324,7 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         match self.send(cx, connections, from, kind, pending, packet) {
-            Err(DropReason::OutstandingFull) => {
+            Err(reason) if is_unavailable(reason) => {
                 self.send_elsewhere(cx, connections, from, kind, pending, packet)
             }
             sent => sent,
@@ -342,7 +352,7 @@ impl Dispatcher {
             let next = self.select_next(cx, connections, from, failed.as_slice(), pending, packet.bytes());
             let next = next.ok_or(DropReason::OutstandingFull)?;
             match self.send(cx, connections, next, kind, pending, packet) {
-                Err(DropReason::OutstandingFull) => self.queries.failed_by(entry, next),
+                Err(reason) if is_unavailable(reason) => self.queries.failed_by(entry, next),
                 sent => return sent,
             }
         }
@@ -377,7 +387,8 @@ impl Dispatcher {
     /// Sends a query to a server: claims a slot and counts the attempt.
     ///
     /// # Errors
-    /// [`DropReason::OutstandingFull`] when the server takes no more queries, or
+    /// [`DropReason::OutstandingFull`] when the server takes no more queries,
+    /// [`DropReason::Descriptors`] when it would need a connection, or
     /// [`DropReason::QuerySendError`].
     #[inline]
     fn send(
@@ -390,12 +401,11 @@ impl Dispatcher {
         packet: &mut Packet<'_>,
     ) -> Result<Sent, DropReason> {
         let queue = if let AttemptKind::First(queue) = kind { queue } else { None };
-        let Some(key) = self.claim(cx, connections, backend, pending, queue) else {
-            if matches!(kind, AttemptKind::First(_)) {
-                cx.stats().backend(backend).send_errors.add(1);
-            }
-            return Err(DropReason::OutstandingFull);
-        };
+        let claimed = self.claim(cx, connections, backend, pending, queue);
+        if claimed.is_err() && matches!(kind, AttemptKind::First(_)) {
+            cx.stats().backend(backend).send_errors.add(1);
+        }
+        let key = claimed?;
         match kind {
             AttemptKind::First(_) | AttemptKind::Truncated | AttemptKind::Copy => {}
             AttemptKind::Failover => cx.stats().retries.add(1),
@@ -412,8 +422,10 @@ impl Dispatcher {
         self.put(cx, connections, key, pending, packet).ok_or(DropReason::QuerySendError)
     }
 
-    /// Claims a slot for an attempt, and a connection if it uses one. Returns none when there is
-    /// none.
+    /// Claims a slot for an attempt, and a connection if it uses one.
+    ///
+    /// # Errors
+    /// What there is none of: [`DropReason::OutstandingFull`] or [`DropReason::Descriptors`].
     fn claim(
         &mut self,
         cx: &mut Context,
@@ -421,12 +433,15 @@ impl Dispatcher {
         backend: BackendSlot,
         pending: &PendingQuery,
         queue: Option<Queue>,
-    ) -> Option<Key> {
-        let server = cx.snapshot.backend(backend)?;
+    ) -> Result<Key, DropReason> {
+        let server = cx.snapshot.backend(backend).ok_or(DropReason::OutstandingFull)?;
         let (max, with_subnet) = (server.outstanding_max, server.use_client_subnet);
-        let attached = self.attached(backend)?;
+        let attached = self.attached(backend).ok_or(DropReason::OutstandingFull)?;
         let connection = if self.uses_connection(cx, attached, pending) {
-            Some(self.connection_for(cx, connections, backend, pending)?)
+            match self.connection_for(cx, connections, backend, pending) {
+                Err(DropReason::Descriptors) if self.may_use_datagram(attached, pending) => None,
+                connection => Some(connection?),
+            }
         } else {
             None
         };
@@ -442,12 +457,12 @@ impl Dispatcher {
                     .backends
                     .close_if_new(Route { backend, socket: SocketSlot::Connection(connection) });
             }
-            return None;
+            return Err(DropReason::OutstandingFull);
         };
         self.queries.attempted(pending.waiter.entry(), key, with_subnet);
         self.balancer.claimed(backend);
         cx.stats().backend(backend).queries.add(1);
-        Some(key)
+        Ok(key)
     }
 
     /// Returns whether an attempt on this server uses a connection.
@@ -461,6 +476,13 @@ impl Dispatcher {
                     || self.queries.requires_connection(entry))
     }
 
+    /// Returns whether an attempt that uses a connection may do without if there is none: its
+    /// response comes by a datagram too, and a truncated one is no worse than none.
+    fn may_use_datagram(&self, server: Attached, pending: &PendingQuery) -> bool {
+        let entry = pending.waiter.entry();
+        !server.only_connections && entry.is_some() && !self.queries.requires_connection(entry)
+    }
+
     /// Returns a connection to a server for a query; a new one begins with the server's PROXY
     /// header.
     fn connection_for(
@@ -469,24 +491,25 @@ impl Dispatcher {
         connections: &mut Connections,
         backend: BackendSlot,
         pending: &PendingQuery,
-    ) -> Option<u16> {
+    ) -> Result<u16, DropReason> {
+        let server = cx.snapshot.backend(backend).ok_or(DropReason::OutstandingFull)?;
         let mut header = std::mem::take(&mut self.header);
         let found = self.connection_key(cx, connections, backend, pending, &mut header);
         let need = Need {
-            options: &cx.snapshot.backend(backend)?.connections,
+            options: &server.connections,
             transfer: self.queries.transfer(pending.waiter.entry()),
             key: found.key,
             source: found.source,
         };
         let outstanding = &self.outstanding;
         let picked = connections.backends.pick(backend, need, |route| outstanding.live_on(route), cx.now);
-        if let Some(route) = picked {
+        if let Ok(route) = picked {
             connections.backends.begin(route, found, &header);
         }
         self.header = header;
         match picked?.socket {
-            SocketSlot::Connection(connection) => Some(connection),
-            SocketSlot::Datagram(_) => None,
+            SocketSlot::Connection(connection) => Ok(connection),
+            SocketSlot::Datagram(_) => Err(DropReason::OutstandingFull),
         }
     }
 
@@ -529,4 +552,9 @@ impl Dispatcher {
         self.queries.put(Some(entry), state);
         Some(entry)
     }
+}
+
+/// Returns whether a query could not be sent because its server takes none at this time.
+const fn is_unavailable(reason: DropReason) -> bool {
+    matches!(reason, DropReason::OutstandingFull | DropReason::Descriptors)
 }

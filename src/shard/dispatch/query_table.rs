@@ -291,6 +291,14 @@ impl QueryTable {
         self.entry_mut(id).is_some_and(|e| std::mem::take(&mut e.retry))
     }
 
+    /// Records whether the query is as servers get it that get the client's subnet, before it has an
+    /// attempt.
+    pub fn set_subnet(&mut self, id: Option<EntryId>, with_subnet: bool) {
+        if let Some(entry) = self.entry_mut(id) {
+            entry.with_subnet = with_subnet;
+        }
+    }
+
     /// Records an attempt on a server; `with_subnet`: that gets the client's subnet.
     pub fn attempted(&mut self, id: Option<EntryId>, key: Key, with_subnet: bool) {
         let Some(entry) = self.entry_mut(id) else { return };

@@ -11,7 +11,7 @@ use crate::stats::drop_reason::DropReason;
 
 /// The reasons that end a query, each counted once per query. Other reasons concern answers that no
 /// client waits for.
-const QUERY_ENDS: [DropReason; 23] = [
+const QUERY_ENDS: [DropReason; 24] = [
     DropReason::Acl,
     DropReason::QueryShort,
     DropReason::QueryIsResponse,
@@ -26,6 +26,7 @@ const QUERY_ENDS: [DropReason; 23] = [
     DropReason::DelayFull,
     DropReason::NoServer,
     DropReason::OutstandingFull,
+    DropReason::Descriptors,
     DropReason::QuerySendError,
     DropReason::AnswerSendError,
     DropReason::Timeout,
