@@ -40,6 +40,9 @@ pub(crate) struct BackendSockets {
     segment: Segment,
 }
 
+/// How sockets of DNS over UDP are watched: edge-triggered, see [`readiness`](crate::engine::readiness).
+const EDGE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
+
 /// The sockets, apart from the buffers, so that both can be borrowed at once.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
@@ -58,10 +61,8 @@ impl Sockets {
         inherited: bool,
     ) -> io::Result<()> {
         let at = listener.slot.index();
-        epoll.add(
-            &socket,
-            EpollEvent::new(EpollFlags::EPOLLIN, Ready::ListenerSocket(listener.slot).pack()),
-        )?;
+        let flags = if listener.service.relay().is_some() { EpollFlags::EPOLLIN } else { EDGE };
+        epoll.add(&socket, EpollEvent::new(flags, Ready::ListenerSocket(listener.slot).pack()))?;
         let note = if listener.address.ip().is_unspecified() { Note::PeerAndLocal } else { Note::Peer };
         if self.listener_sockets.len() <= at {
             self.listener_sockets.resize_with(at + 1, || None);
@@ -102,6 +103,22 @@ impl Sockets {
             .sockets
             .get(usize::from(route.socket.number()))?
             .as_ref()
+    }
+
+    /// Calls `each` with every edge-triggered socket that is open.
+    pub(crate) fn each(&self, mut each: impl FnMut(Ready)) {
+        for listener in self.listener_sockets.iter().flatten().map(|socket| &socket.listener) {
+            if listener.service.relay().is_none() {
+                each(Ready::ListenerSocket(listener.slot));
+            }
+        }
+        for (backend, sockets) in self.backends.iter().enumerate() {
+            let open = sockets.iter().flat_map(|sockets| sockets.sockets.iter().enumerate());
+            for (socket, _) in open.filter(|(_, socket)| socket.is_some()) {
+                let socket = SocketSlot::Datagram(socket as u8);
+                each(Ready::BackendSockets(Route { backend: BackendSlot(backend as u16), socket }));
+            }
+        }
     }
 
     /// Opens the sockets that the snapshot's backends need and that are not open.
@@ -220,7 +237,7 @@ fn fill(epoll: &Epoll, backend: &Backend, backend_sockets: &mut BackendSockets) 
     for (socket_index, entry) in backend_sockets.sockets.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
         let socket = socket::connect(backend)?;
         let route = Route { backend: backend.slot, socket: SocketSlot::Datagram(socket_index as u8) };
-        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Ready::BackendSockets(route).pack()))?;
+        epoll.add(&socket, EpollEvent::new(EDGE, Ready::BackendSockets(route).pack()))?;
         *entry = Some(socket);
     }
     Ok(())

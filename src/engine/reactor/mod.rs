@@ -186,6 +186,8 @@ impl Engine {
             self.send_batch.refused.clear();
             self.received = 0;
             self.connections.drop_all();
+            // Which of them were read to their end is not known.
+            self.sockets.each(|ready| self.datagrams.keep(ready));
             self.relay_datagrams.forget();
             self.connected.forget();
             self.round.abandon();
@@ -368,7 +370,12 @@ impl Engine {
     fn read_listener(&mut self, slot: ListenerSlot) -> usize {
         let Some(Some(listener_socket)) = self.sockets.listener_sockets.get(slot.index()) else { return 0 };
         let note = listener_socket.note;
-        let Ok(count) = self.queries.receive(listener_socket.socket.as_fd(), 0, note) else { return 0 };
+        let received = self.queries.receive(listener_socket.socket.as_fd(), 0, note);
+        if has_more(&received, self.queries.capacity()) && listener_socket.listener.service.relay().is_none()
+        {
+            self.datagrams.keep(Ready::ListenerSocket(slot));
+        }
+        let Ok(count) = received else { return 0 };
         if self.shard.needs_prefetch() {
             let queries = &self.queries;
             let batch = (0..count).filter_map(|at| Some((queries.peer(at)?.ip, queries.message(at))));
@@ -431,11 +438,11 @@ impl Engine {
         }
         let Some(socket) = self.sockets.backend_sockets(route) else { return 0 };
         let note = if server.is_some() { Note::Peer } else { Note::Nothing };
-        // An error is the ICMP message for an earlier query, reported once; the datagrams behind it
-        // are read in the next round.
-        let Ok(count) = self.responses.receive(socket.as_fd(), self.received, note) else {
-            return 0;
-        };
+        let received = self.responses.receive(socket.as_fd(), self.received, note);
+        if has_more(&received, self.responses.capacity() - self.received) {
+            self.datagrams.keep(Ready::BackendSockets(route));
+        }
+        let Ok(count) = received else { return 0 };
         for at in self.received..self.received + count {
             if self.responses.was_cut(at) {
                 self.shard.drop(DropReason::Oversized);
@@ -548,4 +555,10 @@ impl Engine {
         self.due_at = self.shard.next_deadline();
         self.tidied = now;
     }
+}
+
+/// Returns whether a socket may hold more than was received: the batch was full, or there was an
+/// error in front of the datagrams. That is the ICMP message for an earlier query, reported once.
+fn has_more(received: &io::Result<usize>, room: usize) -> bool {
+    received.as_ref().map_or_else(|e| e.kind() != io::ErrorKind::WouldBlock, |count| *count == room)
 }
