@@ -412,6 +412,34 @@ fn idle_connections_end_and_active_ones_stay() {
 }
 
 #[test]
+fn a_reset_after_an_orderly_end_is_that_end() {
+    // Who closes first, and who resets its side then.
+    for (first, client_resets, want) in [
+        (Some(RelayCloseReason::Target), true, RelayCloseReason::Target),
+        (Some(RelayCloseReason::Target), false, RelayCloseReason::Target),
+        (Some(RelayCloseReason::Client), true, RelayCloseReason::Client),
+        // The client still waits for what it asked.
+        (Some(RelayCloseReason::Client), false, RelayCloseReason::TargetBroken),
+        (None, true, RelayCloseReason::ClientBroken),
+        (None, false, RelayCloseReason::TargetBroken),
+    ] {
+        let mut bench = Bench::new(&tcp(""));
+        let session = bench.connect("192.0.2.1:1000").expect("accepted");
+        bench.open(session);
+        let (client, target) = (bench.clients[&session], bench.targets[&session]);
+        match first {
+            Some(RelayCloseReason::Target) => bench.sim.end(target),
+            Some(_) => bench.sim.end(client),
+            None => {}
+        }
+        bench.run();
+        bench.sim.reset(if client_resets { client } else { target });
+        bench.run();
+        assert!(bench.closed.contains(&(session, want)), "{first:?} {client_resets}: {:?}", bench.closed);
+    }
+}
+
+#[test]
 fn a_reload_keeps_connections() {
     let mut bench = Bench::new(&tcp(""));
     let (one, two) = (bench.connect(ONE).expect("taken"), bench.connect(TWO).expect("taken"));

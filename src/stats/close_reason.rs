@@ -98,9 +98,9 @@ reasons! {
 reasons! {
     /// Why a relay session, a connection or flow, ended.
     RelayCloseReason {
-        /// The client closed it first.
+        /// The client closed it first, in an orderly way.
         Client = "client",
-        /// The target closed it first.
+        /// The target closed it first, in an orderly way.
         Target = "target",
         /// The client's side broke: a reset, or an error of the network.
         ClientBroken = "client-broken",
@@ -140,5 +140,21 @@ reasons! {
         Local = "local",
         /// It is known to be down; a flow of it has moved.
         Down = "down",
+    }
+}
+
+impl RelayCloseReason {
+    /// Returns why a session ended whose client's or target's side broke, after one side may have
+    /// closed in an orderly way. A client that resets what it does not want to read any more, or a
+    /// side that resets what reaches it after its close, has ended nothing; a target that is still
+    /// to answer has.
+    #[must_use]
+    pub fn of_broken(by_client: bool, closed_by: Option<Self>) -> Self {
+        match (by_client, closed_by) {
+            (_, Some(Self::Target)) => Self::Target,
+            (true, Some(Self::Client)) => Self::Client,
+            (true, _) => Self::ClientBroken,
+            (false, _) => Self::TargetBroken,
+        }
     }
 }

@@ -50,6 +50,8 @@ struct Relay {
     back: SplicePump,
     /// The side that closed first.
     closed_by: Option<RelayCloseReason>,
+    /// A side broke, so the other one must see a reset, not an orderly end.
+    is_broken: bool,
     /// The events that each side is watched for; `None` when it is in no epoll set.
     watched: [Option<EpollFlags>; 2],
 }
@@ -88,6 +90,7 @@ impl Relays {
             out: SplicePump::default(),
             back: SplicePump::default(),
             closed_by: None,
+            is_broken: false,
             watched: [Some(watched), None],
         }));
     }
@@ -127,7 +130,10 @@ impl Relays {
         if !relay.connected {
             match side {
                 // It is not watched for reading or writing yet: the client has reset it.
-                Side::Client => return self.close(session, RelayCloseReason::ClientBroken, shard),
+                Side::Client => {
+                    relay.is_broken = true;
+                    return self.close(session, RelayCloseReason::ClientBroken, shard);
+                }
                 Side::Target => {
                     let Some(target) = &relay.target else { return };
                     match target.take_error().and_then(|e| e.map_or(Ok(()), Err)) {
@@ -161,8 +167,7 @@ impl Relays {
         let Some(mut relay) = self.table.get_mut(session.index()).and_then(Option::take) else { return };
         relay.out.close(&mut self.pipes);
         relay.back.close(&mut self.pipes);
-        if matches!(why, RelayCloseReason::ClientBroken | RelayCloseReason::TargetBroken) {
-            // The other side must see a reset, not an orderly end.
+        if relay.is_broken {
             for socket in [Some(&relay.client), relay.target.as_ref()].into_iter().flatten() {
                 let _ = socket.set_linger(Some(Duration::ZERO));
             }
@@ -272,13 +277,7 @@ impl Relay {
                 return Err(self.on_broken(session, broken.side(sender), pipes, shard));
             }
         }
-        if self.closed_by.is_none() {
-            if self.out.ended() {
-                self.closed_by = Some(RelayCloseReason::Client);
-            } else if self.back.ended() {
-                self.closed_by = Some(RelayCloseReason::Target);
-            }
-        }
+        self.note_close();
         Ok(())
     }
 
@@ -313,13 +312,27 @@ impl Relay {
         pipes: &mut Pipes,
         shard: &mut Shard,
     ) -> RelayCloseReason {
+        // What is read of the broken side from here on is no orderly end.
+        self.note_close();
+        self.is_broken = true;
         // Nothing more arrives, so this ends. A target that has not got the PROXY header would take
         // the client's bytes for it.
         let readiness = Readiness { readable: true, closing: true, broken: true };
         while (side == Side::Target || self.proxy_header.is_empty())
             && matches!(self.pump(session, side, readiness, pipes, shard), Ok(TURN..))
         {}
-        side.broken()
+        RelayCloseReason::of_broken(side == Side::Client, self.closed_by)
+    }
+
+    /// Records which side closed first.
+    fn note_close(&mut self) {
+        if self.closed_by.is_none() {
+            if self.out.ended() {
+                self.closed_by = Some(RelayCloseReason::Client);
+            } else if self.back.ended() {
+                self.closed_by = Some(RelayCloseReason::Target);
+            }
+        }
     }
 
     /// Watches both sides for what can be done next.
@@ -362,15 +375,6 @@ impl Broken {
             (Self::Sender, side) => side,
             (Self::Receiver, Side::Client) => Side::Target,
             (Self::Receiver, Side::Target) => Side::Client,
-        }
-    }
-}
-
-impl Side {
-    const fn broken(self) -> RelayCloseReason {
-        match self {
-            Self::Client => RelayCloseReason::ClientBroken,
-            Self::Target => RelayCloseReason::TargetBroken,
         }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct RelayedConnection {
     back: Pump,
     /// The side that closed first.
     closed_by: Option<RelayCloseReason>,
+    /// A side broke, so the other one must see a reset, not an orderly end.
+    is_broken: bool,
 }
 
 /// One direction.
@@ -104,6 +106,7 @@ impl Node {
             out: Pump::default(),
             back: Pump::default(),
             closed_by: None,
+            is_broken: false,
         };
         self.relays.insert(session, relayed);
         self.serve_relay(session, network);
@@ -145,6 +148,7 @@ impl Node {
         if !relayed.is_connected {
             if is_client {
                 // It is not watched for reading or writing yet: the client has reset it.
+                relayed.is_broken = true;
                 return self.close_relay(session, RelayCloseReason::ClientBroken, network);
             }
             match network.tcp(stream).outcome {
@@ -174,8 +178,7 @@ impl Node {
     fn close_relay(&mut self, session: SessionSlot, why: RelayCloseReason, network: &mut Network) {
         let Some(relayed) = self.relays.remove(&session) else { return };
         for stream in [Some(relayed.client), relayed.target].into_iter().flatten() {
-            if matches!(why, RelayCloseReason::ClientBroken | RelayCloseReason::TargetBroken) {
-                // The other side must see a reset, not an orderly end.
+            if relayed.is_broken {
                 network.break_off(stream);
             }
             network.close(stream, Closed::Relay(why));
@@ -238,13 +241,7 @@ impl RelayedConnection {
                 return Err(self.on_broken(session, by_client, shard, network));
             }
         }
-        if self.closed_by.is_none() {
-            if self.out.has_ended {
-                self.closed_by = Some(RelayCloseReason::Client);
-            } else if self.back.has_ended {
-                self.closed_by = Some(RelayCloseReason::Target);
-            }
-        }
+        self.note_close();
         Ok(())
     }
 
@@ -280,11 +277,25 @@ impl RelayedConnection {
         shard: &mut Shard,
         network: &mut Network,
     ) -> RelayCloseReason {
+        // What is read of the broken side from here on is no orderly end.
+        self.note_close();
+        self.is_broken = true;
         // A target that has not got the PROXY header would take the client's bytes for it.
         while (!by_client || self.proxy_header.is_empty())
             && matches!(self.pump(session, by_client, false, shard, network), Ok(TURN..))
         {}
-        if by_client { RelayCloseReason::ClientBroken } else { RelayCloseReason::TargetBroken }
+        RelayCloseReason::of_broken(by_client, self.closed_by)
+    }
+
+    /// Records which side closed first.
+    fn note_close(&mut self) {
+        if self.closed_by.is_none() {
+            if self.out.has_ended {
+                self.closed_by = Some(RelayCloseReason::Client);
+            } else if self.back.has_ended {
+                self.closed_by = Some(RelayCloseReason::Target);
+            }
+        }
     }
 
     /// Watches both sides for what can be done next.
