@@ -29,7 +29,7 @@ reasons! {
         AnswerTooLong = "answer-too-long",
         /// A query changed by rules, with the table of query states full.
         QueryTableFull = "query-state-full",
-        /// A query to be sent again that was too long to be kept, or is malformed.
+        /// A query to be sent again that was not kept, as too many long ones were, or is malformed.
         QueryNotKept = "query-not-kept",
         /// An answer to be delayed, with too many delayed already.
         DelayFull = "delay-full",

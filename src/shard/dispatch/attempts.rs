@@ -128,7 +128,7 @@ impl Dispatcher {
     /// Keeps what is needed to send a query again over a connection, or when its connection ends.
     fn prepare_for_connection(&mut self, pending: &PendingQuery, query: &[u8]) {
         let entry = pending.waiter.entry();
-        let is_kept = self.queries.keep_long(entry, query);
+        let is_kept = self.queries.keep_query(entry, query, false);
         if !pending.came_by_connection() {
             return self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
         }
