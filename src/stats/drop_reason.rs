@@ -19,7 +19,7 @@ reasons! {
         QueryMalformed = "query-malformed",
         /// A query without a question, where the configuration drops them.
         QueryEmpty = "query-empty",
-        /// A datagram longer than 4096 bytes.
+        /// A datagram longer than 4096 bytes; a server's response is truncated if its question can be read.
         Oversized = "oversized",
         /// Dropped by a rule.
         Rule = "rule",

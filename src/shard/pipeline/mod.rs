@@ -286,6 +286,16 @@ impl Shard {
         self.evaluate_response(key, &in_flight, ending, packet)
     }
 
+    /// Handles the beginning of a datagram that is longer than a buffer: it is as if the server had
+    /// truncated its response.
+    pub fn on_cut_response(&mut self, from: Route, packet: &mut Packet<'_>) -> Verdict {
+        if answer::to_tc(packet) {
+            self.on_response(from, packet)
+        } else {
+            self.cx.unexpected(from, DropReason::Oversized)
+        }
+    }
+
     /// Evaluates the response rules, if there are any, and finishes the query.
     fn evaluate_response(
         &mut self,
