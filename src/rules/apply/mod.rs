@@ -291,11 +291,6 @@ fn restore(context: &mut EvaluationContext<'_, '_>) {
 
 /// Finishes a response: applies what the query state and the configuration require of every answer.
 fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
-    if context.query_state.added == Ecs::OptAdded && !context.query_state.protocol.is_stream() {
-        // Our OPT record announced more bytes to the server than a client without EDNS can take. A
-        // response that cannot be truncated is passed on unchanged.
-        let _ = answer::fit(context.packet, 512);
-    }
     add_error(context);
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);

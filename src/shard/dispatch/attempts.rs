@@ -23,7 +23,7 @@ use crate::wire::{answer, edit, keepalive, transfer};
 
 /// Bytes of an answer that leaves as a datagram, at most: the size of the engines' buffers, and
 /// more than any EDNS size in use.
-const DATAGRAM_MAX: usize = 4_096;
+pub(crate) const DATAGRAM_MAX: usize = 4_096;
 /// Bytes of a query that came over a connection and may leave as a datagram first, at most: when
 /// its response is truncated, the query is repeated in the buffer of that. It is far below what a
 /// datagram can carry, too.
@@ -130,7 +130,11 @@ impl Dispatcher {
         let entry = pending.waiter.entry();
         let is_kept = self.queries.keep_query(entry, query, false);
         if !pending.came_by_connection() {
-            return self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
+            // That of a query which rules have changed was stored before.
+            if self.queries.limit(entry).is_none() {
+                self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
+            }
+            return;
         }
         let transfer = transfer::requested(query);
         if let Some(qtype) = transfer {
