@@ -480,3 +480,21 @@ fn a_transfer_with_a_message_dropped_by_a_rule_closes_its_connection() {
     assert_eq!(harness.shard().outstanding(), 0);
     harness.shard().check_invariants();
 }
+
+/// What a server sends in answer to AXFR is passed on, even if it is no zone.
+#[test]
+fn a_transfer_that_does_not_begin_with_its_soa_is_passed_on() {
+    let mut harness = harness(1, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    let address = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+    harness.deliver(route, &framed(&answer(&received, address, 1)));
+    assert_eq!(harness.got(stream).len(), 1);
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    assert_eq!(harness.got(stream).len(), 2);
+    harness.break_off(route, BackendCloseReason::Closed);
+    harness.pass(0);
+    assert_eq!(harness.ended[&stream], ClientCloseReason::Transfer);
+    harness.shard().check_invariants();
+}
