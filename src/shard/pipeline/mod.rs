@@ -437,7 +437,7 @@ impl Shard {
         self.dispatcher.queries.close(entry);
         if let Some(connection) = client.connection {
             let (limits, now) = (self.cx.client_limits(), self.cx.now);
-            self.connections.clients.conclude(connection, None, limits, now);
+            self.connections.clients.leave_unanswered(connection, limits, now);
         }
         self.cx.drop(reason)
     }
