@@ -501,6 +501,27 @@ fn a_query_to_a_slow_server_is_retried_at_a_second_one() {
     bench.shard.check_invariants();
 }
 
+/// A server's datagram that is longer than a buffer is as good as a truncated response.
+#[test]
+fn the_beginning_of_a_response_that_is_too_long_becomes_a_truncated_answer() {
+    let cases = [
+        (
+            "* QR RA wWw.ExAmPle/A A=192.0.2.7 A=192.0.2.8 OPT=4096 CUT=50",
+            Out::Deliver("1234 QR TC RD RA wWw.ExAmPle/A"),
+        ),
+        ("* QR www.example.org/A A=192.0.2.7 CUT=40", Out::Drop(DropReason::ResponseMismatch)),
+        ("* QR wWw.ExAmPle/A CUT=20", Out::Drop(DropReason::Oversized)),
+        ("* wWw.ExAmPle/A A=192.0.2.7", Out::Drop(DropReason::ResponseNotResponse)),
+    ];
+    for (response, want) in cases {
+        let mut bench = Bench::configured(PLAIN);
+        let (route, forwarded) = bench.forwarded("1234 RD wWw.ExAmPle/A OPT=65535");
+        let bytes = with_id_of(&forwarded, response);
+        let got = bench.packet(&bytes, |shard, packet| shard.on_cut_response(route, packet));
+        bench.check(response, got, want);
+    }
+}
+
 /// A retry must not hide that the first server never answers.
 #[test]
 fn a_frozen_server_is_detected_despite_retries() {

@@ -601,7 +601,7 @@ pub static SETTINGS: [Setting; 54] = [
         key: Key::Servfail,
         name: "servfail-when-no-server",
         lua: &[set("setServFailWhenNoServer")],
-        doc: "Answer SERVFAIL when a pool has no usable server, rather than drop the query.",
+        doc: "Answer SERVFAIL when a pool has no usable server or connections to all fail, rather than drop the query.",
         ..LIVE
     },
     Setting {

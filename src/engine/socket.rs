@@ -14,6 +14,10 @@ use crate::base::addr::Endpoint;
 use crate::engine::sys;
 use crate::model::{Backend, ClientAddress, Listener, SocketOptions, Steer};
 
+/// Milliseconds that bytes to a backend may stay unacknowledged: its connection's queries then move on
+/// within two seconds, after the kernel has repeated the bytes three times.
+const UNACKNOWLEDGED_MS_MAX: libc::c_int = 1_500;
+
 /// The shard that a listener's socket is for, and how many shards there are.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardPosition {
@@ -385,6 +389,14 @@ fn begin_client(backend: &Backend, client: Option<IpAddr>, fast_open: bool) -> i
     }
 }
 
+/// Lets the kernel end a backend connection whose bytes are not acknowledged: its path is broken, or
+/// its server has vanished. One that is slow to respond acknowledges them.
+pub fn limit_unacknowledged(connection: &Socket) {
+    // An old kernel's connection ends when its queries have timed out.
+    let _ =
+        sys::set_option(connection.as_fd(), libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX);
+}
+
 /// Starts a connection to a relay's target, or opens a connected UDP socket to it. `client` is the
 /// source address, where the target is to see it. With `fast_open` the caller writes at once, and
 /// the first bytes go with the connection's first packet where possible.
@@ -690,6 +702,19 @@ mod tests {
                 assert_eq!(from.to_string(), to);
             }
         }
+    }
+
+    #[test]
+    fn unacknowledged_bytes_end_a_connection_within_two_seconds() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let connection = Socket::from(
+            std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("open"),
+        );
+        limit_unacknowledged(&connection);
+        let mut value = [0; 4];
+        sys::bytes_of(connection.as_fd(), libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &mut value)
+            .expect("read");
+        assert_eq!(i32::from_ne_bytes(value), UNACKNOWLEDGED_MS_MAX);
     }
 
     #[test]

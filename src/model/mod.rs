@@ -258,7 +258,7 @@ pub struct BackendConnectionOptions {
     pub receive_timeout: TickDelta,
     /// Queries in flight on one connection, 1 or more (`maxInFlight`).
     pub in_flight: u16,
-    /// Attempts of a query when connections fail, this server included, 1 to 5 (`retries`).
+    /// Attempts of a query when connections fail, the first included, 1 to 5 (`retries`).
     pub tries: u8,
     /// Connect with TCP Fast Open (`tcpFastOpen`).
     pub fast_open: bool,

@@ -104,7 +104,7 @@ impl Action {
         match self {
             Self::Continue(inner) => inner.traits(),
             Self::Pool(pool, _) | Self::QpsPool(_, pool, _) => ActionTraits { pool: Some(pool), ..none },
-            Self::Delay(_) => ActionTraits { needs: ActionNeeds { delays: true, restarts: false }, ..none },
+            Self::Delay(_) => ActionTraits { needs: ActionNeeds { delays: true, ..ActionNeeds::NONE }, ..none },
             Self::Tee(tee, _) => ActionTraits { tee: Some(tee), ..none },
             Self::Log(target) => ActionTraits { log: Some(target), ..none },
             Self::Allow
@@ -160,13 +160,24 @@ pub struct ActionNeeds {
     pub delays: bool,
     /// It may restart a query, whose bytes must be kept for that.
     pub restarts: bool,
+    /// It may make a server's response longer than the client can take.
+    pub grows: bool,
+}
+
+impl ActionNeeds {
+    /// What an action needs that does none of these.
+    pub const NONE: Self = Self { delays: false, restarts: false, grows: false };
 }
 
 impl std::ops::BitOr for ActionNeeds {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self { delays: self.delays || other.delays, restarts: self.restarts || other.restarts }
+        Self {
+            delays: self.delays || other.delays,
+            restarts: self.restarts || other.restarts,
+            grows: self.grows || other.grows,
+        }
     }
 }
 
@@ -230,11 +241,15 @@ impl ResponseAction {
     #[must_use]
     pub fn traits(&self) -> ActionTraits<'_> {
         let none = ActionTraits::default();
-        let restarts = ActionNeeds { delays: false, restarts: true };
+        let restarts = ActionNeeds { restarts: true, ..ActionNeeds::NONE };
+        let grows = ActionNeeds { grows: true, ..ActionNeeds::NONE };
         match self {
-            Self::Delay(_) => ActionTraits { needs: ActionNeeds { delays: true, restarts: false }, ..none },
+            Self::Delay(_) => {
+                ActionTraits { needs: ActionNeeds { delays: true, ..ActionNeeds::NONE }, ..none }
+            }
             Self::Restart(pool, _) => ActionTraits { needs: restarts, pool: Some(pool), ..none },
-            Self::Lua(_) => ActionTraits { needs: restarts, ..none },
+            Self::Lua(_) => ActionTraits { needs: restarts | grows, ..none },
+            Self::SetEdnsOption(..) | Self::SetExtendedDnsError(_) => ActionTraits { needs: grows, ..none },
             Self::Log(target) => ActionTraits { log: Some(target), ..none },
             Self::Allow
             | Self::Drop
@@ -248,9 +263,7 @@ impl ResponseAction {
             | Self::ClearRecordTypes(_)
             | Self::SetSkipCache
             | Self::SetTag(..)
-            | Self::UnsetTag(_)
-            | Self::SetEdnsOption(..)
-            | Self::SetExtendedDnsError(_) => none,
+            | Self::UnsetTag(_) => none,
         }
     }
 }

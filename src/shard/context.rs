@@ -46,7 +46,8 @@ pub(crate) struct Needs {
     pub(crate) rules: bool,
     /// Responses are evaluated.
     pub(crate) responses: bool,
-    /// Lua rules of responses see the whole query state.
+    /// Rules of responses see the whole query state: those of Lua, and those that may make a
+    /// response longer than its client can take.
     pub(crate) states: bool,
     /// Rules after the query rules may read its tags.
     pub(crate) tags: bool,
@@ -81,9 +82,10 @@ impl Needs {
             rules: !chains.query.is_empty()
                 || !chains.self_answered.is_empty()
                 || subnets
+                || responses.grows
                 || snapshot.script.is_some(),
             responses: has_response_rules || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
-            states: snapshot.script.is_some() && has_response_rules,
+            states: has_response_rules && (snapshot.script.is_some() || responses.grows),
             tags: has_response_rules || !chains.timeout.is_empty(),
             queries: !chains.timeout.is_empty() || snapshot.globals.fixup_case || responses.restarts,
             proxy_headers: !snapshot.globals.proxy.peers.is_empty(),

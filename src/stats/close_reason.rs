@@ -43,6 +43,8 @@ reasons! {
         Evicted = "evicted",
         /// No descriptor was left for it, and no other connection was idle.
         Descriptors = "descriptors",
+        /// A query of it was dropped or got no answer, and it was idle then.
+        Unanswered = "unanswered",
         /// A zone transfer that its server did not complete, or that a rule dropped.
         Transfer = "transfer",
         /// A handshake that failed: not TLS, no common cipher or version, and the like.
@@ -63,7 +65,7 @@ impl ClientCloseReason {
     /// written, while the client may still be sending.
     #[must_use]
     pub const fn follows_answers(self) -> bool {
-        matches!(self, Self::Duration | Self::Queries | Self::Overload | Self::Closing)
+        matches!(self, Self::Duration | Self::Queries | Self::Overload | Self::Unanswered | Self::Closing)
     }
 }
 

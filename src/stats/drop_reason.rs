@@ -19,17 +19,19 @@ reasons! {
         QueryMalformed = "query-malformed",
         /// A query without a question, where the configuration drops them.
         QueryEmpty = "query-empty",
-        /// A datagram longer than 4096 bytes.
+        /// A datagram longer than 4096 bytes; a server's response is truncated if its question can be read.
         Oversized = "oversized",
         /// Dropped by a rule.
         Rule = "rule",
         /// A response dropped by a rule.
         ResponseRule = "response-rule",
+        /// A response that rules were to rewrite and that is malformed, or then exceeds its buffer.
+        ResponseNotEdited = "response-not-edited",
         /// An answer that exceeds its buffer, or a frame.
         AnswerTooLong = "answer-too-long",
         /// A query changed by rules, with the table of query states full.
         QueryTableFull = "query-state-full",
-        /// A query to be sent again that was too long to be kept, or is malformed.
+        /// A query to be sent again that was not kept, as too many long ones were, or is malformed.
         QueryNotKept = "query-not-kept",
         /// An answer to be delayed, with too many delayed already.
         DelayFull = "delay-full",

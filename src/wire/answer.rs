@@ -215,10 +215,26 @@ pub fn udp_limit(query: &[u8]) -> usize {
 }
 
 /// Truncates an answer that is longer than `limit` bytes ([`udp_limit`]) to TC=1 without records.
-/// False when that was needed and failed.
+/// Its OPT record stays: with all options if they fit, or else without the extended error, whose
+/// text may be long; padding stays then. If that is still too long, it loses all. False when that
+/// was needed and failed.
 #[must_use]
 pub fn fit(packet: &mut Packet<'_>, limit: usize) -> bool {
-    packet.len() <= limit || to_tc(packet)
+    packet.len() <= limit || shorten(packet, limit)
+}
+
+#[cold]
+fn shorten(packet: &mut Packet<'_>, limit: usize) -> bool {
+    if !to_tc(packet) {
+        return false;
+    }
+    if packet.len() > limit {
+        edns::remove_option(packet, code::EXTENDED_ERROR);
+    }
+    if packet.len() > limit {
+        edns::remove_options(packet);
+    }
+    true
 }
 
 /// Removes the records of a response with TC=1, except its OPT. False when it has TC=1 and cannot

@@ -185,6 +185,18 @@ pub fn remove_option(packet: &mut Packet<'_>, code: u16) -> bool {
     options(packet.bytes(), &opt).any(|option| option.0 == code) && rewrite(packet, &opt, code, &[]).is_some()
 }
 
+/// Removes all options; the OPT record stays. False when there is no
+/// such record.
+pub fn remove_options(packet: &mut Packet<'_>) -> bool {
+    let Some(opt) = locate(packet.bytes()) else { return false };
+    let from = opt.start + FIXED;
+    if !records::splice(packet, from..opt.end, &[], false) {
+        return false;
+    }
+    packet.bytes_mut()[from - 2..from].fill(0);
+    true
+}
+
 /// Removes the OPT record. False when there is none, or the message cannot be parsed; nothing was
 /// changed then.
 pub fn strip(packet: &mut Packet<'_>) -> bool {

@@ -4,17 +4,23 @@
 //! names are read through their pointers and written again, compressed where a sender may (RFC
 //! 3597, section 4) against the names written so far. Case is kept: only equal bytes are shared.
 
+use std::cell::Cell;
+
 use crate::base::packet::Packet;
 use crate::wire::header::Header;
 use crate::wire::query::Question;
 use crate::wire::records::{POINTER_MAX, Record, Walk, rtype};
 use crate::wire::{header, name, records};
 
-/// Longest message that can be rewritten, bytes: what a packet's buffer holds (4096 bytes and its
-/// tailroom), including trailing data.
-const SCRATCH: usize = 4608;
+/// Longest rewritten message, bytes, including trailing data: the longest in a frame.
+const MESSAGE_MAX: usize = u16::MAX as usize;
 /// Names remembered for compression; further ones are written uncompressed.
 const KNOWN_MAX: usize = 64;
+
+thread_local! {
+    /// The buffer for rewritten messages; allocated at a thread's first one.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Removes the records whose type is in `types` from all sections; the OPT always stays. False, and
 /// nothing changed, when a record cannot be parsed or the result does not fit.
@@ -35,20 +41,38 @@ fn keep(packet: &mut Packet<'_>, wanted: impl Fn(&Record) -> bool) -> bool {
         return walk.whole();
     }
     let end = walk.at();
-    let mut copy = Copy::new(None);
-    if copy.run(message, &wanted, end).is_none() {
-        return false;
-    }
-    packet.replace(&copy.out[..copy.len])
+    copied(packet, None, wanted, end)
+}
+
+/// Replaces the message by a copy with the wanted records and another name.
+fn copied(
+    packet: &mut Packet<'_>,
+    renamed: Option<(&[u8], &[u8])>,
+    wanted: impl Fn(&Record) -> bool,
+    end: usize,
+) -> bool {
+    let mut buffer = BUFFER.take();
+    buffer.resize(MESSAGE_MAX, 0);
+    let mut copy = Copy { renamed, out: &mut buffer, len: 0, known: [(0, 0); KNOWN_MAX], known_count: 0 };
+    let done = copy.run(packet.bytes(), wanted, end).is_some();
+    let len = copy.len;
+    let done = done && packet.replace(&buffer[..len]);
+    BUFFER.set(buffer);
+    done
 }
 
 /// Renames the question, and each record that its name owns, to `qname` (plain wire format). False,
-/// and nothing changed, when there is not exactly one question, a record cannot be parsed or the
-/// result does not fit.
+/// and nothing changed, when there is more than one question, or none but records, a record cannot
+/// be parsed or the result does not fit.
 #[must_use]
 pub fn rename(packet: &mut Packet<'_>, qname: &[u8]) -> bool {
     let message = packet.bytes();
-    let one = Header::parse(message).is_some_and(|head| head.qdcount() == 1);
+    let head = Header::parse(message);
+    if head.is_some_and(|head| head.qdcount() == 0 && head.ancount() == 0 && head.nscount() == 0) {
+        // It has no name: a refusal, for example.
+        return true;
+    }
+    let one = head.is_some_and(|head| head.qdcount() == 1);
     let (Some(question), Some(end)) = (Question::parse(message).filter(|_| one), records::end(message))
     else {
         return false;
@@ -56,29 +80,23 @@ pub fn rename(packet: &mut Packet<'_>, qname: &[u8]) -> bool {
     let mut old = [0; name::LEN_MAX];
     let length = question.qname.len();
     old[..length].copy_from_slice(question.qname);
-    let mut copy = Copy::new(Some((&old[..length], qname)));
-    if copy.run(message, |_| true, end).is_none() {
-        return false;
-    }
-    packet.replace(&copy.out[..copy.len])
+    copied(packet, Some((&old[..length], qname)), |_| true, end)
 }
 
 /// The message that is being written.
-struct Copy<'n> {
+struct Copy<'n, 'o> {
     /// The question's name, and its replacement.
     renamed: Option<(&'n [u8], &'n [u8])>,
-    out: [u8; SCRATCH],
+    out: &'o mut [u8],
     len: usize,
-    /// Offsets of labels in `out` that a pointer may refer to.
-    known: [u16; KNOWN_MAX],
+    /// Offsets of labels in `out` that a pointer may refer to, and the length of the name that
+    /// begins there: only names of that length are compared, which bounds the work for a hostile
+    /// message.
+    known: [(u16, u8); KNOWN_MAX],
     known_count: usize,
 }
 
-impl<'n> Copy<'n> {
-    const fn new(renamed: Option<(&'n [u8], &'n [u8])>) -> Self {
-        Self { renamed, out: [0; SCRATCH], len: 0, known: [0; KNOWN_MAX], known_count: 0 }
-    }
-
+impl Copy<'_, '_> {
     fn run(&mut self, message: &[u8], wanted: impl Fn(&Record) -> bool, end: usize) -> Option<()> {
         let mut walk = Walk::of(message);
         match self.renamed {
@@ -90,8 +108,10 @@ impl<'n> Copy<'n> {
             // Header and questions keep their offsets, so pointers among them stay valid.
             None => self.push(message.get(..walk.at())?)?,
         }
-        if walk.at() > header::LEN && name::end_plain(&self.out[..self.len], header::LEN).is_some() {
-            self.learn(header::LEN);
+        if walk.at() > header::LEN
+            && let Some(end) = name::end_plain(&self.out[..self.len], header::LEN)
+        {
+            self.learn(header::LEN, end - header::LEN);
         }
         let mut counts = [0_u16; 3];
         while let Some(record) = walk.next(message) {
@@ -140,7 +160,7 @@ impl<'n> Copy<'n> {
         while let Some(&label @ 1..) = rest.first() {
             if compressed && let Some(known) = self.find(rest) {
                 self.push(&(0xc000 | known).to_be_bytes())?;
-                self.learn(written_at);
+                self.learn(written_at, plain.len());
                 return Some(());
             }
             let (label, behind) = rest.split_at_checked(1 + usize::from(label))?;
@@ -148,25 +168,28 @@ impl<'n> Copy<'n> {
             rest = behind;
         }
         self.push(&[0])?;
-        self.learn(written_at);
+        self.learn(written_at, plain.len());
         Some(())
     }
 
     fn find(&self, plain: &[u8]) -> Option<u16> {
         let known = self.known.get(..self.known_count)?;
-        known.iter().copied().find(|k| name::is_at(&self.out[..self.len], usize::from(*k), plain))
+        let same_length = known.iter().filter(|(_, len)| usize::from(*len) == plain.len());
+        same_length.map(|(at, _)| *at).find(|at| name::is_at(&self.out[..self.len], usize::from(*at), plain))
     }
 
-    /// Remembers the labels of the name at `at` in `out`, up to its pointer.
-    fn learn(&mut self, mut at: usize) {
+    /// Remembers the labels of the name at `at` in `out`, up to its pointer; `len`: of the whole
+    /// name, without pointers.
+    fn learn(&mut self, mut at: usize, mut len: usize) {
         while let Some(&label @ 1..=63) = self.out.get(at) {
-            let Ok(place) = u16::try_from(at) else { return };
+            let (Ok(place), Ok(length)) = (u16::try_from(at), u8::try_from(len)) else { return };
             if at > POINTER_MAX || self.known_count == KNOWN_MAX {
                 return;
             }
-            self.known[self.known_count] = place;
+            self.known[self.known_count] = (place, length);
             self.known_count += 1;
             at += 1 + usize::from(label);
+            len = len.saturating_sub(1 + usize::from(label));
         }
     }
 
@@ -242,6 +265,26 @@ mod tests {
     }
 
     #[test]
+    fn a_message_of_any_length_is_rewritten() {
+        for count in [100_u16, 1_000, 4_000] {
+            let mut whole = response([0, 0, 0], b"\xc0\x0c\0\x1c\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01");
+            whole[6..8].copy_from_slice(&(count + 1).to_be_bytes());
+            for _ in 0..count {
+                whole.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01");
+            }
+            let (after, done) = edited(&whole, 0, |p| clear_types(p, |t| t == 28));
+            assert!(done && after.len() == whole.len() - 16, "{count} records");
+            let (after, done) = edited(&whole, 0, |p| rename(p, b"\x01n\0"));
+            assert!(
+                done && after.len() == whole.len() - 7 && after[12..15] == *b"\x01n\0",
+                "{count} records"
+            );
+            let (after, done) = edited(&whole, 0, |p| clear_types(p, |t| t == 1));
+            assert!(done && after.len() == 42, "{count} records");
+        }
+    }
+
+    #[test]
     fn an_edit_that_does_not_fit_changes_nothing() {
         // Each service's target is compressed, which a sender may not do: uncompressed, they grow.
         let mut records = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01".to_vec();
@@ -249,7 +292,7 @@ mod tests {
             records.extend(b"\xc0\x0c\0\x21\0\x01\0\0\0\x3c\0\x08\0\0\0\0\0\0\xc0\x0c");
         }
         let whole = response([201, 0, 0], &records);
-        assert_eq!(edited(&whole, 4096, |p| clear_types(p, |t| t == 1)), (whole.clone(), false));
+        assert_eq!(edited(&whole, 1000, |p| clear_types(p, |t| t == 1)), (whole.clone(), false));
         let (after, done) =
             edited(&response([21, 0, 0], &records[..16 + 20 * 20]), 200, |p| clear_types(p, |t| t == 1));
         assert!(done && read(&after).is_some_and(|now| now.records.len() == 20));

@@ -480,3 +480,55 @@ fn a_transfer_with_a_message_dropped_by_a_rule_closes_its_connection() {
     assert_eq!(harness.shard().outstanding(), 0);
     harness.shard().check_invariants();
 }
+
+/// A new connection that is closed without an answer: the query is sent as often as `retries` says,
+/// if need be to the same server.
+#[test]
+fn a_query_whose_only_server_closes_new_connections_has_its_tries() {
+    for (tries, servfail) in [(1, false), (3, false), (5, true)] {
+        let mut config = TestConfig::new(1);
+        config.globals.servfail_when_no_server = servfail;
+        config.backends[0].as_mut().expect("one").connections.tries = tries;
+        let mut harness = Harness::new(&config, 24);
+        let stream = harness.connect(CLIENT).expect("taken");
+        harness.ask(stream, 7, 7);
+        for attempt in 0..tries {
+            let (route, _) =
+                harness.received().into_iter().next().unwrap_or_else(|| panic!("no attempt {attempt}"));
+            harness.break_off(route, BackendCloseReason::Closed);
+        }
+        assert!(harness.connections.is_empty(), "no further attempt");
+        assert_eq!(retries(&harness), u64::from(tries) - 1);
+        harness.pass(0);
+        let got = harness.got(stream);
+        if servfail {
+            let [answer] = &got[..] else { panic!("one answer, not {got:?}") };
+            assert_eq!((&answer[..2], answer[2] >> 7, answer[3] & 15), (&[0, 7][..], 1, 2));
+        } else {
+            assert!(got.is_empty());
+            for _ in 0..100 {
+                harness.pass(10);
+            }
+            assert_eq!(harness.ended.get(&stream), Some(&ClientCloseReason::Unanswered), "{tries} tries");
+        }
+        harness.shard().check_invariants();
+    }
+}
+
+/// What a server sends in answer to AXFR is passed on, even if it is no zone.
+#[test]
+fn a_transfer_that_does_not_begin_with_its_soa_is_passed_on() {
+    let mut harness = harness(1, |_| {});
+    let stream = harness.connect(CLIENT).expect("taken");
+    harness.send(stream, &framed(&query(3, 3, AXFR)));
+    let (route, received) = take_received(&mut harness).remove(0);
+    let address = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01";
+    harness.deliver(route, &framed(&answer(&received, address, 1)));
+    assert_eq!(harness.got(stream).len(), 1);
+    harness.deliver(route, &framed(&answer(&received, &soa(), 1)));
+    assert_eq!(harness.got(stream).len(), 2);
+    harness.break_off(route, BackendCloseReason::Closed);
+    harness.pass(0);
+    assert_eq!(harness.ended[&stream], ClientCloseReason::Transfer);
+    harness.shard().check_invariants();
+}

@@ -183,9 +183,12 @@ fn spoof_svc_action_adds_hints_as_additional_records_all_a_first() {
 #[test]
 fn messages_of_4096_bytes_go_both_ways() {
     let config = "addAction(AllRule(), SetTagAction('a', 'b')) addResponseAction(AllRule(), SetMaxTTLResponseAction(5))";
-    let tail = "ab".repeat(4096 - 19);
+    let (long, longest) = ("ab".repeat(4096 - 30), "ab".repeat(4096 - 19));
     let transcript = format!(
-        "q 1 a/A TAIL={tail}\n > 1 * a/A TAIL={tail}\n a * QR a/A TAIL={tail}\n < 0001 QR a/A TAIL={tail}"
+        "q 1 a/A OPT=4096 TAIL={long}
+         > 1 * a/A OPT=4096 TAIL={long}
+         a * QR a/A TAIL={longest}
+         < 0001 QR a/A TAIL={longest}"
     );
     play(config, &transcript);
 }

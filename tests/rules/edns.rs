@@ -1,6 +1,6 @@
 //! Tests EDNS in both directions: client subnets, options and Extended DNS Errors.
 
-use crate::bench::{Row, play_all};
+use crate::bench::{Bench, Row, play_all};
 
 /// The server of the second pool requests the client subnet.
 const ECS: &str = r#"newServer{address="127.0.1.3", pool="three", useClientSubnet=true}
@@ -214,4 +214,66 @@ const OPTIONS: &[Row] = &[
 #[test]
 fn options_and_errors() {
     play_all(OPTIONS);
+}
+
+/// Whatever has made a server's response longer: its client gets TC=1 if it cannot take it.
+#[test]
+fn an_edited_answer_fits_what_its_client_can_take() {
+    let (text, hex) = ("x".repeat(200), "78".repeat(200));
+    let record = format!("RR=1,@,TXT,60,{}", "00".repeat(400));
+    for config in [
+        format!("addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, '{text}'))"),
+        format!("addResponseAction(AllRule(), SetEDNSOptionResponseAction(15, '\\0\\15{text}'))"),
+        format!("addAction(AllRule(), SetExtendedDNSErrorAction(15, '{text}'))"),
+    ] {
+        let mut bench = Bench::new(&format!("newServer('127.0.1.1') {config}"));
+        for (size, cut) in [(512, true), (651, true), (660, false), (1232, false), (4096, false)] {
+            let (flag, data) = if cut { ("TC", "") } else { ("", record.as_str()) };
+            bench.play(
+                &format!("{size} bytes: {config}"),
+                &format!(
+                    "q 1 a/TXT OPT={size}
+                     > 1 * a/TXT OPT={size}
+                     a * QR a/TXT {record} OPT=1232,12:0000
+                     < 0001 QR {flag} a/TXT {data} OPT=1232,12:0000,15:000f{hex}"
+                ),
+            );
+        }
+    }
+}
+
+/// A text that does not even fit an answer without records goes; padding stays while it fits.
+#[test]
+fn an_error_whose_text_is_too_long_is_left_out() {
+    let config = format!(
+        "newServer('127.0.1.1') addResponseAction(AllRule(), SetExtendedDNSErrorResponseAction(15, '{}'))",
+        "x".repeat(200)
+    );
+    for (padding, stays) in [(300, true), (490, false)] {
+        let padding = format!("12:{}", "00".repeat(padding));
+        let options = if stays { format!(",{padding}") } else { String::new() };
+        let transcript = format!(
+            "q 1 a/A OPT=512
+             > 1 * a/A OPT=512
+             a * QR a/A A=192.0.2.1 OPT=1232,{padding}
+             < 0001 QR TC a/A OPT=1232{options}"
+        );
+        Bench::new(&config).play(&padding, &transcript);
+    }
+}
+
+/// Our own record offered a server more than a client without one can take.
+#[test]
+fn an_answer_for_a_client_without_edns_fits_512_bytes() {
+    let record = format!("RR=1,@,TXT,60,{}", "00".repeat(500));
+    Bench::new(&format!("{ECS} addAction(AllRule(), PoolAction('three'))")).play(
+        "without EDNS",
+        &format!(
+            "from 192.0.2.77:1
+             q 1 a/TXT
+             > 3 * a/TXT OPT=1232,8:00011800c00002
+             a * QR a/TXT {record} OPT=1232
+             < 0001 QR TC a/TXT"
+        ),
+    );
 }

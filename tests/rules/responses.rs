@@ -256,6 +256,30 @@ const ROWS: &[Row] = &[
          < 0001 QR NXDOMAIN",
     ),
     (
+        "ClearRecordTypesResponseAction: what cannot be rewritten is dropped",
+        "addResponseAction(AllRule(), ClearRecordTypesResponseAction(DNSQType.AAAA))",
+        "q 1 a/A
+         > 1 * a/A
+         a * QR a/A A=192.0.2.1 AAAA=::1 CUT=50
+         ! response-not-edited",
+    ),
+    (
+        "changeName: an answer whose name cannot be restored is dropped",
+        "addAction(AllRule(), LuaAction(function(dq) dq:changeName(newDNSName('inside')) return DNSAction.None end))",
+        "q 1 a/A
+         > 1 * inside/A
+         a * QR inside/A A=192.0.2.1
+         < 0001 QR a/A A=192.0.2.1
+         q 1 a/A
+         > 1 * inside/A
+         a * QR REFUSED
+         < 0001 QR REFUSED
+         q 1 a/A
+         > 1 * inside/A
+         a * QR inside/A A=192.0.2.1 CUT=36
+         ! response-not-edited",
+    ),
+    (
         "invalid answers are dropped with rules, too",
         "addResponseAction(AllRule(), TCResponseAction())",
         "q 1 a/A

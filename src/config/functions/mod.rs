@@ -455,7 +455,7 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
     entry(
         "retries",
         "5",
-        "Servers to try when connections fail, including this one, 1 to 5; 0 means 1, more mean 5.",
+        "Attempts when connections fail, at other servers first, 1 to 5; 0 means 1, more mean 5.",
     ),
     entry(
         "maxInFlight",

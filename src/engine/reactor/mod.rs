@@ -444,16 +444,18 @@ impl Engine {
         }
         let Ok(count) = received else { return 0 };
         for at in self.received..self.received + count {
-            if self.responses.was_cut(at) {
-                self.shard.drop(DropReason::Oversized);
-                continue;
-            }
             if server.is_some() && self.responses.peer(at) != server {
                 self.shard.drop(DropReason::ResponseForeign);
                 continue;
             }
+            let was_cut = self.responses.was_cut(at);
             let mut packet = self.responses.packet(at);
-            match self.shard.on_response(route, &mut packet) {
+            let verdict = if was_cut {
+                self.shard.on_cut_response(route, &mut packet)
+            } else {
+                self.shard.on_response(route, &mut packet)
+            };
+            match verdict {
                 Verdict::Deliver(to) | Verdict::Answer(to) => {
                     let from = self.locals.local(to.local);
                     let (start, len) = (packet.start(), packet.len());

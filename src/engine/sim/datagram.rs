@@ -109,12 +109,15 @@ impl Node {
             // The socket is closed.
             return None;
         }
-        if bytes.len() > MESSAGE_MAX {
-            self.shard.drop(DropReason::Oversized);
-            return None;
-        }
+        let was_cut = bytes.len() > MESSAGE_MAX;
+        bytes.truncate(MESSAGE_MAX);
         let mut packet = roomy(&mut bytes);
-        match self.shard.on_response(port.route, &mut packet) {
+        let verdict = if was_cut {
+            self.shard.on_cut_response(port.route, &mut packet)
+        } else {
+            self.shard.on_response(port.route, &mut packet)
+        };
+        match verdict {
             Verdict::Answer(to) | Verdict::Deliver(to) => network.deliver(to, packet.bytes()),
             Verdict::Forward(route) => return Some((route, packet.bytes().to_vec())),
             Verdict::Drop(_) | Verdict::Hold => {}

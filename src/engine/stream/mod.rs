@@ -380,7 +380,12 @@ impl Connections {
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
         if serve && transport.is_connecting() {
             if let Err(e) = transport.connected() {
-                return self.drop_backend(route, Some(failure(&e)), shard, out);
+                return self.drop_backend(
+                    route,
+                    Some(failure(&e, BackendCloseReason::ConnectTimeout)),
+                    shard,
+                    out,
+                );
             }
             // With TCP Fast Open the first bytes make the connection.
             let begins = transport.is_early() && !shard.backend_output(route).is_empty();
@@ -419,7 +424,14 @@ impl Connections {
                     return self.drop_backend(route, Some(why), shard, out);
                 }
                 Err(e) if is_transient(&e) => {}
-                Err(e) => return self.drop_backend(route, Some(failure(&e)), shard, out),
+                Err(e) => {
+                    return self.drop_backend(
+                        route,
+                        Some(failure(&e, BackendCloseReason::Silent)),
+                        shard,
+                        out,
+                    );
+                }
             }
         }
         if serve {
@@ -449,7 +461,9 @@ impl Connections {
         let full = match sent {
             Ok(_) => false,
             Err(e) if is_transient(&e) => true,
-            Err(e) => return self.drop_backend(route, Some(failure(&e)), shard, out),
+            Err(e) => {
+                return self.drop_backend(route, Some(failure(&e, BackendCloseReason::Silent)), shard, out);
+            }
         };
         // Early data may only be continued once the backend has answered.
         let writing = full || transport.is_early();
@@ -585,12 +599,12 @@ fn is_local_failure(e: &io::Error) -> bool {
 
 // The standard library's kinds grow; an unknown one is treated like the rest.
 #[allow(clippy::wildcard_enum_match_arm)]
-fn failure(e: &io::Error) -> BackendCloseReason {
+fn failure(e: &io::Error, timed_out: BackendCloseReason) -> BackendCloseReason {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
     if [ConnectionRefused, HostUnreachable, NetworkUnreachable].contains(&e.kind()) {
         BackendCloseReason::Refused
     } else if e.kind() == TimedOut {
-        BackendCloseReason::ConnectTimeout
+        timed_out
     } else {
         BackendCloseReason::Broken
     }

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::Socket;
 
+use crate::engine::socket;
 use crate::tls::{Failure, Session, TlsFacts};
 
 /// One end of a connection.
@@ -176,6 +177,9 @@ impl Transport {
         self.connecting = false;
         self.socket.take_error()?.map_or(Ok(()), Err)?;
         self.early = !self.has_peer();
+        if !self.early {
+            socket::limit_unacknowledged(&self.socket);
+        }
         Ok(())
     }
 
@@ -189,6 +193,9 @@ impl Transport {
     pub(crate) fn is_answered(&mut self) -> bool {
         let answered = self.early && self.has_peer();
         self.early &= !answered;
+        if answered {
+            socket::limit_unacknowledged(&self.socket);
+        }
         answered
     }
 

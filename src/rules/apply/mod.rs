@@ -184,8 +184,8 @@ pub(crate) fn response(
     had_state: bool,
     can_restart: bool,
 ) -> ResponseDecision {
-    if had_state {
-        restore(context);
+    if had_state && !restore(context) {
+        return ResponseDecision::Drop(DropReason::ResponseNotEdited);
     }
     let decision = match walk_response(&env.chains.response, context, env, effects) {
         ResponseDecision::Restart(_) if !can_restart => ResponseDecision::Deliver,
@@ -199,12 +199,16 @@ pub(crate) fn response(
     decision
 }
 
-/// Walks the rules of a message of a zone transfer.
+/// Walks the rules of a message of a zone transfer. `had_state`: the query has a query state.
 pub(crate) fn transfer(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
+    had_state: bool,
 ) -> ResponseDecision {
+    if had_state && !restore(context) {
+        return ResponseDecision::Drop(DropReason::ResponseNotEdited);
+    }
     walk_response(&env.chains.xfr, context, env, effects)
 }
 
@@ -270,32 +274,29 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
 }
 
 /// Restores the client's view of a message before response rules or a self-generated answer: the
-/// client's own flags and question, without what was added for the server.
-fn restore(context: &mut EvaluationContext<'_, '_>) {
+/// client's own flags and question, without what was added for the server. Returns false when the
+/// question cannot be restored: its name is not the client's.
+fn restore(context: &mut EvaluationContext<'_, '_>) -> bool {
     let flags = context.query_state.flags;
     query_state::set_flags(context.packet.bytes_mut(), flags);
     if context.query_state.added == Ecs::Left && context.query_state.original.is_empty() {
-        return;
+        return true;
     }
     // A malformed response is passed on unchanged.
     let _ = ecs::undo(context.packet, context.query_state.added);
+    let mut restored = true;
     // A type and a class follow the name.
     if let Some(qname) =
         context.query_state.original.len().checked_sub(4).map(|end| &context.query_state.original[..end])
     {
-        // A malformed response is passed on unchanged; the client retries.
-        let _ = rebuild::rename(context.packet, qname);
+        restored = rebuild::rename(context.packet, qname);
     }
     context.reread();
+    restored
 }
 
 /// Finishes a response: applies what the query state and the configuration require of every answer.
 fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
-    if context.query_state.added == Ecs::OptAdded && !context.query_state.protocol.is_stream() {
-        // Our OPT record announced more bytes to the server than a client without EDNS can take. A
-        // response that cannot be truncated is passed on unchanged.
-        let _ = answer::fit(context.packet, 512);
-    }
     add_error(context);
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);

@@ -56,8 +56,10 @@ pub(super) fn respond(
             Step::Next
         }
         ResponseAction::ClearRecordTypes(types) => {
-            // A malformed response is passed on unchanged.
-            let _ = rebuild::clear_types(context.packet, |rtype| types.contains(&rtype));
+            if !rebuild::clear_types(context.packet, |rtype| types.contains(&rtype)) {
+                // The client must not get what was to be removed.
+                return Step::Done(ResponseDecision::Drop(DropReason::ResponseNotEdited));
+            }
             context.reread();
             Step::Changed
         }

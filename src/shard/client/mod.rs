@@ -106,6 +106,8 @@ struct ClientConnection {
     /// Its listener is closed: until this time it may bring the query that it was opened for, and
     /// no other.
     last_query_by: Option<Tick>,
+    /// Since when it has had no answer to a query that was dropped.
+    unanswered_since: Option<Tick>,
 }
 
 /// All client connections of a shard.
@@ -222,6 +224,7 @@ impl ClientConnections {
             output: Outbound::new(),
             waiting_backends: Vec::new(),
             last_query_by: None,
+            unanswered_since: None,
         });
         self.open += 1;
         self.idle.put(slot.index(), 0, Class::New);
@@ -349,6 +352,20 @@ impl ClientConnections {
             self.write(slot, bytes, now);
         }
         self.review(slot, now);
+    }
+
+    /// A query has ended without an answer: its client would wait for that as long as the connection
+    /// is open, which is soon closed unless it is used for others.
+    pub(crate) fn leave_unanswered(
+        &mut self,
+        slot: ConnectionSlot,
+        limits: &ClientConnectionLimits,
+        now: Tick,
+    ) {
+        if let Some(connection) = self.connection_mut(slot) {
+            connection.unanswered_since = Some(now);
+        }
+        self.conclude(slot, None, limits, now);
     }
 
     /// Writes an answer; alone, one that is not the query's last: a part of a transfer. The

@@ -13,6 +13,10 @@ use crate::stats::descriptors::Use;
 /// In overload, timeouts are divided by this.
 const OVERLOAD_HASTE: u64 = 10;
 
+/// A connection that has had no answer to a query is closed after this time, when it is idle: queries
+/// may be on their way.
+const UNANSWERED_SPAN: TickDelta = TickDelta::from_ms(200);
+
 /// What happens to a connection that has timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
@@ -107,6 +111,9 @@ impl ClientConnection {
         }
         if self.in_flight > 0 || self.blocked.is_some() {
             return None;
+        }
+        if self.unanswered_since.is_some_and(|since| now.since(since) >= UNANSWERED_SPAN) {
+            return Some(Due::Finish(ClientCloseReason::Unanswered));
         }
         let why = if overload { ClientCloseReason::Overload } else { ClientCloseReason::Idle };
         hastily(self.active, limits.receive_timeout).then_some(Due::End(why))

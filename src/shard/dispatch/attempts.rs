@@ -11,7 +11,7 @@ use crate::shard::Connections;
 use crate::shard::backend::Need;
 use crate::shard::context::Context;
 use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Queue, Terms, Waiter};
-use crate::shard::dispatch::query_table::EntryId;
+use crate::shard::dispatch::query_table::{EntryId, FAILED_MAX};
 use crate::shard::dispatch::{Attached, Dispatcher, RETRY_TOKENS_MAX};
 use crate::shard::scratch::Scratch;
 use crate::stats::drop_reason::DropReason;
@@ -23,7 +23,7 @@ use crate::wire::{answer, edit, keepalive, transfer};
 
 /// Bytes of an answer that leaves as a datagram, at most: the size of the engines' buffers, and
 /// more than any EDNS size in use.
-const DATAGRAM_MAX: usize = 4_096;
+pub(crate) const DATAGRAM_MAX: usize = 4_096;
 /// Bytes of a query that came over a connection and may leave as a datagram first, at most: when
 /// its response is truncated, the query is repeated in the buffer of that. It is far below what a
 /// datagram can carry, too.
@@ -47,6 +47,9 @@ pub(crate) enum AttemptEnd {
     Failed,
     /// Its server has closed a connection that had worked: a new one is opened.
     Closed,
+    /// Its server has closed a connection on which it had not answered: another one is queried, or
+    /// the same one by a new connection if there is no other.
+    Unanswered,
     /// Its server was silent on a connection, which may be the connection's fault: another server is
     /// queried, or the same one by a new connection if there is no other.
     Silent,
@@ -138,9 +141,13 @@ impl Dispatcher {
     /// Keeps what is needed to send a query again over a connection, or when its connection ends.
     fn prepare_for_connection(&mut self, pending: &PendingQuery, query: &[u8]) {
         let entry = pending.waiter.entry();
-        let is_kept = self.queries.keep_long(entry, query);
+        let is_kept = self.queries.keep_query(entry, query, false);
         if !pending.came_by_connection() {
-            return self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
+            // That of a query which rules have changed was stored before.
+            if self.queries.limit(entry).is_none() {
+                self.queries.set_limit(entry, answer::udp_limit(query).min(DATAGRAM_MAX));
+            }
+            return;
         }
         let transfer = transfer::requested(query);
         if let Some(qtype) = transfer {
@@ -283,6 +290,14 @@ impl Dispatcher {
                     sent => sent,
                 }
             }
+            AttemptEnd::Unanswered => {
+                match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
+                    Err(DropReason::OutstandingFull) if self.has_tries_left(entry, backend) => {
+                        self.send(cx, connections, backend, kind, pending, to)
+                    }
+                    sent => sent,
+                }
+            }
             AttemptEnd::Failed | AttemptEnd::Closed | AttemptEnd::Silent => {
                 self.send_elsewhere(cx, connections, backend, kind, pending, to)
             }
@@ -343,12 +358,11 @@ impl Dispatcher {
     ) -> Result<Sent, DropReason> {
         let entry = pending.waiter.entry();
         self.queries.failed_by(entry, from);
-        let most = usize::from(self.attached(from).map_or(1, |a| a.tries));
         loop {
-            let failed = self.queries.failed(entry);
-            if failed.as_slice().len() >= most {
+            if !self.has_tries_left(entry, from) {
                 return Err(DropReason::OutstandingFull);
             }
+            let failed = self.queries.failed(entry);
             let next = self.select_next(cx, connections, from, failed.as_slice(), pending, packet.bytes());
             let next = next.ok_or(DropReason::OutstandingFull)?;
             match self.send(cx, connections, next, kind, pending, packet) {
@@ -356,6 +370,12 @@ impl Dispatcher {
                 sent => return sent,
             }
         }
+    }
+
+    /// Returns whether the query may have another attempt, by the setting of this server.
+    fn has_tries_left(&self, entry: Option<EntryId>, server: BackendSlot) -> bool {
+        let most = usize::from(self.attached(server).map_or(1, |a| a.tries)).min(FAILED_MAX);
+        self.queries.failed(entry).as_slice().len() < most
     }
 
     /// Selects the server of a further attempt, none of `excluded`, by the policy of the pool (a

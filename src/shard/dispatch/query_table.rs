@@ -17,12 +17,11 @@ use crate::rules::query_state::{ProxiedAddresses, ProxyValues, QueryState};
 use crate::shard::dispatch::key::Key;
 use crate::wire::transfer::Transfer;
 
-/// Bytes of a query that is kept for further attempts. Queries are nearly always shorter (a
-/// question and an OPT with client subnet, cookie and padding to 468 fit); a longer one is not
-/// kept, and has one attempt.
-pub const QUERY_BYTES_MAX: usize = 512;
-/// Bytes of long queries that are kept for further attempts, in all: those that came over
-/// connections.
+/// Bytes of a query whose memory an entry keeps for the next one. Queries are nearly always shorter:
+/// a question and an OPT with client subnet, cookie and padding to 468 fit.
+const QUERY_BYTES_SHORT: usize = 512;
+/// Bytes of longer queries that are kept for further attempts, in all: the next one is not kept, and
+/// has one attempt.
 const LONG_BYTES_MAX: usize = 32 << 20;
 /// Servers that may fail a query before it is given up.
 pub const FAILED_MAX: usize = 5;
@@ -157,27 +156,13 @@ impl QueryTable {
         self.entry_mut(id)?.state.take()
     }
 
-    /// Keeps the query for further attempts; returns false when it is too long. `retry`: a second
-    /// server is queried when the first one is slow.
+    /// Keeps the query for further attempts; `retry`: a second server is queried when the first one
+    /// is slow. Returns false when there is no memory for another long one.
     pub fn keep_query(&mut self, id: Option<EntryId>, query: &[u8], retry: bool) -> bool {
-        let Some(entry) = self.entry_mut(id) else { return false };
-        let fits = query.len() <= QUERY_BYTES_MAX;
-        if fits {
-            entry.query.extend_from_slice(query);
-            entry.retry = retry;
-        }
-        fits
-    }
-
-    /// Keeps a query that came over a connection or uses one, of any length while there is memory
-    /// for long ones. Returns false when it is not kept.
-    pub fn keep_long(&mut self, id: Option<EntryId>, query: &[u8]) -> bool {
-        if query.len() <= QUERY_BYTES_MAX {
-            return self.keep_query(id, query, false);
-        }
-        let long = self.long + query.len();
+        let long = self.long + long_bytes(query.len());
         let Some(entry) = self.entry_mut(id).filter(|_| long <= LONG_BYTES_MAX) else { return false };
         entry.query.extend_from_slice(query);
+        entry.retry = retry;
         self.long = long;
         true
     }
@@ -251,12 +236,11 @@ impl QueryTable {
 
     /// Replaces the kept query by its current bytes, if one was kept.
     pub fn keep_again(&mut self, id: Option<EntryId>, query: &[u8]) {
-        let long = |len: usize| if len > QUERY_BYTES_MAX { len } else { 0 };
         let Some(entry) = self.entry_mut(id).filter(|e| !e.query.is_empty()) else { return };
         let before = entry.query.len();
         entry.query.clear();
         entry.query.extend_from_slice(query);
-        self.long = self.long.saturating_sub(long(before)) + long(query.len());
+        self.long = self.long.saturating_sub(long_bytes(before)) + long_bytes(query.len());
     }
 
     /// Returns the original addresses of the query, if it came with a PROXY header.
@@ -335,7 +319,7 @@ impl QueryTable {
         entry.generation = entry.generation.wrapping_add(1);
         let state = entry.state.take();
         let long = entry.query.len();
-        if long > QUERY_BYTES_MAX {
+        if long > QUERY_BYTES_SHORT {
             entry.query = Vec::new();
             self.long = self.long.saturating_sub(long);
         }
@@ -348,6 +332,11 @@ impl QueryTable {
     pub fn open_count(&self) -> usize {
         self.entries.len() - self.free.len()
     }
+}
+
+/// Returns how much a query of this length counts as a long one.
+const fn long_bytes(len: usize) -> usize {
+    if len > QUERY_BYTES_SHORT { len } else { 0 }
 }
 
 #[cfg(test)]
@@ -414,14 +403,33 @@ mod tests {
     }
 
     #[test]
-    fn short_query_is_kept_and_retried_once() {
+    fn a_query_of_any_length_is_kept_and_retried_once() {
         let mut table = QueryTable::default();
+        for len in [40, QUERY_BYTES_SHORT + 1, 4_096] {
+            let id = table.open();
+            assert!(table.keep_query(id, &vec![7; len], true));
+            assert_eq!(table.query(id).map(<[u8]>::len), Some(len));
+            assert!(table.take_retry(id) && !table.take_retry(id));
+            table.close(id);
+            assert_eq!(table.long, 0);
+        }
+    }
+
+    #[test]
+    fn memory_of_long_queries_is_bounded() {
+        let mut table = QueryTable::default();
+        let long = vec![7; 65_535];
+        let kept = (0..1_000)
+            .filter(|_| {
+                let id = table.open();
+                table.keep_query(id, &long, true)
+            })
+            .count();
+        assert_eq!(kept, LONG_BYTES_MAX / 65_535);
         let id = table.open();
-        assert!(!table.keep_query(id, &[0; QUERY_BYTES_MAX + 1], true));
+        assert!(!table.keep_query(id, &[7; QUERY_BYTES_SHORT + 1], true));
         assert!(table.query(id).is_none() && !table.take_retry(id));
-        assert!(table.keep_query(id, &[7; 40], true));
-        assert_eq!(table.query(id).map(<[u8]>::len), Some(40));
-        assert!(table.take_retry(id) && !table.take_retry(id));
+        assert!(table.keep_query(id, &[7; QUERY_BYTES_SHORT], true), "short ones are not counted");
     }
 
     #[test]

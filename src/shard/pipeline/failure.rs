@@ -13,7 +13,9 @@ use crate::shard::verdict::Verdict;
 use crate::stats::close_reason::{BackendCloseReason, ClientCloseReason};
 use crate::stats::drop_reason::DropReason;
 
-use crate::shard::pipeline::{Ending, Out, Outcome, emit};
+use crate::wire::edit;
+
+use crate::shard::pipeline::{Ending, Out, Outcome, Query, emit};
 
 /// Other servers to which a query is offered that the kernel refuses to send.
 const RESENDS_MAX: usize = 4;
@@ -153,13 +155,7 @@ impl Shard {
             ResponseDecision::Restart(pool) => self.restart(&mut query, key.route.backend, pool, &mut packet),
             ResponseDecision::Deliver | ResponseDecision::Drop(_) => Outcome::Dropped(DropReason::Timeout),
         };
-        let ending = Ending { state: query.state, ..Ending::of_pending(&pending) };
-        match self.finish(ending, outcome, &mut packet) {
-            Verdict::Drop(_) | Verdict::Hold => {}
-            verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
-                out(verdict, packet.bytes_mut());
-            }
-        }
+        self.finish_into(query, outcome, &mut packet, out);
     }
 
     /// A backend connection is closed: by the server, because it failed, or as requested (`why` is
@@ -188,6 +184,8 @@ impl Shard {
             past.responses > 0 && matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken);
         let how = if had_served || matches!(why, BackendCloseReason::Done | BackendCloseReason::Idle) {
             AttemptEnd::Closed
+        } else if matches!(why, BackendCloseReason::Closed | BackendCloseReason::Broken) {
+            AttemptEnd::Unanswered
         } else if why == BackendCloseReason::Silent {
             AttemptEnd::Silent
         } else {
@@ -214,8 +212,8 @@ impl Shard {
                         match how {
                             // It is lost as those are whose own time was up.
                             AttemptEnd::Silent => self.on_timeout(key, &in_flight, &mut scratch, out),
-                            AttemptEnd::Failed | AttemptEnd::Closed => {
-                                self.finish_disconnected(&pending, false);
+                            AttemptEnd::Failed | AttemptEnd::Closed | AttemptEnd::Unanswered => {
+                                self.finish_failed(&in_flight, &mut scratch, out);
                             }
                         }
                     }
@@ -223,6 +221,31 @@ impl Shard {
             }
         }
         (self.scratch, self.lost_queries) = (scratch, lost_queries);
+    }
+
+    /// Ends a query whose connections have failed at every server that could be tried: with SERVFAIL
+    /// if that is configured for a pool without a server.
+    fn finish_failed(&mut self, in_flight: &InFlight, scratch: &mut Scratch, out: Out<'_>) {
+        let pending = in_flight.pending;
+        let wanted = self.cx.snapshot.globals.servfail_when_no_server;
+        let kept = self.dispatcher.queries.query(pending.waiter.entry()).filter(|_| wanted);
+        let Some(kept) = kept else { return self.finish_disconnected(&pending, false) };
+        let mut packet = scratch.load(kept);
+        edit::set_id(packet.bytes_mut(), pending.client_id);
+        let mut query = self.restore_query(in_flight, &packet);
+        let outcome = self.no_server(&mut query, &mut packet);
+        self.finish_into(query, outcome, &mut packet, out);
+    }
+
+    /// Finishes a query, and emits what has become of its packet.
+    fn finish_into(&mut self, query: Query, outcome: Outcome, packet: &mut Packet<'_>, out: Out<'_>) {
+        let ending = Ending { state: query.state, ..Ending::of_pending(&query.pending) };
+        match self.finish(ending, outcome, packet) {
+            Verdict::Drop(_) | Verdict::Hold => {}
+            verdict @ (Verdict::Answer(_) | Verdict::Deliver(_) | Verdict::Forward(_)) => {
+                out(verdict, packet.bytes_mut());
+            }
+        }
     }
 
     /// Ends a query whose connection has ended; `is_cut`: in the middle of a zone transfer, with

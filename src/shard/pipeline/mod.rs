@@ -29,7 +29,7 @@ use crate::rules::query_state::QueryState;
 use crate::rules::script::FunctionId;
 use crate::shard::Shard;
 use crate::shard::context::Context;
-use crate::shard::dispatch::attempts::Sent;
+use crate::shard::dispatch::attempts::{DATAGRAM_MAX, Sent};
 use crate::shard::dispatch::outstanding::{InFlight, Key, Lookup, PendingQuery, Waiter};
 use crate::shard::dispatch::query_table::EntryId;
 use crate::shard::scratch::{MESSAGE_MAX, Scratch};
@@ -75,8 +75,8 @@ struct Ending {
     client: Client,
     entry: Option<EntryId>,
     state: Option<Box<QueryState>>,
-    /// Bytes of a server's response that the client can take, if they may be fewer than were
-    /// announced to the server.
+    /// Bytes of a server's response that the client can take, if it may be longer: the server was
+    /// told another size, or rules have seen it.
     limit: Option<usize>,
 }
 
@@ -139,8 +139,14 @@ impl Shard {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
             let needs = self.cx.needs;
             if needs.states || !state.is_plain() || needs.tags && !state.tags.is_empty() {
+                let has_our_opt = state.added == Ecs::OptAdded;
                 match self.dispatcher.open_entry(state) {
-                    Some(entry) => query.pending.waiter = Waiter::Client(Some(entry)),
+                    Some(entry) => {
+                        query.pending.waiter = Waiter::Client(Some(entry));
+                        if !query.pending.came_by_connection() {
+                            self.keep_limit(entry, has_our_opt, packet);
+                        }
+                    }
                     None => return Outcome::Dropped(DropReason::QueryTableFull),
                 }
             } else {
@@ -152,6 +158,13 @@ impl Shard {
             Ok(sent) => Outcome::Sent(sent),
             Err(reason) => Outcome::Dropped(reason),
         }
+    }
+
+    /// Keeps how many bytes the client of a datagram can take: what has become of its answer is
+    /// only known when that leaves. `has_our_opt`: its OPT record is not the client's.
+    fn keep_limit(&mut self, entry: EntryId, has_our_opt: bool, packet: &Packet<'_>) {
+        let limit = if has_our_opt { DATAGRAM_MIN } else { answer::udp_limit(packet.bytes()) };
+        self.dispatcher.queries.set_limit(Some(entry), limit.min(DATAGRAM_MAX));
     }
 
     /// Selects a server of the pool for this query.
@@ -286,6 +299,16 @@ impl Shard {
         self.evaluate_response(key, &in_flight, ending, packet)
     }
 
+    /// Handles the beginning of a datagram that is longer than a buffer: it is as if the server had
+    /// truncated its response.
+    pub fn on_cut_response(&mut self, from: Route, packet: &mut Packet<'_>) -> Verdict {
+        if answer::to_tc(packet) {
+            self.on_response(from, packet)
+        } else {
+            self.cx.unexpected(from, DropReason::Oversized)
+        }
+    }
+
     /// Evaluates the response rules, if there are any, and finishes the query.
     fn evaluate_response(
         &mut self,
@@ -316,6 +339,10 @@ impl Shard {
             ResponseDecision::Restart(pool) => self.restart(&mut query, key.route.backend, pool, packet),
         };
         ending.state = query.state;
+        if in_flight.pending.client.connection.is_none() {
+            // What cannot grow has no entry with a limit.
+            ending.limit = ending.limit.or_else(|| self.dispatcher.queries.limit(ending.entry));
+        }
         self.finish(ending, outcome, packet)
     }
 
@@ -410,7 +437,7 @@ impl Shard {
         self.dispatcher.queries.close(entry);
         if let Some(connection) = client.connection {
             let (limits, now) = (self.cx.client_limits(), self.cx.now);
-            self.connections.clients.conclude(connection, None, limits, now);
+            self.connections.clients.leave_unanswered(connection, limits, now);
         }
         self.cx.drop(reason)
     }

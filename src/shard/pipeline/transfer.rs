@@ -34,45 +34,49 @@ impl Shard {
             return self.cx.unexpected(route, DropReason::ResponseMismatch);
         }
         restore_header(&pending, route, packet);
-        let passes = self.evaluate_transfer(key, in_flight, packet);
-        if passes && progress == Progress::More {
+        let refused = self.evaluate_transfer(key, in_flight, packet);
+        if refused.is_none() && progress == Progress::More {
             return self.forward_transfer(key, &pending, packet);
         }
         self.dispatcher.settle(&self.cx, &self.connections, key, in_flight, code);
         self.connections.backends.end(route, BackendCloseReason::Done);
-        if passes {
+        let Some(reason) = refused else {
             return self.finish(Ending::of_pending(&pending), Outcome::Responded, packet);
-        }
+        };
         // A zone with a missing message is useless.
         if let Some(connection) = pending.client.connection {
             self.connections.clients.end(connection, ClientCloseReason::Transfer);
         }
-        self.finish(Ending::of_pending(&pending), Outcome::Dropped(DropReason::ResponseRule), packet)
+        self.finish(Ending::of_pending(&pending), Outcome::Dropped(reason), packet)
     }
 
-    /// Evaluates the rules on a message of a zone transfer; returns whether the client gets it.
+    /// Evaluates the rules on a message of a zone transfer, and undoes what they have done to its
+    /// query; returns why the client does not get it.
     pub(super) fn evaluate_transfer(
         &mut self,
         key: Key,
         in_flight: &InFlight,
         packet: &mut Packet<'_>,
-    ) -> bool {
-        if self.cx.snapshot.chains.xfr.is_empty() {
-            return true;
-        }
+    ) -> Option<DropReason> {
         let entry = in_flight.pending.waiter.entry();
         let had_state = self.dispatcher.queries.has_state(entry);
+        if self.cx.snapshot.chains.xfr.is_empty() && !had_state {
+            return None;
+        }
         let mut query = self.restore_query(in_flight, packet);
         let by = Answered { backend: key.route.backend, latency: self.cx.now.since(in_flight.claimed_at) };
         let decision = self.evaluate(&mut query, Some(by), packet, |context, environment, effects| {
-            apply::transfer(context, environment, effects)
+            apply::transfer(context, environment, effects, had_state)
         });
         if let Some(state) = query.state {
             // More messages follow.
             self.dispatcher.queries.put(entry.filter(|_| had_state), state);
         }
-        // A transfer that has begun cannot be restarted.
-        !matches!(decision, ResponseDecision::Drop(_))
+        match decision {
+            ResponseDecision::Drop(reason) => Some(reason),
+            // A transfer that has begun cannot be restarted.
+            ResponseDecision::Deliver | ResponseDecision::Restart(_) => None,
+        }
     }
 
     /// Passes a message of a transfer to its client, with more to come.
