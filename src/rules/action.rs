@@ -188,7 +188,7 @@ pub enum ResponseAction {
     Allow,
     /// Drops the response.
     Drop,
-    /// Truncates the answer: TC=1 without records.
+    /// Truncates the answer over UDP: TC=1 without records. Does nothing over a connection.
     Tc,
     /// Delays the answer by this span; UDP only.
     Delay(TickDelta),

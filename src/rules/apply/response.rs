@@ -18,6 +18,7 @@ pub(super) fn respond(
     match action {
         ResponseAction::Allow => Step::Done(ResponseDecision::Deliver),
         ResponseAction::Drop => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
+        ResponseAction::Tc if context.query_state.protocol.is_stream() => Step::Next,
         ResponseAction::Tc => {
             to_tc(context);
             context.reread();

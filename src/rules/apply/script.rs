@@ -90,6 +90,7 @@ pub(super) fn run_response(
             context.query_state.delay = TickDelta::from_ms(u64::from(ms));
             Step::Changed
         }
+        Some(ScriptAction::Truncate) if context.query_state.protocol.is_stream() => Step::Changed,
         Some(ScriptAction::Truncate) => {
             to_tc(context);
             Step::Done(ResponseDecision::Deliver)
