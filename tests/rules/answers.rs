@@ -141,6 +141,57 @@ const ROWS: &[Row] = &[
          < 1234 QR RD REFUSED",
     ),
     (
+        "dq:spoof: other types than those of the addresses get no records; TTL, AA, and the type for ANY",
+        r#"local function spoof(name, ...)
+             local arguments, n = {...}, select('#', ...)
+             addAction(name, LuaAction(function(dq)
+               dq:spoof(unpack(arguments, 1, n)) return DNSAction.HeaderModify end))
+           end
+           spoof("a", newCA("192.0.2.1"))
+           spoof("b", {newCA("192.0.2.1"), newCA("2001:db8::1")}, nil, 300)
+           spoof("c", "\003abc", DNSQType.TXT, 9)
+           spoof("d", "\003abc")
+           addAction("e", LuaAction(function(dq)
+             local header = dq.dh header:setAA(true) dq:setHeader(header)
+             dq:spoof(newCA("192.0.2.1")) return DNSAction.HeaderModify end))"#,
+        "q 1234 RD a/A
+         < 1234 QR RD RA a/A A=192.0.2.1
+         q 1234 RD a/AAAA
+         < 1234 QR RD RA a/AAAA
+         q 1234 a/TXT OPT=4096
+         < 1234 QR a/TXT OPT=1232
+         q 1234 b/AAAA
+         < 1234 QR b/AAAA AAAA=2001:db8::1,300
+         q 1234 c/ANY
+         < 1234 QR c/ANY RR=1,@,TXT,9,03616263
+         q 1234 c/TXT
+         < 1234 QR c/TXT RR=1,@,TXT,9,03616263
+         q 1234 d/ANY
+         < 1234 QR d/ANY
+         q 1234 e/A
+         < 1234 QR AA e/A A=192.0.2.1",
+    ),
+    (
+        "DNSAction.Spoof, SpoofRaw and SpoofPacket of functions",
+        r#"addAction("a", LuaAction(function(dq) return DNSAction.Spoof, "192.0.2.1" end))
+           addAction("b", LuaAction(function(dq) dq.dh:setAA(true) return DNSAction.Spoof, "2001:db8::1" end))
+           addAction("c", LuaAction(function(dq) return DNSAction.SpoofRaw, "\003abc" end))
+           local message = "\000\000\133\005\000\001\000\001\000\000\000\000\001d\000\000\001\000\001\192\012\000\001\000\001\000\000\000\007\000\004\192\000\002\001"
+           addAction("d", LuaAction(function(dq) return DNSAction.SpoofPacket, message end))"#,
+        "q 1234 a/A
+         < 1234 QR a/A A=192.0.2.1
+         q 1234 a/AAAA
+         < 1234 QR a/AAAA
+         q 1234 a/TXT
+         < 1234 QR a/TXT
+         q 1234 b/AAAA
+         < 1234 QR AA b/AAAA AAAA=2001:db8::1
+         q 1234 c/ANY
+         < 1234 QR c/ANY
+         q 1234 RD D/A
+         < 1234 QR RD AA REFUSED D/A A=192.0.2.1,7",
+    ),
+    (
         "the queried name keeps its letter case, and the answer its class",
         "addAction('a.example', SpoofAction('192.0.2.1')) addAction('b.example', RCodeAction(5))",
         "q 1234 A.eXample/A

@@ -35,13 +35,23 @@ pub(super) fn run(
             };
             own(context, effects, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }
-        Some(ScriptAction::Spoof) => match Spoofed::read(script.argument(), context.facts.qtype) {
-            Some(spoofed) => own(context, effects, |s, e| spoofed.answer(s.packet, e)),
+        Some(ScriptAction::Spoof) => match Spoofed::read(script.argument()) {
+            Some(spoofed) => {
+                let flags = left_flags(context);
+                own(context, effects, |s, e| spoofed.answer(s.packet, flags, e))
+            }
             None => Step::Changed,
         },
-        Some(ScriptAction::SpoofRaw) => own(context, effects, |s, e| {
-            answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e)
-        }),
+        Some(ScriptAction::SpoofRaw) => {
+            let flags = left_flags(context);
+            // ANY does not say which type the record would have.
+            let known = context.facts.qtype != rtype::ANY;
+            let data: &[&[u8]] = if known { &[script.argument()] } else { &[] };
+            own(context, effects, |s, e| answer::raw(s.packet, data, rtype::ANY, flags, e))
+        }
+        Some(ScriptAction::SpoofPacket) => {
+            own(context, effects, |s, _| answer::message(s.packet, script.argument()))
+        }
         // The QR bit tells whether the function turned the query into an answer.
         Some(ScriptAction::HeaderModify) => Step::Done(Decision::Forward),
         Some(ScriptAction::Pool) => {
@@ -66,6 +76,11 @@ pub(super) fn run(
     };
     env.script = Some(script);
     step
+}
+
+/// Returns the flags of a spoofed answer: AA as the function left it in the header.
+fn left_flags(context: &EvaluationContext<'_, '_>) -> Flags {
+    Flags { aa: header::is_authoritative(context.packet.bytes()), ..Flags::default() }
 }
 
 pub(super) fn run_response(
@@ -104,6 +119,7 @@ pub(super) fn run_response(
             ScriptAction::None
             | ScriptAction::Spoof
             | ScriptAction::SpoofRaw
+            | ScriptAction::SpoofPacket
             | ScriptAction::Pool
             | ScriptAction::NoRecurse,
         ) => Step::Changed,
