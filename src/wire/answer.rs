@@ -199,6 +199,18 @@ pub fn message(packet: &mut Packet<'_>, template: &[u8]) -> bool {
     }
 }
 
+/// Gives an answer that was edited out of its query our own OPT record in place of the client's: no
+/// option of a query is meant for an answer (RFC 6891, 6.1.1). DO and the code's upper bits stay.
+/// False, and nothing changed, when the answer has an OPT record that cannot be replaced.
+#[must_use]
+pub fn own_opt(packet: &mut Packet<'_>, own: AnswerEdns) -> bool {
+    if own.wanted {
+        edns::reset(packet, own.payload)
+    } else {
+        edns::strip(packet) || edns::locate(packet.bytes()).is_none()
+    }
+}
+
 /// Adds an extended DNS error (RFC 8914) to an answer, replacing any that it has. False when the
 /// answer has no OPT record, or there is no space.
 #[must_use]

@@ -196,6 +196,16 @@ pub fn strip(packet: &mut Packet<'_>) -> bool {
     gone
 }
 
+/// Replaces the OPT record, if there is one, by one with `payload` and without options; DO and the
+/// code's upper bits stay. False, and nothing changed, when that is impossible.
+#[must_use]
+pub fn reset(packet: &mut Packet<'_>, payload: u16) -> bool {
+    let Some(opt) = locate(packet.bytes()) else { return true };
+    let mut own = bare(payload, opt.dnssec_ok);
+    own[5] = opt.code_high;
+    records::splice(packet, opt.start..opt.end, &[&own], true)
+}
+
 /// Encodes code and length of an option.
 fn option_head(code: u16, data: &[&[u8]]) -> Option<[u8; 4]> {
     let length = u16::try_from(data.iter().map(|part| part.len()).sum::<usize>()).ok()?;

@@ -192,6 +192,33 @@ const ROWS: &[Row] = &[
          < 1234 QR RD AA REFUSED D/A A=192.0.2.1,7",
     ),
     (
+        "a query that a function made an answer has an OPT record of our own",
+        r#"addAction("a", LuaAction(function(dq)
+             dq.dh:setQR(true) dq.rcode = DNSRCode.REFUSED return DNSAction.HeaderModify end))
+           addAction("b", LuaAction(function(dq) dq.dh:setQR(true) return DNSAction.None end))
+           addAction(LuaRule(function(dq) if dq.qname:toString() == "c." then dq.dh:setQR(true) end return false end),
+             NoneAction())
+           addAction("d", SetExtendedDNSErrorAction(15))
+           addAction("d", LuaAction(function(dq) dq.dh:setQR(true) return DNSAction.Allow end))"#,
+        "q 1234 RD a/A OPT=4000,DO,10:0011223344556677
+         < 1234 QR RD REFUSED a/A OPT=1232,DO
+         q 1234 b/A OPT=4000,10:0011223344556677
+         < 1234 QR b/A OPT=1232
+         q 1234 c/A OPT=512,v1,12:00
+         < 1234 QR c/A OPT=1232
+         q 1234 d/A OPT=4000,3:
+         < 1234 QR d/A OPT=1232,15:000f
+         q 1234 a/A
+         < 1234 QR REFUSED a/A",
+    ),
+    (
+        "a query that a function made an answer: without EDNS where that is set",
+        r#"setAddEDNSToSelfGeneratedResponses(false)
+           addAction("a", LuaAction(function(dq) dq.dh:setQR(true) return DNSAction.HeaderModify end))"#,
+        "q 1234 a/A OPT=4000,10:0011223344556677
+         < 1234 QR a/A",
+    ),
+    (
         "the queried name keeps its letter case, and the answer its class",
         "addAction('a.example', SpoofAction('192.0.2.1')) addAction('b.example', RCodeAction(5))",
         "q 1234 A.eXample/A

@@ -96,7 +96,8 @@ pub(crate) fn query(
     if outcome == Decision::Forward
         && Header::parse(context.packet.bytes()).is_some_and(|header| header.is_response())
     {
-        // A function turned the query into an answer.
+        // A function turned the query into an answer. One that cannot be parsed is left to it.
+        let _ = answer::own_opt(context.packet, effects.edns);
         outcome = Decision::Answered;
     }
     if outcome != Decision::Answered {
