@@ -8,7 +8,7 @@ use crate::base::addr::{Client, Endpoint, PoolSlot};
 use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::wire::ecs::Ecs;
-use crate::wire::{header, proxy};
+use crate::wire::{ecs, header, proxy};
 
 /// Bytes of all tags of a query, names and values together.
 const TAG_BYTES_MAX: usize = 4096;
@@ -249,6 +249,9 @@ pub struct QueryState {
     /// What was added to it for its server and must not be in the answer: an OPT record or a client
     /// subnet option.
     pub added: Ecs,
+    /// Data of the client's own client subnet option when the server got another one: it is put back
+    /// in the answer.
+    pub client_subnet: Vec<u8>,
     /// How long its answer is delayed.
     pub delay: TickDelta,
     /// Cap on the TTLs of its answer.
@@ -278,12 +281,32 @@ impl QueryState {
         let mut error_text = std::mem::take(&mut self.error_text);
         let mut proxy = std::mem::take(&mut self.proxy);
         let mut sni = std::mem::take(&mut self.sni);
+        let mut client_subnet = std::mem::take(&mut self.client_subnet);
         tags.clear();
         original.clear();
         error_text.clear();
         proxy.clear();
         sni.clear();
-        *self = Self { received, ecs, flags, tags, proxy, sni, original, error_text, ..Self::default() };
+        client_subnet.clear();
+        *self = Self {
+            received,
+            ecs,
+            flags,
+            tags,
+            proxy,
+            sni,
+            original,
+            error_text,
+            client_subnet,
+            ..Self::default()
+        };
+    }
+
+    /// Keeps the data of the client's own client subnet option, before the first one that replaces it.
+    pub fn keep_client_subnet(&mut self, message: &[u8]) {
+        if self.client_subnet.is_empty() {
+            self.client_subnet.extend_from_slice(ecs::data(message).unwrap_or_default());
+        }
     }
 
     /// Sets the Extended DNS Error of the answer.
@@ -297,6 +320,7 @@ impl QueryState {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.added == Ecs::Left
+            && self.client_subnet.is_empty()
             && self.delay == TickDelta::default()
             && self.ttl_max.is_none()
             && self.error.is_none()
@@ -384,6 +408,7 @@ mod tests {
     #[test]
     fn reset_forgets_the_last_query() {
         let mut query_state = QueryState::default();
+        query_state.client_subnet.push(1);
         query_state.proxy.add(1, b"x");
         query_state.sni.extend_from_slice(b"dns.example");
         query_state.tags.set(b"a", b"b");

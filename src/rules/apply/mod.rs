@@ -275,11 +275,13 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
 fn restore(context: &mut EvaluationContext<'_, '_>) {
     let flags = context.query_state.flags;
     query_state::set_flags(context.packet.bytes_mut(), flags);
-    if context.query_state.added == Ecs::Left && context.query_state.original.is_empty() {
+    let state = &context.query_state;
+    if state.added == Ecs::Left && state.client_subnet.is_empty() && state.original.is_empty() {
         return;
     }
     // A malformed response is passed on unchanged.
-    let _ = ecs::undo(context.packet, context.query_state.added);
+    let _ = ecs::undo(context.packet, state.added);
+    let _ = ecs::give_back(context.packet, &state.client_subnet);
     // A type and a class follow the name.
     if let Some(qname) =
         context.query_state.original.len().checked_sub(4).map(|end| &context.query_state.original[..end])

@@ -105,8 +105,17 @@ pub(super) fn perform(
             })
         }
         Action::SetEdnsOption(code, data) => {
-            if edns::set_option(context.packet, *code, data, OPT_PAYLOAD) == edns::Outcome::OptAdded {
-                context.query_state.added = Ecs::OptAdded;
+            if *code == edns::code::CLIENT_SUBNET {
+                context.query_state.keep_client_subnet(context.packet.bytes());
+            }
+            match edns::set_option(context.packet, *code, data, OPT_PAYLOAD) {
+                edns::Outcome::OptAdded => context.query_state.added = Ecs::OptAdded,
+                edns::Outcome::Added
+                    if *code == edns::code::CLIENT_SUBNET && context.query_state.added == Ecs::Left =>
+                {
+                    context.query_state.added = Ecs::OptionAdded;
+                }
+                edns::Outcome::Added | edns::Outcome::Replaced | edns::Outcome::Failed => {}
             }
             context.reread();
             Step::Changed

@@ -220,6 +220,9 @@ impl Shard {
         }
         let address = settings.address(&visible_client(client, Some(state)));
         let (v4, v6, replace) = (settings.v4, settings.v6, settings.replace);
+        if replace {
+            state.keep_client_subnet(packet.bytes());
+        }
         let done = ecs::set(packet, address, v4, v6, replace, apply::OPT_PAYLOAD);
         // An option beside one that a rule added is removed with its record.
         if done == Ecs::OptAdded || done == Ecs::OptionAdded && state.added == Ecs::Left {
@@ -333,11 +336,12 @@ impl Shard {
         // A second attempt has left its own id in the query that was kept.
         edit::set_id(packet.bytes_mut(), query.pending.client_id);
         let has_subnet = self.dispatcher.has_subnet(&self.cx, from, &query.pending);
-        if kept && has_subnet && state.added != Ecs::Left {
+        if kept && has_subnet && (state.added != Ecs::Left || !state.client_subnet.is_empty()) {
             // Only servers that get the client's subnet may see it. A malformed query is not
             // restarted.
-            kept = ecs::undo(packet, state.added);
+            kept = ecs::undo(packet, state.added) && ecs::give_back(packet, &state.client_subnet);
             state.added = Ecs::Left;
+            state.client_subnet.clear();
         }
         if !kept {
             return Outcome::Dropped(DropReason::QueryNotKept);
