@@ -69,7 +69,8 @@ pub enum Action {
     SetEcsOverride(bool),
     /// Prefix lengths of the subnet, IPv4 and IPv6.
     SetEcsPrefixLength(u8, u8),
-    /// Adds this subnet rather than the client's: one for IPv4 clients, one for IPv6 clients.
+    /// Adds this subnet rather than the client's: of two, one for IPv4 clients and one for IPv6
+    /// clients; one alone for all.
     SetEcsTo(Option<(Ipv4Addr, u8)>, Option<(Ipv6Addr, u8)>),
     /// Sets an EDNS option in what the server gets.
     SetEdnsOption(u16, Arc<[u8]>),

@@ -64,7 +64,6 @@ const SUBNETS: &[Row] = &[
     (
         "the answer has the client's own subnet, whatever the server got; an answer without one has none",
         "setECSOverride(true) addAction('b', SetECSAction('198.51.100.0/24'))
-         addAction('c', SetEDNSOptionAction(8, '\\000\\001\\008\\000\\010'))
          addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
          q 1234 a/A OPT=4096,8:00011800cb0071
@@ -149,15 +148,22 @@ const SUBNETS: &[Row] = &[
     (
         "SetECSAction: a given subnet in place of the client subnet",
         "addAction('a', SetECSAction('203.0.113.0/25')) addAction('b', SetECSAction('203.0.113.0/24', '2001:db8:f::/48'))
+         addAction('c', SetECSAction('2001:db8::/32'))
          addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
          q 1234 a/A
          > 3 * a/A OPT=1232,8:00011900cb007100
          q 1234 b/A
          > 3 * b/A OPT=1232,8:00011800cb0071
+         q 1234 c/A
+         > 3 * c/A OPT=1232,8:0002200020010db8
          from [2001:db8:1::9]:1
          q 1234 b/A
-         > 3 * b/A OPT=1232,8:0002300020010db8000f",
+         > 3 * b/A OPT=1232,8:0002300020010db8000f
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:00011900cb007100
+         q 1234 c/A
+         > 3 * c/A OPT=1232,8:0002200020010db8",
     ),
     (
         "a query that is not sent adds no subnet to its answer",

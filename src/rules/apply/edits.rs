@@ -64,7 +64,7 @@ pub(super) fn copy_to(
     let filed = effects.copies.file(backend, context.packet.bytes(), |packet| {
         if add_ecs {
             // If it does not fit, the copy goes without it.
-            let _ = ecs::set(packet, address, settings.v4, settings.v6, true, OPT_PAYLOAD);
+            let _ = ecs::set(packet, address, settings.v4, settings.v6, settings.replace, OPT_PAYLOAD);
         }
     });
     if !filed {

@@ -98,9 +98,12 @@ pub(super) fn perform(
         Action::SetEcsPrefixLength(v4, v6) => set_ecs(context, |ecs| (ecs.v4, ecs.v6) = (*v4, *v6)),
         Action::SetEcsTo(v4, v6) => {
             let ipv4 = context.client.peer.is_ipv4();
+            // One alone is for clients of either family.
             set_ecs(context, |ecs| match (v4, v6) {
-                (Some((ip, bits)), _) if ipv4 => (ecs.instead, ecs.v4) = (Some(mapped((*ip).into())), *bits),
-                (_, Some((ip, bits))) if !ipv4 => (ecs.instead, ecs.v6) = (Some(mapped((*ip).into())), *bits),
+                (Some((ip, bits)), other) if ipv4 || other.is_none() => {
+                    (ecs.instead, ecs.v4) = (Some(mapped((*ip).into())), *bits);
+                }
+                (_, Some((ip, bits))) => (ecs.instead, ecs.v6) = (Some(mapped((*ip).into())), *bits),
                 _ => {}
             })
         }
