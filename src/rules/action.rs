@@ -37,7 +37,7 @@ pub enum Action {
     SpoofCname(Arc<[u8]>, Flags),
     /// Answers with records of the requested type.
     SpoofRaw(Arc<RawRecords>, Flags),
-    /// Answers with SVCB or HTTPS records.
+    /// Answers queries for SVCB or HTTPS with such records.
     SpoofSvc(Arc<[SvcRecord]>, Flags),
     /// Answers with this message, under the query's id.
     SpoofPacket(Arc<[u8]>),

@@ -130,6 +130,25 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
+        "SpoofSVCAction: other types continue with the next rule; a hint of several records is added once",
+        "addAction(AllRule(), SpoofSVCAction({
+            newSVCRecordParameters(1, 'x.a', {alpn='h3', ipv4hint={'192.0.2.1', '192.0.2.1'}}),
+            newSVCRecordParameters(2, 'X.a', {ipv4hint={'192.0.2.1', '192.0.2.2'}}),
+            newSVCRecordParameters(3, '.', {ipv4hint='192.0.2.1'})}))",
+        "q 1234 a/SVCB
+         < 1234 QR a/SVCB RR=1,@,SVCB,60,00010178016100000100030268330004000\
+          8c0000201c0000201 RR=1,@,SVCB,60,000201780161000004000\
+          8c0000201c0000202 RR=1,@,SVCB,60,00030000040004c0000201 RR=3,x.a,A,60,c0000201 RR=3,x.a,A,60,c0000202 RR=3,@,A,60,c0000201
+         q 1234 a/A
+         > 1 * a/A
+         q 1234 a/AAAA
+         > 1 * a/AAAA
+         q 1234 a/TXT
+         > 1 * a/TXT
+         q 1234 a/ANY
+         > 1 * a/ANY",
+    ),
+    (
         "SpoofPacketAction: a complete message with the id and question of the query",
         r#"addAction("a", SpoofPacketAction("\000\000\133\005\000\001\000\001\000\000\000\000\001a\000\000\001\000\001\192\012\000\001\000\001\000\000\000\007\000\004\192\000\002\001"))
            addAction("b", SpoofPacketAction("\000\000\128\005\000\000\000\000\000\000\000\000trailing", 12))"#,

@@ -16,13 +16,15 @@ fn ra_is_rd_for_rcode_tc_and_every_spoof() {
         ("SpoofAction('192.0.2.1')", "", "A=192.0.2.1"),
         ("SpoofCNAMEAction('b')", "", "CNAME=b"),
         (r"SpoofRawAction('\001\002\003\004')", "", "A=1.2.3.4"),
-        ("SpoofSVCAction{newSVCRecordParameters(0, 'b')}", "", "RR=1,@,A,60,0000016200"),
     ];
     for (action, head, records) in actions {
         let config = format!("addAction(AllRule(), {action})");
         play(&config, &format!("q 1234 RD a/A\n < 1234 QR RD RA {head} a/A {records}"));
         play(&config, &format!("q 1234 a/A\n < 1234 QR {head} a/A {records}"));
     }
+    let config = "addAction(AllRule(), SpoofSVCAction{newSVCRecordParameters(0, 'b')})";
+    play(config, "q 1234 RD a/SVCB\n < 1234 QR RD RA a/SVCB RR=1,@,SVCB,60,0000016200");
+    play(config, "q 1234 a/SVCB\n < 1234 QR a/SVCB RR=1,@,SVCB,60,0000016200");
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub(super) fn perform(
         Action::SpoofRaw(raw, flags) => own(context, effects, |s, e| {
             answer::raw(s.packet, &raw.rdata, raw.type_for_any.unwrap_or(rtype::ANY), *flags, e)
         }),
+        // The data are of no other type.
+        Action::SpoofSvc(..) if !matches!(context.facts.qtype, rtype::SVCB | rtype::HTTPS) => Step::Next,
         Action::SpoofSvc(svc, flags) => own(context, effects, |s, e| answer::svc(s.packet, svc, *flags, e)),
         Action::SpoofPacket(template) => own(context, effects, |s, _| answer::message(s.packet, template)),
         Action::Delay(span) => {
