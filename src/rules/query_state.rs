@@ -8,7 +8,7 @@ use crate::base::addr::{Client, Endpoint, PoolSlot};
 use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::wire::ecs::Ecs;
-use crate::wire::{ecs, header, proxy};
+use crate::wire::{ecs, header, proxy, signature};
 
 /// Bytes of all tags of a query, names and values together.
 const TAG_BYTES_MAX: usize = 4096;
@@ -302,7 +302,8 @@ impl QueryState {
         };
     }
 
-    /// Keeps the data of the client's own client subnet option, before the first one that replaces it.
+    /// Keeps the data of the client's own client subnet option, before the first one that replaces
+    /// it.
     pub fn keep_client_subnet(&mut self, message: &[u8]) {
         if self.client_subnet.is_empty() {
             self.client_subnet.extend_from_slice(ecs::data(message).unwrap_or_default());
@@ -350,8 +351,11 @@ pub const fn unpacked(flags: u8) -> [u8; 2] {
     [flags & header::RD, flags & header::CD]
 }
 
-/// Writes RD and CD.
+/// Writes RD and CD, unless the message is signed.
 pub fn set_flags(message: &mut [u8], flags: [u8; 2]) {
+    if flags_of(message) == flags || signature::is_signed(message) {
+        return;
+    }
     if let Some(bytes) = message.get_mut(2..4) {
         bytes[0] = bytes[0] & !header::RD | flags[0];
         bytes[1] = bytes[1] & !header::CD | flags[1];

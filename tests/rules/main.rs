@@ -19,3 +19,4 @@ mod limits;
 mod proxy;
 mod responses;
 mod selectors;
+mod signed;

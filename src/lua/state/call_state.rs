@@ -21,8 +21,9 @@ use crate::rules::query_state::{QueryState, Tags};
 use crate::rules::script::Candidate;
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::edns::Opt;
+use crate::wire::header::Header;
 use crate::wire::records::{Section, rtype};
-use crate::wire::{answer, edns, header, name, rebuild, records};
+use crate::wire::{answer, edit, edns, header, name, rebuild, records, signature};
 
 /// Bytes by which a self-generated answer may exceed its query: what MESSAGE buffers leave.
 const GROWTH_MAX: usize = 4096;
@@ -193,13 +194,14 @@ impl CallState {
 
     /// Ends the call. After a failed one the packet and its query state are as they were before it.
     pub(crate) fn leave(&mut self, context: &mut EvaluationContext<'_, '_>, ended_well: bool) {
+        let before = &mut self.before;
         if ended_well {
             if self.dirty {
+                keep_signed(context.packet, &before.message);
                 context.reread();
             }
             return;
         }
-        let before = &mut self.before;
         if before.has_message {
             // It was there before, so it fits.
             let _ = context.packet.replace(&before.message);
@@ -229,6 +231,20 @@ impl CallState {
                 kept[from..].as_ptr()
             }
             None => std::ptr::null(),
+        }
+    }
+}
+
+/// Undoes the edits of a signed message that is forwarded; its id may change. A query that has become
+/// an answer is another message.
+fn keep_signed(packet: &mut Packet<'_>, before: &[u8]) {
+    let is_response = |message: &[u8]| Header::parse(message).map(|head| head.is_response());
+    if is_response(packet.bytes()) == is_response(before) && signature::is_signed(before) {
+        let id = Header::parse(packet.bytes()).map(|head| head.id());
+        // It was there before, so it fits.
+        let _ = packet.replace(before);
+        if let Some(id) = id {
+            edit::set_id(packet.bytes_mut(), id);
         }
     }
 }

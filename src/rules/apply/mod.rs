@@ -14,7 +14,7 @@ mod query;
 mod response;
 mod script;
 
-use crate::rules::apply::edits::cap_ttl;
+use crate::rules::apply::edits::{cap_ttl, is_fixed};
 use crate::rules::apply::query::perform;
 use crate::rules::apply::response::respond;
 
@@ -32,7 +32,7 @@ use crate::stats::log_queue::{Name, QueryLogEntry};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;
 use crate::wire::header::Header;
-use crate::wire::{answer, ecs, rebuild};
+use crate::wire::{answer, ecs, rebuild, signature};
 
 /// UDP payload size in an OPT record that an action adds to a query, bytes (DNS flag day 2020).
 pub(crate) const OPT_PAYLOAD: u16 = 1232;
@@ -97,6 +97,7 @@ pub(crate) fn query(
         && Header::parse(context.packet.bytes()).is_some_and(|header| header.is_response())
     {
         // A function turned the query into an answer. One that cannot be parsed is left to it.
+        signature::remove(context.packet);
         let _ = answer::own_opt(context.packet, effects.edns);
         outcome = Decision::Answered;
     }
@@ -244,7 +245,7 @@ fn set_error(error: &ExtendedError, context: &mut EvaluationContext<'_, '_>) {
 /// Adds the Extended DNS Error of the query state to an answer whose client uses EDNS.
 fn add_error(context: &mut EvaluationContext<'_, '_>) {
     let Some(code) = context.query_state.error else { return };
-    if context.opt().is_some() {
+    if context.opt().is_some() && !is_fixed(context) {
         // If it does not fit, the answer goes without it.
         let _ = answer::ede(context.packet, code, &context.query_state.error_text);
         context.reread();
@@ -276,7 +277,9 @@ fn restore(context: &mut EvaluationContext<'_, '_>) {
     let flags = context.query_state.flags;
     query_state::set_flags(context.packet.bytes_mut(), flags);
     let state = &context.query_state;
-    if state.added == Ecs::Left && state.client_subnet.is_empty() && state.original.is_empty() {
+    let is_changed =
+        state.added != Ecs::Left || !state.client_subnet.is_empty() || !state.original.is_empty();
+    if !is_changed || is_fixed(context) {
         return;
     }
     // A malformed response is passed on unchanged.
@@ -303,7 +306,10 @@ fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);
     }
-    if env.settings.truncate_tc && Header::parse(context.packet.bytes()).is_some_and(|h| h.is_truncated()) {
+    if env.settings.truncate_tc
+        && Header::parse(context.packet.bytes()).is_some_and(|h| h.is_truncated())
+        && !is_fixed(context)
+    {
         // A malformed response is passed on unchanged.
         let _ = answer::truncate_tc(context.packet);
     }

@@ -9,7 +9,7 @@ use crate::wire::ecs::Ecs;
 use crate::wire::records::rtype;
 use crate::wire::{answer, edns, header};
 
-use crate::rules::apply::edits::{copy_to, own, set_bits, set_ecs, to_pool};
+use crate::rules::apply::edits::{copy_to, is_fixed, own, set_bits, set_ecs, to_pool};
 use crate::rules::apply::script::run;
 use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, log, set_error};
 
@@ -109,6 +109,7 @@ pub(super) fn perform(
                 _ => {}
             })
         }
+        Action::SetEdnsOption(..) if is_fixed(context) => Step::Next,
         Action::SetEdnsOption(code, data) => {
             if *code == edns::code::CLIENT_SUBNET {
                 context.query_state.keep_client_subnet(context.packet.bytes());

@@ -5,7 +5,7 @@ use crate::rules::context::{Environment, EvaluationContext};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::{edns, rebuild};
 
-use crate::rules::apply::edits::{cap_ttl, edit_ttl, to_tc};
+use crate::rules::apply::edits::{cap_ttl, edit_ttl, is_fixed, to_tc};
 use crate::rules::apply::script::run_response;
 use crate::rules::apply::{Effects, OPT_PAYLOAD, ResponseDecision, Step, log, set_error};
 
@@ -57,8 +57,10 @@ pub(super) fn respond(
             Step::Next
         }
         ResponseAction::ClearRecordTypes(types) => {
-            // A malformed response is passed on unchanged.
-            let _ = rebuild::clear_types(context.packet, |rtype| types.contains(&rtype));
+            // A malformed response is passed on unchanged, and so is a signed one.
+            if !is_fixed(context) {
+                let _ = rebuild::clear_types(context.packet, |rtype| types.contains(&rtype));
+            }
             context.reread();
             Step::Changed
         }
@@ -76,7 +78,7 @@ pub(super) fn respond(
         }
         ResponseAction::SetEdnsOption(code, data) => {
             // A response without EDNS is for a client without EDNS.
-            if context.opt().is_some() {
+            if context.opt().is_some() && !is_fixed(context) {
                 // If it does not fit, the answer goes without it.
                 let _ = edns::set_option(context.packet, *code, data, OPT_PAYLOAD);
                 context.reread();

@@ -11,7 +11,7 @@ use crate::wire::header::Header;
 use crate::wire::records::rtype;
 use crate::wire::{answer, header};
 
-use crate::rules::apply::edits::{own, set_bits, to_pool, to_tc};
+use crate::rules::apply::edits::{is_fixed, own, set_bits, to_pool, to_tc};
 use crate::rules::apply::{Decision, Effects, ResponseDecision, Step};
 
 /// Calls the function and applies what it returned. After an error the rule has not matched.
@@ -96,7 +96,9 @@ pub(super) fn run_response(
         Some(ScriptAction::Allow | ScriptAction::HeaderModify) => Step::Done(ResponseDecision::Deliver),
         Some(ScriptAction::Drop) => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
         Some(ScriptAction::RCode(code)) => {
-            if let Some(byte) = context.packet.bytes_mut().get_mut(3) {
+            if !is_fixed(context)
+                && let Some(byte) = context.packet.bytes_mut().get_mut(3)
+            {
                 *byte = *byte & 0xf0 | code & 0x0f;
             }
             Step::Done(ResponseDecision::Deliver)

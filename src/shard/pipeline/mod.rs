@@ -39,7 +39,7 @@ use crate::wire::answer::Flags;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
-use crate::wire::{answer, ecs, edit, keepalive};
+use crate::wire::{answer, ecs, edit, keepalive, signature};
 
 /// Bytes that a client can take if nothing else is known of it (RFC 1035, 4.2.1).
 const DATAGRAM_MIN: usize = 512;
@@ -215,7 +215,7 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) {
         let settings = state.ecs;
-        if !self.cx.sends_subnet(backend) || !settings.wanted {
+        if !self.cx.sends_subnet(backend) || !settings.wanted || signature::is_signed(packet.bytes()) {
             return;
         }
         let address = settings.address(&visible_client(client, Some(state)));
@@ -302,7 +302,10 @@ impl Shard {
         if self.cx.snapshot.globals.fixup_case
             && let Some(question) = self.dispatcher.queries.query(ending.entry).and_then(Question::parse)
         {
-            answer::fixup_case(packet.bytes_mut(), question.qname);
+            let is_same = Question::parse(packet.bytes()).is_some_and(|q| q.qname == question.qname);
+            if !is_same && !signature::is_signed(packet.bytes()) {
+                answer::fixup_case(packet.bytes_mut(), question.qname);
+            }
         }
         // A query that is too long to be kept has one attempt; its response is better than none.
         let can_restart = self.dispatcher.queries.query(ending.entry).is_some();
@@ -395,7 +398,9 @@ impl Shard {
             own_answer(&self.cx, packet, rcode::SERVFAIL) == Outcome::Answered
         };
         let limits = self.cx.client_limits();
-        if let Some(timeout) = self.connections.clients.keepalive(connection, limits) {
+        if let Some(timeout) = self.connections.clients.keepalive(connection, limits)
+            && !signature::is_signed(packet.bytes())
+        {
             // An answer without EDNS, or without space for the option, goes without it.
             let _ = keepalive::set(packet, timeout);
         }
@@ -445,7 +450,10 @@ fn visible_client(client: Client, state: Option<&QueryState>) -> Client {
 /// Restores the client's id and flags in an answer, and removes the server's hop-by-hop option.
 #[inline]
 fn restore_header(pending: &PendingQuery, from: Route, packet: &mut Packet<'_>) {
-    if from.is_connection() && keepalive::may_be_there(packet.bytes()) {
+    if from.is_connection()
+        && keepalive::may_be_there(packet.bytes())
+        && !signature::is_signed(packet.bytes())
+    {
         // It is between the server and us (RFC 7828).
         keepalive::remove(packet);
     }
