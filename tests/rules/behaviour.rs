@@ -193,6 +193,23 @@ fn messages_of_4096_bytes_go_both_ways() {
 }
 
 #[test]
+fn trailing_data_of_a_function_is_limited_by_what_can_be_sent() {
+    let function = |bytes: usize| {
+        format!(
+            "addAction(AllRule(), LuaAction(function(dq)
+               if not dq:setTrailingData(('x'):rep({bytes} - 19)) then return DNSAction.Refused end
+               return DNSAction.None end)) "
+        )
+    };
+    let sent = |bytes: usize| format!("> 1 * a/A TAIL={}", "78".repeat(bytes - 19));
+    play(&function(4096), &format!("q 1 a/A\n {}", sent(4096)));
+    play(&function(4097), "q 1 a/A\n < 0001 QR REFUSED a/A");
+    let stream = "newServer{address='127.0.1.3', order=0, useClientSubnet=true} setServerPolicy(firstAvailable) \
+                  setLocal('127.0.0.1:5300') setTCPToUDP(true) ";
+    play(&format!("{stream} {}", function(65_536)), "stream\n q 1 a/A\n < 0001 QR REFUSED a/A");
+}
+
+#[test]
 fn trailing_data_is_forwarded_unchanged() {
     let config = "addAction(TrailingDataRule(), PoolAction('two'))";
     play(

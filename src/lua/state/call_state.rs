@@ -27,6 +27,11 @@ use crate::wire::{answer, edit, edns, header, name, rebuild, records, signature}
 
 /// Bytes by which a self-generated answer may exceed its query: what MESSAGE buffers leave.
 const GROWTH_MAX: usize = 4096;
+/// Longest message over a connection, bytes.
+const FRAME_MAX: usize = u16::MAX as usize;
+/// Longest message in a datagram, bytes: what an engine receives (the space behind it is for options
+/// that are added later).
+const DATAGRAM_MAX: usize = 4096;
 /// TTL of spoofed records, seconds (dnsdist's default).
 pub(crate) const SPOOF_TTL: u32 = 60;
 
@@ -306,9 +311,9 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         self.context.packet
     }
 
-    /// Returns the size of the packet's buffer, bytes.
-    const fn capacity(&self) -> usize {
-        self.context.packet.len() + self.context.packet.tailroom()
+    /// Returns the longest message that the packet's buffer and a frame can hold, bytes.
+    fn capacity(&self) -> usize {
+        (self.context.packet.len() + self.context.packet.tailroom()).min(FRAME_MAX)
     }
 
     /// Returns the requested name, wire format.
@@ -381,10 +386,12 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         records::end(message).and_then(|end| message.get(end..)).unwrap_or_default()
     }
 
-    /// Replaces the bytes after the message; returns false when they do not fit.
+    /// Replaces the bytes after the message; returns false when the whole is longer than 4,096 bytes
+    /// in a datagram or 65,535 over a connection, or does not fit.
     pub(crate) fn set_trailing(&mut self, bytes: &[u8]) -> bool {
         let Some(end) = records::end(self.message()) else { return false };
-        if end + bytes.len() > self.capacity() {
+        let most = if self.query_state().protocol.is_stream() { FRAME_MAX } else { DATAGRAM_MAX };
+        if end + bytes.len() > most.min(self.capacity()) {
             return false;
         }
         let packet = self.packet_mut();
