@@ -305,10 +305,10 @@ impl Matcher {
             Self::Lua(function) => {
                 // Taken out while the function runs, so that it can borrow the rest of the
                 // environment.
-                let Some(script) = env.script.take() else { return false };
+                let Some(script) = env.script.take() else { return context.fail(env) };
                 let said = script.matches(*function, context, env);
                 env.script = Some(script);
-                said.unwrap_or(false)
+                said.unwrap_or_else(|| context.fail(env))
             }
         }
     }

@@ -267,6 +267,9 @@ pub struct QueryState {
     /// The client's question (name, type and class) when a rule changed the name: it is restored in
     /// the answer.
     pub original: Vec<u8>,
+    /// A function has failed on the message, which therefore becomes SERVFAIL: whoever walks the
+    /// rules takes it.
+    pub failed: bool,
     /// Lua asked for the query to be kept, so that it can be restarted.
     pub restartable: bool,
     /// How often it was restarted.

@@ -31,7 +31,7 @@ use crate::stats::log_queue::LogTarget;
 use crate::stats::log_queue::{Name, QueryLogEntry};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;
-use crate::wire::header::Header;
+use crate::wire::header::{Header, rcode};
 use crate::wire::{answer, ecs, rebuild, signature};
 
 /// UDP payload size in an OPT record that an action adds to a query, bytes (DNS flag day 2020).
@@ -120,15 +120,54 @@ fn walk_query(
     effects: &mut Effects<'_>,
 ) -> Decision {
     let mut walk = Walk::default();
-    while let Some(rule) = chain.next(&mut walk, context, env) {
+    loop {
+        let rule = chain.next(&mut walk, context, env);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_query(context, effects);
+        }
+        let Some(rule) = rule else { return Decision::Forward };
         effects.stats.rule_hits(rule.slot).add(1);
-        match perform(&rule.action, context, env, effects) {
+        let step = perform(&rule.action, context, env, effects);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_query(context, effects);
+        }
+        match step {
             Step::Next => {}
             Step::Changed => walk.renew(),
             Step::Done(outcome) => return outcome,
         }
     }
-    Decision::Forward
+}
+
+/// Answers a query on which a function failed: a rule that might have blocked it must not let it
+/// pass.
+#[cold]
+fn fail_query(context: &mut EvaluationContext<'_, '_>, effects: &mut Effects<'_>) -> Decision {
+    restore(context);
+    effects.limit = limit(context);
+    if servfail(context, effects.edns) {
+        Decision::Answered
+    } else {
+        Decision::Drop(DropReason::AnswerTooLong)
+    }
+}
+
+/// Turns the response on which a function failed into SERVFAIL: a rule that might have removed
+/// something from it must not let it pass.
+#[cold]
+fn fail_response(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) -> ResponseDecision {
+    if !servfail(context, effects.edns) {
+        return ResponseDecision::Drop(DropReason::AnswerTooLong);
+    }
+    context.reread();
+    ResponseDecision::Deliver
+}
+
+/// Turns the message into an answer SERVFAIL, with its RA.
+fn servfail(context: &mut EvaluationContext<'_, '_>, edns: AnswerEdns) -> bool {
+    let ra = Header::parse(context.packet.bytes()).is_some_and(|h| h.recursion_available());
+    let flags = Flags { ra: Some(ra), ..Flags::default() };
+    answer::rcode(context.packet, u16::from(rcode::SERVFAIL), flags, edns)
 }
 
 /// Finishes a self-generated answer: adds the Extended DNS Error, applies the self-answered rules, and
@@ -227,15 +266,23 @@ fn walk_response(
     effects: &mut Effects<'_>,
 ) -> ResponseDecision {
     let mut walk = Walk::default();
-    while let Some(rule) = chain.next(&mut walk, context, env) {
+    loop {
+        let rule = chain.next(&mut walk, context, env);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_response(context, effects);
+        }
+        let Some(rule) = rule else { return ResponseDecision::Deliver };
         effects.stats.rule_hits(rule.slot).add(1);
-        match respond(&rule.action, context, env, effects) {
+        let step = respond(&rule.action, context, env, effects);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_response(context, effects);
+        }
+        match step {
             Step::Next => {}
             Step::Changed => walk.renew(),
             Step::Done(reply) => return reply,
         }
     }
-    ResponseDecision::Deliver
 }
 
 fn set_error(error: &ExtendedError, context: &mut EvaluationContext<'_, '_>) {

@@ -14,17 +14,24 @@ use crate::wire::{answer, header};
 use crate::rules::apply::edits::{is_fixed, own, set_bits, to_pool, to_tc};
 use crate::rules::apply::{Decision, Effects, ResponseDecision, Step};
 
-/// Calls the function and applies what it returned. After an error the rule has not matched.
+/// Calls the function and applies what it returned. After an error the rule has not matched, and the
+/// message has failed.
 pub(super) fn run(
     function: FunctionId,
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
 ) -> Step<Decision> {
-    let Some(script) = env.script.take() else { return Step::Next };
+    let Some(script) = env.script.take() else {
+        context.fail(env);
+        return Step::Next;
+    };
     let action = script.act(function, context, env);
     let step = match action {
-        None => Step::Next,
+        None => {
+            context.fail(env);
+            Step::Next
+        }
         Some(ScriptAction::None) => Step::Changed,
         Some(ScriptAction::Allow) => Step::Done(Decision::Forward),
         Some(ScriptAction::Drop) => Step::Done(Decision::Drop(DropReason::Rule)),
@@ -88,11 +95,16 @@ pub(super) fn run_response(
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
 ) -> Step<ResponseDecision> {
-    let Some(script) = env.script.take() else { return Step::Next };
-    let action = script.act(function, context, env);
-    env.script = Some(script);
+    let action = env.script.take().and_then(|script| {
+        let action = script.act(function, context, env);
+        env.script = Some(script);
+        action
+    });
     match action {
-        None => Step::Next,
+        None => {
+            context.fail(env);
+            Step::Next
+        }
         Some(ScriptAction::Allow | ScriptAction::HeaderModify) => Step::Done(ResponseDecision::Deliver),
         Some(ScriptAction::Drop) => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
         Some(ScriptAction::RCode(code)) => {
