@@ -306,11 +306,13 @@ impl QueryState {
     }
 
     /// Keeps the data of the client's own client subnet option, before the first one that replaces
-    /// it.
-    pub fn keep_client_subnet(&mut self, message: &[u8]) {
-        if self.client_subnet.is_empty() {
+    /// it; returns whether it is that.
+    pub fn keep_client_subnet(&mut self, message: &[u8]) -> bool {
+        let is_first = self.client_subnet.is_empty();
+        if is_first {
             self.client_subnet.extend_from_slice(ecs::data(message).unwrap_or_default());
         }
+        is_first
     }
 
     /// Sets the Extended DNS Error of the answer.

@@ -111,10 +111,13 @@ pub(super) fn perform(
         }
         Action::SetEdnsOption(..) if is_fixed(context) => Step::Next,
         Action::SetEdnsOption(code, data) => {
-            if *code == edns::code::CLIENT_SUBNET {
-                context.query_state.keep_client_subnet(context.packet.bytes());
+            let is_kept = *code == edns::code::CLIENT_SUBNET
+                && context.query_state.keep_client_subnet(context.packet.bytes());
+            let done = edns::set_option(context.packet, *code, data, OPT_PAYLOAD);
+            if is_kept && done != edns::Outcome::Replaced {
+                context.query_state.client_subnet.clear();
             }
-            match edns::set_option(context.packet, *code, data, OPT_PAYLOAD) {
+            match done {
                 edns::Outcome::OptAdded => context.query_state.added = Ecs::OptAdded,
                 edns::Outcome::Added
                     if *code == edns::code::CLIENT_SUBNET && context.query_state.added == Ecs::Left =>

@@ -220,10 +220,11 @@ impl Shard {
         }
         let address = settings.address(&visible_client(client, Some(state)));
         let (v4, v6, replace) = (settings.v4, settings.v6, settings.replace);
-        if replace {
-            state.keep_client_subnet(packet.bytes());
-        }
+        let is_kept = replace && state.keep_client_subnet(packet.bytes());
         let done = ecs::set(packet, address, v4, v6, replace, apply::OPT_PAYLOAD);
+        if is_kept && done != Ecs::Replaced {
+            state.client_subnet.clear();
+        }
         // An option beside one that a rule added is removed with its record.
         if done == Ecs::OptAdded || done == Ecs::OptionAdded && state.added == Ecs::Left {
             state.added = done;
