@@ -1,5 +1,5 @@
--- Clients that ask for DNSSEC records (DO) get servers of their own: signed responses are large, and validation costs
--- CPU.
+-- Clients that ask for DNSSEC records (DO) or validate themselves (CD) get servers of their own: signed responses are
+-- large, and validation costs CPU.
 addLocal("127.0.0.1:5300")
 
 newServer{address = "192.0.2.1"}

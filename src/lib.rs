@@ -46,6 +46,7 @@
 //!   query.rs            Question: all that is read of a query, parsed once
 //!   rebuild.rs          a message written anew: without some of its records, or renamed
 //!   records.rs          the records behind the question: a walk, TTLs, counts, splices
+//!   signature.rs        TSIG and SIG(0): whether a message may be edited
 //!   svc.rs              SVCB and HTTPS records as a configuration says them
 //!   transfer.rs         where a zone transfer ends
 //!

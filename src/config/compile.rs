@@ -523,6 +523,7 @@ fn globals(draft: &Draft, steer: Steer) -> Globals {
         self_answer_edns: settings.switch(Key::SelfEdns),
         truncate_tc: settings.switch(Key::TruncateTc),
         fixup_case: settings.switch(Key::FixupCase),
+        lua_errors_fail: settings.text(Key::LuaErrorAction).as_deref() != Some("ignore"),
         ecs_override: settings.switch(Key::EcsOverride),
         ecs_v4: prefix(Key::EcsV4, 24),
         ecs_v6: prefix(Key::EcsV6, 56),

@@ -456,6 +456,7 @@ fn global_fields(snapshot: &Snapshot) -> Fields {
         ("setAddEDNSToSelfGeneratedResponses", g.self_answer_edns.to_string()),
         ("truncateTC", g.truncate_tc.to_string()),
         ("fixupCase", g.fixup_case.to_string()),
+        ("setLuaErrorAction", if g.lua_errors_fail { "servfail" } else { "ignore" }.to_owned()),
         ("setECSOverride", g.ecs_override.to_string()),
         ("setECSSourcePrefixV4", g.ecs_v4.to_string()),
         ("setECSSourcePrefixV6", g.ecs_v6.to_string()),

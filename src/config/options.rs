@@ -44,6 +44,7 @@ pub enum Key {
     SelfEdns,
     TruncateTc,
     FixupCase,
+    LuaErrorAction,
     EcsOverride,
     EcsV4,
     EcsV6,
@@ -377,7 +378,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 54] = [
+pub static SETTINGS: [Setting; 55] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -647,6 +648,16 @@ pub static SETTINGS: [Setting; 54] = [
         name: "fixup-case",
         lua: &[set("fixupCase")],
         doc: "Restore the query's letter case in the question of its answer.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::LuaErrorAction,
+        name: "lua-error-action",
+        kind: Kind::Choice(&["servfail", "ignore"]),
+        default: "servfail",
+        lua: &[set("setLuaErrorAction")],
+        doc: "What becomes of a query or an answer on which a rule's Lua function fails. `servfail`: \
+              SERVFAIL; `ignore`: it goes on as if the rule had not matched.",
         ..LIVE
     },
     Setting {

@@ -78,7 +78,8 @@ impl Snapshot {
     /// Returns the settings that concern rules.
     #[must_use]
     pub const fn rule_settings(&self) -> RuleSettings {
-        RuleSettings { truncate_tc: self.globals.truncate_tc, clients_stay: self.globals.clients_stay }
+        let Globals { truncate_tc, clients_stay, lua_errors_fail, .. } = self.globals;
+        RuleSettings { truncate_tc, clients_stay, lua_errors_fail }
     }
 
     /// Carries state over from the current configuration: the counts of rates of the same rules;
@@ -152,6 +153,8 @@ pub struct Globals {
     pub truncate_tc: bool,
     /// Restore the letter case of the query in the question of a response (`fixupCase`).
     pub fixup_case: bool,
+    /// A message on which a Lua function fails becomes SERVFAIL (`setLuaErrorAction`).
+    pub lua_errors_fail: bool,
     /// Replace the client subnet of a query (`setECSOverride`).
     pub ecs_override: bool,
     /// Prefix length of the client subnet for IPv4 (`setECSSourcePrefixV4`).
@@ -178,6 +181,7 @@ impl Default for Globals {
             self_answer_edns: true,
             truncate_tc: false,
             fixup_case: false,
+            lua_errors_fail: true,
             ecs_override: false,
             ecs_v4: 24,
             ecs_v6: 56,

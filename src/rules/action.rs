@@ -37,7 +37,7 @@ pub enum Action {
     SpoofCname(Arc<[u8]>, Flags),
     /// Answers with records of the requested type.
     SpoofRaw(Arc<RawRecords>, Flags),
-    /// Answers with SVCB or HTTPS records.
+    /// Answers queries for SVCB or HTTPS with such records.
     SpoofSvc(Arc<[SvcRecord]>, Flags),
     /// Answers with this message, under the query's id.
     SpoofPacket(Arc<[u8]>),
@@ -69,7 +69,8 @@ pub enum Action {
     SetEcsOverride(bool),
     /// Prefix lengths of the subnet, IPv4 and IPv6.
     SetEcsPrefixLength(u8, u8),
-    /// Adds this subnet rather than the client's: one for IPv4 clients, one for IPv6 clients.
+    /// Adds this subnet rather than the client's: of two, one for IPv4 clients and one for IPv6
+    /// clients; one alone for all.
     SetEcsTo(Option<(Ipv4Addr, u8)>, Option<(Ipv6Addr, u8)>),
     /// Sets an EDNS option in what the server gets.
     SetEdnsOption(u16, Arc<[u8]>),
@@ -199,7 +200,7 @@ pub enum ResponseAction {
     Allow,
     /// Drops the response.
     Drop,
-    /// Truncates the answer: TC=1 without records.
+    /// Truncates the answer over UDP: TC=1 without records. Does nothing over a connection.
     Tc,
     /// Delays the answer by this span; UDP only.
     Delay(TickDelta),

@@ -111,6 +111,13 @@ impl EvaluationContext<'_, '_> {
         *self.facts.opt.get_or_insert_with(|| edns::find(message, end))
     }
 
+    /// Records that a function has failed on the message, or cannot be called; its rule does not
+    /// match: returns false.
+    pub(crate) fn fail(&mut self, env: &Environment<'_>) -> bool {
+        self.query_state.failed |= env.settings.lua_errors_fail;
+        false
+    }
+
     /// Parses the message again after an edit.
     pub fn reread(&mut self) {
         let edits = self.facts.edits.wrapping_add(1);
@@ -144,6 +151,8 @@ pub struct Environment<'a> {
 pub struct RuleSettings {
     /// A server's response with TC=1 loses its records (`setTruncateTC`).
     pub truncate_tc: bool,
+    /// A message on which a function fails becomes SERVFAIL (`setLuaErrorAction`).
+    pub lua_errors_fail: bool,
     /// All queries of a client come to the same shard, so that its limits need not be divided.
     pub clients_stay: bool,
 }

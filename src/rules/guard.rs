@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::rules::context::EvaluationContext;
+use crate::rules::matcher;
 use crate::rules::matcher::Matcher;
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -61,7 +62,7 @@ pub enum Fact {
     Stream,
     /// RD: 0 or 1.
     Rd,
-    /// DO: 0 or 1.
+    /// CD or DO: 0 or 1.
     Dnssec,
 }
 
@@ -93,7 +94,7 @@ impl Fact {
             Self::Protocol => context.query_state.protocol as u32,
             Self::Stream => context.query_state.protocol.is_stream().into(),
             Self::Rd => byte(2).is_some_and(|o| o & u32::from(header::RD) != 0).into(),
-            Self::Dnssec => context.opt().is_some_and(|o| o.dnssec_ok).into(),
+            Self::Dnssec => matcher::wants_dnssec(context).into(),
         }
     }
 }

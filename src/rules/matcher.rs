@@ -46,7 +46,7 @@ pub enum Matcher {
     ERCode(u16),
     /// Recursion is desired.
     Rd,
-    /// DNSSEC records are requested (DO).
+    /// The client validates: CD is set, or DNSSEC records are requested (DO).
     Dnssec,
     /// The EDNS version is above this; never without EDNS.
     EdnsVersion(u8),
@@ -249,7 +249,7 @@ impl Matcher {
             Self::RCode(rcode) => byte(context, 3).is_some_and(|o| o & 0x0f == *rcode),
             Self::ERCode(rcode) => extended_rcode(context) == Some(*rcode),
             Self::Rd => byte(context, 2).is_some_and(|o| o & header::RD != 0),
-            Self::Dnssec => context.opt().is_some_and(|o| o.dnssec_ok),
+            Self::Dnssec => wants_dnssec(context),
             Self::EdnsVersion(version) => context.opt().is_some_and(|o| o.version > *version),
             Self::EdnsOption(code) => {
                 let Some(opt) = context.opt() else { return false };
@@ -305,10 +305,10 @@ impl Matcher {
             Self::Lua(function) => {
                 // Taken out while the function runs, so that it can borrow the rest of the
                 // environment.
-                let Some(script) = env.script.take() else { return false };
+                let Some(script) = env.script.take() else { return context.fail(env) };
                 let said = script.matches(*function, context, env);
                 env.script = Some(script);
-                said.unwrap_or(false)
+                said.unwrap_or_else(|| context.fail(env))
             }
         }
     }
@@ -317,6 +317,11 @@ impl Matcher {
 /// Returns a byte of the header; none when the message is shorter than one.
 fn byte(context: &EvaluationContext<'_, '_>, at: usize) -> Option<u8> {
     context.packet.bytes().first_chunk::<{ header::LEN }>()?.get(at).copied()
+}
+
+/// Returns whether CD is set, which needs no search for an OPT record, or DO.
+pub(super) fn wants_dnssec(context: &mut EvaluationContext<'_, '_>) -> bool {
+    byte(context, 3).is_some_and(|o| o & header::CD != 0) || context.opt().is_some_and(|o| o.dnssec_ok)
 }
 
 /// Returns the response code with the upper eight bits of the OPT record (RFC 6891, 6.1.3).

@@ -8,7 +8,7 @@ use crate::base::addr::{Client, Endpoint, PoolSlot};
 use crate::base::narrow::to_u16;
 use crate::base::time::{Tick, TickDelta};
 use crate::wire::ecs::Ecs;
-use crate::wire::{header, proxy};
+use crate::wire::{ecs, header, proxy, signature};
 
 /// Bytes of all tags of a query, names and values together.
 const TAG_BYTES_MAX: usize = 4096;
@@ -249,6 +249,9 @@ pub struct QueryState {
     /// What was added to it for its server and must not be in the answer: an OPT record or a client
     /// subnet option.
     pub added: Ecs,
+    /// Data of the client's own client subnet option when the server got another one: it is put back
+    /// in the answer.
+    pub client_subnet: Vec<u8>,
     /// How long its answer is delayed.
     pub delay: TickDelta,
     /// Cap on the TTLs of its answer.
@@ -264,6 +267,9 @@ pub struct QueryState {
     /// The client's question (name, type and class) when a rule changed the name: it is restored in
     /// the answer.
     pub original: Vec<u8>,
+    /// A function has failed on the message, which therefore becomes SERVFAIL: whoever walks the
+    /// rules takes it.
+    pub failed: bool,
     /// Lua asked for the query to be kept, so that it can be restarted.
     pub restartable: bool,
     /// How often it was restarted.
@@ -278,12 +284,35 @@ impl QueryState {
         let mut error_text = std::mem::take(&mut self.error_text);
         let mut proxy = std::mem::take(&mut self.proxy);
         let mut sni = std::mem::take(&mut self.sni);
+        let mut client_subnet = std::mem::take(&mut self.client_subnet);
         tags.clear();
         original.clear();
         error_text.clear();
         proxy.clear();
         sni.clear();
-        *self = Self { received, ecs, flags, tags, proxy, sni, original, error_text, ..Self::default() };
+        client_subnet.clear();
+        *self = Self {
+            received,
+            ecs,
+            flags,
+            tags,
+            proxy,
+            sni,
+            original,
+            error_text,
+            client_subnet,
+            ..Self::default()
+        };
+    }
+
+    /// Keeps the data of the client's own client subnet option, before the first one that replaces
+    /// it; returns whether it is that.
+    pub fn keep_client_subnet(&mut self, message: &[u8]) -> bool {
+        let is_first = self.client_subnet.is_empty();
+        if is_first {
+            self.client_subnet.extend_from_slice(ecs::data(message).unwrap_or_default());
+        }
+        is_first
     }
 
     /// Sets the Extended DNS Error of the answer.
@@ -297,6 +326,7 @@ impl QueryState {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.added == Ecs::Left
+            && self.client_subnet.is_empty()
             && self.delay == TickDelta::default()
             && self.ttl_max.is_none()
             && self.error.is_none()
@@ -326,8 +356,11 @@ pub const fn unpacked(flags: u8) -> [u8; 2] {
     [flags & header::RD, flags & header::CD]
 }
 
-/// Writes RD and CD.
+/// Writes RD and CD, unless the message is signed.
 pub fn set_flags(message: &mut [u8], flags: [u8; 2]) {
+    if flags_of(message) == flags || signature::is_signed(message) {
+        return;
+    }
     if let Some(bytes) = message.get_mut(2..4) {
         bytes[0] = bytes[0] & !header::RD | flags[0];
         bytes[1] = bytes[1] & !header::CD | flags[1];
@@ -384,6 +417,7 @@ mod tests {
     #[test]
     fn reset_forgets_the_last_query() {
         let mut query_state = QueryState::default();
+        query_state.client_subnet.push(1);
         query_state.proxy.add(1, b"x");
         query_state.sni.extend_from_slice(b"dns.example");
         query_state.tags.set(b"a", b"b");

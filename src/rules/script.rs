@@ -27,6 +27,8 @@ pub enum ScriptAction {
     Spoof,
     /// Answer with raw RDATA: the argument.
     SpoofRaw,
+    /// Answer with a whole message: the argument.
+    SpoofPacket,
     /// The function changed the header: with QR=1 the packet is an answer, otherwise it goes to a
     /// server.
     HeaderModify,
@@ -52,10 +54,9 @@ pub enum Spoofed {
 }
 
 impl Spoofed {
-    /// Parses the argument; returns none when it contains nothing that answers a query of this
-    /// type.
+    /// Parses the argument; returns none when it contains neither an address nor a name.
     #[must_use]
-    pub fn read(argument: &[u8], qtype: u16) -> Option<Self> {
+    pub fn read(argument: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(argument).ok()?;
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for word in text.split([',', ' ']).filter(|w| !w.is_empty()) {
@@ -65,14 +66,15 @@ impl Spoofed {
                 Err(_) => return name::from_text(text).ok().map(Self::Name),
             }
         }
-        answer::addresses_match(qtype, !v4.is_empty(), !v6.is_empty()).then_some(Self::Addresses(v4, v6))
+        (!v4.is_empty() || !v6.is_empty()).then_some(Self::Addresses(v4, v6))
     }
 
-    /// Turns the query into that answer; returns false when it does not fit.
-    pub fn answer(&self, packet: &mut Packet<'_>, edns: AnswerEdns) -> bool {
+    /// Turns the query into that answer, without records when there is no address of the requested
+    /// type; returns false when it does not fit.
+    pub fn answer(&self, packet: &mut Packet<'_>, flags: Flags, edns: AnswerEdns) -> bool {
         match self {
-            Self::Addresses(v4, v6) => answer::addresses(packet, v4, v6, Flags::default(), edns),
-            Self::Name(target) => answer::cname(packet, target, Flags::default(), edns),
+            Self::Addresses(v4, v6) => answer::addresses(packet, v4, v6, flags, edns),
+            Self::Name(target) => answer::cname(packet, target, flags, edns),
         }
     }
 }

@@ -136,14 +136,14 @@ pub fn raw(
 
 /// Answers with service bindings, of the queried type, and with their address hints as additional
 /// records: all A, then all AAAA. The root as target means the queried name (RFC 9460, 2.5.2),
-/// which then owns the hints.
+/// which then owns the hints. Bindings may share hints: each is one record (RFC 2181, 5).
 #[must_use]
 pub fn svc(packet: &mut Packet<'_>, bindings: &[SvcRecord], flags: Flags, own: AnswerEdns) -> bool {
     let Some(mut draft) = Draft::begin(packet, 0, flags, own) else { return false };
     let Some((qtype, _)) = draft.asked else { return false };
     bindings.iter().all(|b| draft.answer(qtype, &[&b.priority.to_be_bytes(), &b.target, &b.params]))
-        && bindings.iter().all(|b| draft.additional(&b.target, rtype::A, &b.v4))
-        && bindings.iter().all(|b| draft.additional(&b.target, rtype::AAAA, &b.v6))
+        && draft.hints(bindings, rtype::A, |b| &b.v4)
+        && draft.hints(bindings, rtype::AAAA, |b| &b.v6)
         && draft.finish()
 }
 
@@ -196,6 +196,18 @@ pub fn message(packet: &mut Packet<'_>, template: &[u8]) -> bool {
             records::splice(packet, place, &[question], true)
         }
         _ => true,
+    }
+}
+
+/// Gives an answer that was edited out of its query our own OPT record in place of the client's: no
+/// option of a query is meant for an answer (RFC 6891, 6.1.1). DO and the code's upper bits stay.
+/// False, and nothing changed, when the answer has an OPT record that cannot be replaced.
+#[must_use]
+pub fn own_opt(packet: &mut Packet<'_>, own: AnswerEdns) -> bool {
+    if own.wanted {
+        edns::reset(packet, own.payload)
+    } else {
+        edns::strip(packet) || edns::locate(packet.bytes()).is_none()
     }
 }
 
@@ -327,9 +339,22 @@ impl<'p, 'b> Draft<'p, 'b> {
         self.record(Section::Answer, &OWNER, rtype, data)
     }
 
-    fn additional<const N: usize>(&mut self, target: &[u8], rtype: u16, addresses: &[[u8; N]]) -> bool {
-        let owner = if target == [0] { &OWNER[..] } else { target };
-        addresses.iter().all(|ip| self.record(Section::Additional, owner, rtype, &[ip]))
+    /// Appends the hints of one family. The configuration bounds their number.
+    fn hints<'s, const N: usize>(
+        &mut self,
+        bindings: &'s [SvcRecord],
+        rtype: u16,
+        of: impl Fn(&'s SvcRecord) -> &'s [[u8; N]],
+    ) -> bool {
+        bindings.iter().enumerate().all(|(number, binding)| {
+            let owner = if binding.target == [0] { &OWNER[..] } else { &binding.target };
+            of(binding).iter().enumerate().all(|(at, ip)| {
+                let earlier =
+                    bindings[..number].iter().filter(|b| b.target.eq_ignore_ascii_case(&binding.target));
+                let known = of(binding)[..at].contains(ip) || earlier.map(&of).any(|ips| ips.contains(ip));
+                known || self.record(Section::Additional, owner, rtype, &[ip])
+            })
+        })
     }
 
     /// Appends a record; sections must come in order. False without a question or space.

@@ -12,6 +12,9 @@ use crate::base::packet::Packet;
 use crate::wire::edns;
 use crate::wire::edns::{Outcome, code};
 
+/// Bytes of the option before its address.
+const FIXED: usize = 4;
+
 /// A client subnet option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet {
@@ -50,6 +53,27 @@ pub fn parse(message: &[u8]) -> Option<Subnet> {
     let &[f0, f1, source, scope] = message.get(data.clone())?.first_chunk()?;
     let address = data.start + 4..data.end;
     Some(Subnet { family: u16::from_be_bytes([f0, f1]), source, scope, address })
+}
+
+/// Returns the data of the first client subnet option of a message, if it has its fixed part.
+#[must_use]
+pub fn data(message: &[u8]) -> Option<&[u8]> {
+    let opt = edns::locate(message)?;
+    let (_, data) = edns::options(message, &opt).find(|option| option.0 == code::CLIENT_SUBNET)?;
+    message.get(data).filter(|data| data.len() >= FIXED)
+}
+
+/// Puts the option that the client sent (its data) in place of the one of a response: a client
+/// discards an answer that repeats another subnet than its own (RFC 7871, 7.3). The server has not
+/// seen that subnet, so the answer is valid for all: the scope is 0. A response without the option
+/// stays so. False, and nothing changed, when it does not fit.
+#[must_use]
+pub fn give_back(packet: &mut Packet<'_>, own: &[u8]) -> bool {
+    let Some((fixed, address)) = own.split_at_checked(FIXED) else { return true };
+    let Some(opt) = edns::locate(packet.bytes()) else { return true };
+    edns::options(packet.bytes(), &opt).all(|option| option.0 != code::CLIENT_SUBNET)
+        || edns::put_option(packet, code::CLIENT_SUBNET, &[&fixed[..3], &[0], address], opt.payload)
+            != Outcome::Failed
 }
 
 /// Adds the client's network: the first `source_v4` or `source_v6` bits of its address (at most 32
@@ -163,6 +187,26 @@ mod tests {
         assert_eq!(done, Ecs::Replaced);
         assert_eq!(query, counted(b"\0\0\x29\x02\0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0\x02"));
         assert_eq!(with(&query, |p| undo(p, done)), (query.clone(), true));
+    }
+
+    #[test]
+    fn a_replaced_subnet_is_given_back_with_scope_0() {
+        let (own, _) = with(QUERY, |p| set(p, V4, 32, 0, false, 512));
+        let kept = data(&own).unwrap().to_vec();
+        assert_eq!(kept, b"\0\x01\x20\0\xc0\0\x02\xff");
+        let (mut response, _) = with(&own, |p| set(p, "10.0.0.1".parse().unwrap(), 24, 0, true, 512));
+        let scope_at = response.len() - 4;
+        response[scope_at] = 24;
+        assert_eq!(with(&response, |p| give_back(p, &kept)), (own, true));
+        assert_eq!(with(QUERY, |p| give_back(p, &kept)), (QUERY.to_vec(), true), "a response without EDNS");
+        let bare = counted(b"\0\0\x29\x02\0\0\0\0\0\0\0");
+        assert_eq!(with(&bare, |p| give_back(p, &kept)), (bare.clone(), true), "without the option");
+        assert_eq!(
+            with(&response, |p| give_back(p, b"\0\x01")),
+            (response.clone(), true),
+            "nothing was kept"
+        );
+        assert_eq!(data(QUERY), None);
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::wire::{name, records};
 /// Bytes of an OPT record before its options.
 const FIXED: usize = 11;
 
+/// Longest message of a frame, bytes.
+const MESSAGE_MAX: usize = u16::MAX as usize;
+
 /// Option codes that this crate writes.
 pub mod code {
     /// Client subnet (RFC 7871).
@@ -153,11 +156,18 @@ pub fn set_option(packet: &mut Packet<'_>, code: u16, data: &[u8], payload: u16)
 /// [`set_option`] with its data in parts.
 pub(super) fn put_option(packet: &mut Packet<'_>, code: u16, data: &[&[u8]], payload: u16) -> Outcome {
     let Some(head) = option_head(code, data) else { return Outcome::Failed };
+    let opt = locate(packet.bytes());
+    // A message of more bytes than a frame holds would be lost.
+    let fixed = if opt.is_some() { 0 } else { FIXED };
+    let added = fixed + head.len() + data.iter().map(|part| part.len()).sum::<usize>();
+    if packet.len() + added > MESSAGE_MAX {
+        return Outcome::Failed;
+    }
     let mut parts: [&[u8]; 5] = [&[]; 5];
     let Some(rest) = parts.get_mut(2..2 + data.len()) else { return Outcome::Failed };
     rest.copy_from_slice(data);
     parts[1] = &head;
-    if let Some(opt) = locate(packet.bytes()) {
+    if let Some(opt) = opt {
         return match rewrite(packet, &opt, code, &parts) {
             Some(true) => Outcome::Replaced,
             Some(false) => Outcome::Added,
@@ -206,6 +216,16 @@ pub fn strip(packet: &mut Packet<'_>) -> bool {
         records::count(packet.bytes_mut(), Section::Additional, -1);
     }
     gone
+}
+
+/// Replaces the OPT record, if there is one, by one with `payload` and without options; DO and the
+/// code's upper bits stay. False, and nothing changed, when that is impossible.
+#[must_use]
+pub fn reset(packet: &mut Packet<'_>, payload: u16) -> bool {
+    let Some(opt) = locate(packet.bytes()) else { return true };
+    let mut own = bare(payload, opt.dnssec_ok);
+    own[5] = opt.code_high;
+    records::splice(packet, opt.start..opt.end, &[&own], true)
 }
 
 /// Encodes code and length of an option.
@@ -341,6 +361,17 @@ mod tests {
             (vec![0; 11], vec![]),
         ] {
             assert_eq!(edited(&message, 20, |p| set_option(p, 8, &data, 512)), (message, Outcome::Failed));
+        }
+    }
+
+    #[test]
+    fn a_message_does_not_grow_beyond_a_frame() {
+        let mut plain = signed(OPTIONS);
+        for (length, added, outcome) in [(65_535 - 7, 3, Outcome::Added), (65_535 - 7, 4, Outcome::Failed)] {
+            plain.resize(length, 0);
+            let (after, done) = edited(&plain, 50, |p| set_option(p, 15, &vec![1; added], 512));
+            assert_eq!(done, outcome);
+            assert_eq!(after.len(), if done == Outcome::Failed { length } else { 65_535 });
         }
     }
 

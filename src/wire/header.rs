@@ -38,6 +38,12 @@ pub mod rcode {
     pub const REFUSED: u8 = 5;
 }
 
+/// Returns whether AA is set in a message.
+#[must_use]
+pub fn is_authoritative(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|byte| byte & AA != 0)
+}
+
 /// A view of a header.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'p>(&'p [u8; LEN]);

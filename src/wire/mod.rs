@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod query;
 pub mod rebuild;
 pub mod records;
+pub mod signature;
 pub mod svc;
 pub mod transfer;
 

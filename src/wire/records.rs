@@ -67,6 +67,10 @@ pub mod rtype {
     pub const DNAME: u16 = 39;
     /// The pseudo-record of EDNS (RFC 6891).
     pub const OPT: u16 = 41;
+    /// A service binding (RFC 9460).
+    pub const SVCB: u16 = 64;
+    /// A service binding for HTTPS (RFC 9460).
+    pub const HTTPS: u16 = 65;
     /// A transaction signature (RFC 8945); the last record of its message.
     pub const TSIG: u16 = 250;
     /// All types, in a question.

@@ -9,6 +9,7 @@ mod key {
     pub(super) const IPV4HINT: u16 = 4;
     pub(super) const ECH: u16 = 5;
     pub(super) const IPV6HINT: u16 = 6;
+    pub(super) const INVALID: u16 = 65_535;
 }
 
 /// The service parameters of one record; empty ones are omitted.
@@ -35,6 +36,10 @@ pub struct SvcParams {
 impl SvcParams {
     /// Encodes the parameters, keys ascending.
     fn encode(&self) -> Result<Vec<u8>, &'static str> {
+        let is_other = |key: u16| key > key::IPV6HINT && key != key::INVALID;
+        if !self.others.iter().all(|(key, _)| is_other(*key)) {
+            return Err("a further key is from 7 to 65534");
+        }
         let mut all: Vec<(u16, Vec<u8>)> = self.others.clone();
         let mut add = |key, value| all.push((key, value));
         if !self.mandatory.is_empty() {
@@ -43,6 +48,9 @@ impl SvcParams {
             keys.dedup();
             if keys.first() == Some(&key::MANDATORY) {
                 return Err("the key mandatory cannot be mandatory");
+            }
+            if keys.len() < self.mandatory.len() {
+                return Err("a key is mandatory twice");
             }
             add(key::MANDATORY, keys.into_iter().flat_map(u16::to_be_bytes).collect());
         }
@@ -58,6 +66,9 @@ impl SvcParams {
             add(key::ALPN, list);
         }
         if self.no_default_alpn {
+            if self.alpn.is_empty() {
+                return Err("noDefaultAlpn needs alpn");
+            }
             add(key::NO_DEFAULT_ALPN, Vec::new());
         }
         if let Some(port) = self.port {
@@ -109,6 +120,9 @@ impl SvcRecord {
     /// What is wrong with the parameters.
     pub fn new(priority: u16, target: Vec<u8>, params: &SvcParams) -> Result<Self, &'static str> {
         let encoded = params.encode()?;
+        if priority == 0 && !encoded.is_empty() {
+            return Err("a record of priority 0 is an alias, which has no parameters");
+        }
         Ok(Self { priority, target, params: encoded, v4: params.v4.clone(), v6: params.v6.clone() })
     }
 }
@@ -120,7 +134,7 @@ mod tests {
     #[test]
     fn parameters_are_in_the_order_of_their_keys() {
         let params = SvcParams {
-            mandatory: vec![4, 3, 3],
+            mandatory: vec![4, 3],
             alpn: vec![b"h2".to_vec(), b"dot".to_vec()],
             no_default_alpn: true,
             port: Some(853),
@@ -144,6 +158,10 @@ mod tests {
         let empty = SvcParams::default();
         for wrong in [
             SvcParams { mandatory: vec![3, 0], ..empty.clone() },
+            SvcParams { mandatory: vec![3, 3], port: Some(1), ..empty.clone() },
+            SvcParams { no_default_alpn: true, ..empty.clone() },
+            SvcParams { others: vec![(2, b"x".to_vec())], ..empty.clone() },
+            SvcParams { others: vec![(65_535, Vec::new())], ..empty.clone() },
             SvcParams { alpn: vec![Vec::new()], ..empty.clone() },
             SvcParams { alpn: vec![vec![b'a'; 256]], ..empty.clone() },
             SvcParams { port: Some(1), others: vec![(3, vec![0, 1])], ..empty.clone() },
@@ -151,5 +169,7 @@ mod tests {
         ] {
             assert!(SvcRecord::new(1, vec![0], &wrong).is_err(), "{wrong:?}");
         }
+        let port = SvcParams { port: Some(1), ..SvcParams::default() };
+        assert!(SvcRecord::new(0, vec![0], &port).is_err(), "an alias with parameters");
     }
 }

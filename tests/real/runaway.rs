@@ -50,21 +50,20 @@ fn runaway_functions_do_not_affect_other_queries() {
     }
     lua += "addAction(AllRule(), LuaAction(function(dq) dq:setTag('seen', '1') return DNSAction.None end))\n";
     let mut instance = Instance::start(&lua);
-    let before = server.others();
     let plan = Plan { target: at, rate: 500, count: u64::MAX, patience: Duration::from_secs(8) };
     let load = Load::start(plan);
     for round in 0..2 {
         for (n, body) in RUNAWAYS.iter().enumerate() {
             let name = format!("r{round}.k{n}.runaway.test");
             let answer = ask_from(Ipv4Addr::LOCALHOST.into(), at, &name, Duration::from_secs(8));
-            assert!(answer.is_some(), "{name}: {body}; {}", instance.program.transcript());
+            let code = answer.map(|answer| answer[3] & 0x0f);
+            assert_eq!(code, Some(2), "SERVFAIL: {name}: {body}; {}", instance.program.transcript());
         }
     }
     let report = load.finish();
     report.assert_nothing_lost(&|| instance.program.transcript());
     assert_eq!(server.queries(), report.sent, "queries at both ends");
     let asked = 2 * RUNAWAYS.len() as u64;
-    assert!(server.others() - before >= asked, "each went to the server as if no rule had matched");
     let errors = instance.counted("script-errors");
     wait_for(
         || format!("{asked} errors, {errors} at first"),

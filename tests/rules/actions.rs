@@ -215,6 +215,18 @@ const ROWS: &[Row] = &[
          > 9 * b/A OPT=4096,DO,8:000118007f0000",
     ),
     (
+        "TeeAction: a subnet in the query is kept, unless it is to be replaced",
+        r#"addAction("b", SetECSOverrideAction(true)) addAction(AllRule(), TeeAction("127.0.1.9", true))"#,
+        "q 1 a/A OPT=4096,8:00011800cb0071
+         > 1 * a/A OPT=4096,8:00011800cb0071
+         wait 0
+         > 9 * a/A OPT=4096,8:00011800cb0071
+         q 1 b/A OPT=4096,8:00011800cb0071
+         > 1 * b/A OPT=4096,8:00011800cb0071
+         wait 0
+         > 9 * b/A OPT=4096,8:000118007f0000",
+    ),
+    (
         "TeeAction: the copy has the changes of earlier rules",
         r#"addAction(AllRule(), SetNoRecurseAction()) addAction(AllRule(), TeeAction("127.0.1.9"))
            addAction(AllRule(), SetDisableValidationAction())"#,

@@ -130,6 +130,25 @@ const ROWS: &[Row] = &[
          > 1 * a/A",
     ),
     (
+        "SpoofSVCAction: other types continue with the next rule; a hint of several records is added once",
+        "addAction(AllRule(), SpoofSVCAction({
+            newSVCRecordParameters(1, 'x.a', {alpn='h3', ipv4hint={'192.0.2.1', '192.0.2.1'}}),
+            newSVCRecordParameters(2, 'X.a', {ipv4hint={'192.0.2.1', '192.0.2.2'}}),
+            newSVCRecordParameters(3, '.', {ipv4hint='192.0.2.1'})}))",
+        "q 1234 a/SVCB
+         < 1234 QR a/SVCB RR=1,@,SVCB,60,00010178016100000100030268330004000\
+          8c0000201c0000201 RR=1,@,SVCB,60,000201780161000004000\
+          8c0000201c0000202 RR=1,@,SVCB,60,00030000040004c0000201 RR=3,x.a,A,60,c0000201 RR=3,x.a,A,60,c0000202 RR=3,@,A,60,c0000201
+         q 1234 a/A
+         > 1 * a/A
+         q 1234 a/AAAA
+         > 1 * a/AAAA
+         q 1234 a/TXT
+         > 1 * a/TXT
+         q 1234 a/ANY
+         > 1 * a/ANY",
+    ),
+    (
         "SpoofPacketAction: a complete message with the id and question of the query",
         r#"addAction("a", SpoofPacketAction("\000\000\133\005\000\001\000\001\000\000\000\000\001a\000\000\001\000\001\192\012\000\001\000\001\000\000\000\007\000\004\192\000\002\001"))
            addAction("b", SpoofPacketAction("\000\000\128\005\000\000\000\000\000\000\000\000trailing", 12))"#,
@@ -139,6 +158,84 @@ const ROWS: &[Row] = &[
          < 1234 QR AA REFUSED a/A A=192.0.2.1,7
          q 1234 RD b/A
          < 1234 QR RD REFUSED",
+    ),
+    (
+        "dq:spoof: other types than those of the addresses get no records; TTL, AA, and the type for ANY",
+        r#"local function spoof(name, ...)
+             local arguments, n = {...}, select('#', ...)
+             addAction(name, LuaAction(function(dq)
+               dq:spoof(unpack(arguments, 1, n)) return DNSAction.HeaderModify end))
+           end
+           spoof("a", newCA("192.0.2.1"))
+           spoof("b", {newCA("192.0.2.1"), newCA("2001:db8::1")}, nil, 300)
+           spoof("c", "\003abc", DNSQType.TXT, 9)
+           spoof("d", "\003abc")
+           addAction("e", LuaAction(function(dq)
+             local header = dq.dh header:setAA(true) dq:setHeader(header)
+             dq:spoof(newCA("192.0.2.1")) return DNSAction.HeaderModify end))"#,
+        "q 1234 RD a/A
+         < 1234 QR RD RA a/A A=192.0.2.1
+         q 1234 RD a/AAAA
+         < 1234 QR RD RA a/AAAA
+         q 1234 a/TXT OPT=4096
+         < 1234 QR a/TXT OPT=1232
+         q 1234 b/AAAA
+         < 1234 QR b/AAAA AAAA=2001:db8::1,300
+         q 1234 c/ANY
+         < 1234 QR c/ANY RR=1,@,TXT,9,03616263
+         q 1234 c/TXT
+         < 1234 QR c/TXT RR=1,@,TXT,9,03616263
+         q 1234 d/ANY
+         < 1234 QR d/ANY
+         q 1234 e/A
+         < 1234 QR AA e/A A=192.0.2.1",
+    ),
+    (
+        "DNSAction.Spoof, SpoofRaw and SpoofPacket of functions",
+        r#"addAction("a", LuaAction(function(dq) return DNSAction.Spoof, "192.0.2.1" end))
+           addAction("b", LuaAction(function(dq) dq.dh:setAA(true) return DNSAction.Spoof, "2001:db8::1" end))
+           addAction("c", LuaAction(function(dq) return DNSAction.SpoofRaw, "\003abc" end))
+           local message = "\000\000\133\005\000\001\000\001\000\000\000\000\001d\000\000\001\000\001\192\012\000\001\000\001\000\000\000\007\000\004\192\000\002\001"
+           addAction("d", LuaAction(function(dq) return DNSAction.SpoofPacket, message end))"#,
+        "q 1234 a/A
+         < 1234 QR a/A A=192.0.2.1
+         q 1234 a/AAAA
+         < 1234 QR a/AAAA
+         q 1234 a/TXT
+         < 1234 QR a/TXT
+         q 1234 b/AAAA
+         < 1234 QR AA b/AAAA AAAA=2001:db8::1
+         q 1234 c/ANY
+         < 1234 QR c/ANY
+         q 1234 RD D/A
+         < 1234 QR RD AA REFUSED D/A A=192.0.2.1,7",
+    ),
+    (
+        "a query that a function made an answer has an OPT record of our own",
+        r#"addAction("a", LuaAction(function(dq)
+             dq.dh:setQR(true) dq.rcode = DNSRCode.REFUSED return DNSAction.HeaderModify end))
+           addAction("b", LuaAction(function(dq) dq.dh:setQR(true) return DNSAction.None end))
+           addAction(LuaRule(function(dq) if dq.qname:toString() == "c." then dq.dh:setQR(true) end return false end),
+             NoneAction())
+           addAction("d", SetExtendedDNSErrorAction(15))
+           addAction("d", LuaAction(function(dq) dq.dh:setQR(true) return DNSAction.Allow end))"#,
+        "q 1234 RD a/A OPT=4000,DO,10:0011223344556677
+         < 1234 QR RD REFUSED a/A OPT=1232,DO
+         q 1234 b/A OPT=4000,10:0011223344556677
+         < 1234 QR b/A OPT=1232
+         q 1234 c/A OPT=512,v1,12:00
+         < 1234 QR c/A OPT=1232
+         q 1234 d/A OPT=4000,3:
+         < 1234 QR d/A OPT=1232,15:000f
+         q 1234 a/A
+         < 1234 QR REFUSED a/A",
+    ),
+    (
+        "a query that a function made an answer: without EDNS where that is set",
+        r#"setAddEDNSToSelfGeneratedResponses(false)
+           addAction("a", LuaAction(function(dq) dq.dh:setQR(true) return DNSAction.HeaderModify end))"#,
+        "q 1234 a/A OPT=4000,10:0011223344556677
+         < 1234 QR a/A",
     ),
     (
         "the queried name keeps its letter case, and the answer its class",

@@ -16,13 +16,15 @@ fn ra_is_rd_for_rcode_tc_and_every_spoof() {
         ("SpoofAction('192.0.2.1')", "", "A=192.0.2.1"),
         ("SpoofCNAMEAction('b')", "", "CNAME=b"),
         (r"SpoofRawAction('\001\002\003\004')", "", "A=1.2.3.4"),
-        ("SpoofSVCAction{newSVCRecordParameters(0, 'b')}", "", "RR=1,@,A,60,0000016200"),
     ];
     for (action, head, records) in actions {
         let config = format!("addAction(AllRule(), {action})");
         play(&config, &format!("q 1234 RD a/A\n < 1234 QR RD RA {head} a/A {records}"));
         play(&config, &format!("q 1234 a/A\n < 1234 QR {head} a/A {records}"));
     }
+    let config = "addAction(AllRule(), SpoofSVCAction{newSVCRecordParameters(0, 'b')})";
+    play(config, "q 1234 RD a/SVCB\n < 1234 QR RD RA a/SVCB RR=1,@,SVCB,60,0000016200");
+    play(config, "q 1234 a/SVCB\n < 1234 QR a/SVCB RR=1,@,SVCB,60,0000016200");
 }
 
 #[test]
@@ -191,6 +193,23 @@ fn messages_of_4096_bytes_go_both_ways() {
          < 0001 QR a/A TAIL={longest}"
     );
     play(config, &transcript);
+}
+
+#[test]
+fn trailing_data_of_a_function_is_limited_by_what_can_be_sent() {
+    let function = |bytes: usize| {
+        format!(
+            "addAction(AllRule(), LuaAction(function(dq)
+               if not dq:setTrailingData(('x'):rep({bytes} - 19)) then return DNSAction.Refused end
+               return DNSAction.None end)) "
+        )
+    };
+    let sent = |bytes: usize| format!("> 1 * a/A TAIL={}", "78".repeat(bytes - 19));
+    play(&function(4096), &format!("q 1 a/A\n {}", sent(4096)));
+    play(&function(4097), "q 1 a/A\n < 0001 QR REFUSED a/A");
+    let stream = "newServer{address='127.0.1.3', order=0, useClientSubnet=true} setServerPolicy(firstAvailable) \
+                  setLocal('127.0.0.1:5300') setTCPToUDP(true) ";
+    play(&format!("{stream} {}", function(65_536)), "stream\n q 1 a/A\n < 0001 QR REFUSED a/A");
 }
 
 #[test]

@@ -10,6 +10,8 @@
 //! hold                        it is held back
 //! wait 100                    milliseconds pass, then the shard does what is due
 //! from 192.0.2.1:53           the client, from now on
+//! stream                      the client opens a connection and sends its queries over it from now
+//!                             on; the configuration has a listener and `setTCPToUDP(true)`
 //! via 192.0.2.1:1 192.0.2.2:53 e0=616263    queries come with a PROXY header that says this, from
 //!                             now on; `via local`, `via 0d0a` (these bytes), `via nothing`
 //! header udp 192.0.2.1:1 192.0.2.2:53 e0=616263    the next packet to a server begins with this
@@ -24,7 +26,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dnslob::base::addr::{Client, Route, RuleSlot};
+use dnslob::base::addr::{Client, ConnectionSlot, LocalSlot, Route, RuleSlot};
 use dnslob::base::packet::Packet;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
@@ -61,6 +63,8 @@ pub(crate) struct Bench {
     pub(crate) now: Tick,
     slots: Slots,
     from: Client,
+    /// The client's connection.
+    stream: Option<ConnectionSlot>,
     /// Bytes that queries start with.
     via: Vec<u8>,
     /// The queries that were sent to servers, in order.
@@ -84,6 +88,7 @@ impl Bench {
             now: Tick(1_000_000_000),
             slots,
             from: client(CLIENT),
+            stream: None,
             via: Vec::new(),
             asked: Vec::new(),
             out: VecDeque::new(),
@@ -116,6 +121,31 @@ impl Bench {
     /// Receives a query and records its outcome.
     pub(crate) fn query(&mut self, from: Client, bytes: &[u8]) -> Vec<Out> {
         self.packet(bytes, |shard, packet| shard.on_query(from, packet))
+    }
+
+    /// Receives a query over the client's connection.
+    fn query_over(&mut self, stream: ConnectionSlot, bytes: &[u8]) -> Vec<Out> {
+        let length = u16::try_from(bytes.len()).expect("a message").to_be_bytes();
+        let framed = [&length[..], bytes].concat();
+        let mut seen = Vec::new();
+        self.shard.on_client_bytes(stream, &framed, &mut || true, &mut |verdict, bytes| {
+            seen.push((verdict, bytes.to_vec()));
+        });
+        self.happened(seen)
+    }
+
+    /// Takes what the client's connection got.
+    fn read_stream(&mut self) -> Vec<Out> {
+        let Some(stream) = self.stream else { return Vec::new() };
+        let mut output = self.shard.client_output(stream).to_vec();
+        self.shard.client_written(stream, output.len());
+        let mut read = Vec::new();
+        while let Some(&[high, low]) = output.first_chunk() {
+            let end = 2 + usize::from(u16::from_be_bytes([high, low]));
+            read.push(Out::ToClient(self.from, output[2..end].to_vec()));
+            output.drain(..end);
+        }
+        read
     }
 
     /// Receives an answer.
@@ -169,6 +199,11 @@ impl Bench {
             out.extend((0..counted).map(|_| Out::Drop(reason)));
         }
         assert!(reasons.is_empty());
+        if self.stream.is_some() {
+            // An answer that is written to the connection is held back from the engine.
+            out.retain(|out| *out != Out::Hold);
+            out.extend(self.read_stream());
+        }
         self.shard.check_invariants();
         out
     }
@@ -204,8 +239,17 @@ impl Bench {
             return Err("this has not been expected:".to_owned());
         }
         match word {
+            "stream" => {
+                let listener = self.snapshot.listeners[0].clone();
+                self.stream = self.shard.on_accept(self.from.peer, &listener, LocalSlot::LISTENER);
+                assert!(self.stream.is_some(), "accepted");
+            }
             "q" => {
-                let out = self.query(self.from, &[&self.via[..], &message(rest)].concat());
+                let query = [&self.via[..], &message(rest)].concat();
+                let out = match self.stream {
+                    Some(stream) => self.query_over(stream, &query),
+                    None => self.query(self.from, &query),
+                };
                 self.out.extend(out);
             }
             "wait" => {

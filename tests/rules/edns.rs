@@ -62,6 +62,52 @@ const SUBNETS: &[Row] = &[
          > 3 * a/A OPT=4096,8:00011000c000",
     ),
     (
+        "the answer has the client's own subnet, whatever the server got; an answer without one has none",
+        "setECSOverride(true) addAction('b', SetECSAction('198.51.100.0/24'))
+         addAction(AllRule(), PoolAction('three'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,8:00011800cb0071
+         > 3 * a/A OPT=4096,8:00011800c00002
+         a * QR a/A A=192.0.2.1 OPT=1232,8:00011818c00002
+         < 1234 QR a/A A=192.0.2.1 OPT=1232,8:00011800cb0071
+         q 1234 b/A OPT=4096,8:00011800cb0071
+         > 3 * b/A OPT=4096,8:00011800c63364
+         a * QR b/A OPT=1232,8:00011810c63364,3:
+         < 1234 QR b/A OPT=1232,3:,8:00011800cb0071
+         q 1234 b/A OPT=4096,8:00011800cb0071
+         > 3 * b/A OPT=4096,8:00011800c63364
+         a * QR b/A OPT=1232
+         < 1234 QR b/A OPT=1232
+         q 1234 b/A OPT=4096,8:00011800cb0071
+         > 3 * b/A OPT=4096,8:00011800c63364
+         a * QR SERVFAIL b/A
+         < 1234 QR SERVFAIL b/A",
+    ),
+    (
+        "SetEDNSOptionAction of a subnet: the answer has the client's own, or none",
+        "addAction(AllRule(), SetEDNSOptionAction(8, '\\000\\001\\008\\000\\010'))",
+        "q 1234 a/A OPT=4096,8:00011800cb0071
+         > 1 * a/A OPT=4096,8:000108000a
+         a * QR a/A OPT=1232,8:000108080a
+         < 1234 QR a/A OPT=1232,8:00011800cb0071
+         q 1234 a/A OPT=4096
+         > 1 * a/A OPT=4096,8:000108000a
+         a * QR a/A OPT=1232,8:000108080a
+         < 1234 QR a/A OPT=1232",
+    ),
+    (
+        "a restart at a server without subnets repeats the client's own one",
+        "setECSOverride(true) addAction(AllRule(), PoolAction('three'))
+         addResponseAction(RCodeRule(2), RestartResponseAction('two'))",
+        "from 192.0.2.77:1
+         q 1234 a/A OPT=4096,8:00011800cb0071
+         > 3 * a/A OPT=4096,8:00011800c00002
+         a * QR SERVFAIL a/A OPT=1232
+         > 2 * a/A OPT=4096,8:00011800cb0071
+         a * QR a/A OPT=1232,8:00011818cb0071
+         < 1234 QR a/A OPT=1232,8:00011818cb0071",
+    ),
+    (
         "SetECSOverrideAction: on and off",
         "addAction('a', SetECSOverrideAction(true)) addAction('b', SetECSOverrideAction(false)) addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
@@ -102,15 +148,22 @@ const SUBNETS: &[Row] = &[
     (
         "SetECSAction: a given subnet in place of the client subnet",
         "addAction('a', SetECSAction('203.0.113.0/25')) addAction('b', SetECSAction('203.0.113.0/24', '2001:db8:f::/48'))
+         addAction('c', SetECSAction('2001:db8::/32'))
          addAction(AllRule(), PoolAction('three'))",
         "from 192.0.2.77:1
          q 1234 a/A
          > 3 * a/A OPT=1232,8:00011900cb007100
          q 1234 b/A
          > 3 * b/A OPT=1232,8:00011800cb0071
+         q 1234 c/A
+         > 3 * c/A OPT=1232,8:0002200020010db8
          from [2001:db8:1::9]:1
          q 1234 b/A
-         > 3 * b/A OPT=1232,8:0002300020010db8000f",
+         > 3 * b/A OPT=1232,8:0002300020010db8000f
+         q 1234 a/A
+         > 3 * a/A OPT=1232,8:00011900cb007100
+         q 1234 c/A
+         > 3 * c/A OPT=1232,8:0002200020010db8",
     ),
     (
         "a query that is not sent adds no subnet to its answer",

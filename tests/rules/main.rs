@@ -16,6 +16,8 @@ mod behaviour;
 mod chains;
 mod edns;
 mod limits;
+mod lua_errors;
 mod proxy;
 mod responses;
 mod selectors;
+mod signed;

@@ -40,6 +40,33 @@ const ROWS: &[Row] = &[
          < 0001 QR a/A A=192.0.2.1",
     ),
     (
+        "TCResponseAction: nothing over a connection, in any chain",
+        "setLocal('127.0.0.1:5300') setTCPToUDP(true) addResponseAction(AllRule(), TCResponseAction())
+         addSelfAnsweredResponseAction(AllRule(), TCResponseAction()) addAction('b', SpoofAction('192.0.2.9'))",
+        "stream
+         q 1 RD a/A
+         > 1 * RD a/A
+         a * QR RD RA a/A A=192.0.2.1
+         < 0001 QR RD RA a/A A=192.0.2.1
+         q 2 RD b/A
+         < 0002 QR RD RA b/A A=192.0.2.9",
+    ),
+    (
+        "DNSResponseAction.Truncate: UDP only; the next rule follows over a connection",
+        "setLocal('127.0.0.1:5300') setTCPToUDP(true)
+         addResponseAction('a', LuaResponseAction(function(dr) return DNSResponseAction.Truncate end))
+         addResponseAction(AllRule(), SetMaxTTLResponseAction(5))",
+        "q 1 RD a/A
+         > 1 * RD a/A
+         a * QR RD RA a/A A=192.0.2.1
+         < 0001 QR TC RD RA a/A
+         stream
+         q 1 RD a/A
+         > 1 * RD a/A
+         a * QR RD RA a/A A=192.0.2.1
+         < 0001 QR RD RA a/A A=192.0.2.1,5",
+    ),
+    (
         "DelayResponseAction",
         "addResponseAction('a', DelayResponseAction(30))",
         "q 1 a/A

@@ -64,7 +64,16 @@ const QUERIES: &[Selector] = &[
     ("RCodeRule(DNSRCode.NXDOMAIN)", &["1 NXDOMAIN a.example/A"], &[A]),
     ("ERCodeRule(DNSRCode.BADVERS)", &["1 a.example/A OPT=1232,x1"], &[A, "1 a.example/A OPT=1232"]),
     ("RDRule()", &[A], &["1 a.example/A"]),
-    ("DNSSECRule()", &["1 a.example/A OPT=1232,DO"], &[A, "1 a.example/A OPT=1232", "1 CD AD a.example/A"]),
+    (
+        "DNSSECRule()",
+        &["1 a.example/A OPT=1232,DO", "1 CD a.example/A", "1 CD a.example/A OPT=1232"],
+        &[A, "1 a.example/A OPT=1232", "1 AD a.example/A"],
+    ),
+    (
+        "NotRule(DNSSECRule())",
+        &[A, "1 AD a.example/A OPT=1232"],
+        &["1 CD a.example/A", "1 a.example/A OPT=1232,DO"],
+    ),
     ("EDNSVersionRule(0)", &["1 a.example/A OPT=1232,v1"], &["1 a.example/A OPT=1232", A]),
     (
         "EDNSOptionRule(EDNSOptionCode.ECS)",

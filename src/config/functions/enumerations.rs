@@ -39,6 +39,7 @@ const ACTIONS: &[(&str, u16)] = &[
     ("NoOp", 11),
     ("NoRecurse", 12),
     ("SpoofRaw", 13),
+    ("SpoofPacket", 14),
 ];
 
 const RESPONSE_ACTIONS: &[(&str, u16)] =

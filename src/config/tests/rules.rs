@@ -443,6 +443,32 @@ const BROKEN: &[(&str, &str)] = &[
         "newSVCRecordParameters(1, 'a', {mandatory={3}})",
         "FILE:1: newSVCRecordParameters: key 3 is mandatory and not given",
     ),
+    ("newSVCRecordParameters(1, 'a', {alpn={}})", "FILE:1: newSVCRecordParameters: alpn is an empty list"),
+    (
+        "newSVCRecordParameters(1, 'a', {mandatory={}})",
+        "FILE:1: newSVCRecordParameters: mandatory is an empty list",
+    ),
+    ("newSVCRecordParameters(1, 'a', {ech=''})", "FILE:1: newSVCRecordParameters: ech is empty"),
+    (
+        "newSVCRecordParameters(1, 'a', {noDefaultAlpn=true})",
+        "FILE:1: newSVCRecordParameters: noDefaultAlpn needs alpn; expected parameters as in RFC 9460",
+    ),
+    (
+        "newSVCRecordParameters(1, 'a', {port=1, mandatory={3, 'port'}})",
+        "FILE:1: newSVCRecordParameters: a key is mandatory twice",
+    ),
+    (
+        "newSVCRecordParameters(0, 'a', {alpn='h2'})",
+        "FILE:1: newSVCRecordParameters: a record of priority 0 is an alias",
+    ),
+    (
+        "newSVCRecordParameters(1, 'a', {}, {}, false, 0, '', {}, {}, {[4]='x'})",
+        "FILE:1: newSVCRecordParameters: a further key is from 7 to 65534",
+    ),
+    (
+        "SpoofSVCAction({newSVCRecordParameters(0, 'a'), newSVCRecordParameters(1, 'a')})",
+        "FILE:1: SpoofSVCAction: records of priority 0 and of another one; expected either aliases or services",
+    ),
     (
         "newSVCRecordParameters(1, 'a', {ipv4hint='::1'})",
         "FILE:1: newSVCRecordParameters: ipv4hint is \"::1\"; expected an IPv4",
@@ -830,15 +856,15 @@ fn limits_keep_their_identity_across_reloads() {
 #[test]
 fn settings_of_rules_and_client_subnet_reach_the_snapshot() {
     let s = snapshot(
-        "truncateTC(true) fixupCase(true) setECSOverride(true) setECSSourcePrefixV4(20) setECSSourcePrefixV6(48)\n\
+        "truncateTC(true) fixupCase(true) setLuaErrorAction('ignore') setECSOverride(true) setECSSourcePrefixV4(20) setECSSourcePrefixV6(48)\n\
          setSteering('client') newServer{address='192.0.2.1', useClientSubnet=true, disableZeroScope=true}",
     );
     let g = &s.globals;
-    assert!(g.truncate_tc && g.fixup_case && g.ecs_override && g.clients_stay);
+    assert!(g.truncate_tc && g.fixup_case && g.ecs_override && g.clients_stay && !g.lua_errors_fail);
     assert_eq!((g.ecs_v4, g.ecs_v6), (20, 48));
     assert!(s.backends[0].as_ref().expect("a server").use_client_subnet);
     let g = snapshot("").globals;
-    assert!(!g.truncate_tc && !g.fixup_case && !g.ecs_override && !g.clients_stay);
+    assert!(!g.truncate_tc && !g.fixup_case && !g.ecs_override && !g.clients_stay && g.lua_errors_fail);
     assert_eq!((g.ecs_v4, g.ecs_v6), (24, 56));
 }
 

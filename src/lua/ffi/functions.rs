@@ -12,7 +12,7 @@ use crate::lua::ffi::{
     RawValue, Token, c_functions, give, keep_aligned, keep_text, passed, raw_values, rendezvous,
     server_pointer, string, with, with_call, with_server,
 };
-use crate::lua::state::call_state::Server;
+use crate::lua::state::call_state::{SPOOF_TTL, Server};
 
 c_functions! {
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
@@ -324,7 +324,7 @@ c_functions! {
         let values = unsafe { raw_values(values, count) };
         with(dq, (), |c| {
             let qtype = c.facts().qtype;
-            c.spoof(values.iter().map(|v| (qtype, *v)));
+            c.spoof(values.iter().map(|v| (qtype, *v)), SPOOF_TTL);
         });
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const dnsdist_ffi_raw_value_t*, size_t)"
@@ -337,7 +337,7 @@ c_functions! {
                 16 => Some(28),
                 _ => None,
             };
-            c.spoof(values.iter().filter_map(|v| Some((kind(v)?, *v))));
+            c.spoof(values.iter().filter_map(|v| Some((kind(v)?, *v))), SPOOF_TTL);
         });
     }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, size_t)"
@@ -345,11 +345,7 @@ c_functions! {
         // SAFETY: as the macro says.
         let bytes = unsafe { passed(bytes, size) };
         with(dq, (), |c| {
-            let id = [c.byte(0), c.byte(1)];
-            if c.set_content(bytes) {
-                c.set_byte(0, id[0]);
-                c.set_byte(1, id[1]);
-            }
+            c.spoof_message(bytes);
         });
     }
     "void (*)(dnsdist_ffi_dnsresponse_t*, uint32_t)"

@@ -141,7 +141,7 @@ static ACTIONS: &[Declared<Action>] = &[
         "SetECSAction",
         "network [, network]",
         "Adds this subnet rather than the client's; of two, one is for IPv4 clients and one for IPv6 \
-         clients.",
+         clients; one alone is for all.",
         ecs,
     ),
     declared("SetEDNSOptionAction", "code, data", "Sets an EDNS option towards the server.", |_, a| {

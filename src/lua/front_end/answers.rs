@@ -71,7 +71,7 @@ static ANSWERS: &[Declared<Action>] = &[
     declared(
         "SpoofSVCAction",
         "{parameters, ...} [, {aa=, ad=, ra=, ttl=60}]",
-        "Answers with SVCB or HTTPS records of `newSVCRecordParameters`, their hints as additional records.",
+        "Answers SVCB and HTTPS with records of `newSVCRecordParameters`, their hints as additional records.",
         |_, a| {
             let records = services(a.at(0))?;
             Ok(Action::SpoofSvc(records.into(), flags(a.given(1), &["ttl"], &mut no_more)?))
@@ -231,6 +231,13 @@ fn services(value: &Value) -> Result<Vec<SvcRecord>, Fault> {
             None => return Err(wrong("the record", &item, RECORDS)),
         }
     }
+    let is_alias = |r: &SvcRecord| r.priority == 0;
+    if records.iter().any(is_alias) && !records.iter().all(is_alias) {
+        return Err(Fault::Conflict {
+            wrong: "records of priority 0 and of another one".to_owned(),
+            expected: "either aliases or services: clients ignore the latter (RFC 9460, 2.4.1)".to_owned(),
+        });
+    }
     let bytes = |r: &SvcRecord| {
         let hints = r.v4.len() * 16 + r.v6.len() * 28;
         14 + r.target.len() + r.params.len() + hints
@@ -324,6 +331,10 @@ fn key(name: &str) -> Result<u16, Fault> {
 }
 
 fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<(), Fault> {
+    let is_list = matches!(key, 0 | 1);
+    if is_list && v.as_table().is_some_and(mlua::Table::is_empty) {
+        return Err(Fault::value(name, "an empty list", "at least one item (RFC 9460, 7 and 8)"));
+    }
     match key {
         0 => {
             for item in items(v)? {
@@ -346,7 +357,12 @@ fn parameter(name: &str, key: u16, v: &Value, params: &mut SvcParams) -> Result<
             let list = hints::<Ipv4Addr>(name, v, "an IPv4 address, or a list of them")?;
             params.v4 = list.iter().map(Ipv4Addr::octets).collect();
         }
-        5 => params.ech = bytes(name, v)?,
+        5 => {
+            params.ech = bytes(name, v)?;
+            if params.ech.is_empty() {
+                return Err(Fault::value(name, "empty", "a list of configurations (ECHConfigList)"));
+            }
+        }
         6 => {
             let list = hints::<Ipv6Addr>(name, v, "an IPv6 address, or a list of them")?;
             params.v6 = list.iter().map(Ipv6Addr::octets).collect();

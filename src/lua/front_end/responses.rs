@@ -25,9 +25,12 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
         |_, _| Ok(ResponseAction::Allow),
     ),
     declared("DropResponseAction", "", "Drops it.", |_, _| Ok(ResponseAction::Drop)),
-    declared("TCResponseAction", "", "Turns the answer into TC=1 without records.", |_, _| {
-        Ok(ResponseAction::Tc)
-    }),
+    declared(
+        "TCResponseAction",
+        "",
+        "Turns the answer into TC=1 without records; no effect over TCP.",
+        |_, _| Ok(ResponseAction::Tc),
+    ),
     declared("DelayResponseAction", "milliseconds", "Delays the answer; UDP only.", |_, a| {
         delay(a).map(ResponseAction::Delay)
     }),

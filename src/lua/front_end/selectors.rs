@@ -100,7 +100,9 @@ static SELECTORS: &[Declared<Matcher>] = &[
         Ok(Matcher::ERCode(low(a.whole(0, 4095)?)))
     }),
     declared("RDRule", "", "Recursion is desired.", |_, _| Ok(Matcher::Rd)),
-    declared("DNSSECRule", "", "DNSSEC records are requested (DO).", |_, _| Ok(Matcher::Dnssec)),
+    declared("DNSSECRule", "", "CD is set, or DNSSEC records are requested (DO).", |_, _| {
+        Ok(Matcher::Dnssec)
+    }),
     declared("EDNSOptionRule", "code", "There is an EDNS option of this code.", |_, a| {
         a.word(0).map(Matcher::EdnsOption)
     }),

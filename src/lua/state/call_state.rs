@@ -21,15 +21,19 @@ use crate::rules::query_state::{QueryState, Tags};
 use crate::rules::script::Candidate;
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::edns::Opt;
-use crate::wire::records::Section;
-use crate::wire::{answer, edns, header, name, rebuild, records};
+use crate::wire::header::Header;
+use crate::wire::records::{Section, rtype};
+use crate::wire::{answer, edit, edns, header, name, rebuild, records, signature};
 
 /// Bytes by which a self-generated answer may exceed its query: what MESSAGE buffers leave.
 const GROWTH_MAX: usize = 4096;
-/// QTYPE of all records.
-const ANY: u16 = 255;
+/// Longest message over a connection, bytes.
+const FRAME_MAX: usize = u16::MAX as usize;
+/// Longest message in a datagram, bytes: what an engine receives (the space behind it is for options
+/// that are added later).
+const DATAGRAM_MAX: usize = 4096;
 /// TTL of spoofed records, seconds (dnsdist's default).
-const SPOOF_TTL: u32 = 60;
+pub(crate) const SPOOF_TTL: u32 = 60;
 
 /// What calls keep and request.
 #[derive(Debug, Default)]
@@ -195,13 +199,14 @@ impl CallState {
 
     /// Ends the call. After a failed one the packet and its query state are as they were before it.
     pub(crate) fn leave(&mut self, context: &mut EvaluationContext<'_, '_>, ended_well: bool) {
+        let before = &mut self.before;
         if ended_well {
             if self.dirty {
+                keep_signed(context.packet, &before.message);
                 context.reread();
             }
             return;
         }
-        let before = &mut self.before;
         if before.has_message {
             // It was there before, so it fits.
             let _ = context.packet.replace(&before.message);
@@ -231,6 +236,20 @@ impl CallState {
                 kept[from..].as_ptr()
             }
             None => std::ptr::null(),
+        }
+    }
+}
+
+/// Undoes the edits of a signed message that is forwarded; its id may change. A query that has become
+/// an answer is another message.
+fn keep_signed(packet: &mut Packet<'_>, before: &[u8]) {
+    let is_response = |message: &[u8]| Header::parse(message).map(|head| head.is_response());
+    if is_response(packet.bytes()) == is_response(before) && signature::is_signed(before) {
+        let id = Header::parse(packet.bytes()).map(|head| head.id());
+        // It was there before, so it fits.
+        let _ = packet.replace(before);
+        if let Some(id) = id {
+            edit::set_id(packet.bytes_mut(), id);
         }
     }
 }
@@ -292,9 +311,9 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         self.context.packet
     }
 
-    /// Returns the size of the packet's buffer, bytes.
-    const fn capacity(&self) -> usize {
-        self.context.packet.len() + self.context.packet.tailroom()
+    /// Returns the longest message that the packet's buffer and a frame can hold, bytes.
+    fn capacity(&self) -> usize {
+        (self.context.packet.len() + self.context.packet.tailroom()).min(FRAME_MAX)
     }
 
     /// Returns the requested name, wire format.
@@ -367,10 +386,12 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         records::end(message).and_then(|end| message.get(end..)).unwrap_or_default()
     }
 
-    /// Replaces the bytes after the message; returns false when they do not fit.
+    /// Replaces the bytes after the message; returns false when the whole is longer than 4,096 bytes
+    /// in a datagram or 65,535 over a connection, or does not fit.
     pub(crate) fn set_trailing(&mut self, bytes: &[u8]) -> bool {
         let Some(end) = records::end(self.message()) else { return false };
-        if end + bytes.len() > self.capacity() {
+        let most = if self.query_state().protocol.is_stream() { FRAME_MAX } else { DATAGRAM_MAX };
+        if end + bytes.len() > most.min(self.capacity()) {
             return false;
         }
         let packet = self.packet_mut();
@@ -404,15 +425,15 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
     }
 
     /// Turns the query into an answer with those of the records, by type and contents, that it
-    /// requests; does nothing when there is none. Returns false when it cannot be answered or the
-    /// answer does not fit.
-    pub(crate) fn spoof<'r>(&mut self, answers: impl Iterator<Item = (u16, &'r [u8])>) -> bool {
+    /// requests; without records when there is none. AA stays as the function left it. Returns
+    /// false when it cannot be answered or the answer does not fit.
+    pub(crate) fn spoof<'r>(&mut self, answers: impl Iterator<Item = (u16, &'r [u8])>, ttl: u32) -> bool {
         let facts = *self.facts();
         let Some(own) = self.current.own.filter(|_| facts.qname_len > 0) else { return false };
-        let mut answers = answers.filter(|a| a.0 == facts.qtype || facts.qtype == ANY).peekable();
-        if answers.peek().is_none() {
-            return true;
-        }
+        // There are no records of type ANY.
+        let answers =
+            answers.filter(|a| a.0 != rtype::ANY && (a.0 == facts.qtype || facts.qtype == rtype::ANY));
+        let flags = Flags { aa: header::is_authoritative(self.message()), ..Flags::default() };
         let mut buffer = self.message().to_vec();
         // What rules changed in RD and CD was for servers.
         query_state::set_flags(&mut buffer, self.query_state().flags);
@@ -420,7 +441,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         buffer.resize(length + GROWTH_MAX, 0);
         let mut packet = Packet::new(&mut buffer, 0, length);
         let rcode = u16::from(header::rcode::NOERROR);
-        if !answer::rcode(&mut packet, rcode, Flags::default(), own) {
+        if !answer::rcode(&mut packet, rcode, flags, own) {
             return false;
         }
         let message = packet.bytes();
@@ -432,7 +453,7 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
             out.extend_from_slice(&[0xc0, 12]);
             out.extend_from_slice(&rtype.to_be_bytes());
             out.extend_from_slice(&facts.qclass.to_be_bytes());
-            out.extend_from_slice(&SPOOF_TTL.to_be_bytes());
+            out.extend_from_slice(&ttl.to_be_bytes());
             out.extend_from_slice(&rdata_len.to_be_bytes());
             out.extend_from_slice(rdata);
             count = count.saturating_add(1);
@@ -443,6 +464,20 @@ impl<'a, 's, 'p> Open<'a, 's, 'p> {
         out.extend_from_slice(&message[end..]);
         out[6..8].copy_from_slice(&count.to_be_bytes());
         self.set_content(&out)
+    }
+
+    /// Turns the query into an answer that is this message, with the query's id, RD and question;
+    /// returns false when it is no message or does not fit.
+    pub(crate) fn spoof_message(&mut self, message: &[u8]) -> bool {
+        let query = self.message().to_vec();
+        self.edit(|packet| {
+            let done = answer::message(packet, message);
+            if !done {
+                // It was there before, so it fits.
+                let _ = packet.replace(&query);
+            }
+            done
+        })
     }
 
     /// Truncates the message or pads it with zeros to `len` bytes; returns false when they do not

@@ -34,7 +34,8 @@ use crate::lua::{ffi, limits};
 use crate::model::{ConfiguredScript, Snapshot};
 use crate::rules::action::DELAY_MS_MAX;
 use crate::rules::context::{Environment, EvaluationContext, Script};
-use crate::rules::script::{Candidate, FunctionId, ScriptAction};
+use crate::rules::script::{Candidate, FunctionId, ScriptAction, Spoofed};
+use crate::wire::header;
 use crate::wire::header::rcode;
 
 /// A heap below this is swept rarely, bytes.
@@ -55,7 +56,7 @@ const ACTIONS: [(&str, Option<ScriptAction>); 17] = [
     ("ServFail", Some(ScriptAction::RCode(rcode::SERVFAIL))),
     ("Spoof", Some(ScriptAction::Spoof)),
     ("SpoofRaw", Some(ScriptAction::SpoofRaw)),
-    ("SpoofPacket", None),
+    ("SpoofPacket", Some(ScriptAction::SpoofPacket)),
     ("HeaderModify", Some(ScriptAction::HeaderModify)),
     ("Pool", Some(ScriptAction::Pool)),
     (DELAY, None),
@@ -375,6 +376,12 @@ fn decision(number: f64, argument: &[u8]) -> mlua::Result<ScriptAction> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     let (at, is_whole) = (number as usize, number as usize as f64 == number);
     match ACTIONS.get(at).filter(|_| is_whole) {
+        Some((_, Some(ScriptAction::Spoof))) if Spoofed::read(argument).is_none() => {
+            Err(mlua::Error::runtime("DNSAction.Spoof needs addresses or a name as its argument"))
+        }
+        Some((_, Some(ScriptAction::SpoofPacket))) if argument.len() < header::LEN => {
+            Err(mlua::Error::runtime("DNSAction.SpoofPacket needs a DNS message as its argument"))
+        }
         Some((_, Some(action))) => Ok(*action),
         Some((DELAY, None)) => {
             let ms = std::str::from_utf8(argument).ok().and_then(|t| t.trim().parse::<u32>().ok());

@@ -16,7 +16,7 @@ use crate::base::prefix::Prefix;
 use crate::base::time::TickDelta;
 use crate::engine::clock;
 use crate::lua::ffi::running_call::RunningCall;
-use crate::lua::state::call_state::{Open, TimedChange};
+use crate::lua::state::call_state::{Open, SPOOF_TTL, TimedChange};
 use crate::lua::state::{Shared, files};
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
@@ -161,8 +161,9 @@ fn proxy_values(f: &Functions<'_>) -> mlua::Result<()> {
 }
 
 fn answers(f: &Functions<'_>) -> mlua::Result<()> {
-    f.define("spoof", |_, c, (types, contents): (Vec<u16>, Vec<BString>)| {
-        Ok(c.spoof(types.into_iter().zip(contents.iter().map(|o| o.as_slice()))))
+    f.define("spoof", |_, c, (types, contents, ttl): (Vec<u16>, Vec<BString>, Option<u32>)| {
+        let records = types.into_iter().zip(contents.iter().map(|o| o.as_slice()));
+        Ok(c.spoof(records, ttl.unwrap_or(SPOOF_TTL)))
     })?;
     f.define("set_ttl_max", |_, c, ttl: u32| {
         c.query_state_mut().ttl_max = Some(ttl);

@@ -6,7 +6,7 @@ use crate::rules::context::EvaluationContext;
 use crate::rules::query_state::EcsSettings;
 use crate::stats::drop_reason::DropReason;
 use crate::wire::answer::AnswerEdns;
-use crate::wire::{answer, ecs, records};
+use crate::wire::{answer, ecs, records, signature};
 
 pub(super) fn to_pool(
     pool: PoolSlot,
@@ -25,12 +25,21 @@ pub(super) fn set_ecs(
     Step::Next
 }
 
+/// Returns whether the message is signed, so that nothing of it may be edited. Every edit of a
+/// message that is forwarded asks this first.
+pub(super) fn is_fixed(context: &EvaluationContext<'_, '_>) -> bool {
+    signature::is_signed(context.packet.bytes())
+}
+
 pub(super) fn set_bits(
     context: &mut EvaluationContext<'_, '_>,
     byte: usize,
     bit: u8,
     on: bool,
 ) -> Step<Decision> {
+    if is_fixed(context) {
+        return Step::Next;
+    }
     if let Some(flags) = context.packet.bytes_mut().get_mut(byte) {
         *flags = if on { *flags | bit } else { *flags & !bit };
     }
@@ -62,9 +71,9 @@ pub(super) fn copy_to(
     let settings = context.query_state.ecs;
     let address = settings.address(&context.client);
     let filed = effects.copies.file(backend, context.packet.bytes(), |packet| {
-        if add_ecs {
+        if add_ecs && !signature::is_signed(packet.bytes()) {
             // If it does not fit, the copy goes without it.
-            let _ = ecs::set(packet, address, settings.v4, settings.v6, true, OPT_PAYLOAD);
+            let _ = ecs::set(packet, address, settings.v4, settings.v6, settings.replace, OPT_PAYLOAD);
         }
     });
     if !filed {
@@ -73,12 +82,17 @@ pub(super) fn copy_to(
 }
 
 pub(super) fn edit_ttl(context: &mut EvaluationContext<'_, '_>, change: impl Fn(u16, u32) -> u32) {
+    if is_fixed(context) {
+        return;
+    }
     records::edit_ttls(context.packet.bytes_mut(), |_, _, rtype, ttl| change(rtype, ttl));
 }
 
-/// Truncates an answer to TC=1; a malformed one stays as it is.
+/// Truncates an answer to TC=1; one that is malformed or signed stays as it is.
 pub(super) fn to_tc(context: &mut EvaluationContext<'_, '_>) {
-    let _ = answer::to_tc(context.packet);
+    if !is_fixed(context) {
+        let _ = answer::to_tc(context.packet);
+    }
 }
 
 /// Caps the TTL of every record.

@@ -14,7 +14,7 @@ mod query;
 mod response;
 mod script;
 
-use crate::rules::apply::edits::cap_ttl;
+use crate::rules::apply::edits::{cap_ttl, is_fixed};
 use crate::rules::apply::query::perform;
 use crate::rules::apply::response::respond;
 
@@ -31,8 +31,8 @@ use crate::stats::log_queue::LogTarget;
 use crate::stats::log_queue::{Name, QueryLogEntry};
 use crate::wire::answer::{AnswerEdns, Flags};
 use crate::wire::ecs::Ecs;
-use crate::wire::header::Header;
-use crate::wire::{answer, ecs, rebuild};
+use crate::wire::header::{Header, rcode};
+use crate::wire::{answer, ecs, rebuild, signature};
 
 /// UDP payload size in an OPT record that an action adds to a query, bytes (DNS flag day 2020).
 pub(crate) const OPT_PAYLOAD: u16 = 1232;
@@ -96,7 +96,9 @@ pub(crate) fn query(
     if outcome == Decision::Forward
         && Header::parse(context.packet.bytes()).is_some_and(|header| header.is_response())
     {
-        // A function turned the query into an answer.
+        // A function turned the query into an answer. One that cannot be parsed is left to it.
+        signature::remove(context.packet);
+        let _ = answer::own_opt(context.packet, effects.edns);
         outcome = Decision::Answered;
     }
     if outcome != Decision::Answered {
@@ -118,15 +120,54 @@ fn walk_query(
     effects: &mut Effects<'_>,
 ) -> Decision {
     let mut walk = Walk::default();
-    while let Some(rule) = chain.next(&mut walk, context, env) {
+    loop {
+        let rule = chain.next(&mut walk, context, env);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_query(context, effects);
+        }
+        let Some(rule) = rule else { return Decision::Forward };
         effects.stats.rule_hits(rule.slot).add(1);
-        match perform(&rule.action, context, env, effects) {
+        let step = perform(&rule.action, context, env, effects);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_query(context, effects);
+        }
+        match step {
             Step::Next => {}
             Step::Changed => walk.renew(),
             Step::Done(outcome) => return outcome,
         }
     }
-    Decision::Forward
+}
+
+/// Answers a query on which a function failed: a rule that might have blocked it must not let it
+/// pass.
+#[cold]
+fn fail_query(context: &mut EvaluationContext<'_, '_>, effects: &mut Effects<'_>) -> Decision {
+    restore(context);
+    effects.limit = limit(context);
+    if servfail(context, effects.edns) {
+        Decision::Answered
+    } else {
+        Decision::Drop(DropReason::AnswerTooLong)
+    }
+}
+
+/// Turns the response on which a function failed into SERVFAIL: a rule that might have removed
+/// something from it must not let it pass.
+#[cold]
+fn fail_response(context: &mut EvaluationContext<'_, '_>, effects: &Effects<'_>) -> ResponseDecision {
+    if !servfail(context, effects.edns) {
+        return ResponseDecision::Drop(DropReason::AnswerTooLong);
+    }
+    context.reread();
+    ResponseDecision::Deliver
+}
+
+/// Turns the message into an answer SERVFAIL, with its RA.
+fn servfail(context: &mut EvaluationContext<'_, '_>, edns: AnswerEdns) -> bool {
+    let ra = Header::parse(context.packet.bytes()).is_some_and(|h| h.recursion_available());
+    let flags = Flags { ra: Some(ra), ..Flags::default() };
+    answer::rcode(context.packet, u16::from(rcode::SERVFAIL), flags, edns)
 }
 
 /// Finishes a self-generated answer: adds the Extended DNS Error, applies the self-answered rules, and
@@ -229,15 +270,23 @@ fn walk_response(
     effects: &mut Effects<'_>,
 ) -> ResponseDecision {
     let mut walk = Walk::default();
-    while let Some(rule) = chain.next(&mut walk, context, env) {
+    loop {
+        let rule = chain.next(&mut walk, context, env);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_response(context, effects);
+        }
+        let Some(rule) = rule else { return ResponseDecision::Deliver };
         effects.stats.rule_hits(rule.slot).add(1);
-        match respond(&rule.action, context, env, effects) {
+        let step = respond(&rule.action, context, env, effects);
+        if std::mem::take(&mut context.query_state.failed) {
+            return fail_response(context, effects);
+        }
+        match step {
             Step::Next => {}
             Step::Changed => walk.renew(),
             Step::Done(reply) => return reply,
         }
     }
-    ResponseDecision::Deliver
 }
 
 fn set_error(error: &ExtendedError, context: &mut EvaluationContext<'_, '_>) {
@@ -247,7 +296,7 @@ fn set_error(error: &ExtendedError, context: &mut EvaluationContext<'_, '_>) {
 /// Adds the Extended DNS Error of the query state to an answer whose client uses EDNS.
 fn add_error(context: &mut EvaluationContext<'_, '_>) {
     let Some(code) = context.query_state.error else { return };
-    if context.opt().is_some() {
+    if context.opt().is_some() && !is_fixed(context) {
         // If it does not fit, the answer goes without it.
         let _ = answer::ede(context.packet, code, &context.query_state.error_text);
         context.reread();
@@ -279,11 +328,15 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
 fn restore(context: &mut EvaluationContext<'_, '_>) -> bool {
     let flags = context.query_state.flags;
     query_state::set_flags(context.packet.bytes_mut(), flags);
-    if context.query_state.added == Ecs::Left && context.query_state.original.is_empty() {
+    let state = &context.query_state;
+    let is_changed =
+        state.added != Ecs::Left || !state.client_subnet.is_empty() || !state.original.is_empty();
+    if !is_changed || is_fixed(context) {
         return true;
     }
     // A malformed response is passed on unchanged.
-    let _ = ecs::undo(context.packet, context.query_state.added);
+    let _ = ecs::undo(context.packet, state.added);
+    let _ = ecs::give_back(context.packet, &state.client_subnet);
     let mut restored = true;
     // A type and a class follow the name.
     if let Some(qname) =
@@ -301,7 +354,10 @@ fn finish(context: &mut EvaluationContext<'_, '_>, env: &Environment<'_>) {
     if let Some(ttl) = context.query_state.ttl_max {
         cap_ttl(context, ttl);
     }
-    if env.settings.truncate_tc && Header::parse(context.packet.bytes()).is_some_and(|h| h.is_truncated()) {
+    if env.settings.truncate_tc
+        && Header::parse(context.packet.bytes()).is_some_and(|h| h.is_truncated())
+        && !is_fixed(context)
+    {
         // A malformed response is passed on unchanged.
         let _ = answer::truncate_tc(context.packet);
     }

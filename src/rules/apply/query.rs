@@ -9,7 +9,7 @@ use crate::wire::ecs::Ecs;
 use crate::wire::records::rtype;
 use crate::wire::{answer, edns, header};
 
-use crate::rules::apply::edits::{copy_to, own, set_bits, set_ecs, to_pool};
+use crate::rules::apply::edits::{copy_to, is_fixed, own, set_bits, set_ecs, to_pool};
 use crate::rules::apply::script::run;
 use crate::rules::apply::{Decision, Effects, OPT_PAYLOAD, Step, log, set_error};
 
@@ -54,6 +54,8 @@ pub(super) fn perform(
         Action::SpoofRaw(raw, flags) => own(context, effects, |s, e| {
             answer::raw(s.packet, &raw.rdata, raw.type_for_any.unwrap_or(rtype::ANY), *flags, e)
         }),
+        // The data are of no other type.
+        Action::SpoofSvc(..) if !matches!(context.facts.qtype, rtype::SVCB | rtype::HTTPS) => Step::Next,
         Action::SpoofSvc(svc, flags) => own(context, effects, |s, e| answer::svc(s.packet, svc, *flags, e)),
         Action::SpoofPacket(template) => own(context, effects, |s, _| answer::message(s.packet, template)),
         Action::Delay(span) => {
@@ -98,15 +100,31 @@ pub(super) fn perform(
         Action::SetEcsPrefixLength(v4, v6) => set_ecs(context, |ecs| (ecs.v4, ecs.v6) = (*v4, *v6)),
         Action::SetEcsTo(v4, v6) => {
             let ipv4 = context.client.peer.is_ipv4();
+            // One alone is for clients of either family.
             set_ecs(context, |ecs| match (v4, v6) {
-                (Some((ip, bits)), _) if ipv4 => (ecs.instead, ecs.v4) = (Some(mapped((*ip).into())), *bits),
-                (_, Some((ip, bits))) if !ipv4 => (ecs.instead, ecs.v6) = (Some(mapped((*ip).into())), *bits),
+                (Some((ip, bits)), other) if ipv4 || other.is_none() => {
+                    (ecs.instead, ecs.v4) = (Some(mapped((*ip).into())), *bits);
+                }
+                (_, Some((ip, bits))) => (ecs.instead, ecs.v6) = (Some(mapped((*ip).into())), *bits),
                 _ => {}
             })
         }
+        Action::SetEdnsOption(..) if is_fixed(context) => Step::Next,
         Action::SetEdnsOption(code, data) => {
-            if edns::set_option(context.packet, *code, data, OPT_PAYLOAD) == edns::Outcome::OptAdded {
-                context.query_state.added = Ecs::OptAdded;
+            let is_kept = *code == edns::code::CLIENT_SUBNET
+                && context.query_state.keep_client_subnet(context.packet.bytes());
+            let done = edns::set_option(context.packet, *code, data, OPT_PAYLOAD);
+            if is_kept && done != edns::Outcome::Replaced {
+                context.query_state.client_subnet.clear();
+            }
+            match done {
+                edns::Outcome::OptAdded => context.query_state.added = Ecs::OptAdded,
+                edns::Outcome::Added
+                    if *code == edns::code::CLIENT_SUBNET && context.query_state.added == Ecs::Left =>
+                {
+                    context.query_state.added = Ecs::OptionAdded;
+                }
+                edns::Outcome::Added | edns::Outcome::Replaced | edns::Outcome::Failed => {}
             }
             context.reread();
             Step::Changed

@@ -5,7 +5,7 @@ use crate::rules::context::{Environment, EvaluationContext};
 use crate::stats::drop_reason::DropReason;
 use crate::wire::{edns, rebuild};
 
-use crate::rules::apply::edits::{cap_ttl, edit_ttl, to_tc};
+use crate::rules::apply::edits::{cap_ttl, edit_ttl, is_fixed, to_tc};
 use crate::rules::apply::script::run_response;
 use crate::rules::apply::{Effects, OPT_PAYLOAD, ResponseDecision, Step, log, set_error};
 
@@ -18,6 +18,7 @@ pub(super) fn respond(
     match action {
         ResponseAction::Allow => Step::Done(ResponseDecision::Deliver),
         ResponseAction::Drop => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
+        ResponseAction::Tc if context.query_state.protocol.is_stream() => Step::Next,
         ResponseAction::Tc => {
             to_tc(context);
             context.reread();
@@ -56,8 +57,9 @@ pub(super) fn respond(
             Step::Next
         }
         ResponseAction::ClearRecordTypes(types) => {
-            if !rebuild::clear_types(context.packet, |rtype| types.contains(&rtype)) {
-                // The client must not get what was to be removed.
+            // A signed response is passed on unchanged. Of any other the client must not get what was to
+            // be removed.
+            if !is_fixed(context) && !rebuild::clear_types(context.packet, |rtype| types.contains(&rtype)) {
                 return Step::Done(ResponseDecision::Drop(DropReason::ResponseNotEdited));
             }
             context.reread();
@@ -77,7 +79,7 @@ pub(super) fn respond(
         }
         ResponseAction::SetEdnsOption(code, data) => {
             // A response without EDNS is for a client without EDNS.
-            if context.opt().is_some() {
+            if context.opt().is_some() && !is_fixed(context) {
                 // If it does not fit, the answer goes without it.
                 let _ = edns::set_option(context.packet, *code, data, OPT_PAYLOAD);
                 context.reread();

@@ -11,20 +11,27 @@ use crate::wire::header::Header;
 use crate::wire::records::rtype;
 use crate::wire::{answer, header};
 
-use crate::rules::apply::edits::{own, set_bits, to_pool, to_tc};
+use crate::rules::apply::edits::{is_fixed, own, set_bits, to_pool, to_tc};
 use crate::rules::apply::{Decision, Effects, ResponseDecision, Step};
 
-/// Calls the function and applies what it returned. After an error the rule has not matched.
+/// Calls the function and applies what it returned. After an error the rule has not matched, and the
+/// message has failed.
 pub(super) fn run(
     function: FunctionId,
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
     effects: &mut Effects<'_>,
 ) -> Step<Decision> {
-    let Some(script) = env.script.take() else { return Step::Next };
+    let Some(script) = env.script.take() else {
+        context.fail(env);
+        return Step::Next;
+    };
     let action = script.act(function, context, env);
     let step = match action {
-        None => Step::Next,
+        None => {
+            context.fail(env);
+            Step::Next
+        }
         Some(ScriptAction::None) => Step::Changed,
         Some(ScriptAction::Allow) => Step::Done(Decision::Forward),
         Some(ScriptAction::Drop) => Step::Done(Decision::Drop(DropReason::Rule)),
@@ -35,13 +42,23 @@ pub(super) fn run(
             };
             own(context, effects, |s, e| answer::rcode(s.packet, u16::from(code), flags, e))
         }
-        Some(ScriptAction::Spoof) => match Spoofed::read(script.argument(), context.facts.qtype) {
-            Some(spoofed) => own(context, effects, |s, e| spoofed.answer(s.packet, e)),
+        Some(ScriptAction::Spoof) => match Spoofed::read(script.argument()) {
+            Some(spoofed) => {
+                let flags = left_flags(context);
+                own(context, effects, |s, e| spoofed.answer(s.packet, flags, e))
+            }
             None => Step::Changed,
         },
-        Some(ScriptAction::SpoofRaw) => own(context, effects, |s, e| {
-            answer::raw(s.packet, &[script.argument()], rtype::ANY, Flags::default(), e)
-        }),
+        Some(ScriptAction::SpoofRaw) => {
+            let flags = left_flags(context);
+            // ANY does not say which type the record would have.
+            let known = context.facts.qtype != rtype::ANY;
+            let data: &[&[u8]] = if known { &[script.argument()] } else { &[] };
+            own(context, effects, |s, e| answer::raw(s.packet, data, rtype::ANY, flags, e))
+        }
+        Some(ScriptAction::SpoofPacket) => {
+            own(context, effects, |s, _| answer::message(s.packet, script.argument()))
+        }
         // The QR bit tells whether the function turned the query into an answer.
         Some(ScriptAction::HeaderModify) => Step::Done(Decision::Forward),
         Some(ScriptAction::Pool) => {
@@ -68,20 +85,32 @@ pub(super) fn run(
     step
 }
 
+/// Returns the flags of a spoofed answer: AA as the function left it in the header.
+fn left_flags(context: &EvaluationContext<'_, '_>) -> Flags {
+    Flags { aa: header::is_authoritative(context.packet.bytes()), ..Flags::default() }
+}
+
 pub(super) fn run_response(
     function: FunctionId,
     context: &mut EvaluationContext<'_, '_>,
     env: &mut Environment<'_>,
 ) -> Step<ResponseDecision> {
-    let Some(script) = env.script.take() else { return Step::Next };
-    let action = script.act(function, context, env);
-    env.script = Some(script);
+    let action = env.script.take().and_then(|script| {
+        let action = script.act(function, context, env);
+        env.script = Some(script);
+        action
+    });
     match action {
-        None => Step::Next,
+        None => {
+            context.fail(env);
+            Step::Next
+        }
         Some(ScriptAction::Allow | ScriptAction::HeaderModify) => Step::Done(ResponseDecision::Deliver),
         Some(ScriptAction::Drop) => Step::Done(ResponseDecision::Drop(DropReason::ResponseRule)),
         Some(ScriptAction::RCode(code)) => {
-            if let Some(byte) = context.packet.bytes_mut().get_mut(3) {
+            if !is_fixed(context)
+                && let Some(byte) = context.packet.bytes_mut().get_mut(3)
+            {
                 *byte = *byte & 0xf0 | code & 0x0f;
             }
             Step::Done(ResponseDecision::Deliver)
@@ -90,6 +119,7 @@ pub(super) fn run_response(
             context.query_state.delay = TickDelta::from_ms(u64::from(ms));
             Step::Changed
         }
+        Some(ScriptAction::Truncate) if context.query_state.protocol.is_stream() => Step::Changed,
         Some(ScriptAction::Truncate) => {
             to_tc(context);
             Step::Done(ResponseDecision::Deliver)
@@ -103,6 +133,7 @@ pub(super) fn run_response(
             ScriptAction::None
             | ScriptAction::Spoof
             | ScriptAction::SpoofRaw
+            | ScriptAction::SpoofPacket
             | ScriptAction::Pool
             | ScriptAction::NoRecurse,
         ) => Step::Changed,

@@ -237,7 +237,20 @@ fn sample() -> impl Strategy<Value = Sample> {
     let opt = prop_oneof![Just(None), (any::<bool>(), 0_u8..2).prop_map(Some)];
     let message =
         (question, any::<u8>(), 0_u8..4, opt).prop_map(|((qname, qtype, qclass), flags, rcode, opt)| {
-            let mut message = vec![0, 0, flags & 0x11, rcode, 0, 1, 0, 0, 0, 0, 0, u8::from(opt.is_some())];
+            let mut message = vec![
+                0,
+                0,
+                flags & 0x11,
+                rcode | flags >> 1 & 0x10,
+                0,
+                1,
+                0,
+                0,
+                0,
+                0,
+                0,
+                u8::from(opt.is_some()),
+            ];
             message.extend(qname);
             message.extend(qtype.to_be_bytes());
             message.extend(qclass.to_be_bytes());

@@ -19,7 +19,7 @@ use crate::stats::live::PPM;
 use crate::wire::header::Header;
 use crate::wire::query::Question;
 use crate::wire::transfer::Transfer;
-use crate::wire::{answer, edit, keepalive, transfer};
+use crate::wire::{answer, edit, keepalive, signature, transfer};
 
 /// Bytes of an answer that leaves as a datagram, at most: the size of the engines' buffers, and
 /// more than any EDNS size in use.
@@ -105,7 +105,7 @@ impl Dispatcher {
         }
         let mut queue = None;
         if may_use_connection {
-            if keepalive::may_be_there(packet.bytes()) {
+            if keepalive::may_be_there(packet.bytes()) && !signature::is_signed(packet.bytes()) {
                 // Hop by hop, between the client and us (RFC 7828, 3.2.1).
                 keepalive::remove(packet);
             }

@@ -39,7 +39,7 @@ use crate::wire::answer::Flags;
 use crate::wire::ecs::Ecs;
 use crate::wire::header::{Header, rcode};
 use crate::wire::query::Question;
-use crate::wire::{answer, ecs, edit, keepalive};
+use crate::wire::{answer, ecs, edit, keepalive, signature};
 
 /// Bytes that a client can take if nothing else is known of it (RFC 1035, 4.2.1).
 const DATAGRAM_MIN: usize = 512;
@@ -228,12 +228,16 @@ impl Shard {
         packet: &mut Packet<'_>,
     ) {
         let settings = state.ecs;
-        if !self.cx.sends_subnet(backend) || !settings.wanted {
+        if !self.cx.sends_subnet(backend) || !settings.wanted || signature::is_signed(packet.bytes()) {
             return;
         }
         let address = settings.address(&visible_client(client, Some(state)));
         let (v4, v6, replace) = (settings.v4, settings.v6, settings.replace);
+        let is_kept = replace && state.keep_client_subnet(packet.bytes());
         let done = ecs::set(packet, address, v4, v6, replace, apply::OPT_PAYLOAD);
+        if is_kept && done != Ecs::Replaced {
+            state.client_subnet.clear();
+        }
         // An option beside one that a rule added is removed with its record.
         if done == Ecs::OptAdded || done == Ecs::OptionAdded && state.added == Ecs::Left {
             state.added = done;
@@ -325,7 +329,10 @@ impl Shard {
         if self.cx.snapshot.globals.fixup_case
             && let Some(question) = self.dispatcher.queries.query(ending.entry).and_then(Question::parse)
         {
-            answer::fixup_case(packet.bytes_mut(), question.qname);
+            let is_same = Question::parse(packet.bytes()).is_some_and(|q| q.qname == question.qname);
+            if !is_same && !signature::is_signed(packet.bytes()) {
+                answer::fixup_case(packet.bytes_mut(), question.qname);
+            }
         }
         // A query that is too long to be kept has one attempt; its response is better than none.
         let can_restart = self.dispatcher.queries.query(ending.entry).is_some();
@@ -363,11 +370,12 @@ impl Shard {
         // A second attempt has left its own id in the query that was kept.
         edit::set_id(packet.bytes_mut(), query.pending.client_id);
         let has_subnet = self.dispatcher.has_subnet(&self.cx, from, &query.pending);
-        if kept && has_subnet && state.added != Ecs::Left {
+        if kept && has_subnet && (state.added != Ecs::Left || !state.client_subnet.is_empty()) {
             // Only servers that get the client's subnet may see it. A malformed query is not
             // restarted.
-            kept = ecs::undo(packet, state.added);
+            kept = ecs::undo(packet, state.added) && ecs::give_back(packet, &state.client_subnet);
             state.added = Ecs::Left;
+            state.client_subnet.clear();
         }
         if !kept {
             return Outcome::Dropped(DropReason::QueryNotKept);
@@ -424,7 +432,9 @@ impl Shard {
             own_answer(&self.cx, packet, rcode::SERVFAIL) == Outcome::Answered
         };
         let limits = self.cx.client_limits();
-        if let Some(timeout) = self.connections.clients.keepalive(connection, limits) {
+        if let Some(timeout) = self.connections.clients.keepalive(connection, limits)
+            && !signature::is_signed(packet.bytes())
+        {
             // An answer without EDNS, or without space for the option, goes without it.
             let _ = keepalive::set(packet, timeout);
         }
@@ -474,7 +484,10 @@ fn visible_client(client: Client, state: Option<&QueryState>) -> Client {
 /// Restores the client's id and flags in an answer, and removes the server's hop-by-hop option.
 #[inline]
 fn restore_header(pending: &PendingQuery, from: Route, packet: &mut Packet<'_>) {
-    if from.is_connection() && keepalive::may_be_there(packet.bytes()) {
+    if from.is_connection()
+        && keepalive::may_be_there(packet.bytes())
+        && !signature::is_signed(packet.bytes())
+    {
         // It is between the server and us (RFC 7828).
         keepalive::remove(packet);
     }

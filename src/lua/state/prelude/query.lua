@@ -216,7 +216,13 @@ local function bad_spoof(v)
   wrong("spoof", v, "an address, a table of addresses, contents of a record, or a table of those", 4)
 end
 
-method("spoof", function(v)
+method("spoof", function(v, type_for_any, ttl)
+  local raw_type = live.qtype
+  if type_for_any ~= nil then
+    type_for_any = whole("spoof", type_for_any, 65535)
+    if raw_type == 255 then raw_type = type_for_any end
+  end
+  if ttl ~= nil then ttl = whole("spoof", ttl, 2147483647) end
   local list = v
   if type(v) ~= "table" or is_address(v) then list = { v } end
   local types, contents = {}, {}
@@ -224,13 +230,13 @@ method("spoof", function(v)
     if is_address(one) then
       types[at], contents[at] = one:isIPv4() and 1 or 28, one:getRaw()
     elseif type(one) == "string" then
-      types[at], contents[at] = live.qtype, one
+      types[at], contents[at] = raw_type, one
     else
       bad_spoof(one)
     end
   end
   if #contents == 0 then bad_spoof(v) end
-  if not core.spoof(types, contents) then error("spoof: no question to answer, or the answer does not fit", 3) end
+  if not core.spoof(types, contents, ttl) then error("spoof: no question to answer, or the answer does not fit", 3) end
 end)
 
 for _, name in ipairs({ "getHTTPHeaders", "getHTTPHost", "getHTTPPath", "getHTTPQueryString", "getHTTPScheme",

@@ -1,0 +1,92 @@
+//! Tests what becomes of messages on which a Lua function fails.
+
+use crate::bench::{Row, play_all};
+
+const ROWS: &[Row] = &[
+    (
+        "an action fails: SERVFAIL, of either interface, inside ContinueAction, and after a wrong decision",
+        r#"addAction("a", LuaAction(function(dq) error("x") end))
+           addAction("b", LuaFFIAction(function(dq) error("x") end))
+           addAction("c", ContinueAction(LuaAction(function(dq) return dq.none end)))
+           addAction("d", LuaAction(function(dq) return "no decision" end))
+           addAction("e", SetNoRecurseAction()) addAction("e", LuaAction(function(dq) error({}) end))"#,
+        "q 1234 RD a/A OPT=4096,DO,10:0011223344556677
+         < 1234 QR RD SERVFAIL a/A OPT=1232,DO
+         q 1234 b/A
+         < 1234 QR SERVFAIL b/A
+         q 1234 c/A
+         < 1234 QR SERVFAIL c/A
+         q 1234 d/A
+         < 1234 QR SERVFAIL d/A
+         q 1234 RD e/A
+         < 1234 QR RD SERVFAIL e/A
+         q 1234 f/A
+         > 1 * f/A
+         hits query 1 1 1 1 1 1",
+    ),
+    (
+        "a selector fails: SERVFAIL, wherever it stands",
+        r#"local function fails() error("x") end
+           addAction(AndRule{QNameRule("a"), LuaRule(fails)}, DropAction())
+           addAction(AndRule{QNameRule("b"), NotRule(LuaRule(fails))}, AllowAction())
+           addAction(AndRule{QNameRule("c"), OrRule{LuaFFIRule(fails), AllRule()}}, AllowAction())
+           addAction(AllRule(), NoneAction())"#,
+        "q 1234 a/A
+         < 1234 QR SERVFAIL a/A
+         q 1234 b/A
+         < 1234 QR SERVFAIL b/A
+         q 1234 c/A
+         < 1234 QR SERVFAIL c/A
+         q 1234 d/A
+         > 1 * d/A",
+    ),
+    (
+        "functions of responses and of answers of dnslob fail: SERVFAIL without records",
+        r#"local function fails() error("x") end
+           addResponseAction("a", LuaResponseAction(fails)) addResponseAction("b", LuaFFIResponseAction(fails))
+           addResponseAction(AndRule{QNameRule("c"), LuaRule(fails)}, DropResponseAction())
+           addAction("d", SpoofAction("192.0.2.1")) addSelfAnsweredResponseAction("d", LuaResponseAction(fails))"#,
+        "q 1234 RD a/A OPT=4096
+         > 1 * RD a/A OPT=4096
+         a * QR AA RD RA a/A A=192.0.2.1 OPT=1400
+         < 1234 QR RD RA SERVFAIL a/A OPT=1232
+         q 1234 b/A
+         > 1 * b/A
+         a * QR b/A A=192.0.2.1
+         < 1234 QR SERVFAIL b/A
+         q 1234 c/A
+         > 1 * c/A
+         a * QR NXDOMAIN c/A
+         < 1234 QR SERVFAIL c/A
+         q 1234 d/A
+         < 1234 QR SERVFAIL d/A
+         q 1234 e/A
+         > 1 * e/A
+         a * QR e/A A=192.0.2.1
+         < 1234 QR e/A A=192.0.2.1",
+    ),
+    (
+        "a function of a query without a response fails: there is still none",
+        r#"addTimeoutResponseAction(AllRule(), LuaResponseAction(function() error("x") end))"#,
+        "q 1234 a/A
+         > 1 * a/A
+         wait 2000
+         ! timeout",
+    ),
+    (
+        r#"setLuaErrorAction("ignore"): the rule has not matched"#,
+        r#"setLuaErrorAction("ignore")
+           local function fails() error("x") end
+           addAction("a", LuaAction(fails)) addAction(LuaRule(fails), DropAction())
+           addResponseAction(AllRule(), LuaResponseAction(fails))"#,
+        "q 1234 a/A
+         > 1 * a/A
+         a * QR a/A A=192.0.2.1
+         < 1234 QR a/A A=192.0.2.1",
+    ),
+];
+
+#[test]
+fn failing_functions() {
+    play_all(ROWS);
+}
