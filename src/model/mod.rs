@@ -78,10 +78,10 @@ impl Snapshot {
     /// Returns the settings that concern rules.
     #[must_use]
     pub const fn rule_settings(&self) -> RuleSettings {
-        RuleSettings { truncate_tc: self.globals.truncate_tc, clients_stay: self.globals.clients_stay }
+        RuleSettings { truncate_tc: self.globals.truncate_tc }
     }
 
-    /// Carries state over from the current configuration: the counts of rates of the same rules;
+    /// Carries state over from the current configuration: the counts and sets of the same rules;
     /// the ticket keys and TLS sessions of listeners and backends. To be called before it is
     /// published.
     pub fn inherit(&mut self, before: &Self) {
@@ -158,8 +158,6 @@ pub struct Globals {
     pub ecs_v4: u8,
     /// The same for IPv6 (`setECSSourcePrefixV6`).
     pub ecs_v6: u8,
-    /// All queries of a client reach one shard (`--steer client`): limits by client are exact.
-    pub clients_stay: bool,
     /// Limits of client connections.
     pub client_connections: ClientConnectionLimits,
     /// Limits of clients' PROXY headers.
@@ -181,7 +179,6 @@ impl Default for Globals {
             ecs_override: false,
             ecs_v4: 24,
             ecs_v6: 56,
-            clients_stay: false,
             client_connections: ClientConnectionLimits::default(),
             proxy: ProxyLimits::default(),
         }

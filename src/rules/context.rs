@@ -127,7 +127,7 @@ pub struct Environment<'a> {
     pub chains: &'a Chains,
     /// Settings that concern rules.
     pub settings: RuleSettings,
-    /// Token buckets and timed sets of this shard.
+    /// Token buckets and timed sets.
     pub limits: &'a mut Limits,
     /// Caches of regular expressions.
     pub patterns: &'a mut PatternCache,
@@ -144,8 +144,6 @@ pub struct Environment<'a> {
 pub struct RuleSettings {
     /// A server's response with TC=1 loses its records (`setTruncateTC`).
     pub truncate_tc: bool,
-    /// All queries of a client come to the same shard, so that its limits need not be divided.
-    pub clients_stay: bool,
 }
 
 /// The pools, as rules see them.
