@@ -7,12 +7,15 @@
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dnslob::base::addr::mapped;
 use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
-use dnslob::rules::limits::{CLIENTS_MAX, ClientLimit, Limit, Limits, StateKind, StateSpec};
+use dnslob::rules::limits::{
+    CLIENTS_MAX, ClientLimit, DEADLINES_BYTES_MAX, Limit, Limits, StateKind, StateSpec,
+};
 
 /// Packets of a batch: what one recvmmsg brings under load.
 const BATCH: usize = 64;
@@ -37,12 +40,15 @@ fn by_client(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let limit = ClientLimit { state: 0, qps: 10, burst: 10, v4: 32, v6: 64, expiration_s: 300 };
     for clients in [1_000, CLIENTS_MAX as u32] {
-        let mut limits = adopted(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
+        let spec = StateSpec::clients(1, DEADLINES_BYTES_MAX);
+        let limits = adopted(std::slice::from_ref(&spec));
         let mut now = Tick(1 << 40);
         for n in 0..clients {
-            limits.client_exceeded(&limit, &mapped(Ipv4Addr::from(n).into()), false, now);
+            let _ = limits.client_exceeded(&limit, &mapped(Ipv4Addr::from(n).into()), now);
         }
-        eprintln!("{clients} clients: {:.1} MB", limits.bytes() as f64 / 1e6);
+        if let StateKind::Clients(table) = &spec.kind {
+            eprintln!("{clients} clients: {:.1} MB", table.bytes() as f64 / 1e6);
+        }
         let mut order = 1;
         group.bench_function(format!("{clients} clients"), |b| {
             b.iter(|| {
@@ -52,14 +58,15 @@ fn by_client(c: &mut Criterion) {
                     ip[12..14].fill(0);
                     ip[14] &= 3;
                 }
-                limits.client_exceeded(&limit, black_box(&ip), false, now)
+                limits.client_exceeded(&limit, black_box(&ip), now)
             });
         });
     }
-    let mut limits = adopted(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
+    let spec = [StateSpec::clients(1, DEADLINES_BYTES_MAX)];
+    let limits = adopted(&spec);
     let mut now = Tick(1 << 40);
     for n in 0..CLIENTS_MAX as u32 {
-        limits.client_exceeded(&limit, &mapped(Ipv4Addr::from(n).into()), false, now);
+        let _ = limits.client_exceeded(&limit, &mapped(Ipv4Addr::from(n).into()), now);
     }
     let mut order = 1;
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -68,17 +75,40 @@ fn by_client(c: &mut Criterion) {
             now = now + PACE;
             let batch: [_; BATCH] = std::array::from_fn(|_| client(&mut order));
             limits.prefetch_clients(&limit, black_box(&batch));
-            batch.iter().filter(|ip| limits.client_exceeded(&limit, ip, false, now)).count()
+            batch.iter().filter(|ip| limits.client_exceeded(&limit, ip, now)).count()
         });
+    });
+    // Another shard asks for the same clients meanwhile.
+    let (other, is_done) = (adopted(&spec), AtomicBool::new(false));
+    let begin = now;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut now, mut order) = (begin, 7);
+            while !is_done.load(Ordering::Relaxed) {
+                now = now + PACE;
+                let batch: [_; BATCH] = std::array::from_fn(|_| client(&mut order));
+                other.prefetch_clients(&limit, &batch);
+                black_box(batch.iter().filter(|ip| other.client_exceeded(&limit, ip, now)).count());
+            }
+        });
+        group.bench_function(format!("{CLIENTS_MAX} clients, batches of {BATCH}, two threads"), |b| {
+            b.iter(|| {
+                now = now + PACE;
+                let batch: [_; BATCH] = std::array::from_fn(|_| client(&mut order));
+                limits.prefetch_clients(&limit, black_box(&batch));
+                batch.iter().filter(|ip| limits.client_exceeded(&limit, ip, now)).count()
+            });
+        });
+        is_done.store(true, Ordering::Relaxed);
     });
     group.throughput(Throughput::Elements(1));
     // Every query from an address that was never seen.
-    let mut flooded = adopted(&[StateSpec { identity: 1, kind: StateKind::Clients }]);
+    let flooded = adopted(&[StateSpec::clients(1, DEADLINES_BYTES_MAX)]);
     let (mut now, mut number) = (Tick(1 << 40), 0_u32);
     group.bench_function("forged sources", |b| {
         b.iter(|| {
             (now, number) = (now + PACE, number.wrapping_add(1));
-            flooded.client_exceeded(&limit, &mapped(Ipv4Addr::from(number).into()), false, now)
+            flooded.client_exceeded(&limit, &mapped(Ipv4Addr::from(number).into()), now)
         });
     });
     group.finish();

@@ -91,6 +91,8 @@ pub(crate) fn choose(
         | Kind::P2c
         | Kind::Lua(_) => {}
     }
+    table.selections = table.selections.wrapping_add(1);
+    let explores = table.selections.is_multiple_of(EXPLORES);
     let ordered = policy.ordered || policy.kind == Kind::OrderedWRandUntag;
     let group = if ordered { first_group(view, &table.usable)? } else { &table.usable[..] };
     match policy.kind {
@@ -104,9 +106,13 @@ pub(crate) fn choose(
         }
         Kind::WHashed => weighted(view, group, policy.bounded, |total| hash % total),
         Kind::CHashed => consistent(view, table, group, policy.bounded, hash),
-        Kind::P2c => two_choices(view, group, rng),
+        Kind::P2c => {
+            let best = two_choices(view, group, rng);
+            if explores { unmeasured(view, group, best?, false) } else { best }
+        }
         Kind::LeastOutstanding | Kind::RoundRobin | Kind::Concentrate | Kind::Lua(_) => {
-            least_outstanding(view, group)
+            let best = least_outstanding(view, group);
+            if explores { unmeasured(view, group, best?, true) } else { best }
         }
     }
     .copied()
@@ -120,6 +126,28 @@ pub(crate) const fn hashes(kind: Kind) -> bool {
 /// Returns the members of the lowest order that has an acceptable one.
 fn first_group<'t>(view: &View<'_>, usable: &'t [Member]) -> Option<&'t [Member]> {
     usable.chunk_by(|a, b| a.order == b.order).find(|g| g.iter().any(|m| view.accepts(m)))
+}
+
+/// Of the policies that compare latencies, one selection in so many explores.
+const EXPLORES: u32 = 32;
+
+/// Returns the server whose last response is longest ago, if it would be the better choice but for
+/// its latency; `best` if all have responded lately. A server that was slow for a moment would
+/// otherwise get no query that could show that it is not any more.
+fn unmeasured<'t>(
+    view: &View<'_>,
+    group: &'t [Member],
+    best: &'t Member,
+    in_order: bool,
+) -> Option<&'t Member> {
+    let most = view.tally.outstanding(best.slot);
+    group
+        .iter()
+        .filter(|m| view.accepts(m) && (!in_order || m.order == best.order))
+        .filter(|m| view.tally.outstanding(m.slot) <= most)
+        .filter_map(|m| Some((view.tally.unmeasured_for(m.slot)?, m)))
+        .max_by_key(|(pause, _)| *pause)
+        .map_or(Some(best), |(_, member)| Some(member))
 }
 
 #[inline]

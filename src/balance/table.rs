@@ -44,6 +44,8 @@ pub(crate) struct Table {
     /// dead one.
     pub(crate) turn: u32,
     pub(crate) turn_usable: u32,
+    /// Selections by latency, one in so many of which explores.
+    pub(crate) selections: u32,
     /// chashed's ring, and the index of each owner in `usable`, by slot.
     pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) usable_at: Vec<Option<u16>>,

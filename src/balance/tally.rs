@@ -19,6 +19,12 @@ const LOOK_MIN: TickDelta = TickDelta::from_us(20);
 /// are.
 const LOOK_PER_COUNTER: u64 = 100;
 
+/// A latency falls by a sample's full difference after this time without one, and in proportion
+/// after less: what was measured during a disturbance does not outlast it.
+const LATENCY_LASTS: TickDelta = TickDelta::from_ms(1_000);
+/// A sample's part of the smoothed latency is at least one of these.
+const LATENCY_PARTS: u64 = 128;
+
 /// One backend's counts.
 #[derive(Clone, Debug, Default)]
 struct Count {
@@ -26,6 +32,8 @@ struct Count {
     sent: u32,
     /// Smoothed, nanoseconds; 0 before the first response.
     latency: u64,
+    /// When the last response came.
+    measured: Tick,
     others_outstanding: u32,
     /// None before the first reading: the difference to zero would be the whole past.
     others_sent: Option<u32>,
@@ -125,6 +133,7 @@ impl Tally {
     pub(crate) fn reset(&mut self, slot: BackendSlot) {
         let count = &mut self.counts[slot.index()];
         count.latency = 0;
+        count.measured = Tick(0);
         count.bucket = Bucket::default();
         self.loads[slot.index()] = count.load();
         self.touch(slot);
@@ -212,9 +221,18 @@ impl Tally {
             count.latency = if count.latency == 0 {
                 sample.max(1)
             } else {
-                // 127/128 old + 1/128 new.
-                (count.latency - count.latency / 128 + sample / 128).max(1)
+                // 127/128 old + 1/128 new; more of a lower one that comes after a pause. A higher
+                // one may be a single miss of the server's cache.
+                let parts = if sample < count.latency {
+                    let pause = self.now.since(count.measured).0.min(LATENCY_LASTS.0);
+                    (pause * LATENCY_PARTS / LATENCY_LASTS.0).max(1)
+                } else {
+                    1
+                };
+                let kept = count.latency / LATENCY_PARTS * parts;
+                (count.latency.saturating_sub(kept) + sample / LATENCY_PARTS * parts).max(1)
             };
+            count.measured = self.now;
         }
         self.loads[slot.index()] = count.load();
         self.touch(slot);
@@ -247,6 +265,13 @@ impl Tally {
     /// any response.
     pub(crate) fn latency_us(&self, slot: BackendSlot) -> u32 {
         self.load(slot).latency_us()
+    }
+
+    /// Returns how long ago this shard last measured a backend, if that is so long that its latency
+    /// may not be true any more.
+    pub(crate) fn unmeasured_for(&self, slot: BackendSlot) -> Option<TickDelta> {
+        let pause = self.now.since(self.counts.get(slot.index())?.measured);
+        (pause >= LATENCY_LASTS).then_some(pause)
     }
 
     /// Returns whether one more query is within the backend's `qps`.

@@ -206,6 +206,57 @@ fn latency_is_smoothed_and_kept_while_a_server_is_down() {
 }
 
 #[test]
+fn a_server_that_froze_is_used_again_within_seconds() {
+    /// Between two queries, ms.
+    const PACE: u64 = 4;
+    for kind in [Kind::P2c, Kind::LeastOutstanding] {
+        let mut fixture = Fixture::new(Policy::new(kind), backends(2, |_, _| {}));
+        fixture.pass(1_000);
+        // Server 1 does not respond between 2 s and 2.3 s, then to all at once.
+        let mut waiting = Vec::new();
+        let mut served = Vec::new();
+        for at in (0..8_000_u64).step_by(PACE as usize) {
+            fixture.pass(PACE);
+            let frozen = (2_000..2_300).contains(&at);
+            if !frozen {
+                waiting.drain(..).for_each(|since| fixture.settle(1, (at - since) * 1_000));
+            }
+            let slot = fixture.ask(1).expect("a server");
+            fixture.claim(slot, 1);
+            if frozen && slot == 1 {
+                waiting.push(at);
+            } else {
+                // A little faster than the other, so that latency alone selects it.
+                fixture.settle(slot, if slot == 1 { 190 } else { 200 });
+            }
+            served.push(slot);
+        }
+        let part = |from: u64, to: u64| {
+            let of = &served[(from / PACE) as usize..(to / PACE) as usize];
+            of.iter().filter(|slot| **slot == 1).count() as f64 / of.len() as f64
+        };
+        assert!(part(1_000, 2_000) > 0.4, "{kind:?}: {} before", part(1_000, 2_000));
+        assert!(part(4_300, 8_000) > 0.4, "{kind:?}: {} from 2 s after", part(4_300, 8_000));
+    }
+}
+
+#[test]
+fn a_slow_server_is_asked_seldom() {
+    for kind in [Kind::P2c, Kind::LeastOutstanding] {
+        let mut fixture = Fixture::new(Policy::new(kind), backends(2, |_, _| {}));
+        let mut slow = 0;
+        for _ in 0..10_000 {
+            fixture.pass(1);
+            let slot = fixture.ask(1).expect("a server");
+            fixture.claim(slot, 1);
+            fixture.settle(slot, if slot == 1 { 50_000 } else { 200 });
+            slow += u32::from(slot == 1);
+        }
+        assert!((5..=30).contains(&slow), "{kind:?}: {slow} queries in 10 s: about one in a second");
+    }
+}
+
+#[test]
 fn first_available_fills_by_order_within_qps() {
     let mut fixture = Fixture::new(
         Policy::new(Kind::FirstAvailable),

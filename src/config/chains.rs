@@ -14,7 +14,7 @@ use crate::config::ruleset::{ChainKey, DraftRule, DraftState, RuleAction, uuid_t
 use crate::config::slots::RuleIdentity;
 use crate::model::Pool;
 use crate::rules::action::{Action, ResponseAction, Tee};
-use crate::rules::limits::{StateKind, StateSpec};
+use crate::rules::limits::{DEADLINES_BYTES_MAX, StateSpec};
 use crate::rules::matcher::Matcher;
 use crate::rules::{Chain, Chains, Rule, text};
 
@@ -199,13 +199,15 @@ fn placed<A>(rule: &DraftRule, uuid: [u8; 16], slot: RuleSlot, action: A, target
 /// parameters and its number among equals.
 pub(super) fn limits(draft: &Draft) -> Vec<StateSpec> {
     let mut same: HashMap<DraftState, u32> = HashMap::new();
+    let tables = draft.states.iter().filter(|state| !matches!(state, DraftState::Bucket(..))).count();
+    let bytes = DEADLINES_BYTES_MAX / tables.max(1);
     let spec = |state: &DraftState| {
         let nth = same.entry(*state).and_modify(|n| *n += 1).or_insert(1);
         let identity = xxh3_64(format!("{state:?}\0{nth}").as_bytes());
         match *state {
             DraftState::Bucket(qps, burst) => StateSpec::rate(identity, qps, burst),
-            DraftState::Clients(..) => StateSpec { identity, kind: StateKind::Clients },
-            DraftState::Timed => StateSpec { identity, kind: StateKind::Timed },
+            DraftState::Clients(..) => StateSpec::clients(identity, bytes),
+            DraftState::Timed => StateSpec::timed(identity, bytes),
         }
     };
     draft.states.iter().map(spec).collect()

@@ -174,7 +174,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         rules_fresh,
         limits: chains::limits(draft),
         script: draft.script.clone(),
-        globals: globals(draft, boot.steer),
+        globals: globals(draft),
     };
     Ok(Compiled { boot, snapshot, slots })
 }
@@ -508,7 +508,7 @@ fn ring(policy: &Policy, members: &[&Backend]) -> Option<Arc<Ring>> {
     Some(Arc::new(Ring::build(&members)))
 }
 
-fn globals(draft: &Draft, steer: Steer) -> Globals {
+fn globals(draft: &Draft) -> Globals {
     let settings = &draft.settings;
     let prefix = |key, default| settings.number(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(default);
     Globals {
@@ -527,7 +527,6 @@ fn globals(draft: &Draft, steer: Steer) -> Globals {
         ecs_override: settings.switch(Key::EcsOverride),
         ecs_v4: prefix(Key::EcsV4, 24),
         ecs_v6: prefix(Key::EcsV6, 56),
-        clients_stay: steer == Steer::Client,
         client_connections: client_connection_limits(settings),
         proxy: ProxyLimits {
             peers: draft.proxy_peers.iter().copied().collect(),

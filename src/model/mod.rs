@@ -78,11 +78,11 @@ impl Snapshot {
     /// Returns the settings that concern rules.
     #[must_use]
     pub const fn rule_settings(&self) -> RuleSettings {
-        let Globals { truncate_tc, clients_stay, lua_errors_fail, .. } = self.globals;
-        RuleSettings { truncate_tc, clients_stay, lua_errors_fail }
+        let Globals { truncate_tc, lua_errors_fail, .. } = self.globals;
+        RuleSettings { truncate_tc, lua_errors_fail }
     }
 
-    /// Carries state over from the current configuration: the counts of rates of the same rules;
+    /// Carries state over from the current configuration: the counts and sets of the same rules;
     /// the ticket keys and TLS sessions of listeners and backends. To be called before it is
     /// published.
     pub fn inherit(&mut self, before: &Self) {
@@ -161,8 +161,6 @@ pub struct Globals {
     pub ecs_v4: u8,
     /// The same for IPv6 (`setECSSourcePrefixV6`).
     pub ecs_v6: u8,
-    /// All queries of a client reach one shard (`--steer client`): limits by client are exact.
-    pub clients_stay: bool,
     /// Limits of client connections.
     pub client_connections: ClientConnectionLimits,
     /// Limits of clients' PROXY headers.
@@ -185,7 +183,6 @@ impl Default for Globals {
             ecs_override: false,
             ecs_v4: 24,
             ecs_v6: 56,
-            clients_stay: false,
             client_connections: ClientConnectionLimits::default(),
             proxy: ProxyLimits::default(),
         }

@@ -134,7 +134,7 @@ pub struct Environment<'a> {
     pub chains: &'a Chains,
     /// Settings that concern rules.
     pub settings: RuleSettings,
-    /// Token buckets and timed sets of this shard.
+    /// Token buckets and timed sets.
     pub limits: &'a mut Limits,
     /// Caches of regular expressions.
     pub patterns: &'a mut PatternCache,
@@ -153,8 +153,6 @@ pub struct RuleSettings {
     pub truncate_tc: bool,
     /// A message on which a function fails becomes SERVFAIL (`setLuaErrorAction`).
     pub lua_errors_fail: bool,
-    /// All queries of a client come to the same shard, so that its limits need not be divided.
-    pub clients_stay: bool,
 }
 
 /// The pools, as rules see them.

@@ -2,11 +2,14 @@
 //! expiry.
 //!
 //! ```text
-//!  Snapshot.limits[state] ── StateSpec ──┬─ Rate ────── Arc<Bucket>, one for the process
-//!                                        ├─ Clients ─┐
-//!                                        └─ Timed ───┴─ Deadlines, one for each shard
+//!  Snapshot.limits[state] ── StateSpec ──┬─ Rate ────── Arc<Bucket>
+//!  (one for the process)                 ├─ Clients ─┐
+//!                                        └─ Timed ───┴─ Arc<Deadlines>
 //!  Limits (one for each shard) ── [state] ── credit taken from the Bucket, or the Deadlines
 //! ```
+//!
+//! What is limited is the process: whichever shards get a client's queries, they count in one
+//! table, whose entries are atomics.
 //!
 //! Every bucket is one number: the time at which it will be full again (GCRA, ITU-T I.371). A query
 //! advances it by the time that one token takes to come back, and passes unless that moves it
@@ -27,10 +30,9 @@ use crate::base::rng::ShardRng;
 use crate::base::time::Tick;
 pub use crate::rules::limits::bucket::Bucket;
 use crate::rules::limits::bucket::Credit;
-use crate::rules::limits::deadlines::Deadlines;
+pub use crate::rules::limits::deadlines::Deadlines;
 
-/// Bytes of all per-client tables and timed sets of the process. A table for a million clients takes
-/// 32 MiB of it.
+/// Bytes of all per-client tables and timed sets. A table for a million clients takes 32 MiB of it.
 pub const DEADLINES_BYTES_MAX: usize = 96 << 20;
 
 /// Clients (or addresses) that one table holds at its full size.
@@ -81,15 +83,15 @@ pub struct StateSpec {
     pub kind: StateKind,
 }
 
-/// Kinds of limiters.
+/// Kinds of limiters, with the state that all shards share.
 #[derive(Clone, Debug)]
 pub enum StateKind {
-    /// For a [`Limit`]: a bucket that all shards share.
+    /// For a [`Limit`]: a bucket.
     Rate(Arc<Bucket>),
-    /// For a [`ClientLimit`]: buckets by client, one table per shard.
-    Clients,
-    /// For a [`TimedSet`]: addresses, one table per shard.
-    Timed,
+    /// For a [`ClientLimit`]: buckets by client.
+    Clients(Arc<Deadlines>),
+    /// For a [`TimedSet`]: addresses.
+    Timed(Arc<Deadlines>),
 }
 
 impl StateSpec {
@@ -99,23 +101,62 @@ impl StateSpec {
         Self { identity, kind: StateKind::Rate(Arc::new(Bucket::new(qps, burst))) }
     }
 
-    /// Carries the process-wide state of a configuration's limiters over to a new configuration.
-    /// State of each shard is carried over in [`Limits::adopt`].
+    /// Creates the limiter of a [`ClientLimit`], with a table of at most this many bytes. The memory
+    /// is not touched before it is used: a few microseconds.
+    #[must_use]
+    pub fn clients(identity: u64, bytes: usize) -> Self {
+        Self { identity, kind: StateKind::Clients(Arc::new(Deadlines::new(bytes))) }
+    }
+
+    /// Creates a [`TimedSet`], with a table of at most this many bytes.
+    #[must_use]
+    pub fn timed(identity: u64, bytes: usize) -> Self {
+        Self { identity, kind: StateKind::Timed(Arc::new(Deadlines::new(bytes))) }
+    }
+
+    /// Carries the state of a configuration's limiters over to a new configuration. Those that
+    /// existed before, by identity, keep their state and size; new ones share the remaining memory.
     pub fn inherit(specs: &mut [Self], before: &[Self]) {
+        let (mut used, mut fresh) = (0, Vec::new());
+        let tables = specs.iter().filter(|spec| spec.table().is_some()).count();
         for spec in specs {
-            let StateKind::Rate(bucket) = &mut spec.kind else { continue };
-            let old = before.iter().find_map(|b| match &b.kind {
-                StateKind::Rate(old) if b.identity == spec.identity && old.same(bucket) => Some(old),
-                StateKind::Rate(_) | StateKind::Clients | StateKind::Timed => None,
-            });
+            let old = before.iter().find(|old| old.identity == spec.identity && old.kind.same(&spec.kind));
             if let Some(old) = old {
-                *bucket = Arc::clone(old);
+                spec.kind = old.kind.clone();
+                used += spec.table().map_or(0, |table| table.bytes());
+            } else if let StateKind::Clients(table) | StateKind::Timed(table) = &mut spec.kind {
+                fresh.push(table);
             }
+        }
+        // A table that comes with a reload finds the memory used up; it then gets a quarter of its
+        // fair share on top, because a smaller table would be of no use.
+        let room = (DEADLINES_BYTES_MAX.saturating_sub(used) / fresh.len().max(1))
+            .max(DEADLINES_BYTES_MAX / tables.max(1) / 4);
+        for table in fresh {
+            *table = Arc::new(Deadlines::new(room));
+        }
+    }
+
+    const fn table(&self) -> Option<&Arc<Deadlines>> {
+        match &self.kind {
+            StateKind::Rate(_) => None,
+            StateKind::Clients(table) | StateKind::Timed(table) => Some(table),
         }
     }
 }
 
-/// The state of all limiting rules of one shard.
+impl StateKind {
+    /// Returns whether both are limiters of the same kind and figures.
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rate(one), Self::Rate(two)) => one.same(two),
+            (Self::Clients(_), Self::Clients(_)) | (Self::Timed(_), Self::Timed(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What one shard has of all limiting rules.
 #[derive(Debug)]
 pub struct Limits {
     shards: u32,
@@ -124,16 +165,17 @@ pub struct Limits {
 }
 
 #[derive(Debug)]
-struct State {
-    identity: u64,
-    memory: Memory,
+enum State {
+    Rate(Credit),
+    Clients(Table),
+    Timed(Table),
 }
 
+/// A table, with the key of its hashes close at hand.
 #[derive(Debug)]
-enum Memory {
-    Rate(Credit),
-    Clients(Deadlines),
-    Timed(Deadlines),
+struct Table {
+    hasher: RandomState,
+    deadlines: Arc<Deadlines>,
 }
 
 impl Default for Limits {
@@ -145,7 +187,8 @@ impl Default for Limits {
 
 impl Limits {
     /// Creates the limits of one of `shards` shards; `rng` makes the key under which addresses are
-    /// hashed, so that nobody can choose addresses that collide.
+    /// hashed in the tables that this shard is the first to adopt, so that nobody can choose
+    /// addresses that collide.
     #[must_use]
     pub fn new(shards: usize, rng: &mut ShardRng) -> Self {
         let [a, b, c, d] = std::array::from_fn(|_| rng.u64());
@@ -156,146 +199,101 @@ impl Limits {
         }
     }
 
-    /// Adopts the limiters of a configuration. Those that existed before, by identity, keep their
-    /// state and size; new ones share the remaining memory. This is the only place that allocates,
-    /// and the memory is not touched before it is used: a few microseconds per limiter.
+    /// Adopts the limiters of a configuration. Tokens that the shard holds of a bucket that was
+    /// there before stay with it.
     pub fn adopt(&mut self, specs: &[StateSpec]) {
         let mut before = std::mem::take(&mut self.states);
-        let mut kept: Vec<Option<State>> = specs.iter().map(|spec| take(&mut before, spec)).collect();
-        let used: usize = kept.iter().flatten().map(|s| s.memory.bytes()).sum();
-        let fresh = specs.iter().zip(&kept).filter(|(spec, kept)| kept.is_none() && spec.has_table()).count();
-        let whole = DEADLINES_BYTES_MAX / self.shards as usize;
-        let tables = specs.iter().filter(|spec| spec.has_table()).count();
-        // A table that comes with a reload finds the memory used up; it then gets a quarter of its
-        // fair share on top, because a smaller table would be of no use.
-        let room = (whole.saturating_sub(used) / fresh.max(1)).max(whole / tables.max(1) / 4);
-        self.states = specs
-            .iter()
-            .zip(&mut kept)
-            .map(|(spec, kept)| {
-                kept.take().unwrap_or_else(|| State {
-                    identity: spec.identity,
-                    memory: match &spec.kind {
-                        StateKind::Rate(bucket) => Memory::Rate(Credit::new(bucket, self.shards)),
-                        StateKind::Clients => Memory::Clients(Deadlines::new(room)),
-                        StateKind::Timed => Memory::Timed(Deadlines::new(room)),
-                    },
-                })
-            })
-            .collect();
+        let mut credit = |bucket: &Arc<Bucket>| {
+            let is_of = |state: &State| matches!(state, State::Rate(credit) if credit.is_of(bucket));
+            before.iter().position(is_of).map(|at| before.swap_remove(at))
+        };
+        let table = |deadlines: &Arc<Deadlines>| {
+            let hasher = deadlines.hasher(&self.hasher);
+            Table { hasher, deadlines: Arc::clone(deadlines) }
+        };
+        let state = |spec: &StateSpec| match &spec.kind {
+            StateKind::Rate(bucket) => {
+                credit(bucket).unwrap_or_else(|| State::Rate(Credit::new(bucket, self.shards)))
+            }
+            StateKind::Clients(deadlines) => State::Clients(table(deadlines)),
+            StateKind::Timed(deadlines) => State::Timed(table(deadlines)),
+        };
+        self.states = specs.iter().map(state).collect();
     }
 
     /// Returns whether a query exceeds a rate; if not, it was counted. An unknown state limits
     /// nothing.
     pub fn exceeded(&mut self, limit: &Limit, now: Tick) -> bool {
-        match self.memory_mut(limit.state) {
-            Some(Memory::Rate(credit)) => !credit.take(now),
+        match self.states.get_mut(limit.state as usize) {
+            Some(State::Rate(credit)) => !credit.take(now),
             _ => false,
         }
     }
 
     /// Returns whether a query exceeds the rate of its client (16 bytes, IPv4 mapped); if not, it
     /// was counted.
-    ///
-    /// Exact when all queries of a client come to one shard. Otherwise (`shared`) each shard allows
-    /// its part, the rate and the burst divided by the number of shards, but always one query: a
-    /// client whose queries spread evenly gets the whole rate, one whose queries all reach the same
-    /// shard gets that part of it.
-    pub fn client_exceeded(&mut self, limit: &ClientLimit, ip: &[u8; 16], shared: bool, now: Tick) -> bool {
-        let hash = self.hasher.hash_one(masked(ip, limit.v4, limit.v6));
-        let parts = if shared { u64::from(self.shards) } else { 1 };
-        let Some(Memory::Clients(clients)) = self.memory_mut(limit.state) else { return false };
+    #[must_use]
+    pub fn client_exceeded(&self, limit: &ClientLimit, ip: &[u8; 16], now: Tick) -> bool {
+        let Some(State::Clients(table)) = self.states.get(limit.state as usize) else { return false };
         if limit.qps == 0 || limit.burst == 0 {
             return true;
         }
-        let rate = Rate::part(limit.qps, limit.burst, parts);
-        clients.take(hash, rate, u64::from(limit.expiration_s).saturating_mul(1_000_000_000), now.0)
+        let hash = table.hasher.hash_one(masked(ip, limit.v4, limit.v6));
+        let expiry_ns = u64::from(limit.expiration_s).saturating_mul(1_000_000_000);
+        table.deadlines.take(hash, Rate::new(limit.qps, limit.burst), expiry_ns, now.0)
     }
 
     /// Prefetches what [`Self::client_exceeded`] will read for a batch of clients, so that their
     /// cache misses overlap. It counts nothing.
     pub fn prefetch_clients(&self, limit: &ClientLimit, clients: &[[u8; 16]]) {
-        if let Some(Memory::Clients(table)) = self.memory(limit.state) {
-            table.prefetch(clients.iter().map(|ip| self.hasher.hash_one(masked(ip, limit.v4, limit.v6))));
+        if let Some(State::Clients(table)) = self.states.get(limit.state as usize) {
+            let hash = |ip| table.hasher.hash_one(masked(ip, limit.v4, limit.v6));
+            table.deadlines.prefetch(clients.iter().map(hash));
         }
     }
 
     /// Prefetches what [`Self::timed_contains`] will read for a batch of clients.
     pub fn prefetch_timed(&self, state: u32, clients: &[[u8; 16]]) {
-        if let Some(Memory::Timed(table)) = self.memory(state) {
-            table.prefetch(clients.iter().map(|ip| self.hasher.hash_one(u128::from_be_bytes(*ip))));
+        if let Some(table) = self.timed(state) {
+            table.deadlines.prefetch(clients.iter().map(|ip| table.address(ip)));
         }
     }
 
     /// Adds an address (16 bytes, IPv4 mapped) to a set until a time; a later expiry replaces an
     /// earlier one. Above a million addresses, those that expire first (approximately) are
     /// replaced.
-    pub fn timed_add(&mut self, state: u32, ip: &[u8; 16], until: Tick, now: Tick) {
-        let hash = self.hasher.hash_one(u128::from_be_bytes(*ip));
-        if let Some(Memory::Timed(set)) = self.memory_mut(state) {
-            set.raise(hash, until.0, now.0);
+    pub fn timed_add(&self, state: u32, ip: &[u8; 16], until: Tick, now: Tick) {
+        if let Some(table) = self.timed(state) {
+            table.deadlines.raise(table.address(ip), until.0, now.0);
         }
     }
 
     /// Returns whether an address is in a set.
     #[must_use]
     pub fn timed_contains(&self, state: u32, ip: &[u8; 16], now: Tick) -> bool {
-        let hash = self.hasher.hash_one(u128::from_be_bytes(*ip));
-        match self.memory(state) {
-            Some(Memory::Timed(set)) => set.value(hash).is_some_and(|until| until > now.0),
-            _ => false,
-        }
+        let until = self.timed(state).and_then(|table| table.deadlines.value(table.address(ip)));
+        until.is_some_and(|until| until > now.0)
     }
 
     /// Empties a set.
-    pub fn timed_clear(&mut self, state: u32) {
-        if let Some(Memory::Timed(set)) = self.memory_mut(state) {
-            set.clear();
+    pub fn timed_clear(&self, state: u32) {
+        if let Some(table) = self.timed(state) {
+            table.deadlines.clear();
         }
     }
 
-    /// Returns the bytes that this shard's limiters may use; untouched pages are only reserved.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.states.iter().map(|s| s.memory.bytes()).sum()
-    }
-
-    fn memory(&self, state: u32) -> Option<&Memory> {
-        self.states.get(state as usize).map(|s| &s.memory)
-    }
-
-    fn memory_mut(&mut self, state: u32) -> Option<&mut Memory> {
-        self.states.get_mut(state as usize).map(|s| &mut s.memory)
-    }
-}
-
-impl StateSpec {
-    const fn has_table(&self) -> bool {
-        matches!(self.kind, StateKind::Clients | StateKind::Timed)
-    }
-}
-
-impl Memory {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Rate(_) => 0,
-            Self::Clients(table) | Self::Timed(table) => table.bytes(),
-        }
-    }
-
-    fn is_of(&self, spec: &StateKind) -> bool {
-        match (self, spec) {
-            (Self::Rate(credit), StateKind::Rate(bucket)) => credit.is_of(bucket),
-            (Self::Clients(_), StateKind::Clients) | (Self::Timed(_), StateKind::Timed) => true,
-            _ => false,
+    fn timed(&self, state: u32) -> Option<&Table> {
+        match self.states.get(state as usize) {
+            Some(State::Timed(table)) => Some(table),
+            _ => None,
         }
     }
 }
 
-/// Removes from `states` the one that a specification continues.
-fn take(states: &mut Vec<State>, spec: &StateSpec) -> Option<State> {
-    let at = states.iter().position(|s| s.identity == spec.identity && s.memory.is_of(&spec.kind))?;
-    Some(states.swap_remove(at))
+impl Table {
+    fn address(&self, ip: &[u8; 16]) -> u64 {
+        self.hasher.hash_one(u128::from_be_bytes(*ip))
+    }
 }
 
 /// Returns the network of an address that counts as one client.
@@ -326,12 +324,11 @@ struct Rate {
 }
 
 impl Rate {
-    /// Returns one of `parts` equal parts of a rate. A token's span is rounded up: above a million
-    /// queries per second a part may be a thousandth too low, and the highest rate is a thousand
-    /// million.
-    fn part(qps: u32, burst: u32, parts: u64) -> Self {
-        let token_ns = (parts * 1_000_000_000).div_ceil(u64::from(qps.max(1)));
-        Self { token_ns, full_ns: (u64::from(burst).saturating_mul(token_ns) / parts).max(token_ns) }
+    /// Returns the spans of a rate. A token's is rounded up: above a million queries per second the
+    /// rate may be a thousandth too low, and the highest one is a thousand million.
+    fn new(qps: u32, burst: u32) -> Self {
+        let token_ns = 1_000_000_000_u64.div_ceil(u64::from(qps.max(1)));
+        Self { token_ns, full_ns: u64::from(burst).saturating_mul(token_ns).max(token_ns) }
     }
 }
 

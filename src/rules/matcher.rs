@@ -294,10 +294,7 @@ impl Matcher {
             }
             Self::Sni(name) => context.query_state.sni.eq_ignore_ascii_case(name),
             Self::MaxQps(limit) => !env.limits.exceeded(limit, env.now),
-            Self::MaxQpsIp(limit) => {
-                let shared = !env.settings.clients_stay;
-                env.limits.client_exceeded(limit, &context.client.peer.ip, shared, env.now)
-            }
+            Self::MaxQpsIp(limit) => env.limits.client_exceeded(limit, &context.client.peer.ip, env.now),
             Self::Probability(bound) => bound.is_none_or(|bound| env.rng.u32() < bound),
             Self::PoolAvailable(pool) => env.pools.is_available(pool.slot),
             Self::PoolOutstanding(pool, most) => env.pools.outstanding(pool.slot) > *most,

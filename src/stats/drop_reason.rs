@@ -73,7 +73,7 @@ reasons! {
         ResponseEmpty = "response-empty",
         /// The client's listener has been closed.
         ListenerGone = "listener-gone",
-        /// More distinct local addresses than the table of a wildcard listener holds.
+        /// More distinct local addresses within a minute than the table of a wildcard listener holds.
         LocalTableFull = "local-table-full",
         /// A query that was lost when a shard restarted.
         ShardRestart = "shard-restart",

@@ -188,8 +188,7 @@ fn queued_answers_outlive_their_backend_connection() {
 #[test]
 fn thousands_of_simultaneous_timeouts_are_processed_in_portions() {
     const WAITING: u32 = 5_000;
-    let mut config = TestConfig::new(1);
-    config.globals.clients_stay = false;
+    let config = TestConfig::new(1);
     let mut harness = Harness::new(&config, 33);
     for n in 0..WAITING {
         harness.sim.ask(0, client(CLIENT), &query(n as u16, n, 1));

@@ -857,14 +857,14 @@ fn limits_keep_their_identity_across_reloads() {
 fn settings_of_rules_and_client_subnet_reach_the_snapshot() {
     let s = snapshot(
         "truncateTC(true) fixupCase(true) setLuaErrorAction('ignore') setECSOverride(true) setECSSourcePrefixV4(20) setECSSourcePrefixV6(48)\n\
-         setSteering('client') newServer{address='192.0.2.1', useClientSubnet=true, disableZeroScope=true}",
+         newServer{address='192.0.2.1', useClientSubnet=true, disableZeroScope=true}",
     );
     let g = &s.globals;
-    assert!(g.truncate_tc && g.fixup_case && g.ecs_override && g.clients_stay && !g.lua_errors_fail);
+    assert!(g.truncate_tc && g.fixup_case && g.ecs_override && !g.lua_errors_fail);
     assert_eq!((g.ecs_v4, g.ecs_v6), (20, 48));
     assert!(s.backends[0].as_ref().expect("a server").use_client_subnet);
     let g = snapshot("").globals;
-    assert!(!g.truncate_tc && !g.fixup_case && !g.ecs_override && !g.clients_stay && g.lua_errors_fail);
+    assert!(!g.truncate_tc && !g.fixup_case && !g.ecs_override && g.lua_errors_fail);
     assert_eq!((g.ecs_v4, g.ecs_v6), (24, 56));
 }
 

@@ -358,6 +358,7 @@ impl Engine {
     fn begin(&mut self, now: Tick) {
         let snapshot = self.feed.load();
         self.shard.begin_batch(now, snapshot);
+        self.locals.begin_batch(now);
         if snapshot.generation != self.opened_generation {
             self.opened_generation = snapshot.generation;
             self.sockets.open_backends(self.datagrams.epoll(), snapshot);

@@ -17,11 +17,15 @@ fn shards(n: usize, specs: &[StateSpec]) -> Vec<Limits> {
 }
 
 fn clients() -> StateSpec {
-    StateSpec { identity: 2, kind: StateKind::Clients }
+    StateSpec::clients(2, DEADLINES_BYTES_MAX)
 }
 
 fn timed() -> StateSpec {
-    StateSpec { identity: 3, kind: StateKind::Timed }
+    StateSpec::timed(3, DEADLINES_BYTES_MAX)
+}
+
+fn bytes(specs: &[StateSpec]) -> usize {
+    specs.iter().filter_map(|spec| spec.table()).map(|table| table.bytes()).sum()
 }
 
 fn client_limit(qps: u32, burst: u32) -> ClientLimit {
@@ -151,7 +155,7 @@ fn closed_bucket_lets_nothing_pass() {
         for second in 0..5 {
             let now = Tick(BEGIN + second * SECOND);
             assert!(per_shard[0].exceeded(&limit, now));
-            assert!(per_shard[0].client_exceeded(&by_client, &ip(1), false, now));
+            assert!(per_shard[0].client_exceeded(&by_client, &ip(1), now));
         }
     }
 }
@@ -159,53 +163,124 @@ fn closed_bucket_lets_nothing_pass() {
 #[test]
 fn client_gets_its_rate_and_burst() {
     for (qps, burst) in [(1, 1), (10, 10), (5, 50), (3_000, 300)] {
-        let mut per_shard = shards(1, &[clients()]);
+        let per_shard = shards(1, &[clients()]);
         let limit = client_limit(qps, burst);
-        let at_once =
-            (0..burst * 2).filter(|_| !per_shard[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN)));
+        let at_once = (0..burst * 2).filter(|_| !per_shard[0].client_exceeded(&limit, &ip(1), Tick(BEGIN)));
         assert_eq!(at_once.count() as u32, burst);
         let demand = u64::from(qps) * 3;
-        let passes = |n: &u64| {
-            !per_shard[0].client_exceeded(&limit, &ip(1), false, Tick(BEGIN + (n + 1) * SECOND / demand))
-        };
+        let passes =
+            |n: &u64| !per_shard[0].client_exceeded(&limit, &ip(1), Tick(BEGIN + (n + 1) * SECOND / demand));
         let passed = (0..demand * 10).filter(passes).count() as u64;
         assert!(passed.abs_diff(u64::from(qps) * 10) * 100 <= u64::from(qps) * 10, "{qps}/{burst}: {passed}");
     }
 }
 
 #[test]
-fn client_of_all_shards_gets_its_rate() {
-    for n in [2, 7] {
-        let mut per_shard = shards(n, &[clients()]);
-        let limit = client_limit(70, 70);
-        let mut count = |from: u64, shared: bool, turn: fn(u64, u64) -> u64| {
-            let passes = |q: &u64| {
-                let limits = &mut per_shard[turn(*q, n as u64) as usize];
-                !limits.client_exceeded(
-                    &limit,
-                    &ip(9),
-                    shared,
-                    Tick(BEGIN + (from * 1_400 + q) * SECOND / 140),
-                )
+fn client_gets_its_rate_at_any_steering() {
+    let limit = client_limit(70, 70);
+    for n in [1, 2, 7, 16] {
+        let turns: [fn(u64, u64) -> u64; 4] =
+            [|_, _| 0, |q, n| q % n, |q, n| q / 40 % n, |q, n| if q % 9 == 0 { q % n } else { 0 }];
+        for (at, turn) in turns.into_iter().enumerate() {
+            let per_shard = shards(n, &[clients()]);
+            let ask = |query: u64, demand: u64| {
+                let now = Tick(BEGIN + query * SECOND / demand);
+                !per_shard[turn(query, n as u64) as usize].client_exceeded(&limit, &ip(9), now)
             };
-            (0..1_400).filter(passes).count() as u64
-        };
-        let spread = count(0, true, |q, n| q % n);
-        assert!(spread.abs_diff(70 * 11) <= 7 * n as u64, "{n} shards: {spread}");
-        let stuck = count(2, true, |_, _| 0);
-        assert!(stuck.abs_diff(70 * 11 / n as u64) <= 2, "{n} shards: {stuck} at one of them");
-        let exact = count(4, false, |_, _| 0);
-        assert!(exact.abs_diff(70 * 11) <= 7, "{n} shards: {exact}");
+            // Ten seconds at twice the rate, then, when it is full again, at a little below it.
+            let passed = (0..1_400).filter(|q| ask(*q, 140)).count() as u64;
+            assert!((769..=770).contains(&passed), "{n} shards, steering {at}: {passed}");
+            assert!((63 * 20..63 * 30).all(|q| ask(q, 63)), "{n} shards, steering {at}: below the rate");
+        }
+    }
+}
+
+/// Calls `work` in four threads at once, each with its shard, and returns the sum of what they
+/// return.
+fn at_once(specs: &[StateSpec], work: impl Fn(usize, &Limits) -> usize + Sync) -> usize {
+    let per_shard = shards(4, specs);
+    let begin = std::sync::Barrier::new(per_shard.len());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = per_shard
+            .iter()
+            .enumerate()
+            .map(|(shard, limits)| {
+                let (work, begin) = (&work, &begin);
+                scope.spawn(move || {
+                    begin.wait();
+                    work(shard, limits)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread's count")).sum()
+    })
+}
+
+#[test]
+fn tokens_are_taken_once_by_threads() {
+    // All threads ask for the same clients, which all are new.
+    let limit = client_limit(1, 50);
+    for count in [1, 3, 400] {
+        let passed = at_once(&[clients()], |shard, limits| {
+            let queries = (0..40).flat_map(|_| 0..count).map(|n| (n + shard as u32 * count / 4) % count);
+            queries.filter(|n| !limits.client_exceeded(&limit, &ip(*n), Tick(BEGIN))).count()
+        });
+        assert_eq!(passed, 50 * count as usize, "{count} clients");
+    }
+}
+
+#[test]
+fn threads_that_replace_entries_never_refuse_a_new_client() {
+    // A hundred times as many clients as a table holds, each with two queries at once of three.
+    let limit = client_limit(1, 3);
+    let specs = [StateSpec::clients(2, 0), StateSpec::timed(3, 0)];
+    let refused = at_once(&specs, |shard, limits| {
+        let clients = (0..25_000).map(|n| shard as u32 * 25_000 + n);
+        clients
+            .filter(|n| {
+                let now = Tick(BEGIN + u64::from(*n));
+                limits.timed_add(1, &ip(*n), now + TickDelta(SECOND), now);
+                assert!(!limits.timed_contains(1, &ip(n | 1 << 30), now), "never added");
+                (0..2).any(|_| limits.client_exceeded(&limit, &ip(*n), now))
+            })
+            .count()
+    });
+    assert_eq!(refused, 0);
+}
+
+#[test]
+fn set_is_that_of_all_shards() {
+    let per_shard = shards(3, &[timed()]);
+    let now = Tick(BEGIN);
+    let end = now + TickDelta(SECOND);
+    per_shard[0].timed_add(0, &ip(1), end, now);
+    assert!(per_shard.iter().all(|limits| limits.timed_contains(0, &ip(1), now)));
+    per_shard[1].timed_add(0, &ip(1), end + TickDelta(SECOND), now);
+    assert!(per_shard[0].timed_contains(0, &ip(1), end), "the later end holds");
+    per_shard[2].timed_clear(0);
+    assert!(!per_shard.iter().any(|limits| limits.timed_contains(0, &ip(1), now)));
+    per_shard[1].timed_add(0, &ip(1), end, now);
+    assert!(per_shard[0].timed_contains(0, &ip(1), now) && !per_shard[0].timed_contains(0, &ip(1), end));
+    // Whatever number of times it is cleared, nothing of an earlier set returns.
+    let (small, far) = (shards(1, &[StateSpec::timed(3, 0)]).remove(0), now + TickDelta(SECOND << 20));
+    for round in 0..70_000 {
+        if round % 1_000 == 0 {
+            (0..100).for_each(|n| small.timed_add(0, &ip(round + n), far, now));
+            assert!(small.timed_contains(0, &ip(round + 99), now));
+        }
+        small.timed_clear(0);
+        assert!(!small.timed_contains(0, &ip(round / 1_000 * 1_000), now), "{round}");
+        assert!(!small.timed_contains(0, &ip(0), now), "{round}");
     }
 }
 
 #[test]
 fn client_is_a_network() {
-    let mut limits = shards(1, &[clients()]).remove(0);
-    let mut passes = |v4, v6, a: &str| {
+    let limits = shards(1, &[clients()]).remove(0);
+    let passes = |v4, v6, a: &str| {
         let limit = ClientLimit { v4, v6, ..client_limit(1, 1) };
         let ip = crate::base::addr::mapped(a.parse().expect("an address"));
-        !limits.client_exceeded(&limit, &ip, false, Tick(BEGIN))
+        !limits.client_exceeded(&limit, &ip, Tick(BEGIN))
     };
     assert!(passes(24, 64, "192.0.2.1") && !passes(24, 64, "192.0.2.200"));
     assert!(passes(24, 64, "192.0.3.1"));
@@ -217,14 +292,12 @@ fn client_is_a_network() {
 
 #[test]
 fn million_clients_are_distinguished() {
-    let mut limits = shards(1, &[clients()]).remove(0);
-    assert!(limits.bytes() <= 40 * CLIENTS_MAX, "{} bytes", limits.bytes());
+    let specs = [clients()];
+    let limits = shards(1, &specs).remove(0);
+    assert!(bytes(&specs) <= 40 * CLIENTS_MAX, "{} bytes", bytes(&specs));
     let limit = client_limit(1, 2);
-    let mut round = || {
-        (0..CLIENTS_MAX as u32)
-            .filter(|n| limits.client_exceeded(&limit, &ip(*n), false, Tick(BEGIN)))
-            .count()
-    };
+    let round =
+        || (0..CLIENTS_MAX as u32).filter(|n| limits.client_exceeded(&limit, &ip(*n), Tick(BEGIN))).count();
     assert_eq!(round(), 0);
     // A client whose entry was replaced starts with a full bucket: fewer than one in a hundred
     // thousand.
@@ -237,42 +310,38 @@ fn million_clients_are_distinguished() {
 fn idle_client_is_forgotten() {
     let limit = client_limit(1, 1_000);
     for (silent, expected) in [(100, 100), (299, 299), (306, 1_000), (100_000, 1_000)] {
-        let mut limits = shards(1, &[clients()]).remove(0);
-        let mut passed =
-            |at| (0..2_000).filter(|_| !limits.client_exceeded(&limit, &ip(1), false, Tick(at))).count();
+        let limits = shards(1, &[clients()]).remove(0);
+        let passed = |at| (0..2_000).filter(|_| !limits.client_exceeded(&limit, &ip(1), Tick(at))).count();
         assert_eq!(passed(BEGIN), 1_000);
         assert_eq!(passed(BEGIN + silent * SECOND), expected, "after {silent} s");
     }
     // A client that continues to send is not forgotten, though every query is refused.
-    let mut limits = shards(1, &[clients()]).remove(0);
-    let mut passed =
-        |at| (0..2_000).filter(|_| !limits.client_exceeded(&limit, &ip(1), false, Tick(at))).count();
+    let limits = shards(1, &[clients()]).remove(0);
+    let passed = |at| (0..2_000).filter(|_| !limits.client_exceeded(&limit, &ip(1), Tick(at))).count();
     assert_eq!((0..500).map(|s| passed(BEGIN + s * SECOND)).sum::<usize>(), 1_499);
 }
 
 #[test]
 fn flood_of_forged_sources_does_not_evict_offenders() {
-    let mut limits = shards(1, &[clients()]).remove(0);
-    let bytes = limits.bytes();
+    let limits = shards(1, &[clients()]).remove(0);
     let limit = client_limit(1, 20);
     let mut rng = ShardRng::from_seed(5);
     let mut passed = [0; 100];
     // Five million sources in a second; among them each offender sends a thousand queries.
     for n in 0..5_000_000_u64 {
         let now = Tick(BEGIN + n * 200);
-        limits.client_exceeded(&limit, &ip(rng.u32() | 1 << 31), false, now);
+        let _ = limits.client_exceeded(&limit, &ip(rng.u32() | 1 << 31), now);
         if n % 50 == 0 {
             let offender = (n / 50 % 100) as usize;
-            passed[offender] += u32::from(!limits.client_exceeded(&limit, &ip(offender as u32), false, now));
+            passed[offender] += u32::from(!limits.client_exceeded(&limit, &ip(offender as u32), now));
         }
     }
     assert!(passed.iter().all(|n| (20..=21).contains(n)), "{passed:?}");
-    assert_eq!(limits.bytes(), bytes, "it does not grow");
 }
 
 #[test]
 fn timed_set_expires_each_address() {
-    let mut limits = shards(1, &[timed()]).remove(0);
+    let limits = shards(1, &[timed()]).remove(0);
     let now = Tick(BEGIN);
     let at = |s| now + TickDelta(s * SECOND);
     limits.timed_add(0, &ip(1), at(10), now);
@@ -283,11 +352,9 @@ fn timed_set_expires_each_address() {
     assert!(!limits.timed_contains(0, &ip(3), now));
     limits.timed_clear(0);
     assert!(!limits.timed_contains(0, &ip(2), now));
-    let bytes = limits.bytes();
     for n in 0..2 * CLIENTS_MAX as u32 {
         limits.timed_add(0, &ip(n), at(10 + u64::from(n)), now);
     }
-    assert_eq!(limits.bytes(), bytes, "it does not grow");
     let last = (CLIENTS_MAX as u32..2 * CLIENTS_MAX as u32)
         .filter(|n| limits.timed_contains(0, &ip(*n), now))
         .count();
@@ -302,14 +369,14 @@ fn reload_forgets_only_removed_limiters() {
     let by_client = |state| ClientLimit { state, ..client_limit(1, 1) };
     let now = Tick(BEGIN);
     while !limits.exceeded(&rate(0), now) {}
-    assert!(!limits.client_exceeded(&by_client(1), &ip(1), false, now));
+    assert!(!limits.client_exceeded(&by_client(1), &ip(1), now));
     limits.timed_add(2, &ip(1), now + TickDelta(SECOND), now);
 
     // Other indices, and one more of each.
     let mut new = [
-        StateSpec { identity: 30, kind: StateKind::Timed },
+        StateSpec::timed(30, DEADLINES_BYTES_MAX),
         timed(),
-        StateSpec { identity: 20, kind: StateKind::Clients },
+        StateSpec::clients(20, DEADLINES_BYTES_MAX),
         clients(),
         StateSpec::rate(10, 5, 5),
         StateSpec::rate(1, 5, 5),
@@ -317,8 +384,8 @@ fn reload_forgets_only_removed_limiters() {
     StateSpec::inherit(&mut new, &old);
     limits.adopt(&new);
     assert!(!limits.timed_contains(0, &ip(1), now) && limits.timed_contains(1, &ip(1), now));
-    assert!(!limits.client_exceeded(&by_client(2), &ip(1), false, now));
-    assert!(limits.client_exceeded(&by_client(3), &ip(1), false, now));
+    assert!(!limits.client_exceeded(&by_client(2), &ip(1), now));
+    assert!(limits.client_exceeded(&by_client(3), &ip(1), now));
     assert!(!limits.exceeded(&rate(4), now));
     assert!(limits.exceeded(&rate(5), now));
 
@@ -328,26 +395,27 @@ fn reload_forgets_only_removed_limiters() {
     limits.adopt(&changed);
     assert!(!limits.exceeded(&rate(0), now));
     // A limiter of another kind, or none, limits nothing.
-    assert!(!limits.client_exceeded(&by_client(0), &ip(1), false, now));
+    assert!(!limits.client_exceeded(&by_client(0), &ip(1), now));
     assert!(!limits.exceeded(&rate(9), now));
 }
 
 #[test]
 fn tables_share_the_memory_limit() {
-    let tables =
-        |n: u64| (0..n).map(|identity| StateSpec { identity, kind: StateKind::Clients }).collect::<Vec<_>>();
-    for n in [1, 2, 8, 64] {
-        for rules in [1, 3, 10, 100] {
-            let mut per_shard = shards(n, &tables(rules));
-            let all: usize = per_shard.iter().map(Limits::bytes).sum();
-            // 4 KiB is the least that a table has.
-            assert!(
-                all <= DEADLINES_BYTES_MAX + n * rules as usize * 4096,
-                "{n} shards, {rules} rules: {all}"
-            );
-            let before = per_shard[0].bytes();
-            per_shard[0].adopt(&tables(rules + 1));
-            assert!(per_shard[0].bytes() >= before + 4096, "a new one has some memory");
-        }
+    for rules in [1, 3, 10, 100] {
+        let share = DEADLINES_BYTES_MAX / rules as usize;
+        let tables = |n: u64| (0..n).map(|n| StateSpec::clients(n, share)).collect::<Vec<_>>();
+        let old = tables(rules);
+        // 4 KiB is the least that a table has.
+        assert!(bytes(&old) <= DEADLINES_BYTES_MAX + rules as usize * 4096, "{rules} rules");
+        let mut new = tables(rules + 1);
+        StateSpec::inherit(&mut new, &old);
+        let (kept, fresh) = new.split_at(rules as usize);
+        assert_eq!(bytes(kept), bytes(&old), "{rules} rules: they keep their size");
+        let fair = DEADLINES_BYTES_MAX / (rules as usize + 1);
+        assert!((fair / 4 - 64..=DEADLINES_BYTES_MAX).contains(&bytes(fresh)), "a new one has some memory");
+        assert!(bytes(&new) <= DEADLINES_BYTES_MAX + fair / 4 + 64, "{rules} rules");
+        let mut others = [StateSpec::clients(1_000, share), StateSpec::timed(0, share)];
+        StateSpec::inherit(&mut others, &new);
+        assert_eq!(bytes(&others), 2 * (32 << 20), "what is removed gives its memory back");
     }
 }

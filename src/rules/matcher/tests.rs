@@ -12,7 +12,7 @@ use crate::base::time::{Tick, TickDelta};
 use crate::model::Snapshot;
 use crate::model::policy::{Kind, Policy};
 use crate::rules::context::{Facts, Script};
-use crate::rules::limits::{Limits, StateKind, StateSpec};
+use crate::rules::limits::{DEADLINES_BYTES_MAX, Limits, StateSpec};
 use crate::rules::matcher::*;
 use crate::rules::pattern::PatternCache;
 use crate::rules::query_state::QueryState;
@@ -408,8 +408,8 @@ fn rates_match() {
     let mut fixture = Fixture::default();
     fixture.limits.adopt(&[
         StateSpec::rate(1, 3, 3),
-        StateSpec { identity: 2, kind: StateKind::Clients },
-        StateSpec { identity: 3, kind: StateKind::Timed },
+        StateSpec::clients(2, DEADLINES_BYTES_MAX),
+        StateSpec::timed(3, DEADLINES_BYTES_MAX),
     ]);
     let max = Matcher::MaxQps(Limit { state: 0, qps: 3, burst: 3 });
     let matched: Vec<bool> = (0..5).map(|_| fixture.ask(&max, &m)).collect();
@@ -595,14 +595,14 @@ proptest! {
     #[test]
     fn any_bytes_are_handled(matcher in any_matcher(), message in any_message(), now in 0..1_u64 << 62) {
         let mut fixture = Fixture { now: Tick(now), script: Some(Box::new(Numbers)), ..Fixture::default() };
-        let clients = StateSpec { identity: 2, kind: StateKind::Clients };
-        let timed = StateSpec { identity: 3, kind: StateKind::Timed };
+        let clients = StateSpec::clients(2, DEADLINES_BYTES_MAX);
+        let timed = StateSpec::timed(3, DEADLINES_BYTES_MAX);
         fixture.limits.adopt(&[StateSpec::rate(1, 5, 5), clients, timed]);
         let not = Matcher::Not(Arc::new(matcher.clone()));
         // The same fixture again, because limits count and the random state advances.
         let matched = fixture.ask(&matcher, &message);
         let mut again = Fixture { now: Tick(now), script: Some(Box::new(Numbers)), ..Fixture::default() };
-        again.limits.adopt(&[StateSpec::rate(1, 5, 5), StateSpec { identity: 2, kind: StateKind::Clients }, StateSpec { identity: 3, kind: StateKind::Timed }]);
+        again.limits.adopt(&[StateSpec::rate(1, 5, 5), StateSpec::clients(2, DEADLINES_BYTES_MAX), StateSpec::timed(3, DEADLINES_BYTES_MAX)]);
         prop_assert_eq!(again.ask(&not, &message), !matched);
     }
 }

@@ -14,7 +14,7 @@ use dnslob::base::rng::ShardRng;
 use dnslob::base::time::{Tick, TickDelta};
 use dnslob::model::{Backend, Globals, Health, HealthMode, Pool, Retry, Snapshot};
 use dnslob::rules::action::{Action, Addresses, ExtendedError, NegativeSoa, RawRecords, ResponseAction, Tee};
-use dnslob::rules::limits::{ClientLimit, Limit, StateKind, StateSpec, TimedSet};
+use dnslob::rules::limits::{ClientLimit, Limit, StateSpec, TimedSet};
 use dnslob::rules::matcher::{Comparison, Matcher};
 use dnslob::rules::names::Names;
 use dnslob::rules::networks::Networks;
@@ -33,6 +33,8 @@ const TIMEOUT: TickDelta = TickDelta::from_ms(100);
 const TEE: BackendSlot = BackendSlot(2);
 /// Rules per chain, and the nesting depth of selectors.
 const RULES_MAX: usize = 12;
+/// Of a table of clients: small, so that entries are replaced.
+const TABLE_BYTES: usize = 4096;
 const DEPTH_MAX: usize = 5;
 const EVENTS_MAX: usize = 400;
 /// The size of a packet buffer, as in the engines; smaller ones must work, too.
@@ -241,16 +243,16 @@ impl Input<'_> {
         bytes
     }
 
-    fn state(&mut self, kind: StateKind) -> u32 {
+    /// Adds the limiter that is made of its identity, its number.
+    fn state(&mut self, spec: impl FnOnce(u64) -> StateSpec) -> u32 {
         let state = self.states.len() as u32;
-        self.states.push(StateSpec { identity: u64::from(state), kind });
+        self.states.push(spec(state.into()));
         state
     }
 
     fn limit(&mut self) -> Limit {
         let (qps, burst) = (u32::from(self.byte()), u32::from(self.byte()));
-        let StateSpec { kind, .. } = StateSpec::rate(0, qps, burst);
-        Limit { state: self.state(kind), qps, burst }
+        Limit { state: self.state(|identity| StateSpec::rate(identity, qps, burst)), qps, burst }
     }
 
     fn pool(&mut self) -> PoolRef {
@@ -315,7 +317,7 @@ impl Input<'_> {
             26 => Matcher::MaxQps(self.limit()),
             27 => {
                 let (qps, burst) = (u32::from(self.byte()), u32::from(self.byte()));
-                let state = self.state(StateKind::Clients);
+                let state = self.state(|identity| StateSpec::clients(identity, TABLE_BYTES));
                 let (v4, v6) = (self.byte(), self.byte());
                 Matcher::MaxQpsIp(ClientLimit { state, qps, burst, v4, v6, expiration_s: self.byte().into() })
             }
@@ -324,7 +326,9 @@ impl Input<'_> {
                 true => Matcher::PoolAvailable(self.pool()),
                 false => Matcher::PoolOutstanding(self.pool(), self.byte().into()),
             },
-            30 => Matcher::TimedSet(TimedSet { state: self.state(StateKind::Timed) }),
+            30 => Matcher::TimedSet(TimedSet {
+                state: self.state(|identity| StateSpec::timed(identity, TABLE_BYTES)),
+            }),
             31 => Matcher::Not(Arc::new(self.matcher(depth + 1))),
             32 => Matcher::And(nested(self).into()),
             _ => Matcher::Or(nested(self).into()),

@@ -3,7 +3,7 @@
 
 use crate::base::prefix::Prefix;
 use crate::lua::state::tests::*;
-use crate::rules::limits::{StateKind, StateSpec};
+use crate::rules::limits::{DEADLINES_BYTES_MAX, StateSpec};
 use crate::rules::names::NameSet;
 use crate::rules::networks::NetworkSet;
 
@@ -63,7 +63,7 @@ fn longest_network_decides_whoever_added_it() {
 }
 
 #[test]
-fn timed_sets_are_the_shards_own_under_their_numbers() {
+fn functions_change_timed_sets_under_their_numbers() {
     let mut fixture = Fixture::new(
         "MaxQPSRule(5) QPSAction(5) local t = TimedIPSetRule() MaxQPSIPRule(5) local u = newTimedIPSetRule() t:slice()\n\
          LuaAction(function(dq) t:add(dq.remoteaddr, 10) u:add('192.0.2.77', 5) u:cleanup() return DNSAction.Allow end)\n\
@@ -73,12 +73,12 @@ fn timed_sets_are_the_shards_own_under_their_numbers() {
          setServerPolicyLua('p', function(servers, dq) t:add(dq.remoteaddr, 10) return servers[1] end)\n\
          function maintenance() t:clear() end",
     );
-    let timed = |identity| StateSpec { identity, kind: StateKind::Timed };
+    let timed = |identity| StateSpec::timed(identity, DEADLINES_BYTES_MAX);
     fixture.limits.adopt(&[
         StateSpec::rate(1, 5, 5),
         StateSpec::rate(2, 5, 5),
         timed(3),
-        StateSpec { identity: 4, kind: StateKind::Clients },
+        StateSpec::clients(4, DEADLINES_BYTES_MAX),
         timed(5),
     ]);
     let peer: SocketAddr = "192.0.2.77:4242".parse().expect("an address");
