@@ -80,7 +80,7 @@ mod tests {
             assert_eq!(is_signed(&message), signed, "{message:?}");
             let (after, removed) = edited(&message, 0, remove);
             assert_eq!(removed, signed);
-            assert_eq!(is_signed(&after), false);
+            assert!(!is_signed(&after));
         }
         assert_eq!(edited(&with(2, &[OPT, TSIG].concat()), 0, remove).0, with(1, OPT));
         let mut answer = with(0, TSIG);

@@ -70,7 +70,7 @@ const ROWS: &[Row] = &[
         r#"addTimeoutResponseAction(AllRule(), LuaResponseAction(function() error("x") end))"#,
         "q 1234 a/A
          > 1 * a/A
-         wait 2000
+         wait 2010
          ! timeout",
     ),
     (

@@ -131,9 +131,7 @@ fn answers_have_the_requested_type_and_the_clients_flags() {
         assert_eq!(fixture.run(&query), Some(ScriptAction::HeaderModify));
         let found: Vec<u16> = Records::of(&fixture.message).map(|r| r.rtype).filter(|t| *t != 41).collect();
         assert_eq!(found, types, "type {qtype}");
-        if types.is_empty() {
-            assert_eq!(fixture.message, query);
-        }
+        assert_eq!(fixture.message[2..4], [0x81, 0x80], "an answer, with or without records");
     }
     let mut fixture = Fixture::action(&format!("dq.dh:setRD(false) dq.dh:setCD(true) {spoof}"));
     assert_eq!(fixture.run(QUERY), Some(ScriptAction::HeaderModify));
@@ -147,7 +145,9 @@ fn c_functions_answer_only_the_requested_type() {
          LuaFFIAction(function(dq) local v = ffi.new('dnsdist_ffi_raw_value_t[2]') v[0].value, v[0].size = s, 16 v[1].value, v[1].size = s, 5\n\
            ffi.C.dnsdist_ffi_dnsquestion_spoof_addrs(dq, v, 2) return DNSAction.Allow end)",
     );
-    assert_eq!((fixture.run(QUERY), &fixture.message[..]), (Some(ScriptAction::Allow), QUERY));
+    assert_eq!(fixture.run(QUERY), Some(ScriptAction::Allow));
+    assert_eq!(fixture.message[2..4], [0x81, 0x80], "an answer");
+    assert!(Records::of(&fixture.message).all(|r| r.rtype == 41), "without records");
 }
 
 #[test]
