@@ -28,6 +28,17 @@ pub(super) fn pool_names<'d>(draft: &'d Draft, found: &mut dyn FnMut(&'d str)) {
     }
 }
 
+/// Returns the first rule that names a pool: its place, and the function there.
+pub(super) fn pool_origin<'d>(draft: &'d Draft, name: &str) -> Option<(&'d Origin, &'static str)> {
+    let names = |rule: &DraftRule| {
+        let mut found = rule.action.traits().pool.is_some_and(|pool| *pool.name == *name);
+        rule.matcher.pools(&mut |pool| found |= *pool.name == *name);
+        found
+    };
+    let (key, rule) = draft.rules.iter().find(|(_, rule)| names(rule))?;
+    Some((&rule.origin, CHAINS[key as usize].entries[0].name))
+}
+
 /// Returns the targets of query copies, each once, in the order of the rules.
 pub(super) fn copies(draft: &Draft) -> Vec<Tee> {
     let (mut copies, mut known) = (Vec::new(), HashSet::new());
@@ -96,7 +107,8 @@ pub(super) struct Targets<'p> {
 impl<'p> Targets<'p> {
     pub(super) fn new(pools: &'p [Pool], copies: impl Iterator<Item = (Tee, BackendSlot)>) -> Self {
         let slot = |at: usize| PoolSlot(u16::try_from(at).unwrap_or(0));
-        let pools = pools.iter().enumerate().map(|(at, pool)| (pool.name.as_str(), slot(at))).collect();
+        // The default pool is the first without a name; behind it are slots without a pool.
+        let pools = pools.iter().enumerate().rev().map(|(at, pool)| (pool.name.as_str(), slot(at))).collect();
         Self { pools, copies: copies.collect() }
     }
 

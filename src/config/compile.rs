@@ -410,21 +410,26 @@ fn pools(
         }
         names.push(name);
     }
-    let names = slots.order_pools(&names);
+    let by_slot = slots.order_pools(&names);
     // The last slot means no pool.
-    if names.len() >= usize::from(u16::MAX) {
-        let fault = Fault::Limit { what: format!("{} pools", names.len()), limit: u16::MAX.to_string() };
-        errors.push(ConfigError::new(&Origin::command_line(), "", fault));
+    if by_slot.len() >= usize::from(u16::MAX) {
+        let fault = Fault::Limit { what: format!("{} pools", by_slot.len()), limit: u16::MAX.to_string() };
+        let (origin, function) = pool_origin(draft, standing, names.last().copied().unwrap_or_default());
+        errors.push(ConfigError::new(&origin, function, fault));
     }
     let fallback = default_policy(draft);
     let settings_of: HashMap<&str, _> = draft.pools.iter().map(|p| (p.name.as_str(), p)).collect();
     let policy_of =
         |name: &str| settings_of.get(name).and_then(|p| p.policy.as_ref()).map_or(&fallback, |p| &p.value);
     refuse_two_shares(standing, |pool| policy_of(pool).kind == Kind::Concentrate, errors);
-    names
+    by_slot
         .iter()
-        .map(|name| {
-            let name = name.as_str();
+        .enumerate()
+        .map(|(at, name)| {
+            let name = *name;
+            if at > 0 && name.is_empty() {
+                return Pool::default();
+            }
             if let Some((relay, targets)) = forwarding.get(name) {
                 return relays::pool(relay, targets, &draft.settings);
             }
@@ -444,6 +449,24 @@ fn pools(
             }
         })
         .collect()
+}
+
+/// Returns the place that names a pool, and the function there.
+fn pool_origin(draft: &Draft, standing: &[&DraftServer], name: &str) -> (Origin, &'static str) {
+    let server = standing.iter().find(|s| s.pools.iter().any(|p| p == name));
+    let relay = || draft.relays.iter().find(|relay| relay.name() == name);
+    let policy = || draft.pools.iter().find(|p| p.name == name)?.policy.as_ref();
+    if let Some(server) = server {
+        (server.origin.clone(), "newServer")
+    } else if let Some(relay) = relay() {
+        (relay.origin.clone(), relay.function())
+    } else if let Some(policy) = policy() {
+        (policy.origin.clone(), "setPoolServerPolicy")
+    } else if let Some((origin, function)) = chains::pool_origin(draft, name) {
+        (origin.clone(), function)
+    } else {
+        (Origin::command_line(), "")
+    }
 }
 
 /// Returns the relays by the names of their pools, each with its targets.

@@ -244,9 +244,10 @@ fn servers(snapshot: &Snapshot) -> BTreeMap<String, &Arc<Backend>> {
 }
 
 fn pools(snapshot: &Snapshot) -> BTreeMap<String, &Pool> {
-    // The remains of a removed relay are not reported.
-    let is_left = |p: &&Pool| p.members.is_empty() && p.name.starts_with("relay ");
-    snapshot.pools.iter().filter(|p| !is_left(p)).map(|p| (format!("\"{}\"", p.name), p)).collect()
+    // Behind the default pool, a slot without a name has no pool.
+    let default = snapshot.pools.iter().take(1);
+    let others = snapshot.pools.iter().skip(1).filter(|p| !p.name.is_empty());
+    default.chain(others).map(|p| (format!("\"{}\"", p.name), p)).collect()
 }
 
 fn shown(value: impl Debug) -> String {

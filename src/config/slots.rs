@@ -7,12 +7,13 @@
 //! A retired slot still has sockets and outstanding queries in the shards; it is reused only after
 //! every shard has released it. The caller of `reclaim` knows when.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::addr::{BackendSlot, ListenerSlot, RuleSlot};
+use crate::base::time::{Tick, TickDelta};
 use crate::model::{Backend, Listener};
 use crate::stats::live::RULES_MAX;
 
@@ -29,9 +30,21 @@ pub struct Slots {
     backends: Vec<Held<Backend>>,
     listeners: Vec<Held<Listener>>,
     rules: Rules,
-    /// Names of pools by slot.
-    pools: Vec<String>,
+    /// Pools by slot.
+    pools: Vec<HeldPool>,
 }
+
+#[derive(Clone, Debug)]
+enum HeldPool {
+    Free,
+    By(String),
+    /// With the time since which no query can enter it, once that is known.
+    Retired(String, Option<Tick>),
+}
+
+/// A pool's slot is free this long after its last query can have begun: more than a query can wait,
+/// with the longest time-out (300 s) at five servers.
+const POOL_RETIRED: TickDelta = TickDelta::from_ms(1_800_000);
 
 /// The slots of rules: far more than the others, so they are found by a map.
 #[derive(Clone, Debug, Default)]
@@ -133,14 +146,53 @@ impl Slots {
         free.sort_unstable_by(|a, b| b.cmp(a));
     }
 
-    /// Returns the names of pools by slot. A name keeps its slot forever, and an unwanted pool
-    /// stays, empty: a query that is outstanding over a reload still refers to the same pool.
-    pub(super) fn order_pools<'s>(&'s mut self, wanted: &[&str]) -> &'s [String] {
-        let known: HashSet<&str> = self.pools.iter().map(String::as_str).collect();
-        let new: Vec<String> =
-            wanted.iter().filter(|n| !known.contains(*n)).map(|n| (*n).to_owned()).collect();
-        self.pools.extend(new);
-        &self.pools
+    /// Returns the names of pools by slot; empty for a slot behind the first that no pool has. A
+    /// name keeps its slot as long as it is wanted, and the slot of one that is not stays without a
+    /// pool for a time: a query that is outstanding over a reload still refers to it.
+    pub(super) fn order_pools<'w>(&mut self, wanted: &[&'w str]) -> Vec<&'w str> {
+        let mut new: BTreeSet<&str> = wanted.iter().copied().collect();
+        let mut names = Vec::with_capacity(self.pools.len());
+        for held in &mut self.pools {
+            let name = match held {
+                HeldPool::By(name) | HeldPool::Retired(name, _) => new.take(name.as_str()),
+                HeldPool::Free => None,
+            };
+            *held = match (std::mem::replace(held, HeldPool::Free), name) {
+                (HeldPool::By(held) | HeldPool::Retired(held, _), Some(_)) => HeldPool::By(held),
+                (HeldPool::By(gone), None) => HeldPool::Retired(gone, None),
+                (is, _) => is,
+            };
+            names.push(name.unwrap_or_default());
+        }
+        let mut at = 0;
+        for name in wanted {
+            if !new.remove(name) {
+                continue;
+            }
+            while self.pools.get(at).is_some_and(|held| !matches!(held, HeldPool::Free)) {
+                at += 1;
+            }
+            if at == self.pools.len() {
+                self.pools.push(HeldPool::Free);
+                names.push("");
+            }
+            (self.pools[at], names[at]) = (HeldPool::By((*name).to_owned()), name);
+        }
+        names
+    }
+
+    /// Frees the slots of pools that were removed so long ago that no query refers to them.
+    /// `is_current`: every shard uses the current configuration, so that no query enters them.
+    pub fn reclaim_pools(&mut self, is_current: bool, now: Tick) {
+        for held in &mut self.pools {
+            match held {
+                HeldPool::Retired(_, since @ None) if is_current => *since = Some(now),
+                HeldPool::Retired(_, Some(since)) if now.since(*since) >= POOL_RETIRED => {
+                    *held = HeldPool::Free;
+                }
+                HeldPool::Retired(..) | HeldPool::By(_) | HeldPool::Free => {}
+            }
+        }
     }
 
     /// Frees retired backend slots for which `gone` returns true: no shard holds anything there.
@@ -292,6 +344,31 @@ mod tests {
         assert_eq!(assigned(&mut slots, &[(0, 1)]), (vec![4], vec![4]), "retired slots are not reused");
         slots.reclaim_rules(|slot| slot.0 != 3);
         assert_eq!(assigned(&mut slots, &[(0, 1), (0, 5), (0, 6)]), (vec![4, 0, 1], vec![0, 1]));
+    }
+
+    #[test]
+    fn a_pools_slot_is_free_when_no_query_can_refer_to_it() {
+        let mut slots = Slots::default();
+        let begin = Tick(1 << 40);
+        assert_eq!(slots.order_pools(&["", "a", "b"]), ["", "a", "b"]);
+        assert_eq!(slots.order_pools(&["", "b", "c"]), ["", "", "b", "c"]);
+        slots.reclaim_pools(false, begin);
+        slots.reclaim_pools(true, begin + TickDelta(1));
+        slots.reclaim_pools(true, begin + POOL_RETIRED);
+        assert_eq!(slots.clone().order_pools(&["", "b", "c", "d"]), ["", "", "b", "c", "d"]);
+        assert_eq!(slots.clone().order_pools(&["", "a"]), ["", "a", "", ""], "the same slot again");
+        slots.reclaim_pools(true, begin + POOL_RETIRED + TickDelta(1));
+        assert_eq!(slots.order_pools(&["", "b", "c", "d", "e"]), ["", "d", "b", "c", "e"]);
+        // Names of reloads do not add up.
+        let mut now = begin;
+        for reload in 0..10 {
+            let names: Vec<String> = (0..20_000).map(|n| format!("{reload}-{n}")).collect();
+            let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+            wanted.insert(0, "");
+            assert!(slots.order_pools(&wanted).len() <= 60_006);
+            now = now + POOL_RETIRED;
+            slots.reclaim_pools(true, now);
+        }
     }
 
     fn listener() -> Listener {

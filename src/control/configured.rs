@@ -19,6 +19,7 @@ use crate::control::log::Format;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
 use crate::control::privileges::Identity;
 use crate::control::probe::{Called, Failed, Question, Script};
+use crate::engine::clock;
 use crate::engine::sys::SignalStack;
 use crate::lua::front_end;
 use crate::lua::front_end::Interrupt;
@@ -104,6 +105,7 @@ impl Source for Configured {
         self.running.slots.reclaim(|slot| vacancies.backend(slot));
         self.running.slots.reclaim_listeners(|slot| vacancies.listener(slot));
         self.running.slots.reclaim_rules(|_| vacancies.rules());
+        self.running.slots.reclaim_pools(vacancies.rules(), clock::now());
         let (flags, running, interrupt) = (self.flags.clone(), self.running.clone(), Interrupt::default());
         let (done, prepared) = bounded(1);
         let own = interrupt.clone();

@@ -261,6 +261,24 @@ fn cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock").into()
 }
 
+#[test]
+fn too_many_pools_are_blamed_on_who_names_them() {
+    let what = "65536 pools; expected at most 65535";
+    for (text, place) in [
+        ("for i = 1, 65535 do addAction(all, PoolAction('p' .. i)) end", "FILE:2: addAction: "),
+        (
+            "for i = 1, 65535 do addAction(PoolAvailableRule('p' .. i), DropAction()) end",
+            "FILE:2: addAction: ",
+        ),
+        (
+            "for i = 1, 65535 do setPoolServerPolicy(roundrobin, 'p' .. i) end",
+            "FILE:2: setPoolServerPolicy: ",
+        ),
+    ] {
+        assert_eq!(broken(&format!("local all = AllRule()\n{text}")), [format!("{place}{what}")], "{text}");
+    }
+}
+
 /// Texts about many things, with the expected number of changes at a reload.
 const GROWING: &[(&str, &str)] = &[
     ("one rule of many", "addAction(OrRule(rules), DropAction())"),
