@@ -446,7 +446,7 @@ mod tests {
             last_warning.contains("1 idle connections and flows were closed, 0 new ones refused"),
             "{last_warning}"
         );
-        descriptors.want(Use::Flows);
+        descriptors.want(Use::Flows, at(100));
         assert_eq!(shortage.turn(&descriptors, at(200)), None, "too soon");
         let last_warning = shortage.turn(&descriptors, at(10_100)).expect("something");
         assert!(

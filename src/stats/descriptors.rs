@@ -13,12 +13,15 @@
 //! sizes from the limit and the configuration.
 
 use crate::base::reasons::reasons;
+use crate::base::time::{Tick, TickDelta};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Requests to other shards that are remembered: further ones are made again soon.
 const WANTED_MAX: u32 = 64;
+/// How long a request to other shards stands.
+const REQUEST: TickDelta = TickDelta::from_ms(500);
 
 reasons! {
     /// The uses of descriptors, besides the reserve.
@@ -54,8 +57,9 @@ pub struct Descriptors {
 struct Pool {
     max: AtomicU32,
     used: AtomicU32,
-    /// Descriptors that a shard requested from other shards' idle users.
+    /// Descriptors that a shard requested from other shards' idle users, and when, nanoseconds.
     wanted: AtomicU32,
+    wanted_at: AtomicU64,
 }
 
 /// The division of the limit.
@@ -80,8 +84,12 @@ pub struct Permit {
 impl Default for Descriptors {
     /// No limit.
     fn default() -> Self {
-        let pool =
-            |_| Pool { max: AtomicU32::new(u32::MAX), used: AtomicU32::new(0), wanted: AtomicU32::new(0) };
+        let pool = |_| Pool {
+            max: AtomicU32::new(u32::MAX),
+            used: AtomicU32::new(0),
+            wanted: AtomicU32::new(0),
+            wanted_at: AtomicU64::new(0),
+        };
         Self {
             limit: AtomicU32::new(u32::MAX),
             reserve: AtomicU32::new(0),
@@ -120,24 +128,39 @@ impl Descriptors {
 
     /// Requests that another shard ends a user: a new one was refused, and its shard has none to
     /// evict.
-    pub fn want(&self, usage: Use) {
+    pub fn want(&self, usage: Use, now: Tick) {
+        let pool = self.renewed(usage, now);
         let more = |wanted: u32| (wanted < WANTED_MAX).then_some(wanted + 1);
         // Further requests follow soon enough.
-        let _ = self.pool(usage).wanted.fetch_update(Relaxed, Relaxed, more);
+        let _ = pool.wanted.fetch_update(Relaxed, Relaxed, more);
         self.refused.fetch_add(1, Relaxed);
     }
 
     /// Does the same for a new user that waits, however often it asks.
-    pub fn await_one(&self, usage: Use) {
-        self.pool(usage).wanted.fetch_max(1, Relaxed);
+    pub fn await_one(&self, usage: Use, now: Tick) {
+        self.renewed(usage, now).wanted.fetch_max(1, Relaxed);
     }
 
-    /// Returns how many descriptors to give up: those above the limit, and those requested.
+    /// Returns the pool, without requests that have expired, for one more at this time.
+    fn renewed(&self, usage: Use, now: Tick) -> &Pool {
+        let pool = self.pool(usage);
+        if is_over(pool.wanted_at.swap(now.0, Relaxed), now) {
+            pool.wanted.store(0, Relaxed);
+        }
+        pool
+    }
+
+    /// Returns how many descriptors to give up: those above the limit, and those requested a moment
+    /// ago.
     #[must_use]
-    pub fn excess(&self, usage: Use) -> u32 {
+    pub fn excess(&self, usage: Use, now: Tick) -> u32 {
         let pool = self.pool(usage);
         let above = pool.used.load(Relaxed).saturating_sub(pool.max.load(Relaxed));
-        above.saturating_add(pool.wanted.load(Relaxed))
+        let wanted = pool.wanted.load(Relaxed);
+        if wanted == 0 || is_over(pool.wanted_at.load(Relaxed), now) {
+            return above;
+        }
+        above.saturating_add(wanted)
     }
 
     /// Counts an evicted user.
@@ -193,6 +216,12 @@ impl Drop for Permit {
     }
 }
 
+/// Returns whether a request of `wanted_at` has expired: who made it has another descriptor by then,
+/// or has given up.
+fn is_over(wanted_at: u64, now: Tick) -> bool {
+    now.since(Tick(wanted_at)) > REQUEST
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,17 +260,22 @@ mod tests {
 
     #[test]
     fn requests_and_overuse_are_excess() {
-        let descriptors = of(2);
+        let (descriptors, now) = (of(2), Tick(7_000_000_000));
         let _kept = descriptors.take(Use::Clients, 2).expect("available");
-        assert_eq!(descriptors.excess(Use::Clients), 0);
-        descriptors.want(Use::Clients);
-        assert_eq!((descriptors.excess(Use::Clients), descriptors.excess(Use::Flows)), (1, 0));
+        assert_eq!(descriptors.excess(Use::Clients, now), 0);
+        descriptors.want(Use::Clients, now);
+        assert_eq!((descriptors.excess(Use::Clients, now), descriptors.excess(Use::Flows, now)), (1, 0));
         descriptors.met(Use::Clients);
-        assert_eq!((descriptors.excess(Use::Clients), descriptors.fits()), (0, true));
+        assert_eq!((descriptors.excess(Use::Clients, now), descriptors.fits()), (0, true));
         descriptors.divide(&Division { limit: 100, reserve: 99, pools: [1; Use::ALL.len()] });
-        assert_eq!((descriptors.excess(Use::Clients), descriptors.fits()), (1, false));
-        (0..1_000).for_each(|_| descriptors.want(Use::Clients));
-        assert_eq!(descriptors.excess(Use::Clients), 1 + WANTED_MAX, "bounded");
+        assert_eq!((descriptors.excess(Use::Clients, now), descriptors.fits()), (1, false));
+        (0..1_000).for_each(|_| descriptors.want(Use::Clients, now));
+        assert_eq!(descriptors.excess(Use::Clients, now), 1 + WANTED_MAX, "bounded");
         assert_eq!(descriptors.evicted_and_refused(), (1, 1_001));
+        let later = now + REQUEST + TickDelta(1);
+        assert_eq!(descriptors.excess(Use::Clients, later), 1, "requests expire");
+        descriptors.await_one(Use::Clients, later);
+        descriptors.await_one(Use::Clients, later);
+        assert_eq!(descriptors.excess(Use::Clients, later), 2);
     }
 }

@@ -141,11 +141,11 @@ fn an_idle_connection_is_closed_for_another_shard() {
     for _ in 0..10 {
         connect(&mut harness).expect("room");
     }
-    harness.live_state.descriptors().want(Use::Clients);
-    harness.live_state.descriptors().want(Use::Clients);
+    harness.live_state.descriptors().want(Use::Clients, harness.sim.now());
+    harness.live_state.descriptors().want(Use::Clients, harness.sim.now());
     harness.pass(100);
     assert_eq!((harness.shard().clients_open(), ended(&harness, ClientCloseReason::Evicted)), (8, 2));
-    assert_eq!(harness.live_state.descriptors().excess(Use::Clients), 0);
+    assert_eq!(harness.live_state.descriptors().excess(Use::Clients, harness.sim.now()), 0);
 }
 
 #[test]
@@ -156,7 +156,11 @@ fn a_connection_waits_for_one_of_another_shard_to_end() {
     let next = harness.sim.connect(0, ListenerSlot(0), client(CLIENT).peer);
     harness.pass(100);
     assert_eq!(harness.sim.role(next), Role::Unaccepted);
-    assert_eq!(descriptors.excess(Use::Clients), 1, "one for one, however often it is asked for");
+    assert_eq!(
+        descriptors.excess(Use::Clients, harness.sim.now()),
+        1,
+        "one for one, however often it is asked for"
+    );
     drop(one);
     descriptors.met(Use::Clients);
     harness.pass(20);
@@ -170,7 +174,8 @@ fn a_connection_is_not_given_up_before_its_query_is_read() {
     let mut harness = harness(100, 10);
     for opened in 1..=60 {
         connect(&mut harness).expect("room");
-        (0..64).for_each(|_| harness.live_state.descriptors().want(Use::Clients));
+        let now = harness.sim.now();
+        (0..64).for_each(|_| harness.live_state.descriptors().want(Use::Clients, now));
         harness.pass(5);
         let open = harness.shard().clients_open();
         assert!(open >= opened.min(3), "{open} of {opened} are open, three are younger than 20 ms");

@@ -120,7 +120,7 @@ impl BackendConnections {
             self.searched = if idle.is_none() { Some(now) } else { None };
         }
         let Some(route) = idle else {
-            self.descriptors.want(Use::Servers);
+            self.descriptors.want(Use::Servers, now);
             return None;
         };
         self.descriptors.evicted();

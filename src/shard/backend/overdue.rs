@@ -46,7 +46,7 @@ impl BackendConnections {
                 if live == 0 {
                     connection.output.release();
                     // Connections with queries need the descriptor more.
-                    if connection.state == State::Open && self.descriptors.excess(Use::Servers) > 0 {
+                    if connection.state == State::Open && self.descriptors.excess(Use::Servers, now) > 0 {
                         connection.permit = None;
                         self.descriptors.met(Use::Servers);
                         self.end(route, BackendCloseReason::Idle);

@@ -37,7 +37,7 @@ impl ClientConnections {
         if max == 0 || now.since(since) >= PATIENCE {
             return None;
         }
-        self.descriptors.await_one(Use::Clients);
+        self.descriptors.await_one(Use::Clients, now);
         Some(now + ASKS_EACH)
     }
 
@@ -59,7 +59,7 @@ impl ClientConnections {
             return Some(permit);
         }
         let Some((slot, permit)) = self.evict(now) else {
-            self.descriptors.want(Use::Clients);
+            self.descriptors.want(Use::Clients, now);
             return None;
         };
         self.descriptors.evicted();
@@ -104,7 +104,8 @@ impl ClientConnections {
         let is_unread = |this: &Self| {
             this.victim(now).and_then(|at| this.unread_until(at)).is_some_and(|until| until > now)
         };
-        while self.descriptors.excess(Use::Clients) > 0 && !is_unread(self) && self.evict(now).is_some() {
+        while self.descriptors.excess(Use::Clients, now) > 0 && !is_unread(self) && self.evict(now).is_some()
+        {
             self.descriptors.met(Use::Clients);
         }
     }

@@ -47,7 +47,7 @@ impl Relay {
             return Ok(permit);
         }
         let Some(slot) = self.victim(flows, now) else {
-            self.descriptors.want(usage);
+            self.descriptors.want(usage, now);
             return Err(RelayCloseReason::Local);
         };
         let permit = self.give_up(slot, RelayCloseReason::Evicted);
@@ -96,7 +96,7 @@ impl Relay {
     pub(crate) fn give_up_excess(&mut self, now: Tick) {
         for flows in [true, false] {
             let (usage, _) = usage(flows);
-            while self.descriptors.excess(usage) > 0
+            while self.descriptors.excess(usage, now) > 0
                 && let Some(slot) = self.victim(flows, now)
             {
                 self.give_up(slot, RelayCloseReason::Evicted);
