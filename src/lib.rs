@@ -195,6 +195,7 @@
 //!   socket.rs           safe set-up: REUSEPORT, steering, PKTINFO, buffers, DSCP
 //!   stream/             sockets of connections: accept, read, write, close
 //!     draining_close.rs   connections that we have closed and their clients have not
+//!     failure.rs          what an error of a backend connection says about its server
 //!     listeners.rs        listeners for connections, and how they change or end
 //!     shortage.rs         when the kernel has nothing left for a new connection
 //!     transport.rs        a stream of bytes over a socket

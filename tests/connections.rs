@@ -424,7 +424,7 @@ fn a_connection_at_its_limit_is_read_again_after_a_lost_query() {
     harness.ask(stream, 1, 1);
     harness.pass(0);
     assert!(!harness.is_read(stream));
-    harness.pass(2_000);
+    harness.pass(750);
     assert_eq!((harness.shard().outstanding(), harness.got(stream).len()), (0, 0), "it is lost");
     assert!(harness.is_read(stream), "the next one is read");
     harness.shard().check_invariants();

@@ -322,6 +322,12 @@ impl QueryState {
         self.error_text.extend_from_slice(text);
     }
 
+    /// Returns whether what it says of the answer may make that longer than the client can take.
+    #[must_use]
+    pub fn may_grow(&self) -> bool {
+        self.added != Ecs::Left || self.error.is_some() || !self.original.is_empty()
+    }
+
     /// Returns whether nothing in it affects the answer, tags and flags apart.
     #[must_use]
     pub fn is_plain(&self) -> bool {

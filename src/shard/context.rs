@@ -49,6 +49,8 @@ pub(crate) struct Needs {
     /// Rules of responses see the whole query state: those of Lua, and those that may make a
     /// response longer than its client can take.
     pub(crate) states: bool,
+    /// Rules of responses may make a response longer than its client can take.
+    pub(crate) grows: bool,
     /// Rules after the query rules may read its tags.
     pub(crate) tags: bool,
     /// Queries are kept, for further attempts or their letter case.
@@ -86,6 +88,7 @@ impl Needs {
                 || snapshot.script.is_some(),
             responses: has_response_rules || snapshot.globals.truncate_tc || snapshot.globals.fixup_case,
             states: has_response_rules && (snapshot.script.is_some() || responses.grows),
+            grows: responses.grows,
             tags: has_response_rules || !chains.timeout.is_empty(),
             queries: !chains.timeout.is_empty() || snapshot.globals.fixup_case || responses.restarts,
             proxy_headers: !snapshot.globals.proxy.peers.is_empty(),

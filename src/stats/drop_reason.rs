@@ -26,7 +26,7 @@ reasons! {
         /// A response dropped by a rule.
         ResponseRule = "response-rule",
         /// A response that rules were to rewrite and that is malformed, or then exceeds its buffer.
-        ResponseNotEdited = "response-not-edited",
+        AnswerNotEdited = "answer-not-edited",
         /// An answer that exceeds its buffer, or a frame.
         AnswerTooLong = "answer-too-long",
         /// A query changed by rules, with the table of query states full.

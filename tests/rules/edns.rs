@@ -329,4 +329,20 @@ fn an_answer_for_a_client_without_edns_fits_512_bytes() {
              < 0001 QR TC a/TXT"
         ),
     );
+    // Also if only the second server gets the subnet.
+    Bench::new(&format!(
+        "{ECS} newServer('127.0.1.1') addResponseAction(RCodeRule(2), RestartResponseAction('three'))"
+    ))
+    .play(
+        "restarted",
+        &format!(
+            "from 192.0.2.77:1
+             q 1 a/TXT
+             > 1 * a/TXT
+             a * QR SERVFAIL a/TXT
+             > 3 * a/TXT OPT=1232,8:00011800c00002
+             a * QR a/TXT {record} OPT=1232
+             < 0001 QR TC a/TXT"
+        ),
+    );
 }

@@ -288,7 +288,7 @@ const ROWS: &[Row] = &[
         "q 1 a/A
          > 1 * a/A
          a * QR a/A A=192.0.2.1 AAAA=::1 CUT=50
-         ! response-not-edited",
+         ! answer-not-edited",
     ),
     (
         "changeName: an answer whose name cannot be restored is dropped",
@@ -304,7 +304,7 @@ const ROWS: &[Row] = &[
          q 1 a/A
          > 1 * inside/A
          a * QR inside/A A=192.0.2.1 CUT=36
-         ! response-not-edited",
+         ! answer-not-edited",
     ),
     (
         "invalid answers are dropped with rules, too",

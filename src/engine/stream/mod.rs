@@ -11,6 +11,7 @@
 //! nothing.
 
 pub mod draining_close;
+mod failure;
 mod listeners;
 mod shortage;
 pub mod transport;
@@ -380,12 +381,7 @@ impl Connections {
         let mut serve = what.contains(EpollFlags::EPOLLOUT);
         if serve && transport.is_connecting() {
             if let Err(e) = transport.connected() {
-                return self.drop_backend(
-                    route,
-                    Some(failure(&e, BackendCloseReason::ConnectTimeout)),
-                    shard,
-                    out,
-                );
+                return self.drop_backend(route, Some(failure::before_open(&e)), shard, out);
             }
             // With TCP Fast Open the first bytes make the connection.
             let begins = transport.is_early() && !shard.backend_output(route).is_empty();
@@ -425,12 +421,7 @@ impl Connections {
                 }
                 Err(e) if is_transient(&e) => {}
                 Err(e) => {
-                    return self.drop_backend(
-                        route,
-                        Some(failure(&e, BackendCloseReason::Silent)),
-                        shard,
-                        out,
-                    );
+                    return self.drop_backend(route, Some(failure::after_open(&e)), shard, out);
                 }
             }
         }
@@ -462,7 +453,7 @@ impl Connections {
             Ok(_) => false,
             Err(e) if is_transient(&e) => true,
             Err(e) => {
-                return self.drop_backend(route, Some(failure(&e, BackendCloseReason::Silent)), shard, out);
+                return self.drop_backend(route, Some(failure::after_open(&e)), shard, out);
             }
         };
         // Early data may only be continued once the backend has answered.
@@ -477,7 +468,7 @@ impl Connections {
             let session = backend.connections.tls.as_ref().map(|tls| Session::client(&tls.tls)).transpose();
             let session = session.map_err(io::Error::other)?;
             let mut socket = socket::connect_client(&backend, client);
-            if socket.as_ref().is_err_and(is_local_failure) && self.draining.close_all() {
+            if socket.as_ref().is_err_and(failure::is_local) && self.draining.close_all() {
                 socket = socket::connect_client(&backend, client);
             }
             let socket = socket?;
@@ -501,7 +492,7 @@ impl Connections {
                 backends[at] = Some(transport);
             }
             Err(e) => {
-                let is_local = is_local_failure(&e);
+                let is_local = failure::is_local(&e);
                 let why = if is_local { BackendCloseReason::Local } else { BackendCloseReason::Refused };
                 self.drop_backend(route, Some(why), shard, out);
             }
@@ -587,25 +578,5 @@ const fn index_of(route: Route) -> usize {
     match route.socket {
         SocketSlot::Connection(connection) => connection as usize,
         SocketSlot::Datagram(_) => usize::MAX,
-    }
-}
-
-/// Returns whether the error says nothing about the backend: a local shortage, or TLS could not be
-/// set up.
-fn is_local_failure(e: &io::Error) -> bool {
-    use io::ErrorKind::{NotFound, Other};
-    socket::is_shortage(e) || e.raw_os_error().is_none() && [Other, NotFound].contains(&e.kind())
-}
-
-// The standard library's kinds grow; an unknown one is treated like the rest.
-#[allow(clippy::wildcard_enum_match_arm)]
-fn failure(e: &io::Error, timed_out: BackendCloseReason) -> BackendCloseReason {
-    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
-    if [ConnectionRefused, HostUnreachable, NetworkUnreachable].contains(&e.kind()) {
-        BackendCloseReason::Refused
-    } else if e.kind() == TimedOut {
-        timed_out
-    } else {
-        BackendCloseReason::Broken
     }
 }

@@ -226,7 +226,7 @@ pub(crate) fn response(
     can_restart: bool,
 ) -> ResponseDecision {
     if had_state && !restore(context) {
-        return ResponseDecision::Drop(DropReason::ResponseNotEdited);
+        return ResponseDecision::Drop(DropReason::AnswerNotEdited);
     }
     let decision = match walk_response(&env.chains.response, context, env, effects) {
         ResponseDecision::Restart(_) if !can_restart => ResponseDecision::Deliver,
@@ -248,7 +248,7 @@ pub(crate) fn transfer(
     had_state: bool,
 ) -> ResponseDecision {
     if had_state && !restore(context) {
-        return ResponseDecision::Drop(DropReason::ResponseNotEdited);
+        return ResponseDecision::Drop(DropReason::AnswerNotEdited);
     }
     walk_response(&env.chains.xfr, context, env, effects)
 }

@@ -60,7 +60,7 @@ pub(super) fn respond(
             // A signed response is passed on unchanged. Of any other the client must not get what was to
             // be removed.
             if !is_fixed(context) && !rebuild::clear_types(context.packet, |rtype| types.contains(&rtype)) {
-                return Step::Done(ResponseDecision::Drop(DropReason::ResponseNotEdited));
+                return Step::Done(ResponseDecision::Drop(DropReason::AnswerNotEdited));
             }
             context.reread();
             Step::Changed

@@ -292,7 +292,11 @@ impl Dispatcher {
             }
             AttemptEnd::Unanswered => {
                 match self.send_elsewhere(cx, connections, backend, kind, pending, to) {
-                    Err(DropReason::OutstandingFull) if self.has_tries_left(entry, backend) => {
+                    // The query is sent as it is: see `select_next`.
+                    Err(DropReason::OutstandingFull)
+                        if self.has_tries_left(entry, backend)
+                            && cx.sends_subnet(backend) == self.has_subnet(cx, backend, pending) =>
+                    {
                         self.send(cx, connections, backend, kind, pending, to)
                     }
                     sent => sent,

@@ -139,12 +139,13 @@ impl Shard {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
             let needs = self.cx.needs;
             if needs.states || !state.is_plain() || needs.tags && !state.tags.is_empty() {
-                let has_our_opt = state.added == Ecs::OptAdded;
+                let limit = (!query.pending.came_by_connection() && (needs.grows || state.may_grow()))
+                    .then(|| datagram_limit(&state, packet));
                 match self.dispatcher.open_entry(state) {
                     Some(entry) => {
                         query.pending.waiter = Waiter::Client(Some(entry));
-                        if !query.pending.came_by_connection() {
-                            self.keep_limit(entry, has_our_opt, packet);
+                        if let Some(limit) = limit {
+                            self.dispatcher.queries.set_limit(Some(entry), limit);
                         }
                     }
                     None => return Outcome::Dropped(DropReason::QueryTableFull),
@@ -158,13 +159,6 @@ impl Shard {
             Ok(sent) => Outcome::Sent(sent),
             Err(reason) => Outcome::Dropped(reason),
         }
-    }
-
-    /// Keeps how many bytes the client of a datagram can take: what has become of its answer is
-    /// only known when that leaves. `has_our_opt`: its OPT record is not the client's.
-    fn keep_limit(&mut self, entry: EntryId, has_our_opt: bool, packet: &Packet<'_>) {
-        let limit = if has_our_opt { DATAGRAM_MIN } else { answer::udp_limit(packet.bytes()) };
-        self.dispatcher.queries.set_limit(Some(entry), limit.min(DATAGRAM_MAX));
     }
 
     /// Selects a server of the pool for this query.
@@ -384,6 +378,12 @@ impl Shard {
         let Some(backend) = self.select(query, packet) else { return self.no_server(query, packet) };
         if let Some(mut state) = query.state.take() {
             self.add_subnet(backend, query.pending.client, &mut state, packet);
+            if !query.pending.came_by_connection()
+                && state.may_grow()
+                && self.dispatcher.queries.limit(entry).is_none()
+            {
+                self.dispatcher.queries.set_limit(entry, datagram_limit(&state, packet));
+            }
             self.dispatcher.queries.put(entry, state);
         }
         let (cx, connections) = (&mut self.cx, &mut self.connections);
@@ -479,6 +479,14 @@ impl Shard {
 fn visible_client(client: Client, state: Option<&QueryState>) -> Client {
     let proxied = state.and_then(|state| state.proxied);
     proxied.map_or(client, |proxied| Client { peer: proxied.source, ..client })
+}
+
+/// Returns how many bytes the client of a datagram can take: what becomes of its answer is only known
+/// when that leaves.
+fn datagram_limit(state: &QueryState, packet: &Packet<'_>) -> usize {
+    // Our own OPT record says nothing of the client.
+    let has_edns = state.added != Ecs::OptAdded;
+    if has_edns { answer::udp_limit(packet.bytes()).min(DATAGRAM_MAX) } else { DATAGRAM_MIN }
 }
 
 /// Restores the client's id and flags in an answer, and removes the server's hop-by-hop option.
