@@ -21,7 +21,9 @@ const LOOK_PER_COUNTER: u64 = 100;
 
 /// A latency falls by a sample's full difference after this time without one, and in proportion
 /// after less: what was measured during a disturbance does not outlast it.
-const LATENCY_LASTS: TickDelta = TickDelta::from_ms(1_000);
+const LATENCY_LASTS: TickDelta = TickDelta::from_ms(250);
+/// A backend that did not respond for this long is unmeasured.
+const UNMEASURED: TickDelta = TickDelta::from_ms(1_000);
 /// A sample's part of the smoothed latency is at least one of these.
 const LATENCY_PARTS: u64 = 128;
 
@@ -271,7 +273,7 @@ impl Tally {
     /// may not be true any more.
     pub(crate) fn unmeasured_for(&self, slot: BackendSlot) -> Option<TickDelta> {
         let pause = self.now.since(self.counts.get(slot.index())?.measured);
-        (pause >= LATENCY_LASTS).then_some(pause)
+        (pause >= UNMEASURED).then_some(pause)
     }
 
     /// Returns whether one more query is within the backend's `qps`.

@@ -13,6 +13,7 @@ use crate::lua::ffi::{
     server_pointer, string, with, with_call, with_server,
 };
 use crate::lua::state::call_state::{SPOOF_TTL, Server};
+use crate::wire::header;
 
 c_functions! {
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const void**, size_t*)"
@@ -155,6 +156,30 @@ c_functions! {
     "void* (*)(const dnsdist_ffi_dnsquestion_t*)"
     fn dnsdist_ffi_dnsquestion_get_header(dq: Token) -> *mut c_void {
         with_call(dq, std::ptr::null_mut(), |call| call.header_pointer().cast())
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*, char*, size_t)"
+    fn dnsdist_ffi_dnsquestion_get_header_copy(dq: Token, buffer: *mut c_char, size: usize) -> bool {
+        let header = with(dq, None, |c| c.message().first_chunk::<{ header::LEN }>().copied());
+        let Some(header) = header.filter(|_| size >= header::LEN) else { return false };
+        // SAFETY: as the macro says; the buffer holds `size` bytes.
+        unsafe { give(buffer.cast(), header) };
+        !buffer.is_null()
+    }
+    "bool (*)(dnsdist_ffi_dnsquestion_t*, const char*)"
+    fn dnsdist_ffi_dnsquestion_set_header(dq: Token, bytes: *const c_char) -> bool {
+        // SAFETY: as the macro says; it points to a whole header.
+        let bytes = unsafe { passed(bytes, header::LEN) };
+        with(dq, false, |c| match c.packet_mut().bytes_mut().get_mut(..bytes.len()) {
+            Some(header) if !bytes.is_empty() => {
+                header.copy_from_slice(bytes);
+                true
+            }
+            _ => false,
+        })
+    }
+    "bool (*)(const dnsdist_ffi_dnsquestion_t*)"
+    fn dnsdist_ffi_dnsquestion_is_remote_v6(dq: Token) -> bool {
+        with(dq, false, |c| !c.context().client.peer.is_ipv4())
     }
     "void (*)(const dnsdist_ffi_dnsquestion_t*, const char**, size_t*)"
     fn dnsdist_ffi_dnsquestion_get_sni(dq: Token, sni: *mut *const c_char, size: *mut usize) {
@@ -300,6 +325,12 @@ c_functions! {
         // A tag beyond the limit is left out.
         let _ = with(dq, false, |c| c.tags_mut().set(name, value));
     }
+    "void (*)(dnsdist_ffi_dnsquestion_t*, const char*)"
+    fn dnsdist_ffi_dnsquestion_unset_tag(dq: Token, name: *const c_char) {
+        // SAFETY: as the macro says.
+        let name = unsafe { string(name) };
+        with(dq, (), |c| c.tags_mut().unset(name));
+    }
     "void (*)(dnsdist_ffi_dnsquestion_t*, const char*, const char*, size_t)"
     fn dnsdist_ffi_dnsquestion_set_tag_raw(dq: Token, name: *const c_char, value: *const c_char, size: usize) {
         // SAFETY: as the macro says.
@@ -393,6 +424,10 @@ c_functions! {
     }
     "size_t (*)(const dnsdist_ffi_servers_list_t*, const dnsdist_ffi_dnsquestion_t*, size_t)"
     fn dnsdist_ffi_servers_list_chash(list: Token, _dq: Token, hash: usize) -> usize {
+        with(list, 0, |c| rendezvous(c.current, hash))
+    }
+    "size_t (*)(const dnsdist_ffi_servers_list_t*, const dnsdist_ffi_dnsquestion_t*, size_t)"
+    fn dnsdist_ffi_servers_list_chashed(list: Token, _dq: Token, hash: usize) -> usize {
         with(list, 0, |c| rendezvous(c.current, hash))
     }
     "size_t (*)(const dnsdist_ffi_servers_list_t*, const dnsdist_ffi_dnsquestion_t*, size_t)"

@@ -822,6 +822,9 @@ fn c_functions_read() {
     ffi_holds(
         "local o = D('const dnsdist_ffi_ednsoption_t*[1]') assert($get_edns_options(dq, o) == 1) assert(o[0][0].optionCode == 10 and string(o[0][0].data, o[0][0].len) == 'abcdefgh')",
     );
+    ffi_holds(
+        "local b = D('char[12]') assert(not $get_header_copy(dq, b, 11) and $get_header_copy(dq, b, 12)) assert(string(b, 2) == '\\18\\52' and not $is_remote_v6(dq))",
+    );
     ffi_holds("assert($get_qname_hash(dq, 1) ~= $get_qname_hash(dq, 2)) assert($get_header(dq) ~= nil)");
 }
 
@@ -847,6 +850,20 @@ fn c_functions_write() {
     );
     assert_eq!(fixture.message[3] & 15, 5);
     assert!(fixture.message.ends_with(b"tail"));
+}
+
+#[test]
+fn c_functions_replace_the_header_and_remove_tags() {
+    let fixture = ffi_holds(
+        "$set_tag(dq, 'a', 'b') $set_tag(dq, 'c', 'd') $unset_tag(dq, 'a') $unset_tag(dq, 'x') assert($get_tag(dq, 'a') == nil and $get_tag(dq, 'c') ~= nil)
+         local h, b = $get_header(dq), D('unsigned char[12]') assert($get_header_copy(dq, ffi.cast('char*', b), 12))
+         b[2] = 0 assert($set_header(dq, ffi.cast('const char*', b)) and not $set_header(dq, nil))
+         assert(ffi.cast('unsigned char*', h)[2] == 0 and not $set_header(nil, ffi.cast('const char*', b)))",
+    );
+    assert_eq!(fixture.message[2], 0, "RD was removed");
+    assert_eq!((&fixture.message[..2], fixture.query_state.tags.value(b"a")), (&QUERY[..2], None));
+    let chosen = "LuaFFIAction(function() return 0 end) local C = require('ffi').C assert(C.dnsdist_ffi_servers_list_chashed)";
+    let _: Fixture = Fixture::new(chosen);
 }
 
 #[test]
