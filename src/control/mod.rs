@@ -61,6 +61,7 @@ pub mod health;
 pub mod limits;
 pub mod log;
 pub mod plan;
+pub mod preconditions;
 pub mod privileges;
 pub mod probe;
 pub mod publisher;
