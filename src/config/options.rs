@@ -68,6 +68,7 @@ pub enum Key {
     BackendConnectionsKept,
     ProxyBytes,
     ProxyAcl,
+    Strict,
 }
 
 /// One setting.
@@ -377,7 +378,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 54] = [
+pub static SETTINGS: [Setting; 55] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -872,6 +873,15 @@ pub static SETTINGS: [Setting; 54] = [
         lua: &[set("setProxyProtocolApplyACLToProxiedClients")],
         doc: "Apply the ACL to the client that a PROXY header names, rather than to the peer \
               that sent it.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::Strict,
+        name: "strict",
+        flag: true,
+        lua: &[set("setStrict")],
+        doc: "Refuse a configuration with warnings: unknown options, names of older versions of dnsdist, \
+              what has no effect. `--check-config=strict` does so for the check alone.",
         ..LIVE
     },
 ];
