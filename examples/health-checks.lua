@@ -10,7 +10,7 @@ newServer{
 
 newServer{address = "192.0.2.2", checkTCP = true}     -- the query over TCP
 newServer{address = "192.0.2.3", check = "connect"}   -- a TCP connection is enough
-newServer{address = "192.0.2.4", checkScript = {"/usr/local/bin/check-dns", "--quick"}}
+newServer{address = "192.0.2.4", checkScript = {"/usr/bin/env", "check-dns", "--quick"}}
 newServer{address = "192.0.2.5", healthCheckMode = "up"}
 
 -- No checks while live responses are good.

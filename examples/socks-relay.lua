@@ -1,6 +1,9 @@
--- A relay to several SOCKS servers. A client stays with one server as long as that is up, over TCP and over UDP.
+-- A relay to several SOCKS servers. A client stays with one server as long as that is up.
 setACL({"127.0.0.0/8", "192.0.2.0/24"})
 
+-- CONNECT and BIND. For UDP ASSOCIATE (RFC 1928, section 6) the server answers with the address to which the client
+-- sends its datagrams: they go there and not through this relay, unless the servers name the relay's address and the
+-- port of the forward below.
 addTCPForward{
   listen = "127.0.0.1:1080",
   to = {"198.51.100.1:1080", "198.51.100.2:1080", "198.51.100.3:1080"},
@@ -12,10 +15,13 @@ addTCPForward{
   log = true,
 }
 
--- The same targets in the same order: the same server for a client.
+-- For servers that are set up so, and that take datagrams on port 1080. The same targets in the same order, and the
+-- same check (by a connection to that port, since SOCKS servers answer no datagram of a stranger): a client's datagrams
+-- go to the server of its connection.
 addUDPForward{
   listen = "127.0.0.1:1080",
   to = {"198.51.100.1:1080", "198.51.100.2:1080", "198.51.100.3:1080"},
   policy = "sourceHash",
+  check = "connect",
   idleTimeout = 60,
 }

@@ -226,6 +226,7 @@
 //!     functions.rs        Lua functions given to rules and policies
 //!     missing.rs          names of dnsdist that are not there yet, refused by name
 //!     networks.rs         sets of networks, addresses
+//!     older.rs            functions of older versions of dnsdist
 //!     packet.rs           what a health check's functions see
 //!     pool.rs             pools, policies, retry, ejection
 //!     relays.rs           addTCPForward, addUDPForward
@@ -271,10 +272,12 @@
 //!     enumerations.rs     names of numbers: DNSQType, DNSRCode and the like
 //!     missing.rs          names of dnsdist that are not there yet
 //!     objects.rs          sets, networks, names, and the methods of objects
+//!     older.rs            functions of older versions of dnsdist, and what they mean today
 //!     policies.rs         the policies by name, the options of `concentrate`
 //!     relays.rs           arguments of addTCPForward and addUDPForward
 //!     signature.rs        what follows from the text of a function's arguments
 //!     tls.rs              arguments that concern TLS
+//!   loops.rs            refuses a server that is a listener
 //!   options.rs          ONE table of process settings: flags, Lua, help, reference
 //!   relays.rs           its relays → listeners, pools and hidden servers
 //!   ruleset.rs          the rules of a draft
@@ -295,6 +298,7 @@
 //!   limits.rs           open files: how many there may be, and how they are divided
 //!   log.rs              tracing, text or JSON; standard output
 //!   plan.rs             what the loop needs of a configuration
+//!   preconditions.rs    what the machine must have: interfaces, programs, directories
 //!   privileges.rs       -u, -g, capabilities
 //!   probe.rs            makes one check: UDP, TCP, connect, script
 //!     message.rs          its query, and the judgement of its answer

@@ -29,7 +29,8 @@ fn check(flags: &Flags) -> ExitCode {
     log::wait_for_readers();
     control::configured::start_log(flags);
     let compiled = front_end::load(flags)
-        .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(drop));
+        .and_then(|loaded| config::compile(&loaded.draft, &Slots::default(), 1).map(|_| loaded))
+        .and_then(|loaded| met(&loaded.draft));
     match compiled {
         Ok(()) => {
             let file = flags.file.as_deref().map_or_else(|| "command line".into(), |f| f.to_string_lossy());
@@ -38,6 +39,12 @@ fn check(flags: &Flags) -> ExitCode {
         }
         Err(errors) => refuse(&errors),
     }
+}
+
+/// Refuses what the machine does not have.
+fn met(draft: &config::Draft) -> Result<(), Vec<config::ConfigError>> {
+    let missing = control::preconditions::missing(draft);
+    if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
 fn refuse(errors: &[config::ConfigError]) -> ExitCode {
@@ -55,10 +62,13 @@ fn serve(flags: &Flags) -> ExitCode {
     };
     control::configured::start_log(flags);
     match front_end::load(flags) {
-        Ok(loaded) => match config::compile(&loaded.draft, &Slots::default(), 1) {
-            Ok(compiled) => control::run(flags, loaded, compiled, signals),
-            Err(errors) => refuse(&errors),
-        },
+        Ok(loaded) => {
+            let compiled = config::compile(&loaded.draft, &Slots::default(), 1);
+            match compiled.and_then(|compiled| met(&loaded.draft).map(|()| compiled)) {
+                Ok(compiled) => control::run(flags, loaded, compiled, signals),
+                Err(errors) => refuse(&errors),
+            }
+        }
         Err(errors) => refuse(&errors),
     }
 }

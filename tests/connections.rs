@@ -1006,7 +1006,8 @@ fn a_proxy_header_before_tls_is_expected_after_the_listener_has_changed() {
     change(&mut harness, &|next| {
         let outside = Listener { proxy: ProxyHeader::Outside, ..Listener::clone(&next.listeners[0]) };
         next.listeners[0] = Arc::new(outside);
-        next.globals.proxy.peers = "127.0.0.0/8".parse().into_iter().collect();
+        next.globals.proxy.peers =
+            "127.0.0.0/8".parse::<dnslob::base::prefix::Prefix>().into_iter().collect();
     });
     let stream = harness.connect(CLIENT).expect("taken");
     assert!(harness.shard().header_comes_first(harness.slot(stream)));

@@ -83,7 +83,7 @@ _dnslob() {
 
     case "${cmd}" in
         dnslob)
-            opts="-C -l -a -v -u -g -h -V --config --check-config --local --acl --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --log-format --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --help --version demo generate help"
+            opts="-C -l -a -v -u -g -h -V --config --check-config --local --acl --supervised --shards --cpus --steer --busy-poll --batch --drain --stats --log-format --verbose --uid --gid --backends-max --sockets --udp-timeout --outstanding-max --receive-buffer --send-buffer --policy --tcp-recv-timeout --tcp-send-timeout --tcp-connections --tcp-connections-per-client --strict --help --version demo generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -95,6 +95,10 @@ _dnslob() {
                     ;;
                 -C)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --check-config)
+                    COMPREPLY=($(compgen -W "lenient strict" -- "${cur}"))
                     return 0
                     ;;
                 --local)

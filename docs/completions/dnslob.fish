@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_dnslob_global_optspecs
-    string join \n C/config= check-config l/local= a/acl= supervised shards= cpus= steer= busy-poll= batch= drain= stats= log-format= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= h/help V/version
+    string join \n C/config= check-config= l/local= a/acl= supervised shards= cpus= steer= busy-poll= batch= drain= stats= log-format= v/verbose u/uid= g/gid= backends-max= sockets= udp-timeout= outstanding-max= receive-buffer= send-buffer= policy= tcp-recv-timeout= tcp-send-timeout= tcp-connections= tcp-connections-per-client= strict h/help V/version
 end
 
 function __fish_dnslob_needs_command
@@ -25,8 +25,10 @@ function __fish_dnslob_using_subcommand
 end
 
 complete -c dnslob -n "__fish_dnslob_needs_command" -s C -l config -d 'The configuration file, in Lua' -r -F
+complete -c dnslob -n "__fish_dnslob_needs_command" -l check-config -d 'Report every error of the configuration and exit; with =strict, warnings are errors' -r -f -a "lenient\t''
+strict\t''"
 complete -c dnslob -n "__fish_dnslob_needs_command" -s l -l local -d 'Listen here rather than where the file says; can be repeated' -r
-complete -c dnslob -n "__fish_dnslob_needs_command" -s a -l acl -d 'Allow queries from this network too; can be repeated' -r
+complete -c dnslob -n "__fish_dnslob_needs_command" -s a -l acl -d 'Allow queries from this network, rather than from the default ACL; can be repeated' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l shards -d 'Threads that serve queries, each with its own sockets for every listener and server' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l cpus -d 'CPUs to pin the shards to, in turn' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l steer -d 'How clients\' packets are distributed to shards [default: flow]' -r -f -a "flow\t''
@@ -59,9 +61,9 @@ complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-recv-timeout -d 'Clos
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-send-timeout -d 'Close a client\'s connection that does not read its answers this long [default: 10000]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections -d 'Most concurrent connections of all clients [default: 100000]' -r
 complete -c dnslob -n "__fish_dnslob_needs_command" -l tcp-connections-per-client -d 'Most concurrent connections of a client [default: 0]' -r
-complete -c dnslob -n "__fish_dnslob_needs_command" -l check-config -d 'Report every error of the configuration and exit'
 complete -c dnslob -n "__fish_dnslob_needs_command" -l supervised -d 'Accepted as in dnsdist: dnslob always stays in the foreground'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s v -l verbose -d 'Log verbosely'
+complete -c dnslob -n "__fish_dnslob_needs_command" -l strict -d 'Refuse a configuration with warnings: unknown options, names of older versions of dnsdist, what has no effect'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dnslob -n "__fish_dnslob_needs_command" -s V -l version -d 'Print version'
 complete -c dnslob -n "__fish_dnslob_needs_command" -a "demo" -d 'Serve embedded backends on loopback under load, and show statistics'

@@ -33,6 +33,20 @@ impl Prefix {
     }
 }
 
+impl fmt::Display for Prefix {
+    /// Formats it as `ADDRESS/LENGTH`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_ipv4() {
+            // The low 32 bits are the address.
+            #[allow(clippy::cast_possible_truncation)]
+            let address = std::net::Ipv4Addr::from(self.first as u32);
+            write!(f, "{address}/{}", self.bits - 96)
+        } else {
+            write!(f, "{}/{}", std::net::Ipv6Addr::from(self.first), self.bits)
+        }
+    }
+}
+
 /// A text that is no network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotANetwork(String);
@@ -106,17 +120,52 @@ impl PrefixSet {
 
 impl FromIterator<Prefix> for PrefixSet {
     fn from_iter<I: IntoIterator<Item = Prefix>>(prefixes: I) -> Self {
-        let mut all: Vec<(u128, u128)> =
-            prefixes.into_iter().map(|p| (p.first, p.first | !mask(p.bits))).collect();
-        all.sort_unstable();
-        let mut ranges: Vec<(u128, u128)> = Vec::with_capacity(all.len());
-        for (first, last) in all {
-            match ranges.last_mut() {
-                Some(open) if first <= open.1.saturating_add(1) => open.1 = open.1.max(last),
-                _ => ranges.push((first, last)),
+        prefixes.into_iter().map(|p| (p, true)).collect()
+    }
+}
+
+impl FromIterator<(Prefix, bool)> for PrefixSet {
+    /// Builds a set of networks that are in it, and of exceptions (`false`) that are not. The
+    /// longest network that contains an address decides; of two equal ones the later.
+    fn from_iter<I: IntoIterator<Item = (Prefix, bool)>>(prefixes: I) -> Self {
+        let mut all: Vec<(Prefix, bool)> = prefixes.into_iter().collect();
+        all.sort_by_key(|(p, _)| (p.first, p.bits));
+        let mut set = Self { ranges: Vec::with_capacity(all.len()) };
+        // Networks are disjoint or nested: those around the cursor, the innermost last.
+        let mut around: Vec<(u128, bool)> = Vec::new();
+        let mut at = 0_u128;
+        for (prefix, is_in) in all {
+            let (first, last) = prefix.bounds();
+            while let Some((end, inside)) = around.last().copied().filter(|(end, _)| *end < first) {
+                set.append(at, end, inside);
+                at = at.max(end + 1);
+                around.pop();
             }
+            if let (Some((_, inside)), true) = (around.last(), at < first) {
+                set.append(at, first - 1, *inside);
+            }
+            at = first;
+            around.push((last, is_in));
         }
-        Self { ranges }
+        while let Some((end, inside)) = around.pop() {
+            set.append(at, end, inside);
+            let Some(next) = end.checked_add(1) else { break };
+            at = at.max(next);
+        }
+        set
+    }
+}
+
+impl PrefixSet {
+    /// Appends a range behind all others, if it is one and belongs to the set.
+    fn append(&mut self, first: u128, last: u128, is_in: bool) {
+        if !is_in || first > last {
+            return;
+        }
+        match self.ranges.last_mut() {
+            Some(open) if first <= open.1.saturating_add(1) => open.1 = open.1.max(last),
+            _ => self.ranges.push((first, last)),
+        }
     }
 }
 
@@ -166,6 +215,30 @@ mod tests {
             let e = text.parse::<Prefix>().expect_err(text);
             assert!(e.to_string().contains(text));
         }
+    }
+
+    #[test]
+    fn the_longest_network_decides_about_an_exception() {
+        let entries = [("10.0.0.0/8", true), ("10.1.0.0/16", false), ("10.1.2.0/24", true), ("::/0", false)];
+        let set: PrefixSet =
+            entries.iter().map(|(t, is_in)| (t.parse::<Prefix>().expect("a network"), *is_in)).collect();
+        for (ip, want) in [
+            ("10.0.0.1", true),
+            ("10.1.0.1", false),
+            ("10.1.2.3", true),
+            ("10.1.3.0", false),
+            ("10.255.255.255", true),
+            ("11.0.0.0", false),
+            ("2001:db8::1", false),
+            ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", false),
+        ] {
+            assert_eq!(has(&set, ip), want, "{ip}");
+        }
+        let all: PrefixSet = [("::/0", true), ("::/0", false), ("ffff::/16", true)]
+            .map(|(t, i)| (t.parse().expect("one"), i))
+            .into_iter()
+            .collect();
+        assert!(!has(&all, "::1") && has(&all, "ffff::1"));
     }
 
     proptest! {

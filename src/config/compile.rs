@@ -16,7 +16,7 @@ use crate::config::functions::policies::kind as policy_kind;
 use crate::config::options::{Key, SETTINGS, Settings, Value};
 use crate::config::slots::{Full, LISTENERS_MAX, Slots};
 use crate::config::value::DNS_PORT;
-use crate::config::{chains, relays, value};
+use crate::config::{chains, loops, relays, value};
 use crate::model::Ring;
 use crate::model::Steer;
 use crate::model::policy::{Kind, Policy};
@@ -124,6 +124,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
     let mut slots = slots.clone();
     let mut listeners = listeners(draft, &mut errors);
     let standing: Vec<&DraftServer> = draft.servers.iter().filter(|s| !s.removed).collect();
+    loops::refuse_own_servers(draft, &standing, &listeners, &mut errors);
     let mut backends = backends(draft, &standing, &mut errors);
     let copies = chains::copies(draft);
     backends.extend(copies.iter().map(|tee| hidden(tee, &draft.settings)));
@@ -169,7 +170,7 @@ pub fn compile(draft: &Draft, slots: &Slots, generation: u64) -> Result<Compiled
         listeners: listeners.into_iter().map(Arc::new).collect(),
         backends: by_slot(backends),
         pools,
-        acl: draft.acl.iter().copied().collect(),
+        acl: draft.allowed(),
         chains,
         rules_fresh,
         limits: chains::limits(draft),
@@ -202,6 +203,7 @@ fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT)),
         interface: None,
         reuse_port: false,
+        freebind: false,
         dscp: 0,
         service: Service::Dns,
         connection_options: ConnectionOptions::default(),
@@ -223,6 +225,7 @@ fn listeners(draft: &Draft, errors: &mut Errors) -> Vec<Listener> {
             address: l.address,
             interface: l.interface.clone(),
             reuse_port: l.reuse_port,
+            freebind: l.freebind,
             sockets: socket_options(&draft.settings),
             dscp: l.dscp,
             service: l.service.clone(),

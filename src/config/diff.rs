@@ -344,6 +344,7 @@ fn health_fields(h: &Health) -> Fields {
         qclass,
         set_cd,
         must_resolve,
+        relayd_exit,
         interval,
         timeout,
         rise,
@@ -364,6 +365,7 @@ fn health_fields(h: &Health) -> Fields {
             talk.send.escape_ascii(),
             talk.expect.escape_ascii()
         ),
+        Probe::Script(words) if *relayd_exit => format!("{} (relayd)", words.join(" ")),
         Probe::Script(words) => words.join(" "),
     };
     vec![

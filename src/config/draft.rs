@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::addr::BackendSlot;
-use crate::base::prefix::{DEFAULT_ACL, Prefix};
+use crate::base::prefix::{DEFAULT_ACL, Prefix, PrefixSet};
 use crate::base::time::TickDelta;
-use crate::config::error::{Errors, Origin, Sited};
-use crate::config::options::Settings;
+use crate::config::error::{ConfigError, Errors, Fault, Origin, Sited};
+use crate::config::options::{Key, Settings};
 use crate::config::ruleset::{DraftState, Recorded, Ruleset};
 use crate::model::Source;
 use crate::model::policy::Policy;
@@ -22,6 +22,9 @@ use crate::model::{
 };
 use crate::rules::names::Names;
 use crate::rules::networks::Networks;
+
+/// Networks of a list, and exceptions (`false`).
+pub type Listed = Vec<(Prefix, bool)>;
 
 /// The configuration as written.
 #[derive(Clone, Debug)]
@@ -41,10 +44,12 @@ pub struct Draft {
     pub pools: Vec<DraftPool>,
     /// The policy of every pool without one of its own.
     pub policy: Option<Sited<Policy>>,
-    /// The networks that may query.
-    pub acl: Vec<Prefix>,
-    /// The networks that send PROXY headers.
-    pub proxy_peers: Vec<Prefix>,
+    /// The networks that may query, and exceptions (`false`), besides the default ACL.
+    pub acl: Listed,
+    /// The default ACL applies too: neither the file nor the command line has replaced it.
+    pub acl_default: bool,
+    /// The networks that send PROXY headers, and exceptions.
+    pub proxy_peers: Listed,
     /// Judges the health check answers of every server without its own function.
     pub judge: Option<LuaFunction>,
     /// The rules.
@@ -81,7 +86,8 @@ impl Default for Draft {
             servers: Vec::new(),
             pools: Vec::new(),
             policy: None,
-            acl: DEFAULT_ACL.iter().filter_map(|n| n.parse().ok()).collect(),
+            acl: Vec::new(),
+            acl_default: true,
             proxy_peers: Vec::new(),
             judge: None,
             rules: Ruleset::default(),
@@ -108,6 +114,52 @@ impl Draft {
             self.pools.len() - 1
         });
         &mut self.pools[at]
+    }
+
+    /// Replaces the ACL, the default one too.
+    pub fn set_acl(&mut self, acl: Listed) {
+        self.acl = acl;
+        self.acl_default = false;
+    }
+
+    /// Returns the networks that may query.
+    #[must_use]
+    pub fn allowed(&self) -> PrefixSet {
+        let default = DEFAULT_ACL.iter().filter(|_| self.acl_default).filter_map(|n| n.parse().ok());
+        default.map(|net| (net, true)).chain(self.acl.iter().copied()).collect()
+    }
+
+    /// Makes listeners of the same address one, with a warning, where each may share it: dnsdist
+    /// serves an address by several threads that way.
+    pub fn join_shared_listeners(&mut self) {
+        let mut first: HashMap<(SocketAddr, Option<String>, bool), usize> = HashMap::new();
+        let mut kept: Vec<DraftListener> = Vec::with_capacity(self.listeners.len());
+        for listener in std::mem::take(&mut self.listeners) {
+            let is_tls = listener.service.tls().is_some();
+            let place = (listener.address, listener.interface.clone(), is_tls);
+            let at = *first.entry(place).or_insert(kept.len());
+            let same = kept.get(at).is_some_and(|one| {
+                one.reuse_port && DraftListener { origin: one.origin.clone(), ..listener.clone() } == *one
+            });
+            if !same {
+                kept.push(listener);
+                continue;
+            }
+            let text = format!(
+                "the listener {} is the one at {}: every shard has sockets for it, see --shards",
+                listener.address, kept[at].origin
+            );
+            let function = if is_tls { "addTLSLocal" } else { "addLocal" };
+            self.warnings.push(ConfigError::new(&listener.origin, function, Fault::Note(text)));
+        }
+        self.listeners = kept;
+    }
+
+    /// Makes the warnings errors where the configuration asks for it.
+    pub fn apply_strictness(&mut self) {
+        if self.settings.switch(Key::Strict) {
+            self.errors.append(std::mem::take(&mut self.warnings));
+        }
     }
 
     /// Restores omitted listeners with the TLS of the running configuration; returns their
@@ -138,6 +190,8 @@ pub struct DraftListener {
     pub interface: Option<String>,
     /// Another process may have the address too.
     pub reuse_port: bool,
+    /// The machine need not have the address yet (`freebind`).
+    pub freebind: bool,
     /// DSCP of answers.
     pub dscp: u8,
     /// The service.
@@ -265,12 +319,14 @@ pub struct DraftRelay {
     pub interface: Option<String>,
     /// Another process may have the address too.
     pub reuse_port: bool,
+    /// The machine need not have the address yet (`freebind`).
+    pub freebind: bool,
     /// Its targets, each once.
     pub to: Vec<SocketAddr>,
     /// How a target is chosen.
     pub policy: Policy,
     /// The networks that may use it; `None` for the process's ACL.
-    pub acl: Option<Vec<Prefix>>,
+    pub acl: Option<Listed>,
     /// The options of its connections.
     pub connection_options: ConnectionOptions,
     /// `connectTimeout`.

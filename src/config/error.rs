@@ -132,6 +132,8 @@ pub enum Fault {
         /// What to write.
         expected: String,
     },
+    /// Something that is taken with another meaning than written, or without effect: a warning.
+    Note(String),
     /// The number of errors that are not listed.
     More(usize),
 }
@@ -156,6 +158,12 @@ impl Errors {
         } else {
             self.more += 1;
         }
+    }
+
+    /// Adds all of these.
+    pub fn append(&mut self, other: Self) {
+        self.more += other.more;
+        other.listed.into_iter().for_each(|error| self.push(error));
     }
 
     /// Returns the number of errors.
@@ -233,7 +241,7 @@ fn cut(text: &str, chars: usize) -> Cow<'_, str> {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Script(message) | Self::Tls(message) => f.write_str(message),
+            Self::Script(message) | Self::Tls(message) | Self::Note(message) => f.write_str(message),
             Self::Exit(code) => {
                 write!(f, "os.exit({code}) ends the process only at its start and with --check-config")
             }

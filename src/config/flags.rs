@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use crate::base::prefix::Prefix;
 use crate::config::draft::{Draft, DraftListener, DraftServer};
 use crate::config::error::{ConfigError, Origin, Sited};
-use crate::config::options::{Kind, SETTINGS, Settings, Value};
+use crate::config::options::{Key, Kind, SETTINGS, Settings, Value};
 use crate::config::value;
 use crate::model::{ConnectionOptions, ProxyHeader, Service};
 
@@ -39,7 +39,7 @@ pub struct Flags {
     pub check: bool,
     /// Listen addresses, replacing those of the file.
     pub locals: Vec<SocketAddr>,
-    /// Networks added to the ACL.
+    /// Networks that may query, besides those of the file: they replace the default ACL.
     pub acl: Vec<Prefix>,
     /// Servers added to those of the file.
     pub backends: Vec<SocketAddr>,
@@ -84,13 +84,17 @@ impl Flags {
                 address: *a,
                 interface: None,
                 reuse_port: false,
+                freebind: false,
                 dscp: 0,
                 service: Service::Dns,
                 connection_options: ConnectionOptions::default(),
                 proxy: ProxyHeader::default(),
             }));
         }
-        draft.acl.extend(&self.acl);
+        if !self.acl.is_empty() {
+            draft.acl_default = false;
+        }
+        draft.acl.extend(self.acl.iter().map(|net| (*net, true)));
         draft.servers.extend(self.backends.iter().map(|a| DraftServer::new(origin.clone(), *a)));
     }
 }
@@ -126,7 +130,7 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
     let many = |id: &str| matches.get_many::<SocketAddr>(id).unwrap_or_default().copied().collect::<Vec<_>>();
     let mut flags = Flags {
         file: matches.get_one::<PathBuf>("config").cloned(),
-        check: matches.get_flag("check-config"),
+        check: matches.contains_id("check-config"),
         locals: many("local"),
         acl: matches.get_many::<Prefix>("acl").unwrap_or_default().copied().collect(),
         backends: many("address"),
@@ -146,6 +150,9 @@ fn serve(matches: &ArgMatches) -> Result<Flags, clap::Error> {
         if let Some(value) = value {
             flags.settings.set(setting.key, Sited { value, origin: Origin::command_line() });
         }
+    }
+    if matches.get_one::<String>("check-config").is_some_and(|how| how == "strict") {
+        flags.settings.set(Key::Strict, Sited { value: Value::Switch(true), origin: Origin::command_line() });
     }
     if flags.file.is_none() && flags.locals.is_empty() && !flags.backends.is_empty() {
         flags.locals = vec![flags.backends.remove(0)];
@@ -194,8 +201,13 @@ pub fn command() -> Command {
         .arg(
             Arg::new("check-config")
                 .long("check-config")
-                .action(ArgAction::SetTrue)
-                .help("Report every error of the configuration and exit"),
+                .value_name("strict")
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("lenient")
+                .value_parser(["lenient", "strict"])
+                .hide_possible_values(true)
+                .help("Report every error of the configuration and exit; with =strict, warnings are errors"),
         )
         .arg(
             Arg::new("local")
@@ -213,7 +225,7 @@ pub fn command() -> Command {
                 .value_name("NET")
                 .action(ArgAction::Append)
                 .value_parser(value_parser!(Prefix))
-                .help("Allow queries from this network too; can be repeated"),
+                .help("Allow queries from this network, rather than from the default ACL; can be repeated"),
         )
         .arg(
             Arg::new("supervised")
@@ -310,7 +322,6 @@ pub fn lines(errors: &[ConfigError]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::options::Key;
 
     fn flags(arguments: &[&str]) -> Flags {
         match parse(["dnslob"].iter().chain(arguments)) {

@@ -69,6 +69,7 @@ pub enum Key {
     BackendConnectionsKept,
     ProxyBytes,
     ProxyAcl,
+    Strict,
 }
 
 /// One setting.
@@ -378,7 +379,7 @@ const BASE: Setting = Setting {
 const LIVE: Setting = Setting { flag: false, default: "false", reload: true, ..BASE };
 
 /// Every setting, in the order of [`Key`].
-pub static SETTINGS: [Setting; 55] = [
+pub static SETTINGS: [Setting; 56] = [
     Setting {
         key: Key::Shards,
         name: "shards",
@@ -883,6 +884,15 @@ pub static SETTINGS: [Setting; 55] = [
         lua: &[set("setProxyProtocolApplyACLToProxiedClients")],
         doc: "Apply the ACL to the client that a PROXY header names, rather than to the peer \
               that sent it.",
+        ..LIVE
+    },
+    Setting {
+        key: Key::Strict,
+        name: "strict",
+        flag: true,
+        lua: &[set("setStrict")],
+        doc: "Refuse a configuration with warnings: unknown options, names of older versions of dnsdist, \
+              what has no effect. `--check-config=strict` does so for the check alone.",
         ..LIVE
     },
 ];

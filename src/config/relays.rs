@@ -22,6 +22,7 @@ pub(crate) fn listener(relay: &DraftRelay, draft: &Draft, sockets: SocketOptions
         address: relay.listen,
         interface: relay.interface.clone(),
         reuse_port: relay.reuse_port,
+        freebind: relay.freebind,
         sockets,
         dscp: 0,
         service: service(relay, draft, PoolSlot::NONE),
@@ -34,7 +35,7 @@ pub(crate) fn listener(relay: &DraftRelay, draft: &Draft, sockets: SocketOptions
 pub(crate) fn service(relay: &DraftRelay, draft: &Draft, pool: PoolSlot) -> Service {
     let made = Arc::new(RelaySettings {
         pool,
-        acl: relay.acl.as_ref().unwrap_or(&draft.acl).iter().copied().collect(),
+        acl: relay.acl.as_ref().map_or_else(|| draft.allowed(), |acl| acl.iter().copied().collect()),
         connect_timeout: relay.connect_timeout,
         idle_timeout: relay.idle_timeout,
         connections: relay.connections,

@@ -377,6 +377,7 @@ mod tests {
             address: ([127, 0, 0, 1], 53).into(),
             interface: None,
             reuse_port: false,
+            freebind: false,
             sockets: SocketOptions::default(),
             dscp: 0,
             service: Service::Dns,

@@ -2,7 +2,7 @@
 //!
 //! From text to value; each error says what was expected.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::base::time::TickDelta;
 
@@ -18,6 +18,9 @@ pub const ADDRESS: &str =
 /// # Errors
 /// What was expected.
 pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    if let Some((front, rest)) = text.split_once('%') {
+        return zoned(front, rest);
+    }
     let bare = |t: &str| t.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, DNS_PORT));
     let bracketed = || text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).filter(|t| t.contains(':'));
     text.parse::<SocketAddr>()
@@ -26,6 +29,35 @@ pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
         .or_else(|| bracketed().and_then(bare))
         .filter(|a| a.port() != 0)
         .ok_or(ADDRESS)
+        .and_then(|address| match address {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => Err(ZONE_MISSING),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => Ok(address),
+        })
+}
+
+const ZONE_MISSING: &str =
+    "a zone too for a link-local address, as \"fe80::1%eth0\" or \"[fe80::1%eth0]:5353\"";
+const ZONE: &str = "a zone that is the name or number of a network interface, as \"fe80::1%eth0\"";
+
+/// Parses an address with a zone (RFC 4007, 11), of which `front` precedes the `%`. A name is looked
+/// up in the machine's table of interfaces.
+fn zoned(front: &str, rest: &str) -> Result<SocketAddr, &'static str> {
+    let (ip, zone, port) = match front.strip_prefix('[') {
+        Some(ip) => {
+            let (zone, port) = rest.split_once(']').ok_or(ADDRESS)?;
+            let port = match port.strip_prefix(':') {
+                Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(ADDRESS)?,
+                None if port.is_empty() => DNS_PORT,
+                None => return Err(ADDRESS),
+            };
+            (ip, zone, port)
+        }
+        None => (front, rest, DNS_PORT),
+    };
+    let ip: Ipv6Addr = ip.parse().map_err(|_| ADDRESS)?;
+    let by_name = || nix::net::if_::if_nametoindex(zone).ok();
+    let index = zone.parse().ok().or_else(by_name).filter(|index| *index != 0).ok_or(ZONE)?;
+    Ok(SocketAddr::V6(SocketAddrV6::new(ip, port, 0, index)))
 }
 
 /// The form of a [`service_address`].
@@ -36,6 +68,9 @@ pub const SERVICE_ADDRESS: &str = "IP:PORT, as \"192.0.2.1:25\" or \"[2001:db8::
 /// # Errors
 /// What was expected.
 pub fn service_address(text: &str) -> Result<SocketAddr, &'static str> {
+    if let Some((front, rest)) = text.split_once('%').filter(|(_, rest)| rest.contains("]:")) {
+        return zoned(front, rest);
+    }
     text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0).ok_or(SERVICE_ADDRESS)
 }
 
@@ -155,11 +190,7 @@ pub fn cpus_text(cpus: &[u16]) -> String {
 /// # Errors
 /// What was expected.
 pub fn wire_name(text: &str) -> Result<Vec<u8>, &'static str> {
-    // An empty text or spaces are a mistake rather than a name.
-    if text.is_empty() || text.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-        return Err(QNAME);
-    }
-    let mut wire = crate::wire::name::from_text(text).map_err(|_| QNAME)?;
+    let mut wire = parsed_name(text)?;
     // The length bytes are below any letter.
     wire.make_ascii_lowercase();
     Ok(wire)
@@ -174,11 +205,34 @@ pub const QNAME: &str = "a domain name of at most 255 bytes with labels of 1 to 
 /// # Errors
 /// What was expected.
 pub fn qname(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    Ok(crate::wire::name::Text(&parsed_name(text)?).to_string())
+}
+
+/// Says of bytes that are no UTF-8, and so no ASCII, what a name has to be.
+pub const ASCII_NAME: &str = "a domain name in ASCII; an international one has a form with \"xn--\" for the DNS \
+                              (IDNA), and other bytes are written as \\DDD";
+
+/// Parses a domain name of printable ASCII into wire format.
+fn parsed_name(text: &str) -> Result<Vec<u8>, &'static str> {
+    // An empty text or spaces are a mistake rather than a name.
+    if text.is_empty() {
         return Err(QNAME);
     }
-    let wire = crate::wire::name::from_text(text).map_err(|_| QNAME)?;
-    Ok(crate::wire::name::Text(&wire).to_string())
+    if !text.is_ascii() {
+        return Err(ASCII_NAME);
+    }
+    if text.bytes().any(|byte| byte == b' ') {
+        return Err("a domain name without spaces");
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a domain name without control characters");
+    }
+    crate::wire::name::from_text(text).map_err(|reason| match reason {
+        "has an empty label" => "a domain name without an empty label",
+        "has a label longer than 63 bytes" => "a domain name with labels of at most 63 bytes",
+        "is longer than 255 bytes" => "a domain name of at most 255 bytes",
+        _ => "a domain name in which \\ precedes a character, or three digits of at most 255",
+    })
 }
 
 /// The form of a [`source`].
@@ -268,9 +322,23 @@ mod tests {
             assert_eq!(qname(text), Ok(want.to_owned()), "{text}");
         }
         let (long_label, long_name) = ("a".repeat(64), "abc.".repeat(64));
-        for text in ["", "..", "a..b", ".a", "\\256.x", "a\\", "a b", long_label.as_str(), long_name.as_str()]
-        {
-            assert_eq!(qname(text), Err(QNAME), "{text}");
+        for (text, reason) in [
+            ("", "of at most 255 bytes with labels of 1 to 63"),
+            ("..", "without an empty label"),
+            ("a..b", "without an empty label"),
+            (".a", "without an empty label"),
+            ("\\256.x", "in which"),
+            ("a\\", "in which"),
+            ("a b.example", "without spaces"),
+            ("a\tb", "without control characters"),
+            ("bücher.example", "in ASCII; an international one"),
+            (long_label.as_str(), "with labels of at most 63 bytes"),
+            (long_name.as_str(), "of at most 255 bytes"),
+        ] {
+            for refused in [qname(text).expect_err(text), wire_name(text).expect_err(text)] {
+                let said = refused.strip_prefix("a domain name ").expect(refused);
+                assert!(said.starts_with(reason), "{text}: {refused}");
+            }
         }
         assert!(qname(&"a".repeat(63)).is_ok());
     }
@@ -281,7 +349,7 @@ mod tests {
         assert_eq!(wire_name("a\\.b.\\065."), Ok(b"\x03a.b\x01a\x00".to_vec()));
         assert_eq!(wire_name("."), Ok(vec![0]));
         for text in ["", "..", ".a", "a..b", "a\\", "a\\25", "a\\256.b", "a b", &"a".repeat(64)] {
-            assert_eq!(wire_name(text), Err(QNAME), "{text}");
+            assert!(wire_name(text).is_err(), "{text}");
         }
     }
 

@@ -21,6 +21,8 @@ use crate::stats::live::{LiveState, PPM, State};
 
 /// Interval of the warning that checks cannot be made.
 const UNMADE_WARNING_INTERVAL: TickDelta = TickDelta::from_ms(10_000);
+/// Shortest interval of lines about other reasons of one server: checks can be a hundred a second.
+const REASON_INTERVAL: TickDelta = TickDelta::from_ms(1_000);
 
 /// The health of the backends of the current configuration.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct BackendHealth {
     seen: BTreeMap<BackendSlot, Live>,
     /// States written to the live state.
     published: BTreeMap<BackendSlot, State>,
+    /// The reason that was last logged for a failing backend, and when.
+    reasons: BTreeMap<BackendSlot, (Failure, Tick)>,
     /// Checks that could not be made since the last warning, and the time of that warning.
     unmade: u64,
     unmade_warned: Option<Tick>,
@@ -49,6 +53,7 @@ impl BackendHealth {
             concentrate: ConcentrateDriver::new(),
             seen: BTreeMap::new(),
             published: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             unmade: 0,
             unmade_warned: None,
         }
@@ -78,6 +83,7 @@ impl BackendHealth {
         self.checks.remove(slot);
         self.seen.remove(&slot);
         self.published.remove(&slot);
+        self.reasons.remove(&slot);
     }
 
     /// Returns when the next probe is due.
@@ -104,7 +110,10 @@ impl BackendHealth {
         // Before the state: no shard may see the backend back with its full share.
         warm(&self.live_state, backend.slot, check.warmth_ppm(now));
         match outcome {
-            Ok(()) => self.update(backend, "check passed"),
+            Ok(()) => {
+                self.reasons.remove(&backend.slot);
+                self.update(backend, "check passed");
+            }
             Err((reason, detail)) => {
                 if reason == Failure::Local && self.should_warn(now) {
                     let (server, checks) = (&backend.name, std::mem::take(&mut self.unmade));
@@ -115,8 +124,31 @@ impl BackendHealth {
                     );
                 }
                 self.update(backend, &format!("{reason}: {detail}"));
+                if self.is_another(backend.slot, reason, now) {
+                    let (server, address) = (&backend.name, backend.address);
+                    tracing::warn!(server, %address, reason = format!("{reason}: {detail}"), "server still fails");
+                }
             }
         }
+    }
+
+    /// Takes the reason of a failed check of a server; returns whether it is another one than the
+    /// log has, of a server that is down.
+    fn is_another(&mut self, slot: BackendSlot, reason: Failure, now: Tick) -> bool {
+        // It says nothing about the server.
+        if reason == Failure::Local {
+            return false;
+        }
+        let down = self.published.get(&slot) == Some(&State::Down);
+        let Some((logged, at)) = self.reasons.get(&slot).copied().filter(|_| down) else {
+            self.reasons.insert(slot, (reason, now));
+            return false;
+        };
+        let another = logged != reason && now.since(at) >= REASON_INTERVAL;
+        if another {
+            self.reasons.insert(slot, (reason, now));
+        }
+        another
     }
 
     /// Counts a check that could not be made; returns whether to warn.
@@ -234,6 +266,47 @@ mod tests {
             backend_health.join(backend, check, "", at(0));
         }
         backend_health
+    }
+
+    #[test]
+    fn each_change_of_the_reason_of_a_failing_server_is_reported_once() {
+        let live_state = Arc::new(LiveState::new(1, 1));
+        let snapshot = fixture::snapshot(1, &[], &[0]);
+        let mut backend_health = joined(&snapshot, &live_state);
+        let (slot, backend) = (BackendSlot(0), snapshot.backend(BackendSlot(0)).expect("a backend"));
+        let mut tickets = 0;
+        let mut reported = Vec::new();
+        let rounds = [
+            Failure::Network,
+            Failure::Network,
+            Failure::Timeout,
+            Failure::Timeout,
+            Failure::Local,
+            Failure::Invalid,
+        ];
+        // Until it is down, whatever its `maxCheckFailures`.
+        for (round, reason) in std::iter::repeat_n(Failure::Network, 5).chain(rounds).enumerate() {
+            let now = at(round as u64 * 2000);
+            for due in backend_health.begin(now, &mut tickets) {
+                backend_health.settle(backend, due.ticket, Err((reason, "so")), now);
+            }
+            reported.push(backend_health.reasons.get(&slot).map(|(reason, _)| *reason));
+        }
+        assert_eq!(live_state.backend(slot).state(), State::Down);
+        let last: Vec<_> = reported[5..].iter().flatten().copied().collect();
+        let want = [
+            Failure::Network,
+            Failure::Network,
+            Failure::Timeout,
+            Failure::Timeout,
+            Failure::Timeout,
+            Failure::Invalid,
+        ];
+        assert_eq!(last, want);
+        let soon = at(60_000);
+        assert!(!backend_health.is_another(slot, Failure::Invalid, soon));
+        assert!(backend_health.is_another(slot, Failure::Network, soon));
+        assert!(!backend_health.is_another(slot, Failure::Invalid, Tick(soon.0 + 1)), "too soon");
     }
 
     #[test]

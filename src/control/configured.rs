@@ -17,6 +17,7 @@ use crate::config::{Boot, Compiled, Flags, Slots};
 use crate::control::log;
 use crate::control::log::Format;
 use crate::control::plan::{Fixed, Plan, Settings, Source, Vacancies};
+use crate::control::preconditions;
 use crate::control::privileges::Identity;
 use crate::control::probe::{Called, Failed, Question, Script};
 use crate::engine::clock;
@@ -168,6 +169,10 @@ fn prepare(flags: &Flags, running: &Running, interrupt: &Interrupt) -> Result<Pr
     }
     for address in loaded.draft.keep_tls(&running.snapshot) {
         tracing::warn!(%address, "the listener keeps its present certificates and keys");
+    }
+    // What the machine had at the start may be gone for a while: no reason to refuse other changes.
+    for missing in preconditions::missing(&loaded.draft) {
+        tracing::warn!("{missing}");
     }
     let generation = running.snapshot.generation + 1;
     let compiled = config::compile(&loaded.draft, &running.slots, generation).map_err(say)?;

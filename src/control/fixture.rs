@@ -45,6 +45,7 @@ pub(crate) fn listener(slot: u16) -> Listener {
         address: SocketAddr::from(([127, 0, 0, 1], 5300 + slot)),
         interface: None,
         reuse_port: false,
+        freebind: false,
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,

@@ -61,6 +61,7 @@ pub mod health;
 pub mod limits;
 pub mod log;
 pub mod plan;
+pub mod preconditions;
 pub mod privileges;
 pub mod probe;
 pub mod publisher;
@@ -149,6 +150,7 @@ async fn serve(
     let change_rng = ShardRng::from_seed(rng.u64());
     let first = Reload::begin(None, first, &[], &mut listener_sockets, change_rng, clock::now());
     let first = first.map_err(|errors| errors.join("\n"))?;
+    listener_sockets.close_unclaimed();
     let snapshot = Arc::clone(&first.plan().snapshot);
     privileges::shed(&fixed.identity, needs_raw_sockets(&snapshot))?;
     signals.shed();

@@ -354,6 +354,9 @@ fn socket(backend: &Backend, kind: Type, protocol: Protocol) -> io::Result<Socke
     Ok(socket)
 }
 
+/// The only variable of a program's environment: where a shell finds the usual programs.
+const PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Runs a program with address and port appended to its arguments, in its own process group, so
 /// that its children end with it at the time-out.
 async fn by_program(
@@ -367,6 +370,9 @@ async fn by_program(
     };
     let mut command = tokio::process::Command::new(program);
     command
+        // What the environment of dnslob holds is not the program's concern.
+        .env_clear()
+        .env("PATH", PROGRAM_PATH)
         .args(arguments)
         .args([backend.address.ip().to_string(), backend.address.port().to_string()])
         .stdin(Stdio::null())
@@ -393,7 +399,11 @@ async fn by_program(
     };
     group.0 = None;
     let status = ended?;
-    if status.success() { Ok(()) } else { Err(Failed::new(Failure::Invalid, format!("{program}: {status}"))) }
+    let healthy = match status.code() {
+        Some(code) => (code == 0) != backend.health.relayd_exit,
+        None => false,
+    };
+    if healthy { Ok(()) } else { Err(Failed::new(Failure::Invalid, format!("{program}: {status}"))) }
 }
 
 /// Kills a process group when dropped, also when the probe is cancelled.

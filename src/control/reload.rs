@@ -237,8 +237,15 @@ fn open(
 }
 
 fn fault(listener: &Listener, e: &io::Error) -> String {
-    let shared = e.kind() == io::ErrorKind::AddrInUse && !listener.reuse_port;
-    let advice = if shared { "; another dnslob of this user can share it by reusePort=true" } else { "" };
+    let shared = !listener.reuse_port;
+    let advice = if shared && e.kind() == io::ErrorKind::AddrInUse {
+        "; another dnslob of this user can share it by reusePort=true"
+    } else if e.kind() == io::ErrorKind::AddrNotAvailable {
+        // As keepalived's, on the machine that does not have it at present.
+        "; freebind=true listens on an address that comes later"
+    } else {
+        ""
+    };
     format!("cannot listen on {}: {e}{advice}", listener.address)
 }
 

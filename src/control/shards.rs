@@ -80,6 +80,17 @@ impl SocketOpener {
         Self { cpus: fixed.shards.clone(), steer: fixed.steer, inherited }
     }
 
+    /// Closes the inherited sockets that no listener of the start has taken: nobody would read them.
+    pub fn close_unclaimed(&mut self) {
+        for (address, socket) in self.inherited.drain(..) {
+            let kind = match socket.r#type() {
+                Ok(Type::STREAM) => "TCP",
+                _ => "UDP",
+            };
+            tracing::warn!(%address, kind, "a passed socket fits no listener of the configuration and is closed");
+        }
+    }
+
     /// Takes the inherited socket of this kind and the listener's address, and prepares it.
     fn take_inherited(
         &mut self,
@@ -114,6 +125,18 @@ impl Open for SocketOpener {
             // One queue for all shards: the service manager's socket need not share its port, and
             // its owner may be another user, with whom no port can be shared. Services without an
             // inherited socket are not served.
+            for (kind, lacks) in [
+                ("ListenDatagram", udp.is_none() && listener.service.takes_datagrams()),
+                ("ListenStream", tcp.is_none() && listener.service.takes_connections()),
+            ] {
+                if lacks {
+                    tracing::warn!(
+                        address = %listener.address,
+                        "the service manager passed only one kind of socket; without {kind}= in its unit the other \
+                         kind is not served"
+                    );
+                }
+            }
             let copy = |socket: &Option<Socket>| socket.as_ref().map(Socket::try_clone).transpose();
             let sockets =
                 |shard| Ok((shard, ListenerSockets { udp: copy(&udp)?, tcp: copy(&tcp)?, inherited: true }));

@@ -70,6 +70,7 @@ pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
     };
     let for_datagrams = || {
         let socket = udp(ip)?;
+        set_freebind(&socket, listener)?;
         on_interface(&socket)?;
         prepare_listener(&socket, listener)?;
         Ok::<_, io::Error>(socket)
@@ -78,6 +79,7 @@ pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
         let socket = tcp(ip)?;
         // Connections of an earlier process in TIME_WAIT do not block the port.
         socket.set_reuse_address(true)?;
+        set_freebind(&socket, listener)?;
         on_interface(&socket)?;
         prepare_tcp_listener(&socket, listener)?;
         Ok::<_, io::Error>(socket)
@@ -87,6 +89,16 @@ pub fn create(listener: &Listener) -> io::Result<ListenerSockets> {
         tcp: listener.service.takes_connections().then(for_clients).transpose()?,
         inherited: false,
     })
+}
+
+/// Lets a socket be bound to an address that the machine does not have, where the listener asks for
+/// it.
+fn set_freebind(socket: &Socket, listener: &Listener) -> io::Result<()> {
+    match (listener.freebind, listener.address) {
+        (false, _) => Ok(()),
+        (true, SocketAddr::V4(_)) => socket.set_freebind_v4(true),
+        (true, SocketAddr::V6(_)) => socket.set_freebind_v6(true),
+    }
 }
 
 /// Binds what [`create`] has made, with `SO_REUSEPORT`. `alone` fails where any other socket has
@@ -561,6 +573,7 @@ mod tests {
             address: address.parse().expect("an address"),
             interface: None,
             reuse_port: false,
+            freebind: false,
             sockets: SocketOptions { receive_buffer: 1 << 20, send_buffer: 0 },
             dscp: 46,
             service: Service::Dns,
@@ -586,6 +599,18 @@ mod tests {
             listen(sockets, listener, steer, ShardPosition { shard, shards, cpu: None }).expect("listening");
         }
         all_sockets
+    }
+
+    #[test]
+    fn a_listener_may_precede_its_address() {
+        // Addresses for documentation, which no machine has.
+        for address in ["192.0.2.55:0", "[2001:db8::55]:0"] {
+            let plain = listener(address);
+            let refused = bind(&create(&plain).expect("sockets"), &plain, true).expect_err(address);
+            assert_eq!(refused.kind(), io::ErrorKind::AddrNotAvailable, "{address}");
+            let early = Listener { freebind: true, ..plain };
+            bind(&create(&early).expect("sockets"), &early, true).expect(address);
+        }
     }
 
     fn group(address: &str, steer: Steer, shards: usize) -> Vec<UdpSocket> {

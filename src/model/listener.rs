@@ -33,6 +33,8 @@ pub struct Listener {
     pub interface: Option<String>,
     /// Another process of the same user may bind to the address too (`reusePort`).
     pub reuse_port: bool,
+    /// The machine need not have the address yet (`freebind`).
+    pub freebind: bool,
     /// Socket options.
     pub sockets: SocketOptions,
     /// DSCP of outgoing packets, 0 to 63.

@@ -451,6 +451,8 @@ pub struct Health {
     pub set_cd: bool,
     /// NXDOMAIN and REFUSED are failures too.
     pub must_resolve: bool,
+    /// A program's exit code is relayd's: 0 fails, others succeed (`checkScriptExit`).
+    pub relayd_exit: bool,
     /// Interval of probes.
     pub interval: TickDelta,
     /// Timeout of a probe.
@@ -481,6 +483,7 @@ impl Default for Health {
             qclass: 1,
             set_cd: false,
             must_resolve: false,
+            relayd_exit: false,
             interval: TickDelta::from_ms(1_000),
             timeout: TickDelta::from_ms(1_000),
             rise: 1,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use crate::config::flags::{Document, command};
 use crate::config::functions::enumerations::ENUMERATIONS;
+use crate::config::functions::older::OLDER;
 use crate::config::functions::policies::CONCENTRATE;
 use crate::config::functions::{
     ACTION_METHODS, ADDRESS_METHODS, CHAIN_EXTRAS, CHAINS, Entry, FUNCTIONS, FUNCTIONS_MISSING,
@@ -12,6 +13,7 @@ use crate::config::functions::{
     NETWORK_SET_METHODS, POLICIES, POLICY_DOCS, POOL_METHODS, RELAY_ARGUMENTS, RELAY_POLICIES, RULE_METHODS,
     SELECTOR_METHODS, SERVER_ARGUMENTS, SERVER_ARGUMENTS_MISSING, SERVER_METHODS, SERVER_TLS_ARGUMENTS, SETS,
     TCP_RELAY_ARGUMENTS, TIMED_SET_METHODS, TLS_LOCAL_OPTIONS, TLS_METHODS, UDP_RELAY_ARGUMENTS,
+    WITHOUT_EFFECT,
 };
 use crate::config::options::SETTINGS;
 use crate::lua::front_end::{answers, query_actions, response_actions, selectors};
@@ -125,6 +127,13 @@ fn reference() -> String {
     out += "\n## Not implemented yet\n\nEach of these is reported with its file and line; meanwhile:\n";
     missing(&mut out, "Functions", FUNCTIONS_MISSING);
     missing(&mut out, "Arguments of newServer", SERVER_ARGUMENTS_MISSING);
+    out += "\n## Without effect\n\nEach of these is accepted with a warning:\n";
+    missing(&mut out, "Functions without effect", WITHOUT_EFFECT);
+    out += "\n## Names of older versions of dnsdist\n\nEach of these is accepted with a warning.\n\n\
+            | Function | The same today |\n|---|---|\n";
+    for older in OLDER {
+        line(&mut out, &[&format!("`{}`", older.name), &format!("`{}`", older.today)]);
+    }
     out
 }
 
@@ -267,10 +276,11 @@ mod tests {
             .chain(TLS_LOCAL_OPTIONS)
             .chain(TLS_METHODS)
             .chain(methods.flatten());
-        let missing = FUNCTIONS_MISSING.iter().chain(SERVER_ARGUMENTS_MISSING).flat_map(|m| m.names);
+        let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).chain(SERVER_ARGUMENTS_MISSING);
+        let missing = missing.flat_map(|m| m.names).copied().chain(OLDER.iter().map(|o| o.name));
         let shown = SETTINGS.iter().filter(|s| s.flag || !s.lua.is_empty()).count();
         assert_eq!(shown, SETTINGS.len(), "a setting without flag or function");
-        for name in settings.chain(entries.map(|e| e.name)).chain(missing.copied()).chain(POLICIES) {
+        for name in settings.chain(entries.map(|e| e.name)).chain(missing).chain(POLICIES) {
             let flag_only = SETTINGS.iter().any(|s| s.name == name && !s.flag);
             assert!(
                 flag_only

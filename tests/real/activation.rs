@@ -57,3 +57,54 @@ fn queries_wait_in_an_inherited_socket_during_a_restart() {
         .expect("python3 runs");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
+
+/// Passes the datagram socket of the listener alone, and a listening socket of no listener.
+const INCOMPLETE: &str = r#"
+import os, socket, subprocess, sys
+
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("127.0.0.1", 0))
+stray = socket.create_server(("127.0.0.1", 0))
+address = "127.0.0.1:%d" % datagrams.getsockname()[1]
+elsewhere = stray.getsockname()
+
+START = """
+import os, sys
+given = [int(sys.argv[1]), int(sys.argv[2])]
+one, other = map(os.dup, given)
+for descriptor in given:
+    os.set_inheritable(descriptor, False)
+os.dup2(one, 3)
+os.dup2(other, 4)
+os.set_inheritable(3, True)
+os.set_inheritable(4, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+command = [sys.executable, "-c", START, str(datagrams.fileno()), str(stray.fileno()), sys.argv[1], "--shards", "1",
+           address, "127.0.0.2:9"]
+dnslob = subprocess.Popen(command, pass_fds=[datagrams.fileno(), stray.fileno()], stderr=subprocess.PIPE, text=True)
+stray.close()
+said = ""
+while "fits no listener" not in said:
+    line = dnslob.stderr.readline()
+    assert line, said
+    said += line
+assert "ListenStream" in said, said
+try:
+    socket.create_connection(elsewhere, 5).close()
+    raise AssertionError("the stray socket is open")
+except ConnectionRefusedError:
+    pass
+dnslob.terminate()
+assert dnslob.wait(10) == 0, "an orderly end"
+"#;
+
+#[test]
+fn a_missing_kind_and_a_stray_socket_are_warned_of() {
+    let done = Command::new("python3")
+        .args(["-c", INCOMPLETE, env!("CARGO_BIN_EXE_dnslob")])
+        .output()
+        .expect("python3 runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}

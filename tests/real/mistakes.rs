@@ -10,7 +10,7 @@ const CASES: &[(&str, &[(u32, &str)])] = &[
     ("newServer {address=\"127.0.0.1:99999\"}\n", &[(1, "127.0.0.1:99999")]),
     // An unknown name is nil in Lua.
     ("\n\nsetServerPolicy(noSuchPolicy)\n", &[(3, "setServerPolicy")]),
-    ("newServer {address=\"127.0.0.1\", noSuchArgument=1}\n", &[(1, "noSuchArgument")]),
+    ("setStrict(true) newServer {address=\"127.0.0.1\", noSuchArgument=1}\n", &[(1, "noSuchArgument")]),
     ("newServer {address=\"127.0.0.1\", weight=0}\n", &[(1, "weight")]),
     ("addLocal(\"127.0.0.1:x\")\nnewServer(\"127.0.0.1\")\n", &[(1, "127.0.0.1:x")]),
     ("setACL({\"10.0.0.0/99\"})\nnewServer(\"127.0.0.1\")\n", &[(1, "10.0.0.0/99")]),

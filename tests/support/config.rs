@@ -106,6 +106,7 @@ pub(crate) fn listener(address: &str) -> Listener {
         address: address.parse().expect("an address"),
         interface: None,
         reuse_port: false,
+        freebind: false,
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,

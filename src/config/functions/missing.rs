@@ -40,12 +40,7 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     Missing {
         family: "packet cache",
         meanwhile: "rely on the servers' own caches; the policy concentrate keeps them warm",
-        names: &[
-            "newPacketCache",
-            "setStaleCacheEntriesTTL",
-            "setCacheCleaningDelay",
-            "setCacheCleaningPercentage",
-        ],
+        names: &["newPacketCache"],
     },
     Missing {
         family: "console, web server, metrics",
@@ -57,13 +52,8 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "setConsoleACL",
             "addConsoleACL",
             "showConsoleACL",
-            "setConsoleBindFatal",
-            "setConsoleConnectionsLogging",
-            "setConsoleMaximumConcurrentConnections",
-            "setConsoleOutputMaxMsgSize",
             "webserver",
             "setWebserverConfig",
-            "setWebserverBindFatal",
             "registerWebHandler",
             "setAPIWritable",
             "hashPassword",
@@ -116,9 +106,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "getQueryCounters",
             "shutdown",
             "help",
-            "setRingBuffersSize",
-            "setRingBuffersOptions",
-            "setRingBuffersLockRetries",
             "getRingBuffersSamplingRate",
             "carbonServer",
             "snmpAgent",
@@ -127,7 +114,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "SNMPTrapResponseAction",
             "setServerID",
             "setStructuredLogging",
-            "setSyslogFacility",
             "setVerboseLogDestination",
             "showTLSCertificates",
             "requestTCPStatesDump",
@@ -135,7 +121,8 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
     },
     Missing {
         family: "limits and dynamic blocks",
-        meanwhile: "limit clients in the firewall (nftables) before dnslob",
+        meanwhile: "use MaxQPSIPRule for a rate per client, and a TimedIPSetRule for clients that a function blocks \
+                    for a time",
         names: &[
             "addDynBlocks",
             "addDynBlockSMT",
@@ -146,7 +133,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "getDynamicBlocksSMT",
             "dynBlockRulesGroup",
             "setDynBlocksAction",
-            "setDynBlocksPurgeInterval",
             "exceedQRate",
             "exceedServFails",
             "exceedNXDOMAINs",
@@ -180,11 +166,6 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
             "loadTicketsKey",
             "loadTicketsKeys",
             "rotateTicketsKey",
-            "setDoHDownstreamCleanupInterval",
-            "setDoHDownstreamMaxIdleTime",
-            "setMaxCachedDoHConnectionsPerDownstream",
-            "setMaxIdleDoHConnectionsPerDownstream",
-            "setOutgoingDoHWorkerThreads",
             "loadTLSEngine",
             "loadTLSProvider",
             "addDNSCryptBind",
@@ -236,4 +217,71 @@ pub static FUNCTIONS_MISSING: &[Missing] = &[
         ],
     },
     Missing { family: "AF_XDP", meanwhile: "remove it: ordinary UDP sockets are used", names: &["newXsk"] },
+];
+
+/// The functions of dnsdist that set what dnslob does by itself, or what concerns a part that it does
+/// not have; each is accepted with a warning.
+pub static WITHOUT_EFFECT: &[Missing] = &[
+    Missing {
+        family: "threads, pipes and queues",
+        meanwhile: "the shards serve connections themselves, without threads or pipes between them",
+        names: &[
+            "setMaxTCPClientThreads",
+            "setMaxTCPQueuedConnections",
+            "setTCPUseSinglePipe",
+            "setTCPInternalPipeBufferSize",
+        ],
+    },
+    Missing {
+        family: "connections and sessions with servers",
+        meanwhile: "idle connections are closed when their time-out expires, and there are tickets for every shard",
+        names: &[
+            "setTCPDownstreamCleanupInterval",
+            "setOutgoingTLSSessionsCacheCleanupDelay",
+            "setOutgoingTLSSessionsCacheMaxTicketValidity",
+            "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
+        ],
+    },
+    Missing {
+        family: "rings of recent queries",
+        meanwhile: "there are no rings; the counters of rules and servers are exact",
+        names: &["setRingBuffersSize", "setRingBuffersOptions", "setRingBuffersLockRetries"],
+    },
+    Missing {
+        family: "care of the packet cache",
+        meanwhile: "there is no packet cache",
+        names: &["setStaleCacheEntriesTTL", "setCacheCleaningDelay", "setCacheCleaningPercentage"],
+    },
+    Missing {
+        family: "details of the console and web server",
+        meanwhile: "there is no console and no web server",
+        names: &[
+            "setConsoleConnectionsLogging",
+            "setConsoleMaximumConcurrentConnections",
+            "setConsoleOutputMaxMsgSize",
+            "setConsoleBindFatal",
+            "setWebserverBindFatal",
+        ],
+    },
+    Missing {
+        family: "dynamic blocks",
+        meanwhile: "there are no dynamic blocks; entries of a TimedIPSetRule expire by themselves",
+        names: &["setDynBlocksPurgeInterval"],
+    },
+    Missing {
+        family: "DNS over HTTPS towards servers",
+        meanwhile: "no server is reached by DNS over HTTPS",
+        names: &[
+            "setDoHDownstreamCleanupInterval",
+            "setDoHDownstreamMaxIdleTime",
+            "setMaxCachedDoHConnectionsPerDownstream",
+            "setMaxIdleDoHConnectionsPerDownstream",
+            "setOutgoingDoHWorkerThreads",
+        ],
+    },
+    Missing {
+        family: "syslog",
+        meanwhile: "log lines go to standard error, where the service manager reads them",
+        names: &["setSyslogFacility"],
+    },
 ];

@@ -9,13 +9,14 @@ mod chains;
 pub(crate) mod enumerations;
 mod missing;
 mod objects;
+pub mod older;
 pub(crate) mod policies;
 pub mod relays;
 pub mod signature;
 mod tls;
 
 pub use crate::config::functions::chains::{CHAIN_EXTRAS, CHAINS, ChainFunctions, RULE_METHODS};
-pub use crate::config::functions::missing::FUNCTIONS_MISSING;
+pub use crate::config::functions::missing::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
 pub use crate::config::functions::objects::{
     ACTION_METHODS, ADDRESS_METHODS, HEADER_METHODS, NAME_METHODS, NAME_SET_METHODS, NETMASK_METHODS,
     NETWORK_SET_METHODS, SELECTOR_METHODS, SETS, TIMED_SET_METHODS,
@@ -223,7 +224,8 @@ pub static FUNCTIONS: &[Entry] = &[
     entry(
         "includeDirectory",
         "path",
-        "Evaluates the files of a directory that end in `.conf`, in order of name.",
+        "Evaluates the files of a directory that end in `.conf`, in order of name; not hidden ones, whose \
+         names begin with a dot.",
     ),
     entry("errlog", "text", "Logs an error."),
     entry("warnlog", "text", "Logs a warning."),
@@ -231,38 +233,6 @@ pub static FUNCTIONS: &[Entry] = &[
     entry("vinfolog", "text", "Logs a line when verbose."),
     entry("setRandomizedOutgoingSockets", "true", "Accepted: each query always takes a random socket."),
     entry("setRandomizedIdsOverUDP", "true", "Accepted: ids are always random."),
-    entry(
-        "setMaxTCPClientThreads",
-        "number",
-        "Accepted without effect: the shards serve connections themselves.",
-    ),
-    entry(
-        "setMaxTCPQueuedConnections",
-        "number",
-        "Accepted without effect: no connection waits for a thread.",
-    ),
-    entry("setTCPUseSinglePipe", "switch", "Accepted without effect: there is no pipe."),
-    entry("setTCPInternalPipeBufferSize", "bytes", "Accepted without effect: there is no pipe."),
-    entry(
-        "setTCPDownstreamCleanupInterval",
-        "seconds",
-        "Accepted without effect: an idle connection to a server is closed when its time-out expires.",
-    ),
-    entry(
-        "setOutgoingTLSSessionsCacheCleanupDelay",
-        "seconds",
-        "Accepted without effect: sessions with servers are few, and replaced as they are used.",
-    ),
-    entry(
-        "setOutgoingTLSSessionsCacheMaxTicketValidity",
-        "seconds",
-        "Accepted without effect: the server decides how long a ticket is valid.",
-    ),
-    entry(
-        "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
-        "number",
-        "Accepted without effect: there are enough for every shard.",
-    ),
     entry("setSecurityPollSuffix", "suffix", "Accepted without effect: dnslob does not poll for advisories."),
 ];
 
@@ -343,6 +313,11 @@ pub static LOCAL_OPTIONS: &[Entry] = &[
         "Whether another process of the same user may listen on the address too; otherwise a start or \
          reload fails if one does. The shards of one process always share it.",
     ),
+    entry(
+        "freebind",
+        "false",
+        "Listen also while the machine does not have the address: keepalived and the like may move it here later.",
+    ),
     entry("cpus", "{number, ...}", "Accepted without effect: use `--cpus` and `--steer`."),
 ];
 
@@ -388,6 +363,12 @@ pub static SERVER_ARGUMENTS: &[Entry] = &[
         "checkScript",
         "{\"/path\", \"argument\", ...}",
         "A program as the check: exit code 0 means healthy; address and port are its last arguments.",
+    ),
+    entry(
+        "checkScriptExit",
+        "\"monitoring\"",
+        "What its exit codes mean: \"monitoring\", by which 0 is healthy, or \"relayd\", by which 0 is not and \
+         others are.",
     ),
     entry("checkName", "\"a.root-servers.net.\"", "Queried name of a check."),
     entry("checkType", "\"A\"", "Queried type of a check, by name or number."),

@@ -32,6 +32,11 @@ pub static RELAY_ARGUMENTS: &[Entry] = &[
         "Whether another process of the same user may listen on the address too; otherwise a start or \
          reload fails if one does. The shards of one process always share it.",
     ),
+    entry(
+        "freebind",
+        "false",
+        "Listen also while the machine does not have the address: keepalived and the like may move it here later.",
+    ),
     entry("source", "\"ADDRESS\"", "Connect, or send, to the targets from this address."),
     entry(
         "transparent",
@@ -43,6 +48,12 @@ pub static RELAY_ARGUMENTS: &[Entry] = &[
         "checkScript",
         "{\"/path\", \"argument\", ...}",
         "A program as the check: exit code 0 means healthy; address and port are its last arguments.",
+    ),
+    entry(
+        "checkScriptExit",
+        "\"monitoring\"",
+        "What its exit codes mean: \"monitoring\", by which 0 is healthy, or \"relayd\", by which 0 is not and \
+         others are.",
     ),
     entry("checkSend", "bytes", "What the check sends."),
     entry("checkExpect", "bytes", "What the answer's first 4096 bytes must contain."),

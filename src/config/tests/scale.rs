@@ -165,7 +165,7 @@ const TOO_LONG: &[(&str, &str)] = &[
         "19899 more, which are not listed",
     ),
     (
-        "setBackendsMax(n) for i = 1, n do newServer {address='192.0.2.1', wieght=1} end",
+        "setStrict(true) setBackendsMax(n) for i = 1, n do newServer {address='192.0.2.1', wieght=1} end",
         "19900 more, which are not listed",
     ),
     ("for i = 1, n do newServer(networks[i]) end", "20000 servers; expected at most 1024 (backends-max)"),
@@ -239,12 +239,12 @@ fn odd_tables_are_plain_errors() {
         // Metatables are ignored: a list is its contents.
         ("addAction(setmetatable({}, {__index=function() error('no') end}), DropAction())", "an empty list"),
         ("local t = {} t[1] = t addAction(t, DropAction())", "a table"),
-        ("local t = {} t.t = t newServer(t)", "unknown argument \"t\""),
+        ("setStrict(true) local t = {} t.t = t newServer(t)", "unknown argument \"t\""),
         ("local t = {} t[1] = t AndRule(t)", "expected a rule"),
         ("addAction({[2]='a'}, DropAction())", "expected a rule"),
         ("newServer(setmetatable({}, {__pairs=error, __index=error, __len=error}))", "address is missing"),
         ("newServer {address='192.0.2.1', name=('x'):rep(1e7) .. '\\255'}", "..."),
-        ("newServer {address='192.0.2.1', [('x'):rep(1e7)]=1}", "..."),
+        ("setStrict(true) newServer {address='192.0.2.1', [('x'):rep(1e7)]=1}", "..."),
         ("error(('x'):rep(1e7))", "..."),
         ("addAction(('x'):rep(1e7), DropAction())", "..."),
         ("addAction(RegexRule(('('):rep(1e5)), DropAction())", "a regular expression"),

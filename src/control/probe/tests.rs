@@ -421,6 +421,27 @@ fn a_program_gets_the_address_and_its_exit_code_counts() {
 }
 
 #[test]
+fn a_program_inherits_no_variable_and_may_have_the_exit_codes_of_relayd() {
+    let script = |text: &str, relayd| {
+        let words = ["/bin/sh", "-c", text].map(String::from).to_vec();
+        let mut b = backend("[::1]:5353".parse().expect("an address"), Probe::Script(words), 10_000);
+        b.health.relayd_exit = relayd;
+        block_on(run(&b, 1, &no_script(), Runner::default())).is_ok()
+    };
+    // The variables of a test under cargo; a shell adds PWD and the like.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    assert!(script("test -z \"$CARGO_MANIFEST_DIR\" && test -n \"$PATH\"", false));
+    for (text, monitoring, relayd) in [
+        ("exit 0", true, false),
+        ("exit 1", false, true),
+        ("exit 255", false, true),
+        ("kill -9 $$", false, false),
+    ] {
+        assert_eq!((script(text, false), script(text, true)), (monitoring, relayd), "{text}");
+    }
+}
+
+#[test]
 fn a_program_that_cannot_be_killed_delays_nothing() {
     // It leaves its process group, which is killed at the time-out, for that of its parent: ours.
     let words = ["perl", "-e", "setpgrp(0, getpgrp(getppid())); sleep 60"].map(String::from).to_vec();

@@ -205,6 +205,15 @@ fn a_listener_that_cannot_open_changes_nothing() {
     );
 }
 
+#[test]
+fn the_message_about_an_address_that_is_not_there_names_the_option() {
+    let listener = fixture::listener(1);
+    let not_there = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    assert!(fault(&listener, &not_there).ends_with("; freebind=true listens on an address that comes later"));
+    let other = io::Error::from(io::ErrorKind::PermissionDenied);
+    assert!(!fault(&listener, &other).contains(';'));
+}
+
 /// Builds listeners with these slots and addresses.
 fn listening(generation: u64, listeners: &[(u16, &str)]) -> Snapshot {
     let made = listeners.iter().map(|(slot, address)| {

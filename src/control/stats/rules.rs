@@ -3,10 +3,9 @@
 use std::fmt::Write;
 
 use crate::base::printable::Printable;
-use crate::config::error::counted;
 use crate::model::Snapshot;
 use crate::rules::names::Names;
-use crate::rules::networks::Networks;
+use crate::rules::networks::{NetworkSet, Networks};
 use crate::rules::text::Sets;
 use crate::rules::{Chain, Rule, text};
 use crate::stats::live::LiveState;
@@ -19,7 +18,7 @@ const LISTED_MAX: usize = 100;
 /// Characters of a selector that are shown: it may be a list of any length.
 const MATCHER_CHARS: usize = 500;
 
-/// Names of a set that are listed.
+/// Names or networks of a set that are listed.
 const LISTED_NAMES_MAX: usize = 3;
 
 /// A table of every chain's rules with their hits since they are there; empty without rules.
@@ -86,7 +85,17 @@ impl Sets for Sizes {
     }
 
     fn networks(&self, networks: &Networks) -> String {
-        counted(networks.len(), "network")
+        let listed = || {
+            networks
+                .set()
+                .into_iter()
+                .flat_map(NetworkSet::iter)
+                .map(|(prefix, is_in)| format!("{}{prefix}", if is_in { "" } else { "!" }))
+        };
+        match networks.len() {
+            0..=LISTED_NAMES_MAX => listed().collect::<Vec<_>>().join(", "),
+            more => format!("{more} networks"),
+        }
     }
 }
 
@@ -121,5 +130,18 @@ mod tests {
              \x20      0            0  first: All -> drop\n"
         );
         assert_eq!(table(&Snapshot::default(), &live_state), "");
+    }
+
+    #[test]
+    fn few_networks_are_listed_and_many_counted() {
+        let set = |texts: &[&str]| {
+            let network =
+                |t: &&str| (t.trim_start_matches('!').parse().expect("a network"), !t.starts_with('!'));
+            Networks::from(texts.iter().map(network).collect::<NetworkSet>())
+        };
+        let few = ["198.51.100.0/24", "!198.51.100.7", "2001:db8::/32"];
+        assert_eq!(Sizes.networks(&set(&few)), "198.51.100.0/24, !198.51.100.7/32, 2001:db8::/32");
+        assert_eq!(Sizes.networks(&set(&["::/0", "0.0.0.0/0"])), "::/0, 0.0.0.0/0");
+        assert_eq!(Sizes.networks(&set(&["10.0.0.0/8"; 4])), "4 networks");
     }
 }

@@ -108,8 +108,9 @@ pub(crate) fn switch(what: &str, value: &Value) -> Result<bool, Fault> {
 
 /// Reads a UTF-8 string.
 pub(crate) fn text(what: &str, value: &Value, expected: &str) -> Result<String, Fault> {
-    let string = value.as_string().and_then(|s| s.to_str().ok().map(|s| s.to_owned()));
-    string.ok_or_else(|| wrong(what, value, expected))
+    let Some(string) = value.as_string() else { return Err(wrong(what, value, expected)) };
+    let text = string.to_str().map(|s| s.to_owned());
+    text.map_err(|_| wrong(what, value, format!("{expected}; these bytes are not UTF-8")))
 }
 
 /// Reads a string with a parser.

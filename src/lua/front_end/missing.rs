@@ -1,12 +1,15 @@
 //! dnsdist's functions that dnslob does not implement yet: each exists and records an error that
 //! says what to do meanwhile. Their results accept any further use, so that evaluation continues
-//! and the rest of the file is checked too.
+//! and the rest of the file is checked too. Functions without effect, and those of older
+//! versions, only cause a warning.
 
 use mlua::{Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use crate::config::error::Fault;
-use crate::config::functions::FUNCTIONS_MISSING;
+use crate::config::functions::older::OLDER;
+use crate::config::functions::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
 use crate::lua::front_end::context::Context;
+use crate::lua::front_end::older;
 
 /// The result of a missing function.
 #[derive(Clone, Copy, Debug)]
@@ -45,5 +48,23 @@ pub(crate) fn define(lua: &Lua, context: &Context) -> mlua::Result<()> {
             })?;
         }
     }
-    Ok(())
+    for family in WITHOUT_EFFECT {
+        for name in family.names {
+            context.define_any(lua, name, move |call| {
+                call.warn(Fault::Note(format!("has no effect: {}", family.meanwhile)));
+                Ok(Value::Nil)
+            })?;
+        }
+    }
+    let own = context.clone();
+    let warn = lua.create_function(move |lua, at: usize| {
+        let Some(older) = OLDER.get(at) else { return Ok(()) };
+        let note = Fault::Note(format!("is of an older version of dnsdist; write {}", older.today));
+        own.call(lua, older.name, |call| {
+            call.warn(note);
+            Ok(Value::Nil)
+        })?;
+        Ok(())
+    })?;
+    older::define(lua, Some(&warn))
 }

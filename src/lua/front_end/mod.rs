@@ -26,6 +26,7 @@ mod declared;
 mod functions;
 mod missing;
 mod networks;
+pub(crate) mod older;
 mod packet;
 mod pool;
 pub mod relays;
@@ -47,7 +48,7 @@ use crate::base::files::LIST_BYTES_MAX;
 use crate::config::Flags;
 use crate::config::draft::Draft;
 use crate::config::error::{ConfigError, Fault, Origin, nearest};
-use crate::config::functions::{Entry, FUNCTIONS_MISSING};
+use crate::config::functions::{Entry, FUNCTIONS_MISSING, WITHOUT_EFFECT};
 use crate::config::options::SETTINGS;
 use crate::config::value;
 pub use crate::lua::ffi::watch::Interrupt;
@@ -95,6 +96,8 @@ pub fn load(flags: &Flags) -> Result<Loaded, Vec<ConfigError>> {
 pub fn load_unless(flags: &Flags, interrupt: &Interrupt) -> Result<Loaded, Vec<ConfigError>> {
     let (mut draft, lua) = evaluate(flags.file.as_deref(), interrupt)?;
     flags.apply(&mut draft);
+    draft.join_shared_listeners();
+    draft.apply_strictness();
     for odd in draft.warnings.clone().into_list() {
         tracing::warn!("{odd}");
     }
@@ -413,7 +416,8 @@ fn misspelt(message: &str) -> Option<&'static str> {
     let name = message.strip_prefix("attempt to call global '")?.split('\'').next()?;
     let known = every_function().map(|e| e.name);
     let known = known.chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name));
-    nearest(name, known.chain(FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied())))
+    let families = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT);
+    nearest(name, known.chain(families.flat_map(|m| m.names.iter().copied())))
 }
 
 fn innermost(error: &mlua::Error) -> &mlua::Error {

@@ -76,11 +76,13 @@ pub(crate) fn name(value: &Value) -> Option<String> {
 /// Reads a name, in lower-case wire format.
 pub(crate) fn wire(what: &str, value: &Value) -> Result<Vec<u8>, Fault> {
     let wire = match value {
-        Value::String(s) => s.to_str().ok().and_then(|s| value::wire_name(&s).ok()),
-        Value::UserData(u) => u.borrow::<Name>().ok().and_then(|n| value::wire_name(&n.0).ok()),
-        _ => None,
+        Value::String(s) => s.to_str().map_err(|_| value::ASCII_NAME).and_then(|s| value::wire_name(&s)),
+        Value::UserData(u) => {
+            u.borrow::<Name>().map_err(|_| value::QNAME).and_then(|n| value::wire_name(&n.0))
+        }
+        _ => Err(value::QNAME),
     };
-    wire.ok_or_else(|| argument::wrong(what, value, value::QNAME))
+    wire.map_err(|expected| argument::wrong(what, value, expected))
 }
 
 /// The header of a probe (dnsdist's `dh`).
@@ -148,15 +150,11 @@ pub(crate) fn describe(lua: &Lua, message: &[u8]) -> mlua::Result<Table> {
 /// Defines `newDNSName`, which check functions return; it works at any time.
 pub(crate) fn define(lua: &Lua, _: &Context) -> mlua::Result<()> {
     define_anytime(lua, "newDNSName", |lua, a| {
-        let wrong = || {
-            mlua::Error::runtime(format!(
-                "newDNSName: {}; expected {}",
-                argument::shown(a.at(0)),
-                value::QNAME
-            ))
+        let wrong = |expected: &str| {
+            mlua::Error::runtime(format!("newDNSName: {}; expected {expected}", argument::shown(a.at(0))))
         };
-        let text = name(a.at(0)).ok_or_else(wrong)?;
-        let made = value::qname(&text).map(Name).map_err(|_| wrong())?;
+        let text = name(a.at(0)).ok_or_else(|| wrong(value::QNAME))?;
+        let made = value::qname(&text).map(Name).map_err(wrong)?;
         Ok(Value::UserData(lua.create_userdata(made)?))
     })
 }

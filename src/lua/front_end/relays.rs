@@ -12,7 +12,7 @@ use crate::config::value;
 use crate::lua::front_end::argument::{named, parsed, span, switch, text, texts, whole, wrong};
 use crate::lua::front_end::arguments::bytes;
 use crate::lua::front_end::context::{Call, Context};
-use crate::lua::front_end::server::{client_address, proxy, script};
+use crate::lua::front_end::server::{client_address, proxy, relayd_exit, script};
 use crate::lua::front_end::settings::{NETWORK, networks};
 use crate::model::policy::{HashKey, Kind, Policy};
 use crate::model::{ClientAddress, ConnectionOptions, Health, HealthMode, Probe, SendExpect};
@@ -72,6 +72,7 @@ fn relay(call: &mut Call<'_>, tcp: bool, given: &Value) -> Result<DraftRelay, Fa
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         interface: None,
         reuse_port: false,
+        freebind: false,
         to: Vec::new(),
         policy: Policy::new(Kind::FirstAvailable),
         acl: None,
@@ -147,6 +148,7 @@ fn apply(
         }
         "log" => made.log = switch(name, v)?,
         "reusePort" => made.reuse_port = switch(name, v)?,
+        "freebind" => made.freebind = switch(name, v)?,
         "interface" => made.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "source" => {
             made.source = Some(parsed(name, v, "an address", |t| t.parse().map_err(|_| "an address"))?);
@@ -174,6 +176,7 @@ fn apply(
             });
         }
         "checkScript" => parts.script = Some(script(name, v)?),
+        "checkScriptExit" => made.health.relayd_exit = relayd_exit(name, v)?,
         "checkSend" => parts.send = Some(check_bytes(name, v)?),
         "checkExpect" => parts.expect = Some(check_bytes(name, v)?),
         "checkInterval" => made.health.interval = span(name, v, 1000, 10.0, DAY_MS)?,

@@ -44,12 +44,12 @@ static RESPONSE_ACTIONS: &[Declared<ResponseAction>] = &[
         "LimitTTLResponseAction",
         "min [, max [, {type, ...}]]",
         "Limits the TTLs of these types, or of all, to this range.",
-        |_, a| {
+        |call, a| {
             let min = a.whole(0, TTL_MAX)?;
             let max = a.given(1).map_or(Ok(u32::MAX), |_| a.whole(1, u32::MAX))?;
             if min > max {
-                let wrong = format!("min ({min}) is above max ({max})");
-                return Err(Fault::Conflict { wrong, expected: "bounds that a TTL is within".to_owned() });
+                // The upper bound is applied last.
+                call.warn(Fault::Note(format!("min ({min}) is above max ({max}): every TTL will be {max}")));
             }
             let types = a.given(2).map_or(Ok(Vec::new()), |v| types("the type", v))?;
             Ok(ResponseAction::LimitTtl(min, max, types.into()))

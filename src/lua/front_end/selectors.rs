@@ -113,28 +113,33 @@ static SELECTORS: &[Declared<Matcher>] = &[
         "RecordsCountRule",
         "section, min, max",
         "Records in a section, as `DNSSection.Answer`.",
-        |_, a| {
-            let (min, max) = bounds(a, 1)?;
+        |call, a| {
+            let (min, max) = bounds(call, a, 1)?;
             Ok(Matcher::RecordsCount { section: a.byte(0, 3)?, min, max })
         },
     ),
-    declared("RecordsTypeCountRule", "section, type, min, max", "Records of a type in a section.", |_, a| {
-        let (min, max) = bounds(a, 2)?;
-        let rtype = code(a.what(1), a.at(1), "a type, as DNSQType.AAAA", enumerations::qtype)?;
-        Ok(Matcher::RecordsTypeCount { section: a.byte(0, 3)?, rtype, min, max })
-    }),
+    declared(
+        "RecordsTypeCountRule",
+        "section, type, min, max",
+        "Records of a type in a section.",
+        |call, a| {
+            let (min, max) = bounds(call, a, 2)?;
+            let rtype = code(a.what(1), a.at(1), "a type, as DNSQType.AAAA", enumerations::qtype)?;
+            Ok(Matcher::RecordsTypeCount { section: a.byte(0, 3)?, rtype, min, max })
+        },
+    ),
     declared("TrailingDataRule", "", "There are bytes after the message.", |_, _| Ok(Matcher::TrailingData)),
     declared(
         "QNameLabelsCountRule",
         "min, max",
         "The name has fewer labels than `min`, or more than `max`.",
-        |_, a| bounds(a, 0).map(|(min, max)| Matcher::QNameLabels(min, max)),
+        |call, a| bounds(call, a, 0).map(|(min, max)| Matcher::QNameLabels(min, max)),
     ),
     declared(
         "QNameWireLengthRule",
         "min, max",
         "The name has fewer bytes than `min`, or more than `max`.",
-        |_, a| bounds(a, 0).map(|(min, max)| Matcher::QNameWireLength(min, max)),
+        |call, a| bounds(call, a, 0).map(|(min, max)| Matcher::QNameWireLength(min, max)),
     ),
     declared(
         "PayloadSizeRule",
@@ -448,19 +453,28 @@ fn pattern(a: Arguments<'_>, whole: bool) -> Result<Matcher, Fault> {
     })
 }
 
-fn bounds(a: Arguments<'_>, from: usize) -> Result<(u16, u16), Fault> {
+fn bounds(call: &mut Call<'_>, a: Arguments<'_>, from: usize) -> Result<(u16, u16), Fault> {
     let (min, max) = (a.word(from)?, a.word(from + 1)?);
     if min > max {
-        let wrong = format!("{} ({min}) is above {} ({max})", a.what(from), a.what(from + 1));
-        return Err(Fault::Conflict { wrong, expected: "bounds that something is within".to_owned() });
+        let (low, high) = (a.what(from), a.what(from + 1));
+        call.warn(Fault::Note(format!("{low} ({min}) is above {high} ({max}): nothing will match")));
     }
     Ok((min, max))
 }
 
+/// Reads a prefix length; a longer one than addresses have stands for the whole address.
+fn mask(call: &mut Call<'_>, a: Arguments<'_>, n: usize, width: u8) -> Result<u8, Fault> {
+    let length = a.byte(n, 255)?;
+    if length > width {
+        call.warn(Fault::Note(format!("{} is {length}, which is taken as {width}", a.what(n))));
+    }
+    Ok(length.min(width))
+}
+
 fn clients(call: &mut Call<'_>, a: Arguments<'_>) -> Result<Matcher, Fault> {
     let qps = a.whole(0, u32::MAX)?;
-    let v4 = a.byte(1, 32)?;
-    let v6 = a.byte(2, 128)?;
+    let v4 = mask(call, a, 1, 32)?;
+    let v6 = mask(call, a, 2, 128)?;
     let burst = a.whole(3, u32::MAX)?;
     let expiration_s = a.whole(4, 86_400)?;
     for at in (5..8).filter(|at| a.given(*at).is_some()) {

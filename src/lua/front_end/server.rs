@@ -285,6 +285,7 @@ fn apply(
             };
         }
         "checkScript" => health.probe = Probe::Script(script(name, v)?),
+        "checkScriptExit" => health.relayd_exit = relayd_exit(name, v)?,
         "checkTCP" => {
             // `check` precedes it in the order of names: a TCP connection or a script is kept.
             parts.check_tcp = Some(switch(name, v)?);
@@ -348,7 +349,7 @@ fn apply(
             switch(name, v)?;
         }
         tls if SERVER_TLS_ARGUMENTS.iter().any(|e| e.name == tls) => parts.tls.read(tls, v)?,
-        _ => return unusable(name, v).map_or(Ok(()), Err),
+        _ => return unusable(call, name, v).map_or(Ok(()), Err),
     }
     Ok(())
 }
@@ -356,8 +357,8 @@ fn apply(
 const CHECKS: &str = "\"dns\" or \"connect\"";
 
 /// Returns the error of an argument that is not read above; `None` when `false` disables something
-/// that does not exist.
-fn unusable(name: &str, v: &Value) -> Option<Fault> {
+/// that does not exist. An unknown one is warned of, as in dnsdist.
+fn unusable(call: &mut Call<'_>, name: &str, v: &Value) -> Option<Fault> {
     let family = SERVER_ARGUMENTS_MISSING.iter().find(|m| m.names.contains(&name));
     match family {
         Some(_) if v.as_boolean() == Some(false) => None,
@@ -365,7 +366,8 @@ fn unusable(name: &str, v: &Value) -> Option<Fault> {
         None => {
             let known = SERVER_ARGUMENTS.iter().chain(SERVER_TLS_ARGUMENTS).map(|e| e.name);
             let known = known.chain(SERVER_ARGUMENTS_MISSING.iter().flat_map(|m| m.names.iter().copied()));
-            Some(Fault::unknown("argument", name, known))
+            call.warn(Fault::unknown("argument", name, known));
+            None
         }
     }
 }
@@ -416,6 +418,16 @@ pub(crate) fn script(name: &str, v: &Value) -> Result<Vec<String>, Fault> {
     let words = texts(name, v, SCRIPT)?;
     let fine = words.first().is_some_and(|w| w.starts_with('/')) && words.iter().all(|w| !w.contains('\0'));
     if fine { Ok(words) } else { Err(wrong(name, v, SCRIPT)) }
+}
+
+/// Reads which exit codes of a check's program are good; returns whether they are relayd's.
+pub(crate) fn relayd_exit(name: &str, v: &Value) -> Result<bool, Fault> {
+    const EXITS: &str = "\"monitoring\" or \"relayd\"";
+    match text(name, v, EXITS)?.as_str() {
+        "monitoring" => Ok(false),
+        "relayd" => Ok(true),
+        _ => Err(wrong(name, v, EXITS)),
+    }
 }
 
 /// A server as a Lua object: its index in the draft.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mlua::{Lua, Value};
 
 use crate::base::prefix::Prefix;
-use crate::config::draft::DraftListener;
+use crate::config::draft::{DraftListener, Listed};
 use crate::config::error::{ConfigError, Fault, Sited};
 use crate::config::functions::LOCAL_OPTIONS;
 use crate::config::functions::signature::Signature;
@@ -72,6 +72,15 @@ fn set(call: &mut Call<'_>, setting: &Setting, setter: &Setter, argument: &Value
         Kind::Switch => {
             argument.as_boolean().map(options::Value::Switch).ok_or_else(|| setting.kind.to_string())
         }
+        // As in RFC 6891, 6.2.5; and the largest that answers of dnslob itself have.
+        Kind::Number { min, max, .. } if setting.key == Key::SelfPayload => {
+            let written = argument::number(argument).filter(|n| *n >= 0.0 && *n <= 65_535.0);
+            let taken = written.map(|n| n.clamp(min.into(), max.into()));
+            if let (Some(n), true) = (taken, taken != written) {
+                call.warn(Fault::Note(format!("{} is taken as {n}", shown(argument))));
+            }
+            setting.from_number(taken.unwrap_or(f64::NAN), 1)
+        }
         Kind::Number { .. } | Kind::Factor => match argument::number(argument) {
             Some(n) => setting.from_number(n, setter.scale),
             None => match milliseconds(setting, argument) {
@@ -108,6 +117,7 @@ fn listener(call: &mut Call<'_>, a: Arguments<'_>) -> Result<DraftListener, Faul
         address,
         interface: None,
         reuse_port: false,
+        freebind: false,
         dscp: 0,
         service: Service::Dns,
         connection_options: ConnectionOptions::default(),
@@ -119,7 +129,7 @@ fn listener(call: &mut Call<'_>, a: Arguments<'_>) -> Result<DraftListener, Faul
         let named = argument::named(a.what(1), options)?;
         a.at_most(2)?;
         for (name, v) in named {
-            if let Err(fault) = local_option(&mut listener, &name, &v) {
+            if let Err(fault) = local_option(call, &mut listener, &name, &v) {
                 call.fail(fault);
             }
         }
@@ -141,13 +151,24 @@ fn older_form(listener: &mut DraftListener, tcp: bool, a: Arguments<'_>) -> Resu
     Ok(())
 }
 
-pub(crate) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) -> Result<(), Fault> {
+pub(crate) fn local_option(
+    call: &mut Call<'_>,
+    listener: &mut DraftListener,
+    name: &str,
+    v: &Value,
+) -> Result<(), Fault> {
     let options = &mut listener.connection_options;
     match name {
         "interface" => listener.interface = Some(parsed(name, v, value::INTERFACE, value::interface)?),
         "dscp" => listener.dscp = u8::try_from(whole(name, v, 0, 63)?).unwrap_or(0),
         "doTCP" => listener.service = if switch(name, v)? { Service::Dns } else { Service::DnsUdp },
         "tcpFastOpenQueueSize" => options.fast_open = whole(name, v, 0, BACKLOG_MAX)?,
+        "tcpFastOpenSize" => {
+            options.fast_open = whole(name, v, 0, BACKLOG_MAX)?;
+            call.warn(Fault::Note(
+                "tcpFastOpenSize is of an older version; write tcpFastOpenQueueSize".to_owned(),
+            ));
+        }
         // As in dnsdist, 0 means the kernel's limit.
         "tcpListenQueueSize" => {
             let size = whole(name, v, 0, BACKLOG_MAX)?;
@@ -162,8 +183,9 @@ pub(crate) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) 
             listener.proxy = if switch(name, v)? { ProxyHeader::Inside } else { ProxyHeader::Ignored };
         }
         "reusePort" => listener.reuse_port = switch(name, v)?,
+        "freebind" => listener.freebind = switch(name, v)?,
         // `--cpus` and `--steer` decide which CPU serves what.
-        "cpus" => {}
+        "cpus" => call.warn(Fault::Note("cpus has no effect: use --cpus and --steer".to_owned())),
         missing if LOCAL_MISSING.contains(&missing) => {
             if v.as_boolean() != Some(false) {
                 let meanwhile = "remove it; use one addLocal per address".to_owned();
@@ -172,25 +194,39 @@ pub(crate) fn local_option(listener: &mut DraftListener, name: &str, v: &Value) 
         }
         _ => {
             let known = LOCAL_OPTIONS.iter().map(|e| e.name).chain(LOCAL_MISSING);
-            return Err(Fault::unknown("option", name, known));
+            call.warn(Fault::unknown("option", name, known));
         }
     }
     Ok(())
 }
 
-fn network(text: &str) -> Result<Prefix, Fault> {
-    text.parse().map_err(|_| Fault::value("", format!("\"{text}\""), NETWORK))
+/// Reads a network, or with `!` an exception (`false`).
+fn network(call: &mut Call<'_>, written: &str) -> Result<(Prefix, bool), Fault> {
+    let wrong = || Fault::value("", format!("\"{written}\""), NETWORK);
+    let (text, is_in) = written.strip_prefix('!').map_or((written, true), |rest| (rest, false));
+    if !is_in {
+        let meaning = "an exception: no address within it, unless a longer network names it";
+        call.warn(Fault::Note(format!("\"{written}\" is taken as {meaning}")));
+    }
+    if let Ok(net) = text.parse() {
+        return Ok((net, is_in));
+    }
+    let bare = text.replacen('[', "", 1).replacen(']', "", 1);
+    let net = text.starts_with('[').then(|| bare.parse().ok()).flatten().ok_or_else(wrong)?;
+    call.warn(Fault::Note(format!("\"{written}\" is taken as \"{bare}\": a network has no brackets")));
+    Ok((net, is_in))
 }
 
 fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
     context.define(lua, "addACL", |call, a| {
-        let net = network(&text("", a.at(0), NETWORK)?)?;
+        let net = network(call, &text("", a.at(0), NETWORK)?)?;
         call.draft.acl.push(net);
         Ok(Value::Nil)
     })?;
     context.define(lua, "setACL", |call, a| {
         let texts = texts("", a.at(0), NETWORK)?;
-        call.draft.acl = networks(call, texts.iter().map(String::as_str));
+        let acl = networks(call, texts.iter().map(String::as_str));
+        call.draft.set_acl(acl);
         Ok(Value::Nil)
     })?;
     context.define(lua, "setProxyProtocolACL", |call, a| {
@@ -204,16 +240,17 @@ fn define_acl(lua: &Lua, context: &Context) -> mlua::Result<()> {
         let content =
             String::from_utf8(read_list(&path)?).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
         let lines = content.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-        call.draft.acl = networks(call, lines.filter(|l| !l.is_empty()));
+        let acl = networks(call, lines.filter(|l| !l.is_empty()));
+        call.draft.set_acl(acl);
         Ok(Value::Nil)
     })
 }
 
 /// Reads the networks of a list; each invalid one is an error.
-pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) -> Vec<Prefix> {
+pub(crate) fn networks<'t>(call: &mut Call<'_>, texts: impl Iterator<Item = &'t str>) -> Listed {
     let mut list = Vec::new();
     for text in texts {
-        match network(text) {
+        match network(call, text) {
             Ok(net) => list.push(net),
             Err(fault) => call.fail(fault),
         }
@@ -233,19 +270,6 @@ fn define_accepted(lua: &Lua, context: &Context) -> mlua::Result<()> {
             Err(a.wrong(0, "true: ids and sockets are always random"))
         })?;
     }
-    // There are no connection threads, and no pipes or queues between threads.
-    for name in [
-        "setMaxTCPClientThreads",
-        "setMaxTCPQueuedConnections",
-        "setTCPInternalPipeBufferSize",
-        "setTCPDownstreamCleanupInterval",
-        "setOutgoingTLSSessionsCacheCleanupDelay",
-        "setOutgoingTLSSessionsCacheMaxTicketValidity",
-        "setOutgoingTLSSessionsCacheMaxTicketsPerBackend",
-    ] {
-        context.define(lua, name, |_, a| a.whole(0, u32::MAX).map(|_| Value::Nil))?;
-    }
-    context.define(lua, "setTCPUseSinglePipe", |_, a| a.switch(0).map(|_| Value::Nil))?;
     Ok(())
 }
 
@@ -301,7 +325,9 @@ fn conf_files(directory: &Path) -> Result<Vec<PathBuf>, Fault> {
         .map_err(|e| unreadable(&name, &e).fault)?
         .iter()
         .map(std::fs::DirEntry::path)
-        .filter(|p| p.extension().is_some_and(|e| e == "conf"))
+        .filter(|p| p.extension().is_some_and(|e| e == "conf") && !p.is_dir())
+        // Editors keep locks and copies as hidden files, whose names begin with a dot.
+        .filter(|p| !p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")))
         .collect();
     files.sort();
     Ok(files)

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::config::functions::enumerations::ENUMERATIONS;
+use crate::config::functions::older::OLDER;
 use crate::config::functions::{HEADER_METHODS, POLICIES};
 use crate::config::tests::{File, good};
 use crate::lua::front_end::*;
@@ -38,7 +40,8 @@ fn judge(lua: &LuaHost, function: LuaFunction, server: &str, response: &[u8]) ->
 #[test]
 fn every_name_of_the_tables_is_there() {
     let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
-    let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
+    let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).flat_map(|m| m.names.iter().copied());
+    let missing = missing.chain(OLDER.iter().map(|o| o.name));
     let names = every_function().map(|e| e.name).chain(setters).chain(missing).chain(POLICIES);
     host(&names.map(|name| format!("assert(rawget(_G, '{name}') ~= nil, '{name}')\n")).collect::<String>());
 }
@@ -48,10 +51,33 @@ fn every_name_is_listed_once() {
     let mut seen = HashSet::new();
     let setters = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
     let functions = every_function().map(|e| e.name).chain(POLICIES).chain(setters);
-    let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
+    let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).flat_map(|m| m.names.iter().copied());
+    let missing = missing.chain(OLDER.iter().map(|o| o.name));
     for name in functions.chain(missing) {
         assert!(seen.insert(name), "{name} twice");
     }
+}
+
+#[test]
+fn messages_about_missing_functions_name_functions_that_exist() {
+    let known: HashSet<&str> = every_function()
+        .map(|e| e.name)
+        .chain(SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name))
+        .chain(ENUMERATIONS.iter().map(|(name, _)| *name))
+        .collect();
+    let texts = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).map(|m| m.meanwhile);
+    let mut found = 0;
+    for text in texts.chain(OLDER.iter().map(|o| o.today)) {
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric()) {
+            let camel =
+                word.as_bytes().windows(2).any(|w| w[0].is_ascii_lowercase() && w[1].is_ascii_uppercase());
+            if camel {
+                assert!(known.contains(word), "{word} in \"{text}\"");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 20, "only {found}");
 }
 
 #[test]

@@ -191,6 +191,7 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
         address,
         interface: None,
         reuse_port: false,
+        freebind: false,
         dscp: 0,
         service: Service::Dns,
         connection_options: ConnectionOptions::default(),
@@ -204,11 +205,20 @@ fn add_local(call: &mut Call<'_>, a: Arguments<'_>) -> Result<(), Fault> {
                 "ignoreTLSConfigurationErrors" => switch(&name, &v).map(|on| lenient = on),
                 "additionalAddresses" => addresses(&name, &v).map(|list| more = list),
                 "ocspResponses" => ocsp(&mut spec, &name, &v),
-                own if TLS_LOCAL_OPTIONS.iter().any(|e| e.name == own) => server_option(&mut spec, own, &v),
-                // TLS requires TCP.
-                "doTCP" => Err(unknown(&name)),
-                other if LOCAL_OPTIONS.iter().any(|e| e.name == other) => local_option(&mut made, other, &v),
-                _ => Err(unknown(&name)),
+                own if TLS_LOCAL_OPTIONS.iter().any(|e| e.name == own) => {
+                    server_option(call, &mut spec, own, &v)
+                }
+                "doTCP" => {
+                    call.warn(Fault::Note("doTCP has no effect: TLS is over TCP".to_owned()));
+                    Ok(())
+                }
+                other if LOCAL_OPTIONS.iter().any(|e| e.name == other) || other == "tcpFastOpenSize" => {
+                    local_option(call, &mut made, other, &v)
+                }
+                _ => {
+                    call.warn(unknown(&name));
+                    Ok(())
+                }
             };
             if let Err(fault) = read {
                 call.fail(fault);
@@ -260,7 +270,8 @@ fn unknown(name: &str) -> Fault {
 /// Parses an address with the default port of DNS over TLS.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     let mut address = value::address(text)?;
-    if text.parse::<SocketAddr>().is_err() {
+    let has_port = text.rsplit_once("]:").is_some() || text.parse::<SocketAddr>().is_ok();
+    if !has_port {
         address.set_port(DOT_PORT);
     }
     Ok(address)
@@ -292,7 +303,7 @@ fn absent(name: &str, v: &Value) -> Result<(), Fault> {
     Ok(())
 }
 
-fn server_option(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
+fn server_option(call: &mut Call<'_>, spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fault> {
     match name {
         "minTLSVersion" => {
             spec.version_min = Version::parse(&text(name, v, "a version of TLS")?).map_err(|e| fault(&e))?;
@@ -301,7 +312,14 @@ fn server_option(spec: &mut ServerSpec, name: &str, v: &Value) -> Result<(), Fau
         "ciphersTLS13" => spec.ciphers_tls13 = text(name, v, CIPHERS)?,
         "preferServerCiphers" => spec.prefer_server_ciphers = switch(name, v)?,
         "sessionTickets" => spec.tickets = switch(name, v)?,
-        "numberOfTicketsKeys" => spec.ticket_keys = whole(name, v, 1, 64)? as usize,
+        "numberOfTicketsKeys" => {
+            let keys = whole(name, v, 0, 64)?;
+            if keys == 0 {
+                let note = "numberOfTicketsKeys=0 is taken as 1; sessionTickets=false disables tickets";
+                call.warn(Fault::Note(note.to_owned()));
+            }
+            spec.ticket_keys = keys.max(1) as usize;
+        }
         "ticketKeyFile" => spec.ticket_key_file = Some(PathBuf::from(text(name, v, PATH)?)),
         "ticketsKeysRotationDelay" => spec.ticket_rotation_seconds = whole(name, v, 0, u32::MAX)?,
         "sessionTimeout" => spec.session_seconds = whole(name, v, 1, SESSION_SECONDS_MAX)?,
@@ -387,8 +405,9 @@ impl ServerArguments {
     /// Loads the files; `None` without `tls`.
     pub(crate) fn load(&self, call: &mut Call<'_>, server: IpAddr) -> Result<Option<BackendTls>, Fault> {
         if let (false, Some(name)) = (self.on, &self.needless) {
-            return Err(Fault::Conflict {
-                wrong: format!("{name} is given without tls"),
+            // As in dnsdist, which leaves the server without TLS.
+            call.warn(Fault::Conflict {
+                wrong: format!("{name} has no effect without tls: queries to it are not encrypted"),
                 expected: "tls=\"openssl\" too, or neither".to_owned(),
             });
         }

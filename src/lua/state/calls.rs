@@ -25,7 +25,7 @@ use crate::config::error::{ConfigError, Fault, Origin};
 use crate::lua::ffi::call::{Caller, Entry, Results};
 use crate::lua::ffi::running_call::RunningCall;
 use crate::lua::ffi::watch;
-use crate::lua::front_end::define_constants;
+use crate::lua::front_end::{define_constants, older};
 use crate::lua::limits::{Interrupt, PACKET_TICKS, Runtime};
 use crate::lua::state::call_state::{CallState, TimedChange};
 use crate::lua::state::record::{Found, Use};
@@ -237,6 +237,7 @@ impl State {
         for part in PRELUDE {
             lua.load(part).set_name("=prelude").call::<()>(&prelude)?;
         }
+        older::define(lua, None)?;
         let mut taken = 0;
         if let Some(file) = &shared.files.main {
             let chunk = lua.load(files::runnable(file)).set_name(format!("@{}", file.name));

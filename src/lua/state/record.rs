@@ -7,7 +7,7 @@ use std::rc::Rc;
 use mlua::{Function, Lua, Table};
 
 use crate::config::error::{ConfigError, Fault, Origin};
-use crate::config::functions::FUNCTIONS_MISSING;
+use crate::config::functions::{FUNCTIONS_MISSING, WITHOUT_EFFECT};
 use crate::config::options::SETTINGS;
 use crate::config::ruleset::{FunctionKind, Interface, Recorded};
 use crate::lua::front_end::every_function;
@@ -78,7 +78,7 @@ const fn wrapper(kind: FunctionKind, interface: Interface) -> &'static str {
 /// something.
 pub(crate) fn stand_ins() -> Vec<&'static str> {
     let settings = SETTINGS.iter().flat_map(|s| s.lua).map(|l| l.name);
-    let missing = FUNCTIONS_MISSING.iter().flat_map(|m| m.names.iter().copied());
+    let missing = FUNCTIONS_MISSING.iter().chain(WITHOUT_EFFECT).flat_map(|m| m.names.iter().copied());
     every_function().map(|e| e.name).chain(settings).chain(missing).collect()
 }
 

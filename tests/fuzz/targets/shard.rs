@@ -352,6 +352,7 @@ fn snapshot(slots: &[u16], kind: Kind, retry_after: Option<TickDelta>) -> Snapsh
         address: SocketAddr::from(([127, 0, 0, 1], 53)),
         interface: None,
         reuse_port: false,
+        freebind: false,
         sockets: SocketOptions::default(),
         dscp: 0,
         service: Service::Dns,

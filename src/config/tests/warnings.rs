@@ -1,0 +1,271 @@
+//! What is accepted with a warning, and what `strict` makes of it.
+
+use super::*;
+
+/// Texts, each with its one warning.
+const WARNED: &[(&str, &str)] = &[
+    (
+        "newServer{address='192.0.2.1', wieght=3}",
+        "newServer: unknown argument \"wieght\"; did you mean \"weight\"?",
+    ),
+    (
+        "newServer{address='192.0.2.1', banana=3}",
+        "newServer: unknown argument \"banana\"; docs/reference.md lists",
+    ),
+    (
+        "newServer{address='192.0.2.1', subjectName='a.example'}",
+        "newServer: subjectName has no effect without tls: queries to it are not encrypted; expected tls",
+    ),
+    (
+        "addLocal('127.0.0.1', {interfase='lo'})",
+        "addLocal: unknown option \"interfase\"; did you mean \"interface\"?",
+    ),
+    (
+        "addLocal('127.0.0.1', {tcpFastOpenSize=10})",
+        "addLocal: tcpFastOpenSize is of an older version; write",
+    ),
+    ("addLocal('127.0.0.1', {cpus={1}})", "addLocal: cpus has no effect: use --cpus"),
+    (
+        "addLocal('127.0.0.1', {reusePort=true}) addLocal('127.0.0.1', {reusePort=true, cpus=nil})",
+        "addLocal: the listener 127.0.0.1:53 is the one at FILE:1: every shard has sockets for it",
+    ),
+    ("addACL('[::]/0')", "addACL: \"[::]/0\" is taken as \"::/0\": a network has no brackets"),
+    ("setACL({'10.0.0.0/8', '!10.1.0.0/16'})", "setACL: \"!10.1.0.0/16\" is taken as an exception"),
+    (
+        "setProxyProtocolACL({'!10.1.0.0/16'})",
+        "setProxyProtocolACL: \"!10.1.0.0/16\" is taken as an exception",
+    ),
+    ("addAction(MaxQPSIPRule(5, 64), DropAction())", "MaxQPSIPRule: v4 is 64, which is taken as 32"),
+    ("addAction(MaxQPSIPRule(5, 32, 129), DropAction())", "MaxQPSIPRule: v6 is 129, which is taken as 128"),
+    (
+        "addAction(RecordsCountRule(1, 2, 1), DropAction())",
+        "RecordsCountRule: min (2) is above max (1): nothing will match",
+    ),
+    (
+        "addResponseAction(AllRule(), LimitTTLResponseAction(5, 4))",
+        "LimitTTLResponseAction: min (5) is above max (4): every TTL will be 4",
+    ),
+    (
+        "setPayloadSizeOnSelfGeneratedAnswers(100)",
+        "setPayloadSizeOnSelfGeneratedAnswers: 100 is taken as 512",
+    ),
+    (
+        "setPayloadSizeOnSelfGeneratedAnswers(65535)",
+        "setPayloadSizeOnSelfGeneratedAnswers: 65535 is taken as 4096",
+    ),
+    ("setMaxTCPClientThreads(10)", "setMaxTCPClientThreads: has no effect: the shards serve"),
+    ("setRingBuffersSize(10000, 10)", "setRingBuffersSize: has no effect: there are no rings"),
+    ("setStaleCacheEntriesTTL(60)", "setStaleCacheEntriesTTL: has no effect: there is no packet cache"),
+    (
+        "addAction(AllRule(), NoRecurseAction())",
+        "NoRecurseAction: is of an older version of dnsdist; write SetNoRecurseAction()",
+    ),
+    ("addAnyTCRule()", "addAnyTCRule: is of an older version of dnsdist; write addAction(AndRule("),
+];
+
+/// Returns the warnings of a valid text, with `FILE` for the file's name.
+fn warnings(text: &str) -> Vec<String> {
+    let file = File::new(text);
+    let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
+    let (loaded, _) = run(&flags).unwrap_or_else(|errors| panic!("{text}\n{}", flags::lines(&errors)));
+    let name = file.path().display().to_string();
+    loaded.draft.warnings.into_list().iter().map(|e| e.to_string().replace(&name, "FILE")).collect()
+}
+
+#[test]
+fn what_dnsdist_takes_is_taken_with_a_warning_which_strict_makes_an_error() {
+    for (text, want) in WARNED {
+        let want = format!("FILE:1: {want}");
+        let warned = warnings(text);
+        assert!(warned.len() == 1 && warned[0].starts_with(&want), "{text}\ngave {warned:#?}\nnot  {want}");
+        assert_eq!(broken(&format!("setStrict(true) {text}")), warned, "{text}");
+    }
+}
+
+#[test]
+fn the_command_line_can_be_strict_about_the_check() {
+    let file = File::new("newServer{address='192.0.2.1', banana=3}");
+    let path = file.path().display().to_string();
+    for (flag, refused) in [("--check-config", false), ("--check-config=strict", true), ("--strict", true)] {
+        let Ok(Invocation::Serve(flags)) = flags::parse(["dnslob", "-C", &path, flag]) else {
+            panic!("{flag}")
+        };
+        assert_eq!((flags.check, run(&flags).is_err()), (flag.starts_with("--check"), refused), "{flag}");
+    }
+    assert!(flags::parse(["dnslob", "-C", &path, "--check-config=loose"]).is_err());
+    // What follows the flag is not its value.
+    let Ok(Invocation::Serve(flags)) = flags::parse(["dnslob", "--check-config", "-C", &path]) else {
+        panic!("check")
+    };
+    assert!(flags.check && flags.file.is_some());
+}
+
+#[test]
+fn nothing_else_is_warned_of() {
+    for text in [
+        "addLocal('127.0.0.1', {reusePort=true, tcpFastOpenQueueSize=10})",
+        "setACL({'10.0.0.0/8', '::/0'})",
+        "addAction(MaxQPSIPRule(5, 32, 128), DropAction())",
+        "setSecurityPollSuffix('')",
+        "newServer{address='192.0.2.1', useClientSubnet=true}",
+        "if dnslob and dnslob.version then newServer('192.0.2.1') else error('dnsdist') end",
+    ] {
+        assert_eq!(warnings(text), [] as [String; 0], "{text}");
+    }
+}
+
+#[test]
+fn exceptions_of_the_acl_may_not_query() {
+    let snapshot = snapshot("setACL({'10.0.0.0/8', '!10.1.0.0/16', '10.1.2.0/24'})");
+    let has = |ip: &str| snapshot.acl.contains(&mapped(ip.parse().expect("an address")));
+    assert!(has("10.0.0.1") && !has("10.1.0.1") && has("10.1.2.3"));
+}
+
+#[test]
+fn listeners_of_one_address_are_one_where_each_may_share_it() {
+    let text = "addLocal('127.0.0.1:5300', {reusePort=true})\naddLocal('127.0.0.1:5300', {reusePort=true})\n\
+                addLocal('127.0.0.1:5300', true, true)\naddLocal('127.0.0.1:5301')";
+    assert_eq!(snapshot(text).listeners.len(), 2);
+    for text in [
+        "addLocal('127.0.0.1:5300', {reusePort=true}) addLocal('127.0.0.1:5300')",
+        "addLocal('127.0.0.1:5300', {reusePort=true}) addLocal('127.0.0.1:5300', {reusePort=true, maxInFlight=3})",
+    ] {
+        assert!(broken(text)[0].contains("is already defined"), "{text}");
+    }
+}
+
+#[test]
+fn functions_of_older_versions_do_what_they_mean_today() {
+    let block = "return DNSAction.Drop";
+    for (older, today) in [
+        (
+            format!("addLuaAction(AllRule(), function(dq) {block} end)"),
+            format!("addAction(AllRule(), LuaAction(function(dq) {block} end))"),
+        ),
+        ("addDomainBlock('a.example')".to_owned(), "addAction('a.example', DropAction())".to_owned()),
+        ("addQPSLimit('a.example', 5)".to_owned(), "addAction('a.example', QPSAction(5))".to_owned()),
+        ("addPoolRule('a.example', 'p')".to_owned(), "addAction('a.example', PoolAction('p'))".to_owned()),
+        (
+            "addDomainSpoof('a.example', '192.0.2.7')".to_owned(),
+            "addAction('a.example', SpoofAction('192.0.2.7'))".to_owned(),
+        ),
+        (
+            "addAnyTCRule()".to_owned(),
+            "addAction(AndRule({QTypeRule(DNSQType.ANY), TCPRule(false)}), TCAction())".to_owned(),
+        ),
+    ] {
+        let rule = |text: &str| {
+            let (_, compiled) = good(text);
+            let rule = &compiled.snapshot.chains.query.rules()[0];
+            format!("{:?} {:?}", rule.matcher, rule.action)
+        };
+        assert_eq!(rule(&older), rule(&today), "{older}");
+    }
+}
+
+#[test]
+fn hidden_files_of_a_directory_are_not_read() {
+    let directory = std::env::temp_dir().join(format!("dnslob-hidden-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("sub.conf")).expect("a directory");
+    std::fs::write(directory.join("a.conf"), "newServer('192.0.2.1')").expect("a file");
+    std::fs::write(directory.join(".b.conf"), "newServer('192.0.2.2')").expect("a file");
+    // An editor's lock is a link to nowhere.
+    let _ = std::os::unix::fs::symlink("user@host.1234", directory.join(".#a.conf"));
+    let snapshot = snapshot(&format!("includeDirectory('{}')", directory.display()));
+    std::fs::remove_dir_all(&directory).expect("removed");
+    assert_eq!(snapshot.backends.iter().flatten().count(), 1);
+}
+
+#[test]
+fn a_server_that_is_a_listener_of_the_process_is_refused() {
+    for (text, want) in [
+        (
+            "addLocal('127.0.0.1:5353')\nnewServer('127.0.0.1:5353')",
+            "FILE:2: newServer: address is \"127.0.0.1:5353\"; expected another address than that of the listener \
+             127.0.0.1:5353 at FILE:1, or queries would come back for ever",
+        ),
+        (
+            "addLocal('0.0.0.0:5353')\nnewServer('127.0.0.9:5353')",
+            "FILE:2: newServer: address is \"127.0.0.9:5353\"",
+        ),
+        ("addLocal('[::]:5353')\nnewServer('[::1]:5353')", "FILE:2: newServer: address is \"[::1]:5353\""),
+        (
+            "newServer('127.0.0.1')",
+            "FILE:1: newServer: address is \"127.0.0.1:53\"; expected another address",
+        ),
+    ] {
+        let errors = broken(text);
+        assert!(errors.len() == 1 && errors[0].starts_with(want), "{text}\n{errors:#?}");
+    }
+    for text in [
+        "addLocal('127.0.0.1:5353') newServer('127.0.0.1:5354')",
+        "addLocal('0.0.0.0:5353') newServer('192.0.2.1:5353')",
+        "addLocal('0.0.0.0:5353', {interface='eth0'}) newServer('127.0.0.1:5353')",
+        "addLocal('[::]:5353') newServer('127.0.0.1:5353')",
+        "addLocal('127.0.0.1:5353') local s = newServer('127.0.0.1:5353') rmServer(s)",
+    ] {
+        good(text);
+    }
+}
+
+#[test]
+fn listeners_may_precede_their_addresses() {
+    let made = snapshot(
+        "addLocal('192.0.2.55', {freebind=true}) addTCPForward{listen='192.0.2.55:25', to='192.0.2.1:25', freebind=true}",
+    );
+    assert!(made.listeners.len() == 2 && made.listeners.iter().all(|l| l.freebind));
+    assert!(!snapshot("addLocal('192.0.2.55')").listeners[0].freebind);
+}
+
+#[test]
+fn exit_codes_of_programs_can_be_those_of_relayd() {
+    assert!(server("checkScript='/bin/check', checkScriptExit='relayd'").health.relayd_exit);
+    assert!(!server("checkScript='/bin/check', checkScriptExit='monitoring'").health.relayd_exit);
+    assert_eq!(
+        broken("newServer{address='192.0.2.1', checkScriptExit='nagios'}"),
+        ["FILE:1: newServer: checkScriptExit is \"nagios\"; expected \"monitoring\" or \"relayd\""]
+    );
+}
+
+#[test]
+fn names_that_are_no_names_are_refused_with_the_reason() {
+    for (name, reason) in [
+        ("a b.example", "without spaces"),
+        ("b\u{fc}cher.example", "in ASCII; an international one"),
+        ("b\\xfccher.example", "in ASCII; an international one"),
+        ("a..example", "without an empty label"),
+    ] {
+        for text in [
+            format!("addAction(QNameRule('{name}'), DropAction())"),
+            format!("addAction('{name}', DropAction())"),
+            format!("newSuffixMatchNode():add('{name}')"),
+            format!("addAction(AllRule(), SpoofCNAMEAction('{name}'))"),
+        ] {
+            let errors = broken(&text);
+            let want = format!("expected a domain name {reason}");
+            assert!(errors.len() == 1 && errors[0].contains(&want), "{text}\n{errors:#?}");
+        }
+    }
+}
+
+#[test]
+fn link_local_addresses_have_a_zone() {
+    let made = snapshot("addLocal('[fe80::1%lo]:5353') newServer('fe80::2%lo')");
+    let zone = |address: std::net::SocketAddr| match address {
+        std::net::SocketAddr::V6(v6) => v6.scope_id(),
+        std::net::SocketAddr::V4(_) => 0,
+    };
+    let loopback = nix::net::if_::if_nametoindex("lo").expect("the loopback interface");
+    assert_eq!((zone(made.listeners[0].address), zone(only(&made).address)), (loopback, loopback));
+    assert_eq!((made.listeners[0].address.port(), only(&made).address.port()), (5353, 53));
+    let relay = snapshot("addTCPForward{listen='[fe80::1%lo]:25', to='[fe80::2%lo]:25'}");
+    assert_eq!((zone(relay.listeners[0].address), zone(only(&relay).address)), (loopback, loopback));
+    for (text, want) in [
+        ("addLocal('[fe80::1]:5353')", "a zone too for a link-local address"),
+        ("newServer('fe80::1')", "a zone too for a link-local address"),
+        ("newServer('fe80::1%nope0')", "a zone that is the name or number of a network interface"),
+    ] {
+        let errors = broken(text);
+        assert!(errors.len() == 1 && errors[0].contains(want), "{text}\n{errors:#?}");
+    }
+}
