@@ -58,7 +58,8 @@ fn local() -> SocketAddr {
 /// and a Lua error, and to `files`.
 fn talkative(at: SocketAddr, server: SocketAddr, files: &[&Path]) -> String {
     let mut lua = listen(at) + &backend(server, ", udpTimeout=8");
-    lua += "addAction(AllRule(), LogAction('', false, false, false, false))\n\
+    lua += "setLuaErrorAction('ignore')\n\
+            addAction(AllRule(), LogAction('', false, false, false, false))\n\
             print('from the file')\n\
             io.stdout:write('from ', 'the file\\n')\n\
             addAction(AllRule(), LuaAction(function(dq)\n\
@@ -87,10 +88,13 @@ fn serves(stdout: Target, stderr: Target) {
     let (at, directory) = (local(), Directory::new());
     let (fifo, full) = (directory.path().join("fifo"), Path::new("/dev/full"));
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
-    let missing = directory.path().join("no/such/directory/log");
+    let vanishes = directory.path().join("a/directory/that/vanishes");
+    std::fs::create_dir_all(&vanishes).expect("created");
+    let missing = vanishes.join("log");
     let command = command(&directory, &talkative(at, server.address, &[&fifo, full, &missing]));
     let ((out, _out), (err, _err)) = (stdout.open(), stderr.open());
     let mut instance = Instance::launch_to(command, directory, out, err);
+    std::fs::remove_dir(&vanishes).expect("it is empty");
     let load =
         Load::start(Plan { target: at, rate: RATE, count: QUERIES, patience: Duration::from_secs(12) });
     wait_for(|| "some answers".into(), || (load.answered() > 200).then_some(()));

@@ -11,7 +11,7 @@ use crate::stats::drop_reason::DropReason;
 
 /// The reasons that end a query, each counted once per query. Other reasons concern answers that no
 /// client waits for.
-const QUERY_ENDS: [DropReason; 24] = [
+const QUERY_ENDS: [DropReason; 25] = [
     DropReason::Acl,
     DropReason::QueryShort,
     DropReason::QueryIsResponse,
@@ -21,6 +21,7 @@ const QUERY_ENDS: [DropReason; 24] = [
     DropReason::Rule,
     DropReason::ResponseRule,
     DropReason::AnswerTooLong,
+    DropReason::AnswerNotEdited,
     DropReason::QueryTableFull,
     DropReason::QueryNotKept,
     DropReason::DelayFull,
