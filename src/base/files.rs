@@ -19,11 +19,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub const LIST_BYTES_MAX: u64 = 512 << 20;
 /// Longest file of certificates, keys or responses, bytes: all authorities together have 300 kB.
 pub const CERTIFICATE_BYTES_MAX: u64 = 16 << 20;
+/// Longest of both that comes from a pipe or a device, bytes: such a one may have no end, and is in
+/// memory until that shows.
+const STREAM_BYTES_MAX: u64 = 64 << 20;
 /// How long a pipe may be silent. Its writer may ask another host for what it writes; the process
 /// does not start meanwhile.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Reads a whole file of at most `bytes_max`.
+/// Reads a whole file of at most `bytes_max`; a pipe or device of at most 64 MiB.
 ///
 /// # Errors
 /// Those of the operating system; that it is larger; that nothing was written to it.
@@ -36,8 +39,9 @@ fn read_within(path: &Path, bytes_max: u64, silence_max: Duration) -> io::Result
     // that of the process.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    let larger = || io::Error::other(format!("it is larger than {} MiB", bytes_max >> 20));
     let metadata = file.metadata()?;
+    let bytes_max = if metadata.is_file() { bytes_max } else { bytes_max.min(STREAM_BYTES_MAX) };
+    let larger = || io::Error::other(format!("it is larger than {} MiB", bytes_max >> 20));
     let mut content = Vec::new();
     if metadata.is_file() {
         if metadata.len() > bytes_max {
@@ -116,6 +120,7 @@ mod tests {
         assert_eq!(read(&file.0, 8).expect("it fits"), b"12345678");
         assert_eq!(refused(&file.0, 7), "it is larger than 0 MiB");
         assert_eq!(refused(Path::new("/dev/zero"), 3 << 20), "it is larger than 3 MiB");
+        assert_eq!(refused(Path::new("/dev/zero"), LIST_BYTES_MAX), "it is larger than 64 MiB");
         assert_eq!(read(Path::new("/dev/null"), 0).expect("nothing"), b"");
         assert!(!read(Path::new("/proc/self/stat"), 4096).expect("a file without a length").is_empty());
         assert!(refused(&std::env::temp_dir(), 8).contains("directory"));

@@ -37,9 +37,11 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Control characters, and the line ends of Unicode, which some viewers follow.
+/// Control characters, the line ends of Unicode, which some viewers follow, and its marks of writing
+/// direction, which show a line in another order (Unicode Standard Annex 9).
 fn breaks_lines(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -56,6 +58,7 @@ mod tests {
             ("\u{1b}[31mred", r"\u{1b}[31mred"),
             ("\u{9b}2J\u{85}", r"\u{9b}2J\u{85}"),
             ("a\u{2028}b\u{2029}", r"a\u{2028}b\u{2029}"),
+            ("a\u{202e}b\u{2066}", r"a\u{202e}b\u{2066}"),
         ] {
             assert_eq!(Printable(text).to_string(), expected);
         }

@@ -116,7 +116,15 @@ impl Resources {
         // A reload opens its sockets beside these.
         let ahead = Sockets::of(None, new).count(self.shards).min(left / 2);
         let demand = standing.demand(self, &[old, Some(new)]);
-        let pools = share(left - ahead, &demand);
+        let mut pools = share(left - ahead, &demand);
+        // Without a connection of its own to a server that takes nothing else, a shard loses queries
+        // until another one gives its up.
+        let only = new.backends.iter().flatten().filter(|b| !b.target && b.connections.only);
+        let least = (only.count() as u32).saturating_mul(self.shards);
+        let (clients, servers) = (Use::Clients.index(), Use::Servers.index());
+        let more = least.saturating_sub(pools[servers]).min(pools[clients] / 2);
+        pools[clients] -= more;
+        pools[servers] += more;
         let is_starved = |usage: &Use| demand[usage.index()].most > 0 && pools[usage.index()] == 0;
         let starved = [Use::Clients, Use::Servers, Use::Relayed, Use::Flows].into_iter().filter(is_starved);
         let starved = starved.collect();
@@ -411,6 +419,24 @@ mod tests {
         assert_eq!(starved(own + 1), [Use::Clients, Use::Servers]);
         assert_eq!(starved(own + 4), [Use::Servers], "clients have more weight");
         assert_eq!(starved(own + 100), []);
+    }
+
+    #[test]
+    fn every_shard_may_connect_to_servers_that_only_take_connections() {
+        let mut snapshot = fixture::snapshot(1, &[0], &[0]);
+        let mut backend = fixture::backend(0);
+        backend.connections.only = true;
+        snapshot.backends[0] = Some(Arc::new(backend));
+        let pools = |descriptors| {
+            let divided = Resources { descriptors, shards: 4, ..RESOURCES }.divide(None, &snapshot);
+            let division = divided.expect("enough").division;
+            [Use::Clients, Use::Servers].map(|usage| division.pools[usage.index()])
+        };
+        let own = Resources { shards: 4, ..RESOURCES }.divide(None, &snapshot).expect("enough").own;
+        for more in 0..200 {
+            let [clients, servers] = pools(own + 20 + more);
+            assert!(servers >= 4 && clients >= 4, "{more}: {clients} {servers}");
+        }
     }
 
     #[test]

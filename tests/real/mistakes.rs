@@ -61,7 +61,7 @@ fn a_missing_file_is_named() {
 fn a_file_without_end_is_refused() {
     let (status, output) = run(&["--check-config", "-C", "/dev/zero"]);
     assert!(!status.success(), "{output}");
-    assert_eq!(output.trim(), "/dev/zero: cannot read \"/dev/zero\": it is larger than 512 MiB");
+    assert_eq!(output.trim(), "/dev/zero: cannot read \"/dev/zero\": it is larger than 64 MiB");
     let (status, output) = run(&["--check-config", "-C", "/dev/null"]);
     assert!(status.success(), "{output}");
 }

@@ -563,6 +563,10 @@ const BROKEN: &[(&str, &str)] = &[
         "newSuffixMatchNode():addFile('/nonexistent')",
         "FILE:1: addFile: cannot read \"/nonexistent\": No such file",
     ),
+    (
+        "setACLFromFile('/dev/null')",
+        "FILE:1: setACLFromFile: cannot read \"/dev/null\": it is empty; expected a list, or a comment if there is to be none",
+    ),
     ("newNMG():addMask('x')", "FILE:1: addMask: \"x\" is not allowed; expected a network"),
     ("newNMG():match('x')", "FILE:1: match: \"x\" is not allowed; expected an address"),
     ("newNMG():addNMG('x')", "FILE:1: addNMG: \"x\" is not allowed; expected a set of newNMG"),

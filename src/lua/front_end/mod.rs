@@ -332,9 +332,15 @@ fn run(lua: &Lua, context: &Context, directory: Option<&str>, path: &Path) -> ml
     lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text).exec()
 }
 
-/// Reads a file of names or networks.
+/// Reads a file of names or networks. An empty one is a fault: most often it is half written, and an
+/// ACL or a list of blocked names that is gone without a word does harm.
 fn read_list(path: &str) -> Result<Vec<u8>, Fault> {
-    files::read(Path::new(path), LIST_BYTES_MAX).map_err(|e| unreadable(path, &e).fault)
+    let content = files::read(Path::new(path), LIST_BYTES_MAX).map_err(|e| unreadable(path, &e).fault)?;
+    if content.trim_ascii().is_empty() {
+        let reason = "it is empty; expected a list, or a comment if there is to be none".to_owned();
+        return Err(Fault::Unreadable { path: path.to_owned(), reason });
+    }
+    Ok(content)
 }
 
 fn unreadable(path: &str, error: &std::io::Error) -> ConfigError {

@@ -21,10 +21,11 @@
 //! it (compare-and-swap), so that no two queries take the same token; a query above the rate writes
 //! nothing. An entry is replaced in steps, each an exchange that fails, and is begun again, if
 //! another shard was faster: its time is set to the present unless it is past, then its tag is
-//! replaced, then the new client counts as on any entry. So a new client never finds the time of
-//! the old one, and two shards that meet the same new client agree on one entry. What remains: when
-//! a query meets, within a few instructions, the replacement of its own entry or of another one in
-//! its groups, one token may be lost or taken from the entry's new client.
+//! replaced, then its time is set to the present unless it was empty, then the new client counts as
+//! on any entry. So a new client never finds what the old one has counted, and two shards that meet the
+//! same new client agree on one entry. What remains: when a query meets, within a few instructions,
+//! the replacement of its own entry or of another one in its groups, one token may be lost or taken
+//! from the entry's new client.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -219,7 +220,23 @@ impl Deadlines {
             self.exchange(entry.at + 1, entry.time, now).ok()?;
         }
         self.exchange(entry.at, entry.word, word).ok()?;
-        Some(Entry { at: entry.at, word, time: entry.time.min(now) })
+        let was_empty = entry.word & TAG == 0;
+        let time = if was_empty { entry.time.min(now) } else { self.forgive(entry.at + 1, now) };
+        Some(Entry { at: entry.at, word, time })
+    }
+
+    /// Sets a time to the present, and returns it: what the old client has counted since its entry was
+    /// read is not the new one's, however long this thread did not run meanwhile; and what the old
+    /// one is about to count fails.
+    fn forgive(&self, at: usize, now: u64) -> u64 {
+        let mut time = self.word(at);
+        for _ in 0..ATTEMPTS {
+            match self.exchange(at, time, now) {
+                Ok(()) => return now,
+                Err(is) => time = is,
+            }
+        }
+        time
     }
 
     fn word(&self, at: usize) -> u64 {
