@@ -13,8 +13,7 @@
 //! in turn, so none starves.
 //!
 //! Sockets of DNS over UDP are edge-triggered: the kernel does not look at them once more before a
-//! sleep, which is 3 % of what a single packet costs. Who has not read one to its end keeps it
-//! ready (`ReadySet::keep`).
+//! sleep. Who has not read one to its end keeps it ready (`ReadySet::keep`).
 
 use std::collections::VecDeque;
 
