@@ -295,7 +295,7 @@ registry! {
         responses: Counter = "responses", Responses;
         /// Answers of dnslob itself.
         self_answered: Counter = "self-answered", Responses;
-        /// Queries that were sent to a second server.
+        /// Queries that were sent again: to another server, or to the same one by a new connection.
         retries: Counter = "retries", Queries;
         /// Queries whose client waits for an answer.
         outstanding_total: Gauge = "outstanding", Queries;
