@@ -52,7 +52,9 @@ pub(super) fn own(
     effects: &mut Effects<'_>,
     make: impl FnOnce(&mut EvaluationContext<'_, '_>, AnswerEdns) -> bool,
 ) -> Step<Decision> {
-    restore(context);
+    if !restore(context) {
+        return Step::Done(Decision::Drop(DropReason::AnswerNotEdited));
+    }
     effects.limit = limit(context);
     let edns = effects.edns;
     Step::Done(if make(context, edns) {

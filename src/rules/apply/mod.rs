@@ -143,7 +143,9 @@ fn walk_query(
 /// pass.
 #[cold]
 fn fail_query(context: &mut EvaluationContext<'_, '_>, effects: &mut Effects<'_>) -> Decision {
-    restore(context);
+    if !restore(context) {
+        return Decision::Drop(DropReason::AnswerNotEdited);
+    }
     effects.limit = limit(context);
     if servfail(context, effects.edns) {
         Decision::Answered
@@ -206,7 +208,9 @@ pub(crate) fn answer_rcode(
     effects: &mut Effects<'_>,
     code: u8,
 ) -> Decision {
-    restore(context);
+    if !restore(context) {
+        return Decision::Drop(DropReason::AnswerNotEdited);
+    }
     effects.limit = limit(context);
     let flags = Flags { ra: Some(false), ..Flags::default() };
     if answer::rcode(context.packet, u16::from(code), flags, effects.edns) {
@@ -325,6 +329,7 @@ fn log(target: &Arc<LogTarget>, context: &EvaluationContext<'_, '_>, effects: &E
 /// Restores the client's view of a message before response rules or a self-generated answer: the
 /// client's own flags and question, without what was added for the server. Returns false when the
 /// question cannot be restored: its name is not the client's.
+#[must_use]
 fn restore(context: &mut EvaluationContext<'_, '_>) -> bool {
     let flags = context.query_state.flags;
     query_state::set_flags(context.packet.bytes_mut(), flags);
